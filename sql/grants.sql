@@ -1,0 +1,55 @@
+GRANT USAGE ON SCHEMA ledger TO PUBLIC;
+REVOKE ALL ON ALL TABLES IN SCHEMA ledger FROM PUBLIC;
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA ledger FROM PUBLIC;
+
+-- What only computes is everyone's.
+GRANT EXECUTE ON FUNCTION ledger.canonical_json(jsonb), ledger.hash_data(jsonb), ledger.hash_json(json),
+    ledger.create_signature(text, bytea), ledger.verify_signature(text, text, bytea),
+    ledger.merkle_root(text[]), ledger.merkle_root(text), ledger.merkle_proof(text[], integer),
+    ledger.verify_merkle_proof(text, jsonb, text), ledger.uuid_v7() TO PUBLIC;
+
+GRANT INSERT, SELECT (id, block_number, entry_type, data_hash, signature, key_id, created_at, leaf_index)
+    ON ledger.entries TO ledger_writer;
+GRANT EXECUTE ON FUNCTION ledger.hash_and_record(text, jsonb, jsonb, boolean),
+    ledger.add_entry(text, jsonb, text, jsonb), ledger.append_entry(text, uuid, text, jsonb),
+    ledger.create_signature(text), ledger.verify_signature(text, text, text), ledger.commit_block(),
+    ledger.verify_entry(uuid, jsonb) TO ledger_writer;
+
+GRANT SELECT ON ledger.blocks, ledger.entries, ledger.entries_pending, ledger.entries_sealed, ledger.log_nodes,
+    ledger.log_state, ledger.chain_stats, ledger.mirror_status, ledger.workers, ledger.progress
+    TO ledger_auditor;
+GRANT EXECUTE ON FUNCTION ledger.verify_signature(text, text, text), ledger.verify_entry(uuid, jsonb),
+    ledger.verify_chain(bigint, bigint), ledger.verify_file_integrity(text), ledger.find_tampering(),
+    ledger.mirror_state(), ledger.worker_state(), ledger.verification_progress() TO ledger_auditor;
+
+GRANT ledger_writer, ledger_auditor TO ledger_admin;
+
+GRANT SELECT ON ledger.chain_stats, ledger.mirror_status, ledger.workers, ledger.progress TO pg_monitor;
+GRANT EXECUTE ON FUNCTION ledger.mirror_state(), ledger.worker_state(), ledger.verification_progress() TO pg_monitor;
+
+COMMENT ON FUNCTION ledger.canonical_json(jsonb) IS 'the one text of a JSON value that is hashed: keys sorted, ASCII only';
+COMMENT ON FUNCTION ledger.hash_data(jsonb) IS 'hex SHA-256 of the canonical JSON';
+COMMENT ON FUNCTION ledger.hash_json(json) IS 'hex SHA-256 of the canonical JSON, numbers as the text has them';
+COMMENT ON FUNCTION ledger.create_signature(text, bytea) IS 'hex HMAC-SHA256 of a data hash under the given secret';
+COMMENT ON FUNCTION ledger.create_signature(text) IS 'hex HMAC-SHA256 of a data hash under the server''s signing key';
+COMMENT ON FUNCTION ledger.verify_signature(text, text, bytea) IS 'whether the secret makes this signature of this data hash';
+COMMENT ON FUNCTION ledger.verify_signature(text, text, text) IS 'whether the server''s key makes this signature of this data hash';
+COMMENT ON FUNCTION ledger.merkle_root(text[]) IS 'Merkle root of a list of hex hashes';
+COMMENT ON AGGREGATE ledger.merkle_root(text) IS 'Merkle root of hex hashes; give the order with ORDER BY';
+COMMENT ON FUNCTION ledger.merkle_proof(text[], integer) IS 'the steps from the hash at a 0-based index to the Merkle root';
+COMMENT ON FUNCTION ledger.verify_merkle_proof(text, jsonb, text) IS 'whether the steps lead from the hash to the Merkle root';
+COMMENT ON FUNCTION ledger.uuid_v7() IS 'a new time-ordered id';
+COMMENT ON FUNCTION ledger.hash_and_record(text, jsonb, jsonb, boolean) IS 'hashes, signs and records data; returns the receipt';
+COMMENT ON FUNCTION ledger.add_entry(text, jsonb, text, jsonb) IS 'hashes and records data, with the caller''s signature or the server''s; returns the entry''s id';
+COMMENT ON FUNCTION ledger.append_entry(text, uuid, text, jsonb) IS 'records a hash that the caller has computed, under the caller''s id';
+COMMENT ON FUNCTION ledger.commit_block() IS 'seals everything that is pending now; returns the new blocks';
+COMMENT ON FUNCTION ledger.verify_entry(uuid, jsonb) IS 'whether the entry records this data, its signature is good, and the log tree includes it';
+COMMENT ON FUNCTION ledger.verify_chain(bigint, bigint) IS 'verifies the tables and the mirror file, and compares them';
+COMMENT ON FUNCTION ledger.verify_file_integrity(text) IS 'verifies the mirror file, or the ledger file at a path on the server';
+COMMENT ON FUNCTION ledger.find_tampering() IS 'one row for each problem that a full verification finds';
+COMMENT ON FUNCTION ledger.mirror_state() IS 'behind the view ledger.mirror_status';
+COMMENT ON FUNCTION ledger.worker_state() IS 'behind the view ledger.workers';
+COMMENT ON FUNCTION ledger.verification_progress() IS 'behind the view ledger.progress';
+COMMENT ON FUNCTION ledger.complete_entry() IS 'trigger: checks and signs an inserted entry';
+COMMENT ON FUNCTION ledger.queue_entry() IS 'trigger: hands an inserted entry to the mirror';
+COMMENT ON FUNCTION ledger.refuse_change() IS 'trigger: refuses what would change the record';

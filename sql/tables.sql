@@ -1,0 +1,62 @@
+CREATE TABLE ledger.blocks (
+    block_number BIGINT PRIMARY KEY,
+    previous_hash VARCHAR(64) NOT NULL,
+    block_hash VARCHAR(64) UNIQUE NOT NULL,
+    merkle_root VARCHAR(64) NOT NULL,
+    "timestamp" TIMESTAMPTZ NOT NULL DEFAULT pg_catalog.now(),
+    data_count INTEGER NOT NULL,
+    tree_size BIGINT NOT NULL,
+    tree_root VARCHAR(64) NOT NULL
+) USING heap;
+
+CREATE TABLE ledger.entries (
+    id UUID NOT NULL DEFAULT ledger.uuid_v7(),
+    block_number BIGINT REFERENCES ledger.blocks,
+    entry_type VARCHAR(100) NOT NULL,
+    data_hash VARCHAR(64) NOT NULL,
+    metadata JSONB NOT NULL DEFAULT '{}',
+    signature VARCHAR(256),
+    key_id VARCHAR(64),
+    created_at TIMESTAMPTZ NOT NULL DEFAULT pg_catalog.now(),
+    leaf_index BIGINT
+) PARTITION BY LIST (block_number);
+
+-- The only table that churns: vacuumed by count, not by a share of a size that changes all the time.
+CREATE TABLE ledger.entries_pending PARTITION OF ledger.entries (PRIMARY KEY (id)) FOR VALUES IN (NULL) USING heap
+    WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 20000,
+          autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 1000000,
+          autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 100000);
+
+-- Its partitions are made by sealing, ahead of need.
+CREATE TABLE ledger.entries_sealed PARTITION OF ledger.entries DEFAULT PARTITION BY RANGE (block_number);
+
+-- Perfect nodes of the log tree that cover 256 leaves (level 8) and more.
+CREATE TABLE ledger.log_nodes (
+    level SMALLINT NOT NULL,
+    node_index BIGINT NOT NULL,
+    hash BYTEA NOT NULL,
+    PRIMARY KEY (level, node_index)
+) USING heap;
+
+-- One row: which ledger this is, and where sealing and the mirror go on from.
+CREATE TABLE ledger.log_state (
+    ledger_id UUID NOT NULL,
+    started_at TIMESTAMPTZ NOT NULL,
+    frontier BYTEA NOT NULL,
+    mirror_bytes BIGINT NOT NULL,
+    settled_bytes BIGINT NOT NULL,
+    settled_block BIGINT NOT NULL,
+    mirror_block BIGINT NOT NULL
+) USING heap WITH (fillfactor = 10);
+
+INSERT INTO ledger.log_state VALUES (pg_catalog.gen_random_uuid(), pg_catalog.clock_timestamp(), '', 0, 0, 0, 0);
+
+COMMENT ON TABLE ledger.blocks IS 'hash-chained blocks; sealing alone writes here';
+COMMENT ON TABLE ledger.entries IS 'all recorded entries; block_number is null until sealing has put them in a block';
+COMMENT ON TABLE ledger.entries_pending IS 'entries that wait for their block';
+COMMENT ON TABLE ledger.entries_sealed IS 'entries in blocks, in leaf order, partitioned by block_number';
+COMMENT ON TABLE ledger.log_nodes IS 'upper nodes of the RFC 6962 log tree, so that proofs never read the whole log';
+COMMENT ON TABLE ledger.log_state IS 'identity of the ledger, frontier of the log tree, and how far the mirror file is acknowledged';
+COMMENT ON COLUMN ledger.entries.leaf_index IS '0-based position in the log tree';
+COMMENT ON COLUMN ledger.blocks.tree_size IS 'leaves of the log tree after this block';
+COMMENT ON COLUMN ledger.blocks.tree_root IS 'root of the log tree after this block';

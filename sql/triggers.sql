@@ -1,0 +1,32 @@
+CREATE FUNCTION ledger.complete_entry() RETURNS trigger LANGUAGE c AS 'MODULE_PATHNAME', 'ledger_complete_entry';
+CREATE FUNCTION ledger.queue_entry() RETURNS trigger LANGUAGE c AS 'MODULE_PATHNAME', 'ledger_queue_entry';
+CREATE FUNCTION ledger.refuse_change() RETURNS trigger LANGUAGE c AS 'MODULE_PATHNAME', 'ledger_refuse_change';
+
+-- Row triggers on a partitioned table are those of every partition, now and later. The name sorts last, so that what
+-- other BEFORE triggers make of the row is checked too.
+CREATE TRIGGER zz_complete_entry BEFORE INSERT ON ledger.entries
+    FOR EACH ROW EXECUTE FUNCTION ledger.complete_entry();
+CREATE TRIGGER queue_entry AFTER INSERT ON ledger.entries
+    FOR EACH ROW EXECUTE FUNCTION ledger.queue_entry();
+CREATE TRIGGER refuse_row BEFORE UPDATE OR DELETE ON ledger.entries
+    FOR EACH ROW EXECUTE FUNCTION ledger.refuse_change();
+CREATE TRIGGER refuse_row BEFORE INSERT OR UPDATE OR DELETE ON ledger.blocks
+    FOR EACH ROW EXECUTE FUNCTION ledger.refuse_change();
+ALTER TABLE ledger.entries ENABLE ALWAYS TRIGGER zz_complete_entry;
+ALTER TABLE ledger.entries ENABLE ALWAYS TRIGGER queue_entry;
+ALTER TABLE ledger.entries ENABLE ALWAYS TRIGGER refuse_row;
+ALTER TABLE ledger.blocks ENABLE ALWAYS TRIGGER refuse_row;
+
+-- Statement triggers are each table's own. They refuse also what would find no row, and TRUNCATE.
+CREATE TRIGGER refuse_statement BEFORE UPDATE OR DELETE OR TRUNCATE ON ledger.entries
+    FOR EACH STATEMENT EXECUTE FUNCTION ledger.refuse_change();
+CREATE TRIGGER refuse_statement BEFORE UPDATE OR DELETE OR TRUNCATE ON ledger.entries_pending
+    FOR EACH STATEMENT EXECUTE FUNCTION ledger.refuse_change();
+CREATE TRIGGER refuse_statement BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON ledger.entries_sealed
+    FOR EACH STATEMENT EXECUTE FUNCTION ledger.refuse_change();
+CREATE TRIGGER refuse_statement BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON ledger.blocks
+    FOR EACH STATEMENT EXECUTE FUNCTION ledger.refuse_change();
+ALTER TABLE ledger.entries ENABLE ALWAYS TRIGGER refuse_statement;
+ALTER TABLE ledger.entries_pending ENABLE ALWAYS TRIGGER refuse_statement;
+ALTER TABLE ledger.entries_sealed ENABLE ALWAYS TRIGGER refuse_statement;
+ALTER TABLE ledger.blocks ENABLE ALWAYS TRIGGER refuse_statement;

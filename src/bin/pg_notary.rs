@@ -1,0 +1,177 @@
+//! `pg_notary`: verifies a ledger file without the server that wrote it.
+
+use clap::{Parser, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
+use pg_notary::ledger::signature::Keyring;
+use pg_notary::ledger::verifier::{verify_file, FileOptions, FileReport, Observer, Problem};
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{self, BufReader, IsTerminal, Read, Write};
+use std::ops::ControlFlow;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+const VALID: u8 = 0;
+const TAMPERED: u8 = 1;
+const UNREADABLE: u8 = 2;
+
+/// Large enough that reading costs nothing beside hashing.
+const BUFFER: usize = 1 << 20;
+
+/// How many problems the text for people names.
+const SHOWN: usize = 20;
+
+/// Verifies pg_notary ledgers offline.
+#[derive(Parser)]
+#[command(version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Verify a ledger file. Exits with 0 if it is valid, 1 if it was tampered with, 2 if it cannot be read.
+    Verify {
+        /// The ledger file (JSON lines).
+        file: PathBuf,
+        /// Print the verdict as one JSON object.
+        #[arg(long)]
+        json: bool,
+        /// Check signatures with the secrets in this file: lines of key_id:secret, mode 0600.
+        #[arg(long, value_name = "FILE")]
+        secret_file: Option<PathBuf>,
+    },
+}
+
+fn main() -> ExitCode {
+    let Command::Verify { file, json, secret_file } = Arguments::parse().command;
+    match verify(&file, secret_file.as_deref()) {
+        Ok(report) => {
+            let text = if json { format!("{}\n", report.to_json()) } else { describe(&file, &report) };
+            // A reader that has gone away does not change the verdict.
+            let _ = io::stdout().write_all(text.as_bytes());
+            ExitCode::from(if report.valid() { VALID } else { TAMPERED })
+        }
+        Err(message) => {
+            eprintln!("pg_notary: {message}");
+            ExitCode::from(UNREADABLE)
+        }
+    }
+}
+
+fn verify(path: &Path, secret_file: Option<&Path>) -> Result<FileReport, String> {
+    let keyring = secret_file.map(read_keyring).transpose()?;
+    let unreadable = |error: io::Error| format!("{}: {error}", path.display());
+    let file = File::open(path).map_err(unreadable)?;
+    let length = file.metadata().map_err(unreadable)?.len();
+    let mut bar = Bar::new(length);
+    let options = FileOptions { keyring: keyring.as_ref() };
+    let report = verify_file(BufReader::with_capacity(BUFFER, file), options, &mut bar);
+    bar.0.finish_and_clear();
+    let report = report.map_err(unreadable)?;
+    if report.record_count == 0 {
+        return Err(format!("{}: not a ledger file", path.display()));
+    }
+    Ok(report)
+}
+
+/// Reads the secrets, unless others can read them too.
+fn read_keyring(path: &Path) -> Result<Keyring, String> {
+    let unreadable = |error: io::Error| format!("secret file {}: {error}", path.display());
+    let mut file = File::open(path).map_err(unreadable)?;
+    let mode = file.metadata().map_err(unreadable)?.permissions().mode() & 0o7777;
+    if mode & 0o077 != 0 {
+        return Err(format!(
+            "secret file {} has mode {mode:04o} and can be used by others: make it 0600",
+            path.display()
+        ));
+    }
+    let mut text = Vec::new();
+    file.read_to_end(&mut text).map_err(unreadable)?;
+    Keyring::parse(text).map_err(|error| format!("secret file {}: {error}", path.display()))
+}
+
+/// Progress on a terminal, nothing elsewhere.
+struct Bar(ProgressBar);
+
+impl Bar {
+    fn new(length: u64) -> Self {
+        if !io::stderr().is_terminal() {
+            return Bar(ProgressBar::hidden());
+        }
+        let bar = ProgressBar::new(length);
+        let template = "{bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style);
+        }
+        Bar(bar)
+    }
+}
+
+impl Observer for Bar {
+    fn progress(&mut self, bytes: u64) -> ControlFlow<()> {
+        self.0.set_position(bytes);
+        ControlFlow::Continue(())
+    }
+}
+
+/// The verdict for people.
+fn describe(path: &Path, report: &FileReport) -> String {
+    let mut text = String::new();
+    let mut line = |name: &str, value: String| {
+        // Infallible: a string takes any text.
+        let _ = writeln!(text, "{name:<12}{value}");
+    };
+    line("file", path.display().to_string());
+    if let Some(header) = &report.header {
+        line("ledger", header.ledger_id.to_string());
+        line("database", header.database.escape_debug().to_string());
+    }
+    line("blocks", report.block_count.to_string());
+    line("entries", report.entry_count.to_string());
+    line("pending", report.pending.len().to_string());
+    line("voided", report.void_count.to_string());
+    if let Some(block) = &report.last_block {
+        line("last block", format!("{} {}", block.block_number, block.block_hash));
+    }
+    let signatures = match report.signatures_checked {
+        true => "checked",
+        false => "not checked (--secret-file FILE checks them)",
+    };
+    line("signatures", signatures.to_owned());
+    for warning in &report.warnings {
+        line("warning", warning.clone());
+    }
+    text + &verdict(report)
+}
+
+fn verdict(report: &FileReport) -> String {
+    if report.valid() {
+        return "\nVALID\n".to_owned();
+    }
+    let count = report.error_count;
+    let mut text = format!("\nTAMPERED: {count} problem{}\n", if count == 1 { "" } else { "s" });
+    for problem in report.errors.iter().take(SHOWN) {
+        text += &format!("  {}\n", sentence(problem));
+    }
+    if count > SHOWN as u64 {
+        text += &format!("  and {} more\n", count - SHOWN as u64);
+    }
+    text
+}
+
+fn sentence(problem: &Problem) -> String {
+    let mut place = String::new();
+    if let Some(number) = problem.block_number {
+        place += &format!(" block {number}");
+    }
+    if let Some(index) = problem.leaf_index {
+        place += &format!(" leaf {index}");
+    }
+    if let Some(id) = problem.entry_id {
+        place += &format!(" entry {id}");
+    }
+    format!("{}{place}: {}", problem.problem, problem.detail)
+}

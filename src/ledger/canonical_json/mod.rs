@@ -1,0 +1,99 @@
+//! Canonical JSON: one text for one value, so that a value can be hashed.
+//!
+//! [`canonical`] is byte for byte what Python's `json.dumps(value, sort_keys=True)` prints, and [`compact`] the same with
+//! `separators=(",", ":")`. Keys are sorted by code point; the output is ASCII.
+//! A number token without `.`, `e` or `E` is an integer of any size and kept digit for digit (`-0` is `0`); any other is an
+//! IEEE double, printed as Python's `repr` does. The last of duplicate keys wins.
+//! Lone surrogates, which only an escape can spell, are kept as they are.
+//!
+//! The input is RFC 8259; in particular `NaN`, `Infinity` and numbers that overflow a double are errors.
+//! Nothing here recurses, so nesting is limited by memory (about 16 times the text), not by the stack.
+//!
+//! The parser is our own because general ones lose what must be kept here: digits of integers, lone surrogates, and keys
+//! whose order and repetition matter.
+
+mod parser;
+mod strings;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+
+pub(crate) use parser::string_end;
+pub(crate) use strings::decode;
+pub use strings::write_string;
+
+/// Why a text is not JSON, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JsonError {
+    /// Byte offset in the text.
+    pub offset: usize,
+    /// What is wrong there.
+    pub reason: &'static str,
+}
+
+impl fmt::Display for JsonError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} at byte {}", self.reason, self.offset)
+    }
+}
+
+impl std::error::Error for JsonError {}
+
+/// The separators between items and between a key and its value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Style {
+    Canonical,
+    Compact,
+}
+
+/// The canonical text of a JSON value: `json.dumps(value, sort_keys=True)`.
+///
+/// # Errors
+/// If `json` is not one JSON value, a number overflows a double, or the text is over 4 GiB.
+pub fn canonical(json: &str) -> Result<String, JsonError> {
+    print(json, Style::Canonical)
+}
+
+/// The canonical text without spaces: `json.dumps(value, sort_keys=True, separators=(",", ":"))`.
+///
+/// # Errors
+/// As [`canonical`].
+pub fn compact(json: &str) -> Result<String, JsonError> {
+    print(json, Style::Compact)
+}
+
+/// Whether `json` is an object, not another kind of value. Looks no further than the first character.
+pub fn starts_object(json: &str) -> bool {
+    json.trim_start_matches([' ', '\t', '\n', '\r']).starts_with('{')
+}
+
+fn print(json: &str, style: Style) -> Result<String, JsonError> {
+    let mut workspace = Workspace::default();
+    parser::parse_document(json, &mut workspace.parsed)?;
+    let mut out = Vec::with_capacity(json.len() + json.len() / 8);
+    writer::write(json, &workspace.parsed, style, &mut workspace.pending, &mut out);
+    Ok(crate::ledger::ascii_text(out))
+}
+
+/// Buffers kept from one value to the next, for callers that look at millions of small ones.
+#[derive(Debug, Default)]
+pub(crate) struct Workspace {
+    parsed: parser::Parsed,
+    pending: writer::Pending,
+    out: Vec<u8>,
+}
+
+impl Workspace {
+    /// Reads the value that starts at byte `start` of `text`, and gives the offset just after it, if the value's own
+    /// text is canonical already; `None` if it is not.
+    pub(crate) fn canonical_value_end(&mut self, text: &str, start: usize) -> Result<Option<usize>, JsonError> {
+        let end = parser::parse_value(text, start, &mut self.parsed)?;
+        self.out.clear();
+        writer::write(text, &self.parsed, Style::Canonical, &mut self.pending, &mut self.out);
+        let same = text.as_bytes()[start..end] == self.out[..];
+        Ok(same.then_some(end))
+    }
+}

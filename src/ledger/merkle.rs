@@ -1,0 +1,209 @@
+//! The Merkle root over the data hashes of one block.
+//!
+//! The hashes are used as text: a parent is the hex SHA-256 of its children's hex digits joined. The last of an odd level is
+//! paired with itself. The root of no hash is the SHA-256 of the five bytes `empty`; of one hash it is that hash.
+//!
+//! Pairing a hash with itself gives some different lists the same root, for example `[a, b, c]` and `[a, b, c, c]`, so a
+//! root proves a list only together with its length. A block states its length, and the [log tree](super::log_tree) does
+//! not have this weakness.
+
+use sha2::{Digest, Sha256};
+use std::fmt;
+
+/// Which side of its sibling a hash is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    Left,
+    Right,
+}
+
+impl Side {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Side::Left => "left",
+            Side::Right => "right",
+        }
+    }
+
+    /// `left` or `right`.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "left" => Some(Side::Left),
+            "right" => Some(Side::Right),
+            _ => None,
+        }
+    }
+}
+
+/// One sibling on the way from a leaf to the root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProofStep {
+    /// The sibling's hash.
+    pub hash: String,
+    /// The side the sibling is on.
+    pub side: Side,
+}
+
+/// There is no such hash to prove.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IndexOutOfRange {
+    pub index: usize,
+    pub count: usize,
+}
+
+impl fmt::Display for IndexOutOfRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "index {} is not within the {} hashes", self.index, self.count)
+    }
+}
+
+impl std::error::Error for IndexOutOfRange {}
+
+/// The hex digits of a node.
+struct Digits([u8; 64]);
+
+/// The Merkle root of `hashes`.
+pub fn root<S: AsRef<str>>(hashes: &[S]) -> String {
+    match hashes {
+        [] => super::sha256_hex(b"empty"),
+        [only] => only.as_ref().to_owned(),
+        _ => {
+            let mut level = parents(hashes);
+            while level.len() > 1 {
+                level = parents(&level);
+            }
+            text(&level[0])
+        }
+    }
+}
+
+/// The siblings from leaf `index` up to the root, leaf's sibling first.
+///
+/// # Errors
+/// If there is no hash with that index.
+pub fn proof<S: AsRef<str>>(hashes: &[S], index: usize) -> Result<Vec<ProofStep>, IndexOutOfRange> {
+    let count = hashes.len();
+    if index >= count {
+        return Err(IndexOutOfRange { index, count });
+    }
+    let mut steps = Vec::new();
+    if count > 1 {
+        steps.push(sibling(hashes, index, |hash| hash.as_ref().to_owned()));
+    }
+    let mut level = parents(hashes);
+    let mut at = index / 2;
+    while level.len() > 1 {
+        steps.push(sibling(&level, at, text));
+        level = parents(&level);
+        at /= 2;
+    }
+    Ok(steps)
+}
+
+/// Whether `steps` lead from `leaf_hash` to `root`.
+pub fn verify_proof(leaf_hash: &str, steps: &[ProofStep], root: &str) -> bool {
+    let computed = steps.iter().fold(leaf_hash.to_owned(), |hash, step| {
+        let digits = match step.side {
+            Side::Left => parent(step.hash.as_bytes(), hash.as_bytes()),
+            Side::Right => parent(hash.as_bytes(), step.hash.as_bytes()),
+        };
+        text(&digits)
+    });
+    computed == root
+}
+
+fn sibling<T>(level: &[T], index: usize, text: impl Fn(&T) -> String) -> ProofStep {
+    let is_right = index % 2 == 1;
+    let (at, side) = if is_right { (index - 1, Side::Left) } else { ((index + 1).min(level.len() - 1), Side::Right) };
+    let hash = text(&level[at]);
+    ProofStep { hash, side }
+}
+
+/// The level above.
+fn parents<T: Bytes>(level: &[T]) -> Vec<Digits> {
+    level.chunks(2).map(|pair| parent(pair[0].bytes(), pair[pair.len() - 1].bytes())).collect()
+}
+
+fn parent(left: &[u8], right: &[u8]) -> Digits {
+    let digest = Sha256::new().chain_update(left).chain_update(right).finalize();
+    let mut digits = [0; 64];
+    // Infallible: 32 bytes are 64 digits.
+    let _ = hex::encode_to_slice(digest, &mut digits);
+    Digits(digits)
+}
+
+fn text(digits: &Digits) -> String {
+    super::ascii_text(digits.0.to_vec())
+}
+
+/// A level is the caller's texts at the bottom and digits above.
+trait Bytes {
+    fn bytes(&self) -> &[u8];
+}
+
+impl<S: AsRef<str>> Bytes for S {
+    fn bytes(&self) -> &[u8] {
+        self.as_ref().as_bytes()
+    }
+}
+
+impl Bytes for Digits {
+    fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::sha256_hex;
+
+    fn hashes(count: usize) -> Vec<String> {
+        (0..count).map(|n| sha256_hex(n.to_string().as_bytes())).collect()
+    }
+
+    #[test]
+    fn the_vectors_have_their_roots() {
+        let vectors = crate::ledger::test_support::vectors("merkle.json");
+        for vector in vectors.as_array().unwrap() {
+            let list = vector["hashes"].as_array().unwrap();
+            let list: Vec<&str> = list.iter().map(|hash| hash.as_str().unwrap()).collect();
+            assert_eq!(root(&list), vector["root"].as_str().unwrap());
+        }
+    }
+
+    #[test]
+    fn every_hash_of_every_list_is_proved() {
+        for count in 1..70 {
+            let list = hashes(count);
+            let root = root(&list);
+            for (index, hash) in list.iter().enumerate() {
+                let steps = proof(&list, index).unwrap();
+                assert!(verify_proof(hash, &steps, &root), "{index} of {count}");
+                assert!(!verify_proof(&sha256_hex(b"other"), &steps, &root));
+            }
+        }
+    }
+
+    #[test]
+    fn a_changed_proof_proves_nothing() {
+        let list = hashes(13);
+        let root = root(&list);
+        let steps = proof(&list, 4).unwrap();
+        for at in 0..steps.len() {
+            let mut changed = steps.clone();
+            changed[at].hash = sha256_hex(b"other");
+            assert!(!verify_proof(&list[4], &changed, &root));
+            changed.remove(at);
+            assert!(!verify_proof(&list[4], &changed, &root));
+        }
+        assert!(!verify_proof(&list[4], &steps[1..], &root));
+    }
+
+    #[test]
+    fn a_hash_outside_the_list_has_no_proof() {
+        assert_eq!(proof(&hashes(3), 3), Err(IndexOutOfRange { index: 3, count: 3 }));
+        assert!(proof::<String>(&[], 0).is_err());
+        assert_eq!(proof(&hashes(1), 0), Ok(vec![]));
+    }
+}

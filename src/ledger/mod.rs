@@ -1,0 +1,94 @@
+//! The domain: what a ledger is, byte for byte. Pure: no Postgres, no unsafe code, no I/O but through `std::io` traits.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`canonical_json`] | the one text of a JSON value, so that equal values have equal hashes |
+//! | [`signature`] | HMAC-SHA256 over a data hash, and the ring of secrets |
+//! | [`merkle`] | the Merkle root over one block's data hashes |
+//! | [`log_tree`] | the RFC 6962 tree over all sealed entries, and its proofs |
+//! | [`record`] | the lines of a ledger file: header, entry, block, void |
+//! | [`block`] | how a block is made and hashed |
+//! | [`verifier`] | streaming verification of tables and files |
+#![forbid(unsafe_code)]
+
+pub mod block;
+pub mod canonical_json;
+pub mod log_tree;
+pub mod merkle;
+pub mod record;
+pub mod signature;
+pub mod verifier;
+
+#[cfg(test)]
+mod test_support;
+
+use sha2::{Digest, Sha256};
+
+/// A SHA-256 digest.
+pub type Hash = [u8; 32];
+
+/// The SHA-256 digest of `bytes`.
+pub fn sha256(bytes: &[u8]) -> Hash {
+    Sha256::digest(bytes).into()
+}
+
+/// The SHA-256 digest of `bytes` as 64 lower-case hex digits.
+pub fn sha256_hex(bytes: &[u8]) -> String {
+    to_hex(&sha256(bytes))
+}
+
+/// `bytes` in lower-case hex, two digits a byte.
+pub fn to_hex(bytes: &[u8]) -> String {
+    let mut digits = vec![0; 2 * bytes.len()];
+    // Infallible: two digits a byte. Not `hex::encode`, which goes character by character and is several times slower.
+    let _ = hex::encode_to_slice(bytes, &mut digits);
+    ascii_text(digits)
+}
+
+/// Bytes that are ASCII by construction, so that none is ever replaced, as text.
+fn ascii_text(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+}
+
+/// The value of each lower-case hex digit, and `NO_DIGIT` for other bytes. A table because every hash of every line goes
+/// through it, and because the `hex` crate also takes upper case.
+const DIGIT_VALUES: [u8; 256] = {
+    let mut values = [NO_DIGIT; 256];
+    let mut digit = 0;
+    while digit < 16 {
+        values[b"0123456789abcdef"[digit] as usize] = digit as u8;
+        digit += 1;
+    }
+    values
+};
+const NO_DIGIT: u8 = 0xff;
+
+/// The digest that 64 lower-case hex digits stand for; `None` for anything else, upper case included.
+pub fn parse_hash(text: &str) -> Option<Hash> {
+    let digits: &[u8; 64] = text.as_bytes().try_into().ok()?;
+    let (pairs, _) = digits.as_chunks::<2>();
+    let mut hash = Hash::default();
+    let mut seen = 0;
+    for (byte, [high, low]) in hash.iter_mut().zip(pairs) {
+        let (high, low) = (DIGIT_VALUES[*high as usize], DIGIT_VALUES[*low as usize]);
+        *byte = high << 4 | low & 0xf;
+        seen |= high | low;
+    }
+    (seen < 16).then_some(hash)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hash_is_64_lower_case_hex_digits_and_nothing_else() {
+        let text = sha256_hex(b"empty");
+        assert_eq!(parse_hash(&text), Some(sha256(b"empty")));
+        assert_eq!(parse_hash(&text.to_uppercase()), None);
+        assert_eq!(parse_hash(&text[1..]), None);
+        assert_eq!(parse_hash(&format!("{text}0")), None);
+        assert_eq!(parse_hash(&text.replace(&text[..1], "g")), None);
+        assert_eq!(parse_hash(""), None);
+    }
+}

@@ -1,0 +1,247 @@
+//! Signatures of data hashes, and the ring of secrets that make and check them.
+//!
+//! A signature is the lower-case hex HMAC-SHA256 (RFC 2104), keyed with the secret's bytes, over the 64 characters of a
+//! data hash.
+
+use hmac::{Hmac, Mac};
+use sha2::Sha256;
+use std::fmt;
+
+/// The longest key_id, in characters: the width of its column.
+pub const MAX_KEY_ID: usize = 64;
+
+/// Signs `data_hash`. Gives 64 lower-case hex digits.
+pub fn sign(secret: &[u8], data_hash: &str) -> String {
+    super::to_hex(&mac(secret, data_hash).finalize().into_bytes())
+}
+
+/// Whether `signature` is the one that `secret` makes of `data_hash`. The time it takes does not depend on how much of
+/// the signature is right.
+pub fn verify(secret: &[u8], data_hash: &str, signature: &str) -> bool {
+    verify_mac(mac(secret, data_hash), signature)
+}
+
+fn verify_mac(mac: Hmac<Sha256>, signature: &str) -> bool {
+    super::parse_hash(signature).is_some_and(|bytes| mac.verify_slice(&bytes).is_ok())
+}
+
+fn mac(secret: &[u8], data_hash: &str) -> Hmac<Sha256> {
+    keyed(secret).chain_update(data_hash)
+}
+
+fn keyed(secret: &[u8]) -> Hmac<Sha256> {
+    Hmac::new_from_slice(secret).expect("HMAC takes a key of any length")
+}
+
+/// The secrets of a ledger, in order. The first signs, all verify.
+#[derive(Clone)]
+pub struct Keyring {
+    keys: Vec<Key>,
+}
+
+#[derive(Clone)]
+struct Key {
+    key_id: String,
+    secret: Vec<u8>,
+    /// The HMAC with the secret already absorbed, which saves half the work for each signature.
+    keyed: Hmac<Sha256>,
+}
+
+impl Key {
+    fn new(key_id: &str, secret: &[u8]) -> Self {
+        Key { key_id: key_id.to_owned(), secret: secret.to_vec(), keyed: keyed(secret) }
+    }
+}
+
+impl Keyring {
+    /// A ring of one secret.
+    ///
+    /// # Errors
+    /// If the key_id is empty or over [`MAX_KEY_ID`] characters, or the secret is empty.
+    pub fn single(key_id: &str, secret: &[u8]) -> Result<Self, KeyringError> {
+        let key = checked_key(key_id, secret).map_err(|reason| KeyringError { line: None, reason })?;
+        Ok(Keyring { keys: vec![key] })
+    }
+
+    /// Reads lines `key_id:secret`. The secret is every byte after the first colon up to the newline, spaces and carriage
+    /// returns included. Blank lines and lines that start with `#` are skipped.
+    ///
+    /// # Errors
+    /// If a line has no colon, an empty or over-long or repeated key_id, or an empty secret, or if there is no key at all.
+    /// The error names the line and never shows the secret.
+    pub fn parse(text: impl AsRef<[u8]>) -> Result<Self, KeyringError> {
+        let mut ring = Keyring { keys: Vec::new() };
+        for (index, line) in text.as_ref().split(|byte| *byte == b'\n').enumerate() {
+            if line.trim_ascii().is_empty() || line.starts_with(b"#") {
+                continue;
+            }
+            ring.add_line(line).map_err(|reason| KeyringError { line: Some(index + 1), reason })?;
+        }
+        if ring.keys.is_empty() {
+            let reason = "there is no key in it";
+            return Err(KeyringError { line: None, reason });
+        }
+        Ok(ring)
+    }
+
+    fn add_line(&mut self, line: &[u8]) -> Result<(), &'static str> {
+        let colon = line.iter().position(|byte| *byte == b':');
+        let (key_id, rest) = line.split_at(colon.ok_or("there is no colon")?);
+        let key_id = std::str::from_utf8(key_id).map_err(|_| "the key_id is not UTF-8")?;
+        let secret = &rest[1..];
+        if self.get(key_id).is_some() {
+            return Err("the key_id is already used by an earlier line");
+        }
+        self.keys.push(checked_key(key_id, secret)?);
+        Ok(())
+    }
+
+    /// The key that signs: its key_id and secret.
+    pub fn signing_key(&self) -> (&str, &[u8]) {
+        let key = &self.keys[0];
+        (&key.key_id, &key.secret)
+    }
+
+    /// The secret of `key_id`.
+    pub fn get(&self, key_id: &str) -> Option<&[u8]> {
+        self.key(key_id).map(|key| &key.secret[..])
+    }
+
+    /// All keys in order: key_id and secret.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.keys.iter().map(|key| (&key.key_id[..], &key.secret[..]))
+    }
+
+    /// Signs with the first key. Gives its key_id and the signature.
+    pub fn sign(&self, data_hash: &str) -> (&str, String) {
+        let key = &self.keys[0];
+        let mac = key.keyed.clone().chain_update(data_hash);
+        (&key.key_id, super::to_hex(&mac.finalize().into_bytes()))
+    }
+
+    /// Whether the key of this name made the signature; `None` if the ring does not have the key.
+    pub fn verify(&self, key_id: &str, data_hash: &str, signature: &str) -> Option<bool> {
+        let key = self.key(key_id)?;
+        let mac = key.keyed.clone().chain_update(data_hash);
+        Some(verify_mac(mac, signature))
+    }
+
+    fn key(&self, key_id: &str) -> Option<&Key> {
+        self.keys.iter().find(|key| key.key_id == key_id)
+    }
+}
+
+impl fmt::Debug for Keyring {
+    /// Names the keys and shows no secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let key_ids = self.keys.iter().map(|key| &key.key_id);
+        f.debug_list().entries(key_ids).finish()
+    }
+}
+
+fn checked_key(key_id: &str, secret: &[u8]) -> Result<Key, &'static str> {
+    if key_id.is_empty() {
+        return Err("the key_id is empty");
+    }
+    if key_id.chars().count() > MAX_KEY_ID {
+        return Err("the key_id is longer than 64 characters");
+    }
+    if secret.is_empty() {
+        return Err("the secret is empty");
+    }
+    Ok(Key::new(key_id, secret))
+}
+
+/// Why a text is not a list of keys. Never holds a secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyringError {
+    /// 1-based; `None` if it is not about one line.
+    pub line: Option<usize>,
+    /// What is wrong there.
+    pub reason: &'static str,
+}
+
+impl fmt::Display for KeyringError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.line {
+            Some(line) => write!(f, "line {line}: {}", self.reason),
+            None => f.write_str(self.reason),
+        }
+    }
+}
+
+impl std::error::Error for KeyringError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HASH: &str = "cb8ae809def24febd91f2e04ec52a326e7f4c4b428e49ce0956482373d70edfa";
+
+    #[test]
+    fn the_vectors_are_signed_and_verified() {
+        let vectors = crate::ledger::test_support::vectors("signature.json");
+        for vector in vectors.as_array().unwrap() {
+            let field = |name: &str| vector[name].as_str().unwrap();
+            let secret = field("secret").as_bytes();
+            assert_eq!(sign(secret, field("data_hash")), field("signature"));
+            assert!(verify(secret, field("data_hash"), field("signature")));
+            assert!(!verify(b"other", field("data_hash"), field("signature")));
+            let ring = Keyring::single("k", secret).unwrap();
+            assert_eq!(ring.sign(field("data_hash")), ("k", sign(secret, field("data_hash"))));
+            let verified = ring.verify("k", field("data_hash"), field("signature"));
+            assert_eq!(verified, Some(true));
+        }
+    }
+
+    #[test]
+    fn every_changed_character_of_a_signature_is_refused() {
+        let signature = sign(b"k", HASH);
+        for at in 0..signature.len() {
+            let other = if &signature[at..=at] == "0" { "1" } else { "0" };
+            let changed = format!("{}{other}{}", &signature[..at], &signature[at + 1..]);
+            assert!(!verify(b"k", HASH, &changed));
+        }
+        for other in ["", "zz", &signature[..63], &signature.to_uppercase()] {
+            assert!(!verify(b"k", HASH, other), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_secret_is_everything_after_the_first_colon() {
+        let ring = Keyring::parse("# keys\n\nnew: a:b \r\n  \nold:x\n").unwrap();
+        assert_eq!(ring.signing_key(), ("new", &b" a:b \r"[..]));
+        assert_eq!(ring.get("old"), Some(&b"x"[..]));
+        assert_eq!(ring.get("none"), None);
+        assert_eq!(ring.verify("none", HASH, "00"), None);
+        assert_eq!(ring.iter().count(), 2);
+    }
+
+    #[test]
+    fn a_bad_secret_file_is_refused_by_line_without_showing_a_secret() {
+        let long = format!("ok:1\n{}:hunter2", "k".repeat(65));
+        let cases = [
+            ("", None),
+            ("# only\n", None),
+            ("hunter2", Some(1)),
+            ("a:1\n:hunter2", Some(2)),
+            ("a:1\n\nb:", Some(3)),
+            ("a:1\na:hunter2", Some(2)),
+            (&long, Some(2)),
+        ];
+        for (text, line) in cases {
+            let error = Keyring::parse(text).unwrap_err();
+            assert_eq!(error.line, line, "{text}");
+            assert!(!format!("{error} {error:?}").contains("hunter2"));
+        }
+        assert!(Keyring::parse(format!("{}:s", "é".repeat(64))).is_ok());
+        assert!(Keyring::single("", b"s").is_err());
+        assert!(Keyring::single("default", b"").is_err());
+    }
+
+    #[test]
+    fn debug_output_shows_no_secret() {
+        let ring = Keyring::parse("default:hunter2").unwrap();
+        assert_eq!(format!("{ring:?}"), r#"["default"]"#);
+    }
+}

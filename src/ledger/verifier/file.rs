@@ -1,0 +1,354 @@
+//! A ledger file, line by line.
+
+use super::chain::{check_signature, ChainVerifier, Contents, SealedEntry, SignatureCheck};
+use super::problem::{Findings, Problem, ProblemKind, Source, MAX_LISTED};
+use crate::ledger::block::BlockHeader;
+use crate::ledger::log_tree::leaf_hash;
+use crate::ledger::record::{BlockLine, EntryLine, Header, LineError, LineErrorKind, LineParser, Record, Void};
+use crate::ledger::signature::Keyring;
+use crate::ledger::{parse_hash, to_hex, Hash};
+use serde_json::json;
+use std::collections::{HashMap, HashSet};
+use uuid::Uuid;
+
+/// An entry line that no block holds yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PendingEntry {
+    pub leaf_hash: Hash,
+    pub data_hash: Hash,
+    /// 1-based.
+    pub line_number: u64,
+    pub signature: SignatureCheck,
+}
+
+/// A block of the file with its entries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileBlock {
+    pub header: BlockHeader,
+    /// In leaf order, those whose lines are there.
+    pub entries: Vec<SealedEntry>,
+    /// 1-based line of the block.
+    pub line_number: u64,
+}
+
+/// What a file holds, and what is wrong with it.
+#[derive(Debug, Default)]
+pub struct FileReport {
+    /// None if there is no header line.
+    pub header: Option<Header>,
+    pub block_count: u64,
+    /// Entries in blocks.
+    pub entry_count: u64,
+    /// Entry lines that no block and no void names.
+    pub pending: HashMap<Uuid, PendingEntry>,
+    /// Entries that voids name.
+    pub void_count: u64,
+    /// Lines that are records.
+    pub record_count: u64,
+    pub error_count: u64,
+    /// The first problems, at most [`MAX_LISTED`](super::MAX_LISTED).
+    pub errors: Vec<Problem>,
+    /// What is worth knowing and no error.
+    pub warnings: Vec<String>,
+    pub last_block: Option<BlockHeader>,
+    /// Whether there was a keyring to check signatures with.
+    pub signatures_checked: bool,
+    /// The length of the file up to the end of its last whole line.
+    pub bytes: u64,
+}
+
+impl FileReport {
+    /// Adds what was found in comparison with something else.
+    pub fn add(&mut self, findings: Findings<'_>) {
+        self.error_count += findings.count();
+        self.errors.extend(findings.into_listed());
+        self.errors.truncate(MAX_LISTED);
+    }
+
+    /// Whether nothing is wrong.
+    pub fn valid(&self) -> bool {
+        self.error_count == 0
+    }
+
+    /// The report as an object: `valid, block_count, entry_count, pending_count, void_count, error_count, errors, warnings,
+    /// ledger_id, database, last_block {block_number, block_hash}, signatures_checked`.
+    pub fn to_json(&self) -> serde_json::Value {
+        let errors: Vec<_> = self.errors.iter().map(Problem::to_json).collect();
+        let last_block = self
+            .last_block
+            .as_ref()
+            .map(|block| json!({ "block_number": block.block_number, "block_hash": block.block_hash }));
+        json!({
+            "valid": self.valid(),
+            "block_count": self.block_count,
+            "entry_count": self.entry_count,
+            "pending_count": self.pending.len(),
+            "void_count": self.void_count,
+            "error_count": self.error_count,
+            "errors": errors,
+            "warnings": self.warnings,
+            "ledger_id": self.header.as_ref().map(|header| header.ledger_id.to_string()),
+            "database": self.header.as_ref().map(|header| &header.database),
+            "last_block": last_block,
+            "signatures_checked": self.signatures_checked,
+        })
+    }
+}
+
+/// Verifies a file that is given to it line by line. Holds only entries that no block holds yet.
+pub struct FileVerifier<'a> {
+    keyring: Option<&'a Keyring>,
+    findings: Findings<'a>,
+    parser: LineParser,
+    chain: ChainVerifier,
+    pending: HashMap<Uuid, PendingEntry>,
+    line_number: u64,
+    header: Option<Header>,
+    last_block: Option<BlockHeader>,
+    warnings: Vec<String>,
+    record_count: u64,
+    block_count: u64,
+    entry_count: u64,
+    void_count: u64,
+}
+
+impl<'a> FileVerifier<'a> {
+    /// Without a keyring, signatures are not checked. Problems go to `findings`.
+    pub fn new(keyring: Option<&'a Keyring>, findings: Findings<'a>) -> Self {
+        FileVerifier {
+            keyring,
+            findings,
+            parser: LineParser::default(),
+            chain: ChainVerifier::new(Source::File),
+            pending: HashMap::new(),
+            line_number: 0,
+            header: None,
+            last_block: None,
+            warnings: Vec::new(),
+            record_count: 0,
+            block_count: 0,
+            entry_count: 0,
+            void_count: 0,
+        }
+    }
+
+    /// Takes the next line, without its newline. Gives the block that it completes.
+    pub fn line(&mut self, raw: &[u8]) -> Option<FileBlock> {
+        self.line_number += 1;
+        let record = self.parser.parse(raw);
+        self.record_count += u64::from(record.is_ok());
+        if self.line_number == 1 && !matches!(record, Ok(Record::Ledger(_))) {
+            self.report(self.header_missing(record.as_ref().err()));
+            if record.is_err() {
+                return None;
+            }
+        }
+        match record {
+            Ok(Record::Ledger(header)) => self.header(header),
+            Ok(Record::Entry(entry)) => self.entry(raw, &entry),
+            Ok(Record::Void(void)) => self.void(&void),
+            Ok(Record::Block(block)) => return self.block(block),
+            Err(error) => self.malformed(&error),
+        }
+        None
+    }
+
+    /// Takes a line that was too long to be read.
+    pub fn line_too_long(&mut self) {
+        self.line_number += 1;
+        self.report(self.problem(ProblemKind::LineTooLong, "longer than any line of a ledger"));
+    }
+
+    /// Takes a last line without a newline. A file that is being written to can end so.
+    pub fn unterminated_line(&mut self, length: u64) {
+        self.warnings.push(format!(
+            "line {}: the last line has no end yet and was not checked ({length} bytes)",
+            self.line_number + 1
+        ));
+    }
+
+    /// Whether a second look at the blocks is needed: an entry line that repeats one already in a block looks pending.
+    pub fn has_pending(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// Takes all lines again, after the last, if there are pending entries.
+    pub fn look_again(&mut self, line_number: u64, raw: &[u8]) {
+        if !raw.starts_with(b"{\"block_hash\"") {
+            return;
+        }
+        let Ok(Record::Block(block)) = self.parser.parse(raw) else {
+            return;
+        };
+        for entry_id in &block.entry_ids {
+            let Some(entry) = self.pending.remove(entry_id) else {
+                continue;
+            };
+            let number = block.header.block_number;
+            let detail = format!("entry {entry_id} is also held by block {number} on line {line_number}");
+            let problem =
+                Problem::new(Source::File, ProblemKind::EntryRepeated, detail).in_block(number).of_entry(*entry_id);
+            self.report(problem.on_line(entry.line_number));
+        }
+    }
+
+    /// Ends the file. `bytes` is its length up to the end of its last whole line.
+    pub fn finish(mut self, bytes: u64) -> FileReport {
+        if self.line_number == 0 {
+            self.report(Problem::new(Source::File, ProblemKind::HeaderMissing, "the file has no line"));
+        }
+        let mut pending: Vec<_> = self.pending.iter().map(|(id, entry)| (*id, entry.clone())).collect();
+        pending.retain(|(_, entry)| entry.signature.problem().is_some());
+        pending.sort_by_key(|(_, entry)| entry.line_number);
+        for (entry_id, entry) in pending {
+            self.signature(entry_id, &entry);
+        }
+        FileReport {
+            header: self.header,
+            block_count: self.block_count,
+            entry_count: self.entry_count,
+            pending: self.pending,
+            void_count: self.void_count,
+            record_count: self.record_count,
+            error_count: self.findings.count(),
+            errors: self.findings.into_listed(),
+            warnings: self.warnings,
+            last_block: self.last_block,
+            signatures_checked: self.keyring.is_some(),
+            bytes,
+        }
+    }
+
+    fn header(&mut self, header: Header) {
+        if self.header.is_some() {
+            self.report(self.problem(ProblemKind::HeaderRepeated, "a second header"));
+        } else {
+            self.header = Some(header);
+        }
+    }
+
+    fn entry(&mut self, raw: &[u8], entry: &EntryLine<'_>) {
+        if let Some(first) = self.pending.get(&entry.entry_id) {
+            let detail = format!("repeats the entry of line {}", first.line_number);
+            let problem = self.problem(ProblemKind::EntryRepeated, &detail);
+            self.report(problem.of_entry(entry.entry_id));
+            return;
+        }
+        let pending = PendingEntry {
+            leaf_hash: leaf_hash(raw),
+            // Always a hash, as the parser checked it.
+            data_hash: parse_hash(entry.data_hash).unwrap_or_default(),
+            line_number: self.line_number,
+            signature: check_signature(self.keyring, entry),
+        };
+        self.pending.insert(entry.entry_id, pending);
+    }
+
+    fn void(&mut self, void: &Void) {
+        for entry_id in &void.entry_ids {
+            match self.pending.remove(entry_id) {
+                Some(entry) => {
+                    self.void_count += 1;
+                    self.signature(*entry_id, &entry);
+                }
+                None => {
+                    let detail = "voids an entry that is not pending";
+                    let problem = self.problem(ProblemKind::VoidUnknown, detail);
+                    self.report(problem.of_entry(*entry_id));
+                }
+            }
+        }
+    }
+
+    fn block(&mut self, block: BlockLine) -> Option<FileBlock> {
+        let BlockLine { header, entry_ids } = block;
+        let in_order = header.block_number > self.chain.last_number();
+        let entries = self.take_entries(&header, &entry_ids, in_order);
+        let contents = Contents {
+            entries: &entries,
+            listed: entry_ids.len(),
+            missing_reported: true,
+            line_number: Some(self.line_number),
+        };
+        self.chain.block_with(&header, &contents, &mut self.findings);
+        if !in_order {
+            return None;
+        }
+        self.block_count += 1;
+        self.entry_count += entries.len() as u64;
+        self.last_block = Some(header.clone());
+        Some(FileBlock { header, entries, line_number: self.line_number })
+    }
+
+    /// Takes the block's entries out of those that are pending. Of a block that is out of order, nothing more is said than
+    /// that.
+    fn take_entries(&mut self, header: &BlockHeader, ids: &[Uuid], in_order: bool) -> Vec<SealedEntry> {
+        let start = self.chain.first_leaf_of(header);
+        let mut entries = Vec::with_capacity(ids.len());
+        let mut missing = Vec::new();
+        for (position, entry_id) in ids.iter().enumerate() {
+            let leaf_index = start.saturating_add(position as i64);
+            match self.pending.remove(entry_id) {
+                Some(entry) => entries.push(SealedEntry {
+                    entry_id: *entry_id,
+                    leaf_index,
+                    block_number: header.block_number,
+                    data_hash: to_hex(&entry.data_hash),
+                    leaf_hash: entry.leaf_hash,
+                    line_number: Some(entry.line_number),
+                    signature: entry.signature,
+                }),
+                None => missing.push((leaf_index, *entry_id)),
+            }
+        }
+        if in_order && !missing.is_empty() {
+            self.missing_entries(header, &entries, &missing);
+        }
+        entries
+    }
+
+    fn missing_entries(&mut self, header: &BlockHeader, found: &[SealedEntry], missing: &[(i64, Uuid)]) {
+        let mut seen: HashSet<Uuid> = found.iter().map(|entry| entry.entry_id).collect();
+        for (leaf_index, entry_id) in missing {
+            let (kind, detail) = if seen.insert(*entry_id) {
+                (ProblemKind::EntryMissing, "no line before it has an entry that the block holds")
+            } else {
+                (ProblemKind::EntryRepeated, "the block holds an entry twice")
+            };
+            let problem = self.problem(kind, detail).in_block(header.block_number);
+            self.report(problem.at_leaf(*leaf_index).of_entry(*entry_id));
+        }
+    }
+
+    /// Reports a bad signature of an entry that is in no block; a block's are reported with the block.
+    fn signature(&mut self, entry_id: Uuid, entry: &PendingEntry) {
+        if let Some((kind, detail)) = entry.signature.problem() {
+            let problem = Problem::new(Source::File, kind, detail).of_entry(entry_id);
+            self.report(problem.on_line(entry.line_number));
+        }
+    }
+
+    fn malformed(&mut self, error: &LineError) {
+        let kind = match error.kind {
+            LineErrorKind::NotCanonical => ProblemKind::LineNotCanonical,
+            _ => ProblemKind::LineMalformed,
+        };
+        self.report(self.problem(kind, &error.to_string()));
+    }
+
+    fn header_missing(&self, error: Option<&LineError>) -> Problem {
+        let detail = match error {
+            Some(error) => format!("not the header of a ledger: {error}"),
+            None => "not the header of a ledger".to_owned(),
+        };
+        self.problem(ProblemKind::HeaderMissing, &detail)
+    }
+
+    fn problem(&self, kind: ProblemKind, detail: &str) -> Problem {
+        Problem::new(Source::File, kind, detail).on_line(self.line_number)
+    }
+
+    fn report(&mut self, problem: Problem) {
+        self.findings.report(problem);
+    }
+}

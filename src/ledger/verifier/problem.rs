@@ -1,0 +1,254 @@
+//! What verification finds.
+
+use std::fmt;
+use uuid::Uuid;
+
+/// At most this many problems are listed; all are counted.
+pub const MAX_LISTED: usize = 100;
+
+/// Where a problem shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Source {
+    Postgres,
+    File,
+}
+
+impl Source {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Source::Postgres => "postgres",
+            Source::File => "file",
+        }
+    }
+}
+
+/// The kinds of problem. Their names are stable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ProblemKind {
+    /// The first line is not the header.
+    HeaderMissing,
+    /// A header that is not the first line.
+    HeaderRepeated,
+    /// Not a line that a ledger writes.
+    LineMalformed,
+    /// JSON with the right content, perhaps, but not in its one canonical form.
+    LineNotCanonical,
+    LineTooLong,
+    /// A number is skipped.
+    BlockMissing,
+    /// A number that was already there, or comes too late.
+    BlockOutOfOrder,
+    /// The block does not name its predecessor's hash.
+    PreviousHashMismatch,
+    /// The block does not hold as many entries as it says.
+    DataCountMismatch,
+    /// The log tree does not have as many leaves as the block says.
+    TreeSizeMismatch,
+    /// The entries' data hashes do not give the block's Merkle root.
+    MerkleRootMismatch,
+    /// The entries up to here do not give the block's log tree root.
+    TreeRootMismatch,
+    /// The block's other fields do not give its hash.
+    BlockHashMismatch,
+    /// An entry that the block holds is not there.
+    EntryMissing,
+    /// An entry is there more than once.
+    EntryRepeated,
+    /// An entry is not where its leaf_index says.
+    LeafIndexMismatch,
+    /// An entry names another block than the one that holds it.
+    BlockNumberMismatch,
+    /// A signature that the named key did not make of this data hash.
+    SignatureInvalid,
+    /// A signature without a key_id, or a key_id without a signature.
+    SignatureIncomplete,
+    /// Signed with a key that is not in the keyring.
+    UnknownKey,
+    /// A void line names an entry that is not pending.
+    VoidUnknown,
+    /// The block is not the same in the database and in the file.
+    BlockDiffers,
+    /// The entry is not the same in the database and in the file.
+    EntryDiffers,
+    BlockNotInFile,
+    BlockNotInDatabase,
+    EntryNotInFile,
+    EntryNotInDatabase,
+    /// The file is shorter than the database has seen it.
+    FileTruncated,
+    /// The file cannot be read.
+    FileUnreadable,
+    /// The file is another ledger's.
+    OtherLedger,
+    /// A row holds a value that the ledger never writes.
+    RowMalformed,
+}
+
+impl ProblemKind {
+    pub fn as_str(self) -> &'static str {
+        use ProblemKind::*;
+        match self {
+            HeaderMissing => "header_missing",
+            HeaderRepeated => "header_repeated",
+            LineMalformed => "line_malformed",
+            LineNotCanonical => "line_not_canonical",
+            LineTooLong => "line_too_long",
+            BlockMissing => "block_missing",
+            BlockOutOfOrder => "block_out_of_order",
+            PreviousHashMismatch => "previous_hash_mismatch",
+            DataCountMismatch => "data_count_mismatch",
+            TreeSizeMismatch => "tree_size_mismatch",
+            MerkleRootMismatch => "merkle_root_mismatch",
+            TreeRootMismatch => "tree_root_mismatch",
+            BlockHashMismatch => "block_hash_mismatch",
+            EntryMissing => "entry_missing",
+            EntryRepeated => "entry_repeated",
+            LeafIndexMismatch => "leaf_index_mismatch",
+            BlockNumberMismatch => "block_number_mismatch",
+            SignatureInvalid => "signature_invalid",
+            SignatureIncomplete => "signature_incomplete",
+            UnknownKey => "unknown_key",
+            VoidUnknown => "void_unknown",
+            BlockDiffers => "block_differs",
+            EntryDiffers => "entry_differs",
+            BlockNotInFile => "block_not_in_file",
+            BlockNotInDatabase => "block_not_in_database",
+            EntryNotInFile => "entry_not_in_file",
+            EntryNotInDatabase => "entry_not_in_database",
+            FileTruncated => "file_truncated",
+            FileUnreadable => "file_unreadable",
+            OtherLedger => "other_ledger",
+            RowMalformed => "row_malformed",
+        }
+    }
+}
+
+impl fmt::Display for ProblemKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// One thing that is wrong, and the first place where it shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    pub source: Source,
+    pub block_number: Option<i64>,
+    pub leaf_index: Option<i64>,
+    pub entry_id: Option<Uuid>,
+    pub problem: ProblemKind,
+    /// For a reader; names the line where there is one.
+    pub detail: String,
+    /// 1-based line of the file.
+    pub line_number: Option<u64>,
+}
+
+impl Problem {
+    /// A problem whose place is still to be said.
+    pub fn new(source: Source, problem: ProblemKind, detail: impl Into<String>) -> Self {
+        Problem {
+            source,
+            block_number: None,
+            leaf_index: None,
+            entry_id: None,
+            problem,
+            detail: detail.into(),
+            line_number: None,
+        }
+    }
+
+    #[must_use]
+    pub fn in_block(mut self, block_number: i64) -> Self {
+        self.block_number = Some(block_number);
+        self
+    }
+
+    #[must_use]
+    pub fn at_leaf(mut self, leaf_index: i64) -> Self {
+        self.leaf_index = Some(leaf_index);
+        self
+    }
+
+    #[must_use]
+    pub fn of_entry(mut self, entry_id: Uuid) -> Self {
+        self.entry_id = Some(entry_id);
+        self
+    }
+
+    /// Also puts the line's number before the detail.
+    #[must_use]
+    pub fn on_line(mut self, line_number: u64) -> Self {
+        self.line_number = Some(line_number);
+        self.detail.insert_str(0, &format!("line {line_number}: "));
+        self
+    }
+}
+
+impl Problem {
+    /// `{source, block_number, leaf_index, entry_id, problem, detail}`.
+    pub fn to_json(&self) -> serde_json::Value {
+        serde_json::json!({
+            "source": self.source.as_str(),
+            "block_number": self.block_number,
+            "leaf_index": self.leaf_index,
+            "entry_id": self.entry_id.map(|id| id.to_string()),
+            "problem": self.problem.as_str(),
+            "detail": self.detail,
+        })
+    }
+}
+
+/// All problems, counted; the first [`MAX_LISTED`] of them, listed; each, given to a sink if there is one.
+#[derive(Default)]
+pub struct Findings<'a> {
+    count: u64,
+    listed: Vec<Problem>,
+    sink: Option<Sink<'a>>,
+}
+
+type Sink<'a> = Box<dyn FnMut(&Problem) + 'a>;
+
+impl fmt::Debug for Findings<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Findings").field("count", &self.count).field("listed", &self.listed).finish_non_exhaustive()
+    }
+}
+
+impl<'a> Findings<'a> {
+    pub fn new() -> Self {
+        Findings::default()
+    }
+
+    /// Also gives each problem to `sink`.
+    pub fn with_sink(sink: impl FnMut(&Problem) + 'a) -> Self {
+        Findings { sink: Some(Box::new(sink)), ..Findings::default() }
+    }
+
+    pub fn report(&mut self, problem: Problem) {
+        self.count += 1;
+        if let Some(sink) = &mut self.sink {
+            sink(&problem);
+        }
+        if self.listed.len() < MAX_LISTED {
+            self.listed.push(problem);
+        }
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// The first of them.
+    pub fn listed(&self) -> &[Problem] {
+        &self.listed
+    }
+
+    pub fn into_listed(self) -> Vec<Problem> {
+        self.listed
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+}

@@ -1,0 +1,11 @@
+//! pg_notary lets a database prove what it recorded.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`ledger`] | the domain: canonical JSON, hashes, signatures, Merkle trees, records, blocks, verification; pure |
+//! | `postgres` | the glue: settings, tables, worker, mirror, SQL functions; only with a `pgNN` feature |
+
+pub mod ledger;
+
+#[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16", feature = "pg17", feature = "pg18"))]
+mod postgres;

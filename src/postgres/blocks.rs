@@ -1,0 +1,406 @@
+//! Sealing: pending entries become blocks, in batches, one sealer at a time.
+//!
+//! Whoever seals holds one heavyweight lock until the transaction ends, so the chain can neither fork nor have a gap:
+//! the next sealer sees the committed head. Writers never take that lock. Everything is read with a snapshot taken after
+//! the lock, whatever the caller's isolation level.
+
+use super::database;
+use super::errors::{or_raise, Failure};
+use super::mirror::block_lines;
+use super::partitions::{self, SealedPartition};
+use super::settings;
+use super::tables::{self, entry_column, BulkInsert, LatestSnapshot, Row, Table, TableScan};
+use super::transaction;
+use crate::ledger::block::{self, BlockHeader};
+use crate::ledger::log_tree::{self, LogTree, STORED_LEVEL};
+use crate::ledger::record::Timestamp;
+use crate::ledger::{parse_hash, Hash};
+use pgrx::prelude::*;
+use pgrx::{check_for_interrupts, PgMemoryContexts, PgSqlErrorCode};
+use uuid::Uuid;
+
+/// About how many entries one transaction of the worker seals: enough to make its fixed cost small, few enough that it
+/// takes a fraction of a second and little memory.
+const BATCH_ENTRIES: usize = 32_768;
+
+/// What to seal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// Only blocks that are full.
+    FullBlocks,
+    /// Everything, the last block as small as it comes.
+    Everything,
+}
+
+/// What a batch has done, and where the next one goes on.
+pub struct Batch {
+    pub blocks: Vec<BlockHeader>,
+    /// Pending entries that were seen and left, and the oldest of them.
+    pub left: i64,
+    pub oldest_left: Option<Timestamp>,
+    /// The page of `entries_pending` to go on from; 0 when the scan has come to the end.
+    pub next_page: u32,
+    /// Pages the table had.
+    pub pages: u32,
+}
+
+/// A pending entry on its way into a block.
+struct Candidate {
+    created_at: Timestamp,
+    entry_id: Uuid,
+    data_hash: String,
+    leaf: Hash,
+    tuple: pg_sys::HeapTuple,
+}
+
+/// Columns of `ledger.blocks`.
+mod block_column {
+    pub const BLOCK_NUMBER: usize = 0;
+    pub const PREVIOUS_HASH: usize = 1;
+    pub const BLOCK_HASH: usize = 2;
+    pub const MERKLE_ROOT: usize = 3;
+    pub const TIMESTAMP: usize = 4;
+    pub const DATA_COUNT: usize = 5;
+    pub const TREE_SIZE: usize = 6;
+    pub const TREE_ROOT: usize = 7;
+}
+
+/// Columns of `ledger.log_state`, a table of one row.
+mod log_state_column {
+    pub const FRONTIER: usize = 2;
+    pub const MIRROR_BYTES: usize = 3;
+    pub const SETTLED_BYTES: usize = 4;
+    pub const SETTLED_BLOCK: usize = 5;
+    pub const MIRROR_BLOCK: usize = 6;
+}
+
+#[pg_extern(sql = r#"
+CREATE FUNCTION ledger.commit_block() RETURNS SETOF ledger.blocks
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';
+"#, requires = ["tables"])]
+#[allow(clippy::type_complexity, reason = "the columns of ledger.blocks")]
+fn commit_block() -> TableIterator<
+    'static,
+    (
+        name!(block_number, i64),
+        name!(previous_hash, String),
+        name!(block_hash, String),
+        name!(merkle_root, String),
+        name!(timestamp, TimestampWithTimeZone),
+        name!(data_count, i32),
+        name!(tree_size, i64),
+        name!(tree_root, String),
+    ),
+> {
+    or_raise(database::require_preloaded());
+    // SAFETY: raises an ERROR where nothing may be written.
+    unsafe { pg_sys::PreventCommandIfReadOnly(c"commit_block()".as_ptr()) };
+    let mut sealed = Vec::new();
+    let mut page = 0;
+    loop {
+        let batch = or_raise(seal_batch(Extent::Everything, page));
+        let finished = batch.next_page == 0 && (page == 0 || batch.blocks.is_empty());
+        page = batch.next_page;
+        sealed.extend(batch.blocks);
+        if finished {
+            break;
+        }
+    }
+    TableIterator::new(sealed.into_iter().map(|block| {
+        let timestamp = tables::timestamp_to_postgres(block.timestamp);
+        (
+            block.block_number,
+            block.previous_hash,
+            block.block_hash,
+            block.merkle_root,
+            TimestampWithTimeZone::try_from(timestamp).expect("the clock shows a valid time"),
+            block.data_count as i32,
+            block.tree_size,
+            block.tree_root,
+        )
+    }))
+}
+
+/// Waits until this transaction is the one that may seal.
+pub fn lock_sealing() {
+    // SAFETY: inside a transaction; the lock is released when it ends. DROP EXTENSION takes a stronger one on the same
+    // object, so it waits for a batch and a batch for it. VACUUM and everything writers do take none.
+    unsafe {
+        let extension = pg_sys::get_extension_oid(c"pg_notary".as_ptr(), false);
+        pg_sys::LockDatabaseObject(
+            pg_sys::ExtensionRelationId,
+            extension,
+            0,
+            pg_sys::ShareUpdateExclusiveLock as pg_sys::LOCKMODE,
+        );
+    }
+}
+
+/// Seals one batch in the current transaction, starting to look for entries at `from_page`.
+pub fn seal_batch(extent: Extent, from_page: u32) -> Result<Batch, Failure> {
+    lock_sealing();
+    if !transaction::has_sealed() {
+        block_lines::append_missing()?;
+    }
+    let mut context = PgMemoryContexts::new("pg_notary sealing");
+    // SAFETY: nothing allocated inside is used after the context is dropped: tuples and datums stay in the closure.
+    let batch = unsafe { context.switch_to(|_| seal_candidates(extent, from_page)) }?;
+    if !batch.blocks.is_empty() {
+        transaction::note_sealed(batch.blocks.iter().map(|block| block.data_count).sum());
+        // SAFETY: makes this batch visible to the next one of the same transaction.
+        unsafe { pg_sys::CommandCounterIncrement() };
+    }
+    Ok(batch)
+}
+
+fn seal_candidates(extent: Extent, from_page: u32) -> Result<Batch, Failure> {
+    let snapshot = LatestSnapshot::take();
+    let pending = Table::open("entries_pending", pg_sys::RowExclusiveLock);
+    let block_size = settings::block_size();
+    let limit = (BATCH_ENTRIES / block_size).max(1) * block_size;
+    let (mut candidates, next_page) = collect(&pending, &snapshot, from_page, limit);
+    candidates.sort_by_key(|candidate| (candidate.created_at, candidate.entry_id));
+    let count = match extent {
+        Extent::FullBlocks => candidates.len() / block_size * block_size,
+        Extent::Everything => candidates.len(),
+    };
+    let left = &candidates[count..];
+    let (left_count, oldest_left) = (left.len() as i64, left.first().map(|candidate| candidate.created_at));
+    let blocks =
+        if count == 0 { Vec::new() } else { write_blocks(&candidates[..count], block_size, &pending, &snapshot)? };
+    Ok(Batch { blocks, left: left_count, oldest_left, next_page, pages: pending.pages() })
+}
+
+/// Reads up to `limit` pending entries, in the order of the table's pages.
+fn collect(pending: &Table, snapshot: &LatestSnapshot, from_page: u32, limit: usize) -> (Vec<Candidate>, u32) {
+    let mut candidates = Vec::new();
+    let mut scan = TableScan::start(pending, snapshot, from_page);
+    let mut line = Vec::new();
+    while let Some(tuple) = scan.next() {
+        check_for_interrupts!();
+        // SAFETY: the scan's tuple is good until the next; the copy lives in the batch's memory context.
+        let (tuple, page) = unsafe {
+            let block_id = (*tuple).t_self.ip_blkid;
+            (pg_sys::heap_copytuple(tuple), (u32::from(block_id.bi_hi) << 16) | u32::from(block_id.bi_lo))
+        };
+        let entry = tables::entry_from_row(&pending.deform(tuple));
+        line.clear();
+        entry.write_line(&mut line);
+        candidates.push(Candidate {
+            created_at: entry.created_at,
+            entry_id: entry.entry_id,
+            data_hash: entry.data_hash,
+            leaf: log_tree::leaf_hash(&line),
+            tuple,
+        });
+        if candidates.len() == limit {
+            return (candidates, page);
+        }
+    }
+    (candidates, 0)
+}
+
+fn write_blocks(
+    candidates: &[Candidate],
+    block_size: usize,
+    pending: &Table,
+    snapshot: &LatestSnapshot,
+) -> Result<Vec<BlockHeader>, Failure> {
+    let head = head(snapshot);
+    let mut state = LogState::read(snapshot)?;
+    let mut tree = state.tree(head.as_ref())?;
+    let mut nodes = Vec::new();
+    let mut blocks: Vec<BlockHeader> = Vec::with_capacity(candidates.len() / block_size + 1);
+    for entries in candidates.chunks(block_size) {
+        let leaves: Vec<(Hash, &str)> = entries.iter().map(|entry| (entry.leaf, entry.data_hash.as_str())).collect();
+        let completed = |level, index, hash| {
+            if level >= STORED_LEVEL {
+                nodes.push((level, index, hash));
+            }
+        };
+        let previous = blocks.last().or(head.as_ref());
+        let block = block::seal(previous, &mut tree, &leaves, now(), completed);
+        blocks.push(block);
+    }
+    insert_blocks(&blocks);
+    move_entries(candidates, &blocks, pending);
+    insert_nodes(&nodes);
+    state.update(&tree);
+    Ok(blocks)
+}
+
+fn now() -> Timestamp {
+    // SAFETY: reads the clock.
+    tables::timestamp_from_postgres(unsafe { pg_sys::GetCurrentTimestamp() })
+}
+
+fn insert_blocks(blocks: &[BlockHeader]) {
+    let table = Table::open("blocks", pg_sys::RowExclusiveLock);
+    let mut bulk = BulkInsert::new(&table);
+    for block in blocks {
+        bulk.insert(&[
+            block.block_number.into_datum(),
+            tables::text_datum(&block.previous_hash),
+            tables::text_datum(&block.block_hash),
+            tables::text_datum(&block.merkle_root),
+            tables::timestamp_to_postgres(block.timestamp).into_datum(),
+            (block.data_count as i32).into_datum(),
+            block.tree_size.into_datum(),
+            tables::text_datum(&block.tree_root),
+        ]);
+    }
+    bulk.finish();
+}
+
+/// Moves the entries of `blocks`, which are all the candidates in their order, into their partitions.
+fn move_entries(candidates: &[Candidate], blocks: &[BlockHeader], pending: &Table) {
+    let (Some(first), Some(last)) = (blocks.first(), blocks.last()) else {
+        return;
+    };
+    partitions::ensure_for(first.block_number, last.block_number);
+    let all = partitions::sealed();
+    let mut candidates = candidates.iter();
+    let mut blocks = blocks.iter().peekable();
+    while let Some(block) = blocks.peek() {
+        let partition = partition_of(&all, block.block_number);
+        let table = Table::open_oid(partition.oid, pg_sys::RowExclusiveLock);
+        let mut bulk = BulkInsert::new(&table);
+        while let Some(block) = blocks.next_if(|block| block.block_number < partition.to) {
+            let first_leaf = block.tree_size - block.data_count as i64;
+            for (leaf_index, entry) in (first_leaf..block.tree_size).zip(&mut candidates) {
+                move_entry(entry, block.block_number, leaf_index, pending, &mut bulk);
+            }
+        }
+        bulk.finish();
+    }
+}
+
+fn partition_of(all: &[SealedPartition], block_number: i64) -> SealedPartition {
+    let found = all.iter().find(|partition| (partition.from..partition.to).contains(&block_number));
+    *found.unwrap_or_else(|| {
+        Failure::new(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            format!("no partition of ledger.entries_sealed holds block {block_number}"),
+        )
+        .hint("A partition was detached or dropped; attach it again.")
+        .raise()
+    })
+}
+
+fn move_entry(entry: &Candidate, block_number: i64, leaf_index: i64, pending: &Table, bulk: &mut BulkInsert) {
+    check_for_interrupts!();
+    let mut columns = pending.deform(entry.tuple).columns();
+    columns[entry_column::BLOCK_NUMBER] = block_number.into_datum();
+    columns[entry_column::LEAF_INDEX] = leaf_index.into_datum();
+    bulk.insert(&columns);
+    // SAFETY: the copy of the tuple keeps the place of the original.
+    let mut tid = unsafe { (*entry.tuple).t_self };
+    pending.delete(&mut tid);
+}
+
+fn insert_nodes(nodes: &[(u8, u64, Hash)]) {
+    if nodes.is_empty() {
+        return;
+    }
+    let table = Table::open("log_nodes", pg_sys::RowExclusiveLock);
+    let mut bulk = BulkInsert::new(&table);
+    for (level, index, hash) in nodes {
+        bulk.insert(&[i16::from(*level).into_datum(), (*index as i64).into_datum(), hash.as_slice().into_datum()]);
+    }
+    bulk.finish();
+}
+
+/// The newest block, if there is one.
+pub fn head(snapshot: &LatestSnapshot) -> Option<BlockHeader> {
+    let table = Table::open("blocks", pg_sys::AccessShareLock);
+    // SAFETY: table, index and snapshot outlive the scan; the tuple is read before the scan ends.
+    unsafe {
+        let index = pg_sys::index_open(table.primary_key(), pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+        let scan =
+            pg_sys::systable_beginscan_ordered(table.relation(), index, snapshot.as_ptr(), 0, std::ptr::null_mut());
+        let tuple = pg_sys::systable_getnext_ordered(scan, pg_sys::ScanDirection::BackwardScanDirection);
+        let head = (!tuple.is_null()).then(|| header_from_row(&table.deform(tuple)));
+        pg_sys::systable_endscan_ordered(scan);
+        pg_sys::index_close(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+        head
+    }
+}
+
+/// The header in a row of `ledger.blocks`; what a superuser has emptied reads as empty, and fails verification.
+pub fn header_from_row(row: &Row) -> BlockHeader {
+    use block_column::*;
+    BlockHeader {
+        block_number: row.get(BLOCK_NUMBER).unwrap_or_default(),
+        previous_hash: row.get(PREVIOUS_HASH).unwrap_or_default(),
+        block_hash: row.get(BLOCK_HASH).unwrap_or_default(),
+        merkle_root: row.get(MERKLE_ROOT).unwrap_or_default(),
+        timestamp: row.timestamp(TIMESTAMP).unwrap_or_default(),
+        data_count: row.get::<i32>(DATA_COUNT).unwrap_or_default().into(),
+        tree_size: row.get(TREE_SIZE).unwrap_or_default(),
+        tree_root: row.get(TREE_ROOT).unwrap_or_default(),
+    }
+}
+
+/// Notes how far the mirror file is acknowledged, and how far settled: bytes, and the last block before them.
+pub fn remember_mirror(acknowledged: (u64, i64), settled: Option<(u64, i64)>) {
+    let snapshot = LatestSnapshot::take();
+    let mut state = or_raise(LogState::read(&snapshot));
+    state.row[log_state_column::MIRROR_BYTES] = (acknowledged.0 as i64).into_datum();
+    state.row[log_state_column::MIRROR_BLOCK] = acknowledged.1.into_datum();
+    if let Some((bytes, block)) = settled {
+        state.row[log_state_column::SETTLED_BYTES] = (bytes as i64).into_datum();
+        state.row[log_state_column::SETTLED_BLOCK] = block.into_datum();
+    }
+    state.table.update(&mut state.tid, &state.row);
+}
+
+/// The row of `ledger.log_state`.
+struct LogState {
+    row: Vec<Option<pg_sys::Datum>>,
+    frontier: Vec<u8>,
+    tid: pg_sys::ItemPointerData,
+    table: Table,
+}
+
+impl LogState {
+    fn read(snapshot: &LatestSnapshot) -> Result<Self, Failure> {
+        let table = Table::open("log_state", pg_sys::RowExclusiveLock);
+        let (row, tid) = {
+            let mut scan = TableScan::start(&table, snapshot, 0);
+            let tuple = scan.next().ok_or_else(|| damaged("ledger.log_state has no row"))?;
+            // SAFETY: the copy lives in the batch's memory context, and the row points into it.
+            unsafe {
+                let tuple = pg_sys::heap_copytuple(tuple);
+                (table.deform(tuple), (*tuple).t_self)
+            }
+        };
+        let frontier = row.get::<Vec<u8>>(log_state_column::FRONTIER).unwrap_or_default();
+        Ok(LogState { row: row.columns(), frontier, tid, table })
+    }
+
+    /// The log tree to go on from. It must be the head block's, or the chain would go on from something else than it
+    /// says.
+    fn tree(&self, head: Option<&BlockHeader>) -> Result<LogTree, Failure> {
+        let size = head.map_or(0, |head| head.tree_size);
+        let hashes: Vec<Hash> = self.frontier.chunks(32).filter_map(|hash| hash.try_into().ok()).collect();
+        let tree = u64::try_from(size).ok().and_then(|size| LogTree::from_frontier(size, hashes).ok());
+        let root = head.and_then(|head| parse_hash(&head.tree_root));
+        match tree {
+            Some(tree) if head.is_none() || root == Some(tree.root()) => Ok(tree),
+            _ => Err(damaged("the stored frontier of the log tree does not have the tree_root of the newest block")),
+        }
+    }
+
+    fn update(&mut self, tree: &LogTree) {
+        let frontier: Vec<u8> = tree.frontier().concat();
+        self.row[log_state_column::FRONTIER] = frontier.into_datum();
+        self.table.update(&mut self.tid, &self.row);
+    }
+}
+
+fn damaged(what: &str) -> Failure {
+    Failure::new(PgSqlErrorCode::ERRCODE_DATA_CORRUPTED, format!("cannot seal: {what}"))
+        .detail("Sealing on would build on something that was changed behind the ledger's back.")
+        .hint("Run SELECT * FROM ledger.find_tampering() to see where, and restore that row from a backup or the mirror file.")
+}

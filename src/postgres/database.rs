@@ -1,0 +1,83 @@
+//! This process's database in shared memory, and what other processes are told when a ledger comes or goes.
+
+use super::errors::Failure;
+use super::mirror::append::Mirror;
+use super::shared::{shared, DatabaseSlot, Shared, WorkerState, MAX_DATABASES};
+use pgrx::{pg_sys, PgSqlErrorCode};
+use std::cell::Cell;
+use std::sync::atomic::Ordering;
+
+thread_local! {
+    /// Found once; a process stays in its database, and a slot stays with a database that has a ledger.
+    static OWN_SLOT: Cell<Option<&'static DatabaseSlot>> = const { Cell::new(None) };
+}
+
+/// Whether the library was preloaded, and with it the worker, the mirror and the secret of the environment.
+pub fn is_preloaded() -> bool {
+    shared().is_some()
+}
+
+/// The error of everything that needs the library preloaded.
+pub fn require_preloaded() -> Result<&'static Shared, Failure> {
+    shared().ok_or_else(|| {
+        Failure::new(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            "pg_notary must be loaded via shared_preload_libraries",
+        )
+        .detail("Recording needs the worker, the mirror and the secret, which exist only where the server has preloaded the library.")
+        .hint("Add pg_notary to shared_preload_libraries in postgresql.conf and restart the server.")
+    })
+}
+
+fn own_oid() -> pg_sys::Oid {
+    // SAFETY: a plain global of this process, set before any SQL runs.
+    unsafe { pg_sys::MyDatabaseId }
+}
+
+/// The slot of this process's database.
+pub fn slot() -> Result<(&'static Shared, &'static DatabaseSlot), Failure> {
+    let shared = require_preloaded()?;
+    let own = own_oid();
+    if let Some(slot) = OWN_SLOT.get().filter(|slot| slot.database() == own) {
+        return Ok((shared, slot));
+    }
+    let slot = shared.find_or_take(own).ok_or_else(|| {
+        Failure::new(
+            PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+            format!("too many databases with a ledger: at most {MAX_DATABASES} in one cluster"),
+        )
+    })?;
+    OWN_SLOT.set(Some(slot));
+    Ok((shared, slot))
+}
+
+pub fn mirror() -> Result<Mirror, Failure> {
+    slot().map(|(shared, slot)| Mirror { shared, slot })
+}
+
+/// Tells launcher and workers what a transaction has changed. Runs at COMMIT and ABORT, so it cannot fail.
+pub fn at_transaction_end(created: bool, dropped: bool, databases_changed: bool, paused: Option<pg_sys::Oid>) {
+    let Some(shared) = shared() else { return };
+    if let Some(slot) = paused.and_then(|database| shared.find(database)) {
+        slot.set_worker_state(WorkerState::Wanted);
+    }
+    if dropped {
+        if let Some(slot) = shared.find(own_oid()) {
+            slot.check_extension.store(true, Ordering::Release);
+            slot.worker.wake();
+        }
+    }
+    if databases_changed {
+        shared.rescan.store(true, Ordering::Release);
+    }
+    if created && shared.find_or_take(own_oid()).is_some_and(|slot| slot.worker.pid() != 0) {
+        // Dropped and created again in one transaction: the running worker is to look again.
+        if let Some(slot) = shared.find(own_oid()) {
+            slot.check_extension.store(true, Ordering::Release);
+            slot.worker.wake();
+        }
+    }
+    if created || databases_changed || paused.is_some() {
+        shared.launcher.wake();
+    }
+}

@@ -1,0 +1,256 @@
+//! Recording: every way in which an entry comes to be goes through here.
+
+use super::database;
+use super::errors::{or_raise, required, Failure};
+use super::hashing;
+use super::jsonb::{Jsonb, JsonbText};
+use super::partitions;
+use super::secrets;
+use super::settings::MirrorMode;
+use super::tables::{self, entry_column, Table};
+use super::transaction;
+use crate::ledger::record::{self, Entry};
+use crate::ledger::{sha256_hex, signature};
+use pgrx::prelude::*;
+use pgrx::PgSqlErrorCode;
+use serde_json::json;
+use uuid::Uuid;
+
+/// How an entry gets its signature.
+enum Signing<'a> {
+    /// Made here; an error where there is no secret.
+    Required,
+    /// Made here where there is a secret.
+    IfPossible,
+    /// The caller wants none.
+    None,
+    /// Made by the caller; it must be good under one of the server's keys.
+    Given(&'a str),
+}
+
+struct Draft<'a> {
+    entry_id: Option<Uuid>,
+    entry_type: &'a str,
+    data_hash: String,
+    metadata: Jsonb,
+    signing: Signing<'a>,
+}
+
+#[pg_extern(volatile, parallel_unsafe)]
+fn hash_and_record(
+    entry_type: Option<&str>,
+    data: Option<Jsonb>,
+    metadata: default!(Option<Jsonb>, "'{}'"),
+    with_signature: default!(Option<bool>, "true"),
+) -> JsonbText {
+    let signing = if required(with_signature, "with_signature") { Signing::Required } else { Signing::None };
+    let draft = Draft {
+        entry_id: None,
+        entry_type: required(entry_type, "entry_type"),
+        data_hash: hash_of(required(data, "data")),
+        metadata: required(metadata, "metadata"),
+        signing,
+    };
+    let entry = or_raise(record("hash_and_record()", draft));
+    JsonbText::from(json!({
+        "entry_id": entry.entry_id.to_string(),
+        "data_hash": entry.data_hash,
+        "signature": entry.signature,
+        "postgres_recorded": true,
+        "file_recorded": transaction::mirror_mode() == MirrorMode::Sync,
+        "timestamp": entry.created_at.to_string(),
+    }))
+}
+
+#[pg_extern(volatile, parallel_unsafe)]
+fn add_entry(
+    entry_type: Option<&str>,
+    data: Option<Jsonb>,
+    signature: default!(Option<&str>, "NULL"),
+    metadata: default!(Option<Jsonb>, "'{}'"),
+) -> pgrx::Uuid {
+    let draft = Draft {
+        entry_id: None,
+        entry_type: required(entry_type, "entry_type"),
+        data_hash: hash_of(required(data, "data")),
+        metadata: required(metadata, "metadata"),
+        signing: signature.map_or(Signing::IfPossible, Signing::Given),
+    };
+    sql_uuid(or_raise(record("add_entry()", draft)).entry_id)
+}
+
+#[pg_extern(volatile, parallel_unsafe)]
+fn append_entry(
+    entry_type: Option<&str>,
+    entry_id: Option<pgrx::Uuid>,
+    data_hash: Option<&str>,
+    metadata: default!(Option<Jsonb>, "'{}'"),
+) -> pgrx::Uuid {
+    let entry_id = Uuid::from_bytes(*required(entry_id, "entry_id").as_bytes());
+    let draft = Draft {
+        entry_id: Some(entry_id),
+        entry_type: required(entry_type, "entry_type"),
+        data_hash: required(data_hash, "data_hash").to_owned(),
+        metadata: required(metadata, "metadata"),
+        signing: Signing::IfPossible,
+    };
+    sql_uuid(or_raise(record("append_entry()", draft)).entry_id)
+}
+
+fn sql_uuid(uuid: Uuid) -> pgrx::Uuid {
+    pgrx::Uuid::from_bytes(*uuid.as_bytes())
+}
+
+fn hash_of(data: Jsonb) -> String {
+    sha256_hex(or_raise(hashing::canonical(&data.text())).as_bytes())
+}
+
+/// Validates, signs, inserts, and queues the line for the mirror.
+fn record(function: &str, draft: Draft) -> Result<Entry, Failure> {
+    database::require_preloaded()?;
+    let command = std::ffi::CString::new(function).expect("our own names hold no NUL");
+    // SAFETY: raise an ERROR where nothing may be written.
+    unsafe {
+        pg_sys::PreventCommandIfReadOnly(command.as_ptr());
+        pg_sys::PreventCommandIfParallelMode(command.as_ptr());
+    }
+    check_metadata(draft.metadata)?;
+    let (signature, key_id) = sign(&draft.data_hash, draft.signing)?;
+    let entry = Entry {
+        entry_id: draft.entry_id.unwrap_or_else(Uuid::now_v7),
+        entry_type: draft.entry_type.to_owned(),
+        data_hash: draft.data_hash,
+        metadata: hashing::canonical(&draft.metadata.text())?,
+        signature,
+        key_id,
+        // SAFETY: inside a transaction.
+        created_at: tables::timestamp_from_postgres(unsafe { pg_sys::GetCurrentTransactionStartTimestamp() }),
+    };
+    validate(&entry)?;
+    insert(&entry, draft.metadata);
+    if draft.entry_id.is_some() {
+        check_not_sealed(entry.entry_id)?;
+    }
+    transaction::add_entry(&entry);
+    Ok(entry)
+}
+
+fn sign(data_hash: &str, signing: Signing) -> Result<(Option<String>, Option<String>), Failure> {
+    let keyring = match signing {
+        Signing::None => None,
+        Signing::IfPossible => secrets::keyring()?,
+        Signing::Required | Signing::Given(_) => Some(secrets::required_keyring()?),
+    };
+    let Some(keyring) = keyring else {
+        return Ok((None, None));
+    };
+    if let Signing::Given(given) = signing {
+        let key_id = keyring
+            .iter()
+            .find(|(_, secret)| signature::verify(secret, data_hash, given))
+            .map(|(key_id, _)| key_id.to_owned())
+            .ok_or_else(invalid_signature)?;
+        return Ok((Some(given.to_owned()), Some(key_id)));
+    }
+    let (key_id, signature) = keyring.sign(data_hash);
+    Ok((Some(signature), Some(key_id.to_owned())))
+}
+
+fn invalid_signature() -> Failure {
+    Failure::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, "signature is not valid for this data")
+        .detail("None of the server's HMAC keys makes this signature for the entry's data_hash.")
+        .hint("Leave the signature out to have the server sign, or make it with ledger.create_signature(data_hash).")
+}
+
+/// The checks that hold for every entry, whichever way it came.
+pub fn validate(entry: &Entry) -> Result<(), Failure> {
+    hashing::check_hash("data_hash", &entry.data_hash)?;
+    record::check_entry_type(&entry.entry_type).map_err(|error| {
+        Failure::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, "invalid entry_type")
+            .detail(format!("{error}."))
+            .hint("An entry_type names a kind of entry in 1 to 100 characters, such as 'payment' or 'memory_write'.")
+    })
+}
+
+fn check_metadata(metadata: Jsonb) -> Result<(), Failure> {
+    if metadata.is_object() {
+        return Ok(());
+    }
+    Err(Failure::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, "metadata must be a JSON object")
+        .hint("Pass an object such as '{\"source\": \"import\"}', or leave metadata out."))
+}
+
+fn insert(entry: &Entry, metadata: Jsonb) {
+    let table = Table::open("entries_pending", pg_sys::RowExclusiveLock);
+    table.insert(&[
+        Some(tables::uuid_datum(&entry.entry_id)),
+        None,
+        tables::text_datum(&entry.entry_type),
+        tables::text_datum(&entry.data_hash),
+        Some(metadata.datum()),
+        entry.signature.as_deref().and_then(tables::text_datum),
+        entry.key_id.as_deref().and_then(tables::text_datum),
+        Some(tables::timestamp_to_postgres(entry.created_at).into()),
+        None,
+    ]);
+}
+
+/// The other half of "an id is unique over the whole ledger": the pending partition's own index knows only what is
+/// pending. Looked up after the insert, with a snapshot of now: had the entry been sealed in between, the insert would
+/// have waited for that.
+fn check_not_sealed(entry_id: Uuid) -> Result<(), Failure> {
+    match partitions::find_sealed(entry_id) {
+        None => Ok(()),
+        Some(block_number) => {
+            Err(Failure::new(PgSqlErrorCode::ERRCODE_UNIQUE_VIOLATION, format!("entry {entry_id} is already recorded"))
+                .detail(format!("It is sealed in block {block_number}."))
+                .hint("An entry is recorded once; use a new id for a new entry."))
+        }
+    }
+}
+
+/// What BEFORE INSERT does to a row that comes by INSERT or COPY: the same checks and the same signature as the
+/// functions. Returns the columns to insert.
+pub fn complete_row(row: &tables::Row) -> Result<Vec<Option<pg_sys::Datum>>, Failure> {
+    use entry_column::*;
+    database::require_preloaded()?;
+    if row.datum(BLOCK_NUMBER).is_some() || row.datum(LEAF_INDEX).is_some() {
+        return Err(Failure::new(
+            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            "an entry cannot be inserted as sealed",
+        )
+        .detail("block_number and leaf_index are given by sealing alone.")
+        .hint("Leave both columns out; the entry is sealed with the next block."));
+    }
+    let missing = |column: &str| {
+        Failure::new(
+            PgSqlErrorCode::ERRCODE_NOT_NULL_VIOLATION,
+            format!("column \"{column}\" of ledger.entries must not be null"),
+        )
+    };
+    row.datum(ID).ok_or_else(|| missing("id"))?;
+    row.datum(ENTRY_TYPE).ok_or_else(|| missing("entry_type"))?;
+    let created_at: i64 = row.get(CREATED_AT).ok_or_else(|| missing("created_at"))?;
+    tables::checked_timestamp(created_at).ok_or_else(|| {
+        Failure::new(PgSqlErrorCode::ERRCODE_DATETIME_FIELD_OVERFLOW, "created_at is out of range")
+            .detail("A ledger line states times from the year 0001 to 9999.")
+    })?;
+    let data_hash: String = row.get(DATA_HASH).ok_or_else(|| missing("data_hash"))?;
+    check_metadata(row.get(METADATA).ok_or_else(|| missing("metadata"))?)?;
+    hashing::check_hash("data_hash", &data_hash)?;
+    let given: Option<String> = row.get(SIGNATURE);
+    let (signature, key_id) = sign(&data_hash, given.as_deref().map_or(Signing::IfPossible, Signing::Given))?;
+    let mut columns = row.columns();
+    columns[SIGNATURE] = signature.as_deref().and_then(tables::text_datum);
+    columns[KEY_ID] = key_id.as_deref().and_then(tables::text_datum);
+    Ok(columns)
+}
+
+/// What AFTER INSERT does with a row that comes by INSERT or COPY.
+pub fn queue_row(row: &tables::Row) -> Result<(), Failure> {
+    let entry = tables::entry_from_row(row);
+    validate(&entry)?;
+    check_not_sealed(entry.entry_id)?;
+    transaction::add_entry(&entry);
+    Ok(())
+}

@@ -1,0 +1,62 @@
+//! Errors for users: one shape, always with an SQLSTATE, and a detail and a hint where they help.
+
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::{PgLogLevel, PgSqlErrorCode};
+
+/// What went wrong, ready to be raised as a Postgres ERROR.
+#[derive(Debug, Clone)]
+pub struct Failure {
+    code: PgSqlErrorCode,
+    message: String,
+    detail: Option<String>,
+    hint: Option<String>,
+}
+
+impl Failure {
+    pub fn new(code: PgSqlErrorCode, message: impl Into<String>) -> Self {
+        Failure { code, message: message.into(), detail: None, hint: None }
+    }
+
+    pub fn detail(mut self, detail: impl Into<String>) -> Self {
+        self.detail = Some(detail.into());
+        self
+    }
+
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// Raises this failure as an ERROR.
+    pub fn raise(self) -> ! {
+        self.report(PgLogLevel::ERROR);
+        unreachable!("an ERROR does not return")
+    }
+
+    fn report(self, level: PgLogLevel) {
+        let mut report = ErrorReport::new(self.code, self.message, "pg_notary");
+        if let Some(detail) = self.detail {
+            report = report.set_detail(detail);
+        }
+        if let Some(hint) = self.hint {
+            report = report.set_hint(hint);
+        }
+        report.report(level);
+    }
+}
+
+/// Unwraps a result whose error is a [`Failure`] by raising it.
+pub fn or_raise<T>(result: Result<T, Failure>) -> T {
+    result.unwrap_or_else(|failure| failure.raise())
+}
+
+/// The argument `name` of a call must not be null.
+pub fn required<T>(value: Option<T>, name: &str) -> T {
+    value.unwrap_or_else(|| {
+        Failure::new(PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED, format!("{name} must not be null")).raise()
+    })
+}

@@ -1,0 +1,130 @@
+//! jsonb in and out as text. pgrx's own type goes through serde_json, which turns large numbers into doubles; what is
+//! hashed must keep every digit.
+
+use pgrx::callconv::{Arg, ArgAbi, BoxRet, FcInfo};
+use pgrx::nullable::Nullable;
+use pgrx::pgrx_sql_entity_graph::metadata::{
+    ArgumentError, ReturnsError, ReturnsRef, SqlMappingRef, SqlTranslatable, TypeOrigin,
+};
+use pgrx::{direct_function_call_as_datum, pg_sys, FromDatum, IntoDatum};
+use std::ffi::{CStr, CString};
+
+/// A jsonb argument, detoasted.
+#[derive(Clone, Copy)]
+pub struct Jsonb(pg_sys::Datum);
+
+impl Jsonb {
+    pub fn datum(self) -> pg_sys::Datum {
+        self.0
+    }
+
+    /// As `jsonb::text`.
+    pub fn text(self) -> String {
+        // SAFETY: a detoasted jsonb: a header of four bytes, then the container.
+        unsafe {
+            let varlena = self.0.cast_mut_ptr::<pg_sys::Jsonb>();
+            let size = pgrx::varsize(varlena.cast()) as i32;
+            let text = pg_sys::JsonbToCString(std::ptr::null_mut(), &raw mut (*varlena).root, size);
+            let owned = CStr::from_ptr(text).to_string_lossy().into_owned();
+            pg_sys::pfree(text.cast());
+            owned
+        }
+    }
+
+    pub fn is_object(self) -> bool {
+        // SAFETY: as in text().
+        unsafe { (*self.0.cast_mut_ptr::<pg_sys::Jsonb>()).root.header & pg_sys::JB_FOBJECT != 0 }
+    }
+}
+
+impl FromDatum for Jsonb {
+    unsafe fn from_polymorphic_datum(datum: pg_sys::Datum, is_null: bool, _: pg_sys::Oid) -> Option<Self> {
+        (!is_null).then(|| Jsonb(pg_sys::pg_detoast_datum(datum.cast_mut_ptr()).into()))
+    }
+}
+
+// SAFETY: unboxes a datum that the SQL declaration says is a jsonb.
+unsafe impl<'fcx> ArgAbi<'fcx> for Jsonb {
+    unsafe fn unbox_arg_unchecked(arg: Arg<'_, 'fcx>) -> Self {
+        arg.unbox_arg_using_from_datum().expect("a strict function gets no null")
+    }
+
+    unsafe fn unbox_nullable_arg(arg: Arg<'_, 'fcx>) -> Nullable<Self> {
+        arg.unbox_arg_using_from_datum().into()
+    }
+}
+
+// SAFETY: the mapping names a built-in type.
+unsafe impl SqlTranslatable for Jsonb {
+    const TYPE_IDENT: &'static str = pgrx::pgrx_resolved_type!(Jsonb);
+    const TYPE_ORIGIN: TypeOrigin = TypeOrigin::External;
+    const ARGUMENT_SQL: Result<SqlMappingRef, ArgumentError> = Ok(SqlMappingRef::literal("jsonb"));
+    const RETURN_SQL: Result<ReturnsRef, ReturnsError> = Ok(ReturnsRef::One(SqlMappingRef::literal("jsonb")));
+}
+
+/// A jsonb result, given as JSON text.
+pub struct JsonbText(pub String);
+
+impl From<serde_json::Value> for JsonbText {
+    fn from(value: serde_json::Value) -> Self {
+        JsonbText(value.to_string())
+    }
+}
+
+impl IntoDatum for JsonbText {
+    fn into_datum(self) -> Option<pg_sys::Datum> {
+        let text = CString::new(self.0).expect("JSON text holds no NUL");
+        // SAFETY: jsonb_in takes a C string.
+        unsafe { direct_function_call_as_datum(pg_sys::jsonb_in, &[Some(text.as_ptr().into())]) }
+    }
+
+    fn type_oid() -> pg_sys::Oid {
+        pg_sys::JSONBOID
+    }
+}
+
+// SAFETY: boxes a jsonb datum, as the mapping below declares.
+unsafe impl BoxRet for JsonbText {
+    unsafe fn box_into<'fcx>(self, fcinfo: &mut FcInfo<'fcx>) -> pgrx::datum::Datum<'fcx> {
+        match self.into_datum() {
+            Some(datum) => fcinfo.return_raw_datum(datum),
+            None => fcinfo.return_null(),
+        }
+    }
+}
+
+// SAFETY: the mapping names a built-in type.
+unsafe impl SqlTranslatable for JsonbText {
+    const TYPE_IDENT: &'static str = pgrx::pgrx_resolved_type!(JsonbText);
+    const TYPE_ORIGIN: TypeOrigin = TypeOrigin::External;
+    const ARGUMENT_SQL: Result<SqlMappingRef, ArgumentError> = Ok(SqlMappingRef::literal("jsonb"));
+    const RETURN_SQL: Result<ReturnsRef, ReturnsError> = Ok(ReturnsRef::One(SqlMappingRef::literal("jsonb")));
+}
+
+/// A json argument: its text, exactly as it was written.
+pub struct Json(pub String);
+
+impl FromDatum for Json {
+    unsafe fn from_polymorphic_datum(datum: pg_sys::Datum, is_null: bool, oid: pg_sys::Oid) -> Option<Self> {
+        String::from_polymorphic_datum(datum, is_null, oid).map(Json)
+    }
+}
+
+// SAFETY: json is stored as text is, and the SQL declaration says that this is one.
+unsafe impl<'fcx> ArgAbi<'fcx> for Json {
+    unsafe fn unbox_arg_unchecked(arg: Arg<'_, 'fcx>) -> Self {
+        arg.unbox_arg_using_from_datum().expect("a strict function gets no null")
+    }
+
+    unsafe fn unbox_nullable_arg(arg: Arg<'_, 'fcx>) -> Nullable<Self> {
+        arg.unbox_arg_using_from_datum().into()
+    }
+}
+
+// SAFETY: the mapping names a built-in type.
+unsafe impl SqlTranslatable for Json {
+    const TYPE_IDENT: &'static str = pgrx::pgrx_resolved_type!(Json);
+    const TYPE_ORIGIN: TypeOrigin = TypeOrigin::External;
+    const ARGUMENT_SQL: Result<SqlMappingRef, ArgumentError> = Ok(SqlMappingRef::literal("json"));
+    const RETURN_SQL: Result<ReturnsRef, ReturnsError> = Ok(ReturnsRef::One(SqlMappingRef::literal("json")));
+}

@@ -1,0 +1,162 @@
+//! The mirror file itself: its name, how it is opened, and what is checked before each write.
+
+use super::shared::FileIdentity;
+use std::fs::{DirBuilder, File, Metadata, OpenOptions};
+use std::io::{ErrorKind, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use uuid::Uuid;
+
+/// Why the file cannot be used.
+#[derive(Debug)]
+pub struct Trouble {
+    pub cause: String,
+    /// The file is not what it was: nothing may be written until the worker has looked at it again.
+    pub reattach: bool,
+}
+
+impl Trouble {
+    fn passing(what: &str, path: &Path, error: std::io::Error) -> Self {
+        Trouble { cause: format!("could not {what} mirror file \"{}\": {error}", path.display()), reattach: false }
+    }
+
+    pub fn lasting(cause: String) -> Self {
+        Trouble { cause, reattach: true }
+    }
+}
+
+/// `<directory>/<database>.<first 8 of ledger_id>.jsonl`. A database's name may hold any byte, so those that mean
+/// something in a path are written `%xx`.
+pub fn path_of(directory: &Path, database: &str, ledger_id: Uuid) -> PathBuf {
+    let mut name = String::with_capacity(database.len() + 16);
+    for (position, character) in database.chars().enumerate() {
+        let special = matches!(character, '/' | '%') || character.is_control() || (position == 0 && character == '.');
+        if special {
+            name.push_str(&format!("%{:02x}", character as u32));
+        } else {
+            name.push(character);
+        }
+    }
+    let id = ledger_id.simple().to_string();
+    directory.join(format!("{name}.{}.jsonl", &id[..8]))
+}
+
+/// Checks the directory; makes it where it is the default one, of which nobody could say that it is a lost mount.
+pub fn prepare_directory(directory: &Path, may_create: bool) -> Result<(), Trouble> {
+    let unusable = |why: String| Trouble::lasting(format!("mirror directory \"{}\" {why}", directory.display()));
+    if may_create {
+        match DirBuilder::new().mode(0o700).create(directory) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+                return Err(unusable(format!("cannot be created: {error}")))
+            }
+            _ => {}
+        }
+    }
+    let metadata = std::fs::metadata(directory).map_err(|error| unusable(format!("cannot be used: {error}")))?;
+    if !metadata.is_dir() {
+        return Err(unusable("is not a directory".to_owned()));
+    }
+    check_owner_and_mode(&metadata).map_err(|why| unusable(format!("is not safe: {why}")))
+}
+
+/// Opens the file for reading and appending; makes it only where `create` says that there has been none before.
+pub fn open(path: &Path, create: bool) -> Result<File, Trouble> {
+    let file = OpenOptions::new()
+        .read(true)
+        .append(true)
+        .create(create)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(path)
+        .map_err(|error| Trouble { reattach: true, ..Trouble::passing("open", path, error) })?;
+    let metadata = file.metadata().map_err(|error| Trouble::passing("examine", path, error))?;
+    check_metadata(path, &metadata)?;
+    Ok(file)
+}
+
+/// Takes the lock that keeps a second server away; it is held as long as the file stays open.
+pub fn lock(file: &File, path: &Path) -> Result<(), Trouble> {
+    // SAFETY: flock on a descriptor that `file` keeps open.
+    if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
+        return Ok(());
+    }
+    let error = std::io::Error::last_os_error();
+    Err(Trouble::lasting(format!(
+        "could not lock mirror file \"{}\": another server writes it ({error})",
+        path.display()
+    )))
+}
+
+pub fn identity(metadata: &Metadata, generation: u64) -> FileIdentity {
+    FileIdentity { device: metadata.dev(), inode: metadata.ino(), generation }
+}
+
+/// What must hold before every write: the path still leads to the open file, nobody else can write it, and it is as
+/// long as we left it.
+pub fn check_unchanged(file: &File, path: &Path, expected: FileIdentity, size: u64) -> Result<(), Trouble> {
+    let examine = |error| Trouble { reattach: true, ..Trouble::passing("examine", path, error) };
+    let open = file.metadata().map_err(examine)?;
+    let named = std::fs::symlink_metadata(path).map_err(examine)?;
+    let same = |metadata: &Metadata| (metadata.dev(), metadata.ino()) == (expected.device, expected.inode);
+    if !same(&open) || !same(&named) {
+        return Err(Trouble::lasting(format!("mirror file \"{}\" was replaced by another file", path.display())));
+    }
+    check_metadata(path, &open)?;
+    if open.len() != size {
+        return Err(Trouble::lasting(format!(
+            "mirror file \"{}\" was changed by another program: it has {} bytes, {size} were written",
+            path.display(),
+            open.len()
+        )));
+    }
+    Ok(())
+}
+
+fn check_metadata(path: &Path, metadata: &Metadata) -> Result<(), Trouble> {
+    let unsafe_file = |why: String| Trouble::lasting(format!("mirror file \"{}\" is not safe: {why}", path.display()));
+    if !metadata.is_file() {
+        return Err(unsafe_file("it is not a regular file".to_owned()));
+    }
+    check_owner_and_mode(metadata).map_err(unsafe_file)
+}
+
+fn check_owner_and_mode(metadata: &Metadata) -> Result<(), String> {
+    // SAFETY: geteuid has no preconditions and cannot fail.
+    let own = unsafe { libc::geteuid() };
+    if metadata.uid() != own {
+        return Err(format!("it belongs to user {}, not to the server's user {own}", metadata.uid()));
+    }
+    if metadata.mode() & 0o022 != 0 {
+        return Err(format!("its mode {:04o} lets others write it", metadata.mode() & 0o7777));
+    }
+    Ok(())
+}
+
+/// Appends whole lines.
+pub fn write(mut file: &File, path: &Path, lines: &[u8]) -> Result<(), Trouble> {
+    file.write_all(lines).map_err(|error| Trouble::passing("write to", path, error))
+}
+
+/// Makes everything written so far durable.
+pub fn sync(file: &File, path: &Path) -> Result<(), Trouble> {
+    file.sync_data().map_err(|error| Trouble::passing("sync", path, error))
+}
+
+pub fn size(file: &File, path: &Path) -> Result<u64, Trouble> {
+    file.metadata().map(|metadata| metadata.len()).map_err(|error| Trouble::passing("examine", path, error))
+}
+
+/// Makes the file's name durable.
+pub fn sync_directory(directory: &Path) -> Result<(), Trouble> {
+    File::open(directory).and_then(|opened| opened.sync_all()).map_err(|error| {
+        Trouble::lasting(format!("could not sync mirror directory \"{}\": {error}", directory.display()))
+    })
+}
+
+/// Cuts off what a failed write has left.
+pub fn cut(file: &File, path: &Path, size: u64) -> Result<(), Trouble> {
+    file.set_len(size)
+        .and_then(|()| file.sync_data())
+        .map_err(|error| Trouble { reattach: true, ..Trouble::passing("truncate", path, error) })
+}

@@ -1,0 +1,163 @@
+//! The lines a transaction has for the mirror: in memory while they are few, then in a temporary file of Postgres, so
+//! that a transaction may record any number of entries.
+
+use pgrx::pg_sys;
+use std::ffi::c_void;
+
+/// What is kept in memory before it goes to the temporary file.
+const MEMORY_BYTES: usize = 1 << 20;
+/// Size of a piece when the lines are read back; a longer line makes a longer piece.
+const PIECE_BYTES: usize = 1 << 20;
+/// Postgres splits temporary files into segments of this size, and seeks by segment and offset.
+const SEGMENT_BYTES: u64 = 1 << 30;
+
+/// Lines in the order in which they were recorded, each ending in a newline.
+pub struct LineBuffer {
+    /// The lines behind those in the file.
+    memory: Vec<u8>,
+    spill: *mut pg_sys::BufFile,
+    spilled: u64,
+}
+
+impl LineBuffer {
+    pub const fn new() -> Self {
+        LineBuffer { memory: Vec::new(), spill: std::ptr::null_mut(), spilled: 0 }
+    }
+
+    pub fn len(&self) -> u64 {
+        self.spilled + self.memory.len() as u64
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Adds a line that `write` appends to the buffer it is given.
+    pub fn push(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        write(&mut self.memory);
+        self.memory.push(b'\n');
+        if self.memory.len() >= MEMORY_BYTES {
+            self.spill_memory();
+        }
+    }
+
+    /// Forgets everything behind the first `length` bytes. Cannot fail: it runs when a subtransaction aborts.
+    pub fn truncate(&mut self, length: u64) {
+        if length >= self.spilled {
+            self.memory.truncate((length - self.spilled) as usize);
+        } else {
+            self.memory.clear();
+            self.spilled = length;
+        }
+    }
+
+    /// Forgets everything at the end of a transaction; Postgres has closed the temporary file or does so now.
+    pub fn clear(&mut self) {
+        self.memory.clear();
+        self.memory.shrink_to(MEMORY_BYTES / 16);
+        self.spill = std::ptr::null_mut();
+        self.spilled = 0;
+    }
+
+    /// The lines, where all of them are in memory.
+    pub fn in_memory(&self) -> Option<&[u8]> {
+        (self.spilled == 0).then_some(&self.memory)
+    }
+
+    /// The lines in pieces of whole lines, from the first.
+    pub fn pieces(&mut self) -> Pieces<'_> {
+        Pieces { lines: self, at: 0, memory_at: 0, piece: Vec::new(), rest: Vec::new() }
+    }
+
+    /// Closes the temporary file: at COMMIT Postgres would take an open one for a leak.
+    pub fn close_spill(&mut self) {
+        if !self.spill.is_null() {
+            // SAFETY: created in spill_memory() by this transaction, which still runs, and not closed since.
+            unsafe { pg_sys::BufFileClose(self.spill) }
+            self.spill = std::ptr::null_mut();
+        }
+    }
+
+    fn spill_memory(&mut self) {
+        // SAFETY: runs inside a transaction. The file is made in the transaction's own context and resource owner, so it
+        // outlives subtransactions and portals, and Postgres removes it if the transaction aborts.
+        unsafe {
+            if self.spill.is_null() {
+                let context = pg_sys::MemoryContextSwitchTo(pg_sys::TopTransactionContext);
+                let owner = pg_sys::CurrentResourceOwner;
+                pg_sys::CurrentResourceOwner = pg_sys::TopTransactionResourceOwner;
+                self.spill = pg_sys::BufFileCreateTemp(false);
+                pg_sys::CurrentResourceOwner = owner;
+                pg_sys::MemoryContextSwitchTo(context);
+            }
+            self.seek(self.spilled);
+            pg_sys::BufFileWrite(self.spill, self.memory.as_mut_ptr() as *mut c_void as *mut _, self.memory.len());
+        }
+        self.spilled += self.memory.len() as u64;
+        self.memory.clear();
+    }
+
+    fn seek(&self, offset: u64) {
+        let (segment, within) = ((offset / SEGMENT_BYTES) as i32, (offset % SEGMENT_BYTES) as i64);
+        // SAFETY: the file is open; seeking to or before its end is always possible.
+        unsafe { pg_sys::BufFileSeek(self.spill, segment, within, libc::SEEK_SET) };
+    }
+
+    fn read(&self, offset: u64, into: &mut [u8]) {
+        self.seek(offset);
+        // SAFETY: the file is open and `into` has room for that many bytes.
+        let read = unsafe { pg_sys::BufFileRead(self.spill, into.as_mut_ptr().cast(), into.len()) };
+        if read != into.len() {
+            pgrx::error!("could not read back temporary file of recorded entries: {read} of {} bytes", into.len());
+        }
+    }
+}
+
+/// Reads a [`LineBuffer`] back in bounded memory.
+pub struct Pieces<'a> {
+    lines: &'a mut LineBuffer,
+    /// How much of the temporary file has been read.
+    at: u64,
+    /// How much of the memory has been given out.
+    memory_at: usize,
+    piece: Vec<u8>,
+    /// The start of a line whose end was not in the last piece.
+    rest: Vec<u8>,
+}
+
+impl Pieces<'_> {
+    #[allow(clippy::should_implement_trait, reason = "a piece borrows from the reader, which Iterator cannot say")]
+    pub fn next(&mut self) -> Option<&[u8]> {
+        if self.at == self.lines.spilled {
+            return self.next_from_memory();
+        }
+        self.piece.clear();
+        self.piece.append(&mut self.rest);
+        loop {
+            let more = (self.lines.spilled - self.at).min(PIECE_BYTES as u64) as usize;
+            let have = self.piece.len();
+            self.piece.resize(have + more, 0);
+            self.lines.read(self.at, &mut self.piece[have..]);
+            self.at += more as u64;
+            if let Some(newline) = self.piece.iter().rposition(|byte| *byte == b'\n') {
+                self.rest.extend_from_slice(&self.piece[newline + 1..]);
+                self.piece.truncate(newline + 1);
+                return Some(&self.piece);
+            }
+        }
+    }
+
+    fn next_from_memory(&mut self) -> Option<&[u8]> {
+        let memory = &self.lines.memory[self.memory_at..];
+        if memory.is_empty() {
+            return None;
+        }
+        let within = &memory[..memory.len().min(PIECE_BYTES)];
+        let length = match within.iter().rposition(|byte| *byte == b'\n') {
+            Some(newline) => newline + 1,
+            None => memory.iter().position(|byte| *byte == b'\n').map_or(memory.len(), |newline| newline + 1),
+        };
+        self.memory_at += length;
+        Some(&memory[..length])
+    }
+}

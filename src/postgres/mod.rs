@@ -1,0 +1,54 @@
+//! The glue between the domain and Postgres, one concern a file. All unsafe code of the project is here.
+//!
+//! | module | concern |
+//! |---|---|
+//! | [`settings`], [`secrets`] | what is configured |
+//! | [`hashing`] | SQL functions that only compute |
+//! | [`entries`], [`triggers`] | recording, by function and by INSERT |
+//! | [`transaction`] | what happens when a transaction ends |
+//! | [`mirror`] | the JSONL file |
+//! | [`blocks`], [`partitions`] | sealing |
+//! | [`verification`] | SQL functions that verify |
+//! | [`worker`] | launcher and workers |
+//! | [`shared`], [`database`] | shared memory, and this process's part of it |
+//! | [`install`] | the SQL of the install script |
+//! | [`tables`], [`spi`], [`jsonb`], [`errors`], [`wait_events`] | how Postgres is talked to |
+
+mod blocks;
+mod database;
+mod entries;
+mod errors;
+mod hashing;
+mod install;
+mod jsonb;
+mod mirror;
+mod partitions;
+mod secrets;
+mod settings;
+mod shared;
+mod spi;
+mod tables;
+mod transaction;
+mod triggers;
+mod verification;
+mod views;
+mod wait_events;
+mod worker;
+
+use pgrx::{pg_guard, pg_sys};
+
+::pgrx::pg_module_magic!();
+
+#[pg_guard]
+#[doc(hidden)]
+pub extern "C-unwind" fn _PG_init() {
+    settings::init();
+    // SAFETY: a plain global, set by the postmaster while it loads libraries.
+    if unsafe { pg_sys::process_shared_preload_libraries_in_progress } {
+        secrets::init();
+        shared::init();
+        transaction::init();
+        worker::commands::init();
+        worker::launcher::init();
+    }
+}

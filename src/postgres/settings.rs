@@ -1,0 +1,118 @@
+//! The settings under the prefix `ledger.`. None can be changed by an ordinary user: they say what is proved.
+
+use pgrx::{pg_sys, GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
+use std::ffi::CString;
+
+/// How many entries fill a block.
+static BLOCK_SIZE: GucSetting<i32> = GucSetting::<i32>::new(100);
+/// How long, in seconds, an entry may wait for its block to fill.
+static BLOCK_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(300);
+/// Whether a commit waits for its lines to be in the mirror file.
+static MIRROR_MODE: GucSetting<MirrorMode> = GucSetting::<MirrorMode>::new(MirrorMode::Sync);
+/// Where the mirror files live; relative to the data directory.
+static MIRROR_DIRECTORY: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"pg_notary"));
+/// The file with the HMAC secrets, one `key_id:secret` a line.
+static HMAC_SECRET_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+
+/// What a commit promises about the mirror file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
+pub enum MirrorMode {
+    /// The lines are on disk before the transaction commits.
+    #[name = c"sync"]
+    Sync,
+    /// There is no file.
+    #[name = c"off"]
+    Off,
+}
+
+pub fn init() {
+    GucRegistry::define_int_guc(
+        c"ledger.block_size",
+        c"Number of pending entries that fill a block.",
+        c"A block is sealed as soon as this many entries are pending.",
+        &BLOCK_SIZE,
+        1,
+        10_000,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"ledger.block_interval",
+        c"Longest time an entry waits for its block to fill.",
+        c"What is pending is sealed once the oldest pending entry is this old.",
+        &BLOCK_INTERVAL,
+        1,
+        i32::MAX / 1000,
+        GucContext::Sighup,
+        GucFlags::UNIT_S,
+    );
+    GucRegistry::define_enum_guc(
+        c"ledger.mirror_mode",
+        c"Whether a commit waits until its entries are on disk in the mirror file.",
+        c"sync: what is committed is in the file. off: there is no file.",
+        &MIRROR_MODE,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    GucRegistry::define_string_guc(
+        c"ledger.mirror_directory",
+        c"Directory of the mirror files; a relative path is relative to the data directory.",
+        c"It must belong to the server's user, and nobody else may be able to write it.",
+        &MIRROR_DIRECTORY,
+        GucContext::Sighup,
+        GucFlags::SUPERUSER_ONLY,
+    );
+    GucRegistry::define_string_guc(
+        c"ledger.hmac_secret_file",
+        c"File with the HMAC secrets, one key_id:secret a line; the first signs, all verify.",
+        c"Its mode must be 0600. It is read again when the configuration is reloaded.",
+        &HMAC_SECRET_FILE,
+        GucContext::Sighup,
+        GucFlags::SUPERUSER_ONLY,
+    );
+    reserve_prefix();
+}
+
+#[cfg(not(feature = "pg14"))]
+fn reserve_prefix() {
+    // SAFETY: a NUL-terminated string, copied by Postgres; called from _PG_init as it must be.
+    unsafe { pg_sys::MarkGUCPrefixReserved(c"ledger".as_ptr()) }
+}
+
+#[cfg(feature = "pg14")]
+fn reserve_prefix() {
+    // SAFETY: as above; this is what the same function is called before Postgres 15.
+    unsafe { pg_sys::EmitWarningsOnPlaceholders(c"ledger".as_ptr()) }
+}
+
+/// Entries in a full block, 1 to 10000.
+pub fn block_size() -> usize {
+    BLOCK_SIZE.get() as usize
+}
+
+/// The longest wait for a block, in microseconds.
+pub fn block_interval_micros() -> i64 {
+    i64::from(BLOCK_INTERVAL.get()) * 1_000_000
+}
+
+pub fn mirror_mode() -> MirrorMode {
+    MIRROR_MODE.get()
+}
+
+/// The mirror directory as configured; empty counts as the default.
+pub fn mirror_directory() -> String {
+    match text(&MIRROR_DIRECTORY) {
+        Some(directory) => directory,
+        None => "pg_notary".to_owned(),
+    }
+}
+
+/// The secret file as configured, if any.
+pub fn hmac_secret_file() -> Option<String> {
+    text(&HMAC_SECRET_FILE)
+}
+
+fn text(setting: &GucSetting<Option<CString>>) -> Option<String> {
+    let value = setting.get()?.to_string_lossy().into_owned();
+    (!value.is_empty()).then_some(value)
+}

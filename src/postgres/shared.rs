@@ -1,0 +1,276 @@
+//! Shared memory: one slot a database that has a ledger, and what running verifications have done.
+//!
+//! Everything here is valid when zeroed, so the area is initialised in place: a value built on the stack first would
+//! overflow it.
+
+use super::mirror::shared::MirrorState;
+use super::verification::progress::ProgressSlot;
+use pgrx::{pg_guard, pg_sys};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU32, Ordering};
+
+/// Databases of one cluster that can have a ledger at the same time. A slot is mostly its mirror's ring, which takes
+/// memory only once it is used.
+pub const MAX_DATABASES: usize = 64;
+/// Verifications whose progress is shown at the same time; one more runs unseen.
+pub const MAX_VERIFICATIONS: usize = 64;
+
+const TRANCHE: &std::ffi::CStr = c"pg_notary";
+/// One lock for the registry of slots, then one for each slot's mirror.
+const LOCKS: usize = 1 + MAX_DATABASES;
+
+/// A process that can be woken: its pid (0 when there is none) and its latch.
+#[repr(C)]
+pub struct Wakeable {
+    pid: AtomicI32,
+    latch: AtomicPtr<pg_sys::Latch>,
+}
+
+impl Wakeable {
+    pub fn pid(&self) -> i32 {
+        self.pid.load(Ordering::Acquire)
+    }
+
+    pub fn is_me(&self) -> bool {
+        // SAFETY: a plain global of this process.
+        self.pid() == unsafe { pg_sys::MyProcPid }
+    }
+
+    /// Makes the calling process the one to be woken.
+    pub fn enlist(&self) {
+        // SAFETY: both are set up by Postgres before a background worker's main function runs.
+        let (latch, pid) = unsafe { (&raw mut (*pg_sys::MyProc).procLatch, pg_sys::MyProcPid) };
+        self.latch.store(latch, Ordering::Release);
+        self.pid.store(pid, Ordering::Release);
+    }
+
+    pub fn retire(&self) {
+        self.pid.store(0, Ordering::Release);
+        self.latch.store(std::ptr::null_mut(), Ordering::Release);
+    }
+
+    /// Sets the latch. Cannot fail, so it may be called at COMMIT and ABORT.
+    pub fn wake(&self) {
+        let latch = self.latch.load(Ordering::Acquire);
+        if !latch.is_null() {
+            // SAFETY: a PGPROC's latch lives in shared memory as long as the server; setting one that has passed to
+            // another process only wakes that process once in vain.
+            unsafe { pg_sys::SetLatch(latch) }
+        }
+    }
+}
+
+/// What a database's worker is doing, for the view and for the launcher.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum WorkerState {
+    /// There is none; the launcher starts one.
+    Wanted = 0,
+    Starting = 1,
+    Running = 2,
+    /// Sealing or the mirror failed; it tries again.
+    Failing = 3,
+    /// Kept away while a command needs the database for itself.
+    Paused = 4,
+}
+
+impl WorkerState {
+    pub fn name(self) -> &'static str {
+        match self {
+            WorkerState::Wanted => "wanted",
+            WorkerState::Starting => "starting",
+            WorkerState::Running => "running",
+            WorkerState::Failing => "failing",
+            WorkerState::Paused => "paused",
+        }
+    }
+}
+
+/// One database with a ledger.
+#[repr(C)]
+pub struct DatabaseSlot {
+    /// Oid of the database; 0 marks a free slot.
+    database: AtomicU32,
+    pub worker: Wakeable,
+    worker_state: AtomicU32,
+    /// Committed entries that wait for a block. May run a little ahead of the table, never behind it: it decides when
+    /// the worker looks, and the worker counts what it finds.
+    pub pending: AtomicI64,
+    /// Transactions whose lines are in the file and that have neither committed nor aborted yet.
+    pub undecided: AtomicI64,
+    /// The extension was dropped: the worker is to look and leave.
+    pub check_extension: AtomicBool,
+    /// Blocks the worker sealed since it started.
+    pub blocks_sealed: AtomicI64,
+    pub mirror: MirrorState,
+}
+
+impl DatabaseSlot {
+    pub fn database(&self) -> pg_sys::Oid {
+        pg_sys::Oid::from(self.database.load(Ordering::Acquire))
+    }
+
+    pub fn worker_state(&self) -> WorkerState {
+        match self.worker_state.load(Ordering::Acquire) {
+            1 => WorkerState::Starting,
+            2 => WorkerState::Running,
+            3 => WorkerState::Failing,
+            4 => WorkerState::Paused,
+            _ => WorkerState::Wanted,
+        }
+    }
+
+    pub fn set_worker_state(&self, state: WorkerState) {
+        self.worker_state.store(state as u32, Ordering::Release);
+    }
+
+    /// Counts committed entries and wakes the worker when there is something new for it to do: a first entry starts the
+    /// clock, a full block wants sealing. Cannot fail, so it may be called at COMMIT.
+    pub fn add_pending(&self, entries: i64, block_size: i64) {
+        let before = self.pending.fetch_add(entries, Ordering::AcqRel);
+        if before <= 0 || (before < block_size && before + entries >= block_size) {
+            self.worker.wake();
+        }
+    }
+}
+
+#[repr(C)]
+pub struct Shared {
+    pub launcher: Wakeable,
+    /// Databases came or went: the launcher is to look at pg_database again.
+    pub rescan: AtomicBool,
+    databases: [DatabaseSlot; MAX_DATABASES],
+    pub verifications: [ProgressSlot; MAX_VERIFICATIONS],
+}
+
+static SHARED: AtomicPtr<Shared> = AtomicPtr::new(std::ptr::null_mut());
+static LOCK_ARRAY: AtomicPtr<pg_sys::LWLockPadded> = AtomicPtr::new(std::ptr::null_mut());
+
+/// The shared area, or `None` where the library was not preloaded.
+pub fn shared() -> Option<&'static Shared> {
+    // SAFETY: once set it points to the area in shared memory, which lives as long as the server; all access to its
+    // plain fields is through atomics or under the locks below.
+    unsafe { SHARED.load(Ordering::Acquire).as_ref() }
+}
+
+static mut PREVIOUS_STARTUP_HOOK: pg_sys::shmem_startup_hook_type = None;
+
+#[cfg(not(feature = "pg14"))]
+static mut PREVIOUS_REQUEST_HOOK: pg_sys::shmem_request_hook_type = None;
+
+/// Asks for the area; only while the server is preloading libraries.
+pub fn init() {
+    // SAFETY: _PG_init runs in the postmaster's only thread; both hooks are chained.
+    unsafe {
+        #[cfg(not(feature = "pg14"))]
+        {
+            PREVIOUS_REQUEST_HOOK = pg_sys::shmem_request_hook;
+            pg_sys::shmem_request_hook = Some(request);
+        }
+        #[cfg(feature = "pg14")]
+        request_memory();
+        PREVIOUS_STARTUP_HOOK = pg_sys::shmem_startup_hook;
+        pg_sys::shmem_startup_hook = Some(startup);
+    }
+}
+
+#[cfg(not(feature = "pg14"))]
+#[pg_guard]
+unsafe extern "C-unwind" fn request() {
+    if let Some(previous) = PREVIOUS_REQUEST_HOOK {
+        pg_sys::ffi::pg_guard_ffi_boundary(|| previous());
+    }
+    request_memory();
+}
+
+unsafe fn request_memory() {
+    pg_sys::RequestAddinShmemSpace(std::mem::size_of::<Shared>());
+    pg_sys::RequestNamedLWLockTranche(TRANCHE.as_ptr(), LOCKS as i32);
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn startup() {
+    if let Some(previous) = PREVIOUS_STARTUP_HOOK {
+        pg_sys::ffi::pg_guard_ffi_boundary(|| previous());
+    }
+    let mut found = false;
+    let area = pg_sys::ShmemInitStruct(TRANCHE.as_ptr(), std::mem::size_of::<Shared>(), &mut found) as *mut Shared;
+    if !found {
+        std::ptr::write_bytes(area, 0, 1);
+        for slot in &(*area).databases {
+            slot.mirror.init();
+        }
+    }
+    LOCK_ARRAY.store(pg_sys::GetNamedLWLockTranche(TRANCHE.as_ptr()), Ordering::Release);
+    SHARED.store(area, Ordering::Release);
+}
+
+/// A lock of this library, held until dropped. Nothing that can raise an error may run while one is held: pgrx would
+/// unwind, and the drop would release a lock that Postgres' own error handling has already given back.
+pub struct LockGuard(*mut pg_sys::LWLock);
+
+impl LockGuard {
+    fn acquire(index: usize) -> Self {
+        // SAFETY: the tranche holds LOCKS locks and index is below that; the array is set before any slot is handed out.
+        unsafe {
+            let lock = &raw mut (*LOCK_ARRAY.load(Ordering::Acquire).add(index)).lock;
+            pg_sys::LWLockAcquire(lock, pg_sys::LWLockMode::LW_EXCLUSIVE);
+            LockGuard(lock)
+        }
+    }
+}
+
+impl Drop for LockGuard {
+    fn drop(&mut self) {
+        // SAFETY: acquired in acquire() and not released since.
+        unsafe { pg_sys::LWLockRelease(self.0) }
+    }
+}
+
+impl Shared {
+    fn lock_registry(&self) -> LockGuard {
+        LockGuard::acquire(0)
+    }
+
+    /// Guards the mirror state of `slot`.
+    pub fn lock_mirror(&self, slot: &DatabaseSlot) -> LockGuard {
+        // SAFETY: slot is an element of the array, so both pointers lie in the same allocation.
+        let index = unsafe { std::ptr::from_ref(slot).offset_from(self.databases.as_ptr()) };
+        LockGuard::acquire(1 + index as usize)
+    }
+
+    /// The slots in use.
+    pub fn slots(&self) -> impl Iterator<Item = &DatabaseSlot> {
+        self.databases.iter().filter(|slot| slot.database.load(Ordering::Acquire) != 0)
+    }
+
+    pub fn find(&self, database: pg_sys::Oid) -> Option<&DatabaseSlot> {
+        self.slots().find(|slot| slot.database() == database)
+    }
+
+    /// The slot of `database`, taken now if it has none; `None` when all are taken.
+    pub fn find_or_take(&self, database: pg_sys::Oid) -> Option<&DatabaseSlot> {
+        if let Some(slot) = self.find(database) {
+            return Some(slot);
+        }
+        let _registry = self.lock_registry();
+        if let Some(slot) = self.find(database) {
+            return Some(slot);
+        }
+        let slot = self.databases.iter().find(|slot| slot.database.load(Ordering::Acquire) == 0)?;
+        slot.pending.store(0, Ordering::Release);
+        slot.undecided.store(0, Ordering::Release);
+        slot.blocks_sealed.store(0, Ordering::Release);
+        slot.check_extension.store(false, Ordering::Release);
+        slot.set_worker_state(WorkerState::Wanted);
+        slot.mirror.detach(self, slot);
+        slot.database.store(database.to_u32(), Ordering::Release);
+        Some(slot)
+    }
+
+    /// Gives the slot of a database back that has no ledger any more.
+    pub fn release(&self, slot: &DatabaseSlot) {
+        slot.mirror.detach(self, slot);
+        let _registry = self.lock_registry();
+        slot.database.store(0, Ordering::Release);
+    }
+}

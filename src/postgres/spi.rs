@@ -1,0 +1,79 @@
+//! SQL from Rust, for reading. Plans are prepared once a process, so reading in chunks costs no parsing; rows are handed
+//! out one by one and freed with the result, where pgrx's own client keeps them until the transaction ends.
+
+use super::tables::Row;
+use pgrx::pg_sys;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::ffi::CString;
+
+thread_local! {
+    static PLANS: RefCell<HashMap<&'static str, pg_sys::SPIPlanPtr>> = RefCell::new(HashMap::new());
+}
+
+/// An SPI connection, closed when dropped.
+struct Connection;
+
+impl Connection {
+    fn open() -> Self {
+        // SAFETY: inside a transaction; failure is reported by the return value.
+        let status = unsafe { pg_sys::SPI_connect() };
+        assert_eq!(status, pg_sys::SPI_OK_CONNECT as i32);
+        Connection
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // SAFETY: opened in open(). After an error Postgres has closed it already, and this only reports so.
+        unsafe { pg_sys::SPI_finish() };
+    }
+}
+
+/// A parameter of a query.
+#[derive(Debug, Clone, Copy)]
+pub struct Parameter(i64);
+
+impl From<i64> for Parameter {
+    fn from(value: i64) -> Self {
+        Parameter(value)
+    }
+}
+
+/// Runs a query whose parameters are all bigint, and gives each row to `each`. The query sees what is committed when it
+/// starts, or what the transaction sees where that is isolated. Values in a row are good until `each` returns.
+pub fn for_each(query: &'static str, parameters: &[Parameter], mut each: impl FnMut(&Row)) {
+    let _connection = Connection::open();
+    let plan = plan(query, parameters.len());
+    let mut values: Vec<pg_sys::Datum> = parameters.iter().map(|parameter| parameter.0.into()).collect();
+    // SAFETY: the plan takes that many bigints; the result stays until it is freed below, or with the connection.
+    unsafe {
+        let status = pg_sys::SPI_execute_plan(plan, values.as_mut_ptr(), std::ptr::null(), false, 0);
+        if status != pg_sys::SPI_OK_SELECT as i32 {
+            pgrx::error!("unexpected result {status} of an internal query");
+        }
+        let result = pg_sys::SPI_tuptable;
+        for index in 0..pg_sys::SPI_processed as usize {
+            each(&Row::deform(*(*result).vals.add(index), (*result).tupdesc));
+        }
+        pg_sys::SPI_freetuptable(result);
+    }
+}
+
+fn plan(query: &'static str, parameters: usize) -> pg_sys::SPIPlanPtr {
+    if let Some(plan) = PLANS.with_borrow(|plans| plans.get(query).copied()) {
+        return plan;
+    }
+    let text = CString::new(query).expect("our own queries hold no NUL");
+    let mut types = vec![pg_sys::INT8OID; parameters];
+    // SAFETY: connected; a kept plan outlives the connection, and is planned again when its tables change.
+    let plan = unsafe {
+        let plan = pg_sys::SPI_prepare(text.as_ptr(), parameters as i32, types.as_mut_ptr());
+        if plan.is_null() || pg_sys::SPI_keepplan(plan) != 0 {
+            pgrx::error!("could not prepare an internal query");
+        }
+        plan
+    };
+    PLANS.with_borrow_mut(|plans| plans.insert(query, plan));
+    plan
+}

@@ -1,0 +1,363 @@
+//! The ledger's tables as the storage layer sees them: rows in, rows out, without SQL.
+//!
+//! Entries and blocks are written below the executor. That is what makes "sealing alone may" true: the triggers refuse
+//! every statement that claims a row is sealed, and there is no flag a statement could set to get past them. The
+//! functions are those with which Postgres writes its own catalogs; they keep TOAST, indexes and WAL in order.
+
+use super::hashing;
+use super::jsonb::Jsonb;
+use crate::ledger::record::{Entry, Timestamp};
+use pgrx::{pg_sys, FromDatum, IntoDatum};
+use std::ffi::CString;
+use uuid::Uuid;
+
+/// Microseconds from the Unix epoch to Postgres' (2000-01-01).
+const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;
+
+/// One that no line can state, which only a superuser can have put there, reads as the epoch.
+pub fn timestamp_from_postgres(timestamp: pg_sys::TimestampTz) -> Timestamp {
+    checked_timestamp(timestamp).unwrap_or_default()
+}
+
+/// `None` if it is infinite or outside the years a line can state.
+pub fn checked_timestamp(timestamp: pg_sys::TimestampTz) -> Option<Timestamp> {
+    Timestamp::from_micros(timestamp.checked_add(POSTGRES_EPOCH_MICROS)?).ok()
+}
+
+pub fn timestamp_to_postgres(timestamp: Timestamp) -> pg_sys::TimestampTz {
+    timestamp.micros() - POSTGRES_EPOCH_MICROS
+}
+
+/// The Oid of a table or index of the schema `ledger`; an ERROR if it is gone.
+pub fn oid_of(name: &str) -> pg_sys::Oid {
+    // SAFETY: catalog look-ups inside a transaction.
+    let oid = unsafe {
+        let namespace = pg_sys::get_namespace_oid(c"ledger".as_ptr(), false);
+        let name = CString::new(name).expect("our own names hold no NUL");
+        pg_sys::get_relname_relid(name.as_ptr(), namespace)
+    };
+    if oid == pg_sys::InvalidOid {
+        pgrx::ereport!(
+            ERROR,
+            pgrx::PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
+            format!("relation \"ledger.{name}\" does not exist"),
+            "It belongs to extension pg_notary and has been dropped."
+        );
+    }
+    oid
+}
+
+/// An open table, closed when dropped; its lock is kept until the transaction ends.
+pub struct Table {
+    relation: pg_sys::Relation,
+}
+
+impl Table {
+    pub fn open(name: &str, lock: u32) -> Table {
+        Table::open_oid(oid_of(name), lock)
+    }
+
+    pub fn open_oid(oid: pg_sys::Oid, lock: u32) -> Table {
+        // SAFETY: raises an ERROR if there is no such table.
+        Table { relation: unsafe { pg_sys::table_open(oid, lock as pg_sys::LOCKMODE) } }
+    }
+
+    pub fn relation(&self) -> pg_sys::Relation {
+        self.relation
+    }
+
+    fn descriptor(&self) -> pg_sys::TupleDesc {
+        // SAFETY: the relation is open.
+        unsafe { (*self.relation).rd_att }
+    }
+
+    pub fn column_count(&self) -> usize {
+        // SAFETY: the relation is open.
+        unsafe { (*self.descriptor()).natts as usize }
+    }
+
+    /// The tuple for one row; `None` is null.
+    pub fn form(&self, row: &[Option<pg_sys::Datum>]) -> pg_sys::HeapTuple {
+        assert_eq!(row.len(), self.column_count());
+        let mut nulls: Vec<bool> = row.iter().map(Option::is_none).collect();
+        let mut values: Vec<pg_sys::Datum> = row.iter().map(|value| value.unwrap_or(pg_sys::Datum::null())).collect();
+        // SAFETY: one value and one null flag a column, of the types of our own table.
+        unsafe { pg_sys::heap_form_tuple(self.descriptor(), values.as_mut_ptr(), nulls.as_mut_ptr()) }
+    }
+
+    /// Inserts one row and its index entries.
+    pub fn insert(&self, row: &[Option<pg_sys::Datum>]) {
+        let tuple = self.form(row);
+        // SAFETY: a tuple of this table's shape; the table is locked for writing.
+        unsafe {
+            pg_sys::CatalogTupleInsert(self.relation, tuple);
+            pg_sys::heap_freetuple(tuple);
+        }
+    }
+
+    /// Puts `row` in the place of the row at `tid`.
+    pub fn update(&self, tid: &mut pg_sys::ItemPointerData, row: &[Option<pg_sys::Datum>]) {
+        let tuple = self.form(row);
+        // SAFETY: as in insert(); an ERROR if another transaction changed the row meanwhile.
+        unsafe {
+            pg_sys::CatalogTupleUpdate(self.relation, tid, tuple);
+            pg_sys::heap_freetuple(tuple);
+        }
+    }
+
+    /// Deletes the row at `tid`; an ERROR if another transaction changed it meanwhile.
+    pub fn delete(&self, tid: &mut pg_sys::ItemPointerData) {
+        // SAFETY: the table is locked for writing and tid came from a scan of it.
+        unsafe { pg_sys::simple_heap_delete(self.relation, tid) }
+    }
+
+    /// Splits a tuple of this table into its columns.
+    pub fn deform(&self, tuple: pg_sys::HeapTuple) -> Row {
+        // SAFETY: the tuple comes from this table.
+        unsafe { Row::deform(tuple, self.descriptor()) }
+    }
+
+    /// How many pages the table has now.
+    pub fn pages(&self) -> u32 {
+        // SAFETY: the relation is open.
+        unsafe { pg_sys::RelationGetNumberOfBlocksInFork(self.relation, pg_sys::ForkNumber::MAIN_FORKNUM) }
+    }
+
+    /// The index behind the table's primary key.
+    pub fn primary_key(&self) -> pg_sys::Oid {
+        // SAFETY: the relation is open; the list is a copy, and computing it fills in rd_pkindex.
+        unsafe {
+            let indexes = pg_sys::RelationGetIndexList(self.relation);
+            pg_sys::list_free(indexes);
+            (*self.relation).rd_pkindex
+        }
+    }
+}
+
+impl Drop for Table {
+    fn drop(&mut self) {
+        // SAFETY: opened in open_oid() and closed only here.
+        unsafe { pg_sys::table_close(self.relation, pg_sys::NoLock as pg_sys::LOCKMODE) }
+    }
+}
+
+/// Inserts many rows at once: one WAL record a page instead of one a row.
+pub struct BulkInsert<'a> {
+    table: &'a Table,
+    indexes: pg_sys::CatalogIndexState,
+    slots: Vec<*mut pg_sys::TupleTableSlot>,
+    filled: usize,
+}
+
+impl<'a> BulkInsert<'a> {
+    const ROWS: usize = 512;
+
+    pub fn new(table: &'a Table) -> Self {
+        // SAFETY: the table is open and stays so for as long as this borrows it.
+        let indexes = unsafe { pg_sys::CatalogOpenIndexes(table.relation) };
+        BulkInsert { table, indexes, slots: Vec::with_capacity(Self::ROWS), filled: 0 }
+    }
+
+    pub fn insert(&mut self, row: &[Option<pg_sys::Datum>]) {
+        let tuple = self.table.form(row);
+        // SAFETY: slots of this table's shape, dropped in finish(); a slot frees the tuple it was given.
+        unsafe {
+            if self.filled == self.slots.len() {
+                self.slots.push(pg_sys::MakeSingleTupleTableSlot(
+                    self.table.descriptor(),
+                    &raw const pg_sys::TTSOpsHeapTuple,
+                ));
+            }
+            pg_sys::ExecStoreHeapTuple(tuple, self.slots[self.filled], true);
+        }
+        self.filled += 1;
+        if self.filled == Self::ROWS {
+            self.flush();
+        }
+    }
+
+    fn flush(&mut self) {
+        if self.filled == 0 {
+            return;
+        }
+        // SAFETY: `filled` slots hold tuples of this table.
+        unsafe {
+            pg_sys::CatalogTuplesMultiInsertWithInfo(
+                self.table.relation,
+                self.slots.as_mut_ptr(),
+                self.filled as i32,
+                self.indexes,
+            );
+        }
+        self.filled = 0;
+    }
+
+    pub fn finish(mut self) {
+        self.flush();
+        // SAFETY: made by this value and used no more.
+        unsafe {
+            for slot in &self.slots {
+                pg_sys::ExecDropSingleTupleTableSlot(*slot);
+            }
+            pg_sys::CatalogCloseIndexes(self.indexes);
+        }
+    }
+}
+
+/// The columns of one tuple. Values point into the tuple, and are good as long as it is.
+pub struct Row {
+    values: Vec<pg_sys::Datum>,
+    nulls: Vec<bool>,
+}
+
+impl Row {
+    /// Splits a tuple into its columns.
+    ///
+    /// # Safety
+    /// The tuple has the shape of the descriptor.
+    pub unsafe fn deform(tuple: pg_sys::HeapTuple, descriptor: pg_sys::TupleDesc) -> Row {
+        let columns = (*descriptor).natts as usize;
+        let mut values = vec![pg_sys::Datum::null(); columns];
+        let mut nulls = vec![false; columns];
+        pg_sys::heap_deform_tuple(tuple, descriptor, values.as_mut_ptr(), nulls.as_mut_ptr());
+        Row { values, nulls }
+    }
+
+    pub fn datum(&self, column: usize) -> Option<pg_sys::Datum> {
+        (!self.nulls[column]).then_some(self.values[column])
+    }
+
+    /// The value of a column whose SQL type `T` stands for.
+    pub fn get<T: FromDatum>(&self, column: usize) -> Option<T> {
+        // SAFETY: callers name the type of a column of our own table; varlenas are detoasted by from_datum.
+        unsafe { T::from_datum(self.values[column], self.nulls[column]) }
+    }
+
+    pub fn uuid(&self, column: usize) -> Option<Uuid> {
+        self.datum(column).map(uuid_from_datum)
+    }
+
+    pub fn timestamp(&self, column: usize) -> Option<Timestamp> {
+        self.get::<i64>(column).map(timestamp_from_postgres)
+    }
+
+    pub fn columns(&self) -> Vec<Option<pg_sys::Datum>> {
+        (0..self.values.len()).map(|column| self.datum(column)).collect()
+    }
+}
+
+pub fn uuid_from_datum(datum: pg_sys::Datum) -> Uuid {
+    // SAFETY: a non-null uuid datum points to 16 bytes.
+    Uuid::from_bytes(unsafe { *datum.cast_mut_ptr::<[u8; 16]>() })
+}
+
+/// A datum that points to `uuid`, and is good as long as it.
+pub fn uuid_datum(uuid: &Uuid) -> pg_sys::Datum {
+    pg_sys::Datum::from(uuid.as_bytes().as_ptr())
+}
+
+pub fn text_datum(text: &str) -> Option<pg_sys::Datum> {
+    text.into_datum()
+}
+
+/// A snapshot of what is committed now and of what this transaction has done, whatever its isolation level: the chain
+/// goes on from its newest block, not from the newest one a transaction remembers. Unregistered when dropped.
+pub struct LatestSnapshot(pg_sys::Snapshot);
+
+impl LatestSnapshot {
+    pub fn take() -> Self {
+        // SAFETY: inside a transaction.
+        LatestSnapshot(unsafe { pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot()) })
+    }
+
+    pub fn as_ptr(&self) -> pg_sys::Snapshot {
+        self.0
+    }
+}
+
+impl Drop for LatestSnapshot {
+    fn drop(&mut self) {
+        // SAFETY: registered in take().
+        unsafe { pg_sys::UnregisterSnapshot(self.0) }
+    }
+}
+
+/// A scan of a whole table, in the order of its pages.
+pub struct TableScan<'a> {
+    scan: pg_sys::TableScanDesc,
+    _table: &'a Table,
+}
+
+impl<'a> TableScan<'a> {
+    /// Scans from page `from` to the end of the table.
+    pub fn start(table: &'a Table, snapshot: &LatestSnapshot, from: u32) -> Self {
+        use pg_sys::ScanOptions::*;
+        // SAFETY: table and snapshot outlive the scan. No SO_ALLOW_SYNC: the scan starts at the page it is told.
+        unsafe {
+            let flags = SO_TYPE_SEQSCAN | SO_ALLOW_STRAT | SO_ALLOW_PAGEMODE;
+            let scan = pg_sys::heap_beginscan(
+                table.relation,
+                snapshot.as_ptr(),
+                0,
+                std::ptr::null_mut(),
+                std::ptr::null_mut(),
+                flags,
+            );
+            let pages = table.pages();
+            if from > 0 && from < pages {
+                pg_sys::heap_setscanlimits(scan, from, pages - from);
+            }
+            TableScan { scan, _table: table }
+        }
+    }
+
+    /// The next tuple, good until the one after it is asked for.
+    pub fn next(&mut self) -> Option<pg_sys::HeapTuple> {
+        // SAFETY: the scan is open.
+        let tuple = unsafe { pg_sys::heap_getnext(self.scan, pg_sys::ScanDirection::ForwardScanDirection) };
+        (!tuple.is_null()).then_some(tuple)
+    }
+}
+
+impl Drop for TableScan<'_> {
+    fn drop(&mut self) {
+        // SAFETY: opened in start() and closed only here.
+        unsafe { pg_sys::heap_endscan(self.scan) }
+    }
+}
+
+/// Columns of `ledger.entries` and its partitions.
+pub mod entry_column {
+    pub const ID: usize = 0;
+    pub const BLOCK_NUMBER: usize = 1;
+    pub const ENTRY_TYPE: usize = 2;
+    pub const DATA_HASH: usize = 3;
+    pub const METADATA: usize = 4;
+    pub const SIGNATURE: usize = 5;
+    pub const KEY_ID: usize = 6;
+    pub const CREATED_AT: usize = 7;
+    pub const LEAF_INDEX: usize = 8;
+}
+
+/// The entry in a row of `ledger.entries`. A column that a superuser has emptied reads as empty: verification then finds
+/// that the line is not the one that was recorded.
+pub fn entry_from_row(row: &Row) -> Entry {
+    use entry_column::*;
+    Entry {
+        entry_id: row.uuid(ID).unwrap_or_default(),
+        entry_type: row.get(ENTRY_TYPE).unwrap_or_default(),
+        data_hash: row.get(DATA_HASH).unwrap_or_default(),
+        metadata: row.datum(METADATA).map(canonical_metadata).unwrap_or_default(),
+        signature: row.get(SIGNATURE),
+        key_id: row.get(KEY_ID),
+        created_at: row.timestamp(CREATED_AT).unwrap_or_default(),
+    }
+}
+
+/// The canonical text of a jsonb, or its text as it is where it has none: then it was not put there by recording, and is
+/// not what the line says.
+fn canonical_metadata(jsonb: pg_sys::Datum) -> String {
+    // SAFETY: a non-null jsonb datum.
+    let text = unsafe { Jsonb::from_datum(jsonb, false) }.map(Jsonb::text).unwrap_or_default();
+    hashing::canonical(&text).unwrap_or(text)
+}

@@ -1,0 +1,88 @@
+//! The triggers on the ledger's own tables, as plain trigger functions: they work on the tuple Postgres hands them.
+
+use super::entries;
+use super::errors::{or_raise, Failure};
+use super::tables::{Row, Table};
+use pgrx::{pg_guard, pg_sys, PgSqlErrorCode};
+
+/// Declares a function of call convention version 1, for `LANGUAGE c` in the install script.
+macro_rules! version_1_function {
+    ($info:ident) => {
+        #[no_mangle]
+        #[doc(hidden)]
+        pub extern "C" fn $info() -> *const pg_sys::Pg_finfo_record {
+            const RECORD: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
+            &RECORD
+        }
+    };
+}
+
+version_1_function!(pg_finfo_ledger_complete_entry);
+version_1_function!(pg_finfo_ledger_queue_entry);
+version_1_function!(pg_finfo_ledger_refuse_change);
+
+/// The trigger data of a call that must be a trigger's.
+///
+/// # Safety
+/// `fcinfo` is what Postgres passed.
+unsafe fn trigger_data<'a>(fcinfo: pg_sys::FunctionCallInfo) -> &'a pg_sys::TriggerData {
+    if !pgrx::trigger_support::called_as_trigger(fcinfo) {
+        Failure::new(
+            PgSqlErrorCode::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED,
+            "this function can only be called as a trigger",
+        )
+        .raise();
+    }
+    &*((*fcinfo).context as *const pg_sys::TriggerData)
+}
+
+/// The row an INSERT trigger was called for, and its table.
+///
+/// # Safety
+/// As [`trigger_data`], for a row trigger.
+unsafe fn inserted_row(data: &pg_sys::TriggerData) -> (Table, Row) {
+    let table = Table::open_oid((*data.tg_relation).rd_id, pg_sys::NoLock);
+    let row = table.deform(data.tg_trigtuple);
+    (table, row)
+}
+
+/// BEFORE INSERT: checks the row and signs it.
+#[no_mangle]
+#[pg_guard]
+#[doc(hidden)]
+pub unsafe extern "C-unwind" fn ledger_complete_entry(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    let (table, row) = inserted_row(trigger_data(fcinfo));
+    let columns = or_raise(entries::complete_row(&row));
+    pg_sys::Datum::from(table.form(&columns))
+}
+
+/// AFTER INSERT: the row is in the table as it is; its line goes to the mirror.
+#[no_mangle]
+#[pg_guard]
+#[doc(hidden)]
+pub unsafe extern "C-unwind" fn ledger_queue_entry(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    let (_table, row) = inserted_row(trigger_data(fcinfo));
+    or_raise(entries::queue_row(&row));
+    pg_sys::Datum::null()
+}
+
+/// BEFORE anything that would change or remove what is recorded.
+#[no_mangle]
+#[pg_guard]
+#[doc(hidden)]
+pub unsafe extern "C-unwind" fn ledger_refuse_change(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    use pg_sys::{TRIGGER_EVENT_DELETE, TRIGGER_EVENT_INSERT, TRIGGER_EVENT_OPMASK, TRIGGER_EVENT_UPDATE};
+    let data = trigger_data(fcinfo);
+    let verb = match data.tg_event & TRIGGER_EVENT_OPMASK {
+        TRIGGER_EVENT_INSERT => "INSERT into",
+        TRIGGER_EVENT_UPDATE => "UPDATE",
+        TRIGGER_EVENT_DELETE => "DELETE from",
+        _ => "TRUNCATE",
+    };
+    let name =
+        std::ffi::CStr::from_ptr((*(*data.tg_relation).rd_rel).relname.data.as_ptr()).to_string_lossy().into_owned();
+    Failure::new(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, format!("cannot {verb} \"ledger.{name}\""))
+        .detail("What the ledger has recorded is never changed or removed, by no role.")
+        .hint("Record a new entry that corrects the old one.")
+        .raise()
+}

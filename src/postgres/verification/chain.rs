@@ -1,0 +1,452 @@
+//! One verification of the tables and the file beside each other.
+//!
+//! The file is read once, from start to end; each block of it draws the same block from the tables. So nothing is held
+//! but the current block, and what is not sealed yet.
+
+use super::pending::PendingComparison;
+use super::progress::{Phase, Progress};
+use super::stored_tree;
+use super::table_blocks::{self, TableBlocks};
+use crate::ledger::block::BlockHeader;
+use crate::ledger::signature::Keyring;
+use crate::ledger::verifier::{
+    compare_blocks, verify_file, ChainVerifier, FileBlock, FileOptions, FileReport, Findings, Observer, Problem,
+    ProblemKind, SealedEntry, Source,
+};
+use crate::ledger::{parse_hash, to_hex};
+use crate::postgres::blocks;
+use crate::postgres::database;
+use crate::postgres::errors::{or_raise, Failure};
+use crate::postgres::mirror::attach::{self, Remembered};
+use crate::postgres::secrets;
+use crate::postgres::settings::{self, MirrorMode};
+use crate::postgres::spi;
+use crate::postgres::tables::LatestSnapshot;
+use pgrx::{check_for_interrupts, pg_sys, PgSqlErrorCode};
+use std::fs::File;
+use std::io::{BufReader, ErrorKind};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+/// Which blocks to verify.
+#[derive(Debug, Clone, Copy)]
+pub struct Extent {
+    pub from: i64,
+    pub to: i64,
+}
+
+impl Extent {
+    pub const WHOLE: Extent = Extent { from: 1, to: i64::MAX };
+
+    fn is_whole(self) -> bool {
+        self.from <= 1 && self.to == i64::MAX
+    }
+}
+
+/// What was found in the tables.
+pub struct TableReport {
+    pub block_count: u64,
+    pub entry_count: u64,
+    pub pending_count: u64,
+    pub error_count: u64,
+    pub errors: Vec<Problem>,
+}
+
+/// What was found in the file, or why it was not looked at.
+pub enum FileOutcome {
+    Checked(FileReport),
+    NotChecked(String),
+}
+
+pub struct ChainReport {
+    pub tables: TableReport,
+    pub file: FileOutcome,
+}
+
+/// Verifies the tables and, unless the mirror is off, the file. `sink` gets every problem as it is found.
+pub fn verify(extent: Extent, sink: &mut dyn FnMut(&Problem)) -> ChainReport {
+    let progress = Progress::start();
+    let keyring = or_raise(secrets::keyring());
+    let sink = std::cell::RefCell::new(sink);
+    let pass_on = |problem: &Problem| (sink.borrow_mut())(problem);
+    let mut both = SideBySide::start(extent, keyring.clone(), &progress, &pass_on);
+    let file = match file_to_check() {
+        Ok(path) => match both.verify_with_file(&path, keyring.as_deref()) {
+            Ok(report) => FileOutcome::Checked(report),
+            Err(error) => FileOutcome::Checked(unreadable(&path, &error, &pass_on)),
+        },
+        Err(message) => FileOutcome::NotChecked(message),
+    };
+    ChainReport { tables: both.finish_tables(), file }
+}
+
+/// The mirror file, or why there is none to look at.
+fn file_to_check() -> Result<PathBuf, String> {
+    if settings::mirror_mode() == MirrorMode::Off {
+        return Err("the mirror is off".to_owned());
+    }
+    if !database::is_preloaded() {
+        return Err("pg_notary is not in shared_preload_libraries, so there is no mirror".to_owned());
+    }
+    let path = own_file();
+    // SAFETY: reads a flag of shared memory.
+    let standby = unsafe { pg_sys::RecoveryInProgress() };
+    match File::open(&path) {
+        Err(error) if standby => Err(format!("the mirror file cannot be read from this standby: {error}")),
+        _ => Ok(path),
+    }
+}
+
+/// Where this ledger's own file is.
+pub fn own_file() -> PathBuf {
+    attach::configured_path(Remembered::read().ledger_id).1
+}
+
+/// On the primary, a file that cannot be read is a problem of the file.
+fn unreadable(path: &Path, error: &std::io::Error, sink: &dyn Fn(&Problem)) -> FileReport {
+    let detail = format!("mirror file \"{}\" cannot be read: {error}", path.display());
+    let mut findings = Findings::with_sink(sink);
+    findings.report(Problem::new(Source::File, ProblemKind::FileUnreadable, detail));
+    let mut report = FileReport::default();
+    report.add(findings);
+    report
+}
+
+/// The first blocks of the file that need not be there yet, and how long the file must be.
+struct Acknowledged {
+    block: i64,
+    bytes: u64,
+    remembered: Remembered,
+}
+
+impl Acknowledged {
+    /// What the database remembers, and what this server has seen since it started.
+    fn now() -> Self {
+        let remembered = Remembered::read();
+        let (mut block, mut bytes) = (remembered.acknowledged_block, remembered.acknowledged);
+        if let Ok(mirror) = database::mirror() {
+            let fields = mirror.slot.mirror.lock(mirror.shared, mirror.slot);
+            (block, bytes) = (block.max(fields.last_block), bytes.max(fields.durable));
+        }
+        Acknowledged { block, bytes, remembered }
+    }
+}
+
+/// What a ledger's own file must be: it has this ledger's header, and is no shorter than it was.
+fn check_own_file(acknowledged: &Acknowledged, report: &FileReport, length: u64, findings: &mut Findings<'_>) {
+    let own = &acknowledged.remembered;
+    if let Some(header) = report.header.as_ref() {
+        if header.ledger_id != own.ledger_id || header.timestamp != own.started_at {
+            let detail = format!(
+                "line 1: the header states ledger {} from {}, but this is ledger {} from {}",
+                header.ledger_id, header.timestamp, own.ledger_id, own.started_at
+            );
+            findings.report(Problem::new(Source::File, ProblemKind::OtherLedger, detail));
+        }
+    }
+    if length < acknowledged.bytes {
+        let detail = format!("the file has {length} bytes, and had at least {} on disk", acknowledged.bytes);
+        findings.report(Problem::new(Source::File, ProblemKind::FileTruncated, detail));
+    }
+}
+
+/// The verification of the tables, driven by the blocks of the file while there are any.
+struct SideBySide<'a> {
+    extent: Extent,
+    tables: TableBlocks,
+    chain: ChainVerifier,
+    /// What is wrong with the tables.
+    findings: Findings<'a>,
+    /// What is wrong with the file, in comparison; what is wrong with it by itself is in its report.
+    file_findings: Findings<'a>,
+    /// Problems of the file by itself.
+    file_problems: u64,
+    sink: &'a dyn Fn(&Problem),
+    acknowledged: Acknowledged,
+    pending: PendingComparison,
+    progress: &'a Progress,
+    last_table_block: i64,
+    tree_size: i64,
+    block_count: u64,
+    entry_count: u64,
+}
+
+impl<'a> SideBySide<'a> {
+    fn start(
+        extent: Extent,
+        keyring: Option<Rc<Keyring>>,
+        progress: &'a Progress,
+        sink: &'a dyn Fn(&Problem),
+    ) -> SideBySide<'a> {
+        let mut findings = Findings::with_sink(sink);
+        let acknowledged = Acknowledged::now();
+        // Before the file is read: what is committed now must be in it then.
+        let pending = PendingComparison::read(keyring.as_deref(), &mut findings);
+        let head = blocks::head(&LatestSnapshot::take()).map_or(0, |head| head.block_number);
+        progress.totals(head.min(extent.to) - extent.from + 1, 0);
+        progress.phase(Phase::Blocks);
+        let (chain, tables) = start_chain(extent, keyring, &mut findings);
+        SideBySide {
+            extent,
+            tables,
+            chain,
+            findings,
+            file_findings: Findings::with_sink(sink),
+            file_problems: 0,
+            sink,
+            acknowledged,
+            pending,
+            progress,
+            last_table_block: 0,
+            tree_size: 0,
+            block_count: 0,
+            entry_count: 0,
+        }
+    }
+
+    /// Verifies the file, and each block of the tables beside its block of the file.
+    fn verify_with_file(&mut self, path: &Path, keyring: Option<&Keyring>) -> std::io::Result<FileReport> {
+        let file = File::open(path)?;
+        let length = file.metadata()?.len();
+        let head = blocks::head(&LatestSnapshot::take()).map_or(0, |head| head.block_number);
+        self.progress.totals(head.min(self.extent.to) - self.extent.from + 1, length);
+        let mut report = verify_file(BufReader::with_capacity(1 << 20, file), FileOptions { keyring }, self)?;
+        check_own_file(&self.acknowledged, &report, length, &mut self.file_findings);
+        self.verify_tables_to_end(true);
+        self.progress.phase(Phase::Pending);
+        if self.extent.is_whole() {
+            let last_block = report.last_block.as_ref().map_or(0, |block| block.block_number);
+            self.pending.compare(path, &report, last_block, &mut self.findings, &mut self.file_findings);
+        }
+        report.add(std::mem::replace(&mut self.file_findings, Findings::with_sink(self.sink)));
+        Ok(report)
+    }
+
+    /// Verifies the blocks of the tables that come before `number`, which the file does not have.
+    fn verify_tables_before(&mut self, number: i64) {
+        while self.tables.next_number().is_some_and(|next| next < number && next <= self.extent.to) {
+            if let Some((header, entries)) = self.tables.next() {
+                self.verify_table_block(&header, &entries);
+                self.not_in_file(&header);
+            }
+        }
+    }
+
+    /// Verifies the rest of the tables.
+    fn verify_tables_to_end(&mut self, with_file: bool) {
+        while self.tables.next_number().is_some_and(|next| next <= self.extent.to) {
+            let Some((header, entries)) = self.tables.next() else { break };
+            self.verify_table_block(&header, &entries);
+            if with_file {
+                self.not_in_file(&header);
+            }
+        }
+    }
+
+    /// The file lacks a block: an error, unless its line may still be on its way.
+    fn not_in_file(&mut self, header: &BlockHeader) {
+        if header.block_number > self.acknowledged.block {
+            return;
+        }
+        let problem = Problem::new(Source::File, ProblemKind::BlockNotInFile, "the file has no line of this block");
+        self.file_findings.report(problem.in_block(header.block_number));
+    }
+
+    fn verify_table_block(&mut self, header: &BlockHeader, entries: &[SealedEntry]) {
+        check_for_interrupts!();
+        self.chain.block(header, entries, &mut self.findings);
+        if self.chain.tree().is_none() {
+            self.find_tree_again(header);
+        }
+        self.last_table_block = header.block_number;
+        self.tree_size = header.tree_size;
+        self.block_count += 1;
+        self.entry_count += entries.len() as u64;
+        self.progress.blocks(self.block_count, self.entry_count);
+    }
+
+    /// After a wrong root, the stored upper nodes tell the tree from the next 256 leaves on: what is changed after that
+    /// is found too, and not hidden behind the first change.
+    fn find_tree_again(&mut self, header: &BlockHeader) {
+        let stored = stored_tree::tree_of_size(header.tree_size);
+        if let Some(tree) = stored.filter(|tree| parse_hash(&header.tree_root) == Some(tree.root())) {
+            self.chain.set_tree(tree);
+        }
+    }
+
+    fn compare(&mut self, header: &BlockHeader, entries: &[SealedEntry], file: &FileBlock) {
+        let mut differences = Vec::new();
+        compare_blocks((header, entries), file, &mut Findings::with_sink(|problem| differences.push(problem.clone())));
+        // Where one of the two does not even agree with itself, it is the one that was changed.
+        let tables_are_wrong = !self.findings.is_empty() && self.file_problems == 0;
+        for mut problem in differences {
+            if tables_are_wrong {
+                problem.source = Source::Postgres;
+                self.findings.report(problem);
+            } else {
+                self.file_findings.report(problem);
+            }
+        }
+    }
+
+    /// The file has a block that the tables do not have, or not yet as this transaction sees them.
+    fn not_in_tables(&mut self, block: &FileBlock) {
+        let number = block.header.block_number;
+        let head = blocks::head(&LatestSnapshot::take()).map_or(0, |head| head.block_number);
+        // SAFETY: reads a flag of shared memory.
+        let standby = unsafe { pg_sys::RecoveryInProgress() };
+        if number <= head && number > self.last_table_block || standby {
+            return;
+        }
+        let problem =
+            Problem::new(Source::File, ProblemKind::BlockNotInDatabase, "the database does not have this block");
+        self.file_findings.report(problem.in_block(number).on_line(block.line_number));
+    }
+
+    fn finish_tables(mut self) -> TableReport {
+        self.verify_tables_to_end(false);
+        if self.extent.is_whole() {
+            self.check_strays();
+            self.check_log_state();
+        }
+        TableReport {
+            block_count: self.block_count,
+            entry_count: self.entry_count,
+            pending_count: self.pending.count(),
+            error_count: self.findings.count(),
+            errors: self.findings.into_listed(),
+        }
+    }
+
+    /// Rows that lie outside the log, where reading it in order does not come by.
+    fn check_strays(&mut self) {
+        let findings = &mut self.findings;
+        spi::for_each(
+            "SELECT id, block_number, leaf_index FROM ledger.entries_sealed \
+             WHERE leaf_index < 0 OR leaf_index >= $1 OR leaf_index IS NULL LIMIT 1000",
+            &[self.tree_size.into()],
+            |row| {
+                let detail = "a sealed entry that is in no block";
+                let mut problem = Problem::new(Source::Postgres, ProblemKind::LeafIndexMismatch, detail);
+                problem.entry_id = row.uuid(0);
+                problem.block_number = row.get(1);
+                problem.leaf_index = row.get(2);
+                findings.report(problem);
+            },
+        );
+    }
+
+    /// The stored frontier must be the tree's, or sealing could not go on.
+    fn check_log_state(&mut self) {
+        let Some(tree) = self.chain.tree() else { return };
+        let expected = to_hex(&tree.frontier().concat());
+        let findings = &mut self.findings;
+        spi::for_each("SELECT pg_catalog.encode(frontier, 'hex') FROM ledger.log_state", &[], |row| {
+            if row.get::<String>(0).as_deref() != Some(&expected) {
+                let detail = "the frontier in ledger.log_state is not that of the log tree";
+                findings.report(Problem::new(Source::Postgres, ProblemKind::RowMalformed, detail));
+            }
+        });
+    }
+}
+
+impl Observer for SideBySide<'_> {
+    fn progress(&mut self, bytes: u64) -> ControlFlow<()> {
+        check_for_interrupts!();
+        self.progress.bytes(bytes);
+        ControlFlow::Continue(())
+    }
+
+    fn block(&mut self, block: FileBlock) {
+        let number = block.header.block_number;
+        if number < self.extent.from || number > self.extent.to {
+            return;
+        }
+        self.verify_tables_before(number);
+        if self.tables.next_number() != Some(number) {
+            self.not_in_tables(&block);
+            return;
+        }
+        if let Some((header, entries)) = self.tables.next() {
+            self.verify_table_block(&header, &entries);
+            self.compare(&header, &entries, &block);
+        }
+    }
+
+    fn problem(&mut self, problem: &Problem) {
+        self.file_problems += 1;
+        (self.sink)(problem);
+    }
+}
+
+/// The verifier and the reader, before the first block of the extent.
+fn start_chain(
+    extent: Extent,
+    keyring: Option<Rc<Keyring>>,
+    findings: &mut Findings<'_>,
+) -> (ChainVerifier, TableBlocks) {
+    if extent.from <= 1 {
+        return (ChainVerifier::new(Source::Postgres), TableBlocks::new(keyring, i64::MIN, 0));
+    }
+    let Some(previous) = table_blocks::header_after(extent.from - 2) else {
+        return (ChainVerifier::new(Source::Postgres), TableBlocks::new(keyring, extent.from - 1, 0));
+    };
+    let start = previous.tree_size;
+    let tree = stored_tree::tree_of_size(start).filter(|tree| parse_hash(&previous.tree_root) == Some(tree.root()));
+    if tree.is_none() {
+        let detail = "the stored log tree does not have this block's tree_root";
+        let problem = Problem::new(Source::Postgres, ProblemKind::TreeRootMismatch, detail);
+        findings.report(problem.in_block(previous.block_number));
+    }
+    let reader = TableBlocks::new(keyring, previous.block_number, start);
+    (ChainVerifier::resume(Source::Postgres, tree, &previous), reader)
+}
+
+/// Verifies a file by itself.
+pub fn verify_file_alone(path: &Path, is_own: bool) -> Result<FileReport, Failure> {
+    let progress = Progress::start();
+    let keyring = secrets::keyring()?;
+    let unreadable = |error: std::io::Error| {
+        let code = match error.kind() {
+            ErrorKind::NotFound => PgSqlErrorCode::ERRCODE_UNDEFINED_FILE,
+            _ => PgSqlErrorCode::ERRCODE_IO_ERROR,
+        };
+        Failure::new(code, format!("could not read file \"{}\": {error}", path.display()))
+    };
+    let acknowledged = is_own.then(Acknowledged::now);
+    let file = File::open(path).map_err(unreadable)?;
+    let length = file.metadata().map_err(unreadable)?.len();
+    progress.totals(0, length);
+    progress.phase(Phase::Blocks);
+    let mut watcher = Watcher { progress: &progress, blocks: 0, entries: 0 };
+    let options = FileOptions { keyring: keyring.as_deref() };
+    let mut report = verify_file(BufReader::with_capacity(1 << 20, file), options, &mut watcher).map_err(unreadable)?;
+    if let Some(acknowledged) = acknowledged {
+        let mut findings = Findings::new();
+        check_own_file(&acknowledged, &report, length, &mut findings);
+        report.add(findings);
+    }
+    Ok(report)
+}
+
+/// Shows the progress of a file that is verified by itself.
+struct Watcher<'a> {
+    progress: &'a Progress,
+    blocks: u64,
+    entries: u64,
+}
+
+impl Observer for Watcher<'_> {
+    fn progress(&mut self, bytes: u64) -> ControlFlow<()> {
+        check_for_interrupts!();
+        self.progress.bytes(bytes);
+        ControlFlow::Continue(())
+    }
+
+    fn block(&mut self, block: FileBlock) {
+        self.blocks += 1;
+        self.entries += block.entries.len() as u64;
+        self.progress.blocks(self.blocks, self.entries);
+    }
+}

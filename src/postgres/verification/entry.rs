@@ -1,0 +1,77 @@
+//! Verification of one entry: its data, its signature, and that the log tree includes it.
+
+use super::stored_tree::StoredNodes;
+use super::table_blocks;
+use crate::ledger::block::BlockHeader;
+use crate::ledger::log_tree;
+use crate::ledger::verifier::{SealedEntry, SignatureCheck};
+use crate::ledger::{parse_hash, sha256_hex};
+use crate::postgres::errors::{or_raise, required};
+use crate::postgres::hashing;
+use crate::postgres::jsonb::{Jsonb, JsonbText};
+use crate::postgres::partitions;
+use crate::postgres::secrets;
+use crate::postgres::tables::{LatestSnapshot, Table};
+use pgrx::prelude::*;
+use serde_json::json;
+use uuid::Uuid;
+
+#[pg_extern(volatile, parallel_unsafe, security_definer, requires = ["tables"])]
+#[search_path(pg_catalog, pg_temp)]
+fn verify_entry(entry_id: Option<pgrx::Uuid>, original_data: Option<Jsonb>) -> JsonbText {
+    let entry_id = Uuid::from_bytes(*required(entry_id, "entry_id").as_bytes());
+    let data = required(original_data, "original_data");
+    let data_hash = sha256_hex(or_raise(hashing::canonical(&data.text())).as_bytes());
+    let Some(entry) = find(entry_id) else {
+        return JsonbText::from(json!({
+            "verified": false, "hash_valid": false, "signature_valid": null, "included": false, "block_number": null,
+            "message": "there is no entry with this id",
+        }));
+    };
+    let hash_valid = entry.data_hash == data_hash;
+    let signature_valid = match entry.signature {
+        SignatureCheck::Unsigned => None,
+        signature => Some(signature == SignatureCheck::Valid),
+    };
+    let is_sealed = entry.leaf_index >= 0;
+    let included = is_sealed && is_included(&entry);
+    JsonbText::from(json!({
+        "verified": hash_valid && signature_valid != Some(false) && (included || !is_sealed),
+        "hash_valid": hash_valid,
+        "signature_valid": signature_valid,
+        "included": included,
+        "block_number": is_sealed.then_some(entry.block_number),
+    }))
+}
+
+/// The entry's row, wherever it is.
+fn find(entry_id: Uuid) -> Option<SealedEntry> {
+    let keyring = or_raise(secrets::keyring());
+    let snapshot = LatestSnapshot::take();
+    let mut line = Vec::new();
+    let pending = Table::open("entries_pending", pg_sys::AccessShareLock);
+    let sealed = partitions::sealed();
+    let tables = std::iter::once(pending)
+        .chain(sealed.iter().rev().map(|partition| Table::open_oid(partition.oid, pg_sys::AccessShareLock)));
+    for table in tables {
+        let read = |row: &_| table_blocks::sealed_entry(row, keyring.as_deref(), &mut line);
+        let found = partitions::find(&table, entry_id, snapshot.as_ptr(), read);
+        if found.is_some() {
+            return found;
+        }
+    }
+    None
+}
+
+/// Whether the log tree of the entry's block includes the entry's line as it is now, and the block stands by that tree.
+fn is_included(entry: &SealedEntry) -> bool {
+    let Some(block) = table_blocks::header_after(entry.block_number - 1) else { return false };
+    block.block_number == entry.block_number && block.compute_hash() == block.block_hash && proves(entry, &block)
+}
+
+fn proves(entry: &SealedEntry, block: &BlockHeader) -> bool {
+    let (Ok(index), Ok(size)) = (u64::try_from(entry.leaf_index), u64::try_from(block.tree_size)) else { return false };
+    let Some(root) = parse_hash(&block.tree_root) else { return false };
+    log_tree::inclusion_proof(index, size, &StoredNodes::default())
+        .is_ok_and(|proof| log_tree::verify_inclusion(&entry.leaf_hash, index, size, &proof, &root))
+}

@@ -1,0 +1,166 @@
+//! SQL functions that verify what was recorded.
+//!
+//! | module | concern |
+//! |---|---|
+//! | [`chain`] | tables and file beside each other, block by block |
+//! | [`pending`] | what is not sealed yet |
+//! | [`table_blocks`], [`stored_tree`] | the chain and the log tree as the tables have them |
+//! | [`entry`] | one entry |
+//! | [`progress`] | what running verifications have done |
+
+mod chain;
+mod entry;
+mod pending;
+pub mod progress;
+mod stored_tree;
+mod table_blocks;
+
+use super::database;
+use super::errors::{or_raise, Failure};
+use super::jsonb::JsonbText;
+use crate::ledger::verifier::{FileReport, Problem};
+use chain::{ChainReport, Extent, FileOutcome, TableReport};
+use pgrx::prelude::*;
+use pgrx::PgSqlErrorCode;
+use serde_json::{json, Value};
+use std::path::PathBuf;
+
+/// Rows of find_tampering() that are kept in memory; more are counted in a last row.
+const MAX_ROWS: usize = 100_000;
+
+#[pg_extern(volatile, parallel_unsafe, security_definer, requires = ["tables"])]
+#[search_path(pg_catalog, pg_temp)]
+fn verify_chain(from_block: default!(Option<i64>, "NULL"), to_block: default!(Option<i64>, "NULL")) -> JsonbText {
+    let extent = or_raise(extent(from_block, to_block));
+    let ChainReport { tables, file } = chain::verify(extent, &mut |_| {});
+    let tables_valid = tables.error_count == 0;
+    let file_valid = match &file {
+        FileOutcome::Checked(report) => report.valid(),
+        FileOutcome::NotChecked(_) => true,
+    };
+    let file_chain = match file {
+        FileOutcome::Checked(report) => file_json(&report),
+        FileOutcome::NotChecked(message) => json!({"valid": null, "message": message}),
+    };
+    JsonbText::from(json!({
+        "postgres_chain": tables_json(&tables),
+        "file_chain": file_chain,
+        "overall_valid": tables_valid && file_valid,
+    }))
+}
+
+fn extent(from: Option<i64>, to: Option<i64>) -> Result<Extent, Failure> {
+    let extent = Extent { from: from.unwrap_or(1), to: to.unwrap_or(i64::MAX) };
+    if extent.from < 1 || extent.to < extent.from {
+        return Err(Failure::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, "invalid range of blocks")
+            .detail(format!("Blocks are numbered from 1; asked for {} to {}.", extent.from, extent.to)));
+    }
+    Ok(extent)
+}
+
+fn tables_json(report: &TableReport) -> Value {
+    json!({
+        "valid": report.error_count == 0,
+        "block_count": report.block_count,
+        "entry_count": report.entry_count,
+        "pending_count": report.pending_count,
+        "error_count": report.error_count,
+        "errors": errors_json(&report.errors),
+    })
+}
+
+fn file_json(report: &FileReport) -> Value {
+    json!({
+        "valid": report.valid(),
+        "block_count": report.block_count,
+        "entry_count": report.entry_count,
+        "error_count": report.error_count,
+        "errors": errors_json(&report.errors),
+        "warnings": report.warnings,
+    })
+}
+
+fn errors_json(errors: &[Problem]) -> Value {
+    errors.iter().map(Problem::to_json).collect()
+}
+
+#[pg_extern(volatile, parallel_unsafe, security_definer, requires = ["tables"])]
+#[search_path(pg_catalog, pg_temp)]
+fn verify_file_integrity(path: default!(Option<String>, "NULL")) -> JsonbText {
+    let own = chain::own_file();
+    let path = path.map_or_else(|| own.clone(), |path| data_directory().join(path));
+    let is_own = path == own;
+    if is_own {
+        or_raise(database::require_preloaded());
+    } else {
+        or_raise(require_file_privilege(&path));
+    }
+    JsonbText::from(file_json(&or_raise(chain::verify_file_alone(&path, is_own))))
+}
+
+fn data_directory() -> PathBuf {
+    // SAFETY: set by the postmaster before any backend starts.
+    unsafe { std::ffi::CStr::from_ptr(pg_sys::DataDir) }.to_string_lossy().into_owned().into()
+}
+
+/// Reading any file of the server is more than reading the ledger; asked of the caller, not of this function's owner.
+fn require_file_privilege(path: &std::path::Path) -> Result<(), Failure> {
+    // SAFETY: catalog look-ups inside a transaction.
+    let may = unsafe {
+        let role = pg_sys::Oid::from(pg_sys::ROLE_PG_READ_SERVER_FILES);
+        pg_sys::has_privs_of_role(pg_sys::GetOuterUserId(), role)
+    };
+    if may {
+        return Ok(());
+    }
+    Err(Failure::new(
+        PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+        format!("permission denied to read file \"{}\"", path.display()),
+    )
+    .detail(
+        "Only roles with privileges of the \"pg_read_server_files\" role may name a file other than the ledger's own.",
+    ))
+}
+
+#[pg_extern(volatile, parallel_unsafe, security_definer, requires = ["tables"])]
+#[search_path(pg_catalog, pg_temp)]
+#[allow(clippy::type_complexity, reason = "one column for each part of a problem")]
+fn find_tampering() -> TableIterator<
+    'static,
+    (
+        name!(source, String),
+        name!(block_number, Option<i64>),
+        name!(leaf_index, Option<i64>),
+        name!(entry_id, Option<pgrx::Uuid>),
+        name!(problem, String),
+        name!(detail, String),
+    ),
+> {
+    let mut rows = Vec::new();
+    let mut more = 0u64;
+    chain::verify(Extent::WHOLE, &mut |problem| {
+        if rows.len() < MAX_ROWS {
+            rows.push(problem_row(problem));
+        } else {
+            more += 1;
+        }
+    });
+    if more > 0 {
+        let detail = format!("{more} further problems are not listed");
+        rows.push(("postgres".to_owned(), None, None, None, "more_problems".to_owned(), detail));
+    }
+    TableIterator::new(rows)
+}
+
+type ProblemRow = (String, Option<i64>, Option<i64>, Option<pgrx::Uuid>, String, String);
+
+fn problem_row(problem: &Problem) -> ProblemRow {
+    (
+        problem.source.as_str().to_owned(),
+        problem.block_number,
+        problem.leaf_index,
+        problem.entry_id.map(|id| pgrx::Uuid::from_bytes(*id.as_bytes())),
+        problem.problem.as_str().to_owned(),
+        problem.detail.clone(),
+    )
+}

@@ -1,0 +1,164 @@
+//! What is not sealed yet, in the tables and in the file.
+//!
+//! Both go on changing while they are read. The pending rows are read first: what is committed then has its line before
+//! the end of the file that is read afterwards. A line without a row is an error only when its transaction has ended and
+//! the worker has had its chance to void it.
+
+use super::table_blocks;
+use crate::ledger::record::Record;
+use crate::ledger::signature::Keyring;
+use crate::ledger::verifier::{FileReport, Findings, PendingEntry, Problem, ProblemKind, Source};
+use crate::ledger::Hash;
+use crate::postgres::database;
+use crate::postgres::mirror::settle;
+use crate::postgres::partitions;
+use crate::postgres::tables::{entry_column, LatestSnapshot, Table, TableScan};
+use pgrx::{check_for_interrupts, pg_sys};
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Seek, SeekFrom};
+use std::path::Path;
+use std::time::{Duration, Instant};
+use uuid::Uuid;
+
+/// How long the worker may take to void the lines of a transaction that has aborted.
+const VOID_DEADLINE: Duration = Duration::from_secs(10);
+
+/// The pending rows as they were before the file was read.
+pub struct PendingComparison {
+    rows: HashMap<Uuid, Hash>,
+}
+
+impl PendingComparison {
+    /// Reads the pending rows, and checks each by itself.
+    pub fn read(keyring: Option<&Keyring>, findings: &mut Findings<'_>) -> Self {
+        let snapshot = LatestSnapshot::take();
+        let table = Table::open("entries_pending", pg_sys::AccessShareLock);
+        let mut scan = TableScan::start(&table, &snapshot, 0);
+        let (mut rows, mut line) = (HashMap::new(), Vec::new());
+        while let Some(tuple) = scan.next() {
+            check_for_interrupts!();
+            let row = table.deform(tuple);
+            let entry = table_blocks::sealed_entry(&row, keyring, &mut line);
+            let of_entry = |kind, detail: &str| Problem::new(Source::Postgres, kind, detail).of_entry(entry.entry_id);
+            if let Some((kind, detail)) = entry.signature.problem() {
+                findings.report(of_entry(kind, detail));
+            }
+            if row.datum(entry_column::LEAF_INDEX).is_some() || row.datum(entry_column::BLOCK_NUMBER).is_some() {
+                findings.report(of_entry(ProblemKind::RowMalformed, "a pending entry claims to be sealed"));
+            }
+            rows.insert(entry.entry_id, entry.leaf_hash);
+        }
+        PendingComparison { rows }
+    }
+
+    pub fn count(&self) -> u64 {
+        self.rows.len() as u64
+    }
+
+    /// Compares with the lines that no block of the file holds.
+    pub fn compare(
+        &self,
+        path: &Path,
+        report: &FileReport,
+        last_block: i64,
+        tables: &mut Findings<'_>,
+        file: &mut Findings<'_>,
+    ) {
+        self.rows_without_line(report, last_block, tables, file);
+        let without_row = lines_without_row(report);
+        let vanished = still_without_row(path, report.bytes, without_row);
+        let mut vanished: Vec<(&Uuid, &PendingEntry)> =
+            vanished.iter().filter_map(|id| report.pending.get_key_value(id)).collect();
+        vanished.sort_by_key(|(_, line)| line.line_number);
+        for (entry_id, line) in vanished {
+            let detail = "the database does not have this entry, which is in no block and not voided";
+            let problem = Problem::new(Source::Postgres, ProblemKind::EntryNotInDatabase, detail);
+            tables.report(problem.of_entry(*entry_id).on_line(line.line_number));
+        }
+    }
+
+    fn rows_without_line(
+        &self,
+        report: &FileReport,
+        last_block: i64,
+        tables: &mut Findings<'_>,
+        file: &mut Findings<'_>,
+    ) {
+        for (entry_id, leaf_hash) in &self.rows {
+            check_for_interrupts!();
+            match report.pending.get(entry_id) {
+                Some(line) if line.leaf_hash == *leaf_hash => {}
+                Some(line) => {
+                    let detail = "the pending entry in the database is not the one in the file";
+                    let problem = Problem::new(Source::Postgres, ProblemKind::EntryDiffers, detail);
+                    tables.report(problem.of_entry(*entry_id).on_line(line.line_number));
+                }
+                // Sealed while the file was read: then it was compared with its block.
+                None if partitions::find_sealed(*entry_id).is_some_and(|block| block <= last_block) => {}
+                None => {
+                    let detail = "the file has no line of this pending entry";
+                    let problem = Problem::new(Source::File, ProblemKind::EntryNotInFile, detail);
+                    file.report(problem.of_entry(*entry_id));
+                }
+            }
+        }
+    }
+}
+
+/// Entries of the file in no block, that neither are in the tables nor inserted by a running transaction.
+fn lines_without_row(report: &FileReport) -> HashSet<Uuid> {
+    report.pending.keys().copied().filter(|id| !settle::is_recorded(*id)).collect()
+}
+
+/// Those that are still without a row and not voided once the worker is done with what has ended until now.
+fn still_without_row(path: &Path, from: u64, mut entries: HashSet<Uuid>) -> HashSet<Uuid> {
+    // SAFETY: reads a flag of shared memory.
+    if entries.is_empty() || unsafe { pg_sys::RecoveryInProgress() } {
+        // A standby lags behind the file by its nature.
+        return HashSet::new();
+    }
+    let deadline = Instant::now() + VOID_DEADLINE;
+    loop {
+        check_for_interrupts!();
+        let waiting = is_void_waiting();
+        for voided in voided_after(path, from) {
+            entries.remove(&voided);
+        }
+        if entries.is_empty() || !waiting || Instant::now() > deadline {
+            return entries;
+        }
+        wake_worker();
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Whether lines of aborted transactions wait to be voided, or transactions that wrote lines have not ended yet.
+fn is_void_waiting() -> bool {
+    database::mirror().is_ok_and(|mirror| {
+        let fields = mirror.slot.mirror.lock(mirror.shared, mirror.slot);
+        fields.voiding || fields.void_from != fields.void_to
+    })
+}
+
+fn wake_worker() {
+    if let Ok(mirror) = database::mirror() {
+        mirror.slot.worker.wake();
+    }
+}
+
+/// Entries that void lines behind this offset name. A file that cannot be read any more has none.
+fn voided_after(path: &Path, from: u64) -> Vec<Uuid> {
+    let Ok(mut file) = File::open(path) else { return Vec::new() };
+    if file.seek(SeekFrom::Start(from)).is_err() {
+        return Vec::new();
+    }
+    let lines = BufReader::new(file).split(b'\n').map_while(Result::ok);
+    lines
+        .filter_map(|line| match Record::parse(&line) {
+            Ok(Record::Void(void)) => Some(void.entry_ids),
+            _ => None,
+        })
+        .flatten()
+        .collect()
+}

@@ -1,0 +1,135 @@
+//! What running verifications have done, for the view `ledger.progress`.
+
+use crate::postgres::shared::shared;
+use pgrx::pg_sys;
+use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU32, Ordering};
+
+/// What a verification is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Phase {
+    Starting = 0,
+    /// Reading blocks from the tables, and from the file if there is one.
+    Blocks = 1,
+    /// Comparing what is not sealed yet.
+    Pending = 2,
+}
+
+impl Phase {
+    fn name(number: u32) -> &'static str {
+        match number {
+            1 => "verifying blocks",
+            2 => "comparing pending entries",
+            _ => "starting",
+        }
+    }
+}
+
+/// One running verification. Zeroed when free.
+#[repr(C)]
+pub struct ProgressSlot {
+    pid: AtomicI32,
+    database: AtomicU32,
+    phase: AtomicU32,
+    started_at: AtomicI64,
+    blocks_done: AtomicI64,
+    blocks_total: AtomicI64,
+    entries_done: AtomicI64,
+    bytes_done: AtomicI64,
+    bytes_total: AtomicI64,
+}
+
+/// Shows what this verification does, until dropped. Where all slots are taken it shows nothing.
+pub struct Progress(Option<&'static ProgressSlot>);
+
+impl Progress {
+    pub fn start() -> Self {
+        // SAFETY: plain globals of this process; the clock.
+        let (pid, database, now) = unsafe { (pg_sys::MyProcPid, pg_sys::MyDatabaseId, pg_sys::GetCurrentTimestamp()) };
+        let free = shared().and_then(|shared| {
+            shared
+                .verifications
+                .iter()
+                .find(|slot| slot.pid.compare_exchange(0, pid, Ordering::AcqRel, Ordering::Acquire).is_ok())
+        });
+        if let Some(slot) = free {
+            slot.database.store(database.to_u32(), Ordering::Relaxed);
+            slot.phase.store(Phase::Starting as u32, Ordering::Relaxed);
+            slot.started_at.store(now, Ordering::Relaxed);
+            for counter in
+                [&slot.blocks_done, &slot.blocks_total, &slot.entries_done, &slot.bytes_done, &slot.bytes_total]
+            {
+                counter.store(0, Ordering::Relaxed);
+            }
+        }
+        Progress(free)
+    }
+
+    pub fn phase(&self, phase: Phase) {
+        if let Some(slot) = self.0 {
+            slot.phase.store(phase as u32, Ordering::Relaxed);
+        }
+    }
+
+    pub fn totals(&self, blocks: i64, bytes: u64) {
+        if let Some(slot) = self.0 {
+            slot.blocks_total.store(blocks, Ordering::Relaxed);
+            slot.bytes_total.store(bytes as i64, Ordering::Relaxed);
+        }
+    }
+
+    pub fn blocks(&self, blocks: u64, entries: u64) {
+        if let Some(slot) = self.0 {
+            slot.blocks_done.store(blocks as i64, Ordering::Relaxed);
+            slot.entries_done.store(entries as i64, Ordering::Relaxed);
+        }
+    }
+
+    pub fn bytes(&self, bytes: u64) {
+        if let Some(slot) = self.0 {
+            slot.bytes_done.store(bytes as i64, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Some(slot) = self.0 {
+            slot.pid.store(0, Ordering::Release);
+        }
+    }
+}
+
+/// A row of the view.
+pub struct ProgressRow {
+    pub pid: i32,
+    pub database: pg_sys::Oid,
+    pub phase: &'static str,
+    pub started_at: pg_sys::TimestampTz,
+    pub blocks_done: i64,
+    pub blocks_total: i64,
+    pub entries_done: i64,
+    pub bytes_done: i64,
+    pub bytes_total: i64,
+}
+
+/// All running verifications of the cluster.
+pub fn rows() -> Vec<ProgressRow> {
+    let Some(shared) = shared() else {
+        return Vec::new();
+    };
+    let running = shared.verifications.iter().filter(|slot| slot.pid.load(Ordering::Acquire) != 0);
+    running
+        .map(|slot| ProgressRow {
+            pid: slot.pid.load(Ordering::Acquire),
+            database: pg_sys::Oid::from(slot.database.load(Ordering::Relaxed)),
+            phase: Phase::name(slot.phase.load(Ordering::Relaxed)),
+            started_at: slot.started_at.load(Ordering::Relaxed),
+            blocks_done: slot.blocks_done.load(Ordering::Relaxed),
+            blocks_total: slot.blocks_total.load(Ordering::Relaxed),
+            entries_done: slot.entries_done.load(Ordering::Relaxed),
+            bytes_done: slot.bytes_done.load(Ordering::Relaxed),
+            bytes_total: slot.bytes_total.load(Ordering::Relaxed),
+        })
+        .collect()
+}

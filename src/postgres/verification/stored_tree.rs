@@ -1,0 +1,80 @@
+//! The log tree as it is stored: upper nodes in `ledger.log_nodes`, the lowest levels recomputed from entries.
+
+use crate::ledger::log_tree::{self, LogTree, Nodes, STORED_LEVEL};
+use crate::ledger::{parse_hash, Hash};
+use crate::postgres::spi;
+use crate::postgres::tables;
+use std::cell::RefCell;
+
+/// Leaves under one stored node of the lowest stored level.
+const GROUP: u64 = 1 << STORED_LEVEL;
+
+/// A node that should be stored and is not, or whose entries are not all there.
+#[derive(Debug)]
+pub struct MissingNode;
+
+/// Reads perfect nodes of the log tree.
+#[derive(Default)]
+pub struct StoredNodes {
+    /// The leaves of the group read last: a proof asks for several nodes of one group.
+    group: RefCell<Option<(u64, Vec<Hash>)>>,
+}
+
+impl Nodes for StoredNodes {
+    type Error = MissingNode;
+
+    fn node(&self, level: u8, index: u64) -> Result<Hash, MissingNode> {
+        if level >= STORED_LEVEL {
+            return stored_node(level, index);
+        }
+        let first = index << level;
+        let count = 1usize << level;
+        let mut group = self.group.borrow_mut();
+        let number = first / GROUP;
+        if group.as_ref().map(|(number, _)| *number) != Some(number) {
+            *group = Some((number, leaf_hashes(number * GROUP, (number + 1) * GROUP)));
+        }
+        let leaves = group.as_ref().map_or(&[][..], |(_, leaves)| leaves);
+        let from = (first % GROUP) as usize;
+        let leaves = leaves.get(from..from + count).ok_or(MissingNode)?;
+        let mut tree = LogTree::new();
+        leaves.iter().for_each(|leaf| tree.push(*leaf, |_, _, _| {}));
+        Ok(tree.root())
+    }
+}
+
+fn stored_node(level: u8, index: u64) -> Result<Hash, MissingNode> {
+    let mut hash = None;
+    spi::for_each(
+        "SELECT pg_catalog.encode(hash, 'hex') FROM ledger.log_nodes WHERE level = $1::smallint AND node_index = $2",
+        &[i64::from(level).into(), (index as i64).into()],
+        |row| hash = row.get::<String>(0).and_then(|hash| parse_hash(&hash)),
+    );
+    hash.ok_or(MissingNode)
+}
+
+/// The leaf hashes of the entries with `from <= leaf_index < to`, as far as there are.
+fn leaf_hashes(from: u64, to: u64) -> Vec<Hash> {
+    let mut hashes = Vec::with_capacity((to - from) as usize);
+    let mut line = Vec::new();
+    spi::for_each(
+        "SELECT id, block_number, entry_type, data_hash, metadata, signature, key_id, created_at, leaf_index \
+         FROM ledger.entries_sealed WHERE leaf_index >= $1 AND leaf_index < $2 ORDER BY leaf_index",
+        &[(from as i64).into(), (to as i64).into()],
+        |row| {
+            line.clear();
+            tables::entry_from_row(row).write_line(&mut line);
+            hashes.push(log_tree::leaf_hash(&line));
+        },
+    );
+    hashes
+}
+
+/// The log tree of `size` leaves; `None` where a part of it is not there.
+pub fn tree_of_size(size: i64) -> Option<LogTree> {
+    let size = u64::try_from(size).ok()?;
+    let nodes = StoredNodes::default();
+    let frontier: Result<Vec<Hash>, MissingNode> =
+        log_tree::frontier_nodes(size).map(|(level, index)| nodes.node(level, index)).collect();
+    LogTree::from_frontier(size, frontier.ok()?).ok()
+}

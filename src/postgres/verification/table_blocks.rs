@@ -1,0 +1,137 @@
+//! Blocks and their entries as the tables have them, in order, in chunks.
+
+use crate::ledger::block::BlockHeader;
+use crate::ledger::log_tree::leaf_hash;
+use crate::ledger::signature::Keyring;
+use crate::ledger::verifier::{check_signature, SealedEntry};
+use crate::postgres::blocks;
+use crate::postgres::spi;
+use crate::postgres::tables::{self, entry_column, Row};
+use pgrx::check_for_interrupts;
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+/// Leaves read by one query.
+const CHUNK_LEAVES: i64 = 20_000;
+/// The largest block there can be; a header that claims more was changed.
+const MAX_BLOCK: i64 = 10_000;
+
+/// Reads the chain from the tables.
+pub struct TableBlocks {
+    keyring: Option<Rc<Keyring>>,
+    headers: VecDeque<BlockHeader>,
+    entries: VecDeque<SealedEntry>,
+    last_number: i64,
+    /// Where the next block's leaves begin.
+    next_leaf: i64,
+    /// Where the next query for entries begins.
+    read_to: i64,
+}
+
+impl TableBlocks {
+    /// Reads the blocks after number `after`, whose leaves begin at `first_leaf`.
+    pub fn new(keyring: Option<Rc<Keyring>>, after: i64, first_leaf: i64) -> Self {
+        TableBlocks {
+            keyring,
+            headers: VecDeque::new(),
+            entries: VecDeque::new(),
+            last_number: after,
+            next_leaf: first_leaf,
+            read_to: first_leaf,
+        }
+    }
+
+    /// The number of the next block, if there is one now.
+    pub fn next_number(&mut self) -> Option<i64> {
+        if self.headers.is_empty() {
+            self.read_headers();
+        }
+        self.headers.front().map(|header| header.block_number)
+    }
+
+    /// The next block and its entries in leaf order.
+    pub fn next(&mut self) -> Option<(BlockHeader, Vec<SealedEntry>)> {
+        check_for_interrupts!();
+        self.next_number()?;
+        let header = self.headers.pop_front()?;
+        self.last_number = header.block_number;
+        let entries = match header.tree_size - self.next_leaf {
+            0..=MAX_BLOCK => self.take_leaves_below(header.tree_size),
+            // The block's own size cannot be believed; its entries say which they are.
+            _ => self.take_entries_of(header.block_number),
+        };
+        if let Some(last) = entries.last() {
+            self.next_leaf = last.leaf_index + 1;
+        }
+        if (0..=MAX_BLOCK).contains(&(header.tree_size - self.next_leaf)) {
+            self.next_leaf = header.tree_size;
+        }
+        Some((header, entries))
+    }
+
+    fn read_headers(&mut self) {
+        let headers = &mut self.headers;
+        spi::for_each(
+            "SELECT block_number, previous_hash, block_hash, merkle_root, \"timestamp\", data_count, tree_size, tree_root \
+             FROM ledger.blocks WHERE block_number > $1 ORDER BY block_number LIMIT 1000",
+            &[self.last_number.into()],
+            |row| headers.push_back(blocks::header_from_row(row)),
+        );
+    }
+
+    fn take_leaves_below(&mut self, end: i64) -> Vec<SealedEntry> {
+        while self.read_to < end {
+            self.read_entries();
+        }
+        let count = self.entries.iter().take_while(|entry| entry.leaf_index < end).count();
+        self.entries.drain(..count).collect()
+    }
+
+    fn take_entries_of(&mut self, block_number: i64) -> Vec<SealedEntry> {
+        while self.read_to < self.next_leaf + MAX_BLOCK {
+            self.read_entries();
+        }
+        let count = self.entries.iter().take_while(|entry| entry.block_number == block_number).count();
+        self.entries.drain(..count).collect()
+    }
+
+    fn read_entries(&mut self) {
+        let from = self.read_to;
+        self.read_to = from + CHUNK_LEAVES;
+        let keyring = self.keyring.clone();
+        let entries = &mut self.entries;
+        let mut line = Vec::new();
+        spi::for_each(
+            "SELECT id, block_number, entry_type, data_hash, metadata, signature, key_id, created_at, leaf_index \
+             FROM ledger.entries_sealed WHERE leaf_index >= $1 AND leaf_index < $2 ORDER BY leaf_index",
+            &[from.into(), self.read_to.into()],
+            |row| {
+                check_for_interrupts!();
+                entries.push_back(sealed_entry(row, keyring.as_deref(), &mut line));
+            },
+        );
+    }
+}
+
+/// The first block after number `after`.
+pub fn header_after(after: i64) -> Option<BlockHeader> {
+    let mut blocks = TableBlocks::new(None, after, 0);
+    blocks.next_number()?;
+    blocks.headers.pop_front()
+}
+
+/// A row of `ledger.entries`, as verification needs it. `line` is a buffer to work in.
+pub fn sealed_entry(row: &Row, keyring: Option<&Keyring>, line: &mut Vec<u8>) -> SealedEntry {
+    let entry = tables::entry_from_row(row);
+    line.clear();
+    entry.write_line(line);
+    SealedEntry {
+        entry_id: entry.entry_id,
+        leaf_index: row.get(entry_column::LEAF_INDEX).unwrap_or(-1),
+        block_number: row.get(entry_column::BLOCK_NUMBER).unwrap_or(0),
+        leaf_hash: leaf_hash(line),
+        line_number: None,
+        signature: check_signature(keyring, &entry.as_line()),
+        data_hash: entry.data_hash,
+    }
+}

@@ -1,0 +1,49 @@
+//! The names under which waits show in pg_stat_activity. Before Postgres 17 extensions cannot name theirs.
+
+#[cfg(not(any(feature = "pg17", feature = "pg18")))]
+mod by_version {
+    use pgrx::pg_sys;
+
+    pub fn event(_name: &'static std::ffi::CStr) -> u32 {
+        pg_sys::PG_WAIT_EXTENSION
+    }
+}
+
+#[cfg(any(feature = "pg17", feature = "pg18"))]
+mod by_version {
+    use pgrx::pg_sys;
+    use std::cell::RefCell;
+    use std::collections::HashMap;
+    use std::ffi::CStr;
+
+    thread_local! {
+        static NUMBERS: RefCell<HashMap<&'static CStr, u32>> = RefCell::new(HashMap::new());
+    }
+
+    pub fn event(name: &'static CStr) -> u32 {
+        NUMBERS.with_borrow_mut(|numbers| {
+            // SAFETY: a NUL-terminated name, which Postgres copies; called by a process that has shared memory.
+            *numbers.entry(name).or_insert_with(|| unsafe { pg_sys::WaitEventExtensionNew(name.as_ptr()) })
+        })
+    }
+}
+
+/// A writer waits until its lines are on disk.
+pub fn mirror_sync() -> u32 {
+    by_version::event(c"PgNotaryMirrorSync")
+}
+
+/// A writer waits until the worker has opened the mirror file.
+pub fn mirror_attach() -> u32 {
+    by_version::event(c"PgNotaryMirrorAttach")
+}
+
+/// A worker or the launcher has nothing to do.
+pub fn worker_main() -> u32 {
+    by_version::event(c"PgNotaryWorkerMain")
+}
+
+/// A command waits until the worker has left its database.
+pub fn worker_stop() -> u32 {
+    by_version::event(c"PgNotaryWorkerStop")
+}

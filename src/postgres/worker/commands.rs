@@ -1,0 +1,140 @@
+//! Commands that concern the workers: extensions that come and go, and commands that need a database for themselves.
+//!
+//! DROP DATABASE, ALTER DATABASE ... RENAME TO or SET TABLESPACE, and CREATE DATABASE ... TEMPLATE refuse to run while
+//! anyone else is connected, and a background worker counts. So its worker is paused before and wanted again after.
+
+use crate::postgres::shared::{shared, DatabaseSlot, WorkerState};
+use crate::postgres::transaction;
+use crate::postgres::wait_events;
+use pgrx::{check_for_interrupts, pg_guard, pg_sys};
+use std::ffi::{c_char, c_void, CStr};
+use std::time::{Duration, Instant};
+
+/// How long a command waits for the worker to leave before it runs into Postgres' own complaint.
+const STOP_DEADLINE: Duration = Duration::from_secs(30);
+
+static mut PREVIOUS_UTILITY_HOOK: pg_sys::ProcessUtility_hook_type = None;
+static mut PREVIOUS_ACCESS_HOOK: pg_sys::object_access_hook_type = None;
+
+pub fn init() {
+    // SAFETY: _PG_init runs in the postmaster's only thread; both hooks are chained.
+    unsafe {
+        PREVIOUS_UTILITY_HOOK = pg_sys::ProcessUtility_hook;
+        pg_sys::ProcessUtility_hook = Some(process_utility);
+        PREVIOUS_ACCESS_HOOK = pg_sys::object_access_hook;
+        pg_sys::object_access_hook = Some(object_access);
+    }
+}
+
+#[pg_guard]
+#[allow(clippy::too_many_arguments, reason = "the hook's signature")]
+unsafe extern "C-unwind" fn process_utility(
+    statement: *mut pg_sys::PlannedStmt,
+    query: *const c_char,
+    read_only_tree: bool,
+    context: pg_sys::ProcessUtilityContext::Type,
+    parameters: pg_sys::ParamListInfo,
+    environment: *mut pg_sys::QueryEnvironment,
+    destination: *mut pg_sys::DestReceiver,
+    completion: *mut pg_sys::QueryCompletion,
+) {
+    before_utility((*statement).utilityStmt);
+    pg_sys::ffi::pg_guard_ffi_boundary(|| match PREVIOUS_UTILITY_HOOK {
+        Some(previous) => {
+            previous(statement, query, read_only_tree, context, parameters, environment, destination, completion)
+        }
+        None => pg_sys::standard_ProcessUtility(
+            statement,
+            query,
+            read_only_tree,
+            context,
+            parameters,
+            environment,
+            destination,
+            completion,
+        ),
+    });
+}
+
+/// Pauses the worker of the database that the command needs for itself.
+unsafe fn before_utility(statement: *mut pg_sys::Node) {
+    let database = match (*statement).type_ {
+        pg_sys::NodeTag::T_DropdbStmt => (*statement.cast::<pg_sys::DropdbStmt>()).dbname,
+        pg_sys::NodeTag::T_AlterDatabaseStmt => (*statement.cast::<pg_sys::AlterDatabaseStmt>()).dbname,
+        pg_sys::NodeTag::T_RenameStmt => {
+            let rename = &*statement.cast::<pg_sys::RenameStmt>();
+            if rename.renameType != pg_sys::ObjectType::OBJECT_DATABASE {
+                return;
+            }
+            rename.subname
+        }
+        pg_sys::NodeTag::T_CreatedbStmt => {
+            transaction::at_end_databases_changed();
+            template_of(&*statement.cast::<pg_sys::CreatedbStmt>())
+        }
+        _ => return,
+    };
+    if !database.is_null() {
+        pause_worker(pg_sys::get_database_oid(database, true));
+    }
+}
+
+/// The template a CREATE DATABASE names, or null.
+unsafe fn template_of(statement: &pg_sys::CreatedbStmt) -> *const c_char {
+    let count = if statement.options.is_null() { 0 } else { (*statement.options).length };
+    for position in 0..count {
+        let option = (*(*statement.options).elements.add(position as usize)).ptr_value.cast::<pg_sys::DefElem>();
+        if CStr::from_ptr((*option).defname) == c"template" && !(*option).arg.is_null() {
+            return pg_sys::defGetString(option);
+        }
+    }
+    std::ptr::null()
+}
+
+/// Has the worker of `database` leave, and come back when this transaction has ended.
+fn pause_worker(database: pg_sys::Oid) {
+    let Some(slot) = shared().and_then(|shared| shared.find(database)) else {
+        return;
+    };
+    transaction::at_end_resume_worker(database);
+    slot.set_worker_state(WorkerState::Paused);
+    slot.worker.wake();
+    wait_until_gone(slot);
+}
+
+fn wait_until_gone(slot: &DatabaseSlot) {
+    let deadline = Instant::now() + STOP_DEADLINE;
+    while slot.worker.pid() != 0 && Instant::now() < deadline {
+        check_for_interrupts!();
+        // SAFETY: waits on this process's own latch.
+        unsafe {
+            let events = (pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH) as i32;
+            pg_sys::WaitLatch(pg_sys::MyLatch, events, 10, wait_events::worker_stop());
+            pg_sys::ResetLatch(pg_sys::MyLatch);
+        }
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn object_access(
+    access: pg_sys::ObjectAccessType::Type,
+    class: pg_sys::Oid,
+    object: pg_sys::Oid,
+    part: i32,
+    argument: *mut c_void,
+) {
+    if let Some(previous) = PREVIOUS_ACCESS_HOOK {
+        pg_sys::ffi::pg_guard_ffi_boundary(|| previous(access, class, object, part, argument));
+    }
+    if class != pg_sys::ExtensionRelationId {
+        return;
+    }
+    match access {
+        // Which extension it is cannot be looked up yet; that is done before the commit.
+        pg_sys::ObjectAccessType::OAT_POST_CREATE => transaction::at_end_extension_created(),
+        pg_sys::ObjectAccessType::OAT_DROP if object == pg_sys::get_extension_oid(c"pg_notary".as_ptr(), true) => {
+            transaction::at_end_extension_dropped();
+        }
+        _ => {}
+    }
+}

@@ -1,0 +1,194 @@
+//! The launcher: finds the databases that have a ledger and sees that each has a worker.
+
+use crate::postgres::shared::{shared, DatabaseSlot, Shared, WorkerState};
+use pgrx::bgworkers::{BackgroundWorkerBuilder, BackgroundWorkerStatus, BgWorkerStartTime, DynamicBackgroundWorker};
+use pgrx::{pg_guard, pg_sys, IntoDatum};
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// A worker that ended by itself is not started again sooner than this.
+const RESTART_INTERVAL: Duration = Duration::from_secs(1);
+/// How long to wait for a worker that was started to say whether there is work for it.
+const SETTLE_DEADLINE: Duration = Duration::from_secs(10);
+/// Waiting time when no worker could be registered.
+const RETRY_MS: i64 = 5_000;
+
+pub fn init() {
+    BackgroundWorkerBuilder::new("pg_notary launcher")
+        .set_type("pg_notary launcher")
+        .set_library("pg_notary")
+        .set_function("pg_notary_launcher_main")
+        .enable_shmem_access(None)
+        .set_start_time(BgWorkerStartTime::RecoveryFinished)
+        .set_restart_time(Some(Duration::from_secs(1)))
+        .load();
+}
+
+#[no_mangle]
+#[pg_guard]
+#[doc(hidden)]
+pub unsafe extern "C-unwind" fn pg_notary_launcher_main(_arg: pg_sys::Datum) {
+    super::set_up_signals();
+    // No database: the shared catalogs are enough.
+    pg_sys::BackgroundWorkerInitializeConnection(std::ptr::null(), std::ptr::null(), 0);
+    let shared = shared().expect("background workers have shared memory");
+    shared.launcher.enlist();
+    shared.rescan.store(true, Ordering::Release);
+    let mut launcher = Launcher { shared, last_start: HashMap::new(), looked_at: Vec::new(), complained: false };
+    loop {
+        let wait = launcher.run_once();
+        super::sleep(wait);
+    }
+}
+
+struct Launcher {
+    shared: &'static Shared,
+    last_start: HashMap<pg_sys::Oid, Instant>,
+    /// Databases a worker has been sent to since this launcher started; those without the extension are not asked again
+    /// until they say so themselves.
+    looked_at: Vec<pg_sys::Oid>,
+    /// The log already says that no worker could be registered.
+    complained: bool,
+}
+
+impl Launcher {
+    /// Starts what is to be started; returns how long to sleep at most.
+    fn run_once(&mut self) -> Option<i64> {
+        if self.shared.rescan.swap(false, Ordering::AcqRel) {
+            let databases = connectable_databases();
+            self.drop_gone(&databases);
+            self.looked_at.retain(|database| databases.contains(database));
+            for database in databases {
+                if !self.looked_at.contains(&database) {
+                    if !self.start(database) {
+                        self.shared.rescan.store(true, Ordering::Release);
+                        return Some(RETRY_MS);
+                    }
+                    self.looked_at.push(database);
+                }
+            }
+        }
+        let wanted = self.shared.slots().filter(|slot| slot.worker_state() == WorkerState::Wanted);
+        let wanted: Vec<&DatabaseSlot> = wanted.filter(|slot| slot.worker.pid() == 0).collect();
+        let mut wait = None;
+        for slot in wanted {
+            wait = shortest(wait, self.restart(slot));
+        }
+        wait
+    }
+
+    /// Starts the worker of a slot again; returns when to look again if it is too early or did not work.
+    fn restart(&mut self, slot: &DatabaseSlot) -> Option<i64> {
+        let database = slot.database();
+        if let Some(since) = self.last_start.get(&database).map(Instant::elapsed) {
+            if since < RESTART_INTERVAL {
+                return Some((RESTART_INTERVAL - since).as_millis() as i64 + 1);
+            }
+        }
+        if !connectable_databases().contains(&database) {
+            self.shared.release(slot);
+            return None;
+        }
+        slot.set_worker_state(WorkerState::Starting);
+        if self.start(database) {
+            return Some(RETRY_MS);
+        }
+        slot.set_worker_state(WorkerState::Wanted);
+        Some(RETRY_MS)
+    }
+
+    fn start(&mut self, database: pg_sys::Oid) -> bool {
+        self.last_start.insert(database, Instant::now());
+        let registered = BackgroundWorkerBuilder::new(&format!("pg_notary worker {}", database.to_u32()))
+            .set_type("pg_notary worker")
+            .set_library("pg_notary")
+            .set_function("pg_notary_worker_main")
+            .enable_shmem_access(None)
+            .set_start_time(BgWorkerStartTime::RecoveryFinished)
+            .set_restart_time(None)
+            .set_argument(database.into_datum())
+            // SAFETY: a plain global of this process.
+            .set_notify_pid(unsafe { pg_sys::MyProcPid })
+            .load_dynamic();
+        match registered {
+            // One after the other: a cluster with many databases must not use up max_worker_processes at once.
+            Ok(worker) => {
+                self.wait_until_settled(&worker, database);
+                self.complained = false;
+                true
+            }
+            Err(_) => {
+                self.complain();
+                false
+            }
+        }
+    }
+
+    /// Waits until a worker that was just started is at work, or has found nothing to do and left.
+    fn wait_until_settled(&self, worker: &DynamicBackgroundWorker, database: pg_sys::Oid) {
+        let deadline = Instant::now() + SETTLE_DEADLINE;
+        while Instant::now() < deadline {
+            let ended =
+                matches!(worker.pid(), Err(BackgroundWorkerStatus::Stopped | BackgroundWorkerStatus::PostmasterDied));
+            let at_work = self.shared.find(database).is_some_and(|slot| slot.worker.pid() != 0);
+            if ended || at_work {
+                return;
+            }
+            super::sleep(Some(10));
+        }
+    }
+
+    fn complain(&mut self) {
+        if !std::mem::replace(&mut self.complained, true) {
+            pgrx::ereport!(
+                WARNING,
+                pgrx::PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+                "could not register a pg_notary worker: out of background worker slots",
+                "Raise max_worker_processes; pg_notary needs one process and one for each database with a ledger. It tries again."
+            );
+        }
+    }
+
+    /// Gives the slots of dropped databases back.
+    fn drop_gone(&self, databases: &[pg_sys::Oid]) {
+        for slot in self.shared.slots() {
+            if slot.worker.pid() == 0 && !databases.contains(&slot.database()) {
+                self.shared.release(slot);
+            }
+        }
+    }
+}
+
+fn shortest(a: Option<i64>, b: Option<i64>) -> Option<i64> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}
+
+/// The databases one can connect to, templates left out, from the shared catalog.
+fn connectable_databases() -> Vec<pg_sys::Oid> {
+    let mut databases = Vec::new();
+    // SAFETY: a catalog scan in a transaction of its own, as autovacuum's launcher does it.
+    unsafe {
+        pg_sys::SetCurrentStatementStartTimestamp();
+        pg_sys::StartTransactionCommand();
+        let relation = pg_sys::table_open(pg_sys::DatabaseRelationId, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+        let scan = pg_sys::table_beginscan_catalog(relation, 0, std::ptr::null_mut());
+        loop {
+            let tuple = pg_sys::heap_getnext(scan, pg_sys::ScanDirection::ForwardScanDirection);
+            if tuple.is_null() {
+                break;
+            }
+            let database = &*(pg_sys::GETSTRUCT(tuple) as *const pg_sys::FormData_pg_database);
+            if database.datallowconn && !database.datistemplate {
+                databases.push(database.oid);
+            }
+        }
+        pg_sys::heap_endscan(scan);
+        pg_sys::table_close(relation, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+        pg_sys::CommitTransactionCommand();
+    }
+    databases
+}

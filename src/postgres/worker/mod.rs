@@ -1,0 +1,52 @@
+//! The background workers: one launcher a cluster, one worker a database that has the extension.
+//!
+//! ```text
+//!   launcher ──starts──▶ worker (database) ──no extension──▶ exits, slot given back
+//!      ▲                    │  ▲
+//!      │ wakes on exit      │  │ latch: block_size reached, block_interval over, transaction aborted,
+//!      └────────────────────┘  │        extension dropped, settings reloaded
+//! ```
+//!
+//! CREATE EXTENSION takes a slot and wakes the launcher when it commits. DROP EXTENSION wakes the worker, which looks and
+//! leaves. Commands that need a database for themselves pause its worker first (see [`commands`]).
+
+pub mod commands;
+pub mod database;
+pub mod launcher;
+
+use crate::postgres::wait_events;
+use pgrx::{check_for_interrupts, pg_sys};
+
+// Declared here because pgrx wraps functions in error handling, which has no place in a signal handler.
+extern "C-unwind" {
+    fn SignalHandlerForConfigReload(signal: i32);
+    fn die(signal: i32);
+}
+
+/// Sets up signals as Postgres' own long-lived processes have them: SIGHUP reloads, SIGTERM ends the process at the next
+/// point where it may be interrupted.
+///
+/// # Safety
+/// Called once, at the start of a background worker's main function.
+unsafe fn set_up_signals() {
+    pg_sys::pqsignal(libc::SIGHUP, Some(SignalHandlerForConfigReload));
+    pg_sys::pqsignal(libc::SIGTERM, Some(die));
+    pg_sys::BackgroundWorkerUnblockSignals();
+}
+
+/// Sleeps until the latch is set or for that long, then does what every loop must: reset the latch, obey signals, reload
+/// the configuration.
+fn sleep(timeout_ms: Option<i64>) {
+    let timeout_event = if timeout_ms.is_some() { pg_sys::WL_TIMEOUT } else { 0 };
+    let events = (pg_sys::WL_LATCH_SET | timeout_event | pg_sys::WL_EXIT_ON_PM_DEATH) as i32;
+    // SAFETY: the process's own latch; the pending flags are set by the handlers above.
+    unsafe {
+        pg_sys::WaitLatch(pg_sys::MyLatch, events, timeout_ms.unwrap_or(-1) as _, wait_events::worker_main());
+        pg_sys::ResetLatch(pg_sys::MyLatch);
+        check_for_interrupts!();
+        if pg_sys::ConfigReloadPending != 0 {
+            pg_sys::ConfigReloadPending = 0;
+            pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP);
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! The offline verifier as its users run it.
+#![cfg(feature = "cli")]
+
+use serde_json::Value;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+const SECRET: &str = "default:test-secret-key-for-hmac\n";
+
+/// A directory of its own for one test, removed when the test is over.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn new(test: &str) -> Self {
+        let name = format!("pg_notary-{test}-{}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        fs::create_dir_all(&path).unwrap();
+        Directory(path)
+    }
+
+    fn write(&self, name: &str, text: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.0.join(name);
+        fs::write(&path, text).unwrap();
+        path
+    }
+
+    fn secret(&self, text: &str, mode: u32) -> PathBuf {
+        let path = self.write("secret", text);
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        path
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn vector_file() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/ledger.jsonl")
+}
+
+fn vector_text() -> String {
+    fs::read_to_string(vector_file()).unwrap()
+}
+
+/// The vector file with the metadata of its 41st entry changed, which is in block 2.
+fn tampered_text() -> String {
+    let text = vector_text();
+    let changed = text.replacen("\"metadata\": {\"n\": 3,", "\"metadata\": {\"n\": 4,", 1);
+    assert_ne!(changed, text);
+    changed
+}
+
+fn run(arguments: &[&dyn AsRef<std::ffi::OsStr>]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_pg_notary")).args(arguments).output().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+#[test]
+fn a_valid_file_exits_with_0_and_says_what_it_holds() {
+    let output = run(&[&"verify", &vector_file()]);
+    assert_eq!(output.status.code(), Some(0));
+    let text = stdout(&output);
+    for expected in [
+        "6f1c0a52-3c1e-4c57-9a53-0b1f9d1e7a10",
+        "vectors",
+        "blocks      4\n",
+        "entries     109\n",
+        "pending     1\n",
+        "voided      6\n",
+        "last block  4 8f438109a7e801a916e1ac64d42398c16ef71ce4db3c4f3173752c4c014f1216\n",
+        "not checked (--secret-file",
+        "\nVALID\n",
+    ] {
+        assert!(text.contains(expected), "{expected:?} in\n{text}");
+    }
+    assert_eq!(stderr(&output), "");
+}
+
+#[test]
+fn a_tampered_file_exits_with_1_and_names_the_first_bad_place() {
+    let directory = Directory::new("tampered");
+    let file = directory.write("ledger.jsonl", tampered_text());
+    let output = run(&[&"verify", &file]);
+    assert_eq!(output.status.code(), Some(1));
+    let text = stdout(&output);
+    assert!(text.contains("\nTAMPERED: 1 problem\n"), "{text}");
+    assert!(text.contains("  tree_root_mismatch block 2: line 9: "), "{text}");
+}
+
+#[test]
+fn the_json_verdict_has_the_keys_of_the_sql_function() {
+    let directory = Directory::new("json");
+    let secret = directory.secret(SECRET, 0o600);
+    let file = directory.write("ledger.jsonl", tampered_text());
+    let output = run(&[&"verify", &file, &"--json", &"--secret-file", &secret]);
+    assert_eq!(output.status.code(), Some(1));
+    let verdict: Value = serde_json::from_str(&stdout(&output)).unwrap();
+    let keys: Vec<&String> = verdict.as_object().unwrap().keys().collect();
+    assert_eq!(
+        keys,
+        [
+            "block_count",
+            "database",
+            "entry_count",
+            "error_count",
+            "errors",
+            "last_block",
+            "ledger_id",
+            "pending_count",
+            "signatures_checked",
+            "valid",
+            "void_count",
+            "warnings",
+        ]
+    );
+    assert_eq!(verdict["valid"], false);
+    assert_eq!(verdict["error_count"], 1);
+    assert_eq!(verdict["signatures_checked"], true);
+    assert_eq!(verdict["last_block"]["block_number"], 4);
+    let error = &verdict["errors"][0];
+    assert_eq!(error["source"], "file");
+    assert_eq!(error["block_number"], 2);
+    assert_eq!(error["leaf_index"], Value::Null);
+    assert_eq!(error["entry_id"], Value::Null);
+    assert_eq!(error["problem"], "tree_root_mismatch");
+    let valid = run(&[&"verify", &vector_file(), &"--json"]);
+    let verdict: Value = serde_json::from_str(&stdout(&valid)).unwrap();
+    assert_eq!(verdict["valid"], true);
+    assert_eq!(verdict["signatures_checked"], false);
+}
+
+#[test]
+fn signatures_are_checked_with_a_secret_file() {
+    let directory = Directory::new("secret");
+    let secret = directory.secret(SECRET, 0o600);
+    let output = run(&[&"verify", &vector_file(), &"--secret-file", &secret]);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(stdout(&output).contains("signatures  checked\n"));
+    let secret = directory.secret("default:another secret\n", 0o400);
+    let output = run(&[&"verify", &vector_file(), &"--secret-file", &secret]);
+    assert_eq!(output.status.code(), Some(1));
+    let text = stdout(&output);
+    assert!(text.contains("signature_invalid block 1 leaf 0 entry 892f902b-"), "{text}");
+    assert!(text.contains("  and "), "{text}");
+    assert!(!text.contains("another secret"));
+}
+
+#[test]
+fn a_secret_file_that_others_can_use_is_refused() {
+    let directory = Directory::new("mode");
+    for mode in [0o640, 0o604, 0o620, 0o602, 0o610, 0o644, 0o777] {
+        let secret = directory.secret(SECRET, mode);
+        let output = run(&[&"verify", &vector_file(), &"--secret-file", &secret]);
+        assert_eq!(output.status.code(), Some(2), "{mode:o}");
+        assert!(stderr(&output).contains(&format!("mode 0{mode:o}")));
+        assert_eq!(stdout(&output), "");
+    }
+}
+
+#[test]
+fn a_bad_secret_file_exits_with_2_and_shows_no_secret() {
+    let directory = Directory::new("bad-secret");
+    let secret = directory.secret("default:a\nhunter2\n", 0o600);
+    let output = run(&[&"verify", &vector_file(), &"--secret-file", &secret]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("line 2"));
+    assert!(!stderr(&output).contains("hunter2"));
+    let missing = directory.0.join("missing");
+    let output = run(&[&"verify", &vector_file(), &"--secret-file", &missing]);
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
+fn what_is_not_a_ledger_exits_with_2() {
+    let directory = Directory::new("unreadable");
+    let missing = directory.0.join("missing");
+    let empty = directory.write("empty", "");
+    let text = directory.write("text", "hello\nworld\n");
+    let binary = directory.write("binary", [0_u8, 159, 146, 150]);
+    for file in [&missing, &empty, &text, &binary, &directory.0] {
+        let output = run(&[&"verify", file]);
+        assert_eq!(output.status.code(), Some(2), "{}", file.display());
+        assert_eq!(stdout(&output), "");
+        assert!(stderr(&output).contains(&file.display().to_string()));
+    }
+}
+
+#[test]
+fn a_ledger_without_its_header_exits_with_1() {
+    let directory = Directory::new("headless");
+    let (_, rest) = vector_text().split_once('\n').map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
+    let file = directory.write("ledger.jsonl", rest);
+    let output = run(&[&"verify", &file]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stdout(&output).contains("header_missing: line 1: "));
+}
+
+#[test]
+fn a_last_line_without_an_end_is_a_warning_and_exits_with_0() {
+    let directory = Directory::new("torn");
+    let file = directory.write("ledger.jsonl", vector_text() + "{\"data_hash\": \"ab");
+    let output = run(&[&"verify", &file]);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(stdout(&output).contains("warning     line 128: "));
+}
+
+#[test]
+fn bad_usage_exits_with_2() {
+    for arguments in [&[][..], &["verify"], &["check", "x"], &["verify", "x", "--what"]] {
+        let output = Command::new(env!("CARGO_BIN_EXE_pg_notary")).args(arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+    }
+}
