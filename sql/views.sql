@@ -1,6 +1,6 @@
 CREATE VIEW ledger.chain_stats AS
-SELECT head.block_number AS block_count,
-       head.tree_size AS entry_count,
+SELECT COALESCE(head.block_number, 0) AS block_count,
+       COALESCE(head.tree_size, 0) AS entry_count,
        pending.count AS pending_count,
        pending.oldest AS oldest_pending,
        head.block_hash AS last_block_hash,

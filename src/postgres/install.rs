@@ -3,11 +3,11 @@
 use pgrx::extension_sql_file;
 
 extension_sql_file!("../../sql/roles.sql", name = "roles", bootstrap);
-extension_sql_file!("../../sql/tables.sql", name = "tables", requires = ["roles", super::hashing::uuid_v7]);
+extension_sql_file!("../../sql/tables.sql", name = "tables", requires = ["roles", postgres::hashing::uuid_v7]);
 extension_sql_file!("../../sql/triggers.sql", name = "triggers", requires = ["tables"]);
 extension_sql_file!(
     "../../sql/views.sql",
     name = "views",
-    requires = ["tables", super::views::mirror_state, super::views::worker_state, super::views::verification_progress]
+    requires = ["tables", postgres::views::mirror_state, postgres::views::worker_state, postgres::views::verification_progress]
 );
 extension_sql_file!("../../sql/grants.sql", name = "grants", finalize);

@@ -144,6 +144,12 @@ impl Transaction {
         }
     }
 
+    /// The mirror, if this transaction has recorded or sealed. Nobody else is to take a slot in shared memory.
+    fn mirror(&self) -> Option<Mirror> {
+        let has_part = self.entries > 0 || self.undecided || self.sealed.is_some();
+        has_part.then(|| database::mirror().ok()).flatten()
+    }
+
     /// The transaction has ended: its lines are those of committed entries, or to be voided.
     fn decide(&mut self, mirror: &Mirror) {
         if std::mem::take(&mut self.undecided) {
@@ -242,17 +248,17 @@ fn before_prepare() {
 
 fn after_commit() {
     CURRENT.with_borrow_mut(|current| {
-        if current.entries > 0 {
-            if let Ok(mirror) = database::mirror() {
-                // Counted as pending before it counts as decided: see attach::remember.
+        if let Some(mirror) = current.mirror() {
+            // Counted as pending before it counts as decided: see attach::remember.
+            if current.entries > 0 {
                 mirror.slot.add_pending(current.entries, settings::block_size() as i64);
-                current.decide(&mirror);
             }
-        }
-        if let (Some(sealed), Ok(mirror)) = (current.sealed, database::mirror()) {
-            mirror.slot.pending.fetch_sub(sealed, Ordering::AcqRel);
-            // The lines of the blocks are the worker's to write, now that the blocks are committed.
-            mirror.slot.worker.wake();
+            current.decide(&mirror);
+            if let Some(sealed) = current.sealed {
+                mirror.slot.pending.fetch_sub(sealed, Ordering::AcqRel);
+                // The lines of the blocks are the worker's to write, now that the blocks are committed.
+                mirror.slot.worker.wake();
+            }
         }
         end(current, true);
     });
@@ -261,13 +267,11 @@ fn after_commit() {
 /// Leaves the lines to the worker, which voids those that reached the file.
 fn after_abort() {
     CURRENT.with_borrow_mut(|current| {
-        if let (Some(first), Some(last), Ok(mirror)) =
-            (current.ranges.first(), current.ranges.last(), database::mirror())
-        {
-            mirror.slot.mirror.lock(mirror.shared, mirror.slot).add_void(first.from, last.to);
-            mirror.slot.worker.wake();
-        }
-        if let Ok(mirror) = database::mirror() {
+        if let Some(mirror) = current.mirror() {
+            if let (Some(first), Some(last)) = (current.ranges.first(), current.ranges.last()) {
+                mirror.slot.mirror.lock(mirror.shared, mirror.slot).add_void(first.from, last.to);
+                mirror.slot.worker.wake();
+            }
             current.decide(&mirror);
         }
         end(current, false);

@@ -19,7 +19,7 @@ pub fn init() {
         .set_type("pg_notary launcher")
         .set_library("pg_notary")
         .set_function("pg_notary_launcher_main")
-        .enable_shmem_access(None)
+        .enable_spi_access()
         .set_start_time(BgWorkerStartTime::RecoveryFinished)
         .set_restart_time(Some(Duration::from_secs(1)))
         .load();
@@ -104,7 +104,7 @@ impl Launcher {
             .set_type("pg_notary worker")
             .set_library("pg_notary")
             .set_function("pg_notary_worker_main")
-            .enable_shmem_access(None)
+            .enable_spi_access()
             .set_start_time(BgWorkerStartTime::RecoveryFinished)
             .set_restart_time(None)
             .set_argument(database.into_datum())

@@ -225,7 +225,7 @@ fn a_chain_is_verified_from_any_block_on() {
         let previous = &blocks[from - 1].0;
         assert_eq!(parse_hash(&previous.tree_root), Some(tree.root()));
         let mut findings = Findings::new();
-        let mut chain = ChainVerifier::resume(Source::Postgres, tree, previous);
+        let mut chain = ChainVerifier::resume(Source::Postgres, Some(tree), previous);
         for (header, entries) in &blocks[from..] {
             chain.block(header, entries, &mut findings);
         }
