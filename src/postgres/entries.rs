@@ -131,7 +131,7 @@ fn record(function: &str, draft: Draft) -> Result<Entry, Failure> {
     if draft.entry_id.is_some() {
         check_not_sealed(entry.entry_id)?;
     }
-    transaction::add_entry(&entry);
+    transaction::add_entry(&entry, draft.entry_id.is_some());
     Ok(entry)
 }
 
@@ -199,7 +199,7 @@ fn insert(entry: &Entry, metadata: Jsonb) {
 /// pending. Looked up after the insert, with a snapshot of now: had the entry been sealed in between, the insert would
 /// have waited for that.
 fn check_not_sealed(entry_id: Uuid) -> Result<(), Failure> {
-    match partitions::find_sealed(entry_id) {
+    match partitions::block_of(entry_id) {
         None => Ok(()),
         Some(block_number) => {
             Err(Failure::new(PgSqlErrorCode::ERRCODE_UNIQUE_VIOLATION, format!("entry {entry_id} is already recorded"))
@@ -251,6 +251,6 @@ pub fn queue_row(row: &tables::Row) -> Result<(), Failure> {
     let entry = tables::entry_from_row(row);
     validate(&entry)?;
     check_not_sealed(entry.entry_id)?;
-    transaction::add_entry(&entry);
+    transaction::add_entry(&entry, true);
     Ok(())
 }

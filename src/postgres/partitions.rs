@@ -72,13 +72,18 @@ fn create(from: i64, to: i64) {
     }
 }
 
-/// The block that holds the entry, if it is sealed as of now.
-pub fn find_sealed(entry_id: Uuid) -> Option<i64> {
+/// What `read` makes of the entry's row, if it is sealed as of now.
+pub fn find_sealed<T>(entry_id: Uuid, mut read: impl FnMut(&tables::Row) -> T) -> Option<T> {
     let snapshot = LatestSnapshot::take();
     sealed().iter().rev().find_map(|partition| {
         let table = Table::open_oid(partition.oid, pg_sys::AccessShareLock);
-        find(&table, entry_id, snapshot.as_ptr(), |row| row.get(entry_column::BLOCK_NUMBER).unwrap_or(0))
+        find(&table, entry_id, snapshot.as_ptr(), &mut read)
     })
+}
+
+/// The block that holds the entry, if it is sealed as of now.
+pub fn block_of(entry_id: Uuid) -> Option<i64> {
+    find_sealed(entry_id, |row| row.get(entry_column::BLOCK_NUMBER).unwrap_or(0))
 }
 
 /// What `read` makes of the row with this id in one leaf partition, by its primary key.

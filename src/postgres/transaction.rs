@@ -34,6 +34,8 @@ struct AtEnd {
 struct Transaction {
     lines: LineBuffer,
     entries: i64,
+    /// An id may stand in the file already, in the line of a transaction that has aborted.
+    may_repeat: bool,
     marks: Vec<Mark>,
     /// The mode when the first entry was recorded. It holds for the whole transaction, so that what hash_and_record
     /// answered stays true if the setting is reloaded in between.
@@ -52,6 +54,7 @@ thread_local! {
         RefCell::new(Transaction {
             lines: LineBuffer::new(),
             entries: 0,
+            may_repeat: false,
             marks: Vec::new(),
             mode: None,
             sealed: None,
@@ -75,12 +78,14 @@ pub fn mirror_mode() -> MirrorMode {
     CURRENT.with_borrow_mut(|current| *current.mode.get_or_insert_with(settings::mirror_mode))
 }
 
-/// Queues the line of an entry that has just been inserted.
-pub fn add_entry(entry: &Entry) {
+/// Queues the line of an entry that has just been inserted. `may_repeat`: its id is the caller's, who may have used it in
+/// a transaction that has aborted.
+pub fn add_entry(entry: &Entry, may_repeat: bool) {
     let mode = mirror_mode();
     CURRENT.with_borrow_mut(|current| {
         current.mark_level();
         current.entries += 1;
+        current.may_repeat |= may_repeat;
         if mode == MirrorMode::Sync {
             current.lines.push(|out| entry.write_line(out));
         }
@@ -160,6 +165,7 @@ impl Transaction {
     fn clear(&mut self) {
         self.lines.clear();
         self.entries = 0;
+        self.may_repeat = false;
         self.marks.clear();
         self.mode = None;
         self.sealed = None;
@@ -206,6 +212,9 @@ fn before_commit() {
     let has_lines = CURRENT.with_borrow(|current| !current.lines.is_empty());
     if has_lines {
         let mirror = or_raise(database::mirror());
+        if CURRENT.with_borrow(|current| current.may_repeat) {
+            or_raise(mirror.wait_until_voided());
+        }
         // Taken out while waiting: a cancelled wait unwinds through here, and ABORT must find the ranges.
         let mut lines = CURRENT.with_borrow_mut(|current| {
             current.undecided = true;

@@ -204,6 +204,28 @@ impl Mirror {
         Ok(end)
     }
 
+    /// Waits until the lines of all transactions that have aborted are voided: an id may be used again, but the file must
+    /// not hold it twice.
+    pub fn wait_until_voided(&self) -> Result<(), Failure> {
+        self.wait_until_attached()?;
+        let deadline = Instant::now() + ATTACH_DEADLINE;
+        loop {
+            {
+                let fields = self.lock();
+                if !fields.voiding && fields.void_from == fields.void_to {
+                    break;
+                }
+            }
+            if Instant::now() > deadline {
+                return Err(self.failure("The lines of an aborted transaction have not been voided."));
+            }
+            self.slot.worker.wake();
+            self.state().sleep(SLEEP_MS, wait_events::mirror_sync());
+        }
+        MirrorState::stop_sleeping();
+        Ok(())
+    }
+
     /// Waits until no leader is writing, and keeps others from leading; the caller ends that under the lock.
     pub fn wait_until_quiet(&self) {
         loop {

@@ -5,10 +5,12 @@
 
 use super::append::Mirror;
 use super::lines::LineBuffer;
+use crate::ledger::log_tree::leaf_hash;
 use crate::ledger::record::{Record, Timestamp, Void};
+use crate::ledger::Hash;
 use crate::postgres::errors::Failure;
 use crate::postgres::partitions;
-use crate::postgres::tables::{self, Table};
+use crate::postgres::tables::{self, Row, Table};
 use pgrx::{check_for_interrupts, pg_sys, PgSqlErrorCode};
 use std::collections::HashSet;
 use std::fs::File;
@@ -19,7 +21,7 @@ use uuid::Uuid;
 /// Ids in one void line, so that a line stays short enough to read at a glance and to copy through the ring.
 const IDS_PER_LINE: usize = 500;
 
-/// Voids the lines of transactions that have aborted since the last call. The caller holds the sealing lock.
+/// Voids the lines of transactions that have aborted since the last call.
 pub fn void_aborted(mirror: &Mirror) -> Result<(), Failure> {
     let Some((from, to)) = take_range(mirror) else { return Ok(()) };
     let taken = TakenRange { mirror, from, to };
@@ -38,6 +40,7 @@ struct TakenRange<'a> {
 impl TakenRange<'_> {
     fn done(self) {
         self.mirror.slot.mirror.lock(self.mirror.shared, self.mirror.slot).voiding = false;
+        self.mirror.slot.mirror.broadcast();
         std::mem::forget(self);
     }
 }
@@ -62,7 +65,8 @@ fn void_between(mirror: &Mirror, from: u64, to: u64) -> Result<(), Failure> {
     let end = mirror.flush()?;
     let path = mirror.slot.mirror.lock(mirror.shared, mirror.slot).path.get();
     let candidates = entries_between(Path::new(&path), from, to, end).map_err(|error| unreadable(&path, &error))?;
-    let uncommitted: Vec<Uuid> = candidates.into_iter().filter(|id| !is_recorded(*id)).collect();
+    let uncommitted: Vec<Uuid> =
+        candidates.iter().filter(|(id, leaf)| recorded_leaf(*id) != Some(*leaf)).map(|(id, _)| *id).collect();
     append_void(mirror, &uncommitted, "rolled back")
 }
 
@@ -71,10 +75,11 @@ fn unreadable(path: &str, error: &std::io::Error) -> Failure {
         .detail(error.to_string())
 }
 
-/// Entries whose lines start in `from..to` and that no void line before `end` names, in file order.
+/// Entries whose lines start in `from..to` and that no void line before `end` names, in file order, with the leaf hashes
+/// of their lines.
 ///
 /// `from` may stand inside a line: where a failed write was cut off, others have written since.
-fn entries_between(path: &Path, from: u64, to: u64, end: u64) -> std::io::Result<Vec<Uuid>> {
+fn entries_between(path: &Path, from: u64, to: u64, end: u64) -> std::io::Result<Vec<(Uuid, Hash)>> {
     let mut reader = BufReader::with_capacity(1 << 20, File::open(path)?);
     let mut at = from.saturating_sub(1);
     reader.seek(SeekFrom::Start(at))?;
@@ -89,29 +94,32 @@ fn entries_between(path: &Path, from: u64, to: u64, end: u64) -> std::io::Result
         if length == 0 {
             break;
         }
-        match Record::parse(line.trim_ascii_end()) {
-            Ok(Record::Entry(entry)) if at < to => entries.push(entry.entry_id),
+        let text = line.trim_ascii_end();
+        match Record::parse(text) {
+            Ok(Record::Entry(entry)) if at < to => entries.push((entry.entry_id, leaf_hash(text))),
             Ok(Record::Void(void)) => voided.extend(void.entry_ids),
             _ => {}
         }
         at += length as u64;
     }
-    entries.retain(|id| !voided.contains(id));
+    entries.retain(|(id, _)| !voided.contains(id));
     Ok(entries)
 }
 
 /// Whether the entry is in the table, or a running transaction has put it there.
 pub fn is_recorded(entry_id: Uuid) -> bool {
-    check_for_interrupts!();
-    is_pending(entry_id) || partitions::find_sealed(entry_id).is_some()
+    recorded_leaf(entry_id).is_some()
 }
 
-/// Whether the pending partition holds the entry, committed or by a transaction that still runs.
-pub fn is_pending(entry_id: Uuid) -> bool {
-    let table = Table::open("entries_pending", pg_sys::AccessShareLock);
+/// The leaf hash of the entry in the table, or of the one that a running transaction has put there. Where an id is
+/// recorded again after a transaction that used it has aborted, it is not the leaf hash of the aborted line.
+fn recorded_leaf(entry_id: Uuid) -> Option<Hash> {
+    check_for_interrupts!();
     // A dirty snapshot needs nothing but its kind.
     let mut dirty = pg_sys::SnapshotData { snapshot_type: pg_sys::SnapshotType::SNAPSHOT_DIRTY, ..Default::default() };
-    partitions::find(&table, entry_id, &mut dirty, |_| ()).is_some()
+    let table = Table::open("entries_pending", pg_sys::AccessShareLock);
+    let leaf = |row: &Row| leaf_hash(&tables::entry_from_row(row).line());
+    partitions::find(&table, entry_id, &mut dirty, leaf).or_else(|| partitions::find_sealed(entry_id, leaf))
 }
 
 /// Appends void lines for these entries.

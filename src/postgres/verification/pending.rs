@@ -95,7 +95,7 @@ impl PendingComparison {
                     tables.report(problem.of_entry(*entry_id).on_line(line.line_number));
                 }
                 // Sealed while the file was read: then it was compared with its block.
-                None if partitions::find_sealed(*entry_id).is_some_and(|block| block <= last_block) => {}
+                None if partitions::block_of(*entry_id).is_some_and(|block| block <= last_block) => {}
                 None => {
                     let detail = "the file has no line of this pending entry";
                     let problem = Problem::new(Source::File, ProblemKind::EntryNotInFile, detail);

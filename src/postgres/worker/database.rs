@@ -251,10 +251,7 @@ impl Worker {
             return Ok(());
         }
         let mirror = self.mirror;
-        in_transaction(|| {
-            blocks::lock_sealing();
-            or_raise(settle::void_aborted(&mirror));
-        })
+        in_transaction(|| or_raise(settle::void_aborted(&mirror)))
     }
 
     fn has_something_to_void(&self) -> bool {

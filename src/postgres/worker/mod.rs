@@ -15,6 +15,10 @@ pub mod database;
 pub mod launcher;
 
 use crate::postgres::wait_events;
+#[cfg(not(feature = "pg18"))]
+use pgrx::pg_sys::pqsignal;
+#[cfg(feature = "pg18")]
+use pgrx::pg_sys::pqsignal_be as pqsignal;
 use pgrx::{check_for_interrupts, pg_sys};
 
 // Declared here because pgrx wraps functions in error handling, which has no place in a signal handler.
@@ -29,8 +33,8 @@ extern "C-unwind" {
 /// # Safety
 /// Called once, at the start of a background worker's main function.
 unsafe fn set_up_signals() {
-    pg_sys::pqsignal(libc::SIGHUP, Some(SignalHandlerForConfigReload));
-    pg_sys::pqsignal(libc::SIGTERM, Some(die));
+    pqsignal(libc::SIGHUP, Some(SignalHandlerForConfigReload));
+    pqsignal(libc::SIGTERM, Some(die));
     pg_sys::BackgroundWorkerUnblockSignals();
 }
 
