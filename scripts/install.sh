@@ -7,16 +7,15 @@ if [ -z "${PG_CONFIG:-}" ]; then
     PG_CONFIG=$(find_installed_pg "${PG:-}") ||
         die "no installed Postgres ${PG:-14 to 18} with server headers found" "name one: make install PG_CONFIG=/path/to/pg_config"
 fi
-setup_postgres "${PG:-}"
-PACKAGE=$WORK/package/$PG_MAJOR
 if have cargo; then
     setup_build "${PG:-}"
     build_extension
-elif [ -d "$PACKAGE" ]; then
-    # sudo make install, where root has no Rust
-    say "cargo is not in PATH: installing what was built before"
 else
-    die "cargo is not in PATH, and nothing is built" "run 'make build' as yourself first"
+    # sudo make install, where root has no Rust
+    setup_postgres "${PG:-}"
+    PACKAGE=$WORK/package/$PG_MAJOR
+    [ -d "$PACKAGE" ] || die "cargo is not in PATH, and nothing is built" "run 'make build' as yourself first"
+    say "cargo is not in PATH: installing what was built before"
 fi
 
 pkglibdir=$("$PG_CONFIG" --pkglibdir)

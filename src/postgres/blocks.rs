@@ -135,10 +135,13 @@ pub fn lock_sealing() {
             pg_sys::ShareUpdateExclusiveLock as pg_sys::LOCKMODE,
         );
     }
+    transaction::note_sealing_lock();
 }
 
 /// Seals one batch in the current transaction, starting to look for entries at `from_page`.
 pub fn seal_batch(extent: Extent, from_page: u32) -> Result<Batch, Failure> {
+    // Before the lock, which the worker needs to open the file.
+    block_lines::wait_for_file()?;
     lock_sealing();
     if !transaction::has_sealed() {
         block_lines::append_missing()?;
@@ -267,7 +270,7 @@ fn move_entries(candidates: &[Candidate], blocks: &[BlockHeader], pending: &Tabl
         let table = Table::open_oid(partition.oid, pg_sys::RowExclusiveLock);
         let mut bulk = BulkInsert::new(&table);
         while let Some(block) = blocks.next_if(|block| block.block_number < partition.to) {
-            let first_leaf = block.tree_size - block.data_count as i64;
+            let first_leaf = block.tree_size - block.data_count;
             for (leaf_index, entry) in (first_leaf..block.tree_size).zip(&mut candidates) {
                 move_entry(entry, block.block_number, leaf_index, pending, &mut bulk);
             }

@@ -108,6 +108,7 @@ fn hash_of(data: Jsonb) -> String {
 /// Validates, signs, inserts, and queues the line for the mirror.
 fn record(function: &str, draft: Draft) -> Result<Entry, Failure> {
     database::require_preloaded()?;
+    transaction::require_committed_extension()?;
     let command = std::ffi::CString::new(function).expect("our own names hold no NUL");
     // SAFETY: raise an ERROR where nothing may be written.
     unsafe {
@@ -214,6 +215,7 @@ fn check_not_sealed(entry_id: Uuid) -> Result<(), Failure> {
 pub fn complete_row(row: &tables::Row) -> Result<Vec<Option<pg_sys::Datum>>, Failure> {
     use entry_column::*;
     database::require_preloaded()?;
+    transaction::require_committed_extension()?;
     if row.datum(BLOCK_NUMBER).is_some() || row.datum(LEAF_INDEX).is_some() {
         return Err(Failure::new(
             PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
@@ -248,7 +250,7 @@ pub fn complete_row(row: &tables::Row) -> Result<Vec<Option<pg_sys::Datum>>, Fai
 
 /// What AFTER INSERT does with a row that comes by INSERT or COPY.
 pub fn queue_row(row: &tables::Row) -> Result<(), Failure> {
-    let entry = tables::entry_from_row(row);
+    let entry = tables::new_entry_from_row(row)?;
     validate(&entry)?;
     check_not_sealed(entry.entry_id)?;
     transaction::add_entry(&entry, true);

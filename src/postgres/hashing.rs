@@ -13,7 +13,7 @@ use serde_json::{json, Value};
 pub fn canonical(json: &str) -> Result<String, Failure> {
     canonical_json::canonical(json).map_err(|error| {
         Failure::new(PgSqlErrorCode::ERRCODE_INVALID_TEXT_REPRESENTATION, "JSON value has no canonical form")
-            .detail(error.to_string())
+            .detail(format!("There is {error}."))
     })
 }
 
@@ -158,7 +158,7 @@ fn uuid_v7() -> pgrx::Uuid {
 extension_sql!(
     r#"
 CREATE AGGREGATE ledger.merkle_root(text) (
-    SFUNC = pg_catalog.array_append, STYPE = text[], INITCOND = '{}', FINALFUNC = ledger.merkle_root
+    SFUNC = pg_catalog.array_append, STYPE = text[], INITCOND = '{}', FINALFUNC = ledger.merkle_root, PARALLEL = SAFE
 );
 "#,
     name = "merkle_root_aggregate",

@@ -8,6 +8,11 @@ extension_sql_file!("../../sql/triggers.sql", name = "triggers", requires = ["ta
 extension_sql_file!(
     "../../sql/views.sql",
     name = "views",
-    requires = ["tables", postgres::views::mirror_state, postgres::views::worker_state, postgres::views::verification_progress]
+    requires = [
+        "tables",
+        postgres::views::mirror_state,
+        postgres::views::worker_state,
+        postgres::views::verification_progress
+    ]
 );
 extension_sql_file!("../../sql/grants.sql", name = "grants", finalize);

@@ -66,6 +66,8 @@ fn create(from: i64, to: i64) {
         format!("CREATE TRIGGER refuse_statement BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON ledger.{name} FOR EACH STATEMENT EXECUTE FUNCTION ledger.refuse_change()"),
         format!("ALTER TABLE ledger.{name} ENABLE ALWAYS TRIGGER refuse_statement"),
         format!("ALTER TABLE ledger.entries_sealed ATTACH PARTITION ledger.{name} FOR VALUES FROM ({from}) TO ({to})"),
+        // A member, as its parent is: pg_dump must not take the one without the other.
+        format!("ALTER EXTENSION pg_notary ADD TABLE ledger.{name}"),
     ];
     for statement in &statements {
         Spi::run(statement).unwrap_or_else(|error| pgrx::error!("could not create partition ledger.{name}: {error}"));

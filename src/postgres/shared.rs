@@ -270,6 +270,7 @@ impl Shared {
     /// Gives the slot of a database back that has no ledger any more.
     pub fn release(&self, slot: &DatabaseSlot) {
         slot.mirror.detach(self, slot);
+        slot.worker.retire();
         let _registry = self.lock_registry();
         slot.database.store(0, Ordering::Release);
     }

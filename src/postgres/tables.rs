@@ -4,6 +4,7 @@
 //! every statement that claims a row is sealed, and there is no flag a statement could set to get past them. The
 //! functions are those with which Postgres writes its own catalogs; they keep TOAST, indexes and WAL in order.
 
+use super::errors::Failure;
 use super::hashing;
 use super::jsonb::Jsonb;
 use crate::ledger::record::{Entry, Timestamp};
@@ -342,12 +343,24 @@ pub mod entry_column {
 /// The entry in a row of `ledger.entries`. A column that a superuser has emptied reads as empty: verification then finds
 /// that the line is not the one that was recorded.
 pub fn entry_from_row(row: &Row) -> Entry {
+    let metadata = row.datum(entry_column::METADATA).map(canonical_metadata).unwrap_or_default();
+    entry_with_metadata(row, metadata)
+}
+
+/// As [`entry_from_row`], for a row that is only now being recorded: its metadata must have a canonical form.
+pub fn new_entry_from_row(row: &Row) -> Result<Entry, Failure> {
+    let metadata: Option<Jsonb> = row.get(entry_column::METADATA);
+    let metadata = metadata.map(|metadata| hashing::canonical(&metadata.text())).transpose()?;
+    Ok(entry_with_metadata(row, metadata.unwrap_or_default()))
+}
+
+fn entry_with_metadata(row: &Row, metadata: String) -> Entry {
     use entry_column::*;
     Entry {
         entry_id: row.uuid(ID).unwrap_or_default(),
         entry_type: row.get(ENTRY_TYPE).unwrap_or_default(),
         data_hash: row.get(DATA_HASH).unwrap_or_default(),
-        metadata: row.datum(METADATA).map(canonical_metadata).unwrap_or_default(),
+        metadata,
         signature: row.get(SIGNATURE),
         key_id: row.get(KEY_ID),
         created_at: row.timestamp(CREATED_AT).unwrap_or_default(),

@@ -40,6 +40,8 @@ struct Transaction {
     /// The mode when the first entry was recorded. It holds for the whole transaction, so that what hash_and_record
     /// answered stays true if the setting is reloaded in between.
     mode: Option<MirrorMode>,
+    /// Whether this transaction keeps others from sealing.
+    holds_sealing_lock: bool,
     /// Entries this transaction has sealed, if it has.
     sealed: Option<i64>,
     /// Counted among those whose lines may be in the file and whose fate is open.
@@ -57,6 +59,7 @@ thread_local! {
             may_repeat: false,
             marks: Vec::new(),
             mode: None,
+            holds_sealing_lock: false,
             sealed: None,
             undecided: false,
             ranges: Vec::new(),
@@ -78,6 +81,20 @@ pub fn mirror_mode() -> MirrorMode {
     CURRENT.with_borrow_mut(|current| *current.mode.get_or_insert_with(settings::mirror_mode))
 }
 
+/// Refuses to record in the transaction that creates the extension: the worker, which opens the mirror file, cannot see
+/// the ledger before that transaction has committed, and it could not commit without the file.
+pub fn require_committed_extension() -> Result<(), Failure> {
+    let created_here = CURRENT.with_borrow(|current| current.at_end.extension_created);
+    if !created_here || mirror_mode() == MirrorMode::Off || database::slot()?.1.worker.pid() != 0 {
+        return Ok(());
+    }
+    Err(Failure::new(
+        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        "cannot record in the transaction that creates the extension",
+    )
+    .hint("Commit CREATE EXTENSION pg_notary first."))
+}
+
 /// Queues the line of an entry that has just been inserted. `may_repeat`: its id is the caller's, who may have used it in
 /// a transaction that has aborted.
 pub fn add_entry(entry: &Entry, may_repeat: bool) {
@@ -90,6 +107,15 @@ pub fn add_entry(entry: &Entry, may_repeat: bool) {
             current.lines.push(|out| entry.write_line(out));
         }
     });
+}
+
+/// Whether this transaction has taken the lock that the worker needs too, to seal and to open the file.
+pub fn holds_sealing_lock() -> bool {
+    CURRENT.with_borrow(|current| current.holds_sealing_lock)
+}
+
+pub fn note_sealing_lock() {
+    CURRENT.with_borrow_mut(|current| current.holds_sealing_lock = true);
 }
 
 /// Whether this transaction has sealed blocks, which are then visible to it but not committed.
@@ -168,6 +194,7 @@ impl Transaction {
         self.may_repeat = false;
         self.marks.clear();
         self.mode = None;
+        self.holds_sealing_lock = false;
         self.sealed = None;
         self.ranges.clear();
         self.at_end = AtEnd::default();

@@ -5,6 +5,8 @@
 //! that directory runs the servers (they refuse to run as root).
 #![allow(dead_code)] // each test file uses its own part of this
 
+pub mod ledger;
+
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -72,6 +74,7 @@ pub fn give_to_server(path: &Path) {
 fn as_server(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
     command.current_dir(work_dir()).stdin(Stdio::null());
+    command.env("LC_ALL", "C");
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("PG") {
             command.env_remove(name);
@@ -314,7 +317,8 @@ impl Cluster {
             .current_dir(&self.dir)
             .stdout(log.try_clone().unwrap())
             .stderr(log)
-            .env_remove("INTEGRITY_HMAC_SECRET");
+            .env_remove("INTEGRITY_HMAC_SECRET")
+            .env_remove("RUST_BACKTRACE");
         if let Some(secret) = &self.options.secret {
             command.env("INTEGRITY_HMAC_SECRET", secret);
         }

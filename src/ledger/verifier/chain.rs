@@ -2,7 +2,7 @@
 
 use super::problem::{Findings, Problem, ProblemKind, Source};
 use crate::ledger::block::{BlockHeader, GENESIS_PREVIOUS_HASH};
-use crate::ledger::log_tree::LogTree;
+use crate::ledger::log_tree::{LogTree, STORED_LEVEL};
 use crate::ledger::record::EntryLine;
 use crate::ledger::signature::Keyring;
 use crate::ledger::{merkle, parse_hash, to_hex, Hash};
@@ -82,6 +82,8 @@ pub struct ChainVerifier {
     previous: Previous,
     /// The log tree up to the previous block, while it is known.
     tree: Option<LogTree>,
+    /// Stored nodes that blocks have completed, if they are asked for.
+    completed: Option<Vec<(u8, u64, Hash)>>,
 }
 
 /// What the next block is checked against.
@@ -123,13 +125,24 @@ impl ChainVerifier {
             source,
             previous: Previous { number: 0, hashes: vec![GENESIS_PREVIOUS_HASH.to_owned()], tree_size: Some(0) },
             tree: Some(LogTree::new()),
+            completed: None,
         }
     }
 
     /// Starts after `previous`, with the log tree as it was then, if that is known. Both are taken as true; a tree that does
     /// not belong to the block shows as a wrong root in the next one.
     pub fn resume(source: Source, tree: Option<LogTree>, previous: &BlockHeader) -> Self {
-        ChainVerifier { source, previous: Previous::of(previous), tree }
+        ChainVerifier { source, previous: Previous::of(previous), tree, completed: None }
+    }
+
+    /// Keeps the nodes of level [`STORED_LEVEL`] and up that blocks complete, until they are taken.
+    pub fn collect_nodes(&mut self) {
+        self.completed = Some(Vec::new());
+    }
+
+    /// The nodes completed since the last call, as (level, index, hash).
+    pub fn take_nodes(&mut self) -> Vec<(u8, u64, Hash)> {
+        self.completed.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// The log tree after the last block; `None` while it is not known.
@@ -214,12 +227,20 @@ impl ChainVerifier {
         if !complete || tree.size() as i64 != start {
             return;
         }
+        let mut nodes = Vec::new();
         for entry in check.contents.entries {
-            tree.push(entry.leaf_hash, |_, _, _| {});
+            tree.push(entry.leaf_hash, |level, index, hash| {
+                if level >= STORED_LEVEL {
+                    nodes.push((level, index, hash));
+                }
+            });
         }
         // A changed data hash changes both roots, and is one problem.
         if check.tree_root(&tree, merkle_right) {
             self.tree = Some(tree);
+            if let Some(completed) = &mut self.completed {
+                completed.append(&mut nodes);
+            }
         }
     }
 }

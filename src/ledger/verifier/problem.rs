@@ -80,6 +80,8 @@ pub enum ProblemKind {
     FileUnreadable,
     /// The file is another ledger's.
     OtherLedger,
+    /// A stored node of the log tree is not what the entries give.
+    TreeNodeMismatch,
     /// A row holds a value that the ledger never writes.
     RowMalformed,
 }
@@ -118,6 +120,7 @@ impl ProblemKind {
             FileTruncated => "file_truncated",
             FileUnreadable => "file_unreadable",
             OtherLedger => "other_ledger",
+            TreeNodeMismatch => "tree_node_mismatch",
             RowMalformed => "row_malformed",
         }
     }

@@ -9,6 +9,7 @@ use super::lines::LineBuffer;
 use super::shared::{Attachment, FileIdentity, MirrorState, RING_BYTES};
 use crate::postgres::errors::Failure;
 use crate::postgres::shared::{DatabaseSlot, Shared};
+use crate::postgres::transaction;
 use crate::postgres::wait_events;
 use pgrx::{check_for_interrupts, PgSqlErrorCode};
 use std::cell::RefCell;
@@ -70,7 +71,7 @@ impl Mirror {
     }
 
     /// Waits until the worker has the file open; asks it to try again where its last attempt failed.
-    fn wait_until_attached(&self) -> Result<(), Failure> {
+    pub fn wait_until_attached(&self) -> Result<(), Failure> {
         let deadline = Instant::now() + ATTACH_DEADLINE;
         let mut attempts = None;
         loop {
@@ -90,7 +91,12 @@ impl Mirror {
             if attachment == Attachment::Failed && ended > first_seen {
                 return Err(self.failure(&cause.get()));
             }
-            if Instant::now() > deadline {
+            // The worker waits neither for itself nor for the lock that whoever seals holds.
+            let in_vain = self.slot.worker.is_me() || transaction::holds_sealing_lock();
+            if in_vain && attachment == Attachment::Failed {
+                return Err(self.failure(&cause.get()));
+            }
+            if in_vain || Instant::now() > deadline {
                 return Err(self.failure("The worker has not opened the file."));
             }
             self.slot.worker.wake();

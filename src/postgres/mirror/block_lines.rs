@@ -17,6 +17,14 @@ use uuid::Uuid;
 /// Entries whose ids are read at once: those of many small blocks, or of one of the largest.
 const CHUNK_ENTRIES: i64 = 20_000;
 
+/// Waits until the file can be written, or raises why it cannot.
+pub fn wait_for_file() -> Result<(), Failure> {
+    if settings::mirror_mode() == MirrorMode::Off {
+        return Ok(());
+    }
+    database::mirror()?.wait_until_attached()
+}
+
 /// Appends the lines of all committed blocks that the file lacks. The caller holds the sealing lock and has not sealed
 /// in this transaction: what it sees is committed.
 pub fn append_missing() -> Result<(), Failure> {

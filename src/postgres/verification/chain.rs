@@ -55,7 +55,7 @@ pub struct TableReport {
 
 /// What was found in the file, or why it was not looked at.
 pub enum FileOutcome {
-    Checked(FileReport),
+    Checked(Box<FileReport>),
     NotChecked(String),
 }
 
@@ -73,8 +73,8 @@ pub fn verify(extent: Extent, sink: &mut dyn FnMut(&Problem)) -> ChainReport {
     let mut both = SideBySide::start(extent, keyring.clone(), &progress, &pass_on);
     let file = match file_to_check() {
         Ok(path) => match both.verify_with_file(&path, keyring.as_deref()) {
-            Ok(report) => FileOutcome::Checked(report),
-            Err(error) => FileOutcome::Checked(unreadable(&path, &error, &pass_on)),
+            Ok(report) => FileOutcome::Checked(Box::new(report)),
+            Err(error) => FileOutcome::Checked(Box::new(unreadable(&path, &error, &pass_on))),
         },
         Err(message) => FileOutcome::NotChecked(message),
     };
@@ -186,7 +186,8 @@ impl<'a> SideBySide<'a> {
         let head = blocks::head(&LatestSnapshot::take()).map_or(0, |head| head.block_number);
         progress.totals(head.min(extent.to) - extent.from + 1, 0);
         progress.phase(Phase::Blocks);
-        let (chain, tables) = start_chain(extent, keyring, &mut findings);
+        let (mut chain, tables) = start_chain(extent, keyring, &mut findings);
+        chain.collect_nodes();
         SideBySide {
             extent,
             tables,
@@ -256,6 +257,7 @@ impl<'a> SideBySide<'a> {
     fn verify_table_block(&mut self, header: &BlockHeader, entries: &[SealedEntry]) {
         check_for_interrupts!();
         self.chain.block(header, entries, &mut self.findings);
+        self.check_nodes(header);
         if self.chain.tree().is_none() {
             self.find_tree_again(header);
         }
@@ -264,6 +266,17 @@ impl<'a> SideBySide<'a> {
         self.block_count += 1;
         self.entry_count += entries.len() as u64;
         self.progress.blocks(self.block_count, self.entry_count);
+    }
+
+    /// The stored upper nodes must be those of the entries, or proofs would fail.
+    fn check_nodes(&mut self, header: &BlockHeader) {
+        for (level, index, hash) in self.chain.take_nodes() {
+            if stored_tree::stored_node(level, index) != Ok(hash) {
+                let detail = format!("node {index} of level {level} in ledger.log_nodes is not what the entries give");
+                let problem = Problem::new(Source::Postgres, ProblemKind::TreeNodeMismatch, detail);
+                self.findings.report(problem.in_block(header.block_number));
+            }
+        }
     }
 
     /// After a wrong root, the stored upper nodes tell the tree from the next 256 leaves on: what is changed after that

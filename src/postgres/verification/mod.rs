@@ -70,14 +70,17 @@ fn tables_json(report: &TableReport) -> Value {
 }
 
 fn file_json(report: &FileReport) -> Value {
-    json!({
+    let mut object = json!({
         "valid": report.valid(),
         "block_count": report.block_count,
         "entry_count": report.entry_count,
         "error_count": report.error_count,
         "errors": errors_json(&report.errors),
-        "warnings": report.warnings,
-    })
+    });
+    if !report.warnings.is_empty() {
+        object["warnings"] = json!(report.warnings);
+    }
+    object
 }
 
 fn errors_json(errors: &[Problem]) -> Value {

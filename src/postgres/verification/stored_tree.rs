@@ -10,7 +10,7 @@ use std::cell::RefCell;
 const GROUP: u64 = 1 << STORED_LEVEL;
 
 /// A node that should be stored and is not, or whose entries are not all there.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct MissingNode;
 
 /// Reads perfect nodes of the log tree.
@@ -43,7 +43,7 @@ impl Nodes for StoredNodes {
     }
 }
 
-fn stored_node(level: u8, index: u64) -> Result<Hash, MissingNode> {
+pub fn stored_node(level: u8, index: u64) -> Result<Hash, MissingNode> {
     let mut hash = None;
     spi::for_each(
         "SELECT pg_catalog.encode(hash, 'hex') FROM ledger.log_nodes WHERE level = $1::smallint AND node_index = $2",

@@ -26,7 +26,23 @@ pub fn init() {
     }
 }
 
-#[pg_guard]
+extern "C-unwind" {
+    /// Postgres' own, not pgrx's wrapper: that turns an error into a panic and back, which costs it its cursor position,
+    /// its context and the names of constraint, table and column.
+    fn standard_ProcessUtility(
+        statement: *mut pg_sys::PlannedStmt,
+        query: *const c_char,
+        read_only_tree: bool,
+        context: pg_sys::ProcessUtilityContext::Type,
+        parameters: pg_sys::ParamListInfo,
+        environment: *mut pg_sys::QueryEnvironment,
+        destination: *mut pg_sys::DestReceiver,
+        completion: *mut pg_sys::QueryCompletion,
+    );
+}
+
+/// Not guarded as a whole: an error of the command passes through this frame, which holds nothing to be dropped, as it
+/// would through one of C.
 #[allow(clippy::too_many_arguments, reason = "the hook's signature")]
 unsafe extern "C-unwind" fn process_utility(
     statement: *mut pg_sys::PlannedStmt,
@@ -39,25 +55,13 @@ unsafe extern "C-unwind" fn process_utility(
     completion: *mut pg_sys::QueryCompletion,
 ) {
     before_utility((*statement).utilityStmt);
-    pg_sys::ffi::pg_guard_ffi_boundary(|| match PREVIOUS_UTILITY_HOOK {
-        Some(previous) => {
-            previous(statement, query, read_only_tree, context, parameters, environment, destination, completion)
-        }
-        None => pg_sys::standard_ProcessUtility(
-            statement,
-            query,
-            read_only_tree,
-            context,
-            parameters,
-            environment,
-            destination,
-            completion,
-        ),
-    });
+    let next = PREVIOUS_UTILITY_HOOK.unwrap_or(standard_ProcessUtility);
+    next(statement, query, read_only_tree, context, parameters, environment, destination, completion);
 }
 
 /// Pauses the worker of the database that the command needs for itself.
-unsafe fn before_utility(statement: *mut pg_sys::Node) {
+#[pg_guard]
+unsafe extern "C-unwind" fn before_utility(statement: *mut pg_sys::Node) {
     let database = match (*statement).type_ {
         pg_sys::NodeTag::T_DropdbStmt => (*statement.cast::<pg_sys::DropdbStmt>()).dbname,
         pg_sys::NodeTag::T_AlterDatabaseStmt => (*statement.cast::<pg_sys::AlterDatabaseStmt>()).dbname,

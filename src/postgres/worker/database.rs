@@ -30,6 +30,7 @@ pub unsafe extern "C-unwind" fn pg_notary_worker_main(arg: pg_sys::Datum) {
     let database = pg_sys::Oid::from_datum(arg, false).expect("the launcher passes a database");
     super::set_up_signals();
     pg_sys::BackgroundWorkerInitializeConnectionByOid(database, pg_sys::InvalidOid, 0);
+    pin_settings();
     let shared = shared().expect("background workers have shared memory");
     if !in_transaction(extension_exists).unwrap_or(false) {
         if let Some(slot) = shared.find(database) {
@@ -51,11 +52,42 @@ pub unsafe extern "C-unwind" fn pg_notary_worker_main(arg: pg_sys::Datum) {
     Worker::new(shared, slot).run();
 }
 
+/// Keeps out of the worker what a database or the superuser's role may be set to for the sake of clients.
+fn pin_settings() {
+    let settings = [
+        (c"search_path", c"pg_catalog, pg_temp"),
+        (c"default_transaction_isolation", c"read committed"),
+        (c"default_transaction_read_only", c"off"),
+        (c"default_tablespace", c""),
+        (c"row_security", c"off"),
+        (c"statement_timeout", c"0"),
+        (c"lock_timeout", c"0"),
+        (c"idle_in_transaction_session_timeout", c"0"),
+        // What a backup or a standby needs of a block must be there before its line says so in the file.
+        (c"synchronous_commit", c"on"),
+    ];
+    for (name, value) in settings {
+        // SAFETY: NUL-terminated names of Postgres' own settings; both are copied.
+        unsafe {
+            pg_sys::SetConfigOption(
+                name.as_ptr(),
+                value.as_ptr(),
+                pg_sys::GucContext::PGC_SUSET,
+                pg_sys::GucSource::PGC_S_OVERRIDE,
+            );
+        }
+    }
+}
+
 /// Runs when the worker exits, whatever way.
 #[pg_guard]
 unsafe extern "C-unwind" fn leave(_code: i32, slot: pg_sys::Datum) {
     let slot = &*(slot.value() as *const DatabaseSlot);
     let Some(shared) = shared() else { return };
+    if !slot.worker.is_me() {
+        // Given back, and taken by another database since.
+        return;
+    }
     slot.mirror.close(shared, slot);
     slot.worker.retire();
     if slot.worker_state() != WorkerState::Paused {
@@ -109,8 +141,11 @@ struct Worker {
     resume_page: u32,
     /// Whether the pending table must be read as a whole, because nobody knows what is in it.
     recount: bool,
-    /// When the oldest entry that was left is due.
-    due: Option<i64>,
+    /// Since when the oldest entry that was left waits.
+    waiting_since: Option<i64>,
+    /// The work has waited for locks or for the file, and such a wait takes what wakes this process: look again before
+    /// going to sleep.
+    look_again: bool,
     /// What the log already says.
     logged: Option<String>,
     backoff: Duration,
@@ -125,7 +160,8 @@ impl Worker {
             configured_at: 0,
             resume_page: 0,
             recount: true,
-            due: None,
+            waiting_since: None,
+            look_again: false,
             logged: None,
             backoff: FIRST_BACKOFF,
         }
@@ -171,7 +207,10 @@ impl Worker {
                 }
                 self.backoff = FIRST_BACKOFF;
                 self.set_state(WorkerState::Running);
-                self.due.map(|due| ((due - settle::now().micros()) / 1000 + 1).max(0))
+                if std::mem::take(&mut self.look_again) {
+                    return Some(0);
+                }
+                self.due().map(|due| ((due - settle::now().micros()) / 1000 + 1).max(0))
             }
             Err(cause) => {
                 if self.logged.as_ref() != Some(&cause) {
@@ -221,6 +260,7 @@ impl Worker {
             return Ok(());
         }
         self.attached = None;
+        self.look_again = true;
         let mirror = self.mirror;
         let attached = in_transaction(|| {
             blocks::lock_sealing();
@@ -246,10 +286,11 @@ impl Worker {
         same
     }
 
-    fn void_aborted(&self) -> Result<(), String> {
+    fn void_aborted(&mut self) -> Result<(), String> {
         if self.attached.is_none() || !self.has_something_to_void() {
             return Ok(());
         }
+        self.look_again = true;
         let mirror = self.mirror;
         in_transaction(|| or_raise(settle::void_aborted(&mirror)))
     }
@@ -267,6 +308,7 @@ impl Worker {
         let mut page = if self.recount || self.is_due() { 0 } else { self.resume_page };
         loop {
             let counted = self.slot().pending.load(Ordering::Acquire);
+            let looked_at = settle::now().micros();
             let batch = self.seal_batch(page)?;
             self.note_left(&batch);
             if batch.next_page != 0 {
@@ -278,26 +320,40 @@ impl Worker {
             if whole_table {
                 self.correct_count(counted, &batch);
             }
-            let passed_over = !whole_table && self.slot().pending.load(Ordering::Acquire) > batch.left;
-            if !passed_over && !self.is_due() {
+            let pending = self.slot().pending.load(Ordering::Acquire);
+            let unseen = pending > batch.left;
+            if unseen && !whole_table || self.is_due() {
+                page = 0;
+            } else if unseen && pending >= settings::block_size() as i64 {
+                page = self.resume_page;
+            } else {
+                if unseen {
+                    self.wait_since(looked_at);
+                }
                 return Ok(());
             }
-            page = 0;
         }
+    }
+
+    /// Notes entries that came while a batch was sealed. Their writers may have woken nobody: to them it looked as if
+    /// those of the batch were still waiting.
+    fn wait_since(&mut self, time: i64) {
+        self.waiting_since = Some(self.waiting_since.map_or(time, |since| since.min(time)));
     }
 
     /// Whether a look at the pending table can find a full block, or something due, or what nobody has timed yet.
     fn has_something_to_seal(&mut self) -> bool {
         let pending = self.slot().pending.load(Ordering::Acquire);
         if pending <= 0 && !self.recount {
-            self.due = None;
+            self.waiting_since = None;
             return false;
         }
-        self.recount || self.due.is_none() || self.is_due() || pending >= settings::block_size() as i64
+        self.recount || self.waiting_since.is_none() || self.is_due() || pending >= settings::block_size() as i64
     }
 
     fn seal_batch(&mut self, page: u32) -> Result<Batch, String> {
         let extent = if self.is_due() { Extent::Everything } else { Extent::FullBlocks };
+        self.look_again = true;
         let batch = in_transaction(|| or_raise(blocks::seal_batch(extent, page)))?;
         if !batch.blocks.is_empty() {
             self.slot().blocks_sealed.fetch_add(batch.blocks.len() as i64, Ordering::AcqRel);
@@ -306,16 +362,21 @@ impl Worker {
         Ok(batch)
     }
 
-    /// Notes when the entries that were left are due. One may claim any created_at; it waits no longer than since it was
-    /// first seen.
+    /// Notes since when the entries that were left wait. One may claim any created_at; it waits no longer than since it
+    /// was first seen.
     fn note_left(&mut self, batch: &Batch) {
         let now = settle::now().micros();
-        self.due = batch.oldest_left.map(|oldest| oldest.micros().min(now) + settings::block_interval_micros());
+        self.waiting_since = batch.oldest_left.map(|oldest| oldest.micros().min(now));
+    }
+
+    /// When the oldest pending entry is due, by the setting as it is now.
+    fn due(&self) -> Option<i64> {
+        self.waiting_since.map(|since| since + settings::block_interval_micros())
     }
 
     /// Whether the oldest pending entry has waited long enough.
     fn is_due(&self) -> bool {
-        self.due.is_some_and(|due| due <= settle::now().micros())
+        self.due().is_some_and(|due| due <= settle::now().micros())
     }
 
     /// Sets the count of pending entries right by what a scan of the whole table has seen. Entries that committed since
@@ -327,10 +388,11 @@ impl Worker {
     }
 
     /// Writes the lines of committed blocks, and notes how far the file is acknowledged.
-    fn append_block_lines(&self) -> Result<(), String> {
+    fn append_block_lines(&mut self) -> Result<(), String> {
         if self.attached.is_none() || !self.has_new_blocks()? {
             return Ok(());
         }
+        self.look_again = true;
         let mirror = self.mirror;
         in_transaction(|| {
             blocks::lock_sealing();

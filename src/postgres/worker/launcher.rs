@@ -69,13 +69,24 @@ impl Launcher {
                 }
             }
         }
-        let wanted = self.shared.slots().filter(|slot| slot.worker_state() == WorkerState::Wanted);
-        let wanted: Vec<&DatabaseSlot> = wanted.filter(|slot| slot.worker.pid() == 0).collect();
+        let wanted: Vec<&DatabaseSlot> = self.shared.slots().filter(|slot| self.is_wanted(slot)).collect();
         let mut wait = None;
         for slot in wanted {
             wait = shortest(wait, self.restart(slot));
         }
         wait
+    }
+
+    /// Whether the slot's worker is to be started: it ended, or was started and never came to work.
+    fn is_wanted(&self, slot: &DatabaseSlot) -> bool {
+        let started = self.last_start.get(&slot.database()).map(Instant::elapsed);
+        let failed_to_start = || started.is_none_or(|since| since >= SETTLE_DEADLINE);
+        slot.worker.pid() == 0
+            && match slot.worker_state() {
+                WorkerState::Wanted => true,
+                WorkerState::Starting => failed_to_start(),
+                WorkerState::Running | WorkerState::Failing | WorkerState::Paused => false,
+            }
     }
 
     /// Starts the worker of a slot again; returns when to look again if it is too early or did not work.
@@ -132,6 +143,11 @@ impl Launcher {
             let ended =
                 matches!(worker.pid(), Err(BackgroundWorkerStatus::Stopped | BackgroundWorkerStatus::PostmasterDied));
             let at_work = self.shared.find(database).is_some_and(|slot| slot.worker.pid() != 0);
+            if ended && !at_work {
+                // Where there is a ledger after all, it is tried again.
+                let slot = self.shared.find(database).filter(|slot| slot.worker_state() == WorkerState::Starting);
+                slot.inspect(|slot| slot.set_worker_state(WorkerState::Wanted));
+            }
             if ended || at_work {
                 return;
             }

@@ -1,0 +1,228 @@
+//! What the tests of the ledger have in common: recording, reading the file, and the verdicts on both.
+
+use super::{wait_until, Cluster, Options};
+use postgres::error::DbError;
+use postgres::{Client, SimpleQueryMessage};
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+/// How long anything may take that has no reason to take long.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A cluster with a ledger in the database `postgres`, and a session there.
+pub fn start(options: Options) -> (Cluster, Client) {
+    let cluster = options.start();
+    let mut client = cluster.connect("postgres");
+    client.batch_execute("CREATE EXTENSION pg_notary").unwrap();
+    (cluster, client)
+}
+
+// ---- SQL ------------------------------------------------------------------------------------------------------------
+
+/// The first column of all rows, as text.
+#[track_caller]
+pub fn column(client: &mut Client, sql: &str) -> Vec<String> {
+    let messages = client.simple_query(sql).unwrap_or_else(|error| panic!("{error:?}\n{sql}"));
+    let texts = messages.iter().filter_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some(row.get(0).unwrap_or("NULL").to_owned()),
+        _ => None,
+    });
+    texts.collect()
+}
+
+/// The one value that a query gives, as text.
+#[track_caller]
+pub fn value(client: &mut Client, sql: &str) -> String {
+    let mut values = column(client, sql);
+    assert_eq!(values.len(), 1, "rows of {sql}");
+    values.remove(0)
+}
+
+#[track_caller]
+pub fn number(client: &mut Client, sql: &str) -> i64 {
+    let text = value(client, sql);
+    text.parse().unwrap_or_else(|_| panic!("{text} is no number: {sql}"))
+}
+
+#[track_caller]
+pub fn is_true(client: &mut Client, condition: &str) -> bool {
+    value(client, &format!("SELECT coalesce({condition}, false)")) == "t"
+}
+
+#[track_caller]
+pub fn json(client: &mut Client, sql: &str) -> Value {
+    serde_json::from_str(&value(client, sql)).unwrap()
+}
+
+/// The error that a statement must give.
+#[track_caller]
+pub fn error(client: &mut Client, sql: &str) -> DbError {
+    match client.simple_query(sql) {
+        Ok(_) => panic!("this should have failed: {sql}"),
+        Err(error) => error.as_db_error().unwrap_or_else(|| panic!("{error:?}\n{sql}")).clone(),
+    }
+}
+
+/// Everything an error says.
+pub fn all_text(error: &DbError) -> String {
+    format!("{}\n{}\n{}", error.message(), error.detail().unwrap_or(""), error.hint().unwrap_or(""))
+}
+
+/// Changes a setting and waits until this session has it.
+#[track_caller]
+pub fn set(client: &mut Client, name: &str, setting: &str) {
+    client.batch_execute(&format!("ALTER SYSTEM SET {name} = {setting}")).unwrap();
+    reload(client);
+}
+
+/// Has the server read its settings again, and waits until this session has.
+#[track_caller]
+pub fn reload(client: &mut Client) {
+    let before = value(client, "SELECT pg_conf_load_time()");
+    client.simple_query("SELECT pg_reload_conf()").unwrap();
+    wait_until("the settings are read again", PATIENCE, || value(client, "SELECT pg_conf_load_time()") != before);
+}
+
+/// Waits for a condition in SQL.
+#[track_caller]
+pub fn wait_for(client: &mut Client, condition: &str) {
+    wait_until(condition, PATIENCE, || is_true(client, condition));
+}
+
+/// Runs something that must not hang. Should it, this panics; the thread ends when the cluster does.
+#[track_caller]
+pub fn in_time<T: Send + 'static>(what: &str, work: impl FnOnce() -> T + Send + 'static) -> T {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || sender.send(work()).ok());
+    receiver.recv_timeout(Duration::from_secs(20)).unwrap_or_else(|error| panic!("{what}: {error}"))
+}
+
+// ---- recording and sealing ------------------------------------------------------------------------------------------
+
+pub const RECORD: &str = "SELECT ledger.hash_and_record('test', '{\"n\": 1}')->>'entry_id'";
+
+/// Records one entry and returns its id.
+#[track_caller]
+pub fn record(client: &mut Client) -> String {
+    value(client, RECORD)
+}
+
+/// Records that many entries in one transaction.
+#[track_caller]
+pub fn record_many(client: &mut Client, count: usize) -> Vec<String> {
+    let call = "ledger.hash_and_record('test', jsonb_build_object('n', n))->>'entry_id'";
+    column(client, &format!("SELECT {call} FROM generate_series(1, {count}) n"))
+}
+
+/// Waits until nothing is pending and the lines of all blocks are in the file.
+#[track_caller]
+pub fn wait_until_sealed(client: &mut Client) {
+    wait_for(client, "(SELECT pending_count = 0 FROM ledger.chain_stats)");
+    wait_for(client, "(SELECT last_block = block_count FROM ledger.mirror_status, ledger.chain_stats)");
+}
+
+/// The worker of this session's database, once it is there.
+#[track_caller]
+pub fn worker_pid(client: &mut Client) -> u32 {
+    let sql =
+        "SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_notary worker' AND datname = current_database()";
+    wait_until("there is a worker", PATIENCE, || column(client, sql).len() == 1);
+    number(client, sql) as u32
+}
+
+#[track_caller]
+pub fn wait_until_attached(client: &mut Client) {
+    wait_for(client, "(SELECT state = 'attached' FROM ledger.mirror_status)");
+}
+
+// ---- the file ---------------------------------------------------------------------------------------------------------
+
+/// The mirror file of this session's database.
+#[track_caller]
+pub fn file(client: &mut Client) -> PathBuf {
+    value(client, "SELECT path FROM ledger.mirror_status").into()
+}
+
+/// The whole lines of a file.
+pub fn lines(path: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(path).unwrap();
+    let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+    whole.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
+}
+
+pub fn of_type<'a>(lines: &'a [Value], record_type: &str) -> Vec<&'a Value> {
+    lines.iter().filter(|line| line["record_type"] == record_type).collect()
+}
+
+/// The ids of the entries of a file that are not voided; none may be there twice.
+#[track_caller]
+pub fn ids_in_file(path: &Path) -> BTreeSet<String> {
+    let lines = lines(path);
+    let entries = of_type(&lines, "entry");
+    let mut ids: BTreeSet<String> = entries.iter().map(|line| text_of(&line["entry_id"])).collect();
+    assert_eq!(ids.len(), entries.len(), "an entry is in the file twice");
+    for void in of_type(&lines, "void") {
+        for id in void["entry_ids"].as_array().unwrap() {
+            assert!(ids.remove(&text_of(id)), "a void line for an entry that is not there");
+        }
+    }
+    ids
+}
+
+fn text_of(value: &Value) -> String {
+    value.as_str().unwrap().to_owned()
+}
+
+pub fn ids_in_table(client: &mut Client) -> BTreeSet<String> {
+    column(client, "SELECT id FROM ledger.entries").into_iter().collect()
+}
+
+// ---- verdicts ---------------------------------------------------------------------------------------------------------
+
+pub fn verdict(client: &mut Client) -> Value {
+    json(client, "SELECT ledger.verify_chain()")
+}
+
+/// What the command line says of a file: exit status and report.
+pub fn cli_verify(path: &Path) -> (i32, Value) {
+    let output = Command::new(env!("CARGO_BIN_EXE_pg_notary")).arg("verify").arg(path).arg("--json").output().unwrap();
+    let report = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
+    (output.status.code().expect("the program was not killed"), report)
+}
+
+/// Both copies are valid, in SQL and offline, hold the same entries, and neither blocks nor leaves have a gap.
+#[track_caller]
+pub fn assert_intact(client: &mut Client) {
+    let verdict = verdict(client);
+    assert!(verdict["overall_valid"] == true && verdict["file_chain"]["valid"] == true, "{verdict:#}");
+    let path = file(client);
+    let (status, report) = cli_verify(&path);
+    assert_eq!(status, 0, "{report:#}");
+    assert!(ids_in_table(client) == ids_in_file(&path), "the table and the file hold different entries");
+    assert_no_gaps(client);
+}
+
+/// Block numbers and leaf indexes are 1, 2, 3 ... and 0, 1, 2 ..., and blocks follow each other.
+#[track_caller]
+pub fn assert_no_gaps(client: &mut Client) {
+    let numbers = "SELECT count(*) = coalesce(max(block_number), 0) AND coalesce(min(block_number), 1) = 1 \
+                   FROM ledger.blocks";
+    assert_eq!(value(client, numbers), "t", "block numbers have a gap");
+    let leaves = "SELECT count(*) = coalesce(max(leaf_index) + 1, 0) AND count(*) = count(DISTINCT leaf_index) \
+                  AND coalesce(min(leaf_index), 0) = 0 FROM ledger.entries_sealed";
+    assert_eq!(value(client, leaves), "t", "leaf indexes have a gap");
+    let links = "SELECT count(*) FROM (SELECT *, lag(block_hash) OVER w AS hash_before, lag(tree_size) OVER w AS \
+                 size_before FROM ledger.blocks WINDOW w AS (ORDER BY block_number)) AS b \
+                 WHERE previous_hash <> coalesce(hash_before, repeat('0', 64)) \
+                 OR tree_size - data_count <> coalesce(size_before, 0)";
+    assert_eq!(number(client, links), 0, "blocks do not follow each other");
+    let counts = "SELECT count(*) FROM ledger.blocks b WHERE data_count <> \
+                  (SELECT count(*) FROM ledger.entries_sealed e WHERE e.block_number = b.block_number)";
+    assert_eq!(number(client, counts), 0, "a block does not hold what it counts");
+}

@@ -1,0 +1,161 @@
+//! Many sessions at once: nothing is lost, the chain neither forks nor has gaps, and sealing holds nobody up.
+#![cfg(feature = "cluster-tests")]
+
+mod common;
+
+use common::ledger::*;
+use common::{Cluster, Options};
+use postgres::error::SqlState;
+use postgres::Client;
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+const WRITERS: usize = 16;
+
+/// How long to write: 30 s, or as many as `PG_NOTARY_TEST_SECONDS` says.
+fn duration() -> Duration {
+    let seconds = std::env::var("PG_NOTARY_TEST_SECONDS").map_or(30, |text| text.parse().expect("a number of seconds"));
+    Duration::from_secs(seconds)
+}
+
+/// Records until the deadline: mostly single entries, some transactions of several, some rolled back. Returns the ids of
+/// what was acknowledged.
+fn write_until(deadline: Instant, mut client: Client) -> Vec<String> {
+    let mut acknowledged = Vec::new();
+    for round in 0.. {
+        if Instant::now() > deadline {
+            break;
+        }
+        match round % 10 {
+            3 => acknowledged.extend(record_many(&mut client, 5)),
+            7 => {
+                client.batch_execute(&format!("BEGIN; {RECORD}; ROLLBACK")).unwrap();
+            }
+            _ => acknowledged.push(record(&mut client)),
+        }
+    }
+    acknowledged
+}
+
+fn write_with(cluster: &Cluster, writers: usize, deadline: Instant) -> BTreeSet<String> {
+    thread::scope(|scope| {
+        let start = |_| scope.spawn(move || write_until(deadline, cluster.connect("postgres")));
+        let writers: Vec<_> = (0..writers).map(start).collect();
+        writers.into_iter().flat_map(|writer| writer.join().unwrap()).collect()
+    })
+}
+
+#[test]
+fn sixteen_clients_lose_nothing_and_everything_is_sealed() {
+    let options = Options::new().conf("ledger.block_size = 50").conf("ledger.block_interval = 1s");
+    let (cluster, mut client) = start(options);
+    let acknowledged = write_with(&cluster, WRITERS, Instant::now() + duration());
+    assert!(acknowledged.len() > 1000, "only {} entries", acknowledged.len());
+
+    wait_until_sealed(&mut client);
+    assert_eq!(number(&mut client, "SELECT count(*) FROM ledger.entries"), acknowledged.len() as i64);
+    assert!(ids_in_table(&mut client) == acknowledged, "the table does not hold what was acknowledged");
+    let path = file(&mut client);
+    assert!(ids_in_file(&path) == acknowledged, "the file does not hold what was acknowledged");
+    assert!(of_type(&lines(&path), "void").is_empty(), "a transaction rolled back before its commit left a line");
+    assert_eq!(number(&mut client, "SELECT max(data_count) FROM ledger.blocks"), 50);
+    assert_intact(&mut client);
+}
+
+/// Seals as fast as it can, in each isolation level, and gives some of it up again. Returns the blocks it committed.
+fn seal_until(stop: &AtomicBool, mut client: Client) -> Vec<String> {
+    let mut committed = Vec::new();
+    let levels = ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"];
+    for round in 0.. {
+        if stop.load(Ordering::Acquire) {
+            break;
+        }
+        let give_up = round % 5 == 4;
+        let end = if give_up { "ROLLBACK" } else { "COMMIT" };
+        client.batch_execute(&format!("BEGIN ISOLATION LEVEL {}; SELECT 1", levels[round % 3])).unwrap();
+        match try_to_seal(&mut client, end) {
+            Ok(blocks) if !give_up => committed.extend(blocks),
+            Ok(_) => {}
+            // A serializable transaction may always be told to try again.
+            Err(error) if error.code() == Some(&SqlState::T_R_SERIALIZATION_FAILURE) => {
+                client.batch_execute("ROLLBACK").unwrap();
+            }
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+    committed
+}
+
+fn try_to_seal(client: &mut Client, end: &str) -> Result<Vec<String>, postgres::Error> {
+    let rows = client.query("SELECT block_hash FROM ledger.commit_block()", &[])?;
+    client.batch_execute(end)?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+#[test]
+fn sealing_from_many_sessions_neither_forks_nor_skips() {
+    let options = Options::new().conf("ledger.block_size = 7").conf("ledger.block_interval = 1s");
+    let (cluster, mut client) = start(options);
+    let stop = &AtomicBool::new(false);
+    let (acknowledged, sealed) = thread::scope(|scope| {
+        let start = |_| scope.spawn(|| seal_until(stop, cluster.connect("postgres")));
+        let sealers: Vec<_> = (0..4).map(start).collect();
+        let acknowledged = write_with(&cluster, 6, Instant::now() + Duration::from_secs(6));
+        stop.store(true, Ordering::Release);
+        let sealed: Vec<String> = sealers.into_iter().flat_map(|sealer| sealer.join().unwrap()).collect();
+        (acknowledged, sealed)
+    });
+    wait_until_sealed(&mut client);
+    let hashes: BTreeSet<String> = column(&mut client, "SELECT block_hash FROM ledger.blocks").into_iter().collect();
+    assert!(!sealed.is_empty() && sealed.iter().all(|hash| hashes.contains(hash)), "a committed block is gone");
+    assert_eq!(sealed.iter().collect::<BTreeSet<_>>().len(), sealed.len(), "a block was given out twice");
+    assert!(ids_in_table(&mut client) == acknowledged, "the table does not hold what was acknowledged");
+    assert_intact(&mut client);
+}
+
+/// Each way of recording, each in a session of its own that must come back in time.
+fn record_in_every_way(cluster: &Cluster) {
+    let insert = "INSERT INTO ledger.entries (entry_type, data_hash) SELECT 't', ledger.hash_data('1') \
+                  FROM generate_series(1, 30)";
+    let copy = "COPY ledger.entries (entry_type, data_hash) FROM PROGRAM \
+                'printf \"t\\\\t%064d\\\\n\" 1'";
+    for sql in [RECORD, insert, copy] {
+        let mut session = cluster.connect("postgres");
+        in_time(sql, move || session.simple_query(sql).map(drop)).unwrap();
+    }
+}
+
+#[test]
+fn an_open_transaction_that_sealed_holds_no_writer_up() {
+    let options = Options::new().conf("ledger.block_size = 10").conf("ledger.block_interval = 1s");
+    let (cluster, mut client) = start(options);
+    for end in ["COMMIT", "ROLLBACK"] {
+        let mut sealer = cluster.connect("postgres");
+        sealer.batch_execute(&format!("BEGIN; {RECORD}; SELECT * FROM ledger.commit_block()")).unwrap();
+        // The worker waits for the sealer now, or will once these are in.
+        record_in_every_way(&cluster);
+        record_in_every_way(&cluster);
+        assert!(number(&mut client, "SELECT pending_count FROM ledger.chain_stats") >= 60, "somebody else sealed");
+        sealer.batch_execute(end).unwrap();
+        wait_until_sealed(&mut client);
+    }
+    // Two rounds of twice 32, and the entry that the first sealer recorded and committed.
+    assert_eq!(number(&mut client, "SELECT count(*) FROM ledger.entries"), 2 * 2 * 32 + 1);
+    assert_intact(&mut client);
+}
+
+#[test]
+fn a_writer_that_stays_open_holds_no_sealing_up() {
+    let options = Options::new().conf("ledger.block_size = 10").conf("ledger.block_interval = 1s");
+    let (cluster, mut client) = start(options);
+    let mut slow = cluster.connect("postgres");
+    slow.batch_execute(&format!("BEGIN; {RECORD}")).unwrap();
+    record_many(&mut client, 25);
+    wait_until_sealed(&mut client);
+    slow.batch_execute("COMMIT").unwrap();
+    wait_for(&mut client, "(SELECT entry_count = 26 FROM ledger.chain_stats)");
+    wait_until_sealed(&mut client);
+    assert_intact(&mut client);
+}

@@ -1,0 +1,267 @@
+//! The workers: one for each database with a ledger, there when needed, gone when not, idle when there is nothing to do.
+#![cfg(feature = "cluster-tests")]
+
+mod common;
+
+use common::ledger::*;
+use common::{wait_until, Options, Stop};
+use postgres::Client;
+use std::fs;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+const WORKERS: &str = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'pg_notary worker'";
+
+#[test]
+fn create_extension_starts_a_worker_and_drop_extension_stops_it() {
+    let (cluster, mut client) = start(Options::new());
+    worker_pid(&mut client);
+    client.batch_execute("CREATE DATABASE second").unwrap();
+    let mut second = cluster.connect("second");
+    second.batch_execute("CREATE EXTENSION pg_notary").unwrap();
+    worker_pid(&mut second);
+    record(&mut second);
+    let first_file = file(&mut second);
+    assert_eq!(number(&mut client, WORKERS), 2);
+
+    second.batch_execute("DROP EXTENSION pg_notary").unwrap();
+    wait_until("the second worker is gone", PATIENCE, || number(&mut client, WORKERS) == 1);
+    assert!(first_file.exists(), "the file of a dropped ledger is evidence, and stays");
+
+    second.batch_execute("CREATE EXTENSION pg_notary").unwrap();
+    record(&mut second);
+    let second_file = file(&mut second);
+    assert_ne!(first_file, second_file, "another ledger has another file");
+    second.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
+    wait_until_sealed(&mut second);
+    assert_intact(&mut second);
+
+    second.batch_execute("BEGIN; DROP EXTENSION pg_notary; CREATE EXTENSION pg_notary; COMMIT").unwrap();
+    record(&mut second);
+    let third_file = file(&mut second);
+    assert_ne!(third_file, second_file);
+    assert_intact(&mut second);
+
+    // The first database never noticed.
+    record(&mut client);
+    assert_intact(&mut client);
+}
+
+#[test]
+fn a_create_extension_that_is_rolled_back_leaves_no_worker() {
+    let cluster = common::Cluster::start();
+    let mut client = cluster.connect("postgres");
+    client.batch_execute("BEGIN; CREATE EXTENSION pg_notary; ROLLBACK").unwrap();
+    client.batch_execute("BEGIN; CREATE EXTENSION pg_notary; COMMIT").unwrap();
+    worker_pid(&mut client);
+    client.batch_execute("BEGIN; DROP EXTENSION pg_notary; ROLLBACK").unwrap();
+    record(&mut client);
+    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
+    wait_until_sealed(&mut client);
+    assert_intact(&mut client);
+}
+
+#[test]
+fn a_worker_does_not_keep_its_database_from_being_dropped_renamed_or_copied() {
+    let (cluster, mut client) = start(Options::new());
+    client.batch_execute("CREATE DATABASE old").unwrap();
+    let mut old = cluster.connect("old");
+    old.batch_execute("CREATE EXTENSION pg_notary").unwrap();
+    record(&mut old);
+    worker_pid(&mut old);
+    drop(old);
+
+    client.batch_execute("CREATE DATABASE copy TEMPLATE old").unwrap();
+    wait_until("the worker of the template is back", PATIENCE, || has_worker(&mut client, "old"));
+    client.batch_execute("ALTER DATABASE old RENAME TO renamed").unwrap();
+    wait_until("the worker is back", PATIENCE, || has_worker(&mut client, "renamed"));
+    client.batch_execute("DROP DATABASE renamed").unwrap();
+    assert!(!has_worker(&mut client, "renamed"));
+    client.batch_execute("DROP DATABASE copy WITH (FORCE)").unwrap();
+    wait_until("one worker is left", PATIENCE, || number(&mut client, WORKERS) == 1);
+}
+
+fn has_worker(client: &mut Client, database: &str) -> bool {
+    number(client, &format!("{WORKERS} AND datname = '{database}'")) == 1
+}
+
+#[test]
+fn a_full_block_is_sealed_at_once_and_the_rest_after_the_interval() {
+    let options = Options::new().conf("ledger.block_size = 10").conf("ledger.block_interval = 4s");
+    let (_cluster, mut client) = start(options);
+    wait_until_attached(&mut client);
+    let recorded = Instant::now();
+    record_many(&mut client, 25);
+    wait_for(&mut client, "(SELECT block_count = 2 FROM ledger.chain_stats)");
+    assert!(recorded.elapsed() < Duration::from_secs(3), "full blocks took {:?}", recorded.elapsed());
+    assert_eq!(number(&mut client, "SELECT pending_count FROM ledger.chain_stats"), 5);
+
+    wait_until_sealed(&mut client);
+    let took = recorded.elapsed();
+    assert!(took > Duration::from_millis(3500) && took < Duration::from_secs(15), "the rest took {took:?}");
+    assert_eq!(column(&mut client, "SELECT data_count FROM ledger.blocks ORDER BY 1 DESC"), ["10", "10", "5"]);
+
+    // One at a time, as an application does.
+    let recorded = Instant::now();
+    for _ in 0..10 {
+        record(&mut client);
+    }
+    wait_for(&mut client, "(SELECT block_count = 4 FROM ledger.chain_stats)");
+    assert!(recorded.elapsed() < Duration::from_secs(3), "a full block took {:?}", recorded.elapsed());
+    assert_intact(&mut client);
+}
+
+#[test]
+fn a_new_block_interval_takes_effect_on_reload() {
+    let options = Options::new().conf("ledger.block_interval = 1h");
+    let (_cluster, mut client) = start(options);
+    record_many(&mut client, 3);
+    set(&mut client, "ledger.block_interval", "'1s'");
+    wait_until_sealed(&mut client);
+    assert_intact(&mut client);
+}
+
+/// CPU time and voluntary context switches of a process: they stay what they are while it sleeps.
+fn wakeups(pid: u32) -> (String, String) {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let times = stat.rsplit_once(") ").unwrap().1.split(' ').skip(11).take(2).collect::<Vec<_>>().join(" ");
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let switches = status.lines().find(|line| line.starts_with("voluntary_ctxt_switches")).unwrap();
+    (times, switches.to_owned())
+}
+
+#[test]
+fn idle_workers_and_the_launcher_do_not_wake_up() {
+    let (_cluster, mut client) = start(Options::new().conf("ledger.block_interval = 1h"));
+    let launcher = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_notary launcher'";
+    let processes = [worker_pid(&mut client), number(&mut client, launcher) as u32];
+    // Once with nothing to wait for, once with entries that are due much later.
+    for _ in 0..2 {
+        wait_until_sleeping(&processes);
+        let before = processes.map(wakeups);
+        sleep(Duration::from_secs(4));
+        assert_eq!(processes.map(wakeups), before, "something woke up");
+        record_many(&mut client, 3);
+    }
+}
+
+fn wait_until_sleeping(processes: &[u32]) {
+    let state = || processes.iter().map(|pid| wakeups(*pid)).collect::<Vec<_>>();
+    let mut last = state();
+    wait_until("the processes sleep for half a second", PATIENCE, || {
+        let before = std::mem::replace(&mut last, state());
+        sleep(Duration::from_millis(500));
+        before == last && last == state()
+    });
+}
+
+#[test]
+fn a_large_backlog_is_sealed_in_several_transactions() {
+    let (_cluster, mut client) = start(Options::new().secret(None).conf("ledger.block_size = 1000"));
+    let insert = "INSERT INTO ledger.entries (entry_type, data_hash) SELECT 'backlog', \
+                  encode(sha256(n::text::bytea), 'hex') FROM generate_series(1, 200500) n";
+    client.batch_execute(insert).unwrap();
+    wait_until("the full blocks are sealed", 3 * PATIENCE, || {
+        is_true(&mut client, "(SELECT block_count >= 200 FROM ledger.chain_stats)")
+    });
+    let per_transaction = "SELECT count(*) FROM ledger.entries_sealed GROUP BY xmin::text";
+    let counts: Vec<i64> = column(&mut client, per_transaction).iter().map(|count| count.parse().unwrap()).collect();
+    assert!(counts.len() >= 5, "{counts:?}");
+    assert!(counts.iter().all(|count| *count <= 50_000), "{counts:?}");
+    assert_eq!(number(&mut client, "SELECT pending_count FROM ledger.chain_stats"), 500);
+    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
+    wait_until_sealed(&mut client);
+    assert_intact(&mut client);
+}
+
+#[test]
+fn a_terminated_worker_comes_back_and_goes_on() {
+    let (_cluster, mut client) = start(Options::new().conf("ledger.block_size = 5"));
+    for _ in 0..3 {
+        let pid = worker_pid(&mut client);
+        record_many(&mut client, 5);
+        client.batch_execute(&format!("SELECT pg_terminate_backend({pid})")).unwrap();
+        wait_until("another worker is there", PATIENCE, || worker_pid(&mut client) != pid);
+        record_many(&mut client, 5);
+        wait_until_sealed(&mut client);
+    }
+    assert_eq!(number(&mut client, "SELECT count(*) FROM ledger.blocks"), 6);
+    assert_intact(&mut client);
+}
+
+/// Breaks sealing with one statement, repairs it with another: the log names the cause once, however often sealing was
+/// tried, and sealing goes on by itself.
+fn sealing_recovers(break_it: &str, repair_it: &str, cause: &str) {
+    let options = Options::new().conf("ledger.block_size = 5").conf("ledger.block_interval = 1s");
+    let (cluster, mut client) = start(options);
+    record_many(&mut client, 5);
+    wait_until_sealed(&mut client);
+    client.batch_execute(break_it).unwrap();
+    for _ in 0..3 {
+        // Recording goes on.
+        record_many(&mut client, 5);
+    }
+    cluster.wait_for_log("pg_notary worker cannot go on");
+    wait_for(&mut client, "(SELECT state = 'failing' FROM ledger.workers)");
+    sleep(Duration::from_secs(3));
+    let log = cluster.log();
+    let complaints: Vec<&str> = log.lines().filter(|line| line.contains("pg_notary worker cannot go on")).collect();
+    assert!(complaints.len() == 1 && complaints[0].contains(cause), "{complaints:#?}");
+    assert_eq!(number(&mut client, "SELECT count(*) FROM ledger.blocks"), 1, "sealed although broken");
+
+    client.batch_execute(repair_it).unwrap();
+    wait_until_sealed(&mut client);
+    cluster.wait_for_log("pg_notary worker goes on");
+    wait_for(&mut client, "(SELECT state = 'running' FROM ledger.workers)");
+    assert_eq!(number(&mut client, "SELECT count(*) FROM ledger.blocks"), 4);
+    assert_intact(&mut client);
+}
+
+#[test]
+fn sealing_recovers_from_a_damaged_frontier() {
+    sealing_recovers(
+        "CREATE TABLE kept AS SELECT frontier FROM ledger.log_state; UPDATE ledger.log_state SET frontier = '\\x00'",
+        "UPDATE ledger.log_state SET frontier = (SELECT frontier FROM kept)",
+        "log",
+    );
+}
+
+#[test]
+fn sealing_recovers_from_a_detached_partition() {
+    let partition = "entries_sealed_1";
+    sealing_recovers(
+        &format!("ALTER TABLE ledger.entries_sealed DETACH PARTITION ledger.{partition}"),
+        &format!(
+            "ALTER TABLE ledger.entries_sealed ATTACH PARTITION ledger.{partition} FOR VALUES FROM (1) TO ((SELECT 1))"
+        )
+        .replace("((SELECT 1))", "(2000001)"),
+        "partition",
+    );
+}
+
+#[test]
+fn a_restart_continues_the_chain() {
+    let options = Options::new().conf("ledger.block_size = 5").conf("ledger.block_interval = 1h");
+    let (cluster, mut client) = start(options);
+    for how in [Stop::Fast, Stop::Immediate, Stop::Fast] {
+        record_many(&mut client, 7);
+        drop(client);
+        cluster.restart(how);
+        client = cluster.connect("postgres");
+        record(&mut client);
+        wait_until_attached(&mut client);
+    }
+    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
+    wait_until_sealed(&mut client);
+    assert_eq!(number(&mut client, "SELECT count(*) FROM ledger.entries"), 24);
+    assert_intact(&mut client);
+}
+
+#[test]
+fn a_clean_shutdown_does_not_wait_for_the_workers() {
+    let (cluster, mut client) = start(Options::new());
+    record_many(&mut client, 3);
+    let since = Instant::now();
+    cluster.stop(Stop::Fast);
+    assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
+}
