@@ -67,8 +67,10 @@ offline() {
 
 if [ -z "${PG_NOTARY_CLI:-}" ]; then
     echo "== building the offline verifier" >&2
-    (cd .. && cargo build --quiet --locked --release --no-default-features --features cli)
-    PG_NOTARY_CLI=$(cd .. && cd "${CARGO_TARGET_DIR:-target}" && pwd)/release/pg_notary
+    # Apart from the extension's build, which has a library of the same name: otherwise each would undo the other.
+    target=$(cd .. && mkdir -p "${CARGO_TARGET_DIR:-target}/cli" && cd "${CARGO_TARGET_DIR:-target}/cli" && pwd)
+    cargo build --quiet --locked --release --no-default-features --features cli --target-dir "$target"
+    PG_NOTARY_CLI=$target/release/pg_notary
 fi
 
 # DOCUMENTS, WHAT, SUBJECT and the others; and one SQL script a connection.

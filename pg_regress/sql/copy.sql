@@ -12,7 +12,7 @@ entry_type,data_hash,metadata
 "csv, quoted",4b227777d4dd1fc61c6f884f48641d02b4d121d3fd328cb08b5531fcacdabf8a,{}
 \.
 COPY ledger.entries (id, entry_type, data_hash, created_at) FROM stdin;
-00000000-0000-0000-0000-000000000001	old	ef2d127de37b942baad06145e54b0c619a1f22327b2ebbcfbec78f5564afe39d	2001-02-03 04:05:06+00
+00000000-0000-0000-0000-000000000001	timed	ef2d127de37b942baad06145e54b0c619a1f22327b2ebbcfbec78f5564afe39d	2101-02-03 04:05:06+00
 \.
 COPY ledger.entries_pending (entry_type, data_hash) FROM stdin;
 into the partition	e7f6c011776e8db7cd330b54174fd76f7d0216b612387a5ffcfb81e6f0919683

@@ -12,7 +12,7 @@ SELECT 'series', ledger.hash_data(to_jsonb(n)), jsonb_build_object('n', n) FROM 
 -- All columns but those of sealing can be given; what cannot be believed is checked.
 INSERT INTO ledger.entries (id, entry_type, data_hash, metadata, signature, key_id, created_at)
 VALUES ('00000000-0000-0000-0000-000000000001', 'given', ledger.hash_data('5'), '{"n": 5}', ledger.create_signature(ledger.hash_data('5')),
-        'not this key', '2001-02-03 04:05:06.789+00')
+        'not this key', '2101-02-03 04:05:06.789+00')
 RETURNING id, metadata, signature = ledger.create_signature(data_hash) AS given, key_id, created_at AT TIME ZONE 'UTC' AS created_at;
 INSERT INTO ledger.entries (entry_type, data_hash, signature) VALUES ('note', ledger.hash_data('5'), ledger.create_signature(ledger.hash_data('6')));
 \echo :SQLSTATE

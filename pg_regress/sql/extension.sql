@@ -52,6 +52,7 @@ SELECT pg_describe_object(classid, objid, 0) AS without_comment
 FROM pg_depend
 WHERE refclassid = 'pg_extension'::regclass AND refobjid = (SELECT oid FROM pg_extension WHERE extname = 'pg_notary')
   AND deptype = 'e' AND classid IN ('pg_proc'::regclass, 'pg_class'::regclass, 'pg_type'::regclass)
+  AND NOT (classid = 'pg_class'::regclass AND objid IN (SELECT oid FROM pg_class WHERE relispartition AND relname ~ '^entries_sealed_'))
   AND NOT (classid = 'pg_type'::regclass AND objid IN (SELECT oid FROM pg_type WHERE typrelid <> 0 OR typelem <> 0))
   AND obj_description(objid, classid::regclass::name) IS NULL
 ORDER BY pg_describe_object(classid, objid, 0) COLLATE "C";

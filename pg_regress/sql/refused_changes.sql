@@ -49,6 +49,8 @@ BEGIN
     DROP TABLE outcome;
 END
 $$;
+-- TRUNCATE ... CASCADE says what it is going to truncate.
+SET client_min_messages = warning;
 SELECT * FROM refusals();
 SET session_replication_role = replica;
 SELECT * FROM refusals();

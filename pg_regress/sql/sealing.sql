@@ -5,7 +5,9 @@
 SELECT * FROM ledger.commit_block();
 SELECT * FROM ledger_state();
 
--- One block of the whole rest. Leaves are in the order of (created_at, id), not that of insertion.
+-- One block of the whole rest. Leaves are in the order of (created_at, id), not that of insertion. In one transaction,
+-- as the worker does not wait with entries that old.
+BEGIN;
 INSERT INTO ledger.entries (id, entry_type, data_hash, created_at)
 SELECT ('00000000-0000-0000-0000-00000000000' || 6 - n)::uuid, 'ordered', ledger.hash_data(to_jsonb(n)), '2001-01-01 00:00:00+00'
 FROM generate_series(1, 5) AS n;
@@ -13,6 +15,7 @@ INSERT INTO ledger.entries (id, entry_type, data_hash, created_at)
 VALUES ('00000000-0000-0000-0000-000000000009', 'earlier', ledger.hash_data('0'), '2000-12-31 23:59:59.999999+00'),
        ('00000000-0000-0000-0000-000000000000', 'later', ledger.hash_data('0'), '2001-01-01 00:00:00.000001+00');
 SELECT block_number, data_count, tree_size, previous_hash FROM ledger.commit_block();
+COMMIT;
 SELECT id, entry_type, block_number, leaf_index, tableoid::regclass FROM ledger.entries ORDER BY leaf_index;
 SELECT count(*) AS still_pending FROM ledger.entries_pending;
 SELECT * FROM ledger.commit_block();
@@ -48,12 +51,9 @@ BEGIN ISOLATION LEVEL REPEATABLE READ;
 SELECT block_number, data_count, tree_size FROM ledger.commit_block();
 COMMIT;
 
--- Blocks of at most block_size entries. The setting is the server's: the session sees it after its next command.
+-- Blocks of at most block_size entries.
 ALTER SYSTEM SET ledger.block_size = 3;
-SELECT pg_reload_conf();
-\set ECHO none
-SELECT format('DO %L', 'BEGIN IF current_setting(''ledger.block_size'') <> ''3'' THEN PERFORM pg_sleep(0.01); END IF; END') FROM generate_series(1, 2000) \gexec
-\set ECHO all
+\i pg_regress/reload.sql
 SHOW ledger.block_size;
 BEGIN;
 SELECT count(ledger.add_entry('three a block', to_jsonb(n))) FROM generate_series(1, 7) AS n;
@@ -67,7 +67,7 @@ SELECT wait_until('(SELECT count(*) = 2 FROM ledger.entries_pending)');
 SELECT block_number, data_count, tree_size FROM ledger.blocks ORDER BY block_number DESC LIMIT 2;
 SELECT block_number, data_count, tree_size FROM ledger.commit_block();
 ALTER SYSTEM RESET ledger.block_size;
-SELECT pg_reload_conf();
+\i pg_regress/reload.sql
 
 -- The chain, computed anew from the columns, as DESIGN says.
 SELECT block_number,

@@ -48,7 +48,13 @@ pub fn sealed() -> Vec<SealedPartition> {
 /// Runs DDL as the current user, who must own the ledger's tables.
 pub fn ensure_for(first: i64, last: i64) {
     let span = (PARTITION_ENTRIES / settings::block_size() as i64).max(1);
-    let mut end = sealed().iter().map(|partition| partition.to).max().unwrap_or(first);
+    let partitions = sealed();
+    let is_missing = !partitions.iter().any(|partition| (partition.from..partition.to).contains(&first));
+    if first > 1 && is_missing {
+        // It was made ahead of need, so somebody has taken it away: another in its place could never be attached again.
+        return;
+    }
+    let mut end = partitions.iter().map(|partition| partition.to).max().unwrap_or(first);
     while end <= last + span / 10 {
         create(end, end + span);
         end += span;

@@ -132,8 +132,12 @@ pub fn wait_until_sealed(client: &mut Client) {
 pub fn worker_pid(client: &mut Client) -> u32 {
     let sql =
         "SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_notary worker' AND datname = current_database()";
-    wait_until("there is a worker", PATIENCE, || column(client, sql).len() == 1);
-    number(client, sql) as u32
+    let mut pids = Vec::new();
+    wait_until("there is a worker", PATIENCE, || {
+        pids = column(client, sql);
+        !pids.is_empty()
+    });
+    pids[0].parse().unwrap()
 }
 
 #[track_caller]

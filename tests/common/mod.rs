@@ -71,7 +71,7 @@ pub fn give_to_server(path: &Path) {
 }
 
 /// A program run as the servers' user, with none of the caller's settings for libpq.
-fn as_server(program: impl AsRef<OsStr>) -> Command {
+pub fn as_server(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
     command.current_dir(work_dir()).stdin(Stdio::null());
     command.env("LC_ALL", "C");
@@ -97,7 +97,7 @@ fn copy_directory(from: &Path, to: &Path) {
     succeed(as_server("cp").arg("-a").arg(from).arg(to));
 }
 
-fn succeed(command: &mut Command) -> String {
+pub fn succeed(command: &mut Command) -> String {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     assert!(
         output.status.success(),

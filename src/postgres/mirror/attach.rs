@@ -132,7 +132,8 @@ fn try_attach(mirror: &Mirror) -> Result<Attached, Failure> {
     take_over(mirror, &opened, &path, &tail).map_err(|trouble| failure(&trouble))?;
     bring_up_to_date(mirror, &tail)?;
     mirror.slot.mirror.lock(mirror.shared, mirror.slot).attachment = Attachment::Attached;
-    remember(mirror);
+    // Nobody has counted what is pending yet.
+    remember(mirror, false);
     Ok(Attached { _file: opened })
 }
 
@@ -331,9 +332,9 @@ fn append(mirror: &Mirror, mut lines: LineBuffer) -> Result<(), Failure> {
     appended
 }
 
-/// Notes in the database how far the file is acknowledged and settled. The caller is in a transaction, holds the sealing
-/// lock, and has appended the lines of all blocks.
-pub fn remember(mirror: &Mirror) {
+/// Notes in the database how far the file is acknowledged and, where the count of pending entries can be relied on,
+/// settled. The caller is in a transaction, holds the sealing lock, and has appended the lines of all blocks.
+pub fn remember(mirror: &Mirror, is_counted: bool) {
     let lock = || mirror.slot.mirror.lock(mirror.shared, mirror.slot);
     // The order matters: what is before `durable` is decided when nothing is undecided after it was read, and a
     // transaction says that its lines are to be voided before it counts as decided.
@@ -347,5 +348,5 @@ pub fn remember(mirror: &Mirror) {
         let fields = lock();
         fields.void_from == fields.void_to
     };
-    blocks::remember_mirror((durable, last_block), (nothing_open && nothing_to_void).then_some((durable, last_block)));
+    blocks::remember_mirror((durable, last_block), (is_counted && nothing_open && nothing_to_void).then_some((durable, last_block)));
 }

@@ -208,11 +208,20 @@ impl<'a> SideBySide<'a> {
 
     /// Verifies the file, and each block of the tables beside its block of the file.
     fn verify_with_file(&mut self, path: &Path, keyring: Option<&Keyring>) -> std::io::Result<FileReport> {
-        let file = File::open(path)?;
-        let length = file.metadata()?.len();
-        let head = blocks::head(&LatestSnapshot::take()).map_or(0, |head| head.block_number);
-        self.progress.totals(head.min(self.extent.to) - self.extent.from + 1, length);
-        let mut report = verify_file(BufReader::with_capacity(1 << 20, file), FileOptions { keyring }, self)?;
+        let (mut report, length) = match File::open(path) {
+            // The first entry makes the file; before that there is nothing to be found in it.
+            Err(error) if error.kind() == ErrorKind::NotFound && self.acknowledged.bytes == 0 => {
+                (FileReport::default(), 0)
+            }
+            file => {
+                let file = file?;
+                let length = file.metadata()?.len();
+                let head = blocks::head(&LatestSnapshot::take()).map_or(0, |head| head.block_number);
+                self.progress.totals(head.min(self.extent.to) - self.extent.from + 1, length);
+                let reader = BufReader::with_capacity(1 << 20, file);
+                (verify_file(reader, FileOptions { keyring }, self)?, length)
+            }
+        };
         check_own_file(&self.acknowledged, &report, length, &mut self.file_findings);
         self.verify_tables_to_end(true);
         self.progress.phase(Phase::Pending);

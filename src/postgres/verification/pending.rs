@@ -26,7 +26,13 @@ const VOID_DEADLINE: Duration = Duration::from_secs(10);
 
 /// The pending rows as they were before the file was read.
 pub struct PendingComparison {
-    rows: HashMap<Uuid, Hash>,
+    rows: HashMap<Uuid, PendingRow>,
+}
+
+struct PendingRow {
+    leaf_hash: Hash,
+    /// Written by the transaction that verifies: its lines are appended when it commits.
+    is_uncommitted: bool,
 }
 
 impl PendingComparison {
@@ -47,7 +53,11 @@ impl PendingComparison {
             if row.datum(entry_column::LEAF_INDEX).is_some() || row.datum(entry_column::BLOCK_NUMBER).is_some() {
                 findings.report(of_entry(ProblemKind::RowMalformed, "a pending entry claims to be sealed"));
             }
-            rows.insert(entry.entry_id, entry.leaf_hash);
+            // SAFETY: the scan's tuple is good until the next.
+            let is_uncommitted = unsafe {
+                pg_sys::TransactionIdIsCurrentTransactionId((*(*tuple).t_data).t_choice.t_heap.t_xmin)
+            };
+            rows.insert(entry.entry_id, PendingRow { leaf_hash: entry.leaf_hash, is_uncommitted });
         }
         PendingComparison { rows }
     }
@@ -85,17 +95,24 @@ impl PendingComparison {
         tables: &mut Findings<'_>,
         file: &mut Findings<'_>,
     ) {
-        for (entry_id, leaf_hash) in &self.rows {
+        for (entry_id, row) in &self.rows {
             check_for_interrupts!();
             match report.pending.get(entry_id) {
-                Some(line) if line.leaf_hash == *leaf_hash => {}
+                Some(line) if line.leaf_hash == row.leaf_hash => {}
                 Some(line) => {
                     let detail = "the pending entry in the database is not the one in the file";
                     let problem = Problem::new(Source::Postgres, ProblemKind::EntryDiffers, detail);
                     tables.report(problem.of_entry(*entry_id).on_line(line.line_number));
                 }
                 // Sealed while the file was read: then it was compared with its block.
-                None if partitions::block_of(*entry_id).is_some_and(|block| block <= last_block) => {}
+                None if partitions::block_of(*entry_id).is_some_and(|block| block <= last_block) => {
+                    if is_still_pending(*entry_id) {
+                        let detail = "the entry is sealed, and pending once more";
+                        let problem = Problem::new(Source::Postgres, ProblemKind::EntryRepeated, detail);
+                        tables.report(problem.of_entry(*entry_id));
+                    }
+                }
+                None if row.is_uncommitted => {}
                 None => {
                     let detail = "the file has no line of this pending entry";
                     let problem = Problem::new(Source::File, ProblemKind::EntryNotInFile, detail);
@@ -104,6 +121,13 @@ impl PendingComparison {
             }
         }
     }
+}
+
+/// Whether the pending table has the entry now. Sealing takes it out of there in the same commit that seals it.
+fn is_still_pending(entry_id: Uuid) -> bool {
+    let table = Table::open("entries_pending", pg_sys::AccessShareLock);
+    let snapshot = LatestSnapshot::take();
+    partitions::find(&table, entry_id, snapshot.as_ptr(), |_| ()).is_some()
 }
 
 /// Entries of the file in no block, that neither are in the tables nor inserted by a running transaction.

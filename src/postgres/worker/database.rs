@@ -393,11 +393,11 @@ impl Worker {
             return Ok(());
         }
         self.look_again = true;
-        let mirror = self.mirror;
+        let (mirror, is_counted) = (self.mirror, !self.recount);
         in_transaction(|| {
             blocks::lock_sealing();
             or_raise(block_lines::append_missing());
-            attach::remember(&mirror);
+            attach::remember(&mirror, is_counted);
         })
     }
 

@@ -1,6 +1,7 @@
 //! Changes planted in blocks and entries, as they come from tables.
 
 use super::*;
+use crate::ledger::log_tree::STORED_LEVEL;
 use crate::ledger::parse_hash;
 
 /// Blocks of the same size, with their entries.
@@ -212,6 +213,29 @@ fn a_tree_told_from_elsewhere_lets_roots_be_checked_again() {
     }
     let root = |block| (ProblemKind::TreeRootMismatch, block, None);
     assert_eq!(places(findings.listed()), [root(1), root(7)]);
+}
+
+#[test]
+fn the_nodes_that_a_chain_collects_are_those_that_sealing_stored() {
+    let blocks = blocks(13, 97);
+    let mut stored = Vec::new();
+    let mut tree = LogTree::new();
+    for entry in blocks.iter().flat_map(|(_, entries)| entries) {
+        tree.push(entry.leaf_hash, |level, index, hash| {
+            if level >= STORED_LEVEL {
+                stored.push((level, index, hash));
+            }
+        });
+    }
+    let mut chain = ChainVerifier::new(Source::Postgres);
+    chain.collect_nodes();
+    let mut collected = Vec::new();
+    for (header, entries) in &blocks {
+        chain.block(header, entries, &mut Findings::new());
+        collected.extend(chain.take_nodes());
+    }
+    assert!(stored.len() > 4);
+    assert_eq!(collected, stored);
 }
 
 #[test]
