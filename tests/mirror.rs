@@ -317,3 +317,23 @@ fn without_a_mirror_nothing_claims_to_be_in_the_file_and_later_it_is_filled_up()
     assert_eq!(ids_in_file(&file(&mut client)).len(), 16);
     assert_intact(&mut client);
 }
+
+#[test]
+fn entries_of_any_size_are_sealed_and_found_again() {
+    let (_cluster, mut client) = start(quiet());
+    let kinds = "SELECT ledger.hash_and_record('sized', to_jsonb(n), jsonb_build_object('pad', CASE WHEN n % 2 = 0 \
+                 THEN repeat('x', n) ELSE (SELECT string_agg(md5((n + i)::text), '') FROM generate_series(0, n / 32) i) \
+                 END))->>'entry_id' FROM unnest(ARRAY[1, 100, 1601, 1700, 1801, 1900, 1951, 2000, 2051, 2100, 2201, \
+                 5000, 5001, 300000, 300001]) n";
+    let ids = column(&mut client, kinds);
+    seal(&mut client);
+    let unsound = "SELECT count(*) FROM ledger.entries WHERE block_number IS NULL OR id NOT IN \
+                   (SELECT e.id FROM ledger.entries e WHERE e.leaf_index BETWEEN 0 AND 1000)";
+    assert_eq!(number(&mut client, unsound), 0);
+    client.batch_execute("SET enable_seqscan = off").unwrap();
+    for id in &ids {
+        assert_eq!(number(&mut client, &format!("SELECT count(*) FROM ledger.entries WHERE id = '{id}'")), 1);
+    }
+    assert_eq!(ids_in_table(&mut client).len(), ids.len());
+    assert_intact(&mut client);
+}

@@ -161,6 +161,11 @@ impl<'a> BulkInsert<'a> {
 
     pub fn insert(&mut self, row: &[Option<pg_sys::Datum>]) {
         let tuple = self.table.form(row);
+        // SAFETY: a tuple that form() has just made.
+        if unsafe { may_be_toasted(tuple) } {
+            self.insert_alone(tuple);
+            return;
+        }
         // SAFETY: slots of this table's shape, dropped in finish(); a slot frees the tuple it was given.
         unsafe {
             if self.filled == self.slots.len() {
@@ -174,6 +179,17 @@ impl<'a> BulkInsert<'a> {
         self.filled += 1;
         if self.filled == Self::ROWS {
             self.flush();
+        }
+    }
+
+    /// Inserts a tuple that TOAST will rewrite, after those before it. The multi-insert is made for catalogs without
+    /// TOAST: its index entries would point to nowhere.
+    fn insert_alone(&mut self, tuple: pg_sys::HeapTuple) {
+        self.flush();
+        // SAFETY: a tuple of this table's shape, used no more.
+        unsafe {
+            pg_sys::CatalogTupleInsertWithInfo(self.table.relation, tuple, self.indexes);
+            pg_sys::heap_freetuple(tuple);
         }
     }
 
@@ -203,6 +219,13 @@ impl<'a> BulkInsert<'a> {
             pg_sys::CatalogCloseIndexes(self.indexes);
         }
     }
+}
+
+/// Whether storing the tuple may mean to store another one, with large values moved out or compressed: it has such
+/// values already, or is longer than a bit less than TOAST_TUPLE_THRESHOLD.
+unsafe fn may_be_toasted(tuple: pg_sys::HeapTuple) -> bool {
+    let threshold = pg_sys::BLCKSZ / 4 - 64;
+    u32::from((*(*tuple).t_data).t_infomask) & pg_sys::HEAP_HASEXTERNAL != 0 || (*tuple).t_len > threshold
 }
 
 /// The columns of one tuple. Values point into the tuple, and are good as long as it is.

@@ -271,7 +271,7 @@ impl<'a> SideBySide<'a> {
             self.find_tree_again(header);
         }
         self.last_table_block = header.block_number;
-        self.tree_size = header.tree_size;
+        self.tree_size = self.tree_size.max(header.tree_size);
         self.block_count += 1;
         self.entry_count += entries.len() as u64;
         self.progress.blocks(self.block_count, self.entry_count);

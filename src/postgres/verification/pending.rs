@@ -54,9 +54,8 @@ impl PendingComparison {
                 findings.report(of_entry(ProblemKind::RowMalformed, "a pending entry claims to be sealed"));
             }
             // SAFETY: the scan's tuple is good until the next.
-            let is_uncommitted = unsafe {
-                pg_sys::TransactionIdIsCurrentTransactionId((*(*tuple).t_data).t_choice.t_heap.t_xmin)
-            };
+            let is_uncommitted =
+                unsafe { pg_sys::TransactionIdIsCurrentTransactionId((*(*tuple).t_data).t_choice.t_heap.t_xmin) };
             rows.insert(entry.entry_id, PendingRow { leaf_hash: entry.leaf_hash, is_uncommitted });
         }
         PendingComparison { rows }

@@ -307,9 +307,8 @@ impl Worker {
         }
         let mut page = if self.recount || self.is_due() { 0 } else { self.resume_page };
         loop {
-            let counted = self.slot().pending.load(Ordering::Acquire);
             let looked_at = settle::now().micros();
-            let batch = self.seal_batch(page)?;
+            let (batch, counted) = self.seal_batch(page)?;
             self.note_left(&batch);
             if batch.next_page != 0 {
                 page = batch.next_page;
@@ -351,15 +350,22 @@ impl Worker {
         self.recount || self.waiting_since.is_none() || self.is_due() || pending >= settings::block_size() as i64
     }
 
-    fn seal_batch(&mut self, page: u32) -> Result<Batch, String> {
+    /// Also gives the count of pending entries as it was before. It is read under the lock that every sealer holds until
+    /// its entries are off the count: read earlier, it would take them off once more.
+    fn seal_batch(&mut self, page: u32) -> Result<(Batch, i64), String> {
         let extent = if self.is_due() { Extent::Everything } else { Extent::FullBlocks };
         self.look_again = true;
-        let batch = in_transaction(|| or_raise(blocks::seal_batch(extent, page)))?;
+        let slot = self.slot();
+        let (batch, counted) = in_transaction(|| {
+            blocks::lock_sealing();
+            let counted = slot.pending.load(Ordering::Acquire);
+            (or_raise(blocks::seal_batch(extent, page)), counted)
+        })?;
         if !batch.blocks.is_empty() {
             self.slot().blocks_sealed.fetch_add(batch.blocks.len() as i64, Ordering::AcqRel);
             self.append_block_lines()?;
         }
-        Ok(batch)
+        Ok((batch, counted))
     }
 
     /// Notes since when the entries that were left wait. One may claim any created_at; it waits no longer than since it

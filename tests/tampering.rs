@@ -1,0 +1,299 @@
+//! Whatever a superuser does to the tables is found, and the first bad place is named.
+//!
+//! Each change is made in a transaction with the triggers off, looked at, and rolled back.
+#![cfg(feature = "cluster-tests")]
+
+mod common;
+
+use common::ledger::*;
+use common::{Cluster, Options};
+use postgres::Client;
+
+/// A ledger of 5 blocks of 4 entries, two of them unsigned, and 3 pending entries, one of them unsigned.
+fn ledger() -> (Cluster, Client) {
+    let options = Options::new().conf("ledger.block_size = 4").conf("ledger.block_interval = 1h");
+    let (cluster, mut client) = start(options);
+    let record = "SELECT ledger.hash_and_record('test', to_jsonb(n), jsonb_build_object('n', n), n NOT IN (3, 10, 22))";
+    client.batch_execute(&format!("{record} FROM generate_series(1, 20) n")).unwrap();
+    wait_until_sealed(&mut client);
+    client.batch_execute(&format!("{record} FROM generate_series(21, 23) n")).unwrap();
+    wait_for(&mut client, "(SELECT pending_count = 3 FROM ledger.chain_stats)");
+    (cluster, client)
+}
+
+/// Turns off all that stands in a superuser's way; one of the sealed partitions is ahead of need, and empty.
+const TRIGGERS_OFF: &str = "
+DO $$
+DECLARE
+    t regclass;
+BEGIN
+    FOR t IN SELECT c.oid FROM pg_class c WHERE relnamespace = 'ledger'::regnamespace AND relkind IN ('r', 'p') LOOP
+        EXECUTE format('ALTER TABLE %s DISABLE TRIGGER ALL', t);
+    END LOOP;
+END $$";
+
+/// What a problem says of its place.
+#[derive(Debug)]
+struct Found {
+    block: Option<i64>,
+    leaf: Option<i64>,
+    entry: Option<String>,
+}
+
+fn find_tampering(client: &mut Client) -> Vec<Found> {
+    let sql = "SELECT block_number, leaf_index, entry_id::text FROM ledger.find_tampering()";
+    let rows = client.query(sql, &[]).unwrap();
+    rows.iter().map(|row| Found { block: row.get(0), leaf: row.get(1), entry: row.get(2) }).collect()
+}
+
+/// Where a change must show.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    /// In this block, and in none before it.
+    Block(i64),
+    /// At this leaf, in no block before its own.
+    Leaf(i64),
+    /// At this pending entry.
+    Pending(i64),
+    /// At no place that has a number.
+    Anywhere,
+}
+
+fn is_named(place: Place, found: &[Found], pending: &[String]) -> bool {
+    let first_block = found.iter().filter_map(|problem| problem.block).min();
+    match place {
+        Place::Block(block) => first_block == Some(block),
+        Place::Leaf(leaf) => {
+            first_block == Some(leaf / 4 + 1) && found.iter().any(|problem| problem.leaf == Some(leaf))
+        }
+        Place::Pending(number) => {
+            first_block.is_none() && found.iter().any(|problem| problem.entry.as_ref() == Some(&pending[number as usize]))
+        }
+        Place::Anywhere => !found.is_empty(),
+    }
+}
+
+/// Makes the change, and returns what is wrong with how it was reported.
+fn complaint(client: &mut Client, pending: &[String], sql: &str, place: Place) -> Option<String> {
+    client.batch_execute("BEGIN").unwrap();
+    client.batch_execute(TRIGGERS_OFF).unwrap();
+    if let Err(error) = client.batch_execute(sql) {
+        client.batch_execute("ROLLBACK").unwrap();
+        return Some(format!("{sql}: {error:?}"));
+    }
+    let valid = verdict(client)["overall_valid"] == true;
+    let found = find_tampering(client);
+    client.batch_execute("ROLLBACK").unwrap();
+    let is_reported = !valid && is_named(place, &found, pending);
+    (!is_reported).then(|| format!("{sql}\n  {place:?}, valid: {valid}\n  {found:?}"))
+}
+
+#[track_caller]
+fn assert_found(changes: &[(String, Place)]) {
+    let (_cluster, mut client) = ledger();
+    assert_intact(&mut client);
+    assert!(find_tampering(&mut client).is_empty());
+    let pending = column(&mut client, "SELECT id FROM ledger.entries_pending ORDER BY id");
+    let complaints: Vec<String> =
+        changes.iter().filter_map(|(sql, place)| complaint(&mut client, &pending, sql, *place)).collect();
+    assert!(complaints.is_empty(), "{} of {}:\n{}", complaints.len(), changes.len(), complaints.join("\n"));
+    // All of it was rolled back.
+    assert_intact(&mut client);
+}
+
+const ANOTHER_HASH: &str = "'5feceb66ffc86f38d952786c6d696c79c2dbc239dd4e91b46729d73a27fb57e9'";
+const SIGNATURE: &str = "'aa' || substr(signature, 3)";
+
+#[test]
+fn a_change_of_any_column_of_an_entry_is_found() {
+    let mut changes = Vec::new();
+    let columns = [
+        ("id", "gen_random_uuid()"),
+        ("entry_type", "'another'"),
+        ("data_hash", ANOTHER_HASH),
+        ("metadata", "'{\"n\": 0}'"),
+        ("metadata", "metadata || '{\"more\": null}'"),
+        ("signature", SIGNATURE),
+        ("signature", "NULL"),
+        ("signature", "'nonsense'"),
+        ("key_id", "'another'"),
+        ("key_id", "NULL"),
+        ("created_at", "created_at + '1us'::interval"),
+        ("created_at", "'infinity'"),
+    ];
+    for (column, value) in columns {
+        for leaf in [0, 5, 19] {
+            let sql = format!("UPDATE ledger.entries SET {column} = {value} WHERE leaf_index = {leaf}");
+            changes.push((sql, Place::Leaf(leaf)));
+        }
+        let pending = "id = (SELECT min(id::text)::uuid FROM ledger.entries_pending)";
+        // With another id it is one entry gone and another that came.
+        changes.push((
+            format!("UPDATE ledger.entries_pending SET {column} = {value} WHERE {pending}"),
+            Place::Pending(0),
+        ));
+    }
+    // What is unsigned is not made signed.
+    let forged = "signature = repeat('ab', 32), key_id = 'default'";
+    changes.push((format!("UPDATE ledger.entries SET {forged} WHERE leaf_index = 2"), Place::Leaf(2)));
+    changes.push((format!("UPDATE ledger.entries_pending SET {forged} WHERE signature IS NULL"), Place::Pending(1)));
+    assert_found(&changes);
+}
+
+#[test]
+fn a_change_of_an_entrys_place_is_found() {
+    let update = |set: &str, leaf: i64| format!("UPDATE ledger.entries SET {set} WHERE leaf_index = {leaf}");
+    let swap = |a: i64, b: i64| {
+        [(a, 1000), (b, a), (1000, b)].map(|(from, to)| {
+            format!("UPDATE ledger.entries_sealed SET leaf_index = {to} WHERE leaf_index = {from};")
+        })
+        .concat()
+    };
+    let swap_blocks = "UPDATE ledger.entries_sealed SET block_number = 5 - block_number WHERE leaf_index IN (5, 9)";
+    let seal = "INSERT INTO ledger.entries_sealed SELECT id, 5, entry_type, data_hash, metadata, signature, key_id, \
+                created_at, 20 FROM ledger.entries_pending LIMIT 1";
+    assert_found(&[
+        (update("leaf_index = 100", 5), Place::Leaf(5)),
+        (update("leaf_index = -1", 5), Place::Leaf(5)),
+        (update("leaf_index = 20", 19), Place::Leaf(19)),
+        (update("block_number = 4", 5), Place::Block(2)),
+        (update("block_number = 1", 5), Place::Leaf(5)),
+        (update("block_number = 6", 19), Place::Block(5)),
+        (swap(5, 6), Place::Leaf(5)),
+        (swap(5, 9), Place::Leaf(5)),
+        (format!("{}{swap_blocks}", swap(5, 9)), Place::Leaf(5)),
+        // Sealed entries that are made pending again, and pending ones made sealed.
+        (update("block_number = NULL, leaf_index = NULL", 19), Place::Block(5)),
+        (update("block_number = NULL", 0), Place::Block(1)),
+        (format!("{seal}; DELETE FROM ledger.entries_pending WHERE id IN (SELECT id FROM ledger.entries_sealed)"),
+         Place::Anywhere),
+        (seal.into(), Place::Anywhere),
+        ("UPDATE ledger.entries_pending SET leaf_index = 20 WHERE signature IS NULL".into(), Place::Pending(1)),
+    ]);
+}
+
+#[test]
+fn entries_deleted_or_added_are_found() {
+    let copy = |block: i64, leaf: i64, from: i64| {
+        format!(
+            "INSERT INTO ledger.entries_sealed SELECT gen_random_uuid(), {block}, entry_type, data_hash, metadata, \
+             signature, key_id, created_at, {leaf} FROM ledger.entries WHERE leaf_index = {from}"
+        )
+    };
+    assert_found(&[
+        ("DELETE FROM ledger.entries WHERE leaf_index = 0".into(), Place::Leaf(0)),
+        ("DELETE FROM ledger.entries WHERE leaf_index = 6".into(), Place::Leaf(6)),
+        ("DELETE FROM ledger.entries WHERE leaf_index = 19".into(), Place::Leaf(19)),
+        ("DELETE FROM ledger.entries WHERE block_number = 3".into(), Place::Leaf(8)),
+        ("DELETE FROM ledger.entries_sealed".into(), Place::Leaf(0)),
+        (
+            "DELETE FROM ledger.entries_pending WHERE id IN (SELECT id FROM ledger.entries_pending ORDER BY id LIMIT 1)"
+                .into(),
+            Place::Pending(0),
+        ),
+        ("DELETE FROM ledger.entries_pending".into(), Place::Pending(2)),
+        (copy(5, 20, 3), Place::Anywhere),
+        (copy(2, 1000, 3), Place::Anywhere),
+        (copy(2, -5, 3), Place::Anywhere),
+        (copy(7, 20, 3), Place::Anywhere),
+        ("TRUNCATE ledger.entries_pending".into(), Place::Pending(0)),
+    ]);
+}
+
+#[test]
+fn a_change_of_any_column_of_a_block_is_found() {
+    let columns = [
+        ("previous_hash", ANOTHER_HASH),
+        ("previous_hash", "'nonsense'"),
+        ("block_hash", ANOTHER_HASH),
+        ("merkle_root", ANOTHER_HASH),
+        ("timestamp", "\"timestamp\" + '1us'::interval"),
+        ("data_count", "5"),
+        ("data_count", "3"),
+        ("data_count", "-1"),
+        ("tree_size", "tree_size + 1"),
+        ("tree_size", "-1"),
+        ("tree_root", ANOTHER_HASH),
+    ];
+    let mut changes = Vec::new();
+    for (column, value) in columns {
+        for block in [1, 3, 5] {
+            let sql = format!("UPDATE ledger.blocks SET \"{column}\" = {value} WHERE block_number = {block}");
+            changes.push((sql, Place::Block(block)));
+        }
+    }
+    changes.push(("UPDATE ledger.blocks SET block_number = 9 WHERE block_number = 3".into(), Place::Block(3)));
+    changes.push(("UPDATE ledger.blocks SET block_number = 6 WHERE block_number = 5".into(), Place::Block(5)));
+    changes.push(("UPDATE ledger.blocks SET block_number = 0 WHERE block_number = 1".into(), Place::Block(0)));
+    assert_found(&changes);
+}
+
+#[test]
+fn blocks_deleted_or_added_are_found() {
+    assert_found(&[
+        ("DELETE FROM ledger.blocks WHERE block_number = 1".into(), Place::Block(1)),
+        ("DELETE FROM ledger.blocks WHERE block_number = 3".into(), Place::Block(3)),
+        ("DELETE FROM ledger.blocks WHERE block_number = 5".into(), Place::Block(5)),
+        // The end, with everything that belongs to it: only the file knows.
+        (
+            "DELETE FROM ledger.entries WHERE block_number > 3; DELETE FROM ledger.blocks WHERE block_number > 3".into(),
+            Place::Block(4),
+        ),
+        (
+            "DELETE FROM ledger.entries; DELETE FROM ledger.blocks; DELETE FROM ledger.log_nodes; \
+             UPDATE ledger.log_state SET frontier = ''"
+                .into(),
+            Place::Block(1),
+        ),
+        (
+            "INSERT INTO ledger.blocks SELECT 6, block_hash, ledger.hash_data('1'), merkle_root, now(), 0, 20, tree_root \
+             FROM ledger.blocks WHERE block_number = 5"
+                .into(),
+            Place::Block(6),
+        ),
+        ("UPDATE ledger.log_state SET frontier = '\\x00'".into(), Place::Anywhere),
+        ("UPDATE ledger.log_state SET ledger_id = gen_random_uuid()".into(), Place::Anywhere),
+    ]);
+}
+
+/// What a transaction has recorded itself has no line yet, so this one is committed.
+#[test]
+fn a_pending_entry_that_came_by_itself_is_found() {
+    let (_cluster, mut client) = ledger();
+    client.batch_execute(TRIGGERS_OFF).unwrap();
+    let insert = "INSERT INTO ledger.entries_pending (entry_type, data_hash) VALUES ('forged', ledger.hash_data('1'))";
+    let forged = value(&mut client, &format!("{insert} RETURNING id"));
+    assert_eq!(verdict(&mut client)["overall_valid"], false);
+    let found = column(&mut client, "SELECT entry_id FROM ledger.find_tampering() WHERE problem = 'entry_not_in_file'");
+    assert_eq!(found, [forged]);
+    client.batch_execute("DELETE FROM ledger.entries_pending WHERE entry_type = 'forged'").unwrap();
+    assert_intact(&mut client);
+}
+
+/// Someone who knows the format makes the tables agree with themselves again: another entry, and every hash after it
+/// made anew by sealing it all once more. Only the file tells.
+#[test]
+fn a_history_rewritten_in_the_tables_is_found_by_the_file() {
+    let (_cluster, mut client) = ledger();
+    client.batch_execute("BEGIN").unwrap();
+    client.batch_execute(TRIGGERS_OFF).unwrap();
+    client
+        .batch_execute(
+            "CREATE TEMP TABLE kept AS SELECT * FROM ledger.entries WHERE leaf_index >= 4;
+             DELETE FROM ledger.entries WHERE leaf_index >= 4;
+             DELETE FROM ledger.blocks WHERE block_number >= 2;
+             UPDATE ledger.log_state SET frontier = (SELECT decode(tree_root, 'hex') FROM ledger.blocks);
+             UPDATE kept SET entry_type = 'forged' WHERE leaf_index = 6;
+             INSERT INTO ledger.entries_pending SELECT id, NULL, entry_type, data_hash, metadata, signature, key_id,
+                 created_at, NULL FROM kept",
+        )
+        .unwrap();
+    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
+    let verdict = verdict(&mut client);
+    assert_eq!(verdict["overall_valid"], false, "{verdict:#}");
+    let found = find_tampering(&mut client);
+    assert!(found.iter().any(|problem| problem.leaf == Some(6)), "{found:?}");
+    assert_eq!(found.iter().filter_map(|problem| problem.block).min(), Some(2), "{found:?}");
+    client.batch_execute("ROLLBACK").unwrap();
+    assert_intact(&mut client);
+}
