@@ -26,6 +26,12 @@ CREATE TRIGGER refuse_statement BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON
     FOR EACH STATEMENT EXECUTE FUNCTION ledger.refuse_change();
 CREATE TRIGGER refuse_statement BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON ledger.blocks
     FOR EACH STATEMENT EXECUTE FUNCTION ledger.refuse_change();
+CREATE TRIGGER refuse_statement BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON ledger.log_nodes
+    FOR EACH STATEMENT EXECUTE FUNCTION ledger.refuse_change();
+CREATE TRIGGER refuse_statement BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON ledger.log_state
+    FOR EACH STATEMENT EXECUTE FUNCTION ledger.refuse_change();
+ALTER TABLE ledger.log_nodes ENABLE ALWAYS TRIGGER refuse_statement;
+ALTER TABLE ledger.log_state ENABLE ALWAYS TRIGGER refuse_statement;
 ALTER TABLE ledger.entries ENABLE ALWAYS TRIGGER refuse_statement;
 ALTER TABLE ledger.entries_pending ENABLE ALWAYS TRIGGER refuse_statement;
 ALTER TABLE ledger.entries_sealed ENABLE ALWAYS TRIGGER refuse_statement;

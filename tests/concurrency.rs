@@ -159,3 +159,20 @@ fn a_writer_that_stays_open_holds_no_sealing_up() {
     wait_until_sealed(&mut client);
     assert_intact(&mut client);
 }
+
+#[test]
+fn verifying_while_others_record_and_seal_raises_no_false_alarm() {
+    let options = Options::new().conf("ledger.block_size = 3").conf("ledger.block_interval = 1s");
+    let (cluster, mut client) = start(options);
+    thread::scope(|scope| {
+        let load = scope.spawn(|| write_with(&cluster, 4, Instant::now() + Duration::from_secs(8)));
+        while !load.is_finished() {
+            let verdict = verdict(&mut client);
+            assert_eq!(verdict["overall_valid"], true, "{verdict:#}");
+            let (status, report) = cli_verify(&file(&mut client));
+            assert_eq!(status, 0, "{report:#}");
+        }
+    });
+    wait_until_sealed(&mut client);
+    assert_intact(&mut client);
+}

@@ -364,7 +364,9 @@ fn a_second_server_on_the_same_file_is_kept_out() {
     let content = fs::read(&path).unwrap();
     cluster.stop(Stop::Fast);
     wait_until("the lock is free", PATIENCE, || {
-        second.simple_query(RECORD).is_err_and(|error| all_text(error.as_db_error().unwrap()).contains("does not agree"))
+        second
+            .simple_query(RECORD)
+            .is_err_and(|error| all_text(error.as_db_error().unwrap()).contains("does not agree"))
     });
     assert_refused(&mut second, &path, "which the database does not have");
     assert!(fs::read(&path).unwrap() == content, "the second server has written the file");

@@ -97,7 +97,14 @@ fn keys_are_rotated_by_a_reload_and_old_entries_still_verify() {
     let (cluster, mut client, path) = start_with_file("one:first secret\n");
     let old = record(&mut client);
     write_secrets(&path, "two:second secret\none:first secret\n", 0o600);
-    assert_eq!({ let id = record(&mut client); key_of(&mut client, &id) }, "one", "not before the reload");
+    assert_eq!(
+        {
+            let id = record(&mut client);
+            key_of(&mut client, &id)
+        },
+        "one",
+        "not before the reload"
+    );
     reload(&mut client);
     let new = record(&mut client);
     assert_eq!(key_of(&mut client, &new), "two");
@@ -113,7 +120,8 @@ fn keys_are_rotated_by_a_reload_and_old_entries_still_verify() {
     // A key that is gone is named, and so is one that was changed.
     write_secrets(&path, "two:second secret\n", 0o600);
     reload(&mut client);
-    let problems = column(&mut client, "SELECT DISTINCT problem FROM ledger.find_tampering() WHERE source = 'postgres'");
+    let problems =
+        column(&mut client, "SELECT DISTINCT problem FROM ledger.find_tampering() WHERE source = 'postgres'");
     assert_eq!(problems, ["unknown_key"]);
     let entry = value(&mut client, "SELECT entry_id FROM ledger.find_tampering() WHERE source = 'postgres' LIMIT 1");
     assert_eq!(key_of(&mut client, &entry), "one");
@@ -121,7 +129,8 @@ fn keys_are_rotated_by_a_reload_and_old_entries_still_verify() {
     assert!(error(&mut client, &format!("SELECT {by_key} '{old}'")).message().contains("\"one\" is not known"));
     write_secrets(&path, "two:second secret\none:another secret\n", 0o600);
     reload(&mut client);
-    let problems = column(&mut client, "SELECT DISTINCT problem FROM ledger.find_tampering() WHERE source = 'postgres'");
+    let problems =
+        column(&mut client, "SELECT DISTINCT problem FROM ledger.find_tampering() WHERE source = 'postgres'");
     assert_eq!(problems, ["signature_invalid"]);
     assert!(!verifies(&mut client, &old) && verifies(&mut client, &new));
 }
@@ -194,7 +203,10 @@ fn only_a_superuser_sees_where_the_secrets_are() {
     record(&mut app);
     assert_eq!(*error(&mut app, "SHOW ledger.hmac_secret_file").code(), SqlState::INSUFFICIENT_PRIVILEGE);
     assert_eq!(number(&mut app, "SELECT count(*) FROM pg_settings WHERE name = 'ledger.hmac_secret_file'"), 0);
-    assert_eq!(*error(&mut app, "SET ledger.hmac_secret_file = '/tmp/mine'").code(), SqlState::CANT_CHANGE_RUNTIME_PARAM);
+    assert_eq!(
+        *error(&mut app, "SET ledger.hmac_secret_file = '/tmp/mine'").code(),
+        SqlState::CANT_CHANGE_RUNTIME_PARAM
+    );
     wait_until("the entry is there", PATIENCE, || number(&mut client, "SELECT count(*) FROM ledger.entries") == 1);
     assert!(path.exists());
 }

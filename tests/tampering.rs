@@ -67,7 +67,8 @@ fn is_named(place: Place, found: &[Found], pending: &[String]) -> bool {
             first_block == Some(leaf / 4 + 1) && found.iter().any(|problem| problem.leaf == Some(leaf))
         }
         Place::Pending(number) => {
-            first_block.is_none() && found.iter().any(|problem| problem.entry.as_ref() == Some(&pending[number as usize]))
+            first_block.is_none()
+                && found.iter().any(|problem| problem.entry.as_ref() == Some(&pending[number as usize]))
         }
         Place::Anywhere => !found.is_empty(),
     }
@@ -128,10 +129,8 @@ fn a_change_of_any_column_of_an_entry_is_found() {
         }
         let pending = "id = (SELECT min(id::text)::uuid FROM ledger.entries_pending)";
         // With another id it is one entry gone and another that came.
-        changes.push((
-            format!("UPDATE ledger.entries_pending SET {column} = {value} WHERE {pending}"),
-            Place::Pending(0),
-        ));
+        changes
+            .push((format!("UPDATE ledger.entries_pending SET {column} = {value} WHERE {pending}"), Place::Pending(0)));
     }
     // What is unsigned is not made signed.
     let forged = "signature = repeat('ab', 32), key_id = 'default'";
@@ -144,10 +143,9 @@ fn a_change_of_any_column_of_an_entry_is_found() {
 fn a_change_of_an_entrys_place_is_found() {
     let update = |set: &str, leaf: i64| format!("UPDATE ledger.entries SET {set} WHERE leaf_index = {leaf}");
     let swap = |a: i64, b: i64| {
-        [(a, 1000), (b, a), (1000, b)].map(|(from, to)| {
-            format!("UPDATE ledger.entries_sealed SET leaf_index = {to} WHERE leaf_index = {from};")
-        })
-        .concat()
+        [(a, 1000), (b, a), (1000, b)]
+            .map(|(from, to)| format!("UPDATE ledger.entries_sealed SET leaf_index = {to} WHERE leaf_index = {from};"))
+            .concat()
     };
     let swap_blocks = "UPDATE ledger.entries_sealed SET block_number = 5 - block_number WHERE leaf_index IN (5, 9)";
     let seal = "INSERT INTO ledger.entries_sealed SELECT id, 5, entry_type, data_hash, metadata, signature, key_id, \
@@ -165,8 +163,10 @@ fn a_change_of_an_entrys_place_is_found() {
         // Sealed entries that are made pending again, and pending ones made sealed.
         (update("block_number = NULL, leaf_index = NULL", 19), Place::Block(5)),
         (update("block_number = NULL", 0), Place::Block(1)),
-        (format!("{seal}; DELETE FROM ledger.entries_pending WHERE id IN (SELECT id FROM ledger.entries_sealed)"),
-         Place::Anywhere),
+        (
+            format!("{seal}; DELETE FROM ledger.entries_pending WHERE id IN (SELECT id FROM ledger.entries_sealed)"),
+            Place::Anywhere,
+        ),
         (seal.into(), Place::Anywhere),
         ("UPDATE ledger.entries_pending SET leaf_index = 20 WHERE signature IS NULL".into(), Place::Pending(1)),
     ]);

@@ -63,7 +63,8 @@ impl Ledger {
         let path = file(&mut client);
         let text = fs::read_to_string(&path).unwrap();
         let ledger = Ledger { cluster, client, path, lines: text.split_inclusive('\n').map(str::to_owned).collect() };
-        let types: String = lines(&ledger.path).iter().map(|line| line["record_type"].as_str().unwrap()[..1].to_owned()).collect();
+        let types: String =
+            lines(&ledger.path).iter().map(|line| line["record_type"].as_str().unwrap()[..1].to_owned()).collect();
         assert_eq!(types, "leeeebeeveeebeeeebeee");
         ledger
     }
@@ -82,7 +83,8 @@ impl Ledger {
         let is_named = block.is_none() || first == block;
         let cli_is_right = (by == By::Both) == (status != 0);
         let is_right = is_reported && is_named && cli_is_right;
-        (!is_right).then(|| format!("{name}: block {block:?}, first {first:?}, {by:?}, exit status {status}\n  {found:?}"))
+        (!is_right)
+            .then(|| format!("{name}: block {block:?}, first {first:?}, {by:?}, exit status {status}\n  {found:?}"))
     }
 }
 

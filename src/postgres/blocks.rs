@@ -15,8 +15,10 @@ use crate::ledger::block::{self, BlockHeader};
 use crate::ledger::log_tree::{self, LogTree, STORED_LEVEL};
 use crate::ledger::record::Timestamp;
 use crate::ledger::{parse_hash, Hash};
+use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
-use pgrx::{check_for_interrupts, PgMemoryContexts, PgSqlErrorCode};
+use pgrx::{check_for_interrupts, PgMemoryContexts, PgSqlErrorCode, PgTryBuilder};
+use std::panic::AssertUnwindSafe;
 use uuid::Uuid;
 
 /// About how many entries one transaction of the worker seals: enough to make its fixed cost small, few enough that it
@@ -147,8 +149,17 @@ pub fn seal_batch(extent: Extent, from_page: u32) -> Result<Batch, Failure> {
         block_lines::append_missing()?;
     }
     let mut context = PgMemoryContexts::new("pg_notary sealing");
-    // SAFETY: nothing allocated inside is used after the context is dropped: tuples and datums stay in the closure.
-    let batch = unsafe { context.switch_to(|_| seal_candidates(extent, from_page)) }?;
+    let seal = AssertUnwindSafe(|| {
+        // SAFETY: nothing allocated inside is used after the context is dropped: tuples and datums stay in the closure.
+        unsafe { context.switch_to(|_| seal_candidates(extent, from_page)) }
+    });
+    let batch = PgTryBuilder::new(seal)
+        .catch_when(PgSqlErrorCode::ERRCODE_UNIQUE_VIOLATION, |error| match error {
+            // An entry that is pending and sealed, or a block or node that is there already.
+            CaughtError::PostgresError(report) => Err(damaged(report.detail().unwrap_or(report.message()))),
+            other => other.rethrow(),
+        })
+        .execute()?;
     if !batch.blocks.is_empty() {
         transaction::note_sealed(batch.blocks.iter().map(|block| block.data_count).sum());
         // SAFETY: makes this batch visible to the next one of the same transaction.

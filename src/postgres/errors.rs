@@ -54,6 +54,12 @@ pub fn or_raise<T>(result: Result<T, Failure>) -> T {
     result.unwrap_or_else(|failure| failure.raise())
 }
 
+/// What an I/O error says, without the number that Rust puts behind it.
+pub fn cause(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error ").next().unwrap_or_default().to_owned()
+}
+
 /// The argument `name` of a call must not be null.
 pub fn required<T>(value: Option<T>, name: &str) -> T {
     value.unwrap_or_else(|| {

@@ -3,7 +3,7 @@
 //! The environment variable is read once, by the postmaster before it forks, and taken out of the environment; the file
 //! is read by each process that signs or verifies, and again after a reload.
 
-use super::errors::Failure;
+use super::errors::{cause, Failure};
 use super::settings;
 use crate::ledger::signature::Keyring;
 use once_cell::sync::OnceCell;
@@ -91,8 +91,8 @@ fn read_file(path: &str) -> Result<Keyring, Failure> {
         .read(true)
         .custom_flags(libc::O_NONBLOCK)
         .open(path)
-        .map_err(|error| unusable(error.to_string()))?;
-    let metadata = file.metadata().map_err(|error| unusable(error.to_string()))?;
+        .map_err(|error| unusable(cause(&error)))?;
+    let metadata = file.metadata().map_err(|error| unusable(cause(&error)))?;
     if !metadata.is_file() {
         return Err(unusable("It is not a regular file.".to_owned()));
     }
@@ -100,6 +100,6 @@ fn read_file(path: &str) -> Result<Keyring, Failure> {
         return Err(unusable(format!("Its mode is {:04o}: others can read or write it.", metadata.mode() & 0o7777)));
     }
     let mut text = String::new();
-    file.take(MAX_SECRET_FILE_BYTES).read_to_string(&mut text).map_err(|error| unusable(error.to_string()))?;
+    file.take(MAX_SECRET_FILE_BYTES).read_to_string(&mut text).map_err(|error| unusable(cause(&error)))?;
     Keyring::parse(&text).map_err(|error| unusable(error.to_string()))
 }

@@ -287,7 +287,10 @@ impl Check<'_, '_, '_> {
 
     fn out_of_order(&mut self, last: i64) {
         let number = self.header.block_number;
-        let detail = format!("block {number} comes after block {last}");
+        let detail = match last {
+            0 => format!("block {number}, but numbers begin with 1"),
+            _ => format!("block {number} comes after block {last}"),
+        };
         self.report(ProblemKind::BlockOutOfOrder, detail);
     }
 
@@ -352,8 +355,11 @@ impl Check<'_, '_, '_> {
             true => listed,
             false => count.saturating_add(missing),
         };
-        if accounted != header.data_count {
-            let detail = format!("data_count is {}, but there are {listed} entries", header.data_count);
+        if accounted != header.data_count || header.data_count < 1 {
+            let detail = match header.data_count {
+                1.. => format!("data_count is {}, but there are {listed} entries", header.data_count),
+                empty => format!("data_count is {empty}, but a block holds at least one entry"),
+            };
             self.report(ProblemKind::DataCountMismatch, detail);
         }
         missing == 0 && !misplaced && listed == count

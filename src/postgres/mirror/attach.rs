@@ -18,7 +18,7 @@ use super::settle;
 use super::shared::{Attachment, FixedText};
 use crate::ledger::record::{Header, Record, Timestamp};
 use crate::postgres::blocks;
-use crate::postgres::errors::Failure;
+use crate::postgres::errors::{cause, Failure};
 use crate::postgres::partitions;
 use crate::postgres::settings;
 use crate::postgres::spi;
@@ -132,8 +132,7 @@ fn try_attach(mirror: &Mirror) -> Result<Attached, Failure> {
     take_over(mirror, &opened, &path, &tail).map_err(|trouble| failure(&trouble))?;
     bring_up_to_date(mirror, &tail)?;
     mirror.slot.mirror.lock(mirror.shared, mirror.slot).attachment = Attachment::Attached;
-    // Nobody has counted what is pending yet.
-    remember(mirror, false);
+    remember(mirror);
     Ok(Attached { _file: opened })
 }
 
@@ -178,7 +177,7 @@ struct Tail {
 fn read_tail(file: &File, path: &Path, remembered: &Remembered) -> Result<Tail, Failure> {
     let unreadable = |error: std::io::Error| {
         Failure::new(PgSqlErrorCode::ERRCODE_IO_ERROR, format!("could not read mirror file \"{}\"", path.display()))
-            .detail(error.to_string())
+            .detail(cause(&error))
     };
     let size = file.metadata().map_err(unreadable)?.len();
     if size < remembered.acknowledged {
@@ -257,7 +256,7 @@ fn check_block(path: &Path, number: i64, block_hash: &str) -> Result<(), Failure
 fn take_over(mirror: &Mirror, file: &File, path: &Path, tail: &Tail) -> Result<(), Trouble> {
     // What an earlier attachment wrote but did not sync is taken over here.
     file::sync(file, path)?;
-    let metadata = file.metadata().map_err(|error| Trouble::lasting(error.to_string()))?;
+    let metadata = file.metadata().map_err(|error| Trouble::lasting(cause(&error)))?;
     let text = path.to_string_lossy();
     if text.len() > FixedText::<1024>::CAPACITY {
         return Err(Trouble::lasting(format!("the path of mirror file \"{text}\" is too long")));
@@ -332,21 +331,30 @@ fn append(mirror: &Mirror, mut lines: LineBuffer) -> Result<(), Failure> {
     appended
 }
 
-/// Notes in the database how far the file is acknowledged and, where the count of pending entries can be relied on,
-/// settled. The caller is in a transaction, holds the sealing lock, and has appended the lines of all blocks.
-pub fn remember(mirror: &Mirror, is_counted: bool) {
+/// Notes in the database how far the file is acknowledged and, when nothing is open, that it is settled that far. The
+/// caller is in a transaction, holds the sealing lock, and has appended the lines of all blocks.
+pub fn remember(mirror: &Mirror) {
     let lock = || mirror.slot.mirror.lock(mirror.shared, mirror.slot);
-    // The order matters: what is before `durable` is decided when nothing is undecided after it was read, and a
-    // transaction says that its lines are to be voided before it counts as decided.
+    // The order matters: what is before `durable` is decided when nothing is undecided after it was read; a transaction
+    // says that its lines are to be voided before it counts as decided; and what is committed by then, the scan sees.
     let (durable, last_block) = {
         let fields = lock();
         (fields.durable, fields.last_block)
     };
-    let slot = mirror.slot;
-    let nothing_open = slot.undecided.load(Ordering::Acquire) == 0 && slot.pending.load(Ordering::Acquire) == 0;
+    let nothing_undecided = mirror.slot.undecided.load(Ordering::Acquire) == 0;
     let nothing_to_void = {
         let fields = lock();
-        fields.void_from == fields.void_to
+        !fields.voiding && fields.void_from == fields.void_to
     };
-    blocks::remember_mirror((durable, last_block), (is_counted && nothing_open && nothing_to_void).then_some((durable, last_block)));
+    // The count only saves the look at the table: it may be wrong, and then entries would be taken for settled.
+    let may_be_settled = nothing_undecided && nothing_to_void && mirror.slot.pending.load(Ordering::Acquire) <= 0;
+    let settled = (may_be_settled && nothing_is_pending()).then_some((durable, last_block));
+    blocks::remember_mirror((durable, last_block), settled);
+}
+
+fn nothing_is_pending() -> bool {
+    let snapshot = LatestSnapshot::take();
+    let table = Table::open("entries_pending", pg_sys::AccessShareLock);
+    let is_empty = TableScan::start(&table, &snapshot, 0).next().is_none();
+    is_empty
 }

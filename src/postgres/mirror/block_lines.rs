@@ -11,7 +11,7 @@ use crate::postgres::errors::Failure;
 use crate::postgres::settings::{self, MirrorMode};
 use crate::postgres::spi;
 use crate::postgres::tables;
-use pgrx::check_for_interrupts;
+use pgrx::{check_for_interrupts, PgSqlErrorCode};
 use uuid::Uuid;
 
 /// Entries whose ids are read at once: those of many small blocks, or of one of the largest.
@@ -75,12 +75,27 @@ fn append_lines(mirror: &Mirror, headers: &[BlockHeader], ids: &[Uuid]) -> Resul
     for header in headers {
         let count = (header.data_count.max(0) as usize).min(rest.len());
         let (own, others) = rest.split_at(count);
+        check_block(header, own)?;
         lines.push(|out| out.extend_from_slice(&header.line(own)));
         rest = others;
     }
     let appended = mirror.append(&mut lines, &mut Vec::new());
     lines.close_spill();
     appended
+}
+
+/// What goes into the file is what sealing wrote: a block that a superuser has put into the table, or changed before its
+/// line was written, does not.
+fn check_block(header: &BlockHeader, entry_ids: &[Uuid]) -> Result<(), Failure> {
+    let is_whole = !entry_ids.is_empty() && entry_ids.len() as i64 == header.data_count;
+    if is_whole && header.compute_hash() == header.block_hash {
+        return Ok(());
+    }
+    Err(Failure::new(
+        PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
+        format!("block {} in ledger.blocks is not as it was sealed; its line is not written", header.block_number),
+    )
+    .hint("Run SELECT * FROM ledger.find_tampering() to see what is wrong, and restore those rows from a backup."))
 }
 
 /// The next blocks after number `last`: as many as hold [`CHUNK_ENTRIES`] together, but at least one.

@@ -1,6 +1,7 @@
 //! The mirror file itself: its name, how it is opened, and what is checked before each write.
 
 use super::shared::FileIdentity;
+use crate::postgres::errors::cause;
 use std::fs::{DirBuilder, File, Metadata, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::os::fd::AsRawFd;
@@ -18,7 +19,10 @@ pub struct Trouble {
 
 impl Trouble {
     fn passing(what: &str, path: &Path, error: std::io::Error) -> Self {
-        Trouble { cause: format!("could not {what} mirror file \"{}\": {error}", path.display()), reattach: false }
+        Trouble {
+            cause: format!("could not {what} mirror file \"{}\": {}", path.display(), cause(&error)),
+            reattach: false,
+        }
     }
 
     pub fn lasting(cause: String) -> Self {
@@ -48,12 +52,13 @@ pub fn prepare_directory(directory: &Path, may_create: bool) -> Result<(), Troub
     if may_create {
         match DirBuilder::new().mode(0o700).create(directory) {
             Err(error) if error.kind() != ErrorKind::AlreadyExists => {
-                return Err(unusable(format!("cannot be created: {error}")))
+                return Err(unusable(format!("cannot be created: {}", cause(&error))))
             }
             _ => {}
         }
     }
-    let metadata = std::fs::metadata(directory).map_err(|error| unusable(format!("cannot be used: {error}")))?;
+    let metadata =
+        std::fs::metadata(directory).map_err(|error| unusable(format!("cannot be used: {}", cause(&error))))?;
     if !metadata.is_dir() {
         return Err(unusable("is not a directory".to_owned()));
     }
@@ -83,8 +88,9 @@ pub fn lock(file: &File, path: &Path) -> Result<(), Trouble> {
     }
     let error = std::io::Error::last_os_error();
     Err(Trouble::lasting(format!(
-        "could not lock mirror file \"{}\": another server writes it ({error})",
-        path.display()
+        "could not lock mirror file \"{}\": another server writes it ({})",
+        path.display(),
+        cause(&error)
     )))
 }
 
@@ -150,7 +156,7 @@ pub fn size(file: &File, path: &Path) -> Result<u64, Trouble> {
 /// Makes the file's name durable.
 pub fn sync_directory(directory: &Path) -> Result<(), Trouble> {
     File::open(directory).and_then(|opened| opened.sync_all()).map_err(|error| {
-        Trouble::lasting(format!("could not sync mirror directory \"{}\": {error}", directory.display()))
+        Trouble::lasting(format!("could not sync mirror directory \"{}\": {}", directory.display(), cause(&error)))
     })
 }
 

@@ -8,7 +8,7 @@ use super::lines::LineBuffer;
 use crate::ledger::log_tree::leaf_hash;
 use crate::ledger::record::{Record, Timestamp, Void};
 use crate::ledger::Hash;
-use crate::postgres::errors::Failure;
+use crate::postgres::errors::{cause, Failure};
 use crate::postgres::partitions;
 use crate::postgres::tables::{self, Row, Table};
 use pgrx::{check_for_interrupts, pg_sys, PgSqlErrorCode};
@@ -72,7 +72,7 @@ fn void_between(mirror: &Mirror, from: u64, to: u64) -> Result<(), Failure> {
 
 fn unreadable(path: &str, error: &std::io::Error) -> Failure {
     Failure::new(PgSqlErrorCode::ERRCODE_IO_ERROR, format!("could not read mirror file \"{path}\""))
-        .detail(error.to_string())
+        .detail(cause(error))
 }
 
 /// Entries whose lines start in `from..to` and that no void line before `end` names, in file order, with the leaf hashes

@@ -16,7 +16,7 @@ use crate::ledger::verifier::{
 use crate::ledger::{parse_hash, to_hex};
 use crate::postgres::blocks;
 use crate::postgres::database;
-use crate::postgres::errors::{or_raise, Failure};
+use crate::postgres::errors::{cause, or_raise, Failure};
 use crate::postgres::mirror::attach::{self, Remembered};
 use crate::postgres::secrets;
 use crate::postgres::settings::{self, MirrorMode};
@@ -92,8 +92,11 @@ fn file_to_check() -> Result<PathBuf, String> {
     let path = own_file();
     // SAFETY: reads a flag of shared memory.
     let standby = unsafe { pg_sys::RecoveryInProgress() };
-    match File::open(&path) {
-        Err(error) if standby => Err(format!("the mirror file cannot be read from this standby: {error}")),
+    match File::open(&path).and_then(|file| file.metadata()) {
+        Err(error) if standby => Err(format!("the mirror file cannot be read from this standby: {}", cause(&error))),
+        Ok(file) if standby && file.len() < Remembered::read().acknowledged => {
+            Err("the mirror file beside this standby is an older copy, not the primary's file".to_owned())
+        }
         _ => Ok(path),
     }
 }
@@ -105,7 +108,7 @@ pub fn own_file() -> PathBuf {
 
 /// On the primary, a file that cannot be read is a problem of the file.
 fn unreadable(path: &Path, error: &std::io::Error, sink: &dyn Fn(&Problem)) -> FileReport {
-    let detail = format!("mirror file \"{}\" cannot be read: {error}", path.display());
+    let detail = format!("mirror file \"{}\" cannot be read: {}", path.display(), cause(error));
     let mut findings = Findings::with_sink(sink);
     findings.report(Problem::new(Source::File, ProblemKind::FileUnreadable, detail));
     let mut report = FileReport::default();
@@ -321,9 +324,16 @@ impl<'a> SideBySide<'a> {
         if number <= head && number > self.last_table_block || standby {
             return;
         }
-        let problem =
-            Problem::new(Source::File, ProblemKind::BlockNotInDatabase, "the database does not have this block");
-        self.file_findings.report(problem.in_block(number).on_line(block.line_number));
+        let detail = "the database does not have this block, which the file has";
+        let problem = |source| {
+            Problem::new(source, ProblemKind::BlockNotInDatabase, detail).in_block(number).on_line(block.line_number)
+        };
+        // A block that the database has acknowledged, it had.
+        if number <= self.acknowledged.block && self.file_problems == 0 {
+            self.findings.report(problem(Source::Postgres));
+        } else {
+            self.file_findings.report(problem(Source::File));
+        }
     }
 
     fn finish_tables(mut self) -> TableReport {
@@ -434,7 +444,7 @@ pub fn verify_file_alone(path: &Path, is_own: bool) -> Result<FileReport, Failur
             ErrorKind::NotFound => PgSqlErrorCode::ERRCODE_UNDEFINED_FILE,
             _ => PgSqlErrorCode::ERRCODE_IO_ERROR,
         };
-        Failure::new(code, format!("could not read file \"{}\": {error}", path.display()))
+        Failure::new(code, format!("could not read file \"{}\": {}", path.display(), cause(&error)))
     };
     let acknowledged = is_own.then(Acknowledged::now);
     let file = File::open(path).map_err(unreadable)?;

@@ -23,14 +23,14 @@ fn verify_entry(entry_id: Option<pgrx::Uuid>, original_data: Option<Jsonb>) -> J
     let data = required(original_data, "original_data");
     let data_hash = sha256_hex(or_raise(hashing::canonical(&data.text())).as_bytes());
     let Some(entry) = find(entry_id) else {
+        pgrx::notice!("there is no entry {entry_id} in the ledger");
         return JsonbText::from(json!({
             "verified": false, "hash_valid": false, "signature_valid": null, "included": false, "block_number": null,
-            "message": "there is no entry with this id",
         }));
     };
     let hash_valid = entry.data_hash == data_hash;
     let signature_valid = match entry.signature {
-        SignatureCheck::Unsigned => None,
+        SignatureCheck::Unsigned | SignatureCheck::NotChecked => None,
         signature => Some(signature == SignatureCheck::Valid),
     };
     let is_sealed = entry.leaf_index >= 0;

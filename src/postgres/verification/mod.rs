@@ -53,7 +53,7 @@ fn extent(from: Option<i64>, to: Option<i64>) -> Result<Extent, Failure> {
     let extent = Extent { from: from.unwrap_or(1), to: to.unwrap_or(i64::MAX) };
     if extent.from < 1 || extent.to < extent.from {
         return Err(Failure::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, "invalid range of blocks")
-            .detail(format!("Blocks are numbered from 1; asked for {} to {}.", extent.from, extent.to)));
+            .detail("Blocks are numbered from 1, and the range must not end before it begins."));
     }
     Ok(extent)
 }

@@ -54,12 +54,17 @@ impl TableBlocks {
         check_for_interrupts!();
         self.next_number()?;
         let header = self.headers.pop_front()?;
+        let follows = header.block_number == self.last_number.saturating_add(1) || header.block_number <= 1;
         self.last_number = header.block_number;
-        let entries = match header.tree_size - self.next_leaf {
+        let mut entries = match header.tree_size - self.next_leaf {
             0..=MAX_BLOCK => self.take_leaves_below(header.tree_size),
             // The block's own size cannot be believed; its entries say which they are.
             _ => self.take_entries_of(header.block_number),
         };
+        if !follows {
+            // The entries of the blocks that are missing before this one go with them.
+            entries.retain(|entry| entry.block_number >= header.block_number);
+        }
         if let Some(last) = entries.last() {
             self.next_leaf = last.leaf_index + 1;
         }
@@ -81,7 +86,7 @@ impl TableBlocks {
 
     fn take_leaves_below(&mut self, end: i64) -> Vec<SealedEntry> {
         while self.read_to < end {
-            self.read_entries();
+            self.read_entries(end);
         }
         let count = self.entries.iter().take_while(|entry| entry.leaf_index < end).count();
         self.entries.drain(..count).collect()
@@ -89,15 +94,18 @@ impl TableBlocks {
 
     fn take_entries_of(&mut self, block_number: i64) -> Vec<SealedEntry> {
         while self.read_to < self.next_leaf + MAX_BLOCK {
-            self.read_entries();
+            self.read_entries(self.next_leaf + MAX_BLOCK);
         }
         let count = self.entries.iter().take_while(|entry| entry.block_number == block_number).count();
         self.entries.drain(..count).collect()
     }
 
-    fn read_entries(&mut self) {
+    /// Reads a chunk, up to `needed` or further, but not further than the blocks go whose headers were read before: what
+    /// is sealed between the two queries would be taken for missing.
+    fn read_entries(&mut self, needed: i64) {
         let from = self.read_to;
-        self.read_to = from + CHUNK_LEAVES;
+        let known = self.headers.back().map_or(needed, |header| header.tree_size.max(needed));
+        self.read_to = (from + CHUNK_LEAVES).min(known);
         let keyring = self.keyring.clone();
         let entries = &mut self.entries;
         let mut line = Vec::new();

@@ -399,11 +399,11 @@ impl Worker {
             return Ok(());
         }
         self.look_again = true;
-        let (mirror, is_counted) = (self.mirror, !self.recount);
+        let mirror = self.mirror;
         in_transaction(|| {
             blocks::lock_sealing();
             or_raise(block_lines::append_missing());
-            attach::remember(&mirror, is_counted);
+            attach::remember(&mirror);
         })
     }
 

@@ -1,0 +1,151 @@
+//! Memory stays bounded, however much one transaction records and however long the chain is.
+#![cfg(feature = "cluster-tests")]
+
+mod common;
+
+use common::ledger::*;
+use common::{wait_until, Options};
+use postgres::Client;
+use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, sleep};
+use std::time::Duration;
+
+/// Private memory of a process in MB; shared memory does not count.
+fn anonymous_memory(pid: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find(|line| line.starts_with("RssAnon:"))?;
+    line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kilobytes| kilobytes / 1024)
+}
+
+/// By how many MB the process grew at most while `work` ran.
+fn growth(pid: u32, work: impl FnOnce()) -> u64 {
+    let before = anonymous_memory(pid).expect("the process is there");
+    let done = AtomicBool::new(false);
+    let most = thread::scope(|scope| {
+        let watcher = scope.spawn(|| {
+            let mut most = before;
+            while !done.load(Ordering::Acquire) {
+                most = most.max(anonymous_memory(pid).unwrap_or(0));
+                sleep(Duration::from_millis(10));
+            }
+            most
+        });
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+        done.store(true, Ordering::Release);
+        outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        watcher.join().unwrap()
+    });
+    most - before
+}
+
+fn own_pid(client: &mut Client) -> u32 {
+    number(client, "SELECT pg_backend_pid()") as u32
+}
+
+fn wait_until_all_sealed(client: &mut Client, blocks: i64) {
+    wait_until("all of it is sealed", 5 * PATIENCE, || {
+        number(client, "SELECT last_block FROM ledger.mirror_status") == blocks
+    });
+}
+
+#[test]
+fn a_million_rows_in_one_transaction_take_bounded_memory() {
+    const ROWS: i64 = 1_000_000;
+    let (_cluster, mut client) = start(Options::new().secret(None).conf("ledger.block_size = 10000"));
+    let pid = own_pid(&mut client);
+    let worker = worker_pid(&mut client);
+    let insert = format!(
+        "INSERT INTO ledger.entries (entry_type, data_hash) \
+         SELECT 'bulk', lpad(to_hex(n), 64, '0') FROM generate_series(1, {ROWS}) n"
+    );
+    let mut recorded = 0;
+    let sealing = growth(worker, || {
+        recorded = growth(pid, || client.batch_execute(&insert).unwrap());
+        wait_until_all_sealed(&mut client, ROWS / 10_000);
+    });
+    assert!(recorded < 300, "recording took {recorded} MB");
+    assert!(sealing < 300, "sealing took {sealing} MB");
+
+    let mut verdict = serde_json::Value::Null;
+    let verified = growth(pid, || verdict = self::verdict(&mut client));
+    // The file has all the entries before the first block: each is kept, in some 300 bytes, until its block comes.
+    assert!(verified < 400, "verifying took {verified} MB");
+    assert_eq!(verdict["overall_valid"], true, "{verdict:#}");
+    assert_eq!(verdict["postgres_chain"]["entry_count"], ROWS);
+    assert_eq!(verdict["file_chain"]["entry_count"], ROWS);
+    assert_eq!(cli_verify(&file(&mut client)).0, 0);
+    eprintln!("recording {recorded} MB, sealing {sealing} MB, verifying {verified} MB");
+}
+
+#[test]
+fn a_hundred_thousand_calls_in_one_transaction_take_bounded_memory() {
+    let (_cluster, mut client) = start(Options::new().conf("ledger.block_size = 1000"));
+    let pid = own_pid(&mut client);
+    let call = "SELECT count(ledger.hash_and_record('bulk', to_jsonb(n))) FROM generate_series(1, 100000) n";
+    let recorded = growth(pid, || client.batch_execute(call).unwrap());
+    assert!(recorded < 150, "recording took {recorded} MB");
+    wait_until_all_sealed(&mut client, 100);
+    let verified = growth(pid, || assert_eq!(verdict(&mut client)["overall_valid"], true));
+    assert!(verified < 100, "verifying took {verified} MB");
+    assert_intact(&mut client);
+}
+
+/// As above, in ten transactions, each sealed before the next: what verification keeps does not grow with the chain.
+#[test]
+fn verifying_takes_no_more_memory_for_a_longer_chain() {
+    let (cluster, mut client) = start(Options::new().secret(None).conf("ledger.block_size = 1000"));
+    let mut taken = Vec::new();
+    for round in 1..=8 {
+        record_many_unsigned(&mut client, 20_000);
+        wait_until_all_sealed(&mut client, round * 20);
+        if round == 2 || round == 8 {
+            let mut session = cluster.connect("postgres");
+            let pid = own_pid(&mut session);
+            taken.push(growth(pid, || assert_eq!(verdict(&mut session)["overall_valid"], true)));
+        }
+    }
+    assert!(taken[1] < taken[0] + 15, "40,000 entries took {} MB, 160,000 took {} MB", taken[0], taken[1]);
+}
+
+#[test]
+fn a_large_transaction_that_is_rolled_back_leaves_nothing() {
+    let (cluster, mut client) = start(Options::new().secret(None).conf("ledger.block_interval = 1h"));
+    record_many_unsigned(&mut client, 3);
+    let length = fs::metadata(file(&mut client)).unwrap().len();
+    client.batch_execute("BEGIN").unwrap();
+    record_many_unsigned(&mut client, 100_000);
+    client.batch_execute("SAVEPOINT a").unwrap();
+    record_many_unsigned(&mut client, 20_000);
+    client.batch_execute("ROLLBACK TO a").unwrap();
+    client.batch_execute("ROLLBACK").unwrap();
+    assert_eq!(fs::metadata(file(&mut client)).unwrap().len(), length);
+    let leftover = cluster.data_dir().join("base/pgsql_tmp");
+    let files = fs::read_dir(leftover).map_or(0, |entries| entries.count());
+    assert_eq!(files, 0, "temporary files are left");
+    assert_intact(&mut client);
+}
+
+/// Lines past what is kept in memory, and a savepoint rolled back within them.
+#[test]
+fn a_large_transaction_with_savepoints_leaves_exactly_its_lines() {
+    let (_cluster, mut client) = start(Options::new().secret(None).conf("ledger.block_size = 1000"));
+    client.batch_execute("BEGIN").unwrap();
+    record_many_unsigned(&mut client, 30_000);
+    client.batch_execute("SAVEPOINT a").unwrap();
+    record_many_unsigned(&mut client, 30_000);
+    client.batch_execute("ROLLBACK TO a").unwrap();
+    record_many_unsigned(&mut client, 10_000);
+    client.batch_execute("COMMIT").unwrap();
+    wait_until_all_sealed(&mut client, 40);
+    assert_eq!(ids_in_file(&file(&mut client)).len(), 40_000);
+    assert_intact(&mut client);
+}
+
+fn record_many_unsigned(client: &mut Client, count: usize) {
+    let insert = format!(
+        "INSERT INTO ledger.entries (entry_type, data_hash) \
+         SELECT 'bulk', lpad(to_hex(n), 64, '0') FROM generate_series(1, {count}) n"
+    );
+    client.batch_execute(&insert).unwrap();
+}

@@ -1,0 +1,192 @@
+//! Hot standbys: they verify and do not record; after promotion the chain goes on where it was, without a fork.
+#![cfg(feature = "cluster-tests")]
+
+mod common;
+
+use common::ledger::*;
+use common::{give_to_server, wait_until, Cluster, Options};
+use postgres::error::SqlState;
+use postgres::Client;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+fn make_directory(cluster: &Cluster, name: &str) -> PathBuf {
+    let path = cluster.scratch_dir().join(name);
+    fs::create_dir(&path).unwrap();
+    fs::set_permissions(&path, Permissions::from_mode(0o700)).unwrap();
+    give_to_server(&path);
+    path
+}
+
+fn in_directory(path: &Path) -> Options {
+    let directory = format!("ledger.mirror_directory = '{}'", path.display());
+    Options::new().conf("ledger.block_size = 5").conf("ledger.block_interval = 1h").conf(&directory)
+}
+
+/// A primary whose file is outside its data directory, so that no base backup copies it.
+fn start_primary() -> (Cluster, Client, PathBuf) {
+    let cluster = Options::new().conf("ledger.block_size = 5").conf("ledger.block_interval = 1h").start();
+    let directory = make_directory(&cluster, "mirror");
+    cluster.add_conf(&format!("ledger.mirror_directory = '{}'", directory.display()));
+    let mut client = cluster.connect("postgres");
+    reload(&mut client);
+    client.batch_execute("CREATE EXTENSION pg_notary").unwrap();
+    record_many(&mut client, 12);
+    wait_for(&mut client, "(SELECT last_block = 2 FROM ledger.mirror_status)");
+    (cluster, client, directory)
+}
+
+/// Waits until the standby has replayed all that the primary has written.
+fn catch_up(primary: &mut Client, standby: &mut Client) {
+    let written = value(primary, "SELECT pg_current_wal_flush_lsn()");
+    wait_for(standby, &format!("pg_last_wal_replay_lsn() >= '{written}'"));
+}
+
+fn promote(standby: &mut Client) {
+    assert_eq!(value(standby, "SELECT pg_promote()"), "t");
+}
+
+#[test]
+fn a_standby_verifies_and_does_not_record() {
+    let (primary, mut client, _) = start_primary();
+    let elsewhere = make_directory(&primary, "elsewhere");
+    let standby = in_directory(&elsewhere).standby_of(&primary);
+    let mut reader = standby.connect("postgres");
+    let sealed = value(&mut client, "SELECT id FROM ledger.entries WHERE leaf_index = 7");
+    catch_up(&mut client, &mut reader);
+
+    let verdict = verdict(&mut reader);
+    assert_eq!(verdict["overall_valid"], true, "{verdict:#}");
+    assert_eq!(verdict["postgres_chain"]["entry_count"], 10);
+    assert_eq!(verdict["postgres_chain"]["pending_count"], 2);
+    assert!(verdict["file_chain"]["valid"].is_null(), "{verdict:#}");
+    assert!(verdict["file_chain"]["message"].as_str().unwrap().contains("standby"), "{verdict:#}");
+    assert!(column(&mut reader, "SELECT problem FROM ledger.find_tampering()").is_empty());
+    let entry = json(&mut reader, &format!("SELECT ledger.verify_entry('{sealed}', '{{\"n\": 8}}')"));
+    assert_eq!(entry["verified"], true, "{entry}");
+    assert_eq!(number(&mut reader, "SELECT block_count FROM ledger.chain_stats"), 2);
+    column(&mut reader, "SELECT state FROM ledger.mirror_status");
+
+    let insert = "INSERT INTO ledger.entries (entry_type, data_hash) VALUES ('t', ledger.hash_data('1'))";
+    for sql in [RECORD, insert, "SELECT * FROM ledger.commit_block()", "SELECT ledger.add_entry('t', '1')"] {
+        assert_eq!(*error(&mut reader, sql).code(), SqlState::READ_ONLY_SQL_TRANSACTION, "{sql}");
+    }
+    let processes = "SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'pg_notary%'";
+    assert_eq!(number(&mut reader, processes), 0);
+    assert!(fs::read_dir(&elsewhere).unwrap().next().is_none(), "the standby made a file");
+
+    // What is tampered with on the primary shows here.
+    client.batch_execute("ALTER TABLE ledger.entries_sealed_1 DISABLE TRIGGER ALL").unwrap();
+    client.batch_execute("UPDATE ledger.entries_sealed_1 SET entry_type = 'forged' WHERE leaf_index = 6").unwrap();
+    catch_up(&mut client, &mut reader);
+    let found = column(&mut reader, "SELECT DISTINCT block_number FROM ledger.find_tampering()");
+    assert_eq!(found, ["2"]);
+}
+
+#[test]
+fn a_standby_that_reaches_the_file_compares_it_while_the_primary_goes_on() {
+    let (primary, mut client, directory) = start_primary();
+    let standby = in_directory(&directory).standby_of(&primary);
+    let mut reader = standby.connect("postgres");
+    for _ in 0..10 {
+        // The file is ahead of the standby at times, and must not be blamed for it.
+        record_many(&mut client, 7);
+        let verdict = verdict(&mut reader);
+        assert!(verdict["overall_valid"] == true && verdict["file_chain"]["valid"] == true, "{verdict:#}");
+    }
+}
+
+#[test]
+fn a_promoted_standby_continues_the_chain_in_the_same_file() {
+    let (primary, mut client, directory) = start_primary();
+    let standby = in_directory(&directory).standby_of(&primary);
+    let mut reader = standby.connect("postgres");
+    record_many(&mut client, 4);
+    wait_for(&mut client, "(SELECT last_block = 3 FROM ledger.mirror_status)");
+    catch_up(&mut client, &mut reader);
+    let head = value(&mut client, "SELECT last_block_hash FROM ledger.chain_stats");
+    drop(client);
+    primary.kill9_everything();
+    promote(&mut reader);
+
+    worker_pid(&mut reader);
+    record_many(&mut reader, 5);
+    reader.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
+    wait_until_sealed(&mut reader);
+    assert_eq!(value(&mut reader, "SELECT previous_hash FROM ledger.blocks WHERE block_number = 4"), head);
+    assert_eq!(number(&mut reader, "SELECT count(*) FROM ledger.entries"), 21);
+    assert_intact(&mut reader);
+
+    // The old primary comes back: the file is ahead of it now, and it keeps its hands off.
+    let content = fs::read(file(&mut reader)).unwrap();
+    primary.start_again();
+    let mut old = primary.connect("postgres");
+    assert!(all_text(&error(&mut old, RECORD)).contains("another server writes it"));
+    drop(reader);
+    standby.kill9_everything();
+    wait_until("the lock is free", PATIENCE, || {
+        all_text(&error(&mut old, RECORD)).contains("which the database does not have")
+    });
+    assert!(fs::read(file(&mut old)).unwrap() == content, "the old primary has written the file");
+    standby.start_again();
+    let mut reader = standby.connect("postgres");
+    record(&mut reader);
+    assert_intact(&mut reader);
+}
+
+#[test]
+fn a_promoted_standby_without_the_file_says_so_and_goes_on_once_it_has_it() {
+    let (primary, mut client, _) = start_primary();
+    let elsewhere = make_directory(&primary, "elsewhere");
+    let standby = in_directory(&elsewhere).standby_of(&primary);
+    let mut reader = standby.connect("postgres");
+    catch_up(&mut client, &mut reader);
+    let original = file(&mut client);
+    drop(client);
+    primary.kill9_everything();
+    promote(&mut reader);
+
+    let refused = error(&mut reader, RECORD);
+    assert_eq!(*refused.code(), SqlState::IO_ERROR);
+    let expected = elsewhere.join(original.file_name().unwrap());
+    assert!(all_text(&refused).contains(expected.to_str().unwrap()), "{refused:?}");
+    assert_eq!(value(&mut reader, "SELECT state FROM ledger.mirror_status"), "failed");
+    assert_eq!(verdict(&mut reader)["overall_valid"], false, "a primary without its file is not well");
+
+    fs::copy(&original, &expected).unwrap();
+    give_to_server(&expected);
+    wait_until("recording works", PATIENCE, || reader.simple_query(RECORD).is_ok());
+    reader.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
+    wait_until_sealed(&mut reader);
+    assert_eq!(number(&mut reader, "SELECT count(*) FROM ledger.entries"), 13);
+    assert_intact(&mut reader);
+}
+
+#[test]
+fn blocks_that_never_reached_the_promoted_standby_are_not_forgotten() {
+    let (primary, mut client, directory) = start_primary();
+    let standby = in_directory(&directory).standby_of(&primary);
+    let mut reader = standby.connect("postgres");
+    catch_up(&mut client, &mut reader);
+    set(&mut reader, "primary_conninfo", "''");
+    wait_for(&mut reader, "NOT EXISTS (SELECT FROM pg_stat_wal_receiver)");
+    record_many(&mut client, 10);
+    wait_for(&mut client, "(SELECT last_block = 4 FROM ledger.mirror_status)");
+    drop(client);
+    primary.kill9_everything();
+    let content = fs::read(file(&mut reader)).unwrap();
+    promote(&mut reader);
+
+    wait_until("the worker has looked at the file", Duration::from_secs(30), || {
+        is_true(&mut reader, "(SELECT state = 'failed' FROM ledger.mirror_status)")
+    });
+    let refused = all_text(&error(&mut reader, RECORD));
+    assert!(refused.contains("it holds block 3, which the database does not have"), "{refused}");
+    assert_eq!(verdict(&mut reader)["file_chain"]["valid"], false);
+    let missing = "SELECT DISTINCT block_number FROM ledger.find_tampering() \
+                   WHERE problem = 'block_not_in_database' ORDER BY 1";
+    assert_eq!(column(&mut reader, missing), ["3", "4"]);
+    assert!(fs::read(file(&mut reader)).unwrap() == content, "the promoted server has written the file");
+}
