@@ -164,6 +164,7 @@ fn a_writer_that_stays_open_holds_no_sealing_up() {
 fn verifying_while_others_record_and_seal_raises_no_false_alarm() {
     let options = Options::new().conf("ledger.block_size = 3").conf("ledger.block_interval = 1s");
     let (cluster, mut client) = start(options);
+    record(&mut client);
     thread::scope(|scope| {
         let load = scope.spawn(|| write_with(&cluster, 4, Instant::now() + Duration::from_secs(8)));
         while !load.is_finished() {

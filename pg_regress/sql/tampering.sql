@@ -24,7 +24,7 @@ DECLARE
     rows jsonb;
 BEGIN
     BEGIN
-        FOREACH command IN ARRAY ARRAY['entries_sealed_1', 'entries_pending', 'blocks'] LOOP
+        FOREACH command IN ARRAY ARRAY['entries_sealed_1', 'entries_pending', 'blocks', 'log_nodes', 'log_state'] LOOP
             EXECUTE format('ALTER TABLE ledger.%I DISABLE TRIGGER ALL', command);
         END LOOP;
         FOREACH command IN ARRAY commands LOOP
@@ -97,6 +97,19 @@ SELECT * FROM tamper('DELETE FROM ledger.blocks WHERE block_number = 1');
 SELECT * FROM tamper('DELETE FROM ledger.blocks WHERE block_number = 2');
 SELECT * FROM tamper('DELETE FROM ledger.blocks WHERE block_number = 2', 'DELETE FROM ledger.entries_sealed_1 WHERE block_number = 2');
 SELECT * FROM tamper('DELETE FROM ledger.blocks', 'DELETE FROM ledger.entries_sealed_1', 'DELETE FROM ledger.entries_pending');
+-- A forged block that agrees with itself in everything, but holds nothing.
+SELECT * FROM tamper('INSERT INTO ledger.blocks SELECT 3, block_hash, ledger.hash_data(jsonb_build_object(''block_number'', 3, ''data_count'', 0,
+    ''merkle_root'', ledger.merkle_root(''{}''::text[]), ''previous_hash'', block_hash, ''timestamp'', ''2026-01-01T00:00:00.000000Z'',
+    ''tree_root'', tree_root, ''tree_size'', tree_size)), ledger.merkle_root(''{}''::text[]), ''2026-01-01 00:00:00+00'', 0, tree_size, tree_root
+    FROM ledger.blocks WHERE block_number = 2');
+-- The frontier of the log tree, with which sealing goes on.
+SELECT * FROM tamper('UPDATE ledger.log_state SET frontier = sha256(''forged'')');
+-- An entry that is sealed and pending at once stops sealing, with a word on what to do.
+BEGIN;
+ALTER TABLE ledger.entries_pending DISABLE TRIGGER ALL;
+INSERT INTO ledger.entries_pending (id, entry_type, data_hash) SELECT id, entry_type, data_hash FROM ledger.entries_sealed WHERE leaf_index = 0;
+SELECT count(*) FROM ledger.commit_block();
+ROLLBACK;
 -- Every column of a pending entry.
 SELECT * FROM tamper('UPDATE ledger.entries_pending SET data_hash = ledger.hash_data(''0'') WHERE id = ''00000000-0000-0000-0000-000000000007''');
 SELECT * FROM tamper('UPDATE ledger.entries_pending SET entry_type = ''changed'' WHERE id = ''00000000-0000-0000-0000-000000000007''');
