@@ -129,8 +129,12 @@ impl Acknowledged {
         let remembered = Remembered::read();
         let (mut block, mut bytes) = (remembered.acknowledged_block, remembered.acknowledged);
         if let Ok(mirror) = database::mirror() {
+            let own_file = own_file();
             let fields = mirror.slot.mirror.lock(mirror.shared, mirror.slot);
-            (block, bytes) = (block.max(fields.last_block), bytes.max(fields.durable));
+            // What is there may still be about the file of a ledger that was dropped.
+            if Path::new(&fields.path.get()) == own_file {
+                (block, bytes) = (block.max(fields.last_block), bytes.max(fields.durable));
+            }
         }
         Acknowledged { block, bytes, remembered }
     }
@@ -351,13 +355,15 @@ impl<'a> SideBySide<'a> {
         }
     }
 
-    /// Rows that lie outside the log, where reading it in order does not come by.
+    /// Rows that lie outside the log, where reading it in order does not come by, and not in a block sealed since.
     fn check_strays(&mut self) {
         let findings = &mut self.findings;
         spi::for_each(
-            "SELECT id, block_number, leaf_index FROM ledger.entries_sealed \
-             WHERE leaf_index < 0 OR leaf_index >= $1 OR leaf_index IS NULL LIMIT 1000",
-            &[self.tree_size.into()],
+            "SELECT id, block_number, leaf_index FROM ledger.entries_sealed AS e \
+             WHERE (leaf_index < 0 OR leaf_index >= $1 OR leaf_index IS NULL) AND NOT EXISTS \
+             (SELECT FROM ledger.blocks AS b WHERE b.block_number > $2 AND b.block_number = e.block_number \
+             AND e.leaf_index >= b.tree_size - b.data_count AND e.leaf_index < b.tree_size) LIMIT 1000",
+            &[self.tree_size.into(), self.last_table_block.into()],
             |row| {
                 let detail = "a sealed entry that is in no block";
                 let mut problem = Problem::new(Source::Postgres, ProblemKind::LeafIndexMismatch, detail);
@@ -369,12 +375,14 @@ impl<'a> SideBySide<'a> {
         );
     }
 
-    /// The stored frontier must be the tree's, or sealing could not go on.
+    /// The stored frontier must be the tree's, or sealing could not go on; that of a later block is not looked at.
     fn check_log_state(&mut self) {
         let Some(tree) = self.chain.tree() else { return };
         let expected = to_hex(&tree.frontier().concat());
         let findings = &mut self.findings;
-        spi::for_each("SELECT pg_catalog.encode(frontier, 'hex') FROM ledger.log_state", &[], |row| {
+        let query = "SELECT pg_catalog.encode(frontier, 'hex') FROM ledger.log_state \
+                     WHERE NOT EXISTS (SELECT FROM ledger.blocks WHERE block_number > $1)";
+        spi::for_each(query, &[self.last_table_block.into()], |row| {
             if row.get::<String>(0).as_deref() != Some(&expected) {
                 let detail = "the frontier in ledger.log_state is not that of the log tree";
                 findings.report(Problem::new(Source::Postgres, ProblemKind::RowMalformed, detail));

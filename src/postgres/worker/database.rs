@@ -192,7 +192,13 @@ impl Worker {
         }
         let gone = !in_transaction(extension_exists).unwrap_or(true);
         if gone {
+            let database = self.slot().database();
             self.mirror.shared.release(self.slot());
+            // Created again between the look and the release, it has lost its slot.
+            if in_transaction(extension_exists).unwrap_or(false) {
+                self.mirror.shared.find_or_take(database);
+                self.mirror.shared.launcher.wake();
+            }
         }
         // Also where it was dropped and created again: another ledger, another file.
         gone || self.attached.is_some()
