@@ -362,7 +362,7 @@ impl<'a> SideBySide<'a> {
             "SELECT id, block_number, leaf_index FROM ledger.entries_sealed AS e \
              WHERE (leaf_index < 0 OR leaf_index >= $1 OR leaf_index IS NULL) AND NOT EXISTS \
              (SELECT FROM ledger.blocks AS b WHERE b.block_number > $2 AND b.block_number = e.block_number \
-             AND e.leaf_index >= b.tree_size - b.data_count AND e.leaf_index < b.tree_size) LIMIT 1000",
+             AND e.leaf_index >= b.tree_size - b.data_count AND e.leaf_index < b.tree_size) ORDER BY leaf_index, id LIMIT 1000",
             &[self.tree_size.into(), self.last_table_block.into()],
             |row| {
                 let detail = "a sealed entry that is in no block";
