@@ -4,7 +4,7 @@
 mod common;
 
 use common::ledger::*;
-use common::{Cluster, Options};
+use common::{wait_until, Cluster, Options};
 use postgres::error::SqlState;
 use postgres::Client;
 use std::collections::BTreeSet;
@@ -170,6 +170,15 @@ fn verifying_while_others_record_and_seal_raises_no_false_alarm() {
         while !load.is_finished() {
             let verdict = verdict(&mut client);
             assert_eq!(verdict["overall_valid"], true, "{verdict:#}");
+            // Also where the tables stand still for the verifier, while the file goes on.
+            client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT 1").unwrap();
+            let (blocks, path) = (number(&mut client, "SELECT count(*) FROM ledger.blocks"), file(&mut client));
+            wait_until("more is sealed", PATIENCE, || {
+                load.is_finished() || of_type(&lines(&path), "block").len() as i64 > blocks
+            });
+            let verdict = self::verdict(&mut client);
+            assert_eq!(verdict["overall_valid"], true, "REPEATABLE READ: {verdict:#}");
+            client.batch_execute("COMMIT").unwrap();
             let (status, report) = cli_verify(&file(&mut client));
             assert_eq!(status, 0, "{report:#}");
         }

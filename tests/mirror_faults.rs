@@ -5,7 +5,7 @@
 mod common;
 
 use common::ledger::*;
-use common::{as_server, children_of, give_to_server, succeed, wait_until, Cluster, Options, Stop};
+use common::{as_server, children_of, give_to_server, send, succeed, wait_until, Cluster, Options, Stop};
 use postgres::error::SqlState;
 use postgres::Client;
 use std::ffi::CString;
@@ -13,6 +13,7 @@ use std::fs::{self, OpenOptions, Permissions};
 use std::io::Write;
 use std::os::unix::fs::{symlink, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
 
 /// A ledger whose file is in a directory of its own, `mirror` in the scratch directory.
 fn start_in_own_directory(options: Options) -> (Cluster, Client) {
@@ -233,6 +234,33 @@ fn commit_block_and_the_writers_do_not_wait_for_a_file_that_is_gone() {
     fs::rename(aside(&path), &path).unwrap();
     wait_until("sealing works again", PATIENCE, || client.simple_query("SELECT * FROM ledger.commit_block()").is_ok());
     wait_until_sealed(&mut client);
+    assert_intact(&mut client);
+}
+
+#[test]
+fn a_writer_that_waits_for_the_file_can_be_cancelled() {
+    let (cluster, mut client) = start_in_own_directory(Options::new());
+    let path = file(&mut client);
+    let worker = worker_pid(&mut client);
+    fs::rename(&path, aside(&path)).unwrap();
+    send(worker, libc::SIGSTOP);
+    // The first finds the file gone; the next waits for the worker to look.
+    assert_refused(&mut client, &path, "No such file");
+    let mut waiting = cluster.connect("postgres");
+    let pid = number(&mut waiting, "SELECT pg_backend_pid()");
+    let refused = thread::spawn(move || error(&mut waiting, RECORD));
+    wait_for(
+        &mut client,
+        &format!("(SELECT wait_event IS NOT NULL AND state = 'active' FROM pg_stat_activity WHERE pid = {pid})"),
+    );
+    client.batch_execute(&format!("SELECT pg_cancel_backend({pid})")).unwrap();
+    let refused = in_time("the cancelled writer", || refused.join().unwrap());
+    assert_eq!(*refused.code(), SqlState::QUERY_CANCELED);
+
+    send(worker, libc::SIGCONT);
+    fs::rename(aside(&path), &path).unwrap();
+    wait_until("recording works again", PATIENCE, || client.simple_query(RECORD).is_ok());
+    assert_eq!(number(&mut client, "SELECT count(*) FROM ledger.entries"), 2);
     assert_intact(&mut client);
 }
 

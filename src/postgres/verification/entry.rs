@@ -33,10 +33,14 @@ fn verify_entry(entry_id: Option<pgrx::Uuid>, original_data: Option<Jsonb>) -> J
         SignatureCheck::Unsigned | SignatureCheck::NotChecked => None,
         signature => Some(signature == SignatureCheck::Valid),
     };
+    let signature_checked = entry.signature != SignatureCheck::NotChecked;
+    if !signature_checked {
+        pgrx::notice!("the signature was not checked: the server has no HMAC secret");
+    }
     let is_sealed = entry.leaf_index >= 0;
     let included = is_sealed && is_included(&entry);
     JsonbText::from(json!({
-        "verified": hash_valid && signature_valid != Some(false) && (included || !is_sealed),
+        "verified": hash_valid && signature_checked && signature_valid != Some(false) && (included || !is_sealed),
         "hash_valid": hash_valid,
         "signature_valid": signature_valid,
         "included": included,
