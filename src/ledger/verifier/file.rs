@@ -46,7 +46,7 @@ pub struct FileReport {
     /// Lines that are records.
     pub record_count: u64,
     pub error_count: u64,
-    /// The first problems, at most [`MAX_LISTED`](super::MAX_LISTED).
+    /// The first problems, at most [`MAX_LISTED`].
     pub errors: Vec<Problem>,
     /// What is worth knowing and no error.
     pub warnings: Vec<String>,

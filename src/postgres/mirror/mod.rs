@@ -3,7 +3,7 @@
 //! | module | concern |
 //! |---|---|
 //! | [`shared`] | what all processes know of the file |
-//! | [`file`] | the file: name, opening, checks, writing |
+//! | [`mod@file`] | the file: name, opening, checks, writing |
 //! | [`lines`] | the lines of one transaction |
 //! | [`append`] | many writers, one leader, shared syncs |
 //! | [`attach`] | opening the file at start, and making it agree with the database |

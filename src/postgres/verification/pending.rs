@@ -9,6 +9,7 @@ use crate::ledger::record::Record;
 use crate::ledger::signature::Keyring;
 use crate::ledger::verifier::{FileReport, Findings, PendingEntry, Problem, ProblemKind, Source};
 use crate::ledger::Hash;
+use crate::postgres::blocks;
 use crate::postgres::database;
 use crate::postgres::mirror::settle;
 use crate::postgres::partitions;
@@ -94,6 +95,11 @@ impl PendingComparison {
         tables: &mut Findings<'_>,
         file: &mut Findings<'_>,
     ) {
+        // A standby that lags behind the file does not know yet that an entry is in one of its blocks.
+        // SAFETY: reads a flag of shared memory.
+        let standby = unsafe { pg_sys::RecoveryInProgress() };
+        let head = blocks::head(&LatestSnapshot::take()).map_or(0, |head| head.block_number);
+        let lags = standby && last_block > head;
         for (entry_id, row) in &self.rows {
             check_for_interrupts!();
             match report.pending.get(entry_id) {
@@ -111,7 +117,7 @@ impl PendingComparison {
                         tables.report(problem.of_entry(*entry_id));
                     }
                 }
-                None if row.is_uncommitted => {}
+                None if row.is_uncommitted || lags => {}
                 None => {
                     let detail = "the file has no line of this pending entry";
                     let problem = Problem::new(Source::File, ProblemKind::EntryNotInFile, detail);
