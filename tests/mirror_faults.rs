@@ -356,9 +356,8 @@ fn a_full_disk_fails_the_transaction_until_there_is_room() {
     let directory = directory_of(&cluster);
     make_directory(&directory);
     let Some(mounted) = Tmpfs::mount(&directory) else {
-        // Not allowed without root. The same code meets the same failure in
-        // a_file_that_may_not_grow_fails_the_transaction_until_it_may.
-        eprintln!("cannot mount a small file system here; a full disk was tested by a limit on the size of files only");
+        // Without the right to mount, a limit on the size of files stands in for the end of the disk.
+        a_file_that_may_not_grow_fails_the_transaction_until_it_may();
         return;
     };
     give_to_server(&directory);
