@@ -95,8 +95,11 @@ pub struct DatabaseSlot {
     /// Committed entries that wait for a block. May run a little ahead of the table, never behind it: it decides when
     /// the worker looks, and the worker counts what it finds.
     pub pending: AtomicI64,
-    /// Transactions whose lines are in the file and that have neither committed nor aborted yet.
+    /// Transactions that have begun to commit entries and have neither committed nor aborted yet. Their lines may be in the
+    /// file, and their entries are not in the count.
     pub undecided: AtomicI64,
+    /// How many transactions have ever begun to commit entries.
+    pub begun: AtomicI64,
     /// The extension was dropped: the worker is to look and leave.
     pub check_extension: AtomicBool,
     /// Blocks the worker sealed since it started.
@@ -123,6 +126,26 @@ impl DatabaseSlot {
         self.worker_state.store(state as u32, Ordering::Release);
     }
 
+    /// Notes that a transaction begins to commit entries.
+    pub fn begin_commit(&self) {
+        self.undecided.fetch_add(1, Ordering::AcqRel);
+        self.begun.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// The count of pending entries, and what tells later whether it went with what a scan has seen.
+    pub fn count_pending(&self) -> PendingCount {
+        // In this order: a transaction that has begun before the first line and is not undecided in the second is in the
+        // count of the third.
+        let begun = self.begun.load(Ordering::Acquire);
+        let is_quiet = self.undecided.load(Ordering::Acquire) == 0;
+        PendingCount { entries: self.pending.load(Ordering::Acquire), begun: is_quiet.then_some(begun) }
+    }
+
+    /// Whether no entry became visible between the count and now without being in it.
+    pub fn is_exact(&self, count: PendingCount) -> bool {
+        count.begun == Some(self.begun.load(Ordering::Acquire))
+    }
+
     /// Counts committed entries and wakes the worker when there is something new for it to do: a first entry starts the
     /// clock, a full block wants sealing. Cannot fail, so it may be called at COMMIT.
     pub fn add_pending(&self, entries: i64, block_size: i64) {
@@ -131,6 +154,14 @@ impl DatabaseSlot {
             self.worker.wake();
         }
     }
+}
+
+/// The count of pending entries at one time.
+#[derive(Debug, Clone, Copy)]
+pub struct PendingCount {
+    pub entries: i64,
+    /// Transactions that had begun to commit by then; `None` where some of them had not ended.
+    begun: Option<i64>,
 }
 
 #[repr(C)]
@@ -193,6 +224,7 @@ unsafe extern "C-unwind" fn startup() {
         pg_sys::ffi::pg_guard_ffi_boundary(|| previous());
     }
     let mut found = false;
+    // Without AddinShmemInitLock: the postmaster runs this before it has children.
     let area = pg_sys::ShmemInitStruct(TRANCHE.as_ptr(), std::mem::size_of::<Shared>(), &mut found) as *mut Shared;
     if !found {
         std::ptr::write_bytes(area, 0, 1);

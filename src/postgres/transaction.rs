@@ -44,7 +44,7 @@ struct Transaction {
     holds_sealing_lock: bool,
     /// Entries this transaction has sealed, if it has.
     sealed: Option<i64>,
-    /// Counted among those whose lines may be in the file and whose fate is open.
+    /// Counted among those that have begun to commit and whose fate is open.
     undecided: bool,
     /// Where the lines stand in the file, from PRE_COMMIT on.
     ranges: Vec<FileRange>,
@@ -236,25 +236,29 @@ fn before_commit() {
         let is_here = unsafe { pg_sys::get_extension_oid(c"pg_notary".as_ptr(), true) != pg_sys::InvalidOid };
         CURRENT.with_borrow_mut(|current| current.at_end.extension_created = is_here);
     }
+    if CURRENT.with_borrow(|current| current.entries > 0) {
+        let mirror = or_raise(database::mirror());
+        CURRENT.with_borrow_mut(|current| current.undecided = true);
+        mirror.slot.begin_commit();
+        append_lines(&mirror);
+    }
+    // Entries that a rolled-back savepoint took away may have left an empty temporary file.
+    CURRENT.with_borrow_mut(|current| current.lines.close_spill());
+}
+
+fn append_lines(mirror: &Mirror) {
     let has_lines = CURRENT.with_borrow(|current| !current.lines.is_empty());
     if has_lines {
-        let mirror = or_raise(database::mirror());
         if CURRENT.with_borrow(|current| current.may_repeat) {
             or_raise(mirror.wait_until_voided());
         }
         // Taken out while waiting: a cancelled wait unwinds through here, and ABORT must find the ranges.
-        let mut lines = CURRENT.with_borrow_mut(|current| {
-            current.undecided = true;
-            std::mem::replace(&mut current.lines, LineBuffer::new())
-        });
-        mirror.slot.undecided.fetch_add(1, Ordering::AcqRel);
-        let outcome = append(&mirror, &mut lines);
+        let mut lines = CURRENT.with_borrow_mut(|current| std::mem::replace(&mut current.lines, LineBuffer::new()));
+        let outcome = append(mirror, &mut lines);
         lines.close_spill();
         CURRENT.with_borrow_mut(|current| current.lines = lines);
         or_raise(outcome);
     }
-    // Entries that a rolled-back savepoint took away may have left an empty temporary file.
-    CURRENT.with_borrow_mut(|current| current.lines.close_spill());
 }
 
 fn append(mirror: &Mirror, lines: &mut LineBuffer) -> Result<(), Failure> {

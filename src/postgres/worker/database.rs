@@ -7,19 +7,21 @@ use crate::postgres::mirror::attach::{self, Attached};
 use crate::postgres::mirror::shared::Attachment;
 use crate::postgres::mirror::{block_lines, settle};
 use crate::postgres::settings::{self, MirrorMode};
-use crate::postgres::shared::{shared, DatabaseSlot, Shared, WorkerState};
+use crate::postgres::shared::{shared, DatabaseSlot, PendingCount, Shared, WorkerState};
 use crate::postgres::tables;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::{pg_guard, pg_sys, FromDatum, PgTryBuilder};
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// After a failure: first and longest wait before the next try.
 const FIRST_BACKOFF: Duration = Duration::from_millis(500);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
 /// Writers that find the mirror failed wake the worker for another try; not more often than this.
 const SHORTEST_RETRY: Duration = Duration::from_millis(100);
+/// How soon entries are counted again whose commit was under way while they were counted.
+const RECOUNT_INTERVAL: Duration = Duration::from_millis(500);
 /// Where the last scan of the pending table ended, new rows come; those of slower sessions some pages before.
 const RESUME_MARGIN_PAGES: u32 = 64;
 
@@ -139,8 +141,8 @@ struct Worker {
     configured_at: pg_sys::TimestampTz,
     /// Where to start looking for pending entries; behind it there is most likely nothing.
     resume_page: u32,
-    /// Whether the pending table must be read as a whole, because nobody knows what is in it.
-    recount: bool,
+    /// When the pending table must be read as a whole, because nobody knows exactly how many entries are in it.
+    recount_at: Option<Instant>,
     /// Since when the oldest entry that was left waits.
     waiting_since: Option<i64>,
     /// The work has waited for locks or for the file, and such a wait takes what wakes this process: look again before
@@ -159,7 +161,7 @@ impl Worker {
             attached: None,
             configured_at: 0,
             resume_page: 0,
-            recount: true,
+            recount_at: Some(Instant::now()),
             waiting_since: None,
             look_again: false,
             logged: None,
@@ -216,7 +218,10 @@ impl Worker {
                 if std::mem::take(&mut self.look_again) {
                     return Some(0);
                 }
-                self.due().map(|due| ((due - settle::now().micros()) / 1000 + 1).max(0))
+                let due = self.due().map(|due| ((due - settle::now().micros()) / 1000 + 1).max(0));
+                let recount =
+                    self.recount_at.map(|at| at.saturating_duration_since(Instant::now()).as_millis() as i64 + 1);
+                due.into_iter().chain(recount).min()
             }
             Err(cause) => {
                 if self.logged.as_ref() != Some(&cause) {
@@ -311,10 +316,10 @@ impl Worker {
         if !self.has_something_to_seal() {
             return Ok(());
         }
-        let mut page = if self.recount || self.is_due() { 0 } else { self.resume_page };
+        let mut page = if self.must_recount() || self.is_due() { 0 } else { self.resume_page };
         loop {
             let looked_at = settle::now().micros();
-            let (batch, counted) = self.seal_batch(page)?;
+            let (batch, count) = self.seal_batch(page)?;
             self.note_left(&batch);
             if batch.next_page != 0 {
                 page = batch.next_page;
@@ -323,7 +328,7 @@ impl Worker {
             self.resume_page = batch.pages.saturating_sub(RESUME_MARGIN_PAGES);
             let whole_table = page == 0;
             if whole_table {
-                self.correct_count(counted, &batch);
+                self.correct_count(count, &batch);
             }
             let pending = self.slot().pending.load(Ordering::Acquire);
             let unseen = pending > batch.left;
@@ -349,29 +354,29 @@ impl Worker {
     /// Whether a look at the pending table can find a full block, or something due, or what nobody has timed yet.
     fn has_something_to_seal(&mut self) -> bool {
         let pending = self.slot().pending.load(Ordering::Acquire);
-        if pending <= 0 && !self.recount {
+        if pending <= 0 && !self.must_recount() {
             self.waiting_since = None;
             return false;
         }
-        self.recount || self.waiting_since.is_none() || self.is_due() || pending >= settings::block_size() as i64
+        self.must_recount() || self.waiting_since.is_none() || self.is_due() || pending >= settings::block_size() as i64
     }
 
     /// Also gives the count of pending entries as it was before. It is read under the lock that every sealer holds until
     /// its entries are off the count: read earlier, it would take them off once more.
-    fn seal_batch(&mut self, page: u32) -> Result<(Batch, i64), String> {
+    fn seal_batch(&mut self, page: u32) -> Result<(Batch, PendingCount), String> {
         let extent = if self.is_due() { Extent::Everything } else { Extent::FullBlocks };
         self.look_again = true;
         let slot = self.slot();
-        let (batch, counted) = in_transaction(|| {
+        let (batch, count) = in_transaction(|| {
             blocks::lock_sealing();
-            let counted = slot.pending.load(Ordering::Acquire);
-            (or_raise(blocks::seal_batch(extent, page)), counted)
+            let count = slot.count_pending();
+            (or_raise(blocks::seal_batch(extent, page)), count)
         })?;
         if !batch.blocks.is_empty() {
             self.slot().blocks_sealed.fetch_add(batch.blocks.len() as i64, Ordering::AcqRel);
             self.append_block_lines()?;
         }
-        Ok((batch, counted))
+        Ok((batch, count))
     }
 
     /// Notes since when the entries that were left wait. One may claim any created_at; it waits no longer than since it
@@ -391,12 +396,17 @@ impl Worker {
         self.due().is_some_and(|due| due <= settle::now().micros())
     }
 
-    /// Sets the count of pending entries right by what a scan of the whole table has seen. Entries that committed since
-    /// the count was read are counted twice then, which at worst wakes the worker once too often.
-    fn correct_count(&mut self, counted: i64, batch: &Batch) {
+    /// Sets the count of pending entries right by what a scan of the whole table has seen. Entries whose commit was under
+    /// way are perhaps counted twice then, which at worst wakes the worker once too often; they are counted again soon.
+    fn correct_count(&mut self, count: PendingCount, batch: &Batch) {
         let sealed: i64 = batch.blocks.iter().map(|block| block.data_count).sum();
-        self.slot().pending.fetch_add(batch.left + sealed - counted, Ordering::AcqRel);
-        self.recount = false;
+        self.slot().pending.fetch_add(batch.left + sealed - count.entries, Ordering::AcqRel);
+        let is_exact = self.slot().is_exact(count);
+        self.recount_at = (!is_exact).then(|| Instant::now() + RECOUNT_INTERVAL);
+    }
+
+    fn must_recount(&self) -> bool {
+        self.recount_at.is_some_and(|at| at <= Instant::now())
     }
 
     /// Writes the lines of committed blocks, and notes how far the file is acknowledged.
