@@ -1,0 +1,52 @@
+//! A running verification shows what it has done, and can be cancelled.
+#![cfg(feature = "cluster-tests")]
+
+mod common;
+
+use common::ledger::*;
+use common::{wait_until, Options};
+use postgres::error::SqlState;
+use std::thread;
+
+const ENTRIES: i64 = 150_000;
+
+#[test]
+fn a_running_verification_shows_its_progress_and_can_be_cancelled() {
+    let (cluster, mut client) = start(Options::new().secret(None).conf("ledger.block_size = 100"));
+    let insert = "INSERT INTO ledger.entries (entry_type, data_hash) SELECT 'many', \
+                  encode(sha256(n::text::bytea), 'hex') FROM generate_series(1, 150000) n";
+    client.batch_execute(insert).unwrap();
+    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
+    wait_until_sealed(&mut client);
+    assert_eq!(number(&mut client, "SELECT count(*) FROM ledger.progress"), 0);
+
+    let mut verifying = cluster.connect("postgres");
+    let pid = number(&mut verifying, "SELECT pg_backend_pid()");
+    let verification = thread::spawn(move || {
+        // One after the other, so that one is always running until it is cancelled.
+        loop {
+            if let Err(error) = verifying.simple_query("SELECT ledger.verify_chain()") {
+                return error.code().cloned();
+            }
+        }
+    });
+    let mine = format!("FROM ledger.progress WHERE pid = {pid} AND database = 'postgres'");
+    let under_way = format!(
+        "SELECT count(*) {mine} AND phase = 'verifying blocks' AND blocks_done BETWEEN 1 AND blocks_total \
+         AND entries_done BETWEEN 1 AND {ENTRIES} AND bytes_done BETWEEN 1 AND bytes_total AND started_at <= clock_timestamp()"
+    );
+    wait_until("the verification is seen under way", PATIENCE, || number(&mut client, &under_way) == 1);
+    let blocks = number(&mut client, "SELECT count(*) FROM ledger.blocks");
+    wait_until("it knows how much there is", PATIENCE, || {
+        number(&mut client, &format!("SELECT count(*) {mine} AND blocks_total = {blocks}")) == 1
+    });
+
+    // Again and again: between two verifications there is nothing to cancel.
+    wait_until("the cancelled verification ends", PATIENCE, || {
+        number(&mut client, &format!("SELECT count(pg_cancel_backend({pid}))"));
+        verification.is_finished()
+    });
+    let code = verification.join().unwrap();
+    assert_eq!(code, Some(SqlState::QUERY_CANCELED));
+    assert_eq!(number(&mut client, &format!("SELECT count(*) {mine}")), 0);
+}
