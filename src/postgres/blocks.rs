@@ -9,7 +9,7 @@ use super::errors::{or_raise, Failure};
 use super::mirror::block_lines;
 use super::partitions::{self, SealedPartition};
 use super::settings;
-use super::tables::{self, entry_column, BulkInsert, LatestSnapshot, Row, Table, TableScan};
+use super::tables::{self, entry_column, BulkInsert, LatestSnapshot, Table, TableScan};
 use super::transaction;
 use crate::ledger::block::{self, BlockHeader};
 use crate::ledger::log_tree::{self, LogTree, STORED_LEVEL};
@@ -53,18 +53,6 @@ struct Candidate {
     data_hash: String,
     leaf: Hash,
     tuple: pg_sys::HeapTuple,
-}
-
-/// Columns of `ledger.blocks`.
-mod block_column {
-    pub const BLOCK_NUMBER: usize = 0;
-    pub const PREVIOUS_HASH: usize = 1;
-    pub const BLOCK_HASH: usize = 2;
-    pub const MERKLE_ROOT: usize = 3;
-    pub const TIMESTAMP: usize = 4;
-    pub const DATA_COUNT: usize = 5;
-    pub const TREE_SIZE: usize = 6;
-    pub const TREE_ROOT: usize = 7;
 }
 
 /// Columns of `ledger.log_state`, a table of one row.
@@ -334,25 +322,10 @@ pub fn head(snapshot: &LatestSnapshot) -> Option<BlockHeader> {
         let scan =
             pg_sys::systable_beginscan_ordered(table.relation(), index, snapshot.as_ptr(), 0, std::ptr::null_mut());
         let tuple = pg_sys::systable_getnext_ordered(scan, pg_sys::ScanDirection::BackwardScanDirection);
-        let head = (!tuple.is_null()).then(|| header_from_row(&table.deform(tuple)));
+        let head = (!tuple.is_null()).then(|| tables::header_from_row(&table.deform(tuple)));
         pg_sys::systable_endscan_ordered(scan);
         pg_sys::index_close(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
         head
-    }
-}
-
-/// The header in a row of `ledger.blocks`; what a superuser has emptied reads as empty, and fails verification.
-pub fn header_from_row(row: &Row) -> BlockHeader {
-    use block_column::*;
-    BlockHeader {
-        block_number: row.get(BLOCK_NUMBER).unwrap_or_default(),
-        previous_hash: row.get(PREVIOUS_HASH).unwrap_or_default(),
-        block_hash: row.get(BLOCK_HASH).unwrap_or_default(),
-        merkle_root: row.get(MERKLE_ROOT).unwrap_or_default(),
-        timestamp: row.timestamp(TIMESTAMP).unwrap_or_default(),
-        data_count: row.get::<i32>(DATA_COUNT).unwrap_or_default().into(),
-        tree_size: row.get(TREE_SIZE).unwrap_or_default(),
-        tree_root: row.get(TREE_ROOT).unwrap_or_default(),
     }
 }
 

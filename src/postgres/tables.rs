@@ -7,6 +7,7 @@
 use super::errors::Failure;
 use super::hashing;
 use super::jsonb::Jsonb;
+use crate::ledger::block::BlockHeader;
 use crate::ledger::record::{Entry, Timestamp};
 use pgrx::{pg_sys, FromDatum, IntoDatum};
 use std::ffi::CString;
@@ -396,4 +397,31 @@ fn canonical_metadata(jsonb: pg_sys::Datum) -> String {
     // SAFETY: a non-null jsonb datum.
     let text = unsafe { Jsonb::from_datum(jsonb, false) }.map(Jsonb::text).unwrap_or_default();
     hashing::canonical(&text).unwrap_or(text)
+}
+
+/// Columns of `ledger.blocks`.
+mod block_column {
+    pub const BLOCK_NUMBER: usize = 0;
+    pub const PREVIOUS_HASH: usize = 1;
+    pub const BLOCK_HASH: usize = 2;
+    pub const MERKLE_ROOT: usize = 3;
+    pub const TIMESTAMP: usize = 4;
+    pub const DATA_COUNT: usize = 5;
+    pub const TREE_SIZE: usize = 6;
+    pub const TREE_ROOT: usize = 7;
+}
+
+/// The header in a row of `ledger.blocks`; what a superuser has emptied reads as empty, and fails verification.
+pub fn header_from_row(row: &Row) -> BlockHeader {
+    use block_column::*;
+    BlockHeader {
+        block_number: row.get(BLOCK_NUMBER).unwrap_or_default(),
+        previous_hash: row.get(PREVIOUS_HASH).unwrap_or_default(),
+        block_hash: row.get(BLOCK_HASH).unwrap_or_default(),
+        merkle_root: row.get(MERKLE_ROOT).unwrap_or_default(),
+        timestamp: row.timestamp(TIMESTAMP).unwrap_or_default(),
+        data_count: row.get::<i32>(DATA_COUNT).unwrap_or_default().into(),
+        tree_size: row.get(TREE_SIZE).unwrap_or_default(),
+        tree_root: row.get(TREE_ROOT).unwrap_or_default(),
+    }
 }

@@ -5,7 +5,6 @@ use super::append::Mirror;
 use super::lines::LineBuffer;
 use super::shared::Attachment;
 use crate::ledger::block::BlockHeader;
-use crate::postgres::blocks;
 use crate::postgres::database;
 use crate::postgres::errors::Failure;
 use crate::postgres::settings::{self, MirrorMode};
@@ -107,7 +106,7 @@ fn next_headers(last: i64) -> Vec<BlockHeader> {
          FROM ledger.blocks WHERE block_number > $1 ORDER BY block_number LIMIT 1000",
         &[last.into()],
         |row| {
-            let header = blocks::header_from_row(row);
+            let header = tables::header_from_row(row);
             entries += header.data_count;
             if headers.is_empty() || entries <= CHUNK_ENTRIES {
                 headers.push(header);

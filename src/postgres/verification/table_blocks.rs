@@ -4,7 +4,6 @@ use crate::ledger::block::BlockHeader;
 use crate::ledger::log_tree::leaf_hash;
 use crate::ledger::signature::Keyring;
 use crate::ledger::verifier::{check_signature, SealedEntry};
-use crate::postgres::blocks;
 use crate::postgres::spi;
 use crate::postgres::tables::{self, entry_column, Row};
 use pgrx::check_for_interrupts;
@@ -80,7 +79,7 @@ impl TableBlocks {
             "SELECT block_number, previous_hash, block_hash, merkle_root, \"timestamp\", data_count, tree_size, tree_root \
              FROM ledger.blocks WHERE block_number > $1 ORDER BY block_number LIMIT 1000",
             &[self.last_number.into()],
-            |row| headers.push_back(blocks::header_from_row(row)),
+            |row| headers.push_back(tables::header_from_row(row)),
         );
     }
 
