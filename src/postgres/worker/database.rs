@@ -318,6 +318,8 @@ impl Worker {
         }
         let mut page = if self.must_recount() || self.is_due() { 0 } else { self.resume_page };
         loop {
+            // A backlog takes many batches, and whoever uses an id again waits for the void line.
+            self.void_aborted()?;
             let looked_at = settle::now().micros();
             let (batch, count) = self.seal_batch(page)?;
             self.note_left(&batch);
