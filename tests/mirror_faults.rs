@@ -125,11 +125,15 @@ fn a_missing_directory_is_reported_and_its_return_noticed() {
 }
 
 #[test]
-fn a_directory_that_others_can_write_is_refused_when_the_file_is_opened() {
+fn a_directory_that_others_can_write_is_refused() {
     let (_cluster, mut client) = start_in_own_directory(Options::new());
     let path = file(&mut client);
     let directory = path.parent().unwrap();
+    client.simple_query(RECORD).unwrap();
     set_mode(directory, 0o777);
+    assert_refused(&mut client, directory, "its mode 0777 lets others write it");
+    wait_for(&mut client, "(SELECT state = 'failed' FROM ledger.mirror_status)");
+    // Nor is it accepted by a worker that opens the file anew.
     let worker = worker_pid(&mut client);
     client.batch_execute(&format!("SELECT pg_terminate_backend({worker})")).unwrap();
     wait_for(&mut client, "(SELECT state = 'failed' FROM ledger.mirror_status)");

@@ -98,8 +98,8 @@ pub fn identity(metadata: &Metadata, generation: u64) -> FileIdentity {
     FileIdentity { device: metadata.dev(), inode: metadata.ino(), generation }
 }
 
-/// What must hold before every write: the path still leads to the open file, nobody else can write it, and it is as
-/// long as we left it.
+/// What must hold before every write: the path still leads to the open file, nobody else can write it or its directory, and
+/// it is as long as we left it.
 pub fn check_unchanged(file: &File, path: &Path, expected: FileIdentity, size: u64) -> Result<(), Trouble> {
     let examine = |error| Trouble { reattach: true, ..Trouble::passing("examine", path, error) };
     let open = file.metadata().map_err(examine)?;
@@ -109,6 +109,8 @@ pub fn check_unchanged(file: &File, path: &Path, expected: FileIdentity, size: u
         return Err(Trouble::lasting(format!("mirror file \"{}\" was replaced by another file", path.display())));
     }
     check_metadata(path, &open)?;
+    // Who can write the directory can put another file in place of this one.
+    prepare_directory(path.parent().unwrap_or(path), false)?;
     if open.len() != size {
         return Err(Trouble::lasting(format!(
             "mirror file \"{}\" was changed by another program: it has {} bytes, {size} were written",
