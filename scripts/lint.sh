@@ -34,6 +34,7 @@ for major in "$@"; do
     setup_libclang
     build_environment
     lint "pg$major" --lib --release
+    lint "pg$major,fault-injection" --lib --release
     # The glue is private: its documentation is checked as well.
     RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" step cargo doc "${cargo_config[@]}" --quiet --locked --no-deps \
         --no-default-features --features "pg$major" --release --document-private-items

@@ -117,6 +117,22 @@ setup_postgres() {
     say "Postgres $PG_MAJOR: $PG_CONFIG"
 }
 
+# setup_companions: another extension with the same kinds of hooks, to be tested beside. The tests do without where there
+# is none for this Postgres.
+setup_companions() {
+    [ ! -e "$("$PG_CONFIG" --pkglibdir)/pgaudit.so" ] || return 0
+    if [[ $PG_CONFIG == /usr/lib/postgresql/* ]] && can_apt &&
+        locked apt apt_install_if_there "postgresql-$PG_MAJOR-pgaudit"; then
+        return
+    fi
+    say "there is no pgaudit for this Postgres: tested without (on Debian it is in postgresql-$PG_MAJOR-pgaudit)"
+}
+
+apt_install_if_there() {
+    apt_get install -y --no-install-recommends --no-upgrade "$1" ||
+        { apt_get update && apt_get install -y --no-install-recommends --no-upgrade "$1"; }
+}
+
 # ---- libclang (bindgen reads the server headers with it) -----------------------------------------------------------
 
 find_libclang() {
@@ -191,17 +207,19 @@ setup_build() {
     build_environment
 }
 
-# build_extension: the release build. Its files, under their installed paths, land in $PACKAGE.
+# build_extension [FEATURE]: the release build, or one with a further feature for tests. Its files, under their installed
+# paths, land in $PACKAGE.
 build_extension() {
-    PACKAGE=$WORK/package/$PG_MAJOR
-    say "building the extension for Postgres $PG_MAJOR"
-    locked build run_package
+    PACKAGE=$WORK/package/$PG_MAJOR${1:+-$1}
+    say "building the extension for Postgres $PG_MAJOR${1:+ with $1}"
+    locked build run_package "pg$PG_MAJOR${1:+,$1}"
 }
 
 run_package() {
+    local features=$1
     rm -rf "$PACKAGE"
     PGRX_BUILD_FLAGS=--locked step "$CARGO_PGRX" pgrx package --pg-config "$PG_CONFIG" --out-dir "$PACKAGE" \
-        --no-default-features --features "pg$PG_MAJOR" >"$WORK/package-$PG_MAJOR.log" || {
+        --no-default-features --features "$features" >"$WORK/package-$PG_MAJOR.log" || {
         cat "$WORK/package-$PG_MAJOR.log" >&2
         die "the extension did not build"
     }

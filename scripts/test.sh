@@ -56,9 +56,19 @@ run_regress() {
     add "SQL surface" "$status" $counts
 }
 
+# What is released cannot be made to fail on purpose.
+check_release() {
+    local status=0
+    if grep -q -r --include='pg_notary.so' 'pg_notary\.fault' "$WORK/package/$PG_MAJOR"; then status=1; fi
+    grep -q -r --include='pg_notary.so' 'pg_notary\.fault' "$WORK/package/$PG_MAJOR-fault-injection" || status=1
+    add "no fault injection in the release build" "$status" "$((1 - status))" "$status"
+}
+
 run_cluster() {
     setup_build "${PG:-}"
-    build_extension
+    setup_companions
+    # With places where the tests make the server fail.
+    build_extension fault-injection
     private_postgres
     run_directory test
     export PG_NOTARY_TEST_BINDIR=$PG_BINDIR PG_NOTARY_TEST_DIR=$RUN_DIR
@@ -72,6 +82,7 @@ all)
     run_cluster
     # The same Postgres again, whatever was chosen.
     PG=$PG_MAJOR PG_CONFIG=$PG_CONFIG run_regress
+    check_release
     ;;
 *) die "usage: $0 [all|domain|cluster]" ;;
 esac

@@ -22,7 +22,14 @@ GRANT EXECUTE ON FUNCTION ledger.verify_signature(text, text, text), ledger.veri
     ledger.verify_chain(bigint, bigint), ledger.verify_file_integrity(text), ledger.find_tampering(),
     ledger.mirror_state(), ledger.worker_state(), ledger.verification_progress() TO ledger_auditor;
 
+GRANT SELECT ON ledger.lines TO ledger_auditor;
+-- pg_read_all_data may read the view.
+GRANT EXECUTE ON FUNCTION ledger.header_line(ledger.log_state), ledger.entry_line(ledger.entries),
+    ledger.block_line(ledger.blocks, uuid[]) TO ledger_auditor, pg_read_all_data;
+
 GRANT ledger_writer, ledger_auditor TO ledger_admin;
+GRANT EXECUTE ON FUNCTION ledger.mirror_catch_up(), ledger.mirror_restart() TO ledger_admin;
+GRANT INSERT ON ledger.import TO ledger_admin;
 
 GRANT SELECT ON ledger.chain_stats, ledger.mirror_status, ledger.workers, ledger.progress TO pg_monitor;
 GRANT EXECUTE ON FUNCTION ledger.mirror_state(), ledger.worker_state(), ledger.verification_progress() TO pg_monitor;
@@ -47,9 +54,17 @@ COMMENT ON FUNCTION ledger.verify_entry(uuid, jsonb) IS 'whether the entry recor
 COMMENT ON FUNCTION ledger.verify_chain(bigint, bigint) IS 'verifies the tables and the mirror file, and compares them';
 COMMENT ON FUNCTION ledger.verify_file_integrity(text) IS 'verifies the mirror file, or the ledger file at a path on the server';
 COMMENT ON FUNCTION ledger.find_tampering() IS 'one row for each problem that a full verification finds';
+COMMENT ON FUNCTION ledger.mirror_catch_up() IS 'appends what a mirror file lacks that is merely behind, however far; returns how long it is then';
+COMMENT ON FUNCTION ledger.mirror_restart() IS 'begins a new mirror file with all the database has; returns the name under which the old one is kept';
 COMMENT ON FUNCTION ledger.mirror_state() IS 'behind the view ledger.mirror_status';
 COMMENT ON FUNCTION ledger.worker_state() IS 'behind the view ledger.workers';
 COMMENT ON FUNCTION ledger.verification_progress() IS 'behind the view ledger.progress';
 COMMENT ON FUNCTION ledger.complete_entry() IS 'trigger: checks and signs an inserted entry';
 COMMENT ON FUNCTION ledger.queue_entry() IS 'trigger: hands an inserted entry to the mirror';
 COMMENT ON FUNCTION ledger.refuse_change() IS 'trigger: refuses what would change the record';
+COMMENT ON FUNCTION ledger.header_line(ledger.log_state) IS 'the first line of the ledger''s file';
+COMMENT ON FUNCTION ledger.entry_line(ledger.entries) IS 'the line of an entry, as it is in the ledger''s file';
+COMMENT ON FUNCTION ledger.block_line(ledger.blocks, uuid[]) IS 'the line of a block that holds these entries, as it is in the ledger''s file';
+COMMENT ON FUNCTION ledger.begin_import() IS 'trigger: makes sure that the ledger is empty and stays so for others';
+COMMENT ON FUNCTION ledger.import_line() IS 'trigger: verifies and takes a line';
+COMMENT ON FUNCTION ledger.finish_import() IS 'trigger: writes what the lines have left over';

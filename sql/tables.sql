@@ -46,10 +46,15 @@ CREATE TABLE ledger.log_state (
     mirror_bytes BIGINT NOT NULL,
     settled_bytes BIGINT NOT NULL,
     settled_block BIGINT NOT NULL,
-    mirror_block BIGINT NOT NULL
+    mirror_block BIGINT NOT NULL,
+    database_oid OID NOT NULL,
+    mirror_attachment UUID,
+    open_ranges BIGINT[] NOT NULL
 ) USING heap WITH (fillfactor = 10);
 
-INSERT INTO ledger.log_state VALUES (pg_catalog.gen_random_uuid(), pg_catalog.clock_timestamp(), '', 0, 0, 0, 0);
+INSERT INTO ledger.log_state
+SELECT pg_catalog.gen_random_uuid(), pg_catalog.clock_timestamp(), '', 0, 0, 0, 0, d.oid, NULL, '{}'
+FROM pg_catalog.pg_database AS d WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database();
 
 COMMENT ON TABLE ledger.blocks IS 'hash-chained blocks; sealing alone writes here';
 COMMENT ON TABLE ledger.entries IS 'all recorded entries; block_number is null until sealing has put them in a block';
@@ -57,6 +62,11 @@ COMMENT ON TABLE ledger.entries_pending IS 'entries that wait for their block';
 COMMENT ON TABLE ledger.entries_sealed IS 'entries in blocks, in leaf order, partitioned by block_number';
 COMMENT ON TABLE ledger.log_nodes IS 'upper nodes of the RFC 6962 log tree, so that proofs never read the whole log';
 COMMENT ON TABLE ledger.log_state IS 'identity of the ledger, frontier of the log tree, and how far the mirror file is acknowledged';
+COMMENT ON COLUMN ledger.log_state.mirror_bytes IS 'how much of the mirror file is acknowledged';
+COMMENT ON COLUMN ledger.log_state.settled_bytes IS 'recovery reads the mirror file from here on';
+COMMENT ON COLUMN ledger.log_state.open_ranges IS 'where before that lines of prepared transactions stand: starts and ends';
+COMMENT ON COLUMN ledger.log_state.database_oid IS 'the database this ledger belongs to; a copy of it becomes a ledger of its own';
+COMMENT ON COLUMN ledger.log_state.mirror_attachment IS 'which of the server''s attachments to the mirror file was the last';
 COMMENT ON COLUMN ledger.entries.leaf_index IS '0-based position in the log tree';
 COMMENT ON COLUMN ledger.blocks.tree_size IS 'leaves of the log tree after this block';
 COMMENT ON COLUMN ledger.blocks.tree_root IS 'root of the log tree after this block';

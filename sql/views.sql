@@ -9,7 +9,10 @@ SELECT COALESCE(head.block_number, 0) AS block_count,
 FROM (SELECT pg_catalog.count(*) AS count, pg_catalog.min(created_at) AS oldest FROM ledger.entries_pending) AS pending
 LEFT JOIN (SELECT * FROM ledger.blocks ORDER BY block_number DESC LIMIT 1) AS head ON true;
 
-CREATE VIEW ledger.mirror_status AS SELECT * FROM ledger.mirror_state();
+CREATE VIEW ledger.mirror_status AS
+SELECT mode, state, path, problem, bytes, last_block, undecided_transactions, prepared_transactions, lag_entries, lag_bytes,
+       pg_catalog.clock_timestamp() - lag_since AS lag_age, recovery_bytes, syncs
+FROM ledger.mirror_state();
 
 CREATE VIEW ledger.workers AS
 SELECT d.datname AS database, w.pid, w.state, w.pending, w.blocks_sealed

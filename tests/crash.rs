@@ -1,100 +1,337 @@
-//! Whatever process is killed, and whenever: what was acknowledged is in the database and in the file, and both are
-//! valid without anyone's help.
+//! Whatever process is killed, and whenever: what was acknowledged is in the database and in the file, nothing is half
+//! there, and both are valid without anyone's help. Looked at after every restart, not only at the end.
+//!
+//! Each test kills `PG_NOTARY_TEST_CRASH_ROUNDS` times, 12 unless set. The moments are random; a test that fails shows its
+//! `PG_NOTARY_TEST_SEED`, which repeats them as far as a race can be repeated.
 #![cfg(feature = "cluster-tests")]
 
 mod common;
 
 use common::ledger::*;
+use common::random::Random;
 use common::{children_of, send, wait_until, Cluster, Options};
-use postgres::Client;
+use postgres::error::SqlState;
+use postgres::{Client, Error, SimpleQueryMessage};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard};
 use std::thread::{self, sleep};
 use std::time::Duration;
 
 const WRITERS: usize = 8;
 
+/// Whether the writers also commit in two phases. What they record then may be prepared when the server is killed; the
+/// check decides it.
+const TWO_PHASE: bool = true;
+
+fn rounds() -> usize {
+    let rounds = std::env::var("PG_NOTARY_TEST_CRASH_ROUNDS").map(|text| text.parse().expect("a number of rounds"));
+    rounds.unwrap_or(12)
+}
+
+// ---- the mirror's modes -------------------------------------------------------------------------------------------------
+
+/// A mirror mode, and what is promised of the file in it.
+#[derive(Clone, Copy)]
+struct Mode {
+    setting: &'static str,
+    /// In SQL: when the file must hold all that is committed. In sync mode that is always.
+    is_caught_up: &'static str,
+}
+
+const SYNC: Mode = Mode { setting: "sync", is_caught_up: "true" };
+const WRITE: Mode = Mode { setting: "write", is_caught_up: "true" };
+const ASYNC: Mode = Mode { setting: "async", is_caught_up: "(SELECT lag_entries = 0 FROM ledger.mirror_status)" };
+
+// ---- what the writers do ------------------------------------------------------------------------------------------------
+
+/// Every transaction inserts the row (marker, entries) into the table `app` and records as many entries that have its
+/// marker in their metadata. What it rolls back has the marker `dropped`.
+const SCHEMA: &str = "
+CREATE TABLE app (marker text PRIMARY KEY, entries int NOT NULL);
+CREATE TABLE skew (n int);
+CREATE FUNCTION app(marker text, entries int) RETURNS void LANGUAGE sql AS $$INSERT INTO app VALUES ($1, $2)$$;
+CREATE FUNCTION rec(marker text, entries int) RETURNS void LANGUAGE sql AS $$
+    SELECT ledger.hash_and_record('test', to_jsonb(n), jsonb_build_object('marker', marker))
+    FROM generate_series(1, entries) n
+$$;
+CREATE FUNCTION rec_and_drop(marker text, entries int) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    FOR i IN 1..entries LOOP
+        PERFORM rec(marker, 1);
+        BEGIN
+            PERFORM rec('dropped', 2);
+            RAISE division_by_zero;
+        EXCEPTION WHEN division_by_zero THEN
+        END;
+    END LOOP;
+END $$;";
+
+/// The transactions of the writers, each in one or more round trips. `:M` is the marker, `:N` a number of entries.
+const SHAPES: [&[&str]; 9] = [
+    &["SELECT app(:M, :N), rec(:M, :N)"],
+    &["BEGIN; SELECT app(:M, :N); SELECT rec(:M, :N); COMMIT"],
+    &["BEGIN", "SELECT rec(:M, :N)", "SELECT app(:M, :N)", "COMMIT"],
+    &[
+        "BEGIN; SELECT app(:M, :N); SAVEPOINT a; SELECT rec('dropped', 3); ROLLBACK TO a",
+        "SAVEPOINT b; SELECT rec(:M, :N); SAVEPOINT c; SELECT rec('dropped', 2); ROLLBACK TO c; RELEASE b; COMMIT",
+    ],
+    &["SELECT app(:M, :N), rec_and_drop(:M, :N)"],
+    &["BEGIN; SELECT app('dropped', 4), rec('dropped', 4)", "ROLLBACK"],
+    // Of several of these at once all but one fail, most of them at their commit, after their lines were written.
+    &[
+        "BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT sum(n) FROM skew; INSERT INTO skew VALUES (1)",
+        "SELECT app(:M, :N), rec(:M, :N)",
+        "COMMIT",
+    ],
+    &["WITH recorded AS (INSERT INTO ledger.entries (entry_type, data_hash, metadata) \
+       SELECT 'test', ledger.hash_data(to_jsonb(n)), jsonb_build_object('marker', :M) \
+       FROM generate_series(1, 10 * :N) n RETURNING id) SELECT app(:M, count(*)::int) FROM recorded"],
+    &["BEGIN; SELECT app(:M, :N), rec(:M, :N); SELECT ledger.commit_block(); COMMIT"],
+];
+
+/// One more, if [`TWO_PHASE`]. The prepared transaction has the marker's name.
+const TWO_PHASE_SHAPE: &[&str] =
+    &["BEGIN; SELECT app(:M, :N), rec(:M, :N)", "PREPARE TRANSACTION :M", "COMMIT PREPARED :M"];
+
+/// Markers of transactions, by what the server has said of them. Of others it may have done either.
+#[derive(Default)]
+struct Told {
+    committed: Vec<String>,
+    prepared: Vec<String>,
+    failed: Vec<String>,
+}
+
 /// What the writers share with who kills under them.
-struct Load<'a> {
-    cluster: &'a Cluster,
+struct Load {
+    cluster: Cluster,
+    mode: Mode,
+    random: Mutex<Random>,
+    told: Mutex<Told>,
+    /// Transactions begun, and ended one way or the other.
+    begun: AtomicUsize,
+    ended: AtomicUsize,
+    /// From before the kill on.
+    is_killed: AtomicBool,
     stop: AtomicBool,
-    acknowledged: Mutex<Vec<String>>,
-    count: AtomicUsize,
 }
 
-impl Load<'_> {
-    /// Records and reconnects until told to stop.
+impl Load {
+    fn start(test: &str, mode: Mode) -> Load {
+        let options = Options::new().conf("ledger.block_size = 20").conf("ledger.block_interval = 1s");
+        let (cluster, mut client) = start(options.conf(&format!("ledger.mirror_mode = {}", mode.setting)));
+        client.batch_execute(SCHEMA).unwrap();
+        Load {
+            cluster,
+            mode,
+            random: Mutex::new(Random::new(test)),
+            told: Mutex::default(),
+            begun: AtomicUsize::new(0),
+            ended: AtomicUsize::new(0),
+            is_killed: AtomicBool::new(false),
+            stop: AtomicBool::new(false),
+        }
+    }
+
+    fn random(&self) -> MutexGuard<'_, Random> {
+        self.random.lock().unwrap()
+    }
+
+    /// Writes until the server is killed.
     fn write(&self) {
-        while !self.stop.load(Ordering::Acquire) {
-            match self.cluster.try_connect("postgres") {
-                Ok(client) => self.write_until_killed(client),
-                Err(_) => sleep(Duration::from_millis(20)),
-            }
+        let mut random = self.random().split();
+        let Ok(mut client) = self.cluster.try_connect("postgres") else { return };
+        while !self.stop.load(Ordering::Acquire) && self.run_one(&mut client, &mut random).is_ok() {
+            self.ended.fetch_add(1, Ordering::AcqRel);
         }
     }
 
-    fn write_until_killed(&self, mut client: Client) {
-        let several = format!("BEGIN; {RECORD}; {RECORD}; COMMIT");
-        for round in 0.. {
-            if self.stop.load(Ordering::Acquire) {
-                return;
+    /// Runs one transaction; an error if that has cost the session.
+    fn run_one(&self, client: &mut Client, random: &mut Random) -> Result<(), Error> {
+        let shape = if TWO_PHASE && random.one_in(8) { TWO_PHASE_SHAPE } else { *random.pick(&SHAPES) };
+        let marker = format!("m{}", self.begun.fetch_add(1, Ordering::AcqRel));
+        let entries = (1 + random.below(4)).to_string();
+        for step in shape {
+            let sql = step.replace(":M", &format!("'{marker}'")).replace(":N", &entries);
+            match client.batch_execute(&sql) {
+                Ok(()) if sql.starts_with("PREPARE") => self.told.lock().unwrap().prepared.push(marker.clone()),
+                Ok(()) => {}
+                Err(error) if self.may_fail(&error) => {
+                    self.told.lock().unwrap().failed.push(marker);
+                    return client.batch_execute("ROLLBACK");
+                }
+                Err(error) => {
+                    assert!(is_end_of_session(&error), "{error:?}\n{sql}");
+                    return Err(error);
+                }
             }
-            let outcome = match round % 8 {
-                3 => client.simple_query(&several).map(|_| Vec::new()),
-                5 => client.simple_query(&format!("BEGIN; {RECORD}; ROLLBACK")).map(|_| Vec::new()),
-                _ => client.query(RECORD, &[]).map(|rows| rows.iter().map(|row| row.get(0)).collect()),
-            };
-            let Ok(mut ids) = outcome else { return };
-            self.count.fetch_add(1, Ordering::AcqRel);
-            self.acknowledged.lock().unwrap().append(&mut ids);
         }
+        let mut told = self.told.lock().unwrap();
+        let list = if shape.last() == Some(&"ROLLBACK") { &mut told.failed } else { &mut told.committed };
+        list.push(marker);
+        Ok(())
     }
 
-    /// Waits until the writers have got through that many transactions more.
-    fn wait_for_progress(&self, transactions: usize) {
-        let goal = self.count.load(Ordering::Acquire) + transactions;
-        wait_until("the writers get on", PATIENCE, || self.count.load(Ordering::Acquire) >= goal);
+    /// Whether a transaction may be refused so, and the session go on: in an orphan of the postmaster that has sealed, for
+    /// one, which nobody opens the file for any more.
+    fn may_fail(&self, error: &Error) -> bool {
+        let is_killed = self.is_killed.load(Ordering::Acquire);
+        error.code() == Some(&SqlState::T_R_SERIALIZATION_FAILURE)
+            || is_killed && error.code() == Some(&SqlState::IO_ERROR)
+    }
+
+    /// Waits until the writers have got through some transactions, or in later rounds none, and a little longer.
+    fn wait_for_random_moment(&self) {
+        let (transactions, delay) = {
+            let mut random = self.random();
+            let is_first = self.ended.load(Ordering::Acquire) == 0;
+            let transactions = if !is_first && random.one_in(4) { 0 } else { 1 + random.below(150) };
+            (transactions, Duration::from_micros(random.below(20_000) as u64))
+        };
+        let goal = self.ended.load(Ordering::Acquire) + transactions;
+        wait_until("the writers get on", PATIENCE, || self.ended.load(Ordering::Acquire) >= goal);
+        sleep(delay);
     }
 }
 
-/// Kills with `kill` under load, several times, and looks at what is left.
-fn survives(rounds: usize, kill: impl Fn(&Cluster, usize)) {
-    let options = Options::new().conf("ledger.block_size = 20").conf("ledger.block_interval = 1s");
-    let (cluster, client) = start(options);
-    drop(client);
-    let load = Load {
-        cluster: &cluster,
-        stop: AtomicBool::new(false),
-        acknowledged: Mutex::new(Vec::new()),
-        count: AtomicUsize::new(0),
-    };
-    thread::scope(|scope| {
-        let writers: Vec<_> = (0..WRITERS).map(|_| scope.spawn(|| load.write())).collect();
-        for round in 0..rounds {
-            load.wait_for_progress(150);
-            kill(&cluster, round);
+/// A killed server ends a session; it does not give an error of another kind.
+fn is_end_of_session(error: &Error) -> bool {
+    let ends = [SqlState::ADMIN_SHUTDOWN, SqlState::CRASH_SHUTDOWN, SqlState::CANNOT_CONNECT_NOW];
+    error.code().is_none_or(|code| ends.contains(code))
+}
+
+/// Kills with `kill` under load, and looks at what is left each time.
+fn survives(test: &str, mode: Mode, rounds: usize, kill: impl Fn(&Cluster, &mut Random)) {
+    let load = Load::start(test, mode);
+    for _ in 0..rounds {
+        thread::scope(|scope| {
+            let writers: Vec<_> = (0..WRITERS).map(|_| scope.spawn(|| load.write())).collect();
+            load.wait_for_random_moment();
+            load.is_killed.store(true, Ordering::Release);
+            kill(&load.cluster, &mut load.random());
+            load.stop.store(true, Ordering::Release);
+            writers.into_iter().for_each(|writer| writer.join().unwrap());
+        });
+        load.is_killed.store(false, Ordering::Release);
+        load.stop.store(false, Ordering::Release);
+        load.check();
+    }
+    load.finish();
+}
+
+// ---- what must hold after each restart ----------------------------------------------------------------------------------
+
+/// How many entries each transaction has, by its marker.
+type Counts = BTreeMap<String, i64>;
+
+impl Load {
+    /// Looks at everything, with no writer about.
+    fn check(&self) {
+        let mut client = self.connect();
+        // At once: what recovery has still to do is no tampering.
+        assert_valid(&mut client);
+        wait_until_attached(&mut client);
+        self.decide_prepared(&mut client);
+        wait_for(&mut client, self.mode.is_caught_up);
+
+        let app = counts(&mut client, "SELECT marker, entries FROM app");
+        let table = counts(&mut client, "SELECT metadata->>'marker', count(*) FROM ledger.entries GROUP BY 1");
+        assert_same("table app", &app, "ledger.entries", &table);
+        let path = file(&mut client);
+        assert_same("ledger.entries", &table, "the file", &counts_in_file(&path));
+        self.assert_as_told(&app);
+        assert_intact(&mut client);
+    }
+
+    fn connect(&self) -> Client {
+        let mut client = None;
+        wait_until("the server is up", PATIENCE, || {
+            client = self.cluster.try_connect("postgres").ok();
+            client.is_some()
+        });
+        client.unwrap()
+    }
+
+    /// Ends what was prepared when the server was killed, and waits until the file has followed.
+    fn decide_prepared(&self, client: &mut Client) {
+        let prepared = column(client, "SELECT gid FROM pg_prepared_xacts");
+        let committed: BTreeSet<String> = column(client, "SELECT marker FROM app").into_iter().collect();
+        let told = std::mem::take(&mut self.told.lock().unwrap().prepared);
+        let lost: Vec<_> = told.iter().filter(|gid| !prepared.contains(gid) && !committed.contains(*gid)).collect();
+        assert!(lost.is_empty(), "prepared, and gone: {lost:?}");
+        for gid in &prepared {
+            let end = if self.random().one_in(2) { "COMMIT" } else { "ROLLBACK" };
+            client.batch_execute(&format!("{end} PREPARED '{gid}'")).unwrap();
         }
-        load.wait_for_progress(50);
-        load.stop.store(true, Ordering::Release);
-        writers.into_iter().for_each(|writer| writer.join().unwrap());
+        if !prepared.is_empty() {
+            wait_until_file_has_followed(client);
+        }
+    }
+
+    fn assert_as_told(&self, app: &Counts) {
+        let told = self.told.lock().unwrap();
+        let lost: Vec<_> = told.committed.iter().filter(|marker| !app.contains_key(*marker)).collect();
+        assert!(lost.is_empty(), "acknowledged, and gone: {lost:?}");
+        let risen: Vec<_> = told.failed.iter().filter(|marker| app.contains_key(*marker)).collect();
+        assert!(risen.is_empty(), "failed, and there: {risen:?}");
+    }
+
+    /// The server goes on, and in the end everything is sealed.
+    fn finish(&self) {
+        let mut client = self.connect();
+        record(&mut client);
+        client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
+        wait_until_sealed(&mut client);
+        assert_intact(&mut client);
+        let told = self.told.lock().unwrap();
+        let voids = of_type(&lines(&file(&mut client)), "void").len();
+        eprintln!("{} transactions committed, {} failed, {voids} void lines", told.committed.len(), told.failed.len());
+        assert!(!told.committed.is_empty(), "nothing was put to the test");
+        assert!(!self.cluster.log().contains("PANIC"), "{}", self.cluster.log());
+    }
+}
+
+#[track_caller]
+fn assert_valid(client: &mut Client) {
+    let verdict = verdict(client);
+    assert!(verdict["overall_valid"] == true, "{verdict:#}");
+}
+
+fn counts(client: &mut Client, sql: &str) -> Counts {
+    let rows = client.simple_query(sql).unwrap();
+    let rows = rows.iter().filter_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some((row.get(0)?.to_owned(), row.get(1)?.parse().unwrap())),
+        _ => None,
     });
-    check(&cluster, &load.acknowledged.into_inner().unwrap());
+    rows.collect()
 }
 
-fn check(cluster: &Cluster, acknowledged: &[String]) {
-    let mut client = cluster.connect("postgres");
-    wait_until_sealed(&mut client);
-    let in_table = ids_in_table(&mut client);
-    let in_file = ids_in_file(&file(&mut client));
-    let lost = |ids: &std::collections::BTreeSet<String>| acknowledged.iter().filter(|id| !ids.contains(*id)).count();
-    assert_eq!((lost(&in_table), lost(&in_file)), (0, 0), "lost in the table and in the file");
-    assert_intact(&mut client);
-    record(&mut client);
-    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
-    wait_until_sealed(&mut client);
-    assert_intact(&mut client);
+/// The same of the lines of a file that are not voided. What was rolled back before its commit has no line at all.
+fn counts_in_file(path: &Path) -> Counts {
+    let (ids, lines) = (ids_in_file(path), lines(path));
+    let mut counts = Counts::new();
+    for entry in of_type(&lines, "entry") {
+        let marker = entry["metadata"]["marker"].as_str().unwrap();
+        assert_ne!(marker, "dropped", "{entry}");
+        if ids.contains(entry["entry_id"].as_str().unwrap()) {
+            *counts.entry(marker.to_owned()).or_default() += 1;
+        }
+    }
+    counts
 }
+
+#[track_caller]
+fn assert_same(name: &str, counts: &Counts, other_name: &str, others: &Counts) {
+    let differs = |(marker, count): &(&String, &i64)| others.get(*marker) != Some(count);
+    let ours: Counts = counts.iter().filter(differs).map(|(marker, count)| (marker.clone(), *count)).collect();
+    let differs = |(marker, count): &(&String, &i64)| counts.get(*marker) != Some(count);
+    let theirs: Counts = others.iter().filter(differs).map(|(marker, count)| (marker.clone(), *count)).collect();
+    assert!(ours.is_empty() && theirs.is_empty(), "{name} has {ours:?}, {other_name} has {theirs:?}");
+}
+
+// ---- killing ------------------------------------------------------------------------------------------------------------
 
 /// The processes of the server whose title contains this.
 fn processes(cluster: &Cluster, title: &str) -> Vec<u32> {
@@ -106,45 +343,86 @@ fn processes(cluster: &Cluster, title: &str) -> Vec<u32> {
 }
 
 /// Kills one process of that title, as soon as there is one, and waits until the postmaster has started all over.
-fn kill_one(cluster: &Cluster, title: &str, which: usize) {
+fn kill_one(cluster: &Cluster, title: &str, random: &mut Random) {
+    let restarts = || cluster.log().matches("all server processes terminated; reinitializing").count();
+    let before = restarts();
     let mut found = Vec::new();
     wait_until("there is a process to kill", PATIENCE, || {
         found = processes(cluster, title);
         !found.is_empty()
     });
-    let restarts = || cluster.log().matches("all server processes terminated; reinitializing").count();
-    let before = restarts();
-    send(found[which % found.len()], libc::SIGKILL);
+    send(*random.pick(&found), libc::SIGKILL);
     wait_until("the server starts again", PATIENCE, || restarts() > before);
+}
+
+/// Starts the server, and once in a while kills it again while it recovers.
+fn start_again(cluster: &Cluster, random: &mut Random) {
+    cluster.start_again();
+    if random.one_in(3) {
+        sleep(Duration::from_micros(random.below(50_000) as u64));
+        cluster.kill9_everything();
+        cluster.start_again();
+    }
+}
+
+fn kill_backend(cluster: &Cluster, random: &mut Random) {
+    kill_one(cluster, "postgres: postgres postgres", random);
+}
+
+/// Kills the worker, and once in a while the next one too, while it recovers.
+fn kill_worker(cluster: &Cluster, random: &mut Random) {
+    kill_one(cluster, "pg_notary worker", random);
+    if random.one_in(3) {
+        kill_one(cluster, "pg_notary worker", random);
+    }
+}
+
+fn kill_postmaster(cluster: &Cluster, random: &mut Random) {
+    cluster.kill9_postmaster();
+    start_again(cluster, random);
+}
+
+fn kill_everything(cluster: &Cluster, random: &mut Random) {
+    cluster.kill9_everything();
+    start_again(cluster, random);
 }
 
 #[test]
 fn nothing_acknowledged_is_lost_when_a_backend_is_killed() {
-    survives(4, |cluster, round| kill_one(cluster, "postgres: postgres postgres", round * 3));
+    survives("backend", SYNC, rounds(), kill_backend);
 }
 
 #[test]
 fn nothing_acknowledged_is_lost_when_the_worker_is_killed() {
-    survives(4, |cluster, _| kill_one(cluster, "pg_notary worker", 0));
+    survives("worker", SYNC, rounds(), kill_worker);
 }
 
 #[test]
 fn nothing_acknowledged_is_lost_when_the_postmaster_is_killed() {
-    survives(4, |cluster, _| {
-        cluster.kill9_postmaster();
-        cluster.start_again();
-    });
+    survives("postmaster", SYNC, rounds(), kill_postmaster);
 }
 
 #[test]
 fn nothing_acknowledged_is_lost_when_everything_is_killed_at_once() {
-    survives(6, |cluster, _| {
-        cluster.kill9_everything();
-        cluster.start_again();
-    });
+    survives("everything", SYNC, rounds(), kill_everything);
 }
 
 #[test]
 fn a_launcher_that_is_killed_comes_back() {
-    survives(1, |cluster, _| kill_one(cluster, "pg_notary launcher", 0));
+    survives("launcher", SYNC, 2, |cluster, random| kill_one(cluster, "pg_notary launcher", random));
+}
+
+/// Each way of killing in turn.
+fn kill_something(cluster: &Cluster, random: &mut Random) {
+    random.pick(&[kill_backend, kill_worker, kill_postmaster, kill_everything])(cluster, random);
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_in_mode_write() {
+    survives("write", WRITE, rounds(), kill_something);
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_in_mode_async() {
+    survives("async", ASYNC, rounds(), kill_something);
 }

@@ -277,22 +277,6 @@ fn concurrent_commits_share_syncs() {
 }
 
 #[test]
-fn a_transaction_that_recorded_cannot_be_prepared() {
-    let (_cluster, mut client) = start(quiet());
-    client.batch_execute(&format!("BEGIN; {RECORD}")).unwrap();
-    let refused = error(&mut client, "PREPARE TRANSACTION 'recorded'");
-    assert_eq!(*refused.code(), SqlState::FEATURE_NOT_SUPPORTED);
-    assert_eq!(refused.message(), "cannot PREPARE a transaction that has recorded ledger entries");
-    assert!(refused.hint().is_some());
-    // Any other can, and what the session records next is none of it.
-    client.batch_execute("BEGIN; CREATE TABLE other (); PREPARE TRANSACTION 'other'").unwrap();
-    record(&mut client);
-    client.batch_execute("COMMIT PREPARED 'other'").unwrap();
-    assert_eq!(number(&mut client, "SELECT count(*) FROM ledger.entries"), 1);
-    assert_intact(&mut client);
-}
-
-#[test]
 fn without_a_mirror_nothing_claims_to_be_in_the_file_and_later_it_is_filled_up() {
     let (_cluster, mut client) = start(quiet().conf("ledger.block_size = 5"));
     record_many(&mut client, 7);

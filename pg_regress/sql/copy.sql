@@ -44,6 +44,8 @@ CREATE TABLE hashes AS SELECT 'bulk' AS entry_type, ledger.hash_data(to_jsonb(n)
 SELECT current_setting('data_directory') || '/pg_notary_regress.csv' AS file \gset
 COPY hashes TO :'file' WITH (FORMAT csv);
 COPY ledger.entries (entry_type, data_hash) FROM :'file' WITH (FORMAT csv);
+COPY (SELECT 'binary'::varchar, data_hash::varchar, '{"b": 1}'::jsonb FROM hashes LIMIT 30) TO :'file' WITH (FORMAT binary);
+COPY ledger.entries (entry_type, data_hash, metadata) FROM :'file' WITH (FORMAT binary);
 \set remove 'cat >/dev/null; rm -f "' :file '"'
 COPY (SELECT) TO PROGRAM :'remove';
 DROP TABLE hashes;

@@ -7,6 +7,7 @@
 use super::database;
 use super::errors::{or_raise, Failure};
 use super::mirror::block_lines;
+use super::mirror::remembered::{self, Settled};
 use super::partitions::{self, SealedPartition};
 use super::settings;
 use super::tables::{self, entry_column, BulkInsert, LatestSnapshot, Table, TableScan};
@@ -57,11 +58,16 @@ struct Candidate {
 
 /// Columns of `ledger.log_state`, a table of one row.
 mod log_state_column {
+    pub const LEDGER_ID: usize = 0;
+    pub const STARTED_AT: usize = 1;
     pub const FRONTIER: usize = 2;
     pub const MIRROR_BYTES: usize = 3;
     pub const SETTLED_BYTES: usize = 4;
     pub const SETTLED_BLOCK: usize = 5;
     pub const MIRROR_BLOCK: usize = 6;
+    pub const DATABASE_OID: usize = 7;
+    pub const MIRROR_ATTACHMENT: usize = 8;
+    pub const OPEN_RANGES: usize = 9;
 }
 
 #[pg_extern(sql = r#"
@@ -130,6 +136,7 @@ pub fn lock_sealing() {
 
 /// Seals one batch in the current transaction, starting to look for entries at `from_page`.
 pub fn seal_batch(extent: Extent, from_page: u32) -> Result<Batch, Failure> {
+    transaction::require_no_import()?;
     // Before the lock, which the worker needs to open the file.
     block_lines::wait_for_file()?;
     lock_sealing();
@@ -162,6 +169,8 @@ fn seal_candidates(extent: Extent, from_page: u32) -> Result<Batch, Failure> {
     let block_size = settings::block_size();
     let limit = (BATCH_ENTRIES / block_size).max(1) * block_size;
     let (mut candidates, next_page) = collect(&pending, &snapshot, from_page, limit);
+    // Entries without a line become visible only after this can be seen.
+    block_lines::check_not_behind()?;
     candidates.sort_by_key(|candidate| (candidate.created_at, candidate.entry_id));
     let count = match extent {
         Extent::FullBlocks => candidates.len() / block_size * block_size,
@@ -222,7 +231,7 @@ fn write_blocks(
             }
         };
         let previous = blocks.last().or(head.as_ref());
-        let block = block::seal(previous, &mut tree, &leaves, now(), completed);
+        let block = block::seal(previous, &mut tree, &leaves, tables::now(), completed);
         blocks.push(block);
     }
     insert_blocks(&blocks);
@@ -232,12 +241,7 @@ fn write_blocks(
     Ok(blocks)
 }
 
-fn now() -> Timestamp {
-    // SAFETY: reads the clock.
-    tables::timestamp_from_postgres(unsafe { pg_sys::GetCurrentTimestamp() })
-}
-
-fn insert_blocks(blocks: &[BlockHeader]) {
+pub(super) fn insert_blocks(blocks: &[BlockHeader]) {
     let table = Table::open("blocks", pg_sys::RowExclusiveLock);
     let mut bulk = BulkInsert::new(&table);
     for block in blocks {
@@ -257,22 +261,29 @@ fn insert_blocks(blocks: &[BlockHeader]) {
 
 /// Moves the entries of `blocks`, which are all the candidates in their order, into their partitions.
 fn move_entries(candidates: &[Candidate], blocks: &[BlockHeader], pending: &Table) {
+    let mut candidates = candidates.iter();
+    fill_partitions(blocks, |block, bulk| {
+        let first_leaf = block.tree_size - block.data_count;
+        for (leaf_index, entry) in (first_leaf..block.tree_size).zip(&mut candidates) {
+            move_entry(entry, block.block_number, leaf_index, pending, bulk);
+        }
+    });
+}
+
+/// Has `insert` put the entries of each of `blocks`, which follow one another, into the partition that holds the block.
+pub(super) fn fill_partitions(blocks: &[BlockHeader], mut insert: impl FnMut(&BlockHeader, &mut BulkInsert)) {
     let (Some(first), Some(last)) = (blocks.first(), blocks.last()) else {
         return;
     };
     partitions::ensure_for(first.block_number, last.block_number);
     let all = partitions::sealed();
-    let mut candidates = candidates.iter();
     let mut blocks = blocks.iter().peekable();
     while let Some(block) = blocks.peek() {
         let partition = partition_of(&all, block.block_number);
         let table = Table::open_oid(partition.oid, pg_sys::RowExclusiveLock);
         let mut bulk = BulkInsert::new(&table);
         while let Some(block) = blocks.next_if(|block| block.block_number < partition.to) {
-            let first_leaf = block.tree_size - block.data_count;
-            for (leaf_index, entry) in (first_leaf..block.tree_size).zip(&mut candidates) {
-                move_entry(entry, block.block_number, leaf_index, pending, &mut bulk);
-            }
+            insert(block, &mut bulk);
         }
         bulk.finish();
     }
@@ -301,7 +312,7 @@ fn move_entry(entry: &Candidate, block_number: i64, leaf_index: i64, pending: &T
     pending.delete(&mut tid);
 }
 
-fn insert_nodes(nodes: &[(u8, u64, Hash)]) {
+pub(super) fn insert_nodes(nodes: &[(u8, u64, Hash)]) {
     if nodes.is_empty() {
         return;
     }
@@ -329,17 +340,60 @@ pub fn head(snapshot: &LatestSnapshot) -> Option<BlockHeader> {
     }
 }
 
-/// Notes how far the mirror file is acknowledged, and how far settled: bytes, and the last block before them.
-pub fn remember_mirror(acknowledged: (u64, i64), settled: Option<(u64, i64)>) {
+/// Notes how far the mirror file is acknowledged (bytes, and the last block), how far settled where that is new, and who
+/// has attached it.
+pub fn remember_mirror(acknowledged: (u64, i64), settled: Option<&Settled>, attachment: Option<Uuid>) {
+    change_log_state(|row| {
+        row[log_state_column::MIRROR_BYTES] = (acknowledged.0 as i64).into_datum();
+        row[log_state_column::MIRROR_BLOCK] = acknowledged.1.into_datum();
+        if let Some(settled) = settled {
+            row[log_state_column::SETTLED_BYTES] = (settled.bytes as i64).into_datum();
+            row[log_state_column::SETTLED_BLOCK] = settled.block.into_datum();
+            row[log_state_column::OPEN_RANGES] = remembered::offsets_of(&settled.open).into_datum();
+        }
+        if let Some(attachment) = &attachment {
+            row[log_state_column::MIRROR_ATTACHMENT] = Some(tables::uuid_datum(attachment));
+        }
+    });
+}
+
+/// Forgets the mirror file: the next one that is attached may be new.
+pub fn forget_mirror() {
+    change_log_state(forget_file);
+}
+
+fn forget_file(row: &mut [Option<pg_sys::Datum>]) {
+    row[log_state_column::MIRROR_BYTES..=log_state_column::MIRROR_BLOCK].fill(0_i64.into_datum());
+    row[log_state_column::OPEN_RANGES] = Vec::<i64>::new().into_datum();
+    row[log_state_column::MIRROR_ATTACHMENT] = None;
+}
+
+/// Makes the ledger of a copied database one of its own, with an id of its own, from now.
+pub fn become_own_ledger(ledger_id: Uuid) {
+    change_log_state(|row| {
+        forget_file(row);
+        row[log_state_column::LEDGER_ID] = Some(tables::uuid_datum(&ledger_id));
+        row[log_state_column::STARTED_AT] = tables::timestamp_to_postgres(tables::now()).into_datum();
+        // SAFETY: a plain global of this process.
+        row[log_state_column::DATABASE_OID] = unsafe { pg_sys::MyDatabaseId }.into_datum();
+    });
+}
+
+fn change_log_state(change: impl FnOnce(&mut [Option<pg_sys::Datum>])) {
     let snapshot = LatestSnapshot::take();
     let mut state = or_raise(LogState::read(&snapshot));
-    state.row[log_state_column::MIRROR_BYTES] = (acknowledged.0 as i64).into_datum();
-    state.row[log_state_column::MIRROR_BLOCK] = acknowledged.1.into_datum();
-    if let Some((bytes, block)) = settled {
-        state.row[log_state_column::SETTLED_BYTES] = (bytes as i64).into_datum();
-        state.row[log_state_column::SETTLED_BLOCK] = block.into_datum();
-    }
+    change(&mut state.row);
     state.table.update(&mut state.tid, &state.row);
+}
+
+/// Makes the ledger the one that these blocks were taken from, with no mirror file yet.
+pub(super) fn restore_state(ledger_id: Uuid, started_at: Timestamp, tree: &LogTree) -> Result<(), Failure> {
+    let mut state = LogState::read(&LatestSnapshot::take())?;
+    state.row[log_state_column::LEDGER_ID] = Some(tables::uuid_datum(&ledger_id));
+    state.row[log_state_column::STARTED_AT] = tables::timestamp_to_postgres(started_at).into_datum();
+    forget_file(&mut state.row);
+    state.update(tree);
+    Ok(())
 }
 
 /// The row of `ledger.log_state`.

@@ -57,7 +57,7 @@ fn hash_and_record(
         "data_hash": entry.data_hash,
         "signature": entry.signature,
         "postgres_recorded": true,
-        "file_recorded": transaction::mirror_mode() == MirrorMode::Sync,
+        "file_recorded": matches!(transaction::mirror_mode(), MirrorMode::Sync | MirrorMode::Write),
         "timestamp": entry.created_at.to_string(),
     }))
 }
@@ -109,6 +109,7 @@ fn hash_of(data: Jsonb) -> String {
 fn record(function: &str, draft: Draft) -> Result<Entry, Failure> {
     database::require_preloaded()?;
     transaction::require_committed_extension()?;
+    transaction::require_no_import()?;
     let command = std::ffi::CString::new(function).expect("our own names hold no NUL");
     // SAFETY: raise an ERROR where nothing may be written.
     unsafe {
@@ -216,6 +217,7 @@ pub fn complete_row(row: &tables::Row) -> Result<Vec<Option<pg_sys::Datum>>, Fai
     use entry_column::*;
     database::require_preloaded()?;
     transaction::require_committed_extension()?;
+    transaction::require_no_import()?;
     if row.datum(BLOCK_NUMBER).is_some() || row.datum(LEAF_INDEX).is_some() {
         return Err(Failure::new(
             PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,

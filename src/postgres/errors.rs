@@ -27,8 +27,12 @@ impl Failure {
         self
     }
 
-    pub fn message(&self) -> &str {
-        &self.message
+    /// Message and detail, for where there is one line for both.
+    pub fn text(&self) -> String {
+        match &self.detail {
+            Some(detail) => format!("{}: {detail}", self.message),
+            None => self.message.clone(),
+        }
     }
 
     /// Raises this failure as an ERROR.

@@ -15,4 +15,5 @@ extension_sql_file!(
         postgres::views::verification_progress
     ]
 );
+extension_sql_file!("../../sql/copy.sql", name = "copy", requires = ["tables"]);
 extension_sql_file!("../../sql/grants.sql", name = "grants", finalize);

@@ -8,19 +8,26 @@
 //! | [`transaction`] | what happens when a transaction ends |
 //! | [`mirror`] | the JSONL file |
 //! | [`blocks`], [`partitions`] | sealing |
+//! | [`copy_hook`], [`lines`], [`import`] | writing a ledger out, and rebuilding one |
+//! | [`utility_hook`] | where commands come by |
 //! | [`verification`] | SQL functions that verify |
 //! | [`worker`] | launcher and workers |
 //! | [`shared`], [`database`] | shared memory, and this process's part of it |
 //! | [`install`] | the SQL of the install script |
+//! | [`faults`] | failing on purpose, in tests |
 //! | [`tables`], [`spi`], [`jsonb`], [`errors`], [`wait_events`] | how Postgres is talked to |
 
 mod blocks;
+mod copy_hook;
 mod database;
 mod entries;
 mod errors;
+mod faults;
 mod hashing;
+mod import;
 mod install;
 mod jsonb;
+mod lines;
 mod mirror;
 mod partitions;
 mod secrets;
@@ -30,6 +37,7 @@ mod spi;
 mod tables;
 mod transaction;
 mod triggers;
+mod utility_hook;
 mod verification;
 mod views;
 mod wait_events;
@@ -49,6 +57,8 @@ pub extern "C-unwind" fn _PG_init() {
         shared::init();
         transaction::init();
         worker::commands::init();
+        utility_hook::init();
         worker::launcher::init();
+        mirror::writer::init();
     }
 }

@@ -20,6 +20,12 @@ pub enum MirrorMode {
     /// The lines are on disk before the transaction commits.
     #[name = c"sync"]
     Sync,
+    /// The lines are handed to the operating system before the transaction commits, and on disk within a second.
+    #[name = c"write"]
+    Write,
+    /// The worker appends the lines of what is committed.
+    #[name = c"async"]
+    Async,
     /// There is no file.
     #[name = c"off"]
     Off,
@@ -48,8 +54,8 @@ pub fn init() {
     );
     GucRegistry::define_enum_guc(
         c"ledger.mirror_mode",
-        c"Whether a commit waits until its entries are on disk in the mirror file.",
-        c"sync: what is committed is in the file. off: there is no file.",
+        c"How far the mirror file must be before a transaction that records commits.",
+        c"sync: on disk. write: handed to the operating system. async: the worker follows. off: there is no file.",
         &MIRROR_MODE,
         GucContext::Sighup,
         GucFlags::default(),
@@ -93,6 +99,17 @@ pub fn block_size() -> usize {
 /// The longest wait for a block, in microseconds.
 pub fn block_interval_micros() -> i64 {
     i64::from(BLOCK_INTERVAL.get()) * 1_000_000
+}
+
+impl MirrorMode {
+    pub fn name(self) -> &'static str {
+        match self {
+            MirrorMode::Sync => "sync",
+            MirrorMode::Write => "write",
+            MirrorMode::Async => "async",
+            MirrorMode::Off => "off",
+        }
+    }
 }
 
 pub fn mirror_mode() -> MirrorMode {

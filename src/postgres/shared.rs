@@ -6,7 +6,7 @@
 use super::mirror::shared::MirrorState;
 use super::verification::progress::ProgressSlot;
 use pgrx::{pg_guard, pg_sys};
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 /// Databases of one cluster that can have a ledger at the same time. A slot is mostly its mirror's ring, which takes
 /// memory only once it is used.
@@ -95,16 +95,60 @@ pub struct DatabaseSlot {
     /// Committed entries that wait for a block. May run a little ahead of the table, never behind it: it decides when
     /// the worker looks, and the worker counts what it finds.
     pub pending: AtomicI64,
-    /// Transactions that have begun to commit entries and have neither committed nor aborted yet. Their lines may be in the
-    /// file, and their entries are not in the count.
-    pub undecided: AtomicI64,
+    /// Transactions that have begun to commit entries and have neither committed nor aborted yet, by the epoch in which
+    /// they began. Their lines may be in the file, and their entries are not in the count.
+    undecided: [AtomicI64; 2],
+    /// Parity chooses the counter above. See [`DatabaseSlot::next_epoch`].
+    epoch: AtomicUsize,
     /// How many transactions have ever begun to commit entries.
     pub begun: AtomicI64,
     /// The extension was dropped: the worker is to look and leave.
     pub check_extension: AtomicBool,
+    /// The ledger was rebuilt: the worker is to count what is pending.
+    pub recount: AtomicBool,
     /// Blocks the worker sealed since it started.
     pub blocks_sealed: AtomicI64,
+    /// Prepared transactions have been decided: the worker is to look at their lines, and to count what is pending.
+    pub prepared_decided: AtomicBool,
+    /// Entries were committed whose lines are not in the file (modes async and off): the worker is to append them.
+    pub behind: AtomicBool,
+    /// Transactions that are about to commit such entries.
+    pub committing_behind: AtomicI64,
+    pub lag: Lag,
     pub mirror: MirrorState,
+}
+
+/// What is committed and not on disk in the mirror file yet.
+#[repr(C)]
+pub struct Lag {
+    pub entries: AtomicI64,
+    pub bytes: AtomicI64,
+    /// When the oldest of it was committed; 0 if there is none.
+    pub since: AtomicI64,
+}
+
+impl Lag {
+    /// Counts entries committed now. Cannot fail, so it may be called at COMMIT.
+    pub fn add(&self, entries: i64, bytes: u64, now: i64) {
+        self.entries.fetch_add(entries, Ordering::AcqRel);
+        self.bytes.fetch_add(bytes as i64, Ordering::AcqRel);
+        self.since.compare_exchange(0, now, Ordering::AcqRel, Ordering::Acquire).ok();
+    }
+
+    /// What is counted by now; taken off with [`Lag::take_off`] once it is on disk.
+    pub fn seen(&self, now: i64) -> (i64, i64, i64) {
+        (self.entries.load(Ordering::Acquire), self.bytes.load(Ordering::Acquire), now)
+    }
+
+    pub fn take_off(&self, (entries, bytes, seen_at): (i64, i64, i64)) {
+        let left = self.entries.fetch_sub(entries, Ordering::AcqRel) - entries;
+        self.bytes.fetch_sub(bytes, Ordering::AcqRel);
+        self.since.store(if left > 0 { seen_at } else { 0 }, Ordering::Release);
+    }
+
+    fn clear(&self) {
+        [&self.entries, &self.bytes, &self.since].iter().for_each(|counter| counter.store(0, Ordering::Release));
+    }
 }
 
 impl DatabaseSlot {
@@ -126,10 +170,45 @@ impl DatabaseSlot {
         self.worker_state.store(state as u32, Ordering::Release);
     }
 
-    /// Notes that a transaction begins to commit entries.
-    pub fn begin_commit(&self) {
-        self.undecided.fetch_add(1, Ordering::AcqRel);
-        self.begun.fetch_add(1, Ordering::AcqRel);
+    /// Notes that a transaction begins to commit entries; returns the epoch to end it with.
+    pub fn begin_commit(&self) -> usize {
+        self.begun.fetch_add(1, Ordering::SeqCst);
+        loop {
+            let epoch = self.epoch.load(Ordering::SeqCst);
+            self.undecided[epoch % 2].fetch_add(1, Ordering::SeqCst);
+            // Had the epoch ended in between, it might be taken for drained.
+            if self.epoch.load(Ordering::SeqCst) == epoch {
+                return epoch;
+            }
+            self.undecided[epoch % 2].fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
+    /// Notes that a transaction has committed, aborted or been prepared. Cannot fail, so it may be called at COMMIT.
+    pub fn end_commit(&self, epoch: usize) {
+        self.undecided[epoch % 2].fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Transactions that have begun to commit entries and have not ended.
+    pub fn undecided(&self) -> i64 {
+        self.undecided.iter().map(|count| count.load(Ordering::SeqCst)).sum()
+    }
+
+    /// Ends an epoch and returns it, unless the one before is not drained yet. Whoever begins to commit from now on does
+    /// so in the next. So what was in the file before the call is decided once the epoch is drained, however many commits
+    /// overlap: the scheme is that of RCU's grace periods.
+    pub fn next_epoch(&self) -> Option<usize> {
+        let epoch = self.epoch.load(Ordering::SeqCst);
+        self.is_drained(epoch + 1).then(|| self.epoch.fetch_add(1, Ordering::SeqCst))
+    }
+
+    pub fn is_drained(&self, epoch: usize) -> bool {
+        self.undecided[epoch % 2].load(Ordering::SeqCst) == 0
+    }
+
+    /// Whether entries may be committed whose lines are not in the file.
+    pub fn is_behind(&self) -> bool {
+        self.committing_behind.load(Ordering::SeqCst) > 0 || self.behind.load(Ordering::SeqCst)
     }
 
     /// The count of pending entries, and what tells later whether it went with what a scan has seen.
@@ -137,7 +216,7 @@ impl DatabaseSlot {
         // In this order: a transaction that has begun before the first line and is not undecided in the second is in the
         // count of the third.
         let begun = self.begun.load(Ordering::Acquire);
-        let is_quiet = self.undecided.load(Ordering::Acquire) == 0;
+        let is_quiet = self.undecided() == 0;
         PendingCount { entries: self.pending.load(Ordering::Acquire), begun: is_quiet.then_some(begun) }
     }
 
@@ -167,6 +246,10 @@ pub struct PendingCount {
 #[repr(C)]
 pub struct Shared {
     pub launcher: Wakeable,
+    /// Writes the mirror files of all databases.
+    pub writer: Wakeable,
+    /// Where the WAL ended that this server started with; 0 until somebody asks.
+    recovered_to: AtomicU64,
     /// Databases came or went: the launcher is to look at pg_database again.
     pub rescan: AtomicBool,
     databases: [DatabaseSlot; MAX_DATABASES],
@@ -270,6 +353,18 @@ impl Shared {
         LockGuard::acquire(1 + index as usize)
     }
 
+    /// Where the WAL ended that this server started with: its first checkpoint begins there, be it that of a clean
+    /// shutdown or of the end of recovery. First asked when background workers start, before there can be another. Not so
+    /// after a promotion, which begins a timeline of its own.
+    pub fn recovered_to(&self) -> u64 {
+        // SAFETY: reads shared memory.
+        let redo = unsafe { pg_sys::GetRedoRecPtr() };
+        match self.recovered_to.compare_exchange(0, redo, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => redo,
+            Err(known) => known,
+        }
+    }
+
     /// The slots in use.
     pub fn slots(&self) -> impl Iterator<Item = &DatabaseSlot> {
         self.databases.iter().filter(|slot| slot.database.load(Ordering::Acquire) != 0)
@@ -290,9 +385,14 @@ impl Shared {
         }
         let slot = self.databases.iter().find(|slot| slot.database.load(Ordering::Acquire) == 0)?;
         slot.pending.store(0, Ordering::Release);
-        slot.undecided.store(0, Ordering::Release);
+        slot.undecided.iter().for_each(|count| count.store(0, Ordering::Release));
+        slot.committing_behind.store(0, Ordering::Release);
+        slot.behind.store(false, Ordering::Release);
+        slot.prepared_decided.store(false, Ordering::Release);
+        slot.lag.clear();
         slot.blocks_sealed.store(0, Ordering::Release);
         slot.check_extension.store(false, Ordering::Release);
+        slot.recount.store(false, Ordering::Release);
         slot.set_worker_state(WorkerState::Wanted);
         slot.mirror.detach(self, slot);
         slot.database.store(database.to_u32(), Ordering::Release);

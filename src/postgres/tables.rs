@@ -26,6 +26,11 @@ pub fn checked_timestamp(timestamp: pg_sys::TimestampTz) -> Option<Timestamp> {
     Timestamp::from_micros(timestamp.checked_add(POSTGRES_EPOCH_MICROS)?).ok()
 }
 
+pub fn now() -> Timestamp {
+    // SAFETY: reads the clock.
+    timestamp_from_postgres(unsafe { pg_sys::GetCurrentTimestamp() })
+}
+
 pub fn timestamp_to_postgres(timestamp: Timestamp) -> pg_sys::TimestampTz {
     timestamp.micros() - POSTGRES_EPOCH_MICROS
 }
@@ -316,18 +321,19 @@ pub struct TableScan<'a> {
 impl<'a> TableScan<'a> {
     /// Scans from page `from` to the end of the table.
     pub fn start(table: &'a Table, snapshot: &LatestSnapshot, from: u32) -> Self {
+        // SAFETY: a registered snapshot. Who scans drops the scan first.
+        unsafe { Self::start_with(table, snapshot.as_ptr(), from) }
+    }
+
+    /// # Safety
+    /// The snapshot outlives the scan.
+    pub unsafe fn start_with(table: &'a Table, snapshot: pg_sys::Snapshot, from: u32) -> Self {
         use pg_sys::ScanOptions::*;
         // SAFETY: table and snapshot outlive the scan. No SO_ALLOW_SYNC: the scan starts at the page it is told.
         unsafe {
             let flags = SO_TYPE_SEQSCAN | SO_ALLOW_STRAT | SO_ALLOW_PAGEMODE;
-            let scan = pg_sys::heap_beginscan(
-                table.relation,
-                snapshot.as_ptr(),
-                0,
-                std::ptr::null_mut(),
-                std::ptr::null_mut(),
-                flags,
-            );
+            let scan =
+                pg_sys::heap_beginscan(table.relation, snapshot, 0, std::ptr::null_mut(), std::ptr::null_mut(), flags);
             let pages = table.pages();
             if from > 0 && from < pages {
                 pg_sys::heap_setscanlimits(scan, from, pages - from);

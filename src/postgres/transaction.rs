@@ -6,8 +6,10 @@
 
 use super::database;
 use super::errors::{or_raise, Failure};
-use super::mirror::append::{FileRange, Mirror};
+use super::faults;
+use super::mirror::append::{self, FileRange, Goal, Mirror};
 use super::mirror::lines::LineBuffer;
+use super::mirror::prepared;
 use super::settings::{self, MirrorMode};
 use crate::ledger::record::Entry;
 use pgrx::{pg_guard, pg_sys, PgSqlErrorCode};
@@ -22,6 +24,15 @@ struct Mark {
     entries: i64,
 }
 
+/// What a commit does about the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lines {
+    /// They are in the file, at least handed to the operating system.
+    Appended,
+    /// The worker appends them later (modes async and off).
+    Owed,
+}
+
 /// What to do for the launcher and the workers once the transaction has ended.
 #[derive(Default)]
 struct AtEnd {
@@ -29,6 +40,8 @@ struct AtEnd {
     extension_dropped: bool,
     databases_changed: bool,
     paused: Option<pg_sys::Oid>,
+    /// This is COMMIT PREPARED or ROLLBACK PREPARED.
+    prepared_decided: bool,
 }
 
 struct Transaction {
@@ -44,10 +57,16 @@ struct Transaction {
     holds_sealing_lock: bool,
     /// Entries this transaction has sealed, if it has.
     sealed: Option<i64>,
-    /// Counted among those that have begun to commit and whose fate is open.
-    undecided: bool,
-    /// Where the lines stand in the file, from PRE_COMMIT on.
-    ranges: Vec<FileRange>,
+    /// The level of the subtransaction that rebuilds the ledger, if one does.
+    import: Option<i32>,
+    /// Counted, in this epoch, among those that have begun to commit and whose fate is open.
+    undecided: Option<usize>,
+    /// Where the lines stand in the file, among those of others, from PRE_COMMIT on.
+    range: Option<FileRange>,
+    /// What was done about the file, from PRE_COMMIT on.
+    outcome: Option<Lines>,
+    /// This transaction has put itself among those that are prepared.
+    is_preparing: bool,
     at_end: AtEnd,
 }
 
@@ -61,9 +80,18 @@ thread_local! {
             mode: None,
             holds_sealing_lock: false,
             sealed: None,
-            undecided: false,
-            ranges: Vec::new(),
-            at_end: AtEnd { extension_created: false, extension_dropped: false, databases_changed: false, paused: None },
+            import: None,
+            undecided: None,
+            range: None,
+            outcome: None,
+            is_preparing: false,
+            at_end: AtEnd {
+                extension_created: false,
+                extension_dropped: false,
+                databases_changed: false,
+                paused: None,
+                prepared_decided: false,
+            },
         })
     };
 }
@@ -95,6 +123,40 @@ pub fn require_committed_extension() -> Result<(), Failure> {
     .hint("Commit CREATE EXTENSION pg_notary first."))
 }
 
+/// Refuses to record or seal in the transaction that rebuilds the ledger: until it has committed, the mirror file is that
+/// of the ledger before.
+pub fn require_no_import() -> Result<(), Failure> {
+    if CURRENT.with_borrow(|current| current.import.is_none()) {
+        return Ok(());
+    }
+    Err(Failure::new(
+        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        "cannot record or seal in the transaction that rebuilds the ledger",
+    )
+    .hint("Commit the COPY first."))
+}
+
+/// Refuses to rebuild the ledger where this transaction has a part in the one before.
+pub fn require_no_part() -> Result<(), Failure> {
+    let (recorded, created) = CURRENT.with_borrow(|current| (current.entries > 0, current.at_end.extension_created));
+    let refuse = |message| Failure::new(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message);
+    if recorded {
+        return Err(refuse("cannot rebuild the ledger in a transaction that has recorded entries"));
+    }
+    if created {
+        return Err(refuse("cannot rebuild the ledger in a transaction that creates an extension")
+            .hint("Commit CREATE EXTENSION first."));
+    }
+    Ok(())
+}
+
+/// Notes that this transaction rebuilds the ledger.
+pub fn note_import() {
+    // SAFETY: only reads the state of this backend's transaction.
+    let level = unsafe { pg_sys::GetCurrentTransactionNestLevel() };
+    CURRENT.with_borrow_mut(|current| current.import = current.import.or(Some(level)));
+}
+
 /// Queues the line of an entry that has just been inserted. `may_repeat`: its id is the caller's, who may have used it in
 /// a transaction that has aborted.
 pub fn add_entry(entry: &Entry, may_repeat: bool) {
@@ -103,7 +165,7 @@ pub fn add_entry(entry: &Entry, may_repeat: bool) {
         current.mark_level();
         current.entries += 1;
         current.may_repeat |= may_repeat;
-        if mode == MirrorMode::Sync {
+        if mode != MirrorMode::Off {
             current.lines.push(|out| entry.write_line(out));
         }
     });
@@ -116,6 +178,11 @@ pub fn holds_sealing_lock() -> bool {
 
 pub fn note_sealing_lock() {
     CURRENT.with_borrow_mut(|current| current.holds_sealing_lock = true);
+}
+
+/// Whether this transaction has recorded or sealed entries, and so keeps the worker from some of its work.
+pub fn has_part() -> bool {
+    CURRENT.with_borrow(|current| current.entries > 0 || current.holds_sealing_lock)
 }
 
 /// Whether this transaction has sealed blocks, which are then visible to it but not committed.
@@ -140,6 +207,18 @@ pub fn at_end_databases_changed() {
     CURRENT.with_borrow_mut(|current| current.at_end.databases_changed = true);
 }
 
+pub fn at_end_prepared_decided() {
+    CURRENT.with_borrow_mut(|current| current.at_end.prepared_decided = true);
+}
+
+/// Notes where lines of this transaction stand in the file. Called with the mirror's lock held.
+pub fn note_lines(range: FileRange) {
+    CURRENT.with_borrow_mut(|current| {
+        let so_far = current.range.unwrap_or(range);
+        current.range = Some(FileRange { from: so_far.from.min(range.from), to: so_far.to.max(range.to) });
+    });
+}
+
 pub fn at_end_resume_worker(database: pg_sys::Oid) {
     CURRENT.with_borrow_mut(|current| current.at_end.paused = Some(database));
 }
@@ -155,6 +234,7 @@ impl Transaction {
     }
 
     fn subtransaction_aborted(&mut self, level: i32) {
+        self.import = self.import.filter(|of| *of < level);
         while self.marks.last().is_some_and(|mark| mark.level >= level) {
             let Some(mark) = self.marks.pop() else { return };
             self.lines.truncate(mark.lines);
@@ -164,6 +244,7 @@ impl Transaction {
 
     /// Hands the subtransaction's part to its parent: at most one mark has its level.
     fn subtransaction_committed(&mut self, level: i32) {
+        self.import = self.import.map(|of| of.min(level - 1));
         let parent_has_mark = self.marks.iter().rev().nth(1).is_some_and(|mark| mark.level >= level - 1);
         let Some(mark) = self.marks.last_mut().filter(|mark| mark.level >= level) else {
             return;
@@ -175,16 +256,40 @@ impl Transaction {
         }
     }
 
-    /// The mirror, if this transaction has recorded or sealed. Nobody else is to take a slot in shared memory.
+    /// The mirror, if this transaction has recorded, sealed or imported. Nobody else is to take a slot in shared memory.
     fn mirror(&self) -> Option<Mirror> {
-        let has_part = self.entries > 0 || self.undecided || self.sealed.is_some();
-        has_part.then(|| database::mirror().ok()).flatten()
+        let has_recorded = self.entries > 0 || self.undecided.is_some() || self.range.is_some();
+        let has_part = has_recorded || self.sealed.is_some() || self.import.is_some();
+        (has_part || self.at_end.prepared_decided).then(|| database::mirror().ok()).flatten()
     }
 
-    /// The transaction has ended: its lines are those of committed entries, or to be voided.
+    /// The transaction has ended: its lines are those of committed entries, to be voided, or a prepared transaction's.
     fn decide(&mut self, mirror: &Mirror) {
-        if std::mem::take(&mut self.undecided) {
-            mirror.slot.undecided.fetch_sub(1, Ordering::AcqRel);
+        if let Some(epoch) = self.undecided.take() {
+            mirror.slot.end_commit(epoch);
+        }
+    }
+
+    /// The entries are committed, or prepared, and the file lacks their lines.
+    fn owe_lines(&mut self, mirror: &Mirror) {
+        if self.outcome == Some(Lines::Owed) {
+            mirror.slot.behind.store(true, Ordering::SeqCst);
+            mirror.slot.committing_behind.fetch_sub(1, Ordering::SeqCst);
+            mirror.slot.worker.wake();
+        }
+    }
+
+    /// Counts what is committed and not on disk in the file. Cannot fail.
+    fn count_lag(&self, mirror: &Mirror) {
+        let is_on_disk = match self.mode {
+            Some(MirrorMode::Async) => false,
+            Some(MirrorMode::Write) => self.range.is_some_and(|range| range.to <= mirror.lock().durable),
+            _ => true,
+        };
+        if !is_on_disk {
+            // SAFETY: reads a variable that the commit has set.
+            let now = unsafe { pg_sys::GetCurrentTransactionStopTimestamp() };
+            mirror.slot.lag.add(self.entries, self.lines.len(), now);
         }
     }
 
@@ -196,7 +301,10 @@ impl Transaction {
         self.mode = None;
         self.holds_sealing_lock = false;
         self.sealed = None;
-        self.ranges.clear();
+        self.import = None;
+        self.range = None;
+        self.outcome = None;
+        self.is_preparing = false;
         self.at_end = AtEnd::default();
     }
 }
@@ -208,6 +316,7 @@ unsafe extern "C-unwind" fn on_transaction_event(event: pg_sys::XactEvent::Type,
         XACT_EVENT_PRE_COMMIT => before_commit(),
         XACT_EVENT_PRE_PREPARE => before_prepare(),
         XACT_EVENT_COMMIT => after_commit(),
+        XACT_EVENT_PREPARE => after_prepare(),
         XACT_EVENT_ABORT => after_abort(),
         _ => {}
     }
@@ -237,67 +346,125 @@ fn before_commit() {
         CURRENT.with_borrow_mut(|current| current.at_end.extension_created = is_here);
     }
     if CURRENT.with_borrow(|current| current.entries > 0) {
-        let mirror = or_raise(database::mirror());
-        CURRENT.with_borrow_mut(|current| current.undecided = true);
-        mirror.slot.begin_commit();
-        append_lines(&mirror);
+        append_lines(&or_raise(database::mirror()), false);
+        faults::at("before_commit");
     }
     // Entries that a rolled-back savepoint took away may have left an empty temporary file.
     CURRENT.with_borrow_mut(|current| current.lines.close_spill());
 }
 
-fn append_lines(mirror: &Mirror) {
-    let has_lines = CURRENT.with_borrow(|current| !current.lines.is_empty());
-    if has_lines {
-        if CURRENT.with_borrow(|current| current.may_repeat) {
-            or_raise(mirror.wait_until_voided());
-        }
-        // Taken out while waiting: a cancelled wait unwinds through here, and ABORT must find the ranges.
-        let mut lines = CURRENT.with_borrow_mut(|current| std::mem::replace(&mut current.lines, LineBuffer::new()));
-        let outcome = append(mirror, &mut lines);
-        lines.close_spill();
-        CURRENT.with_borrow_mut(|current| current.lines = lines);
-        or_raise(outcome);
+/// Has the lines in the file as far as the mode promises it, and notes what is owed to it otherwise.
+fn append_lines(mirror: &Mirror, prepare: bool) {
+    let (mode, may_repeat) = CURRENT.with_borrow_mut(|current| {
+        current.undecided = Some(mirror.slot.begin_commit());
+        (current.mode.unwrap_or(MirrorMode::Off), current.may_repeat)
+    });
+    let goal = match mode {
+        MirrorMode::Sync => Some(Goal::Synced),
+        MirrorMode::Write => Some(Goal::Written),
+        // What is prepared may stay so for long, and recovery must find its lines. But nobody waits for a broken file.
+        MirrorMode::Async if prepare && mirror.is_attached() => Some(Goal::Written),
+        MirrorMode::Async | MirrorMode::Off => None,
+    };
+    let appended = match goal {
+        Some(goal) => append_to_file(mirror, goal, may_repeat).or_else(|failure| match mode {
+            MirrorMode::Async => Ok(false),
+            _ => Err(failure),
+        }),
+        None => Ok(false),
+    };
+    let outcome = if or_raise(appended) { Lines::Appended } else { Lines::Owed };
+    if outcome == Lines::Owed {
+        // Before the entries are visible to whoever seals: see blocks::seal_batch.
+        mirror.slot.committing_behind.fetch_add(1, Ordering::SeqCst);
     }
+    CURRENT.with_borrow_mut(|current| current.outcome = Some(outcome));
 }
 
-fn append(mirror: &Mirror, lines: &mut LineBuffer) -> Result<(), Failure> {
-    let mut ranges = Ranges(Vec::new());
-    mirror.append(lines, &mut ranges.0)
-}
-
-/// Where the lines of a running append stand; whatever way the append ends, the transaction learns it.
-struct Ranges(Vec<FileRange>);
-
-impl Drop for Ranges {
-    fn drop(&mut self) {
-        CURRENT.with_borrow_mut(|current| current.ranges.append(&mut self.0));
+fn append_to_file(mirror: &Mirror, goal: Goal, may_repeat: bool) -> Result<bool, Failure> {
+    if CURRENT.with_borrow(|current| current.lines.is_empty()) {
+        return Ok(true);
     }
+    if may_repeat {
+        mirror.wait_until_voided()?;
+    }
+    // Taken out while waiting: a cancelled wait unwinds through here, and ABORT must be able to borrow.
+    let mut lines = CURRENT.with_borrow_mut(|current| std::mem::replace(&mut current.lines, LineBuffer::new()));
+    let outcome = mirror.append(&mut lines, goal);
+    lines.close_spill();
+    CURRENT.with_borrow_mut(|current| current.lines = lines);
+    outcome
 }
 
+/// As before a commit; then whoever decides about the transaction is told where its lines are.
 fn before_prepare() {
-    if CURRENT.with_borrow(|current| current.entries > 0) {
+    let (entries, sealed) = CURRENT.with_borrow(|current| (current.entries, current.sealed));
+    if sealed.is_some() {
         Failure::new(
             PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
-            "cannot PREPARE a transaction that has recorded ledger entries",
+            "cannot PREPARE a transaction that has called ledger.commit_block()",
         )
-        .hint("Commit the transaction in one step, or record the entries in a transaction of their own.")
+        .detail("It would keep everyone else from sealing until it is decided.")
+        .hint("Call ledger.commit_block() in a transaction of its own.")
         .raise();
     }
+    if CURRENT.with_borrow(|current| current.import.is_some()) {
+        Failure::new(
+            PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+            "cannot PREPARE a transaction that has rebuilt the ledger",
+        )
+        .hint("Commit the transaction in one step.")
+        .raise();
+    }
+    if entries > 0 {
+        let mirror = or_raise(database::mirror());
+        append_lines(&mirror, true);
+        let (range, outcome) = CURRENT.with_borrow(|current| (current.range, current.outcome));
+        if let (Some(range), Some(Lines::Appended)) = (range, outcome) {
+            CURRENT.with_borrow_mut(|current| current.is_preparing = true);
+            or_raise(prepared::note(&mirror, range));
+        }
+    }
+    CURRENT.with_borrow_mut(|current| current.lines.close_spill());
+}
+
+/// The entries are not pending yet; what is known of their lines stands in shared memory.
+fn after_prepare() {
+    CURRENT.with_borrow_mut(|current| {
+        if let Some(mirror) = current.mirror() {
+            current.owe_lines(&mirror);
+            current.decide(&mirror);
+        }
+        end(current, false);
+    });
+}
+
+/// The ledger is another one now. Before anybody can record in it the file of the one before is closed, as this
+/// transaction still holds its locks.
+fn import_committed(mirror: &Mirror) {
+    mirror.slot.mirror.close(mirror.shared, mirror.slot);
+    mirror.slot.recount.store(true, Ordering::Release);
+    mirror.slot.worker.wake();
 }
 
 fn after_commit() {
     CURRENT.with_borrow_mut(|current| {
         if let Some(mirror) = current.mirror() {
-            // Counted as pending before it counts as decided: see attach::remember.
+            // Counted as pending before it counts as decided: see Mark in mirror/settled.rs.
             if current.entries > 0 {
+                faults::at("after_commit");
                 mirror.slot.add_pending(current.entries, settings::block_size() as i64);
+                current.count_lag(&mirror);
             }
+            current.owe_lines(&mirror);
             current.decide(&mirror);
             if let Some(sealed) = current.sealed {
                 mirror.slot.pending.fetch_sub(sealed, Ordering::AcqRel);
                 // The lines of the blocks are the worker's to write, now that the blocks are committed.
                 mirror.slot.worker.wake();
+            }
+            if current.import.is_some() {
+                import_committed(&mirror);
             }
         }
         end(current, true);
@@ -306,11 +473,24 @@ fn after_commit() {
 
 /// Leaves the lines to the worker, which voids those that reached the file.
 fn after_abort() {
+    if append::has_unfinished_line() {
+        if let Ok(mirror) = database::mirror() {
+            mirror.abandon_line();
+        }
+    }
     CURRENT.with_borrow_mut(|current| {
         if let Some(mirror) = current.mirror() {
-            if let (Some(first), Some(last)) = (current.ranges.first(), current.ranges.last()) {
-                mirror.slot.mirror.lock(mirror.shared, mirror.slot).add_void(first.from, last.to);
+            if let Some(range) = current.range {
+                let mut fields = mirror.lock();
+                if current.is_preparing {
+                    fields.forget_prepared(prepared::own_xid());
+                }
+                fields.add_void(range.from, range.to);
+                drop(fields);
                 mirror.slot.worker.wake();
+            }
+            if current.outcome == Some(Lines::Owed) {
+                mirror.slot.committing_behind.fetch_sub(1, Ordering::SeqCst);
             }
             current.decide(&mirror);
         }
@@ -321,6 +501,9 @@ fn after_abort() {
 fn end(current: &mut Transaction, committed: bool) {
     let at_end = std::mem::take(&mut current.at_end);
     current.clear();
+    if at_end.prepared_decided {
+        prepared::after_decision();
+    }
     database::at_transaction_end(
         committed && at_end.extension_created,
         committed && at_end.extension_dropped,

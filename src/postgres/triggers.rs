@@ -17,6 +17,8 @@ macro_rules! version_1_function {
     };
 }
 
+pub(super) use version_1_function;
+
 version_1_function!(pg_finfo_ledger_complete_entry);
 version_1_function!(pg_finfo_ledger_queue_entry);
 version_1_function!(pg_finfo_ledger_refuse_change);
@@ -25,7 +27,7 @@ version_1_function!(pg_finfo_ledger_refuse_change);
 ///
 /// # Safety
 /// `fcinfo` is what Postgres passed.
-unsafe fn trigger_data<'a>(fcinfo: pg_sys::FunctionCallInfo) -> &'a pg_sys::TriggerData {
+pub(super) unsafe fn trigger_data<'a>(fcinfo: pg_sys::FunctionCallInfo) -> &'a pg_sys::TriggerData {
     if !pgrx::trigger_support::called_as_trigger(fcinfo) {
         Failure::new(
             PgSqlErrorCode::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED,
@@ -40,7 +42,7 @@ unsafe fn trigger_data<'a>(fcinfo: pg_sys::FunctionCallInfo) -> &'a pg_sys::Trig
 ///
 /// # Safety
 /// As [`trigger_data`], for a row trigger.
-unsafe fn inserted_row(data: &pg_sys::TriggerData) -> (Table, Row) {
+pub(super) unsafe fn inserted_row(data: &pg_sys::TriggerData) -> (Table, Row) {
     let table = Table::open_oid((*data.tg_relation).rd_id, pg_sys::NoLock);
     let row = table.deform(data.tg_trigtuple);
     (table, row)

@@ -2,7 +2,9 @@
 
 use super::database;
 use super::errors::or_raise;
-use super::mirror::attach;
+use super::mirror::append::Mirror;
+use super::mirror::prepared;
+use super::mirror::remembered::{self, Remembered};
 use super::mirror::shared::Attachment;
 use super::settings::{self, MirrorMode};
 use super::shared::shared;
@@ -28,31 +30,64 @@ fn mirror_state() -> TableIterator<
         name!(bytes, Option<i64>),
         name!(last_block, Option<i64>),
         name!(undecided_transactions, i64),
+        name!(prepared_transactions, i64),
+        name!(lag_entries, Option<i64>),
+        name!(lag_bytes, Option<i64>),
+        name!(lag_since, Option<TimestampWithTimeZone>),
+        name!(recovery_bytes, Option<i64>),
         name!(syncs, i64),
     ),
 > {
     let mirror = or_raise(database::mirror());
     let mode = settings::mirror_mode();
-    let mode_name = if mode == MirrorMode::Sync { "sync" } else { "off" };
-    let path = attach::configured_path(attach::Remembered::read().ledger_id).1.to_string_lossy().into_owned();
-    let undecided = mirror.slot.undecided.load(Ordering::Acquire);
-    let fields = mirror.slot.mirror.lock(mirror.shared, mirror.slot);
-    let attached = fields.attachment == Attachment::Attached;
-    let (attachment, cause, durable) = (fields.attachment, fields.cause, fields.durable);
-    let (last_block, syncs) = (fields.last_block, fields.syncs);
+    let remembered = Remembered::read();
+    let path = remembered::configured_place(remembered.ledger_id).path.to_string_lossy().into_owned();
+    let prepared = prepared::noted(&mirror).len() as i64;
+    let fields = mirror.lock();
+    let (attachment, cause, durable, end) = (fields.attachment, fields.cause, fields.durable, fields.end());
+    let (last_block, syncs, was_attached) = (fields.last_block, fields.syncs, fields.was_attached);
     drop(fields);
-    let state = if mode == MirrorMode::Off { "off" } else { attachment.name() };
-    let problem = (attachment == Attachment::Failed && mode != MirrorMode::Off).then(|| cause.get());
+    let is_off = mode == MirrorMode::Off;
+    let is_attached = matches!(attachment, Attachment::Attached | Attachment::Repairing) && !is_off;
+    let recovery = (durable as i64 - remembered.settled.bytes as i64).max(0);
+    let lag = Lag::now(&mirror, mode, is_attached && durable == end);
     TableIterator::once((
-        mode_name.to_owned(),
-        state.to_owned(),
+        mode.name().to_owned(),
+        if is_off { Attachment::Off.name() } else { attachment.name() }.to_owned(),
         path,
-        problem,
-        attached.then_some(durable as i64),
-        attached.then_some(last_block),
-        undecided,
+        (attachment == Attachment::Failed && !is_off).then(|| cause.get()),
+        is_attached.then_some(durable as i64),
+        is_attached.then_some(last_block),
+        mirror.slot.undecided(),
+        prepared,
+        // What the file lacked before this server started is not known until it has been opened.
+        (!is_off && was_attached).then_some(lag.entries),
+        (!is_off && was_attached).then_some(lag.bytes),
+        lag.since,
+        is_attached.then_some(recovery),
         syncs as i64,
     ))
+}
+
+/// What is committed and not on disk in the file.
+struct Lag {
+    entries: i64,
+    bytes: i64,
+    since: Option<TimestampWithTimeZone>,
+}
+
+impl Lag {
+    /// `is_synced`: all that was written is on disk. In mode write the count of a commit may come after the sync.
+    fn now(mirror: &Mirror, mode: MirrorMode, is_synced: bool) -> Lag {
+        let lag = &mirror.slot.lag;
+        let (entries, bytes) = (lag.entries.load(Ordering::Acquire), lag.bytes.load(Ordering::Acquire));
+        let is_none = entries <= 0 || (mode == MirrorMode::Write && is_synced);
+        if is_none || mode == MirrorMode::Off {
+            return Lag { entries: 0, bytes: 0, since: None };
+        }
+        let since = lag.since.load(Ordering::Acquire);
+        Lag { entries, bytes: bytes.max(0), since: (since != 0).then(|| timestamp(since)) }
+    }
 }
 
 #[pg_extern(volatile, parallel_restricted)]

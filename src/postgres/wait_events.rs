@@ -1,5 +1,7 @@
 //! The names under which waits show in pg_stat_activity. Before Postgres 17 extensions cannot name theirs.
 
+use pgrx::pg_sys;
+
 #[cfg(not(any(feature = "pg17", feature = "pg18")))]
 mod by_version {
     use pgrx::pg_sys;
@@ -28,12 +30,27 @@ mod by_version {
     }
 }
 
-/// A writer waits until its lines are on disk.
+/// A commit waits until its lines are on disk; the writer waits for the disk.
 pub fn mirror_sync() -> u32 {
     by_version::event(c"PgNotaryMirrorSync")
 }
 
-/// A writer waits until the worker has opened the mirror file.
+/// A commit waits until its lines are written (mode write); the writer hands lines to the operating system.
+pub fn mirror_write() -> u32 {
+    by_version::event(c"PgNotaryMirrorWrite")
+}
+
+/// The writer has nothing to do.
+pub fn writer_main() -> u32 {
+    by_version::event(c"PgNotaryWriterMain")
+}
+
+/// An administrator waits for the worker to see to the mirror file.
+pub fn mirror_request() -> u32 {
+    by_version::event(c"PgNotaryMirrorRequest")
+}
+
+/// A commit waits until the worker has opened the mirror file.
 pub fn mirror_attach() -> u32 {
     by_version::event(c"PgNotaryMirrorAttach")
 }
@@ -46,4 +63,22 @@ pub fn worker_main() -> u32 {
 /// A command waits until the worker has left its database.
 pub fn worker_stop() -> u32 {
     by_version::event(c"PgNotaryWorkerStop")
+}
+
+/// Shows this process as waiting until dropped: around system calls that may take long.
+pub struct Shown;
+
+impl Shown {
+    pub fn as_waiting_for(event: u32) -> Shown {
+        // SAFETY: points to this process's entry in shared memory, or to a variable of its own before there is one.
+        unsafe { *pg_sys::my_wait_event_info = event }
+        Shown
+    }
+}
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        // SAFETY: as above.
+        unsafe { *pg_sys::my_wait_event_info = 0 }
+    }
 }

@@ -1,7 +1,7 @@
 //! What the tests of the ledger have in common: recording, reading the file, and the verdicts on both.
 
 use super::{wait_until, Cluster, Options};
-use postgres::error::DbError;
+use postgres::error::{DbError, SqlState};
 use postgres::{Client, SimpleQueryMessage};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -9,8 +9,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::mpsc;
-use std::thread;
-use std::time::Duration;
+use std::thread::{self, sleep};
+use std::time::{Duration, Instant};
 
 /// How long anything may take that has no reason to take long.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -120,6 +120,20 @@ pub fn record_many(client: &mut Client, count: usize) -> Vec<String> {
     column(client, &format!("SELECT {call} FROM generate_series(1, {count}) n"))
 }
 
+/// Has one of two serialisable transactions fail in its commit, after its lines were written; gives the ids that it
+/// recorded. Needs a table `skew (n int)`.
+#[track_caller]
+pub fn fail_a_commit(cluster: &Cluster, entries: usize) -> Vec<String> {
+    let mut sessions = [cluster.connect("postgres"), cluster.connect("postgres")];
+    for sql in ["BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT sum(n) FROM skew", "INSERT INTO skew VALUES (1)"] {
+        sessions.iter_mut().for_each(|session| session.batch_execute(sql).unwrap());
+    }
+    let ids = record_many(&mut sessions[1], entries);
+    sessions[0].batch_execute("COMMIT").unwrap();
+    assert_eq!(*error(&mut sessions[1], "COMMIT").code(), SqlState::T_R_SERIALIZATION_FAILURE);
+    ids
+}
+
 /// Waits until nothing is pending and the lines of all blocks are in the file.
 #[track_caller]
 pub fn wait_until_sealed(client: &mut Client) {
@@ -179,12 +193,34 @@ pub fn ids_in_file(path: &Path) -> BTreeSet<String> {
     ids
 }
 
+/// The ids that the void lines of a file name.
+pub fn voided_ids(lines: &[Value]) -> Vec<String> {
+    let ids = of_type(lines, "void").into_iter().flat_map(|void| void["entry_ids"].as_array().unwrap());
+    ids.map(text_of).collect()
+}
+
 fn text_of(value: &Value) -> String {
     value.as_str().unwrap().to_owned()
 }
 
 pub fn ids_in_table(client: &mut Client) -> BTreeSet<String> {
     column(client, "SELECT id FROM ledger.entries").into_iter().collect()
+}
+
+/// Waits until the file holds exactly the entries of the table, once what was rolled back is voided.
+#[track_caller]
+pub fn wait_until_file_has_followed(client: &mut Client) {
+    let path = file(client);
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let (table, file) = (ids_in_table(client), ids_in_file(&path));
+        if table == file {
+            return;
+        }
+        let (lost, more): (Vec<_>, Vec<_>) = (table.difference(&file).collect(), file.difference(&table).collect());
+        assert!(Instant::now() < deadline, "not in the file: {lost:?}; not in the table: {more:?}");
+        sleep(Duration::from_millis(20));
+    }
 }
 
 // ---- verdicts ---------------------------------------------------------------------------------------------------------
@@ -195,7 +231,13 @@ pub fn verdict(client: &mut Client) -> Value {
 
 /// What the command line says of a file: exit status and report.
 pub fn cli_verify(path: &Path) -> (i32, Value) {
-    let output = Command::new(env!("CARGO_BIN_EXE_pg_notary")).arg("verify").arg(path).arg("--json").output().unwrap();
+    cli_verify_with(path, &[])
+}
+
+/// The same with further options.
+pub fn cli_verify_with(path: &Path, options: &[&str]) -> (i32, Value) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pg_notary"));
+    let output = command.arg("verify").arg(path).arg("--json").args(options).output().unwrap();
     let report = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
     (output.status.code().expect("the program was not killed"), report)
 }

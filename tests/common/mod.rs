@@ -6,6 +6,8 @@
 #![allow(dead_code)] // each test file uses its own part of this
 
 pub mod ledger;
+pub mod random;
+pub mod wire;
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
@@ -51,6 +53,12 @@ pub fn pg_major() -> u32 {
     digits.parse().expect("pg_config prints a version")
 }
 
+/// Where the libraries of the Postgres under test are.
+pub fn library_dir() -> PathBuf {
+    let path = succeed(Command::new(bindir().join("pg_config")).arg("--pkglibdir"));
+    PathBuf::from(path.trim_end())
+}
+
 /// The user and group that run the servers.
 fn server_user() -> (u32, u32) {
     let meta = fs::metadata(work_dir()).expect("PG_NOTARY_TEST_DIR is a directory");
@@ -93,7 +101,7 @@ fn pg_program(name: &str) -> Command {
 }
 
 /// Copies a directory as the servers' user.
-fn copy_directory(from: &Path, to: &Path) {
+pub fn copy_directory(from: &Path, to: &Path) {
     succeed(as_server("cp").arg("-a").arg(from).arg(to));
 }
 
@@ -428,6 +436,11 @@ impl Cluster {
         let mut config = postgres::Config::new();
         config.host_path(&self.sockets).port(self.port).user("postgres").dbname(database);
         config
+    }
+
+    /// The socket that the server listens on.
+    pub fn socket(&self) -> PathBuf {
+        self.sockets.join(format!(".s.PGSQL.{}", self.port))
     }
 
     pub fn connect(&self, database: &str) -> postgres::Client {

@@ -12,6 +12,7 @@
 //! The parser is our own because general ones lose what must be kept here: digits of integers, lone surrogates, and keys
 //! whose order and repetition matter.
 
+mod decimals;
 mod parser;
 mod strings;
 mod writer;
@@ -21,6 +22,7 @@ mod tests;
 
 use std::fmt;
 
+pub use decimals::with_fractions;
 pub(crate) use parser::string_end;
 pub(crate) use strings::decode;
 pub use strings::write_string;

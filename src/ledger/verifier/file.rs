@@ -3,11 +3,12 @@
 use super::chain::{check_signature, ChainVerifier, Contents, SealedEntry, SignatureCheck};
 use super::problem::{Findings, Problem, ProblemKind, Source, MAX_LISTED};
 use crate::ledger::block::BlockHeader;
-use crate::ledger::log_tree::leaf_hash;
+use crate::ledger::log_tree::{leaf_hash, LogTree};
 use crate::ledger::record::{BlockLine, EntryLine, Header, LineError, LineErrorKind, LineParser, Record, Void};
 use crate::ledger::signature::Keyring;
 use crate::ledger::{parse_hash, to_hex, Hash};
 use serde_json::json;
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use uuid::Uuid;
 
@@ -18,6 +19,8 @@ pub struct PendingEntry {
     pub data_hash: Hash,
     /// 1-based.
     pub line_number: u64,
+    /// Where the line starts in the file, in bytes; as if lines too long to be read were empty.
+    pub offset: u64,
     pub signature: SignatureCheck,
 }
 
@@ -97,12 +100,14 @@ impl FileReport {
 
 /// Verifies a file that is given to it line by line. Holds only entries that no block holds yet.
 pub struct FileVerifier<'a> {
-    keyring: Option<&'a Keyring>,
+    keyring: Option<Cow<'a, Keyring>>,
     findings: Findings<'a>,
     parser: LineParser,
     chain: ChainVerifier,
     pending: HashMap<Uuid, PendingEntry>,
     line_number: u64,
+    /// Where the next line starts.
+    offset: u64,
     header: Option<Header>,
     last_block: Option<BlockHeader>,
     warnings: Vec<String>,
@@ -114,7 +119,7 @@ pub struct FileVerifier<'a> {
 
 impl<'a> FileVerifier<'a> {
     /// Without a keyring, signatures are not checked. Problems go to `findings`.
-    pub fn new(keyring: Option<&'a Keyring>, findings: Findings<'a>) -> Self {
+    pub fn new(keyring: Option<Cow<'a, Keyring>>, findings: Findings<'a>) -> Self {
         FileVerifier {
             keyring,
             findings,
@@ -122,6 +127,7 @@ impl<'a> FileVerifier<'a> {
             chain: ChainVerifier::new(Source::File),
             pending: HashMap::new(),
             line_number: 0,
+            offset: 0,
             header: None,
             last_block: None,
             warnings: Vec::new(),
@@ -132,10 +138,40 @@ impl<'a> FileVerifier<'a> {
         }
     }
 
+    /// Keeps the nodes of the log tree that are stored, until they are taken.
+    pub fn collect_nodes(&mut self) {
+        self.chain.collect_nodes();
+    }
+
+    /// The nodes completed since the last call, as (level, index, hash).
+    pub fn take_nodes(&mut self) -> Vec<(u8, u64, Hash)> {
+        self.chain.take_nodes()
+    }
+
+    /// The log tree after the last block; `None` if a problem has been found since when it is not known.
+    pub fn tree(&self) -> Option<&LogTree> {
+        self.chain.tree()
+    }
+
+    /// The number of lines taken.
+    pub fn line_number(&self) -> u64 {
+        self.line_number
+    }
+
     /// Takes the next line, without its newline. Gives the block that it completes.
     pub fn line(&mut self, raw: &[u8]) -> Option<FileBlock> {
+        self.line_seen(raw, |_| ())
+    }
+
+    /// As [`FileVerifier::line`]; `see` is shown the line's record before it is checked against what came before.
+    pub fn line_seen(&mut self, raw: &[u8], see: impl FnOnce(&Record<'_>)) -> Option<FileBlock> {
         self.line_number += 1;
+        let offset = self.offset;
+        self.offset += raw.len() as u64 + 1;
         let record = self.parser.parse(raw);
+        if let Ok(record) = &record {
+            see(record);
+        }
         self.record_count += u64::from(record.is_ok());
         if self.line_number == 1 && !matches!(record, Ok(Record::Ledger(_))) {
             self.report(self.header_missing(record.as_ref().err()));
@@ -145,7 +181,7 @@ impl<'a> FileVerifier<'a> {
         }
         match record {
             Ok(Record::Ledger(header)) => self.header(header),
-            Ok(Record::Entry(entry)) => self.entry(raw, &entry),
+            Ok(Record::Entry(entry)) => self.entry(raw, offset, &entry),
             Ok(Record::Void(void)) => self.void(&void),
             Ok(Record::Block(block)) => return self.block(block),
             Err(error) => self.malformed(&error),
@@ -227,7 +263,7 @@ impl<'a> FileVerifier<'a> {
         }
     }
 
-    fn entry(&mut self, raw: &[u8], entry: &EntryLine<'_>) {
+    fn entry(&mut self, raw: &[u8], offset: u64, entry: &EntryLine<'_>) {
         if let Some(first) = self.pending.get(&entry.entry_id) {
             let detail = format!("repeats the entry of line {}", first.line_number);
             let problem = self.problem(ProblemKind::EntryRepeated, &detail);
@@ -239,7 +275,8 @@ impl<'a> FileVerifier<'a> {
             // Always a hash, as the parser checked it.
             data_hash: parse_hash(entry.data_hash).unwrap_or_default(),
             line_number: self.line_number,
-            signature: check_signature(self.keyring, entry),
+            offset,
+            signature: check_signature(self.keyring.as_deref(), entry),
         };
         self.pending.insert(entry.entry_id, pending);
     }

@@ -4,6 +4,7 @@ use super::file::{FileBlock, FileReport, FileVerifier};
 use super::problem::{Findings, Problem};
 use crate::ledger::signature::Keyring;
 use memchr::memchr;
+use std::borrow::Cow;
 use std::io::{self, BufRead, ErrorKind, Read, Seek, SeekFrom};
 use std::ops::ControlFlow;
 
@@ -55,7 +56,7 @@ pub fn verify_file(
     let start = reader.stream_position()?;
     let observer = std::cell::RefCell::new(observer);
     let sink = |problem: &Problem| observer.borrow_mut().problem(problem);
-    let mut verifier = FileVerifier::new(options.keyring, Findings::with_sink(sink));
+    let mut verifier = FileVerifier::new(options.keyring.map(Cow::Borrowed), Findings::with_sink(sink));
     let mut bytes = 0;
     let mut progress = Progress::default();
     let mut lines = Lines::new(&mut reader, MAX_LINE);

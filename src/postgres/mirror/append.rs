@@ -1,26 +1,26 @@
-//! Putting lines into the file: many writers, one leader at a time who writes and syncs for all.
+//! Putting lines into the file: backends copy them into the ring, the writer process puts what all of them have there into
+//! the file and syncs it.
 //!
-//! The scheme is that of Postgres' own WAL flush: copy under a short lock, then either find that somebody has made your
-//! part durable, or do it yourself for everyone who is waiting. Waiting is on a condition variable, so it can be
-//! cancelled and shows as a wait event.
+//! The scheme is that of Postgres' own WAL: copy under a short lock, then wait until somebody has made your part durable.
+//! Waiting is on a condition variable, so it can be cancelled and shows as a wait event.
 
-use super::file::{self, Trouble};
 use super::lines::LineBuffer;
-use super::shared::{Attachment, FileIdentity, MirrorState, RING_BYTES};
+use super::prepared;
+use super::shared::{Attachment, LockedMirror, MirrorState, RING_BYTES};
 use crate::postgres::errors::Failure;
 use crate::postgres::shared::{DatabaseSlot, Shared};
 use crate::postgres::transaction;
 use crate::postgres::wait_events;
-use pgrx::{check_for_interrupts, PgSqlErrorCode};
-use std::cell::RefCell;
-use std::fs::File;
-use std::path::PathBuf;
+use pgrx::{check_for_interrupts, pg_sys, PgSqlErrorCode};
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
-/// Larger appends go around the ring, in pieces, so that they do not push everyone else's lines out of it.
-const RING_APPEND_BYTES: usize = RING_BYTES / 4;
-/// How long a writer waits for the worker to open the file before it gives up.
-const ATTACH_DEADLINE: Duration = Duration::from_secs(30);
+/// Larger appends go through the ring in pieces, so that they do not push everyone else's lines out of it.
+const PIECE_BYTES: usize = RING_BYTES / 4;
+/// How long a commit waits for the worker to open the file, and for the writer to run, before it gives up.
+const DEADLINE: Duration = Duration::from_secs(30);
+/// How long the worker lets lines through that are on their way when it opens the file anew.
+const FINISH_DEADLINE: Duration = Duration::from_secs(5);
 /// Sleepers look again this often, should a broadcast have been lost with the process that owed it.
 const SLEEP_MS: i64 = 1000;
 
@@ -31,18 +31,42 @@ pub struct FileRange {
     pub to: u64,
 }
 
-struct OpenFile {
-    identity: FileIdentity,
-    path: PathBuf,
-    file: File,
+/// How far lines must be before an append returns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Goal {
+    /// Handed to the operating system.
+    Written,
+    /// On disk.
+    Synced,
+}
+
+/// Where an append stands.
+struct Position {
+    end: u64,
+    /// The count of failures that the lines have survived so far.
+    failures: u64,
+    /// Some of the lines are in the ring.
+    is_begun: bool,
+}
+
+/// A line on its way through the ring.
+#[derive(Clone, Copy)]
+struct UnfinishedLine {
+    from: u64,
+    failures: u64,
 }
 
 thread_local! {
-    /// This process's own descriptor, kept from one commit to the next.
-    static OPEN_FILE: RefCell<Option<OpenFile>> = const { RefCell::new(None) };
+    /// Not a guard on the stack: a process that is told to end leaves without unwinding it.
+    static UNFINISHED_LINE: Cell<Option<UnfinishedLine>> = const { Cell::new(None) };
 }
 
-/// The mirror of one database, as a writer uses it.
+/// Whether this process has put a part of a line into the ring and not the rest.
+pub fn has_unfinished_line() -> bool {
+    UNFINISHED_LINE.get().is_some()
+}
+
+/// The mirror of one database, as those use it who append.
 #[derive(Clone, Copy)]
 pub struct Mirror {
     pub shared: &'static Shared,
@@ -54,36 +78,56 @@ impl Mirror {
         &self.slot.mirror
     }
 
-    fn lock(&self) -> super::shared::LockedMirror<'static> {
+    pub fn lock(&self) -> LockedMirror<'static> {
         self.state().lock(self.shared, self.slot)
     }
 
-    /// Appends the lines and returns when they are on disk. `ranges` learns where the lines stand *before* anything can
-    /// fail, so that a transaction that is cancelled while it waits knows what to void.
-    pub fn append(&self, lines: &mut LineBuffer, ranges: &mut Vec<FileRange>) -> Result<(), Failure> {
-        self.wait_until_attached()?;
-        let failures = self.lock().failures;
-        let end = match lines.in_memory() {
-            Some(bytes) if bytes.len() <= RING_APPEND_BYTES => self.enqueue(bytes, failures, ranges)?,
-            _ => self.write_in_pieces(lines, failures, ranges)?,
-        };
-        self.wait_until_durable(end, failures)
+    pub fn is_attached(&self) -> bool {
+        self.lock().attachment == Attachment::Attached
     }
 
-    /// Waits until the worker has the file open; asks it to try again where its last attempt failed.
-    pub fn wait_until_attached(&self) -> Result<(), Failure> {
-        let deadline = Instant::now() + ATTACH_DEADLINE;
+    /// Appends the lines and returns when they are as far as `goal` says. The transaction learns where they stand before
+    /// anything can fail, so that one that is cancelled while it waits knows what to void. False, and nothing is
+    /// appended, if there is to be no file.
+    pub fn append(&self, lines: &mut LineBuffer, goal: Goal) -> Result<bool, Failure> {
+        let mut at = match self.wait_until_attached()? {
+            Some(at) => at,
+            None => return Ok(false),
+        };
+        let mut pieces = lines.pieces();
+        while let Some(piece) = pieces.next() {
+            self.enqueue(piece, &mut at)?;
+        }
+        self.wait_until(&mut at, goal)?;
+        Ok(true)
+    }
+
+    /// Appends lines that are the worker's own, or a sealer's, and waits until they are on disk.
+    pub fn append_now(&self, mut lines: LineBuffer) -> Result<(), Failure> {
+        let outcome = if lines.is_empty() { Ok(true) } else { self.append(&mut lines, Goal::Synced) };
+        lines.close_spill();
+        outcome.map(|_| ())
+    }
+
+    /// Waits until the worker has the file open; asks it to try again where its last attempt failed. False if there is
+    /// to be no file.
+    pub fn wait_for_file(&self) -> Result<bool, Failure> {
+        self.wait_until_attached().map(|at| at.is_some())
+    }
+
+    /// The same; gives where the file and what waits for it end.
+    fn wait_until_attached(&self) -> Result<Option<Position>, Failure> {
+        let deadline = Instant::now() + DEADLINE;
+        let mut patience = Patience::new();
         let mut attempts = None;
         loop {
             let (attachment, ended, cause) = {
                 let fields = self.lock();
-                let may_write = match fields.attachment {
-                    Attachment::Attached => true,
-                    Attachment::Repairing => self.slot.worker.is_me(),
-                    Attachment::Detached | Attachment::Failed => false,
-                };
-                if may_write {
-                    return Ok(());
+                if fields.attachment == Attachment::Off {
+                    return Ok(None);
+                }
+                if self.may_append(&fields) {
+                    return Ok(Some(Position { end: fields.end(), failures: fields.failures, is_begun: false }));
                 }
                 (fields.attachment, fields.attempts, fields.cause)
             };
@@ -97,124 +141,178 @@ impl Mirror {
                 return Err(self.failure(&cause.get()));
             }
             if in_vain || Instant::now() > deadline {
-                return Err(self.failure("The worker has not opened the file."));
+                return Err(self.failure(match attachment {
+                    Attachment::Repairing => "The worker is still bringing the file up to date.",
+                    _ if self.slot.worker.pid() == 0 => "The worker of this database does not run.",
+                    _ => "The worker is still looking at the file.",
+                }));
             }
             self.slot.worker.wake();
             self.shared.launcher.wake();
-            self.state().sleep(SLEEP_MS, wait_events::mirror_attach());
+            patience.sleep_for_anyone(self, wait_events::mirror_attach())?;
         }
     }
 
-    /// Copies the lines into the ring; returns the offset at which they will end in the file.
-    fn enqueue(&self, lines: &[u8], failures: u64, ranges: &mut Vec<FileRange>) -> Result<u64, Failure> {
+    fn may_append(&self, fields: &LockedMirror<'_>) -> bool {
+        match fields.attachment {
+            Attachment::Attached => true,
+            Attachment::Repairing => self.slot.worker.is_me(),
+            Attachment::Detached | Attachment::Failed | Attachment::Off => false,
+        }
+    }
+
+    /// Copies whole lines into the ring, in pieces that leave room for others between them.
+    fn enqueue(&self, lines: &[u8], at: &mut Position) -> Result<(), Failure> {
+        let mut rest = lines;
+        while !rest.is_empty() {
+            check_for_interrupts!();
+            let length = match rest[..rest.len().min(PIECE_BYTES)].iter().rposition(|byte| *byte == b'\n') {
+                Some(newline) => newline + 1,
+                None => rest.iter().position(|byte| *byte == b'\n').map_or(rest.len(), |newline| newline + 1),
+            };
+            let (piece, others) = rest.split_at(length);
+            if length <= PIECE_BYTES {
+                self.wait_for_room(length, at)?.put(self, piece, at);
+            } else {
+                self.stream(piece, at)?;
+            }
+            self.shared.writer.wake();
+            rest = others;
+        }
+        Ok(())
+    }
+
+    /// Puts one line through the ring that is longer than a piece. Others wait meanwhile: their lines must not come to
+    /// stand inside this one.
+    fn stream(&self, line: &[u8], at: &mut Position) -> Result<(), Failure> {
+        let mut chunks = line.chunks(PIECE_BYTES);
+        // Only one long line is known where it stands: the one before must have been written.
+        let mut room = self.wait_in_line(at, |fields| {
+            fields.unfinished == 0 && fields.written() >= fields.long_line_to && fields.room() >= PIECE_BYTES
+        })?;
+        let from = room.fields.end();
+        room.fields.unfinished = from;
+        (room.fields.long_line_from, room.fields.long_line_to) = (from, from + line.len() as u64);
+        UNFINISHED_LINE.set(Some(UnfinishedLine { from, failures: at.failures }));
+        room.put(self, chunks.next().unwrap_or_default(), at);
+        for chunk in chunks {
+            self.shared.writer.wake();
+            self.wait_for_own_room(chunk.len(), at)?.put(self, chunk, at);
+        }
+        self.end_line(|fields, _| fields.unfinished = 0);
+        Ok(())
+    }
+
+    /// Takes a long line that has not become whole out of the file again. Cannot fail: it runs when a transaction aborts,
+    /// also when its process is told to end and nothing else of it runs.
+    pub fn abandon_line(&self) {
+        self.end_line(|fields, from| fields.cut_to = from);
+        self.shared.writer.wake();
+    }
+
+    fn end_line(&self, how: impl FnOnce(&mut LockedMirror<'_>, u64)) {
+        let Some(line) = UNFINISHED_LINE.take() else { return };
+        let mut fields = self.lock();
+        // A failure has cut the line off already, and somebody else's may be on its way now.
+        if fields.failures == line.failures && fields.unfinished == line.from {
+            how(&mut fields, line.from);
+        }
+        drop(fields);
+        self.state().broadcast();
+    }
+
+    /// Waits until that much fits into the ring and nobody's long line is in the way.
+    fn wait_for_room(&self, bytes: usize, at: &mut Position) -> Result<Room, Failure> {
+        self.wait_in_line(at, |fields| fields.unfinished == 0 && fields.room() >= bytes)
+    }
+
+    fn wait_for_own_room(&self, bytes: usize, at: &mut Position) -> Result<Room, Failure> {
+        self.wait_in_line(at, |fields| fields.room() >= bytes)
+    }
+
+    fn wait_in_line(&self, at: &mut Position, is_free: impl Fn(&LockedMirror<'_>) -> bool) -> Result<Room, Failure> {
+        let mut patience = Patience::new();
         loop {
-            let mut fields = self.lock();
-            if fields.failures != failures {
+            let fields = self.lock();
+            if fields.failures != at.failures {
                 return Err(self.failure(&fields.cause.get()));
             }
-            if fields.room() >= lines.len() {
-                let from = fields.end();
-                let to = from + lines.len() as u64;
-                ranges.push(FileRange { from, to });
-                self.state().put(&mut fields, lines);
-                return Ok(to);
-            }
-            let full_until = fields.end();
-            drop(fields);
-            self.wait_until_durable(full_until, failures)?;
-        }
-    }
-
-    /// Writes a large amount in pieces of whole lines, letting others go between them.
-    fn write_in_pieces(
-        &self,
-        lines: &mut LineBuffer,
-        failures: u64,
-        ranges: &mut Vec<FileRange>,
-    ) -> Result<u64, Failure> {
-        let mut end = 0;
-        let mut pieces = lines.pieces();
-        while let Some(piece) = pieces.next() {
-            check_for_interrupts!();
-            end = self.write_piece(piece, failures, ranges)?;
-        }
-        Ok(end)
-    }
-
-    fn write_piece(&self, piece: &[u8], failures: u64, ranges: &mut Vec<FileRange>) -> Result<u64, Failure> {
-        let leadership = self.lead_when_free(failures)?;
-        let outcome = leadership.write_behind_ring(piece);
-        match outcome {
-            Ok(range) => {
-                match ranges.last_mut() {
-                    Some(last) if last.to == range.from => last.to = range.to,
-                    _ => ranges.push(range),
+            // The worker has begun to look at the file since, and lets nobody begin.
+            if !at.is_begun && !self.may_append(&fields) {
+                drop(fields);
+                MirrorState::stop_sleeping();
+                match self.wait_until_attached()? {
+                    Some(now) => *at = now,
+                    None => return Err(self.failure("The mirror has been switched off.")),
                 }
-                leadership.resign();
-                Ok(range.to)
+                continue;
             }
-            Err(trouble) => Err(self.failure(&leadership.fail(trouble))),
+            if is_free(&fields) {
+                drop(patience);
+                return Ok(Room { fields });
+            }
+            drop(fields);
+            patience.sleep(self, wait_events::mirror_write())?;
         }
     }
 
-    fn lead_when_free(&self, failures: u64) -> Result<Leadership, Failure> {
+    /// Waits until the lines up to `at` are as far as they must be.
+    fn wait_until(&self, at: &mut Position, goal: Goal) -> Result<(), Failure> {
+        let event = match goal {
+            Goal::Written => wait_events::mirror_write(),
+            Goal::Synced => wait_events::mirror_sync(),
+        };
+        let mut patience = Patience::new();
         loop {
             {
                 let mut fields = self.lock();
-                if fields.failures != failures {
-                    return Err(self.failure(&fields.cause.get()));
+                if fields.failures != at.failures {
+                    // After one failure it is known what was kept. After more, to be wrong towards failure is safe: the
+                    // transaction aborts, and what it wrote is voided.
+                    if fields.failures != at.failures + 1 || at.end > fields.kept_at_failure {
+                        return Err(self.failure(&fields.cause.get()));
+                    }
+                    at.failures = fields.failures;
                 }
-                if !fields.leading {
-                    fields.leading = true;
-                    return Ok(Leadership { mirror: *self, ended: false });
+                let reached = match goal {
+                    Goal::Written => fields.written().max(fields.durable) >= at.end,
+                    Goal::Synced => fields.durable >= at.end,
+                };
+                if reached {
+                    if goal == Goal::Written {
+                        fields.promised = fields.promised.max(at.end);
+                    }
+                    return Ok(());
+                }
+                if goal == Goal::Synced && fields.sync_wanted < at.end {
+                    fields.sync_wanted = at.end;
+                    self.shared.writer.wake();
                 }
             }
-            self.state().sleep(SLEEP_MS, wait_events::mirror_sync());
+            patience.sleep(self, event)?;
         }
     }
 
-    /// Waits until the file is on disk up to `end`, or makes it so for everyone.
-    pub fn wait_until_durable(&self, end: u64, failures: u64) -> Result<(), Failure> {
-        let outcome = loop {
-            {
-                let mut fields = self.lock();
-                if fields.failures != failures {
-                    // After one failure it is known what was kept; after more, being wrong towards failure is safe:
-                    // the transaction aborts and what it wrote is voided.
-                    let kept = fields.failures == failures + 1 && end <= fields.kept_at_failure;
-                    break if kept { Ok(()) } else { Err(self.failure(&fields.cause.get())) };
-                }
-                if fields.durable >= end {
-                    break Ok(());
-                }
-                if !fields.leading {
-                    fields.leading = true;
-                    drop(fields);
-                    Leadership { mirror: *self, ended: false }.flush();
-                    continue;
-                }
-            }
-            self.state().sleep(SLEEP_MS, wait_events::mirror_sync());
-        };
-        MirrorState::stop_sleeping();
-        outcome
-    }
-
-    /// Waits until everything that is in the ring now is on disk or discarded.
+    /// Waits until everything that is in the ring now is on disk, or discarded; returns the offset of its end.
     pub fn flush(&self) -> Result<u64, Failure> {
         let (end, failures) = {
             let fields = self.lock();
             (fields.end(), fields.failures)
         };
-        self.wait_until_durable(end, failures)?;
+        self.wait_until(&mut Position { end, failures, is_begun: true }, Goal::Synced)?;
         Ok(end)
     }
 
     /// Waits until the lines of all transactions that have aborted are voided: an id may be used again, but the file must
     /// not hold it twice.
     pub fn wait_until_voided(&self) -> Result<(), Failure> {
-        self.wait_until_attached()?;
-        let deadline = Instant::now() + ATTACH_DEADLINE;
+        if !self.wait_for_file()? {
+            return Ok(());
+        }
+        // One that was prepared and has just been rolled back, too: its rows are gone before the worker knows.
+        prepared::settle_decided(self);
+        let deadline = Instant::now() + DEADLINE;
+        let mut patience = Patience::new();
         loop {
             {
                 let fields = self.lock();
@@ -226,23 +324,40 @@ impl Mirror {
                 return Err(self.failure("The lines of an aborted transaction have not been voided."));
             }
             self.slot.worker.wake();
-            self.state().sleep(SLEEP_MS, wait_events::mirror_sync());
+            patience.sleep_for_anyone(self, wait_events::mirror_sync())?;
         }
-        MirrorState::stop_sleeping();
         Ok(())
     }
 
-    /// Waits until no leader is writing, and keeps others from leading; the caller ends that under the lock.
-    pub fn wait_until_quiet(&self) {
+    /// Keeps the writer and everyone else from the file, and waits until the writer has let go of it. Whoever waits for
+    /// lines that are on their way gets them there first, if it does not take long.
+    pub fn silence(&self) {
+        self.let_finish();
+        self.lock().attachment = Attachment::Detached;
+        while self.lock().writing {
+            self.state().sleep(SLEEP_MS, wait_events::mirror_write());
+        }
+        MirrorState::stop_sleeping();
+    }
+
+    fn let_finish(&self) {
+        {
+            let mut fields = self.lock();
+            if fields.attachment != Attachment::Attached {
+                return;
+            }
+            fields.attachment = Attachment::Repairing;
+        }
+        let deadline = Instant::now() + FINISH_DEADLINE;
         loop {
             {
-                let mut fields = self.lock();
-                if !fields.leading {
-                    fields.leading = true;
+                let fields = self.lock();
+                let is_done = !fields.has_work() && fields.unfinished == 0;
+                if is_done || fields.attachment != Attachment::Repairing || Instant::now() > deadline {
                     break;
                 }
             }
-            self.state().sleep(SLEEP_MS, wait_events::mirror_sync());
+            self.state().sleep(100, wait_events::mirror_write());
         }
         MirrorState::stop_sleeping();
     }
@@ -254,130 +369,76 @@ impl Mirror {
     }
 }
 
-/// The right to write the file; given back when dropped, as a failure unless it was ended properly.
-struct Leadership {
-    mirror: Mirror,
-    ended: bool,
+/// The lock, held while there is room in the ring.
+struct Room {
+    fields: LockedMirror<'static>,
 }
 
-impl Leadership {
-    /// Writes and syncs everything that is in the ring.
-    fn flush(self) {
-        match self.write_ring().and_then(|()| self.sync()) {
-            Ok(durable) => {
-                let mut fields = self.mirror.lock();
-                fields.durable = durable;
-                fields.syncs += 1;
-                drop(fields);
-                self.resign();
-            }
-            Err(trouble) => {
-                self.fail(trouble);
-            }
+impl Room {
+    fn put(mut self, mirror: &Mirror, lines: &[u8], at: &mut Position) {
+        let from = self.fields.end();
+        at.end = from + lines.len() as u64;
+        at.is_begun = true;
+        transaction::note_lines(FileRange { from, to: at.end });
+        if self.fields.is_followed && !mirror.slot.worker.is_me() {
+            self.fields.note_others(from, at.end);
         }
+        mirror.state().put(&mut self.fields, lines);
+    }
+}
+
+/// Sleeps until something has changed, but not for ever: not when the writer does not run, and not longer than
+/// statement_timeout allows. Stops sleeping when dropped.
+struct Patience {
+    missing_since: Option<Instant>,
+    statement_end: Option<i64>,
+}
+
+impl Patience {
+    fn new() -> Self {
+        Patience { missing_since: None, statement_end: statement_end() }
     }
 
-    /// Writes what is in the ring, without syncing it.
-    fn write_ring(&self) -> Result<(), Trouble> {
-        let (tail, head, written) = {
-            let fields = self.mirror.lock();
-            (fields.tail, fields.head, fields.written())
-        };
-        with_open_file(self.mirror, |open| {
-            file::check_unchanged(&open.file, &open.path, open.identity, written)?;
-            // SAFETY: this process leads, and both positions were read under the lock.
-            for piece in unsafe { self.mirror.state().pieces(tail, head) } {
-                file::write(&open.file, &open.path, piece)?;
+    /// For the writer.
+    fn sleep(&mut self, mirror: &Mirror, event: u32) -> Result<(), Failure> {
+        if mirror.shared.writer.pid() != 0 {
+            self.missing_since = None;
+        } else if self.missing_since.get_or_insert_with(Instant::now).elapsed() > DEADLINE {
+            return Err(mirror.failure("The process pg_notary writer does not run; the server's log says why."));
+        }
+        self.sleep_for_anyone(mirror, event)
+    }
+
+    fn sleep_for_anyone(&mut self, mirror: &Mirror, event: u32) -> Result<(), Failure> {
+        let mut sleep_ms = SLEEP_MS;
+        if let Some(end) = self.statement_end {
+            // SAFETY: reads the clock.
+            let left_ms = (end - unsafe { pg_sys::GetCurrentTimestamp() }) / 1000;
+            if left_ms < 0 {
+                let message = "canceling statement due to statement timeout";
+                return Err(Failure::new(PgSqlErrorCode::ERRCODE_QUERY_CANCELED, message)
+                    .detail("Its commit was waiting for the mirror file."));
             }
-            Ok(())
-        })?;
-        self.mirror.lock().tail = head;
+            sleep_ms = sleep_ms.min(left_ms + 1);
+        }
+        mirror.state().sleep(sleep_ms, event);
         Ok(())
     }
-
-    /// Makes all that is written durable; returns up to where.
-    fn sync(&self) -> Result<u64, Trouble> {
-        let written = self.mirror.lock().written();
-        with_open_file(self.mirror, |open| file::sync(&open.file, &open.path))?;
-        Ok(written)
-    }
-
-    /// Writes a piece straight to the file, after everything that has been put in the ring before.
-    fn write_behind_ring(&self, piece: &[u8]) -> Result<FileRange, Trouble> {
-        let range = loop {
-            self.write_ring()?;
-            let mut fields = self.mirror.lock();
-            if fields.head == fields.tail {
-                let from = fields.end();
-                fields.shift = fields.shift.wrapping_add(piece.len() as u64);
-                break FileRange { from, to: fields.end() };
-            }
-        };
-        with_open_file(self.mirror, |open| file::write(&open.file, &open.path, piece))?;
-        Ok(range)
-    }
-
-    fn resign(mut self) {
-        self.ended = true;
-        self.mirror.lock().leading = false;
-        self.mirror.state().broadcast();
-    }
-
-    /// Cuts the file back to what is durable and lets everyone who waits know; returns the cause.
-    fn fail(mut self, trouble: Trouble) -> String {
-        self.ended = true;
-        let durable = self.mirror.lock().durable;
-        let mut cause = trouble.cause;
-        let mut reattach = trouble.reattach;
-        // A file that somebody else has changed is not touched.
-        if !reattach {
-            if let Err(worse) = with_open_file(self.mirror, |open| file::cut(&open.file, &open.path, durable)) {
-                cause = format!("{cause}; then {}", worse.cause);
-                reattach = true;
-            }
-        }
-        {
-            let mut fields = self.mirror.lock();
-            fields.fail(&cause);
-            fields.leading = false;
-            if reattach {
-                fields.attachment = Attachment::Failed;
-            }
-        }
-        self.mirror.state().broadcast();
-        if reattach {
-            self.mirror.slot.worker.wake();
-        }
-        cause
-    }
 }
 
-impl Drop for Leadership {
+impl Drop for Patience {
     fn drop(&mut self) {
-        if !self.ended {
-            let mut fields = self.mirror.lock();
-            fields.fail("The writer was interrupted.");
-            fields.attachment = Attachment::Failed;
-            fields.leading = false;
-            drop(fields);
-            self.mirror.state().broadcast();
-            self.mirror.slot.worker.wake();
-        }
+        MirrorState::stop_sleeping();
     }
 }
 
-/// Runs `action` with this process's descriptor of the attached file, opening it where it has none or an older one.
-fn with_open_file<T>(mirror: Mirror, action: impl FnOnce(&OpenFile) -> Result<T, Trouble>) -> Result<T, Trouble> {
-    let (identity, path) = {
-        let fields = mirror.lock();
-        (fields.identity, fields.path)
-    };
-    OPEN_FILE.with_borrow_mut(|open| {
-        if open.as_ref().map(|open| open.identity.generation) != Some(identity.generation) {
-            let path = PathBuf::from(path.get());
-            let file = file::open(&path, false)?;
-            *open = Some(OpenFile { identity, path, file });
-        }
-        action(open.as_ref().expect("opened above"))
-    })
+/// When the current statement of a client runs out of time. Postgres ends its own timer before it commits, where nothing of
+/// its own takes long.
+fn statement_end() -> Option<i64> {
+    // SAFETY: plain settings of this process.
+    unsafe {
+        let limit = i64::from(pg_sys::StatementTimeout);
+        let is_client = pg_sys::MyBackendType == pg_sys::BackendType::B_BACKEND;
+        (limit > 0 && is_client).then(|| pg_sys::GetCurrentStatementStartTimestamp() + limit * 1000)
+    }
 }

@@ -1,49 +1,76 @@
 //! The lines of committed blocks. They follow the commit, and sealing waits for them: so the file never holds a block
 //! that the database does not, and lacks at most those of the last batch.
 
-use super::append::Mirror;
+use super::append::{Goal, Mirror};
 use super::lines::LineBuffer;
-use super::shared::Attachment;
+use super::shared::MirrorState;
 use crate::ledger::block::BlockHeader;
 use crate::postgres::database;
 use crate::postgres::errors::Failure;
+use crate::postgres::faults;
 use crate::postgres::settings::{self, MirrorMode};
 use crate::postgres::spi;
 use crate::postgres::tables;
+use crate::postgres::wait_events;
 use pgrx::{check_for_interrupts, PgSqlErrorCode};
+use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 /// Entries whose ids are read at once: those of many small blocks, or of one of the largest.
 const CHUNK_ENTRIES: i64 = 20_000;
 
-/// Waits until the file can be written, or raises why it cannot.
+/// How long whoever seals waits for the worker to append lines that are owed to the file.
+const BEHIND_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Whether sealing goes on only when the lines of earlier blocks are in the file.
+fn is_waited_for() -> bool {
+    matches!(settings::mirror_mode(), MirrorMode::Sync | MirrorMode::Write)
+}
+
+/// Waits until the file can be written and holds the lines of all that is committed, or raises why it does not.
 pub fn wait_for_file() -> Result<(), Failure> {
-    if settings::mirror_mode() == MirrorMode::Off {
+    if !is_waited_for() {
         return Ok(());
     }
-    database::mirror()?.wait_until_attached()
+    let mirror = database::mirror()?;
+    let deadline = Instant::now() + BEHIND_DEADLINE;
+    loop {
+        mirror.wait_for_file()?;
+        if !mirror.slot.is_behind() || mirror.slot.worker.is_me() || Instant::now() > deadline {
+            return check_not_behind();
+        }
+        mirror.slot.worker.wake();
+        mirror.slot.mirror.sleep(100, wait_events::mirror_attach());
+        MirrorState::stop_sleeping();
+    }
+}
+
+/// An entry must not be sealed before its line is in the file, where the file is waited for. Right after a time with
+/// mode `off` or `async`, some may have no line yet.
+pub fn check_not_behind() -> Result<(), Failure> {
+    if !is_waited_for() || !database::mirror()?.slot.is_behind() {
+        return Ok(());
+    }
+    Err(Failure::new(
+        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        "cannot seal: entries were recorded without the mirror file, and it does not have their lines yet",
+    )
+    .hint("The worker appends them by itself; view ledger.mirror_status shows how it gets on. Then try again."))
 }
 
 /// Appends the lines of all committed blocks that the file lacks. The caller holds the sealing lock and has not sealed
 /// in this transaction: what it sees is committed.
 pub fn append_missing() -> Result<(), Failure> {
-    if settings::mirror_mode() == MirrorMode::Off {
+    if !is_waited_for() {
         return Ok(());
     }
     let mirror = database::mirror()?;
-    let (attachment, last) = {
-        let fields = mirror.slot.mirror.lock(mirror.shared, mirror.slot);
-        (fields.attachment, fields.last_block)
-    };
-    let last = match attachment {
-        Attachment::Attached => last,
-        // The append raises what is wrong with the file, once the worker has tried it again.
-        _ => {
-            mirror.append(&mut LineBuffer::new(), &mut Vec::new())?;
-            mirror.slot.mirror.lock(mirror.shared, mirror.slot).last_block
-        }
-    };
-    append_after(&mirror, last, |_| Ok(()))
+    // Also raises what is wrong with the file, once the worker has tried it again.
+    if mirror.append(&mut LineBuffer::new(), Goal::Written)? {
+        let last = mirror.lock().last_block;
+        append_after(&mirror, last, |_, _| Ok(()))?;
+    }
+    Ok(())
 }
 
 /// Appends the lines of the blocks after number `last`; `before` runs for each chunk of blocks before its lines are
@@ -51,7 +78,7 @@ pub fn append_missing() -> Result<(), Failure> {
 pub fn append_after(
     mirror: &Mirror,
     last: i64,
-    mut before: impl FnMut(&[Uuid]) -> Result<(), Failure>,
+    mut before: impl FnMut(&[BlockHeader], &[Uuid]) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let mut last = last;
     loop {
@@ -61,9 +88,9 @@ pub fn append_after(
             return Ok(());
         };
         let ids = entry_ids(&headers);
-        before(&ids)?;
+        before(&headers, &ids)?;
         append_lines(mirror, &headers, &ids)?;
-        mirror.slot.mirror.lock(mirror.shared, mirror.slot).last_block = newest;
+        mirror.lock().last_block = newest;
         last = newest;
     }
 }
@@ -78,9 +105,8 @@ fn append_lines(mirror: &Mirror, headers: &[BlockHeader], ids: &[Uuid]) -> Resul
         lines.push(|out| out.extend_from_slice(&header.line(own)));
         rest = others;
     }
-    let appended = mirror.append(&mut lines, &mut Vec::new());
-    lines.close_spill();
-    appended
+    faults::at("before_block_line");
+    mirror.append_now(lines)
 }
 
 /// What goes into the file is what sealing wrote: a block that a superuser has put into the table, or changed before its
@@ -118,18 +144,34 @@ fn next_headers(last: i64) -> Vec<BlockHeader> {
     headers
 }
 
+/// The blocks' numbers and leaf indexes, as parameters of a query for their entries.
+fn extent(headers: &[BlockHeader]) -> Option<[spi::Parameter; 4]> {
+    let (first, last) = (headers.first()?, headers.last()?);
+    let from = first.tree_size - first.data_count;
+    Some([first.block_number.into(), last.block_number.into(), from.into(), last.tree_size.into()])
+}
+
 /// The ids of the entries of consecutive blocks, in leaf order.
 fn entry_ids(headers: &[BlockHeader]) -> Vec<Uuid> {
-    let (Some(first), Some(last)) = (headers.first(), headers.last()) else {
-        return Vec::new();
-    };
-    let from = first.tree_size - first.data_count;
-    let mut ids = Vec::with_capacity((last.tree_size - from).max(0) as usize);
+    let mut ids = Vec::new();
+    let Some(extent) = extent(headers) else { return ids };
     spi::for_each(
         "SELECT id FROM ledger.entries_sealed WHERE block_number BETWEEN $1 AND $2 \
          AND leaf_index >= $3 AND leaf_index < $4 ORDER BY leaf_index",
-        &[first.block_number.into(), last.block_number.into(), from.into(), last.tree_size.into()],
+        &extent,
         |row| ids.extend(row.datum(0).map(tables::uuid_from_datum)),
     );
     ids
+}
+
+/// Gives each entry of consecutive blocks to `each`, in leaf order.
+pub fn for_each_entry(headers: &[BlockHeader], mut each: impl FnMut(&tables::Row)) {
+    let Some(extent) = extent(headers) else { return };
+    spi::for_each(
+        "SELECT id, block_number, entry_type, data_hash, metadata, signature, key_id, created_at, leaf_index \
+         FROM ledger.entries_sealed WHERE block_number BETWEEN $1 AND $2 \
+         AND leaf_index >= $3 AND leaf_index < $4 ORDER BY leaf_index",
+        &extent,
+        |row| each(row),
+    );
 }

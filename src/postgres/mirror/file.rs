@@ -1,6 +1,6 @@
 //! The mirror file itself: its name, how it is opened, and what is checked before each write.
 
-use super::shared::FileIdentity;
+use super::shared::{FileIdentity, FileStamp};
 use crate::postgres::errors::cause;
 use std::fs::{DirBuilder, File, Metadata, OpenOptions};
 use std::io::{ErrorKind, Write};
@@ -15,18 +15,25 @@ pub struct Trouble {
     pub cause: String,
     /// The file is not what it was: nothing may be written until the worker has looked at it again.
     pub reattach: bool,
+    /// Somebody else has been at the file: the worker is to look at all of it.
+    pub suspect: bool,
 }
 
 impl Trouble {
-    fn passing(what: &str, path: &Path, error: std::io::Error) -> Self {
+    pub fn passing(what: &str, path: &Path, error: std::io::Error) -> Self {
         Trouble {
             cause: format!("could not {what} mirror file \"{}\": {}", path.display(), cause(&error)),
             reattach: false,
+            suspect: false,
         }
     }
 
     pub fn lasting(cause: String) -> Self {
-        Trouble { cause, reattach: true }
+        Trouble { cause, reattach: true, suspect: false }
+    }
+
+    fn suspicious(cause: String) -> Self {
+        Trouble { cause, reattach: true, suspect: true }
     }
 }
 
@@ -98,24 +105,49 @@ pub fn identity(metadata: &Metadata, generation: u64) -> FileIdentity {
     FileIdentity { device: metadata.dev(), inode: metadata.ino(), generation }
 }
 
+/// When a file was last changed.
+pub fn stamp_of(metadata: &Metadata) -> FileStamp {
+    FileStamp {
+        modified: metadata.mtime() * 1_000_000_000 + metadata.mtime_nsec(),
+        changed: metadata.ctime() * 1_000_000_000 + metadata.ctime_nsec(),
+    }
+}
+
+pub fn stamp(file: &File, path: &Path) -> Result<FileStamp, Trouble> {
+    let metadata = file.metadata().map_err(|error| Trouble::passing("examine", path, error))?;
+    Ok(stamp_of(&metadata))
+}
+
 /// What must hold before every write: the path still leads to the open file, nobody else can write it or its directory, and
-/// it is as long as we left it.
-pub fn check_unchanged(file: &File, path: &Path, expected: FileIdentity, size: u64) -> Result<(), Trouble> {
+/// it is as we left it.
+pub fn check_unchanged(
+    file: &File,
+    path: &Path,
+    expected: FileIdentity,
+    size: u64,
+    stamp: FileStamp,
+) -> Result<(), Trouble> {
     let examine = |error| Trouble { reattach: true, ..Trouble::passing("examine", path, error) };
     let open = file.metadata().map_err(examine)?;
     let named = std::fs::symlink_metadata(path).map_err(examine)?;
     let same = |metadata: &Metadata| (metadata.dev(), metadata.ino()) == (expected.device, expected.inode);
     if !same(&open) || !same(&named) {
-        return Err(Trouble::lasting(format!("mirror file \"{}\" was replaced by another file", path.display())));
+        return Err(Trouble::suspicious(format!("mirror file \"{}\" was replaced by another file", path.display())));
     }
     check_metadata(path, &open)?;
     // Who can write the directory can put another file in place of this one.
     prepare_directory(path.parent().unwrap_or(path), false)?;
     if open.len() != size {
-        return Err(Trouble::lasting(format!(
+        return Err(Trouble::suspicious(format!(
             "mirror file \"{}\" was changed by another program: it has {} bytes, {size} were written",
             path.display(),
             open.len()
+        )));
+    }
+    if stamp_of(&open) != stamp {
+        return Err(Trouble::suspicious(format!(
+            "mirror file \"{}\" was changed by another program since it was last written",
+            path.display()
         )));
     }
     Ok(())

@@ -59,11 +59,6 @@ impl LineBuffer {
         self.spilled = 0;
     }
 
-    /// The lines, where all of them are in memory.
-    pub fn in_memory(&self) -> Option<&[u8]> {
-        (self.spilled == 0).then_some(&self.memory)
-    }
-
     /// The lines in pieces of whole lines, from the first.
     pub fn pieces(&mut self) -> Pieces<'_> {
         Pieces { lines: self, at: 0, memory_at: 0, piece: Vec::new(), rest: Vec::new() }

@@ -3,17 +3,31 @@
 //! | module | concern |
 //! |---|---|
 //! | [`shared`] | what all processes know of the file |
-//! | [`mod@file`] | the file: name, opening, checks, writing |
 //! | [`lines`] | the lines of one transaction |
-//! | [`append`] | many writers, one leader, shared syncs |
+//! | [`append`] | putting lines into the ring, and waiting for them |
+//! | [`writer`] | the process that writes and syncs the files |
+//! | [`mod@file`] | the file: name, opening, checks, writing |
+//! | [`state_file`] | what is noted beside it |
 //! | [`attach`] | opening the file at start, and making it agree with the database |
+//! | [`tail`] | reading what is not settled in it |
+//! | [`remembered`], [`settled`] | how far the database knows it to agree |
 //! | [`settle`] | voiding the lines of transactions that did not commit |
-//! | [`block_lines`] | the lines of committed blocks |
+//! | [`prepared`] | the lines of prepared transactions |
+//! | [`catch_up`], [`block_lines`] | appending what the database has and the file lacks |
+//! | [`requests`] | what an administrator asks for |
 
 pub mod append;
 pub mod attach;
 pub mod block_lines;
+pub mod catch_up;
 pub mod file;
 pub mod lines;
+pub mod prepared;
+pub mod remembered;
+pub mod requests;
 pub mod settle;
+pub mod settled;
 pub mod shared;
+pub mod state_file;
+pub mod tail;
+pub mod writer;

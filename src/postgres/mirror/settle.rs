@@ -3,10 +3,11 @@
 //! The database decides. An entry line is good if its row is there: pending, sealed, or inserted by a transaction that
 //! still runs. Rows only ever move from pending to sealed, so looking in that order misses none.
 
-use super::append::Mirror;
+use super::append::{FileRange, Mirror};
 use super::lines::LineBuffer;
+use super::tail::OpenLine;
 use crate::ledger::log_tree::leaf_hash;
-use crate::ledger::record::{Record, Timestamp, Void};
+use crate::ledger::record::{Record, Void};
 use crate::ledger::Hash;
 use crate::postgres::errors::{cause, Failure};
 use crate::postgres::partitions;
@@ -21,13 +22,13 @@ use uuid::Uuid;
 /// Ids in one void line, so that a line stays short enough to read at a glance and to copy through the ring.
 const IDS_PER_LINE: usize = 500;
 
-/// Voids the lines of transactions that have aborted since the last call.
-pub fn void_aborted(mirror: &Mirror) -> Result<(), Failure> {
-    let Some((from, to)) = take_range(mirror) else { return Ok(()) };
+/// Voids the lines of transactions that have aborted since the last call; returns whose lines they were.
+pub fn void_aborted(mirror: &Mirror) -> Result<Vec<Uuid>, Failure> {
+    let Some((from, to)) = take_range(mirror) else { return Ok(Vec::new()) };
     let taken = TakenRange { mirror, from, to };
-    void_between(mirror, from, to)?;
+    let voided = void_between(mirror, from, to)?;
     taken.done();
-    Ok(())
+    Ok(voided)
 }
 
 /// A range that is being voided; dropped before it is done, by an error or a cancel, it goes back.
@@ -61,30 +62,31 @@ fn take_range(mirror: &Mirror) -> Option<(u64, u64)> {
     fields.voiding.then_some(range)
 }
 
-fn void_between(mirror: &Mirror, from: u64, to: u64) -> Result<(), Failure> {
+fn void_between(mirror: &Mirror, from: u64, to: u64) -> Result<Vec<Uuid>, Failure> {
     let end = mirror.flush()?;
     let path = mirror.slot.mirror.lock(mirror.shared, mirror.slot).path.get();
-    let candidates = entries_between(Path::new(&path), from, to, end).map_err(|error| unreadable(&path, &error))?;
-    let uncommitted: Vec<Uuid> =
-        candidates.iter().filter(|(id, leaf)| recorded_leaf(*id) != Some(*leaf)).map(|(id, _)| *id).collect();
-    append_void(mirror, &uncommitted, "rolled back")
+    let range = FileRange { from, to };
+    let mut candidates = lines_between(Path::new(&path), range, end).map_err(|error| unreadable(&path, &error))?;
+    candidates.retain(|line| recorded_leaf(line.entry_id) != Some(line.leaf));
+    let uncommitted: Vec<Uuid> = candidates.iter().map(|line| line.entry_id).collect();
+    append_void(mirror, &uncommitted, "rolled back")?;
+    Ok(uncommitted)
 }
 
-fn unreadable(path: &str, error: &std::io::Error) -> Failure {
+pub fn unreadable(path: &str, error: &std::io::Error) -> Failure {
     Failure::new(PgSqlErrorCode::ERRCODE_IO_ERROR, format!("could not read mirror file \"{path}\""))
         .detail(cause(error))
 }
 
-/// Entries whose lines start in `from..to` and that no void line before `end` names, in file order, with the leaf hashes
-/// of their lines.
+/// Entry lines that start in `range` and that no void line before `end` names, in file order.
 ///
-/// `from` may stand inside a line: where a failed write was cut off, others have written since.
-fn entries_between(path: &Path, from: u64, to: u64, end: u64) -> std::io::Result<Vec<(Uuid, Hash)>> {
+/// The range may begin inside a line: where a failed write was cut off, others have written since.
+pub fn lines_between(path: &Path, range: FileRange, end: u64) -> std::io::Result<Vec<OpenLine>> {
     let mut reader = BufReader::with_capacity(1 << 20, File::open(path)?);
-    let mut at = from.saturating_sub(1);
+    let mut at = range.from.saturating_sub(1);
     reader.seek(SeekFrom::Start(at))?;
     let mut line = Vec::new();
-    if from > 0 {
+    if range.from > 0 {
         at += reader.read_until(b'\n', &mut line)? as u64;
     }
     let (mut entries, mut voided) = (Vec::new(), HashSet::new());
@@ -96,13 +98,13 @@ fn entries_between(path: &Path, from: u64, to: u64, end: u64) -> std::io::Result
         }
         let text = line.trim_ascii_end();
         match Record::parse(text) {
-            Ok(Record::Entry(entry)) if at < to => entries.push((entry.entry_id, leaf_hash(text))),
+            Ok(Record::Entry(entry)) if at < range.to => entries.push(OpenLine::new(entry.entry_id, text, at)),
             Ok(Record::Void(void)) => voided.extend(void.entry_ids),
             _ => {}
         }
         at += length as u64;
     }
-    entries.retain(|(id, _)| !voided.contains(id));
+    entries.retain(|line| !voided.contains(&line.entry_id));
     Ok(entries)
 }
 
@@ -113,7 +115,7 @@ pub fn is_recorded(entry_id: Uuid) -> bool {
 
 /// The leaf hash of the entry in the table, or of the one that a running transaction has put there. Where an id is
 /// recorded again after a transaction that used it has aborted, it is not the leaf hash of the aborted line.
-fn recorded_leaf(entry_id: Uuid) -> Option<Hash> {
+pub fn recorded_leaf(entry_id: Uuid) -> Option<Hash> {
     check_for_interrupts!();
     // A dirty snapshot needs nothing but its kind.
     let mut dirty = pg_sys::SnapshotData { snapshot_type: pg_sys::SnapshotType::SNAPSHOT_DIRTY, ..Default::default() };
@@ -129,15 +131,8 @@ pub fn append_void(mirror: &Mirror, entry_ids: &[Uuid], reason: &str) -> Result<
     }
     let mut lines = LineBuffer::new();
     for entry_ids in entry_ids.chunks(IDS_PER_LINE) {
-        let void = Void { entry_ids: entry_ids.to_vec(), reason: reason.to_owned(), timestamp: now() };
+        let void = Void { entry_ids: entry_ids.to_vec(), reason: reason.to_owned(), timestamp: tables::now() };
         lines.push(|out| out.extend_from_slice(&void.line()));
     }
-    let appended = mirror.append(&mut lines, &mut Vec::new());
-    lines.close_spill();
-    appended
-}
-
-pub fn now() -> Timestamp {
-    // SAFETY: reads the clock.
-    tables::timestamp_from_postgres(unsafe { pg_sys::GetCurrentTimestamp() })
+    mirror.append_now(lines)
 }

@@ -1,14 +1,16 @@
 //! What all processes of a database know of its mirror file: how far it is written, and what waits to be.
 //!
-//! Writers copy their lines into a ring under a short lock; one of them, the leader, writes and syncs what all of them
-//! have put there. Offsets in the ring and in the file differ by a constant that changes only while the ring is empty.
+//! Backends copy their lines into a ring under a short lock; the writer process writes and syncs what all of them have
+//! put there. Offsets in the ring and in the file differ by a constant that changes only while the ring is empty.
 
 use crate::postgres::shared::{DatabaseSlot, LockGuard, Shared};
 use pgrx::pg_sys;
 use std::cell::UnsafeCell;
 
-/// Bytes that can wait for the leader. A few hundred commits of one entry; more only makes the groups larger.
+/// Bytes that can wait for the writer. A few hundred commits of one entry; more only makes the groups larger.
 pub const RING_BYTES: usize = 256 * 1024;
+/// Prepared transactions of one database whose lines can be undecided at the same time.
+pub const MAX_PREPARED: usize = 256;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
@@ -19,8 +21,10 @@ pub enum Attachment {
     Attached = 1,
     /// The file cannot be written; the cause says why.
     Failed = 2,
-    /// The worker brings the file up to date; only it may write.
+    /// The worker brings the file up to date; only it may append.
     Repairing = 3,
+    /// There is to be no file.
+    Off = 4,
 }
 
 impl Attachment {
@@ -30,6 +34,7 @@ impl Attachment {
             Attachment::Attached => "attached",
             Attachment::Failed => "failed",
             Attachment::Repairing => "repairing",
+            Attachment::Off => "off",
         }
     }
 }
@@ -65,8 +70,50 @@ impl<const N: usize> FixedText<N> {
 pub struct FileIdentity {
     pub device: u64,
     pub inode: u64,
-    /// Counts attachments, so that a process notices that its descriptor is of an earlier one.
+    /// Counts attachments, so that the writer notices that its descriptor is of an earlier one.
     pub generation: u64,
+}
+
+/// When the file was last changed, in nanoseconds since the epoch. Nobody can edit it and put both back.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct FileStamp {
+    pub modified: i64,
+    pub changed: i64,
+}
+
+/// Lines of a transaction that is prepared, and whose fate is open.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PreparedLines {
+    /// Top-level transaction id; 0 marks a free place.
+    pub xid: u32,
+    pub from: u64,
+    pub to: u64,
+}
+
+/// What an administrator asks of the worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Request {
+    None = 0,
+    /// Append to a file that is merely behind, however far.
+    CatchUp = 1,
+    /// Put the file aside and begin a new one.
+    Restart = 2,
+}
+
+/// What the state file beside the mirror says about who writes it.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Ownership {
+    pub ledger_id: [u8; 16],
+    /// Made anew at each attachment, and remembered by the database.
+    pub attachment: [u8; 16],
+    /// What the database remembered before.
+    pub previous: [u8; 16],
+    /// The database remembers this attachment.
+    pub is_remembered: bool,
 }
 
 /// Guarded by the slot's mirror lock.
@@ -78,19 +125,41 @@ pub struct MirrorFields {
     pub identity: FileIdentity,
     pub path: FixedText<1024>,
     pub cause: FixedText<512>,
-    /// A leader is writing.
-    pub leading: bool,
+    /// The file has been attached since the server started: until then, the database may be an older one.
+    pub was_attached: bool,
+    /// The file was changed behind the server's back: all of it is to be verified before it is written again.
+    pub suspect: bool,
+    /// The writer is at the file.
+    pub writing: bool,
+    /// Where a line begins that is on its way through the ring piece by piece; nobody else may put lines there. 0: none.
+    pub unfinished: u64,
+    /// Where the last such line stands, also once it is whole in the ring: a part of it alone must not stay in the file.
+    pub long_line_from: u64,
+    pub long_line_to: u64,
+    /// Where such a line begins that will never be whole: the file is to be cut back there. 0: none.
+    pub cut_to: u64,
     /// Ring positions: what has been copied in, and what has been written out.
     pub head: u64,
     pub tail: u64,
-    /// File offset of ring position `p` is `p + shift`.
+    /// File offset of ring position `p` is `p + shift`, wrapping: failed writes use up positions, not offsets.
     pub shift: u64,
     /// File offset up to which everything is on disk.
     pub durable: u64,
-    /// Writes that failed. Each cuts the file back to `durable` and discards everything after it.
+    /// File offset up to which somebody waits for everything to be on disk.
+    pub sync_wanted: u64,
+    /// File offset up to which commits have relied on lines that were only written (mode write).
+    pub promised: u64,
+    /// The file's times after the last write.
+    pub stamp: FileStamp,
+    /// Writes that failed. Each cuts the file back, and discards everything that waits.
     pub failures: u64,
-    /// The value of `durable` at the last failure.
+    /// How much of the file the last failure has left.
     pub kept_at_failure: u64,
+    /// The worker keeps account of which entries have lines (mode async), and is to be told what others append.
+    pub is_followed: bool,
+    /// Part of the file in which others have appended since the worker last looked; empty if both are equal.
+    pub others_from: u64,
+    pub others_to: u64,
     /// Part of the file in which lines of aborted transactions may stand; empty if both are equal.
     pub void_from: u64,
     pub void_to: u64,
@@ -98,32 +167,78 @@ pub struct MirrorFields {
     pub voiding: bool,
     /// The last block whose line is in the file.
     pub last_block: i64,
-    /// Syncs since the file was attached, for the view.
+    pub prepared: [PreparedLines; MAX_PREPARED],
+    pub request: Request,
+    /// Requests that have been answered, and the last answer.
+    pub requests_done: u64,
+    pub request_failed: bool,
+    pub request_answer: FixedText<1280>,
+    pub ownership: Ownership,
+    /// Syncs since the server started, for the view.
     pub syncs: u64,
 }
 
 impl MirrorFields {
     /// Offset of the end of everything written or waiting.
     pub fn end(&self) -> u64 {
-        self.head + self.shift
+        self.head.wrapping_add(self.shift)
     }
 
     /// Offset of the end of what has been written, synced or not.
     pub fn written(&self) -> u64 {
-        self.tail + self.shift
+        self.tail.wrapping_add(self.shift)
     }
 
     pub fn room(&self) -> usize {
         RING_BYTES - (self.head - self.tail) as usize
     }
 
-    /// Discards everything that is not on disk: the file has been cut back there.
-    pub fn fail(&mut self, cause: &str) {
+    /// The end of the last whole line of what has been written.
+    pub fn written_lines(&self) -> u64 {
+        let written = self.written();
+        if self.long_line_from < written && written < self.long_line_to {
+            self.long_line_from
+        } else {
+            written
+        }
+    }
+
+    /// Whether the lines between `durable` and `end` are to be on disk, or lines wait to be written.
+    pub fn has_work(&self) -> bool {
+        self.head != self.tail || self.sync_wanted > self.durable || self.cut_to != 0
+    }
+
+    /// Discards everything behind the offset `keep`: the file has been cut back there.
+    pub fn fail(&mut self, cause: &str, keep: u64) {
         self.failures += 1;
-        self.kept_at_failure = self.durable;
+        self.kept_at_failure = keep;
         self.cause.set(cause);
         self.head = self.tail;
-        self.shift = self.durable.wrapping_sub(self.tail);
+        self.shift = keep.wrapping_sub(self.tail);
+        self.durable = self.durable.min(keep);
+        self.sync_wanted = self.sync_wanted.min(keep);
+        (self.unfinished, self.cut_to) = (0, 0);
+        (self.long_line_from, self.long_line_to) = (0, 0);
+    }
+
+    /// Notes what somebody appends. Before that is committed, so that whoever sees the entry can know of its line.
+    pub fn note_others(&mut self, from: u64, to: u64) {
+        if self.others_from == self.others_to {
+            (self.others_from, self.others_to) = (from, to);
+        } else {
+            (self.others_from, self.others_to) = (self.others_from.min(from), self.others_to.max(to));
+        }
+    }
+
+    /// The place of a prepared transaction, or a free one for it.
+    pub fn prepared_place(&mut self, xid: u32) -> Option<&mut PreparedLines> {
+        let at = self.prepared.iter().position(|lines| lines.xid == xid);
+        let at = at.or_else(|| self.prepared.iter().position(|lines| lines.xid == 0))?;
+        Some(&mut self.prepared[at])
+    }
+
+    pub fn forget_prepared(&mut self, xid: u32) {
+        self.prepared.iter_mut().filter(|lines| lines.xid == xid).for_each(|lines| lines.xid = 0);
     }
 
     /// Notes that lines between these offsets belong to an aborted transaction.
@@ -140,7 +255,7 @@ impl MirrorFields {
 /// The mirror's part of a database's slot.
 #[repr(C)]
 pub struct MirrorState {
-    /// Broadcast whenever a leader or an attempt to attach has finished.
+    /// Broadcast whenever the writer, an attempt to attach or a request has finished.
     changed: UnsafeCell<pg_sys::ConditionVariable>,
     fields: UnsafeCell<MirrorFields>,
     ring: UnsafeCell<[u8; RING_BYTES]>,
@@ -177,13 +292,13 @@ impl MirrorState {
         LockedMirror { fields: unsafe { &mut *self.fields.get() }, _lock: lock }
     }
 
-    /// Copies whole lines into the ring; the caller has made sure of the room.
+    /// Copies lines into the ring; the caller has made sure of the room.
     pub fn put(&self, fields: &mut LockedMirror<'_>, lines: &[u8]) {
         let at = (fields.head % RING_BYTES as u64) as usize;
         let first = lines.len().min(RING_BYTES - at);
         let ring = self.ring.get().cast::<u8>();
-        // SAFETY: both copies stay inside the ring, and outside tail..head, which is all that a leader reads; other
-        // writers are kept out by the lock in `fields`.
+        // SAFETY: both copies stay inside the ring, and outside tail..head, which is all that the writer reads; other
+        // backends are kept out by the lock in `fields`.
         unsafe {
             std::ptr::copy_nonoverlapping(lines.as_ptr(), ring.add(at), first);
             std::ptr::copy_nonoverlapping(lines.as_ptr().add(first), ring, lines.len() - first);
@@ -194,8 +309,8 @@ impl MirrorState {
     /// The one or two pieces of the ring between two positions, read without the lock.
     ///
     /// # Safety
-    /// Only the leader may call this, for positions between tail and head as it saw them: nobody writes there until
-    /// the leader moves the tail.
+    /// Only the writer may call this, for positions between tail and head as it saw them: nobody writes there until
+    /// it moves the tail.
     pub unsafe fn pieces(&self, from: u64, to: u64) -> [&[u8]; 2] {
         let length = (to - from) as usize;
         let at = (from % RING_BYTES as u64) as usize;
@@ -204,7 +319,7 @@ impl MirrorState {
         [std::slice::from_raw_parts(ring.add(at), first), std::slice::from_raw_parts(ring, length - first)]
     }
 
-    /// Keeps writers out until a worker has attached the file again.
+    /// Keeps lines out until a worker has attached the file again.
     pub fn close(&self, shared: &Shared, slot: &DatabaseSlot) {
         self.lock(shared, slot).attachment = Attachment::Detached;
     }
@@ -212,12 +327,14 @@ impl MirrorState {
     /// Forgets everything about the file; for a slot that nobody uses.
     pub fn detach(&self, shared: &Shared, slot: &DatabaseSlot) {
         let mut fields = self.lock(shared, slot);
+        fields.fail("The mirror file was closed.", 0);
         fields.attachment = Attachment::Detached;
-        (fields.head, fields.tail, fields.shift, fields.durable) = (0, 0, 0, 0);
+        // A round that the writer is at now ends without a trace.
+        fields.identity.generation += 1;
+        (fields.head, fields.tail, fields.shift, fields.durable, fields.promised) = (0, 0, 0, 0, 0);
         (fields.void_from, fields.void_to, fields.last_block) = (0, 0, 0);
-        fields.failures += 1;
-        fields.kept_at_failure = 0;
-        fields.cause.set("The mirror file was closed.");
+        (fields.request, fields.suspect, fields.ownership) = (Request::None, false, Ownership::default());
+        fields.prepared.iter_mut().for_each(|lines| lines.xid = 0);
     }
 
     /// Wakes everyone who waits for this mirror. Never called with the lock held.

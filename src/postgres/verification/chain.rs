@@ -17,7 +17,7 @@ use crate::ledger::{parse_hash, to_hex};
 use crate::postgres::blocks;
 use crate::postgres::database;
 use crate::postgres::errors::{cause, or_raise, Failure};
-use crate::postgres::mirror::attach::{self, Remembered};
+use crate::postgres::mirror::remembered::{self, Remembered};
 use crate::postgres::secrets;
 use crate::postgres::settings::{self, MirrorMode};
 use crate::postgres::spi;
@@ -89,7 +89,7 @@ fn file_to_check() -> Result<PathBuf, String> {
     if !database::is_preloaded() {
         return Err("pg_notary is not in shared_preload_libraries, so there is no mirror".to_owned());
     }
-    let path = own_file();
+    let path = remembered::own_file();
     // SAFETY: reads a flag of shared memory.
     let standby = unsafe { pg_sys::RecoveryInProgress() };
     match File::open(&path).and_then(|file| file.metadata()) {
@@ -99,11 +99,6 @@ fn file_to_check() -> Result<PathBuf, String> {
         }
         _ => Ok(path),
     }
-}
-
-/// Where this ledger's own file is.
-pub fn own_file() -> PathBuf {
-    attach::configured_path(Remembered::read().ledger_id).1
 }
 
 /// On the primary, a file that cannot be read is a problem of the file.
@@ -129,7 +124,7 @@ impl Acknowledged {
         let remembered = Remembered::read();
         let (mut block, mut bytes) = (remembered.acknowledged_block, remembered.acknowledged);
         if let Ok(mirror) = database::mirror() {
-            let own_file = own_file();
+            let own_file = remembered::own_file();
             let fields = mirror.slot.mirror.lock(mirror.shared, mirror.slot);
             // What is there may still be about the file of a ledger that was dropped.
             if Path::new(&fields.path.get()) == own_file {

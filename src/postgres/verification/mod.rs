@@ -18,12 +18,14 @@ mod table_blocks;
 use super::database;
 use super::errors::{or_raise, Failure};
 use super::jsonb::JsonbText;
+use super::mirror::remembered;
+use super::mirror::shared::Attachment;
+use super::settings::{self, MirrorMode};
 use crate::ledger::verifier::{FileReport, Problem};
 use chain::{ChainReport, Extent, FileOutcome, TableReport};
 use pgrx::prelude::*;
 use pgrx::PgSqlErrorCode;
 use serde_json::{json, Value};
-use std::path::PathBuf;
 
 /// Rows of find_tampering() that are kept in memory; more are counted in a last row.
 const MAX_ROWS: usize = 100_000;
@@ -32,6 +34,7 @@ const MAX_ROWS: usize = 100_000;
 #[search_path(pg_catalog, pg_temp)]
 fn verify_chain(from_block: default!(Option<i64>, "NULL"), to_block: default!(Option<i64>, "NULL")) -> JsonbText {
     let extent = or_raise(extent(from_block, to_block));
+    wait_for_repair();
     let ChainReport { tables, file } = chain::verify(extent, &mut |_| {});
     let tables_valid = tables.error_count == 0;
     let file_valid = match &file {
@@ -47,6 +50,19 @@ fn verify_chain(from_block: default!(Option<i64>, "NULL"), to_block: default!(Op
         "file_chain": file_chain,
         "overall_valid": tables_valid && file_valid,
     }))
+}
+
+/// Gives the worker time to bring the file up to date, if that is what it is about to do: a ledger that has just been
+/// rebuilt has no file yet. Whatever comes of it, the verification shows.
+fn wait_for_repair() {
+    let Ok(mirror) = database::mirror() else { return };
+    let attachment = mirror.slot.mirror.lock(mirror.shared, mirror.slot).attachment;
+    let is_under_way = matches!(attachment, Attachment::Detached | Attachment::Repairing);
+    // SAFETY: reads a flag of shared memory.
+    let standby = unsafe { pg_sys::RecoveryInProgress() };
+    if is_under_way && !standby && settings::mirror_mode() != MirrorMode::Off {
+        mirror.wait_for_file().ok();
+    }
 }
 
 fn extent(from: Option<i64>, to: Option<i64>) -> Result<Extent, Failure> {
@@ -90,20 +106,16 @@ fn errors_json(errors: &[Problem]) -> Value {
 #[pg_extern(volatile, parallel_unsafe, security_definer, requires = ["tables"])]
 #[search_path(pg_catalog, pg_temp)]
 fn verify_file_integrity(path: default!(Option<String>, "NULL")) -> JsonbText {
-    let own = chain::own_file();
-    let path = path.map_or_else(|| own.clone(), |path| data_directory().join(path));
+    let own = remembered::own_file();
+    let path = path.map_or_else(|| own.clone(), |path| remembered::data_directory().join(path));
     let is_own = path == own;
     if is_own {
         or_raise(database::require_preloaded());
+        wait_for_repair();
     } else {
         or_raise(require_file_privilege(&path));
     }
     JsonbText::from(file_json(&or_raise(chain::verify_file_alone(&path, is_own))))
-}
-
-fn data_directory() -> PathBuf {
-    // SAFETY: set by the postmaster before any backend starts.
-    unsafe { std::ffi::CStr::from_ptr(pg_sys::DataDir) }.to_string_lossy().into_owned().into()
 }
 
 /// Reading any file of the server is more than reading the ledger; asked of the caller, not of this function's owner.
@@ -141,6 +153,7 @@ fn find_tampering() -> TableIterator<
 > {
     let mut rows = Vec::new();
     let mut more = 0u64;
+    wait_for_repair();
     chain::verify(Extent::WHOLE, &mut |problem| {
         if rows.len() < MAX_ROWS {
             rows.push(problem_row(problem));

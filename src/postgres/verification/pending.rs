@@ -11,8 +11,11 @@ use crate::ledger::verifier::{FileReport, Findings, PendingEntry, Problem, Probl
 use crate::ledger::Hash;
 use crate::postgres::blocks;
 use crate::postgres::database;
+use crate::postgres::mirror::prepared;
 use crate::postgres::mirror::settle;
+use crate::postgres::mirror::shared::Attachment;
 use crate::postgres::partitions;
+use crate::postgres::settings::{self, MirrorMode};
 use crate::postgres::tables::{entry_column, LatestSnapshot, Table, TableScan};
 use pgrx::{check_for_interrupts, pg_sys};
 use std::collections::{HashMap, HashSet};
@@ -99,7 +102,10 @@ impl PendingComparison {
         // SAFETY: reads a flag of shared memory.
         let standby = unsafe { pg_sys::RecoveryInProgress() };
         let head = blocks::head(&LatestSnapshot::take()).map_or(0, |head| head.block_number);
-        let lags = standby && last_block > head;
+        // In mode async, and right after it, lines follow the commit.
+        let is_behind = settings::mirror_mode() == MirrorMode::Async
+            || database::mirror().is_ok_and(|mirror| mirror.slot.is_behind());
+        let lags = standby && last_block > head || is_behind;
         for (entry_id, row) in &self.rows {
             check_for_interrupts!();
             match report.pending.get(entry_id) {
@@ -162,11 +168,17 @@ fn still_without_row(path: &Path, from: u64, mut entries: HashSet<Uuid>) -> Hash
     }
 }
 
-/// Whether lines of aborted transactions wait to be voided, or transactions that wrote lines have not ended yet.
+/// Whether lines of aborted transactions wait to be voided, or transactions that wrote lines have not ended yet, or the
+/// worker has still to see what a crash has left.
 fn is_void_waiting() -> bool {
     database::mirror().is_ok_and(|mirror| {
+        // ROLLBACK PREPARED leaves it to others to say so.
+        prepared::settle_decided(&mirror);
+        // In this order: a transaction says that its lines are to be voided before it counts as decided.
+        let undecided = mirror.slot.undecided() > 0;
         let fields = mirror.slot.mirror.lock(mirror.shared, mirror.slot);
-        fields.voiding || fields.void_from != fields.void_to
+        let recovers = matches!(fields.attachment, Attachment::Detached | Attachment::Repairing);
+        undecided || recovers || fields.voiding || fields.void_from != fields.void_to
     })
 }
 

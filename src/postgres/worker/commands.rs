@@ -13,55 +13,19 @@ use std::time::{Duration, Instant};
 /// How long a command waits for the worker to leave before it runs into Postgres' own complaint.
 const STOP_DEADLINE: Duration = Duration::from_secs(30);
 
-static mut PREVIOUS_UTILITY_HOOK: pg_sys::ProcessUtility_hook_type = None;
 static mut PREVIOUS_ACCESS_HOOK: pg_sys::object_access_hook_type = None;
 
 pub fn init() {
-    // SAFETY: _PG_init runs in the postmaster's only thread; both hooks are chained.
+    // SAFETY: _PG_init runs in the postmaster's only thread; the hook is chained.
     unsafe {
-        PREVIOUS_UTILITY_HOOK = pg_sys::ProcessUtility_hook;
-        pg_sys::ProcessUtility_hook = Some(process_utility);
         PREVIOUS_ACCESS_HOOK = pg_sys::object_access_hook;
         pg_sys::object_access_hook = Some(object_access);
     }
 }
 
-extern "C-unwind" {
-    /// Postgres' own, not pgrx's wrapper: that turns an error into a panic and back, which costs it its cursor position,
-    /// its context and the names of constraint, table and column.
-    fn standard_ProcessUtility(
-        statement: *mut pg_sys::PlannedStmt,
-        query: *const c_char,
-        read_only_tree: bool,
-        context: pg_sys::ProcessUtilityContext::Type,
-        parameters: pg_sys::ParamListInfo,
-        environment: *mut pg_sys::QueryEnvironment,
-        destination: *mut pg_sys::DestReceiver,
-        completion: *mut pg_sys::QueryCompletion,
-    );
-}
-
-/// Not guarded as a whole: an error of the command passes through this frame, which holds nothing to be dropped, as it
-/// would through one of C.
-#[allow(clippy::too_many_arguments, reason = "the hook's signature")]
-unsafe extern "C-unwind" fn process_utility(
-    statement: *mut pg_sys::PlannedStmt,
-    query: *const c_char,
-    read_only_tree: bool,
-    context: pg_sys::ProcessUtilityContext::Type,
-    parameters: pg_sys::ParamListInfo,
-    environment: *mut pg_sys::QueryEnvironment,
-    destination: *mut pg_sys::DestReceiver,
-    completion: *mut pg_sys::QueryCompletion,
-) {
-    before_utility((*statement).utilityStmt);
-    let next = PREVIOUS_UTILITY_HOOK.unwrap_or(standard_ProcessUtility);
-    next(statement, query, read_only_tree, context, parameters, environment, destination, completion);
-}
-
 /// Pauses the worker of the database that the command needs for itself.
 #[pg_guard]
-unsafe extern "C-unwind" fn before_utility(statement: *mut pg_sys::Node) {
+pub unsafe extern "C-unwind" fn before_utility(statement: *mut pg_sys::Node) {
     let database = match (*statement).type_ {
         pg_sys::NodeTag::T_DropdbStmt => (*statement.cast::<pg_sys::DropdbStmt>()).dbname,
         pg_sys::NodeTag::T_AlterDatabaseStmt => (*statement.cast::<pg_sys::AlterDatabaseStmt>()).dbname,
@@ -72,6 +36,10 @@ unsafe extern "C-unwind" fn before_utility(statement: *mut pg_sys::Node) {
             }
             rename.subname
         }
+        pg_sys::NodeTag::T_TransactionStmt => {
+            note_decision(&*statement.cast::<pg_sys::TransactionStmt>());
+            return;
+        }
         pg_sys::NodeTag::T_CreatedbStmt => {
             transaction::at_end_databases_changed();
             template_of(&*statement.cast::<pg_sys::CreatedbStmt>())
@@ -80,6 +48,15 @@ unsafe extern "C-unwind" fn before_utility(statement: *mut pg_sys::Node) {
     };
     if !database.is_null() {
         pause_worker(pg_sys::get_database_oid(database, true));
+    }
+}
+
+/// Of what becomes of a prepared transaction, no callback tells: only the command that decides it.
+unsafe fn note_decision(statement: &pg_sys::TransactionStmt) {
+    use pg_sys::TransactionStmtKind::{TRANS_STMT_COMMIT_PREPARED, TRANS_STMT_ROLLBACK_PREPARED};
+    let decides = matches!(statement.kind, TRANS_STMT_COMMIT_PREPARED | TRANS_STMT_ROLLBACK_PREPARED);
+    if decides && shared().is_some_and(|shared| shared.find(pg_sys::MyDatabaseId).is_some()) {
+        transaction::at_end_prepared_decided();
     }
 }
 

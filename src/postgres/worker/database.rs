@@ -1,11 +1,11 @@
-//! The worker of one database: attaches the mirror, seals, voids, and otherwise sleeps.
+//! The worker of one database: seals, sees to the mirror, and otherwise sleeps.
 
+use super::keeper::Keeper;
 use crate::postgres::blocks::{self, Batch, Extent};
 use crate::postgres::errors::or_raise;
 use crate::postgres::mirror::append::Mirror;
-use crate::postgres::mirror::attach::{self, Attached};
-use crate::postgres::mirror::shared::Attachment;
-use crate::postgres::mirror::{block_lines, settle};
+use crate::postgres::mirror::prepared;
+use crate::postgres::mirror::remembered::Remembered;
 use crate::postgres::settings::{self, MirrorMode};
 use crate::postgres::shared::{shared, DatabaseSlot, PendingCount, Shared, WorkerState};
 use crate::postgres::tables;
@@ -14,6 +14,7 @@ use pgrx::{pg_guard, pg_sys, FromDatum, PgTryBuilder};
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
+use uuid::Uuid;
 
 /// After a failure: first and longest wait before the next try.
 const FIRST_BACKOFF: Duration = Duration::from_millis(500);
@@ -104,7 +105,7 @@ fn extension_exists() -> bool {
 }
 
 /// Runs `work` in a transaction of its own. An error aborts it and is returned, not logged.
-fn in_transaction<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+pub(super) fn in_transaction<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     // SAFETY: no transaction is open here; the snapshot is popped by the commit or dropped by the abort.
     PgTryBuilder::new(AssertUnwindSafe(|| unsafe {
         pg_sys::SetCurrentStatementStartTimestamp();
@@ -136,9 +137,9 @@ fn describe(error: &CaughtError) -> String {
 
 struct Worker {
     mirror: Mirror,
-    attached: Option<Attached>,
-    /// The reload after which it was last made sure that the attached file is the configured one.
-    configured_at: pg_sys::TimestampTz,
+    keeper: Keeper,
+    /// It was made sure that the ledger is this database's own.
+    is_own: bool,
     /// Where to start looking for pending entries; behind it there is most likely nothing.
     resume_page: u32,
     /// When the pending table must be read as a whole, because nobody knows exactly how many entries are in it.
@@ -158,8 +159,8 @@ impl Worker {
         let mirror = Mirror { shared, slot };
         Worker {
             mirror,
-            attached: None,
-            configured_at: 0,
+            keeper: Keeper::new(mirror),
+            is_own: false,
             resume_page: 0,
             recount_at: Some(Instant::now()),
             waiting_since: None,
@@ -203,7 +204,7 @@ impl Worker {
             }
         }
         // Also where it was dropped and created again: another ledger, another file.
-        gone || self.attached.is_some()
+        gone || self.keeper.has_file()
     }
 
     /// Notes success or failure; returns how long to sleep.
@@ -215,10 +216,10 @@ impl Worker {
                 }
                 self.backoff = FIRST_BACKOFF;
                 self.set_state(WorkerState::Running);
-                if std::mem::take(&mut self.look_again) {
+                if std::mem::take(&mut self.look_again) | self.keeper.take_has_waited() {
                     return Some(0);
                 }
-                let due = self.due().map(|due| ((due - settle::now().micros()) / 1000 + 1).max(0));
+                let due = self.due().map(|due| ((due - tables::now().micros()) / 1000 + 1).max(0));
                 let recount =
                     self.recount_at.map(|at| at.saturating_duration_since(Instant::now()).as_millis() as i64 + 1);
                 due.into_iter().chain(recount).min()
@@ -253,62 +254,56 @@ impl Worker {
     }
 
     fn work(&mut self) -> Result<(), String> {
-        self.see_to_the_mirror()?;
-        self.void_aborted()?;
+        if self.slot().recount.swap(false, Ordering::AcqRel) {
+            self.recount_at = Some(Instant::now());
+        }
+        self.own_the_ledger()?;
+        self.settle_prepared()?;
+        let mode = settings::mirror_mode();
+        let mirrored = self.keeper.see_to(mode).and_then(|()| self.keeper.void_aborted());
+        if matches!(mode, MirrorMode::Sync | MirrorMode::Write) {
+            mirrored?;
+            self.seal()?;
+            return self.keeper.append_block_lines();
+        }
+        // Nobody waits for the file, so sealing does not either.
+        let mirrored = mirrored.and_then(|()| self.keeper.append_owed());
         self.seal()?;
-        self.append_block_lines()
+        mirrored.and_then(|()| self.keeper.append_owed())
     }
 
-    /// Attaches the file where it must be, and lets it go where there is to be none.
-    fn see_to_the_mirror(&mut self) -> Result<(), String> {
-        if settings::mirror_mode() == MirrorMode::Off {
-            self.slot().mirror.close(self.mirror.shared, self.slot());
-            self.attached = None;
+    /// A database that was copied by CREATE DATABASE ... TEMPLATE has its original's ledger in it. From here on the two are
+    /// different ledgers, with different files.
+    fn own_the_ledger(&mut self) -> Result<(), String> {
+        if self.is_own {
             return Ok(());
         }
-        let attachment = self.slot().mirror.lock(self.mirror.shared, self.slot()).attachment;
-        if self.attached.is_some() && attachment == Attachment::Attached && self.is_where_configured() {
-            return Ok(());
-        }
-        self.attached = None;
-        self.look_again = true;
-        let mirror = self.mirror;
-        let attached = in_transaction(|| {
+        in_transaction(|| {
             blocks::lock_sealing();
-            or_raise(attach::attach(&mirror))
+            let remembered = Remembered::read();
+            // SAFETY: a plain global of this process.
+            if remembered.database != unsafe { pg_sys::MyDatabaseId } {
+                let ledger_id = Uuid::new_v4();
+                blocks::become_own_ledger(ledger_id);
+                pgrx::log!(
+                    "pg_notary: this database is a copy; its ledger {} goes on as ledger {ledger_id} with a file of its own",
+                    remembered.ledger_id
+                );
+            }
         })?;
-        self.attached = Some(attached);
+        self.is_own = true;
         Ok(())
     }
 
-    /// Whether the attached file is still the one the settings name.
-    fn is_where_configured(&mut self) -> bool {
-        // SAFETY: a plain global of this process.
-        let reloaded_at = unsafe { pg_sys::PgReloadTime };
-        if self.configured_at == reloaded_at {
-            return true;
-        }
-        let attached = self.slot().mirror.lock(self.mirror.shared, self.slot()).path.get();
-        let configured = in_transaction(|| attach::configured_path(attach::Remembered::read().ledger_id).1);
-        let same = configured.is_ok_and(|configured| configured.to_string_lossy() == attached);
-        if same {
-            self.configured_at = reloaded_at;
-        }
-        same
-    }
-
-    fn void_aborted(&mut self) -> Result<(), String> {
-        if self.attached.is_none() || !self.has_something_to_void() {
+    /// Looks what became of prepared transactions, where a command has decided some.
+    fn settle_prepared(&mut self) -> Result<(), String> {
+        if !self.slot().prepared_decided.swap(false, Ordering::SeqCst) {
             return Ok(());
         }
-        self.look_again = true;
+        // Nobody has counted their entries as pending.
+        self.recount_at = Some(Instant::now());
         let mirror = self.mirror;
-        in_transaction(|| or_raise(settle::void_aborted(&mirror)))
-    }
-
-    fn has_something_to_void(&self) -> bool {
-        let fields = self.slot().mirror.lock(self.mirror.shared, self.slot());
-        fields.void_from != fields.void_to
+        in_transaction(|| prepared::settle_decided(&mirror))
     }
 
     /// Seals what is due, batch by batch, each in its own transaction.
@@ -319,8 +314,8 @@ impl Worker {
         let mut page = if self.must_recount() || self.is_due() { 0 } else { self.resume_page };
         loop {
             // A backlog takes many batches, and whoever uses an id again waits for the void line.
-            self.void_aborted()?;
-            let looked_at = settle::now().micros();
+            self.keeper.void_aborted()?;
+            let looked_at = tables::now().micros();
             let (batch, count) = self.seal_batch(page)?;
             self.note_left(&batch);
             if batch.next_page != 0 {
@@ -376,7 +371,9 @@ impl Worker {
         })?;
         if !batch.blocks.is_empty() {
             self.slot().blocks_sealed.fetch_add(batch.blocks.len() as i64, Ordering::AcqRel);
-            self.append_block_lines()?;
+            if !self.keeper.is_async() {
+                self.keeper.append_block_lines()?;
+            }
         }
         Ok((batch, count))
     }
@@ -384,7 +381,7 @@ impl Worker {
     /// Notes since when the entries that were left wait. One may claim any created_at; it waits no longer than since it
     /// was first seen.
     fn note_left(&mut self, batch: &Batch) {
-        let now = settle::now().micros();
+        let now = tables::now().micros();
         self.waiting_since = batch.oldest_left.map(|oldest| oldest.micros().min(now));
     }
 
@@ -395,7 +392,7 @@ impl Worker {
 
     /// Whether the oldest pending entry has waited long enough.
     fn is_due(&self) -> bool {
-        self.due().is_some_and(|due| due <= settle::now().micros())
+        self.due().is_some_and(|due| due <= tables::now().micros())
     }
 
     /// Sets the count of pending entries right by what a scan of the whole table has seen. Entries whose commit was under
@@ -409,25 +406,5 @@ impl Worker {
 
     fn must_recount(&self) -> bool {
         self.recount_at.is_some_and(|at| at <= Instant::now())
-    }
-
-    /// Writes the lines of committed blocks, and notes how far the file is acknowledged.
-    fn append_block_lines(&mut self) -> Result<(), String> {
-        if self.attached.is_none() || !self.has_new_blocks()? {
-            return Ok(());
-        }
-        self.look_again = true;
-        let mirror = self.mirror;
-        in_transaction(|| {
-            blocks::lock_sealing();
-            or_raise(block_lines::append_missing());
-            attach::remember(&mirror);
-        })
-    }
-
-    fn has_new_blocks(&self) -> Result<bool, String> {
-        let last = self.slot().mirror.lock(self.mirror.shared, self.slot()).last_block;
-        let head = in_transaction(|| blocks::head(&tables::LatestSnapshot::take()))?;
-        Ok(head.is_some_and(|head| head.block_number > last))
     }
 }

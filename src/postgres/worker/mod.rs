@@ -12,6 +12,7 @@
 
 pub mod commands;
 pub mod database;
+mod keeper;
 pub mod launcher;
 
 use crate::postgres::wait_events;
@@ -32,20 +33,25 @@ extern "C-unwind" {
 ///
 /// # Safety
 /// Called once, at the start of a background worker's main function.
-unsafe fn set_up_signals() {
+pub unsafe fn set_up_signals() {
     pqsignal(libc::SIGHUP, Some(SignalHandlerForConfigReload));
     pqsignal(libc::SIGTERM, Some(die));
     pg_sys::BackgroundWorkerUnblockSignals();
 }
 
+/// Sleeps as a worker or the launcher.
+fn sleep(timeout_ms: Option<i64>) {
+    sleep_as(timeout_ms, wait_events::worker_main());
+}
+
 /// Sleeps until the latch is set or for that long, then does what every loop must: reset the latch, obey signals, reload
 /// the configuration.
-fn sleep(timeout_ms: Option<i64>) {
+pub fn sleep_as(timeout_ms: Option<i64>, wait_event: u32) {
     let timeout_event = if timeout_ms.is_some() { pg_sys::WL_TIMEOUT } else { 0 };
     let events = (pg_sys::WL_LATCH_SET | timeout_event | pg_sys::WL_EXIT_ON_PM_DEATH) as i32;
     // SAFETY: the process's own latch; the pending flags are set by the handlers above.
     unsafe {
-        pg_sys::WaitLatch(pg_sys::MyLatch, events, timeout_ms.unwrap_or(-1) as _, wait_events::worker_main());
+        pg_sys::WaitLatch(pg_sys::MyLatch, events, timeout_ms.unwrap_or(-1) as _, wait_event);
         pg_sys::ResetLatch(pg_sys::MyLatch);
         check_for_interrupts!();
         if pg_sys::ConfigReloadPending != 0 {

@@ -1,6 +1,7 @@
 //! A valid file is found valid; a planted change is found, and where it is.
 
 mod chain;
+mod driven;
 mod files;
 
 use super::*;

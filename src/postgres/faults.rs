@@ -1,0 +1,81 @@
+//! Faults on purpose: places where a test can have the server killed, a process hang, or the file fail. Release builds have
+//! none of it: without the feature `fault-injection` every function here is empty.
+//!
+//! The file `pg_notary.fault` in the data directory names one place and what happens there, as `PLACE:ACTION`. `kill` and
+//! `error` happen once: the file is removed first. `hang`, `errors` and `read_only` last as long as the file is there. The places, in
+//! the order in which a commit comes by: `before_write`, `write`, `mid_write`, `before_sync`, `sync`, `after_sync`,
+//! `before_commit`, `after_commit`; and `before_block_line`, between the commit of a block and its line.
+
+#[cfg(feature = "fault-injection")]
+pub use injected::*;
+#[cfg(not(feature = "fault-injection"))]
+pub use none::*;
+
+#[cfg(not(feature = "fault-injection"))]
+mod none {
+    use crate::postgres::mirror::file::Trouble;
+    use std::fs::File;
+    use std::path::Path;
+
+    pub fn at(_place: &str) {}
+    pub fn error_at(_place: &str) -> std::io::Result<()> {
+        Ok(())
+    }
+    pub fn at_write(_file: &File, _path: &Path, _lines: &[u8]) -> Result<(), Trouble> {
+        Ok(())
+    }
+}
+
+#[cfg(feature = "fault-injection")]
+mod injected {
+    use crate::postgres::mirror::file::{self, Trouble};
+    use std::fs::File;
+    use std::io::{Error, Result};
+    use std::path::Path;
+    use std::time::Duration;
+
+    /// Every process of the server has the data directory as its working directory.
+    const FAULT_FILE: &str = "pg_notary.fault";
+
+    fn is_set(place: &str, action: &str) -> bool {
+        std::fs::read_to_string(FAULT_FILE).is_ok_and(|fault| fault.trim() == format!("{place}:{action}"))
+    }
+
+    /// Whether it happens now, for the only time.
+    fn happens_once(place: &str, action: &str) -> bool {
+        is_set(place, action) && std::fs::remove_file(FAULT_FILE).is_ok()
+    }
+
+    /// Kills this process, or hangs as a system call on a dead mount does.
+    pub fn at(place: &str) {
+        if happens_once(place, "kill") {
+            // SAFETY: a plain system call.
+            unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+        }
+        while is_set(place, "hang") {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// An I/O error, or what a file system says that has turned read-only.
+    pub fn error_at(place: &str) -> Result<()> {
+        if is_set(place, "read_only") {
+            return Err(Error::from_raw_os_error(libc::EROFS));
+        }
+        match is_set(place, "errors") || happens_once(place, "error") {
+            true => Err(Error::from_raw_os_error(libc::EIO)),
+            false => Ok(()),
+        }
+    }
+
+    pub fn at_write(file: &File, path: &Path, lines: &[u8]) -> std::result::Result<(), Trouble> {
+        at("before_write");
+        error_at("write").map_err(|error| Trouble::passing("write to", path, error))?;
+        if !lines.is_empty() && (is_set("mid_write", "kill") || is_set("mid_write", "error")) {
+            file::write(file, path, &lines[..lines.len() / 2])?;
+            at("mid_write");
+            error_at("mid_write").map_err(|error| Trouble::passing("write to", path, error))?;
+        }
+        Ok(())
+    }
+}

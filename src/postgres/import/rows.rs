@@ -1,0 +1,202 @@
+//! What an import writes: blocks with their entries in batches, and what is left pending.
+
+use super::progress::CopyProgress;
+use crate::ledger::block::BlockHeader;
+use crate::ledger::canonical_json;
+use crate::ledger::record::Entry;
+use crate::ledger::Hash;
+use crate::postgres::blocks;
+use crate::postgres::errors::Failure;
+use crate::postgres::hashing;
+use crate::postgres::jsonb::{Jsonb, JsonbText};
+use crate::postgres::partitions;
+use crate::postgres::tables::{self, BulkInsert, Table};
+use pgrx::pg_sys::panic::CaughtError;
+use pgrx::{check_for_interrupts, pg_sys, FromDatum, IntoDatum, PgMemoryContexts, PgSqlErrorCode, PgTryBuilder};
+use std::panic::AssertUnwindSafe;
+
+/// Blocks are written as soon as they hold so many entries together, or lines of so many bytes.
+const BATCH_ENTRIES: usize = 4096;
+const BATCH_BYTES: usize = 16 << 20;
+/// The widths of columns that a line does not limit.
+const MAX_SIGNATURE: usize = 256;
+const MAX_KEY_ID: usize = 64;
+
+/// An entry whose block has not come yet.
+pub struct KeptEntry {
+    pub entry: Entry,
+    pub line_number: u64,
+    pub bytes: usize,
+}
+
+/// Blocks to be written, and their entries in leaf order.
+#[derive(Default)]
+pub struct Batch {
+    blocks: Vec<BlockHeader>,
+    entries: Vec<KeptEntry>,
+    bytes: usize,
+}
+
+/// Runs `work` in a memory context that ends with it: rows are made by the thousand, and COPY keeps what is made for a
+/// line until the next.
+pub fn in_own_context(work: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
+    let mut context = PgMemoryContexts::new("pg_notary import");
+    // SAFETY: nothing allocated inside is used after the context is dropped: `work` gives back only Rust values.
+    unsafe { context.switch_to(|_| work()) }
+}
+
+impl Batch {
+    pub fn push_entry(&mut self, kept: KeptEntry) {
+        self.bytes += kept.bytes;
+        self.entries.push(kept);
+    }
+
+    /// Adds the block of the entries added last.
+    pub fn push_block(&mut self, block: BlockHeader) {
+        self.blocks.push(block);
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.entries.len() >= BATCH_ENTRIES || self.bytes >= BATCH_BYTES
+    }
+
+    pub fn write(&self, nodes: &[(u8, u64, Hash)]) -> Result<(), Failure> {
+        blocks::insert_blocks(&self.blocks);
+        let progress = CopyProgress::of_statement();
+        self.write_entries()?;
+        progress.restore();
+        blocks::insert_nodes(nodes);
+        // SAFETY: makes this batch, and partitions it has made, visible to what comes next.
+        unsafe { pg_sys::CommandCounterIncrement() };
+        Ok(())
+    }
+
+    fn write_entries(&self) -> Result<(), Failure> {
+        let mut entries = self.entries.iter();
+        let mut outcome = Ok(());
+        let insert = AssertUnwindSafe(|| {
+            blocks::fill_partitions(&self.blocks, |block, bulk| {
+                let first_leaf = block.tree_size - block.data_count;
+                for (leaf_index, kept) in (first_leaf..block.tree_size).zip(&mut entries) {
+                    if outcome.is_ok() {
+                        outcome = kept.insert(bulk, Some((block.block_number, leaf_index)));
+                    }
+                }
+            });
+        });
+        PgTryBuilder::new(insert)
+            .catch_when(PgSqlErrorCode::ERRCODE_UNIQUE_VIOLATION, |error| match error {
+                CaughtError::PostgresError(report) => {
+                    self.repeated(report.detail().unwrap_or(report.message())).raise()
+                }
+                other => other.rethrow(),
+            })
+            .execute();
+        outcome
+    }
+
+    /// An entry that a block before holds already: the file's verification remembers only what no block holds yet.
+    fn repeated(&self, detail: &str) -> Failure {
+        let is_named = |kept: &&KeptEntry| detail.contains(&kept.entry.entry_id.to_string());
+        match self.entries.iter().rev().find(is_named) {
+            Some(kept) => kept.refused("repeats an entry that a block before holds"),
+            None => refused(detail.to_owned()),
+        }
+    }
+}
+
+/// Entries that no block holds. None can be sealed as well: that is a line which repeats one of an entry in a block.
+pub fn write_pending(pending: &[KeptEntry]) -> Result<(), Failure> {
+    let table = Table::open("entries_pending", pg_sys::RowExclusiveLock);
+    let mut bulk = BulkInsert::new(&table);
+    for kept in pending {
+        check_for_interrupts!();
+        let id = kept.entry.entry_id;
+        if let Some(block) = partitions::block_of(id) {
+            return Err(kept.refused(&format!("repeats an entry that block {block} holds")));
+        }
+        kept.insert(&mut bulk, None)?;
+    }
+    bulk.finish();
+    Ok(())
+}
+
+impl KeptEntry {
+    /// Inserts the row; `sealed` is its block and leaf index.
+    fn insert(&self, bulk: &mut BulkInsert, sealed: Option<(i64, i64)>) -> Result<(), Failure> {
+        check_for_interrupts!();
+        let entry = &self.entry;
+        self.check_widths()?;
+        bulk.insert(&[
+            Some(tables::uuid_datum(&entry.entry_id)),
+            sealed.and_then(|(block_number, _)| block_number.into_datum()),
+            tables::text_datum(&entry.entry_type),
+            tables::text_datum(&entry.data_hash),
+            Some(self.metadata()?),
+            entry.signature.as_deref().and_then(tables::text_datum),
+            entry.key_id.as_deref().and_then(tables::text_datum),
+            Some(tables::timestamp_to_postgres(entry.created_at).into()),
+            sealed.and_then(|(_, leaf_index)| leaf_index.into_datum()),
+        ]);
+        Ok(())
+    }
+
+    /// A line can state texts that the columns cannot hold.
+    fn check_widths(&self) -> Result<(), Failure> {
+        let entry = &self.entry;
+        let (signature, key_id) = (entry.signature.as_deref(), entry.key_id.as_deref());
+        let is_long = |text: Option<&str>, limit| text.is_some_and(|text| text.chars().count() > limit);
+        if is_long(signature, MAX_SIGNATURE) || is_long(key_id, MAX_KEY_ID) {
+            return Err(self.refused("its signature or key_id is longer than the database can hold"));
+        }
+        let texts = [Some(entry.entry_type.as_str()), signature, key_id];
+        if texts.iter().flatten().any(|text| text.contains('\0')) {
+            return Err(self.refused("it has a character that the database cannot hold"));
+        }
+        Ok(())
+    }
+
+    /// The metadata as jsonb, from which the line can be made again.
+    fn metadata(&self) -> Result<pg_sys::Datum, Failure> {
+        let text = canonical_json::with_fractions(&self.entry.metadata).into_owned();
+        let made = AssertUnwindSafe(|| Ok(JsonbText(text).into_datum()));
+        let datum = PgTryBuilder::new(made)
+            .catch_others(|error| match error {
+                CaughtError::PostgresError(report) if is_about_data(report.sql_error_code()) => {
+                    Err(self.refused(&format!("its metadata cannot be stored: {}", report.message())))
+                }
+                other => other.rethrow(),
+            })
+            .execute()?;
+        let datum = datum.unwrap_or(pg_sys::Datum::null());
+        // SAFETY: a non-null jsonb datum, just made.
+        let stored = unsafe { Jsonb::from_datum(datum, false) }.map(Jsonb::text).unwrap_or_default();
+        match hashing::canonical(&stored) {
+            Ok(again) if again == self.entry.metadata => Ok(datum),
+            _ => Err(self.refused("its metadata has a number that no jsonb holds")),
+        }
+    }
+
+    fn refused(&self, what: &str) -> Failure {
+        refused(format!("line {}: {what} (entry {}).", self.line_number, self.entry.entry_id))
+    }
+}
+
+/// What jsonb says of a text that it does not take; not that memory is out, or that the statement was cancelled.
+fn is_about_data(code: PgSqlErrorCode) -> bool {
+    use PgSqlErrorCode::*;
+    matches!(
+        code,
+        ERRCODE_UNTRANSLATABLE_CHARACTER
+            | ERRCODE_INVALID_TEXT_REPRESENTATION
+            | ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE
+            | ERRCODE_PROGRAM_LIMIT_EXCEEDED
+            | ERRCODE_CHARACTER_NOT_IN_REPERTOIRE
+    )
+}
+
+pub fn refused(detail: String) -> Failure {
+    Failure::new(PgSqlErrorCode::ERRCODE_DATA_CORRUPTED, "cannot rebuild the ledger from this file")
+        .detail(detail)
+        .hint("Nothing was imported.")
+}

@@ -1,0 +1,152 @@
+//! Appending what the database has and the file lacks: after a crash, after a time without the file, and all the time in
+//! mode `async`.
+
+use super::append::{FileRange, Mirror};
+use super::block_lines;
+use super::lines::LineBuffer;
+use super::prepared;
+use super::settle;
+use crate::ledger::block::BlockHeader;
+use crate::ledger::record::Entry;
+use crate::postgres::errors::Failure;
+use crate::postgres::partitions;
+use crate::postgres::tables::{self, entry_column, LatestSnapshot, Table, TableScan};
+use pgrx::{check_for_interrupts, pg_sys};
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+use uuid::Uuid;
+
+/// Entries with a line in the file and no block there yet.
+pub type InFile = HashSet<Uuid>;
+
+/// Appends the lines that the file lacks, in the order of the ledger: what is sealed, block by block, then what is
+/// pending. The caller is the worker, in a transaction, and holds the sealing lock.
+pub fn append_missing(mirror: &Mirror, in_file: &mut InFile) -> Result<(), Failure> {
+    let last = mirror.lock().last_block;
+    block_lines::append_after(mirror, last, |headers, ids| {
+        note_others(mirror, in_file)?;
+        append_sealed(mirror, headers, ids, in_file)?;
+        ids.iter().for_each(|id| {
+            in_file.remove(id);
+        });
+        Ok(())
+    })?;
+    append_pending(mirror, in_file)
+}
+
+/// Takes note of entries whose lines others have appended: those of transactions that began in another mode, and of
+/// prepared ones. Called once it is known what is committed, it misses none of that.
+fn note_others(mirror: &Mirror, in_file: &mut InFile) -> Result<(), Failure> {
+    let (range, path) = {
+        let mut fields = mirror.lock();
+        let range = FileRange { from: fields.others_from, to: fields.others_to };
+        (fields.others_from, fields.others_to) = (0, 0);
+        (range, fields.path.get())
+    };
+    if range.from == range.to {
+        return Ok(());
+    }
+    let read = mirror.flush().and_then(|end| {
+        settle::lines_between(Path::new(&path), range, end).map_err(|error| settle::unreadable(&path, &error))
+    });
+    match read {
+        Ok(lines) => in_file.extend(lines.iter().map(|line| line.entry_id)),
+        Err(failure) => {
+            mirror.lock().note_others(range.from, range.to);
+            return Err(failure);
+        }
+    }
+    Ok(())
+}
+
+fn append_sealed(mirror: &Mirror, headers: &[BlockHeader], ids: &[Uuid], in_file: &InFile) -> Result<(), Failure> {
+    if ids.iter().all(|id| in_file.contains(id)) {
+        return Ok(());
+    }
+    let mut lines = LineBuffer::new();
+    block_lines::for_each_entry(headers, |row| {
+        if row.uuid(entry_column::ID).is_some_and(|id| !in_file.contains(&id)) {
+            let entry = tables::entry_from_row(row);
+            lines.push(|out| entry.write_line(out));
+        }
+    });
+    mirror.append_now(lines)
+}
+
+fn append_pending(mirror: &Mirror, in_file: &mut InFile) -> Result<(), Failure> {
+    let snapshot = LatestSnapshot::take();
+    let table = Table::open("entries_pending", pg_sys::AccessShareLock);
+    let mut scan = TableScan::start(&table, &snapshot, 0);
+    let mut missing = Vec::new();
+    while let Some(tuple) = scan.next() {
+        check_for_interrupts!();
+        missing.extend(table.deform(tuple).uuid(entry_column::ID).filter(|id| !in_file.contains(id)));
+    }
+    drop(scan);
+    note_others(mirror, in_file)?;
+    let mut lines = LineBuffer::new();
+    for entry_id in missing.iter().filter(|id| !in_file.contains(id)) {
+        check_for_interrupts!();
+        let entry = partitions::find(&table, *entry_id, snapshot.as_ptr(), tables::entry_from_row);
+        if let Some(entry) = entry {
+            lines.push(|out| entry.write_line(out));
+        }
+    }
+    mirror.append_now(lines)?;
+    in_file.extend(missing);
+    Ok(())
+}
+
+/// Sees that the lines of prepared transactions are in the file, and notes where: `known` are those that are there. For
+/// transactions that were prepared while there was no file, or before this server started, not those that are noted:
+/// `noted` is asked once it is known who is open, as each of them noted its lines before.
+pub fn append_prepared(
+    mirror: &Mirror,
+    known: &HashMap<Uuid, FileRange>,
+    noted: impl FnOnce() -> HashSet<u32>,
+) -> Result<(), Failure> {
+    let mut open = prepared::open_transactions();
+    let noted = noted();
+    open.retain(|xid| !noted.contains(xid));
+    if open.is_empty() {
+        return Ok(());
+    }
+    for (xid, entry) in prepared_entries(&open) {
+        let range = match known.get(&entry.entry_id) {
+            Some(range) => *range,
+            None => append_one(mirror, &entry)?,
+        };
+        prepared::note_for(mirror, xid, range)?;
+    }
+    Ok(())
+}
+
+fn append_one(mirror: &Mirror, entry: &Entry) -> Result<FileRange, Failure> {
+    let mut lines = LineBuffer::new();
+    lines.push(|out| entry.write_line(out));
+    let length = lines.len();
+    mirror.append_now(lines)?;
+    let end = mirror.lock().durable;
+    Ok(FileRange { from: end.saturating_sub(length), to: end })
+}
+
+/// The entries of prepared transactions, with the transaction. They are visible to nobody but whoever looks at rows whose
+/// transaction has not ended.
+fn prepared_entries(open: &HashSet<u32>) -> Vec<(u32, Entry)> {
+    let mut dirty =
+        Box::new(pg_sys::SnapshotData { snapshot_type: pg_sys::SnapshotType::SNAPSHOT_DIRTY, ..Default::default() });
+    let dirty: *mut pg_sys::SnapshotData = &mut *dirty;
+    let table = Table::open("entries_pending", pg_sys::AccessShareLock);
+    // SAFETY: the snapshot is dropped after the scan.
+    let mut scan = unsafe { TableScan::start_with(&table, dirty, 0) };
+    let mut entries = Vec::new();
+    while let Some(tuple) = scan.next() {
+        check_for_interrupts!();
+        // SAFETY: the scan has just set it: the transaction that inserted the tuple and has not ended, if one has.
+        let writer = unsafe { (*dirty).xmin };
+        if let Some(xid) = prepared::owner(writer, open) {
+            entries.push((xid, tables::entry_from_row(&table.deform(tuple))));
+        }
+    }
+    entries
+}

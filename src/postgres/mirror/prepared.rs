@@ -1,0 +1,98 @@
+//! Lines of prepared transactions. They are in the file, and nobody knows yet whether they count.
+//!
+//! No transaction callback runs when a prepared transaction is decided: COMMIT PREPARED and ROLLBACK PREPARED are commands
+//! of some other session. So PREPARE notes in shared memory where the lines stand, the command that decides wakes the
+//! worker, and the worker looks which of them have been decided. After a restart the rows tell which lines are whose.
+
+use super::append::{FileRange, Mirror};
+use super::shared::{PreparedLines, MAX_PREPARED};
+use crate::postgres::database;
+use crate::postgres::errors::Failure;
+use crate::postgres::spi;
+use pgrx::{pg_sys, PgSqlErrorCode};
+use std::collections::HashSet;
+use std::sync::atomic::Ordering;
+
+/// The current top-level transaction.
+pub fn own_xid() -> u32 {
+    // SAFETY: reads the state of this backend's transaction.
+    unsafe { pg_sys::GetTopTransactionIdIfAny() }.into_inner()
+}
+
+/// Notes where the lines stand of the transaction that is being prepared.
+pub fn note(mirror: &Mirror, range: FileRange) -> Result<(), Failure> {
+    note_for(mirror, own_xid(), range)
+}
+
+/// Notes where lines of a prepared transaction stand, beside those of it that are known.
+pub fn note_for(mirror: &Mirror, xid: u32, range: FileRange) -> Result<(), Failure> {
+    let mut fields = mirror.lock();
+    let Some(place) = fields.prepared_place(xid) else {
+        return Err(Failure::new(
+            PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+            "too many prepared transactions with ledger entries",
+        )
+        .detail(format!("At most {MAX_PREPARED} of one database can be open at the same time."))
+        .hint("Commit or roll back those in view pg_prepared_xacts that are left over."));
+    };
+    let known = if place.xid == xid { *place } else { PreparedLines { xid, from: range.from, to: range.to } };
+    *place = PreparedLines { xid, from: known.from.min(range.from), to: known.to.max(range.to) };
+    Ok(())
+}
+
+/// COMMIT PREPARED or ROLLBACK PREPARED has ended, well or not. Cannot fail: runs at the end of its transaction.
+pub fn after_decision() {
+    if let Ok(mirror) = database::mirror() {
+        mirror.slot.prepared_decided.store(true, Ordering::SeqCst);
+        mirror.slot.worker.wake();
+    }
+}
+
+/// Lines of all prepared transactions, as far as is known.
+pub fn noted(mirror: &Mirror) -> Vec<PreparedLines> {
+    mirror.lock().prepared.iter().copied().filter(|lines| lines.xid != 0).collect()
+}
+
+/// Looks which prepared transactions have been decided. The lines of those that were rolled back are to be voided; those of
+/// committed ones are as good as any from now on. Whoever needs to know may ask; the worker need not have been there.
+pub fn settle_decided(mirror: &Mirror) {
+    for lines in noted(mirror) {
+        let xid = pg_sys::TransactionId::from_inner(lines.xid);
+        // SAFETY: look-ups of a transaction that was running when it was noted; the lock is not held.
+        let (is_open, is_committed) = unsafe {
+            let is_open = pg_sys::TransactionIdIsInProgress(xid);
+            (is_open, !is_open && pg_sys::TransactionIdDidCommit(xid))
+        };
+        if is_open {
+            continue;
+        }
+        // Both under one lock: whoever asks what is open finds the lines either prepared or to be voided.
+        let mut fields = mirror.lock();
+        let is_noted = fields.prepared.iter().any(|noted| noted.xid == lines.xid);
+        fields.forget_prepared(lines.xid);
+        if is_noted && !is_committed {
+            fields.add_void(lines.from, lines.to);
+        }
+    }
+}
+
+/// The prepared transactions of this database.
+pub fn open_transactions() -> HashSet<u32> {
+    let mut xids = HashSet::new();
+    spi::for_each(
+        "SELECT transaction::text::bigint FROM pg_catalog.pg_prepared_xacts WHERE database = pg_catalog.current_database()",
+        &[],
+        |row| xids.extend(row.get::<i64>(0).map(|xid| xid as u32)),
+    );
+    xids
+}
+
+/// The prepared transaction that has written a row, if one of `open` has.
+pub fn owner(writer: pg_sys::TransactionId, open: &HashSet<u32>) -> Option<u32> {
+    if open.is_empty() || writer == pg_sys::InvalidTransactionId {
+        return None;
+    }
+    // SAFETY: a transaction that runs or is prepared, whose parents are known.
+    let top = unsafe { pg_sys::SubTransGetTopmostTransaction(writer) }.into_inner();
+    open.contains(&top).then_some(top)
+}

@@ -1,0 +1,153 @@
+//! What the database remembers of its file, in `ledger.log_state`, and where that file is.
+
+use super::append::{FileRange, Mirror};
+use super::file;
+use crate::ledger::record::{Header, Timestamp};
+use crate::postgres::blocks;
+use crate::postgres::settings;
+use crate::postgres::spi;
+use pgrx::pg_sys;
+use std::ffi::CStr;
+use std::path::{Path, PathBuf};
+use uuid::Uuid;
+
+/// A place in the file: every entry line before it stands in a block, is voided, or belongs to a transaction in `open`.
+/// Recovery reads only what is behind it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Settled {
+    pub bytes: u64,
+    /// A block of which it is known that its line, and those of all blocks before it, are in the file.
+    pub block: i64,
+    /// Where lines of transactions stand that were prepared.
+    pub open: Vec<FileRange>,
+}
+
+pub struct Remembered {
+    pub ledger_id: Uuid,
+    pub started_at: Timestamp,
+    /// Bytes that were in the file when this was written; 0 if there has been no file yet.
+    pub acknowledged: u64,
+    /// The last block whose line was in the file when this was written.
+    pub acknowledged_block: i64,
+    pub settled: Settled,
+    /// The database this ledger was made in, or has come to with its worker's knowledge.
+    pub database: pg_sys::Oid,
+    /// Who has attached the file last.
+    pub attachment: Option<Uuid>,
+}
+
+impl Remembered {
+    pub fn read() -> Remembered {
+        let mut remembered = None;
+        spi::for_each(
+            "SELECT ledger_id, started_at, mirror_bytes, mirror_block, settled_bytes, settled_block, open_ranges, \
+             database_oid, mirror_attachment FROM ledger.log_state",
+            &[],
+            |row| {
+                let bytes = |column| row.get::<i64>(column).unwrap_or_default().max(0) as u64;
+                let open: Vec<i64> = row.get(6).unwrap_or_default();
+                remembered = Some(Remembered {
+                    ledger_id: row.uuid(0).unwrap_or_default(),
+                    started_at: row.timestamp(1).unwrap_or_default(),
+                    acknowledged: bytes(2),
+                    acknowledged_block: row.get(3).unwrap_or_default(),
+                    settled: Settled {
+                        bytes: bytes(4),
+                        block: row.get(5).unwrap_or_default(),
+                        open: ranges_from(&open),
+                    },
+                    database: row.get(7).unwrap_or(pg_sys::InvalidOid),
+                    attachment: row.uuid(8),
+                });
+            },
+        );
+        remembered.unwrap_or_else(|| pgrx::error!("ledger.log_state has no row"))
+    }
+
+    /// The first line of this ledger's file.
+    pub fn header_line(&self) -> Vec<u8> {
+        let header = Header { database: database_name(), ledger_id: self.ledger_id, timestamp: self.started_at };
+        let mut line = header.line();
+        line.push(b'\n');
+        line
+    }
+}
+
+/// Ranges as the database stores them: offsets, each range's start and end.
+fn ranges_from(offsets: &[i64]) -> Vec<FileRange> {
+    let ranges = offsets.chunks_exact(2);
+    ranges.map(|range| FileRange { from: range[0].max(0) as u64, to: range[1].max(0) as u64 }).collect()
+}
+
+pub fn offsets_of(ranges: &[FileRange]) -> Vec<i64> {
+    ranges.iter().flat_map(|range| [range.from as i64, range.to as i64]).collect()
+}
+
+/// Notes in the database how far the file is acknowledged, and settled where that is new. The caller is in a transaction
+/// and holds the sealing lock.
+pub fn remember(mirror: &Mirror, settled: Option<Settled>, attachment: Option<Uuid>) {
+    let (durable, last_block) = {
+        let fields = mirror.lock();
+        (fields.durable, fields.last_block)
+    };
+    blocks::remember_mirror((durable, last_block), settled.as_ref(), attachment);
+}
+
+/// The name of this process's database.
+pub fn database_name() -> String {
+    // SAFETY: a catalog look-up inside a transaction; the result is a palloc'd string, or null if the row is gone.
+    unsafe {
+        let name = pg_sys::get_database_name(pg_sys::MyDatabaseId);
+        if name.is_null() {
+            return String::new();
+        }
+        CStr::from_ptr(name).to_string_lossy().into_owned()
+    }
+}
+
+pub fn data_directory() -> PathBuf {
+    // SAFETY: set by the postmaster before any backend starts.
+    unsafe { CStr::from_ptr(pg_sys::DataDir) }.to_string_lossy().into_owned().into()
+}
+
+/// Where a mirror file is to be.
+pub struct Place {
+    pub directory: PathBuf,
+    pub path: PathBuf,
+    /// The directory is the default one, which the server makes.
+    pub is_default: bool,
+}
+
+/// Where the mirror file of this database is to be.
+pub fn configured_place(ledger_id: Uuid) -> Place {
+    let setting = settings::mirror_directory();
+    let directory = data_directory().join(&setting);
+    let path = file::path_of(&directory, &database_name(), ledger_id);
+    Place { directory, path, is_default: setting == "pg_notary" }
+}
+
+/// Where this ledger's own file is.
+pub fn own_file() -> PathBuf {
+    configured_place(Remembered::read().ledger_id).path
+}
+
+/// The file of a ledger that stands in this directory under another database's name: the database was renamed.
+pub fn under_other_name(place: &Place, ledger_id: Uuid) -> Option<PathBuf> {
+    let suffix = format!(".{}.jsonl", &ledger_id.simple().to_string()[..8]);
+    let files = std::fs::read_dir(&place.directory).ok()?.filter_map(Result::ok).map(|entry| entry.path());
+    let mut found: Vec<PathBuf> =
+        files.filter(|path| path.to_string_lossy().ends_with(&suffix) && is_of(path, ledger_id)).collect();
+    let only = found.pop();
+    only.filter(|_| found.is_empty())
+}
+
+/// Whether the file's header names this ledger.
+fn is_of(path: &Path, ledger_id: Uuid) -> bool {
+    use std::io::{BufRead, BufReader, Read};
+    let Ok(file) = file::open(path, false) else { return false };
+    let mut line = Vec::new();
+    // A header is short: a name has at most 63 bytes, each at most six characters when escaped.
+    let read = BufReader::new(file.take(4096)).read_until(b'\n', &mut line);
+    let record = crate::ledger::record::Record::parse(line.trim_ascii_end());
+    read.is_ok() && matches!(record, Ok(crate::ledger::record::Record::Ledger(header)) if header.ledger_id == ledger_id)
+}

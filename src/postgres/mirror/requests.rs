@@ -1,0 +1,114 @@
+//! What an administrator asks of the worker, who has the file: to repair it, or to begin a new one.
+
+use super::append::Mirror;
+use super::shared::{MirrorState, Request};
+use crate::postgres::database;
+use crate::postgres::errors::{or_raise, Failure};
+use crate::postgres::settings::{self, MirrorMode};
+use crate::postgres::transaction;
+use crate::postgres::wait_events;
+use pgrx::prelude::*;
+use pgrx::PgSqlErrorCode;
+use std::time::{Duration, Instant};
+
+/// How long a worker may be missing before nobody waits for it any more.
+const WORKER_DEADLINE: Duration = Duration::from_secs(30);
+
+#[pg_extern(volatile, parallel_unsafe)]
+fn mirror_catch_up() -> String {
+    or_raise(ask(Request::CatchUp, c"mirror_catch_up()"))
+}
+
+#[pg_extern(volatile, parallel_unsafe)]
+fn mirror_restart() -> Option<String> {
+    Some(or_raise(ask(Request::Restart, c"mirror_restart()"))).filter(|kept| !kept.is_empty())
+}
+
+/// Has the worker do it, and waits for its answer.
+fn ask(request: Request, function: &std::ffi::CStr) -> Result<String, Failure> {
+    let mirror = database::mirror()?;
+    // SAFETY: raises an ERROR where nothing may be written.
+    unsafe { pg_sys::PreventCommandIfReadOnly(function.as_ptr()) };
+    check_may_ask()?;
+    let done_before = {
+        let mut fields = mirror.lock();
+        if fields.request != Request::None {
+            return Err(Failure::new(
+                PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
+                "the worker is at the mirror file already",
+            )
+            .detail("Another session has called mirror_catch_up() or mirror_restart().")
+            .hint("View ledger.mirror_status shows how it gets on."));
+        }
+        fields.request = request;
+        fields.requests_done
+    };
+    wait_for_answer(&mirror, done_before)
+}
+
+fn check_may_ask() -> Result<(), Failure> {
+    let refused = |message: &str, hint: &str| {
+        Err(Failure::new(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message).hint(hint))
+    };
+    if settings::mirror_mode() == MirrorMode::Off {
+        return refused("the mirror is off", "Set ledger.mirror_mode to sync, write or async first.");
+    }
+    if transaction::has_part() {
+        return refused(
+            "this transaction has recorded or sealed entries, and the worker would wait for it",
+            "Call the function in a transaction of its own.",
+        );
+    }
+    Ok(())
+}
+
+fn wait_for_answer(mirror: &Mirror, done_before: u64) -> Result<String, Failure> {
+    let mut missing_since = None;
+    loop {
+        {
+            let fields = mirror.lock();
+            if fields.requests_done > done_before {
+                MirrorState::stop_sleeping();
+                let (text, failed) = (fields.request_answer.get(), fields.request_failed);
+                return match failed {
+                    false => Ok(text),
+                    true => {
+                        Err(Failure::new(PgSqlErrorCode::ERRCODE_IO_ERROR, "the mirror file could not be repaired")
+                            .detail(text)
+                            .hint("Nothing was lost: the file is as it was, or stands beside under another name."))
+                    }
+                };
+            }
+        }
+        if mirror.slot.worker.pid() != 0 {
+            missing_since = None;
+        } else if missing_since.get_or_insert_with(Instant::now).elapsed() > WORKER_DEADLINE {
+            mirror.lock().request = Request::None;
+            return Err(Failure::new(
+                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                "the worker of this database does not run",
+            )
+            .hint("View ledger.workers and the server's log say why."));
+        }
+        mirror.slot.worker.wake();
+        mirror.shared.launcher.wake();
+        mirror.slot.mirror.sleep(1000, wait_events::mirror_request());
+    }
+}
+
+/// What the worker is asked to do now.
+pub fn pending(mirror: &Mirror) -> Request {
+    mirror.lock().request
+}
+
+/// Answers the request: with a text, or with what went wrong.
+pub fn answer(mirror: &Mirror, outcome: &Result<String, String>) {
+    let mut fields = mirror.lock();
+    fields.request = Request::None;
+    fields.requests_done += 1;
+    fields.request_failed = outcome.is_err();
+    let (Ok(text) | Err(text)) = outcome;
+    fields.request_answer.set(text);
+    drop(fields);
+    mirror.slot.mirror.broadcast();
+}

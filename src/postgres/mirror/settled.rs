@@ -1,0 +1,100 @@
+//! Moving on the place in the file from which recovery has to read.
+//!
+//! Under load there is never a moment at which nothing is pending and nobody commits. So the worker sets a mark at what is on
+//! disk; waits until everyone has ended who might have put lines before it; notes which entries are pending then; and
+//! once those are sealed, everything before the mark is settled.
+
+use super::append::{FileRange, Mirror};
+pub use super::remembered::Settled;
+use crate::postgres::partitions;
+use crate::postgres::tables::{entry_column, LatestSnapshot, Table, TableScan};
+use pgrx::{check_for_interrupts, pg_sys};
+use uuid::Uuid;
+
+/// More pending entries are not noted: a backlog is sealed first.
+const MAX_NOTED: usize = 50_000;
+
+/// A place in the file on its way to be settled.
+pub struct Mark {
+    bytes: u64,
+    /// Transactions of this epoch may have lines before the mark that are not decided.
+    epoch: usize,
+    before: Option<Before>,
+}
+
+/// What was open before the mark once everyone had ended who might have put lines there.
+struct Before {
+    pending: Vec<Uuid>,
+    prepared: Vec<FileRange>,
+}
+
+impl Mark {
+    fn set(mirror: &Mirror) -> Option<Mark> {
+        // In this order: who begins to commit in the next epoch puts lines behind what is on disk now.
+        let bytes = mirror.lock().durable;
+        mirror.slot.next_epoch().map(|epoch| Mark { bytes, epoch, before: None })
+    }
+
+    fn look(&mut self, mirror: &Mirror) {
+        if self.before.is_some() || !mirror.slot.is_drained(self.epoch) {
+            return;
+        }
+        // Also in this order: a transaction says that its lines are to be voided, or are those of a prepared one, before it
+        // counts as ended; and what is committed by then, the scan sees.
+        let prepared: Vec<FileRange> = {
+            let fields = mirror.lock();
+            if fields.voiding || fields.void_from != fields.void_to {
+                return;
+            }
+            let open = fields.prepared.iter().filter(|lines| lines.xid != 0 && lines.from < self.bytes);
+            open.map(|lines| FileRange { from: lines.from, to: lines.to }).collect()
+        };
+        self.before = pending_entries().map(|pending| Before { pending, prepared });
+    }
+
+    fn is_settled(&mut self) -> bool {
+        let Some(before) = &mut self.before else { return false };
+        let table = Table::open("entries_pending", pg_sys::AccessShareLock);
+        let snapshot = LatestSnapshot::take();
+        while let Some(entry_id) = before.pending.last() {
+            check_for_interrupts!();
+            if partitions::find(&table, *entry_id, snapshot.as_ptr(), |_| ()).is_some() {
+                return false;
+            }
+            before.pending.pop();
+        }
+        true
+    }
+}
+
+/// Moves the mark on as far as it goes. Returns what is newly settled. The caller is in a transaction, holds the sealing
+/// lock, and has appended the lines of all blocks.
+pub fn advance(mark: &mut Option<Mark>, mirror: &Mirror) -> Option<Settled> {
+    if mark.is_none() {
+        *mark = Mark::set(mirror);
+    }
+    let current = mark.as_mut()?;
+    current.look(mirror);
+    if !current.is_settled() {
+        return None;
+    }
+    let Mark { bytes, before, .. } = mark.take()?;
+    let block = mirror.lock().last_block;
+    Some(Settled { bytes, block, open: before.map(|before| before.prepared).unwrap_or_default() })
+}
+
+/// The ids of pending entries, if they are few enough to be noted.
+fn pending_entries() -> Option<Vec<Uuid>> {
+    let snapshot = LatestSnapshot::take();
+    let table = Table::open("entries_pending", pg_sys::AccessShareLock);
+    let mut scan = TableScan::start(&table, &snapshot, 0);
+    let mut pending = Vec::new();
+    while let Some(tuple) = scan.next() {
+        check_for_interrupts!();
+        pending.extend(table.deform(tuple).uuid(entry_column::ID));
+        if pending.len() > MAX_NOTED {
+            return None;
+        }
+    }
+    Some(pending)
+}

@@ -1,0 +1,212 @@
+//! The state file beside the mirror, `<database>.<first 8 of ledger_id>.state`: who wrote the mirror last, what the file
+//! was then, and how far the database was. It tells a crash from a database that was put back to an older state, and a
+//! file that was left alone from one that was edited while the server was down.
+//!
+//! One JSON object. It is an aid, not a part of the record: lost or torn, less is noticed and nothing is refused.
+
+use super::file::{self, Trouble};
+use super::shared::{FileStamp, Ownership};
+use crate::ledger::record::Timestamp;
+use crate::postgres::errors::cause;
+use pgrx::pg_sys;
+use serde_json::{json, Value};
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use uuid::Uuid;
+
+/// Longer ones are not ours.
+const MAX_BYTES: u64 = 4096;
+
+pub struct StateFile(File);
+
+pub fn path_of(mirror: &Path) -> PathBuf {
+    mirror.with_extension("state")
+}
+
+impl StateFile {
+    /// Opens the state file of this mirror for writing; makes it where there is none.
+    pub fn open(mirror: &Path) -> Result<StateFile, Trouble> {
+        let path = path_of(mirror);
+        OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+            .open(&path)
+            .map(StateFile)
+            .map_err(|error| {
+                Trouble::lasting(format!("could not open state file \"{}\": {}", path.display(), cause(&error)))
+            })
+    }
+}
+
+/// A place in the WAL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WalPosition {
+    pub timeline: u32,
+    pub location: u64,
+}
+
+impl WalPosition {
+    /// How far the WAL is on disk now. What a crash can lose lies behind it.
+    pub fn flushed() -> WalPosition {
+        // SAFETY: reads shared memory; not called during recovery.
+        unsafe {
+            #[cfg(feature = "pg14")]
+            return WalPosition { timeline: pg_sys::ThisTimeLineID, location: pg_sys::GetFlushRecPtr() };
+            #[cfg(not(feature = "pg14"))]
+            {
+                let mut timeline = 0;
+                let location = pg_sys::GetFlushRecPtr(&mut timeline);
+                WalPosition { timeline, location }
+            }
+        }
+    }
+
+    /// As Postgres writes it.
+    pub fn text(self) -> String {
+        format!("{:X}/{:X} on timeline {}", self.location >> 32, self.location & 0xffff_ffff, self.timeline)
+    }
+}
+
+fn system_identifier() -> u64 {
+    // SAFETY: reads shared memory.
+    unsafe { pg_sys::GetSystemIdentifier() }
+}
+
+/// What a state file says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct State {
+    pub ledger_id: Uuid,
+    pub attachment: Uuid,
+    pub previous: Uuid,
+    pub is_remembered: bool,
+    pub size: u64,
+    pub inode: u64,
+    pub stamp: FileStamp,
+    system_identifier: u64,
+    wal: WalPosition,
+}
+
+impl State {
+    /// The state beside this mirror, if it can be read and understood.
+    pub fn read(mirror: &Path) -> Option<State> {
+        let file = File::open(path_of(mirror)).ok()?;
+        let mut text = String::new();
+        file.take(MAX_BYTES).read_to_string(&mut text).ok()?;
+        State::parse(&serde_json::from_str(&text).ok()?)
+    }
+
+    fn parse(value: &Value) -> Option<State> {
+        let uuid = |name: &str| Uuid::parse_str(value[name].as_str()?).ok();
+        Some(State {
+            ledger_id: uuid("ledger_id")?,
+            attachment: uuid("attachment")?,
+            previous: uuid("previous_attachment")?,
+            is_remembered: value["is_remembered"].as_bool()?,
+            size: value["size"].as_u64()?,
+            inode: value["inode"].as_u64()?,
+            stamp: FileStamp { modified: value["modified"].as_i64()?, changed: value["changed"].as_i64()? },
+            system_identifier: value["system_identifier"].as_u64()?,
+            wal: WalPosition {
+                timeline: value["timeline"].as_u64()?.try_into().ok()?,
+                location: value["wal_location"].as_u64()?,
+            },
+        })
+    }
+
+    /// Whether the file is exactly what it was when the state was written.
+    pub fn is_unchanged(&self, metadata: &std::fs::Metadata) -> bool {
+        (self.size, self.inode, self.stamp) == (metadata.len(), metadata.ino(), file::stamp_of(metadata))
+    }
+
+    /// Why the database cannot be the one that wrote the file last, going by the WAL that it started with.
+    pub fn missing_wal(&self, recovered_to: u64, data_directory: &Path) -> Option<String> {
+        let now = WalPosition { timeline: WalPosition::flushed().timeline, location: recovered_to };
+        // pg_upgrade makes a new WAL, with which nothing can be compared.
+        if self.system_identifier != system_identifier() {
+            return None;
+        }
+        let history = match now.timeline == self.wal.timeline {
+            true => String::new(),
+            false => {
+                let name = data_directory.join("pg_wal").join(format!("{:08X}.history", now.timeline));
+                std::fs::read_to_string(name).ok()?
+            }
+        };
+        let is_there = contains(now, &history, self.wal)?;
+        (!is_there).then(|| {
+            format!("it started at WAL location {}, the file was last written at {}", now.text(), self.wal.text())
+        })
+    }
+}
+
+/// Whether the WAL that leads to `now` goes through `then`. `history` is the history file of the timeline of `now`:
+/// lines of a parent timeline and the location at which it was left. `None` if that cannot be told.
+fn contains(now: WalPosition, history: &str, then: WalPosition) -> Option<bool> {
+    if now.timeline == then.timeline {
+        return Some(now.location >= then.location);
+    }
+    for line in history.lines() {
+        let mut words = line.split_whitespace();
+        let (Some(timeline), Some(location)) = (words.next(), words.next()) else { continue };
+        if timeline.parse() == Ok(then.timeline) {
+            let (high, low) = location.split_once('/')?;
+            let left_at = (u64::from_str_radix(high, 16).ok()? << 32) | u64::from_str_radix(low, 16).ok()?;
+            return Some(left_at >= then.location);
+        }
+    }
+    Some(false)
+}
+
+/// Writes the state of `mirror` as it is now. It is short enough for one page, so it is torn only with the file system.
+pub fn write(state: &StateFile, mirror: &File, ownership: &Ownership, now: Timestamp) -> std::io::Result<()> {
+    // Before the file is looked at: what is written to it meanwhile may belong to later WAL, not the other way round.
+    let wal = WalPosition::flushed();
+    let metadata = mirror.metadata()?;
+    let stamp = file::stamp_of(&metadata);
+    let mut text = json!({
+        "ledger_id": Uuid::from_bytes(ownership.ledger_id).to_string(),
+        "attachment": Uuid::from_bytes(ownership.attachment).to_string(),
+        "previous_attachment": Uuid::from_bytes(ownership.previous).to_string(),
+        "is_remembered": ownership.is_remembered,
+        "size": metadata.len(),
+        "inode": metadata.ino(),
+        "modified": stamp.modified,
+        "changed": stamp.changed,
+        "system_identifier": system_identifier(),
+        "timeline": wal.timeline,
+        "wal_location": wal.location,
+        "written_at": now.to_string(),
+    })
+    .to_string();
+    text.push('\n');
+    state.0.write_all_at(text.as_bytes(), 0)?;
+    state.0.set_len(text.len() as u64)?;
+    (&state.0).flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HISTORY: &str = "1\t0/3000000\tno recovery target specified\n\n2\t1/A0\tbefore 2026-01-01\n";
+
+    fn at(timeline: u32, location: u64) -> WalPosition {
+        WalPosition { timeline, location }
+    }
+
+    #[test]
+    fn a_database_behind_the_file_is_told_by_its_wal() {
+        assert_eq!(contains(at(1, 100), "", at(1, 100)), Some(true));
+        assert_eq!(contains(at(1, 99), "", at(1, 100)), Some(false));
+        assert_eq!(contains(at(3, 0x2_0000_0000), HISTORY, at(1, 0x300_0000)), Some(true));
+        assert_eq!(contains(at(3, 0x2_0000_0000), HISTORY, at(1, 0x300_0001)), Some(false));
+        assert_eq!(contains(at(3, 0x2_0000_0000), HISTORY, at(2, 0x1_0000_00A0)), Some(true));
+        assert_eq!(contains(at(3, 0x2_0000_0000), HISTORY, at(2, 0x1_0000_00A1)), Some(false));
+        assert_eq!(contains(at(3, 0x2_0000_0000), HISTORY, at(4, 0)), Some(false));
+    }
+}

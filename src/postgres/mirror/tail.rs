@@ -1,0 +1,264 @@
+//! Reading the file at the start: what it says that the database does not know to be settled.
+
+use super::append::FileRange;
+use super::remembered::Remembered;
+use super::settle;
+use crate::ledger::log_tree::leaf_hash;
+use crate::ledger::record::Record;
+use crate::ledger::verifier::{verify_file, FileBlock, FileOptions, FileReport, Observer};
+use crate::ledger::Hash;
+use crate::postgres::errors::{cause, Failure};
+use crate::postgres::spi;
+use pgrx::{check_for_interrupts, PgSqlErrorCode};
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Seek, SeekFrom};
+use std::ops::ControlFlow;
+use std::path::Path;
+use uuid::Uuid;
+
+/// Lines of the tail that are taken for torn must not be longer than this: more is no line of ours.
+const MAX_TORN_BYTES: u64 = 1 << 30;
+
+/// An entry line with no block and no void line behind it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OpenLine {
+    pub entry_id: Uuid,
+    pub leaf: Hash,
+    pub range: FileRange,
+}
+
+/// What the file says.
+pub struct Tail {
+    /// Where the last whole line ends.
+    pub end: u64,
+    /// Bytes behind it.
+    pub torn: u64,
+    /// In file order.
+    pub open: Vec<OpenLine>,
+    pub last_block: i64,
+}
+
+pub fn diverged(path: &Path, what: &str) -> Failure {
+    Failure::new(
+        PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
+        format!("mirror file \"{}\" does not agree with the database: {what}", path.display()),
+    )
+    .hint("Nothing is written to it. SELECT * FROM ledger.find_tampering() compares both. Put back the one that is wrong; ledger.mirror_catch_up() repairs a file that is merely behind, ledger.mirror_restart() begins a new one and keeps the old.")
+}
+
+fn unreadable(path: &Path) -> impl Fn(std::io::Error) -> Failure + '_ {
+    move |error| {
+        Failure::new(PgSqlErrorCode::ERRCODE_IO_ERROR, format!("could not read mirror file \"{}\"", path.display()))
+            .detail(cause(&error))
+    }
+}
+
+/// Reads what is behind the settled part, and lines of prepared transactions before it.
+pub fn read(file: &File, path: &Path, remembered: &Remembered) -> Result<Tail, Failure> {
+    let error = unreadable(path);
+    let settled = &remembered.settled;
+    let mut at = check_header(file, path, remembered)?;
+    let mut reader = BufReader::with_capacity(1 << 20, file);
+    let mut line = Vec::new();
+    let mut tail = Tail { end: 0, torn: 0, open: Vec::new(), last_block: 0 };
+    let mut open = HashMap::new();
+    if settled.bytes > at {
+        for range in &settled.open {
+            let lines = settle::lines_between(path, *range, range.to).map_err(&error)?;
+            open.extend(lines.into_iter().map(|line| (line.entry_id, line)));
+        }
+        (at, tail.last_block) = (settled.bytes, settled.block);
+    }
+    reader.seek(SeekFrom::Start(at)).map_err(&error)?;
+    loop {
+        check_for_interrupts!();
+        line.clear();
+        let length = reader.read_until(b'\n', &mut line).map_err(&error)? as u64;
+        if line.last() != Some(&b'\n') {
+            (tail.end, tail.torn) = (at, length);
+            break;
+        }
+        tail.last_block = take_line(path, &line[..line.len() - 1], at, &mut open)?.unwrap_or(tail.last_block);
+        at += length;
+    }
+    drop_voided_before(path, settled.bytes, &mut open).map_err(&error)?;
+    tail.open = in_order(open);
+    check_torn(path, &tail, remembered)?;
+    Ok(tail)
+}
+
+/// Takes one line; returns the number of the block that it is of.
+fn take_line(path: &Path, text: &[u8], at: u64, open: &mut HashMap<Uuid, OpenLine>) -> Result<Option<i64>, Failure> {
+    match Record::parse(text) {
+        Ok(Record::Entry(entry)) => {
+            open.insert(entry.entry_id, OpenLine::new(entry.entry_id, text, at));
+        }
+        Ok(Record::Void(void)) => void.entry_ids.iter().for_each(|id| {
+            open.remove(id);
+        }),
+        Ok(Record::Block(block)) => {
+            block.entry_ids.iter().for_each(|id| {
+                open.remove(id);
+            });
+            check_block(path, block.header.block_number, &block.header.block_hash)?;
+            return Ok(Some(block.header.block_number));
+        }
+        Ok(Record::Ledger(_)) => return Err(diverged(path, &format!("a second header stands at byte {at}"))),
+        Err(error) => return Err(diverged(path, &format!("the line at byte {at} is none of ours: {error}"))),
+    }
+    Ok(None)
+}
+
+impl OpenLine {
+    pub fn new(entry_id: Uuid, text: &[u8], at: u64) -> Self {
+        OpenLine { entry_id, leaf: leaf_hash(text), range: FileRange { from: at, to: at + text.len() as u64 + 1 } }
+    }
+}
+
+fn in_order(open: HashMap<Uuid, OpenLine>) -> Vec<OpenLine> {
+    let mut open: Vec<OpenLine> = open.into_values().collect();
+    open.sort_by_key(|line| line.range.from);
+    open
+}
+
+/// Among the lines of prepared transactions stand those of others, which may have been voided before the tail begins. Only
+/// if some of them have no row is it worth to look for that.
+fn drop_voided_before(path: &Path, settled: u64, open: &mut HashMap<Uuid, OpenLine>) -> std::io::Result<()> {
+    let doubtful = open.values().filter(|line| line.range.from < settled && !settle::is_recorded(line.entry_id));
+    let Some(from) = doubtful.map(|line| line.range.from).min() else {
+        return Ok(());
+    };
+    let mut file = File::open(path)?;
+    file.seek(SeekFrom::Start(from))?;
+    let mut reader = BufReader::with_capacity(1 << 20, std::io::Read::take(file, settled.saturating_sub(from)));
+    let mut line = Vec::new();
+    while reader.read_until(b'\n', &mut line)? > 0 {
+        check_for_interrupts!();
+        if let Ok(Record::Void(void)) = Record::parse(line.trim_ascii_end()) {
+            void.entry_ids.iter().for_each(|id| {
+                open.remove(id);
+            });
+        }
+        line.clear();
+    }
+    Ok(())
+}
+
+/// The file must be this ledger's. Returns the length of its first line.
+pub fn check_header(file: &File, path: &Path, remembered: &Remembered) -> Result<u64, Failure> {
+    let error = unreadable(path);
+    let mut reader = BufReader::new(file);
+    let mut line = Vec::new();
+    reader.seek(SeekFrom::Start(0)).map_err(&error)?;
+    // A header is much shorter; what has no newline by then is none.
+    std::io::Read::take(reader, 1 << 16).read_until(b'\n', &mut line).map_err(&error)?;
+    match Record::parse(line.trim_ascii_end()) {
+        Ok(Record::Ledger(header)) if header.ledger_id == remembered.ledger_id => Ok(line.len() as u64),
+        Ok(Record::Ledger(header)) => Err(diverged(
+            path,
+            &format!("it belongs to ledger {}, this is ledger {}", header.ledger_id, remembered.ledger_id),
+        )),
+        _ => Err(diverged(path, "its first line is not the header of a ledger")),
+    }
+}
+
+/// Only what a crash can leave is taken for torn: one unfinished line behind everything that was acknowledged.
+fn check_torn(path: &Path, tail: &Tail, remembered: &Remembered) -> Result<(), Failure> {
+    if tail.torn == 0 || (tail.end >= remembered.acknowledged && tail.torn < MAX_TORN_BYTES) {
+        return Ok(());
+    }
+    Err(diverged(path, &format!("the line at byte {} was acknowledged, and is not whole", tail.end)))
+}
+
+/// A block in the file must be the database's.
+fn check_block(path: &Path, number: i64, block_hash: &str) -> Result<(), Failure> {
+    let mut stored: Option<String> = None;
+    spi::for_each("SELECT block_hash FROM ledger.blocks WHERE block_number = $1", &[number.into()], |row| {
+        stored = row.get(0);
+    });
+    match stored {
+        Some(stored) if stored == block_hash => Ok(()),
+        Some(_) => Err(diverged(path, &format!("its block {number} is not the database's"))),
+        None => Err(diverged(path, &format!("it holds block {number}, which the database does not have"))),
+    }
+}
+
+/// Verifies all of the file, and that its blocks are the database's. With `may_be_short` its end may lack what was
+/// acknowledged.
+pub fn read_whole(file: &File, path: &Path, remembered: &Remembered, may_be_short: bool) -> Result<Tail, Failure> {
+    let error = unreadable(path);
+    let size = file.metadata().map_err(&error)?.len();
+    let mut reader = BufReader::with_capacity(1 << 20, file);
+    reader.seek(SeekFrom::Start(0)).map_err(&error)?;
+    let mut blocks = Blocks { path, diverged: None };
+    let report = verify_file(reader, FileOptions::default(), &mut blocks).map_err(&error)?;
+    if let Some(problem) = report.errors.first() {
+        return Err(diverged(path, &format!("it does not agree with itself: {}", problem.detail)));
+    }
+    if let Some(failure) = blocks.diverged {
+        return Err(failure);
+    }
+    let tail = tail_of(&report, size);
+    if !may_be_short {
+        check_torn(path, &tail, remembered)?;
+    }
+    Ok(tail)
+}
+
+fn tail_of(report: &FileReport, size: u64) -> Tail {
+    let open = report.pending.iter().map(|(entry_id, line)| {
+        // The end of the line is not known, and not needed: a range is read by lines that start in it.
+        let range = FileRange { from: line.offset, to: line.offset + 1 };
+        (*entry_id, OpenLine { entry_id: *entry_id, leaf: line.leaf_hash, range })
+    });
+    Tail {
+        end: report.bytes,
+        torn: size.saturating_sub(report.bytes),
+        open: in_order(open.collect()),
+        last_block: report.last_block.as_ref().map_or(0, |block| block.block_number),
+    }
+}
+
+struct Blocks<'a> {
+    path: &'a Path,
+    diverged: Option<Failure>,
+}
+
+impl Observer for Blocks<'_> {
+    fn progress(&mut self, _bytes: u64) -> ControlFlow<()> {
+        check_for_interrupts!();
+        ControlFlow::Continue(())
+    }
+
+    fn block(&mut self, block: FileBlock) {
+        if self.diverged.is_none() {
+            self.diverged = check_block(self.path, block.header.block_number, &block.header.block_hash).err();
+        }
+    }
+}
+
+/// What the database makes of the open lines.
+pub struct Judged {
+    /// Their rows are there, committed or not yet decided.
+    pub recorded: HashSet<Uuid>,
+    /// Their transactions did not commit.
+    pub uncommitted: Vec<Uuid>,
+}
+
+pub fn judge(path: &Path, open: &[OpenLine]) -> Result<Judged, Failure> {
+    let mut judged = Judged { recorded: HashSet::with_capacity(open.len()), uncommitted: Vec::new() };
+    for line in open {
+        match settle::recorded_leaf(line.entry_id) {
+            Some(leaf) if leaf == line.leaf => {
+                judged.recorded.insert(line.entry_id);
+            }
+            Some(_) => {
+                let what = format!("entry {} at byte {} is not the database's", line.entry_id, line.range.from);
+                return Err(diverged(path, &what));
+            }
+            None => judged.uncommitted.push(line.entry_id),
+        }
+    }
+    Ok(judged)
+}

@@ -1,0 +1,55 @@
+//! The ProcessUtility hook: every command that is not a query comes by here.
+
+use super::copy_hook;
+use super::worker::commands;
+use pgrx::pg_sys;
+use std::ffi::c_char;
+
+static mut PREVIOUS: pg_sys::ProcessUtility_hook_type = None;
+
+pub fn init() {
+    copy_hook::init();
+    // SAFETY: _PG_init runs in the postmaster's only thread; the hook is chained.
+    unsafe {
+        PREVIOUS = pg_sys::ProcessUtility_hook;
+        pg_sys::ProcessUtility_hook = Some(process_utility);
+    }
+}
+
+extern "C-unwind" {
+    /// Postgres' own, not pgrx's wrapper: that turns an error into a panic and back, which costs it its cursor position,
+    /// its context and the names of constraint, table and column.
+    fn standard_ProcessUtility(
+        statement: *mut pg_sys::PlannedStmt,
+        query: *const c_char,
+        read_only_tree: bool,
+        context: pg_sys::ProcessUtilityContext::Type,
+        parameters: pg_sys::ParamListInfo,
+        environment: *mut pg_sys::QueryEnvironment,
+        destination: *mut pg_sys::DestReceiver,
+        completion: *mut pg_sys::QueryCompletion,
+    );
+}
+
+/// Not guarded as a whole: an error of the command passes through this frame, which holds nothing to be dropped, as it
+/// would through one of C.
+#[allow(clippy::too_many_arguments, reason = "the hook's signature")]
+unsafe extern "C-unwind" fn process_utility(
+    statement: *mut pg_sys::PlannedStmt,
+    query: *const c_char,
+    read_only_tree: bool,
+    context: pg_sys::ProcessUtilityContext::Type,
+    parameters: pg_sys::ParamListInfo,
+    environment: *mut pg_sys::QueryEnvironment,
+    destination: *mut pg_sys::DestReceiver,
+    completion: *mut pg_sys::QueryCompletion,
+) {
+    commands::before_utility((*statement).utilityStmt);
+    let next = PREVIOUS.unwrap_or(standard_ProcessUtility);
+    let rewritten = copy_hook::rewrite(statement);
+    let statement = if rewritten.is_null() { statement } else { rewritten };
+    next(statement, query, read_only_tree, context, parameters, environment, destination, completion);
+    if !rewritten.is_null() {
+        copy_hook::count_lines(rewritten, completion);
+    }
+}

@@ -1,0 +1,214 @@
+//! The worker's part in the mirror: it has the file open and locked, repairs it, and appends what is the ledger's own.
+
+use super::database::in_transaction;
+use crate::postgres::blocks;
+use crate::postgres::errors::or_raise;
+use crate::postgres::mirror::append::Mirror;
+use crate::postgres::mirror::attach::{self, Attached, How};
+use crate::postgres::mirror::remembered;
+use crate::postgres::mirror::settled::{self, Mark};
+use crate::postgres::mirror::shared::{Attachment, Request};
+use crate::postgres::mirror::{block_lines, catch_up, prepared, requests, settle};
+use crate::postgres::settings::{self, MirrorMode};
+use crate::postgres::shared::DatabaseSlot;
+use crate::postgres::tables;
+use pgrx::pg_sys;
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::Ordering;
+
+/// Keeps the mirror file of one database.
+pub struct Keeper {
+    mirror: Mirror,
+    attached: Option<Attached>,
+    /// What was attached in mode async is attached anew in another mode, and the other way round.
+    attached_async: bool,
+    /// The place in the file that is to be settled next.
+    mark: Option<Mark>,
+    /// The reload after which it was last made sure that the attached file is the configured one.
+    configured_at: pg_sys::TimestampTz,
+    /// The work has waited for locks or for the file, and such a wait takes what wakes this process.
+    has_waited: bool,
+}
+
+impl Keeper {
+    pub fn new(mirror: Mirror) -> Self {
+        Keeper { mirror, attached: None, attached_async: false, mark: None, configured_at: 0, has_waited: false }
+    }
+
+    fn slot(&self) -> &'static DatabaseSlot {
+        self.mirror.slot
+    }
+
+    pub fn has_file(&self) -> bool {
+        self.attached.is_some()
+    }
+
+    /// Whether the file follows what is committed.
+    pub fn is_async(&self) -> bool {
+        self.attached_async
+    }
+
+    /// Whether the work has waited since this was last asked: then look again before going to sleep.
+    pub fn take_has_waited(&mut self) -> bool {
+        std::mem::take(&mut self.has_waited)
+    }
+
+    /// Attaches the file where it must be, and lets it go where there is to be none.
+    pub fn see_to(&mut self, mode: MirrorMode) -> Result<(), String> {
+        if mode == MirrorMode::Off {
+            return self.let_go();
+        }
+        if requests::pending(&self.mirror) != Request::None {
+            return self.do_request();
+        }
+        let is_attached = self.attached.is_some() && self.mirror.is_attached();
+        let is_in_mode = self.attached_async == (mode == MirrorMode::Async);
+        // In mode async being behind is the rule, and seen to without attaching anew.
+        let is_current = mode == MirrorMode::Async || !self.slot().is_behind();
+        if is_attached && is_in_mode && is_current && self.is_where_configured() {
+            return Ok(());
+        }
+        self.attach(How::Usual)
+    }
+
+    fn let_go(&mut self) -> Result<(), String> {
+        if requests::pending(&self.mirror) != Request::None {
+            requests::answer(&self.mirror, &Err("The mirror is off.".to_owned()));
+        }
+        if self.mirror.lock().attachment == Attachment::Off {
+            return Ok(());
+        }
+        // While the file is still there. Whatever is left is found when it is attached again.
+        let voided = self.void_aborted();
+        self.mirror.silence();
+        self.mirror.lock().attachment = Attachment::Off;
+        self.slot().mirror.broadcast();
+        self.attached = None;
+        voided
+    }
+
+    fn attach(&mut self, how: How) -> Result<(), String> {
+        (self.attached, self.mark) = (None, None);
+        self.has_waited = true;
+        let mirror = self.mirror;
+        let attached = in_transaction(|| {
+            blocks::lock_sealing();
+            or_raise(attach::attach(&mirror, how))
+        })?;
+        attach::note_remembered(&mirror);
+        self.attached_async = settings::mirror_mode() == MirrorMode::Async;
+        let attached = self.attached.insert(attached);
+        if !self.attached_async {
+            attached.in_file = HashSet::new();
+        }
+        Ok(())
+    }
+
+    /// Does what an administrator has asked for, and answers.
+    fn do_request(&mut self) -> Result<(), String> {
+        self.attached = None;
+        let mirror = self.mirror;
+        let outcome = match requests::pending(&mirror) {
+            Request::None => return Ok(()),
+            Request::CatchUp => self.attach(How::CatchUp).map(|()| format!("{} bytes", mirror.lock().durable)),
+            Request::Restart => in_transaction(|| {
+                blocks::lock_sealing();
+                or_raise(attach::set_aside(&mirror))
+            })
+            .and_then(|kept| {
+                self.attach(How::Usual)?;
+                Ok(kept.map_or_else(String::new, |kept| kept.display().to_string()))
+            }),
+        };
+        requests::answer(&mirror, &outcome);
+        outcome.map(|_| ())
+    }
+
+    /// Whether the attached file is still the one the settings name.
+    fn is_where_configured(&mut self) -> bool {
+        // SAFETY: a plain global of this process.
+        let reloaded_at = unsafe { pg_sys::PgReloadTime };
+        if self.configured_at == reloaded_at {
+            return true;
+        }
+        let attached = self.mirror.lock().path.get();
+        let configured = in_transaction(remembered::own_file);
+        let same = configured.is_ok_and(|configured| configured.to_string_lossy() == attached);
+        if same {
+            self.configured_at = reloaded_at;
+        }
+        same
+    }
+
+    pub fn void_aborted(&mut self) -> Result<(), String> {
+        if self.attached.is_none() || !self.has_something_to_void() {
+            return Ok(());
+        }
+        self.has_waited = true;
+        let mirror = self.mirror;
+        let voided = in_transaction(|| or_raise(settle::void_aborted(&mirror)))?;
+        if let Some(attached) = &mut self.attached {
+            // They may be used again.
+            voided.iter().for_each(|id| {
+                attached.in_file.remove(id);
+            });
+        }
+        Ok(())
+    }
+
+    fn has_something_to_void(&self) -> bool {
+        let fields = self.slot().mirror.lock(self.mirror.shared, self.slot());
+        fields.void_from != fields.void_to
+    }
+
+    /// Writes the lines of committed blocks, and notes how far the file is acknowledged.
+    pub fn append_block_lines(&mut self) -> Result<(), String> {
+        if self.attached.is_none() || !has_new_blocks(&self.mirror)? {
+            return Ok(());
+        }
+        self.has_waited = true;
+        let mirror = self.mirror;
+        let mark = &mut self.mark;
+        in_transaction(|| {
+            blocks::lock_sealing();
+            or_raise(block_lines::append_missing());
+            remembered::remember(&mirror, settle_more(mark, &mirror), None);
+        })
+    }
+
+    /// Appends what is committed and has no line yet (mode async).
+    pub fn append_owed(&mut self) -> Result<(), String> {
+        let slot = self.slot();
+        let Some(attached) = self.attached.as_mut() else { return Ok(()) };
+        if !slot.behind.swap(false, Ordering::SeqCst) && !has_new_blocks(&self.mirror)? {
+            return Ok(());
+        }
+        self.has_waited = true;
+        let (mirror, mark) = (self.mirror, &mut self.mark);
+        let outcome = in_transaction(|| {
+            blocks::lock_sealing();
+            let lag = slot.lag.seen(tables::timestamp_to_postgres(tables::now()));
+            or_raise(catch_up::append_missing(&mirror, &mut attached.in_file));
+            let noted = || prepared::noted(&mirror).iter().map(|lines| lines.xid).collect();
+            or_raise(catch_up::append_prepared(&mirror, &HashMap::new(), noted));
+            remembered::remember(&mirror, settle_more(mark, &mirror), None);
+            slot.lag.take_off(lag);
+        });
+        if outcome.is_err() {
+            slot.behind.store(true, Ordering::SeqCst);
+        }
+        outcome
+    }
+}
+
+/// Moves the settled place on: past the mark that was set, and past a new one where nothing is open at all.
+fn settle_more(mark: &mut Option<Mark>, mirror: &Mirror) -> Option<settled::Settled> {
+    let settled = settled::advance(mark, mirror)?;
+    settled::advance(mark, mirror).or(Some(settled))
+}
+
+fn has_new_blocks(mirror: &Mirror) -> Result<bool, String> {
+    let last = mirror.lock().last_block;
+    let head = in_transaction(|| blocks::head(&tables::LatestSnapshot::take()))?;
+    Ok(head.is_some_and(|head| head.block_number > last))
+}

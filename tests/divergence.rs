@@ -1,0 +1,366 @@
+//! A file that is not the database's is noticed at the start or at the next write, named, and never written to; and there
+//! is a way on from each.
+#![cfg(feature = "cluster-tests")]
+
+mod common;
+
+use common::ledger::*;
+use common::{children_of, give_to_server, send, wait_until, Cluster, Options, Stop};
+use postgres::error::SqlState;
+use postgres::Client;
+use std::fs;
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// A ledger with its file in a directory outside the cluster's, with sealed and pending entries.
+fn start_outside(options: Options) -> (Cluster, Client, PathBuf) {
+    let cluster = options.conf("ledger.block_interval = 1h").start();
+    let directory = cluster.scratch_dir().join("mirror");
+    fs::create_dir(&directory).unwrap();
+    fs::set_permissions(&directory, fs::Permissions::from_mode(0o700)).unwrap();
+    give_to_server(&directory);
+    let mut client = cluster.connect("postgres");
+    set(&mut client, "ledger.mirror_directory", &format!("'{}'", directory.display()));
+    client.batch_execute("CREATE EXTENSION pg_notary").unwrap();
+    record_many(&mut client, 5);
+    seal(&mut client);
+    record_many(&mut client, 3);
+    let path = file(&mut client);
+    (cluster, client, path)
+}
+
+fn seal(client: &mut Client) {
+    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
+    wait_until_sealed(client);
+}
+
+/// Recording is refused with this cause, the view names it, and the file stays as it is.
+#[track_caller]
+fn assert_diverged(client: &mut Client, path: &Path, cause: &str) {
+    wait_for(client, "(SELECT state = 'failed' FROM ledger.mirror_status)");
+    let content = fs::read(path).ok();
+    for _ in 0..2 {
+        let refused = error(client, RECORD);
+        assert_eq!(*refused.code(), SqlState::IO_ERROR);
+        let text = all_text(&refused);
+        assert!(text.contains(cause) && text.contains(path.to_str().unwrap()), "expected {cause:?} in {text}");
+    }
+    let problem = value(client, "SELECT problem FROM ledger.mirror_status");
+    assert!(problem.contains(cause), "expected {cause:?} in {problem}");
+    assert!(fs::read(path).ok() == content, "the file was written to");
+}
+
+/// A new file is begun; the old one is kept as it was.
+#[track_caller]
+fn assert_restarts(client: &mut Client, path: &Path) {
+    let before = fs::read(path).ok();
+    let kept = value(client, "SELECT ledger.mirror_restart()");
+    match before {
+        Some(before) => assert!(fs::read(&kept).unwrap() == before, "the old file is not kept as it was"),
+        None => assert_eq!(kept, "NULL"),
+    }
+    record(client);
+    assert_intact(client);
+    seal(client);
+    assert_intact(client);
+    assert_eq!(ids_in_file(path), ids_in_table(client));
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::copy(from, to).unwrap();
+    fs::set_permissions(to, fs::Permissions::from_mode(0o600)).unwrap();
+    give_to_server(to);
+}
+
+/// Flips a bit in the middle of the line with this number, from 0.
+fn edit_line(path: &Path, number: usize) {
+    let text = fs::read(path).unwrap();
+    let start: usize = text.split(|byte| *byte == b'\n').take(number).map(|line| line.len() + 1).sum();
+    let at = start + b"{\"data_hash\": \"".len() + 3;
+    let flipped = if text[at] == b'0' { b'1' } else { b'0' };
+    fs::OpenOptions::new().write(true).open(path).unwrap().write_all_at(&[flipped], at as u64).unwrap();
+}
+
+#[test]
+fn a_file_edited_in_the_middle_is_noticed_at_the_next_write() {
+    // A sealed entry, and one that is pending.
+    for line in [2, 8] {
+        let (_cluster, mut client, path) = start_outside(Options::new());
+        let whole = fs::read(&path).unwrap();
+        edit_line(&path, line);
+        client.simple_query(RECORD).unwrap_err();
+        assert_diverged(&mut client, &path, "does not agree with");
+        fs::write(&path, &whole).unwrap();
+        wait_until("recording works again", PATIENCE, || client.simple_query(RECORD).is_ok());
+        assert!(fs::read(&path).unwrap().starts_with(&whole));
+        assert_intact(&mut client);
+    }
+}
+
+#[test]
+fn a_file_edited_while_the_server_was_down_is_noticed_at_the_start() {
+    for how in [Stop::Fast, Stop::Immediate] {
+        let (cluster, client, path) = start_outside(Options::new());
+        drop(client);
+        cluster.stop(how);
+        let whole = fs::read(&path).unwrap();
+        edit_line(&path, 2);
+        cluster.start_again();
+        let mut client = cluster.connect("postgres");
+        assert_diverged(&mut client, &path, "does not agree with itself");
+        fs::write(&path, &whole).unwrap();
+        wait_until("recording works again", PATIENCE, || client.simple_query(RECORD).is_ok());
+        assert_intact(&mut client);
+    }
+}
+
+#[test]
+fn a_database_restored_from_an_older_backup_does_not_write_to_its_file() {
+    let (cluster, mut client, path) = start_outside(Options::new());
+    let backup = cluster.scratch_dir().join("backup");
+    cluster.base_backup(&backup, &[]);
+    // Nothing that a block holds: only pending entries are in the file and not in the backup.
+    record_many(&mut client, 2);
+    drop(client);
+    cluster.stop(Stop::Fast);
+
+    let restored = Options::new().conf("ledger.block_interval = 1h").start_on_copy_of(&backup);
+    let mut client = restored.connect("postgres");
+    assert_diverged(&mut client, &path, "put back to an older state");
+    assert!(!verdict(&mut client)["overall_valid"].as_bool().unwrap());
+    assert_restarts(&mut client, &path);
+}
+
+#[test]
+fn a_database_rolled_back_by_a_snapshot_of_its_storage_does_not_write_to_its_file() {
+    let (cluster, client, path) = start_outside(Options::new());
+    drop(client);
+    cluster.stop(Stop::Immediate);
+    let snapshot = cluster.scratch_dir().join("snapshot");
+    common::copy_directory(&cluster.data_dir(), &snapshot);
+    cluster.start_again();
+    let mut client = cluster.connect("postgres");
+    record_many(&mut client, 2);
+    // The state file is brought up to date within a second.
+    let state = path.with_extension("state");
+    let size = fs::metadata(&path).unwrap().len();
+    wait_until("the state file knows of the last entry", PATIENCE, || {
+        fs::read_to_string(&state).is_ok_and(|text| text.contains(&format!("\"size\":{size}")))
+    });
+    drop(client);
+    cluster.stop(Stop::Immediate);
+
+    let restored = Options::new().conf("ledger.block_interval = 1h").start_on_copy_of(&snapshot);
+    let mut client = restored.connect("postgres");
+    assert_diverged(&mut client, &path, "put back to an older state");
+    assert_restarts(&mut client, &path);
+}
+
+#[test]
+fn a_second_primary_that_has_written_the_file_is_noticed_by_the_first() {
+    let (cluster, mut client, path) = start_outside(Options::new());
+    let backup = cluster.scratch_dir().join("backup");
+    cluster.base_backup(&backup, &[]);
+    record(&mut client);
+    drop(client);
+    cluster.stop(Stop::Fast);
+    // It has the same file, its place beside it, and no lock in its way; it begins a new one.
+    let second = Options::new().conf("ledger.block_interval = 1h").start_on_copy_of(&backup);
+    let mut client = second.connect("postgres");
+    assert_diverged(&mut client, &path, "put back to an older state");
+    assert_restarts(&mut client, &path);
+    drop(client);
+    second.stop(Stop::Fast);
+    cluster.start_again();
+    let mut client = cluster.connect("postgres");
+    assert_diverged(&mut client, &path, "another copy of this database has written it");
+}
+
+#[test]
+fn a_file_of_another_ledger_is_refused() {
+    let (_cluster, mut client, path) = start_outside(Options::new());
+    let (_other, mut theirs) = start(Options::new());
+    record(&mut theirs);
+    let aside = path.with_extension("aside");
+    fs::rename(&path, &aside).unwrap();
+    copy(&file(&mut theirs), &path);
+    client.simple_query(RECORD).unwrap_err();
+    assert_diverged(&mut client, &path, "it belongs to ledger");
+    fs::rename(&aside, &path).unwrap();
+    wait_until("recording works again", PATIENCE, || client.simple_query(RECORD).is_ok());
+    assert_intact(&mut client);
+}
+
+#[test]
+fn a_file_that_is_merely_behind_is_caught_up_on_demand() {
+    let (_cluster, mut client, path) = start_outside(Options::new());
+    seal(&mut client);
+    let whole = fs::read(&path).unwrap();
+    let lines: Vec<&[u8]> = whole.split_inclusive(|byte| *byte == b'\n').collect();
+    for keep in [1, 3, 6, 8, lines.len() - 1] {
+        // Also torn in the middle of the next line.
+        let mut cut = lines[..keep].concat();
+        cut.extend_from_slice(&lines[keep][..lines[keep].len() / 2]);
+        fs::write(&path, &cut).unwrap();
+        client.simple_query(RECORD).unwrap_err();
+        assert_diverged(&mut client, &path, "bytes, and had at least");
+        client.simple_query("SELECT ledger.mirror_catch_up()").unwrap();
+        assert_intact(&mut client);
+        assert_eq!(ids_in_file(&path), ids_in_table(&mut client));
+        record(&mut client);
+        assert_intact(&mut client);
+        fs::write(&path, &whole).unwrap();
+        client.simple_query(RECORD).unwrap_err();
+        client.simple_query("SELECT ledger.mirror_catch_up()").unwrap();
+    }
+    // One that holds what the database does not is no such file.
+    edit_line(&path, 2);
+    client.simple_query(RECORD).unwrap_err();
+    let refused = error(&mut client, "SELECT ledger.mirror_catch_up()");
+    assert!(all_text(&refused).contains("does not agree with itself"), "{refused:?}");
+    assert_restarts(&mut client, &path);
+}
+
+#[test]
+fn an_older_copy_of_the_file_is_caught_up_with_whatever_state_file_stands_beside_it() {
+    let (cluster, mut client, path) = start_outside(Options::new());
+    seal(&mut client);
+    let state = path.with_extension("state");
+    let backup = [&path, &state].map(|file| fs::read(file).unwrap());
+    drop(client);
+    // Each start attaches the file anew.
+    cluster.stop(Stop::Fast);
+    cluster.start_again();
+    let mut client = cluster.connect("postgres");
+    record_many(&mut client, 3);
+    drop(client);
+    cluster.stop(Stop::Fast);
+    fs::write(&path, &backup[0]).unwrap();
+    fs::write(&state, &backup[1]).unwrap();
+    cluster.start_again();
+    let mut client = cluster.connect("postgres");
+    assert_diverged(&mut client, &path, "put back to an older state");
+    client.simple_query("SELECT ledger.mirror_catch_up()").unwrap();
+    record(&mut client);
+    seal(&mut client);
+    assert_intact(&mut client);
+    assert_eq!(ids_in_file(&path), ids_in_table(&mut client));
+}
+
+#[test]
+fn a_deleted_file_is_begun_anew_on_demand() {
+    let (_cluster, mut client, path) = start_outside(Options::new());
+    fs::remove_file(&path).unwrap();
+    client.simple_query(RECORD).unwrap_err();
+    assert_diverged(&mut client, &path, "No such file");
+    let refused = error(&mut client, "SELECT ledger.mirror_catch_up()");
+    assert!(all_text(&refused).contains("No such file"), "{refused:?}");
+    assert_restarts(&mut client, &path);
+}
+
+#[test]
+fn a_new_file_has_the_lines_of_prepared_transactions_too() {
+    let (_cluster, mut client, path) = start_outside(Options::new());
+    for name in ["kept", "dropped"] {
+        client.batch_execute(&format!("BEGIN; {RECORD}; PREPARE TRANSACTION '{name}'")).unwrap();
+    }
+    value(&mut client, "SELECT ledger.mirror_restart()");
+    assert_eq!(verdict(&mut client)["overall_valid"], true);
+    assert_eq!(ids_in_file(&path).len(), ids_in_table(&mut client).len() + 2);
+    client.batch_execute("COMMIT PREPARED 'kept'; ").unwrap();
+    client.batch_execute("ROLLBACK PREPARED 'dropped'").unwrap();
+    wait_until("the line is voided", PATIENCE, || of_type(&lines(&path), "void").len() == 1);
+    seal(&mut client);
+    assert_intact(&mut client);
+    assert_eq!(ids_in_file(&path), ids_in_table(&mut client));
+}
+
+#[test]
+fn mirror_restart_and_catch_up_are_the_admins_alone_and_have_a_transaction_of_their_own() {
+    let (_cluster, mut client, _) = start_outside(Options::new());
+    client.batch_execute("CREATE ROLE writer IN ROLE ledger_writer; CREATE ROLE admin IN ROLE ledger_admin").unwrap();
+    for function in ["mirror_restart", "mirror_catch_up"] {
+        client.batch_execute("SET ROLE writer").unwrap();
+        let refused = error(&mut client, &format!("SELECT ledger.{function}()"));
+        assert_eq!(*refused.code(), SqlState::INSUFFICIENT_PRIVILEGE);
+        client.batch_execute("SET ROLE admin").unwrap();
+        let refused = error(&mut client, &format!("BEGIN; {RECORD}; SELECT ledger.{function}()"));
+        assert_eq!(*refused.code(), SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, "{refused:?}");
+        client.batch_execute("ROLLBACK").unwrap();
+        client.simple_query(&format!("SELECT ledger.{function}()")).unwrap();
+    }
+    client.batch_execute("RESET ROLE").unwrap();
+    set(&mut client, "ledger.mirror_mode", "off");
+    assert!(all_text(&error(&mut client, "SELECT ledger.mirror_restart()")).contains("the mirror is off"));
+}
+
+#[test]
+fn a_database_made_from_a_template_gets_a_ledger_and_a_file_of_its_own() {
+    let (cluster, mut client, path) = start_outside(Options::new());
+    client.batch_execute("CREATE DATABASE other").unwrap();
+    let mut other = cluster.connect("other");
+    other.batch_execute("CREATE EXTENSION pg_notary").unwrap();
+    record_many(&mut other, 5);
+    seal(&mut other);
+    record_many(&mut other, 3);
+    let original = file(&mut other);
+    let before = (ids_in_table(&mut other), fs::read(&original).unwrap());
+    drop(other);
+    wait_until("nobody is connected", PATIENCE, || client.batch_execute("CREATE DATABASE copy TEMPLATE other").is_ok());
+    let mut copy = cluster.connect("copy");
+    wait_until("the copy records", PATIENCE, || copy.simple_query(RECORD).is_ok());
+    let (own, id) = (file(&mut copy), value(&mut copy, "SELECT ledger_id FROM ledger.log_state"));
+    assert!(own != original && own != path);
+    assert_eq!(lines(&own)[0]["ledger_id"], *id);
+    assert_eq!(lines(&own)[0]["database"], "copy");
+    seal(&mut copy);
+    assert_intact(&mut copy);
+    assert_eq!(ids_in_file(&own), ids_in_table(&mut copy));
+
+    let mut other = cluster.connect("other");
+    assert_ne!(value(&mut other, "SELECT ledger_id FROM ledger.log_state"), id);
+    assert_eq!((ids_in_table(&mut other), fs::read(&original).unwrap()), before);
+    wait_until("the original records", PATIENCE, || other.simple_query(RECORD).is_ok());
+    assert_intact(&mut other);
+}
+
+#[test]
+fn the_file_of_a_renamed_database_is_renamed_with_it() {
+    let (cluster, mut client, _) = start_outside(Options::new());
+    client.batch_execute("CREATE DATABASE before").unwrap();
+    let mut other = cluster.connect("before");
+    other.batch_execute("CREATE EXTENSION pg_notary").unwrap();
+    record_many(&mut other, 3);
+    let old = file(&mut other);
+    drop(other);
+    wait_until("nobody is connected", PATIENCE, || {
+        client.batch_execute("ALTER DATABASE before RENAME TO \"after\"").is_ok()
+    });
+    let mut other = cluster.connect("after");
+    wait_until("it records", PATIENCE, || other.simple_query(RECORD).is_ok());
+    let new = file(&mut other);
+    assert!(new.file_name().unwrap().to_str().unwrap().starts_with("after."));
+    assert!(!old.exists() && !old.with_extension("state").exists());
+    seal(&mut other);
+    assert_intact(&mut other);
+    assert_eq!(ids_in_file(&new), ids_in_table(&mut other));
+}
+
+#[test]
+fn a_writer_process_that_is_terminated_comes_back_and_loses_nothing() {
+    let (cluster, mut client, _) = start_outside(Options::new());
+    for _ in 0..3 {
+        let title = |pid: &u32| {
+            fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default().contains("pg_notary writer")
+        };
+        let mut writer = None;
+        wait_until("there is a writer", PATIENCE, || {
+            writer = children_of(cluster.postmaster()).into_iter().find(title);
+            writer.is_some()
+        });
+        send(writer.unwrap(), libc::SIGTERM);
+        record_many(&mut client, 3);
+    }
+    seal(&mut client);
+    assert_intact(&mut client);
+}

@@ -1,0 +1,295 @@
+//! The server fails at each place in the way of a commit, on purpose: it is killed there, the file fails there, or hangs as
+//! one on a dead mount does. What was acknowledged is there, what was not is gone, and everything goes on by itself.
+//!
+//! Needs an extension that was built with the feature `fault-injection`; see src/postgres/faults.rs for the places.
+#![cfg(feature = "cluster-tests")]
+
+mod common;
+
+use common::ledger::*;
+use common::{give_to_server, wait_until, Cluster, Options};
+use postgres::error::SqlState;
+use postgres::Client;
+use std::fs;
+use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Where a commit in mode sync comes by, and whether it counts once it has got there.
+const PLACES: [(&str, Fate); 7] = [
+    ("before_write", Fate::Lost),
+    ("mid_write", Fate::Lost),
+    ("before_sync", Fate::Lost),
+    ("after_sync", Fate::Lost),
+    ("before_commit", Fate::Lost),
+    ("after_commit", Fate::Kept),
+    ("before_block_line", Fate::Kept),
+];
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Fate {
+    Kept,
+    Lost,
+}
+
+fn fault_file(cluster: &Cluster) -> PathBuf {
+    cluster.data_dir().join("pg_notary.fault")
+}
+
+fn set_fault(cluster: &Cluster, fault: &str) {
+    let new = cluster.scratch_dir().join("fault");
+    fs::write(&new, fault).unwrap();
+    give_to_server(&new);
+    fs::rename(&new, fault_file(cluster)).unwrap();
+}
+
+fn clear_fault(cluster: &Cluster) {
+    fs::remove_file(fault_file(cluster)).ok();
+}
+
+fn start_small(mode: &str) -> (Cluster, Client) {
+    let options = Options::new().conf("ledger.block_interval = 1h").conf("ledger.block_size = 5");
+    start(options.conf(&format!("ledger.mirror_mode = {mode}")))
+}
+
+fn seal(client: &mut Client) {
+    wait_until("sealing works", PATIENCE, || client.simple_query("SELECT * FROM ledger.commit_block()").is_ok());
+    wait_until_sealed(client);
+}
+
+/// A new session, once the server takes one after a crash of one of its processes.
+fn reconnect(cluster: &Cluster) -> Client {
+    let mut client = None;
+    wait_until("the server is up again", PATIENCE, || {
+        client = cluster.try_connect("postgres").ok();
+        client.is_some()
+    });
+    client.unwrap()
+}
+
+/// The server is killed at the place while a transaction commits; whatever became of that one, all is whole afterwards.
+fn survives_kill_at(cluster: &Cluster, mut client: Client, place: &str, fate: Fate) -> Client {
+    // Two more fill a block, so that its line is written too.
+    record_many(&mut client, 3);
+    let restarts = || cluster.log().matches("all server processes terminated; reinitializing").count();
+    let (before, crashes) = (ids_in_table(&mut client), restarts());
+    set_fault(cluster, &format!("{place}:kill"));
+    let outcome = client.simple_query(&format!("{RECORD}; {RECORD}"));
+    wait_until("the fault happens", PATIENCE, || !fault_file(cluster).exists() && restarts() > crashes);
+    drop(client);
+
+    let mut client = reconnect(cluster);
+    wait_until("the ledger is open again", PATIENCE, || {
+        is_true(&mut client, "(SELECT state = 'attached' FROM ledger.mirror_status)")
+    });
+    let added = ids_in_table(&mut client).difference(&before).count();
+    assert!(before.is_subset(&ids_in_table(&mut client)), "{place}: lost what was acknowledged");
+    assert_eq!(added, if fate == Fate::Kept { 2 } else { 0 }, "{place}: {outcome:?}");
+    assert!(fate == Fate::Kept || outcome.is_err(), "{place}: acknowledged and lost");
+    seal(&mut client);
+    assert_intact(&mut client);
+    client
+}
+
+#[test]
+fn killed_at_any_place_of_a_commit_the_server_recovers_to_what_was_acknowledged() {
+    let (cluster, mut client) = start_small("sync");
+    for _ in 0..2 {
+        for (place, fate) in PLACES {
+            client = survives_kill_at(&cluster, client, place, fate);
+        }
+    }
+}
+
+#[test]
+fn killed_at_any_place_of_a_commit_in_mode_write_the_server_recovers_to_what_was_acknowledged() {
+    let (cluster, mut client) = start_small("write");
+    for (place, fate) in PLACES {
+        // The commit does not wait for the sync; the block's line does.
+        let fate = if matches!(place, "before_sync" | "after_sync") { Fate::Kept } else { fate };
+        client = survives_kill_at(&cluster, client, place, fate);
+    }
+}
+
+/// The file fails once, or as long as the fault is set; recording goes on by itself afterwards, and nothing is there twice.
+fn survives_error_at(mode: &str, place: &str, cause: &str) {
+    let (cluster, mut client) = start_small(mode);
+    record_many(&mut client, 3);
+    let before = ids_in_table(&mut client);
+    for action in ["error", "errors"] {
+        set_fault(&cluster, &format!("{place}:{action}"));
+        for _ in 0..if action == "errors" { 4 } else { 1 } {
+            let refused = error(&mut client, RECORD);
+            assert_eq!(*refused.code(), SqlState::IO_ERROR);
+            assert!(all_text(&refused).contains(cause), "{refused:?}");
+        }
+        clear_fault(&cluster);
+        assert_eq!(ids_in_table(&mut client), before, "half recorded");
+    }
+    wait_until("recording works again", PATIENCE, || client.simple_query(RECORD).is_ok());
+    seal(&mut client);
+    assert_intact(&mut client);
+    assert_eq!(ids_in_table(&mut client).len(), before.len() + 1);
+    let entries = of_type(&lines(&file(&mut client)), "entry").len();
+    assert_eq!(entries, before.len() + 1, "a line of what failed stayed in the file");
+    assert!(cluster.is_running() && !cluster.log().contains("terminated by signal"));
+}
+
+#[test]
+fn an_io_error_of_the_sync_fails_the_transaction_and_leaves_no_line() {
+    survives_error_at("sync", "sync", "could not sync mirror file");
+}
+
+#[test]
+fn an_io_error_of_the_write_fails_the_transaction_and_leaves_no_line() {
+    survives_error_at("sync", "write", "could not write to mirror file");
+    survives_error_at("write", "write", "could not write to mirror file");
+}
+
+#[test]
+fn a_write_that_fails_half_way_fails_the_transaction_and_leaves_no_line() {
+    let (cluster, mut client) = start_small("sync");
+    record_many(&mut client, 2);
+    set_fault(&cluster, "mid_write:error");
+    assert!(all_text(&error(&mut client, RECORD)).contains("could not write to mirror file"));
+    record_many(&mut client, 2);
+    seal(&mut client);
+    assert_intact(&mut client);
+    assert_eq!(of_type(&lines(&file(&mut client)), "entry").len(), 4);
+}
+
+#[test]
+fn in_mode_write_lines_that_a_failed_sync_has_lost_are_put_back_from_the_database() {
+    let (cluster, mut client) = start_small("write");
+    set_fault(&cluster, "sync:errors");
+    let ids: Vec<String> = (0..4).filter_map(|_| client.query(RECORD, &[]).ok().map(|rows| rows[0].get(0))).collect();
+    wait_for(&mut client, "(SELECT state = 'failed' AND problem LIKE '%could not sync%' FROM ledger.mirror_status)");
+    clear_fault(&cluster);
+    wait_until("recording works again", PATIENCE, || client.simple_query(RECORD).is_ok());
+    seal(&mut client);
+    assert!(ids.iter().all(|id| ids_in_file(&file(&mut client)).contains(id)));
+    assert_intact(&mut client);
+}
+
+// ---- a mount that hangs -------------------------------------------------------------------------------------------------
+
+/// A session that commits while the file hangs, and its pid.
+fn commit_in_background(cluster: &Cluster, before: &str) -> (thread::JoinHandle<Result<(), postgres::Error>>, i64) {
+    let mut session = cluster.connect("postgres");
+    session.batch_execute(before).unwrap();
+    let pid = number(&mut session, "SELECT pg_backend_pid()");
+    let statement = format!("/* waits */ {RECORD}");
+    (thread::spawn(move || session.simple_query(&statement).map(|_| ())), pid)
+}
+
+#[track_caller]
+fn wait_until_waiting(client: &mut Client, pid: i64) {
+    // Before Postgres 17 an extension cannot name its wait events.
+    let event = if common::pg_major() >= 17 { "PgNotaryMirrorSync" } else { "Extension" };
+    wait_for(
+        client,
+        &format!("(SELECT wait_event = '{event}' AND wait_event_type = 'Extension' AND state = 'active' FROM pg_stat_activity WHERE pid = {pid})"),
+    );
+}
+
+#[test]
+fn a_commit_that_waits_for_a_hanging_mount_is_visible_and_can_be_cancelled_and_is_voided() {
+    let (cluster, mut client) = start_small("sync");
+    record(&mut client);
+    set_fault(&cluster, "before_sync:hang");
+    let (cancelled, pid) = commit_in_background(&cluster, "");
+    wait_until_waiting(&mut client, pid);
+    let (timed_out, _) = commit_in_background(&cluster, "SET statement_timeout = '300ms'");
+    let (terminated, third) = commit_in_background(&cluster, "");
+    wait_until_waiting(&mut client, third);
+    let writer = "SELECT wait_event FROM pg_stat_activity WHERE backend_type = 'pg_notary writer'";
+    assert_ne!(value(&mut client, writer), "NULL", "the writer does not show what it waits for");
+
+    client.batch_execute(&format!("SELECT pg_cancel_backend({pid}), pg_terminate_backend({third})")).unwrap();
+    let ended: Vec<_> = [cancelled, timed_out, terminated]
+        .into_iter()
+        .map(|session| in_time("a commit that was cancelled", move || session.join().unwrap().unwrap_err()))
+        .collect();
+    let codes: Vec<_> = ended.iter().map(|error| error.code().cloned()).collect();
+    assert_eq!(codes[0], Some(SqlState::QUERY_CANCELED));
+    assert_eq!(codes[1], Some(SqlState::QUERY_CANCELED));
+    assert!(codes[2].is_none() || codes[2] == Some(SqlState::ADMIN_SHUTDOWN), "{codes:?}");
+    assert_eq!(number(&mut client, "SELECT count(*) FROM ledger.entries"), 1);
+
+    clear_fault(&cluster);
+    let path = file(&mut client);
+    wait_until("the lines are voided", PATIENCE, || {
+        of_type(&lines(&path), "void").iter().map(|void| void["entry_ids"].as_array().unwrap().len()).sum::<usize>()
+            == 3
+    });
+    record(&mut client);
+    seal(&mut client);
+    assert_intact(&mut client);
+}
+
+#[test]
+fn a_line_longer_than_the_buffer_that_is_cancelled_half_way_leaves_no_part_of_it() {
+    let (cluster, mut client) = start_small("sync");
+    record(&mut client);
+    for terminate in [false, true] {
+        set_fault(&cluster, "before_write:hang");
+        let mut session = cluster.connect("postgres");
+        let pid = number(&mut session, "SELECT pg_backend_pid()");
+        let long = "SELECT ledger.hash_and_record('long', '1', jsonb_build_object('pad', repeat('x', 3000000)))";
+        let ended = thread::spawn(move || session.simple_query(long).map(|_| ()));
+        let event = if common::pg_major() >= 17 { "PgNotaryMirrorWrite" } else { "Extension" };
+        wait_for(&mut client, &format!("(SELECT wait_event = '{event}' FROM pg_stat_activity WHERE pid = {pid})"));
+        let end = if terminate { "pg_terminate_backend" } else { "pg_cancel_backend" };
+        client.batch_execute(&format!("SELECT {end}({pid})")).unwrap();
+        in_time("the cancelled commit", move || ended.join().unwrap().unwrap_err());
+        clear_fault(&cluster);
+        // Whoever comes next is not held up by the half line.
+        record(&mut client);
+    }
+    client
+        .simple_query("SELECT ledger.hash_and_record('long', '1', jsonb_build_object('pad', repeat('y', 3000000)))")
+        .unwrap();
+    seal(&mut client);
+    assert_intact(&mut client);
+    assert_eq!(of_type(&lines(&file(&mut client)), "entry").len(), 4);
+}
+
+#[test]
+fn in_mode_async_nobody_waits_for_a_hanging_mount() {
+    let (cluster, mut client) = start_small("async");
+    record(&mut client);
+    wait_for(&mut client, "(SELECT lag_entries = 0 FROM ledger.mirror_status)");
+    set_fault(&cluster, "before_sync:hang");
+    let since = Instant::now();
+    for _ in 0..50 {
+        record(&mut client);
+    }
+    assert!(since.elapsed() < Duration::from_secs(20), "{:?}", since.elapsed());
+    wait_for(&mut client, "(SELECT lag_entries > 0 FROM ledger.mirror_status)");
+    clear_fault(&cluster);
+    wait_for(&mut client, "(SELECT lag_entries = 0 AND state = 'attached' FROM ledger.mirror_status)");
+    seal(&mut client);
+    wait_for(
+        &mut client,
+        "(SELECT last_block = (SELECT max(block_number) FROM ledger.blocks) FROM ledger.mirror_status)",
+    );
+    assert_intact(&mut client);
+}
+
+#[test]
+fn a_file_system_that_turns_read_only_fails_the_transaction_until_it_can_be_written_again() {
+    let (cluster, mut client) = start_small("sync");
+    record(&mut client);
+    let path = file(&mut client);
+    // The kernel turns one read-only that has errors, but lets nobody do so while a file is open for writing.
+    set_fault(&cluster, "write:read_only");
+    for _ in 0..3 {
+        let text = all_text(&error(&mut client, RECORD));
+        assert!(text.contains(path.to_str().unwrap()) && text.contains("Read-only file system"), "{text}");
+    }
+    clear_fault(&cluster);
+    wait_until("recording works again", PATIENCE, || client.simple_query(RECORD).is_ok());
+    seal(&mut client);
+    assert_intact(&mut client);
+    assert_eq!(of_type(&lines(&path), "entry").len(), 2);
+}

@@ -1,0 +1,229 @@
+//! The mirror modes: what each promises of the file, and that the file holds everything once, whatever the mode was when it
+//! was recorded.
+#![cfg(feature = "cluster-tests")]
+
+mod common;
+
+use common::ledger::*;
+use common::{wait_until, Options};
+use postgres::Client;
+use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+/// Switches the mode and waits until the worker has taken it up.
+#[track_caller]
+fn switch(client: &mut Client, mode: &str) {
+    set(client, "ledger.mirror_mode", mode);
+    let state = if mode == "off" { "off" } else { "attached" };
+    wait_for(client, &format!("(SELECT mode = '{mode}' AND state = '{state}' FROM ledger.mirror_status)"));
+}
+
+#[track_caller]
+fn wait_for_no_lag(client: &mut Client) {
+    wait_for(
+        client,
+        "(SELECT state = 'attached' AND lag_entries = 0 AND lag_bytes = 0 AND lag_age IS NULL FROM ledger.mirror_status)",
+    );
+}
+
+/// Everything is sealed, in the file, and in it once.
+#[track_caller]
+fn assert_complete(client: &mut Client) {
+    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
+    wait_until_sealed(client);
+    wait_for(client, "(SELECT last_block = (SELECT max(block_number) FROM ledger.blocks) FROM ledger.mirror_status)");
+    let path = file(client);
+    assert_eq!(ids_in_file(&path), ids_in_table(client));
+    assert_eq!(of_type(&lines(&path), "entry").len(), ids_in_table(client).len(), "an entry stands in the file twice");
+    assert_intact(client);
+}
+
+#[test]
+fn in_mode_write_a_commit_is_in_the_file_at_once_and_on_disk_within_a_second() {
+    let (_cluster, mut client) = start(Options::new().conf("ledger.mirror_mode = write"));
+    let first = record(&mut client);
+    wait_for_no_lag(&mut client);
+    let syncs = number(&mut client, "SELECT syncs FROM ledger.mirror_status");
+    let receipt = json(&mut client, "SELECT ledger.hash_and_record('test', '{}')");
+    assert_eq!(receipt["file_recorded"], true);
+    let ids = ids_in_file(&file(&mut client));
+    assert!(ids.contains(&first) && ids.contains(receipt["entry_id"].as_str().unwrap()), "{ids:?}");
+    // The commit did not wait for a sync; one follows by itself.
+    wait_for(&mut client, &format!("(SELECT syncs > {syncs} FROM ledger.mirror_status)"));
+    wait_for_no_lag(&mut client);
+    assert_complete(&mut client);
+}
+
+#[test]
+fn in_mode_write_a_crash_of_the_server_loses_nothing() {
+    let (cluster, mut client) = start(Options::new().conf("ledger.mirror_mode = write").conf("ledger.block_size = 7"));
+    let ids: Vec<String> = (0..50).map(|_| record(&mut client)).collect();
+    drop(client);
+    cluster.kill9_everything();
+    cluster.start_again();
+    let mut client = cluster.connect("postgres");
+    let in_file = ids_in_file(&file(&mut client));
+    assert!(ids.iter().all(|id| in_file.contains(id)));
+    assert_complete(&mut client);
+}
+
+#[test]
+fn in_mode_write_what_a_crash_of_the_machine_took_from_the_file_is_put_back() {
+    let (cluster, mut client) = start(Options::new().conf("ledger.mirror_mode = write"));
+    record_many(&mut client, 3);
+    wait_for_no_lag(&mut client);
+    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
+    wait_until_sealed(&mut client);
+    let path = file(&mut client);
+    wait_for(&mut client, "(SELECT bytes = (pg_stat_file(path)).size FROM ledger.mirror_status)");
+    let durable = fs::metadata(&path).unwrap().len();
+    let lost = record_many(&mut client, 2);
+    drop(client);
+    cluster.kill9_everything();
+    // What was written and not synced is gone; the database has all of it.
+    fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(durable + 20).unwrap();
+    cluster.start_again();
+    let mut client = cluster.connect("postgres");
+    wait_for_no_lag(&mut client);
+    let in_file = ids_in_file(&path);
+    assert!(lost.iter().all(|id| in_file.contains(id)));
+    assert_complete(&mut client);
+}
+
+#[test]
+fn in_mode_write_a_failure_to_write_still_fails_the_transaction() {
+    let (_cluster, mut client) = start(Options::new().conf("ledger.mirror_mode = write"));
+    record(&mut client);
+    let path = file(&mut client);
+    let aside = path.with_extension("aside");
+    fs::rename(&path, &aside).unwrap();
+    for _ in 0..3 {
+        assert!(all_text(&error(&mut client, RECORD)).contains("No such file"));
+    }
+    fs::rename(&aside, &path).unwrap();
+    wait_until("recording works again", PATIENCE, || client.simple_query(RECORD).is_ok());
+    assert_eq!(number(&mut client, "SELECT count(*) FROM ledger.entries"), 2);
+    assert_complete(&mut client);
+}
+
+#[test]
+fn in_mode_async_the_file_follows_and_nobody_waits_for_it() {
+    let (_cluster, mut client) =
+        start(Options::new().conf("ledger.mirror_mode = async").conf("ledger.block_size = 10"));
+    let receipt = json(&mut client, "SELECT ledger.hash_and_record('test', '{}')");
+    assert_eq!(receipt["file_recorded"], false);
+    record_many(&mut client, 95);
+    wait_for_no_lag(&mut client);
+    assert_complete(&mut client);
+
+    // The file is gone: recording and sealing go on, and the lag shows what it lacks.
+    let path = file(&mut client);
+    let aside = path.with_extension("aside");
+    fs::rename(&path, &aside).unwrap();
+    record_many(&mut client, 30);
+    wait_for(
+        &mut client,
+        "(SELECT state = 'failed' AND problem LIKE '%No such file%' AND lag_entries = 30 AND lag_bytes > 30 * 300 \
+          AND lag_age > '0' FROM ledger.mirror_status)",
+    );
+    wait_for(&mut client, "(SELECT entry_count >= 120 FROM ledger.chain_stats)");
+    fs::rename(&aside, &path).unwrap();
+    wait_for_no_lag(&mut client);
+    assert_complete(&mut client);
+}
+
+#[test]
+fn in_mode_async_a_crash_leaves_no_gap_in_the_file() {
+    let (cluster, mut client) = start(Options::new().conf("ledger.mirror_mode = async").conf("ledger.block_size = 7"));
+    for _ in 0..5 {
+        record_many(&mut client, 40);
+        drop(client);
+        cluster.kill9_everything();
+        cluster.start_again();
+        client = cluster.connect("postgres");
+        record_many(&mut client, 3);
+    }
+    wait_for_no_lag(&mut client);
+    assert_eq!(number(&mut client, "SELECT count(*) FROM ledger.entries"), 5 * 43);
+    assert_complete(&mut client);
+}
+
+#[test]
+fn switching_between_all_modes_under_load_leaves_every_line_once() {
+    let (cluster, mut client) = start(Options::new().conf("ledger.block_size = 20").conf("ledger.block_interval = 1s"));
+    client.batch_execute("CREATE TABLE acknowledged (id text)").unwrap();
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let writers: Vec<_> = (0..4)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut client = cluster.connect("postgres");
+                    let insert = format!("INSERT INTO acknowledged {RECORD}");
+                    while !stop.load(Ordering::Acquire) {
+                        client.simple_query(&insert).unwrap();
+                        client.simple_query(&format!("BEGIN; {RECORD}; ROLLBACK")).unwrap();
+                    }
+                })
+            })
+            .collect();
+        let modes = ["write", "async", "off", "async", "sync", "off", "write", "sync", "async", "write", "off", "sync"];
+        for mode in modes {
+            let goal = number(&mut client, "SELECT count(*) FROM acknowledged") + 60;
+            switch(&mut client, mode);
+            wait_for(&mut client, &format!("(SELECT count(*) > {goal} FROM acknowledged)"));
+        }
+        stop.store(true, Ordering::Release);
+        writers.into_iter().for_each(|writer| writer.join().unwrap());
+    });
+    assert_eq!(
+        number(&mut client, "SELECT count(*) FROM ledger.entries"),
+        number(&mut client, "SELECT count(*) FROM acknowledged")
+    );
+    assert_complete(&mut client);
+}
+
+#[test]
+fn a_transaction_that_began_without_the_file_is_in_it_after_the_switch() {
+    let (cluster, mut client) = start(Options::new().conf("ledger.mirror_mode = off"));
+    let mut other = cluster.connect("postgres");
+    other.batch_execute(&format!("BEGIN; {RECORD}")).unwrap();
+    switch(&mut client, "sync");
+    record(&mut client);
+    other.batch_execute("COMMIT").unwrap();
+    wait_until("its line is there", PATIENCE, || ids_in_file(&file(&mut client)).len() == 2);
+    assert_complete(&mut client);
+}
+
+#[test]
+fn recovery_reads_a_bounded_tail_also_under_load_and_with_an_open_prepared_transaction() {
+    let (cluster, mut client) = start(Options::new().conf("ledger.block_size = 10"));
+    client.batch_execute(&format!("BEGIN; {RECORD}; PREPARE TRANSACTION 'stays'")).unwrap();
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let mut client = cluster.connect("postgres");
+                while !stop.load(Ordering::Acquire) {
+                    client.simple_query(RECORD).unwrap();
+                }
+            });
+        }
+        // The tail is a small part of the file while nobody ever pauses, and stays so.
+        for bytes in [1 << 20, 2 << 20] {
+            wait_for(
+                &mut client,
+                &format!("(SELECT bytes > {bytes} AND recovery_bytes < bytes / 4 FROM ledger.mirror_status)"),
+            );
+        }
+        stop.store(true, Ordering::Release);
+    });
+    drop(client);
+    cluster.kill9_everything();
+    cluster.start_again();
+    let mut client = cluster.connect("postgres");
+    record(&mut client);
+    assert_eq!(number(&mut client, "SELECT prepared_transactions FROM ledger.mirror_status"), 1);
+    client.batch_execute("COMMIT PREPARED 'stays'").unwrap();
+    assert_complete(&mut client);
+}
