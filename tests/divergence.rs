@@ -192,6 +192,36 @@ fn a_file_of_another_ledger_is_refused() {
 }
 
 #[test]
+fn a_live_file_that_was_cut_behind_its_last_block_is_not_filled_again() {
+    let (_cluster, mut client, path) = start_outside(Options::new());
+    let whole = fs::read(&path).unwrap();
+    // The last pending entry's line, whole.
+    let cut = whole[..whole.len() - 1].iter().rposition(|byte| *byte == b'\n').unwrap() + 1;
+    fs::write(&path, &whole[..cut]).unwrap();
+    client.simple_query(RECORD).unwrap_err();
+    assert_diverged(&mut client, &path, &format!("it has {cut} bytes, and had at least {}", whole.len()));
+    client.batch_execute("SELECT ledger.mirror_catch_up()").unwrap();
+    assert!(fs::read(&path).unwrap().starts_with(&whole));
+    record(&mut client);
+    assert_intact(&mut client);
+}
+
+#[test]
+fn mirror_restart_leaves_the_file_of_another_server_alone() {
+    let (_cluster, mut client, path) = start_outside(Options::new());
+    // The other server's: it took the name while this one had no file there.
+    let content = fs::read(&path).unwrap();
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, &content).unwrap();
+    let other = fs::File::open(&path).unwrap();
+    other.lock().unwrap();
+    let refused = error(&mut client, "SELECT ledger.mirror_restart()");
+    assert!(all_text(&refused).contains("another server writes it"), "{refused:?}");
+    assert!(fs::read(&path).unwrap() == content);
+    assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 2, "the file and its state");
+}
+
+#[test]
 fn a_file_that_is_merely_behind_is_caught_up_on_demand() {
     let (_cluster, mut client, path) = start_outside(Options::new());
     seal(&mut client);

@@ -277,6 +277,77 @@ fn in_mode_async_nobody_waits_for_a_hanging_mount() {
 }
 
 #[test]
+fn in_mode_async_sealing_goes_on_while_the_mount_hangs() {
+    let (cluster, mut client) = start_small("async");
+    record(&mut client);
+    wait_for(&mut client, "(SELECT lag_entries = 0 FROM ledger.mirror_status)");
+    for place in ["before_sync", "before_write"] {
+        set_fault(&cluster, &format!("{place}:hang"));
+        for round in 1..=2 {
+            record_many(&mut client, 10);
+            wait_for(&mut client, "(SELECT pending_count < 5 FROM ledger.chain_stats)");
+            record(&mut client);
+            let mut other = cluster.connect("postgres");
+            let sealed = in_time("sealing by hand", move || {
+                other.batch_execute("SET statement_timeout = '25s'; SELECT * FROM ledger.commit_block()")
+            });
+            sealed.unwrap_or_else(|error| panic!("round {round}: {error:?}"));
+        }
+        wait_for(
+            &mut client,
+            "(SELECT state = 'failed' AND problem LIKE '%does not answer%' FROM ledger.mirror_status)",
+        );
+        clear_fault(&cluster);
+        wait_for(&mut client, "(SELECT lag_entries = 0 AND state = 'attached' FROM ledger.mirror_status)");
+        wait_for(
+            &mut client,
+            "(SELECT last_block = (SELECT max(block_number) FROM ledger.blocks) FROM ledger.mirror_status)",
+        );
+        assert_intact(&mut client);
+        assert_eq!(ids_in_file(&file(&mut client)), ids_in_table(&mut client));
+    }
+}
+
+#[test]
+fn the_mirror_can_be_switched_off_while_the_mount_hangs() {
+    let (cluster, mut client) = start_small("sync");
+    record(&mut client);
+    set_fault(&cluster, "before_sync:hang");
+    let (waits, pid) = commit_in_background(&cluster, "");
+    wait_until_waiting(&mut client, pid);
+    set(&mut client, "ledger.mirror_mode", "off");
+    let refused = in_time("the commit that waited", move || waits.join().unwrap().unwrap_err());
+    assert!(refused.as_db_error().is_some_and(|error| all_text(error).contains("does not answer")), "{refused:?}");
+    record(&mut client);
+    clear_fault(&cluster);
+    set(&mut client, "ledger.mirror_mode", "sync");
+    wait_for(&mut client, "(SELECT state = 'attached' FROM ledger.mirror_status)");
+    seal(&mut client);
+    assert_intact(&mut client);
+    assert_eq!(ids_in_file(&file(&mut client)), ids_in_table(&mut client));
+    assert_eq!(ids_in_table(&mut client).len(), 2);
+}
+
+#[test]
+fn a_file_that_cannot_be_written_is_named_until_it_can_be_again() {
+    let (cluster, mut client) = start_small("sync");
+    record(&mut client);
+    let problem = "SELECT problem FROM ledger.mirror_status";
+    for (place, what) in [("sync", "could not sync mirror file"), ("write", "could not write to mirror file")] {
+        set_fault(&cluster, &format!("{place}:errors"));
+        error(&mut client, RECORD);
+        error(&mut client, RECORD);
+        assert!(value(&mut client, problem).contains(what), "{}", value(&mut client, problem));
+        let logged = cluster.log().matches(&format!("pg_notary cannot record in a mirror file: {what}")).count();
+        assert_eq!(logged, 1, "once in the log");
+        clear_fault(&cluster);
+        wait_until("recording works again", PATIENCE, || client.simple_query(RECORD).is_ok());
+        wait_for(&mut client, "(SELECT problem IS NULL FROM ledger.mirror_status)");
+        assert!(cluster.log().contains("writes the mirror file of database"));
+    }
+}
+
+#[test]
 fn a_file_system_that_turns_read_only_fails_the_transaction_until_it_can_be_written_again() {
     let (cluster, mut client) = start_small("sync");
     record(&mut client);

@@ -41,6 +41,11 @@ impl Failure {
         unreachable!("an ERROR does not return")
     }
 
+    /// Reports this failure as a WARNING.
+    pub fn warn(self) {
+        self.report(PgLogLevel::WARNING);
+    }
+
     fn report(self, level: PgLogLevel) {
         let mut report = ErrorReport::new(self.code, self.message, "pg_notary");
         if let Some(detail) = self.detail {

@@ -473,9 +473,9 @@ fn after_commit() {
 
 /// Leaves the lines to the worker, which voids those that reached the file.
 fn after_abort() {
-    if append::has_unfinished_line() {
+    if append::is_under_way() {
         if let Ok(mirror) = database::mirror() {
-            mirror.abandon_line();
+            mirror.abandon();
         }
     }
     CURRENT.with_borrow_mut(|current| {

@@ -46,6 +46,7 @@ fn mirror_state() -> TableIterator<
     let fields = mirror.lock();
     let (attachment, cause, durable, end) = (fields.attachment, fields.cause, fields.durable, fields.end());
     let (last_block, syncs, was_attached) = (fields.last_block, fields.syncs, fields.was_attached);
+    let has_problem = attachment == Attachment::Failed || fields.is_troubled;
     drop(fields);
     let is_off = mode == MirrorMode::Off;
     let is_attached = matches!(attachment, Attachment::Attached | Attachment::Repairing) && !is_off;
@@ -55,7 +56,7 @@ fn mirror_state() -> TableIterator<
         mode.name().to_owned(),
         if is_off { Attachment::Off.name() } else { attachment.name() }.to_owned(),
         path,
-        (attachment == Attachment::Failed && !is_off).then(|| cause.get()),
+        (has_problem && !is_off).then(|| cause.get()),
         is_attached.then_some(durable as i64),
         is_attached.then_some(last_block),
         mirror.slot.undecided(),

@@ -21,8 +21,12 @@ const PIECE_BYTES: usize = RING_BYTES / 4;
 const DEADLINE: Duration = Duration::from_secs(30);
 /// How long the worker lets lines through that are on their way when it opens the file anew.
 const FINISH_DEADLINE: Duration = Duration::from_secs(5);
+/// How long the file may take nothing before the worker, where nobody waits for the file, does not either.
+const HANG_DEADLINE: Duration = Duration::from_secs(5);
 /// Sleepers look again this often, should a broadcast have been lost with the process that owed it.
 const SLEEP_MS: i64 = 1000;
+
+const SWITCHED_OFF: &str = "The mirror has been switched off.";
 
 /// A part of the file, as offsets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,14 +60,16 @@ struct UnfinishedLine {
     failures: u64,
 }
 
+// Not guards on the stack: a process that is told to end leaves without unwinding it.
 thread_local! {
-    /// Not a guard on the stack: a process that is told to end leaves without unwinding it.
     static UNFINISHED_LINE: Cell<Option<UnfinishedLine>> = const { Cell::new(None) };
+    /// This process is counted among those that append.
+    static IS_COUNTED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether this process has put a part of a line into the ring and not the rest.
-pub fn has_unfinished_line() -> bool {
-    UNFINISHED_LINE.get().is_some()
+/// Whether this process has begun to append and has not come to the end.
+pub fn is_under_way() -> bool {
+    IS_COUNTED.get()
 }
 
 /// The mirror of one database, as those use it who append.
@@ -94,12 +100,30 @@ impl Mirror {
             Some(at) => at,
             None => return Ok(false),
         };
+        let outcome = self.append_at(&mut at, lines, goal);
+        self.leave();
+        outcome.map(|()| true)
+    }
+
+    fn append_at(&self, at: &mut Position, lines: &mut LineBuffer, goal: Goal) -> Result<(), Failure> {
         let mut pieces = lines.pieces();
         while let Some(piece) = pieces.next() {
-            self.enqueue(piece, &mut at)?;
+            self.enqueue(piece, at)?;
         }
-        self.wait_until(&mut at, goal)?;
-        Ok(true)
+        self.wait_until(at, goal)
+    }
+
+    /// Is no longer counted among those that append. Cannot fail.
+    fn leave(&self) {
+        if IS_COUNTED.take() {
+            let mut fields = self.lock();
+            fields.appending = fields.appending.saturating_sub(1);
+            let is_awaited = fields.appending == 0 && fields.attachment == Attachment::Repairing;
+            drop(fields);
+            if is_awaited {
+                self.state().broadcast();
+            }
+        }
     }
 
     /// Appends lines that are the worker's own, or a sealer's, and waits until they are on disk.
@@ -203,9 +227,11 @@ impl Mirror {
         Ok(())
     }
 
-    /// Takes a long line that has not become whole out of the file again. Cannot fail: it runs when a transaction aborts,
-    /// also when its process is told to end and nothing else of it runs.
-    pub fn abandon_line(&self) {
+    /// Ends an append that has not come to its end, and takes a long line that has not become whole out of the file
+    /// again. Cannot fail: it runs when a transaction aborts, also when its process is told to end and nothing else of it
+    /// runs.
+    pub fn abandon(&self) {
+        self.leave();
         self.end_line(|fields, from| fields.cut_to = from);
         self.shared.writer.wake();
     }
@@ -237,13 +263,16 @@ impl Mirror {
             if fields.failures != at.failures {
                 return Err(self.failure(&fields.cause.get()));
             }
+            if at.is_begun && fields.attachment == Attachment::Off {
+                return Err(self.failure(SWITCHED_OFF));
+            }
             // The worker has begun to look at the file since, and lets nobody begin.
             if !at.is_begun && !self.may_append(&fields) {
                 drop(fields);
                 MirrorState::stop_sleeping();
                 match self.wait_until_attached()? {
                     Some(now) => *at = now,
-                    None => return Err(self.failure("The mirror has been switched off.")),
+                    None => return Err(self.failure(SWITCHED_OFF)),
                 }
                 continue;
             }
@@ -283,6 +312,9 @@ impl Mirror {
                         fields.promised = fields.promised.max(at.end);
                     }
                     return Ok(());
+                }
+                if fields.attachment == Attachment::Off {
+                    return Err(self.failure(SWITCHED_OFF));
                 }
                 if goal == Goal::Synced && fields.sync_wanted < at.end {
                     fields.sync_wanted = at.end;
@@ -329,15 +361,21 @@ impl Mirror {
         Ok(())
     }
 
-    /// Keeps the writer and everyone else from the file, and waits until the writer has let go of it. Whoever waits for
-    /// lines that are on their way gets them there first, if it does not take long.
-    pub fn silence(&self) {
+    /// Keeps the writer and everyone else from the file. Whoever appends comes to the end first, if it does not take long.
+    /// Fails if the writer does not let go of the file: its system call hangs.
+    pub fn silence(&self) -> Result<(), Failure> {
         self.let_finish();
-        self.lock().attachment = Attachment::Detached;
-        while self.lock().writing {
-            self.state().sleep(SLEEP_MS, wait_events::mirror_write());
+        let is_writing = {
+            let mut fields = self.lock();
+            if fields.attachment != Attachment::Failed {
+                fields.attachment = Attachment::Detached;
+            }
+            fields.writing
+        };
+        match is_writing {
+            true => Err(self.give_up()),
+            false => Ok(()),
         }
-        MirrorState::stop_sleeping();
     }
 
     fn let_finish(&self) {
@@ -351,15 +389,38 @@ impl Mirror {
         let deadline = Instant::now() + FINISH_DEADLINE;
         loop {
             {
-                let fields = self.lock();
-                let is_done = !fields.has_work() && fields.unfinished == 0;
+                let mut fields = self.lock();
+                let is_done = !fields.has_work() && !fields.writing && fields.appending == 0;
                 if is_done || fields.attachment != Attachment::Repairing || Instant::now() > deadline {
+                    // Under the same lock: nobody comes in between.
+                    fields.attachment = Attachment::Detached;
                     break;
                 }
             }
             self.state().sleep(100, wait_events::mirror_write());
         }
         MirrorState::stop_sleeping();
+    }
+
+    /// Goes on without a file that hangs. What the writer is at will count for nothing when it comes back, and the file is
+    /// read then.
+    fn give_up(&self) -> Failure {
+        let mut fields = self.lock();
+        let cause = format!(
+            "mirror file \"{}\" does not answer: nothing could be written to it for {} seconds",
+            fields.path.get(),
+            HANG_DEADLINE.as_secs()
+        );
+        if fields.attachment != Attachment::Failed {
+            let keep = fields.durable;
+            fields.identity.generation += 1;
+            fields.fail(&cause, keep);
+            fields.attachment = Attachment::Failed;
+        }
+        drop(fields);
+        self.state().broadcast();
+        Failure::new(PgSqlErrorCode::ERRCODE_IO_ERROR, cause)
+            .hint("The worker opens it again when it answers. If it is on a network mount, see to the mount.")
     }
 
     fn failure(&self, cause: &str) -> Failure {
@@ -378,7 +439,9 @@ impl Room {
     fn put(mut self, mirror: &Mirror, lines: &[u8], at: &mut Position) {
         let from = self.fields.end();
         at.end = from + lines.len() as u64;
-        at.is_begun = true;
+        if !std::mem::replace(&mut at.is_begun, true) && !IS_COUNTED.replace(true) {
+            self.fields.appending += 1;
+        }
         transaction::note_lines(FileRange { from, to: at.end });
         if self.fields.is_followed && !mirror.slot.worker.is_me() {
             self.fields.note_others(from, at.end);
@@ -392,21 +455,44 @@ impl Room {
 struct Patience {
     missing_since: Option<Instant>,
     statement_end: Option<i64>,
+    /// What the writer had done when it was last seen to do something.
+    progress: Option<(Instant, (u64, u64))>,
 }
 
 impl Patience {
     fn new() -> Self {
-        Patience { missing_since: None, statement_end: statement_end() }
+        Patience { missing_since: None, statement_end: statement_end(), progress: None }
     }
 
     /// For the writer.
     fn sleep(&mut self, mirror: &Mirror, event: u32) -> Result<(), Failure> {
+        if self.has_waited_in_vain(mirror) {
+            return Err(mirror.give_up());
+        }
         if mirror.shared.writer.pid() != 0 {
             self.missing_since = None;
         } else if self.missing_since.get_or_insert_with(Instant::now).elapsed() > DEADLINE {
             return Err(mirror.failure("The process pg_notary writer does not run; the server's log says why."));
         }
         self.sleep_for_anyone(mirror, event)
+    }
+
+    /// Where nobody waits for the file (mode async), the worker has to seal and does not wait without end.
+    fn has_waited_in_vain(&mut self, mirror: &Mirror) -> bool {
+        let (is_followed, done) = {
+            let fields = mirror.lock();
+            (fields.is_followed, (fields.tail, fields.durable))
+        };
+        if !is_followed || !mirror.slot.worker.is_me() {
+            return false;
+        }
+        match self.progress {
+            Some((since, before)) if before == done => since.elapsed() > HANG_DEADLINE,
+            _ => {
+                self.progress = Some((Instant::now(), done));
+                false
+            }
+        }
     }
 
     fn sleep_for_anyone(&mut self, mirror: &Mirror, event: u32) -> Result<(), Failure> {

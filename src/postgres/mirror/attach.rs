@@ -52,14 +52,17 @@ pub struct Attached {
 /// Opens, checks and repairs the file, and lets lines into it. The caller is the worker, in a transaction, and holds the
 /// sealing lock.
 pub fn attach(mirror: &Mirror, how: How) -> Result<Attached, Failure> {
-    mirror.silence();
-    let outcome = try_attach(mirror, how);
+    let outcome = mirror.silence().and_then(|()| try_attach(mirror, how));
     let mut fields = mirror.lock();
     fields.attempts += 1;
     if let Err(failure) = &outcome {
+        let is_known = fields.is_troubled || fields.attachment == Attachment::Failed;
+        if !is_known || !failure.text().contains(&fields.cause.get()) {
+            fields.cause.set(&failure.text());
+        }
         fields.attachment = Attachment::Failed;
-        fields.cause.set(&failure.text());
     }
+    fields.is_troubled = false;
     drop(fields);
     mirror.slot.mirror.broadcast();
     outcome
@@ -75,6 +78,13 @@ fn try_attach(mirror: &Mirror, how: How) -> Result<Attached, Failure> {
     let opened = open(&place, &remembered).map_err(|trouble| failure(&trouble))?;
     let tail = read(mirror, &opened, path, &remembered, how)?;
     let judged = tail::judge(path, &tail.open)?;
+    if !judged.uncommitted.is_empty() {
+        pgrx::log!(
+            "pg_notary voids {} lines of mirror file \"{}\": the database has no such entries",
+            judged.uncommitted.len(),
+            path.display()
+        );
+    }
     if how == How::CatchUp && !judged.uncommitted.is_empty() {
         check_only_behind(mirror, path, &remembered)?;
     }
@@ -142,8 +152,9 @@ fn read(mirror: &Mirror, file: &File, path: &Path, remembered: &Remembered, how:
     let metadata = file.metadata().map_err(|error| failure(&Trouble::passing("examine", path, error)))?;
     tail::check_header(file, path, remembered)?;
     let size = metadata.len();
-    if size < remembered.acknowledged && how == How::Usual {
-        let what = format!("it has {size} bytes, and had at least {}", remembered.acknowledged);
+    let had = remembered.acknowledged.max(durable_before(mirror, remembered));
+    if size < had && how == How::Usual {
+        let what = format!("it has {size} bytes, and had at least {had}");
         return Err(diverged(path, &what));
     }
     let state = State::read(path).filter(|state| state.ledger_id == remembered.ledger_id);
@@ -154,6 +165,18 @@ fn read(mirror: &Mirror, file: &File, path: &Path, remembered: &Remembered, how:
         return tail::read_whole(file, path, remembered, how == How::CatchUp);
     }
     tail::read(file, path, remembered)
+}
+
+/// How much of the file this server itself has had on disk. Lines of transactions that failed later count too: whoever cut
+/// those off has cut the file.
+fn durable_before(mirror: &Mirror, remembered: &Remembered) -> u64 {
+    let fields = mirror.lock();
+    let is_same = Some(fields.ownership.attachment) == remembered.attachment.map(|id| *id.as_bytes());
+    if is_same && fields.was_attached {
+        fields.durable
+    } else {
+        0
+    }
 }
 
 /// Where an administrator has the file caught up, it may be an older copy with the state file of that time. But with lines
@@ -172,9 +195,12 @@ fn check_state(mirror: &Mirror, state: &State, path: &Path, remembered: &Remembe
     // An attachment that the database does not know of yet: the server died before it was remembered.
     let died_between = state.previous == own && !state.is_remembered;
     if state.attachment != own && !died_between {
-        let what =
-            "another copy of this database has written it, or the database or the file was put back to an older state";
-        return Err(diverged(path, what));
+        let what = format!(
+            "by its state file \"{}\" another copy of this database has written it, or the database, the file or the \
+             state file was put back to an older state",
+            state_file::path_of(path).display()
+        );
+        return Err(diverged(path, &what));
     }
     let was_attached = mirror.lock().was_attached;
     let missing = || state.missing_wal(mirror.shared.recovered_to(), &remembered::data_directory());
@@ -195,6 +221,7 @@ fn must_read_all(mirror: &Mirror, metadata: &Metadata, path: &Path, state: Optio
         (fields.suspect, is_same && fields.stamp == file::stamp_of(metadata))
     };
     if suspect {
+        pgrx::log!("pg_notary reads all of mirror file \"{}\": another program has changed it", path.display());
         return true;
     }
     if is_as_left || state.is_some_and(|state| state.is_unchanged(metadata)) {
@@ -242,7 +269,7 @@ fn take_over(
     fields.fail("The mirror file was opened again.", metadata.len());
     fields.failures += 1;
     (fields.head, fields.tail, fields.shift, fields.durable) = (0, 0, metadata.len(), metadata.len());
-    (fields.sync_wanted, fields.promised, fields.suspect) = (0, 0, false);
+    (fields.sync_wanted, fields.promised, fields.suspect, fields.is_troubled) = (0, 0, false, false);
     fields.stamp = file::stamp_of(&metadata);
     fields.last_block = tail.last_block;
     fields.was_attached = true;
@@ -266,7 +293,7 @@ pub fn note_remembered(mirror: &Mirror) {
 /// Puts the file aside under another name, and forgets it; the next attachment begins a new one. Returns the new name of
 /// the old one, if there was one. The caller is the worker, in a transaction, and holds the sealing lock.
 pub fn set_aside(mirror: &Mirror) -> Result<Option<PathBuf>, Failure> {
-    mirror.silence();
+    mirror.silence()?;
     let remembered = Remembered::read();
     let place = remembered::configured_place(remembered.ledger_id);
     let kept = rename_aside(&place).map_err(|trouble| failure(&trouble))?;
@@ -285,6 +312,9 @@ fn rename_aside(place: &Place) -> Result<Option<PathBuf>, Trouble> {
     if std::fs::symlink_metadata(&place.path).is_err() {
         return Ok(None);
     }
+    // The file of another server that uses the same directory is not ours to rename. What cannot be opened nobody writes.
+    let opened = File::open(&place.path).ok();
+    opened.as_ref().map_or(Ok(()), |file| file::lock(file, &place.path))?;
     // 2026-11-24T03:15:25.123456Z: to the microsecond, and sorted by age.
     let now: String = tables::now().to_string().chars().filter(|c| c.is_ascii_alphanumeric()).collect();
     let kept = PathBuf::from(format!("{}.{now}", place.path.display()));

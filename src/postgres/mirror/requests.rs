@@ -43,7 +43,7 @@ fn ask(request: Request, function: &std::ffi::CStr) -> Result<String, Failure> {
         fields.request = request;
         fields.requests_done
     };
-    wait_for_answer(&mirror, done_before)
+    wait_for_answer(&mirror, request, done_before)
 }
 
 fn check_may_ask() -> Result<(), Failure> {
@@ -62,22 +62,29 @@ fn check_may_ask() -> Result<(), Failure> {
     Ok(())
 }
 
-fn wait_for_answer(mirror: &Mirror, done_before: u64) -> Result<String, Failure> {
+fn failed(request: Request, cause: String) -> Failure {
+    let (message, hint) = match request {
+        Request::Restart => (
+            "the mirror file could not be begun anew",
+            "The old file stands where it was, or beside it with the time behind its name. View ledger.mirror_status shows the state now.",
+        ),
+        _ => (
+            "the mirror file could not be caught up",
+            "Where the file does not agree with the database, put back the one that is wrong, or keep the file for evidence and begin a new one with ledger.mirror_restart().",
+        ),
+    };
+    Failure::new(PgSqlErrorCode::ERRCODE_IO_ERROR, message).detail(cause).hint(hint)
+}
+
+fn wait_for_answer(mirror: &Mirror, request: Request, done_before: u64) -> Result<String, Failure> {
     let mut missing_since = None;
     loop {
         {
             let fields = mirror.lock();
             if fields.requests_done > done_before {
                 MirrorState::stop_sleeping();
-                let (text, failed) = (fields.request_answer.get(), fields.request_failed);
-                return match failed {
-                    false => Ok(text),
-                    true => {
-                        Err(Failure::new(PgSqlErrorCode::ERRCODE_IO_ERROR, "the mirror file could not be repaired")
-                            .detail(text)
-                            .hint("Nothing was lost: the file is as it was, or stands beside under another name."))
-                    }
-                };
+                let (text, is_refused) = (fields.request_answer.get(), fields.request_failed);
+                return if is_refused { Err(failed(request, text)) } else { Ok(text) };
             }
         }
         if mirror.slot.worker.pid() != 0 {

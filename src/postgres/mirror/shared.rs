@@ -131,6 +131,10 @@ pub struct MirrorFields {
     pub suspect: bool,
     /// The writer is at the file.
     pub writing: bool,
+    /// Processes that have put lines into the ring and wait for more room or for the file.
+    pub appending: u32,
+    /// The last sync, or the write before it, has failed and none has gone well since; the cause says why.
+    pub is_troubled: bool,
     /// Where a line begins that is on its way through the ring piece by piece; nobody else may put lines there. 0: none.
     pub unfinished: u64,
     /// Where the last such line stands, also once it is whole in the ring: a part of it alone must not stay in the file.
@@ -334,6 +338,7 @@ impl MirrorState {
         (fields.head, fields.tail, fields.shift, fields.durable, fields.promised) = (0, 0, 0, 0, 0);
         (fields.void_from, fields.void_to, fields.last_block) = (0, 0, 0);
         (fields.request, fields.suspect, fields.ownership) = (Request::None, false, Ownership::default());
+        (fields.appending, fields.is_troubled) = (0, false);
         fields.prepared.iter_mut().for_each(|lines| lines.xid = 0);
     }
 

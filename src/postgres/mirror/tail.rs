@@ -105,7 +105,12 @@ fn take_line(path: &Path, text: &[u8], at: u64, open: &mut HashMap<Uuid, OpenLin
             return Ok(Some(block.header.block_number));
         }
         Ok(Record::Ledger(_)) => return Err(diverged(path, &format!("a second header stands at byte {at}"))),
-        Err(error) => return Err(diverged(path, &format!("the line at byte {at} is none of ours: {error}"))),
+        Err(error) => {
+            return Err(diverged(
+                path,
+                &format!("the line that begins at byte {at} is none of ours: {error} of that line"),
+            ))
+        }
     }
     Ok(None)
 }

@@ -165,6 +165,10 @@ impl OpenFiles {
             let fields = slot.mirror.lock(shared, slot);
             (fields.identity, fields.path, fields.durable)
         };
+        if identity.generation != round.generation {
+            // The worker has given the file up meanwhile; what comes of this round counts for nothing.
+            return Err(Failed::keeping(durable)(Trouble::lasting("The mirror file was opened again.".to_owned())));
+        }
         let known = self.0.get(&slot.database()).map(|open| open.identity.generation);
         if known != Some(identity.generation) {
             let opened = OpenFile::open(identity, PathBuf::from(path.get()));
@@ -218,23 +222,35 @@ fn begin_round(shared: &Shared, slot: &DatabaseSlot, sync_due: bool) -> Option<R
 /// Lets everyone who waits know how the round has ended.
 fn end_round(shared: &Shared, slot: &DatabaseSlot, round: Round, outcome: Result<Done, Failed>) {
     let mut call_worker = false;
+    let mut said = None;
     {
         let mut fields = slot.mirror.lock(shared, slot);
         fields.writing = false;
         match outcome {
-            // The ledger was dropped meanwhile, and perhaps there is another in its place.
-            _ if fields.identity.generation != round.generation => {}
-            Ok(done) => note_done(&mut fields, round, &done),
-            Err(failed) => call_worker = note_failed(&mut fields, &failed),
+            // The ledger was dropped meanwhile, and perhaps there is another in its place; or the worker has not waited
+            // for a file that hangs, and can open it again now.
+            _ if fields.identity.generation != round.generation => call_worker = true,
+            Ok(done) => said = note_done(&mut fields, round, &done).then_some(None),
+            Err(failed) => {
+                let is_new = !fields.is_troubled || fields.cause.get() != failed.trouble.cause;
+                call_worker = note_failed(&mut fields, &failed);
+                said = is_new.then_some(Some(failed.trouble.cause));
+            }
         }
     }
     slot.mirror.broadcast();
+    match said {
+        Some(Some(cause)) => pgrx::log!("pg_notary cannot record in a mirror file: {cause}"),
+        Some(None) => pgrx::log!("pg_notary writes the mirror file of database {} again", slot.database().to_u32()),
+        None => {}
+    }
     if call_worker {
         slot.worker.wake();
     }
 }
 
-fn note_done(fields: &mut MirrorFields, round: Round, done: &Done) {
+/// Returns whether this ends a time of trouble.
+fn note_done(fields: &mut MirrorFields, round: Round, done: &Done) -> bool {
     fields.stamp = done.stamp;
     if round.cut_to != 0 {
         // Nobody but whoever left the line unfinished could put anything behind it.
@@ -244,13 +260,15 @@ fn note_done(fields: &mut MirrorFields, round: Round, done: &Done) {
         fields.sync_wanted = fields.sync_wanted.min(round.cut_to);
         (fields.cut_to, fields.unfinished) = (0, 0);
         (fields.long_line_from, fields.long_line_to) = (0, 0);
-        return;
+        return false;
     }
     fields.tail = round.head;
-    if round.sync {
-        fields.durable = fields.durable.max(done.durable);
-        fields.syncs += 1;
+    if !round.sync {
+        return false;
     }
+    fields.durable = fields.durable.max(done.durable);
+    fields.syncs += 1;
+    std::mem::take(&mut fields.is_troubled)
 }
 
 /// Returns whether the worker is to look at the file.
@@ -260,6 +278,7 @@ fn note_failed(fields: &mut MirrorFields, failed: &Failed) -> bool {
     fields.suspect |= failed.trouble.suspect;
     fields.stamp = failed.stamp.unwrap_or(fields.stamp);
     fields.fail(&failed.trouble.cause, failed.keep);
+    fields.is_troubled = !reattach;
     if reattach {
         fields.attachment = Attachment::Failed;
     }

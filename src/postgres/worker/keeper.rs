@@ -80,7 +80,8 @@ impl Keeper {
         }
         // While the file is still there. Whatever is left is found when it is attached again.
         let voided = self.void_aborted();
-        self.mirror.silence();
+        // Also a file that hangs is let go.
+        let _ = self.mirror.silence();
         self.mirror.lock().attachment = Attachment::Off;
         self.slot().mirror.broadcast();
         self.attached = None;

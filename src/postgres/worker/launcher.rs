@@ -1,8 +1,9 @@
 //! The launcher: finds the databases that have a ledger and sees that each has a worker.
 
+use crate::postgres::errors::Failure;
 use crate::postgres::shared::{shared, DatabaseSlot, Shared, WorkerState};
 use pgrx::bgworkers::{BackgroundWorkerBuilder, BackgroundWorkerStatus, BgWorkerStartTime, DynamicBackgroundWorker};
-use pgrx::{pg_guard, pg_sys, IntoDatum};
+use pgrx::{pg_guard, pg_sys, IntoDatum, PgSqlErrorCode};
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -157,12 +158,13 @@ impl Launcher {
 
     fn complain(&mut self) {
         if !std::mem::replace(&mut self.complained, true) {
-            pgrx::ereport!(
-                WARNING,
-                pgrx::PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+            Failure::new(
+                PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
                 "could not register a pg_notary worker: out of background worker slots",
-                "Raise max_worker_processes; pg_notary needs one process and one for each database with a ledger. It tries again."
-            );
+            )
+            .detail("pg_notary needs two processes, and one more for each database with a ledger.")
+            .hint("Raise max_worker_processes and restart the server; until then nothing is sealed there, and nothing recorded where there is to be a mirror file.")
+            .warn();
         }
     }
 
