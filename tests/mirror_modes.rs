@@ -155,11 +155,15 @@ fn switching_between_all_modes_under_load_leaves_every_line_once() {
     client.batch_execute("CREATE TABLE acknowledged (id text)").unwrap();
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
-        let writers: Vec<_> = (0..4)
-            .map(|_| {
-                scope.spawn(|| {
+        // The last one's transactions do not fit into the buffer.
+        let stop = &stop;
+        let cluster = &cluster;
+        let writers: Vec<_> = [1, 1, 1, 1500]
+            .into_iter()
+            .map(|entries| {
+                scope.spawn(move || {
                     let mut client = cluster.connect("postgres");
-                    let insert = format!("INSERT INTO acknowledged {RECORD}");
+                    let insert = format!("INSERT INTO acknowledged {RECORD} FROM generate_series(1, {entries})");
                     while !stop.load(Ordering::Acquire) {
                         client.simple_query(&insert).unwrap();
                         client.simple_query(&format!("BEGIN; {RECORD}; ROLLBACK")).unwrap();

@@ -8,6 +8,7 @@ use super::lines::LineBuffer;
 use super::prepared;
 use super::shared::{Attachment, LockedMirror, MirrorState, RING_BYTES};
 use crate::postgres::errors::Failure;
+use crate::postgres::settings::{self, MirrorMode};
 use crate::postgres::shared::{DatabaseSlot, Shared};
 use crate::postgres::transaction;
 use crate::postgres::wait_events;
@@ -147,7 +148,7 @@ impl Mirror {
         loop {
             let (attachment, ended, cause) = {
                 let fields = self.lock();
-                if fields.attachment == Attachment::Off {
+                if fields.attachment == Attachment::Off && !worker_is_to_attach(&fields) {
                     return Ok(None);
                 }
                 if self.may_append(&fields) {
@@ -428,6 +429,13 @@ impl Mirror {
             .detail(cause)
             .hint("Nothing of this transaction was recorded. Repair the cause, then try again; view ledger.mirror_status shows the state of the file.")
     }
+}
+
+/// Whether the mode has been changed from off, and the worker has not come to read it yet: its look at the settings is older
+/// than this process's.
+fn worker_is_to_attach(fields: &LockedMirror<'_>) -> bool {
+    // SAFETY: a plain global of this process.
+    settings::mirror_mode() != MirrorMode::Off && fields.off_as_of < unsafe { pg_sys::PgReloadTime }
 }
 
 /// The lock, held while there is room in the ring.

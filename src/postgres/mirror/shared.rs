@@ -131,6 +131,8 @@ pub struct MirrorFields {
     pub suspect: bool,
     /// The writer is at the file.
     pub writing: bool,
+    /// When the settings were read by which there is to be no file.
+    pub off_as_of: pg_sys::TimestampTz,
     /// Processes that have put lines into the ring and wait for more room or for the file.
     pub appending: u32,
     /// The last sync, or the write before it, has failed and none has gone well since; the cause says why.

@@ -6,6 +6,8 @@ use crate::postgres::errors::or_raise;
 use crate::postgres::mirror::append::Mirror;
 use crate::postgres::mirror::prepared;
 use crate::postgres::mirror::remembered::Remembered;
+use crate::postgres::mirror::requests;
+use crate::postgres::mirror::shared::Request;
 use crate::postgres::settings::{self, MirrorMode};
 use crate::postgres::shared::{shared, DatabaseSlot, PendingCount, Shared, WorkerState};
 use crate::postgres::tables;
@@ -23,6 +25,8 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
 const SHORTEST_RETRY: Duration = Duration::from_millis(100);
 /// How soon entries are counted again whose commit was under way while they were counted.
 const RECOUNT_INTERVAL: Duration = Duration::from_millis(500);
+/// How long the file is left behind in mode async while there is something to seal.
+const LONGEST_SEALING: Duration = Duration::from_secs(1);
 /// Where the last scan of the pending table ended, new rows come; those of slower sessions some pages before.
 const RESUME_MARGIN_PAGES: u32 = 64;
 
@@ -311,10 +315,14 @@ impl Worker {
         if !self.has_something_to_seal() {
             return Ok(());
         }
+        let since = Instant::now();
         let mut page = if self.must_recount() || self.is_due() { 0 } else { self.resume_page };
         loop {
             // A backlog takes many batches, and whoever uses an id again waits for the void line.
             self.keeper.void_aborted()?;
+            if self.is_called_away() || (self.keeper.is_async() && since.elapsed() > LONGEST_SEALING) {
+                return Ok(());
+            }
             let looked_at = tables::now().micros();
             let (batch, count) = self.seal_batch(page)?;
             self.note_left(&batch);
@@ -340,6 +348,23 @@ impl Worker {
                 return Ok(());
             }
         }
+    }
+
+    /// Between batches, which may never end while entries come faster than they are sealed: obeys signals, reads the
+    /// settings, and tells whether there is something else to be done first.
+    fn is_called_away(&mut self) -> bool {
+        let mode = settings::mirror_mode();
+        super::sleep(Some(0));
+        // What woke this process is looked at after the last batch at the latest.
+        self.look_again = true;
+        let slot = self.slot();
+        let must_catch_up = matches!(mode, MirrorMode::Sync | MirrorMode::Write) && slot.is_behind();
+        must_catch_up
+            || mode != settings::mirror_mode()
+            || slot.worker_state() == WorkerState::Paused
+            || slot.check_extension.load(Ordering::Acquire)
+            || slot.prepared_decided.load(Ordering::SeqCst)
+            || requests::pending(&self.mirror) != Request::None
     }
 
     /// Notes entries that came while a batch was sealed. Their writers may have woken nobody: to them it looked as if

@@ -75,7 +75,7 @@ impl Keeper {
         if requests::pending(&self.mirror) != Request::None {
             requests::answer(&self.mirror, &Err("The mirror is off.".to_owned()));
         }
-        if self.mirror.lock().attachment == Attachment::Off {
+        if self.is_off() {
             return Ok(());
         }
         // While the file is still there. Whatever is left is found when it is attached again.
@@ -83,9 +83,18 @@ impl Keeper {
         // Also a file that hangs is let go.
         let _ = self.mirror.silence();
         self.mirror.lock().attachment = Attachment::Off;
+        self.is_off();
         self.slot().mirror.broadcast();
         self.attached = None;
         voided
+    }
+
+    /// Whether the file is let go; if it is, then by the settings as they are now.
+    fn is_off(&self) -> bool {
+        let mut fields = self.mirror.lock();
+        // SAFETY: a plain global of this process.
+        fields.off_as_of = unsafe { pg_sys::PgReloadTime };
+        fields.attachment == Attachment::Off
     }
 
     fn attach(&mut self, how: How) -> Result<(), String> {
