@@ -22,6 +22,14 @@ GRANT EXECUTE ON FUNCTION ledger.verify_signature(text, text, text), ledger.veri
     ledger.verify_chain(bigint, bigint), ledger.verify_file_integrity(text), ledger.find_tampering(),
     ledger.mirror_state(), ledger.worker_state(), ledger.verification_progress() TO ledger_auditor;
 
+-- They ask for themselves who may: the owner of the table, its readers.
+GRANT EXECUTE ON FUNCTION ledger.track(regclass, boolean, boolean, text[], text[]), ledger.untrack(regclass),
+    ledger.verify_table(regclass), ledger.verify_row(regclass, jsonb), ledger.history(regclass, jsonb),
+    ledger.verified(anyelement) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION ledger.verify_all() TO ledger_auditor;
+GRANT SELECT ON ledger.tracked_tables, ledger.row_versions, ledger.table_shapes, ledger.baselines TO ledger_auditor;
+GRANT SELECT ON ledger.tracked_tables TO pg_monitor;
+
 GRANT SELECT ON ledger.lines TO ledger_auditor;
 -- pg_read_all_data may read the view.
 GRANT EXECUTE ON FUNCTION ledger.header_line(ledger.log_state), ledger.entry_line(ledger.entries),
@@ -54,6 +62,13 @@ COMMENT ON FUNCTION ledger.verify_entry(uuid, jsonb) IS 'whether the entry recor
 COMMENT ON FUNCTION ledger.verify_chain(bigint, bigint) IS 'verifies the tables and the mirror file, and compares them';
 COMMENT ON FUNCTION ledger.verify_file_integrity(text) IS 'verifies the mirror file, or the ledger file at a path on the server';
 COMMENT ON FUNCTION ledger.find_tampering() IS 'one row for each problem that a full verification finds';
+COMMENT ON FUNCTION ledger.track(regclass, boolean, boolean, text[], text[]) IS 'has every change of the table''s rows recorded from now on; returns the table''s id in the ledger';
+COMMENT ON FUNCTION ledger.untrack(regclass) IS 'ends the recording of the table''s rows; what was recorded stays';
+COMMENT ON FUNCTION ledger.verify_table(regclass) IS 'one row for each row of the table that is not what was recorded';
+COMMENT ON FUNCTION ledger.verify_row(regclass, jsonb) IS 'whether one row is what was recorded';
+COMMENT ON FUNCTION ledger.history(regclass, jsonb) IS 'what was recorded of one row, the oldest first';
+COMMENT ON FUNCTION ledger.verified(anyelement) IS 'gives back a row of a tracked table if it is what was recorded, and refuses it otherwise';
+COMMENT ON FUNCTION ledger.verify_all() IS 'verifies the chain, the mirror file and every tracked table';
 COMMENT ON FUNCTION ledger.mirror_catch_up() IS 'appends what a mirror file lacks that is merely behind, however far; returns how long it is then';
 COMMENT ON FUNCTION ledger.mirror_restart() IS 'begins a new mirror file with all the database has; returns the name under which the old one is kept';
 COMMENT ON FUNCTION ledger.mirror_state() IS 'behind the view ledger.mirror_status';

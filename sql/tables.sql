@@ -56,6 +56,41 @@ INSERT INTO ledger.log_state
 SELECT pg_catalog.gen_random_uuid(), pg_catalog.clock_timestamp(), '', 0, 0, 0, 0, d.oid, NULL, '{}'
 FROM pg_catalog.pg_database AS d WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database();
 
+-- Which sealed entries are about a row of a tracked table, in the order in which the row was changed.
+CREATE TABLE ledger.row_versions (
+    row_id UUID NOT NULL,
+    created_at TIMESTAMPTZ NOT NULL,
+    leaf_index BIGINT NOT NULL,
+    block_number BIGINT NOT NULL,
+    PRIMARY KEY (row_id, created_at, leaf_index)
+) USING heap;
+
+-- Not unique: two transactions that are the first to see a new shape both record it, and neither waits for the other.
+CREATE TABLE ledger.table_shapes (
+    shape UUID NOT NULL,
+    definition JSONB NOT NULL
+) USING heap;
+CREATE INDEX table_shapes_shape ON ledger.table_shapes (shape);
+
+-- Rows of tracked tables that the worker has still to record.
+CREATE TABLE ledger.baselines (
+    table_id TEXT NOT NULL,
+    relation OID NOT NULL,
+    horizon BIGINT NOT NULL,
+    tracked_by BIGINT NOT NULL,
+    tracked_at TIMESTAMPTZ NOT NULL,
+    next_page BIGINT NOT NULL,
+    page_count BIGINT NOT NULL,
+    row_count BIGINT NOT NULL,
+    file_node OID NOT NULL,
+    PRIMARY KEY (table_id, relation)
+) USING heap;
+
+COMMENT ON TABLE ledger.row_versions IS 'which sealed entries are about a row of a tracked table';
+COMMENT ON TABLE ledger.table_shapes IS 'the columns that entries about rows cover';
+COMMENT ON TABLE ledger.baselines IS 'tables whose rows from before they were tracked are still being recorded';
+COMMENT ON COLUMN ledger.row_versions.row_id IS 'the first 16 bytes of SHA-256 over the table_id, a zero byte and the key, canonical JSON';
+COMMENT ON COLUMN ledger.baselines.horizon IS 'row versions of transactions before this one have no entries yet';
 COMMENT ON TABLE ledger.blocks IS 'hash-chained blocks; sealing alone writes here';
 COMMENT ON TABLE ledger.entries IS 'all recorded entries; block_number is null until sealing has put them in a block';
 COMMENT ON TABLE ledger.entries_pending IS 'entries that wait for their block';

@@ -20,7 +20,7 @@ FROM ledger.worker_state() AS w LEFT JOIN pg_catalog.pg_database AS d ON d.oid =
 
 CREATE VIEW ledger.progress AS
 SELECT p.pid, d.datname AS database, p.phase, p.started_at, p.blocks_done, p.blocks_total, p.entries_done,
-       p.bytes_done, p.bytes_total
+       p.bytes_done, p.bytes_total, p.rows_done
 FROM ledger.verification_progress() AS p LEFT JOIN pg_catalog.pg_database AS d ON d.oid = p.database;
 
 COMMENT ON VIEW ledger.chain_stats IS 'how many blocks and entries there are, what is pending, and the head of the chain';

@@ -8,6 +8,7 @@
 //! | [`log_tree`] | the RFC 6962 tree over all sealed entries, and its proofs |
 //! | [`record`] | the lines of a ledger file: header, entry, block, void |
 //! | [`block`] | how a block is made and hashed |
+//! | [`row_change`] | what an entry says about a row of a tracked table |
 //! | [`verifier`] | streaming verification of tables and files |
 #![forbid(unsafe_code)]
 
@@ -16,6 +17,7 @@ pub mod canonical_json;
 pub mod log_tree;
 pub mod merkle;
 pub mod record;
+pub mod row_change;
 pub mod signature;
 pub mod verifier;
 

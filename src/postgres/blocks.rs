@@ -11,10 +11,12 @@ use super::mirror::remembered::{self, Settled};
 use super::partitions::{self, SealedPartition};
 use super::settings;
 use super::tables::{self, entry_column, BulkInsert, LatestSnapshot, Table, TableScan};
+use super::tracking::versions::NewVersions;
 use super::transaction;
 use crate::ledger::block::{self, BlockHeader};
 use crate::ledger::log_tree::{self, LogTree, STORED_LEVEL};
 use crate::ledger::record::Timestamp;
+use crate::ledger::row_change;
 use crate::ledger::{parse_hash, Hash};
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
@@ -53,6 +55,8 @@ struct Candidate {
     entry_id: Uuid,
     data_hash: String,
     leaf: Hash,
+    /// Rows of tracked tables that it is about.
+    row_ids: Vec<Uuid>,
     tuple: pg_sys::HeapTuple,
 }
 
@@ -201,6 +205,7 @@ fn collect(pending: &Table, snapshot: &LatestSnapshot, from_page: u32, limit: us
         candidates.push(Candidate {
             created_at: entry.created_at,
             entry_id: entry.entry_id,
+            row_ids: row_change::row_ids(&entry.entry_type, &entry.metadata).collect(),
             data_hash: entry.data_hash,
             leaf: log_tree::leaf_hash(&line),
             tuple,
@@ -262,12 +267,15 @@ pub(super) fn insert_blocks(blocks: &[BlockHeader]) {
 /// Moves the entries of `blocks`, which are all the candidates in their order, into their partitions.
 fn move_entries(candidates: &[Candidate], blocks: &[BlockHeader], pending: &Table) {
     let mut candidates = candidates.iter();
+    let mut versions = NewVersions::default();
     fill_partitions(blocks, |block, bulk| {
         let first_leaf = block.tree_size - block.data_count;
         for (leaf_index, entry) in (first_leaf..block.tree_size).zip(&mut candidates) {
             move_entry(entry, block.block_number, leaf_index, pending, bulk);
+            versions.add(entry.row_ids.iter().copied(), entry.created_at, leaf_index, block.block_number);
         }
     });
+    versions.write();
 }
 
 /// Has `insert` put the entries of each of `blocks`, which follow one another, into the partition that holds the block.

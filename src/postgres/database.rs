@@ -55,6 +55,14 @@ pub fn mirror() -> Result<Mirror, Failure> {
     slot().map(|(shared, slot)| Mirror { shared, slot })
 }
 
+/// Has the worker look for tables whose rows are to be recorded. Cannot fail.
+pub fn baseline_begun() {
+    if let Some(slot) = shared().and_then(|shared| shared.find(own_oid())) {
+        slot.baselines.store(true, Ordering::Release);
+        slot.worker.wake();
+    }
+}
+
 /// Tells launcher and workers what a transaction has changed. Runs at COMMIT and ABORT, so it cannot fail.
 pub fn at_transaction_end(created: bool, dropped: bool, databases_changed: bool, paused: Option<pg_sys::Oid>) {
     let Some(shared) = shared() else { return };

@@ -9,8 +9,9 @@ use super::secrets;
 use super::settings::MirrorMode;
 use super::tables::{self, entry_column, Table};
 use super::transaction;
-use crate::ledger::record::{self, Entry};
-use crate::ledger::{sha256_hex, signature};
+use crate::ledger::canonical_json;
+use crate::ledger::record::{self, Entry, Timestamp};
+use crate::ledger::{row_change, sha256_hex, signature};
 use pgrx::prelude::*;
 use pgrx::PgSqlErrorCode;
 use serde_json::json;
@@ -105,11 +106,67 @@ fn hash_of(data: Jsonb) -> String {
     sha256_hex(or_raise(hashing::canonical(&data.text())).as_bytes())
 }
 
-/// Validates, signs, inserts, and queues the line for the mirror.
-fn record(function: &str, draft: Draft) -> Result<Entry, Failure> {
+/// An entry that the ledger makes by itself: about a row of a tracked table, or about the table.
+pub struct RowEntry {
+    pub entry_type: &'static str,
+    pub data_hash: String,
+    /// Canonical JSON object.
+    pub metadata: String,
+    pub with_signature: bool,
+    pub created_at: Timestamp,
+}
+
+impl RowEntry {
+    /// One whose time is that of the change, not of the transaction: of two changes of one row, that of the transaction
+    /// which began first may be the later one.
+    pub fn now(entry_type: &'static str, data_hash: String, metadata: String, with_signature: bool) -> RowEntry {
+        RowEntry { entry_type, data_hash, metadata, with_signature, created_at: tables::now() }
+    }
+}
+
+/// Signs and inserts an entry of the ledger's own, and queues its line for the mirror.
+pub fn record_row(row: RowEntry) -> Result<Uuid, Failure> {
+    require_recording()?;
+    let signing = if row.with_signature { Signing::Required } else { Signing::None };
+    let (signature, key_id) = sign(&row.data_hash, signing)?;
+    let stored = JsonbText(canonical_json::with_fractions(&row.metadata).into_owned());
+    let stored = stored.into_datum().expect("a jsonb is not null");
+    let entry = Entry {
+        entry_id: Uuid::now_v7(),
+        entry_type: row.entry_type.to_owned(),
+        data_hash: row.data_hash,
+        metadata: row.metadata,
+        signature,
+        key_id,
+        created_at: row.created_at,
+    };
+    insert(&entry, stored);
+    transaction::add_entry(&entry, false);
+    Ok(entry.entry_id)
+}
+
+fn require_recording() -> Result<(), Failure> {
     database::require_preloaded()?;
     transaction::require_committed_extension()?;
-    transaction::require_no_import()?;
+    transaction::require_no_import()
+}
+
+/// What a trigger says of a row must have come from a trigger.
+fn check_not_reserved(entry_type: &str) -> Result<(), Failure> {
+    if !row_change::ENTRY_TYPES.contains(&entry_type) {
+        return Ok(());
+    }
+    Err(Failure::new(
+        PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+        format!("entry_type \"{entry_type}\" is reserved for tracked tables"),
+    )
+    .hint("Choose another name, or have the table tracked: SELECT ledger.track('table')."))
+}
+
+/// Validates, signs, inserts, and queues the line for the mirror.
+fn record(function: &str, draft: Draft) -> Result<Entry, Failure> {
+    require_recording()?;
+    check_not_reserved(draft.entry_type)?;
     let command = std::ffi::CString::new(function).expect("our own names hold no NUL");
     // SAFETY: raise an ERROR where nothing may be written.
     unsafe {
@@ -129,7 +186,7 @@ fn record(function: &str, draft: Draft) -> Result<Entry, Failure> {
         created_at: tables::timestamp_from_postgres(unsafe { pg_sys::GetCurrentTransactionStartTimestamp() }),
     };
     validate(&entry)?;
-    insert(&entry, draft.metadata);
+    insert(&entry, draft.metadata.datum());
     if draft.entry_id.is_some() {
         check_not_sealed(entry.entry_id)?;
     }
@@ -182,14 +239,14 @@ fn check_metadata(metadata: Jsonb) -> Result<(), Failure> {
         .hint("Pass an object such as '{\"source\": \"import\"}', or leave metadata out."))
 }
 
-fn insert(entry: &Entry, metadata: Jsonb) {
+fn insert(entry: &Entry, metadata: pg_sys::Datum) {
     let table = Table::open("entries_pending", pg_sys::RowExclusiveLock);
     table.insert(&[
         Some(tables::uuid_datum(&entry.entry_id)),
         None,
         tables::text_datum(&entry.entry_type),
         tables::text_datum(&entry.data_hash),
-        Some(metadata.datum()),
+        Some(metadata),
         entry.signature.as_deref().and_then(tables::text_datum),
         entry.key_id.as_deref().and_then(tables::text_datum),
         Some(tables::timestamp_to_postgres(entry.created_at).into()),
@@ -215,9 +272,7 @@ fn check_not_sealed(entry_id: Uuid) -> Result<(), Failure> {
 /// functions. Returns the columns to insert.
 pub fn complete_row(row: &tables::Row) -> Result<Vec<Option<pg_sys::Datum>>, Failure> {
     use entry_column::*;
-    database::require_preloaded()?;
-    transaction::require_committed_extension()?;
-    transaction::require_no_import()?;
+    require_recording()?;
     if row.datum(BLOCK_NUMBER).is_some() || row.datum(LEAF_INDEX).is_some() {
         return Err(Failure::new(
             PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
@@ -233,7 +288,7 @@ pub fn complete_row(row: &tables::Row) -> Result<Vec<Option<pg_sys::Datum>>, Fai
         )
     };
     row.datum(ID).ok_or_else(|| missing("id"))?;
-    row.datum(ENTRY_TYPE).ok_or_else(|| missing("entry_type"))?;
+    check_not_reserved(&row.get::<String>(ENTRY_TYPE).ok_or_else(|| missing("entry_type"))?)?;
     let created_at: i64 = row.get(CREATED_AT).ok_or_else(|| missing("created_at"))?;
     tables::checked_timestamp(created_at).ok_or_else(|| {
         Failure::new(PgSqlErrorCode::ERRCODE_DATETIME_FIELD_OVERFLOW, "created_at is out of range")

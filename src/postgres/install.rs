@@ -15,5 +15,6 @@ extension_sql_file!(
         postgres::views::verification_progress
     ]
 );
+extension_sql_file!("../../sql/tracking.sql", name = "tracking", requires = ["tables"]);
 extension_sql_file!("../../sql/copy.sql", name = "copy", requires = ["tables"]);
 extension_sql_file!("../../sql/grants.sql", name = "grants", finalize);

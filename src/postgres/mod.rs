@@ -10,6 +10,7 @@
 //! | [`blocks`], [`partitions`] | sealing |
 //! | [`copy_hook`], [`lines`], [`import`] | writing a ledger out, and rebuilding one |
 //! | [`utility_hook`] | where commands come by |
+//! | [`tracking`] | application tables whose rows are recorded |
 //! | [`verification`] | SQL functions that verify |
 //! | [`worker`] | launcher and workers |
 //! | [`shared`], [`database`] | shared memory, and this process's part of it |
@@ -35,6 +36,7 @@ mod settings;
 mod shared;
 mod spi;
 mod tables;
+mod tracking;
 mod transaction;
 mod triggers;
 mod utility_hook;

@@ -89,6 +89,52 @@ pub fn find_sealed<T>(entry_id: Uuid, mut read: impl FnMut(&tables::Row) -> T) -
     })
 }
 
+/// What `read` makes of the entry at this place of the log, as the snapshot sees it.
+pub fn find_leaf<T>(
+    block_number: i64,
+    leaf_index: i64,
+    snapshot: pg_sys::Snapshot,
+    read: impl FnOnce(&tables::Row) -> T,
+) -> Option<T> {
+    let all = sealed();
+    let partition = all.iter().find(|partition| (partition.from..partition.to).contains(&block_number))?;
+    let table = Table::open_oid(partition.oid, pg_sys::AccessShareLock);
+    let index = leaf_index_of(&table)?;
+    // SAFETY: the key and the scan live until the scan ends; the tuple is read before that.
+    unsafe {
+        let mut key = pg_sys::ScanKeyData::default();
+        pg_sys::ScanKeyInit(
+            &mut key,
+            (entry_column::LEAF_INDEX + 1) as pg_sys::AttrNumber,
+            pg_sys::BTEqualStrategyNumber as pg_sys::StrategyNumber,
+            pg_sys::Oid::from(pg_sys::F_INT8EQ),
+            leaf_index.into(),
+        );
+        let scan = pg_sys::systable_beginscan(table.relation(), index, true, snapshot, 1, &mut key);
+        let tuple = pg_sys::systable_getnext(scan);
+        let found = (!tuple.is_null()).then(|| read(&table.deform(tuple)));
+        pg_sys::systable_endscan(scan);
+        found
+    }
+}
+
+/// The index on leaf_index that every sealed partition has.
+fn leaf_index_of(table: &Table) -> Option<pg_sys::Oid> {
+    let own = (entry_column::LEAF_INDEX + 1) as i16;
+    // SAFETY: the relation is open; the list is a copy, and each index is open while it is looked at.
+    unsafe {
+        let list = pg_sys::RelationGetIndexList(table.relation());
+        let length = if list.is_null() { 0 } else { (*list).length as usize };
+        (0..length).map(|at| (*(*list).elements.add(at)).oid_value).find(|oid| {
+            let index = pg_sys::index_open(*oid, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+            let form = &*(*index).rd_index;
+            let is_own = form.indisunique && form.indkey.values.as_slice(form.indnatts as usize) == [own];
+            pg_sys::index_close(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+            is_own
+        })
+    }
+}
+
 /// The block that holds the entry, if it is sealed as of now.
 pub fn block_of(entry_id: Uuid) -> Option<i64> {
     find_sealed(entry_id, |row| row.get(entry_column::BLOCK_NUMBER).unwrap_or(0))

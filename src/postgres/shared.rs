@@ -110,6 +110,8 @@ pub struct DatabaseSlot {
     pub blocks_sealed: AtomicI64,
     /// Prepared transactions have been decided: the worker is to look at their lines, and to count what is pending.
     pub prepared_decided: AtomicBool,
+    /// Rows of tables that were tracked are still to be recorded.
+    pub baselines: AtomicBool,
     /// Entries were committed whose lines are not in the file (modes async and off): the worker is to append them.
     pub behind: AtomicBool,
     /// Transactions that are about to commit such entries.
@@ -389,6 +391,8 @@ impl Shared {
         slot.committing_behind.store(0, Ordering::Release);
         slot.behind.store(false, Ordering::Release);
         slot.prepared_decided.store(false, Ordering::Release);
+        // Whoever takes the slot looks.
+        slot.baselines.store(true, Ordering::Release);
         slot.lag.clear();
         slot.blocks_sealed.store(0, Ordering::Release);
         slot.check_extension.store(false, Ordering::Release);

@@ -77,3 +77,43 @@ fn plan(query: &'static str, parameters: usize) -> pg_sys::SPIPlanPtr {
     PLANS.with_borrow_mut(|plans| plans.insert(query, plan));
     plan
 }
+
+/// What `read` makes of the first row of a query that is run once, with one parameter. The query sees what the running one
+/// sees.
+pub fn first_row<T>(
+    query: &str,
+    parameter_type: pg_sys::Oid,
+    mut parameter: pg_sys::Datum,
+    read: impl FnOnce(&Row) -> Option<T>,
+) -> Option<T> {
+    // SAFETY: the context in which this was called outlives the connection, whose own is gone with it.
+    let caller = unsafe { pg_sys::CurrentMemoryContext };
+    let _connection = Connection::open();
+    let text = CString::new(query).unwrap_or_default();
+    let mut parameter_type = parameter_type;
+    // SAFETY: one parameter of that type; the result stays until the connection is closed, and what is read of it is
+    // copied before.
+    unsafe {
+        let status = pg_sys::SPI_execute_with_args(
+            text.as_ptr(),
+            1,
+            &mut parameter_type,
+            &mut parameter,
+            std::ptr::null(),
+            true,
+            1,
+        );
+        if status != pg_sys::SPI_OK_SELECT as i32 {
+            pgrx::error!("unexpected result {status} of an internal query");
+        }
+        if pg_sys::SPI_processed == 0 {
+            return None;
+        }
+        let result = pg_sys::SPI_tuptable;
+        let previous = pg_sys::MemoryContextSwitchTo(caller);
+        let tuple = pg_sys::heap_copytuple(*(*result).vals);
+        let found = read(&Row::deform(tuple, (*result).tupdesc));
+        pg_sys::MemoryContextSwitchTo(previous);
+        found
+    }
+}

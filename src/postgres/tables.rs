@@ -312,6 +312,35 @@ impl Drop for LatestSnapshot {
     }
 }
 
+/// Gives `each` the rows whose first column is this uuid, by an index that begins with it, until it says false.
+pub fn scan_by_uuid(
+    table: &Table,
+    index: pg_sys::Oid,
+    id: Uuid,
+    snapshot: pg_sys::Snapshot,
+    mut each: impl FnMut(&Row) -> bool,
+) {
+    // SAFETY: the key and the scan live until the scan ends; a tuple is read before the next is asked for.
+    unsafe {
+        let mut key = pg_sys::ScanKeyData::default();
+        pg_sys::ScanKeyInit(
+            &mut key,
+            1,
+            pg_sys::BTEqualStrategyNumber as pg_sys::StrategyNumber,
+            pg_sys::Oid::from(pg_sys::F_UUID_EQ),
+            uuid_datum(&id),
+        );
+        let scan = pg_sys::systable_beginscan(table.relation(), index, true, snapshot, 1, &mut key);
+        loop {
+            let tuple = pg_sys::systable_getnext(scan);
+            if tuple.is_null() || !each(&table.deform(tuple)) {
+                break;
+            }
+        }
+        pg_sys::systable_endscan(scan);
+    }
+}
+
 /// A scan of a whole table, in the order of its pages.
 pub struct TableScan<'a> {
     scan: pg_sys::TableScanDesc,
@@ -323,6 +352,14 @@ impl<'a> TableScan<'a> {
     pub fn start(table: &'a Table, snapshot: &LatestSnapshot, from: u32) -> Self {
         // SAFETY: a registered snapshot. Who scans drops the scan first.
         unsafe { Self::start_with(table, snapshot.as_ptr(), from) }
+    }
+
+    /// Scans `count` pages from page `from` on.
+    pub fn start_pages(table: &'a Table, snapshot: &LatestSnapshot, from: u32, count: u32) -> Self {
+        let scan = Self::start(table, snapshot, 0);
+        // SAFETY: the scan has not begun to read.
+        unsafe { pg_sys::heap_setscanlimits(scan.scan, from, count) };
+        scan
     }
 
     /// # Safety

@@ -11,6 +11,7 @@ use super::mirror::append::{self, FileRange, Goal, Mirror};
 use super::mirror::lines::LineBuffer;
 use super::mirror::prepared;
 use super::settings::{self, MirrorMode};
+use super::tracking;
 use crate::ledger::record::Entry;
 use pgrx::{pg_guard, pg_sys, PgSqlErrorCode};
 use std::cell::RefCell;
@@ -42,6 +43,8 @@ struct AtEnd {
     paused: Option<pg_sys::Oid>,
     /// This is COMMIT PREPARED or ROLLBACK PREPARED.
     prepared_decided: bool,
+    /// The worker is to record rows that were there before their table was tracked.
+    baseline_begun: bool,
 }
 
 struct Transaction {
@@ -91,6 +94,7 @@ thread_local! {
                 databases_changed: false,
                 paused: None,
                 prepared_decided: false,
+                baseline_begun: false,
             },
         })
     };
@@ -205,6 +209,10 @@ pub fn at_end_extension_dropped() {
 
 pub fn at_end_databases_changed() {
     CURRENT.with_borrow_mut(|current| current.at_end.databases_changed = true);
+}
+
+pub fn at_end_baseline_begun() {
+    CURRENT.with_borrow_mut(|current| current.at_end.baseline_begun = true);
 }
 
 pub fn at_end_prepared_decided() {
@@ -332,7 +340,10 @@ unsafe extern "C-unwind" fn on_subtransaction_event(
     let level = pg_sys::GetCurrentTransactionNestLevel();
     CURRENT.with_borrow_mut(|current| match event {
         pg_sys::SubXactEvent::SUBXACT_EVENT_COMMIT_SUB => current.subtransaction_committed(level),
-        pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB => current.subtransaction_aborted(level),
+        pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB => {
+            current.subtransaction_aborted(level);
+            tracking::after_rollback();
+        }
         _ => {}
     });
 }
@@ -500,6 +511,13 @@ fn after_abort() {
 
 fn end(current: &mut Transaction, committed: bool) {
     let at_end = std::mem::take(&mut current.at_end);
+    if at_end.baseline_begun {
+        database::baseline_begun();
+    }
+    if !committed {
+        tracking::after_rollback();
+    }
+    tracking::at_end();
     current.clear();
     if at_end.prepared_decided {
         prepared::after_decision();

@@ -1,6 +1,7 @@
 //! The ProcessUtility hook: every command that is not a query comes by here.
 
 use super::copy_hook;
+use super::tracking::partitions;
 use super::worker::commands;
 use pgrx::pg_sys;
 use std::ffi::c_char;
@@ -45,11 +46,18 @@ unsafe extern "C-unwind" fn process_utility(
     completion: *mut pg_sys::QueryCompletion,
 ) {
     commands::before_utility((*statement).utilityStmt);
+    let is_tracking = partitions::concerns((*statement).utilityStmt);
+    if is_tracking {
+        partitions::before_utility((*statement).utilityStmt);
+    }
     let next = PREVIOUS.unwrap_or(standard_ProcessUtility);
     let rewritten = copy_hook::rewrite(statement);
     let statement = if rewritten.is_null() { statement } else { rewritten };
     next(statement, query, read_only_tree, context, parameters, environment, destination, completion);
     if !rewritten.is_null() {
         copy_hook::count_lines(rewritten, completion);
+    }
+    if is_tracking {
+        partitions::after_utility((*statement).utilityStmt);
     }
 }

@@ -134,6 +134,7 @@ fn verification_progress() -> TableIterator<
         name!(entries_done, i64),
         name!(bytes_done, i64),
         name!(bytes_total, i64),
+        name!(rows_done, i64),
     ),
 > {
     TableIterator::new(progress::rows().into_iter().map(|row| {
@@ -147,6 +148,7 @@ fn verification_progress() -> TableIterator<
             row.entries_done,
             row.bytes_done,
             row.bytes_total,
+            row.rows_done,
         )
     }))
 }

@@ -13,6 +13,7 @@
 //! whose order and repetition matter.
 
 mod decimals;
+mod member;
 mod parser;
 mod strings;
 mod writer;
@@ -23,6 +24,7 @@ mod tests;
 use std::fmt;
 
 pub use decimals::with_fractions;
+pub use member::{keeps_number, keeps_numbers, member, plain_member};
 pub(crate) use parser::string_end;
 pub(crate) use strings::decode;
 pub use strings::write_string;

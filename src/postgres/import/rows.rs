@@ -4,6 +4,7 @@ use super::progress::CopyProgress;
 use crate::ledger::block::BlockHeader;
 use crate::ledger::canonical_json;
 use crate::ledger::record::Entry;
+use crate::ledger::row_change;
 use crate::ledger::Hash;
 use crate::postgres::blocks;
 use crate::postgres::errors::Failure;
@@ -11,6 +12,7 @@ use crate::postgres::hashing;
 use crate::postgres::jsonb::{Jsonb, JsonbText};
 use crate::postgres::partitions;
 use crate::postgres::tables::{self, BulkInsert, Table};
+use crate::postgres::tracking::versions::NewVersions;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::{check_for_interrupts, pg_sys, FromDatum, IntoDatum, PgMemoryContexts, PgSqlErrorCode, PgTryBuilder};
 use std::panic::AssertUnwindSafe;
@@ -73,6 +75,7 @@ impl Batch {
 
     fn write_entries(&self) -> Result<(), Failure> {
         let mut entries = self.entries.iter();
+        let mut versions = NewVersions::default();
         let mut outcome = Ok(());
         let insert = AssertUnwindSafe(|| {
             blocks::fill_partitions(&self.blocks, |block, bulk| {
@@ -80,6 +83,9 @@ impl Batch {
                 for (leaf_index, kept) in (first_leaf..block.tree_size).zip(&mut entries) {
                     if outcome.is_ok() {
                         outcome = kept.insert(bulk, Some((block.block_number, leaf_index)));
+                        let entry = &kept.entry;
+                        let row_ids = row_change::row_ids(&entry.entry_type, &entry.metadata);
+                        versions.add(row_ids, entry.created_at, leaf_index, block.block_number);
                     }
                 }
             });
@@ -92,6 +98,9 @@ impl Batch {
                 other => other.rethrow(),
             })
             .execute();
+        if outcome.is_ok() {
+            versions.write();
+        }
         outcome
     }
 

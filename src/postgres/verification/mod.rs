@@ -21,6 +21,7 @@ use super::jsonb::JsonbText;
 use super::mirror::remembered;
 use super::mirror::shared::Attachment;
 use super::settings::{self, MirrorMode};
+use super::tracking::history;
 use crate::ledger::verifier::{FileReport, Problem};
 use chain::{ChainReport, Extent, FileOutcome, TableReport};
 use pgrx::prelude::*;
@@ -33,7 +34,10 @@ const MAX_ROWS: usize = 100_000;
 #[pg_extern(volatile, parallel_unsafe, security_definer, requires = ["tables"])]
 #[search_path(pg_catalog, pg_temp)]
 fn verify_chain(from_block: default!(Option<i64>, "NULL"), to_block: default!(Option<i64>, "NULL")) -> JsonbText {
-    let extent = or_raise(extent(from_block, to_block));
+    JsonbText::from(chain_verdict(or_raise(extent(from_block, to_block))))
+}
+
+fn chain_verdict(extent: Extent) -> Value {
     wait_for_repair();
     let ChainReport { tables, file } = chain::verify(extent, &mut |_| {});
     let tables_valid = tables.error_count == 0;
@@ -45,11 +49,22 @@ fn verify_chain(from_block: default!(Option<i64>, "NULL"), to_block: default!(Op
         FileOutcome::Checked(report) => file_json(&report),
         FileOutcome::NotChecked(message) => json!({"valid": null, "message": message}),
     };
-    JsonbText::from(json!({
+    json!({
         "postgres_chain": tables_json(&tables),
         "file_chain": file_chain,
         "overall_valid": tables_valid && file_valid,
-    }))
+    })
+}
+
+/// Everything there is to verify: the chain, the file, and every tracked table.
+#[pg_extern(volatile, parallel_unsafe, security_definer, requires = ["tables"])]
+#[search_path(pg_catalog, pg_temp)]
+fn verify_all() -> JsonbText {
+    let mut verdict = chain_verdict(Extent::WHOLE);
+    let (tables_valid, tables) = history::verify_all_tables();
+    verdict["tables"] = tables;
+    verdict["overall_valid"] = json!(verdict["overall_valid"] == json!(true) && tables_valid);
+    JsonbText::from(verdict)
 }
 
 /// Gives the worker time to bring the file up to date, if that is what it is about to do: a ledger that has just been

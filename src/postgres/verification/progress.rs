@@ -13,6 +13,12 @@ pub enum Phase {
     Blocks = 1,
     /// Comparing what is not sealed yet.
     Pending = 2,
+    /// Reading the entries about the rows of a tracked table.
+    RowEntries = 3,
+    /// Reading the rows themselves.
+    Rows = 4,
+    /// Comparing rows and entries.
+    Comparing = 5,
 }
 
 impl Phase {
@@ -20,6 +26,9 @@ impl Phase {
         match number {
             1 => "verifying blocks",
             2 => "comparing pending entries",
+            3 => "reading entries about rows",
+            4 => "reading rows",
+            5 => "comparing rows and entries",
             _ => "starting",
         }
     }
@@ -37,6 +46,7 @@ pub struct ProgressSlot {
     entries_done: AtomicI64,
     bytes_done: AtomicI64,
     bytes_total: AtomicI64,
+    rows_done: AtomicI64,
 }
 
 /// Shows what this verification does, until dropped. Where all slots are taken it shows nothing.
@@ -56,9 +66,14 @@ impl Progress {
             slot.database.store(database.to_u32(), Ordering::Relaxed);
             slot.phase.store(Phase::Starting as u32, Ordering::Relaxed);
             slot.started_at.store(now, Ordering::Relaxed);
-            for counter in
-                [&slot.blocks_done, &slot.blocks_total, &slot.entries_done, &slot.bytes_done, &slot.bytes_total]
-            {
+            for counter in [
+                &slot.blocks_done,
+                &slot.blocks_total,
+                &slot.entries_done,
+                &slot.bytes_done,
+                &slot.bytes_total,
+                &slot.rows_done,
+            ] {
                 counter.store(0, Ordering::Relaxed);
             }
         }
@@ -82,6 +97,12 @@ impl Progress {
         if let Some(slot) = self.0 {
             slot.blocks_done.store(blocks as i64, Ordering::Relaxed);
             slot.entries_done.store(entries as i64, Ordering::Relaxed);
+        }
+    }
+
+    pub fn rows(&self, rows: u64) {
+        if let Some(slot) = self.0 {
+            slot.rows_done.store(rows as i64, Ordering::Relaxed);
         }
     }
 
@@ -111,6 +132,7 @@ pub struct ProgressRow {
     pub entries_done: i64,
     pub bytes_done: i64,
     pub bytes_total: i64,
+    pub rows_done: i64,
 }
 
 /// All running verifications of the cluster.
@@ -130,6 +152,7 @@ pub fn rows() -> Vec<ProgressRow> {
             entries_done: slot.entries_done.load(Ordering::Relaxed),
             bytes_done: slot.bytes_done.load(Ordering::Relaxed),
             bytes_total: slot.bytes_total.load(Ordering::Relaxed),
+            rows_done: slot.rows_done.load(Ordering::Relaxed),
         })
         .collect()
 }

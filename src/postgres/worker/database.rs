@@ -11,6 +11,7 @@ use crate::postgres::mirror::shared::Request;
 use crate::postgres::settings::{self, MirrorMode};
 use crate::postgres::shared::{shared, DatabaseSlot, PendingCount, Shared, WorkerState};
 use crate::postgres::tables;
+use crate::postgres::tracking::baseline;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::{pg_guard, pg_sys, FromDatum, PgTryBuilder};
 use std::panic::AssertUnwindSafe;
@@ -267,13 +268,30 @@ impl Worker {
         let mirrored = self.keeper.see_to(mode).and_then(|()| self.keeper.void_aborted());
         if matches!(mode, MirrorMode::Sync | MirrorMode::Write) {
             mirrored?;
+            self.record_baseline()?;
             self.seal()?;
             return self.keeper.append_block_lines();
         }
+        self.record_baseline()?;
         // Nobody waits for the file, so sealing does not either.
         let mirrored = mirrored.and_then(|()| self.keeper.append_owed());
         self.seal()?;
         mirrored.and_then(|()| self.keeper.append_owed())
+    }
+
+    /// Records some rows of a table that has been tracked since they were written.
+    fn record_baseline(&mut self) -> Result<(), String> {
+        if !self.slot().baselines.swap(false, Ordering::AcqRel) {
+            return Ok(());
+        }
+        // Also after an error.
+        self.slot().baselines.store(true, Ordering::Release);
+        if in_transaction(baseline::record_batch)? {
+            self.look_again = true;
+        } else {
+            self.slot().baselines.store(false, Ordering::Release);
+        }
+        Ok(())
     }
 
     /// A database that was copied by CREATE DATABASE ... TEMPLATE has its original's ledger in it. From here on the two are

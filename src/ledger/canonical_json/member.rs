@@ -1,0 +1,124 @@
+//! Looking into a canonical text without making values of it.
+
+use super::parser::string_end;
+
+/// The text of the member `name` of an object; `name` needs no escape. `object` is canonical JSON.
+pub fn member<'a>(object: &'a str, name: &str) -> Option<&'a str> {
+    let bytes = object.as_bytes();
+    let mut at = 1;
+    while bytes.get(at) == Some(&b'"') {
+        let (key_end, _) = string_end(bytes, at).ok()?;
+        // A colon and a space stand between key and value, a comma and a space between members.
+        let start = key_end + 2;
+        let end = value_end(bytes, start)?;
+        if object.get(at + 1..key_end - 1) == Some(name) {
+            return object.get(start..end);
+        }
+        at = end + 2;
+    }
+    None
+}
+
+/// The same for a member that is a string without escapes.
+pub fn plain_member<'a>(object: &'a str, name: &str) -> Option<&'a str> {
+    let value = member(object, name)?;
+    value.strip_prefix('"')?.strip_suffix('"')
+}
+
+fn value_end(bytes: &[u8], start: usize) -> Option<usize> {
+    let (mut at, mut depth) = (start, 0_usize);
+    loop {
+        match bytes.get(at)? {
+            b'"' => at = string_end(bytes, at).ok()?.0,
+            b'{' | b'[' => (at, depth) = (at + 1, depth + 1),
+            b'}' | b']' => (at, depth) = (at + 1, depth.checked_sub(1)?),
+            _ => at += scalar_length(&bytes[at..]),
+        }
+        if depth == 0 {
+            return Some(at);
+        }
+    }
+}
+
+/// The length of a number or literal, or of what separates values.
+fn scalar_length(bytes: &[u8]) -> usize {
+    let is_part = |byte: &&u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'+' | b'.');
+    bytes.iter().take_while(is_part).count().max(1)
+}
+
+/// Whether the canonical form states every number of this JSON text exactly. A number with an exponent, or with a
+/// fraction and more digits than a double surely keeps, may come out as a neighbour.
+pub fn keeps_numbers(json: &str) -> bool {
+    let bytes = json.as_bytes();
+    let mut at = 0;
+    while let Some(byte) = bytes.get(at) {
+        match byte {
+            b'"' => match string_end(bytes, at) {
+                Ok((end, _)) => at = end,
+                Err(_) => return false,
+            },
+            b'-' | b'0'..=b'9' => {
+                let length = scalar_length(&bytes[at..]);
+                if !keeps_number(&json[at..at + length]) {
+                    return false;
+                }
+                at += length;
+            }
+            _ => at += 1,
+        }
+    }
+    true
+}
+
+/// The same for one number. 15 decimal digits survive the way to a double and back (IEEE 754, `DBL_DIG`).
+pub fn keeps_number(token: &str) -> bool {
+    let is_fraction = token.contains('.');
+    let has_exponent = token.contains(['e', 'E']);
+    !has_exponent && (!is_fraction || token.bytes().filter(u8::is_ascii_digit).count() <= 15)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::canonical_json::canonical;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_member_is_found_by_its_name_at_the_top_level_only() {
+        let object = r#"{"a": {"key": [1, "}"]}, "key": {"b": "\"x"}, "n": -1.5e-07, "t": true, "z": "plain"}"#;
+        assert_eq!(canonical(object).unwrap(), object);
+        assert_eq!(member(object, "a"), Some(r#"{"key": [1, "}"]}"#));
+        assert_eq!(member(object, "key"), Some(r#"{"b": "\"x"}"#));
+        assert_eq!(member(object, "n"), Some("-1.5e-07"));
+        assert_eq!(member(object, "t"), Some("true"));
+        assert_eq!(plain_member(object, "z"), Some("plain"));
+        assert_eq!(member(object, "b"), None);
+        assert_eq!(member("{}", "b"), None);
+        assert_eq!(member("", "b"), None);
+    }
+
+    #[test]
+    fn numbers_that_a_double_may_not_keep_are_told() {
+        for json in ["1", "-12345678901234567890", "0.1", "[1.50, \"1.2345678901234567\"]", "123456789012.345"] {
+            assert!(keeps_numbers(json), "{json}");
+        }
+        for json in ["1e2", "1E400", "[0, 0.1234567890123456]", "12345678901234567.89"] {
+            assert!(!keeps_numbers(json), "{json}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn looking_into_any_text_ends(text in ".{0,60}") {
+            member(&text, "a");
+            keeps_numbers(&text);
+        }
+
+        #[test]
+        fn different_decimals_of_15_digits_stay_different(a in 0_u64..1_000_000_000_000_000, b in 0_u64..1_000_000_000_000_000) {
+            let text = |digits: u64| format!("{}.{:02}", digits / 100, digits % 100);
+            prop_assert!(keeps_number(&text(a)));
+            prop_assert_eq!(a == b, canonical(&text(a)).unwrap() == canonical(&text(b)).unwrap());
+        }
+    }
+}

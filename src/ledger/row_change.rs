@@ -1,0 +1,147 @@
+//! Entries about the rows of tracked tables.
+//!
+//! The entry_type says what happened; `data` is the row, and `metadata` tells which one:
+//!
+//! | member | what it is |
+//! |---|---|
+//! | `table_id` | the tracked table, whatever its name is now |
+//! | `key` | the columns of the primary key, as an object |
+//! | `old_key` | the key before an update that changed it |
+//! | `previous_hash` | the data hash of the row that was updated, as it was found |
+//! | `shape` | the columns that `data` covers: hash of an entry of type `table_shape` |
+//! | `baseline` | true: the row was there before the table was tracked |
+
+use super::canonical_json::{member, plain_member};
+use super::sha256;
+use uuid::Uuid;
+
+/// The entry_types that recording by triggers alone makes.
+pub const ENTRY_TYPES: [&str; 7] = [
+    "table_insert",
+    "table_update",
+    "table_delete",
+    "table_truncate",
+    "table_shape",
+    "table_tracked",
+    "table_untracked",
+];
+
+/// What was done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Operation {
+    Insert,
+    Update,
+    Delete,
+    /// All rows of the table are gone.
+    Truncate,
+}
+
+impl Operation {
+    pub const ALL: [Operation; 4] = [Operation::Insert, Operation::Update, Operation::Delete, Operation::Truncate];
+
+    pub fn entry_type(self) -> &'static str {
+        ENTRY_TYPES[self as usize]
+    }
+
+    pub fn from_entry_type(entry_type: &str) -> Option<Operation> {
+        Self::ALL.into_iter().find(|operation| operation.entry_type() == entry_type)
+    }
+}
+
+/// An entry about a row, borrowed from its metadata.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RowChange<'a> {
+    pub operation: Operation,
+    pub table_id: &'a str,
+    /// Canonical JSON object; empty for a truncate.
+    pub key: &'a str,
+    pub old_key: Option<&'a str>,
+    pub previous_hash: Option<&'a str>,
+    pub shape: &'a str,
+    pub transaction_id: &'a str,
+    pub is_baseline: bool,
+}
+
+impl<'a> RowChange<'a> {
+    /// What the metadata, canonical JSON, says; `None` if the entry is not about a row.
+    pub fn parse(entry_type: &str, metadata: &'a str) -> Option<RowChange<'a>> {
+        let operation = Operation::from_entry_type(entry_type)?;
+        let key = member(metadata, "key").filter(|_| operation != Operation::Truncate);
+        Some(RowChange {
+            operation,
+            table_id: plain_member(metadata, "table_id")?,
+            key: if operation == Operation::Truncate { "" } else { key? },
+            old_key: member(metadata, "old_key"),
+            previous_hash: plain_member(metadata, "previous_hash"),
+            shape: plain_member(metadata, "shape").unwrap_or_default(),
+            transaction_id: member(metadata, "transaction_id").unwrap_or_default(),
+            is_baseline: member(metadata, "baseline") == Some("true"),
+        })
+    }
+
+    /// The row it is about: where it is then, or was.
+    pub fn row_id(&self) -> Uuid {
+        row_id(self.table_id, self.key)
+    }
+
+    /// The row that it took the place of.
+    pub fn old_row_id(&self) -> Option<Uuid> {
+        self.old_key.map(|key| row_id(self.table_id, key))
+    }
+}
+
+/// The rows that the entry is about, by their ids. None for entries of other kinds.
+pub fn row_ids(entry_type: &str, metadata: &str) -> impl Iterator<Item = Uuid> {
+    let change = RowChange::parse(entry_type, metadata);
+    [change.map(|change| change.row_id()), change.and_then(|change| change.old_row_id())].into_iter().flatten()
+}
+
+/// One name of fixed length for a row: the first 16 bytes of SHA-256 over the table's id, a zero byte and the key,
+/// canonical JSON. The empty key stands for the table as a whole.
+pub fn row_id(table_id: &str, key: &str) -> Uuid {
+    let mut text = Vec::with_capacity(table_id.len() + 1 + key.len());
+    text.extend_from_slice(table_id.as_bytes());
+    text.push(0);
+    text.extend_from_slice(key.as_bytes());
+    let hash = sha256(&text);
+    let mut id = [0; 16];
+    id.copy_from_slice(&hash[..16]);
+    Uuid::from_bytes(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const METADATA: &str = r#"{"key": {"id": 2}, "old_key": {"id": 1}, "previous_hash": "ab", "shape": "cd", "table_id": "t", "transaction_id": 7}"#;
+
+    #[test]
+    fn an_update_of_the_key_is_about_two_rows() {
+        let change = RowChange::parse("table_update", METADATA).unwrap();
+        assert_eq!((change.table_id, change.key, change.previous_hash), ("t", r#"{"id": 2}"#, Some("ab")));
+        assert_eq!((change.shape, change.transaction_id, change.is_baseline), ("cd", "7", false));
+        let ids: Vec<_> = row_ids("table_update", METADATA).collect();
+        assert_eq!(ids, [row_id("t", r#"{"id": 2}"#), row_id("t", r#"{"id": 1}"#)]);
+    }
+
+    #[test]
+    fn entries_of_other_kinds_are_about_no_row() {
+        assert_eq!(row_ids("payment", METADATA).count(), 0);
+        assert_eq!(row_ids("table_shape", METADATA).count(), 0);
+        assert_eq!(row_ids("table_insert", r#"{"key": {"id": 2}}"#).count(), 0);
+        assert_eq!(row_ids("table_insert", "{}").count(), 0);
+    }
+
+    #[test]
+    fn a_truncate_is_about_the_table() {
+        let ids: Vec<_> = row_ids("table_truncate", r#"{"table_id": "t"}"#).collect();
+        assert_eq!(ids, [row_id("t", "")]);
+    }
+
+    #[test]
+    fn rows_of_different_tables_and_keys_have_different_ids() {
+        assert_ne!(row_id("t", "a"), row_id("u", "a"));
+        assert_ne!(row_id("t", "a"), row_id("t", "b"));
+        assert_ne!(row_id("ta", ""), row_id("t", "a"));
+    }
+}

@@ -1,0 +1,361 @@
+//! One row of an application's table as JSON, whatever the session's settings.
+//!
+//! | type | JSON |
+//! |---|---|
+//! | boolean, integers, oid | as such |
+//! | float4, float8 | number, shortest; `"NaN"`, `"Infinity"`, `"-Infinity"` as strings |
+//! | numeric | number; a string where it has a fraction and more than 15 digits, as a double would not keep them |
+//! | json, jsonb | as such; a string with its text where a number in it would not be kept |
+//! | date, time, timestamp, timestamptz | string, ISO 8601; timestamptz in UTC |
+//! | bytea | string, `\x` and hex |
+//! | regclass and its like | the oid: their names change with the search_path, and with the object |
+//! | money | the number behind it, in the smallest unit |
+//! | arrays of one dimension counted from 1 | array |
+//! | any other | string: what the type's output function prints under fixed settings |
+//!
+//! It is what `to_jsonb` gives for common types. Null columns are left out, so that a nullable column can be added without
+//! changing what was recorded. Virtual generated columns are not stored, and not covered.
+
+use crate::ledger::canonical_json::{canonical, keeps_number, keeps_numbers, write_string};
+use crate::ledger::to_hex;
+use crate::postgres::errors::Failure;
+use crate::postgres::jsonb::Jsonb;
+use crate::postgres::tables::Row;
+use pgrx::{pg_sys, FromDatum, PgSqlErrorCode};
+use std::ffi::{c_char, CStr};
+
+// Of Postgres, and not among pgrx's declarations.
+extern "C" {
+    static mut bytea_output: i32;
+}
+
+/// How a type's values become JSON.
+enum Encoding {
+    Bool,
+    Int2,
+    Int4,
+    Int8,
+    Oid,
+    Float4,
+    Float8,
+    Numeric(Box<pg_sys::FmgrInfo>),
+    Json,
+    Jsonb,
+    Text,
+    Bytea,
+    DateTime(pg_sys::Oid),
+    Array(Box<Element>),
+    Output(Box<pg_sys::FmgrInfo>),
+}
+
+/// The elements of an array type.
+struct Element {
+    type_oid: pg_sys::Oid,
+    length: i16,
+    by_value: bool,
+    align: c_char,
+    encoding: Encoding,
+    /// For arrays that no JSON array states.
+    whole: Box<pg_sys::FmgrInfo>,
+}
+
+/// A column that is recorded.
+pub struct Column {
+    pub name: String,
+    /// From 0, in the relation whose rows are encoded.
+    pub position: usize,
+    /// The name as JSON, with what stands between it and the value.
+    key: Vec<u8>,
+    encoding: Encoding,
+}
+
+impl Column {
+    /// A column that stands in the JSON under `name`. Looks the type up in the catalogs.
+    pub fn new(name: &str, position: usize, type_oid: pg_sys::Oid) -> Result<Column, Failure> {
+        let mut key = Vec::with_capacity(name.len() + 4);
+        write_string(&mut key, name);
+        key.extend_from_slice(b": ");
+        Ok(Column { name: name.to_owned(), position, key, encoding: Encoding::of(type_oid)? })
+    }
+
+    /// The value of this column in a row as JSON text; `None` for null.
+    pub fn json(&self, row: &Row) -> Result<Option<String>, Failure> {
+        let Some(value) = row.datum(self.position) else { return Ok(None) };
+        let mut out = Vec::new();
+        let _fixed = FixedSettings::set();
+        self.encoding.write(value, &mut out)?;
+        canonical_text(out).map(Some)
+    }
+}
+
+/// The canonical JSON object of these columns, nulls left out.
+pub fn object<'a>(columns: impl IntoIterator<Item = &'a Column>, row: &Row) -> Result<String, Failure> {
+    let mut out = vec![b'{'];
+    let _fixed = FixedSettings::set();
+    for column in columns {
+        let Some(value) = row.datum(column.position) else { continue };
+        if out.len() > 1 {
+            out.extend_from_slice(b", ");
+        }
+        out.extend_from_slice(&column.key);
+        column.encoding.write(value, &mut out)?;
+    }
+    out.push(b'}');
+    canonical_text(out)
+}
+
+fn canonical_text(json: Vec<u8>) -> Result<String, Failure> {
+    let text = String::from_utf8(json).map_err(|_| not_text())?;
+    crate::postgres::hashing::canonical(&text)
+}
+
+fn not_text() -> Failure {
+    Failure::new(PgSqlErrorCode::ERRCODE_CHARACTER_NOT_IN_REPERTOIRE, "cannot record a value that is not text in UTF-8")
+        .hint("Tables can be tracked in a database whose encoding has a conversion to UTF8.")
+}
+
+impl Encoding {
+    fn of(type_oid: pg_sys::Oid) -> Result<Encoding, Failure> {
+        use pg_sys::*;
+        // SAFETY: catalog look-ups inside a transaction.
+        let base = unsafe { pg_sys::getBaseType(type_oid) };
+        Ok(match base {
+            BOOLOID => Encoding::Bool,
+            INT2OID => Encoding::Int2,
+            INT4OID => Encoding::Int4,
+            INT8OID | MONEYOID => Encoding::Int8,
+            OIDOID | REGPROCOID | REGPROCEDUREOID | REGOPEROID | REGOPERATOROID | REGCLASSOID | REGTYPEOID
+            | REGCONFIGOID | REGDICTIONARYOID | REGNAMESPACEOID | REGROLEOID | REGCOLLATIONOID => Encoding::Oid,
+            FLOAT4OID => Encoding::Float4,
+            FLOAT8OID => Encoding::Float8,
+            NUMERICOID => Encoding::Numeric(output_function(base)),
+            JSONOID => Encoding::Json,
+            JSONBOID => Encoding::Jsonb,
+            TEXTOID | VARCHAROID | BPCHAROID => Encoding::Text,
+            BYTEAOID => Encoding::Bytea,
+            DATEOID | TIMEOID | TIMETZOID | TIMESTAMPOID | TIMESTAMPTZOID => Encoding::DateTime(base),
+            _ => match Element::of(base)? {
+                Some(element) => Encoding::Array(Box::new(element)),
+                None => Encoding::Output(output_function(base)),
+            },
+        })
+    }
+
+    fn write(&self, value: pg_sys::Datum, out: &mut Vec<u8>) -> Result<(), Failure> {
+        // SAFETY: a datum that is not null, of the type that this encoding was made for.
+        unsafe {
+            match self {
+                Encoding::Bool => out.extend_from_slice(if value.value() & 0xff != 0 { b"true" } else { b"false" }),
+                Encoding::Int2 => write_number(out, value.value() as i16),
+                Encoding::Int4 => write_number(out, value.value() as i32),
+                Encoding::Int8 => write_number(out, i64::from_datum(value, false).unwrap_or_default()),
+                Encoding::Oid => write_number(out, value.value() as u32),
+                Encoding::Float4 => {
+                    let value = f32::from_bits(value.value() as u32);
+                    write_float(out, value.is_finite(), value.is_nan(), value > 0.0, value);
+                }
+                Encoding::Float8 => {
+                    let value = f64::from_datum(value, false).unwrap_or_default();
+                    write_float(out, value.is_finite(), value.is_nan(), value > 0.0, value);
+                }
+                Encoding::Numeric(function) => write_numeric(out, &printed(function, value)?),
+                Encoding::Json => {
+                    let text = String::from_datum(value, false).unwrap_or_default();
+                    let text = to_utf8(text.as_bytes())?;
+                    match canonical(&text) {
+                        Ok(json) if keeps_numbers(&text) => out.extend_from_slice(json.as_bytes()),
+                        _ => write_string(out, &text),
+                    }
+                }
+                Encoding::Jsonb => {
+                    let text = Jsonb::from_datum(value, false).map(Jsonb::text).unwrap_or_default();
+                    match keeps_numbers(&text) {
+                        true => out.extend_from_slice(text.as_bytes()),
+                        false => write_string(out, &text),
+                    }
+                }
+                Encoding::Text => {
+                    let detoasted = pg_sys::pg_detoast_datum_packed(value.cast_mut_ptr());
+                    let text = to_utf8(pgrx::varlena_to_byte_slice(detoasted))?;
+                    write_string(out, &text);
+                }
+                Encoding::Bytea => {
+                    let detoasted = pg_sys::pg_detoast_datum_packed(value.cast_mut_ptr());
+                    write_string(out, &format!("\\x{}", to_hex(pgrx::varlena_to_byte_slice(detoasted))));
+                }
+                Encoding::DateTime(type_oid) => {
+                    let mut buffer: [c_char; 128] = [0; 128];
+                    let utc = 0;
+                    pg_sys::JsonEncodeDateTime(buffer.as_mut_ptr(), value, *type_oid, &utc);
+                    write_string(out, &CStr::from_ptr(buffer.as_ptr()).to_string_lossy());
+                }
+                Encoding::Array(element) => element.write_array(value, out)?,
+                Encoding::Output(function) => write_string(out, &printed(function, value)?),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Element {
+    /// If the type is a true array.
+    fn of(array: pg_sys::Oid) -> Result<Option<Element>, Failure> {
+        // SAFETY: catalog look-ups inside a transaction.
+        unsafe {
+            let type_oid = pg_sys::get_element_type(array);
+            if type_oid == pg_sys::InvalidOid {
+                return Ok(None);
+            }
+            let (mut length, mut by_value, mut align) = (0, false, 0);
+            pg_sys::get_typlenbyvalalign(type_oid, &mut length, &mut by_value, &mut align);
+            let (encoding, whole) = (Encoding::of(type_oid)?, output_function(array));
+            Ok(Some(Element { type_oid, length, by_value, align, encoding, whole }))
+        }
+    }
+
+    /// # Safety
+    /// `value` is an array of such elements.
+    unsafe fn write_array(&self, value: pg_sys::Datum, out: &mut Vec<u8>) -> Result<(), Failure> {
+        let array = pg_sys::pg_detoast_datum(value.cast_mut_ptr()).cast::<pg_sys::ArrayType>();
+        let lower_bound = || *array.cast::<u8>().add(size_of::<pg_sys::ArrayType>() + size_of::<i32>()).cast::<i32>();
+        if (*array).ndim > 1 || ((*array).ndim == 1 && lower_bound() != 1) {
+            write_string(out, &printed(&self.whole, value)?);
+            return Ok(());
+        }
+        let (mut values, mut nulls, mut count) = (std::ptr::null_mut(), std::ptr::null_mut(), 0);
+        pg_sys::deconstruct_array(
+            array,
+            self.type_oid,
+            self.length.into(),
+            self.by_value,
+            self.align,
+            &mut values,
+            &mut nulls,
+            &mut count,
+        );
+        out.push(b'[');
+        for index in 0..count as usize {
+            if index > 0 {
+                out.extend_from_slice(b", ");
+            }
+            match *nulls.add(index) {
+                true => out.extend_from_slice(b"null"),
+                false => self.encoding.write(*values.add(index), out)?,
+            }
+        }
+        out.push(b']');
+        Ok(())
+    }
+}
+
+fn write_number(out: &mut Vec<u8>, number: impl std::fmt::Display) {
+    use std::io::Write;
+    // Infallible: a vector takes any text.
+    let _ = write!(out, "{number}");
+}
+
+/// Rust prints the shortest digits that are this number and no other, without an exponent, as jsonb states it.
+fn write_float(out: &mut Vec<u8>, is_finite: bool, is_nan: bool, is_positive: bool, number: impl std::fmt::Display) {
+    match (is_finite, is_nan, is_positive) {
+        (true, ..) => write_number(out, number),
+        (false, true, _) => out.extend_from_slice(b"\"NaN\""),
+        (false, false, true) => out.extend_from_slice(b"\"Infinity\""),
+        (false, false, false) => out.extend_from_slice(b"\"-Infinity\""),
+    }
+}
+
+fn write_numeric(out: &mut Vec<u8>, text: &str) {
+    let is_number = text.ends_with(|last: char| last.is_ascii_digit());
+    match is_number && keeps_number(text) {
+        true => out.extend_from_slice(text.as_bytes()),
+        false => write_string(out, text),
+    }
+}
+
+/// Looked up once and kept as long as the session.
+fn output_function(type_oid: pg_sys::Oid) -> Box<pg_sys::FmgrInfo> {
+    let mut function = Box::new(pg_sys::FmgrInfo::default());
+    // SAFETY: catalog look-ups inside a transaction; what the function keeps lives in a context that is never reset.
+    unsafe {
+        let (mut oid, mut is_varlena) = (pg_sys::InvalidOid, false);
+        pg_sys::getTypeOutputInfo(type_oid, &mut oid, &mut is_varlena);
+        pg_sys::fmgr_info_cxt(oid, &mut *function, pg_sys::TopMemoryContext);
+    }
+    function
+}
+
+/// # Safety
+/// `value` is of the type whose output function this is.
+unsafe fn printed(function: &pg_sys::FmgrInfo, value: pg_sys::Datum) -> Result<String, Failure> {
+    let text = pg_sys::OutputFunctionCall(std::ptr::from_ref(function).cast_mut(), value);
+    let owned = to_utf8(CStr::from_ptr(text).to_bytes());
+    pg_sys::pfree(text.cast());
+    owned
+}
+
+/// Text of the database in UTF-8.
+fn to_utf8(text: &[u8]) -> Result<String, Failure> {
+    const UTF8: i32 = pg_sys::pg_enc::PG_UTF8 as i32;
+    // SAFETY: the result is the text itself, or a new one that ends with a zero byte.
+    unsafe {
+        if pg_sys::GetDatabaseEncoding() == UTF8 || text.is_ascii() {
+            return String::from_utf8(text.to_vec()).map_err(|_| not_text());
+        }
+        let converted = pg_sys::pg_server_to_any(text.as_ptr().cast(), text.len() as i32, UTF8);
+        if converted.cast_const().cast() == text.as_ptr() {
+            return String::from_utf8(text.to_vec()).map_err(|_| not_text());
+        }
+        let owned = String::from_utf8(CStr::from_ptr(converted).to_bytes().to_vec()).map_err(|_| not_text());
+        pg_sys::pfree(converted.cast());
+        owned
+    }
+}
+
+/// The settings that change what output functions print, set to fixed values until dropped. Not by the settings' own
+/// machinery: that costs more than everything else about a row.
+struct FixedSettings {
+    date_style: i32,
+    date_order: i32,
+    interval_style: i32,
+    float_digits: i32,
+    bytea: i32,
+    time_zone: *mut pg_sys::pg_tz,
+}
+
+impl FixedSettings {
+    fn set() -> FixedSettings {
+        // SAFETY: plain globals of this process; Postgres keeps time zones for ever once they are loaded.
+        unsafe {
+            let saved = FixedSettings {
+                date_style: pg_sys::DateStyle,
+                date_order: pg_sys::DateOrder,
+                interval_style: pg_sys::IntervalStyle,
+                float_digits: pg_sys::extra_float_digits,
+                bytea: bytea_output,
+                time_zone: pg_sys::session_timezone,
+            };
+            pg_sys::DateStyle = pg_sys::USE_ISO_DATES as i32;
+            pg_sys::DateOrder = pg_sys::DATEORDER_MDY as i32;
+            pg_sys::IntervalStyle = pg_sys::INTSTYLE_POSTGRES as i32;
+            pg_sys::extra_float_digits = 1;
+            // BYTEA_OUTPUT_HEX, the second of its enum.
+            bytea_output = 1;
+            pg_sys::session_timezone = pg_sys::pg_tzset(c"GMT".as_ptr());
+            saved
+        }
+    }
+}
+
+impl Drop for FixedSettings {
+    fn drop(&mut self) {
+        // SAFETY: as in set(). An error of an output function unwinds through here.
+        unsafe {
+            pg_sys::DateStyle = self.date_style;
+            pg_sys::DateOrder = self.date_order;
+            pg_sys::IntervalStyle = self.interval_style;
+            pg_sys::extra_float_digits = self.float_digits;
+            bytea_output = self.bytea;
+            pg_sys::session_timezone = self.time_zone;
+        }
+    }
+}

@@ -1,0 +1,409 @@
+//! What is asked of one row or one table: its history, whether it is what was recorded, and the row itself if it is.
+
+use super::columns;
+use super::options::Options;
+use super::plan::{self, Plan};
+use super::relation::{self, Regclass};
+use super::verify_row::{check_signature, presence, Comparer, Finding, RegisteredSnapshot};
+use super::verify_table::{self, RowProblem};
+use super::versions::{self, text_member, Version};
+use crate::ledger::canonical_json::member;
+use crate::ledger::row_change::row_id;
+use crate::postgres::errors::{or_raise, required, Failure};
+use crate::postgres::jsonb::{Jsonb, JsonbText};
+use crate::postgres::tables::{self, Row, Table};
+use pgrx::prelude::*;
+use pgrx::PgSqlErrorCode;
+use serde_json::{json, Value};
+use std::rc::Rc;
+
+/// Rows of verify_table() that are kept in memory; more are counted in a last row.
+const MAX_ROWS: usize = 100_000;
+/// Problems of a table that verify_all() lists.
+const MAX_LISTED: usize = 100;
+
+type ProblemRow = (Option<JsonbText>, String, Option<pgrx::Uuid>, Option<i64>, String);
+
+#[pg_extern(volatile, parallel_unsafe, security_definer, requires = ["tables"])]
+#[search_path(pg_catalog, pg_temp)]
+#[allow(clippy::type_complexity, reason = "one column for each part of a problem")]
+fn verify_table(
+    target: Option<Regclass>,
+) -> TableIterator<
+    'static,
+    (
+        name!(row_key, Option<JsonbText>),
+        name!(problem, String),
+        name!(entry_id, Option<pgrx::Uuid>),
+        name!(block_number, Option<i64>),
+        name!(detail, String),
+    ),
+> {
+    let target = required(target, "target").0;
+    or_raise(check_reader(target));
+    let mut rows = Vec::new();
+    let mut more = 0_u64;
+    or_raise(require_baseline(target));
+    let verified = verify_table::verify(target, &mut |problem| match rows.len() < MAX_ROWS {
+        true => rows.push(problem_row(problem)),
+        false => more += 1,
+    });
+    or_raise(verified);
+    if more > 0 {
+        let detail = format!("{more} further problems are not listed");
+        rows.push((None, "more_problems".to_owned(), None, None, detail));
+    }
+    TableIterator::new(rows)
+}
+
+fn problem_row(problem: RowProblem) -> ProblemRow {
+    (
+        (!problem.row_key.is_empty()).then_some(JsonbText(problem.row_key)),
+        problem.problem.name().to_owned(),
+        problem.entry_id.map(|id| pgrx::Uuid::from_bytes(*id.as_bytes())),
+        problem.block_number,
+        problem.detail,
+    )
+}
+
+/// The tables part of verify_all(): one object for each tracked table.
+pub fn verify_all_tables() -> (bool, Value) {
+    let mut targets: Vec<(pg_sys::Oid, String)> = Vec::new();
+    crate::postgres::spi::for_each(
+        "SELECT table_name::pg_catalog.oid, table_name::pg_catalog.text FROM ledger.tracked_tables ORDER BY 2",
+        &[],
+        |row| targets.extend(row.get(0).zip(row.get::<String>(1))),
+    );
+    let mut all_valid = true;
+    let mut verdicts = Vec::new();
+    for (target, name) in targets {
+        let mut problems = Vec::new();
+        let verified = require_baseline(target).and_then(|()| {
+            verify_table::verify(target, &mut |problem| {
+                if problems.len() < MAX_LISTED {
+                    problems.push(problem_json(&problem));
+                }
+            })
+        });
+        let verdict = match verified {
+            Ok(counts) => {
+                all_valid &= counts.problems == 0;
+                json!({"table": name, "valid": counts.problems == 0, "row_count": counts.rows,
+                       "entry_count": counts.entries, "error_count": counts.problems, "errors": problems})
+            }
+            Err(failure) => json!({"table": name, "valid": null, "message": failure.text()}),
+        };
+        verdicts.push(verdict);
+    }
+    (all_valid, Value::from(verdicts))
+}
+
+fn problem_json(problem: &RowProblem) -> Value {
+    json!({
+        "row_key": serde_json::from_str::<Value>(&problem.row_key).unwrap_or_default(),
+        "problem": problem.problem.name(),
+        "entry_id": problem.entry_id.map(|id| id.to_string()),
+        "block_number": problem.block_number,
+        "detail": problem.detail,
+    })
+}
+
+#[pg_extern(volatile, parallel_unsafe, security_definer, requires = ["tables"])]
+#[search_path(pg_catalog, pg_temp)]
+fn verify_row(target: Option<Regclass>, row_key: Option<Jsonb>) -> JsonbText {
+    let target = required(target, "target").0;
+    or_raise(check_reader(target));
+    let key = required(row_key, "row_key");
+    let mut row = or_raise(OneRow::find(target, key));
+    let (version, finding) = or_raise(row.check());
+    JsonbText::from(json!({
+        "verified": finding.is_none() && version.is_some(),
+        "problem": finding.as_ref().map(|(problem, _)| problem.name()),
+        "entry_id": version.as_ref().map(|version| version.entry_id.to_string()),
+        "block_number": version.as_ref().and_then(|version| version.block_number),
+        "detail": finding.map(|(_, detail)| detail),
+    }))
+}
+
+#[pg_extern(volatile, parallel_unsafe, security_definer, requires = ["tables"])]
+#[search_path(pg_catalog, pg_temp)]
+#[allow(clippy::type_complexity, reason = "the columns of a history")]
+fn history(
+    target: Option<Regclass>,
+    row_key: Option<Jsonb>,
+) -> TableIterator<
+    'static,
+    (
+        name!(version, i64),
+        name!(operation, String),
+        name!(recorded_at, TimestampWithTimeZone),
+        name!(block_number, Option<i64>),
+        name!(entry_id, pgrx::Uuid),
+        name!(transaction_id, Option<i64>),
+        name!(session_user, Option<String>),
+        name!(current_user, Option<String>),
+        name!(application_name, Option<String>),
+        name!(client_address, Option<String>),
+        name!(before, Option<JsonbText>),
+        name!(after, Option<JsonbText>),
+        name!(data_hash, String),
+    ),
+> {
+    let target = required(target, "target").0;
+    or_raise(check_reader(target));
+    let key = required(row_key, "row_key");
+    let row = or_raise(OneRow::find(target, key));
+    // SAFETY: the snapshot is registered.
+    let versions = unsafe { versions::all(row.row_id, row.snapshot.as_ptr()) };
+    let rows: Vec<_> = versions
+        .into_iter()
+        .zip(1_i64..)
+        .map(|(version, number)| {
+            let text = |name: &str| text_member(&version.metadata, name);
+            let json = |name: &str| member(&version.metadata, name).map(|json| JsonbText(json.to_owned()));
+            let recorded_at = tables::timestamp_to_postgres(version.created_at);
+            (
+                number,
+                operation_name(&version),
+                TimestampWithTimeZone::try_from(recorded_at).expect("a recorded time is a valid one"),
+                version.block_number,
+                pgrx::Uuid::from_bytes(*version.entry_id.as_bytes()),
+                version.change().and_then(|change| change.transaction_id.parse().ok()),
+                text("session_user"),
+                text("current_user"),
+                text("application_name"),
+                text("client_address"),
+                json("before"),
+                json("after"),
+                version.data_hash.clone(),
+            )
+        })
+        .collect();
+    TableIterator::new(rows)
+}
+
+/// `insert`, `update`, `delete`, or `baseline` for a row that was there before the table was tracked.
+fn operation_name(version: &Version) -> String {
+    if version.change().is_some_and(|change| change.is_baseline) {
+        return "baseline".to_owned();
+    }
+    version.operation.entry_type().trim_start_matches("table_").to_owned()
+}
+
+/// Gives back the row that it is called with, or refuses it: `SELECT (ledger.verified(t)).* FROM t WHERE id = 42`.
+#[pg_extern(volatile, parallel_unsafe, security_definer, requires = ["tables"])]
+#[search_path(pg_catalog, pg_temp)]
+fn verified(row: pgrx::AnyElement) -> pgrx::AnyElement {
+    or_raise(require_verified(&row));
+    row
+}
+
+fn require_verified(row: &pgrx::AnyElement) -> Result<(), Failure> {
+    // SAFETY: a catalog look-up.
+    let target = unsafe { pg_sys::typeidTypeRelid(row.oid()) };
+    if target == pg_sys::InvalidOid {
+        return Err(Failure::new(
+            PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
+            "ledger.verified() takes a whole row of a tracked table",
+        )
+        .hint("Name the table or its alias: SELECT (ledger.verified(t)).* FROM my_table AS t WHERE id = 42."));
+    }
+    let table = Table::open_oid(target, pg_sys::AccessShareLock);
+    let plan = plan_of(&table)?;
+    // SAFETY: a composite value of this table's row type, which may be one from before columns were added: they read as
+    // null there.
+    let values = unsafe { relation::composite_row(row.datum(), &table) };
+    let key = columns::object(&plan.key, &values)?;
+    let row_id = row_id(&plan.options.table_id, &key);
+    let snapshot = RegisteredSnapshot::of_query();
+    // SAFETY: the snapshot is registered.
+    let newest = unsafe { versions::newest(row_id, snapshot.as_ptr()) };
+    let exists = exists_after(&newest, row_id, &plan, &snapshot);
+    let root = Table::open_oid(target, pg_sys::NoLock);
+    let finding = match newest.as_ref().filter(|_| exists) {
+        None => presence(newest.as_ref(), exists, true),
+        Some(version) => match check_signature(version)? {
+            Some(finding) => Some(finding),
+            None => Comparer::new(table, root, plan.clone()).compare(&values, version)?,
+        },
+    };
+    finding.map_or(Ok(()), |finding| Err(refused(&plan, &key, finding)))
+}
+
+fn refused(plan: &Plan, key: &str, (problem, detail): Finding) -> Failure {
+    let name = &plan.table;
+    Failure::new(
+        PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
+        format!("row {key} of table {name} does not verify: {}", problem.name()),
+    )
+    .detail(format!("{}.", capitalised(&detail)))
+    .hint(format!("SELECT * FROM ledger.history('{name}', '{key}') shows what was recorded of it."))
+}
+
+fn capitalised(text: &str) -> String {
+    let mut characters = text.chars();
+    characters.next().map_or_else(String::new, |first| first.to_uppercase().chain(characters).collect())
+}
+
+/// Whether by the newest entry about it the row exists, and was not truncated since.
+fn exists_after(newest: &Option<Version>, id: uuid::Uuid, plan: &Plan, snapshot: &RegisteredSnapshot) -> bool {
+    let Some(version) = newest.as_ref().filter(|version| version.leaves_row(id)) else { return false };
+    // SAFETY: the snapshot is registered.
+    let truncate = unsafe { versions::newest(row_id(&plan.options.table_id, ""), snapshot.as_ptr()) };
+    truncate.is_none_or(|truncate| (truncate.created_at, truncate.entry_id) < (version.created_at, version.entry_id))
+}
+
+fn plan_of(table: &Table) -> Result<Rc<Plan>, Failure> {
+    // SAFETY: the relation is open.
+    let options = unsafe { Options::of_relation(table.relation()) };
+    let options = options.ok_or_else(|| verify_table::not_tracked(table))?;
+    plan::of(table, || Ok(options))
+}
+
+/// Reading what the ledger says of a table is the auditors' part, and that of whoever may read all of the table. Asked of
+/// the caller, not of this function's owner.
+fn check_reader(target: pg_sys::Oid) -> Result<(), Failure> {
+    // SAFETY: catalog look-ups.
+    let may = unsafe {
+        let user = pg_sys::GetOuterUserId();
+        let auditor = pg_sys::get_role_oid(c"ledger_auditor".as_ptr(), true);
+        let is_auditor = auditor != pg_sys::InvalidOid && pg_sys::has_privs_of_role(user, auditor);
+        let selects = || pg_sys::pg_class_aclcheck(target, user, pg_sys::ACL_SELECT.into());
+        is_auditor || selects() == pg_sys::AclResult::ACLCHECK_OK
+    };
+    match may {
+        true => Ok(()),
+        false => Err(Failure::new(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, "permission denied for the table")
+            .detail("Only members of ledger_auditor, and roles that may SELECT from the table, may verify it.")),
+    }
+}
+
+/// A table whose rows are still being recorded cannot be compared yet.
+fn require_baseline(target: pg_sys::Oid) -> Result<(), Failure> {
+    let table = Table::open_oid(target, pg_sys::AccessShareLock);
+    // SAFETY: the relation is open.
+    let options = unsafe { Options::of_relation(table.relation()) };
+    let options = options.ok_or_else(|| verify_table::not_tracked(&table))?;
+    let mut left = None;
+    crate::postgres::spi::for_each(
+        "SELECT table_id, pg_catalog.sum(next_page)::pg_catalog.int8, pg_catalog.sum(page_count)::pg_catalog.int8 \
+         FROM ledger.baselines GROUP BY table_id",
+        &[],
+        |row| {
+            if row.get::<String>(0).is_some_and(|id| id == options.table_id) {
+                left = Some((row.get::<i64>(1).unwrap_or(0), row.get::<i64>(2).unwrap_or(0)));
+            }
+        },
+    );
+    match left {
+        None => Ok(()),
+        Some((done, pages)) => Err(Failure::new(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            format!("the rows of table {} are still being recorded", relation::qualified_name(&table)),
+        )
+        .detail(format!("{done} of {pages} pages are done."))
+        .hint("View ledger.tracked_tables shows the progress; verify again when its state is \"tracked\".")),
+    }
+}
+
+/// A row, looked up by its key as a user writes it.
+struct OneRow {
+    row_id: uuid::Uuid,
+    plan: Rc<Plan>,
+    snapshot: RegisteredSnapshot,
+    target: pg_sys::Oid,
+    /// Where it is, if it is there.
+    place: Option<(pg_sys::Oid, pg_sys::ItemPointerData)>,
+}
+
+impl OneRow {
+    fn find(target: pg_sys::Oid, key: Jsonb) -> Result<OneRow, Failure> {
+        let table = Table::open_oid(target, pg_sys::AccessShareLock);
+        let plan = plan_of(&table)?;
+        check_key(&plan, key)?;
+        let snapshot = RegisteredSnapshot::of_query();
+        let name = relation::qualified_name(&table);
+        // The key's values in their own types, so that '42' and 42 are the same.
+        let typed = format!("pg_catalog.jsonb_populate_record(NULL::{name}, $1)");
+        let values = select_row(&format!("SELECT k AS r FROM {typed} AS k"), key)?;
+        let values = values.ok_or_else(|| Failure::new(PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, "a row has no key"))?;
+        // SAFETY: a composite value of this table's row type.
+        let values = unsafe { relation::composite_row(values, &table) };
+        let key_text = columns::object(&plan.key, &values)?;
+        let condition: Vec<String> = plan
+            .key
+            .iter()
+            .map(|column| {
+                let column = relation::quoted_text(&column.name);
+                format!("t.{column} = (k.k).{column}")
+            })
+            .collect();
+        let only = if plan.is_partition || relation::is_partitioned(&table) { "" } else { "ONLY " };
+        let query = format!(
+            "SELECT t.tableoid, t.ctid FROM {only}{name} AS t, (SELECT {typed} AS k) AS k WHERE {}",
+            condition.join(" AND ")
+        );
+        let place = select_place(&query, key)?;
+        Ok(OneRow { row_id: row_id(&plan.options.table_id, &key_text), plan, snapshot, target, place })
+    }
+
+    /// The newest entry about the row, and what is wrong with it.
+    fn check(&mut self) -> Result<(Option<Version>, Option<Finding>), Failure> {
+        // SAFETY: the snapshot is registered.
+        let newest = unsafe { versions::newest(self.row_id, self.snapshot.as_ptr()) };
+        let exists = exists_after(&newest, self.row_id, &self.plan, &self.snapshot);
+        let (Some(version), Some((oid, tid)), true) = (&newest, self.place, exists) else {
+            let finding = presence(newest.as_ref(), exists, self.place.is_some());
+            return Ok((newest, finding));
+        };
+        if let Some(finding) = check_signature(version)? {
+            return Ok((newest, Some(finding)));
+        }
+        let table = Table::open_oid(oid, pg_sys::AccessShareLock);
+        let plan = plan_of(&table)?;
+        let root = Table::open_oid(self.target, pg_sys::NoLock);
+        let mut comparer = Comparer::new(Table::open_oid(oid, pg_sys::NoLock), root, plan);
+        let compare = |row: &Row| comparer.compare(row, version);
+        // SAFETY: the snapshot is registered.
+        let finding = unsafe { relation::fetch(&table, tid, self.snapshot.as_ptr(), compare) };
+        let finding = finding.unwrap_or(Ok(None))?;
+        Ok((newest, finding))
+    }
+}
+
+fn check_key(plan: &Plan, key: Jsonb) -> Result<(), Failure> {
+    let text = key.text();
+    let value: Value = serde_json::from_str(&text).unwrap_or_default();
+    let names: Vec<&str> = plan.key.iter().map(|column| column.name.as_str()).collect();
+    let is_whole = value.as_object().is_some_and(|object| {
+        object.len() == names.len() && names.iter().all(|name| object.get(*name).is_some_and(|value| !value.is_null()))
+    });
+    if is_whole {
+        return Ok(());
+    }
+    let example: Vec<String> = names.iter().map(|name| format!("\"{name}\": ...")).collect();
+    Err(Failure::new(
+        PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+        "row_key must hold the columns of the primary key",
+    )
+    .detail(format!("The primary key of table {} is ({}).", plan.table, names.join(", ")))
+    .hint(format!("Pass an object such as {{{}}}.", example.join(", "))))
+}
+
+/// The composite value that the query gives, if it gives one.
+fn select_row(query: &str, key: Jsonb) -> Result<Option<pg_sys::Datum>, Failure> {
+    select(query, key, |row| row.datum(0))
+}
+
+fn select_place(query: &str, key: Jsonb) -> Result<Option<(pg_sys::Oid, pg_sys::ItemPointerData)>, Failure> {
+    select(query, key, |row| {
+        let tid = row.datum(1)?;
+        // SAFETY: a non-null datum of type tid.
+        Some((row.get(0)?, unsafe { *tid.cast_mut_ptr::<pg_sys::ItemPointerData>() }))
+    })
+}
+
+/// What `read` makes of the first row of a query with one parameter, a jsonb, under the snapshot of the running query.
+fn select<T>(query: &str, key: Jsonb, read: impl FnOnce(&Row) -> Option<T>) -> Result<Option<T>, Failure> {
+    Ok(crate::postgres::spi::first_row(query, pg_sys::JSONBOID, key.datum(), read))
+}

@@ -1,0 +1,342 @@
+//! track() and untrack(): a table becomes provable, and stops being so.
+
+use super::baseline;
+use super::options::{Coverage, Options, ROW_TRIGGER, TRUNCATE_TRIGGER};
+use super::plan;
+use super::record::Metadata;
+use super::relation::{self, Regclass};
+use crate::ledger::sha256_hex;
+use crate::postgres::database;
+use crate::postgres::entries::{self, RowEntry};
+use crate::postgres::errors::{or_raise, required, Failure};
+use crate::postgres::secrets;
+use crate::postgres::tables::Table;
+use pgrx::prelude::*;
+use pgrx::PgSqlErrorCode;
+use serde_json::json;
+
+#[pg_extern(volatile, parallel_unsafe)]
+fn track(
+    target: Option<Regclass>,
+    keep_image: default!(Option<bool>, "false"),
+    with_signature: default!(Option<bool>, "true"),
+    columns: default!(Option<Vec<String>>, "NULL"),
+    except: default!(Option<Vec<String>>, "NULL"),
+) -> String {
+    let coverage = match (columns, except) {
+        (None, None) => Coverage::All,
+        (Some(columns), None) => Coverage::Only(columns),
+        (None, Some(columns)) => Coverage::Except(columns),
+        (Some(_), Some(_)) => {
+            Failure::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, "columns and except cannot both be given")
+                .hint("Name either the columns to record, or those that may change without a record.")
+                .raise()
+        }
+    };
+    let wanted = Options {
+        table_id: String::new(),
+        keep_image: required(keep_image, "keep_image"),
+        with_signature: required(with_signature, "with_signature"),
+        coverage,
+    };
+    or_raise(track_table(required(target, "target").0, wanted))
+}
+
+#[pg_extern(volatile, parallel_unsafe)]
+fn untrack(target: Option<Regclass>) {
+    or_raise(untrack_table(required(target, "target").0));
+}
+
+fn track_table(target: pg_sys::Oid, mut wanted: Options) -> Result<String, Failure> {
+    prepare("track()")?;
+    check_privilege(target)?;
+    let table = Table::open_oid(target, pg_sys::ShareRowExclusiveLock);
+    check_kind(&table)?;
+    check_columns(&table, &wanted.coverage)?;
+    if wanted.with_signature {
+        secrets::required_keyring()?;
+    }
+    // SAFETY: the relation is open.
+    let current = unsafe { Options::of_relation(table.relation()) };
+    wanted.table_id = current.as_ref().map_or_else(new_table_id, |options| options.table_id.clone());
+    if current.as_ref() == Some(&wanted) && is_enabled(&table) {
+        pgrx::notice!("table {} is tracked already", relation::qualified_name(&table));
+        return Ok(wanted.table_id);
+    }
+    let is_new = current.is_none();
+    make_triggers(&table, &wanted);
+    note(&table, &wanted, "table_tracked")?;
+    if is_new {
+        baseline::begin(table, &wanted)?;
+    }
+    Ok(wanted.table_id)
+}
+
+fn untrack_table(target: pg_sys::Oid) -> Result<(), Failure> {
+    prepare("untrack()")?;
+    check_privilege(target)?;
+    let table = Table::open_oid(target, pg_sys::ShareRowExclusiveLock);
+    // SAFETY: the relation is open.
+    let Some(options) = (unsafe { Options::of_relation(table.relation()) }) else {
+        pgrx::notice!("table {} is not tracked", relation::qualified_name(&table));
+        return Ok(());
+    };
+    check_kind(&table)?;
+    as_owner(|| {
+        drop_triggers(&table);
+        baseline::forget(&options.table_id);
+    });
+    note(&table, &options, "table_untracked")
+}
+
+fn prepare(function: &str) -> Result<(), Failure> {
+    database::require_preloaded()?;
+    let command = std::ffi::CString::new(function).expect("our own names hold no NUL");
+    // SAFETY: raises an ERROR where nothing may be written.
+    unsafe { pg_sys::PreventCommandIfReadOnly(command.as_ptr()) };
+    Ok(())
+}
+
+/// 64 random bits: a table is tracked anew under another id, as nobody knows what was done to it in between.
+fn new_table_id() -> String {
+    uuid::Uuid::new_v4().simple().to_string()[..16].to_owned()
+}
+
+// ---- what can be tracked, and by whom -----------------------------------------------------------------------------------
+
+fn check_privilege(target: pg_sys::Oid) -> Result<(), Failure> {
+    // SAFETY: catalog look-ups.
+    let may = unsafe {
+        let user = pg_sys::GetUserId();
+        let admin = pg_sys::get_role_oid(c"ledger_admin".as_ptr(), true);
+        owns(target, user) || (admin != pg_sys::InvalidOid && pg_sys::has_privs_of_role(user, admin))
+    };
+    if may {
+        return Ok(());
+    }
+    Err(Failure::new(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, "permission denied to track the table")
+        .detail("Only its owner, and members of ledger_admin, may have a table tracked or end that."))
+}
+
+/// # Safety
+/// Inside a transaction.
+pub unsafe fn owns(relation: pg_sys::Oid, user: pg_sys::Oid) -> bool {
+    #[cfg(any(feature = "pg14", feature = "pg15"))]
+    return pg_sys::pg_class_ownercheck(relation, user);
+    #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+    return pg_sys::object_ownercheck(pg_sys::RelationRelationId, relation, user);
+}
+
+fn check_kind(table: &Table) -> Result<(), Failure> {
+    let name = relation::qualified_name(table);
+    // SAFETY: the relation is open.
+    let form = unsafe { &*(*table.relation()).rd_rel };
+    let refuse = |why: &str, hint: &str| {
+        Err(Failure::new(PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE, format!("cannot track {name}"))
+            .detail(why.to_owned())
+            .hint(hint.to_owned()))
+    };
+    let tables_only = "Track the tables that hold the rows.";
+    match form.relkind as u8 {
+        pg_sys::RELKIND_RELATION | pg_sys::RELKIND_PARTITIONED_TABLE => {}
+        pg_sys::RELKIND_VIEW => return refuse("It is a view and holds no rows.", tables_only),
+        pg_sys::RELKIND_MATVIEW => return refuse("It is a materialized view: its rows are computed.", tables_only),
+        pg_sys::RELKIND_FOREIGN_TABLE => {
+            return refuse("It is a foreign table: its rows can change where no trigger sees it.", tables_only)
+        }
+        _ => return refuse("It is not a table.", tables_only),
+    }
+    match form.relpersistence as u8 {
+        pg_sys::RELPERSISTENCE_PERMANENT => {}
+        pg_sys::RELPERSISTENCE_UNLOGGED => {
+            return refuse(
+                "It is unlogged: a crash empties it, while the ledger keeps what was recorded, so every row would be reported missing.",
+                "ALTER TABLE ... SET LOGGED first.",
+            )
+        }
+        _ => return refuse("It is temporary: its rows are gone with the session.", "Track a permanent table."),
+    }
+    // SAFETY: catalog look-ups.
+    let (is_catalog, schema) = unsafe {
+        (pg_sys::IsCatalogRelationOid(relation::oid(table)), pg_sys::get_namespace_oid(c"ledger".as_ptr(), true))
+    };
+    if is_catalog {
+        return refuse("It is a system catalog.", "Track tables of your own.");
+    }
+    if form.relnamespace == schema {
+        return refuse("It is the ledger's own.", "Track tables of your own.");
+    }
+    if form.relkind as u8 == pg_sys::RELKIND_RELATION && form.relam != pg_sys::Oid::from(pg_sys::HEAP_TABLE_AM_OID) {
+        return refuse("Its access method is not heap.", "Tables with another access method cannot be tracked yet.");
+    }
+    check_partition(table, &refuse)?;
+    relation::key_of(table).map(|_| ())
+}
+
+/// A partition is tracked with the table that it is part of.
+fn check_partition(table: &Table, refuse: &dyn Fn(&str, &str) -> Result<(), Failure>) -> Result<(), Failure> {
+    for oid in relation::ancestors(table) {
+        let ancestor = Table::open_oid(oid, pg_sys::AccessShareLock);
+        // SAFETY: the relation is open.
+        if unsafe { Options::of_relation(ancestor.relation()) }.is_some() {
+            let name = relation::qualified_name(&ancestor);
+            return refuse(
+                &format!("It is a partition of {name}, which is tracked, and its rows with it."),
+                &format!("Call the function for {name}."),
+            );
+        }
+    }
+    Ok(())
+}
+
+fn check_columns(table: &Table, coverage: &Coverage) -> Result<(), Failure> {
+    let (live, key) = (relation::live_columns(table), relation::key_of(table)?);
+    for name in coverage.named() {
+        if !live.iter().any(|column| column.name == *name) {
+            return Err(Failure::new(
+                PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN,
+                format!("column \"{name}\" of table {} does not exist", relation::qualified_name(table)),
+            ));
+        }
+    }
+    match coverage {
+        Coverage::Except(columns) => match columns.iter().find(|name| key.contains(name)) {
+            None => Ok(()),
+            Some(name) => Err(Failure::new(
+                PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+                format!("column \"{name}\" cannot be left out: it is part of the primary key"),
+            )),
+        },
+        _ => Ok(()),
+    }
+}
+
+// ---- triggers -----------------------------------------------------------------------------------------------------------
+
+/// Whether the triggers are as track() leaves them.
+fn is_enabled(table: &Table) -> bool {
+    // SAFETY: the relation is open.
+    unsafe {
+        let descriptor = (*table.relation()).trigdesc;
+        if descriptor.is_null() {
+            return false;
+        }
+        let triggers = std::slice::from_raw_parts((*descriptor).triggers, (*descriptor).numtriggers as usize);
+        let is_own = |trigger: &&pg_sys::Trigger| {
+            let name = std::ffi::CStr::from_ptr(trigger.tgname);
+            name == ROW_TRIGGER || name.to_bytes() == TRUNCATE_TRIGGER.as_bytes()
+        };
+        let own: Vec<_> = triggers.iter().filter(is_own).collect();
+        own.len() == 2 && own.iter().all(|trigger| trigger.tgenabled as u8 == pg_sys::TRIGGER_FIRES_ALWAYS)
+    }
+}
+
+fn make_triggers(table: &Table, options: &Options) {
+    let (name, argument) = (relation::qualified_name(table), quoted_literal(&options.text()));
+    let row_trigger = ROW_TRIGGER.to_string_lossy();
+    as_owner(|| {
+        drop_triggers(table);
+        run(&format!(
+            "CREATE TRIGGER {row_trigger} AFTER INSERT OR UPDATE OR DELETE ON {name} \
+             FOR EACH ROW EXECUTE FUNCTION ledger.record_change({argument})"
+        ));
+        // ALWAYS: also what a replication role or an apply worker changes.
+        run(&format!("ALTER TABLE {name} ENABLE ALWAYS TRIGGER {row_trigger}"));
+        make_truncate_triggers(table, options);
+    });
+}
+
+/// Statement triggers are not cloned to partitions: each has its own.
+pub fn make_truncate_triggers(table: &Table, options: &Options) {
+    for part in with_partitions(table) {
+        make_truncate_trigger(&part, options);
+    }
+}
+
+fn make_truncate_trigger(table: &Table, options: &Options) {
+    let (name, argument) = (relation::qualified_name(table), quoted_literal(&options.text()));
+    run(&format!("DROP TRIGGER IF EXISTS {TRUNCATE_TRIGGER} ON {name}"));
+    run(&format!(
+        "CREATE TRIGGER {TRUNCATE_TRIGGER} BEFORE TRUNCATE ON {name} \
+         FOR EACH STATEMENT EXECUTE FUNCTION ledger.record_truncate({argument})"
+    ));
+    run(&format!("ALTER TABLE {name} ENABLE ALWAYS TRIGGER {TRUNCATE_TRIGGER}"));
+}
+
+fn drop_triggers(table: &Table) {
+    run(&format!("DROP TRIGGER IF EXISTS {} ON {}", ROW_TRIGGER.to_string_lossy(), relation::qualified_name(table)));
+    drop_truncate_triggers(table);
+}
+
+pub fn drop_truncate_triggers(table: &Table) {
+    for part in with_partitions(table) {
+        run(&format!("DROP TRIGGER IF EXISTS {TRUNCATE_TRIGGER} ON {}", relation::qualified_name(&part)));
+    }
+}
+
+/// The table and its partitions, and theirs.
+fn with_partitions(table: &Table) -> Vec<Table> {
+    let mut all = vec![Table::open_oid(relation::oid(table), pg_sys::NoLock)];
+    for part in relation::partitions(table) {
+        all.extend(with_partitions(&Table::open_oid(part, pg_sys::ShareRowExclusiveLock)));
+    }
+    all
+}
+
+fn run(statement: &str) {
+    // A trigger that is not there is nothing to be told of.
+    // SAFETY: the setting is put back below, or when the transaction aborts.
+    let level = unsafe { pg_sys::NewGUCNestLevel() };
+    unsafe {
+        pg_sys::SetConfigOption(
+            c"client_min_messages".as_ptr(),
+            c"warning".as_ptr(),
+            pg_sys::GucContext::PGC_USERSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+        );
+    }
+    Spi::run(statement).unwrap_or_else(|error| pgrx::error!("{statement}: {error}"));
+    // SAFETY: the level that was begun above.
+    unsafe { pg_sys::AtEOXact_GUC(true, level) };
+}
+
+fn quoted_literal(text: &str) -> String {
+    // No backslash is special: JSON has them, and standard_conforming_strings may be off.
+    format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
+}
+
+/// Runs DDL as the owner of the ledger: who may have a table tracked need not be able to make such triggers by hand, with
+/// which one could record what one likes about other tables.
+pub fn as_owner<T>(work: impl FnOnce() -> T) -> T {
+    struct Restore(pg_sys::Oid, i32);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            // SAFETY: what was read before.
+            unsafe { pg_sys::SetUserIdAndSecContext(self.0, self.1) }
+        }
+    }
+    let (mut user, mut context) = (pg_sys::InvalidOid, 0);
+    // SAFETY: put back when this returns or unwinds.
+    unsafe {
+        pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
+        let owner = pg_sys::Oid::from(pg_sys::BOOTSTRAP_SUPERUSERID);
+        pg_sys::SetUserIdAndSecContext(owner, context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32);
+    }
+    let _restore = Restore(user, context);
+    work()
+}
+
+/// Records that tracking begins, changes or ends.
+fn note(table: &Table, options: &Options, entry_type: &'static str) -> Result<(), Failure> {
+    plan::forget_all();
+    let name = relation::qualified_name(table);
+    let settings = serde_json::from_str::<serde_json::Value>(&options.text()).unwrap_or_default();
+    let data = json!({"table": name, "options": settings}).to_string();
+    let data_hash = sha256_hex(crate::postgres::hashing::canonical(&data)?.as_bytes());
+    let metadata = Metadata::empty()
+        .text("table", &name)
+        .text("table_id", &options.table_id)
+        .key("options", &settings.to_string())
+        .actor();
+    entries::record_row(RowEntry::now(entry_type, data_hash, metadata.finish()?, options.with_signature)).map(|_| ())
+}

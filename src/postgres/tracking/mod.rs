@@ -1,0 +1,58 @@
+//! Tracked tables: every committed change of a row becomes an entry, without the application knowing.
+//!
+//! ```text
+//!   ALWAYS trigger ──row──▶ record ──entry──▶ entries ──sealing──▶ row_versions (which entries are about a row)
+//!                             │
+//!                             └ plan: what a session knows of the table; shape: the columns that entries cover
+//! ```
+//!
+//! | module | concern |
+//! |---|---|
+//! | [`manage`] | track(), untrack(), and the triggers |
+//! | [`options`] | what a table is tracked with |
+//! | [`relation`] | what the catalogs say of a table |
+//! | [`plan`], [`shape`], [`columns`] | which columns are recorded, and a row as JSON |
+//! | [`record`] | the triggers' functions |
+//! | [`baseline`] | recording the rows that were there before |
+//! | [`partitions`] | rows that come and go with a partition |
+//! | [`versions`] | the entries about one row |
+//! | [`verify_row`] | one row against its entries |
+//! | [`verify_table`] | all rows against all entries |
+//! | [`history`] | the functions for one row |
+
+pub mod baseline;
+pub mod columns;
+pub mod history;
+pub mod manage;
+pub mod options;
+pub mod partitions;
+pub mod plan;
+pub mod record;
+pub mod relation;
+pub mod shape;
+pub mod verify_row;
+pub mod verify_table;
+pub mod versions;
+
+use std::cell::Cell;
+
+thread_local! {
+    static FORGETS_AT_ROLLBACK: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Plans rely on what this transaction has recorded. If it, or a part of it, is rolled back, they are made anew.
+fn at_rollback_forget_plans() {
+    FORGETS_AT_ROLLBACK.set(true);
+}
+
+/// A transaction or a subtransaction has been rolled back. Cannot fail.
+pub fn after_rollback() {
+    if FORGETS_AT_ROLLBACK.get() {
+        plan::forget_all();
+    }
+}
+
+/// A transaction has ended.
+pub fn at_end() {
+    FORGETS_AT_ROLLBACK.set(false);
+}

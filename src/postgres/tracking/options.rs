@@ -1,0 +1,109 @@
+//! What a table is tracked with. It stands in the argument of the table's triggers, so that it is part of the table: it is
+//! dumped and restored with it, cloned to its partitions, and read without looking anything up.
+
+use crate::postgres::errors::Failure;
+use pgrx::{pg_sys, PgSqlErrorCode};
+use serde_json::{json, Value};
+use std::ffi::CStr;
+
+/// The name of the row trigger of every tracked table.
+pub const ROW_TRIGGER: &CStr = c"ledger_record_change";
+/// The name of its statement trigger.
+pub const TRUNCATE_TRIGGER: &str = "ledger_record_truncate";
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// 16 hex digits, made when the table was tracked. Names and oids change, this does not.
+    pub table_id: String,
+    pub keep_image: bool,
+    pub with_signature: bool,
+    pub coverage: Coverage,
+}
+
+/// Which columns are recorded, besides those of the primary key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Coverage {
+    All,
+    Only(Vec<String>),
+    Except(Vec<String>),
+}
+
+impl Coverage {
+    pub fn covers(&self, column: &str) -> bool {
+        match self {
+            Coverage::All => true,
+            Coverage::Only(columns) => columns.iter().any(|name| name == column),
+            Coverage::Except(columns) => columns.iter().all(|name| name != column),
+        }
+    }
+
+    pub fn named(&self) -> &[String] {
+        match self {
+            Coverage::All => &[],
+            Coverage::Only(columns) | Coverage::Except(columns) => columns,
+        }
+    }
+}
+
+impl Options {
+    /// As the trigger's argument.
+    pub fn text(&self) -> String {
+        let mut value = json!({
+            "table_id": self.table_id,
+            "keep_image": self.keep_image,
+            "with_signature": self.with_signature,
+        });
+        match &self.coverage {
+            Coverage::All => {}
+            Coverage::Only(columns) => value["columns"] = json!(columns),
+            Coverage::Except(columns) => value["except"] = json!(columns),
+        }
+        value.to_string()
+    }
+
+    pub fn parse(text: &str) -> Option<Options> {
+        let value: Value = serde_json::from_str(text).ok()?;
+        let names = |member: &str| -> Option<Vec<String>> {
+            value[member].as_array()?.iter().map(|name| Some(name.as_str()?.to_owned())).collect()
+        };
+        Some(Options {
+            table_id: value["table_id"].as_str()?.to_owned(),
+            keep_image: value["keep_image"].as_bool()?,
+            with_signature: value["with_signature"].as_bool()?,
+            coverage: match (names("columns"), names("except")) {
+                (Some(columns), None) => Coverage::Only(columns),
+                (None, Some(columns)) => Coverage::Except(columns),
+                _ => Coverage::All,
+            },
+        })
+    }
+
+    /// The options in the arguments of a trigger.
+    ///
+    /// # Safety
+    /// `trigger` is that of a relation's descriptor, or of a trigger call.
+    pub unsafe fn of_trigger(trigger: &pg_sys::Trigger) -> Result<Options, Failure> {
+        let text = (trigger.tgnargs == 1).then(|| CStr::from_ptr(*trigger.tgargs).to_string_lossy());
+        text.and_then(|text| Options::parse(&text)).ok_or_else(|| {
+            Failure::new(
+                PgSqlErrorCode::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED,
+                "this trigger was not made by ledger.track()",
+            )
+            .hint("Drop the trigger, and call SELECT ledger.track('table').")
+        })
+    }
+
+    /// The options of a table, if it is tracked.
+    ///
+    /// # Safety
+    /// The relation is open.
+    pub unsafe fn of_relation(relation: pg_sys::Relation) -> Option<Options> {
+        let descriptor = (*relation).trigdesc;
+        if descriptor.is_null() {
+            return None;
+        }
+        let triggers = std::slice::from_raw_parts((*descriptor).triggers, (*descriptor).numtriggers as usize);
+        let own = triggers.iter().find(|trigger| CStr::from_ptr(trigger.tgname) == ROW_TRIGGER)?;
+        Options::of_trigger(own).ok()
+    }
+}

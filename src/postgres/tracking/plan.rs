@@ -1,0 +1,106 @@
+//! What a session knows of a tracked table, so that nothing is looked up for a row: made once for each relation whose rows
+//! are written, and thrown away when Postgres says that the relation has changed.
+
+use super::columns::Column;
+use super::options::{Coverage, Options};
+use super::relation::{self, TableColumn};
+use super::shape::Shape;
+use crate::postgres::errors::Failure;
+use crate::postgres::tables::Table;
+use pgrx::{pg_guard, pg_sys};
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+
+/// A relation whose rows are recorded: the tracked table itself, or one of its partitions.
+pub struct Plan {
+    pub options: Options,
+    /// The tracked table's name, qualified and quoted.
+    pub table: String,
+    /// Columns of the primary key, by name.
+    pub key: Vec<Column>,
+    /// All columns that are covered, those of the key among them.
+    pub columns: Vec<Column>,
+    pub shape: Shape,
+    /// The relation is a partition of the tracked table.
+    pub is_partition: bool,
+}
+
+thread_local! {
+    static PLANS: RefCell<HashMap<pg_sys::Oid, Rc<Plan>>> = RefCell::new(HashMap::new());
+    static IS_LISTENING: Cell<bool> = const { Cell::new(false) };
+    /// A relation changed while the plans could not be touched.
+    static ALL_STALE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// The plan for rows of this relation, which is tracked with these options.
+pub fn of(table: &Table, options: impl FnOnce() -> Result<Options, Failure>) -> Result<Rc<Plan>, Failure> {
+    if ALL_STALE.take() {
+        forget_all();
+    }
+    let oid = relation::oid(table);
+    if let Some(plan) = PLANS.with_borrow(|plans| plans.get(&oid).cloned()) {
+        return Ok(plan);
+    }
+    listen();
+    let plan = Rc::new(Plan::make(table, options()?)?);
+    PLANS.with_borrow_mut(|plans| plans.insert(oid, plan.clone()));
+    Ok(plan)
+}
+
+/// Forgets all plans: also those that rely on a shape whose transaction has been rolled back.
+pub fn forget_all() {
+    PLANS.with(|plans| match plans.try_borrow_mut() {
+        Ok(mut plans) => plans.clear(),
+        Err(_) => ALL_STALE.set(true),
+    });
+}
+
+fn listen() {
+    if !IS_LISTENING.replace(true) {
+        // SAFETY: registered once a process.
+        unsafe { pg_sys::CacheRegisterRelcacheCallback(Some(forget), pg_sys::Datum::null()) };
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn forget(_arg: pg_sys::Datum, relation: pg_sys::Oid) {
+    if relation == pg_sys::InvalidOid {
+        return forget_all();
+    }
+    PLANS.with(|plans| match plans.try_borrow_mut() {
+        Ok(mut plans) => drop(plans.remove(&relation)),
+        Err(_) => ALL_STALE.set(true),
+    });
+}
+
+impl Plan {
+    fn make(table: &Table, options: Options) -> Result<Plan, Failure> {
+        let root = tracked_root(table, &options);
+        let root = root.as_ref().unwrap_or(table);
+        let key_names = relation::key_of(table)?;
+        let live = relation::live_columns(table);
+        let encode = |column: &TableColumn| Column::new(&column.name, column.position(), column.type_oid);
+        let in_key = |column: &&TableColumn| key_names.contains(&column.name);
+        let key = live.iter().filter(in_key).map(encode).collect::<Result<_, _>>()?;
+        let covered = |column: &&TableColumn| is_covered(&options.coverage, &key_names, column);
+        let columns = live.iter().filter(covered).map(encode).collect::<Result<_, _>>()?;
+        let shape = Shape::of(relation::live_columns(root).into_iter().filter(|column| covered(&column)))?;
+        let is_partition = relation::oid(root) != relation::oid(table);
+        Ok(Plan { table: relation::qualified_name(root), options, key, columns, shape, is_partition })
+    }
+}
+
+/// Columns that are computed when they are read are not stored.
+fn is_covered(coverage: &Coverage, key: &[String], column: &TableColumn) -> bool {
+    !column.is_virtual && (coverage.covers(&column.name) || key.contains(&column.name))
+}
+
+/// The table that was tracked, if this is a partition of it.
+fn tracked_root(table: &Table, options: &Options) -> Option<Table> {
+    let ancestors = relation::ancestors(table).into_iter().rev();
+    ancestors.map(|oid| Table::open_oid(oid, pg_sys::AccessShareLock)).find(|ancestor| {
+        // SAFETY: the relation is open.
+        unsafe { Options::of_relation(ancestor.relation()) }.is_some_and(|other| other.table_id == options.table_id)
+    })
+}

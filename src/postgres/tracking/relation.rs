@@ -1,0 +1,220 @@
+//! What the catalogs say of an application's table.
+
+use crate::postgres::errors::Failure;
+use crate::postgres::tables::{Row, Table};
+use pgrx::callconv::{Arg, ArgAbi};
+use pgrx::nullable::Nullable;
+use pgrx::pgrx_sql_entity_graph::metadata::{
+    ArgumentError, ReturnsError, ReturnsRef, SqlMappingRef, SqlTranslatable, TypeOrigin,
+};
+use pgrx::{pg_sys, FromDatum, PgSqlErrorCode};
+use std::ffi::CStr;
+
+/// An argument of type regclass: a table, by its name or oid.
+pub struct Regclass(pub pg_sys::Oid);
+
+impl FromDatum for Regclass {
+    unsafe fn from_polymorphic_datum(datum: pg_sys::Datum, is_null: bool, oid: pg_sys::Oid) -> Option<Self> {
+        pg_sys::Oid::from_polymorphic_datum(datum, is_null, oid).map(Regclass)
+    }
+}
+
+// SAFETY: a regclass is passed as the oid it is.
+unsafe impl<'fcx> ArgAbi<'fcx> for Regclass {
+    unsafe fn unbox_arg_unchecked(arg: Arg<'_, 'fcx>) -> Self {
+        arg.unbox_arg_using_from_datum().expect("a strict function gets no null")
+    }
+
+    unsafe fn unbox_nullable_arg(arg: Arg<'_, 'fcx>) -> Nullable<Self> {
+        arg.unbox_arg_using_from_datum().into()
+    }
+}
+
+// SAFETY: the mapping names a built-in type.
+unsafe impl SqlTranslatable for Regclass {
+    const TYPE_IDENT: &'static str = pgrx::pgrx_resolved_type!(Regclass);
+    const TYPE_ORIGIN: TypeOrigin = TypeOrigin::External;
+    const ARGUMENT_SQL: Result<SqlMappingRef, ArgumentError> = Ok(SqlMappingRef::literal("regclass"));
+    const RETURN_SQL: Result<ReturnsRef, ReturnsError> = Ok(ReturnsRef::One(SqlMappingRef::literal("regclass")));
+}
+
+/// A column that is not dropped.
+pub struct TableColumn {
+    pub name: String,
+    /// As in pg_attribute, from 1. It stays when the column is renamed.
+    pub number: i16,
+    pub type_oid: pg_sys::Oid,
+    /// Computed when it is read, so there is nothing stored to be recorded.
+    pub is_virtual: bool,
+}
+
+impl TableColumn {
+    /// From 0, in a row of the table.
+    pub fn position(&self) -> usize {
+        self.number as usize - 1
+    }
+}
+
+pub fn live_columns(table: &Table) -> Vec<TableColumn> {
+    let attributes = (0..table.column_count()).map(|position| {
+        // SAFETY: the relation is open, and has that many attributes.
+        unsafe { attribute((*table.relation()).rd_att, position) }
+    });
+    let live = attributes.filter(|attribute| !attribute.attisdropped);
+    live.map(|attribute| TableColumn {
+        name: text(&attribute.attname),
+        number: attribute.attnum,
+        type_oid: attribute.atttypid,
+        is_virtual: attribute.attgenerated as u8 == b'v',
+    })
+    .collect()
+}
+
+/// # Safety
+/// The descriptor has that attribute, and outlives the result.
+unsafe fn attribute<'a>(descriptor: pg_sys::TupleDesc, position: usize) -> &'a pg_sys::FormData_pg_attribute {
+    #[cfg(feature = "pg18")]
+    return &*pg_sys::TupleDescAttr(descriptor, position as i32);
+    #[cfg(not(feature = "pg18"))]
+    return &(*descriptor).attrs.as_slice((*descriptor).natts as usize)[position];
+}
+
+fn text(name: &pg_sys::NameData) -> String {
+    // SAFETY: a name ends with a zero byte.
+    unsafe { CStr::from_ptr(name.data.as_ptr()) }.to_string_lossy().into_owned()
+}
+
+pub fn oid(table: &Table) -> pg_sys::Oid {
+    // SAFETY: the relation is open.
+    unsafe { (*table.relation()).rd_id }
+}
+
+/// With its schema, quoted where it must be.
+pub fn qualified_name(table: &Table) -> String {
+    // SAFETY: the relation is open; the look-up gives a copy, or null where the schema is gone.
+    unsafe {
+        let form = &*(*table.relation()).rd_rel;
+        let schema = pg_sys::get_namespace_name(form.relnamespace);
+        let schema = if schema.is_null() { String::new() } else { quoted(CStr::from_ptr(schema)) };
+        format!("{schema}.{}", quoted(CStr::from_ptr(form.relname.data.as_ptr())))
+    }
+}
+
+pub fn quoted(name: &CStr) -> String {
+    // SAFETY: the result is the name itself or a palloc'd copy.
+    unsafe { CStr::from_ptr(pg_sys::quote_identifier(name.as_ptr())) }.to_string_lossy().into_owned()
+}
+
+pub fn quoted_text(name: &str) -> String {
+    let name = std::ffi::CString::new(name).unwrap_or_default();
+    quoted(&name)
+}
+
+/// As `pg_catalog.integer`, whatever the search_path.
+pub fn type_name(type_oid: pg_sys::Oid) -> String {
+    // SAFETY: a catalog look-up; the result is a palloc'd string.
+    unsafe { CStr::from_ptr(pg_sys::format_type_be_qualified(type_oid)) }.to_string_lossy().into_owned()
+}
+
+/// The names of the columns of the primary key.
+pub fn key_of(table: &Table) -> Result<Vec<String>, Failure> {
+    let index = table.primary_key();
+    if index == pg_sys::InvalidOid {
+        return Err(Failure::new(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            format!("table {} has no primary key", qualified_name(table)),
+        )
+        .detail("The ledger names a row by its primary key.")
+        .hint("Add a primary key that is not deferrable. A table that is to go on without the ledger: SELECT ledger.untrack('table')."));
+    }
+    // SAFETY: an index of the open relation; its key columns are plain ones, as a primary key's are.
+    unsafe {
+        let index = pg_sys::index_open(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+        let form = &*(*index).rd_index;
+        let numbers = form.indkey.values.as_slice(form.indnkeyatts as usize);
+        let descriptor = (*table.relation()).rd_att;
+        let names = numbers.iter().map(|number| text(&attribute(descriptor, *number as usize - 1).attname)).collect();
+        pg_sys::index_close(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+        Ok(names)
+    }
+}
+
+extern "C" {
+    /// Of Postgres, and not among pgrx's declarations. From the relation's parent up to the topmost table.
+    fn get_partition_ancestors(relation: pg_sys::Oid) -> *mut pg_sys::List;
+}
+
+/// The tables that this one is a partition of, from its parent up.
+pub fn ancestors(table: &Table) -> Vec<pg_sys::Oid> {
+    // SAFETY: the relation is open; the list is in the current memory context.
+    unsafe {
+        if !(*(*table.relation()).rd_rel).relispartition {
+            return Vec::new();
+        }
+        let list = get_partition_ancestors(oid(table));
+        let length = if list.is_null() { 0 } else { (*list).length as usize };
+        (0..length).map(|at| (*(*list).elements.add(at)).oid_value).collect()
+    }
+}
+
+/// The direct partitions of a table.
+pub fn partitions(table: &Table) -> Vec<pg_sys::Oid> {
+    // SAFETY: the relation is open, and its descriptor good as long as it is.
+    unsafe {
+        if (*(*table.relation()).rd_rel).relkind as u8 != pg_sys::RELKIND_PARTITIONED_TABLE {
+            return Vec::new();
+        }
+        let descriptor = pg_sys::RelationGetPartitionDesc(table.relation(), false);
+        (0..(*descriptor).nparts as usize).map(|at| *(*descriptor).oids.add(at)).collect()
+    }
+}
+
+/// The partitions that hold rows, or the table itself where it has none.
+pub fn leaves(table: Table) -> Vec<Table> {
+    // SAFETY: the relation is open.
+    if unsafe { (*(*table.relation()).rd_rel).relkind } as u8 != pg_sys::RELKIND_PARTITIONED_TABLE {
+        return vec![table];
+    }
+    let parts = partitions(&table).into_iter();
+    parts.flat_map(|oid| leaves(Table::open_oid(oid, pg_sys::AccessShareLock))).collect()
+}
+
+/// What `read` makes of the row at this place, as the snapshot sees it.
+///
+/// # Safety
+/// The snapshot is registered or active.
+pub unsafe fn fetch<T>(
+    table: &Table,
+    tid: pg_sys::ItemPointerData,
+    snapshot: pg_sys::Snapshot,
+    read: impl FnOnce(&Row) -> T,
+) -> Option<T> {
+    let mut tuple = pg_sys::HeapTupleData { t_self: tid, ..Default::default() };
+    let mut buffer = pg_sys::InvalidBuffer as pg_sys::Buffer;
+    #[cfg(feature = "pg14")]
+    let found = pg_sys::heap_fetch(table.relation(), snapshot, &mut tuple, &mut buffer);
+    #[cfg(not(feature = "pg14"))]
+    let found = pg_sys::heap_fetch(table.relation(), snapshot, &mut tuple, &mut buffer, false);
+    if !found {
+        return None;
+    }
+    let copy = pg_sys::heap_copytuple(&mut tuple);
+    pg_sys::ReleaseBuffer(buffer);
+    Some(read(&table.deform(copy)))
+}
+
+/// The columns of a composite value of the table's row type.
+///
+/// # Safety
+/// The value is of that type.
+pub unsafe fn composite_row(value: pg_sys::Datum, table: &Table) -> Row {
+    let header = pg_sys::pg_detoast_datum(value.cast_mut_ptr()).cast::<pg_sys::HeapTupleHeaderData>();
+    let mut tuple =
+        pg_sys::HeapTupleData { t_len: pgrx::varsize(header.cast()) as u32, t_data: header, ..Default::default() };
+    Row::deform(&mut tuple, (*table.relation()).rd_att)
+}
+
+pub fn is_partitioned(table: &Table) -> bool {
+    // SAFETY: the relation is open.
+    unsafe { (*(*table.relation()).rd_rel).relkind as u8 == pg_sys::RELKIND_PARTITIONED_TABLE }
+}

@@ -1,0 +1,119 @@
+//! Which columns an entry's data covers. An application's table changes: columns come and go, and are renamed. An entry
+//! names the shape that its table had; the shape is recorded once, before the first entry that names it.
+//!
+//! A shape's id is the beginning of its hash. So `ledger.table_shapes`, where it is looked up, need not be believed.
+
+use super::relation::{self, TableColumn};
+use crate::ledger::{canonical_json, sha256_hex};
+use crate::postgres::entries::{self, RowEntry};
+use crate::postgres::errors::Failure;
+use crate::postgres::hashing;
+use crate::postgres::jsonb::{Jsonb, JsonbText};
+use crate::postgres::tables::{self, LatestSnapshot, Table};
+use pgrx::{pg_sys, FromDatum, IntoDatum};
+use serde_json::{json, Value};
+use std::cell::Cell;
+use uuid::Uuid;
+
+/// The columns of a tracked table that are recorded, at some time.
+pub struct Shape {
+    /// 32 hex digits.
+    pub id: String,
+    pub columns: Vec<ShapeColumn>,
+    /// Canonical JSON.
+    text: String,
+    is_recorded: Cell<bool>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShapeColumn {
+    /// As in pg_attribute: the same column, whatever its name is later.
+    pub number: i16,
+    pub name: String,
+    pub type_name: String,
+}
+
+const ID_DIGITS: usize = 32;
+
+impl Shape {
+    pub fn of(columns: impl Iterator<Item = TableColumn>) -> Result<Shape, Failure> {
+        let columns: Vec<ShapeColumn> = columns
+            .map(|column| ShapeColumn {
+                number: column.number,
+                type_name: relation::type_name(column.type_oid),
+                name: column.name,
+            })
+            .collect();
+        let members: Vec<Value> = columns
+            .iter()
+            .map(|column| json!({"number": column.number, "name": column.name, "type": column.type_name}))
+            .collect();
+        let text = hashing::canonical(&json!({ "columns": members }).to_string())?;
+        Ok(Shape { id: id_of(&text), columns, text, is_recorded: Cell::new(false) })
+    }
+
+    /// The shape with this id, if it is known and is what it was.
+    pub fn find(id: &str) -> Option<Shape> {
+        let text = stored(Uuid::try_parse(id).ok()?)?;
+        let value: Value = serde_json::from_str(&text).ok()?;
+        let members = value["columns"].as_array()?;
+        let columns: Option<Vec<ShapeColumn>> = members
+            .iter()
+            .map(|column| {
+                Some(ShapeColumn {
+                    number: column["number"].as_i64()?.try_into().ok()?,
+                    name: column["name"].as_str()?.to_owned(),
+                    type_name: column["type"].as_str()?.to_owned(),
+                })
+            })
+            .collect();
+        let shape = Shape { id: id_of(&text), columns: columns?, text, is_recorded: Cell::new(true) };
+        (shape.id == id).then_some(shape)
+    }
+
+    /// Makes sure that the shape is in the ledger. Two transactions may both record a new one; neither waits.
+    pub fn ensure_recorded(&self, table: &str, table_id: &str) -> Result<(), Failure> {
+        if self.is_recorded.get() {
+            return Ok(());
+        }
+        let uuid = Uuid::try_parse(&self.id).unwrap_or_default();
+        if stored(uuid).is_none() {
+            self.record(uuid, table, table_id)?;
+        }
+        self.is_recorded.set(true);
+        Ok(())
+    }
+
+    fn record(&self, uuid: Uuid, table: &str, table_id: &str) -> Result<(), Failure> {
+        let columns = canonical_json::member(&self.text, "columns").unwrap_or_default();
+        let names = json!({"shape": self.id, "table": table, "table_id": table_id}).to_string();
+        let metadata = format!("{{\"columns\": {columns}, {}", &names[1..]);
+        let data_hash = sha256_hex(self.text.as_bytes());
+        entries::record_row(RowEntry::now("table_shape", data_hash, hashing::canonical(&metadata)?, false))?;
+        let shapes = Table::open("table_shapes", pg_sys::RowExclusiveLock);
+        shapes.insert(&[Some(tables::uuid_datum(&uuid)), JsonbText(self.text.clone()).into_datum()]);
+        super::at_rollback_forget_plans();
+        Ok(())
+    }
+}
+
+fn id_of(text: &str) -> String {
+    let mut id = sha256_hex(text.as_bytes());
+    id.truncate(ID_DIGITS);
+    id
+}
+
+/// The canonical text of a shape, as the table has it.
+fn stored(id: Uuid) -> Option<String> {
+    let shapes = Table::open("table_shapes", pg_sys::AccessShareLock);
+    let index = tables::oid_of("table_shapes_shape");
+    let snapshot = LatestSnapshot::take();
+    let mut found = None;
+    tables::scan_by_uuid(&shapes, index, id, snapshot.as_ptr(), |row| {
+        // SAFETY: a column of type jsonb.
+        let columns = row.datum(1).and_then(|datum| unsafe { Jsonb::from_datum(datum, false) });
+        found = columns.and_then(|columns| hashing::canonical(&columns.text()).ok());
+        found.is_none()
+    });
+    found
+}

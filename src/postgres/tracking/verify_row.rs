@@ -1,0 +1,247 @@
+//! One row against the newest entry about it.
+
+use super::columns::{self, Column};
+use super::plan::Plan;
+use super::relation::{self, TableColumn};
+use super::shape::Shape;
+use super::versions::Version;
+use crate::ledger::canonical_json::member;
+use crate::ledger::sha256_hex;
+use crate::postgres::errors::Failure;
+use crate::postgres::secrets;
+use crate::postgres::tables::{Row, Table};
+use pgrx::pg_sys;
+use std::collections::HashMap;
+use std::rc::Rc;
+
+/// What can be wrong with a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Problem {
+    /// It is not what was recorded.
+    Modified,
+    /// It was recorded, and is not there.
+    Missing,
+    /// It is there, and was never recorded.
+    Unrecorded,
+    /// It was deleted, and is there again.
+    Resurrected,
+    /// The entry's signature is not good.
+    Signature,
+    /// The table has changed since in a way that leaves nothing to compare.
+    Unverifiable,
+}
+
+impl Problem {
+    pub fn name(self) -> &'static str {
+        match self {
+            Problem::Modified => "modified",
+            Problem::Missing => "missing",
+            Problem::Unrecorded => "unrecorded",
+            Problem::Resurrected => "resurrected",
+            Problem::Signature => "signature",
+            Problem::Unverifiable => "unverifiable",
+        }
+    }
+}
+
+/// A problem, and what there is to say about it.
+pub type Finding = (Problem, String);
+
+/// How rows of one relation compare with entries, also with those from before the table was changed.
+pub struct Comparer {
+    table: Table,
+    /// The tracked table, of which `table` may be a partition.
+    root: Table,
+    pub plan: Rc<Plan>,
+    older: HashMap<String, Option<Rc<OlderShape>>>,
+}
+
+/// The columns of an older shape, as they are now.
+struct OlderShape {
+    columns: Vec<Column>,
+    dropped: Vec<String>,
+    retyped: Vec<String>,
+}
+
+impl Comparer {
+    pub fn new(table: Table, root: Table, plan: Rc<Plan>) -> Comparer {
+        Comparer { table, root, plan, older: HashMap::new() }
+    }
+
+    pub fn table(&self) -> &Table {
+        &self.table
+    }
+
+    /// Compares the row with what the entry says of it.
+    pub fn compare(&mut self, row: &Row, version: &Version) -> Result<Option<Finding>, Failure> {
+        let shape = version.change().map(|change| change.shape.to_owned()).unwrap_or_default();
+        if shape == self.plan.shape.id {
+            let image = columns::object(&self.plan.columns, row)?;
+            if sha256_hex(image.as_bytes()) == version.data_hash {
+                return Ok(None);
+            }
+            let detail = differences(&self.plan.columns, row, version)?;
+            return Ok(Some((Problem::Modified, modified(detail))));
+        }
+        match self.older(&shape)? {
+            Some(older) => compare_older(&older, row, version),
+            None => Ok(Some((
+                Problem::Unverifiable,
+                format!("the entry covers the columns of shape {shape}, which ledger.table_shapes does not have"),
+            ))),
+        }
+    }
+
+    fn older(&mut self, id: &str) -> Result<Option<Rc<OlderShape>>, Failure> {
+        if let Some(known) = self.older.get(id) {
+            return Ok(known.clone());
+        }
+        let shape = Shape::find(id);
+        let older = shape.map(|shape| OlderShape::of(&shape, &self.root, &self.table).map(Rc::new)).transpose()?;
+        self.older.insert(id.to_owned(), older.clone());
+        Ok(older)
+    }
+}
+
+impl OlderShape {
+    /// A column is the same one whatever its name is now. A partition has it under the same name as its parent.
+    fn of(shape: &Shape, root: &Table, table: &Table) -> Result<OlderShape, Failure> {
+        let (in_root, in_table) = (relation::live_columns(root), relation::live_columns(table));
+        let mut older = OlderShape { columns: Vec::new(), dropped: Vec::new(), retyped: Vec::new() };
+        for column in &shape.columns {
+            let now = in_root.iter().find(|now| now.number == column.number);
+            let now: Option<&TableColumn> = now.and_then(|now| in_table.iter().find(|own| own.name == now.name));
+            let Some(now) = now else {
+                older.dropped.push(column.name.clone());
+                continue;
+            };
+            if relation::type_name(now.type_oid) != column.type_name {
+                older.retyped.push(column.name.clone());
+            }
+            older.columns.push(Column::new(&column.name, now.position(), now.type_oid)?);
+        }
+        Ok(older)
+    }
+}
+
+fn compare_older(older: &OlderShape, row: &Row, version: &Version) -> Result<Option<Finding>, Failure> {
+    let image = columns::object(&older.columns, row)?;
+    if sha256_hex(image.as_bytes()) == version.data_hash {
+        return Ok(None);
+    }
+    // A retyped column may be written another way now, though nobody has touched the value.
+    let kept = older.columns.iter().filter(|column| !older.retyped.contains(&column.name));
+    if older.dropped.is_empty() && older.retyped.is_empty() {
+        let detail = differences(kept, row, version)?;
+        return Ok(Some((Problem::Modified, modified(detail))));
+    }
+    let changed = [("dropped", &older.dropped), ("given another type", &older.retyped)];
+    let changed: Vec<String> = changed
+        .iter()
+        .filter(|(_, names)| !names.is_empty())
+        .map(|(what, names)| format!("{} {what}", listed(names)))
+        .collect();
+    match differences(kept, row, version)? {
+        Differences::NoImage => Ok(Some((
+            Problem::Unverifiable,
+            format!(
+                "since the entry was recorded: {}; without an image of the row nothing is left to compare",
+                changed.join(", ")
+            ),
+        ))),
+        Differences::None => Ok(None),
+        differences => Ok(Some((Problem::Modified, modified(differences)))),
+    }
+}
+
+fn listed(names: &[String]) -> String {
+    let quoted: Vec<String> = names.iter().map(|name| format!("\"{name}\"")).collect();
+    let (noun, verb) = if names.len() == 1 { ("column", "was") } else { ("columns", "were") };
+    format!("{noun} {} {verb}", quoted.join(", "))
+}
+
+/// In which columns a row differs from the image that was kept.
+enum Differences {
+    /// The entry keeps no image, or one that is not what was hashed.
+    NoImage,
+    None,
+    Columns(Vec<String>),
+}
+
+fn differences<'a>(
+    columns: impl IntoIterator<Item = &'a Column>,
+    row: &Row,
+    version: &Version,
+) -> Result<Differences, Failure> {
+    let image = member(&version.metadata, "after").filter(|image| sha256_hex(image.as_bytes()) == version.data_hash);
+    let Some(image) = image else { return Ok(Differences::NoImage) };
+    let mut names = Vec::new();
+    for column in columns {
+        let mut name = Vec::new();
+        crate::ledger::canonical_json::write_string(&mut name, &column.name);
+        let name = String::from_utf8_lossy(&name).into_owned();
+        if column.json(row)?.as_deref() != member(image, &name[1..name.len() - 1]) {
+            names.push(column.name.clone());
+        }
+    }
+    Ok(if names.is_empty() { Differences::None } else { Differences::Columns(names) })
+}
+
+fn modified(differences: Differences) -> String {
+    match differences {
+        Differences::Columns(names) => {
+            let quoted: Vec<String> = names.iter().map(|name| format!("\"{name}\"")).collect();
+            let noun = if names.len() == 1 { "column" } else { "columns" };
+            format!("{noun} {} differ{} from the image", quoted.join(", "), if names.len() == 1 { "s" } else { "" })
+        }
+        Differences::NoImage | Differences::None => "the row is not what was recorded".to_owned(),
+    }
+}
+
+/// What is wrong with the entry's own signature.
+pub fn check_signature(version: &Version) -> Result<Option<Finding>, Failure> {
+    let (Some(signature), Some(keyring)) = (&version.signature, secrets::keyring()?) else { return Ok(None) };
+    let key_id = version.key_id.as_deref().unwrap_or_default();
+    let detail = match keyring.verify(key_id, &version.data_hash, signature) {
+        Some(true) => return Ok(None),
+        Some(false) => format!("the signature of the entry is not that of key \"{key_id}\""),
+        None => format!("the entry is signed with key \"{key_id}\", which is not known"),
+    };
+    Ok(Some((Problem::Signature, detail)))
+}
+
+/// What there is to say where row and entry do not both exist.
+pub fn presence(version: Option<&Version>, exists_by_ledger: bool, is_there: bool) -> Option<Finding> {
+    match (version, exists_by_ledger, is_there) {
+        (None, _, true) => Some((Problem::Unrecorded, "no entry is about this row".to_owned())),
+        (Some(_), true, false) => Some((Problem::Missing, "the row was recorded and is gone".to_owned())),
+        (Some(version), false, true) => {
+            let what = version.operation.entry_type();
+            Some((Problem::Resurrected, format!("by the newest entry about it ({what}) the row is gone")))
+        }
+        _ => None,
+    }
+}
+
+/// A snapshot that stays as long as this value.
+pub struct RegisteredSnapshot(pg_sys::Snapshot);
+
+impl RegisteredSnapshot {
+    /// That of the running query.
+    pub fn of_query() -> RegisteredSnapshot {
+        // SAFETY: a query is running, so there is an active snapshot.
+        RegisteredSnapshot(unsafe { pg_sys::RegisterSnapshot(pg_sys::GetActiveSnapshot()) })
+    }
+
+    pub fn as_ptr(&self) -> pg_sys::Snapshot {
+        self.0
+    }
+}
+
+impl Drop for RegisteredSnapshot {
+    fn drop(&mut self) {
+        // SAFETY: registered when this value was made. After an error the resource owner may have done so already, but
+        // then this only takes a count off a snapshot that is still there until the transaction ends.
+        unsafe { pg_sys::UnregisterSnapshot(self.0) }
+    }
+}

@@ -1,0 +1,540 @@
+//! All rows of a tracked table against all entries about them.
+//!
+//! Entries and rows are read once each, under one snapshot, and brought together by an external sort: Postgres' own, which
+//! takes `maintenance_work_mem` and then disk. What is sorted is 150 bytes for each entry and each row, so size does not
+//! matter. Nothing is taken from `ledger.row_versions`: who could change the one could change the other.
+
+use super::columns;
+use super::options::Options;
+use super::plan;
+use super::relation;
+use super::verify_row::{check_signature, presence, Comparer, Finding, Problem, RegisteredSnapshot};
+use super::versions::{self, Version};
+use crate::ledger::row_change::{row_id, Operation};
+use crate::ledger::{parse_hash, sha256, Hash};
+use crate::postgres::errors::Failure;
+use crate::postgres::partitions;
+use crate::postgres::tables::{self, Table, TableScan};
+use crate::postgres::verification::progress::{Phase, Progress};
+use pgrx::{check_for_interrupts, pg_sys, PgMemoryContexts, PgSqlErrorCode};
+use std::collections::HashMap;
+use uuid::Uuid;
+
+/// A row with which something is wrong.
+pub struct RowProblem {
+    /// Canonical JSON; empty where nobody can tell.
+    pub row_key: String,
+    pub problem: Problem,
+    pub entry_id: Option<Uuid>,
+    pub block_number: Option<i64>,
+    pub detail: String,
+}
+
+/// What a verification has seen.
+#[derive(Default)]
+pub struct Counts {
+    pub rows: u64,
+    pub entries: u64,
+    pub problems: u64,
+}
+
+/// Verifies the table; gives `each` every problem.
+pub fn verify(target: pg_sys::Oid, each: &mut dyn FnMut(RowProblem)) -> Result<Counts, Failure> {
+    let root = Table::open_oid(target, pg_sys::AccessShareLock);
+    // SAFETY: the relation is open.
+    let options = unsafe { Options::of_relation(root.relation()) }.ok_or_else(|| not_tracked(&root))?;
+    let snapshot = RegisteredSnapshot::of_query();
+    let progress = Progress::start();
+    let mut verification = Verification {
+        table_id: options.table_id.clone(),
+        snapshot,
+        progress,
+        sorter: Sorter::new(),
+        truncates: Vec::new(),
+        comparers: HashMap::new(),
+        counts: Counts::default(),
+    };
+    verification.read_entries()?;
+    verification.read_rows(target, &options)?;
+    verification.compare(each)?;
+    Ok(verification.counts)
+}
+
+pub fn not_tracked(table: &Table) -> Failure {
+    let name = relation::qualified_name(table);
+    Failure::new(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, format!("table {name} is not tracked")).hint(
+        "SELECT ledger.track('table') has its rows recorded; view ledger.tracked_tables lists the tables that are.",
+    )
+}
+
+struct Verification {
+    table_id: String,
+    snapshot: RegisteredSnapshot,
+    progress: Progress,
+    sorter: Sorter,
+    /// When all rows were removed, and by which entry.
+    truncates: Vec<(i64, Uuid)>,
+    /// By relation.
+    comparers: HashMap<pg_sys::Oid, Comparer>,
+    counts: Counts,
+}
+
+impl Verification {
+    fn read_entries(&mut self) -> Result<(), Failure> {
+        self.progress.phase(Phase::RowEntries);
+        self.read_entries_of(Table::open("entries_pending", pg_sys::AccessShareLock))?;
+        for partition in partitions::sealed() {
+            self.read_entries_of(Table::open_oid(partition.oid, pg_sys::AccessShareLock))?;
+        }
+        self.truncates.sort_unstable();
+        Ok(())
+    }
+
+    fn read_entries_of(&mut self, table: Table) -> Result<(), Failure> {
+        let mut context = PgMemoryContexts::new("pg_notary verification");
+        // SAFETY: the snapshot is registered as long as this verification.
+        let mut scan = unsafe { TableScan::start_with(&table, self.snapshot.as_ptr(), 0) };
+        while let Some(tuple) = scan.next() {
+            check_for_interrupts!();
+            let row = table.deform(tuple);
+            if versions::is_about_rows(&row) {
+                // SAFETY: nothing allocated for one entry is used after it.
+                unsafe { context.switch_to(|_| self.take_entry(&row))? };
+                // SAFETY: as above.
+                unsafe { context.reset() };
+            }
+        }
+        Ok(())
+    }
+
+    fn take_entry(&mut self, row: &tables::Row) -> Result<(), Failure> {
+        let Some(version) = Version::from_row(row) else { return Ok(()) };
+        let Some(change) = version.change().filter(|change| change.table_id == self.table_id) else { return Ok(()) };
+        self.counts.entries += 1;
+        self.progress.blocks(0, self.counts.entries);
+        if version.operation == Operation::Truncate {
+            self.truncates.push((version.created_at.micros(), version.entry_id));
+            return Ok(());
+        }
+        let mut record = Record {
+            row_id: change.row_id(),
+            at: version.created_at.micros(),
+            entry_id: version.entry_id,
+            kind: if version.leaves_row(change.row_id()) { Kind::Exists } else { Kind::Gone },
+            data_hash: parse_hash(&version.data_hash).unwrap_or_default(),
+            // A delete states the row as it was found.
+            previous: match version.operation {
+                Operation::Delete => parse_hash(&version.data_hash),
+                _ => change.previous_hash.and_then(parse_hash),
+            },
+            shape: shape_number(change.shape),
+            block: version.block_number.unwrap_or(0),
+            transaction: change.transaction_id.parse().unwrap_or(0),
+            is_baseline: change.is_baseline,
+            has_bad_signature: check_signature(&version)?.is_some(),
+            place: Place::default(),
+        };
+        self.sorter.put(&record);
+        if let Some(old) = change.old_row_id() {
+            // The same entry, as the end of the row under its old key.
+            (record.row_id, record.kind) = (old, Kind::Gone);
+            self.sorter.put(&record);
+        }
+        Ok(())
+    }
+
+    fn read_rows(&mut self, target: pg_sys::Oid, options: &Options) -> Result<(), Failure> {
+        self.progress.phase(Phase::Rows);
+        for leaf in relation::leaves(Table::open_oid(target, pg_sys::AccessShareLock)) {
+            let plan = plan::of(&leaf, || Ok(options.clone()))?;
+            let root = Table::open_oid(target, pg_sys::AccessShareLock);
+            let oid = relation::oid(&leaf);
+            let comparer = Comparer::new(leaf, root, plan);
+            self.read_rows_of(&comparer)?;
+            self.comparers.insert(oid, comparer);
+        }
+        Ok(())
+    }
+
+    fn read_rows_of(&mut self, comparer: &Comparer) -> Result<(), Failure> {
+        let mut context = PgMemoryContexts::new("pg_notary verification");
+        let (table, plan) = (comparer.table(), &comparer.plan);
+        let shape = shape_number(&plan.shape.id);
+        let oid = relation::oid(table);
+        // SAFETY: the snapshot is registered as long as this verification.
+        let mut scan = unsafe { TableScan::start_with(table, self.snapshot.as_ptr(), 0) };
+        while let Some(tuple) = scan.next() {
+            check_for_interrupts!();
+            let row = table.deform(tuple);
+            let hash = || -> Result<(Uuid, Hash), Failure> {
+                let key = columns::object(&plan.key, &row)?;
+                let image = columns::object(&plan.columns, &row)?;
+                Ok((row_id(&self.table_id, &key), sha256(image.as_bytes())))
+            };
+            // SAFETY: nothing allocated for one row is used after it.
+            let (row_id, data_hash) = unsafe { context.switch_to(|_| hash())? };
+            // SAFETY: as above.
+            unsafe { context.reset() };
+            // SAFETY: the scan's tuple is good until the next.
+            let tid = unsafe { (*tuple).t_self };
+            self.sorter.put(&Record::live(row_id, data_hash, shape, Place { relation: oid, tid }));
+            self.counts.rows += 1;
+            self.progress.rows(self.counts.rows);
+        }
+        Ok(())
+    }
+
+    /// Goes through rows and entries, one row after the other.
+    fn compare(&mut self, each: &mut dyn FnMut(RowProblem)) -> Result<(), Failure> {
+        self.progress.phase(Phase::Comparing);
+        self.sorter.sort();
+        let mut group = Group::default();
+        while let Some(record) = self.sorter.next() {
+            check_for_interrupts!();
+            if group.row_id != Some(record.row_id) {
+                self.judge(&group, each)?;
+                group = Group { row_id: Some(record.row_id), ..Group::default() };
+            }
+            match record.kind {
+                Kind::Live => group.live = Some(record),
+                _ => {
+                    self.check_link(group.newest.as_ref(), &record, each)?;
+                    group.newest = Some(record);
+                }
+            }
+        }
+        self.judge(&group, each)
+    }
+
+    /// What an entry says that the row was before must be what the entry before says.
+    fn check_link(
+        &mut self,
+        before: Option<&Record>,
+        entry: &Record,
+        each: &mut dyn FnMut(RowProblem),
+    ) -> Result<(), Failure> {
+        let (Some(before), Some(previous)) = (before, entry.previous) else { return Ok(()) };
+        let is_same_shape = before.shape == entry.shape;
+        // A baseline may have been taken after its own transaction went on writing.
+        let is_of_tracking = before.is_baseline && before.transaction == entry.transaction;
+        if before.kind != Kind::Exists || !is_same_shape || is_of_tracking || previous == before.data_hash {
+            return Ok(());
+        }
+        if self.is_truncated_between(before, entry) {
+            return Ok(());
+        }
+        let detail = format!(
+            "the row was changed without a record after this entry, and before entry {} found it so",
+            entry.entry_id
+        );
+        self.report(before, (Problem::Modified, detail), each)
+    }
+
+    fn is_truncated_between(&self, before: &Record, after: &Record) -> bool {
+        let next = self.truncates.partition_point(|at| *at < (before.at, before.entry_id));
+        self.truncates.get(next).is_some_and(|at| *at < (after.at, after.entry_id))
+    }
+
+    /// Compares what the newest entry says of a row with the row.
+    fn judge(&mut self, group: &Group, each: &mut dyn FnMut(RowProblem)) -> Result<(), Failure> {
+        let Some(newest) = &group.newest else {
+            return match &group.live {
+                Some(live) => self.report_live(live, each),
+                None => Ok(()),
+            };
+        };
+        let last_truncate = self.truncates.last();
+        let is_truncated = last_truncate.is_some_and(|at| *at > (newest.at, newest.entry_id));
+        let exists = newest.kind == Kind::Exists && !is_truncated;
+        if newest.has_bad_signature {
+            let version = self.version(newest);
+            let finding = version.map(|version| check_signature(&version)).transpose()?.flatten();
+            let finding = finding.unwrap_or((Problem::Signature, "the signature of the entry is not good".to_owned()));
+            self.report(newest, finding, each)?;
+        }
+        let Some(live) = group.live.as_ref().filter(|_| exists) else {
+            if !exists && group.live.is_none() {
+                return Ok(());
+            }
+            let version = self.version(newest);
+            let finding = match is_truncated {
+                true => Some((Problem::Resurrected, "the table was truncated, and the row is there".to_owned())),
+                false => presence(version.as_ref(), exists, group.live.is_some()),
+            };
+            return finding.map_or(Ok(()), |finding| self.report(newest, finding, each));
+        };
+        if live.shape == newest.shape && live.data_hash == newest.data_hash {
+            return Ok(());
+        }
+        let finding = self.compare_fully(newest, live)?;
+        finding.map_or(Ok(()), |finding| self.report(newest, finding, each))
+    }
+
+    /// With the row and the entry in hand: under the shape of the entry, and with the names of columns.
+    fn compare_fully(&mut self, newest: &Record, live: &Record) -> Result<Option<Finding>, Failure> {
+        let Some(version) = self.version(newest) else { return Ok(None) };
+        let snapshot = self.snapshot.as_ptr();
+        let Some(comparer) = self.comparers.get_mut(&live.place.relation) else { return Ok(None) };
+        let table = Table::open_oid(live.place.relation, pg_sys::AccessShareLock);
+        // SAFETY: the snapshot is registered.
+        let compared =
+            unsafe { relation::fetch(&table, live.place.tid, snapshot, |row| comparer.compare(row, &version)) };
+        compared.unwrap_or(Ok(None))
+    }
+
+    /// The entry behind a record.
+    fn version(&self, record: &Record) -> Option<Version> {
+        let snapshot = self.snapshot.as_ptr();
+        let read = |row: &tables::Row| Version::from_row(row);
+        let found = match record.block {
+            0 => {
+                let table = Table::open("entries_pending", pg_sys::AccessShareLock);
+                partitions::find(&table, record.entry_id, snapshot, read)
+            }
+            block => {
+                let all = partitions::sealed();
+                let partition = all.iter().find(|partition| (partition.from..partition.to).contains(&block))?;
+                let table = Table::open_oid(partition.oid, pg_sys::AccessShareLock);
+                partitions::find(&table, record.entry_id, snapshot, read)
+            }
+        };
+        found.flatten()
+    }
+
+    fn report(&mut self, entry: &Record, finding: Finding, each: &mut dyn FnMut(RowProblem)) -> Result<(), Failure> {
+        let version = self.version(entry);
+        let change = version.as_ref().and_then(Version::change);
+        let key = change.map(|change| match change.row_id() == entry.row_id {
+            true => change.key.to_owned(),
+            false => change.old_key.unwrap_or_default().to_owned(),
+        });
+        self.counts.problems += 1;
+        each(RowProblem {
+            row_key: key.unwrap_or_default(),
+            problem: finding.0,
+            entry_id: Some(entry.entry_id),
+            block_number: (entry.block != 0).then_some(entry.block),
+            detail: finding.1,
+        });
+        Ok(())
+    }
+
+    fn report_live(&mut self, live: &Record, each: &mut dyn FnMut(RowProblem)) -> Result<(), Failure> {
+        let Some(comparer) = self.comparers.get(&live.place.relation) else { return Ok(()) };
+        let key = |row: &tables::Row| columns::object(&comparer.plan.key, row);
+        // SAFETY: the snapshot is registered.
+        let key = unsafe { relation::fetch(comparer.table(), live.place.tid, self.snapshot.as_ptr(), key) };
+        let Some((problem, detail)) = presence(None, false, true) else { return Ok(()) };
+        self.counts.problems += 1;
+        each(RowProblem {
+            row_key: key.transpose()?.unwrap_or_default(),
+            problem,
+            entry_id: None,
+            block_number: None,
+            detail,
+        });
+        Ok(())
+    }
+}
+
+/// What is known of one row while its entries go by.
+#[derive(Default)]
+struct Group {
+    row_id: Option<Uuid>,
+    newest: Option<Record>,
+    live: Option<Record>,
+}
+
+// ---- what is sorted -----------------------------------------------------------------------------------------------------
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// An entry after which the row exists.
+    Exists,
+    /// An entry after which it does not.
+    Gone,
+    /// The row itself. It comes after all entries.
+    Live,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Place {
+    relation: pg_sys::Oid,
+    tid: pg_sys::ItemPointerData,
+}
+
+/// An entry about a row, or the row.
+struct Record {
+    row_id: Uuid,
+    at: i64,
+    entry_id: Uuid,
+    kind: Kind,
+    data_hash: Hash,
+    previous: Option<Hash>,
+    shape: u128,
+    /// 0 for a pending entry.
+    block: i64,
+    transaction: u64,
+    is_baseline: bool,
+    has_bad_signature: bool,
+    place: Place,
+}
+
+fn shape_number(shape: &str) -> u128 {
+    u128::from_str_radix(shape, 16).unwrap_or_default()
+}
+
+impl Record {
+    fn live(row_id: Uuid, data_hash: Hash, shape: u128, place: Place) -> Record {
+        Record {
+            row_id,
+            at: i64::MAX,
+            entry_id: Uuid::nil(),
+            kind: Kind::Live,
+            data_hash,
+            previous: None,
+            shape,
+            block: 0,
+            transaction: 0,
+            is_baseline: false,
+            has_bad_signature: false,
+            place,
+        }
+    }
+
+    /// Bytes that sort as the record does: by row, then by time.
+    fn bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(160);
+        bytes.extend_from_slice(self.row_id.as_bytes());
+        // The sign is turned over, so that bytes sort as numbers do.
+        bytes.extend_from_slice(&((self.at as u64) ^ (1 << 63)).to_be_bytes());
+        bytes.extend_from_slice(self.entry_id.as_bytes());
+        let flags =
+            [self.kind as u8, self.previous.is_some().into(), self.is_baseline.into(), self.has_bad_signature.into()];
+        bytes.extend_from_slice(&flags);
+        bytes.extend_from_slice(&self.data_hash);
+        bytes.extend_from_slice(&self.previous.unwrap_or_default());
+        bytes.extend_from_slice(&self.shape.to_be_bytes());
+        bytes.extend_from_slice(&self.block.to_be_bytes());
+        bytes.extend_from_slice(&self.transaction.to_be_bytes());
+        bytes.extend_from_slice(&self.place.relation.to_u32().to_be_bytes());
+        let tid = self.place.tid;
+        for part in [tid.ip_blkid.bi_hi, tid.ip_blkid.bi_lo, tid.ip_posid] {
+            bytes.extend_from_slice(&part.to_be_bytes());
+        }
+        bytes
+    }
+
+    fn parse(bytes: &[u8]) -> Option<Record> {
+        let mut rest = bytes;
+        let row_id = Uuid::from_bytes(take(&mut rest)?);
+        let at = (u64::from_be_bytes(take(&mut rest)?) ^ (1 << 63)) as i64;
+        let entry_id = Uuid::from_bytes(take(&mut rest)?);
+        let [kind, has_previous, is_baseline, has_bad_signature] = take(&mut rest)?;
+        let (data_hash, previous) = (take(&mut rest)?, take(&mut rest)?);
+        let shape = u128::from_be_bytes(take(&mut rest)?);
+        let block = i64::from_be_bytes(take(&mut rest)?);
+        let transaction = u64::from_be_bytes(take(&mut rest)?);
+        let relation = pg_sys::Oid::from(u32::from_be_bytes(take(&mut rest)?));
+        let mut part = || take(&mut rest).map(u16::from_be_bytes);
+        let tid = pg_sys::ItemPointerData {
+            ip_blkid: pg_sys::BlockIdData { bi_hi: part()?, bi_lo: part()? },
+            ip_posid: part()?,
+        };
+        Some(Record {
+            row_id,
+            at,
+            entry_id,
+            kind: [Kind::Exists, Kind::Gone, Kind::Live].into_iter().find(|known| *known as u8 == kind)?,
+            data_hash,
+            previous: (has_previous != 0).then_some(previous),
+            shape,
+            block,
+            transaction,
+            is_baseline: is_baseline != 0,
+            has_bad_signature: has_bad_signature != 0,
+            place: Place { relation, tid },
+        })
+    }
+}
+
+fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
+    let (first, others) = rest.split_first_chunk::<N>()?;
+    *rest = others;
+    Some(*first)
+}
+
+/// Postgres' external sort, of byte strings.
+struct Sorter(*mut pg_sys::Tuplesortstate);
+
+impl Sorter {
+    fn new() -> Sorter {
+        // SAFETY: no coordination with other processes, no random access. bytea has no collation.
+        Sorter(unsafe {
+            pg_sys::tuplesort_begin_datum(
+                pg_sys::BYTEAOID,
+                pg_sys::Oid::from(pg_sys::ByteaLessOperator),
+                pg_sys::InvalidOid,
+                false,
+                pg_sys::maintenance_work_mem,
+                std::ptr::null_mut(),
+                NO_OPTIONS,
+            )
+        })
+    }
+
+    fn put(&mut self, record: &Record) {
+        let bytes = record.bytes();
+        let mut varlena = Vec::with_capacity(bytes.len() + 4);
+        varlena.extend_from_slice(&[0; 4]);
+        varlena.extend_from_slice(&bytes);
+        // SAFETY: a varlena with a header of four bytes, which the sort copies. A vector of bytes this large is aligned
+        // for it.
+        unsafe {
+            pgrx::set_varsize_4b(varlena.as_mut_ptr().cast(), varlena.len() as i32);
+            pg_sys::tuplesort_putdatum(self.0, pg_sys::Datum::from(varlena.as_ptr()), false);
+        }
+    }
+
+    fn sort(&mut self) {
+        // SAFETY: everything was put in.
+        unsafe { pg_sys::tuplesort_performsort(self.0) }
+    }
+
+    fn next(&mut self) -> Option<Record> {
+        let (mut value, mut is_null) = (pg_sys::Datum::null(), false);
+        // SAFETY: sorted; the value is good until the next is asked for, and read before that.
+        unsafe {
+            if !get_datum(self.0, &mut value, &mut is_null) {
+                return None;
+            }
+            let record = Record::parse(pgrx::varlena_to_byte_slice(value.cast_mut_ptr()));
+            pg_sys::pfree(value.cast_mut_ptr());
+            record
+        }
+    }
+}
+
+impl Drop for Sorter {
+    fn drop(&mut self) {
+        // SAFETY: begun in new(), ended only here. An error ends the transaction's files by itself, and comes by here
+        // before that.
+        unsafe { pg_sys::tuplesort_end(self.0) }
+    }
+}
+
+#[cfg(feature = "pg14")]
+const NO_OPTIONS: bool = false;
+#[cfg(not(feature = "pg14"))]
+const NO_OPTIONS: i32 = 0;
+
+/// The next datum, as a copy.
+///
+/// # Safety
+/// The sort has been performed.
+unsafe fn get_datum(state: *mut pg_sys::Tuplesortstate, value: &mut pg_sys::Datum, is_null: &mut bool) -> bool {
+    #[cfg(any(feature = "pg14", feature = "pg15"))]
+    return pg_sys::tuplesort_getdatum(state, true, value, is_null, std::ptr::null_mut());
+    #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+    return pg_sys::tuplesort_getdatum(state, true, true, value, is_null, std::ptr::null_mut());
+}

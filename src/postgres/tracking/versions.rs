@@ -1,0 +1,181 @@
+//! The entries about one row: those that are sealed by way of `ledger.row_versions`, which sealing fills, and those that are
+//! pending by reading all that is pending, which is little.
+
+use crate::ledger::record::Timestamp;
+use crate::ledger::row_change::{self, Operation, RowChange};
+use crate::postgres::partitions;
+use crate::postgres::tables::{self, entry_column, BulkInsert, Row, Table, TableScan};
+use pgrx::{check_for_interrupts, pg_sys, IntoDatum};
+use std::borrow::Cow;
+use uuid::Uuid;
+
+/// An entry about a row.
+#[derive(Debug, Clone)]
+pub struct Version {
+    pub entry_id: Uuid,
+    pub operation: Operation,
+    pub created_at: Timestamp,
+    pub data_hash: String,
+    pub signature: Option<String>,
+    pub key_id: Option<String>,
+    /// `None` as long as it is pending.
+    pub block_number: Option<i64>,
+    /// Canonical JSON.
+    pub metadata: String,
+}
+
+impl Version {
+    pub fn from_row(row: &Row) -> Option<Version> {
+        let entry = tables::entry_from_row(row);
+        Some(Version {
+            operation: Operation::from_entry_type(&entry.entry_type)?,
+            entry_id: entry.entry_id,
+            created_at: entry.created_at,
+            data_hash: entry.data_hash,
+            signature: entry.signature,
+            key_id: entry.key_id,
+            block_number: row.get(entry_column::BLOCK_NUMBER),
+            metadata: entry.metadata,
+        })
+    }
+
+    /// What it says of the row; `None` if its metadata is not what recording makes.
+    pub fn change(&self) -> Option<RowChange<'_>> {
+        RowChange::parse(self.operation.entry_type(), &self.metadata)
+    }
+
+    /// Whether the row with this id exists after it.
+    pub fn leaves_row(&self, row_id: Uuid) -> bool {
+        let is_at_key = self.change().is_some_and(|change| change.row_id() == row_id);
+        is_at_key && matches!(self.operation, Operation::Insert | Operation::Update)
+    }
+
+    /// Of two changes of a row, the later one is greater.
+    fn order(&self) -> (Timestamp, Uuid) {
+        (self.created_at, self.entry_id)
+    }
+}
+
+/// The entry that was recorded last about the row, if there is one.
+///
+/// # Safety
+/// The snapshot is registered or active.
+pub unsafe fn newest(row_id: Uuid, snapshot: pg_sys::Snapshot) -> Option<Version> {
+    let mut pending = pending(row_id, snapshot);
+    let mut sealed = None;
+    scan_sealed(row_id, snapshot, |version| {
+        sealed = Some(version);
+        false
+    });
+    pending.extend(sealed);
+    pending.into_iter().max_by_key(Version::order)
+}
+
+/// All entries about the row, the oldest first.
+///
+/// # Safety
+/// The snapshot is registered or active.
+pub unsafe fn all(row_id: Uuid, snapshot: pg_sys::Snapshot) -> Vec<Version> {
+    let mut versions = pending(row_id, snapshot);
+    scan_sealed(row_id, snapshot, |version| {
+        versions.push(version);
+        true
+    });
+    versions.sort_by_key(Version::order);
+    versions
+}
+
+unsafe fn pending(row_id: Uuid, snapshot: pg_sys::Snapshot) -> Vec<Version> {
+    let table = Table::open("entries_pending", pg_sys::AccessShareLock);
+    let mut scan = TableScan::start_with(&table, snapshot, 0);
+    let mut versions = Vec::new();
+    while let Some(tuple) = scan.next() {
+        check_for_interrupts!();
+        let row = table.deform(tuple);
+        if is_about_rows(&row) {
+            let version = Version::from_row(&row);
+            versions.extend(version.filter(|version| version.row_ids().any(|id| id == row_id)));
+        }
+    }
+    versions
+}
+
+/// Whether the entry in this row of `ledger.entries` is about a row of a tracked table. Without reading much of it.
+pub fn is_about_rows(row: &Row) -> bool {
+    let entry_type: Option<&str> = row.get(entry_column::ENTRY_TYPE);
+    entry_type.is_some_and(|entry_type| Operation::from_entry_type(entry_type).is_some())
+}
+
+impl Version {
+    fn row_ids(&self) -> impl Iterator<Item = Uuid> {
+        row_change::row_ids(self.operation.entry_type(), &self.metadata)
+    }
+}
+
+/// Gives `each` the sealed entries about the row, the newest first, until it says false.
+unsafe fn scan_sealed(row_id: Uuid, snapshot: pg_sys::Snapshot, mut each: impl FnMut(Version) -> bool) {
+    let table = Table::open("row_versions", pg_sys::AccessShareLock);
+    let index = pg_sys::index_open(table.primary_key(), pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+    let mut key = pg_sys::ScanKeyData::default();
+    pg_sys::ScanKeyInit(
+        &mut key,
+        1,
+        pg_sys::BTEqualStrategyNumber as pg_sys::StrategyNumber,
+        pg_sys::Oid::from(pg_sys::F_UUID_EQ),
+        tables::uuid_datum(&row_id),
+    );
+    let scan = pg_sys::systable_beginscan_ordered(table.relation(), index, snapshot, 1, &mut key);
+    loop {
+        check_for_interrupts!();
+        let tuple = pg_sys::systable_getnext_ordered(scan, pg_sys::ScanDirection::BackwardScanDirection);
+        if tuple.is_null() {
+            break;
+        }
+        let row = table.deform(tuple);
+        let place = row.get::<i64>(2).zip(row.get::<i64>(3));
+        let version = place.and_then(|(leaf, block)| partitions::find_leaf(block, leaf, snapshot, Version::from_row));
+        if version.flatten().is_some_and(|version| !each(version)) {
+            break;
+        }
+    }
+    pg_sys::systable_endscan_ordered(scan);
+    pg_sys::index_close(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+}
+
+/// What sealing notes of entries about rows.
+#[derive(Default)]
+pub struct NewVersions(Vec<(Uuid, Timestamp, i64, i64)>);
+
+impl NewVersions {
+    /// An entry that is put into a block.
+    pub fn add(&mut self, row_ids: impl IntoIterator<Item = Uuid>, created_at: Timestamp, leaf: i64, block: i64) {
+        self.0.extend(row_ids.into_iter().map(|row_id| (row_id, created_at, leaf, block)));
+    }
+
+    /// Writes them all. In the index's order, so that entries about one row share a page of it.
+    pub fn write(mut self) {
+        if self.0.is_empty() {
+            return;
+        }
+        self.0.sort_unstable();
+        let table = Table::open("row_versions", pg_sys::RowExclusiveLock);
+        let mut bulk = BulkInsert::new(&table);
+        for (row_id, created_at, leaf, block) in &self.0 {
+            check_for_interrupts!();
+            let created_at = tables::timestamp_to_postgres(*created_at);
+            bulk.insert(&[
+                Some(tables::uuid_datum(row_id)),
+                created_at.into_datum(),
+                leaf.into_datum(),
+                block.into_datum(),
+            ]);
+        }
+        bulk.finish();
+    }
+}
+
+/// A member of the metadata that is a string.
+pub fn text_member(metadata: &str, name: &str) -> Option<String> {
+    let value = crate::ledger::canonical_json::member(metadata, name)?;
+    serde_json::from_str::<Cow<'_, str>>(value).ok().map(Cow::into_owned)
+}
