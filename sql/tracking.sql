@@ -8,7 +8,7 @@ SELECT t.tgrelid::pg_catalog.regclass AS table_name,
        (o.options OPERATOR(pg_catalog.->>) 'keep_image')::boolean AS keep_image,
        (o.options OPERATOR(pg_catalog.->>) 'with_signature')::boolean AS with_signature,
        o.options OPERATOR(pg_catalog.->) 'columns' AS columns,
-       o.options OPERATOR(pg_catalog.->) 'except' AS except,
+       o.options OPERATOR(pg_catalog.->) 'excluded' AS excluded,
        CASE WHEN t.tgenabled OPERATOR(pg_catalog.<>) 'A' THEN 'disabled'
             WHEN b.pages IS NOT NULL THEN 'recording baseline'
             ELSE 'tracked' END AS state,

@@ -11,6 +11,7 @@ use crate::ledger::canonical_json::member;
 use crate::ledger::row_change::row_id;
 use crate::postgres::errors::{or_raise, required, Failure};
 use crate::postgres::jsonb::{Jsonb, JsonbText};
+use crate::postgres::spi;
 use crate::postgres::tables::{self, Row, Table};
 use pgrx::prelude::*;
 use pgrx::PgSqlErrorCode;
@@ -40,7 +41,9 @@ fn verify_table(
     ),
 > {
     let target = required(target, "target").0;
-    or_raise(check_reader(target));
+    // The caller, not the owner of this function.
+    // SAFETY: reads a variable of this process.
+    or_raise(check_reader(target, unsafe { pg_sys::GetOuterUserId() }));
     let mut rows = Vec::new();
     let mut more = 0_u64;
     or_raise(require_baseline(target));
@@ -69,7 +72,7 @@ fn problem_row(problem: RowProblem) -> ProblemRow {
 /// The tables part of verify_all(): one object for each tracked table.
 pub fn verify_all_tables() -> (bool, Value) {
     let mut targets: Vec<(pg_sys::Oid, String)> = Vec::new();
-    crate::postgres::spi::for_each(
+    spi::for_each(
         "SELECT table_name::pg_catalog.oid, table_name::pg_catalog.text FROM ledger.tracked_tables ORDER BY 2",
         &[],
         |row| targets.extend(row.get(0).zip(row.get::<String>(1))),
@@ -108,14 +111,15 @@ fn problem_json(problem: &RowProblem) -> Value {
     })
 }
 
-#[pg_extern(volatile, parallel_unsafe, security_definer, requires = ["tables"])]
+#[pg_extern(volatile, parallel_unsafe, requires = ["tables"])]
 #[search_path(pg_catalog, pg_temp)]
 fn verify_row(target: Option<Regclass>, row_key: Option<Jsonb>) -> JsonbText {
     let target = required(target, "target").0;
-    or_raise(check_reader(target));
     let key = required(row_key, "row_key");
-    let mut row = or_raise(OneRow::find(target, key));
-    let (version, finding) = or_raise(row.check());
+    // As the caller: to take a key apart may run code of the table's owner, such as the CHECK of a domain.
+    let row = or_raise(OneRow::of_key(target, key));
+    let place = or_raise(row.find(key));
+    let (version, finding) = or_raise(row.check(place));
     JsonbText::from(json!({
         "verified": finding.is_none() && version.is_some(),
         "problem": finding.as_ref().map(|(problem, _)| problem.name()),
@@ -125,7 +129,7 @@ fn verify_row(target: Option<Regclass>, row_key: Option<Jsonb>) -> JsonbText {
     }))
 }
 
-#[pg_extern(volatile, parallel_unsafe, security_definer, requires = ["tables"])]
+#[pg_extern(volatile, parallel_unsafe, requires = ["tables"])]
 #[search_path(pg_catalog, pg_temp)]
 #[allow(clippy::type_complexity, reason = "the columns of a history")]
 fn history(
@@ -150,9 +154,9 @@ fn history(
     ),
 > {
     let target = required(target, "target").0;
-    or_raise(check_reader(target));
-    let key = required(row_key, "row_key");
-    let row = or_raise(OneRow::find(target, key));
+    // SAFETY: reads a variable of this process.
+    or_raise(check_reader(target, unsafe { pg_sys::GetUserId() }));
+    let row = or_raise(OneRow::of_key(target, required(row_key, "row_key")));
     // SAFETY: the snapshot is registered.
     let versions = unsafe { versions::all(row.row_id, row.snapshot.as_ptr()) };
     let rows: Vec<_> = versions
@@ -191,7 +195,7 @@ fn operation_name(version: &Version) -> String {
 }
 
 /// Gives back the row that it is called with, or refuses it: `SELECT (ledger.verified(t)).* FROM t WHERE id = 42`.
-#[pg_extern(volatile, parallel_unsafe, security_definer, requires = ["tables"])]
+#[pg_extern(volatile, parallel_unsafe, requires = ["tables"])]
 #[search_path(pg_catalog, pg_temp)]
 fn verified(row: pgrx::AnyElement) -> pgrx::AnyElement {
     or_raise(require_verified(&row));
@@ -260,12 +264,10 @@ fn plan_of(table: &Table) -> Result<Rc<Plan>, Failure> {
     plan::of(table, || Ok(options))
 }
 
-/// Reading what the ledger says of a table is the auditors' part, and that of whoever may read all of the table. Asked of
-/// the caller, not of this function's owner.
-fn check_reader(target: pg_sys::Oid) -> Result<(), Failure> {
+/// Reading what the ledger says of a table is the auditors' part, and that of whoever may read all of the table.
+fn check_reader(target: pg_sys::Oid, user: pg_sys::Oid) -> Result<(), Failure> {
     // SAFETY: catalog look-ups.
     let may = unsafe {
-        let user = pg_sys::GetOuterUserId();
         let auditor = pg_sys::get_role_oid(c"ledger_auditor".as_ptr(), true);
         let is_auditor = auditor != pg_sys::InvalidOid && pg_sys::has_privs_of_role(user, auditor);
         let selects = || pg_sys::pg_class_aclcheck(target, user, pg_sys::ACL_SELECT.into());
@@ -285,7 +287,7 @@ fn require_baseline(target: pg_sys::Oid) -> Result<(), Failure> {
     let options = unsafe { Options::of_relation(table.relation()) };
     let options = options.ok_or_else(|| verify_table::not_tracked(&table))?;
     let mut left = None;
-    crate::postgres::spi::for_each(
+    spi::for_each(
         "SELECT table_id, pg_catalog.sum(next_page)::pg_catalog.int8, pg_catalog.sum(page_count)::pg_catalog.int8 \
          FROM ledger.baselines GROUP BY table_id",
         &[],
@@ -306,54 +308,59 @@ fn require_baseline(target: pg_sys::Oid) -> Result<(), Failure> {
     }
 }
 
-/// A row, looked up by its key as a user writes it.
+/// A row, by its key as a user writes it.
 struct OneRow {
     row_id: uuid::Uuid,
     plan: Rc<Plan>,
     snapshot: RegisteredSnapshot,
     target: pg_sys::Oid,
-    /// Where it is, if it is there.
-    place: Option<(pg_sys::Oid, pg_sys::ItemPointerData)>,
 }
 
+type RowPlace = (pg_sys::Oid, pg_sys::ItemPointerData);
+
 impl OneRow {
-    fn find(target: pg_sys::Oid, key: Jsonb) -> Result<OneRow, Failure> {
+    fn of_key(target: pg_sys::Oid, key: Jsonb) -> Result<OneRow, Failure> {
         let table = Table::open_oid(target, pg_sys::AccessShareLock);
         let plan = plan_of(&table)?;
         check_key(&plan, key)?;
-        let snapshot = RegisteredSnapshot::of_query();
-        let name = relation::qualified_name(&table);
         // The key's values in their own types, so that '42' and 42 are the same.
-        let typed = format!("pg_catalog.jsonb_populate_record(NULL::{name}, $1)");
-        let values = select_row(&format!("SELECT k AS r FROM {typed} AS k"), key)?;
-        let values = values.ok_or_else(|| Failure::new(PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, "a row has no key"))?;
+        let query = format!("SELECT k FROM {} AS k", typed_key(&table));
+        let values = spi::first_row(&query, pg_sys::JSONBOID, key.datum(), |row| row.datum(0));
+        let values = values.unwrap_or_else(|| pgrx::error!("a key has no values"));
         // SAFETY: a composite value of this table's row type.
         let values = unsafe { relation::composite_row(values, &table) };
-        let key_text = columns::object(&plan.key, &values)?;
-        let condition: Vec<String> = plan
-            .key
-            .iter()
-            .map(|column| {
-                let column = relation::quoted_text(&column.name);
-                format!("t.{column} = (k.k).{column}")
-            })
-            .collect();
-        let only = if plan.is_partition || relation::is_partitioned(&table) { "" } else { "ONLY " };
+        let key = columns::object(&plan.key, &values)?;
+        let row_id = row_id(&plan.options.table_id, &key);
+        Ok(OneRow { row_id, plan, snapshot: RegisteredSnapshot::of_query(), target })
+    }
+
+    /// Where the row is, if it is there.
+    fn find(&self, key: Jsonb) -> Result<Option<RowPlace>, Failure> {
+        let table = Table::open_oid(self.target, pg_sys::AccessShareLock);
+        let columns = self.plan.key.iter().map(|column| relation::quoted_text(&column.name));
+        let condition: Vec<String> = columns.map(|column| format!("t.{column} = (k.k).{column}")).collect();
         let query = format!(
-            "SELECT t.tableoid, t.ctid FROM {only}{name} AS t, (SELECT {typed} AS k) AS k WHERE {}",
+            "SELECT t.tableoid, t.ctid FROM {}{} AS t, (SELECT {} AS k) AS k WHERE {}",
+            // Tables that inherit are tables of their own.
+            if relation::is_partitioned(&table) { "" } else { "ONLY " },
+            relation::qualified_name(&table),
+            typed_key(&table),
             condition.join(" AND ")
         );
-        let place = select_place(&query, key)?;
-        Ok(OneRow { row_id: row_id(&plan.options.table_id, &key_text), plan, snapshot, target, place })
+        Ok(spi::first_row(&query, pg_sys::JSONBOID, key.datum(), |row| {
+            let tid = row.datum(1)?;
+            // SAFETY: a non-null datum of type tid.
+            Some((row.get(0)?, unsafe { *tid.cast_mut_ptr::<pg_sys::ItemPointerData>() }))
+        }))
     }
 
     /// The newest entry about the row, and what is wrong with it.
-    fn check(&mut self) -> Result<(Option<Version>, Option<Finding>), Failure> {
+    fn check(&self, place: Option<RowPlace>) -> Result<(Option<Version>, Option<Finding>), Failure> {
         // SAFETY: the snapshot is registered.
         let newest = unsafe { versions::newest(self.row_id, self.snapshot.as_ptr()) };
         let exists = exists_after(&newest, self.row_id, &self.plan, &self.snapshot);
-        let (Some(version), Some((oid, tid)), true) = (&newest, self.place, exists) else {
-            let finding = presence(newest.as_ref(), exists, self.place.is_some());
+        let (Some(version), Some((oid, tid)), true) = (&newest, place, exists) else {
+            let finding = presence(newest.as_ref(), exists, place.is_some());
             return Ok((newest, finding));
         };
         if let Some(finding) = check_signature(version)? {
@@ -369,6 +376,11 @@ impl OneRow {
         let finding = finding.unwrap_or(Ok(None))?;
         Ok((newest, finding))
     }
+}
+
+/// SQL for the first parameter, a jsonb, as a row of the table.
+fn typed_key(table: &Table) -> String {
+    format!("pg_catalog.jsonb_populate_record(NULL::{}, $1)", relation::qualified_name(table))
 }
 
 fn check_key(plan: &Plan, key: Jsonb) -> Result<(), Failure> {
@@ -388,22 +400,4 @@ fn check_key(plan: &Plan, key: Jsonb) -> Result<(), Failure> {
     )
     .detail(format!("The primary key of table {} is ({}).", plan.table, names.join(", ")))
     .hint(format!("Pass an object such as {{{}}}.", example.join(", "))))
-}
-
-/// The composite value that the query gives, if it gives one.
-fn select_row(query: &str, key: Jsonb) -> Result<Option<pg_sys::Datum>, Failure> {
-    select(query, key, |row| row.datum(0))
-}
-
-fn select_place(query: &str, key: Jsonb) -> Result<Option<(pg_sys::Oid, pg_sys::ItemPointerData)>, Failure> {
-    select(query, key, |row| {
-        let tid = row.datum(1)?;
-        // SAFETY: a non-null datum of type tid.
-        Some((row.get(0)?, unsafe { *tid.cast_mut_ptr::<pg_sys::ItemPointerData>() }))
-    })
-}
-
-/// What `read` makes of the first row of a query with one parameter, a jsonb, under the snapshot of the running query.
-fn select<T>(query: &str, key: Jsonb, read: impl FnOnce(&Row) -> Option<T>) -> Result<Option<T>, Failure> {
-    Ok(crate::postgres::spi::first_row(query, pg_sys::JSONBOID, key.datum(), read))
 }

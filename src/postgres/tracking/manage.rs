@@ -21,14 +21,14 @@ fn track(
     keep_image: default!(Option<bool>, "false"),
     with_signature: default!(Option<bool>, "true"),
     columns: default!(Option<Vec<String>>, "NULL"),
-    except: default!(Option<Vec<String>>, "NULL"),
+    excluded: default!(Option<Vec<String>>, "NULL"),
 ) -> String {
-    let coverage = match (columns, except) {
+    let coverage = match (columns, excluded) {
         (None, None) => Coverage::All,
         (Some(columns), None) => Coverage::Only(columns),
         (None, Some(columns)) => Coverage::Except(columns),
         (Some(_), Some(_)) => {
-            Failure::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, "columns and except cannot both be given")
+            Failure::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, "columns and excluded cannot both be given")
                 .hint("Name either the columns to record, or those that may change without a record.")
                 .raise()
         }
@@ -64,7 +64,10 @@ fn track_table(target: pg_sys::Oid, mut wanted: Options) -> Result<String, Failu
         return Ok(wanted.table_id);
     }
     let is_new = current.is_none();
-    make_triggers(&table, &wanted);
+    // DDL wants the table closed; its lock stays.
+    drop(table);
+    make_triggers(target, &wanted);
+    let table = Table::open_oid(target, pg_sys::NoLock);
     note(&table, &wanted, "table_tracked")?;
     if is_new {
         baseline::begin(table, &wanted)?;
@@ -82,11 +85,12 @@ fn untrack_table(target: pg_sys::Oid) -> Result<(), Failure> {
         return Ok(());
     };
     check_kind(&table)?;
+    drop(table);
     as_owner(|| {
-        drop_triggers(&table);
+        drop_triggers(target);
         baseline::forget(&options.table_id);
     });
-    note(&table, &options, "table_untracked")
+    note(&Table::open_oid(target, pg_sys::NoLock), &options, "table_untracked")
 }
 
 fn prepare(function: &str) -> Result<(), Failure> {
@@ -231,56 +235,57 @@ fn is_enabled(table: &Table) -> bool {
     }
 }
 
-fn make_triggers(table: &Table, options: &Options) {
-    let (name, argument) = (relation::qualified_name(table), quoted_literal(&options.text()));
+fn make_triggers(target: pg_sys::Oid, options: &Options) {
+    let (name, argument) = (name_of(target), quoted_literal(&options.text()));
     let row_trigger = ROW_TRIGGER.to_string_lossy();
     as_owner(|| {
-        drop_triggers(table);
+        drop_triggers(target);
         run(&format!(
             "CREATE TRIGGER {row_trigger} AFTER INSERT OR UPDATE OR DELETE ON {name} \
              FOR EACH ROW EXECUTE FUNCTION ledger.record_change({argument})"
         ));
         // ALWAYS: also what a replication role or an apply worker changes.
         run(&format!("ALTER TABLE {name} ENABLE ALWAYS TRIGGER {row_trigger}"));
-        make_truncate_triggers(table, options);
+        make_truncate_triggers(target, options);
     });
 }
 
+fn name_of(target: pg_sys::Oid) -> String {
+    relation::qualified_name(&Table::open_oid(target, pg_sys::NoLock))
+}
+
 /// Statement triggers are not cloned to partitions: each has its own.
-pub fn make_truncate_triggers(table: &Table, options: &Options) {
-    for part in with_partitions(table) {
-        make_truncate_trigger(&part, options);
+pub fn make_truncate_triggers(target: pg_sys::Oid, options: &Options) {
+    let argument = quoted_literal(&options.text());
+    for name in names_with_partitions(target) {
+        run(&format!("DROP TRIGGER IF EXISTS {TRUNCATE_TRIGGER} ON {name}"));
+        run(&format!(
+            "CREATE TRIGGER {TRUNCATE_TRIGGER} BEFORE TRUNCATE ON {name} \
+             FOR EACH STATEMENT EXECUTE FUNCTION ledger.record_truncate({argument})"
+        ));
+        run(&format!("ALTER TABLE {name} ENABLE ALWAYS TRIGGER {TRUNCATE_TRIGGER}"));
     }
 }
 
-fn make_truncate_trigger(table: &Table, options: &Options) {
-    let (name, argument) = (relation::qualified_name(table), quoted_literal(&options.text()));
-    run(&format!("DROP TRIGGER IF EXISTS {TRUNCATE_TRIGGER} ON {name}"));
-    run(&format!(
-        "CREATE TRIGGER {TRUNCATE_TRIGGER} BEFORE TRUNCATE ON {name} \
-         FOR EACH STATEMENT EXECUTE FUNCTION ledger.record_truncate({argument})"
-    ));
-    run(&format!("ALTER TABLE {name} ENABLE ALWAYS TRIGGER {TRUNCATE_TRIGGER}"));
+fn drop_triggers(target: pg_sys::Oid) {
+    run(&format!("DROP TRIGGER IF EXISTS {} ON {}", ROW_TRIGGER.to_string_lossy(), name_of(target)));
+    drop_truncate_triggers(target);
 }
 
-fn drop_triggers(table: &Table) {
-    run(&format!("DROP TRIGGER IF EXISTS {} ON {}", ROW_TRIGGER.to_string_lossy(), relation::qualified_name(table)));
-    drop_truncate_triggers(table);
-}
-
-pub fn drop_truncate_triggers(table: &Table) {
-    for part in with_partitions(table) {
-        run(&format!("DROP TRIGGER IF EXISTS {TRUNCATE_TRIGGER} ON {}", relation::qualified_name(&part)));
+pub fn drop_truncate_triggers(target: pg_sys::Oid) {
+    for name in names_with_partitions(target) {
+        run(&format!("DROP TRIGGER IF EXISTS {TRUNCATE_TRIGGER} ON {name}"));
     }
 }
 
 /// The table and its partitions, and theirs.
-fn with_partitions(table: &Table) -> Vec<Table> {
-    let mut all = vec![Table::open_oid(relation::oid(table), pg_sys::NoLock)];
-    for part in relation::partitions(table) {
-        all.extend(with_partitions(&Table::open_oid(part, pg_sys::ShareRowExclusiveLock)));
+fn names_with_partitions(target: pg_sys::Oid) -> Vec<String> {
+    let table = Table::open_oid(target, pg_sys::ShareRowExclusiveLock);
+    let mut names = vec![relation::qualified_name(&table)];
+    for part in relation::partitions(&table) {
+        names.extend(names_with_partitions(part));
     }
-    all
+    names
 }
 
 fn run(statement: &str) {

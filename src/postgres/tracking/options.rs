@@ -56,7 +56,7 @@ impl Options {
         match &self.coverage {
             Coverage::All => {}
             Coverage::Only(columns) => value["columns"] = json!(columns),
-            Coverage::Except(columns) => value["except"] = json!(columns),
+            Coverage::Except(columns) => value["excluded"] = json!(columns),
         }
         value.to_string()
     }
@@ -70,7 +70,7 @@ impl Options {
             table_id: value["table_id"].as_str()?.to_owned(),
             keep_image: value["keep_image"].as_bool()?,
             with_signature: value["with_signature"].as_bool()?,
-            coverage: match (names("columns"), names("except")) {
+            coverage: match (names("columns"), names("excluded")) {
                 (Some(columns), None) => Coverage::Only(columns),
                 (None, Some(columns)) => Coverage::Except(columns),
                 _ => Coverage::All,

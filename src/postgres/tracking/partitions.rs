@@ -223,7 +223,10 @@ unsafe fn after_attach(partition: *mut pg_sys::RangeVar, has_rows: bool) -> Resu
     if !is_partition_of(&partition, &options) {
         return Ok(());
     }
-    manage::as_owner(|| manage::make_truncate_triggers(&partition, &options));
+    let oid = relation::oid(&partition);
+    drop(partition);
+    manage::as_owner(|| manage::make_truncate_triggers(oid, &options));
+    let partition = Table::open_oid(oid, pg_sys::NoLock);
     match has_rows {
         true => record_all(&partition, &options, record::record_insert),
         false => Ok(()),
@@ -232,8 +235,11 @@ unsafe fn after_attach(partition: *mut pg_sys::RangeVar, has_rows: bool) -> Resu
 
 unsafe fn after_detach(partition: *mut pg_sys::RangeVar) -> Result<(), Failure> {
     let Some(partition) = own_table(partition, pg_sys::AccessShareLock) else { return Ok(()) };
-    if Options::of_relation(partition.relation()).is_none() {
-        manage::as_owner(|| manage::drop_truncate_triggers(&partition));
+    let is_tracked = Options::of_relation(partition.relation()).is_some();
+    let oid = relation::oid(&partition);
+    drop(partition);
+    if !is_tracked {
+        manage::as_owner(|| manage::drop_truncate_triggers(oid));
     }
     Ok(())
 }
