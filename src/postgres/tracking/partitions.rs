@@ -114,10 +114,9 @@ pub unsafe extern "C-unwind" fn after_utility(statement: *mut pg_sys::Node) {
         pg_sys::NodeTag::T_AlterTableStmt => {
             let alter = &*statement.cast::<pg_sys::AlterTableStmt>();
             for (command, partition) in partition_commands(alter) {
-                match (*command).subtype {
-                    pg_sys::AlterTableType::AT_AttachPartition => or_raise(after_attach(partition, true)),
-                    pg_sys::AlterTableType::AT_DetachPartition => or_raise(after_detach(partition)),
-                    _ => {}
+                match (*command).subtype == pg_sys::AlterTableType::AT_AttachPartition {
+                    true => or_raise(after_attach(partition, true)),
+                    false => or_raise(after_detach(partition)),
                 }
             }
         }
@@ -143,8 +142,8 @@ unsafe fn partition_commands(
     let is_table = alter.objtype == pg_sys::ObjectType::OBJECT_TABLE;
     let commands = list_of(if is_table { alter.cmds } else { std::ptr::null_mut() });
     commands.map(|command| command.cast::<pg_sys::AlterTableCmd>()).filter_map(|command| {
-        use pg_sys::AlterTableType::{AT_AttachPartition, AT_DetachPartition};
-        let concerns = matches!((*command).subtype, AT_AttachPartition | AT_DetachPartition);
+        let kinds = [pg_sys::AlterTableType::AT_AttachPartition, pg_sys::AlterTableType::AT_DetachPartition];
+        let concerns = kinds.contains(&(*command).subtype);
         let definition = (*command).def.cast::<pg_sys::PartitionCmd>();
         concerns.then(|| (command, (*definition).name))
     })

@@ -73,8 +73,14 @@ pub fn live_columns(table: &Table) -> Vec<TableColumn> {
 /// # Safety
 /// The descriptor has that attribute, and outlives the result.
 unsafe fn attribute<'a>(descriptor: pg_sys::TupleDesc, position: usize) -> &'a pg_sys::FormData_pg_attribute {
+    // From Postgres 18 the attributes stand behind their compact forms (TupleDescAttr() in access/tupdesc.h).
     #[cfg(feature = "pg18")]
-    return &*pg_sys::TupleDescAttr(descriptor, position as i32);
+    return &*(*descriptor)
+        .compact_attrs
+        .as_ptr()
+        .add((*descriptor).natts as usize)
+        .cast::<pg_sys::FormData_pg_attribute>()
+        .add(position);
     #[cfg(not(feature = "pg18"))]
     return &(*descriptor).attrs.as_slice((*descriptor).natts as usize)[position];
 }
