@@ -38,7 +38,7 @@ GRANT EXECUTE ON FUNCTION ledger.header_line(ledger.log_state), ledger.entry_lin
     ledger.block_line(ledger.blocks, uuid[]) TO ledger_auditor, pg_read_all_data;
 
 GRANT ledger_writer, ledger_auditor TO ledger_admin;
-GRANT EXECUTE ON FUNCTION ledger.mirror_catch_up(), ledger.mirror_restart() TO ledger_admin;
+GRANT EXECUTE ON FUNCTION ledger.mirror_catch_up(), ledger.mirror_restart(), ledger.untrack_lost(text) TO ledger_admin;
 GRANT INSERT ON ledger.import TO ledger_admin;
 
 GRANT SELECT ON ledger.chain_stats, ledger.mirror_status, ledger.workers, ledger.progress TO pg_monitor;
@@ -66,6 +66,7 @@ COMMENT ON FUNCTION ledger.verify_file_integrity(text) IS 'verifies the mirror f
 COMMENT ON FUNCTION ledger.find_tampering() IS 'one row for each problem that a full verification finds';
 COMMENT ON FUNCTION ledger.track(regclass, boolean, boolean, text[], text[]) IS 'has every change of the table''s rows recorded from now on; returns the table''s id in the ledger';
 COMMENT ON FUNCTION ledger.untrack(regclass) IS 'ends the recording of the table''s rows; what was recorded stays';
+COMMENT ON FUNCTION ledger.untrack_lost(text) IS 'records that a table whose triggers were dropped is not tracked any more';
 COMMENT ON FUNCTION ledger.verify_table(regclass) IS 'one row for each row of the table that is not what was recorded';
 COMMENT ON FUNCTION ledger.verify_row(regclass, jsonb) IS 'whether one row is what was recorded';
 COMMENT ON FUNCTION ledger.history(regclass, jsonb) IS 'what was recorded of one row, the oldest first';

@@ -12,6 +12,7 @@ use crate::postgres::hashing;
 use crate::postgres::jsonb::{Jsonb, JsonbText};
 use crate::postgres::partitions;
 use crate::postgres::tables::{self, BulkInsert, Table};
+use crate::postgres::tracking::shape;
 use crate::postgres::tracking::versions::NewVersions;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::{check_for_interrupts, pg_sys, FromDatum, IntoDatum, PgMemoryContexts, PgSqlErrorCode, PgTryBuilder};
@@ -136,6 +137,7 @@ impl KeptEntry {
         check_for_interrupts!();
         let entry = &self.entry;
         self.check_widths()?;
+        shape::restore(&entry.entry_type, &entry.metadata);
         bulk.insert(&[
             Some(tables::uuid_datum(&entry.entry_id)),
             sealed.and_then(|(block_number, _)| block_number.into_datum()),

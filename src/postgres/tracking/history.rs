@@ -1,6 +1,7 @@
 //! What is asked of one row or one table: its history, whether it is what was recorded, and the row itself if it is.
 
 use super::columns;
+use super::lost;
 use super::options::Options;
 use super::plan::{self, Plan};
 use super::relation::{self, Regclass};
@@ -72,13 +73,29 @@ fn problem_row(problem: RowProblem) -> ProblemRow {
 /// The tables part of verify_all(): one object for each tracked table.
 pub fn verify_all_tables() -> (bool, Value) {
     let mut targets: Vec<(pg_sys::Oid, String)> = Vec::new();
+    let mut lost = lost::tracked_by_ledger();
+    let mut disabled = Vec::new();
     spi::for_each(
-        "SELECT table_name::pg_catalog.oid, table_name::pg_catalog.text FROM ledger.tracked_tables ORDER BY 2",
+        "SELECT table_name::pg_catalog.oid, table_name::pg_catalog.text, table_id, state FROM ledger.tracked_tables \
+         ORDER BY 2",
         &[],
-        |row| targets.extend(row.get(0).zip(row.get::<String>(1))),
+        |row| {
+            lost.remove(&row.get::<String>(2).unwrap_or_default());
+            if row.get::<&str>(3) == Some("disabled") {
+                disabled.extend(row.get::<String>(1));
+            }
+            targets.extend(row.get(0).zip(row.get::<String>(1)));
+        },
     );
-    let mut all_valid = true;
+    let mut all_valid = lost.is_empty() && disabled.is_empty();
     let mut verdicts = Vec::new();
+    for (table_id, name) in lost {
+        let detail = "the table was tracked; its triggers, or the table, were dropped without a record";
+        verdicts.push(table_problem(&name, "lost", &format!("{detail} (table_id {table_id})")));
+    }
+    for name in disabled {
+        verdicts.push(table_problem(&name, "disabled", "the triggers that record its rows are disabled"));
+    }
     for (target, name) in targets {
         let mut problems = Vec::new();
         let verified = require_baseline(target).and_then(|()| {
@@ -99,6 +116,11 @@ pub fn verify_all_tables() -> (bool, Value) {
         verdicts.push(verdict);
     }
     (all_valid, Value::from(verdicts))
+}
+
+/// The verdict on a table with which something is wrong as a whole.
+fn table_problem(name: &str, problem: &str, detail: &str) -> Value {
+    json!({"table": name, "valid": false, "error_count": 1, "errors": [{"problem": problem, "detail": detail}]})
 }
 
 fn problem_json(problem: &RowProblem) -> Value {

@@ -93,7 +93,7 @@ fn untrack_table(target: pg_sys::Oid) -> Result<(), Failure> {
     note(&Table::open_oid(target, pg_sys::NoLock), &options, "table_untracked")
 }
 
-fn prepare(function: &str) -> Result<(), Failure> {
+pub fn prepare(function: &str) -> Result<(), Failure> {
     database::require_preloaded()?;
     let command = std::ffi::CString::new(function).expect("our own names hold no NUL");
     // SAFETY: raises an ERROR where nothing may be written.
@@ -329,6 +329,26 @@ pub fn as_owner<T>(work: impl FnOnce() -> T) -> T {
     }
     let _restore = Restore(user, context);
     work()
+}
+
+/// Whether a table has the triggers that record it under this id.
+pub fn is_tracked(table_id: &str) -> bool {
+    let mut found = false;
+    as_owner(|| {
+        crate::postgres::spi::for_each("SELECT table_id FROM ledger.tracked_tables", &[], |row| {
+            found |= row.get::<String>(0).is_some_and(|id| id == table_id);
+        });
+    });
+    found
+}
+
+/// Records that a table is not tracked any more which cannot be looked at: it is about to be dropped, or is lost.
+pub fn note_untracked(name: &str, table_id: &str, is_lost: bool) -> Result<(), Failure> {
+    let data = json!({"table": name, "table_id": table_id}).to_string();
+    let data_hash = sha256_hex(crate::postgres::hashing::canonical(&data)?.as_bytes());
+    let metadata = Metadata::empty().text("table", name).text("table_id", table_id);
+    let metadata = metadata.text("reason", if is_lost { "lost" } else { "dropped" }).actor();
+    entries::record_row(RowEntry::now("table_untracked", data_hash, metadata.finish()?, false)).map(|_| ())
 }
 
 /// Records that tracking begins, changes or ends.

@@ -19,10 +19,12 @@
 //! | [`verify_row`] | one row against its entries |
 //! | [`verify_table`] | all rows against all entries |
 //! | [`history`] | the functions for one row |
+//! | [`lost`] | tables that are not tracked any more, though nobody has said so |
 
 pub mod baseline;
 pub mod columns;
 pub mod history;
+pub mod lost;
 pub mod manage;
 pub mod options;
 pub mod partitions;

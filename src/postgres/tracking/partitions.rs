@@ -202,7 +202,9 @@ unsafe fn before_drop(names: *mut pg_sys::List) -> Result<(), Failure> {
     let Some(partition) = own_table(name, pg_sys::AccessShareLock) else { return Ok(()) };
     let Some(options) = Options::of_relation(partition.relation()) else { return Ok(()) };
     if !is_partition_of(&partition, &options) {
-        return Ok(());
+        // The tracked table itself.
+        let name = relation::qualified_name(&partition);
+        return manage::note_untracked(&name, &options.table_id, false);
     }
     pg_sys::LockRelationOid(relation::oid(&partition), pg_sys::AccessExclusiveLock as pg_sys::LOCKMODE);
     record_all(&partition, &options, record::record_delete)

@@ -90,11 +90,25 @@ impl Shape {
         let metadata = format!("{{\"columns\": {columns}, {}", &names[1..]);
         let data_hash = sha256_hex(self.text.as_bytes());
         entries::record_row(RowEntry::now("table_shape", data_hash, hashing::canonical(&metadata)?, false))?;
-        let shapes = Table::open("table_shapes", pg_sys::RowExclusiveLock);
-        shapes.insert(&[Some(tables::uuid_datum(&uuid)), JsonbText(self.text.clone()).into_datum()]);
+        insert(uuid, &self.text);
         super::at_rollback_forget_plans();
         Ok(())
     }
+}
+
+/// Takes note of a shape that comes with a rebuilt ledger.
+pub fn restore(entry_type: &str, metadata: &str) {
+    let columns = canonical_json::member(metadata, "columns").filter(|_| entry_type == "table_shape");
+    let Some(text) = columns.map(|columns| format!("{{\"columns\": {columns}}}")) else { return };
+    let id = id_of(&text);
+    if canonical_json::plain_member(metadata, "shape") == Some(&id) {
+        insert(Uuid::try_parse(&id).unwrap_or_default(), &text);
+    }
+}
+
+fn insert(id: Uuid, text: &str) {
+    let shapes = Table::open("table_shapes", pg_sys::RowExclusiveLock);
+    shapes.insert(&[Some(tables::uuid_datum(&id)), JsonbText(text.to_owned()).into_datum()]);
 }
 
 fn id_of(text: &str) -> String {

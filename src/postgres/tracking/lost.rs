@@ -1,0 +1,80 @@
+//! Tables that the ledger knows to be tracked, and that are not any more, though nobody has said so: their triggers were
+//! dropped, or the table was, past the commands that record it.
+
+use super::manage;
+use super::verify_row::RegisteredSnapshot;
+use super::versions::text_member;
+use crate::postgres::errors::{or_raise, required, Failure};
+use crate::postgres::partitions;
+use crate::postgres::tables::{self, entry_column, Row, Table, TableScan};
+use pgrx::prelude::*;
+use pgrx::{check_for_interrupts, PgSqlErrorCode};
+use std::collections::BTreeMap;
+
+/// The tables that are tracked by what was recorded, as they were called then, by their ids. Reads all entries.
+pub fn tracked_by_ledger() -> BTreeMap<String, String> {
+    let snapshot = RegisteredSnapshot::of_query();
+    let mut notes = Vec::new();
+    read_notes(Table::open("entries_pending", pg_sys::AccessShareLock), &snapshot, &mut notes);
+    for partition in partitions::sealed() {
+        read_notes(Table::open_oid(partition.oid, pg_sys::AccessShareLock), &snapshot, &mut notes);
+    }
+    notes.sort_unstable();
+    let mut tracked = BTreeMap::new();
+    for (_, is_tracked, table_id, name) in notes {
+        match is_tracked {
+            true => drop(tracked.insert(table_id, name)),
+            false => drop(tracked.remove(&table_id)),
+        }
+    }
+    tracked
+}
+
+/// When, whether tracking began, and of which table.
+type Note = (i64, bool, String, String);
+
+fn read_notes(table: Table, snapshot: &RegisteredSnapshot, notes: &mut Vec<Note>) {
+    // SAFETY: the snapshot is registered.
+    let mut scan = unsafe { TableScan::start_with(&table, snapshot.as_ptr(), 0) };
+    while let Some(tuple) = scan.next() {
+        check_for_interrupts!();
+        notes.extend(note_of(&table.deform(tuple)));
+    }
+}
+
+fn note_of(row: &Row) -> Option<Note> {
+    let is_tracked = match row.get::<&str>(entry_column::ENTRY_TYPE)? {
+        "table_tracked" => true,
+        "table_untracked" => false,
+        _ => return None,
+    };
+    let entry = tables::entry_from_row(row);
+    let text = |name| text_member(&entry.metadata, name);
+    Some((entry.created_at.micros(), is_tracked, text("table_id")?, text("table")?))
+}
+
+/// Records that a table which is lost is not tracked any more.
+#[pg_extern(volatile, parallel_unsafe, requires = ["tables"])]
+fn untrack_lost(table_id: Option<&str>) {
+    let table_id = required(table_id, "table_id");
+    or_raise(manage::prepare("untrack_lost()"));
+    or_raise(record_lost(table_id));
+}
+
+fn record_lost(table_id: &str) -> Result<(), Failure> {
+    let Some(name) = tracked_by_ledger().remove(table_id) else {
+        return Err(Failure::new(
+            PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
+            format!("no table with the id \"{table_id}\" is tracked"),
+        )
+        .hint("SELECT ledger.verify_all() names the tables that were tracked and are lost, with their ids."));
+    };
+    if manage::is_tracked(table_id) {
+        return Err(Failure::new(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            format!("table {name} is not lost"),
+        )
+        .hint("To end its tracking: SELECT ledger.untrack('table')."));
+    }
+    manage::note_untracked(&name, table_id, true)
+}
