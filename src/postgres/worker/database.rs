@@ -268,15 +268,16 @@ impl Worker {
         let mirrored = self.keeper.see_to(mode).and_then(|()| self.keeper.void_aborted());
         if matches!(mode, MirrorMode::Sync | MirrorMode::Write) {
             mirrored?;
-            self.record_baseline()?;
+            // A table that cannot be recorded is in nobody else's way.
+            let recorded = self.record_baseline();
             self.seal()?;
-            return self.keeper.append_block_lines();
+            return self.keeper.append_block_lines().and(recorded);
         }
-        self.record_baseline()?;
+        let recorded = self.record_baseline();
         // Nobody waits for the file, so sealing does not either.
         let mirrored = mirrored.and_then(|()| self.keeper.append_owed());
         self.seal()?;
-        mirrored.and_then(|()| self.keeper.append_owed())
+        mirrored.and_then(|()| self.keeper.append_owed()).and(recorded)
     }
 
     /// Records some rows of a table that has been tracked since they were written.
