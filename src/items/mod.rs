@@ -1,0 +1,22 @@
+//! Items: files that must not change or move unnoticed before they are used. Pure: no Postgres, no unsafe code, no I/O.
+//!
+//! An item's integrity hash covers what it says, its id, its version and its place; its signature line carries that hash
+//! in the file itself. Anyone can make such a line, so the ledger has the last word on a registered item.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`item`] | what an item is: its type, id, version, text |
+//! | [`error`] | why an item cannot be hashed |
+//! | [`location`] | the path of an item below the base of its type |
+//! | [`comment_style`] | how a language writes a comment |
+//! | [`signature_line`] | the signature line: finding, removing and replacing it |
+#![forbid(unsafe_code)]
+
+pub mod comment_style;
+pub mod error;
+pub mod item;
+pub mod location;
+pub mod signature_line;
+
+pub use error::{ContentError, ItemError};
+pub use item::{Item, ItemType};
