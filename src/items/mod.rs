@@ -10,13 +10,19 @@
 //! | [`location`] | the path of an item below the base of its type |
 //! | [`comment_style`] | how a language writes a comment |
 //! | [`signature_line`] | the signature line: finding, removing and replacing it |
+//! | [`directive`] | the XML of a directive |
+//! | [`front_matter`] | the YAML at the top of knowledge |
+//! | [`tool_version`] | the version that a tool states |
 #![forbid(unsafe_code)]
 
 pub mod comment_style;
+pub mod directive;
 pub mod error;
+pub mod front_matter;
 pub mod item;
 pub mod location;
 pub mod signature_line;
+pub mod tool_version;
 
 pub use error::{ContentError, ItemError};
 pub use item::{Item, ItemType};
