@@ -95,7 +95,7 @@ impl ContentError {
 
     /// The same error, for a text with so many more lines before it.
     #[must_use]
-    pub fn below(mut self, lines: usize) -> Self {
+    pub(super) fn below(mut self, lines: usize) -> Self {
         self.line = self.line.map(|line| line + lines);
         self
     }
@@ -116,4 +116,9 @@ impl std::error::Error for ContentError {}
 pub(super) fn line_of(text: &str, offset: usize) -> usize {
     let before = &text.as_bytes()[..offset.min(text.len())];
     1 + memchr::memchr_iter(b'\n', before).count()
+}
+
+/// How many lines `content` has that `unsigned`, which is the same without its signature lines, has not.
+pub(super) fn lines_removed(content: &str, unsigned: &str) -> usize {
+    line_of(content, content.len()) - line_of(unsigned, unsigned.len())
 }

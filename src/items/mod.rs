@@ -13,16 +13,27 @@
 //! | [`directive`] | the XML of a directive |
 //! | [`front_matter`] | the YAML at the top of knowledge |
 //! | [`tool_version`] | the version that a tool states |
+//! | [`attributes`] | what an item's own text says of it |
+//! | [`payload`] | what is hashed, byte for byte |
+//! | [`signer`] | signing |
+//! | [`verifier`] | telling an intact item from a changed, moved or unsigned one |
 #![forbid(unsafe_code)]
 
+pub mod attributes;
 pub mod comment_style;
 pub mod directive;
 pub mod error;
 pub mod front_matter;
 pub mod item;
 pub mod location;
+pub mod payload;
 pub mod signature_line;
+pub mod signer;
 pub mod tool_version;
+pub mod verifier;
+
+#[cfg(test)]
+mod tests;
 
 pub use error::{ContentError, ItemError};
 pub use item::{Item, ItemType};
