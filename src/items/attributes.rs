@@ -98,6 +98,6 @@ mod tests {
         assert!(error.starts_with("line 5: the front matter is not YAML"), "{error}");
         let content = format!("{LINE}<directive></directive>\n<directive></directive>");
         let error = read(ItemType::Directive, &content, None, None).unwrap_err().to_string();
-        assert!(error.starts_with("line 3: a second <directive> element, after the one on line 2"), "{error}");
+        assert!(error.starts_with("line 3: a second <directive>, after the one on line 2"), "{error}");
     }
 }

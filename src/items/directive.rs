@@ -56,7 +56,10 @@ impl<'a> Outline<'a> {
         loop {
             let at = reader.buffer_position() as usize;
             let event = reader.read_event();
-            let event = event.map_err(|error| self.ill_formed(reader.error_position() as usize, &error))?;
+            let event = event.map_err(|error| match self.depth {
+                0 if at > 0 => self.outside(at),
+                _ => self.ill_formed(reader.error_position() as usize, &error),
+            })?;
             if self.depth == 0 {
                 self.check_outside(&event, at)?;
             }
@@ -75,14 +78,21 @@ impl<'a> Outline<'a> {
     fn check_outside(&mut self, event: &Event<'a>, at: usize) -> Result<(), ContentError> {
         match event {
             Event::Start(element) | Event::Empty(element) if at == 0 => self.read_element(element),
-            Event::Start(element) | Event::Empty(element) if element.name().as_ref() == "directive" => {
-                let first = line_of(self.text, self.start);
-                let reason = format!("a second <directive> element, after the one on line {first}: keep one in a file");
-                Err(self.error(at, &reason))
-            }
             Event::Text(text) if text.trim().is_empty() => Ok(()),
-            Event::Comment(_) | Event::PI(_) | Event::DocType(_) | Event::Eof => Ok(()),
-            _ => Err(self.ill_formed(at, &"the <directive> element ended before this")),
+            Event::Comment(_) | Event::PI(_) | Event::Eof => Ok(()),
+            _ => Err(self.outside(at)),
+        }
+    }
+
+    /// What is wrong with more than white space behind the directive, at `at`.
+    fn outside(&self, at: usize) -> ContentError {
+        let first = line_of(self.text, self.start);
+        match memmem::find(&self.directive.xml.as_bytes()[at..], OPENING.as_bytes()) {
+            Some(next) => {
+                let reason = format!("a second <directive>, after the one on line {first}: keep one in a file");
+                self.error(at + next, &reason)
+            }
+            None => self.ill_formed(at, &"the <directive> element ended before this"),
         }
     }
 
@@ -157,7 +167,9 @@ mod tests {
     #[test]
     fn two_directives_are_refused_with_both_lines() {
         let text = "intro\n<directive name=\"a\"></directive>\n\n<directive name=\"b\">\n</directive>\n";
-        assert_eq!(error(text), "line 4: a second <directive> element, after the one on line 2: keep one in a file");
+        assert_eq!(error(text), "line 4: a second <directive>, after the one on line 2: keep one in a file");
+        let text = "<directive></directive>\n# B & C <d>\n```xml\n<directive>\n</directive>";
+        assert!(error(text).starts_with("line 4: a second <directive>"), "{}", error(text));
         assert!(error("<directive/><directive></directive>").contains("a second <directive>"));
     }
 

@@ -40,7 +40,7 @@ fn signed(item: &Item<'_>) -> String {
 }
 
 fn verified(item: &Item<'_>) -> Verification {
-    verify(item, None).unwrap()
+    verify(item, &[]).unwrap()
 }
 
 #[test]
@@ -120,32 +120,32 @@ fn a_moved_item_is_told_from_a_modified_one() {
     ] {
         let item = Item { file_path: path, ..tool(&here) };
         assert_eq!(verified(&item).status, Status::Modified);
-        let outcome = verify(&item, Some("/old/.ai/tools/core/x.py")).unwrap();
+        let outcome = verify(&item, &["other.py", "/old/.ai/tools/core/x.py"]).unwrap();
         assert_eq!(outcome.status, Status::Moved);
         assert_eq!(outcome.detail.as_deref(), Some(detail));
     }
     let changed = here.replace('x', "y");
-    assert_eq!(verify(&tool(&changed), Some("core/x.py")).unwrap().status, Status::Modified);
+    assert_eq!(verify(&tool(&changed), &["core/x.py"]).unwrap().status, Status::Modified);
 }
 
 #[test]
 fn a_hash_stored_elsewhere_is_compared() {
     let signed = sign(&tool("x"), timestamp()).unwrap();
     let item = tool(&signed.content);
-    let check = |stored, previous| verify_integrity(&item, stored, previous).unwrap();
+    let check = |stored, previous: &[&str]| verify_integrity(&item, stored, previous).unwrap();
     let integrity = signed.signature.integrity.as_str();
-    assert!(check(Some(integrity), None).success());
-    let missing = check(None, None);
+    assert!(check(Some(integrity), &[]).success());
+    let missing = check(None, &[]);
     assert_eq!(missing.status, Status::Unknown);
     assert_eq!(missing.error.as_deref(), Some("No integrity hash found for x@1.0.0 - cannot verify integrity"));
     let stored = "0123456789abcdef".repeat(4);
-    let mismatch = check(Some(&stored), None);
+    let mismatch = check(Some(&stored), &[]);
     assert_eq!(mismatch.status, Status::Mismatch);
     let expected = format!("Integrity mismatch for x@1.0.0: computed={}, stored=0123456789ab", &integrity[..12]);
     assert_eq!(mismatch.error, Some(expected));
     let elsewhere = sign(&Item { file_path: Some("old.py"), ..tool("x") }, timestamp()).unwrap();
-    assert_eq!(check(Some(&elsewhere.signature.integrity), Some("old.py")).status, Status::Moved);
-    assert!(check(Some("é"), None).error.unwrap().ends_with("stored=é"));
+    assert_eq!(check(Some(&elsewhere.signature.integrity), &["old.py"]).status, Status::Moved);
+    assert!(check(Some("é"), &[]).error.unwrap().ends_with("stored=é"));
 }
 
 #[test]
@@ -164,7 +164,7 @@ fn what_cannot_be_signed_is_an_error() {
     assert!(matches!(sign(&knowledge("---\n"), timestamp()), Err(ItemError::Content(_))));
     let json = Item { file_path: Some("x.json"), ..tool("{}") };
     assert_eq!(sign(&json, timestamp()), Err(ItemError::NoComments("json".to_owned())));
-    assert!(verify(&Item { version: "0.0.0", ..tool("x") }, None).is_err());
+    assert!(verify(&Item { version: "0.0.0", ..tool("x") }, &[]).is_err());
 }
 
 /// A path for each kind of comment.

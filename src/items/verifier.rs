@@ -114,14 +114,14 @@ impl Verification {
     }
 }
 
-/// Verifies `item` against its own signature line. If it was signed at `previous_path`, or without a path, it is reported as
-/// moved instead of modified.
+/// Verifies `item` against its own signature line. If it was signed without a path, or at one of `previous_paths`, where
+/// it may have been before, it is reported as moved instead of modified.
 ///
 /// Signing refuses a text that is not an item's. So a signed one that is not was modified, which is no error here.
 ///
 /// # Errors
 /// If the id, version, metadata, path or language given is not one, or the content is over 1 GB.
-pub fn verify(item: &Item<'_>, previous_path: Option<&str>) -> Result<Verification, ItemError> {
+pub fn verify(item: &Item<'_>, previous_paths: &[&str]) -> Result<Verification, ItemError> {
     let signature = LineFormat::of(item)?.extract(item.content);
     let payload = match Payload::of(item) {
         Err(ItemError::Content(error)) => Err(error),
@@ -137,21 +137,21 @@ pub fn verify(item: &Item<'_>, previous_path: Option<&str>) -> Result<Verificati
     match payload {
         Err(unreadable) => Ok(outcome.fails(Status::Modified, error, Some(unreadable.to_string()))),
         Ok(payload) if payload.integrity() == stored => Ok(outcome),
-        Ok(payload) => Ok(match moved(item, &payload, &stored, previous_path)? {
+        Ok(payload) => Ok(match moved(item, &payload, &stored, previous_paths)? {
             Some(detail) => outcome.fails(Status::Moved, MOVED.to_owned(), Some(detail)),
             None => outcome.fails(Status::Modified, error, None),
         }),
     }
 }
 
-/// Verifies `item` against a hash stored elsewhere, such as a registry's. `previous_path` is as in [`verify`].
+/// Verifies `item` against a hash stored elsewhere, such as a registry's. `previous_paths` are as in [`verify`].
 ///
 /// # Errors
 /// As [`verify`]; also if the text is not that of an item.
 pub fn verify_integrity(
     item: &Item<'_>,
     stored: Option<&str>,
-    previous_path: Option<&str>,
+    previous_paths: &[&str],
 ) -> Result<Verification, ItemError> {
     let signature = LineFormat::of(item)?.extract(item.content);
     let payload = Payload::of(item)?;
@@ -166,7 +166,7 @@ pub fn verify_integrity(
     if computed == stored {
         return Ok(outcome);
     }
-    if let Some(detail) = moved(item, &payload, stored, previous_path)? {
+    if let Some(detail) = moved(item, &payload, stored, previous_paths)? {
         return Ok(outcome.fails(Status::Moved, MOVED.to_owned(), Some(detail)));
     }
     let (computed, stored) = (start(&computed), start(stored));
@@ -174,17 +174,27 @@ pub fn verify_integrity(
     Ok(outcome.fails(Status::Mismatch, error, None))
 }
 
-/// From where to where the item was moved, if `stored` is its hash without a place or for that of `previous_path`.
+/// From where to where the item was moved, if `stored` is its hash without a place or for one of `previous_paths`.
 fn moved(
     item: &Item<'_>,
     payload: &Payload<'_>,
     stored: &str,
-    previous_path: Option<&str>,
+    previous_paths: &[&str],
 ) -> Result<Option<String>, ItemError> {
-    let previous = previous_path.map(|path| extract_location_path(item.item_type, path)).transpose()?;
-    let here = place("found", payload.location());
-    let signed_at = [None, previous.as_deref()].into_iter().find(|location| payload.integrity_at(*location) == stored);
-    Ok(signed_at.map(|location| format!("{}, {here}", place("signed", location))))
+    let moved_from = |location: Option<&str>| {
+        let to = place("found", payload.location());
+        (payload.integrity_at(location) == stored).then(|| format!("{}, {to}", place("signed", location)))
+    };
+    if let Some(detail) = moved_from(None) {
+        return Ok(Some(detail));
+    }
+    for path in previous_paths {
+        let location = extract_location_path(item.item_type, path)?;
+        if let Some(detail) = moved_from(Some(&location)) {
+            return Ok(Some(detail));
+        }
+    }
+    Ok(None)
 }
 
 fn place(verb: &str, location: Option<&str>) -> String {

@@ -1,0 +1,210 @@
+//! Finding the items of a project.
+
+use super::report::State;
+use pg_notary::items::comment_style::CommentStyle;
+use pg_notary::items::location::extract_location_path;
+use pg_notary::items::ItemType;
+use std::collections::BTreeSet;
+use std::fs::{self, File, FileType};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+/// A file or directory, and whether it is to be looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Absolute, through the base of the item's type.
+    pub path: PathBuf,
+    /// As the user would name it.
+    pub shown: PathBuf,
+    pub item_type: ItemType,
+    pub kind: Kind,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kind {
+    /// To be signed or verified.
+    Item,
+    /// Not to be, with the state it is reported in and the reason.
+    Other(State, String),
+}
+
+/// The directories that have items of each type in them or below them, as locations; the base itself is empty.
+pub struct Directories(BTreeSet<(ItemType, String)>);
+
+impl Directories {
+    pub fn of(found: &[Found]) -> Self {
+        let mut directories = BTreeSet::new();
+        for Found { item_type, path, .. } in found {
+            let location = path.to_str().and_then(|path| extract_location_path(*item_type, path).ok());
+            let mut location = location.as_deref().unwrap_or_default();
+            while let Some((above, _)) = location.rsplit_once('/') {
+                directories.insert((*item_type, above.to_owned()));
+                location = above;
+            }
+            directories.insert((*item_type, String::new()));
+        }
+        Directories(directories)
+    }
+
+    /// Where a file of this name may have been.
+    pub fn paths_of(&self, item_type: ItemType, path: &Path) -> Vec<String> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let in_directory = |(_, directory): &(ItemType, String)| match directory.as_str() {
+            "" => name.to_string(),
+            directory => format!("{directory}/{name}"),
+        };
+        self.0.iter().filter(|(of_type, _)| *of_type == item_type).map(in_directory).collect()
+    }
+}
+
+/// Where to look for items of one type.
+struct Root {
+    item_type: ItemType,
+    /// The base of the type, with no symbolic link in it.
+    real_base: PathBuf,
+    start: PathBuf,
+    /// What the user named, and what it is.
+    named: (PathBuf, PathBuf),
+}
+
+/// All that is in these directories, each file once, sorted by path.
+///
+/// # Errors
+/// If one of them is not there, or is not and has no directory of items. What cannot be read in them is no error here.
+pub fn find_all(directories: &[PathBuf]) -> Result<Vec<Found>, String> {
+    let mut found = Vec::new();
+    for directory in directories {
+        for root in roots(directory)? {
+            root.find(&mut found);
+        }
+    }
+    found.sort_by(|a, b| a.path.cmp(&b.path));
+    found.dedup_by(|a, b| a.path == b.path);
+    Ok(found)
+}
+
+fn roots(directory: &Path) -> Result<Vec<Root>, String> {
+    let real = fs::canonicalize(directory).map_err(|error| format!("{}: {error}", directory.display()))?;
+    let named = (directory.to_owned(), real.clone());
+    if let Some((item_type, base)) = base_above(&real) {
+        return Ok(vec![Root { item_type, real_base: base, start: real, named }]);
+    }
+    let project = if real.ends_with(".ai") { real.parent().unwrap_or(&real) } else { &real };
+    let mut roots = Vec::new();
+    for item_type in ItemType::ALL {
+        let start = project.join(item_type.base());
+        let Ok(real_base) = fs::canonicalize(&start) else { continue };
+        if !real_base.starts_with(project) {
+            return Err(format!("{}: a symbolic link that leaves {}", start.display(), project.display()));
+        }
+        roots.push(Root { item_type, real_base, start, named: named.clone() });
+    }
+    if roots.is_empty() {
+        return Err(format!(
+            "{}: there is no .ai/tools, .ai/directives or .ai/knowledge in it, and it is in none",
+            directory.display()
+        ));
+    }
+    Ok(roots)
+}
+
+/// The first base that `path` is or is in, and its type.
+fn base_above(path: &Path) -> Option<(ItemType, PathBuf)> {
+    let mut above: Vec<&Path> = path.ancestors().collect();
+    above.reverse();
+    let is_base = |path: &&Path| ItemType::ALL.into_iter().find(|item_type| path.ends_with(item_type.base()));
+    above.iter().find_map(|path| is_base(path).map(|item_type| (item_type, path.to_path_buf())))
+}
+
+impl Root {
+    fn find(&self, found: &mut Vec<Found>) {
+        if self.start.is_file() {
+            found.push(self.found(self.start.clone(), Kind::Item));
+            return;
+        }
+        let mut directories = vec![self.start.clone()];
+        while let Some(directory) = directories.pop() {
+            if let Err(error) = self.read_directory(&directory, &mut directories, found) {
+                found.push(self.found(directory, Kind::Other(State::Failed, error.to_string())));
+            }
+        }
+    }
+
+    fn read_directory(&self, directory: &Path, below: &mut Vec<PathBuf>, found: &mut Vec<Found>) -> io::Result<()> {
+        for entry in fs::read_dir(directory)? {
+            let entry = entry?;
+            let (path, file_type) = (entry.path(), entry.file_type()?);
+            if file_type.is_dir() && !is_left_out(&path) {
+                below.push(path);
+            } else {
+                let kind = self.kind(&path, file_type);
+                found.push(self.found(path, kind));
+            }
+        }
+        Ok(())
+    }
+
+    fn kind(&self, path: &Path, file_type: FileType) -> Kind {
+        let skipped = |reason: &str| Kind::Other(State::Skipped, reason.to_owned());
+        if file_type.is_symlink() {
+            return self.link(path);
+        }
+        if is_left_out(path) {
+            return skipped("hidden, __pycache__ or node_modules");
+        }
+        if !file_type.is_file() {
+            return skipped("not a regular file");
+        }
+        match is_item(self.item_type, path) {
+            Ok(true) => Kind::Item,
+            Ok(false) => skipped(&format!("not a file of a {}", self.item_type)),
+            Err(error) => Kind::Other(State::Failed, error.to_string()),
+        }
+    }
+
+    /// What a link inside the base points to is looked at under its own name.
+    fn link(&self, path: &Path) -> Kind {
+        match fs::canonicalize(path) {
+            Ok(target) if target.starts_with(&self.real_base) => {
+                Kind::Other(State::Skipped, format!("a symbolic link to {}", target.display()))
+            }
+            Ok(target) => {
+                let base = self.item_type.base();
+                Kind::Other(State::Refused, format!("a symbolic link that leaves {base}, to {}", target.display()))
+            }
+            Err(error) => Kind::Other(State::Refused, format!("a symbolic link to nowhere: {error}")),
+        }
+    }
+
+    fn found(&self, path: PathBuf, kind: Kind) -> Found {
+        let (named, real) = &self.named;
+        let shown = match path.strip_prefix(real) {
+            Ok(below) if below.as_os_str().is_empty() => named.clone(),
+            Ok(below) if named.as_os_str() == "." => below.to_owned(),
+            Ok(below) => named.join(below),
+            Err(_) => path.clone(),
+        };
+        Found { path, shown, item_type: self.item_type, kind }
+    }
+}
+
+fn is_left_out(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default();
+    name.as_encoded_bytes().starts_with(b".") || name == "__pycache__" || name == "node_modules"
+}
+
+/// Whether a file that nobody named is an item.
+fn is_item(item_type: ItemType, path: &Path) -> io::Result<bool> {
+    let extension = path.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+    match item_type {
+        ItemType::Tool if CommentStyle::of_language(&extension).is_some() => Ok(true),
+        ItemType::Tool => starts_as_program(path),
+        ItemType::Directive | ItemType::Knowledge => Ok(matches!(extension.as_str(), "md" | "markdown")),
+    }
+}
+
+fn starts_as_program(path: &Path) -> io::Result<bool> {
+    let mut start = Vec::new();
+    File::open(path)?.take(2).read_to_end(&mut start)?;
+    Ok(start == b"#!")
+}
