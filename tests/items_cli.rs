@@ -161,13 +161,28 @@ fn a_signed_item_that_no_longer_parses_was_modified() {
 #[test]
 fn a_moved_item_is_told_from_a_modified_one() {
     let project = Project::signed();
-    let moved = project.path("tools/hello.py");
-    fs::rename(project.path("tools/core/hello.py"), moved).unwrap();
-    project.write("tools/core/api/other.sh", "ls\n");
-    let problem = project.problem("tools/hello.py");
+    project.write("tools/other/x.sh", "ls\n");
+    project.write("tools/core/stays.sh", "ls\n");
+    for (from, to, detail) in [
+        ("tools/core/hello.py", "tools/hello.py", "signed at core/hello.py, found at hello.py"),
+        ("tools/hello.py", "tools/other/hello.py", "signed at core/hello.py, found at other/hello.py"),
+    ] {
+        fs::rename(project.path(from), project.path(to)).unwrap();
+        let problem = project.problem("hello.py");
+        assert_eq!(problem["state"], "moved", "{problem}");
+        assert_eq!(problem["error"], "Not signed for this location");
+        assert_eq!(problem["detail"], detail);
+    }
+}
+
+#[test]
+fn a_directory_that_was_moved_is_told_from_modified_items() {
+    let project = Project::signed();
+    project.write("tools/other/x.sh", "ls\n");
+    fs::rename(project.path("tools/core"), project.path("tools/other/core")).unwrap();
+    let problem = project.problem("hello.py");
     assert_eq!(problem["state"], "moved");
-    assert_eq!(problem["error"], "Not signed for this location");
-    assert_eq!(problem["detail"], "signed at core/hello.py, found at hello.py");
+    assert_eq!(problem["detail"], "signed at core/hello.py, found at other/core/hello.py");
 }
 
 #[test]

@@ -105,9 +105,9 @@ impl<'a> Processor<'a> {
         if outcome.status != Status::Modified {
             return Ok(outcome);
         }
-        let elsewhere = self.directories.paths_of(item.item_type, path);
-        let elsewhere: Vec<&str> = elsewhere.iter().map(String::as_str).collect();
-        verify(item, &elsewhere)
+        let places = self.directories.places_before(item.item_type, path);
+        let places: Vec<&str> = places.iter().map(String::as_str).collect();
+        verify(item, &places)
     }
 
     /// Signs a file, unless that changes nothing but the time.

@@ -9,6 +9,9 @@ use std::fs::{self, File, FileType};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+/// So many places are tried that a tree in which everything was modified is still verified in seconds.
+const MOST_PLACES: usize = 1000;
+
 /// A file or directory, and whether it is to be looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
@@ -46,15 +49,25 @@ impl Directories {
         Directories(directories)
     }
 
-    /// Where a file of this name may have been.
-    pub fn paths_of(&self, item_type: ItemType, path: &Path) -> Vec<String> {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let in_directory = |(_, directory): &(ItemType, String)| match directory.as_str() {
-            "" => name.to_string(),
-            directory => format!("{directory}/{name}"),
-        };
-        self.0.iter().filter(|(of_type, _)| *of_type == item_type).map(in_directory).collect()
+    /// Where the file that is at `path` now may have been, if it or a directory it is in was moved: at most
+    /// [`MOST_PLACES`] paths relative to the base.
+    pub fn places_before(&self, item_type: ItemType, path: &Path) -> Vec<String> {
+        let location = path.to_str().and_then(|path| extract_location_path(item_type, path).ok()).unwrap_or_default();
+        let directories = self.0.iter().filter(|(of_type, _)| *of_type == item_type);
+        let places = directories.flat_map(|(_, directory)| {
+            ends(&location).map(move |end| match directory.as_str() {
+                "" => end.to_owned(),
+                directory => format!("{directory}/{end}"),
+            })
+        });
+        places.take(MOST_PLACES).collect()
     }
+}
+
+/// `c`, `b/c` and `a/b/c` of `a/b/c`.
+fn ends(location: &str) -> impl Iterator<Item = &str> {
+    let starts = location.rmatch_indices('/').map(|(at, _)| at + 1).chain([0]);
+    starts.map(|start| &location[start..])
 }
 
 /// Where to look for items of one type.
