@@ -13,7 +13,7 @@ use rayon::prelude::*;
 use report::{Record, Report};
 use std::io::{self, Write};
 use std::path::PathBuf;
-use tree::{Directories, Found};
+use tree::{Found, Tree};
 
 #[derive(clap::Subcommand)]
 pub enum ItemsCommand {
@@ -64,9 +64,8 @@ pub fn run(command: &ItemsCommand) -> u8 {
         ItemsCommand::Verify(arguments) => (Action::Verify, false, arguments),
         ItemsCommand::Status(arguments) => (Action::Verify, true, arguments),
     };
-    match tree::find_all(&arguments.directories) {
-        Ok(found) => {
-            let directories = Directories::of(&found);
+    match Tree::read(&arguments.directories) {
+        Ok(Tree { found, directories }) => {
             let processor = Processor::new(action, &arguments.default_version, directories);
             let report = process_all(found, &processor);
             let text = if arguments.json { format!("{}\n", report.to_json()) } else { report.describe(list_all) };

@@ -31,22 +31,16 @@ pub enum Kind {
     Other(State, String),
 }
 
-/// The directories that have items of each type in them or below them, as locations; the base itself is empty.
+/// The directories that were looked into and those they are in, as locations of their type; the base itself is empty.
 pub struct Directories(BTreeSet<(ItemType, String)>);
 
 impl Directories {
-    pub fn of(found: &[Found]) -> Self {
-        let mut directories = BTreeSet::new();
-        for Found { item_type, path, .. } in found {
-            let location = path.to_str().and_then(|path| extract_location_path(*item_type, path).ok());
-            let mut location = location.as_deref().unwrap_or_default();
-            while let Some((above, _)) = location.rsplit_once('/') {
-                directories.insert((*item_type, above.to_owned()));
-                location = above;
-            }
-            directories.insert((*item_type, String::new()));
+    fn add(&mut self, item_type: ItemType, path: &Path) {
+        let location = path.to_str().and_then(|path| extract_location_path(item_type, path).ok());
+        let mut location = location.as_deref().unwrap_or_default();
+        while self.0.insert((item_type, location.to_owned())) {
+            location = location.rsplit_once('/').map_or("", |(above, _)| above);
         }
-        Directories(directories)
     }
 
     /// Where the file that is at `path` now may have been, if it or a directory it is in was moved: at most
@@ -80,20 +74,29 @@ struct Root {
     named: (PathBuf, PathBuf),
 }
 
-/// All that is in these directories, each file once, sorted by path.
-///
-/// # Errors
-/// If one of them is not there, or is not and has no directory of items. What cannot be read in them is no error here.
-pub fn find_all(directories: &[PathBuf]) -> Result<Vec<Found>, String> {
-    let mut found = Vec::new();
-    for directory in directories {
-        for root in roots(directory)? {
-            root.find(&mut found);
+/// What there is in some directories.
+pub struct Tree {
+    /// Each file once, sorted by path.
+    pub found: Vec<Found>,
+    pub directories: Directories,
+}
+
+impl Tree {
+    /// Looks into `named`, whatever they are.
+    ///
+    /// # Errors
+    /// If one of them is not there, or is not and has no directory of items. What cannot be read in them is no error here.
+    pub fn read(named: &[PathBuf]) -> Result<Self, String> {
+        let mut tree = Tree { found: Vec::new(), directories: Directories(BTreeSet::new()) };
+        for named in named {
+            for root in roots(named)? {
+                root.find(&mut tree);
+            }
         }
+        tree.found.sort_by(|a, b| a.path.cmp(&b.path));
+        tree.found.dedup_by(|a, b| a.path == b.path);
+        Ok(tree)
     }
-    found.sort_by(|a, b| a.path.cmp(&b.path));
-    found.dedup_by(|a, b| a.path == b.path);
-    Ok(found)
 }
 
 fn roots(directory: &Path) -> Result<Vec<Root>, String> {
@@ -130,15 +133,17 @@ fn base_above(path: &Path) -> Option<(ItemType, PathBuf)> {
 }
 
 impl Root {
-    fn find(&self, found: &mut Vec<Found>) {
+    fn find(&self, tree: &mut Tree) {
         if self.start.is_file() {
-            found.push(self.found(self.start.clone(), Kind::Item));
+            tree.directories.add(self.item_type, self.start.parent().unwrap_or(&self.start));
+            tree.found.push(self.found(self.start.clone(), Kind::Item));
             return;
         }
         let mut directories = vec![self.start.clone()];
         while let Some(directory) = directories.pop() {
-            if let Err(error) = self.read_directory(&directory, &mut directories, found) {
-                found.push(self.found(directory, Kind::Other(State::Failed, error.to_string())));
+            tree.directories.add(self.item_type, &directory);
+            if let Err(error) = self.read_directory(&directory, &mut directories, &mut tree.found) {
+                tree.found.push(self.found(directory, Kind::Other(State::Failed, error.to_string())));
             }
         }
     }
