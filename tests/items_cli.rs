@@ -247,7 +247,7 @@ fn a_link_that_leaves_its_base_is_refused_and_not_followed() {
 }
 
 #[test]
-fn a_base_that_is_a_link_out_of_the_project_exits_with_2() {
+fn a_base_that_is_a_link_elsewhere_exits_with_2() {
     let project = Project::new();
     let outside = TempDir::new().unwrap();
     fs::remove_dir_all(project.path("tools")).unwrap();
@@ -255,6 +255,11 @@ fn a_base_that_is_a_link_out_of_the_project_exits_with_2() {
     let output = project.run("sign");
     assert_eq!(output.status.code(), Some(2));
     assert!(stderr(&output).contains("a symbolic link that leaves"), "{}", stderr(&output));
+    fs::remove_file(project.path("tools")).unwrap();
+    symlink("nowhere", project.path("tools")).unwrap();
+    let output = project.run("sign");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains(".ai/tools: No such file"), "{}", stderr(&output));
     assert_eq!(project.read("directives/deploy.md"), DIRECTIVE);
 }
 

@@ -109,7 +109,10 @@ fn roots(directory: &Path) -> Result<Vec<Root>, String> {
     let mut roots = Vec::new();
     for item_type in ItemType::ALL {
         let start = project.join(item_type.base());
-        let Ok(real_base) = fs::canonicalize(&start) else { continue };
+        if fs::symlink_metadata(&start).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+            continue;
+        }
+        let real_base = fs::canonicalize(&start).map_err(|error| format!("{}: {error}", start.display()))?;
         if !real_base.starts_with(project) {
             return Err(format!("{}: a symbolic link that leaves {}", start.display(), project.display()));
         }
