@@ -207,12 +207,36 @@ fn a_live_file_that_was_cut_behind_its_last_block_is_not_filled_again() {
 }
 
 #[test]
+fn a_file_that_was_cut_while_the_server_was_down_is_not_filled_again() {
+    let (cluster, mut client, path) = start_outside(Options::new());
+    // The state beside it is brought up to date within a second.
+    let synced = || {
+        let state = fs::read_to_string(path.with_extension("state")).unwrap_or_default();
+        state.contains(&format!("\"synced\":{},", fs::metadata(&path).unwrap().len()))
+    };
+    record(&mut client);
+    wait_until("the state file is up to date", PATIENCE, synced);
+    drop(client);
+    cluster.stop(Stop::Fast);
+    let whole = fs::read(&path).unwrap();
+    let cut = whole[..whole.len() - 1].iter().rposition(|byte| *byte == b'\n').unwrap() + 1;
+    fs::write(&path, &whole[..cut]).unwrap();
+    cluster.start_again();
+    let mut client = cluster.connect("postgres");
+    assert_diverged(&mut client, &path, &format!("it has {cut} bytes, and had at least {}", whole.len()));
+    fs::write(&path, &whole).unwrap();
+    wait_until("recording works again", PATIENCE, || client.simple_query(RECORD).is_ok());
+    assert_intact(&mut client);
+}
+
+#[test]
 fn mirror_restart_leaves_the_file_of_another_server_alone() {
     let (_cluster, mut client, path) = start_outside(Options::new());
     // The other server's: it took the name while this one had no file there.
     let content = fs::read(&path).unwrap();
     fs::remove_file(&path).unwrap();
     fs::write(&path, &content).unwrap();
+    give_to_server(&path);
     let other = fs::File::open(&path).unwrap();
     other.lock().unwrap();
     let refused = error(&mut client, "SELECT ledger.mirror_restart()");

@@ -205,6 +205,8 @@ fn a_commit_that_waits_for_a_hanging_mount_is_visible_and_can_be_cancelled_and_i
     let writer = "SELECT wait_event FROM pg_stat_activity WHERE backend_type = 'pg_notary writer'";
     assert_ne!(value(&mut client, writer), "NULL", "the writer does not show what it waits for");
 
+    wait_for(&mut client, "(SELECT problem LIKE '%does not answer%' FROM ledger.mirror_status)");
+
     client.batch_execute(&format!("SELECT pg_cancel_backend({pid}), pg_terminate_backend({third})")).unwrap();
     let ended: Vec<_> = [cancelled, timed_out, terminated]
         .into_iter()
@@ -343,7 +345,7 @@ fn a_file_that_cannot_be_written_is_named_until_it_can_be_again() {
         clear_fault(&cluster);
         wait_until("recording works again", PATIENCE, || client.simple_query(RECORD).is_ok());
         wait_for(&mut client, "(SELECT problem IS NULL FROM ledger.mirror_status)");
-        assert!(cluster.log().contains("writes the mirror file of database"));
+        assert!(cluster.log().contains("pg_notary writes mirror file"));
     }
 }
 

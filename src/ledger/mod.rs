@@ -22,7 +22,7 @@ pub mod signature;
 pub mod verifier;
 
 #[cfg(test)]
-mod test_support;
+pub(crate) mod test_support;
 
 use sha2::{Digest, Sha256};
 
@@ -48,7 +48,7 @@ pub fn to_hex(bytes: &[u8]) -> String {
 }
 
 /// Bytes that are ASCII by construction, so that none is ever replaced, as text.
-fn ascii_text(bytes: Vec<u8>) -> String {
+pub(crate) fn ascii_text(bytes: Vec<u8>) -> String {
     String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
 }
 

@@ -8,6 +8,7 @@ use super::mirror::remembered::{self, Remembered};
 use super::mirror::shared::Attachment;
 use super::settings::{self, MirrorMode};
 use super::shared::shared;
+use super::tables;
 use super::verification::progress;
 use pgrx::prelude::*;
 use std::sync::atomic::Ordering;
@@ -44,9 +45,9 @@ fn mirror_state() -> TableIterator<
     let path = remembered::configured_place(remembered.ledger_id).path.to_string_lossy().into_owned();
     let prepared = prepared::noted(&mirror).len() as i64;
     let fields = mirror.lock();
-    let (attachment, cause, durable, end) = (fields.attachment, fields.cause, fields.durable, fields.end());
+    let (attachment, durable, end) = (fields.attachment, fields.durable, fields.end());
     let (last_block, syncs, was_attached) = (fields.last_block, fields.syncs, fields.was_attached);
-    let has_problem = attachment == Attachment::Failed || fields.is_troubled;
+    let problem = fields.problem(tables::timestamp_to_postgres(tables::now()));
     drop(fields);
     let is_off = mode == MirrorMode::Off;
     let is_attached = matches!(attachment, Attachment::Attached | Attachment::Repairing) && !is_off;
@@ -56,7 +57,7 @@ fn mirror_state() -> TableIterator<
         mode.name().to_owned(),
         if is_off { Attachment::Off.name() } else { attachment.name() }.to_owned(),
         path,
-        (has_problem && !is_off).then(|| cause.get()),
+        problem.filter(|_| !is_off),
         is_attached.then_some(durable as i64),
         is_attached.then_some(last_block),
         mirror.slot.undecided(),

@@ -16,7 +16,7 @@ use super::catch_up::{self, InFile};
 use super::file::{self, Trouble};
 use super::remembered::{self, Place, Remembered};
 use super::settle;
-use super::shared::{Attachment, FixedText, Ownership};
+use super::shared::{Attachment, FileStamp, FixedText, Ownership};
 use super::state_file::{self, State, StateFile};
 use super::tail::{self, diverged, Tail};
 use crate::postgres::blocks;
@@ -24,9 +24,10 @@ use crate::postgres::errors::{cause, Failure};
 use crate::postgres::settings::{self, MirrorMode};
 use crate::postgres::tables;
 use pgrx::PgSqlErrorCode;
+use std::cell::Cell;
 use std::collections::HashSet;
-use std::fs::{File, Metadata};
-use std::os::unix::fs::MetadataExt;
+use std::fs::{File, Metadata, OpenOptions};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use uuid::Uuid;
@@ -34,6 +35,11 @@ use uuid::Uuid;
 /// A file up to this size is verified as a whole where it may have been edited while no server looked. It takes about a
 /// second. After a crash, of a larger one only the tail is read.
 const WHOLE_CHECK_BYTES: u64 = 256 << 20;
+
+thread_local! {
+    /// The change of which the log says that all of the file is read. It is read again with every attempt.
+    static LAST_SUSPECT: Cell<Option<FileStamp>> = const { Cell::new(None) };
+}
 
 /// How the file is to be taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,14 +158,15 @@ fn read(mirror: &Mirror, file: &File, path: &Path, remembered: &Remembered, how:
     let metadata = file.metadata().map_err(|error| failure(&Trouble::passing("examine", path, error)))?;
     tail::check_header(file, path, remembered)?;
     let size = metadata.len();
-    let had = remembered.acknowledged.max(durable_before(mirror, remembered));
-    if size < had && how == How::Usual {
-        let what = format!("it has {size} bytes, and had at least {had}");
-        return Err(diverged(path, &what));
-    }
     let state = State::read(path).filter(|state| state.ledger_id == remembered.ledger_id);
     if let (Some(state), How::Usual) = (&state, how) {
         check_state(mirror, state, path, remembered)?;
+    }
+    let synced = state.as_ref().filter(|state| Some(state.attachment) == remembered.attachment).map_or(0, |s| s.synced);
+    let had = remembered.acknowledged.max(synced).max(durable_before(mirror, remembered));
+    if size < had && how == How::Usual {
+        let what = format!("it has {size} bytes, and had at least {had}");
+        return Err(diverged(path, &what));
     }
     if how == How::CatchUp || must_read_all(mirror, &metadata, path, state.as_ref()) {
         return tail::read_whole(file, path, remembered, how == How::CatchUp);
@@ -221,7 +228,10 @@ fn must_read_all(mirror: &Mirror, metadata: &Metadata, path: &Path, state: Optio
         (fields.suspect, is_same && fields.stamp == file::stamp_of(metadata))
     };
     if suspect {
-        pgrx::log!("pg_notary reads all of mirror file \"{}\": another program has changed it", path.display());
+        let stamp = file::stamp_of(metadata);
+        if LAST_SUSPECT.replace(Some(stamp)) != Some(stamp) {
+            pgrx::log!("pg_notary reads all of mirror file \"{}\": another program has changed it", path.display());
+        }
         return true;
     }
     if is_as_left || state.is_some_and(|state| state.is_unchanged(metadata)) {
@@ -280,7 +290,7 @@ fn take_over(
     drop(fields);
     // After that, so that the writer does not put the state of the attachment before in its place.
     let state = StateFile::open(path)?;
-    state_file::write(&state, file, &ownership, tables::now())
+    state_file::write(&state, file, &ownership, metadata.len(), tables::now())
         .map_err(|error| Trouble::passing("write the state file of", path, error))
 }
 
@@ -313,7 +323,10 @@ fn rename_aside(place: &Place) -> Result<Option<PathBuf>, Trouble> {
         return Ok(None);
     }
     // The file of another server that uses the same directory is not ours to rename. What cannot be opened nobody writes.
-    let opened = File::open(&place.path).ok();
+    let mut options = OpenOptions::new();
+    // NFS gives an exclusive lock only to who may write.
+    options.read(true).write(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    let opened = options.open(&place.path).ok();
     opened.as_ref().map_or(Ok(()), |file| file::lock(file, &place.path))?;
     // 2026-11-24T03:15:25.123456Z: to the microsecond, and sorted by age.
     let now: String = tables::now().to_string().chars().filter(|c| c.is_ascii_alphanumeric()).collect();

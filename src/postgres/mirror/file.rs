@@ -94,11 +94,12 @@ pub fn lock(file: &File, path: &Path) -> Result<(), Trouble> {
         return Ok(());
     }
     let error = std::io::Error::last_os_error();
-    Err(Trouble::lasting(format!(
-        "could not lock mirror file \"{}\": another server writes it ({})",
-        path.display(),
-        cause(&error)
-    )))
+    let why = match error.kind() {
+        ErrorKind::WouldBlock => "another server writes it".to_owned(),
+        // A file system without locks, say.
+        _ => cause(&error),
+    };
+    Err(Trouble::lasting(format!("could not lock mirror file \"{}\": {why}", path.display())))
 }
 
 pub fn identity(metadata: &Metadata, generation: u64) -> FileIdentity {

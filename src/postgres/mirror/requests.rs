@@ -68,6 +68,9 @@ fn failed(request: Request, cause: String) -> Failure {
             "the mirror file could not be begun anew",
             "The old file stands where it was, or beside it with the time behind its name. View ledger.mirror_status shows the state now.",
         ),
+        _ if !cause.contains("does not agree with the database") => {
+            ("the mirror file could not be caught up", "Repair the cause, then call the function again.")
+        }
         _ => (
             "the mirror file could not be caught up",
             "Where the file does not agree with the database, put back the one that is wrong, or keep the file for evidence and begin a new one with ledger.mirror_restart().",

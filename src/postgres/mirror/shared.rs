@@ -9,6 +9,8 @@ use std::cell::UnsafeCell;
 
 /// Bytes that can wait for the writer. A few hundred commits of one entry; more only makes the groups larger.
 pub const RING_BYTES: usize = 256 * 1024;
+/// A write or sync that takes longer is a problem to be named.
+const SLOW_SECONDS: i64 = 5;
 /// Prepared transactions of one database whose lines can be undecided at the same time.
 pub const MAX_PREPARED: usize = 256;
 
@@ -129,8 +131,9 @@ pub struct MirrorFields {
     pub was_attached: bool,
     /// The file was changed behind the server's back: all of it is to be verified before it is written again.
     pub suspect: bool,
-    /// The writer is at the file.
+    /// The writer is at the file, since then.
     pub writing: bool,
+    pub writing_since: pg_sys::TimestampTz,
     /// When the settings were read by which there is to be no file.
     pub off_as_of: pg_sys::TimestampTz,
     /// Processes that have put lines into the ring and wait for more room or for the file.
@@ -197,6 +200,21 @@ impl MirrorFields {
 
     pub fn room(&self) -> usize {
         RING_BYTES - (self.head - self.tail) as usize
+    }
+
+    /// What is to be said of the file now, if there is something.
+    pub fn problem(&self, now: pg_sys::TimestampTz) -> Option<String> {
+        if self.attachment == Attachment::Failed || self.is_troubled {
+            return Some(self.cause.get());
+        }
+        let seconds = (now - self.writing_since) / 1_000_000;
+        let is_slow = self.writing && seconds >= SLOW_SECONDS;
+        is_slow.then(|| {
+            format!(
+                "mirror file \"{}\" does not answer: it has been written or synced for {seconds} seconds",
+                self.path.get()
+            )
+        })
     }
 
     /// The end of the last whole line of what has been written.

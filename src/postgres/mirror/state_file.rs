@@ -85,6 +85,8 @@ pub struct State {
     pub previous: Uuid,
     pub is_remembered: bool,
     pub size: u64,
+    /// How much of it was on disk for sure.
+    pub synced: u64,
     pub inode: u64,
     pub stamp: FileStamp,
     system_identifier: u64,
@@ -108,6 +110,7 @@ impl State {
             previous: uuid("previous_attachment")?,
             is_remembered: value["is_remembered"].as_bool()?,
             size: value["size"].as_u64()?,
+            synced: value["synced"].as_u64()?,
             inode: value["inode"].as_u64()?,
             stamp: FileStamp { modified: value["modified"].as_i64()?, changed: value["changed"].as_i64()? },
             system_identifier: value["system_identifier"].as_u64()?,
@@ -163,7 +166,14 @@ fn contains(now: WalPosition, history: &str, then: WalPosition) -> Option<bool> 
 }
 
 /// Writes the state of `mirror` as it is now. It is short enough for one page, so it is torn only with the file system.
-pub fn write(state: &StateFile, mirror: &File, ownership: &Ownership, now: Timestamp) -> std::io::Result<()> {
+/// `synced`: how much of it is on disk.
+pub fn write(
+    state: &StateFile,
+    mirror: &File,
+    ownership: &Ownership,
+    synced: u64,
+    now: Timestamp,
+) -> std::io::Result<()> {
     // Before the file is looked at: what is written to it meanwhile may belong to later WAL, not the other way round.
     let wal = WalPosition::flushed();
     let metadata = mirror.metadata()?;
@@ -174,6 +184,7 @@ pub fn write(state: &StateFile, mirror: &File, ownership: &Ownership, now: Times
         "previous_attachment": Uuid::from_bytes(ownership.previous).to_string(),
         "is_remembered": ownership.is_remembered,
         "size": metadata.len(),
+        "synced": synced,
         "inode": metadata.ino(),
         "modified": stamp.modified,
         "changed": stamp.changed,

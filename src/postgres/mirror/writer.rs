@@ -59,6 +59,8 @@ pub unsafe extern "C-unwind" fn pg_notary_writer_main(_arg: pg_sys::Datum) {
 
 thread_local! {
     static OPEN_FILES: RefCell<OpenFiles> = RefCell::new(OpenFiles(HashMap::new()));
+    /// The failures that the log already names, by database. Until a sync goes well the same one is not named again.
+    static NAMED: RefCell<HashMap<pg_sys::Oid, String>> = RefCell::new(HashMap::new());
 }
 
 /// Runs when the writer exits, whatever way: at a shutdown, what was written in mode write is not left to chance.
@@ -207,6 +209,8 @@ fn begin_round(shared: &Shared, slot: &DatabaseSlot, sync_due: bool) -> Option<R
         return None;
     }
     fields.writing = true;
+    // SAFETY: reads the clock.
+    fields.writing_since = unsafe { pg_sys::GetCurrentTimestamp() };
     Some(Round {
         generation: fields.identity.generation,
         tail: fields.tail,
@@ -222,7 +226,8 @@ fn begin_round(shared: &Shared, slot: &DatabaseSlot, sync_due: bool) -> Option<R
 /// Lets everyone who waits know how the round has ended.
 fn end_round(shared: &Shared, slot: &DatabaseSlot, round: Round, outcome: Result<Done, Failed>) {
     let mut call_worker = false;
-    let mut said = None;
+    let mut failure = None;
+    let mut is_synced = false;
     {
         let mut fields = slot.mirror.lock(shared, slot);
         fields.writing = false;
@@ -230,26 +235,34 @@ fn end_round(shared: &Shared, slot: &DatabaseSlot, round: Round, outcome: Result
             // The ledger was dropped meanwhile, and perhaps there is another in its place; or the worker has not waited
             // for a file that hangs, and can open it again now.
             _ if fields.identity.generation != round.generation => call_worker = true,
-            Ok(done) => said = note_done(&mut fields, round, &done).then_some(None),
+            Ok(done) => is_synced = note_done(&mut fields, round, &done),
             Err(failed) => {
-                let is_new = !fields.is_troubled || fields.cause.get() != failed.trouble.cause;
                 call_worker = note_failed(&mut fields, &failed);
-                said = is_new.then_some(Some(failed.trouble.cause));
+                failure = Some(failed.trouble.cause);
             }
         }
     }
     slot.mirror.broadcast();
-    match said {
-        Some(Some(cause)) => pgrx::log!("pg_notary cannot record in a mirror file: {cause}"),
-        Some(None) => pgrx::log!("pg_notary writes the mirror file of database {} again", slot.database().to_u32()),
-        None => {}
-    }
+    log_change(shared, slot, failure, is_synced);
     if call_worker {
         slot.worker.wake();
     }
 }
 
-/// Returns whether this ends a time of trouble.
+fn log_change(shared: &Shared, slot: &DatabaseSlot, failure: Option<String>, is_synced: bool) {
+    let database = slot.database();
+    if let Some(cause) = failure {
+        let named = NAMED.with_borrow_mut(|named| named.insert(database, cause.clone()));
+        if named.as_ref() != Some(&cause) {
+            pgrx::log!("pg_notary cannot record in a mirror file: {cause}");
+        }
+    } else if is_synced && NAMED.with_borrow_mut(|named| named.remove(&database)).is_some() {
+        let path = slot.mirror.lock(shared, slot).path;
+        pgrx::log!("pg_notary writes mirror file \"{}\" again", path.get());
+    }
+}
+
+/// Returns whether what was written is on disk.
 fn note_done(fields: &mut MirrorFields, round: Round, done: &Done) -> bool {
     fields.stamp = done.stamp;
     if round.cut_to != 0 {
@@ -268,7 +281,8 @@ fn note_done(fields: &mut MirrorFields, round: Round, done: &Done) -> bool {
     }
     fields.durable = fields.durable.max(done.durable);
     fields.syncs += 1;
-    std::mem::take(&mut fields.is_troubled)
+    fields.is_troubled = false;
+    true
 }
 
 /// Returns whether the worker is to look at the file.
@@ -356,16 +370,16 @@ impl OpenFile {
     /// Notes beside the file what it is and how far the database was when it was written.
     fn write_state(&mut self, shared: &Shared, slot: &DatabaseSlot, when: &[Attachment]) {
         self.state_at = None;
-        let (ownership, is_ours) = {
+        let (ownership, synced, is_ours) = {
             let fields = slot.mirror.lock(shared, slot);
             let is_same = fields.identity.generation == self.identity.generation;
             // A file that somebody else has been at is not stated to be as we left it.
             let is_known = file::stamp(&self.file, &self.path).is_ok_and(|stamp| stamp == fields.stamp);
-            (fields.ownership, is_same && is_known && when.contains(&fields.attachment))
+            (fields.ownership, fields.durable, is_same && is_known && when.contains(&fields.attachment))
         };
         if let (Some(state), true) = (&self.state, is_ours) {
             // It only helps to notice what must not be; a file that cannot take it is not in the way of recording.
-            state_file::write(state, &self.file, &ownership, tables::now()).ok();
+            state_file::write(state, &self.file, &ownership, synced, tables::now()).ok();
         }
     }
 }

@@ -1,20 +1,16 @@
-//! `pg_notary`: verifies a ledger file without the server that wrote it.
+//! `pg_notary verify`: verifies a ledger file without the server that wrote it.
 
-use clap::{Parser, Subcommand};
-use indicatif::{ProgressBar, ProgressStyle};
+use crate::progress;
+use crate::{INVALID, UNREADABLE, VALID};
+use indicatif::ProgressBar;
 use pg_notary::ledger::signature::Keyring;
 use pg_notary::ledger::verifier::{verify_file, FileOptions, FileReport, Observer, Problem};
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{self, BufReader, IsTerminal, Read, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::ops::ControlFlow;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
-
-const VALID: u8 = 0;
-const TAMPERED: u8 = 1;
-const UNREADABLE: u8 = 2;
 
 /// Large enough that reading costs nothing beside hashing.
 const BUFFER: usize = 1 << 20;
@@ -22,41 +18,35 @@ const BUFFER: usize = 1 << 20;
 /// How many problems the text for people names.
 const SHOWN: usize = 20;
 
-/// Verifies pg_notary ledgers offline.
-#[derive(Parser)]
-#[command(version, about)]
-struct Arguments {
-    #[command(subcommand)]
-    command: Command,
+#[derive(clap::Args)]
+pub struct VerifyArguments {
+    /// The ledger file (JSON lines).
+    file: PathBuf,
+    /// Print the verdict as one JSON object.
+    #[arg(long)]
+    json: bool,
+    /// Check signatures with the secrets in this file: lines of key_id:secret, mode 0600.
+    #[arg(long, value_name = "FILE")]
+    secret_file: Option<PathBuf>,
 }
 
-#[derive(Subcommand)]
-enum Command {
-    /// Verify a ledger file. Exits with 0 if it is valid, 1 if it was tampered with, 2 if it cannot be read.
-    Verify {
-        /// The ledger file (JSON lines).
-        file: PathBuf,
-        /// Print the verdict as one JSON object.
-        #[arg(long)]
-        json: bool,
-        /// Check signatures with the secrets in this file: lines of key_id:secret, mode 0600.
-        #[arg(long, value_name = "FILE")]
-        secret_file: Option<PathBuf>,
-    },
-}
-
-fn main() -> ExitCode {
-    let Command::Verify { file, json, secret_file } = Arguments::parse().command;
-    match verify(&file, secret_file.as_deref()) {
+/// Runs the command, and gives its exit status.
+pub fn run(arguments: &VerifyArguments) -> u8 {
+    let VerifyArguments { file, json, secret_file } = arguments;
+    match verify(file, secret_file.as_deref()) {
         Ok(report) => {
-            let text = if json { format!("{}\n", report.to_json()) } else { describe(&file, &report) };
+            let text = if *json { format!("{}\n", report.to_json()) } else { describe(file, &report) };
             // A reader that has gone away does not change the verdict.
             let _ = io::stdout().write_all(text.as_bytes());
-            ExitCode::from(if report.valid() { VALID } else { TAMPERED })
+            if report.valid() {
+                VALID
+            } else {
+                INVALID
+            }
         }
         Err(message) => {
             eprintln!("pg_notary: {message}");
-            ExitCode::from(UNREADABLE)
+            UNREADABLE
         }
     }
 }
@@ -66,7 +56,7 @@ fn verify(path: &Path, secret_file: Option<&Path>) -> Result<FileReport, String>
     let unreadable = |error: io::Error| format!("{}: {error}", path.display());
     let file = File::open(path).map_err(unreadable)?;
     let length = file.metadata().map_err(unreadable)?.len();
-    let mut bar = Bar::new(length);
+    let mut bar = Bar(progress::bar(length, "{bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta}"));
     let options = FileOptions { keyring: keyring.as_ref() };
     let report = verify_file(BufReader::with_capacity(BUFFER, file), options, &mut bar);
     bar.0.finish_and_clear();
@@ -93,22 +83,7 @@ fn read_keyring(path: &Path) -> Result<Keyring, String> {
     Keyring::parse(text).map_err(|error| format!("secret file {}: {error}", path.display()))
 }
 
-/// Progress on a terminal, nothing elsewhere.
 struct Bar(ProgressBar);
-
-impl Bar {
-    fn new(length: u64) -> Self {
-        if !io::stderr().is_terminal() {
-            return Bar(ProgressBar::hidden());
-        }
-        let bar = ProgressBar::new(length);
-        let template = "{bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style);
-        }
-        Bar(bar)
-    }
-}
 
 impl Observer for Bar {
     fn progress(&mut self, bytes: u64) -> ControlFlow<()> {

@@ -1,0 +1,93 @@
+//! `pg_notary items`: signs and verifies the items in a tree of files.
+
+mod file;
+mod process;
+mod report;
+mod tree;
+
+use crate::progress;
+use crate::UNREADABLE;
+use pg_notary::items::item::check_version;
+use process::{Action, Processor};
+use rayon::prelude::*;
+use report::{Record, Report};
+use std::io::{self, Write};
+use std::path::PathBuf;
+use tree::{Found, Tree};
+
+#[derive(clap::Subcommand)]
+pub enum ItemsCommand {
+    /// Sign all items that are not signed as they are: puts a signature line into each of their files.
+    ///
+    /// Items whose signature is valid are left alone. Exits with 0 if all items are signed now, 1 if some cannot be, 2 if
+    /// something cannot be read or written.
+    Sign(ItemsArguments),
+    /// Verify the signature lines, and name the items that are not valid.
+    ///
+    /// Exits with 0 if all items are valid, 1 if some are modified, moved, unsigned or no items, 2 if something cannot be read.
+    /// Anyone can sign a file: only a ledger knows who did.
+    Verify(ItemsArguments),
+    /// As verify, and list every item.
+    Status(ItemsArguments),
+}
+
+#[derive(clap::Args)]
+pub struct ItemsArguments {
+    /// A project (a directory with .ai in it), its .ai directory, or a directory or file in .ai/tools, .ai/directives or
+    /// .ai/knowledge.
+    ///
+    /// Items are Markdown files in directives and knowledge; in tools, files with the extension of a known language and
+    /// programs that start with #!. Hidden files, __pycache__, node_modules and links inside the base are skipped; a
+    /// symbolic link that leaves its base is refused.
+    ///
+    /// An item's id is a directive's attribute name, knowledge's zettel_id, or else the file's name without extension; its
+    /// version is the attribute or key version, or in a tool a line `__version__ = "1.0.0"` or a comment `version: 1.0.0`.
+    #[arg(required = true, value_name = "DIR")]
+    directories: Vec<PathBuf>,
+    /// The version of items that do not state one.
+    #[arg(long, value_name = "VERSION", default_value = "1.0.0", value_parser = parse_version)]
+    default_version: String,
+    /// Print the report as one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+fn parse_version(text: &str) -> Result<String, String> {
+    check_version(text).map_err(|error| error.to_string())?;
+    Ok(text.to_owned())
+}
+
+/// Runs the command, and gives its exit status.
+pub fn run(command: &ItemsCommand) -> u8 {
+    let (action, list_all, arguments) = match command {
+        ItemsCommand::Sign(arguments) => (Action::Sign, false, arguments),
+        ItemsCommand::Verify(arguments) => (Action::Verify, false, arguments),
+        ItemsCommand::Status(arguments) => (Action::Verify, true, arguments),
+    };
+    match Tree::read(&arguments.directories) {
+        Ok(Tree { found, directories }) => {
+            let processor = Processor::new(action, &arguments.default_version, directories);
+            let report = process_all(found, &processor);
+            let text = if arguments.json { format!("{}\n", report.to_json()) } else { report.describe(list_all) };
+            // A reader that has gone away does not change the verdict.
+            let _ = io::stdout().write_all(text.as_bytes());
+            report.exit_status()
+        }
+        Err(message) => {
+            eprintln!("pg_notary: {message}");
+            UNREADABLE
+        }
+    }
+}
+
+fn process_all(found: Vec<Found>, processor: &Processor<'_>) -> Report {
+    let bar = progress::bar(found.len() as u64, "{bar:40} {pos}/{len} files {eta}");
+    let process = |found: Found| {
+        let record: Record = processor.process(found);
+        bar.inc(1);
+        record
+    };
+    let records = found.into_par_iter().map(process).collect();
+    bar.finish_and_clear();
+    Report::new(records)
+}

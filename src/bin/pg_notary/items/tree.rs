@@ -1,0 +1,231 @@
+//! Finding the items of a project.
+
+use super::report::State;
+use pg_notary::items::comment_style::CommentStyle;
+use pg_notary::items::location::extract_location_path;
+use pg_notary::items::ItemType;
+use std::collections::BTreeSet;
+use std::fs::{self, File, FileType};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+/// So many places are tried that a tree in which everything was modified is still verified in seconds.
+const MOST_PLACES: usize = 1000;
+
+/// A file or directory, and whether it is to be looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Absolute, through the base of the item's type.
+    pub path: PathBuf,
+    /// As the user would name it.
+    pub shown: PathBuf,
+    pub item_type: ItemType,
+    pub kind: Kind,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kind {
+    /// To be signed or verified.
+    Item,
+    /// Not to be, with the state it is reported in and the reason.
+    Other(State, String),
+}
+
+/// The directories that were looked into and those they are in, as locations of their type; the base itself is empty.
+pub struct Directories(BTreeSet<(ItemType, String)>);
+
+impl Directories {
+    fn add(&mut self, item_type: ItemType, path: &Path) {
+        let location = path.to_str().and_then(|path| extract_location_path(item_type, path).ok());
+        let mut location = location.as_deref().unwrap_or_default();
+        while self.0.insert((item_type, location.to_owned())) {
+            location = location.rsplit_once('/').map_or("", |(above, _)| above);
+        }
+    }
+
+    /// Where the file that is at `path` now may have been, if it or a directory it is in was moved: at most
+    /// [`MOST_PLACES`] paths relative to the base.
+    pub fn places_before(&self, item_type: ItemType, path: &Path) -> Vec<String> {
+        let location = path.to_str().and_then(|path| extract_location_path(item_type, path).ok()).unwrap_or_default();
+        let directories = self.0.iter().filter(|(of_type, _)| *of_type == item_type);
+        let places = directories.flat_map(|(_, directory)| {
+            ends(&location).map(move |end| match directory.as_str() {
+                "" => end.to_owned(),
+                directory => format!("{directory}/{end}"),
+            })
+        });
+        places.take(MOST_PLACES).collect()
+    }
+}
+
+/// `c`, `b/c` and `a/b/c` of `a/b/c`.
+fn ends(location: &str) -> impl Iterator<Item = &str> {
+    let starts = location.rmatch_indices('/').map(|(at, _)| at + 1).chain([0]);
+    starts.map(|start| &location[start..])
+}
+
+/// Where to look for items of one type.
+struct Root {
+    item_type: ItemType,
+    /// The base of the type, with no symbolic link in it.
+    real_base: PathBuf,
+    start: PathBuf,
+    /// What the user named, and what it is.
+    named: (PathBuf, PathBuf),
+}
+
+/// What there is in some directories.
+pub struct Tree {
+    /// Each file once, sorted by path.
+    pub found: Vec<Found>,
+    pub directories: Directories,
+}
+
+impl Tree {
+    /// Looks into `named`, whatever they are.
+    ///
+    /// # Errors
+    /// If one of them is not there, or is not and has no directory of items. What cannot be read in them is no error here.
+    pub fn read(named: &[PathBuf]) -> Result<Self, String> {
+        let mut tree = Tree { found: Vec::new(), directories: Directories(BTreeSet::new()) };
+        for named in named {
+            for root in roots(named)? {
+                root.find(&mut tree);
+            }
+        }
+        tree.found.sort_by(|a, b| a.path.cmp(&b.path));
+        tree.found.dedup_by(|a, b| a.path == b.path);
+        Ok(tree)
+    }
+}
+
+fn roots(directory: &Path) -> Result<Vec<Root>, String> {
+    let real = fs::canonicalize(directory).map_err(|error| format!("{}: {error}", directory.display()))?;
+    let named = (directory.to_owned(), real.clone());
+    if let Some((item_type, base)) = base_above(&real) {
+        return Ok(vec![Root { item_type, real_base: base, start: real, named }]);
+    }
+    let project = if real.ends_with(".ai") { real.parent().unwrap_or(&real) } else { &real };
+    let mut roots = Vec::new();
+    for item_type in ItemType::ALL {
+        let start = project.join(item_type.base());
+        if fs::symlink_metadata(&start).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+            continue;
+        }
+        let real_base = fs::canonicalize(&start).map_err(|error| format!("{}: {error}", start.display()))?;
+        if !real_base.starts_with(project) {
+            return Err(format!("{}: a symbolic link that leaves {}", start.display(), project.display()));
+        }
+        roots.push(Root { item_type, real_base, start, named: named.clone() });
+    }
+    if roots.is_empty() {
+        return Err(format!(
+            "{}: there is no .ai/tools, .ai/directives or .ai/knowledge in it, and it is in none",
+            directory.display()
+        ));
+    }
+    Ok(roots)
+}
+
+/// The first base that `path` is or is in, and its type.
+fn base_above(path: &Path) -> Option<(ItemType, PathBuf)> {
+    let mut above: Vec<&Path> = path.ancestors().collect();
+    above.reverse();
+    let is_base = |path: &&Path| ItemType::ALL.into_iter().find(|item_type| path.ends_with(item_type.base()));
+    above.iter().find_map(|path| is_base(path).map(|item_type| (item_type, path.to_path_buf())))
+}
+
+impl Root {
+    fn find(&self, tree: &mut Tree) {
+        if self.start.is_file() {
+            tree.directories.add(self.item_type, self.start.parent().unwrap_or(&self.start));
+            tree.found.push(self.found(self.start.clone(), Kind::Item));
+            return;
+        }
+        let mut directories = vec![self.start.clone()];
+        while let Some(directory) = directories.pop() {
+            tree.directories.add(self.item_type, &directory);
+            if let Err(error) = self.read_directory(&directory, &mut directories, &mut tree.found) {
+                tree.found.push(self.found(directory, Kind::Other(State::Failed, error.to_string())));
+            }
+        }
+    }
+
+    fn read_directory(&self, directory: &Path, below: &mut Vec<PathBuf>, found: &mut Vec<Found>) -> io::Result<()> {
+        for entry in fs::read_dir(directory)? {
+            let entry = entry?;
+            let (path, file_type) = (entry.path(), entry.file_type()?);
+            if file_type.is_dir() && !is_left_out(&path) {
+                below.push(path);
+            } else {
+                let kind = self.kind(&path, file_type);
+                found.push(self.found(path, kind));
+            }
+        }
+        Ok(())
+    }
+
+    fn kind(&self, path: &Path, file_type: FileType) -> Kind {
+        let skipped = |reason: &str| Kind::Other(State::Skipped, reason.to_owned());
+        if file_type.is_symlink() {
+            return self.link(path);
+        }
+        if is_left_out(path) {
+            return skipped("hidden, __pycache__ or node_modules");
+        }
+        if !file_type.is_file() {
+            return skipped("not a regular file");
+        }
+        match is_item(self.item_type, path) {
+            Ok(true) => Kind::Item,
+            Ok(false) => skipped(&format!("not a file of a {}", self.item_type)),
+            Err(error) => Kind::Other(State::Failed, error.to_string()),
+        }
+    }
+
+    /// What a link inside the base points to is looked at under its own name.
+    fn link(&self, path: &Path) -> Kind {
+        match fs::canonicalize(path) {
+            Ok(target) if target.starts_with(&self.real_base) => {
+                Kind::Other(State::Skipped, format!("a symbolic link to {}", target.display()))
+            }
+            Ok(target) => {
+                let base = self.item_type.base();
+                Kind::Other(State::Refused, format!("a symbolic link that leaves {base}, to {}", target.display()))
+            }
+            Err(error) => Kind::Other(State::Refused, format!("a symbolic link to nowhere: {error}")),
+        }
+    }
+
+    fn found(&self, path: PathBuf, kind: Kind) -> Found {
+        let (named, real) = &self.named;
+        let shown = match path.strip_prefix(real) {
+            Ok(below) if below.as_os_str().is_empty() => named.clone(),
+            Ok(below) if named.as_os_str() == "." => below.to_owned(),
+            Ok(below) => named.join(below),
+            Err(_) => path.clone(),
+        };
+        Found { path, shown, item_type: self.item_type, kind }
+    }
+}
+
+fn is_left_out(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default();
+    name.as_encoded_bytes().starts_with(b".") || name == "__pycache__" || name == "node_modules"
+}
+
+/// Whether a file that nobody named is an item.
+fn is_item(item_type: ItemType, path: &Path) -> io::Result<bool> {
+    let extension = path.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+    match item_type {
+        ItemType::Tool if CommentStyle::of_language(&extension).is_some() => Ok(true),
+        ItemType::Tool => starts_as_program(path),
+        ItemType::Directive | ItemType::Knowledge => Ok(matches!(extension.as_str(), "md" | "markdown")),
+    }
+}
+
+fn starts_as_program(path: &Path) -> io::Result<bool> {
+    let mut start = Vec::new();
+    File::open(path)?.take(2).read_to_end(&mut start)?;
+    Ok(start == b"#!")
+}

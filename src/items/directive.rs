@@ -1,0 +1,225 @@
+//! The XML of a directive, inside whatever text the file has around it.
+//!
+//! It is all from the first `<directive` to the last `</directive>`, and must be one well-formed element. A mention in
+//! CDATA, in a comment or behind the element is no second one. A mention before it, or a `</directive>` after it, would
+//! move the bounds of what is hashed, so it is an error.
+
+use super::error::{line_of, ContentError};
+use memchr::memmem;
+use quick_xml::events::{BytesStart, Event};
+use quick_xml::{Reader, XmlVersion};
+
+const OPENING: &str = "<directive";
+const CLOSING: &str = "</directive>";
+
+/// A directive, and what its own attributes say of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Directive<'a> {
+    /// From the first `<directive` to the last `</directive>`.
+    pub xml: &'a str,
+    /// The attribute `name`.
+    pub name: Option<String>,
+    /// The attribute `version`.
+    pub version: Option<String>,
+}
+
+/// Finds and reads the directive in `text`.
+///
+/// # Errors
+/// If there is none or more than one, or it is not well-formed XML. A document type is refused.
+pub fn read(text: &str) -> Result<Directive<'_>, ContentError> {
+    let start = memmem::find(text.as_bytes(), OPENING.as_bytes());
+    let start = start.ok_or_else(|| ContentError::new("there is no <directive> element: add the directive's XML"))?;
+    let end = memmem::rfind(text.as_bytes(), CLOSING.as_bytes()).filter(|end| *end > start);
+    let Some(end) = end else {
+        return Err(ContentError::on_line(line_of(text, start), "this <directive> has no </directive>: add it"));
+    };
+    let xml = &text[start..end + CLOSING.len()];
+    let mut outline = Outline { text, start, depth: 0, directive: Directive { xml, name: None, version: None } };
+    outline.read()?;
+    Ok(outline.directive)
+}
+
+/// Reads the XML as far as is needed to know that it is one element.
+struct Outline<'a> {
+    text: &'a str,
+    /// Where in the text the XML starts.
+    start: usize,
+    /// How many elements are open.
+    depth: usize,
+    directive: Directive<'a>,
+}
+
+impl<'a> Outline<'a> {
+    fn read(&mut self) -> Result<(), ContentError> {
+        let mut reader = Reader::from_str(self.directive.xml);
+        loop {
+            let at = reader.buffer_position() as usize;
+            let event = reader.read_event();
+            let event = event.map_err(|error| match self.depth {
+                0 if at > 0 => self.outside(at),
+                _ => self.ill_formed(reader.error_position() as usize, &error),
+            })?;
+            if self.depth == 0 {
+                self.check_outside(&event, at)?;
+            }
+            match event {
+                Event::Start(_) => self.depth += 1,
+                Event::End(_) => self.depth -= 1,
+                Event::DocType(_) => return Err(self.error(at, "a document type is not allowed: remove it")),
+                Event::Eof if self.depth > 0 => return Err(self.ill_formed(at, &"an element is not closed")),
+                Event::Eof => return Ok(()),
+                _ => (),
+            }
+        }
+    }
+
+    /// Checks what stands where no element is open: the directive, which comes first, and nothing else that matters.
+    fn check_outside(&mut self, event: &Event<'a>, at: usize) -> Result<(), ContentError> {
+        match event {
+            Event::Start(element) | Event::Empty(element) if at == 0 => self.read_element(element),
+            Event::Text(text) if text.trim().is_empty() => Ok(()),
+            Event::Comment(_) | Event::PI(_) | Event::Eof => Ok(()),
+            _ => Err(self.outside(at)),
+        }
+    }
+
+    /// What is wrong with more than white space behind the directive, at `at`.
+    fn outside(&self, at: usize) -> ContentError {
+        let first = line_of(self.text, self.start);
+        match memmem::find(&self.directive.xml.as_bytes()[at..], OPENING.as_bytes()) {
+            Some(next) => {
+                let reason = format!("a second <directive>, after the one on line {first}: keep one in a file");
+                self.error(at + next, &reason)
+            }
+            None => self.ill_formed(at, &"the <directive> element ended before this"),
+        }
+    }
+
+    fn read_element(&mut self, element: &BytesStart<'a>) -> Result<(), ContentError> {
+        let name = element.name();
+        if name.as_ref() != "directive" {
+            return Err(self.ill_formed(0, &"this is another element than <directive>"));
+        }
+        for attribute in element.attributes() {
+            let attribute = attribute.map_err(|error| self.ill_formed(0, &error))?;
+            let field = match attribute.key.as_ref() {
+                "name" => &mut self.directive.name,
+                "version" => &mut self.directive.version,
+                _ => continue,
+            };
+            match attribute.normalized_value(XmlVersion::Explicit1_0) {
+                Ok(value) => *field = Some(value.into_owned()),
+                Err(error) => return Err(self.ill_formed(0, &error)),
+            }
+        }
+        Ok(())
+    }
+
+    fn error(&self, at: usize, reason: &str) -> ContentError {
+        ContentError::on_line(line_of(self.text, self.start + at), reason)
+    }
+
+    fn ill_formed(&self, at: usize, problem: &dyn std::fmt::Display) -> ContentError {
+        let first = line_of(self.text, self.start);
+        let last = line_of(self.text, self.start + self.directive.xml.len());
+        let bounds = format!("the first {OPENING} (line {first}) to the last {CLOSING} (line {last})");
+        self.error(at, &format!("not well-formed XML: {problem}; all from {bounds} must be one element"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn error(text: &str) -> String {
+        read(text).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_directive_is_found_inside_markdown() {
+        let xml = "<directive name=\"a &amp; b\" version='1.0.0'>\n  <process>日本 &lt;</process>\n</directive>";
+        let text = format!("# Title\n\n```xml\n{xml}\n```\n\nSee `<directive`.\n");
+        let directive = read(&text).unwrap();
+        assert_eq!(directive.xml, xml);
+        assert_eq!(directive.name.as_deref(), Some("a & b"));
+        assert_eq!(directive.version.as_deref(), Some("1.0.0"));
+        let bare = read("<directive></directive>").unwrap();
+        assert_eq!((bare.name, bare.version), (None, None));
+    }
+
+    #[test]
+    fn mentions_inside_the_directive_are_no_second_one() {
+        for inside in [
+            "<![CDATA[<directive name=\"b\"> & </directive>]]>",
+            "<!-- <directive> </directive> -->",
+            "<uses><directive name=\"b\"/></uses>",
+            "&lt;directive>",
+        ] {
+            let text = format!("<directive name=\"a\">{inside}</directive>");
+            let directive = read(&text).unwrap();
+            assert_eq!(directive.xml, text);
+            assert_eq!(directive.name.as_deref(), Some("a"));
+        }
+    }
+
+    #[test]
+    fn two_directives_are_refused_with_both_lines() {
+        let text = "intro\n<directive name=\"a\"></directive>\n\n<directive name=\"b\">\n</directive>\n";
+        assert_eq!(error(text), "line 4: a second <directive>, after the one on line 2: keep one in a file");
+        let text = "<directive></directive>\n# B & C <d>\n```xml\n<directive>\n</directive>";
+        assert!(error(text).starts_with("line 4: a second <directive>"), "{}", error(text));
+        assert!(error("<directive/><directive></directive>").contains("a second <directive>"));
+    }
+
+    #[test]
+    fn no_directive_is_an_error_that_says_so() {
+        let missing = "there is no <directive> element: add the directive's XML";
+        assert_eq!(error(""), missing);
+        assert_eq!(error("# Title\n</directive>"), missing);
+        assert_eq!(error("a\n<directive name=\"x\">"), "line 2: this <directive> has no </directive>: add it");
+        assert_eq!(error("</directive><directive>"), "line 1: this <directive> has no </directive>: add it");
+    }
+
+    #[test]
+    fn a_mention_that_moves_the_bounds_is_an_error_that_names_them() {
+        let before = "The `<directive>` here:\n<directive name=\"a\"></directive>\n";
+        let expected =
+            "line 2: not well-formed XML: an element is not closed; all from the first <directive (line 1) to \
+                        the last </directive> (line 2) must be one element";
+        assert_eq!(error(before), expected);
+        assert!(
+            error("<directives>\n</directives>\n<directive></directive>").contains("another element than <directive>")
+        );
+        assert!(
+            error("<directive></directive>\ntext </directive>").starts_with("line 1: not well-formed XML: the <dir")
+        );
+    }
+
+    #[test]
+    fn what_is_not_well_formed_is_refused() {
+        for inside in ["<a>", "</b>", "<a></b>", "a & b", "<![CDATA[", "<!-- ", "<!DOCTYPE x [<!ENTITY a \"b\">]>"] {
+            assert!(read(&format!("<directive>{inside}</directive>")).is_err(), "{inside}");
+        }
+        for attributes in ["name=\"a\" name=\"b\"", "name=a", "name", "name=\"&unknown;\""] {
+            assert!(read(&format!("<directive {attributes}></directive>")).is_err(), "{attributes}");
+        }
+    }
+
+    #[test]
+    fn deep_nesting_is_no_danger() {
+        let (open, close) = ("<a>".repeat(200_000), "</a>".repeat(200_000));
+        assert!(read(&format!("<directive>{open}{close}</directive>")).is_ok());
+        assert!(read(&format!("<directive>{open}</directive>")).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_is_too_odd(text in "[<>/!\\[\\]a-c&;\"'= -]{0,40}", around in any::<String>()) {
+            let _ = read(&text);
+            let _ = read(&around);
+            let _ = read(&format!("{around}<directive {text}</directive>"));
+        }
+    }
+}

@@ -1,0 +1,338 @@
+//! The signature line: `kiwi-mcp:validated:TIMESTAMP:HASH` in a comment.
+//!
+//! TIMESTAMP is `YYYY-MM-DDTHH:MM:SSZ`, HASH the item's integrity hash, 64 lower-case hex digits. The line is the first of a
+//! directive or knowledge, and of a tool, unless that starts with `#!` or `<?` (PHP, XML): then it comes after those lines,
+//! which have to be first. A byte order mark stays first as well.
+
+use super::comment_style::CommentStyle;
+use super::error::ItemError;
+use super::item::{Item, ItemType};
+use crate::ledger::parse_hash;
+use crate::ledger::record::Timestamp;
+use std::borrow::Cow;
+
+const MARK: &str = "kiwi-mcp:validated:";
+const BYTE_ORDER_MARK: &str = "\u{feff}";
+
+/// What a signature line says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SignatureLine {
+    /// When the item was signed. Written to the second.
+    pub timestamp: Timestamp,
+    /// 64 lower-case hex digits.
+    pub integrity: String,
+}
+
+impl SignatureLine {
+    /// The text inside the comment.
+    fn text(&self) -> String {
+        format!("{MARK}{}:{}", to_seconds(self.timestamp), self.integrity)
+    }
+
+    /// Reads what stands after the mark.
+    fn parse(rest: &str) -> Option<Self> {
+        let (timestamp, integrity) = rest.rsplit_once(':')?;
+        parse_hash(integrity)?;
+        let seconds = timestamp.strip_suffix('Z')?;
+        let timestamp = Timestamp::parse(&format!("{seconds}.000000Z")).ok()?;
+        Some(SignatureLine { timestamp, integrity: integrity.to_owned() })
+    }
+}
+
+/// A point in time as `YYYY-MM-DDTHH:MM:SSZ`.
+pub fn to_seconds(timestamp: Timestamp) -> String {
+    let text = timestamp.to_string();
+    let seconds = text.split('.').next().unwrap_or(&text);
+    format!("{seconds}Z")
+}
+
+/// How and where the signature line of a kind of file is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LineFormat {
+    style: CommentStyle,
+    /// Lines that start with one of these have to be the first, in this order.
+    leading: &'static [&'static str],
+}
+
+impl LineFormat {
+    /// The format of directives and knowledge.
+    pub const MARKDOWN: LineFormat = LineFormat { style: CommentStyle::Markup, leading: &[] };
+
+    /// The format of tools in a language with such comments.
+    pub const fn tool(style: CommentStyle) -> LineFormat {
+        LineFormat { style, leading: &["#!", "<?"] }
+    }
+
+    /// The format for this item.
+    ///
+    /// # Errors
+    /// If the item is a tool in a language that is not known, or that has no comments.
+    pub fn of(item: &Item<'_>) -> Result<LineFormat, ItemError> {
+        match item.item_type {
+            ItemType::Tool => CommentStyle::of_tool(item.language, item.file_path).map(LineFormat::tool),
+            ItemType::Directive | ItemType::Knowledge => Ok(LineFormat::MARKDOWN),
+        }
+    }
+
+    /// The signature of `content`, from the topmost signature line. `None` if there is none in its place, or if that
+    /// line does not hold a timestamp and a hash.
+    pub fn extract(self, content: &str) -> Option<SignatureLine> {
+        let head = self.head_end(content);
+        let line = first_line(&content[head..]);
+        let signature = SignatureLine::parse(self.text_after_mark(line)?)?;
+        // A line that what has to be first comes after is not in its place: without it, the head would be longer.
+        let unsigned = self.remove(content);
+        let in_place = self.head_end(&unsigned) == head || unsigned.len() < head;
+        in_place.then_some(signature)
+    }
+
+    /// `content` without its signature lines: all that stand one below the other in their place, whatever they hold.
+    ///
+    /// The result is as it was before it was first signed. If the last line of the file is a signature line without
+    /// a line end, the newline before it goes with it, as it came with it.
+    pub fn remove(self, content: &str) -> Cow<'_, str> {
+        let mut unsigned = Cow::Borrowed(content);
+        // What has to be first may come to be first only when a line before it is gone; so at most a few times.
+        while let Some(shorter) = self.remove_once(&unsigned) {
+            unsigned = Cow::Owned(shorter);
+        }
+        unsigned
+    }
+
+    fn remove_once(self, content: &str) -> Option<String> {
+        let start = self.head_end(content);
+        let mut end = start;
+        while self.text_after_mark(first_line(&content[end..])).is_some() {
+            end += first_line(&content[end..]).len();
+        }
+        if end == start {
+            return None;
+        }
+        let last = end == content.len() && !content.ends_with('\n');
+        let head = &content[..start];
+        let head = head.strip_suffix('\n').filter(|_| last).unwrap_or(head);
+        Some([head, &content[end..]].concat())
+    }
+
+    /// `content` with this signature line in place of all that were there. It ends as the first line of the file does.
+    pub fn replace(self, content: &str, signature: &SignatureLine) -> String {
+        let unsigned = self.remove(content);
+        let (head, rest) = unsigned.split_at(self.head_end(&unsigned));
+        let (open, close) = self.style.delimiters();
+        let space = if close.is_empty() { "" } else { " " };
+        let text = signature.text();
+        let line_end = line_end(&unsigned);
+        // After a head without a line end nothing follows, and the signature line has none either.
+        let (before, after) = match head.trim_start_matches(BYTE_ORDER_MARK) {
+            "" => ("", line_end),
+            lines if lines.ends_with('\n') => ("", line_end),
+            _ => ("\n", ""),
+        };
+        [head, before, open, " ", &text, space, close, after, rest].concat()
+    }
+
+    /// Where the lines that have to be first end.
+    fn head_end(self, content: &str) -> usize {
+        let mut end = if content.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len() } else { 0 };
+        for start in self.leading {
+            let rest = &content[end..];
+            if rest.starts_with(start) {
+                end += first_line(rest).len();
+            }
+        }
+        end
+    }
+
+    /// What stands behind the mark, if `line` is a signature line. It is one only if all of it is inside the comment.
+    fn text_after_mark(self, line: &str) -> Option<&str> {
+        let (open, close) = self.style.delimiters();
+        let text = line.trim_end_matches([' ', '\t', '\r', '\n']).strip_prefix(open)?.strip_prefix(' ')?;
+        let text = match close {
+            "" => text,
+            _ => text.strip_suffix(close)?.strip_suffix(' ')?,
+        };
+        let rest = text.strip_prefix(MARK)?;
+        let harmless = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b':' | b'-' | b'.' | b'+' | b'_');
+        rest.bytes().all(harmless).then_some(rest)
+    }
+}
+
+/// The first line with its end; empty if there is none.
+fn first_line(text: &str) -> &str {
+    match memchr::memchr(b'\n', text.as_bytes()) {
+        Some(at) => &text[..=at],
+        None => text,
+    }
+}
+
+/// The line end of the first line, `\n` if it has none.
+fn line_end(text: &str) -> &'static str {
+    if first_line(text).ends_with("\r\n") {
+        "\r\n"
+    } else {
+        "\n"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const HASH: &str = "72bfd60c2115389fac1afb8cf0bfcbc32e38ee50a911d6286a44094ccc53f80a";
+    const LINE: &str =
+        "kiwi-mcp:validated:2026-02-04T12:00:00Z:72bfd60c2115389fac1afb8cf0bfcbc32e38ee50a911d6286a44094ccc53f80a";
+    const PYTHON: LineFormat = LineFormat::tool(CommentStyle::Hash);
+
+    fn signature() -> SignatureLine {
+        let timestamp = Timestamp::parse("2026-02-04T12:00:00.000000Z").unwrap();
+        SignatureLine { timestamp, integrity: HASH.to_owned() }
+    }
+
+    fn signed(format: LineFormat, content: &str) -> String {
+        format.replace(content, &signature())
+    }
+
+    #[test]
+    fn each_style_puts_the_whole_line_in_a_comment() {
+        let expected = [
+            format!("# {LINE}\nx"),
+            format!("// {LINE}\nx"),
+            format!("-- {LINE}\nx"),
+            format!("; {LINE}\nx"),
+            format!("% {LINE}\nx"),
+            format!("/* {LINE} */\nx"),
+            format!("<!-- {LINE} -->\nx"),
+        ];
+        for (style, expected) in CommentStyle::ALL.into_iter().zip(expected) {
+            let format = LineFormat::tool(style);
+            assert_eq!(signed(format, "x"), expected);
+            assert_eq!(format.extract(&expected), Some(signature()));
+            assert_eq!(format.remove(&expected), "x");
+        }
+        assert_eq!(signed(LineFormat::MARKDOWN, "---\nx: y\n---\n"), format!("<!-- {LINE} -->\n---\nx: y\n---\n"));
+    }
+
+    #[test]
+    fn what_has_to_be_first_stays_first() {
+        let php = LineFormat::tool(CommentStyle::Slashes);
+        assert_eq!(signed(PYTHON, "#!/bin/sh\nls\n"), format!("#!/bin/sh\n# {LINE}\nls\n"));
+        assert_eq!(signed(PYTHON, "#!/bin/sh"), format!("#!/bin/sh\n# {LINE}"));
+        assert_eq!(signed(PYTHON, "\u{feff}x\n"), format!("\u{feff}# {LINE}\nx\n"));
+        assert_eq!(signed(php, "<?php\necho 1;\n"), format!("<?php\n// {LINE}\necho 1;\n"));
+        assert_eq!(signed(php, "#!/usr/bin/php\n<?php\n"), format!("#!/usr/bin/php\n<?php\n// {LINE}\n"));
+        assert_eq!(signed(LineFormat::MARKDOWN, "#!x\n"), format!("<!-- {LINE} -->\n#!x\n"));
+    }
+
+    #[test]
+    fn a_line_that_displaces_a_shebang_is_no_signature() {
+        let content = format!("# {LINE}\n#!/bin/sh\n");
+        assert_eq!(PYTHON.extract(&content), None);
+        assert_eq!(PYTHON.remove(&content), "#!/bin/sh\n");
+    }
+
+    #[test]
+    fn crlf_stays_crlf() {
+        assert_eq!(signed(PYTHON, "a\r\nb\r\n"), format!("# {LINE}\r\na\r\nb\r\n"));
+        assert_eq!(signed(PYTHON, "#!x\r\nb"), format!("#!x\r\n# {LINE}\r\nb"));
+        assert_eq!(PYTHON.extract(&signed(PYTHON, "a\r\n")), Some(signature()));
+        assert_eq!(PYTHON.remove(&signed(PYTHON, "#!x\r")), "#!x\r");
+    }
+
+    #[test]
+    fn all_stacked_lines_are_replaced_by_one() {
+        let old = "# kiwi-mcp:validated:2025-01-01T00:00:00Z:abc123\n# kiwi-mcp:validated:\n";
+        let content = format!("#!x\n{old}# {LINE}  \r\nbody\n{old}");
+        assert_eq!(PYTHON.remove(&content), format!("#!x\nbody\n{old}"));
+        assert_eq!(signed(PYTHON, &content), format!("#!x\n# {LINE}\nbody\n{old}"));
+    }
+
+    #[test]
+    fn a_line_that_does_more_than_sign_is_content() {
+        let block = LineFormat::tool(CommentStyle::Block);
+        for (format, content) in [
+            (block, format!("/* {LINE} */ run(); /* x */\n")),
+            (block, format!("/* {LINE} run();\n")),
+            (LineFormat::MARKDOWN, format!("<!-- {LINE} --> <b> <!-- x -->\n")),
+            (PYTHON, format!("# {LINE}\rrun()\n")),
+            (PYTHON, format!("# {LINE} \\\n")),
+            (PYTHON, format!("// {LINE}\n")),
+            (PYTHON, format!("x\n# {LINE}\n")),
+        ] {
+            assert_eq!(format.remove(&content), content.as_str());
+            assert_eq!(format.extract(&content), None);
+        }
+    }
+
+    #[test]
+    fn only_a_timestamp_and_a_whole_hash_are_a_signature() {
+        let short = &LINE[..LINE.len() - 52];
+        for text in [
+            short.to_owned(),
+            LINE.to_uppercase().replace("KIWI-MCP:VALIDATED", "kiwi-mcp:validated"),
+            LINE.replace("-04T", "-31T"),
+            LINE.replace("00Z:", "00:"),
+            LINE.replace("00Z:", "00.0Z:"),
+            MARK.to_owned(),
+        ] {
+            let content = format!("# {text}\nx");
+            assert_eq!(PYTHON.extract(&content), None, "{text}");
+            assert_eq!(PYTHON.remove(&content), "x");
+        }
+    }
+
+    /// Texts of the pieces that matter here.
+    fn any_content() -> impl Strategy<Value = String> {
+        let pieces = prop_oneof![
+            Just("#!/bin/sh".to_owned()),
+            Just("<?php".to_owned()),
+            Just("\n".to_owned()),
+            Just("\r\n".to_owned()),
+            Just("\u{feff}".to_owned()),
+            Just(format!("# {LINE}")),
+            Just(format!("<!-- {LINE} -->")),
+            Just("# kiwi-mcp:validated:x".to_owned()),
+            ".{0,3}",
+        ];
+        proptest::collection::vec(pieces, 0..12).prop_map(|pieces| pieces.concat())
+    }
+
+    fn any_format() -> impl Strategy<Value = LineFormat> {
+        let mut formats = vec![LineFormat::MARKDOWN];
+        formats.extend(CommentStyle::ALL.map(LineFormat::tool));
+        proptest::sample::select(formats)
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_signed_says_so(content in any_content(), format in any_format()) {
+            let signed = signed(format, &content);
+            prop_assert_eq!(format.extract(&signed), Some(signature()));
+        }
+
+        #[test]
+        fn removing_gives_back_what_was_there_before_signing(content in any_content(), format in any_format()) {
+            let signed = signed(format, &content);
+            prop_assert_eq!(format.remove(&signed), format.remove(&content));
+        }
+
+        #[test]
+        fn signing_twice_is_signing_once(content in any_content(), format in any_format()) {
+            let once = signed(format, &content);
+            prop_assert_eq!(signed(format, &once), once);
+        }
+
+        #[test]
+        fn removing_twice_is_removing_once(content in any_content(), format in any_format()) {
+            let once = format.remove(&content);
+            prop_assert_eq!(format.remove(&once), once.as_ref());
+        }
+
+        #[test]
+        fn no_text_is_too_odd(content in any::<String>(), format in any_format()) {
+            format.extract(&content);
+            let signed = signed(format, &content);
+            prop_assert_eq!(format.remove(&signed), format.remove(&content));
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! Verification: telling an intact item from one that was changed, moved, or never signed.
+//!
+//! [`verify`] asks the item's own signature line, [`verify_integrity`] a hash stored elsewhere. The texts of the errors
+//! are fixed; programs match on them.
+
+use super::error::ItemError;
+use super::item::Item;
+use super::location::extract_location_path;
+use super::payload::Payload;
+use super::signature_line::{to_seconds, LineFormat, SignatureLine};
+use serde_json::json;
+
+/// What to do about an item that is not valid.
+pub const SOLUTION: &str = "Run ledger.sign_item(...) to re-validate";
+
+/// The error of an item that is not where it was signed.
+const MOVED: &str = "Not signed for this location";
+
+/// How many digits of a hash an error shows.
+const SHOWN: usize = 12;
+
+/// What verification found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Status {
+    /// Signed, and unchanged since.
+    Valid,
+    /// There is no signature line, or none that holds a timestamp and a hash.
+    Unsigned,
+    /// Something that the hash covers was changed: the text, the id, the version or the metadata.
+    Modified,
+    /// Unchanged, but the signature is for another place.
+    Moved,
+    /// The hash is not the one stored elsewhere.
+    Mismatch,
+    /// No hash is stored elsewhere.
+    Unknown,
+}
+
+impl Status {
+    /// A stable name: `valid`, `unsigned`, `modified`, `moved`, `mismatch`, `unknown`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Status::Valid => "valid",
+            Status::Unsigned => "unsigned",
+            Status::Modified => "modified",
+            Status::Moved => "moved",
+            Status::Mismatch => "mismatch",
+            Status::Unknown => "unknown",
+        }
+    }
+}
+
+/// The outcome of verifying an item.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verification {
+    pub status: Status,
+    /// What is wrong; `None` if nothing is.
+    pub error: Option<String>,
+    /// What to do about it.
+    pub solution: Option<String>,
+    /// More about the error, for a reader.
+    pub detail: Option<String>,
+    /// The hash of the item as it is; `None` if its text is no longer that of an item.
+    pub computed: Option<String>,
+    /// The hash it was compared with, if there is one.
+    pub stored: Option<String>,
+    /// The item's signature line, if there is one.
+    pub signature: Option<SignatureLine>,
+    /// The item's path below the base of its type.
+    pub location: Option<String>,
+}
+
+impl Verification {
+    /// Whether the item is what was signed.
+    pub fn success(&self) -> bool {
+        self.status == Status::Valid
+    }
+
+    /// `{success, status, error, solution, detail, computed, stored, signed_at, location_path}`; null for what there is not.
+    pub fn to_json(&self) -> serde_json::Value {
+        json!({
+            "success": self.success(),
+            "status": self.status.as_str(),
+            "error": self.error,
+            "solution": self.solution,
+            "detail": self.detail,
+            "computed": self.computed,
+            "stored": self.stored,
+            "signed_at": self.signature.as_ref().map(|signature| to_seconds(signature.timestamp)),
+            "location_path": self.location,
+        })
+    }
+
+    /// A good outcome, of an item whose payload is known if its text can be read.
+    fn valid(signature: Option<SignatureLine>, payload: Option<&Payload<'_>>) -> Self {
+        Verification {
+            status: Status::Valid,
+            error: None,
+            solution: None,
+            detail: None,
+            computed: payload.map(Payload::integrity),
+            stored: None,
+            signature,
+            location: payload.and_then(Payload::location).map(str::to_owned),
+        }
+    }
+
+    fn fails(mut self, status: Status, error: String, detail: Option<String>) -> Self {
+        self.status = status;
+        self.error = Some(error);
+        self.solution = Some(SOLUTION.to_owned());
+        self.detail = detail;
+        self
+    }
+}
+
+/// Verifies `item` against its own signature line. If it was signed without a path, or at one of `previous_paths`, where
+/// it may have been before, it is reported as moved instead of modified.
+///
+/// Signing refuses a text that is not an item's. So a signed one that is not was modified, which is no error here.
+///
+/// # Errors
+/// If the id, version, metadata, path or language given is not one, or the content is over 1 GB.
+pub fn verify(item: &Item<'_>, previous_paths: &[&str]) -> Result<Verification, ItemError> {
+    let signature = LineFormat::of(item)?.extract(item.content);
+    let payload = match Payload::of(item) {
+        Err(ItemError::Content(error)) => Err(error),
+        payload => Ok(payload?),
+    };
+    let outcome = Verification::valid(signature, payload.as_ref().ok());
+    let Some(stored) = outcome.signature.as_ref().map(|signature| signature.integrity.clone()) else {
+        let error = format!("{} has no signature", item.item_type.title());
+        return Ok(outcome.fails(Status::Unsigned, error, None));
+    };
+    let error = "Content has been modified since last validation".to_owned();
+    let outcome = Verification { stored: Some(stored.clone()), ..outcome };
+    match payload {
+        Err(unreadable) => Ok(outcome.fails(Status::Modified, error, Some(unreadable.to_string()))),
+        Ok(payload) if payload.integrity() == stored => Ok(outcome),
+        Ok(payload) => Ok(match moved(item, &payload, &stored, previous_paths)? {
+            Some(detail) => outcome.fails(Status::Moved, MOVED.to_owned(), Some(detail)),
+            None => outcome.fails(Status::Modified, error, None),
+        }),
+    }
+}
+
+/// Verifies `item` against a hash stored elsewhere, such as a registry's. `previous_paths` are as in [`verify`].
+///
+/// # Errors
+/// As [`verify`]; also if the text is not that of an item.
+pub fn verify_integrity(
+    item: &Item<'_>,
+    stored: Option<&str>,
+    previous_paths: &[&str],
+) -> Result<Verification, ItemError> {
+    let signature = LineFormat::of(item)?.extract(item.content);
+    let payload = Payload::of(item)?;
+    let outcome = Verification::valid(signature, Some(&payload));
+    let Item { id, version, .. } = item;
+    let Some(stored) = stored else {
+        let error = format!("No integrity hash found for {id}@{version} - cannot verify integrity");
+        return Ok(outcome.fails(Status::Unknown, error, None));
+    };
+    let outcome = Verification { stored: Some(stored.to_owned()), ..outcome };
+    let computed = payload.integrity();
+    if computed == stored {
+        return Ok(outcome);
+    }
+    if let Some(detail) = moved(item, &payload, stored, previous_paths)? {
+        return Ok(outcome.fails(Status::Moved, MOVED.to_owned(), Some(detail)));
+    }
+    let (computed, stored) = (start(&computed), start(stored));
+    let error = format!("Integrity mismatch for {id}@{version}: computed={computed}, stored={stored}");
+    Ok(outcome.fails(Status::Mismatch, error, None))
+}
+
+/// From where to where the item was moved, if `stored` is its hash without a place or for one of `previous_paths`.
+fn moved(
+    item: &Item<'_>,
+    payload: &Payload<'_>,
+    stored: &str,
+    previous_paths: &[&str],
+) -> Result<Option<String>, ItemError> {
+    let moved_from = |location: Option<&str>| {
+        let to = place("found", payload.location());
+        (payload.integrity_at(location) == stored).then(|| format!("{}, {to}", place("signed", location)))
+    };
+    if let Some(detail) = moved_from(None) {
+        return Ok(Some(detail));
+    }
+    for path in previous_paths {
+        let location = extract_location_path(item.item_type, path)?;
+        if let Some(detail) = moved_from(Some(&location)) {
+            return Ok(Some(detail));
+        }
+    }
+    Ok(None)
+}
+
+fn place(verb: &str, location: Option<&str>) -> String {
+    match location {
+        Some(location) => format!("{verb} at {location}"),
+        None => format!("{verb} without a location"),
+    }
+}
+
+fn start(hash: &str) -> String {
+    hash.chars().take(SHOWN).collect()
+}
