@@ -20,13 +20,13 @@ fn track(
     target: Option<Regclass>,
     keep_image: default!(Option<bool>, "false"),
     with_signature: default!(Option<bool>, "true"),
-    columns: default!(Option<Vec<String>>, "NULL"),
-    excluded: default!(Option<Vec<String>>, "NULL"),
+    columns: default!(Option<Vec<Option<String>>>, "NULL"),
+    excluded: default!(Option<Vec<Option<String>>>, "NULL"),
 ) -> String {
     let coverage = match (columns, excluded) {
         (None, None) => Coverage::All,
-        (Some(columns), None) => Coverage::Only(columns),
-        (None, Some(columns)) => Coverage::Except(columns),
+        (Some(columns), None) => Coverage::Only(names(columns, "columns")),
+        (None, Some(columns)) => Coverage::Except(names(columns, "excluded")),
         (Some(_), Some(_)) => {
             Failure::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, "columns and excluded cannot both be given")
                 .hint("Name either the columns to record, or those that may change without a record.")
@@ -40,6 +40,10 @@ fn track(
         coverage,
     };
     or_raise(track_table(required(target, "target").0, wanted))
+}
+
+fn names(names: Vec<Option<String>>, parameter: &str) -> Vec<String> {
+    names.into_iter().map(|name| required(name, parameter)).collect()
 }
 
 #[pg_extern(volatile, parallel_unsafe)]
@@ -293,11 +297,16 @@ fn run(statement: &str) {
     // SAFETY: the setting is put back below, or when the transaction aborts.
     let level = unsafe { pg_sys::NewGUCNestLevel() };
     unsafe {
-        pg_sys::SetConfigOption(
+        pg_sys::set_config_option(
             c"client_min_messages".as_ptr(),
             c"warning".as_ptr(),
             pg_sys::GucContext::PGC_USERSET,
             pg_sys::GucSource::PGC_S_SESSION,
+            // Else the value would stay when the level ends.
+            pg_sys::GucAction::GUC_ACTION_SAVE,
+            true,
+            0,
+            false,
         );
     }
     Spi::run(statement).unwrap_or_else(|error| pgrx::error!("{statement}: {error}"));
