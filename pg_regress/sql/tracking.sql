@@ -117,6 +117,35 @@ SELECT ledger.track('notes', columns => '{}') IS NOT NULL AS tracked;
 SELECT columns, excluded FROM ledger.tracked_tables;
 SELECT ledger.track('notes', excluded => '{}') IS NOT NULL AS tracked;
 SELECT columns, excluded FROM ledger.tracked_tables;
+-- A listed column that is renamed or dropped stops the writers until the list is put right: it would silently drop out of
+-- the record, or get into it.
+SELECT ledger.track('notes', excluded => '{seen}') IS NOT NULL AS tracked;
+ALTER TABLE notes RENAME seen TO looked_at;
+UPDATE notes SET body = 'x';
+\echo :SQLSTATE
+SELECT * FROM ledger.verify_table('notes');
+SELECT ledger.track('notes', excluded => '{looked_at}') IS NOT NULL AS tracked;
+UPDATE notes SET body = 'x';
+ALTER TABLE notes DROP looked_at;
+DELETE FROM notes WHERE id = 3;
+SELECT ledger.track('notes') IS NOT NULL AS tracked;
+DELETE FROM notes WHERE id = 3;
+SELECT * FROM ledger.verify_table('notes');
+-- A table that has lost its primary key can be let go, or be given one.
+CREATE TABLE keyless (id integer PRIMARY KEY, v text);
+SELECT ledger.track('keyless') IS NOT NULL AS tracked;
+INSERT INTO keyless VALUES (1, 'a');
+ALTER TABLE keyless DROP CONSTRAINT keyless_pkey;
+INSERT INTO keyless VALUES (2, 'b');
+SELECT * FROM ledger.verify_table('keyless');
+SELECT r FROM jsonb_array_elements(ledger.verify_all() -> 'tables') AS r WHERE r ->> 'table' = 'public.keyless';
+SELECT ledger.verify_all() -> 'overall_valid' AS overall_valid;
+ALTER TABLE keyless ADD PRIMARY KEY (id);
+SELECT * FROM ledger.verify_table('keyless');
+ALTER TABLE keyless DROP CONSTRAINT keyless_pkey;
+SELECT ledger.untrack('keyless');
+INSERT INTO keyless VALUES (2, 'b');
+DROP TABLE keyless;
 -- A partition is tracked with its table.
 SELECT ledger.track('parts') IS NOT NULL AS tracked;
 SELECT ledger.track('part_1');
@@ -254,6 +283,29 @@ SET ROLE regress_stranger;
 INSERT INTO owned VALUES (2, 'by another');
 RESET ROLE;
 SELECT "current_user" FROM ledger.history('owned', '{"id": 2}');
+-- Objects of the owner's do not get into what runs as the ledger's owner.
+GRANT CREATE ON SCHEMA public TO regress_owner;
+SET ROLE regress_owner;
+CREATE FUNCTION public.whose(text, text) RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE WARNING 'as %', current_user = session_user;
+    RETURN true;
+END
+$$;
+CREATE OPERATOR public.= (FUNCTION = public.whose, LEFTARG = text, RIGHTARG = text);
+CREATE TABLE large (id integer PRIMARY KEY, v text);
+INSERT INTO large SELECT n, repeat('x', 1000) FROM generate_series(1, 1000) AS n;
+SET search_path = public, pg_catalog;
+BEGIN;
+SELECT ledger.track('large') IS NOT NULL AS tracked;
+SELECT ledger.untrack('large');
+COMMIT;
+RESET search_path;
+DROP OPERATOR public.= (text, text);
+DROP FUNCTION public.whose(text, text);
+DROP TABLE large;
+RESET ROLE;
+REVOKE CREATE ON SCHEMA public FROM regress_owner;
 -- Rows that a policy hides would seem to be missing.
 ALTER TABLE owned ENABLE ROW LEVEL SECURITY;
 CREATE POLICY few ON owned FOR SELECT USING (id = 1);

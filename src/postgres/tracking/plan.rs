@@ -22,6 +22,8 @@ pub struct Plan {
     /// All columns that are covered, those of the key among them.
     pub columns: Vec<Column>,
     pub shape: Shape,
+    /// A column that the options name, and the table does not have any more.
+    pub unknown_column: Option<String>,
     /// The tracked table.
     pub root: pg_sys::Oid,
     /// The relation is a partition of the tracked table.
@@ -91,7 +93,9 @@ impl Plan {
         let name = relation::qualified_name(root);
         let root = relation::oid(root);
         let is_partition = root != relation::oid(table);
-        Ok(Plan { options, table: name, key, columns, shape, root, is_partition })
+        let is_unknown = |name: &&String| live.iter().all(|column| column.name != **name);
+        let unknown_column = options.coverage.named().iter().find(is_unknown).cloned();
+        Ok(Plan { options, table: name, key, columns, shape, unknown_column, root, is_partition })
     }
 }
 
