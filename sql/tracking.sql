@@ -19,7 +19,7 @@ CROSS JOIN LATERAL (
                              'escape')::pg_catalog.jsonb AS options
 ) AS o
 LEFT JOIN LATERAL (
-    SELECT pg_catalog.sum(next_page) AS pages_done, pg_catalog.sum(page_count) AS pages
+    SELECT pg_catalog.sum(next_page)::pg_catalog.int8 AS pages_done, pg_catalog.sum(page_count)::pg_catalog.int8 AS pages
     FROM ledger.baselines AS b
     WHERE b.table_id OPERATOR(pg_catalog.=) (o.options OPERATOR(pg_catalog.->>) 'table_id')
 ) AS b ON true

@@ -77,6 +77,35 @@ pub fn keeps_number(token: &str) -> bool {
     !has_exponent && (!is_fraction || token.bytes().filter(u8::is_ascii_digit).count() <= 15)
 }
 
+/// Digits before the decimal point that a numeric of Postgres has, at most.
+const MAX_DIGITS: usize = 131_072;
+
+/// Whether a canonical text can be stored as jsonb, which has no character 0, no half of a surrogate pair, and no number
+/// that is too large for a numeric.
+pub fn is_jsonb(canonical: &str) -> bool {
+    let mut rest = canonical;
+    while let Some(at) = rest.find('\\') {
+        let unit = |from: usize| code_unit(rest.get(from..)?);
+        let length = match unit(at) {
+            None => 2,
+            Some(0 | 0xdc00..=0xdfff) => return false,
+            Some(0xd800..=0xdbff) if !unit(at + 6).is_some_and(|low| (0xdc00..=0xdfff).contains(&low)) => return false,
+            Some(0xd800..=0xdbff) => 12,
+            Some(_) => 6,
+        };
+        rest = rest.get(at + length..).unwrap_or_default();
+    }
+    let is_digit = |character: char| character.is_ascii_digit();
+    canonical.len() <= MAX_DIGITS
+        || canonical.split(|character| !is_digit(character)).all(|run| run.len() <= MAX_DIGITS)
+}
+
+/// The number of an escape `\uXXXX` at the beginning.
+fn code_unit(text: &str) -> Option<u16> {
+    let digits = text.strip_prefix("\\u")?.get(..4)?;
+    u16::from_str_radix(digits, 16).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -107,11 +136,23 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_jsonb_cannot_hold_is_told() {
+        for json in [r#""\ud83d\ude00""#, r#""\\ud800""#, r#"{"\u00e9": "\n\\"}"#, "1", r#""\\\\u0000""#] {
+            assert!(is_jsonb(&canonical(json).unwrap()), "{json}");
+        }
+        for json in [r#""\u0000""#, r#"["\ud800"]"#, r#""\ud800\ud800\udc00""#, r#"{"\udc00": 1}"#, r#""\\\ud800""#] {
+            assert!(!is_jsonb(&canonical(json).unwrap()), "{json}");
+        }
+        assert!(!is_jsonb(&"9".repeat(MAX_DIGITS + 1)));
+    }
+
     proptest! {
         #[test]
         fn looking_into_any_text_ends(text in ".{0,60}") {
             member(&text, "a");
             keeps_numbers(&text);
+            is_jsonb(&text);
         }
 
         #[test]

@@ -24,7 +24,7 @@ mod tests;
 use std::fmt;
 
 pub use decimals::with_fractions;
-pub use member::{keeps_number, keeps_numbers, member, plain_member};
+pub use member::{is_jsonb, keeps_number, keeps_numbers, member, plain_member};
 pub(crate) use parser::string_end;
 pub(crate) use strings::decode;
 pub use strings::write_string;

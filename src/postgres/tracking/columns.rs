@@ -5,7 +5,7 @@
 //! | boolean, integers, oid | as such |
 //! | float4, float8 | number, shortest; `"NaN"`, `"Infinity"`, `"-Infinity"` as strings |
 //! | numeric | number; a string where it has a fraction and more than 15 digits, as a double would not keep them |
-//! | json, jsonb | as such; a string with its text where a number in it would not be kept |
+//! | json, jsonb | as such; a string with its text where a number in it would not be kept, or jsonb has no such character |
 //! | date, time, timestamp, timestamptz | string, ISO 8601; timestamptz in UTC |
 //! | bytea | string, `\x` and hex |
 //! | regclass and its like | the oid: their names change with the search_path, and with the object |
@@ -16,17 +16,20 @@
 //! It is what `to_jsonb` gives for common types. Null columns are left out, so that a nullable column can be added without
 //! changing what was recorded. Virtual generated columns are not stored, and not covered.
 
-use crate::ledger::canonical_json::{canonical, keeps_number, keeps_numbers, write_string};
+use crate::ledger::canonical_json::{canonical, is_jsonb, keeps_number, keeps_numbers, write_string};
 use crate::ledger::to_hex;
 use crate::postgres::errors::Failure;
 use crate::postgres::jsonb::Jsonb;
 use crate::postgres::tables::Row;
 use pgrx::{pg_sys, FromDatum, PgSqlErrorCode};
+use std::borrow::Cow;
 use std::ffi::{c_char, CStr};
 
 // Of Postgres, and not among pgrx's declarations.
 extern "C" {
     static mut bytea_output: i32;
+    fn double_to_shortest_decimal_buf(number: f64, text: *mut c_char) -> i32;
+    fn float_to_shortest_decimal_buf(number: f32, text: *mut c_char) -> i32;
 }
 
 /// How a type's values become JSON.
@@ -152,18 +155,18 @@ impl Encoding {
                 Encoding::Oid => write_number(out, value.value() as u32),
                 Encoding::Float4 => {
                     let value = f32::from_bits(value.value() as u32);
-                    write_float(out, value.is_finite(), value.is_nan(), value > 0.0, value);
+                    write_float(out, value.into(), |text| float_to_shortest_decimal_buf(value, text));
                 }
                 Encoding::Float8 => {
                     let value = f64::from_datum(value, false).unwrap_or_default();
-                    write_float(out, value.is_finite(), value.is_nan(), value > 0.0, value);
+                    write_float(out, value, |text| double_to_shortest_decimal_buf(value, text));
                 }
                 Encoding::Numeric(function) => write_numeric(out, &printed(function, value)?),
                 Encoding::Json => {
                     let text = String::from_datum(value, false).unwrap_or_default();
                     let text = to_utf8(text.as_bytes())?;
                     match canonical(&text) {
-                        Ok(json) if keeps_numbers(&text) => out.extend_from_slice(json.as_bytes()),
+                        Ok(json) if keeps_numbers(&text) && is_jsonb(&json) => out.extend_from_slice(json.as_bytes()),
                         _ => write_string(out, &text),
                     }
                 }
@@ -254,14 +257,35 @@ fn write_number(out: &mut Vec<u8>, number: impl std::fmt::Display) {
     let _ = write!(out, "{number}");
 }
 
-/// Rust prints the shortest digits that are this number and no other, without an exponent, as jsonb states it.
-fn write_float(out: &mut Vec<u8>, is_finite: bool, is_nan: bool, is_positive: bool, number: impl std::fmt::Display) {
-    match (is_finite, is_nan, is_positive) {
-        (true, ..) => write_number(out, number),
-        (false, true, _) => out.extend_from_slice(b"\"NaN\""),
-        (false, false, true) => out.extend_from_slice(b"\"Infinity\""),
-        (false, false, false) => out.extend_from_slice(b"\"-Infinity\""),
+/// `print` gives the shortest digits that are this number and no other. Those of Postgres, of which there may be one more
+/// than elsewhere.
+fn write_float(out: &mut Vec<u8>, number: f64, print: impl FnOnce(*mut c_char) -> i32) {
+    if number.is_nan() {
+        return out.extend_from_slice(b"\"NaN\"");
     }
+    if number.is_infinite() {
+        return out.extend_from_slice(if number > 0.0 { b"\"Infinity\"" } else { b"\"-Infinity\"" });
+    }
+    let mut buffer = [0_u8; 32];
+    // At most 25 characters.
+    let length = print(buffer.as_mut_ptr().cast()) as usize;
+    out.extend_from_slice(without_exponent(&String::from_utf8_lossy(&buffer[..length])).as_bytes());
+}
+
+/// A decimal number as jsonb states it: `1.5e+03` as `1500`.
+fn without_exponent(text: &str) -> Cow<'_, str> {
+    let Some((mantissa, exponent)) = text.split_once('e') else { return text.into() };
+    let (sign, mantissa) = mantissa.strip_prefix('-').map_or(("", mantissa), |digits| ("-", digits));
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let digits = format!("{whole}{fraction}");
+    let point = whole.len() as i64 + exponent.parse::<i64>().unwrap_or(0);
+    let zeros = |count: i64| "0".repeat(usize::try_from(count).unwrap_or(0));
+    match usize::try_from(point) {
+        Ok(at @ 1..) if at < digits.len() => format!("{sign}{}.{}", &digits[..at], &digits[at..]),
+        Ok(1..) => format!("{sign}{digits}{}", zeros(point - digits.len() as i64)),
+        _ => format!("{sign}0.{}{digits}", zeros(-point)),
+    }
+    .into()
 }
 
 fn write_numeric(out: &mut Vec<u8>, text: &str) {

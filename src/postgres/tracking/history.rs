@@ -1,10 +1,10 @@
 //! What is asked of one row or one table: its history, whether it is what was recorded, and the row itself if it is.
 
-use super::columns;
+use super::columns::{self, Column};
 use super::lost;
 use super::options::Options;
 use super::plan::{self, Plan};
-use super::relation::{self, Regclass};
+use super::relation::{self, Regclass, TableColumn};
 use super::verify_row::{check_signature, presence, Comparer, Finding, RegisteredSnapshot};
 use super::verify_table::{self, RowProblem};
 use super::versions::{self, text_member, Version};
@@ -98,12 +98,14 @@ pub fn verify_all_tables() -> (bool, Value) {
     }
     for (target, name) in targets {
         let mut problems = Vec::new();
-        let verified = require_baseline(target).and_then(|()| {
-            verify_table::verify(target, &mut |problem| {
-                if problems.len() < MAX_LISTED {
-                    problems.push(problem_json(&problem));
-                }
-            })
+        if let Err(failure) = require_baseline(target) {
+            verdicts.push(json!({"table": name, "valid": null, "message": failure.text()}));
+            continue;
+        }
+        let verified = verify_table::verify(target, &mut |problem| {
+            if problems.len() < MAX_LISTED {
+                problems.push(problem_json(&problem));
+            }
         });
         let verdict = match verified {
             Ok(counts) => {
@@ -111,7 +113,11 @@ pub fn verify_all_tables() -> (bool, Value) {
                 json!({"table": name, "valid": counts.problems == 0, "row_count": counts.rows,
                        "entry_count": counts.entries, "error_count": counts.problems, "errors": problems})
             }
-            Err(failure) => json!({"table": name, "valid": null, "message": failure.text()}),
+            // It has lost its primary key, say: nobody can tell what was done to it.
+            Err(failure) => {
+                all_valid = false;
+                json!({"table": name, "valid": false, "message": failure.text()})
+            }
         };
         verdicts.push(verdict);
     }
@@ -245,12 +251,11 @@ fn require_verified(row: &pgrx::AnyElement) -> Result<(), Failure> {
     // SAFETY: the snapshot is registered.
     let newest = unsafe { versions::newest(row_id, snapshot.as_ptr()) };
     let exists = exists_after(&newest, row_id, &plan, &snapshot);
-    let root = Table::open_oid(target, pg_sys::NoLock);
     let finding = match newest.as_ref().filter(|_| exists) {
         None => presence(newest.as_ref(), exists, true),
         Some(version) => match check_signature(version)? {
             Some(finding) => Some(finding),
-            None => Comparer::new(table, root, plan.clone()).compare(&values, version)?,
+            None => Comparer::new(table, plan.clone()).compare(&values, version)?,
         },
     };
     finding.map_or(Ok(()), |finding| Err(refused(&plan, &key, finding)))
@@ -263,7 +268,15 @@ fn refused(plan: &Plan, key: &str, (problem, detail): Finding) -> Failure {
         format!("row {key} of table {name} does not verify: {}", problem.name()),
     )
     .detail(format!("{}.", capitalised(&detail)))
-    .hint(format!("SELECT * FROM ledger.history('{name}', '{key}') shows what was recorded of it."))
+    .hint(format!(
+        "SELECT * FROM ledger.history({}, {}) shows what was recorded of it.",
+        literal(name),
+        literal(key)
+    ))
+}
+
+fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
 }
 
 fn capitalised(text: &str) -> String {
@@ -346,12 +359,13 @@ impl OneRow {
         let plan = plan_of(&table)?;
         check_key(&plan, key)?;
         // The key's values in their own types, so that '42' and 42 are the same.
-        let query = format!("SELECT k FROM {} AS k", typed_key(&table));
-        let values = spi::first_row(&query, pg_sys::JSONBOID, key.datum(), |row| row.datum(0));
-        let values = values.unwrap_or_else(|| pgrx::error!("a key has no values"));
-        // SAFETY: a composite value of this table's row type.
-        let values = unsafe { relation::composite_row(values, &table) };
-        let key = columns::object(&plan.key, &values)?;
+        let key_columns = key_columns(&table, &plan);
+        let query = format!("SELECT k.* FROM {}", typed_key(&key_columns));
+        let encoders = key_columns.iter().zip(0..).map(|(column, at)| Column::new(&column.name, at, column.type_oid));
+        let encoders: Vec<Column> = encoders.collect::<Result<_, _>>()?;
+        let encode = |row: &Row| Some(columns::object(&encoders, row));
+        let key = spi::first_row(&query, pg_sys::JSONBOID, key.datum(), encode);
+        let key = key.unwrap_or_else(|| pgrx::error!("a key has no values"))?;
         let row_id = row_id(&plan.options.table_id, &key);
         Ok(OneRow { row_id, plan, snapshot: RegisteredSnapshot::of_query(), target })
     }
@@ -359,14 +373,15 @@ impl OneRow {
     /// Where the row is, if it is there.
     fn find(&self, key: Jsonb) -> Result<Option<RowPlace>, Failure> {
         let table = Table::open_oid(self.target, pg_sys::AccessShareLock);
-        let columns = self.plan.key.iter().map(|column| relation::quoted_text(&column.name));
-        let condition: Vec<String> = columns.map(|column| format!("t.{column} = (k.k).{column}")).collect();
+        let key_columns = key_columns(&table, &self.plan);
+        let names = key_columns.iter().map(|column| relation::quoted_text(&column.name));
+        let condition: Vec<String> = names.map(|name| format!("t.{name} = k.{name}")).collect();
         let query = format!(
-            "SELECT t.tableoid, t.ctid FROM {}{} AS t, (SELECT {} AS k) AS k WHERE {}",
+            "SELECT t.tableoid, t.ctid FROM {}{} AS t, {} WHERE {}",
             // Tables that inherit are tables of their own.
             if relation::is_partitioned(&table) { "" } else { "ONLY " },
             relation::qualified_name(&table),
-            typed_key(&table),
+            typed_key(&key_columns),
             condition.join(" AND ")
         );
         Ok(spi::first_row(&query, pg_sys::JSONBOID, key.datum(), |row| {
@@ -390,8 +405,7 @@ impl OneRow {
         }
         let table = Table::open_oid(oid, pg_sys::AccessShareLock);
         let plan = plan_of(&table)?;
-        let root = Table::open_oid(self.target, pg_sys::NoLock);
-        let mut comparer = Comparer::new(Table::open_oid(oid, pg_sys::NoLock), root, plan);
+        let mut comparer = Comparer::new(Table::open_oid(oid, pg_sys::NoLock), plan);
         let compare = |row: &Row| comparer.compare(row, version);
         // SAFETY: the snapshot is registered.
         let finding = unsafe { relation::fetch(&table, tid, self.snapshot.as_ptr(), compare) };
@@ -400,9 +414,17 @@ impl OneRow {
     }
 }
 
-/// SQL for the first parameter, a jsonb, as a row of the table.
-fn typed_key(table: &Table) -> String {
-    format!("pg_catalog.jsonb_populate_record(NULL::{}, $1)", relation::qualified_name(table))
+fn key_columns(table: &Table, plan: &Plan) -> Vec<TableColumn> {
+    let is_key = |column: &TableColumn| plan.key.iter().any(|key| key.name == column.name);
+    relation::live_columns(table).into_iter().filter(is_key).collect()
+}
+
+/// SQL for the first parameter, a jsonb, as a row `k` of the key's columns. Not of all columns: a domain of one that is
+/// not in the key may refuse null.
+fn typed_key(columns: &[TableColumn]) -> String {
+    let typed = |column: &TableColumn| format!("{} {}", relation::quoted_text(&column.name), column.full_type());
+    let columns: Vec<String> = columns.iter().map(typed).collect();
+    format!("pg_catalog.jsonb_to_record($1) AS k({})", columns.join(", "))
 }
 
 fn check_key(plan: &Plan, key: Jsonb) -> Result<(), Failure> {

@@ -15,18 +15,20 @@ use pgrx::prelude::*;
 use pgrx::PgSqlErrorCode;
 use serde_json::json;
 
+// Queries run as the ledger's owner: operators of the caller's must not get into them.
 #[pg_extern(volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
 fn track(
     target: Option<Regclass>,
     keep_image: default!(Option<bool>, "false"),
     with_signature: default!(Option<bool>, "true"),
-    columns: default!(Option<Vec<String>>, "NULL"),
-    excluded: default!(Option<Vec<String>>, "NULL"),
+    columns: default!(Option<Vec<Option<String>>>, "NULL"),
+    excluded: default!(Option<Vec<Option<String>>>, "NULL"),
 ) -> String {
     let coverage = match (columns, excluded) {
         (None, None) => Coverage::All,
-        (Some(columns), None) => Coverage::Only(columns),
-        (None, Some(columns)) => Coverage::Except(columns),
+        (Some(columns), None) => Coverage::Only(names(columns, "columns")),
+        (None, Some(columns)) => Coverage::Except(names(columns, "excluded")),
         (Some(_), Some(_)) => {
             Failure::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, "columns and excluded cannot both be given")
                 .hint("Name either the columns to record, or those that may change without a record.")
@@ -42,7 +44,13 @@ fn track(
     or_raise(track_table(required(target, "target").0, wanted))
 }
 
+fn names(names: Vec<Option<String>>, parameter: &str) -> Vec<String> {
+    names.into_iter().map(|name| required(name, parameter)).collect()
+}
+
+// Queries run as the ledger's owner: operators of the caller's must not get into them.
 #[pg_extern(volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
 fn untrack(target: Option<Regclass>) {
     or_raise(untrack_table(required(target, "target").0));
 }
@@ -84,7 +92,8 @@ fn untrack_table(target: pg_sys::Oid) -> Result<(), Failure> {
         pgrx::notice!("table {} is not tracked", relation::qualified_name(&table));
         return Ok(());
     };
-    check_kind(&table)?;
+    // Not all that track() asks for: a table that has lost its primary key can be let go.
+    check_partition(&table)?;
     drop(table);
     as_owner(|| {
         drop_triggers(target);
@@ -132,14 +141,9 @@ pub unsafe fn owns(relation: pg_sys::Oid, user: pg_sys::Oid) -> bool {
 }
 
 fn check_kind(table: &Table) -> Result<(), Failure> {
-    let name = relation::qualified_name(table);
     // SAFETY: the relation is open.
     let form = unsafe { &*(*table.relation()).rd_rel };
-    let refuse = |why: &str, hint: &str| {
-        Err(Failure::new(PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE, format!("cannot track {name}"))
-            .detail(why.to_owned())
-            .hint(hint.to_owned()))
-    };
+    let refuse = |why: &str, hint: &str| Err(refused(table, why, hint));
     let tables_only = "Track the tables that hold the rows.";
     match form.relkind as u8 {
         pg_sys::RELKIND_RELATION | pg_sys::RELKIND_PARTITIONED_TABLE => {}
@@ -173,21 +177,27 @@ fn check_kind(table: &Table) -> Result<(), Failure> {
     if form.relkind as u8 == pg_sys::RELKIND_RELATION && form.relam != pg_sys::HEAP_TABLE_AM_OID {
         return refuse("Its access method is not heap.", "Tables with another access method cannot be tracked yet.");
     }
-    check_partition(table, &refuse)?;
+    check_partition(table)?;
     relation::key_of(table).map(|_| ())
 }
 
+fn refused(table: &Table, why: &str, hint: &str) -> Failure {
+    let message = format!("cannot track {}", relation::qualified_name(table));
+    Failure::new(PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE, message).detail(why.to_owned()).hint(hint.to_owned())
+}
+
 /// A partition is tracked with the table that it is part of.
-fn check_partition(table: &Table, refuse: &dyn Fn(&str, &str) -> Result<(), Failure>) -> Result<(), Failure> {
+fn check_partition(table: &Table) -> Result<(), Failure> {
     for oid in relation::ancestors(table) {
         let ancestor = Table::open_oid(oid, pg_sys::AccessShareLock);
         // SAFETY: the relation is open.
         if unsafe { Options::of_relation(ancestor.relation()) }.is_some() {
             let name = relation::qualified_name(&ancestor);
-            return refuse(
+            return Err(refused(
+                table,
                 &format!("It is a partition of {name}, which is tracked, and its rows with it."),
                 &format!("Call the function for {name}."),
-            );
+            ));
         }
     }
     Ok(())
@@ -293,11 +303,16 @@ fn run(statement: &str) {
     // SAFETY: the setting is put back below, or when the transaction aborts.
     let level = unsafe { pg_sys::NewGUCNestLevel() };
     unsafe {
-        pg_sys::SetConfigOption(
+        pg_sys::set_config_option(
             c"client_min_messages".as_ptr(),
             c"warning".as_ptr(),
             pg_sys::GucContext::PGC_USERSET,
             pg_sys::GucSource::PGC_S_SESSION,
+            // Else the value would stay when the level ends.
+            pg_sys::GucAction::GUC_ACTION_SAVE,
+            true,
+            0,
+            false,
         );
     }
     Spi::run(statement).unwrap_or_else(|error| pgrx::error!("{statement}: {error}"));

@@ -22,6 +22,10 @@ pub struct Plan {
     /// All columns that are covered, those of the key among them.
     pub columns: Vec<Column>,
     pub shape: Shape,
+    /// A column that the options name, and the table does not have any more.
+    pub unknown_column: Option<String>,
+    /// The tracked table.
+    pub root: pg_sys::Oid,
     /// The relation is a partition of the tracked table.
     pub is_partition: bool,
 }
@@ -86,8 +90,12 @@ impl Plan {
         let covered = |column: &&TableColumn| is_covered(&options.coverage, &key_names, column);
         let columns = live.iter().filter(covered).map(encode).collect::<Result<_, _>>()?;
         let shape = Shape::of(relation::live_columns(root).into_iter().filter(|column| covered(&column)))?;
-        let is_partition = relation::oid(root) != relation::oid(table);
-        Ok(Plan { table: relation::qualified_name(root), options, key, columns, shape, is_partition })
+        let name = relation::qualified_name(root);
+        let root = relation::oid(root);
+        let is_partition = root != relation::oid(table);
+        let is_unknown = |name: &&String| live.iter().all(|column| column.name != **name);
+        let unknown_column = options.coverage.named().iter().find(is_unknown).cloned();
+        Ok(Plan { options, table: name, key, columns, shape, unknown_column, root, is_partition })
     }
 }
 

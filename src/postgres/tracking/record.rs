@@ -12,7 +12,7 @@ use crate::postgres::errors::{or_raise, Failure};
 use crate::postgres::hashing;
 use crate::postgres::tables::{Row, Table};
 use crate::postgres::triggers::{trigger_data, version_1_function};
-use pgrx::{direct_function_call, pg_guard, pg_sys, Inet};
+use pgrx::{direct_function_call, pg_guard, pg_sys, Inet, PgSqlErrorCode};
 use std::cell::OnceCell;
 use std::ffi::CStr;
 
@@ -94,7 +94,22 @@ fn record_truncate(plan: &Plan) -> Result<(), Failure> {
 impl Plan {
     /// The shape must be in the ledger before an entry names it.
     pub fn ensure_shape(&self) -> Result<(), Failure> {
+        self.check_columns()?;
         self.shape.ensure_recorded(&self.table, &self.options.table_id)
+    }
+
+    /// A column that was renamed must not silently drop out of the record, nor one that was left out get into it.
+    fn check_columns(&self) -> Result<(), Failure> {
+        let Some(column) = &self.unknown_column else { return Ok(()) };
+        Err(Failure::new(
+            PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN,
+            format!(
+                "table {} is tracked with a list of columns that names \"{column}\", which it does not have",
+                self.table
+            ),
+        )
+        .detail("The column was renamed or dropped.")
+        .hint("Call ledger.track() again, with a list of columns as they are now."))
     }
 
     fn covers_all(&self) -> bool {

@@ -44,6 +44,7 @@ pub struct TableColumn {
     /// As in pg_attribute, from 1. It stays when the column is renamed.
     pub number: i16,
     pub type_oid: pg_sys::Oid,
+    type_modifier: i32,
     /// Computed when it is read, so there is nothing stored to be recorded.
     pub is_virtual: bool,
 }
@@ -52,6 +53,15 @@ impl TableColumn {
     /// From 0, in a row of the table.
     pub fn position(&self) -> usize {
         self.number as usize - 1
+    }
+
+    /// Its type as SQL, with the modifier, as `numeric(10,2)`.
+    pub fn full_type(&self) -> String {
+        let flags = pg_sys::FORMAT_TYPE_TYPEMOD_GIVEN | pg_sys::FORMAT_TYPE_FORCE_QUALIFY;
+        // SAFETY: a catalog look-up; the result is a palloc'd string.
+        let text = unsafe { pg_sys::format_type_extended(self.type_oid, self.type_modifier, flags as pg_sys::bits16) };
+        // SAFETY: as above.
+        unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
     }
 }
 
@@ -65,6 +75,7 @@ pub fn live_columns(table: &Table) -> Vec<TableColumn> {
         name: text(&attribute.attname),
         number: attribute.attnum,
         type_oid: attribute.atttypid,
+        type_modifier: attribute.atttypmod,
         is_virtual: attribute.attgenerated as u8 == b'v',
     })
     .collect()

@@ -64,7 +64,8 @@ struct OlderShape {
 }
 
 impl Comparer {
-    pub fn new(table: Table, root: Table, plan: Rc<Plan>) -> Comparer {
+    pub fn new(table: Table, plan: Rc<Plan>) -> Comparer {
+        let root = Table::open_oid(plan.root, pg_sys::AccessShareLock);
         Comparer { table, root, plan, older: HashMap::new() }
     }
 

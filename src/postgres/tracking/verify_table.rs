@@ -43,6 +43,7 @@ pub fn verify(target: pg_sys::Oid, each: &mut dyn FnMut(RowProblem)) -> Result<C
     let root = Table::open_oid(target, pg_sys::AccessShareLock);
     // SAFETY: the relation is open.
     let options = unsafe { Options::of_relation(root.relation()) }.ok_or_else(|| not_tracked(&root))?;
+    check_whole(&root, &options)?;
     let snapshot = RegisteredSnapshot::of_query();
     let progress = Progress::start();
     let mut verification = Verification {
@@ -58,6 +59,18 @@ pub fn verify(target: pg_sys::Oid, each: &mut dyn FnMut(RowProblem)) -> Result<C
     verification.read_rows(target, &options)?;
     verification.compare(each)?;
     Ok(verification.counts)
+}
+
+/// The entries tell in which table a row is, not in which partition of it.
+fn check_whole(table: &Table, options: &Options) -> Result<(), Failure> {
+    let plan = plan::of(table, || Ok(options.clone()))?;
+    if !plan.is_partition {
+        return Ok(());
+    }
+    let (name, whole) = (relation::qualified_name(table), &plan.table);
+    Err(Failure::new(PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE, format!("cannot verify table {name} alone"))
+        .detail(format!("It is a partition of {whole}, which is tracked, and its rows with it."))
+        .hint(format!("Call the function for {whole}.")))
 }
 
 pub fn not_tracked(table: &Table) -> Failure {
@@ -147,9 +160,8 @@ impl Verification {
         self.progress.phase(Phase::Rows);
         for leaf in relation::leaves(Table::open_oid(target, pg_sys::AccessShareLock)) {
             let plan = plan::of(&leaf, || Ok(options.clone()))?;
-            let root = Table::open_oid(target, pg_sys::AccessShareLock);
             let oid = relation::oid(&leaf);
-            let comparer = Comparer::new(leaf, root, plan);
+            let comparer = Comparer::new(leaf, plan);
             self.read_rows_of(&comparer)?;
             self.comparers.insert(oid, comparer);
         }
