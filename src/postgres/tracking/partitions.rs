@@ -40,15 +40,29 @@ pub fn record_truncate(plan: &Plan, partition: Table) -> Result<(), Failure> {
     if unsafe { (*(*partition.relation()).rd_rel).relkind } as u8 == pg_sys::RELKIND_PARTITIONED_TABLE {
         return Ok(());
     }
-    record_all(&partition, &plan.options, record::record_delete)
+    record_all(&partition, &plan.options, Passage::Departure)
+}
+
+/// What happens to the rows of a partition.
+#[derive(Clone, Copy)]
+enum Passage {
+    Arrival,
+    Departure,
+}
+
+impl Passage {
+    /// # Safety
+    /// The header of the row's version.
+    unsafe fn record(self, plan: &Plan, row: &Row, header: pg_sys::HeapTupleHeader) -> Result<(), Failure> {
+        match self {
+            Passage::Arrival => record::record_arrival(plan, row),
+            Passage::Departure => record::record_departure(plan, row, plan.precedes_baseline(header)),
+        }
+    }
 }
 
 /// Records every row of a partition, and of its partitions.
-fn record_all(
-    partition: &Table,
-    options: &Options,
-    record: fn(&Plan, &Row) -> Result<(), Failure>,
-) -> Result<(), Failure> {
+fn record_all(partition: &Table, options: &Options, what: Passage) -> Result<(), Failure> {
     for leaf in relation::leaves(Table::open_oid(relation::oid(partition), pg_sys::NoLock)) {
         let plan = plan::of(&leaf, || Ok(options.clone()))?;
         let mut context = PgMemoryContexts::new("pg_notary partition");
@@ -58,7 +72,7 @@ fn record_all(
             check_for_interrupts!();
             // SAFETY: the scan's tuple is good until the next; nothing allocated for a row is used after it.
             unsafe {
-                context.switch_to(|_| record(&plan, &leaf.deform(tuple)))?;
+                context.switch_to(|_| what.record(&plan, &leaf.deform(tuple), (*tuple).t_data))?;
                 context.reset();
             }
         }
@@ -192,7 +206,7 @@ unsafe fn before_detach(alter: &pg_sys::AlterTableStmt, partition: *mut pg_sys::
     // The lock that detaching takes: nobody writes between the record and the end.
     match own_table(partition, pg_sys::AccessExclusiveLock) {
         Some(partition) if is_partition_of(&partition, &options) => {
-            record_all(&partition, &options, record::record_delete)
+            record_all(&partition, &options, Passage::Departure)
         }
         _ => Ok(()),
     }
@@ -206,7 +220,7 @@ unsafe fn before_drop(names: *mut pg_sys::List) -> Result<(), Failure> {
         return Ok(());
     }
     pg_sys::LockRelationOid(relation::oid(&partition), pg_sys::AccessExclusiveLock as pg_sys::LOCKMODE);
-    record_all(&partition, &options, record::record_delete)
+    record_all(&partition, &options, Passage::Departure)
 }
 
 /// Whether the table's rows are recorded as those of another one.
@@ -228,7 +242,7 @@ unsafe fn after_attach(partition: *mut pg_sys::RangeVar, has_rows: bool) -> Resu
     manage::as_owner(|| manage::make_truncate_triggers(oid, &options));
     let partition = Table::open_oid(oid, pg_sys::NoLock);
     match has_rows {
-        true => record_all(&partition, &options, record::record_insert),
+        true => record_all(&partition, &options, Passage::Arrival),
         false => Ok(()),
     }
 }

@@ -1,6 +1,7 @@
 //! What a session knows of a tracked table, so that nothing is looked up for a row: made once for each relation whose rows
 //! are written, and thrown away when Postgres says that the relation has changed.
 
+use super::baseline;
 use super::columns::Column;
 use super::options::{Coverage, Options};
 use super::relation::{self, TableColumn};
@@ -24,6 +25,8 @@ pub struct Plan {
     pub shape: Shape,
     /// The relation is a partition of the tracked table.
     pub is_partition: bool,
+    /// While rows from before it was tracked are being recorded: row versions of transactions before this one are such.
+    pub baseline_horizon: Option<pg_sys::TransactionId>,
 }
 
 thread_local! {
@@ -87,7 +90,9 @@ impl Plan {
         let columns = live.iter().filter(covered).map(encode).collect::<Result<_, _>>()?;
         let shape = Shape::of(relation::live_columns(root).into_iter().filter(|column| covered(&column)))?;
         let is_partition = relation::oid(root) != relation::oid(table);
-        Ok(Plan { table: relation::qualified_name(root), options, key, columns, shape, is_partition })
+        let baseline_horizon = baseline::pending_horizon(table, &options.table_id);
+        let table = relation::qualified_name(root);
+        Ok(Plan { table, options, key, columns, shape, is_partition, baseline_horizon })
     }
 }
 
