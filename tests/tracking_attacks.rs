@@ -160,7 +160,7 @@ const ENTRY_ATTACKS: &[(&str, Option<&[&str]>)] = &[
     ("UPDATE ledger.entries SET signature = 'aa' || substr(signature, 3) WHERE metadata->'key'->>'id' = '4'",
         Some(&["{\"id\": 4} signature"])),
     ("UPDATE ledger.entries SET entry_type = 'table_delete' WHERE metadata->'key'->>'id' = '1'",
-        Some(&["{\"id\": 1} resurrected"])),
+        Some(&["{\"id\": 1} resurrected", "{\"id\": 1} unrecorded"])),
     (
         "INSERT INTO ledger.entries_pending (entry_type, data_hash, metadata, created_at) SELECT entry_type, data_hash, \
          jsonb_set(metadata, '{key,id}', '60'), now() FROM ledger.entries WHERE metadata->'key'->>'id' = '1'",

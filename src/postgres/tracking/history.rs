@@ -16,6 +16,7 @@ use crate::postgres::tables::{self, Row, Table};
 use pgrx::prelude::*;
 use pgrx::PgSqlErrorCode;
 use serde_json::{json, Value};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 /// Rows of verify_table() that are kept in memory; more are counted in a last row.
@@ -98,7 +99,39 @@ pub fn verify_all_tables() -> (bool, Value) {
         };
         verdicts.push(verdict);
     }
+    let lost = lost_tables();
+    all_valid &= lost.is_empty();
+    verdicts.extend(lost);
     (all_valid, Value::from(verdicts))
+}
+
+/// Tables that are tracked by what the ledger says, and not by what the database says: their triggers were removed, or they
+/// were, without a record.
+fn lost_tables() -> Vec<Value> {
+    let mut tracked: BTreeMap<String, (String, String)> = BTreeMap::new();
+    spi::for_each(
+        "SELECT metadata OPERATOR(pg_catalog.->>) 'table_id', metadata OPERATOR(pg_catalog.->>) 'table', \
+         id::pg_catalog.text, entry_type OPERATOR(pg_catalog.=) 'table_tracked' FROM ledger.entries \
+         WHERE entry_type OPERATOR(pg_catalog.=) 'table_tracked' OR entry_type OPERATOR(pg_catalog.=) 'table_untracked' \
+         ORDER BY created_at, id",
+        &[],
+        |row| {
+            let text = |column| row.get::<String>(column).unwrap_or_default();
+            match row.get(3) {
+                Some(true) => drop(tracked.insert(text(0), (text(1), text(2)))),
+                _ => drop(tracked.remove(&text(0))),
+            }
+        },
+    );
+    spi::for_each("SELECT table_id FROM ledger.tracked_tables", &[], |row| {
+        tracked.remove(&row.get::<String>(0).unwrap_or_default());
+    });
+    let verdict = |(table_id, (name, entry_id)): (String, (String, String))| {
+        json!({"table": name, "table_id": table_id, "valid": false,
+               "message": format!("the table was tracked by entry {entry_id}; its triggers are gone, or the table is, \
+                                   and no entry says that tracking was ended")})
+    };
+    tracked.into_iter().map(verdict).collect()
 }
 
 fn problem_json(problem: &RowProblem) -> Value {

@@ -331,6 +331,11 @@ pub fn as_owner<T>(work: impl FnOnce() -> T) -> T {
     work()
 }
 
+/// Records that tracking ends with the table.
+pub fn note_dropped(table: &Table, options: &Options) -> Result<(), Failure> {
+    note(table, options, "table_untracked")
+}
+
 /// Records that tracking begins, changes or ends.
 fn note(table: &Table, options: &Options, entry_type: &'static str) -> Result<(), Failure> {
     plan::forget_all();

@@ -8,6 +8,7 @@ use super::plan::{self, Plan};
 use super::record;
 use super::relation;
 use crate::postgres::errors::{or_raise, Failure};
+use crate::postgres::spi;
 use crate::postgres::tables::{LatestSnapshot, Row, Table, TableScan};
 use pgrx::{check_for_interrupts, pg_guard, pg_sys, PgMemoryContexts, PgSqlErrorCode};
 use std::cell::RefCell;
@@ -110,8 +111,11 @@ pub unsafe extern "C-unwind" fn before_utility(statement: *mut pg_sys::Node) {
         }
         pg_sys::NodeTag::T_DropStmt => {
             let drop = &*statement.cast::<pg_sys::DropStmt>();
-            if drop.removeType == pg_sys::ObjectType::OBJECT_TABLE {
-                list_of(drop.objects).for_each(|names| or_raise(before_drop(names.cast())));
+            let objects = list_of(drop.objects);
+            match drop.removeType {
+                pg_sys::ObjectType::OBJECT_TABLE => objects.for_each(|names| or_raise(before_drop(names.cast()))),
+                pg_sys::ObjectType::OBJECT_SCHEMA => objects.for_each(|name| or_raise(before_schema_drop(name.cast()))),
+                _ => {}
             }
         }
         _ => {}
@@ -216,11 +220,36 @@ unsafe fn before_drop(names: *mut pg_sys::List) -> Result<(), Failure> {
     let name = pg_sys::makeRangeVarFromNameList(names);
     let Some(partition) = own_table(name, pg_sys::AccessShareLock) else { return Ok(()) };
     let Some(options) = Options::of_relation(partition.relation()) else { return Ok(()) };
-    if !is_partition_of(&partition, &options) {
-        return Ok(());
-    }
     pg_sys::LockRelationOid(relation::oid(&partition), pg_sys::AccessExclusiveLock as pg_sys::LOCKMODE);
-    record_all(&partition, &options, Passage::Departure)
+    match is_partition_of(&partition, &options) {
+        true => record_all(&partition, &options, Passage::Departure),
+        false => manage::note_dropped(&partition, &options),
+    }
+}
+
+/// Tracked tables go with their schema. Whether they do, the command itself decides.
+unsafe fn before_schema_drop(name: *mut pg_sys::Node) -> Result<(), Failure> {
+    let schema = pg_sys::get_namespace_oid(schema_name(name), true);
+    let mut tracked: Vec<pg_sys::Oid> = Vec::new();
+    let take = |row: &Row| tracked.extend(row.get::<pg_sys::Oid>(0));
+    manage::as_owner(|| spi::for_each("SELECT table_name::pg_catalog.oid FROM ledger.tracked_tables", &[], take));
+    tracked.retain(|oid| pg_sys::get_rel_namespace(*oid) == schema);
+    for oid in tracked {
+        let table = Table::open_oid(oid, pg_sys::AccessExclusiveLock);
+        if let Some(options) = Options::of_relation(table.relation()) {
+            manage::note_dropped(&table, &options)?;
+        }
+    }
+    Ok(())
+}
+
+/// # Safety
+/// A node of type String.
+unsafe fn schema_name(name: *mut pg_sys::Node) -> *const std::ffi::c_char {
+    #[cfg(feature = "pg14")]
+    return (*name.cast::<pg_sys::Value>()).val.str_;
+    #[cfg(not(feature = "pg14"))]
+    return (*name.cast::<pg_sys::String>()).sval;
 }
 
 /// Whether the table's rows are recorded as those of another one.
