@@ -10,6 +10,7 @@
 //! | `previous_hash` | the data hash of the row that was updated, as it was found |
 //! | `shape` | the columns that `data` covers: hash of an entry of type `table_shape` |
 //! | `baseline` | true: the row was there before the table was tracked |
+//! | `precedes_baseline` | true: so was the row that was found, and it may not have been recorded yet |
 
 use super::canonical_json::{member, plain_member};
 use super::sha256;
@@ -60,6 +61,7 @@ pub struct RowChange<'a> {
     pub shape: &'a str,
     pub transaction_id: &'a str,
     pub is_baseline: bool,
+    pub precedes_baseline: bool,
 }
 
 impl<'a> RowChange<'a> {
@@ -76,6 +78,7 @@ impl<'a> RowChange<'a> {
             shape: plain_member(metadata, "shape").unwrap_or_default(),
             transaction_id: member(metadata, "transaction_id").unwrap_or_default(),
             is_baseline: member(metadata, "baseline") == Some("true"),
+            precedes_baseline: member(metadata, "precedes_baseline") == Some("true"),
         })
     }
 
@@ -119,7 +122,8 @@ mod tests {
     fn an_update_of_the_key_is_about_two_rows() {
         let change = RowChange::parse("table_update", METADATA).unwrap();
         assert_eq!((change.table_id, change.key, change.previous_hash), ("t", r#"{"id": 2}"#, Some("ab")));
-        assert_eq!((change.shape, change.transaction_id, change.is_baseline), ("cd", "7", false));
+        assert_eq!((change.shape, change.transaction_id), ("cd", "7"));
+        assert_eq!((change.is_baseline, change.precedes_baseline), (false, false));
         let ids: Vec<_> = row_ids("table_update", METADATA).collect();
         assert_eq!(ids, [row_id("t", r#"{"id": 2}"#), row_id("t", r#"{"id": 1}"#)]);
     }

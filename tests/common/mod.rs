@@ -7,6 +7,7 @@
 
 pub mod ledger;
 pub mod random;
+pub mod tracking;
 pub mod wire;
 
 use std::ffi::OsStr;

@@ -80,6 +80,21 @@ fn leave_to_worker(leaf: &Table, options: &Options, horizon: Horizon) {
     ]);
 }
 
+/// Row versions of transactions before this one may have no entries, as the worker has still to record some.
+pub fn pending_horizon(table: &Table, table_id: &str) -> Option<pg_sys::TransactionId> {
+    let baselines = Table::open("baselines", pg_sys::AccessShareLock);
+    let snapshot = LatestSnapshot::take();
+    let mut scan = TableScan::start(&baselines, &snapshot, 0);
+    while let Some(tuple) = scan.next() {
+        let row = baselines.deform(tuple);
+        let is_own = row.get::<String>(0).is_some_and(|id| id == table_id) && row.get(1) == Some(relation::oid(table));
+        if is_own {
+            return row.get::<i64>(2).map(|horizon| pg_sys::TransactionId::from(horizon as u32));
+        }
+    }
+    None
+}
+
 /// Another one means that the rows of the table stand elsewhere.
 fn file_node(table: &Table) -> pg_sys::Oid {
     // SAFETY: the relation is open.

@@ -366,6 +366,11 @@ pub fn note_untracked(name: &str, table_id: &str, is_lost: bool) -> Result<(), F
     entries::record_row(RowEntry::now("table_untracked", data_hash, metadata.finish()?, false)).map(|_| ())
 }
 
+/// Records that tracking ends with the table.
+pub fn note_dropped(table: &Table, options: &Options) -> Result<(), Failure> {
+    note_untracked(&relation::qualified_name(table), &options.table_id, false)
+}
+
 /// Records that tracking begins, changes or ends.
 fn note(table: &Table, options: &Options, entry_type: &'static str) -> Result<(), Failure> {
     plan::forget_all();

@@ -13,6 +13,7 @@
 //! | [`relation`] | what the catalogs say of a table |
 //! | [`plan`], [`shape`], [`columns`] | which columns are recorded, and a row as JSON |
 //! | [`record`] | the triggers' functions |
+//! | [`command_order`] | the times of changes that one transaction makes to one row |
 //! | [`baseline`] | recording the rows that were there before |
 //! | [`partitions`] | rows that come and go with a partition |
 //! | [`versions`] | the entries about one row |
@@ -23,6 +24,7 @@
 
 pub mod baseline;
 pub mod columns;
+pub mod command_order;
 pub mod history;
 pub mod lost;
 pub mod manage;
@@ -57,4 +59,5 @@ pub fn after_rollback() {
 /// A transaction has ended.
 pub fn at_end() {
     FORGETS_AT_ROLLBACK.set(false);
+    command_order::forget();
 }

@@ -8,6 +8,7 @@ use super::plan::{self, Plan};
 use super::record;
 use super::relation;
 use crate::postgres::errors::{or_raise, Failure};
+use crate::postgres::spi;
 use crate::postgres::tables::{LatestSnapshot, Row, Table, TableScan};
 use pgrx::{check_for_interrupts, pg_guard, pg_sys, PgMemoryContexts, PgSqlErrorCode};
 use std::cell::RefCell;
@@ -40,15 +41,29 @@ pub fn record_truncate(plan: &Plan, partition: Table) -> Result<(), Failure> {
     if unsafe { (*(*partition.relation()).rd_rel).relkind } as u8 == pg_sys::RELKIND_PARTITIONED_TABLE {
         return Ok(());
     }
-    record_all(&partition, &plan.options, record::record_delete)
+    record_all(&partition, &plan.options, Passage::Departure)
+}
+
+/// What happens to the rows of a partition.
+#[derive(Clone, Copy)]
+enum Passage {
+    Arrival,
+    Departure,
+}
+
+impl Passage {
+    /// # Safety
+    /// The header of the row's version.
+    unsafe fn record(self, plan: &Plan, row: &Row, header: pg_sys::HeapTupleHeader) -> Result<(), Failure> {
+        match self {
+            Passage::Arrival => record::record_arrival(plan, row),
+            Passage::Departure => record::record_departure(plan, row, plan.precedes_baseline(header)),
+        }
+    }
 }
 
 /// Records every row of a partition, and of its partitions.
-fn record_all(
-    partition: &Table,
-    options: &Options,
-    record: fn(&Plan, &Row) -> Result<(), Failure>,
-) -> Result<(), Failure> {
+fn record_all(partition: &Table, options: &Options, what: Passage) -> Result<(), Failure> {
     for leaf in relation::leaves(Table::open_oid(relation::oid(partition), pg_sys::NoLock)) {
         let plan = plan::of(&leaf, || Ok(options.clone()))?;
         let mut context = PgMemoryContexts::new("pg_notary partition");
@@ -58,7 +73,7 @@ fn record_all(
             check_for_interrupts!();
             // SAFETY: the scan's tuple is good until the next; nothing allocated for a row is used after it.
             unsafe {
-                context.switch_to(|_| record(&plan, &leaf.deform(tuple)))?;
+                context.switch_to(|_| what.record(&plan, &leaf.deform(tuple), (*tuple).t_data))?;
                 context.reset();
             }
         }
@@ -96,8 +111,11 @@ pub unsafe extern "C-unwind" fn before_utility(statement: *mut pg_sys::Node) {
         }
         pg_sys::NodeTag::T_DropStmt => {
             let drop = &*statement.cast::<pg_sys::DropStmt>();
-            if drop.removeType == pg_sys::ObjectType::OBJECT_TABLE {
-                list_of(drop.objects).for_each(|names| or_raise(before_drop(names.cast())));
+            let objects = list_of(drop.objects);
+            match drop.removeType {
+                pg_sys::ObjectType::OBJECT_TABLE => objects.for_each(|names| or_raise(before_drop(names.cast()))),
+                pg_sys::ObjectType::OBJECT_SCHEMA => objects.for_each(|name| or_raise(before_schema_drop(name.cast()))),
+                _ => {}
             }
         }
         _ => {}
@@ -191,7 +209,7 @@ unsafe fn before_detach(alter: &pg_sys::AlterTableStmt, partition: *mut pg_sys::
     // The lock that detaching takes: nobody writes between the record and the end.
     match own_table(partition, pg_sys::AccessExclusiveLock) {
         Some(partition) if is_partition_of(&partition, &options) => {
-            record_all(&partition, &options, record::record_delete)
+            record_all(&partition, &options, Passage::Departure)
         }
         _ => Ok(()),
     }
@@ -201,13 +219,36 @@ unsafe fn before_drop(names: *mut pg_sys::List) -> Result<(), Failure> {
     let name = pg_sys::makeRangeVarFromNameList(names);
     let Some(partition) = own_table(name, pg_sys::AccessShareLock) else { return Ok(()) };
     let Some(options) = Options::of_relation(partition.relation()) else { return Ok(()) };
-    if !is_partition_of(&partition, &options) {
-        // The tracked table itself.
-        let name = relation::qualified_name(&partition);
-        return manage::note_untracked(&name, &options.table_id, false);
-    }
     pg_sys::LockRelationOid(relation::oid(&partition), pg_sys::AccessExclusiveLock as pg_sys::LOCKMODE);
-    record_all(&partition, &options, record::record_delete)
+    match is_partition_of(&partition, &options) {
+        true => record_all(&partition, &options, Passage::Departure),
+        false => manage::note_dropped(&partition, &options),
+    }
+}
+
+/// Tracked tables go with their schema. Whether they do, the command itself decides.
+unsafe fn before_schema_drop(name: *mut pg_sys::Node) -> Result<(), Failure> {
+    let schema = pg_sys::get_namespace_oid(schema_name(name), true);
+    let mut tracked: Vec<pg_sys::Oid> = Vec::new();
+    let take = |row: &Row| tracked.extend(row.get::<pg_sys::Oid>(0));
+    manage::as_owner(|| spi::for_each("SELECT table_name::pg_catalog.oid FROM ledger.tracked_tables", &[], take));
+    tracked.retain(|oid| pg_sys::get_rel_namespace(*oid) == schema);
+    for oid in tracked {
+        let table = Table::open_oid(oid, pg_sys::AccessExclusiveLock);
+        if let Some(options) = Options::of_relation(table.relation()) {
+            manage::note_dropped(&table, &options)?;
+        }
+    }
+    Ok(())
+}
+
+/// # Safety
+/// A node of type String.
+unsafe fn schema_name(name: *mut pg_sys::Node) -> *const std::ffi::c_char {
+    #[cfg(feature = "pg14")]
+    return (*name.cast::<pg_sys::Value>()).val.str_;
+    #[cfg(not(feature = "pg14"))]
+    return (*name.cast::<pg_sys::String>()).sval;
 }
 
 /// Whether the table's rows are recorded as those of another one.
@@ -229,7 +270,7 @@ unsafe fn after_attach(partition: *mut pg_sys::RangeVar, has_rows: bool) -> Resu
     manage::as_owner(|| manage::make_truncate_triggers(oid, &options));
     let partition = Table::open_oid(oid, pg_sys::NoLock);
     match has_rows {
-        true => record_all(&partition, &options, record::record_insert),
+        true => record_all(&partition, &options, Passage::Arrival),
         false => Ok(()),
     }
 }

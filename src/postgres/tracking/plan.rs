@@ -1,6 +1,7 @@
 //! What a session knows of a tracked table, so that nothing is looked up for a row: made once for each relation whose rows
 //! are written, and thrown away when Postgres says that the relation has changed.
 
+use super::baseline;
 use super::columns::Column;
 use super::options::{Coverage, Options};
 use super::relation::{self, TableColumn};
@@ -28,6 +29,8 @@ pub struct Plan {
     pub root: pg_sys::Oid,
     /// The relation is a partition of the tracked table.
     pub is_partition: bool,
+    /// While rows from before it was tracked are being recorded: row versions of transactions before this one are such.
+    pub baseline_horizon: Option<pg_sys::TransactionId>,
 }
 
 thread_local! {
@@ -90,12 +93,13 @@ impl Plan {
         let covered = |column: &&TableColumn| is_covered(&options.coverage, &key_names, column);
         let columns = live.iter().filter(covered).map(encode).collect::<Result<_, _>>()?;
         let shape = Shape::of(relation::live_columns(root).into_iter().filter(|column| covered(&column)))?;
+        let baseline_horizon = baseline::pending_horizon(table, &options.table_id);
         let name = relation::qualified_name(root);
         let root = relation::oid(root);
         let is_partition = root != relation::oid(table);
         let is_unknown = |name: &&String| live.iter().all(|column| column.name != **name);
         let unknown_column = options.coverage.named().iter().find(is_unknown).cloned();
-        Ok(Plan { options, table: name, key, columns, shape, unknown_column, root, is_partition })
+        Ok(Plan { options, table: name, key, columns, shape, unknown_column, root, is_partition, baseline_horizon })
     }
 }
 

@@ -1,16 +1,18 @@
 //! The triggers of tracked tables: each change of a row becomes an entry.
 
 use super::columns;
+use super::command_order;
 use super::options::{Coverage, Options};
 use super::partitions;
 use super::plan::{self, Plan};
 use crate::ledger::canonical_json::write_string;
+use crate::ledger::record::Timestamp;
 use crate::ledger::row_change::Operation;
 use crate::ledger::sha256_hex;
 use crate::postgres::entries::{self, RowEntry};
 use crate::postgres::errors::{or_raise, Failure};
 use crate::postgres::hashing;
-use crate::postgres::tables::{Row, Table};
+use crate::postgres::tables::{self, Row, Table};
 use crate::postgres::triggers::{trigger_data, version_1_function};
 use pgrx::{direct_function_call, pg_guard, pg_sys, Inet, PgSqlErrorCode};
 use std::cell::OnceCell;
@@ -29,13 +31,29 @@ pub unsafe extern "C-unwind" fn ledger_record_change(fcinfo: pg_sys::FunctionCal
     let table = Table::open_oid((*data.tg_relation).rd_id, pg_sys::NoLock);
     let plan = or_raise(plan::of(&table, || Options::of_trigger(&*data.tg_trigger)));
     let row = table.deform(data.tg_trigtuple);
+    let header = (*data.tg_trigtuple).t_data;
     or_raise(match data.tg_event & TRIGGER_EVENT_OPMASK {
-        TRIGGER_EVENT_INSERT => record_insert(&plan, &row),
-        TRIGGER_EVENT_UPDATE => record_update(&plan, &row, &table.deform(data.tg_newtuple)),
-        TRIGGER_EVENT_DELETE => record_delete(&plan, &row),
+        TRIGGER_EVENT_INSERT => record_insert(&plan, &row, command_order::time_of(inserting_command(header))),
+        TRIGGER_EVENT_UPDATE => record_update(&plan, &row, &table.deform(data.tg_newtuple), header),
+        TRIGGER_EVENT_DELETE => {
+            let at = command_order::time_of(deleting_command(header));
+            record_delete(&plan, &row, at, plan.precedes_baseline(header))
+        }
         _ => Ok(()),
     });
     pg_sys::Datum::null()
+}
+
+/// # Safety
+/// A row version that this transaction has made.
+unsafe fn inserting_command(header: pg_sys::HeapTupleHeader) -> pg_sys::CommandId {
+    pg_sys::HeapTupleHeaderGetCmin(header)
+}
+
+/// # Safety
+/// A row version that this transaction has updated or deleted.
+unsafe fn deleting_command(header: pg_sys::HeapTupleHeader) -> pg_sys::CommandId {
+    pg_sys::HeapTupleHeaderGetCmax(header)
 }
 
 /// BEFORE TRUNCATE, once a statement: the rows are still there.
@@ -53,13 +71,24 @@ pub unsafe extern "C-unwind" fn ledger_record_truncate(fcinfo: pg_sys::FunctionC
     pg_sys::Datum::null()
 }
 
-pub fn record_insert(plan: &Plan, row: &Row) -> Result<(), Failure> {
-    let image = columns::object(&plan.columns, row)?;
-    let metadata = Metadata::of(plan)?.image("after", &image).key("key", &columns::object(&plan.key, row)?);
-    plan.record(Operation::Insert, &image, metadata)
+/// A row that comes or goes with its partition does so now.
+pub fn record_arrival(plan: &Plan, row: &Row) -> Result<(), Failure> {
+    record_insert(plan, row, tables::now())
 }
 
-fn record_update(plan: &Plan, old: &Row, new: &Row) -> Result<(), Failure> {
+pub fn record_departure(plan: &Plan, tuple: &Row, precedes_baseline: bool) -> Result<(), Failure> {
+    record_delete(plan, tuple, tables::now(), precedes_baseline)
+}
+
+fn record_insert(plan: &Plan, row: &Row, at: Timestamp) -> Result<(), Failure> {
+    let image = columns::object(&plan.columns, row)?;
+    let metadata = Metadata::of(plan)?.image("after", &image).key("key", &columns::object(&plan.key, row)?);
+    plan.record(Operation::Insert, &image, metadata, at)
+}
+
+/// # Safety
+/// `header` is that of the old row version, which this transaction has updated.
+unsafe fn record_update(plan: &Plan, old: &Row, new: &Row, header: pg_sys::HeapTupleHeader) -> Result<(), Failure> {
     let (before, after) = (columns::object(&plan.columns, old)?, columns::object(&plan.columns, new)?);
     let (old_key, key) = (columns::object(&plan.key, old)?, columns::object(&plan.key, new)?);
     // Only columns that are not covered have changed.
@@ -70,17 +99,21 @@ fn record_update(plan: &Plan, old: &Row, new: &Row) -> Result<(), Failure> {
         .image("before", &before)
         .image("after", &after)
         .key("key", &key)
-        .text("previous_hash", &sha256_hex(before.as_bytes()));
+        .text("previous_hash", &sha256_hex(before.as_bytes()))
+        .precedes_baseline(plan.precedes_baseline(header));
     if old_key != key {
         metadata = metadata.key("old_key", &old_key);
     }
-    plan.record(Operation::Update, &after, metadata)
+    plan.record(Operation::Update, &after, metadata, command_order::time_of(deleting_command(header)))
 }
 
-pub fn record_delete(plan: &Plan, row: &Row) -> Result<(), Failure> {
+fn record_delete(plan: &Plan, row: &Row, at: Timestamp, precedes_baseline: bool) -> Result<(), Failure> {
     let image = columns::object(&plan.columns, row)?;
-    let metadata = Metadata::of(plan)?.image("before", &image).key("key", &columns::object(&plan.key, row)?);
-    plan.record(Operation::Delete, &image, metadata)
+    let metadata = Metadata::of(plan)?
+        .image("before", &image)
+        .key("key", &columns::object(&plan.key, row)?)
+        .precedes_baseline(precedes_baseline);
+    plan.record(Operation::Delete, &image, metadata, at)
 }
 
 fn record_truncate(plan: &Plan) -> Result<(), Failure> {
@@ -88,7 +121,7 @@ fn record_truncate(plan: &Plan) -> Result<(), Failure> {
     write_string(&mut data, &plan.table);
     let data = format!("{{\"table\": {}}}", String::from_utf8_lossy(&data));
     partitions::note_truncated(plan);
-    plan.record(Operation::Truncate, &data, Metadata::of(plan)?)
+    plan.record(Operation::Truncate, &data, Metadata::of(plan)?, tables::now())
 }
 
 impl Plan {
@@ -116,10 +149,24 @@ impl Plan {
         self.options.coverage == Coverage::All
     }
 
-    fn record(&self, operation: Operation, data: &str, metadata: Metadata) -> Result<(), Failure> {
-        let data_hash = sha256_hex(data.as_bytes());
-        let entry = RowEntry::now(operation.entry_type(), data_hash, metadata.finish()?, self.options.with_signature);
-        entries::record_row(entry).map(|_| ())
+    /// Whether the row version was there before the table was tracked, and may not have been recorded yet.
+    ///
+    /// # Safety
+    /// The header of a row version of this relation.
+    pub unsafe fn precedes_baseline(&self, header: pg_sys::HeapTupleHeader) -> bool {
+        let xmin = (*header).t_choice.t_heap.t_xmin;
+        self.baseline_horizon.is_some_and(|horizon| pg_sys::TransactionIdPrecedes(xmin, horizon))
+    }
+
+    fn record(&self, operation: Operation, data: &str, metadata: Metadata, at: Timestamp) -> Result<(), Failure> {
+        entries::record_row(RowEntry {
+            entry_type: operation.entry_type(),
+            data_hash: sha256_hex(data.as_bytes()),
+            metadata: metadata.finish()?,
+            with_signature: self.options.with_signature,
+            created_at: at,
+        })
+        .map(|_| ())
     }
 }
 
@@ -173,6 +220,13 @@ impl Metadata {
         self.begin(name);
         write_string(&mut self.json, value);
         self
+    }
+
+    fn precedes_baseline(self, precedes: bool) -> Metadata {
+        match precedes {
+            true => self.key("precedes_baseline", "true"),
+            false => self,
+        }
     }
 
     pub fn image(self, name: &str, json: &str) -> Metadata {

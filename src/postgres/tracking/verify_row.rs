@@ -130,9 +130,9 @@ fn compare_older(older: &OlderShape, row: &Row, version: &Version) -> Result<Opt
     if sha256_hex(image.as_bytes()) == version.data_hash {
         return Ok(None);
     }
-    // A retyped column may be written another way now, though nobody has touched the value.
-    let kept = older.columns.iter().filter(|column| !older.retyped.contains(&column.name));
-    if older.dropped.is_empty() && older.retyped.is_empty() {
+    let (retyped, kept): (Vec<&Column>, Vec<&Column>) =
+        older.columns.iter().partition(|column| older.retyped.contains(&column.name));
+    if older.dropped.is_empty() && retyped.is_empty() {
         let detail = differences(kept, row, version)?;
         return Ok(Some((Problem::Modified, modified(detail))));
     }
@@ -142,17 +142,43 @@ fn compare_older(older: &OlderShape, row: &Row, version: &Version) -> Result<Opt
         .filter(|(_, names)| !names.is_empty())
         .map(|(what, names)| format!("{} {what}", listed(names)))
         .collect();
+    let changed = format!("since the entry was recorded: {}", changed.join(", "));
     match differences(kept, row, version)? {
         Differences::NoImage => Ok(Some((
             Problem::Unverifiable,
-            format!(
-                "since the entry was recorded: {}; without an image of the row nothing is left to compare",
-                changed.join(", ")
-            ),
+            format!("{changed}; without an image of the row nothing is left to compare"),
         ))),
-        Differences::None => Ok(None),
+        // A retyped column may be written another way now, though nobody has touched the value.
+        Differences::None => Ok(reworded(&retyped, row, version)?.map(|names| {
+            (Problem::Unverifiable, format!("{changed}; {names} differs from the image, by that or otherwise"))
+        })),
         differences => Ok(Some((Problem::Modified, modified(differences)))),
     }
+}
+
+/// Columns that do not have the text that the image has, whatever the types.
+fn reworded(columns: &[&Column], row: &Row, version: &Version) -> Result<Option<String>, Failure> {
+    let image = member(&version.metadata, "after").unwrap_or_default();
+    let mut names = Vec::new();
+    for column in columns {
+        let now = column.json(row)?;
+        if now.as_deref().map(plain) != member(image, &json_name(&column.name)).map(plain) {
+            names.push(format!("\"{}\"", column.name));
+        }
+    }
+    Ok((!names.is_empty()).then(|| names.join(", ")))
+}
+
+/// A string's text, and any other JSON as it is.
+fn plain(json: &str) -> String {
+    serde_json::from_str(json).unwrap_or_else(|_| json.to_owned())
+}
+
+/// A name as it stands in JSON, between the quotes.
+fn json_name(name: &str) -> String {
+    let mut json = Vec::new();
+    crate::ledger::canonical_json::write_string(&mut json, name);
+    String::from_utf8_lossy(&json[1..json.len() - 1]).into_owned()
 }
 
 fn listed(names: &[String]) -> String {
@@ -178,10 +204,7 @@ fn differences<'a>(
     let Some(image) = image else { return Ok(Differences::NoImage) };
     let mut names = Vec::new();
     for column in columns {
-        let mut name = Vec::new();
-        crate::ledger::canonical_json::write_string(&mut name, &column.name);
-        let name = String::from_utf8_lossy(&name).into_owned();
-        if column.json(row)?.as_deref() != member(image, &name[1..name.len() - 1]) {
+        if column.json(row)?.as_deref() != member(image, &json_name(&column.name)) {
             names.push(column.name.clone());
         }
     }

@@ -144,15 +144,16 @@ impl Verification {
             block: version.block_number.unwrap_or(0),
             transaction: change.transaction_id.parse().unwrap_or(0),
             is_baseline: change.is_baseline,
+            precedes_baseline: change.precedes_baseline,
             has_bad_signature: check_signature(&version)?.is_some(),
             place: Place::default(),
         };
-        self.sorter.put(&record);
         if let Some(old) = change.old_row_id() {
-            // The same entry, as the end of the row under its old key.
-            (record.row_id, record.kind) = (old, Kind::Gone);
-            self.sorter.put(&record);
+            // The same entry, as the end of the row under its old key. Under the new one it finds none.
+            self.sorter.put(&Record { row_id: old, kind: Kind::Gone, ..record });
+            record.previous = None;
         }
+        self.sorter.put(&record);
         Ok(())
     }
 
@@ -218,28 +219,38 @@ impl Verification {
         self.judge(&group, each)
     }
 
-    /// What an entry says that the row was before must be what the entry before says.
+    /// What an entry found must be what the entry before left: the same row, or none.
     fn check_link(
         &mut self,
         before: Option<&Record>,
         entry: &Record,
         each: &mut dyn FnMut(RowProblem),
     ) -> Result<(), Failure> {
-        let (Some(before), Some(previous)) = (before, entry.previous) else { return Ok(()) };
-        let is_same_shape = before.shape == entry.shape;
-        // A baseline may have been taken after its own transaction went on writing.
-        let is_of_tracking = before.is_baseline && before.transaction == entry.transaction;
-        if before.kind != Kind::Exists || !is_same_shape || is_of_tracking || previous == before.data_hash {
+        // A baseline may have been taken after its own transaction went on writing, and be taken twice.
+        let is_of_tracking = before.is_some_and(|before| before.is_baseline && before.transaction == entry.transaction);
+        if entry.is_baseline || is_of_tracking {
             return Ok(());
         }
-        if self.is_truncated_between(before, entry) {
-            return Ok(());
-        }
-        let detail = format!(
-            "the row was changed without a record after this entry, and before entry {} found it so",
-            entry.entry_id
-        );
-        self.report(before, (Problem::Modified, detail), each)
+        let left = before.filter(|before| before.kind == Kind::Exists && !self.is_truncated_between(before, entry));
+        let finding = match (left, entry.previous) {
+            (Some(left), Some(found)) if left.shape == entry.shape && left.data_hash != found => Some((
+                Problem::Modified,
+                format!("the row was changed without a record after this entry, and before entry {}", entry.entry_id),
+            )),
+            (Some(_), None) => Some((
+                Problem::Missing,
+                format!("the row was removed without a record after this entry, and before entry {}", entry.entry_id),
+            )),
+            (None, Some(_)) if before.is_some() => Some((
+                Problem::Resurrected,
+                format!("the row was put back without a record after this entry, and before entry {}", entry.entry_id),
+            )),
+            (None, Some(_)) if !entry.precedes_baseline => {
+                Some((Problem::Unrecorded, "this entry found the row, and none before is about it".to_owned()))
+            }
+            _ => None,
+        };
+        finding.map_or(Ok(()), |finding| self.report(before.unwrap_or(entry), finding, each))
     }
 
     fn is_truncated_between(&self, before: &Record, after: &Record) -> bool {
@@ -376,6 +387,7 @@ struct Place {
 }
 
 /// An entry about a row, or the row.
+#[derive(Clone, Copy)]
 struct Record {
     row_id: Uuid,
     at: i64,
@@ -388,6 +400,7 @@ struct Record {
     block: i64,
     transaction: u64,
     is_baseline: bool,
+    precedes_baseline: bool,
     has_bad_signature: bool,
     place: Place,
 }
@@ -409,6 +422,7 @@ impl Record {
             block: 0,
             transaction: 0,
             is_baseline: false,
+            precedes_baseline: false,
             has_bad_signature: false,
             place,
         }
@@ -421,9 +435,9 @@ impl Record {
         // The sign is turned over, so that bytes sort as numbers do.
         bytes.extend_from_slice(&((self.at as u64) ^ (1 << 63)).to_be_bytes());
         bytes.extend_from_slice(self.entry_id.as_bytes());
-        let flags =
-            [self.kind as u8, self.previous.is_some().into(), self.is_baseline.into(), self.has_bad_signature.into()];
-        bytes.extend_from_slice(&flags);
+        let flags = [self.previous.is_some(), self.is_baseline, self.precedes_baseline, self.has_bad_signature];
+        bytes.push(self.kind as u8);
+        bytes.extend(flags.map(u8::from));
         bytes.extend_from_slice(&self.data_hash);
         bytes.extend_from_slice(&self.previous.unwrap_or_default());
         bytes.extend_from_slice(&self.shape.to_be_bytes());
@@ -442,7 +456,7 @@ impl Record {
         let row_id = Uuid::from_bytes(take(&mut rest)?);
         let at = (u64::from_be_bytes(take(&mut rest)?) ^ (1 << 63)) as i64;
         let entry_id = Uuid::from_bytes(take(&mut rest)?);
-        let [kind, has_previous, is_baseline, has_bad_signature] = take(&mut rest)?;
+        let [kind, has_previous, is_baseline, precedes_baseline, has_bad_signature] = take(&mut rest)?;
         let (data_hash, previous) = (take(&mut rest)?, take(&mut rest)?);
         let shape = u128::from_be_bytes(take(&mut rest)?);
         let block = i64::from_be_bytes(take(&mut rest)?);
@@ -464,6 +478,7 @@ impl Record {
             block,
             transaction,
             is_baseline: is_baseline != 0,
+            precedes_baseline: precedes_baseline != 0,
             has_bad_signature: has_bad_signature != 0,
             place: Place { relation, tid },
         })

@@ -1,0 +1,98 @@
+//! What the tests of tracked tables have in common: what a verification says of their rows, and that it is right.
+
+use super::ledger::*;
+use postgres::Client;
+
+/// Turns off all that stands in a superuser's way: the triggers of the ledger and those of the application's tables.
+pub const TRIGGERS_OFF: &str = "
+DO $$
+DECLARE
+    t regclass;
+BEGIN
+    FOR t IN SELECT c.oid FROM pg_class c WHERE relnamespace IN ('ledger'::regnamespace, 'public'::regnamespace)
+             AND relkind IN ('r', 'p') LOOP
+        EXECUTE format('ALTER TABLE %s DISABLE TRIGGER ALL', t);
+    END LOOP;
+END $$";
+
+/// Those of the application's tables alone.
+pub const APPLICATION_TRIGGERS_OFF: &str = "
+DO $$
+DECLARE
+    t regclass;
+BEGIN
+    FOR t IN SELECT c.oid FROM pg_class c WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p') LOOP
+        EXECUTE format('ALTER TABLE %s DISABLE TRIGGER ALL', t);
+    END LOOP;
+END $$";
+
+/// What verify_table() reports, as `KEY PROBLEM`.
+#[track_caller]
+pub fn problems(client: &mut Client, table: &str) -> Vec<String> {
+    let sql = format!("SELECT concat_ws(' ', row_key, problem) AS p FROM ledger.verify_table('{table}') ORDER BY p");
+    column(client, &sql)
+}
+
+/// What verify_table() reports in full, for people.
+#[track_caller]
+pub fn details(client: &mut Client, table: &str) -> Vec<String> {
+    column(client, &format!("SELECT concat_ws(' ', row_key, problem, detail) FROM ledger.verify_table('{table}')"))
+}
+
+#[track_caller]
+pub fn all_valid(client: &mut Client) -> bool {
+    json(client, "SELECT ledger.verify_all()")["overall_valid"] == true
+}
+
+/// Every row is what was recorded, and the ledger is whole.
+#[track_caller]
+pub fn assert_clean(client: &mut Client, table: &str) {
+    let found = details(client, table);
+    assert!(found.is_empty(), "{}", found.join("\n"));
+    let verdict = json(client, "SELECT ledger.verify_all()");
+    assert!(verdict["overall_valid"] == true, "{verdict:#}");
+}
+
+/// The newest version of every row is the row, for a table whose images are kept and whose key is `id`; and the newest
+/// version of every row that was there once and is gone says so, or that it is elsewhere.
+#[track_caller]
+pub fn assert_history_agrees(client: &mut Client, table: &str) {
+    let newest = format!(
+        "SELECT * FROM ledger.history('{table}', jsonb_build_object('id', k.id)) ORDER BY version DESC LIMIT 1"
+    );
+    let differing = format!(
+        "WITH keys AS (SELECT DISTINCT (metadata->'key'->>'id')::int AS id FROM ledger.entries \
+                       WHERE metadata ? 'key' AND entry_type LIKE 'table_%') \
+         SELECT concat_ws(' ', k.id, to_jsonb(t), h.operation, h.after) FROM keys AS k \
+         LEFT JOIN {table} AS t USING (id) CROSS JOIN LATERAL ({newest}) AS h \
+         WHERE CASE WHEN t.id IS NULL THEN (h.after->>'id')::int = k.id \
+                    ELSE h.after IS DISTINCT FROM jsonb_strip_nulls(to_jsonb(t)) END"
+    );
+    let found = column(client, &differing);
+    assert!(found.is_empty(), "the newest version is not the row: {found:#?}");
+}
+
+/// How many entries there are about the rows of a table.
+#[track_caller]
+pub fn row_entries(client: &mut Client, table: &str) -> i64 {
+    let sql =
+        "SELECT count(*) FROM ledger.entries e JOIN ledger.tracked_tables t ON t.table_id = e.metadata->>'table_id' \
+               WHERE e.metadata ? 'key'";
+    number(client, &format!("{sql} AND t.table_name = '{table}'::regclass"))
+}
+
+/// Waits until the rows that were there before are recorded.
+#[track_caller]
+pub fn wait_until_tracked(client: &mut Client, table: &str) {
+    wait_for(
+        client,
+        &format!("(SELECT state = 'tracked' FROM ledger.tracked_tables WHERE table_name = '{table}'::regclass)"),
+    );
+}
+
+/// Seals all that is pending.
+#[track_caller]
+pub fn seal(client: &mut Client) {
+    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
+    wait_until_sealed(client);
+}
