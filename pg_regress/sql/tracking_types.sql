@@ -12,12 +12,12 @@ CREATE TYPE tt_mood AS ENUM ('sad', 'ok', 'very "happy"');
 CREATE TYPE tt_point AS (x integer, "Y y" text, at timestamptz);
 CREATE TYPE tt_span AS RANGE (subtype = timestamptz);
 CREATE DOMAIN tt_point_domain AS tt_point;
-CREATE FUNCTION recorded(type_name text, value text, OUT json jsonb, OUT verified boolean) LANGUAGE plpgsql AS $$
+CREATE FUNCTION recorded(type_name text, value text, OUT image jsonb, OUT verified boolean) LANGUAGE plpgsql AS $$
 BEGIN
     EXECUTE format('CREATE TABLE tt_one (id integer PRIMARY KEY, v %s)', type_name);
     PERFORM ledger.track('tt_one', keep_image => true);
     EXECUTE format('INSERT INTO tt_one VALUES (1, %L)', value);
-    SELECT h.after -> 'v' INTO json FROM ledger.history('tt_one', '{"id": 1}') AS h;
+    SELECT h.after -> 'v' INTO image FROM ledger.history('tt_one', '{"id": 1}') AS h;
     verified := ledger.verify_row('tt_one', '{"id": 1}') -> 'verified';
     EXECUTE 'DROP TABLE tt_one';
 END
@@ -47,9 +47,9 @@ INSERT INTO tt_values (type_name, value) VALUES
     ('tt_point', '(1,"a ""b""","2026-01-01 12:00+01")'), ('tt_point_domain', '(1,,)'), ('tt_point[]', '{"(1,a,)"}'),
     ('regclass', 'pg_class'), ('regtype', 'integer'), ('regproc', 'now'), ('regrole', 'pg_monitor'), ('regnamespace', 'pg_catalog'), ('regclass[]', '{pg_class,pg_type}');
 -- Every one of them as canonical JSON, and null for nothing: the column is left out then.
-SELECT v.type_name, v.value, CASE WHEN length(r.json::text) > 80 THEN left(r.json::text, 40) || '...' ELSE r.json::text END AS json, r.verified
+SELECT v.type_name, v.value, CASE WHEN length(r.image::text) > 80 THEN left(r.image::text, 40) || '...' ELSE r.image::text END AS image, r.verified
 FROM tt_values AS v, recorded(v.type_name, v.value) AS r ORDER BY number;
-SELECT r.json, r.verified FROM recorded('text', NULL) AS r;
+SELECT r.image, r.verified FROM recorded('text', NULL) AS r;
 DROP FUNCTION recorded(text, text);
 
 -- Whole numbers beyond what jsonb can hold are kept as text. The row is recorded all the same.
