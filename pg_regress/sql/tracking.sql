@@ -159,6 +159,12 @@ SELECT * FROM ledger.verify_table('parts');
 SELECT ledger.verify_row('part_1', '{"id": 1}') -> 'verified' AS verified, ledger.verify_row('parts', '{"id": 2}') -> 'verified' AS verified;
 SELECT (ledger.verified(p)).* FROM part_1 AS p ORDER BY id;
 SELECT table_name FROM ledger.tracked_tables ORDER BY table_name::text;
+-- A new name is the name in new entries, also where the rows stand in a partition.
+ALTER TABLE parts RENAME TO pieces;
+INSERT INTO pieces VALUES (3, 'c');
+SELECT metadata ->> 'table' AS in_table FROM ledger.entries WHERE metadata -> 'key' = '{"id": 3}' ORDER BY created_at DESC, id DESC LIMIT 1;
+ALTER TABLE pieces RENAME TO parts;
+SELECT * FROM ledger.verify_table('parts');
 -- An unlogged table that is logged now.
 ALTER TABLE an_unlogged SET LOGGED;
 SELECT ledger.track('an_unlogged') IS NOT NULL AS tracked;

@@ -12,12 +12,12 @@ CREATE TYPE tt_mood AS ENUM ('sad', 'ok', 'very "happy"');
 CREATE TYPE tt_point AS (x integer, "Y y" text, at timestamptz);
 CREATE TYPE tt_span AS RANGE (subtype = timestamptz);
 CREATE DOMAIN tt_point_domain AS tt_point;
-CREATE FUNCTION recorded(type_name text, value text, OUT json jsonb, OUT verified boolean) LANGUAGE plpgsql AS $$
+CREATE FUNCTION recorded(type_name text, value text, OUT image jsonb, OUT verified boolean) LANGUAGE plpgsql AS $$
 BEGIN
     EXECUTE format('CREATE TABLE tt_one (id integer PRIMARY KEY, v %s)', type_name);
     PERFORM ledger.track('tt_one', keep_image => true);
     EXECUTE format('INSERT INTO tt_one VALUES (1, %L)', value);
-    SELECT h.after -> 'v' INTO json FROM ledger.history('tt_one', '{"id": 1}') AS h;
+    SELECT h.after -> 'v' INTO image FROM ledger.history('tt_one', '{"id": 1}') AS h;
     verified := ledger.verify_row('tt_one', '{"id": 1}') -> 'verified';
     EXECUTE 'DROP TABLE tt_one';
 END
@@ -36,8 +36,8 @@ INSERT INTO tt_values (type_name, value) VALUES
     ('timestamp', '2026-02-28 12:00:00.123'), ('timestamp', '-infinity'), ('timestamp', '0044-03-15 12:00 BC'), ('timestamp', '294276-12-31 23:59:59'),
     ('timestamptz', '2026-02-28 12:00:00.123+01'), ('timestamptz', 'infinity'), ('timestamptz', '0044-03-15 12:00:00+00 BC'), ('timestamptz(0)', '2026-02-28 12:00:00.9+01'),
     ('interval', '1 year 2 mons -3 days 04:05:06.7'), ('interval', '0'),
-    ('json', '{"b": 1, "a": 2, "b": 3}'), ('json', '{"n": 1e2}'), ('json', '{"n": 1.50, "m": -0}'), ('json', '["\ud800"]'), ('json', '["\u0000", "\\u0000"]'), ('json', '["\ud83d\ude00", "\u00e9"]'), ('json', '[123456789012345678901234567890]'), ('json', '[0.1234567890123456789]'), ('json', 'null'), ('json', '"text"'),
-    ('jsonb', '{"b": 1, "a": [null, true, {}]}'), ('jsonb', '{"n": 1e2}'), ('jsonb', '[0.1234567890123456789]'), ('jsonb', '[1e400]'), ('jsonb', 'null'), ('jsonpath', '$.a[*] ? (@ > 1)'),
+    ('json', '{"b": 1, "a": 2, "b": 3}'), ('json', '{"n": 1e2}'), ('json', '{"n": 1.50, "m": -0}'), ('json', '["\ud800"]'), ('json', '["\u0000", "\\u0000"]'), ('json', '["\ud83d\ude00", "\u00e9"]'), ('json', '[123456789012345678901234567890]'), ('json', '[0.1234567890123456789]'), ('json', '"[0.1234567890123456789]"'), ('json', '"\"[0.1234567890123456789]\""'), ('json', '"[1, 2]"'), ('json', '"[draft]"'), ('json', '"2026-01-01"'), ('json', 'null'), ('json', '"text"'),
+    ('jsonb', '{"b": 1, "a": [null, true, {}]}'), ('jsonb', '{"n": 1e2}'), ('jsonb', '[0.1234567890123456789]'), ('jsonb', '"[0.1234567890123456789]"'), ('jsonb', '"plain"'), ('jsonb', '[1e400]'), ('jsonb', 'null'), ('jsonpath', '$.a[*] ? (@ > 1)'),
     ('uuid', 'A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11'), ('inet', '10.1.2.3/8'), ('inet', '::1'), ('cidr', '10.0.0.0/8'), ('macaddr', '08-00-2b-01-02-03'), ('macaddr8', '08:00:2b:01:02:03:04:05'),
     ('bit(3)', '101'), ('varbit', '10'), ('tt_mood', 'very "happy"'),
     ('point', '(1.5,-2)'), ('lseg', '[(0,0),(1,1)]'), ('box', '(1,1),(0,0)'), ('path', '[(0,0),(1,1)]'), ('polygon', '((0,0),(1,1),(1,0))'), ('circle', '<(0,0),1.5>'), ('line', '{1,2,3}'),
@@ -47,9 +47,9 @@ INSERT INTO tt_values (type_name, value) VALUES
     ('tt_point', '(1,"a ""b""","2026-01-01 12:00+01")'), ('tt_point_domain', '(1,,)'), ('tt_point[]', '{"(1,a,)"}'),
     ('regclass', 'pg_class'), ('regtype', 'integer'), ('regproc', 'now'), ('regrole', 'pg_monitor'), ('regnamespace', 'pg_catalog'), ('regclass[]', '{pg_class,pg_type}');
 -- Every one of them as canonical JSON, and null for nothing: the column is left out then.
-SELECT v.type_name, v.value, CASE WHEN length(r.json::text) > 80 THEN left(r.json::text, 40) || '...' ELSE r.json::text END AS json, r.verified
+SELECT v.type_name, v.value, CASE WHEN length(r.image::text) > 80 THEN left(r.image::text, 40) || '...' ELSE r.image::text END AS image, r.verified
 FROM tt_values AS v, recorded(v.type_name, v.value) AS r ORDER BY number;
-SELECT r.json, r.verified FROM recorded('text', NULL) AS r;
+SELECT r.image, r.verified FROM recorded('text', NULL) AS r;
 DROP FUNCTION recorded(text, text);
 
 -- Whole numbers beyond what jsonb can hold are kept as text. The row is recorded all the same.

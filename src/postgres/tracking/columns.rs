@@ -165,17 +165,10 @@ impl Encoding {
                 Encoding::Json => {
                     let text = String::from_datum(value, false).unwrap_or_default();
                     let text = to_utf8(text.as_bytes())?;
-                    match canonical(&text) {
-                        Ok(json) if keeps_numbers(&text) && is_jsonb(&json) => out.extend_from_slice(json.as_bytes()),
-                        _ => write_string(out, &text),
-                    }
+                    write_json(&text, out);
                 }
                 Encoding::Jsonb => {
-                    let text = Jsonb::from_datum(value, false).map(Jsonb::text).unwrap_or_default();
-                    match keeps_numbers(&text) {
-                        true => out.extend_from_slice(text.as_bytes()),
-                        false => write_string(out, &text),
-                    }
+                    write_json(&Jsonb::from_datum(value, false).map(Jsonb::text).unwrap_or_default(), out);
                 }
                 Encoding::Text => {
                     let detoasted = pg_sys::pg_detoast_datum_packed(value.cast_mut_ptr());
@@ -293,6 +286,33 @@ fn write_numeric(out: &mut Vec<u8>, text: &str) {
     match is_number && keeps_number(text) {
         true => out.extend_from_slice(text.as_bytes()),
         false => write_string(out, text),
+    }
+}
+
+/// A value that the canonical form would not keep becomes a string with its text. A string that could be taken for such
+/// a text becomes one too, so that no two values look the same.
+fn write_json(text: &str, out: &mut Vec<u8>) {
+    match kept_json(text) {
+        Some(json) if is_like_text_of_json(&json) => write_string(out, &json),
+        Some(json) => out.extend_from_slice(json.as_bytes()),
+        None => write_string(out, text),
+    }
+}
+
+/// The canonical form, if it states the value exactly.
+fn kept_json(text: &str) -> Option<String> {
+    canonical(text).ok().filter(|json| keeps_numbers(text) && is_jsonb(json))
+}
+
+fn is_like_text_of_json(json: &str) -> bool {
+    if !json.starts_with('"') {
+        return false;
+    }
+    let content = serde_json::from_str::<String>(json).unwrap_or_default();
+    match content.trim_start().chars().next() {
+        Some('"') => true,
+        Some('[' | '{' | '-' | '0'..='9') => kept_json(&content).is_none(),
+        _ => false,
     }
 }
 

@@ -76,7 +76,8 @@ unsafe extern "C-unwind" fn forget(_arg: pg_sys::Datum, relation: pg_sys::Oid) {
         return forget_all();
     }
     PLANS.with(|plans| match plans.try_borrow_mut() {
-        Ok(mut plans) => drop(plans.remove(&relation)),
+        // A partition's plan has the name and the columns of its table.
+        Ok(mut plans) => plans.retain(|oid, plan| *oid != relation && plan.root != relation),
         Err(_) => ALL_STALE.set(true),
     });
 }

@@ -137,12 +137,7 @@ pub fn type_name(type_oid: pg_sys::Oid) -> String {
 pub fn key_of(table: &Table) -> Result<Vec<String>, Failure> {
     let index = table.primary_key();
     if index == pg_sys::InvalidOid {
-        return Err(Failure::new(
-            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-            format!("table {} has no primary key", qualified_name(table)),
-        )
-        .detail("The ledger names a row by its primary key.")
-        .hint("Add a primary key that is not deferrable. A table that is to go on without the ledger: SELECT ledger.untrack('table')."));
+        return Err(no_key(table));
     }
     // SAFETY: an index of the open relation; its key columns are plain ones, as a primary key's are.
     unsafe {
@@ -151,9 +146,24 @@ pub fn key_of(table: &Table) -> Result<Vec<String>, Failure> {
         let numbers = form.indkey.values.as_slice(form.indnkeyatts as usize);
         let descriptor = (*table.relation()).rd_att;
         let names = numbers.iter().map(|number| text(&attribute(descriptor, *number as usize - 1).attname)).collect();
+        // Two rows can have a deferrable key at the same time. Before Postgres 18 it is not found in the first place.
+        let is_immediate = form.indimmediate;
         pg_sys::index_close(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
-        Ok(names)
+        if is_immediate {
+            Ok(names)
+        } else {
+            Err(no_key(table))
+        }
     }
+}
+
+fn no_key(table: &Table) -> Failure {
+    Failure::new(
+        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        format!("table {} has no primary key", qualified_name(table)),
+    )
+    .detail("The ledger names a row by its primary key.")
+    .hint("Add a primary key that is not deferrable. A table that is to go on without the ledger: SELECT ledger.untrack('table').")
 }
 
 extern "C" {
