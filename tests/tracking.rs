@@ -324,6 +324,32 @@ fn a_baseline_does_not_lose_rows_that_are_moved_meanwhile() {
     assert_clean(&mut client, "accounts");
 }
 
+/// A transaction has a number from before, and writes to the table only afterwards.
+#[test]
+fn a_transaction_that_was_running_when_a_table_was_tracked_is_recorded_once() {
+    let (cluster, mut client) = start_large(3000);
+    client.batch_execute("CREATE TABLE elsewhere (n int)").unwrap();
+    let mut running = cluster.connect("postgres");
+    running
+        .batch_execute("BEGIN; INSERT INTO elsewhere VALUES (1); SAVEPOINT s; INSERT INTO elsewhere VALUES (2)")
+        .unwrap();
+    client.batch_execute("UPDATE accounts SET amount = 1 WHERE id = 9").unwrap();
+    client.batch_execute(TRACK).unwrap();
+    running
+        .batch_execute(
+            "UPDATE accounts SET amount = -1 WHERE id IN (3000, 2999); INSERT INTO accounts VALUES (9000, 1); RELEASE s;
+             UPDATE accounts SET amount = -2 WHERE id IN (2998, 2999); DELETE FROM accounts WHERE id = 2997;
+             INSERT INTO accounts VALUES (9001, 1); COMMIT",
+        )
+        .unwrap();
+    wait_until_tracked(&mut client, "accounts");
+    assert_clean(&mut client, "accounts");
+    let inserts =
+        "SELECT count(*) FROM ledger.entries WHERE entry_type = 'table_insert' AND metadata->'key'->>'id' = '900";
+    assert_eq!(number(&mut client, &format!("{inserts}0'")), 1);
+    assert_eq!(number(&mut client, &format!("{inserts}1'")), 1);
+}
+
 #[test]
 fn a_table_is_verified_only_when_its_baseline_is_complete() {
     let (_cluster, mut client) = start_large(5000);

@@ -1,9 +1,9 @@
 //! What is asked of one row or one table: its history, whether it is what was recorded, and the row itself if it is.
 
-use super::columns;
+use super::columns::{self, Column};
 use super::options::Options;
 use super::plan::{self, Plan};
-use super::relation::{self, Regclass};
+use super::relation::{self, Regclass, TableColumn};
 use super::verify_row::{check_signature, presence, Comparer, Finding, RegisteredSnapshot};
 use super::verify_table::{self, RowProblem};
 use super::versions::{self, text_member, Version};
@@ -357,12 +357,11 @@ impl OneRow {
         let plan = plan_of(&table)?;
         check_key(&plan, key)?;
         // The key's values in their own types, so that '42' and 42 are the same.
-        let query = format!("SELECT k FROM {} AS k", typed_key(&table));
-        let values = spi::first_row(&query, pg_sys::JSONBOID, key.datum(), |row| row.datum(0));
-        let values = values.unwrap_or_else(|| pgrx::error!("a key has no values"));
-        // SAFETY: a composite value of this table's row type.
-        let values = unsafe { relation::composite_row(values, &table) };
-        let key = columns::object(&plan.key, &values)?;
+        let typed = TypedKey::of(&table, &plan)?;
+        let query = format!("SELECT {} FROM {}", typed.names("k"), typed.source);
+        let key =
+            spi::first_row(&query, pg_sys::JSONBOID, key.datum(), |row| Some(columns::object(&typed.columns, row)));
+        let key = key.unwrap_or_else(|| pgrx::error!("a key has no values"))?;
         let row_id = row_id(&plan.options.table_id, &key);
         Ok(OneRow { row_id, plan, snapshot: RegisteredSnapshot::of_query(), target })
     }
@@ -370,15 +369,15 @@ impl OneRow {
     /// Where the row is, if it is there.
     fn find(&self, key: Jsonb) -> Result<Option<RowPlace>, Failure> {
         let table = Table::open_oid(self.target, pg_sys::AccessShareLock);
-        let columns = self.plan.key.iter().map(|column| relation::quoted_text(&column.name));
-        let condition: Vec<String> = columns.map(|column| format!("t.{column} = (k.k).{column}")).collect();
+        let typed = TypedKey::of(&table, &self.plan)?;
         let query = format!(
-            "SELECT t.tableoid, t.ctid FROM {}{} AS t, (SELECT {} AS k) AS k WHERE {}",
+            "SELECT t.tableoid, t.ctid FROM {}{} AS t, {} WHERE ({}) = ({})",
             // Tables that inherit are tables of their own.
             if relation::is_partitioned(&table) { "" } else { "ONLY " },
             relation::qualified_name(&table),
-            typed_key(&table),
-            condition.join(" AND ")
+            typed.source,
+            typed.names("t"),
+            typed.names("k"),
         );
         Ok(spi::first_row(&query, pg_sys::JSONBOID, key.datum(), |row| {
             let tid = row.datum(1)?;
@@ -411,9 +410,32 @@ impl OneRow {
     }
 }
 
-/// SQL for the first parameter, a jsonb, as a row of the table.
-fn typed_key(table: &Table) -> String {
-    format!("pg_catalog.jsonb_populate_record(NULL::{}, $1)", relation::qualified_name(table))
+/// A key as a user writes it, in the types that the table has for it.
+struct TypedKey {
+    /// SQL for the first parameter, a jsonb, as a row `k` of the key's columns.
+    source: String,
+    /// These columns, in that row.
+    columns: Vec<Column>,
+    quoted: Vec<String>,
+}
+
+impl TypedKey {
+    fn of(table: &Table, plan: &Plan) -> Result<TypedKey, Failure> {
+        let live = relation::live_columns(table);
+        let in_key = |column: &&TableColumn| plan.key.iter().any(|key| key.name == column.name);
+        let of_key: Vec<&TableColumn> = live.iter().filter(in_key).collect();
+        let quoted: Vec<String> = of_key.iter().map(|column| relation::quoted_text(&column.name)).collect();
+        let types = of_key.iter().map(|column| relation::sql_type(column));
+        let definitions: Vec<String> = quoted.iter().zip(types).map(|(name, sql)| format!("{name} {sql}")).collect();
+        let source = format!("pg_catalog.jsonb_to_record($1) AS k({})", definitions.join(", "));
+        let columns = of_key.iter().enumerate().map(|(at, column)| Column::new(&column.name, at, column.type_oid));
+        Ok(TypedKey { source, columns: columns.collect::<Result<_, _>>()?, quoted })
+    }
+
+    fn names(&self, of: &str) -> String {
+        let names: Vec<String> = self.quoted.iter().map(|name| format!("{of}.{name}")).collect();
+        names.join(", ")
+    }
 }
 
 fn check_key(plan: &Plan, key: Jsonb) -> Result<(), Failure> {

@@ -44,6 +44,8 @@ pub struct TableColumn {
     /// As in pg_attribute, from 1. It stays when the column is renamed.
     pub number: i16,
     pub type_oid: pg_sys::Oid,
+    /// The length of a `char(5)`, say.
+    pub type_modifier: i32,
     /// Computed when it is read, so there is nothing stored to be recorded.
     pub is_virtual: bool,
 }
@@ -65,6 +67,7 @@ pub fn live_columns(table: &Table) -> Vec<TableColumn> {
         name: text(&attribute.attname),
         number: attribute.attnum,
         type_oid: attribute.atttypid,
+        type_modifier: attribute.atttypmod,
         is_virtual: attribute.attgenerated as u8 == b'v',
     })
     .collect()
@@ -114,6 +117,14 @@ pub fn quoted_text(name: &str) -> String {
 pub fn type_name(type_oid: pg_sys::Oid) -> String {
     // SAFETY: a catalog look-up; the result is a palloc'd string.
     unsafe { CStr::from_ptr(pg_sys::format_type_be_qualified(type_oid)) }.to_string_lossy().into_owned()
+}
+
+/// The column's type for a statement, with its modifier: `character(5)`.
+pub fn sql_type(column: &TableColumn) -> String {
+    let flags = (pg_sys::FORMAT_TYPE_FORCE_QUALIFY | pg_sys::FORMAT_TYPE_TYPEMOD_GIVEN) as pg_sys::bits16;
+    // SAFETY: a catalog look-up; the result is a palloc'd string.
+    let name = unsafe { CStr::from_ptr(pg_sys::format_type_extended(column.type_oid, column.type_modifier, flags)) };
+    name.to_string_lossy().into_owned()
 }
 
 /// The names of the columns of the primary key.

@@ -7,6 +7,7 @@ use crate::postgres::partitions;
 use crate::postgres::tables::{self, entry_column, BulkInsert, Row, Table, TableScan};
 use pgrx::{check_for_interrupts, pg_sys, IntoDatum};
 use std::borrow::Cow;
+use std::collections::HashSet;
 use uuid::Uuid;
 
 /// An entry about a row.
@@ -86,18 +87,48 @@ pub unsafe fn all(row_id: Uuid, snapshot: pg_sys::Snapshot) -> Vec<Version> {
 }
 
 unsafe fn pending(row_id: Uuid, snapshot: pg_sys::Snapshot) -> Vec<Version> {
+    let mut versions = Vec::new();
+    each_pending(snapshot, |version| {
+        if version.row_ids().any(|id| id == row_id) {
+            versions.push(version);
+        }
+    });
+    versions
+}
+
+/// The rows that pending entries are about.
+///
+/// # Safety
+/// The snapshot is registered or active.
+pub unsafe fn pending_rows(snapshot: pg_sys::Snapshot) -> HashSet<Uuid> {
+    let mut rows = HashSet::new();
+    each_pending(snapshot, |version| rows.extend(version.row_ids()));
+    rows
+}
+
+/// Whether a sealed entry is about the row.
+///
+/// # Safety
+/// The snapshot is registered or active.
+pub unsafe fn has_sealed(row_id: Uuid, snapshot: pg_sys::Snapshot) -> bool {
+    let mut found = false;
+    scan_sealed(row_id, snapshot, |_| {
+        found = true;
+        false
+    });
+    found
+}
+
+unsafe fn each_pending(snapshot: pg_sys::Snapshot, mut each: impl FnMut(Version)) {
     let table = Table::open("entries_pending", pg_sys::AccessShareLock);
     let mut scan = TableScan::start_with(&table, snapshot, 0);
-    let mut versions = Vec::new();
     while let Some(tuple) = scan.next() {
         check_for_interrupts!();
         let row = table.deform(tuple);
         if is_about_rows(&row) {
-            let version = Version::from_row(&row);
-            versions.extend(version.filter(|version| version.row_ids().any(|id| id == row_id)));
+            Version::from_row(&row).into_iter().for_each(&mut each);
         }
     }
-    versions
 }
 
 /// Whether the entry in this row of `ledger.entries` is about a row of a tracked table. Without reading much of it.
