@@ -179,3 +179,28 @@ fn who_may_read_a_table_may_verify_it() {
         assert_eq!(*error(&mut stranger, refused).code(), SqlState::INSUFFICIENT_PRIVILEGE, "{refused}");
     }
 }
+
+/// What was recorded of rows that a policy hides is hidden too.
+#[test]
+fn row_security_is_not_bypassed() {
+    let (cluster, mut client) = start(Options::new());
+    client
+        .batch_execute(
+            "CREATE ROLE app LOGIN; GRANT USAGE ON SCHEMA ledger TO app; CREATE ROLE auditor LOGIN; GRANT ledger_auditor TO auditor;
+             CREATE TABLE accounts (id int PRIMARY KEY, owner text); GRANT ALL ON accounts TO app;
+             SELECT ledger.track('accounts', keep_image => true);
+             ALTER TABLE accounts ENABLE ROW LEVEL SECURITY; CREATE POLICY own ON accounts USING (owner = current_user);
+             INSERT INTO accounts VALUES (1, 'app'), (2, 'other')",
+        )
+        .unwrap();
+    let mut app = cluster.connect_as("app", "postgres");
+    let history = "SELECT after FROM ledger.history('accounts', '{\"id\": 2}')";
+    let row = "SELECT ledger.verify_row('accounts', '{\"id\": 2}')";
+    for refused in ["SELECT * FROM ledger.verify_table('accounts')", history, row] {
+        assert_eq!(*error(&mut app, refused).code(), SqlState::INSUFFICIENT_PRIVILEGE, "{refused}");
+    }
+    assert_eq!(value(&mut app, "SELECT (ledger.verified(a)).id FROM accounts a"), "1");
+    let mut auditor = cluster.connect_as("auditor", "postgres");
+    assert_eq!(column(&mut auditor, history).len(), 1);
+    assert!(problems(&mut auditor, "accounts").is_empty());
+}
