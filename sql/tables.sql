@@ -83,6 +83,7 @@ CREATE TABLE ledger.baselines (
     page_count BIGINT NOT NULL,
     row_count BIGINT NOT NULL,
     file_node OID NOT NULL,
+    oldest_running BIGINT NOT NULL,
     PRIMARY KEY (table_id, relation)
 ) USING heap;
 
@@ -91,6 +92,7 @@ COMMENT ON TABLE ledger.table_shapes IS 'the columns that entries about rows cov
 COMMENT ON TABLE ledger.baselines IS 'tables whose rows from before they were tracked are still being recorded';
 COMMENT ON COLUMN ledger.row_versions.row_id IS 'the first 16 bytes of SHA-256 over the table_id, a zero byte and the key, canonical JSON';
 COMMENT ON COLUMN ledger.baselines.horizon IS 'row versions of transactions before this one have no entries yet';
+COMMENT ON COLUMN ledger.baselines.oldest_running IS 'transactions from this one on may have written after the triggers were made';
 COMMENT ON TABLE ledger.blocks IS 'hash-chained blocks; sealing alone writes here';
 COMMENT ON TABLE ledger.entries IS 'all recorded entries; block_number is null until sealing has put them in a block';
 COMMENT ON TABLE ledger.entries_pending IS 'entries that wait for their block';

@@ -26,6 +26,18 @@ BEGIN
     END LOOP;
 END $$";
 
+/// The triggers that record, of all tables that have them, as they were.
+pub const TRACKING_ON: &str = "
+DO $$
+DECLARE
+    t record;
+BEGIN
+    FOR t IN SELECT tgrelid::regclass AS name, tgname FROM pg_trigger
+             WHERE tgname IN ('ledger_record_change', 'ledger_record_truncate') LOOP
+        EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', t.name, t.tgname);
+    END LOOP;
+END $$";
+
 /// What verify_table() reports, as `KEY PROBLEM`.
 #[track_caller]
 pub fn problems(client: &mut Client, table: &str) -> Vec<String> {

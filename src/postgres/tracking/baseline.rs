@@ -2,16 +2,18 @@
 //!
 //! Of a small table at once, of a larger one by the worker, in batches, while the application goes on writing. Which rows
 //! still need it is told by who wrote them: when the triggers were made, nobody else was writing to the table, so a row
-//! version of a transaction from before has no entry, and one of a later transaction has. Entries of the baseline carry
-//! the time at which the triggers were made, and so come before all that the triggers record.
+//! version of a transaction from before has no entry, and one of a later transaction has. Of a transaction that was running
+//! then, and had written elsewhere, a row may have been written later: there its entries are looked for. Entries of the
+//! baseline carry the time at which the triggers were made, and so come before all that the triggers record.
 
 use super::columns;
 use super::options::Options;
 use super::plan::{self, Plan};
 use super::record::Metadata;
 use super::relation;
+use super::versions;
 use crate::ledger::record::Timestamp;
-use crate::ledger::row_change::Operation;
+use crate::ledger::row_change::{row_id, Operation};
 use crate::ledger::sha256_hex;
 use crate::postgres::entries::{self, RowEntry};
 use crate::postgres::errors::{or_raise, Failure};
@@ -19,6 +21,8 @@ use crate::postgres::spi;
 use crate::postgres::tables::{self, LatestSnapshot, Table, TableScan};
 use crate::postgres::transaction;
 use pgrx::{check_for_interrupts, pg_sys, IntoDatum, PgMemoryContexts, Spi};
+use std::collections::HashSet;
+use uuid::Uuid;
 
 /// Tables up to so many pages are recorded at once: the triggers' lock is held anyway for a few milliseconds.
 const AT_ONCE_PAGES: u32 = 64;
@@ -30,6 +34,8 @@ const BATCH_PAGES: u32 = 256;
 struct Horizon {
     /// Row versions of transactions before this one have no entries.
     xid: pg_sys::TransactionId,
+    /// Those of transactions from this one on may have some all the same: it was running.
+    oldest_running: pg_sys::TransactionId,
     /// The transaction that made the triggers.
     by: u64,
     at: Timestamp,
@@ -42,7 +48,8 @@ impl Horizon {
             let by = pg_sys::GetTopFullTransactionId().value;
             // The lower half is the transaction id.
             let next = pg_sys::ReadNextFullTransactionId().value as u32;
-            Horizon { xid: pg_sys::TransactionId::from(next), by, at: tables::now() }
+            let oldest_running = (*LatestSnapshot::take().as_ptr()).xmin;
+            Horizon { xid: pg_sys::TransactionId::from(next), oldest_running, by, at: tables::now() }
         }
     }
 }
@@ -77,6 +84,7 @@ fn leave_to_worker(leaf: &Table, options: &Options, horizon: Horizon) {
         i64::from(leaf.pages()).into_datum(),
         0_i64.into_datum(),
         file_node(leaf).into_datum(),
+        i64::from(horizon.oldest_running.into_inner()).into_datum(),
     ]);
 }
 
@@ -111,6 +119,7 @@ fn record_pages(plan: &Plan, table: &Table, from: u32, count: u32, horizon: Hori
     let mut context = PgMemoryContexts::new("pg_notary baseline");
     let snapshot = LatestSnapshot::take();
     let mut scan = TableScan::start_pages(table, &snapshot, from, count);
+    let mut recorded = RecordedRows::new(&snapshot);
     let mut rows = 0;
     while let Some(tuple) = scan.next() {
         check_for_interrupts!();
@@ -118,13 +127,42 @@ fn record_pages(plan: &Plan, table: &Table, from: u32, count: u32, horizon: Hori
         unsafe {
             let xmin = (*(*tuple).t_data).t_choice.t_heap.t_xmin;
             if pg_sys::TransactionIdPrecedes(xmin, horizon.xid) {
-                context.switch_to(|_| record_row(plan, &table.deform(tuple), horizon))?;
-                rows += 1;
+                let may_have_entry = !pg_sys::TransactionIdPrecedes(xmin, horizon.oldest_running);
+                let mut record = || -> Result<i64, Failure> {
+                    let row = table.deform(tuple);
+                    if may_have_entry && recorded.has(plan, &row)? {
+                        return Ok(0);
+                    }
+                    record_row(plan, &row, horizon).map(|()| 1)
+                };
+                rows += context.switch_to(|_| record())?;
             }
             context.reset();
         }
     }
     Ok(rows)
+}
+
+/// Which rows have an entry, as a snapshot sees it.
+struct RecordedRows<'a> {
+    snapshot: &'a LatestSnapshot,
+    /// Read when it is first needed, and once: looking for one row takes as long as for all.
+    pending: Option<HashSet<Uuid>>,
+}
+
+impl RecordedRows<'_> {
+    fn new(snapshot: &LatestSnapshot) -> RecordedRows<'_> {
+        RecordedRows { snapshot, pending: None }
+    }
+
+    fn has(&mut self, plan: &Plan, row: &tables::Row) -> Result<bool, Failure> {
+        let row_id = row_id(&plan.options.table_id, &columns::object(&plan.key, row)?);
+        let snapshot = self.snapshot.as_ptr();
+        // SAFETY: the snapshot is registered as long as this value.
+        let pending = self.pending.get_or_insert_with(|| unsafe { versions::pending_rows(snapshot) });
+        // SAFETY: as above.
+        Ok(pending.contains(&row_id) || unsafe { versions::has_sealed(row_id, snapshot) })
+    }
 }
 
 fn record_row(plan: &Plan, row: &tables::Row, horizon: Horizon) -> Result<(), Failure> {
@@ -149,7 +187,8 @@ fn record_row(plan: &Plan, row: &tables::Row, horizon: Horizon) -> Result<(), Fa
 pub fn record_batch() -> bool {
     let mut next = None;
     spi::for_each(
-        "SELECT table_id, relation, horizon, tracked_by, tracked_at, next_page, page_count, file_node FROM ledger.baselines \
+        "SELECT table_id, relation, horizon, tracked_by, tracked_at, next_page, page_count, file_node, \
+         oldest_running FROM ledger.baselines \
          ORDER BY tracked_at, relation LIMIT 1",
         &[],
         |row| {
@@ -159,6 +198,7 @@ pub fn record_batch() -> bool {
                 relation: row.get(1).unwrap_or(pg_sys::InvalidOid),
                 horizon: Horizon {
                     xid: pg_sys::TransactionId::from(number(2) as u32),
+                    oldest_running: pg_sys::TransactionId::from(number(8) as u32),
                     by: number(3) as u64,
                     at: row.timestamp(4).unwrap_or_default(),
                 },

@@ -44,6 +44,7 @@ pub struct TableColumn {
     /// As in pg_attribute, from 1. It stays when the column is renamed.
     pub number: i16,
     pub type_oid: pg_sys::Oid,
+    /// The length of a `char(5)`, say.
     type_modifier: i32,
     /// Computed when it is read, so there is nothing stored to be recorded.
     pub is_virtual: bool,

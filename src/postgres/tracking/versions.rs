@@ -7,6 +7,7 @@ use crate::postgres::partitions;
 use crate::postgres::tables::{self, entry_column, BulkInsert, Row, Table};
 use pgrx::{check_for_interrupts, pg_sys, IntoDatum};
 use std::borrow::Cow;
+use std::collections::HashSet;
 use uuid::Uuid;
 
 /// An entry about a row.
@@ -88,10 +89,42 @@ pub unsafe fn all(row_id: Uuid, snapshot: pg_sys::Snapshot) -> Vec<Version> {
 /// By way of the index on the id, not of the table's pages: of the many rows that have been sealed and not yet vacuumed the
 /// index's entries are marked dead by the first who comes by, and cost the next one nearly nothing.
 unsafe fn pending(row_id: Uuid, snapshot: pg_sys::Snapshot) -> Vec<Version> {
+    let mut versions = Vec::new();
+    each_pending(snapshot, |version| {
+        if version.row_ids().any(|id| id == row_id) {
+            versions.push(version);
+        }
+    });
+    versions
+}
+
+/// The rows that pending entries are about.
+///
+/// # Safety
+/// The snapshot is registered or active.
+pub unsafe fn pending_rows(snapshot: pg_sys::Snapshot) -> HashSet<Uuid> {
+    let mut rows = HashSet::new();
+    each_pending(snapshot, |version| rows.extend(version.row_ids()));
+    rows
+}
+
+/// Whether a sealed entry is about the row.
+///
+/// # Safety
+/// The snapshot is registered or active.
+pub unsafe fn has_sealed(row_id: Uuid, snapshot: pg_sys::Snapshot) -> bool {
+    let mut found = false;
+    scan_sealed(row_id, snapshot, |_| {
+        found = true;
+        false
+    });
+    found
+}
+
+unsafe fn each_pending(snapshot: pg_sys::Snapshot, mut each: impl FnMut(Version)) {
     let table = Table::open("entries_pending", pg_sys::AccessShareLock);
     let scan =
         pg_sys::systable_beginscan(table.relation(), table.primary_key(), true, snapshot, 0, std::ptr::null_mut());
-    let mut versions = Vec::new();
     loop {
         check_for_interrupts!();
         let tuple = pg_sys::systable_getnext(scan);
@@ -100,12 +133,10 @@ unsafe fn pending(row_id: Uuid, snapshot: pg_sys::Snapshot) -> Vec<Version> {
         }
         let row = table.deform(tuple);
         if is_about_rows(&row) {
-            let version = Version::from_row(&row);
-            versions.extend(version.filter(|version| version.row_ids().any(|id| id == row_id)));
+            Version::from_row(&row).into_iter().for_each(&mut each);
         }
     }
     pg_sys::systable_endscan(scan);
-    versions
 }
 
 /// Whether the entry in this row of `ledger.entries` is about a row of a tracked table. Without reading much of it.

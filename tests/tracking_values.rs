@@ -1,0 +1,206 @@
+//! What a row is recorded as depends on the row alone: not on the settings of a session, nor on how the row came about. And
+//! what is recorded of a table comes from the table alone.
+#![cfg(feature = "cluster-tests")]
+
+mod common;
+
+use common::ledger::*;
+use common::tracking::*;
+use common::Options;
+use postgres::error::SqlState;
+
+const TYPES: &str = r#"
+CREATE TYPE mood AS ENUM ('happy', 'sad');
+CREATE TYPE pair AS (at timestamptz, what text, amount float8, raw bytea);
+CREATE DOMAIN short AS text CHECK (length(value) < 10);
+CREATE TABLE everything (
+    id numeric(10,2), at timestamptz, PRIMARY KEY (id, at),
+    b bool, i int2, o oid, f4 float4, f8 float8, n numeric, m money, t text, c char(5), v varchar, name name, "Ünï ""q"" \ x" text,
+    raw bytea, d date, ts timestamp, tm time, tmz timetz, span interval, u uuid, j json, jb jsonb, x xml, bits bit(3),
+    net inet, mac macaddr, p point, box box, r tstzrange, mr int4multirange, e mood, k pair, s short, rel regclass,
+    ai int[], at2 text[][], af float8[], ak pair[], ae mood[], ats timestamptz[], vec tsvector, l lseg, rp regproc, ar regclass[]
+);
+CREATE FUNCTION fill(n int) RETURNS void LANGUAGE sql AS $$
+    INSERT INTO everything VALUES (n + 0.5, '2024-03-01 12:00:00.123456+02', n % 2 = 0, -3, 4000000000, 0.1::float4, 1e300 / 3,
+        123456789012345678901234567890.123456789, 12.34, E'line\nbreak \u00e9 "q" \\', 'ab', 'v', 'nm', 'quoted', '\x00ff',
+        '0044-03-15 BC', 'infinity', '24:00', '12:00+05:30', '1 year -2 days 03:04:05.678', gen_random_uuid(),
+        '{"a": 1e400, "a": 2, "b": 0.10}', '{"z": 1.00, "a": [null, 12345678901234567890]}', '<a>b</a>', B'101',
+        '10.0.0.1/8', '08:00:2b:01:02:03', '(0.1,2)', '((0,0),(1e10,1))', '[2024-01-01, 2024-06-01 12:00+02)', '{[1,3),[5,8)}',
+        'sad', ROW('2024-01-01 00:00+00', 'a, b', 0.1, '\xff'), 'short', 'everything', '{1,NULL,3}', '{{a,"b c"},{NULL,"d\"e"}}',
+        '{NaN,-Infinity,0.1,-0}', ARRAY[ROW('2024-01-01 00:00+00', '"', 1e-7, '\x01')::pair], '{happy,sad}',
+        '{2024-01-01 00:00+00,infinity}', 'a:1A fat:2', '[(0,0),(1,1)]', 'now', ARRAY['everything'::regclass, 'pg_type']);
+    INSERT INTO everything (id, at, f8, n, ai) VALUES (n + 0.25, '-infinity', 'NaN', 'NaN', '[0:1]={1,2}'), (n, 'infinity', '-0', '-0.00', '{}');
+$$;
+SELECT fill(1);
+"#;
+
+const SETTINGS: [&str; 3] = [
+    "RESET ALL",
+    "SET DateStyle = 'German, DMY'; SET TimeZone = 'Asia/Kolkata'; SET IntervalStyle = 'sql_standard'; SET bytea_output = 'escape'; \
+     SET extra_float_digits = -10; SET search_path = ''; SET xmloption = document; SET quote_all_identifiers = on; \
+     SET backslash_quote = off; SET standard_conforming_strings = off; SET escape_string_warning = off",
+    "SET DateStyle = 'Postgres, MDY'; SET TimeZone = 'America/St_Johns'; SET IntervalStyle = 'iso_8601'; SET extra_float_digits = 3; \
+     SET search_path = pg_catalog, public; SET array_nulls = off; SET client_encoding = 'LATIN1'",
+];
+
+#[test]
+fn the_settings_of_a_session_do_not_change_what_a_row_is_recorded_as() {
+    let (_cluster, mut client) = start(Options::new());
+    client.batch_execute(TYPES).unwrap();
+    client.batch_execute("SELECT ledger.track('everything', keep_image => true)").unwrap();
+    for (number, settings) in (2..).zip(SETTINGS) {
+        // The values are made under the same settings each time.
+        client.batch_execute(&format!("BEGIN; SELECT fill({number}); COMMIT")).unwrap();
+        client.batch_execute(settings).unwrap();
+        client.batch_execute("UPDATE public.everything SET v = v || 'x', i = i + 1").unwrap();
+        for others in SETTINGS {
+            client.batch_execute(others).unwrap();
+            let found = details(&mut client, "public.everything");
+            assert!(found.is_empty(), "recorded under {settings}, verified under {others}: {found:#?}");
+        }
+        client.batch_execute("RESET ALL").unwrap();
+    }
+    assert_clean(&mut client, "everything");
+    let one = "SELECT ledger.verify_row('everything', '{\"id\": 1.50, \"at\": \"2024-03-01 10:00:00.123456Z\"}')->>'verified'";
+    assert_eq!(value(&mut client, one), "true");
+    assert_eq!(number(&mut client, "SELECT count((ledger.verified(one)).t) FROM everything AS one"), 4);
+}
+
+/// Whatever its columns are called, and whatever they require.
+#[test]
+fn one_row_is_found_by_a_key_of_any_type() {
+    let (_cluster, mut client) = start(Options::new());
+    client
+        .batch_execute(
+            "CREATE DOMAIN required AS text NOT NULL; CREATE TYPE mood AS ENUM ('happy', 'sad');
+             CREATE TABLE t (k char(5), t timestamptz, \"row\" mood, bits varbit, n numeric(6,2), v varchar(9), r required,
+                 PRIMARY KEY (v, k, t, \"row\", bits, n));
+             SELECT ledger.track('t');
+             INSERT INTO t VALUES ('ab', '2024-01-01 00:00+00', 'sad', B'101', 1.50, 'vvv', 'x')",
+        )
+        .unwrap();
+    let key = r#"{"k": "ab", "t": "2024-01-01 01:00+01", "row": "sad", "bits": "101", "n": "1.5", "v": "vvv"}"#;
+    assert_eq!(value(&mut client, &format!("SELECT ledger.verify_row('t', '{key}')->>'verified'")), "true");
+    assert_eq!(column(&mut client, &format!("SELECT operation FROM ledger.history('t', '{key}')")), ["insert"]);
+    assert_eq!(value(&mut client, "SELECT (ledger.verified(x)).r FROM t AS x"), "x");
+    assert_clean(&mut client, "t");
+}
+
+#[test]
+fn large_values_are_compared_in_full() {
+    let (_cluster, mut client) = start(Options::new());
+    client
+        .batch_execute(
+            "CREATE TABLE large (id int PRIMARY KEY, body text, raw bytea);
+             ALTER TABLE large ALTER raw SET STORAGE EXTERNAL;
+             SELECT ledger.track('large');
+             INSERT INTO large SELECT n, (SELECT string_agg(md5(n * g || ''), '') FROM generate_series(1, 2000) g),
+                 decode(repeat('00ff', 20000), 'hex') FROM generate_series(1, 3) n;
+             UPDATE large SET id = id + 10",
+        )
+        .unwrap();
+    assert_clean(&mut client, "large");
+    client.batch_execute(APPLICATION_TRIGGERS_OFF).unwrap();
+    client.batch_execute("UPDATE large SET body = left(body, -1) || 'g' WHERE id = 12").unwrap();
+    assert_eq!(problems(&mut client, "large"), ["{\"id\": 12} modified"]);
+}
+
+/// Who may use the ledger cannot make entries that look as if a trigger had made them.
+#[test]
+fn nobody_forges_what_a_trigger_would_record() {
+    let (cluster, mut client) = start(Options::new());
+    client
+        .batch_execute(
+            "CREATE ROLE app LOGIN; GRANT CREATE ON SCHEMA public TO app; GRANT ledger_writer TO app;
+             CREATE TABLE accounts (id int PRIMARY KEY, amount int); GRANT ALL ON accounts TO app;
+             SELECT ledger.track('accounts');",
+        )
+        .unwrap();
+    let options = value(
+        &mut client,
+        "SELECT convert_from(substring(tgargs, 1, length(tgargs) - 1), 'UTF8') FROM pg_trigger WHERE tgname = 'ledger_record_change'",
+    );
+    let mut app = cluster.connect_as("app", "postgres");
+    app.batch_execute("INSERT INTO accounts VALUES (1, 1); CREATE TABLE mine (id int PRIMARY KEY, amount int)")
+        .unwrap();
+    let metadata = value(&mut client, "SELECT metadata FROM ledger.entries WHERE entry_type = 'table_insert'");
+    let forgeries = [
+        format!("CREATE TRIGGER ledger_record_change AFTER INSERT ON mine FOR EACH ROW EXECUTE FUNCTION ledger.record_change('{options}')"),
+        format!("SELECT ledger.add_entry('table_insert', '1', '{metadata}')"),
+        format!("SELECT ledger.hash_and_record('table_insert', '1', '{metadata}')"),
+        format!("INSERT INTO ledger.entries (entry_type, data_hash, metadata) VALUES ('table_insert', ledger.hash_data('1'), '{metadata}')"),
+        "SELECT ledger.track('accounts')".to_owned(),
+        "SELECT ledger.untrack('accounts')".to_owned(),
+        "ALTER TABLE accounts DISABLE TRIGGER ALL".to_owned(),
+        "SELECT ledger.record_change()".to_owned(),
+    ];
+    for forgery in &forgeries {
+        let refused = error(&mut app, forgery);
+        let codes = [
+            SqlState::INSUFFICIENT_PRIVILEGE,
+            SqlState::E_R_I_E_TRIGGER_PROTOCOL_VIOLATED,
+            SqlState::FEATURE_NOT_SUPPORTED,
+        ];
+        assert!(codes.contains(refused.code()), "{forgery}: {refused:?}");
+    }
+    // What is one's own one may have tracked.
+    app.batch_execute("SELECT ledger.track('mine'); INSERT INTO mine VALUES (1, 1)").unwrap();
+    assert_clean(&mut client, "mine");
+    assert_clean(&mut client, "accounts");
+}
+
+/// The caller need not be able to read the ledger, nor see it by row security.
+#[test]
+fn who_may_read_a_table_may_verify_it() {
+    let (cluster, mut client) = start(Options::new());
+    client
+        .batch_execute(
+            "CREATE ROLE app LOGIN; CREATE ROLE stranger LOGIN; CREATE ROLE auditor LOGIN; GRANT ledger_auditor TO auditor;
+             GRANT USAGE ON SCHEMA ledger TO app, stranger;
+             CREATE TABLE accounts (id int PRIMARY KEY, amount int); GRANT SELECT, INSERT, UPDATE, DELETE ON accounts TO app;
+             SELECT ledger.track('accounts')",
+        )
+        .unwrap();
+    let mut app = cluster.connect_as("app", "postgres");
+    app.batch_execute("INSERT INTO accounts VALUES (1, 1), (2, 2); UPDATE accounts SET amount = 3 WHERE id = 1")
+        .unwrap();
+    let row = "SELECT ledger.verify_row('accounts', '{\"id\": 1}')->>'verified'";
+    let mut auditor = cluster.connect_as("auditor", "postgres");
+    assert!(problems(&mut app, "accounts").is_empty());
+    assert!(problems(&mut auditor, "accounts").is_empty());
+    assert_eq!(value(&mut app, row), "true");
+    assert_eq!(value(&mut app, "SELECT (ledger.verified(a)).amount FROM accounts a WHERE id = 1"), "3");
+    let mut stranger = cluster.connect_as("stranger", "postgres");
+    for refused in [
+        "SELECT * FROM ledger.verify_table('accounts')",
+        row,
+        "SELECT * FROM ledger.history('accounts', '{\"id\": 1}')",
+    ] {
+        assert_eq!(*error(&mut stranger, refused).code(), SqlState::INSUFFICIENT_PRIVILEGE, "{refused}");
+    }
+}
+
+/// What was recorded of rows that a policy hides is hidden too.
+#[test]
+fn row_security_is_not_bypassed() {
+    let (cluster, mut client) = start(Options::new());
+    client
+        .batch_execute(
+            "CREATE ROLE app LOGIN; GRANT USAGE ON SCHEMA ledger TO app; CREATE ROLE auditor LOGIN; GRANT ledger_auditor TO auditor;
+             CREATE TABLE accounts (id int PRIMARY KEY, owner text); GRANT ALL ON accounts TO app;
+             SELECT ledger.track('accounts', keep_image => true);
+             ALTER TABLE accounts ENABLE ROW LEVEL SECURITY; CREATE POLICY own ON accounts USING (owner = current_user);
+             INSERT INTO accounts VALUES (1, 'app'), (2, 'other')",
+        )
+        .unwrap();
+    let mut app = cluster.connect_as("app", "postgres");
+    let history = "SELECT after FROM ledger.history('accounts', '{\"id\": 2}')";
+    let row = "SELECT ledger.verify_row('accounts', '{\"id\": 2}')";
+    for refused in ["SELECT * FROM ledger.verify_table('accounts')", history, row] {
+        assert_eq!(*error(&mut app, refused).code(), SqlState::INSUFFICIENT_PRIVILEGE, "{refused}");
+    }
+    assert_eq!(value(&mut app, "SELECT (ledger.verified(a)).id FROM accounts a"), "1");
+    let mut auditor = cluster.connect_as("auditor", "postgres");
+    assert_eq!(column(&mut auditor, history).len(), 1);
+    assert!(problems(&mut auditor, "accounts").is_empty());
+}
