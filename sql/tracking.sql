@@ -9,7 +9,8 @@ SELECT t.tgrelid::pg_catalog.regclass AS table_name,
        (o.options OPERATOR(pg_catalog.->>) 'with_signature')::boolean AS with_signature,
        o.options OPERATOR(pg_catalog.->) 'columns' AS columns,
        o.options OPERATOR(pg_catalog.->) 'excluded' AS excluded,
-       CASE WHEN t.tgenabled OPERATOR(pg_catalog.<>) 'A' THEN 'disabled'
+       CASE WHEN t.tgenabled OPERATOR(pg_catalog.=) 'D' THEN 'disabled'
+            WHEN t.tgenabled OPERATOR(pg_catalog.<>) 'A' THEN 'not always'
             WHEN b.pages IS NOT NULL THEN 'recording baseline'
             ELSE 'tracked' END AS state,
        b.pages_done AS baseline_pages_done, b.pages AS baseline_pages

@@ -81,8 +81,9 @@ pub fn verify_all_tables() -> (bool, Value) {
         &[],
         |row| {
             lost.remove(&row.get::<String>(2).unwrap_or_default());
-            if row.get::<&str>(3) == Some("disabled") {
-                disabled.extend(row.get::<String>(1));
+            let state = row.get::<String>(3).unwrap_or_default();
+            if state == "disabled" || state == "not always" {
+                disabled.extend(row.get::<String>(1).map(|name| (name, state)));
             }
             targets.extend(row.get(0).zip(row.get::<String>(1)));
         },
@@ -93,8 +94,12 @@ pub fn verify_all_tables() -> (bool, Value) {
         let detail = "the table was tracked; its triggers, or the table, were dropped without a record";
         verdicts.push(table_problem(&name, "lost", &format!("{detail} (table_id {table_id})")));
     }
-    for name in disabled {
-        verdicts.push(table_problem(&name, "disabled", "the triggers that record its rows are disabled"));
+    for (name, state) in disabled {
+        let detail = match state.as_str() {
+            "disabled" => "the triggers that record its rows are disabled; SELECT ledger.track('table') enables them",
+            _ => "its triggers do not fire for replicated changes; SELECT ledger.track('table') has them fire always",
+        };
+        verdicts.push(table_problem(&name, "disabled", detail));
     }
     for (target, name) in targets {
         let mut problems = Vec::new();
