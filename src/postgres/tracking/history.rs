@@ -283,7 +283,7 @@ fn check_reader(target: pg_sys::Oid, user: pg_sys::Oid) -> Result<(), Failure> {
     let may = unsafe {
         let auditor = pg_sys::get_role_oid(c"ledger_auditor".as_ptr(), true);
         let is_auditor = auditor != pg_sys::InvalidOid && pg_sys::has_privs_of_role(user, auditor);
-        let selects = || pg_sys::pg_class_aclcheck(target, user, pg_sys::ACL_SELECT.into());
+        let selects = || pg_sys::pg_class_aclcheck(target, user, pg_sys::ACL_SELECT as pg_sys::AclMode);
         is_auditor || selects() == pg_sys::AclResult::ACLCHECK_OK
     };
     match may {

@@ -174,7 +174,7 @@ fn check_kind(table: &Table) -> Result<(), Failure> {
     if form.relnamespace == schema {
         return refuse("It is the ledger's own.", "Track tables of your own.");
     }
-    if form.relkind as u8 == pg_sys::RELKIND_RELATION && form.relam != pg_sys::Oid::from(pg_sys::HEAP_TABLE_AM_OID) {
+    if form.relkind as u8 == pg_sys::RELKIND_RELATION && form.relam != pg_sys::HEAP_TABLE_AM_OID {
         return refuse("Its access method is not heap.", "Tables with another access method cannot be tracked yet.");
     }
     check_partition(table)?;

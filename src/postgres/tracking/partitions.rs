@@ -143,8 +143,9 @@ unsafe fn partition_commands(
     let is_table = alter.objtype == pg_sys::ObjectType::OBJECT_TABLE;
     let commands = list_of(if is_table { alter.cmds } else { std::ptr::null_mut() });
     commands.map(|command| command.cast::<pg_sys::AlterTableCmd>()).filter_map(|command| {
-        use pg_sys::AlterTableType::{AT_AttachPartition, AT_DetachPartition};
-        let concerns = matches!((*command).subtype, AT_AttachPartition | AT_DetachPartition);
+        use pg_sys::AlterTableType;
+        let kind = (*command).subtype;
+        let concerns = matches!(kind, AlterTableType::AT_AttachPartition | AlterTableType::AT_DetachPartition);
         let definition = (*command).def.cast::<pg_sys::PartitionCmd>();
         concerns.then(|| (command, (*definition).name))
     })
