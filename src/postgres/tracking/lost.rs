@@ -55,6 +55,7 @@ fn note_of(row: &Row) -> Option<Note> {
 
 /// Records that a table which is lost is not tracked any more.
 #[pg_extern(volatile, parallel_unsafe, requires = ["tables"])]
+#[search_path(pg_catalog, pg_temp)]
 fn untrack_lost(table_id: Option<&str>) {
     let table_id = required(table_id, "table_id");
     or_raise(manage::prepare("untrack_lost()"));

@@ -383,5 +383,7 @@ fn note(table: &Table, options: &Options, entry_type: &'static str) -> Result<()
         .text("table_id", &options.table_id)
         .key("options", &settings.to_string())
         .actor();
-    entries::record_row(RowEntry::now(entry_type, data_hash, metadata.finish()?, options.with_signature)).map(|_| ())
+    // Without the secret a table can still be given up.
+    let with_signature = options.with_signature && secrets::keyring()?.is_some();
+    entries::record_row(RowEntry::now(entry_type, data_hash, metadata.finish()?, with_signature)).map(|_| ())
 }
