@@ -18,7 +18,7 @@
 //! | [`partitions`] | rows that come and go with a partition |
 //! | [`versions`] | the entries about one row |
 //! | [`verify_row`] | one row against its entries |
-//! | [`verify_table`] | all rows against all entries |
+//! | [`verify_table`], [`sorter`] | all rows against all entries |
 //! | [`history`] | the functions for one row |
 //! | [`lost`] | tables that are not tracked any more, though nobody has said so |
 
@@ -34,6 +34,7 @@ pub mod plan;
 pub mod record;
 pub mod relation;
 pub mod shape;
+pub mod sorter;
 pub mod verify_row;
 pub mod verify_table;
 pub mod versions;

@@ -1,0 +1,202 @@
+//! Entries and rows, brought together by an external sort: those about one row behind one another, in the order in which it was
+//! changed, and the row itself last.
+
+use crate::ledger::Hash;
+use pgrx::pg_sys;
+use uuid::Uuid;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// An entry after which the row exists.
+    Exists,
+    /// An entry after which it does not.
+    Gone,
+    /// The row itself. It comes after all entries.
+    Live,
+}
+
+#[derive(Clone, Copy, Default)]
+pub struct Place {
+    pub relation: pg_sys::Oid,
+    pub tid: pg_sys::ItemPointerData,
+}
+
+/// An entry about a row, or the row.
+#[derive(Clone, Copy)]
+pub struct Record {
+    pub row_id: Uuid,
+    pub at: i64,
+    pub entry_id: Uuid,
+    pub kind: Kind,
+    pub data_hash: Hash,
+    pub previous: Option<Hash>,
+    pub shape: u128,
+    /// 0 for a pending entry.
+    pub block: i64,
+    pub transaction: u64,
+    pub is_baseline: bool,
+    pub precedes_baseline: bool,
+    pub has_bad_signature: bool,
+    pub place: Place,
+}
+
+pub fn shape_number(shape: &str) -> u128 {
+    u128::from_str_radix(shape, 16).unwrap_or_default()
+}
+
+impl Record {
+    pub fn live(row_id: Uuid, data_hash: Hash, shape: u128, place: Place) -> Record {
+        Record {
+            row_id,
+            at: i64::MAX,
+            entry_id: Uuid::nil(),
+            kind: Kind::Live,
+            data_hash,
+            previous: None,
+            shape,
+            block: 0,
+            transaction: 0,
+            is_baseline: false,
+            precedes_baseline: false,
+            has_bad_signature: false,
+            place,
+        }
+    }
+
+    /// Bytes that sort as the record does: by row, then by time.
+    fn bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(160);
+        bytes.extend_from_slice(self.row_id.as_bytes());
+        // The sign is turned over, so that bytes sort as numbers do.
+        bytes.extend_from_slice(&((self.at as u64) ^ (1 << 63)).to_be_bytes());
+        bytes.extend_from_slice(self.entry_id.as_bytes());
+        let flags = [self.previous.is_some(), self.is_baseline, self.precedes_baseline, self.has_bad_signature];
+        bytes.push(self.kind as u8);
+        bytes.extend(flags.map(u8::from));
+        bytes.extend_from_slice(&self.data_hash);
+        bytes.extend_from_slice(&self.previous.unwrap_or_default());
+        bytes.extend_from_slice(&self.shape.to_be_bytes());
+        bytes.extend_from_slice(&self.block.to_be_bytes());
+        bytes.extend_from_slice(&self.transaction.to_be_bytes());
+        bytes.extend_from_slice(&self.place.relation.to_u32().to_be_bytes());
+        let tid = self.place.tid;
+        for part in [tid.ip_blkid.bi_hi, tid.ip_blkid.bi_lo, tid.ip_posid] {
+            bytes.extend_from_slice(&part.to_be_bytes());
+        }
+        bytes
+    }
+
+    fn parse(bytes: &[u8]) -> Option<Record> {
+        let mut rest = bytes;
+        let row_id = Uuid::from_bytes(take(&mut rest)?);
+        let at = (u64::from_be_bytes(take(&mut rest)?) ^ (1 << 63)) as i64;
+        let entry_id = Uuid::from_bytes(take(&mut rest)?);
+        let [kind, has_previous, is_baseline, precedes_baseline, has_bad_signature] = take(&mut rest)?;
+        let (data_hash, previous) = (take(&mut rest)?, take(&mut rest)?);
+        let shape = u128::from_be_bytes(take(&mut rest)?);
+        let block = i64::from_be_bytes(take(&mut rest)?);
+        let transaction = u64::from_be_bytes(take(&mut rest)?);
+        let relation = pg_sys::Oid::from(u32::from_be_bytes(take(&mut rest)?));
+        let mut part = || take(&mut rest).map(u16::from_be_bytes);
+        let tid = pg_sys::ItemPointerData {
+            ip_blkid: pg_sys::BlockIdData { bi_hi: part()?, bi_lo: part()? },
+            ip_posid: part()?,
+        };
+        Some(Record {
+            row_id,
+            at,
+            entry_id,
+            kind: [Kind::Exists, Kind::Gone, Kind::Live].into_iter().find(|known| *known as u8 == kind)?,
+            data_hash,
+            previous: (has_previous != 0).then_some(previous),
+            shape,
+            block,
+            transaction,
+            is_baseline: is_baseline != 0,
+            precedes_baseline: precedes_baseline != 0,
+            has_bad_signature: has_bad_signature != 0,
+            place: Place { relation, tid },
+        })
+    }
+}
+
+fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
+    let (first, others) = rest.split_first_chunk::<N>()?;
+    *rest = others;
+    Some(*first)
+}
+
+/// Postgres' external sort, of byte strings.
+pub struct Sorter(*mut pg_sys::Tuplesortstate);
+
+impl Sorter {
+    pub fn new() -> Sorter {
+        // SAFETY: no coordination with other processes, no random access. bytea has no collation.
+        Sorter(unsafe {
+            pg_sys::tuplesort_begin_datum(
+                pg_sys::BYTEAOID,
+                pg_sys::Oid::from(pg_sys::ByteaLessOperator),
+                pg_sys::InvalidOid,
+                false,
+                pg_sys::maintenance_work_mem,
+                std::ptr::null_mut(),
+                NO_OPTIONS,
+            )
+        })
+    }
+
+    pub fn put(&mut self, record: &Record) {
+        let bytes = record.bytes();
+        let mut varlena = Vec::with_capacity(bytes.len() + 4);
+        varlena.extend_from_slice(&[0; 4]);
+        varlena.extend_from_slice(&bytes);
+        // SAFETY: a varlena with a header of four bytes, which the sort copies. A vector of bytes this large is aligned
+        // for it.
+        unsafe {
+            pgrx::set_varsize_4b(varlena.as_mut_ptr().cast(), varlena.len() as i32);
+            pg_sys::tuplesort_putdatum(self.0, pg_sys::Datum::from(varlena.as_ptr()), false);
+        }
+    }
+
+    pub fn sort(&mut self) {
+        // SAFETY: everything was put in.
+        unsafe { pg_sys::tuplesort_performsort(self.0) }
+    }
+
+    pub fn next(&mut self) -> Option<Record> {
+        let (mut value, mut is_null) = (pg_sys::Datum::null(), false);
+        // SAFETY: sorted; the value is good until the next is asked for, and read before that.
+        unsafe {
+            if !get_datum(self.0, &mut value, &mut is_null) {
+                return None;
+            }
+            let record = Record::parse(pgrx::varlena_to_byte_slice(value.cast_mut_ptr()));
+            pg_sys::pfree(value.cast_mut_ptr());
+            record
+        }
+    }
+}
+
+impl Drop for Sorter {
+    fn drop(&mut self) {
+        // SAFETY: begun in new(), ended only here. An error ends the transaction's files by itself, and comes by here
+        // before that.
+        unsafe { pg_sys::tuplesort_end(self.0) }
+    }
+}
+
+#[cfg(feature = "pg14")]
+const NO_OPTIONS: bool = false;
+#[cfg(not(feature = "pg14"))]
+const NO_OPTIONS: i32 = 0;
+
+/// The next datum, as a copy.
+///
+/// # Safety
+/// The sort has been performed.
+unsafe fn get_datum(state: *mut pg_sys::Tuplesortstate, value: &mut pg_sys::Datum, is_null: &mut bool) -> bool {
+    #[cfg(any(feature = "pg14", feature = "pg15"))]
+    return pg_sys::tuplesort_getdatum(state, true, value, is_null, std::ptr::null_mut());
+    #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+    return pg_sys::tuplesort_getdatum(state, true, true, value, is_null, std::ptr::null_mut());
+}
