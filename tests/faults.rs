@@ -335,17 +335,21 @@ fn a_file_that_cannot_be_written_is_named_until_it_can_be_again() {
     let (cluster, mut client) = start_small("sync");
     record(&mut client);
     let problem = "SELECT problem FROM ledger.mirror_status";
-    for (place, what) in [("sync", "could not sync mirror file"), ("write", "could not write to mirror file")] {
+    let places = [("sync", "could not sync mirror file"), ("write", "could not write to mirror file")];
+    for (round, (place, what)) in (1..).zip(places) {
         set_fault(&cluster, &format!("{place}:errors"));
         error(&mut client, RECORD);
         error(&mut client, RECORD);
         assert!(value(&mut client, problem).contains(what), "{}", value(&mut client, problem));
-        let logged = cluster.log().matches(&format!("pg_notary cannot record in a mirror file: {what}")).count();
-        assert_eq!(logged, 1, "once in the log");
+        // What waits for the file is told before the log.
+        let logged = || cluster.log().matches(&format!("pg_notary cannot record in a mirror file: {what}")).count();
+        wait_until("the failure is logged", PATIENCE, || logged() > 0);
+        assert_eq!(logged(), 1, "once in the log");
         clear_fault(&cluster);
         wait_until("recording works again", PATIENCE, || client.simple_query(RECORD).is_ok());
         wait_for(&mut client, "(SELECT problem IS NULL FROM ledger.mirror_status)");
-        assert!(cluster.log().contains("pg_notary writes mirror file"));
+        let goes_on = || cluster.log().matches("pg_notary writes mirror file").count();
+        wait_until("the end of it is logged", PATIENCE, || goes_on() == round);
     }
 }
 
