@@ -220,6 +220,23 @@ fn several_prepared_transactions_are_decided_in_any_order() {
 }
 
 #[test]
+fn what_is_rolled_back_while_the_file_is_being_opened_is_voided() {
+    let (cluster, mut client) = start(Options::new().conf("max_prepared_transactions = 10"));
+    for _ in 0..8 {
+        record(&mut client);
+        client.batch_execute(&format!("BEGIN; {RECORD}; {RECORD}; PREPARE TRANSACTION 'undone'")).unwrap();
+        drop(client);
+        cluster.restart(Stop::Immediate);
+        client = cluster.connect("postgres");
+        client.batch_execute("ROLLBACK PREPARED 'undone'").unwrap();
+        wait_until_attached(&mut client);
+        wait_until("its lines are voided", PATIENCE, || verdict(&mut client)["overall_valid"] == true);
+    }
+    let path = file(&mut client);
+    assert_eq!(voided_ids(&lines(&path)).len(), 16);
+}
+
+#[test]
 fn a_crash_between_several_decisions_keeps_each() {
     let (cluster, mut client) = start_quiet();
     let mut kept = Vec::new();

@@ -18,7 +18,7 @@ use super::remembered::{self, Place, Remembered};
 use super::settle;
 use super::shared::{Attachment, FileStamp, FixedText, Ownership};
 use super::state_file::{self, State, StateFile};
-use super::tail::{self, diverged, Tail};
+use super::tail::{self, diverged, OpenLine, Tail};
 use crate::postgres::blocks;
 use crate::postgres::errors::{cause, Failure};
 use crate::postgres::settings::{self, MirrorMode};
@@ -105,10 +105,21 @@ fn try_attach(mirror: &Mirror, how: How) -> Result<Attached, Failure> {
     catch_up::append_missing(mirror, &mut in_file)?;
     let known = tail.open.iter().map(|line| (line.entry_id, line.range)).collect();
     catch_up::append_prepared(mirror, &known, HashSet::new)?;
+    void_undone(mirror, &tail.open, &judged.uncommitted);
     mirror.lock().attachment = Attachment::Attached;
     remembered::remember(mirror, None, Some(attachment));
     mirror.slot.lag.take_off(lag);
     Ok(Attached { _file: opened, in_file })
+}
+
+/// A prepared transaction from before this server started, whose lines were still good when they were judged, may have been
+/// rolled back before it was noted whose they are. Then nobody else would void them.
+fn void_undone(mirror: &Mirror, open: &[OpenLine], voided: &[Uuid]) {
+    let voided: HashSet<&Uuid> = voided.iter().collect();
+    let open = open.iter().filter(|line| !voided.contains(&line.entry_id));
+    for line in open.filter(|line| !settle::is_recorded(line.entry_id)) {
+        mirror.lock().add_void(line.range.from, line.range.to);
+    }
 }
 
 fn failure(trouble: &Trouble) -> Failure {
