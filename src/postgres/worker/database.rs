@@ -162,6 +162,8 @@ struct Worker {
 impl Worker {
     fn new(shared: &'static Shared, slot: &'static DatabaseSlot) -> Self {
         let mirror = Mirror { shared, slot };
+        // The one before may have ended in the middle of one.
+        slot.baselines.store(true, Ordering::Release);
         Worker {
             mirror,
             keeper: Keeper::new(mirror),
@@ -285,14 +287,13 @@ impl Worker {
         if !self.slot().baselines.swap(false, Ordering::AcqRel) {
             return Ok(());
         }
-        // Also after an error.
-        self.slot().baselines.store(true, Ordering::Release);
-        if in_transaction(baseline::record_batch)? {
-            self.look_again = true;
-        } else {
-            self.slot().baselines.store(false, Ordering::Release);
+        let recorded = in_transaction(baseline::record_batch);
+        // Only ever set again here: a table that was tracked meanwhile has set it too.
+        if recorded != Ok(false) {
+            self.slot().baselines.store(true, Ordering::Release);
         }
-        Ok(())
+        self.look_again |= recorded == Ok(true);
+        recorded.map(|_| ())
     }
 
     /// A database that was copied by CREATE DATABASE ... TEMPLATE has its original's ledger in it. From here on the two are
