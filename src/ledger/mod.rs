@@ -3,6 +3,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`canonical_json`] | the one text of a JSON value, so that equal values have equal hashes |
+//! | [`jsonb`] | the bytes of a Postgres jsonb, and its canonical text |
 //! | [`signature`] | HMAC-SHA256 over a data hash, and the ring of secrets |
 //! | [`merkle`] | the Merkle root over one block's data hashes |
 //! | [`log_tree`] | the RFC 6962 tree over all sealed entries, and its proofs |
@@ -14,6 +15,7 @@
 
 pub mod block;
 pub mod canonical_json;
+pub mod jsonb;
 pub mod log_tree;
 pub mod merkle;
 pub mod record;

@@ -103,7 +103,7 @@ fn sql_uuid(uuid: Uuid) -> pgrx::Uuid {
 }
 
 fn hash_of(data: Jsonb) -> String {
-    sha256_hex(or_raise(hashing::canonical(&data.text())).as_bytes())
+    sha256_hex(or_raise(data.canonical()).as_bytes())
 }
 
 /// An entry that the ledger makes by itself: about a row of a tracked table, or about the table.
@@ -179,7 +179,7 @@ fn record(function: &str, draft: Draft) -> Result<Entry, Failure> {
         entry_id: draft.entry_id.unwrap_or_else(Uuid::now_v7),
         entry_type: draft.entry_type.to_owned(),
         data_hash: draft.data_hash,
-        metadata: hashing::canonical(&draft.metadata.text())?,
+        metadata: draft.metadata.canonical()?,
         signature,
         key_id,
         // SAFETY: inside a transaction.

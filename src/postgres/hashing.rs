@@ -37,12 +37,12 @@ fn shortened(text: &str) -> String {
 
 #[pg_extern(name = "canonical_json", immutable, strict, parallel_safe)]
 fn canonical_json_text(data: Jsonb) -> String {
-    or_raise(canonical(&data.text()))
+    or_raise(data.canonical())
 }
 
 #[pg_extern(immutable, strict, parallel_safe)]
 fn hash_data(data: Jsonb) -> String {
-    sha256_hex(or_raise(canonical(&data.text())).as_bytes())
+    sha256_hex(or_raise(data.canonical()).as_bytes())
 }
 
 #[pg_extern(immutable, strict, parallel_safe)]

@@ -1,6 +1,9 @@
 //! jsonb in and out as text. pgrx's own type goes through serde_json, which turns large numbers into doubles; what is
 //! hashed must keep every digit.
 
+use super::errors::Failure;
+use super::hashing;
+use crate::ledger::{ascii_text, jsonb};
 use pgrx::callconv::{Arg, ArgAbi, BoxRet, FcInfo};
 use pgrx::nullable::Nullable;
 use pgrx::pgrx_sql_entity_graph::metadata::{
@@ -29,6 +32,28 @@ impl Jsonb {
             pg_sys::pfree(text.cast());
             owned
         }
+    }
+
+    /// The canonical text.
+    pub fn canonical(self) -> Result<String, Failure> {
+        let mut out = Vec::new();
+        match self.write_canonical(&mut out) {
+            Some(_) => Ok(ascii_text(out)),
+            None => hashing::canonical(&self.text()),
+        }
+    }
+
+    /// Appends the canonical text; `None`, with something or other appended, where only [`Jsonb::canonical`] gives it, or
+    /// says why there is none.
+    pub fn write_canonical(self, out: &mut Vec<u8>) -> Option<jsonb::Written> {
+        // SAFETY: reads a variable of the session.
+        if unsafe { pg_sys::GetDatabaseEncoding() } != pg_sys::pg_enc::PG_UTF8 as i32 {
+            return None;
+        }
+        // SAFETY: a detoasted jsonb, which nobody changes while it is read.
+        let bytes = unsafe { pgrx::varlena_to_byte_slice(self.0.cast_mut_ptr()) };
+        out.reserve(bytes.len() + bytes.len() / 4);
+        jsonb::write_canonical(out, bytes)
     }
 
     pub fn is_object(self) -> bool {

@@ -417,7 +417,7 @@ pub fn entry_from_row(row: &Row) -> Entry {
 /// As [`entry_from_row`], for a row that is only now being recorded: its metadata must have a canonical form.
 pub fn new_entry_from_row(row: &Row) -> Result<Entry, Failure> {
     let metadata: Option<Jsonb> = row.get(entry_column::METADATA);
-    let metadata = metadata.map(|metadata| hashing::canonical(&metadata.text())).transpose()?;
+    let metadata = metadata.map(Jsonb::canonical).transpose()?;
     Ok(entry_with_metadata(row, metadata.unwrap_or_default()))
 }
 
@@ -438,8 +438,8 @@ fn entry_with_metadata(row: &Row, metadata: String) -> Entry {
 /// not what the line says.
 fn canonical_metadata(jsonb: pg_sys::Datum) -> String {
     // SAFETY: a non-null jsonb datum.
-    let text = unsafe { Jsonb::from_datum(jsonb, false) }.map(Jsonb::text).unwrap_or_default();
-    hashing::canonical(&text).unwrap_or(text)
+    let jsonb = unsafe { Jsonb::from_datum(jsonb, false) };
+    jsonb.map(|jsonb| jsonb.canonical().unwrap_or_else(|_| jsonb.text())).unwrap_or_default()
 }
 
 /// Columns of `ledger.blocks`.

@@ -25,7 +25,8 @@ pub fn plain_member<'a>(object: &'a str, name: &str) -> Option<&'a str> {
     value.strip_prefix('"')?.strip_suffix('"')
 }
 
-fn value_end(bytes: &[u8], start: usize) -> Option<usize> {
+/// The offset after the value that begins at `start`.
+pub(crate) fn value_end(bytes: &[u8], start: usize) -> Option<usize> {
     let (mut at, mut depth) = (start, 0_usize);
     loop {
         match bytes.get(at)? {

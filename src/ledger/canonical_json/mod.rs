@@ -24,10 +24,12 @@ mod tests;
 use std::fmt;
 
 pub use decimals::with_fractions;
+pub(crate) use member::value_end;
 pub use member::{is_jsonb, keeps_number, keeps_numbers, member, plain_member};
 pub(crate) use parser::string_end;
 pub(crate) use strings::decode;
 pub use strings::write_string;
+pub use writer::write_number;
 
 /// Why a text is not JSON, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use super::parser::{Node, Parsed};
 use super::strings::{code_points, inside_quotes, write_token};
-use super::Style;
+use super::{JsonError, Style};
 use std::cmp::Ordering;
 use std::io::Write;
 
@@ -177,6 +177,22 @@ fn after(nodes: &[Node], index: u32) -> u32 {
         Node::Array { end } | Node::Object { end } => end,
         _ => index + 1,
     }
+}
+
+/// Appends a number token the canonical way.
+///
+/// # Errors
+/// If it overflows a double.
+pub fn write_number(out: &mut Vec<u8>, token: &str) -> Result<(), JsonError> {
+    if !token.contains(['.', 'e', 'E']) {
+        out.extend_from_slice(if token == "-0" { b"0" } else { token.as_bytes() });
+        return Ok(());
+    }
+    match token.parse::<f64>() {
+        Ok(value) if value.is_finite() => write_double(out, value),
+        _ => return Err(JsonError { offset: 0, reason: "a number too large for a double" }),
+    }
+    Ok(())
 }
 
 /// Appends a finite double as Python's `repr` prints it: the shortest digits that read back as the same double, of those

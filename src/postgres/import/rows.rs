@@ -181,9 +181,9 @@ impl KeptEntry {
             .execute()?;
         let datum = datum.unwrap_or(pg_sys::Datum::null());
         // SAFETY: a non-null jsonb datum, just made.
-        let stored = unsafe { Jsonb::from_datum(datum, false) }.map(Jsonb::text).unwrap_or_default();
-        match hashing::canonical(&stored) {
-            Ok(again) if again == self.entry.metadata => Ok(datum),
+        let stored = unsafe { Jsonb::from_datum(datum, false) }.map(Jsonb::canonical);
+        match stored {
+            Some(Ok(again)) if again == self.entry.metadata => Ok(datum),
             _ => Err(self.refused("its metadata has a number that no jsonb holds")),
         }
     }

@@ -16,14 +16,16 @@
 //! It is what `to_jsonb` gives for common types. Null columns are left out, so that a nullable column can be added without
 //! changing what was recorded. Virtual generated columns are not stored, and not covered.
 
-use crate::ledger::canonical_json::{canonical, is_jsonb, keeps_number, keeps_numbers, write_string};
-use crate::ledger::to_hex;
+use crate::ledger::canonical_json::{canonical, is_jsonb, keeps_number, keeps_numbers, write_number, write_string};
+use crate::ledger::{ascii_text, to_hex};
 use crate::postgres::errors::Failure;
 use crate::postgres::jsonb::Jsonb;
 use crate::postgres::tables::Row;
 use pgrx::{pg_sys, FromDatum, PgSqlErrorCode};
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::ffi::{c_char, CStr};
+use std::ops::Deref;
 
 // Of Postgres, and not among pgrx's declarations.
 extern "C" {
@@ -85,17 +87,43 @@ impl Column {
     pub fn json(&self, row: &Row) -> Result<Option<String>, Failure> {
         let Some(value) = row.datum(self.position) else { return Ok(None) };
         let mut out = Vec::new();
-        let _fixed = FixedSettings::set();
+        let _fixed = self.encoding.depends_on_settings().then(FixedSettings::set);
         self.encoding.write(value, &mut out)?;
-        canonical_text(out).map(Some)
+        Ok(Some(ascii_text(out)))
+    }
+}
+
+/// Columns that are recorded together.
+pub struct Columns {
+    columns: Vec<Column>,
+    /// Their places in it, in the order of the names.
+    by_name: Vec<usize>,
+    depend_on_settings: bool,
+}
+
+impl Columns {
+    pub fn new(columns: Vec<Column>) -> Columns {
+        let mut by_name: Vec<usize> = (0..columns.len()).collect();
+        by_name.sort_by(|a, b| columns[*a].name.cmp(&columns[*b].name));
+        let depend_on_settings = columns.iter().any(|column| column.encoding.depends_on_settings());
+        Columns { columns, by_name, depend_on_settings }
+    }
+}
+
+impl Deref for Columns {
+    type Target = [Column];
+
+    fn deref(&self) -> &[Column] {
+        &self.columns
     }
 }
 
 /// The canonical JSON object of these columns, nulls left out.
-pub fn object<'a>(columns: impl IntoIterator<Item = &'a Column>, row: &Row) -> Result<String, Failure> {
-    let mut out = vec![b'{'];
-    let _fixed = FixedSettings::set();
-    for column in columns {
+pub fn object(columns: &Columns, row: &Row) -> Result<String, Failure> {
+    let mut out = Vec::with_capacity(512);
+    out.push(b'{');
+    let _fixed = columns.depend_on_settings.then(FixedSettings::set);
+    for column in columns.by_name.iter().map(|place| &columns[*place]) {
         let Some(value) = row.datum(column.position) else { continue };
         if out.len() > 1 {
             out.extend_from_slice(b", ");
@@ -104,12 +132,7 @@ pub fn object<'a>(columns: impl IntoIterator<Item = &'a Column>, row: &Row) -> R
         column.encoding.write(value, &mut out)?;
     }
     out.push(b'}');
-    canonical_text(out)
-}
-
-fn canonical_text(json: Vec<u8>) -> Result<String, Failure> {
-    let text = String::from_utf8(json).map_err(|_| not_text())?;
-    crate::postgres::hashing::canonical(&text)
+    Ok(ascii_text(out))
 }
 
 fn not_text() -> Failure {
@@ -144,6 +167,12 @@ impl Encoding {
         })
     }
 
+    /// Whether what Postgres prints of such values depends on the session.
+    fn depends_on_settings(&self) -> bool {
+        matches!(self, Encoding::Array(_) | Encoding::Output(_))
+    }
+
+    /// Appends the value as canonical JSON.
     fn write(&self, value: pg_sys::Datum, out: &mut Vec<u8>) -> Result<(), Failure> {
         // SAFETY: a datum that is not null, of the type that this encoding was made for.
         unsafe {
@@ -168,7 +197,7 @@ impl Encoding {
                     write_json(&text, out);
                 }
                 Encoding::Jsonb => {
-                    write_json(&Jsonb::from_datum(value, false).map(Jsonb::text).unwrap_or_default(), out);
+                    Jsonb::from_datum(value, false).into_iter().for_each(|value| write_jsonb(value, out))
                 }
                 Encoding::Text => {
                     let detoasted = pg_sys::pg_detoast_datum_packed(value.cast_mut_ptr());
@@ -262,7 +291,14 @@ fn write_float(out: &mut Vec<u8>, number: f64, print: impl FnOnce(*mut c_char) -
     let mut buffer = [0_u8; 32];
     // At most 25 characters.
     let length = print(buffer.as_mut_ptr().cast()) as usize;
-    out.extend_from_slice(without_exponent(&String::from_utf8_lossy(&buffer[..length])).as_bytes());
+    write_token(out, &without_exponent(&String::from_utf8_lossy(&buffer[..length])));
+}
+
+/// `token` is a number that a double holds.
+fn write_token(out: &mut Vec<u8>, token: &str) {
+    if write_number(out, token).is_err() {
+        write_string(out, token);
+    }
 }
 
 /// A decimal number as jsonb states it: `1.5e+03` as `1500`.
@@ -284,8 +320,20 @@ fn without_exponent(text: &str) -> Cow<'_, str> {
 fn write_numeric(out: &mut Vec<u8>, text: &str) {
     let is_number = text.ends_with(|last: char| last.is_ascii_digit());
     match is_number && keeps_number(text) {
-        true => out.extend_from_slice(text.as_bytes()),
+        true => write_token(out, text),
         false => write_string(out, text),
+    }
+}
+
+/// As [`write_json`]. Few values need the long way.
+fn write_jsonb(value: Jsonb, out: &mut Vec<u8>) {
+    let start = out.len();
+    match value.write_canonical(out) {
+        Some(written) if written.keeps_numbers && out[start] != b'"' => {}
+        _ => {
+            out.truncate(start);
+            write_json(&value.text(), out);
+        }
     }
 }
 
@@ -384,10 +432,19 @@ impl FixedSettings {
             pg_sys::extra_float_digits = 1;
             // BYTEA_OUTPUT_HEX, the second of its enum.
             bytea_output = 1;
-            pg_sys::session_timezone = pg_sys::pg_tzset(c"GMT".as_ptr());
+            pg_sys::session_timezone = gmt();
             saved
         }
     }
+}
+
+fn gmt() -> *mut pg_sys::pg_tz {
+    thread_local!(static GMT: Cell<*mut pg_sys::pg_tz> = const { Cell::new(std::ptr::null_mut()) });
+    if GMT.get().is_null() {
+        // SAFETY: a NUL-terminated name; what it returns is never freed.
+        GMT.set(unsafe { pg_sys::pg_tzset(c"GMT".as_ptr()) });
+    }
+    GMT.get()
 }
 
 impl Drop for FixedSettings {

@@ -2,7 +2,7 @@
 //! are written, and thrown away when Postgres says that the relation has changed.
 
 use super::baseline;
-use super::columns::Column;
+use super::columns::{Column, Columns};
 use super::options::{Coverage, Options};
 use super::relation::{self, TableColumn};
 use super::shape::Shape;
@@ -19,9 +19,9 @@ pub struct Plan {
     /// The tracked table's name, qualified and quoted.
     pub table: String,
     /// Columns of the primary key, by name.
-    pub key: Vec<Column>,
+    pub key: Columns,
     /// All columns that are covered, those of the key among them.
-    pub columns: Vec<Column>,
+    pub columns: Columns,
     pub shape: Shape,
     /// A column that the options name, and the table does not have any more.
     pub unknown_column: Option<String>,
@@ -90,9 +90,9 @@ impl Plan {
         let live = relation::live_columns(table);
         let encode = |column: &TableColumn| Column::new(&column.name, column.position(), column.type_oid);
         let in_key = |column: &&TableColumn| key_names.contains(&column.name);
-        let key = live.iter().filter(in_key).map(encode).collect::<Result<_, _>>()?;
+        let key = Columns::new(live.iter().filter(in_key).map(encode).collect::<Result<_, _>>()?);
         let covered = |column: &&TableColumn| is_covered(&options.coverage, &key_names, column);
-        let columns = live.iter().filter(covered).map(encode).collect::<Result<_, _>>()?;
+        let columns = Columns::new(live.iter().filter(covered).map(encode).collect::<Result<_, _>>()?);
         let shape = Shape::of(relation::live_columns(root).into_iter().filter(|column| covered(&column)))?;
         let baseline_horizon = baseline::pending_horizon(table, &options.table_id);
         let name = relation::qualified_name(root);

@@ -126,7 +126,7 @@ fn stored(id: Uuid) -> Option<String> {
     tables::scan_by_uuid(&shapes, index, id, snapshot.as_ptr(), |row| {
         // SAFETY: a column of type jsonb.
         let columns = row.datum(1).and_then(|datum| unsafe { Jsonb::from_datum(datum, false) });
-        found = columns.and_then(|columns| hashing::canonical(&columns.text()).ok());
+        found = columns.and_then(|columns| columns.canonical().ok());
         found.is_none()
     });
     found

@@ -1,6 +1,6 @@
 //! One row against the newest entry about it.
 
-use super::columns::{self, Column};
+use super::columns::{self, Column, Columns};
 use super::plan::Plan;
 use super::relation::{self, TableColumn};
 use super::shape::Shape;
@@ -58,7 +58,7 @@ pub struct Comparer {
 
 /// The columns of an older shape, as they are now.
 struct OlderShape {
-    columns: Vec<Column>,
+    columns: Columns,
     dropped: Vec<String>,
     retyped: Vec<String>,
 }
@@ -81,7 +81,7 @@ impl Comparer {
             if sha256_hex(image.as_bytes()) == version.data_hash {
                 return Ok(None);
             }
-            let detail = differences(&self.plan.columns, row, version)?;
+            let detail = differences(self.plan.columns.iter(), row, version)?;
             return Ok(Some((Problem::Modified, modified(detail))));
         }
         match self.older(&shape)? {
@@ -108,20 +108,20 @@ impl OlderShape {
     /// A column is the same one whatever its name is now. A partition has it under the same name as its parent.
     fn of(shape: &Shape, root: &Table, table: &Table) -> Result<OlderShape, Failure> {
         let (in_root, in_table) = (relation::live_columns(root), relation::live_columns(table));
-        let mut older = OlderShape { columns: Vec::new(), dropped: Vec::new(), retyped: Vec::new() };
+        let (mut columns, mut dropped, mut retyped) = (Vec::new(), Vec::new(), Vec::new());
         for column in &shape.columns {
             let now = in_root.iter().find(|now| now.number == column.number);
             let now: Option<&TableColumn> = now.and_then(|now| in_table.iter().find(|own| own.name == now.name));
             let Some(now) = now else {
-                older.dropped.push(column.name.clone());
+                dropped.push(column.name.clone());
                 continue;
             };
             if relation::type_name(now.type_oid) != column.type_name {
-                older.retyped.push(column.name.clone());
+                retyped.push(column.name.clone());
             }
-            older.columns.push(Column::new(&column.name, now.position(), now.type_oid)?);
+            columns.push(Column::new(&column.name, now.position(), now.type_oid)?);
         }
-        Ok(older)
+        Ok(OlderShape { columns: Columns::new(columns), dropped, retyped })
     }
 }
 

@@ -21,7 +21,7 @@ use uuid::Uuid;
 fn verify_entry(entry_id: Option<pgrx::Uuid>, original_data: Option<Jsonb>) -> JsonbText {
     let entry_id = Uuid::from_bytes(*required(entry_id, "entry_id").as_bytes());
     let data = required(original_data, "original_data");
-    let data_hash = sha256_hex(or_raise(hashing::canonical(&data.text())).as_bytes());
+    let data_hash = sha256_hex(or_raise(data.canonical()).as_bytes());
     let Some(entry) = find(entry_id) else {
         pgrx::notice!("there is no entry {entry_id} in the ledger");
         return JsonbText::from(json!({

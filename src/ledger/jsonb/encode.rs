@@ -1,0 +1,213 @@
+//! The bytes of a jsonb, from canonical text. Recording writes the metadata of each entry as a jsonb; `jsonb_in` takes about
+//! as long for that as everything else about the entry.
+
+use super::layout::*;
+use crate::ledger::canonical_json::{decode, string_end, value_end};
+use std::borrow::Cow;
+
+/// A jsonb with its varlena header, byte for byte what `jsonb_in` makes of the text. `None` where that is left to it: the
+/// text is not a canonical object or array, a number has an exponent, or values are nested too deep or are too large.
+pub fn encode(canonical: &str) -> Option<Vec<u8>> {
+    let mut encoder = Encoder { text: canonical, out: Vec::with_capacity(VARLENA_HEADER + canonical.len()) };
+    encoder.out.extend_from_slice(&[0; VARLENA_HEADER]);
+    let end = encoder.container(0, 0)?;
+    let length = encoder.out.len();
+    if end != canonical.len() || length > LENGTH_MASK as usize {
+        return None;
+    }
+    encoder.put(0, varlena_header(length));
+    Some(encoder.out)
+}
+
+struct Encoder<'a> {
+    text: &'a str,
+    out: Vec<u8>,
+}
+
+/// The entries of a container, while its children are written.
+struct Entries {
+    /// Where the next one stands in the output.
+    next: usize,
+    count: usize,
+    /// Bytes of the children so far.
+    length: usize,
+}
+
+impl<'a> Encoder<'a> {
+    /// Writes the container that begins at `at`, without padding before it; returns where its text ends.
+    fn container(&mut self, at: usize, depth: usize) -> Option<usize> {
+        if depth > MAX_DEPTH {
+            return None;
+        }
+        match self.text.as_bytes().get(at)? {
+            b'{' => self.object(at, depth),
+            b'[' => self.array(at, depth),
+            _ => None,
+        }
+    }
+
+    fn array(&mut self, at: usize, depth: usize) -> Option<usize> {
+        const IS_ARRAY: u32 = 0x4000_0000;
+        let (values, end) = self.values(at)?;
+        let mut entries = self.begin(IS_ARRAY, values.len(), values.len());
+        for value in values {
+            self.value(value, &mut entries, depth)?;
+        }
+        Some(end)
+    }
+
+    /// Keys first, in the order of their lengths, then their values.
+    fn object(&mut self, at: usize, depth: usize) -> Option<usize> {
+        let (mut members, end) = self.members(at)?;
+        members.sort_unstable_by(|(a, _), (b, _)| (a.len(), a.as_bytes()).cmp(&(b.len(), b.as_bytes())));
+        let mut entries = self.begin(IS_OBJECT, members.len(), 2 * members.len());
+        for (key, _) in &members {
+            self.string(key, &mut entries)?;
+        }
+        for (_, value) in &members {
+            self.value(*value, &mut entries, depth)?;
+        }
+        Some(end)
+    }
+
+    /// Where the values of an array begin.
+    fn values(&self, at: usize) -> Option<(Vec<usize>, usize)> {
+        let mut values = Vec::new();
+        let mut at = at + 1;
+        while *self.text.as_bytes().get(at)? != b']' {
+            values.push(at);
+            at = self.after(value_end(self.text.as_bytes(), at)?)?;
+        }
+        Some((values, at + 1))
+    }
+
+    /// Keys, and where their values begin.
+    fn members(&self, at: usize) -> Option<(Vec<(Cow<'a, str>, usize)>, usize)> {
+        let bytes = self.text.as_bytes();
+        let mut members = Vec::with_capacity(16);
+        let mut at = at + 1;
+        while *bytes.get(at)? != b'}' {
+            let (key_end, verbatim) = string_end(bytes, at).ok()?;
+            let key = decode(self.text.get(at..key_end)?, verbatim)?;
+            // A colon and a space.
+            members.push((key, key_end + 2));
+            at = self.after(value_end(bytes, key_end + 2)?)?;
+        }
+        Some((members, at + 1))
+    }
+
+    /// Past the comma and the space behind a value, if it is not the last.
+    fn after(&self, at: usize) -> Option<usize> {
+        Some(if *self.text.as_bytes().get(at)? == b',' { at + 2 } else { at })
+    }
+
+    fn begin(&mut self, kind: u32, count: usize, children: usize) -> Entries {
+        self.out.extend_from_slice(&(kind | count as u32).to_ne_bytes());
+        let next = self.out.len();
+        self.out.resize(next + 4 * children, 0);
+        Entries { next, count: 0, length: 0 }
+    }
+
+    fn value(&mut self, at: usize, entries: &mut Entries, depth: usize) -> Option<()> {
+        let before = self.out.len();
+        let kind = match *self.text.as_bytes().get(at)? {
+            b'"' => {
+                let (end, verbatim) = string_end(self.text.as_bytes(), at).ok()?;
+                let text = decode(self.text.get(at..end)?, verbatim)?;
+                return self.string(&text, entries);
+            }
+            b'{' | b'[' => {
+                self.align();
+                self.container(at, depth + 1)?;
+                CONTAINER
+            }
+            b't' => TRUE,
+            b'f' => FALSE,
+            b'n' => NULL,
+            _ => {
+                let end = value_end(self.text.as_bytes(), at)?;
+                self.align();
+                self.numeric(self.text.get(at..end)?)?;
+                NUMERIC
+            }
+        };
+        self.end_child(kind, before, entries)
+    }
+
+    fn string(&mut self, text: &str, entries: &mut Entries) -> Option<()> {
+        let before = self.out.len();
+        self.out.extend_from_slice(text.as_bytes());
+        self.end_child(STRING, before, entries)
+    }
+
+    /// Writes the entry of a child whose bytes, padding included, stand from `before` to the end.
+    fn end_child(&mut self, kind: u32, before: usize, entries: &mut Entries) -> Option<()> {
+        let length = self.out.len() - before;
+        entries.length += length;
+        if entries.length > LENGTH_MASK as usize {
+            return None;
+        }
+        let is_offset = entries.count.is_multiple_of(OFFSET_STRIDE);
+        let entry = if is_offset { entries.length as u32 | HAS_OFFSET } else { length as u32 };
+        self.put(entries.next, kind | entry);
+        entries.next += 4;
+        entries.count += 1;
+        Some(())
+    }
+
+    fn align(&mut self) {
+        self.out.resize(aligned(self.out.len()), 0);
+    }
+
+    fn put(&mut self, at: usize, word: u32) {
+        self.out[at..at + 4].copy_from_slice(&word.to_ne_bytes());
+    }
+
+    /// Writes a decimal number as `numeric_in` stores it: groups of four digits counted from the point, zeros at both ends
+    /// left out.
+    fn numeric(&mut self, token: &str) -> Option<()> {
+        let unsigned = token.strip_prefix('-').unwrap_or(token);
+        let (whole, fraction) = unsigned.split_once('.').unwrap_or((unsigned, ""));
+        let is_number = |digits: &str| digits.bytes().all(|digit| digit.is_ascii_digit());
+        if whole.is_empty() || !is_number(whole) || !is_number(fraction) {
+            return None;
+        }
+        let mut groups: Vec<u16> = whole.as_bytes().rchunks(DECIMALS).rev().map(group).collect();
+        let mut weight = groups.len() as i32 - 1;
+        groups.extend(fraction.as_bytes().chunks(DECIMALS).map(|digits| {
+            let missing = (DECIMALS - digits.len()) as u32;
+            group(digits) * 10_u16.pow(missing)
+        }));
+        let zeros = groups.iter().take_while(|group| **group == 0).count();
+        weight -= zeros as i32;
+        let length = groups.iter().rposition(|group| *group != 0).map_or(zeros, |last| last + 1);
+        let groups = &groups[zeros..length];
+        let is_zero = groups.is_empty();
+        if is_zero {
+            weight = 0;
+        }
+        let header = short_header(token.starts_with('-') && !is_zero, fraction.len(), weight)?;
+        let size = VARLENA_HEADER + 2 + 2 * groups.len();
+        self.out.extend_from_slice(&varlena_header(size).to_ne_bytes());
+        self.out.extend_from_slice(&header.to_ne_bytes());
+        groups.iter().for_each(|group| self.out.extend_from_slice(&group.to_ne_bytes()));
+        Some(())
+    }
+}
+
+/// The value of up to four decimal digits.
+fn group(digits: &[u8]) -> u16 {
+    digits.iter().fold(0, |value, digit| value * 10 + u16::from(digit - b'0'))
+}
+
+/// `None` for a number that needs the longer header.
+fn short_header(is_negative: bool, scale: usize, weight: i32) -> Option<u16> {
+    const LARGEST_SCALE: usize = (NUMERIC_SHORT_SCALE_MASK >> NUMERIC_SHORT_SCALE_SHIFT) as usize;
+    if scale > LARGEST_SCALE || !(-64..64).contains(&weight) {
+        return None;
+    }
+    let sign = if is_negative { NUMERIC_SHORT_NEGATIVE } else { 0 };
+    // The lowest seven bits of the weight, of which the highest is its sign.
+    let weight = weight as u16 & (NUMERIC_SHORT_WEIGHT_SIGN | NUMERIC_SHORT_WEIGHT_MASK);
+    Some(NUMERIC_SHORT | sign | (scale as u16) << NUMERIC_SHORT_SCALE_SHIFT | weight)
+}

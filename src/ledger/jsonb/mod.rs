@@ -1,0 +1,14 @@
+//! A jsonb of Postgres as bytes: its canonical text from them, and they from a canonical text.
+//!
+//! Metadata is stored as a jsonb, and stated in lines as canonical JSON. By way of jsonb's own text, each way would be
+//! printing, parsing and printing again, for every entry that is recorded, sealed or verified.
+
+mod canonical;
+mod encode;
+mod layout;
+
+#[cfg(test)]
+mod tests;
+
+pub use canonical::{write_canonical, Written};
+pub use encode::encode;

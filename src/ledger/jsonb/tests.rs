@@ -1,0 +1,89 @@
+//! The two ways, there and back. What `jsonb_in` itself makes is compared in pg_regress.
+
+use super::encode;
+use super::layout::VARLENA_HEADER;
+use super::{write_canonical as write, Written};
+use crate::ledger::canonical_json::canonical;
+use proptest::prelude::*;
+
+fn back(jsonb: &[u8]) -> Option<(String, Written)> {
+    let mut out = Vec::new();
+    let written = write(&mut out, &jsonb[VARLENA_HEADER..])?;
+    Some((String::from_utf8(out).unwrap(), written))
+}
+
+#[test]
+fn what_was_encoded_reads_as_the_same_text() {
+    let long_key = "k".repeat(300);
+    let many: Vec<String> = (0..100).map(|number| format!("\"m{number}\": [{number}, null, \"\\u00e9\"]")).collect();
+    for json in [
+        "{}",
+        "[]",
+        r#"{"b": 1, "aa": -20000, "c": {"d": [true, false, null, 0.75, -0.0001, 123456789.5]}, "": "x"}"#,
+        r#"["\ud83d\ude00", "a\"b\\c\n", {"\u00e9": [[], {}]}]"#,
+        r#"[0, -1, 10000, 99999999, 10000000000000000000000000, 0.5, 100.0, 0.0, 1200.0034]"#,
+        &format!("{{\"{long_key}\": [1, [2, [3]]]}}"),
+        &format!("{{{}}}", many.join(", ")),
+    ] {
+        let json = canonical(json).unwrap();
+        let (text, written) = back(&encode(&json).unwrap()).unwrap();
+        assert_eq!(text, json);
+        assert!(written.keeps_numbers);
+    }
+}
+
+#[test]
+fn what_is_left_to_postgres_is_told() {
+    for json in ["1", "\"a\"", "[1e+16]", "[1e-07]", "[\"\\ud800\"]", "{\"a\": ", "[1] ", ""] {
+        assert_eq!(encode(json), None, "{json}");
+    }
+    let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
+    assert_eq!(encode(&deep), None);
+}
+
+#[test]
+fn a_number_that_a_double_may_not_keep_is_told() {
+    let jsonb = encode("[0.12345678901234567]").unwrap();
+    let (text, written) = back(&jsonb).unwrap();
+    assert_eq!(text, canonical("[0.12345678901234567]").unwrap());
+    assert!(!written.keeps_numbers);
+}
+
+fn values() -> impl Strategy<Value = serde_json::Value> {
+    let leaf = prop_oneof![
+        Just(serde_json::Value::Null),
+        any::<bool>().prop_map(serde_json::Value::from),
+        any::<i64>().prop_map(serde_json::Value::from),
+        (-1_000_000_i64..1_000_000).prop_map(|number| serde_json::Value::from(number as f64 / 64.0)),
+        "[a-zé\"\\\\\n😀]{0,12}".prop_map(serde_json::Value::from),
+    ];
+    leaf.prop_recursive(4, 64, 40, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..40).prop_map(serde_json::Value::from),
+            prop::collection::btree_map("[a-cé😀]{0,3}", inner, 0..40)
+                .prop_map(|members| serde_json::Value::Object(members.into_iter().collect())),
+        ]
+    })
+}
+
+proptest! {
+    #[test]
+    fn any_value_comes_back(value in values()) {
+        let json = canonical(&serde_json::json!([value]).to_string()).unwrap();
+        let jsonb = encode(&json).unwrap();
+        prop_assert_eq!(back(&jsonb).unwrap().0, json);
+    }
+
+    #[test]
+    fn any_bytes_are_read_without_harm(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        write(&mut Vec::new(), &bytes);
+    }
+
+    #[test]
+    fn a_damaged_value_is_read_without_harm(at in 0_usize..60, byte in any::<u8>()) {
+        let mut jsonb = encode(r#"{"a": [1, 2.5, {"b": "text"}], "c": null, "dd": -70000}"#).unwrap();
+        let at = at % jsonb.len();
+        jsonb[at] = byte;
+        write(&mut Vec::new(), &jsonb[VARLENA_HEADER..]);
+    }
+}
