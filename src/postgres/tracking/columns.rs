@@ -107,6 +107,28 @@ pub fn object<'a>(columns: impl IntoIterator<Item = &'a Column>, row: &Row) -> R
     canonical_text(out)
 }
 
+/// The canonical JSON array of the values of these columns, which are not null.
+pub fn array<'a>(columns: impl IntoIterator<Item = &'a Column>, row: &Row) -> Result<String, Failure> {
+    let mut out = vec![b'['];
+    let _fixed = FixedSettings::set();
+    for column in columns {
+        let Some(value) = row.datum(column.position) else { continue };
+        if out.len() > 1 {
+            out.extend_from_slice(b", ");
+        }
+        column.encoding.write(value, &mut out)?;
+    }
+    out.push(b']');
+    canonical_text(out)
+}
+
+/// A name as it stands in JSON, between the quotes.
+pub fn json_name(name: &str) -> String {
+    let mut json = Vec::new();
+    write_string(&mut json, name);
+    String::from_utf8_lossy(&json[1..json.len() - 1]).into_owned()
+}
+
 fn canonical_text(json: Vec<u8>) -> Result<String, Failure> {
     let text = String::from_utf8(json).map_err(|_| not_text())?;
     crate::postgres::hashing::canonical(&text)

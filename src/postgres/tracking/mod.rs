@@ -12,6 +12,7 @@
 //! | [`options`] | what a table is tracked with |
 //! | [`relation`] | what the catalogs say of a table |
 //! | [`plan`], [`shape`], [`columns`] | which columns are recorded, and a row as JSON |
+//! | [`row_key`] | how a row is named |
 //! | [`record`] | the triggers' functions |
 //! | [`command_order`] | the times of changes that one transaction makes to one row |
 //! | [`baseline`] | recording the rows that were there before |
@@ -33,6 +34,7 @@ pub mod partitions;
 pub mod plan;
 pub mod record;
 pub mod relation;
+pub mod row_key;
 pub mod shape;
 pub mod sorter;
 pub mod verify_row;

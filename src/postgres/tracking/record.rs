@@ -5,6 +5,7 @@ use super::command_order;
 use super::options::{Coverage, Options};
 use super::partitions;
 use super::plan::{self, Plan};
+use super::row_key::RowKey;
 use crate::ledger::canonical_json::write_string;
 use crate::ledger::record::Timestamp;
 use crate::ledger::row_change::Operation;
@@ -82,7 +83,7 @@ pub fn record_departure(plan: &Plan, tuple: &Row, precedes_baseline: bool) -> Re
 
 fn record_insert(plan: &Plan, row: &Row, at: Timestamp) -> Result<(), Failure> {
     let image = columns::object(&plan.columns, row)?;
-    let metadata = Metadata::of(plan)?.image("after", &image).key("key", &columns::object(&plan.key, row)?);
+    let metadata = Metadata::of(plan)?.image("after", &image).row_key(&RowKey::of(plan, row)?);
     plan.record(Operation::Insert, &image, metadata, at)
 }
 
@@ -90,7 +91,7 @@ fn record_insert(plan: &Plan, row: &Row, at: Timestamp) -> Result<(), Failure> {
 /// `header` is that of the old row version, which this transaction has updated.
 unsafe fn record_update(plan: &Plan, old: &Row, new: &Row, header: pg_sys::HeapTupleHeader) -> Result<(), Failure> {
     let (before, after) = (columns::object(&plan.columns, old)?, columns::object(&plan.columns, new)?);
-    let (old_key, key) = (columns::object(&plan.key, old)?, columns::object(&plan.key, new)?);
+    let (old_key, key) = (RowKey::of(plan, old)?, RowKey::of(plan, new)?);
     // Only columns that are not covered have changed.
     if before == after && !plan.covers_all() {
         return Ok(());
@@ -98,11 +99,11 @@ unsafe fn record_update(plan: &Plan, old: &Row, new: &Row, header: pg_sys::HeapT
     let mut metadata = Metadata::of(plan)?
         .image("before", &before)
         .image("after", &after)
-        .key("key", &key)
+        .row_key(&key)
         .text("previous_hash", &sha256_hex(before.as_bytes()))
         .precedes_baseline(plan.precedes_baseline(header));
     if old_key != key {
-        metadata = metadata.key("old_key", &old_key);
+        metadata = metadata.key("old_key", &old_key.json).text("old_row_id", &digits(&old_key));
     }
     plan.record(Operation::Update, &after, metadata, command_order::time_of(deleting_command(header)))
 }
@@ -111,7 +112,7 @@ fn record_delete(plan: &Plan, row: &Row, at: Timestamp, precedes_baseline: bool)
     let image = columns::object(&plan.columns, row)?;
     let metadata = Metadata::of(plan)?
         .image("before", &image)
-        .key("key", &columns::object(&plan.key, row)?)
+        .row_key(&RowKey::of(plan, row)?)
         .precedes_baseline(precedes_baseline);
     plan.record(Operation::Delete, &image, metadata, at)
 }
@@ -222,6 +223,11 @@ impl Metadata {
         self
     }
 
+    /// Which row it is about.
+    pub fn row_key(self, key: &RowKey) -> Metadata {
+        self.key("key", &key.json).text("row_id", &digits(key))
+    }
+
     fn precedes_baseline(self, precedes: bool) -> Metadata {
         match precedes {
             true => self.key("precedes_baseline", "true"),
@@ -249,6 +255,10 @@ impl Metadata {
         self.json.push(b'}');
         hashing::canonical(&String::from_utf8_lossy(&self.json))
     }
+}
+
+fn digits(key: &RowKey) -> String {
+    key.row_id.simple().to_string()
 }
 
 /// Empty for a role that was dropped meanwhile.
