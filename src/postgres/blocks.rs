@@ -13,6 +13,7 @@ use super::settings;
 use super::tables::{self, entry_column, BulkInsert, LatestSnapshot, Table, TableScan};
 use super::tracking::versions::NewVersions;
 use super::transaction;
+use super::vacated::Moved;
 use crate::ledger::block::{self, BlockHeader};
 use crate::ledger::log_tree::{self, LogTree, STORED_LEVEL};
 use crate::ledger::record::Timestamp;
@@ -47,6 +48,18 @@ pub struct Batch {
     pub next_page: u32,
     /// Pages the table had.
     pub pages: u32,
+    pub moved: Moved,
+}
+
+impl Batch {
+    /// Pending entries that the scan has seen.
+    pub fn seen(&self) -> i64 {
+        self.left + self.sealed()
+    }
+
+    pub fn sealed(&self) -> i64 {
+        self.blocks.iter().map(|block| block.data_count).sum()
+    }
 }
 
 /// A pending entry on its way into a block.
@@ -160,7 +173,7 @@ pub fn seal_batch(extent: Extent, from_page: u32) -> Result<Batch, Failure> {
         })
         .execute()?;
     if !batch.blocks.is_empty() {
-        transaction::note_sealed(batch.blocks.iter().map(|block| block.data_count).sum());
+        transaction::note_sealed(batch.sealed());
         // SAFETY: makes this batch visible to the next one of the same transaction.
         unsafe { pg_sys::CommandCounterIncrement() };
     }
@@ -184,7 +197,24 @@ fn seal_candidates(extent: Extent, from_page: u32) -> Result<Batch, Failure> {
     let (left_count, oldest_left) = (left.len() as i64, left.first().map(|candidate| candidate.created_at));
     let blocks =
         if count == 0 { Vec::new() } else { write_blocks(&candidates[..count], block_size, &pending, &snapshot)? };
-    Ok(Batch { blocks, left: left_count, oldest_left, next_page, pages: pending.pages() })
+    let moved = moved(&candidates[..count]);
+    Ok(Batch { blocks, left: left_count, oldest_left, next_page, pages: pending.pages(), moved })
+}
+
+fn moved(candidates: &[Candidate]) -> Moved {
+    let mut pages: Vec<u32> = candidates.iter().map(|candidate| page_of(candidate.tuple)).collect();
+    pages.sort_unstable();
+    pages.dedup();
+    // SAFETY: inside a transaction, which has an id if it has moved anything.
+    let transaction = unsafe { pg_sys::GetCurrentTransactionIdIfAny() };
+    Moved { transaction, pages }
+}
+
+/// The page that the tuple stands on.
+fn page_of(tuple: pg_sys::HeapTuple) -> u32 {
+    // SAFETY: a tuple of a scan, or a copy of one, which keeps its place.
+    let block_id = unsafe { (*tuple).t_self.ip_blkid };
+    (u32::from(block_id.bi_hi) << 16) | u32::from(block_id.bi_lo)
 }
 
 /// Reads up to `limit` pending entries, in the order of the table's pages.
@@ -195,10 +225,7 @@ fn collect(pending: &Table, snapshot: &LatestSnapshot, from_page: u32, limit: us
     while let Some(tuple) = scan.next() {
         check_for_interrupts!();
         // SAFETY: the scan's tuple is good until the next; the copy lives in the batch's memory context.
-        let (tuple, page) = unsafe {
-            let block_id = (*tuple).t_self.ip_blkid;
-            (pg_sys::heap_copytuple(tuple), (u32::from(block_id.bi_hi) << 16) | u32::from(block_id.bi_lo))
-        };
+        let tuple = unsafe { pg_sys::heap_copytuple(tuple) };
         let entry = tables::entry_from_row(&pending.deform(tuple));
         line.clear();
         entry.write_line(&mut line);
@@ -211,7 +238,7 @@ fn collect(pending: &Table, snapshot: &LatestSnapshot, from_page: u32, limit: us
             tuple,
         });
         if candidates.len() == limit {
-            return (candidates, page);
+            return (candidates, page_of(tuple));
         }
     }
     (candidates, 0)

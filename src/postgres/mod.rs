@@ -7,7 +7,7 @@
 //! | [`entries`], [`triggers`] | recording, by function and by INSERT |
 //! | [`transaction`] | what happens when a transaction ends |
 //! | [`mirror`] | the JSONL file |
-//! | [`blocks`], [`partitions`] | sealing |
+//! | [`blocks`], [`partitions`], [`vacated`] | sealing |
 //! | [`copy_hook`], [`lines`], [`import`] | writing a ledger out, and rebuilding one |
 //! | [`utility_hook`] | where commands come by |
 //! | [`tracking`] | application tables whose rows are recorded |
@@ -40,6 +40,7 @@ mod tracking;
 mod transaction;
 mod triggers;
 mod utility_hook;
+mod vacated;
 mod verification;
 mod views;
 mod wait_events;

@@ -281,9 +281,11 @@ impl Transaction {
     /// The entries are committed, or prepared, and the file lacks their lines.
     fn owe_lines(&mut self, mirror: &Mirror) {
         if self.outcome == Some(Lines::Owed) {
-            mirror.slot.behind.store(true, Ordering::SeqCst);
+            let was_behind = mirror.slot.behind.swap(true, Ordering::SeqCst);
             mirror.slot.committing_behind.fetch_sub(1, Ordering::SeqCst);
-            mirror.slot.worker.wake();
+            if !was_behind {
+                mirror.slot.worker.wake();
+            }
         }
     }
 

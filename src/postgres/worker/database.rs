@@ -1,6 +1,7 @@
 //! The worker of one database: seals, sees to the mirror, and otherwise sleeps.
 
 use super::keeper::Keeper;
+use super::pace::Pace;
 use crate::postgres::blocks::{self, Batch, Extent};
 use crate::postgres::errors::or_raise;
 use crate::postgres::mirror::append::Mirror;
@@ -10,8 +11,9 @@ use crate::postgres::mirror::requests;
 use crate::postgres::mirror::shared::Request;
 use crate::postgres::settings::{self, MirrorMode};
 use crate::postgres::shared::{shared, DatabaseSlot, PendingCount, Shared, WorkerState};
-use crate::postgres::tables;
+use crate::postgres::tables::{self, Table};
 use crate::postgres::tracking::baseline;
+use crate::postgres::vacated::Vacated;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::{pg_guard, pg_sys, FromDatum, PgTryBuilder};
 use std::panic::AssertUnwindSafe;
@@ -147,6 +149,8 @@ struct Worker {
     is_own: bool,
     /// Where to start looking for pending entries; behind it there is most likely nothing.
     resume_page: u32,
+    vacated: Vacated,
+    pace: Pace,
     /// When the pending table must be read as a whole, because nobody knows exactly how many entries are in it.
     recount_at: Option<Instant>,
     /// Since when the oldest entry that was left waits.
@@ -169,6 +173,8 @@ impl Worker {
             keeper: Keeper::new(mirror),
             is_own: false,
             resume_page: 0,
+            vacated: Vacated::default(),
+            pace: Pace::new(),
             recount_at: Some(Instant::now()),
             waiting_since: None,
             look_again: false,
@@ -226,10 +232,7 @@ impl Worker {
                 if std::mem::take(&mut self.look_again) | self.keeper.take_has_waited() {
                     return Some(0);
                 }
-                let due = self.due().map(|due| ((due - tables::now().micros()) / 1000 + 1).max(0));
-                let recount =
-                    self.recount_at.map(|at| at.saturating_duration_since(Instant::now()).as_millis() as i64 + 1);
-                due.into_iter().chain(recount).min()
+                self.until_next()
             }
             Err(cause) => {
                 if self.logged.as_ref() != Some(&cause) {
@@ -243,6 +246,21 @@ impl Worker {
                 Some(wait.as_millis() as i64)
             }
         }
+    }
+
+    /// Milliseconds until there is something to do that nobody wakes this process for.
+    fn until_next(&self) -> Option<i64> {
+        let milliseconds = |time: Duration| time.as_millis() as i64 + 1;
+        let rest = self.pace.rest().map(milliseconds);
+        let due = self.due().map(|due| ((due - tables::now().micros()) / 1000 + 1).max(0));
+        let recount = self.recount_at.map(|at| milliseconds(at.saturating_duration_since(Instant::now())));
+        let next = due.into_iter().chain(recount).chain(rest.filter(|_| self.has_full_block())).min();
+        // Nothing is sealed before the rest is over.
+        next.map(|next| next.max(rest.unwrap_or(0))).into_iter().chain(self.keeper.until_next()).min()
+    }
+
+    fn has_full_block(&self) -> bool {
+        self.slot().pending.load(Ordering::Acquire) >= settings::block_size() as i64
     }
 
     /// Sets the state, unless a command has paused this worker meanwhile.
@@ -343,31 +361,44 @@ impl Worker {
             if self.is_called_away() || (self.keeper.is_async() && since.elapsed() > LONGEST_SEALING) {
                 return Ok(());
             }
-            let looked_at = tables::now().micros();
-            let (batch, count) = self.seal_batch(page)?;
-            self.note_left(&batch);
-            if batch.next_page != 0 {
-                page = batch.next_page;
-                continue;
-            }
-            self.resume_page = batch.pages.saturating_sub(RESUME_MARGIN_PAGES);
-            let whole_table = page == 0;
-            if whole_table {
-                self.correct_count(count, &batch);
-            }
-            let pending = self.slot().pending.load(Ordering::Acquire);
-            let unseen = pending > batch.left;
-            if unseen && !whole_table || self.is_due() {
-                page = 0;
-            } else if unseen && pending >= settings::block_size() as i64 {
-                page = self.resume_page;
-            } else {
-                if unseen {
-                    self.wait_since(looked_at);
+            self.pace.begin(self.slot());
+            let next = self.seal_from(page)?;
+            let is_resting = self.pace.end(self.slot());
+            match next {
+                Some(next) if is_resting => {
+                    self.resume_page = next;
+                    return Ok(());
                 }
-                return Ok(());
+                Some(next) => page = next,
+                None => return Ok(()),
             }
         }
+    }
+
+    /// Seals one batch; returns the page to go on from, if there is more to be sealed.
+    fn seal_from(&mut self, page: u32) -> Result<Option<u32>, String> {
+        let looked_at = tables::now().micros();
+        let (batch, count) = self.seal_batch(page)?;
+        self.note_left(&batch);
+        if batch.next_page != 0 {
+            return Ok(Some(batch.next_page));
+        }
+        self.resume_page = batch.pages.saturating_sub(RESUME_MARGIN_PAGES);
+        let whole_table = page == 0;
+        if whole_table {
+            self.correct_count(count, &batch);
+        }
+        // What was counted before the scan, the scan could see: it stands on a page before.
+        let was_missed = count.entries > batch.seen() && !whole_table;
+        let is_unseen = self.slot().pending.load(Ordering::Acquire) > batch.left;
+        if is_unseen {
+            self.wait_since(looked_at);
+        }
+        let next = match was_missed || self.is_due() {
+            true => Some(0),
+            false => (is_unseen && self.has_full_block()).then_some(self.resume_page),
+        };
+        Ok(next)
     }
 
     /// Between batches, which may never end while entries come faster than they are sealed: obeys signals, reads the
@@ -400,7 +431,8 @@ impl Worker {
             self.waiting_since = None;
             return false;
         }
-        self.must_recount() || self.waiting_since.is_none() || self.is_due() || pending >= settings::block_size() as i64
+        let may_find = self.must_recount() || self.waiting_since.is_none() || self.is_due() || self.has_full_block();
+        may_find && self.pace.rest().is_none()
     }
 
     /// Also gives the count of pending entries as it was before. It is read under the lock that every sealer holds until
@@ -409,11 +441,14 @@ impl Worker {
         let extent = if self.is_due() { Extent::Everything } else { Extent::FullBlocks };
         self.look_again = true;
         let slot = self.slot();
-        let (batch, count) = in_transaction(|| {
+        let vacated = &mut self.vacated;
+        let (mut batch, count) = in_transaction(|| {
             blocks::lock_sealing();
+            vacated.reclaim(&Table::open("entries_pending", pg_sys::RowExclusiveLock));
             let count = slot.count_pending();
             (or_raise(blocks::seal_batch(extent, page)), count)
         })?;
+        self.vacated.add(std::mem::take(&mut batch.moved));
         if !batch.blocks.is_empty() {
             self.slot().blocks_sealed.fetch_add(batch.blocks.len() as i64, Ordering::AcqRel);
             if !self.keeper.is_async() {
@@ -443,8 +478,7 @@ impl Worker {
     /// Sets the count of pending entries right by what a scan of the whole table has seen. Entries whose commit was under
     /// way are perhaps counted twice then, which at worst wakes the worker once too often; they are counted again soon.
     fn correct_count(&mut self, count: PendingCount, batch: &Batch) {
-        let sealed: i64 = batch.blocks.iter().map(|block| block.data_count).sum();
-        self.slot().pending.fetch_add(batch.left + sealed - count.entries, Ordering::AcqRel);
+        self.slot().pending.fetch_add(batch.seen() - count.entries, Ordering::AcqRel);
         let is_exact = self.slot().is_exact(count);
         self.recount_at = (!is_exact).then(|| Instant::now() + RECOUNT_INTERVAL);
     }

@@ -1,6 +1,7 @@
 //! The worker's part in the mirror: it has the file open and locked, repairs it, and appends what is the ledger's own.
 
 use super::database::in_transaction;
+use super::pace::Pace;
 use crate::postgres::blocks;
 use crate::postgres::errors::or_raise;
 use crate::postgres::mirror::append::Mirror;
@@ -28,11 +29,21 @@ pub struct Keeper {
     configured_at: pg_sys::TimestampTz,
     /// The work has waited for locks or for the file, and such a wait takes what wakes this process.
     has_waited: bool,
+    /// Of appending what is owed to the file.
+    pace: Pace,
 }
 
 impl Keeper {
     pub fn new(mirror: Mirror) -> Self {
-        Keeper { mirror, attached: None, attached_async: false, mark: None, configured_at: 0, has_waited: false }
+        Keeper {
+            mirror,
+            attached: None,
+            attached_async: false,
+            mark: None,
+            configured_at: 0,
+            has_waited: false,
+            pace: Pace::new(),
+        }
     }
 
     fn slot(&self) -> &'static DatabaseSlot {
@@ -190,6 +201,10 @@ impl Keeper {
     pub fn append_owed(&mut self) -> Result<(), String> {
         let slot = self.slot();
         let Some(attached) = self.attached.as_mut() else { return Ok(()) };
+        if self.pace.rest().is_some() {
+            return Ok(());
+        }
+        self.pace.begin(slot);
         if !slot.behind.swap(false, Ordering::SeqCst) && !has_new_blocks(&self.mirror)? {
             return Ok(());
         }
@@ -207,7 +222,14 @@ impl Keeper {
         if outcome.is_err() {
             slot.behind.store(true, Ordering::SeqCst);
         }
+        self.pace.end(slot);
         outcome
+    }
+
+    /// Milliseconds until what is owed to the file is to be appended.
+    pub fn until_next(&self) -> Option<i64> {
+        let rest = self.pace.rest().filter(|_| self.attached_async)?;
+        Some(rest.as_millis() as i64 + 1)
     }
 }
 

@@ -14,6 +14,7 @@ pub mod commands;
 pub mod database;
 mod keeper;
 pub mod launcher;
+mod pace;
 
 use crate::postgres::wait_events;
 #[cfg(not(feature = "pg18"))]

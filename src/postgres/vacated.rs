@@ -1,0 +1,70 @@
+//! Making the space of sealed entries in `entries_pending` usable again at once.
+//!
+//! Every entry leaves this table within moments. Left to autovacuum alone, which comes once a minute, the table grows by all
+//! that is recorded in between, and whoever looks through it reads mostly what is gone. So the worker does for the pages
+//! that it has emptied what an UPDATE does for the page that it needs (heap pruning), and tells the free space map.
+
+use super::tables::Table;
+use pgrx::{check_for_interrupts, pg_sys};
+use std::collections::VecDeque;
+
+/// Batches whose pages are remembered. Behind an old snapshot they pile up, and are autovacuum's to clean.
+const MAX_BATCHES: usize = 1024;
+/// A page with this much room is worth to be found by those who insert.
+const ROOM: usize = pg_sys::BLCKSZ as usize / 4;
+
+/// Pages from which entries were moved into blocks, until their space is usable.
+#[derive(Default)]
+pub struct Vacated(VecDeque<Moved>);
+
+/// What one transaction has moved.
+#[derive(Default)]
+pub struct Moved {
+    pub transaction: pg_sys::TransactionId,
+    /// Ascending.
+    pub pages: Vec<u32>,
+}
+
+impl Vacated {
+    /// The transaction has committed.
+    pub fn add(&mut self, moved: Moved) {
+        if !moved.pages.is_empty() && self.0.len() < MAX_BATCHES {
+            self.0.push_back(moved);
+        }
+    }
+
+    /// Cleans the pages of all batches that no snapshot can see any more. Runs in a transaction.
+    pub fn reclaim(&mut self, pending: &Table) {
+        while let Some(moved) = self.0.front() {
+            // SAFETY: the table is open; the transaction has ended.
+            if !unsafe { pg_sys::GlobalVisCheckRemovableXid(pending.relation(), moved.transaction) } {
+                return;
+            }
+            reclaim_pages(pending, &moved.pages);
+            self.0.pop_front();
+        }
+    }
+}
+
+fn reclaim_pages(pending: &Table, pages: &[u32]) {
+    let count = pending.pages();
+    let pages = || pages.iter().copied().filter(|page| *page < count);
+    for page in pages() {
+        check_for_interrupts!();
+        // SAFETY: a page of this table, which is open and locked; pinned until its space is known.
+        unsafe {
+            let buffer = pg_sys::ReadBuffer(pending.relation(), page);
+            pg_sys::heap_page_prune_opt(pending.relation(), buffer);
+            pg_sys::LockBuffer(buffer, pg_sys::BUFFER_LOCK_SHARE as i32);
+            let room = pg_sys::PageGetHeapFreeSpace(pg_sys::BufferGetPage(buffer).cast());
+            pg_sys::UnlockReleaseBuffer(buffer);
+            if room >= ROOM {
+                pg_sys::RecordPageWithFreeSpace(pending.relation(), page, room);
+            }
+        }
+    }
+    if let (Some(first), Some(last)) = (pages().next(), pages().last()) {
+        // SAFETY: as above. Those who look for room begin at the map's upper pages.
+        unsafe { pg_sys::FreeSpaceMapVacuumRange(pending.relation(), first, last + 1) }
+    }
+}
