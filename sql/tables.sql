@@ -90,7 +90,7 @@ CREATE TABLE ledger.baselines (
 COMMENT ON TABLE ledger.row_versions IS 'which sealed entries are about a row of a tracked table';
 COMMENT ON TABLE ledger.table_shapes IS 'the columns that entries about rows cover';
 COMMENT ON TABLE ledger.baselines IS 'tables whose rows from before they were tracked are still being recorded';
-COMMENT ON COLUMN ledger.row_versions.row_id IS 'the first 16 bytes of SHA-256 over the table_id, a zero byte and the key, canonical JSON';
+COMMENT ON COLUMN ledger.row_versions.row_id IS 'the first 16 bytes of SHA-256 over the table_id, a zero byte and the values of the key in the order of its columns'' numbers, a canonical JSON array';
 COMMENT ON COLUMN ledger.baselines.horizon IS 'row versions of transactions before this one have no entries yet';
 COMMENT ON COLUMN ledger.baselines.oldest_running IS 'transactions from this one on may have written after the triggers were made';
 COMMENT ON TABLE ledger.blocks IS 'hash-chained blocks; sealing alone writes here';

@@ -13,7 +13,7 @@ SELECT table_name, table_id = :'table_id' AS table_id, keep_image, with_signatur
 FROM ledger.tracked_tables;
 SHOW client_min_messages;
 INSERT INTO notes VALUES (2, 'after');
-SELECT entry_type, metadata - '{table_id,shape,transaction_id,session_user,current_user,application_name,client_address,options}'::text[] AS metadata,
+SELECT entry_type, metadata - '{table_id,row_id,shape,transaction_id,session_user,current_user,application_name,client_address,options}'::text[] AS metadata,
        signature IS NOT NULL AS signed, metadata ->> 'table_id' = :'table_id' AS table_id
 FROM ledger.entries ORDER BY created_at, id;
 SELECT * FROM ledger.verify_table('notes');

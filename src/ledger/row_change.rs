@@ -5,8 +5,9 @@
 //! | member | what it is |
 //! |---|---|
 //! | `table_id` | the tracked table, whatever its name is now |
-//! | `key` | the columns of the primary key, as an object |
-//! | `old_key` | the key before an update that changed it |
+//! | `key` | the columns of the primary key, as an object, by the names that they had |
+//! | `row_id` | the row, whatever the columns of its key are called later: [`row_id`] |
+//! | `old_key`, `old_row_id` | before an update that changed the key |
 //! | `previous_hash` | the data hash of the row that was updated, as it was found |
 //! | `shape` | the columns that `data` covers: hash of an entry of type `table_shape` |
 //! | `baseline` | true: the row was there before the table was tracked |
@@ -56,7 +57,11 @@ pub struct RowChange<'a> {
     pub table_id: &'a str,
     /// Canonical JSON object; empty for a truncate.
     pub key: &'a str,
+    /// Where the row is then, or was.
+    pub row_id: Uuid,
     pub old_key: Option<&'a str>,
+    /// The row that it took the place of.
+    pub old_row_id: Option<Uuid>,
     pub previous_hash: Option<&'a str>,
     pub shape: &'a str,
     pub transaction_id: &'a str,
@@ -68,12 +73,19 @@ impl<'a> RowChange<'a> {
     /// What the metadata, canonical JSON, says; `None` if the entry is not about a row.
     pub fn parse(entry_type: &str, metadata: &'a str) -> Option<RowChange<'a>> {
         let operation = Operation::from_entry_type(entry_type)?;
-        let key = member(metadata, "key").filter(|_| operation != Operation::Truncate);
+        let table_id = plain_member(metadata, "table_id")?;
+        let id = |name| plain_member(metadata, name).and_then(|id| Uuid::try_parse(id).ok());
+        let (key, row_id) = match operation {
+            Operation::Truncate => ("", row_id(table_id, "")),
+            _ => (member(metadata, "key")?, id("row_id")?),
+        };
         Some(RowChange {
             operation,
-            table_id: plain_member(metadata, "table_id")?,
-            key: if operation == Operation::Truncate { "" } else { key? },
+            table_id,
+            key,
+            row_id,
             old_key: member(metadata, "old_key"),
+            old_row_id: id("old_row_id"),
             previous_hash: plain_member(metadata, "previous_hash"),
             shape: plain_member(metadata, "shape").unwrap_or_default(),
             transaction_id: member(metadata, "transaction_id").unwrap_or_default(),
@@ -81,31 +93,22 @@ impl<'a> RowChange<'a> {
             precedes_baseline: member(metadata, "precedes_baseline") == Some("true"),
         })
     }
-
-    /// The row it is about: where it is then, or was.
-    pub fn row_id(&self) -> Uuid {
-        row_id(self.table_id, self.key)
-    }
-
-    /// The row that it took the place of.
-    pub fn old_row_id(&self) -> Option<Uuid> {
-        self.old_key.map(|key| row_id(self.table_id, key))
-    }
 }
 
 /// The rows that the entry is about, by their ids. None for entries of other kinds.
 pub fn row_ids(entry_type: &str, metadata: &str) -> impl Iterator<Item = Uuid> {
     let change = RowChange::parse(entry_type, metadata);
-    [change.map(|change| change.row_id()), change.and_then(|change| change.old_row_id())].into_iter().flatten()
+    [change.map(|change| change.row_id), change.and_then(|change| change.old_row_id)].into_iter().flatten()
 }
 
-/// One name of fixed length for a row: the first 16 bytes of SHA-256 over the table's id, a zero byte and the key,
-/// canonical JSON. The empty key stands for the table as a whole.
-pub fn row_id(table_id: &str, key: &str) -> Uuid {
-    let mut text = Vec::with_capacity(table_id.len() + 1 + key.len());
+/// One name of fixed length for a row: the first 16 bytes of SHA-256 over the table's id, a zero byte and the values of the
+/// key, a canonical JSON array. They stand in the order of the columns' numbers, which stays when columns are renamed. No
+/// values stand for the table as a whole.
+pub fn row_id(table_id: &str, key_values: &str) -> Uuid {
+    let mut text = Vec::with_capacity(table_id.len() + 1 + key_values.len());
     text.extend_from_slice(table_id.as_bytes());
     text.push(0);
-    text.extend_from_slice(key.as_bytes());
+    text.extend_from_slice(key_values.as_bytes());
     let hash = sha256(&text);
     let mut id = [0; 16];
     id.copy_from_slice(&hash[..16]);
@@ -116,7 +119,7 @@ pub fn row_id(table_id: &str, key: &str) -> Uuid {
 mod tests {
     use super::*;
 
-    const METADATA: &str = r#"{"key": {"id": 2}, "old_key": {"id": 1}, "previous_hash": "ab", "shape": "cd", "table_id": "t", "transaction_id": 7}"#;
+    const METADATA: &str = r#"{"key": {"id": 2}, "old_key": {"id": 1}, "old_row_id": "e8ffc7c0393ffc4e7bd8d97dad792e8d", "previous_hash": "ab", "row_id": "c91d97377d444a246f5e902b8cd0d423", "shape": "cd", "table_id": "t", "transaction_id": 7}"#;
 
     #[test]
     fn an_update_of_the_key_is_about_two_rows() {
@@ -125,7 +128,7 @@ mod tests {
         assert_eq!((change.shape, change.transaction_id), ("cd", "7"));
         assert_eq!((change.is_baseline, change.precedes_baseline), (false, false));
         let ids: Vec<_> = row_ids("table_update", METADATA).collect();
-        assert_eq!(ids, [row_id("t", r#"{"id": 2}"#), row_id("t", r#"{"id": 1}"#)]);
+        assert_eq!(ids, [row_id("t", "[2]"), row_id("t", "[1]")]);
     }
 
     #[test]
@@ -133,6 +136,7 @@ mod tests {
         assert_eq!(row_ids("payment", METADATA).count(), 0);
         assert_eq!(row_ids("table_shape", METADATA).count(), 0);
         assert_eq!(row_ids("table_insert", r#"{"key": {"id": 2}}"#).count(), 0);
+        assert_eq!(row_ids("table_insert", r#"{"key": {"id": 2}, "row_id": "x", "table_id": "t"}"#).count(), 0);
         assert_eq!(row_ids("table_insert", "{}").count(), 0);
     }
 

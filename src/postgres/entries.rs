@@ -3,13 +3,13 @@
 use super::database;
 use super::errors::{or_raise, required, Failure};
 use super::hashing;
-use super::jsonb::{Jsonb, JsonbText};
+use super::jsonb::{self, Jsonb, JsonbText};
 use super::partitions;
+use super::queue;
 use super::secrets;
 use super::settings::MirrorMode;
-use super::tables::{self, entry_column, Table};
+use super::tables::{self, entry_column, BulkInsert, Table};
 use super::transaction;
-use crate::ledger::canonical_json;
 use crate::ledger::record::{self, Entry, Timestamp};
 use crate::ledger::{row_change, sha256_hex, signature};
 use pgrx::prelude::*;
@@ -125,24 +125,55 @@ impl RowEntry {
 }
 
 /// Signs and inserts an entry of the ledger's own, and queues its line for the mirror.
-pub fn record_row(row: RowEntry) -> Result<Uuid, Failure> {
-    require_recording()?;
-    let signing = if row.with_signature { Signing::Required } else { Signing::None };
-    let (signature, key_id) = sign(&row.data_hash, signing)?;
-    let stored = JsonbText(canonical_json::with_fractions(&row.metadata).into_owned());
-    let stored = stored.into_datum().expect("a jsonb is not null");
-    let entry = Entry {
-        entry_id: Uuid::now_v7(),
-        entry_type: row.entry_type.to_owned(),
-        data_hash: row.data_hash,
-        metadata: row.metadata,
-        signature,
-        key_id,
-        created_at: row.created_at,
-    };
-    insert(&entry, stored);
-    transaction::add_entry(&entry, false);
-    Ok(entry.entry_id)
+pub fn record_row(row: RowEntry) -> Result<(), Failure> {
+    insert_all([&row.sign()?].into_iter());
+    Ok(())
+}
+
+/// The same for one of many: it is inserted together with others, when the statement ends.
+pub fn record_row_of_many(row: RowEntry) -> Result<(), Failure> {
+    queue::add(row.sign()?);
+    Ok(())
+}
+
+/// An entry whose line is queued for the mirror, and that is to be inserted.
+pub struct Recorded(Entry);
+
+impl RowEntry {
+    fn sign(self) -> Result<Recorded, Failure> {
+        require_recording()?;
+        let signing = if self.with_signature { Signing::Required } else { Signing::None };
+        let (signature, key_id) = sign(&self.data_hash, signing)?;
+        let entry = Entry {
+            entry_id: Uuid::now_v7(),
+            entry_type: self.entry_type.to_owned(),
+            data_hash: self.data_hash,
+            metadata: self.metadata,
+            signature,
+            key_id,
+            created_at: self.created_at,
+        };
+        transaction::add_entry(&entry, false);
+        Ok(Recorded(entry))
+    }
+}
+
+/// Inserts entries of the ledger's own.
+pub fn insert_all<'a>(mut entries: impl ExactSizeIterator<Item = &'a Recorded>) {
+    let Some(first) = entries.next() else { return };
+    let table = pending_table();
+    if entries.len() == 0 {
+        return table.insert(&columns_of(&first.0, jsonb::datum_of_canonical(&first.0.metadata)));
+    }
+    let mut bulk = BulkInsert::new(&table);
+    for Recorded(entry) in std::iter::once(first).chain(entries) {
+        bulk.insert(&columns_of(entry, jsonb::datum_of_canonical(&entry.metadata)));
+    }
+    bulk.finish();
+}
+
+fn pending_table() -> Table {
+    Table::open("entries_pending", pg_sys::RowExclusiveLock)
 }
 
 fn require_recording() -> Result<(), Failure> {
@@ -186,7 +217,7 @@ fn record(function: &str, draft: Draft) -> Result<Entry, Failure> {
         created_at: tables::timestamp_from_postgres(unsafe { pg_sys::GetCurrentTransactionStartTimestamp() }),
     };
     validate(&entry)?;
-    insert(&entry, draft.metadata.datum());
+    pending_table().insert(&columns_of(&entry, draft.metadata.datum()));
     if draft.entry_id.is_some() {
         check_not_sealed(entry.entry_id)?;
     }
@@ -239,9 +270,9 @@ fn check_metadata(metadata: Jsonb) -> Result<(), Failure> {
         .hint("Pass an object such as '{\"source\": \"import\"}', or leave metadata out."))
 }
 
-fn insert(entry: &Entry, metadata: pg_sys::Datum) {
-    let table = Table::open("entries_pending", pg_sys::RowExclusiveLock);
-    table.insert(&[
+/// The row of a pending entry, which it borrows from.
+fn columns_of(entry: &Entry, metadata: pg_sys::Datum) -> [Option<pg_sys::Datum>; entry_column::COUNT] {
+    [
         Some(tables::uuid_datum(&entry.entry_id)),
         None,
         tables::text_datum(&entry.entry_type),
@@ -251,7 +282,7 @@ fn insert(entry: &Entry, metadata: pg_sys::Datum) {
         entry.key_id.as_deref().and_then(tables::text_datum),
         Some(tables::timestamp_to_postgres(entry.created_at).into()),
         None,
-    ]);
+    ]
 }
 
 /// The other half of "an id is unique over the whole ledger": the pending partition's own index knows only what is

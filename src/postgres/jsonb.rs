@@ -3,7 +3,7 @@
 
 use super::errors::Failure;
 use super::hashing;
-use crate::ledger::{ascii_text, jsonb};
+use crate::ledger::{ascii_text, canonical_json, jsonb};
 use pgrx::callconv::{Arg, ArgAbi, BoxRet, FcInfo};
 use pgrx::nullable::Nullable;
 use pgrx::pgrx_sql_entity_graph::metadata::{
@@ -46,8 +46,7 @@ impl Jsonb {
     /// Appends the canonical text; `None`, with something or other appended, where only [`Jsonb::canonical`] gives it, or
     /// says why there is none.
     pub fn write_canonical(self, out: &mut Vec<u8>) -> Option<jsonb::Written> {
-        // SAFETY: reads a variable of the session.
-        if unsafe { pg_sys::GetDatabaseEncoding() } != pg_sys::pg_enc::PG_UTF8 as i32 {
+        if !is_utf8() {
             return None;
         }
         // SAFETY: a detoasted jsonb, which nobody changes while it is read.
@@ -124,6 +123,28 @@ unsafe impl SqlTranslatable for JsonbText {
     const TYPE_ORIGIN: TypeOrigin = TypeOrigin::External;
     const ARGUMENT_SQL: Result<SqlMappingRef, ArgumentError> = Ok(SqlMappingRef::literal("jsonb"));
     const RETURN_SQL: Result<ReturnsRef, ReturnsError> = Ok(ReturnsRef::One(SqlMappingRef::literal("jsonb")));
+}
+
+/// A jsonb with this canonical text, in the current memory context. An ERROR where no jsonb has it.
+pub fn datum_of_canonical(canonical: &str) -> pg_sys::Datum {
+    match jsonb::encode(canonical).filter(|_| is_utf8()) {
+        // SAFETY: a varlena with a header of four bytes, copied to where Postgres wants it aligned.
+        Some(bytes) => unsafe {
+            let copy = pg_sys::palloc(bytes.len()).cast::<u8>();
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), copy, bytes.len());
+            copy.into()
+        },
+        None => {
+            let text = canonical_json::with_fractions(canonical).into_owned();
+            JsonbText(text).into_datum().unwrap_or(pg_sys::Datum::null())
+        }
+    }
+}
+
+/// Whether texts of this database are those that JSON is in.
+fn is_utf8() -> bool {
+    // SAFETY: reads a variable of the session.
+    unsafe { pg_sys::GetDatabaseEncoding() == pg_sys::pg_enc::PG_UTF8 as i32 }
 }
 
 /// A json argument: its text, exactly as it was written.

@@ -5,11 +5,12 @@
 //! | [`settings`], [`secrets`] | what is configured |
 //! | [`hashing`] | SQL functions that only compute |
 //! | [`entries`], [`triggers`] | recording, by function and by INSERT |
+//! | [`queue`] | entries that are inserted together |
 //! | [`transaction`] | what happens when a transaction ends |
 //! | [`mirror`] | the JSONL file |
 //! | [`blocks`], [`partitions`], [`vacated`] | sealing |
 //! | [`copy_hook`], [`lines`], [`import`] | writing a ledger out, and rebuilding one |
-//! | [`utility_hook`] | where commands come by |
+//! | [`utility_hook`], [`executor_hook`] | where commands and queries come by |
 //! | [`tracking`] | application tables whose rows are recorded |
 //! | [`verification`] | SQL functions that verify |
 //! | [`worker`] | launcher and workers |
@@ -23,6 +24,7 @@ mod copy_hook;
 mod database;
 mod entries;
 mod errors;
+mod executor_hook;
 mod faults;
 mod hashing;
 mod import;
@@ -31,6 +33,7 @@ mod jsonb;
 mod lines;
 mod mirror;
 mod partitions;
+mod queue;
 mod secrets;
 mod settings;
 mod shared;
@@ -61,6 +64,7 @@ pub extern "C-unwind" fn _PG_init() {
         transaction::init();
         worker::commands::init();
         utility_hook::init();
+        executor_hook::init();
         worker::launcher::init();
         mirror::writer::init();
     }

@@ -5,7 +5,6 @@
 //! functions are those with which Postgres writes its own catalogs; they keep TOAST, indexes and WAL in order.
 
 use super::errors::Failure;
-use super::hashing;
 use super::jsonb::Jsonb;
 use crate::ledger::block::BlockHeader;
 use crate::ledger::record::{Entry, Timestamp};
@@ -157,7 +156,8 @@ pub struct BulkInsert<'a> {
 }
 
 impl<'a> BulkInsert<'a> {
-    const ROWS: usize = 512;
+    /// Rows that go in at once.
+    pub const ROWS: usize = 512;
 
     pub fn new(table: &'a Table) -> Self {
         // SAFETY: the table is open and stays so for as long as this borrows it.
@@ -405,6 +405,7 @@ pub mod entry_column {
     pub const KEY_ID: usize = 6;
     pub const CREATED_AT: usize = 7;
     pub const LEAF_INDEX: usize = 8;
+    pub const COUNT: usize = 9;
 }
 
 /// The entry in a row of `ledger.entries`. A column that a superuser has emptied reads as empty: verification then finds

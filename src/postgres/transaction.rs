@@ -10,6 +10,7 @@ use super::faults;
 use super::mirror::append::{self, FileRange, Goal, Mirror};
 use super::mirror::lines::LineBuffer;
 use super::mirror::prepared;
+use super::queue;
 use super::settings::{self, MirrorMode};
 use super::tracking;
 use crate::ledger::record::Entry;
@@ -341,9 +342,13 @@ unsafe extern "C-unwind" fn on_subtransaction_event(
 ) {
     let level = pg_sys::GetCurrentTransactionNestLevel();
     CURRENT.with_borrow_mut(|current| match event {
-        pg_sys::SubXactEvent::SUBXACT_EVENT_COMMIT_SUB => current.subtransaction_committed(level),
+        pg_sys::SubXactEvent::SUBXACT_EVENT_COMMIT_SUB => {
+            current.subtransaction_committed(level);
+            queue::subtransaction_committed(level);
+        }
         pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB => {
             current.subtransaction_aborted(level);
+            queue::subtransaction_aborted(level);
             tracking::after_rollback();
         }
         _ => {}
@@ -352,6 +357,7 @@ unsafe extern "C-unwind" fn on_subtransaction_event(
 
 /// Appends the lines and waits until they are on disk; an error here aborts the transaction.
 fn before_commit() {
+    queue::flush_before_commit();
     if CURRENT.with_borrow(|current| current.at_end.extension_created) {
         // Any extension: only now can it be looked up whether it is this one.
         // SAFETY: a catalog look-up inside a transaction.
@@ -411,6 +417,7 @@ fn append_to_file(mirror: &Mirror, goal: Goal, may_repeat: bool) -> Result<bool,
 
 /// As before a commit; then whoever decides about the transaction is told where its lines are.
 fn before_prepare() {
+    queue::flush_before_commit();
     let (entries, sealed) = CURRENT.with_borrow(|current| (current.entries, current.sealed));
     if sealed.is_some() {
         Failure::new(
@@ -520,6 +527,7 @@ fn end(current: &mut Transaction, committed: bool) {
         tracking::after_rollback();
     }
     tracking::at_end();
+    queue::clear();
     current.clear();
     if at_end.prepared_decided {
         prepared::after_decision();

@@ -1,6 +1,7 @@
 //! The ProcessUtility hook: every command that is not a query comes by here.
 
 use super::copy_hook;
+use super::queue;
 use super::tracking::partitions;
 use super::worker::commands;
 use pgrx::pg_sys;
@@ -59,5 +60,9 @@ unsafe extern "C-unwind" fn process_utility(
     }
     if is_tracking {
         partitions::after_utility((*statement).utilityStmt);
+    }
+    // COPY fires triggers without the executor.
+    if !queue::is_empty() {
+        queue::flush_guarded();
     }
 }

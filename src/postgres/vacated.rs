@@ -63,7 +63,7 @@ fn reclaim_pages(pending: &Table, pages: &[u32]) {
             }
         }
     }
-    if let (Some(first), Some(last)) = (pages().next(), pages().last()) {
+    if let (Some(first), Some(last)) = (pages().next(), pages().next_back()) {
         // SAFETY: as above. Those who look for room begin at the map's upper pages.
         unsafe { pg_sys::FreeSpaceMapVacuumRange(pending.relation(), first, last + 1) }
     }

@@ -24,6 +24,9 @@ struct Encoder<'a> {
     out: Vec<u8>,
 }
 
+/// A key, and where its value begins.
+type Member<'a> = (Cow<'a, str>, usize);
+
 /// The entries of a container, while its children are written.
 struct Entries {
     /// Where the next one stands in the output.
@@ -81,8 +84,8 @@ impl<'a> Encoder<'a> {
         Some((values, at + 1))
     }
 
-    /// Keys, and where their values begin.
-    fn members(&self, at: usize) -> Option<(Vec<(Cow<'a, str>, usize)>, usize)> {
+    /// The members of an object.
+    fn members(&self, at: usize) -> Option<(Vec<Member<'a>>, usize)> {
         let bytes = self.text.as_bytes();
         let mut members = Vec::with_capacity(16);
         let mut at = at + 1;

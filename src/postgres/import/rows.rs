@@ -2,14 +2,12 @@
 
 use super::progress::CopyProgress;
 use crate::ledger::block::BlockHeader;
-use crate::ledger::canonical_json;
 use crate::ledger::record::Entry;
 use crate::ledger::row_change;
 use crate::ledger::Hash;
 use crate::postgres::blocks;
 use crate::postgres::errors::Failure;
-use crate::postgres::hashing;
-use crate::postgres::jsonb::{Jsonb, JsonbText};
+use crate::postgres::jsonb::{self, Jsonb};
 use crate::postgres::partitions;
 use crate::postgres::tables::{self, BulkInsert, Table};
 use crate::postgres::tracking::shape;
@@ -169,8 +167,8 @@ impl KeptEntry {
 
     /// The metadata as jsonb, from which the line can be made again.
     fn metadata(&self) -> Result<pg_sys::Datum, Failure> {
-        let text = canonical_json::with_fractions(&self.entry.metadata).into_owned();
-        let made = AssertUnwindSafe(|| Ok(JsonbText(text).into_datum()));
+        let metadata = &self.entry.metadata;
+        let made = AssertUnwindSafe(|| Ok(Some(jsonb::datum_of_canonical(metadata))));
         let datum = PgTryBuilder::new(made)
             .catch_others(|error| match error {
                 CaughtError::PostgresError(report) if is_about_data(report.sql_error_code()) => {

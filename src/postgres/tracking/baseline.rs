@@ -7,16 +7,18 @@
 //! baseline carry the time at which the triggers were made, and so come before all that the triggers record.
 
 use super::columns;
+use super::metadata::Metadata;
 use super::options::Options;
 use super::plan::{self, Plan};
-use super::record::Metadata;
 use super::relation;
+use super::row_key::RowKey;
 use super::versions;
 use crate::ledger::record::Timestamp;
-use crate::ledger::row_change::{row_id, Operation};
+use crate::ledger::row_change::Operation;
 use crate::ledger::sha256_hex;
 use crate::postgres::entries::{self, RowEntry};
 use crate::postgres::errors::{or_raise, Failure};
+use crate::postgres::queue;
 use crate::postgres::spi;
 use crate::postgres::tables::{self, LatestSnapshot, Table, TableScan};
 use crate::postgres::transaction;
@@ -140,6 +142,7 @@ fn record_pages(plan: &Plan, table: &Table, from: u32, count: u32, horizon: Hori
             context.reset();
         }
     }
+    queue::flush();
     Ok(rows)
 }
 
@@ -156,7 +159,7 @@ impl RecordedRows<'_> {
     }
 
     fn has(&mut self, plan: &Plan, row: &tables::Row) -> Result<bool, Failure> {
-        let row_id = row_id(&plan.options.table_id, &columns::object(&plan.key, row)?);
+        let row_id = RowKey::id_of(&plan.options.table_id, &plan.key, row)?;
         let snapshot = self.snapshot.as_ptr();
         // SAFETY: the snapshot is registered as long as this value.
         let pending = self.pending.get_or_insert_with(|| unsafe { versions::pending_rows(snapshot) });
@@ -170,17 +173,16 @@ fn record_row(plan: &Plan, row: &tables::Row, horizon: Horizon) -> Result<(), Fa
     let image = columns::object(&plan.columns, row)?;
     let metadata = Metadata::of_table(plan)
         .image("after", &image)
-        .key("key", &columns::object(&plan.key, row)?)
+        .row_key(&RowKey::of(plan, row)?)
         .key("baseline", "true")
         .key("transaction_id", &horizon.by.to_string());
-    entries::record_row(RowEntry {
+    entries::record_row_of_many(RowEntry {
         entry_type: Operation::Insert.entry_type(),
         data_hash: sha256_hex(image.as_bytes()),
-        metadata: metadata.finish()?,
+        metadata: metadata.finish(),
         with_signature: plan.options.with_signature,
         created_at: horizon.at,
     })
-    .map(|_| ())
 }
 
 /// One batch of the worker's, in its own transaction. Returns whether there is more to do.

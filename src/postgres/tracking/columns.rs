@@ -135,6 +135,28 @@ pub fn object(columns: &Columns, row: &Row) -> Result<String, Failure> {
     Ok(ascii_text(out))
 }
 
+/// The canonical JSON array of the values of these columns, which are not null.
+pub fn array(columns: &Columns, row: &Row) -> Result<String, Failure> {
+    let mut out = vec![b'['];
+    let _fixed = columns.depend_on_settings.then(FixedSettings::set);
+    for column in columns.iter() {
+        let Some(value) = row.datum(column.position) else { continue };
+        if out.len() > 1 {
+            out.extend_from_slice(b", ");
+        }
+        column.encoding.write(value, &mut out)?;
+    }
+    out.push(b']');
+    Ok(ascii_text(out))
+}
+
+/// A name as it stands in JSON, between the quotes.
+pub fn json_name(name: &str) -> String {
+    let mut json = Vec::new();
+    write_string(&mut json, name);
+    String::from_utf8_lossy(&json[1..json.len() - 1]).into_owned()
+}
+
 fn not_text() -> Failure {
     Failure::new(PgSqlErrorCode::ERRCODE_CHARACTER_NOT_IN_REPERTOIRE, "cannot record a value that is not text in UTF-8")
         .hint("Tables can be tracked in a database whose encoding has a conversion to UTF8.")
@@ -178,10 +200,10 @@ impl Encoding {
         unsafe {
             match self {
                 Encoding::Bool => out.extend_from_slice(if value.value() & 0xff != 0 { b"true" } else { b"false" }),
-                Encoding::Int2 => write_number(out, value.value() as i16),
-                Encoding::Int4 => write_number(out, value.value() as i32),
-                Encoding::Int8 => write_number(out, i64::from_datum(value, false).unwrap_or_default()),
-                Encoding::Oid => write_number(out, value.value() as u32),
+                Encoding::Int2 => write_integer(out, value.value() as i16),
+                Encoding::Int4 => write_integer(out, value.value() as i32),
+                Encoding::Int8 => write_integer(out, i64::from_datum(value, false).unwrap_or_default()),
+                Encoding::Oid => write_integer(out, value.value() as u32),
                 Encoding::Float4 => {
                     let value = f32::from_bits(value.value() as u32);
                     write_float(out, value.into(), |text| float_to_shortest_decimal_buf(value, text));
@@ -273,7 +295,7 @@ impl Element {
     }
 }
 
-fn write_number(out: &mut Vec<u8>, number: impl std::fmt::Display) {
+fn write_integer(out: &mut Vec<u8>, number: impl std::fmt::Display) {
     use std::io::Write;
     // Infallible: a vector takes any text.
     let _ = write!(out, "{number}");

@@ -1,10 +1,11 @@
 //! What is asked of one row or one table: its history, whether it is what was recorded, and the row itself if it is.
 
-use super::columns::{self, Column};
+use super::columns::{Column, Columns};
 use super::lost;
 use super::options::Options;
 use super::plan::{self, Plan};
 use super::relation::{self, Regclass, TableColumn};
+use super::row_key::RowKey;
 use super::verify_row::{check_signature, presence, Comparer, Finding, RegisteredSnapshot};
 use super::verify_table::{self, RowProblem};
 use super::versions::{self, text_member, Version};
@@ -250,8 +251,7 @@ fn require_verified(row: &pgrx::AnyElement) -> Result<(), Failure> {
     // SAFETY: a composite value of this table's row type, which may be one from before columns were added: they read as
     // null there.
     let values = unsafe { relation::composite_row(row.datum(), &table) };
-    let key = columns::object(&plan.key, &values)?;
-    let row_id = row_id(&plan.options.table_id, &key);
+    let RowKey { row_id, json: key } = RowKey::of(&plan, &values)?;
     let snapshot = RegisteredSnapshot::of_query();
     // SAFETY: the snapshot is registered.
     let newest = unsafe { versions::newest(row_id, snapshot.as_ptr()) };
@@ -374,11 +374,10 @@ impl OneRow {
         let key_columns = key_columns(&table, &plan);
         let query = format!("SELECT k.* FROM {}", typed_key(&key_columns));
         let encoders = key_columns.iter().zip(0..).map(|(column, at)| Column::new(&column.name, at, column.type_oid));
-        let encoders: Vec<Column> = encoders.collect::<Result<_, _>>()?;
-        let encode = |row: &Row| Some(columns::object(&encoders, row));
-        let key = spi::first_row(&query, pg_sys::JSONBOID, key.datum(), encode);
-        let key = key.unwrap_or_else(|| pgrx::error!("a key has no values"))?;
-        let row_id = row_id(&plan.options.table_id, &key);
+        let encoders = Columns::new(encoders.collect::<Result<_, _>>()?);
+        let id_of = |row: &Row| Some(RowKey::id_of(&plan.options.table_id, &encoders, row));
+        let row_id = spi::first_row(&query, pg_sys::JSONBOID, key.datum(), id_of);
+        let row_id = row_id.unwrap_or_else(|| pgrx::error!("a key has no values"))?;
         Ok(OneRow { row_id, plan, snapshot: RegisteredSnapshot::of_query(), target })
     }
 
@@ -426,9 +425,11 @@ impl OneRow {
     }
 }
 
+/// In the plan's order.
 fn key_columns(table: &Table, plan: &Plan) -> Vec<TableColumn> {
-    let is_key = |column: &TableColumn| plan.key.iter().any(|key| key.name == column.name);
-    relation::live_columns(table).into_iter().filter(is_key).collect()
+    let mut live = relation::live_columns(table);
+    let mut take = |key: &Column| Some(live.swap_remove(live.iter().position(|column| column.name == key.name)?));
+    plan.key.iter().filter_map(&mut take).collect()
 }
 
 /// SQL for the first parameter, a jsonb, as a row `k` of the key's columns. Not of all columns: a domain of one that is

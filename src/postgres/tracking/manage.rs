@@ -1,14 +1,15 @@
 //! track() and untrack(): a table becomes provable, and stops being so.
 
 use super::baseline;
+use super::metadata::Metadata;
 use super::options::{Coverage, Options, ROW_TRIGGER, TRUNCATE_TRIGGER};
 use super::plan;
-use super::record::Metadata;
 use super::relation::{self, Regclass};
 use crate::ledger::sha256_hex;
 use crate::postgres::database;
 use crate::postgres::entries::{self, RowEntry};
 use crate::postgres::errors::{or_raise, required, Failure};
+use crate::postgres::hashing;
 use crate::postgres::secrets;
 use crate::postgres::tables::Table;
 use pgrx::prelude::*;
@@ -360,10 +361,10 @@ pub fn is_tracked(table_id: &str) -> bool {
 /// Records that a table is not tracked any more which cannot be looked at: it is about to be dropped, or is lost.
 pub fn note_untracked(name: &str, table_id: &str, is_lost: bool) -> Result<(), Failure> {
     let data = json!({"table": name, "table_id": table_id}).to_string();
-    let data_hash = sha256_hex(crate::postgres::hashing::canonical(&data)?.as_bytes());
+    let data_hash = sha256_hex(hashing::canonical(&data)?.as_bytes());
     let metadata = Metadata::empty().text("table", name).text("table_id", table_id);
     let metadata = metadata.text("reason", if is_lost { "lost" } else { "dropped" }).actor();
-    entries::record_row(RowEntry::now("table_untracked", data_hash, metadata.finish()?, false)).map(|_| ())
+    entries::record_row(RowEntry::now("table_untracked", data_hash, metadata.finish(), false))
 }
 
 /// Records that tracking ends with the table.
@@ -377,13 +378,13 @@ fn note(table: &Table, options: &Options, entry_type: &'static str) -> Result<()
     let name = relation::qualified_name(table);
     let settings = serde_json::from_str::<serde_json::Value>(&options.text()).unwrap_or_default();
     let data = json!({"table": name, "options": settings}).to_string();
-    let data_hash = sha256_hex(crate::postgres::hashing::canonical(&data)?.as_bytes());
+    let data_hash = sha256_hex(hashing::canonical(&data)?.as_bytes());
     let metadata = Metadata::empty()
         .text("table", &name)
         .text("table_id", &options.table_id)
-        .key("options", &settings.to_string())
+        .key("options", &hashing::canonical(&settings.to_string())?)
         .actor();
     // Without the secret a table can still be given up.
     let with_signature = options.with_signature && secrets::keyring()?.is_some();
-    entries::record_row(RowEntry::now(entry_type, data_hash, metadata.finish()?, with_signature)).map(|_| ())
+    entries::record_row(RowEntry::now(entry_type, data_hash, metadata.finish(), with_signature))
 }

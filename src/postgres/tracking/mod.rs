@@ -12,7 +12,8 @@
 //! | [`options`] | what a table is tracked with |
 //! | [`relation`] | what the catalogs say of a table |
 //! | [`plan`], [`shape`], [`columns`] | which columns are recorded, and a row as JSON |
-//! | [`record`] | the triggers' functions |
+//! | [`row_key`] | how a row is named |
+//! | [`record`], [`metadata`] | the triggers' functions, and what they say of a change |
 //! | [`command_order`] | the times of changes that one transaction makes to one row |
 //! | [`baseline`] | recording the rows that were there before |
 //! | [`partitions`] | rows that come and go with a partition |
@@ -28,11 +29,13 @@ pub mod command_order;
 pub mod history;
 pub mod lost;
 pub mod manage;
+pub mod metadata;
 pub mod options;
 pub mod partitions;
 pub mod plan;
 pub mod record;
 pub mod relation;
+pub mod row_key;
 pub mod shape;
 pub mod sorter;
 pub mod verify_row;

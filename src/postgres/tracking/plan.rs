@@ -18,7 +18,7 @@ pub struct Plan {
     pub options: Options,
     /// The tracked table's name, qualified and quoted.
     pub table: String,
-    /// Columns of the primary key, by name.
+    /// Columns of the primary key, in the order of their numbers in the tracked table: those of a partition may differ.
     pub key: Columns,
     /// All columns that are covered, those of the key among them.
     pub columns: Columns,
@@ -89,11 +89,13 @@ impl Plan {
         let key_names = relation::key_of(table)?;
         let live = relation::live_columns(table);
         let encode = |column: &TableColumn| Column::new(&column.name, column.position(), column.type_oid);
-        let in_key = |column: &&TableColumn| key_names.contains(&column.name);
-        let key = Columns::new(live.iter().filter(in_key).map(encode).collect::<Result<_, _>>()?);
+        let of_root = relation::live_columns(root);
+        let key_order = of_root.iter().filter(|column| key_names.contains(&column.name));
+        let in_table = |column: &TableColumn| live.iter().find(|own| own.name == column.name);
+        let key = Columns::new(key_order.filter_map(in_table).map(encode).collect::<Result<_, _>>()?);
         let covered = |column: &&TableColumn| is_covered(&options.coverage, &key_names, column);
         let columns = Columns::new(live.iter().filter(covered).map(encode).collect::<Result<_, _>>()?);
-        let shape = Shape::of(relation::live_columns(root).into_iter().filter(|column| covered(&column)))?;
+        let shape = Shape::of(of_root.into_iter().filter(|column| covered(&column)))?;
         let baseline_horizon = baseline::pending_horizon(table, &options.table_id);
         let name = relation::qualified_name(root);
         let root = relation::oid(root);

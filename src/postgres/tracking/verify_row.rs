@@ -1,6 +1,6 @@
 //! One row against the newest entry about it.
 
-use super::columns::{self, Column, Columns};
+use super::columns::{self, json_name, Column, Columns};
 use super::plan::Plan;
 use super::relation::{self, TableColumn};
 use super::shape::Shape;
@@ -172,13 +172,6 @@ fn reworded(columns: &[&Column], row: &Row, version: &Version) -> Result<Option<
 /// A string's text, and any other JSON as it is.
 fn plain(json: &str) -> String {
     serde_json::from_str(json).unwrap_or_else(|_| json.to_owned())
-}
-
-/// A name as it stands in JSON, between the quotes.
-fn json_name(name: &str) -> String {
-    let mut json = Vec::new();
-    crate::ledger::canonical_json::write_string(&mut json, name);
-    String::from_utf8_lossy(&json[1..json.len() - 1]).into_owned()
 }
 
 fn listed(names: &[String]) -> String {

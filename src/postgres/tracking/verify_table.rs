@@ -8,10 +8,11 @@ use super::columns;
 use super::options::Options;
 use super::plan;
 use super::relation;
+use super::row_key::{self, RowKey};
 use super::sorter::{shape_number, Kind, Place, Record, Sorter};
 use super::verify_row::{check_signature, presence, Comparer, Finding, Problem, RegisteredSnapshot};
 use super::versions::{self, Version};
-use crate::ledger::row_change::{row_id, Operation};
+use crate::ledger::row_change::Operation;
 use crate::ledger::{parse_hash, sha256, Hash};
 use crate::postgres::errors::Failure;
 use crate::postgres::partitions;
@@ -48,6 +49,7 @@ pub fn verify(target: pg_sys::Oid, each: &mut dyn FnMut(RowProblem)) -> Result<C
     let snapshot = RegisteredSnapshot::of_query();
     let progress = Progress::start();
     let mut verification = Verification {
+        root,
         table_id: options.table_id.clone(),
         snapshot,
         progress,
@@ -82,6 +84,7 @@ pub fn not_tracked(table: &Table) -> Failure {
 }
 
 struct Verification {
+    root: Table,
     table_id: String,
     snapshot: RegisteredSnapshot,
     progress: Progress,
@@ -131,10 +134,10 @@ impl Verification {
             return Ok(());
         }
         let mut record = Record {
-            row_id: change.row_id(),
+            row_id: change.row_id,
             at: version.created_at.micros(),
             entry_id: version.entry_id,
-            kind: if version.leaves_row(change.row_id()) { Kind::Exists } else { Kind::Gone },
+            kind: if version.leaves_row(change.row_id) { Kind::Exists } else { Kind::Gone },
             data_hash: parse_hash(&version.data_hash).unwrap_or_default(),
             // A delete states the row as it was found.
             previous: match version.operation {
@@ -149,7 +152,7 @@ impl Verification {
             has_bad_signature: check_signature(&version)?.is_some(),
             place: Place::default(),
         };
-        if let Some(old) = change.old_row_id() {
+        if let Some(old) = change.old_row_id {
             // The same entry, as the end of the row under its old key. Under the new one it finds none.
             self.sorter.put(&Record { row_id: old, kind: Kind::Gone, ..record });
             record.previous = None;
@@ -181,9 +184,8 @@ impl Verification {
             check_for_interrupts!();
             let row = table.deform(tuple);
             let hash = || -> Result<(Uuid, Hash), Failure> {
-                let key = columns::object(&plan.key, &row)?;
                 let image = columns::object(&plan.columns, &row)?;
-                Ok((row_id(&self.table_id, &key), sha256(image.as_bytes())))
+                Ok((RowKey::id_of(&self.table_id, &plan.key, &row)?, sha256(image.as_bytes())))
             };
             // SAFETY: nothing allocated for one row is used after it.
             let (row_id, data_hash) = unsafe { context.switch_to(|_| hash())? };
@@ -327,14 +329,13 @@ impl Verification {
 
     fn report(&mut self, entry: &Record, finding: Finding, each: &mut dyn FnMut(RowProblem)) -> Result<(), Failure> {
         let version = self.version(entry);
-        let change = version.as_ref().and_then(Version::change);
-        let key = change.map(|change| match change.row_id() == entry.row_id {
-            true => change.key.to_owned(),
-            false => change.old_key.unwrap_or_default().to_owned(),
+        let key = version.as_ref().and_then(Version::change).map(|change| {
+            let key = if change.row_id == entry.row_id { change.key } else { change.old_key.unwrap_or_default() };
+            row_key::renamed(key, change.shape, &self.root)
         });
         self.counts.problems += 1;
         each(RowProblem {
-            row_key: key.unwrap_or_default(),
+            row_key: key.transpose()?.unwrap_or_default(),
             problem: finding.0,
             entry_id: Some(entry.entry_id),
             block_number: (entry.block != 0).then_some(entry.block),

@@ -47,7 +47,7 @@ impl Version {
 
     /// Whether the row with this id exists after it.
     pub fn leaves_row(&self, row_id: Uuid) -> bool {
-        let is_at_key = self.change().is_some_and(|change| change.row_id() == row_id);
+        let is_at_key = self.change().is_some_and(|change| change.row_id == row_id);
         is_at_key && matches!(self.operation, Operation::Insert | Operation::Update)
     }
 

@@ -7,7 +7,6 @@ use crate::ledger::log_tree;
 use crate::ledger::verifier::{SealedEntry, SignatureCheck};
 use crate::ledger::{parse_hash, sha256_hex};
 use crate::postgres::errors::{or_raise, required};
-use crate::postgres::hashing;
 use crate::postgres::jsonb::{Jsonb, JsonbText};
 use crate::postgres::partitions;
 use crate::postgres::secrets;

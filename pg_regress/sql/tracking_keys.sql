@@ -1,0 +1,87 @@
+-- A row is named by the values of its key: columns of the key may be renamed, and given another type.
+\i pg_regress/fresh_ledger.sql
+SET client_min_messages = warning;
+-- The name as anyone can compute it.
+CREATE FUNCTION row_id(table_id text, key_values jsonb) RETURNS text LANGUAGE sql AS $$
+    SELECT left(encode(sha256(convert_to(table_id, 'UTF8') || '\x00' || convert_to(ledger.canonical_json(key_values), 'UTF8')), 'hex'), 32)
+$$;
+
+-- A key of one column.
+CREATE TABLE notes (id integer PRIMARY KEY, body text);
+INSERT INTO notes VALUES (1, 'before');
+SELECT ledger.track('notes') AS table_id \gset
+INSERT INTO notes VALUES (2, 'after'), (3, 'gone');
+UPDATE notes SET id = 4 WHERE id = 2;
+SELECT metadata -> 'key' AS key, metadata ->> 'row_id' = row_id(:'table_id', jsonb_build_array(metadata -> 'key' -> 'id')) AS row_id,
+       metadata -> 'old_key' AS old_key, metadata ->> 'old_row_id' = row_id(:'table_id', jsonb_build_array(metadata -> 'old_key' -> 'id')) AS old_row_id
+FROM ledger.entries WHERE metadata ? 'key' ORDER BY created_at, id;
+ALTER TABLE notes RENAME COLUMN id TO "Number";
+SELECT * FROM ledger.verify_table('notes');
+ALTER TABLE notes ALTER COLUMN "Number" TYPE bigint;
+SELECT * FROM ledger.verify_table('notes');
+UPDATE notes SET body = 'renamed' WHERE "Number" = 1;
+DELETE FROM notes WHERE "Number" = 3;
+SELECT * FROM ledger.verify_table('notes');
+SELECT count(*) > 0 AS sealed FROM ledger.commit_block();
+SELECT * FROM ledger.verify_table('notes');
+SELECT operation FROM ledger.history('notes', '{"Number": 1}');
+SELECT operation FROM ledger.history('notes', '{"Number": 3}');
+SELECT ledger.verify_row('notes', '{"Number": 4}') -> 'verified' AS verified;
+SELECT count(*) FROM notes AS n, ledger.verified(n);
+SELECT ledger.history('notes', '{"id": 1}');
+-- A problem is reported under the names of now, whatever they were when the entry was made.
+ALTER TABLE notes DISABLE TRIGGER ledger_record_change;
+UPDATE notes SET body = 'forged' WHERE "Number" = 4;
+DELETE FROM notes WHERE "Number" = 1;
+INSERT INTO notes VALUES (3, 'gone'), (5, 'new');
+SELECT row_key, problem FROM ledger.verify_table('notes') ORDER BY 1;
+SELECT DISTINCT problem FROM ledger.verify_table('notes') AS v, ledger.history('notes', v.row_key) ORDER BY 1;
+DROP TABLE notes;
+
+-- Of several: the order is that of the columns' numbers, not of their names, nor that of the key.
+CREATE TABLE pairs (b integer, v text, a integer, PRIMARY KEY (a, b));
+INSERT INTO pairs VALUES (1, 'one and two', 2), (2, 'two and one', 1);
+SELECT ledger.track('pairs', keep_image => true) AS table_id \gset
+INSERT INTO pairs VALUES (3, 'three', 3), (1, 'one and four', 4);
+SELECT metadata -> 'key' AS key, metadata ->> 'row_id' = row_id(:'table_id', jsonb_build_array(metadata -> 'key' -> 'b', metadata -> 'key' -> 'a')) AS row_id
+FROM ledger.entries WHERE metadata ->> 'table_id' = :'table_id' AND metadata ? 'key' ORDER BY created_at, metadata ->> 'key';
+ALTER TABLE pairs RENAME COLUMN a TO z;
+SELECT * FROM ledger.verify_table('pairs');
+ALTER TABLE pairs RENAME COLUMN b TO a;
+ALTER TABLE pairs RENAME COLUMN z TO b;
+SELECT * FROM ledger.verify_table('pairs');
+ALTER TABLE pairs DROP CONSTRAINT pairs_pkey, ADD PRIMARY KEY (a, b);
+SELECT * FROM ledger.verify_table('pairs');
+UPDATE pairs SET v = 'swapped' WHERE a = 1 AND b = 2;
+SELECT * FROM ledger.verify_table('pairs');
+SELECT operation, after FROM ledger.history('pairs', '{"a": 1, "b": 2}');
+SELECT operation, after FROM ledger.history('pairs', '{"b": 1, "a": 2}');
+-- Two rows that exchange their contents, and one that is removed.
+ALTER TABLE pairs DISABLE TRIGGER ledger_record_change;
+UPDATE pairs SET v = CASE a WHEN 1 THEN 'two and one' ELSE 'swapped' END WHERE (a, b) IN ((1, 2), (2, 1));
+DELETE FROM pairs WHERE a = 1 AND b = 4;
+SELECT row_key, problem, detail FROM ledger.verify_table('pairs') ORDER BY row_key;
+DROP TABLE pairs;
+
+-- A partition whose columns have other numbers than those of its table.
+CREATE TABLE parted (region text, n integer, v text, PRIMARY KEY (region, n)) PARTITION BY LIST (region);
+CREATE TABLE part_west (v text, dropped integer, n integer NOT NULL, region text NOT NULL);
+ALTER TABLE part_west DROP COLUMN dropped;
+ALTER TABLE parted ATTACH PARTITION part_west FOR VALUES IN ('west');
+CREATE TABLE part_east PARTITION OF parted FOR VALUES IN ('east');
+INSERT INTO parted VALUES ('west', 1, 'first'), ('east', 1, 'first');
+SELECT ledger.track('parted') AS table_id \gset
+INSERT INTO parted VALUES ('west', 2, 'second'), ('east', 2, 'second');
+INSERT INTO part_west (region, n, v) VALUES ('west', 3, 'third');
+UPDATE parted SET region = 'east' WHERE region = 'west' AND n = 3;
+SELECT bool_and(metadata ->> 'row_id' = row_id(:'table_id', jsonb_build_array(metadata -> 'key' -> 'region', metadata -> 'key' -> 'n'))) AS row_ids
+FROM ledger.entries WHERE metadata ->> 'table_id' = :'table_id' AND metadata ? 'key';
+SELECT * FROM ledger.verify_table('parted');
+ALTER TABLE parted RENAME COLUMN region TO place;
+ALTER TABLE parted RENAME COLUMN n TO number;
+UPDATE parted SET v = 'renamed' WHERE number = 1;
+SELECT * FROM ledger.verify_table('parted');
+SELECT place, number, ledger.verify_row('parted', jsonb_build_object('place', place, 'number', number)) -> 'verified' AS verified FROM parted ORDER BY 1, 2;
+SELECT operation FROM ledger.history('part_west', '{"place": "west", "number": 1}');
+SELECT count(*) FROM part_west AS p, ledger.verified(p);
+SELECT ledger.verify_chain() -> 'overall_valid' AS valid;

@@ -1,0 +1,59 @@
+//! How a row is named: by its key, for people, and by its id.
+
+use super::columns::{self, json_name, Columns};
+use super::plan::Plan;
+use super::relation;
+use super::shape::Shape;
+use crate::ledger::canonical_json::{member, write_string};
+use crate::ledger::row_change::row_id;
+use crate::postgres::errors::Failure;
+use crate::postgres::hashing;
+use crate::postgres::tables::{Row, Table};
+use uuid::Uuid;
+
+/// The key of a row.
+#[derive(Debug, PartialEq, Eq)]
+pub struct RowKey {
+    pub row_id: Uuid,
+    /// Canonical JSON object.
+    pub json: String,
+}
+
+impl RowKey {
+    /// Of a row of the relation that the plan is for.
+    pub fn of(plan: &Plan, row: &Row) -> Result<RowKey, Failure> {
+        Ok(RowKey {
+            row_id: RowKey::id_of(&plan.options.table_id, &plan.key, row)?,
+            json: columns::object(&plan.key, row)?,
+        })
+    }
+
+    /// The id as it stands in metadata.
+    pub fn digits(&self) -> String {
+        self.row_id.simple().to_string()
+    }
+
+    /// The id alone. `key` holds the columns of the key in the order of their numbers in the tracked table.
+    pub fn id_of(table_id: &str, key: &Columns, row: &Row) -> Result<Uuid, Failure> {
+        Ok(row_id(table_id, &columns::array(key, row)?))
+    }
+}
+
+/// A key from an entry of this shape, with the names that its columns have in the tracked table now.
+pub fn renamed(key: &str, shape: &str, table: &Table) -> Result<String, Failure> {
+    let Some(shape) = Shape::find(shape) else { return Ok(key.to_owned()) };
+    let live = relation::live_columns(table);
+    let mut json = vec![b'{'];
+    for column in &shape.columns {
+        let Some(value) = member(key, &json_name(&column.name)) else { continue };
+        let now = live.iter().find(|now| now.number == column.number);
+        if json.len() > 1 {
+            json.extend_from_slice(b", ");
+        }
+        write_string(&mut json, now.map_or(&column.name, |now| &now.name));
+        json.extend_from_slice(b": ");
+        json.extend_from_slice(value.as_bytes());
+    }
+    json.push(b'}');
+    hashing::canonical(&String::from_utf8_lossy(&json))
+}
