@@ -15,6 +15,7 @@ use crate::ledger::{row_change, sha256_hex, signature};
 use pgrx::prelude::*;
 use pgrx::PgSqlErrorCode;
 use serde_json::json;
+use std::cell::Cell;
 use uuid::Uuid;
 
 /// How an entry gets its signature.
@@ -172,8 +173,30 @@ pub fn insert_all<'a>(mut entries: impl ExactSizeIterator<Item = &'a Recorded>) 
     bulk.finish();
 }
 
+/// Looked up once a session, and again when it has been dropped.
 fn pending_table() -> Table {
-    Table::open("entries_pending", pg_sys::RowExclusiveLock)
+    thread_local! {
+        static IS_LISTENING: Cell<bool> = const { Cell::new(false) };
+    }
+    if !IS_LISTENING.replace(true) {
+        // SAFETY: registered once a process.
+        unsafe { pg_sys::CacheRegisterRelcacheCallback(Some(forget_pending), pg_sys::Datum::null()) };
+    }
+    if PENDING.get() == pg_sys::InvalidOid {
+        PENDING.set(tables::oid_of("entries_pending"));
+    }
+    Table::open_oid(PENDING.get(), pg_sys::RowExclusiveLock)
+}
+
+thread_local! {
+    static PENDING: Cell<pg_sys::Oid> = const { Cell::new(pg_sys::InvalidOid) };
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn forget_pending(_arg: pg_sys::Datum, relation: pg_sys::Oid) {
+    if relation == pg_sys::InvalidOid || relation == PENDING.get() {
+        PENDING.set(pg_sys::InvalidOid);
+    }
 }
 
 fn require_recording() -> Result<(), Failure> {

@@ -20,7 +20,7 @@ use crate::ledger::canonical_json::{canonical, is_jsonb, keeps_number, keeps_num
 use crate::ledger::{ascii_text, to_hex};
 use crate::postgres::errors::Failure;
 use crate::postgres::jsonb::Jsonb;
-use crate::postgres::tables::Row;
+use crate::postgres::tables::{uuid_from_datum, Row};
 use pgrx::{pg_sys, FromDatum, PgSqlErrorCode};
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -47,6 +47,7 @@ enum Encoding {
     Json,
     Jsonb,
     Text,
+    Uuid,
     Bytea,
     DateTime(pg_sys::Oid),
     Array(Box<Element>),
@@ -180,6 +181,7 @@ impl Encoding {
             JSONOID => Encoding::Json,
             JSONBOID => Encoding::Jsonb,
             TEXTOID | VARCHAROID | BPCHAROID => Encoding::Text,
+            UUIDOID => Encoding::Uuid,
             BYTEAOID => Encoding::Bytea,
             DATEOID | TIMEOID | TIMETZOID | TIMESTAMPOID | TIMESTAMPTZOID => Encoding::DateTime(base),
             _ => match Element::of(base)? {
@@ -225,6 +227,10 @@ impl Encoding {
                     let detoasted = pg_sys::pg_detoast_datum_packed(value.cast_mut_ptr());
                     let text = to_utf8(pgrx::varlena_to_byte_slice(detoasted))?;
                     write_string(out, &text);
+                }
+                Encoding::Uuid => {
+                    let mut buffer = uuid::Uuid::encode_buffer();
+                    write_string(out, uuid_from_datum(value).hyphenated().encode_lower(&mut buffer));
                 }
                 Encoding::Bytea => {
                     let detoasted = pg_sys::pg_detoast_datum_packed(value.cast_mut_ptr());
