@@ -4,6 +4,7 @@
 //! hangs, a system call cannot be. And while it syncs, lines gather for the next round, so that commits share syncs.
 
 use super::file::{self, Trouble};
+use super::rounds::Rounds;
 use super::shared::{Attachment, FileIdentity, FileStamp, MirrorFields};
 use super::state_file::{self, StateFile};
 use crate::postgres::faults;
@@ -94,6 +95,7 @@ struct OpenFile {
 /// One round of work on one file.
 #[derive(Clone, Copy)]
 struct Round {
+    number: u64,
     generation: u64,
     tail: u64,
     head: u64,
@@ -209,9 +211,11 @@ fn begin_round(shared: &Shared, slot: &DatabaseSlot, sync_due: bool) -> Option<R
         return None;
     }
     fields.writing = true;
+    fields.rounds += 1;
     // SAFETY: reads the clock.
     fields.writing_since = unsafe { pg_sys::GetCurrentTimestamp() };
     Some(Round {
+        number: fields.rounds,
         generation: fields.identity.generation,
         tail: fields.tail,
         head: fields.head,
@@ -228,6 +232,7 @@ fn end_round(shared: &Shared, slot: &DatabaseSlot, round: Round, outcome: Result
     let mut call_worker = false;
     let mut failure = None;
     let mut is_synced = false;
+    let mut woken = Rounds::ALL;
     {
         let mut fields = slot.mirror.lock(shared, slot);
         fields.writing = false;
@@ -235,14 +240,17 @@ fn end_round(shared: &Shared, slot: &DatabaseSlot, round: Round, outcome: Result
             // The ledger was dropped meanwhile, and perhaps there is another in its place; or the worker has not waited
             // for a file that hangs, and can open it again now.
             _ if fields.identity.generation != round.generation => call_worker = true,
-            Ok(done) => is_synced = note_done(&mut fields, round, &done),
+            Ok(done) => {
+                is_synced = note_done(&mut fields, round, &done);
+                woken = Rounds::one(round.number);
+            }
             Err(failed) => {
                 call_worker = note_failed(&mut fields, &failed);
                 failure = Some(failed.trouble.cause);
             }
         }
     }
-    slot.mirror.broadcast();
+    slot.mirror.wake(woken);
     log_change(shared, slot, failure, is_synced);
     if call_worker {
         slot.worker.wake();
