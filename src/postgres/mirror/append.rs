@@ -54,6 +54,8 @@ struct Position {
     /// Some of the lines are in the ring.
     is_begun: bool,
     goal: Goal,
+    /// All lines go into the ring at once, so the round that takes them can sync them. Of many, only the last round is to.
+    is_small: bool,
     /// The round of the writer that takes the last of them.
     round: u64,
 }
@@ -61,7 +63,14 @@ struct Position {
 impl Position {
     /// The end of all that is in the ring.
     fn now(fields: &LockedMirror<'_>, goal: Goal) -> Position {
-        Position { end: fields.end(), failures: fields.failures, is_begun: false, goal, round: fields.rounds + 1 }
+        Position {
+            end: fields.end(),
+            failures: fields.failures,
+            is_begun: false,
+            goal,
+            is_small: false,
+            round: fields.rounds + 1,
+        }
     }
 }
 
@@ -112,6 +121,7 @@ impl Mirror {
             Some(at) => at,
             None => return Ok(false),
         };
+        at.is_small = lines.len() <= PIECE_BYTES as u64;
         let outcome = self.append_at(&mut at, lines);
         self.leave();
         outcome.map(|()| true)
@@ -288,7 +298,7 @@ impl Mirror {
                 drop(fields);
                 MirrorState::stop_sleeping();
                 match self.wait_until_attached(at.goal)? {
-                    Some(now) => *at = now,
+                    Some(now) => *at = Position { is_small: at.is_small, ..now },
                     None => return Err(self.failure(SWITCHED_OFF)),
                 }
                 continue;
@@ -463,7 +473,7 @@ impl Room {
         let from = self.fields.end();
         at.end = from + lines.len() as u64;
         at.round = self.fields.rounds + 1;
-        if at.goal == Goal::Synced {
+        if at.goal == Goal::Synced && at.is_small {
             self.fields.sync_wanted = self.fields.sync_wanted.max(at.end);
         }
         if !std::mem::replace(&mut at.is_begun, true) && !IS_COUNTED.replace(true) {
