@@ -1,0 +1,64 @@
+"""What was measured: samples of each workload and contender, their medians, and ratios within a round."""
+
+import statistics
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Workload:
+    id: str
+    title: str
+    unit: str
+    # Whom the others are compared with.
+    reference: str = ""
+    more_is_better: bool = True
+
+
+@dataclass
+class Series:
+    """The samples of one contender, one a round, and what else was noted in each."""
+
+    values: list = field(default_factory=list)
+    notes: list = field(default_factory=list)
+
+    @property
+    def median(self):
+        return statistics.median(self.values)
+
+    def note(self, name):
+        """The median of what was noted under this name, None if nothing was."""
+        values = [note[name] for note in self.notes if name in note]
+        return statistics.median(values) if values else None
+
+    def note_names(self):
+        return list(dict.fromkeys(name for note in self.notes for name in note))
+
+
+class Results:
+    def __init__(self):
+        self.workloads = {}
+        self._series = {}
+
+    def add(self, workload, contender, value, **notes):
+        self.workloads[workload.id] = workload
+        series = self._series.setdefault(workload.id, {}).setdefault(contender, Series())
+        series.values.append(value)
+        series.notes.append(notes)
+
+    def contenders(self, workload_id):
+        return list(self._series.get(workload_id, {}))
+
+    def series(self, workload_id, contender):
+        return self._series.get(workload_id, {}).get(contender)
+
+    def ratio(self, workload_id, contender, reference=None):
+        """How good the contender is against the reference, more is better: the median of the ratios of each round, since
+        what else the machine does changes from round to round. None where one of them was not measured."""
+        workload = self.workloads.get(workload_id)
+        mine = self.series(workload_id, contender)
+        other = self.series(workload_id, reference or (workload.reference if workload else ""))
+        if mine is None or other is None:
+            return None
+        pairs = [(value, base) if workload.more_is_better else (base, value)
+                 for value, base in zip(mine.values, other.values)]
+        return statistics.median(value / base for value, base in pairs)

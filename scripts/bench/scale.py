@@ -1,0 +1,49 @@
+"""How much is measured: the full benchmark, or QUICK=1."""
+
+import os
+import sys
+from dataclasses import dataclass
+
+# In the order in which they are measured.
+KINDS = ("insert", "update", "bulk", "record", "sealing", "verify", "hash", "storage")
+
+
+@dataclass(frozen=True)
+class Scale:
+    is_quick: bool
+    # Every run is repeated so often, interleaved with those of the other contenders.
+    rounds: int
+    # Length of a run of pgbench.
+    seconds: float
+    clients: tuple
+    # Rows of the table whose rows are updated.
+    table_rows: int
+    # Rows of one bulk statement.
+    bulk_rows: int
+    # Pending entries to seal.
+    backlog: int
+    # Entries of the ledgers to verify.
+    ledgers: tuple
+    # About how long one document is hashed again and again.
+    hash_seconds: float
+    kinds: tuple
+
+
+FULL = dict(rounds=5, seconds=5, clients=(1, 8, 16, 32, 64), table_rows=1_000_000, bulk_rows=200_000, backlog=1_000_000,
+            ledgers=(1_000_000, 10_000_000), hash_seconds=1.0)
+QUICK = dict(rounds=1, seconds=1, clients=(1, 8, 16, 32, 64), table_rows=50_000, bulk_rows=20_000, backlog=50_000,
+             ledgers=(50_000,), hash_seconds=0.1)
+
+
+def from_environment():
+    is_quick = os.environ.get("QUICK", "") not in ("", "0")
+    sizes = dict(QUICK if is_quick else FULL)
+    if os.environ.get("ROUNDS"):
+        sizes["rounds"] = int(os.environ["ROUNDS"])
+    if os.environ.get("SECONDS_EACH"):
+        sizes["seconds"] = int(os.environ["SECONDS_EACH"])
+    kinds = tuple(os.environ.get("ONLY", "").split()) or KINDS
+    unknown = set(kinds) - set(KINDS)
+    if unknown:
+        sys.exit(f"ONLY={' '.join(sorted(unknown))}: there are {' '.join(KINDS)}")
+    return Scale(is_quick=is_quick, kinds=kinds, **sizes)

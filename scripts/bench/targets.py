@@ -1,0 +1,86 @@
+"""What is aimed at. A figure that misses its target stays in the table as a miss."""
+
+from dataclasses import dataclass
+
+from contenders import ASYNC, AUDIT, OFF, PLAIN, SYNC, WRITE
+from inserts import FSYNC, SEALING_HELD, insert_id
+
+
+@dataclass(frozen=True)
+class Verdict:
+    workload: str
+    contender: str
+    # In words: what was aimed at, and what was measured.
+    wanted: str
+    measured: str
+    is_met: bool
+
+
+@dataclass(frozen=True)
+class AtLeastRatio:
+    """A share of what another contender reaches in the same round."""
+
+    workload: str
+    contender: str
+    minimum: float
+    reference: str = PLAIN
+
+    def judge(self, results):
+        ratio = results.ratio(self.workload, self.contender, self.reference)
+        if ratio is None:
+            return None
+        return Verdict(self.workload, self.contender, f">= {self.minimum:.2f} of {self.reference}", f"{ratio:.2f}",
+                       ratio >= self.minimum)
+
+
+@dataclass(frozen=True)
+class AtLeast:
+    """A number of its unit."""
+
+    workload: str
+    contender: str
+    minimum: float
+
+    def judge(self, results):
+        series = results.series(self.workload, self.contender)
+        if series is None:
+            return None
+        unit = results.workloads[self.workload].unit
+        return Verdict(self.workload, self.contender, f">= {self.minimum:,.0f} {unit}", f"{series.median:,.0f}",
+                       series.median >= self.minimum)
+
+
+@dataclass(frozen=True)
+class AddedLatency:
+    """At one client: one sync of a file, and 20 percent of it."""
+
+    workload: str
+    contender: str
+
+    def judge(self, results):
+        mine, plain = results.series(self.workload, self.contender), results.series(self.workload, PLAIN)
+        sync = results.series(FSYNC.id, "fdatasync")
+        if mine is None or plain is None or sync is None:
+            return None
+        # In each round, in microseconds.
+        added = sorted(1e6 / value - 1e6 / base for value, base in zip(mine.values, plain.values))[len(plain.values) // 2]
+        allowed = 1.2 * sync.median
+        return Verdict(self.workload, self.contender, f"<= {allowed:,.0f} us added (1.2 fdatasync)", f"{added:,.0f} us",
+                       added <= allowed)
+
+
+def all_targets():
+    sixteen = insert_id(16)
+    targets = [AtLeastRatio(sixteen, contender, 0.75) for contender in (WRITE, ASYNC)]
+    targets += [AtLeastRatio(sixteen, contender, 1.0, AUDIT) for contender in (WRITE, ASYNC)]
+    targets += [AtLeastRatio(sixteen, SYNC, 0.60), AtLeastRatio(insert_id(64), SYNC, 0.70)]
+    targets += [AddedLatency(insert_id(1), SYNC)]
+    targets += [AtLeastRatio(sixteen, contender, 0.90, SEALING_HELD[contender]) for contender in SEALING_HELD]
+    for workload in ("insert-select", "copy"):
+        targets += [AtLeastRatio(workload, contender, 1.0, AUDIT) for contender in (SYNC, WRITE, ASYNC, OFF)]
+    return targets
+
+
+def judge(results):
+    verdicts = [target.judge(results) for target in all_targets()]
+    return [verdict for verdict in verdicts if verdict is not None]
