@@ -5,11 +5,19 @@ import platform
 import sys
 import time
 
+import bulk
+import charts
 import export
+import hashing
 import inserts
+import recording
 import scale as scales
+import sealing
+import storage
 import table
 import targets
+import updates
+import verification
 from contenders import all_contenders, pgaudit_server
 from ledger import Ledger
 from results import Results
@@ -38,10 +46,22 @@ def about(server, scale):
 
 
 def measure(scale, results, server, directory):
-    pgaudit = pgaudit_server(Server.create)
-    contenders = all_contenders(server, Ledger(server), pgaudit)
-    if "insert" in scale.kinds:
-        inserts.measure(results, contenders, scale, directory, say)
+    contenders = all_contenders(server, Ledger(server), pgaudit_server(Server.create))
+    measures = {
+        "insert": lambda: inserts.measure(results, contenders, scale, directory, say),
+        "update": lambda: updates.measure(results, contenders, scale, say),
+        "bulk": lambda: bulk.measure(results, contenders, scale, directory, say),
+        "record": lambda: recording.measure(results, contenders, scale, say),
+        "sealing": lambda: sealing.measure(results, contenders, scale, say),
+        "storage": lambda: storage.measure(results, contenders, scale, say),
+        "hash": lambda: hashing.measure(results, server, scale, say),
+        "verify": lambda: verification.measure(results, os.environ["PGHOST"], os.environ["PGPORT"], scale, say),
+    }
+    for kind in scales.KINDS:
+        if kind in scale.kinds:
+            started = time.monotonic()
+            measures[kind]()
+            say(f"{kind}: {time.monotonic() - started:.0f} seconds")
 
 
 def main():
@@ -50,14 +70,28 @@ def main():
     os.makedirs(directory, exist_ok=True)
     server = Server.create(os.environ["PGHOST"], os.environ["PGPORT"], "bench")
     results = Results()
-    measure(scale, results, server, directory)
-    verdicts = targets.judge(results)
     facts = about(server, scale)
+    try:
+        measure(scale, results, server, directory)
+    except Failed:
+        # What was measured before is kept.
+        report(results, scale, facts, directory)
+        raise
+    report(results, scale, facts, directory)
+    write(directory, "bench.svg", charts.draw(results, scale, facts))
+
+
+def write(directory, name, content):
+    with open(os.path.join(directory, name), "w", encoding="utf-8") as file:
+        file.write(content)
+
+
+def report(results, scale, facts, directory):
+    verdicts = targets.judge(results, scale)
     text = "\n".join(table.lines(results, verdicts, facts))
-    print(text)
-    with open(os.path.join(directory, "bench.txt"), "w", encoding="utf-8") as file:
-        file.write(text + "\n")
-    export.write(os.path.join(directory, "bench.json"), results, verdicts, facts)
+    print(text, flush=True)
+    write(directory, "bench.txt", text + "\n")
+    write(directory, "bench.json", export.text(results, verdicts, facts))
     say(f"results: {directory}")
 
 

@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass
 
-from server import Failed
+from server import Failed, wait_until
 
 PLAIN = "plain table"
 AUDIT = "JSONB audit trigger"
@@ -22,6 +22,9 @@ COLUMNS = "(id uuid PRIMARY KEY, name varchar(100) NOT NULL, body jsonb NOT NULL
 BODY = ('{"customer": "Ada Lovelace", "city": "Bergen", "items": [3, 14, 15], "total": 1250.5, "currency": "NOK", '
         '"paid": true, "reference": "2026-0142"}')
 OTHER_BODY = BODY.replace("Bergen", "Tromso")
+# The n-th row of a table that is filled in bulk.
+ID = "md5({n}::text)::uuid"
+ROW = f"{ID.format(n='n')}, 'item number ' || n, '{BODY}', now()"
 
 # The trigger that people write: the row before and after as jsonb, who and when.
 AUDIT_SCHEMA = """
@@ -42,24 +45,22 @@ BEGIN
 END $$;
 """
 
-# And the one that proves something: each row's hash covers the one before, so writers stand in line at the head.
+# And the one that proves something: each row's hash covers the one before, so writers stand in line.
 CHAIN_SCHEMA = """
 CREATE EXTENSION IF NOT EXISTS pgcrypto;
 CREATE TABLE chain_log (position bigint PRIMARY KEY, table_name text NOT NULL, operation text NOT NULL, row_data jsonb NOT NULL,
     previous_hash text NOT NULL, hash text NOT NULL, recorded_at timestamptz NOT NULL DEFAULT now());
-CREATE TABLE chain_head (position bigint NOT NULL, hash text NOT NULL) WITH (fillfactor = 10);
-INSERT INTO chain_head VALUES (0, repeat('0', 64));
+INSERT INTO chain_log VALUES (0, '', '', '{}', '', repeat('0', 64));
 CREATE FUNCTION chain() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
-    head chain_head;
+    head chain_log;
     data jsonb := CASE TG_OP WHEN 'DELETE' THEN to_jsonb(OLD) ELSE to_jsonb(NEW) END;
-    new_hash text;
 BEGIN
-    SELECT * INTO head FROM chain_head FOR UPDATE;
-    new_hash := encode(digest(head.hash || TG_TABLE_NAME || TG_OP || data::text, 'sha256'), 'hex');
+    PERFORM pg_advisory_xact_lock(hashtext('chain_log'));
+    SELECT * INTO head FROM chain_log ORDER BY position DESC LIMIT 1;
     INSERT INTO chain_log (position, table_name, operation, row_data, previous_hash, hash)
-    VALUES (head.position + 1, TG_TABLE_NAME, TG_OP, data, head.hash, new_hash);
-    UPDATE chain_head SET position = head.position + 1, hash = new_hash;
+    VALUES (head.position + 1, TG_TABLE_NAME, TG_OP, data, head.hash,
+            encode(digest(head.hash || TG_TABLE_NAME || TG_OP || data::text, 'sha256'), 'hex'));
     RETURN NULL;
 END $$;
 """
@@ -87,13 +88,21 @@ class Contender:
             # For settings of the database.
             self.server.close()
 
-    def create_table(self, name):
-        table = self.table(name)
-        if self.server.session.value(f"SELECT to_regclass('{table}')"):
+    def create_table(self, name, rows=0):
+        """With so many rows, which were there before anything recorded them."""
+        table, session = self.table(name), self.server.session
+        if session.value(f"SELECT to_regclass('{table}')"):
             return
-        self.server.session.run(f"CREATE TABLE {table} {COLUMNS}")
+        session.run(f"CREATE TABLE {table} {COLUMNS}")
+        if rows:
+            session.run(f"INSERT INTO {table} SELECT {ROW} FROM generate_series(1, {rows}) AS n")
+            session.run(f"VACUUM ANALYZE {table}")
         if self.attach:
-            self.server.session.run(self.attach.format(table=table))
+            session.run(self.attach.format(table=table))
+        if self.ledger is not None:
+            wait_until("the baseline", lambda: session.value(
+                f"SELECT state FROM ledger.tracked_tables WHERE table_name = '{table}'::regclass") == "tracked")
+            self.ledger.wait_until_quiet()
 
     def check(self, name):
         """That each row has been recorded: a contender that has done nothing costs nothing."""

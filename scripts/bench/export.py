@@ -11,7 +11,6 @@ def document(results, verdicts, about):
                 "id": workload.id,
                 "title": workload.title,
                 "unit": workload.unit,
-                "more_is_better": workload.more_is_better,
                 "reference": workload.reference or None,
                 "contenders": [contender_object(results, workload, name) for name in results.contenders(workload.id)],
             }
@@ -31,7 +30,5 @@ def contender_object(results, workload, name):
             "notes": {note: series.note(note) for note in series.note_names()}}
 
 
-def write(path, results, verdicts, about):
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump(document(results, verdicts, about), file, indent=1)
-        file.write("\n")
+def text(results, verdicts, about):
+    return json.dumps(document(results, verdicts, about), indent=1) + "\n"

@@ -5,7 +5,7 @@ import statistics
 import tempfile
 import time
 
-from contenders import AUDIT, BODY, MODES, PLAIN, SYNC, WRITE
+from contenders import AUDIT, BODY, PLAIN, SYNC, WRITE
 from results import Workload
 
 SCRIPT = """\\set n random(1, 1000000000)
@@ -16,11 +16,10 @@ TABLE = "items"
 # The same contenders while nothing is sealed: what sealing takes from writers.
 SEALING_HELD = {SYNC: "tracked, sync, sealing held back", WRITE: "tracked, write, sealing held back"}
 SEALING_HELD_CLIENTS = 16
-# At the highest number of clients, only those whose target says so, and whom they are compared with.
-MANY_CLIENTS = 64
-OF_MANY_CLIENTS = (PLAIN, AUDIT, SYNC, WRITE)
+# Where not all are measured: those with a target, and whom they are compared with.
+ESSENTIAL = (PLAIN, AUDIT, SYNC, WRITE)
 
-FSYNC = Workload("fdatasync", "one fdatasync of a growing file, alone", "us", more_is_better=False)
+FSYNC = Workload("fdatasync", "one fdatasync of a growing file, alone", "us")
 
 
 def insert_id(clients):
@@ -37,25 +36,26 @@ def run_once(contender, clients, seconds):
                                     variables={"body": BODY})
 
 
+def catch_up_notes(backlog):
+    if backlog is None:
+        return {}
+    return {"pending": backlog.pending, "lines behind": backlog.lag, "seconds to catch up": backlog.seconds}
+
+
 def measure_one(results, contender, clients, seconds):
     contender.prepare()
     position = contender.server.wal_position()
     run = run_once(contender, clients, seconds)
     wal = contender.server.wal_position() - position
-    backlog = contender.work_off()
-    notes = {"wal bytes/row": wal / run.transactions}
-    if backlog is not None:
-        notes |= {"pending at the end": backlog.pending, "lines behind": backlog.lag, "seconds to catch up": backlog.seconds}
-    results.add(workload(clients), contender.name, run.rate, **notes)
+    results.add(workload(clients), contender.name, run.rate, **{"wal bytes/row": wal / run.transactions},
+                **catch_up_notes(contender.work_off()))
 
 
 def measure_held(results, contender, clients, seconds):
     contender.prepare()
     with contender.ledger.sealing_held():
         run = run_once(contender, clients, seconds)
-    backlog = contender.work_off()
-    results.add(workload(clients), SEALING_HELD[contender.name], run.rate,
-                **{"pending at the end": backlog.pending, "seconds to catch up": backlog.seconds})
+    results.add(workload(clients), SEALING_HELD[contender.name], run.rate, **catch_up_notes(contender.work_off()))
 
 
 def measure_fdatasync(results, directory):
@@ -74,17 +74,14 @@ def measure_fdatasync(results, directory):
 def measure(results, contenders, scale, directory, say):
     for contender in contenders:
         contender.create_table(TABLE)
-    for number in range(scale.rounds):
-        measure_fdatasync(results, directory)
-        for clients in scale.clients:
-            say(f"single-row INSERT, round {number + 1} of {scale.rounds}, {clients} clients")
-            # Each round begins with another one, so that none always follows the same.
-            start = number % len(contenders)
-            for contender in contenders[start:] + contenders[:start]:
-                if clients == MANY_CLIENTS and contender.name not in OF_MANY_CLIENTS:
-                    continue
-                measure_one(results, contender, clients, scale.seconds)
-                if clients == SEALING_HELD_CLIENTS and contender.name in SEALING_HELD:
-                    measure_held(results, contender, clients, scale.seconds)
+    for number, clients, contender in scale.interleaved(scale.clients, contenders):
+        if clients in scale.essential_clients and contender.name not in ESSENTIAL:
+            continue
+        say(f"single-row INSERT, round {number} of {scale.rounds}, {clients} clients: {contender.name}")
+        if contender.name == PLAIN and clients == scale.clients[0]:
+            measure_fdatasync(results, directory)
+        measure_one(results, contender, clients, scale.seconds)
+        if clients == SEALING_HELD_CLIENTS and contender.name in SEALING_HELD:
+            measure_held(results, contender, clients, scale.seconds)
     for contender in contenders:
         contender.check(TABLE)

@@ -11,7 +11,6 @@ class Workload:
     unit: str
     # Whom the others are compared with.
     reference: str = ""
-    more_is_better: bool = True
 
 
 @dataclass
@@ -52,13 +51,11 @@ class Results:
         return self._series.get(workload_id, {}).get(contender)
 
     def ratio(self, workload_id, contender, reference=None):
-        """How good the contender is against the reference, more is better: the median of the ratios of each round, since
-        what else the machine does changes from round to round. None where one of them was not measured."""
+        """The contender's figure as a multiple of the reference's: the median of the ratios of each round, since what else
+        the machine does changes from round to round. None where one of them was not measured."""
         workload = self.workloads.get(workload_id)
         mine = self.series(workload_id, contender)
         other = self.series(workload_id, reference or (workload.reference if workload else ""))
         if mine is None or other is None:
             return None
-        pairs = [(value, base) if workload.more_is_better else (base, value)
-                 for value, base in zip(mine.values, other.values)]
-        return statistics.median(value / base for value, base in pairs)
+        return statistics.median(value / base for value, base in zip(mine.values, other.values))

@@ -16,8 +16,11 @@ class Scale:
     # Length of a run of pgbench.
     seconds: float
     clients: tuple
-    # Rows of the table whose rows are updated.
+    # Numbers of clients for which only some contenders are measured.
+    essential_clients: tuple
+    # Rows of the table whose rows are updated, and by how many clients.
     table_rows: int
+    update_clients: tuple
     # Rows of one bulk statement.
     bulk_rows: int
     # Pending entries to seal.
@@ -28,11 +31,20 @@ class Scale:
     hash_seconds: float
     kinds: tuple
 
+    def interleaved(self, settings, contenders):
+        """Numbers of rounds, settings and contenders: in each round every setting, in each setting every contender. Each
+        round begins with another contender, so that none always follows the same."""
+        for number in range(self.rounds):
+            start = number % len(contenders)
+            for setting in settings:
+                for contender in contenders[start:] + contenders[:start]:
+                    yield number + 1, setting, contender
 
-FULL = dict(rounds=5, seconds=5, clients=(1, 8, 16, 32, 64), table_rows=1_000_000, bulk_rows=200_000, backlog=1_000_000,
-            ledgers=(1_000_000, 10_000_000), hash_seconds=1.0)
-QUICK = dict(rounds=1, seconds=1, clients=(1, 8, 16, 32, 64), table_rows=50_000, bulk_rows=20_000, backlog=50_000,
-             ledgers=(50_000,), hash_seconds=0.1)
+
+FULL = dict(rounds=5, seconds=5, clients=(1, 8, 16, 32, 64), essential_clients=(64,), table_rows=1_000_000,
+            update_clients=(1, 16), bulk_rows=200_000, backlog=1_000_000, ledgers=(1_000_000, 10_000_000), hash_seconds=1.0)
+QUICK = dict(rounds=1, seconds=1, clients=(1, 8, 16, 32, 64), essential_clients=(8, 32, 64), table_rows=50_000,
+             update_clients=(16,), bulk_rows=20_000, backlog=50_000, ledgers=(50_000,), hash_seconds=0.1)
 
 
 def from_environment():

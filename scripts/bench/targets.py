@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 from contenders import ASYNC, AUDIT, OFF, PLAIN, SYNC, WRITE
+import hashing
+import verification
 from inserts import FSYNC, SEALING_HELD, insert_id
 
 
@@ -51,6 +53,60 @@ class AtLeast:
 
 
 @dataclass(frozen=True)
+class NoteAtMost:
+    """Something noted beside the figure."""
+
+    workload: str
+    contender: str
+    note: str
+    maximum: float
+
+    def judge(self, results):
+        series = results.series(self.workload, self.contender)
+        if series is None:
+            return None
+        noted = series.note(self.note)
+        return Verdict(self.workload, self.contender, f"<= {self.maximum:,.0f} {self.note}", f"{noted:,.0f}",
+                       noted <= self.maximum)
+
+
+@dataclass(frozen=True)
+class LinesOrBytes:
+    """So many lines or so many MB a second."""
+
+    workload: str
+    contender: str
+    lines: float
+    megabytes: float
+
+    def judge(self, results):
+        series = results.series(self.workload, self.contender)
+        if series is None:
+            return None
+        megabytes = series.note("MB/s")
+        return Verdict(self.workload, self.contender, f">= {self.lines:,.0f} lines/s or {self.megabytes:,.0f} MB/s",
+                       f"{series.median:,.0f}, {megabytes:,.0f}",
+                       series.median >= self.lines or megabytes >= self.megabytes)
+
+
+@dataclass(frozen=True)
+class Linear:
+    """The rate of the larger one is that of the smaller, within a tenth."""
+
+    smaller: str
+    larger: str
+    contender: str
+
+    def judge(self, results):
+        smaller, larger = results.series(self.smaller, self.contender), results.series(self.larger, self.contender)
+        if smaller is None or larger is None:
+            return None
+        ratio = larger.median / smaller.median
+        return Verdict(self.larger, self.contender, f">= 0.90 of {results.workloads[self.smaller].title}", f"{ratio:.2f}",
+                       ratio >= 0.90)
+
+
+@dataclass(frozen=True)
 class AddedLatency:
     """At one client: one sync of a file, and 20 percent of it."""
 
@@ -69,7 +125,19 @@ class AddedLatency:
                        added <= allowed)
 
 
-def all_targets():
+def verification_targets(scale):
+    targets = []
+    for entries in scale.ledgers:
+        workload = verification.workload(entries).id
+        targets += [AtLeast(workload, verification.CHAIN, 400_000),
+                    NoteAtMost(workload, verification.CHAIN, "MB of memory", 256),
+                    LinesOrBytes(workload, verification.CLI, 700_000, 300)]
+    for smaller, larger in zip(scale.ledgers, scale.ledgers[1:]):
+        targets.append(Linear(verification.workload(smaller).id, verification.workload(larger).id, verification.CHAIN))
+    return targets
+
+
+def all_targets(scale):
     sixteen = insert_id(16)
     targets = [AtLeastRatio(sixteen, contender, 0.75) for contender in (WRITE, ASYNC)]
     targets += [AtLeastRatio(sixteen, contender, 1.0, AUDIT) for contender in (WRITE, ASYNC)]
@@ -78,9 +146,12 @@ def all_targets():
     targets += [AtLeastRatio(sixteen, contender, 0.90, SEALING_HELD[contender]) for contender in SEALING_HELD]
     for workload in ("insert-select", "copy"):
         targets += [AtLeastRatio(workload, contender, 1.0, AUDIT) for contender in (SYNC, WRITE, ASYNC, OFF)]
+    targets += [AtLeast("sealing", contender, 150_000) for contender in (SYNC, OFF)]
+    targets += verification_targets(scale)
+    targets += [AtLeastRatio(hashing.workload(size).id, hashing.OURS, 1.0, hashing.DIGEST) for size in hashing.SIZES]
     return targets
 
 
-def judge(results):
-    verdicts = [target.judge(results) for target in all_targets()]
+def judge(results, scale):
+    verdicts = [target.judge(results) for target in all_targets(scale)]
     return [verdict for verdict in verdicts if verdict is not None]
