@@ -8,6 +8,7 @@ import time
 import bulk
 import charts
 import export
+import growth
 import hashing
 import inserts
 import recording
@@ -46,6 +47,13 @@ def about(server, scale):
 
 
 def measure(scale, results, server, directory):
+    if scale.sizes:
+        growth.measure(results, os.environ["PGHOST"], os.environ["PGPORT"], scale, say)
+    else:
+        compare(scale, results, server, directory)
+
+
+def compare(scale, results, server, directory):
     contenders = all_contenders(server, Ledger(server), pgaudit_server(Server.create))
     measures = {
         "insert": lambda: inserts.measure(results, contenders, scale, directory, say),
@@ -78,7 +86,11 @@ def main():
         report(results, scale, facts, directory)
         raise
     report(results, scale, facts, directory)
-    write(directory, "bench.svg", charts.draw(results, scale, facts))
+    write(directory, f"{report_name(scale)}.svg", charts.draw(results, scale, facts))
+
+
+def report_name(scale):
+    return "growth" if scale.sizes else "bench"
 
 
 def write(directory, name, content):
@@ -90,8 +102,8 @@ def report(results, scale, facts, directory):
     verdicts = targets.judge(results, scale)
     text = "\n".join(table.lines(results, verdicts, facts))
     print(text, flush=True)
-    write(directory, "bench.txt", text + "\n")
-    write(directory, "bench.json", export.text(results, verdicts, facts))
+    write(directory, f"{report_name(scale)}.txt", text + "\n")
+    write(directory, f"{report_name(scale)}.json", export.text(results, verdicts, facts))
     say(f"results: {directory}")
 
 

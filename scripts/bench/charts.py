@@ -1,5 +1,6 @@
 """Which charts there are of the results."""
 
+import growth
 import hashing
 import inserts
 import updates
@@ -14,6 +15,7 @@ COLOURS = {PLAIN: "#999999", AUDIT: "#e69f00", CHAIN: "#cc79a7", PGAUDIT: "#f0e4
 VERIFIERS = {verification.CHAIN: "#0072b2", verification.ROWS: "#56b4e9", verification.CLI: "#009e73"}
 HASHERS = {hashing.OURS: "#d55e00", hashing.DIGEST: "#e69f00", hashing.CORE: "#cc79a7", hashing.DIGEST_TEXT: "#999999",
            hashing.CORE_TEXT: "#bbbbbb"}
+SIZES = ("#999999", "#56b4e9", "#0072b2", "#222222")
 WIDTH, HEIGHT = 560, 330
 
 
@@ -95,8 +97,26 @@ def storage_panel(results):
     return panel
 
 
+def growth_panel(results, scale):
+    """All as cost, so that more is worse everywhere."""
+    names = {**growth.RATES, **growth.TIMES}
+    colours = dict(zip(map(growth.size_name, scale.sizes), SIZES))
+    values = {}
+    for workload, group in names.items():
+        for name in colours:
+            ratio = results.ratio(workload, name)
+            if ratio is not None:
+                values[group, name] = 1 / ratio if workload in growth.RATES else ratio
+    panel = Panel("Cost against the smallest ledger", "time, smallest ledger = 1", 2 * WIDTH, HEIGHT,
+                  max(values.values()))
+    panel.bars(list(names.values()), colours, values)
+    return panel
+
+
 def draw(results, scale, facts):
     """The charts of what was measured, as SVG."""
+    if scale.sizes:
+        return page("pg_notary: how cost grows", "; ".join(facts.values()), [growth_panel(results, scale)])
     panels = []
     if "insert" in scale.kinds:
         panels.append(insert_panel(results, scale))

@@ -4,12 +4,16 @@ import statistics
 from dataclasses import dataclass, field
 
 
+# As a reference: whoever was measured first.
+FIRST = "the first"
+
+
 @dataclass(frozen=True)
 class Workload:
     id: str
     title: str
     unit: str
-    # Whom the others are compared with.
+    # With whom the others are compared.
     reference: str = ""
 
 
@@ -54,8 +58,10 @@ class Results:
         """The contender's figure as a multiple of the reference's: the median of the ratios of each round, since what else
         the machine does changes from round to round. None where one of them was not measured."""
         workload = self.workloads.get(workload_id)
-        mine = self.series(workload_id, contender)
-        other = self.series(workload_id, reference or (workload.reference if workload else ""))
+        reference = reference or (workload.reference if workload else "")
+        if reference == FIRST:
+            reference = self.contenders(workload_id)[0]
+        mine, other = self.series(workload_id, contender), self.series(workload_id, reference)
         if mine is None or other is None:
             return None
         return statistics.median(value / base for value, base in zip(mine.values, other.values))

@@ -30,6 +30,8 @@ class Scale:
     # About how long one document is hashed again and again.
     hash_seconds: float
     kinds: tuple
+    # Instead of all that: how cost grows, on ledgers of so many entries.
+    sizes: tuple
 
     def interleaved(self, settings, contenders):
         """Numbers of rounds, settings and contenders: in each round every setting, in each setting every contender. Each
@@ -47,8 +49,31 @@ QUICK = dict(rounds=1, seconds=1, clients=(1, 8, 16, 32, 64), essential_clients=
              update_clients=(16,), bulk_rows=20_000, backlog=50_000, ledgers=(50_000,), hash_seconds=0.1)
 
 
+def is_set(name):
+    return os.environ.get(name, "") not in ("", "0")
+
+
+def entries(text):
+    """10M, 500k or 10000."""
+    factor = {"k": 1_000, "M": 1_000_000}.get(text[-1], 1)
+    digits = text if factor == 1 else text[:-1]
+    if not digits.isdigit() or not int(digits):
+        sys.exit(f"SIZES: {text} is not a number of entries, such as 500k or 10M")
+    return int(digits) * factor
+
+
+def growth_sizes(is_quick):
+    if not is_set("GROWTH"):
+        return ()
+    default = "20k 100k" if is_quick else "1M 10M"
+    sizes = sorted({entries(text) for text in (os.environ.get("SIZES") or default).replace(",", " ").split()})
+    if len(sizes) > 4:
+        sys.exit("SIZES: at most four")
+    return tuple(sizes)
+
+
 def from_environment():
-    is_quick = os.environ.get("QUICK", "") not in ("", "0")
+    is_quick = is_set("QUICK")
     sizes = dict(QUICK if is_quick else FULL)
     if os.environ.get("ROUNDS"):
         sizes["rounds"] = int(os.environ["ROUNDS"])
@@ -58,4 +83,4 @@ def from_environment():
     unknown = set(kinds) - set(KINDS)
     if unknown:
         sys.exit(f"ONLY={' '.join(sorted(unknown))}: there are {' '.join(KINDS)}")
-    return Scale(is_quick=is_quick, kinds=kinds, **sizes)
+    return Scale(is_quick=is_quick, kinds=kinds, sizes=growth_sizes(is_quick), **sizes)

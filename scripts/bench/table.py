@@ -15,32 +15,35 @@ def by_name(contenders):
 
 
 def workload_lines(results, workload, verdicts):
-    yield f"{workload.title:<44}{workload.unit:>12}  {'ratio':>6}  {'runs':>15}"
-    for contender in by_name(results.contenders(workload.id)):
-        series = results.series(workload.id, contender)
-        ratio = results.ratio(workload.id, contender)
+    names = by_name(results.contenders(workload.id))
+    width = max(len(workload.title), *(len(name) + 2 for name in names)) + 2
+    yield f"{workload.title:<{width}}{workload.unit:>12}  {'ratio':>6}  {'lowest..highest':>18}".rstrip()
+    for name in names:
+        series, ratio = results.series(workload.id, name), results.ratio(workload.id, name)
         spread = f"{number(min(series.values))}..{number(max(series.values))}" if len(series.values) > 1 else ""
-        line = f"  {contender:<42}{number(series.median):>12}  {'' if ratio is None else f'{ratio:.2f}':>6}  {spread:>15}"
-        marks = [f"{verdict.wanted}: {'met' if verdict.is_met else 'miss'} ({verdict.measured})" for verdict in verdicts
-                 if (verdict.workload, verdict.contender) == (workload.id, contender)]
-        notes = [f"{name} {number(series.note(name))}" for name in series.note_names()]
+        line = f"  {name:<{width - 2}}{number(series.median):>12}  {'' if ratio is None else f'{ratio:.2f}':>6}  {spread:>18}"
+        marks = [f"{verdict.wanted}: {'met' if verdict.is_met else 'MISS'}" for verdict in verdicts
+                 if (verdict.workload, verdict.contender) == (workload.id, name)]
         yield (line + "  " + "; ".join(marks)).rstrip()
+        notes = [f"{note} {number(series.note(note))}" for note in series.note_names()]
         if notes:
             yield f"      {', '.join(notes)}"
 
 
 def target_lines(results, verdicts):
-    yield f"{'targets':<74}{'wanted':<40}{'measured':>12}"
-    for verdict in verdicts:
-        what = f"{results.workloads[verdict.workload].title}: {verdict.contender}"
-        yield f"  {what:<72}{verdict.wanted:<40}{verdict.measured:>12}  {'met' if verdict.is_met else 'MISS'}"
+    rows = [(f"{results.workloads[verdict.workload].title}: {verdict.contender}", verdict.wanted, verdict.measured,
+             "met" if verdict.is_met else "MISS") for verdict in verdicts]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    yield f"{'targets':<{widths[0] + 2}}  {'wanted':<{widths[1]}}  {'measured':>{widths[2]}}"
+    for what, wanted, measured, verdict in rows:
+        yield f"  {what:<{widths[0]}}  {wanted:<{widths[1]}}  {measured:>{widths[2]}}  {verdict}"
     met = sum(verdict.is_met for verdict in verdicts)
     yield f"  {met} of {len(verdicts)} targets met"
 
 
 def lines(results, verdicts, about):
     for name, value in about.items():
-        yield f"{name:<16}{value}"
+        yield f"{name:<10}{value}"
     for workload in results.workloads.values():
         yield ""
         yield from workload_lines(results, workload, verdicts)

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
-from contenders import ASYNC, AUDIT, OFF, PLAIN, SYNC, WRITE
+import growth
 import hashing
 import verification
+from contenders import ASYNC, AUDIT, OFF, PLAIN, SYNC, WRITE
 from inserts import FSYNC, SEALING_HELD, insert_id
 
 
@@ -107,6 +108,22 @@ class Linear:
 
 
 @dataclass(frozen=True)
+class DoesNotGrow:
+    """What the largest ledger costs against the smallest: no more than a quarter above it."""
+
+    workload: str
+    contender: str
+    is_rate: bool
+
+    def judge(self, results):
+        ratio = results.ratio(self.workload, self.contender)
+        if ratio is None:
+            return None
+        wanted = ">= 0.80 of the smallest" if self.is_rate else "<= 1.25 of the smallest"
+        return Verdict(self.workload, self.contender, wanted, f"{ratio:.2f}", ratio >= 0.80 if self.is_rate else ratio <= 1.25)
+
+
+@dataclass(frozen=True)
 class AddedLatency:
     """At one client: one sync of a file, and 20 percent of it."""
 
@@ -137,7 +154,14 @@ def verification_targets(scale):
     return targets
 
 
+def growth_targets(scale):
+    contender = growth.size_name(scale.sizes[-1])
+    return [DoesNotGrow(workload, contender, workload in growth.RATES) for workload in (*growth.RATES, *growth.TIMES)]
+
+
 def all_targets(scale):
+    if scale.sizes:
+        return growth_targets(scale) if len(scale.sizes) > 1 else []
     sixteen = insert_id(16)
     targets = [AtLeastRatio(sixteen, contender, 0.75) for contender in (WRITE, ASYNC)]
     targets += [AtLeastRatio(sixteen, contender, 1.0, AUDIT) for contender in (WRITE, ASYNC)]
