@@ -19,6 +19,7 @@ import table
 import targets
 import updates
 import verification
+import waits
 from contenders import all_contenders, pgaudit_server
 from ledger import Ledger
 from results import Results
@@ -63,6 +64,7 @@ def compare(scale, results, server, directory):
         "sealing": lambda: sealing.measure(results, contenders, scale, say),
         "storage": lambda: storage.measure(results, contenders, scale, say),
         "hash": lambda: hashing.measure(results, server, scale, say),
+        "waits": lambda: waits.measure(results, contenders, scale, say),
         "verify": lambda: verification.measure(results, os.environ["PGHOST"], os.environ["PGPORT"], scale, say),
     }
     for kind in scales.KINDS:

@@ -36,7 +36,17 @@ class Ledger:
 
     def wait_until_quiet(self):
         """Until the file is there and up to date, and what is pending fills no block."""
-        wait_until("the ledger to be quiet", self.is_quiet)
+        try:
+            wait_until("the ledger to be quiet", self.is_quiet)
+        except Failed as failure:
+            raise Failed(f"{failure}\n{self.describe()}") from None
+
+    def describe(self):
+        """All that tells why it is not quiet."""
+        rows = [self.query(f"SELECT to_jsonb(v) FROM {view} AS v") for view in
+                ("ledger.mirror_status", "ledger.workers", "ledger.chain_stats")]
+        rows += self.server.session.run("SELECT to_jsonb(a) FROM pg_stat_activity AS a WHERE backend_type LIKE 'pg_notary%'")
+        return "\n".join(rows)
 
     def is_quiet(self):
         pending, lag, problem, is_there = self.state()

@@ -5,7 +5,7 @@ import sys
 from dataclasses import dataclass
 
 # In the order in which they are measured.
-KINDS = ("insert", "update", "bulk", "record", "sealing", "verify", "hash", "storage")
+KINDS = ("insert", "update", "bulk", "record", "sealing", "verify", "hash", "storage", "waits")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 
 # Seconds. What is waited for takes much less.
-DEADLINE = 600
+DEADLINE = 300
 
 
 class Failed(Exception):

@@ -108,6 +108,22 @@ class Linear:
 
 
 @dataclass(frozen=True)
+class GrowsWithClients:
+    """From some clients to more, throughput grows as that of the plain table does, within a tenth."""
+
+    fewer: int
+    more: int
+    contender: str
+
+    def judge(self, results):
+        fewer, more = (results.ratio(insert_id(clients), self.contender) for clients in (self.fewer, self.more))
+        if fewer is None or more is None:
+            return None
+        return Verdict(insert_id(self.more), self.contender, f">= 0.90 of what {PLAIN} gains from {self.fewer} clients",
+                       f"{more / fewer:.2f}", more / fewer >= 0.90)
+
+
+@dataclass(frozen=True)
 class DoesNotGrow:
     """What the largest ledger costs against the smallest: no more than a quarter above it."""
 
@@ -167,6 +183,7 @@ def all_targets(scale):
     targets += [AtLeastRatio(sixteen, contender, 1.0, AUDIT) for contender in (WRITE, ASYNC)]
     targets += [AtLeastRatio(sixteen, SYNC, 0.60), AtLeastRatio(insert_id(64), SYNC, 0.70)]
     targets += [AddedLatency(insert_id(1), SYNC)]
+    targets += [GrowsWithClients(8, 32, contender) for contender in (SYNC, WRITE)]
     targets += [AtLeastRatio(sixteen, contender, 0.90, SEALING_HELD[contender]) for contender in SEALING_HELD]
     for workload in ("insert-select", "copy"):
         targets += [AtLeastRatio(workload, contender, 1.0, AUDIT) for contender in (SYNC, WRITE, ASYNC, OFF)]
