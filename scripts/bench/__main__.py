@@ -55,7 +55,7 @@ def measure(scale, results, server, directory):
 
 
 def compare(scale, results, server, directory):
-    contenders = all_contenders(server, Ledger(server), pgaudit_server(Server.create))
+    contenders = all_contenders(server, Ledger(server), pgaudit_server(Server.create), say)
     measures = {
         "insert": lambda: inserts.measure(results, contenders, scale, directory, say),
         "update": lambda: updates.measure(results, contenders, scale, say),
