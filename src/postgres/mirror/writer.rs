@@ -240,7 +240,7 @@ fn end_round(shared: &Shared, slot: &DatabaseSlot, round: Round, outcome: Result
                 is_synced = note_done(&mut fields, round, &done);
                 woken = Rounds::one(round.number);
                 // In mode async it is the worker who knows how far behind the file is.
-                if is_synced && settings::mirror_mode() == MirrorMode::Write {
+                if is_synced && settings::mirror_mode() != MirrorMode::Async {
                     take_off_lag(&fields, slot, lag);
                 }
             }
