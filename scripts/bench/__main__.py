@@ -90,7 +90,9 @@ def main():
         report(results, scale, facts, directory)
         raise
     report(results, scale, facts, directory)
-    write(directory, f"{report_name(scale)}.svg", charts.draw(results, scale, facts))
+    drawing = charts.draw(results, scale, facts)
+    if drawing:
+        write(directory, f"{report_name(scale)}.svg", drawing)
 
 
 def report_name(scale):
