@@ -55,7 +55,8 @@ def measure(scale, results, server, directory):
 
 
 def compare(scale, results, server, directory):
-    contenders = all_contenders(server, Ledger(server), pgaudit_server(Server.create), say)
+    ledger = Ledger(server)
+    contenders = all_contenders(server, ledger, pgaudit_server(Server.create), say)
     measures = {
         "insert": lambda: inserts.measure(results, contenders, scale, directory, say),
         "update": lambda: updates.measure(results, contenders, scale, say),
@@ -72,6 +73,7 @@ def compare(scale, results, server, directory):
             started = time.monotonic()
             measures[kind]()
             say(f"{kind}: {time.monotonic() - started:.0f} seconds")
+    ledger.verify()
 
 
 def main():
@@ -88,7 +90,9 @@ def main():
         report(results, scale, facts, directory)
         raise
     report(results, scale, facts, directory)
-    write(directory, f"{report_name(scale)}.svg", charts.draw(results, scale, facts))
+    drawing = charts.draw(results, scale, facts)
+    if drawing:
+        write(directory, f"{report_name(scale)}.svg", drawing)
 
 
 def report_name(scale):

@@ -114,7 +114,7 @@ def growth_panel(results, scale):
 
 
 def draw(results, scale, facts):
-    """The charts of what was measured, as SVG."""
+    """The charts of what was measured, as SVG; nothing where there is no chart of it."""
     if scale.sizes:
         return page("pg_notary: how cost grows", "; ".join(facts.values()), [growth_panel(results, scale)])
     panels = []
@@ -130,4 +130,4 @@ def draw(results, scale, facts):
         panels.append(hashing_panel(results))
     if "storage" in scale.kinds:
         panels.append(storage_panel(results))
-    return page("pg_notary: what recording costs", "; ".join(facts.values()), panels)
+    return page("pg_notary: what recording costs", "; ".join(facts.values()), panels) if panels else ""

@@ -10,7 +10,7 @@ import sealing
 from contenders import ID, SYNC, Contender
 from ledger import Ledger
 from results import FIRST, Workload
-from server import Failed, Server, wait_until
+from server import DEADLINE, Failed, Server, wait_until
 from verification import TABLE, fill, make_ledger
 
 SAMPLE = "sample"
@@ -146,6 +146,8 @@ def measure_recovery(results, ledgers):
     connected = time.perf_counter() - started
     waiting = {grown.name: grown for grown in ledgers}
     while waiting:
+        if time.perf_counter() - started > DEADLINE:
+            raise Failed(f"not recovered within {DEADLINE} seconds: {', '.join(waiting)}")
         for name, grown in list(waiting.items()):
             if has_recovered(grown):
                 results.add(RECOVERY, name, time.perf_counter() - started,

@@ -1,7 +1,6 @@
 """Single-row INSERT, a transaction each, by more and more clients."""
 
 import os
-import statistics
 import tempfile
 import time
 
@@ -19,7 +18,7 @@ SEALING_HELD_CLIENTS = 16
 # Where not all are measured: those with a target, and whom they are compared with.
 ESSENTIAL = (PLAIN, AUDIT, SYNC, WRITE)
 
-FSYNC = Workload("fdatasync", "one fdatasync of a growing file, alone", "us")
+FSYNC = Workload("fdatasync", "one fdatasync of a growing file, undisturbed", "us")
 
 
 def insert_id(clients):
@@ -59,7 +58,8 @@ def measure_held(results, contender, clients, seconds):
 
 
 def measure_fdatasync(results, directory):
-    """What the disk takes for a line alone, beside which the latency of one client is judged."""
+    """What the disk takes for a line alone, beside which the latency of one client is judged: a low one of many, since
+    whatever else the machine does would make the target easier to meet."""
     line = b"x" * 599 + b"\n"
     with tempfile.NamedTemporaryFile(dir=directory) as file:
         times = []
@@ -68,7 +68,7 @@ def measure_fdatasync(results, directory):
             started = time.perf_counter()
             os.fdatasync(file.fileno())
             times.append(time.perf_counter() - started)
-    results.add(FSYNC, "fdatasync", statistics.median(times) * 1e6)
+    results.add(FSYNC, "fdatasync", sorted(times)[len(times) // 10] * 1e6)
 
 
 def measure(results, contenders, scale, directory, say):

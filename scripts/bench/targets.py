@@ -153,7 +153,7 @@ class AddedLatency:
             return None
         # In each round, in microseconds.
         added = sorted(1e6 / value - 1e6 / base for value, base in zip(mine.values, plain.values))[len(plain.values) // 2]
-        allowed = 1.2 * sync.median
+        allowed = 1.2 * min(sync.values)
         return Verdict(self.workload, self.contender, f"<= {allowed:,.0f} us added (1.2 fdatasync)", f"{added:,.0f} us",
                        added <= allowed)
 
