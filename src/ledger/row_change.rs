@@ -1,4 +1,4 @@
-//! Entries about the rows of tracked tables.
+//! Entries about the rows of tracked tables, and how those about items are found.
 //!
 //! The entry_type says what happened; `data` is the row, and `metadata` tells which one:
 //!
@@ -27,6 +27,10 @@ pub const ENTRY_TYPES: [&str; 7] = [
     "table_tracked",
     "table_untracked",
 ];
+
+/// The entry_types about items: signed, moved, revoked. An item is named as a row is, by `row_id` in the metadata; what else
+/// is in there is the concern of `items::registration`.
+pub const ITEM_ENTRY_TYPES: [&str; 3] = ["item_signed", "item_moved", "item_revoked"];
 
 /// What was done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -74,7 +78,7 @@ impl<'a> RowChange<'a> {
     pub fn parse(entry_type: &str, metadata: &'a str) -> Option<RowChange<'a>> {
         let operation = Operation::from_entry_type(entry_type)?;
         let table_id = plain_member(metadata, "table_id")?;
-        let id = |name| plain_member(metadata, name).and_then(|id| Uuid::try_parse(id).ok());
+        let id = |name| uuid_member(metadata, name);
         let (key, row_id) = match operation {
             Operation::Truncate => ("", row_id(table_id, "")),
             _ => (member(metadata, "key")?, id("row_id")?),
@@ -95,10 +99,17 @@ impl<'a> RowChange<'a> {
     }
 }
 
-/// The rows that the entry is about, by their ids. None for entries of other kinds.
+/// The rows that the entry is about, by their ids; or the item. None for entries of other kinds.
 pub fn row_ids(entry_type: &str, metadata: &str) -> impl Iterator<Item = Uuid> {
+    if ITEM_ENTRY_TYPES.contains(&entry_type) {
+        return [uuid_member(metadata, "row_id"), None].into_iter().flatten();
+    }
     let change = RowChange::parse(entry_type, metadata);
     [change.map(|change| change.row_id), change.and_then(|change| change.old_row_id)].into_iter().flatten()
+}
+
+fn uuid_member(metadata: &str, name: &str) -> Option<Uuid> {
+    Uuid::try_parse(plain_member(metadata, name)?).ok()
 }
 
 /// One name of fixed length for a row: the first 16 bytes of SHA-256 over the table's id, a zero byte and the values of the

@@ -1,0 +1,32 @@
+//! Items: what an executor asks before it runs or reads anything, and the registry of what was signed.
+//!
+//! | module | concern |
+//! |---|---|
+//! | [`functions`] | hashing and signing a text |
+
+mod functions;
+
+use super::errors::Failure;
+use super::tables;
+use crate::items::ItemError;
+use crate::ledger::record::Timestamp;
+use pgrx::datum::TimestampWithTimeZone;
+use pgrx::PgSqlErrorCode;
+
+/// What an item that is none is to a user.
+fn failure(error: ItemError) -> Failure {
+    let code = match error {
+        ItemError::ContentTooLong(_) | ItemError::MetadataTooLong(_) => PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+        ItemError::Content(_) => PgSqlErrorCode::ERRCODE_INVALID_TEXT_REPRESENTATION,
+        _ => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+    };
+    Failure::new(code, error.to_string())
+}
+
+/// A time that a signature line can state.
+fn timestamp(value: TimestampWithTimeZone) -> Result<Timestamp, Failure> {
+    tables::checked_timestamp(value.into()).ok_or_else(|| {
+        Failure::new(PgSqlErrorCode::ERRCODE_DATETIME_FIELD_OVERFLOW, "signed_at is out of range")
+            .detail("A signature line states times from the year 0001 to 9999.")
+    })
+}
