@@ -3,8 +3,22 @@
 //! | module | concern |
 //! |---|---|
 //! | [`functions`] | hashing and signing a text |
+//! | [`registry`] | signing, moving, revoking and loading what is registered |
+//! | [`rows`], [`entries`] | what the table and what the ledger have of an item |
+//! | [`verification`] | SQL functions that verify |
+//! | [`verify`], [`cache`] | verifying items and what they call, and remembering it |
+//! | [`given`] | items as callers give them |
+//! | [`sync`] | files elsewhere compared with the registry |
 
+mod cache;
+mod entries;
 mod functions;
+mod given;
+mod registry;
+mod rows;
+mod sync;
+pub mod verification;
+mod verify;
 
 use super::errors::Failure;
 use super::tables;
