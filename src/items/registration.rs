@@ -119,6 +119,7 @@ impl Registration {
         }
         let data: Value = serde_json::from_str(data).ok()?;
         let text = |name: &str| data.get(name)?.as_str().map(str::to_owned);
+        let hash = |name: &str| text(name).filter(|hash| parse_hash(hash).is_some());
         let event = match ITEM_ENTRY_TYPES.iter().position(|known| *known == entry_type)? {
             0 => Event::Signed,
             1 => Event::Moved { from: text("moved_from")? },
@@ -128,8 +129,8 @@ impl Registration {
             name: parse_name(&data)?,
             event,
             location: text("location_path")?,
-            integrity: text("integrity_hash")?,
-            text_hash: text("text_hash")?,
+            integrity: hash("integrity_hash")?,
+            text_hash: hash("text_hash")?,
             depends_on: parse_pins(data.get("depends_on")?)?,
         };
         // An entry of another type that holds the same data says something else.

@@ -8,8 +8,8 @@ use super::item::Item;
 use super::location::extract_location_path;
 use super::payload::Payload;
 use super::registration::{Event, Registration};
-use super::signer::text_hash;
 use super::signature_line::{to_seconds, LineFormat, SignatureLine};
+use super::signer::text_hash;
 use serde_json::json;
 
 /// What to do about an item that is not valid.

@@ -27,6 +27,10 @@ impl ItemEntry {
         self.0.entry_id
     }
 
+    pub fn is_revocation(&self) -> bool {
+        self.0.entry_type == ITEM_ENTRY_TYPES[2]
+    }
+
     fn row_id(&self) -> Option<Uuid> {
         row_ids(&self.0.entry_type, &self.0.metadata).next()
     }
@@ -83,7 +87,8 @@ impl ItemEntries {
         pending.into_iter().chain(self.newest_sealed(row_id)).max_by_key(ItemEntry::order)
     }
 
-    fn newest_sealed(&self, row_id: Uuid) -> Option<ItemEntry> {
+    /// The same, of sealed entries alone.
+    pub fn newest_sealed(&self, row_id: Uuid) -> Option<ItemEntry> {
         let mut newest = None;
         // SAFETY: as promised to of_snapshot().
         unsafe {

@@ -10,7 +10,8 @@ use pgrx::{pg_sys, IntoDatum};
 use uuid::Uuid;
 
 /// Reads one by its name: `$1` to `$3`.
-const SELECT: &str = "SELECT content, location_path, metadata::pg_catalog.text, language, integrity_hash::pg_catalog.text, \
+const SELECT: &str =
+    "SELECT content, location_path, metadata::pg_catalog.text, language, integrity_hash::pg_catalog.text, \
      revoked_at IS NOT NULL, revoked_reason FROM ledger.items \
      WHERE item_type = $1 AND item_id = $2 AND version = $3";
 const SELECT_FOR_UPDATE: &str = "SELECT content, location_path, metadata::pg_catalog.text, language, \

@@ -128,11 +128,13 @@ impl Verifier {
             let row_id = pin.name.row_id();
             let found = match () {
                 () if on_path.contains(&row_id) => Err(by_itself("it calls itself")),
-                () if path.len() >= MAX_DEPTH => Err(by_itself(&format!("more than {MAX_DEPTH} items call each other"))),
+                () if path.len() >= MAX_DEPTH => {
+                    Err(by_itself(&format!("more than {MAX_DEPTH} items call each other")))
+                }
                 () => self.verify_call(&pin),
             };
             match found {
-                Err(verification) => return Some(blame(&path, pin.name, verification)),
+                Err(verification) => return Some(blame(&path, pin.name, *verification)),
                 Ok(None) => {}
                 Ok(Some(registration)) => {
                     on_path.insert(row_id);
@@ -154,13 +156,13 @@ impl Verifier {
     }
 
     /// Verifies an item that is called, and gives what it calls; `None` if that has been verified.
-    fn verify_call(&mut self, pin: &Pin) -> Result<Option<Registration>, Verification> {
+    fn verify_call(&mut self, pin: &Pin) -> Result<Option<Registration>, Box<Verification>> {
         if let Some(integrity) = self.valid.get(&pin.name.row_id()) {
             return check_pin(pin, integrity).map(|()| None);
         }
-        let row = rows::find(&pin.name).ok_or_else(|| not_found(&pin.name))?;
+        let row = rows::find(&pin.name).ok_or_else(|| Box::new(not_found(&pin.name)))?;
         let (verification, registration) = self.verify_alone(&row);
-        let registration = registration.filter(|_| verification.success()).ok_or(verification)?;
+        let registration = registration.filter(|_| verification.success()).ok_or_else(|| Box::new(verification))?;
         check_pin(pin, &registration.integrity)?;
         Ok(Some(registration))
     }
@@ -174,14 +176,14 @@ impl Frame {
 }
 
 /// The item must be what it was when its caller was signed.
-fn check_pin(pin: &Pin, integrity: &str) -> Result<(), Verification> {
+fn check_pin(pin: &Pin, integrity: &str) -> Result<(), Box<Verification>> {
     if pin.integrity == integrity {
         return Ok(());
     }
     let (computed, stored) = (&integrity[..12], &pin.integrity[..12]);
     let error = format!("Integrity mismatch for {}: computed={computed}, stored={stored}", pin.name);
     let detail = "it was signed again after its caller was signed".to_owned();
-    Err(Verification::failed(Status::Mismatch, error, Some(detail)))
+    Err(Box::new(Verification::failed(Status::Mismatch, error, Some(detail))))
 }
 
 fn blame(path: &[Frame], failed: ItemName, verification: Verification) -> (ItemName, Verification) {
@@ -195,8 +197,8 @@ fn blame(path: &[Frame], failed: ItemName, verification: Verification) -> (ItemN
     (failed, Verification::failed(Status::Dependency, error, verification.detail))
 }
 
-fn by_itself(error: &str) -> Verification {
-    Verification::failed(Status::Dependency, error.to_owned(), None)
+fn by_itself(error: &str) -> Box<Verification> {
+    Box::new(Verification::failed(Status::Dependency, error.to_owned(), None))
 }
 
 fn verify_text(given: &GivenItem, registration: Option<&Registration>) -> Result<Verification, ItemError> {
