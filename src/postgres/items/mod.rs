@@ -6,10 +6,12 @@
 //! | [`registry`] | signing, moving, revoking and loading what is registered |
 //! | [`rows`], [`entries`] | what the table and what the ledger have of an item |
 //! | [`verification`] | SQL functions that verify |
+//! | [`audit`] | the registry as a whole, for verify_all() |
 //! | [`verify`], [`cache`] | verifying items and what they call, and remembering it |
 //! | [`given`] | items as callers give them |
 //! | [`sync`] | files elsewhere compared with the registry |
 
+pub mod audit;
 mod cache;
 mod entries;
 mod functions;
@@ -17,7 +19,7 @@ mod given;
 mod registry;
 mod rows;
 mod sync;
-pub mod verification;
+mod verification;
 mod verify;
 
 use super::errors::Failure;

@@ -57,12 +57,6 @@ fn verify_items(items: default!(Option<Jsonb>, "NULL")) -> JsonbText {
     JsonbText::from(with_latest_snapshot(|verifier| verify_batch(verifier, items)))
 }
 
-/// The items part of verify_all().
-pub fn verify_registry() -> (bool, Value) {
-    let report = with_latest_snapshot(|verifier| verify_batch(verifier, None));
-    (report["success"] == json!(true), report)
-}
-
 fn verify_batch(mut verifier: Verifier, items: Option<Vec<Listed>>) -> Value {
     let started = Instant::now();
     let items = items.unwrap_or_else(|| rows::all_names().into_iter().map(Listed::Registered).collect());

@@ -17,7 +17,7 @@ mod table_blocks;
 
 use super::database;
 use super::errors::{or_raise, Failure};
-use super::items::verification::verify_registry;
+use super::items::audit::verify_registry;
 use super::jsonb::JsonbText;
 use super::mirror::remembered;
 use super::mirror::shared::Attachment;
