@@ -53,7 +53,8 @@ fn read(name: &ItemName, row: &Row) -> GivenItem {
 /// The names of all items, in order.
 pub fn all_names() -> Vec<ItemName> {
     let mut names = Vec::new();
-    let statement = "SELECT item_type, item_id, version FROM ledger.items ORDER BY item_type, item_id, version";
+    let statement = "SELECT item_type, item_id, version FROM ledger.items \
+         ORDER BY item_type COLLATE \"C\", item_id COLLATE \"C\", version COLLATE \"C\"";
     spi::run(statement, &[], Access::Read, |row| {
         let item_type = row.get::<String>(0).and_then(|item_type| item_type.parse().ok());
         let name = item_type.zip(row.get(1)).zip(row.get(2));
