@@ -150,8 +150,15 @@ const ENTRY_ATTACKS: &[(&str, Option<&[&str]>)] = &[
     ),
     // A genuine entry said to be about another row.
     (
-        "UPDATE ledger.entries SET metadata = jsonb_set(metadata, '{key,id}', '50') WHERE metadata->'key'->>'id' = '1'",
+        "UPDATE ledger.entries SET metadata = jsonb_set(metadata, '{key,id}', '50') || jsonb_build_object('row_id', \
+         left(encode(sha256(convert_to(metadata->>'table_id', 'UTF8') || '\\x00'::bytea || '[50]'::bytea), 'hex'), 32)) \
+         WHERE metadata->'key'->>'id' = '1'",
         Some(&["{\"id\": 1} unrecorded", "{\"id\": 50} missing"]),
+    ),
+    // Only the key that people read: the chain tells.
+    (
+        "UPDATE ledger.entries SET metadata = jsonb_set(metadata, '{key,id}', '50') WHERE metadata->'key'->>'id' = '1'",
+        Some(&[]),
     ),
     ("UPDATE ledger.entries SET metadata = metadata || '{\"session_user\": \"nobody\"}' WHERE leaf_index = 4", Some(&[])),
     ("UPDATE ledger.entries SET metadata = metadata - 'session_user' WHERE leaf_index IS NULL", Some(&[])),

@@ -13,7 +13,7 @@
 //! | `baseline` | true: the row was there before the table was tracked |
 //! | `precedes_baseline` | true: so was the row that was found, and it may not have been recorded yet |
 
-use super::canonical_json::{member, plain_member};
+use super::canonical_json::{members, plain};
 use super::sha256;
 use uuid::Uuid;
 
@@ -77,24 +77,41 @@ impl<'a> RowChange<'a> {
     /// What the metadata, canonical JSON, says; `None` if the entry is not about a row.
     pub fn parse(entry_type: &str, metadata: &'a str) -> Option<RowChange<'a>> {
         let operation = Operation::from_entry_type(entry_type)?;
-        let table_id = plain_member(metadata, "table_id")?;
-        let id = |name| uuid_member(metadata, name);
+        let (mut table_id, mut key, mut row, mut old_key, mut old_row) = (None, None, None, None, None);
+        let (mut previous_hash, mut shape, mut transaction_id) = (None, "", "");
+        let (mut is_baseline, mut precedes_baseline) = (false, false);
+        for (name, value) in members(metadata) {
+            match name {
+                "table_id" => table_id = plain(value),
+                "key" => key = Some(value),
+                "row_id" => row = uuid(value),
+                "old_key" => old_key = Some(value),
+                "old_row_id" => old_row = uuid(value),
+                "previous_hash" => previous_hash = plain(value),
+                "shape" => shape = plain(value).unwrap_or_default(),
+                "transaction_id" => transaction_id = value,
+                "baseline" => is_baseline = value == "true",
+                "precedes_baseline" => precedes_baseline = value == "true",
+                _ => {}
+            }
+        }
+        let table_id = table_id?;
         let (key, row_id) = match operation {
             Operation::Truncate => ("", row_id(table_id, "")),
-            _ => (member(metadata, "key")?, id("row_id")?),
+            _ => (key?, row?),
         };
         Some(RowChange {
             operation,
             table_id,
             key,
             row_id,
-            old_key: member(metadata, "old_key"),
-            old_row_id: id("old_row_id"),
-            previous_hash: plain_member(metadata, "previous_hash"),
-            shape: plain_member(metadata, "shape").unwrap_or_default(),
-            transaction_id: member(metadata, "transaction_id").unwrap_or_default(),
-            is_baseline: member(metadata, "baseline") == Some("true"),
-            precedes_baseline: member(metadata, "precedes_baseline") == Some("true"),
+            old_key,
+            old_row_id: old_row,
+            previous_hash,
+            shape,
+            transaction_id,
+            is_baseline,
+            precedes_baseline,
         })
     }
 }
@@ -102,14 +119,15 @@ impl<'a> RowChange<'a> {
 /// The rows that the entry is about, by their ids; or the item. None for entries of other kinds.
 pub fn row_ids(entry_type: &str, metadata: &str) -> impl Iterator<Item = Uuid> {
     if ITEM_ENTRY_TYPES.contains(&entry_type) {
-        return [uuid_member(metadata, "row_id"), None].into_iter().flatten();
+        let item = members(metadata).find(|(name, _)| *name == "row_id");
+        return [item.and_then(|(_, value)| uuid(value)), None].into_iter().flatten();
     }
     let change = RowChange::parse(entry_type, metadata);
     [change.map(|change| change.row_id), change.and_then(|change| change.old_row_id)].into_iter().flatten()
 }
 
-fn uuid_member(metadata: &str, name: &str) -> Option<Uuid> {
-    Uuid::try_parse(plain_member(metadata, name)?).ok()
+fn uuid(value: &str) -> Option<Uuid> {
+    plain(value).and_then(|id| Uuid::try_parse(id).ok())
 }
 
 /// One name of fixed length for a row: the first 16 bytes of SHA-256 over the table's id, a zero byte and the values of the

@@ -150,6 +150,8 @@ impl Drop for Table {
 /// Inserts many rows at once: one WAL record a page instead of one a row.
 pub struct BulkInsert<'a> {
     table: &'a Table,
+    /// A copy: each slot would note that it uses the table's own.
+    descriptor: pg_sys::TupleDesc,
     indexes: pg_sys::CatalogIndexState,
     slots: Vec<*mut pg_sys::TupleTableSlot>,
     filled: usize,
@@ -161,8 +163,9 @@ impl<'a> BulkInsert<'a> {
 
     pub fn new(table: &'a Table) -> Self {
         // SAFETY: the table is open and stays so for as long as this borrows it.
-        let indexes = unsafe { pg_sys::CatalogOpenIndexes(table.relation) };
-        BulkInsert { table, indexes, slots: Vec::with_capacity(Self::ROWS), filled: 0 }
+        let (indexes, descriptor) =
+            unsafe { (pg_sys::CatalogOpenIndexes(table.relation), pg_sys::CreateTupleDescCopy(table.descriptor())) };
+        BulkInsert { table, descriptor, indexes, slots: Vec::with_capacity(Self::ROWS), filled: 0 }
     }
 
     pub fn insert(&mut self, row: &[Option<pg_sys::Datum>]) {
@@ -175,10 +178,7 @@ impl<'a> BulkInsert<'a> {
         // SAFETY: slots of this table's shape, dropped in finish(); a slot frees the tuple it was given.
         unsafe {
             if self.filled == self.slots.len() {
-                self.slots.push(pg_sys::MakeSingleTupleTableSlot(
-                    self.table.descriptor(),
-                    &raw const pg_sys::TTSOpsHeapTuple,
-                ));
+                self.slots.push(pg_sys::MakeSingleTupleTableSlot(self.descriptor, &raw const pg_sys::TTSOpsHeapTuple));
             }
             pg_sys::ExecStoreHeapTuple(tuple, self.slots[self.filled], true);
         }
@@ -222,6 +222,7 @@ impl<'a> BulkInsert<'a> {
             for slot in &self.slots {
                 pg_sys::ExecDropSingleTupleTableSlot(*slot);
             }
+            pg_sys::FreeTupleDesc(self.descriptor);
             pg_sys::CatalogCloseIndexes(self.indexes);
         }
     }

@@ -4,24 +4,34 @@ use super::parser::string_end;
 
 /// The text of the member `name` of an object; `name` needs no escape. `object` is canonical JSON.
 pub fn member<'a>(object: &'a str, name: &str) -> Option<&'a str> {
+    members(object).find(|(key, _)| *key == name).map(|(_, value)| value)
+}
+
+/// The members of an object, canonical JSON: keys as they stand between their quotes, and the texts of the values.
+pub fn members(object: &str) -> impl Iterator<Item = (&str, &str)> {
     let bytes = object.as_bytes();
     let mut at = 1;
-    while bytes.get(at) == Some(&b'"') {
+    std::iter::from_fn(move || {
+        if bytes.get(at) != Some(&b'"') {
+            return None;
+        }
         let (key_end, _) = string_end(bytes, at).ok()?;
         // A colon and a space stand between key and value, a comma and a space between members.
         let start = key_end + 2;
         let end = value_end(bytes, start)?;
-        if object.get(at + 1..key_end - 1) == Some(name) {
-            return object.get(start..end);
-        }
+        let key = object.get(at + 1..key_end - 1)?;
         at = end + 2;
-    }
-    None
+        Some((key, object.get(start..end)?))
+    })
 }
 
 /// The same for a member that is a string without escapes.
 pub fn plain_member<'a>(object: &'a str, name: &str) -> Option<&'a str> {
-    let value = member(object, name)?;
+    plain(member(object, name)?)
+}
+
+/// The content of a string without escapes.
+pub fn plain(value: &str) -> Option<&str> {
     value.strip_prefix('"')?.strip_suffix('"')
 }
 

@@ -6,6 +6,7 @@
 
 use super::lines::LineBuffer;
 use super::prepared;
+use super::rounds::Rounds;
 use super::shared::{Attachment, LockedMirror, MirrorState, RING_BYTES};
 use crate::postgres::errors::Failure;
 use crate::postgres::settings::{self, MirrorMode};
@@ -52,6 +53,25 @@ struct Position {
     failures: u64,
     /// Some of the lines are in the ring.
     is_begun: bool,
+    goal: Goal,
+    /// All lines go into the ring at once, so the round that takes them can sync them. Of many, only the last round is to.
+    is_small: bool,
+    /// The round of the writer that takes the last of them.
+    round: u64,
+}
+
+impl Position {
+    /// The end of all that is in the ring.
+    fn now(fields: &LockedMirror<'_>, goal: Goal) -> Position {
+        Position {
+            end: fields.end(),
+            failures: fields.failures,
+            is_begun: false,
+            goal,
+            is_small: false,
+            round: fields.rounds + 1,
+        }
+    }
 }
 
 /// A line on its way through the ring.
@@ -97,33 +117,39 @@ impl Mirror {
     /// anything can fail, so that one that is cancelled while it waits knows what to void. False, and nothing is
     /// appended, if there is to be no file.
     pub fn append(&self, lines: &mut LineBuffer, goal: Goal) -> Result<bool, Failure> {
-        let mut at = match self.wait_until_attached()? {
+        let mut at = match self.wait_until_attached(goal)? {
             Some(at) => at,
             None => return Ok(false),
         };
-        let outcome = self.append_at(&mut at, lines, goal);
+        at.is_small = lines.len() <= PIECE_BYTES as u64;
+        let outcome = self.append_at(&mut at, lines);
         self.leave();
         outcome.map(|()| true)
     }
 
-    fn append_at(&self, at: &mut Position, lines: &mut LineBuffer, goal: Goal) -> Result<(), Failure> {
+    fn append_at(&self, at: &mut Position, lines: &mut LineBuffer) -> Result<(), Failure> {
         let mut pieces = lines.pieces();
         while let Some(piece) = pieces.next() {
             self.enqueue(piece, at)?;
         }
-        self.wait_until(at, goal)
+        self.wait_until(at)
     }
 
     /// Is no longer counted among those that append. Cannot fail.
     fn leave(&self) {
-        if IS_COUNTED.take() {
-            let mut fields = self.lock();
-            fields.appending = fields.appending.saturating_sub(1);
-            let is_awaited = fields.appending == 0 && fields.attachment == Attachment::Repairing;
-            drop(fields);
-            if is_awaited {
-                self.state().broadcast();
-            }
+        if IS_COUNTED.get() {
+            self.leave_with(self.lock());
+        }
+    }
+
+    /// The same, for whoever has the lock.
+    fn leave_with(&self, mut fields: LockedMirror<'_>) {
+        let was_counted = IS_COUNTED.take();
+        fields.appending = fields.appending.saturating_sub(u32::from(was_counted));
+        let is_awaited = was_counted && fields.appending == 0 && fields.attachment == Attachment::Repairing;
+        drop(fields);
+        if is_awaited {
+            self.state().broadcast();
         }
     }
 
@@ -137,11 +163,11 @@ impl Mirror {
     /// Waits until the worker has the file open; asks it to try again where its last attempt failed. False if there is
     /// to be no file.
     pub fn wait_for_file(&self) -> Result<bool, Failure> {
-        self.wait_until_attached().map(|at| at.is_some())
+        self.wait_until_attached(Goal::Written).map(|at| at.is_some())
     }
 
     /// The same; gives where the file and what waits for it end.
-    fn wait_until_attached(&self) -> Result<Option<Position>, Failure> {
+    fn wait_until_attached(&self, goal: Goal) -> Result<Option<Position>, Failure> {
         let deadline = Instant::now() + DEADLINE;
         let mut patience = Patience::new();
         let mut attempts = None;
@@ -152,7 +178,7 @@ impl Mirror {
                     return Ok(None);
                 }
                 if self.may_append(&fields) {
-                    return Ok(Some(Position { end: fields.end(), failures: fields.failures, is_begun: false }));
+                    return Ok(Some(Position::now(&fields, goal)));
                 }
                 (fields.attachment, fields.attempts, fields.cause)
             };
@@ -271,8 +297,8 @@ impl Mirror {
             if !at.is_begun && !self.may_append(&fields) {
                 drop(fields);
                 MirrorState::stop_sleeping();
-                match self.wait_until_attached()? {
-                    Some(now) => *at = now,
+                match self.wait_until_attached(at.goal)? {
+                    Some(now) => *at = Position { is_small: at.is_small, ..now },
                     None => return Err(self.failure(SWITCHED_OFF)),
                 }
                 continue;
@@ -287,14 +313,14 @@ impl Mirror {
     }
 
     /// Waits until the lines up to `at` are as far as they must be.
-    fn wait_until(&self, at: &mut Position, goal: Goal) -> Result<(), Failure> {
-        let event = match goal {
+    fn wait_until(&self, at: &mut Position) -> Result<(), Failure> {
+        let event = match at.goal {
             Goal::Written => wait_events::mirror_write(),
             Goal::Synced => wait_events::mirror_sync(),
         };
         let mut patience = Patience::new();
         loop {
-            {
+            let (rounds, count) = {
                 let mut fields = self.lock();
                 if fields.failures != at.failures {
                     // After one failure it is known what was kept. After more, to be wrong towards failure is safe: the
@@ -304,36 +330,35 @@ impl Mirror {
                     }
                     at.failures = fields.failures;
                 }
-                let reached = match goal {
+                let reached = match at.goal {
                     Goal::Written => fields.written().max(fields.durable) >= at.end,
                     Goal::Synced => fields.durable >= at.end,
                 };
                 if reached {
-                    if goal == Goal::Written {
+                    if at.goal == Goal::Written {
                         fields.promised = fields.promised.max(at.end);
                     }
+                    self.leave_with(fields);
                     return Ok(());
                 }
                 if fields.attachment == Attachment::Off {
                     return Err(self.failure(SWITCHED_OFF));
                 }
-                if goal == Goal::Synced && fields.sync_wanted < at.end {
+                if at.goal == Goal::Synced && fields.sync_wanted < at.end {
                     fields.sync_wanted = at.end;
                     self.shared.writer.wake();
                 }
-            }
-            patience.sleep(self, event)?;
+                (fields.rounds_for(at.round), self.state().ended.count())
+            };
+            patience.sleep_for(self, rounds, count, event)?;
         }
     }
 
     /// Waits until everything that is in the ring now is on disk, or discarded; returns the offset of its end.
     pub fn flush(&self) -> Result<u64, Failure> {
-        let (end, failures) = {
-            let fields = self.lock();
-            (fields.end(), fields.failures)
-        };
-        self.wait_until(&mut Position { end, failures, is_begun: true }, Goal::Synced)?;
-        Ok(end)
+        let mut at = Position { is_begun: true, ..Position::now(&self.lock(), Goal::Synced) };
+        self.wait_until(&mut at)?;
+        Ok(at.end)
     }
 
     /// Waits until the lines of all transactions that have aborted are voided: an id may be used again, but the file must
@@ -447,6 +472,10 @@ impl Room {
     fn put(mut self, mirror: &Mirror, lines: &[u8], at: &mut Position) {
         let from = self.fields.end();
         at.end = from + lines.len() as u64;
+        at.round = self.fields.rounds + 1;
+        if at.goal == Goal::Synced && at.is_small {
+            self.fields.sync_wanted = self.fields.sync_wanted.max(at.end);
+        }
         if !std::mem::replace(&mut at.is_begun, true) && !IS_COUNTED.replace(true) {
             self.fields.appending += 1;
         }
@@ -474,6 +503,19 @@ impl Patience {
 
     /// For the writer.
     fn sleep(&mut self, mirror: &Mirror, event: u32) -> Result<(), Failure> {
+        self.check_writer(mirror)?;
+        self.sleep_for_anyone(mirror, event)
+    }
+
+    /// For one of these rounds of the writer.
+    fn sleep_for(&mut self, mirror: &Mirror, rounds: Rounds, count: u32, event: u32) -> Result<(), Failure> {
+        check_for_interrupts!();
+        self.check_writer(mirror)?;
+        mirror.state().sleep_until_ended(rounds, count, self.longest_sleep()?, event);
+        Ok(())
+    }
+
+    fn check_writer(&mut self, mirror: &Mirror) -> Result<(), Failure> {
         if self.has_waited_in_vain(mirror) {
             return Err(mirror.give_up());
         }
@@ -482,16 +524,19 @@ impl Patience {
         } else if self.missing_since.get_or_insert_with(Instant::now).elapsed() > DEADLINE {
             return Err(mirror.failure("The process pg_notary writer does not run; the server's log says why."));
         }
-        self.sleep_for_anyone(mirror, event)
+        Ok(())
     }
 
     /// Where nobody waits for the file (mode async), the worker has to seal and does not wait without end.
     fn has_waited_in_vain(&mut self, mirror: &Mirror) -> bool {
+        if !mirror.slot.worker.is_me() {
+            return false;
+        }
         let (is_followed, done) = {
             let fields = mirror.lock();
             (fields.is_followed, (fields.tail, fields.durable))
         };
-        if !is_followed || !mirror.slot.worker.is_me() {
+        if !is_followed {
             return false;
         }
         match self.progress {
@@ -504,6 +549,11 @@ impl Patience {
     }
 
     fn sleep_for_anyone(&mut self, mirror: &Mirror, event: u32) -> Result<(), Failure> {
+        mirror.state().sleep(self.longest_sleep()?, event);
+        Ok(())
+    }
+
+    fn longest_sleep(&self) -> Result<i64, Failure> {
         let mut sleep_ms = SLEEP_MS;
         if let Some(end) = self.statement_end {
             // SAFETY: reads the clock.
@@ -515,8 +565,7 @@ impl Patience {
             }
             sleep_ms = sleep_ms.min(left_ms + 1);
         }
-        mirror.state().sleep(sleep_ms, event);
-        Ok(())
+        Ok(sleep_ms)
     }
 }
 

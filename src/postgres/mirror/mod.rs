@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`shared`] | what all processes know of the file |
 //! | [`lines`] | the lines of one transaction |
-//! | [`append`] | putting lines into the ring, and waiting for them |
+//! | [`append`], [`rounds`] | putting lines into the ring, and waiting for them |
 //! | [`writer`] | the process that writes and syncs the files |
 //! | [`mod@file`] | the file: name, opening, checks, writing |
 //! | [`state_file`] | what is noted beside it |
@@ -25,6 +25,7 @@ pub mod lines;
 pub mod prepared;
 pub mod remembered;
 pub mod requests;
+pub mod rounds;
 pub mod settle;
 pub mod settled;
 pub mod shared;

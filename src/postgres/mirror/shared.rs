@@ -3,6 +3,7 @@
 //! Backends copy their lines into a ring under a short lock; the writer process writes and syncs what all of them have
 //! put there. Offsets in the ring and in the file differ by a constant that changes only while the ring is empty.
 
+use super::rounds::{Ended, Rounds};
 use crate::postgres::shared::{DatabaseSlot, LockGuard, Shared};
 use pgrx::pg_sys;
 use std::cell::UnsafeCell;
@@ -131,6 +132,8 @@ pub struct MirrorFields {
     pub was_attached: bool,
     /// The file was changed behind the server's back: all of it is to be verified before it is written again.
     pub suspect: bool,
+    /// Rounds of work that the writer has begun.
+    pub rounds: u64,
     /// The writer is at the file, since then.
     pub writing: bool,
     pub writing_since: pg_sys::TimestampTz,
@@ -191,6 +194,15 @@ impl MirrorFields {
     /// Offset of the end of everything written or waiting.
     pub fn end(&self) -> u64 {
         self.head.wrapping_add(self.shift)
+    }
+
+    /// The rounds that may put lines on disk which were put into the ring for round `number`: that one, or if it has
+    /// begun, the one under way and the next.
+    pub fn rounds_for(&self, number: u64) -> Rounds {
+        match number > self.rounds {
+            true => Rounds::one(number),
+            false => Rounds::one(self.rounds).and(Rounds::one(self.rounds + 1)),
+        }
     }
 
     /// Offset of the end of what has been written, synced or not.
@@ -281,6 +293,7 @@ impl MirrorFields {
 pub struct MirrorState {
     /// Broadcast whenever the writer, an attempt to attach or a request has finished.
     changed: UnsafeCell<pg_sys::ConditionVariable>,
+    pub ended: Ended,
     fields: UnsafeCell<MirrorFields>,
     ring: UnsafeCell<[u8; RING_BYTES]>,
 }
@@ -364,6 +377,12 @@ impl MirrorState {
 
     /// Wakes everyone who waits for this mirror. Never called with the lock held.
     pub fn broadcast(&self) {
+        self.wake(Rounds::ALL);
+    }
+
+    /// Wakes those who wait for one of these rounds, and those who wait for anything else.
+    pub fn wake(&self, rounds: Rounds) {
+        self.ended.wake(rounds);
         // SAFETY: initialised in init(); lives in shared memory.
         unsafe { pg_sys::ConditionVariableBroadcast(self.changed.get()) }
     }

@@ -4,11 +4,12 @@
 //! hangs, a system call cannot be. And while it syncs, lines gather for the next round, so that commits share syncs.
 
 use super::file::{self, Trouble};
+use super::rounds::Rounds;
 use super::shared::{Attachment, FileIdentity, FileStamp, MirrorFields};
 use super::state_file::{self, StateFile};
 use crate::postgres::faults;
 use crate::postgres::settings::{self, MirrorMode};
-use crate::postgres::shared::{shared, DatabaseSlot, Shared};
+use crate::postgres::shared::{shared, DatabaseSlot, SeenLag, Shared};
 use crate::postgres::tables;
 use crate::postgres::wait_events;
 use crate::postgres::worker;
@@ -94,6 +95,7 @@ struct OpenFile {
 /// One round of work on one file.
 #[derive(Clone, Copy)]
 struct Round {
+    number: u64,
     generation: u64,
     tail: u64,
     head: u64,
@@ -144,12 +146,7 @@ impl OpenFiles {
         if let Some(round) = begin_round(shared, slot, sync_due) {
             let lag = slot.lag.seen(tables::timestamp_to_postgres(tables::now()));
             let outcome = self.do_round(shared, slot, round);
-            let is_synced = outcome.is_ok() && round.sync;
-            end_round(shared, slot, round, outcome);
-            // In mode async it is the worker who knows how far behind the file is.
-            if is_synced && settings::mirror_mode() == MirrorMode::Write {
-                slot.lag.take_off(lag);
-            }
+            end_round(shared, slot, round, outcome, lag);
             return true;
         }
         if let Some(open) = self.0.get_mut(&slot.database()) {
@@ -209,9 +206,11 @@ fn begin_round(shared: &Shared, slot: &DatabaseSlot, sync_due: bool) -> Option<R
         return None;
     }
     fields.writing = true;
+    fields.rounds += 1;
     // SAFETY: reads the clock.
     fields.writing_since = unsafe { pg_sys::GetCurrentTimestamp() };
     Some(Round {
+        number: fields.rounds,
         generation: fields.identity.generation,
         tail: fields.tail,
         head: fields.head,
@@ -224,10 +223,12 @@ fn begin_round(shared: &Shared, slot: &DatabaseSlot, sync_due: bool) -> Option<R
 }
 
 /// Lets everyone who waits know how the round has ended.
-fn end_round(shared: &Shared, slot: &DatabaseSlot, round: Round, outcome: Result<Done, Failed>) {
+/// `lag` is what was counted when the round began.
+fn end_round(shared: &Shared, slot: &DatabaseSlot, round: Round, outcome: Result<Done, Failed>, lag: SeenLag) {
     let mut call_worker = false;
     let mut failure = None;
     let mut is_synced = false;
+    let mut woken = Rounds::ALL;
     {
         let mut fields = slot.mirror.lock(shared, slot);
         fields.writing = false;
@@ -235,17 +236,32 @@ fn end_round(shared: &Shared, slot: &DatabaseSlot, round: Round, outcome: Result
             // The ledger was dropped meanwhile, and perhaps there is another in its place; or the worker has not waited
             // for a file that hangs, and can open it again now.
             _ if fields.identity.generation != round.generation => call_worker = true,
-            Ok(done) => is_synced = note_done(&mut fields, round, &done),
+            Ok(done) => {
+                is_synced = note_done(&mut fields, round, &done);
+                woken = Rounds::one(round.number);
+                // In mode async it is the worker who knows how far behind the file is.
+                if is_synced && settings::mirror_mode() == MirrorMode::Write {
+                    take_off_lag(&fields, slot, lag);
+                }
+            }
             Err(failed) => {
                 call_worker = note_failed(&mut fields, &failed);
                 failure = Some(failed.trouble.cause);
             }
         }
     }
-    slot.mirror.broadcast();
+    slot.mirror.wake(woken);
     log_change(shared, slot, failure, is_synced);
     if call_worker {
         slot.worker.wake();
+    }
+}
+
+/// A commit may be counted only after its lines were synced. When everything is on disk, nothing lags.
+fn take_off_lag(fields: &MirrorFields, slot: &DatabaseSlot, seen: SeenLag) {
+    match fields.durable >= fields.end() {
+        true => slot.lag.clear(),
+        false => slot.lag.take_off(seen),
     }
 }
 
