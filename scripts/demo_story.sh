@@ -198,4 +198,34 @@ sed -n '/^TAMPERED/,$p' "$SCRATCH/offline" | sed -E 's/\<([0-9a-f]{8})[0-9a-f]{5
 offline "$MIRROR" 0
 tell 'pg_notary verify of the untouched file: VALID, exit status 0'
 
+heading "7. Items: a tool that an agent runs must be what was signed, where it was signed"
+TOOL="'tool', 'backup', '1.0.0'"
+sql "SELECT ledger.create_item($TOOL, E'#!/bin/sh\\ntar -cf backup.tar data\\n', '.ai/tools/core/backup.sh')" >"$SCRATCH/signed"
+loads() {
+    sql "SELECT ledger.load_item($TOOL)" >"$SCRATCH/tool" 2>"$SCRATCH/refused" || fail "$1 is refused: $(cat "$SCRATCH/refused")"
+    grep -qx "$2" "$SCRATCH/tool" || fail "$1 is not what was signed: $(cat "$SCRATCH/tool")"
+    tell '%-9s load_item() gives: %s' "$1:" "$2"
+}
+# refuses WHAT ERROR [PATH]
+refuses() {
+    if sql "SELECT ledger.load_item($TOOL${3:+, '$3'})" >/dev/null 2>"$SCRATCH/refused"; then fail "$1 is not refused"; fi
+    grep -q "ERROR:  $2" "$SCRATCH/refused" || fail "$1 is refused otherwise: $(cat "$SCRATCH/refused")"
+    tell '%-9s load_item() refuses: %s' "$1:" "$2"
+}
+loads signed 'tar -cf backup.tar data'
+sql "UPDATE ledger.items SET content = replace(content, 'tar', 'rm -rf / #')"
+refuses edited 'Content has been modified since last validation'
+sql "SELECT ledger.sign_item($TOOL, E'#!/bin/sh\\ntar -czf backup.tgz data\\n')" >"$SCRATCH/signed"
+loads re-signed 'tar -czf backup.tgz data'
+sql "SELECT ledger.move_item($TOOL, '.ai/tools/ops/backup.sh')" >"$SCRATCH/signed"
+loads moved 'tar -czf backup.tgz data'
+refuses 'old place' 'Not signed for this location' .ai/tools/core/backup.sh
+sql "SELECT ledger.revoke_signature($TOOL, 'overwrites the last good backup')" >"$SCRATCH/signed"
+refuses revoked 'Signature revoked'
+sql "UPDATE ledger.items SET revoked_at = NULL, revoked_reason = NULL"
+refuses 'undone' 'Signature revoked'
+expect "entries about the tool" "item_moved 1|item_revoked 1|item_signed 2" "$(sql "SELECT string_agg(entry_type || ' ' || n, '|' ORDER BY entry_type)
+    FROM (SELECT entry_type, count(*) AS n FROM ledger.entries WHERE entry_type LIKE 'item%' GROUP BY 1) AS counts")"
+tell 'all of it is in the ledger: 2 signatures, a move, a revocation'
+
 printf '\nEach of these claims was checked as it was printed. The demo has passed.\n'

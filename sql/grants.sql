@@ -6,7 +6,10 @@ REVOKE ALL ON ALL FUNCTIONS IN SCHEMA ledger FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION ledger.canonical_json(jsonb), ledger.hash_data(jsonb), ledger.hash_json(json),
     ledger.create_signature(text, bytea), ledger.verify_signature(text, text, bytea),
     ledger.merkle_root(text[]), ledger.merkle_root(text), ledger.merkle_proof(text[], integer),
-    ledger.verify_merkle_proof(text, jsonb, text), ledger.uuid_v7() TO PUBLIC;
+    ledger.verify_merkle_proof(text, jsonb, text), ledger.uuid_v7(),
+    ledger.compute_unified_integrity(text, text, text, text, text, jsonb, text),
+    ledger.sign_content(text, text, text, text, text, jsonb, text, timestamptz),
+    ledger.get_signature(text, text, text, text), ledger.remove_signature(text, text, text, text) TO PUBLIC;
 
 GRANT INSERT, SELECT (id, block_number, entry_type, data_hash, signature, key_id, created_at, leaf_index)
     ON ledger.entries TO ledger_writer;
@@ -31,6 +34,19 @@ ALTER FUNCTION ledger.verify_row(regclass, jsonb) SET row_security = off;
 GRANT EXECUTE ON FUNCTION ledger.verify_all() TO ledger_auditor;
 GRANT SELECT ON ledger.tracked_tables, ledger.row_versions, ledger.table_shapes, ledger.baselines TO ledger_auditor;
 GRANT SELECT ON ledger.tracked_tables TO pg_monitor;
+
+-- Items: writers sign, auditors verify, administrators revoke, and repair what a mistake has left in the table.
+GRANT EXECUTE ON FUNCTION ledger.create_item(text, text, text, text, text, jsonb, jsonb, text),
+    ledger.sign_item(text, text, text, text, jsonb, jsonb, text), ledger.move_item(text, text, text, text)
+    TO ledger_writer;
+GRANT EXECUTE ON FUNCTION ledger.load_item(text, text, text, text),
+    ledger.verify_single_file(text, text, text, text, text, text, jsonb, text), ledger.verify_items(jsonb),
+    ledger.verify_item_chain(jsonb), ledger.registry_sync(jsonb), ledger.verifier_cache_state(),
+    ledger.invalidate_verifier_cache() TO ledger_writer, ledger_auditor;
+GRANT EXECUTE ON FUNCTION ledger.revoke_signature(text, text, text, text) TO ledger_admin;
+GRANT SELECT ON ledger.items TO ledger_auditor;
+GRANT UPDATE ON ledger.items TO ledger_admin;
+GRANT SELECT ON ledger.verifier_cache TO ledger_writer, ledger_auditor;
 
 GRANT SELECT ON ledger.lines TO ledger_auditor;
 -- pg_read_all_data may read the view.
@@ -71,7 +87,22 @@ COMMENT ON FUNCTION ledger.verify_table(regclass) IS 'one row for each row of th
 COMMENT ON FUNCTION ledger.verify_row(regclass, jsonb) IS 'whether one row is what was recorded';
 COMMENT ON FUNCTION ledger.history(regclass, jsonb) IS 'what was recorded of one row, the oldest first';
 COMMENT ON FUNCTION ledger.verified(anyelement) IS 'gives back a row of a tracked table if it is what was recorded, and refuses it otherwise';
-COMMENT ON FUNCTION ledger.verify_all() IS 'verifies the chain, the mirror file and every tracked table';
+COMMENT ON FUNCTION ledger.verify_all() IS 'verifies the chain, the mirror file, every tracked table and every registered item';
+COMMENT ON FUNCTION ledger.compute_unified_integrity(text, text, text, text, text, jsonb, text) IS 'the integrity hash of a tool, directive or knowledge';
+COMMENT ON FUNCTION ledger.sign_content(text, text, text, text, text, jsonb, text, timestamptz) IS 'the text of an item with a new signature line';
+COMMENT ON FUNCTION ledger.get_signature(text, text, text, text) IS 'what the signature line of an item says; no row if it has none';
+COMMENT ON FUNCTION ledger.remove_signature(text, text, text, text) IS 'the text of an item without signature lines';
+COMMENT ON FUNCTION ledger.verify_single_file(text, text, text, text, text, text, jsonb, text) IS 'whether an item is what was signed, where it was signed';
+COMMENT ON FUNCTION ledger.verify_items(jsonb) IS 'verifies all items of a list, or of the registry';
+COMMENT ON FUNCTION ledger.verify_item_chain(jsonb) IS 'verifies items from leaf to primitive, and stops at the first that fails';
+COMMENT ON FUNCTION ledger.create_item(text, text, text, text, text, jsonb, jsonb, text) IS 'signs and registers an item';
+COMMENT ON FUNCTION ledger.sign_item(text, text, text, text, jsonb, jsonb, text) IS 'signs a registered item again, with what is given in the place of what is registered';
+COMMENT ON FUNCTION ledger.move_item(text, text, text, text) IS 'signs a registered item for another place';
+COMMENT ON FUNCTION ledger.load_item(text, text, text, text) IS 'the content of a registered item, if everything about it verifies; otherwise an error';
+COMMENT ON FUNCTION ledger.revoke_signature(text, text, text, text) IS 'says of a registered item that it is not to be used any more';
+COMMENT ON FUNCTION ledger.registry_sync(jsonb) IS 'compares files elsewhere with the registry';
+COMMENT ON FUNCTION ledger.verifier_cache_state() IS 'behind the view ledger.verifier_cache';
+COMMENT ON FUNCTION ledger.invalidate_verifier_cache() IS 'forgets what this session remembers of verified items; returns how many results that were';
 COMMENT ON FUNCTION ledger.mirror_catch_up() IS 'appends what a mirror file lacks that is merely behind, however far; returns how long it is then';
 COMMENT ON FUNCTION ledger.mirror_restart() IS 'begins a new mirror file with all the database has; returns the name under which the old one is kept';
 COMMENT ON FUNCTION ledger.mirror_state() IS 'behind the view ledger.mirror_status';

@@ -16,6 +16,7 @@
 //! | [`attributes`] | what an item's own text says of it |
 //! | [`payload`] | what is hashed, byte for byte |
 //! | [`signer`] | signing |
+//! | [`registration`] | what the ledger records of an item |
 //! | [`verifier`] | telling an intact item from a changed, moved or unsigned one |
 #![forbid(unsafe_code)]
 
@@ -27,6 +28,7 @@ pub mod front_matter;
 pub mod item;
 pub mod location;
 pub mod payload;
+pub mod registration;
 pub mod signature_line;
 pub mod signer;
 pub mod tool_version;

@@ -1,17 +1,22 @@
 //! Verification: telling an intact item from one that was changed, moved, or never signed.
 //!
-//! [`verify`] asks the item's own signature line, [`verify_integrity`] a hash stored elsewhere. The texts of the errors
-//! are fixed; programs match on them.
+//! [`verify`] asks the item's own signature line, [`verify_integrity`] a hash stored elsewhere, [`verify_registered`] the
+//! ledger as well. The texts of the errors are fixed; programs match on them.
 
 use super::error::ItemError;
 use super::item::Item;
 use super::location::extract_location_path;
 use super::payload::Payload;
+use super::registration::{Event, Registration};
 use super::signature_line::{to_seconds, LineFormat, SignatureLine};
+use super::signer::text_hash;
 use serde_json::json;
 
 /// What to do about an item that is not valid.
 pub const SOLUTION: &str = "Run ledger.sign_item(...) to re-validate";
+
+/// The error of an item that is not what was signed.
+const MODIFIED: &str = "Content has been modified since last validation";
 
 /// The error of an item that is not where it was signed.
 const MOVED: &str = "Not signed for this location";
@@ -34,10 +39,19 @@ pub enum Status {
     Mismatch,
     /// No hash is stored elsewhere.
     Unknown,
+    /// The signature was revoked.
+    Revoked,
+    /// The ledger's entry about the item is not what was recorded.
+    Unproven,
+    /// An item that this one calls is not valid, or not the one it was signed with.
+    Dependency,
+    /// What is given is no item.
+    Invalid,
 }
 
 impl Status {
-    /// A stable name: `valid`, `unsigned`, `modified`, `moved`, `mismatch`, `unknown`.
+    /// A stable name: `valid`, `unsigned`, `modified`, `moved`, `mismatch`, `unknown`, `revoked`, `unproven`,
+    /// `dependency`, `invalid`.
     pub fn as_str(self) -> &'static str {
         match self {
             Status::Valid => "valid",
@@ -46,6 +60,10 @@ impl Status {
             Status::Moved => "moved",
             Status::Mismatch => "mismatch",
             Status::Unknown => "unknown",
+            Status::Revoked => "revoked",
+            Status::Unproven => "unproven",
+            Status::Dependency => "dependency",
+            Status::Invalid => "invalid",
         }
     }
 }
@@ -105,6 +123,11 @@ impl Verification {
         }
     }
 
+    /// A bad outcome that has nothing to do with the text of the item.
+    pub fn failed(status: Status, error: String, detail: Option<String>) -> Self {
+        Verification::valid(None, None).fails(status, error, detail)
+    }
+
     fn fails(mut self, status: Status, error: String, detail: Option<String>) -> Self {
         self.status = status;
         self.error = Some(error);
@@ -132,7 +155,7 @@ pub fn verify(item: &Item<'_>, previous_paths: &[&str]) -> Result<Verification, 
         let error = format!("{} has no signature", item.item_type.title());
         return Ok(outcome.fails(Status::Unsigned, error, None));
     };
-    let error = "Content has been modified since last validation".to_owned();
+    let error = MODIFIED.to_owned();
     let outcome = Verification { stored: Some(stored.clone()), ..outcome };
     match payload {
         Err(unreadable) => Ok(outcome.fails(Status::Modified, error, Some(unreadable.to_string()))),
@@ -172,6 +195,36 @@ pub fn verify_integrity(
     let (computed, stored) = (start(&computed), start(stored));
     let error = format!("Integrity mismatch for {id}@{version}: computed={computed}, stored={stored}");
     Ok(outcome.fails(Status::Mismatch, error, None))
+}
+
+/// Verifies `item` against its own signature line, against `stored` if a hash is stored elsewhere, and against what the ledger
+/// has of it. `None` for an item that it has nothing of.
+///
+/// # Errors
+/// As [`verify`].
+pub fn verify_registered(
+    item: &Item<'_>,
+    stored: Option<&str>,
+    registration: Option<&Registration>,
+) -> Result<Verification, ItemError> {
+    if let Some(Registration { event: Event::Revoked { reason }, .. }) = registration {
+        let error = "Signature revoked".to_owned();
+        return Ok(Verification::failed(Status::Revoked, error, Some(format!("reason: {reason}"))));
+    }
+    let previous: Vec<&str> = registration.iter().map(|registration| registration.location.as_str()).collect();
+    let mut outcome = verify(item, &previous)?;
+    if let (true, Some(stored)) = (outcome.success(), stored) {
+        outcome = verify_integrity(item, Some(stored), &previous)?;
+    }
+    let Some(registration) = registration.filter(|_| outcome.success()) else {
+        return Ok(outcome);
+    };
+    outcome = verify_integrity(item, Some(&registration.integrity), &previous)?;
+    if outcome.success() && text_hash(item)? != registration.text_hash {
+        let detail = "text that the integrity hash does not cover was changed".to_owned();
+        return Ok(outcome.fails(Status::Modified, MODIFIED.to_owned(), Some(detail)));
+    }
+    Ok(outcome)
 }
 
 /// From where to where the item was moved, if `stored` is its hash without a place or for one of `previous_paths`.

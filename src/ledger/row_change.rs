@@ -1,4 +1,4 @@
-//! Entries about the rows of tracked tables.
+//! Entries about the rows of tracked tables, and how those about items are found.
 //!
 //! The entry_type says what happened; `data` is the row, and `metadata` tells which one:
 //!
@@ -27,6 +27,10 @@ pub const ENTRY_TYPES: [&str; 7] = [
     "table_tracked",
     "table_untracked",
 ];
+
+/// The entry_types about items: signed, moved, revoked. An item is named as a row is, by `row_id` in the metadata; what else
+/// is in there is the concern of `items::registration`.
+pub const ITEM_ENTRY_TYPES: [&str; 3] = ["item_signed", "item_moved", "item_revoked"];
 
 /// What was done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -76,14 +80,13 @@ impl<'a> RowChange<'a> {
         let (mut table_id, mut key, mut row, mut old_key, mut old_row) = (None, None, None, None, None);
         let (mut previous_hash, mut shape, mut transaction_id) = (None, "", "");
         let (mut is_baseline, mut precedes_baseline) = (false, false);
-        let id = |value| plain(value).and_then(|id| Uuid::try_parse(id).ok());
         for (name, value) in members(metadata) {
             match name {
                 "table_id" => table_id = plain(value),
                 "key" => key = Some(value),
-                "row_id" => row = id(value),
+                "row_id" => row = uuid(value),
                 "old_key" => old_key = Some(value),
-                "old_row_id" => old_row = id(value),
+                "old_row_id" => old_row = uuid(value),
                 "previous_hash" => previous_hash = plain(value),
                 "shape" => shape = plain(value).unwrap_or_default(),
                 "transaction_id" => transaction_id = value,
@@ -113,10 +116,18 @@ impl<'a> RowChange<'a> {
     }
 }
 
-/// The rows that the entry is about, by their ids. None for entries of other kinds.
+/// The rows that the entry is about, by their ids; or the item. None for entries of other kinds.
 pub fn row_ids(entry_type: &str, metadata: &str) -> impl Iterator<Item = Uuid> {
+    if ITEM_ENTRY_TYPES.contains(&entry_type) {
+        let item = members(metadata).find(|(name, _)| *name == "row_id");
+        return [item.and_then(|(_, value)| uuid(value)), None].into_iter().flatten();
+    }
     let change = RowChange::parse(entry_type, metadata);
     [change.map(|change| change.row_id), change.and_then(|change| change.old_row_id)].into_iter().flatten()
+}
+
+fn uuid(value: &str) -> Option<Uuid> {
+    plain(value).and_then(|id| Uuid::try_parse(id).ok())
 }
 
 /// One name of fixed length for a row: the first 16 bytes of SHA-256 over the table's id, a zero byte and the values of the

@@ -107,7 +107,7 @@ fn hash_of(data: Jsonb) -> String {
     sha256_hex(or_raise(data.canonical()).as_bytes())
 }
 
-/// An entry that the ledger makes by itself: about a row of a tracked table, or about the table.
+/// An entry that the ledger makes by itself: about a row of a tracked table, about the table, or about an item.
 pub struct RowEntry {
     pub entry_type: &'static str,
     pub data_hash: String,
@@ -127,8 +127,14 @@ impl RowEntry {
 
 /// Signs and inserts an entry of the ledger's own, and queues its line for the mirror.
 pub fn record_row(row: RowEntry) -> Result<(), Failure> {
-    insert_all([&row.sign()?].into_iter());
-    Ok(())
+    record_item(row).map(|_| ())
+}
+
+/// The same, for who wants to know the entry's id.
+pub fn record_item(row: RowEntry) -> Result<Uuid, Failure> {
+    let recorded = row.sign()?;
+    insert_all([&recorded].into_iter());
+    Ok(recorded.0.entry_id)
 }
 
 /// The same for one of many: it is inserted together with others, when the statement ends.
@@ -205,8 +211,15 @@ fn require_recording() -> Result<(), Failure> {
     transaction::require_no_import()
 }
 
-/// What a trigger says of a row must have come from a trigger.
+/// What a trigger says of a row must have come from a trigger, and what is said of an item from the registry.
 fn check_not_reserved(entry_type: &str) -> Result<(), Failure> {
+    if row_change::ITEM_ENTRY_TYPES.contains(&entry_type) {
+        return Err(Failure::new(
+            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            format!("entry_type \"{entry_type}\" is reserved for the registry of items"),
+        )
+        .hint("Choose another name, or use ledger.create_item(), ledger.sign_item(), ledger.move_item() or ledger.revoke_signature()."));
+    }
     if !row_change::ENTRY_TYPES.contains(&entry_type) {
         return Ok(());
     }

@@ -16,5 +16,10 @@ extension_sql_file!(
     ]
 );
 extension_sql_file!("../../sql/tracking.sql", name = "tracking", requires = ["tables"]);
+extension_sql_file!(
+    "../../sql/items.sql",
+    name = "items",
+    requires = ["tables", postgres::items::cache::verifier_cache_state]
+);
 extension_sql_file!("../../sql/copy.sql", name = "copy", requires = ["tables"]);
 extension_sql_file!("../../sql/grants.sql", name = "grants", finalize);

@@ -11,6 +11,7 @@
 //! | [`blocks`], [`partitions`], [`vacated`] | sealing |
 //! | [`copy_hook`], [`lines`], [`import`] | writing a ledger out, and rebuilding one |
 //! | [`utility_hook`], [`executor_hook`] | where commands and queries come by |
+//! | [`items`] | signed files, and their registry |
 //! | [`tracking`] | application tables whose rows are recorded |
 //! | [`verification`] | SQL functions that verify |
 //! | [`worker`] | launcher and workers |
@@ -29,6 +30,7 @@ mod faults;
 mod hashing;
 mod import;
 mod install;
+mod items;
 mod jsonb;
 mod lines;
 mod mirror;

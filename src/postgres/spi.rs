@@ -1,4 +1,4 @@
-//! SQL from Rust, for reading. Plans are prepared once a process, so reading in chunks costs no parsing; rows are handed
+//! SQL from Rust. Plans are prepared once a process, so reading in chunks costs no parsing; rows are handed
 //! out one by one and freed with the result, where pgrx's own client keeps them until the transaction ends.
 
 use super::tables::Row;
@@ -44,7 +44,7 @@ impl From<i64> for Parameter {
 /// starts, or what the transaction sees where that is isolated. Values in a row are good until `each` returns.
 pub fn for_each(query: &'static str, parameters: &[Parameter], mut each: impl FnMut(&Row)) {
     let _connection = Connection::open();
-    let plan = plan(query, parameters.len());
+    let plan = plan(query, &vec![pg_sys::INT8OID; parameters.len()]);
     let mut values: Vec<pg_sys::Datum> = parameters.iter().map(|parameter| parameter.0.into()).collect();
     // SAFETY: the plan takes that many bigints; the result stays until it is freed below, or with the connection.
     unsafe {
@@ -60,15 +60,53 @@ pub fn for_each(query: &'static str, parameters: &[Parameter], mut each: impl Fn
     }
 }
 
-fn plan(query: &'static str, parameters: usize) -> pg_sys::SPIPlanPtr {
+/// An argument of a statement: its type and its value, or null.
+pub type Argument = (pg_sys::Oid, Option<pg_sys::Datum>);
+
+pub fn text(value: Option<&str>) -> Argument {
+    (pg_sys::TEXTOID, value.and_then(super::tables::text_datum))
+}
+
+/// What a statement may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Sees what the active snapshot sees.
+    Read,
+    /// Also sees what was committed meanwhile, unless the transaction is isolated.
+    Write,
+}
+
+/// Runs a statement and gives each row of its result to `each`. Values in a row are good until that returns.
+pub fn run(statement: &'static str, arguments: &[Argument], access: Access, mut each: impl FnMut(&Row)) {
+    let _connection = Connection::open();
+    let types: Vec<pg_sys::Oid> = arguments.iter().map(|(oid, _)| *oid).collect();
+    let plan = plan(statement, &types);
+    let mut values: Vec<pg_sys::Datum> =
+        arguments.iter().map(|(_, value)| value.unwrap_or(pg_sys::Datum::null())).collect();
+    let nulls: Vec<u8> = arguments.iter().map(|(_, value)| if value.is_some() { b' ' } else { b'n' }).collect();
+    // SAFETY: the plan takes arguments of these types; the result stays until the connection is closed.
+    unsafe {
+        let read_only = access == Access::Read;
+        let status = pg_sys::SPI_execute_plan(plan, values.as_mut_ptr(), nulls.as_ptr().cast(), read_only, 0);
+        if status < 0 {
+            pgrx::error!("unexpected result {status} of an internal statement");
+        }
+        let result = pg_sys::SPI_tuptable;
+        for index in 0..if result.is_null() { 0 } else { pg_sys::SPI_processed as usize } {
+            each(&Row::deform(*(*result).vals.add(index), (*result).tupdesc));
+        }
+    }
+}
+
+fn plan(query: &'static str, types: &[pg_sys::Oid]) -> pg_sys::SPIPlanPtr {
     if let Some(plan) = PLANS.with_borrow(|plans| plans.get(query).copied()) {
         return plan;
     }
     let text = CString::new(query).expect("our own queries hold no NUL");
-    let mut types = vec![pg_sys::INT8OID; parameters];
+    let mut types = types.to_vec();
     // SAFETY: connected; a kept plan outlives the connection, and is planned again when its tables change.
     let plan = unsafe {
-        let plan = pg_sys::SPI_prepare(text.as_ptr(), parameters as i32, types.as_mut_ptr());
+        let plan = pg_sys::SPI_prepare(text.as_ptr(), types.len() as i32, types.as_mut_ptr());
         if plan.is_null() || pg_sys::SPI_keepplan(plan) != 0 {
             pgrx::error!("could not prepare an internal query");
         }

@@ -64,7 +64,7 @@ impl Version {
 pub unsafe fn newest(row_id: Uuid, snapshot: pg_sys::Snapshot) -> Option<Version> {
     let mut pending = pending(row_id, snapshot);
     let mut sealed = None;
-    scan_sealed(row_id, snapshot, |version| {
+    scan_sealed(row_id, snapshot, Version::from_row, |version| {
         sealed = Some(version);
         false
     });
@@ -78,7 +78,7 @@ pub unsafe fn newest(row_id: Uuid, snapshot: pg_sys::Snapshot) -> Option<Version
 /// The snapshot is registered or active.
 pub unsafe fn all(row_id: Uuid, snapshot: pg_sys::Snapshot) -> Vec<Version> {
     let mut versions = pending(row_id, snapshot);
-    scan_sealed(row_id, snapshot, |version| {
+    scan_sealed(row_id, snapshot, Version::from_row, |version| {
         versions.push(version);
         true
     });
@@ -90,7 +90,7 @@ pub unsafe fn all(row_id: Uuid, snapshot: pg_sys::Snapshot) -> Vec<Version> {
 /// index's entries are marked dead by the first who comes by, and cost the next one nearly nothing.
 unsafe fn pending(row_id: Uuid, snapshot: pg_sys::Snapshot) -> Vec<Version> {
     let mut versions = Vec::new();
-    each_pending(snapshot, |version| {
+    each_pending(snapshot, is_about_rows, Version::from_row, |version| {
         if version.row_ids().any(|id| id == row_id) {
             versions.push(version);
         }
@@ -104,7 +104,7 @@ unsafe fn pending(row_id: Uuid, snapshot: pg_sys::Snapshot) -> Vec<Version> {
 /// The snapshot is registered or active.
 pub unsafe fn pending_rows(snapshot: pg_sys::Snapshot) -> HashSet<Uuid> {
     let mut rows = HashSet::new();
-    each_pending(snapshot, |version| rows.extend(version.row_ids()));
+    each_pending(snapshot, is_about_rows, Version::from_row, |version| rows.extend(version.row_ids()));
     rows
 }
 
@@ -114,14 +114,23 @@ pub unsafe fn pending_rows(snapshot: pg_sys::Snapshot) -> HashSet<Uuid> {
 /// The snapshot is registered or active.
 pub unsafe fn has_sealed(row_id: Uuid, snapshot: pg_sys::Snapshot) -> bool {
     let mut found = false;
-    scan_sealed(row_id, snapshot, |_| {
+    scan_sealed(row_id, snapshot, Version::from_row, |_| {
         found = true;
         false
     });
     found
 }
 
-unsafe fn each_pending(snapshot: pg_sys::Snapshot, mut each: impl FnMut(Version)) {
+/// Gives `each` what `read` makes of the pending entries that `is_wanted`, in no order.
+///
+/// # Safety
+/// The snapshot is registered or active.
+pub unsafe fn each_pending<T>(
+    snapshot: pg_sys::Snapshot,
+    is_wanted: fn(&Row) -> bool,
+    read: fn(&Row) -> Option<T>,
+    mut each: impl FnMut(T),
+) {
     let table = Table::open("entries_pending", pg_sys::AccessShareLock);
     let scan =
         pg_sys::systable_beginscan(table.relation(), table.primary_key(), true, snapshot, 0, std::ptr::null_mut());
@@ -132,8 +141,8 @@ unsafe fn each_pending(snapshot: pg_sys::Snapshot, mut each: impl FnMut(Version)
             break;
         }
         let row = table.deform(tuple);
-        if is_about_rows(&row) {
-            Version::from_row(&row).into_iter().for_each(&mut each);
+        if is_wanted(&row) {
+            read(&row).into_iter().for_each(&mut each);
         }
     }
     pg_sys::systable_endscan(scan);
@@ -151,8 +160,16 @@ impl Version {
     }
 }
 
-/// Gives `each` the sealed entries about the row, the newest first, until it says false.
-unsafe fn scan_sealed(row_id: Uuid, snapshot: pg_sys::Snapshot, mut each: impl FnMut(Version) -> bool) {
+/// Gives `each` what `read` makes of the sealed entries about the row, the newest first, until it says false.
+///
+/// # Safety
+/// The snapshot is registered or active.
+pub unsafe fn scan_sealed<T>(
+    row_id: Uuid,
+    snapshot: pg_sys::Snapshot,
+    read: fn(&Row) -> Option<T>,
+    mut each: impl FnMut(T) -> bool,
+) {
     let table = Table::open("row_versions", pg_sys::AccessShareLock);
     let index = pg_sys::index_open(table.primary_key(), pg_sys::AccessShareLock as pg_sys::LOCKMODE);
     let mut key = pg_sys::ScanKeyData::default();
@@ -172,7 +189,7 @@ unsafe fn scan_sealed(row_id: Uuid, snapshot: pg_sys::Snapshot, mut each: impl F
         }
         let row = table.deform(tuple);
         let place = row.get::<i64>(2).zip(row.get::<i64>(3));
-        let version = place.and_then(|(leaf, block)| partitions::find_leaf(block, leaf, snapshot, Version::from_row));
+        let version = place.and_then(|(leaf, block)| partitions::find_leaf(block, leaf, snapshot, read));
         if version.flatten().is_some_and(|version| !each(version)) {
             break;
         }

@@ -17,6 +17,7 @@ mod table_blocks;
 
 use super::database;
 use super::errors::{or_raise, Failure};
+use super::items::audit::verify_registry;
 use super::jsonb::JsonbText;
 use super::mirror::remembered;
 use super::mirror::shared::Attachment;
@@ -56,14 +57,16 @@ fn chain_verdict(extent: Extent) -> Value {
     })
 }
 
-/// Everything there is to verify: the chain, the file, and every tracked table.
+/// Everything there is to verify: the chain, the file, every tracked table, and every registered item.
 #[pg_extern(volatile, parallel_unsafe, security_definer, requires = ["tables"])]
 #[search_path(pg_catalog, pg_temp)]
 fn verify_all() -> JsonbText {
     let mut verdict = chain_verdict(Extent::WHOLE);
     let (tables_valid, tables) = history::verify_all_tables();
     verdict["tables"] = tables;
-    verdict["overall_valid"] = json!(verdict["overall_valid"] == json!(true) && tables_valid);
+    let (items_valid, items) = verify_registry();
+    verdict["items"] = items;
+    verdict["overall_valid"] = json!(verdict["overall_valid"] == json!(true) && tables_valid && items_valid);
     JsonbText::from(verdict)
 }
 

@@ -1,0 +1,105 @@
+//! SQL functions that hash and sign items and keep nothing.
+
+use super::failure;
+use crate::items::item::Item;
+use crate::items::payload::Payload;
+use crate::items::signature_line::LineFormat;
+use crate::items::{signer, ItemError, ItemType};
+use crate::postgres::errors::{or_raise, required};
+use crate::postgres::jsonb::Jsonb;
+use crate::postgres::tables;
+use pgrx::prelude::*;
+
+#[pg_extern(immutable, parallel_safe)]
+#[allow(clippy::too_many_arguments, reason = "the parts of an item")]
+fn compute_unified_integrity(
+    item_type: Option<&str>,
+    item_id: Option<&str>,
+    version: Option<&str>,
+    file_content: Option<&str>,
+    file_path: default!(Option<&str>, "NULL"),
+    metadata: default!(Option<Jsonb>, "NULL"),
+    language: default!(Option<&str>, "NULL"),
+) -> String {
+    let metadata = metadata.map(Jsonb::text);
+    let item = Item {
+        item_type: or_raise(type_of(item_type)),
+        id: required(item_id, "item_id"),
+        version: required(version, "version"),
+        content: required(file_content, "file_content"),
+        file_path,
+        metadata: metadata.as_deref(),
+        language,
+    };
+    or_raise(Payload::of(&item).map_err(failure)).integrity()
+}
+
+#[pg_extern(stable, parallel_safe)]
+#[allow(clippy::too_many_arguments, reason = "the parts of an item")]
+fn sign_content(
+    item_type: Option<&str>,
+    item_id: Option<&str>,
+    version: Option<&str>,
+    file_content: Option<&str>,
+    file_path: default!(Option<&str>, "NULL"),
+    metadata: default!(Option<Jsonb>, "NULL"),
+    language: default!(Option<&str>, "NULL"),
+    signed_at: default!(Option<TimestampWithTimeZone>, "pg_catalog.now()"),
+) -> String {
+    let metadata = metadata.map(Jsonb::text);
+    let item = Item {
+        item_type: or_raise(type_of(item_type)),
+        id: required(item_id, "item_id"),
+        version: required(version, "version"),
+        content: required(file_content, "file_content"),
+        file_path,
+        metadata: metadata.as_deref(),
+        language,
+    };
+    let signed_at = or_raise(super::timestamp(required(signed_at, "signed_at")));
+    or_raise(signer::sign(&item, signed_at).map_err(failure)).content
+}
+
+/// One row, or none if the content has no signature line.
+#[pg_extern(immutable, parallel_safe)]
+fn get_signature(
+    item_type: Option<&str>,
+    file_content: Option<&str>,
+    file_path: default!(Option<&str>, "NULL"),
+    language: default!(Option<&str>, "NULL"),
+) -> TableIterator<'static, (name!(signed_at, TimestampWithTimeZone), name!(hash, String))> {
+    let format = or_raise(line_format(item_type, file_path, language));
+    let signature = format.extract(required(file_content, "file_content"));
+    let row = signature.map(|signature| {
+        let micros = tables::timestamp_to_postgres(signature.timestamp);
+        let signed_at = TimestampWithTimeZone::try_from(micros).expect("a signature line states years from 1 to 9999");
+        (signed_at, signature.integrity)
+    });
+    TableIterator::new(row)
+}
+
+#[pg_extern(immutable, parallel_safe)]
+fn remove_signature(
+    item_type: Option<&str>,
+    file_content: Option<&str>,
+    file_path: default!(Option<&str>, "NULL"),
+    language: default!(Option<&str>, "NULL"),
+) -> String {
+    let format = or_raise(line_format(item_type, file_path, language));
+    format.remove(required(file_content, "file_content")).into_owned()
+}
+
+fn type_of(name: Option<&str>) -> Result<ItemType, crate::postgres::errors::Failure> {
+    required(name, "item_type").parse().map_err(failure)
+}
+
+/// How the signature line of such an item is written.
+fn line_format(
+    item_type: Option<&str>,
+    file_path: Option<&str>,
+    language: Option<&str>,
+) -> Result<LineFormat, crate::postgres::errors::Failure> {
+    let item_type = type_of(item_type)?;
+    let item = Item { item_type, id: "", version: "", content: "", file_path, metadata: None, language };
+    LineFormat::of(&item).map_err(|error: ItemError| failure(error))
+}

@@ -1,0 +1,124 @@
+//! Items as callers give them, and as the registry has them.
+
+use super::failure;
+use crate::items::item::Item;
+use crate::items::registration::ItemName;
+use crate::items::ItemError;
+use crate::postgres::errors::Failure;
+use crate::postgres::jsonb::Jsonb;
+use pgrx::PgSqlErrorCode;
+use serde_json::value::RawValue;
+use std::collections::BTreeMap;
+
+/// Where the hash is that an item is compared with.
+#[derive(Debug, Clone)]
+pub enum Stored {
+    /// In its signature line alone.
+    InContent,
+    /// Also elsewhere; nowhere, if there is none.
+    Elsewhere(Option<String>),
+}
+
+/// An item to verify.
+#[derive(Debug, Clone)]
+pub struct GivenItem {
+    pub item_type: String,
+    pub id: String,
+    pub version: String,
+    pub content: String,
+    pub file_path: Option<String>,
+    /// JSON text.
+    pub metadata: Option<String>,
+    pub language: Option<String>,
+    pub stored: Stored,
+    /// Whether this is what the registry has, for which the ledger must have an entry.
+    pub is_registered: bool,
+    /// Why it was revoked, according to the registry.
+    pub revoked: Option<String>,
+}
+
+impl GivenItem {
+    pub fn name(&self) -> Result<ItemName, ItemError> {
+        let item_type = self.item_type.parse()?;
+        Ok(ItemName { item_type, id: self.id.clone(), version: self.version.clone() })
+    }
+
+    pub fn item(&self) -> Result<Item<'_>, ItemError> {
+        Ok(Item {
+            item_type: self.item_type.parse()?,
+            id: &self.id,
+            version: &self.version,
+            content: &self.content,
+            file_path: self.file_path.as_deref(),
+            metadata: self.metadata.as_deref(),
+            language: self.language.as_deref(),
+        })
+    }
+}
+
+/// An item of a list: with its content, or one that the registry has.
+pub enum Listed {
+    Given(Box<GivenItem>),
+    Registered(ItemName),
+}
+
+impl Listed {
+    /// `ID@VERSION`
+    pub fn shown(&self) -> String {
+        match self {
+            Listed::Given(given) => format!("{}@{}", given.id, given.version),
+            Listed::Registered(name) => name.to_string(),
+        }
+    }
+}
+
+const MEMBERS: [&str; 8] =
+    ["item_type", "item_id", "version", "file_content", "file_path", "metadata", "language", "stored_hash"];
+
+/// The items in a JSON array. Their metadata is not read, so that its numbers keep their digits.
+pub fn read_list(items: Jsonb) -> Result<Vec<Listed>, Failure> {
+    let text = items.text();
+    let items: Vec<BTreeMap<String, &RawValue>> =
+        serde_json::from_str(&text).map_err(|_| bad_list("items must be a JSON array of objects".to_owned()))?;
+    items.iter().enumerate().map(|(index, item)| listed(index, item)).collect()
+}
+
+fn listed(index: usize, item: &BTreeMap<String, &RawValue>) -> Result<Listed, Failure> {
+    if let Some(unknown) = item.keys().find(|key| !MEMBERS.contains(&key.as_str())) {
+        return Err(bad_list(format!("items[{index}] has an unknown member \"{unknown}\"")));
+    }
+    let text = |name: &str| match item.get(name) {
+        None => Ok(None),
+        Some(value) => serde_json::from_str::<Option<String>>(value.get())
+            .map_err(|_| bad_list(format!("{name} of items[{index}] must be a string"))),
+    };
+    let required = |name: &str| text(name)?.ok_or_else(|| bad_list(format!("items[{index}] has no {name}")));
+    let (item_type, id, version) = (required("item_type")?, required("item_id")?, required("version")?);
+    let Some(content) = text("file_content")? else {
+        let item_type = item_type.parse().map_err(failure)?;
+        return Ok(Listed::Registered(ItemName { item_type, id, version }));
+    };
+    let stored = match item.contains_key("stored_hash") {
+        true => Stored::Elsewhere(text("stored_hash")?),
+        false => Stored::InContent,
+    };
+    Ok(Listed::Given(Box::new(GivenItem {
+        item_type,
+        id,
+        version,
+        content,
+        file_path: text("file_path")?,
+        metadata: item.get("metadata").map(|value| value.get().to_owned()),
+        language: text("language")?,
+        stored,
+        is_registered: false,
+        revoked: None,
+    })))
+}
+
+fn bad_list(message: String) -> Failure {
+    Failure::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, message).hint(
+        "Each item is an object with item_type, item_id and version; with file_content, and file_path, metadata, \
+         language and stored_hash as needed; or without, for what the registry has.",
+    )
+}

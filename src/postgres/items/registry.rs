@@ -1,0 +1,423 @@
+//! The registry: what is signed goes into `ledger.items` and, as an entry, into the ledger.
+
+use super::entries::{self, ItemEntries, ItemEntry};
+use super::failure;
+use super::given::{GivenItem, Stored};
+use super::rows::{self, SignedRow};
+use super::verify::with_latest_snapshot;
+use crate::items::attributes;
+use crate::items::item::Item;
+use crate::items::location::extract_location_path;
+use crate::items::registration::{Event, ItemName, Pin, Registration, MAX_DEPENDENCIES};
+use crate::items::signature_line::to_seconds;
+use crate::items::signer::{self, SignedItem};
+use crate::items::verifier::{Verification, SOLUTION};
+use crate::ledger::parse_hash;
+use crate::postgres::errors::{or_raise, required, Failure};
+use crate::postgres::jsonb::{Jsonb, JsonbText};
+use crate::postgres::tables;
+use pgrx::prelude::*;
+use pgrx::{check_for_interrupts, PgSqlErrorCode};
+use serde_json::{json, Value};
+use std::collections::HashSet;
+use std::ffi::CStr;
+
+/// Signs an item that is not registered yet. Its id and version may be left to what its text says.
+#[pg_extern(volatile, parallel_unsafe, security_definer, requires = ["items"])]
+#[search_path(pg_catalog, pg_temp)]
+#[allow(clippy::too_many_arguments, reason = "the parts of an item")]
+fn create_item(
+    item_type: Option<&str>,
+    item_id: Option<String>,
+    version: Option<String>,
+    content: Option<String>,
+    file_path: Option<String>,
+    metadata: default!(Option<Jsonb>, "NULL"),
+    depends_on: default!(Option<Jsonb>, "NULL"),
+    language: default!(Option<String>, "NULL"),
+) -> JsonbText {
+    prepare(c"create_item()");
+    let item_type = or_raise(required(item_type, "item_type").parse().map_err(failure));
+    let content = required(content, "content");
+    let file_path = required(file_path, "file_path");
+    let (item_id, version) = match (item_id, version) {
+        (Some(item_id), Some(version)) => (Some(item_id), Some(version)),
+        (item_id, version) => {
+            let read = attributes::read(item_type, &content, Some(&file_path), language.as_deref());
+            let own = or_raise(read.map_err(failure));
+            (item_id.or(own.id), version.or(own.version))
+        }
+    };
+    let draft = GivenItem {
+        item_type: item_type.as_str().to_owned(),
+        id: required(item_id, "item_id"),
+        version: required(version, "version"),
+        content,
+        file_path: Some(file_path),
+        metadata: metadata.map(Jsonb::text),
+        language,
+        stored: Stored::InContent,
+        is_registered: false,
+        revoked: None,
+    };
+    or_raise(sign(&draft, Calls::of(depends_on), Place::New))
+}
+
+/// Signs an item again, with what is given in the place of what is registered.
+#[pg_extern(volatile, parallel_unsafe, security_definer, requires = ["items"])]
+#[search_path(pg_catalog, pg_temp)]
+#[allow(clippy::too_many_arguments, reason = "the parts of an item")]
+fn sign_item(
+    item_type: Option<&str>,
+    item_id: Option<String>,
+    version: Option<String>,
+    content: default!(Option<String>, "NULL"),
+    metadata: default!(Option<Jsonb>, "NULL"),
+    depends_on: default!(Option<Jsonb>, "NULL"),
+    language: default!(Option<String>, "NULL"),
+) -> JsonbText {
+    prepare(c"sign_item()");
+    let name = or_raise(item_name(item_type, item_id, version));
+    let mut draft = or_raise(lock(&name));
+    draft.content = content.unwrap_or(draft.content);
+    draft.metadata = metadata.map(Jsonb::text).or(draft.metadata);
+    draft.language = language.or(draft.language);
+    or_raise(sign(&draft, Calls::of(depends_on), Place::Same))
+}
+
+/// Signs an item for another place. What does not verify where it is is not signed for another.
+#[pg_extern(volatile, parallel_unsafe, security_definer, requires = ["items"])]
+#[search_path(pg_catalog, pg_temp)]
+fn move_item(
+    item_type: Option<&str>,
+    item_id: Option<String>,
+    version: Option<String>,
+    file_path: Option<String>,
+) -> JsonbText {
+    prepare(c"move_item()");
+    let name = or_raise(item_name(item_type, item_id, version));
+    let file_path = required(file_path, "file_path");
+    let mut draft = or_raise(lock(&name));
+    let (verification, _) = with_latest_snapshot(|mut verifier| verifier.verify_alone(&draft));
+    or_raise(require_success(&name, verification));
+    let from = draft.file_path.replace(file_path).unwrap_or_default();
+    or_raise(sign(&draft, Calls::Same, Place::Moved { from }))
+}
+
+/// Says of an item that it is not to be used any more.
+#[pg_extern(volatile, parallel_unsafe, security_definer, requires = ["items"])]
+#[search_path(pg_catalog, pg_temp)]
+fn revoke_signature(
+    item_type: Option<&str>,
+    item_id: Option<String>,
+    version: Option<String>,
+    reason: Option<String>,
+) -> JsonbText {
+    prepare(c"revoke_signature()");
+    let name = or_raise(item_name(item_type, item_id, version));
+    or_raise(revoke(name, required(reason, "reason")))
+}
+
+fn revoke(name: ItemName, reason: String) -> Result<JsonbText, Failure> {
+    if reason.trim().is_empty() {
+        return Err(Failure::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, "reason must not be empty"));
+    }
+    let row = lock(&name)?;
+    let previous = with_latest_snapshot(|verifier| verifier.entries().newest(&name));
+    let known = previous.as_ref().and_then(|entry| entry.registration(&name).ok());
+    let mut registration = match known {
+        Some(known) => known,
+        // Nothing good is known of it; it is revoked as the table has it.
+        None => registration_of_row(&row, &name)?,
+    };
+    registration.event = Event::Revoked { reason };
+    let Event::Revoked { reason } = &registration.event else { unreachable!("set above") };
+    let entry_id = entries::record(&registration, previous.as_ref())?;
+    rows::revoke(&name, entry_id, reason);
+    let mut receipt = name_receipt(&name);
+    receipt["entry_id"] = json!(entry_id.to_string());
+    receipt["reason"] = json!(reason);
+    Ok(JsonbText::from(receipt))
+}
+
+fn registration_of_row(row: &GivenItem, name: &ItemName) -> Result<Registration, Failure> {
+    let text_hash = signer::text_hash(&row.item().map_err(failure)?).map_err(failure)?;
+    let Stored::Elsewhere(Some(integrity)) = &row.stored else { unreachable!("the column is not null") };
+    if parse_hash(integrity).is_none() {
+        return Err(Failure::new(
+            PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
+            format!("the integrity_hash of {name} is none"),
+        )
+        .hint(format!("{SOLUTION}.")));
+    }
+    Ok(Registration {
+        name: name.clone(),
+        event: Event::Signed,
+        location: row.file_path.clone().unwrap_or_default(),
+        integrity: integrity.clone(),
+        text_hash,
+        depends_on: Vec::new(),
+    })
+}
+
+/// The gate: the content of an item, if everything about it and what it calls verifies.
+#[pg_extern(volatile, parallel_unsafe, security_definer, requires = ["items"])]
+#[search_path(pg_catalog, pg_temp)]
+fn load_item(
+    item_type: Option<&str>,
+    item_id: Option<String>,
+    version: Option<String>,
+    file_path: default!(Option<String>, "NULL"),
+) -> String {
+    let name = or_raise(item_name(item_type, item_id, version));
+    let (row, outcome) = with_latest_snapshot(|mut verifier| verifier.verify_name(&name, file_path.as_deref()));
+    let row = row.unwrap_or_else(|| not_registered(&name).raise());
+    or_raise(require_success(&name, outcome.verification));
+    row.content
+}
+
+/// Where an item is signed for.
+enum Place {
+    New,
+    Same,
+    Moved { from: String },
+}
+
+/// What an item calls.
+enum Calls {
+    /// What it has called so far, as it is now.
+    Same,
+    /// These.
+    Given(Jsonb),
+}
+
+impl Calls {
+    fn of(depends_on: Option<Jsonb>) -> Calls {
+        depends_on.map_or(Calls::Same, Calls::Given)
+    }
+}
+
+/// Signs, records, and writes the row.
+fn sign(draft: &GivenItem, calls: Calls, place: Place) -> Result<JsonbText, Failure> {
+    let name = draft.name().map_err(failure)?;
+    let signed = signer::sign(&draft.item().map_err(failure)?, tables::now()).map_err(failure)?;
+    let is_move = matches!(place, Place::Moved { .. });
+    let (previous, depends_on) = with_latest_snapshot(|verifier| {
+        let entries = verifier.entries();
+        // Nobody calls, and has signed, what is not there yet.
+        let previous = match place {
+            Place::New => entries.newest_sealed(name.row_id()),
+            Place::Same | Place::Moved { .. } => entries.newest(&name),
+        };
+        check_revocation(&name, previous.as_ref())?;
+        let before = previous.as_ref().and_then(|entry| entry.registration(&name).ok());
+        let before = before.map(|before| before.depends_on).unwrap_or_default();
+        let depends_on = match calls {
+            // Moving says nothing of what is called.
+            Calls::Same if is_move => before,
+            Calls::Same => pin(entries, &name, before.into_iter().map(|pin| (pin.name, None)).collect())?,
+            Calls::Given(list) => pin(entries, &name, read_calls(list)?)?,
+        };
+        if !matches!(place, Place::New) {
+            check_acyclic(entries, &name, &depends_on)?;
+        }
+        Ok((previous, depends_on))
+    })?;
+    let registration = Registration {
+        event: match &place {
+            Place::New | Place::Same => Event::Signed,
+            Place::Moved { from } => Event::Moved { from: from.clone() },
+        },
+        location: signed.location.clone().unwrap_or_default(),
+        integrity: signed.signature.integrity.clone(),
+        text_hash: signed.text_hash.clone(),
+        depends_on,
+        name,
+    };
+    let entry_id = entries::record(&registration, previous.as_ref())?;
+    let metadata = draft.metadata.as_deref().unwrap_or("{}");
+    let language = draft.language.as_deref();
+    let row = SignedRow { registration: &registration, signed: &signed, metadata, language, entry_id };
+    match place {
+        Place::New if !row.insert() => return Err(already_registered(&registration.name)),
+        Place::New => {}
+        Place::Same | Place::Moved { .. } => row.update(),
+    }
+    Ok(receipt(&row, &signed))
+}
+
+fn receipt(row: &SignedRow<'_>, signed: &SignedItem) -> JsonbText {
+    let mut receipt = name_receipt(&row.registration.name);
+    receipt["location_path"] = json!(row.registration.location);
+    receipt["integrity_hash"] = json!(row.registration.integrity);
+    receipt["signed_at"] = json!(to_seconds(signed.signature.timestamp));
+    receipt["entry_id"] = json!(row.entry_id.to_string());
+    JsonbText::from(receipt)
+}
+
+fn name_receipt(name: &ItemName) -> Value {
+    json!({"item_type": name.item_type.as_str(), "item_id": name.id, "version": name.version})
+}
+
+/// What was revoked is signed again by an administrator alone: otherwise who signs could undo every revocation.
+fn check_revocation(name: &ItemName, previous: Option<&ItemEntry>) -> Result<(), Failure> {
+    let is_revoked = previous.is_some_and(ItemEntry::is_revocation);
+    if !is_revoked || is_admin() {
+        return Ok(());
+    }
+    Err(Failure::new(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, format!("the signature of {name} was revoked"))
+        .detail("Only members of ledger_admin may sign it again.")
+        .hint("Sign the repaired item under a new version."))
+}
+
+fn is_admin() -> bool {
+    // SAFETY: catalog look-ups inside a transaction; the caller, not the owner of this function.
+    unsafe {
+        let admin = pg_sys::get_role_oid(c"ledger_admin".as_ptr(), true);
+        admin != pg_sys::InvalidOid && pg_sys::has_privs_of_role(pg_sys::GetOuterUserId(), admin)
+    }
+}
+
+/// An item that is called, and its hash if the caller insists on one.
+type Call = (ItemName, Option<String>);
+
+fn read_calls(list: Jsonb) -> Result<Vec<Call>, Failure> {
+    let bad = |reason: &str| {
+        Failure::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, format!("invalid depends_on: {reason}")).hint(
+            "Pass an array of objects with item_type, item_id and version, and integrity_hash if it must be a certain one.",
+        )
+    };
+    let list: Value = serde_json::from_str(&list.text()).unwrap_or_default();
+    let list = list.as_array().ok_or_else(|| bad("it is not an array"))?;
+    if list.len() > MAX_DEPENDENCIES {
+        return Err(bad(&format!("it has more than {MAX_DEPENDENCIES} elements")));
+    }
+    let read = |(index, call): (usize, &Value)| {
+        let text = |name: &str| call.get(name).and_then(Value::as_str);
+        let (Some(item_type), Some(id), Some(version)) = (text("item_type"), text("item_id"), text("version")) else {
+            return Err(bad(&format!("element {index} does not name an item")));
+        };
+        let item_type = item_type.parse().map_err(failure)?;
+        let name = ItemName { item_type, id: id.to_owned(), version: version.to_owned() };
+        Ok((name, text("integrity_hash").map(str::to_owned)))
+    };
+    list.iter().enumerate().map(read).collect()
+}
+
+/// The items that are called, as the ledger has them now.
+fn pin(entries: &ItemEntries, caller: &ItemName, calls: Vec<Call>) -> Result<Vec<Pin>, Failure> {
+    let mut seen = HashSet::new();
+    let mut pins = Vec::with_capacity(calls.len());
+    for (name, wanted) in calls {
+        check_for_interrupts!();
+        let cannot = |reason: &str| {
+            Failure::new(
+                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                format!("{caller} cannot depend on {} {name}: {reason}", name.item_type),
+            )
+        };
+        if name == *caller {
+            return Err(cannot("an item cannot call itself"));
+        }
+        if !seen.insert(name.clone()) {
+            continue;
+        }
+        let create = "Register it first: SELECT ledger.create_item(...).";
+        let entry = entries.newest(&name).ok_or_else(|| cannot("it is not registered").hint(create))?;
+        let registration = entry.registration(&name).map_err(|problem| {
+            cannot("the ledger's entry about it does not verify").detail(format!("Entry {}: {problem}.", entry.id()))
+        })?;
+        if let Event::Revoked { reason } = &registration.event {
+            return Err(cannot("its signature was revoked").detail(format!("Reason: {reason}.")));
+        }
+        if wanted.is_some_and(|wanted| wanted != registration.integrity) {
+            let detail = format!("Its integrity hash is {}.", registration.integrity);
+            return Err(cannot("it has another integrity hash").detail(detail));
+        }
+        pins.push(Pin { name, integrity: registration.integrity });
+    }
+    Ok(pins)
+}
+
+/// Refuses calls that lead back to the caller.
+fn check_acyclic(entries: &ItemEntries, caller: &ItemName, pins: &[Pin]) -> Result<(), Failure> {
+    let mut seen = HashSet::new();
+    let mut open: Vec<ItemName> = pins.iter().map(|pin| pin.name.clone()).collect();
+    while let Some(name) = open.pop() {
+        check_for_interrupts!();
+        if !seen.insert(name.clone()) {
+            continue;
+        }
+        let registration = entries.newest(&name).and_then(|entry| entry.registration(&name).ok());
+        let calls = registration.map(|registration| registration.depends_on).unwrap_or_default();
+        if calls.iter().any(|pin| pin.name == *caller) {
+            return Err(Failure::new(
+                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                format!("{caller} cannot depend on itself"),
+            )
+            .detail(format!("By way of what it depends on, {caller} is called by {name}.")));
+        }
+        open.extend(calls.into_iter().map(|pin| pin.name));
+    }
+    Ok(())
+}
+
+fn item_name(item_type: Option<&str>, item_id: Option<String>, version: Option<String>) -> Result<ItemName, Failure> {
+    let item_type = required(item_type, "item_type").parse().map_err(failure)?;
+    let name = ItemName { item_type, id: required(item_id, "item_id"), version: required(version, "version") };
+    let item = Item {
+        item_type,
+        id: &name.id,
+        version: &name.version,
+        content: "",
+        file_path: None,
+        metadata: None,
+        language: None,
+    };
+    item.check().map_err(failure)?;
+    Ok(name)
+}
+
+fn lock(name: &ItemName) -> Result<GivenItem, Failure> {
+    rows::lock(name).ok_or_else(|| not_registered(name))
+}
+
+fn not_registered(name: &ItemName) -> Failure {
+    let what = format!("{} {name} is not registered", name.item_type);
+    Failure::new(PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT, what)
+        .hint("SELECT ledger.create_item(...) signs and registers an item.")
+}
+
+fn already_registered(name: &ItemName) -> Failure {
+    let what = format!("{} {name} is already registered", name.item_type);
+    Failure::new(PgSqlErrorCode::ERRCODE_UNIQUE_VIOLATION, what)
+        .hint("SELECT ledger.sign_item(...) signs it again; a changed item can also have a new version.")
+}
+
+/// An item that does not verify is an ERROR, with what to do about it as its hint.
+fn require_success(name: &ItemName, verification: Verification) -> Result<(), Failure> {
+    let Verification { error: Some(error), solution, detail, .. } = verification else { return Ok(()) };
+    let about = format!("{} {name}", name.item_type.title());
+    let failure = Failure::new(PgSqlErrorCode::ERRCODE_DATA_CORRUPTED, error).detail(match detail {
+        Some(detail) => format!("{about}: {detail}."),
+        None => format!("{about} was refused."),
+    });
+    Err(match solution {
+        Some(solution) => failure.hint(solution),
+        None => failure,
+    })
+}
+
+/// Raises an ERROR where nothing may be written, before anything is.
+fn prepare(function: &CStr) {
+    // SAFETY: a NUL-terminated string.
+    unsafe {
+        pg_sys::PreventCommandIfReadOnly(function.as_ptr());
+        pg_sys::PreventCommandIfParallelMode(function.as_ptr());
+    }
+}
+
+/// A place as it is compared.
+pub fn location(item_type: crate::items::ItemType, path: &str) -> Result<String, Failure> {
+    extract_location_path(item_type, path).map_err(failure)
+}

@@ -1,0 +1,130 @@
+//! The rows of `ledger.items`.
+
+use super::given::{GivenItem, Stored};
+use crate::items::registration::{pins_json, ItemName, Registration};
+use crate::items::signer::SignedItem;
+use crate::postgres::jsonb::JsonbText;
+use crate::postgres::spi::{self, Access, Argument};
+use crate::postgres::tables::{self, Row};
+use pgrx::{pg_sys, IntoDatum};
+use uuid::Uuid;
+
+/// Reads one by its name: `$1` to `$3`.
+const SELECT: &str =
+    "SELECT content, location_path, metadata::pg_catalog.text, language, integrity_hash::pg_catalog.text, \
+     revoked_at IS NOT NULL, revoked_reason FROM ledger.items \
+     WHERE item_type = $1 AND item_id = $2 AND version = $3";
+const SELECT_FOR_UPDATE: &str = "SELECT content, location_path, metadata::pg_catalog.text, language, \
+     integrity_hash::pg_catalog.text, revoked_at IS NOT NULL, revoked_reason FROM ledger.items \
+     WHERE item_type = $1 AND item_id = $2 AND version = $3 FOR UPDATE";
+
+/// What the registry has under this name, as the active snapshot sees it.
+pub fn find(name: &ItemName) -> Option<GivenItem> {
+    select(SELECT, name, Access::Read)
+}
+
+/// The same as it is now, and nobody else changes it until this transaction ends.
+pub fn lock(name: &ItemName) -> Option<GivenItem> {
+    select(SELECT_FOR_UPDATE, name, Access::Write)
+}
+
+fn select(statement: &'static str, name: &ItemName, access: Access) -> Option<GivenItem> {
+    let mut found = None;
+    spi::run(statement, &name_arguments(name), access, |row| found = Some(read(name, row)));
+    found
+}
+
+fn read(name: &ItemName, row: &Row) -> GivenItem {
+    let is_revoked = row.get::<bool>(5) == Some(true);
+    GivenItem {
+        item_type: name.item_type.as_str().to_owned(),
+        id: name.id.clone(),
+        version: name.version.clone(),
+        content: row.get(0).unwrap_or_default(),
+        file_path: row.get(1),
+        metadata: row.get(2),
+        language: row.get(3),
+        stored: Stored::Elsewhere(row.get(4)),
+        is_registered: true,
+        revoked: is_revoked.then(|| row.get(6).unwrap_or_default()),
+    }
+}
+
+/// The names of all items, in order.
+pub fn all_names() -> Vec<ItemName> {
+    let mut names = Vec::new();
+    let statement = "SELECT item_type, item_id, version FROM ledger.items \
+         ORDER BY item_type COLLATE \"C\", item_id COLLATE \"C\", version COLLATE \"C\"";
+    spi::run(statement, &[], Access::Read, |row| {
+        let item_type = row.get::<String>(0).and_then(|item_type| item_type.parse().ok());
+        let name = item_type.zip(row.get(1)).zip(row.get(2));
+        names.extend(name.map(|((item_type, id), version)| ItemName { item_type, id, version }));
+    });
+    names
+}
+
+/// What is written of an item that was signed.
+pub struct SignedRow<'a> {
+    pub registration: &'a Registration,
+    pub signed: &'a SignedItem,
+    /// JSON text.
+    pub metadata: &'a str,
+    pub language: Option<&'a str>,
+    pub entry_id: Uuid,
+}
+
+impl SignedRow<'_> {
+    /// Inserts the row; false if there is one already.
+    pub fn insert(&self) -> bool {
+        self.write(
+            "INSERT INTO ledger.items (item_type, item_id, version, location_path, content, metadata, language, \
+             integrity_hash, signed_at, entry_id, depends_on) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) \
+             ON CONFLICT DO NOTHING RETURNING true",
+        )
+    }
+
+    /// Puts it in the place of the row that there is.
+    pub fn update(&self) {
+        self.write(
+            "UPDATE ledger.items SET location_path = $4, content = $5, metadata = $6, language = $7, \
+             integrity_hash = $8, signed_at = $9, entry_id = $10, depends_on = $11, revoked_at = NULL, \
+             revoked_reason = NULL WHERE item_type = $1 AND item_id = $2 AND version = $3 RETURNING true",
+        );
+    }
+
+    fn write(&self, statement: &'static str) -> bool {
+        let SignedRow { registration, signed, .. } = self;
+        let mut arguments = name_arguments(&registration.name).to_vec();
+        let signed_at = tables::timestamp_to_postgres(signed.signature.timestamp);
+        arguments.extend([
+            spi::text(Some(&registration.location)),
+            spi::text(Some(&signed.content)),
+            jsonb(self.metadata.to_owned()),
+            spi::text(self.language),
+            spi::text(Some(&registration.integrity)),
+            (pg_sys::TIMESTAMPTZOID, signed_at.into_datum()),
+            (pg_sys::UUIDOID, Some(tables::uuid_datum(&self.entry_id))),
+            jsonb(pins_json(&registration.depends_on).to_string()),
+        ]);
+        let mut is_written = false;
+        spi::run(statement, &arguments, Access::Write, |_| is_written = true);
+        is_written
+    }
+}
+
+/// Notes that the item was revoked.
+pub fn revoke(name: &ItemName, entry_id: Uuid, reason: &str) {
+    let mut arguments = name_arguments(name).to_vec();
+    arguments.extend([(pg_sys::UUIDOID, Some(tables::uuid_datum(&entry_id))), spi::text(Some(reason))]);
+    let statement = "UPDATE ledger.items SET entry_id = $4, revoked_at = pg_catalog.clock_timestamp(), \
+         revoked_reason = $5 WHERE item_type = $1 AND item_id = $2 AND version = $3";
+    spi::run(statement, &arguments, Access::Write, |_| {});
+}
+
+fn name_arguments(name: &ItemName) -> [Argument; 3] {
+    [spi::text(Some(name.item_type.as_str())), spi::text(Some(&name.id)), spi::text(Some(&name.version))]
+}
+
+fn jsonb(text: String) -> Argument {
+    (pg_sys::JSONBOID, JsonbText(text).into_datum())
+}

@@ -1,0 +1,236 @@
+//! Verifying items: each against itself, its stored hash and the ledger, and then what it calls.
+
+use super::cache;
+use super::entries::{ItemEntries, ItemEntry};
+use super::given::{GivenItem, Stored};
+use super::rows;
+use crate::items::registration::{ItemName, Pin, Registration};
+use crate::items::verifier::{verify_integrity, verify_registered, Status, Verification};
+use crate::items::ItemError;
+use pgrx::{check_for_interrupts, pg_sys};
+use std::collections::{HashMap, HashSet};
+use uuid::Uuid;
+
+/// The longest path from an item down to what it calls.
+const MAX_DEPTH: usize = 2_000;
+
+/// How many items of a path an error names at either end.
+const SHOWN: usize = 10;
+
+/// What verification found, and of which item.
+pub struct Outcome {
+    pub verification: Verification,
+    /// `ID` of the item that is not valid.
+    pub failed_item: Option<String>,
+}
+
+/// One run over any number of items, all as one snapshot sees them.
+pub struct Verifier {
+    entries: ItemEntries,
+    /// Items of the registry that are valid with all that they call, and their hashes.
+    valid: HashMap<Uuid, String>,
+    /// How many items were found valid, those that others call included.
+    pub verified: u64,
+    /// How many of these by the cache.
+    pub cached: u64,
+}
+
+/// Runs `work` with a snapshot of what is committed now and what this transaction has done, whatever its isolation level:
+/// what was revoked is not used by a transaction that began before.
+pub fn with_latest_snapshot<T>(work: impl FnOnce(Verifier) -> T) -> T {
+    // SAFETY: inside a transaction. After an ERROR, its end takes the snapshot off the stack.
+    unsafe {
+        pg_sys::CommandCounterIncrement();
+        pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot());
+        let entries = ItemEntries::of_snapshot(pg_sys::GetActiveSnapshot());
+        let done = work(Verifier { entries, valid: HashMap::new(), verified: 0, cached: 0 });
+        pg_sys::PopActiveSnapshot();
+        done
+    }
+}
+
+/// An item on the way down, and how far its calls have been verified.
+struct Frame {
+    name: ItemName,
+    integrity: String,
+    calls: std::vec::IntoIter<Pin>,
+    is_registered: bool,
+}
+
+impl Verifier {
+    pub fn entries(&self) -> &ItemEntries {
+        &self.entries
+    }
+
+    /// Verifies what the registry has under this name, as if it were at `file_path`.
+    pub fn verify_name(&mut self, name: &ItemName, file_path: Option<&str>) -> (Option<GivenItem>, Outcome) {
+        let Some(mut row) = rows::find(name) else {
+            let outcome = Outcome { verification: not_found(name), failed_item: Some(name.id.clone()) };
+            return (None, outcome);
+        };
+        if let Some(file_path) = file_path {
+            row.file_path = Some(file_path.to_owned());
+        }
+        let outcome = self.verify(&row);
+        (Some(row), outcome)
+    }
+
+    /// Verifies the item and all that it calls.
+    pub fn verify(&mut self, given: &GivenItem) -> Outcome {
+        let (verification, registration) = self.verify_alone(given);
+        if !verification.success() {
+            return Outcome { verification, failed_item: Some(given.id.clone()) };
+        }
+        match registration.and_then(|registration| self.verify_calls(registration, given.is_registered)) {
+            Some((failed, verification)) => Outcome { verification, failed_item: Some(failed.id) },
+            None => Outcome { verification, failed_item: None },
+        }
+    }
+
+    /// Verifies the item, and not what it calls. Also gives what the ledger has of it.
+    pub fn verify_alone(&mut self, given: &GivenItem) -> (Verification, Option<Registration>) {
+        check_for_interrupts!();
+        let name = match given.name() {
+            Ok(name) => name,
+            Err(error) => return (invalid(&error), None),
+        };
+        let entry = self.entries.newest(&name);
+        let registration = match entry.as_ref().map(|entry| entry.registration(&name)).transpose() {
+            Ok(None) if given.is_registered => return (unrecorded(&name), None),
+            Ok(registration) => registration,
+            Err(problem) => return (unproven(&name, entry.as_ref(), &problem), None),
+        };
+        if let Some(reason) = &given.revoked {
+            let detail = Some(format!("reason: {reason}"));
+            return (Verification::failed(Status::Revoked, "Signature revoked".to_owned(), detail), registration);
+        }
+        let key = cache::Key::of(given, entry.as_ref().map(ItemEntry::id));
+        if let Some(verification) = cache::find(&key) {
+            self.verified += u64::from(verification.success());
+            self.cached += u64::from(verification.success());
+            return (verification, registration);
+        }
+        let verification = verify_text(given, registration.as_ref()).unwrap_or_else(|error| invalid(&error));
+        cache::remember(key, name.row_id(), &verification);
+        self.verified += u64::from(verification.success());
+        (verification, registration)
+    }
+
+    /// Verifies what the item calls, and what that calls: depth first, each once. Gives the first that fails.
+    fn verify_calls(&mut self, root: Registration, is_registered: bool) -> Option<(ItemName, Verification)> {
+        let mut path = vec![Frame::of(root, is_registered)];
+        let mut on_path: HashSet<Uuid> = path.iter().map(|frame| frame.name.row_id()).collect();
+        while let Some(frame) = path.last_mut() {
+            let Some(pin) = frame.calls.next() else {
+                self.leave(&mut path, &mut on_path);
+                continue;
+            };
+            let row_id = pin.name.row_id();
+            let found = match () {
+                () if on_path.contains(&row_id) => Err(by_itself("it calls itself")),
+                () if path.len() >= MAX_DEPTH => {
+                    Err(by_itself(&format!("more than {MAX_DEPTH} items call each other")))
+                }
+                () => self.verify_call(&pin),
+            };
+            match found {
+                Err(verification) => return Some(blame(&path, pin.name, *verification)),
+                Ok(None) => {}
+                Ok(Some(registration)) => {
+                    on_path.insert(row_id);
+                    path.push(Frame::of(registration, true));
+                }
+            }
+        }
+        None
+    }
+
+    /// All that the last item of the path calls is valid.
+    fn leave(&mut self, path: &mut Vec<Frame>, on_path: &mut HashSet<Uuid>) {
+        let Some(frame) = path.pop() else { return };
+        let row_id = frame.name.row_id();
+        on_path.remove(&row_id);
+        if frame.is_registered {
+            self.valid.insert(row_id, frame.integrity);
+        }
+    }
+
+    /// Verifies an item that is called, and gives what it calls; `None` if that has been verified.
+    fn verify_call(&mut self, pin: &Pin) -> Result<Option<Registration>, Box<Verification>> {
+        if let Some(integrity) = self.valid.get(&pin.name.row_id()) {
+            return check_pin(pin, integrity).map(|()| None);
+        }
+        let row = rows::find(&pin.name).ok_or_else(|| Box::new(not_found(&pin.name)))?;
+        let (verification, registration) = self.verify_alone(&row);
+        let registration = registration.filter(|_| verification.success()).ok_or_else(|| Box::new(verification))?;
+        check_pin(pin, &registration.integrity)?;
+        Ok(Some(registration))
+    }
+}
+
+impl Frame {
+    fn of(registration: Registration, is_registered: bool) -> Frame {
+        let Registration { name, integrity, depends_on, .. } = registration;
+        Frame { name, integrity, calls: depends_on.into_iter(), is_registered }
+    }
+}
+
+/// The item must be what it was when its caller was signed.
+fn check_pin(pin: &Pin, integrity: &str) -> Result<(), Box<Verification>> {
+    if pin.integrity == integrity {
+        return Ok(());
+    }
+    let (computed, stored) = (&integrity[..12], &pin.integrity[..12]);
+    let error = format!("Integrity mismatch for {}: computed={computed}, stored={stored}", pin.name);
+    let detail = "it was signed again after its caller was signed".to_owned();
+    Err(Box::new(Verification::failed(Status::Mismatch, error, Some(detail))))
+}
+
+fn blame(path: &[Frame], failed: ItemName, verification: Verification) -> (ItemName, Verification) {
+    let names = path.iter().map(|frame| &frame.name).chain([&failed]);
+    let mut names: Vec<String> = names.map(ItemName::to_string).collect();
+    if names.len() > 2 * SHOWN {
+        let more = format!("({} more)", names.len() - 2 * SHOWN);
+        names.splice(SHOWN..names.len() - SHOWN, [more]);
+    }
+    let error = format!("Dependency {}: {}", names.join(" -> "), verification.error.unwrap_or_default());
+    (failed, Verification::failed(Status::Dependency, error, verification.detail))
+}
+
+fn by_itself(error: &str) -> Box<Verification> {
+    Box::new(Verification::failed(Status::Dependency, error.to_owned(), None))
+}
+
+fn verify_text(given: &GivenItem, registration: Option<&Registration>) -> Result<Verification, ItemError> {
+    let item = given.item()?;
+    match &given.stored {
+        Stored::Elsewhere(None) => verify_integrity(&item, None, &[]),
+        Stored::Elsewhere(Some(hash)) => verify_registered(&item, Some(hash), registration),
+        Stored::InContent => verify_registered(&item, None, registration),
+    }
+}
+
+/// A result for what is no item.
+fn invalid(error: &ItemError) -> Verification {
+    Verification::failed(Status::Invalid, error.to_string(), None)
+}
+
+fn not_found(name: &ItemName) -> Verification {
+    let detail = format!("{} {name} is not registered", name.item_type.title());
+    Verification::failed(Status::Unknown, no_hash(name), Some(detail))
+}
+
+fn unrecorded(name: &ItemName) -> Verification {
+    let detail = "the ledger has no entry about it".to_owned();
+    Verification::failed(Status::Unknown, no_hash(name), Some(detail))
+}
+
+fn no_hash(name: &ItemName) -> String {
+    format!("No integrity hash found for {name} - cannot verify integrity")
+}
+
+fn unproven(name: &ItemName, entry: Option<&ItemEntry>, problem: &str) -> Verification {
+    let id = entry.map(ItemEntry::id).unwrap_or_default();
+    let error = format!("The ledger's entry about {name} does not verify");
+    Verification::failed(Status::Unproven, error, Some(format!("entry {id}: {problem}")))
+}

@@ -1,0 +1,280 @@
+//! The registry of items in whole clusters: what a superuser does to it behind its back, other sessions, large numbers, restarts,
+//! and a ledger that is rebuilt.
+#![cfg(feature = "cluster-tests")]
+
+mod common;
+
+use common::ledger::*;
+use common::tracking::TRIGGERS_OFF;
+use common::{give_to_server, Cluster, Options, Stop};
+use postgres::Client;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+
+const LOAD: &str = "SELECT ledger.load_item('tool', 'api', '1.0.0')";
+
+/// An item that calls another, signed twice and sealed: the newest entry and an older one, both found by index.
+fn registry() -> (Cluster, Client) {
+    let options = Options::new().conf("ledger.block_interval = 1h").conf("ledger.block_size = 10000");
+    let (cluster, mut client) = start(options);
+    client
+        .batch_execute(
+            r#"SELECT ledger.create_item('tool', 'base', '1.0.0', E'base()\n', 'base.py');
+               SELECT ledger.create_item('tool', 'api', '1.0.0', E'old()\n', 'core/api.py',
+                   depends_on => '[{"item_type": "tool", "item_id": "base", "version": "1.0.0"}]');
+               CREATE TABLE older AS SELECT * FROM ledger.items;
+               SELECT ledger.sign_item('tool', 'api', '1.0.0', E'call()\n');"#,
+        )
+        .unwrap();
+    seal(&mut client);
+    assert!(value(&mut client, LOAD).contains("call()"));
+    (cluster, client)
+}
+
+fn seal(client: &mut Client) {
+    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
+    wait_until_sealed(client);
+}
+
+/// What the gate says after a change, which is then rolled back: the error, and whether verify_all() sees it as well.
+fn refusal(client: &mut Client, change: &str) -> (String, bool) {
+    client.batch_execute("BEGIN").unwrap();
+    client.batch_execute(change).unwrap();
+    let items_valid = json(client, "SELECT ledger.verify_all() -> 'items' -> 'valid'") == true;
+    let error = client.query_one(LOAD, &[]).err().map(|error| error.as_db_error().unwrap().message().to_owned());
+    client.batch_execute("ROLLBACK").unwrap();
+    (error.unwrap_or_default(), !items_valid)
+}
+
+#[test]
+fn a_superuser_who_edits_the_registry_consistently_is_caught() {
+    let (_cluster, mut client) = registry();
+    let forge = "WITH forged AS (SELECT ledger.sign_content('tool', 'api', '1.0.0', E'hack()\\n', 'core/api.py') AS content)
+        UPDATE ledger.items SET content = forged.content,
+            integrity_hash = (SELECT hash FROM ledger.get_signature('tool', forged.content)) FROM forged WHERE item_id = 'api'";
+    let older =
+        "UPDATE ledger.items AS i SET content = o.content, integrity_hash = o.integrity_hash, entry_id = o.entry_id,
+        signed_at = o.signed_at FROM older AS o WHERE i.item_id = 'api' AND o.item_id = 'api'";
+    let hidden = format!(
+        "{TRIGGERS_OFF}; DELETE FROM ledger.row_versions AS v USING ledger.entries AS e
+         WHERE e.leaf_index = v.leaf_index AND e.id = (SELECT entry_id FROM ledger.items WHERE item_id = 'api'); {older}"
+    );
+    let rewritten = format!(
+        "{TRIGGERS_OFF}; {forge}; UPDATE ledger.entries AS e SET metadata = jsonb_set(jsonb_set(metadata,
+             '{{item,integrity_hash}}', to_jsonb(i.integrity_hash)),
+             '{{item,text_hash}}', to_jsonb(encode(sha256(E'hack()\\n'), 'hex')))
+         FROM ledger.items AS i WHERE i.item_id = 'api' AND i.entry_id = e.id"
+    );
+    let rehashed = format!(
+        "{rewritten}; UPDATE ledger.entries SET data_hash = ledger.hash_data(metadata -> 'item')
+         WHERE id = (SELECT entry_id FROM ledger.items WHERE item_id = 'api')"
+    );
+    for (change, expected) in [
+        ("SELECT 1", ""),
+        (
+            "UPDATE ledger.items SET content = replace(content, 'call', 'hack') WHERE item_id = 'api'",
+            "Content has been modified since last validation",
+        ),
+        (
+            "UPDATE ledger.items SET content = ledger.remove_signature('tool', content) WHERE item_id = 'api'",
+            "Tool has no signature",
+        ),
+        (forge, "Integrity mismatch for api@1.0.0: computed="),
+        (older, "Integrity mismatch for api@1.0.0: computed="),
+        (
+            "UPDATE ledger.items SET integrity_hash = repeat('0', 64) WHERE item_id = 'api'",
+            "Integrity mismatch for api@1.0.0: computed=",
+        ),
+        (
+            "UPDATE ledger.items SET location_path = 'other/api.py' WHERE item_id = 'api'",
+            "Not signed for this location",
+        ),
+        (
+            "UPDATE ledger.items SET metadata = '{\"timeout\": 0}' WHERE item_id = 'api'",
+            "Content has been modified since last validation",
+        ),
+        (
+            "UPDATE ledger.items SET content = replace(content, 'base', 'hack') WHERE item_id = 'base'",
+            "Dependency api@1.0.0 -> base@1.0.0: Content has been modified since last validation",
+        ),
+        (
+            "DELETE FROM ledger.items WHERE item_id = 'base'",
+            "Dependency api@1.0.0 -> base@1.0.0: No integrity hash found for base@1.0.0 - cannot verify integrity",
+        ),
+        ("DELETE FROM ledger.items WHERE item_id = 'api'", "tool api@1.0.0 is not registered"),
+        (&rewritten, "The ledger's entry about api@1.0.0 does not verify"),
+        (&rehashed, "The ledger's entry about api@1.0.0 does not verify"),
+    ] {
+        let (error, is_seen) = refusal(&mut client, change);
+        assert!(error.starts_with(expected) && error.is_empty() == expected.is_empty(), "{change}: {error:?}");
+        assert_eq!(is_seen, !expected.is_empty(), "verify_all() after {change}");
+    }
+    // The gate goes by the index, which is emptied here; verify_all() reads all entries.
+    assert!(refusal(&mut client, &hidden).1, "a hidden entry");
+    // What was not recorded cannot be made to look so by a row.
+    let invented = "INSERT INTO ledger.items SELECT 'tool', 'new', '1.0.0', location_path, content, metadata, language,
+        integrity_hash, signed_at, entry_id FROM ledger.items WHERE item_id = 'api'";
+    assert!(refusal(&mut client, invented).1, "an invented item");
+}
+
+#[test]
+fn a_revocation_that_is_undone_in_the_table_still_holds() {
+    let (_cluster, mut client) = registry();
+    client.batch_execute("SELECT ledger.revoke_signature('tool', 'api', '1.0.0', 'leaks')").unwrap();
+    for sealed in [false, true] {
+        let undo = "UPDATE ledger.items AS i SET revoked_at = NULL, revoked_reason = NULL, entry_id = o.entry_id
+            FROM older AS o WHERE i.item_id = o.item_id";
+        assert_eq!(refusal(&mut client, undo), ("Signature revoked".to_owned(), true), "sealed: {sealed}");
+        seal(&mut client);
+    }
+    assert_eq!(refusal(&mut client, "SELECT 1"), ("Signature revoked".to_owned(), false));
+}
+
+#[test]
+fn the_cache_is_not_served_across_what_another_session_does() {
+    let (cluster, mut client) = registry();
+    let mut other = cluster.connect("postgres");
+    // Also in a transaction that began before.
+    client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ").unwrap();
+    value(&mut client, LOAD);
+    let hits = number(&mut client, "SELECT hits FROM ledger.verifier_cache");
+    value(&mut client, LOAD);
+    assert_eq!(number(&mut client, "SELECT hits FROM ledger.verifier_cache"), hits + 2);
+    other.batch_execute("SELECT ledger.sign_item('tool', 'api', '1.0.0', E'better()\\n')").unwrap();
+    assert!(value(&mut client, LOAD).contains("better()"));
+    other.batch_execute("SELECT ledger.sign_item('tool', 'base', '1.0.0', E'better()\\n')").unwrap();
+    assert!(error(&mut client, LOAD).message().starts_with("Dependency api@1.0.0 -> base@1.0.0: Integrity mismatch"));
+    client.batch_execute("ROLLBACK").unwrap();
+    other.batch_execute("SELECT ledger.sign_item('tool', 'api', '1.0.0')").unwrap();
+    assert!(value(&mut client, LOAD).contains("better()"));
+    other.batch_execute("SELECT ledger.revoke_signature('tool', 'api', '1.0.0', 'leaks')").unwrap();
+    assert_eq!(error(&mut client, LOAD).message(), "Signature revoked");
+}
+
+#[test]
+fn known_bad_results_are_remembered_until_the_content_is_repaired() {
+    let (_cluster, mut client) = registry();
+    client.batch_execute("CREATE TABLE good AS SELECT content FROM ledger.items WHERE item_id = 'api'").unwrap();
+    client.batch_execute("UPDATE ledger.items SET content = 'hack()' WHERE item_id = 'api'").unwrap();
+    client.batch_execute("SELECT ledger.invalidate_verifier_cache()").unwrap();
+    for _ in 0..2 {
+        assert_eq!(error(&mut client, LOAD).message(), "Tool has no signature");
+    }
+    let cache = json(&mut client, "SELECT to_jsonb(c) FROM ledger.verifier_cache AS c");
+    assert_eq!((&cache["invalid"], &cache["hits"], &cache["misses"]), (&1.into(), &1.into(), &1.into()));
+    client.batch_execute("UPDATE ledger.items SET content = (SELECT content FROM good) WHERE item_id = 'api'").unwrap();
+    assert!(value(&mut client, LOAD).contains("call()"));
+    assert_eq!(number(&mut client, "SELECT invalid FROM ledger.verifier_cache"), 0);
+}
+
+#[test]
+fn the_cache_is_bounded() {
+    let (_cluster, mut client) = registry();
+    let verify =
+        "SELECT count(ledger.verify_single_file('tool', 'x', '1.0.0', n::text)) FROM generate_series(1, 10100) AS n";
+    client.batch_execute(verify).unwrap();
+    assert_eq!(number(&mut client, "SELECT entries FROM ledger.verifier_cache"), 10_000);
+    assert_eq!(number(&mut client, "SELECT ledger.invalidate_verifier_cache()"), 10_000);
+    assert_eq!(number(&mut client, "SELECT entries + hits + misses FROM ledger.verifier_cache"), 0);
+}
+
+#[test]
+fn ten_thousand_items_and_a_chain_of_a_thousand_verify() {
+    let (cluster, mut client) = registry();
+    let create = "SELECT count(ledger.create_item('tool', 't' || n, '1.0.0', n::text, 't/' || n || '.py'))
+        FROM generate_series(1, 10000) AS n";
+    client.batch_execute(create).unwrap();
+    let chain = "DO $$ BEGIN
+        PERFORM ledger.create_item('tool', 'c0', '1.0.0', 'x', 'c/0.py');
+        FOR n IN 1..1000 LOOP
+            PERFORM ledger.create_item('tool', 'c' || n, '1.0.0', n::text, 'c/' || n || '.py', depends_on => jsonb_build_array(
+                jsonb_build_object('item_type', 'tool', 'item_id', 'c' || n - 1, 'version', '1.0.0')));
+        END LOOP;
+    END $$";
+    seal(&mut client);
+    client.batch_execute(chain).unwrap();
+    let batch =
+        "SELECT ledger.verify_items((SELECT jsonb_agg(jsonb_build_object('item_type', item_type, 'item_id', item_id,
+        'version', version, 'file_content', content, 'file_path', location_path, 'stored_hash', integrity_hash))
+        FROM ledger.items WHERE item_id LIKE 't%'))";
+    let report = json(&mut client, batch);
+    assert_eq!((&report["success"], &report["verified_count"]), (&true.into(), &10_000.into()), "{report}");
+    let leaf = r#"SELECT ledger.verify_item_chain('[{"item_type": "tool", "item_id": "c1000", "version": "1.0.0"}]')"#;
+    let report = json(&mut client, leaf);
+    assert_eq!((&report["success"], &report["verified_count"]), (&true.into(), &1_001.into()), "{report}");
+    client.batch_execute("UPDATE ledger.items SET content = 'y' WHERE item_id = 'c0'").unwrap();
+    let report = json(&mut client, leaf);
+    assert_eq!(report["failed_item_id"], "c0");
+    let error = report["error"].as_str().unwrap();
+    assert!(error.starts_with("Dependency c1000@1.0.0 -> c999@1.0.0 -> ") && error.len() < 1_000, "{error}");
+
+    // It is the same after a crash.
+    drop(client);
+    cluster.restart(Stop::Immediate);
+    let mut client = cluster.connect("postgres");
+    assert!(value(&mut client, LOAD).contains("call()"));
+    let report = json(&mut client, batch);
+    assert_eq!((&report["success"], &report["verified_count"]), (&true.into(), &10_000.into()), "{report}");
+}
+
+#[test]
+fn calls_that_lead_in_a_circle_are_refused_also_where_signing_did_not_see_it() {
+    let (cluster, mut client) = registry();
+    client.batch_execute("SELECT ledger.create_item('tool', 'a', '1.0.0', 'a', 'a.py'), ledger.create_item('tool', 'b', '1.0.0', 'b', 'b.py')").unwrap();
+    let sign = |id: &str, calls: &str| {
+        format!(
+            r#"SELECT ledger.sign_item('tool', '{id}', '1.0.0', depends_on => '[{{"item_type": "tool", "item_id": "{calls}", "version": "1.0.0"}}]')"#
+        )
+    };
+    // Two sessions that do not see each other.
+    let mut other = cluster.connect("postgres");
+    client.batch_execute("BEGIN").unwrap();
+    client.batch_execute(&sign("a", "b")).unwrap();
+    other.batch_execute(&sign("b", "a")).unwrap();
+    client.batch_execute("COMMIT").unwrap();
+    let message = error(&mut client, "SELECT ledger.load_item('tool', 'a', '1.0.0')").message().to_owned();
+    assert_eq!(message, "Dependency a@1.0.0 -> b@1.0.0 -> a@1.0.0: it calls itself");
+    assert_eq!(error(&mut client, &sign("a", "b")).message(), "a@1.0.0 cannot depend on itself");
+}
+
+#[test]
+fn a_large_manifest_is_signed_and_one_that_is_too_large_is_refused() {
+    let (_cluster, mut client) = registry();
+    let create = |id: &str, bytes: usize| {
+        format!("SELECT ledger.create_item('tool', '{id}', '1.0.0', 'x', '{id}.py', jsonb_build_object('a', repeat('x', {bytes})))")
+    };
+    client.batch_execute(&create("large", 10_000_000)).unwrap();
+    value(&mut client, "SELECT ledger.load_item('tool', 'large', '1.0.0')");
+    let refused = error(&mut client, &create("larger", 17_000_000));
+    assert!(refused.message().starts_with("the metadata has 17000009 bytes"), "{refused:?}");
+}
+
+#[test]
+fn items_verify_in_a_ledger_that_was_rebuilt_from_its_file() {
+    let (old, mut client) = registry();
+    client.batch_execute("SELECT ledger.revoke_signature('tool', 'base', '1.0.0', 'leaks')").unwrap();
+    seal(&mut client);
+    let written = old.scratch_dir().join("ledger.jsonl");
+    let items = old.scratch_dir().join("items");
+    client.batch_execute(&format!("COPY ledger.entries TO '{}' WITH (FORMAT jsonl)", written.display())).unwrap();
+    let columns = "item_type, item_id, version, location_path, content, metadata, language, integrity_hash, signed_at, entry_id, \
+        depends_on, revoked_at, revoked_reason";
+    client.batch_execute(&format!("COPY ledger.items ({columns}) TO '{}'", items.display())).unwrap();
+
+    let (new, mut client) = start(Options::new().conf("ledger.block_interval = 1h"));
+    let hand_over = |from: &std::path::Path, name: &str| {
+        let to = new.scratch_dir().join(name);
+        fs::copy(from, &to).unwrap();
+        fs::set_permissions(&to, Permissions::from_mode(0o600)).unwrap();
+        give_to_server(&to);
+        to.display().to_string()
+    };
+    let (ledger, items) = (hand_over(&written, "ledger.jsonl"), hand_over(&items, "items"));
+    client.batch_execute(&format!("COPY ledger.entries FROM '{ledger}' WITH (FORMAT jsonl)")).unwrap();
+    client.batch_execute(&format!("COPY ledger.items ({columns}) FROM '{items}'")).unwrap();
+    assert_eq!(error(&mut client, LOAD).message(), "Dependency api@1.0.0 -> base@1.0.0: Signature revoked");
+    client.batch_execute("SELECT ledger.sign_item('tool', 'base', '1.0.0')").unwrap();
+    assert!(value(&mut client, LOAD).contains("call()"));
+    assert!(json(&mut client, "SELECT ledger.verify_all()")["overall_valid"] == true);
+    assert!(refusal(&mut client, "UPDATE ledger.items SET content = 'x' WHERE item_id = 'api'").1);
+}
