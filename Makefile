@@ -2,6 +2,8 @@
 # installed Postgres is taken, or else one is fetched (scripts/setup.sh). CARGO_TARGET_DIR is honoured.
 
 export PG PG_CONFIG DESTDIR
+# Of make bench.
+export QUICK ONLY ROUNDS SECONDS_EACH GROWTH SIZES
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -35,8 +37,11 @@ installcheck: ## the SQL surface against a running server where pg_notary is ins
 lint: ## formatting, clippy and rustdoc on all feature sets, as in CI
 	@scripts/lint.sh $(PG)
 
+bench: ## what recording costs, against its targets; QUICK=1 takes two minutes (README, Benchmarks)
+	@scripts/bench.sh
+
 clean: ## remove what was built; what was fetched (target/tools) stays
 	@if [ -d target ]; then find target -mindepth 1 -maxdepth 1 ! -name tools -exec rm -rf {} +; fi
 	@if [ -n "$$CARGO_TARGET_DIR" ]; then cargo clean; fi
 
-.PHONY: help demo test test-domain test-cluster regress build install installcheck lint clean
+.PHONY: help demo test test-domain test-cluster regress build install installcheck lint bench clean

@@ -41,9 +41,12 @@ run_directory() {
             RUN_DIRS+=("$RUN_DIR")
             say "the user $SERVER_USER, as whom the server runs, cannot reach $WORK: using $RUN_DIR instead"
             chown "$SERVER_USER:" "$RUN_DIR"
-            cp -R "$WORK/pg/$PG_MAJOR" "$RUN_DIR/pg"
-            chmod -R go+rX "$RUN_DIR/pg"
-            PG_BINDIR=$RUN_DIR/pg${PG_BINDIR#"$WORK/pg/$PG_MAJOR"}
+            # A second cluster uses the copy of the first.
+            if [[ $PG_BINDIR == "$WORK"/* ]]; then
+                cp -R "$WORK/pg/$PG_MAJOR" "$RUN_DIR/pg"
+                chmod -R go+rX "$RUN_DIR/pg"
+                PG_BINDIR=$RUN_DIR/pg${PG_BINDIR#"$WORK/pg/$PG_MAJOR"}
+            fi
         fi
     fi
 }
@@ -52,12 +55,12 @@ free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1
 new_secret() { od -An -tx1 -N32 /dev/urandom | tr -d ' \n'; }
 
 # cluster_start NAME [LINE...]: a new cluster with these lines in its postgresql.conf. Exports PGHOST, PGPORT, PGUSER and
-# PGDATABASE. The secret is in the server's environment and nowhere else.
-CLUSTER_PID=
+# PGDATABASE: those of the cluster that was started last. The secret is in the server's environment and nowhere else.
+CLUSTER_PIDS=()
 cluster_start() {
     run_directory "$1"
     shift
-    local data=$RUN_DIR/data sockets=$RUN_DIR/s
+    local data=$RUN_DIR/data sockets=$RUN_DIR/s pid
     CLUSTER_LOG=$RUN_DIR/log
     # A socket's path has room for about 100 characters.
     if [ "${#sockets}" -gt 80 ]; then
@@ -94,35 +97,37 @@ cluster_start() {
         unset RUST_BACKTRACE
         exec_server "$PG_BINDIR/postgres" -D "$data"
     ) </dev/null >>"$CLUSTER_LOG" 2>&1 &
-    CLUSTER_PID=$!
+    pid=$!
+    CLUSTER_PIDS+=("$pid")
     local tries
     for ((tries = 0; tries < 600; tries++)); do
         "$PG_BINDIR/pg_isready" -q && return
-        kill -0 "$CLUSTER_PID" 2>/dev/null || break
+        kill -0 "$pid" 2>/dev/null || break
         sleep 0.1
     done
     cat "$CLUSTER_LOG" >&2
     die "the server did not start"
 }
 
+# cluster_stop PID
 cluster_stop() {
-    [ -n "$CLUSTER_PID" ] || return 0
-    local tries
+    local pid=$1 tries
     # SIGQUIT is an immediate shutdown: the postmaster ends its children, by force after five seconds, and then itself.
-    kill -QUIT "$CLUSTER_PID" 2>/dev/null || true
+    kill -QUIT "$pid" 2>/dev/null || true
     for ((tries = 0; tries < 150; tries++)); do
-        kill -0 "$CLUSTER_PID" 2>/dev/null || break
+        kill -0 "$pid" 2>/dev/null || break
         sleep 0.1
     done
-    kill -KILL "$CLUSTER_PID" 2>/dev/null || true
-    wait "$CLUSTER_PID" 2>/dev/null || true
-    CLUSTER_PID=
+    kill -KILL "$pid" 2>/dev/null || true
+    wait "$pid" 2>/dev/null || true
 }
 
 cleanup() {
     # A second signal does not stop the tidying up.
     trap '' HUP INT TERM
     end_step
-    cluster_stop
+    local pid
+    for pid in "${CLUSTER_PIDS[@]}"; do cluster_stop "$pid"; done
+    CLUSTER_PIDS=()
     [ "${#RUN_DIRS[@]}" = 0 ] || rm -rf "${RUN_DIRS[@]}"
 }

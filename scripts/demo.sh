@@ -6,6 +6,7 @@
 
 setup_build "${PG:-}"
 build_extension
+build_cli
 private_postgres
 say "starting a cluster"
 cluster_start demo

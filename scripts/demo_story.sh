@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The main job, told with psql. Runs inside demo.sh, which has set PATH, PGHOST, PGPORT, PGUSER and PGDATABASE.
-# PG_NOTARY_CLI names the offline verifier; without it, it is built. Everything the story claims it has checked: a step
+# PG_NOTARY_CLI names the offline verifier. Everything the story claims it has checked: a step
 # that does not show what it says ends the demo.
 set -euo pipefail
 shopt -s inherit_errexit
@@ -64,14 +64,6 @@ offline() {
 }
 
 # ---- set-up ---------------------------------------------------------------------------------------------------------
-
-if [ -z "${PG_NOTARY_CLI:-}" ]; then
-    echo "== building the offline verifier" >&2
-    # Apart from the extension's build, which has a library of the same name: otherwise each would undo the other.
-    target=$(cd .. && mkdir -p "${CARGO_TARGET_DIR:-target}/cli" && cd "${CARGO_TARGET_DIR:-target}/cli" && pwd)
-    cargo build --quiet --locked --release --no-default-features --features cli --target-dir "$target"
-    PG_NOTARY_CLI=$target/release/pg_notary
-fi
 
 # DOCUMENTS, WHAT, SUBJECT and the others; and one SQL script a connection.
 assignments=$(python3 demo_story.py documents "$SCRATCH" "$CONNECTIONS") || fail "there is nothing to record"

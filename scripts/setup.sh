@@ -225,6 +225,17 @@ run_package() {
     }
 }
 
+# build_cli: the offline verifier. Sets PG_NOTARY_CLI.
+build_cli() {
+    # Apart from the extension's build, which has a library of the same name: otherwise each would undo the other.
+    local target=${CARGO_TARGET_DIR:-$WORK}/cli
+    say "building the offline verifier"
+    step cargo build --quiet --locked --release --no-default-features --features cli --target-dir "$target" ||
+        die "the offline verifier did not build"
+    PG_NOTARY_CLI=$(cd "$target" && pwd -P)/release/pg_notary
+    export PG_NOTARY_CLI
+}
+
 # private_postgres: a copy of the Postgres installation with the extension in it, so that nothing is ever written to the
 # real one and no root is needed. Postgres finds its files relative to its program, so the copy keeps the layout of the
 # original below the directory that all parts share. Sets PG_BINDIR.

@@ -120,6 +120,9 @@ pub struct DatabaseSlot {
     pub mirror: MirrorState,
 }
 
+/// Entries and bytes of a [`Lag`] at some time, and when that was.
+pub type SeenLag = (i64, i64, i64);
+
 /// What is committed and not on disk in the mirror file yet.
 #[repr(C)]
 pub struct Lag {
@@ -138,17 +141,17 @@ impl Lag {
     }
 
     /// What is counted by now; taken off with [`Lag::take_off`] once it is on disk.
-    pub fn seen(&self, now: i64) -> (i64, i64, i64) {
+    pub fn seen(&self, now: i64) -> SeenLag {
         (self.entries.load(Ordering::Acquire), self.bytes.load(Ordering::Acquire), now)
     }
 
-    pub fn take_off(&self, (entries, bytes, seen_at): (i64, i64, i64)) {
+    pub fn take_off(&self, (entries, bytes, seen_at): SeenLag) {
         let left = self.entries.fetch_sub(entries, Ordering::AcqRel) - entries;
         self.bytes.fetch_sub(bytes, Ordering::AcqRel);
         self.since.store(if left > 0 { seen_at } else { 0 }, Ordering::Release);
     }
 
-    fn clear(&self) {
+    pub fn clear(&self) {
         [&self.entries, &self.bytes, &self.since].iter().for_each(|counter| counter.store(0, Ordering::Release));
     }
 }

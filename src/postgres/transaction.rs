@@ -292,15 +292,19 @@ impl Transaction {
 
     /// Counts what is committed and not on disk in the file. Cannot fail.
     fn count_lag(&self, mirror: &Mirror) {
-        let is_on_disk = match self.mode {
-            Some(MirrorMode::Async) => false,
-            Some(MirrorMode::Write) => self.range.is_some_and(|range| range.to <= mirror.lock().durable),
-            _ => true,
-        };
-        if !is_on_disk {
-            // SAFETY: reads a variable that the commit has set.
-            let now = unsafe { pg_sys::GetCurrentTransactionStopTimestamp() };
-            mirror.slot.lag.add(self.entries, self.lines.len(), now);
+        // SAFETY: reads a variable that the commit has set.
+        let now = unsafe { pg_sys::GetCurrentTransactionStopTimestamp() };
+        let add = || mirror.slot.lag.add(self.entries, self.lines.len(), now);
+        match self.mode {
+            Some(MirrorMode::Async) => add(),
+            Some(MirrorMode::Write) => {
+                // Held while it is added: the writer, which has synced the last lines, takes all off under the same lock.
+                let fields = mirror.lock();
+                if self.range.is_none_or(|range| range.to > fields.durable) {
+                    add();
+                }
+            }
+            _ => {}
         }
     }
 

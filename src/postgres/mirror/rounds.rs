@@ -6,6 +6,7 @@
 //! death of the postmaster, is Postgres' own business, and looked after between short waits.
 
 use super::shared::MirrorState;
+use pgrx::{check_for_interrupts, pg_sys};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// How long a wait lasts before interrupts are looked at: one may come just before it begins. One that comes while it
@@ -42,7 +43,10 @@ impl Ended {
     /// Wakes those who wait for one of these rounds. Called once the outcome can be seen.
     pub fn wake(&self, rounds: Rounds) {
         self.0.fetch_add(1, Ordering::SeqCst);
+        #[cfg(target_os = "linux")]
         futex::wake(&self.0, rounds.0);
+        #[cfg(not(target_os = "linux"))]
+        let _ = rounds;
     }
 }
 
@@ -50,11 +54,26 @@ impl MirrorState {
     /// Sleeps until one of these rounds has ended since `count` was read, or for that long. Can be cancelled: raises the
     /// ERROR then.
     pub fn sleep_until_ended(&self, rounds: Rounds, count: u32, timeout_ms: i64, event: u32) {
+        #[cfg(target_os = "linux")]
         if !futex::wait(&self.ended.0, count, rounds.0, timeout_ms.min(WAIT_MS), event) {
-            self.sleep(1, event);
-            MirrorState::stop_sleeping();
+            obey_interrupts(event);
+        }
+        // Elsewhere the condition variable, which is broadcast as well, has to do.
+        #[cfg(not(target_os = "linux"))]
+        {
+            let _ = (rounds, count);
+            self.sleep(timeout_ms, event);
         }
     }
+}
+
+/// Ends this process if the postmaster is gone, and whatever else Postgres' own waits do.
+#[cfg(target_os = "linux")]
+fn obey_interrupts(event: u32) {
+    let events = (pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH) as i32;
+    // SAFETY: does not wait, and looks at no latch.
+    unsafe { pg_sys::WaitLatch(std::ptr::null_mut(), events, 0, event) };
+    check_for_interrupts!();
 }
 
 #[cfg(target_os = "linux")]
@@ -87,16 +106,4 @@ mod futex {
             libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE_BITSET, i32::MAX, unused, unused, bits);
         }
     }
-}
-
-/// Elsewhere waiting is on the condition variable, which is broadcast as well.
-#[cfg(not(target_os = "linux"))]
-mod futex {
-    use std::sync::atomic::AtomicU32;
-
-    pub fn wait(_word: &AtomicU32, _value: u32, _bits: u32, _timeout_ms: i64, _event: u32) -> bool {
-        false
-    }
-
-    pub fn wake(_word: &AtomicU32, _bits: u32) {}
 }

@@ -9,7 +9,7 @@ use super::shared::{Attachment, FileIdentity, FileStamp, MirrorFields};
 use super::state_file::{self, StateFile};
 use crate::postgres::faults;
 use crate::postgres::settings::{self, MirrorMode};
-use crate::postgres::shared::{shared, DatabaseSlot, Shared};
+use crate::postgres::shared::{shared, DatabaseSlot, SeenLag, Shared};
 use crate::postgres::tables;
 use crate::postgres::wait_events;
 use crate::postgres::worker;
@@ -146,12 +146,7 @@ impl OpenFiles {
         if let Some(round) = begin_round(shared, slot, sync_due) {
             let lag = slot.lag.seen(tables::timestamp_to_postgres(tables::now()));
             let outcome = self.do_round(shared, slot, round);
-            let is_synced = outcome.is_ok() && round.sync;
-            end_round(shared, slot, round, outcome);
-            // In mode async it is the worker who knows how far behind the file is.
-            if is_synced && settings::mirror_mode() == MirrorMode::Write {
-                slot.lag.take_off(lag);
-            }
+            end_round(shared, slot, round, outcome, lag);
             return true;
         }
         if let Some(open) = self.0.get_mut(&slot.database()) {
@@ -228,7 +223,8 @@ fn begin_round(shared: &Shared, slot: &DatabaseSlot, sync_due: bool) -> Option<R
 }
 
 /// Lets everyone who waits know how the round has ended.
-fn end_round(shared: &Shared, slot: &DatabaseSlot, round: Round, outcome: Result<Done, Failed>) {
+/// `lag` is what was counted when the round began.
+fn end_round(shared: &Shared, slot: &DatabaseSlot, round: Round, outcome: Result<Done, Failed>, lag: SeenLag) {
     let mut call_worker = false;
     let mut failure = None;
     let mut is_synced = false;
@@ -243,6 +239,10 @@ fn end_round(shared: &Shared, slot: &DatabaseSlot, round: Round, outcome: Result
             Ok(done) => {
                 is_synced = note_done(&mut fields, round, &done);
                 woken = Rounds::one(round.number);
+                // In mode async it is the worker who knows how far behind the file is.
+                if is_synced && settings::mirror_mode() == MirrorMode::Write {
+                    take_off_lag(&fields, slot, lag);
+                }
             }
             Err(failed) => {
                 call_worker = note_failed(&mut fields, &failed);
@@ -254,6 +254,14 @@ fn end_round(shared: &Shared, slot: &DatabaseSlot, round: Round, outcome: Result
     log_change(shared, slot, failure, is_synced);
     if call_worker {
         slot.worker.wake();
+    }
+}
+
+/// A commit may be counted only after its lines were synced. When everything is on disk, nothing lags.
+fn take_off_lag(fields: &MirrorFields, slot: &DatabaseSlot, seen: SeenLag) {
+    match fields.durable >= fields.end() {
+        true => slot.lag.clear(),
+        false => slot.lag.take_off(seen),
     }
 }
 

@@ -1,0 +1,171 @@
+"""Who is compared: the same table, recorded in different ways."""
+
+import os
+from dataclasses import dataclass
+
+from server import Failed, wait_until
+
+PLAIN = "plain table"
+AUDIT = "JSONB audit trigger"
+CHAIN = "pgcrypto hash chain"
+PGAUDIT = "pgaudit"
+SYNC = "tracked, sync"
+WRITE = "tracked, write"
+ASYNC = "tracked, async"
+OFF = "tracked, off"
+MODES = {SYNC: "sync", WRITE: "write", ASYNC: "async", OFF: "off"}
+# The order of the tables and plots.
+NAMES = (PLAIN, AUDIT, CHAIN, PGAUDIT, SYNC, WRITE, ASYNC, OFF)
+
+COLUMNS = "(id uuid PRIMARY KEY, name varchar(100) NOT NULL, body jsonb NOT NULL, seen_at timestamptz NOT NULL)"
+# About 150 bytes of jsonb.
+BODY = ('{"customer": "Ada Lovelace", "city": "Bergen", "items": [3, 14, 15], "total": 1250.5, "currency": "NOK", '
+        '"paid": true, "reference": "2026-0142"}')
+OTHER_BODY = BODY.replace("Bergen", "Tromso")
+# The n-th row of a table that is filled in bulk.
+ID = "md5({n}::text)::uuid"
+ROW = f"{ID.format(n='n')}, 'item number ' || n, '{BODY}', now()"
+
+# The trigger that people write: the row before and after as jsonb, who and when.
+AUDIT_SCHEMA = """
+CREATE TABLE audit_log (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, table_name text NOT NULL,
+    operation text NOT NULL, old_row jsonb, new_row jsonb, changed_by text NOT NULL DEFAULT session_user,
+    changed_at timestamptz NOT NULL DEFAULT now());
+CREATE FUNCTION audit() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF TG_OP = 'INSERT' THEN
+        INSERT INTO audit_log (table_name, operation, new_row) VALUES (TG_TABLE_NAME, TG_OP, to_jsonb(NEW));
+    ELSIF TG_OP = 'UPDATE' THEN
+        INSERT INTO audit_log (table_name, operation, old_row, new_row)
+        VALUES (TG_TABLE_NAME, TG_OP, to_jsonb(OLD), to_jsonb(NEW));
+    ELSE
+        INSERT INTO audit_log (table_name, operation, old_row) VALUES (TG_TABLE_NAME, TG_OP, to_jsonb(OLD));
+    END IF;
+    RETURN NULL;
+END $$;
+"""
+
+# And the one that proves something: each row's hash covers the one before, so writers stand in line.
+CHAIN_SCHEMA = """
+CREATE TABLE chain_log (position bigint PRIMARY KEY, table_name text NOT NULL, operation text NOT NULL, row_data jsonb NOT NULL,
+    previous_hash text NOT NULL, hash text NOT NULL, recorded_at timestamptz NOT NULL DEFAULT now());
+INSERT INTO chain_log VALUES (0, '', '', '{}', '', repeat('0', 64));
+CREATE FUNCTION chain() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    head chain_log;
+    data jsonb := CASE TG_OP WHEN 'DELETE' THEN to_jsonb(OLD) ELSE to_jsonb(NEW) END;
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtext('chain_log'));
+    SELECT * INTO head FROM chain_log ORDER BY position DESC LIMIT 1;
+    INSERT INTO chain_log (position, table_name, operation, row_data, previous_hash, hash)
+    VALUES (head.position + 1, TG_TABLE_NAME, TG_OP, data, head.hash,
+            encode(digest(head.hash || TG_TABLE_NAME || TG_OP || data::text, 'sha256'), 'hex'));
+    RETURN NULL;
+END $$;
+"""
+
+
+@dataclass
+class Contender:
+    name: str
+    server: object
+    # Begins the name of its tables.
+    prefix: str
+    # What is run once, and for each of its tables.
+    schema: str = ""
+    attach: str = ""
+    # How many records it has of a table.
+    count: str = ""
+    ledger: object = None
+
+    def table(self, name):
+        return f"{self.prefix}_{name}"
+
+    def set_up(self):
+        if self.schema:
+            self.server.session.run(self.schema)
+            # For settings of the database.
+            self.server.close()
+
+    def create_table(self, name, rows=0):
+        """With so many rows, which were there before anything recorded them."""
+        table, session = self.table(name), self.server.session
+        if session.value(f"SELECT to_regclass('{table}')"):
+            return
+        session.run(f"CREATE TABLE {table} {COLUMNS}")
+        if rows:
+            session.run(f"INSERT INTO {table} SELECT {ROW} FROM generate_series(1, {rows}) AS n")
+            session.run(f"VACUUM ANALYZE {table}")
+        if self.attach:
+            session.run(self.attach.format(table=table))
+        if self.ledger is not None:
+            wait_until("the baseline", lambda: session.value(
+                f"SELECT state FROM ledger.tracked_tables WHERE table_name = '{table}'::regclass") == "tracked")
+            self.ledger.wait_until_quiet()
+
+    def check(self, name):
+        """That each row has been recorded: a contender that has done nothing costs nothing."""
+        if not self.count and self.name != PGAUDIT:
+            return
+        table = self.table(name)
+        rows = int(self.server.session.value(f"SELECT count(*) FROM {table}"))
+        records = self.logged(table) if self.name == PGAUDIT else int(self.server.session.value(self.count.format(table=table)))
+        if records != rows:
+            raise Failed(f"{self.name}: {rows} rows in {table}, and {records} records of them")
+
+    def logged(self, table):
+        with open(os.environ["BENCH_PGAUDIT_LOG"], encoding="utf-8", errors="replace") as log:
+            return sum("AUDIT: " in line and f"INSERT INTO {table} " in line for line in log)
+
+    def prepare(self):
+        """Before each run."""
+        if self.ledger is not None:
+            self.ledger.set_mode(MODES[self.name])
+
+    def work_off(self):
+        """After each run: what is left to be done, once it is done."""
+        return self.ledger.work_off() if self.ledger is not None else None
+
+
+def has_pgcrypto(server):
+    """Creates it, where this Postgres has it."""
+    if not server.session.value("SELECT 1 FROM pg_available_extensions WHERE name = 'pgcrypto'"):
+        return False
+    server.session.run("CREATE EXTENSION IF NOT EXISTS pgcrypto")
+    return True
+
+
+def trigger(function):
+    return (f"CREATE TRIGGER {function} AFTER INSERT OR UPDATE OR DELETE ON {{table}} "
+            f"FOR EACH ROW EXECUTE FUNCTION {function}()")
+
+
+def all_contenders(server, ledger, pgaudit, say):
+    """In the order of NAMES. `pgaudit`: a server that has it, or None."""
+    tracked = "SELECT ledger.track('{table}')"
+    contenders = [
+        Contender(PLAIN, server, "plain"),
+        Contender(AUDIT, server, "audited", AUDIT_SCHEMA, trigger("audit"),
+                  "SELECT count(*) FROM audit_log WHERE table_name = '{table}'"),
+    ]
+    if has_pgcrypto(server):
+        contenders.append(Contender(CHAIN, server, "chained", CHAIN_SCHEMA, trigger("chain"),
+                                    "SELECT count(*) FROM chain_log WHERE table_name = '{table}'"))
+    else:
+        say("there is no pgcrypto for this Postgres: measured without")
+    if pgaudit is not None:
+        schema = (f"CREATE EXTENSION pgaudit; ALTER DATABASE {pgaudit.database} SET pgaudit.log = 'write'; "
+                  f"ALTER DATABASE {pgaudit.database} SET pgaudit.log_parameter = on")
+        contenders.append(Contender(PGAUDIT, pgaudit, "logged", schema))
+    count = ("SELECT count(*) FROM ledger.entries WHERE entry_type = 'table_insert' "
+             "AND metadata ->> 'table' = 'public.{table}' AND signature IS NOT NULL")
+    contenders += [Contender(name, server, "tracked", attach=tracked, count=count, ledger=ledger) for name in MODES]
+    for contender in contenders:
+        contender.set_up()
+    return contenders
+
+
+def pgaudit_server(create):
+    if not os.environ.get("BENCH_PGAUDIT_HOST"):
+        return None
+    return create(os.environ["BENCH_PGAUDIT_HOST"], os.environ["BENCH_PGAUDIT_PORT"], "bench")

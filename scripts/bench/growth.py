@@ -1,0 +1,172 @@
+"""How cost grows with the ledger: the same work on ledgers of different sizes, in one cluster, in turn."""
+
+import os
+import signal
+import time
+from dataclasses import dataclass
+
+import inserts
+import sealing
+from contenders import ID, SYNC, Contender
+from ledger import Ledger
+from results import FIRST, Workload
+from server import Failed, Server, wait_until
+from verification import TABLE, fill, make_ledger
+
+SAMPLE = "sample"
+SAMPLE_ROWS = 1000
+# More than the first entries, about the table itself.
+NOT_ABOUT_ROWS = 10
+# What is written anew and not vacuumed for dead rows, and the small table that churns.
+WRITTEN_ONCE = "ledger.entries_sealed, ledger.row_versions, ledger.blocks, ledger.log_nodes"
+
+INSERT = Workload("growth-insert", "single-row INSERT into a tracked table, 16 clients, mode sync", "rows/s", FIRST)
+SEALING = Workload("growth-sealing", "sealing a backlog", "entries/s", FIRST)
+VACUUM = Workload("growth-vacuum", "VACUUM of what is sealed, after that backlog", "seconds", FIRST)
+VACUUM_PENDING = Workload("growth-vacuum-pending", "VACUUM of what was pending", "seconds", FIRST)
+RECOVERY = Workload("growth-recovery", "from a crash to a mirror that is up to date", "seconds", FIRST)
+# One client each.
+LOOKUPS = {
+    Workload("growth-verify-entry", "verify_entry of any entry, with its inclusion path", "us", FIRST):
+        f"\\set n random(1, {SAMPLE_ROWS})\nSELECT ledger.verify_entry(id, data) FROM {SAMPLE} WHERE n = :n;\n",
+    Workload("growth-verify-row", "verify_row of any row", "us", FIRST):
+        f"\\set n random(1, :rows)\nSELECT ledger.verify_row('{TABLE}', jsonb_build_object('id', {ID.format(n=':n')}));\n",
+    Workload("growth-history", "history of any row", "us", FIRST):
+        f"\\set n random(1, :rows)\nSELECT count(*) FROM ledger.history('{TABLE}', jsonb_build_object('id', "
+        f"{ID.format(n=':n')}));\n",
+    Workload("growth-chain-stats", "chain_stats", "us", FIRST): "SELECT * FROM ledger.chain_stats;\n",
+}
+# What each is called in a chart. Of the first two, more is better; of the others, less.
+RATES = {INSERT.id: "INSERT", SEALING.id: "sealing"}
+TIMES = {VACUUM.id: "VACUUM", VACUUM_PENDING.id: "VACUUM pending", RECOVERY.id: "recovery",
+         **{workload.id: workload.id.removeprefix("growth-").replace("-", "_") for workload in LOOKUPS}}
+
+
+@dataclass
+class Grown:
+    """A ledger of some size, in a database of its own."""
+
+    entries: int
+    name: str
+    server: Server
+    ledger: Ledger
+    contender: Contender
+
+
+def size_name(entries):
+    for limit, suffix in ((1_000_000, "M"), (1_000, "k")):
+        if entries >= limit and entries % limit == 0:
+            return f"{entries // limit}{suffix} entries"
+    return f"{entries} entries"
+
+
+def make(host, port, entries):
+    server = Server.create(host, port, f"grown_{entries}")
+    ledger = make_ledger(server)
+    fill(server, ledger, 1, entries)
+    server.session.run(f"VACUUM ANALYZE {TABLE}")
+    server.session.run(f"VACUUM ANALYZE {WRITTEN_ONCE}, ledger.entries_pending")
+    contender = Contender(SYNC, server, "tracked", attach="SELECT ledger.track('{table}')", ledger=ledger)
+    contender.create_table(inserts.TABLE)
+    contender.create_table(sealing.TABLE)
+    make_sample(server, entries)
+    return Grown(entries, size_name(entries), server, ledger, contender)
+
+
+def make_sample(server, entries):
+    """Entries from the whole of the ledger with the rows they are about, all of which must verify."""
+    server.session.run(f"""
+        CREATE TABLE {SAMPLE} AS
+        SELECT row_number() OVER () AS n, e.id, jsonb_strip_nulls(to_jsonb(t)) AS data
+        FROM generate_series(0, {SAMPLE_ROWS - 1}) AS s
+        JOIN ledger.entries_sealed AS e ON e.leaf_index = {NOT_ABOUT_ROWS} + s::bigint * ({entries} - {NOT_ABOUT_ROWS}) / {SAMPLE_ROWS}
+        JOIN {TABLE} AS t ON t.id = (e.metadata #>> '{{key,id}}')::uuid""")
+    server.session.run(f"CREATE INDEX ON {SAMPLE} (n)")
+    verified = server.session.value(f"""
+        SELECT count(*) FROM {SAMPLE}
+        WHERE (ledger.verify_entry(id, data) ->> 'verified')::boolean AND (ledger.verify_entry(id, data) ->> 'included')::boolean""")
+    if verified != str(SAMPLE_ROWS):
+        raise Failed(f"{verified} of {SAMPLE_ROWS} entries verify")
+
+
+def measure_sealing(results, grown, backlog):
+    pending = sealing.make_backlog(grown.contender, backlog)
+    started = time.perf_counter()
+    grown.ledger.wait_until_quiet()
+    results.add(SEALING, grown.name, pending / (time.perf_counter() - started))
+
+
+def measure_vacuum(results, grown):
+    results.add(VACUUM, grown.name, grown.server.session.seconds(f"VACUUM {WRITTEN_ONCE}"))
+    results.add(VACUUM_PENDING, grown.name, grown.server.session.seconds("VACUUM ledger.entries_pending"))
+
+
+def measure_insert(results, grown, seconds):
+    run = inserts.run_once(grown.contender, 16, seconds)
+    results.add(INSERT, grown.name, run.rate, **inserts.catch_up_notes(grown.contender.work_off()))
+
+
+def measure_lookups(results, grown, seconds):
+    for workload, script in LOOKUPS.items():
+        run = grown.server.pgbench(script, 1, seconds, variables={"rows": grown.entries} if ":rows" in script else None)
+        results.add(workload, grown.name, 1e6 / run.rate)
+
+
+def can_connect(server):
+    try:
+        server.session.value("SELECT 1")
+        return True
+    except Failed:
+        server.close()
+        return False
+
+
+def has_recovered(grown):
+    if not can_connect(grown.server):
+        return False
+    pending, lag, _, is_there = grown.ledger.state()
+    return is_there and lag == 0 and pending < grown.ledger.block_size
+
+
+def measure_recovery(results, ledgers):
+    """All ledgers of the cluster recover at once, as they do. What the WAL needs is kept small."""
+    for grown in ledgers:
+        inserts.run_once(grown.contender, 4, 1)
+        grown.ledger.wait_until_quiet()
+    ledgers[0].server.session.run("CHECKPOINT")
+    recovery_bytes = {grown.name: grown.ledger.query("SELECT recovery_bytes FROM ledger.mirror_status") for grown in ledgers}
+    victim = ledgers[0].ledger.worker_pid()
+    started = time.perf_counter()
+    # The death of any process makes the postmaster restart all.
+    os.kill(victim, signal.SIGKILL)
+    wait_until("the crash to be noticed", lambda: not can_connect(ledgers[0].server), interval=0)
+    for grown in ledgers:
+        grown.server.close()
+    wait_until("the server", lambda: can_connect(ledgers[0].server))
+    connected = time.perf_counter() - started
+    waiting = {grown.name: grown for grown in ledgers}
+    while waiting:
+        for name, grown in list(waiting.items()):
+            if has_recovered(grown):
+                results.add(RECOVERY, name, time.perf_counter() - started,
+                            **{"seconds until connections": connected, "bytes of the file to read": int(recovery_bytes[name])})
+                del waiting[name]
+        time.sleep(0.01)
+
+
+def measure(results, host, port, scale, say):
+    ledgers = []
+    for entries in scale.sizes:
+        say(f"a ledger of {size_name(entries)}")
+        started = time.monotonic()
+        ledgers.append(make(host, port, entries))
+        say(f"made in {time.monotonic() - started:.0f} seconds")
+    for number in range(scale.rounds):
+        for grown in ledgers:
+            say(f"{grown.name}, round {number + 1} of {scale.rounds}")
+            measure_sealing(results, grown, scale.bulk_rows)
+            measure_vacuum(results, grown)
+            measure_insert(results, grown, scale.seconds)
+            measure_lookups(results, grown, scale.seconds)
+        say(f"recovery, round {number + 1} of {scale.rounds}")
+        measure_recovery(results, ledgers)

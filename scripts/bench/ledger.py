@@ -1,0 +1,97 @@
+"""The ledger of a database as the benchmark needs it: its mode, its backlog, and sealing held back."""
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+import time
+
+from server import Failed, wait_until
+
+
+@dataclass(frozen=True)
+class Backlog:
+    """What was still to be done when the writers ended, and how long that took."""
+
+    pending: int
+    lag: int
+    seconds: float
+
+
+class Ledger:
+    def __init__(self, server):
+        self.server = server
+        server.session.run("CREATE EXTENSION IF NOT EXISTS pg_notary")
+        self.block_size = int(server.session.value("SHOW ledger.block_size"))
+        self.wait_until_quiet()
+
+    def query(self, statement):
+        return self.server.session.value(statement)
+
+    def set_mode(self, mode):
+        """Switches the mirror's mode, and waits until the file has what it then must have and all is sealed."""
+        if self.query("SHOW ledger.mirror_mode") != mode:
+            self.server.session.run(f"ALTER SYSTEM SET ledger.mirror_mode = '{mode}'")
+            self.server.session.run("SELECT pg_reload_conf()")
+            wait_until(f"mode {mode}", lambda: self.query("SHOW ledger.mirror_mode") == mode)
+        self.wait_until_quiet()
+
+    def wait_until_quiet(self):
+        """Until the file is there and up to date, and what is pending fills no block."""
+        try:
+            wait_until("the ledger to be quiet", self.is_quiet)
+        except Failed as failure:
+            raise Failed(f"{failure}\n{self.describe()}") from None
+
+    def describe(self):
+        """All that tells why it is not quiet."""
+        rows = [self.query(f"SELECT to_jsonb(v) FROM {view} AS v") for view in
+                ("ledger.mirror_status", "ledger.workers", "ledger.chain_stats")]
+        rows += self.server.session.run("SELECT to_jsonb(a) FROM pg_stat_activity AS a WHERE backend_type LIKE 'pg_notary%'")
+        return "\n".join(rows)
+
+    def is_quiet(self):
+        pending, lag, problem, is_there = self.state()
+        if problem:
+            raise Failed(f"the mirror has a problem: {problem}")
+        return is_there and lag == 0 and pending < self.block_size
+
+    def state(self):
+        row = self.query(f"""
+            SELECT w.pending, COALESCE(m.lag_entries, 0), m.state = CASE m.mode WHEN 'off' THEN 'off' ELSE 'attached' END,
+                   COALESCE(m.problem, '')
+            FROM ledger.mirror_status AS m, ledger.workers AS w WHERE w.database = current_database()""")
+        if not row:
+            return 0, 0, "", False
+        pending, lag, is_there, problem = row.split("|", 3)
+        return int(pending), int(lag), problem, is_there == "t"
+
+    def work_off(self):
+        """The backlog, once it has been worked off."""
+        pending, lag, _, _ = self.state()
+        started = time.perf_counter()
+        self.wait_until_quiet()
+        return Backlog(pending, lag, time.perf_counter() - started)
+
+    def seal_all(self):
+        """Also what fills no block."""
+        self.query("SELECT count(*) FROM ledger.commit_block()")
+        wait_until("the last block in the file", lambda: self.query("""
+            SELECT m.mode = 'off' OR (m.last_block = c.block_count AND m.lag_entries = 0) AND c.pending_count = 0
+            FROM ledger.mirror_status AS m, ledger.chain_stats AS c""") == "t")
+
+    @contextmanager
+    def sealing_held(self):
+        """Nothing is sealed meanwhile: a transaction that has called commit_block() is the only sealer until it ends."""
+        holder = self.server.open_session()
+        holder.run("BEGIN")
+        holder.run("SELECT count(*) FROM ledger.commit_block()")
+        try:
+            yield
+        finally:
+            holder.run("COMMIT")
+            holder.close()
+
+    def worker_pid(self):
+        return int(self.query("SELECT pid FROM ledger.workers WHERE database = current_database()"))
+
+    def mirror_path(self):
+        return self.query("SELECT path FROM ledger.mirror_status")

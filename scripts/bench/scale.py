@@ -1,0 +1,86 @@
+"""How much is measured: the full benchmark, or QUICK=1."""
+
+import os
+import sys
+from dataclasses import dataclass
+
+# In the order in which they are measured.
+KINDS = ("insert", "update", "bulk", "record", "sealing", "verify", "hash", "storage", "waits")
+
+
+@dataclass(frozen=True)
+class Scale:
+    is_quick: bool
+    # Every run is repeated so often, interleaved with those of the other contenders.
+    rounds: int
+    # Length of a run of pgbench.
+    seconds: float
+    clients: tuple
+    # Numbers of clients for which only some contenders are measured.
+    essential_clients: tuple
+    # Rows of the table whose rows are updated, and by how many clients.
+    table_rows: int
+    update_clients: tuple
+    # Rows of one bulk statement.
+    bulk_rows: int
+    # Pending entries to seal.
+    backlog: int
+    # Entries of the ledgers to verify.
+    ledgers: tuple
+    # About how long one document is hashed again and again.
+    hash_seconds: float
+    kinds: tuple
+    # Instead of all that: how cost grows, on ledgers of so many entries.
+    sizes: tuple
+
+    def interleaved(self, settings, contenders):
+        """Numbers of rounds, settings and contenders: in each round every setting, in each setting every contender. Each
+        round begins with another contender, so that none always follows the same."""
+        for number in range(self.rounds):
+            start = number % len(contenders)
+            for setting in settings:
+                for contender in contenders[start:] + contenders[:start]:
+                    yield number + 1, setting, contender
+
+
+FULL = dict(rounds=5, seconds=5, clients=(1, 8, 16, 32, 64), essential_clients=(64,), table_rows=1_000_000,
+            update_clients=(1, 16), bulk_rows=200_000, backlog=1_000_000, ledgers=(1_000_000, 10_000_000), hash_seconds=1.0)
+QUICK = dict(rounds=1, seconds=1, clients=(1, 8, 16, 32, 64), essential_clients=(8, 32, 64), table_rows=50_000,
+             update_clients=(16,), bulk_rows=20_000, backlog=50_000, ledgers=(50_000,), hash_seconds=0.1)
+
+
+def is_set(name):
+    return os.environ.get(name, "") not in ("", "0")
+
+
+def entries(text):
+    """10M, 500k or 10000."""
+    factor = {"k": 1_000, "M": 1_000_000}.get(text[-1], 1)
+    digits = text if factor == 1 else text[:-1]
+    if not digits.isdigit() or not int(digits):
+        sys.exit(f"SIZES: {text} is not a number of entries, such as 500k or 10M")
+    return int(digits) * factor
+
+
+def growth_sizes(is_quick):
+    if not is_set("GROWTH"):
+        return ()
+    default = "20k 100k" if is_quick else "1M 10M"
+    sizes = sorted({entries(text) for text in (os.environ.get("SIZES") or default).replace(",", " ").split()})
+    if len(sizes) > 4:
+        sys.exit("SIZES: at most four")
+    return tuple(sizes)
+
+
+def from_environment():
+    is_quick = is_set("QUICK")
+    sizes = dict(QUICK if is_quick else FULL)
+    if os.environ.get("ROUNDS"):
+        sizes["rounds"] = int(os.environ["ROUNDS"])
+    if os.environ.get("SECONDS_EACH"):
+        sizes["seconds"] = int(os.environ["SECONDS_EACH"])
+    kinds = tuple(os.environ.get("ONLY", "").split()) or KINDS
+    unknown = set(kinds) - set(KINDS)
+    if unknown:
+        sys.exit(f"ONLY={' '.join(sorted(unknown))}: there are {' '.join(KINDS)}")
+    return Scale(is_quick=is_quick, kinds=kinds, sizes=growth_sizes(is_quick), **sizes)

@@ -1,0 +1,117 @@
+"""verify_chain, verify_table and the offline verifier on ledgers of their own."""
+
+import json
+import os
+import resource
+import subprocess
+import threading
+import time
+
+from contenders import COLUMNS, ROW
+from ledger import Ledger
+from results import Workload
+from server import Failed, Server
+
+BATCH = 200_000
+TABLE = "verified_table"
+CHAIN, ROWS, CLI = "verify_chain", "verify_table", "pg_notary verify"
+
+
+def workload(entries):
+    return Workload(f"verify-{entries}", f"verification of {entries:,} entries", "entries/s")
+
+
+class MemoryWatch:
+    """The most private memory that a process has while this runs, in MB."""
+
+    def __init__(self, pid):
+        self.status = f"/proc/{pid}/status"
+        self.most = 0
+        self.done = threading.Event()
+        self.thread = threading.Thread(target=self.run)
+
+    def run(self):
+        while not self.done.wait(0.02):
+            with open(self.status, encoding="utf-8") as file:
+                line = next(line for line in file if line.startswith("RssAnon:"))
+            self.most = max(self.most, int(line.split()[1]) / 1024)
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.done.set()
+        self.thread.join()
+
+
+def fill(server, ledger, first, last):
+    """Rows of a tracked table, recorded in transactions of many, and sealed."""
+    for start in range(first, last + 1, BATCH):
+        server.session.run(f"INSERT INTO {TABLE} SELECT {ROW} FROM generate_series({start}, {min(start + BATCH - 1, last)}) AS n")
+        ledger.wait_until_quiet()
+    ledger.seal_all()
+
+
+def make_ledger(server):
+    ledger = Ledger(server)
+    ledger.set_mode("sync")
+    server.session.run(f"CREATE TABLE {TABLE} {COLUMNS}")
+    server.session.run(f"SELECT ledger.track('{TABLE}')")
+    return ledger
+
+
+def timed(work):
+    started = time.perf_counter()
+    outcome = work()
+    return outcome, time.perf_counter() - started
+
+
+def verify_chain(results, kind, server, entries):
+    session = server.session
+    with MemoryWatch(session.value("SELECT pg_backend_pid()")) as memory:
+        verdict, seconds = timed(lambda: json.loads(session.value("SELECT ledger.verify_chain()")))
+    if not (verdict["overall_valid"] and verdict["file_chain"]["valid"]):
+        raise Failed(f"verify_chain: {verdict}")
+    checked = verdict["postgres_chain"]["entry_count"]
+    if checked < entries:
+        raise Failed(f"verify_chain has read {checked} entries of {entries}")
+    results.add(kind, CHAIN, checked / seconds, **{"seconds": seconds, "MB of memory": memory.most})
+
+
+def verify_table(results, kind, server, entries):
+    session = server.session
+    with MemoryWatch(session.value("SELECT pg_backend_pid()")) as memory:
+        problems, seconds = timed(lambda: session.value(f"SELECT count(*) FROM ledger.verify_table('{TABLE}')"))
+    if problems != "0":
+        raise Failed(f"verify_table: {problems} problems")
+    results.add(kind, ROWS, entries / seconds, **{"seconds": seconds, "MB of memory": memory.most})
+
+
+def verify_offline(results, kind, path):
+    with open(path, "rb") as file:
+        lines = sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))
+    run, seconds = timed(lambda: subprocess.run([os.environ["PG_NOTARY_CLI"], "verify", path], stdout=subprocess.PIPE,
+                                                stderr=subprocess.STDOUT, text=True))
+    if run.returncode != 0:
+        raise Failed(f"pg_notary verify: {run.stdout}")
+    results.add(kind, CLI, lines / seconds, **{
+        "seconds": seconds, "MB/s": os.path.getsize(path) / seconds / 1e6,
+        "MB of memory": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024})
+
+
+def measure(results, host, port, scale, say):
+    for entries in scale.ledgers:
+        server = Server.create(host, port, f"ledger_{entries}")
+        say(f"a ledger of {entries:,} entries")
+        ledger = make_ledger(server)
+        fill(server, ledger, 1, entries)
+        server.session.run(f"VACUUM ANALYZE {TABLE}")
+        kind, path = workload(entries), ledger.mirror_path()
+        for number in range(scale.rounds):
+            say(f"{kind.title}, round {number + 1} of {scale.rounds}")
+            verify_chain(results, kind, server, entries)
+            verify_table(results, kind, server, entries)
+            verify_offline(results, kind, path)
+        server.drop()
+        os.unlink(path)
