@@ -257,7 +257,7 @@ pub unsafe fn find_by_key(
     let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
     let index = pg_sys::index_open(table.primary_key(), lock);
     // A key WITHOUT OVERLAPS has a GiST index (RTEqualStrategyNumber in access/stratnum.h).
-    let is_btree = (*(*index).rd_rel).relam == pg_sys::Oid::from(pg_sys::BTREE_AM_OID);
+    let is_btree = (*(*index).rd_rel).relam == pg_sys::BTREE_AM_OID;
     let strategy = if is_btree { pg_sys::BTEqualStrategyNumber } else { pg_sys::RTEqualStrategyNumber };
     let form = &*(*index).rd_index;
     let numbers = form.indkey.values.as_slice(form.indnkeyatts as usize);
