@@ -181,6 +181,7 @@ const ENTRY_ATTACKS: &[(&str, Option<&[&str]>)] = &[
 fn entries_about_rows_that_are_changed_are_found() {
     let (_cluster, mut client) = ledger("");
     let mut complaints = Vec::new();
+    assert_eq!(after(&mut client, TRIGGERS_OFF, "SELECT 1").unwrap(), (vec![], true), "the control");
     for (change, expected) in ENTRY_ATTACKS {
         let seen = after(&mut client, TRIGGERS_OFF, change);
         let is_right =
@@ -217,6 +218,66 @@ fn a_row_changed_together_with_its_entries_is_found() {
         assert!(!is_valid, "{change}");
     }
     assert_clean(&mut client, "memories");
+}
+
+/// T1 to T8 on the rows and on the entries about them, so that the two agree: the chain, or the file, shows it. The control
+/// is the same with nothing changed.
+#[test]
+fn each_edit_at_rest_of_both_is_found() {
+    let (_cluster, mut client) = ledger("");
+    let of = |id: i32| format!("metadata->'key'->>'id' = '{id}'");
+    let newest = |id: i32| format!("(SELECT id FROM ledger.entries WHERE {} ORDER BY created_at DESC LIMIT 1)", of(id));
+    let hash = "ledger.hash_data(jsonb_strip_nulls(to_jsonb(m)))";
+    let copy_entry = |from: i32, to: i32| {
+        format!(
+            "INSERT INTO ledger.entries_pending (entry_type, data_hash, metadata, created_at) \
+             SELECT e.entry_type, {hash}, jsonb_set(e.metadata, '{{key,id}}', '{to}') || jsonb_build_object('row_id', \
+             left(encode(sha256(convert_to(e.metadata->>'table_id', 'UTF8') || '\\x00' || '[{to}]'), 'hex'), 32)), \
+             e.created_at FROM ledger.entries e, memories m WHERE e.id = {} AND m.id = {to}",
+            newest(from)
+        )
+    };
+    let swap_entries = format!(
+        "UPDATE ledger.entries e SET data_hash = {hash}, signature = NULL, key_id = NULL FROM memories m \
+         WHERE e.metadata->'key'->>'id' = m.id::text AND m.id IN (1, 4)"
+    );
+    let attacks = [
+        ("T1", format!("UPDATE memories SET content = 'forged' WHERE id = 1; UPDATE ledger.entries e SET data_hash = {hash}, \
+                        signature = NULL, key_id = NULL FROM memories m WHERE m.id = 1 AND e.id = {}", newest(1))),
+        ("T2", format!("DELETE FROM memories WHERE id = 7; DELETE FROM ledger.entries WHERE {}", of(7))),
+        ("T3", format!("DELETE FROM memories WHERE id = 4; DELETE FROM ledger.entries WHERE {}", of(4))),
+        ("T4", format!("UPDATE memories m SET agent = o.agent, content = o.content FROM memories o \
+                        WHERE m.id IN (1, 4) AND o.id IN (1, 4) AND m.id <> o.id; {swap_entries}")),
+        ("T7", format!("UPDATE memories SET content = 'second version' WHERE id = 2; DELETE FROM ledger.entries WHERE id = {}",
+                       newest(2))),
+        ("T8", format!("UPDATE ledger.entries SET metadata = metadata || '{{\"current_user\": \"nobody\"}}' WHERE id IN ({}, {})",
+                       newest(1), newest(7))),
+    ];
+    let insertions = [
+        ("T5", format!("INSERT INTO memories VALUES (100, 'agent 1', 'forged'); {}", copy_entry(1, 100))),
+        (
+            "T6",
+            format!(
+                "INSERT INTO memories SELECT 101, agent, content FROM memories WHERE id = 1; {}",
+                copy_entry(1, 101)
+            ),
+        ),
+    ];
+    assert_eq!(after(&mut client, TRIGGERS_OFF, "SELECT 1").unwrap(), (vec![], true));
+    for (name, change) in &attacks {
+        let (found, is_valid) = after(&mut client, TRIGGERS_OFF, change).unwrap();
+        assert!(found.is_empty(), "{name}: rows and entries do not agree, so this is no test of both: {found:?}");
+        assert!(!is_valid, "{name} was not found: {change}");
+    }
+    assert_clean(&mut client, "memories");
+    // An entry of one's own transaction need not be in the file yet: these are committed.
+    for (name, change) in &insertions {
+        let (_cluster, mut client) = ledger("");
+        client.batch_execute(&format!("BEGIN; {TRIGGERS_OFF}; {change}; {TRACKING_ON}; COMMIT")).unwrap();
+        let found = problems(&mut client, "memories");
+        assert!(found.is_empty(), "{name}: rows and entries do not agree, so this is no test of both: {found:?}");
+        assert!(!all_valid(&mut client), "{name} was not found: {change}");
+    }
 }
 
 /// A superuser can have replicas' triggers skipped, but these are not among them.

@@ -138,8 +138,16 @@ fn a_table_is_verified_only_when_its_baseline_is_complete() {
     client.batch_execute(TRACK).unwrap();
     let state = "SELECT state FROM ledger.tracked_tables";
     assert_eq!(value(&mut client, state), "recording baseline");
-    let refused = error(&mut client, "SELECT * FROM ledger.verify_table('accounts')");
-    assert_eq!(*refused.code(), SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE);
+    for verification in [
+        "SELECT * FROM ledger.verify_table('accounts')",
+        "SELECT ledger.verify_row('accounts', '{\"id\": 5}')",
+        "SELECT ledger.verified(a) FROM accounts AS a WHERE id = 5",
+    ] {
+        client.batch_execute("SAVEPOINT s").unwrap();
+        let refused = error(&mut client, verification);
+        assert_eq!(*refused.code(), SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, "{verification}: {refused:?}");
+        client.batch_execute("ROLLBACK TO s").unwrap();
+    }
     client.batch_execute("ROLLBACK").unwrap();
     // Nothing is left of it.
     assert!(column(&mut client, state).is_empty());

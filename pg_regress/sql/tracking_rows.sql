@@ -217,7 +217,26 @@ SELECT file_has_all_blocks();
 SELECT ledger.verify_all() -> 'overall_valid' AS overall_valid, count(*) AS problems FROM ledger.find_tampering();
 SELECT (ledger.verified(p)).* FROM proofs AS p ORDER BY id;
 
+-- A label of an enum that has another name now: with an image it is said so.
+CREATE TYPE mood AS ENUM ('happy', 'sad');
+CREATE DOMAIN lasting AS mood;
+CREATE TABLE pictured (id integer PRIMARY KEY, m mood, l lasting, v text);
+CREATE TABLE moods (id integer PRIMARY KEY, m mood);
+SELECT ledger.track('pictured', keep_image => true) IS NOT NULL AS tracked, ledger.track('moods') IS NOT NULL AS tracked;
+INSERT INTO pictured VALUES (1, 'happy', 'happy', 'a'), (2, 'sad', 'happy', 'a'), (3, 'happy', 'sad', 'a'), (4, 'sad', 'sad', 'a');
+INSERT INTO moods VALUES (1, 'happy'), (2, 'sad');
+ALTER TYPE mood ADD VALUE 'neither' BEFORE 'sad';
+SELECT * FROM ledger.verify_table('pictured');
+ALTER TYPE mood RENAME VALUE 'sad' TO 'blue';
+ALTER TABLE pictured DISABLE TRIGGER ledger_record_change;
+UPDATE pictured SET v = 'forged' WHERE id = 4;
+UPDATE pictured SET m = 'blue' WHERE id = 1;
+SELECT row_key, problem, detail FROM ledger.verify_table('pictured') ORDER BY row_key;
+SELECT row_key, problem, detail FROM ledger.verify_table('moods') ORDER BY row_key;
+
 SET client_min_messages = warning;
+DROP TABLE pictured, moods;
+DROP TYPE mood CASCADE;
 DROP TABLE seen, items, parents, children, computed, base, derived, partly, proofs;
 DROP FUNCTION recorded(), shout();
 SELECT count(*) FROM ledger.tracked_tables;

@@ -105,6 +105,22 @@ pub fn pending_horizon(table: &Table, table_id: &str) -> Option<pg_sys::Transact
     None
 }
 
+/// How many pages of a table have had their turn, and of how many; `None` if all rows are recorded.
+pub fn progress(table_id: &str) -> Option<(i64, i64)> {
+    let baselines = Table::open("baselines", pg_sys::AccessShareLock);
+    let snapshot = LatestSnapshot::take();
+    let mut scan = TableScan::start(&baselines, &snapshot, 0);
+    let mut pages = None;
+    while let Some(tuple) = scan.next() {
+        let row = baselines.deform(tuple);
+        if row.get::<String>(0).is_some_and(|id| id == table_id) {
+            let (done, all) = pages.unwrap_or((0, 0));
+            pages = Some((done + row.get::<i64>(5).unwrap_or(0), all + row.get::<i64>(6).unwrap_or(0)));
+        }
+    }
+    pages
+}
+
 /// Another one means that the rows of the table stand elsewhere.
 fn file_node(table: &Table) -> pg_sys::Oid {
     // SAFETY: the relation is open.

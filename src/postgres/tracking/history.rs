@@ -1,12 +1,13 @@
 //! What is asked of one row or one table: its history, whether it is what was recorded, and the row itself if it is.
 
+use super::baseline;
 use super::columns::{Column, Columns};
 use super::lost;
 use super::options::Options;
 use super::plan::{self, Plan};
 use super::relation::{self, Regclass, TableColumn};
 use super::row_key::RowKey;
-use super::verify_row::{check_signature, presence, Comparer, Finding, RegisteredSnapshot};
+use super::verify_row::{check_signature, presence, Comparer, Finding, Problem, RegisteredSnapshot};
 use super::verify_table::{self, RowProblem};
 use super::versions::{self, text_member, Version};
 use crate::ledger::canonical_json::member;
@@ -150,6 +151,9 @@ fn problem_json(problem: &RowProblem) -> Value {
 fn verify_row(target: Option<Regclass>, row_key: Option<Jsonb>) -> JsonbText {
     let target = required(target, "target").0;
     let key = required(row_key, "row_key");
+    // SAFETY: reads a variable of this process.
+    or_raise(check_reader(target, unsafe { pg_sys::GetUserId() }));
+    or_raise(require_baseline(target));
     // As the caller: to take a key apart may run code of the table's owner, such as the CHECK of a domain.
     let row = or_raise(OneRow::of_key(target, key));
     let place = or_raise(row.find(key));
@@ -263,7 +267,15 @@ fn require_verified(row: &pgrx::AnyElement) -> Result<(), Failure> {
             None => Comparer::new(table, plan.clone()).compare(&values, version)?,
         },
     };
-    finding.map_or(Ok(()), |finding| Err(refused(&plan, &key, finding)))
+    match finding {
+        None => Ok(()),
+        Some(finding) => {
+            if finding.0 == Problem::Unrecorded {
+                require_baseline(target)?;
+            }
+            Err(refused(&plan, &key, finding))
+        }
+    }
 }
 
 fn refused(plan: &Plan, key: &str, (problem, detail): Finding) -> Failure {
@@ -333,18 +345,7 @@ fn require_baseline(target: pg_sys::Oid) -> Result<(), Failure> {
     // SAFETY: the relation is open.
     let options = unsafe { Options::of_relation(table.relation()) };
     let options = options.ok_or_else(|| verify_table::not_tracked(&table))?;
-    let mut left = None;
-    spi::for_each(
-        "SELECT table_id, pg_catalog.sum(next_page)::pg_catalog.int8, pg_catalog.sum(page_count)::pg_catalog.int8 \
-         FROM ledger.baselines GROUP BY table_id",
-        &[],
-        |row| {
-            if row.get::<String>(0).is_some_and(|id| id == options.table_id) {
-                left = Some((row.get::<i64>(1).unwrap_or(0), row.get::<i64>(2).unwrap_or(0)));
-            }
-        },
-    );
-    match left {
+    match baseline::progress(&options.table_id) {
         None => Ok(()),
         Some((done, pages)) => Err(Failure::new(
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
@@ -372,11 +373,10 @@ impl OneRow {
         check_key(&plan, key)?;
         // The key's values in their own types, so that '42' and 42 are the same.
         let key_columns = key_columns(&table, &plan);
-        let query = format!("SELECT k.* FROM {}", typed_key(&key_columns));
         let encoders = key_columns.iter().zip(0..).map(|(column, at)| Column::new(&column.name, at, column.type_oid));
         let encoders = Columns::new(encoders.collect::<Result<_, _>>()?);
         let id_of = |row: &Row| Some(RowKey::id_of(&plan.options.table_id, &encoders, row));
-        let row_id = spi::first_row(&query, pg_sys::JSONBOID, key.datum(), id_of);
+        let row_id = spi::first_row(&typed_key(&key_columns), pg_sys::JSONBOID, key.datum(), id_of);
         let row_id = row_id.unwrap_or_else(|| pgrx::error!("a key has no values"))?;
         Ok(OneRow { row_id, plan, snapshot: RegisteredSnapshot::of_query(), target })
     }
@@ -385,21 +385,16 @@ impl OneRow {
     fn find(&self, key: Jsonb) -> Result<Option<RowPlace>, Failure> {
         let table = Table::open_oid(self.target, pg_sys::AccessShareLock);
         let key_columns = key_columns(&table, &self.plan);
-        let names = key_columns.iter().map(|column| relation::quoted_text(&column.name));
-        let condition: Vec<String> = names.map(|name| format!("t.{name} = k.{name}")).collect();
-        let query = format!(
-            "SELECT t.tableoid, t.ctid FROM {}{} AS t, {} WHERE {}",
-            // Tables that inherit are tables of their own.
-            if relation::is_partitioned(&table) { "" } else { "ONLY " },
-            relation::qualified_name(&table),
-            typed_key(&key_columns),
-            condition.join(" AND ")
-        );
-        Ok(spi::first_row(&query, pg_sys::JSONBOID, key.datum(), |row| {
-            let tid = row.datum(1)?;
-            // SAFETY: a non-null datum of type tid.
-            Some((row.get(0)?, unsafe { *tid.cast_mut_ptr::<pg_sys::ItemPointerData>() }))
-        }))
+        let leaves = relation::leaves(table);
+        let find = |values: &Row| {
+            let value_of = |name: &str| values.datum(key_columns.iter().position(|column| column.name == name)?);
+            leaves.iter().find_map(|leaf| {
+                // SAFETY: the snapshot is registered, and the values were made for these columns.
+                let tid = unsafe { relation::find_by_key(leaf, value_of, self.snapshot.as_ptr()) };
+                tid.map(|tid| (relation::oid(leaf), tid))
+            })
+        };
+        Ok(spi::first_row(&typed_key(&key_columns), pg_sys::JSONBOID, key.datum(), find))
     }
 
     /// The newest entry about the row, and what is wrong with it.
@@ -432,12 +427,12 @@ fn key_columns(table: &Table, plan: &Plan) -> Vec<TableColumn> {
     plan.key.iter().filter_map(&mut take).collect()
 }
 
-/// SQL for the first parameter, a jsonb, as a row `k` of the key's columns. Not of all columns: a domain of one that is
+/// SQL for the first parameter, a jsonb, as a row of the key's columns. Not of all columns: a domain of one that is
 /// not in the key may refuse null.
 fn typed_key(columns: &[TableColumn]) -> String {
     let typed = |column: &TableColumn| format!("{} {}", relation::quoted_text(&column.name), column.full_type());
     let columns: Vec<String> = columns.iter().map(typed).collect();
-    format!("pg_catalog.jsonb_to_record($1) AS k({})", columns.join(", "))
+    format!("SELECT k.* FROM pg_catalog.jsonb_to_record($1) AS k({})", columns.join(", "))
 }
 
 fn check_key(plan: &Plan, key: Jsonb) -> Result<(), Failure> {

@@ -134,6 +134,19 @@ pub fn type_name(type_oid: pg_sys::Oid) -> String {
     unsafe { CStr::from_ptr(pg_sys::format_type_be_qualified(type_oid)) }.to_string_lossy().into_owned()
 }
 
+/// The type of the column at this position, if it is an enum, or a domain of one, that has no such label.
+pub fn enum_without_label(table: &Table, position: usize, label: &str) -> Option<String> {
+    let column = live_columns(table).into_iter().find(|column| column.position() == position)?;
+    let label = std::ffi::CString::new(label).ok()?;
+    // SAFETY: catalog look-ups inside a transaction.
+    unsafe {
+        let base = pg_sys::getBaseType(column.type_oid);
+        let cache = pg_sys::SysCacheIdentifier::ENUMTYPOIDNAME as i32;
+        let has_label = || pg_sys::SearchSysCacheExists(cache, base.into(), label.as_ptr().into(), 0.into(), 0.into());
+        (pg_sys::type_is_enum(base) && !has_label()).then(|| type_name(base))
+    }
+}
+
 /// The names of the columns of the primary key.
 pub fn key_of(table: &Table) -> Result<Vec<String>, Failure> {
     let index = table.primary_key();
@@ -231,6 +244,50 @@ pub unsafe fn fetch<T>(
     Some(read(&table.deform(copy)))
 }
 
+/// Where the row with this key is, as the snapshot sees it. By the index and not by a query: then it takes no privilege on
+/// the table, and a caller with more privileges than the table's owner runs no code of the owner's.
+///
+/// # Safety
+/// The snapshot is registered or active; `value_of` gives values of the types of the key's columns, by their names.
+pub unsafe fn find_by_key(
+    table: &Table,
+    value_of: impl Fn(&str) -> Option<pg_sys::Datum>,
+    snapshot: pg_sys::Snapshot,
+) -> Option<pg_sys::ItemPointerData> {
+    let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+    let index = pg_sys::index_open(table.primary_key(), lock);
+    // A key WITHOUT OVERLAPS has a GiST index (RTEqualStrategyNumber in access/stratnum.h).
+    let is_btree = (*(*index).rd_rel).relam == pg_sys::BTREE_AM_OID;
+    let strategy = if is_btree { pg_sys::BTEqualStrategyNumber } else { pg_sys::RTEqualStrategyNumber };
+    let form = &*(*index).rd_index;
+    let numbers = form.indkey.values.as_slice(form.indnkeyatts as usize);
+    let mut keys = Vec::with_capacity(numbers.len());
+    for (at, number) in numbers.iter().enumerate() {
+        let name = text(&attribute((*table.relation()).rd_att, *number as usize - 1).attname);
+        let (family, of_type) = (*(*index).rd_opfamily.add(at), *(*index).rd_opcintype.add(at));
+        let operator = pg_sys::get_opfamily_member(family, of_type, of_type, strategy as i16);
+        let mut key = pg_sys::ScanKeyData::default();
+        pg_sys::ScanKeyEntryInitialize(
+            &mut key,
+            0,
+            *number,
+            strategy as pg_sys::StrategyNumber,
+            pg_sys::InvalidOid,
+            *(*index).rd_indcollation.add(at),
+            pg_sys::get_opcode(operator),
+            value_of(&name)?,
+        );
+        keys.push(key);
+    }
+    let scan =
+        pg_sys::systable_beginscan_ordered(table.relation(), index, snapshot, keys.len() as i32, keys.as_mut_ptr());
+    let tuple = pg_sys::systable_getnext_ordered(scan, pg_sys::ScanDirection::ForwardScanDirection);
+    let place = (!tuple.is_null()).then(|| (*tuple).t_self);
+    pg_sys::systable_endscan_ordered(scan);
+    pg_sys::index_close(index, lock);
+    place
+}
+
 /// The columns of a composite value of the table's row type.
 ///
 /// # Safety
@@ -240,9 +297,4 @@ pub unsafe fn composite_row(value: pg_sys::Datum, table: &Table) -> Row {
     let mut tuple =
         pg_sys::HeapTupleData { t_len: pgrx::varsize(header.cast()) as u32, t_data: header, ..Default::default() };
     Row::deform(&mut tuple, (*table.relation()).rd_att)
-}
-
-pub fn is_partitioned(table: &Table) -> bool {
-    // SAFETY: the relation is open.
-    unsafe { (*(*table.relation()).rd_rel).relkind as u8 == pg_sys::RELKIND_PARTITIONED_TABLE }
 }

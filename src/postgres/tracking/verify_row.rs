@@ -81,11 +81,11 @@ impl Comparer {
             if sha256_hex(image.as_bytes()) == version.data_hash {
                 return Ok(None);
             }
-            let detail = differences(self.plan.columns.iter(), row, version)?;
-            return Ok(Some((Problem::Modified, modified(detail))));
+            let found = differences(self.plan.columns.iter(), row, version)?;
+            return Ok(Some(judged(found, &self.plan.columns, &self.table, version)));
         }
         match self.older(&shape)? {
-            Some(older) => compare_older(&older, row, version),
+            Some(older) => compare_older(&older, &self.table, row, version),
             None => Ok(Some((
                 Problem::Unverifiable,
                 format!("the entry covers the columns of shape {shape}, which ledger.table_shapes does not have"),
@@ -125,7 +125,7 @@ impl OlderShape {
     }
 }
 
-fn compare_older(older: &OlderShape, row: &Row, version: &Version) -> Result<Option<Finding>, Failure> {
+fn compare_older(older: &OlderShape, table: &Table, row: &Row, version: &Version) -> Result<Option<Finding>, Failure> {
     let image = columns::object(&older.columns, row)?;
     if sha256_hex(image.as_bytes()) == version.data_hash {
         return Ok(None);
@@ -133,8 +133,8 @@ fn compare_older(older: &OlderShape, row: &Row, version: &Version) -> Result<Opt
     let (retyped, kept): (Vec<&Column>, Vec<&Column>) =
         older.columns.iter().partition(|column| older.retyped.contains(&column.name));
     if older.dropped.is_empty() && retyped.is_empty() {
-        let detail = differences(kept, row, version)?;
-        return Ok(Some((Problem::Modified, modified(detail))));
+        let found = differences(kept, row, version)?;
+        return Ok(Some(judged(found, &older.columns, table, version)));
     }
     let changed = [("dropped", &older.dropped), ("given another type", &older.retyped)];
     let changed: Vec<String> = changed
@@ -152,7 +152,7 @@ fn compare_older(older: &OlderShape, row: &Row, version: &Version) -> Result<Opt
         Differences::None => Ok(reworded(&retyped, row, version)?.map(|names| {
             (Problem::Unverifiable, format!("{changed}; {names} differs from the image, by that or otherwise"))
         })),
-        differences => Ok(Some((Problem::Modified, modified(differences)))),
+        found => Ok(Some(judged(found, &older.columns, table, version))),
     }
 }
 
@@ -202,6 +202,23 @@ fn differences<'a>(
         }
     }
     Ok(if names.is_empty() { Differences::None } else { Differences::Columns(names) })
+}
+
+/// What differences mean. A label of an enum that was renamed (`ALTER TYPE ... RENAME VALUE`) makes values look changed that
+/// nobody has touched; who renames it can hide a change behind that, so it is not passed over either.
+fn judged(found: Differences, columns: &[Column], table: &Table, version: &Version) -> Finding {
+    let Differences::Columns(names) = &found else { return (Problem::Modified, modified(found)) };
+    let image = member(&version.metadata, "after").unwrap_or_default();
+    let unknown = |name: &String| {
+        let column = columns.iter().find(|column| column.name == *name)?;
+        let label = plain(member(image, &json_name(name))?);
+        let type_name = relation::enum_without_label(table, column.position, &label)?;
+        Some(format!("column \"{name}\" had \"{label}\", which type {type_name} does not have any more"))
+    };
+    match names.iter().map(unknown).collect::<Option<Vec<String>>>() {
+        Some(details) => (Problem::Unverifiable, details.join("; ")),
+        None => (Problem::Modified, modified(found)),
+    }
 }
 
 fn modified(differences: Differences) -> String {
