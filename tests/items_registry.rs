@@ -60,7 +60,7 @@ fn a_superuser_who_edits_the_registry_consistently_is_caught() {
          WHERE e.leaf_index = v.leaf_index AND e.id = (SELECT entry_id FROM ledger.items WHERE item_id = 'api'); {older}"
     );
     let rewritten = format!(
-        "{TRIGGERS_OFF}; {forge}; UPDATE ledger.entries AS e SET metadata = jsonb_set(jsonb_set(metadata,
+        "{TRIGGERS_OFF}; {forge}; UPDATE ledger.entries AS e SET metadata = jsonb_set(jsonb_set(e.metadata,
              '{{item,integrity_hash}}', to_jsonb(i.integrity_hash)),
              '{{item,text_hash}}', to_jsonb(encode(sha256(E'hack()\\n'), 'hex')))
          FROM ledger.items AS i WHERE i.item_id = 'api' AND i.entry_id = e.id"

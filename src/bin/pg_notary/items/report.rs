@@ -94,7 +94,14 @@ impl Record {
             Status::Valid => State::Valid,
             Status::Unsigned => State::Unsigned,
             Status::Moved => State::Moved,
-            Status::Modified | Status::Mismatch | Status::Unknown => State::Modified,
+            Status::Invalid => State::Invalid,
+            // All but the first are said of what a registry has, which a file alone knows nothing of.
+            Status::Modified
+            | Status::Mismatch
+            | Status::Unknown
+            | Status::Revoked
+            | Status::Unproven
+            | Status::Dependency => State::Modified,
         };
         self.verification = Some(verification);
     }
