@@ -5,8 +5,8 @@
 //! Waiting is on a condition variable, so it can be cancelled and shows as a wait event.
 
 use super::lines::LineBuffer;
+use super::patience::{Patience, DEADLINE, HANG_DEADLINE};
 use super::prepared;
-use super::rounds::Rounds;
 use super::shared::{Attachment, LockedMirror, MirrorState, RING_BYTES};
 use crate::postgres::errors::Failure;
 use crate::postgres::settings::{self, MirrorMode};
@@ -19,14 +19,8 @@ use std::time::{Duration, Instant};
 
 /// Larger appends go through the ring in pieces, so that they do not push everyone else's lines out of it.
 const PIECE_BYTES: usize = RING_BYTES / 4;
-/// How long a commit waits for the worker to open the file, and for the writer to run, before it gives up.
-const DEADLINE: Duration = Duration::from_secs(30);
 /// How long the worker lets lines through that are on their way when it opens the file anew.
 const FINISH_DEADLINE: Duration = Duration::from_secs(5);
-/// How long the file may take nothing before the worker, where nobody waits for the file, does not either.
-const HANG_DEADLINE: Duration = Duration::from_secs(5);
-/// Sleepers look again this often, should a broadcast have been lost with the process that owed it.
-const SLEEP_MS: i64 = 1000;
 
 const SWITCHED_OFF: &str = "The mirror has been switched off.";
 
@@ -101,7 +95,7 @@ pub struct Mirror {
 }
 
 impl Mirror {
-    fn state(&self) -> &'static MirrorState {
+    pub(super) fn state(&self) -> &'static MirrorState {
         &self.slot.mirror
     }
 
@@ -430,7 +424,7 @@ impl Mirror {
 
     /// Goes on without a file that hangs. What the writer is at will count for nothing when it comes back, and the file is
     /// read then.
-    fn give_up(&self) -> Failure {
+    pub(super) fn give_up(&self) -> Failure {
         let mut fields = self.lock();
         let cause = format!(
             "mirror file \"{}\" does not answer: nothing could be written to it for {} seconds",
@@ -449,7 +443,7 @@ impl Mirror {
             .hint("The worker opens it again when it answers. If it is on a network mount, see to the mount.")
     }
 
-    fn failure(&self, cause: &str) -> Failure {
+    pub(super) fn failure(&self, cause: &str) -> Failure {
         Failure::new(PgSqlErrorCode::ERRCODE_IO_ERROR, "could not record in the mirror file")
             .detail(cause)
             .hint("Nothing of this transaction was recorded. Repair the cause, then try again; view ledger.mirror_status shows the state of the file.")
@@ -484,104 +478,5 @@ impl Room {
             self.fields.note_others(from, at.end);
         }
         mirror.state().put(&mut self.fields, lines);
-    }
-}
-
-/// Sleeps until something has changed, but not for ever: not when the writer does not run, and not longer than
-/// statement_timeout allows. Stops sleeping when dropped.
-struct Patience {
-    missing_since: Option<Instant>,
-    statement_end: Option<i64>,
-    /// What the writer had done when it was last seen to do something.
-    progress: Option<(Instant, (u64, u64))>,
-}
-
-impl Patience {
-    fn new() -> Self {
-        Patience { missing_since: None, statement_end: statement_end(), progress: None }
-    }
-
-    /// For the writer.
-    fn sleep(&mut self, mirror: &Mirror, event: u32) -> Result<(), Failure> {
-        self.check_writer(mirror)?;
-        self.sleep_for_anyone(mirror, event)
-    }
-
-    /// For one of these rounds of the writer.
-    fn sleep_for(&mut self, mirror: &Mirror, rounds: Rounds, count: u32, event: u32) -> Result<(), Failure> {
-        check_for_interrupts!();
-        self.check_writer(mirror)?;
-        mirror.state().sleep_until_ended(rounds, count, self.longest_sleep()?, event);
-        Ok(())
-    }
-
-    fn check_writer(&mut self, mirror: &Mirror) -> Result<(), Failure> {
-        if self.has_waited_in_vain(mirror) {
-            return Err(mirror.give_up());
-        }
-        if mirror.shared.writer.pid() != 0 {
-            self.missing_since = None;
-        } else if self.missing_since.get_or_insert_with(Instant::now).elapsed() > DEADLINE {
-            return Err(mirror.failure("The process pg_notary writer does not run; the server's log says why."));
-        }
-        Ok(())
-    }
-
-    /// Where nobody waits for the file (mode async), the worker has to seal and does not wait without end.
-    fn has_waited_in_vain(&mut self, mirror: &Mirror) -> bool {
-        if !mirror.slot.worker.is_me() {
-            return false;
-        }
-        let (is_followed, done) = {
-            let fields = mirror.lock();
-            (fields.is_followed, (fields.tail, fields.durable))
-        };
-        if !is_followed {
-            return false;
-        }
-        match self.progress {
-            Some((since, before)) if before == done => since.elapsed() > HANG_DEADLINE,
-            _ => {
-                self.progress = Some((Instant::now(), done));
-                false
-            }
-        }
-    }
-
-    fn sleep_for_anyone(&mut self, mirror: &Mirror, event: u32) -> Result<(), Failure> {
-        mirror.state().sleep(self.longest_sleep()?, event);
-        Ok(())
-    }
-
-    fn longest_sleep(&self) -> Result<i64, Failure> {
-        let mut sleep_ms = SLEEP_MS;
-        if let Some(end) = self.statement_end {
-            // SAFETY: reads the clock.
-            let left_ms = (end - unsafe { pg_sys::GetCurrentTimestamp() }) / 1000;
-            if left_ms < 0 {
-                let message = "canceling statement due to statement timeout";
-                return Err(Failure::new(PgSqlErrorCode::ERRCODE_QUERY_CANCELED, message)
-                    .detail("Its commit was waiting for the mirror file."));
-            }
-            sleep_ms = sleep_ms.min(left_ms + 1);
-        }
-        Ok(sleep_ms)
-    }
-}
-
-impl Drop for Patience {
-    fn drop(&mut self) {
-        MirrorState::stop_sleeping();
-    }
-}
-
-/// When the current statement of a client runs out of time. Postgres ends its own timer before it commits, where nothing of
-/// its own takes long.
-fn statement_end() -> Option<i64> {
-    // SAFETY: plain settings of this process.
-    unsafe {
-        let limit = i64::from(pg_sys::StatementTimeout);
-        let is_client = pg_sys::MyBackendType == pg_sys::BackendType::B_BACKEND;
-        (limit > 0 && is_client).then(|| pg_sys::GetCurrentStatementStartTimestamp() + limit * 1000)
     }
 }

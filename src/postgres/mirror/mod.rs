@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`shared`] | what all processes know of the file |
 //! | [`lines`] | the lines of one transaction |
-//! | [`append`], [`rounds`] | putting lines into the ring, and waiting for them |
+//! | [`append`], [`rounds`], [`patience`] | putting lines into the ring, and waiting for them |
 //! | [`writer`] | the process that writes and syncs the files |
 //! | [`mod@file`] | the file: name, opening, checks, writing |
 //! | [`state_file`] | what is noted beside it |
@@ -22,6 +22,7 @@ pub mod block_lines;
 pub mod catch_up;
 pub mod file;
 pub mod lines;
+pub mod patience;
 pub mod prepared;
 pub mod remembered;
 pub mod requests;

@@ -1,0 +1,114 @@
+//! Waiting for the writer, the worker or the file, with an end.
+
+use super::append::Mirror;
+use super::rounds::Rounds;
+use super::shared::MirrorState;
+use crate::postgres::errors::Failure;
+use pgrx::{check_for_interrupts, pg_sys, PgSqlErrorCode};
+use std::time::{Duration, Instant};
+
+/// How long a commit waits for the worker to open the file, and for the writer to run, before it gives up.
+pub const DEADLINE: Duration = Duration::from_secs(30);
+/// How long the file may take nothing before the worker, where nobody waits for the file, does not either.
+pub const HANG_DEADLINE: Duration = Duration::from_secs(5);
+/// Sleepers look again this often, should a broadcast have been lost with the process that owed it.
+const SLEEP_MS: i64 = 1000;
+
+/// Sleeps until something has changed, but not for ever: not when the writer does not run, and not longer than
+/// statement_timeout allows. Stops sleeping when dropped.
+pub struct Patience {
+    missing_since: Option<Instant>,
+    statement_end: Option<i64>,
+    /// What the writer had done when it was last seen to do something.
+    progress: Option<(Instant, (u64, u64))>,
+}
+
+impl Patience {
+    pub fn new() -> Self {
+        Patience { missing_since: None, statement_end: statement_end(), progress: None }
+    }
+
+    /// For the writer.
+    pub fn sleep(&mut self, mirror: &Mirror, event: u32) -> Result<(), Failure> {
+        self.check_writer(mirror)?;
+        self.sleep_for_anyone(mirror, event)
+    }
+
+    /// For one of these rounds of the writer.
+    pub fn sleep_for(&mut self, mirror: &Mirror, rounds: Rounds, count: u32, event: u32) -> Result<(), Failure> {
+        check_for_interrupts!();
+        self.check_writer(mirror)?;
+        mirror.state().sleep_until_ended(rounds, count, self.longest_sleep()?, event);
+        Ok(())
+    }
+
+    fn check_writer(&mut self, mirror: &Mirror) -> Result<(), Failure> {
+        if self.has_waited_in_vain(mirror) {
+            return Err(mirror.give_up());
+        }
+        if mirror.shared.writer.pid() != 0 {
+            self.missing_since = None;
+        } else if self.missing_since.get_or_insert_with(Instant::now).elapsed() > DEADLINE {
+            return Err(mirror.failure("The process pg_notary writer does not run; the server's log says why."));
+        }
+        Ok(())
+    }
+
+    /// Where nobody waits for the file (mode async), the worker has to seal and does not wait without end.
+    fn has_waited_in_vain(&mut self, mirror: &Mirror) -> bool {
+        if !mirror.slot.worker.is_me() {
+            return false;
+        }
+        let (is_followed, done) = {
+            let fields = mirror.lock();
+            (fields.is_followed, (fields.tail, fields.durable))
+        };
+        if !is_followed {
+            return false;
+        }
+        match self.progress {
+            Some((since, before)) if before == done => since.elapsed() > HANG_DEADLINE,
+            _ => {
+                self.progress = Some((Instant::now(), done));
+                false
+            }
+        }
+    }
+
+    pub fn sleep_for_anyone(&mut self, mirror: &Mirror, event: u32) -> Result<(), Failure> {
+        mirror.state().sleep(self.longest_sleep()?, event);
+        Ok(())
+    }
+
+    fn longest_sleep(&self) -> Result<i64, Failure> {
+        let mut sleep_ms = SLEEP_MS;
+        if let Some(end) = self.statement_end {
+            // SAFETY: reads the clock.
+            let left_ms = (end - unsafe { pg_sys::GetCurrentTimestamp() }) / 1000;
+            if left_ms < 0 {
+                let message = "canceling statement due to statement timeout";
+                return Err(Failure::new(PgSqlErrorCode::ERRCODE_QUERY_CANCELED, message)
+                    .detail("Its commit was waiting for the mirror file."));
+            }
+            sleep_ms = sleep_ms.min(left_ms + 1);
+        }
+        Ok(sleep_ms)
+    }
+}
+
+impl Drop for Patience {
+    fn drop(&mut self) {
+        MirrorState::stop_sleeping();
+    }
+}
+
+/// When the current statement of a client runs out of time. Postgres ends its own timer before it commits, where nothing of
+/// its own takes long.
+fn statement_end() -> Option<i64> {
+    // SAFETY: plain settings of this process.
+    unsafe {
+        let limit = i64::from(pg_sys::StatementTimeout);
+        let is_client = pg_sys::MyBackendType == pg_sys::BackendType::B_BACKEND;
+        (limit > 0 && is_client).then(|| pg_sys::GetCurrentStatementStartTimestamp() + limit * 1000)
+    }
+}
