@@ -204,13 +204,13 @@ sql "SELECT ledger.create_item($TOOL, E'#!/bin/sh\\ntar -cf backup.tar data\\n',
 loads() {
     sql "SELECT ledger.load_item($TOOL)" >"$SCRATCH/tool" 2>"$SCRATCH/refused" || fail "$1 is refused: $(cat "$SCRATCH/refused")"
     grep -qx "$2" "$SCRATCH/tool" || fail "$1 is not what was signed: $(cat "$SCRATCH/tool")"
-    tell '%-9s load_item() gives: %s' "$1:" "$2"
+    tell '%-10s load_item() gives: %s' "$1:" "$2"
 }
 # refuses WHAT ERROR [PATH]
 refuses() {
     if sql "SELECT ledger.load_item($TOOL${3:+, '$3'})" >/dev/null 2>"$SCRATCH/refused"; then fail "$1 is not refused"; fi
     grep -q "ERROR:  $2" "$SCRATCH/refused" || fail "$1 is refused otherwise: $(cat "$SCRATCH/refused")"
-    tell '%-9s load_item() refuses: %s' "$1:" "$2"
+    tell '%-10s load_item() refuses: %s' "$1:" "$2"
 }
 loads signed 'tar -cf backup.tar data'
 sql "UPDATE ledger.items SET content = replace(content, 'tar', 'rm -rf / #')"
