@@ -1,8 +1,10 @@
-//! `pg_notary items`: signs and verifies the items in a tree of files.
+//! `pg_notary items`: signs and verifies the items in a tree of files, and compares them with a registry.
 
 mod file;
 mod process;
 mod report;
+mod sync;
+mod sync_report;
 mod tree;
 
 use crate::progress;
@@ -29,6 +31,11 @@ pub enum ItemsCommand {
     Verify(ItemsArguments),
     /// As verify, and list every item.
     Status(ItemsArguments),
+    /// Compare the items with the registry in a database, and name those that differ.
+    ///
+    /// Exits with 0 if all match, 1 if there are differences, 2 if something cannot be read or the database cannot be asked.
+    /// Nothing is changed, here or there.
+    Sync(sync::SyncArguments),
 }
 
 #[derive(clap::Args)]
@@ -63,6 +70,7 @@ pub fn run(command: &ItemsCommand) -> u8 {
         ItemsCommand::Sign(arguments) => (Action::Sign, false, arguments),
         ItemsCommand::Verify(arguments) => (Action::Verify, false, arguments),
         ItemsCommand::Status(arguments) => (Action::Verify, true, arguments),
+        ItemsCommand::Sync(arguments) => return sync::run(arguments),
     };
     match Tree::read(&arguments.directories) {
         Ok(Tree { found, directories }) => {
@@ -81,13 +89,18 @@ pub fn run(command: &ItemsCommand) -> u8 {
 }
 
 fn process_all(found: Vec<Found>, processor: &Processor<'_>) -> Report {
+    Report::new(map_all(found, |found| -> Record { processor.process(found) }))
+}
+
+/// In parallel, with a progress bar.
+fn map_all<T: Send>(found: Vec<Found>, map: impl Fn(Found) -> T + Sync) -> Vec<T> {
     let bar = progress::bar(found.len() as u64, "{bar:40} {pos}/{len} files {eta}");
-    let process = |found: Found| {
-        let record: Record = processor.process(found);
+    let map = |found: Found| {
+        let mapped = map(found);
         bar.inc(1);
-        record
+        mapped
     };
-    let records = found.into_par_iter().map(process).collect();
+    let mapped = found.into_par_iter().map(map).collect();
     bar.finish_and_clear();
-    Report::new(records)
+    mapped
 }

@@ -1,17 +1,18 @@
-//! Signing or verifying one file.
+//! Signing, verifying or surveying one file.
 
 use super::file::{self, ReadError};
 use super::report::{Record, State};
 use super::tree::{Directories, Found, Kind};
 use pg_notary::items::attributes::{self, Attributes};
+use pg_notary::items::payload::Payload;
 use pg_notary::items::signature_line::LineFormat;
-use pg_notary::items::signer::sign;
+use pg_notary::items::signer::{sign, text_hash};
 use pg_notary::items::verifier::{verify, Status, Verification};
-use pg_notary::items::{Item, ItemError};
+use pg_notary::items::{Item, ItemError, ItemType};
 use pg_notary::ledger::record::Timestamp;
 use std::fs::Metadata;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +52,44 @@ impl From<ItemError> for Failure {
     }
 }
 
+impl Failure {
+    fn into_record(self, record: Record) -> Record {
+        match self {
+            Failure::Io(error) => record.in_state(State::Failed, error.to_string()),
+            Failure::Item(error) => record.in_state(State::Invalid, error.to_string()),
+            Failure::Path(reason) => record.in_state(State::Invalid, reason.to_owned()),
+        }
+    }
+}
+
+/// A file as the registry is asked about it.
+pub struct Local {
+    /// As the user would name it.
+    pub shown: PathBuf,
+    pub item_type: ItemType,
+    pub id: String,
+    pub version: String,
+    pub location: String,
+    /// What its signature line would say if it were signed now.
+    pub integrity: String,
+    pub text_hash: String,
+}
+
+impl Local {
+    fn of(item: &Item<'_>, shown: PathBuf) -> Result<Self, Failure> {
+        let payload = Payload::of(item)?;
+        Ok(Local {
+            shown,
+            item_type: item.item_type,
+            id: item.id.to_owned(),
+            version: item.version.to_owned(),
+            location: payload.location().unwrap_or_default().to_owned(),
+            integrity: payload.integrity(),
+            text_hash: text_hash(item)?,
+        })
+    }
+}
+
 impl<'a> Processor<'a> {
     pub fn new(action: Action, default_version: &'a str, directories: Directories) -> Self {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -63,15 +102,38 @@ impl<'a> Processor<'a> {
         if let Kind::Other(state, reason) = found.kind {
             return record.in_state(state, reason);
         }
-        match self.process_file(&found.path, &mut record) {
+        let path = &found.path;
+        let processed = self.with_item(path, &mut record, |item, metadata, record| {
+            let outcome = self.verify(item, path)?;
+            match self.action {
+                Action::Verify => record.verified(outcome),
+                Action::Sign => self.sign_file(path, metadata, item, &outcome, record)?,
+            }
+            Ok(())
+        });
+        match processed {
             Ok(()) => record,
-            Err(Failure::Io(error)) => record.in_state(State::Failed, error.to_string()),
-            Err(Failure::Item(error)) => record.in_state(State::Invalid, error.to_string()),
-            Err(Failure::Path(reason)) => record.in_state(State::Invalid, reason.to_owned()),
+            Err(failure) => failure.into_record(record),
         }
     }
 
-    fn process_file(&self, path: &Path, record: &mut Record) -> Result<(), Failure> {
+    /// What is to be compared with the registry; or why nothing is.
+    pub fn survey(&self, found: Found) -> Result<Local, Record> {
+        let mut record = Record::new(found.shown.clone(), found.item_type);
+        if let Kind::Other(state, reason) = found.kind {
+            return Err(record.in_state(state, reason));
+        }
+        let surveyed = self.with_item(&found.path, &mut record, |item, _, _| Local::of(item, found.shown));
+        surveyed.map_err(|failure| failure.into_record(record))
+    }
+
+    /// Does something with the item in the file `path`, and names it in `record`.
+    fn with_item<T>(
+        &self,
+        path: &Path,
+        record: &mut Record,
+        process: impl FnOnce(&Item<'_>, &Metadata, &mut Record) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
         let file_path = path.to_str().ok_or(Failure::Path("its path is not UTF-8: rename it"))?;
         if file_path.contains('\\') {
             return Err(Failure::Path("there is a backslash in its path, which stands for / in a location: rename it"));
@@ -91,12 +153,7 @@ impl<'a> Processor<'a> {
         item.id = attributes.id.as_deref().unwrap_or(&stem);
         item.version = attributes.version.as_deref().unwrap_or(item.version);
         record.name(item.id, item.version);
-        let outcome = self.verify(&item, path)?;
-        match self.action {
-            Action::Verify => record.verified(outcome),
-            Action::Sign => self.sign_file(path, &metadata, &item, &outcome, record)?,
-        }
-        Ok(())
+        process(&item, &metadata, record)
     }
 
     /// Verifies an item. If it is not as it was signed, it may have been moved from any directory of the tree.

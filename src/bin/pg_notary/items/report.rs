@@ -38,7 +38,7 @@ impl State {
         State::Skipped,
     ];
 
-    fn as_str(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             State::Signed => "signed",
             State::Valid => "valid",
@@ -52,7 +52,7 @@ impl State {
         }
     }
 
-    fn exit_status(self) -> u8 {
+    pub fn exit_status(self) -> u8 {
         match self {
             State::Signed | State::Valid | State::Skipped => VALID,
             State::Unsigned | State::Modified | State::Moved | State::Invalid | State::Refused => INVALID,
@@ -63,10 +63,10 @@ impl State {
 
 /// What became of one file.
 pub struct Record {
-    path: PathBuf,
+    pub path: PathBuf,
     pub item_type: ItemType,
     /// `None` if it could not be read.
-    id_and_version: Option<(String, String)>,
+    pub id_and_version: Option<(String, String)>,
     pub state: State,
     verification: Option<Verification>,
     /// Why it is in this state, where verification does not say.
@@ -106,7 +106,7 @@ impl Record {
         self.verification = Some(verification);
     }
 
-    fn error(&self) -> Option<&str> {
+    pub fn error(&self) -> Option<&str> {
         let error = self.verification.as_ref().and_then(|verification| verification.error.as_deref());
         self.reason.as_deref().or(error)
     }
@@ -146,7 +146,7 @@ impl Record {
 }
 
 /// `text` without control characters, so that no file name writes lines of its own.
-fn printable(text: &str) -> String {
+pub fn printable(text: &str) -> String {
     let escape = |c: char| match c.is_control() {
         true => c.escape_default().to_string(),
         false => c.to_string(),
