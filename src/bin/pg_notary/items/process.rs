@@ -118,13 +118,13 @@ impl<'a> Processor<'a> {
     }
 
     /// What is to be compared with the registry; or why nothing is.
-    pub fn survey(&self, found: Found) -> Result<Local, Record> {
+    pub fn survey(&self, found: Found) -> Result<Local, Box<Record>> {
         let mut record = Record::new(found.shown.clone(), found.item_type);
         if let Kind::Other(state, reason) = found.kind {
-            return Err(record.in_state(state, reason));
+            return Err(Box::new(record.in_state(state, reason)));
         }
         let surveyed = self.with_item(&found.path, &mut record, |item, _, _| Local::of(item, found.shown));
-        surveyed.map_err(|failure| failure.into_record(record))
+        surveyed.map_err(|failure| Box::new(failure.into_record(record)))
     }
 
     /// Does something with the item in the file `path`, and names it in `record`.

@@ -110,14 +110,14 @@ fn without_password(message: &str, config: &Config) -> String {
 }
 
 /// The files that can be asked about, each item once; and the others.
-fn one_of_each(surveyed: Vec<Result<Local, Record>>) -> (Vec<Local>, Vec<Record>) {
+fn one_of_each(surveyed: Vec<Result<Local, Box<Record>>>) -> (Vec<Local>, Vec<Record>) {
     let (mut files, mut others) = (Vec::<Local>::new(), Vec::new());
     let mut places = HashMap::new();
     for file in surveyed {
         let file = match file {
             Ok(file) => file,
             Err(record) => {
-                others.push(record);
+                others.push(*record);
                 continue;
             }
         };
@@ -263,7 +263,8 @@ mod tests {
     #[test]
     fn two_files_of_one_item_are_not_both_asked_about() {
         let skipped = Record::new("c.txt".into(), ItemType::Tool);
-        let surveyed = vec![Ok(local("a", "a.py")), Err(skipped), Ok(local("a", "b/a.py")), Ok(local("b", "b.py"))];
+        let surveyed =
+            vec![Ok(local("a", "a.py")), Err(Box::new(skipped)), Ok(local("a", "b/a.py")), Ok(local("b", "b.py"))];
         let (files, others) = one_of_each(surveyed);
         assert_eq!(files.iter().map(|file| file.location.as_str()).collect::<Vec<_>>(), ["a.py", "b.py"]);
         assert_eq!(others.len(), 2);
@@ -288,7 +289,7 @@ mod tests {
     #[test]
     fn a_connection_string_that_cannot_be_read_is_not_shown() {
         for given in
-            ["postgres://u:hunter2?x=hunter2@h/d", "password=hunter2 hunter2", "host=h sslmode=hunter2", "hunter2"]
+            ["postgres://u:hunter2@h/d?x=hunter2", "password=hunter2 hunter2", "host=h sslmode=hunter2", "hunter2"]
         {
             let error = read_config(given, None).unwrap_err();
             assert!(!error.contains("hunter2"), "{error}");
