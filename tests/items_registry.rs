@@ -69,6 +69,20 @@ fn a_superuser_who_edits_the_registry_consistently_is_caught() {
         "{rewritten}; UPDATE ledger.entries SET data_hash = ledger.hash_data(metadata -> 'item')
          WHERE id = (SELECT entry_id FROM ledger.items WHERE item_id = 'api')"
     );
+    let newest = "WHERE id = (SELECT entry_id FROM ledger.items WHERE item_id = 'api')";
+    let unsigned = format!("{rehashed}; UPDATE ledger.entries SET signature = NULL, key_id = NULL {newest}");
+    // A superuser can have anything signed; the log tree has not got it.
+    let signed_anew =
+        format!("{rehashed}; UPDATE ledger.entries SET signature = ledger.create_signature(data_hash) {newest}");
+    let appended = format!(
+        "CREATE TEMP TABLE genuine AS SELECT * FROM ledger.entries {newest}; {unsigned};
+         CREATE TEMP TABLE forged AS SELECT * FROM ledger.entries {newest};
+         UPDATE ledger.entries AS e SET metadata = g.metadata, data_hash = g.data_hash, signature = g.signature,
+             key_id = g.key_id FROM genuine AS g WHERE e.id = g.id;
+         INSERT INTO ledger.entries_pending (id, entry_type, data_hash, metadata, created_at)
+         SELECT ledger.uuid_v7(), entry_type, data_hash, metadata, created_at + interval '1 second' FROM forged;
+         DROP TABLE genuine, forged"
+    );
     for (change, expected) in [
         ("SELECT 1", ""),
         (
@@ -104,6 +118,9 @@ fn a_superuser_who_edits_the_registry_consistently_is_caught() {
         ("DELETE FROM ledger.items WHERE item_id = 'api'", "tool api@1.0.0 is not registered"),
         (&rewritten, "The ledger's entry about api@1.0.0 does not verify"),
         (&rehashed, "The ledger's entry about api@1.0.0 does not verify"),
+        (&unsigned, "The ledger's entry about api@1.0.0 does not verify"),
+        (&signed_anew, "The ledger's entry about api@1.0.0 does not verify"),
+        (&appended, "The ledger's entry about api@1.0.0 does not verify"),
     ] {
         let (error, is_seen) = refusal(&mut client, change);
         assert!(error.starts_with(expected) && error.is_empty() == expected.is_empty(), "{change}: {error:?}");

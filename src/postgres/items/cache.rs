@@ -4,6 +4,7 @@
 //! item, which is looked up each time. So it is never used after the item was signed anew, moved or revoked, by
 //! whichever session; and the results of other items that it calls are remembered apart.
 
+use super::entries::ItemEntry;
 use super::given::{GivenItem, Stored};
 use crate::items::verifier::Verification;
 use crate::ledger::Hash;
@@ -21,7 +22,7 @@ const CAPACITY: usize = 10_000;
 pub struct Key(Hash);
 
 impl Key {
-    pub fn of(given: &GivenItem, entry_id: Option<Uuid>) -> Key {
+    pub fn of(given: &GivenItem, entry: Option<&ItemEntry>) -> Key {
         let (kind, stored) = match &given.stored {
             Stored::InContent => ("content", None),
             Stored::Elsewhere(hash) => ("elsewhere", hash.as_deref()),
@@ -43,7 +44,7 @@ impl Key {
             hasher.update(part.map_or(-1, |part| part.len() as i64).to_le_bytes());
             hasher.update(part.unwrap_or_default());
         }
-        hasher.update(entry_id.unwrap_or_default().as_bytes());
+        hasher.update(entry.map(ItemEntry::leaf_hash).unwrap_or_default());
         Key(hasher.finalize().into())
     }
 }

@@ -3,12 +3,17 @@
 use crate::items::registration::{ItemName, Registration};
 use crate::ledger::record::{Entry, Timestamp};
 use crate::ledger::row_change::{row_ids, ITEM_ENTRY_TYPES};
+use crate::ledger::verifier::SealedEntry;
+use crate::ledger::Hash;
 use crate::postgres::entries::{self, RowEntry};
 use crate::postgres::errors::Failure;
 use crate::postgres::secrets;
 use crate::postgres::tables::{self, entry_column, Row};
 use crate::postgres::tracking::metadata::Metadata;
 use crate::postgres::tracking::versions;
+use crate::postgres::verification::entry::is_included;
+use crate::postgres::verification::stored_tree::StoredNodes;
+use crate::postgres::verification::table_blocks::sealed_entry;
 use pgrx::pg_sys;
 use std::cell::OnceCell;
 use std::collections::hash_map::{Entry as Slot, HashMap};
@@ -16,33 +21,45 @@ use uuid::Uuid;
 
 /// An entry about an item.
 #[derive(Debug, Clone)]
-pub struct ItemEntry(Entry);
+pub struct ItemEntry {
+    entry: Entry,
+    /// Its place in the log tree, and what all of it hashes to; the place is negative as long as it is pending.
+    in_tree: SealedEntry,
+}
 
 impl ItemEntry {
     fn from_row(row: &Row) -> Option<ItemEntry> {
-        is_about_an_item(row).then(|| ItemEntry(tables::entry_from_row(row)))
+        is_about_an_item(row).then(|| ItemEntry {
+            entry: tables::entry_from_row(row),
+            in_tree: sealed_entry(row, None, &mut Vec::new()),
+        })
     }
 
     pub fn id(&self) -> Uuid {
-        self.0.entry_id
+        self.entry.entry_id
+    }
+
+    /// Another one if anything of the entry is another.
+    pub fn leaf_hash(&self) -> Hash {
+        self.in_tree.leaf_hash
     }
 
     pub fn is_revocation(&self) -> bool {
-        self.0.entry_type == ITEM_ENTRY_TYPES[2]
+        self.entry.entry_type == ITEM_ENTRY_TYPES[2]
     }
 
     fn row_id(&self) -> Option<Uuid> {
-        row_ids(&self.0.entry_type, &self.0.metadata).next()
+        row_ids(&self.entry.entry_type, &self.entry.metadata).next()
     }
 
     /// Of two entries about an item, the later one is greater.
     fn order(&self) -> (Timestamp, Uuid) {
-        (self.0.created_at, self.0.entry_id)
+        (self.entry.created_at, self.entry.entry_id)
     }
 
     /// What it says of the item, if it is what was recorded; else what is wrong with it.
     pub fn registration(&self, name: &ItemName) -> Result<Registration, String> {
-        let Entry { entry_type, data_hash, metadata, .. } = &self.0;
+        let Entry { entry_type, data_hash, metadata, .. } = &self.entry;
         let registration = Registration::parse(entry_type, data_hash, metadata).filter(|found| found.name == *name);
         let registration = registration.ok_or("its metadata is not what its data hash covers")?;
         self.check_signature()?;
@@ -51,9 +68,11 @@ impl ItemEntry {
 
     fn check_signature(&self) -> Result<(), String> {
         let keyring = secrets::keyring().map_err(|failure| failure.text())?;
-        let (Some(signature), Some(keyring)) = (&self.0.signature, keyring) else { return Ok(()) };
-        let key_id = self.0.key_id.as_deref().unwrap_or_default();
-        match keyring.verify(key_id, &self.0.data_hash, signature) {
+        let Some(keyring) = keyring else { return Ok(()) };
+        // Recording signs where there is a secret. One that is not was made without it, or by somebody who lacks it.
+        let signature = self.entry.signature.as_deref().ok_or("it is not signed, and the server has a secret")?;
+        let key_id = self.entry.key_id.as_deref().unwrap_or_default();
+        match keyring.verify(key_id, &self.entry.data_hash, signature) {
             Some(true) => Ok(()),
             Some(false) => Err(format!("its signature is not that of key \"{key_id}\"")),
             None => Err(format!("it is signed with key \"{key_id}\", which is not known")),
@@ -71,13 +90,14 @@ pub struct ItemEntries {
     snapshot: pg_sys::Snapshot,
     /// The newest pending entry about each item: read once, for however many items are looked up.
     pending: OnceCell<HashMap<Uuid, ItemEntry>>,
+    tree: StoredNodes,
 }
 
 impl ItemEntries {
     /// # Safety
     /// The snapshot stays registered or active for as long as this value is there.
     pub unsafe fn of_snapshot(snapshot: pg_sys::Snapshot) -> ItemEntries {
-        ItemEntries { snapshot, pending: OnceCell::new() }
+        ItemEntries { snapshot, pending: OnceCell::new(), tree: StoredNodes::default() }
     }
 
     /// The entry that was recorded last about the item, if there is one.
@@ -98,6 +118,12 @@ impl ItemEntries {
             });
         }
         newest
+    }
+
+    /// Whether the log tree includes the entry as it is now, if it is sealed: who rewrites an entry can make all of it agree,
+    /// but not with the tree.
+    pub fn is_in_tree(&self, entry: &ItemEntry) -> bool {
+        entry.in_tree.leaf_index < 0 || is_included(&entry.in_tree, &self.tree)
     }
 
     fn read_pending(&self) -> HashMap<Uuid, ItemEntry> {
@@ -124,8 +150,8 @@ pub fn record(registration: &Registration, previous: Option<&ItemEntry>) -> Resu
     let with_signature = secrets::keyring()?.is_some();
     let entry_type = registration.event.entry_type();
     let mut entry = RowEntry::now(entry_type, registration.data_hash(), metadata.finish(), with_signature);
-    if let Some(previous) = previous.filter(|previous| previous.0.created_at >= entry.created_at) {
-        entry.created_at = Timestamp::from_micros(previous.0.created_at.micros() + 1).unwrap_or(entry.created_at);
+    if let Some(previous) = previous.filter(|previous| previous.entry.created_at >= entry.created_at) {
+        entry.created_at = Timestamp::from_micros(previous.entry.created_at.micros() + 1).unwrap_or(entry.created_at);
     }
     entries::record_item(entry)
 }

@@ -104,11 +104,14 @@ impl Verifier {
             let detail = Some(format!("reason: {reason}"));
             return (Verification::failed(Status::Revoked, "Signature revoked".to_owned(), detail), registration);
         }
-        let key = cache::Key::of(given, entry.as_ref().map(ItemEntry::id));
+        let key = cache::Key::of(given, entry.as_ref());
         if let Some(verification) = cache::find(&key) {
             self.verified += u64::from(verification.success());
             self.cached += u64::from(verification.success());
             return (verification, registration);
+        }
+        if entry.as_ref().is_some_and(|entry| !self.entries.is_in_tree(entry)) {
+            return (unproven(&name, entry.as_ref(), "the log tree does not include it"), None);
         }
         let verification = verify_text(given, registration.as_ref()).unwrap_or_else(|error| invalid(&error));
         cache::remember(key, name.row_id(), &verification);

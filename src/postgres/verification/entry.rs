@@ -37,7 +37,7 @@ fn verify_entry(entry_id: Option<pgrx::Uuid>, original_data: Option<Jsonb>) -> J
         pgrx::notice!("the signature was not checked: the server has no HMAC secret");
     }
     let is_sealed = entry.leaf_index >= 0;
-    let included = is_sealed && is_included(&entry);
+    let included = is_sealed && is_included(&entry, &StoredNodes::default());
     JsonbText::from(json!({
         "verified": hash_valid && signature_checked && signature_valid != Some(false) && (included || !is_sealed),
         "hash_valid": hash_valid,
@@ -67,14 +67,14 @@ fn find(entry_id: Uuid) -> Option<SealedEntry> {
 }
 
 /// Whether the log tree of the entry's block includes the entry's line as it is now, and the block stands by that tree.
-fn is_included(entry: &SealedEntry) -> bool {
+pub fn is_included(entry: &SealedEntry, nodes: &StoredNodes) -> bool {
     let Some(block) = table_blocks::header_after(entry.block_number - 1) else { return false };
-    block.block_number == entry.block_number && block.compute_hash() == block.block_hash && proves(entry, &block)
+    block.block_number == entry.block_number && block.compute_hash() == block.block_hash && proves(entry, &block, nodes)
 }
 
-fn proves(entry: &SealedEntry, block: &BlockHeader) -> bool {
+fn proves(entry: &SealedEntry, block: &BlockHeader, nodes: &StoredNodes) -> bool {
     let (Ok(index), Ok(size)) = (u64::try_from(entry.leaf_index), u64::try_from(block.tree_size)) else { return false };
     let Some(root) = parse_hash(&block.tree_root) else { return false };
-    log_tree::inclusion_proof(index, size, &StoredNodes::default())
+    log_tree::inclusion_proof(index, size, nodes)
         .is_ok_and(|proof| log_tree::verify_inclusion(&entry.leaf_hash, index, size, &proof, &root))
 }

@@ -9,11 +9,11 @@
 //! | [`progress`] | what running verifications have done |
 
 mod chain;
-mod entry;
+pub mod entry;
 mod pending;
 pub mod progress;
-mod stored_tree;
-mod table_blocks;
+pub mod stored_tree;
+pub mod table_blocks;
 
 use super::database;
 use super::errors::{or_raise, Failure};

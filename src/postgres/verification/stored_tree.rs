@@ -5,6 +5,7 @@ use crate::ledger::{parse_hash, Hash};
 use crate::postgres::spi;
 use crate::postgres::tables;
 use std::cell::RefCell;
+use std::collections::HashMap;
 
 /// Leaves under one stored node of the lowest stored level.
 const GROUP: u64 = 1 << STORED_LEVEL;
@@ -13,11 +14,14 @@ const GROUP: u64 = 1 << STORED_LEVEL;
 #[derive(Debug, PartialEq, Eq)]
 pub struct MissingNode;
 
+/// Groups of leaves that are kept: two megabytes.
+const MAX_GROUPS: usize = 256;
+
 /// Reads perfect nodes of the log tree.
 #[derive(Default)]
 pub struct StoredNodes {
-    /// The leaves of the group read last: a proof asks for several nodes of one group.
-    group: RefCell<Option<(u64, Vec<Hash>)>>,
+    /// The leaves of groups that were read: a proof asks for several nodes of one group, and so do proofs of neighbours.
+    groups: RefCell<HashMap<u64, Vec<Hash>>>,
 }
 
 impl Nodes for StoredNodes {
@@ -29,12 +33,12 @@ impl Nodes for StoredNodes {
         }
         let first = index << level;
         let count = 1usize << level;
-        let mut group = self.group.borrow_mut();
         let number = first / GROUP;
-        if group.as_ref().map(|(number, _)| *number) != Some(number) {
-            *group = Some((number, leaf_hashes(number * GROUP, (number + 1) * GROUP)));
+        let mut groups = self.groups.borrow_mut();
+        if groups.len() >= MAX_GROUPS && !groups.contains_key(&number) {
+            groups.clear();
         }
-        let leaves = group.as_ref().map_or(&[][..], |(_, leaves)| leaves);
+        let leaves = groups.entry(number).or_insert_with(|| leaf_hashes(number * GROUP, (number + 1) * GROUP));
         let from = (first % GROUP) as usize;
         let leaves = leaves.get(from..from + count).ok_or(MissingNode)?;
         let mut tree = LogTree::new();
