@@ -104,7 +104,7 @@ fn try_attach(mirror: &Mirror, how: How) -> Result<Attached, Failure> {
     let mut in_file = judged.recorded;
     catch_up::append_missing(mirror, &mut in_file)?;
     let known = tail.open.iter().map(|line| (line.entry_id, line.range)).collect();
-    catch_up::append_prepared(mirror, &known, HashSet::new)?;
+    catch_up::append_prepared(mirror, &known, &mut in_file, HashSet::new)?;
     void_undone(mirror, &tail.open, &judged.uncommitted);
     mirror.lock().attachment = Attachment::Attached;
     remembered::remember(mirror, None, Some(attachment));

@@ -103,6 +103,7 @@ fn append_pending(mirror: &Mirror, in_file: &mut InFile) -> Result<(), Failure> 
 pub fn append_prepared(
     mirror: &Mirror,
     known: &HashMap<Uuid, FileRange>,
+    in_file: &mut InFile,
     noted: impl FnOnce() -> HashSet<u32>,
 ) -> Result<(), Failure> {
     let mut open = prepared::open_transactions();
@@ -116,6 +117,8 @@ pub fn append_prepared(
             Some(range) => *range,
             None => append_one(mirror, &entry)?,
         };
+        // Once it is decided, its lines are not appended again.
+        in_file.insert(entry.entry_id);
         prepared::note_for(mirror, xid, range)?;
     }
     Ok(())

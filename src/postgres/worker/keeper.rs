@@ -215,7 +215,7 @@ impl Keeper {
             let lag = slot.lag.seen(tables::timestamp_to_postgres(tables::now()));
             or_raise(catch_up::append_missing(&mirror, &mut attached.in_file));
             let noted = || prepared::noted(&mirror).iter().map(|lines| lines.xid).collect();
-            or_raise(catch_up::append_prepared(&mirror, &HashMap::new(), noted));
+            or_raise(catch_up::append_prepared(&mirror, &HashMap::new(), &mut attached.in_file, noted));
             remembered::remember(&mirror, settle_more(mark, &mirror), None);
             slot.lag.take_off(lag);
         });
