@@ -371,7 +371,7 @@ impl Cluster {
     /// Kills the postmaster and waits until its children have noticed and ended.
     pub fn kill9_postmaster(&self) {
         let mut child = self.server().take().expect("the server runs");
-        let children = children_of(child.id());
+        let children = halt(child.id());
         child.kill().unwrap();
         child.wait().unwrap();
         wait_until("the orphans of the postmaster end", PATIENCE, || !children.iter().any(|pid| is_alive(*pid)));
@@ -550,8 +550,7 @@ fn end_now(mut postmaster: Child) {
     if !matches!(postmaster.try_wait(), Ok(None)) {
         return;
     }
-    send(postmaster.id(), libc::SIGSTOP);
-    let children = children_of(postmaster.id());
+    let children = halt(postmaster.id());
     for child in &children {
         send(*child, libc::SIGKILL);
     }
@@ -561,6 +560,15 @@ fn end_now(mut postmaster: Child) {
     while children.iter().any(|pid| is_alive(*pid)) && Instant::now() < deadline {
         sleep(Duration::from_millis(5));
     }
+}
+
+/// Halts a postmaster; gives its children, now that it cannot start another.
+fn halt(postmaster: u32) -> Vec<u32> {
+    send(postmaster, libc::SIGSTOP);
+    wait_until("the postmaster halts", PATIENCE, || {
+        process(postmaster).is_none_or(|(state, _)| matches!(state, 'T' | 't' | 'Z'))
+    });
+    children_of(postmaster)
 }
 
 /// State and parent of a process.
