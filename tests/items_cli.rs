@@ -272,6 +272,10 @@ fn what_cannot_be_an_item_is_named_and_the_rest_is_signed() {
     project.write("tools/back\\slash.py", "");
     project.write(Path::new("tools").join(OsStr::from_bytes(b"\xff.py")), "");
     project.write("directives/none.md", "no XML\n");
+    project.write("directives/empty.md", "");
+    project.write("directives/broken.md", "<directive name=\"x\">\n<a></b>\n</directive>\n");
+    project.write("knowledge/empty.md", "");
+    project.write("knowledge/latin1.md", b"---\ntitle: caf\xe9\n---\n");
     project.write("directives/two.md", format!("{DIRECTIVE}{DIRECTIVE}"));
     project.write("knowledge/open.md", "---\ntitle: x\n");
     project.write("knowledge/broken.md", "---\ntitle: [x\n---\n");
@@ -284,14 +288,40 @@ fn what_cannot_be_an_item_is_named_and_the_rest_is_signed() {
         "slash.py: there is a backslash in its path",
         ".py: its path is not UTF-8: rename it\n",
         "none.md: there is no <directive> element: add the directive's XML\n",
+        "directives/empty.md: there is no <directive> element: add the directive's XML\n",
+        "directives/broken.md: line 2: not well-formed XML",
+        "latin1.md: line 2: not UTF-8 text: save it as UTF-8\n",
         "two.md: line 8: a second <directive>, after the one on line 3: keep one in a file\n",
         "open.md: line 1: the front matter is not closed: end it with a line ---\n",
         "broken.md: line 3: the front matter is not YAML: ",
-        "\n12 items: 4 signed, 8 invalid\n",
+        "\n16 items: 5 signed, 11 invalid\n",
     ] {
         assert!(text.contains(expected), "{expected:?} in\n{text}");
     }
     assert!(project.read("tools/empty.sh").starts_with("# kiwi-mcp:validated:"));
+    assert!(project.read("knowledge/empty.md").starts_with("<!-- kiwi-mcp:validated:"));
+    assert_eq!(project.read("directives/empty.md"), "");
+}
+
+#[test]
+fn a_path_that_escapes_its_base_is_not_taken_for_an_item() {
+    let project = Project::signed();
+    let outside = project.root().join("outside.py");
+    fs::write(&outside, "x\n").unwrap();
+    fs::write(project.path("beside.py"), "x\n").unwrap();
+    for escape in ["tools/../../outside.py", "tools/../beside.py", "tools/core/../../../outside.py"] {
+        let output = run(&[OsStr::new("sign"), project.path(escape).as_os_str()]);
+        assert_eq!(output.status.code(), Some(2), "{escape}: {}", stdout(&output));
+        assert!(stderr(&output).contains("and it is in none"), "{escape}: {}", stderr(&output));
+    }
+    symlink(&outside, project.path("tools/link.py")).unwrap();
+    let output = run(&[OsStr::new("sign"), project.path("tools/link.py").as_os_str()]);
+    assert_eq!(output.status.code(), Some(2), "{}", stdout(&output));
+    assert_eq!(fs::read_to_string(&outside).unwrap(), "x\n");
+    assert_eq!(fs::read_to_string(project.path("beside.py")).unwrap(), "x\n");
+    // What goes round and comes back is in its base.
+    let output = run(&[OsStr::new("verify"), project.path("knowledge/../tools/core/hello.py").as_os_str()]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
 }
 
 #[test]
@@ -411,6 +441,18 @@ fn what_is_no_project_and_bad_usage_exit_with_2() {
         assert_eq!(output.status.code(), Some(2), "{}", directory.display());
         assert!(stderr(&output).contains(&directory.display().to_string()));
         assert_eq!(stdout(&output), "");
+    }
+    let no_url = ["sync", "postgres://u:hunter2@127.0.0.1:1/d", "."];
+    for database in ["x", "postgres://u:hunter2@h/d?x=y", "host=h sslmode=verify-full"] {
+        let output = run(&["sync", "--database", database, "."].map(OsStr::new));
+        assert_eq!(output.status.code(), Some(2), "{database}");
+        assert!(stderr(&output).starts_with("pg_notary: the connection string of --database cannot be read"));
+    }
+    // The two arguments in each other's place.
+    let swapped = run(&["sync", "--database", ".", "postgres://u:hunter2@h/d"].map(OsStr::new));
+    for output in [swapped, run(&no_url.map(OsStr::new))] {
+        assert_eq!(output.status.code(), Some(2));
+        assert!(!stderr(&output).contains("hunter2"), "{}", stderr(&output));
     }
     for arguments in
         [&[][..], &["verify"], &["check", "."], &["sign", ".", "--default-version=0.0.0"], &["sign", ".", "-x"]]

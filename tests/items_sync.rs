@@ -4,7 +4,7 @@
 mod common;
 
 use common::ledger::*;
-use common::{Cluster, Options};
+use common::{wait_until, Cluster, Options};
 use postgres::Client;
 use serde_json::Value;
 use std::fs;
@@ -28,12 +28,23 @@ fn write(project: &Path, id: &str, path: &str, version: &str) {
 }
 
 fn sync(cluster: &Cluster, user: &str, more: &[&str], project: &Path) -> Output {
+    sync_command(&database(cluster, user)).args(more).arg(project).output().unwrap()
+}
+
+fn database(cluster: &Cluster, user: &str) -> String {
     let port = cluster.config("postgres").get_ports()[0];
     let sockets = cluster.socket().parent().unwrap().display().to_string();
-    let database = format!("host={sockets} port={port} user={user} dbname=postgres");
+    format!("host={sockets} port={port} user={user} dbname=postgres")
+}
+
+fn sync_command(database: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pg_notary"));
-    command.args(["items", "sync", "--database", &database]).args(more).arg(project);
-    command.env_remove("PGPASSWORD").output().unwrap()
+    command.args(["items", "sync", "--database", database]).env_remove("PGPASSWORD");
+    command
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
 }
 
 fn report(output: &Output) -> Value {
@@ -106,4 +117,152 @@ fn what_cannot_be_asked_exits_with_2_and_shows_no_password() {
     assert_eq!(unreachable.status.code(), Some(2));
     let said = String::from_utf8(unreachable.stderr).unwrap();
     assert!(said.contains("cannot connect to the database") && !said.contains("hunter2"), "{said}");
+}
+
+#[test]
+fn each_state_follows_what_was_done_to_the_item() {
+    let (cluster, mut client) = start(Options::new());
+    let project = TempDir::new().unwrap();
+    let state = || {
+        let output = sync(&cluster, "postgres", &["--json"], project.path());
+        let found = report(&output);
+        assert_eq!(found["item_count"], 1, "{found:#}");
+        let item = &found["items"][0];
+        let text = |key: &str| item[key].as_str().unwrap_or("-").to_owned();
+        (output.status.code().unwrap(), text("status"), text("local_path"), text("registry_path"), text("detail"))
+    };
+    let expect = |code, status: &str, local: &str, registry: &str, detail: &str| {
+        assert_eq!(state(), (code, status.to_owned(), local.to_owned(), registry.to_owned(), detail.to_owned()));
+    };
+    write(project.path(), "a", "core/a.py", "1.0.0");
+    expect(1, "missing_here", "core/a.py", "-", "it is not registered");
+    create(&mut client, "a", "core/a.py", "1.0.0");
+    expect(0, "match", "core/a.py", "core/a.py", "-");
+    client.batch_execute("SELECT ledger.sign_item('tool', 'a', '1.0.0', E'# version: 1.0.0\\na(1)\\n')").unwrap();
+    expect(1, "differs", "core/a.py", "core/a.py", "the text is not that which was signed");
+    let signed = value(&mut client, "SELECT ledger.load_item('tool', 'a', '1.0.0')");
+    fs::write(project.path().join(".ai/tools/core/a.py"), &signed).unwrap();
+    expect(0, "match", "core/a.py", "core/a.py", "-");
+    client.batch_execute("SELECT ledger.move_item('tool', 'a', '1.0.0', 'net/a.py')").unwrap();
+    expect(1, "moved", "core/a.py", "net/a.py", "signed at net/a.py, found at core/a.py");
+    fs::create_dir(project.path().join(".ai/tools/net")).unwrap();
+    fs::rename(project.path().join(".ai/tools/core/a.py"), project.path().join(".ai/tools/net/a.py")).unwrap();
+    expect(0, "match", "net/a.py", "net/a.py", "-");
+    client.batch_execute("SELECT ledger.revoke_signature('tool', 'a', '1.0.0', 'leaks keys')").unwrap();
+    expect(1, "revoked", "net/a.py", "net/a.py", "reason: leaks keys");
+    client.batch_execute("SELECT ledger.sign_item('tool', 'a', '1.0.0')").unwrap();
+    expect(0, "match", "net/a.py", "net/a.py", "-");
+    fs::remove_file(project.path().join(".ai/tools/net/a.py")).unwrap();
+    expect(1, "missing_locally", "-", "net/a.py", "it is registered, and no such file is given");
+}
+
+#[test]
+fn directives_and_knowledge_are_compared_by_all_of_their_text() {
+    let (cluster, mut client) = start(Options::new());
+    let project = TempDir::new().unwrap();
+    let directive = "# Title\n\n<directive name=\"deploy\" version=\"2.0.0\">\n  <a/>\n</directive>\n";
+    let knowledge = "---\nzettel_id: z1\nversion: 1.0.0\ncategory: c\nentry_type: e\ntags: [a, b]\n---\n\nText\n";
+    let items = [("directive", "directives", "deploy.md", directive), ("knowledge", "knowledge", "p/z1.md", knowledge)];
+    for (item_type, folder, location, text) in items {
+        let path = project.path().join(".ai").join(folder).join(location);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+        client.execute("SELECT ledger.create_item($1, NULL, NULL, $2, $3)", &[&item_type, &text, &location]).unwrap();
+    }
+    let output = sync(&cluster, "postgres", &["--json"], project.path());
+    assert_eq!((output.status.code(), report(&output)["counts"]["match"].as_i64()), (Some(0), Some(2)), "{output:?}");
+    // The integrity hash does not cover this: what the ledger recorded of the whole text does.
+    let path = project.path().join(".ai/directives/deploy.md");
+    fs::write(&path, directive.replace("Title", "Other")).unwrap();
+    let found = report(&sync(&cluster, "postgres", &["--json"], project.path()));
+    let deploy = &found["items"].as_array().unwrap()[0];
+    assert_eq!((deploy["item_id"].as_str(), deploy["status"].as_str()), (Some("deploy"), Some("differs")), "{found:#}");
+    assert_eq!(deploy["local_hash"], deploy["registry_hash"]);
+}
+
+#[test]
+fn files_that_are_no_items_are_named_and_the_rest_is_compared() {
+    let (cluster, mut client) = start(Options::new());
+    let project = TempDir::new().unwrap();
+    for id in ["a", "b"] {
+        create(&mut client, id, &format!("{id}.py"), "1.0.0");
+        write(project.path(), id, &format!("{id}.py"), "1.0.0");
+    }
+    write(project.path(), "a", "copy/a.py", "1.0.0");
+    fs::write(project.path().join(".ai/tools/latin1.py"), b"caf\xe9\n").unwrap();
+    fs::write(project.path().join(".ai/tools/data.json"), "{}").unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", project.path().join(".ai/tools/link.py")).unwrap();
+    let output = sync(&cluster, "postgres", &["--json"], project.path());
+    assert_eq!(output.status.code(), Some(1));
+    let found = report(&output);
+    let count = |name: &str| found["counts"][name].as_i64().unwrap();
+    assert_eq!((count("match"), count("invalid"), count("refused")), (2, 2, 1), "{found:#}");
+    assert_eq!(found["skipped"].as_array().unwrap().len(), 1);
+    let text = String::from_utf8(sync(&cluster, "postgres", &[], project.path()).stdout).unwrap();
+    for expected in
+        ["copy/a.py: the same id and version as ", "latin1.py: line 1: not UTF-8 text", "link.py: a symbolic link"]
+    {
+        assert!(text.contains(expected), "{expected:?} in\n{text}");
+    }
+}
+
+#[test]
+fn a_password_is_taken_from_string_or_environment_and_never_shown() {
+    let (cluster, mut client) = start(Options::new());
+    client.batch_execute("CREATE ROLE reader LOGIN PASSWORD 'hunter2' IN ROLE ledger_auditor").unwrap();
+    let project = TempDir::new().unwrap();
+    create(&mut client, "a", "a.py", "1.0.0");
+    write(project.path(), "a", "a.py", "1.0.0");
+    fs::write(cluster.data_dir().join("pg_hba.conf"), "local all postgres trust\nlocal all all scram-sha-256\n")
+        .unwrap();
+    cluster.reload();
+    let database = database(&cluster, "reader");
+    let run = |database: &str, environment: Option<&str>| {
+        let mut command = sync_command(database);
+        command.envs(environment.map(|password| ("PGPASSWORD", password))).arg(project.path());
+        command.output().unwrap()
+    };
+    wait_until("a password is asked for", PATIENCE, || run(&database, None).status.code() == Some(2));
+    let with_password = format!("{database} password=hunter2");
+    for (database, environment) in [(&with_password, None), (&database, Some("hunter2"))] {
+        let output = run(database, environment);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+    }
+    let wrong = run(&format!("{database} password=hunter3"), None);
+    assert_eq!(wrong.status.code(), Some(2));
+    assert!(stderr(&wrong).contains("password authentication failed for user \"reader\""), "{}", stderr(&wrong));
+    let encrypted = run(&format!("{with_password} sslmode=require"), None);
+    assert_eq!(encrypted.status.code(), Some(2));
+    assert!(stderr(&encrypted).contains("TLS"), "{}", stderr(&encrypted));
+    for output in [wrong, encrypted] {
+        assert!(!stderr(&output).contains("hunter") && output.stdout.is_empty(), "{output:?}");
+    }
+}
+
+#[test]
+fn a_database_without_a_registry_exits_with_2() {
+    let cluster = Cluster::start();
+    let project = TempDir::new().unwrap();
+    write(project.path(), "a", "a.py", "1.0.0");
+    let output = sync(&cluster, "postgres", &[], project.path());
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    assert!(
+        stderr(&output).contains("cannot ask the registry: schema \"ledger\" does not exist"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
+fn metadata_that_no_file_holds_is_said_to_differ() {
+    let (cluster, mut client) = start(Options::new());
+    let project = TempDir::new().unwrap();
+    let text = "# version: 1.0.0\na()\n";
+    let create = "SELECT ledger.create_item('tool', 'a', '1.0.0', $1, 'a.py', '{\"timeout\": 5}')";
+    client.execute(create, &[&text]).unwrap();
+    write(project.path(), "a", "a.py", "1.0.0");
+    let output = sync(&cluster, "postgres", &[], project.path());
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said.starts_with("differs ") && said.contains(": the text is the same, its metadata is not\n"), "{said}");
 }

@@ -1,5 +1,6 @@
 //! What signing and verifying promise together.
 
+use super::signature_line::LineFormat;
 use super::signer::{sign, text_hash};
 use super::verifier::{verify, verify_integrity, Status, Verification, SOLUTION};
 use super::{Item, ItemError, ItemType};
@@ -10,6 +11,10 @@ use proptest::prelude::*;
 const DIRECTIVE: &str =
     "# Title\n\n```xml\n<directive name=\"test\" version=\"1.0.0\">\n  <a>b</a>\n</directive>\n```\n";
 const KNOWLEDGE: &str = "---\ntitle: T\nzettel_id: z\ncategory: c\ntags: [a, b]\n---\n\nText\n";
+
+/// What another signer left.
+const OLD_LINE: &str =
+    "kiwi-mcp:validated:2025-01-01T00:00:00Z:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
 fn tool(content: &str) -> Item<'_> {
     Item {
@@ -184,17 +189,50 @@ fn any_text() -> impl Strategy<Value = String> {
         Just("\u{feff}".to_owned()),
         Just("# kiwi-mcp:validated:x".to_owned()),
         Just("<!-- kiwi-mcp:validated:x -->".to_owned()),
+        Just(format!("# {OLD_LINE}\n")),
+        Just(format!("<!-- {OLD_LINE} -->\r\n")),
+        Just("<directive name=\"a\"><b/></directive>".to_owned()),
+        Just("---\ncategory: c\n---\n".to_owned()),
         "\\PC{0,8}",
     ];
     proptest::collection::vec(pieces, 0..10).prop_map(|pieces| pieces.concat())
 }
 
-/// `text` with one of its characters replaced by another.
-fn with_change(text: &str, at: prop::sample::Index) -> String {
-    let mut characters: Vec<char> = text.chars().collect();
-    let at = at.index(characters.len());
-    characters[at] = if characters[at] == 'x' { 'y' } else { 'x' };
-    characters.into_iter().collect()
+/// A change of one character of a text, which may be of any length but none.
+#[derive(Debug, Clone)]
+enum Change {
+    Replace(prop::sample::Index),
+    /// After another one.
+    Insert(prop::sample::Index),
+    Remove(prop::sample::Index),
+}
+
+impl Change {
+    fn any() -> impl Strategy<Value = Change> {
+        let index = any::<prop::sample::Index>;
+        prop_oneof![
+            index().prop_map(Change::Replace),
+            index().prop_map(Change::Insert),
+            index().prop_map(Change::Remove)
+        ]
+    }
+
+    /// The text, changed; what comes in is a letter.
+    fn apply(&self, text: &str) -> String {
+        let mut characters: Vec<char> = text.chars().collect();
+        let count = characters.len();
+        match self {
+            Change::Replace(at) => {
+                let at = at.index(count);
+                characters[at] = if characters[at] == 'x' { 'y' } else { 'x' };
+            }
+            // Not behind the last one: there it would be no change of what is before it.
+            Change::Insert(at) if count > 1 => characters.insert(1 + at.index(count - 1), 'x'),
+            Change::Insert(_) => characters[0] = if characters[0] == 'x' { 'y' } else { 'x' },
+            Change::Remove(at) => drop(characters.remove(at.index(count))),
+        }
+        characters.into_iter().collect()
+    }
 }
 
 /// What is before the signature line of a signed text, the line itself, and what is after it.
@@ -209,7 +247,7 @@ fn parts(signed: &str) -> [&str; 3] {
 proptest! {
     #[test]
     fn signed_tools_are_valid_and_any_change_is_found(
-        text in any_text(), path in any_tool_path(), at in any::<prop::sample::Index>()
+        text in any_text(), path in any_tool_path(), change in Change::any()
     ) {
         let item = Item { file_path: path, ..tool(&text) };
         let content = signed(&item);
@@ -218,10 +256,10 @@ proptest! {
         let [before, line, after] = parts(&content);
         let mut changed = Vec::new();
         if !before.is_empty() {
-            changed.push([&with_change(before, at), line, after].concat());
+            changed.push([&change.apply(before), line, after].concat());
         }
         if !after.is_empty() {
-            changed.push([before, line, &with_change(after, at)].concat());
+            changed.push([before, line, &change.apply(after)].concat());
         }
         for content in changed {
             let outcome = verified(&Item { content: &content, ..item });
@@ -230,23 +268,76 @@ proptest! {
     }
 
     #[test]
-    fn signed_directives_are_valid_and_any_change_is_found(
-        before in "[^<]{0,20}", inside in "[^<>&]{1,30}", after in "[^<]{0,20}", at in any::<prop::sample::Index>()
+    fn signed_directives_are_valid_and_any_change_of_their_xml_is_found(
+        before in "[^<]{0,20}", inside in "[^<>&]{0,30}", attribute in "[^<>&\"]{0,10}", after in "[^<]{0,20}",
+        change in Change::any()
     ) {
-        let xml = |inside: &str| format!("{before}<directive name=\"a\">{inside}</directive>{after}");
-        let content = signed(&directive(&xml(&inside)));
+        let xml = format!("<directive name=\"a\"><step for=\"{attribute}\"/>{inside}</directive>");
+        let content = signed(&directive(&format!("{before}{xml}{after}")));
         prop_assert!(verified(&directive(&content)).success());
-        let changed = content.replace(&format!(">{inside}</"), &format!(">{}</", with_change(&inside, at)));
-        prop_assert!(!verified(&directive(&changed)).success());
+        let changed = content.replacen(&xml, &change.apply(&xml), 1);
+        prop_assert!(!verified(&directive(&changed)).success(), "{changed:?}");
     }
 
     #[test]
-    fn signed_knowledge_is_valid_and_any_change_is_found(body in "x[^-]{0,30}x", at in any::<prop::sample::Index>()) {
-        for top in ["", "---\ntitle: T\n---\n"] {
+    fn signed_knowledge_is_valid_and_any_change_of_its_text_is_found(
+        body in "x(\\PC|\n){0,30}x", change in Change::any()
+    ) {
+        for top in ["", "---\ntitle: T\n---\n", "---\r\ntitle: T\r\n---\r\n"] {
             let content = signed(&knowledge(&format!("{top}{body}")));
             prop_assert!(verified(&knowledge(&content)).success());
-            let changed = format!("{}{}", content.strip_suffix(&body).unwrap(), with_change(&body, at));
-            prop_assert!(!verified(&knowledge(&changed)).success());
+            let changed = format!("{}{}", content.strip_suffix(&body).unwrap(), change.apply(&body));
+            prop_assert!(!verified(&knowledge(&changed)).success(), "{changed:?}");
+        }
+    }
+
+    #[test]
+    fn any_change_of_the_keys_that_knowledge_is_hashed_with_is_found(
+        values in proptest::collection::vec("[a-z]{1,8}", 3), which in 0..3_usize, change in Change::any()
+    ) {
+        let text = |values: &[String]| {
+            format!("---\ncategory: c{}\nentry_type: e{}\ntags: [t{}]\n---\ntext", values[0], values[1], values[2])
+        };
+        let content = signed(&knowledge(&text(&values)));
+        prop_assert!(verified(&knowledge(&content)).success());
+        let mut others = values.clone();
+        others[which] = change.apply(&values[which]);
+        let changed = content.replacen(&text(&values), &text(&others), 1);
+        prop_assert!(!verified(&knowledge(&changed)).success(), "{changed:?}");
+    }
+
+    #[test]
+    fn any_change_of_id_version_or_place_is_found(
+        id in "[a-z]{1,8}", number in 1..1000_u32, place in "[a-z]{1,8}", change in Change::any()
+    ) {
+        let (version, other_version) = (format!("{number}.0.0"), format!("{number}.0.1"));
+        let (path, other_path) = (format!("d{place}/a.md"), format!("d{}/a.md", change.apply(&place)));
+        let other_id = format!("i{}", change.apply(&id));
+        let id = format!("i{id}");
+        for item in [tool("x"), directive(DIRECTIVE), knowledge(KNOWLEDGE)] {
+            let item = Item { id: &id, version: &version, file_path: Some(&path), ..item };
+            let content = signed(&item);
+            let item = Item { content: &content, ..item };
+            prop_assert!(verified(&item).success());
+            for other in [
+                Item { id: &other_id, ..item },
+                Item { version: &other_version, ..item },
+                Item { file_path: Some(&other_path), ..item },
+                Item { file_path: None, ..item },
+            ] {
+                prop_assert!(!verified(&other).success(), "{other:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn any_change_of_the_hash_in_the_line_is_found(text in any_text(), change in Change::any()) {
+        for item in [tool(&text), directive(DIRECTIVE), knowledge(KNOWLEDGE)] {
+            let signed = sign(&item, timestamp()).unwrap();
+            let hash = signed.signature.integrity.as_str();
+            let [before, line, after] = parts(&signed.content);
+            let changed = [before, &line.replace(hash, &change.apply(hash)), after].concat();
+            prop_assert!(!verified(&Item { content: &changed, ..item }).success(), "{changed:?}");
         }
     }
 
@@ -255,10 +346,22 @@ proptest! {
         for content in [&text, &any] {
             for item in [tool(content), directive(content), knowledge(content)] {
                 let Ok(signed) = sign(&item, timestamp()) else { continue };
-                let item = Item { content: &signed.content, ..item };
-                prop_assert!(verified(&item).success());
-                prop_assert_eq!(sign(&item, timestamp()).unwrap(), signed.clone());
+                let signed_item = Item { content: &signed.content, ..item };
+                prop_assert!(verified(&signed_item).success());
+                prop_assert_eq!(sign(&signed_item, timestamp()).unwrap(), signed.clone());
+                let format = LineFormat::of(&item).unwrap();
+                prop_assert_eq!(format.remove(&signed.content), format.remove(content));
             }
+        }
+    }
+
+    #[test]
+    fn signing_again_later_changes_the_time_alone(text in any_text(), path in any_tool_path()) {
+        let later = Timestamp::parse("2027-03-05T13:01:01.000000Z").unwrap();
+        for item in [Item { file_path: path, ..tool(&text) }, directive(DIRECTIVE), knowledge(KNOWLEDGE)] {
+            let first = signed(&item);
+            let again = sign(&Item { content: &first, ..item }, later).unwrap().content;
+            prop_assert_eq!(again.replace("2027-03-05T13:01:01Z", "2026-02-04T12:00:00Z"), first);
         }
     }
 }

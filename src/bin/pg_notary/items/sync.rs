@@ -2,7 +2,7 @@
 
 use super::map_all;
 use super::process::{Action, Local, Processor};
-use super::report::{Record, State};
+use super::report::{printable, Record, State};
 use super::sync_report::{Comparison, Outcome, SyncReport};
 use super::tree::Tree;
 use crate::UNREADABLE;
@@ -40,7 +40,8 @@ pub fn run(arguments: &SyncArguments) -> u8 {
             report.exit_status()
         }
         Err(message) => {
-            eprintln!("pg_notary: {message}");
+            // A server's words among them.
+            eprintln!("pg_notary: {}", printable(&message));
             UNREADABLE
         }
     }
@@ -95,9 +96,7 @@ fn reason(error: &postgres::Error) -> String {
             Some(hint) => format!("{} ({hint})", said.message()),
             None => said.message().to_owned(),
         },
-        (None, Some(source)) => {
-            format!("{error}: {source}").replace(&format!(": {source}: {source}"), &format!(": {source}"))
-        }
+        (None, Some(source)) => format!("{error}: {source}"),
         (None, None) => error.to_string(),
     }
 }

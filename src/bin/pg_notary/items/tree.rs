@@ -6,7 +6,7 @@ use pg_notary::items::location::extract_location_path;
 use pg_notary::items::ItemType;
 use std::collections::BTreeSet;
 use std::fs::{self, File, FileType};
-use std::io::{self, Read};
+use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 /// So many places are tried that a tree in which everything was modified is still verified in seconds.
@@ -109,7 +109,9 @@ fn roots(directory: &Path) -> Result<Vec<Root>, String> {
     let mut roots = Vec::new();
     for item_type in ItemType::ALL {
         let start = project.join(item_type.base());
-        if fs::symlink_metadata(&start).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+        // A file was named, or .ai is one: there is nothing in it either.
+        let is_nothing = |error: io::Error| matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory);
+        if fs::symlink_metadata(&start).is_err_and(is_nothing) {
             continue;
         }
         let real_base = fs::canonicalize(&start).map_err(|error| format!("{}: {error}", start.display()))?;
