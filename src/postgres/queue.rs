@@ -1,6 +1,6 @@
 //! Entries that triggers have recorded and that are not in `entries_pending` yet: those of one statement are inserted together.
 //!
-//! They get there when their statement ends, before anything else can look; at the latest before the transaction commits. An
+//! They get there when their statement ends, and so do not show to other triggers of it; at the latest before the transaction commits. An
 //! entry belongs to the subtransaction that recorded it, so it is inserted while that is the current one, is handed to the
 //! parent with it, or forgotten.
 
