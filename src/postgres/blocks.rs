@@ -226,14 +226,16 @@ fn collect(pending: &Table, snapshot: &LatestSnapshot, from_page: u32, limit: us
         check_for_interrupts!();
         // SAFETY: the scan's tuple is good until the next; the copy lives in the batch's memory context.
         let tuple = unsafe { pg_sys::heap_copytuple(tuple) };
-        let entry = tables::entry_from_row(&pending.deform(tuple));
+        let row = pending.deform(tuple);
+        let metadata = tables::metadata_from_row(&row);
+        let entry = tables::borrowed_entry_from_row(&row, &metadata);
         line.clear();
         entry.write_line(&mut line);
         candidates.push(Candidate {
             created_at: entry.created_at,
             entry_id: entry.entry_id,
-            row_ids: row_change::row_ids(&entry.entry_type, &entry.metadata).collect(),
-            data_hash: entry.data_hash,
+            row_ids: row_change::row_ids(&entry.entry_type, &metadata).collect(),
+            data_hash: entry.data_hash.to_owned(),
             leaf: log_tree::leaf_hash(&line),
             tuple,
         });

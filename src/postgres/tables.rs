@@ -7,8 +7,9 @@
 use super::errors::Failure;
 use super::jsonb::Jsonb;
 use crate::ledger::block::BlockHeader;
-use crate::ledger::record::{Entry, Timestamp};
+use crate::ledger::record::{Entry, EntryLine, Timestamp};
 use pgrx::{pg_sys, FromDatum, IntoDatum};
+use std::borrow::Cow;
 use std::ffi::CString;
 use uuid::Uuid;
 
@@ -412,8 +413,7 @@ pub mod entry_column {
 /// The entry in a row of `ledger.entries`. A column that a superuser has emptied reads as empty: verification then finds
 /// that the line is not the one that was recorded.
 pub fn entry_from_row(row: &Row) -> Entry {
-    let metadata = row.datum(entry_column::METADATA).map(canonical_metadata).unwrap_or_default();
-    entry_with_metadata(row, metadata)
+    entry_with_metadata(row, metadata_from_row(row))
 }
 
 /// As [`entry_from_row`], for a row that is only now being recorded: its metadata must have a canonical form.
@@ -434,6 +434,25 @@ fn entry_with_metadata(row: &Row, metadata: String) -> Entry {
         key_id: row.get(KEY_ID),
         created_at: row.timestamp(CREATED_AT).unwrap_or_default(),
     }
+}
+
+/// As [`entry_from_row`], without copying its texts. `metadata` is what [`metadata_from_row`] gives.
+pub fn borrowed_entry_from_row<'a>(row: &'a Row, metadata: &'a str) -> EntryLine<'a> {
+    use entry_column::*;
+    EntryLine {
+        entry_id: row.uuid(ID).unwrap_or_default(),
+        entry_type: Cow::Borrowed(row.get(ENTRY_TYPE).unwrap_or_default()),
+        data_hash: row.get(DATA_HASH).unwrap_or_default(),
+        metadata,
+        signature: row.get::<&str>(SIGNATURE).map(Cow::Borrowed),
+        key_id: row.get::<&str>(KEY_ID).map(Cow::Borrowed),
+        created_at: row.timestamp(CREATED_AT).unwrap_or_default(),
+    }
+}
+
+/// The metadata of an entry in a row of `ledger.entries`, canonical where it has such a form.
+pub fn metadata_from_row(row: &Row) -> String {
+    row.datum(entry_column::METADATA).map(canonical_metadata).unwrap_or_default()
 }
 
 /// The canonical text of a jsonb, or its text as it is where it has none: then it was not put there by recording, and is

@@ -271,17 +271,28 @@ pub(crate) fn string_end(bytes: &[u8], start: usize) -> Result<(usize, bool), Js
 }
 
 /// The offset of the first byte from `from` on that cannot be copied as it is within a canonical string.
-pub(super) fn plain_end(bytes: &[u8], from: usize) -> usize {
-    // Sixteen at a time without a branch, which the compiler turns into vector instructions.
+pub(crate) fn plain_end(bytes: &[u8], from: usize) -> usize {
+    // Sixteen at a time without a branch, which the compiler turns into vector instructions. Names and values are short,
+    // so what is left over counts as well.
     let (chunks, _) = bytes[from..].as_chunks::<16>();
     let whole =
         chunks.iter().take_while(|chunk| chunk.iter().fold(true, |plain, byte| plain & is_plain(*byte))).count();
     let rest = &bytes[from + whole * 16..];
-    from + whole * 16 + rest.iter().take_while(|byte| is_plain(**byte)).count()
+    from + whole * 16 + rest.iter().take_while(|byte| IS_PLAIN[usize::from(**byte)]).count()
 }
 
-fn is_plain(byte: u8) -> bool {
-    (0x20..0x7f).contains(&byte) & (byte != b'"') & (byte != b'\\')
+const IS_PLAIN: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        table[byte] = is_plain(byte as u8);
+        byte += 1;
+    }
+    table
+};
+
+const fn is_plain(byte: u8) -> bool {
+    (byte >= 0x20) & (byte < 0x7f) & (byte != b'"') & (byte != b'\\')
 }
 
 /// The offset after the escape that starts at `at`.

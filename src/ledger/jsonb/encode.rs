@@ -24,8 +24,17 @@ struct Encoder<'a> {
     out: Vec<u8>,
 }
 
-/// A key, and where its value begins.
-type Member<'a> = (Cow<'a, str>, usize);
+/// A key and its value.
+type Member<'a> = (Cow<'a, str>, Token);
+
+/// Where a value stands in the text. Looked for once: strings are most of it.
+#[derive(Clone, Copy)]
+struct Token {
+    start: usize,
+    end: usize,
+    /// A string without escapes.
+    is_verbatim: bool,
+}
 
 /// The entries of a container, while its children are written.
 struct Entries {
@@ -73,30 +82,42 @@ impl<'a> Encoder<'a> {
         Some(end)
     }
 
-    /// Where the values of an array begin.
-    fn values(&self, at: usize) -> Option<(Vec<usize>, usize)> {
+    /// The values of an array, and where it ends.
+    fn values(&self, at: usize) -> Option<(Vec<Token>, usize)> {
         let mut values = Vec::new();
         let mut at = at + 1;
         while *self.text.as_bytes().get(at)? != b']' {
-            values.push(at);
-            at = self.after(value_end(self.text.as_bytes(), at)?)?;
+            let value = self.token(at)?;
+            values.push(value);
+            at = self.after(value.end)?;
         }
         Some((values, at + 1))
     }
 
-    /// The members of an object.
+    /// The members of an object, and where it ends.
     fn members(&self, at: usize) -> Option<(Vec<Member<'a>>, usize)> {
         let bytes = self.text.as_bytes();
         let mut members = Vec::with_capacity(16);
         let mut at = at + 1;
         while *bytes.get(at)? != b'}' {
-            let (key_end, verbatim) = string_end(bytes, at).ok()?;
-            let key = decode(self.text.get(at..key_end)?, verbatim)?;
+            let (key_end, is_verbatim) = string_end(bytes, at).ok()?;
+            let key = decode(self.text.get(at..key_end)?, is_verbatim)?;
             // A colon and a space.
-            members.push((key, key_end + 2));
-            at = self.after(value_end(bytes, key_end + 2)?)?;
+            let value = self.token(key_end + 2)?;
+            members.push((key, value));
+            at = self.after(value.end)?;
         }
         Some((members, at + 1))
+    }
+
+    /// The value that begins at `start`.
+    fn token(&self, start: usize) -> Option<Token> {
+        let bytes = self.text.as_bytes();
+        let (end, is_verbatim) = match bytes.get(start)? {
+            b'"' => string_end(bytes, start).ok()?,
+            _ => (value_end(bytes, start)?, false),
+        };
+        Some(Token { start, end, is_verbatim })
     }
 
     /// Past the comma and the space behind a value, if it is not the last.
@@ -111,26 +132,25 @@ impl<'a> Encoder<'a> {
         Entries { next, count: 0, length: 0 }
     }
 
-    fn value(&mut self, at: usize, entries: &mut Entries, depth: usize) -> Option<()> {
+    fn value(&mut self, token: Token, entries: &mut Entries, depth: usize) -> Option<()> {
         let before = self.out.len();
-        let kind = match *self.text.as_bytes().get(at)? {
+        let text = self.text.get(token.start..token.end)?;
+        let kind = match *text.as_bytes().first()? {
             b'"' => {
-                let (end, verbatim) = string_end(self.text.as_bytes(), at).ok()?;
-                let text = decode(self.text.get(at..end)?, verbatim)?;
+                let text = decode(text, token.is_verbatim)?;
                 return self.string(&text, entries);
             }
             b'{' | b'[' => {
                 self.align();
-                self.container(at, depth + 1)?;
+                self.container(token.start, depth + 1)?;
                 CONTAINER
             }
             b't' => TRUE,
             b'f' => FALSE,
             b'n' => NULL,
             _ => {
-                let end = value_end(self.text.as_bytes(), at)?;
                 self.align();
-                self.numeric(self.text.get(at..end)?)?;
+                self.numeric(text)?;
                 NUMERIC
             }
         };
