@@ -26,6 +26,9 @@ ORDER BY c.relname, attnum;
 SELECT inhrelid::regclass AS partition, inhparent::regclass AS of, pg_get_expr(relpartbound, oid) AS bound, relkind
 FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
 WHERE inhparent = 'ledger.entries'::regclass ORDER BY inhrelid::regclass::text COLLATE "C";
+-- The first partition is there before the first block: whoever sees the block sees the partition.
+SELECT inhrelid::regclass AS partition, pg_get_expr(relpartbound, oid) AS bound FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
+WHERE inhparent = 'ledger.entries_sealed'::regclass;
 
 -- Functions: what the planner may do with them.
 SELECT p.oid::regprocedure::text AS function, provolatile AS volatility, proparallel AS parallel, proisstrict AS strict,

@@ -2,6 +2,7 @@
 
 use super::settings;
 use super::tables::{self, entry_column, LatestSnapshot, Table};
+use pgrx::prelude::*;
 use pgrx::{pg_sys, FromDatum, Spi};
 use uuid::Uuid;
 
@@ -20,6 +21,9 @@ pub struct SealedPartition {
 /// All partitions, by ascending block number.
 pub fn sealed() -> Vec<SealedPartition> {
     let parent = Table::open("entries_sealed", pg_sys::AccessShareLock);
+    // Where this transaction holds the lock already, opening the table does not look for news of it.
+    // SAFETY: inside a transaction, as for taking any lock.
+    unsafe { pg_sys::AcceptInvalidationMessages() };
     // SAFETY: the descriptor belongs to the open relation. A range bound's datums are those of a bigint, except where
     // the kind says that it is unbounded; such a partition was not made by us and is passed over.
     unsafe {
@@ -46,25 +50,40 @@ pub fn sealed() -> Vec<SealedPartition> {
 
 /// Makes sure that blocks up to `block_number` have a partition, and that the next one is there before it is needed.
 /// Runs DDL as the current user, who must own the ledger's tables.
+///
+/// Before it is needed, because Postgres tells other sessions of a new partition only after the transaction that made it is
+/// seen to have committed. Were it the same transaction that fills it, then whoever takes a snapshot in between would find
+/// the new block's entries neither here nor where they were pending.
 pub fn ensure_for(first: i64, last: i64) {
-    let span = (PARTITION_ENTRIES / settings::block_size() as i64).max(1);
     let partitions = sealed();
+    let mut end = partitions.iter().map(|partition| partition.to).max().unwrap_or(first);
     let is_missing = !partitions.iter().any(|partition| (partition.from..partition.to).contains(&first));
-    if first > 1 && is_missing {
-        // It was made ahead of need, so somebody has taken it away: another in its place could never be attached again.
+    if is_missing && first < end {
+        // Somebody has taken it away: another in its place could never be attached again.
         return;
     }
-    let mut end = partitions.iter().map(|partition| partition.to).max().unwrap_or(first);
+    let span = span();
     while end <= last + span / 10 {
         create(end, end + span);
+        // A member, as its parent is: pg_dump must not take the one without the other.
+        run(&format!("ALTER EXTENSION pg_notary ADD TABLE ledger.{}", name(end)));
         end += span;
     }
+}
+
+/// Blocks of one partition.
+fn span() -> i64 {
+    (PARTITION_ENTRIES / settings::block_size() as i64).max(1)
+}
+
+fn name(from: i64) -> String {
+    format!("entries_sealed_{from}")
 }
 
 /// A table is made first and attached then: that waits for no writer, and no writer for it, where CREATE TABLE ...
 /// PARTITION OF would lock the parent against everyone.
 fn create(from: i64, to: i64) {
-    let name = format!("entries_sealed_{from}");
+    let name = name(from);
     let statements = [
         format!("CREATE TABLE ledger.{name} (LIKE ledger.entries_sealed INCLUDING ALL, PRIMARY KEY (id), UNIQUE (leaf_index), CHECK (leaf_index IS NOT NULL)) USING heap"),
         format!("REVOKE ALL ON ledger.{name} FROM PUBLIC"),
@@ -72,12 +91,21 @@ fn create(from: i64, to: i64) {
         format!("CREATE TRIGGER refuse_statement BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON ledger.{name} FOR EACH STATEMENT EXECUTE FUNCTION ledger.refuse_change()"),
         format!("ALTER TABLE ledger.{name} ENABLE ALWAYS TRIGGER refuse_statement"),
         format!("ALTER TABLE ledger.entries_sealed ATTACH PARTITION ledger.{name} FOR VALUES FROM ({from}) TO ({to})"),
-        // A member, as its parent is: pg_dump must not take the one without the other.
-        format!("ALTER EXTENSION pg_notary ADD TABLE ledger.{name}"),
     ];
     for statement in &statements {
-        Spi::run(statement).unwrap_or_else(|error| pgrx::error!("could not create partition ledger.{name}: {error}"));
+        run(statement);
     }
+}
+
+fn run(statement: &str) {
+    Spi::run(statement)
+        .unwrap_or_else(|error| pgrx::error!("could not create a partition of ledger.entries_sealed: {error}"));
+}
+
+/// The partition for the first blocks, for the install script only, which makes it a member.
+#[pg_extern(volatile, parallel_unsafe)]
+fn make_first_partition() {
+    create(1, 1 + span());
 }
 
 /// What `read` makes of the entry's row, if it is sealed as of now.
