@@ -56,12 +56,10 @@ pub fn sealed() -> Vec<SealedPartition> {
 /// the new block's entries neither here nor where they were pending.
 pub fn ensure_for(first: i64, last: i64) {
     let partitions = sealed();
-    let mut end = partitions.iter().map(|partition| partition.to).max().unwrap_or(first);
-    let is_missing = !partitions.iter().any(|partition| (partition.from..partition.to).contains(&first));
-    if is_missing && first < end {
-        // Somebody has taken it away: another in its place could never be attached again.
-        return;
-    }
+    let last_end = partitions.iter().map(|partition| partition.to).max();
+    let is_missing = |end| first < end && !partitions.iter().any(|own| (own.from..own.to).contains(&first));
+    // Where somebody has taken one away, another in its place could never be attached again.
+    let Some(mut end) = last_end.filter(|end| !is_missing(*end)) else { return };
     let span = span();
     while end <= last + span / 10 {
         create(end, end + span);
