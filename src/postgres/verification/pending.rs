@@ -82,7 +82,7 @@ impl PendingComparison {
         let without_row = lines_without_row(report);
         let vanished = still_without_row(path, report.bytes, without_row);
         let mut vanished: Vec<(&Uuid, &PendingEntry)> =
-            vanished.iter().filter_map(|id| report.pending.get_key_value(id)).collect();
+            vanished.iter().filter_map(|id| Some((id, report.pending.get(id)?))).collect();
         vanished.sort_by_key(|(_, line)| line.line_number);
         for (entry_id, line) in vanished {
             let detail = "the database does not have this entry, which is in no block and not voided";
@@ -143,7 +143,7 @@ fn is_still_pending(entry_id: Uuid) -> bool {
 
 /// Entries of the file in no block, that neither are in the tables nor inserted by a running transaction.
 fn lines_without_row(report: &FileReport) -> HashSet<Uuid> {
-    report.pending.keys().copied().filter(|id| !settle::is_recorded(*id)).collect()
+    report.pending.iter().map(|(id, _)| id).filter(|id| !settle::is_recorded(*id)).collect()
 }
 
 /// Those that are still without a row and not voided once the worker is done with what has ended until now.

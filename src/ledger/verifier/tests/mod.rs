@@ -3,6 +3,7 @@
 mod chain;
 mod driven;
 mod files;
+mod parallel;
 
 use super::*;
 use crate::ledger::block::{seal, BlockHeader};
@@ -90,7 +91,7 @@ fn join(lines: &[Vec<u8>]) -> Vec<u8> {
 
 fn verify(bytes: &[u8]) -> FileReport {
     let keyring = keyring();
-    let options = FileOptions { keyring: Some(&keyring) };
+    let options = FileOptions { keyring: Some(&keyring), ..FileOptions::default() };
     verify_file(Cursor::new(bytes), options, &mut ()).unwrap()
 }
 
