@@ -44,6 +44,16 @@ pub fn sealed() -> Vec<SealedPartition> {
     }
 }
 
+/// The tables of all partitions, also of those that were not made by us.
+pub fn all_sealed() -> Vec<pg_sys::Oid> {
+    let parent = Table::open("entries_sealed", pg_sys::AccessShareLock);
+    // SAFETY: the descriptor belongs to the open relation.
+    unsafe {
+        let descriptor = pg_sys::RelationGetPartitionDesc(parent.relation(), false);
+        (0..(*descriptor).nparts as usize).map(|at| *(*descriptor).oids.add(at)).collect()
+    }
+}
+
 /// Makes sure that blocks up to `block_number` have a partition, and that the next one is there before it is needed.
 /// Runs DDL as the current user, who must own the ledger's tables.
 pub fn ensure_for(first: i64, last: i64) {
@@ -118,8 +128,9 @@ pub fn find_leaf<T>(
     }
 }
 
-/// The index on leaf_index that every sealed partition has.
-fn leaf_index_of(table: &Table) -> Option<pg_sys::Oid> {
+/// The index on leaf_index that every sealed partition has, unless somebody has dropped it. One that holds only some rows
+/// is not it.
+pub fn leaf_index_of(table: &Table) -> Option<pg_sys::Oid> {
     let own = (entry_column::LEAF_INDEX + 1) as i16;
     // SAFETY: the relation is open; the list is a copy, and each index is open while it is looked at.
     unsafe {
@@ -128,7 +139,8 @@ fn leaf_index_of(table: &Table) -> Option<pg_sys::Oid> {
         (0..length).map(|at| (*(*list).elements.add(at)).oid_value).find(|oid| {
             let index = pg_sys::index_open(*oid, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
             let form = &*(*index).rd_index;
-            let is_own = form.indisunique && form.indkey.values.as_slice(form.indnatts as usize) == [own];
+            let is_whole = form.indisunique && form.indisvalid && pg_sys::RelationGetIndexPredicate(index).is_null();
+            let is_own = is_whole && form.indkey.values.as_slice(form.indnatts as usize) == [own];
             pg_sys::index_close(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
             is_own
         })

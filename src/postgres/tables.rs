@@ -6,9 +6,11 @@
 
 use super::errors::Failure;
 use super::jsonb::Jsonb;
+use crate::ledger::ascii_text;
 use crate::ledger::block::BlockHeader;
-use crate::ledger::record::{Entry, Timestamp};
+use crate::ledger::record::{Entry, EntryLine, Timestamp};
 use pgrx::{pg_sys, FromDatum, IntoDatum};
+use std::borrow::Cow;
 use std::ffi::CString;
 use uuid::Uuid;
 
@@ -121,6 +123,18 @@ impl Table {
     pub fn deform(&self, tuple: pg_sys::HeapTuple) -> Row {
         // SAFETY: the tuple comes from this table.
         unsafe { Row::deform(tuple, self.descriptor()) }
+    }
+
+    /// The same, into a row that is used again.
+    pub fn deform_into(&self, tuple: pg_sys::HeapTuple, row: &mut Row) {
+        // SAFETY: the tuple comes from this table.
+        unsafe { row.take(tuple, self.descriptor()) }
+    }
+
+    /// Whether its rows are in itself, and not in partitions or elsewhere.
+    pub fn is_plain(&self) -> bool {
+        // SAFETY: the relation is open.
+        unsafe { (*(*self.relation).rd_rel).relkind as u8 == pg_sys::RELKIND_RELATION }
     }
 
     /// How many pages the table has now.
@@ -236,6 +250,7 @@ unsafe fn may_be_toasted(tuple: pg_sys::HeapTuple) -> bool {
 }
 
 /// The columns of one tuple. Values point into the tuple, and are good as long as it is.
+#[derive(Default)]
 pub struct Row {
     values: Vec<pg_sys::Datum>,
     nulls: Vec<bool>,
@@ -247,11 +262,20 @@ impl Row {
     /// # Safety
     /// The tuple has the shape of the descriptor.
     pub unsafe fn deform(tuple: pg_sys::HeapTuple, descriptor: pg_sys::TupleDesc) -> Row {
+        let mut row = Row::default();
+        row.take(tuple, descriptor);
+        row
+    }
+
+    /// Replaces this row by another.
+    ///
+    /// # Safety
+    /// The tuple has the shape of the descriptor.
+    unsafe fn take(&mut self, tuple: pg_sys::HeapTuple, descriptor: pg_sys::TupleDesc) {
         let columns = (*descriptor).natts as usize;
-        let mut values = vec![pg_sys::Datum::null(); columns];
-        let mut nulls = vec![false; columns];
-        pg_sys::heap_deform_tuple(tuple, descriptor, values.as_mut_ptr(), nulls.as_mut_ptr());
-        Row { values, nulls }
+        self.values.resize(columns, pg_sys::Datum::null());
+        self.nulls.resize(columns, false);
+        pg_sys::heap_deform_tuple(tuple, descriptor, self.values.as_mut_ptr(), self.nulls.as_mut_ptr());
     }
 
     pub fn datum(&self, column: usize) -> Option<pg_sys::Datum> {
@@ -266,6 +290,11 @@ impl Row {
 
     pub fn uuid(&self, column: usize) -> Option<Uuid> {
         self.datum(column).map(uuid_from_datum)
+    }
+
+    /// A text, as long as the row is good.
+    pub fn text(&self, column: usize) -> Option<&str> {
+        self.get(column)
     }
 
     pub fn timestamp(&self, column: usize) -> Option<Timestamp> {
@@ -414,6 +443,36 @@ pub mod entry_column {
 pub fn entry_from_row(row: &Row) -> Entry {
     let metadata = row.datum(entry_column::METADATA).map(canonical_metadata).unwrap_or_default();
     entry_with_metadata(row, metadata)
+}
+
+/// As [`entry_from_row`], without copies of what the row has as text. `metadata` is a buffer for what it has not.
+pub fn entry_line<'r>(row: &'r Row, metadata: &'r mut String) -> EntryLine<'r> {
+    use entry_column::*;
+    match row.datum(METADATA) {
+        Some(jsonb) => replace_by_canonical(metadata, jsonb),
+        None => metadata.clear(),
+    }
+    EntryLine {
+        entry_id: row.uuid(ID).unwrap_or_default(),
+        entry_type: Cow::Borrowed(row.text(ENTRY_TYPE).unwrap_or_default()),
+        data_hash: row.text(DATA_HASH).unwrap_or_default(),
+        metadata,
+        signature: row.text(SIGNATURE).map(Cow::Borrowed),
+        key_id: row.text(KEY_ID).map(Cow::Borrowed),
+        created_at: row.timestamp(CREATED_AT).unwrap_or_default(),
+    }
+}
+
+/// As [`canonical_metadata`], into a buffer that is used again.
+fn replace_by_canonical(buffer: &mut String, jsonb: pg_sys::Datum) {
+    let mut out = std::mem::take(buffer).into_bytes();
+    out.clear();
+    // SAFETY: a non-null jsonb datum.
+    let written = unsafe { Jsonb::from_datum(jsonb, false) }.and_then(|jsonb| jsonb.write_canonical(&mut out));
+    *buffer = match written {
+        Some(_) => ascii_text(out),
+        None => canonical_metadata(jsonb),
+    };
 }
 
 /// As [`entry_from_row`], for a row that is only now being recorded: its metadata must have a canonical form.

@@ -4,7 +4,7 @@
 //! the end of the file that is read afterwards. A line without a row is an error only when its transaction has ended and
 //! the worker has had its chance to void it.
 
-use super::table_blocks;
+use super::table_blocks::{self, Buffers};
 use crate::ledger::record::Record;
 use crate::ledger::signature::Keyring;
 use crate::ledger::verifier::{FileReport, Findings, PendingEntry, Problem, ProblemKind, Source};
@@ -45,11 +45,11 @@ impl PendingComparison {
         let snapshot = LatestSnapshot::take();
         let table = Table::open("entries_pending", pg_sys::AccessShareLock);
         let mut scan = TableScan::start(&table, &snapshot, 0);
-        let (mut rows, mut line) = (HashMap::new(), Vec::new());
+        let (mut rows, mut buffers) = (HashMap::new(), Buffers::default());
         while let Some(tuple) = scan.next() {
             check_for_interrupts!();
             let row = table.deform(tuple);
-            let entry = table_blocks::sealed_entry(&row, keyring, &mut line);
+            let entry = table_blocks::sealed_entry(&row, keyring, &mut buffers);
             let of_entry = |kind, detail: &str| Problem::new(Source::Postgres, kind, detail).of_entry(entry.entry_id);
             if let Some((kind, detail)) = entry.signature.problem() {
                 findings.report(of_entry(kind, detail));
