@@ -26,7 +26,7 @@ use std::fmt;
 pub use decimals::with_fractions;
 pub(crate) use member::value_end;
 pub use member::{is_jsonb, keeps_number, keeps_numbers, member, members, plain, plain_member};
-pub(crate) use parser::string_end;
+pub(crate) use parser::{plain_end, string_end};
 pub(crate) use strings::decode;
 pub use strings::write_string;
 pub use writer::write_number;

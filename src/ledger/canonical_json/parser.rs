@@ -271,7 +271,7 @@ pub(crate) fn string_end(bytes: &[u8], start: usize) -> Result<(usize, bool), Js
 }
 
 /// The offset of the first byte from `from` on that cannot be copied as it is within a canonical string.
-pub(super) fn plain_end(bytes: &[u8], from: usize) -> usize {
+pub(crate) fn plain_end(bytes: &[u8], from: usize) -> usize {
     // Sixteen at a time without a branch, which the compiler turns into vector instructions.
     let (chunks, _) = bytes[from..].as_chunks::<16>();
     let whole =

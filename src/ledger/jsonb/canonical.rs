@@ -2,7 +2,7 @@
 //! verified; by way of jsonb's own text it would be printed, parsed and printed again.
 
 use super::layout::*;
-use crate::ledger::canonical_json::{keeps_number, write_number, write_string};
+use crate::ledger::canonical_json::{keeps_number, plain_end, write_number, write_string};
 
 /// What was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,7 +140,13 @@ impl Writer<'_> {
     }
 
     fn string(&mut self, bytes: &[u8]) -> Option<()> {
-        write_string(self.out, std::str::from_utf8(bytes).ok()?);
+        if plain_end(bytes, 0) < bytes.len() {
+            write_string(self.out, std::str::from_utf8(bytes).ok()?);
+            return Some(());
+        }
+        self.out.push(b'"');
+        self.out.extend_from_slice(bytes);
+        self.out.push(b'"');
         Some(())
     }
 

@@ -260,14 +260,13 @@ impl<'a> FileVerifier<'a> {
 
     fn entry(&mut self, offset: u64, entry: ReadEntry) {
         let ReadEntry { entry_id, leaf_hash, data_hash, signature } = entry;
-        if let Some(first) = self.pending.get(&entry_id) {
+        let line_number = self.line_number;
+        let entry = PendingEntry { leaf_hash, data_hash, line_number, offset, signature };
+        if let Some(first) = self.pending.insert(entry_id, entry) {
             let detail = format!("repeats the entry of line {}", first.line_number);
             let problem = self.problem(ProblemKind::EntryRepeated, &detail);
             self.report(problem.of_entry(entry_id));
-            return;
         }
-        let line_number = self.line_number;
-        self.pending.insert(entry_id, PendingEntry { leaf_hash, data_hash, line_number, offset, signature });
     }
 
     fn void(&mut self, void: &Void) {

@@ -2,7 +2,7 @@
 
 use super::chain::SignatureCheck;
 use crate::ledger::Hash;
-use std::collections::HashMap;
+use std::collections::hash_map::{Entry, HashMap};
 use uuid::Uuid;
 
 /// An entry line that no block holds yet.
@@ -50,14 +50,19 @@ impl PendingEntries {
         self.places.iter().filter_map(|(entry_id, place)| Some((*entry_id, self.entries.get(*place)?.as_ref()?)))
     }
 
-    /// Adds an entry that is not there yet.
-    pub(super) fn insert(&mut self, entry_id: Uuid, entry: PendingEntry) {
+    /// Adds an entry, unless it is there already; gives that one then.
+    pub(super) fn insert(&mut self, entry_id: Uuid, entry: PendingEntry) -> Option<&PendingEntry> {
+        let vacant = match self.places.entry(entry_id) {
+            Entry::Occupied(place) => return self.entries.get(*place.get())?.as_ref(),
+            Entry::Vacant(vacant) => vacant,
+        };
         let place = self.free.pop().unwrap_or(self.entries.len());
+        vacant.insert(place);
         match self.entries.get_mut(place) {
             Some(unused) => *unused = Some(entry),
             None => self.entries.push(Some(entry)),
         }
-        self.places.insert(entry_id, place);
+        None
     }
 
     pub(super) fn remove(&mut self, entry_id: &Uuid) -> Option<PendingEntry> {
@@ -90,9 +95,9 @@ mod tests {
             let id = Uuid::from_u128(numbers.below(300) as u128);
             if numbers.below(2) == 0 {
                 assert_eq!(pending.remove(&id), expected.remove(&id));
-            } else if pending.get(&id).is_none() {
-                pending.insert(id, entry(number));
-                expected.insert(id, entry(number));
+            } else {
+                assert_eq!(pending.insert(id, entry(number)), expected.get(&id));
+                expected.entry(id).or_insert_with(|| entry(number));
             }
             assert_eq!(pending.get(&id), expected.get(&id));
             assert_eq!((pending.len(), pending.is_empty()), (expected.len(), expected.is_empty()));

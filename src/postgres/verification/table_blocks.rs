@@ -4,7 +4,8 @@ use super::leaves::Leaves;
 use crate::ledger::block::BlockHeader;
 use crate::ledger::log_tree::leaf_hash;
 use crate::ledger::signature::Keyring;
-use crate::ledger::verifier::{check_signature, SealedEntry};
+use crate::ledger::verifier::{check_signature, EntryHasher, SealedEntry};
+use crate::postgres::helper_threads::helpers;
 use crate::postgres::spi;
 use crate::postgres::tables::{self, entry_column, Row};
 use pgrx::check_for_interrupts;
@@ -20,7 +21,6 @@ const MAX_BUFFER: usize = 1 << 20;
 
 /// Reads the chain from the tables.
 pub struct TableBlocks {
-    keyring: Option<Rc<Keyring>>,
     headers: VecDeque<BlockHeader>,
     entries: VecDeque<SealedEntry>,
     last_number: i64,
@@ -29,21 +29,23 @@ pub struct TableBlocks {
     /// Where the next chunk of entries begins.
     read_to: i64,
     leaves: Leaves,
-    buffers: Buffers,
+    hasher: EntryHasher,
+    /// A buffer.
+    metadata: String,
 }
 
 impl TableBlocks {
     /// Reads the blocks after number `after`, whose leaves begin at `first_leaf`.
     pub fn new(keyring: Option<Rc<Keyring>>, after: i64, first_leaf: i64) -> Self {
         TableBlocks {
-            keyring,
             headers: VecDeque::new(),
             entries: VecDeque::new(),
             last_number: after,
             next_leaf: first_leaf,
             read_to: first_leaf,
             leaves: Leaves::new(),
-            buffers: Buffers::default(),
+            hasher: EntryHasher::new(keyring.as_deref().cloned(), helpers()),
+            metadata: String::new(),
         }
     }
 
@@ -94,6 +96,7 @@ impl TableBlocks {
         while self.read_to < end {
             self.read_entries(end);
         }
+        while self.entries.back().is_none_or(|entry| entry.leaf_index < end) && self.receive() {}
         let count = self.entries.iter().take_while(|entry| entry.leaf_index < end).count();
         self.entries.drain(..count).collect()
     }
@@ -102,8 +105,13 @@ impl TableBlocks {
         while self.read_to < self.next_leaf + MAX_BLOCK {
             self.read_entries(self.next_leaf + MAX_BLOCK);
         }
+        while self.receive() {}
         let count = self.entries.iter().take_while(|entry| entry.block_number == block_number).count();
         self.entries.drain(..count).collect()
+    }
+
+    fn receive(&mut self) -> bool {
+        self.hasher.receive(&mut self.entries)
     }
 
     /// Reads a chunk, up to `needed` or further, but not further than the blocks go whose headers were read before: what
@@ -112,8 +120,13 @@ impl TableBlocks {
         let from = self.read_to;
         let known = self.headers.back().map_or(needed, |header| header.tree_size.max(needed));
         self.read_to = (from + CHUNK_LEAVES).min(known);
-        let TableBlocks { keyring, leaves, buffers, entries, .. } = self;
-        leaves.each(from, self.read_to, |row| entries.push_back(sealed_entry(row, keyring.as_deref(), buffers)));
+        let TableBlocks { leaves, hasher, metadata, .. } = self;
+        leaves.each(from, self.read_to, |row| {
+            metadata.shrink_to(MAX_BUFFER);
+            let entry = tables::entry_line(row, metadata);
+            hasher.push(&entry, leaf_index(row), block_number(row));
+        });
+        hasher.flush();
     }
 }
 
@@ -147,11 +160,19 @@ pub fn sealed_entry(row: &Row, keyring: Option<&Keyring>, buffers: &mut Buffers)
     entry.write_line(&mut buffers.line);
     SealedEntry {
         entry_id: entry.entry_id,
-        leaf_index: row.get(entry_column::LEAF_INDEX).unwrap_or(-1),
-        block_number: row.get(entry_column::BLOCK_NUMBER).unwrap_or(0),
+        leaf_index: leaf_index(row),
+        block_number: block_number(row),
         leaf_hash: leaf_hash(&buffers.line),
         line_number: None,
         signature: check_signature(keyring, &entry),
         data_hash: entry.data_hash.to_owned(),
     }
+}
+
+fn leaf_index(row: &Row) -> i64 {
+    row.get(entry_column::LEAF_INDEX).unwrap_or(-1)
+}
+
+fn block_number(row: &Row) -> i64 {
+    row.get(entry_column::BLOCK_NUMBER).unwrap_or(0)
 }

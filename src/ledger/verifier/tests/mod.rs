@@ -16,7 +16,7 @@ use crate::ledger::test_support::Numbers;
 use std::io::Cursor;
 use uuid::Uuid;
 
-fn keyring() -> Keyring {
+pub(super) fn keyring() -> Keyring {
     Keyring::parse("default:test-secret-key-for-hmac\nold:k\n").unwrap()
 }
 
@@ -24,7 +24,7 @@ fn timestamp(number: i64) -> Timestamp {
     Timestamp::from_micros(1_770_000_000_000_000 + number * 1_234_567).unwrap()
 }
 
-fn entry(number: u64, keyring: &Keyring) -> Entry {
+pub(super) fn entry(number: u64, keyring: &Keyring) -> Entry {
     let mut id = [0; 16];
     id.copy_from_slice(&crate::ledger::sha256(&number.to_be_bytes())[..16]);
     let data_hash = sha256_hex(format!("data {number}").as_bytes());
