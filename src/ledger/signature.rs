@@ -3,6 +3,7 @@
 //! A signature is the lower-case hex HMAC-SHA256 (RFC 2104), keyed with the secret's bytes, over the 64 characters of a
 //! data hash.
 
+use super::Hash;
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
 use std::fmt;
@@ -18,11 +19,7 @@ pub fn sign(secret: &[u8], data_hash: &str) -> String {
 /// Whether `signature` is the one that `secret` makes of `data_hash`. The time it takes does not depend on how much of
 /// the signature is right.
 pub fn verify(secret: &[u8], data_hash: &str, signature: &str) -> bool {
-    verify_mac(mac(secret, data_hash), signature)
-}
-
-fn verify_mac(mac: Hmac<Sha256>, signature: &str) -> bool {
-    super::parse_hash(signature).is_some_and(|bytes| mac.verify_slice(&bytes).is_ok())
+    super::parse_hash(signature).is_some_and(|bytes| mac(secret, data_hash).verify_slice(&bytes).is_ok())
 }
 
 fn mac(secret: &[u8], data_hash: &str) -> Hmac<Sha256> {
@@ -121,9 +118,19 @@ impl Keyring {
 
     /// Whether the key of this name made the signature; `None` if the ring does not have the key.
     pub fn verify(&self, key_id: &str, data_hash: &str, signature: &str) -> Option<bool> {
-        let key = self.key(key_id)?;
-        let mac = key.keyed.clone().chain_update(data_hash);
-        Some(verify_mac(mac, signature))
+        let position = self.position(key_id)?;
+        Some(super::parse_hash(signature).is_some_and(|signature| self.has_made(position, data_hash, &signature)))
+    }
+
+    /// The place of a key in the ring.
+    pub(super) fn position(&self, key_id: &str) -> Option<usize> {
+        self.keys.iter().position(|key| key.key_id == key_id)
+    }
+
+    /// Whether the key in this place made the signature.
+    pub(super) fn has_made(&self, position: usize, data_hash: &str, signature: &Hash) -> bool {
+        let made = |key: &Key| key.keyed.clone().chain_update(data_hash).verify_slice(signature).is_ok();
+        self.keys.get(position).is_some_and(made)
     }
 
     fn key(&self, key_id: &str) -> Option<&Key> {

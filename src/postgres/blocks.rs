@@ -221,20 +221,19 @@ fn page_of(tuple: pg_sys::HeapTuple) -> u32 {
 fn collect(pending: &Table, snapshot: &LatestSnapshot, from_page: u32, limit: usize) -> (Vec<Candidate>, u32) {
     let mut candidates = Vec::new();
     let mut scan = TableScan::start(pending, snapshot, from_page);
-    let mut line = Vec::new();
+    let (mut metadata, mut line) = (String::new(), Vec::new());
     while let Some(tuple) = scan.next() {
         check_for_interrupts!();
         // SAFETY: the scan's tuple is good until the next; the copy lives in the batch's memory context.
         let tuple = unsafe { pg_sys::heap_copytuple(tuple) };
         let row = pending.deform(tuple);
-        let metadata = tables::metadata_from_row(&row);
-        let entry = tables::borrowed_entry_from_row(&row, &metadata);
+        let entry = tables::entry_line(&row, &mut metadata);
         line.clear();
         entry.write_line(&mut line);
         candidates.push(Candidate {
             created_at: entry.created_at,
             entry_id: entry.entry_id,
-            row_ids: row_change::row_ids(&entry.entry_type, &metadata).collect(),
+            row_ids: row_change::row_ids(&entry.entry_type, entry.metadata).collect(),
             data_hash: entry.data_hash.to_owned(),
             leaf: log_tree::leaf_hash(&line),
             tuple,

@@ -19,6 +19,7 @@
 //! | [`install`] | the SQL of the install script |
 //! | [`faults`] | failing on purpose, in tests |
 //! | [`tables`], [`spi`], [`jsonb`], [`errors`], [`wait_events`] | how Postgres is talked to |
+//! | [`helper_threads`] | what must not talk to Postgres |
 
 mod blocks;
 mod copy_hook;
@@ -28,6 +29,7 @@ mod errors;
 mod executor_hook;
 mod faults;
 mod hashing;
+mod helper_threads;
 mod import;
 mod install;
 mod items;

@@ -18,12 +18,18 @@ pub struct SealedPartition {
     pub to: i64,
 }
 
-/// All partitions, by ascending block number.
-pub fn sealed() -> Vec<SealedPartition> {
+/// The table that the partitions are of, as it is now: where this transaction holds its lock already, opening it does not
+/// look for news of it.
+fn open_parent() -> Table {
     let parent = Table::open("entries_sealed", pg_sys::AccessShareLock);
-    // Where this transaction holds the lock already, opening the table does not look for news of it.
     // SAFETY: inside a transaction, as for taking any lock.
     unsafe { pg_sys::AcceptInvalidationMessages() };
+    parent
+}
+
+/// All partitions, by ascending block number.
+pub fn sealed() -> Vec<SealedPartition> {
+    let parent = open_parent();
     // SAFETY: the descriptor belongs to the open relation. A range bound's datums are those of a bigint, except where
     // the kind says that it is unbounded; such a partition was not made by us and is passed over.
     unsafe {
@@ -45,6 +51,16 @@ pub fn sealed() -> Vec<SealedPartition> {
                 Some(SealedPartition { oid, from: bound(at - 1)?, to: bound(at)? })
             })
             .collect()
+    }
+}
+
+/// The tables of all partitions, also of those that were not made by us.
+pub fn all_sealed() -> Vec<pg_sys::Oid> {
+    let parent = open_parent();
+    // SAFETY: the descriptor belongs to the open relation.
+    unsafe {
+        let descriptor = pg_sys::RelationGetPartitionDesc(parent.relation(), false);
+        (0..(*descriptor).nparts as usize).map(|at| *(*descriptor).oids.add(at)).collect()
     }
 }
 
@@ -144,8 +160,9 @@ pub fn find_leaf<T>(
     }
 }
 
-/// The index on leaf_index that every sealed partition has.
-fn leaf_index_of(table: &Table) -> Option<pg_sys::Oid> {
+/// The index on leaf_index that every sealed partition has, unless somebody has dropped it. One that holds only some rows
+/// is not it.
+pub fn leaf_index_of(table: &Table) -> Option<pg_sys::Oid> {
     let own = (entry_column::LEAF_INDEX + 1) as i16;
     // SAFETY: the relation is open; the list is a copy, and each index is open while it is looked at.
     unsafe {
@@ -154,7 +171,8 @@ fn leaf_index_of(table: &Table) -> Option<pg_sys::Oid> {
         (0..length).map(|at| (*(*list).elements.add(at)).oid_value).find(|oid| {
             let index = pg_sys::index_open(*oid, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
             let form = &*(*index).rd_index;
-            let is_own = form.indisunique && form.indkey.values.as_slice(form.indnatts as usize) == [own];
+            let is_whole = form.indisunique && form.indisvalid && pg_sys::RelationGetIndexPredicate(index).is_null();
+            let is_own = is_whole && form.indkey.values.as_slice(form.indnatts as usize) == [own];
             pg_sys::index_close(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
             is_own
         })

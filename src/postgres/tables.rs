@@ -6,6 +6,7 @@
 
 use super::errors::Failure;
 use super::jsonb::Jsonb;
+use crate::ledger::ascii_text;
 use crate::ledger::block::BlockHeader;
 use crate::ledger::record::{Entry, EntryLine, Timestamp};
 use pgrx::{pg_sys, FromDatum, IntoDatum};
@@ -124,6 +125,18 @@ impl Table {
         unsafe { Row::deform(tuple, self.descriptor()) }
     }
 
+    /// The same, into a row that is used again.
+    pub fn deform_into(&self, tuple: pg_sys::HeapTuple, row: &mut Row) {
+        // SAFETY: the tuple comes from this table.
+        unsafe { row.take(tuple, self.descriptor()) }
+    }
+
+    /// Whether its rows are in itself, and not in partitions or elsewhere.
+    pub fn is_plain(&self) -> bool {
+        // SAFETY: the relation is open.
+        unsafe { (*(*self.relation).rd_rel).relkind as u8 == pg_sys::RELKIND_RELATION }
+    }
+
     /// How many pages the table has now.
     pub fn pages(&self) -> u32 {
         // SAFETY: the relation is open.
@@ -237,6 +250,7 @@ unsafe fn may_be_toasted(tuple: pg_sys::HeapTuple) -> bool {
 }
 
 /// The columns of one tuple. Values point into the tuple, and are good as long as it is.
+#[derive(Default)]
 pub struct Row {
     values: Vec<pg_sys::Datum>,
     nulls: Vec<bool>,
@@ -248,11 +262,20 @@ impl Row {
     /// # Safety
     /// The tuple has the shape of the descriptor.
     pub unsafe fn deform(tuple: pg_sys::HeapTuple, descriptor: pg_sys::TupleDesc) -> Row {
+        let mut row = Row::default();
+        row.take(tuple, descriptor);
+        row
+    }
+
+    /// Replaces this row by another.
+    ///
+    /// # Safety
+    /// The tuple has the shape of the descriptor.
+    unsafe fn take(&mut self, tuple: pg_sys::HeapTuple, descriptor: pg_sys::TupleDesc) {
         let columns = (*descriptor).natts as usize;
-        let mut values = vec![pg_sys::Datum::null(); columns];
-        let mut nulls = vec![false; columns];
-        pg_sys::heap_deform_tuple(tuple, descriptor, values.as_mut_ptr(), nulls.as_mut_ptr());
-        Row { values, nulls }
+        self.values.resize(columns, pg_sys::Datum::null());
+        self.nulls.resize(columns, false);
+        pg_sys::heap_deform_tuple(tuple, descriptor, self.values.as_mut_ptr(), self.nulls.as_mut_ptr());
     }
 
     pub fn datum(&self, column: usize) -> Option<pg_sys::Datum> {
@@ -267,6 +290,11 @@ impl Row {
 
     pub fn uuid(&self, column: usize) -> Option<Uuid> {
         self.datum(column).map(uuid_from_datum)
+    }
+
+    /// A text, as long as the row is good.
+    pub fn text(&self, column: usize) -> Option<&str> {
+        self.get(column)
     }
 
     pub fn timestamp(&self, column: usize) -> Option<Timestamp> {
@@ -413,7 +441,38 @@ pub mod entry_column {
 /// The entry in a row of `ledger.entries`. A column that a superuser has emptied reads as empty: verification then finds
 /// that the line is not the one that was recorded.
 pub fn entry_from_row(row: &Row) -> Entry {
-    entry_with_metadata(row, metadata_from_row(row))
+    let metadata = row.datum(entry_column::METADATA).map(canonical_metadata).unwrap_or_default();
+    entry_with_metadata(row, metadata)
+}
+
+/// As [`entry_from_row`], without copies of what the row has as text. `metadata` is a buffer for what it has not.
+pub fn entry_line<'r>(row: &'r Row, metadata: &'r mut String) -> EntryLine<'r> {
+    use entry_column::*;
+    match row.datum(METADATA) {
+        Some(jsonb) => replace_by_canonical(metadata, jsonb),
+        None => metadata.clear(),
+    }
+    EntryLine {
+        entry_id: row.uuid(ID).unwrap_or_default(),
+        entry_type: Cow::Borrowed(row.text(ENTRY_TYPE).unwrap_or_default()),
+        data_hash: row.text(DATA_HASH).unwrap_or_default(),
+        metadata,
+        signature: row.text(SIGNATURE).map(Cow::Borrowed),
+        key_id: row.text(KEY_ID).map(Cow::Borrowed),
+        created_at: row.timestamp(CREATED_AT).unwrap_or_default(),
+    }
+}
+
+/// As [`canonical_metadata`], into a buffer that is used again.
+fn replace_by_canonical(buffer: &mut String, jsonb: pg_sys::Datum) {
+    let mut out = std::mem::take(buffer).into_bytes();
+    out.clear();
+    // SAFETY: a non-null jsonb datum.
+    let written = unsafe { Jsonb::from_datum(jsonb, false) }.and_then(|jsonb| jsonb.write_canonical(&mut out));
+    *buffer = match written {
+        Some(_) => ascii_text(out),
+        None => canonical_metadata(jsonb),
+    };
 }
 
 /// As [`entry_from_row`], for a row that is only now being recorded: its metadata must have a canonical form.
@@ -434,25 +493,6 @@ fn entry_with_metadata(row: &Row, metadata: String) -> Entry {
         key_id: row.get(KEY_ID),
         created_at: row.timestamp(CREATED_AT).unwrap_or_default(),
     }
-}
-
-/// As [`entry_from_row`], without copying its texts. `metadata` is what [`metadata_from_row`] gives.
-pub fn borrowed_entry_from_row<'a>(row: &'a Row, metadata: &'a str) -> EntryLine<'a> {
-    use entry_column::*;
-    EntryLine {
-        entry_id: row.uuid(ID).unwrap_or_default(),
-        entry_type: Cow::Borrowed(row.get(ENTRY_TYPE).unwrap_or_default()),
-        data_hash: row.get(DATA_HASH).unwrap_or_default(),
-        metadata,
-        signature: row.get::<&str>(SIGNATURE).map(Cow::Borrowed),
-        key_id: row.get::<&str>(KEY_ID).map(Cow::Borrowed),
-        created_at: row.timestamp(CREATED_AT).unwrap_or_default(),
-    }
-}
-
-/// The metadata of an entry in a row of `ledger.entries`, canonical where it has such a form.
-pub fn metadata_from_row(row: &Row) -> String {
-    row.datum(entry_column::METADATA).map(canonical_metadata).unwrap_or_default()
 }
 
 /// The canonical text of a jsonb, or its text as it is where it has none: then it was not put there by recording, and is

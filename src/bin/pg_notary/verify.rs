@@ -4,16 +4,16 @@ use crate::progress;
 use crate::{INVALID, UNREADABLE, VALID};
 use indicatif::ProgressBar;
 use pg_notary::ledger::signature::Keyring;
-use pg_notary::ledger::verifier::{verify_file, FileOptions, FileReport, Observer, Problem};
+use pg_notary::ledger::verifier::{verify_file, FileOptions, FileReport, Helpers, Observer, Problem};
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, Read, Write};
 use std::ops::ControlFlow;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-/// Large enough that reading costs nothing beside hashing.
-const BUFFER: usize = 1 << 20;
+/// More would wait for the one thread that puts the lines together.
+const MOST_HELPERS: usize = 4;
 
 /// How many problems the text for people names.
 const SHOWN: usize = 20;
@@ -57,8 +57,8 @@ fn verify(path: &Path, secret_file: Option<&Path>) -> Result<FileReport, String>
     let file = File::open(path).map_err(unreadable)?;
     let length = file.metadata().map_err(unreadable)?.len();
     let mut bar = Bar(progress::bar(length, "{bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta}"));
-    let options = FileOptions { keyring: keyring.as_ref() };
-    let report = verify_file(BufReader::with_capacity(BUFFER, file), options, &mut bar);
+    let options = FileOptions { keyring: keyring.as_ref(), helpers: Helpers::up_to(MOST_HELPERS) };
+    let report = verify_file(file, options, &mut bar);
     bar.0.finish_and_clear();
     let report = report.map_err(unreadable)?;
     if report.record_count == 0 {

@@ -15,6 +15,7 @@
 mod decimals;
 mod member;
 mod parser;
+mod quick;
 mod strings;
 mod writer;
 
@@ -90,12 +91,21 @@ pub(crate) struct Workspace {
     parsed: parser::Parsed,
     pending: writer::Pending,
     out: Vec<u8>,
+    quick: quick::Quick,
 }
 
 impl Workspace {
     /// Reads the value that starts at byte `start` of `text`, and gives the offset just after it, if the value's own
     /// text is canonical already; `None` if it is not.
     pub(crate) fn canonical_value_end(&mut self, text: &str, start: usize) -> Result<Option<usize>, JsonError> {
+        match self.quick.canonical_value_end(text, start) {
+            Some(end) => Ok(Some(end)),
+            None => self.rendered_value_end(text, start),
+        }
+    }
+
+    /// The same by printing the value.
+    fn rendered_value_end(&mut self, text: &str, start: usize) -> Result<Option<usize>, JsonError> {
         let end = parser::parse_value(text, start, &mut self.parsed)?;
         self.out.clear();
         writer::write(text, &self.parsed, Style::Canonical, &mut self.pending, &mut self.out);

@@ -140,14 +140,13 @@ impl Writer<'_> {
     }
 
     fn string(&mut self, bytes: &[u8]) -> Option<()> {
-        // Most are ASCII as they are, and then there is nothing to check about them.
-        if plain_end(bytes, 0) == bytes.len() {
-            self.out.push(b'"');
-            self.out.extend_from_slice(bytes);
-            self.out.push(b'"');
-        } else {
+        if plain_end(bytes, 0) < bytes.len() {
             write_string(self.out, std::str::from_utf8(bytes).ok()?);
+            return Some(());
         }
+        self.out.push(b'"');
+        self.out.extend_from_slice(bytes);
+        self.out.push(b'"');
         Some(())
     }
 

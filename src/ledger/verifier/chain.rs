@@ -24,18 +24,48 @@ pub enum SignatureCheck {
 
 /// Checks an entry's signature with the keys at hand.
 pub fn check_signature(keyring: Option<&Keyring>, entry: &EntryLine<'_>) -> SignatureCheck {
-    let (key_id, signature) = match (&entry.key_id, &entry.signature) {
-        (None, None) => return SignatureCheck::Unsigned,
-        (Some(key_id), Some(signature)) => (key_id, signature),
-        _ => return SignatureCheck::Incomplete,
-    };
-    let Some(keyring) = keyring else {
-        return SignatureCheck::NotChecked;
-    };
-    match keyring.verify(key_id, entry.data_hash, signature) {
-        Some(true) => SignatureCheck::Valid,
-        Some(false) => SignatureCheck::Invalid,
-        None => SignatureCheck::UnknownKey,
+    SignatureClaim::of(keyring, entry).check(keyring, entry.data_hash)
+}
+
+/// What an entry claims of its signature, before that is computed.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum SignatureClaim {
+    /// Nothing needs to be computed.
+    Settled(SignatureCheck),
+    /// Made with this key of the keyring.
+    Made { key: usize, signature: Hash },
+}
+
+impl SignatureClaim {
+    pub(super) fn of(keyring: Option<&Keyring>, entry: &EntryLine<'_>) -> Self {
+        use SignatureCheck::*;
+        let (key_id, signature) = match (&entry.key_id, &entry.signature) {
+            (None, None) => return SignatureClaim::Settled(Unsigned),
+            (Some(key_id), Some(signature)) => (key_id, signature),
+            _ => return SignatureClaim::Settled(Incomplete),
+        };
+        let Some(keyring) = keyring else {
+            return SignatureClaim::Settled(NotChecked);
+        };
+        match (keyring.position(key_id), parse_hash(signature)) {
+            (None, _) => SignatureClaim::Settled(UnknownKey),
+            (Some(_), None) => SignatureClaim::Settled(Invalid),
+            (Some(key), Some(signature)) => SignatureClaim::Made { key, signature },
+        }
+    }
+
+    /// `keyring` is the same again.
+    pub(super) fn check(self, keyring: Option<&Keyring>, data_hash: &str) -> SignatureCheck {
+        match (self, keyring) {
+            (SignatureClaim::Settled(check), _) => check,
+            (SignatureClaim::Made { .. }, None) => SignatureCheck::NotChecked,
+            (SignatureClaim::Made { key, signature }, Some(keyring)) => {
+                match keyring.has_made(key, data_hash, &signature) {
+                    true => SignatureCheck::Valid,
+                    false => SignatureCheck::Invalid,
+                }
+            }
+        }
     }
 }
 

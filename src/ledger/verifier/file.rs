@@ -1,28 +1,18 @@
 //! A ledger file, line by line.
 
-use super::chain::{check_signature, ChainVerifier, Contents, SealedEntry, SignatureCheck};
+use super::chain::{ChainVerifier, Contents, SealedEntry};
+use super::line::{Content, ReadEntry, ReadLine};
+use super::pending::{PendingEntries, PendingEntry};
 use super::problem::{Findings, Problem, ProblemKind, Source, MAX_LISTED};
 use crate::ledger::block::BlockHeader;
-use crate::ledger::log_tree::{leaf_hash, LogTree};
-use crate::ledger::record::{BlockLine, EntryLine, Header, LineError, LineErrorKind, LineParser, Record, Void};
+use crate::ledger::log_tree::LogTree;
+use crate::ledger::record::{BlockLine, Header, LineError, LineErrorKind, LineParser, Record, Void};
 use crate::ledger::signature::Keyring;
-use crate::ledger::{parse_hash, to_hex, Hash};
+use crate::ledger::{to_hex, Hash};
 use serde_json::json;
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use uuid::Uuid;
-
-/// An entry line that no block holds yet.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PendingEntry {
-    pub leaf_hash: Hash,
-    pub data_hash: Hash,
-    /// 1-based.
-    pub line_number: u64,
-    /// Where the line starts in the file, in bytes; as if lines too long to be read were empty.
-    pub offset: u64,
-    pub signature: SignatureCheck,
-}
 
 /// A block of the file with its entries.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,7 +33,7 @@ pub struct FileReport {
     /// Entries in blocks.
     pub entry_count: u64,
     /// Entry lines that no block and no void names.
-    pub pending: HashMap<Uuid, PendingEntry>,
+    pub pending: PendingEntries,
     /// Entries that voids name.
     pub void_count: u64,
     /// Lines that are records.
@@ -104,7 +94,7 @@ pub struct FileVerifier<'a> {
     findings: Findings<'a>,
     parser: LineParser,
     chain: ChainVerifier,
-    pending: HashMap<Uuid, PendingEntry>,
+    pending: PendingEntries,
     line_number: u64,
     /// Where the next line starts.
     offset: u64,
@@ -125,7 +115,7 @@ impl<'a> FileVerifier<'a> {
             findings,
             parser: LineParser::default(),
             chain: ChainVerifier::new(Source::File),
-            pending: HashMap::new(),
+            pending: PendingEntries::default(),
             line_number: 0,
             offset: 0,
             header: None,
@@ -165,34 +155,44 @@ impl<'a> FileVerifier<'a> {
 
     /// As [`FileVerifier::line`]; `see` is shown the line's record before it is checked against what came before.
     pub fn line_seen(&mut self, raw: &[u8], see: impl FnOnce(&Record<'_>)) -> Option<FileBlock> {
-        self.line_number += 1;
-        let offset = self.offset;
-        self.offset += raw.len() as u64 + 1;
         let record = self.parser.parse(raw);
         if let Ok(record) = &record {
             see(record);
         }
-        self.record_count += u64::from(record.is_ok());
-        if self.line_number == 1 && !matches!(record, Ok(Record::Ledger(_))) {
-            self.report(self.header_missing(record.as_ref().err()));
-            if record.is_err() {
+        let line = ReadLine::of(raw, record, self.keyring.as_deref());
+        self.read_line(line)
+    }
+
+    /// Takes the next line, which was read by itself already, perhaps beside others.
+    pub(super) fn read_line(&mut self, line: ReadLine) -> Option<FileBlock> {
+        self.line_number += 1;
+        let ReadLine { length, content } = line;
+        if matches!(content, Content::TooLong) {
+            self.report(self.problem(ProblemKind::LineTooLong, "longer than any line of a ledger"));
+            return None;
+        }
+        let offset = self.offset;
+        self.offset += length + 1;
+        let error = match &content {
+            Content::Malformed(error) => Some(&**error),
+            _ => None,
+        };
+        self.record_count += u64::from(error.is_none());
+        if self.line_number == 1 && !matches!(content, Content::Ledger(_)) {
+            self.report(self.header_missing(error));
+            if error.is_some() {
                 return None;
             }
         }
-        match record {
-            Ok(Record::Ledger(header)) => self.header(header),
-            Ok(Record::Entry(entry)) => self.entry(raw, offset, &entry),
-            Ok(Record::Void(void)) => self.void(&void),
-            Ok(Record::Block(block)) => return self.block(block),
-            Err(error) => self.malformed(&error),
+        match content {
+            Content::Ledger(header) => self.header(*header),
+            Content::Entry(entry) => self.entry(offset, entry),
+            Content::Void(void) => self.void(&void),
+            Content::Block(block) => return self.block(*block),
+            Content::Malformed(error) => self.malformed(&error),
+            Content::TooLong => {}
         }
         None
-    }
-
-    /// Takes a line that was too long to be read.
-    pub fn line_too_long(&mut self) {
-        self.line_number += 1;
-        self.report(self.problem(ProblemKind::LineTooLong, "longer than any line of a ledger"));
     }
 
     /// Takes a last line without a newline. A file that is being written to can end so.
@@ -208,14 +208,8 @@ impl<'a> FileVerifier<'a> {
         !self.pending.is_empty()
     }
 
-    /// Takes all lines again, after the last, if there are pending entries.
-    pub fn look_again(&mut self, line_number: u64, raw: &[u8]) {
-        if !raw.starts_with(b"{\"block_hash\"") {
-            return;
-        }
-        let Ok(Record::Block(block)) = self.parser.parse(raw) else {
-            return;
-        };
+    /// Takes all block lines again, after the last line, if there are pending entries.
+    pub(super) fn look_again(&mut self, line_number: u64, block: &BlockLine) {
         for entry_id in &block.entry_ids {
             let Some(entry) = self.pending.remove(entry_id) else {
                 continue;
@@ -233,8 +227,9 @@ impl<'a> FileVerifier<'a> {
         if self.line_number == 0 {
             self.report(Problem::new(Source::File, ProblemKind::HeaderMissing, "the file has no line"));
         }
-        let mut pending: Vec<_> = self.pending.iter().map(|(id, entry)| (*id, entry.clone())).collect();
-        pending.retain(|(_, entry)| entry.signature.problem().is_some());
+        let is_bad = |(_, entry): &(Uuid, &PendingEntry)| entry.signature.problem().is_some();
+        let bad = self.pending.iter().filter(is_bad);
+        let mut pending: Vec<_> = bad.map(|(entry_id, entry)| (entry_id, entry.clone())).collect();
         pending.sort_by_key(|(_, entry)| entry.line_number);
         for (entry_id, entry) in pending {
             self.signature(entry_id, &entry);
@@ -263,22 +258,15 @@ impl<'a> FileVerifier<'a> {
         }
     }
 
-    fn entry(&mut self, raw: &[u8], offset: u64, entry: &EntryLine<'_>) {
-        if let Some(first) = self.pending.get(&entry.entry_id) {
+    fn entry(&mut self, offset: u64, entry: ReadEntry) {
+        let ReadEntry { entry_id, leaf_hash, data_hash, signature } = entry;
+        let line_number = self.line_number;
+        let entry = PendingEntry { leaf_hash, data_hash, line_number, offset, signature };
+        if let Some(first) = self.pending.insert(entry_id, entry) {
             let detail = format!("repeats the entry of line {}", first.line_number);
             let problem = self.problem(ProblemKind::EntryRepeated, &detail);
-            self.report(problem.of_entry(entry.entry_id));
-            return;
+            self.report(problem.of_entry(entry_id));
         }
-        let pending = PendingEntry {
-            leaf_hash: leaf_hash(raw),
-            // Always a hash, as the parser checked it.
-            data_hash: parse_hash(entry.data_hash).unwrap_or_default(),
-            line_number: self.line_number,
-            offset,
-            signature: check_signature(self.keyring.as_deref(), entry),
-        };
-        self.pending.insert(entry.entry_id, pending);
     }
 
     fn void(&mut self, void: &Void) {

@@ -5,7 +5,8 @@
 //! - [`ChainVerifier`] checks blocks in order, wherever they come from: numbers, links, counts, leaf indexes, Merkle roots,
 //!   the log tree, block hashes and signatures.
 //! - [`FileVerifier`] reads a ledger file line by line, puts together the blocks it holds, and gives them to a
-//!   `ChainVerifier`; [`verify_file`] drives it over a whole file.
+//!   `ChainVerifier`; [`verify_file`] drives it over a whole file, and has other threads read and hash the lines.
+//! - [`EntryHasher`] makes of entries, as the tables have them, what the `ChainVerifier` needs.
 //! - [`compare_blocks`] names what differs between a block of the tables and the same block of the file.
 //!
 //! Whatever is wrong is a [`Problem`]; [`Findings`] counts and lists them. What only follows from a problem already named
@@ -27,6 +28,11 @@
 mod chain;
 mod compare;
 mod file;
+mod hasher;
+mod line;
+mod lines;
+mod parallel;
+mod pending;
 mod problem;
 mod reader;
 
@@ -35,6 +41,10 @@ mod tests;
 
 pub use chain::{check_signature, ChainVerifier, SealedEntry, SignatureCheck};
 pub use compare::compare_blocks;
-pub use file::{FileBlock, FileReport, FileVerifier, PendingEntry};
+pub use file::{FileBlock, FileReport, FileVerifier};
+pub use hasher::EntryHasher;
+pub use lines::MAX_LINE;
+pub use parallel::Helpers;
+pub use pending::{PendingEntries, PendingEntry};
 pub use problem::{Findings, Problem, ProblemKind, Source, MAX_LISTED};
-pub use reader::{verify_file, FileOptions, Observer, MAX_LINE};
+pub use reader::{verify_file, FileOptions, Observer};

@@ -13,7 +13,7 @@ use crate::postgres::tracking::metadata::Metadata;
 use crate::postgres::tracking::versions;
 use crate::postgres::verification::entry::is_included;
 use crate::postgres::verification::stored_tree::StoredNodes;
-use crate::postgres::verification::table_blocks::sealed_entry;
+use crate::postgres::verification::table_blocks::{sealed_entry, Buffers};
 use pgrx::pg_sys;
 use std::cell::OnceCell;
 use std::collections::hash_map::{Entry as Slot, HashMap};
@@ -31,7 +31,7 @@ impl ItemEntry {
     fn from_row(row: &Row) -> Option<ItemEntry> {
         is_about_an_item(row).then(|| ItemEntry {
             entry: tables::entry_from_row(row),
-            in_tree: sealed_entry(row, None, &mut Vec::new()),
+            in_tree: sealed_entry(row, None, &mut Buffers::default()),
         })
     }
 

@@ -215,7 +215,7 @@ fn tail_of(report: &FileReport, size: u64) -> Tail {
     let open = report.pending.iter().map(|(entry_id, line)| {
         // The end of the line is not known, and not needed: a range is read by lines that start in it.
         let range = FileRange { from: line.offset, to: line.offset + 1 };
-        (*entry_id, OpenLine { entry_id: *entry_id, leaf: line.leaf_hash, range })
+        (entry_id, OpenLine { entry_id, leaf: line.leaf_hash, range })
     });
     Tail {
         end: report.bytes,

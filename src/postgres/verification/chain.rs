@@ -17,6 +17,7 @@ use crate::ledger::{parse_hash, to_hex};
 use crate::postgres::blocks;
 use crate::postgres::database;
 use crate::postgres::errors::{cause, or_raise, Failure};
+use crate::postgres::helper_threads::helpers;
 use crate::postgres::mirror::remembered::{self, Remembered};
 use crate::postgres::secrets;
 use crate::postgres::settings::{self, MirrorMode};
@@ -24,7 +25,7 @@ use crate::postgres::spi;
 use crate::postgres::tables::LatestSnapshot;
 use pgrx::{check_for_interrupts, pg_sys, PgSqlErrorCode};
 use std::fs::File;
-use std::io::{BufReader, ErrorKind};
+use std::io::ErrorKind;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -220,8 +221,7 @@ impl<'a> SideBySide<'a> {
                 let length = file.metadata()?.len();
                 let head = blocks::head(&LatestSnapshot::take()).map_or(0, |head| head.block_number);
                 self.progress.totals(head.min(self.extent.to) - self.extent.from + 1, length);
-                let reader = BufReader::with_capacity(1 << 20, file);
-                (verify_file(reader, FileOptions { keyring }, self)?, length)
+                (verify_file(file, FileOptions { keyring, helpers: helpers() }, self)?, length)
             }
         };
         check_own_file(&self.acknowledged, &report, length, &mut self.file_findings);
@@ -455,8 +455,8 @@ pub fn verify_file_alone(path: &Path, is_own: bool) -> Result<FileReport, Failur
     progress.totals(0, length);
     progress.phase(Phase::Blocks);
     let mut watcher = Watcher { progress: &progress, blocks: 0, entries: 0 };
-    let options = FileOptions { keyring: keyring.as_deref() };
-    let mut report = verify_file(BufReader::with_capacity(1 << 20, file), options, &mut watcher).map_err(unreadable)?;
+    let options = FileOptions { keyring: keyring.as_deref(), helpers: helpers() };
+    let mut report = verify_file(file, options, &mut watcher).map_err(unreadable)?;
     if let Some(acknowledged) = acknowledged {
         let mut findings = Findings::new();
         check_own_file(&acknowledged, &report, length, &mut findings);

@@ -1,7 +1,7 @@
 //! Verification of one entry: its data, its signature, and that the log tree includes it.
 
 use super::stored_tree::StoredNodes;
-use super::table_blocks;
+use super::table_blocks::{self, Buffers};
 use crate::ledger::block::BlockHeader;
 use crate::ledger::log_tree;
 use crate::ledger::verifier::{SealedEntry, SignatureCheck};
@@ -51,13 +51,13 @@ fn verify_entry(entry_id: Option<pgrx::Uuid>, original_data: Option<Jsonb>) -> J
 fn find(entry_id: Uuid) -> Option<SealedEntry> {
     let keyring = or_raise(secrets::keyring());
     let snapshot = LatestSnapshot::take();
-    let mut line = Vec::new();
+    let mut buffers = Buffers::default();
     let pending = Table::open("entries_pending", pg_sys::AccessShareLock);
     let sealed = partitions::sealed();
     let tables = std::iter::once(pending)
         .chain(sealed.iter().rev().map(|partition| Table::open_oid(partition.oid, pg_sys::AccessShareLock)));
     for table in tables {
-        let read = |row: &_| table_blocks::sealed_entry(row, keyring.as_deref(), &mut line);
+        let read = |row: &_| table_blocks::sealed_entry(row, keyring.as_deref(), &mut buffers);
         let found = partitions::find(&table, entry_id, snapshot.as_ptr(), read);
         if found.is_some() {
             return found;

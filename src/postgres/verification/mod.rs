@@ -4,12 +4,13 @@
 //! |---|---|
 //! | [`chain`] | tables and file beside each other, block by block |
 //! | [`pending`] | what is not sealed yet |
-//! | [`table_blocks`], [`stored_tree`] | the chain and the log tree as the tables have them |
+//! | [`table_blocks`], [`leaves`], [`stored_tree`] | the chain and the log tree as the tables have them |
 //! | [`entry`] | one entry |
 //! | [`progress`] | what running verifications have done |
 
 mod chain;
 pub mod entry;
+mod leaves;
 mod pending;
 pub mod progress;
 pub mod stored_tree;

@@ -4,7 +4,7 @@
 //! the end of the file that is read afterwards. A line without a row is an error only when its transaction has ended and
 //! the worker has had its chance to void it.
 
-use super::table_blocks;
+use super::table_blocks::{self, Buffers};
 use crate::ledger::record::Record;
 use crate::ledger::signature::Keyring;
 use crate::ledger::verifier::{FileReport, Findings, PendingEntry, Problem, ProblemKind, Source};
@@ -45,11 +45,11 @@ impl PendingComparison {
         let snapshot = LatestSnapshot::take();
         let table = Table::open("entries_pending", pg_sys::AccessShareLock);
         let mut scan = TableScan::start(&table, &snapshot, 0);
-        let (mut rows, mut line) = (HashMap::new(), Vec::new());
+        let (mut rows, mut buffers) = (HashMap::new(), Buffers::default());
         while let Some(tuple) = scan.next() {
             check_for_interrupts!();
             let row = table.deform(tuple);
-            let entry = table_blocks::sealed_entry(&row, keyring, &mut line);
+            let entry = table_blocks::sealed_entry(&row, keyring, &mut buffers);
             let of_entry = |kind, detail: &str| Problem::new(Source::Postgres, kind, detail).of_entry(entry.entry_id);
             if let Some((kind, detail)) = entry.signature.problem() {
                 findings.report(of_entry(kind, detail));
@@ -82,7 +82,7 @@ impl PendingComparison {
         let without_row = lines_without_row(report);
         let vanished = still_without_row(path, report.bytes, without_row);
         let mut vanished: Vec<(&Uuid, &PendingEntry)> =
-            vanished.iter().filter_map(|id| report.pending.get_key_value(id)).collect();
+            vanished.iter().filter_map(|id| Some((id, report.pending.get(id)?))).collect();
         vanished.sort_by_key(|(_, line)| line.line_number);
         for (entry_id, line) in vanished {
             let detail = "the database does not have this entry, which is in no block and not voided";
@@ -143,7 +143,7 @@ fn is_still_pending(entry_id: Uuid) -> bool {
 
 /// Entries of the file in no block, that neither are in the tables nor inserted by a running transaction.
 fn lines_without_row(report: &FileReport) -> HashSet<Uuid> {
-    report.pending.keys().copied().filter(|id| !settle::is_recorded(*id)).collect()
+    report.pending.iter().map(|(id, _)| id).filter(|id| !settle::is_recorded(*id)).collect()
 }
 
 /// Those that are still without a row and not voided once the worker is done with what has ended until now.

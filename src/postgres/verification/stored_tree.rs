@@ -1,9 +1,10 @@
 //! The log tree as it is stored: upper nodes in `ledger.log_nodes`, the lowest levels recomputed from entries.
 
+use super::leaves::Leaves;
+use super::table_blocks::{sealed_entry, Buffers};
 use crate::ledger::log_tree::{self, LogTree, Nodes, STORED_LEVEL};
 use crate::ledger::{parse_hash, Hash};
 use crate::postgres::spi;
-use crate::postgres::tables;
 use std::cell::RefCell;
 use std::collections::HashMap;
 
@@ -60,17 +61,8 @@ pub fn stored_node(level: u8, index: u64) -> Result<Hash, MissingNode> {
 /// The leaf hashes of the entries with `from <= leaf_index < to`, as far as there are.
 fn leaf_hashes(from: u64, to: u64) -> Vec<Hash> {
     let mut hashes = Vec::with_capacity((to - from) as usize);
-    let mut line = Vec::new();
-    spi::for_each(
-        "SELECT id, block_number, entry_type, data_hash, metadata, signature, key_id, created_at, leaf_index \
-         FROM ledger.entries_sealed WHERE leaf_index >= $1 AND leaf_index < $2 ORDER BY leaf_index",
-        &[(from as i64).into(), (to as i64).into()],
-        |row| {
-            line.clear();
-            tables::entry_from_row(row).write_line(&mut line);
-            hashes.push(log_tree::leaf_hash(&line));
-        },
-    );
+    let mut buffers = Buffers::default();
+    Leaves::new().each(from as i64, to as i64, |row| hashes.push(sealed_entry(row, None, &mut buffers).leaf_hash));
     hashes
 }
 

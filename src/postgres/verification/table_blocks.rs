@@ -1,42 +1,51 @@
 //! Blocks and their entries as the tables have them, in order, in chunks.
 
+use super::leaves::Leaves;
 use crate::ledger::block::BlockHeader;
 use crate::ledger::log_tree::leaf_hash;
 use crate::ledger::signature::Keyring;
-use crate::ledger::verifier::{check_signature, SealedEntry};
+use crate::ledger::verifier::{check_signature, EntryHasher, SealedEntry};
+use crate::postgres::helper_threads::helpers;
 use crate::postgres::spi;
 use crate::postgres::tables::{self, entry_column, Row};
 use pgrx::check_for_interrupts;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-/// Leaves read by one query.
+/// Leaves read at once.
 const CHUNK_LEAVES: i64 = 20_000;
 /// The largest block there can be; a header that claims more was changed.
 const MAX_BLOCK: i64 = 10_000;
+/// Room for the text of an entry that is kept for the next.
+const MAX_BUFFER: usize = 1 << 20;
 
 /// Reads the chain from the tables.
 pub struct TableBlocks {
-    keyring: Option<Rc<Keyring>>,
     headers: VecDeque<BlockHeader>,
     entries: VecDeque<SealedEntry>,
     last_number: i64,
     /// Where the next block's leaves begin.
     next_leaf: i64,
-    /// Where the next query for entries begins.
+    /// Where the next chunk of entries begins.
     read_to: i64,
+    leaves: Leaves,
+    hasher: EntryHasher,
+    /// A buffer.
+    metadata: String,
 }
 
 impl TableBlocks {
     /// Reads the blocks after number `after`, whose leaves begin at `first_leaf`.
     pub fn new(keyring: Option<Rc<Keyring>>, after: i64, first_leaf: i64) -> Self {
         TableBlocks {
-            keyring,
             headers: VecDeque::new(),
             entries: VecDeque::new(),
             last_number: after,
             next_leaf: first_leaf,
             read_to: first_leaf,
+            leaves: Leaves::new(),
+            hasher: EntryHasher::new(keyring.as_deref().cloned(), helpers()),
+            metadata: String::new(),
         }
     }
 
@@ -87,6 +96,7 @@ impl TableBlocks {
         while self.read_to < end {
             self.read_entries(end);
         }
+        while self.entries.back().is_none_or(|entry| entry.leaf_index < end) && self.receive() {}
         let count = self.entries.iter().take_while(|entry| entry.leaf_index < end).count();
         self.entries.drain(..count).collect()
     }
@@ -95,8 +105,13 @@ impl TableBlocks {
         while self.read_to < self.next_leaf + MAX_BLOCK {
             self.read_entries(self.next_leaf + MAX_BLOCK);
         }
+        while self.receive() {}
         let count = self.entries.iter().take_while(|entry| entry.block_number == block_number).count();
         self.entries.drain(..count).collect()
+    }
+
+    fn receive(&mut self) -> bool {
+        self.hasher.receive(&mut self.entries)
     }
 
     /// Reads a chunk, up to `needed` or further, but not further than the blocks go whose headers were read before: what
@@ -105,18 +120,13 @@ impl TableBlocks {
         let from = self.read_to;
         let known = self.headers.back().map_or(needed, |header| header.tree_size.max(needed));
         self.read_to = (from + CHUNK_LEAVES).min(known);
-        let keyring = self.keyring.clone();
-        let entries = &mut self.entries;
-        let mut line = Vec::new();
-        spi::for_each(
-            "SELECT id, block_number, entry_type, data_hash, metadata, signature, key_id, created_at, leaf_index \
-             FROM ledger.entries_sealed WHERE leaf_index >= $1 AND leaf_index < $2 ORDER BY leaf_index",
-            &[from.into(), self.read_to.into()],
-            |row| {
-                check_for_interrupts!();
-                entries.push_back(sealed_entry(row, keyring.as_deref(), &mut line));
-            },
-        );
+        let TableBlocks { leaves, hasher, metadata, .. } = self;
+        leaves.each(from, self.read_to, |row| {
+            metadata.shrink_to(MAX_BUFFER);
+            let entry = tables::entry_line(row, metadata);
+            hasher.push(&entry, leaf_index(row), block_number(row));
+        });
+        hasher.flush();
     }
 }
 
@@ -127,18 +137,42 @@ pub fn header_after(after: i64) -> Option<BlockHeader> {
     blocks.headers.pop_front()
 }
 
-/// A row of `ledger.entries`, as verification needs it. `line` is a buffer to work in.
-pub fn sealed_entry(row: &Row, keyring: Option<&Keyring>, line: &mut Vec<u8>) -> SealedEntry {
-    let entry = tables::entry_from_row(row);
-    line.clear();
-    entry.write_line(line);
+/// What rows are turned into on their way; used again for each.
+#[derive(Default)]
+pub struct Buffers {
+    metadata: String,
+    line: Vec<u8>,
+}
+
+impl Buffers {
+    /// What a large entry has left is given back.
+    fn trim(&mut self) {
+        self.metadata.shrink_to(MAX_BUFFER);
+        self.line.clear();
+        self.line.shrink_to(MAX_BUFFER);
+    }
+}
+
+/// A row of `ledger.entries`, as verification needs it.
+pub fn sealed_entry(row: &Row, keyring: Option<&Keyring>, buffers: &mut Buffers) -> SealedEntry {
+    buffers.trim();
+    let entry = tables::entry_line(row, &mut buffers.metadata);
+    entry.write_line(&mut buffers.line);
     SealedEntry {
         entry_id: entry.entry_id,
-        leaf_index: row.get(entry_column::LEAF_INDEX).unwrap_or(-1),
-        block_number: row.get(entry_column::BLOCK_NUMBER).unwrap_or(0),
-        leaf_hash: leaf_hash(line),
+        leaf_index: leaf_index(row),
+        block_number: block_number(row),
+        leaf_hash: leaf_hash(&buffers.line),
         line_number: None,
-        signature: check_signature(keyring, &entry.as_line()),
-        data_hash: entry.data_hash,
+        signature: check_signature(keyring, &entry),
+        data_hash: entry.data_hash.to_owned(),
     }
+}
+
+fn leaf_index(row: &Row) -> i64 {
+    row.get(entry_column::LEAF_INDEX).unwrap_or(-1)
+}
+
+fn block_number(row: &Row) -> i64 {
+    row.get(entry_column::BLOCK_NUMBER).unwrap_or(0)
 }

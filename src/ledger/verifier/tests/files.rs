@@ -341,7 +341,7 @@ fn an_entry_added_to_a_file_is_pending() {
         lines.insert(to, added.line());
         let report = verify_lines(&lines);
         assert_eq!(report.errors, []);
-        assert_eq!(report.pending[&added.entry_id].line_number, to as u64 + 1);
+        assert_eq!(report.pending.get(&added.entry_id).unwrap().line_number, to as u64 + 1);
     }
 }
 
@@ -358,7 +358,7 @@ fn the_vector_file_is_valid_with_its_secret_and_not_with_another() {
     let signed = text.matches("\"key_id\": \"default\"").count() as u64;
     for (ring, kind) in [("default:other", ProblemKind::SignatureInvalid), ("other:k", ProblemKind::UnknownKey)] {
         let ring = Keyring::parse(ring).unwrap();
-        let options = FileOptions { keyring: Some(&ring) };
+        let options = FileOptions { keyring: Some(&ring), ..FileOptions::default() };
         let report = verify_file(Cursor::new(&text), options, &mut ()).unwrap();
         assert_eq!(report.error_count, signed);
         assert_eq!(report.errors.len(), MAX_LISTED.min(signed as usize));
@@ -409,7 +409,7 @@ fn a_half_signed_entry_is_a_problem_with_and_without_secrets() {
         half.key_id = None;
         half.signature = Some("ab".repeat(32));
         lines.push(half.line());
-        let options = FileOptions { keyring: ring.as_ref() };
+        let options = FileOptions { keyring: ring.as_ref(), ..FileOptions::default() };
         let report = verify_file(Cursor::new(join(&lines)), options, &mut ()).unwrap();
         assert_eq!(report.errors.len(), 1);
         assert_eq!(report.errors[0].problem, ProblemKind::SignatureIncomplete);
@@ -453,7 +453,8 @@ fn the_report_does_not_depend_on_buffers() {
     for capacity in [1, 7, 100, 4096] {
         let reader = BufReader::with_capacity(capacity, Cursor::new(&text));
         let ring = keyring();
-        let report = verify_file(reader, FileOptions { keyring: Some(&ring) }, &mut ()).unwrap();
+        let report =
+            verify_file(reader, FileOptions { keyring: Some(&ring), ..FileOptions::default() }, &mut ()).unwrap();
         assert_eq!(report.to_json(), expected.to_json());
     }
 }
@@ -490,7 +491,7 @@ fn an_observer_hears_of_every_block_and_problem_and_can_break_off() {
     let lines = ledger(15, 300, 20);
     let bytes = join(&lines);
     let ring = Keyring::parse("default:wrong\n").unwrap();
-    let options = FileOptions { keyring: Some(&ring) };
+    let options = FileOptions { keyring: Some(&ring), ..FileOptions::default() };
     let mut listener = Listener::default();
     let report = verify_file(Cursor::new(&bytes), options, &mut listener).unwrap();
     assert_eq!(listener.blocks.len(), 300);

@@ -3,6 +3,7 @@
 mod chain;
 mod driven;
 mod files;
+mod parallel;
 
 use super::*;
 use crate::ledger::block::{seal, BlockHeader};
@@ -15,7 +16,7 @@ use crate::ledger::test_support::Numbers;
 use std::io::Cursor;
 use uuid::Uuid;
 
-fn keyring() -> Keyring {
+pub(super) fn keyring() -> Keyring {
     Keyring::parse("default:test-secret-key-for-hmac\nold:k\n").unwrap()
 }
 
@@ -23,7 +24,7 @@ fn timestamp(number: i64) -> Timestamp {
     Timestamp::from_micros(1_770_000_000_000_000 + number * 1_234_567).unwrap()
 }
 
-fn entry(number: u64, keyring: &Keyring) -> Entry {
+pub(super) fn entry(number: u64, keyring: &Keyring) -> Entry {
     let mut id = [0; 16];
     id.copy_from_slice(&crate::ledger::sha256(&number.to_be_bytes())[..16]);
     let data_hash = sha256_hex(format!("data {number}").as_bytes());
@@ -90,7 +91,7 @@ fn join(lines: &[Vec<u8>]) -> Vec<u8> {
 
 fn verify(bytes: &[u8]) -> FileReport {
     let keyring = keyring();
-    let options = FileOptions { keyring: Some(&keyring) };
+    let options = FileOptions { keyring: Some(&keyring), ..FileOptions::default() };
     verify_file(Cursor::new(bytes), options, &mut ()).unwrap()
 }
 

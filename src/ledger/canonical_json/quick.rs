@@ -1,0 +1,257 @@
+//! Recognising canonical text in one pass, without parsing and printing it. It may fail to: then that is done.
+
+use super::parser::string_end;
+use super::strings::write_token;
+use super::writer::write_number;
+
+/// A container that is open.
+#[derive(Debug)]
+enum Frame {
+    Array,
+    /// Where its last key stands, without quotes.
+    Object {
+        key: (usize, usize),
+    },
+}
+
+/// Buffers kept from one value to the next.
+#[derive(Debug, Default)]
+pub(super) struct Quick {
+    open: Vec<Frame>,
+    rendered: Vec<u8>,
+}
+
+impl Quick {
+    /// The offset after the value that starts at `start`, if its text is surely canonical.
+    pub(super) fn canonical_value_end(&mut self, text: &str, start: usize) -> Option<usize> {
+        self.open.clear();
+        let mut scan = Scan { text, bytes: text.as_bytes(), at: start, quick: self };
+        scan.value()?;
+        while scan.after_value()? {
+            scan.value()?;
+        }
+        Some(scan.at)
+    }
+}
+
+struct Scan<'a> {
+    text: &'a str,
+    bytes: &'a [u8],
+    at: usize,
+    quick: &'a mut Quick,
+}
+
+impl Scan<'_> {
+    /// Up to the end of a scalar or an empty container, opening containers on the way.
+    fn value(&mut self) -> Option<()> {
+        loop {
+            match self.bytes.get(self.at)? {
+                b'{' if self.accept(b"{}") => return Some(()),
+                b'{' => {
+                    self.at += 1;
+                    let key = self.key()?;
+                    self.quick.open.push(Frame::Object { key });
+                }
+                b'[' if self.accept(b"[]") => return Some(()),
+                b'[' => {
+                    self.at += 1;
+                    self.quick.open.push(Frame::Array);
+                }
+                b'"' => return self.string(),
+                b'-' | b'0'..=b'9' => return self.number(),
+                _ => {
+                    let literal = self.accept(b"true") || self.accept(b"false") || self.accept(b"null");
+                    return literal.then_some(());
+                }
+            }
+        }
+    }
+
+    /// Closes what ends here. True if another value follows.
+    fn after_value(&mut self) -> Option<bool> {
+        loop {
+            let last_key = match self.quick.open.last() {
+                None => return Some(false),
+                Some(Frame::Array) => None,
+                Some(Frame::Object { key }) => Some(*key),
+            };
+            if self.accept(b", ") {
+                if let Some((start, end)) = last_key {
+                    let key = self.key()?;
+                    // Keys without escapes: the order of code points is that of bytes.
+                    if self.bytes[start..end] >= self.bytes[key.0..key.1] {
+                        return None;
+                    }
+                    self.quick.open.pop();
+                    self.quick.open.push(Frame::Object { key });
+                }
+                return Some(true);
+            }
+            let bracket: &[u8] = if last_key.is_some() { b"}" } else { b"]" };
+            self.accept(bracket).then_some(())?;
+            self.quick.open.pop();
+        }
+    }
+
+    /// A key that needs no escape, and what stands behind it.
+    fn key(&mut self) -> Option<(usize, usize)> {
+        let start = self.at;
+        let (end, verbatim) = self.token()?;
+        self.at = end;
+        (verbatim && self.accept(b": ")).then_some((start + 1, end - 1))
+    }
+
+    fn token(&self) -> Option<(usize, bool)> {
+        (self.bytes.get(self.at) == Some(&b'"')).then(|| string_end(self.bytes, self.at).ok()).flatten()
+    }
+
+    fn string(&mut self) -> Option<()> {
+        let (end, verbatim) = self.token()?;
+        let token = &self.text[self.at..end];
+        self.at = end;
+        verbatim.then_some(()).or_else(|| self.is_rendered(token, |out| write_token(out, token)))
+    }
+
+    fn number(&mut self) -> Option<()> {
+        let is_part = |byte: &&u8| matches!(byte, b'-' | b'+' | b'.' | b'e' | b'E' | b'0'..=b'9');
+        let length = self.bytes[self.at..].iter().take_while(is_part).count();
+        let token = &self.text[self.at..self.at + length];
+        self.at += length;
+        if is_canonical_integer(token.as_bytes()) {
+            return Some(());
+        }
+        if !token.contains('.') && !token.contains('e') {
+            return None;
+        }
+        self.is_rendered(token, |out| drop(write_number(out, token)))
+    }
+
+    fn is_rendered(&mut self, token: &str, render: impl FnOnce(&mut Vec<u8>)) -> Option<()> {
+        self.quick.rendered.clear();
+        render(&mut self.quick.rendered);
+        (self.quick.rendered == token.as_bytes()).then_some(())
+    }
+
+    fn accept(&mut self, literal: &[u8]) -> bool {
+        let found = self.bytes[self.at..].starts_with(literal);
+        if found {
+            self.at += literal.len();
+        }
+        found
+    }
+}
+
+/// Whether it is an integer as it is written canonically: no leading zero, no minus zero.
+fn is_canonical_integer(token: &[u8]) -> bool {
+    let digits = token.strip_prefix(b"-").unwrap_or(token);
+    match digits {
+        [b'0'] => token.len() == 1,
+        [b'1'..=b'9', rest @ ..] => rest.iter().all(u8::is_ascii_digit),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::canonical_json::{canonical, Workspace};
+    use proptest::prelude::*;
+
+    fn quick(text: &str) -> Option<usize> {
+        Quick::default().canonical_value_end(text, 0)
+    }
+
+    fn slow(text: &str) -> Option<usize> {
+        Workspace::default().rendered_value_end(text, 0).ok().flatten()
+    }
+
+    #[test]
+    fn usual_metadata_is_recognised() {
+        for json in [
+            "{}",
+            "[]",
+            r#"{"a": [1, -2, 0, true, false, null, {}], "b": {"c": "d", "e": []}, "f": 1250.5}"#,
+            r#"{"text": "\u00e9 \" \\ \n \ud83d\ude00", "x": [1e-07, -0.0, 1e+16, 123456789012345678901234567890]}"#,
+        ] {
+            assert_eq!(canonical(json).unwrap(), json);
+            assert_eq!(quick(json), Some(json.len()), "{json}");
+            assert_eq!(quick(&format!("{json}, \"more\"")), Some(json.len()), "{json}");
+        }
+    }
+
+    #[test]
+    fn other_text_is_not() {
+        for json in [
+            "",
+            "{",
+            "[1",
+            "[1,2]",
+            "[1 ]",
+            "[,]",
+            "{\"a\":1}",
+            "{\"b\": 1, \"a\": 2}",
+            "{\"a\": 1, \"a\": 1}",
+            "-0",
+            "01",
+            "1.50",
+            "1E5",
+            "1.",
+            ".5",
+            "-",
+            "\"\\/\"",
+            "\"\\u00E9\"",
+            "\"é\"",
+            "\"\x7f\"",
+            "nul",
+            "{\"a\": 1]",
+            "[1}",
+            "{\"a\"}",
+            "{1: 2}",
+            "1e400",
+            "{\"a\": 1, }",
+            "[1, ]",
+            "--1",
+            "1-2",
+            "\"\\u0041\"",
+        ] {
+            assert!(!quick(json).is_some_and(|end| end == json.len()), "{json}");
+        }
+    }
+
+    fn json() -> impl Strategy<Value = String> {
+        let leaf = prop_oneof![
+            Just("true".to_owned()),
+            Just("null".to_owned()),
+            any::<i64>().prop_map(|number| number.to_string()),
+            any::<f64>().prop_map(|number| serde_json::json!(number).to_string()),
+            "[ -~éß\u{7f}\u{1f600}\"\\\\]{0,8}".prop_map(|text| serde_json::json!(text).to_string()),
+        ];
+        leaf.prop_recursive(4, 24, 4, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(|items| format!("[{}]", items.join(", "))),
+                prop::collection::vec(("[a-dé]{0,3}", inner), 0..4).prop_map(|members| {
+                    let member = |(key, value): &(String, String)| format!("{}: {value}", serde_json::json!(key));
+                    format!("{{{}}}", members.iter().map(member).collect::<Vec<_>>().join(", "))
+                }),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_recognised_is_what_printing_gives(json in json(), at in any::<prop::sample::Index>(), byte in 0x20_u8..0x7f) {
+            let text = canonical(&json).unwrap();
+            if text.is_ascii() && !text.contains('\\') {
+                prop_assert_eq!(quick(&text), Some(text.len()));
+            }
+            let mut changed = text.clone().into_bytes();
+            let at = at.index(changed.len());
+            changed[at] = byte;
+            for text in [json, text, String::from_utf8(changed).unwrap()] {
+                if let Some(end) = quick(&text) {
+                    prop_assert_eq!(slow(&text[..end]), Some(end));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! Threads beside the one that Postgres runs in. They do work of the domain that needs nothing of Postgres, and must never
+//! run any of its code: none of it knows of threads.
+
+use crate::ledger::verifier::Helpers;
+use std::mem::MaybeUninit;
+use std::ptr;
+
+/// So that one verification leaves processors to others. Reading the tables takes longer than what two helpers do.
+const MOST_HELPERS: usize = 2;
+
+/// Threads that read and hash lines of a file.
+pub fn helpers() -> Helpers {
+    Helpers { start: without_signals, ..Helpers::up_to(MOST_HELPERS) }
+}
+
+/// Threads inherit which signals are blocked. With all of them blocked, Postgres' handlers always run where they belong.
+fn without_signals(start: &mut dyn FnMut()) {
+    let _blocked = BlockedSignals::all();
+    start();
+}
+
+/// The signals that were blocked before; restored when dropped.
+struct BlockedSignals(libc::sigset_t);
+
+impl BlockedSignals {
+    fn all() -> Self {
+        let (mut all, mut before) = (MaybeUninit::uninit(), MaybeUninit::uninit());
+        // SAFETY: both sets are filled in before they are read; the call cannot fail with these arguments.
+        unsafe {
+            libc::sigfillset(all.as_mut_ptr());
+            libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr());
+            BlockedSignals(before.assume_init())
+        }
+    }
+}
+
+impl Drop for BlockedSignals {
+    fn drop(&mut self) {
+        // SAFETY: the set that this thread had.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &self.0, ptr::null_mut()) };
+    }
+}
