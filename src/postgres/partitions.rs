@@ -1,6 +1,7 @@
 //! The partitions of `ledger.entries_sealed`: where a block's entries go, and finding an entry among them.
 
 use super::settings;
+use super::spi;
 use super::tables::{self, entry_column, LatestSnapshot, Table};
 use pgrx::{pg_sys, FromDatum, Spi};
 use uuid::Uuid;
@@ -44,14 +45,14 @@ pub fn sealed() -> Vec<SealedPartition> {
     }
 }
 
-/// The tables of all partitions, also of those that were not made by us.
+/// The tables of all partitions, also of those that were not made by us. Asked of the catalog: what a session remembers
+/// of a table that it has open may lack a partition to which others have sealed since.
 pub fn all_sealed() -> Vec<pg_sys::Oid> {
-    let parent = Table::open("entries_sealed", pg_sys::AccessShareLock);
-    // SAFETY: the descriptor belongs to the open relation.
-    unsafe {
-        let descriptor = pg_sys::RelationGetPartitionDesc(parent.relation(), false);
-        (0..(*descriptor).nparts as usize).map(|at| *(*descriptor).oids.add(at)).collect()
-    }
+    let mut oids = Vec::new();
+    let query =
+        "SELECT inhrelid FROM pg_catalog.pg_inherits WHERE inhparent = 'ledger.entries_sealed'::pg_catalog.regclass";
+    spi::for_each(query, &[], |row| oids.extend(row.get::<pg_sys::Oid>(0)));
+    oids
 }
 
 /// Makes sure that blocks up to `block_number` have a partition, and that the next one is there before it is needed.
