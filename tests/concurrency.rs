@@ -186,3 +186,21 @@ fn verifying_while_others_record_and_seal_raises_no_false_alarm() {
     wait_until_sealed(&mut client);
     assert_intact(&mut client);
 }
+
+/// The first block makes the first partition.
+#[test]
+fn a_transaction_that_has_verified_before_verifies_what_was_sealed_since() {
+    let (cluster, mut client) = start(Options::new().conf("ledger.block_size = 10"));
+    let mut other = cluster.connect("postgres");
+    for isolation in ["READ COMMITTED", "REPEATABLE READ"] {
+        client.batch_execute(&format!("BEGIN ISOLATION LEVEL {isolation}")).unwrap();
+        let before = verdict(&mut client);
+        record_many(&mut other, 20);
+        wait_until_sealed(&mut other);
+        let after = verdict(&mut client);
+        client.batch_execute("COMMIT").unwrap();
+        assert_eq!(before["overall_valid"], true, "{before:#}");
+        assert_eq!(after["overall_valid"], true, "{after:#}");
+    }
+    assert_eq!(verdict(&mut client)["postgres_chain"]["entry_count"], 40);
+}
