@@ -116,6 +116,3 @@ COMMENT ON FUNCTION ledger.block_line(ledger.blocks, uuid[]) IS 'the line of a b
 COMMENT ON FUNCTION ledger.begin_import() IS 'trigger: makes sure that the ledger is empty and stays so for others';
 COMMENT ON FUNCTION ledger.import_line() IS 'trigger: verifies and takes a line';
 COMMENT ON FUNCTION ledger.finish_import() IS 'trigger: writes what the lines have left over';
-
-SELECT ledger.make_first_partition();
-DROP FUNCTION ledger.make_first_partition();

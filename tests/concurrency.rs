@@ -187,7 +187,7 @@ fn verifying_while_others_record_and_seal_raises_no_false_alarm() {
     assert_intact(&mut client);
 }
 
-/// The first block makes the first partition.
+/// Whatever the transaction has open since it verified first.
 #[test]
 fn a_transaction_that_has_verified_before_verifies_what_was_sealed_since() {
     let (cluster, mut client) = start(Options::new().conf("ledger.block_size = 10"));

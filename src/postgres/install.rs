@@ -15,6 +15,11 @@ extension_sql_file!(
         postgres::views::verification_progress
     ]
 );
+extension_sql_file!(
+    "../../sql/partitions.sql",
+    name = "partitions",
+    requires = ["triggers", postgres::partitions::make_first_partition]
+);
 extension_sql_file!("../../sql/tracking.sql", name = "tracking", requires = ["tables"]);
 extension_sql_file!(
     "../../sql/items.sql",
