@@ -199,7 +199,8 @@ fn a_transaction_that_has_verified_before_verifies_what_is_in_a_partition_attach
     other.batch_execute(detach).unwrap();
     client.batch_execute("BEGIN").unwrap();
     let before = verdict(&mut client);
-    let attach = "ALTER TABLE ledger.entries_sealed ATTACH PARTITION ledger.entries_sealed_1 FOR VALUES FROM (1) TO (1000001)";
+    let attach =
+        "ALTER TABLE ledger.entries_sealed ATTACH PARTITION ledger.entries_sealed_1 FOR VALUES FROM (1) TO (1000001)";
     in_time("ATTACH PARTITION", {
         let mut other = cluster.connect("postgres");
         move || other.batch_execute(attach)

@@ -7,7 +7,7 @@
 mod common;
 
 use common::ledger::*;
-use common::{give_to_server, wait_until, Cluster, Options};
+use common::{give_to_server, send, wait_until, Cluster, Options};
 use postgres::error::SqlState;
 use postgres::Client;
 use std::fs;
@@ -47,9 +47,23 @@ fn clear_fault(cluster: &Cluster) {
     fs::remove_file(fault_file(cluster)).ok();
 }
 
-fn start_small(mode: &str) -> (Cluster, Client) {
+/// On what the mirror's directory is: a commit writes a file on a local file system itself, and leaves one on a network
+/// mount to the writer.
+#[derive(Clone, Copy, Debug)]
+enum Mount {
+    Local,
+    Network,
+}
+
+use Mount::{Local, Network};
+
+fn start_small(mount: Mount, mode: &str) -> (Cluster, Client) {
     let options = Options::new().conf("ledger.block_interval = 1h").conf("ledger.block_size = 5");
-    start(options.conf(&format!("ledger.mirror_mode = {mode}")))
+    let options = options.conf(&format!("ledger.mirror_mode = {mode}"));
+    start(match mount {
+        Local => options,
+        Network => options.env("PG_NOTARY_FAULT_NETWORK_MOUNT", "1"),
+    })
 }
 
 fn seal(client: &mut Client) {
@@ -93,8 +107,8 @@ fn survives_kill_at(cluster: &Cluster, mut client: Client, place: &str, fate: Fa
 
 #[test]
 fn killed_at_any_place_of_a_commit_the_server_recovers_to_what_was_acknowledged() {
-    let (cluster, mut client) = start_small("sync");
-    for _ in 0..2 {
+    for mount in [Local, Network] {
+        let (cluster, mut client) = start_small(mount, "sync");
         for (place, fate) in PLACES {
             client = survives_kill_at(&cluster, client, place, fate);
         }
@@ -103,17 +117,19 @@ fn killed_at_any_place_of_a_commit_the_server_recovers_to_what_was_acknowledged(
 
 #[test]
 fn killed_at_any_place_of_a_commit_in_mode_write_the_server_recovers_to_what_was_acknowledged() {
-    let (cluster, mut client) = start_small("write");
-    for (place, fate) in PLACES {
-        // The commit does not wait for the sync; the block's line does.
-        let fate = if matches!(place, "before_sync" | "after_sync") { Fate::Kept } else { fate };
-        client = survives_kill_at(&cluster, client, place, fate);
+    for mount in [Local, Network] {
+        let (cluster, mut client) = start_small(mount, "write");
+        for (place, fate) in PLACES {
+            // The commit does not wait for the sync; the block's line does.
+            let fate = if matches!(place, "before_sync" | "after_sync") { Fate::Kept } else { fate };
+            client = survives_kill_at(&cluster, client, place, fate);
+        }
     }
 }
 
 /// The file fails once, or as long as the fault is set; recording goes on by itself afterwards, and nothing is there twice.
-fn survives_error_at(mode: &str, place: &str, cause: &str) {
-    let (cluster, mut client) = start_small(mode);
+fn survives_error_at(mount: Mount, mode: &str, place: &str, cause: &str) {
+    let (cluster, mut client) = start_small(mount, mode);
     record_many(&mut client, 3);
     let before = ids_in_table(&mut client);
     for action in ["error", "errors"] {
@@ -137,18 +153,22 @@ fn survives_error_at(mode: &str, place: &str, cause: &str) {
 
 #[test]
 fn an_io_error_of_the_sync_fails_the_transaction_and_leaves_no_line() {
-    survives_error_at("sync", "sync", "could not sync mirror file");
+    for mount in [Local, Network] {
+        survives_error_at(mount, "sync", "sync", "could not sync mirror file");
+    }
 }
 
 #[test]
 fn an_io_error_of_the_write_fails_the_transaction_and_leaves_no_line() {
-    survives_error_at("sync", "write", "could not write to mirror file");
-    survives_error_at("write", "write", "could not write to mirror file");
+    for mount in [Local, Network] {
+        survives_error_at(mount, "sync", "write", "could not write to mirror file");
+        survives_error_at(mount, "write", "write", "could not write to mirror file");
+    }
 }
 
 #[test]
 fn a_write_that_fails_half_way_fails_the_transaction_and_leaves_no_line() {
-    let (cluster, mut client) = start_small("sync");
+    let (cluster, mut client) = start_small(Local, "sync");
     record_many(&mut client, 2);
     set_fault(&cluster, "mid_write:error");
     assert!(all_text(&error(&mut client, RECORD)).contains("could not write to mirror file"));
@@ -160,7 +180,7 @@ fn a_write_that_fails_half_way_fails_the_transaction_and_leaves_no_line() {
 
 #[test]
 fn in_mode_write_lines_that_a_failed_sync_has_lost_are_put_back_from_the_database() {
-    let (cluster, mut client) = start_small("write");
+    let (cluster, mut client) = start_small(Local, "write");
     set_fault(&cluster, "sync:errors");
     let ids: Vec<String> = (0..4).filter_map(|_| client.query(RECORD, &[]).ok().map(|rows| rows[0].get(0))).collect();
     wait_for(&mut client, "(SELECT state = 'failed' AND problem LIKE '%could not sync%' FROM ledger.mirror_status)");
@@ -169,6 +189,37 @@ fn in_mode_write_lines_that_a_failed_sync_has_lost_are_put_back_from_the_databas
     seal(&mut client);
     assert!(ids.iter().all(|id| ids_in_file(&file(&mut client)).contains(id)));
     assert_intact(&mut client);
+}
+
+// ---- who is at the file ---------------------------------------------------------------------------------------------------
+
+/// With the writer stopped: whether a commit gets its lines into the file.
+fn commits_without_the_writer(mount: Mount, mode: &str) -> bool {
+    let (cluster, mut client) = start_small(mount, mode);
+    record(&mut client);
+    wait_for(&mut client, "(SELECT state = 'attached' FROM ledger.mirror_status)");
+    let writer = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_notary writer'";
+    let writer = number(&mut client, writer) as u32;
+    send(writer, libc::SIGSTOP);
+    let mut session = cluster.connect("postgres");
+    session.batch_execute("SET statement_timeout = '2s'").unwrap();
+    let is_committed = session.simple_query(RECORD).is_ok();
+    let in_file = of_type(&lines(&file(&mut client)), "entry").len();
+    send(writer, libc::SIGCONT);
+    assert_eq!(in_file, if is_committed { 2 } else { 1 }, "{mount:?}, {mode}");
+    // What a commit has written itself is synced like everything else.
+    wait_for(&mut client, "(SELECT lag_entries = 0 FROM ledger.mirror_status)");
+    seal(&mut client);
+    assert_intact(&mut client);
+    is_committed
+}
+
+#[test]
+fn a_commit_writes_a_local_file_itself_and_leaves_one_on_a_network_mount_to_the_writer() {
+    for mode in ["sync", "write"] {
+        assert!(commits_without_the_writer(Local, mode), "{mode}");
+        assert!(!commits_without_the_writer(Network, mode), "{mode}");
+    }
 }
 
 // ---- a mount that hangs -------------------------------------------------------------------------------------------------
@@ -194,7 +245,7 @@ fn wait_until_waiting(client: &mut Client, pid: i64) {
 
 #[test]
 fn a_commit_that_waits_for_a_hanging_mount_is_visible_and_can_be_cancelled_and_is_voided() {
-    let (cluster, mut client) = start_small("sync");
+    let (cluster, mut client) = start_small(Network, "sync");
     record(&mut client);
     set_fault(&cluster, "before_sync:hang");
     let (cancelled, pid) = commit_in_background(&cluster, "");
@@ -231,7 +282,7 @@ fn a_commit_that_waits_for_a_hanging_mount_is_visible_and_can_be_cancelled_and_i
 
 #[test]
 fn a_line_longer_than_the_buffer_that_is_cancelled_half_way_leaves_no_part_of_it() {
-    let (cluster, mut client) = start_small("sync");
+    let (cluster, mut client) = start_small(Network, "sync");
     record(&mut client);
     for terminate in [false, true] {
         set_fault(&cluster, "before_write:hang");
@@ -258,7 +309,7 @@ fn a_line_longer_than_the_buffer_that_is_cancelled_half_way_leaves_no_part_of_it
 
 #[test]
 fn in_mode_async_nobody_waits_for_a_hanging_mount() {
-    let (cluster, mut client) = start_small("async");
+    let (cluster, mut client) = start_small(Local, "async");
     record(&mut client);
     wait_for(&mut client, "(SELECT lag_entries = 0 FROM ledger.mirror_status)");
     set_fault(&cluster, "before_sync:hang");
@@ -280,7 +331,7 @@ fn in_mode_async_nobody_waits_for_a_hanging_mount() {
 
 #[test]
 fn in_mode_async_sealing_goes_on_while_the_mount_hangs() {
-    let (cluster, mut client) = start_small("async");
+    let (cluster, mut client) = start_small(Local, "async");
     record(&mut client);
     wait_for(&mut client, "(SELECT lag_entries = 0 FROM ledger.mirror_status)");
     for place in ["before_sync", "before_write"] {
@@ -312,7 +363,7 @@ fn in_mode_async_sealing_goes_on_while_the_mount_hangs() {
 
 #[test]
 fn the_mirror_can_be_switched_off_while_the_mount_hangs() {
-    let (cluster, mut client) = start_small("sync");
+    let (cluster, mut client) = start_small(Network, "sync");
     record(&mut client);
     set_fault(&cluster, "before_sync:hang");
     let (waits, pid) = commit_in_background(&cluster, "");
@@ -332,7 +383,7 @@ fn the_mirror_can_be_switched_off_while_the_mount_hangs() {
 
 #[test]
 fn a_file_that_cannot_be_written_is_named_until_it_can_be_again() {
-    let (cluster, mut client) = start_small("sync");
+    let (cluster, mut client) = start_small(Local, "sync");
     record(&mut client);
     let problem = "SELECT problem FROM ledger.mirror_status";
     let places = [("sync", "could not sync mirror file"), ("write", "could not write to mirror file")];
@@ -355,7 +406,7 @@ fn a_file_that_cannot_be_written_is_named_until_it_can_be_again() {
 
 #[test]
 fn a_file_system_that_turns_read_only_fails_the_transaction_until_it_can_be_written_again() {
-    let (cluster, mut client) = start_small("sync");
+    let (cluster, mut client) = start_small(Local, "sync");
     record(&mut client);
     let path = file(&mut client);
     // The kernel turns one read-only that has errors, but lets nobody do so while a file is open for writing.

@@ -17,6 +17,9 @@ mod none {
     use std::fs::File;
     use std::path::Path;
 
+    pub fn is_network_mount() -> bool {
+        false
+    }
     pub fn at(_place: &str) {}
     pub fn error_at(_place: &str) -> std::io::Result<()> {
         Ok(())
@@ -36,6 +39,11 @@ mod injected {
 
     /// Every process of the server has the data directory as its working directory.
     const FAULT_FILE: &str = "pg_notary.fault";
+
+    /// Whether the mirror's directory is to be taken for one: by the server's environment.
+    pub fn is_network_mount() -> bool {
+        std::env::var_os("PG_NOTARY_FAULT_NETWORK_MOUNT").is_some()
+    }
 
     fn is_set(place: &str, action: &str) -> bool {
         std::fs::read_to_string(FAULT_FILE).is_ok_and(|fault| fault.trim() == format!("{place}:{action}"))

@@ -1,9 +1,10 @@
-//! Putting lines into the file: backends copy them into the ring, the writer process puts what all of them have there into
-//! the file and syncs it.
+//! Putting lines into the file: backends copy them into the ring; one of them, or the writer process, puts what all have
+//! there into the file and syncs it.
 //!
-//! The scheme is that of Postgres' own WAL: copy under a short lock, then wait until somebody has made your part durable.
-//! Waiting is on a condition variable, so it can be cancelled and shows as a wait event.
+//! The scheme is that of Postgres' own WAL: copy under a short lock, then make your part durable, and that of others with
+//! it, or wait until somebody has. Waiting can be cancelled and shows as a wait event.
 
+use super::lead::Led;
 use super::lines::LineBuffer;
 use super::patience::{Patience, DEADLINE, HANG_DEADLINE};
 use super::prepared;
@@ -221,7 +222,6 @@ impl Mirror {
             } else {
                 self.stream(piece, at)?;
             }
-            self.shared.writer.wake();
             rest = others;
         }
         Ok(())
@@ -241,7 +241,6 @@ impl Mirror {
         UNFINISHED_LINE.set(Some(UnfinishedLine { from, failures: at.failures }));
         room.put(self, chunks.next().unwrap_or_default(), at);
         for chunk in chunks {
-            self.shared.writer.wake();
             self.wait_for_own_room(chunk.len(), at)?.put(self, chunk, at);
         }
         self.end_line(|fields, _| fields.unfinished = 0);
@@ -314,7 +313,7 @@ impl Mirror {
         };
         let mut patience = Patience::new();
         loop {
-            let (rounds, count) = {
+            let (led, rounds, count) = {
                 let mut fields = self.lock();
                 if fields.failures != at.failures {
                     // After one failure it is known what was kept. After more, to be wrong towards failure is safe: the
@@ -338,12 +337,19 @@ impl Mirror {
                 if fields.attachment == Attachment::Off {
                     return Err(self.failure(SWITCHED_OFF));
                 }
-                if at.goal == Goal::Synced && fields.sync_wanted < at.end {
-                    fields.sync_wanted = at.end;
+                if at.goal == Goal::Synced {
+                    fields.sync_wanted = fields.sync_wanted.max(at.end);
+                }
+                let led = Led::begin(self, &mut fields);
+                if !fields.writing {
                     self.shared.writer.wake();
                 }
-                (fields.rounds_for(at.round), self.state().ended.count())
+                (led, fields.rounds_for(at.round), self.state().ended.count())
             };
+            if let Some(led) = led {
+                led.work(self);
+                continue;
+            }
             patience.sleep_for(self, rounds, count, event)?;
         }
     }
@@ -463,6 +469,7 @@ struct Room {
 }
 
 impl Room {
+    /// Copies the lines into the ring, and sees to it that somebody writes them.
     fn put(mut self, mirror: &Mirror, lines: &[u8], at: &mut Position) {
         let from = self.fields.end();
         at.end = from + lines.len() as u64;
@@ -478,5 +485,14 @@ impl Room {
             self.fields.note_others(from, at.end);
         }
         mirror.state().put(&mut self.fields, lines);
+        let led = at.is_small.then(|| Led::begin(mirror, &mut self.fields)).flatten();
+        // Whoever is at the file looks again afterwards.
+        let is_cared_for = self.fields.writing;
+        drop(self.fields);
+        match led {
+            Some(led) => led.work(mirror),
+            None if is_cared_for => {}
+            None => mirror.shared.writer.wake(),
+        }
     }
 }

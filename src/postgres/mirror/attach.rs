@@ -282,10 +282,12 @@ fn take_over(
         previous: *remembered.attachment.unwrap_or_default().as_bytes(),
         is_remembered: false,
     };
+    let is_local = file::is_local(file);
     let mut fields = mirror.lock();
     let generation = fields.identity.generation + 1;
     fields.identity = file::identity(&metadata, generation);
     fields.path.set(&text);
+    fields.is_local = is_local;
     // Whoever still waits for an earlier attachment fails: nobody can say of what file his offsets are.
     fields.fail("The mirror file was opened again.", metadata.len());
     fields.failures += 1;

@@ -2,6 +2,7 @@
 
 use super::shared::{FileIdentity, FileStamp};
 use crate::postgres::errors::cause;
+use crate::postgres::faults;
 use std::fs::{DirBuilder, File, Metadata, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::os::fd::AsRawFd;
@@ -74,17 +75,65 @@ pub fn prepare_directory(directory: &Path, may_create: bool) -> Result<(), Troub
 
 /// Opens the file for reading and appending; makes it only where `create` says that there has been none before.
 pub fn open(path: &Path, create: bool) -> Result<File, Trouble> {
-    let file = OpenOptions::new()
+    let file = open_to_append(path, create)?;
+    let metadata = file.metadata().map_err(|error| Trouble::passing("examine", path, error))?;
+    check_metadata(path, &metadata)?;
+    Ok(file)
+}
+
+fn open_to_append(path: &Path, create: bool) -> Result<File, Trouble> {
+    OpenOptions::new()
         .read(true)
         .append(true)
         .create(create)
         .mode(0o600)
         .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
         .open(path)
-        .map_err(|error| Trouble { reattach: true, ..Trouble::passing("open", path, error) })?;
-    let metadata = file.metadata().map_err(|error| Trouble::passing("examine", path, error))?;
-    check_metadata(path, &metadata)?;
-    Ok(file)
+        .map_err(|error| Trouble { reattach: true, ..Trouble::passing("open", path, error) })
+}
+
+/// Whether the file is on a file system that is known to be one of this machine's own disks or memory.
+pub fn is_local(file: &File) -> bool {
+    !faults::is_network_mount() && file_system::is_local(file)
+}
+
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+mod file_system {
+    use std::fs::File;
+    use std::os::fd::AsRawFd;
+
+    /// Not in libc's list: OpenZFS has it in include/sys/fs/zfs.h.
+    const ZFS_SUPER_MAGIC: i64 = 0x2fc1_2fc1;
+
+    #[allow(clippy::unnecessary_cast, reason = "the types of these numbers differ from one machine to another")]
+    pub fn is_local(file: &File) -> bool {
+        // SAFETY: valid when zeroed; the kernel fills it in, on a descriptor that `file` keeps open.
+        let magic = unsafe {
+            let mut found: libc::statfs = std::mem::zeroed();
+            match libc::fstatfs(file.as_raw_fd(), &mut found) {
+                0 => found.f_type as i64,
+                _ => return false,
+            }
+        };
+        let local = [
+            libc::EXT4_SUPER_MAGIC as i64,
+            libc::XFS_SUPER_MAGIC as i64,
+            libc::BTRFS_SUPER_MAGIC as i64,
+            libc::F2FS_SUPER_MAGIC as i64,
+            libc::TMPFS_MAGIC as i64,
+            libc::OVERLAYFS_SUPER_MAGIC as i64,
+            ZFS_SUPER_MAGIC,
+        ];
+        local.contains(&magic)
+    }
+}
+
+/// Elsewhere the writer does all of it.
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+mod file_system {
+    pub fn is_local(_file: &std::fs::File) -> bool {
+        false
+    }
 }
 
 /// Takes the lock that keeps a second server away; it is held as long as the file stays open.
@@ -129,23 +178,44 @@ pub fn check_unchanged(
     stamp: FileStamp,
 ) -> Result<(), Trouble> {
     let examine = |error| Trouble { reattach: true, ..Trouble::passing("examine", path, error) };
-    let open = file.metadata().map_err(examine)?;
-    let named = std::fs::symlink_metadata(path).map_err(examine)?;
-    let same = |metadata: &Metadata| (metadata.dev(), metadata.ino()) == (expected.device, expected.inode);
-    if !same(&open) || !same(&named) {
-        return Err(Trouble::suspicious(format!("mirror file \"{}\" was replaced by another file", path.display())));
+    check_same(path, &std::fs::symlink_metadata(path).map_err(examine)?, expected)?;
+    check_as_left(path, &file.metadata().map_err(examine)?, expected, size, stamp)
+}
+
+/// Opens the file for one write, of which the same must hold.
+pub fn open_unchanged(path: &Path, expected: FileIdentity, size: u64, stamp: FileStamp) -> Result<File, Trouble> {
+    let file = open_to_append(path, false)?;
+    let examine = |error| Trouble { reattach: true, ..Trouble::passing("examine", path, error) };
+    check_as_left(path, &file.metadata().map_err(examine)?, expected, size, stamp)?;
+    Ok(file)
+}
+
+fn check_same(path: &Path, metadata: &Metadata, expected: FileIdentity) -> Result<(), Trouble> {
+    match (metadata.dev(), metadata.ino()) == (expected.device, expected.inode) {
+        true => Ok(()),
+        false => Err(Trouble::suspicious(format!("mirror file \"{}\" was replaced by another file", path.display()))),
     }
-    check_metadata(path, &open)?;
+}
+
+fn check_as_left(
+    path: &Path,
+    metadata: &Metadata,
+    expected: FileIdentity,
+    size: u64,
+    stamp: FileStamp,
+) -> Result<(), Trouble> {
+    check_same(path, metadata, expected)?;
+    check_metadata(path, metadata)?;
     // Who can write the directory can put another file in place of this one.
     prepare_directory(path.parent().unwrap_or(path), false)?;
-    if open.len() != size {
+    if metadata.len() != size {
         return Err(Trouble::suspicious(format!(
             "mirror file \"{}\" was changed by another program: it has {} bytes, {size} were written",
             path.display(),
-            open.len()
+            metadata.len()
         )));
     }
-    if stamp_of(&open) != stamp {
+    if stamp_of(metadata) != stamp {
         return Err(Trouble::suspicious(format!(
             "mirror file \"{}\" was changed by another program since it was last written",
             path.display()

@@ -5,7 +5,9 @@
 //! | [`shared`] | what all processes know of the file |
 //! | [`lines`] | the lines of one transaction |
 //! | [`append`], [`rounds`], [`patience`] | putting lines into the ring, and waiting for them |
-//! | [`writer`] | the process that writes and syncs the files |
+//! | [`round`] | writing and syncing what is in the ring |
+//! | [`lead`] | a commit that does so itself |
+//! | [`writer`] | the process that does so otherwise |
 //! | [`mod@file`] | the file: name, opening, checks, writing |
 //! | [`state_file`] | what is noted beside it |
 //! | [`attach`] | opening the file at start, and making it agree with the database |
@@ -21,11 +23,13 @@ pub mod attach;
 pub mod block_lines;
 pub mod catch_up;
 pub mod file;
+pub mod lead;
 pub mod lines;
 pub mod patience;
 pub mod prepared;
 pub mod remembered;
 pub mod requests;
+pub mod round;
 pub mod rounds;
 pub mod settle;
 pub mod settled;

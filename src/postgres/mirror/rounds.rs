@@ -44,9 +44,20 @@ impl Ended {
     pub fn wake(&self, rounds: Rounds) {
         self.0.fetch_add(1, Ordering::SeqCst);
         #[cfg(target_os = "linux")]
-        futex::wake(&self.0, rounds.0);
+        futex::wake(&self.0, rounds.0, i32::MAX);
         #[cfg(not(target_os = "linux"))]
         let _ = rounds;
+    }
+
+    /// Wakes one of those who wait for one of these rounds; false if nobody does.
+    pub fn call_one(&self, rounds: Rounds) -> bool {
+        #[cfg(target_os = "linux")]
+        return futex::wake(&self.0, rounds.0, 1) > 0;
+        #[cfg(not(target_os = "linux"))]
+        {
+            let _ = rounds;
+            false
+        }
     }
 }
 
@@ -99,11 +110,10 @@ mod futex {
         outcome == 0 || std::io::Error::last_os_error().raw_os_error() == Some(libc::EAGAIN)
     }
 
-    pub fn wake(word: &AtomicU32, bits: u32) {
+    /// Wakes at most that many; returns how many.
+    pub fn wake(word: &AtomicU32, bits: u32, most: i32) -> i64 {
         let unused = std::ptr::null::<u32>();
         // SAFETY: the kernel only looks for those who wait at this address.
-        unsafe {
-            libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE_BITSET, i32::MAX, unused, unused, bits);
-        }
+        unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE_BITSET, most, unused, unused, bits) }
     }
 }

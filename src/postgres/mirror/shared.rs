@@ -1,6 +1,6 @@
 //! What all processes of a database know of its mirror file: how far it is written, and what waits to be.
 //!
-//! Backends copy their lines into a ring under a short lock; the writer process writes and syncs what all of them have
+//! Backends copy their lines into a ring under a short lock; one process at a time writes and syncs what all of them have
 //! put there. Offsets in the ring and in the file differ by a constant that changes only while the ring is empty.
 
 use super::rounds::{Ended, Rounds};
@@ -132,11 +132,17 @@ pub struct MirrorFields {
     pub was_attached: bool,
     /// The file was changed behind the server's back: all of it is to be verified before it is written again.
     pub suspect: bool,
-    /// Rounds of work that the writer has begun.
+    /// Rounds of work that have begun.
     pub rounds: u64,
-    /// The writer is at the file, since then.
+    /// Some process is at the file, since then.
     pub writing: bool,
     pub writing_since: pg_sys::TimestampTz,
+    /// The last failure is one that the writer has not named in the log yet.
+    pub is_failure_unnamed: bool,
+    /// The file is on a file system of this machine, not on a network mount.
+    pub is_local: bool,
+    /// The writer has been told that commits have written to the file since it last looked.
+    pub is_attended: bool,
     /// When the settings were read by which there is to be no file.
     pub off_as_of: pg_sys::TimestampTz,
     /// Processes that have put lines into the ring and wait for more room or for the file.
@@ -334,7 +340,7 @@ impl MirrorState {
         let at = (fields.head % RING_BYTES as u64) as usize;
         let first = lines.len().min(RING_BYTES - at);
         let ring = self.ring.get().cast::<u8>();
-        // SAFETY: both copies stay inside the ring, and outside tail..head, which is all that the writer reads; other
+        // SAFETY: both copies stay inside the ring, and outside tail..head, which is all that a round reads; other
         // backends are kept out by the lock in `fields`.
         unsafe {
             std::ptr::copy_nonoverlapping(lines.as_ptr(), ring.add(at), first);
@@ -346,8 +352,8 @@ impl MirrorState {
     /// The one or two pieces of the ring between two positions, read without the lock.
     ///
     /// # Safety
-    /// Only the writer may call this, for positions between tail and head as it saw them: nobody writes there until
-    /// it moves the tail.
+    /// Only the process that has begun a round may call this, for positions between tail and head as it saw them: nobody
+    /// writes there until it moves the tail.
     pub unsafe fn pieces(&self, from: u64, to: u64) -> [&[u8]; 2] {
         let length = (to - from) as usize;
         let at = (from % RING_BYTES as u64) as usize;

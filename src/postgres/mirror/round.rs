@@ -1,0 +1,217 @@
+//! One round of work on the file: what waits in the ring is written, and synced where somebody waits for that.
+//!
+//! One process at a time is at the file, the one that has begun a round; [`super::writer`] and [`super::lead`] say which.
+//! Nothing in a round raises an error or looks at interrupts: others would wait for its end for ever.
+
+use super::file::{self, Trouble};
+use super::rounds::Rounds;
+use super::shared::{Attachment, FileStamp, LockedMirror, MirrorFields};
+use crate::postgres::faults;
+use crate::postgres::settings::{self, MirrorMode};
+use crate::postgres::shared::{DatabaseSlot, SeenLag, Shared};
+use crate::postgres::tables;
+use crate::postgres::wait_events;
+use std::fs::File;
+use std::path::Path;
+
+/// A round that has begun.
+#[derive(Clone, Copy)]
+pub struct Round {
+    number: u64,
+    pub generation: u64,
+    tail: u64,
+    head: u64,
+    pub written: u64,
+    pub stamp: FileStamp,
+    /// How much of the file is on disk.
+    pub durable: u64,
+    /// How much of the file stays if it cannot be written: a line that is not whole does not.
+    keep: u64,
+    cut_to: u64,
+    pub sync: bool,
+    /// What was counted as not on disk when the round began.
+    lag: SeenLag,
+}
+
+/// What a round has achieved.
+pub struct Done {
+    durable: u64,
+    stamp: FileStamp,
+}
+
+/// What went wrong, how much of the file stays, and its times, where this process has changed them.
+pub struct Failed {
+    trouble: Trouble,
+    keep: u64,
+    stamp: Option<FileStamp>,
+}
+
+impl Failed {
+    pub fn keeping(keep: u64) -> impl Fn(Trouble) -> Failed {
+        move |trouble| Failed { trouble, keep, stamp: None }
+    }
+}
+
+impl Round {
+    /// Begins a round. The file is attached, and nobody is at it.
+    pub fn begin(fields: &mut LockedMirror<'_>, slot: &DatabaseSlot, sync_due: bool) -> Round {
+        let now = tables::timestamp_to_postgres(tables::now());
+        fields.writing = true;
+        fields.rounds += 1;
+        fields.writing_since = now;
+        Round {
+            number: fields.rounds,
+            generation: fields.identity.generation,
+            tail: fields.tail,
+            head: fields.head,
+            written: fields.written(),
+            stamp: fields.stamp,
+            durable: fields.durable,
+            keep: fields.written_lines(),
+            cut_to: fields.cut_to,
+            sync: sync_due || fields.sync_wanted > fields.durable,
+            lag: slot.lag.seen(now),
+        }
+    }
+
+    /// Does what the round has begun for. `file` is known to be as the last round left it.
+    pub fn work(&self, slot: &DatabaseSlot, file: &File, path: &Path) -> Result<Done, Failed> {
+        // What is left of the file if it cannot be synced, or must not be touched.
+        let safe = self.safe();
+        if self.cut_to != 0 {
+            file::cut(file, path, self.cut_to).map_err(Failed::keeping(safe))?;
+        } else {
+            self.write(slot, file, path).map_err(|trouble| cut_after(file, path, trouble, self.keep))?;
+        }
+        let mut durable = self.durable;
+        if self.sync {
+            sync(file, path).map_err(|trouble| cut_after(file, path, trouble, safe))?;
+            durable = self.written + (self.head - self.tail);
+        }
+        let stamp = file::stamp(file, path).map_err(Failed::keeping(safe))?;
+        Ok(Done { durable, stamp })
+    }
+
+    /// Those who wait for the round after this one.
+    pub fn next(&self) -> Rounds {
+        Rounds::one(self.number + 1)
+    }
+
+    /// How much of the file stays if it must not be touched.
+    pub fn safe(&self) -> u64 {
+        self.durable.min(self.keep)
+    }
+
+    fn write(&self, slot: &DatabaseSlot, file: &File, path: &Path) -> Result<(), Trouble> {
+        let _waiting = wait_events::Shown::as_waiting_for(wait_events::mirror_write());
+        // SAFETY: this process has begun the round, and both positions were read under the lock.
+        for piece in unsafe { slot.mirror.pieces(self.tail, self.head) } {
+            faults::at_write(file, path, piece)?;
+            file::write(file, path, piece)?;
+        }
+        Ok(())
+    }
+
+    /// Ends the round, and lets everyone who waits for it know how. Returns whether there is something for the writer to do.
+    pub fn end(self, shared: &Shared, slot: &DatabaseSlot, outcome: Result<Done, Failed>) -> bool {
+        let mut call_worker = false;
+        let mut woken = Rounds::ALL;
+        let is_left_over;
+        {
+            let mut fields = slot.mirror.lock(shared, slot);
+            fields.writing = false;
+            match outcome {
+                // The ledger was dropped meanwhile, and perhaps there is another in its place; or the worker has not waited
+                // for a file that hangs, and can open it again now.
+                _ if fields.identity.generation != self.generation => call_worker = true,
+                Ok(done) => {
+                    let is_synced = self.note_done(&mut fields, &done);
+                    woken = Rounds::one(self.number);
+                    // In mode async it is the worker who knows how far behind the file is.
+                    if is_synced && settings::mirror_mode() != MirrorMode::Async {
+                        take_off_lag(&fields, slot, self.lag);
+                    }
+                }
+                Err(failed) => {
+                    call_worker = note_failed(&mut fields, &failed);
+                }
+            }
+            is_left_over = fields.has_work() || fields.is_failure_unnamed;
+        }
+        slot.mirror.wake(woken);
+        if call_worker {
+            slot.worker.wake();
+        }
+        is_left_over
+    }
+
+    /// Returns whether what was written is on disk.
+    fn note_done(&self, fields: &mut MirrorFields, done: &Done) -> bool {
+        fields.stamp = done.stamp;
+        if self.cut_to != 0 {
+            // Nobody but whoever left the line unfinished could put anything behind it.
+            fields.tail = fields.head;
+            fields.shift = self.cut_to.wrapping_sub(fields.tail);
+            fields.durable = fields.durable.min(self.cut_to);
+            fields.sync_wanted = fields.sync_wanted.min(self.cut_to);
+            (fields.cut_to, fields.unfinished) = (0, 0);
+            (fields.long_line_from, fields.long_line_to) = (0, 0);
+            return false;
+        }
+        fields.tail = self.head;
+        if !self.sync {
+            return false;
+        }
+        fields.durable = fields.durable.max(done.durable);
+        fields.syncs += 1;
+        fields.is_troubled = false;
+        true
+    }
+}
+
+/// A commit may be counted only after its lines were synced. When everything is on disk, nothing lags.
+fn take_off_lag(fields: &MirrorFields, slot: &DatabaseSlot, seen: SeenLag) {
+    match fields.durable >= fields.end() {
+        true => slot.lag.clear(),
+        false => slot.lag.take_off(seen),
+    }
+}
+
+/// Returns whether the worker is to look at the file.
+fn note_failed(fields: &mut MirrorFields, failed: &Failed) -> bool {
+    // Lines of commits that did not wait for the disk are lost with a failed sync; the database has them.
+    let reattach = failed.trouble.reattach || failed.keep < fields.promised;
+    fields.suspect |= failed.trouble.suspect;
+    fields.stamp = failed.stamp.unwrap_or(fields.stamp);
+    fields.fail(&failed.trouble.cause, failed.keep);
+    fields.is_failure_unnamed = true;
+    fields.is_troubled = !reattach;
+    if reattach {
+        fields.attachment = Attachment::Failed;
+    }
+    reattach
+}
+
+fn sync(file: &File, path: &Path) -> Result<(), Trouble> {
+    let _waiting = wait_events::Shown::as_waiting_for(wait_events::mirror_sync());
+    faults::at("before_sync");
+    faults::error_at("sync").map_err(|error| Trouble::passing("sync", path, error))?;
+    file::sync(file, path)?;
+    faults::at("after_sync");
+    Ok(())
+}
+
+/// Cuts off what a failed write or sync has left.
+fn cut_after(file: &File, path: &Path, trouble: Trouble, keep: u64) -> Failed {
+    // A file that somebody else has changed is not touched.
+    if trouble.reattach {
+        return Failed { trouble, keep, stamp: None };
+    }
+    match file::cut(file, path, keep).and_then(|()| file::stamp(file, path)) {
+        Ok(stamp) => Failed { trouble, keep, stamp: Some(stamp) },
+        Err(worse) => {
+            let cause = format!("{}; then {}", trouble.cause, worse.cause);
+            Failed { trouble: Trouble { cause, reattach: true, ..trouble }, keep, stamp: None }
+        }
+    }
+}
