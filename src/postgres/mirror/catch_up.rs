@@ -10,9 +10,10 @@ use crate::ledger::block::BlockHeader;
 use crate::ledger::record::Entry;
 use crate::postgres::errors::Failure;
 use crate::postgres::partitions;
-use crate::postgres::tables::{self, entry_column, LatestSnapshot, Table, TableScan};
+use crate::postgres::tables::{self, entry_column, LatestSnapshot, Row, Table, TableScan};
 use pgrx::{check_for_interrupts, pg_sys};
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 use std::path::Path;
 use uuid::Uuid;
 
@@ -77,24 +78,53 @@ fn append_pending(mirror: &Mirror, in_file: &mut InFile) -> Result<(), Failure> 
     let snapshot = LatestSnapshot::take();
     let table = Table::open("entries_pending", pg_sys::AccessShareLock);
     let mut scan = TableScan::start(&table, &snapshot, 0);
-    let mut missing = Vec::new();
+    let (mut row, mut missing) = (Row::default(), Missing::default());
     while let Some(tuple) = scan.next() {
         check_for_interrupts!();
-        missing.extend(table.deform(tuple).uuid(entry_column::ID).filter(|id| !in_file.contains(id)));
+        table.deform_into(tuple, &mut row);
+        if let Some(id) = row.uuid(entry_column::ID).filter(|id| !in_file.contains(id)) {
+            missing.add(id, &row);
+        }
     }
     drop(scan);
     note_others(mirror, in_file)?;
     let mut lines = LineBuffer::new();
-    for entry_id in missing.iter().filter(|id| !in_file.contains(id)) {
+    for (id, line) in missing.entries.iter().filter(|(id, _)| !in_file.contains(id)) {
         check_for_interrupts!();
-        let entry = partitions::find(&table, *entry_id, snapshot.as_ptr(), tables::entry_from_row);
-        if let Some(entry) = entry {
+        if let Some(line) = line {
+            lines.push(|out| out.extend_from_slice(&missing.lines[line.clone()]));
+        } else if let Some(entry) = partitions::find(&table, *id, snapshot.as_ptr(), tables::entry_from_row) {
             lines.push(|out| entry.write_line(out));
         }
     }
     mirror.append_now(lines)?;
-    in_file.extend(missing);
+    in_file.extend(missing.entries.iter().map(|(id, _)| id));
     Ok(())
+}
+
+/// Entries that were not in the file when the table was read. Others may have appended some of them since.
+#[derive(Default)]
+struct Missing {
+    /// With the place of the line, as long as it is kept.
+    entries: Vec<(Uuid, Option<Range<usize>>)>,
+    lines: Vec<u8>,
+    /// Used again from line to line.
+    metadata: String,
+}
+
+impl Missing {
+    /// Lines beyond are made when they are needed, from rows that are looked up: a file may lack any number of them.
+    const KEPT_BYTES: usize = 4 << 20;
+
+    fn add(&mut self, id: Uuid, row: &Row) {
+        let is_kept = self.lines.len() < Self::KEPT_BYTES;
+        let line = is_kept.then(|| {
+            let start = self.lines.len();
+            tables::entry_line(row, &mut self.metadata).write_line(&mut self.lines);
+            start..self.lines.len()
+        });
+        self.entries.push((id, line));
+    }
 }
 
 /// Sees that the lines of prepared transactions are in the file, and notes where: `known` are those that are there. For
