@@ -8,7 +8,7 @@
 //! | [`queue`] | entries that are inserted together |
 //! | [`transaction`] | what happens when a transaction ends |
 //! | [`mirror`] | the JSONL file |
-//! | [`blocks`], [`partitions`], [`vacated`] | sealing |
+//! | [`blocks`], [`log_state`], [`partitions`], [`vacated`] | sealing |
 //! | [`copy_hook`], [`lines`], [`import`] | writing a ledger out, and rebuilding one |
 //! | [`utility_hook`], [`executor_hook`] | where commands and queries come by |
 //! | [`items`] | signed files, and their registry |
@@ -35,6 +35,7 @@ mod install;
 mod items;
 mod jsonb;
 mod lines;
+mod log_state;
 mod mirror;
 mod partitions;
 mod queue;
