@@ -48,6 +48,19 @@ impl Place {
     }
 }
 
+/// Sorts places that are in the order of the log.
+pub fn sort(places: &mut Vec<Place>) {
+    // Numbers are sorted several times as fast as places. Those for one row are in order already, and remain so, unless the
+    // log is out of order or two rows differ in the lower bits alone.
+    let mut keys: Vec<u128> =
+        places.iter().zip(0_u32..).map(|(place, at)| place.row & !u128::from(u32::MAX) | u128::from(at)).collect();
+    keys.sort_unstable();
+    *places = keys.iter().map(|key| places[*key as u32 as usize]).collect();
+    if !places.is_sorted() {
+        places.sort_unstable();
+    }
+}
+
 /// The place at position `at` of a chunk, if it has so many.
 pub fn place_at(chunk: &[u8], at: usize) -> Option<Place> {
     Place::read(chunk.get(at * Place::BYTES..)?)
@@ -113,6 +126,20 @@ mod tests {
         assert!(positions_of(&chunk, 2).is_empty() && positions_of(&chunk, 0).is_empty());
         let read: Vec<_> = (0..5).map_while(|at| place_at(&chunk, at)).collect();
         assert_eq!(read, places);
+    }
+
+    #[test]
+    fn places_are_sorted_whatever_their_order_was() {
+        let row = |at: i64| u128::from(at as u64 % 7) << 100;
+        let in_order: Vec<Place> = (0..500).map(|at| place(row(at), at)).collect();
+        let out_of_order = in_order.iter().rev().copied().collect();
+        let alike = (0..500).map(|at| place(u128::from(at as u64 * 7919 % 500), at)).collect();
+        for places in [in_order, out_of_order, alike, Vec::new()] {
+            let (mut sorted, mut expected) = (places.clone(), places);
+            sort(&mut sorted);
+            expected.sort_unstable();
+            assert_eq!(sorted, expected);
+        }
     }
 
     #[test]

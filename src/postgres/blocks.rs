@@ -4,13 +4,15 @@
 //! the next sealer sees the committed head. Writers never take that lock. Everything is read with a snapshot taken after
 //! the lock, whatever the caller's isolation level.
 
+use super::bulk_insert::BulkInsert;
 use super::database;
 use super::errors::{or_raise, Failure};
+use super::jsonb::Jsonb;
 use super::log_state::LogState;
 use super::mirror::block_lines;
 use super::partitions::{self, SealedPartition};
 use super::settings;
-use super::tables::{self, entry_column, BulkInsert, LatestSnapshot, Table, TableScan};
+use super::tables::{self, entry_column, LatestSnapshot, Row, Table, TableScan};
 use super::tracking::versions::NewVersions;
 use super::transaction;
 use super::vacated::Moved;
@@ -26,8 +28,14 @@ use std::panic::AssertUnwindSafe;
 use uuid::Uuid;
 
 /// About how many entries one transaction of the worker seals: enough to make its fixed cost small, few enough that it
-/// takes a fraction of a second and little memory.
-const BATCH_ENTRIES: usize = 32_768;
+/// takes a fraction of a second and little memory, which then is used again and not given back to the system.
+const BATCH_ENTRIES: usize = 8_192;
+
+impl Candidate {
+    fn data_hash(&self) -> &str {
+        self.row.text(entry_column::DATA_HASH).unwrap_or_default()
+    }
+}
 
 /// What to seal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,11 +74,12 @@ impl Batch {
 struct Candidate {
     created_at: Timestamp,
     entry_id: Uuid,
-    data_hash: String,
     leaf: Hash,
     /// Rows of tracked tables that it is about.
-    row_ids: Vec<Uuid>,
+    row_ids: [Option<Uuid>; 2],
+    /// A copy, and its columns.
     tuple: pg_sys::HeapTuple,
+    row: Row,
 }
 
 #[pg_extern(sql = r#"
@@ -216,14 +225,10 @@ fn collect(pending: &Table, snapshot: &LatestSnapshot, from_page: u32, limit: us
         let entry = tables::entry_line(&row, &mut metadata);
         line.clear();
         entry.write_line(&mut line);
-        candidates.push(Candidate {
-            created_at: entry.created_at,
-            entry_id: entry.entry_id,
-            row_ids: row_change::row_ids(&entry.entry_type, entry.metadata).collect(),
-            data_hash: entry.data_hash.to_owned(),
-            leaf: log_tree::leaf_hash(&line),
-            tuple,
-        });
+        let (created_at, entry_id) = (entry.created_at, entry.entry_id);
+        let quick = row.get::<Jsonb>(entry_column::METADATA).and_then(|jsonb| jsonb.row_ids(&entry.entry_type));
+        let row_ids = quick.unwrap_or_else(|| row_change::row_ids(&entry.entry_type, entry.metadata));
+        candidates.push(Candidate { created_at, entry_id, leaf: log_tree::leaf_hash(&line), row_ids, tuple, row });
         if candidates.len() == limit {
             return (candidates, page_of(tuple));
         }
@@ -243,7 +248,7 @@ fn write_blocks(
     let mut nodes = Vec::new();
     let mut blocks: Vec<BlockHeader> = Vec::with_capacity(candidates.len() / block_size + 1);
     for entries in candidates.chunks(block_size) {
-        let leaves: Vec<(Hash, &str)> = entries.iter().map(|entry| (entry.leaf, entry.data_hash.as_str())).collect();
+        let leaves: Vec<(Hash, &str)> = entries.iter().map(|entry| (entry.leaf, entry.data_hash())).collect();
         let completed = |level, index, hash| {
             if level >= STORED_LEVEL {
                 nodes.push((level, index, hash));
@@ -288,7 +293,7 @@ fn move_entries(candidates: &[Candidate], blocks: &[BlockHeader], pending: &Tabl
         let first_leaf = block.tree_size - block.data_count;
         for (leaf_index, entry) in (first_leaf..block.tree_size).zip(&mut candidates) {
             move_entry(entry, block.block_number, leaf_index, pending, bulk);
-            versions.add(entry.row_ids.iter().copied(), entry.created_at, leaf_index, block.block_number);
+            versions.add(entry.row_ids, entry.created_at, leaf_index, block.block_number);
         }
     });
     versions
@@ -327,7 +332,7 @@ fn partition_of(all: &[SealedPartition], block_number: i64) -> SealedPartition {
 
 fn move_entry(entry: &Candidate, block_number: i64, leaf_index: i64, pending: &Table, bulk: &mut BulkInsert) {
     check_for_interrupts!();
-    let mut columns = pending.deform(entry.tuple).columns();
+    let mut columns: [_; entry_column::COUNT] = std::array::from_fn(|column| entry.row.datum(column));
     columns[entry_column::BLOCK_NUMBER] = block_number.into_datum();
     columns[entry_column::LEAF_INDEX] = leaf_index.into_datum();
     bulk.insert(&columns);

@@ -18,10 +18,11 @@
 //! | [`shared`], [`database`] | shared memory, and this process's part of it |
 //! | [`install`] | the SQL of the install script |
 //! | [`faults`] | failing on purpose, in tests |
-//! | [`tables`], [`spi`], [`jsonb`], [`errors`], [`wait_events`] | how Postgres is talked to |
+//! | [`tables`], [`bulk_insert`], [`spi`], [`jsonb`], [`errors`], [`wait_events`] | how Postgres is talked to |
 //! | [`helper_threads`] | what must not talk to Postgres |
 
 mod blocks;
+mod bulk_insert;
 mod copy_hook;
 mod database;
 mod entries;

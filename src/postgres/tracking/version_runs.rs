@@ -2,7 +2,8 @@
 //! row of it is a chunk, which nearly fills a page.
 
 use crate::ledger::row_index::{self, Place, Run};
-use crate::postgres::tables::{self, BulkInsert, Table};
+use crate::postgres::bulk_insert::BulkInsert;
+use crate::postgres::tables::{self, Table};
 use pgrx::{check_for_interrupts, pg_sys, IntoDatum};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -183,7 +184,7 @@ impl RowCursor<'_> {
 pub unsafe fn write(mut places: Vec<Place>, runs: &mut Vec<Run>, snapshot: pg_sys::Snapshot) {
     // The leaf that comes next when this pass has ended: no run before has that number.
     let Some(number) = places.iter().map(|place| place.leaf_index + 1).max() else { return };
-    places.sort_unstable();
+    row_index::sort(&mut places);
     let mut length = places.len() as i64;
     let due = runs.split_off(runs.len() - row_index::runs_to_merge(runs, length));
     let versions = VersionTable::open(pg_sys::RowExclusiveLock);

@@ -158,7 +158,7 @@ pub fn is_about_rows(row: &Row) -> bool {
 
 impl Version {
     fn row_ids(&self) -> impl Iterator<Item = Uuid> {
-        row_change::row_ids(self.operation.entry_type(), &self.metadata)
+        row_change::row_ids(self.operation.entry_type(), &self.metadata).into_iter().flatten()
     }
 }
 
@@ -188,8 +188,8 @@ pub struct NewVersions(Vec<Place>);
 
 impl NewVersions {
     /// An entry that is put into a block.
-    pub fn add(&mut self, row_ids: impl IntoIterator<Item = Uuid>, created_at: Timestamp, leaf: i64, block: i64) {
-        self.0.extend(row_ids.into_iter().map(|row_id| Place {
+    pub fn add(&mut self, row_ids: [Option<Uuid>; 2], created_at: Timestamp, leaf: i64, block: i64) {
+        self.0.extend(row_ids.into_iter().flatten().map(|row_id| Place {
             row: row_id.as_u128(),
             created_at,
             leaf_index: leaf,
