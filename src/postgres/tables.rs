@@ -174,7 +174,8 @@ impl Row {
     /// # Safety
     /// The tuple has the shape of the descriptor.
     pub unsafe fn deform(tuple: pg_sys::HeapTuple, descriptor: pg_sys::TupleDesc) -> Row {
-        let mut row = Row::default();
+        let columns = (*descriptor).natts as usize;
+        let mut row = Row { values: vec![pg_sys::Datum::null(); columns], nulls: vec![false; columns] };
         row.take(tuple, descriptor);
         row
     }
@@ -206,7 +207,13 @@ impl Row {
 
     /// A text, as long as the row is good.
     pub fn text(&self, column: usize) -> Option<&str> {
-        self.get(column)
+        let varlena = self.datum(column)?.cast_mut_ptr::<pg_sys::varlena>();
+        // SAFETY: a non-null varlena of this row. Where its bytes follow its header, nothing has to be asked of Postgres.
+        let bytes = unsafe {
+            let is_short = pgrx::varatt_is_1b(varlena) && !pgrx::varatt_is_1b_e(varlena);
+            (is_short || pgrx::varatt_is_4b_u(varlena)).then(|| pgrx::varlena_to_byte_slice(varlena))
+        };
+        bytes.and_then(|bytes| std::str::from_utf8(bytes).ok()).or_else(|| self.get(column))
     }
 
     pub fn timestamp(&self, column: usize) -> Option<Timestamp> {
