@@ -49,21 +49,24 @@ CREATE TABLE ledger.log_state (
     mirror_block BIGINT NOT NULL,
     database_oid OID NOT NULL,
     mirror_attachment UUID,
-    open_ranges BIGINT[] NOT NULL
+    open_ranges BIGINT[] NOT NULL,
+    version_runs BIGINT[] NOT NULL
 ) USING heap WITH (fillfactor = 10);
 
 INSERT INTO ledger.log_state
-SELECT pg_catalog.gen_random_uuid(), pg_catalog.clock_timestamp(), '', 0, 0, 0, 0, d.oid, NULL, '{}'
+SELECT pg_catalog.gen_random_uuid(), pg_catalog.clock_timestamp(), '', 0, 0, 0, 0, d.oid, NULL, '{}', '{}'
 FROM pg_catalog.pg_database AS d WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database();
 
--- Which sealed entries are about a row of a tracked table, in the order in which the row was changed.
+-- Which sealed entries are about a row of a tracked table: runs, each sorted by row, in chunks of a page. A place is row_id (16 bytes),
+-- created_at (microseconds since 1970), leaf_index and block_number (8 bytes each).
 CREATE TABLE ledger.row_versions (
-    row_id UUID NOT NULL,
-    created_at TIMESTAMPTZ NOT NULL,
-    leaf_index BIGINT NOT NULL,
-    block_number BIGINT NOT NULL,
-    PRIMARY KEY (row_id, created_at, leaf_index)
+    run BIGINT NOT NULL,
+    first_row UUID NOT NULL,
+    chunk INTEGER NOT NULL,
+    places BYTEA NOT NULL,
+    PRIMARY KEY (run, first_row, chunk)
 ) USING heap;
+ALTER TABLE ledger.row_versions ALTER COLUMN places SET STORAGE PLAIN;
 
 -- Not unique: two transactions that are the first to see a new shape both record it, and neither waits for the other.
 CREATE TABLE ledger.table_shapes (
@@ -90,7 +93,7 @@ CREATE TABLE ledger.baselines (
 COMMENT ON TABLE ledger.row_versions IS 'which sealed entries are about a row of a tracked table';
 COMMENT ON TABLE ledger.table_shapes IS 'the columns that entries about rows cover';
 COMMENT ON TABLE ledger.baselines IS 'tables whose rows from before they were tracked are still being recorded';
-COMMENT ON COLUMN ledger.row_versions.row_id IS 'the first 16 bytes of SHA-256 over the table_id, a zero byte and the values of the key in the order of its columns'' numbers, a canonical JSON array';
+COMMENT ON COLUMN ledger.row_versions.places IS 'sorted by row_id (the first 16 bytes of SHA-256 over the table_id, a zero byte and the values of the key in the order of its columns'' numbers, a canonical JSON array), created_at, leaf_index and block_number, 40 bytes a place';
 COMMENT ON COLUMN ledger.baselines.horizon IS 'row versions of transactions before this one have no entries yet';
 COMMENT ON COLUMN ledger.baselines.oldest_running IS 'transactions from this one on may have written after the triggers were made';
 COMMENT ON TABLE ledger.blocks IS 'hash-chained blocks; sealing alone writes here';
@@ -102,6 +105,7 @@ COMMENT ON TABLE ledger.log_state IS 'identity of the ledger, frontier of the lo
 COMMENT ON COLUMN ledger.log_state.mirror_bytes IS 'how much of the mirror file is acknowledged';
 COMMENT ON COLUMN ledger.log_state.settled_bytes IS 'recovery reads the mirror file from here on';
 COMMENT ON COLUMN ledger.log_state.open_ranges IS 'where before that lines of prepared transactions stand: starts and ends';
+COMMENT ON COLUMN ledger.log_state.version_runs IS 'the runs of ledger.row_versions, the oldest first: number and length of each';
 COMMENT ON COLUMN ledger.log_state.database_oid IS 'the database this ledger belongs to; a copy of it becomes a ledger of its own';
 COMMENT ON COLUMN ledger.log_state.mirror_attachment IS 'which of the server''s attachments to the mirror file was the last';
 COMMENT ON COLUMN ledger.entries.leaf_index IS '0-based position in the log tree';

@@ -211,7 +211,7 @@ mod tests {
             let entry_type = recorded.event.entry_type();
             let metadata = metadata(&recorded);
             assert_eq!(Registration::parse(entry_type, &recorded.data_hash(), &metadata), Some(recorded.clone()));
-            assert_eq!(row_ids(entry_type, &metadata).collect::<Vec<_>>(), [recorded.name.row_id()]);
+            assert_eq!(row_ids(entry_type, &metadata), [Some(recorded.name.row_id()), None]);
         }
     }
 

@@ -10,6 +10,7 @@
 //! | [`record`] | the lines of a ledger file: header, entry, block, void |
 //! | [`block`] | how a block is made and hashed |
 //! | [`row_change`] | what an entry says about a row of a tracked table |
+//! | [`row_index`] | how the sealed entries about one row are found |
 //! | [`verifier`] | streaming verification of tables and files |
 #![forbid(unsafe_code)]
 
@@ -20,6 +21,7 @@ pub mod log_tree;
 pub mod merkle;
 pub mod record;
 pub mod row_change;
+pub mod row_index;
 pub mod signature;
 pub mod verifier;
 

@@ -14,6 +14,7 @@
 //! | `precedes_baseline` | true: so was the row that was found, and it may not have been recorded yet |
 
 use super::canonical_json::{members, plain};
+use super::jsonb::{self, Found};
 use super::sha256;
 use uuid::Uuid;
 
@@ -117,13 +118,26 @@ impl<'a> RowChange<'a> {
 }
 
 /// The rows that the entry is about, by their ids; or the item. None for entries of other kinds.
-pub fn row_ids(entry_type: &str, metadata: &str) -> impl Iterator<Item = Uuid> {
+pub fn row_ids(entry_type: &str, metadata: &str) -> [Option<Uuid>; 2] {
     if ITEM_ENTRY_TYPES.contains(&entry_type) {
         let item = members(metadata).find(|(name, _)| *name == "row_id");
-        return [item.and_then(|(_, value)| uuid(value)), None].into_iter().flatten();
+        return [item.and_then(|(_, value)| uuid(value)), None];
     }
     let change = RowChange::parse(entry_type, metadata);
-    [change.map(|change| change.row_id), change.and_then(|change| change.old_row_id)].into_iter().flatten()
+    [change.map(|change| change.row_id), change.and_then(|change| change.old_row_id)]
+}
+
+/// The same of a change of a row, from its metadata as a jsonb; `None` for what only [`row_ids`] can tell.
+pub fn row_ids_of_jsonb(entry_type: &str, metadata: &[u8]) -> Option<[Option<Uuid>; 2]> {
+    use Found::{Absent, Text};
+    Operation::from_entry_type(entry_type).filter(|operation| *operation != Operation::Truncate)?;
+    let text = |id: &[u8]| Uuid::try_parse_ascii(id).ok();
+    match jsonb::members(metadata, ["table_id", "key", "row_id", "old_row_id"])? {
+        [_, Absent, ..] => None,
+        [Text(_), _, Text(row), Absent] => Some([Some(text(row)?), None]),
+        [Text(_), _, Text(row), Text(old)] => Some([Some(text(row)?), text(old)]),
+        _ => None,
+    }
 }
 
 fn uuid(value: &str) -> Option<Uuid> {
@@ -156,23 +170,47 @@ mod tests {
         assert_eq!((change.table_id, change.key, change.previous_hash), ("t", r#"{"id": 2}"#, Some("ab")));
         assert_eq!((change.shape, change.transaction_id), ("cd", "7"));
         assert_eq!((change.is_baseline, change.precedes_baseline), (false, false));
-        let ids: Vec<_> = row_ids("table_update", METADATA).collect();
-        assert_eq!(ids, [row_id("t", "[2]"), row_id("t", "[1]")]);
+        assert_eq!(row_ids("table_update", METADATA), [Some(row_id("t", "[2]")), Some(row_id("t", "[1]"))]);
     }
 
     #[test]
     fn entries_of_other_kinds_are_about_no_row() {
-        assert_eq!(row_ids("payment", METADATA).count(), 0);
-        assert_eq!(row_ids("table_shape", METADATA).count(), 0);
-        assert_eq!(row_ids("table_insert", r#"{"key": {"id": 2}}"#).count(), 0);
-        assert_eq!(row_ids("table_insert", r#"{"key": {"id": 2}, "row_id": "x", "table_id": "t"}"#).count(), 0);
-        assert_eq!(row_ids("table_insert", "{}").count(), 0);
+        assert_eq!(row_ids("payment", METADATA), [None, None]);
+        assert_eq!(row_ids("table_shape", METADATA), [None, None]);
+        assert_eq!(row_ids("table_insert", r#"{"key": {"id": 2}}"#), [None, None]);
+        assert_eq!(row_ids("table_insert", r#"{"key": {"id": 2}, "row_id": "x", "table_id": "t"}"#), [None, None]);
+        assert_eq!(row_ids("table_insert", "{}"), [None, None]);
+    }
+
+    #[test]
+    fn a_jsonb_tells_the_same_rows() {
+        let of_jsonb = |entry_type, metadata: &str| {
+            let jsonb = jsonb::encode(metadata).unwrap();
+            row_ids_of_jsonb(entry_type, &jsonb[4..])
+        };
+        let others = [
+            METADATA.replace("c91d", "C91D"),
+            METADATA.replace("e8ff", "x"),
+            METADATA.replace("old_row_id", "row_id_old"),
+            METADATA.replace("\"c91d97377d444a246f5e902b8cd0d423\"", "\"c91d9737-7d44-4a24-6f5e-902b8cd0d423\""),
+        ];
+        for metadata in others.iter().map(String::as_str).chain([METADATA]) {
+            for entry_type in ["table_insert", "table_update", "table_delete"] {
+                assert_eq!(of_jsonb(entry_type, metadata), Some(row_ids(entry_type, metadata)), "{metadata}");
+            }
+            assert_eq!(of_jsonb("table_truncate", metadata), None);
+            assert_eq!(of_jsonb("item_signed", metadata), None);
+        }
+        for metadata in
+            ["{}", r#"{"key": {"id": 2}, "row_id": "x", "table_id": "t"}"#, r#"{"row_id": 1, "table_id": "t"}"#]
+        {
+            assert_eq!(of_jsonb("table_insert", metadata), None);
+        }
     }
 
     #[test]
     fn a_truncate_is_about_the_table() {
-        let ids: Vec<_> = row_ids("table_truncate", r#"{"table_id": "t"}"#).collect();
-        assert_eq!(ids, [row_id("t", "")]);
+        assert_eq!(row_ids("table_truncate", r#"{"table_id": "t"}"#), [Some(row_id("t", "")), None]);
     }
 
     #[test]

@@ -4,21 +4,23 @@
 //! the next sealer sees the committed head. Writers never take that lock. Everything is read with a snapshot taken after
 //! the lock, whatever the caller's isolation level.
 
+use super::bulk_insert::BulkInsert;
 use super::database;
 use super::errors::{or_raise, Failure};
+use super::jsonb::Jsonb;
+use super::log_state::LogState;
 use super::mirror::block_lines;
-use super::mirror::remembered::{self, Settled};
 use super::partitions::{self, SealedPartition};
 use super::settings;
-use super::tables::{self, entry_column, BulkInsert, LatestSnapshot, Table, TableScan};
+use super::tables::{self, entry_column, LatestSnapshot, Row, Table, TableScan};
 use super::tracking::versions::NewVersions;
 use super::transaction;
 use super::vacated::Moved;
 use crate::ledger::block::{self, BlockHeader};
-use crate::ledger::log_tree::{self, LogTree, STORED_LEVEL};
+use crate::ledger::log_tree::{self, STORED_LEVEL};
 use crate::ledger::record::Timestamp;
 use crate::ledger::row_change;
-use crate::ledger::{parse_hash, Hash};
+use crate::ledger::Hash;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 use pgrx::{check_for_interrupts, PgMemoryContexts, PgSqlErrorCode, PgTryBuilder};
@@ -26,8 +28,14 @@ use std::panic::AssertUnwindSafe;
 use uuid::Uuid;
 
 /// About how many entries one transaction of the worker seals: enough to make its fixed cost small, few enough that it
-/// takes a fraction of a second and little memory.
-const BATCH_ENTRIES: usize = 32_768;
+/// takes a fraction of a second and little memory, which then is used again and not given back to the system.
+const BATCH_ENTRIES: usize = 8_192;
+
+impl Candidate {
+    fn data_hash(&self) -> &str {
+        self.row.text(entry_column::DATA_HASH).unwrap_or_default()
+    }
+}
 
 /// What to seal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,25 +74,12 @@ impl Batch {
 struct Candidate {
     created_at: Timestamp,
     entry_id: Uuid,
-    data_hash: String,
     leaf: Hash,
     /// Rows of tracked tables that it is about.
-    row_ids: Vec<Uuid>,
+    row_ids: [Option<Uuid>; 2],
+    /// A copy, and its columns.
     tuple: pg_sys::HeapTuple,
-}
-
-/// Columns of `ledger.log_state`, a table of one row.
-mod log_state_column {
-    pub const LEDGER_ID: usize = 0;
-    pub const STARTED_AT: usize = 1;
-    pub const FRONTIER: usize = 2;
-    pub const MIRROR_BYTES: usize = 3;
-    pub const SETTLED_BYTES: usize = 4;
-    pub const SETTLED_BLOCK: usize = 5;
-    pub const MIRROR_BLOCK: usize = 6;
-    pub const DATABASE_OID: usize = 7;
-    pub const MIRROR_ATTACHMENT: usize = 8;
-    pub const OPEN_RANGES: usize = 9;
+    row: Row,
 }
 
 #[pg_extern(sql = r#"
@@ -230,14 +225,10 @@ fn collect(pending: &Table, snapshot: &LatestSnapshot, from_page: u32, limit: us
         let entry = tables::entry_line(&row, &mut metadata);
         line.clear();
         entry.write_line(&mut line);
-        candidates.push(Candidate {
-            created_at: entry.created_at,
-            entry_id: entry.entry_id,
-            row_ids: row_change::row_ids(&entry.entry_type, entry.metadata).collect(),
-            data_hash: entry.data_hash.to_owned(),
-            leaf: log_tree::leaf_hash(&line),
-            tuple,
-        });
+        let (created_at, entry_id) = (entry.created_at, entry.entry_id);
+        let quick = row.get::<Jsonb>(entry_column::METADATA).and_then(|jsonb| jsonb.row_ids(&entry.entry_type));
+        let row_ids = quick.unwrap_or_else(|| row_change::row_ids(&entry.entry_type, entry.metadata));
+        candidates.push(Candidate { created_at, entry_id, leaf: log_tree::leaf_hash(&line), row_ids, tuple, row });
         if candidates.len() == limit {
             return (candidates, page_of(tuple));
         }
@@ -257,7 +248,7 @@ fn write_blocks(
     let mut nodes = Vec::new();
     let mut blocks: Vec<BlockHeader> = Vec::with_capacity(candidates.len() / block_size + 1);
     for entries in candidates.chunks(block_size) {
-        let leaves: Vec<(Hash, &str)> = entries.iter().map(|entry| (entry.leaf, entry.data_hash.as_str())).collect();
+        let leaves: Vec<(Hash, &str)> = entries.iter().map(|entry| (entry.leaf, entry.data_hash())).collect();
         let completed = |level, index, hash| {
             if level >= STORED_LEVEL {
                 nodes.push((level, index, hash));
@@ -268,7 +259,8 @@ fn write_blocks(
         blocks.push(block);
     }
     insert_blocks(&blocks);
-    move_entries(candidates, &blocks, pending);
+    let versions = move_entries(candidates, &blocks, pending);
+    versions.write(&mut state.version_runs, snapshot);
     insert_nodes(&nodes);
     state.update(&tree);
     Ok(blocks)
@@ -292,18 +284,19 @@ pub(super) fn insert_blocks(blocks: &[BlockHeader]) {
     bulk.finish();
 }
 
-/// Moves the entries of `blocks`, which are all the candidates in their order, into their partitions.
-fn move_entries(candidates: &[Candidate], blocks: &[BlockHeader], pending: &Table) {
+/// Moves the entries of `blocks`, which are all the candidates in their order, into their partitions. Gives what is to be noted
+/// of the rows that they are about.
+fn move_entries(candidates: &[Candidate], blocks: &[BlockHeader], pending: &Table) -> NewVersions {
     let mut candidates = candidates.iter();
     let mut versions = NewVersions::default();
     fill_partitions(blocks, |block, bulk| {
         let first_leaf = block.tree_size - block.data_count;
         for (leaf_index, entry) in (first_leaf..block.tree_size).zip(&mut candidates) {
             move_entry(entry, block.block_number, leaf_index, pending, bulk);
-            versions.add(entry.row_ids.iter().copied(), entry.created_at, leaf_index, block.block_number);
+            versions.add(entry.row_ids, entry.created_at, leaf_index, block.block_number);
         }
     });
-    versions.write();
+    versions
 }
 
 /// Has `insert` put the entries of each of `blocks`, which follow one another, into the partition that holds the block.
@@ -339,7 +332,7 @@ fn partition_of(all: &[SealedPartition], block_number: i64) -> SealedPartition {
 
 fn move_entry(entry: &Candidate, block_number: i64, leaf_index: i64, pending: &Table, bulk: &mut BulkInsert) {
     check_for_interrupts!();
-    let mut columns = pending.deform(entry.tuple).columns();
+    let mut columns: [_; entry_column::COUNT] = std::array::from_fn(|column| entry.row.datum(column));
     columns[entry_column::BLOCK_NUMBER] = block_number.into_datum();
     columns[entry_column::LEAF_INDEX] = leaf_index.into_datum();
     bulk.insert(&columns);
@@ -376,107 +369,7 @@ pub fn head(snapshot: &LatestSnapshot) -> Option<BlockHeader> {
     }
 }
 
-/// Notes how far the mirror file is acknowledged (bytes, and the last block), how far settled where that is new, and who
-/// has attached it.
-pub fn remember_mirror(acknowledged: (u64, i64), settled: Option<&Settled>, attachment: Option<Uuid>) {
-    change_log_state(|row| {
-        row[log_state_column::MIRROR_BYTES] = (acknowledged.0 as i64).into_datum();
-        row[log_state_column::MIRROR_BLOCK] = acknowledged.1.into_datum();
-        if let Some(settled) = settled {
-            row[log_state_column::SETTLED_BYTES] = (settled.bytes as i64).into_datum();
-            row[log_state_column::SETTLED_BLOCK] = settled.block.into_datum();
-            row[log_state_column::OPEN_RANGES] = remembered::offsets_of(&settled.open).into_datum();
-        }
-        if let Some(attachment) = &attachment {
-            row[log_state_column::MIRROR_ATTACHMENT] = Some(tables::uuid_datum(attachment));
-        }
-    });
-}
-
-/// Forgets the mirror file: the next one that is attached may be new.
-pub fn forget_mirror() {
-    change_log_state(forget_file);
-}
-
-fn forget_file(row: &mut [Option<pg_sys::Datum>]) {
-    row[log_state_column::MIRROR_BYTES..=log_state_column::MIRROR_BLOCK].fill(0_i64.into_datum());
-    row[log_state_column::OPEN_RANGES] = Vec::<i64>::new().into_datum();
-    row[log_state_column::MIRROR_ATTACHMENT] = None;
-}
-
-/// Makes the ledger of a copied database one of its own, with an id of its own, from now.
-pub fn become_own_ledger(ledger_id: Uuid) {
-    change_log_state(|row| {
-        forget_file(row);
-        row[log_state_column::LEDGER_ID] = Some(tables::uuid_datum(&ledger_id));
-        row[log_state_column::STARTED_AT] = tables::timestamp_to_postgres(tables::now()).into_datum();
-        // SAFETY: a plain global of this process.
-        row[log_state_column::DATABASE_OID] = unsafe { pg_sys::MyDatabaseId }.into_datum();
-    });
-}
-
-fn change_log_state(change: impl FnOnce(&mut [Option<pg_sys::Datum>])) {
-    let snapshot = LatestSnapshot::take();
-    let mut state = or_raise(LogState::read(&snapshot));
-    change(&mut state.row);
-    state.table.update(&mut state.tid, &state.row);
-}
-
-/// Makes the ledger the one that these blocks were taken from, with no mirror file yet.
-pub(super) fn restore_state(ledger_id: Uuid, started_at: Timestamp, tree: &LogTree) -> Result<(), Failure> {
-    let mut state = LogState::read(&LatestSnapshot::take())?;
-    state.row[log_state_column::LEDGER_ID] = Some(tables::uuid_datum(&ledger_id));
-    state.row[log_state_column::STARTED_AT] = tables::timestamp_to_postgres(started_at).into_datum();
-    forget_file(&mut state.row);
-    state.update(tree);
-    Ok(())
-}
-
-/// The row of `ledger.log_state`.
-struct LogState {
-    row: Vec<Option<pg_sys::Datum>>,
-    frontier: Vec<u8>,
-    tid: pg_sys::ItemPointerData,
-    table: Table,
-}
-
-impl LogState {
-    fn read(snapshot: &LatestSnapshot) -> Result<Self, Failure> {
-        let table = Table::open("log_state", pg_sys::RowExclusiveLock);
-        let (row, tid) = {
-            let mut scan = TableScan::start(&table, snapshot, 0);
-            let tuple = scan.next().ok_or_else(|| damaged("ledger.log_state has no row"))?;
-            // SAFETY: the copy lives in the batch's memory context, and the row points into it.
-            unsafe {
-                let tuple = pg_sys::heap_copytuple(tuple);
-                (table.deform(tuple), (*tuple).t_self)
-            }
-        };
-        let frontier = row.get::<Vec<u8>>(log_state_column::FRONTIER).unwrap_or_default();
-        Ok(LogState { row: row.columns(), frontier, tid, table })
-    }
-
-    /// The log tree to go on from. It must be the head block's, or the chain would go on from something else than it
-    /// says.
-    fn tree(&self, head: Option<&BlockHeader>) -> Result<LogTree, Failure> {
-        let size = head.map_or(0, |head| head.tree_size);
-        let hashes: Vec<Hash> = self.frontier.chunks(32).filter_map(|hash| hash.try_into().ok()).collect();
-        let tree = u64::try_from(size).ok().and_then(|size| LogTree::from_frontier(size, hashes).ok());
-        let root = head.and_then(|head| parse_hash(&head.tree_root));
-        match tree {
-            Some(tree) if head.is_none() || root == Some(tree.root()) => Ok(tree),
-            _ => Err(damaged("the stored frontier of the log tree does not have the tree_root of the newest block")),
-        }
-    }
-
-    fn update(&mut self, tree: &LogTree) {
-        let frontier: Vec<u8> = tree.frontier().concat();
-        self.row[log_state_column::FRONTIER] = frontier.into_datum();
-        self.table.update(&mut self.tid, &self.row);
-    }
-}
-
-fn damaged(what: &str) -> Failure {
+pub(super) fn damaged(what: &str) -> Failure {
     Failure::new(PgSqlErrorCode::ERRCODE_DATA_CORRUPTED, format!("cannot seal: {what}"))
         .detail("Sealing on would build on something that was changed behind the ledger's back.")
         .hint("Run SELECT * FROM ledger.find_tampering() to see where, and restore that row from a backup or the mirror file.")

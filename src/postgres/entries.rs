@@ -1,5 +1,6 @@
 //! Recording: every way in which an entry comes to be goes through here.
 
+use super::bulk_insert::BulkInsert;
 use super::database;
 use super::errors::{or_raise, required, Failure};
 use super::hashing;
@@ -8,7 +9,7 @@ use super::partitions;
 use super::queue;
 use super::secrets;
 use super::settings::MirrorMode;
-use super::tables::{self, entry_column, BulkInsert, Table};
+use super::tables::{self, entry_column, Table};
 use super::transaction;
 use crate::ledger::record::{self, Entry, Timestamp};
 use crate::ledger::{row_change, sha256_hex, signature};

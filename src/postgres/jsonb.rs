@@ -3,7 +3,7 @@
 
 use super::errors::Failure;
 use super::hashing;
-use crate::ledger::{ascii_text, canonical_json, jsonb};
+use crate::ledger::{ascii_text, canonical_json, jsonb, row_change};
 use pgrx::callconv::{Arg, ArgAbi, BoxRet, FcInfo};
 use pgrx::nullable::Nullable;
 use pgrx::pgrx_sql_entity_graph::metadata::{
@@ -11,6 +11,7 @@ use pgrx::pgrx_sql_entity_graph::metadata::{
 };
 use pgrx::{direct_function_call_as_datum, pg_sys, FromDatum, IntoDatum};
 use std::ffi::{CStr, CString};
+use uuid::Uuid;
 
 /// A jsonb argument, detoasted.
 #[derive(Clone, Copy)]
@@ -49,10 +50,20 @@ impl Jsonb {
         if !is_utf8() {
             return None;
         }
-        // SAFETY: a detoasted jsonb, which nobody changes while it is read.
-        let bytes = unsafe { pgrx::varlena_to_byte_slice(self.0.cast_mut_ptr()) };
+        let bytes = self.bytes();
         out.reserve(bytes.len() + bytes.len() / 4);
         jsonb::write_canonical(out, bytes)
+    }
+
+    /// Its bytes without the varlena header, good as long as the datum.
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: a detoasted jsonb, which nobody changes while it is read.
+        unsafe { pgrx::varlena_to_byte_slice(self.0.cast_mut_ptr()) }
+    }
+
+    /// The rows that the entry of this type and metadata is about, as [`row_change::row_ids`] tells, where that is quick.
+    pub fn row_ids(&self, entry_type: &str) -> Option<[Option<Uuid>; 2]> {
+        row_change::row_ids_of_jsonb(entry_type, self.bytes())
     }
 
     pub fn is_object(self) -> bool {

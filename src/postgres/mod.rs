@@ -8,7 +8,7 @@
 //! | [`queue`] | entries that are inserted together |
 //! | [`transaction`] | what happens when a transaction ends |
 //! | [`mirror`] | the JSONL file |
-//! | [`blocks`], [`partitions`], [`vacated`] | sealing |
+//! | [`blocks`], [`log_state`], [`partitions`], [`vacated`] | sealing |
 //! | [`copy_hook`], [`lines`], [`import`] | writing a ledger out, and rebuilding one |
 //! | [`utility_hook`], [`executor_hook`] | where commands and queries come by |
 //! | [`items`] | signed files, and their registry |
@@ -18,10 +18,11 @@
 //! | [`shared`], [`database`] | shared memory, and this process's part of it |
 //! | [`install`] | the SQL of the install script |
 //! | [`faults`] | failing on purpose, in tests |
-//! | [`tables`], [`spi`], [`jsonb`], [`errors`], [`wait_events`] | how Postgres is talked to |
+//! | [`tables`], [`bulk_insert`], [`spi`], [`jsonb`], [`errors`], [`wait_events`] | how Postgres is talked to |
 //! | [`helper_threads`] | what must not talk to Postgres |
 
 mod blocks;
+mod bulk_insert;
 mod copy_hook;
 mod database;
 mod entries;
@@ -35,6 +36,7 @@ mod install;
 mod items;
 mod jsonb;
 mod lines;
+mod log_state;
 mod mirror;
 mod partitions;
 mod queue;

@@ -4,8 +4,8 @@
 //! entry belongs to the subtransaction that recorded it, so it is inserted while that is the current one, is handed to the
 //! parent with it, or forgotten.
 
+use super::bulk_insert::BulkInsert;
 use super::entries::{self, Recorded};
-use super::tables::BulkInsert;
 use pgrx::{pg_guard, pg_sys};
 use std::cell::RefCell;
 

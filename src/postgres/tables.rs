@@ -74,7 +74,7 @@ impl Table {
         self.relation
     }
 
-    fn descriptor(&self) -> pg_sys::TupleDesc {
+    pub fn descriptor(&self) -> pg_sys::TupleDesc {
         // SAFETY: the relation is open.
         unsafe { (*self.relation).rd_att }
     }
@@ -161,94 +161,6 @@ impl Drop for Table {
     }
 }
 
-/// Inserts many rows at once: one WAL record a page instead of one a row.
-pub struct BulkInsert<'a> {
-    table: &'a Table,
-    /// A copy: each slot would note that it uses the table's own.
-    descriptor: pg_sys::TupleDesc,
-    indexes: pg_sys::CatalogIndexState,
-    slots: Vec<*mut pg_sys::TupleTableSlot>,
-    filled: usize,
-}
-
-impl<'a> BulkInsert<'a> {
-    /// Rows that go in at once.
-    pub const ROWS: usize = 512;
-
-    pub fn new(table: &'a Table) -> Self {
-        // SAFETY: the table is open and stays so for as long as this borrows it.
-        let (indexes, descriptor) =
-            unsafe { (pg_sys::CatalogOpenIndexes(table.relation), pg_sys::CreateTupleDescCopy(table.descriptor())) };
-        BulkInsert { table, descriptor, indexes, slots: Vec::with_capacity(Self::ROWS), filled: 0 }
-    }
-
-    pub fn insert(&mut self, row: &[Option<pg_sys::Datum>]) {
-        let tuple = self.table.form(row);
-        // SAFETY: a tuple that form() has just made.
-        if unsafe { may_be_toasted(tuple) } {
-            self.insert_alone(tuple);
-            return;
-        }
-        // SAFETY: slots of this table's shape, dropped in finish(); a slot frees the tuple it was given.
-        unsafe {
-            if self.filled == self.slots.len() {
-                self.slots.push(pg_sys::MakeSingleTupleTableSlot(self.descriptor, &raw const pg_sys::TTSOpsHeapTuple));
-            }
-            pg_sys::ExecStoreHeapTuple(tuple, self.slots[self.filled], true);
-        }
-        self.filled += 1;
-        if self.filled == Self::ROWS {
-            self.flush();
-        }
-    }
-
-    /// Inserts a tuple that TOAST will rewrite, after those before it. The multi-insert is made for catalogs without
-    /// TOAST: its index entries would point to nowhere.
-    fn insert_alone(&mut self, tuple: pg_sys::HeapTuple) {
-        self.flush();
-        // SAFETY: a tuple of this table's shape, used no more.
-        unsafe {
-            pg_sys::CatalogTupleInsertWithInfo(self.table.relation, tuple, self.indexes);
-            pg_sys::heap_freetuple(tuple);
-        }
-    }
-
-    fn flush(&mut self) {
-        if self.filled == 0 {
-            return;
-        }
-        // SAFETY: `filled` slots hold tuples of this table.
-        unsafe {
-            pg_sys::CatalogTuplesMultiInsertWithInfo(
-                self.table.relation,
-                self.slots.as_mut_ptr(),
-                self.filled as i32,
-                self.indexes,
-            );
-        }
-        self.filled = 0;
-    }
-
-    pub fn finish(mut self) {
-        self.flush();
-        // SAFETY: made by this value and used no more.
-        unsafe {
-            for slot in &self.slots {
-                pg_sys::ExecDropSingleTupleTableSlot(*slot);
-            }
-            pg_sys::FreeTupleDesc(self.descriptor);
-            pg_sys::CatalogCloseIndexes(self.indexes);
-        }
-    }
-}
-
-/// Whether storing the tuple may mean to store another one, with large values moved out or compressed: it has such
-/// values already, or is longer than a bit less than TOAST_TUPLE_THRESHOLD.
-unsafe fn may_be_toasted(tuple: pg_sys::HeapTuple) -> bool {
-    let threshold = pg_sys::BLCKSZ / 4 - 64;
-    u32::from((*(*tuple).t_data).t_infomask) & pg_sys::HEAP_HASEXTERNAL != 0 || (*tuple).t_len > threshold
-}
-
 /// The columns of one tuple. Values point into the tuple, and are good as long as it is.
 #[derive(Default)]
 pub struct Row {
@@ -262,7 +174,8 @@ impl Row {
     /// # Safety
     /// The tuple has the shape of the descriptor.
     pub unsafe fn deform(tuple: pg_sys::HeapTuple, descriptor: pg_sys::TupleDesc) -> Row {
-        let mut row = Row::default();
+        let columns = (*descriptor).natts as usize;
+        let mut row = Row { values: vec![pg_sys::Datum::null(); columns], nulls: vec![false; columns] };
         row.take(tuple, descriptor);
         row
     }
@@ -294,7 +207,13 @@ impl Row {
 
     /// A text, as long as the row is good.
     pub fn text(&self, column: usize) -> Option<&str> {
-        self.get(column)
+        let varlena = self.datum(column)?.cast_mut_ptr::<pg_sys::varlena>();
+        // SAFETY: a non-null varlena of this row. Where its bytes follow its header, nothing has to be asked of Postgres.
+        let bytes = unsafe {
+            let is_short = pgrx::varatt_is_1b(varlena) && !pgrx::varatt_is_1b_e(varlena);
+            (is_short || pgrx::varatt_is_4b_u(varlena)).then(|| pgrx::varlena_to_byte_slice(varlena))
+        };
+        bytes.and_then(|bytes| std::str::from_utf8(bytes).ok()).or_else(|| self.get(column))
     }
 
     pub fn timestamp(&self, column: usize) -> Option<Timestamp> {

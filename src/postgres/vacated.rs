@@ -9,7 +9,7 @@ use pgrx::{check_for_interrupts, pg_sys};
 use std::collections::VecDeque;
 
 /// Batches whose pages are remembered. Behind an old snapshot they pile up, and are autovacuum's to clean.
-const MAX_BATCHES: usize = 1024;
+const MAX_BATCHES: usize = 4096;
 /// A page with this much room is worth to be found by those who insert.
 const ROOM: usize = pg_sys::BLCKSZ as usize / 4;
 

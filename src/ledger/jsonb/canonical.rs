@@ -1,5 +1,5 @@
 //! The canonical text of a jsonb, from its bytes. Every entry's metadata goes this way when it is sealed and when it is
-//! verified; by way of jsonb's own text it would be printed, parsed and printed again.
+//! verified; by way of jsonb's own text it would be printed, parsed and printed again. And single members of it.
 
 use super::layout::*;
 use crate::ledger::canonical_json::{keeps_number, plain_end, write_number, write_string};
@@ -17,6 +17,42 @@ pub fn write_canonical(out: &mut Vec<u8>, jsonb: &[u8]) -> Option<Written> {
     let mut writer = Writer { out, members: Vec::with_capacity(16), number: Vec::new(), keeps_numbers: true };
     writer.container(jsonb, 0)?;
     Some(Written { keeps_numbers: writer.keeps_numbers })
+}
+
+/// A member of an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found<'a> {
+    Absent,
+    Text(&'a [u8]),
+    Other,
+}
+
+/// The members of these names of a jsonb, given without its varlena header; `None` if it is no object.
+pub fn members<'a, const N: usize>(jsonb: &'a [u8], names: [&str; N]) -> Option<[Found<'a>; N]> {
+    let header = word(jsonb, 0)?;
+    if header & IS_OBJECT == 0 {
+        return None;
+    }
+    let count = (header & COUNT_MASK) as usize;
+    let (entries, data) = jsonb.get(4..)?.split_at_checked(8 * count)?;
+    let mut children = Children { entries, at: 0 };
+    let mut places = [count; N];
+    for index in 0..count {
+        let key = children.next()?;
+        let key = data.get(key.start..key.end)?;
+        if let Some(name) = names.iter().position(|name| name.as_bytes() == key) {
+            places[name] = index;
+        }
+    }
+    let mut found = [Found::Absent; N];
+    for index in 0..count {
+        let value = children.next()?;
+        if let Some(name) = places.iter().position(|place| *place == index) {
+            let is_text = value.entry & TYPE_MASK == STRING;
+            found[name] = if is_text { Found::Text(data.get(value.start..value.end)?) } else { Found::Other };
+        }
+    }
+    Some(found)
 }
 
 struct Writer<'a> {

@@ -10,5 +10,5 @@ mod layout;
 #[cfg(test)]
 mod tests;
 
-pub use canonical::{write_canonical, Written};
+pub use canonical::{members, write_canonical, Found, Written};
 pub use encode::encode;

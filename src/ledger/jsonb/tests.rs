@@ -2,7 +2,7 @@
 
 use super::encode;
 use super::layout::VARLENA_HEADER;
-use super::{write_canonical as write, Written};
+use super::{members, write_canonical as write, Found, Written};
 use crate::ledger::canonical_json::canonical;
 use proptest::prelude::*;
 
@@ -47,6 +47,22 @@ fn a_number_that_a_double_may_not_keep_is_told() {
     let (text, written) = back(&jsonb).unwrap();
     assert_eq!(text, canonical("[0.12345678901234567]").unwrap());
     assert!(!written.keeps_numbers);
+}
+
+#[test]
+fn members_are_found_by_name() {
+    let many: Vec<String> = (0..100).map(|number| format!("\"m{number}\": \"v{number}\"")).collect();
+    let jsonb = encode(
+        &canonical(&format!("{{{}, \"a\": 1, \"b\": {{\"c\": \"d\"}}, \"é\": \"\"}}", many.join(", "))).unwrap(),
+    );
+    let jsonb = &jsonb.unwrap()[VARLENA_HEADER..];
+    let found = members(jsonb, ["m0", "m99", "m63", "a", "b", "c", "é", "m100"]);
+    let text = |text: &'static str| Found::Text(text.as_bytes());
+    let (other, absent) = (Found::Other, Found::Absent);
+    assert_eq!(found, Some([text("v0"), text("v99"), text("v63"), other, other, absent, text(""), absent]));
+    assert_eq!(members(&encode("{}").unwrap()[VARLENA_HEADER..], ["a"]), Some([absent]));
+    assert_eq!(members(&encode("[\"a\"]").unwrap()[VARLENA_HEADER..], ["a"]), None);
+    assert_eq!(members(&jsonb[..jsonb.len() / 2], ["m99"]), None);
 }
 
 fn values() -> impl Strategy<Value = serde_json::Value> {

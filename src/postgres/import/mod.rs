@@ -7,7 +7,6 @@
 mod progress;
 mod rows;
 
-use super::blocks;
 use super::database;
 use super::errors::{or_raise, Failure};
 use super::partitions;
@@ -15,6 +14,7 @@ use super::secrets;
 use super::tables::{LatestSnapshot, Table, TableScan};
 use super::transaction;
 use super::triggers::{inserted_row, trigger_data, version_1_function};
+use super::{blocks, log_state};
 use crate::ledger::record::{Header, Record};
 use crate::ledger::signature::Keyring;
 use crate::ledger::verifier::{FileBlock, FileVerifier, Findings, Problem, ProblemKind};
@@ -280,7 +280,7 @@ impl Import {
         let mut pending: Vec<KeptEntry> = self.kept.into_values().collect();
         pending.sort_unstable_by_key(|kept| kept.line_number);
         in_own_context(|| rows::write_pending(&pending))?;
-        in_own_context(|| blocks::restore_state(header.ledger_id, header.timestamp, &tree))?;
+        in_own_context(|| log_state::restore_state(header.ledger_id, header.timestamp, &tree))?;
         LINES.set(lines);
         note_unchecked(found.unknown_keys + self.signatures_not_checked);
         Ok(())

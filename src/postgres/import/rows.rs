@@ -6,10 +6,12 @@ use crate::ledger::record::Entry;
 use crate::ledger::row_change;
 use crate::ledger::Hash;
 use crate::postgres::blocks;
+use crate::postgres::bulk_insert::BulkInsert;
 use crate::postgres::errors::Failure;
 use crate::postgres::jsonb::{self, Jsonb};
+use crate::postgres::log_state;
 use crate::postgres::partitions;
-use crate::postgres::tables::{self, BulkInsert, Table};
+use crate::postgres::tables::{self, Table};
 use crate::postgres::tracking::shape;
 use crate::postgres::tracking::versions::NewVersions;
 use pgrx::pg_sys::panic::CaughtError;
@@ -97,10 +99,8 @@ impl Batch {
                 other => other.rethrow(),
             })
             .execute();
-        if outcome.is_ok() {
-            versions.write();
-        }
-        outcome
+        outcome?;
+        log_state::write_versions(versions)
     }
 
     /// An entry that a block before holds already: the file's verification remembers only what no block holds yet.

@@ -49,7 +49,8 @@ impl ItemEntry {
     }
 
     fn row_id(&self) -> Option<Uuid> {
-        row_ids(&self.entry.entry_type, &self.entry.metadata).next()
+        let [row_id, _] = row_ids(&self.entry.entry_type, &self.entry.metadata);
+        row_id
     }
 
     /// Of two entries about an item, the later one is greater.

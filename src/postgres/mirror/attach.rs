@@ -19,8 +19,8 @@ use super::settle;
 use super::shared::{Attachment, FileStamp, FixedText, Ownership};
 use super::state_file::{self, State, StateFile};
 use super::tail::{self, diverged, OpenLine, Tail};
-use crate::postgres::blocks;
 use crate::postgres::errors::{cause, Failure};
+use crate::postgres::log_state;
 use crate::postgres::settings::{self, MirrorMode};
 use crate::postgres::tables;
 use pgrx::PgSqlErrorCode;
@@ -320,7 +320,7 @@ pub fn set_aside(mirror: &Mirror) -> Result<Option<PathBuf>, Failure> {
     let remembered = Remembered::read();
     let place = remembered::configured_place(remembered.ledger_id);
     let kept = rename_aside(&place).map_err(|trouble| failure(&trouble))?;
-    blocks::forget_mirror();
+    log_state::forget_mirror();
     let mut fields = mirror.lock();
     fields.suspect = false;
     // Offsets in the old file. Whose lines they were is found out anew.

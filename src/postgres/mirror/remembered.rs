@@ -3,7 +3,7 @@
 use super::append::{FileRange, Mirror};
 use super::file;
 use crate::ledger::record::{Header, Timestamp};
-use crate::postgres::blocks;
+use crate::postgres::log_state;
 use crate::postgres::settings;
 use crate::postgres::spi;
 use pgrx::pg_sys;
@@ -90,7 +90,7 @@ pub fn remember(mirror: &Mirror, settled: Option<Settled>, attachment: Option<Uu
         let fields = mirror.lock();
         (fields.durable, fields.last_block)
     };
-    blocks::remember_mirror((durable, last_block), settled.as_ref(), attachment);
+    log_state::remember_mirror((durable, last_block), settled.as_ref(), attachment);
 }
 
 /// The name of this process's database.

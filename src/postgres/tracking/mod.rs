@@ -17,7 +17,7 @@
 //! | [`command_order`] | the times of changes that one transaction makes to one row |
 //! | [`baseline`] | recording the rows that were there before |
 //! | [`partitions`] | rows that come and go with a partition |
-//! | [`versions`] | the entries about one row |
+//! | [`versions`], [`version_runs`] | the entries about one row, and how they are found |
 //! | [`verify_row`] | one row against its entries |
 //! | [`verify_table`], [`sorter`] | all rows against all entries |
 //! | [`history`] | the functions for one row |
@@ -40,6 +40,7 @@ pub mod shape;
 pub mod sorter;
 pub mod verify_row;
 pub mod verify_table;
+pub mod version_runs;
 pub mod versions;
 
 use std::cell::Cell;

@@ -1,11 +1,13 @@
 //! The entries about one row: those that are sealed by way of `ledger.row_versions`, which sealing fills, and those that are
 //! pending by reading all that is pending, which is little.
 
+use super::version_runs::{self, RowPlaces, VersionTable};
 use crate::ledger::record::Timestamp;
 use crate::ledger::row_change::{self, Operation, RowChange};
-use crate::postgres::partitions;
-use crate::postgres::tables::{self, entry_column, BulkInsert, Row, Table};
-use pgrx::{check_for_interrupts, pg_sys, IntoDatum};
+use crate::ledger::row_index::{Place, Run};
+use crate::postgres::tables::{self, entry_column, LatestSnapshot, Row, Table};
+use crate::postgres::{log_state, partitions};
+use pgrx::{check_for_interrupts, pg_sys};
 use std::borrow::Cow;
 use std::collections::HashSet;
 use uuid::Uuid;
@@ -156,7 +158,7 @@ pub fn is_about_rows(row: &Row) -> bool {
 
 impl Version {
     fn row_ids(&self) -> impl Iterator<Item = Uuid> {
-        row_change::row_ids(self.operation.entry_type(), &self.metadata)
+        row_change::row_ids(self.operation.entry_type(), &self.metadata).into_iter().flatten()
     }
 }
 
@@ -170,63 +172,35 @@ pub unsafe fn scan_sealed<T>(
     read: fn(&Row) -> Option<T>,
     mut each: impl FnMut(T) -> bool,
 ) {
-    let table = Table::open("row_versions", pg_sys::AccessShareLock);
-    let index = pg_sys::index_open(table.primary_key(), pg_sys::AccessShareLock as pg_sys::LOCKMODE);
-    let mut key = pg_sys::ScanKeyData::default();
-    pg_sys::ScanKeyInit(
-        &mut key,
-        1,
-        pg_sys::BTEqualStrategyNumber as pg_sys::StrategyNumber,
-        pg_sys::Oid::from(pg_sys::F_UUID_EQ),
-        tables::uuid_datum(&row_id),
-    );
-    let scan = pg_sys::systable_beginscan_ordered(table.relation(), index, snapshot, 1, &mut key);
-    loop {
-        check_for_interrupts!();
-        let tuple = pg_sys::systable_getnext_ordered(scan, pg_sys::ScanDirection::BackwardScanDirection);
-        if tuple.is_null() {
-            break;
-        }
-        let row = table.deform(tuple);
-        let place = row.get::<i64>(2).zip(row.get::<i64>(3));
-        let version = place.and_then(|(leaf, block)| partitions::find_leaf(block, leaf, snapshot, read));
+    let runs = log_state::version_runs(snapshot);
+    let versions = VersionTable::open(pg_sys::AccessShareLock);
+    for place in RowPlaces::of(&row_id, &runs, &versions, snapshot) {
+        let version = partitions::find_leaf(place.block_number, place.leaf_index, snapshot, read);
         if version.flatten().is_some_and(|version| !each(version)) {
             break;
         }
     }
-    pg_sys::systable_endscan_ordered(scan);
-    pg_sys::index_close(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
 }
 
 /// What sealing notes of entries about rows.
 #[derive(Default)]
-pub struct NewVersions(Vec<(Uuid, Timestamp, i64, i64)>);
+pub struct NewVersions(Vec<Place>);
 
 impl NewVersions {
     /// An entry that is put into a block.
-    pub fn add(&mut self, row_ids: impl IntoIterator<Item = Uuid>, created_at: Timestamp, leaf: i64, block: i64) {
-        self.0.extend(row_ids.into_iter().map(|row_id| (row_id, created_at, leaf, block)));
+    pub fn add(&mut self, row_ids: [Option<Uuid>; 2], created_at: Timestamp, leaf: i64, block: i64) {
+        self.0.extend(row_ids.into_iter().flatten().map(|row_id| Place {
+            row: row_id.as_u128(),
+            created_at,
+            leaf_index: leaf,
+            block_number: block,
+        }));
     }
 
-    /// Writes them all. In the index's order, so that entries about one row share a page of it.
-    pub fn write(mut self) {
-        if self.0.is_empty() {
-            return;
-        }
-        self.0.sort_unstable();
-        let table = Table::open("row_versions", pg_sys::RowExclusiveLock);
-        let mut bulk = BulkInsert::new(&table);
-        for (row_id, created_at, leaf, block) in &self.0 {
-            check_for_interrupts!();
-            let created_at = tables::timestamp_to_postgres(*created_at);
-            bulk.insert(&[
-                Some(tables::uuid_datum(row_id)),
-                created_at.into_datum(),
-                leaf.into_datum(),
-                block.into_datum(),
-            ]);
-        }
-        bulk.finish();
+    /// Writes them all, and notes in `runs` where.
+    pub fn write(self, runs: &mut Vec<Run>, snapshot: &LatestSnapshot) {
+        // SAFETY: the snapshot is registered, and taken after all that this transaction has sealed before.
+        unsafe { version_runs::write(self.0, runs, snapshot.as_ptr()) }
     }
 }
 

@@ -4,6 +4,7 @@ use super::keeper::Keeper;
 use super::pace::Pace;
 use crate::postgres::blocks::{self, Batch, Extent};
 use crate::postgres::errors::or_raise;
+use crate::postgres::log_state;
 use crate::postgres::mirror::append::Mirror;
 use crate::postgres::mirror::prepared;
 use crate::postgres::mirror::remembered::Remembered;
@@ -326,7 +327,7 @@ impl Worker {
             // SAFETY: a plain global of this process.
             if remembered.database != unsafe { pg_sys::MyDatabaseId } {
                 let ledger_id = Uuid::new_v4();
-                blocks::become_own_ledger(ledger_id);
+                log_state::become_own_ledger(ledger_id);
                 pgrx::log!(
                     "pg_notary: this database is a copy; its ledger {} goes on as ledger {ledger_id} with a file of its own",
                     remembered.ledger_id

@@ -1,0 +1,183 @@
+//! Inserting many rows at once: one WAL record a page instead of one a row, and one index after the other.
+
+use super::tables::Table;
+use pgrx::pg_sys;
+
+/// Rows that wait to be inserted together.
+pub struct BulkInsert<'a> {
+    table: &'a Table,
+    /// A copy: each slot would note that it uses the table's own.
+    descriptor: pg_sys::TupleDesc,
+    indexes: pg_sys::CatalogIndexState,
+    /// What the indexes are on; `None` if one of them is more than an index on columns.
+    columns: Option<Vec<IndexColumns>>,
+    slots: Vec<*mut pg_sys::TupleTableSlot>,
+    filled: usize,
+    values: Vec<pg_sys::Datum>,
+    nulls: Vec<bool>,
+}
+
+/// An index on columns of all rows.
+struct IndexColumns {
+    index: pg_sys::Relation,
+    info: *mut pg_sys::IndexInfo,
+    attributes: Vec<usize>,
+    uniqueness: pg_sys::IndexUniqueCheck::Type,
+}
+
+impl IndexColumns {
+    /// # Safety
+    /// An open index and what was built of it.
+    unsafe fn of(index: pg_sys::Relation, info: *mut pg_sys::IndexInfo) -> Option<IndexColumns> {
+        let built = &*info;
+        let is_whole = built.ii_Predicate.is_null() && built.ii_ExclusionOps.is_null();
+        let is_immediate = (*(*index).rd_index).indimmediate;
+        let numbers = &built.ii_IndexAttrNumbers[..built.ii_NumIndexAttrs as usize];
+        let attributes: Option<Vec<usize>> =
+            numbers.iter().map(|number| usize::try_from(*number).ok()?.checked_sub(1)).collect();
+        let uniqueness = match (*(*index).rd_index).indisunique {
+            true => pg_sys::IndexUniqueCheck::UNIQUE_CHECK_YES,
+            false => pg_sys::IndexUniqueCheck::UNIQUE_CHECK_NO,
+        };
+        let usable = is_whole && is_immediate && built.ii_ReadyForInserts;
+        usable.then_some(IndexColumns { index, info, attributes: attributes?, uniqueness })
+    }
+}
+
+impl<'a> BulkInsert<'a> {
+    /// Rows that go in at once.
+    pub const ROWS: usize = 512;
+
+    pub fn new(table: &'a Table) -> Self {
+        // SAFETY: the table is open and stays so for as long as this borrows it; it has as many indexes, which are open
+        // until finish(), as the state says.
+        unsafe {
+            let indexes = pg_sys::CatalogOpenIndexes(table.relation());
+            let descriptor = pg_sys::CreateTupleDescCopy(table.descriptor());
+            let count = (*indexes).ri_NumIndices as usize;
+            let of = |at| {
+                IndexColumns::of(*(*indexes).ri_IndexRelationDescs.add(at), *(*indexes).ri_IndexRelationInfo.add(at))
+            };
+            BulkInsert {
+                table,
+                descriptor,
+                indexes,
+                columns: (0..count).map(of).collect(),
+                slots: Vec::new(),
+                filled: 0,
+                values: Vec::new(),
+                nulls: Vec::new(),
+            }
+        }
+    }
+
+    pub fn insert(&mut self, row: &[Option<pg_sys::Datum>]) {
+        let tuple = self.form(row);
+        // SAFETY: a tuple that form() has just made.
+        if unsafe { may_be_toasted(tuple) } {
+            self.insert_alone(tuple);
+            return;
+        }
+        // SAFETY: slots of this table's shape, dropped in finish(); a slot frees the tuple it was given.
+        unsafe {
+            if self.filled == self.slots.len() {
+                self.slots.push(pg_sys::MakeSingleTupleTableSlot(self.descriptor, &raw const pg_sys::TTSOpsHeapTuple));
+            }
+            pg_sys::ExecStoreHeapTuple(tuple, self.slots[self.filled], true);
+        }
+        self.filled += 1;
+        if self.filled == Self::ROWS {
+            self.flush();
+        }
+    }
+
+    /// As [`Table::form`], in buffers that are used again.
+    fn form(&mut self, row: &[Option<pg_sys::Datum>]) -> pg_sys::HeapTuple {
+        assert_eq!(row.len(), self.table.column_count());
+        self.values.clear();
+        self.values.extend(row.iter().map(|value| value.unwrap_or(pg_sys::Datum::null())));
+        self.nulls.clear();
+        self.nulls.extend(row.iter().map(Option::is_none));
+        // SAFETY: one value and one null flag a column, of the types of our own table.
+        unsafe { pg_sys::heap_form_tuple(self.descriptor, self.values.as_mut_ptr(), self.nulls.as_mut_ptr()) }
+    }
+
+    /// Inserts a tuple that TOAST will rewrite, after those before it. The multi-insert is made for catalogs without
+    /// TOAST: its index entries would point to nowhere.
+    fn insert_alone(&mut self, tuple: pg_sys::HeapTuple) {
+        self.flush();
+        // SAFETY: a tuple of this table's shape, used no more.
+        unsafe {
+            pg_sys::CatalogTupleInsertWithInfo(self.table.relation(), tuple, self.indexes);
+            pg_sys::heap_freetuple(tuple);
+        }
+    }
+
+    fn flush(&mut self) {
+        if self.filled == 0 {
+            return;
+        }
+        let (relation, slots, filled) = (self.table.relation(), self.slots.as_mut_ptr(), self.filled as i32);
+        // SAFETY: `filled` slots hold tuples of this table.
+        unsafe {
+            if let Some(columns) = &self.columns {
+                let command = pg_sys::GetCurrentCommandId(true);
+                pg_sys::heap_multi_insert(relation, slots, filled, command, 0, std::ptr::null_mut());
+                columns.iter().for_each(|index| self.insert_into(index));
+            } else {
+                pg_sys::CatalogTuplesMultiInsertWithInfo(relation, slots, filled, self.indexes);
+            }
+        }
+        self.filled = 0;
+    }
+
+    /// Inserts the entries of all rows: one index after the other keeps the pages that they go to, and the way there, in
+    /// the processor's caches.
+    ///
+    /// # Safety
+    /// The rows have been inserted.
+    unsafe fn insert_into(&self, index: &IndexColumns) {
+        let (mut values, mut nulls) = ([pg_sys::Datum::null(); MAX_KEYS], [false; MAX_KEYS]);
+        let needed = index.attributes.iter().max().map_or(0, |last| last + 1);
+        for slot in &self.slots[..self.filled] {
+            if ((**slot).tts_nvalid as usize) < needed {
+                pg_sys::slot_getsomeattrs_int(*slot, needed as i32);
+            }
+            for (key, attribute) in index.attributes.iter().enumerate() {
+                values[key] = *(**slot).tts_values.add(*attribute);
+                nulls[key] = *(**slot).tts_isnull.add(*attribute);
+            }
+            pg_sys::index_insert(
+                index.index,
+                values.as_mut_ptr(),
+                nulls.as_mut_ptr(),
+                &raw mut (**slot).tts_tid,
+                self.table.relation(),
+                index.uniqueness,
+                false,
+                index.info,
+            );
+        }
+    }
+
+    pub fn finish(mut self) {
+        self.flush();
+        // SAFETY: made by this value and used no more.
+        unsafe {
+            for slot in &self.slots {
+                pg_sys::ExecDropSingleTupleTableSlot(*slot);
+            }
+            pg_sys::FreeTupleDesc(self.descriptor);
+            pg_sys::CatalogCloseIndexes(self.indexes);
+        }
+    }
+}
+
+const MAX_KEYS: usize = pg_sys::INDEX_MAX_KEYS as usize;
+
+/// Whether storing the tuple may mean to store another one, with large values moved out or compressed: it has such
+/// values already, or is longer than a bit less than TOAST_TUPLE_THRESHOLD.
+unsafe fn may_be_toasted(tuple: pg_sys::HeapTuple) -> bool {
+    let threshold = pg_sys::BLCKSZ / 4 - 64;
+    u32::from((*(*tuple).t_data).t_infomask) & pg_sys::HEAP_HASEXTERNAL != 0 || (*tuple).t_len > threshold
+}

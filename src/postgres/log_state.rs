@@ -1,0 +1,163 @@
+//! `ledger.log_state`, a table of one row: which ledger this is, and where sealing, its search for rows and the mirror go on
+//! from.
+
+use super::blocks::damaged;
+use super::errors::{or_raise, Failure};
+use super::mirror::remembered::{self, Settled};
+use super::tables::{self, LatestSnapshot, Row, Table, TableScan};
+use super::tracking::versions::NewVersions;
+use crate::ledger::block::BlockHeader;
+use crate::ledger::log_tree::LogTree;
+use crate::ledger::record::Timestamp;
+use crate::ledger::row_index::Run;
+use crate::ledger::{parse_hash, Hash};
+use pgrx::{pg_sys, IntoDatum};
+use uuid::Uuid;
+
+/// Columns of `ledger.log_state`, a table of one row.
+mod column {
+    pub const LEDGER_ID: usize = 0;
+    pub const STARTED_AT: usize = 1;
+    pub const FRONTIER: usize = 2;
+    pub const MIRROR_BYTES: usize = 3;
+    pub const SETTLED_BYTES: usize = 4;
+    pub const SETTLED_BLOCK: usize = 5;
+    pub const MIRROR_BLOCK: usize = 6;
+    pub const DATABASE_OID: usize = 7;
+    pub const MIRROR_ATTACHMENT: usize = 8;
+    pub const OPEN_RANGES: usize = 9;
+    pub const VERSION_RUNS: usize = 10;
+}
+
+/// Notes how far the mirror file is acknowledged (bytes, and the last block), how far settled where that is new, and who
+/// has attached it.
+pub fn remember_mirror(acknowledged: (u64, i64), settled: Option<&Settled>, attachment: Option<Uuid>) {
+    change_log_state(|row| {
+        row[column::MIRROR_BYTES] = (acknowledged.0 as i64).into_datum();
+        row[column::MIRROR_BLOCK] = acknowledged.1.into_datum();
+        if let Some(settled) = settled {
+            row[column::SETTLED_BYTES] = (settled.bytes as i64).into_datum();
+            row[column::SETTLED_BLOCK] = settled.block.into_datum();
+            row[column::OPEN_RANGES] = remembered::offsets_of(&settled.open).into_datum();
+        }
+        if let Some(attachment) = &attachment {
+            row[column::MIRROR_ATTACHMENT] = Some(tables::uuid_datum(attachment));
+        }
+    });
+}
+
+/// Forgets the mirror file: the next one that is attached may be new.
+pub fn forget_mirror() {
+    change_log_state(forget_file);
+}
+
+fn forget_file(row: &mut [Option<pg_sys::Datum>]) {
+    row[column::MIRROR_BYTES..=column::MIRROR_BLOCK].fill(0_i64.into_datum());
+    row[column::OPEN_RANGES] = Vec::<i64>::new().into_datum();
+    row[column::MIRROR_ATTACHMENT] = None;
+}
+
+/// Makes the ledger of a copied database one of its own, with an id of its own, from now.
+pub fn become_own_ledger(ledger_id: Uuid) {
+    change_log_state(|row| {
+        forget_file(row);
+        row[column::LEDGER_ID] = Some(tables::uuid_datum(&ledger_id));
+        row[column::STARTED_AT] = tables::timestamp_to_postgres(tables::now()).into_datum();
+        // SAFETY: a plain global of this process.
+        row[column::DATABASE_OID] = unsafe { pg_sys::MyDatabaseId }.into_datum();
+    });
+}
+
+fn change_log_state(change: impl FnOnce(&mut [Option<pg_sys::Datum>])) {
+    let snapshot = LatestSnapshot::take();
+    let mut state = or_raise(LogState::read(&snapshot));
+    change(&mut state.row);
+    state.table.update(&mut state.tid, &state.row);
+}
+
+/// Makes the ledger the one that these blocks were taken from, with no mirror file yet.
+pub fn restore_state(ledger_id: Uuid, started_at: Timestamp, tree: &LogTree) -> Result<(), Failure> {
+    let mut state = LogState::read(&LatestSnapshot::take())?;
+    state.row[column::LEDGER_ID] = Some(tables::uuid_datum(&ledger_id));
+    state.row[column::STARTED_AT] = tables::timestamp_to_postgres(started_at).into_datum();
+    forget_file(&mut state.row);
+    state.update(tree);
+    Ok(())
+}
+
+/// The row of `ledger.log_state`.
+pub struct LogState {
+    row: Vec<Option<pg_sys::Datum>>,
+    frontier: Vec<u8>,
+    pub version_runs: Vec<Run>,
+    tid: pg_sys::ItemPointerData,
+    table: Table,
+}
+
+impl LogState {
+    pub fn read(snapshot: &LatestSnapshot) -> Result<Self, Failure> {
+        let table = Table::open("log_state", pg_sys::RowExclusiveLock);
+        let (row, tid) = {
+            let mut scan = TableScan::start(&table, snapshot, 0);
+            let tuple = scan.next().ok_or_else(|| damaged("ledger.log_state has no row"))?;
+            // SAFETY: the copy lives in the batch's memory context, and the row points into it.
+            unsafe {
+                let tuple = pg_sys::heap_copytuple(tuple);
+                (table.deform(tuple), (*tuple).t_self)
+            }
+        };
+        let frontier = row.get::<Vec<u8>>(column::FRONTIER).unwrap_or_default();
+        let version_runs = runs_of(&row);
+        Ok(LogState { row: row.columns(), frontier, version_runs, tid, table })
+    }
+
+    /// The log tree to go on from. It must be the head block's, or the chain would go on from something else than it
+    /// says.
+    pub fn tree(&self, head: Option<&BlockHeader>) -> Result<LogTree, Failure> {
+        let size = head.map_or(0, |head| head.tree_size);
+        let hashes: Vec<Hash> = self.frontier.chunks(32).filter_map(|hash| hash.try_into().ok()).collect();
+        let tree = u64::try_from(size).ok().and_then(|size| LogTree::from_frontier(size, hashes).ok());
+        let root = head.and_then(|head| parse_hash(&head.tree_root));
+        match tree {
+            Some(tree) if head.is_none() || root == Some(tree.root()) => Ok(tree),
+            _ => Err(damaged("the stored frontier of the log tree does not have the tree_root of the newest block")),
+        }
+    }
+
+    pub fn update(&mut self, tree: &LogTree) {
+        let frontier: Vec<u8> = tree.frontier().concat();
+        self.row[column::FRONTIER] = frontier.into_datum();
+        self.row[column::VERSION_RUNS] = numbers_of(&self.version_runs).into_datum();
+        self.table.update(&mut self.tid, &self.row);
+    }
+}
+
+/// Writes places in `ledger.row_versions`, of entries that are sealed without [`LogState::update`].
+pub fn write_versions(versions: NewVersions) -> Result<(), Failure> {
+    let snapshot = LatestSnapshot::take();
+    let mut state = LogState::read(&snapshot)?;
+    versions.write(&mut state.version_runs, &snapshot);
+    state.row[column::VERSION_RUNS] = numbers_of(&state.version_runs).into_datum();
+    state.table.update(&mut state.tid, &state.row);
+    Ok(())
+}
+
+/// The runs of `ledger.row_versions`, the oldest first.
+///
+/// # Safety
+/// The snapshot is registered or active.
+pub unsafe fn version_runs(snapshot: pg_sys::Snapshot) -> Vec<Run> {
+    let table = Table::open("log_state", pg_sys::AccessShareLock);
+    let mut scan = TableScan::start_with(&table, snapshot, 0);
+    scan.next().map(|tuple| runs_of(&table.deform(tuple))).unwrap_or_default()
+}
+
+fn runs_of(row: &Row) -> Vec<Run> {
+    let numbers = row.get::<Vec<i64>>(column::VERSION_RUNS).unwrap_or_default();
+    let (pairs, _) = numbers.as_chunks();
+    pairs.iter().map(|[number, length]| Run { number: *number, length: *length }).collect()
+}
+
+fn numbers_of(runs: &[Run]) -> Vec<i64> {
+    runs.iter().flat_map(|run| [run.number, run.length]).collect()
+}
