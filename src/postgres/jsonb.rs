@@ -141,6 +141,29 @@ pub fn datum_of_canonical(canonical: &str) -> pg_sys::Datum {
     }
 }
 
+/// The bytes of a jsonb without its varlena header; `None` where its texts are not UTF-8.
+///
+/// # Safety
+/// A non-null jsonb datum, which nobody changes or frees while the bytes are used. Where it has to be detoasted, they are in
+/// the current memory context.
+pub unsafe fn utf8_bytes<'a>(datum: pg_sys::Datum) -> Option<&'a [u8]> {
+    is_utf8().then(|| pgrx::varlena_to_byte_slice(pg_sys::pg_detoast_datum_packed(datum.cast_mut_ptr())))
+}
+
+/// Gives `see` a jsonb of these bytes, which have no varlena header.
+pub fn with_header<T>(bytes: &[u8], see: impl FnOnce(pg_sys::Datum) -> T) -> T {
+    let length = pg_sys::VARHDRSZ + bytes.len();
+    // SAFETY: a varlena with a header of four bytes, in memory that Postgres aligns; freed after its last use.
+    unsafe {
+        let varlena = pg_sys::MemoryContextAllocHuge(pg_sys::CurrentMemoryContext, length).cast::<pg_sys::varlena>();
+        pgrx::set_varsize_4b(varlena, length as i32);
+        std::ptr::copy_nonoverlapping(bytes.as_ptr(), pgrx::vardata_4b(varlena).cast_mut().cast(), bytes.len());
+        let seen = see(varlena.into());
+        pg_sys::pfree(varlena.cast());
+        seen
+    }
+}
+
 /// Whether texts of this database are those that JSON is in.
 fn is_utf8() -> bool {
     // SAFETY: reads a variable of the session.

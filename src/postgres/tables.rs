@@ -5,10 +5,11 @@
 //! functions are those with which Postgres writes its own catalogs; they keep TOAST, indexes and WAL in order.
 
 use super::errors::Failure;
-use super::jsonb::Jsonb;
+use super::jsonb::{self, Jsonb};
 use crate::ledger::ascii_text;
 use crate::ledger::block::BlockHeader;
 use crate::ledger::record::{Entry, EntryLine, Timestamp};
+use crate::ledger::verifier::{Metadata, StoredEntry};
 use pgrx::{pg_sys, FromDatum, IntoDatum};
 use std::borrow::Cow;
 use std::ffi::CString;
@@ -461,6 +462,47 @@ pub fn entry_line<'r>(row: &'r Row, metadata: &'r mut String) -> EntryLine<'r> {
         key_id: row.text(KEY_ID).map(Cow::Borrowed),
         created_at: row.timestamp(CREATED_AT).unwrap_or_default(),
     }
+}
+
+/// The entry in a row of `ledger.entries` for [`EntryHasher`](crate::ledger::verifier::EntryHasher), as it lies there.
+/// `metadata` is a buffer.
+pub fn stored_entry<'r>(row: &'r Row, metadata: &'r mut String) -> StoredEntry<'r> {
+    use entry_column::*;
+    StoredEntry {
+        entry_id: row.uuid(ID).unwrap_or_default(),
+        entry_type: row.text(ENTRY_TYPE).unwrap_or_default(),
+        data_hash: row.text(DATA_HASH).unwrap_or_default(),
+        metadata: row.datum(METADATA).map_or(Metadata::Text(""), |jsonb| stored_metadata(jsonb, metadata)),
+        signature: row.text(SIGNATURE),
+        key_id: row.text(KEY_ID),
+        created_at: row.timestamp(CREATED_AT).unwrap_or_default(),
+        leaf_index: leaf_index(row),
+        block_number: block_number(row),
+    }
+}
+
+fn stored_metadata(jsonb: pg_sys::Datum, buffer: &mut String) -> Metadata<'_> {
+    // SAFETY: a non-null jsonb datum, detoasted for as long as its row is looked at.
+    match unsafe { jsonb::utf8_bytes(jsonb) } {
+        Some(bytes) => Metadata::Jsonb(bytes),
+        None => {
+            *buffer = canonical_metadata(jsonb);
+            Metadata::Text(buffer)
+        }
+    }
+}
+
+/// The metadata of a line for a jsonb given without its varlena header, by way of Postgres.
+pub fn metadata_text(jsonb: &[u8]) -> String {
+    jsonb::with_header(jsonb, canonical_metadata)
+}
+
+pub fn leaf_index(row: &Row) -> i64 {
+    row.get(entry_column::LEAF_INDEX).unwrap_or(-1)
+}
+
+pub fn block_number(row: &Row) -> i64 {
+    row.get(entry_column::BLOCK_NUMBER).unwrap_or(0)
 }
 
 /// As [`canonical_metadata`], into a buffer that is used again.

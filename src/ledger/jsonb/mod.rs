@@ -12,3 +12,5 @@ mod tests;
 
 pub use canonical::{write_canonical, Written};
 pub use encode::encode;
+#[cfg(test)]
+pub(crate) use layout::VARLENA_HEADER;

@@ -1,6 +1,6 @@
 //! Entries that no block holds yet.
 
-use super::chain::SignatureCheck;
+use super::signatures::SignatureCheck;
 use crate::ledger::Hash;
 use std::collections::hash_map::{Entry, HashMap};
 use uuid::Uuid;
