@@ -171,11 +171,7 @@ impl ChainVerifier {
         other: &FileBlock,
         findings: &mut Findings<'_>,
     ) {
-        let same = |(one, other): (&SealedEntry, &SealedEntry)| {
-            one.leaf_hash == other.leaf_hash && one.data_hash == other.data_hash
-        };
-        let all_same = entries.len() == other.entries.len() && entries.iter().zip(&other.entries).all(same);
-        let computed = all_same.then_some(&other.computed);
+        let computed = other.computed_for(entries);
         self.block_with(header, &Contents { computed, ..Contents::found(entries) }, findings);
     }
 

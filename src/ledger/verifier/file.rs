@@ -26,6 +26,17 @@ pub struct FileBlock {
     pub computed: Computed,
 }
 
+impl FileBlock {
+    /// What was computed of this block's entries, if these are the same.
+    pub(super) fn computed_for(&self, entries: &[SealedEntry]) -> Option<&Computed> {
+        let same = |(ours, theirs): (&SealedEntry, &SealedEntry)| {
+            ours.leaf_hash == theirs.leaf_hash && ours.data_hash == theirs.data_hash
+        };
+        let all_same = self.entries.len() == entries.len() && self.entries.iter().zip(entries).all(same);
+        all_same.then_some(&self.computed)
+    }
+}
+
 /// What a file holds, and what is wrong with it.
 #[derive(Debug, Default)]
 pub struct FileReport {

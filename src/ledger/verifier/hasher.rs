@@ -473,7 +473,7 @@ mod tests {
 
     fn entries(count: u64) -> Vec<Entry> {
         let mut entries: Vec<Entry> = (0..count).map(|number| entry(number, &keyring())).collect();
-        let long = format!(r#"{{"text": "{}"}}"#, "long ".repeat(1 << 19));
+        let long = format!(r#"{{"text": "{}"}}"#, "long ".repeat(1 << 18));
         entries[1000].metadata = long.clone();
         entries[1001].metadata = long;
         entries[2000].signature = Some("0".repeat(64));
