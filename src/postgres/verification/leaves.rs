@@ -53,7 +53,9 @@ impl Leaves {
             // SAFETY: nothing that is allocated for one row is used after it.
             unsafe {
                 self.context.switch_to(|_| each(&row));
-                self.context.reset();
+                if !(*self.context.value()).isReset {
+                    self.context.reset();
+                }
             }
             scan.advance();
         }
