@@ -19,7 +19,7 @@ const BATCH: usize = 1024;
 
 /// Chunks whose results wait to be taken: some milliseconds of work for the helpers, as the consumer has other things to do
 /// now and then.
-const QUEUED: usize = 32;
+const QUEUED: usize = 8;
 
 /// How often the consumer hears that nothing has come.
 const PATIENCE: Duration = Duration::from_millis(100);

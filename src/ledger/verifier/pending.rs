@@ -62,7 +62,8 @@ impl PendingEntries {
         }
         let place = self.place(entry_id, entry);
         let (entries, hashing) = (&self.entries, &self.hashing);
-        let rehash = |place: &u32| entries[*place as usize].as_ref().map_or(0, |(id, _)| hashing.hash_one(id.as_u128()));
+        let rehash =
+            |place: &u32| entries[*place as usize].as_ref().map_or(0, |(id, _)| hashing.hash_one(id.as_u128()));
         self.places.insert_unique(hash, place, rehash);
         None
     }

@@ -17,7 +17,8 @@ fn tables(lines: &[Vec<u8>]) -> Vec<TableBlock> {
         match Record::parse(line).unwrap() {
             Record::Entry(entry) => drop(entries.insert(entry.entry_id, entry.to_entry())),
             Record::Block(BlockLine { header, entry_ids }) => {
-                let sealed = entry_ids.iter().map(|id| (entries[id].clone(), leaf.next().unwrap(), header.block_number));
+                let sealed =
+                    entry_ids.iter().map(|id| (entries[id].clone(), leaf.next().unwrap(), header.block_number));
                 blocks.push((header.clone(), sealed.collect()));
             }
             Record::Ledger(_) | Record::Void(_) => {}
