@@ -297,3 +297,32 @@ fn a_history_rewritten_in_the_tables_is_found_by_the_file() {
     client.batch_execute("ROLLBACK").unwrap();
     assert_intact(&mut client);
 }
+
+#[test]
+fn metadata_that_is_long_or_deep_or_cannot_be_canonical_is_verified_like_any_other() {
+    let options = Options::new().conf("ledger.block_size = 100").conf("ledger.block_interval = 1h");
+    let (_cluster, mut client) = start(options);
+    let metadata = "CASE n % 100 \
+        WHEN 10 THEN jsonb_build_object('deep', (repeat('[', 200) || repeat(']', 200))::jsonb) \
+        WHEN 20 THEN jsonb_build_object('compressed', repeat('long ', 5000)) \
+        WHEN 30 THEN jsonb_build_object('elsewhere', \
+            (SELECT string_agg(md5((n * i)::text), '') FROM generate_series(1, 2000) i)) \
+        ELSE jsonb_build_object('n', n, 'é', '\"') END";
+    let record =
+        format!("SELECT ledger.hash_and_record('test', to_jsonb(n), {metadata}) FROM generate_series(1, 1000) n");
+    client.batch_execute(&record).unwrap();
+    wait_until_sealed(&mut client);
+    assert_intact(&mut client);
+    for (leaf, metadata) in [(0, r#"{"n": 1e400}"#), (509, r#"{"deep": 1}"#), (619, "{}"), (999, r#"{"n": -1e400}"#)] {
+        client.batch_execute("BEGIN").unwrap();
+        client.batch_execute(TRIGGERS_OFF).unwrap();
+        let change = format!("UPDATE ledger.entries_sealed SET metadata = '{metadata}' WHERE leaf_index = {leaf}");
+        client.batch_execute(&change).unwrap();
+        let found = find_tampering(&mut client);
+        client.batch_execute("ROLLBACK").unwrap();
+        let blocks: Vec<Option<i64>> = found.iter().map(|problem| problem.block).collect();
+        assert!(blocks.iter().all(|block| *block == Some(leaf / 100 + 1)), "{leaf}: {found:?}");
+        assert!(found.iter().any(|problem| problem.leaf == Some(leaf)), "{leaf}: {found:?}");
+    }
+    assert_intact(&mut client);
+}

@@ -7,6 +7,7 @@
 //! root proves a list only together with its length. A block states its length, and the [log tree](super::log_tree) does
 //! not have this weakness.
 
+use super::Hash;
 use sha2::{Digest, Sha256};
 use std::fmt;
 
@@ -59,14 +60,23 @@ impl fmt::Display for IndexOutOfRange {
 
 impl std::error::Error for IndexOutOfRange {}
 
-/// The hex digits of a node.
-struct Digits([u8; 64]);
+/// The hex digits of a hash.
+pub struct Digits([u8; 64]);
+
+impl Digits {
+    pub fn of(hash: &Hash) -> Self {
+        let mut digits = [0; 64];
+        // Infallible: 32 bytes are 64 digits.
+        let _ = hex::encode_to_slice(hash, &mut digits);
+        Digits(digits)
+    }
+}
 
 /// The Merkle root of `hashes`.
-pub fn root<S: AsRef<str>>(hashes: &[S]) -> String {
+pub fn root<T: Text>(hashes: &[T]) -> String {
     match hashes {
         [] => super::sha256_hex(b"empty"),
-        [only] => only.as_ref().to_owned(),
+        [only] => super::ascii_text(only.bytes().to_vec()),
         _ => {
             let mut level = parents(hashes);
             while level.len() > 1 {
@@ -120,34 +130,30 @@ fn sibling<T>(level: &[T], index: usize, text: impl Fn(&T) -> String) -> ProofSt
 }
 
 /// The level above.
-fn parents<T: Bytes>(level: &[T]) -> Vec<Digits> {
+fn parents<T: Text>(level: &[T]) -> Vec<Digits> {
     level.chunks(2).map(|pair| parent(pair[0].bytes(), pair[pair.len() - 1].bytes())).collect()
 }
 
 fn parent(left: &[u8], right: &[u8]) -> Digits {
-    let digest = Sha256::new().chain_update(left).chain_update(right).finalize();
-    let mut digits = [0; 64];
-    // Infallible: 32 bytes are 64 digits.
-    let _ = hex::encode_to_slice(digest, &mut digits);
-    Digits(digits)
+    Digits::of(&Sha256::new().chain_update(left).chain_update(right).finalize().into())
 }
 
 fn text(digits: &Digits) -> String {
     super::ascii_text(digits.0.to_vec())
 }
 
-/// A level is the caller's texts at the bottom and digits above.
-trait Bytes {
+/// The text of a hash: the caller's at the bottom, digits above.
+pub trait Text {
     fn bytes(&self) -> &[u8];
 }
 
-impl<S: AsRef<str>> Bytes for S {
+impl<S: AsRef<str>> Text for S {
     fn bytes(&self) -> &[u8] {
         self.as_ref().as_bytes()
     }
 }
 
-impl Bytes for Digits {
+impl Text for Digits {
     fn bytes(&self) -> &[u8] {
         &self.0
     }

@@ -11,6 +11,7 @@ use pgrx::pgrx_sql_entity_graph::metadata::{
 };
 use pgrx::{direct_function_call_as_datum, pg_sys, FromDatum, IntoDatum};
 use std::ffi::{CStr, CString};
+use std::sync::OnceLock;
 use uuid::Uuid;
 
 /// A jsonb argument, detoasted.
@@ -152,10 +153,48 @@ pub fn datum_of_canonical(canonical: &str) -> pg_sys::Datum {
     }
 }
 
+/// The bytes of a jsonb without its varlena header; `None` where its texts are not UTF-8.
+///
+/// # Safety
+/// A non-null jsonb datum, which nobody changes or frees while the bytes are used. Where it has to be detoasted, they are in
+/// the current memory context.
+pub unsafe fn utf8_bytes<'a>(datum: pg_sys::Datum) -> Option<&'a [u8]> {
+    is_utf8().then(|| match bytes_in_place(datum) {
+        Some(bytes) => bytes,
+        None => pgrx::varlena_to_byte_slice(pg_sys::pg_detoast_datum_packed(datum.cast_mut_ptr())),
+    })
+}
+
+/// The bytes of a varlena, where it is neither compressed nor stored elsewhere. To call Postgres' own function for that
+/// takes as long as everything else about a short value.
+///
+/// # Safety
+/// A non-null varlena, which nobody changes or frees while the bytes are used.
+pub unsafe fn bytes_in_place<'a>(datum: pg_sys::Datum) -> Option<&'a [u8]> {
+    let varlena = datum.cast_mut_ptr::<pg_sys::varlena>().cast_const();
+    let is_in_place = pgrx::varatt_is_4b_u(varlena) || pgrx::varatt_is_1b(varlena) && !pgrx::varatt_is_1b_e(varlena);
+    is_in_place.then(|| pgrx::varlena_to_byte_slice(varlena))
+}
+
+/// Gives `see` a jsonb of these bytes, which have no varlena header.
+pub fn with_header<T>(bytes: &[u8], see: impl FnOnce(pg_sys::Datum) -> T) -> T {
+    let length = pg_sys::VARHDRSZ + bytes.len();
+    // SAFETY: a varlena with a header of four bytes, in memory that Postgres aligns; freed after its last use.
+    unsafe {
+        let varlena = pg_sys::MemoryContextAllocHuge(pg_sys::CurrentMemoryContext, length).cast::<pg_sys::varlena>();
+        pgrx::set_varsize_4b(varlena, length as i32);
+        std::ptr::copy_nonoverlapping(bytes.as_ptr(), pgrx::vardata_4b(varlena).cast_mut().cast(), bytes.len());
+        let seen = see(varlena.into());
+        pg_sys::pfree(varlena.cast());
+        seen
+    }
+}
+
 /// Whether texts of this database are those that JSON is in.
-fn is_utf8() -> bool {
-    // SAFETY: reads a variable of the session.
-    unsafe { pg_sys::GetDatabaseEncoding() == pg_sys::pg_enc::PG_UTF8 as i32 }
+pub fn is_utf8() -> bool {
+    static IS_UTF8: OnceLock<bool> = OnceLock::new();
+    // SAFETY: reads a variable of the session, which never changes.
+    *IS_UTF8.get_or_init(|| unsafe { pg_sys::GetDatabaseEncoding() == pg_sys::pg_enc::PG_UTF8 as i32 })
 }
 
 /// A json argument: its text, exactly as it was written.

@@ -4,15 +4,18 @@
 //! every statement that claims a row is sealed, and there is no flag a statement could set to get past them. The
 //! functions are those with which Postgres writes its own catalogs; they keep TOAST, indexes and WAL in order.
 
-use super::errors::Failure;
-use super::jsonb::Jsonb;
-use crate::ledger::ascii_text;
+mod entries;
+
+use super::jsonb;
 use crate::ledger::block::BlockHeader;
-use crate::ledger::record::{Entry, EntryLine, Timestamp};
+use crate::ledger::record::Timestamp;
 use pgrx::{pg_sys, FromDatum, IntoDatum};
-use std::borrow::Cow;
 use std::ffi::CString;
 use uuid::Uuid;
+
+pub use entries::{
+    block_number, entry_column, entry_from_row, entry_line, leaf_index, metadata_text, new_entry_from_row, stored_entry,
+};
 
 /// Microseconds from the Unix epoch to Postgres' (2000-01-01).
 const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;
@@ -207,12 +210,9 @@ impl Row {
 
     /// A text, as long as the row is good.
     pub fn text(&self, column: usize) -> Option<&str> {
-        let varlena = self.datum(column)?.cast_mut_ptr::<pg_sys::varlena>();
-        // SAFETY: a non-null varlena of this row. Where its bytes follow its header, nothing has to be asked of Postgres.
-        let bytes = unsafe {
-            let is_short = pgrx::varatt_is_1b(varlena) && !pgrx::varatt_is_1b_e(varlena);
-            (is_short || pgrx::varatt_is_4b_u(varlena)).then(|| pgrx::varlena_to_byte_slice(varlena))
-        };
+        // SAFETY: a non-null varlena of this row.
+        let bytes = self.datum(column).and_then(|text| unsafe { jsonb::bytes_in_place(text) });
+        // Checked: a superuser, or a disk, may have put anything there.
         bytes.and_then(|bytes| std::str::from_utf8(bytes).ok()).or_else(|| self.get(column))
     }
 
@@ -341,85 +341,6 @@ impl Drop for TableScan<'_> {
         // SAFETY: opened in start() and closed only here.
         unsafe { pg_sys::heap_endscan(self.scan) }
     }
-}
-
-/// Columns of `ledger.entries` and its partitions.
-pub mod entry_column {
-    pub const ID: usize = 0;
-    pub const BLOCK_NUMBER: usize = 1;
-    pub const ENTRY_TYPE: usize = 2;
-    pub const DATA_HASH: usize = 3;
-    pub const METADATA: usize = 4;
-    pub const SIGNATURE: usize = 5;
-    pub const KEY_ID: usize = 6;
-    pub const CREATED_AT: usize = 7;
-    pub const LEAF_INDEX: usize = 8;
-    pub const COUNT: usize = 9;
-}
-
-/// The entry in a row of `ledger.entries`. A column that a superuser has emptied reads as empty: verification then finds
-/// that the line is not the one that was recorded.
-pub fn entry_from_row(row: &Row) -> Entry {
-    let metadata = row.datum(entry_column::METADATA).map(canonical_metadata).unwrap_or_default();
-    entry_with_metadata(row, metadata)
-}
-
-/// As [`entry_from_row`], without copies of what the row has as text. `metadata` is a buffer for what it has not.
-pub fn entry_line<'r>(row: &'r Row, metadata: &'r mut String) -> EntryLine<'r> {
-    use entry_column::*;
-    match row.datum(METADATA) {
-        Some(jsonb) => replace_by_canonical(metadata, jsonb),
-        None => metadata.clear(),
-    }
-    EntryLine {
-        entry_id: row.uuid(ID).unwrap_or_default(),
-        entry_type: Cow::Borrowed(row.text(ENTRY_TYPE).unwrap_or_default()),
-        data_hash: row.text(DATA_HASH).unwrap_or_default(),
-        metadata,
-        signature: row.text(SIGNATURE).map(Cow::Borrowed),
-        key_id: row.text(KEY_ID).map(Cow::Borrowed),
-        created_at: row.timestamp(CREATED_AT).unwrap_or_default(),
-    }
-}
-
-/// As [`canonical_metadata`], into a buffer that is used again.
-fn replace_by_canonical(buffer: &mut String, jsonb: pg_sys::Datum) {
-    let mut out = std::mem::take(buffer).into_bytes();
-    out.clear();
-    // SAFETY: a non-null jsonb datum.
-    let written = unsafe { Jsonb::from_datum(jsonb, false) }.and_then(|jsonb| jsonb.write_canonical(&mut out));
-    *buffer = match written {
-        Some(_) => ascii_text(out),
-        None => canonical_metadata(jsonb),
-    };
-}
-
-/// As [`entry_from_row`], for a row that is only now being recorded: its metadata must have a canonical form.
-pub fn new_entry_from_row(row: &Row) -> Result<Entry, Failure> {
-    let metadata: Option<Jsonb> = row.get(entry_column::METADATA);
-    let metadata = metadata.map(Jsonb::canonical).transpose()?;
-    Ok(entry_with_metadata(row, metadata.unwrap_or_default()))
-}
-
-fn entry_with_metadata(row: &Row, metadata: String) -> Entry {
-    use entry_column::*;
-    Entry {
-        entry_id: row.uuid(ID).unwrap_or_default(),
-        entry_type: row.get(ENTRY_TYPE).unwrap_or_default(),
-        data_hash: row.get(DATA_HASH).unwrap_or_default(),
-        metadata,
-        signature: row.get(SIGNATURE),
-        key_id: row.get(KEY_ID),
-        created_at: row.timestamp(CREATED_AT).unwrap_or_default(),
-    }
-}
-
-/// The canonical text of a jsonb, or its text as it is where it has none: then it was not put there by recording, and is
-/// not what the line says.
-fn canonical_metadata(jsonb: pg_sys::Datum) -> String {
-    // SAFETY: a non-null jsonb datum.
-    let jsonb = unsafe { Jsonb::from_datum(jsonb, false) };
-    jsonb.map(|jsonb| jsonb.canonical().unwrap_or_else(|_| jsonb.text())).unwrap_or_default()
 }
 
 /// Columns of `ledger.blocks`.

@@ -277,8 +277,27 @@ pub(crate) fn plain_end(bytes: &[u8], from: usize) -> usize {
     let (chunks, _) = bytes[from..].as_chunks::<16>();
     let whole =
         chunks.iter().take_while(|chunk| chunk.iter().fold(true, |plain, byte| plain & is_plain(*byte))).count();
-    let rest = &bytes[from + whole * 16..];
-    from + whole * 16 + rest.iter().take_while(|byte| IS_PLAIN[usize::from(**byte)]).count()
+    let mut at = from + whole * 16;
+    let (words, rest) = bytes[at..].as_chunks::<8>();
+    for word in words.iter().take(2) {
+        let plain = plain_bytes(u64::from_le_bytes(*word));
+        at += plain;
+        if plain < 8 {
+            return at;
+        }
+    }
+    at + rest.iter().take_while(|byte| IS_PLAIN[usize::from(**byte)]).count()
+}
+
+/// How many bytes at the beginning of a little-endian word are plain.
+fn plain_bytes(word: u64) -> usize {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    const HIGH: u64 = ONES << 7;
+    // The high bit of a byte that is below `limit`, which is at most 0x80; also of others, but only after such a byte.
+    let below = |word: u64, limit: u64| word.wrapping_sub(ONES * limit) & !word;
+    let is = |byte: u8| below(word ^ (ONES * u64::from(byte)), 1);
+    let special = word | word.wrapping_add(ONES) | below(word, 0x20) | is(b'"') | is(b'\\');
+    ((special & HIGH).trailing_zeros() / 8) as usize
 }
 
 const IS_PLAIN: [bool; 256] = {

@@ -18,6 +18,24 @@ fn the_vectors_have_their_texts_and_hashes() {
     }
 }
 
+#[test]
+fn every_byte_that_is_not_copied_as_it_is_ends_what_is_plain_wherever_it_stands() {
+    let is_plain = |byte: u8| (0x20..0x7f).contains(&byte) && byte != b'"' && byte != b'\\';
+    for length in 1..60 {
+        for at in 0..length {
+            for byte in 0..=255 {
+                let mut bytes = vec![b'~'; length];
+                // What follows does not matter.
+                bytes[at + 1..].fill(byte ^ 0x80);
+                bytes[at] = byte;
+                let expected = bytes.iter().position(|byte| !is_plain(*byte)).unwrap_or(length);
+                assert_eq!(plain_end(&bytes, 0), expected);
+                assert_eq!(plain_end(&bytes, at.min(3)), expected);
+            }
+        }
+    }
+}
+
 /// Makes JSON texts that use all that the grammar allows.
 struct Texts {
     numbers: Numbers,

@@ -74,6 +74,8 @@ struct Child {
 #[derive(Clone, Copy)]
 struct Member {
     key: Child,
+    /// The beginning of the key, which nearly always tells the order.
+    prefix: u64,
     value: Child,
 }
 
@@ -134,15 +136,17 @@ impl Writer<'_> {
     /// In jsonb, keys stand in the order of their lengths.
     fn object(&mut self, mut children: Children, count: usize, data: &[u8], depth: usize) -> Option<()> {
         let first = self.members.len();
+        let text = |key: &Child| data.get(key.start..key.end).unwrap_or_default();
         for _ in 0..count {
-            self.members.push(Member { key: children.next()?, value: Child::default() });
+            let key = children.next()?;
+            self.members.push(Member { key, prefix: prefix(text(&key)), value: Child::default() });
         }
         for index in first..first + count {
             self.members[index].value = children.next()?;
         }
         // The order of code points is that of bytes in UTF-8.
-        let text = |key: &Child| data.get(key.start..key.end).unwrap_or_default();
-        self.members[first..].sort_unstable_by(|a, b| text(&a.key).cmp(text(&b.key)));
+        self.members[first..]
+            .sort_unstable_by(|a, b| a.prefix.cmp(&b.prefix).then_with(|| text(&a.key).cmp(text(&b.key))));
         self.out.push(b'{');
         for index in 0..count {
             let member = self.members[first + index];
@@ -241,6 +245,14 @@ fn print_numeric(bytes: &[u8], out: &mut Vec<u8>) -> Option<()> {
 fn push_decimals(out: &mut Vec<u8>, digit: u16) {
     let decimal = |value: u16| b'0' + (value % 10) as u8;
     out.extend_from_slice(&[decimal(digit / 1000), decimal(digit / 100), decimal(digit / 10), decimal(digit)]);
+}
+
+/// The first eight bytes as a number that is ordered as they are, with zeros where there are none.
+fn prefix(bytes: &[u8]) -> u64 {
+    match bytes.first_chunk::<8>() {
+        Some(first) => u64::from_be_bytes(*first),
+        None => bytes.iter().rev().fold(0, |number, byte| number >> 8 | u64::from(*byte) << 56),
+    }
 }
 
 fn word(bytes: &[u8], at: usize) -> Option<u32> {

@@ -12,3 +12,5 @@ mod tests;
 
 pub use canonical::{members, write_canonical, Found, Written};
 pub use encode::encode;
+#[cfg(test)]
+pub(crate) use layout::VARLENA_HEADER;

@@ -92,6 +92,11 @@ pub struct EntryLine<'a> {
 impl EntryLine<'_> {
     /// Appends the entry's line, without its newline.
     pub fn write_line(&self, out: &mut Vec<u8>) {
+        self.write_line_with(out, |out| out.extend_from_slice(self.metadata.as_bytes()));
+    }
+
+    /// As [`EntryLine::write_line`], with what `metadata` appends in the place of the metadata. Gives what that gives.
+    pub fn write_line_with<T>(&self, out: &mut Vec<u8>, metadata: impl FnOnce(&mut Vec<u8>) -> T) -> T {
         out.extend_from_slice(br#"{"data_hash": "#);
         write_string(out, self.data_hash);
         out.extend_from_slice(br#", "entry_id": "#);
@@ -101,10 +106,11 @@ impl EntryLine<'_> {
         out.extend_from_slice(br#", "key_id": "#);
         write_nullable(out, self.key_id.as_deref());
         out.extend_from_slice(br#", "metadata": "#);
-        out.extend_from_slice(self.metadata.as_bytes());
+        let written = metadata(out);
         out.extend_from_slice(br#", "record_type": "entry", "signature": "#);
         write_nullable(out, self.signature.as_deref());
         write_timestamp_and_end(out, self.created_at);
+        written
     }
 
     /// The same entry, owned.

@@ -1,108 +1,43 @@
 //! The chain of blocks and the log tree, checked block by block.
 
+use super::file::FileBlock;
 use super::problem::{Findings, Problem, ProblemKind, Source};
+use super::sealed::SealedEntry;
 use crate::ledger::block::{BlockHeader, GENESIS_PREVIOUS_HASH};
 use crate::ledger::log_tree::{LogTree, STORED_LEVEL};
-use crate::ledger::record::EntryLine;
-use crate::ledger::signature::Keyring;
+use crate::ledger::merkle::Digits;
 use crate::ledger::{merkle, parse_hash, to_hex, Hash};
-use uuid::Uuid;
 
-/// What the signature of an entry is worth.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SignatureCheck {
-    Unsigned,
-    Valid,
-    Invalid,
-    /// The keyring does not have the key.
-    UnknownKey,
-    /// There is no keyring.
-    NotChecked,
-    /// A signature without a key_id, or the other way round.
-    Incomplete,
+/// What was computed of a block's entries, for another copy of the block that has the same entries.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Computed {
+    merkle_root: Option<String>,
+    growth: Option<Growth>,
 }
 
-/// Checks an entry's signature with the keys at hand.
-pub fn check_signature(keyring: Option<&Keyring>, entry: &EntryLine<'_>) -> SignatureCheck {
-    SignatureClaim::of(keyring, entry).check(keyring, entry.data_hash)
-}
-
-/// What an entry claims of its signature, before that is computed.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum SignatureClaim {
-    /// Nothing needs to be computed.
-    Settled(SignatureCheck),
-    /// Made with this key of the keyring.
-    Made { key: usize, signature: Hash },
-}
-
-impl SignatureClaim {
-    pub(super) fn of(keyring: Option<&Keyring>, entry: &EntryLine<'_>) -> Self {
-        use SignatureCheck::*;
-        let (key_id, signature) = match (&entry.key_id, &entry.signature) {
-            (None, None) => return SignatureClaim::Settled(Unsigned),
-            (Some(key_id), Some(signature)) => (key_id, signature),
-            _ => return SignatureClaim::Settled(Incomplete),
-        };
-        let Some(keyring) = keyring else {
-            return SignatureClaim::Settled(NotChecked);
-        };
-        match (keyring.position(key_id), parse_hash(signature)) {
-            (None, _) => SignatureClaim::Settled(UnknownKey),
-            (Some(_), None) => SignatureClaim::Settled(Invalid),
-            (Some(key), Some(signature)) => SignatureClaim::Made { key, signature },
-        }
-    }
-
-    /// `keyring` is the same again.
-    pub(super) fn check(self, keyring: Option<&Keyring>, data_hash: &str) -> SignatureCheck {
-        match (self, keyring) {
-            (SignatureClaim::Settled(check), _) => check,
-            (SignatureClaim::Made { .. }, None) => SignatureCheck::NotChecked,
-            (SignatureClaim::Made { key, signature }, Some(keyring)) => {
-                match keyring.has_made(key, data_hash, &signature) {
-                    true => SignatureCheck::Valid,
-                    false => SignatureCheck::Invalid,
-                }
-            }
-        }
-    }
-}
-
-impl SignatureCheck {
-    /// The problem that this is, if it is one.
-    pub fn problem(self) -> Option<(ProblemKind, &'static str)> {
-        match self {
-            SignatureCheck::Unsigned | SignatureCheck::Valid | SignatureCheck::NotChecked => None,
-            SignatureCheck::Invalid => Some((
-                ProblemKind::SignatureInvalid,
-                "the signature is not the one that its key makes of this data_hash",
-            )),
-            SignatureCheck::UnknownKey => {
-                Some((ProblemKind::UnknownKey, "signed with a key that the secrets given do not have"))
-            }
-            SignatureCheck::Incomplete => {
-                Some((ProblemKind::SignatureIncomplete, "signature and key_id must be both there or both null"))
-            }
-        }
-    }
-}
-
-/// What verification needs to know of an entry in a block.
+/// What a block's leaves have made of a log tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SealedEntry {
-    pub entry_id: Uuid,
-    /// The 0-based position in the log tree.
-    pub leaf_index: i64,
-    /// The block that the entry itself names.
-    pub block_number: i64,
-    /// As recorded.
-    pub data_hash: String,
-    /// Of the entry's line.
-    pub leaf_hash: Hash,
-    /// 1-based line of the file, if that is where the entry is from.
-    pub line_number: Option<u64>,
-    pub signature: SignatureCheck,
+struct Growth {
+    before: LogTree,
+    after: LogTree,
+    root: String,
+    /// Those of level [`STORED_LEVEL`] and up that were completed.
+    nodes: Vec<(u8, u64, Hash)>,
+}
+
+impl Growth {
+    fn of(before: LogTree, entries: &[SealedEntry]) -> Self {
+        let (mut after, mut nodes) = (before.clone(), Vec::new());
+        for entry in entries {
+            after.push(entry.leaf_hash, |level, index, hash| {
+                if level >= STORED_LEVEL {
+                    nodes.push((level, index, hash));
+                }
+            });
+        }
+        let root = to_hex(&after.root());
+        Growth { before, after, root, nodes }
+    }
 }
 
 /// Checks blocks one after the other. Its memory does not grow.
@@ -146,6 +81,38 @@ pub(super) struct Contents<'e> {
     pub(super) missing_reported: bool,
     /// The line of the block.
     pub(super) line_number: Option<u64>,
+    /// What is known already of these same entries.
+    pub(super) computed: Option<&'e Computed>,
+}
+
+impl<'e> Contents<'e> {
+    /// Entries that need not be looked for.
+    fn found(entries: &'e [SealedEntry]) -> Self {
+        Contents { entries, listed: entries.len(), missing_reported: false, line_number: None, computed: None }
+    }
+
+    fn merkle_root(&self) -> String {
+        match self.computed.and_then(|computed| computed.merkle_root.clone()) {
+            Some(root) => root,
+            None => merkle_root(self.entries),
+        }
+    }
+
+    fn growth(&self, before: LogTree) -> Growth {
+        let known = self.computed.and_then(|computed| computed.growth.as_ref());
+        match known.filter(|growth| growth.before == before) {
+            Some(growth) => growth.clone(),
+            None => Growth::of(before, self.entries),
+        }
+    }
+}
+
+fn merkle_root(entries: &[SealedEntry]) -> String {
+    let digits: Option<Vec<Digits>> = entries.iter().map(|entry| entry.data_hash.hash().map(Digits::of)).collect();
+    match digits {
+        Some(digits) => merkle::root(&digits),
+        None => merkle::root(&entries.iter().map(|entry| entry.data_hash.text()).collect::<Vec<_>>()),
+    }
 }
 
 impl ChainVerifier {
@@ -192,15 +159,33 @@ impl ChainVerifier {
 
     /// Checks the next block. `entries` are in leaf order.
     pub fn block(&mut self, header: &BlockHeader, entries: &[SealedEntry], findings: &mut Findings<'_>) {
-        let contents = Contents { entries, listed: entries.len(), missing_reported: false, line_number: None };
-        self.block_with(header, &contents, findings);
+        self.block_with(header, &Contents::found(entries), findings);
     }
 
-    pub(super) fn block_with(&mut self, header: &BlockHeader, contents: &Contents<'_>, findings: &mut Findings<'_>) {
+    /// As [`ChainVerifier::block`], for a block of which another copy was checked before: what was computed of that copy's
+    /// entries is not computed again where these are the same.
+    pub fn block_beside(
+        &mut self,
+        header: &BlockHeader,
+        entries: &[SealedEntry],
+        other: &FileBlock,
+        findings: &mut Findings<'_>,
+    ) {
+        let computed = other.computed_for(entries);
+        self.block_with(header, &Contents { computed, ..Contents::found(entries) }, findings);
+    }
+
+    /// Gives what was computed, as far as it was.
+    pub(super) fn block_with(
+        &mut self,
+        header: &BlockHeader,
+        contents: &Contents<'_>,
+        findings: &mut Findings<'_>,
+    ) -> Computed {
         let mut check = Check { source: self.source, header, contents, findings };
         if header.block_number <= self.previous.number {
             check.out_of_order(self.previous.number);
-            return;
+            return Computed::default();
         }
         self.skip_missing(&mut check);
         check.link(&self.previous.hashes);
@@ -208,8 +193,9 @@ impl ChainVerifier {
         let start = self.first_leaf(header);
         let complete = check.leaf_indexes(start);
         let size_right = check.tree_size(start);
-        let merkle_right = !complete || check.merkle_root();
-        self.grow_tree(&mut check, start, complete, merkle_right);
+        let merkle_root = complete.then(|| contents.merkle_root());
+        let merkle_right = merkle_root.as_deref().is_none_or(|computed| check.merkle_root(computed));
+        let growth = self.grow_tree(&mut check, start, complete, merkle_right);
         let computed = header.compute_hash();
         let hash_right = check.block_hash(&computed);
         if self.tree.is_none() && size_right && hash_right {
@@ -220,6 +206,7 @@ impl ChainVerifier {
             hashes: vec![header.block_hash.clone(), computed],
             tree_size: size_right.then_some(header.tree_size),
         };
+        Computed { merkle_root, growth }
     }
 
     /// Reports a gap in the numbers, and goes on as if the blocks in it had been seen and nothing of them were known.
@@ -250,28 +237,23 @@ impl ChainVerifier {
     }
 
     /// Appends the block's leaves. The tree stays known only if all are there and give the block's root.
-    fn grow_tree(&mut self, check: &mut Check<'_, '_, '_>, start: i64, complete: bool, merkle_right: bool) {
-        let Some(mut tree) = self.tree.take() else {
-            return;
-        };
-        if !complete || tree.size() as i64 != start {
-            return;
-        }
-        let mut nodes = Vec::new();
-        for entry in check.contents.entries {
-            tree.push(entry.leaf_hash, |level, index, hash| {
-                if level >= STORED_LEVEL {
-                    nodes.push((level, index, hash));
-                }
-            });
-        }
+    fn grow_tree(
+        &mut self,
+        check: &mut Check<'_, '_, '_>,
+        start: i64,
+        complete: bool,
+        merkle_right: bool,
+    ) -> Option<Growth> {
+        let before = self.tree.take().filter(|tree| complete && tree.size() as i64 == start)?;
+        let growth = check.contents.growth(before);
         // A changed data hash changes both roots, and is one problem.
-        if check.tree_root(&tree, merkle_right) {
-            self.tree = Some(tree);
+        if check.tree_root(&growth.root, merkle_right) {
+            self.tree = Some(growth.after.clone());
             if let Some(completed) = &mut self.completed {
-                completed.append(&mut nodes);
+                completed.extend_from_slice(&growth.nodes);
             }
         }
+        Some(growth)
     }
 }
 
@@ -422,11 +404,9 @@ impl Check<'_, '_, '_> {
         false
     }
 
-    fn merkle_root(&mut self) -> bool {
-        let hashes: Vec<&str> = self.contents.entries.iter().map(|entry| &entry.data_hash[..]).collect();
-        let computed = merkle::root(&hashes);
+    fn merkle_root(&mut self, computed: &str) -> bool {
         let stated = &self.header.merkle_root;
-        if computed == *stated {
+        if computed == stated {
             return true;
         }
         let detail = format!("merkle_root is {stated}, but the entries' data hashes give {computed}");
@@ -434,10 +414,9 @@ impl Check<'_, '_, '_> {
         false
     }
 
-    fn tree_root(&mut self, tree: &LogTree, report: bool) -> bool {
-        let computed = to_hex(&tree.root());
+    fn tree_root(&mut self, computed: &str, report: bool) -> bool {
         let stated = &self.header.tree_root;
-        if computed == *stated {
+        if computed == stated {
             return true;
         }
         if report {

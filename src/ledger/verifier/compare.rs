@@ -1,8 +1,8 @@
 //! A block of the tables beside the same block of the file.
 
-use super::chain::SealedEntry;
 use super::file::FileBlock;
 use super::problem::{Findings, Problem, ProblemKind, Source};
+use super::sealed::SealedEntry;
 use crate::ledger::block::BlockHeader;
 use std::cmp::Ordering;
 

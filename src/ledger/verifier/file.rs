@@ -1,14 +1,15 @@
 //! A ledger file, line by line.
 
-use super::chain::{ChainVerifier, Contents, SealedEntry};
+use super::chain::{ChainVerifier, Computed, Contents};
 use super::line::{Content, ReadEntry, ReadLine};
 use super::pending::{PendingEntries, PendingEntry};
 use super::problem::{Findings, Problem, ProblemKind, Source, MAX_LISTED};
+use super::sealed::{DataHash, SealedEntry};
 use crate::ledger::block::BlockHeader;
 use crate::ledger::log_tree::LogTree;
 use crate::ledger::record::{BlockLine, Header, LineError, LineErrorKind, LineParser, Record, Void};
 use crate::ledger::signature::Keyring;
-use crate::ledger::{to_hex, Hash};
+use crate::ledger::Hash;
 use serde_json::json;
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -22,6 +23,18 @@ pub struct FileBlock {
     pub entries: Vec<SealedEntry>,
     /// 1-based line of the block.
     pub line_number: u64,
+    pub computed: Computed,
+}
+
+impl FileBlock {
+    /// What was computed of this block's entries, if these are the same.
+    pub(super) fn computed_for(&self, entries: &[SealedEntry]) -> Option<&Computed> {
+        let same = |(ours, theirs): (&SealedEntry, &SealedEntry)| {
+            ours.leaf_hash == theirs.leaf_hash && ours.data_hash == theirs.data_hash
+        };
+        let all_same = self.entries.len() == entries.len() && self.entries.iter().zip(entries).all(same);
+        all_same.then_some(&self.computed)
+    }
 }
 
 /// What a file holds, and what is wrong with it.
@@ -294,15 +307,16 @@ impl<'a> FileVerifier<'a> {
             listed: entry_ids.len(),
             missing_reported: true,
             line_number: Some(self.line_number),
+            computed: None,
         };
-        self.chain.block_with(&header, &contents, &mut self.findings);
+        let computed = self.chain.block_with(&header, &contents, &mut self.findings);
         if !in_order {
             return None;
         }
         self.block_count += 1;
         self.entry_count += entries.len() as u64;
         self.last_block = Some(header.clone());
-        Some(FileBlock { header, entries, line_number: self.line_number })
+        Some(FileBlock { header, entries, line_number: self.line_number, computed })
     }
 
     /// Takes the block's entries out of those that are pending. Of a block that is out of order, nothing more is said than
@@ -318,7 +332,7 @@ impl<'a> FileVerifier<'a> {
                     entry_id: *entry_id,
                     leaf_index,
                     block_number: header.block_number,
-                    data_hash: to_hex(&entry.data_hash),
+                    data_hash: DataHash::Hash(entry.data_hash),
                     leaf_hash: entry.leaf_hash,
                     line_number: Some(entry.line_number),
                     signature: entry.signature,

@@ -1,8 +1,8 @@
 //! What a line says by itself: the part of verification that needs nothing but the line, and so can be done for many
 //! lines at once. It is the larger part: parsing, hashing, and checking the signature.
 
-use super::chain::{check_signature, SignatureCheck};
 use super::lines::Line;
+use super::signatures::{check_signature, SignatureCheck};
 use crate::ledger::log_tree::leaf_hash;
 use crate::ledger::record::{BlockLine, EntryLine, Header, LineError, LineParser, Record, Void};
 use crate::ledger::signature::Keyring;

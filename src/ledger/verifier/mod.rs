@@ -35,16 +35,20 @@ mod parallel;
 mod pending;
 mod problem;
 mod reader;
+mod sealed;
+mod signatures;
 
 #[cfg(test)]
 mod tests;
 
-pub use chain::{check_signature, ChainVerifier, SealedEntry, SignatureCheck};
+pub use chain::{ChainVerifier, Computed};
 pub use compare::compare_blocks;
 pub use file::{FileBlock, FileReport, FileVerifier};
-pub use hasher::EntryHasher;
+pub use hasher::{EntryHasher, HashedEntry, Metadata, StoredEntry};
 pub use lines::MAX_LINE;
 pub use parallel::Helpers;
 pub use pending::{PendingEntries, PendingEntry};
 pub use problem::{Findings, Problem, ProblemKind, Source, MAX_LISTED};
 pub use reader::{verify_file, FileOptions, Observer};
+pub use sealed::{DataHash, SealedEntry};
+pub use signatures::{check_signature, SignatureCheck};

@@ -17,6 +17,10 @@ use std::time::Duration;
 /// More lines than a chunk has unless they are very short.
 const BATCH: usize = 1024;
 
+/// Chunks whose results wait to be taken: some milliseconds of work for the helpers, as the consumer has other things to do
+/// now and then.
+const QUEUED: usize = 8;
+
 /// How often the consumer hears that nothing has come.
 const PATIENCE: Duration = Duration::from_millis(100);
 
@@ -76,7 +80,7 @@ pub(super) fn each_line<R: Read + Send, T: Send, W: FnMut(Line<'_>) -> T>(
     let started = thread::scope(|scope| {
         // Dropped before the threads are waited for, on every way out.
         let _stop = StopOnDrop(&stop);
-        let (queue, results) = sync_channel(2 * helpers.count);
+        let (queue, results) = sync_channel(QUEUED);
         let shared = Shared { source: &source, stop: &stop, worker: &worker, max_line };
         let mut count = 0;
         (helpers.start)(&mut || count = start_threads(scope, helpers.count, &shared, &queue));

@@ -1,8 +1,9 @@
 //! Entries that no block holds yet.
 
-use super::chain::SignatureCheck;
+use super::signatures::SignatureCheck;
 use crate::ledger::Hash;
-use std::collections::hash_map::{Entry, HashMap};
+use hashbrown::HashTable;
+use std::hash::{BuildHasher, RandomState};
 use uuid::Uuid;
 
 /// An entry line that no block holds yet.
@@ -19,14 +20,16 @@ pub struct PendingEntry {
 
 /// Entry lines that no block holds yet, by entry id.
 ///
-/// A transaction can have millions of them. So the table that is searched holds only where each is: it is small, grows at
-/// little cost, and entries of one block lie beside each other.
+/// A transaction can have millions of them. So the table that is searched holds only where each is: it is as small as can
+/// be, grows at little cost, and entries of one block lie beside each other.
 #[derive(Debug, Default)]
 pub struct PendingEntries {
-    places: HashMap<Uuid, usize>,
-    entries: Vec<Option<PendingEntry>>,
+    places: HashTable<u32>,
+    /// Keyed by chance: ids are not to be chosen so that they collide.
+    hashing: RandomState,
+    entries: Vec<Option<(Uuid, PendingEntry)>>,
     /// Places that can be used again; the last is used first.
-    free: Vec<usize>,
+    free: Vec<u32>,
 }
 
 impl PendingEntries {
@@ -42,39 +45,65 @@ impl PendingEntries {
 
     /// The entry of this id, if it is pending.
     pub fn get(&self, entry_id: &Uuid) -> Option<&PendingEntry> {
-        self.entries.get(*self.places.get(entry_id)?)?.as_ref()
+        let place = self.places.find(self.hash(entry_id), |place| self.is_at(*place, entry_id))?;
+        self.at(*place).map(|(_, entry)| entry)
     }
 
     /// All entries, in no order.
     pub fn iter(&self) -> impl Iterator<Item = (Uuid, &PendingEntry)> {
-        self.places.iter().filter_map(|(entry_id, place)| Some((*entry_id, self.entries.get(*place)?.as_ref()?)))
+        self.entries.iter().flatten().map(|(entry_id, entry)| (*entry_id, entry))
     }
 
     /// Adds an entry, unless it is there already; gives that one then.
     pub(super) fn insert(&mut self, entry_id: Uuid, entry: PendingEntry) -> Option<&PendingEntry> {
-        let vacant = match self.places.entry(entry_id) {
-            Entry::Occupied(place) => return self.entries.get(*place.get())?.as_ref(),
-            Entry::Vacant(vacant) => vacant,
-        };
-        let place = self.free.pop().unwrap_or(self.entries.len());
-        vacant.insert(place);
-        match self.entries.get_mut(place) {
-            Some(unused) => *unused = Some(entry),
-            None => self.entries.push(Some(entry)),
+        let hash = self.hash(&entry_id);
+        if let Some(place) = self.places.find(hash, |place| self.is_at(*place, &entry_id)) {
+            return self.at(*place).map(|(_, entry)| entry);
         }
+        let place = self.place(entry_id, entry);
+        let (entries, hashing) = (&self.entries, &self.hashing);
+        let rehash =
+            |place: &u32| entries[*place as usize].as_ref().map_or(0, |(id, _)| hashing.hash_one(id.as_u128()));
+        self.places.insert_unique(hash, place, rehash);
         None
     }
 
     pub(super) fn remove(&mut self, entry_id: &Uuid) -> Option<PendingEntry> {
-        let place = self.places.remove(entry_id)?;
-        let entry = self.entries.get_mut(place)?.take();
+        let hash = self.hash(entry_id);
+        let entries = &self.entries;
+        let is_here = |place: &u32| matches!(&entries[*place as usize], Some((id, _)) if id == entry_id);
+        let (place, _) = self.places.find_entry(hash, is_here).ok()?.remove();
+        let entry = self.entries[place as usize].take();
         if self.places.is_empty() {
             self.entries.clear();
             self.free.clear();
         } else {
             self.free.push(place);
         }
-        entry
+        entry.map(|(_, entry)| entry)
+    }
+
+    fn hash(&self, entry_id: &Uuid) -> u64 {
+        self.hashing.hash_one(entry_id.as_u128())
+    }
+
+    fn at(&self, place: u32) -> Option<&(Uuid, PendingEntry)> {
+        self.entries.get(place as usize)?.as_ref()
+    }
+
+    fn is_at(&self, place: u32, entry_id: &Uuid) -> bool {
+        self.at(place).is_some_and(|(id, _)| id == entry_id)
+    }
+
+    /// Puts an entry into a place that is not used.
+    fn place(&mut self, entry_id: Uuid, entry: PendingEntry) -> u32 {
+        let entry = Some((entry_id, entry));
+        if let Some(place) = self.free.pop() {
+            self.entries[place as usize] = entry;
+            return place;
+        }
+        self.entries.push(entry);
+        u32::try_from(self.entries.len() - 1).expect("so many entries take 400 GB")
     }
 }
 
@@ -82,6 +111,7 @@ impl PendingEntries {
 mod tests {
     use super::*;
     use crate::ledger::test_support::Numbers;
+    use std::collections::HashMap;
 
     fn entry(number: u64) -> PendingEntry {
         let (leaf_hash, data_hash) = (crate::ledger::sha256(&number.to_be_bytes()), Hash::default());

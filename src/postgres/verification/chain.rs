@@ -71,8 +71,9 @@ pub fn verify(extent: Extent, sink: &mut dyn FnMut(&Problem)) -> ChainReport {
     let keyring = or_raise(secrets::keyring());
     let sink = std::cell::RefCell::new(sink);
     let pass_on = |problem: &Problem| (sink.borrow_mut())(problem);
-    let mut both = SideBySide::start(extent, keyring.clone(), &progress, &pass_on);
-    let file = match file_to_check() {
+    let file = file_to_check();
+    let mut both = SideBySide::start(extent, keyring.clone(), file.is_ok(), &progress, &pass_on);
+    let file = match file {
         Ok(path) => match both.verify_with_file(&path, keyring.as_deref()) {
             Ok(report) => FileOutcome::Checked(Box::new(report)),
             Err(error) => FileOutcome::Checked(Box::new(unreadable(&path, &error, &pass_on))),
@@ -179,6 +180,7 @@ impl<'a> SideBySide<'a> {
     fn start(
         extent: Extent,
         keyring: Option<Rc<Keyring>>,
+        with_file: bool,
         progress: &'a Progress,
         sink: &'a dyn Fn(&Problem),
     ) -> SideBySide<'a> {
@@ -193,7 +195,7 @@ impl<'a> SideBySide<'a> {
         chain.collect_nodes();
         SideBySide {
             extent,
-            tables,
+            tables: if with_file { tables.beside_file() } else { tables },
             chain,
             findings,
             file_findings: Findings::with_sink(sink),
@@ -238,8 +240,8 @@ impl<'a> SideBySide<'a> {
     /// Verifies the blocks of the tables that come before `number`, which the file does not have.
     fn verify_tables_before(&mut self, number: i64) {
         while self.tables.next_number().is_some_and(|next| next < number && next <= self.extent.to) {
-            if let Some((header, entries)) = self.tables.next() {
-                self.verify_table_block(&header, &entries);
+            if let Some((header, entries)) = self.tables.next(None) {
+                self.verify_table_block(&header, &entries, None);
                 self.not_in_file(&header);
             }
         }
@@ -248,8 +250,8 @@ impl<'a> SideBySide<'a> {
     /// Verifies the rest of the tables.
     fn verify_tables_to_end(&mut self, with_file: bool) {
         while self.tables.next_number().is_some_and(|next| next <= self.extent.to) {
-            let Some((header, entries)) = self.tables.next() else { break };
-            self.verify_table_block(&header, &entries);
+            let Some((header, entries)) = self.tables.next(None) else { break };
+            self.verify_table_block(&header, &entries, None);
             if with_file {
                 self.not_in_file(&header);
             }
@@ -265,9 +267,12 @@ impl<'a> SideBySide<'a> {
         self.file_findings.report(problem.in_block(header.block_number));
     }
 
-    fn verify_table_block(&mut self, header: &BlockHeader, entries: &[SealedEntry]) {
+    fn verify_table_block(&mut self, header: &BlockHeader, entries: &[SealedEntry], file: Option<&FileBlock>) {
         check_for_interrupts!();
-        self.chain.block(header, entries, &mut self.findings);
+        match file {
+            Some(file) => self.chain.block_beside(header, entries, file, &mut self.findings),
+            None => self.chain.block(header, entries, &mut self.findings),
+        }
         self.check_nodes(header);
         if self.chain.tree().is_none() {
             self.find_tree_again(header);
@@ -403,8 +408,8 @@ impl Observer for SideBySide<'_> {
             self.not_in_tables(&block);
             return;
         }
-        if let Some((header, entries)) = self.tables.next() {
-            self.verify_table_block(&header, &entries);
+        if let Some((header, entries)) = self.tables.next(Some(&block)) {
+            self.verify_table_block(&header, &entries, Some(&block));
             self.compare(&header, &entries, &block);
         }
     }

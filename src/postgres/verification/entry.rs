@@ -27,7 +27,7 @@ fn verify_entry(entry_id: Option<pgrx::Uuid>, original_data: Option<Jsonb>) -> J
             "verified": false, "hash_valid": false, "signature_valid": null, "included": false, "block_number": null,
         }));
     };
-    let hash_valid = entry.data_hash == data_hash;
+    let hash_valid = entry.data_hash.text() == data_hash;
     let signature_valid = match entry.signature {
         SignatureCheck::Unsigned | SignatureCheck::NotChecked => None,
         signature => Some(signature == SignatureCheck::Valid),

@@ -4,16 +4,18 @@ use super::leaves::Leaves;
 use crate::ledger::block::BlockHeader;
 use crate::ledger::log_tree::leaf_hash;
 use crate::ledger::signature::Keyring;
-use crate::ledger::verifier::{check_signature, EntryHasher, SealedEntry};
+use crate::ledger::verifier::{check_signature, DataHash, EntryHasher, FileBlock, HashedEntry, SealedEntry};
 use crate::postgres::helper_threads::helpers;
 use crate::postgres::spi;
-use crate::postgres::tables::{self, entry_column, Row};
+use crate::postgres::tables::{self, Row};
 use pgrx::check_for_interrupts;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
 /// Leaves read at once.
-const CHUNK_LEAVES: i64 = 20_000;
+const CHUNK_LEAVES: i64 = 2_000;
+/// How far they are read before they are asked for, so that whoever hashes them always has something to do.
+const AHEAD: i64 = 6_000;
 /// The largest block there can be; a header that claims more was changed.
 const MAX_BLOCK: i64 = 10_000;
 /// Room for the text of an entry that is kept for the next.
@@ -21,8 +23,9 @@ const MAX_BUFFER: usize = 1 << 20;
 
 /// Reads the chain from the tables.
 pub struct TableBlocks {
+    keyring: Option<Rc<Keyring>>,
     headers: VecDeque<BlockHeader>,
-    entries: VecDeque<SealedEntry>,
+    entries: VecDeque<HashedEntry>,
     last_number: i64,
     /// Where the next block's leaves begin.
     next_leaf: i64,
@@ -37,16 +40,24 @@ pub struct TableBlocks {
 impl TableBlocks {
     /// Reads the blocks after number `after`, whose leaves begin at `first_leaf`.
     pub fn new(keyring: Option<Rc<Keyring>>, after: i64, first_leaf: i64) -> Self {
+        let hasher = EntryHasher::new(keyring.as_deref().cloned(), helpers(), tables::metadata_text);
         TableBlocks {
+            keyring,
             headers: VecDeque::new(),
             entries: VecDeque::new(),
             last_number: after,
             next_leaf: first_leaf,
             read_to: first_leaf,
             leaves: Leaves::new(),
-            hasher: EntryHasher::new(keyring.as_deref().cloned(), helpers()),
+            hasher,
             metadata: String::new(),
         }
+    }
+
+    /// Expects that a block of the file is given with most blocks.
+    pub fn beside_file(mut self) -> Self {
+        self.hasher = self.hasher.without_signatures();
+        self
     }
 
     /// The number of the next block, if there is one now.
@@ -57,8 +68,8 @@ impl TableBlocks {
         self.headers.front().map(|header| header.block_number)
     }
 
-    /// The next block and its entries in leaf order.
-    pub fn next(&mut self) -> Option<(BlockHeader, Vec<SealedEntry>)> {
+    /// The next block and its entries in leaf order. `file` may be the same block of the file, checked with the same keys.
+    pub fn next(&mut self, file: Option<&FileBlock>) -> Option<(BlockHeader, Vec<SealedEntry>)> {
         check_for_interrupts!();
         self.next_number()?;
         let header = self.headers.pop_front()?;
@@ -71,15 +82,18 @@ impl TableBlocks {
         };
         if !follows {
             // The entries of the blocks that are missing before this one go with them.
-            entries.retain(|entry| entry.block_number >= header.block_number);
+            entries.retain(|entry| entry.block_number() >= header.block_number);
         }
         if let Some(last) = entries.last() {
-            self.next_leaf = last.leaf_index + 1;
+            self.next_leaf = last.leaf_index() + 1;
         }
         if (0..=MAX_BLOCK).contains(&(header.tree_size - self.next_leaf)) {
             self.next_leaf = header.tree_size;
         }
-        Some((header, entries))
+        let others = file.map(|block| &block.entries[..]).unwrap_or_default();
+        let checked = entries.into_iter().enumerate();
+        let checked = checked.map(|(place, entry)| entry.checked(others.get(place), self.keyring.as_deref()));
+        Some((header, checked.collect()))
     }
 
     fn read_headers(&mut self) {
@@ -92,21 +106,24 @@ impl TableBlocks {
         );
     }
 
-    fn take_leaves_below(&mut self, end: i64) -> Vec<SealedEntry> {
+    fn take_leaves_below(&mut self, end: i64) -> Vec<HashedEntry> {
         while self.read_to < end {
             self.read_entries(end);
         }
-        while self.entries.back().is_none_or(|entry| entry.leaf_index < end) && self.receive() {}
-        let count = self.entries.iter().take_while(|entry| entry.leaf_index < end).count();
+        if self.read_to < end + AHEAD {
+            self.read_entries(end);
+        }
+        while self.entries.back().is_none_or(|entry| entry.leaf_index() < end) && self.receive() {}
+        let count = self.entries.iter().take_while(|entry| entry.leaf_index() < end).count();
         self.entries.drain(..count).collect()
     }
 
-    fn take_entries_of(&mut self, block_number: i64) -> Vec<SealedEntry> {
+    fn take_entries_of(&mut self, block_number: i64) -> Vec<HashedEntry> {
         while self.read_to < self.next_leaf + MAX_BLOCK {
             self.read_entries(self.next_leaf + MAX_BLOCK);
         }
         while self.receive() {}
-        let count = self.entries.iter().take_while(|entry| entry.block_number == block_number).count();
+        let count = self.entries.iter().take_while(|entry| entry.block_number() == block_number).count();
         self.entries.drain(..count).collect()
     }
 
@@ -119,14 +136,12 @@ impl TableBlocks {
     fn read_entries(&mut self, needed: i64) {
         let from = self.read_to;
         let known = self.headers.back().map_or(needed, |header| header.tree_size.max(needed));
+        if known <= from {
+            return;
+        }
         self.read_to = (from + CHUNK_LEAVES).min(known);
         let TableBlocks { leaves, hasher, metadata, .. } = self;
-        leaves.each(from, self.read_to, |row| {
-            metadata.shrink_to(MAX_BUFFER);
-            let entry = tables::entry_line(row, metadata);
-            hasher.push(&entry, leaf_index(row), block_number(row));
-        });
-        hasher.flush();
+        leaves.each(from, self.read_to, |row| hasher.push(&tables::stored_entry(row, metadata)));
     }
 }
 
@@ -160,19 +175,11 @@ pub fn sealed_entry(row: &Row, keyring: Option<&Keyring>, buffers: &mut Buffers)
     entry.write_line(&mut buffers.line);
     SealedEntry {
         entry_id: entry.entry_id,
-        leaf_index: leaf_index(row),
-        block_number: block_number(row),
+        leaf_index: tables::leaf_index(row),
+        block_number: tables::block_number(row),
         leaf_hash: leaf_hash(&buffers.line),
         line_number: None,
         signature: check_signature(keyring, &entry),
-        data_hash: entry.data_hash.to_owned(),
+        data_hash: DataHash::of(entry.data_hash),
     }
-}
-
-fn leaf_index(row: &Row) -> i64 {
-    row.get(entry_column::LEAF_INDEX).unwrap_or(-1)
-}
-
-fn block_number(row: &Row) -> i64 {
-    row.get(entry_column::BLOCK_NUMBER).unwrap_or(0)
 }

@@ -18,7 +18,7 @@ fn blocks(count: usize, size: usize) -> Vec<(BlockHeader, Vec<SealedEntry>)> {
             entry_id: entry.entry_id,
             leaf_index: (number * size + place) as i64,
             block_number: header.block_number,
-            data_hash: entry.data_hash.clone(),
+            data_hash: DataHash::of(&entry.data_hash),
             leaf_hash: leaf_hash(&entry.line()),
             line_number: None,
             signature: check_signature(Some(&keyring), &entry.as_line()),
@@ -96,7 +96,7 @@ fn a_changed_field_of_an_entry_is_one_problem() {
     assert_eq!(problems, [(ProblemKind::TreeRootMismatch, 4, None)]);
     let problems = found(|blocks| {
         blocks[3].1[2].leaf_hash = [7; 32];
-        blocks[3].1[2].data_hash = other_hash();
+        blocks[3].1[2].data_hash = DataHash::of(&other_hash());
     });
     assert_eq!(problems, [(ProblemKind::MerkleRootMismatch, 4, None)]);
 }
@@ -152,7 +152,7 @@ fn a_rewritten_block_breaks_the_link_of_the_next() {
 fn missing_blocks_are_one_problem_and_the_rest_is_still_checked() {
     let problems = found(|blocks| {
         blocks.drain(3..5);
-        blocks[6].1[0].data_hash = other_hash();
+        blocks[6].1[0].data_hash = DataHash::of(&other_hash());
         blocks[7].0.timestamp = timestamp(99);
     });
     assert_eq!(
@@ -277,7 +277,7 @@ fn file_block(block: &(BlockHeader, Vec<SealedEntry>)) -> FileBlock {
     for (place, entry) in entries.iter_mut().enumerate() {
         entry.line_number = Some(10 + place as u64);
     }
-    FileBlock { header, entries, line_number: 20 }
+    FileBlock { header, entries, line_number: 20, computed: Computed::default() }
 }
 
 fn differences(change: impl FnOnce(&mut FileBlock)) -> Vec<Problem> {

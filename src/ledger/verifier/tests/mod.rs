@@ -1,5 +1,6 @@
 //! A valid file is found valid; a planted change is found, and where it is.
 
+mod beside;
 mod chain;
 mod driven;
 mod files;

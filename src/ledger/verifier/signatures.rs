@@ -1,0 +1,86 @@
+//! What the signatures of entries are worth.
+
+use super::problem::ProblemKind;
+use crate::ledger::record::EntryLine;
+use crate::ledger::signature::Keyring;
+use crate::ledger::{parse_hash, Hash};
+
+/// What the signature of an entry is worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SignatureCheck {
+    Unsigned,
+    Valid,
+    Invalid,
+    /// The keyring does not have the key.
+    UnknownKey,
+    /// There is no keyring.
+    NotChecked,
+    /// A signature without a key_id, or the other way round.
+    Incomplete,
+}
+
+/// Checks an entry's signature with the keys at hand.
+pub fn check_signature(keyring: Option<&Keyring>, entry: &EntryLine<'_>) -> SignatureCheck {
+    SignatureClaim::of(keyring, entry).check(keyring, entry.data_hash)
+}
+
+/// What an entry claims of its signature, before that is computed.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum SignatureClaim {
+    /// Nothing needs to be computed.
+    Settled(SignatureCheck),
+    /// Made with this key of the keyring.
+    Made { key: usize, signature: Hash },
+}
+
+impl SignatureClaim {
+    pub(super) fn of(keyring: Option<&Keyring>, entry: &EntryLine<'_>) -> Self {
+        use SignatureCheck::*;
+        let (key_id, signature) = match (&entry.key_id, &entry.signature) {
+            (None, None) => return SignatureClaim::Settled(Unsigned),
+            (Some(key_id), Some(signature)) => (key_id, signature),
+            _ => return SignatureClaim::Settled(Incomplete),
+        };
+        let Some(keyring) = keyring else {
+            return SignatureClaim::Settled(NotChecked);
+        };
+        match (keyring.position(key_id), parse_hash(signature)) {
+            (None, _) => SignatureClaim::Settled(UnknownKey),
+            (Some(_), None) => SignatureClaim::Settled(Invalid),
+            (Some(key), Some(signature)) => SignatureClaim::Made { key, signature },
+        }
+    }
+
+    /// `keyring` is the same again.
+    pub(super) fn check(self, keyring: Option<&Keyring>, data_hash: &str) -> SignatureCheck {
+        match (self, keyring) {
+            (SignatureClaim::Settled(check), _) => check,
+            (SignatureClaim::Made { .. }, None) => SignatureCheck::NotChecked,
+            (SignatureClaim::Made { key, signature }, Some(keyring)) => {
+                match keyring.has_made(key, data_hash, &signature) {
+                    true => SignatureCheck::Valid,
+                    false => SignatureCheck::Invalid,
+                }
+            }
+        }
+    }
+}
+
+impl SignatureCheck {
+    /// The problem that this is, if it is one.
+    pub fn problem(self) -> Option<(ProblemKind, &'static str)> {
+        match self {
+            SignatureCheck::Unsigned | SignatureCheck::Valid | SignatureCheck::NotChecked => None,
+            SignatureCheck::Invalid => Some((
+                ProblemKind::SignatureInvalid,
+                "the signature is not the one that its key makes of this data_hash",
+            )),
+            SignatureCheck::UnknownKey => {
+                Some((ProblemKind::UnknownKey, "signed with a key that the secrets given do not have"))
+            }
+            SignatureCheck::Incomplete => {
+                Some((ProblemKind::SignatureIncomplete, "signature and key_id must be both there or both null"))
+            }
+        }
+    }
+}

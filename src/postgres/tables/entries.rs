@@ -1,0 +1,130 @@
+//! Rows of `ledger.entries` and its partitions.
+
+use super::Row;
+use crate::ledger::ascii_text;
+use crate::ledger::record::{Entry, EntryLine};
+use crate::ledger::verifier::{Metadata, StoredEntry};
+use crate::postgres::errors::Failure;
+use crate::postgres::jsonb::{self, Jsonb};
+use pgrx::{pg_sys, FromDatum};
+use std::borrow::Cow;
+
+/// Columns of `ledger.entries` and its partitions.
+pub mod entry_column {
+    pub const ID: usize = 0;
+    pub const BLOCK_NUMBER: usize = 1;
+    pub const ENTRY_TYPE: usize = 2;
+    pub const DATA_HASH: usize = 3;
+    pub const METADATA: usize = 4;
+    pub const SIGNATURE: usize = 5;
+    pub const KEY_ID: usize = 6;
+    pub const CREATED_AT: usize = 7;
+    pub const LEAF_INDEX: usize = 8;
+    pub const COUNT: usize = 9;
+}
+
+/// The entry in a row of `ledger.entries`. A column that a superuser has emptied reads as empty: verification then finds
+/// that the line is not the one that was recorded.
+pub fn entry_from_row(row: &Row) -> Entry {
+    let metadata = row.datum(entry_column::METADATA).map(canonical_metadata).unwrap_or_default();
+    entry_with_metadata(row, metadata)
+}
+
+/// As [`entry_from_row`], without copies of what the row has as text. `metadata` is a buffer for what it has not.
+pub fn entry_line<'r>(row: &'r Row, metadata: &'r mut String) -> EntryLine<'r> {
+    use entry_column::*;
+    match row.datum(METADATA) {
+        Some(jsonb) => replace_by_canonical(metadata, jsonb),
+        None => metadata.clear(),
+    }
+    EntryLine {
+        entry_id: row.uuid(ID).unwrap_or_default(),
+        entry_type: Cow::Borrowed(row.text(ENTRY_TYPE).unwrap_or_default()),
+        data_hash: row.text(DATA_HASH).unwrap_or_default(),
+        metadata,
+        signature: row.text(SIGNATURE).map(Cow::Borrowed),
+        key_id: row.text(KEY_ID).map(Cow::Borrowed),
+        created_at: row.timestamp(CREATED_AT).unwrap_or_default(),
+    }
+}
+
+/// The entry in a row of `ledger.entries` for [`EntryHasher`](crate::ledger::verifier::EntryHasher), as it lies there.
+/// `metadata` is a buffer.
+pub fn stored_entry<'r>(row: &'r Row, metadata: &'r mut String) -> StoredEntry<'r> {
+    use entry_column::*;
+    StoredEntry {
+        entry_id: row.uuid(ID).unwrap_or_default(),
+        entry_type: row.text(ENTRY_TYPE).unwrap_or_default(),
+        data_hash: row.text(DATA_HASH).unwrap_or_default(),
+        metadata: row.datum(METADATA).map_or(Metadata::Text(""), |jsonb| stored_metadata(jsonb, metadata)),
+        signature: row.text(SIGNATURE),
+        key_id: row.text(KEY_ID),
+        created_at: row.timestamp(CREATED_AT).unwrap_or_default(),
+        leaf_index: leaf_index(row),
+        block_number: block_number(row),
+    }
+}
+
+fn stored_metadata(jsonb: pg_sys::Datum, buffer: &mut String) -> Metadata<'_> {
+    // SAFETY: a non-null jsonb datum, detoasted for as long as its row is looked at.
+    match unsafe { jsonb::utf8_bytes(jsonb) } {
+        Some(bytes) => Metadata::Jsonb(bytes),
+        None => {
+            *buffer = canonical_metadata(jsonb);
+            Metadata::Text(buffer)
+        }
+    }
+}
+
+/// The metadata of a line for a jsonb given without its varlena header, by way of Postgres.
+pub fn metadata_text(jsonb: &[u8]) -> String {
+    jsonb::with_header(jsonb, canonical_metadata)
+}
+
+pub fn leaf_index(row: &Row) -> i64 {
+    row.get(entry_column::LEAF_INDEX).unwrap_or(-1)
+}
+
+pub fn block_number(row: &Row) -> i64 {
+    row.get(entry_column::BLOCK_NUMBER).unwrap_or(0)
+}
+
+/// As [`canonical_metadata`], into a buffer that is used again.
+fn replace_by_canonical(buffer: &mut String, jsonb: pg_sys::Datum) {
+    let mut out = std::mem::take(buffer).into_bytes();
+    out.clear();
+    // SAFETY: a non-null jsonb datum.
+    let written = unsafe { Jsonb::from_datum(jsonb, false) }.and_then(|jsonb| jsonb.write_canonical(&mut out));
+    *buffer = match written {
+        Some(_) => ascii_text(out),
+        None => canonical_metadata(jsonb),
+    };
+}
+
+/// As [`entry_from_row`], for a row that is only now being recorded: its metadata must have a canonical form.
+pub fn new_entry_from_row(row: &Row) -> Result<Entry, Failure> {
+    let metadata: Option<Jsonb> = row.get(entry_column::METADATA);
+    let metadata = metadata.map(Jsonb::canonical).transpose()?;
+    Ok(entry_with_metadata(row, metadata.unwrap_or_default()))
+}
+
+fn entry_with_metadata(row: &Row, metadata: String) -> Entry {
+    use entry_column::*;
+    Entry {
+        entry_id: row.uuid(ID).unwrap_or_default(),
+        entry_type: row.get(ENTRY_TYPE).unwrap_or_default(),
+        data_hash: row.get(DATA_HASH).unwrap_or_default(),
+        metadata,
+        signature: row.get(SIGNATURE),
+        key_id: row.get(KEY_ID),
+        created_at: row.timestamp(CREATED_AT).unwrap_or_default(),
+    }
+}
+
+/// The canonical text of a jsonb, or its text as it is where it has none: then it was not put there by recording, and is
+/// not what the line says.
+fn canonical_metadata(jsonb: pg_sys::Datum) -> String {
+    // SAFETY: a non-null jsonb datum.
+    let jsonb = unsafe { Jsonb::from_datum(jsonb, false) };
+    jsonb.map(|jsonb| jsonb.canonical().unwrap_or_else(|_| jsonb.text())).unwrap_or_default()
+}
