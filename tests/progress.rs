@@ -6,6 +6,7 @@ mod common;
 use common::ledger::*;
 use common::{wait_until, Options};
 use postgres::error::SqlState;
+use std::fs;
 use std::thread;
 
 const ENTRIES: i64 = 150_000;
@@ -26,7 +27,7 @@ fn a_running_verification_shows_its_progress_and_can_be_cancelled() {
         // One after the other, so that one is always running until it is cancelled.
         loop {
             if let Err(error) = verifying.simple_query("SELECT ledger.verify_chain()") {
-                return error.code().cloned();
+                return (error.code().cloned(), verifying);
             }
         }
     });
@@ -46,7 +47,10 @@ fn a_running_verification_shows_its_progress_and_can_be_cancelled() {
         number(&mut client, &format!("SELECT count(pg_cancel_backend({pid}))"));
         verification.is_finished()
     });
-    let code = verification.join().unwrap();
+    let (code, mut verifying) = verification.join().unwrap();
     assert_eq!(code, Some(SqlState::QUERY_CANCELED));
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap().count();
+    assert_eq!(threads, 1, "threads that read and hash have outlived the verification");
+    assert!(is_true(&mut verifying, "(ledger.verify_chain() -> 'overall_valid')::boolean"));
     assert_eq!(number(&mut client, &format!("SELECT count(*) {mine}")), 0);
 }

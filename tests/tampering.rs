@@ -303,7 +303,7 @@ fn metadata_that_is_long_or_deep_or_cannot_be_canonical_is_verified_like_any_oth
     let options = Options::new().conf("ledger.block_size = 100").conf("ledger.block_interval = 1h");
     let (_cluster, mut client) = start(options);
     let metadata = "CASE n % 100 \
-        WHEN 10 THEN jsonb_build_object('deep', (repeat('[', 200) || repeat(']', 200))::jsonb) \
+        WHEN 10 THEN jsonb_build_object('deep', (repeat('[', 100) || repeat(']', 100))::jsonb) \
         WHEN 20 THEN jsonb_build_object('compressed', repeat('long ', 5000)) \
         WHEN 30 THEN jsonb_build_object('elsewhere', \
             (SELECT string_agg(md5((n * i)::text), '') FROM generate_series(1, 2000) i)) \

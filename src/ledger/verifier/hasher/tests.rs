@@ -143,3 +143,24 @@ fn what_only_the_caller_can_render_is_rendered_there_in_its_place() {
         assert!(checked.eq(expected));
     }
 }
+
+#[test]
+fn whoever_leaves_while_there_is_work_ends_the_thread() {
+    let stored = stored(&entries(5000));
+    let push_all = |render: Render| {
+        let mut hasher = EntryHasher::new(Some(keyring()), ONE, render);
+        for (index, (entry, jsonb)) in (0..).zip(&stored) {
+            let jsonb = jsonb.as_deref().map(|bytes| if index == 3001 { &bytes[..1] } else { bytes });
+            hasher.push(&as_stored(entry, jsonb, index));
+        }
+        assert!(hasher.thread.as_ref().is_some_and(|thread| thread.under_way > 0));
+        while hasher.receive(&mut VecDeque::new()) {}
+    };
+    let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| push_all(no_render))).unwrap_err();
+    assert_eq!(panic.downcast_ref::<&str>(), Some(&"everything here can be rendered"));
+    let mut hasher = EntryHasher::new(None, ONE, no_render);
+    (0..)
+        .zip(&stored[1200..])
+        .for_each(|(index, (entry, jsonb))| hasher.push(&as_stored(entry, jsonb.as_deref(), index)));
+    drop(hasher);
+}
