@@ -287,7 +287,7 @@ fn take_over(
     let generation = fields.identity.generation + 1;
     fields.identity = file::identity(&metadata, generation);
     fields.path.set(&text);
-    fields.is_local = is_local;
+    (fields.is_local, fields.is_attended) = (is_local, false);
     // Whoever still waits for an earlier attachment fails: nobody can say of what file his offsets are.
     fields.fail("The mirror file was opened again.", metadata.len());
     fields.failures += 1;

@@ -16,8 +16,6 @@ pub struct Led {
     round: Round,
     identity: FileIdentity,
     path: FixedText<1024>,
-    /// The writer is to be told that the file is written to.
-    is_unattended: bool,
 }
 
 impl Led {
@@ -30,17 +28,17 @@ impl Led {
         if !(is_simple && is_free && may && fields.has_work()) {
             return None;
         }
-        let round = Round::begin(fields, mirror.slot, false);
-        let is_unattended = !std::mem::replace(&mut fields.is_attended, true);
-        Some(Led { round, identity: fields.identity, path: fields.path, is_unattended })
+        let mut round = Round::begin(fields, mirror.slot, false);
+        round.is_led = true;
+        Some(Led { round, identity: fields.identity, path: fields.path })
     }
 
     /// Does the round; one of those who have come meanwhile does the next.
     pub fn work(self, mirror: &Mirror) {
         let outcome = self.write(mirror);
-        let is_left_over = self.round.end(mirror.shared, mirror.slot, outcome);
-        let is_passed_on = is_left_over && mirror.state().ended.call_one(self.round.next());
-        if self.is_unattended || (is_left_over && !is_passed_on) {
+        let left = self.round.end(mirror.shared, mirror.slot, outcome);
+        let is_passed_on = left.for_next && mirror.state().ended.call_one(self.round.next());
+        if left.for_writer || (left.for_next && !is_passed_on) {
             mirror.shared.writer.wake();
         }
     }

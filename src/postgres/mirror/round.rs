@@ -31,6 +31,16 @@ pub struct Round {
     pub sync: bool,
     /// What was counted as not on disk when the round began.
     lag: SeenLag,
+    /// A commit does it, not the writer.
+    pub is_led: bool,
+}
+
+/// What a round leaves to be done.
+pub struct Left {
+    /// By the next round.
+    pub for_next: bool,
+    /// By the writer, which does not know yet that commits have written to the file.
+    pub for_writer: bool,
 }
 
 /// What a round has achieved.
@@ -71,6 +81,7 @@ impl Round {
             cut_to: fields.cut_to,
             sync: sync_due || fields.sync_wanted > fields.durable,
             lag: slot.lag.seen(now),
+            is_led: false,
         }
     }
 
@@ -112,11 +123,11 @@ impl Round {
         Ok(())
     }
 
-    /// Ends the round, and lets everyone who waits for it know how. Returns whether there is something for the writer to do.
-    pub fn end(self, shared: &Shared, slot: &DatabaseSlot, outcome: Result<Done, Failed>) -> bool {
+    /// Ends the round, and lets everyone who waits for it know how.
+    pub fn end(self, shared: &Shared, slot: &DatabaseSlot, outcome: Result<Done, Failed>) -> Left {
         let mut call_worker = false;
         let mut woken = Rounds::ALL;
-        let is_left_over;
+        let left;
         {
             let mut fields = slot.mirror.lock(shared, slot);
             fields.writing = false;
@@ -136,13 +147,15 @@ impl Round {
                     call_worker = note_failed(&mut fields, &failed);
                 }
             }
-            is_left_over = fields.has_work() || fields.is_failure_unnamed;
+            // Only now: what the writer had noticed before could not be of this round.
+            let for_writer = self.is_led && !std::mem::replace(&mut fields.is_attended, true);
+            left = Left { for_next: fields.has_work(), for_writer: for_writer || fields.is_failure_unnamed };
         }
         slot.mirror.wake(woken);
         if call_worker {
             slot.worker.wake();
         }
-        is_left_over
+        left
     }
 
     /// Returns whether what was written is on disk.

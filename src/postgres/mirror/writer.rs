@@ -250,14 +250,23 @@ impl OpenFile {
     /// Notes beside the file what it is and how far the database was when it was written.
     fn write_state(&mut self, shared: &Shared, slot: &DatabaseSlot, when: &[Attachment]) {
         self.state_at = None;
-        let (ownership, synced, is_ours) = {
+        let (ownership, synced, written, is_ours) = {
             let mut fields = slot.mirror.lock(shared, slot);
             fields.is_attended = false;
             let is_same = fields.identity.generation == self.identity.generation;
             // A file that somebody else has been at is not stated to be as we left it.
             let is_known = file::stamp(&self.file, &self.path).is_ok_and(|stamp| stamp == fields.stamp);
-            (fields.ownership, fields.durable, is_same && is_known && when.contains(&fields.attachment))
+            (
+                fields.ownership,
+                fields.durable,
+                fields.written(),
+                is_same && is_known && when.contains(&fields.attachment),
+            )
         };
+        // What commits have written since this process last looked is not told again.
+        if written > synced {
+            self.sync_at.get_or_insert(Instant::now() + SYNC_DELAY);
+        }
         if let (Some(state), true) = (&self.state, is_ours) {
             // It only helps to notice what must not be; a file that cannot take it is not in the way of recording.
             state_file::write(state, &self.file, &ownership, synced, tables::now()).ok();
