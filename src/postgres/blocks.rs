@@ -31,12 +31,6 @@ use uuid::Uuid;
 /// takes a fraction of a second and little memory, which then is used again and not given back to the system.
 const BATCH_ENTRIES: usize = 8_192;
 
-impl Candidate {
-    fn data_hash(&self) -> &str {
-        self.row.text(entry_column::DATA_HASH).unwrap_or_default()
-    }
-}
-
 /// What to seal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Extent {
@@ -80,6 +74,12 @@ struct Candidate {
     /// A copy, and its columns.
     tuple: pg_sys::HeapTuple,
     row: Row,
+}
+
+impl Candidate {
+    fn data_hash(&self) -> &str {
+        self.row.text(entry_column::DATA_HASH).unwrap_or_default()
+    }
 }
 
 #[pg_extern(sql = r#"
