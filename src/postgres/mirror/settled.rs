@@ -9,9 +9,10 @@ pub use super::remembered::Settled;
 use crate::postgres::partitions;
 use crate::postgres::tables::{entry_column, LatestSnapshot, Table, TableScan};
 use pgrx::{check_for_interrupts, pg_sys};
+use std::sync::atomic::Ordering;
 use uuid::Uuid;
 
-/// More pending entries are not noted: a backlog is sealed first.
+/// More pending entries are not noted: a backlog is sealed first, and is not read again for each batch of it.
 const MAX_NOTED: usize = 50_000;
 
 /// A place in the file on its way to be settled.
@@ -49,7 +50,9 @@ impl Mark {
             let open = fields.prepared.iter().filter(|lines| lines.xid != 0 && lines.from < self.bytes);
             open.map(|lines| FileRange { from: lines.from, to: lines.to }).collect()
         };
-        self.before = pending_entries().map(|pending| Before { pending, prepared });
+        let is_backlog = mirror.slot.pending.load(Ordering::Acquire) > MAX_NOTED as i64;
+        let pending = if is_backlog { None } else { pending_entries() };
+        self.before = pending.map(|pending| Before { pending, prepared });
     }
 
     fn is_settled(&mut self) -> bool {
