@@ -313,6 +313,20 @@ fn a_deleted_file_is_begun_anew_on_demand() {
 }
 
 #[test]
+fn sessions_that_have_the_old_file_open_write_to_the_new_one() {
+    let (cluster, mut client, path) = start_outside(Options::new());
+    let mut sessions: Vec<Client> = (0..3).map(|_| cluster.connect("postgres")).collect();
+    sessions.iter_mut().for_each(|session| drop(record(session)));
+    let before = fs::read(&path).unwrap();
+    let kept = value(&mut client, "SELECT ledger.mirror_restart()");
+    let recorded: Vec<String> = sessions.iter_mut().map(record).collect();
+    assert!(fs::read(&kept).unwrap() == before, "the old file was written to");
+    let in_file = ids_in_file(&path);
+    assert!(recorded.iter().all(|id| in_file.contains(id)), "{recorded:?} in {in_file:?}");
+    assert_intact(&mut client);
+}
+
+#[test]
 fn a_new_file_has_the_lines_of_prepared_transactions_too() {
     let (_cluster, mut client, path) = start_outside(Options::new());
     for name in ["kept", "dropped"] {

@@ -168,26 +168,26 @@ pub fn stamp(file: &File, path: &Path) -> Result<FileStamp, Trouble> {
     Ok(stamp_of(&metadata))
 }
 
-/// What must hold before every write: the path still leads to the open file, nobody else can write it or its directory, and
-/// it is as we left it.
-pub fn check_unchanged(
-    file: &File,
-    path: &Path,
-    expected: FileIdentity,
-    size: u64,
-    stamp: FileStamp,
-) -> Result<(), Trouble> {
-    let examine = |error| Trouble { reattach: true, ..Trouble::passing("examine", path, error) };
-    check_same(path, &std::fs::symlink_metadata(path).map_err(examine)?, expected)?;
-    check_as_left(path, &file.metadata().map_err(examine)?, expected, size, stamp)
+/// Opens the file that the worker has attached, to keep it open.
+pub fn open_attached(path: &Path, expected: FileIdentity) -> Result<File, Trouble> {
+    let file = open_to_append(path, false)?;
+    check_same(path, &file.metadata().map_err(|error| cannot_examine(path, error))?, expected)?;
+    Ok(file)
 }
 
-/// Opens the file for one write, of which the same must hold.
-pub fn open_unchanged(path: &Path, expected: FileIdentity, size: u64, stamp: FileStamp) -> Result<File, Trouble> {
-    let file = open_to_append(path, false)?;
-    let examine = |error| Trouble { reattach: true, ..Trouble::passing("examine", path, error) };
-    check_as_left(path, &file.metadata().map_err(examine)?, expected, size, stamp)?;
-    Ok(file)
+/// What must hold before every write to a file that was opened as `expected`: the path still leads to it, nobody else can
+/// write it or its directory, and it is as we left it. As it is open, no other file can have its number.
+pub fn check_unchanged(path: &Path, expected: FileIdentity, size: u64, stamp: FileStamp) -> Result<(), Trouble> {
+    let metadata = std::fs::symlink_metadata(path).map_err(|error| cannot_examine(path, error))?;
+    check_same(path, &metadata, expected)?;
+    check_metadata(path, &metadata)?;
+    // Who can write the directory can put another file in place of this one.
+    prepare_directory(path.parent().unwrap_or(path), false)?;
+    check_as_left(path, &metadata, size, stamp)
+}
+
+fn cannot_examine(path: &Path, error: std::io::Error) -> Trouble {
+    Trouble { reattach: true, ..Trouble::passing("examine", path, error) }
 }
 
 fn check_same(path: &Path, metadata: &Metadata, expected: FileIdentity) -> Result<(), Trouble> {
@@ -197,17 +197,7 @@ fn check_same(path: &Path, metadata: &Metadata, expected: FileIdentity) -> Resul
     }
 }
 
-fn check_as_left(
-    path: &Path,
-    metadata: &Metadata,
-    expected: FileIdentity,
-    size: u64,
-    stamp: FileStamp,
-) -> Result<(), Trouble> {
-    check_same(path, metadata, expected)?;
-    check_metadata(path, metadata)?;
-    // Who can write the directory can put another file in place of this one.
-    prepare_directory(path.parent().unwrap_or(path), false)?;
+fn check_as_left(path: &Path, metadata: &Metadata, size: u64, stamp: FileStamp) -> Result<(), Trouble> {
     if metadata.len() != size {
         return Err(Trouble::suspicious(format!(
             "mirror file \"{}\" was changed by another program: it has {} bytes, {size} were written",

@@ -6,16 +6,52 @@
 //! that has not become whole, and to sync what nobody waits for.
 
 use super::append::Mirror;
-use super::file;
+use super::file::{self, Trouble};
 use super::round::{Done, Failed, Round};
 use super::shared::{Attachment, FileIdentity, FixedText, LockedMirror};
-use std::path::PathBuf;
+use pgrx::pg_sys;
+use std::cell::RefCell;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+thread_local! {
+    /// The file as this process has it open since an earlier commit: to open it for each takes longer than to write a line.
+    static KEPT: RefCell<Option<OpenFile>> = const { RefCell::new(None) };
+}
+
+struct OpenFile {
+    file: File,
+    identity: FileIdentity,
+    /// A descriptor from before a failure would report it once more.
+    failures: u64,
+    /// Postgres counts it among the descriptors that it may not use itself.
+    is_counted: bool,
+}
+
+impl OpenFile {
+    /// Keeps it open, if the process may have that many.
+    fn keep(mut self) {
+        // SAFETY: changes a count of this process, and at most closes files that Postgres opens again by itself.
+        self.is_counted = self.is_counted || unsafe { pg_sys::AcquireExternalFD() };
+        KEPT.set(self.is_counted.then_some(self));
+    }
+}
+
+impl Drop for OpenFile {
+    fn drop(&mut self) {
+        if self.is_counted {
+            // SAFETY: changes a count of this process.
+            unsafe { pg_sys::ReleaseExternalFD() };
+        }
+    }
+}
 
 /// A round that this process has begun.
 pub struct Led {
     round: Round,
     identity: FileIdentity,
     path: FixedText<1024>,
+    failures: u64,
 }
 
 impl Led {
@@ -30,24 +66,40 @@ impl Led {
         }
         let mut round = Round::begin(fields, mirror.slot, false);
         round.is_led = true;
-        Some(Led { round, identity: fields.identity, path: fields.path })
+        Some(Led { round, identity: fields.identity, path: fields.path, failures: fields.failures })
     }
 
     /// Does the round; one of those who have come meanwhile does the next.
     pub fn work(self, mirror: &Mirror) {
-        let outcome = self.write(mirror);
+        let (outcome, file) = match self.write(mirror) {
+            Ok((done, file)) => (Ok(done), Some(file)),
+            Err(failed) => (Err(failed), None),
+        };
         let left = self.round.end(mirror.shared, mirror.slot, outcome);
         let is_passed_on = left.for_next && mirror.state().ended.call_one(self.round.next());
         if left.for_writer || (left.for_next && !is_passed_on) {
             mirror.shared.writer.wake();
         }
+        if let Some(file) = file {
+            file.keep();
+        }
     }
 
-    /// The file is not kept open: nobody could unmount its file system while a session idles.
-    fn write(&self, mirror: &Mirror) -> Result<Done, Failed> {
+    fn write(&self, mirror: &Mirror) -> Result<(Done, OpenFile), Failed> {
         let path = PathBuf::from(self.path.get());
-        let file = file::open_unchanged(&path, self.identity, self.round.written, self.round.stamp)
-            .map_err(Failed::keeping(self.round.safe()))?;
-        self.round.work(mirror.slot, &file, &path)
+        let untouched = Failed::keeping(self.round.safe());
+        let open = self.open(&path).map_err(&untouched)?;
+        file::check_unchanged(&path, self.identity, self.round.written, self.round.stamp).map_err(&untouched)?;
+        let done = self.round.work(mirror.slot, &open.file, &path)?;
+        Ok((done, open))
+    }
+
+    fn open(&self, path: &Path) -> Result<OpenFile, Trouble> {
+        let (identity, failures) = (self.identity, self.failures);
+        let kept = KEPT.take().filter(|kept| (kept.identity, kept.failures) == (identity, failures));
+        match kept {
+            Some(kept) => Ok(kept),
+            None => Ok(OpenFile { file: file::open_attached(path, identity)?, identity, failures, is_counted: false }),
+        }
     }
 }

@@ -69,7 +69,7 @@ impl<const N: usize> FixedText<N> {
 
 /// The file a process must have open to write: the worker has checked this one.
 #[repr(C)]
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct FileIdentity {
     pub device: u64,
     pub inode: u64,

@@ -222,13 +222,13 @@ fn log_change(shared: &Shared, slot: &DatabaseSlot) {
 
 impl OpenFile {
     fn open(identity: FileIdentity, path: PathBuf) -> Result<OpenFile, Trouble> {
-        let file = file::open(&path, false)?;
+        let file = file::open_attached(&path, identity)?;
         let state = StateFile::open(&path).ok();
         Ok(OpenFile { identity, path, file, state, sync_at: None, state_at: Some(Instant::now()) })
     }
 
     fn do_round(&mut self, slot: &DatabaseSlot, round: Round) -> Result<Done, Failed> {
-        let changed = file::check_unchanged(&self.file, &self.path, self.identity, round.written, round.stamp);
+        let changed = file::check_unchanged(&self.path, self.identity, round.written, round.stamp);
         changed.map_err(Failed::keeping(round.safe()))?;
         let done = round.work(slot, &self.file, &self.path)?;
         if round.sync {
