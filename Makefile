@@ -3,7 +3,7 @@
 
 export PG PG_CONFIG DESTDIR
 # Of make bench.
-export QUICK ONLY ROUNDS SECONDS_EACH GROWTH SIZES
+export QUICK ONLY ROUNDS SECONDS_EACH GROWTH SIZES MODE
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # make bench: what recording costs, measured on throwaway clusters of the release build, and held against the targets.
-# QUICK=1, ONLY, ROUNDS, SECONDS_EACH, GROWTH and SIZES are read by scripts/bench.
+# QUICK=1, ONLY, ROUNDS, SECONDS_EACH, GROWTH, SIZES and MODE are read by scripts/bench.
 . "$(dirname "$0")/lib.sh"
 . "$ROOT/scripts/setup.sh"
 . "$ROOT/scripts/cluster.sh"

@@ -42,7 +42,8 @@ def about(server, scale):
     return {
         "server": "PostgreSQL " + server.session.value("SHOW server_version"),
         "machine": f"{len(os.sched_getaffinity(0))} cores, {processor()}, Linux {platform.release()}",
-        "runs": f"{scale.rounds} rounds, {scale.seconds} seconds each" + (", QUICK" if scale.is_quick else ""),
+        "runs": f"{scale.rounds} rounds, {scale.seconds} seconds each" + (", QUICK" if scale.is_quick else "")
+                + (f", mode {scale.mode}" if scale.sizes else ""),
         "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
     }
 

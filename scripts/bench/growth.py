@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import inserts
 import sealing
-from contenders import ID, SYNC, Contender
+from contenders import ID, MODES, Contender
 from ledger import Ledger
 from results import FIRST, Workload
 from server import DEADLINE, Failed, Server, wait_until
@@ -15,12 +15,14 @@ from verification import TABLE, fill, make_ledger
 
 SAMPLE = "sample"
 SAMPLE_ROWS = 1000
+# Short, as an entry is as long whatever its row has.
+ROW = f"{ID.format(n='n')}, 'item number ' || n, '{{}}', now()"
 # More than the first entries, about the table itself.
 NOT_ABOUT_ROWS = 10
 # What grows with the ledger, and the small table that churns.
 GROWING = "ledger.entries_sealed, ledger.row_versions, ledger.blocks, ledger.log_nodes"
 
-INSERT = Workload("growth-insert", "single-row INSERT into a tracked table, 16 clients, mode sync", "rows/s", FIRST)
+INSERT = Workload("growth-insert", "single-row INSERT into a tracked table, 16 clients", "rows/s", FIRST)
 SEALING = Workload("growth-sealing", "sealing a backlog", "entries/s", FIRST)
 VACUUM = Workload("growth-vacuum", "VACUUM of what is sealed, after that backlog", "seconds", FIRST)
 VACUUM_PENDING = Workload("growth-vacuum-pending", "VACUUM of what was pending", "seconds", FIRST)
@@ -60,13 +62,14 @@ def size_name(entries):
     return f"{entries} entries"
 
 
-def make(host, port, entries):
+def make(host, port, entries, mode):
     server = Server.create(host, port, f"grown_{entries}")
-    ledger = make_ledger(server)
-    fill(server, ledger, 1, entries)
+    ledger = make_ledger(server, mode)
+    fill(server, ledger, 1, entries, ROW)
     server.session.run(f"VACUUM ANALYZE {TABLE}")
     server.session.run(f"VACUUM ANALYZE {GROWING}, ledger.entries_pending")
-    contender = Contender(SYNC, server, "tracked", attach="SELECT ledger.track('{table}')", ledger=ledger)
+    name = next(name for name, its_mode in MODES.items() if its_mode == mode)
+    contender = Contender(name, server, "tracked", attach="SELECT ledger.track('{table}')", ledger=ledger)
     contender.create_table(inserts.TABLE)
     contender.create_table(sealing.TABLE)
     make_sample(server, entries)
@@ -151,7 +154,7 @@ def measure_recovery(results, ledgers):
         for name, grown in list(waiting.items()):
             if has_recovered(grown):
                 results.add(RECOVERY, name, time.perf_counter() - started,
-                            **{"seconds until connections": connected, "bytes of the file to read": int(recovery_bytes[name])})
+                            **{"seconds until connections": connected, "bytes of the file to read": int(recovery_bytes[name] or 0)})
                 del waiting[name]
         time.sleep(0.01)
 
@@ -161,7 +164,7 @@ def measure(results, host, port, scale, say):
     for entries in scale.sizes:
         say(f"a ledger of {size_name(entries)}")
         started = time.monotonic()
-        ledgers.append(make(host, port, entries))
+        ledgers.append(make(host, port, entries, scale.mode))
         say(f"made in {time.monotonic() - started:.0f} seconds")
     for number in range(scale.rounds):
         for grown in ledgers:

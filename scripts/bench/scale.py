@@ -32,6 +32,8 @@ class Scale:
     kinds: tuple
     # Instead of all that: how cost grows, on ledgers of so many entries.
     sizes: tuple
+    # In which mode of the mirror.
+    mode: str
 
     def interleaved(self, settings, contenders):
         """Numbers of rounds, settings and contenders: in each round every setting, in each setting every contender. Each
@@ -72,6 +74,13 @@ def growth_sizes(is_quick):
     return tuple(sizes)
 
 
+def growth_mode():
+    mode = os.environ.get("MODE") or "sync"
+    if mode not in ("sync", "write", "async", "off"):
+        sys.exit(f"MODE: {mode} is none of sync, write, async and off")
+    return mode
+
+
 def from_environment():
     is_quick = is_set("QUICK")
     sizes = dict(QUICK if is_quick else FULL)
@@ -83,4 +92,4 @@ def from_environment():
     unknown = set(kinds) - set(KINDS)
     if unknown:
         sys.exit(f"ONLY={' '.join(sorted(unknown))}: there are {' '.join(KINDS)}")
-    return Scale(is_quick=is_quick, kinds=kinds, sizes=growth_sizes(is_quick), **sizes)
+    return Scale(is_quick=is_quick, kinds=kinds, sizes=growth_sizes(is_quick), mode=growth_mode(), **sizes)

@@ -45,17 +45,17 @@ class MemoryWatch:
         self.thread.join()
 
 
-def fill(server, ledger, first, last):
+def fill(server, ledger, first, last, row=ROW):
     """Rows of a tracked table, recorded in transactions of many, and sealed."""
     for start in range(first, last + 1, BATCH):
-        server.session.run(f"INSERT INTO {TABLE} SELECT {ROW} FROM generate_series({start}, {min(start + BATCH - 1, last)}) AS n")
+        server.session.run(f"INSERT INTO {TABLE} SELECT {row} FROM generate_series({start}, {min(start + BATCH - 1, last)}) AS n")
         ledger.wait_until_quiet()
     ledger.seal_all()
 
 
-def make_ledger(server):
+def make_ledger(server, mode="sync"):
     ledger = Ledger(server)
-    ledger.set_mode("sync")
+    ledger.set_mode(mode)
     server.session.run(f"CREATE TABLE {TABLE} {COLUMNS}")
     server.session.run(f"SELECT ledger.track('{TABLE}')")
     return ledger
