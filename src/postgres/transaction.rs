@@ -22,7 +22,7 @@ use std::sync::atomic::Ordering;
 /// Where a subtransaction's part begins.
 struct Mark {
     level: i32,
-    lines: u64,
+    line_bytes: u64,
     entries: i64,
 }
 
@@ -50,6 +50,8 @@ struct AtEnd {
 
 struct Transaction {
     lines: LineBuffer,
+    /// Those included that are not made here.
+    line_bytes: u64,
     entries: i64,
     /// An id may stand in the file already, in the line of a transaction that has aborted.
     may_repeat: bool,
@@ -78,6 +80,7 @@ thread_local! {
     static CURRENT: RefCell<Transaction> = const {
         RefCell::new(Transaction {
             lines: LineBuffer::new(),
+            line_bytes: 0,
             entries: 0,
             may_repeat: false,
             marks: Vec::new(),
@@ -171,7 +174,7 @@ pub fn add_entry(entry: &Entry, may_repeat: bool) {
         current.entries += 1;
         current.may_repeat |= may_repeat;
         if mode != MirrorMode::Off {
-            current.lines.push(|out| entry.write_line(out));
+            current.add_line(entry, mode);
         }
     });
 }
@@ -233,12 +236,22 @@ pub fn at_end_resume_worker(database: pg_sys::Oid) {
 }
 
 impl Transaction {
+    /// In mode async the worker makes the line, unless the transaction is prepared; here it is only counted.
+    fn add_line(&mut self, entry: &Entry, mode: MirrorMode) {
+        if mode == MirrorMode::Async && !prepared::may_prepare() {
+            self.line_bytes += entry.as_line().line_length() as u64 + 1;
+        } else {
+            self.lines.push(|out| entry.write_line(out));
+            self.line_bytes = self.lines.len();
+        }
+    }
+
     /// Notes where the current subtransaction begins, when it records its first entry.
     fn mark_level(&mut self) {
         // SAFETY: only reads the state of this backend's transaction.
         let level = unsafe { pg_sys::GetCurrentTransactionNestLevel() };
         if level > 1 && self.marks.last().is_none_or(|mark| mark.level < level) {
-            self.marks.push(Mark { level, lines: self.lines.len(), entries: self.entries });
+            self.marks.push(Mark { level, line_bytes: self.line_bytes, entries: self.entries });
         }
     }
 
@@ -246,7 +259,8 @@ impl Transaction {
         self.import = self.import.filter(|of| *of < level);
         while self.marks.last().is_some_and(|mark| mark.level >= level) {
             let Some(mark) = self.marks.pop() else { return };
-            self.lines.truncate(mark.lines);
+            self.lines.truncate(mark.line_bytes);
+            self.line_bytes = mark.line_bytes;
             self.entries = mark.entries;
         }
     }
@@ -294,7 +308,7 @@ impl Transaction {
     fn count_lag(&self, mirror: &Mirror) {
         // SAFETY: reads a variable that the commit has set.
         let now = unsafe { pg_sys::GetCurrentTransactionStopTimestamp() };
-        let add = || mirror.slot.lag.add(self.entries, self.lines.len(), now);
+        let add = || mirror.slot.lag.add(self.entries, self.line_bytes, now);
         match self.mode {
             Some(MirrorMode::Async) => add(),
             Some(MirrorMode::Write) => {
@@ -310,6 +324,7 @@ impl Transaction {
 
     fn clear(&mut self) {
         self.lines.clear();
+        self.line_bytes = 0;
         self.entries = 0;
         self.may_repeat = false;
         self.marks.clear();

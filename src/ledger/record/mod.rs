@@ -113,6 +113,13 @@ impl EntryLine<'_> {
         written
     }
 
+    /// The length of the entry's line, without its newline.
+    pub fn line_length(&self) -> usize {
+        let mut rest = Vec::with_capacity(512);
+        self.write_line_with(&mut rest, |_| ());
+        rest.len() + self.metadata.len()
+    }
+
     /// The same entry, owned.
     pub fn to_entry(&self) -> Entry {
         Entry {

@@ -160,6 +160,7 @@ fn entries() -> impl Strategy<Value = Entry> {
 proptest! {
     #[test]
     fn an_entry_line_is_canonical_and_reads_back_as_the_entry(entry in entries()) {
+        prop_assert_eq!(entry.as_line().line_length(), entry.line().len());
         let line = entry.line();
         let text = std::str::from_utf8(&line).unwrap();
         prop_assert_eq!(&crate::ledger::canonical_json::canonical(text).unwrap(), text);

@@ -19,6 +19,17 @@ pub fn own_xid() -> u32 {
     unsafe { pg_sys::GetTopTransactionIdIfAny() }.into_inner()
 }
 
+extern "C" {
+    /// The setting max_prepared_transactions (access/twophase.h), which is not in pgrx's bindings.
+    static max_prepared_xacts: std::ffi::c_int;
+}
+
+/// Whether this server can prepare transactions.
+pub fn may_prepare() -> bool {
+    // SAFETY: set before any transaction begins, and never changed.
+    unsafe { max_prepared_xacts > 0 }
+}
+
 /// Notes where the lines stand of the transaction that is being prepared.
 pub fn note(mirror: &Mirror, range: FileRange) -> Result<(), Failure> {
     note_for(mirror, own_xid(), range)
