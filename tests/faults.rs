@@ -6,12 +6,11 @@
 
 mod common;
 
+use common::faults::*;
 use common::ledger::*;
-use common::{give_to_server, send, wait_until, Cluster, Options};
+use common::{send, wait_until, Cluster};
 use postgres::error::SqlState;
 use postgres::Client;
-use std::fs;
-use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -30,45 +29,6 @@ const PLACES: [(&str, Fate); 7] = [
 enum Fate {
     Kept,
     Lost,
-}
-
-fn fault_file(cluster: &Cluster) -> PathBuf {
-    cluster.data_dir().join("pg_notary.fault")
-}
-
-fn set_fault(cluster: &Cluster, fault: &str) {
-    let new = cluster.scratch_dir().join("fault");
-    fs::write(&new, fault).unwrap();
-    give_to_server(&new);
-    fs::rename(&new, fault_file(cluster)).unwrap();
-}
-
-fn clear_fault(cluster: &Cluster) {
-    fs::remove_file(fault_file(cluster)).ok();
-}
-
-/// On what the mirror's directory is: a commit writes a file on a local file system itself, and leaves one on a network
-/// mount to the writer.
-#[derive(Clone, Copy, Debug)]
-enum Mount {
-    Local,
-    Network,
-}
-
-use Mount::{Local, Network};
-
-fn start_small(mount: Mount, mode: &str) -> (Cluster, Client) {
-    let options = Options::new().conf("ledger.block_interval = 1h").conf("ledger.block_size = 5");
-    let options = options.conf(&format!("ledger.mirror_mode = {mode}"));
-    start(match mount {
-        Local => options,
-        Network => options.env("PG_NOTARY_FAULT_NETWORK_MOUNT", "1"),
-    })
-}
-
-fn seal(client: &mut Client) {
-    wait_until("sealing works", PATIENCE, || client.simple_query("SELECT * FROM ledger.commit_block()").is_ok());
-    wait_until_sealed(client);
 }
 
 /// A new session, once the server takes one after a crash of one of its processes.
@@ -223,15 +183,6 @@ fn a_commit_writes_a_local_file_itself_and_leaves_one_on_a_network_mount_to_the_
 }
 
 // ---- a mount that hangs -------------------------------------------------------------------------------------------------
-
-/// A session that commits while the file hangs, and its pid.
-fn commit_in_background(cluster: &Cluster, before: &str) -> (thread::JoinHandle<Result<(), postgres::Error>>, i64) {
-    let mut session = cluster.connect("postgres");
-    session.batch_execute(before).unwrap();
-    let pid = number(&mut session, "SELECT pg_backend_pid()");
-    let statement = format!("/* waits */ {RECORD}");
-    (thread::spawn(move || session.simple_query(&statement).map(|_| ())), pid)
-}
 
 #[track_caller]
 fn wait_until_waiting(client: &mut Client, pid: i64) {

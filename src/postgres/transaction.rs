@@ -7,9 +7,9 @@
 use super::database;
 use super::errors::{or_raise, Failure};
 use super::faults;
-use super::mirror::append::{self, FileRange, Goal, Mirror};
+use super::mirror::append::{FileRange, Goal, Mirror};
 use super::mirror::lines::LineBuffer;
-use super::mirror::prepared;
+use super::mirror::{prepared, under_way};
 use super::queue;
 use super::settings::{self, MirrorMode};
 use super::tracking;
@@ -288,6 +288,7 @@ impl Transaction {
 
     /// The transaction has ended: its lines are those of committed entries, to be voided, or a prepared transaction's.
     fn decide(&mut self, mirror: &Mirror) {
+        mirror.note_decided();
         if let Some(epoch) = self.undecided.take() {
             mirror.slot.end_commit(epoch);
         }
@@ -360,6 +361,10 @@ unsafe extern "C-unwind" fn on_subtransaction_event(
     _arg: *mut c_void,
 ) {
     let level = pg_sys::GetCurrentTransactionNestLevel();
+    if event == pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB {
+        // Of block lines: no subtransaction is left when those of entries are appended.
+        abandon_append();
+    }
     CURRENT.with_borrow_mut(|current| match event {
         pg_sys::SubXactEvent::SUBXACT_EVENT_COMMIT_SUB => {
             current.subtransaction_committed(level);
@@ -510,13 +515,18 @@ fn after_commit() {
     });
 }
 
-/// Leaves the lines to the worker, which voids those that reached the file.
-fn after_abort() {
-    if append::is_under_way() {
+/// Ends an append that an error has ended.
+fn abandon_append() {
+    if under_way::is_appending() {
         if let Ok(mirror) = database::mirror() {
             mirror.abandon();
         }
     }
+}
+
+/// Leaves the lines to the worker, which voids those that reached the file.
+fn after_abort() {
+    abandon_append();
     CURRENT.with_borrow_mut(|current| {
         if let Some(mirror) = current.mirror() {
             if let Some(range) = current.range {

@@ -30,6 +30,13 @@ mod by_version {
     }
 }
 
+/// Has Postgres make the events of a round. The first use of each in a process may raise an ERROR, and none may be raised
+/// once a round has begun.
+pub fn register() {
+    mirror_sync();
+    mirror_write();
+}
+
 /// A commit waits until its lines are on disk; the writer waits for the disk.
 pub fn mirror_sync() -> u32 {
     by_version::event(c"PgNotaryMirrorSync")

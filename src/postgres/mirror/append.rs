@@ -4,18 +4,18 @@
 //! The scheme is that of Postgres' own WAL: copy under a short lock, then make your part durable, and that of others with
 //! it, or wait until somebody has. Waiting can be cancelled and shows as a wait event.
 
-use super::lead::Led;
+use super::lead::{self, Led};
 use super::lines::LineBuffer;
 use super::patience::{Patience, DEADLINE, HANG_DEADLINE};
 use super::prepared;
 use super::shared::{Attachment, LockedMirror, MirrorState, RING_BYTES};
+use super::under_way::{self, Begun};
 use crate::postgres::errors::Failure;
 use crate::postgres::settings::{self, MirrorMode};
 use crate::postgres::shared::{DatabaseSlot, Shared};
 use crate::postgres::transaction;
 use crate::postgres::wait_events;
 use pgrx::{check_for_interrupts, pg_sys, PgSqlErrorCode};
-use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 /// Larger appends go through the ring in pieces, so that they do not push everyone else's lines out of it.
@@ -48,6 +48,8 @@ struct Position {
     failures: u64,
     /// Some of the lines are in the ring.
     is_begun: bool,
+    /// The lines are not a transaction's but the ledger's own.
+    is_own: bool,
     goal: Goal,
     /// All lines go into the ring at once, so the round that takes them can sync them. Of many, only the last round is to.
     is_small: bool,
@@ -56,36 +58,19 @@ struct Position {
 }
 
 impl Position {
-    /// The end of all that is in the ring.
+    /// The end of all whole lines that are in the ring.
     fn now(fields: &LockedMirror<'_>, goal: Goal) -> Position {
         Position {
-            end: fields.end(),
+            // One that is not whole yet may be cut off again.
+            end: if fields.unfinished == 0 { fields.end() } else { fields.unfinished },
             failures: fields.failures,
             is_begun: false,
+            is_own: false,
             goal,
             is_small: false,
             round: fields.rounds + 1,
         }
     }
-}
-
-/// A line on its way through the ring.
-#[derive(Clone, Copy)]
-struct UnfinishedLine {
-    from: u64,
-    failures: u64,
-}
-
-// Not guards on the stack: a process that is told to end leaves without unwinding it.
-thread_local! {
-    static UNFINISHED_LINE: Cell<Option<UnfinishedLine>> = const { Cell::new(None) };
-    /// This process is counted among those that append.
-    static IS_COUNTED: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Whether this process has begun to append and has not come to the end.
-pub fn is_under_way() -> bool {
-    IS_COUNTED.get()
 }
 
 /// The mirror of one database, as those use it who append.
@@ -105,21 +90,30 @@ impl Mirror {
     }
 
     pub fn is_attached(&self) -> bool {
-        self.lock().attachment == Attachment::Attached
+        let fields = self.lock();
+        fields.attachment == Attachment::Attached && !fields.must_be_read
     }
 
-    /// Appends the lines and returns when they are as far as `goal` says. The transaction learns where they stand before
-    /// anything can fail, so that one that is cancelled while it waits knows what to void. False, and nothing is
-    /// appended, if there is to be no file.
+    /// Appends the lines of the transaction that commits, and returns when they are as far as `goal` says. The transaction
+    /// learns where they stand before anything can fail, so that one that is cancelled while it waits knows what to void.
+    /// False, and nothing is appended, if there is to be no file.
     pub fn append(&self, lines: &mut LineBuffer, goal: Goal) -> Result<bool, Failure> {
+        self.append_as(lines, goal, false).map(|end| end.is_some())
+    }
+
+    /// Gives where the lines end.
+    fn append_as(&self, lines: &mut LineBuffer, goal: Goal, is_own: bool) -> Result<Option<u64>, Failure> {
         let mut at = match self.wait_until_attached(goal)? {
             Some(at) => at,
-            None => return Ok(false),
+            None => return Ok(None),
         };
         at.is_small = lines.len() <= PIECE_BYTES as u64;
+        at.is_own = is_own;
         let outcome = self.append_at(&mut at, lines);
-        self.leave();
-        outcome.map(|()| true)
+        if outcome.is_err() {
+            self.abandon();
+        }
+        outcome.map(|()| Some(at.end))
     }
 
     fn append_at(&self, at: &mut Position, lines: &mut LineBuffer) -> Result<(), Failure> {
@@ -130,29 +124,19 @@ impl Mirror {
         self.wait_until(at)
     }
 
-    /// Is no longer counted among those that append. Cannot fail.
-    fn leave(&self) {
-        if IS_COUNTED.get() {
-            self.leave_with(self.lock());
-        }
-    }
-
-    /// The same, for whoever has the lock.
-    fn leave_with(&self, mut fields: LockedMirror<'_>) {
-        let was_counted = IS_COUNTED.take();
-        fields.appending = fields.appending.saturating_sub(u32::from(was_counted));
-        let is_awaited = was_counted && fields.appending == 0 && fields.attachment == Attachment::Repairing;
-        drop(fields);
-        if is_awaited {
-            self.state().broadcast();
-        }
-    }
-
     /// Appends lines that are the worker's own, or a sealer's, and waits until they are on disk.
-    pub fn append_now(&self, mut lines: LineBuffer) -> Result<(), Failure> {
-        let outcome = if lines.is_empty() { Ok(true) } else { self.append(&mut lines, Goal::Synced) };
+    pub fn append_now(&self, lines: LineBuffer) -> Result<(), Failure> {
+        if lines.is_empty() {
+            return Ok(());
+        }
+        self.append_own(lines).map(|_| ())
+    }
+
+    /// The same; gives where they end. They are not appended where there is to be no file.
+    pub fn append_own(&self, mut lines: LineBuffer) -> Result<Option<u64>, Failure> {
+        let outcome = self.append_as(&mut lines, Goal::Synced, true);
         lines.close_spill();
-        outcome.map(|_| ())
+        outcome
     }
 
     /// Waits until the worker has the file open; asks it to try again where its last attempt failed. False if there is
@@ -163,6 +147,9 @@ impl Mirror {
 
     /// The same; gives where the file and what waits for it end.
     fn wait_until_attached(&self, goal: Goal) -> Result<Option<Position>, Failure> {
+        // It may raise an error, and nothing may once a round has begun.
+        wait_events::register();
+        lead::prepare();
         let deadline = Instant::now() + DEADLINE;
         let mut patience = Patience::new();
         let mut attempts = None;
@@ -201,7 +188,7 @@ impl Mirror {
 
     fn may_append(&self, fields: &LockedMirror<'_>) -> bool {
         match fields.attachment {
-            Attachment::Attached => true,
+            Attachment::Attached => !fields.must_be_read,
             Attachment::Repairing => self.slot.worker.is_me(),
             Attachment::Detached | Attachment::Failed | Attachment::Off => false,
         }
@@ -236,35 +223,13 @@ impl Mirror {
             fields.unfinished == 0 && fields.written() >= fields.long_line_to && fields.room() >= PIECE_BYTES
         })?;
         let from = room.fields.end();
-        room.fields.unfinished = from;
-        (room.fields.long_line_from, room.fields.long_line_to) = (from, from + line.len() as u64);
-        UNFINISHED_LINE.set(Some(UnfinishedLine { from, failures: at.failures }));
+        under_way::begin_line(&mut room.fields, from, line.len() as u64);
         room.put(self, chunks.next().unwrap_or_default(), at);
         for chunk in chunks {
             self.wait_for_own_room(chunk.len(), at)?.put(self, chunk, at);
         }
-        self.end_line(|fields, _| fields.unfinished = 0);
+        self.end_line();
         Ok(())
-    }
-
-    /// Ends an append that has not come to its end, and takes a long line that has not become whole out of the file
-    /// again. Cannot fail: it runs when a transaction aborts, also when its process is told to end and nothing else of it
-    /// runs.
-    pub fn abandon(&self) {
-        self.leave();
-        self.end_line(|fields, from| fields.cut_to = from);
-        self.shared.writer.wake();
-    }
-
-    fn end_line(&self, how: impl FnOnce(&mut LockedMirror<'_>, u64)) {
-        let Some(line) = UNFINISHED_LINE.take() else { return };
-        let mut fields = self.lock();
-        // A failure has cut the line off already, and somebody else's may be on its way now.
-        if fields.failures == line.failures && fields.unfinished == line.from {
-            how(&mut fields, line.from);
-        }
-        drop(fields);
-        self.state().broadcast();
     }
 
     /// Waits until that much fits into the ring and nobody's long line is in the way.
@@ -291,7 +256,7 @@ impl Mirror {
                 drop(fields);
                 MirrorState::stop_sleeping();
                 match self.wait_until_attached(at.goal)? {
-                    Some(now) => *at = Position { is_small: at.is_small, ..now },
+                    Some(now) => *at = Position { is_small: at.is_small, is_own: at.is_own, ..now },
                     None => return Err(self.failure(SWITCHED_OFF)),
                 }
                 continue;
@@ -331,7 +296,7 @@ impl Mirror {
                     if at.goal == Goal::Written {
                         fields.promised = fields.promised.max(at.end);
                     }
-                    self.leave_with(fields);
+                    self.end_append(fields);
                     return Ok(());
                 }
                 if fields.attachment == Attachment::Off {
@@ -356,6 +321,7 @@ impl Mirror {
 
     /// Waits until everything that is in the ring now is on disk, or discarded; returns the offset of its end.
     pub fn flush(&self) -> Result<u64, Failure> {
+        wait_events::register();
         let mut at = Position { is_begun: true, ..Position::now(&self.lock(), Goal::Synced) };
         self.wait_until(&mut at)?;
         Ok(at.end)
@@ -477,11 +443,13 @@ impl Room {
         if at.goal == Goal::Synced && at.is_small {
             self.fields.sync_wanted = self.fields.sync_wanted.max(at.end);
         }
-        if !std::mem::replace(&mut at.is_begun, true) && !IS_COUNTED.replace(true) {
-            self.fields.appending += 1;
+        if !std::mem::replace(&mut at.is_begun, true) {
+            under_way::begin(&mut self.fields, Begun { from, failures: at.failures, is_own: at.is_own });
         }
         transaction::note_lines(FileRange { from, to: at.end });
         if self.fields.is_followed && !mirror.slot.worker.is_me() {
+            // Of a line that comes in pieces, all of it: from its middle on nobody can read it.
+            let from = if self.fields.unfinished == 0 { from } else { self.fields.unfinished };
             self.fields.note_others(from, at.end);
         }
         mirror.state().put(&mut self.fields, lines);

@@ -16,13 +16,14 @@ use super::catch_up::{self, InFile};
 use super::file::{self, Trouble};
 use super::remembered::{self, Place, Remembered};
 use super::settle;
-use super::shared::{Attachment, FileStamp, FixedText, Ownership};
-use super::state_file::{self, State, StateFile};
+use super::shared::{Attachment, FileStamp, FixedText, MirrorState, Ownership};
+use super::state_file::{self, Known, State, StateFile, WalPosition};
 use super::tail::{self, diverged, OpenLine, Tail};
 use crate::postgres::errors::{cause, Failure};
 use crate::postgres::log_state;
 use crate::postgres::settings::{self, MirrorMode};
 use crate::postgres::tables;
+use crate::postgres::wait_events;
 use pgrx::PgSqlErrorCode;
 use std::cell::Cell;
 use std::collections::HashSet;
@@ -30,11 +31,15 @@ use std::fs::{File, Metadata, OpenOptions};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 /// A file up to this size is verified as a whole where it may have been edited while no server looked. It takes about a
 /// second. After a crash, of a larger one only the tail is read.
 const WHOLE_CHECK_BYTES: u64 = 256 << 20;
+
+/// How long transactions that are committing are waited for, where the file may lack their lines.
+const COMMIT_DEADLINE: Duration = Duration::from_secs(5);
 
 thread_local! {
     /// The change of which the log says that all of the file is read. It is read again with every attempt.
@@ -82,6 +87,9 @@ fn try_attach(mirror: &Mirror, how: How) -> Result<Attached, Failure> {
     let place = remembered::configured_place(remembered.ledger_id);
     let path = &place.path;
     let opened = open(&place, &remembered).map_err(|trouble| failure(&trouble))?;
+    if may_have_lost(mirror, &opened) {
+        wait_for_committing(mirror)?;
+    }
     let tail = read(mirror, &opened, path, &remembered, how)?;
     let judged = tail::judge(path, &tail.open)?;
     if !judged.uncommitted.is_empty() {
@@ -110,6 +118,46 @@ fn try_attach(mirror: &Mirror, how: How) -> Result<Attached, Failure> {
     remembered::remember(mirror, None, Some(attachment));
     mirror.slot.lag.take_off(lag);
     Ok(Attached { _file: opened, in_file })
+}
+
+/// Whether this file may lack lines on which transactions rely that have not ended: another one is taken up than the one
+/// that they were appended to, or they were cut off.
+fn may_have_lost(mirror: &Mirror, file: &File) -> bool {
+    let fields = mirror.lock();
+    let before = (fields.identity.device, fields.identity.inode);
+    let is_same = file.metadata().is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == before);
+    fields.was_attached && (fields.has_lost || !is_same)
+}
+
+/// Waits until all transactions have ended that have appended lines. Those still in the way to the file fail; the others'
+/// entries are then committed or gone, and what the file lacks of them is found.
+fn wait_for_committing(mirror: &Mirror) -> Result<(), Failure> {
+    {
+        let mut fields = mirror.lock();
+        let keep = fields.durable;
+        fields.fail("The mirror file was opened again.", keep);
+    }
+    mirror.state().broadcast();
+    let deadline = Instant::now() + COMMIT_DEADLINE;
+    loop {
+        {
+            let fields = mirror.lock();
+            if fields.appending + fields.committing == 0 {
+                break;
+            }
+        }
+        if Instant::now() > deadline {
+            return Err(Failure::new(
+                PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
+                "the mirror file cannot be begun: transactions that have recorded are still committing",
+            )
+            .detail("Their lines are to be in the file, and whether they commit is not known yet.")
+            .hint("They wait for a synchronous standby or for the disk: see wait_event in pg_stat_activity. The worker tries again by itself."));
+        }
+        mirror.state().sleep(100, wait_events::mirror_attach());
+    }
+    MirrorState::stop_sleeping();
+    Ok(())
 }
 
 /// A prepared transaction from before this server started, whose lines were still good when they were judged, may have been
@@ -269,6 +317,8 @@ fn take_over(
     remembered: &Remembered,
     attachment: Uuid,
 ) -> Result<(), Trouble> {
+    // Before the file is looked at: what is written to it meanwhile may belong to later WAL, not the other way round.
+    let wal = WalPosition::flushed();
     // What an earlier attachment wrote but did not sync is taken over here.
     file::sync(file, path)?;
     let metadata = file.metadata().map_err(|error| Trouble::lasting(cause(&error)))?;
@@ -287,12 +337,14 @@ fn take_over(
     let generation = fields.identity.generation + 1;
     fields.identity = file::identity(&metadata, generation);
     fields.path.set(&text);
-    (fields.is_local, fields.is_attended) = (is_local, false);
+    (fields.is_local, fields.is_attended, fields.is_sync_attended) = (is_local, false, false);
     // Whoever still waits for an earlier attachment fails: nobody can say of what file his offsets are.
     fields.fail("The mirror file was opened again.", metadata.len());
     fields.failures += 1;
     (fields.head, fields.tail, fields.shift, fields.durable) = (0, 0, metadata.len(), metadata.len());
     (fields.sync_wanted, fields.promised, fields.suspect, fields.is_troubled) = (0, 0, false, false);
+    // The worker before may have ended while it voided; what it was at has been judged anew.
+    (fields.must_be_read, fields.has_lost, fields.voiding) = (false, false, false);
     fields.stamp = file::stamp_of(&metadata);
     fields.last_block = tail.last_block;
     fields.was_attached = true;
@@ -303,7 +355,8 @@ fn take_over(
     drop(fields);
     // After that, so that the writer does not put the state of the attachment before in its place.
     let state = StateFile::open(path)?;
-    state_file::write(&state, file, &ownership, metadata.len(), tables::now())
+    let known = Known { size: metadata.len(), synced: metadata.len(), inode: metadata.ino(), stamp: file::stamp_of(&metadata) };
+    state_file::write(&state, &ownership, &known, wal, tables::now())
         .map_err(|error| Trouble::passing("write the state file of", path, error))
 }
 

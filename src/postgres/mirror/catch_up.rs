@@ -158,8 +158,9 @@ fn append_one(mirror: &Mirror, entry: &Entry) -> Result<FileRange, Failure> {
     let mut lines = LineBuffer::new();
     lines.push(|out| entry.write_line(out));
     let length = lines.len();
-    mirror.append_now(lines)?;
-    let end = mirror.lock().durable;
+    let Some(end) = mirror.append_own(lines)? else {
+        return Err(mirror.failure("The mirror has been switched off."));
+    };
     Ok(FileRange { from: end.saturating_sub(length), to: end })
 }
 

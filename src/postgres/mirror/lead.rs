@@ -10,13 +10,15 @@ use super::file::{self, Trouble};
 use super::round::{Done, Failed, Round};
 use super::shared::{Attachment, FileIdentity, FixedText, LockedMirror};
 use pgrx::pg_sys;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
 thread_local! {
     /// The file as this process has it open since an earlier commit: to open it for each takes longer than to write a line.
     static KEPT: RefCell<Option<OpenFile>> = const { RefCell::new(None) };
+    /// Postgres counts one descriptor more among those that it may not use itself.
+    static IS_COUNTED: Cell<bool> = const { Cell::new(false) };
 }
 
 struct OpenFile {
@@ -24,25 +26,14 @@ struct OpenFile {
     identity: FileIdentity,
     /// A descriptor from before a failure would report it once more.
     failures: u64,
-    /// Postgres counts it among the descriptors that it may not use itself.
-    is_counted: bool,
 }
 
-impl OpenFile {
-    /// Keeps it open, if the process may have that many.
-    fn keep(mut self) {
+/// Has Postgres leave a descriptor free for the file. It may have to close files of its own for that, with what that may
+/// raise or log, and so not once a round has begun.
+pub fn prepare() {
+    if !IS_COUNTED.get() {
         // SAFETY: changes a count of this process, and at most closes files that Postgres opens again by itself.
-        self.is_counted = self.is_counted || unsafe { pg_sys::AcquireExternalFD() };
-        KEPT.set(self.is_counted.then_some(self));
-    }
-}
-
-impl Drop for OpenFile {
-    fn drop(&mut self) {
-        if self.is_counted {
-            // SAFETY: changes a count of this process.
-            unsafe { pg_sys::ReleaseExternalFD() };
-        }
+        IS_COUNTED.set(unsafe { pg_sys::AcquireExternalFD() });
     }
 }
 
@@ -60,7 +51,8 @@ impl Led {
         let is_simple = fields.cut_to == 0 && fields.unfinished == 0 && fields.long_line_to <= fields.written();
         let is_free = fields.attachment == Attachment::Attached && !fields.writing && !fields.is_troubled;
         // In mode async nobody may be held up by the file, and sealing least of all.
-        let may = fields.is_local && !mirror.slot.worker.is_me() && mirror.shared.writer.pid() != 0;
+        let may_wait = fields.is_local && !mirror.slot.worker.is_me() && mirror.shared.writer.pid() != 0;
+        let may = may_wait && IS_COUNTED.get();
         if !(is_simple && is_free && may && fields.has_work()) {
             return None;
         }
@@ -80,9 +72,7 @@ impl Led {
         if left.for_writer || (left.for_next && !is_passed_on) {
             mirror.shared.writer.wake();
         }
-        if let Some(file) = file {
-            file.keep();
-        }
+        KEPT.set(file);
     }
 
     fn write(&self, mirror: &Mirror) -> Result<(Done, OpenFile), Failed> {
@@ -99,7 +89,7 @@ impl Led {
         let kept = KEPT.take().filter(|kept| (kept.identity, kept.failures) == (identity, failures));
         match kept {
             Some(kept) => Ok(kept),
-            None => Ok(OpenFile { file: file::open_attached(path, identity)?, identity, failures, is_counted: false }),
+            None => Ok(OpenFile { file: file::open_attached(path, identity)?, identity, failures }),
         }
     }
 }

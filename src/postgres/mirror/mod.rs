@@ -36,4 +36,5 @@ pub mod settled;
 pub mod shared;
 pub mod state_file;
 pub mod tail;
+pub mod under_way;
 pub mod writer;

@@ -23,8 +23,9 @@ pub struct Round {
     head: u64,
     pub written: u64,
     pub stamp: FileStamp,
-    /// How much of the file is on disk.
+    /// How much of the file is on disk, and how much when what is there now has been written and synced: whole lines.
     pub durable: u64,
+    durable_then: u64,
     /// How much of the file stays if it cannot be written: a line that is not whole does not.
     keep: u64,
     cut_to: u64,
@@ -69,16 +70,23 @@ impl Round {
         fields.writing = true;
         fields.rounds += 1;
         fields.writing_since = now;
+        let written = fields.written();
+        // Lines of others may stand before the one that is to be cut off. They are written first.
+        let (end, cut_to) = match fields.cut_to > written {
+            true => (fields.cut_to, 0),
+            false => (fields.end(), fields.cut_to),
+        };
         Round {
             number: fields.rounds,
             generation: fields.identity.generation,
             tail: fields.tail,
-            head: fields.head,
-            written: fields.written(),
+            head: fields.tail + (end - written),
+            written,
             stamp: fields.stamp,
             durable: fields.durable,
-            keep: fields.written_lines(),
-            cut_to: fields.cut_to,
+            durable_then: fields.durable.max(fields.lines_before(end)),
+            keep: fields.lines_before(written),
+            cut_to,
             sync: sync_due || fields.sync_wanted > fields.durable,
             lag: slot.lag.seen(now),
             is_led: false,
@@ -97,7 +105,7 @@ impl Round {
         let mut durable = self.durable;
         if self.sync {
             sync(file, path).map_err(|trouble| cut_after(file, path, trouble, safe))?;
-            durable = self.written + (self.head - self.tail);
+            durable = self.durable_then;
         }
         let stamp = file::stamp(file, path).map_err(Failed::keeping(safe))?;
         Ok(Done { durable, stamp })
@@ -148,7 +156,7 @@ impl Round {
                 }
             }
             // Only now: what the writer had noticed before could not be of this round.
-            let for_writer = self.is_led && !std::mem::replace(&mut fields.is_attended, true);
+            let for_writer = self.is_led && tell_writer(&mut fields);
             left = Left { for_next: fields.has_work(), for_writer: for_writer || fields.is_failure_unnamed };
         }
         slot.mirror.wake(woken);
@@ -162,7 +170,7 @@ impl Round {
     fn note_done(&self, fields: &mut MirrorFields, done: &Done) -> bool {
         fields.stamp = done.stamp;
         if self.cut_to != 0 {
-            // Nobody but whoever left the line unfinished could put anything behind it.
+            // All before it is written, and nobody but whoever left it unfinished could put anything behind it.
             fields.tail = fields.head;
             fields.shift = self.cut_to.wrapping_sub(fields.tail);
             fields.durable = fields.durable.min(self.cut_to);
@@ -182,6 +190,14 @@ impl Round {
     }
 }
 
+/// Returns whether the writer does not know yet what a commit has left to it.
+fn tell_writer(fields: &mut MirrorFields) -> bool {
+    let is_news = !std::mem::replace(&mut fields.is_attended, true);
+    let is_to_sync = fields.written() > fields.durable;
+    let was_to_sync = std::mem::replace(&mut fields.is_sync_attended, is_to_sync);
+    is_news || (is_to_sync && !was_to_sync)
+}
+
 /// A commit may be counted only after its lines were synced. When everything is on disk, nothing lags.
 fn take_off_lag(fields: &MirrorFields, slot: &DatabaseSlot, seen: SeenLag) {
     match fields.durable >= fields.end() {
@@ -193,7 +209,9 @@ fn take_off_lag(fields: &MirrorFields, slot: &DatabaseSlot, seen: SeenLag) {
 /// Returns whether the worker is to look at the file.
 fn note_failed(fields: &mut MirrorFields, failed: &Failed) -> bool {
     // Lines of commits that did not wait for the disk are lost with a failed sync; the database has them.
-    let reattach = failed.trouble.reattach || failed.keep < fields.promised;
+    let has_lost = failed.keep < fields.promised;
+    let reattach = failed.trouble.reattach || has_lost;
+    fields.has_lost |= has_lost;
     fields.suspect |= failed.trouble.suspect;
     fields.stamp = failed.stamp.unwrap_or(fields.stamp);
     fields.fail(&failed.trouble.cause, failed.keep);

@@ -141,12 +141,21 @@ pub struct MirrorFields {
     pub is_failure_unnamed: bool,
     /// The file is on a file system of this machine, not on a network mount.
     pub is_local: bool,
-    /// The writer has been told that commits have written to the file since it last looked.
+    /// The writer has been told that commits have written to the file since it last looked, and that they have left
+    /// something to sync.
     pub is_attended: bool,
+    pub is_sync_attended: bool,
     /// When the settings were read by which there is to be no file.
     pub off_as_of: pg_sys::TimestampTz,
     /// Processes that have put lines into the ring and wait for more room or for the file.
     pub appending: u32,
+    /// Transactions whose lines have been appended, and that have not ended.
+    pub committing: u32,
+    /// The file must be opened anew before anything more is appended: it may hold lines that whoever appended them does not
+    /// know of.
+    pub must_be_read: bool,
+    /// Lines that commits rely on may be gone from the file.
+    pub has_lost: bool,
     /// The last sync, or the write before it, has failed and none has gone well since; the cause says why.
     pub is_troubled: bool,
     /// Where a line begins that is on its way through the ring piece by piece; nobody else may put lines there. 0: none.
@@ -235,13 +244,11 @@ impl MirrorFields {
         })
     }
 
-    /// The end of the last whole line of what has been written.
-    pub fn written_lines(&self) -> u64 {
-        let written = self.written();
-        if self.long_line_from < written && written < self.long_line_to {
-            self.long_line_from
-        } else {
-            written
+    /// The end of the last whole line before this offset.
+    pub fn lines_before(&self, offset: u64) -> u64 {
+        match self.long_line_from < offset && offset < self.long_line_to {
+            true => self.long_line_from,
+            false => offset,
         }
     }
 
@@ -377,7 +384,8 @@ impl MirrorState {
         (fields.head, fields.tail, fields.shift, fields.durable, fields.promised) = (0, 0, 0, 0, 0);
         (fields.void_from, fields.void_to, fields.last_block) = (0, 0, 0);
         (fields.request, fields.suspect, fields.ownership) = (Request::None, false, Ownership::default());
-        (fields.appending, fields.is_troubled) = (0, false);
+        (fields.appending, fields.committing, fields.is_troubled) = (0, 0, false);
+        (fields.must_be_read, fields.has_lost, fields.voiding) = (false, false, false);
         fields.prepared.iter_mut().for_each(|lines| lines.xid = 0);
     }
 

@@ -165,29 +165,35 @@ fn contains(now: WalPosition, history: &str, then: WalPosition) -> Option<bool> 
     Some(false)
 }
 
-/// Writes the state of `mirror` as it is now. It is short enough for one page, so it is torn only with the file system.
-/// `synced`: how much of it is on disk.
+/// What the server knows of the file, which it has not necessarily looked at.
+#[derive(Debug, Clone, Copy)]
+pub struct Known {
+    pub size: u64,
+    /// How much of it is on disk.
+    pub synced: u64,
+    pub inode: u64,
+    pub stamp: FileStamp,
+}
+
+/// Writes the state. It is short enough for one page, so it is torn only with the file system. `wal` is from before what is
+/// `known`.
 pub fn write(
     state: &StateFile,
-    mirror: &File,
     ownership: &Ownership,
-    synced: u64,
+    known: &Known,
+    wal: WalPosition,
     now: Timestamp,
 ) -> std::io::Result<()> {
-    // Before the file is looked at: what is written to it meanwhile may belong to later WAL, not the other way round.
-    let wal = WalPosition::flushed();
-    let metadata = mirror.metadata()?;
-    let stamp = file::stamp_of(&metadata);
     let mut text = json!({
         "ledger_id": Uuid::from_bytes(ownership.ledger_id).to_string(),
         "attachment": Uuid::from_bytes(ownership.attachment).to_string(),
         "previous_attachment": Uuid::from_bytes(ownership.previous).to_string(),
         "is_remembered": ownership.is_remembered,
-        "size": metadata.len(),
-        "synced": synced,
-        "inode": metadata.ino(),
-        "modified": stamp.modified,
-        "changed": stamp.changed,
+        "size": known.size,
+        "synced": known.synced,
+        "inode": known.inode,
+        "modified": known.stamp.modified,
+        "changed": known.stamp.changed,
         "system_identifier": system_identifier(),
         "timeline": wal.timeline,
         "wal_location": wal.location,

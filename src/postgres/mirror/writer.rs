@@ -7,7 +7,7 @@
 use super::file::{self, Trouble};
 use super::round::{Done, Failed, Round};
 use super::shared::{Attachment, FileIdentity};
-use super::state_file::{self, StateFile};
+use super::state_file::{self, Known, StateFile, WalPosition};
 use crate::postgres::shared::{shared, DatabaseSlot, Shared};
 use crate::postgres::tables;
 use crate::postgres::wait_events;
@@ -50,6 +50,7 @@ pub unsafe extern "C-unwind" fn pg_notary_writer_main(_arg: pg_sys::Datum) {
     pg_sys::before_shmem_exit(Some(leave), pg_sys::Datum::from(0_usize));
     let shared = shared().expect("background workers have shared memory");
     shared.recovered_to();
+    wait_events::register();
     shared.writer.enlist();
     loop {
         let wait = OPEN_FILES.with_borrow_mut(|files| files.serve(shared));
@@ -89,6 +90,8 @@ struct OpenFiles(HashMap<pg_sys::Oid, OpenFile>);
 
 struct OpenFile {
     identity: FileIdentity,
+    /// A descriptor from before a failure would report it once more.
+    failures: u64,
     path: PathBuf,
     file: File,
     state: Option<StateFile>,
@@ -130,7 +133,7 @@ impl OpenFiles {
         log_change(shared, slot);
         self.attend(shared, slot);
         if let Some(open) = self.0.get_mut(&slot.database()) {
-            // Nothing is left to sync: a commit that waited has had it done.
+            // Nothing is left to sync, or whoever is at the file now has been told.
             open.sync_at = open.sync_at.filter(|_| !sync_due);
             if state_due {
                 open.write_state(shared, slot, &[Attachment::Attached]);
@@ -158,17 +161,18 @@ impl OpenFiles {
 
     /// The file of that attachment.
     fn open(&mut self, shared: &Shared, slot: &DatabaseSlot, generation: u64) -> Result<&mut OpenFile, Trouble> {
-        let (identity, path) = {
+        let (identity, failures, path) = {
             let fields = slot.mirror.lock(shared, slot);
-            (fields.identity, fields.path)
+            (fields.identity, fields.failures, fields.path)
         };
         if identity.generation != generation {
             // The worker has given the file up meanwhile; what comes of this round counts for nothing.
             return Err(Trouble::lasting("The mirror file was opened again.".to_owned()));
         }
         let database = slot.database();
-        if self.0.get(&database).map(|open| open.identity.generation) != Some(generation) {
-            self.0.insert(database, OpenFile::open(identity, PathBuf::from(path.get()))?);
+        let is_same = |open: &OpenFile| (open.identity, open.failures) == (identity, failures);
+        if !self.0.get(&database).is_some_and(is_same) {
+            self.0.insert(database, OpenFile::open(identity, failures, PathBuf::from(path.get()))?);
         }
         Ok(self.0.get_mut(&database).expect("it was there, or was opened above"))
     }
@@ -191,10 +195,14 @@ fn begin_round(shared: &Shared, slot: &DatabaseSlot, sync_due: bool) -> Option<R
     let mut fields = slot.mirror.lock(shared, slot);
     let may_write = matches!(fields.attachment, Attachment::Attached | Attachment::Repairing) && !fields.writing;
     let sync_due = sync_due && fields.written() > fields.durable;
+    if sync_due && fields.writing {
+        // A commit is at the file. It sees at its end that there is more to do.
+        fields.sync_wanted = fields.sync_wanted.max(fields.lines_before(fields.written()));
+    }
     if !may_write || !(fields.has_work() || sync_due) {
         return None;
     }
-    fields.is_attended = false;
+    (fields.is_attended, fields.is_sync_attended) = (false, false);
     Some(Round::begin(&mut fields, slot, sync_due))
 }
 
@@ -221,10 +229,10 @@ fn log_change(shared: &Shared, slot: &DatabaseSlot) {
 }
 
 impl OpenFile {
-    fn open(identity: FileIdentity, path: PathBuf) -> Result<OpenFile, Trouble> {
+    fn open(identity: FileIdentity, failures: u64, path: PathBuf) -> Result<OpenFile, Trouble> {
         let file = file::open_attached(&path, identity)?;
         let state = StateFile::open(&path).ok();
-        Ok(OpenFile { identity, path, file, state, sync_at: None, state_at: Some(Instant::now()) })
+        Ok(OpenFile { identity, failures, path, file, state, sync_at: None, state_at: Some(Instant::now()) })
     }
 
     fn do_round(&mut self, slot: &DatabaseSlot, round: Round) -> Result<Done, Failed> {
@@ -250,26 +258,24 @@ impl OpenFile {
     /// Notes beside the file what it is and how far the database was when it was written.
     fn write_state(&mut self, shared: &Shared, slot: &DatabaseSlot, when: &[Attachment]) {
         self.state_at = None;
-        let (ownership, synced, written, is_ours) = {
+        let wal = WalPosition::flushed();
+        // The file is not looked at: with the lock held nobody could wait for one that hangs. Where somebody else has been
+        // at it, it is not as it is stated to be.
+        let (ownership, known, is_ours) = {
             let mut fields = slot.mirror.lock(shared, slot);
-            fields.is_attended = false;
+            (fields.is_attended, fields.is_sync_attended) = (false, false);
             let is_same = fields.identity.generation == self.identity.generation;
-            // A file that somebody else has been at is not stated to be as we left it.
-            let is_known = file::stamp(&self.file, &self.path).is_ok_and(|stamp| stamp == fields.stamp);
-            (
-                fields.ownership,
-                fields.durable,
-                fields.written(),
-                is_same && is_known && when.contains(&fields.attachment),
-            )
+            let (size, synced) = (fields.written(), fields.durable);
+            let known = Known { size, synced, inode: fields.identity.inode, stamp: fields.stamp };
+            (fields.ownership, known, is_same && when.contains(&fields.attachment))
         };
         // What commits have written since this process last looked is not told again.
-        if written > synced {
+        if known.size > known.synced {
             self.sync_at.get_or_insert(Instant::now() + SYNC_DELAY);
         }
         if let (Some(state), true) = (&self.state, is_ours) {
             // It only helps to notice what must not be; a file that cannot take it is not in the way of recording.
-            state_file::write(state, &self.file, &ownership, synced, tables::now()).ok();
+            state_file::write(state, &ownership, &known, wal, tables::now()).ok();
         }
     }
 }

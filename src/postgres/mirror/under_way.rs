@@ -1,0 +1,119 @@
+//! What this process has begun at the file and not ended: so that it ends in any case, and so that whoever opens the file
+//! anew knows of it.
+
+use super::append::Mirror;
+use super::shared::{Attachment, LockedMirror};
+use std::cell::Cell;
+
+/// Lines that are on their way.
+#[derive(Debug, Clone, Copy)]
+pub struct Begun {
+    /// Where the first of them stands.
+    pub from: u64,
+    /// The count of failures at that time.
+    pub failures: u64,
+    /// They are the ledger's own: nobody voids them.
+    pub is_own: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Stage {
+    Nothing,
+    /// Counted among those that append.
+    Appending(Begun),
+    /// The lines are as far as they must be, and what becomes of the transaction is open: counted among those that commit.
+    Committing,
+}
+
+/// A line on its way through the ring.
+#[derive(Debug, Clone, Copy)]
+struct UnfinishedLine {
+    from: u64,
+    failures: u64,
+}
+
+// Not guards on the stack: a process that is told to end leaves without unwinding it.
+thread_local! {
+    static STAGE: Cell<Stage> = const { Cell::new(Stage::Nothing) };
+    static UNFINISHED_LINE: Cell<Option<UnfinishedLine>> = const { Cell::new(None) };
+}
+
+/// Whether this process has begun to append and has not come to the end.
+pub fn is_appending() -> bool {
+    matches!(STAGE.get(), Stage::Appending(_)) || UNFINISHED_LINE.get().is_some()
+}
+
+/// Notes that lines are put into the ring.
+pub fn begin(fields: &mut LockedMirror<'_>, begun: Begun) {
+    if matches!(STAGE.get(), Stage::Nothing) {
+        STAGE.set(Stage::Appending(begun));
+        fields.appending += 1;
+    }
+}
+
+/// Notes that a line begins at `from` that goes through the ring piece by piece.
+pub fn begin_line(fields: &mut LockedMirror<'_>, from: u64, length: u64) {
+    fields.unfinished = from;
+    (fields.long_line_from, fields.long_line_to) = (from, from + length);
+    UNFINISHED_LINE.set(Some(UnfinishedLine { from, failures: fields.failures }));
+}
+
+impl Mirror {
+    /// That line is whole in the ring.
+    pub(super) fn end_line(&self) {
+        self.end_line_with(|fields, _| fields.unfinished = 0);
+    }
+
+    fn end_line_with(&self, how: impl FnOnce(&mut LockedMirror<'_>, u64)) {
+        let Some(line) = UNFINISHED_LINE.take() else { return };
+        let mut fields = self.lock();
+        // A failure has cut the line off already, and somebody else's may be on its way now.
+        if fields.failures == line.failures && fields.unfinished == line.from {
+            how(&mut fields, line.from);
+        }
+        drop(fields);
+        self.state().broadcast();
+    }
+
+    /// Ends an append: the lines are as far as they must be.
+    pub(super) fn end_append(&self, mut fields: LockedMirror<'_>) {
+        let Stage::Appending(begun) = STAGE.get() else { return };
+        fields.committing += u32::from(!begun.is_own);
+        STAGE.set(if begun.is_own { Stage::Nothing } else { Stage::Committing });
+        self.stop_appending(fields);
+    }
+
+    /// Ends an append that has not come to its end, and takes a long line that has not become whole out of the file again.
+    /// Cannot fail: it runs when a transaction aborts, also when its process is told to end and nothing else of it runs.
+    pub fn abandon(&self) {
+        if let Stage::Appending(begun) = STAGE.get() {
+            STAGE.set(Stage::Nothing);
+            let mut fields = self.lock();
+            // Perhaps they get into the file all the same. Nobody may append them again without looking.
+            let is_gone = fields.failures == begun.failures + 1 && fields.kept_at_failure <= begun.from;
+            fields.must_be_read |= begun.is_own && !is_gone;
+            self.stop_appending(fields);
+        }
+        self.end_line_with(|fields, from| fields.cut_to = from);
+        self.shared.writer.wake();
+        self.slot.worker.wake();
+    }
+
+    fn stop_appending(&self, mut fields: LockedMirror<'_>) {
+        fields.appending = fields.appending.saturating_sub(1);
+        let is_awaited = fields.appending == 0 && fields.attachment == Attachment::Repairing;
+        drop(fields);
+        if is_awaited {
+            self.state().broadcast();
+        }
+    }
+
+    /// The transaction whose lines were appended has ended, or is prepared. Cannot fail.
+    pub fn note_decided(&self) {
+        if matches!(STAGE.get(), Stage::Committing) {
+            STAGE.set(Stage::Nothing);
+            let mut fields = self.lock();
+            fields.committing = fields.committing.saturating_sub(1);
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! What is on its way to the mirror file when somebody gives up: a commit that is cancelled, a worker that is terminated, a file
+//! that is begun anew. Nobody else's line is lost or there twice, and nobody waits for ever.
+//!
+//! Needs an extension that was built with the feature `fault-injection`.
+#![cfg(feature = "cluster-tests")]
+
+mod common;
+
+use common::faults::*;
+use common::ledger::*;
+use common::{send, wait_until, Cluster};
+use postgres::error::SqlState;
+use postgres::{Client, Error};
+use std::fs;
+use std::thread::{self, JoinHandle};
+
+/// Its line goes through the ring in many pieces.
+const LONG: &str = "SELECT ledger.hash_and_record('long', '1', jsonb_build_object('pad', repeat('x', 3000000)))";
+
+/// A session that runs a statement in the background.
+struct Background {
+    pid: u32,
+    running: JoinHandle<Result<(), Error>>,
+}
+
+impl Background {
+    fn run(cluster: &Cluster, before: &str, statement: &'static str) -> Background {
+        let mut session = cluster.connect("postgres");
+        session.batch_execute(before).unwrap();
+        let pid = number(&mut session, "SELECT pg_backend_pid()") as u32;
+        Background { pid, running: thread::spawn(move || session.simple_query(statement).map(|_| ())) }
+    }
+
+    /// One that waits for the file, or hangs at it.
+    #[track_caller]
+    fn waiting(cluster: &Cluster, client: &mut Client, statement: &'static str) -> Background {
+        let background = Background::run(cluster, "", statement);
+        // Before Postgres 17 an extension cannot name its wait events.
+        wait_for(
+            client,
+            &format!(
+                "(SELECT wait_event ~ '^(PgNotaryMirror.*|Extension)$' FROM pg_stat_activity WHERE pid = {})",
+                background.pid
+            ),
+        );
+        background
+    }
+
+    #[track_caller]
+    fn ends(self) -> Result<(), Error> {
+        in_time("a commit", move || self.running.join().unwrap())
+    }
+
+    #[track_caller]
+    fn is_cancelled(self, client: &mut Client) {
+        client.batch_execute(&format!("SELECT pg_cancel_backend({})", self.pid)).unwrap();
+        assert_eq!(self.ends().unwrap_err().code(), Some(&SqlState::QUERY_CANCELED));
+    }
+}
+
+/// Recording and sealing work, nothing is in the file but lines, and it and the tables agree.
+#[track_caller]
+fn assert_whole(cluster: &Cluster, client: &mut Client) {
+    Background::run(cluster, "SET statement_timeout = '15s'", RECORD).ends().unwrap();
+    seal(client);
+    assert!(!fs::read(file(client)).unwrap().contains(&0), "zeros in the file");
+    assert_intact(client);
+    assert!(ids_in_table(client).is_subset(&ids_in_file(&file(client))), "an entry without its line");
+}
+
+#[test]
+fn a_line_that_is_cut_off_takes_no_line_before_it_along() {
+    for (mount, mode) in [(Local, "sync"), (Local, "write"), (Network, "sync"), (Network, "write")] {
+        let (cluster, mut client) = start_small(mount, mode);
+        record(&mut client);
+        set_fault(&cluster, "before_write:hang");
+        let at_the_file = Background::waiting(&cluster, &mut client, RECORD);
+        let in_between = Background::waiting(&cluster, &mut client, RECORD);
+        Background::waiting(&cluster, &mut client, LONG).is_cancelled(&mut client);
+        clear_fault(&cluster);
+        at_the_file.ends().unwrap();
+        in_between.ends().unwrap();
+        assert_eq!(ids_in_table(&mut client).len(), 3, "{mount:?}, {mode}");
+        assert_whole(&cluster, &mut client);
+    }
+}
+
+#[test]
+fn a_long_line_whose_statement_runs_out_of_time_holds_nobody_up() {
+    let (cluster, mut client) = start_small(Network, "sync");
+    record(&mut client);
+    set_fault(&cluster, "before_write:hang");
+    let long = Background::run(&cluster, "SET statement_timeout = '300ms'", LONG);
+    assert_eq!(long.ends().unwrap_err().code(), Some(&SqlState::QUERY_CANCELED));
+    clear_fault(&cluster);
+    assert_whole(&cluster, &mut client);
+}
+
+#[test]
+fn what_is_acknowledged_of_the_file_ends_with_a_line() {
+    let (cluster, mut client) = start_small(Local, "sync");
+    record(&mut client);
+    set_fault(&cluster, "before_sync:hang");
+    let at_the_file = Background::waiting(&cluster, &mut client, RECORD);
+    let next = Background::waiting(&cluster, &mut client, RECORD);
+    // The round after this one takes what of it is in the ring, too.
+    let long = Background::waiting(&cluster, &mut client, LONG);
+    send(long.pid, libc::SIGSTOP);
+    clear_fault(&cluster);
+    at_the_file.ends().unwrap();
+    next.ends().unwrap();
+    let bytes = number(&mut client, "SELECT bytes FROM ledger.mirror_status") as usize;
+    let content = fs::read(file(&mut client)).unwrap();
+    assert!(content.len() > bytes, "nothing of the long line is in the file");
+    assert_eq!(content[bytes - 1], b'\n', "acknowledged up to {bytes}");
+    client.batch_execute(&format!("SELECT pg_cancel_backend({})", long.pid)).unwrap();
+    send(long.pid, libc::SIGCONT);
+    assert!(long.ends().is_err());
+    assert_whole(&cluster, &mut client);
+    drop(client);
+    cluster.restart(common::Stop::Immediate);
+    let mut client = cluster.connect("postgres");
+    wait_until_attached(&mut client);
+    assert_whole(&cluster, &mut client);
+}
+
+#[test]
+fn a_worker_that_is_cancelled_while_it_appends_a_block_does_not_append_it_twice() {
+    for mount in [Local, Network] {
+        let (cluster, mut client) = start_small(mount, "sync");
+        record_many(&mut client, 4);
+        set_fault(&cluster, "before_block_line:hang");
+        record(&mut client);
+        wait_for(&mut client, "(SELECT pending_count = 0 FROM ledger.chain_stats)");
+        // It goes on, and then the writer hangs with its line.
+        set_fault(&cluster, "before_sync:hang");
+        let worker = worker_pid(&mut client);
+        let writer = "(SELECT wait_event <> 'PgNotaryWriterMain' OR wait_event IS NULL FROM pg_stat_activity \
+                      WHERE backend_type = 'pg_notary writer')";
+        match common::pg_major() >= 17 {
+            true => wait_for(&mut client, writer),
+            false => wait_until("the line is in the file", PATIENCE, || {
+                let path = file(&mut client);
+                of_type(&lines(&path), "block").len() == 1
+            }),
+        }
+        client.batch_execute(&format!("SELECT pg_cancel_backend({worker})")).unwrap();
+        wait_until("the worker has been cancelled", PATIENCE, || {
+            cluster.log().contains("canceling statement due to user request")
+        });
+        clear_fault(&cluster);
+        assert_whole(&cluster, &mut client);
+        assert_eq!(of_type(&lines(&file(&mut client)), "block").len(), 2);
+    }
+}
+
+#[test]
+fn a_sealer_that_is_cancelled_while_it_appends_a_block_does_not_append_it_twice() {
+    let (cluster, mut client) = start_small(Network, "sync");
+    record_many(&mut client, 3);
+    // Nobody appends the line of a block that was sealed by hand before the worker does, or the next who seals.
+    let worker = worker_pid(&mut client);
+    send(worker, libc::SIGSTOP);
+    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
+    set_fault(&cluster, "before_sync:hang");
+    let sealer = Background::waiting(&cluster, &mut client, "SELECT * FROM ledger.commit_block()");
+    wait_until("the line is in the file", PATIENCE, || {
+        let path = file(&mut client);
+        of_type(&lines(&path), "block").len() == 1
+    });
+    sealer.is_cancelled(&mut client);
+    clear_fault(&cluster);
+    send(worker, libc::SIGCONT);
+    assert_whole(&cluster, &mut client);
+    assert_eq!(of_type(&lines(&file(&mut client)), "block").len(), 2);
+}
+
+#[test]
+fn a_worker_that_is_terminated_while_it_voids_leaves_that_to_the_next() {
+    let (cluster, mut client) = start_small(Local, "sync");
+    record(&mut client);
+    set_fault(&cluster, "before_sync:hang");
+    let at_the_file = Background::waiting(&cluster, &mut client, RECORD);
+    let worker = worker_pid(&mut client);
+    Background::waiting(&cluster, &mut client, RECORD).is_cancelled(&mut client);
+    let waits = "(SELECT wait_event ~ '^(PgNotaryMirror.*|Extension)$' FROM pg_stat_activity WHERE pid = ";
+    if common::pg_major() >= 17 {
+        wait_for(&mut client, &format!("{waits}{worker})"));
+    }
+    client.batch_execute(&format!("SELECT pg_terminate_backend({worker})")).unwrap();
+    wait_for(&mut client, &format!("(SELECT count(*) = 0 FROM pg_stat_activity WHERE pid = {worker})"));
+    clear_fault(&cluster);
+    at_the_file.ends().unwrap();
+    let insert = "INSERT INTO ledger.entries (entry_type, data_hash) VALUES ('test', repeat('0', 64))";
+    Background::run(&cluster, "SET statement_timeout = '15s'", insert).ends().unwrap();
+    assert_whole(&cluster, &mut client);
+}
+
+#[test]
+fn the_worker_does_not_wait_for_a_line_that_is_cut_off() {
+    let (cluster, mut client) = start_small(Network, "sync");
+    record(&mut client);
+    set_fault(&cluster, "before_write:hang");
+    let first = Background::waiting(&cluster, &mut client, RECORD);
+    let long = Background::waiting(&cluster, &mut client, LONG);
+    // The worker is to void this one, and waits for all that stands in the ring by then.
+    first.is_cancelled(&mut client);
+    let worker = worker_pid(&mut client);
+    if common::pg_major() >= 17 {
+        wait_for(
+            &mut client,
+            &format!("(SELECT wait_event ~ '^PgNotaryMirror' FROM pg_stat_activity WHERE pid = {worker})"),
+        );
+    }
+    long.is_cancelled(&mut client);
+    clear_fault(&cluster);
+    let path = file(&mut client);
+    wait_until("the line is voided", PATIENCE, || of_type(&lines(&path), "void").len() == 1);
+    assert_whole(&cluster, &mut client);
+}
+
+#[test]
+fn a_file_that_is_begun_anew_has_the_lines_of_those_who_were_about_to_commit() {
+    let (cluster, mut client) = start_small(Local, "sync");
+    record_many(&mut client, 2);
+    set_fault(&cluster, "before_commit:hang");
+    let commits = Background::run(&cluster, "", RECORD);
+    let path = file(&mut client);
+    wait_until("its line is in the file", PATIENCE, || of_type(&lines(&path), "entry").len() == 3);
+    let restart = Background::run(&cluster, "", "SELECT ledger.mirror_restart()");
+    wait_for(&mut client, "(SELECT state <> 'attached' FROM ledger.mirror_status)");
+    clear_fault(&cluster);
+    commits.ends().unwrap();
+    restart.ends().unwrap();
+    assert_eq!(ids_in_table(&mut client).len(), 3);
+    assert_whole(&cluster, &mut client);
+}
+
+#[test]
+fn in_mode_write_a_line_that_is_lost_while_its_transaction_commits_is_put_back() {
+    let (cluster, mut client) = start_small(Local, "write");
+    record_many(&mut client, 2);
+    set_fault(&cluster, "before_commit:hang");
+    let commits = Background::run(&cluster, "", RECORD);
+    let path = file(&mut client);
+    wait_until("its line is in the file", PATIENCE, || of_type(&lines(&path), "entry").len() == 3);
+    send(commits.pid, libc::SIGSTOP);
+    set_fault(&cluster, "sync:errors");
+    wait_until("a sync fails", PATIENCE, || {
+        client.simple_query(RECORD).ok();
+        is_true(&mut client, "(SELECT state = 'failed' FROM ledger.mirror_status)")
+    });
+    clear_fault(&cluster);
+    // Nobody can say yet what the file is to have.
+    wait_for(&mut client, "(SELECT problem LIKE '%are still committing%' FROM ledger.mirror_status)");
+    let refused = error(&mut client, RECORD);
+    assert!(all_text(&refused).contains("are still committing"), "{refused:?}");
+    send(commits.pid, libc::SIGCONT);
+    commits.ends().unwrap();
+    wait_until_attached(&mut client);
+    assert_whole(&cluster, &mut client);
+}
