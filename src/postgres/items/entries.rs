@@ -144,15 +144,24 @@ impl ItemEntries {
     }
 }
 
-/// Records what was done with an item, as an entry that is newer than `previous`, whatever the clock shows. Returns its id.
-pub fn record(registration: &Registration, previous: Option<&ItemEntry>) -> Result<Uuid, Failure> {
+/// Now; later than the item's previous entry, whatever the clock shows.
+pub fn time_after(previous: Option<&ItemEntry>) -> Timestamp {
+    let now = tables::now();
+    let previous = previous.map(|entry| entry.entry.created_at).filter(|previous| *previous >= now);
+    previous.and_then(|previous| Timestamp::from_micros(previous.micros() + 1).ok()).unwrap_or(now)
+}
+
+/// Records what was done with an item at `time`, which is later than its previous entry. Returns the entry's id.
+pub fn record(registration: &Registration, time: Timestamp) -> Result<Uuid, Failure> {
     let metadata = Metadata::empty().actor().key("item", &registration.data());
     let metadata = metadata.text("row_id", &registration.name.row_id().simple().to_string());
     let with_signature = secrets::keyring()?.is_some();
     let entry_type = registration.event.entry_type();
-    let mut entry = RowEntry::now(entry_type, registration.data_hash(), metadata.finish(), with_signature);
-    if let Some(previous) = previous.filter(|previous| previous.entry.created_at >= entry.created_at) {
-        entry.created_at = Timestamp::from_micros(previous.entry.created_at.micros() + 1).unwrap_or(entry.created_at);
-    }
-    entries::record_item(entry)
+    entries::record_item(RowEntry {
+        entry_type,
+        data_hash: registration.data_hash(),
+        metadata: metadata.finish(),
+        with_signature,
+        created_at: time,
+    })
 }
