@@ -4,7 +4,7 @@ use super::entries::{self, ItemEntries, ItemEntry};
 use super::failure;
 use super::given::{GivenItem, Stored};
 use super::rows::{self, SignedRow};
-use super::verify::with_latest_snapshot;
+use super::verify::{with_latest_snapshot, with_latest_snapshot_to_sign};
 use crate::items::attributes;
 use crate::items::item::Item;
 use crate::items::location::extract_location_path;
@@ -97,7 +97,7 @@ fn move_item(
     let name = or_raise(item_name(item_type, item_id, version));
     let file_path = required(file_path, "file_path");
     let mut draft = or_raise(lock(&name));
-    let (verification, _) = with_latest_snapshot(|mut verifier| verifier.verify_alone(&draft));
+    let (verification, _) = with_latest_snapshot_to_sign(|mut verifier| verifier.verify_alone(&draft));
     or_raise(require_success(&name, verification));
     let from = draft.file_path.replace(file_path).unwrap_or_default();
     or_raise(sign(&draft, Calls::Same, Place::Moved { from }))
@@ -122,7 +122,7 @@ fn revoke(name: ItemName, reason: String) -> Result<JsonbText, Failure> {
         return Err(Failure::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, "reason must not be empty"));
     }
     let row = lock(&name)?;
-    let previous = with_latest_snapshot(|verifier| verifier.entries().newest(&name));
+    let previous = with_latest_snapshot_to_sign(|verifier| verifier.entries().newest(&name));
     let known = previous.as_ref().and_then(|entry| entry.registration(&name).ok());
     let mut registration = match known {
         Some(known) => known,
@@ -202,7 +202,7 @@ fn sign(draft: &GivenItem, calls: Calls, place: Place) -> Result<JsonbText, Fail
     let name = draft.name().map_err(failure)?;
     let item = draft.item().map_err(failure)?;
     let is_move = matches!(place, Place::Moved { .. });
-    let (previous, depends_on) = with_latest_snapshot(|verifier| {
+    let (previous, depends_on) = with_latest_snapshot_to_sign(|verifier| {
         let entries = verifier.entries();
         // Nobody calls, and has signed, what is not there yet.
         let previous = match place {

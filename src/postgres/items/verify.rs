@@ -3,6 +3,7 @@
 use super::cache;
 use super::entries::{ItemEntries, ItemEntry};
 use super::given::{GivenItem, Stored};
+use super::pending::AsOf;
 use super::rows;
 use crate::items::registration::{ItemName, Pin, Registration};
 use crate::items::verifier::{verify_integrity, verify_registered, Status, Verification};
@@ -38,11 +39,22 @@ pub struct Verifier {
 /// Runs `work` with a snapshot of what is committed now and what this transaction has done, whatever its isolation level:
 /// what was revoked is not used by a transaction that began before.
 pub fn with_latest_snapshot<T>(work: impl FnOnce(Verifier) -> T) -> T {
+    with_snapshot(false, work)
+}
+
+/// The same for who signs, often many items in one transaction: keeps what it reads of pending entries for the next.
+pub fn with_latest_snapshot_to_sign<T>(work: impl FnOnce(Verifier) -> T) -> T {
+    with_snapshot(true, work)
+}
+
+fn with_snapshot<T>(to_sign: bool, work: impl FnOnce(Verifier) -> T) -> T {
     // SAFETY: inside a transaction. After an ERROR, its end takes the snapshot off the stack.
     unsafe {
         pg_sys::CommandCounterIncrement();
-        pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot());
-        let entries = ItemEntries::of_snapshot(pg_sys::GetActiveSnapshot());
+        let latest = pg_sys::GetLatestSnapshot();
+        let kept_as_of = if to_sign { AsOf::snapshot(latest) } else { None };
+        pg_sys::PushActiveSnapshot(latest);
+        let entries = ItemEntries::of_snapshot(pg_sys::GetActiveSnapshot(), kept_as_of);
         let done = work(Verifier { entries, valid: HashMap::new(), verified: 0, cached: 0 });
         pg_sys::PopActiveSnapshot();
         done
