@@ -120,6 +120,7 @@ fn a_standby_verifies_items() {
         };
         let report = json(&mut reader, &file(content));
         assert_eq!((&report["status"], &report["verified_count"]), (&"valid".into(), &2.into()), "{report}");
+        assert_eq!(report["registered"], true);
         let report = json(&mut reader, &file(&format!("{content} || 'hack()'")));
         assert_eq!(report["status"], "modified", "{report}");
         let forged = "ledger.sign_content('tool', 'api', '1.0.0', E'hack()\\n', 'core/api.py')";

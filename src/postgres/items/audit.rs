@@ -2,7 +2,7 @@
 //! that has been signed again since, is not to be used; but nobody has tampered with it.
 
 use super::rows::{self, Repeated};
-use super::verify::{with_latest_snapshot, Verifier};
+use super::verify::{with_latest_snapshot, Alone, Verifier};
 use crate::items::registration::{pins_json, Event, ItemName, Registration};
 use crate::items::verifier::Status;
 use crate::postgres::spi::{self, Access};
@@ -69,7 +69,7 @@ impl Audit {
     fn check(&mut self, verifier: &mut Verifier, name: &ItemName) -> Option<Registration> {
         let row = rows::find(name)?;
         self.items += 1;
-        let (verification, registration) = verifier.verify_alone(&row);
+        let Alone { verification, registration, .. } = verifier.verify_alone(&row);
         let revoked = registration.as_ref().is_some_and(|found| matches!(found.event, Event::Revoked { .. }));
         match verification.status {
             Status::Valid => {}

@@ -97,8 +97,8 @@ fn move_item(
     let name = or_raise(item_name(item_type, item_id, version));
     let file_path = required(file_path, "file_path");
     let mut draft = or_raise(lock(&name));
-    let (verification, _) = with_latest_snapshot_to_sign(|mut verifier| verifier.verify_alone(&draft));
-    or_raise(require_success(&name, verification));
+    let found = with_latest_snapshot_to_sign(|mut verifier| verifier.verify_alone(&draft));
+    or_raise(require_success(&name, found.verification));
     let from = draft.file_path.replace(file_path).unwrap_or_default();
     or_raise(sign(&draft, Calls::Same, Place::Moved { from }))
 }
