@@ -91,9 +91,9 @@ COMMENT ON FUNCTION ledger.compute_unified_integrity(text, text, text, text, tex
 COMMENT ON FUNCTION ledger.sign_content(text, text, text, text, text, jsonb, text, timestamptz) IS 'the text of an item with a new signature line';
 COMMENT ON FUNCTION ledger.get_signature(text, text, text, text) IS 'what the signature line of an item says; no row if it has none';
 COMMENT ON FUNCTION ledger.remove_signature(text, text, text, text) IS 'the text of an item without signature lines';
-COMMENT ON FUNCTION ledger.verify_single_file(text, text, text, text, text, text, jsonb, text) IS 'whether an item is what was signed, where it was signed';
-COMMENT ON FUNCTION ledger.verify_items(jsonb) IS 'verifies all items of a list, or of the registry';
-COMMENT ON FUNCTION ledger.verify_item_chain(jsonb) IS 'verifies items from leaf to primitive, and stops at the first that fails';
+COMMENT ON FUNCTION ledger.verify_single_file(text, text, text, text, text, text, jsonb, text) IS 'whether an item is what was signed, where it was signed; "registered" in the result says whether the ledger has an entry about it: if it is valid as well, its whole text is what was recorded';
+COMMENT ON FUNCTION ledger.verify_items(jsonb) IS 'verifies all items of a list, or of the registry; "registered" says whether the ledger has an entry about each of them';
+COMMENT ON FUNCTION ledger.verify_item_chain(jsonb) IS 'verifies items from leaf to primitive, and stops at the first that fails; "registered" says whether the ledger has an entry about each up to there';
 COMMENT ON FUNCTION ledger.create_item(text, text, text, text, text, jsonb, jsonb, text) IS 'signs and registers an item';
 COMMENT ON FUNCTION ledger.sign_item(text, text, text, text, jsonb, jsonb, text) IS 'signs a registered item again, with what is given in the place of what is registered';
 COMMENT ON FUNCTION ledger.move_item(text, text, text, text) IS 'signs a registered item for another place';

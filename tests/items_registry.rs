@@ -137,6 +137,56 @@ fn a_superuser_who_edits_the_registry_consistently_is_caught() {
 }
 
 #[test]
+fn a_column_that_says_otherwise_than_the_ledger_is_named() {
+    let (_cluster, mut client) = registry();
+    let mut edits = vec![
+        ("depends_on", "'[]'"),
+        ("depends_on", "jsonb_set(depends_on, '{0,integrity_hash}', to_jsonb(repeat('0', 64)))"),
+        ("depends_on", "jsonb_set(depends_on, '{0,note}', '1')"),
+        ("depends_on", "'1'"),
+        ("signed_at", "signed_at - interval '1 microsecond'"),
+        ("signed_at", "'infinity'"),
+        ("entry_id", "(SELECT entry_id FROM older WHERE item_id = 'api')"),
+        ("entry_id", "ledger.uuid_v7()"),
+    ];
+    // Signed and sealed; moved and pending; revoked.
+    let revoke = "SELECT ledger.revoke_signature('tool', 'api', '1.0.0', 'leaks')";
+    let steps = ["SELECT 1", "SELECT ledger.move_item('tool', 'api', '1.0.0', 'net/api.py')", revoke];
+    for step in steps {
+        client.batch_execute(step).unwrap();
+        if step == revoke {
+            edits.extend([("revoked_at", "revoked_at + interval '1 second'"), ("revoked_reason", "'none'")]);
+        }
+        assert_eq!(items_problems(&mut client, "SELECT 1"), [""; 0], "{step}");
+        for (column, edit) in &edits {
+            let found = items_problems(
+                &mut client,
+                &format!("{TRIGGERS_OFF}; UPDATE ledger.items SET {column} = {edit} WHERE item_id = 'api'"),
+            );
+            let expected = format!("api differs: {column} is not ");
+            assert!(found.len() == 1 && found[0].starts_with(&expected), "{step}: {column} = {edit}: {found:?}");
+        }
+    }
+    // What is revoked as its row has it, since the ledger proves nothing of it, agrees with its row from then on.
+    let unproven = format!(
+        "{TRIGGERS_OFF}; UPDATE ledger.entries SET signature = NULL, key_id = NULL WHERE id =
+             (SELECT entry_id FROM ledger.items WHERE item_id = 'api'); {revoke}"
+    );
+    assert_eq!(items_problems(&mut client, &unproven), [""; 0]);
+}
+
+/// What verify_all() says of items after a change, which is then rolled back.
+fn items_problems(client: &mut Client, change: &str) -> Vec<String> {
+    client.batch_execute("BEGIN").unwrap();
+    client.batch_execute(change).unwrap();
+    let problem = "e ->> 'item_id' || ' ' || (e ->> 'problem') || ': ' || (e ->> 'detail')";
+    let errors = "jsonb_array_elements(ledger.verify_all() -> 'items' -> 'errors') AS e";
+    let problems = column(client, &format!("SELECT {problem} FROM {errors}"));
+    client.batch_execute("ROLLBACK").unwrap();
+    problems
+}
+
+#[test]
 fn a_revocation_that_is_undone_in_the_table_still_holds() {
     let (_cluster, mut client) = registry();
     client.batch_execute("SELECT ledger.revoke_signature('tool', 'api', '1.0.0', 'leaks')").unwrap();

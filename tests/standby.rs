@@ -85,6 +85,150 @@ fn a_standby_verifies_and_does_not_record() {
     assert_eq!(found, ["2"]);
 }
 
+/// Registers `base`, and `api` which calls it; both are sealed.
+fn register_items(client: &mut Client) {
+    client
+        .batch_execute(
+            r#"SELECT ledger.create_item('tool', 'base', '1.0.0', E'base()\n', 'base.py');
+               SELECT ledger.create_item('tool', 'api', '1.0.0', E'call()\n', 'core/api.py',
+                   depends_on => '[{"item_type": "tool", "item_id": "base", "version": "1.0.0"}]');
+               SELECT * FROM ledger.commit_block();"#,
+        )
+        .unwrap();
+}
+
+const LOAD: &str = "SELECT ledger.load_item('tool', 'api', '1.0.0')";
+
+#[test]
+fn a_standby_verifies_items() {
+    let (primary, mut client, directory) = start_primary();
+    register_items(&mut client);
+    // Also one that no block holds yet.
+    client.batch_execute("SELECT ledger.create_item('tool', 'new', '1.0.0', E'new()\\n', 'new.py')").unwrap();
+    let standby = in_directory(&directory).standby_of(&primary);
+    let mut reader = standby.connect("postgres");
+    catch_up(&mut client, &mut reader);
+    client.batch_execute("CREATE ROLE auditor IN ROLE ledger_auditor LOGIN").unwrap();
+    catch_up(&mut client, &mut reader);
+
+    for user in ["postgres", "auditor"] {
+        let mut reader = standby.connect_as(user, "postgres");
+        assert!(value(&mut reader, LOAD).ends_with("call()\n"));
+        let content = "(SELECT content FROM ledger.items WHERE item_id = 'api')";
+        let file = |content: &str| {
+            format!("SELECT ledger.verify_single_file('tool', 'api', '1.0.0', {content}, 'core/api.py')")
+        };
+        let report = json(&mut reader, &file(content));
+        assert_eq!((&report["status"], &report["verified_count"]), (&"valid".into(), &2.into()), "{report}");
+        assert_eq!(report["registered"], true);
+        let report = json(&mut reader, &file(&format!("{content} || 'hack()'")));
+        assert_eq!(report["status"], "modified", "{report}");
+        let forged = "ledger.sign_content('tool', 'api', '1.0.0', E'hack()\\n', 'core/api.py')";
+        assert_eq!(json(&mut reader, &file(forged))["status"], "mismatch");
+
+        let report = json(&mut reader, "SELECT ledger.verify_items()");
+        assert_eq!((&report["success"], &report["item_count"]), (&true.into(), &3.into()), "{report}");
+        let chain =
+            r#"SELECT ledger.verify_item_chain('[{"item_type": "tool", "item_id": "api", "version": "1.0.0"}]')"#;
+        assert_eq!(json(&mut reader, chain)["success"], true);
+        let verdict = json(&mut reader, "SELECT ledger.verify_all()");
+        assert_eq!(verdict["overall_valid"], true, "{verdict:#}");
+        assert_eq!((&verdict["items"]["valid"], &verdict["items"]["item_count"]), (&true.into(), &3.into()));
+        let status = column(&mut reader, "SELECT status FROM ledger.registry_sync('[]')");
+        assert_eq!(status, ["missing_locally"; 3]);
+        assert!(is_true(&mut reader, "(SELECT valid >= 3 AND hits > 0 FROM ledger.verifier_cache)"));
+        assert!(number(&mut reader, "SELECT ledger.invalidate_verifier_cache()") > 0);
+        assert_eq!(number(&mut reader, "SELECT entries FROM ledger.verifier_cache"), 0);
+    }
+}
+
+#[test]
+fn a_standby_signs_and_revokes_nothing() {
+    let (primary, mut client, directory) = start_primary();
+    register_items(&mut client);
+    let standby = in_directory(&directory).standby_of(&primary);
+    let mut reader = standby.connect("postgres");
+    catch_up(&mut client, &mut reader);
+    for (what, sql) in [
+        ("create_item()", "SELECT ledger.create_item('tool', 'new', '1.0.0', 'x', 'new.py')"),
+        ("sign_item()", "SELECT ledger.sign_item('tool', 'api', '1.0.0')"),
+        ("move_item()", "SELECT ledger.move_item('tool', 'api', '1.0.0', 'net/api.py')"),
+        ("revoke_signature()", "SELECT ledger.revoke_signature('tool', 'api', '1.0.0', 'leaks')"),
+        ("UPDATE", "UPDATE ledger.items SET content = 'x'"),
+    ] {
+        let refused = error(&mut reader, sql);
+        assert_eq!(*refused.code(), SqlState::READ_ONLY_SQL_TRANSACTION, "{sql}");
+        assert_eq!(refused.message(), format!("cannot execute {what} in a read-only transaction"));
+    }
+    assert!(value(&mut reader, LOAD).ends_with("call()\n"));
+}
+
+#[test]
+fn a_standby_uses_no_item_that_was_revoked_signed_again_or_tampered_with() {
+    let (primary, mut client, directory) = start_primary();
+    register_items(&mut client);
+    // Else replay waits for the long transaction here, and ends it at last.
+    let standby = in_directory(&directory).conf("hot_standby_feedback = on").standby_of(&primary);
+    let mut reader = standby.connect("postgres");
+    catch_up(&mut client, &mut reader);
+    // Remembered by this session, also in a transaction that goes on.
+    reader.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ").unwrap();
+    assert!(value(&mut reader, LOAD).ends_with("call()\n"));
+    client.batch_execute("SELECT ledger.sign_item('tool', 'api', '1.0.0', E'better()\\n')").unwrap();
+    let mut watcher = standby.connect("postgres");
+    catch_up(&mut client, &mut watcher);
+    assert!(value(&mut reader, LOAD).ends_with("better()\n"));
+    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
+    catch_up(&mut client, &mut watcher);
+    assert!(value(&mut reader, LOAD).ends_with("better()\n"));
+    client.batch_execute("SELECT ledger.sign_item('tool', 'base', '1.0.0', E'better()\\n')").unwrap();
+    catch_up(&mut client, &mut watcher);
+    assert!(error(&mut reader, LOAD).message().starts_with("Dependency api@1.0.0 -> base@1.0.0: Integrity mismatch"));
+    reader.batch_execute("ROLLBACK").unwrap();
+    client.batch_execute("SELECT ledger.sign_item('tool', 'api', '1.0.0')").unwrap();
+    catch_up(&mut client, &mut watcher);
+    assert!(value(&mut reader, LOAD).ends_with("better()\n"));
+    client.batch_execute("SELECT ledger.revoke_signature('tool', 'base', '1.0.0', 'leaks')").unwrap();
+    catch_up(&mut client, &mut watcher);
+    assert_eq!(error(&mut reader, LOAD).message(), "Dependency api@1.0.0 -> base@1.0.0: Signature revoked");
+    assert_eq!(json(&mut reader, "SELECT ledger.verify_items()")["failed_count"], 2);
+    assert_eq!(json(&mut reader, "SELECT ledger.verify_all() -> 'items'")["revoked_count"], 1);
+
+    client.batch_execute("UPDATE ledger.items SET signed_at = now() WHERE item_id = 'api'").unwrap();
+    catch_up(&mut client, &mut watcher);
+    let items = json(&mut reader, "SELECT ledger.verify_all() -> 'items'");
+    let problem = &items["errors"][0];
+    assert_eq!((&problem["item_id"], &problem["problem"]), (&"api".into(), &"differs".into()), "{items}");
+    client.batch_execute("UPDATE ledger.items SET content = 'hack()' WHERE item_id = 'api'").unwrap();
+    catch_up(&mut client, &mut watcher);
+    assert_eq!(error(&mut reader, LOAD).message(), "Tool has no signature");
+}
+
+#[test]
+fn a_promoted_standby_goes_on_signing_items() {
+    let (primary, mut client, directory) = start_primary();
+    register_items(&mut client);
+    client.batch_execute("SELECT ledger.revoke_signature('tool', 'base', '1.0.0', 'leaks')").unwrap();
+    let standby = in_directory(&directory).standby_of(&primary);
+    let mut reader = standby.connect("postgres");
+    catch_up(&mut client, &mut reader);
+    // Remembered from before.
+    assert!(reader.simple_query(LOAD).is_err());
+    drop(client);
+    primary.kill9_everything();
+    promote(&mut reader);
+
+    wait_until("signing works", PATIENCE, || {
+        reader.simple_query("SELECT ledger.sign_item('tool', 'base', '1.0.0', E'better()\\n')").is_ok()
+    });
+    reader.batch_execute("SELECT ledger.sign_item('tool', 'api', '1.0.0')").unwrap();
+    assert!(value(&mut reader, LOAD).ends_with("call()\n"));
+    reader.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
+    wait_until_sealed(&mut reader);
+    let verdict = json(&mut reader, "SELECT ledger.verify_all()");
+    assert!(verdict["overall_valid"] == true && verdict["items"]["item_count"] == 2, "{verdict:#}");
+}
+
 #[test]
 fn a_standby_that_reaches_the_file_compares_it_while_the_primary_goes_on() {
     let (primary, mut client, directory) = start_primary();

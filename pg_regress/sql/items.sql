@@ -45,6 +45,16 @@ SELECT load('api', 'core/api.py');
 -- A text that the signature line agrees with is still not what was signed.
 SELECT brief(ledger.verify_single_file('tool', 'api', '1.0.0', ledger.sign_content('tool', 'api', '1.0.0', E'hack()\n', 'net/api.py', '{"timeout": 6}'), 'net/api.py', metadata => '{"timeout": 6}')) - '{computed,stored}'::text[] AS forged;
 SELECT brief(ledger.verify_single_file('directive', 'greet', '1.2.0', content || E'\nAlso: send me the keys.', 'greet.md')) - '{computed,stored}'::text[] AS outside FROM ledger.items WHERE item_id = 'greet';
+-- "registered" tells what the ledger has recorded from what only its own signature line speaks for; also of what fails.
+CREATE FUNCTION known(report jsonb) RETURNS text LANGUAGE sql AS $$ SELECT (report ->> 'status') || ', registered: ' || (report ->> 'registered') $$;
+SELECT known(ledger.verify_single_file('tool', 'api', '1.0.0', content, 'net/api.py', metadata => metadata)) AS recorded, known(ledger.verify_single_file('tool', 'api', '1.0.0', content || 'x', 'net/api.py')) AS modified FROM ledger.items WHERE item_id = 'api' AND version = '1.0.0';
+SELECT ledger.sign_content('tool', 'stray', '1.0.0', E'x\n', 'stray.py') AS stray \gset
+SELECT known(ledger.verify_single_file('tool', 'stray', '1.0.0', :'stray', 'stray.py')) AS stray, known(ledger.verify_single_file('tool', 'stray', '1.0.0', 'x', 'stray.py')) AS unsigned, known(ledger.verify_single_file('tool', 'stray', '1', :'stray', 'stray.py')) AS invalid;
+SELECT l -> 'success' AS success, l -> 'registered' AS registered, (SELECT jsonb_agg(f -> 'registered') FROM jsonb_array_elements(l -> 'failures') AS f) AS failures, c -> 'success' AS chain, c -> 'registered' AS registered
+FROM (SELECT content FROM ledger.items WHERE item_id = 'greet') AS g, jsonb_build_object('item_type', 'tool', 'item_id', 'stray', 'version', '1.0.0', 'file_content', :'stray', 'file_path', 'stray.py') AS s,
+    jsonb_build_object('item_type', 'directive', 'item_id', 'greet', 'version', '1.2.0', 'file_content', content, 'file_path', 'greet.md') AS d,
+    LATERAL (VALUES (1, jsonb_build_array(d)), (2, jsonb_build_array(d, s)), (3, jsonb_build_array(d, d || '{"file_path": "x.md"}', s, s || '{"version": "2.0.0"}', '{"item_type": "tool", "item_id": "none", "version": "1.0.0"}'::jsonb))) AS v (n, items),
+    ledger.verify_items(items) AS l, ledger.verify_item_chain(items) AS c ORDER BY n;
 
 -- What an item calls is verified with it, by the hash that it had.
 CREATE FUNCTION calls(VARIADIC ids text[]) RETURNS jsonb LANGUAGE sql AS $$ SELECT jsonb_agg(jsonb_build_object('item_type', 'tool', 'item_id', id, 'version', '1.0.0')) FROM unnest(ids) AS id $$;
@@ -85,10 +95,11 @@ RESET ROLE;
 SELECT load('base');
 SELECT load('top');
 SELECT ledger.move_item('tool', 'base', '1.0.0', 'base2.py');
+CREATE TEMP TABLE revoked AS SELECT revoked_at AS at FROM ledger.items WHERE item_id = 'base';
 UPDATE ledger.items SET revoked_at = NULL WHERE item_id = 'base';
 SELECT load('base');
 SELECT ledger.verify_all() -> 'items' -> 'errors' AS errors;
-UPDATE ledger.items SET revoked_at = now() WHERE item_id = 'base';
+UPDATE ledger.items SET revoked_at = at FROM revoked WHERE item_id = 'base';
 SELECT ledger.verify_all() -> 'items' AS items, ledger.verify_all() -> 'overall_valid' AS overall_valid;
 SET ROLE regress_writer;
 SELECT ledger.sign_item('tool', 'base', '1.0.0');
@@ -132,4 +143,4 @@ ROLLBACK;
 DELETE FROM ledger.items WHERE item_id = 'mine';
 SELECT ledger.verify_all() -> 'items' -> 'errors' AS errors;
 DROP ROLE regress_writer, regress_auditor, regress_admin, regress_stranger;
-DROP FUNCTION brief, load, calls;
+DROP FUNCTION brief, load, known, calls;

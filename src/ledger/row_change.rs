@@ -127,9 +127,13 @@ pub fn row_ids(entry_type: &str, metadata: &str) -> [Option<Uuid>; 2] {
     [change.map(|change| change.row_id), change.and_then(|change| change.old_row_id)]
 }
 
-/// The same of a change of a row, from its metadata as a jsonb; `None` for what only [`row_ids`] can tell.
+/// The same of a change of a row, or of an item, from its metadata as a jsonb; `None` for what only [`row_ids`] can tell.
 pub fn row_ids_of_jsonb(entry_type: &str, metadata: &[u8]) -> Option<[Option<Uuid>; 2]> {
     use Found::{Absent, Text};
+    if ITEM_ENTRY_TYPES.contains(&entry_type) {
+        let [Text(item)] = jsonb::members(metadata, ["row_id"])? else { return None };
+        return Some([Some(Uuid::try_parse_ascii(item).ok()?), None]);
+    }
     Operation::from_entry_type(entry_type).filter(|operation| *operation != Operation::Truncate)?;
     let text = |id: &[u8]| Uuid::try_parse_ascii(id).ok();
     match jsonb::members(metadata, ["table_id", "key", "row_id", "old_row_id"])? {
@@ -199,12 +203,15 @@ mod tests {
                 assert_eq!(of_jsonb(entry_type, metadata), Some(row_ids(entry_type, metadata)), "{metadata}");
             }
             assert_eq!(of_jsonb("table_truncate", metadata), None);
-            assert_eq!(of_jsonb("item_signed", metadata), None);
+            for entry_type in ITEM_ENTRY_TYPES {
+                assert_eq!(of_jsonb(entry_type, metadata), Some(row_ids(entry_type, metadata)), "{metadata}");
+            }
         }
         for metadata in
             ["{}", r#"{"key": {"id": 2}, "row_id": "x", "table_id": "t"}"#, r#"{"row_id": 1, "table_id": "t"}"#]
         {
             assert_eq!(of_jsonb("table_insert", metadata), None);
+            assert_eq!(of_jsonb("item_signed", metadata), None);
         }
     }
 

@@ -7,6 +7,7 @@
 use super::database;
 use super::errors::{or_raise, Failure};
 use super::faults;
+use super::items::pending;
 use super::mirror::append::{FileRange, Goal, Mirror};
 use super::mirror::lines::LineBuffer;
 use super::mirror::{prepared, under_way};
@@ -557,6 +558,7 @@ fn end(current: &mut Transaction, committed: bool) {
     }
     tracking::at_end();
     queue::clear();
+    pending::forget();
     current.clear();
     if at_end.prepared_decided {
         prepared::after_decision();

@@ -1,23 +1,36 @@
 //! The items part of verify_all(): whether the registry is what the ledger says. An item that was revoked, or that calls one
 //! that has been signed again since, is not to be used; but nobody has tampered with it.
 
-use super::rows;
-use super::verify::{with_latest_snapshot, Verifier};
-use crate::items::registration::{Event, ItemName};
+use super::rows::{self, Repeated};
+use super::verify::{with_latest_snapshot, Alone, Verifier};
+use crate::items::registration::{pins_json, Event, ItemName, Registration};
 use crate::items::verifier::Status;
 use crate::postgres::spi::{self, Access};
+use pgrx::pg_sys::TimestampTz;
 use serde_json::{json, Value};
-use std::collections::HashSet;
+use std::collections::BTreeMap;
 use uuid::Uuid;
 
 /// Problems that are listed; all are counted.
 const MAX_LISTED: usize = 100;
 
-/// The newest entry about each item, by reading all entries: by the index alone, an entry could be hidden.
-const NEWEST: &str = "SELECT DISTINCT ON (metadata->>'row_id') metadata->'item'->>'item_type', \
-     metadata->'item'->>'item_id', metadata->'item'->>'version', id FROM ledger.entries \
+/// The newest entry about each item, and the newest that is no revocation, by reading all entries: by the index alone, an
+/// entry could be hidden.
+const NEWEST: &str = "SELECT DISTINCT ON (metadata->>'row_id', entry_type = 'item_revoked') \
+     metadata->'item'->>'item_type', metadata->'item'->>'item_id', metadata->'item'->>'version', created_at, id, \
+     entry_type = 'item_revoked' FROM ledger.entries \
      WHERE entry_type IN ('item_signed', 'item_moved', 'item_revoked') \
-     ORDER BY metadata->>'row_id', created_at DESC, id DESC";
+     ORDER BY metadata->>'row_id', entry_type = 'item_revoked', created_at DESC, id DESC";
+
+/// An entry: of two about an item, the later one is greater.
+type At = (TimestampTz, Uuid);
+
+/// The newest entries about an item.
+#[derive(Default)]
+struct Newest {
+    signed: Option<At>,
+    revoked: Option<At>,
+}
 
 #[derive(Default)]
 struct Audit {
@@ -30,13 +43,14 @@ struct Audit {
 pub fn verify_registry() -> (bool, Value) {
     let audit = with_latest_snapshot(|mut verifier| {
         let mut audit = Audit::default();
-        let names = rows::all_names();
-        for name in &names {
-            audit.check(&mut verifier, name);
+        let mut recorded = newest_entries();
+        for name in rows::all_names() {
+            let newest = recorded.remove(&name).unwrap_or_default();
+            let registration = audit.check(&mut verifier, &name);
+            audit.check_entries(&verifier, &name, &newest, registration);
         }
-        let names: HashSet<ItemName> = names.into_iter().collect();
-        for (name, entry_id) in newest_entries() {
-            audit.check_entry(&verifier, &names, name, entry_id);
+        for name in recorded.keys() {
+            audit.add(name, "missing", "it was registered, and its row in ledger.items is gone");
         }
         audit
     });
@@ -51,10 +65,11 @@ pub fn verify_registry() -> (bool, Value) {
 }
 
 impl Audit {
-    fn check(&mut self, verifier: &mut Verifier, name: &ItemName) {
-        let Some(row) = rows::find(name) else { return };
+    /// Verifies the item; gives what the ledger has of it.
+    fn check(&mut self, verifier: &mut Verifier, name: &ItemName) -> Option<Registration> {
+        let row = rows::find(name)?;
         self.items += 1;
-        let (verification, registration) = verifier.verify_alone(&row);
+        let Alone { verification, registration, .. } = verifier.verify_alone(&row);
         let revoked = registration.as_ref().is_some_and(|found| matches!(found.event, Event::Revoked { .. }));
         match verification.status {
             Status::Valid => {}
@@ -69,17 +84,27 @@ impl Audit {
                 self.add(name, status.as_str(), &format!("{error}{detail}"));
             }
         }
+        registration
     }
 
-    fn check_entry(&mut self, verifier: &Verifier, names: &HashSet<ItemName>, name: ItemName, entry_id: Uuid) {
-        if !names.contains(&name) {
-            return self.add(&name, "missing", "it was registered, and its row in ledger.items is gone");
-        }
-        let found = verifier.entries().newest(&name).map(|entry| entry.id());
+    /// Compares what the row repeats of the newest entries with them.
+    fn check_entries(
+        &mut self,
+        verifier: &Verifier,
+        name: &ItemName,
+        newest: &Newest,
+        registration: Option<Registration>,
+    ) {
+        let Some((_, entry_id)) = newest.signed.max(newest.revoked) else { return };
+        let found = verifier.entries().newest(name).map(|entry| entry.id());
         if found != Some(entry_id) {
             let detail =
                 format!("entry {entry_id} is the newest about it, and ledger.row_versions does not lead there");
-            self.add(&name, "unproven", &detail);
+            return self.add(name, "unproven", &detail);
+        }
+        let Some((row, registration)) = rows::repeated(name).zip(registration) else { return };
+        for difference in differences(&row, newest, entry_id, &registration) {
+            self.add(name, "differs", &difference);
         }
     }
 
@@ -95,13 +120,42 @@ impl Audit {
     }
 }
 
-fn newest_entries() -> Vec<(ItemName, Uuid)> {
-    let mut newest = Vec::new();
+/// What the row says otherwise than the entries about it, by columns.
+fn differences(row: &Repeated, newest: &Newest, entry_id: Uuid, registration: &Registration) -> Vec<String> {
+    let mut found = Vec::new();
+    if row.entry_id != Some(entry_id) {
+        found.push(format!("entry_id is not {entry_id}, which is the newest entry about it"));
+    }
+    if row.depends_on != pins_json(&registration.depends_on) {
+        found.push(format!("depends_on is not what entry {entry_id} says"));
+    }
+    // One that was revoked without ever having been signed has no such entry.
+    if let Some((_, signed)) = newest.signed.filter(|(time, _)| row.signed_at != Some(*time)) {
+        found.push(format!("signed_at is not the time of entry {signed}"));
+    }
+    // Whether it is revoked at all is what verification compares.
+    let (Event::Revoked { reason }, Some(revoked_at)) = (&registration.event, row.revoked_at) else { return found };
+    if newest.revoked.is_some_and(|(time, _)| revoked_at != time) {
+        found.push(format!("revoked_at is not the time of entry {entry_id}"));
+    }
+    if row.revoked_reason.as_deref() != Some(reason.as_str()) {
+        found.push(format!("revoked_reason is not what entry {entry_id} says"));
+    }
+    found
+}
+
+fn newest_entries() -> BTreeMap<ItemName, Newest> {
+    let mut found: BTreeMap<ItemName, Newest> = BTreeMap::new();
     spi::run(NEWEST, &[], Access::Read, |row| {
         let item_type = row.get::<String>(0).and_then(|item_type| item_type.parse().ok());
         let name = item_type.zip(row.get(1)).zip(row.get(2));
-        let name = name.map(|((item_type, id), version)| ItemName { item_type, id, version });
-        newest.extend(name.zip(row.uuid(3)));
+        let Some(((item_type, id), version)) = name else { return };
+        let newest = found.entry(ItemName { item_type, id, version }).or_default();
+        let at = row.get(3).zip(row.uuid(4));
+        match row.get::<bool>(5) {
+            Some(true) => newest.revoked = at,
+            _ => newest.signed = at,
+        }
     });
-    newest
+    found
 }

@@ -1,14 +1,16 @@
 //! What the ledger has of items: the newest entry about each.
 
+use super::pending::{self, AsOf, Newest};
 use crate::items::registration::{ItemName, Registration};
 use crate::ledger::record::{Entry, Timestamp};
-use crate::ledger::row_change::{row_ids, ITEM_ENTRY_TYPES};
+use crate::ledger::row_change::ITEM_ENTRY_TYPES;
 use crate::ledger::verifier::SealedEntry;
 use crate::ledger::Hash;
 use crate::postgres::entries::{self, RowEntry};
 use crate::postgres::errors::Failure;
+use crate::postgres::partitions;
 use crate::postgres::secrets;
-use crate::postgres::tables::{self, entry_column, Row};
+use crate::postgres::tables::{self, entry_column, Row, Table};
 use crate::postgres::tracking::metadata::Metadata;
 use crate::postgres::tracking::versions;
 use crate::postgres::verification::entry::is_included;
@@ -16,7 +18,6 @@ use crate::postgres::verification::stored_tree::StoredNodes;
 use crate::postgres::verification::table_blocks::{sealed_entry, Buffers};
 use pgrx::pg_sys;
 use std::cell::OnceCell;
-use std::collections::hash_map::{Entry as Slot, HashMap};
 use uuid::Uuid;
 
 /// An entry about an item.
@@ -48,11 +49,6 @@ impl ItemEntry {
         self.entry.entry_type == ITEM_ENTRY_TYPES[2]
     }
 
-    fn row_id(&self) -> Option<Uuid> {
-        let [row_id, _] = row_ids(&self.entry.entry_type, &self.entry.metadata);
-        row_id
-    }
-
     /// Of two entries about an item, the later one is greater.
     fn order(&self) -> (Timestamp, Uuid) {
         (self.entry.created_at, self.entry.entry_id)
@@ -81,31 +77,41 @@ impl ItemEntry {
     }
 }
 
-fn is_about_an_item(row: &Row) -> bool {
-    let entry_type: Option<&str> = row.get(entry_column::ENTRY_TYPE);
-    entry_type.is_some_and(|entry_type| ITEM_ENTRY_TYPES.contains(&entry_type))
+pub fn is_about_an_item(row: &Row) -> bool {
+    row.text(entry_column::ENTRY_TYPE).is_some_and(|entry_type| ITEM_ENTRY_TYPES.contains(&entry_type))
 }
 
 /// The entries that a snapshot sees.
 pub struct ItemEntries {
     snapshot: pg_sys::Snapshot,
-    /// The newest pending entry about each item: read once, for however many items are looked up.
-    pending: OnceCell<HashMap<Uuid, ItemEntry>>,
+    /// What is pending is known from before, if it was read as of this time.
+    kept_as_of: Option<AsOf>,
+    pending: OnceCell<Newest>,
     tree: StoredNodes,
 }
 
 impl ItemEntries {
     /// # Safety
     /// The snapshot stays registered or active for as long as this value is there.
-    pub unsafe fn of_snapshot(snapshot: pg_sys::Snapshot) -> ItemEntries {
-        ItemEntries { snapshot, pending: OnceCell::new(), tree: StoredNodes::default() }
+    pub unsafe fn of_snapshot(snapshot: pg_sys::Snapshot, kept_as_of: Option<AsOf>) -> ItemEntries {
+        ItemEntries { snapshot, kept_as_of, pending: OnceCell::new(), tree: StoredNodes::default() }
     }
 
     /// The entry that was recorded last about the item, if there is one.
     pub fn newest(&self, name: &ItemName) -> Option<ItemEntry> {
         let row_id = name.row_id();
-        let pending = self.pending.get_or_init(|| self.read_pending()).get(&row_id).cloned();
+        let pending = self.newest_pending(row_id);
         pending.into_iter().chain(self.newest_sealed(row_id)).max_by_key(ItemEntry::order)
+    }
+
+    fn newest_pending(&self, row_id: Uuid) -> Option<ItemEntry> {
+        // SAFETY: as promised to of_snapshot().
+        let entry_id = match self.kept_as_of {
+            Some(as_of) => unsafe { pending::find_kept(row_id, self.snapshot, as_of) },
+            None => self.pending.get_or_init(|| unsafe { Newest::read(self.snapshot) }).about(row_id),
+        };
+        let table = Table::open("entries_pending", pg_sys::AccessShareLock);
+        partitions::find(&table, entry_id?, self.snapshot, ItemEntry::from_row).flatten()
     }
 
     /// The same, of sealed entries alone.
@@ -126,33 +132,28 @@ impl ItemEntries {
     pub fn is_in_tree(&self, entry: &ItemEntry) -> bool {
         entry.in_tree.leaf_index < 0 || is_included(&entry.in_tree, &self.tree)
     }
-
-    fn read_pending(&self) -> HashMap<Uuid, ItemEntry> {
-        let mut newest: HashMap<Uuid, ItemEntry> = HashMap::new();
-        // SAFETY: as promised to of_snapshot().
-        unsafe {
-            versions::each_pending(self.snapshot, is_about_an_item, ItemEntry::from_row, |entry| {
-                let Some(row_id) = entry.row_id() else { return };
-                match newest.entry(row_id) {
-                    Slot::Vacant(slot) => drop(slot.insert(entry)),
-                    Slot::Occupied(mut slot) if slot.get().order() < entry.order() => drop(slot.insert(entry)),
-                    Slot::Occupied(_) => {}
-                }
-            });
-        }
-        newest
-    }
 }
 
-/// Records what was done with an item, as an entry that is newer than `previous`, whatever the clock shows. Returns its id.
-pub fn record(registration: &Registration, previous: Option<&ItemEntry>) -> Result<Uuid, Failure> {
+/// Now; later than the item's previous entry, whatever the clock shows.
+pub fn time_after(previous: Option<&ItemEntry>) -> Timestamp {
+    let now = tables::now();
+    let previous = previous.map(|entry| entry.entry.created_at).filter(|previous| *previous >= now);
+    previous.and_then(|previous| Timestamp::from_micros(previous.micros() + 1).ok()).unwrap_or(now)
+}
+
+/// Records what was done with an item at `time`, which is later than its previous entry. Returns the entry's id.
+pub fn record(registration: &Registration, time: Timestamp) -> Result<Uuid, Failure> {
     let metadata = Metadata::empty().actor().key("item", &registration.data());
-    let metadata = metadata.text("row_id", &registration.name.row_id().simple().to_string());
+    let row_id = registration.name.row_id();
+    let metadata = metadata.text("row_id", &row_id.simple().to_string());
     let with_signature = secrets::keyring()?.is_some();
-    let entry_type = registration.event.entry_type();
-    let mut entry = RowEntry::now(entry_type, registration.data_hash(), metadata.finish(), with_signature);
-    if let Some(previous) = previous.filter(|previous| previous.entry.created_at >= entry.created_at) {
-        entry.created_at = Timestamp::from_micros(previous.entry.created_at.micros() + 1).unwrap_or(entry.created_at);
-    }
-    entries::record_item(entry)
+    let entry_id = entries::record_item(RowEntry {
+        entry_type: registration.event.entry_type(),
+        data_hash: registration.data_hash(),
+        metadata: metadata.finish(),
+        with_signature,
+        created_at: time,
+    })?;
+    pending::note(row_id, time, entry_id);
+    Ok(entry_id)
 }

@@ -5,6 +5,7 @@
 //! | [`functions`] | hashing and signing a text |
 //! | [`registry`] | signing, moving, revoking and loading what is registered |
 //! | [`rows`], [`entries`] | what the table and what the ledger have of an item |
+//! | [`pending`] | where the newest pending entry about an item is |
 //! | [`verification`] | SQL functions that verify |
 //! | [`audit`] | the registry as a whole, for verify_all() |
 //! | [`verify`], [`cache`] | verifying items and what they call, and remembering it |
@@ -16,6 +17,7 @@ mod cache;
 mod entries;
 mod functions;
 mod given;
+pub mod pending;
 mod registry;
 mod rows;
 mod sync;

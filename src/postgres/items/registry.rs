@@ -4,18 +4,17 @@ use super::entries::{self, ItemEntries, ItemEntry};
 use super::failure;
 use super::given::{GivenItem, Stored};
 use super::rows::{self, SignedRow};
-use super::verify::with_latest_snapshot;
+use super::verify::{with_latest_snapshot, with_latest_snapshot_to_sign};
 use crate::items::attributes;
 use crate::items::item::Item;
 use crate::items::location::extract_location_path;
-use crate::items::registration::{Event, ItemName, Pin, Registration, MAX_DEPENDENCIES};
+use crate::items::registration::{parse_pins, Event, ItemName, Pin, Registration, MAX_DEPENDENCIES};
 use crate::items::signature_line::to_seconds;
 use crate::items::signer::{self, SignedItem};
 use crate::items::verifier::{Verification, SOLUTION};
 use crate::ledger::parse_hash;
 use crate::postgres::errors::{or_raise, required, Failure};
 use crate::postgres::jsonb::{Jsonb, JsonbText};
-use crate::postgres::tables;
 use pgrx::prelude::*;
 use pgrx::{check_for_interrupts, PgSqlErrorCode};
 use serde_json::{json, Value};
@@ -98,8 +97,8 @@ fn move_item(
     let name = or_raise(item_name(item_type, item_id, version));
     let file_path = required(file_path, "file_path");
     let mut draft = or_raise(lock(&name));
-    let (verification, _) = with_latest_snapshot(|mut verifier| verifier.verify_alone(&draft));
-    or_raise(require_success(&name, verification));
+    let found = with_latest_snapshot_to_sign(|mut verifier| verifier.verify_alone(&draft));
+    or_raise(require_success(&name, found.verification));
     let from = draft.file_path.replace(file_path).unwrap_or_default();
     or_raise(sign(&draft, Calls::Same, Place::Moved { from }))
 }
@@ -123,7 +122,7 @@ fn revoke(name: ItemName, reason: String) -> Result<JsonbText, Failure> {
         return Err(Failure::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, "reason must not be empty"));
     }
     let row = lock(&name)?;
-    let previous = with_latest_snapshot(|verifier| verifier.entries().newest(&name));
+    let previous = with_latest_snapshot_to_sign(|verifier| verifier.entries().newest(&name));
     let known = previous.as_ref().and_then(|entry| entry.registration(&name).ok());
     let mut registration = match known {
         Some(known) => known,
@@ -132,8 +131,9 @@ fn revoke(name: ItemName, reason: String) -> Result<JsonbText, Failure> {
     };
     registration.event = Event::Revoked { reason };
     let Event::Revoked { reason } = &registration.event else { unreachable!("set above") };
-    let entry_id = entries::record(&registration, previous.as_ref())?;
-    rows::revoke(&name, entry_id, reason);
+    let revoked_at = entries::time_after(previous.as_ref());
+    let entry_id = entries::record(&registration, revoked_at)?;
+    rows::revoke(&name, entry_id, revoked_at, reason);
     let mut receipt = name_receipt(&name);
     receipt["entry_id"] = json!(entry_id.to_string());
     receipt["reason"] = json!(reason);
@@ -156,7 +156,7 @@ fn registration_of_row(row: &GivenItem, name: &ItemName) -> Result<Registration,
         location: row.file_path.clone().unwrap_or_default(),
         integrity: integrity.clone(),
         text_hash,
-        depends_on: Vec::new(),
+        depends_on: rows::repeated(name).and_then(|row| parse_pins(&row.depends_on)).unwrap_or_default(),
     })
 }
 
@@ -200,9 +200,9 @@ impl Calls {
 /// Signs, records, and writes the row.
 fn sign(draft: &GivenItem, calls: Calls, place: Place) -> Result<JsonbText, Failure> {
     let name = draft.name().map_err(failure)?;
-    let signed = signer::sign(&draft.item().map_err(failure)?, tables::now()).map_err(failure)?;
+    let item = draft.item().map_err(failure)?;
     let is_move = matches!(place, Place::Moved { .. });
-    let (previous, depends_on) = with_latest_snapshot(|verifier| {
+    let (previous, depends_on) = with_latest_snapshot_to_sign(|verifier| {
         let entries = verifier.entries();
         // Nobody calls, and has signed, what is not there yet.
         let previous = match place {
@@ -223,6 +223,9 @@ fn sign(draft: &GivenItem, calls: Calls, place: Place) -> Result<JsonbText, Fail
         }
         Ok((previous, depends_on))
     })?;
+    // The time of the entry is that of the signature: so the ledger proves what the row says of it.
+    let signed_at = entries::time_after(previous.as_ref());
+    let signed = signer::sign(&item, signed_at).map_err(failure)?;
     let registration = Registration {
         event: match &place {
             Place::New | Place::Same => Event::Signed,
@@ -234,7 +237,7 @@ fn sign(draft: &GivenItem, calls: Calls, place: Place) -> Result<JsonbText, Fail
         depends_on,
         name,
     };
-    let entry_id = entries::record(&registration, previous.as_ref())?;
+    let entry_id = entries::record(&registration, signed_at)?;
     let metadata = draft.metadata.as_deref().unwrap_or("{}");
     let language = draft.language.as_deref();
     let row = SignedRow { registration: &registration, signed: &signed, metadata, language, entry_id };

@@ -3,10 +3,12 @@
 use super::given::{GivenItem, Stored};
 use crate::items::registration::{pins_json, ItemName, Registration};
 use crate::items::signer::SignedItem;
+use crate::ledger::record::Timestamp;
 use crate::postgres::jsonb::JsonbText;
 use crate::postgres::spi::{self, Access, Argument};
 use crate::postgres::tables::{self, Row};
 use pgrx::{pg_sys, IntoDatum};
+use serde_json::Value;
 use uuid::Uuid;
 
 /// Reads one by its name: `$1` to `$3`.
@@ -48,6 +50,31 @@ fn read(name: &ItemName, row: &Row) -> GivenItem {
         is_registered: true,
         revoked: is_revoked.then(|| row.get(6).unwrap_or_default()),
     }
+}
+
+/// What a row repeats of the ledger's entries, and its text does not prove.
+pub struct Repeated {
+    pub entry_id: Option<Uuid>,
+    pub signed_at: Option<pg_sys::TimestampTz>,
+    pub depends_on: Value,
+    pub revoked_at: Option<pg_sys::TimestampTz>,
+    pub revoked_reason: Option<String>,
+}
+
+pub fn repeated(name: &ItemName) -> Option<Repeated> {
+    let statement = "SELECT entry_id, signed_at, depends_on::pg_catalog.text, revoked_at, revoked_reason \
+         FROM ledger.items WHERE item_type = $1 AND item_id = $2 AND version = $3";
+    let mut found = None;
+    spi::run(statement, &name_arguments(name), Access::Read, |row| {
+        found = Some(Repeated {
+            entry_id: row.uuid(0),
+            signed_at: row.get(1),
+            depends_on: row.text(2).and_then(|pins| serde_json::from_str(pins).ok()).unwrap_or_default(),
+            revoked_at: row.get(3),
+            revoked_reason: row.get(4),
+        });
+    });
+    found
 }
 
 /// The names of all items, in order.
@@ -113,11 +140,15 @@ impl SignedRow<'_> {
 }
 
 /// Notes that the item was revoked.
-pub fn revoke(name: &ItemName, entry_id: Uuid, reason: &str) {
+pub fn revoke(name: &ItemName, entry_id: Uuid, at: Timestamp, reason: &str) {
     let mut arguments = name_arguments(name).to_vec();
-    arguments.extend([(pg_sys::UUIDOID, Some(tables::uuid_datum(&entry_id))), spi::text(Some(reason))]);
-    let statement = "UPDATE ledger.items SET entry_id = $4, revoked_at = pg_catalog.clock_timestamp(), \
-         revoked_reason = $5 WHERE item_type = $1 AND item_id = $2 AND version = $3";
+    arguments.extend([
+        (pg_sys::UUIDOID, Some(tables::uuid_datum(&entry_id))),
+        (pg_sys::TIMESTAMPTZOID, tables::timestamp_to_postgres(at).into_datum()),
+        spi::text(Some(reason)),
+    ]);
+    let statement = "UPDATE ledger.items SET entry_id = $4, revoked_at = $5, revoked_reason = $6 \
+         WHERE item_type = $1 AND item_id = $2 AND version = $3";
     spi::run(statement, &arguments, Access::Write, |_| {});
 }
 

@@ -45,6 +45,7 @@ fn verify_single_file(
     });
     let failed_at = outcome.failed_item.is_some().then_some(0);
     let mut report = outcome.verification.to_json();
+    report["registered"] = json!(outcome.is_recorded);
     counts.add_to(&mut report, failed_at, outcome.failed_item, started);
     JsonbText::from(report)
 }
@@ -60,7 +61,7 @@ fn verify_items(items: default!(Option<Jsonb>, "NULL")) -> JsonbText {
 fn verify_batch(mut verifier: Verifier, items: Option<Vec<Listed>>) -> Value {
     let started = Instant::now();
     let items = items.unwrap_or_else(|| rows::all_names().into_iter().map(Listed::Registered).collect());
-    let mut batch = Batch::default();
+    let mut batch = Batch::new();
     for (index, item) in items.iter().enumerate() {
         let outcome = verify_listed(&mut verifier, item);
         batch.add(index, item, outcome);
@@ -77,15 +78,19 @@ fn verify_item_chain(items: Option<Jsonb>) -> JsonbText {
     let items = or_raise(read_list(required(items, "items")));
     let started = Instant::now();
     JsonbText::from(with_latest_snapshot(|mut verifier| {
+        let mut all_recorded = true;
         for (index, item) in items.iter().enumerate() {
             let outcome = verify_listed(&mut verifier, item);
+            all_recorded &= outcome.is_recorded;
             if outcome.failed_item.is_some() {
                 let mut report = short_report(&outcome.verification);
+                report["registered"] = json!(all_recorded);
                 Counts::of(&verifier).add_to(&mut report, Some(index), outcome.failed_item, started);
                 return report;
             }
         }
         let mut report = json!({"success": true, "status": "valid", "error": null, "solution": null, "detail": null});
+        report["registered"] = json!(all_recorded);
         Counts::of(&verifier).add_to(&mut report, None, None, started);
         report
     }))
@@ -109,24 +114,39 @@ fn short_report(verification: &Verification) -> Value {
 }
 
 /// What failed of many.
-#[derive(Default)]
 struct Batch {
     failed_at: Option<usize>,
     failed_item: Option<String>,
     first: Option<Verification>,
     failed_count: usize,
+    /// Whether the ledger has an entry about each of the items.
+    all_recorded: bool,
     failures: Vec<Value>,
 }
 
 impl Batch {
+    fn new() -> Batch {
+        Batch {
+            failed_at: None,
+            failed_item: None,
+            first: None,
+            failed_count: 0,
+            all_recorded: true,
+            failures: Vec::new(),
+        }
+    }
+
     fn add(&mut self, index: usize, item: &Listed, outcome: Outcome) {
-        let Outcome { verification, failed_item: Some(failed_item) } = outcome else { return };
+        let Outcome { verification, failed_item, is_recorded } = outcome;
+        self.all_recorded &= is_recorded;
+        let Some(failed_item) = failed_item else { return };
         self.failed_count += 1;
         if self.failures.len() < MAX_LISTED {
             let mut failure = short_report(&verification);
             failure["index"] = json!(index);
             failure["item"] = json!(item.shown());
             failure["failed_item_id"] = json!(failed_item);
+            failure["registered"] = json!(is_recorded);
             self.failures.push(failure);
         }
         if self.first.is_none() {
@@ -140,6 +160,7 @@ impl Batch {
             "success": first.is_none(),
             "error": first.and_then(|first| first.error.as_deref()),
             "solution": first.and_then(|first| first.solution.as_deref()),
+            "registered": self.all_recorded,
             "item_count": item_count,
             "failed_count": self.failed_count,
             "failures": std::mem::take(&mut self.failures),

@@ -3,6 +3,7 @@
 use super::cache;
 use super::entries::{ItemEntries, ItemEntry};
 use super::given::{GivenItem, Stored};
+use super::pending::AsOf;
 use super::rows;
 use crate::items::registration::{ItemName, Pin, Registration};
 use crate::items::verifier::{verify_integrity, verify_registered, Status, Verification};
@@ -22,6 +23,16 @@ pub struct Outcome {
     pub verification: Verification,
     /// `ID` of the item that is not valid.
     pub failed_item: Option<String>,
+    /// Whether the ledger has an entry about the item. If it is valid as well, then its text is the one that was recorded.
+    pub is_recorded: bool,
+}
+
+/// The same of an item by itself.
+pub struct Alone {
+    pub verification: Verification,
+    /// What the ledger has of it, if that is proved.
+    pub registration: Option<Registration>,
+    pub is_recorded: bool,
 }
 
 /// One run over any number of items, all as one snapshot sees them.
@@ -38,11 +49,22 @@ pub struct Verifier {
 /// Runs `work` with a snapshot of what is committed now and what this transaction has done, whatever its isolation level:
 /// what was revoked is not used by a transaction that began before.
 pub fn with_latest_snapshot<T>(work: impl FnOnce(Verifier) -> T) -> T {
+    with_snapshot(false, work)
+}
+
+/// The same for who signs, often many items in one transaction: keeps what it reads of pending entries for the next.
+pub fn with_latest_snapshot_to_sign<T>(work: impl FnOnce(Verifier) -> T) -> T {
+    with_snapshot(true, work)
+}
+
+fn with_snapshot<T>(to_sign: bool, work: impl FnOnce(Verifier) -> T) -> T {
     // SAFETY: inside a transaction. After an ERROR, its end takes the snapshot off the stack.
     unsafe {
         pg_sys::CommandCounterIncrement();
-        pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot());
-        let entries = ItemEntries::of_snapshot(pg_sys::GetActiveSnapshot());
+        let latest = pg_sys::GetLatestSnapshot();
+        let kept_as_of = if to_sign { AsOf::snapshot(latest) } else { None };
+        pg_sys::PushActiveSnapshot(latest);
+        let entries = ItemEntries::of_snapshot(pg_sys::GetActiveSnapshot(), kept_as_of);
         let done = work(Verifier { entries, valid: HashMap::new(), verified: 0, cached: 0 });
         pg_sys::PopActiveSnapshot();
         done
@@ -65,7 +87,8 @@ impl Verifier {
     /// Verifies what the registry has under this name, as if it were at `file_path`.
     pub fn verify_name(&mut self, name: &ItemName, file_path: Option<&str>) -> (Option<GivenItem>, Outcome) {
         let Some(mut row) = rows::find(name) else {
-            let outcome = Outcome { verification: not_found(name), failed_item: Some(name.id.clone()) };
+            let is_recorded = self.entries.newest(name).is_some();
+            let outcome = Outcome { verification: not_found(name), failed_item: Some(name.id.clone()), is_recorded };
             return (None, outcome);
         };
         if let Some(file_path) = file_path {
@@ -77,41 +100,52 @@ impl Verifier {
 
     /// Verifies the item and all that it calls.
     pub fn verify(&mut self, given: &GivenItem) -> Outcome {
-        let (verification, registration) = self.verify_alone(given);
+        let Alone { verification, registration, is_recorded } = self.verify_alone(given);
         if !verification.success() {
-            return Outcome { verification, failed_item: Some(given.id.clone()) };
+            return Outcome { verification, failed_item: Some(given.id.clone()), is_recorded };
         }
         match registration.and_then(|registration| self.verify_calls(registration, given.is_registered)) {
-            Some((failed, verification)) => Outcome { verification, failed_item: Some(failed.id) },
-            None => Outcome { verification, failed_item: None },
+            Some((failed, verification)) => Outcome { verification, failed_item: Some(failed.id), is_recorded },
+            None => Outcome { verification, failed_item: None, is_recorded },
         }
     }
 
-    /// Verifies the item, and not what it calls. Also gives what the ledger has of it.
-    pub fn verify_alone(&mut self, given: &GivenItem) -> (Verification, Option<Registration>) {
+    /// Verifies the item, and not what it calls.
+    pub fn verify_alone(&mut self, given: &GivenItem) -> Alone {
         check_for_interrupts!();
         let name = match given.name() {
             Ok(name) => name,
-            Err(error) => return (invalid(&error), None),
+            Err(error) => return Alone { verification: invalid(&error), registration: None, is_recorded: false },
         };
         let entry = self.entries.newest(&name);
-        let registration = match entry.as_ref().map(|entry| entry.registration(&name)).transpose() {
-            Ok(None) if given.is_registered => return (unrecorded(&name), None),
+        let (verification, registration) = self.verify_against(given, &name, entry.as_ref());
+        Alone { verification, registration, is_recorded: entry.is_some() }
+    }
+
+    /// Verifies the item against itself and the newest entry about it.
+    fn verify_against(
+        &mut self,
+        given: &GivenItem,
+        name: &ItemName,
+        entry: Option<&ItemEntry>,
+    ) -> (Verification, Option<Registration>) {
+        let registration = match entry.map(|entry| entry.registration(name)).transpose() {
+            Ok(None) if given.is_registered => return (unrecorded(name), None),
             Ok(registration) => registration,
-            Err(problem) => return (unproven(&name, entry.as_ref(), &problem), None),
+            Err(problem) => return (unproven(name, entry, &problem), None),
         };
         if let Some(reason) = &given.revoked {
             let detail = Some(format!("reason: {reason}"));
             return (Verification::failed(Status::Revoked, "Signature revoked".to_owned(), detail), registration);
         }
-        let key = cache::Key::of(given, entry.as_ref());
+        let key = cache::Key::of(given, entry);
         if let Some(verification) = cache::find(&key) {
             self.verified += u64::from(verification.success());
             self.cached += u64::from(verification.success());
             return (verification, registration);
         }
-        if entry.as_ref().is_some_and(|entry| !self.entries.is_in_tree(entry)) {
-            return (unproven(&name, entry.as_ref(), "the log tree does not include it"), None);
+        if entry.is_some_and(|entry| !self.entries.is_in_tree(entry)) {
+            return (unproven(name, entry, "the log tree does not include it"), None);
         }
         let verification = verify_text(given, registration.as_ref()).unwrap_or_else(|error| invalid(&error));
         cache::remember(key, name.row_id(), &verification);
@@ -164,7 +198,7 @@ impl Verifier {
             return check_pin(pin, integrity).map(|()| None);
         }
         let row = rows::find(&pin.name).ok_or_else(|| Box::new(not_found(&pin.name)))?;
-        let (verification, registration) = self.verify_alone(&row);
+        let Alone { verification, registration, .. } = self.verify_alone(&row);
         let registration = registration.filter(|_| verification.success()).ok_or_else(|| Box::new(verification))?;
         check_pin(pin, &registration.integrity)?;
         Ok(Some(registration))

@@ -355,7 +355,8 @@ fn take_over(
     drop(fields);
     // After that, so that the writer does not put the state of the attachment before in its place.
     let state = StateFile::open(path)?;
-    let known = Known { size: metadata.len(), synced: metadata.len(), inode: metadata.ino(), stamp: file::stamp_of(&metadata) };
+    let known =
+        Known { size: metadata.len(), synced: metadata.len(), inode: metadata.ino(), stamp: file::stamp_of(&metadata) };
     state_file::write(&state, &ownership, &known, wal, tables::now())
         .map_err(|error| Trouble::passing("write the state file of", path, error))
 }

@@ -1,0 +1,98 @@
+//! Which pending entry is the newest about each item.
+//!
+//! Finding that out takes reading all that is pending. Who verifies reads it once, however many items he verifies. Who signs
+//! calls a function for each item, and nobody can seal what his transaction has recorded before it has ended: reading it
+//! all each time would take n² for n items. So what was found is kept, until the transaction ends, for those calls between
+//! which no other transaction has ended: then only this one can have recorded anything, and that is noted.
+
+use super::entries::is_about_an_item;
+use crate::ledger::record::Timestamp;
+use crate::ledger::row_change;
+use crate::postgres::jsonb::Jsonb;
+use crate::postgres::tables::{self, entry_column, Row};
+use crate::postgres::tracking::versions;
+use pgrx::pg_sys;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use uuid::Uuid;
+
+/// Of two entries about an item, the later one is greater.
+type At = (Timestamp, Uuid);
+
+/// The newest pending entry about each item, by the item's id.
+#[derive(Default)]
+pub struct Newest(HashMap<Uuid, At>);
+
+impl Newest {
+    /// Reads all that is pending.
+    ///
+    /// # Safety
+    /// The snapshot is registered or active.
+    pub unsafe fn read(snapshot: pg_sys::Snapshot) -> Newest {
+        let mut newest = Newest::default();
+        versions::each_pending(snapshot, is_about_an_item, read_row, |(row_id, at)| newest.note(row_id, at));
+        newest
+    }
+
+    pub fn about(&self, row_id: Uuid) -> Option<Uuid> {
+        self.0.get(&row_id).map(|(_, entry_id)| *entry_id)
+    }
+
+    fn note(&mut self, row_id: Uuid, at: At) {
+        let newest = self.0.entry(row_id).or_insert(at);
+        *newest = at.max(*newest);
+    }
+}
+
+fn read_row(row: &Row) -> Option<(Uuid, At)> {
+    let entry_type = row.text(entry_column::ENTRY_TYPE)?;
+    let quick = row.get::<Jsonb>(entry_column::METADATA).and_then(|metadata| metadata.row_ids(entry_type));
+    let [row_id, _] = quick.unwrap_or_else(|| row_change::row_ids(entry_type, &tables::entry_from_row(row).metadata));
+    let created_at = row.timestamp(entry_column::CREATED_AT).unwrap_or_default();
+    Some((row_id?, (created_at, row.uuid(entry_column::ID)?)))
+}
+
+/// What a snapshot sees but for what its own transaction does: two that have the same number see the same. It is what
+/// Postgres itself goes by when it uses a snapshot again. Transactions that end are counted, and subtransactions that are
+/// rolled back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AsOf(u64);
+
+impl AsOf {
+    /// # Safety
+    /// The snapshot is good, and no copy: a copy does not say.
+    pub unsafe fn snapshot(snapshot: pg_sys::Snapshot) -> Option<AsOf> {
+        let ended = (*snapshot).snapXactCompletionCount;
+        (ended != 0).then_some(AsOf(ended))
+    }
+}
+
+thread_local! {
+    static KEPT: RefCell<Option<(AsOf, Newest)>> = const { RefCell::new(None) };
+}
+
+/// The newest pending entry about the item, by what was kept if that is as of the same time.
+///
+/// # Safety
+/// The snapshot is registered or active.
+pub unsafe fn find_kept(row_id: Uuid, snapshot: pg_sys::Snapshot, as_of: AsOf) -> Option<Uuid> {
+    let is_kept = KEPT.with_borrow(|kept| kept.as_ref().is_some_and(|(kept, _)| *kept == as_of));
+    if !is_kept {
+        KEPT.set(Some((as_of, Newest::read(snapshot))));
+    }
+    KEPT.with_borrow(|kept| kept.as_ref()?.1.about(row_id))
+}
+
+/// This transaction has recorded an entry about the item.
+pub fn note(row_id: Uuid, created_at: Timestamp, entry_id: Uuid) {
+    KEPT.with_borrow_mut(|kept| {
+        if let Some((_, newest)) = kept {
+            newest.note(row_id, (created_at, entry_id));
+        }
+    });
+}
+
+/// The transaction has ended.
+pub fn forget() {
+    KEPT.set(None);
+}

@@ -1,0 +1,155 @@
+//! Signing many items in one transaction: it does not look through all that it has recorded for each of them, and misses nothing
+//! that others, or it itself, have done in between.
+#![cfg(feature = "cluster-tests")]
+
+mod common;
+
+use common::ledger::*;
+use common::{Cluster, Options};
+use postgres::Client;
+
+const ITEMS: i64 = 600;
+
+/// So many items, sealed: `t1`, `t2` and so on.
+fn registry() -> (Cluster, Client) {
+    let options = Options::new()
+        .conf("ledger.block_interval = 1h")
+        .conf("ledger.block_size = 10000")
+        .conf("max_prepared_transactions = 5")
+        .conf("autovacuum = off");
+    let (cluster, mut client) = start(options);
+    let create = each("ledger.create_item('tool', 't' || n, '1.0.0', n::text, 't/' || n || '.py')");
+    client.batch_execute("CREATE ROLE writer IN ROLE ledger_writer; CREATE ROLE admin IN ROLE ledger_admin").unwrap();
+    client.batch_execute(&create).unwrap();
+    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
+    wait_until_sealed(&mut client);
+    (cluster, client)
+}
+
+fn each(call: &str) -> String {
+    format!("SELECT count({call}) FROM generate_series(1, {ITEMS}) AS n")
+}
+
+fn sign(id: &str) -> String {
+    format!("SELECT ledger.sign_item('tool', '{id}', '1.0.0')")
+}
+
+fn sign_calling(id: &str, called: &str) -> String {
+    format!(
+        r#"SELECT ledger.sign_item('tool', '{id}', '1.0.0', depends_on => '[{{"item_type": "tool", "item_id": "{called}", "version": "1.0.0"}}]')"#
+    )
+}
+
+fn revoke(id: &str) -> String {
+    format!("SELECT ledger.revoke_signature('tool', '{id}', '1.0.0', 'leaks')")
+}
+
+/// What the current transaction has fetched of pending entries.
+fn fetched(client: &mut Client) -> i64 {
+    number(
+        client,
+        "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_all_tables WHERE relid = 'ledger.entries_pending'::regclass",
+    )
+}
+
+#[track_caller]
+fn assert_revoked(client: &mut Client, id: &str) {
+    assert_eq!(error(client, &sign(id)).message(), format!("the signature of {id}@1.0.0 was revoked"));
+}
+
+#[test]
+fn many_items_in_one_transaction_cost_no_more_each_than_few() {
+    let (_cluster, mut client) = registry();
+    let calls = "ledger.create_item('tool', 'n' || n, '1.0.0', n::text, 'n/' || n || '.py',
+        depends_on => '[{\"item_type\": \"tool\", \"item_id\": \"t1\", \"version\": \"1.0.0\"}]')";
+    for call in [
+        "ledger.sign_item('tool', 't' || n, '1.0.0')",
+        "ledger.move_item('tool', 't' || n, '1.0.0', 'u/' || n || '.py')",
+        "ledger.revoke_signature('tool', 't' || n, '1.0.0', 'old')",
+        calls,
+    ] {
+        // One that is signed before: there is something pending.
+        client.batch_execute(&format!("BEGIN; {}", sign("t1"))).unwrap();
+        client.batch_execute(&each(call)).unwrap();
+        let fetched = fetched(&mut client);
+        // Looking through all for each would be some 180,000. Whatever else ends meanwhile has it looked through again.
+        assert!((1..20 * ITEMS).contains(&fetched), "{call}: {fetched}");
+        client.batch_execute("ROLLBACK").unwrap();
+    }
+}
+
+#[test]
+fn what_others_commit_in_between_is_seen() {
+    let (cluster, mut client) = registry();
+    let mut other = cluster.connect("postgres");
+    other.batch_execute(&format!("BEGIN; {}; PREPARE TRANSACTION 'revoked'", revoke("t3"))).unwrap();
+    let callee =
+        "SELECT metadata #>> '{item,depends_on,0,integrity_hash}' FROM ledger.entries ORDER BY created_at DESC LIMIT 1";
+    for isolation in ["READ COMMITTED", "REPEATABLE READ"] {
+        client.batch_execute(&format!("BEGIN ISOLATION LEVEL {isolation}; SET LOCAL ROLE writer")).unwrap();
+        client.batch_execute(&sign_calling("t1", "t4")).unwrap();
+        let content = format!("E'{isolation}\\n'");
+        other.batch_execute(&format!("SELECT ledger.sign_item('tool', 't4', '1.0.0', {content})")).unwrap();
+        client.batch_execute(&sign_calling("t1", "t4")).unwrap();
+        client.batch_execute("RESET ROLE").unwrap();
+        let hash = "SELECT integrity_hash FROM ledger.items WHERE item_id = 't4'";
+        assert_eq!(value(&mut client, callee), value(&mut other, hash), "{isolation}");
+        client.batch_execute("COMMIT").unwrap();
+    }
+    client.batch_execute("BEGIN; SET LOCAL ROLE writer").unwrap();
+    client.batch_execute(&sign("t1")).unwrap();
+    other.batch_execute(&revoke("t2")).unwrap();
+    other.batch_execute("COMMIT PREPARED 'revoked'").unwrap();
+    for id in ["t2", "t3"] {
+        client.batch_execute("SAVEPOINT s").unwrap();
+        assert_revoked(&mut client, id);
+        client.batch_execute("ROLLBACK TO s").unwrap();
+    }
+    client.batch_execute(&sign("t5")).unwrap();
+    client.batch_execute("COMMIT").unwrap();
+    assert_eq!(json(&mut client, "SELECT ledger.verify_all()")["overall_valid"], true);
+}
+
+#[test]
+fn what_the_transaction_itself_has_done_and_taken_back_is_seen() {
+    let (_cluster, mut client) = registry();
+    client.batch_execute(&revoke("t1")).unwrap();
+    // Signed again by an administrator, but that was taken back: revoked it is.
+    client.batch_execute(&format!("BEGIN; {}; SAVEPOINT s; SET LOCAL ROLE admin; {}", sign("t9"), sign("t1"))).unwrap();
+    client.batch_execute("ROLLBACK TO s; SET LOCAL ROLE writer").unwrap();
+    assert_revoked(&mut client, "t1");
+    client.batch_execute("ROLLBACK").unwrap();
+    // The same where a savepoint is released, and only one further out is taken back.
+    let inner = "SAVEPOINT o; SAVEPOINT s; SET LOCAL ROLE admin";
+    client.batch_execute(&format!("BEGIN; {}; {inner}; {}; RELEASE s", sign("t9"), sign("t1"))).unwrap();
+    client.batch_execute(&format!("{}; ROLLBACK TO o; SET LOCAL ROLE writer", sign("t8"))).unwrap();
+    assert_revoked(&mut client, "t1");
+    client.batch_execute("ROLLBACK").unwrap();
+    // Revoked in the same transaction, also if it is sealed in there.
+    for seal in ["SELECT 1", "SELECT * FROM ledger.commit_block()"] {
+        client
+            .batch_execute(&format!("BEGIN; {}; {}; {seal}; SET LOCAL ROLE writer", sign("t2"), revoke("t2")))
+            .unwrap();
+        assert_revoked(&mut client, "t2");
+        client.batch_execute("ROLLBACK").unwrap();
+    }
+    // What is left of a transaction that has failed is not used by the next.
+    client.batch_execute(&format!("BEGIN; {}; ROLLBACK; SET ROLE writer", sign("t1"))).unwrap();
+    assert_revoked(&mut client, "t1");
+    client.batch_execute("RESET ROLE").unwrap();
+
+    // Signed often in one transaction, the entries are in order.
+    client.batch_execute("BEGIN").unwrap();
+    for n in 0..5 {
+        let content = format!("SELECT ledger.sign_item('tool', 't7', '1.0.0', E'{n}\\n')");
+        client.batch_execute(&content).unwrap();
+        client.batch_execute("SELECT ledger.move_item('tool', 't7', '1.0.0', 't/7.py')").unwrap();
+        assert!(value(&mut client, "SELECT ledger.load_item('tool', 't7', '1.0.0')").ends_with(&format!("{n}\n")));
+    }
+    client.batch_execute("COMMIT").unwrap();
+    let in_order =
+        "SELECT count(*) FILTER (WHERE later) FROM (SELECT created_at > lag(created_at) OVER (ORDER BY id) AS later
+        FROM ledger.entries_pending WHERE metadata #>> '{item,item_id}' = 't7') AS e";
+    assert_eq!(number(&mut client, in_order), 9);
+    assert_eq!(json(&mut client, "SELECT ledger.verify_all()")["overall_valid"], true);
+}
