@@ -82,6 +82,17 @@ pub fn live_columns(table: &Table) -> Vec<TableColumn> {
     .collect()
 }
 
+/// Where the column of this name stands in a row of the table, from 0.
+pub fn position_of(table: &Table, name: &str) -> Option<usize> {
+    (0..table.column_count()).find(|position| {
+        // SAFETY: the relation is open, and has that many attributes; a name ends with a zero byte.
+        unsafe {
+            let attribute = attribute(table.descriptor(), *position);
+            !attribute.attisdropped && CStr::from_ptr(attribute.attname.data.as_ptr()).to_bytes() == name.as_bytes()
+        }
+    })
+}
+
 /// # Safety
 /// The descriptor has that attribute, and outlives the result.
 unsafe fn attribute<'a>(descriptor: pg_sys::TupleDesc, position: usize) -> &'a pg_sys::FormData_pg_attribute {
