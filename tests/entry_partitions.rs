@@ -116,6 +116,36 @@ fn entries_are_read_from_every_partition_whoever_has_made_it() {
     assert_intact(&mut client);
 }
 
+/// An older entry is not taken for the newest, nor a part of a history for the whole.
+#[test]
+fn what_is_asked_of_a_row_is_refused_while_entries_about_it_are_away() {
+    let (_cluster, mut client, _) = ledger();
+    client.batch_execute("INSERT INTO notes VALUES (4, 'fourth')").unwrap();
+    let arrange = ARRANGEMENTS.iter().find(|(what, _)| what.contains("copies")).unwrap().1;
+    client.batch_execute(&format!("{TAKE}{arrange}")).unwrap();
+    client.batch_execute("ALTER TABLE ledger.entries_sealed DETACH PARTITION copy_2").unwrap();
+    client.batch_execute(APPLICATION_TRIGGERS_OFF).unwrap();
+    // As it was in the blocks before.
+    client.batch_execute("UPDATE notes SET id = 1, body = 'first.' WHERE id = 11").unwrap();
+    let row = r#"'notes', '{"id": 1}'"#;
+    for asked in [
+        format!("SELECT ledger.verify_row({row})"),
+        format!("SELECT * FROM ledger.history({row})"),
+        "SELECT ledger.verified(n) FROM notes n WHERE id = 1".to_owned(),
+    ] {
+        let error = error(&mut client, &asked);
+        assert_eq!(error.code().code(), "XX001", "{asked}");
+        assert!(all_text(&error).contains("attach it again"), "{asked}: {error:?}");
+    }
+    let verified =
+        |client: &mut Client| json(client, "SELECT ledger.verify_row('notes', '{\"id\": 4}')")["verified"].clone();
+    assert_eq!(verified(&mut client), true, "no entry about it is away");
+    client
+        .batch_execute("ALTER TABLE ledger.entries_sealed ATTACH PARTITION copy_2 FOR VALUES FROM (3) TO (MAXVALUE)")
+        .unwrap();
+    assert_eq!(json(&mut client, &format!("SELECT ledger.verify_row({row})"))["problem"], "resurrected");
+}
+
 /// The file would tell of an entry without a row, were recovery not to find the rows there are.
 #[test]
 fn recovery_and_export_know_entries_of_every_partition() {
