@@ -63,6 +63,23 @@ DELETE FROM pairs WHERE a = 1 AND b = 4;
 SELECT row_key, problem, detail FROM ledger.verify_table('pairs') ORDER BY row_key;
 DROP TABLE pairs;
 
+-- Values that are equal, written in another way.
+CREATE TABLE spans (span interval PRIMARY KEY, v text);
+SELECT ledger.track('spans') IS NOT NULL AS tracked;
+INSERT INTO spans VALUES ('1 day', 'first');
+UPDATE spans SET v = 'second';
+SELECT ledger.verify_row('spans', jsonb_build_object('span', span)) -> 'verified' AS verified FROM unnest('{1 day,24:00,PT24H}'::text[]) AS span;
+SELECT string_agg(operation, ' ') FROM ledger.history('spans', '{"span": "24:00"}');
+UPDATE spans SET span = '24:00';
+SELECT ledger.verify_row('spans', jsonb_build_object('span', span)) -> 'verified' AS verified FROM unnest('{1 day,24:00,PT24H}'::text[]) AS span;
+SELECT * FROM ledger.verify_table('spans');
+ALTER TABLE spans DISABLE TRIGGER ledger_record_change;
+UPDATE spans SET v = 'forged';
+SELECT ledger.verify_row('spans', '{"span": "1 day"}') -> 'problem' AS problem;
+DELETE FROM spans;
+SELECT ledger.verify_row('spans', '{"span": "24:00"}') -> 'problem' AS problem;
+DROP TABLE spans;
+
 -- A partition whose columns have other numbers than those of its table.
 CREATE TABLE parted (region text, n integer, v text, PRIMARY KEY (region, n)) PARTITION BY LIST (region);
 CREATE TABLE part_west (v text, dropped integer, n integer NOT NULL, region text NOT NULL);

@@ -10,7 +10,7 @@ use super::errors::{or_raise, Failure};
 use super::jsonb::Jsonb;
 use super::log_state::LogState;
 use super::mirror::block_lines;
-use super::partitions::{self, SealedPartition};
+use super::partitions;
 use super::settings;
 use super::tables::{self, entry_column, LatestSnapshot, Row, Table, TableScan};
 use super::tracking::versions::NewVersions;
@@ -308,26 +308,14 @@ pub(super) fn fill_partitions(blocks: &[BlockHeader], mut insert: impl FnMut(&Bl
     let all = partitions::sealed();
     let mut blocks = blocks.iter().peekable();
     while let Some(block) = blocks.peek() {
-        let partition = partition_of(&all, block.block_number);
-        let table = Table::open_oid(partition.oid, pg_sys::RowExclusiveLock);
+        let partition = partitions::to_fill(&all, block.block_number);
+        let table = partition.open_for_sealing(block.block_number);
         let mut bulk = BulkInsert::new(&table);
         while let Some(block) = blocks.next_if(|block| block.block_number < partition.to) {
             insert(block, &mut bulk);
         }
         bulk.finish();
     }
-}
-
-fn partition_of(all: &[SealedPartition], block_number: i64) -> SealedPartition {
-    let found = all.iter().find(|partition| (partition.from..partition.to).contains(&block_number));
-    *found.unwrap_or_else(|| {
-        Failure::new(
-            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-            format!("no partition of ledger.entries_sealed holds block {block_number}"),
-        )
-        .hint("A partition was detached or dropped; attach it again.")
-        .raise()
-    })
 }
 
 fn move_entry(entry: &Candidate, block_number: i64, leaf_index: i64, pending: &Table, bulk: &mut BulkInsert) {

@@ -1,21 +1,66 @@
 //! The partitions of `ledger.entries_sealed`: where a block's entries go, and finding an entry among them.
+//!
+//! Sealing makes them, but a DBA may put others in their place: moved, merged, with partitions of their own. All are read; what is
+//! to be sealed goes into those only that are as sealing would make them.
 
+use super::errors::Failure;
 use super::settings;
 use super::tables::{self, entry_column, LatestSnapshot, Table};
+use super::tracking::relation;
 use pgrx::prelude::*;
-use pgrx::{pg_sys, FromDatum, Spi};
+use pgrx::{pg_sys, FromDatum, PgSqlErrorCode, Spi};
 use uuid::Uuid;
 
 /// About how many entries one partition holds: large enough that looking an id up in every partition stays cheap, small
 /// enough that one can be moved to other storage in reasonable time.
 const PARTITION_ENTRIES: i64 = 10_000_000;
 
-/// A partition holds blocks `from <= block_number < to`.
+/// A table that holds sealed entries: a partition, or one of a partition's own. It may have the blocks `from <= block_number < to`.
 #[derive(Debug, Clone, Copy)]
 pub struct SealedPartition {
     pub oid: pg_sys::Oid,
     pub from: i64,
     pub to: i64,
+    kind: Kind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// All entries of its blocks are in it.
+    Range,
+    /// A partition of a partition: others may have entries of the same blocks.
+    Nested,
+    /// What no other partition takes.
+    Default,
+}
+
+impl SealedPartition {
+    pub fn may_hold(&self, block_number: i64) -> bool {
+        (self.from..self.to).contains(&block_number)
+    }
+
+    /// For reading, whoever has made it.
+    pub fn open(&self) -> Table {
+        let table = Table::open_entries(self.oid, pg_sys::AccessShareLock);
+        // A scan of it would find nothing, and say nothing.
+        if !table.is_plain() {
+            let name = relation::qualified_name(&table);
+            let message = format!("cannot read partition {name} of ledger.entries_sealed: it is not an ordinary table");
+            Failure::new(PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE, message)
+                .hint("Detach it, and attach a table with its rows.")
+                .raise()
+        }
+        table
+    }
+
+    /// For the entries of `block_number`.
+    pub fn open_for_sealing(&self, block_number: i64) -> Table {
+        let table = Table::open_entries(self.oid, pg_sys::RowExclusiveLock);
+        match table.is_plain() && table.has_own_order() {
+            true => table,
+            false => no_place(block_number).raise(),
+        }
+    }
 }
 
 /// The table that the partitions are of, as it is now: where this transaction holds its lock already, opening it does not
@@ -27,41 +72,78 @@ fn open_parent() -> Table {
     parent
 }
 
-/// All partitions, by ascending block number.
+/// All tables that hold sealed entries, by ascending block number; first what is in the default partition.
 pub fn sealed() -> Vec<SealedPartition> {
+    partitions_that(|_| true)
+}
+
+/// Those that may hold entries of the block.
+fn holding(block_number: i64) -> Vec<SealedPartition> {
+    partitions_that(|partition| partition.may_hold(block_number))
+}
+
+fn partitions_that(are_wanted: impl Fn(&SealedPartition) -> bool) -> Vec<SealedPartition> {
     let parent = open_parent();
-    // SAFETY: the descriptor belongs to the open relation. A range bound's datums are those of a bigint, except where
-    // the kind says that it is unbounded; such a partition was not made by us and is passed over.
-    unsafe {
-        let descriptor = pg_sys::RelationGetPartitionDesc(parent.relation(), false);
-        if (*descriptor).nparts == 0 {
-            return Vec::new();
+    // SAFETY: the descriptor belongs to the open relation.
+    let descriptor = unsafe { &*pg_sys::RelationGetPartitionDesc(parent.relation(), false) };
+    if descriptor.nparts == 0 {
+        return Vec::new();
+    }
+    // SAFETY: as above; it has bounds where there are partitions.
+    let bounds = unsafe { &*descriptor.boundinfo };
+    let default = (bounds.default_index, i64::MIN, i64::MAX, Kind::Default);
+    // SAFETY: a place of the bounds' arrays.
+    let range =
+        |at: i32| unsafe { (*bounds.indexes.add(at as usize), bound(bounds, at - 1), bound(bounds, at), Kind::Range) };
+    let all = std::iter::once(default).chain((1..bounds.ndatums).map(range));
+    let mut partitions = Vec::new();
+    for (index, from, to, kind) in all.filter(|(index, ..)| *index >= 0) {
+        // SAFETY: an index into the descriptor's arrays.
+        let (oid, is_leaf) = unsafe { (*descriptor.oids.add(index as usize), *descriptor.is_leaf.add(index as usize)) };
+        let partition = SealedPartition { oid, from, to, kind };
+        match is_leaf {
+            _ if !are_wanted(&partition) => {}
+            true => partitions.push(partition),
+            false => partitions.extend(nested(&partition)),
         }
-        let bounds = &*(*descriptor).boundinfo;
-        let bound = |at: i32| {
-            let at = at as usize;
-            let kind = **bounds.kind.add(at);
-            let is_value = kind == pg_sys::PartitionRangeDatumKind::PARTITION_RANGE_DATUM_VALUE;
-            is_value.then(|| i64::from_datum(**bounds.datums.add(at), false)).flatten()
-        };
-        (1..bounds.ndatums)
-            .filter_map(|at| {
-                let partition = *bounds.indexes.add(at as usize);
-                let oid = (partition >= 0).then(|| *(*descriptor).oids.add(partition as usize))?;
-                Some(SealedPartition { oid, from: bound(at - 1)?, to: bound(at)? })
-            })
-            .collect()
+    }
+    partitions
+}
+
+/// A partition without a lower or an upper bound takes what there is.
+///
+/// # Safety
+/// A place of the bounds' arrays. Bounds are those of a bigint, except where the kind says that there is none.
+unsafe fn bound(bounds: &pg_sys::PartitionBoundInfoData, at: i32) -> i64 {
+    use pg_sys::PartitionRangeDatumKind::*;
+    let at = at as usize;
+    match **bounds.kind.add(at) {
+        PARTITION_RANGE_DATUM_MINVALUE => i64::MIN,
+        PARTITION_RANGE_DATUM_MAXVALUE => i64::MAX,
+        _ => i64::from_datum(**bounds.datums.add(at), false).unwrap_or_default(),
     }
 }
 
-/// The tables of all partitions, also of those that were not made by us.
-pub fn all_sealed() -> Vec<pg_sys::Oid> {
-    let parent = open_parent();
-    // SAFETY: the descriptor belongs to the open relation.
-    unsafe {
-        let descriptor = pg_sys::RelationGetPartitionDesc(parent.relation(), false);
-        (0..(*descriptor).nparts as usize).map(|at| *(*descriptor).oids.add(at)).collect()
-    }
+/// The tables with the rows of a partition that has partitions itself.
+fn nested(partition: &SealedPartition) -> Vec<SealedPartition> {
+    let kind = if partition.kind == Kind::Default { Kind::Default } else { Kind::Nested };
+    let leaves = relation::leaves(Table::open_oid(partition.oid, pg_sys::AccessShareLock));
+    leaves.iter().map(|leaf| SealedPartition { oid: relation::oid(leaf), kind, ..*partition }).collect()
+}
+
+/// Where the entries of this block go.
+pub fn to_fill(all: &[SealedPartition], block_number: i64) -> SealedPartition {
+    let found = all.iter().find(|partition| partition.kind == Kind::Range && partition.may_hold(block_number));
+    *found.unwrap_or_else(|| no_place(block_number).raise())
+}
+
+fn no_place(block_number: i64) -> Failure {
+    Failure::new(
+        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        format!("no partition of ledger.entries_sealed is there for block {block_number}"),
+    )
+    .detail("Sealing fills partitions that have a range of block numbers, no partitions themselves, and the columns of ledger.entries in their order.")
+    .hint("If a partition was detached or dropped, attach it again.")
 }
 
 /// Makes sure that blocks up to `block_number` have a partition, and that the next one is there before it is needed.
@@ -71,11 +153,12 @@ pub fn all_sealed() -> Vec<pg_sys::Oid> {
 /// seen to have committed. Were it the same transaction that fills it, then whoever takes a snapshot in between would find
 /// the new block's entries neither here nor where they were pending.
 pub fn ensure_for(first: i64, last: i64) {
-    let partitions = sealed();
+    let mut partitions = sealed();
+    partitions.retain(|partition| partition.kind != Kind::Default);
     let last_end = partitions.iter().map(|partition| partition.to).max();
-    let is_missing = |end| first < end && !partitions.iter().any(|own| (own.from..own.to).contains(&first));
-    // Where somebody has taken one away, another in its place could never be attached again.
-    let Some(mut end) = last_end.filter(|end| !is_missing(*end)) else { return };
+    let is_there = |end| first == end || partitions.iter().any(|own| own.may_hold(first));
+    // Where somebody has taken one away, another in its place would keep it from being attached again.
+    let Some(mut end) = last_end.filter(|end| is_there(*end)) else { return };
     let span = span();
     while end <= last + span / 10 {
         create(end, end + span);
@@ -125,10 +208,17 @@ fn make_first_partition() {
 /// What `read` makes of the entry's row, if it is sealed as of now.
 pub fn find_sealed<T>(entry_id: Uuid, mut read: impl FnMut(&tables::Row) -> T) -> Option<T> {
     let snapshot = LatestSnapshot::take();
-    sealed().iter().rev().find_map(|partition| {
-        let table = Table::open_oid(partition.oid, pg_sys::AccessShareLock);
-        find(&table, entry_id, snapshot.as_ptr(), &mut read)
-    })
+    sealed().iter().rev().find_map(|partition| find(&partition.open(), entry_id, snapshot.as_ptr(), &mut read))
+}
+
+/// What `read` makes of the entry's row in this block, as the snapshot sees it.
+pub fn find_in_block<T>(
+    block_number: i64,
+    entry_id: Uuid,
+    snapshot: pg_sys::Snapshot,
+    mut read: impl FnMut(&tables::Row) -> T,
+) -> Option<T> {
+    holding(block_number).iter().find_map(|partition| find(&partition.open(), entry_id, snapshot, &mut read))
 }
 
 /// What `read` makes of the entry at this place of the log, as the snapshot sees it.
@@ -136,23 +226,31 @@ pub fn find_leaf<T>(
     block_number: i64,
     leaf_index: i64,
     snapshot: pg_sys::Snapshot,
+    mut read: impl FnMut(&tables::Row) -> T,
+) -> Option<T> {
+    holding(block_number).iter().find_map(|partition| find_leaf_in(&partition.open(), leaf_index, snapshot, &mut read))
+}
+
+fn find_leaf_in<T>(
+    table: &Table,
+    leaf_index: i64,
+    snapshot: pg_sys::Snapshot,
     read: impl FnOnce(&tables::Row) -> T,
 ) -> Option<T> {
-    let all = sealed();
-    let partition = all.iter().find(|partition| (partition.from..partition.to).contains(&block_number))?;
-    let table = Table::open_oid(partition.oid, pg_sys::AccessShareLock);
-    let index = leaf_index_of(&table)?;
+    // Without the index it takes longer.
+    let index = leaf_index_of(table);
     // SAFETY: the key and the scan live until the scan ends; the tuple is read before that.
     unsafe {
         let mut key = pg_sys::ScanKeyData::default();
         pg_sys::ScanKeyInit(
             &mut key,
-            (entry_column::LEAF_INDEX + 1) as pg_sys::AttrNumber,
+            table.attribute_number(entry_column::LEAF_INDEX),
             pg_sys::BTEqualStrategyNumber as pg_sys::StrategyNumber,
             pg_sys::Oid::from(pg_sys::F_INT8EQ),
             leaf_index.into(),
         );
-        let scan = pg_sys::systable_beginscan(table.relation(), index, true, snapshot, 1, &mut key);
+        let (oid, has_index) = (index.unwrap_or(pg_sys::InvalidOid), index.is_some());
+        let scan = pg_sys::systable_beginscan(table.relation(), oid, has_index, snapshot, 1, &mut key);
         let tuple = pg_sys::systable_getnext(scan);
         let found = (!tuple.is_null()).then(|| read(&table.deform(tuple)));
         pg_sys::systable_endscan(scan);
@@ -163,7 +261,7 @@ pub fn find_leaf<T>(
 /// The index on leaf_index that every sealed partition has, unless somebody has dropped it. One that holds only some rows
 /// is not it.
 pub fn leaf_index_of(table: &Table) -> Option<pg_sys::Oid> {
-    let own = (entry_column::LEAF_INDEX + 1) as i16;
+    let own = table.attribute_number(entry_column::LEAF_INDEX);
     // SAFETY: the relation is open; the list is a copy, and each index is open while it is looked at.
     unsafe {
         let list = pg_sys::RelationGetIndexList(table.relation());
@@ -196,7 +294,7 @@ pub fn find<T>(
         let mut key = pg_sys::ScanKeyData::default();
         pg_sys::ScanKeyInit(
             &mut key,
-            (entry_column::ID + 1) as pg_sys::AttrNumber,
+            table.attribute_number(entry_column::ID),
             pg_sys::BTEqualStrategyNumber as pg_sys::StrategyNumber,
             pg_sys::Oid::from(pg_sys::F_UUID_EQ),
             tables::uuid_datum(&entry_id),

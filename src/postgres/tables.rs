@@ -61,6 +61,8 @@ pub fn oid_of(name: &str) -> pg_sys::Oid {
 /// An open table, closed when dropped; its lock is kept until the transaction ends.
 pub struct Table {
     relation: pg_sys::Relation,
+    /// Where the columns stand that its rows are read by, if not in their order.
+    order: Option<Box<[usize]>>,
 }
 
 impl Table {
@@ -70,7 +72,25 @@ impl Table {
 
     pub fn open_oid(oid: pg_sys::Oid, lock: u32) -> Table {
         // SAFETY: raises an ERROR if there is no such table.
-        Table { relation: unsafe { pg_sys::table_open(oid, lock as pg_sys::LOCKMODE) } }
+        Table { relation: unsafe { pg_sys::table_open(oid, lock as pg_sys::LOCKMODE) }, order: None }
+    }
+
+    /// A table with rows of `ledger.entries`, whoever made it: they are read by the columns of that.
+    pub fn open_entries(oid: pg_sys::Oid, lock: u32) -> Table {
+        let mut table = Table::open_oid(oid, lock);
+        table.order = entries::column_order(&table);
+        table
+    }
+
+    /// Whether the columns that rows are read by are those of the table, and so rows can be written.
+    pub fn has_own_order(&self) -> bool {
+        self.order.is_none()
+    }
+
+    /// The number of a column that rows are read by, as in pg_attribute.
+    pub fn attribute_number(&self, column: usize) -> pg_sys::AttrNumber {
+        let position = self.order.as_ref().map_or(column, |order| order[column]);
+        (position + 1) as pg_sys::AttrNumber
     }
 
     pub fn relation(&self) -> pg_sys::Relation {
@@ -124,14 +144,18 @@ impl Table {
 
     /// Splits a tuple of this table into its columns.
     pub fn deform(&self, tuple: pg_sys::HeapTuple) -> Row {
-        // SAFETY: the tuple comes from this table.
-        unsafe { Row::deform(tuple, self.descriptor()) }
+        let mut row = Row::default();
+        self.deform_into(tuple, &mut row);
+        row
     }
 
     /// The same, into a row that is used again.
     pub fn deform_into(&self, tuple: pg_sys::HeapTuple, row: &mut Row) {
         // SAFETY: the tuple comes from this table.
         unsafe { row.take(tuple, self.descriptor()) }
+        if let Some(order) = &self.order {
+            row.reorder(order);
+        }
     }
 
     /// Whether its rows are in itself, and not in partitions or elsewhere.
@@ -192,6 +216,11 @@ impl Row {
         self.values.resize(columns, pg_sys::Datum::null());
         self.nulls.resize(columns, false);
         pg_sys::heap_deform_tuple(tuple, descriptor, self.values.as_mut_ptr(), self.nulls.as_mut_ptr());
+    }
+
+    fn reorder(&mut self, order: &[usize]) {
+        self.values = order.iter().map(|at| self.values[*at]).collect();
+        self.nulls = order.iter().map(|at| self.nulls[*at]).collect();
     }
 
     pub fn datum(&self, column: usize) -> Option<pg_sys::Datum> {

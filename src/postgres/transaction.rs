@@ -1,16 +1,15 @@
-//! What the current transaction has recorded, and what happens when it ends.
+//! What the current transaction has recorded, and what that forbids it; what happens when it ends is in [`ending`].
 //!
-//! Everything that can fail happens at PRE_COMMIT. At COMMIT and ABORT only counters move and a latch is set: an error
-//! there would take the server down. The callbacks are registered once a process; pgrx's own register_xact_callback
-//! lasts one transaction and leaks over PREPARE TRANSACTION.
+//! The callbacks are registered once a process; pgrx's own register_xact_callback lasts one transaction and leaks over PREPARE
+//! TRANSACTION.
+
+mod ending;
 
 use super::database;
-use super::errors::{or_raise, Failure};
-use super::faults;
-use super::items::pending;
-use super::mirror::append::{FileRange, Goal, Mirror};
+use super::errors::Failure;
+use super::mirror::append::FileRange;
 use super::mirror::lines::LineBuffer;
-use super::mirror::{prepared, under_way};
+use super::mirror::prepared;
 use super::queue;
 use super::settings::{self, MirrorMode};
 use super::tracking;
@@ -18,7 +17,6 @@ use crate::ledger::record::Entry;
 use pgrx::{pg_guard, pg_sys, PgSqlErrorCode};
 use std::cell::RefCell;
 use std::ffi::c_void;
-use std::sync::atomic::Ordering;
 
 /// Where a subtransaction's part begins.
 struct Mark {
@@ -280,50 +278,6 @@ impl Transaction {
         }
     }
 
-    /// The mirror, if this transaction has recorded, sealed or imported. Nobody else is to take a slot in shared memory.
-    fn mirror(&self) -> Option<Mirror> {
-        let has_recorded = self.entries > 0 || self.undecided.is_some() || self.range.is_some();
-        let has_part = has_recorded || self.sealed.is_some() || self.import.is_some();
-        (has_part || self.at_end.prepared_decided).then(|| database::mirror().ok()).flatten()
-    }
-
-    /// The transaction has ended: its lines are those of committed entries, to be voided, or a prepared transaction's.
-    fn decide(&mut self, mirror: &Mirror) {
-        mirror.note_decided();
-        if let Some(epoch) = self.undecided.take() {
-            mirror.slot.end_commit(epoch);
-        }
-    }
-
-    /// The entries are committed, or prepared, and the file lacks their lines.
-    fn owe_lines(&mut self, mirror: &Mirror) {
-        if self.outcome == Some(Lines::Owed) {
-            let was_behind = mirror.slot.behind.swap(true, Ordering::SeqCst);
-            mirror.slot.committing_behind.fetch_sub(1, Ordering::SeqCst);
-            if !was_behind {
-                mirror.slot.worker.wake();
-            }
-        }
-    }
-
-    /// Counts what is committed and not on disk in the file. Cannot fail.
-    fn count_lag(&self, mirror: &Mirror) {
-        // SAFETY: reads a variable that the commit has set.
-        let now = unsafe { pg_sys::GetCurrentTransactionStopTimestamp() };
-        let add = || mirror.slot.lag.add(self.entries, self.line_bytes, now);
-        match self.mode {
-            Some(MirrorMode::Async) => add(),
-            Some(MirrorMode::Write) => {
-                // Held while it is added: the writer, which has synced the last lines, takes all off under the same lock.
-                let fields = mirror.lock();
-                if self.range.is_none_or(|range| range.to > fields.durable) {
-                    add();
-                }
-            }
-            _ => {}
-        }
-    }
-
     fn clear(&mut self) {
         self.lines.clear();
         self.line_bytes = 0;
@@ -345,11 +299,11 @@ impl Transaction {
 unsafe extern "C-unwind" fn on_transaction_event(event: pg_sys::XactEvent::Type, _arg: *mut c_void) {
     use pg_sys::XactEvent::*;
     match event {
-        XACT_EVENT_PRE_COMMIT => before_commit(),
-        XACT_EVENT_PRE_PREPARE => before_prepare(),
-        XACT_EVENT_COMMIT => after_commit(),
-        XACT_EVENT_PREPARE => after_prepare(),
-        XACT_EVENT_ABORT => after_abort(),
+        XACT_EVENT_PRE_COMMIT => ending::before_commit(),
+        XACT_EVENT_PRE_PREPARE => ending::before_prepare(),
+        XACT_EVENT_COMMIT => ending::after_commit(),
+        XACT_EVENT_PREPARE => ending::after_prepare(),
+        XACT_EVENT_ABORT => ending::after_abort(),
         _ => {}
     }
 }
@@ -364,7 +318,7 @@ unsafe extern "C-unwind" fn on_subtransaction_event(
     let level = pg_sys::GetCurrentTransactionNestLevel();
     if event == pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB {
         // Of block lines: no subtransaction is left when those of entries are appended.
-        abandon_append();
+        ending::abandon_append();
     }
     CURRENT.with_borrow_mut(|current| match event {
         pg_sys::SubXactEvent::SUBXACT_EVENT_COMMIT_SUB => {
@@ -378,195 +332,4 @@ unsafe extern "C-unwind" fn on_subtransaction_event(
         }
         _ => {}
     });
-}
-
-/// Appends the lines and waits until they are on disk; an error here aborts the transaction.
-fn before_commit() {
-    queue::flush_before_commit();
-    if CURRENT.with_borrow(|current| current.at_end.extension_created) {
-        // Any extension: only now can it be looked up whether it is this one.
-        // SAFETY: a catalog look-up inside a transaction.
-        let is_here = unsafe { pg_sys::get_extension_oid(c"pg_notary".as_ptr(), true) != pg_sys::InvalidOid };
-        CURRENT.with_borrow_mut(|current| current.at_end.extension_created = is_here);
-    }
-    if CURRENT.with_borrow(|current| current.entries > 0) {
-        append_lines(&or_raise(database::mirror()), false);
-        faults::at("before_commit");
-    }
-    // Entries that a rolled-back savepoint took away may have left an empty temporary file.
-    CURRENT.with_borrow_mut(|current| current.lines.close_spill());
-}
-
-/// Has the lines in the file as far as the mode promises it, and notes what is owed to it otherwise.
-fn append_lines(mirror: &Mirror, prepare: bool) {
-    let (mode, may_repeat) = CURRENT.with_borrow_mut(|current| {
-        current.undecided = Some(mirror.slot.begin_commit());
-        (current.mode.unwrap_or(MirrorMode::Off), current.may_repeat)
-    });
-    let goal = match mode {
-        MirrorMode::Sync => Some(Goal::Synced),
-        MirrorMode::Write => Some(Goal::Written),
-        // What is prepared may stay so for long, and recovery must find its lines. But nobody waits for a broken file.
-        MirrorMode::Async if prepare && mirror.is_attached() => Some(Goal::Written),
-        MirrorMode::Async | MirrorMode::Off => None,
-    };
-    let appended = match goal {
-        Some(goal) => append_to_file(mirror, goal, may_repeat).or_else(|failure| match mode {
-            MirrorMode::Async => Ok(false),
-            _ => Err(failure),
-        }),
-        None => Ok(false),
-    };
-    let outcome = if or_raise(appended) { Lines::Appended } else { Lines::Owed };
-    if outcome == Lines::Owed {
-        // Before the entries are visible to whoever seals: see blocks::seal_batch.
-        mirror.slot.committing_behind.fetch_add(1, Ordering::SeqCst);
-    }
-    CURRENT.with_borrow_mut(|current| current.outcome = Some(outcome));
-}
-
-fn append_to_file(mirror: &Mirror, goal: Goal, may_repeat: bool) -> Result<bool, Failure> {
-    if CURRENT.with_borrow(|current| current.lines.is_empty()) {
-        return Ok(true);
-    }
-    if may_repeat {
-        mirror.wait_until_voided()?;
-    }
-    // Taken out while waiting: a cancelled wait unwinds through here, and ABORT must be able to borrow.
-    let mut lines = CURRENT.with_borrow_mut(|current| std::mem::replace(&mut current.lines, LineBuffer::new()));
-    let outcome = mirror.append(&mut lines, goal);
-    lines.close_spill();
-    CURRENT.with_borrow_mut(|current| current.lines = lines);
-    outcome
-}
-
-/// As before a commit; then whoever decides about the transaction is told where its lines are.
-fn before_prepare() {
-    queue::flush_before_commit();
-    let (entries, sealed) = CURRENT.with_borrow(|current| (current.entries, current.sealed));
-    if sealed.is_some() {
-        Failure::new(
-            PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
-            "cannot PREPARE a transaction that has called ledger.commit_block()",
-        )
-        .detail("It would keep everyone else from sealing until it is decided.")
-        .hint("Call ledger.commit_block() in a transaction of its own.")
-        .raise();
-    }
-    if CURRENT.with_borrow(|current| current.import.is_some()) {
-        Failure::new(
-            PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
-            "cannot PREPARE a transaction that has rebuilt the ledger",
-        )
-        .hint("Commit the transaction in one step.")
-        .raise();
-    }
-    if entries > 0 {
-        let mirror = or_raise(database::mirror());
-        append_lines(&mirror, true);
-        let (range, outcome) = CURRENT.with_borrow(|current| (current.range, current.outcome));
-        if let (Some(range), Some(Lines::Appended)) = (range, outcome) {
-            CURRENT.with_borrow_mut(|current| current.is_preparing = true);
-            or_raise(prepared::note(&mirror, range));
-        }
-    }
-    CURRENT.with_borrow_mut(|current| current.lines.close_spill());
-}
-
-/// The entries are not pending yet; what is known of their lines stands in shared memory.
-fn after_prepare() {
-    CURRENT.with_borrow_mut(|current| {
-        if let Some(mirror) = current.mirror() {
-            current.owe_lines(&mirror);
-            current.decide(&mirror);
-        }
-        end(current, false);
-    });
-}
-
-/// The ledger is another one now. Before anybody can record in it the file of the one before is closed, as this
-/// transaction still holds its locks.
-fn import_committed(mirror: &Mirror) {
-    mirror.slot.mirror.close(mirror.shared, mirror.slot);
-    mirror.slot.recount.store(true, Ordering::Release);
-    mirror.slot.worker.wake();
-}
-
-fn after_commit() {
-    CURRENT.with_borrow_mut(|current| {
-        if let Some(mirror) = current.mirror() {
-            // Counted as pending before it counts as decided: see Mark in mirror/settled.rs.
-            if current.entries > 0 {
-                faults::at("after_commit");
-                mirror.slot.add_pending(current.entries, settings::block_size() as i64);
-                current.count_lag(&mirror);
-            }
-            current.owe_lines(&mirror);
-            current.decide(&mirror);
-            if let Some(sealed) = current.sealed {
-                mirror.slot.pending.fetch_sub(sealed, Ordering::AcqRel);
-                // The lines of the blocks are the worker's to write, now that the blocks are committed.
-                mirror.slot.worker.wake();
-            }
-            if current.import.is_some() {
-                import_committed(&mirror);
-            }
-        }
-        end(current, true);
-    });
-}
-
-/// Ends an append that an error has ended.
-fn abandon_append() {
-    if under_way::is_appending() {
-        if let Ok(mirror) = database::mirror() {
-            mirror.abandon();
-        }
-    }
-}
-
-/// Leaves the lines to the worker, which voids those that reached the file.
-fn after_abort() {
-    abandon_append();
-    CURRENT.with_borrow_mut(|current| {
-        if let Some(mirror) = current.mirror() {
-            if let Some(range) = current.range {
-                let mut fields = mirror.lock();
-                if current.is_preparing {
-                    fields.forget_prepared(prepared::own_xid());
-                }
-                fields.add_void(range.from, range.to);
-                drop(fields);
-                mirror.slot.worker.wake();
-            }
-            if current.outcome == Some(Lines::Owed) {
-                mirror.slot.committing_behind.fetch_sub(1, Ordering::SeqCst);
-            }
-            current.decide(&mirror);
-        }
-        end(current, false);
-    });
-}
-
-fn end(current: &mut Transaction, committed: bool) {
-    let at_end = std::mem::take(&mut current.at_end);
-    if at_end.baseline_begun {
-        database::baseline_begun();
-    }
-    if !committed {
-        tracking::after_rollback();
-    }
-    tracking::at_end();
-    queue::clear();
-    pending::forget();
-    current.clear();
-    if at_end.prepared_decided {
-        prepared::after_decision();
-    }
-    database::at_transaction_end(
-        committed && at_end.extension_created,
-        committed && at_end.extension_dropped,
-        committed && at_end.databases_changed,
-        at_end.paused,
-    );
 }

@@ -179,7 +179,7 @@ fn require_empty_ledger() -> Result<(), Failure> {
     let is_empty = |table: Table| TableScan::start(&table, &snapshot, 0).next().is_none();
     let tables = ["blocks", "entries_pending"].map(|name| Table::open(name, pg_sys::AccessShareLock));
     let sealed = partitions::sealed();
-    let partitions = sealed.iter().map(|partition| Table::open_oid(partition.oid, pg_sys::AccessShareLock));
+    let partitions = sealed.iter().map(|partition| partition.open());
     if tables.into_iter().chain(partitions).all(is_empty) {
         return Ok(());
     }

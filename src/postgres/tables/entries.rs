@@ -1,11 +1,12 @@
 //! Rows of `ledger.entries` and its partitions.
 
-use super::Row;
+use super::{Row, Table};
 use crate::ledger::ascii_text;
 use crate::ledger::record::{Entry, EntryLine};
 use crate::ledger::verifier::{Metadata, StoredEntry};
 use crate::postgres::errors::Failure;
 use crate::postgres::jsonb::{self, Jsonb};
+use crate::postgres::tracking::relation;
 use pgrx::{pg_sys, FromDatum};
 use std::borrow::Cow;
 
@@ -21,6 +22,26 @@ pub mod entry_column {
     pub const CREATED_AT: usize = 7;
     pub const LEAF_INDEX: usize = 8;
     pub const COUNT: usize = 9;
+    pub const NAMES: [&str; COUNT] = [
+        "id",
+        "block_number",
+        "entry_type",
+        "data_hash",
+        "metadata",
+        "signature",
+        "key_id",
+        "created_at",
+        "leaf_index",
+    ];
+}
+
+/// Where the columns of `ledger.entries` stand in a partition; `None` where they stand as there. Only one that somebody
+/// else has made can have them in another order, or have had more.
+pub(super) fn column_order(partition: &Table) -> Option<Box<[usize]>> {
+    let place = |name| relation::position_of(partition, name);
+    // Without one of them it could not have been attached.
+    let order: Option<Box<[usize]>> = entry_column::NAMES.into_iter().map(place).collect();
+    order.filter(|order| !order.iter().copied().eq(0..entry_column::COUNT))
 }
 
 /// The entry in a row of `ledger.entries`. A column that a superuser has emptied reads as empty: verification then finds

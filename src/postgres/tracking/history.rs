@@ -156,8 +156,7 @@ fn verify_row(target: Option<Regclass>, row_key: Option<Jsonb>) -> JsonbText {
     or_raise(require_baseline(target));
     // As the caller: to take a key apart may run code of the table's owner, such as the CHECK of a domain.
     let row = or_raise(OneRow::of_key(target, key));
-    let place = or_raise(row.find(key));
-    let (version, finding) = or_raise(row.check(place));
+    let (version, finding) = or_raise(row.check());
     JsonbText::from(json!({
         "verified": finding.is_none() && version.is_some(),
         "problem": finding.as_ref().map(|(problem, _)| problem.name()),
@@ -362,6 +361,8 @@ struct OneRow {
     plan: Rc<Plan>,
     snapshot: RegisteredSnapshot,
     target: pg_sys::Oid,
+    /// Where it is, if it is there.
+    place: Option<RowPlace>,
 }
 
 type RowPlace = (pg_sys::Oid, pg_sys::ItemPointerData);
@@ -378,11 +379,24 @@ impl OneRow {
         let id_of = |row: &Row| Some(RowKey::id_of(&plan.options.table_id, &encoders, row));
         let row_id = spi::first_row(&typed_key(&key_columns), pg_sys::JSONBOID, key.datum(), id_of);
         let row_id = row_id.unwrap_or_else(|| pgrx::error!("a key has no values"))?;
-        Ok(OneRow { row_id, plan, snapshot: RegisteredSnapshot::of_query(), target })
+        let mut row = OneRow { row_id, plan, snapshot: RegisteredSnapshot::of_query(), target, place: None };
+        row.place = row.find(key);
+        row.row_id = row.recorded_id()?;
+        Ok(row)
     }
 
-    /// Where the row is, if it is there.
-    fn find(&self, key: Jsonb) -> Result<Option<RowPlace>, Failure> {
+    /// Values that are equal can be written in several ways (intervals, say, and texts under some collations): what is
+    /// recorded is that of the row.
+    fn recorded_id(&self) -> Result<uuid::Uuid, Failure> {
+        let Some((oid, tid)) = self.place else { return Ok(self.row_id) };
+        let table = Table::open_oid(oid, pg_sys::AccessShareLock);
+        let plan = plan_of(&table)?;
+        let id_of = |row: &Row| RowKey::id_of(&plan.options.table_id, &plan.key, row);
+        // SAFETY: the snapshot is registered.
+        unsafe { relation::fetch(&table, tid, self.snapshot.as_ptr(), id_of) }.unwrap_or(Ok(self.row_id))
+    }
+
+    fn find(&self, key: Jsonb) -> Option<RowPlace> {
         let table = Table::open_oid(self.target, pg_sys::AccessShareLock);
         let key_columns = key_columns(&table, &self.plan);
         let leaves = relation::leaves(table);
@@ -394,16 +408,16 @@ impl OneRow {
                 tid.map(|tid| (relation::oid(leaf), tid))
             })
         };
-        Ok(spi::first_row(&typed_key(&key_columns), pg_sys::JSONBOID, key.datum(), find))
+        spi::first_row(&typed_key(&key_columns), pg_sys::JSONBOID, key.datum(), find)
     }
 
     /// The newest entry about the row, and what is wrong with it.
-    fn check(&self, place: Option<RowPlace>) -> Result<(Option<Version>, Option<Finding>), Failure> {
+    fn check(&self) -> Result<(Option<Version>, Option<Finding>), Failure> {
         // SAFETY: the snapshot is registered.
         let newest = unsafe { versions::newest(self.row_id, self.snapshot.as_ptr()) };
         let exists = exists_after(&newest, self.row_id, &self.plan, &self.snapshot);
-        let (Some(version), Some((oid, tid)), true) = (&newest, place, exists) else {
-            let finding = presence(newest.as_ref(), exists, place.is_some());
+        let (Some(version), Some((oid, tid)), true) = (&newest, self.place, exists) else {
+            let finding = presence(newest.as_ref(), exists, self.place.is_some());
             return Ok((newest, finding));
         };
         if let Some(finding) = check_signature(version)? {

@@ -17,7 +17,7 @@ pub fn tracked_by_ledger() -> BTreeMap<String, String> {
     let mut notes = Vec::new();
     read_notes(Table::open("entries_pending", pg_sys::AccessShareLock), &snapshot, &mut notes);
     for partition in partitions::sealed() {
-        read_notes(Table::open_oid(partition.oid, pg_sys::AccessShareLock), &snapshot, &mut notes);
+        read_notes(partition.open(), &snapshot, &mut notes);
     }
     notes.sort_unstable();
     let mut tracked = BTreeMap::new();

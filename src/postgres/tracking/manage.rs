@@ -207,11 +207,19 @@ fn check_partition(table: &Table) -> Result<(), Failure> {
 fn check_columns(table: &Table, coverage: &Coverage) -> Result<(), Failure> {
     let (live, key) = (relation::live_columns(table), relation::key_of(table)?);
     for name in coverage.named() {
-        if !live.iter().any(|column| column.name == *name) {
+        let Some(column) = live.iter().find(|column| column.name == *name) else {
             return Err(Failure::new(
                 PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN,
                 format!("column \"{name}\" of table {} does not exist", relation::qualified_name(table)),
             ));
+        };
+        if column.is_virtual && matches!(coverage, Coverage::Only(_)) {
+            return Err(Failure::new(
+                PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
+                format!("column \"{name}\" of table {} cannot be recorded", relation::qualified_name(table)),
+            )
+            .detail("It is a virtual generated column, which is computed when it is read: nothing of it is stored.")
+            .hint("Record the columns that it is computed from."));
         }
     }
     match coverage {

@@ -23,7 +23,7 @@ pub struct Plan {
     /// All columns that are covered, those of the key among them.
     pub columns: Columns,
     pub shape: Shape,
-    /// A column that the options name, and the table does not have any more.
+    /// A column that the options name, and the table does not have any more, or not as one that is stored.
     pub unknown_column: Option<String>,
     /// The tracked table.
     pub root: pg_sys::Oid,
@@ -100,7 +100,9 @@ impl Plan {
         let name = relation::qualified_name(root);
         let root = relation::oid(root);
         let is_partition = root != relation::oid(table);
-        let is_unknown = |name: &&String| live.iter().all(|column| column.name != **name);
+        let is_only = matches!(options.coverage, Coverage::Only(_));
+        let is_known = |column: &TableColumn, name: &str| column.name == name && !(is_only && column.is_virtual);
+        let is_unknown = |name: &&String| !live.iter().any(|column| is_known(column, name));
         let unknown_column = options.coverage.named().iter().find(is_unknown).cloned();
         Ok(Plan { options, table: name, key, columns, shape, unknown_column, root, is_partition, baseline_horizon })
     }

@@ -82,6 +82,17 @@ pub fn live_columns(table: &Table) -> Vec<TableColumn> {
     .collect()
 }
 
+/// Where the column of this name stands in a row of the table, from 0.
+pub fn position_of(table: &Table, name: &str) -> Option<usize> {
+    (0..table.column_count()).find(|position| {
+        // SAFETY: the relation is open, and has that many attributes; a name ends with a zero byte.
+        unsafe {
+            let attribute = attribute(table.descriptor(), *position);
+            !attribute.attisdropped && CStr::from_ptr(attribute.attname.data.as_ptr()).to_bytes() == name.as_bytes()
+        }
+    })
+}
+
 /// # Safety
 /// The descriptor has that attribute, and outlives the result.
 unsafe fn attribute<'a>(descriptor: pg_sys::TupleDesc, position: usize) -> &'a pg_sys::FormData_pg_attribute {
@@ -256,36 +267,98 @@ pub unsafe fn find_by_key(
 ) -> Option<pg_sys::ItemPointerData> {
     let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
     let index = pg_sys::index_open(table.primary_key(), lock);
-    // A key WITHOUT OVERLAPS has a GiST index (RTEqualStrategyNumber in access/stratnum.h).
-    let is_btree = (*(*index).rd_rel).relam == pg_sys::BTREE_AM_OID;
-    let strategy = if is_btree { pg_sys::BTEqualStrategyNumber } else { pg_sys::RTEqualStrategyNumber };
+    let conditions = conditions(table, index, value_of);
+    let place = conditions.and_then(|conditions| find_by_index(table, index, conditions, snapshot));
+    pg_sys::index_close(index, lock);
+    place
+}
+
+/// A column of a key that is to be equal to a value.
+struct Condition {
+    /// In the table.
+    attribute: i16,
+    key: pg_sys::ScanKeyData,
+}
+
+/// # Safety
+/// The table's primary key, open; otherwise as [`find_by_key`].
+unsafe fn conditions(
+    table: &Table,
+    index: pg_sys::Relation,
+    value_of: impl Fn(&str) -> Option<pg_sys::Datum>,
+) -> Option<Vec<Condition>> {
     let form = &*(*index).rd_index;
     let numbers = form.indkey.values.as_slice(form.indnkeyatts as usize);
-    let mut keys = Vec::with_capacity(numbers.len());
-    for (at, number) in numbers.iter().enumerate() {
-        let name = text(&attribute((*table.relation()).rd_att, *number as usize - 1).attname);
+    let condition = |(at, number): (usize, &i16)| {
+        let name = text(&attribute(table.descriptor(), *number as usize - 1).attname);
         let (family, of_type) = (*(*index).rd_opfamily.add(at), *(*index).rd_opcintype.add(at));
+        let strategy = equality_strategy((*(*index).rd_rel).relam, family);
         let operator = pg_sys::get_opfamily_member(family, of_type, of_type, strategy as i16);
         let mut key = pg_sys::ScanKeyData::default();
         pg_sys::ScanKeyEntryInitialize(
             &mut key,
             0,
-            *number,
-            strategy as pg_sys::StrategyNumber,
+            at as pg_sys::AttrNumber + 1,
+            strategy,
             pg_sys::InvalidOid,
             *(*index).rd_indcollation.add(at),
             pg_sys::get_opcode(operator),
             value_of(&name)?,
         );
-        keys.push(key);
+        Some(Condition { attribute: *number, key })
+    };
+    numbers.iter().enumerate().map(condition).collect()
+}
+
+/// What an index of this access method calls equality. From Postgres 18 on a key WITHOUT OVERLAPS has a GiST index.
+unsafe fn equality_strategy(access_method: pg_sys::Oid, family: pg_sys::Oid) -> pg_sys::StrategyNumber {
+    #[cfg(feature = "pg18")]
+    return pg_sys::IndexAmTranslateCompareType(pg_sys::CompareType::COMPARE_EQ, access_method, family, false);
+    #[cfg(not(feature = "pg18"))]
+    {
+        let _ = (access_method, family);
+        pg_sys::BTEqualStrategyNumber as pg_sys::StrategyNumber
     }
-    let scan =
-        pg_sys::systable_beginscan_ordered(table.relation(), index, snapshot, keys.len() as i32, keys.as_mut_ptr());
-    let tuple = pg_sys::systable_getnext_ordered(scan, pg_sys::ScanDirection::ForwardScanDirection);
-    let place = (!tuple.is_null()).then(|| (*tuple).t_self);
-    pg_sys::systable_endscan_ordered(scan);
-    pg_sys::index_close(index, lock);
+}
+
+/// # Safety
+/// The index is one of the table's, open; the conditions are on its columns, and the snapshot registered or active.
+unsafe fn find_by_index(
+    table: &Table,
+    index: pg_sys::Relation,
+    mut conditions: Vec<Condition>,
+    snapshot: pg_sys::Snapshot,
+) -> Option<pg_sys::ItemPointerData> {
+    let count = conditions.len() as i32;
+    let mut keys: Vec<pg_sys::ScanKeyData> = conditions.iter().map(|condition| condition.key).collect();
+    #[cfg(feature = "pg18")]
+    let scan = pg_sys::index_beginscan(table.relation(), index, snapshot, std::ptr::null_mut(), count, 0);
+    #[cfg(not(feature = "pg18"))]
+    let scan = pg_sys::index_beginscan(table.relation(), index, snapshot, count, 0);
+    pg_sys::index_rescan(scan, keys.as_mut_ptr(), count, std::ptr::null_mut(), 0);
+    let slot = pg_sys::table_slot_create(table.relation(), std::ptr::null_mut());
+    let mut place = None;
+    while place.is_none() && pg_sys::index_getnext_slot(scan, pg_sys::ScanDirection::ForwardScanDirection, slot) {
+        // Some indexes give what may be equal: those of network addresses, say.
+        let is_it = !(*scan).xs_recheck || conditions.iter_mut().all(|condition| condition.holds(slot));
+        place = is_it.then(|| (*slot).tts_tid);
+    }
+    pg_sys::ExecDropSingleTupleTableSlot(slot);
+    pg_sys::index_endscan(scan);
     place
+}
+
+impl Condition {
+    /// # Safety
+    /// The slot holds a row of the table.
+    unsafe fn holds(&mut self, slot: *mut pg_sys::TupleTableSlot) -> bool {
+        if (*slot).tts_nvalid < self.attribute {
+            pg_sys::slot_getsomeattrs_int(slot, self.attribute.into());
+        }
+        let value = *(*slot).tts_values.add(self.attribute as usize - 1);
+        let key = &mut self.key;
+        pg_sys::FunctionCall2Coll(&mut key.sk_func, key.sk_collation, value, key.sk_argument).value() != 0
+    }
 }
 
 /// The columns of a composite value of the table's row type.

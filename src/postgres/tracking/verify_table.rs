@@ -101,7 +101,7 @@ impl Verification {
         self.progress.phase(Phase::RowEntries);
         self.read_entries_of(Table::open("entries_pending", pg_sys::AccessShareLock))?;
         for partition in partitions::sealed() {
-            self.read_entries_of(Table::open_oid(partition.oid, pg_sys::AccessShareLock))?;
+            self.read_entries_of(partition.open())?;
         }
         self.truncates.sort_unstable();
         Ok(())
@@ -317,12 +317,7 @@ impl Verification {
                 let table = Table::open("entries_pending", pg_sys::AccessShareLock);
                 partitions::find(&table, record.entry_id, snapshot, read)
             }
-            block => {
-                let all = partitions::sealed();
-                let partition = all.iter().find(|partition| (partition.from..partition.to).contains(&block))?;
-                let table = Table::open_oid(partition.oid, pg_sys::AccessShareLock);
-                partitions::find(&table, record.entry_id, snapshot, read)
-            }
+            block => partitions::find_in_block(block, record.entry_id, snapshot, read),
         };
         found.flatten()
     }

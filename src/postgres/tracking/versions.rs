@@ -5,9 +5,10 @@ use super::version_runs::{self, RowPlaces, VersionTable};
 use crate::ledger::record::Timestamp;
 use crate::ledger::row_change::{self, Operation, RowChange};
 use crate::ledger::row_index::{Place, Run};
+use crate::postgres::errors::Failure;
 use crate::postgres::tables::{self, entry_column, LatestSnapshot, Row, Table};
 use crate::postgres::{log_state, partitions};
-use pgrx::{check_for_interrupts, pg_sys};
+use pgrx::{check_for_interrupts, pg_sys, PgSqlErrorCode};
 use std::borrow::Cow;
 use std::collections::HashSet;
 use uuid::Uuid;
@@ -66,10 +67,11 @@ impl Version {
 pub unsafe fn newest(row_id: Uuid, snapshot: pg_sys::Snapshot) -> Option<Version> {
     let mut pending = pending(row_id, snapshot);
     let mut sealed = None;
-    scan_sealed(row_id, snapshot, Version::from_row, |version| {
+    let lost = scan_sealed(row_id, snapshot, Version::from_row, |version| {
         sealed = Some(version);
         false
     });
+    require_none(lost);
     pending.extend(sealed);
     pending.into_iter().max_by_key(Version::order)
 }
@@ -80,10 +82,11 @@ pub unsafe fn newest(row_id: Uuid, snapshot: pg_sys::Snapshot) -> Option<Version
 /// The snapshot is registered or active.
 pub unsafe fn all(row_id: Uuid, snapshot: pg_sys::Snapshot) -> Vec<Version> {
     let mut versions = pending(row_id, snapshot);
-    scan_sealed(row_id, snapshot, Version::from_row, |version| {
+    let lost = scan_sealed(row_id, snapshot, Version::from_row, |version| {
         versions.push(version);
         true
     });
+    require_none(lost);
     versions.sort_by_key(Version::order);
     versions
 }
@@ -162,7 +165,18 @@ impl Version {
     }
 }
 
-/// Gives `each` what `read` makes of the sealed entries about the row, the newest first, until it says false.
+/// Without an entry that was sealed an older one would be taken for the newest, and part of a history for all of it.
+fn require_none(lost: Option<Place>) {
+    let Some(place) = lost else { return };
+    let message = "an entry about the row is gone from the ledger";
+    Failure::new(PgSqlErrorCode::ERRCODE_DATA_CORRUPTED, message)
+        .detail(format!("It was sealed in block {}, with leaf_index {}.", place.block_number, place.leaf_index))
+        .hint("If a partition of ledger.entries_sealed was detached, attach it again. SELECT * FROM ledger.find_tampering() shows what is missing.")
+        .raise()
+}
+
+/// Gives `each` what `read` makes of the sealed entries about the row, the newest first, until it says false. Returns where one of
+/// those should be that are not there, if there is such a one among them.
 ///
 /// # Safety
 /// The snapshot is registered or active.
@@ -171,15 +185,20 @@ pub unsafe fn scan_sealed<T>(
     snapshot: pg_sys::Snapshot,
     read: fn(&Row) -> Option<T>,
     mut each: impl FnMut(T) -> bool,
-) {
+) -> Option<Place> {
+    let mut lost = None;
     let runs = log_state::version_runs(snapshot);
     let versions = VersionTable::open(pg_sys::AccessShareLock);
     for place in RowPlaces::of(&row_id, &runs, &versions, snapshot) {
         let version = partitions::find_leaf(place.block_number, place.leaf_index, snapshot, read);
+        if version.is_none() {
+            lost = lost.or(Some(place));
+        }
         if version.flatten().is_some_and(|version| !each(version)) {
             break;
         }
     }
+    lost
 }
 
 /// What sealing notes of entries about rows.

@@ -54,8 +54,7 @@ fn find(entry_id: Uuid) -> Option<SealedEntry> {
     let mut buffers = Buffers::default();
     let pending = Table::open("entries_pending", pg_sys::AccessShareLock);
     let sealed = partitions::sealed();
-    let tables = std::iter::once(pending)
-        .chain(sealed.iter().rev().map(|partition| Table::open_oid(partition.oid, pg_sys::AccessShareLock)));
+    let tables = std::iter::once(pending).chain(sealed.iter().rev().map(|partition| partition.open()));
     for table in tables {
         let read = |row: &_| table_blocks::sealed_entry(row, keyring.as_deref(), &mut buffers);
         let found = partitions::find(&table, entry_id, snapshot.as_ptr(), read);

@@ -81,7 +81,8 @@ fn prefetch_next(tuple: pg_sys::HeapTuple) {
 
 /// All partitions with their index on leaf_index; `None` if one has none.
 fn indexed_partitions() -> Option<Vec<(Table, pg_sys::Oid)>> {
-    let tables = partitions::all_sealed().into_iter().map(|oid| Table::open_oid(oid, pg_sys::AccessShareLock));
+    let sealed = partitions::sealed().into_iter();
+    let tables = sealed.map(|partition| Table::open_entries(partition.oid, pg_sys::AccessShareLock));
     tables
         .map(|table| {
             let index = table.is_plain().then(|| partitions::leaf_index_of(&table)).flatten()?;
@@ -101,7 +102,7 @@ struct LeafScan<'a> {
 
 impl<'a> LeafScan<'a> {
     fn start(table: &'a Table, index: pg_sys::Oid, snapshot: &LatestSnapshot, from: i64, to: i64) -> Self {
-        let column = (entry_column::LEAF_INDEX + 1) as pg_sys::AttrNumber;
+        let column = table.attribute_number(entry_column::LEAF_INDEX);
         let bounds = [
             (pg_sys::BTGreaterEqualStrategyNumber, pg_sys::F_INT8GE, from),
             (pg_sys::BTLessStrategyNumber, pg_sys::F_INT8LT, to),
