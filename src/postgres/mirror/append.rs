@@ -53,7 +53,7 @@ struct Position {
     goal: Goal,
     /// All lines go into the ring at once, so the round that takes them can sync them. Of many, only the last round is to.
     is_small: bool,
-    /// The round of the writer that takes the last of them.
+    /// The round that takes the last of them.
     round: u64,
 }
 

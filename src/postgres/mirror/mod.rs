@@ -5,6 +5,7 @@
 //! | [`shared`] | what all processes know of the file |
 //! | [`lines`] | the lines of one transaction |
 //! | [`append`], [`rounds`], [`patience`] | putting lines into the ring, and waiting for them |
+//! | [`under_way`] | giving up on the way |
 //! | [`round`] | writing and syncing what is in the ring |
 //! | [`lead`] | a commit that does so itself |
 //! | [`writer`] | the process that does so otherwise |

@@ -1,4 +1,4 @@
-//! Waiting for the round of the writer that puts one's lines on disk, and waking those whose lines it was.
+//! Waiting for the round that puts one's lines on disk, and waking those whose lines it was.
 //!
 //! A condition variable would wake everyone after every round, each by a signal, and half of them in vain: under load that
 //! is most of what a commit costs. Here a wait is one system call, and so is waking all of a round: a futex whose waiters

@@ -31,7 +31,8 @@ pub fn void_aborted(mirror: &Mirror) -> Result<Vec<Uuid>, Failure> {
     Ok(voided)
 }
 
-/// A range that is being voided; dropped before it is done, by an error or a cancel, it goes back.
+/// A range that is being voided; dropped before it is done, by an error or a cancel, it goes back. Where the worker is
+/// terminated, the next one judges all of it anew when it opens the file.
 struct TakenRange<'a> {
     mirror: &'a Mirror,
     from: u64,

@@ -8,7 +8,7 @@ use crate::postgres::shared::{DatabaseSlot, LockGuard, Shared};
 use pgrx::pg_sys;
 use std::cell::UnsafeCell;
 
-/// Bytes that can wait for the writer. A few hundred commits of one entry; more only makes the groups larger.
+/// Bytes that can wait for the next round. A few hundred commits of one entry; more only makes the groups larger.
 pub const RING_BYTES: usize = 256 * 1024;
 /// A write or sync that takes longer is a problem to be named.
 const SLOW_SECONDS: i64 = 5;
@@ -73,7 +73,7 @@ impl<const N: usize> FixedText<N> {
 pub struct FileIdentity {
     pub device: u64,
     pub inode: u64,
-    /// Counts attachments, so that the writer notices that its descriptor is of an earlier one.
+    /// Counts attachments, so that whoever has the file open notices that it is of an earlier one.
     pub generation: u64,
 }
 
@@ -304,7 +304,7 @@ impl MirrorFields {
 /// The mirror's part of a database's slot.
 #[repr(C)]
 pub struct MirrorState {
-    /// Broadcast whenever the writer, an attempt to attach or a request has finished.
+    /// Broadcast whenever a round, an attempt to attach or a request has finished.
     changed: UnsafeCell<pg_sys::ConditionVariable>,
     pub ended: Ended,
     fields: UnsafeCell<MirrorFields>,
@@ -379,7 +379,7 @@ impl MirrorState {
         let mut fields = self.lock(shared, slot);
         fields.fail("The mirror file was closed.", 0);
         fields.attachment = Attachment::Detached;
-        // A round that the writer is at now ends without a trace.
+        // A round that is under way now ends without a trace.
         fields.identity.generation += 1;
         (fields.head, fields.tail, fields.shift, fields.durable, fields.promised) = (0, 0, 0, 0, 0);
         (fields.void_from, fields.void_to, fields.last_block) = (0, 0, 0);

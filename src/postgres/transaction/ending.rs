@@ -244,7 +244,7 @@ impl Transaction {
         match self.mode {
             Some(MirrorMode::Async) => add(),
             Some(MirrorMode::Write) => {
-                // Held while it is added: the writer, which has synced the last lines, takes all off under the same lock.
+                // Held while it is added: whoever has synced the last lines takes all off under the same lock.
                 let fields = mirror.lock();
                 if self.range.is_none_or(|range| range.to > fields.durable) {
                     add();
