@@ -2,6 +2,8 @@
 \i pg_regress/fresh_ledger.sql
 SELECT count(ledger.add_entry('sealed', to_jsonb(n))) FROM generate_series(1, 3) AS n;
 SELECT block_number, data_count FROM ledger.commit_block();
+-- From here on the worker has nothing to do, and no lock that TRUNCATE could wait for.
+SELECT wait_until('(SELECT last_block = 1 FROM ledger.mirror_status)') AS has_block_line;
 SELECT count(ledger.add_entry('pending', to_jsonb(n))) FROM generate_series(1, 2) AS n;
 CREATE TABLE before AS
 SELECT (SELECT array_agg(e ORDER BY id) FROM ledger.entries AS e) AS entries, (SELECT array_agg(b ORDER BY block_number) FROM ledger.blocks AS b) AS blocks;

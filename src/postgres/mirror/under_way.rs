@@ -43,6 +43,12 @@ pub fn is_appending() -> bool {
     matches!(STAGE.get(), Stage::Appending(_)) || UNFINISHED_LINE.get().is_some()
 }
 
+/// Nothing is under way any more, also where the ledger has been dropped meanwhile.
+pub fn forget() {
+    STAGE.set(Stage::Nothing);
+    UNFINISHED_LINE.set(None);
+}
+
 /// Notes that lines are put into the ring.
 pub fn begin(fields: &mut LockedMirror<'_>, begun: Begun) {
     if matches!(STAGE.get(), Stage::Nothing) {

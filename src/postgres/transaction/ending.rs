@@ -197,6 +197,7 @@ fn end(current: &mut Transaction, committed: bool) {
     tracking::at_end();
     queue::clear();
     pending::forget();
+    under_way::forget();
     current.clear();
     if at_end.prepared_decided {
         prepared::after_decision();
