@@ -140,11 +140,9 @@ fn wait_for_committing(mirror: &Mirror) -> Result<(), Failure> {
     mirror.state().broadcast();
     let deadline = Instant::now() + COMMIT_DEADLINE;
     loop {
-        {
-            let fields = mirror.lock();
-            if fields.appending + fields.committing == 0 {
-                break;
-            }
+        let is_appending = mirror.lock().appending > 0;
+        if !is_appending && mirror.state().committing.load(Ordering::SeqCst) == 0 {
+            break;
         }
         if Instant::now() > deadline {
             return Err(Failure::new(

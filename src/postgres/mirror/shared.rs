@@ -7,6 +7,7 @@ use super::rounds::{Ended, Rounds};
 use crate::postgres::shared::{DatabaseSlot, LockGuard, Shared};
 use pgrx::pg_sys;
 use std::cell::UnsafeCell;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Bytes that can wait for the next round. A few hundred commits of one entry; more only makes the groups larger.
 pub const RING_BYTES: usize = 256 * 1024;
@@ -149,8 +150,6 @@ pub struct MirrorFields {
     pub off_as_of: pg_sys::TimestampTz,
     /// Processes that have put lines into the ring and wait for more room or for the file.
     pub appending: u32,
-    /// Transactions whose lines have been appended, and that have not ended.
-    pub committing: u32,
     /// The file must be opened anew before anything more is appended: it may hold lines that whoever appended them does not
     /// know of.
     pub must_be_read: bool,
@@ -307,6 +306,9 @@ pub struct MirrorState {
     /// Broadcast whenever a round, an attempt to attach or a request has finished.
     changed: UnsafeCell<pg_sys::ConditionVariable>,
     pub ended: Ended,
+    /// Transactions whose lines have been appended, and that have not ended. They are counted before they are off
+    /// `appending`, and taken off without the lock.
+    pub committing: AtomicU32,
     fields: UnsafeCell<MirrorFields>,
     ring: UnsafeCell<[u8; RING_BYTES]>,
 }
@@ -384,7 +386,8 @@ impl MirrorState {
         (fields.head, fields.tail, fields.shift, fields.durable, fields.promised) = (0, 0, 0, 0, 0);
         (fields.void_from, fields.void_to, fields.last_block) = (0, 0, 0);
         (fields.request, fields.suspect, fields.ownership) = (Request::None, false, Ownership::default());
-        (fields.appending, fields.committing, fields.is_troubled) = (0, 0, false);
+        (fields.appending, fields.is_troubled) = (0, false);
+        self.committing.store(0, Ordering::SeqCst);
         (fields.must_be_read, fields.has_lost, fields.voiding) = (false, false, false);
         fields.prepared.iter_mut().for_each(|lines| lines.xid = 0);
     }

@@ -4,6 +4,7 @@
 use super::append::Mirror;
 use super::shared::{Attachment, LockedMirror};
 use std::cell::Cell;
+use std::sync::atomic::Ordering;
 
 /// Lines that are on their way.
 #[derive(Debug, Clone, Copy)]
@@ -82,10 +83,14 @@ impl Mirror {
     }
 
     /// Ends an append: the lines are as far as they must be.
-    pub(super) fn end_append(&self, mut fields: LockedMirror<'_>) {
+    pub(super) fn end_append(&self, fields: LockedMirror<'_>) {
         let Stage::Appending(begun) = STAGE.get() else { return };
-        fields.committing += u32::from(!begun.is_own);
-        STAGE.set(if begun.is_own { Stage::Nothing } else { Stage::Committing });
+        if begun.is_own {
+            STAGE.set(Stage::Nothing);
+        } else {
+            self.state().committing.fetch_add(1, Ordering::SeqCst);
+            STAGE.set(Stage::Committing);
+        }
         self.stop_appending(fields);
     }
 
@@ -118,8 +123,8 @@ impl Mirror {
     pub fn note_decided(&self) {
         if matches!(STAGE.get(), Stage::Committing) {
             STAGE.set(Stage::Nothing);
-            let mut fields = self.lock();
-            fields.committing = fields.committing.saturating_sub(1);
+            let one_less = |count: u32| Some(count.saturating_sub(1));
+            self.state().committing.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).ok();
         }
     }
 }
