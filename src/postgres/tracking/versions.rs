@@ -65,12 +65,7 @@ impl Version {
 /// The snapshot is registered or active.
 pub unsafe fn newest(row_id: Uuid, snapshot: pg_sys::Snapshot) -> Option<Version> {
     let mut pending = pending(row_id, snapshot);
-    let mut sealed = None;
-    scan_sealed(row_id, snapshot, Version::from_row, |version| {
-        sealed = Some(version);
-        false
-    });
-    pending.extend(sealed);
+    pending.extend(newest_sealed(row_id, snapshot, Version::from_row, Version::order));
     pending.into_iter().max_by_key(Version::order)
 }
 
@@ -162,7 +157,34 @@ impl Version {
     }
 }
 
-/// Gives `each` what `read` makes of the sealed entries about the row, the newest first, until it says false.
+/// What `read` makes of the newest of the sealed entries about the row, of which `order` tells.
+///
+/// Of two with the same time, the one that was sealed later stands later in the runs, whatever their ids.
+///
+/// # Safety
+/// The snapshot is registered or active.
+pub unsafe fn newest_sealed<T>(
+    row_id: Uuid,
+    snapshot: pg_sys::Snapshot,
+    read: fn(&Row) -> Option<T>,
+    order: fn(&T) -> (Timestamp, Uuid),
+) -> Option<T> {
+    let mut newest: Option<(Timestamp, T)> = None;
+    let runs = log_state::version_runs(snapshot);
+    let versions = VersionTable::open(pg_sys::AccessShareLock);
+    for place in RowPlaces::of(&row_id, &runs, &versions, snapshot) {
+        if newest.as_ref().is_some_and(|(time, _)| *time != place.created_at) {
+            break;
+        }
+        let version = partitions::find_leaf(place.block_number, place.leaf_index, snapshot, read).flatten();
+        let found = newest.into_iter().chain(version.map(|version| (place.created_at, version)));
+        newest = found.max_by_key(|(_, version)| order(version));
+    }
+    newest.map(|(_, version)| version)
+}
+
+/// Gives `each` what `read` makes of the sealed entries about the row, the newest first (of those of one time, the one that was
+/// sealed last), until it says false.
 ///
 /// # Safety
 /// The snapshot is registered or active.
