@@ -4,7 +4,9 @@
 mod common;
 
 use common::ledger::*;
+use common::tracking::TRIGGERS_OFF;
 use common::{wait_until, Options};
+use postgres::error::SqlState;
 use postgres::Client;
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -140,6 +142,74 @@ fn a_large_transaction_with_savepoints_leaves_exactly_its_lines() {
     wait_until_all_sealed(&mut client, 40);
     assert_eq!(ids_in_file(&file(&mut client)).len(), 40_000);
     assert_intact(&mut client);
+}
+
+/// Stores so many numbers of 131,072 digits as `long.a`: a jsonb has each of them in 16 bytes. 8191 are nearly 1 GiB of text,
+/// and 8192 more than any value of Postgres.
+fn store_long(client: &mut Client, numbers: u32) {
+    let array = format!("SELECT jsonb_agg('1e131071'::numeric) AS a FROM generate_series(1, {numbers})");
+    client.batch_execute(&format!("DROP TABLE IF EXISTS long; CREATE TABLE long AS {array}")).unwrap();
+}
+
+#[track_caller]
+fn assert_too_long(client: &mut Client, sql: &str, message: &str) {
+    let found = error(client, sql);
+    assert_eq!(*found.code(), SqlState::PROGRAM_LIMIT_EXCEEDED, "{found:?}");
+    assert_eq!(found.message(), message, "{found:?}");
+}
+
+/// Verifying refuses a line of more than 1 GiB, so one that is recorded would make the ledger invalid for ever.
+#[test]
+fn an_entry_whose_line_nobody_could_read_is_not_recorded() {
+    let (_cluster, mut client) = start(Options::new().conf("ledger.block_interval = 1h"));
+    record(&mut client);
+    let hash = value(&mut client, "SELECT ledger.hash_data('1')");
+    store_long(&mut client, 8191);
+    let metadata = "jsonb_build_object('a', a, 'b', repeat('x', 70000))";
+    let message = "metadata of an entry is too long";
+    let call = format!("SELECT ledger.hash_and_record('x', '{{}}', {metadata}, false) FROM long");
+    assert_too_long(&mut client, &call, message);
+    let insert = format!(
+        "INSERT INTO ledger.entries (entry_type, data_hash, metadata) SELECT 'x', '{hash}', {metadata} FROM long"
+    );
+    assert_too_long(&mut client, &insert, message);
+
+    // The rows as they were before and after are half of that each.
+    client.batch_execute("CREATE TABLE t (id int PRIMARY KEY, a jsonb); SELECT ledger.track('t')").unwrap();
+    client.batch_execute("INSERT INTO t SELECT 1, jsonb_path_query_array(a, '$[0 to 4200]') FROM long").unwrap();
+    client.batch_execute("SELECT ledger.track('t', keep_image => true)").unwrap();
+    assert_too_long(&mut client, "UPDATE t SET id = 2", message);
+    let table = "CREATE TABLE many (id int PRIMARY KEY, n numeric[]); SELECT ledger.track('many')";
+    client.batch_execute(table).unwrap();
+    let numbers = "INSERT INTO many SELECT 1, array_fill('1e131071'::numeric, ARRAY[10000])";
+    assert_too_long(&mut client, numbers, "row is too long to be recorded");
+    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
+    wait_until_sealed(&mut client);
+    assert_intact(&mut client);
+}
+
+#[test]
+fn a_text_that_is_too_long_takes_bounded_memory_and_is_found_where_it_was_put() {
+    let (_cluster, mut client) = start(Options::new());
+    let id = record(&mut client);
+    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
+    wait_until_sealed(&mut client);
+    store_long(&mut client, 20_000);
+    let pid = own_pid(&mut client);
+    let taken = growth(pid, || {
+        let found = error(&mut client, "SELECT ledger.hash_data(a) FROM long");
+        assert_eq!(*found.code(), SqlState::PROGRAM_LIMIT_EXCEEDED, "{found:?}");
+    });
+    assert!(taken < 2500, "hashing took {taken} MB");
+
+    client.batch_execute(TRIGGERS_OFF).unwrap();
+    let metadata = format!("(SELECT jsonb_build_object('a', a) FROM long) WHERE id = '{id}'");
+    client.batch_execute(&format!("UPDATE ledger.entries SET metadata = {metadata}")).unwrap();
+    let mut found = Vec::new();
+    let all = "SELECT entry_id::text || ' ' || problem FROM ledger.find_tampering()";
+    let taken = growth(pid, || found = column(&mut client, all));
+    assert!(found.iter().any(|problem| problem.starts_with(&id)), "{found:?}");
+    assert!(taken < 3500, "verifying took {taken} MB");
 }
 
 fn record_many_unsigned(client: &mut Client, count: usize) {

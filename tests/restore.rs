@@ -4,6 +4,7 @@
 mod common;
 
 use common::ledger::*;
+use common::tracking::TRIGGERS_OFF;
 use common::{give_to_server, pg_major, send, wait_until, Cluster, Options};
 use pg_notary::ledger::block;
 use pg_notary::ledger::log_tree::{leaf_hash, LogTree};
@@ -338,6 +339,25 @@ fn an_import_that_is_killed_leaves_an_empty_ledger_that_works() {
     record(&mut client);
     seal(&mut client);
     assert_intact(&mut client);
+}
+
+/// Runs of a ledger before would be taken for those of the one that is rebuilt.
+#[test]
+fn a_ledger_that_was_emptied_by_hand_is_not_rebuilt_on_what_is_left_of_it() {
+    let (cluster, mut client) = start(quiet().conf("ledger.mirror_mode = off"));
+    client.batch_execute("CREATE TABLE t (id int PRIMARY KEY); SELECT ledger.track('t')").unwrap();
+    client.batch_execute("INSERT INTO t SELECT generate_series(1, 300); SELECT ledger.commit_block()").unwrap();
+    let exported = cluster.data_dir().join("exported.jsonl");
+    client.batch_execute(&format!("COPY ledger.entries TO '{}' WITH (FORMAT jsonl)", exported.display())).unwrap();
+    client.batch_execute(&format!("{TRIGGERS_OFF}; ALTER TABLE ledger.import ENABLE TRIGGER ALL")).unwrap();
+    for empty in ["blocks, ledger.entries", "log_nodes", "row_versions"] {
+        client.batch_execute(&format!("TRUNCATE ledger.{empty}")).unwrap();
+        let found = error(&mut client, &import(&exported));
+        assert_eq!(found.message(), "cannot rebuild the ledger: it is not empty");
+    }
+    client.batch_execute("UPDATE ledger.log_state SET version_runs = '{}', frontier = ''").unwrap();
+    client.batch_execute(&import(&exported)).unwrap();
+    assert_eq!(number(&mut client, "SELECT count(*) FROM ledger.history('t', '{\"id\": 7}')"), 1);
 }
 
 #[test]

@@ -80,6 +80,32 @@ fn the_history_of_a_row_is_whole_however_many_passes_have_sealed_it() {
     assert_clean(&mut client, "items");
 }
 
+/// Two changes of a row in one microsecond, of which the later one is sealed first: which row it is is told by the later one.
+#[test]
+fn of_changes_of_the_same_time_the_newest_is_told_by_its_id_whatever_was_sealed_first() {
+    let (_cluster, mut client) = start_tracked();
+    pass(&mut client, "INSERT INTO items SELECT n, 'new' FROM generate_series(1, 3) n");
+    let change = "UPDATE items SET note = 'a' WHERE id = 2; UPDATE items SET note = 'b' WHERE id = 2";
+    client.batch_execute(&format!("{change}; {TRIGGERS_OFF}")).unwrap();
+    let same_time =
+        "UPDATE ledger.entries_pending SET created_at = (SELECT max(created_at) FROM ledger.entries_pending)";
+    let take_out = "CREATE TABLE earlier AS SELECT * FROM ledger.entries_pending ORDER BY id LIMIT 1; \
+        DELETE FROM ledger.entries_pending WHERE id = (SELECT id FROM earlier)";
+    pass(&mut client, &format!("{same_time}; {take_out}"));
+    pass(&mut client, "INSERT INTO ledger.entries_pending SELECT * FROM earlier");
+    let sealed = "SELECT DISTINCT block_number FROM ledger.entries_sealed WHERE metadata->'key'->>'id' = '2'";
+    assert_eq!(column(&mut client, sealed).len(), 3);
+    client.batch_execute(TRACKING_ON).unwrap();
+    assert_found(&mut client, &[2]);
+    let verified = "(ledger.verify_row('items', '{\"id\": 2}')->>'verified')::boolean";
+    assert!(
+        is_true(&mut client, verified),
+        "{}",
+        value(&mut client, "SELECT ledger.verify_row('items', '{\"id\": 2}')")
+    );
+    client.batch_execute("SELECT ledger.verified(items) FROM items WHERE id = 2").unwrap();
+}
+
 #[test]
 fn a_transaction_finds_the_entries_of_its_snapshot_while_runs_are_merged() {
     let (cluster, mut client) = start_tracked();

@@ -181,6 +181,41 @@ fn a_terminated_worker_comes_back_and_goes_on() {
     assert_intact(&mut client);
 }
 
+/// What a savepoint has sealed, and its rollback has undone, is another's to seal, at once.
+#[test]
+fn a_block_that_a_savepoint_takes_back_leaves_sealing_as_it_was() {
+    let options = Options::new().conf("ledger.block_size = 10").conf("ledger.block_interval = 1h");
+    let (cluster, mut client) = start(options);
+    let mut other = cluster.connect("postgres");
+    let count = |client: &mut Client| number(client, "SELECT count(*) FROM ledger.commit_block()");
+    let in_block =
+        "DO $$ BEGIN PERFORM ledger.commit_block(); RAISE EXCEPTION 'no'; EXCEPTION WHEN raise_exception THEN END $$";
+    let in_savepoint = "SAVEPOINT s; SELECT ledger.commit_block(); ROLLBACK TO s";
+    for (blocks, undone) in (1..).step_by(2).zip([in_block, in_savepoint]) {
+        record_many(&mut client, 6);
+        client.batch_execute(&format!("BEGIN; {undone}")).unwrap();
+        record_many(&mut other, 4);
+        wait_for(&mut other, &format!("(SELECT block_count = {blocks} FROM ledger.chain_stats)"));
+        client.batch_execute("COMMIT").unwrap();
+        assert_eq!(number(&mut client, "SELECT pending_count FROM ledger.chain_stats"), 0);
+        record_many(&mut client, 10);
+        wait_for(&mut client, &format!("(SELECT block_count = {blocks} + 1 FROM ledger.chain_stats)"));
+    }
+
+    // The transaction has no part in sealing, and takes one when it seals after all.
+    record_many(&mut client, 3);
+    client.batch_execute(&format!("BEGIN; {in_savepoint}; PREPARE TRANSACTION 'p'")).unwrap();
+    client.batch_execute("COMMIT PREPARED 'p'").unwrap();
+    client.batch_execute(&format!("BEGIN; {in_savepoint}; SELECT ledger.mirror_catch_up()")).unwrap();
+    assert_eq!(count(&mut client), 1);
+    client.batch_execute(&format!("{in_savepoint}; SAVEPOINT r; SELECT ledger.commit_block(); RELEASE r")).unwrap();
+    assert_eq!(count(&mut client), 0);
+    client.batch_execute("COMMIT").unwrap();
+    wait_until_sealed(&mut client);
+    assert_eq!(number(&mut client, "SELECT block_count FROM ledger.chain_stats"), 5);
+    assert_intact(&mut client);
+}
+
 /// Breaks sealing with one statement, repairs it with another: the log names the cause once, however often sealing was
 /// tried, and sealing goes on by itself.
 fn sealing_recovers(break_it: &str, repair_it: &str, cause: &str) {

@@ -13,7 +13,8 @@ const FAN: usize = 8;
 /// A run of this length is not merged any more.
 const LARGEST: i64 = 1 << 20;
 
-/// Where an entry about a row stands in the log. Of two places for one row, that of the later change is greater.
+/// Where an entry about a row stands in the log. Of two places for one row, that of the later change is greater; of two of
+/// the same time, that which was sealed later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
     /// The row's id, as a number.

@@ -161,6 +161,7 @@ impl RowEntry {
             key_id,
             created_at: self.created_at,
         };
+        check_length(&entry)?;
         transaction::add_entry(&entry, false);
         Ok(Recorded(entry))
     }
@@ -296,7 +297,19 @@ pub fn validate(entry: &Entry) -> Result<(), Failure> {
         Failure::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, "invalid entry_type")
             .detail(format!("{error}."))
             .hint("An entry_type names a kind of entry in 1 to 100 characters, such as 'payment' or 'memory_write'.")
-    })
+    })?;
+    check_length(entry)
+}
+
+/// A longer line could be written, but not read again. Of an entry only the metadata can be long.
+fn check_length(entry: &Entry) -> Result<(), Failure> {
+    let length = entry.metadata.len();
+    if length <= record::MAX_METADATA {
+        return Ok(());
+    }
+    Err(Failure::new(PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED, "metadata of an entry is too long")
+        .detail(format!("As canonical JSON it has {length} bytes; the limit is {}.", record::MAX_METADATA))
+        .hint("Record a hash of what is large, and keep that elsewhere."))
 }
 
 fn check_metadata(metadata: Jsonb) -> Result<(), Failure> {

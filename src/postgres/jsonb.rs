@@ -23,7 +23,7 @@ impl Jsonb {
         self.0
     }
 
-    /// As `jsonb::text`.
+    /// As `jsonb::text`. An ERROR where that is longer than a value of Postgres.
     pub fn text(self) -> String {
         // SAFETY: a detoasted jsonb: a header of four bytes, then the container.
         unsafe {
@@ -39,13 +39,20 @@ impl Jsonb {
     /// The canonical text.
     pub fn canonical(self) -> Result<String, Failure> {
         let mut out = Vec::new();
-        match self.write_canonical(&mut out) {
-            Some(_) => Ok(ascii_text(out)),
-            None => hashing::canonical(&self.text()),
+        if self.write_canonical(&mut out).is_some() {
+            return Ok(ascii_text(out));
         }
+        // It may have grown long.
+        drop(out);
+        self.canonical_by_text()
     }
 
-    /// Appends the canonical text; `None`, with something or other appended, where only [`Jsonb::canonical`] gives it, or
+    /// The same where [`Jsonb::write_canonical`] does not give it.
+    pub fn canonical_by_text(self) -> Result<String, Failure> {
+        hashing::canonical(&self.text())
+    }
+
+    /// Appends the canonical text; `None`, with something or other appended, where only [`Jsonb::canonical_by_text`] gives it, or
     /// says why there is none.
     pub fn write_canonical(self, out: &mut Vec<u8>) -> Option<jsonb::Written> {
         if !is_utf8() {

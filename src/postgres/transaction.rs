@@ -18,11 +18,13 @@ use pgrx::{pg_guard, pg_sys, PgSqlErrorCode};
 use std::cell::RefCell;
 use std::ffi::c_void;
 
-/// Where a subtransaction's part begins.
+/// Where a subtransaction's part begins: what was so before.
 struct Mark {
     level: i32,
     line_bytes: u64,
     entries: i64,
+    holds_sealing_lock: bool,
+    sealed: Option<i64>,
 }
 
 /// What a commit does about the file.
@@ -184,7 +186,10 @@ pub fn holds_sealing_lock() -> bool {
 }
 
 pub fn note_sealing_lock() {
-    CURRENT.with_borrow_mut(|current| current.holds_sealing_lock = true);
+    CURRENT.with_borrow_mut(|current| {
+        current.mark_level();
+        current.holds_sealing_lock = true;
+    });
 }
 
 /// Whether this transaction has recorded or sealed entries, and so keeps the worker from some of its work.
@@ -199,7 +204,10 @@ pub fn has_sealed() -> bool {
 
 /// Notes that this transaction has sealed that many entries.
 pub fn note_sealed(entries: i64) {
-    CURRENT.with_borrow_mut(|current| current.sealed = Some(current.sealed.unwrap_or(0) + entries));
+    CURRENT.with_borrow_mut(|current| {
+        current.mark_level();
+        current.sealed = Some(current.sealed.unwrap_or(0) + entries);
+    });
 }
 
 pub fn at_end_extension_created() {
@@ -245,12 +253,18 @@ impl Transaction {
         }
     }
 
-    /// Notes where the current subtransaction begins, when it records its first entry.
+    /// Notes where the current subtransaction begins, before it first changes what a rollback of it restores.
     fn mark_level(&mut self) {
         // SAFETY: only reads the state of this backend's transaction.
         let level = unsafe { pg_sys::GetCurrentTransactionNestLevel() };
         if level > 1 && self.marks.last().is_none_or(|mark| mark.level < level) {
-            self.marks.push(Mark { level, line_bytes: self.line_bytes, entries: self.entries });
+            self.marks.push(Mark {
+                level,
+                line_bytes: self.line_bytes,
+                entries: self.entries,
+                holds_sealing_lock: self.holds_sealing_lock,
+                sealed: self.sealed,
+            });
         }
     }
 
@@ -261,6 +275,9 @@ impl Transaction {
             self.lines.truncate(mark.line_bytes);
             self.line_bytes = mark.line_bytes;
             self.entries = mark.entries;
+            // The lock is released, and the blocks are gone.
+            self.holds_sealing_lock = mark.holds_sealing_lock;
+            self.sealed = mark.sealed;
         }
     }
 

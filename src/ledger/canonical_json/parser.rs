@@ -2,7 +2,7 @@
 //!
 //! A node refers to the text by offsets, so strings and integers are never copied before they are written.
 
-use super::JsonError;
+use super::{JsonError, MAX_DEPTH};
 
 /// One value or key. Offsets are bytes of the text; `end` of a container is the index of the node after its last member.
 #[derive(Debug, Clone, Copy)]
@@ -77,14 +77,14 @@ impl Parser<'_> {
             self.skip_space();
             match self.peek() {
                 Some(b'{') => {
-                    self.open(Node::Object { end: 0 });
+                    self.open(Node::Object { end: 0 })?;
                     if self.closes(b'}') {
                         return Ok(());
                     }
                     self.key()?;
                 }
                 Some(b'[') => {
-                    self.open(Node::Array { end: 0 });
+                    self.open(Node::Array { end: 0 })?;
                     if self.closes(b']') {
                         return Ok(());
                     }
@@ -125,10 +125,14 @@ impl Parser<'_> {
         Ok(false)
     }
 
-    fn open(&mut self, node: Node) {
+    fn open(&mut self, node: Node) -> Result<(), JsonError> {
+        if self.open.len() == MAX_DEPTH {
+            return Err(self.error("values nested more than 100000 deep"));
+        }
         self.open.push(self.nodes.len() as u32);
         self.nodes.push(node);
         self.at += 1;
+        Ok(())
     }
 
     /// Closes the container just opened if it is empty.

@@ -4,6 +4,9 @@ use super::parser::string_end;
 use super::strings::write_token;
 use super::writer::write_number;
 
+/// More containers than this are open in nobody's metadata. A line of brackets alone is not to take much memory.
+const MAX_OPEN: usize = 128;
+
 /// A container that is open.
 #[derive(Debug)]
 enum Frame {
@@ -32,6 +35,11 @@ impl Quick {
         }
         Some(scan.at)
     }
+
+    #[cfg(test)]
+    pub(super) fn is_small(&self) -> bool {
+        self.rendered.capacity() == 0
+    }
 }
 
 struct Scan<'a> {
@@ -50,12 +58,12 @@ impl Scan<'_> {
                 b'{' => {
                     self.at += 1;
                     let key = self.key()?;
-                    self.quick.open.push(Frame::Object { key });
+                    self.open(Frame::Object { key })?;
                 }
                 b'[' if self.accept(b"[]") => return Some(()),
                 b'[' => {
                     self.at += 1;
-                    self.quick.open.push(Frame::Array);
+                    self.open(Frame::Array)?;
                 }
                 b'"' => return self.string(),
                 b'-' | b'0'..=b'9' => return self.number(),
@@ -65,6 +73,11 @@ impl Scan<'_> {
                 }
             }
         }
+    }
+
+    fn open(&mut self, frame: Frame) -> Option<()> {
+        self.quick.open.push(frame);
+        (self.quick.open.len() <= MAX_OPEN).then_some(())
     }
 
     /// Closes what ends here. True if another value follows.
@@ -177,6 +190,17 @@ mod tests {
             assert_eq!(quick(json), Some(json.len()), "{json}");
             assert_eq!(quick(&format!("{json}, \"more\"")), Some(json.len()), "{json}");
         }
+    }
+
+    #[test]
+    fn a_text_of_brackets_takes_no_memory() {
+        let nested = |depth| "[".repeat(depth) + "0" + &"]".repeat(depth);
+        assert_eq!(quick(&nested(MAX_OPEN)), Some(2 * MAX_OPEN + 1));
+        let mut hostile = Quick::default();
+        for text in [nested(MAX_OPEN + 1), "[".repeat(1 << 20), "{\"\": ".repeat(1 << 18)] {
+            assert_eq!(hostile.canonical_value_end(&text, 0), None);
+        }
+        assert!(hostile.open.capacity() <= 2 * MAX_OPEN);
     }
 
     #[test]

@@ -294,13 +294,32 @@ fn what_is_not_json_is_refused_with_its_place() {
 
 #[test]
 fn deep_nesting_does_not_overflow_the_stack() {
-    let depth = 1_000_000;
+    let depth = MAX_DEPTH;
     let arrays = "[".repeat(depth) + &"]".repeat(depth);
     assert_eq!(compact(&arrays).unwrap(), arrays);
     let objects = "{\"b\":0,\"a\":".repeat(depth) + "1" + &"}".repeat(depth);
     let sorted = "{\"a\":".repeat(depth) + "1" + &",\"b\":0}".repeat(depth);
     assert_eq!(compact(&objects).unwrap(), sorted);
     assert_eq!(canonical(&"[".repeat(depth)).unwrap_err().offset, depth);
+}
+
+#[test]
+fn a_text_that_is_nested_too_deep_is_refused_and_says_so() {
+    let error = canonical(&"[".repeat(10 * MAX_DEPTH)).unwrap_err();
+    assert_eq!(error.offset, MAX_DEPTH);
+    assert!(error.to_string().contains(&format!("nested more than {MAX_DEPTH} deep")), "{error}");
+    assert!(canonical(&"{\"a\":".repeat(MAX_DEPTH + 1)).is_err());
+}
+
+#[test]
+fn a_workspace_does_not_keep_the_buffers_of_a_large_text() {
+    let mut workspace = Workspace::default();
+    let strings = "\"\u{7f}\", ".repeat(LARGE / 4);
+    for text in [format!("[{strings}1]"), format!("[{}", "1,".repeat(LARGE)), format!("[\"{}\"]", "\\n".repeat(LARGE))]
+    {
+        let _ = workspace.canonical_value_end(&text, 0);
+        assert!(workspace.is_small());
+    }
 }
 
 #[test]

@@ -11,11 +11,23 @@ pub struct Written {
     pub keeps_numbers: bool,
 }
 
+/// The longest text that is made, in bytes: no value of Postgres is longer (its `MaxAllocSize`). A numeric of a few bytes has
+/// up to 131,072 digits, so the text of a small jsonb has no other bound.
+const MAX_TEXT: usize = 0x3fff_ffff;
+
 /// Appends the canonical text of a jsonb, given without its varlena header, in a database whose encoding is UTF-8. `None`,
-/// with something or other appended, where it cannot: a number overflows a double, or values are nested too deep.
+/// with something or other appended, where it cannot: a number overflows a double, values are nested too deep, or the text
+/// is longer than a value of Postgres.
 pub fn write_canonical(out: &mut Vec<u8>, jsonb: &[u8]) -> Option<Written> {
-    let mut writer = Writer { out, members: Vec::with_capacity(16), number: Vec::new(), keeps_numbers: true };
+    write_up_to(MAX_TEXT, out, jsonb)
+}
+
+/// The same for a text of at most `limit` bytes.
+pub(super) fn write_up_to(limit: usize, out: &mut Vec<u8>, jsonb: &[u8]) -> Option<Written> {
+    let end = out.len() + limit;
+    let mut writer = Writer { out, end, members: Vec::with_capacity(16), number: Vec::new(), keeps_numbers: true };
     writer.container(jsonb, 0)?;
+    writer.check_length()?;
     Some(Written { keeps_numbers: writer.keeps_numbers })
 }
 
@@ -57,6 +69,8 @@ pub fn members<'a, const N: usize>(jsonb: &'a [u8], names: [&str; N]) -> Option<
 
 struct Writer<'a> {
     out: &'a mut Vec<u8>,
+    /// The longest that `out` may be.
+    end: usize,
     /// Members of the objects that are being written; the innermost object's are last.
     members: Vec<Member>,
     number: Vec<u8>,
@@ -86,13 +100,15 @@ struct Children<'a> {
 }
 
 impl Children<'_> {
+    /// `None` also for a child that ends before it starts: the next one would have bytes of it as well, and containers that
+    /// share their bytes at every depth would print 2^64 values.
     fn next(&mut self) -> Option<Child> {
         let entry = word(self.entries, 0)?;
         self.entries = self.entries.get(4..)?;
         let length = (entry & LENGTH_MASK) as usize;
         let start = self.at;
         self.at = if entry & HAS_OFFSET != 0 { length } else { start + length };
-        Some(Child { entry, start, end: self.at })
+        (self.at >= start).then_some(Child { entry, start, end: self.at })
     }
 }
 
@@ -176,7 +192,11 @@ impl Writer<'_> {
             NULL => self.out.extend_from_slice(b"null"),
             _ => return None,
         }
-        Some(())
+        self.check_length()
+    }
+
+    fn check_length(&self) -> Option<()> {
+        (self.out.len() <= self.end).then_some(())
     }
 
     fn string(&mut self, bytes: &[u8]) -> Option<()> {

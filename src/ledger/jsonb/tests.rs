@@ -1,7 +1,8 @@
 //! The two ways, there and back. What `jsonb_in` itself makes is compared in pg_regress.
 
+use super::canonical::write_up_to;
 use super::encode;
-use super::layout::VARLENA_HEADER;
+use super::layout::{aligned, varlena_header, CONTAINER, HAS_OFFSET, NULL, NUMERIC, VARLENA_HEADER};
 use super::{members, write_canonical as write, Found, Written};
 use crate::ledger::canonical_json::canonical;
 use proptest::prelude::*;
@@ -48,6 +49,60 @@ fn a_number_that_a_double_may_not_keep_is_told() {
     let (text, written) = back(&jsonb).unwrap();
     assert_eq!(text, canonical("[0.12345678901234567]").unwrap());
     assert!(!written.keeps_numbers);
+}
+
+/// An array of elements given by their types and bytes, without padding: each of them is a multiple of four bytes long.
+fn array_of(elements: &[(u32, &[u8])]) -> Vec<u8> {
+    let mut bytes = (0x4000_0000 | elements.len() as u32).to_ne_bytes().to_vec();
+    elements.iter().for_each(|(kind, data)| bytes.extend_from_slice(&(kind | data.len() as u32).to_ne_bytes()));
+    elements.iter().for_each(|(_, data)| bytes.extend_from_slice(data));
+    bytes
+}
+
+/// 1e131071: a numeric of twelve bytes with a digit of weight 32767.
+fn long_number() -> Vec<u8> {
+    let halves: [u16; 3] = [0, 32_767, 1000];
+    let digits = halves.iter().flat_map(|half| half.to_ne_bytes());
+    let mut bytes = varlena_header(VARLENA_HEADER + 6).to_ne_bytes().to_vec();
+    bytes.extend(digits);
+    bytes.resize(aligned(bytes.len()), 0);
+    bytes
+}
+
+#[test]
+fn a_small_value_whose_text_is_long_is_given_up_on_at_the_limit() {
+    let number = long_number();
+    let element = (NUMERIC, &number[..]);
+    let number = format!("1{}", "0".repeat(131_071));
+    let text = format!("[{number}, {number}]");
+    let mut out = b"before".to_vec();
+    assert!(write_up_to(text.len(), &mut out, &array_of(&[element; 2])).is_some());
+    assert_eq!(out, format!("before{text}").into_bytes());
+    assert!(write_up_to(text.len() - 1, &mut Vec::new(), &array_of(&[element; 2])).is_none());
+    // A million of them, and nested: it ends soon after the limit.
+    let many = array_of(&vec![element; 1000]);
+    let many = array_of(&vec![(CONTAINER, &many[..]); 1000]);
+    let mut out = Vec::new();
+    assert!(write_up_to(1 << 20, &mut out, &many).is_none());
+    assert!(out.len() < (1 << 20) + 2 * number.len(), "{} bytes", out.len());
+}
+
+#[test]
+fn containers_that_share_their_bytes_are_none() {
+    let mut jsonb = array_of(&[]);
+    for _ in 0..3 {
+        // A null that ends where the first element begins: the third one has the bytes of the first.
+        let length = jsonb.len() as u32;
+        let entries = [CONTAINER | length, NULL | HAS_OFFSET, CONTAINER | HAS_OFFSET | length];
+        let mut outer = 0x4000_0003_u32.to_ne_bytes().to_vec();
+        entries.iter().for_each(|entry| outer.extend_from_slice(&entry.to_ne_bytes()));
+        outer.extend_from_slice(&jsonb);
+        jsonb = outer;
+    }
+    assert_eq!(write(&mut Vec::new(), &jsonb), None);
+    let object = [0x2000_0001, HAS_OFFSET | 1, HAS_OFFSET, u32::from_ne_bytes(*b"aaaa")];
+    let object: Vec<u8> = object.iter().flat_map(|word: &u32| word.to_ne_bytes()).collect();
+    assert_eq!(members(&object, ["a"]), None);
 }
 
 #[test]

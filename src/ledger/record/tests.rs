@@ -108,8 +108,11 @@ fn a_line_that_is_not_utf8_or_too_deep_is_refused() {
     line[3] = 0xff;
     let error = Record::parse(&line).unwrap_err();
     assert_eq!((error.offset, error.kind), (3, LineErrorKind::NotUtf8));
-    let deep = format!("{{\"a\": {}{}}}", "[".repeat(100_000), "]".repeat(100_000));
-    assert_eq!(Record::parse(deep.as_bytes()).unwrap_err().kind, LineErrorKind::NotCanonical);
+    let nested = |depth| format!("{{\"a\": {}{}}}", "[".repeat(depth), "]".repeat(depth));
+    let error = Record::parse(nested(100_000).as_bytes()).unwrap_err();
+    assert_eq!(error.to_string(), "not JSON: values nested more than 100000 deep at byte 100005");
+    let error = Record::parse(nested(99_999).as_bytes()).unwrap_err();
+    assert_eq!(error.kind, LineErrorKind::UnknownRecordType("(none)".to_owned()));
 }
 
 #[test]

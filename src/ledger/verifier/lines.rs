@@ -4,7 +4,8 @@ use memchr::{memchr_iter, memrchr};
 use std::io::{self, Read};
 use std::ops::ControlFlow;
 
-/// The longest line that is read, in bytes. No value in Postgres is longer than that, so no line of a ledger is.
+/// The longest line that is read, in bytes. Recording refuses an entry whose line would be longer; see
+/// [`MAX_METADATA`](crate::ledger::record::MAX_METADATA).
 pub const MAX_LINE: usize = 1 << 30;
 
 /// How much is read at once, in bytes.

@@ -177,10 +177,14 @@ fn begin() -> Result<(), Failure> {
 fn require_empty_ledger() -> Result<(), Failure> {
     let snapshot = LatestSnapshot::take();
     let is_empty = |table: Table| TableScan::start(&table, &snapshot, 0).next().is_none();
-    let tables = ["blocks", "entries_pending"].map(|name| Table::open(name, pg_sys::AccessShareLock));
+    // What sealing keeps beside the blocks may have been left where they were removed.
+    let names = ["blocks", "entries_pending", "log_nodes", "row_versions"];
+    let tables = names.map(|name| Table::open(name, pg_sys::AccessShareLock));
     let sealed = partitions::sealed();
     let partitions = sealed.iter().map(|partition| partition.open());
-    if tables.into_iter().chain(partitions).all(is_empty) {
+    // SAFETY: the snapshot is registered.
+    let has_runs = unsafe { !log_state::version_runs(snapshot.as_ptr()).is_empty() };
+    if !has_runs && tables.into_iter().chain(partitions).all(is_empty) {
         return Ok(());
     }
     Err(Failure::new(

@@ -116,15 +116,8 @@ impl ItemEntries {
 
     /// The same, of sealed entries alone.
     pub fn newest_sealed(&self, row_id: Uuid) -> Option<ItemEntry> {
-        let mut newest = None;
         // SAFETY: as promised to of_snapshot().
-        unsafe {
-            versions::scan_sealed(row_id, self.snapshot, ItemEntry::from_row, |entry| {
-                newest = Some(entry);
-                false
-            });
-        }
-        newest
+        unsafe { versions::newest_sealed(row_id, self.snapshot, ItemEntry::from_row, ItemEntry::order).0 }
     }
 
     /// Whether the log tree includes the entry as it is now, if it is sealed: who rewrites an entry can make all of it agree,

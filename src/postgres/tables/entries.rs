@@ -7,8 +7,9 @@ use crate::ledger::verifier::{Metadata, StoredEntry};
 use crate::postgres::errors::Failure;
 use crate::postgres::jsonb::{self, Jsonb};
 use crate::postgres::tracking::relation;
-use pgrx::{pg_sys, FromDatum};
+use pgrx::{pg_sys, FromDatum, PgMemoryContexts, PgSqlErrorCode, PgTryBuilder};
 use std::borrow::Cow;
+use std::panic::AssertUnwindSafe;
 
 /// Columns of `ledger.entries` and its partitions.
 pub mod entry_column {
@@ -112,13 +113,18 @@ pub fn block_number(row: &Row) -> i64 {
 
 /// As [`canonical_metadata`], into a buffer that is used again.
 fn replace_by_canonical(buffer: &mut String, jsonb: pg_sys::Datum) {
+    // SAFETY: a non-null jsonb datum.
+    let jsonb = unsafe { Jsonb::from_datum(jsonb, false) };
     let mut out = std::mem::take(buffer).into_bytes();
     out.clear();
-    // SAFETY: a non-null jsonb datum.
-    let written = unsafe { Jsonb::from_datum(jsonb, false) }.and_then(|jsonb| jsonb.write_canonical(&mut out));
-    *buffer = match written {
-        Some(_) => ascii_text(out),
-        None => canonical_metadata(jsonb),
+    let written = jsonb.and_then(|jsonb| jsonb.write_canonical(&mut out));
+    *buffer = match (written, jsonb) {
+        (None, Some(jsonb)) => {
+            // It may have grown long.
+            drop(out);
+            metadata_by_text(jsonb)
+        }
+        _ => ascii_text(out),
     };
 }
 
@@ -142,10 +148,22 @@ fn entry_with_metadata(row: &Row, metadata: String) -> Entry {
     }
 }
 
-/// The canonical text of a jsonb, or its text as it is where it has none: then it was not put there by recording, and is
-/// not what the line says.
+/// The canonical text of a jsonb, or what [`metadata_by_text`] gives.
 fn canonical_metadata(jsonb: pg_sys::Datum) -> String {
-    // SAFETY: a non-null jsonb datum.
-    let jsonb = unsafe { Jsonb::from_datum(jsonb, false) };
-    jsonb.map(|jsonb| jsonb.canonical().unwrap_or_else(|_| jsonb.text())).unwrap_or_default()
+    let mut metadata = String::new();
+    replace_by_canonical(&mut metadata, jsonb);
+    metadata
+}
+
+/// The canonical text of a jsonb that is not written quickly, or its text as it is where it has none: then it was not put
+/// there by recording, and is not what the line says. Empty where even that is longer than a value of Postgres: who verifies
+/// is to learn which entry it is.
+fn metadata_by_text(jsonb: Jsonb) -> String {
+    let mut context = PgMemoryContexts::new("pg_notary metadata");
+    let text = AssertUnwindSafe(|| {
+        // SAFETY: the text that Postgres makes inside is copied before the context is dropped.
+        unsafe { context.switch_to(|_| jsonb.canonical_by_text().unwrap_or_else(|_| jsonb.text())) }
+    });
+    let is_too_long = PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED;
+    PgTryBuilder::new(text).catch_when(is_too_long, |_| String::new()).execute()
 }

@@ -17,6 +17,7 @@
 //! changing what was recorded. Virtual generated columns are not stored, and not covered.
 
 use crate::ledger::canonical_json::{canonical, is_jsonb, keeps_number, keeps_numbers, write_number, write_string};
+use crate::ledger::record::MAX_METADATA;
 use crate::ledger::{ascii_text, to_hex};
 use crate::postgres::errors::Failure;
 use crate::postgres::jsonb::Jsonb;
@@ -158,6 +159,16 @@ pub fn json_name(name: &str) -> String {
     String::from_utf8_lossy(&json[1..json.len() - 1]).into_owned()
 }
 
+/// Elements of an array, and columns, are many, and each may be long: a numeric of a few bytes has up to 131,072 digits.
+fn check_length(json: &[u8]) -> Result<(), Failure> {
+    if json.len() <= MAX_METADATA {
+        return Ok(());
+    }
+    Err(Failure::new(PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED, "row is too long to be recorded")
+        .detail(format!("As JSON it has more than {MAX_METADATA} bytes."))
+        .hint("Have the table tracked without the large column: SELECT ledger.track('table', excluded => ARRAY['column'])."))
+}
+
 fn not_text() -> Failure {
     Failure::new(PgSqlErrorCode::ERRCODE_CHARACTER_NOT_IN_REPERTOIRE, "cannot record a value that is not text in UTF-8")
         .hint("Tables can be tracked in a database whose encoding has a conversion to UTF8.")
@@ -246,7 +257,7 @@ impl Encoding {
                 Encoding::Output(function) => write_string(out, &printed(function, value)?),
             }
         }
-        Ok(())
+        check_length(out)
     }
 }
 

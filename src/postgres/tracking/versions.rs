@@ -66,11 +66,7 @@ impl Version {
 /// The snapshot is registered or active.
 pub unsafe fn newest(row_id: Uuid, snapshot: pg_sys::Snapshot) -> Option<Version> {
     let mut pending = pending(row_id, snapshot);
-    let mut sealed = None;
-    let lost = scan_sealed(row_id, snapshot, Version::from_row, |version| {
-        sealed = Some(version);
-        false
-    });
+    let (sealed, lost) = newest_sealed(row_id, snapshot, Version::from_row, Version::order);
     require_none(lost);
     pending.extend(sealed);
     pending.into_iter().max_by_key(Version::order)
@@ -175,8 +171,39 @@ fn require_none(lost: Option<Place>) {
         .raise()
 }
 
-/// Gives `each` what `read` makes of the sealed entries about the row, the newest first, until it says false. Returns where one of
-/// those should be that are not there, if there is such a one among them.
+/// What `read` makes of the newest of the sealed entries about the row, of which `order` tells.
+///
+/// Of two with the same time, the one that was sealed later stands later in the runs, whatever their ids. Also gives where
+/// one should be that is not there, if it could be the newest.
+///
+/// # Safety
+/// The snapshot is registered or active.
+pub unsafe fn newest_sealed<T>(
+    row_id: Uuid,
+    snapshot: pg_sys::Snapshot,
+    read: fn(&Row) -> Option<T>,
+    order: fn(&T) -> (Timestamp, Uuid),
+) -> (Option<T>, Option<Place>) {
+    let (mut newest, mut lost): (Option<(Timestamp, T)>, _) = (None, None);
+    let runs = log_state::version_runs(snapshot);
+    let versions = VersionTable::open(pg_sys::AccessShareLock);
+    for place in RowPlaces::of(&row_id, &runs, &versions, snapshot) {
+        if newest.as_ref().is_some_and(|(time, _)| *time != place.created_at) {
+            break;
+        }
+        let version = partitions::find_leaf(place.block_number, place.leaf_index, snapshot, read);
+        if version.is_none() {
+            lost = lost.or(Some(place));
+        }
+        let found = newest.into_iter().chain(version.flatten().map(|version| (place.created_at, version)));
+        newest = found.max_by_key(|(_, version)| order(version));
+    }
+    (newest.map(|(_, version)| version), lost)
+}
+
+/// Gives `each` what `read` makes of the sealed entries about the row, the newest first (of those of one time, the one that was
+/// sealed last), until it says false. Returns where one of those should be that are not there, if there is such a one among
+/// them.
 ///
 /// # Safety
 /// The snapshot is registered or active.
