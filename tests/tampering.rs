@@ -213,6 +213,9 @@ fn a_change_of_any_column_of_a_block_is_found() {
         ("data_count", "-1"),
         ("tree_size", "tree_size + 1"),
         ("tree_size", "-1"),
+        ("tree_size", "-9223372036854775808"),
+        ("tree_size", "9223372036854775807"),
+        ("data_count", "-2147483648"),
         ("tree_root", ANOTHER_HASH),
     ];
     let mut changes = Vec::new();
@@ -230,6 +233,12 @@ fn a_change_of_any_column_of_a_block_is_found() {
 
 #[test]
 fn blocks_deleted_or_added_are_found() {
+    let number_block = |number: &str| {
+        format!(
+            "INSERT INTO ledger.blocks SELECT {number}, previous_hash, ledger.hash_data('1'), merkle_root, \"timestamp\", \
+             data_count, tree_size, tree_root FROM ledger.blocks WHERE block_number = 3"
+        )
+    };
     assert_found(&[
         ("DELETE FROM ledger.blocks WHERE block_number = 1".into(), Place::Block(1)),
         ("DELETE FROM ledger.blocks WHERE block_number = 3".into(), Place::Block(3)),
@@ -251,6 +260,10 @@ fn blocks_deleted_or_added_are_found() {
                 .into(),
             Place::Block(6),
         ),
+        (number_block("0"), Place::Block(0)),
+        (number_block("-1"), Place::Block(-1)),
+        (number_block("-9223372036854775808"), Place::Block(i64::MIN)),
+        (number_block("9223372036854775807"), Place::Block(6)),
         ("UPDATE ledger.log_state SET frontier = '\\x00'".into(), Place::Anywhere),
         ("UPDATE ledger.log_state SET ledger_id = gen_random_uuid()".into(), Place::Anywhere),
     ]);

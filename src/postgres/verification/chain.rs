@@ -43,6 +43,11 @@ impl Extent {
     fn is_whole(self) -> bool {
         self.from <= 1 && self.to == i64::MAX
     }
+
+    /// How many blocks that is where `head` is the last; stored numbers may be any.
+    fn blocks_up_to(self, head: i64) -> i64 {
+        head.min(self.to).saturating_sub(self.from).saturating_add(1)
+    }
 }
 
 /// What was found in the tables.
@@ -189,7 +194,7 @@ impl<'a> SideBySide<'a> {
         // Before the file is read: what is committed now must be in it then.
         let pending = PendingComparison::read(keyring.as_deref(), &mut findings);
         let head = blocks::head(&LatestSnapshot::take()).map_or(0, |head| head.block_number);
-        progress.totals(head.min(extent.to) - extent.from + 1, 0);
+        progress.totals(extent.blocks_up_to(head), 0);
         progress.phase(Phase::Blocks);
         let (mut chain, tables) = start_chain(extent, keyring, &mut findings);
         chain.collect_nodes();
@@ -222,7 +227,7 @@ impl<'a> SideBySide<'a> {
                 let file = file?;
                 let length = file.metadata()?.len();
                 let head = blocks::head(&LatestSnapshot::take()).map_or(0, |head| head.block_number);
-                self.progress.totals(head.min(self.extent.to) - self.extent.from + 1, length);
+                self.progress.totals(self.extent.blocks_up_to(head), length);
                 (verify_file(file, FileOptions { keyring, helpers: helpers() }, self)?, length)
             }
         };
@@ -429,8 +434,8 @@ fn start_chain(
     if extent.from <= 1 {
         return (ChainVerifier::new(Source::Postgres), TableBlocks::new(keyring, i64::MIN, 0));
     }
-    let Some(previous) = table_blocks::header_after(extent.from - 2) else {
-        return (ChainVerifier::new(Source::Postgres), TableBlocks::new(keyring, extent.from - 1, 0));
+    let Some(previous) = table_blocks::header_from(extent.from - 1) else {
+        return (ChainVerifier::new(Source::Postgres), TableBlocks::new(keyring, extent.from, 0));
     };
     let start = previous.tree_size;
     let tree = stored_tree::tree_of_size(start).filter(|tree| parse_hash(&previous.tree_root) == Some(tree.root()));
@@ -439,7 +444,7 @@ fn start_chain(
         let problem = Problem::new(Source::Postgres, ProblemKind::TreeRootMismatch, detail);
         findings.report(problem.in_block(previous.block_number));
     }
-    let reader = TableBlocks::new(keyring, previous.block_number, start);
+    let reader = TableBlocks::new(keyring, previous.block_number.saturating_add(1), start);
     (ChainVerifier::resume(Source::Postgres, tree, &previous), reader)
 }
 
