@@ -130,6 +130,14 @@ impl Table {
 
     /// The same, into a row that is used again.
     pub fn deform_into(&self, tuple: pg_sys::HeapTuple, row: &mut Row) {
+    /// One column of a tuple of this table that is a bigint.
+    pub fn bigint(&self, tuple: pg_sys::HeapTuple, column: usize) -> Option<i64> {
+        let mut is_null = false;
+        // SAFETY: the tuple comes from this table; the value is in the datum itself.
+        let value = unsafe { pg_sys::heap_getattr(tuple, column as i32 + 1, self.descriptor(), &mut is_null) };
+        (!is_null).then_some(value.value() as i64)
+    }
+
         // SAFETY: the tuple comes from this table.
         unsafe { row.take(tuple, self.descriptor()) }
     }
@@ -148,6 +156,12 @@ impl Table {
 
     /// The index behind the table's primary key.
     pub fn primary_key(&self) -> pg_sys::Oid {
+    /// Whether its rows can be read by a [`TableScan`].
+    pub fn is_heap(&self) -> bool {
+        // SAFETY: the relation is open.
+        self.is_plain() && unsafe { (*(*self.relation).rd_rel).relam } == pg_sys::HEAP_TABLE_AM_OID
+    }
+
         // SAFETY: the relation is open; the list is a copy, and computing it fills in rd_pkindex.
         unsafe {
             let indexes = pg_sys::RelationGetIndexList(self.relation);
@@ -344,7 +358,7 @@ impl Drop for TableScan<'_> {
 }
 
 /// Columns of `ledger.blocks`.
-mod block_column {
+pub mod block_column {
     pub const BLOCK_NUMBER: usize = 0;
     pub const PREVIOUS_HASH: usize = 1;
     pub const BLOCK_HASH: usize = 2;

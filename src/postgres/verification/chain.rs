@@ -6,6 +6,7 @@
 use super::pending::PendingComparison;
 use super::progress::{Phase, Progress};
 use super::stored_tree;
+use super::strays::{self, ReadInOrder};
 use super::table_blocks::{self, TableBlocks};
 use crate::ledger::block::BlockHeader;
 use crate::ledger::signature::Keyring;
@@ -348,7 +349,13 @@ impl<'a> SideBySide<'a> {
     fn finish_tables(mut self) -> TableReport {
         self.verify_tables_to_end(false);
         if self.extent.is_whole() {
-            self.check_strays();
+            let read = ReadInOrder {
+                last_block: self.last_table_block,
+                tree_size: self.tree_size,
+                blocks: self.block_count,
+                entries: self.entry_count,
+            };
+            strays::check(&read, &mut self.findings);
             self.check_log_state();
         }
         TableReport {
@@ -358,26 +365,6 @@ impl<'a> SideBySide<'a> {
             error_count: self.findings.count(),
             errors: self.findings.into_listed(),
         }
-    }
-
-    /// Rows that lie outside the log, where reading it in order does not come by, and not in a block sealed since.
-    fn check_strays(&mut self) {
-        let findings = &mut self.findings;
-        spi::for_each(
-            "SELECT id, block_number, leaf_index FROM ledger.entries_sealed AS e \
-             WHERE (leaf_index < 0 OR leaf_index >= $1 OR leaf_index IS NULL) AND NOT EXISTS \
-             (SELECT FROM ledger.blocks AS b WHERE b.block_number > $2 AND b.block_number = e.block_number \
-             AND e.leaf_index >= b.tree_size - b.data_count AND e.leaf_index < b.tree_size) ORDER BY leaf_index, id LIMIT 1000",
-            &[self.tree_size.into(), self.last_table_block.into()],
-            |row| {
-                let detail = "a sealed entry that is in no block";
-                let mut problem = Problem::new(Source::Postgres, ProblemKind::LeafIndexMismatch, detail);
-                problem.entry_id = row.uuid(0);
-                problem.block_number = row.get(1);
-                problem.leaf_index = row.get(2);
-                findings.report(problem);
-            },
-        );
     }
 
     /// The stored frontier must be the tree's, or sealing could not go on; that of a later block is not looked at.
