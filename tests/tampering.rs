@@ -412,3 +412,56 @@ fn a_changed_row_is_not_covered_by_an_entry_that_no_index_leads_to() {
     let found = column(&mut client, "SELECT entry_id FROM ledger.find_tampering()");
     assert_eq!(found, column(&mut client, "SELECT id FROM ledger.entries WHERE entry_type = 'table_update'"));
 }
+
+/// Deletes a block with all that belongs to it.
+fn delete_block(client: &mut Client, block: i64) {
+    client.batch_execute(TRIGGERS_OFF).unwrap();
+    for table in ["entries", "blocks"] {
+        client.batch_execute(&format!("DELETE FROM ledger.{table} WHERE block_number = {block}")).unwrap();
+    }
+}
+
+/// What the verification of some blocks finds, as `block_number problem`.
+fn found_in_range(client: &mut Client, from: i64, to: i64) -> Vec<String> {
+    let sql = format!(
+        "SELECT concat_ws(' ', e ->> 'block_number', e ->> 'problem') FROM ledger.verify_chain({from}, {to}) AS v, \
+         jsonb_array_elements(v #> '{{postgres_chain,errors}}') AS e"
+    );
+    column(client, &sql)
+}
+
+#[test]
+fn a_range_whose_blocks_are_gone_is_not_valid_with_the_file_or_without_it() {
+    let (_cluster, mut client) = ledger();
+    for mode in ["sync", "off"] {
+        set(&mut client, "ledger.mirror_mode", mode);
+        client.batch_execute("BEGIN").unwrap();
+        delete_block(&mut client, 2);
+        for (from, to) in [(2, 2), (1, 2), (3, 3), (1, 3), (2, 9), (3, 9)] {
+            assert_eq!(found_in_range(&mut client, from, to), ["2 block_missing"], "{mode}, blocks {from} to {to}");
+        }
+        // Nor where two are gone, of which one is before the range.
+        delete_block(&mut client, 3);
+        assert_eq!(found_in_range(&mut client, 3, 3), ["2 block_missing", "3 block_missing"], "{mode}");
+        assert_eq!(found_in_range(&mut client, 2, 3), ["2 block_missing"], "{mode}");
+        assert!(found_in_range(&mut client, 1, 1).is_empty(), "{mode}");
+        client.batch_execute("ROLLBACK").unwrap();
+        for (from, to) in [(2, 2), (5, 9), (6, 6), (6, 9), (8, 9)] {
+            assert!(found_in_range(&mut client, from, to).is_empty(), "{mode}, blocks {from} to {to}");
+        }
+    }
+}
+
+/// One whose snapshot is older than the newest blocks.
+#[test]
+fn a_transaction_does_not_miss_blocks_that_came_after_its_snapshot() {
+    let (cluster, mut client) = ledger();
+    let mut old = cluster.connect("postgres");
+    old.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1").unwrap();
+    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
+    wait_until_sealed(&mut client);
+    for (from, to) in [(1, 9), (5, 6), (6, 6), (7, 9)] {
+        assert!(found_in_range(&mut old, from, to).is_empty(), "blocks {from} to {to}");
+    }
+    assert_eq!(verdict(&mut old)["overall_valid"], true);
+}

@@ -176,6 +176,8 @@ struct SideBySide<'a> {
     acknowledged: Acknowledged,
     pending: PendingComparison,
     progress: &'a Progress,
+    /// The newest block when the verification began.
+    head: i64,
     last_table_block: i64,
     tree_size: i64,
     block_count: u64,
@@ -210,6 +212,7 @@ impl<'a> SideBySide<'a> {
             acknowledged,
             pending,
             progress,
+            head,
             last_table_block: 0,
             tree_size: 0,
             block_count: 0,
@@ -348,6 +351,7 @@ impl<'a> SideBySide<'a> {
 
     fn finish_tables(mut self) -> TableReport {
         self.verify_tables_to_end(false);
+        self.check_end();
         if self.extent.is_whole() {
             let read = ReadInOrder {
                 last_block: self.last_table_block,
@@ -364,6 +368,21 @@ impl<'a> SideBySide<'a> {
             pending_count: self.pending.count(),
             error_count: self.findings.count(),
             errors: self.findings.into_listed(),
+        }
+    }
+
+    /// A gap in the numbers shows in the block after it. One that reaches to the end of the extent shows here.
+    fn check_end(&mut self) {
+        let end = match self.tables.next_number() {
+            Some(next) => next.saturating_sub(1),
+            // The newest block may be newer than what the transaction sees.
+            None if spi::is_isolated() => return,
+            None => self.head,
+        };
+        let last = self.last_table_block.max(self.extent.from - 1);
+        let (Some(first), end) = (last.checked_add(1), end.min(self.extent.to)) else { return };
+        if first <= end {
+            self.findings.report(Problem::missing_blocks(Source::Postgres, first, end));
         }
     }
 
@@ -421,9 +440,17 @@ fn start_chain(
     if extent.from <= 1 {
         return (ChainVerifier::new(Source::Postgres), TableBlocks::new(keyring, i64::MIN, 0));
     }
-    let Some(previous) = table_blocks::header_from(extent.from - 1) else {
-        return (ChainVerifier::new(Source::Postgres), TableBlocks::new(keyring, extent.from, 0));
+    let number = extent.from - 1;
+    let Some(previous) = table_blocks::header_from(number) else {
+        return (ChainVerifier::after_unknown(Source::Postgres, number), TableBlocks::new(keyring, extent.from, 0));
     };
+    if previous.block_number != number {
+        findings.report(Problem::missing_blocks(Source::Postgres, number, number));
+        // It is one of the extent or after it, which is believed as to where its leaves begin.
+        let first_leaf = previous.tree_size.saturating_sub(previous.data_count);
+        let reader = TableBlocks::new(keyring, extent.from, first_leaf);
+        return (ChainVerifier::after_unknown(Source::Postgres, number), reader);
+    }
     let start = previous.tree_size;
     let tree = stored_tree::tree_of_size(start).filter(|tree| parse_hash(&previous.tree_root) == Some(tree.root()));
     if tree.is_none() {
@@ -431,7 +458,7 @@ fn start_chain(
         let problem = Problem::new(Source::Postgres, ProblemKind::TreeRootMismatch, detail);
         findings.report(problem.in_block(previous.block_number));
     }
-    let reader = TableBlocks::new(keyring, previous.block_number.saturating_add(1), start);
+    let reader = TableBlocks::new(keyring, extent.from, start);
     (ChainVerifier::resume(Source::Postgres, tree, &previous), reader)
 }
 
