@@ -328,13 +328,17 @@ impl<'a> SideBySide<'a> {
         }
     }
 
-    /// The file has a block that the tables do not have, or not yet as this transaction sees them.
+    /// The file has a block that the tables do not have. One that lies before a block of theirs leaves a gap in the numbers,
+    /// which is reported as such; so that is silent here, as is a block that this transaction does not see yet.
     fn not_in_tables(&mut self, block: &FileBlock) {
         let number = block.header.block_number;
         let head = blocks::head(&LatestSnapshot::take()).map_or(0, |head| head.block_number);
         // SAFETY: reads a flag of shared memory.
         let standby = unsafe { pg_sys::RecoveryInProgress() };
-        if number <= head && number > self.last_table_block || standby {
+        let leaves_gap = number <= head && number > self.last_table_block;
+        // What a standby knows to be in the file, it knows to be in the tables.
+        let lags = standby && number > self.acknowledged.block;
+        if leaves_gap || lags {
             return;
         }
         let detail = "the database does not have this block, which the file has";
