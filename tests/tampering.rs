@@ -465,3 +465,51 @@ fn a_transaction_does_not_miss_blocks_that_came_after_its_snapshot() {
     }
     assert_eq!(verdict(&mut old)["overall_valid"], true);
 }
+
+/// What a superuser can put into a text past all of Postgres' checks.
+const NO_TEXTS: &str = "CREATE CAST (bytea AS varchar) WITHOUT FUNCTION; CREATE CAST (bytea AS jsonb) WITHOUT FUNCTION";
+
+#[test]
+fn bytes_that_are_no_text_are_found_and_do_not_end_the_verification() {
+    let mut changes = Vec::new();
+    let with_casts = |update: String| format!("{NO_TEXTS}; {update}");
+    for bytes in [r"'\x80'::bytea::varchar", r"'\x6100'::bytea::varchar", r"('\x' || repeat('ff', 64))::bytea::varchar"]
+    {
+        for column in ["entry_type", "data_hash", "signature", "key_id"] {
+            // The entry with leaf_index 2 is unsigned.
+            for leaf in [2, 5] {
+                let update = format!("UPDATE ledger.entries SET {column} = {bytes} WHERE leaf_index = {leaf}");
+                changes.push((with_casts(update), Place::Leaf(leaf)));
+            }
+            let pending = "id = (SELECT min(id::text)::uuid FROM ledger.entries_pending)";
+            let update = format!("UPDATE ledger.entries_pending SET {column} = {bytes} WHERE {pending}");
+            changes.push((with_casts(update), Place::Pending(0)));
+        }
+        for column in ["previous_hash", "block_hash", "merkle_root", "tree_root"] {
+            let update = format!("UPDATE ledger.blocks SET {column} = {bytes} WHERE block_number = 3");
+            changes.push((with_casts(update), Place::Block(3)));
+        }
+    }
+    assert_found(&changes);
+}
+
+/// A byte that is no text is shown as U+FFFD by whatever is lenient, so it must not pass for one that was recorded.
+#[test]
+fn a_replacement_character_is_not_what_a_broken_one_reads_as() {
+    let (_cluster, mut client) = start(Options::new().conf("ledger.block_interval = 1h"));
+    let metadata = r#"{"n": "\ufffd"}"#;
+    client.batch_execute(&format!("SELECT ledger.add_entry('\u{fffd}', '1', NULL, '{metadata}')")).unwrap();
+    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
+    wait_until_sealed(&mut client);
+    assert_intact(&mut client);
+    // An object of one member: its header, the lengths of two strings, and these.
+    let jsonb = r"'\x0100002001000000010000006e80'::bytea::jsonb";
+    for change in [format!("metadata = {jsonb}"), r"entry_type = '\x80'::bytea::varchar".into()] {
+        client.batch_execute(&format!("BEGIN; {NO_TEXTS}")).unwrap();
+        client.batch_execute(TRIGGERS_OFF).unwrap();
+        client.batch_execute(&format!("UPDATE ledger.entries_sealed SET {change}")).unwrap();
+        let found = find_tampering(&mut client);
+        client.batch_execute("ROLLBACK").unwrap();
+        assert!(found.iter().any(|problem| problem.leaf == Some(0)), "{change}: {found:?}");
+    }
+}

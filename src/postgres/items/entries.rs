@@ -82,8 +82,7 @@ impl ItemEntry {
 }
 
 fn is_about_an_item(row: &Row) -> bool {
-    let entry_type: Option<&str> = row.get(entry_column::ENTRY_TYPE);
-    entry_type.is_some_and(|entry_type| ITEM_ENTRY_TYPES.contains(&entry_type))
+    row.text(entry_column::ENTRY_TYPE).is_some_and(|entry_type| ITEM_ENTRY_TYPES.contains(&entry_type))
 }
 
 /// The entries that a snapshot sees.
