@@ -54,3 +54,24 @@ fn a_running_verification_shows_its_progress_and_can_be_cancelled() {
     assert!(is_true(&mut verifying, "(ledger.verify_chain() -> 'overall_valid')::boolean"));
     assert_eq!(number(&mut client, &format!("SELECT count(*) {mine}")), 0);
 }
+
+/// A process that is terminated drops nothing on its way out.
+#[test]
+fn a_terminated_verification_is_not_shown_any_more() {
+    let (cluster, mut client) = start(Options::new().secret(None).conf("ledger.block_size = 100"));
+    let insert = "INSERT INTO ledger.entries (entry_type, data_hash) SELECT 'many', \
+                  encode(sha256(n::text::bytea), 'hex') FROM generate_series(1, 100000) n";
+    client.batch_execute(insert).unwrap();
+    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
+    wait_until_sealed(&mut client);
+    let mut verifying = cluster.connect("postgres");
+    let pid = number(&mut verifying, "SELECT pg_backend_pid()");
+    let verification = thread::spawn(move || while verifying.simple_query("SELECT ledger.verify_chain()").is_ok() {});
+    let terminate =
+        format!("SELECT count(pg_terminate_backend(pid)) FROM ledger.progress WHERE pid = {pid} AND blocks_done > 0");
+    wait_until("it is terminated while it is shown", PATIENCE, || number(&mut client, &terminate) == 1);
+    verification.join().unwrap();
+    let ended = format!("NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = {pid})");
+    wait_for(&mut client, &ended);
+    assert_eq!(number(&mut client, "SELECT count(*) FROM ledger.progress"), 0);
+}

@@ -243,6 +243,22 @@ fn a_standby_that_reaches_the_file_compares_it_while_the_primary_goes_on() {
 }
 
 #[test]
+fn a_standby_misses_a_block_that_it_knows_to_be_in_the_file() {
+    let (primary, mut client, directory) = start_primary();
+    wait_for(&mut client, "(SELECT mirror_block = 2 FROM ledger.log_state)");
+    let standby = in_directory(&directory).standby_of(&primary);
+    let mut reader = standby.connect("postgres");
+    for table in ["entries", "entries_sealed", "entries_sealed_1", "blocks"] {
+        client.batch_execute(&format!("ALTER TABLE ledger.{table} DISABLE TRIGGER ALL")).unwrap();
+    }
+    client.batch_execute("DELETE FROM ledger.entries WHERE block_number = 2").unwrap();
+    client.batch_execute("DELETE FROM ledger.blocks WHERE block_number = 2").unwrap();
+    catch_up(&mut client, &mut reader);
+    let missing = "SELECT block_number FROM ledger.find_tampering() WHERE problem = 'block_not_in_database'";
+    assert_eq!(column(&mut reader, missing), ["2"]);
+}
+
+#[test]
 fn a_promoted_standby_continues_the_chain_in_the_same_file() {
     let (primary, mut client, directory) = start_primary();
     let standby = in_directory(&directory).standby_of(&primary);

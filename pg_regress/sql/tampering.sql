@@ -110,6 +110,14 @@ ALTER TABLE ledger.entries_pending DISABLE TRIGGER ALL;
 INSERT INTO ledger.entries_pending (id, entry_type, data_hash) SELECT id, entry_type, data_hash FROM ledger.entries_sealed WHERE leaf_index = 0;
 SELECT count(*) FROM ledger.commit_block();
 ROLLBACK;
+-- So does one whose text is none.
+BEGIN;
+CREATE CAST (bytea AS varchar) WITHOUT FUNCTION;
+ALTER TABLE ledger.entries_pending DISABLE TRIGGER ALL;
+UPDATE ledger.entries_pending SET entry_type = '\x80'::bytea::varchar WHERE id = '00000000-0000-0000-0000-000000000007';
+SELECT problem, detail FROM ledger.find_tampering();
+SELECT count(*) FROM ledger.commit_block();
+ROLLBACK;
 -- Every column of a pending entry.
 SELECT * FROM tamper('UPDATE ledger.entries_pending SET data_hash = ledger.hash_data(''0'') WHERE id = ''00000000-0000-0000-0000-000000000007''');
 SELECT * FROM tamper('UPDATE ledger.entries_pending SET entry_type = ''changed'' WHERE id = ''00000000-0000-0000-0000-000000000007''');

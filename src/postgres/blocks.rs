@@ -12,7 +12,7 @@ use super::log_state::LogState;
 use super::mirror::block_lines;
 use super::partitions;
 use super::settings;
-use super::tables::{self, entry_column, LatestSnapshot, Row, Table, TableScan};
+use super::tables::{self, entry_column, LatestSnapshot, Row, Table, TableScan, NOT_TEXT};
 use super::tracking::versions::NewVersions;
 use super::transaction;
 use super::vacated::Moved;
@@ -180,7 +180,7 @@ fn seal_candidates(extent: Extent, from_page: u32) -> Result<Batch, Failure> {
     let pending = Table::open("entries_pending", pg_sys::RowExclusiveLock);
     let block_size = settings::block_size();
     let limit = (BATCH_ENTRIES / block_size).max(1) * block_size;
-    let (mut candidates, next_page) = collect(&pending, &snapshot, from_page, limit);
+    let (mut candidates, next_page) = collect(&pending, &snapshot, from_page, limit)?;
     // Entries without a line become visible only after this can be seen.
     block_lines::check_not_behind()?;
     candidates.sort_by_key(|candidate| (candidate.created_at, candidate.entry_id));
@@ -213,7 +213,12 @@ fn page_of(tuple: pg_sys::HeapTuple) -> u32 {
 }
 
 /// Reads up to `limit` pending entries, in the order of the table's pages.
-fn collect(pending: &Table, snapshot: &LatestSnapshot, from_page: u32, limit: usize) -> (Vec<Candidate>, u32) {
+fn collect(
+    pending: &Table,
+    snapshot: &LatestSnapshot,
+    from_page: u32,
+    limit: usize,
+) -> Result<(Vec<Candidate>, u32), Failure> {
     let mut candidates = Vec::new();
     let mut scan = TableScan::start(pending, snapshot, from_page);
     let (mut metadata, mut line) = (String::new(), Vec::new());
@@ -226,14 +231,17 @@ fn collect(pending: &Table, snapshot: &LatestSnapshot, from_page: u32, limit: us
         line.clear();
         entry.write_line(&mut line);
         let (created_at, entry_id) = (entry.created_at, entry.entry_id);
+        if entry.metadata == NOT_TEXT || !tables::has_only_texts(&row) {
+            return Err(damaged(&format!("a text of the pending entry {entry_id} is not UTF-8")));
+        }
         let quick = row.get::<Jsonb>(entry_column::METADATA).and_then(|jsonb| jsonb.row_ids(&entry.entry_type));
         let row_ids = quick.unwrap_or_else(|| row_change::row_ids(&entry.entry_type, entry.metadata));
         candidates.push(Candidate { created_at, entry_id, leaf: log_tree::leaf_hash(&line), row_ids, tuple, row });
         if candidates.len() == limit {
-            return (candidates, page_of(tuple));
+            return Ok((candidates, page_of(tuple)));
         }
     }
-    (candidates, 0)
+    Ok((candidates, 0))
 }
 
 fn write_blocks(

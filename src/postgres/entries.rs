@@ -369,17 +369,16 @@ pub fn complete_row(row: &tables::Row) -> Result<Vec<Option<pg_sys::Datum>>, Fai
         )
     };
     row.datum(ID).ok_or_else(|| missing("id"))?;
-    check_not_reserved(&row.get::<String>(ENTRY_TYPE).ok_or_else(|| missing("entry_type"))?)?;
+    check_not_reserved(row.text(ENTRY_TYPE).ok_or_else(|| missing("entry_type"))?)?;
     let created_at: i64 = row.get(CREATED_AT).ok_or_else(|| missing("created_at"))?;
     tables::checked_timestamp(created_at).ok_or_else(|| {
         Failure::new(PgSqlErrorCode::ERRCODE_DATETIME_FIELD_OVERFLOW, "created_at is out of range")
             .detail("A ledger line states times from the year 0001 to 9999.")
     })?;
-    let data_hash: String = row.get(DATA_HASH).ok_or_else(|| missing("data_hash"))?;
+    let data_hash = row.text(DATA_HASH).ok_or_else(|| missing("data_hash"))?;
     check_metadata(row.get(METADATA).ok_or_else(|| missing("metadata"))?)?;
-    hashing::check_hash("data_hash", &data_hash)?;
-    let given: Option<String> = row.get(SIGNATURE);
-    let (signature, key_id) = sign(&data_hash, given.as_deref().map_or(Signing::IfPossible, Signing::Given))?;
+    hashing::check_hash("data_hash", data_hash)?;
+    let (signature, key_id) = sign(data_hash, row.text(SIGNATURE).map_or(Signing::IfPossible, Signing::Given))?;
     let mut columns = row.columns();
     columns[SIGNATURE] = signature.as_deref().and_then(tables::text_datum);
     columns[KEY_ID] = key_id.as_deref().and_then(tables::text_datum);

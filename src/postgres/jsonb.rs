@@ -3,6 +3,7 @@
 
 use super::errors::Failure;
 use super::hashing;
+use super::tables::NOT_TEXT;
 use crate::ledger::{ascii_text, canonical_json, jsonb, row_change};
 use pgrx::callconv::{Arg, ArgAbi, BoxRet, FcInfo};
 use pgrx::nullable::Nullable;
@@ -23,14 +24,15 @@ impl Jsonb {
         self.0
     }
 
-    /// As `jsonb::text`. An ERROR where that is longer than a value of Postgres.
+    /// As `jsonb::text`; [`NOT_TEXT`], which is no JSON, where that is not UTF-8. An ERROR where it is longer than a value of
+    /// Postgres.
     pub fn text(self) -> String {
         // SAFETY: a detoasted jsonb: a header of four bytes, then the container.
         unsafe {
             let varlena = self.0.cast_mut_ptr::<pg_sys::Jsonb>();
             let size = pgrx::varsize(varlena.cast()) as i32;
             let text = pg_sys::JsonbToCString(std::ptr::null_mut(), &raw mut (*varlena).root, size);
-            let owned = CStr::from_ptr(text).to_string_lossy().into_owned();
+            let owned = CStr::from_ptr(text).to_str().unwrap_or(NOT_TEXT).to_owned();
             pg_sys::pfree(text.cast());
             owned
         }
@@ -166,10 +168,19 @@ pub fn datum_of_canonical(canonical: &str) -> pg_sys::Datum {
 /// A non-null jsonb datum, which nobody changes or frees while the bytes are used. Where it has to be detoasted, they are in
 /// the current memory context.
 pub unsafe fn utf8_bytes<'a>(datum: pg_sys::Datum) -> Option<&'a [u8]> {
-    is_utf8().then(|| match bytes_in_place(datum) {
+    is_utf8().then(|| bytes_of(datum))
+}
+
+/// The bytes of a varlena without its header.
+///
+/// # Safety
+/// A non-null varlena, which nobody changes or frees while the bytes are used. Where it has to be detoasted, they are in the
+/// current memory context.
+pub unsafe fn bytes_of<'a>(datum: pg_sys::Datum) -> &'a [u8] {
+    match bytes_in_place(datum) {
         Some(bytes) => bytes,
         None => pgrx::varlena_to_byte_slice(pg_sys::pg_detoast_datum_packed(datum.cast_mut_ptr())),
-    })
+    }
 }
 
 /// The bytes of a varlena, where it is neither compressed nor stored elsewhere. To call Postgres' own function for that

@@ -237,25 +237,68 @@ fn find_leaf_in<T>(
     snapshot: pg_sys::Snapshot,
     read: impl FnOnce(&tables::Row) -> T,
 ) -> Option<T> {
-    // Without the index it takes longer.
-    let index = leaf_index_of(table);
-    // SAFETY: the key and the scan live until the scan ends; the tuple is read before that.
+    let mut read = Some(read);
+    let mut found = None;
+    // SAFETY: as the caller promises of the snapshot.
     unsafe {
-        let mut key = pg_sys::ScanKeyData::default();
-        pg_sys::ScanKeyInit(
-            &mut key,
-            table.attribute_number(entry_column::LEAF_INDEX),
-            pg_sys::BTEqualStrategyNumber as pg_sys::StrategyNumber,
-            pg_sys::Oid::from(pg_sys::F_INT8EQ),
-            leaf_index.into(),
-        );
-        let (oid, has_index) = (index.unwrap_or(pg_sys::InvalidOid), index.is_some());
-        let scan = pg_sys::systable_beginscan(table.relation(), oid, has_index, snapshot, 1, &mut key);
-        let tuple = pg_sys::systable_getnext(scan);
-        let found = (!tuple.is_null()).then(|| read(&table.deform(tuple)));
-        pg_sys::systable_endscan(scan);
-        found
+        scan_by_bigint(table, leaf_index_of(table), entry_column::LEAF_INDEX, leaf_index, snapshot, |tuple| {
+            found = read.take().map(|read| read(&table.deform(tuple)));
+            false
+        });
     }
+    found
+}
+
+/// Whether the index on this column, which is a bigint, leads from the value to the row at `tid`.
+pub fn index_leads_to(
+    table: &Table,
+    index: pg_sys::Oid,
+    column: usize,
+    value: i64,
+    tid: pg_sys::ItemPointerData,
+    snapshot: &LatestSnapshot,
+) -> bool {
+    let place = |tid: pg_sys::ItemPointerData| (tid.ip_blkid.bi_hi, tid.ip_blkid.bi_lo, tid.ip_posid);
+    let mut found = false;
+    // SAFETY: the snapshot is registered; a tuple is looked at before the next is asked for.
+    unsafe {
+        scan_by_bigint(table, Some(index), column, value, snapshot.as_ptr(), |tuple| {
+            found = place((*tuple).t_self) == place(tid);
+            !found
+        });
+    }
+    found
+}
+
+/// Gives `each` the tuples that an index on a bigint column leads to, until it says false. Without the index it takes longer.
+///
+/// # Safety
+/// The snapshot is registered or active.
+unsafe fn scan_by_bigint(
+    table: &Table,
+    index: Option<pg_sys::Oid>,
+    column: usize,
+    value: i64,
+    snapshot: pg_sys::Snapshot,
+    mut each: impl FnMut(pg_sys::HeapTuple) -> bool,
+) {
+    let mut key = pg_sys::ScanKeyData::default();
+    pg_sys::ScanKeyInit(
+        &mut key,
+        table.attribute_number(column),
+        pg_sys::BTEqualStrategyNumber as pg_sys::StrategyNumber,
+        pg_sys::Oid::from(pg_sys::F_INT8EQ),
+        value.into(),
+    );
+    let (oid, has_index) = (index.unwrap_or(pg_sys::InvalidOid), index.is_some());
+    let scan = pg_sys::systable_beginscan(table.relation(), oid, has_index, snapshot, 1, &mut key);
+    loop {
+        let tuple = pg_sys::systable_getnext(scan);
+        if tuple.is_null() || !each(tuple) {
+            break;
+        }
+    }
+    pg_sys::systable_endscan(scan);
 }
 
 /// The index on leaf_index that every sealed partition has, unless somebody has dropped it. One that holds only some rows

@@ -60,6 +60,12 @@ pub fn for_each(query: &'static str, parameters: &[Parameter], mut each: impl Fn
     }
 }
 
+/// Whether such queries see what the transaction has seen since it began, and nothing that was committed since.
+pub fn is_isolated() -> bool {
+    // SAFETY: a plain global of this process.
+    unsafe { pg_sys::XactIsoLevel >= pg_sys::XACT_REPEATABLE_READ as i32 }
+}
+
 /// An argument of a statement: its type and its value, or null.
 pub type Argument = (pg_sys::Oid, Option<pg_sys::Datum>);
 

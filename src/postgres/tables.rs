@@ -14,11 +14,19 @@ use std::ffi::CString;
 use uuid::Uuid;
 
 pub use entries::{
-    block_number, entry_column, entry_from_row, entry_line, leaf_index, metadata_text, new_entry_from_row, stored_entry,
+    block_number, entry_column, entry_from_row, entry_line, has_only_texts, leaf_index, metadata_text,
+    new_entry_from_row, stored_entry,
 };
 
 /// Microseconds from the Unix epoch to Postgres' (2000-01-01).
 const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;
+
+/// What bytes read as that are no text. It is longer than what any column of the ledger takes, so it never is what was
+/// recorded, whatever that was.
+pub const NOT_TEXT: &str = "(these bytes are not UTF-8 text, or hold a NUL: the ledger never writes such, so somebody has \
+    put them here past all checks, or a disk has lost what was here. This stands in their place, and is longer than any \
+    text that could have been recorded, so that what is made of it is never what was made of the recorded text)";
+const _: () = assert!(NOT_TEXT.len() > 256);
 
 /// One that no line can state, which only a superuser can have put there, reads as the epoch.
 pub fn timestamp_from_postgres(timestamp: pg_sys::TimestampTz) -> Timestamp {
@@ -142,6 +150,16 @@ impl Table {
         unsafe { pg_sys::simple_heap_delete(self.relation, tid) }
     }
 
+    /// One column of a tuple of this table that is a bigint.
+    pub fn bigint(&self, tuple: pg_sys::HeapTuple, column: usize) -> Option<i64> {
+        let mut is_null = false;
+        // SAFETY: the tuple comes from this table; the value is in the datum itself.
+        let value = unsafe {
+            pg_sys::heap_getattr(tuple, self.attribute_number(column).into(), self.descriptor(), &mut is_null)
+        };
+        (!is_null).then_some(value.value() as i64)
+    }
+
     /// Splits a tuple of this table into its columns.
     pub fn deform(&self, tuple: pg_sys::HeapTuple) -> Row {
         let mut row = Row::default();
@@ -162,6 +180,12 @@ impl Table {
     pub fn is_plain(&self) -> bool {
         // SAFETY: the relation is open.
         unsafe { (*(*self.relation).rd_rel).relkind as u8 == pg_sys::RELKIND_RELATION }
+    }
+
+    /// Whether its rows can be read by a [`TableScan`].
+    pub fn is_heap(&self) -> bool {
+        // SAFETY: the relation is open.
+        self.is_plain() && unsafe { (*(*self.relation).rd_rel).relam } == pg_sys::HEAP_TABLE_AM_OID
     }
 
     /// How many pages the table has now.
@@ -237,12 +261,13 @@ impl Row {
         self.datum(column).map(uuid_from_datum)
     }
 
-    /// A text, as long as the row is good.
+    /// A text, as long as the row is good; [`NOT_TEXT`] where it is none.
     pub fn text(&self, column: usize) -> Option<&str> {
-        // SAFETY: a non-null varlena of this row.
-        let bytes = self.datum(column).and_then(|text| unsafe { jsonb::bytes_in_place(text) });
-        // Checked: a superuser, or a disk, may have put anything there.
-        bytes.and_then(|bytes| std::str::from_utf8(bytes).ok()).or_else(|| self.get(column))
+        // SAFETY: a non-null varlena of this row; where it has to be detoasted, its bytes are in the current memory context.
+        let bytes = self.datum(column).map(|text| unsafe { jsonb::bytes_of(text) })?;
+        // A superuser, or a disk, may have put anything there.
+        let text = std::str::from_utf8(bytes).ok().filter(|text| !text.as_bytes().contains(&0));
+        Some(text.unwrap_or(NOT_TEXT))
     }
 
     pub fn timestamp(&self, column: usize) -> Option<Timestamp> {
@@ -373,7 +398,7 @@ impl Drop for TableScan<'_> {
 }
 
 /// Columns of `ledger.blocks`.
-mod block_column {
+pub mod block_column {
     pub const BLOCK_NUMBER: usize = 0;
     pub const PREVIOUS_HASH: usize = 1;
     pub const BLOCK_HASH: usize = 2;
@@ -387,14 +412,15 @@ mod block_column {
 /// The header in a row of `ledger.blocks`; what a superuser has emptied reads as empty, and fails verification.
 pub fn header_from_row(row: &Row) -> BlockHeader {
     use block_column::*;
+    let text = |column| row.text(column).unwrap_or_default().to_owned();
     BlockHeader {
         block_number: row.get(BLOCK_NUMBER).unwrap_or_default(),
-        previous_hash: row.get(PREVIOUS_HASH).unwrap_or_default(),
-        block_hash: row.get(BLOCK_HASH).unwrap_or_default(),
-        merkle_root: row.get(MERKLE_ROOT).unwrap_or_default(),
+        previous_hash: text(PREVIOUS_HASH),
+        block_hash: text(BLOCK_HASH),
+        merkle_root: text(MERKLE_ROOT),
         timestamp: row.timestamp(TIMESTAMP).unwrap_or_default(),
         data_count: row.get::<i32>(DATA_COUNT).unwrap_or_default().into(),
         tree_size: row.get(TREE_SIZE).unwrap_or_default(),
-        tree_root: row.get(TREE_ROOT).unwrap_or_default(),
+        tree_root: text(TREE_ROOT),
     }
 }

@@ -132,6 +132,12 @@ impl ChainVerifier {
         ChainVerifier { source, previous: Previous::of(previous), tree, completed: None }
     }
 
+    /// Starts after block `number`, of which nothing is known.
+    pub fn after_unknown(source: Source, number: i64) -> Self {
+        let previous = Previous { number, hashes: Vec::new(), tree_size: None };
+        ChainVerifier { source, previous, tree: None, completed: None }
+    }
+
     /// Keeps the nodes of level [`STORED_LEVEL`] and up that blocks complete, until they are taken.
     pub fn collect_nodes(&mut self) {
         self.completed = Some(Vec::new());
@@ -307,12 +313,11 @@ impl Check<'_, '_, '_> {
     }
 
     fn missing_blocks(&mut self, first: i64, last: i64) {
-        let detail = match first == last {
-            true => format!("block {first} is missing"),
-            false => format!("blocks {first} to {last} are missing"),
-        };
-        let problem = self.problem(ProblemKind::BlockMissing, detail);
-        self.findings.report(problem.in_block(first));
+        let problem = Problem::missing_blocks(self.source, first, last);
+        self.findings.report(match self.contents.line_number {
+            Some(line_number) => problem.on_line(line_number),
+            None => problem,
+        });
     }
 
     fn link(&mut self, allowed: &[String]) {

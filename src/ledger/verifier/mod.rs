@@ -23,7 +23,8 @@
 //! - The values of the header line.
 //! - The removal of the last block, or of all lines after some line.
 //!
-//! A comparison with the database shows all of these.
+//! A comparison with the database shows all of these, except in what the database does not have: the reason and the time of
+//! a void, and the line of an entry that is voided, which may be another or one more.
 
 mod chain;
 mod compare;

@@ -160,6 +160,15 @@ impl Problem {
         }
     }
 
+    /// No block has the numbers from `first` to `last`.
+    pub fn missing_blocks(source: Source, first: i64, last: i64) -> Self {
+        let detail = match first == last {
+            true => format!("block {first} is missing"),
+            false => format!("blocks {first} to {last} are missing"),
+        };
+        Problem::new(source, ProblemKind::BlockMissing, detail).in_block(first)
+    }
+
     #[must_use]
     pub fn in_block(mut self, block_number: i64) -> Self {
         self.block_number = Some(block_number);

@@ -1,6 +1,6 @@
 //! Rows of `ledger.entries` and its partitions.
 
-use super::{Row, Table};
+use super::{Row, Table, NOT_TEXT};
 use crate::ledger::ascii_text;
 use crate::ledger::record::{Entry, EntryLine};
 use crate::ledger::verifier::{Metadata, StoredEntry};
@@ -43,6 +43,12 @@ pub(super) fn column_order(partition: &Table) -> Option<Box<[usize]>> {
     // Without one of them it could not have been attached.
     let order: Option<Box<[usize]>> = entry_column::NAMES.into_iter().map(place).collect();
     order.filter(|order| !order.iter().copied().eq(0..entry_column::COUNT))
+}
+
+/// Whether what should be text in a row of `ledger.entries` is; see [`NOT_TEXT`].
+pub fn has_only_texts(row: &Row) -> bool {
+    use entry_column::*;
+    [ENTRY_TYPE, DATA_HASH, SIGNATURE, KEY_ID].iter().all(|column| row.text(*column) != Some(NOT_TEXT))
 }
 
 /// The entry in a row of `ledger.entries`. A column that a superuser has emptied reads as empty: verification then finds
@@ -139,11 +145,11 @@ fn entry_with_metadata(row: &Row, metadata: String) -> Entry {
     use entry_column::*;
     Entry {
         entry_id: row.uuid(ID).unwrap_or_default(),
-        entry_type: row.get(ENTRY_TYPE).unwrap_or_default(),
-        data_hash: row.get(DATA_HASH).unwrap_or_default(),
+        entry_type: row.text(ENTRY_TYPE).unwrap_or_default().to_owned(),
+        data_hash: row.text(DATA_HASH).unwrap_or_default().to_owned(),
         metadata,
-        signature: row.get(SIGNATURE),
-        key_id: row.get(KEY_ID),
+        signature: row.text(SIGNATURE).map(str::to_owned),
+        key_id: row.text(KEY_ID).map(str::to_owned),
         created_at: row.timestamp(CREATED_AT).unwrap_or_default(),
     }
 }

@@ -43,7 +43,7 @@ fn read_notes(table: Table, snapshot: &RegisteredSnapshot, notes: &mut Vec<Note>
 }
 
 fn note_of(row: &Row) -> Option<Note> {
-    let is_tracked = match row.get::<&str>(entry_column::ENTRY_TYPE)? {
+    let is_tracked = match row.text(entry_column::ENTRY_TYPE)? {
         "table_tracked" => true,
         "table_untracked" => false,
         _ => return None,

@@ -151,8 +151,7 @@ pub unsafe fn each_pending<T>(
 
 /// Whether the entry in this row of `ledger.entries` is about a row of a tracked table. Without reading much of it.
 pub fn is_about_rows(row: &Row) -> bool {
-    let entry_type: Option<&str> = row.get(entry_column::ENTRY_TYPE);
-    entry_type.is_some_and(|entry_type| Operation::from_entry_type(entry_type).is_some())
+    row.text(entry_column::ENTRY_TYPE).is_some_and(|entry_type| Operation::from_entry_type(entry_type).is_some())
 }
 
 impl Version {

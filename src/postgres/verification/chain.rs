@@ -6,6 +6,7 @@
 use super::pending::PendingComparison;
 use super::progress::{Phase, Progress};
 use super::stored_tree;
+use super::strays::{self, ReadInOrder};
 use super::table_blocks::{self, TableBlocks};
 use crate::ledger::block::BlockHeader;
 use crate::ledger::signature::Keyring;
@@ -42,6 +43,11 @@ impl Extent {
 
     fn is_whole(self) -> bool {
         self.from <= 1 && self.to == i64::MAX
+    }
+
+    /// How many blocks that is where `head` is the last; stored numbers may be any.
+    fn blocks_up_to(self, head: i64) -> i64 {
+        head.min(self.to).saturating_sub(self.from).saturating_add(1)
     }
 }
 
@@ -170,6 +176,8 @@ struct SideBySide<'a> {
     acknowledged: Acknowledged,
     pending: PendingComparison,
     progress: &'a Progress,
+    /// The newest block when the verification began.
+    head: i64,
     last_table_block: i64,
     tree_size: i64,
     block_count: u64,
@@ -189,7 +197,7 @@ impl<'a> SideBySide<'a> {
         // Before the file is read: what is committed now must be in it then.
         let pending = PendingComparison::read(keyring.as_deref(), &mut findings);
         let head = blocks::head(&LatestSnapshot::take()).map_or(0, |head| head.block_number);
-        progress.totals(head.min(extent.to) - extent.from + 1, 0);
+        progress.totals(extent.blocks_up_to(head), 0);
         progress.phase(Phase::Blocks);
         let (mut chain, tables) = start_chain(extent, keyring, &mut findings);
         chain.collect_nodes();
@@ -204,6 +212,7 @@ impl<'a> SideBySide<'a> {
             acknowledged,
             pending,
             progress,
+            head,
             last_table_block: 0,
             tree_size: 0,
             block_count: 0,
@@ -222,7 +231,7 @@ impl<'a> SideBySide<'a> {
                 let file = file?;
                 let length = file.metadata()?.len();
                 let head = blocks::head(&LatestSnapshot::take()).map_or(0, |head| head.block_number);
-                self.progress.totals(head.min(self.extent.to) - self.extent.from + 1, length);
+                self.progress.totals(self.extent.blocks_up_to(head), length);
                 (verify_file(file, FileOptions { keyring, helpers: helpers() }, self)?, length)
             }
         };
@@ -319,13 +328,17 @@ impl<'a> SideBySide<'a> {
         }
     }
 
-    /// The file has a block that the tables do not have, or not yet as this transaction sees them.
+    /// The file has a block that the tables do not have. One that lies before a block of theirs leaves a gap in the numbers,
+    /// which is reported as such; so that is silent here, as is a block that this transaction does not see yet.
     fn not_in_tables(&mut self, block: &FileBlock) {
         let number = block.header.block_number;
         let head = blocks::head(&LatestSnapshot::take()).map_or(0, |head| head.block_number);
         // SAFETY: reads a flag of shared memory.
         let standby = unsafe { pg_sys::RecoveryInProgress() };
-        if number <= head && number > self.last_table_block || standby {
+        let leaves_gap = number <= head && number > self.last_table_block;
+        // What a standby knows to be in the file, it knows to be in the tables.
+        let lags = standby && number > self.acknowledged.block;
+        if leaves_gap || lags {
             return;
         }
         let detail = "the database does not have this block, which the file has";
@@ -342,8 +355,15 @@ impl<'a> SideBySide<'a> {
 
     fn finish_tables(mut self) -> TableReport {
         self.verify_tables_to_end(false);
+        self.check_end();
         if self.extent.is_whole() {
-            self.check_strays();
+            let read = ReadInOrder {
+                last_block: self.last_table_block,
+                tree_size: self.tree_size,
+                blocks: self.block_count,
+                entries: self.entry_count,
+            };
+            strays::check(&read, &mut self.findings);
             self.check_log_state();
         }
         TableReport {
@@ -355,24 +375,19 @@ impl<'a> SideBySide<'a> {
         }
     }
 
-    /// Rows that lie outside the log, where reading it in order does not come by, and not in a block sealed since.
-    fn check_strays(&mut self) {
-        let findings = &mut self.findings;
-        spi::for_each(
-            "SELECT id, block_number, leaf_index FROM ledger.entries_sealed AS e \
-             WHERE (leaf_index < 0 OR leaf_index >= $1 OR leaf_index IS NULL) AND NOT EXISTS \
-             (SELECT FROM ledger.blocks AS b WHERE b.block_number > $2 AND b.block_number = e.block_number \
-             AND e.leaf_index >= b.tree_size - b.data_count AND e.leaf_index < b.tree_size) ORDER BY leaf_index, id LIMIT 1000",
-            &[self.tree_size.into(), self.last_table_block.into()],
-            |row| {
-                let detail = "a sealed entry that is in no block";
-                let mut problem = Problem::new(Source::Postgres, ProblemKind::LeafIndexMismatch, detail);
-                problem.entry_id = row.uuid(0);
-                problem.block_number = row.get(1);
-                problem.leaf_index = row.get(2);
-                findings.report(problem);
-            },
-        );
+    /// A gap in the numbers shows in the block after it. One that reaches to the end of the extent shows here.
+    fn check_end(&mut self) {
+        let end = match self.tables.next_number() {
+            Some(next) => next.saturating_sub(1),
+            // The newest block may be newer than what the transaction sees.
+            None if spi::is_isolated() => return,
+            None => self.head,
+        };
+        let last = self.last_table_block.max(self.extent.from - 1);
+        let (Some(first), end) = (last.checked_add(1), end.min(self.extent.to)) else { return };
+        if first <= end {
+            self.findings.report(Problem::missing_blocks(Source::Postgres, first, end));
+        }
     }
 
     /// The stored frontier must be the tree's, or sealing could not go on; that of a later block is not looked at.
@@ -429,9 +444,17 @@ fn start_chain(
     if extent.from <= 1 {
         return (ChainVerifier::new(Source::Postgres), TableBlocks::new(keyring, i64::MIN, 0));
     }
-    let Some(previous) = table_blocks::header_after(extent.from - 2) else {
-        return (ChainVerifier::new(Source::Postgres), TableBlocks::new(keyring, extent.from - 1, 0));
+    let number = extent.from - 1;
+    let Some(previous) = table_blocks::header_from(number) else {
+        return (ChainVerifier::after_unknown(Source::Postgres, number), TableBlocks::new(keyring, extent.from, 0));
     };
+    if previous.block_number != number {
+        findings.report(Problem::missing_blocks(Source::Postgres, number, number));
+        // It is one of the extent or after it, which is believed as to where its leaves begin.
+        let first_leaf = previous.tree_size.saturating_sub(previous.data_count);
+        let reader = TableBlocks::new(keyring, extent.from, first_leaf);
+        return (ChainVerifier::after_unknown(Source::Postgres, number), reader);
+    }
     let start = previous.tree_size;
     let tree = stored_tree::tree_of_size(start).filter(|tree| parse_hash(&previous.tree_root) == Some(tree.root()));
     if tree.is_none() {
@@ -439,7 +462,7 @@ fn start_chain(
         let problem = Problem::new(Source::Postgres, ProblemKind::TreeRootMismatch, detail);
         findings.report(problem.in_block(previous.block_number));
     }
-    let reader = TableBlocks::new(keyring, previous.block_number, start);
+    let reader = TableBlocks::new(keyring, extent.from, start);
     (ChainVerifier::resume(Source::Postgres, tree, &previous), reader)
 }
 

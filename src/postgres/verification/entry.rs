@@ -67,7 +67,7 @@ fn find(entry_id: Uuid) -> Option<SealedEntry> {
 
 /// Whether the log tree of the entry's block includes the entry's line as it is now, and the block stands by that tree.
 pub fn is_included(entry: &SealedEntry, nodes: &StoredNodes) -> bool {
-    let Some(block) = table_blocks::header_after(entry.block_number - 1) else { return false };
+    let Some(block) = table_blocks::header_from(entry.block_number) else { return false };
     block.block_number == entry.block_number && block.compute_hash() == block.block_hash && proves(entry, &block, nodes)
 }
 

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`chain`] | tables and file beside each other, block by block |
 //! | [`pending`] | what is not sealed yet |
+//! | [`strays`] | rows that reading in order does not come by |
 //! | [`table_blocks`], [`leaves`], [`stored_tree`] | the chain and the log tree as the tables have them |
 //! | [`entry`] | one entry |
 //! | [`progress`] | what running verifications have done |
@@ -14,6 +15,7 @@ mod leaves;
 mod pending;
 pub mod progress;
 pub mod stored_tree;
+mod strays;
 pub mod table_blocks;
 
 use super::database;

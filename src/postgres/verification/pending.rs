@@ -16,7 +16,7 @@ use crate::postgres::mirror::settle;
 use crate::postgres::mirror::shared::Attachment;
 use crate::postgres::partitions;
 use crate::postgres::settings::{self, MirrorMode};
-use crate::postgres::tables::{entry_column, LatestSnapshot, Table, TableScan};
+use crate::postgres::tables::{self, entry_column, LatestSnapshot, Table, TableScan};
 use pgrx::{check_for_interrupts, pg_sys};
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -56,6 +56,9 @@ impl PendingComparison {
             }
             if row.datum(entry_column::LEAF_INDEX).is_some() || row.datum(entry_column::BLOCK_NUMBER).is_some() {
                 findings.report(of_entry(ProblemKind::RowMalformed, "a pending entry claims to be sealed"));
+            }
+            if !tables::has_only_texts(&row) {
+                findings.report(of_entry(ProblemKind::RowMalformed, "a text of the pending entry is not UTF-8"));
             }
             // SAFETY: the scan's tuple is good until the next.
             let is_uncommitted =

@@ -1,8 +1,9 @@
 //! What running verifications have done, for the view `ledger.progress`.
 
 use crate::postgres::shared::shared;
-use pgrx::pg_sys;
+use pgrx::{pg_guard, pg_sys};
 use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU32, Ordering};
+use std::sync::Once;
 
 /// What a verification is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +64,7 @@ impl Progress {
                 .find(|slot| slot.pid.compare_exchange(0, pid, Ordering::AcqRel, Ordering::Acquire).is_ok())
         });
         if let Some(slot) = free {
+            free_at_exit();
             slot.database.store(database.to_u32(), Ordering::Relaxed);
             slot.phase.store(Phase::Starting as u32, Ordering::Relaxed);
             slot.started_at.store(now, Ordering::Relaxed);
@@ -118,6 +120,21 @@ impl Drop for Progress {
         if let Some(slot) = self.0 {
             slot.pid.store(0, Ordering::Release);
         }
+    }
+}
+
+/// Has this process free its slots when it ends: one that is terminated drops nothing.
+fn free_at_exit() {
+    static IS_REGISTERED: Once = Once::new();
+    // SAFETY: registered once a process, and the function takes no argument.
+    IS_REGISTERED.call_once(|| unsafe { pg_sys::before_shmem_exit(Some(leave), pg_sys::Datum::null()) });
+}
+
+/// Runs when a process that has verified ends, whatever way.
+#[pg_guard]
+unsafe extern "C-unwind" fn leave(_code: i32, _arg: pg_sys::Datum) {
+    for slot in shared().iter().flat_map(|shared| &shared.verifications) {
+        slot.pid.compare_exchange(pg_sys::MyProcPid, 0, Ordering::AcqRel, Ordering::Acquire).ok();
     }
 }
 

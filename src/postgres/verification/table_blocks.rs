@@ -26,7 +26,8 @@ pub struct TableBlocks {
     keyring: Option<Rc<Keyring>>,
     headers: VecDeque<BlockHeader>,
     entries: VecDeque<HashedEntry>,
-    last_number: i64,
+    /// The lowest number that the next block can have; `None` after the highest there is.
+    lowest: Option<i64>,
     /// Where the next block's leaves begin.
     next_leaf: i64,
     /// Where the next chunk of entries begins.
@@ -38,14 +39,14 @@ pub struct TableBlocks {
 }
 
 impl TableBlocks {
-    /// Reads the blocks after number `after`, whose leaves begin at `first_leaf`.
-    pub fn new(keyring: Option<Rc<Keyring>>, after: i64, first_leaf: i64) -> Self {
+    /// Reads the blocks from number `from` on, whose leaves begin at `first_leaf`.
+    pub fn new(keyring: Option<Rc<Keyring>>, from: i64, first_leaf: i64) -> Self {
         let hasher = EntryHasher::new(keyring.as_deref().cloned(), helpers(), tables::metadata_text);
         TableBlocks {
             keyring,
             headers: VecDeque::new(),
             entries: VecDeque::new(),
-            last_number: after,
+            lowest: Some(from),
             next_leaf: first_leaf,
             read_to: first_leaf,
             leaves: Leaves::new(),
@@ -73,21 +74,21 @@ impl TableBlocks {
         check_for_interrupts!();
         self.next_number()?;
         let header = self.headers.pop_front()?;
-        let follows = header.block_number == self.last_number.saturating_add(1) || header.block_number <= 1;
-        self.last_number = header.block_number;
-        let mut entries = match header.tree_size - self.next_leaf {
-            0..=MAX_BLOCK => self.take_leaves_below(header.tree_size),
+        let follows = Some(header.block_number) == self.lowest || header.block_number <= 1;
+        self.lowest = header.block_number.checked_add(1);
+        let mut entries = match self.is_next_size(header.tree_size) {
+            true => self.take_leaves_below(header.tree_size),
             // The block's own size cannot be believed; its entries say which they are.
-            _ => self.take_entries_of(header.block_number),
+            false => self.take_entries_of(header.block_number),
         };
         if !follows {
             // The entries of the blocks that are missing before this one go with them.
             entries.retain(|entry| entry.block_number() >= header.block_number);
         }
         if let Some(last) = entries.last() {
-            self.next_leaf = last.leaf_index() + 1;
+            self.next_leaf = last.leaf_index().saturating_add(1);
         }
-        if (0..=MAX_BLOCK).contains(&(header.tree_size - self.next_leaf)) {
+        if self.is_next_size(header.tree_size) {
             self.next_leaf = header.tree_size;
         }
         let others = file.map(|block| &block.entries[..]).unwrap_or_default();
@@ -96,12 +97,18 @@ impl TableBlocks {
         Some((header, checked.collect()))
     }
 
+    /// Whether the log can have so many leaves after the next block. What the tables state may be any number.
+    fn is_next_size(&self, tree_size: i64) -> bool {
+        (0..=MAX_BLOCK).contains(&tree_size.saturating_sub(self.next_leaf))
+    }
+
     fn read_headers(&mut self) {
+        let Some(lowest) = self.lowest else { return };
         let headers = &mut self.headers;
         spi::for_each(
             "SELECT block_number, previous_hash, block_hash, merkle_root, \"timestamp\", data_count, tree_size, tree_root \
-             FROM ledger.blocks WHERE block_number > $1 ORDER BY block_number LIMIT 1000",
-            &[self.last_number.into()],
+             FROM ledger.blocks WHERE block_number >= $1 ORDER BY block_number LIMIT 1000",
+            &[lowest.into()],
             |row| headers.push_back(tables::header_from_row(row)),
         );
     }
@@ -110,7 +117,7 @@ impl TableBlocks {
         while self.read_to < end {
             self.read_entries(end);
         }
-        if self.read_to < end + AHEAD {
+        if self.read_to < end.saturating_add(AHEAD) {
             self.read_entries(end);
         }
         while self.entries.back().is_none_or(|entry| entry.leaf_index() < end) && self.receive() {}
@@ -119,8 +126,9 @@ impl TableBlocks {
     }
 
     fn take_entries_of(&mut self, block_number: i64) -> Vec<HashedEntry> {
-        while self.read_to < self.next_leaf + MAX_BLOCK {
-            self.read_entries(self.next_leaf + MAX_BLOCK);
+        let end = self.next_leaf.saturating_add(MAX_BLOCK);
+        while self.read_to < end {
+            self.read_entries(end);
         }
         while self.receive() {}
         let count = self.entries.iter().take_while(|entry| entry.block_number() == block_number).count();
@@ -139,15 +147,15 @@ impl TableBlocks {
         if known <= from {
             return;
         }
-        self.read_to = (from + CHUNK_LEAVES).min(known);
+        self.read_to = from.saturating_add(CHUNK_LEAVES).min(known);
         let TableBlocks { leaves, hasher, metadata, .. } = self;
         leaves.each(from, self.read_to, |row| hasher.push(&tables::stored_entry(row, metadata)));
     }
 }
 
-/// The first block after number `after`.
-pub fn header_after(after: i64) -> Option<BlockHeader> {
-    let mut blocks = TableBlocks::new(None, after, 0);
+/// The first block from number `from` on.
+pub fn header_from(from: i64) -> Option<BlockHeader> {
+    let mut blocks = TableBlocks::new(None, from, 0);
     blocks.next_number()?;
     blocks.headers.pop_front()
 }

@@ -1,0 +1,208 @@
+//! Rows that reading in order does not come by.
+//!
+//! Blocks and entries are read by their indexes, in the order of the chain. A row outside that order is not read, nor is one
+//! that no index leads to, because somebody has switched the index off while it was inserted; every other query still sees
+//! them. So all rows are counted as they stand in the tables. Only where there are more than were read does a second look
+//! tell which: it asks the index for each.
+
+use crate::ledger::verifier::{Findings, Problem, ProblemKind, Source};
+use crate::postgres::blocks;
+use crate::postgres::partitions;
+use crate::postgres::spi;
+use crate::postgres::tables::{block_column, entry_column, LatestSnapshot, Row, Table, TableScan};
+use crate::postgres::tracking::relation;
+use pgrx::{check_for_interrupts, pg_sys};
+
+/// Rows of a table that are named.
+const MAX_NAMED: usize = 1000;
+
+/// What was read in order.
+pub struct ReadInOrder {
+    pub last_block: i64,
+    pub tree_size: i64,
+    pub blocks: u64,
+    pub entries: u64,
+}
+
+/// Reports the rows that were not read and should have been.
+pub fn check(read: &ReadInOrder, findings: &mut Findings<'_>) {
+    outside_the_log(read, findings);
+    let snapshot = LatestSnapshot::take();
+    let head = blocks::head(&snapshot).map_or(0, |head| head.block_number);
+    let counted = Counted { last_block: read.last_block, head, snapshot };
+    let blocks = Part::blocks();
+    if counted.count(&blocks) != read.blocks {
+        name_unread(&counted, &[blocks], findings);
+    }
+    let entries = Part::entries();
+    if entries.iter().map(|part| counted.count(part)).sum::<u64>() != read.entries {
+        name_unread(&counted, &entries, findings);
+    }
+}
+
+/// Entries whose leaf_index is none of the log, and not in a block sealed since.
+fn outside_the_log(read: &ReadInOrder, findings: &mut Findings<'_>) {
+    spi::for_each(
+        "SELECT id, block_number, leaf_index FROM ledger.entries_sealed AS e \
+         WHERE (leaf_index < 0 OR leaf_index >= $1 OR leaf_index IS NULL) AND NOT EXISTS \
+         (SELECT FROM ledger.blocks AS b WHERE b.block_number > $2 AND b.block_number = e.block_number \
+         AND e.leaf_index >= b.tree_size::numeric - b.data_count AND e.leaf_index < b.tree_size) ORDER BY leaf_index, id LIMIT 1000",
+        &[read.tree_size.into(), read.last_block.into()],
+        |row| {
+            let mut problem = problem_of_entry("a sealed entry that is in no block");
+            problem.entry_id = row.uuid(0);
+            problem.block_number = row.get(1);
+            problem.leaf_index = row.get(2);
+            findings.report(problem);
+        },
+    );
+}
+
+fn problem_of_entry(detail: &str) -> Problem {
+    Problem::new(Source::Postgres, ProblemKind::LeafIndexMismatch, detail)
+}
+
+/// Which rows count.
+struct Counted {
+    last_block: i64,
+    /// The newest block when they are counted.
+    head: i64,
+    snapshot: LatestSnapshot,
+}
+
+impl Counted {
+    /// Whether a row that names this block should have been read, or should not be. What was sealed since need not have been.
+    fn has(&self, block_number: Option<i64>) -> bool {
+        block_number.is_none_or(|number| number <= self.last_block || number > self.head)
+    }
+
+    fn count(&self, part: &Part) -> u64 {
+        if !part.table.is_heap() {
+            return self.count_by_query(part);
+        }
+        let mut count = 0;
+        let mut scan = TableScan::start(&part.table, &self.snapshot, 0);
+        while let Some(tuple) = scan.next() {
+            check_for_interrupts!();
+            count += u64::from(self.has(part.table.bigint(tuple, part.block_number)));
+        }
+        count
+    }
+
+    /// Of a partition that was moved to where only a query finds its rows.
+    fn count_by_query(&self, part: &Part) -> u64 {
+        let query = format!(
+            "SELECT pg_catalog.count(*) FROM {} WHERE block_number <= $1[1] OR block_number > $1[2] OR block_number IS NULL",
+            relation::qualified_name(&part.table)
+        );
+        let bounds = pgrx::IntoDatum::into_datum(vec![self.last_block, self.head]);
+        let count =
+            bounds.and_then(|bounds| spi::first_row(&query, pg_sys::INT8ARRAYOID, bounds, |row| row.get::<i64>(0)));
+        count.unwrap_or_default() as u64
+    }
+}
+
+/// A table of blocks, or of entries, and how its rows are read in order.
+struct Part {
+    table: Table,
+    block_number: usize,
+    /// What the index is on.
+    key: usize,
+    read: ReadBy,
+    report: fn(&Row) -> Problem,
+}
+
+/// How rows are read in order.
+#[derive(Clone, Copy)]
+enum ReadBy {
+    Index(pg_sys::Oid),
+    /// By a query, which finds all that any query finds.
+    Query,
+    /// It is not one of the ledger's tables.
+    Nothing,
+}
+
+impl Part {
+    fn blocks() -> Part {
+        let table = Table::open("blocks", pg_sys::AccessShareLock);
+        let index = table.primary_key();
+        Part {
+            read: if index == pg_sys::InvalidOid { ReadBy::Query } else { ReadBy::Index(index) },
+            table,
+            block_number: block_column::BLOCK_NUMBER,
+            key: block_column::BLOCK_NUMBER,
+            report: unread_block,
+        }
+    }
+
+    /// All tables in which a query for sealed entries finds some, and if somebody has added them.
+    fn entries() -> Vec<Part> {
+        let own: Vec<pg_sys::Oid> = partitions::sealed().iter().map(|partition| partition.oid).collect();
+        let pending = Table::open("entries_pending", pg_sys::AccessShareLock);
+        let leaves = relation::leaves(Table::open("entries", pg_sys::AccessShareLock));
+        let sealed = leaves.iter().map(relation::oid).filter(|oid| *oid != relation::oid(&pending));
+        sealed
+            .map(|oid| {
+                let table = Table::open_entries(oid, pg_sys::AccessShareLock);
+                let read = match partitions::leaf_index_of(&table) {
+                    _ if !own.contains(&relation::oid(&table)) => ReadBy::Nothing,
+                    Some(index) if table.is_heap() => ReadBy::Index(index),
+                    _ => ReadBy::Query,
+                };
+                let (block_number, key) = (entry_column::BLOCK_NUMBER, entry_column::LEAF_INDEX);
+                Part { table, block_number, key, read, report: unread_entry }
+            })
+            .collect()
+    }
+}
+
+fn unread_block(row: &Row) -> Problem {
+    let detail = "a block that no index leads to";
+    let mut problem = Problem::new(Source::Postgres, ProblemKind::BlockOutOfOrder, detail);
+    problem.block_number = row.get(block_column::BLOCK_NUMBER);
+    problem
+}
+
+fn unread_entry(row: &Row) -> Problem {
+    let mut problem = problem_of_entry("a sealed entry that no index leads to");
+    problem.entry_id = row.uuid(entry_column::ID);
+    problem.block_number = row.get(entry_column::BLOCK_NUMBER);
+    problem.leaf_index = row.get(entry_column::LEAF_INDEX);
+    problem
+}
+
+/// Names the rows that no index leads to. Where there are none, the numbers differ because of what is reported already.
+fn name_unread(counted: &Counted, parts: &[Part], findings: &mut Findings<'_>) {
+    let unread: usize = parts.iter().map(|part| name_unread_of(counted, part, findings)).sum();
+    if unread == 0 && findings.is_empty() {
+        let detail = "the tables hold other rows than reading them by their indexes gives";
+        findings.report(Problem::new(Source::Postgres, ProblemKind::RowMalformed, detail));
+    }
+}
+
+fn name_unread_of(counted: &Counted, part: &Part, findings: &mut Findings<'_>) -> usize {
+    let table = &part.table;
+    if matches!(part.read, ReadBy::Query) || !table.is_heap() {
+        return 0;
+    }
+    let mut found = 0;
+    let mut scan = TableScan::start(table, &counted.snapshot, 0);
+    while let Some(tuple) = scan.next().filter(|_| found < MAX_NAMED) {
+        check_for_interrupts!();
+        if !counted.has(table.bigint(tuple, part.block_number)) || is_read(counted, part, tuple) {
+            continue;
+        }
+        findings.report((part.report)(&table.deform(tuple)));
+        found += 1;
+    }
+    found
+}
+
+/// Whether reading in order comes by this row. One without a key is reported as such.
+fn is_read(counted: &Counted, part: &Part, tuple: pg_sys::HeapTuple) -> bool {
+    let ReadBy::Index(index) = part.read else { return false };
+    let Some(key) = part.table.bigint(tuple, part.key) else { return true };
+    // SAFETY: the scan's tuple is good until the next.
+    let tid = unsafe { (*tuple).t_self };
+    partitions::index_leads_to(&part.table, index, part.key, key, tid, &counted.snapshot)
+}
