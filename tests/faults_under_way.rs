@@ -52,7 +52,7 @@ impl Background {
     }
 
     #[track_caller]
-    fn is_cancelled(self, client: &mut Client) {
+    fn cancel(self, client: &mut Client) {
         client.batch_execute(&format!("SELECT pg_cancel_backend({})", self.pid)).unwrap();
         assert_eq!(self.ends().unwrap_err().code(), Some(&SqlState::QUERY_CANCELED));
     }
@@ -76,7 +76,7 @@ fn a_line_that_is_cut_off_takes_no_line_before_it_along() {
         set_fault(&cluster, "before_write:hang");
         let at_the_file = Background::waiting(&cluster, &mut client, RECORD);
         let in_between = Background::waiting(&cluster, &mut client, RECORD);
-        Background::waiting(&cluster, &mut client, LONG).is_cancelled(&mut client);
+        Background::waiting(&cluster, &mut client, LONG).cancel(&mut client);
         clear_fault(&cluster);
         at_the_file.ends().unwrap();
         in_between.ends().unwrap();
@@ -168,7 +168,7 @@ fn a_sealer_that_is_cancelled_while_it_appends_a_block_does_not_append_it_twice(
         let path = file(&mut client);
         of_type(&lines(&path), "block").len() == 1
     });
-    sealer.is_cancelled(&mut client);
+    sealer.cancel(&mut client);
     clear_fault(&cluster);
     send(worker, libc::SIGCONT);
     assert_whole(&cluster, &mut client);
@@ -182,7 +182,7 @@ fn a_worker_that_is_terminated_while_it_voids_leaves_that_to_the_next() {
     set_fault(&cluster, "before_sync:hang");
     let at_the_file = Background::waiting(&cluster, &mut client, RECORD);
     let worker = worker_pid(&mut client);
-    Background::waiting(&cluster, &mut client, RECORD).is_cancelled(&mut client);
+    Background::waiting(&cluster, &mut client, RECORD).cancel(&mut client);
     let waits = "(SELECT wait_event ~ '^(PgNotaryMirror.*|Extension)$' FROM pg_stat_activity WHERE pid = ";
     if common::pg_major() >= 17 {
         wait_for(&mut client, &format!("{waits}{worker})"));
@@ -204,7 +204,7 @@ fn the_worker_does_not_wait_for_a_line_that_is_cut_off() {
     let first = Background::waiting(&cluster, &mut client, RECORD);
     let long = Background::waiting(&cluster, &mut client, LONG);
     // The worker is to void this one, and waits for all that stands in the ring by then.
-    first.is_cancelled(&mut client);
+    first.cancel(&mut client);
     let worker = worker_pid(&mut client);
     if common::pg_major() >= 17 {
         wait_for(
@@ -212,7 +212,7 @@ fn the_worker_does_not_wait_for_a_line_that_is_cut_off() {
             &format!("(SELECT wait_event ~ '^PgNotaryMirror' FROM pg_stat_activity WHERE pid = {worker})"),
         );
     }
-    long.is_cancelled(&mut client);
+    long.cancel(&mut client);
     clear_fault(&cluster);
     let path = file(&mut client);
     wait_until("the line is voided", PATIENCE, || of_type(&lines(&path), "void").len() == 1);

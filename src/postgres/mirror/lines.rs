@@ -1,7 +1,7 @@
 //! The lines a transaction has for the mirror: in memory while they are few, then in a temporary file of Postgres, so
 //! that a transaction may record any number of entries.
 
-use pgrx::pg_sys;
+use pgrx::{check_for_interrupts, pg_sys};
 use std::ffi::c_void;
 
 /// What is kept in memory before it goes to the temporary file.
@@ -129,14 +129,17 @@ impl Pieces<'_> {
         self.piece.clear();
         self.piece.append(&mut self.rest);
         loop {
+            check_for_interrupts!();
             let more = (self.lines.spilled - self.at).min(PIECE_BYTES as u64) as usize;
             let have = self.piece.len();
             self.piece.resize(have + more, 0);
             self.lines.read(self.at, &mut self.piece[have..]);
             self.at += more as u64;
-            if let Some(newline) = self.piece.iter().rposition(|byte| *byte == b'\n') {
-                self.rest.extend_from_slice(&self.piece[newline + 1..]);
-                self.piece.truncate(newline + 1);
+            // What was there before has none: looked through again for each part, a long line would take the square of its length.
+            if let Some(newline) = self.piece[have..].iter().rposition(|byte| *byte == b'\n') {
+                let end = have + newline + 1;
+                self.rest.extend_from_slice(&self.piece[end..]);
+                self.piece.truncate(end);
                 return Some(&self.piece);
             }
         }
