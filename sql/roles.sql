@@ -1,3 +1,15 @@
+-- Whoever owns the schema can rename it and put another in its place, with other tables and functions under these names.
+DO $schema$
+BEGIN
+    IF EXISTS (SELECT FROM pg_catalog.pg_namespace AS n JOIN pg_catalog.pg_roles AS r ON r.oid OPERATOR(pg_catalog.=) n.nspowner
+               WHERE n.nspname OPERATOR(pg_catalog.=) 'ledger' AND NOT r.rolsuper AND r.rolname OPERATOR(pg_catalog.<>) current_user) THEN
+        RAISE EXCEPTION 'schema "ledger" belongs to another role'
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                  HINT = 'Rename or drop it: CREATE EXTENSION pg_notary makes its own.';
+    END IF;
+END
+$schema$;
+
 -- Roles belong to the whole cluster, so they may be there already, and they stay when the extension goes.
 DO $roles$
 DECLARE

@@ -16,8 +16,8 @@ SELECT t.tgrelid::pg_catalog.regclass AS table_name,
        b.pages_done AS baseline_pages_done, b.pages AS baseline_pages
 FROM pg_catalog.pg_trigger AS t
 CROSS JOIN LATERAL (
-    SELECT pg_catalog.encode(pg_catalog.substring(t.tgargs, 1, pg_catalog.length(t.tgargs) OPERATOR(pg_catalog.-) 1),
-                             'escape')::pg_catalog.jsonb AS options
+    SELECT pg_catalog.convert_from(pg_catalog.substring(t.tgargs, 1, pg_catalog.length(t.tgargs) OPERATOR(pg_catalog.-) 1),
+                                   pg_catalog.getdatabaseencoding())::pg_catalog.jsonb AS options
 ) AS o
 LEFT JOIN LATERAL (
     SELECT pg_catalog.sum(next_page)::pg_catalog.int8 AS pages_done, pg_catalog.sum(page_count)::pg_catalog.int8 AS pages

@@ -292,3 +292,56 @@ fn a_clean_shutdown_does_not_wait_for_the_workers() {
     cluster.stop(Stop::Fast);
     assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
 }
+
+// ---- commands that need a database for themselves -------------------------------------------------------------------------
+
+#[test]
+fn a_command_that_one_may_not_run_keeps_no_worker_from_its_work() {
+    let (cluster, mut client) = start(Options::new());
+    client.batch_execute("CREATE ROLE outsider LOGIN").unwrap();
+    client.batch_execute("CREATE DATABASE other").unwrap();
+    record(&mut client);
+    wait_until_attached(&mut client);
+    let worker = worker_pid(&mut client);
+    let mut outsider = cluster.connect_as("outsider", "other");
+    let commands = [
+        "DROP DATABASE postgres",
+        "ALTER DATABASE postgres RENAME TO mine",
+        "ALTER DATABASE postgres CONNECTION LIMIT 1",
+        "CREATE DATABASE mine TEMPLATE postgres",
+    ];
+    for command in commands {
+        // What fails in a savepoint leaves the transaction open.
+        outsider.batch_execute("BEGIN; SAVEPOINT here").unwrap();
+        outsider.batch_execute(command).unwrap_err();
+        outsider.batch_execute("ROLLBACK TO here").unwrap();
+        assert_eq!(value(&mut client, "SELECT state FROM ledger.workers"), "running", "{command}");
+        client.batch_execute(&format!("SET statement_timeout = '20s'; {RECORD}; RESET statement_timeout")).unwrap();
+        outsider.batch_execute("ROLLBACK").unwrap();
+        outsider.batch_execute(command).unwrap_err();
+    }
+    assert_eq!(worker_pid(&mut client), worker, "the worker has left");
+}
+
+#[test]
+fn the_workers_of_all_databases_that_one_transaction_renames_come_back() {
+    let (cluster, mut client) = start(Options::new());
+    for database in ["one", "two"] {
+        client.batch_execute(&format!("CREATE DATABASE {database}")).unwrap();
+        let mut other = cluster.connect(database);
+        other.batch_execute("CREATE EXTENSION pg_notary").unwrap();
+        record(&mut other);
+    }
+    let rename = |from: &str, to: &str| format!("ALTER DATABASE {from} RENAME TO {to}");
+    let both = |first: &str, second: &str| format!("BEGIN; {first}; {second}; COMMIT");
+    wait_until("the databases are renamed", PATIENCE, || {
+        // Sessions that have just been closed may still be there.
+        let is_done = client.batch_execute(&both(&rename("one", "three"), &rename("two", "four"))).is_ok();
+        client.batch_execute("ROLLBACK").unwrap();
+        is_done
+    });
+    for database in ["three", "four"] {
+        record(&mut cluster.connect(database));
+    }
+    wait_for(&mut client, "(SELECT count(*) = 3 FROM ledger.workers WHERE state = 'running')");
+}

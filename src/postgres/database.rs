@@ -63,12 +63,18 @@ pub fn baseline_begun() {
     }
 }
 
-/// Tells launcher and workers what a transaction has changed. Runs at COMMIT and ABORT, so it cannot fail.
-pub fn at_transaction_end(created: bool, dropped: bool, databases_changed: bool, paused: Option<pg_sys::Oid>) {
-    let Some(shared) = shared() else { return };
-    if let Some(slot) = paused.and_then(|database| shared.find(database)) {
+/// The workers of these databases are wanted again. Cannot fail.
+pub fn resume_workers(databases: &[pg_sys::Oid]) {
+    let Some(shared) = shared().filter(|_| !databases.is_empty()) else { return };
+    for slot in databases.iter().filter_map(|database| shared.find(*database)) {
         slot.set_worker_state(WorkerState::Wanted);
     }
+    shared.launcher.wake();
+}
+
+/// Tells launcher and workers what a transaction has changed. Runs at COMMIT and ABORT, so it cannot fail.
+pub fn at_transaction_end(created: bool, dropped: bool, databases_changed: bool) {
+    let Some(shared) = shared() else { return };
     if dropped {
         if let Some(slot) = shared.find(own_oid()) {
             // Before anyone can record in a ledger that is created next: its lines do not belong in this file.
@@ -87,7 +93,7 @@ pub fn at_transaction_end(created: bool, dropped: bool, databases_changed: bool,
             slot.worker.wake();
         }
     }
-    if created || databases_changed || paused.is_some() {
+    if created || databases_changed {
         shared.launcher.wake();
     }
 }

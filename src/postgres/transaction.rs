@@ -42,7 +42,8 @@ struct AtEnd {
     extension_created: bool,
     extension_dropped: bool,
     databases_changed: bool,
-    paused: Option<pg_sys::Oid>,
+    /// Databases whose workers a command has paused.
+    paused: Vec<pg_sys::Oid>,
     /// This is COMMIT PREPARED or ROLLBACK PREPARED.
     prepared_decided: bool,
     /// The worker is to record rows that were there before their table was tracked.
@@ -97,7 +98,7 @@ thread_local! {
                 extension_created: false,
                 extension_dropped: false,
                 databases_changed: false,
-                paused: None,
+                paused: Vec::new(),
                 prepared_decided: false,
                 baseline_begun: false,
             },
@@ -239,7 +240,7 @@ pub fn note_lines(range: FileRange) {
 }
 
 pub fn at_end_resume_worker(database: pg_sys::Oid) {
-    CURRENT.with_borrow_mut(|current| current.at_end.paused = Some(database));
+    CURRENT.with_borrow_mut(|current| current.at_end.paused.push(database));
 }
 
 impl Transaction {
@@ -336,6 +337,9 @@ unsafe extern "C-unwind" fn on_subtransaction_event(
     if event == pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB {
         // Of block lines: no subtransaction is left when those of entries are appended.
         ending::abandon_append();
+        // The command that needed them has failed, or comes to nothing.
+        let paused = CURRENT.with_borrow_mut(|current| std::mem::take(&mut current.at_end.paused));
+        database::resume_workers(&paused);
     }
     CURRENT.with_borrow_mut(|current| match event {
         pg_sys::SubXactEvent::SUBXACT_EVENT_COMMIT_SUB => {

@@ -15,6 +15,7 @@ use crate::items::verifier::{Verification, SOLUTION};
 use crate::ledger::parse_hash;
 use crate::postgres::errors::{or_raise, required, Failure};
 use crate::postgres::jsonb::{Jsonb, JsonbText};
+use crate::postgres::tracking::manage::as_owner;
 use pgrx::prelude::*;
 use pgrx::{check_for_interrupts, PgSqlErrorCode};
 use serde_json::{json, Value};
@@ -22,7 +23,7 @@ use std::collections::HashSet;
 use std::ffi::CStr;
 
 /// Signs an item that is not registered yet. Its id and version may be left to what its text says.
-#[pg_extern(volatile, parallel_unsafe, security_definer, requires = ["items"])]
+#[pg_extern(volatile, parallel_unsafe, requires = ["items"])]
 #[search_path(pg_catalog, pg_temp)]
 #[allow(clippy::too_many_arguments, reason = "the parts of an item")]
 fn create_item(
@@ -59,11 +60,12 @@ fn create_item(
         is_registered: false,
         revoked: None,
     };
-    or_raise(sign(&draft, Calls::of(depends_on), Place::New))
+    let signer = Signer::caller();
+    as_owner(|| or_raise(sign(&draft, Calls::of(depends_on), Place::New, signer)))
 }
 
 /// Signs an item again, with what is given in the place of what is registered.
-#[pg_extern(volatile, parallel_unsafe, security_definer, requires = ["items"])]
+#[pg_extern(volatile, parallel_unsafe, requires = ["items"])]
 #[search_path(pg_catalog, pg_temp)]
 #[allow(clippy::too_many_arguments, reason = "the parts of an item")]
 fn sign_item(
@@ -77,15 +79,18 @@ fn sign_item(
 ) -> JsonbText {
     prepare(c"sign_item()");
     let name = or_raise(item_name(item_type, item_id, version));
-    let mut draft = or_raise(lock(&name));
-    draft.content = content.unwrap_or(draft.content);
-    draft.metadata = metadata.map(Jsonb::text).or(draft.metadata);
-    draft.language = language.or(draft.language);
-    or_raise(sign(&draft, Calls::of(depends_on), Place::Same))
+    let signer = Signer::caller();
+    as_owner(|| {
+        let mut draft = or_raise(lock(&name));
+        draft.content = content.unwrap_or(draft.content);
+        draft.metadata = metadata.map(Jsonb::text).or(draft.metadata);
+        draft.language = language.or(draft.language);
+        or_raise(sign(&draft, Calls::of(depends_on), Place::Same, signer))
+    })
 }
 
 /// Signs an item for another place. What does not verify where it is is not signed for another.
-#[pg_extern(volatile, parallel_unsafe, security_definer, requires = ["items"])]
+#[pg_extern(volatile, parallel_unsafe, requires = ["items"])]
 #[search_path(pg_catalog, pg_temp)]
 fn move_item(
     item_type: Option<&str>,
@@ -96,11 +101,14 @@ fn move_item(
     prepare(c"move_item()");
     let name = or_raise(item_name(item_type, item_id, version));
     let file_path = required(file_path, "file_path");
-    let mut draft = or_raise(lock(&name));
-    let found = with_latest_snapshot_to_sign(|mut verifier| verifier.verify_alone(&draft));
-    or_raise(require_success(&name, found.verification));
-    let from = draft.file_path.replace(file_path).unwrap_or_default();
-    or_raise(sign(&draft, Calls::Same, Place::Moved { from }))
+    let signer = Signer::caller();
+    as_owner(|| {
+        let mut draft = or_raise(lock(&name));
+        let found = with_latest_snapshot_to_sign(|mut verifier| verifier.verify_alone(&draft));
+        or_raise(require_success(&name, found.verification));
+        let from = draft.file_path.replace(file_path).unwrap_or_default();
+        or_raise(sign(&draft, Calls::Same, Place::Moved { from }, signer))
+    })
 }
 
 /// Says of an item that it is not to be used any more.
@@ -198,7 +206,7 @@ impl Calls {
 }
 
 /// Signs, records, and writes the row.
-fn sign(draft: &GivenItem, calls: Calls, place: Place) -> Result<JsonbText, Failure> {
+fn sign(draft: &GivenItem, calls: Calls, place: Place, signer: Signer) -> Result<JsonbText, Failure> {
     let name = draft.name().map_err(failure)?;
     let item = draft.item().map_err(failure)?;
     let is_move = matches!(place, Place::Moved { .. });
@@ -209,7 +217,7 @@ fn sign(draft: &GivenItem, calls: Calls, place: Place) -> Result<JsonbText, Fail
             Place::New => entries.newest_sealed(name.row_id()),
             Place::Same | Place::Moved { .. } => entries.newest(&name),
         };
-        check_revocation(&name, previous.as_ref())?;
+        check_revocation(&name, previous.as_ref(), signer)?;
         let before = previous.as_ref().and_then(|entry| entry.registration(&name).ok());
         let before = before.map(|before| before.depends_on).unwrap_or_default();
         let depends_on = match calls {
@@ -263,9 +271,9 @@ fn name_receipt(name: &ItemName) -> Value {
 }
 
 /// What was revoked is signed again by an administrator alone: otherwise who signs could undo every revocation.
-fn check_revocation(name: &ItemName, previous: Option<&ItemEntry>) -> Result<(), Failure> {
+fn check_revocation(name: &ItemName, previous: Option<&ItemEntry>, signer: Signer) -> Result<(), Failure> {
     let is_revoked = previous.is_some_and(ItemEntry::is_revocation);
-    if !is_revoked || is_admin() {
+    if !is_revoked || signer.is_admin {
         return Ok(());
     }
     Err(Failure::new(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, format!("the signature of {name} was revoked"))
@@ -273,11 +281,22 @@ fn check_revocation(name: &ItemName, previous: Option<&ItemEntry>) -> Result<(),
         .hint("Sign the repaired item under a new version."))
 }
 
-fn is_admin() -> bool {
-    // SAFETY: catalog look-ups inside a transaction; the caller, not the owner of this function.
-    unsafe {
-        let admin = pg_sys::get_role_oid(c"ledger_admin".as_ptr(), true);
-        admin != pg_sys::InvalidOid && pg_sys::has_privs_of_role(pg_sys::GetOuterUserId(), admin)
+/// Who signs.
+#[derive(Clone, Copy)]
+struct Signer {
+    is_admin: bool,
+}
+
+impl Signer {
+    /// Asked before the work is done as the ledger's owner. The functions that sign are none that run as their owner: from
+    /// within one of those nobody can tell who has called it, if that was another such function, or an index's.
+    fn caller() -> Signer {
+        // SAFETY: catalog look-ups inside a transaction.
+        let is_admin = unsafe {
+            let admin = pg_sys::get_role_oid(c"ledger_admin".as_ptr(), true);
+            admin != pg_sys::InvalidOid && pg_sys::has_privs_of_role(pg_sys::GetUserId(), admin)
+        };
+        Signer { is_admin }
     }
 }
 

@@ -3,6 +3,7 @@
 use super::baseline;
 use super::columns::{Column, Columns};
 use super::lost;
+use super::manage::as_owner;
 use super::options::Options;
 use super::plan::{self, Plan};
 use super::relation::{self, Regclass, TableColumn};
@@ -28,7 +29,7 @@ const MAX_LISTED: usize = 100;
 
 type ProblemRow = (Option<JsonbText>, String, Option<pgrx::Uuid>, Option<i64>, String);
 
-#[pg_extern(volatile, parallel_unsafe, security_definer, requires = ["tables"])]
+#[pg_extern(volatile, parallel_unsafe, requires = ["tables"])]
 #[search_path(pg_catalog, pg_temp)]
 #[allow(clippy::type_complexity, reason = "one column for each part of a problem")]
 fn verify_table(
@@ -44,17 +45,18 @@ fn verify_table(
     ),
 > {
     let target = required(target, "target").0;
-    // The caller, not the owner of this function.
     // SAFETY: reads a variable of this process.
-    or_raise(check_reader(target, unsafe { pg_sys::GetOuterUserId() }));
+    or_raise(check_reader(target, unsafe { pg_sys::GetUserId() }));
     let mut rows = Vec::new();
     let mut more = 0_u64;
-    or_raise(require_baseline(target));
-    let verified = verify_table::verify(target, &mut |problem| match rows.len() < MAX_ROWS {
-        true => rows.push(problem_row(problem)),
-        false => more += 1,
+    as_owner(|| {
+        or_raise(require_baseline(target));
+        let verified = verify_table::verify(target, &mut |problem| match rows.len() < MAX_ROWS {
+            true => rows.push(problem_row(problem)),
+            false => more += 1,
+        });
+        or_raise(verified);
     });
-    or_raise(verified);
     if more > 0 {
         let detail = format!("{more} further problems are not listed");
         rows.push((None, "more_problems".to_owned(), None, None, detail));
@@ -249,6 +251,9 @@ fn require_verified(row: &pgrx::AnyElement) -> Result<(), Failure> {
         )
         .hint("Name the table or its alias: SELECT (ledger.verified(t)).* FROM my_table AS t WHERE id = 42."));
     }
+    // SAFETY: reads a variable of this process.
+    let user = unsafe { pg_sys::GetUserId() };
+    check_selects(target, user)?;
     let table = Table::open_oid(target, pg_sys::AccessShareLock);
     let plan = plan_of(&table)?;
     // SAFETY: a composite value of this table's row type, which may be one from before columns were added: they read as
@@ -272,7 +277,14 @@ fn require_verified(row: &pgrx::AnyElement) -> Result<(), Failure> {
             if finding.0 == Problem::Unrecorded {
                 require_baseline(target)?;
             }
-            Err(refused(&plan, &key, finding))
+            // A value that anyone can make up: what is wrong with it tells of rows that the caller may not see.
+            match sees_all(target, user) {
+                true => Err(refused(&plan, &key, finding)),
+                false => Err(Failure::new(
+                    PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
+                    format!("a row of table {} does not verify", plan.table),
+                )),
+            }
         }
     }
 }
@@ -318,16 +330,44 @@ fn plan_of(table: &Table) -> Result<Rc<Plan>, Failure> {
 /// What check_enable_rls() says where policies apply.
 const RLS_ENABLED: i32 = pg_sys::CheckEnableRlsResult::RLS_ENABLED as i32;
 
+/// Whether no policy hides rows of the table from the user.
+fn sees_all(target: pg_sys::Oid, user: pg_sys::Oid) -> bool {
+    // SAFETY: catalog look-ups.
+    unsafe { pg_sys::check_enable_rls(target, user, true) != RLS_ENABLED }
+}
+
+/// Whole rows are for those who may SELECT the table, or each of its columns.
+fn check_selects(target: pg_sys::Oid, user: pg_sys::Oid) -> Result<(), Failure> {
+    let mode = pg_sys::ACL_SELECT as pg_sys::AclMode;
+    // SAFETY: catalog look-ups.
+    let may = unsafe {
+        let of_columns = || pg_sys::pg_attribute_aclcheck_all(target, user, mode, pg_sys::AclMaskHow::ACLMASK_ALL);
+        pg_sys::pg_class_aclcheck(target, user, mode) == pg_sys::AclResult::ACLCHECK_OK
+            || of_columns() == pg_sys::AclResult::ACLCHECK_OK
+    };
+    match may {
+        true => Ok(()),
+        false => Err(Failure::new(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, "permission denied for the table")
+            .detail("ledger.verified() takes rows of those only who may SELECT them.")),
+    }
+}
+
 /// Reading what the ledger says of a table is the auditors' part, and that of whoever may read all of the table.
 fn check_reader(target: pg_sys::Oid, user: pg_sys::Oid) -> Result<(), Failure> {
+    check_reader_of(target, user)?;
+    // Of a row of a partition the ledger says what it says of that row of the whole table.
+    let table = Table::open_oid(target, pg_sys::AccessShareLock);
+    relation::ancestors(&table).into_iter().try_for_each(|ancestor| check_reader_of(ancestor, user))
+}
+
+fn check_reader_of(target: pg_sys::Oid, user: pg_sys::Oid) -> Result<(), Failure> {
     // SAFETY: catalog look-ups.
     let may = unsafe {
         let auditor = pg_sys::get_role_oid(c"ledger_auditor".as_ptr(), true);
         let is_auditor = auditor != pg_sys::InvalidOid && pg_sys::has_privs_of_role(user, auditor);
         let selects = || pg_sys::pg_class_aclcheck(target, user, pg_sys::ACL_SELECT as pg_sys::AclMode);
         // Row security would have to be asked of rows that are not there any more.
-        let sees_all = || pg_sys::check_enable_rls(target, user, true) != RLS_ENABLED;
-        is_auditor || (selects() == pg_sys::AclResult::ACLCHECK_OK && sees_all())
+        is_auditor || (selects() == pg_sys::AclResult::ACLCHECK_OK && sees_all(target, user))
     };
     match may {
         true => Ok(()),

@@ -2,7 +2,7 @@
 
 use super::baseline;
 use super::metadata::Metadata;
-use super::options::{Coverage, Options, ROW_TRIGGER, TRUNCATE_TRIGGER};
+use super::options::{self, Coverage, Options, ROW_TRIGGER, TRUNCATE_TRIGGER};
 use super::plan;
 use super::relation::{self, Regclass};
 use crate::ledger::sha256_hex;
@@ -245,10 +245,8 @@ fn is_enabled(table: &Table) -> bool {
             return false;
         }
         let triggers = std::slice::from_raw_parts((*descriptor).triggers, (*descriptor).numtriggers as usize);
-        let is_own = |trigger: &&pg_sys::Trigger| {
-            let name = std::ffi::CStr::from_ptr(trigger.tgname);
-            name == ROW_TRIGGER || name.to_bytes() == TRUNCATE_TRIGGER.as_bytes()
-        };
+        let is_own =
+            |trigger: &&pg_sys::Trigger| options::is_row_trigger(trigger) || options::is_truncate_trigger(trigger);
         let own: Vec<_> = triggers.iter().filter(is_own).collect();
         own.len() == 2 && own.iter().all(|trigger| trigger.tgenabled as u8 == pg_sys::TRIGGER_FIRES_ALWAYS)
     }

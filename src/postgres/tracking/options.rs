@@ -103,7 +103,35 @@ impl Options {
             return None;
         }
         let triggers = std::slice::from_raw_parts((*descriptor).triggers, (*descriptor).numtriggers as usize);
-        let own = triggers.iter().find(|trigger| CStr::from_ptr(trigger.tgname) == ROW_TRIGGER)?;
+        let own = triggers.iter().find(|trigger| is_row_trigger(trigger))?;
         Options::of_trigger(own).ok()
     }
+}
+
+/// Whether it is the row trigger of a tracked table: anyone can give that name to a trigger of his own, with an argument that
+/// says the table were another one.
+///
+/// # Safety
+/// `trigger` is that of a relation's descriptor.
+pub unsafe fn is_row_trigger(trigger: &pg_sys::Trigger) -> bool {
+    is_own(trigger, ROW_TRIGGER.to_bytes(), c"record_change")
+}
+
+/// The same for the statement trigger.
+///
+/// # Safety
+/// As for [`is_row_trigger`].
+pub unsafe fn is_truncate_trigger(trigger: &pg_sys::Trigger) -> bool {
+    is_own(trigger, TRUNCATE_TRIGGER.as_bytes(), c"record_truncate")
+}
+
+unsafe fn is_own(trigger: &pg_sys::Trigger, name: &[u8], function: &CStr) -> bool {
+    if CStr::from_ptr(trigger.tgname).to_bytes() != name {
+        return false;
+    }
+    // Nobody but track() may use these functions for triggers.
+    let schema = pg_sys::get_namespace_oid(c"ledger".as_ptr(), true);
+    let called = pg_sys::get_func_name(trigger.tgfoid);
+    let is_ours = pg_sys::get_func_namespace(trigger.tgfoid) == schema;
+    is_ours && !called.is_null() && CStr::from_ptr(called) == function
 }

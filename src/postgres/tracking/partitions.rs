@@ -229,6 +229,10 @@ unsafe fn before_drop(names: *mut pg_sys::List) -> Result<(), Failure> {
 /// Tracked tables go with their schema. Whether they do, the command itself decides.
 unsafe fn before_schema_drop(name: *mut pg_sys::Node) -> Result<(), Failure> {
     let schema = pg_sys::get_namespace_oid(schema_name(name), true);
+    // Who may not gets no lock either: the command itself says what is wrong.
+    if schema == pg_sys::InvalidOid || !owns_schema(schema, pg_sys::GetUserId()) {
+        return Ok(());
+    }
     let mut tracked: Vec<pg_sys::Oid> = Vec::new();
     let take = |row: &Row| tracked.extend(row.get::<pg_sys::Oid>(0));
     manage::as_owner(|| spi::for_each("SELECT table_name::pg_catalog.oid FROM ledger.tracked_tables", &[], take));
@@ -240,6 +244,15 @@ unsafe fn before_schema_drop(name: *mut pg_sys::Node) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// # Safety
+/// Inside a transaction.
+unsafe fn owns_schema(schema: pg_sys::Oid, user: pg_sys::Oid) -> bool {
+    #[cfg(any(feature = "pg14", feature = "pg15"))]
+    return pg_sys::pg_namespace_ownercheck(schema, user);
+    #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+    return pg_sys::object_ownercheck(pg_sys::NamespaceRelationId, schema, user);
 }
 
 /// # Safety

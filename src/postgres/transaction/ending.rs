@@ -206,8 +206,8 @@ fn end(current: &mut Transaction, committed: bool) {
         committed && at_end.extension_created,
         committed && at_end.extension_dropped,
         committed && at_end.databases_changed,
-        at_end.paused,
     );
+    database::resume_workers(&at_end.paused);
 }
 
 impl Transaction {

@@ -26,6 +26,7 @@ use super::mirror::remembered;
 use super::mirror::shared::Attachment;
 use super::settings::{self, MirrorMode};
 use super::tracking::history;
+use super::tracking::manage::as_owner;
 use crate::ledger::verifier::{FileReport, Problem};
 use chain::{ChainReport, Extent, FileOutcome, TableReport};
 use pgrx::prelude::*;
@@ -124,27 +125,30 @@ fn errors_json(errors: &[Problem]) -> Value {
     errors.iter().map(Problem::to_json).collect()
 }
 
-#[pg_extern(volatile, parallel_unsafe, security_definer, requires = ["tables"])]
+#[pg_extern(volatile, parallel_unsafe, requires = ["tables"])]
 #[search_path(pg_catalog, pg_temp)]
 fn verify_file_integrity(path: default!(Option<String>, "NULL")) -> JsonbText {
-    let own = remembered::own_file();
+    let own = as_owner(remembered::own_file);
     let path = path.map_or_else(|| own.clone(), |path| remembered::data_directory().join(path));
     let is_own = path == own;
-    if is_own {
-        or_raise(database::require_preloaded());
-        wait_for_repair();
-    } else {
+    if !is_own {
         or_raise(require_file_privilege(&path));
     }
-    JsonbText::from(file_json(&or_raise(chain::verify_file_alone(&path, is_own))))
+    as_owner(|| {
+        if is_own {
+            or_raise(database::require_preloaded());
+            wait_for_repair();
+        }
+        JsonbText::from(file_json(&or_raise(chain::verify_file_alone(&path, is_own))))
+    })
 }
 
-/// Reading any file of the server is more than reading the ledger; asked of the caller, not of this function's owner.
+/// Reading any file of the server is more than reading the ledger.
 fn require_file_privilege(path: &std::path::Path) -> Result<(), Failure> {
     // SAFETY: catalog look-ups inside a transaction.
     let may = unsafe {
         let role = pg_sys::Oid::from(pg_sys::ROLE_PG_READ_SERVER_FILES);
-        pg_sys::has_privs_of_role(pg_sys::GetOuterUserId(), role)
+        pg_sys::has_privs_of_role(pg_sys::GetUserId(), role)
     };
     if may {
         return Ok(());

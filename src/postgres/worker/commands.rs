@@ -4,6 +4,7 @@
 //! anyone else is connected, and a background worker counts. So its worker is paused before and wanted again after.
 
 use crate::postgres::shared::{shared, DatabaseSlot, WorkerState};
+use crate::postgres::spi;
 use crate::postgres::transaction;
 use crate::postgres::wait_events;
 use pgrx::{check_for_interrupts, pg_guard, pg_sys};
@@ -26,29 +27,68 @@ pub fn init() {
 /// Pauses the worker of the database that the command needs for itself.
 #[pg_guard]
 pub unsafe extern "C-unwind" fn before_utility(statement: *mut pg_sys::Node) {
-    let database = match (*statement).type_ {
-        pg_sys::NodeTag::T_DropdbStmt => (*statement.cast::<pg_sys::DropdbStmt>()).dbname,
-        pg_sys::NodeTag::T_AlterDatabaseStmt => (*statement.cast::<pg_sys::AlterDatabaseStmt>()).dbname,
+    let (database, may): (_, fn(pg_sys::Oid) -> bool) = match (*statement).type_ {
+        pg_sys::NodeTag::T_DropdbStmt if is_alone() => ((*statement.cast::<pg_sys::DropdbStmt>()).dbname, owns),
+        pg_sys::NodeTag::T_AlterDatabaseStmt if is_alone() => {
+            let alter = &*statement.cast::<pg_sys::AlterDatabaseStmt>();
+            if option(alter.options, c"tablespace").is_null() {
+                return;
+            }
+            (alter.dbname, owns)
+        }
         pg_sys::NodeTag::T_RenameStmt => {
             let rename = &*statement.cast::<pg_sys::RenameStmt>();
             if rename.renameType != pg_sys::ObjectType::OBJECT_DATABASE {
                 return;
             }
-            rename.subname
+            (rename.subname, owns)
         }
         pg_sys::NodeTag::T_TransactionStmt => {
             note_decision(&*statement.cast::<pg_sys::TransactionStmt>());
             return;
         }
-        pg_sys::NodeTag::T_CreatedbStmt => {
+        pg_sys::NodeTag::T_CreatedbStmt if is_alone() => {
             transaction::at_end_databases_changed();
-            template_of(&*statement.cast::<pg_sys::CreatedbStmt>())
+            (option((*statement.cast::<pg_sys::CreatedbStmt>()).options, c"template"), may_copy)
         }
         _ => return,
     };
-    if !database.is_null() {
-        pause_worker(pg_sys::get_database_oid(database, true));
+    let database = if database.is_null() { pg_sys::InvalidOid } else { pg_sys::get_database_oid(database, true) };
+    // Who may not run the command keeps nobody's worker from its work: the command itself says what is wrong.
+    if database != pg_sys::InvalidOid && may(database) {
+        pause_worker(database);
     }
+}
+
+/// Most of these commands refuse to run in a transaction block.
+fn is_alone() -> bool {
+    // SAFETY: reads the state of this backend's transaction.
+    unsafe { !pg_sys::IsTransactionBlock() && !pg_sys::IsSubTransaction() }
+}
+
+fn owns(database: pg_sys::Oid) -> bool {
+    // SAFETY: catalog look-ups.
+    unsafe {
+        #[cfg(any(feature = "pg14", feature = "pg15"))]
+        return pg_sys::pg_database_ownercheck(database, pg_sys::GetUserId());
+        #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+        return pg_sys::object_ownercheck(pg_sys::DatabaseRelationId, database, pg_sys::GetUserId());
+    }
+}
+
+/// Whether the user may make a copy of the database.
+fn may_copy(database: pg_sys::Oid) -> bool {
+    let mut may = owns(database);
+    if !may {
+        spi::for_each(
+            "SELECT FROM pg_catalog.pg_roles AS r, pg_catalog.pg_database AS d \
+             WHERE r.rolname OPERATOR(pg_catalog.=) current_user AND r.rolcreatedb \
+             AND d.oid OPERATOR(pg_catalog.=) $1::pg_catalog.oid AND d.datistemplate",
+            &[i64::from(database.to_u32()).into()],
+            |_| may = true,
+        );
+    }
+    may
 }
 
 /// Of what becomes of a prepared transaction, no callback tells: only the command that decides it.
@@ -60,16 +100,16 @@ unsafe fn note_decision(statement: &pg_sys::TransactionStmt) {
     }
 }
 
-/// The template a CREATE DATABASE names, or null.
-unsafe fn template_of(statement: &pg_sys::CreatedbStmt) -> *const c_char {
-    let count = if statement.options.is_null() { 0 } else { (*statement.options).length };
+/// The text of an option, or null.
+unsafe fn option(options: *mut pg_sys::List, name: &CStr) -> *mut c_char {
+    let count = if options.is_null() { 0 } else { (*options).length };
     for position in 0..count {
-        let option = (*(*statement.options).elements.add(position as usize)).ptr_value.cast::<pg_sys::DefElem>();
-        if CStr::from_ptr((*option).defname) == c"template" && !(*option).arg.is_null() {
+        let option = (*(*options).elements.add(position as usize)).ptr_value.cast::<pg_sys::DefElem>();
+        if CStr::from_ptr((*option).defname) == name && !(*option).arg.is_null() {
             return pg_sys::defGetString(option);
         }
     }
-    std::ptr::null()
+    std::ptr::null_mut()
 }
 
 /// Has the worker of `database` leave, and come back when this transaction has ended.
