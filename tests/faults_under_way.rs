@@ -68,6 +68,20 @@ fn assert_whole(cluster: &Cluster, client: &mut Client) {
     assert!(ids_in_table(client).is_subset(&ids_in_file(&file(client))), "an entry without its line");
 }
 
+/// Stops the worker where it holds no lock that anyone waits for.
+#[track_caller]
+fn stop_between_transactions(client: &mut Client, worker: u32) {
+    let is_idle = format!("(SELECT xact_start IS NULL FROM pg_stat_activity WHERE pid = {worker})");
+    wait_until("the worker is stopped between two transactions", PATIENCE, || {
+        send(worker, libc::SIGSTOP);
+        let is_stopped = is_true(client, &is_idle);
+        if !is_stopped {
+            send(worker, libc::SIGCONT);
+        }
+        is_stopped
+    });
+}
+
 #[test]
 fn a_line_that_is_cut_off_takes_no_line_before_it_along() {
     for (mount, mode) in [(Local, "sync"), (Local, "write"), (Network, "sync"), (Network, "write")] {
@@ -160,7 +174,7 @@ fn a_sealer_that_is_cancelled_while_it_appends_a_block_does_not_append_it_twice(
     record_many(&mut client, 3);
     // Nobody appends the line of a block that was sealed by hand before the worker does, or the next who seals.
     let worker = worker_pid(&mut client);
-    send(worker, libc::SIGSTOP);
+    stop_between_transactions(&mut client, worker);
     client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
     set_fault(&cluster, "before_sync:hang");
     let sealer = Background::waiting(&cluster, &mut client, "SELECT * FROM ledger.commit_block()");
