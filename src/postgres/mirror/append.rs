@@ -113,7 +113,11 @@ impl Mirror {
         if outcome.is_err() {
             self.abandon();
         }
-        outcome.map(|()| Some(at.end))
+        match outcome {
+            // The mode was set to off while it waited for room, and nothing of it is on its way.
+            Err(_) if !at.is_begun && self.lock().attachment == Attachment::Off => Ok(None),
+            outcome => outcome.map(|()| Some(at.end)),
+        }
     }
 
     fn append_at(&self, at: &mut Position, lines: &mut LineBuffer) -> Result<(), Failure> {
