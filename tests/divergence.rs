@@ -5,6 +5,7 @@
 mod common;
 
 use common::ledger::*;
+use common::tracking::problems;
 use common::{children_of, give_to_server, send, wait_until, Cluster, Options, Stop};
 use postgres::error::SqlState;
 use postgres::Client;
@@ -129,6 +130,62 @@ fn a_database_restored_from_an_older_backup_does_not_write_to_its_file() {
     assert_diverged(&mut client, &path, "put back to an older state");
     assert!(!verdict(&mut client)["overall_valid"].as_bool().unwrap());
     assert_restarts(&mut client, &path);
+}
+
+/// What docs/mirror.md tells an administrator to type, with this file in the place of the one there.
+fn documented_way_to_the_file(path: &Path) -> Vec<String> {
+    let text = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/mirror.md")).unwrap();
+    let from = text.find("CREATE TEMP TABLE triggers").unwrap();
+    let block = &text[from..from + text[from..].find("```").unwrap()];
+    let directory = path.parent().unwrap().to_str().unwrap();
+    let block =
+        block.replace("/mnt/notary/shop.1da85c79.jsonl", path.to_str().unwrap()).replace("/mnt/notary", directory);
+    block.replace("\\gexec", " \\gexec;").split(';').map(|command| command.trim().to_owned()).collect()
+}
+
+/// As psql does it.
+fn run(client: &mut Client, command: &str) {
+    match command.strip_suffix("\\gexec") {
+        None => client.batch_execute(command).unwrap(),
+        Some(query) => column(client, query).iter().for_each(|made| client.batch_execute(made).unwrap()),
+    }
+}
+
+#[test]
+fn the_documented_way_brings_a_database_with_tracked_tables_and_items_up_to_its_file() {
+    let (cluster, mut client, path) = start_outside(Options::new());
+    let setup = "CREATE TABLE t (id int PRIMARY KEY, note text); CREATE TABLE parts (id int PRIMARY KEY) PARTITION BY RANGE (id);
+         CREATE TABLE part PARTITION OF parts FOR VALUES FROM (0) TO (100);
+         SELECT ledger.track('t'), ledger.track('parts');
+         INSERT INTO t VALUES (1, 'old'), (2, 'same'); INSERT INTO parts VALUES (1);
+         SELECT ledger.create_item('tool', 'kept', '1.0.0', 'x', 'kept.py')";
+    client.batch_execute(setup).unwrap();
+    let backup = cluster.scratch_dir().join("backup");
+    cluster.base_backup(&backup, &[]);
+    client.batch_execute("UPDATE t SET note = 'new' WHERE id = 1; INSERT INTO t VALUES (3, 'gone')").unwrap();
+    seal(&mut client);
+    let head = value(&mut client, "SELECT last_block_hash FROM ledger.chain_stats");
+    drop(client);
+    cluster.stop(Stop::Fast);
+
+    let restored = Options::new().conf("ledger.block_interval = 1h").start_on_copy_of(&backup);
+    let mut client = restored.connect("postgres");
+    assert_diverged(&mut client, &path, "put back to an older state");
+    for command in documented_way_to_the_file(&path) {
+        run(&mut client, &command);
+    }
+    wait_until_attached(&mut client);
+    assert_eq!(file(&mut client), path);
+    assert_eq!(value(&mut client, "SELECT last_block_hash FROM ledger.chain_stats"), head);
+    assert_eq!(column(&mut client, "SELECT DISTINCT state FROM ledger.tracked_tables"), ["tracked"]);
+    assert_eq!(problems(&mut client, "t"), [r#"{"id": 1} modified"#, r#"{"id": 3} missing"#]);
+    assert_eq!(problems(&mut client, "parts"), [""; 0]);
+    client.batch_execute("UPDATE t SET note = 'new' WHERE id = 1; INSERT INTO t VALUES (3, 'gone')").unwrap();
+    client.batch_execute("SELECT ledger.untrack('t'), ledger.track('t'); INSERT INTO parts VALUES (2)").unwrap();
+    client.batch_execute("SELECT ledger.load_item('tool', 'kept', '1.0.0')").unwrap();
+    let verdict = json(&mut client, "SELECT ledger.verify_all()");
+    assert!(verdict["overall_valid"] == true, "{verdict:#}");
+    assert_intact(&mut client);
 }
 
 #[test]
