@@ -274,3 +274,23 @@ fn in_mode_write_a_line_that_is_lost_while_its_transaction_commits_is_put_back()
     wait_until_attached(&mut client);
     assert_whole(&cluster, &mut client);
 }
+
+#[test]
+fn a_commit_that_waits_for_room_needs_no_file_any_more_when_the_mirror_is_switched_off() {
+    const LARGE: &str = "SELECT ledger.hash_and_record('large', '1', jsonb_build_object('pad', repeat('x', 60000)))";
+    for mount in [Local, Network] {
+        let (cluster, mut client) = start_small(mount, "sync");
+        record_many(&mut client, 2);
+        set_fault(&cluster, "before_write:hang");
+        // Four of them fill the ring, and the others have nothing in it.
+        let waiting: Vec<_> = (0..7).map(|_| Background::waiting(&cluster, &mut client, LARGE)).collect();
+        set(&mut client, "ledger.mirror_mode", "off");
+        wait_for(&mut client, "(SELECT state <> 'attached' FROM ledger.mirror_status)");
+        clear_fault(&cluster);
+        waiting.into_iter().for_each(|commit| commit.ends().unwrap());
+        assert_eq!(number(&mut client, "SELECT count(*) FROM ledger.entries WHERE entry_type = 'large'"), 7);
+        set(&mut client, "ledger.mirror_mode", "sync");
+        wait_until_attached(&mut client);
+        assert_whole(&cluster, &mut client);
+    }
+}
