@@ -522,8 +522,20 @@ impl Drop for Cluster {
             let last = &lines[lines.len().saturating_sub(40)..];
             eprintln!("---- the server's log ends:\n{}\n----", last.join("\n"));
         }
+        remove_shared_memory(&self.data_dir());
         fs::remove_dir_all(&self.sockets).ok();
         fs::remove_dir_all(&self.dir).ok();
+    }
+}
+
+/// A server that was killed leaves a segment of System V shared memory, of which the system has only so many. Postgres
+/// notes it in the seventh line of postmaster.pid, by key and id.
+fn remove_shared_memory(data: &Path) {
+    let Ok(pid_file) = fs::read_to_string(data.join("postmaster.pid")) else { return };
+    let segment = pid_file.lines().nth(6).and_then(|line| line.split_whitespace().nth(1));
+    if let Some(id) = segment.and_then(|id| id.parse().ok()) {
+        // SAFETY: a plain system call, which marks the segment for removal.
+        unsafe { libc::shmctl(id, libc::IPC_RMID, std::ptr::null_mut()) };
     }
 }
 
