@@ -2,6 +2,7 @@
 
 use super::columns;
 use super::command_order;
+use super::horizon::{self, HasEntry, Horizon};
 use super::metadata::Metadata;
 use super::options::{Coverage, Options};
 use super::partitions;
@@ -163,8 +164,8 @@ impl Plan {
     /// # Safety
     /// The header of a row version of this relation.
     pub unsafe fn precedes_baseline(&self, header: pg_sys::HeapTupleHeader) -> bool {
-        let xmin = (*header).t_choice.t_heap.t_xmin;
-        self.baseline_horizon.is_some_and(|horizon| pg_sys::TransactionIdPrecedes(xmin, horizon))
+        let has_entry = |horizon: Horizon| horizon.has_entry(header, horizon::next_transaction());
+        self.baseline_horizon.is_some_and(|horizon| has_entry(horizon) != HasEntry::Yes)
     }
 
     fn record(&self, operation: Operation, data: &str, metadata: Metadata, at: Timestamp) -> Result<(), Failure> {

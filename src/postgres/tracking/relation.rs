@@ -118,6 +118,12 @@ pub fn oid(table: &Table) -> pg_sys::Oid {
     unsafe { (*table.relation()).rd_id }
 }
 
+/// The file of its rows. Another one means that they were written anew.
+pub fn file_node(table: &Table) -> pg_sys::Oid {
+    // SAFETY: the relation is open.
+    unsafe { (*(*table.relation()).rd_rel).relfilenode }
+}
+
 /// With its schema, quoted where it must be.
 pub fn qualified_name(table: &Table) -> String {
     // SAFETY: the relation is open; the look-up gives a copy, or null where the schema is gone.
