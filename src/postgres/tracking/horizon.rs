@@ -73,5 +73,5 @@ fn in_full(xid: pg_sys::TransactionId, next: u64) -> u64 {
     }
     // The lower half is the number.
     let distance = (next as u32).wrapping_sub(xid);
-    next.checked_sub(distance.into()).unwrap_or(0)
+    next.saturating_sub(distance.into())
 }
