@@ -34,8 +34,11 @@ CREATE TRIGGER refuse_statement BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON
     FOR EACH STATEMENT EXECUTE FUNCTION ledger.refuse_change();
 CREATE TRIGGER refuse_statement BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON ledger.table_shapes
     FOR EACH STATEMENT EXECUTE FUNCTION ledger.refuse_change();
+CREATE TRIGGER refuse_statement BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON ledger.baselines
+    FOR EACH STATEMENT EXECUTE FUNCTION ledger.refuse_change();
 ALTER TABLE ledger.row_versions ENABLE ALWAYS TRIGGER refuse_statement;
 ALTER TABLE ledger.table_shapes ENABLE ALWAYS TRIGGER refuse_statement;
+ALTER TABLE ledger.baselines ENABLE ALWAYS TRIGGER refuse_statement;
 ALTER TABLE ledger.log_nodes ENABLE ALWAYS TRIGGER refuse_statement;
 ALTER TABLE ledger.log_state ENABLE ALWAYS TRIGGER refuse_statement;
 ALTER TABLE ledger.entries ENABLE ALWAYS TRIGGER refuse_statement;

@@ -168,6 +168,47 @@ fn changes_that_the_applications_triggers_make_are_recorded_in_their_order() {
     assert_eq!(value(&mut client, amounts), "5 4 3 2 1 0 2 1 0 0");
 }
 
+/// Triggers write before the row is changed, and wait there for others; and after it, to the same row and before the ledger's.
+#[test]
+fn what_many_writers_triggers_do_is_recorded_in_the_order_in_which_it_was_done() {
+    let (cluster, mut client) = start_tracked(", keep_image => true");
+    client
+        .batch_execute(
+            "CREATE TABLE log (id bigserial PRIMARY KEY, what text);
+             CREATE TABLE shared (id int PRIMARY KEY, n int);
+             INSERT INTO shared SELECT n, 0 FROM generate_series(0, 2) n;
+             SELECT ledger.track('log'), ledger.track('shared');
+             CREATE FUNCTION before() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN
+                 INSERT INTO log (what) VALUES (tg_op);
+                 IF random() < 0.3 THEN UPDATE shared SET n = n + 1 WHERE id = floor(random() * 3); END IF;
+                 RETURN coalesce(new, old);
+             END $$;
+             CREATE FUNCTION after() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN
+                 IF random() < 0.5 OR pg_trigger_depth() > 2 THEN RETURN NULL; END IF;
+                 IF tg_op = 'INSERT' AND random() < 0.3 THEN
+                     DELETE FROM accounts WHERE id = new.id;
+                 ELSIF tg_op <> 'DELETE' THEN
+                     UPDATE accounts SET amount = amount + 1 WHERE id = new.id;
+                 END IF;
+                 IF tg_op = 'DELETE' OR tg_op = 'UPDATE' AND new.id <> old.id THEN
+                     INSERT INTO accounts VALUES (old.id, 1, 'kept') ON CONFLICT DO NOTHING;
+                 END IF;
+                 RETURN NULL;
+             END $$;
+             CREATE TRIGGER a_statement BEFORE INSERT OR UPDATE OR DELETE ON accounts EXECUTE FUNCTION before();
+             CREATE TRIGGER a_row BEFORE INSERT OR UPDATE OR DELETE ON accounts FOR EACH ROW EXECUTE FUNCTION before();
+             CREATE TRIGGER a_after AFTER INSERT OR UPDATE OR DELETE ON accounts FOR EACH ROW EXECUTE FUNCTION after()",
+        )
+        .unwrap();
+    write_with_many(&cluster, "what_many_writers_triggers_do", 25);
+    for table in ["accounts", "log", "shared"] {
+        assert_clean(&mut client, table);
+    }
+    assert_history_agrees(&mut client, "accounts");
+}
+
 #[test]
 fn a_key_that_a_row_refers_to_in_itself_changes_in_order() {
     let (_cluster, mut client) = start(Options::new());

@@ -5,7 +5,7 @@ mod common;
 
 use common::ledger::*;
 use common::tracking::*;
-use common::{Cluster, Options};
+use common::{send, succeed, wait_until, Cluster, Options, Stop};
 use postgres::error::SqlState;
 use postgres::Client;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +15,7 @@ const ACCOUNTS: &str = "CREATE TABLE accounts (id int PRIMARY KEY, amount int NO
 
 /// A table of more than 64 pages, which the worker records.
 fn start_large(rows: usize) -> (Cluster, Client) {
-    let settings = Options::new().conf("ledger.block_size = 500").conf("ledger.block_interval = 200ms");
+    let settings = Options::new().conf("ledger.block_size = 500").conf("ledger.block_interval = 1s");
     let (cluster, mut client) = start(settings);
     client.batch_execute(ACCOUNTS).unwrap();
     let fill = format!("INSERT INTO accounts SELECT n, n, repeat('x', 900) FROM generate_series(1, {rows}) n");
@@ -171,4 +171,205 @@ fn the_transaction_that_tracks_a_table_may_write_to_it() {
         wait_until_tracked(&mut client, "accounts");
         assert_clean(&mut client, "accounts");
     }
+}
+
+// ---- who wrote a row version -----------------------------------------------------------------------------------------------
+
+/// No row was recorded twice as one that was there before.
+#[track_caller]
+fn assert_no_second_baseline(client: &mut Client) {
+    let twice =
+        "SELECT metadata->>'key' FROM ledger.entries WHERE metadata ? 'baseline' GROUP BY 1 HAVING count(*) > 1";
+    let twice = column(client, twice);
+    assert!(twice.is_empty(), "{twice:?}");
+}
+
+/// Hands out transaction ids from `next` on, once all that is in the cluster is frozen.
+fn jump_to_transaction(cluster: &Cluster, next: &str) {
+    cluster.run("vacuumdb", &["--all", "--freeze", "--quiet"]);
+    cluster.stop(Stop::Fast);
+    let data_dir = cluster.data_dir();
+    succeed(cluster.command("pg_resetwal").args(["-x", next]).arg("-D").arg(data_dir));
+    cluster.start_again();
+}
+
+/// The number of the transaction that wrote a row stays in it, and after two billion others looks like one to come.
+#[test]
+fn rows_of_transactions_long_ago_are_recorded() {
+    for rows in [20, 3000] {
+        let (cluster, mut client) = start_large(rows);
+        cluster.add_conf("autovacuum = off");
+        client.batch_execute("UPDATE pg_database SET datallowconn = true").unwrap();
+        drop(client);
+        // Where pages of pg_xact begin.
+        jump_to_transaction(&cluster, "0x60000000");
+        jump_to_transaction(&cluster, "0xA0000000");
+        let mut client = cluster.connect("postgres");
+        assert_eq!(number(&mut client, "SELECT count(*) FROM accounts WHERE xmin::text::bigint > 100000"), 0);
+        let worker = worker_pid(&mut client);
+        stop_between_transactions(&mut client, worker);
+        client.batch_execute(TRACK).unwrap();
+        client
+            .batch_execute("UPDATE accounts SET amount = -1 WHERE id = 2; DELETE FROM accounts WHERE id = 3")
+            .unwrap();
+        send(worker, libc::SIGCONT);
+        wait_until_tracked(&mut client, "accounts");
+        assert_clean(&mut client, "accounts");
+        assert_no_second_baseline(&mut client);
+    }
+}
+
+#[test]
+fn rows_that_are_frozen_before_they_have_their_turn_are_recorded_once() {
+    let (_cluster, mut client) = start_large(3000);
+    let worker = worker_pid(&mut client);
+    stop_between_transactions(&mut client, worker);
+    client.batch_execute(TRACK).unwrap();
+    client
+        .batch_execute(
+            "UPDATE accounts SET amount = -1 WHERE id % 10 = 1; DELETE FROM accounts WHERE id % 10 = 2;
+             INSERT INTO accounts SELECT n, n FROM generate_series(9001, 9100) n; UPDATE accounts SET id = 9101 WHERE id = 3",
+        )
+        .unwrap();
+    client.batch_execute("VACUUM FREEZE accounts").unwrap();
+    send(worker, libc::SIGCONT);
+    wait_until_tracked(&mut client, "accounts");
+    assert_clean(&mut client, "accounts");
+    let changed = "SELECT count(*) FROM ledger.entries WHERE metadata ? 'baseline' AND ((metadata->'key'->>'id')::int % 10 IN (1, 2) \
+                   OR (metadata->'key'->>'id')::int IN (3, 9101))";
+    assert_eq!(number(&mut client, changed), 0);
+}
+
+/// All rows stand elsewhere then, and with ALTER TABLE they have other numbers of transactions, and other columns.
+#[test]
+fn a_baseline_goes_on_in_a_table_that_is_written_anew() {
+    for rewrite in [
+        "ALTER TABLE accounts ALTER COLUMN amount TYPE bigint",
+        "ALTER TABLE accounts ADD COLUMN made timestamptz NOT NULL DEFAULT clock_timestamp()",
+        "CLUSTER accounts USING accounts_pkey",
+        "TRUNCATE accounts; INSERT INTO accounts SELECT n, n FROM generate_series(1, 100) n",
+    ] {
+        let (_cluster, mut client) = start_large(20_000);
+        client.batch_execute("SELECT ledger.track('accounts', with_signature => false, keep_image => true)").unwrap();
+        wait_for(&mut client, "(SELECT max(next_page) > 0 FROM ledger.baselines)");
+        client.batch_execute("BEGIN; LOCK TABLE accounts IN ACCESS EXCLUSIVE MODE").unwrap();
+        let is_complete = number(&mut client, "SELECT count(*) FROM ledger.baselines") == 0;
+        assert!(!is_complete, "the baseline was complete before it could be interrupted");
+        client.batch_execute(rewrite).unwrap();
+        let changes = "UPDATE accounts SET note = 'changed' WHERE id IN (1, 2, 20000); DELETE FROM accounts WHERE id IN (3, 19999); \
+                       UPDATE accounts SET id = id + 30000 WHERE id IN (4, 19998); INSERT INTO accounts VALUES (40000, 1)";
+        client.batch_execute(changes).unwrap();
+        client.batch_execute("COMMIT").unwrap();
+        client
+            .batch_execute(
+                &changes.replace("2, 20000", "5, 19997").replace("4, 19998", "6, 19996").replace("40000", "40001"),
+            )
+            .unwrap();
+        wait_until_tracked(&mut client, "accounts");
+        assert_clean(&mut client, "accounts");
+        assert_no_second_baseline(&mut client);
+    }
+}
+
+// ---- tables that have to wait -----------------------------------------------------------------------------------------------
+
+/// Processor time of a process, in clock ticks of 10 ms.
+fn cpu_ticks(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+const OTHERS: &str = "CREATE TABLE others AS SELECT * FROM accounts; ALTER TABLE others ADD PRIMARY KEY (id)";
+
+#[test]
+fn a_locked_table_keeps_neither_sealing_nor_other_tables_waiting() {
+    for lock in [
+        "LOCK TABLE accounts IN ACCESS EXCLUSIVE MODE",
+        "REINDEX TABLE accounts",
+        "ALTER INDEX accounts_pkey SET TABLESPACE pg_default",
+    ] {
+        let (cluster, mut client) = start_large(3000);
+        client.batch_execute(OTHERS).unwrap();
+        let worker = worker_pid(&mut client);
+        stop_between_transactions(&mut client, worker);
+        client.batch_execute(TRACK).unwrap();
+        client.batch_execute("SELECT ledger.track('others')").unwrap();
+        let mut locking = cluster.connect("postgres");
+        locking.batch_execute(&format!("BEGIN; {lock}")).unwrap();
+        send(worker, libc::SIGCONT);
+        wait_for(&mut client, "(SELECT count(*) = 1 FROM ledger.baselines)");
+        assert_eq!(value(&mut client, "SELECT relation::regclass FROM ledger.baselines"), "accounts");
+        seal(&mut client);
+        record(&mut client);
+        wait_until_sealed(&mut client);
+        let before = cpu_ticks(worker);
+        std::thread::sleep(std::time::Duration::from_secs(2));
+        let ticks = cpu_ticks(worker) - before;
+        assert!(ticks < 40, "the worker was busy for {ticks}0 ms of two seconds ({lock})");
+        locking.batch_execute("COMMIT").unwrap();
+        wait_until_tracked(&mut client, "accounts");
+        assert_clean(&mut client, "accounts");
+        assert_clean(&mut client, "others");
+    }
+}
+
+#[test]
+fn a_table_that_cannot_be_recorded_keeps_neither_sealing_nor_other_tables_waiting() {
+    let (cluster, mut client) = start_large(3000);
+    client.batch_execute(OTHERS).unwrap();
+    let worker = worker_pid(&mut client);
+    stop_between_transactions(&mut client, worker);
+    client.batch_execute("SELECT ledger.track('accounts', columns => '{note}')").unwrap();
+    client.batch_execute("SELECT ledger.track('others')").unwrap();
+    client.batch_execute("ALTER TABLE accounts RENAME COLUMN note TO remark").unwrap();
+    send(worker, libc::SIGCONT);
+    wait_until_tracked(&mut client, "others");
+    wait_for(&mut client, "(SELECT state = 'failing' FROM ledger.workers)");
+    record(&mut client);
+    wait_until_sealed(&mut client);
+    assert_clean(&mut client, "others");
+    cluster.wait_for_log("table public.accounts is tracked with a list of columns that names \"note\"");
+    client.batch_execute("SELECT ledger.track('accounts', columns => '{remark}')").unwrap();
+    wait_until_tracked(&mut client, "accounts");
+    assert_clean(&mut client, "accounts");
+    wait_until("the worker is well again", PATIENCE, || {
+        is_true(&mut client, "(SELECT state = 'running' FROM ledger.workers)")
+    });
+}
+
+// ---- who may say what is to be recorded -------------------------------------------------------------------------------------
+
+/// The worker signs what it finds in a table that is said to have been there before: nobody but track() says that.
+#[test]
+fn nobody_has_the_worker_record_what_was_not_recorded() {
+    let (cluster, mut client) = start_large(3000);
+    client.batch_execute(TRACK).unwrap();
+    wait_until_tracked(&mut client, "accounts");
+    client.batch_execute("CREATE ROLE loader LOGIN IN ROLE pg_write_all_data, ledger_auditor").unwrap();
+    client
+        .batch_execute(
+            "BEGIN; ALTER TABLE accounts DISABLE TRIGGER ALL; UPDATE accounts SET amount = 1000000 WHERE id = 5;
+             INSERT INTO accounts VALUES (9000, 1000000); ALTER TABLE accounts ENABLE ALWAYS TRIGGER ledger_record_change;
+             ALTER TABLE accounts ENABLE ALWAYS TRIGGER ledger_record_truncate; COMMIT",
+        )
+        .unwrap();
+    let mut loader = cluster.connect_as("loader", "postgres");
+    let forged = "INSERT INTO ledger.baselines (table_id, relation, horizon, tracked_by, tracked_at, next_page, page_count, row_count, \
+                  file_node, oldest_running) SELECT t.table_id, t.table_name, 4000000000, 1, now(), 0, 10000, 0, c.relfilenode, 0 \
+                  FROM (SELECT DISTINCT metadata->>'table_id' AS table_id, 'accounts'::regclass AS table_name \
+                        FROM ledger.entries WHERE entry_type = 'table_tracked') AS t JOIN pg_class AS c ON c.oid = t.table_name";
+    for (user, sql) in [
+        ("loader", forged),
+        ("loader", "UPDATE ledger.baselines SET tracked_at = now()"),
+        ("loader", "DELETE FROM ledger.baselines"),
+        ("postgres", forged),
+        ("postgres", "TRUNCATE ledger.baselines"),
+    ] {
+        let session = if user == "loader" { &mut loader } else { &mut client };
+        let outcome = session.batch_execute(sql);
+        let code = outcome.as_ref().err().and_then(|error| error.code().cloned());
+        assert_eq!(code, Some(SqlState::INSUFFICIENT_PRIVILEGE), "{user}: {sql}: {outcome:?}");
+    }
+    assert_eq!(problems(&mut client, "accounts"), ["{\"id\": 5} modified", "{\"id\": 9000} unrecorded"]);
 }

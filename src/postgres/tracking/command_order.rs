@@ -1,21 +1,31 @@
 //! When a change is said to have happened. Triggers fire at the end of their command, in the order of their names: what an
 //! application's own trigger (or a cascading foreign key) does to the same row may be recorded first, though it was done
-//! later. Within a transaction the numbers of commands tell the order, and times must not contradict them.
+//! later. Times must not contradict the order in which the row was changed.
+//!
+//! So a change is dated back where a later one of the same row has been recorded, and never else: what a command does to other rows
+//! before it gets at this one (in a BEFORE trigger, say, or while it waits for another transaction) says nothing of this one's order.
+//!
+//! Which change came next tells the row version that is left, by the number of the command that has ended it. What that command and
+//! later ones have recorded of any row was done when this change had been: commands run within others, each to its end. A time just
+//! before all of that is after whatever other transactions did to the row, for which this change has waited.
 
+use super::relation;
 use crate::ledger::record::Timestamp;
-use crate::postgres::tables;
-use pgrx::pg_sys::CommandId;
+use crate::postgres::tables::{self, Row, Table};
+use pgrx::pg_sys::{self, CommandId};
 use std::cell::RefCell;
 
 thread_local! {
-    /// The commands of this transaction that have recorded something, by their numbers, with the earliest time of each.
+    /// When commands of this transaction have recorded something: of each that stands here it is the earliest time of it and all
+    /// later ones. Commands whose time is that of a later one are left out, so both ascend.
     static COMMANDS: RefCell<Vec<(CommandId, i64)>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The time of a change that was made by this command: now, or before that of any later command.
-pub fn time_of(command: CommandId) -> Timestamp {
+/// The time of a change that was made by this command: now, or before that of the change that came next, if `next` is the command
+/// that made that.
+pub fn time_of(command: CommandId, next: Option<CommandId>) -> Timestamp {
     let now = tables::now();
-    let at = COMMANDS.with_borrow_mut(|commands| place(commands, command, now.micros()));
+    let at = COMMANDS.with_borrow_mut(|commands| place(commands, command, next, now.micros()));
     Timestamp::from_micros(at).unwrap_or(now)
 }
 
@@ -23,18 +33,59 @@ pub fn forget() {
     COMMANDS.with_borrow_mut(Vec::clear);
 }
 
-/// When a command records something, all later ones were part of it and are over: one time stands for them.
-fn place(commands: &mut Vec<(CommandId, i64)>, command: CommandId, now: i64) -> i64 {
-    let later = commands.partition_point(|(number, _)| *number <= command);
-    let earliest = commands[later..].iter().map(|(_, at)| *at).min();
-    if let Some(earliest) = earliest {
-        commands[later].1 = earliest;
-        commands.truncate(later + 1);
+fn place(commands: &mut Vec<(CommandId, i64)>, command: CommandId, next: Option<CommandId>, now: i64) -> i64 {
+    let earliest = next.and_then(|next| commands.get(first_from(commands, next)));
+    let at = earliest.map_or(now, |(_, earliest)| now.min(earliest - 1));
+    let behind = first_from(commands, command);
+    if commands.get(behind).is_some_and(|(_, known)| *known <= at) {
+        return at;
     }
-    let at = earliest.map_or(now, |earliest| now.min(earliest - 1));
-    match later.checked_sub(1).map(|own| &mut commands[own]) {
-        Some((number, first)) if *number == command => *first = at.min(*first),
-        _ => commands.insert(later, (command, at)),
-    }
+    let not_earlier = commands.partition_point(|(_, known)| *known < at);
+    let own = commands.get(behind).is_some_and(|(number, _)| *number == command);
+    commands.splice(not_earlier..behind + usize::from(own), [(command, at)]);
     at
+}
+
+/// Where those of this command and later ones begin.
+fn first_from(commands: &[(CommandId, i64)], command: CommandId) -> usize {
+    commands.partition_point(|(number, _)| *number < command)
+}
+
+/// The command of this transaction that has updated or deleted a row version, if one has.
+///
+/// # Safety
+/// The header of a row version that this transaction has made.
+pub unsafe fn ended_by(header: pg_sys::HeapTupleHeader) -> Option<CommandId> {
+    let infomask = u32::from((*header).t_infomask);
+    if infomask & (pg_sys::HEAP_XMAX_INVALID | pg_sys::HEAP_XMAX_LOCK_ONLY) != 0 {
+        return None;
+    }
+    let updater = match infomask & pg_sys::HEAP_XMAX_IS_MULTI {
+        0 => (*header).t_choice.t_heap.t_xmax,
+        _ => pg_sys::HeapTupleGetUpdateXid(header),
+    };
+    // Not if a savepoint was rolled back.
+    pg_sys::TransactionIdIsCurrentTransactionId(updater).then(|| pg_sys::HeapTupleHeaderGetCmax(header))
+}
+
+/// The first command that has put a row back under its key, if one has, after this command took it away.
+///
+/// # Safety
+/// A row of the table that this transaction has deleted, or given another key.
+pub unsafe fn put_back_by(table: &Table, row: &Row, command: CommandId) -> Option<CommandId> {
+    // Mostly nothing of a later command has been recorded, and so nothing been put back.
+    if COMMANDS.with_borrow(|commands| commands.last().is_none_or(|(last, _)| *last <= command)) {
+        return None;
+    }
+    let mut first = None;
+    let value_of = |name: &str| relation::position_of(table, name).and_then(|position| row.datum(position));
+    relation::each_version_of_key(table, value_of, |header| {
+        let writer = (*header).t_choice.t_heap.t_xmin;
+        if pg_sys::TransactionIdIsCurrentTransactionId(writer) {
+            let made_by = pg_sys::HeapTupleHeaderGetCmin(header);
+            let is_next = made_by > command && first.is_none_or(|first| made_by < first);
+            first = if is_next { Some(made_by) } else { first };
+        }
+    });
+    first
 }

@@ -1,6 +1,6 @@
 //! What is asked of one row or one table: its history, whether it is what was recorded, and the row itself if it is.
 
-use super::baseline;
+use super::baselines;
 use super::columns::{Column, Columns};
 use super::lost;
 use super::manage::as_owner;
@@ -384,7 +384,7 @@ fn require_baseline(target: pg_sys::Oid) -> Result<(), Failure> {
     // SAFETY: the relation is open.
     let options = unsafe { Options::of_relation(table.relation()) };
     let options = options.ok_or_else(|| verify_table::not_tracked(&table))?;
-    match baseline::progress(&options.table_id) {
+    match baselines::progress(&options.table_id) {
         None => Ok(()),
         Some((done, pages)) => Err(Failure::new(
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,

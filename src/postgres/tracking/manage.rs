@@ -1,6 +1,7 @@
 //! track() and untrack(): a table becomes provable, and stops being so.
 
 use super::baseline;
+use super::baselines;
 use super::metadata::Metadata;
 use super::options::{self, Coverage, Options, ROW_TRIGGER, TRUNCATE_TRIGGER};
 use super::plan;
@@ -98,7 +99,7 @@ fn untrack_table(target: pg_sys::Oid) -> Result<(), Failure> {
     drop(table);
     as_owner(|| {
         drop_triggers(target);
-        baseline::forget(&options.table_id);
+        baselines::forget(&options.table_id);
     });
     note(&Table::open_oid(target, pg_sys::NoLock), &options, "table_untracked")
 }

@@ -15,7 +15,7 @@
 //! | [`row_key`] | how a row is named |
 //! | [`record`], [`metadata`] | the triggers' functions, and what they say of a change |
 //! | [`command_order`] | the times of changes that one transaction makes to one row |
-//! | [`baseline`] | recording the rows that were there before |
+//! | [`baseline`], [`baselines`], [`horizon`] | recording the rows that were there before; what is left of it, and which rows they are |
 //! | [`partitions`] | rows that come and go with a partition |
 //! | [`versions`], [`version_runs`] | the entries about one row, and how they are found |
 //! | [`verify_row`] | one row against its entries |
@@ -24,9 +24,11 @@
 //! | [`lost`] | tables that are not tracked any more, though nobody has said so |
 
 pub mod baseline;
+pub mod baselines;
 pub mod columns;
 pub mod command_order;
 pub mod history;
+pub mod horizon;
 pub mod lost;
 pub mod manage;
 pub mod metadata;

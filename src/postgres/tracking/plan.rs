@@ -1,8 +1,9 @@
 //! What a session knows of a tracked table, so that nothing is looked up for a row: made once for each relation whose rows
 //! are written, and thrown away when Postgres says that the relation has changed.
 
-use super::baseline;
+use super::baselines;
 use super::columns::{Column, Columns};
+use super::horizon::Horizon;
 use super::options::{Coverage, Options};
 use super::relation::{self, TableColumn};
 use super::shape::Shape;
@@ -29,8 +30,8 @@ pub struct Plan {
     pub root: pg_sys::Oid,
     /// The relation is a partition of the tracked table.
     pub is_partition: bool,
-    /// While rows from before it was tracked are being recorded: row versions of transactions before this one are such.
-    pub baseline_horizon: Option<pg_sys::TransactionId>,
+    /// While rows from before it was tracked are being recorded: what tells them from others.
+    pub baseline_horizon: Option<Horizon>,
 }
 
 thread_local! {
@@ -96,7 +97,7 @@ impl Plan {
         let covered = |column: &&TableColumn| is_covered(&options.coverage, &key_names, column);
         let columns = Columns::new(live.iter().filter(covered).map(encode).collect::<Result<_, _>>()?);
         let shape = Shape::of(of_root.into_iter().filter(|column| covered(&column)))?;
-        let baseline_horizon = baseline::pending_horizon(table, &options.table_id);
+        let baseline_horizon = baselines::pending_horizon(table, &options.table_id);
         let name = relation::qualified_name(root);
         let root = relation::oid(root);
         let is_partition = root != relation::oid(table);

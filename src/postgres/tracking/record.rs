@@ -2,6 +2,7 @@
 
 use super::columns;
 use super::command_order;
+use super::horizon::{self, HasEntry, Horizon};
 use super::metadata::Metadata;
 use super::options::{Coverage, Options};
 use super::partitions;
@@ -32,10 +33,14 @@ pub unsafe extern "C-unwind" fn ledger_record_change(fcinfo: pg_sys::FunctionCal
     let row = table.deform(data.tg_trigtuple);
     let header = (*data.tg_trigtuple).t_data;
     or_raise(match data.tg_event & TRIGGER_EVENT_OPMASK {
-        TRIGGER_EVENT_INSERT => record_insert(&plan, &row, command_order::time_of(inserting_command(header))),
-        TRIGGER_EVENT_UPDATE => record_update(&plan, &row, &table.deform(data.tg_newtuple), header),
+        TRIGGER_EVENT_INSERT => {
+            let at = command_order::time_of(inserting_command(header), command_order::ended_by(header));
+            record_insert(&plan, &row, at)
+        }
+        TRIGGER_EVENT_UPDATE => record_update(&plan, &table, &row, data),
         TRIGGER_EVENT_DELETE => {
-            let at = command_order::time_of(deleting_command(header));
+            let command = deleting_command(header);
+            let at = command_order::time_of(command, command_order::put_back_by(&table, &row, command));
             record_delete(&plan, &row, at, plan.precedes_baseline(header))
         }
         _ => Ok(()),
@@ -86,14 +91,18 @@ fn record_insert(plan: &Plan, row: &Row, at: Timestamp) -> Result<(), Failure> {
 }
 
 /// # Safety
-/// `header` is that of the old row version, which this transaction has updated.
-unsafe fn record_update(plan: &Plan, old: &Row, new: &Row, header: pg_sys::HeapTupleHeader) -> Result<(), Failure> {
-    let (before, after) = (columns::object(&plan.columns, old)?, columns::object(&plan.columns, new)?);
-    let (old_key, key) = (RowKey::of(plan, old)?, RowKey::of(plan, new)?);
+/// `data` is of an UPDATE trigger of the table, `old` the row that it has changed.
+unsafe fn record_update(plan: &Plan, table: &Table, old: &Row, data: &pg_sys::TriggerData) -> Result<(), Failure> {
+    let new = table.deform(data.tg_newtuple);
+    let (before, after) = (columns::object(&plan.columns, old)?, columns::object(&plan.columns, &new)?);
+    let (old_key, key) = (RowKey::of(plan, old)?, RowKey::of(plan, &new)?);
     // Only columns that are not covered have changed.
     if before == after && !plan.covers_all() {
         return Ok(());
     }
+    let header = (*data.tg_trigtuple).t_data;
+    let command = deleting_command(header);
+    let mut next = command_order::ended_by((*data.tg_newtuple).t_data);
     let mut metadata = Metadata::of(plan)?
         .image("before", &before)
         .image("after", &after)
@@ -102,8 +111,10 @@ unsafe fn record_update(plan: &Plan, old: &Row, new: &Row, header: pg_sys::HeapT
         .precedes_baseline(plan.precedes_baseline(header));
     if old_key != key {
         metadata = metadata.old_row_key(&old_key);
+        let put_back = command_order::put_back_by(table, old, command);
+        next = next.into_iter().chain(put_back).min();
     }
-    plan.record(Operation::Update, &after, metadata, command_order::time_of(deleting_command(header)))
+    plan.record(Operation::Update, &after, metadata, command_order::time_of(command, next))
 }
 
 fn record_delete(plan: &Plan, row: &Row, at: Timestamp, precedes_baseline: bool) -> Result<(), Failure> {
@@ -153,8 +164,8 @@ impl Plan {
     /// # Safety
     /// The header of a row version of this relation.
     pub unsafe fn precedes_baseline(&self, header: pg_sys::HeapTupleHeader) -> bool {
-        let xmin = (*header).t_choice.t_heap.t_xmin;
-        self.baseline_horizon.is_some_and(|horizon| pg_sys::TransactionIdPrecedes(xmin, horizon))
+        let has_entry = |horizon: Horizon| horizon.has_entry(header, horizon::next_transaction());
+        self.baseline_horizon.is_some_and(|horizon| has_entry(horizon) != HasEntry::Yes)
     }
 
     fn record(&self, operation: Operation, data: &str, metadata: Metadata, at: Timestamp) -> Result<(), Failure> {

@@ -118,6 +118,12 @@ pub fn oid(table: &Table) -> pg_sys::Oid {
     unsafe { (*table.relation()).rd_id }
 }
 
+/// The file of its rows. Another one means that they were written anew.
+pub fn file_node(table: &Table) -> pg_sys::Oid {
+    // SAFETY: the relation is open.
+    unsafe { (*(*table.relation()).rd_rel).relfilenode }
+}
+
 /// With its schema, quoted where it must be.
 pub fn qualified_name(table: &Table) -> String {
     // SAFETY: the relation is open; the look-up gives a copy, or null where the schema is gone.
@@ -321,14 +327,55 @@ unsafe fn equality_strategy(access_method: pg_sys::Oid, family: pg_sys::Oid) -> 
     }
 }
 
+/// Gives `each` the header of every row version with this key, whoever made it, and whether it is still there or not.
+///
 /// # Safety
-/// The index is one of the table's, open; the conditions are on its columns, and the snapshot registered or active.
+/// As [`find_by_key`].
+pub unsafe fn each_version_of_key(
+    table: &Table,
+    value_of: impl Fn(&str) -> Option<pg_sys::Datum>,
+    mut each: impl FnMut(pg_sys::HeapTupleHeader),
+) {
+    let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+    let index = pg_sys::index_open(table.primary_key(), lock);
+    if let Some(conditions) = conditions(table, index, value_of) {
+        scan_index(table, index, conditions, &raw mut pg_sys::SnapshotAnyData, |slot| {
+            let mut is_copy = false;
+            let tuple = pg_sys::ExecFetchSlotHeapTuple(slot, false, &mut is_copy);
+            each((*tuple).t_data);
+            true
+        });
+    }
+    pg_sys::index_close(index, lock);
+}
+
+/// # Safety
+/// As [`scan_index`].
 unsafe fn find_by_index(
+    table: &Table,
+    index: pg_sys::Relation,
+    conditions: Vec<Condition>,
+    snapshot: pg_sys::Snapshot,
+) -> Option<pg_sys::ItemPointerData> {
+    let mut place = None;
+    scan_index(table, index, conditions, snapshot, |slot| {
+        place = Some((*slot).tts_tid);
+        false
+    });
+    place
+}
+
+/// Gives `each` the row versions that meet the conditions, until it says false.
+///
+/// # Safety
+/// The index is one of the table's, open; the conditions are on its columns, and the snapshot registered, active or static.
+unsafe fn scan_index(
     table: &Table,
     index: pg_sys::Relation,
     mut conditions: Vec<Condition>,
     snapshot: pg_sys::Snapshot,
-) -> Option<pg_sys::ItemPointerData> {
+    mut each: impl FnMut(*mut pg_sys::TupleTableSlot) -> bool,
+) {
     let count = conditions.len() as i32;
     let mut keys: Vec<pg_sys::ScanKeyData> = conditions.iter().map(|condition| condition.key).collect();
     #[cfg(feature = "pg18")]
@@ -337,15 +384,15 @@ unsafe fn find_by_index(
     let scan = pg_sys::index_beginscan(table.relation(), index, snapshot, count, 0);
     pg_sys::index_rescan(scan, keys.as_mut_ptr(), count, std::ptr::null_mut(), 0);
     let slot = pg_sys::table_slot_create(table.relation(), std::ptr::null_mut());
-    let mut place = None;
-    while place.is_none() && pg_sys::index_getnext_slot(scan, pg_sys::ScanDirection::ForwardScanDirection, slot) {
+    while pg_sys::index_getnext_slot(scan, pg_sys::ScanDirection::ForwardScanDirection, slot) {
         // Some indexes give what may be equal: those of network addresses, say.
         let is_it = !(*scan).xs_recheck || conditions.iter_mut().all(|condition| condition.holds(slot));
-        place = is_it.then(|| (*slot).tts_tid);
+        if is_it && !each(slot) {
+            break;
+        }
     }
     pg_sys::ExecDropSingleTupleTableSlot(slot);
     pg_sys::index_endscan(scan);
-    place
 }
 
 impl Condition {

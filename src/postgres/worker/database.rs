@@ -1,5 +1,6 @@
 //! The worker of one database: seals, sees to the mirror, and otherwise sleeps.
 
+use super::baselines::Baselines;
 use super::keeper::Keeper;
 use super::pace::Pace;
 use crate::postgres::blocks::{self, Batch, Extent};
@@ -13,7 +14,6 @@ use crate::postgres::mirror::shared::Request;
 use crate::postgres::settings::{self, MirrorMode};
 use crate::postgres::shared::{shared, DatabaseSlot, PendingCount, Shared, WorkerState};
 use crate::postgres::tables::{self, Table};
-use crate::postgres::tracking::baseline;
 use crate::postgres::vacated::Vacated;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::{pg_guard, pg_sys, FromDatum, PgTryBuilder};
@@ -148,6 +148,7 @@ fn describe(error: &CaughtError) -> String {
 struct Worker {
     mirror: Mirror,
     keeper: Keeper,
+    baselines: Baselines,
     /// It was made sure that the ledger is this database's own.
     is_own: bool,
     /// Where to start looking for pending entries; behind it there is most likely nothing.
@@ -169,11 +170,10 @@ struct Worker {
 impl Worker {
     fn new(shared: &'static Shared, slot: &'static DatabaseSlot) -> Self {
         let mirror = Mirror { shared, slot };
-        // The one before may have ended in the middle of one.
-        slot.baselines.store(true, Ordering::Release);
         Worker {
             mirror,
             keeper: Keeper::new(mirror),
+            baselines: Baselines::new(slot),
             is_own: false,
             resume_page: 0,
             vacated: Vacated::default(),
@@ -231,7 +231,8 @@ impl Worker {
                     pgrx::log!("pg_notary worker goes on");
                 }
                 self.backoff = FIRST_BACKOFF;
-                self.set_state(WorkerState::Running);
+                let is_failing = self.baselines.is_failing();
+                self.set_state(if is_failing { WorkerState::Failing } else { WorkerState::Running });
                 if std::mem::take(&mut self.look_again) | self.keeper.take_has_waited() {
                     return Some(0);
                 }
@@ -259,7 +260,8 @@ impl Worker {
         let recount = self.recount_at.map(|at| milliseconds(at.saturating_duration_since(Instant::now())));
         let next = due.into_iter().chain(recount).chain(rest.filter(|_| self.has_full_block())).min();
         // Nothing is sealed before the rest is over.
-        next.map(|next| next.max(rest.unwrap_or(0))).into_iter().chain(self.keeper.until_next()).min()
+        let next = next.map(|next| next.max(rest.unwrap_or(0)));
+        next.into_iter().chain(self.keeper.until_next()).chain(self.baselines.until_next()).min()
     }
 
     fn has_full_block(&self) -> bool {
@@ -305,16 +307,8 @@ impl Worker {
 
     /// Records some rows of a table that has been tracked since they were written.
     fn record_baseline(&mut self) -> Result<(), String> {
-        if !self.slot().baselines.swap(false, Ordering::AcqRel) {
-            return Ok(());
-        }
-        let recorded = in_transaction(baseline::record_batch);
-        // Only ever set again here: a table that was tracked meanwhile has set it too.
-        if recorded != Ok(false) {
-            self.slot().baselines.store(true, Ordering::Release);
-        }
-        self.look_again |= recorded == Ok(true);
-        recorded.map(|_| ())
+        self.look_again |= self.baselines.work()?;
+        Ok(())
     }
 
     /// A database that was copied by CREATE DATABASE ... TEMPLATE has its original's ledger in it. From here on the two are

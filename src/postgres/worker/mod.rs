@@ -10,6 +10,7 @@
 //! CREATE EXTENSION takes a slot and wakes the launcher when it commits. DROP EXTENSION wakes the worker, which looks and
 //! leaves. Commands that need a database for themselves pause its worker first (see [`commands`]).
 
+mod baselines;
 pub mod commands;
 pub mod database;
 mod keeper;

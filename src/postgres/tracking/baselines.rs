@@ -1,0 +1,131 @@
+//! `ledger.baselines`: the tables of which the worker has still to record rows. It goes by what stands there, and signs what it
+//! records, so this is written below the executor, and the triggers refuse every statement: see [`tables`].
+
+use super::horizon::Horizon;
+use super::relation;
+use crate::postgres::tables::{self, LatestSnapshot, Row, Table, TableScan};
+use pgrx::{pg_sys, IntoDatum};
+
+/// A relation whose rows are not all recorded.
+pub struct Baseline {
+    pub table_id: String,
+    pub relation: pg_sys::Oid,
+    pub horizon: Horizon,
+    pub next_page: u32,
+    pub page_count: u32,
+    pub row_count: i64,
+    /// Where the pages are: in another file the rows stand elsewhere.
+    pub file_node: pg_sys::Oid,
+}
+
+impl Baseline {
+    fn from_row(row: &Row) -> Baseline {
+        let number = |column| row.get::<i64>(column).unwrap_or_default();
+        Baseline {
+            table_id: row.get(0).unwrap_or_default(),
+            relation: row.get(1).unwrap_or(pg_sys::InvalidOid),
+            horizon: Horizon {
+                xid: number(2) as u64,
+                by: number(3) as u64,
+                at: row.timestamp(4).unwrap_or_default(),
+                oldest_running: number(9) as u64,
+            },
+            next_page: number(5) as u32,
+            page_count: number(6) as u32,
+            row_count: number(7),
+            file_node: row.get(8).unwrap_or(pg_sys::InvalidOid),
+        }
+    }
+
+    fn columns(&self) -> [Option<pg_sys::Datum>; 10] {
+        [
+            self.table_id.as_str().into_datum(),
+            self.relation.into_datum(),
+            (self.horizon.xid as i64).into_datum(),
+            (self.horizon.by as i64).into_datum(),
+            tables::timestamp_to_postgres(self.horizon.at).into_datum(),
+            i64::from(self.next_page).into_datum(),
+            i64::from(self.page_count).into_datum(),
+            self.row_count.into_datum(),
+            self.file_node.into_datum(),
+            (self.horizon.oldest_running as i64).into_datum(),
+        ]
+    }
+
+    fn is_of(&self, table_id: &str, relation: pg_sys::Oid) -> bool {
+        self.table_id == table_id && self.relation == relation
+    }
+
+    pub fn add(&self) {
+        Table::open("baselines", pg_sys::RowExclusiveLock).insert(&self.columns());
+    }
+
+    /// Puts this in the place of what is there about the relation.
+    pub fn store(&self) {
+        let table = Table::open("baselines", pg_sys::RowExclusiveLock);
+        for (mut tid, _) in select(&table, |other| other.is_of(&self.table_id, self.relation)) {
+            table.update(&mut tid, &self.columns());
+        }
+    }
+
+    /// Nothing is left to be recorded.
+    pub fn remove(&self) {
+        delete(|other| other.is_of(&self.table_id, self.relation));
+    }
+}
+
+/// All there are, those of the table that was tracked first before the others.
+pub fn all() -> Vec<Baseline> {
+    let mut all = of(|_| true);
+    all.sort_by_key(|baseline| (baseline.horizon.at, baseline.relation.to_u32()));
+    all
+}
+
+/// That of a relation, if it is not complete.
+pub fn find(table_id: &str, relation: pg_sys::Oid) -> Option<Baseline> {
+    of(|baseline| baseline.is_of(table_id, relation)).pop()
+}
+
+/// How many pages of a table have had their turn, and of how many; `None` if all rows are recorded.
+pub fn progress(table_id: &str) -> Option<(i64, i64)> {
+    let own = of(|baseline| baseline.table_id == table_id);
+    let sum = |count: fn(&Baseline) -> u32| own.iter().map(|baseline| i64::from(count(baseline))).sum();
+    (!own.is_empty()).then(|| (sum(|own| own.next_page), sum(|own| own.page_count)))
+}
+
+/// Row versions from before this may have no entries, as the worker has still to record some.
+pub fn pending_horizon(table: &Table, table_id: &str) -> Option<Horizon> {
+    let baseline = find(table_id, relation::oid(table))?;
+    let is_where_it_was = baseline.file_node == relation::file_node(table);
+    Some(if is_where_it_was { baseline.horizon } else { baseline.horizon.erased() })
+}
+
+pub fn forget(table_id: &str) {
+    delete(|baseline| baseline.table_id == table_id);
+}
+
+fn of(is_wanted: impl Fn(&Baseline) -> bool) -> Vec<Baseline> {
+    let table = Table::open("baselines", pg_sys::AccessShareLock);
+    select(&table, is_wanted).into_iter().map(|(_, baseline)| baseline).collect()
+}
+
+fn delete(is_wanted: impl Fn(&Baseline) -> bool) {
+    let table = Table::open("baselines", pg_sys::RowExclusiveLock);
+    for (mut tid, _) in select(&table, is_wanted) {
+        table.delete(&mut tid);
+    }
+}
+
+fn select(table: &Table, is_wanted: impl Fn(&Baseline) -> bool) -> Vec<(pg_sys::ItemPointerData, Baseline)> {
+    let snapshot = LatestSnapshot::take();
+    let mut scan = TableScan::start(table, &snapshot, 0);
+    let mut found = Vec::new();
+    while let Some(tuple) = scan.next() {
+        let baseline = Baseline::from_row(&table.deform(tuple));
+        if is_wanted(&baseline) {
+            // SAFETY: the scan's tuple is good until the next.
+            found.push((unsafe { (*tuple).t_self }, baseline));
+        }
+    }
+    found
+}

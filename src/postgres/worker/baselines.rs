@@ -1,0 +1,88 @@
+//! Recording the rows that were there before their tables were tracked, between the rest of the worker's work: a batch at a time, of
+//! the first table that can have one. A table that is locked, or cannot be recorded, is in nobody's way.
+
+use super::database::in_transaction;
+use crate::postgres::shared::DatabaseSlot;
+use crate::postgres::tracking::baseline::{self, Turn};
+use crate::postgres::tracking::baselines;
+use pgrx::pg_sys;
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// How soon a table that was locked is tried again.
+const LOCKED_RETRY: Duration = Duration::from_secs(1);
+/// How soon one is that could not be recorded.
+const FAILED_RETRY: Duration = Duration::from_secs(10);
+
+pub(super) struct Baselines {
+    slot: &'static DatabaseSlot,
+    /// When there is something to do again, if nobody says so before.
+    due: Option<Instant>,
+    /// Tables that have to wait.
+    waiting: HashMap<pg_sys::Oid, Wait>,
+}
+
+struct Wait {
+    until: Instant,
+    /// Why it could not be recorded; `None` if it was locked.
+    cause: Option<String>,
+}
+
+impl Baselines {
+    pub fn new(slot: &'static DatabaseSlot) -> Baselines {
+        // The worker before may have ended in the middle of one.
+        slot.baselines.store(true, Ordering::Release);
+        Baselines { slot, due: None, waiting: HashMap::new() }
+    }
+
+    /// Whether some table cannot be recorded.
+    pub fn is_failing(&self) -> bool {
+        self.waiting.values().any(|wait| wait.cause.is_some())
+    }
+
+    /// Milliseconds until there is something to do.
+    pub fn until_next(&self) -> Option<i64> {
+        self.due.map(|due| due.saturating_duration_since(Instant::now()).as_millis() as i64 + 1)
+    }
+
+    /// Records some rows, if any are left. Whether there is more to be done at once.
+    pub fn work(&mut self) -> Result<bool, String> {
+        let has_begun = self.slot.baselines.swap(false, Ordering::AcqRel);
+        if !has_begun && self.due.is_none_or(|due| due > Instant::now()) {
+            return Ok(false);
+        }
+        // Stays so if what follows fails.
+        self.due = Some(Instant::now() + LOCKED_RETRY);
+        let left = in_transaction(baselines::all)?;
+        self.waiting.retain(|relation, _| left.iter().any(|baseline| baseline.relation == *relation));
+        let has_taken = left.iter().any(|baseline| self.give_turn(&baseline.table_id, baseline.relation));
+        self.due = match has_taken {
+            true => Some(Instant::now()),
+            false => self.waiting.values().map(|wait| wait.until).min(),
+        };
+        Ok(has_taken)
+    }
+
+    /// Whether the table has taken its turn.
+    fn give_turn(&mut self, table_id: &str, relation: pg_sys::Oid) -> bool {
+        let before = self.waiting.get(&relation);
+        if before.is_some_and(|wait| wait.until > Instant::now()) {
+            return false;
+        }
+        let (retry, cause) = match in_transaction(|| baseline::record_batch(table_id, relation)) {
+            Ok(Turn::Taken) => {
+                self.waiting.remove(&relation);
+                return true;
+            }
+            Ok(Turn::Locked) => (LOCKED_RETRY, before.and_then(|wait| wait.cause.clone())),
+            Err(cause) => (FAILED_RETRY, Some(cause)),
+        };
+        let said_before = before.and_then(|wait| wait.cause.as_ref());
+        if let Some(cause) = cause.as_ref().filter(|cause| said_before != Some(*cause)) {
+            pgrx::log!("pg_notary worker cannot record the rows of a tracked table: {cause}; it tries again by itself");
+        }
+        self.waiting.insert(relation, Wait { until: Instant::now() + retry, cause });
+        false
+    }
+}
