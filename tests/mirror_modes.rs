@@ -13,32 +13,12 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-/// Switches the mode and waits until the worker has taken it up.
-#[track_caller]
-fn switch(client: &mut Client, mode: &str) {
-    set(client, "ledger.mirror_mode", mode);
-    let state = if mode == "off" { "off" } else { "attached" };
-    wait_for(client, &format!("(SELECT mode = '{mode}' AND state = '{state}' FROM ledger.mirror_status)"));
-}
-
 #[track_caller]
 fn wait_for_no_lag(client: &mut Client) {
     wait_for(
         client,
         "(SELECT state = 'attached' AND lag_entries = 0 AND lag_bytes = 0 AND lag_age IS NULL FROM ledger.mirror_status)",
     );
-}
-
-/// Everything is sealed, in the file, and in it once.
-#[track_caller]
-fn assert_complete(client: &mut Client) {
-    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
-    wait_until_sealed(client);
-    wait_for(client, "(SELECT last_block = (SELECT max(block_number) FROM ledger.blocks) FROM ledger.mirror_status)");
-    let path = file(client);
-    assert_eq!(ids_in_file(&path), ids_in_table(client));
-    assert_eq!(of_type(&lines(&path), "entry").len(), ids_in_table(client).len(), "an entry stands in the file twice");
-    assert_intact(client);
 }
 
 #[test]

@@ -169,8 +169,13 @@ pub fn seal_batch(extent: Extent, from_page: u32) -> Result<Batch, Failure> {
         .execute()?;
     if !batch.blocks.is_empty() {
         transaction::note_sealed(batch.sealed());
-        // SAFETY: makes this batch visible to the next one of the same transaction.
-        unsafe { pg_sys::CommandCounterIncrement() };
+        // SAFETY: makes this batch visible to the next one of the same transaction; and sets a flag of it. The next sealer
+        // writes the blocks' lines as soon as it sees them committed: with synchronous_commit off, a crash could still take
+        // the blocks back then.
+        unsafe {
+            pg_sys::CommandCounterIncrement();
+            pg_sys::ForceSyncCommit();
+        }
     }
     Ok(batch)
 }

@@ -173,6 +173,14 @@ pub fn wait_until_attached(client: &mut Client) {
     wait_for(client, "(SELECT state = 'attached' FROM ledger.mirror_status)");
 }
 
+/// Switches the mode and waits until the worker has taken it up.
+#[track_caller]
+pub fn switch(client: &mut Client, mode: &str) {
+    set(client, "ledger.mirror_mode", mode);
+    let state = if mode == "off" { "off" } else { "attached" };
+    wait_for(client, &format!("(SELECT mode = '{mode}' AND state = '{state}' FROM ledger.mirror_status)"));
+}
+
 // ---- the file ---------------------------------------------------------------------------------------------------------
 
 /// The mirror file of this session's database.
@@ -266,6 +274,18 @@ pub fn assert_intact(client: &mut Client) {
     assert_eq!(status, 0, "{report:#}");
     assert!(ids_in_table(client) == ids_in_file(&path), "the table and the file hold different entries");
     assert_no_gaps(client);
+}
+
+/// Everything is sealed, in the file, and in it once.
+#[track_caller]
+pub fn assert_complete(client: &mut Client) {
+    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
+    wait_until_sealed(client);
+    wait_for(client, "(SELECT last_block = (SELECT max(block_number) FROM ledger.blocks) FROM ledger.mirror_status)");
+    let path = file(client);
+    assert_eq!(ids_in_file(&path), ids_in_table(client));
+    assert_eq!(of_type(&lines(&path), "entry").len(), ids_in_table(client).len(), "an entry stands in the file twice");
+    assert_intact(client);
 }
 
 /// Block numbers and leaf indexes are 1, 2, 3 ... and 0, 1, 2 ..., and blocks follow each other.

@@ -374,22 +374,31 @@ impl Mirror {
         }
     }
 
+    /// Lets those who append come to the end. A worker that takes over from one that was terminated lets at least a round come
+    /// to the end that somebody is at.
     fn let_finish(&self) {
-        {
+        let was_attached = {
             let mut fields = self.lock();
-            if fields.attachment != Attachment::Attached {
-                return;
+            let was_attached = fields.attachment == Attachment::Attached;
+            if was_attached {
+                fields.attachment = Attachment::Repairing;
             }
-            fields.attachment = Attachment::Repairing;
-        }
+            was_attached
+        };
         let deadline = Instant::now() + FINISH_DEADLINE;
         loop {
             {
                 let mut fields = self.lock();
-                let is_done = !fields.has_work() && !fields.writing && fields.appending == 0;
-                if is_done || fields.attachment != Attachment::Repairing || Instant::now() > deadline {
-                    // Under the same lock: nobody comes in between.
-                    fields.attachment = Attachment::Detached;
+                let is_done = match was_attached {
+                    true => !fields.has_work() && !fields.writing && fields.appending == 0,
+                    false => !fields.writing || fields.writes_for() > FINISH_DEADLINE,
+                };
+                let is_taken = was_attached && fields.attachment != Attachment::Repairing;
+                if is_done || is_taken || Instant::now() > deadline {
+                    if was_attached {
+                        // Under the same lock: nobody comes in between.
+                        fields.attachment = Attachment::Detached;
+                    }
                     break;
                 }
             }

@@ -110,12 +110,14 @@ fn try_attach(mirror: &Mirror, how: How) -> Result<Attached, Failure> {
 
     settle::append_void(mirror, &judged.uncommitted, "not committed")?;
     let mut in_file = judged.recorded;
-    catch_up::append_missing(mirror, &mut in_file)?;
     let known = tail.open.iter().map(|line| (line.entry_id, line.range)).collect();
+    // First those that are prepared: who is committed meanwhile is then found by the look at what is pending, or has its lines.
     catch_up::append_prepared(mirror, &known, &mut in_file, HashSet::new)?;
+    catch_up::append_missing(mirror, &mut in_file)?;
     void_undone(mirror, &tail.open, &judged.uncommitted);
     mirror.lock().attachment = Attachment::Attached;
-    remembered::remember(mirror, None, Some(attachment));
+    // Another file may stand there than the one that the settled place was of, or one of another layout.
+    remembered::remember(mirror, tail.settled, Some(attachment));
     mirror.slot.lag.take_off(lag);
     Ok(Attached { _file: opened, in_file })
 }

@@ -64,6 +64,9 @@ pub fn append_missing() -> Result<(), Failure> {
     if !is_waited_for() {
         return Ok(());
     }
+    // While the lock was waited for, somebody may have sealed and committed entries that have no line yet. A transaction keeps
+    // the mode that it began in.
+    check_not_behind()?;
     let mirror = database::mirror()?;
     // Also raises what is wrong with the file, once the worker has tried it again.
     if mirror.append(&mut LineBuffer::new(), Goal::Written)? {

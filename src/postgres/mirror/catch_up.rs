@@ -142,26 +142,35 @@ pub fn append_prepared(
     if open.is_empty() {
         return Ok(());
     }
+    let mut lines = LineBuffer::new();
+    let (mut placed, mut appended) = (Vec::new(), HashSet::new());
     for (xid, entry) in prepared_entries(&open) {
-        let range = match known.get(&entry.entry_id) {
-            Some(range) => *range,
-            None => append_one(mirror, &entry)?,
-        };
-        // Once it is decided, its lines are not appended again.
-        in_file.insert(entry.entry_id);
-        prepared::note_for(mirror, xid, range)?;
+        match known.get(&entry.entry_id) {
+            Some(range) => prepared::note_for(mirror, xid, *range)?,
+            None => {
+                lines.push(|out| entry.write_line(out));
+                appended.insert(xid);
+            }
+        }
+        placed.push(entry.entry_id);
     }
+    let range = append_together(mirror, lines)?;
+    appended.into_iter().try_for_each(|xid| prepared::note_for(mirror, xid, range))?;
+    // Once they are decided, their lines are not appended again.
+    in_file.extend(placed);
     Ok(())
 }
 
-fn append_one(mirror: &Mirror, entry: &Entry) -> Result<FileRange, Failure> {
-    let mut lines = LineBuffer::new();
-    lines.push(|out| entry.write_line(out));
-    let length = lines.len();
-    let Some(end) = mirror.append_own(lines)? else {
-        return Err(mirror.failure("The mirror has been switched off."));
-    };
-    Ok(FileRange { from: end.saturating_sub(length), to: end })
+/// Appends lines; gives where they stand, with those of others between them perhaps.
+fn append_together(mirror: &Mirror, lines: LineBuffer) -> Result<FileRange, Failure> {
+    let from = mirror.lock().end();
+    if lines.is_empty() {
+        return Ok(FileRange { from, to: from });
+    }
+    match mirror.append_own(lines)? {
+        Some(to) => Ok(FileRange { from, to }),
+        None => Err(mirror.failure("The mirror has been switched off.")),
+    }
 }
 
 /// The entries of prepared transactions, with the transaction. They are visible to nobody but whoever looks at rows whose

@@ -8,11 +8,11 @@
 use super::append::Mirror;
 use super::file::{self, Trouble};
 use super::round::{Done, Failed, Round};
-use super::shared::{Attachment, FileIdentity, FixedText, LockedMirror};
+use super::shared::{Attachment, FileIdentity, LockedMirror};
 use pgrx::pg_sys;
 use std::cell::{Cell, RefCell};
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 thread_local! {
     /// The file as this process has it open since an earlier commit: to open it for each takes longer than to write a line.
@@ -23,6 +23,7 @@ thread_local! {
 
 struct OpenFile {
     file: File,
+    path: PathBuf,
     identity: FileIdentity,
     /// A descriptor from before a failure would report it once more.
     failures: u64,
@@ -41,7 +42,6 @@ pub fn prepare() {
 pub struct Led {
     round: Round,
     identity: FileIdentity,
-    path: FixedText<1024>,
     failures: u64,
 }
 
@@ -58,7 +58,7 @@ impl Led {
         }
         let mut round = Round::begin(fields, mirror.slot, false);
         round.is_led = true;
-        Some(Led { round, identity: fields.identity, path: fields.path, failures: fields.failures })
+        Some(Led { round, identity: fields.identity, failures: fields.failures })
     }
 
     /// Does the round; one of those who have come meanwhile does the next.
@@ -76,20 +76,23 @@ impl Led {
     }
 
     fn write(&self, mirror: &Mirror) -> Result<(Done, OpenFile), Failed> {
-        let path = PathBuf::from(self.path.get());
         let untouched = Failed::keeping(self.round.safe());
-        let open = self.open(&path).map_err(&untouched)?;
-        file::check_unchanged(&path, self.identity, self.round.written, self.round.stamp).map_err(&untouched)?;
-        let done = self.round.work(mirror.slot, &open.file, &path)?;
+        let open = self.open(mirror).map_err(&untouched)?;
+        let (written, stamp) = (self.round.written, self.round.stamp);
+        file::check_unchanged(&open.path, self.identity, written, stamp).map_err(&untouched)?;
+        let done = self.round.work(mirror.slot, &open.file, &open.path)?;
         Ok((done, open))
     }
 
-    fn open(&self, path: &Path) -> Result<OpenFile, Trouble> {
+    fn open(&self, mirror: &Mirror) -> Result<OpenFile, Trouble> {
         let (identity, failures) = (self.identity, self.failures);
         let kept = KEPT.take().filter(|kept| (kept.identity, kept.failures) == (identity, failures));
-        match kept {
-            Some(kept) => Ok(kept),
-            None => Ok(OpenFile { file: file::open_attached(path, identity)?, identity, failures }),
+        if let Some(kept) = kept {
+            return Ok(kept);
         }
+        // If it is that of another file by now, that file is not the one that is expected.
+        let path = mirror.lock().path;
+        let path = PathBuf::from(path.get());
+        Ok(OpenFile { file: file::open_attached(&path, identity)?, path, identity, failures })
     }
 }

@@ -5,9 +5,11 @@
 
 use super::rounds::{Ended, Rounds};
 use crate::postgres::shared::{DatabaseSlot, LockGuard, Shared};
+use crate::postgres::tables;
 use pgrx::pg_sys;
 use std::cell::UnsafeCell;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 /// Bytes that can wait for the next round. A few hundred commits of one entry; more only makes the groups larger.
 pub const RING_BYTES: usize = 256 * 1024;
@@ -226,6 +228,12 @@ impl MirrorFields {
 
     pub fn room(&self) -> usize {
         RING_BYTES - (self.head - self.tail) as usize
+    }
+
+    /// How long whoever is at the file has been there.
+    pub fn writes_for(&self) -> Duration {
+        let now = tables::timestamp_to_postgres(tables::now());
+        Duration::from_micros((now - self.writing_since).max(0) as u64)
     }
 
     /// What is to be said of the file now, if there is something.

@@ -1,7 +1,7 @@
 //! Reading the file at the start: what it says that the database does not know to be settled.
 
 use super::append::FileRange;
-use super::remembered::Remembered;
+use super::remembered::{Remembered, Settled};
 use super::settle;
 use crate::ledger::log_tree::leaf_hash;
 use crate::ledger::record::Record;
@@ -37,6 +37,8 @@ pub struct Tail {
     /// In file order.
     pub open: Vec<OpenLine>,
     pub last_block: i64,
+    /// What is settled in this file, where all of it was read.
+    pub settled: Option<Settled>,
 }
 
 pub fn diverged(path: &Path, what: &str) -> Failure {
@@ -61,7 +63,7 @@ pub fn read(file: &File, path: &Path, remembered: &Remembered) -> Result<Tail, F
     let mut at = check_header(file, path, remembered)?;
     let mut reader = BufReader::with_capacity(1 << 20, file);
     let mut line = Vec::new();
-    let mut tail = Tail { end: 0, torn: 0, open: Vec::new(), last_block: 0 };
+    let mut tail = Tail { end: 0, torn: 0, open: Vec::new(), last_block: 0, settled: None };
     let mut open = HashMap::new();
     if settled.bytes > at {
         for range in &settled.open {
@@ -217,11 +219,15 @@ fn tail_of(report: &FileReport, size: u64) -> Tail {
         let range = FileRange { from: line.offset, to: line.offset + 1 };
         (entry_id, OpenLine { entry_id, leaf: line.leaf_hash, range })
     });
+    let open = in_order(open.collect());
+    let last_block = report.last_block.as_ref().map_or(0, |block| block.block_number);
+    let settled = open.first().map_or(report.bytes, |line| line.range.from);
     Tail {
         end: report.bytes,
         torn: size.saturating_sub(report.bytes),
-        open: in_order(open.collect()),
-        last_block: report.last_block.as_ref().map_or(0, |block| block.block_number),
+        open,
+        last_block,
+        settled: Some(Settled { bytes: settled, block: last_block, open: Vec::new() }),
     }
 }
 

@@ -81,25 +81,8 @@ fn append_to_file(mirror: &Mirror, goal: Goal, may_repeat: bool) -> Result<bool,
 /// As before a commit; then whoever decides about the transaction is told where its lines are.
 pub(super) fn before_prepare() {
     queue::flush_before_commit();
-    let (entries, sealed) = CURRENT.with_borrow(|current| (current.entries, current.sealed));
-    if sealed.is_some() {
-        Failure::new(
-            PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
-            "cannot PREPARE a transaction that has called ledger.commit_block()",
-        )
-        .detail("It would keep everyone else from sealing until it is decided.")
-        .hint("Call ledger.commit_block() in a transaction of its own.")
-        .raise();
-    }
-    if CURRENT.with_borrow(|current| current.import.is_some()) {
-        Failure::new(
-            PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
-            "cannot PREPARE a transaction that has rebuilt the ledger",
-        )
-        .hint("Commit the transaction in one step.")
-        .raise();
-    }
-    if entries > 0 {
+    refuse_to_prepare();
+    if CURRENT.with_borrow(|current| current.entries > 0) {
         let mirror = or_raise(database::mirror());
         append_lines(&mirror, true);
         let (range, outcome) = CURRENT.with_borrow(|current| (current.range, current.outcome));
@@ -109,6 +92,24 @@ pub(super) fn before_prepare() {
         }
     }
     CURRENT.with_borrow_mut(|current| current.lines.close_spill());
+}
+
+/// What a prepared transaction would keep from everyone else until it is decided.
+fn refuse_to_prepare() {
+    let refuse = |message: &str| Failure::new(PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED, message);
+    let (imports, holds_lock) = CURRENT.with_borrow(|current| (current.import.is_some(), current.holds_sealing_lock));
+    if imports {
+        refuse("cannot PREPARE a transaction that has rebuilt the ledger")
+            .hint("Commit the transaction in one step.")
+            .raise();
+    }
+    // Also where there was nothing to seal: the lock would be kept.
+    if holds_lock {
+        refuse("cannot PREPARE a transaction that has called ledger.commit_block()")
+            .detail("It would keep everyone else from sealing until it is decided.")
+            .hint("Call ledger.commit_block() in a transaction of its own.")
+            .raise();
+    }
 }
 
 /// The entries are not pending yet; what is known of their lines stands in shared memory.

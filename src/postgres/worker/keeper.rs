@@ -192,6 +192,10 @@ impl Keeper {
         let mark = &mut self.mark;
         in_transaction(|| {
             blocks::lock_sealing();
+            // Entries without a line may be in those blocks. The file is attached anew first, which appends all of it.
+            if mirror.slot.is_behind() {
+                return;
+            }
             or_raise(block_lines::append_missing());
             remembered::remember(&mirror, settle_more(mark, &mirror), None);
         })
