@@ -243,6 +243,30 @@ fn bringing_a_partition_waits_for_others_from_the_top_down() {
     }
 }
 
+/// The worker that records what was there before is in nobody's way, and nobody in its.
+#[test]
+fn the_worker_locks_a_partition_after_its_table() {
+    let options = Options::new().conf("deadlock_timeout = 50ms").conf("ledger.block_interval = 1h");
+    let (cluster, mut client) = start(options);
+    client
+        .batch_execute(
+            "CREATE TABLE t (id int, what text, PRIMARY KEY (id)) PARTITION BY RANGE (id);
+             CREATE TABLE t_1 PARTITION OF t FOR VALUES FROM (1) TO (1000);
+             CREATE TABLE t_2 PARTITION OF t FOR VALUES FROM (1000) TO (3000);
+             INSERT INTO t SELECT n, repeat('x', 900) FROM generate_series(1, 2000) n;
+             BEGIN; SELECT ledger.track('t', with_signature => false); COMMIT",
+        )
+        .unwrap();
+    let mut other = cluster.connect("postgres");
+    // While the table is locked, and its partitions are not, for longer than a batch takes to begin.
+    client.batch_execute("BEGIN; LOCK TABLE ONLY t IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(1)").unwrap();
+    let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted";
+    assert_eq!(number(&mut other, waits), 0);
+    client.batch_execute("LOCK TABLE t_1, t_2 IN ACCESS EXCLUSIVE MODE; COMMIT").unwrap();
+    wait_until_tracked(&mut client, "t");
+    assert_clean(&mut client, "t");
+}
+
 /// Who reads a row to change it, and then does.
 #[test]
 fn tracking_anew_and_no_more_waits_for_others_too() {
@@ -293,6 +317,29 @@ fn a_table_with_partitions_that_cannot_be_recorded_is_not_tracked() {
     client.batch_execute("DROP TABLE t_2a; SELECT ledger.track('t_1')").unwrap();
     assert_refused(&mut client, "SELECT ledger.track('t')", "public.t_1");
     client.batch_execute("SELECT ledger.untrack('t_1'), ledger.track('t')").unwrap();
+    assert_clean(&mut client, "t");
+}
+
+/// It is still a partition to some, and will not be to anyone when the command is brought to its end.
+#[test]
+fn a_table_with_a_partition_that_is_being_detached_is_not_tracked() {
+    let (cluster, mut client) = start(Options::new());
+    client
+        .batch_execute(
+            "CREATE TABLE t (id int PRIMARY KEY) PARTITION BY LIST (id);
+             CREATE TABLE t_1 PARTITION OF t FOR VALUES IN (1);
+             CREATE TABLE t_2 PARTITION OF t FOR VALUES IN (2);
+             INSERT INTO t VALUES (1), (2)",
+        )
+        .unwrap();
+    let mut reader = cluster.connect("postgres");
+    reader.batch_execute("BEGIN; SELECT FROM t").unwrap();
+    client.batch_execute("SET lock_timeout = '200ms'").unwrap();
+    error(&mut client, "ALTER TABLE t DETACH PARTITION t_1 CONCURRENTLY");
+    reader.batch_execute("COMMIT").unwrap();
+    assert_refused(&mut client, "SELECT ledger.track('t')", "public.t_1");
+    client.batch_execute("ALTER TABLE t DETACH PARTITION t_1 FINALIZE").unwrap();
+    client.batch_execute("SELECT ledger.track('t')").unwrap();
     assert_clean(&mut client, "t");
 }
 

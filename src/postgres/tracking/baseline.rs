@@ -241,8 +241,8 @@ struct Pending {
 
 impl Pending {
     fn go_on(self) -> bool {
-        // SAFETY: takes a lock, or does not. Whoever holds a stronger one may itself wait for this process.
-        if !unsafe { pg_sys::ConditionalLockRelationOid(self.relation, pg_sys::AccessShareLock as pg_sys::LOCKMODE) } {
+        // Whoever holds a stronger lock may itself wait for this process, also for one on a table that it is a partition of.
+        if !relation::try_lock(self.relation) {
             return true;
         }
         // SAFETY: null if there is no such relation any more.

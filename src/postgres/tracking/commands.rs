@@ -221,24 +221,31 @@ unsafe fn after_detach(partition: *mut pg_sys::RangeVar) -> Result<(), Failure> 
 
 /// A tracked table stays one whose rows can be recorded.
 unsafe fn check_storage(alter: &pg_sys::AlterTableStmt, command: *mut pg_sys::AlterTableCmd) -> Result<(), Failure> {
-    let (what, why) = match (*command).subtype {
-        pg_sys::AlterTableType::AT_SetUnLogged => ("make tracked table unlogged", kinds::UNLOGGED),
+    let is_unlogged = match (*command).subtype {
+        pg_sys::AlterTableType::AT_SetUnLogged => true,
         #[cfg(not(feature = "pg14"))]
-        pg_sys::AlterTableType::AT_SetAccessMethod if is_other_method((*command).name) => {
-            ("change the access method of tracked table", kinds::OTHER_METHOD)
-        }
+        pg_sys::AlterTableType::AT_SetAccessMethod if is_other_method((*command).name) => false,
         _ => return Ok(()),
     };
     let Some(table) = target_of(alter, pg_sys::AccessExclusiveLock) else { return Ok(()) };
-    let is_unlogged = (*command).subtype == pg_sys::AlterTableType::AT_SetUnLogged;
     // The method of a partitioned table is what its new partitions get, which are looked at when they come.
     let has_rows = is_unlogged || !kinds::is_partitioned(&table);
     if Options::of_relation(table.relation()).is_none() || !has_rows {
         return Ok(());
     }
     let name = relation::qualified_name(&table);
-    Err(Failure::new(PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED, format!("cannot {what} {name}"))
-        .detail(format!("The rows of a table that {why}."))
+    let (message, detail) = match is_unlogged {
+        true => (
+            format!("cannot make tracked table {name} unlogged"),
+            "A crash empties it then, while the ledger keeps what was recorded, so every row would be reported missing.",
+        ),
+        false => (
+            format!("cannot change the access method of tracked table {name}"),
+            "The rows of tracked tables are read as those of a heap.",
+        ),
+    };
+    Err(Failure::new(PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED, message)
+        .detail(detail)
         .hint("A table that is to go on without the ledger: SELECT ledger.untrack('table')."))
 }
 

@@ -13,8 +13,8 @@ pub struct Obstacle {
     pub hint: &'static str,
 }
 
-pub const OTHER_METHOD: &str = "has another access method than heap";
-pub const UNLOGGED: &str =
+const OTHER_METHOD: &str = "has another access method than heap";
+const UNLOGGED: &str =
     "is unlogged: a crash empties it, while the ledger keeps what was recorded, so every row would be reported missing";
 
 /// What stands against recording the rows of a relation, whoever's it is.
@@ -66,6 +66,9 @@ pub fn check_partitions(partitions: &[pg_sys::Oid], refusal: impl Fn() -> String
         let partition = Table::open_oid(*oid, pg_sys::NoLock);
         if has_own_trigger(&partition) {
             return refuse(&partition, "is tracked itself", "SELECT ledger.untrack('partition') first.");
+        }
+        if relation::is_leaving(&partition) {
+            return refuse(&partition, "is being detached", "ALTER TABLE ... DETACH PARTITION ... FINALIZE first.");
         }
         match obstacle(&partition) {
             // One without rows has nothing that a crash, or another method, could do anything to.

@@ -196,6 +196,8 @@ extern "C" {
     fn get_partition_ancestors(relation: pg_sys::Oid) -> *mut pg_sys::List;
     /// The same: InvalidOid if the partitioned table has none.
     fn get_default_partition_oid(relation: pg_sys::Oid) -> pg_sys::Oid;
+    /// The same, for a partition.
+    fn PartitionHasPendingDetach(partition: pg_sys::Oid) -> bool;
 }
 
 /// The tables that this one is a partition of, from its parent up.
@@ -234,6 +236,12 @@ pub fn default_partition(table: &Table) -> Option<pg_sys::Oid> {
     Some(unsafe { get_default_partition_oid(oid(table)) }).filter(|oid| *oid != pg_sys::InvalidOid)
 }
 
+/// Whether a DETACH ... CONCURRENTLY of the table has begun, and has still to be brought to its end.
+pub fn is_leaving(table: &Table) -> bool {
+    // SAFETY: the relation is open, and a partition where it is asked whether it leaves.
+    unsafe { (*(*table.relation()).rd_rel).relispartition && PartitionHasPendingDetach(oid(table)) }
+}
+
 /// The partitions that hold rows, or the table itself where it has none.
 pub fn leaves(table: Table) -> Vec<Table> {
     // SAFETY: the relation is open.
@@ -242,6 +250,14 @@ pub fn leaves(table: Table) -> Vec<Table> {
     }
     let parts = partitions(&table).into_iter();
     parts.flat_map(|oid| leaves(Table::open_oid(oid, pg_sys::AccessShareLock))).collect()
+}
+
+/// Locks the relation for reading, after the tables that it is a partition of, unless somebody is in the way.
+pub fn try_lock(relation: pg_sys::Oid) -> bool {
+    let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+    let from_top = ancestors_of(relation).into_iter().rev().chain([relation]);
+    // SAFETY: takes locks, or does not. They are kept until the transaction ends.
+    from_top.into_iter().all(|oid| unsafe { pg_sys::ConditionalLockRelationOid(oid, lock) })
 }
 
 /// The table, its partitions, and theirs, each locked after its parent and in the order in which Postgres locks them: level by
