@@ -29,6 +29,69 @@ fn start_tracked() -> (Cluster, Client) {
     (cluster, client)
 }
 
+/// Rows that come, go and move as the rows do that they refer to, and by what is no plain statement.
+#[test]
+fn rows_that_follow_others_are_recorded() {
+    let (_cluster, mut client) = start(Options::new());
+    client
+        .batch_execute(
+            "CREATE TABLE days (day int PRIMARY KEY);
+             INSERT INTO days SELECT generate_series(1, 9);
+             CREATE TABLE events (id int, day int REFERENCES days ON DELETE CASCADE ON UPDATE CASCADE, what text,
+                                  PRIMARY KEY (id, day)) PARTITION BY LIST (day);
+             CREATE TABLE events_1 PARTITION OF events FOR VALUES IN (1, 11);
+             CREATE TABLE events_2 PARTITION OF events FOR VALUES IN (2, 12) PARTITION BY LIST (day);
+             CREATE TABLE events_2a PARTITION OF events_2 FOR VALUES IN (2);
+             CREATE TABLE events_2b PARTITION OF events_2 DEFAULT;
+             CREATE TABLE events_d PARTITION OF events DEFAULT;
+             CREATE TABLE details (id int, day int, n int, PRIMARY KEY (n, id, day),
+                                   FOREIGN KEY (id, day) REFERENCES events ON DELETE CASCADE ON UPDATE CASCADE)
+                 PARTITION BY HASH (n);
+             CREATE TABLE details_1 PARTITION OF details FOR VALUES WITH (MODULUS 2, REMAINDER 0);
+             CREATE TABLE details_2 PARTITION OF details FOR VALUES WITH (MODULUS 2, REMAINDER 1);
+             SELECT ledger.track('events'), ledger.track('details')",
+        )
+        .unwrap();
+    let fill = "INSERT INTO events SELECT n, day, 'event ' || n FROM generate_series(1, 12) n
+                JOIN days ON day = 1 + n % 4 ON CONFLICT DO NOTHING;
+                INSERT INTO details SELECT id, day, id FROM events ON CONFLICT DO NOTHING";
+    for statement in [
+        "DELETE FROM days WHERE day = 1",
+        "UPDATE days SET day = 12 WHERE day = 2",
+        "UPDATE days SET day = 2 WHERE day = 12",
+        "UPDATE days SET day = 11 WHERE day = 3",
+        "INSERT INTO days VALUES (1), (3)",
+        "DELETE FROM events WHERE day IN (2, 3)",
+        "UPDATE events SET id = id + 100",
+        "UPDATE events_d SET what = 'changed'",
+        "SET session_replication_role = replica; CREATE TABLE events_5 PARTITION OF events FOR VALUES IN (5); \
+         INSERT INTO events VALUES (900, 5, 'replicated'); UPDATE events SET day = 2 WHERE id = 900; \
+         RESET session_replication_role",
+        "ALTER TABLE details DROP CONSTRAINT details_id_day_fkey",
+        "BEGIN; CREATE TABLE events_6 (LIKE events); INSERT INTO events_6 VALUES (901, 6, 'x'), (902, 6, 'y'); \
+         DELETE FROM events_6 WHERE id = 902; ALTER TABLE events ATTACH PARTITION events_6 FOR VALUES IN (6); \
+         UPDATE events SET what = 'z' WHERE day = 6; COMMIT",
+        "BEGIN; TRUNCATE events_6; COPY events FROM PROGRAM 'printf \"903\\t6\\tfrozen\\n\"'; COMMIT",
+        "BEGIN; TRUNCATE events_6; COPY events_6 FROM PROGRAM 'printf \"904\\t6\\tfrozen\\n\"' WITH (FREEZE); \
+         UPDATE events SET what = 'thawed' WHERE day = 6; COMMIT",
+        "BEGIN; ALTER TABLE events DETACH PARTITION events_6; UPDATE events_6 SET what = 'apart'; \
+         ALTER TABLE events ATTACH PARTITION events_6 FOR VALUES IN (6); COMMIT",
+        "BEGIN; DELETE FROM events WHERE day = 6; DROP TABLE events_6; COMMIT",
+        "BEGIN; SAVEPOINT a; DROP TABLE events_1; ROLLBACK TO a; UPDATE events SET what = 'kept' WHERE day = 1; COMMIT",
+        "ALTER TABLE events_2 DETACH PARTITION events_2b; DROP TABLE events_2b",
+        "MERGE INTO events USING (VALUES (1, 2), (1000, 4)) AS v (id, day) ON events.id = v.id AND events.day = v.day \
+         WHEN MATCHED THEN DELETE WHEN NOT MATCHED THEN INSERT VALUES (v.id, v.day, 'merged')",
+    ] {
+        client.batch_execute(fill).unwrap_or_else(|error| panic!("before {statement}: {error:?}"));
+        client.batch_execute(statement).unwrap_or_else(|error| panic!("{statement}: {error:?}"));
+        for table in ["events", "details"] {
+            let found = details(&mut client, table);
+            assert!(found.is_empty(), "{statement}: {table}: {found:#?}");
+        }
+    }
+    assert_clean(&mut client, "events");
+}
+
 /// Each of these leaves the table as it is recorded, with that many entries more.
 #[track_caller]
 fn assert_recorded(client: &mut Client, steps: &[(&str, i64)]) {

@@ -56,7 +56,7 @@ impl SealedPartition {
     /// For the entries of `block_number`.
     pub fn open_for_sealing(&self, block_number: i64) -> Table {
         let table = Table::open_entries(self.oid, pg_sys::RowExclusiveLock);
-        match table.is_plain() && table.has_own_order() {
+        match table.is_heap() && table.has_own_order() {
             true => table,
             false => no_place(block_number).raise(),
         }

@@ -6,6 +6,7 @@
 
 mod entries;
 
+use super::errors::Failure;
 use super::jsonb;
 use crate::ledger::block::BlockHeader;
 use crate::ledger::record::Timestamp;
@@ -186,6 +187,19 @@ impl Table {
     pub fn is_heap(&self) -> bool {
         // SAFETY: the relation is open.
         self.is_plain() && unsafe { (*(*self.relation).rd_rel).relam } == pg_sys::HEAP_TABLE_AM_OID
+    }
+
+    /// Refuses a table whose rows would be read as what they are not. Who can be asked says so before, and better.
+    pub fn require_heap(&self) {
+        if !self.is_heap() {
+            // SAFETY: the relation is open.
+            let oid = unsafe { (*self.relation).rd_id };
+            Failure::new(
+                pgrx::PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
+                format!("cannot read the rows of relation {}: it is not a table with access method heap", oid.to_u32()),
+            )
+            .raise()
+        }
     }
 
     /// How many pages the table has now.
@@ -369,7 +383,8 @@ impl<'a> TableScan<'a> {
     /// The snapshot outlives the scan.
     pub unsafe fn start_with(table: &'a Table, snapshot: pg_sys::Snapshot, from: u32) -> Self {
         use pg_sys::ScanOptions::*;
-        // SAFETY: table and snapshot outlive the scan. No SO_ALLOW_SYNC: the scan starts at the page it is told.
+        table.require_heap();
+        // SAFETY: a heap. Table and snapshot outlive the scan. No SO_ALLOW_SYNC: the scan starts at the page it is told.
         unsafe {
             let flags = SO_TYPE_SEQSCAN | SO_ALLOW_STRAT | SO_ALLOW_PAGEMODE;
             let scan =

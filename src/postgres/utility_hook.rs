@@ -2,7 +2,7 @@
 
 use super::copy_hook;
 use super::queue;
-use super::tracking::partitions;
+use super::tracking::commands as tracking;
 use super::worker::commands;
 use pgrx::pg_sys;
 use std::ffi::c_char;
@@ -47,9 +47,9 @@ unsafe extern "C-unwind" fn process_utility(
     completion: *mut pg_sys::QueryCompletion,
 ) {
     commands::before_utility((*statement).utilityStmt);
-    let is_tracking = partitions::concerns((*statement).utilityStmt);
+    let is_tracking = tracking::concerns((*statement).utilityStmt);
     if is_tracking {
-        partitions::before_utility((*statement).utilityStmt);
+        tracking::before_utility((*statement).utilityStmt);
     }
     let next = PREVIOUS.unwrap_or(standard_ProcessUtility);
     let rewritten = copy_hook::rewrite(statement);
@@ -59,7 +59,7 @@ unsafe extern "C-unwind" fn process_utility(
         copy_hook::count_lines(rewritten, completion);
     }
     if is_tracking {
-        partitions::after_utility((*statement).utilityStmt);
+        tracking::after_utility((*statement).utilityStmt);
     }
     // COPY fires triggers without the executor.
     if !queue::is_empty() {

@@ -2,6 +2,7 @@
 
 use super::baseline;
 use super::baselines;
+use super::kinds::{self, Obstacle};
 use super::metadata::Metadata;
 use super::options::{self, Coverage, Options, ROW_TRIGGER, TRUNCATE_TRIGGER};
 use super::plan;
@@ -60,8 +61,9 @@ fn untrack(target: Option<Regclass>) {
 fn track_table(target: pg_sys::Oid, mut wanted: Options) -> Result<String, Failure> {
     prepare("track()")?;
     check_privilege(target)?;
-    let table = Table::open_oid(target, pg_sys::ShareRowExclusiveLock);
-    check_kind(&table)?;
+    let lock = lock_for(target);
+    let table = Table::open_oid(target, lock);
+    check_kind(&table, lock)?;
     check_columns(&table, &wanted.coverage)?;
     if wanted.with_signature {
         secrets::required_keyring()?;
@@ -76,7 +78,7 @@ fn track_table(target: pg_sys::Oid, mut wanted: Options) -> Result<String, Failu
     let is_new = current.is_none();
     // DDL wants the table closed; its lock stays.
     drop(table);
-    make_triggers(target, &wanted);
+    make_triggers(target, &wanted, lock);
     let table = Table::open_oid(target, pg_sys::NoLock);
     note(&table, &wanted, "table_tracked")?;
     if is_new {
@@ -88,7 +90,7 @@ fn track_table(target: pg_sys::Oid, mut wanted: Options) -> Result<String, Failu
 fn untrack_table(target: pg_sys::Oid) -> Result<(), Failure> {
     prepare("untrack()")?;
     check_privilege(target)?;
-    let table = Table::open_oid(target, pg_sys::ShareRowExclusiveLock);
+    let table = Table::open_oid(target, lock_for(target));
     // SAFETY: the relation is open.
     let Some(options) = (unsafe { Options::of_relation(table.relation()) }) else {
         pgrx::notice!("table {} is not tracked", relation::qualified_name(&table));
@@ -98,10 +100,29 @@ fn untrack_table(target: pg_sys::Oid) -> Result<(), Failure> {
     check_partition(&table)?;
     drop(table);
     as_owner(|| {
-        drop_triggers(target);
+        drop_row_trigger(target);
+        drop_truncate_triggers(target);
         baselines::forget(&options.table_id);
     });
     note(&Table::open_oid(target, pg_sys::NoLock), &options, "table_untracked")
+}
+
+/// What making the triggers takes, or dropping them: one who reads with FOR UPDATE, and is going to write, would be waited for
+/// by whoever has the first and then wants the second, and wait for him.
+fn lock_for(target: pg_sys::Oid) -> u32 {
+    let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+    // SAFETY: raises an ERROR if there is no such table. The lock is given back.
+    let is_tracked = unsafe {
+        let relation = pg_sys::table_open(target, lock);
+        let options = Options::of_relation(relation);
+        pg_sys::table_close(relation, lock);
+        options.is_some()
+    };
+    if is_tracked {
+        pg_sys::AccessExclusiveLock
+    } else {
+        pg_sys::ShareRowExclusiveLock
+    }
 }
 
 pub fn prepare(function: &str) -> Result<(), Failure> {
@@ -142,50 +163,32 @@ pub unsafe fn owns(relation: pg_sys::Oid, user: pg_sys::Oid) -> bool {
     return pg_sys::object_ownercheck(pg_sys::RelationRelationId, relation, user);
 }
 
-fn check_kind(table: &Table) -> Result<(), Failure> {
-    // SAFETY: the relation is open.
-    let form = unsafe { &*(*table.relation()).rd_rel };
-    let refuse = |why: &str, hint: &str| Err(refused(table, why, hint));
-    let tables_only = "Track the tables that hold the rows.";
-    match form.relkind as u8 {
-        pg_sys::RELKIND_RELATION | pg_sys::RELKIND_PARTITIONED_TABLE => {}
-        pg_sys::RELKIND_VIEW => return refuse("It is a view and holds no rows.", tables_only),
-        pg_sys::RELKIND_MATVIEW => return refuse("It is a materialized view: its rows are computed.", tables_only),
-        pg_sys::RELKIND_FOREIGN_TABLE => {
-            return refuse("It is a foreign table: its rows can change where no trigger sees it.", tables_only)
-        }
-        _ => return refuse("It is not a table.", tables_only),
+fn check_kind(table: &Table, lock: u32) -> Result<(), Failure> {
+    if let Some(Obstacle { why, hint }) = kinds::obstacle(table) {
+        return Err(refused(table, &format!("It {why}."), hint));
     }
-    match form.relpersistence as u8 {
-        pg_sys::RELPERSISTENCE_PERMANENT => {}
-        pg_sys::RELPERSISTENCE_UNLOGGED => {
-            return refuse(
-                "It is unlogged: a crash empties it, while the ledger keeps what was recorded, so every row would be reported missing.",
-                "ALTER TABLE ... SET LOGGED first.",
-            )
-        }
-        _ => return refuse("It is temporary: its rows are gone with the session.", "Track a permanent table."),
-    }
-    // SAFETY: catalog look-ups.
-    let (is_catalog, schema) = unsafe {
-        (pg_sys::IsCatalogRelationOid(relation::oid(table)), pg_sys::get_namespace_oid(c"ledger".as_ptr(), true))
+    // SAFETY: the relation is open, and the rest are catalog look-ups.
+    let (is_catalog, is_own) = unsafe {
+        let schema = pg_sys::get_namespace_oid(c"ledger".as_ptr(), true);
+        (pg_sys::IsCatalogRelationOid(relation::oid(table)), (*(*table.relation()).rd_rel).relnamespace == schema)
     };
     if is_catalog {
-        return refuse("It is a system catalog.", "Track tables of your own.");
+        return Err(refused(table, "It is a system catalog.", "Track tables of your own."));
     }
-    if form.relnamespace == schema {
-        return refuse("It is the ledger's own.", "Track tables of your own.");
-    }
-    if form.relkind as u8 == pg_sys::RELKIND_RELATION && form.relam != pg_sys::HEAP_TABLE_AM_OID {
-        return refuse("Its access method is not heap.", "Tables with another access method cannot be tracked yet.");
+    if is_own {
+        return Err(refused(table, "It is the ledger's own.", "Track tables of your own."));
     }
     check_partition(table)?;
+    kinds::check_partitions(&relation::tree(table, lock)[1..], || refusal(table))?;
     relation::key_of(table).map(|_| ())
 }
 
+fn refusal(table: &Table) -> String {
+    format!("cannot track {}", relation::qualified_name(table))
+}
+
 fn refused(table: &Table, why: &str, hint: &str) -> Failure {
-    let message = format!("cannot track {}", relation::qualified_name(table));
-    Failure::new(PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE, message).detail(why.to_owned()).hint(hint.to_owned())
+    Failure::new(PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE, refusal(table)).detail(why.to_owned()).hint(hint.to_owned())
 }
 
 /// A partition is tracked with the table that it is part of.
@@ -253,18 +256,18 @@ fn is_enabled(table: &Table) -> bool {
     }
 }
 
-fn make_triggers(target: pg_sys::Oid, options: &Options) {
+fn make_triggers(target: pg_sys::Oid, options: &Options, lock: u32) {
     let (name, argument) = (name_of(target), quoted_literal(&options.text()));
     let row_trigger = ROW_TRIGGER.to_string_lossy();
     as_owner(|| {
-        drop_triggers(target);
+        drop_row_trigger(target);
         run(&format!(
             "CREATE TRIGGER {row_trigger} AFTER INSERT OR UPDATE OR DELETE ON {name} \
              FOR EACH ROW EXECUTE FUNCTION ledger.record_change({argument})"
         ));
         // ALWAYS: also what a replication role or an apply worker changes.
         run(&format!("ALTER TABLE {name} ENABLE ALWAYS TRIGGER {row_trigger}"));
-        make_truncate_triggers(target, options);
+        make_truncate_triggers(target, options, lock);
     });
 }
 
@@ -273,9 +276,9 @@ fn name_of(target: pg_sys::Oid) -> String {
 }
 
 /// Statement triggers are not cloned to partitions: each has its own.
-pub fn make_truncate_triggers(target: pg_sys::Oid, options: &Options) {
+pub fn make_truncate_triggers(target: pg_sys::Oid, options: &Options, lock: u32) {
     let argument = quoted_literal(&options.text());
-    for name in names_with_partitions(target) {
+    for name in names_with_partitions(target, lock) {
         run(&format!("DROP TRIGGER IF EXISTS {TRUNCATE_TRIGGER} ON {name}"));
         run(&format!(
             "CREATE TRIGGER {TRUNCATE_TRIGGER} BEFORE TRUNCATE ON {name} \
@@ -285,25 +288,20 @@ pub fn make_truncate_triggers(target: pg_sys::Oid, options: &Options) {
     }
 }
 
-fn drop_triggers(target: pg_sys::Oid) {
+fn drop_row_trigger(target: pg_sys::Oid) {
     run(&format!("DROP TRIGGER IF EXISTS {} ON {}", ROW_TRIGGER.to_string_lossy(), name_of(target)));
-    drop_truncate_triggers(target);
 }
 
 pub fn drop_truncate_triggers(target: pg_sys::Oid) {
-    for name in names_with_partitions(target) {
+    for name in names_with_partitions(target, pg_sys::AccessExclusiveLock) {
         run(&format!("DROP TRIGGER IF EXISTS {TRUNCATE_TRIGGER} ON {name}"));
     }
 }
 
 /// The table and its partitions, and theirs.
-fn names_with_partitions(target: pg_sys::Oid) -> Vec<String> {
-    let table = Table::open_oid(target, pg_sys::ShareRowExclusiveLock);
-    let mut names = vec![relation::qualified_name(&table)];
-    for part in relation::partitions(&table) {
-        names.extend(names_with_partitions(part));
-    }
-    names
+fn names_with_partitions(target: pg_sys::Oid, lock: u32) -> Vec<String> {
+    let tree = relation::tree(&Table::open_oid(target, lock), lock);
+    tree.into_iter().map(name_of).collect()
 }
 
 fn run(statement: &str) {

@@ -16,7 +16,9 @@
 //! | [`record`], [`metadata`] | the triggers' functions, and what they say of a change |
 //! | [`command_order`] | the times of changes that one transaction makes to one row |
 //! | [`baseline`], [`baselines`], [`horizon`] | recording the rows that were there before; what is left of it, and which rows they are |
+//! | [`kinds`] | which tables can be recorded |
 //! | [`partitions`] | rows that come and go with a partition |
+//! | [`commands`], [`drops`], [`truncation`] | the commands that bring partitions, and take them away |
 //! | [`versions`], [`version_runs`] | the entries about one row, and how they are found |
 //! | [`verify_row`] | one row against its entries |
 //! | [`verify_table`], [`sorter`] | all rows against all entries |
@@ -27,8 +29,11 @@ pub mod baseline;
 pub mod baselines;
 pub mod columns;
 pub mod command_order;
+pub mod commands;
+pub mod drops;
 pub mod history;
 pub mod horizon;
+pub mod kinds;
 pub mod lost;
 pub mod manage;
 pub mod metadata;
@@ -40,6 +45,7 @@ pub mod relation;
 pub mod row_key;
 pub mod shape;
 pub mod sorter;
+pub mod truncation;
 pub mod verify_row;
 pub mod verify_table;
 pub mod version_runs;

@@ -125,6 +125,19 @@ pub unsafe fn is_truncate_trigger(trigger: &pg_sys::Trigger) -> bool {
     is_own(trigger, TRUNCATE_TRIGGER.as_bytes(), c"record_truncate")
 }
 
+/// Whether the relation has the statement trigger.
+///
+/// # Safety
+/// The relation is open.
+pub unsafe fn has_truncate_trigger(relation: pg_sys::Relation) -> bool {
+    let descriptor = (*relation).trigdesc;
+    if descriptor.is_null() {
+        return false;
+    }
+    let triggers = std::slice::from_raw_parts((*descriptor).triggers, (*descriptor).numtriggers as usize);
+    triggers.iter().any(|trigger| is_truncate_trigger(trigger))
+}
+
 unsafe fn is_own(trigger: &pg_sys::Trigger, name: &[u8], function: &CStr) -> bool {
     if CStr::from_ptr(trigger.tgname).to_bytes() != name {
         return false;

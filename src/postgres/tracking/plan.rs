@@ -4,6 +4,7 @@
 use super::baselines;
 use super::columns::{Column, Columns};
 use super::horizon::Horizon;
+use super::kinds;
 use super::options::{Coverage, Options};
 use super::relation::{self, TableColumn};
 use super::shape::Shape;
@@ -85,6 +86,7 @@ unsafe extern "C-unwind" fn forget(_arg: pg_sys::Datum, relation: pg_sys::Oid) {
 
 impl Plan {
     fn make(table: &Table, options: Options) -> Result<Plan, Failure> {
+        kinds::check_heap(table)?;
         let root = tracked_root(table, &options);
         let root = root.as_ref().unwrap_or(table);
         let key_names = relation::key_of(table)?;
@@ -115,7 +117,7 @@ fn is_covered(coverage: &Coverage, key: &[String], column: &TableColumn) -> bool
 }
 
 /// The table that was tracked, if this is a partition of it.
-fn tracked_root(table: &Table, options: &Options) -> Option<Table> {
+pub fn tracked_root(table: &Table, options: &Options) -> Option<Table> {
     let ancestors = relation::ancestors(table).into_iter().rev();
     ancestors.map(|oid| Table::open_oid(oid, pg_sys::AccessShareLock)).find(|ancestor| {
         // SAFETY: the relation is open.

@@ -5,9 +5,9 @@ use super::command_order;
 use super::horizon::{self, HasEntry, Horizon};
 use super::metadata::Metadata;
 use super::options::{Coverage, Options};
-use super::partitions;
 use super::plan::{self, Plan};
 use super::row_key::RowKey;
+use super::truncation;
 use crate::ledger::canonical_json::write_string;
 use crate::ledger::record::Timestamp;
 use crate::ledger::row_change::Operation;
@@ -69,8 +69,11 @@ pub unsafe extern "C-unwind" fn ledger_record_truncate(fcinfo: pg_sys::FunctionC
     let table = Table::open_oid((*data.tg_relation).rd_id, pg_sys::NoLock);
     let plan = or_raise(plan::of(&table, || Options::of_trigger(&*data.tg_trigger)));
     or_raise(match plan.is_partition {
-        true => partitions::record_truncate(&plan, table),
-        false => record_truncate(&plan),
+        true => truncation::record_partition(&plan, &table),
+        false => {
+            truncation::note_whole(&plan);
+            record_truncate(&plan)
+        }
     });
     pg_sys::Datum::null()
 }
@@ -130,7 +133,6 @@ fn record_truncate(plan: &Plan) -> Result<(), Failure> {
     let mut data = Vec::new();
     write_string(&mut data, &plan.table);
     let data = format!("{{\"table\": {}}}", String::from_utf8_lossy(&data));
-    partitions::note_truncated(plan);
     plan.record(Operation::Truncate, &data, Metadata::of(plan)?, tables::now())
 }
 

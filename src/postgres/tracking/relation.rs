@@ -200,16 +200,25 @@ fn no_key(table: &Table) -> Failure {
 extern "C" {
     /// Of Postgres, and not among pgrx's declarations. From the relation's parent up to the topmost table.
     fn get_partition_ancestors(relation: pg_sys::Oid) -> *mut pg_sys::List;
+    /// The same: InvalidOid if the partitioned table has none.
+    fn get_default_partition_oid(relation: pg_sys::Oid) -> pg_sys::Oid;
+    /// The same, for a partition.
+    fn PartitionHasPendingDetach(partition: pg_sys::Oid) -> bool;
 }
 
 /// The tables that this one is a partition of, from its parent up.
 pub fn ancestors(table: &Table) -> Vec<pg_sys::Oid> {
-    // SAFETY: the relation is open; the list is in the current memory context.
+    ancestors_of(oid(table))
+}
+
+/// The same of a relation that need not be open. Without a lock on it, it may have become another's partition meanwhile.
+pub fn ancestors_of(relation: pg_sys::Oid) -> Vec<pg_sys::Oid> {
+    // SAFETY: catalog look-ups inside a transaction; the list is in the current memory context.
     unsafe {
-        if !(*(*table.relation()).rd_rel).relispartition {
+        if !pg_sys::get_rel_relispartition(relation) {
             return Vec::new();
         }
-        let list = get_partition_ancestors(oid(table));
+        let list = get_partition_ancestors(relation);
         let length = if list.is_null() { 0 } else { (*list).length as usize };
         (0..length).map(|at| (*(*list).elements.add(at)).oid_value).collect()
     }
@@ -227,6 +236,18 @@ pub fn partitions(table: &Table) -> Vec<pg_sys::Oid> {
     }
 }
 
+/// The partition for rows that no other takes.
+pub fn default_partition(table: &Table) -> Option<pg_sys::Oid> {
+    // SAFETY: a catalog look-up for the open relation.
+    Some(unsafe { get_default_partition_oid(oid(table)) }).filter(|oid| *oid != pg_sys::InvalidOid)
+}
+
+/// Whether a DETACH ... CONCURRENTLY of the table has begun, and has still to be brought to its end.
+pub fn is_leaving(table: &Table) -> bool {
+    // SAFETY: the relation is open, and a partition where it is asked whether it leaves.
+    unsafe { (*(*table.relation()).rd_rel).relispartition && PartitionHasPendingDetach(oid(table)) }
+}
+
 /// The partitions that hold rows, or the table itself where it has none.
 pub fn leaves(table: Table) -> Vec<Table> {
     // SAFETY: the relation is open.
@@ -235,6 +256,22 @@ pub fn leaves(table: Table) -> Vec<Table> {
     }
     let parts = partitions(&table).into_iter();
     parts.flat_map(|oid| leaves(Table::open_oid(oid, pg_sys::AccessShareLock))).collect()
+}
+
+/// The table, its partitions, and theirs, each locked after its parent and in the order in which Postgres locks them: level by
+/// level, by oid.
+pub fn tree(table: &Table, lock: u32) -> Vec<pg_sys::Oid> {
+    let mut all = vec![oid(table)];
+    let mut next = 0;
+    while let Some(parent) = all.get(next) {
+        let mut parts = partitions(&Table::open_oid(*parent, pg_sys::NoLock));
+        parts.sort_unstable_by_key(|part| part.to_u32());
+        // SAFETY: takes a lock, which is kept until the transaction ends.
+        parts.iter().for_each(|part| unsafe { pg_sys::LockRelationOid(*part, lock as pg_sys::LOCKMODE) });
+        all.append(&mut parts);
+        next += 1;
+    }
+    all
 }
 
 /// What `read` makes of the row at this place, as the snapshot sees it.
@@ -247,6 +284,7 @@ pub unsafe fn fetch<T>(
     snapshot: pg_sys::Snapshot,
     read: impl FnOnce(&Row) -> T,
 ) -> Option<T> {
+    table.require_heap();
     let mut tuple = pg_sys::HeapTupleData { t_self: tid, ..Default::default() };
     let mut buffer = pg_sys::InvalidBuffer as pg_sys::Buffer;
     #[cfg(feature = "pg14")]

@@ -1,0 +1,281 @@
+//! Commands that concern tracked tables and their partitions: what they bring is recorded after them, what they take away
+//! before, and what could not be recorded is refused.
+//!
+//! Locks are taken here as the command itself takes them, with the same strength and in the same order, only earlier: whoever
+//! has a stronger one to wait for has a deadlock. Above the tables that a command names, those that they are partitions of
+//! are locked first, from the top down, as everyone locks them who gets at a partition by way of its table.
+
+use super::drops;
+use super::kinds;
+use super::manage;
+use super::options::{self, Options};
+use super::partitions::{record_all, Passage};
+use super::plan;
+use super::relation;
+use crate::postgres::errors::{or_raise, Failure};
+use crate::postgres::tables::Table;
+use pgrx::{pg_guard, pg_sys, PgSqlErrorCode};
+
+/// Whether the command can concern tracked tables, in a database that has the ledger.
+///
+/// # Safety
+/// A statement that ProcessUtility was called with.
+pub unsafe fn concerns(statement: *mut pg_sys::Node) -> bool {
+    use pg_sys::NodeTag::*;
+    let may = matches!(
+        (*statement).type_,
+        T_AlterTableStmt | T_CreateStmt | T_CreateForeignTableStmt | T_DropStmt | T_DropOwnedStmt
+    );
+    // Where nothing may be written, the command itself says so.
+    may && pg_sys::IsTransactionState()
+        && !pg_sys::XactReadOnly
+        && pg_sys::get_extension_oid(c"pg_notary".as_ptr(), true) != pg_sys::InvalidOid
+}
+
+/// Records rows that the command takes away, while they are there.
+///
+/// # Safety
+/// A statement that ProcessUtility was called with.
+#[pg_guard]
+pub unsafe extern "C-unwind" fn before_utility(statement: *mut pg_sys::Node) {
+    or_raise(match (*statement).type_ {
+        pg_sys::NodeTag::T_AlterTableStmt => before_alter(&*statement.cast()),
+        pg_sys::NodeTag::T_DropStmt => drops::before_drop(&*statement.cast()),
+        pg_sys::NodeTag::T_DropOwnedStmt => drops::before_drop_owned(&*statement.cast()),
+        _ => {
+            let create = &*statement.cast::<pg_sys::CreateStmt>();
+            if !create.partbound.is_null() {
+                list_of(create.inhRelations).for_each(|parent| lock_ancestors(parent.cast()));
+            }
+            Ok(())
+        }
+    });
+}
+
+/// Records rows that the command has brought, and has new partitions watched.
+///
+/// # Safety
+/// As [`before_utility`].
+#[pg_guard]
+pub unsafe extern "C-unwind" fn after_utility(statement: *mut pg_sys::Node) {
+    or_raise(match (*statement).type_ {
+        pg_sys::NodeTag::T_AlterTableStmt => {
+            commands_of(&*statement.cast()).try_for_each(|command| match (*command).subtype {
+                pg_sys::AlterTableType::AT_AttachPartition => after_attach(partition_of(command)),
+                pg_sys::AlterTableType::AT_DetachPartition => after_detach(partition_of(command)),
+                _ => Ok(()),
+            })
+        }
+        pg_sys::NodeTag::T_CreateStmt | pg_sys::NodeTag::T_CreateForeignTableStmt => {
+            let create = &*statement.cast::<pg_sys::CreateStmt>();
+            match create.partbound.is_null() {
+                true => Ok(()),
+                false => after_create(create),
+            }
+        }
+        _ => Ok(()),
+    });
+}
+
+pub unsafe fn list_of(list: *mut pg_sys::List) -> impl Iterator<Item = *mut std::ffi::c_void> {
+    let length = if list.is_null() { 0 } else { (*list).length as usize };
+    (0..length).map(move |at| (*(*list).elements.add(at)).ptr_value)
+}
+
+/// The parts of an ALTER TABLE.
+unsafe fn commands_of(alter: &pg_sys::AlterTableStmt) -> impl Iterator<Item = *mut pg_sys::AlterTableCmd> {
+    let is_table = alter.objtype == pg_sys::ObjectType::OBJECT_TABLE;
+    list_of(if is_table { alter.cmds } else { std::ptr::null_mut() }).map(|command| command.cast())
+}
+
+/// The partition that such a part names.
+unsafe fn partition_of(command: *mut pg_sys::AlterTableCmd) -> *mut pg_sys::RangeVar {
+    (*(*command).def.cast::<pg_sys::PartitionCmd>()).name
+}
+
+/// The relation with this name now, without a lock, or InvalidOid.
+pub unsafe fn named(name: *mut pg_sys::RangeVar) -> pg_sys::Oid {
+    let lock = pg_sys::NoLock as pg_sys::LOCKMODE;
+    pg_sys::RangeVarGetRelidExtended(name, lock, pg_sys::RVROption::RVR_MISSING_OK, None, std::ptr::null_mut())
+}
+
+/// The table with this name, which the command has locked.
+unsafe fn locked_table(name: *mut pg_sys::RangeVar) -> Option<Table> {
+    let oid = named(name);
+    (oid != pg_sys::InvalidOid).then(|| Table::open_oid(oid, pg_sys::NoLock))
+}
+
+pub unsafe fn lock(relation: pg_sys::Oid, mode: u32) {
+    pg_sys::LockRelationOid(relation, mode as pg_sys::LOCKMODE);
+}
+
+/// Locks the tables that this one is a partition of, if the caller may change it.
+unsafe fn lock_ancestors(name: *mut pg_sys::RangeVar) {
+    let relation = named(name);
+    if relation != pg_sys::InvalidOid && manage::owns(relation, pg_sys::GetUserId()) {
+        relation::ancestors_of(relation).into_iter().rev().for_each(|oid| lock(oid, pg_sys::AccessShareLock));
+    }
+}
+
+// ---- ALTER TABLE --------------------------------------------------------------------------------------------------------
+
+unsafe fn before_alter(alter: &pg_sys::AlterTableStmt) -> Result<(), Failure> {
+    for command in commands_of(alter) {
+        match (*command).subtype {
+            pg_sys::AlterTableType::AT_AttachPartition => before_attach(alter, command)?,
+            pg_sys::AlterTableType::AT_DetachPartition => before_detach(alter, command)?,
+            _ => check_storage(alter, command)?,
+        }
+    }
+    Ok(())
+}
+
+/// The table of an ALTER TABLE, locked as the command does; an error if the caller may not change it.
+unsafe fn target_of(alter: &pg_sys::AlterTableStmt, lock: u32) -> Option<Table> {
+    lock_ancestors(alter.relation);
+    let oid = pg_sys::AlterTableLookupRelation(std::ptr::from_ref(alter).cast_mut(), lock as pg_sys::LOCKMODE);
+    if oid == pg_sys::InvalidOid {
+        return None;
+    }
+    let kind = pg_sys::get_rel_relkind(oid) as u8;
+    let is_table = matches!(kind, pg_sys::RELKIND_RELATION | pg_sys::RELKIND_PARTITIONED_TABLE);
+    is_table.then(|| Table::open_oid(oid, pg_sys::NoLock))
+}
+
+unsafe fn before_attach(alter: &pg_sys::AlterTableStmt, command: *mut pg_sys::AlterTableCmd) -> Result<(), Failure> {
+    let Some(parent) = target_of(alter, pg_sys::ShareUpdateExclusiveLock) else { return Ok(()) };
+    let partition = named(partition_of(command));
+    let is_tracked = Options::of_relation(parent.relation()).is_some();
+    // Who may not attach it gets no lock either: the command itself says what is wrong.
+    if !is_tracked || partition == pg_sys::InvalidOid || !manage::owns(partition, pg_sys::GetUserId()) {
+        return Ok(());
+    }
+    lock_default(&parent);
+    lock(partition, pg_sys::AccessExclusiveLock);
+    let kind = pg_sys::get_rel_relkind(partition) as u8;
+    if !matches!(kind, pg_sys::RELKIND_RELATION | pg_sys::RELKIND_PARTITIONED_TABLE) {
+        return Ok(());
+    }
+    let partition = Table::open_oid(partition, pg_sys::NoLock);
+    kinds::check_partitions(&relation::tree(&partition, pg_sys::AccessExclusiveLock), || {
+        let (partition, parent) = (relation::qualified_name(&partition), relation::qualified_name(&parent));
+        format!("cannot attach {partition} as a partition of tracked table {parent}")
+    })
+}
+
+/// Where the table has a default partition, rows of that may be the new one's: it is locked before the one that is named.
+unsafe fn lock_default(parent: &Table) {
+    if let Some(partition) = relation::default_partition(parent) {
+        lock(partition, pg_sys::AccessExclusiveLock);
+    }
+}
+
+unsafe fn after_attach(partition: *mut pg_sys::RangeVar) -> Result<(), Failure> {
+    let Some(partition) = locked_table(partition) else { return Ok(()) };
+    let Some(options) = Options::of_relation(partition.relation()) else { return Ok(()) };
+    if plan::tracked_root(&partition, &options).is_none() {
+        return Ok(());
+    }
+    let oid = relation::oid(&partition);
+    drop(partition);
+    manage::as_owner(|| manage::make_truncate_triggers(oid, &options, pg_sys::AccessExclusiveLock));
+    record_all(&Table::open_oid(oid, pg_sys::NoLock), &options, Passage::Arrival)
+}
+
+unsafe fn before_detach(alter: &pg_sys::AlterTableStmt, command: *mut pg_sys::AlterTableCmd) -> Result<(), Failure> {
+    let is_concurrent = (*(*command).def.cast::<pg_sys::PartitionCmd>()).concurrent;
+    let lock_mode = if is_concurrent { pg_sys::ShareUpdateExclusiveLock } else { pg_sys::AccessExclusiveLock };
+    let Some(parent) = target_of(alter, lock_mode) else { return Ok(()) };
+    let Some(options) = Options::of_relation(parent.relation()) else { return Ok(()) };
+    if is_concurrent {
+        return Err(Failure::new(
+            PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+            "cannot detach a partition of a tracked table concurrently",
+        )
+        .detail("The rows that leave the table are recorded in the transaction that detaches them.")
+        .hint("Use ALTER TABLE ... DETACH PARTITION without CONCURRENTLY."));
+    }
+    // Whose the partition is does not matter: its table's owner may detach it. Which ones there are changes no more.
+    let partition = named(partition_of(command));
+    if !relation::partitions(&parent).contains(&partition) {
+        return Ok(());
+    }
+    lock_default(&parent);
+    lock(partition, pg_sys::AccessExclusiveLock);
+    let partition = Table::open_oid(partition, pg_sys::NoLock);
+    relation::tree(&partition, pg_sys::AccessExclusiveLock);
+    record_all(&partition, &options, Passage::Departure)
+}
+
+unsafe fn after_detach(partition: *mut pg_sys::RangeVar) -> Result<(), Failure> {
+    let Some(partition) = locked_table(partition) else { return Ok(()) };
+    // Its partitions may be tracked as tables of their own, if it was not.
+    let was_tracked = options::has_truncate_trigger(partition.relation());
+    if was_tracked && Options::of_relation(partition.relation()).is_none() {
+        let oid = relation::oid(&partition);
+        drop(partition);
+        manage::as_owner(|| manage::drop_truncate_triggers(oid));
+    }
+    Ok(())
+}
+
+/// A tracked table stays one whose rows can be recorded.
+unsafe fn check_storage(alter: &pg_sys::AlterTableStmt, command: *mut pg_sys::AlterTableCmd) -> Result<(), Failure> {
+    let is_unlogged = match (*command).subtype {
+        pg_sys::AlterTableType::AT_SetUnLogged => true,
+        #[cfg(not(feature = "pg14"))]
+        pg_sys::AlterTableType::AT_SetAccessMethod if is_other_method((*command).name) => false,
+        _ => return Ok(()),
+    };
+    let Some(table) = target_of(alter, pg_sys::AccessExclusiveLock) else { return Ok(()) };
+    // The method of a partitioned table is what its new partitions get, which are looked at when they come.
+    let has_rows = is_unlogged || !kinds::is_partitioned(&table);
+    if Options::of_relation(table.relation()).is_none() || !has_rows {
+        return Ok(());
+    }
+    let name = relation::qualified_name(&table);
+    let (message, detail) = match is_unlogged {
+        true => (
+            format!("cannot make tracked table {name} unlogged"),
+            "A crash empties it then, while the ledger keeps what was recorded, so every row would be reported missing.",
+        ),
+        false => (
+            format!("cannot change the access method of tracked table {name}"),
+            "The rows of tracked tables are read as those of a heap.",
+        ),
+    };
+    Err(Failure::new(PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED, message)
+        .detail(detail)
+        .hint("A table that is to go on without the ledger: SELECT ledger.untrack('table')."))
+}
+
+/// Whether the access method with this name, or the default one, is another than heap.
+#[cfg(not(feature = "pg14"))]
+unsafe fn is_other_method(name: *const std::ffi::c_char) -> bool {
+    let name = if name.is_null() { pg_sys::default_table_access_method } else { name };
+    let method = pg_sys::get_table_am_oid(name, true);
+    method != pg_sys::InvalidOid && method != pg_sys::HEAP_TABLE_AM_OID
+}
+
+// ---- CREATE TABLE ... PARTITION OF --------------------------------------------------------------------------------------
+
+unsafe fn after_create(create: &pg_sys::CreateStmt) -> Result<(), Failure> {
+    // By its name alone a temporary table would be found first.
+    let schema = pg_sys::RangeVarGetCreationNamespace(create.relation);
+    let oid = pg_sys::get_relname_relid((*create.relation).relname, schema);
+    if oid == pg_sys::InvalidOid {
+        return Ok(());
+    }
+    let partition = Table::open_oid(oid, pg_sys::AccessShareLock);
+    let Some(options) = Options::of_relation(partition.relation()) else { return Ok(()) };
+    let root = plan::tracked_root(&partition, &options);
+    // With IF NOT EXISTS it may have been there.
+    let (Some(root), false) = (root, options::has_truncate_trigger(partition.relation())) else { return Ok(()) };
+    kinds::check_partitions(&[oid], || {
+        let (partition, root) = (relation::qualified_name(&partition), relation::qualified_name(&root));
+        format!("cannot create {partition} as a partition of tracked table {root}")
+    })?;
+    drop(partition);
+    manage::as_owner(|| manage::make_truncate_triggers(oid, &options, pg_sys::ShareRowExclusiveLock));
+    Ok(())
+}

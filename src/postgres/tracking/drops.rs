@@ -1,0 +1,154 @@
+//! DROP TABLE, DROP SCHEMA and DROP OWNED: of a partition that goes, the rows are recorded; of a tracked table that goes, that
+//! it does. It does not matter whose they are, but whether Postgres lets the caller drop them.
+
+use super::commands::{list_of, lock, named};
+use super::kinds;
+use super::manage;
+use super::options::Options;
+use super::partitions::{record_all, Passage};
+use super::plan;
+use super::relation;
+use crate::postgres::errors::Failure;
+use crate::postgres::spi;
+use crate::postgres::tables::{Row, Table};
+use pgrx::pg_sys;
+
+/// # Safety
+/// As for [`super::commands::before_utility`].
+pub unsafe fn before_drop(drop: &pg_sys::DropStmt) -> Result<(), Failure> {
+    match drop.removeType {
+        pg_sys::ObjectType::OBJECT_TABLE => {
+            let locked = list_of(drop.objects).filter_map(|names| lock_named(names.cast())).collect::<Vec<_>>();
+            record(&locked)
+        }
+        // Without CASCADE a schema goes only if it is empty.
+        pg_sys::ObjectType::OBJECT_SCHEMA if drop.behavior == pg_sys::DropBehavior::DROP_CASCADE => {
+            let mut tables = Vec::new();
+            for name in list_of(drop.objects) {
+                let schema = pg_sys::get_namespace_oid(schema_name(name.cast()), true);
+                // Who may not gets no lock either: the command itself says what is wrong.
+                if schema != pg_sys::InvalidOid && owns_schema(schema, pg_sys::GetUserId()) {
+                    tables.append(&mut tables_that(IN_SCHEMA, schema));
+                }
+            }
+            record(&lock_all(tables))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// # Safety
+/// As for [`super::commands::before_utility`].
+pub unsafe fn before_drop_owned(drop: &pg_sys::DropOwnedStmt) -> Result<(), Failure> {
+    let mut tables = Vec::new();
+    for role in list_of(drop.roles) {
+        let role = pg_sys::get_rolespec_oid(role.cast::<pg_sys::RoleSpec>(), true);
+        // What the first role of a cluster owns, Postgres does not drop.
+        let is_first = role == pg_sys::Oid::from(pg_sys::BOOTSTRAP_SUPERUSERID);
+        if role != pg_sys::InvalidOid && !is_first && pg_sys::has_privs_of_role(pg_sys::GetUserId(), role) {
+            tables.append(&mut tables_that(OF_OWNER, role));
+        }
+    }
+    record(&lock_all(tables))
+}
+
+/// Tables that are tracked, or may have partitions that are.
+const IN_SCHEMA: &str = "SELECT c.oid FROM pg_catalog.pg_class AS c \
+    WHERE c.relnamespace OPERATOR(pg_catalog.=) $1::pg_catalog.oid \
+    AND (c.relkind OPERATOR(pg_catalog.=) 'p' OR c.relkind OPERATOR(pg_catalog.=) 'r' AND c.relhastriggers)";
+
+/// The same. With a schema goes what is in it, whoever's it is.
+const OF_OWNER: &str = "SELECT c.oid FROM pg_catalog.pg_class AS c \
+    JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace \
+    WHERE (c.relowner OPERATOR(pg_catalog.=) $1::pg_catalog.oid OR n.nspowner OPERATOR(pg_catalog.=) $1::pg_catalog.oid) \
+    AND (c.relkind OPERATOR(pg_catalog.=) 'p' OR c.relkind OPERATOR(pg_catalog.=) 'r' AND c.relhastriggers)";
+
+fn tables_that(query: &'static str, object: pg_sys::Oid) -> Vec<pg_sys::Oid> {
+    let mut tables: Vec<pg_sys::Oid> = Vec::new();
+    let take = |row: &Row| tables.extend(row.get::<pg_sys::Oid>(0));
+    manage::as_owner(|| spi::for_each(query, &[i64::from(object.to_u32()).into()], take));
+    tables
+}
+
+/// Locks what a command drops, each after the tables that it is a partition of; gives those that are still there.
+unsafe fn lock_all(mut tables: Vec<pg_sys::Oid>) -> Vec<pg_sys::Oid> {
+    tables.sort_unstable_by_key(|oid| oid.to_u32());
+    tables.dedup();
+    tables.sort_by_key(|oid| relation::ancestors_of(*oid).len());
+    tables.iter().for_each(|oid| lock_with_ancestors(*oid, &relation::ancestors_of(*oid)));
+    tables.retain(|oid| pg_sys::get_rel_relkind(*oid) != 0);
+    tables
+}
+
+/// As DROP TABLE does: a partition's parent is locked first, as nobody is to use it meanwhile.
+unsafe fn lock_with_ancestors(relation: pg_sys::Oid, ancestors: &[pg_sys::Oid]) {
+    for (depth, ancestor) in ancestors.iter().enumerate().rev() {
+        lock(*ancestor, if depth == 0 { pg_sys::AccessExclusiveLock } else { pg_sys::AccessShareLock });
+    }
+    lock(relation, pg_sys::AccessExclusiveLock);
+}
+
+/// The table that DROP TABLE names, locked, if it is one that the caller may drop.
+unsafe fn lock_named(names: *mut pg_sys::List) -> Option<pg_sys::Oid> {
+    let name = pg_sys::makeRangeVarFromNameList(names);
+    loop {
+        let oid = named(name);
+        if oid == pg_sys::InvalidOid || !may_drop(oid) {
+            // The command itself says what is wrong.
+            return None;
+        }
+        let ancestors = relation::ancestors_of(oid);
+        lock_with_ancestors(oid, &ancestors);
+        // Another one may have got the name while this was waiting.
+        if named(name) == oid && relation::ancestors_of(oid) == ancestors {
+            return Some(oid);
+        }
+    }
+}
+
+unsafe fn may_drop(relation: pg_sys::Oid) -> bool {
+    let kind = pg_sys::get_rel_relkind(relation) as u8;
+    let is_table = matches!(kind, pg_sys::RELKIND_RELATION | pg_sys::RELKIND_PARTITIONED_TABLE);
+    let is_catalog = || relation.to_u32() < pg_sys::FirstNormalObjectId;
+    let user = pg_sys::GetUserId();
+    is_table
+        && !is_catalog()
+        && (manage::owns(relation, user) || owns_schema(pg_sys::get_rel_namespace(relation), user))
+}
+
+/// Records what goes with these tables, which are locked: they themselves, and their partitions.
+unsafe fn record(dropped: &[pg_sys::Oid]) -> Result<(), Failure> {
+    let open = |oid: &pg_sys::Oid| Table::open_oid(*oid, pg_sys::NoLock);
+    let mut all: Vec<pg_sys::Oid> =
+        dropped.iter().flat_map(|oid| relation::tree(&open(oid), pg_sys::AccessExclusiveLock)).collect();
+    all.sort_unstable_by_key(|oid| oid.to_u32());
+    all.dedup();
+    for oid in &all {
+        let table = open(oid);
+        let Some(options) = Options::of_relation(table.relation()) else { continue };
+        match plan::tracked_root(&table, &options) {
+            None => manage::note_dropped(&table, &options)?,
+            Some(root) if all.contains(&relation::oid(&root)) || kinds::is_partitioned(&table) => {}
+            Some(_) => record_all(&table, &options, Passage::Departure)?,
+        }
+    }
+    Ok(())
+}
+
+/// # Safety
+/// Inside a transaction.
+unsafe fn owns_schema(schema: pg_sys::Oid, user: pg_sys::Oid) -> bool {
+    #[cfg(any(feature = "pg14", feature = "pg15"))]
+    return pg_sys::pg_namespace_ownercheck(schema, user);
+    #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+    return pg_sys::object_ownercheck(pg_sys::NamespaceRelationId, schema, user);
+}
+
+/// # Safety
+/// A node of type String.
+unsafe fn schema_name(name: *mut pg_sys::Node) -> *const std::ffi::c_char {
+    #[cfg(feature = "pg14")]
+    return (*name.cast::<pg_sys::Value>()).val.str_;
+    #[cfg(not(feature = "pg14"))]
+    return (*name.cast::<pg_sys::String>()).sval;
+}

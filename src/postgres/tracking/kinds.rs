@@ -1,0 +1,98 @@
+//! Which tables can be recorded: those whose rows change by statements alone, and stay as they are otherwise. Of a partitioned
+//! table that holds for each partition with rows.
+
+use super::options;
+use super::relation;
+use crate::postgres::errors::Failure;
+use crate::postgres::tables::Table;
+use pgrx::{pg_sys, PgSqlErrorCode};
+
+/// Why the rows of a relation cannot be recorded, as what is said of it, and what to do about it.
+pub struct Obstacle {
+    pub why: &'static str,
+    pub hint: &'static str,
+}
+
+const OTHER_METHOD: &str = "has another access method than heap";
+const UNLOGGED: &str =
+    "is unlogged: a crash empties it, while the ledger keeps what was recorded, so every row would be reported missing";
+
+/// What stands against recording the rows of a relation, whoever's it is.
+pub fn obstacle(table: &Table) -> Option<Obstacle> {
+    // SAFETY: the relation is open.
+    let form = unsafe { &*(*table.relation()).rd_rel };
+    let obstacle = |why, hint| Some(Obstacle { why, hint });
+    let tables_only = "Track the tables that hold the rows.";
+    match form.relkind as u8 {
+        pg_sys::RELKIND_RELATION | pg_sys::RELKIND_PARTITIONED_TABLE => {}
+        pg_sys::RELKIND_VIEW => return obstacle("is a view and holds no rows", tables_only),
+        pg_sys::RELKIND_MATVIEW => return obstacle("is a materialized view: its rows are computed", tables_only),
+        pg_sys::RELKIND_FOREIGN_TABLE => {
+            return obstacle("is a foreign table: its rows can change where no trigger sees it", tables_only)
+        }
+        _ => return obstacle("is not a table", tables_only),
+    }
+    match form.relpersistence as u8 {
+        pg_sys::RELPERSISTENCE_PERMANENT => {}
+        pg_sys::RELPERSISTENCE_UNLOGGED => return obstacle(UNLOGGED, "ALTER TABLE ... SET LOGGED first."),
+        _ => return obstacle("is temporary: its rows are gone with the session", "Track a permanent table."),
+    }
+    match table.is_plain() && !table.is_heap() {
+        true => obstacle(OTHER_METHOD, "Tables with another access method cannot be tracked yet."),
+        false => None,
+    }
+}
+
+/// Rows are read as those of a heap, and of nothing else.
+pub fn check_heap(table: &Table) -> Result<(), Failure> {
+    if !table.is_plain() || table.is_heap() {
+        return Ok(());
+    }
+    let message = format!("cannot read the rows of table {}", relation::qualified_name(table));
+    Err(Failure::new(PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED, message)
+        .detail(format!("The table {OTHER_METHOD}."))
+        .hint("ALTER TABLE ... SET ACCESS METHOD heap."))
+}
+
+/// Refuses, with what the caller says, where rows of one of these partitions, which are locked, could not be recorded as
+/// those of their table.
+pub fn check_partitions(partitions: &[pg_sys::Oid], refusal: impl Fn() -> String) -> Result<(), Failure> {
+    let refuse = |partition: &Table, why: &str, hint: &str| {
+        let detail = format!("Partition {} {why}.", relation::qualified_name(partition));
+        let failure = Failure::new(PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE, refusal());
+        Err(failure.detail(detail).hint(hint))
+    };
+    for oid in partitions {
+        let partition = Table::open_oid(*oid, pg_sys::NoLock);
+        if has_own_trigger(&partition) {
+            return refuse(&partition, "is tracked itself", "SELECT ledger.untrack('partition') first.");
+        }
+        if relation::is_leaving(&partition) {
+            return refuse(&partition, "is being detached", "ALTER TABLE ... DETACH PARTITION ... FINALIZE first.");
+        }
+        match obstacle(&partition) {
+            // One without rows has nothing that a crash, or another method, could do anything to.
+            Some(Obstacle { why, hint }) if !is_partitioned(&partition) => return refuse(&partition, why, hint),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+pub fn is_partitioned(table: &Table) -> bool {
+    // SAFETY: the relation is open.
+    unsafe { (*(*table.relation()).rd_rel).relkind as u8 == pg_sys::RELKIND_PARTITIONED_TABLE }
+}
+
+/// Whether the table is tracked, and not merely as a partition of one that is.
+fn has_own_trigger(table: &Table) -> bool {
+    // SAFETY: the relation is open, and its triggers with it.
+    unsafe {
+        let descriptor = (*table.relation()).trigdesc;
+        if descriptor.is_null() {
+            return false;
+        }
+        let triggers = std::slice::from_raw_parts((*descriptor).triggers, (*descriptor).numtriggers as usize);
+        triggers.iter().any(|trigger| !trigger.tgisclone && options::is_row_trigger(trigger))
+    }
+}

@@ -1,0 +1,66 @@
+//! TRUNCATE of partitions: with their table, whose one entry says it of all rows, or alone, row by row.
+//!
+//! The triggers of a truncated table and of its partitions are called one after another, with triggers of the application in
+//! between, which may run commands of their own, others that truncate among them. What the triggers of one TRUNCATE
+//! have in common, and share with no other, is the executor's state that they are called with. Its memory is released when
+//! that TRUNCATE has ended, well or not, and with it goes what is known of it here.
+
+use super::partitions::{record_all, Passage};
+use super::plan::Plan;
+use crate::postgres::errors::Failure;
+use crate::postgres::tables::Table;
+use pgrx::{pg_guard, pg_sys};
+use std::cell::RefCell;
+use std::ffi::c_void;
+
+thread_local! {
+    /// The tables that are being truncated as a whole, by their ids, and the memory of the TRUNCATE that does it.
+    static WHOLE: RefCell<Vec<(pg_sys::MemoryContext, String)>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The memory of the TRUNCATE whose trigger is being called. Postgres calls it in memory for one tuple, which is part of it.
+///
+/// # Safety
+/// In a trigger function, in the memory context that it was called in.
+unsafe fn running() -> pg_sys::MemoryContext {
+    (*pg_sys::CurrentMemoryContext).parent
+}
+
+/// The table is truncated, and with it its partitions, whose triggers come after.
+///
+/// # Safety
+/// As for [`running`].
+pub unsafe fn note_whole(plan: &Plan) {
+    let context = running();
+    let size = std::mem::size_of::<pg_sys::MemoryContextCallback>();
+    let callback = pg_sys::MemoryContextAlloc(context, size).cast::<pg_sys::MemoryContextCallback>();
+    callback.write(pg_sys::MemoryContextCallback {
+        func: Some(forget),
+        arg: context.cast(),
+        next: std::ptr::null_mut(),
+    });
+    WHOLE.with_borrow_mut(|whole| whole.push((context, plan.options.table_id.clone())));
+    pg_sys::MemoryContextRegisterResetCallback(context, callback);
+}
+
+/// The TRUNCATE with this memory has ended. Cannot fail.
+#[pg_guard]
+unsafe extern "C-unwind" fn forget(context: *mut c_void) {
+    WHOLE.with_borrow_mut(|whole| whole.retain(|(of, _)| *of != context.cast()));
+}
+
+/// A partition is truncated. Its rows are still there.
+///
+/// # Safety
+/// As for [`running`].
+pub unsafe fn record_partition(plan: &Plan, partition: &Table) -> Result<(), Failure> {
+    let context = running();
+    let is_noted = |whole: &Vec<(pg_sys::MemoryContext, String)>| {
+        whole.iter().any(|(of, table_id)| *of == context && *table_id == plan.options.table_id)
+    };
+    // One that has partitions itself is truncated by way of them.
+    match WHOLE.with_borrow(is_noted) || !partition.is_plain() {
+        true => Ok(()),
+        false => record_all(partition, &plan.options, Passage::Departure),
+    }
+}
