@@ -15,7 +15,7 @@ use crate::items::verifier::{Verification, SOLUTION};
 use crate::ledger::parse_hash;
 use crate::postgres::errors::{or_raise, required, Failure};
 use crate::postgres::jsonb::{Jsonb, JsonbText};
-use crate::postgres::tracking::manage::as_owner;
+use crate::postgres::roles::as_ledger_owner;
 use pgrx::prelude::*;
 use pgrx::{check_for_interrupts, PgSqlErrorCode};
 use serde_json::{json, Value};
@@ -61,7 +61,7 @@ fn create_item(
         revoked: None,
     };
     let signer = Signer::caller();
-    as_owner(|| or_raise(sign(&draft, Calls::of(depends_on), Place::New, signer)))
+    as_ledger_owner(|| or_raise(sign(&draft, Calls::of(depends_on), Place::New, signer)))
 }
 
 /// Signs an item again, with what is given in the place of what is registered.
@@ -80,7 +80,7 @@ fn sign_item(
     prepare(c"sign_item()");
     let name = or_raise(item_name(item_type, item_id, version));
     let signer = Signer::caller();
-    as_owner(|| {
+    as_ledger_owner(|| {
         let mut draft = or_raise(lock(&name));
         draft.content = content.unwrap_or(draft.content);
         draft.metadata = metadata.map(Jsonb::text).or(draft.metadata);
@@ -102,7 +102,7 @@ fn move_item(
     let name = or_raise(item_name(item_type, item_id, version));
     let file_path = required(file_path, "file_path");
     let signer = Signer::caller();
-    as_owner(|| {
+    as_ledger_owner(|| {
         let mut draft = or_raise(lock(&name));
         let found = with_latest_snapshot_to_sign(|mut verifier| verifier.verify_alone(&draft));
         or_raise(require_success(&name, found.verification));

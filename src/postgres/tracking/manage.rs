@@ -10,6 +10,8 @@ use crate::postgres::database;
 use crate::postgres::entries::{self, RowEntry};
 use crate::postgres::errors::{or_raise, required, Failure};
 use crate::postgres::hashing;
+use crate::postgres::roles::as_ledger_owner;
+use crate::postgres::schema;
 use crate::postgres::secrets;
 use crate::postgres::tables::Table;
 use pgrx::prelude::*;
@@ -96,7 +98,7 @@ fn untrack_table(target: pg_sys::Oid) -> Result<(), Failure> {
     // Not all that track() asks for: a table that has lost its primary key can be let go.
     check_partition(&table)?;
     drop(table);
-    as_owner(|| {
+    as_ledger_owner(|| {
         drop_triggers(target);
         baseline::forget(&options.table_id);
     });
@@ -165,14 +167,11 @@ fn check_kind(table: &Table) -> Result<(), Failure> {
         }
         _ => return refuse("It is temporary: its rows are gone with the session.", "Track a permanent table."),
     }
-    // SAFETY: catalog look-ups.
-    let (is_catalog, schema) = unsafe {
-        (pg_sys::IsCatalogRelationOid(relation::oid(table)), pg_sys::get_namespace_oid(c"ledger".as_ptr(), true))
-    };
-    if is_catalog {
+    // SAFETY: looks at the number.
+    if unsafe { pg_sys::IsCatalogRelationOid(relation::oid(table)) } {
         return refuse("It is a system catalog.", "Track tables of your own.");
     }
-    if form.relnamespace == schema {
+    if Some(form.relnamespace) == schema::find() {
         return refuse("It is the ledger's own.", "Track tables of your own.");
     }
     if form.relkind as u8 == pg_sys::RELKIND_RELATION && form.relam != pg_sys::HEAP_TABLE_AM_OID {
@@ -255,7 +254,7 @@ fn is_enabled(table: &Table) -> bool {
 fn make_triggers(target: pg_sys::Oid, options: &Options) {
     let (name, argument) = (name_of(target), quoted_literal(&options.text()));
     let row_trigger = ROW_TRIGGER.to_string_lossy();
-    as_owner(|| {
+    as_ledger_owner(|| {
         drop_triggers(target);
         run(&format!(
             "CREATE TRIGGER {row_trigger} AFTER INSERT OR UPDATE OR DELETE ON {name} \
@@ -332,31 +331,10 @@ fn quoted_literal(text: &str) -> String {
     format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
 }
 
-/// Runs DDL as the owner of the ledger: who may have a table tracked need not be able to make such triggers by hand, with
-/// which one could record what one likes about other tables.
-pub fn as_owner<T>(work: impl FnOnce() -> T) -> T {
-    struct Restore(pg_sys::Oid, i32);
-    impl Drop for Restore {
-        fn drop(&mut self) {
-            // SAFETY: what was read before.
-            unsafe { pg_sys::SetUserIdAndSecContext(self.0, self.1) }
-        }
-    }
-    let (mut user, mut context) = (pg_sys::InvalidOid, 0);
-    // SAFETY: put back when this returns or unwinds.
-    unsafe {
-        pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
-        let owner = pg_sys::Oid::from(pg_sys::BOOTSTRAP_SUPERUSERID);
-        pg_sys::SetUserIdAndSecContext(owner, context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32);
-    }
-    let _restore = Restore(user, context);
-    work()
-}
-
 /// Whether a table has the triggers that record it under this id.
 pub fn is_tracked(table_id: &str) -> bool {
     let mut found = false;
-    as_owner(|| {
+    as_ledger_owner(|| {
         crate::postgres::spi::for_each("SELECT table_id FROM ledger.tracked_tables", &[], |row| {
             found |= row.get::<String>(0).is_some_and(|id| id == table_id);
         });

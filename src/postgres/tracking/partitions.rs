@@ -8,6 +8,8 @@ use super::plan::{self, Plan};
 use super::record;
 use super::relation;
 use crate::postgres::errors::{or_raise, Failure};
+use crate::postgres::roles::as_ledger_owner;
+use crate::postgres::schema;
 use crate::postgres::spi;
 use crate::postgres::tables::{LatestSnapshot, Row, Table, TableScan};
 use pgrx::{check_for_interrupts, pg_guard, pg_sys, PgMemoryContexts, PgSqlErrorCode};
@@ -91,7 +93,7 @@ pub unsafe fn concerns(statement: *mut pg_sys::Node) -> bool {
     use pg_sys::NodeTag::{T_AlterTableStmt, T_CreateStmt, T_DropStmt};
     matches!((*statement).type_, T_AlterTableStmt | T_CreateStmt | T_DropStmt)
         && pg_sys::IsTransactionState()
-        && pg_sys::get_extension_oid(c"pg_notary".as_ptr(), true) != pg_sys::InvalidOid
+        && schema::find().is_some()
 }
 
 /// Records rows that the command takes away, while they are there.
@@ -235,7 +237,7 @@ unsafe fn before_schema_drop(name: *mut pg_sys::Node) -> Result<(), Failure> {
     }
     let mut tracked: Vec<pg_sys::Oid> = Vec::new();
     let take = |row: &Row| tracked.extend(row.get::<pg_sys::Oid>(0));
-    manage::as_owner(|| spi::for_each("SELECT table_name::pg_catalog.oid FROM ledger.tracked_tables", &[], take));
+    as_ledger_owner(|| spi::for_each("SELECT table_name::pg_catalog.oid FROM ledger.tracked_tables", &[], take));
     tracked.retain(|oid| pg_sys::get_rel_namespace(*oid) == schema);
     for oid in tracked {
         let table = Table::open_oid(oid, pg_sys::AccessExclusiveLock);
@@ -280,7 +282,7 @@ unsafe fn after_attach(partition: *mut pg_sys::RangeVar, has_rows: bool) -> Resu
     }
     let oid = relation::oid(&partition);
     drop(partition);
-    manage::as_owner(|| manage::make_truncate_triggers(oid, &options));
+    as_ledger_owner(|| manage::make_truncate_triggers(oid, &options));
     let partition = Table::open_oid(oid, pg_sys::NoLock);
     match has_rows {
         true => record_all(&partition, &options, Passage::Arrival),
@@ -294,7 +296,7 @@ unsafe fn after_detach(partition: *mut pg_sys::RangeVar) -> Result<(), Failure> 
     let oid = relation::oid(&partition);
     drop(partition);
     if !is_tracked {
-        manage::as_owner(|| manage::drop_truncate_triggers(oid));
+        as_ledger_owner(|| manage::drop_truncate_triggers(oid));
     }
     Ok(())
 }
