@@ -63,3 +63,12 @@ fn with_own_settings<T>(work: impl FnOnce() -> T) -> T {
     unsafe { pg_sys::AtEOXact_GUC(false, level) };
     result
 }
+
+/// Whether the session's role may read files of the server, also where a function of another role's asks.
+pub fn caller_reads_server_files() -> bool {
+    // SAFETY: catalog look-ups inside a transaction.
+    unsafe {
+        let role = pg_sys::Oid::from(pg_sys::ROLE_PG_READ_SERVER_FILES);
+        pg_sys::has_privs_of_role(pg_sys::GetOuterUserId(), role)
+    }
+}
