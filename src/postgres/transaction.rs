@@ -165,7 +165,7 @@ pub fn require_no_part() -> Result<(), Failure> {
         return Err(refuse("cannot rebuild the ledger in a transaction that has recorded entries"));
     }
     if creates_ledger() {
-        return Err(refuse("cannot rebuild the ledger in the transaction that creates the extension")
+        return Err(refuse("cannot rebuild the ledger in a transaction that creates an extension")
             .hint("Commit CREATE EXTENSION first."));
     }
     Ok(())
