@@ -8,6 +8,7 @@
 pub mod faults;
 pub mod ledger;
 pub mod random;
+pub mod tampering;
 pub mod tracking;
 pub mod wire;
 

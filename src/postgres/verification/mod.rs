@@ -3,6 +3,7 @@
 //! | module | concern |
 //! |---|---|
 //! | [`chain`] | tables and file beside each other, block by block |
+//! | [`own_file`] | which file that is, and a file by itself |
 //! | [`pending`] | what is not sealed yet |
 //! | [`strays`] | rows that reading in order does not come by |
 //! | [`table_blocks`], [`leaves`], [`stored_tree`] | the chain and the log tree as the tables have them |
@@ -12,6 +13,7 @@
 mod chain;
 pub mod entry;
 mod leaves;
+mod own_file;
 mod pending;
 pub mod progress;
 pub mod stored_tree;
@@ -139,7 +141,7 @@ fn verify_file_integrity(path: default!(Option<String>, "NULL")) -> JsonbText {
             or_raise(database::require_preloaded());
             wait_for_repair();
         }
-        JsonbText::from(file_json(&or_raise(chain::verify_file_alone(&path, is_own))))
+        JsonbText::from(file_json(&or_raise(own_file::verify_file_alone(&path, is_own))))
     })
 }
 
