@@ -25,7 +25,7 @@ use uuid::Uuid;
 #[derive(Debug, Clone)]
 pub enum ItemEntry {
     Stored {
-        entry: Entry,
+        entry: Box<Entry>,
         /// Its place in the log tree, and what all of it hashes to; the place is negative as long as it is pending.
         in_tree: SealedEntry,
     },
@@ -37,7 +37,7 @@ pub enum ItemEntry {
 impl ItemEntry {
     fn from_row(row: &Row) -> Option<ItemEntry> {
         is_about_an_item(row).then(|| ItemEntry::Stored {
-            entry: tables::entry_from_row(row),
+            entry: Box::new(tables::entry_from_row(row)),
             in_tree: sealed_entry(row, None, &mut Buffers::default()),
         })
     }
@@ -81,7 +81,7 @@ impl ItemEntry {
 
     /// What it says of the item, if it is what was recorded; else what is wrong with it.
     pub fn registration(&self, name: &ItemName) -> Result<Registration, String> {
-        let entry = match self {
+        let entry: &Entry = match self {
             ItemEntry::Stored { entry, .. } => entry,
             ItemEntry::Gone { block_number, leaf_index, .. } => {
                 return Err(format!(
