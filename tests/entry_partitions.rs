@@ -146,6 +146,60 @@ fn what_is_asked_of_a_row_is_refused_while_entries_about_it_are_away() {
     assert_eq!(json(&mut client, &format!("SELECT ledger.verify_row({row})"))["problem"], "resurrected");
 }
 
+/// What was revoked does not come back by an older state of the item, because the partition with the revocation is away.
+#[test]
+fn an_item_is_refused_while_entries_about_it_are_away() {
+    let (_cluster, mut client, _) = ledger();
+    let item = "'tool', 'api', '1.0.0'";
+    client
+        .batch_execute(&format!(
+            "CREATE ROLE writer IN ROLE ledger_writer;
+             SELECT ledger.create_item({item}, E'call()\\n', 'api.py');
+             SELECT ledger.create_item('tool', 'other', '1.0.0', E'other()\\n', 'other.py')"
+        ))
+        .unwrap();
+    seal(&mut client);
+    client
+        .batch_execute(&format!(
+            "CREATE TABLE older AS SELECT * FROM ledger.items; SELECT ledger.revoke_signature({item}, 'sends keys')"
+        ))
+        .unwrap();
+    seal(&mut client);
+    let in_block = "SELECT max(block_number) FROM ledger.entries WHERE entry_type = 'item_revoked'";
+    assert_eq!(number(&mut client, in_block), 7);
+    client
+        .batch_execute(&format!(
+            "{TAKE}
+             CREATE TABLE copy_1 (LIKE ledger.entries); INSERT INTO copy_1 SELECT * FROM taken WHERE block_number < 7;
+             CREATE TABLE copy_2 (LIKE ledger.entries); INSERT INTO copy_2 SELECT * FROM taken WHERE block_number >= 7;
+             ALTER TABLE ledger.entries_sealed ATTACH PARTITION copy_1 FOR VALUES FROM (MINVALUE) TO (7);
+             UPDATE ledger.items AS i SET revoked_at = NULL, revoked_reason = NULL, entry_id = o.entry_id
+             FROM older AS o WHERE i.item_id = 'api' AND o.item_id = 'api'"
+        ))
+        .unwrap();
+    let load = format!("SELECT ledger.load_item({item})");
+    let refused = error(&mut client, &load);
+    assert!(all_text(&refused).contains("attach it again"), "{refused:?}");
+    let items = json(&mut client, "SELECT ledger.verify_all() -> 'items'");
+    assert_eq!((&items["valid"], &items["errors"][0]["problem"]), (&false.into(), &"unproven".into()), "{items}");
+    // Nobody signs it again but an administrator, as if it had never been revoked; what calls it is not signed at all.
+    let sign = format!("SELECT ledger.sign_item({item})");
+    let as_writer = |statement: &str| format!("SET LOCAL ROLE writer; {statement}");
+    client.batch_execute("BEGIN").unwrap();
+    let refused = error(&mut client, &as_writer(&sign));
+    assert!(all_text(&refused).contains("attach it again"), "{refused:?}");
+    client.batch_execute("ROLLBACK").unwrap();
+    let calls = r#"'[{"item_type": "tool", "item_id": "api", "version": "1.0.0"}]'"#;
+    let calling = format!("SELECT ledger.sign_item('tool', 'other', '1.0.0', depends_on => {calls})");
+    assert!(all_text(&error(&mut client, &calling)).contains("attach it again"));
+    assert!(value(&mut client, "SELECT ledger.load_item('tool', 'other', '1.0.0')").contains("other()"));
+
+    client
+        .batch_execute("ALTER TABLE ledger.entries_sealed ATTACH PARTITION copy_2 FOR VALUES FROM (7) TO (MAXVALUE)")
+        .unwrap();
+    assert!(all_text(&error(&mut client, &load)).contains("revoked"));
+}
+
 /// The file would tell of an entry without a row, were recovery not to find the rows there are.
 #[test]
 fn recovery_and_export_know_entries_of_every_partition() {

@@ -246,6 +246,48 @@ fn a_link_that_leaves_its_base_is_refused_and_not_followed() {
     assert_eq!(fs::read_to_string(outside.join("x.py")).unwrap(), "x\n");
 }
 
+/// A link is passed over only because what it points to is looked at under its own name.
+#[test]
+fn a_link_to_what_is_left_out_is_refused() {
+    let project = Project::signed();
+    project.write("tools/.hidden/x.py", "x\n");
+    project.write("tools/node_modules/y.py", "y\n");
+    project.write("tools/data.txt", "z\n");
+    project.write("tools/other/named.py", "n\n");
+    for (target, name) in [
+        (".hidden/x.py", "hidden.py"),
+        (".hidden", "directory"),
+        ("node_modules/y.py", "module.py"),
+        ("data.txt", "data.py"),
+        ("data.txt", "data.json"),
+        ("other", "same"),
+    ] {
+        symlink(target, project.path("tools").join(name)).unwrap();
+    }
+    symlink("../other/named.py", project.path("tools/core/named.py")).unwrap();
+    assert_eq!(project.run("sign").status.code(), Some(1));
+    let (report, status) = project.verified();
+    assert_eq!(status, 1, "{report}");
+    let refused = |name: &str| item(&report, name)["state"] == "refused";
+    assert!(
+        ["tools/hidden.py", "tools/directory", "tools/module.py", "tools/data.py"].into_iter().all(refused),
+        "{report}"
+    );
+    assert_eq!((&report["counts"]["refused"], &report["counts"]["valid"]), (&4.into(), &4.into()), "{report}");
+    // What lies beside the directory that is looked at is not looked at with it.
+    let verify = |directories: &[&str]| {
+        let paths: Vec<PathBuf> = directories.iter().map(|name| project.path(name)).collect();
+        let arguments: Vec<&OsStr> =
+            [OsStr::new("verify")].into_iter().chain(paths.iter().map(|p| p.as_os_str())).collect();
+        run(&arguments)
+    };
+    let output = verify(&["tools/core"]);
+    assert_eq!(output.status.code(), Some(1), "{}", stdout(&output));
+    assert!(stdout(&output).contains("which is not looked at"), "{}", stdout(&output));
+    let output = verify(&["tools/core", "tools/other"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stdout(&output));
+}
+
 #[test]
 fn a_base_that_is_a_link_elsewhere_exits_with_2() {
     let project = Project::new();

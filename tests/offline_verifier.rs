@@ -177,6 +177,10 @@ fn a_bad_secret_file_exits_with_2_and_shows_no_secret() {
     assert_eq!(output.status.code(), Some(2));
     assert!(stderr(&output).contains("line 2"));
     assert!(!stderr(&output).contains("hunter2"));
+    let secret = directory.secret(&format!("default:a\n{}", "# comment\n".repeat(1 << 17)), 0o600);
+    let output = run(&[&"verify", &vector_file(), &"--secret-file", &secret]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("larger than 1 MiB"), "{}", stderr(&output));
     let missing = directory.0.join("missing");
     let output = run(&[&"verify", &vector_file(), &"--secret-file", &missing]);
     assert_eq!(output.status.code(), Some(2));

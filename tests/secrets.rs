@@ -35,6 +35,30 @@ fn an_empty_secret_is_none() {
     assert_eq!(error(&mut client, RECORD).message(), "no HMAC secret is configured");
 }
 
+#[test]
+fn a_secret_that_is_no_text_is_an_error_and_not_none() {
+    let options = Options::new().secret_of_bytes(b"not \xff text");
+    let (_cluster, mut client) = start(options);
+    for statement in [RECORD, "SELECT ledger.add_entry('test', '1')"] {
+        let refused = error(&mut client, statement);
+        assert_eq!(*refused.code(), SqlState::CONFIG_FILE_ERROR);
+        let text = all_text(&refused);
+        assert!(text.contains("INTEGRITY_HMAC_SECRET") && text.contains("UTF-8"), "{text}");
+    }
+}
+
+#[test]
+fn a_secret_file_that_is_too_large_is_refused_and_not_cut() {
+    let mut text = "one:first secret\n".to_owned();
+    let (_cluster, mut client, path) = start_with_file(&text);
+    text.push_str(&"# a comment\n".repeat(1 << 17));
+    write_secrets(&path, &text, 0o600);
+    reload(&mut client);
+    let refused = error(&mut client, RECORD);
+    assert_eq!(*refused.code(), SqlState::CONFIG_FILE_ERROR);
+    assert!(all_text(&refused).contains("larger than 1 MiB"), "{refused:?}");
+}
+
 /// Writes the secret file.
 fn write_secrets(path: &Path, text: &str, mode: u32) {
     fs::write(path, text).unwrap();
@@ -207,6 +231,22 @@ fn only_a_superuser_sees_where_the_secrets_are() {
         *error(&mut app, "SET ledger.hmac_secret_file = '/tmp/mine'").code(),
         SqlState::CANT_CHANGE_RUNTIME_PARAM
     );
+    // Nor by an error, also where a function of the owner's meets it: the server's log alone says which file it is.
+    write_secrets(&path, "one:first secret\n", 0o640);
+    reload(&mut client);
+    client.batch_execute("GRANT ledger_auditor TO app").unwrap();
+    let mut app = cluster.connect_as("app", "postgres");
+    for statement in
+        [RECORD, "SELECT ledger.verify_chain()", "SELECT ledger.create_item('tool', 'a', '1.0.0', 'a', 'a.py')"]
+    {
+        let refused = all_text(&error(&mut app, statement));
+        assert!(refused.contains("0640"), "{statement}: {refused}");
+        assert!(!refused.contains(path.to_str().unwrap()), "{statement}: {refused}");
+    }
+    assert!(all_text(&error(&mut client, RECORD)).contains(path.to_str().unwrap()));
+    assert!(cluster.log().contains(&format!("HMAC secret file: \"{}\"", path.display())));
+    write_secrets(&path, "one:first secret\n", 0o600);
+    reload(&mut client);
     wait_until("the entry is there", PATIENCE, || number(&mut client, "SELECT count(*) FROM ledger.entries") == 1);
     assert!(path.exists());
 }

@@ -3,6 +3,7 @@
 
 mod common;
 
+use common::faults::*;
 use common::ledger::*;
 use common::{wait_until, Options, Stop};
 use postgres::Client;
@@ -59,6 +60,42 @@ fn a_create_extension_that_is_rolled_back_leaves_no_worker() {
     client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
     wait_until_sealed(&mut client);
     assert_intact(&mut client);
+}
+
+/// Nothing of the ledger is new there.
+#[test]
+fn another_extension_that_is_created_keeps_nobody_from_recording() {
+    let options = Options::new().conf("max_worker_processes = 1").conf("max_logical_replication_workers = 0");
+    let cluster = options.conf("ledger.mirror_mode = async").start();
+    let mut client = cluster.connect("postgres");
+    client.batch_execute("CREATE EXTENSION pg_notary").unwrap();
+    assert_eq!(number(&mut client, WORKERS), 0, "there is no room for one");
+    client
+        .batch_execute(&format!("BEGIN; DROP EXTENSION plpgsql; CREATE EXTENSION plpgsql; {RECORD}; COMMIT"))
+        .unwrap();
+    assert_eq!(number(&mut client, "SELECT count(*) FROM ledger.entries"), 1);
+    client.batch_execute("DROP EXTENSION pg_notary; BEGIN; CREATE EXTENSION pg_notary").unwrap();
+    assert!(all_text(&error(&mut client, RECORD)).contains("the transaction that creates the extension"));
+}
+
+/// The worker that was sent to look at a new database looks just before the ledger is there, and leaves just after.
+#[test]
+fn a_ledger_created_while_a_worker_finds_none_has_a_worker() {
+    let (cluster, mut client) = start(Options::new());
+    worker_pid(&mut client);
+    set_fault(&cluster, "no_ledger:hang");
+    client.batch_execute("CREATE DATABASE second").unwrap();
+    let looks = format!("{WORKERS} AND datname = 'second'");
+    wait_until("a worker looks", PATIENCE, || number(&mut client, &looks) == 1);
+    let mut second = cluster.connect("second");
+    // It has nothing to do with what it has seen: give it the time to see it.
+    sleep(Duration::from_millis(200));
+    second.batch_execute("CREATE EXTENSION pg_notary").unwrap();
+    clear_fault(&cluster);
+    wait_until("the worker that found none is gone", PATIENCE, || number(&mut client, &looks) == 0);
+    wait_until("another is there", PATIENCE, || number(&mut client, &looks) == 1);
+    record(&mut second);
+    assert_intact(&mut second);
 }
 
 #[test]

@@ -142,5 +142,12 @@ ROLLBACK;
 -- A row that is gone shows.
 DELETE FROM ledger.items WHERE item_id = 'mine';
 SELECT ledger.verify_all() -> 'items' -> 'errors' AS errors;
+-- Entries say who has signed and who has revoked, whoever owns the functions.
+SET ROLE regress_writer;
+SELECT count(ledger.create_item('tool', 'actor', '1.0.0', E'actor\n', 'actor.py')), count(ledger.sign_item('tool', 'actor', '1.0.0', E'more\n')), count(ledger.move_item('tool', 'actor', '1.0.0', 'own.py'));
+SET ROLE regress_admin;
+SELECT count(ledger.revoke_signature('tool', 'actor', '1.0.0', 'not needed'));
+RESET ROLE;
+SELECT entry_type, metadata ->> 'current_user' AS "current_user", metadata ->> 'session_user' = session_user AS by_session FROM ledger.entries WHERE metadata -> 'item' ->> 'item_id' = 'actor' ORDER BY created_at, id;
 DROP ROLE regress_writer, regress_auditor, regress_admin, regress_stranger;
 DROP FUNCTION brief, load, known, calls;

@@ -92,6 +92,73 @@ SELECT outside.sign();
 SELECT ledger.sign_item('tool', 'hello', '1.0.0') ->> 'item_id' AS signed;
 SELECT outside.sign() AS signed;
 
+-- Code of a table's owner does not run with the rights of who looks at what is recorded of the table.
+SET ROLE regress_outsider;
+CREATE TABLE outside.seen (who text);
+GRANT INSERT ON outside.seen TO PUBLIC;
+CREATE FUNCTION outside.spy(number int) RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO outside.seen VALUES (current_user);
+    PERFORM set_config('application_name', 'changed by ' || current_user, false);
+    RETURN true;
+END $$;
+CREATE DOMAIN outside.number AS int CHECK (outside.spy(VALUE));
+CREATE TYPE outside.pair AS (a outside.number, b int);
+CREATE TABLE outside.numbers (id outside.number PRIMARY KEY);
+CREATE TABLE outside.lists (id outside.number[] PRIMARY KEY);
+CREATE TABLE outside.pairs (id outside.pair PRIMARY KEY);
+SELECT count(ledger.track(name::regclass, with_signature => false)) AS tracked
+FROM unnest(ARRAY['outside.numbers', 'outside.lists', 'outside.pairs']) AS name;
+INSERT INTO outside.numbers VALUES (1);
+INSERT INTO outside.lists VALUES (ARRAY[1]::outside.number[]);
+INSERT INTO outside.pairs VALUES (ROW(1, 2));
+RESET ROLE;
+TRUNCATE outside.seen;
+SET application_name = 'administrator';
+SELECT operation FROM ledger.history('outside.numbers', '{"id": 1}');
+SELECT operation FROM ledger.history('outside.lists', '{"id": [1]}');
+SELECT operation FROM ledger.history('outside.pairs', '{"id": {"a": 1, "b": 2}}');
+SELECT ledger.verify_row('outside.numbers', '{"id": 1}') -> 'verified' AS verified;
+SELECT ledger.verify_row('outside.lists', '{"id": [1]}') -> 'verified' AS verified;
+SELECT ledger.verify_row('outside.pairs', '{"id": {"a": 1, "b": 2}}') -> 'verified' AS verified;
+SELECT count(*) AS with_other_rights FROM outside.seen WHERE who <> 'regress_outsider';
+SHOW application_name;
+-- Nor can it keep anybody from looking, where the key is of a domain.
+SET ROLE regress_outsider;
+CREATE OR REPLACE FUNCTION outside.spy(number int) RETURNS boolean LANGUAGE sql AS 'SELECT false';
+RESET ROLE;
+SELECT operation FROM ledger.history('outside.numbers', '{"id": 1}');
+RESET application_name;
+
+-- A schema with the name of the ledger's that is none: nothing in it is run as the ledger's owner.
+ALTER SCHEMA ledger RENAME TO regress_moved;
+SELECT format('GRANT CREATE ON DATABASE %I TO regress_outsider', current_database()) AS command \gset
+:command;
+SET ROLE regress_outsider;
+CREATE SCHEMA ledger;
+CREATE SCHEMA own;
+CREATE FUNCTION outside.intrude() RETURNS regclass LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO outside.seen VALUES (current_user);
+    RETURN 'outside.seen'::regclass;
+END $$;
+CREATE VIEW ledger.tracked_tables AS SELECT outside.intrude() AS table_name, 'x' AS table_id;
+CREATE FUNCTION outside.intrude_text() RETURNS text LANGUAGE sql AS $$ SELECT outside.intrude()::text $$;
+CREATE VIEW ledger.items AS SELECT 'tool'::text AS item_type, 'hello'::text AS item_id, '1.0.0'::text AS version,
+    outside.intrude_text() AS content, ''::text AS location_path, '{}'::jsonb AS metadata, ''::text AS language,
+    ''::text AS integrity_hash, NULL::timestamptz AS revoked_at, ''::text AS revoked_reason;
+DROP SCHEMA own;
+SELECT regress_moved.load_item('tool', 'hello', '1.0.0');
+RESET ROLE;
+SELECT count(*) AS with_other_rights FROM outside.seen WHERE who <> 'regress_outsider';
+SET client_min_messages = warning;
+DROP SCHEMA ledger CASCADE;
+RESET client_min_messages;
+ALTER SCHEMA regress_moved RENAME TO ledger;
+SELECT format('REVOKE CREATE ON DATABASE %I FROM regress_outsider', current_database()) AS command \gset
+:command;
+SELECT ledger.verify_all() -> 'tables' IS NOT NULL AS answers;
+
 -- A schema that somebody else has made for the extension.
 SET client_min_messages = warning;
 DROP SCHEMA inside, outside CASCADE;

@@ -30,6 +30,10 @@ fn keyed(secret: &[u8]) -> Hmac<Sha256> {
     Hmac::new_from_slice(secret).expect("HMAC takes a key of any length")
 }
 
+/// Larger than any sensible list of keys; keeps a wrong path (a log, a device) from being read whole. Who reads one reads one byte
+/// more, so that nothing is cut off unseen.
+pub const MAX_KEYRING: usize = 1 << 20;
+
 /// The secrets of a ledger, in order. The first signs, all verify.
 #[derive(Clone)]
 pub struct Keyring {
@@ -64,9 +68,13 @@ impl Keyring {
     /// returns included. Blank lines and lines that start with `#` are skipped.
     ///
     /// # Errors
-    /// If a line has no colon, an empty or over-long or repeated key_id, or an empty secret, or if there is no key at all.
+    /// If a line has no colon, an empty or over-long or repeated key_id, or an empty secret, if there is no key at all, or if the text
+    /// is longer than [`MAX_KEYRING`].
     /// The error names the line and never shows the secret.
     pub fn parse(text: impl AsRef<[u8]>) -> Result<Self, KeyringError> {
+        if text.as_ref().len() > MAX_KEYRING {
+            return Err(KeyringError { line: None, reason: "it is larger than 1 MiB" });
+        }
         let mut ring = Keyring { keys: Vec::new() };
         for (index, line) in text.as_ref().split(|byte| *byte == b'\n').enumerate() {
             if line.trim_ascii().is_empty() || line.starts_with(b"#") {

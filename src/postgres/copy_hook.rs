@@ -7,6 +7,7 @@
 
 use super::errors::{or_raise, Failure};
 use super::import;
+use super::schema;
 use pgrx::{pg_guard, pg_sys, PgBox, PgSqlErrorCode};
 use std::ffi::CStr;
 
@@ -77,9 +78,6 @@ unsafe fn has_ledger_format(copy: &pg_sys::CopyStmt) -> bool {
 
 /// Whether this database has the extension, and the statement is about its entries.
 unsafe fn is_of_ledger(copy: &pg_sys::CopyStmt) -> bool {
-    if pg_sys::get_extension_oid(c"pg_notary".as_ptr(), true) == pg_sys::InvalidOid {
-        return false;
-    }
     let missing_ok = pg_sys::RVROption::RVR_MISSING_OK;
     let named = pg_sys::RangeVarGetRelidExtended(
         copy.relation,
@@ -91,9 +89,10 @@ unsafe fn is_of_ledger(copy: &pg_sys::CopyStmt) -> bool {
     named != pg_sys::InvalidOid && named == entries()
 }
 
+/// Of the extension, if this database has it.
 unsafe fn entries() -> pg_sys::Oid {
-    let namespace = pg_sys::get_namespace_oid(c"ledger".as_ptr(), true);
-    pg_sys::get_relname_relid(c"entries".as_ptr(), namespace)
+    let named = |schema| pg_sys::get_relname_relid(c"entries".as_ptr(), schema);
+    schema::find().map_or(pg_sys::InvalidOid, named)
 }
 
 /// A ledger is copied as it is, whole.

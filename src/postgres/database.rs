@@ -86,10 +86,9 @@ pub fn at_transaction_end(created: bool, dropped: bool, databases_changed: bool)
     if databases_changed {
         shared.rescan.store(true, Ordering::Release);
     }
-    if created && shared.find_or_take(own_oid()).is_some_and(|slot| slot.worker.pid() != 0) {
-        // Dropped and created again in one transaction: the running worker is to look again.
-        if let Some(slot) = shared.find(own_oid()) {
-            slot.check_extension.store(true, Ordering::Release);
+    if created {
+        // If a worker runs, as where it was dropped and created again in one transaction, it is to look again.
+        if let Some(slot) = shared.take_created(own_oid()) {
             slot.worker.wake();
         }
     }

@@ -10,11 +10,12 @@ pub struct Failure {
     message: String,
     detail: Option<String>,
     hint: Option<String>,
+    for_log: Option<String>,
 }
 
 impl Failure {
     pub fn new(code: PgSqlErrorCode, message: impl Into<String>) -> Self {
-        Failure { code, message: message.into(), detail: None, hint: None }
+        Failure { code, message: message.into(), detail: None, hint: None, for_log: None }
     }
 
     pub fn detail(mut self, detail: impl Into<String>) -> Self {
@@ -24,6 +25,12 @@ impl Failure {
 
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
+        self
+    }
+
+    /// What the server's log says beside it, and no client.
+    pub fn log_beside(mut self, text: impl Into<String>) -> Self {
+        self.for_log = Some(text.into());
         self
     }
 
@@ -47,6 +54,9 @@ impl Failure {
     }
 
     fn report(self, level: PgLogLevel) {
+        if let Some(text) = self.for_log {
+            ErrorReport::new(self.code, text, "pg_notary").report(PgLogLevel::LOG_SERVER_ONLY);
+        }
         let mut report = ErrorReport::new(self.code, self.message, "pg_notary");
         if let Some(detail) = self.detail {
             report = report.set_detail(detail);

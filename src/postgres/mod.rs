@@ -18,6 +18,7 @@
 //! | [`shared`], [`database`] | shared memory, and this process's part of it |
 //! | [`install`] | the SQL of the install script |
 //! | [`faults`] | failing on purpose, in tests |
+//! | [`roles`], [`schema`] | whose rights work is done with, and which schema is the extension's |
 //! | [`tables`], [`bulk_insert`], [`spi`], [`jsonb`], [`errors`], [`wait_events`] | how Postgres is talked to |
 //! | [`helper_threads`] | what must not talk to Postgres |
 
@@ -40,6 +41,8 @@ mod log_state;
 mod mirror;
 mod partitions;
 mod queue;
+mod roles;
+mod schema;
 mod secrets;
 mod settings;
 mod shared;

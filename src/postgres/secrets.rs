@@ -4,21 +4,21 @@
 //! is read by each process that signs or verifies, and again after a reload.
 
 use super::errors::{cause, Failure};
+use super::roles;
 use super::settings;
-use crate::ledger::signature::Keyring;
+use crate::ledger::signature::{Keyring, MAX_KEYRING};
 use once_cell::sync::OnceCell;
 use pgrx::{pg_sys, PgSqlErrorCode};
 use std::cell::RefCell;
+use std::ffi::{OsStr, OsString};
 use std::io::Read;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::rc::Rc;
 
 const VARIABLE: &str = "INTEGRITY_HMAC_SECRET";
 const DEFAULT_KEY_ID: &str = "default";
-/// Larger than any sensible list of keys; keeps a wrong path (a log, a device) from being read whole.
-const MAX_SECRET_FILE_BYTES: u64 = 1 << 20;
 
-static FROM_ENVIRONMENT: OnceCell<Option<String>> = OnceCell::new();
+static FROM_ENVIRONMENT: OnceCell<Option<OsString>> = OnceCell::new();
 
 thread_local! {
     /// The keyring of the environment's secret, made at its first use.
@@ -30,7 +30,7 @@ thread_local! {
 /// Takes the secret out of the environment, so that neither a child process nor a function of another language sees it.
 pub fn init() {
     FROM_ENVIRONMENT.get_or_init(|| {
-        let secret = std::env::var(VARIABLE).ok().filter(|secret| !secret.is_empty());
+        let secret = std::env::var_os(VARIABLE).filter(|secret| !secret.is_empty());
         std::env::remove_var(VARIABLE);
         secret
     });
@@ -40,16 +40,23 @@ pub fn init() {
 pub fn keyring() -> Result<Option<Rc<Keyring>>, Failure> {
     match settings::hmac_secret_file() {
         Some(path) => from_file(&path).map(Some),
-        None => Ok(from_environment()),
+        None => from_environment(),
     }
 }
 
-fn from_environment() -> Option<Rc<Keyring>> {
-    let secret = FROM_ENVIRONMENT.get()?.as_ref()?;
-    ENVIRONMENT_KEYRING.with(|cached| {
-        let keyring = cached.get_or_try_init(|| Keyring::single(DEFAULT_KEY_ID, secret.as_bytes()).map(Rc::new));
-        keyring.ok().cloned()
-    })
+fn from_environment() -> Result<Option<Rc<Keyring>>, Failure> {
+    let Some(secret) = FROM_ENVIRONMENT.get().and_then(Option::as_ref) else { return Ok(None) };
+    ENVIRONMENT_KEYRING.with(|cached| cached.get_or_try_init(|| of_variable(secret).map(Rc::new)).cloned().map(Some))
+}
+
+fn of_variable(secret: &OsStr) -> Result<Keyring, Failure> {
+    let unusable = |detail: String| {
+        Failure::new(PgSqlErrorCode::ERRCODE_CONFIG_FILE_ERROR, format!("cannot use the HMAC secret of {VARIABLE}"))
+            .detail(detail)
+            .hint("Start the server with another one in its environment, or set ledger.hmac_secret_file.")
+    };
+    let text = secret.to_str().ok_or_else(|| unusable("It is not UTF-8 text.".to_owned()))?;
+    Keyring::single(DEFAULT_KEY_ID, text.as_bytes()).map_err(|error| unusable(error.to_string()))
 }
 
 /// As [`keyring`], for callers that asked for a signature.
@@ -83,7 +90,7 @@ fn from_file(path: &str) -> Result<Rc<Keyring>, Failure> {
 
 fn read_file(path: &str) -> Result<Keyring, Failure> {
     let unusable = |detail: String| {
-        Failure::new(PgSqlErrorCode::ERRCODE_CONFIG_FILE_ERROR, format!("cannot use HMAC secret file \"{path}\""))
+        unusable_file(path)
             .detail(detail)
             .hint("It must be a regular file of the server's user with mode 0600 and lines of the form key_id:secret.")
     };
@@ -100,6 +107,17 @@ fn read_file(path: &str) -> Result<Keyring, Failure> {
         return Err(unusable(format!("Its mode is {:04o}: others can read or write it.", metadata.mode() & 0o7777)));
     }
     let mut text = String::new();
-    file.take(MAX_SECRET_FILE_BYTES).read_to_string(&mut text).map_err(|error| unusable(cause(&error)))?;
+    file.take(MAX_KEYRING as u64 + 1).read_to_string(&mut text).map_err(|error| unusable(cause(&error)))?;
     Keyring::parse(&text).map_err(|error| unusable(error.to_string()))
+}
+
+/// Where the file is concerns those who may read files of the server; for others the log alone says it.
+fn unusable_file(path: &str) -> Failure {
+    let code = PgSqlErrorCode::ERRCODE_CONFIG_FILE_ERROR;
+    match roles::caller_reads_server_files() {
+        true => Failure::new(code, format!("cannot use HMAC secret file \"{path}\"")),
+        false => {
+            Failure::new(code, "cannot use the HMAC secret file").log_beside(format!("HMAC secret file: \"{path}\""))
+        }
+    }
 }

@@ -384,7 +384,20 @@ impl Shared {
         if let Some(slot) = self.find(database) {
             return Some(slot);
         }
-        let _registry = self.lock_registry();
+        let registry = self.lock_registry();
+        self.take(database, &registry)
+    }
+
+    /// The slot of a database whose ledger has just been created. A worker that is about to give the slot back, as it has found
+    /// no ledger before, is told.
+    pub fn take_created(&self, database: pg_sys::Oid) -> Option<&DatabaseSlot> {
+        let registry = self.lock_registry();
+        let slot = self.take(database, &registry)?;
+        slot.check_extension.store(true, Ordering::Release);
+        Some(slot)
+    }
+
+    fn take(&self, database: pg_sys::Oid, _registry: &LockGuard) -> Option<&DatabaseSlot> {
         if let Some(slot) = self.find(database) {
             return Some(slot);
         }
@@ -406,11 +419,22 @@ impl Shared {
         Some(slot)
     }
 
-    /// Gives the slot of a database back that has no ledger any more.
+    /// Gives the slot of a database back that is gone.
     pub fn release(&self, slot: &DatabaseSlot) {
         slot.mirror.detach(self, slot);
         slot.worker.retire();
         let _registry = self.lock_registry();
         slot.database.store(0, Ordering::Release);
+    }
+
+    /// Gives the slot of a database back in which no ledger was found, unless one was created since `check_extension` was last taken
+    /// down, which was before the look.
+    pub fn release_without_ledger(&self, slot: &DatabaseSlot) {
+        let _registry = self.lock_registry();
+        if !slot.check_extension.load(Ordering::Acquire) {
+            slot.mirror.detach(self, slot);
+            slot.worker.retire();
+            slot.database.store(0, Ordering::Release);
+        }
     }
 }

@@ -1,6 +1,8 @@
 //! SQL from Rust. Plans are prepared once a process, so reading in chunks costs no parsing; rows are handed
 //! out one by one and freed with the result, where pgrx's own client keeps them until the transaction ends.
 
+use super::errors::or_raise;
+use super::schema;
 use super::tables::Row;
 use pgrx::pg_sys;
 use std::cell::RefCell;
@@ -15,7 +17,11 @@ thread_local! {
 struct Connection;
 
 impl Connection {
-    fn open() -> Self {
+    /// For a statement about the ledger's own tables only if these are the extension's.
+    fn open(statement: &str) -> Self {
+        if statement.contains(" ledger.") {
+            or_raise(schema::require());
+        }
         // SAFETY: inside a transaction; failure is reported by the return value.
         let status = unsafe { pg_sys::SPI_connect() };
         assert_eq!(status, pg_sys::SPI_OK_CONNECT as i32);
@@ -43,7 +49,7 @@ impl From<i64> for Parameter {
 /// Runs a query whose parameters are all bigint, and gives each row to `each`. The query sees what is committed when it
 /// starts, or what the transaction sees where that is isolated. Values in a row are good until `each` returns.
 pub fn for_each(query: &'static str, parameters: &[Parameter], mut each: impl FnMut(&Row)) {
-    let _connection = Connection::open();
+    let _connection = Connection::open(query);
     let plan = plan(query, &vec![pg_sys::INT8OID; parameters.len()]);
     let mut values: Vec<pg_sys::Datum> = parameters.iter().map(|parameter| parameter.0.into()).collect();
     // SAFETY: the plan takes that many bigints; the result stays until it is freed below, or with the connection.
@@ -84,7 +90,7 @@ pub enum Access {
 
 /// Runs a statement and gives each row of its result to `each`. Values in a row are good until that returns.
 pub fn run(statement: &'static str, arguments: &[Argument], access: Access, mut each: impl FnMut(&Row)) {
-    let _connection = Connection::open();
+    let _connection = Connection::open(statement);
     let types: Vec<pg_sys::Oid> = arguments.iter().map(|(oid, _)| *oid).collect();
     let plan = plan(statement, &types);
     let mut values: Vec<pg_sys::Datum> =
@@ -122,17 +128,11 @@ fn plan(query: &'static str, types: &[pg_sys::Oid]) -> pg_sys::SPIPlanPtr {
     plan
 }
 
-/// What `read` makes of the first row of a query that is run once, with one parameter. The query sees what the running one
-/// sees.
-pub fn first_row<T>(
-    query: &str,
-    parameter_type: pg_sys::Oid,
-    mut parameter: pg_sys::Datum,
-    read: impl FnOnce(&Row) -> Option<T>,
-) -> Option<T> {
+/// The first row of a query that is run once, with one parameter. The query sees what the running one sees.
+pub fn first_row(query: &str, parameter_type: pg_sys::Oid, mut parameter: pg_sys::Datum) -> Option<Row> {
     // SAFETY: the context in which this was called outlives the connection, whose own is gone with it.
     let caller = unsafe { pg_sys::CurrentMemoryContext };
-    let _connection = Connection::open();
+    let _connection = Connection::open(query);
     let text = CString::new(query).unwrap_or_default();
     let mut parameter_type = parameter_type;
     // SAFETY: one parameter of that type; the result stays until the connection is closed, and what is read of it is
@@ -156,8 +156,8 @@ pub fn first_row<T>(
         let result = pg_sys::SPI_tuptable;
         let previous = pg_sys::MemoryContextSwitchTo(caller);
         let tuple = pg_sys::heap_copytuple(*(*result).vals);
-        let found = read(&Row::deform(tuple, (*result).tupdesc));
+        let row = Row::deform(tuple, (*result).tupdesc);
         pg_sys::MemoryContextSwitchTo(previous);
-        found
+        Some(row)
     }
 }

@@ -6,8 +6,9 @@
 
 mod entries;
 
-use super::errors::Failure;
+use super::errors::{or_raise, Failure};
 use super::jsonb;
+use super::schema;
 use crate::ledger::block::BlockHeader;
 use crate::ledger::record::Timestamp;
 use pgrx::{pg_sys, FromDatum, IntoDatum};
@@ -52,9 +53,9 @@ pub fn timestamp_to_postgres(timestamp: Timestamp) -> pg_sys::TimestampTz {
 pub fn oid_of(name: &str) -> pg_sys::Oid {
     // SAFETY: catalog look-ups inside a transaction.
     let oid = unsafe {
-        let namespace = pg_sys::get_namespace_oid(c"ledger".as_ptr(), false);
+        let schema = or_raise(schema::require());
         let name = CString::new(name).expect("our own names hold no NUL");
-        pg_sys::get_relname_relid(name.as_ptr(), namespace)
+        pg_sys::get_relname_relid(name.as_ptr(), schema)
     };
     if oid == pg_sys::InvalidOid {
         pgrx::ereport!(

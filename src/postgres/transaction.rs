@@ -39,7 +39,10 @@ enum Lines {
 /// What to do for the launcher and the workers once the transaction has ended.
 #[derive(Default)]
 struct AtEnd {
-    extension_created: bool,
+    /// Extensions of any kind that were created.
+    created: Vec<pg_sys::Oid>,
+    /// The ledger's is among them, and is there: known before the commit, as nothing can be looked up after.
+    ledger_created: bool,
     extension_dropped: bool,
     databases_changed: bool,
     /// Databases whose workers a command has paused.
@@ -95,7 +98,8 @@ thread_local! {
             outcome: None,
             is_preparing: false,
             at_end: AtEnd {
-                extension_created: false,
+                created: Vec::new(),
+                ledger_created: false,
                 extension_dropped: false,
                 databases_changed: false,
                 paused: Vec::new(),
@@ -119,11 +123,18 @@ pub fn mirror_mode() -> MirrorMode {
     CURRENT.with_borrow_mut(|current| *current.mode.get_or_insert_with(settings::mirror_mode))
 }
 
+/// Whether this transaction has created the ledger's extension. Which extension it is that is created cannot be looked up at the
+/// time.
+fn creates_ledger() -> bool {
+    let created = CURRENT.with_borrow(|current| current.at_end.created.clone());
+    // SAFETY: a catalog look-up inside a transaction.
+    !created.is_empty() && created.contains(&unsafe { pg_sys::get_extension_oid(c"pg_notary".as_ptr(), true) })
+}
+
 /// Refuses to record in the transaction that creates the extension: the worker, which opens the mirror file, cannot see
 /// the ledger before that transaction has committed, and it could not commit without the file.
 pub fn require_committed_extension() -> Result<(), Failure> {
-    let created_here = CURRENT.with_borrow(|current| current.at_end.extension_created);
-    if !created_here || mirror_mode() == MirrorMode::Off || database::slot()?.1.worker.pid() != 0 {
+    if !creates_ledger() || mirror_mode() == MirrorMode::Off || database::slot()?.1.worker.pid() != 0 {
         return Ok(());
     }
     Err(Failure::new(
@@ -148,12 +159,12 @@ pub fn require_no_import() -> Result<(), Failure> {
 
 /// Refuses to rebuild the ledger where this transaction has a part in the one before.
 pub fn require_no_part() -> Result<(), Failure> {
-    let (recorded, created) = CURRENT.with_borrow(|current| (current.entries > 0, current.at_end.extension_created));
+    let recorded = CURRENT.with_borrow(|current| current.entries > 0);
     let refuse = |message| Failure::new(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message);
     if recorded {
         return Err(refuse("cannot rebuild the ledger in a transaction that has recorded entries"));
     }
-    if created {
+    if creates_ledger() {
         return Err(refuse("cannot rebuild the ledger in a transaction that creates an extension")
             .hint("Commit CREATE EXTENSION first."));
     }
@@ -211,8 +222,8 @@ pub fn note_sealed(entries: i64) {
     });
 }
 
-pub fn at_end_extension_created() {
-    CURRENT.with_borrow_mut(|current| current.at_end.extension_created = true);
+pub fn at_end_extension_created(extension: pg_sys::Oid) {
+    CURRENT.with_borrow_mut(|current| current.at_end.created.push(extension));
 }
 
 pub fn at_end_extension_dropped() {

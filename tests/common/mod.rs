@@ -8,13 +8,15 @@
 pub mod faults;
 pub mod ledger;
 pub mod random;
+pub mod tampering;
 pub mod tracking;
 pub mod wire;
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::net::TcpListener;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{chown, MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -179,7 +181,7 @@ fn template() -> PathBuf {
 #[derive(Clone)]
 pub struct Options {
     preload: String,
-    secret: Option<String>,
+    secret: Option<OsString>,
     conf: String,
     env: Vec<(String, String)>,
 }
@@ -205,6 +207,12 @@ impl Options {
     /// Another secret for `INTEGRITY_HMAC_SECRET`, or none.
     pub fn secret(mut self, secret: Option<&str>) -> Self {
         self.secret = secret.map(Into::into);
+        self
+    }
+
+    /// One of any bytes.
+    pub fn secret_of_bytes(mut self, secret: &[u8]) -> Self {
+        self.secret = Some(OsStr::from_bytes(secret).to_owned());
         self
     }
 

@@ -3,7 +3,7 @@
 use crate::progress;
 use crate::{INVALID, UNREADABLE, VALID};
 use indicatif::ProgressBar;
-use pg_notary::ledger::signature::Keyring;
+use pg_notary::ledger::signature::{Keyring, MAX_KEYRING};
 use pg_notary::ledger::verifier::{verify_file, FileOptions, FileReport, Helpers, Observer, Problem};
 use std::fmt::Write as _;
 use std::fs::File;
@@ -70,7 +70,7 @@ fn verify(path: &Path, secret_file: Option<&Path>) -> Result<FileReport, String>
 /// Reads the secrets, unless others can read them too.
 fn read_keyring(path: &Path) -> Result<Keyring, String> {
     let unreadable = |error: io::Error| format!("secret file {}: {error}", path.display());
-    let mut file = File::open(path).map_err(unreadable)?;
+    let file = File::open(path).map_err(unreadable)?;
     let mode = file.metadata().map_err(unreadable)?.permissions().mode() & 0o7777;
     if mode & 0o077 != 0 {
         return Err(format!(
@@ -79,7 +79,7 @@ fn read_keyring(path: &Path) -> Result<Keyring, String> {
         ));
     }
     let mut text = Vec::new();
-    file.read_to_end(&mut text).map_err(unreadable)?;
+    file.take(MAX_KEYRING as u64 + 1).read_to_end(&mut text).map_err(unreadable)?;
     Keyring::parse(text).map_err(|error| format!("secret file {}: {error}", path.display()))
 }
 

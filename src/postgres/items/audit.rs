@@ -1,6 +1,7 @@
 //! The items part of verify_all(): whether the registry is what the ledger says. An item that was revoked, or that calls one
 //! that has been signed again since, is not to be used; but nobody has tampered with it.
 
+use super::entries::ItemEntry;
 use super::rows::{self, Repeated};
 use super::verify::{with_latest_snapshot, Alone, Verifier};
 use crate::items::registration::{pins_json, Event, ItemName, Registration};
@@ -96,8 +97,12 @@ impl Audit {
         registration: Option<Registration>,
     ) {
         let Some((_, entry_id)) = newest.signed.max(newest.revoked) else { return };
-        let found = verifier.entries().newest(name).map(|entry| entry.id());
-        if found != Some(entry_id) {
+        let found = verifier.entries().newest(name);
+        if found.as_ref().is_some_and(ItemEntry::is_gone) {
+            // Verification has said so.
+            return;
+        }
+        if found.and_then(|entry| entry.id()) != Some(entry_id) {
             let detail =
                 format!("entry {entry_id} is the newest about it, and ledger.row_versions does not lead there");
             return self.add(name, "unproven", &detail);

@@ -44,7 +44,7 @@ impl Key {
             hasher.update(part.map_or(-1, |part| part.len() as i64).to_le_bytes());
             hasher.update(part.unwrap_or_default());
         }
-        hasher.update(entry.map(ItemEntry::leaf_hash).unwrap_or_default());
+        hasher.update(entry.and_then(ItemEntry::leaf_hash).unwrap_or_default());
         Key(hasher.finalize().into())
     }
 }

@@ -4,6 +4,7 @@ use super::pending::{self, AsOf, Newest};
 use crate::items::registration::{ItemName, Registration};
 use crate::ledger::record::{Entry, Timestamp};
 use crate::ledger::row_change::ITEM_ENTRY_TYPES;
+use crate::ledger::row_index::Place;
 use crate::ledger::verifier::SealedEntry;
 use crate::ledger::Hash;
 use crate::postgres::entries::{self, RowEntry};
@@ -20,60 +21,93 @@ use pgrx::pg_sys;
 use std::cell::OnceCell;
 use uuid::Uuid;
 
-/// An entry about an item.
+/// The newest entry about an item.
 #[derive(Debug, Clone)]
-pub struct ItemEntry {
-    entry: Entry,
-    /// Its place in the log tree, and what all of it hashes to; the place is negative as long as it is pending.
-    in_tree: SealedEntry,
+pub enum ItemEntry {
+    Stored {
+        entry: Box<Entry>,
+        /// Its place in the log tree, and what all of it hashes to; the place is negative as long as it is pending.
+        in_tree: SealedEntry,
+    },
+    /// It was sealed, and is not there any more: with a partition that was detached, say. What it said of the item nobody
+    /// knows, and an older one is not taken for it.
+    Gone { block_number: i64, leaf_index: i64, created_at: Timestamp },
 }
 
 impl ItemEntry {
     fn from_row(row: &Row) -> Option<ItemEntry> {
-        is_about_an_item(row).then(|| ItemEntry {
-            entry: tables::entry_from_row(row),
+        is_about_an_item(row).then(|| ItemEntry::Stored {
+            entry: Box::new(tables::entry_from_row(row)),
             in_tree: sealed_entry(row, None, &mut Buffers::default()),
         })
     }
 
-    pub fn id(&self) -> Uuid {
-        self.entry.entry_id
+    fn gone(place: Place) -> ItemEntry {
+        let Place { block_number, leaf_index, created_at, .. } = place;
+        ItemEntry::Gone { block_number, leaf_index, created_at }
+    }
+
+    /// `None` of one that is gone.
+    pub fn id(&self) -> Option<Uuid> {
+        match self {
+            ItemEntry::Stored { entry, .. } => Some(entry.entry_id),
+            ItemEntry::Gone { .. } => None,
+        }
     }
 
     /// Another one if anything of the entry is another.
-    pub fn leaf_hash(&self) -> Hash {
-        self.in_tree.leaf_hash
+    pub fn leaf_hash(&self) -> Option<Hash> {
+        match self {
+            ItemEntry::Stored { in_tree, .. } => Some(in_tree.leaf_hash),
+            ItemEntry::Gone { .. } => None,
+        }
+    }
+
+    pub fn is_gone(&self) -> bool {
+        matches!(self, ItemEntry::Gone { .. })
     }
 
     pub fn is_revocation(&self) -> bool {
-        self.entry.entry_type == ITEM_ENTRY_TYPES[2]
+        matches!(self, ItemEntry::Stored { entry, .. } if entry.entry_type == ITEM_ENTRY_TYPES[2])
     }
 
-    /// Of two entries about an item, the later one is greater.
+    /// Of two entries about an item, the later one is greater. One that is gone counts as the later of one time.
     fn order(&self) -> (Timestamp, Uuid) {
-        (self.entry.created_at, self.entry.entry_id)
+        match self {
+            ItemEntry::Stored { entry, .. } => (entry.created_at, entry.entry_id),
+            ItemEntry::Gone { created_at, .. } => (*created_at, Uuid::max()),
+        }
     }
 
     /// What it says of the item, if it is what was recorded; else what is wrong with it.
     pub fn registration(&self, name: &ItemName) -> Result<Registration, String> {
-        let Entry { entry_type, data_hash, metadata, .. } = &self.entry;
+        let entry: &Entry = match self {
+            ItemEntry::Stored { entry, .. } => entry,
+            ItemEntry::Gone { block_number, leaf_index, .. } => {
+                return Err(format!(
+                    "the newest entry about it is gone from the ledger: it was sealed in block {block_number}, with leaf_index \
+                     {leaf_index}; if a partition of ledger.entries_sealed was detached, attach it again"
+                ))
+            }
+        };
+        let Entry { entry_type, data_hash, metadata, .. } = entry;
         let registration = Registration::parse(entry_type, data_hash, metadata).filter(|found| found.name == *name);
         let registration = registration.ok_or("its metadata is not what its data hash covers")?;
-        self.check_signature()?;
+        check_signature(entry)?;
         Ok(registration)
     }
+}
 
-    fn check_signature(&self) -> Result<(), String> {
-        let keyring = secrets::keyring().map_err(|failure| failure.text())?;
-        let Some(keyring) = keyring else { return Ok(()) };
-        // Recording signs where there is a secret. One that is not was made without it, or by somebody who lacks it.
-        let signature = self.entry.signature.as_deref().ok_or("it is not signed, and the server has a secret")?;
-        let key_id = self.entry.key_id.as_deref().unwrap_or_default();
-        match keyring.verify(key_id, &self.entry.data_hash, signature) {
-            Some(true) => Ok(()),
-            Some(false) => Err(format!("its signature is not that of key \"{key_id}\"")),
-            None => Err(format!("it is signed with key \"{key_id}\", which is not known")),
-        }
+fn check_signature(entry: &Entry) -> Result<(), String> {
+    let keyring = secrets::keyring().map_err(|failure| failure.text())?;
+    let Some(keyring) = keyring else { return Ok(()) };
+    // Recording signs where there is a secret. One that is not was made without it, or by somebody who lacks it.
+    let signature = entry.signature.as_deref().ok_or("it is not signed, and the server has a secret")?;
+    let key_id = entry.key_id.as_deref().unwrap_or_default();
+    match keyring.verify(key_id, &entry.data_hash, signature) {
+        Some(true) => Ok(()),
+        Some(false) => Err(format!("its signature is not that of key \"{key_id}\"")),
+        None => Err(format!("it is signed with key \"{key_id}\", which is not known")),
     }
 }
 
@@ -117,26 +151,31 @@ impl ItemEntries {
     /// The same, of sealed entries alone.
     pub fn newest_sealed(&self, row_id: Uuid) -> Option<ItemEntry> {
         // SAFETY: as promised to of_snapshot().
-        unsafe { versions::newest_sealed(row_id, self.snapshot, ItemEntry::from_row, ItemEntry::order).0 }
+        let (newest, lost) =
+            unsafe { versions::newest_sealed(row_id, self.snapshot, ItemEntry::from_row, ItemEntry::order) };
+        lost.map(ItemEntry::gone).or(newest)
     }
 
     /// Whether the log tree includes the entry as it is now, if it is sealed: who rewrites an entry can make all of it agree,
     /// but not with the tree.
     pub fn is_in_tree(&self, entry: &ItemEntry) -> bool {
-        entry.in_tree.leaf_index < 0 || is_included(&entry.in_tree, &self.tree)
+        match entry {
+            ItemEntry::Stored { in_tree, .. } => in_tree.leaf_index < 0 || is_included(in_tree, &self.tree),
+            ItemEntry::Gone { .. } => false,
+        }
     }
 }
 
 /// Now; later than the item's previous entry, whatever the clock shows.
 pub fn time_after(previous: Option<&ItemEntry>) -> Timestamp {
     let now = tables::now();
-    let previous = previous.map(|entry| entry.entry.created_at).filter(|previous| *previous >= now);
+    let previous = previous.map(|entry| entry.order().0).filter(|previous| *previous >= now);
     previous.and_then(|previous| Timestamp::from_micros(previous.micros() + 1).ok()).unwrap_or(now)
 }
 
-/// Records what was done with an item at `time`, which is later than its previous entry. Returns the entry's id.
-pub fn record(registration: &Registration, time: Timestamp) -> Result<Uuid, Failure> {
-    let metadata = Metadata::empty().actor().key("item", &registration.data());
+/// Records what `user` did with an item at `time`, which is later than its previous entry. Returns the entry's id.
+pub fn record(registration: &Registration, time: Timestamp, user: pg_sys::Oid) -> Result<Uuid, Failure> {
+    let metadata = Metadata::empty().actor_as(user).key("item", &registration.data());
     let row_id = registration.name.row_id();
     let metadata = metadata.text("row_id", &row_id.simple().to_string());
     let with_signature = secrets::keyring()?.is_some();

@@ -15,7 +15,7 @@ use crate::items::verifier::{Verification, SOLUTION};
 use crate::ledger::parse_hash;
 use crate::postgres::errors::{or_raise, required, Failure};
 use crate::postgres::jsonb::{Jsonb, JsonbText};
-use crate::postgres::tracking::manage::as_owner;
+use crate::postgres::roles::as_ledger_owner;
 use pgrx::prelude::*;
 use pgrx::{check_for_interrupts, PgSqlErrorCode};
 use serde_json::{json, Value};
@@ -61,7 +61,7 @@ fn create_item(
         revoked: None,
     };
     let signer = Signer::caller();
-    as_owner(|| or_raise(sign(&draft, Calls::of(depends_on), Place::New, signer)))
+    as_ledger_owner(|| or_raise(sign(&draft, Calls::of(depends_on), Place::New, signer)))
 }
 
 /// Signs an item again, with what is given in the place of what is registered.
@@ -80,7 +80,7 @@ fn sign_item(
     prepare(c"sign_item()");
     let name = or_raise(item_name(item_type, item_id, version));
     let signer = Signer::caller();
-    as_owner(|| {
+    as_ledger_owner(|| {
         let mut draft = or_raise(lock(&name));
         draft.content = content.unwrap_or(draft.content);
         draft.metadata = metadata.map(Jsonb::text).or(draft.metadata);
@@ -102,7 +102,7 @@ fn move_item(
     let name = or_raise(item_name(item_type, item_id, version));
     let file_path = required(file_path, "file_path");
     let signer = Signer::caller();
-    as_owner(|| {
+    as_ledger_owner(|| {
         let mut draft = or_raise(lock(&name));
         let found = with_latest_snapshot_to_sign(|mut verifier| verifier.verify_alone(&draft));
         or_raise(require_success(&name, found.verification));
@@ -112,7 +112,7 @@ fn move_item(
 }
 
 /// Says of an item that it is not to be used any more.
-#[pg_extern(volatile, parallel_unsafe, security_definer, requires = ["items"])]
+#[pg_extern(volatile, parallel_unsafe, requires = ["items"])]
 #[search_path(pg_catalog, pg_temp)]
 fn revoke_signature(
     item_type: Option<&str>,
@@ -122,10 +122,12 @@ fn revoke_signature(
 ) -> JsonbText {
     prepare(c"revoke_signature()");
     let name = or_raise(item_name(item_type, item_id, version));
-    or_raise(revoke(name, required(reason, "reason")))
+    let reason = required(reason, "reason");
+    let signer = Signer::caller();
+    as_ledger_owner(|| or_raise(revoke(name, reason, signer)))
 }
 
-fn revoke(name: ItemName, reason: String) -> Result<JsonbText, Failure> {
+fn revoke(name: ItemName, reason: String, signer: Signer) -> Result<JsonbText, Failure> {
     if reason.trim().is_empty() {
         return Err(Failure::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, "reason must not be empty"));
     }
@@ -140,7 +142,7 @@ fn revoke(name: ItemName, reason: String) -> Result<JsonbText, Failure> {
     registration.event = Event::Revoked { reason };
     let Event::Revoked { reason } = &registration.event else { unreachable!("set above") };
     let revoked_at = entries::time_after(previous.as_ref());
-    let entry_id = entries::record(&registration, revoked_at)?;
+    let entry_id = entries::record(&registration, revoked_at, signer.user)?;
     rows::revoke(&name, entry_id, revoked_at, reason);
     let mut receipt = name_receipt(&name);
     receipt["entry_id"] = json!(entry_id.to_string());
@@ -245,7 +247,7 @@ fn sign(draft: &GivenItem, calls: Calls, place: Place, signer: Signer) -> Result
         depends_on,
         name,
     };
-    let entry_id = entries::record(&registration, signed_at)?;
+    let entry_id = entries::record(&registration, signed_at, signer.user)?;
     let metadata = draft.metadata.as_deref().unwrap_or("{}");
     let language = draft.language.as_deref();
     let row = SignedRow { registration: &registration, signed: &signed, metadata, language, entry_id };
@@ -272,8 +274,16 @@ fn name_receipt(name: &ItemName) -> Value {
 
 /// What was revoked is signed again by an administrator alone: otherwise who signs could undo every revocation.
 fn check_revocation(name: &ItemName, previous: Option<&ItemEntry>, signer: Signer) -> Result<(), Failure> {
-    let is_revoked = previous.is_some_and(ItemEntry::is_revocation);
-    if !is_revoked || signer.is_admin {
+    if signer.is_admin {
+        return Ok(());
+    }
+    if let Some(gone) = previous.filter(|entry| entry.is_gone()) {
+        // It may have been a revocation.
+        let problem = gone.registration(name).err().unwrap_or_default();
+        let message = format!("only members of ledger_admin may sign {name} again");
+        return Err(Failure::new(PgSqlErrorCode::ERRCODE_DATA_CORRUPTED, message).detail(format!("{problem}.")));
+    }
+    if !previous.is_some_and(ItemEntry::is_revocation) {
         return Ok(());
     }
     Err(Failure::new(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, format!("the signature of {name} was revoked"))
@@ -281,22 +291,23 @@ fn check_revocation(name: &ItemName, previous: Option<&ItemEntry>, signer: Signe
         .hint("Sign the repaired item under a new version."))
 }
 
-/// Who signs.
+/// Who signs, or revokes.
 #[derive(Clone, Copy)]
 struct Signer {
+    user: pg_sys::Oid,
     is_admin: bool,
 }
 
 impl Signer {
-    /// Asked before the work is done as the ledger's owner. The functions that sign are none that run as their owner: from
+    /// Asked before the work is done as the ledger's owner. The functions that sign or revoke are none that run as their owner: from
     /// within one of those nobody can tell who has called it, if that was another such function, or an index's.
     fn caller() -> Signer {
         // SAFETY: catalog look-ups inside a transaction.
-        let is_admin = unsafe {
-            let admin = pg_sys::get_role_oid(c"ledger_admin".as_ptr(), true);
-            admin != pg_sys::InvalidOid && pg_sys::has_privs_of_role(pg_sys::GetUserId(), admin)
-        };
-        Signer { is_admin }
+        unsafe {
+            let (user, admin) = (pg_sys::GetUserId(), pg_sys::get_role_oid(c"ledger_admin".as_ptr(), true));
+            let is_admin = admin != pg_sys::InvalidOid && pg_sys::has_privs_of_role(user, admin);
+            Signer { user, is_admin }
+        }
     }
 }
 
@@ -347,7 +358,8 @@ fn pin(entries: &ItemEntries, caller: &ItemName, calls: Vec<Call>) -> Result<Vec
         let create = "Register it first: SELECT ledger.create_item(...).";
         let entry = entries.newest(&name).ok_or_else(|| cannot("it is not registered").hint(create))?;
         let registration = entry.registration(&name).map_err(|problem| {
-            cannot("the ledger's entry about it does not verify").detail(format!("Entry {}: {problem}.", entry.id()))
+            let id = entry.id().map(|id| format!("Entry {id}: ")).unwrap_or_default();
+            cannot("the ledger's entry about it does not verify").detail(format!("{id}{problem}."))
         })?;
         if let Event::Revoked { reason } = &registration.event {
             return Err(cannot("its signature was revoked").detail(format!("Reason: {reason}.")));

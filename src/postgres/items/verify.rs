@@ -267,7 +267,10 @@ fn no_hash(name: &ItemName) -> String {
 }
 
 fn unproven(name: &ItemName, entry: Option<&ItemEntry>, problem: &str) -> Verification {
-    let id = entry.map(ItemEntry::id).unwrap_or_default();
     let error = format!("The ledger's entry about {name} does not verify");
-    Verification::failed(Status::Unproven, error, Some(format!("entry {id}: {problem}")))
+    let detail = match entry.and_then(ItemEntry::id) {
+        Some(id) => format!("entry {id}: {problem}"),
+        None => problem.to_owned(),
+    };
+    Verification::failed(Status::Unproven, error, Some(detail))
 }

@@ -16,6 +16,7 @@
 //! It is what `to_jsonb` gives for common types. Null columns are left out, so that a nullable column can be added without
 //! changing what was recorded. Virtual generated columns are not stored, and not covered.
 
+use super::fixed_settings::FixedSettings;
 use crate::ledger::canonical_json::{canonical, is_jsonb, keeps_number, keeps_numbers, write_number, write_string};
 use crate::ledger::record::MAX_METADATA;
 use crate::ledger::{ascii_text, to_hex};
@@ -24,13 +25,11 @@ use crate::postgres::jsonb::Jsonb;
 use crate::postgres::tables::{uuid_from_datum, Row};
 use pgrx::{pg_sys, FromDatum, PgSqlErrorCode};
 use std::borrow::Cow;
-use std::cell::Cell;
 use std::ffi::{c_char, CStr};
 use std::ops::Deref;
 
 // Of Postgres, and not among pgrx's declarations.
 extern "C" {
-    static mut bytea_output: i32;
     fn double_to_shortest_decimal_buf(number: f64, text: *mut c_char) -> i32;
     fn float_to_shortest_decimal_buf(number: f32, text: *mut c_char) -> i32;
 }
@@ -439,63 +438,5 @@ fn to_utf8(text: &[u8]) -> Result<String, Failure> {
         let owned = String::from_utf8(CStr::from_ptr(converted).to_bytes().to_vec()).map_err(|_| not_text());
         pg_sys::pfree(converted.cast());
         owned
-    }
-}
-
-/// The settings that change what output functions print, set to fixed values until dropped. Not by the settings' own
-/// machinery: that costs more than everything else about a row.
-struct FixedSettings {
-    date_style: i32,
-    date_order: i32,
-    interval_style: i32,
-    float_digits: i32,
-    bytea: i32,
-    time_zone: *mut pg_sys::pg_tz,
-}
-
-impl FixedSettings {
-    fn set() -> FixedSettings {
-        // SAFETY: plain globals of this process; Postgres keeps time zones for ever once they are loaded.
-        unsafe {
-            let saved = FixedSettings {
-                date_style: pg_sys::DateStyle,
-                date_order: pg_sys::DateOrder,
-                interval_style: pg_sys::IntervalStyle,
-                float_digits: pg_sys::extra_float_digits,
-                bytea: bytea_output,
-                time_zone: pg_sys::session_timezone,
-            };
-            pg_sys::DateStyle = pg_sys::USE_ISO_DATES as i32;
-            pg_sys::DateOrder = pg_sys::DATEORDER_MDY as i32;
-            pg_sys::IntervalStyle = pg_sys::INTSTYLE_POSTGRES as i32;
-            pg_sys::extra_float_digits = 1;
-            // BYTEA_OUTPUT_HEX, the second of its enum.
-            bytea_output = 1;
-            pg_sys::session_timezone = gmt();
-            saved
-        }
-    }
-}
-
-fn gmt() -> *mut pg_sys::pg_tz {
-    thread_local!(static GMT: Cell<*mut pg_sys::pg_tz> = const { Cell::new(std::ptr::null_mut()) });
-    if GMT.get().is_null() {
-        // SAFETY: a NUL-terminated name; what it returns is never freed.
-        GMT.set(unsafe { pg_sys::pg_tzset(c"GMT".as_ptr()) });
-    }
-    GMT.get()
-}
-
-impl Drop for FixedSettings {
-    fn drop(&mut self) {
-        // SAFETY: as in set(). An error of an output function unwinds through here.
-        unsafe {
-            pg_sys::DateStyle = self.date_style;
-            pg_sys::DateOrder = self.date_order;
-            pg_sys::IntervalStyle = self.interval_style;
-            pg_sys::extra_float_digits = self.float_digits;
-            bytea_output = self.bytea;
-            pg_sys::session_timezone = self.time_zone;
-        }
     }
 }

@@ -13,6 +13,8 @@ use super::partitions::{record_all, Passage};
 use super::plan;
 use super::relation;
 use crate::postgres::errors::{or_raise, Failure};
+use crate::postgres::roles::as_ledger_owner;
+use crate::postgres::schema;
 use crate::postgres::tables::Table;
 use pgrx::{pg_guard, pg_sys, PgSqlErrorCode};
 
@@ -27,9 +29,7 @@ pub unsafe fn concerns(statement: *mut pg_sys::Node) -> bool {
         T_AlterTableStmt | T_CreateStmt | T_CreateForeignTableStmt | T_DropStmt | T_DropOwnedStmt
     );
     // Where nothing may be written, the command itself says so.
-    may && pg_sys::IsTransactionState()
-        && !pg_sys::XactReadOnly
-        && pg_sys::get_extension_oid(c"pg_notary".as_ptr(), true) != pg_sys::InvalidOid
+    may && pg_sys::IsTransactionState() && !pg_sys::XactReadOnly && schema::find().is_some()
 }
 
 /// Records rows that the command takes away, while they are there.
@@ -178,7 +178,7 @@ unsafe fn after_attach(partition: *mut pg_sys::RangeVar) -> Result<(), Failure> 
     }
     let oid = relation::oid(&partition);
     drop(partition);
-    manage::as_owner(|| manage::make_truncate_triggers(oid, &options, pg_sys::AccessExclusiveLock));
+    as_ledger_owner(|| manage::make_truncate_triggers(oid, &options, pg_sys::AccessExclusiveLock));
     record_all(&Table::open_oid(oid, pg_sys::NoLock), &options, Passage::Arrival)
 }
 
@@ -214,7 +214,7 @@ unsafe fn after_detach(partition: *mut pg_sys::RangeVar) -> Result<(), Failure> 
     if was_tracked && Options::of_relation(partition.relation()).is_none() {
         let oid = relation::oid(&partition);
         drop(partition);
-        manage::as_owner(|| manage::drop_truncate_triggers(oid));
+        as_ledger_owner(|| manage::drop_truncate_triggers(oid));
     }
     Ok(())
 }
@@ -276,6 +276,6 @@ unsafe fn after_create(create: &pg_sys::CreateStmt) -> Result<(), Failure> {
         format!("cannot create {partition} as a partition of tracked table {root}")
     })?;
     drop(partition);
-    manage::as_owner(|| manage::make_truncate_triggers(oid, &options, pg_sys::ShareRowExclusiveLock));
+    as_ledger_owner(|| manage::make_truncate_triggers(oid, &options, pg_sys::ShareRowExclusiveLock));
     Ok(())
 }

@@ -9,6 +9,7 @@ use super::partitions::{record_all, Passage};
 use super::plan;
 use super::relation;
 use crate::postgres::errors::Failure;
+use crate::postgres::roles::as_ledger_owner;
 use crate::postgres::spi;
 use crate::postgres::tables::{Row, Table};
 use pgrx::pg_sys;
@@ -66,7 +67,7 @@ const OF_OWNER: &str = "SELECT c.oid FROM pg_catalog.pg_class AS c \
 fn tables_that(query: &'static str, object: pg_sys::Oid) -> Vec<pg_sys::Oid> {
     let mut tables: Vec<pg_sys::Oid> = Vec::new();
     let take = |row: &Row| tables.extend(row.get::<pg_sys::Oid>(0));
-    manage::as_owner(|| spi::for_each(query, &[i64::from(object.to_u32()).into()], take));
+    as_ledger_owner(|| spi::for_each(query, &[i64::from(object.to_u32()).into()], take));
     tables
 }
 

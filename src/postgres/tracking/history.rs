@@ -3,9 +3,9 @@
 use super::baselines;
 use super::columns::{Column, Columns};
 use super::lost;
-use super::manage::as_owner;
 use super::options::Options;
 use super::plan::{self, Plan};
+use super::readers::{check_reader, check_selects, sees_all};
 use super::relation::{self, Regclass, TableColumn};
 use super::row_key::RowKey;
 use super::verify_row::{check_signature, presence, Comparer, Finding, Problem, RegisteredSnapshot};
@@ -15,6 +15,7 @@ use crate::ledger::canonical_json::member;
 use crate::ledger::row_change::row_id;
 use crate::postgres::errors::{or_raise, required, Failure};
 use crate::postgres::jsonb::{Jsonb, JsonbText};
+use crate::postgres::roles::{as_ledger_owner, as_owner_of};
 use crate::postgres::spi;
 use crate::postgres::tables::{self, Row, Table};
 use pgrx::prelude::*;
@@ -49,7 +50,7 @@ fn verify_table(
     or_raise(check_reader(target, unsafe { pg_sys::GetUserId() }));
     let mut rows = Vec::new();
     let mut more = 0_u64;
-    as_owner(|| {
+    as_ledger_owner(|| {
         or_raise(require_baseline(target));
         let verified = verify_table::verify(target, &mut |problem| match rows.len() < MAX_ROWS {
             true => rows.push(problem_row(problem)),
@@ -156,7 +157,6 @@ fn verify_row(target: Option<Regclass>, row_key: Option<Jsonb>) -> JsonbText {
     // SAFETY: reads a variable of this process.
     or_raise(check_reader(target, unsafe { pg_sys::GetUserId() }));
     or_raise(require_baseline(target));
-    // As the caller: to take a key apart may run code of the table's owner, such as the CHECK of a domain.
     let row = or_raise(OneRow::of_key(target, key));
     let (version, finding) = or_raise(row.check());
     JsonbText::from(json!({
@@ -327,57 +327,6 @@ fn plan_of(table: &Table) -> Result<Rc<Plan>, Failure> {
     plan::of(table, || Ok(options))
 }
 
-/// What check_enable_rls() says where policies apply.
-const RLS_ENABLED: i32 = pg_sys::CheckEnableRlsResult::RLS_ENABLED as i32;
-
-/// Whether no policy hides rows of the table from the user.
-fn sees_all(target: pg_sys::Oid, user: pg_sys::Oid) -> bool {
-    // SAFETY: catalog look-ups.
-    unsafe { pg_sys::check_enable_rls(target, user, true) != RLS_ENABLED }
-}
-
-/// Whole rows are for those who may SELECT the table, or each of its columns.
-fn check_selects(target: pg_sys::Oid, user: pg_sys::Oid) -> Result<(), Failure> {
-    let mode = pg_sys::ACL_SELECT as pg_sys::AclMode;
-    // SAFETY: catalog look-ups.
-    let may = unsafe {
-        let of_columns = || pg_sys::pg_attribute_aclcheck_all(target, user, mode, pg_sys::AclMaskHow::ACLMASK_ALL);
-        pg_sys::pg_class_aclcheck(target, user, mode) == pg_sys::AclResult::ACLCHECK_OK
-            || of_columns() == pg_sys::AclResult::ACLCHECK_OK
-    };
-    match may {
-        true => Ok(()),
-        false => Err(Failure::new(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, "permission denied for the table")
-            .detail("ledger.verified() takes rows of those only who may SELECT them.")),
-    }
-}
-
-/// Reading what the ledger says of a table is the auditors' part, and that of whoever may read all of the table.
-fn check_reader(target: pg_sys::Oid, user: pg_sys::Oid) -> Result<(), Failure> {
-    check_reader_of(target, user)?;
-    // Of a row of a partition the ledger says what it says of that row of the whole table.
-    let table = Table::open_oid(target, pg_sys::AccessShareLock);
-    relation::ancestors(&table).into_iter().try_for_each(|ancestor| check_reader_of(ancestor, user))
-}
-
-fn check_reader_of(target: pg_sys::Oid, user: pg_sys::Oid) -> Result<(), Failure> {
-    // SAFETY: catalog look-ups.
-    let may = unsafe {
-        let auditor = pg_sys::get_role_oid(c"ledger_auditor".as_ptr(), true);
-        let is_auditor = auditor != pg_sys::InvalidOid && pg_sys::has_privs_of_role(user, auditor);
-        let selects = || pg_sys::pg_class_aclcheck(target, user, pg_sys::ACL_SELECT as pg_sys::AclMode);
-        // Row security would have to be asked of rows that are not there any more.
-        is_auditor || (selects() == pg_sys::AclResult::ACLCHECK_OK && sees_all(target, user))
-    };
-    match may {
-        true => Ok(()),
-        false => Err(Failure::new(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, "permission denied for the table")
-            .detail(
-                "Only members of ledger_auditor, and roles that may SELECT every row of the table, may verify it.",
-            )),
-    }
-}
-
 /// A table whose rows are still being recorded cannot be compared yet.
 fn require_baseline(target: pg_sys::Oid) -> Result<(), Failure> {
     let table = Table::open_oid(target, pg_sys::AccessShareLock);
@@ -400,7 +349,6 @@ struct OneRow {
     row_id: uuid::Uuid,
     plan: Rc<Plan>,
     snapshot: RegisteredSnapshot,
-    target: pg_sys::Oid,
     /// Where it is, if it is there.
     place: Option<RowPlace>,
 }
@@ -416,11 +364,10 @@ impl OneRow {
         let key_columns = key_columns(&table, &plan);
         let encoders = key_columns.iter().zip(0..).map(|(column, at)| Column::new(&column.name, at, column.type_oid));
         let encoders = Columns::new(encoders.collect::<Result<_, _>>()?);
-        let id_of = |row: &Row| Some(RowKey::id_of(&plan.options.table_id, &encoders, row));
-        let row_id = spi::first_row(&typed_key(&key_columns), pg_sys::JSONBOID, key.datum(), id_of);
-        let row_id = row_id.unwrap_or_else(|| pgrx::error!("a key has no values"))?;
-        let mut row = OneRow { row_id, plan, snapshot: RegisteredSnapshot::of_query(), target, place: None };
-        row.place = row.find(key);
+        let values = typed_key(&table, &key_columns, key);
+        let row_id = RowKey::id_of(&plan.options.table_id, &encoders, &values)?;
+        let mut row = OneRow { row_id, plan, snapshot: RegisteredSnapshot::of_query(), place: None };
+        row.place = row.find(table, &key_columns, &values);
         row.row_id = row.recorded_id()?;
         Ok(row)
     }
@@ -436,19 +383,13 @@ impl OneRow {
         unsafe { relation::fetch(&table, tid, self.snapshot.as_ptr(), id_of) }.unwrap_or(Ok(self.row_id))
     }
 
-    fn find(&self, key: Jsonb) -> Option<RowPlace> {
-        let table = Table::open_oid(self.target, pg_sys::AccessShareLock);
-        let key_columns = key_columns(&table, &self.plan);
-        let leaves = relation::leaves(table);
-        let find = |values: &Row| {
-            let value_of = |name: &str| values.datum(key_columns.iter().position(|column| column.name == name)?);
-            leaves.iter().find_map(|leaf| {
-                // SAFETY: the snapshot is registered, and the values were made for these columns.
-                let tid = unsafe { relation::find_by_key(leaf, value_of, self.snapshot.as_ptr()) };
-                tid.map(|tid| (relation::oid(leaf), tid))
-            })
-        };
-        spi::first_row(&typed_key(&key_columns), pg_sys::JSONBOID, key.datum(), find)
+    fn find(&self, table: Table, key_columns: &[TableColumn], values: &Row) -> Option<RowPlace> {
+        let value_of = |name: &str| values.datum(key_columns.iter().position(|column| column.name == name)?);
+        relation::leaves(table).iter().find_map(|leaf| {
+            // SAFETY: the snapshot is registered, and the values were made for these columns.
+            let tid = unsafe { relation::find_by_key(leaf, value_of, self.snapshot.as_ptr()) };
+            tid.map(|tid| (relation::oid(leaf), tid))
+        })
     }
 
     /// The newest entry about the row, and what is wrong with it.
@@ -481,12 +422,18 @@ fn key_columns(table: &Table, plan: &Plan) -> Vec<TableColumn> {
     plan.key.iter().filter_map(&mut take).collect()
 }
 
-/// SQL for the first parameter, a jsonb, as a row of the key's columns. Not of all columns: a domain of one that is
-/// not in the key may refuse null.
-fn typed_key(columns: &[TableColumn]) -> String {
-    let typed = |column: &TableColumn| format!("{} {}", relation::quoted_text(&column.name), column.full_type());
+/// The values of a key in the types of its columns. Not a row of all columns: a domain of one that is not in the key may
+/// refuse null.
+///
+/// The CHECK of a domain is code of the table's owner. That of a column's own type is left out; those of elements of an array,
+/// of fields of a composite type and of bounds of a range are not, and run with the owner's rights.
+fn typed_key(table: &Table, columns: &[TableColumn], key: Jsonb) -> Row {
+    let typed = |column: &TableColumn| format!("{} {}", relation::quoted_text(&column.name), column.base_type());
     let columns: Vec<String> = columns.iter().map(typed).collect();
-    format!("SELECT k.* FROM pg_catalog.jsonb_to_record($1) AS k({})", columns.join(", "))
+    let query = format!("SELECT k.* FROM pg_catalog.jsonb_to_record($1) AS k({})", columns.join(", "));
+    // SAFETY: the relation is open.
+    let values = unsafe { as_owner_of(table.relation(), || spi::first_row(&query, pg_sys::JSONBOID, key.datum())) };
+    values.unwrap_or_else(|| pgrx::error!("a key has no values"))
 }
 
 fn check_key(plan: &Plan, key: Jsonb) -> Result<(), Failure> {

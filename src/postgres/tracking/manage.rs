@@ -12,6 +12,8 @@ use crate::postgres::database;
 use crate::postgres::entries::{self, RowEntry};
 use crate::postgres::errors::{or_raise, required, Failure};
 use crate::postgres::hashing;
+use crate::postgres::roles::as_ledger_owner;
+use crate::postgres::schema;
 use crate::postgres::secrets;
 use crate::postgres::tables::Table;
 use pgrx::prelude::*;
@@ -99,7 +101,7 @@ fn untrack_table(target: pg_sys::Oid) -> Result<(), Failure> {
     // Not all that track() asks for: a table that has lost its primary key can be let go.
     check_partition(&table)?;
     drop(table);
-    as_owner(|| {
+    as_ledger_owner(|| {
         drop_row_trigger(target);
         drop_truncate_triggers(target);
         baselines::forget(&options.table_id);
@@ -167,15 +169,13 @@ fn check_kind(table: &Table, lock: u32) -> Result<(), Failure> {
     if let Some(Obstacle { why, hint }) = kinds::obstacle(table) {
         return Err(refused(table, &format!("It {why}."), hint));
     }
-    // SAFETY: the relation is open, and the rest are catalog look-ups.
-    let (is_catalog, is_own) = unsafe {
-        let schema = pg_sys::get_namespace_oid(c"ledger".as_ptr(), true);
-        (pg_sys::IsCatalogRelationOid(relation::oid(table)), (*(*table.relation()).rd_rel).relnamespace == schema)
-    };
-    if is_catalog {
+    // SAFETY: looks at the number.
+    if unsafe { pg_sys::IsCatalogRelationOid(relation::oid(table)) } {
         return Err(refused(table, "It is a system catalog.", "Track tables of your own."));
     }
-    if is_own {
+    // SAFETY: the relation is open.
+    let namespace = unsafe { (*(*table.relation()).rd_rel).relnamespace };
+    if Some(namespace) == schema::find() {
         return Err(refused(table, "It is the ledger's own.", "Track tables of your own."));
     }
     check_partition(table)?;
@@ -259,7 +259,7 @@ fn is_enabled(table: &Table) -> bool {
 fn make_triggers(target: pg_sys::Oid, options: &Options, lock: u32) {
     let (name, argument) = (name_of(target), quoted_literal(&options.text()));
     let row_trigger = ROW_TRIGGER.to_string_lossy();
-    as_owner(|| {
+    as_ledger_owner(|| {
         drop_row_trigger(target);
         run(&format!(
             "CREATE TRIGGER {row_trigger} AFTER INSERT OR UPDATE OR DELETE ON {name} \
@@ -331,31 +331,10 @@ fn quoted_literal(text: &str) -> String {
     format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
 }
 
-/// Runs DDL as the owner of the ledger: who may have a table tracked need not be able to make such triggers by hand, with
-/// which one could record what one likes about other tables.
-pub fn as_owner<T>(work: impl FnOnce() -> T) -> T {
-    struct Restore(pg_sys::Oid, i32);
-    impl Drop for Restore {
-        fn drop(&mut self) {
-            // SAFETY: what was read before.
-            unsafe { pg_sys::SetUserIdAndSecContext(self.0, self.1) }
-        }
-    }
-    let (mut user, mut context) = (pg_sys::InvalidOid, 0);
-    // SAFETY: put back when this returns or unwinds.
-    unsafe {
-        pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
-        let owner = pg_sys::Oid::from(pg_sys::BOOTSTRAP_SUPERUSERID);
-        pg_sys::SetUserIdAndSecContext(owner, context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32);
-    }
-    let _restore = Restore(user, context);
-    work()
-}
-
 /// Whether a table has the triggers that record it under this id.
 pub fn is_tracked(table_id: &str) -> bool {
     let mut found = false;
-    as_owner(|| {
+    as_ledger_owner(|| {
         crate::postgres::spi::for_each("SELECT table_id FROM ledger.tracked_tables", &[], |row| {
             found |= row.get::<String>(0).is_some_and(|id| id == table_id);
         });

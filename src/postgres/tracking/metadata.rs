@@ -36,10 +36,18 @@ impl Metadata {
     }
 
     pub fn actor(self) -> Metadata {
+        // SAFETY: a plain global of this process.
+        self.actor_as(unsafe { pg_sys::GetUserId() })
+    }
+
+    /// The same where the work is not done as the user who has called for it.
+    pub fn actor_as(self, current_user: pg_sys::Oid) -> Metadata {
         // SAFETY: inside a transaction that writes.
         let transaction_id = unsafe { pg_sys::GetTopFullTransactionId().value };
-        with_actor(|actor| actor.members.iter().fold(self, |metadata, (name, value)| metadata.key(name, value)))
-            .key("transaction_id", &transaction_id.to_string())
+        with_actor(current_user, |actor| {
+            actor.members.iter().fold(self, |metadata, (name, value)| metadata.key(name, value))
+        })
+        .key("transaction_id", &transaction_id.to_string())
     }
 
     /// A member that is canonical JSON already.
@@ -115,12 +123,12 @@ thread_local! {
     static IS_STALE: Cell<bool> = const { Cell::new(false) };
 }
 
-fn with_actor<T>(use_it: impl FnOnce(&Actor) -> T) -> T {
+fn with_actor<T>(current_user: pg_sys::Oid, use_it: impl FnOnce(&Actor) -> T) -> T {
     listen();
     let is_stale = IS_STALE.take();
     ACTOR.with_borrow_mut(|known| {
-        known.take_if(|actor| is_stale || !actor.is_current());
-        use_it(known.get_or_insert_with(Actor::look_up))
+        known.take_if(|actor| is_stale || !actor.is_now(current_user));
+        use_it(known.get_or_insert_with(|| Actor::look_up(current_user)))
     })
 }
 
@@ -138,17 +146,17 @@ unsafe extern "C-unwind" fn forget(_arg: pg_sys::Datum, _cache: i32, _hash: pg_s
 }
 
 impl Actor {
-    fn is_current(&self) -> bool {
-        // SAFETY: plain globals of this process.
-        let (session_user, current_user) = unsafe { (pg_sys::GetSessionUserId(), pg_sys::GetUserId()) };
+    fn is_now(&self, current_user: pg_sys::Oid) -> bool {
+        // SAFETY: a plain global of this process.
+        let session_user = unsafe { pg_sys::GetSessionUserId() };
         self.session_user == session_user
             && self.current_user == current_user
             && self.application_name.as_c_str() == application_name()
     }
 
-    fn look_up() -> Actor {
-        // SAFETY: plain globals of this process.
-        let (session_user, current_user) = unsafe { (pg_sys::GetSessionUserId(), pg_sys::GetUserId()) };
+    fn look_up(current_user: pg_sys::Oid) -> Actor {
+        // SAFETY: a plain global of this process.
+        let session_user = unsafe { pg_sys::GetSessionUserId() };
         let application_name = application_name();
         let application = (!application_name.is_empty()).then(|| application_name.to_string_lossy().into_owned());
         let members = [

@@ -11,7 +11,7 @@
 //! | [`manage`] | track(), untrack(), and the triggers |
 //! | [`options`] | what a table is tracked with |
 //! | [`relation`] | what the catalogs say of a table |
-//! | [`plan`], [`shape`], [`columns`] | which columns are recorded, and a row as JSON |
+//! | [`plan`], [`shape`], [`columns`], [`fixed_settings`] | which columns are recorded, and a row as JSON |
 //! | [`row_key`] | how a row is named |
 //! | [`record`], [`metadata`] | the triggers' functions, and what they say of a change |
 //! | [`command_order`] | the times of changes that one transaction makes to one row |
@@ -22,7 +22,7 @@
 //! | [`versions`], [`version_runs`] | the entries about one row, and how they are found |
 //! | [`verify_row`] | one row against its entries |
 //! | [`verify_table`], [`sorter`] | all rows against all entries |
-//! | [`history`] | the functions for one row |
+//! | [`history`], [`readers`] | the functions for one row, and who may call them |
 //! | [`lost`] | tables that are not tracked any more, though nobody has said so |
 
 pub mod baseline;
@@ -31,6 +31,7 @@ pub mod columns;
 pub mod command_order;
 pub mod commands;
 pub mod drops;
+pub mod fixed_settings;
 pub mod history;
 pub mod horizon;
 pub mod kinds;
@@ -40,6 +41,7 @@ pub mod metadata;
 pub mod options;
 pub mod partitions;
 pub mod plan;
+pub mod readers;
 pub mod record;
 pub mod relation;
 pub mod row_key;

@@ -2,6 +2,7 @@
 //! dumped and restored with it, cloned to its partitions, and read without looking anything up.
 
 use crate::postgres::errors::Failure;
+use crate::postgres::schema;
 use pgrx::{pg_sys, PgSqlErrorCode};
 use serde_json::{json, Value};
 use std::ffi::CStr;
@@ -143,8 +144,7 @@ unsafe fn is_own(trigger: &pg_sys::Trigger, name: &[u8], function: &CStr) -> boo
         return false;
     }
     // Nobody but track() may use these functions for triggers.
-    let schema = pg_sys::get_namespace_oid(c"ledger".as_ptr(), true);
     let called = pg_sys::get_func_name(trigger.tgfoid);
-    let is_ours = pg_sys::get_func_namespace(trigger.tgfoid) == schema;
+    let is_ours = schema::find() == Some(pg_sys::get_func_namespace(trigger.tgfoid));
     is_ours && !called.is_null() && CStr::from_ptr(called) == function
 }

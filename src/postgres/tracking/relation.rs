@@ -56,11 +56,15 @@ impl TableColumn {
         self.number as usize - 1
     }
 
-    /// Its type as SQL, with the modifier, as `numeric(10,2)`.
-    pub fn full_type(&self) -> String {
+    /// Its type as SQL, with the modifier, as `numeric(10,2)`; that of a domain is the type it is a domain of.
+    pub fn base_type(&self) -> String {
         let flags = pg_sys::FORMAT_TYPE_TYPEMOD_GIVEN | pg_sys::FORMAT_TYPE_FORCE_QUALIFY;
-        // SAFETY: a catalog look-up; the result is a palloc'd string.
-        let text = unsafe { pg_sys::format_type_extended(self.type_oid, self.type_modifier, flags as pg_sys::bits16) };
+        let mut modifier = self.type_modifier;
+        // SAFETY: catalog look-ups; the result is a palloc'd string.
+        let text = unsafe {
+            let base = pg_sys::getBaseTypeAndTypmod(self.type_oid, &mut modifier);
+            pg_sys::format_type_extended(base, modifier, flags as pg_sys::bits16)
+        };
         // SAFETY: as above.
         unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
     }

@@ -21,12 +21,8 @@ use std::sync::atomic::Ordering;
 /// Appends the lines and waits until they are on disk; an error here aborts the transaction.
 pub(super) fn before_commit() {
     queue::flush_before_commit();
-    if CURRENT.with_borrow(|current| current.at_end.extension_created) {
-        // Any extension: only now can it be looked up whether it is this one.
-        // SAFETY: a catalog look-up inside a transaction.
-        let is_here = unsafe { pg_sys::get_extension_oid(c"pg_notary".as_ptr(), true) != pg_sys::InvalidOid };
-        CURRENT.with_borrow_mut(|current| current.at_end.extension_created = is_here);
-    }
+    let ledger_created = super::creates_ledger();
+    CURRENT.with_borrow_mut(|current| current.at_end.ledger_created = ledger_created);
     if CURRENT.with_borrow(|current| current.entries > 0) {
         append_lines(&or_raise(database::mirror()), false);
         faults::at("before_commit");
@@ -204,7 +200,7 @@ fn end(current: &mut Transaction, committed: bool) {
         prepared::after_decision();
     }
     database::at_transaction_end(
-        committed && at_end.extension_created,
+        committed && at_end.ledger_created,
         committed && at_end.extension_dropped,
         committed && at_end.databases_changed,
     );

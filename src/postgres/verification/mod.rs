@@ -3,6 +3,7 @@
 //! | module | concern |
 //! |---|---|
 //! | [`chain`] | tables and file beside each other, block by block |
+//! | [`own_file`] | which file that is, and a file by itself |
 //! | [`pending`] | what is not sealed yet |
 //! | [`strays`] | rows that reading in order does not come by |
 //! | [`table_blocks`], [`leaves`], [`stored_tree`] | the chain and the log tree as the tables have them |
@@ -12,6 +13,7 @@
 mod chain;
 pub mod entry;
 mod leaves;
+mod own_file;
 mod pending;
 pub mod progress;
 pub mod stored_tree;
@@ -24,9 +26,9 @@ use super::items::audit::verify_registry;
 use super::jsonb::JsonbText;
 use super::mirror::remembered;
 use super::mirror::shared::Attachment;
+use super::roles::as_ledger_owner;
 use super::settings::{self, MirrorMode};
 use super::tracking::history;
-use super::tracking::manage::as_owner;
 use crate::ledger::verifier::{FileReport, Problem};
 use chain::{ChainReport, Extent, FileOutcome, TableReport};
 use pgrx::prelude::*;
@@ -128,18 +130,18 @@ fn errors_json(errors: &[Problem]) -> Value {
 #[pg_extern(volatile, parallel_unsafe, requires = ["tables"])]
 #[search_path(pg_catalog, pg_temp)]
 fn verify_file_integrity(path: default!(Option<String>, "NULL")) -> JsonbText {
-    let own = as_owner(remembered::own_file);
+    let own = as_ledger_owner(remembered::own_file);
     let path = path.map_or_else(|| own.clone(), |path| remembered::data_directory().join(path));
     let is_own = path == own;
     if !is_own {
         or_raise(require_file_privilege(&path));
     }
-    as_owner(|| {
+    as_ledger_owner(|| {
         if is_own {
             or_raise(database::require_preloaded());
             wait_for_repair();
         }
-        JsonbText::from(file_json(&or_raise(chain::verify_file_alone(&path, is_own))))
+        JsonbText::from(file_json(&or_raise(own_file::verify_file_alone(&path, is_own))))
     })
 }
 

@@ -96,9 +96,8 @@ impl Counted {
             relation::qualified_name(&part.table)
         );
         let bounds = pgrx::IntoDatum::into_datum(vec![self.last_block, self.head]);
-        let count =
-            bounds.and_then(|bounds| spi::first_row(&query, pg_sys::INT8ARRAYOID, bounds, |row| row.get::<i64>(0)));
-        count.unwrap_or_default() as u64
+        let counted = bounds.and_then(|bounds| spi::first_row(&query, pg_sys::INT8ARRAYOID, bounds));
+        counted.and_then(|row| row.get::<i64>(0)).unwrap_or_default() as u64
     }
 }
 

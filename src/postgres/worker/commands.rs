@@ -151,8 +151,7 @@ unsafe extern "C-unwind" fn object_access(
         return;
     }
     match access {
-        // Which extension it is cannot be looked up yet; that is done before the commit.
-        pg_sys::ObjectAccessType::OAT_POST_CREATE => transaction::at_end_extension_created(),
+        pg_sys::ObjectAccessType::OAT_POST_CREATE => transaction::at_end_extension_created(object),
         pg_sys::ObjectAccessType::OAT_DROP if object == pg_sys::get_extension_oid(c"pg_notary".as_ptr(), true) => {
             transaction::at_end_extension_dropped();
         }

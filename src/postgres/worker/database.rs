@@ -5,6 +5,7 @@ use super::keeper::Keeper;
 use super::pace::Pace;
 use crate::postgres::blocks::{self, Batch, Extent};
 use crate::postgres::errors::or_raise;
+use crate::postgres::faults;
 use crate::postgres::log_state;
 use crate::postgres::mirror::append::Mirror;
 use crate::postgres::mirror::prepared;
@@ -43,11 +44,18 @@ pub unsafe extern "C-unwind" fn pg_notary_worker_main(arg: pg_sys::Datum) {
     pg_sys::BackgroundWorkerInitializeConnectionByOid(database, pg_sys::InvalidOid, 0);
     pin_settings();
     let shared = shared().expect("background workers have shared memory");
-    if !in_transaction(extension_exists).unwrap_or(false) {
-        if let Some(slot) = shared.find(database) {
-            shared.release(slot);
+    let idle_slot = || shared.find(database).filter(|slot| slot.worker.pid() == 0);
+    // Before the look: who creates a ledger after it puts the flag up again.
+    idle_slot().inspect(|slot| slot.check_extension.store(false, Ordering::Release));
+    match in_transaction(extension_exists) {
+        Ok(true) => {}
+        Ok(false) => {
+            faults::at("no_ledger");
+            idle_slot().inspect(|slot| shared.release_without_ledger(slot));
+            return;
         }
-        return;
+        // The launcher sends another one.
+        Err(_) => return,
     }
     let Some(slot) = shared.find_or_take(database) else {
         pgrx::warning!("pg_notary cannot seal database {}: too many databases have a ledger", database.to_u32());
@@ -211,13 +219,7 @@ impl Worker {
         }
         let gone = !in_transaction(extension_exists).unwrap_or(true);
         if gone {
-            let database = self.slot().database();
-            self.mirror.shared.release(self.slot());
-            // Created again between the look and the release, it has lost its slot.
-            if in_transaction(extension_exists).unwrap_or(false) {
-                self.mirror.shared.find_or_take(database);
-                self.mirror.shared.launcher.wake();
-            }
+            self.mirror.shared.release_without_ledger(self.slot());
         }
         // Also where it was dropped and created again: another ledger, another file.
         gone || self.keeper.has_file()

@@ -1,11 +1,25 @@
 //! Reading an item's file, and replacing it in one step.
+//!
+//! A file is opened by its directory, and that from the root down, no symbolic link followed: what somebody puts into the place of
+//! a directory after the tree was looked at is neither read nor written to.
 
 use pg_notary::items::item::check_content_length;
 use pg_notary::items::{ContentError, ItemError};
-use std::fs::{self, File, Metadata, OpenOptions, Permissions};
+use rustix::fs::{openat, renameat, unlinkat, AtFlags, Mode, OFlags, CWD};
+use std::ffi::{OsStr, OsString};
+use std::fs::{File, Metadata, Permissions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{fchown, MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{fchown, MetadataExt, PermissionsExt};
+use std::path::{Component, Path};
+
+/// A directory that is only gone through needs not be readable.
+#[cfg(target_os = "linux")]
+const THROUGH: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+#[cfg(not(target_os = "linux"))]
+const THROUGH: OFlags = OFlags::DIRECTORY.union(OFlags::CLOEXEC);
+const READ: OFlags = OFlags::NOFOLLOW.union(OFlags::CLOEXEC);
+const CREATE: OFlags = OFlags::WRONLY.union(OFlags::CREATE).union(OFlags::EXCL).union(READ);
 
 /// Why a file has no text.
 pub enum ReadError {
@@ -21,40 +35,96 @@ impl From<io::Error> for ReadError {
     }
 }
 
-/// Reads a file of UTF-8 text, without following a link.
-pub fn read(path: &Path) -> Result<(String, Metadata), ReadError> {
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(path)?;
-    let metadata = file.metadata()?;
-    check_content_length(metadata.len()).map_err(ReadError::Item)?;
-    let mut bytes = Vec::with_capacity(metadata.len() as usize);
-    // A file that grows meanwhile is noticed when it is replaced, and is not read for ever.
-    file.take(metadata.len()).read_to_end(&mut bytes)?;
-    match String::from_utf8(bytes) {
-        Ok(text) => Ok((text, metadata)),
-        Err(error) => {
-            let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-            let line = 1 + valid.iter().filter(|byte| **byte == b'\n').count();
-            Err(ReadError::Item(ContentError::on_line(line, "not UTF-8 text: save it as UTF-8").into()))
+/// A file that was read.
+pub struct ItemFile {
+    directory: OwnedFd,
+    name: OsString,
+    metadata: Metadata,
+}
+
+impl ItemFile {
+    /// Reads a file of UTF-8 text. `path` is absolute, and has no symbolic link in it.
+    pub fn read(path: &Path) -> Result<(Self, String), ReadError> {
+        let directory = open_directory(path.parent().unwrap_or(path))?;
+        let name = path.file_name().unwrap_or_default().to_owned();
+        let file = open(&directory, &name)?;
+        let metadata = file.metadata()?;
+        check_content_length(metadata.len()).map_err(ReadError::Item)?;
+        let mut bytes = Vec::with_capacity(metadata.len() as usize);
+        // A file that grows meanwhile is noticed when it is replaced, and is not read for ever.
+        file.take(metadata.len()).read_to_end(&mut bytes)?;
+        match String::from_utf8(bytes) {
+            Ok(text) => Ok((ItemFile { directory, name, metadata }, text)),
+            Err(error) => {
+                let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+                let line = 1 + valid.iter().filter(|byte| **byte == b'\n').count();
+                Err(ReadError::Item(ContentError::on_line(line, "not UTF-8 text: save it as UTF-8").into()))
+            }
         }
+    }
+
+    /// Replaces the file: a reader, or a crash, sees the old file or the new one, whole. Its mode and owner stay.
+    ///
+    /// # Errors
+    /// If the new file cannot be written, or the old one has changed since it was read. Then the old one stays.
+    pub fn replace(&self, text: &str) -> io::Result<()> {
+        let (temporary, mut file) = Temporary::create(&self.directory)?;
+        file.write_all(text.as_bytes())?;
+        keep_owner_and_mode(&file, &self.metadata)?;
+        file.sync_all()?;
+        if !is_same(&open(&self.directory, &self.name)?.metadata()?, &self.metadata) {
+            return Err(io::Error::other("the file was changed meanwhile: try again"));
+        }
+        temporary.rename(&self.name)?;
+        File::from(openat(&self.directory, ".", OFlags::DIRECTORY | READ, Mode::empty())?).sync_all()
     }
 }
 
-/// Replaces the file that `old` was read of: a reader, or a crash, sees the old file or the new one, whole. Its mode and owner
-/// stay.
-///
-/// # Errors
-/// If the new file cannot be written, or the old one has changed since it was read. Then the old one stays.
-pub fn replace(path: &Path, old: &Metadata, text: &str) -> io::Result<()> {
-    let directory = path.parent().unwrap_or(Path::new("/"));
-    let mut new = tempfile::Builder::new().prefix(".pg_notary-").tempfile_in(directory)?;
-    new.write_all(text.as_bytes())?;
-    keep_owner_and_mode(new.as_file(), old)?;
-    new.as_file().sync_all()?;
-    if !is_same(&fs::symlink_metadata(path)?, old) {
-        return Err(io::Error::other("the file was changed meanwhile: try again"));
+fn open_directory(path: &Path) -> io::Result<OwnedFd> {
+    let mut directory = openat(CWD, "/", THROUGH, Mode::empty())?;
+    for part in path.components() {
+        match part {
+            Component::RootDir => {}
+            Component::Normal(name) => directory = openat(&directory, name, THROUGH | READ, Mode::empty())?,
+            _ => return Err(io::ErrorKind::InvalidInput.into()),
+        }
     }
-    new.persist(path)?;
-    File::open(directory)?.sync_all()
+    Ok(directory)
+}
+
+fn open(directory: &OwnedFd, name: &OsStr) -> io::Result<File> {
+    Ok(openat(directory, name, READ, Mode::empty())?.into())
+}
+
+/// A new file in a directory, removed when dropped unless it was given another name.
+struct Temporary<'a> {
+    directory: &'a OwnedFd,
+    name: Option<String>,
+}
+
+impl<'a> Temporary<'a> {
+    fn create(directory: &'a OwnedFd) -> io::Result<(Self, File)> {
+        let name = format!(".pg_notary-{}", uuid::Uuid::new_v4().simple());
+        let file = openat(directory, &name, CREATE, Mode::RUSR | Mode::WUSR)?;
+        Ok((Temporary { directory, name: Some(name) }, file.into()))
+    }
+
+    fn rename(mut self, to: &OsStr) -> io::Result<()> {
+        if let Some(name) = &self.name {
+            renameat(self.directory, name, self.directory, to)?;
+        }
+        self.name = None;
+        Ok(())
+    }
+}
+
+impl Drop for Temporary<'_> {
+    fn drop(&mut self) {
+        if let Some(name) = &self.name {
+            // What cannot be removed stays; the error that led here is told.
+            let _ = unlinkat(self.directory, name, AtFlags::empty());
+        }
+    }
 }
 
 fn keep_owner_and_mode(new: &File, old: &Metadata) -> io::Result<()> {

@@ -44,8 +44,8 @@ pub struct ItemsArguments {
     /// .ai/knowledge.
     ///
     /// Items are Markdown files in directives and knowledge; in tools, files with the extension of a known language and
-    /// programs that start with #!. Hidden files, __pycache__, node_modules and links inside the base are skipped; a
-    /// symbolic link that leaves its base is refused.
+    /// programs that start with #!. Hidden files, __pycache__ and node_modules are skipped, and so are symbolic links to what
+    /// is looked at under its own name; a link to an item or directory that is not, or out of the base, is refused.
     ///
     /// An item's id is a directive's attribute name, knowledge's zettel_id, or else the file's name without extension; its
     /// version is the attribute or key version, or in a tool a line `__version__ = "1.0.0"` or a comment `version: 1.0.0`.

@@ -1,6 +1,6 @@
 //! Signing, verifying or surveying one file.
 
-use super::file::{self, ReadError};
+use super::file::{ItemFile, ReadError};
 use super::report::{Record, State};
 use super::tree::{Directories, Found, Kind};
 use pg_notary::items::attributes::{self, Attributes};
@@ -10,7 +10,6 @@ use pg_notary::items::signer::{sign, text_hash};
 use pg_notary::items::verifier::{verify, Status, Verification};
 use pg_notary::items::{Item, ItemError, ItemType};
 use pg_notary::ledger::record::Timestamp;
-use std::fs::Metadata;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -98,16 +97,15 @@ impl<'a> Processor<'a> {
     }
 
     pub fn process(&self, found: Found) -> Record {
-        let mut record = Record::new(found.shown, found.item_type);
+        let mut record = Record::new(found.shown.clone(), found.item_type);
         if let Kind::Other(state, reason) = found.kind {
             return record.in_state(state, reason);
         }
-        let path = &found.path;
-        let processed = self.with_item(path, &mut record, |item, metadata, record| {
-            let outcome = self.verify(item, path)?;
+        let processed = self.with_item(&found, &mut record, |item, file, record| {
+            let outcome = self.verify(item, &found.path)?;
             match self.action {
                 Action::Verify => record.verified(outcome),
-                Action::Sign => self.sign_file(path, metadata, item, &outcome, record)?,
+                Action::Sign => self.sign_file(file, item, &outcome, record)?,
             }
             Ok(())
         });
@@ -123,22 +121,24 @@ impl<'a> Processor<'a> {
         if let Kind::Other(state, reason) = found.kind {
             return Err(Box::new(record.in_state(state, reason)));
         }
-        let surveyed = self.with_item(&found.path, &mut record, |item, _, _| Local::of(item, found.shown));
+        let shown = found.shown.clone();
+        let surveyed = self.with_item(&found, &mut record, |item, _, _| Local::of(item, shown));
         surveyed.map_err(|failure| Box::new(failure.into_record(record)))
     }
 
-    /// Does something with the item in the file `path`, and names it in `record`.
+    /// Does something with the item in a file, and names it in `record`.
     fn with_item<T>(
         &self,
-        path: &Path,
+        found: &Found,
         record: &mut Record,
-        process: impl FnOnce(&Item<'_>, &Metadata, &mut Record) -> Result<T, Failure>,
+        process: impl FnOnce(&Item<'_>, &ItemFile, &mut Record) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
+        let path = &found.path;
         let file_path = path.to_str().ok_or(Failure::Path("its path is not UTF-8: rename it"))?;
         if file_path.contains('\\') {
             return Err(Failure::Path("there is a backslash in its path, which stands for / in a location: rename it"));
         }
-        let (content, metadata) = file::read(path)?;
+        let (file, content) = ItemFile::read(&found.real_path)?;
         let mut item = Item {
             item_type: record.item_type,
             id: "",
@@ -153,7 +153,7 @@ impl<'a> Processor<'a> {
         item.id = attributes.id.as_deref().unwrap_or(&stem);
         item.version = attributes.version.as_deref().unwrap_or(item.version);
         record.name(item.id, item.version);
-        process(&item, &metadata, record)
+        process(&item, &file, record)
     }
 
     /// Verifies an item. If it is not as it was signed, it may have been moved from any directory of the tree.
@@ -170,8 +170,7 @@ impl<'a> Processor<'a> {
     /// Signs a file, unless that changes nothing but the time.
     fn sign_file(
         &self,
-        path: &Path,
-        metadata: &Metadata,
+        file: &ItemFile,
         item: &Item<'_>,
         outcome: &Verification,
         record: &mut Record,
@@ -181,7 +180,7 @@ impl<'a> Processor<'a> {
         let signed = sign(item, timestamp)?;
         let changed = signed.content != item.content;
         if changed {
-            file::replace(path, metadata, &signed.content).map_err(Failure::Io)?;
+            file.replace(&signed.content).map_err(Failure::Io)?;
         }
         let signed_item = Item { content: &signed.content, ..*item };
         record.verified(verify(&signed_item, &[])?);
@@ -199,5 +198,32 @@ fn own_attributes(item: &Item<'_>) -> Result<Attributes, ItemError> {
             Ok(Attributes::default())
         }
         attributes => attributes,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tree::Tree;
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    /// Between the look at the tree and the work on a file, whoever owns a directory may put a link in its place.
+    #[test]
+    fn a_directory_that_becomes_a_link_leads_nowhere_else() {
+        let project = tempfile::TempDir::new().unwrap();
+        let (tools, outside) = (project.path().join(".ai/tools/a"), project.path().join("outside"));
+        fs::create_dir_all(tools.join("b")).unwrap();
+        fs::create_dir_all(outside.join("b")).unwrap();
+        for file in [tools.join("b/x.py"), outside.join("b/x.py")] {
+            fs::write(file, "print(1)\n").unwrap();
+        }
+        let Tree { mut found, directories } = Tree::read(&[project.path().to_owned()]).unwrap();
+        fs::rename(&tools, project.path().join("away")).unwrap();
+        symlink(&outside, &tools).unwrap();
+        let record = Processor::new(Action::Sign, "1.0.0", directories).process(found.remove(0));
+        assert_eq!(record.state, State::Failed, "{:?}", record.error());
+        assert_eq!(fs::read_to_string(outside.join("b/x.py")).unwrap(), "print(1)\n");
+        assert_eq!(fs::read_dir(outside.join("b")).unwrap().count(), 1);
     }
 }

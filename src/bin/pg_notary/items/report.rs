@@ -17,7 +17,7 @@ pub enum State {
     Moved,
     /// Its text or name is not that of an item.
     Invalid,
-    /// A link that leaves its base.
+    /// A link to what is not looked at.
     Refused,
     /// It cannot be read or written.
     Failed,

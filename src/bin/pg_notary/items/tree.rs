@@ -17,6 +17,8 @@ const MOST_PLACES: usize = 1000;
 pub struct Found {
     /// Absolute, through the base of the item's type.
     pub path: PathBuf,
+    /// The same with no symbolic link in it, as it was when the tree was looked at.
+    pub real_path: PathBuf,
     /// As the user would name it.
     pub shown: PathBuf,
     pub item_type: ItemType,
@@ -70,6 +72,8 @@ struct Root {
     /// The base of the type, with no symbolic link in it.
     real_base: PathBuf,
     start: PathBuf,
+    /// The same, with no symbolic link in it.
+    real_start: PathBuf,
     /// What the user named, and what it is.
     named: (PathBuf, PathBuf),
 }
@@ -88,10 +92,12 @@ impl Tree {
     /// If one of them is not there, or is not and has no directory of items. What cannot be read in them is no error here.
     pub fn read(named: &[PathBuf]) -> Result<Self, String> {
         let mut tree = Tree { found: Vec::new(), directories: Directories(BTreeSet::new()) };
+        let mut all = Vec::new();
         for named in named {
-            for root in roots(named)? {
-                root.find(&mut tree);
-            }
+            all.extend(roots(named)?);
+        }
+        for root in &all {
+            root.find(&all, &mut tree);
         }
         tree.found.sort_by(|a, b| a.path.cmp(&b.path));
         tree.found.dedup_by(|a, b| a.path == b.path);
@@ -103,7 +109,7 @@ fn roots(directory: &Path) -> Result<Vec<Root>, String> {
     let real = fs::canonicalize(directory).map_err(|error| format!("{}: {error}", directory.display()))?;
     let named = (directory.to_owned(), real.clone());
     if let Some((item_type, base)) = base_above(&real) {
-        return Ok(vec![Root { item_type, real_base: base, start: real, named }]);
+        return Ok(vec![Root { item_type, real_base: base, start: real.clone(), real_start: real, named }]);
     }
     let project = if real.ends_with(".ai") { real.parent().unwrap_or(&real) } else { &real };
     let mut roots = Vec::new();
@@ -118,7 +124,7 @@ fn roots(directory: &Path) -> Result<Vec<Root>, String> {
         if !real_base.starts_with(project) {
             return Err(format!("{}: a symbolic link that leaves {}", start.display(), project.display()));
         }
-        roots.push(Root { item_type, real_base, start, named: named.clone() });
+        roots.push(Root { item_type, real_start: real_base.clone(), real_base, start, named: named.clone() });
     }
     if roots.is_empty() {
         return Err(format!(
@@ -138,7 +144,7 @@ fn base_above(path: &Path) -> Option<(ItemType, PathBuf)> {
 }
 
 impl Root {
-    fn find(&self, tree: &mut Tree) {
+    fn find(&self, all: &[Root], tree: &mut Tree) {
         if self.start.is_file() {
             tree.directories.add(self.item_type, self.start.parent().unwrap_or(&self.start));
             tree.found.push(self.found(self.start.clone(), Kind::Item));
@@ -147,30 +153,36 @@ impl Root {
         let mut directories = vec![self.start.clone()];
         while let Some(directory) = directories.pop() {
             tree.directories.add(self.item_type, &directory);
-            if let Err(error) = self.read_directory(&directory, &mut directories, &mut tree.found) {
+            if let Err(error) = self.read_directory(&directory, all, &mut directories, &mut tree.found) {
                 tree.found.push(self.found(directory, Kind::Other(State::Failed, error.to_string())));
             }
         }
     }
 
-    fn read_directory(&self, directory: &Path, below: &mut Vec<PathBuf>, found: &mut Vec<Found>) -> io::Result<()> {
+    fn read_directory(
+        &self,
+        directory: &Path,
+        all: &[Root],
+        below: &mut Vec<PathBuf>,
+        found: &mut Vec<Found>,
+    ) -> io::Result<()> {
         for entry in fs::read_dir(directory)? {
             let entry = entry?;
             let (path, file_type) = (entry.path(), entry.file_type()?);
             if file_type.is_dir() && !is_left_out(&path) {
                 below.push(path);
             } else {
-                let kind = self.kind(&path, file_type);
+                let kind = self.kind(&path, file_type, all);
                 found.push(self.found(path, kind));
             }
         }
         Ok(())
     }
 
-    fn kind(&self, path: &Path, file_type: FileType) -> Kind {
+    fn kind(&self, path: &Path, file_type: FileType, all: &[Root]) -> Kind {
         let skipped = |reason: &str| Kind::Other(State::Skipped, reason.to_owned());
         if file_type.is_symlink() {
-            return self.link(path);
+            return self.link(path, all);
         }
         if is_left_out(path) {
             return skipped("hidden, __pycache__ or node_modules");
@@ -185,18 +197,37 @@ impl Root {
         }
     }
 
-    /// What a link inside the base points to is looked at under its own name.
-    fn link(&self, path: &Path) -> Kind {
-        match fs::canonicalize(path) {
-            Ok(target) if target.starts_with(&self.real_base) => {
-                Kind::Other(State::Skipped, format!("a symbolic link to {}", target.display()))
-            }
-            Ok(target) => {
-                let base = self.item_type.base();
-                Kind::Other(State::Refused, format!("a symbolic link that leaves {base}, to {}", target.display()))
-            }
-            Err(error) => Kind::Other(State::Refused, format!("a symbolic link to nowhere: {error}")),
+    /// What a link inside the base points to is looked at under its own name, or the link is refused.
+    fn link(&self, path: &Path, all: &[Root]) -> Kind {
+        let refused = |reason: String| Kind::Other(State::Refused, reason);
+        let target = match fs::canonicalize(path) {
+            Ok(target) => target,
+            Err(error) => return refused(format!("a symbolic link to nowhere: {error}")),
+        };
+        if !target.starts_with(&self.real_base) {
+            let base = self.item_type.base();
+            return refused(format!("a symbolic link that leaves {base}, to {}", target.display()));
         }
+        let what = format!("a symbolic link to {}", target.display());
+        if !is_left_out(path) && self.offers_items(path, &target) && !self.is_looked_at(&target, all) {
+            return refused(format!("{what}, which is not looked at"));
+        }
+        Kind::Other(State::Skipped, what)
+    }
+
+    /// Whether who follows the link finds items: by the link's name, which may be another than the target's.
+    fn offers_items(&self, link: &Path, target: &Path) -> bool {
+        target.is_dir() || (target.is_file() && is_item(self.item_type, link).unwrap_or(true))
+    }
+
+    /// Whether what is there is looked at, by way of any of the roots, under its own name.
+    fn is_looked_at(&self, target: &Path, all: &[Root]) -> bool {
+        let is_in = |root: &Root| {
+            let below = target.strip_prefix(&root.real_start);
+            root.item_type == self.item_type
+                && below.is_ok_and(|below| !below.iter().any(|name| is_left_out(Path::new(name))))
+        };
+        all.iter().any(is_in) && (target.is_dir() || is_item(self.item_type, target).unwrap_or(false))
     }
 
     fn found(&self, path: PathBuf, kind: Kind) -> Found {
@@ -207,7 +238,11 @@ impl Root {
             Ok(below) => named.join(below),
             Err(_) => path.clone(),
         };
-        Found { path, shown, item_type: self.item_type, kind }
+        let real_path = match path.strip_prefix(&self.start) {
+            Ok(below) if !below.as_os_str().is_empty() => self.real_start.join(below),
+            _ => self.real_start.clone(),
+        };
+        Found { path, real_path, shown, item_type: self.item_type, kind }
     }
 }
 

@@ -1,0 +1,74 @@
+//! Work that is done with the rights of another role than the caller's.
+//!
+//! All of it is a security-restricted operation, as Postgres calls it where it runs code of a table's owner: whatever such code
+//! does, it does not become the caller by SET ROLE, and leaves nothing behind that the caller would run later.
+
+use super::errors::or_raise;
+use super::schema;
+use pgrx::pg_sys;
+
+/// Does work as the owner of the ledger: DDL, as who may have a table tracked need not be able to make such triggers by hand,
+/// with which one could record what one likes about other tables; and what reads or writes the ledger's own tables.
+pub fn as_ledger_owner<T>(work: impl FnOnce() -> T) -> T {
+    or_raise(schema::require());
+    as_role(pg_sys::Oid::from(pg_sys::BOOTSTRAP_SUPERUSERID), work)
+}
+
+/// Does work that may run code of the owner of a table as that owner.
+///
+/// # Safety
+/// The relation is open.
+pub unsafe fn as_owner_of<T>(relation: pg_sys::Relation, work: impl FnOnce() -> T) -> T {
+    as_role((*(*relation).rd_rel).relowner, work)
+}
+
+fn as_role<T>(role: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
+    struct Restore(pg_sys::Oid, i32);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            // SAFETY: what was read before.
+            unsafe { pg_sys::SetUserIdAndSecContext(self.0, self.1) }
+        }
+    }
+    let restricted = (pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_RESTRICTED_OPERATION) as i32;
+    let (mut user, mut context) = (pg_sys::InvalidOid, 0);
+    // SAFETY: put back when this returns or unwinds.
+    unsafe {
+        pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
+        pg_sys::SetUserIdAndSecContext(role, context | restricted);
+    }
+    let _restore = Restore(user, context);
+    with_own_settings(work)
+}
+
+/// Does work for which names are those of pg_catalog, whatever the caller's search_path. Settings that it changes are put back.
+fn with_own_settings<T>(work: impl FnOnce() -> T) -> T {
+    // SAFETY: the level ends below, or when the transaction aborts; the name and the value end with zero bytes.
+    let level = unsafe {
+        let level = pg_sys::NewGUCNestLevel();
+        pg_sys::set_config_option(
+            c"search_path".as_ptr(),
+            c"pg_catalog, pg_temp".as_ptr(),
+            pg_sys::GucContext::PGC_USERSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+            pg_sys::GucAction::GUC_ACTION_SAVE,
+            true,
+            0,
+            false,
+        );
+        level
+    };
+    let result = work();
+    // SAFETY: the level that was begun above.
+    unsafe { pg_sys::AtEOXact_GUC(false, level) };
+    result
+}
+
+/// Whether the session's role may read files of the server, also where a function of another role's asks.
+pub fn caller_reads_server_files() -> bool {
+    // SAFETY: catalog look-ups inside a transaction.
+    unsafe {
+        let role = pg_sys::Oid::from(pg_sys::ROLE_PG_READ_SERVER_FILES);
+        pg_sys::has_privs_of_role(pg_sys::GetOuterUserId(), role)
+    }
+}

@@ -1,0 +1,65 @@
+//! The extension's schema. A superuser can rename it; another of its name is not taken for it, as anybody who may create a
+//! schema could have put there what is then run with the rights of the ledger's owner.
+
+use super::errors::Failure;
+use pgrx::{pg_sys, PgSqlErrorCode};
+use std::cell::Cell;
+
+thread_local! {
+    /// A schema that was found to be the extension's, and the table `entries` in it, which goes when the extension does.
+    static KNOWN: Cell<Option<(pg_sys::Oid, pg_sys::Oid)>> = const { Cell::new(None) };
+}
+
+/// The schema `ledger`, if it is that of the extension.
+pub fn find() -> Option<pg_sys::Oid> {
+    // SAFETY: catalog look-ups inside a transaction.
+    let named = unsafe {
+        let schema = pg_sys::get_namespace_oid(c"ledger".as_ptr(), true);
+        if schema == pg_sys::InvalidOid {
+            return None;
+        }
+        (schema, pg_sys::get_relname_relid(c"entries".as_ptr(), schema))
+    };
+    if KNOWN.get() == Some(named) {
+        return Some(named.0);
+    }
+    // SAFETY: inside a transaction.
+    let is_own = unsafe { of_extension() } == Some(named.0);
+    // Without the table, as while the extension is created, nothing would tell when it is gone.
+    KNOWN.set(Some(named).filter(|(_, entries)| is_own && *entries != pg_sys::InvalidOid));
+    is_own.then_some(named.0)
+}
+
+/// The same, or an error.
+pub fn require() -> Result<pg_sys::Oid, Failure> {
+    find().ok_or_else(|| {
+        Failure::new(
+            PgSqlErrorCode::ERRCODE_INVALID_SCHEMA_NAME,
+            "schema \"ledger\" of extension pg_notary does not exist",
+        )
+        .detail("Only the schema that the extension was created in is used, and only under this name.")
+        .hint("CREATE EXTENSION pg_notary, or give its schema the name back that it had.")
+    })
+}
+
+/// What the catalog has as the extension's schema. Before Postgres 16 there is no function for it.
+unsafe fn of_extension() -> Option<pg_sys::Oid> {
+    let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+    let mut key = pg_sys::ScanKeyData::default();
+    pg_sys::ScanKeyInit(
+        &mut key,
+        pg_sys::Anum_pg_extension_extname as pg_sys::AttrNumber,
+        pg_sys::BTEqualStrategyNumber as pg_sys::StrategyNumber,
+        pg_sys::Oid::from(pg_sys::F_NAMEEQ),
+        c"pg_notary".as_ptr().into(),
+    );
+    let catalog = pg_sys::table_open(pg_sys::ExtensionRelationId, lock);
+    let index = pg_sys::Oid::from(pg_sys::ExtensionNameIndexId);
+    let scan = pg_sys::systable_beginscan(catalog, index, true, std::ptr::null_mut(), 1, &mut key);
+    let tuple = pg_sys::systable_getnext(scan);
+    let row = (!tuple.is_null()).then(|| &*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_extension>());
+    let schema = row.map(|row| row.extnamespace);
+    pg_sys::systable_endscan(scan);
+    pg_sys::table_close(catalog, lock);
+    schema
+}

@@ -1,0 +1,57 @@
+//! Who may be told what the ledger says of a table.
+
+use super::relation;
+use crate::postgres::errors::Failure;
+use crate::postgres::tables::Table;
+use pgrx::{pg_sys, PgSqlErrorCode};
+
+/// What check_enable_rls() says where policies apply.
+const RLS_ENABLED: i32 = pg_sys::CheckEnableRlsResult::RLS_ENABLED as i32;
+
+/// Whether no policy hides rows of the table from the user.
+pub fn sees_all(target: pg_sys::Oid, user: pg_sys::Oid) -> bool {
+    // SAFETY: catalog look-ups.
+    unsafe { pg_sys::check_enable_rls(target, user, true) != RLS_ENABLED }
+}
+
+/// Whole rows are for those who may SELECT the table, or each of its columns.
+pub fn check_selects(target: pg_sys::Oid, user: pg_sys::Oid) -> Result<(), Failure> {
+    let mode = pg_sys::ACL_SELECT as pg_sys::AclMode;
+    // SAFETY: catalog look-ups.
+    let may = unsafe {
+        let of_columns = || pg_sys::pg_attribute_aclcheck_all(target, user, mode, pg_sys::AclMaskHow::ACLMASK_ALL);
+        pg_sys::pg_class_aclcheck(target, user, mode) == pg_sys::AclResult::ACLCHECK_OK
+            || of_columns() == pg_sys::AclResult::ACLCHECK_OK
+    };
+    match may {
+        true => Ok(()),
+        false => Err(Failure::new(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, "permission denied for the table")
+            .detail("ledger.verified() takes rows of those only who may SELECT them.")),
+    }
+}
+
+/// Reading what the ledger says of a table is the auditors' part, and that of whoever may read all of the table.
+pub fn check_reader(target: pg_sys::Oid, user: pg_sys::Oid) -> Result<(), Failure> {
+    check_reader_of(target, user)?;
+    // Of a row of a partition the ledger says what it says of that row of the whole table.
+    let table = Table::open_oid(target, pg_sys::AccessShareLock);
+    relation::ancestors(&table).into_iter().try_for_each(|ancestor| check_reader_of(ancestor, user))
+}
+
+fn check_reader_of(target: pg_sys::Oid, user: pg_sys::Oid) -> Result<(), Failure> {
+    // SAFETY: catalog look-ups.
+    let may = unsafe {
+        let auditor = pg_sys::get_role_oid(c"ledger_auditor".as_ptr(), true);
+        let is_auditor = auditor != pg_sys::InvalidOid && pg_sys::has_privs_of_role(user, auditor);
+        let selects = || pg_sys::pg_class_aclcheck(target, user, pg_sys::ACL_SELECT as pg_sys::AclMode);
+        // Row security would have to be asked of rows that are not there any more.
+        is_auditor || (selects() == pg_sys::AclResult::ACLCHECK_OK && sees_all(target, user))
+    };
+    match may {
+        true => Ok(()),
+        false => Err(Failure::new(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, "permission denied for the table")
+            .detail(
+                "Only members of ledger_auditor, and roles that may SELECT every row of the table, may verify it.",
+            )),
+    }
+}

@@ -1,0 +1,137 @@
+//! The mirror file that is verified: which one it is, what it must be, and its verification by itself.
+
+use super::progress::{Phase, Progress};
+use crate::ledger::verifier::{
+    verify_file, FileBlock, FileOptions, FileReport, Findings, Observer, Problem, ProblemKind, Source,
+};
+use crate::postgres::database;
+use crate::postgres::errors::{cause, Failure};
+use crate::postgres::helper_threads::helpers;
+use crate::postgres::mirror::remembered::{self, Remembered};
+use crate::postgres::secrets;
+use crate::postgres::settings::{self, MirrorMode};
+use pgrx::{check_for_interrupts, pg_sys, PgSqlErrorCode};
+use std::fs::File;
+use std::io::ErrorKind;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+/// The mirror file, or why there is none to look at.
+pub fn file_to_check() -> Result<PathBuf, String> {
+    if settings::mirror_mode() == MirrorMode::Off {
+        return Err("the mirror is off".to_owned());
+    }
+    if !database::is_preloaded() {
+        return Err("pg_notary is not in shared_preload_libraries, so there is no mirror".to_owned());
+    }
+    let path = remembered::own_file();
+    // SAFETY: reads a flag of shared memory.
+    let standby = unsafe { pg_sys::RecoveryInProgress() };
+    match File::open(&path).and_then(|file| file.metadata()) {
+        Err(error) if standby => Err(format!("the mirror file cannot be read from this standby: {}", cause(&error))),
+        Ok(file) if standby && file.len() < Remembered::read().acknowledged => {
+            Err("the mirror file beside this standby is an older copy, not the primary's file".to_owned())
+        }
+        _ => Ok(path),
+    }
+}
+
+/// On the primary, a file that cannot be read is a problem of the file.
+pub fn unreadable(path: &Path, error: &std::io::Error, sink: &dyn Fn(&Problem)) -> FileReport {
+    let detail = format!("mirror file \"{}\" cannot be read: {}", path.display(), cause(error));
+    let mut findings = Findings::with_sink(sink);
+    findings.report(Problem::new(Source::File, ProblemKind::FileUnreadable, detail));
+    let mut report = FileReport::default();
+    report.add(findings);
+    report
+}
+
+/// The first blocks of the file that need not be there yet, and how long the file must be.
+pub struct Acknowledged {
+    pub block: i64,
+    pub bytes: u64,
+    pub remembered: Remembered,
+}
+
+impl Acknowledged {
+    /// What the database remembers, and what this server has seen since it started.
+    pub fn now() -> Self {
+        let remembered = Remembered::read();
+        let (mut block, mut bytes) = (remembered.acknowledged_block, remembered.acknowledged);
+        if let Ok(mirror) = database::mirror() {
+            let own_file = remembered::own_file();
+            let fields = mirror.slot.mirror.lock(mirror.shared, mirror.slot);
+            // What is there may still be about the file of a ledger that was dropped.
+            if Path::new(&fields.path.get()) == own_file {
+                (block, bytes) = (block.max(fields.last_block), bytes.max(fields.durable));
+            }
+        }
+        Acknowledged { block, bytes, remembered }
+    }
+}
+
+/// What a ledger's own file must be: it has this ledger's header, and is no shorter than it was.
+pub fn check_own_file(acknowledged: &Acknowledged, report: &FileReport, length: u64, findings: &mut Findings<'_>) {
+    let own = &acknowledged.remembered;
+    if let Some(header) = report.header.as_ref() {
+        if header.ledger_id != own.ledger_id || header.timestamp != own.started_at {
+            let detail = format!(
+                "line 1: the header states ledger {} from {}, but this is ledger {} from {}",
+                header.ledger_id, header.timestamp, own.ledger_id, own.started_at
+            );
+            findings.report(Problem::new(Source::File, ProblemKind::OtherLedger, detail));
+        }
+    }
+    if length < acknowledged.bytes {
+        let detail = format!("the file has {length} bytes, and had at least {} on disk", acknowledged.bytes);
+        findings.report(Problem::new(Source::File, ProblemKind::FileTruncated, detail));
+    }
+}
+
+/// Verifies a file by itself.
+pub fn verify_file_alone(path: &Path, is_own: bool) -> Result<FileReport, Failure> {
+    let progress = Progress::start();
+    let keyring = secrets::keyring()?;
+    let unreadable = |error: std::io::Error| {
+        let code = match error.kind() {
+            ErrorKind::NotFound => PgSqlErrorCode::ERRCODE_UNDEFINED_FILE,
+            _ => PgSqlErrorCode::ERRCODE_IO_ERROR,
+        };
+        Failure::new(code, format!("could not read file \"{}\": {}", path.display(), cause(&error)))
+    };
+    let acknowledged = is_own.then(Acknowledged::now);
+    let file = File::open(path).map_err(unreadable)?;
+    let length = file.metadata().map_err(unreadable)?.len();
+    progress.totals(0, length);
+    progress.phase(Phase::Blocks);
+    let mut watcher = Watcher { progress: &progress, blocks: 0, entries: 0 };
+    let options = FileOptions { keyring: keyring.as_deref(), helpers: helpers() };
+    let mut report = verify_file(file, options, &mut watcher).map_err(unreadable)?;
+    if let Some(acknowledged) = acknowledged {
+        let mut findings = Findings::new();
+        check_own_file(&acknowledged, &report, length, &mut findings);
+        report.add(findings);
+    }
+    Ok(report)
+}
+
+/// Shows the progress of a file that is verified by itself.
+struct Watcher<'a> {
+    progress: &'a Progress,
+    blocks: u64,
+    entries: u64,
+}
+
+impl Observer for Watcher<'_> {
+    fn progress(&mut self, bytes: u64) -> ControlFlow<()> {
+        check_for_interrupts!();
+        self.progress.bytes(bytes);
+        ControlFlow::Continue(())
+    }
+
+    fn block(&mut self, block: FileBlock) {
+        self.blocks += 1;
+        self.entries += block.entries.len() as u64;
+        self.progress.blocks(self.blocks, self.entries);
+    }
+}

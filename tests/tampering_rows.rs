@@ -1,0 +1,133 @@
+//! Rows and blocks that are hidden from who reads in order, and ranges of blocks: what a superuser does to them is found.
+#![cfg(feature = "cluster-tests")]
+
+mod common;
+
+use common::ledger::*;
+use common::tampering::*;
+use common::Options;
+use postgres::Client;
+
+/// Does something to a table while its indexes take no new rows.
+fn past_the_indexes(table: &str, sql: &str) -> String {
+    let switch = |on: bool| {
+        format!("UPDATE pg_index SET indisready = {on}, indisvalid = {on} WHERE indrelid = 'ledger.{table}'::regclass")
+    };
+    // The last has the server look at the table's indexes again.
+    format!("{}; {sql}; {}; ALTER TABLE ledger.{table} SET (autovacuum_enabled = true)", switch(false), switch(true))
+}
+
+#[test]
+fn rows_that_no_index_leads_to_are_found() {
+    let entry = |block: &str, leaf: &str, from: i64| {
+        let insert = format!(
+            "INSERT INTO ledger.entries_sealed_1 SELECT gen_random_uuid(), {block}, entry_type, data_hash, metadata, \
+             signature, key_id, now(), {leaf} FROM ledger.entries WHERE leaf_index = {from}"
+        );
+        past_the_indexes("entries_sealed_1", &insert)
+    };
+    let block = |number: &str| {
+        let insert = format!(
+            "INSERT INTO ledger.blocks SELECT {number}, previous_hash, block_hash, merkle_root, \"timestamp\", data_count, \
+             tree_size, tree_root FROM ledger.blocks WHERE block_number = 3"
+        );
+        // As a table of many blocks is read.
+        format!("SET LOCAL enable_seqscan = off; SET LOCAL enable_sort = off; {}", past_the_indexes("blocks", &insert))
+    };
+    let beside = "CREATE TABLE ledger.beside PARTITION OF ledger.entries FOR VALUES IN (3000); \
+                  ALTER TABLE ledger.beside DISABLE TRIGGER ALL; INSERT INTO ledger.beside SELECT gen_random_uuid(), 3000, entry_type, data_hash, metadata, signature, \
+                  key_id, created_at, 9 FROM ledger.entries WHERE leaf_index = 9";
+    assert_found(&[
+        (entry("3", "9", 9), Place::Leaf(9)),
+        (entry("1", "0", 19), Place::Leaf(0)),
+        (entry("5", "1000", 3), Place::Block(5)),
+        (entry("4000", "9", 9), Place::Block(4000)),
+        (entry("4000", "20", 9), Place::Block(4000)),
+        (block("3"), Place::Block(3)),
+        (block("0"), Place::Block(0)),
+        (block("4000"), Place::Block(4000)),
+        (beside.into(), Place::Block(3000)),
+    ]);
+}
+
+/// The row and its forged entry agree with each other, so only the count of all entries tells.
+#[test]
+fn a_changed_row_is_not_covered_by_an_entry_that_no_index_leads_to() {
+    let (_cluster, mut client) = start(Options::new().conf("ledger.block_interval = 1h"));
+    client.batch_execute("CREATE TABLE paid (id int PRIMARY KEY, amount int); SELECT ledger.track('paid')").unwrap();
+    client.batch_execute("INSERT INTO paid VALUES (1, 10), (2, 20); SELECT * FROM ledger.commit_block()").unwrap();
+    wait_until_sealed(&mut client);
+    assert!(is_true(&mut client, "(ledger.verify_all() -> 'overall_valid')::boolean"));
+    // How the row would be recorded, from a change that is rolled back.
+    client.batch_execute("BEGIN; UPDATE paid SET amount = 1000 WHERE id = 1").unwrap();
+    let kept = value(&mut client, "SELECT to_jsonb(e) FROM ledger.entries_pending e WHERE entry_type = 'table_update'");
+    client.batch_execute("ROLLBACK").unwrap();
+
+    client.batch_execute(TRIGGERS_OFF).unwrap();
+    client.batch_execute("ALTER TABLE paid DISABLE TRIGGER ALL; UPDATE paid SET amount = 1000 WHERE id = 1").unwrap();
+    let forge = format!(
+        "INSERT INTO ledger.entries_sealed_1 SELECT id, 1, entry_type, data_hash, metadata, signature, key_id, created_at, 0 \
+         FROM jsonb_populate_record(null::ledger.entries, '{}')",
+        kept.replace('\'', "''")
+    );
+    client.batch_execute(&past_the_indexes("entries_sealed_1", &forge)).unwrap();
+    client.batch_execute("ALTER TABLE paid ENABLE ALWAYS TRIGGER ledger_record_change").unwrap();
+    client.batch_execute("ALTER TABLE paid ENABLE ALWAYS TRIGGER ledger_record_truncate").unwrap();
+    assert_eq!(number(&mut client, "SELECT count(*) FROM ledger.verify_table('paid')"), 0, "the entry covers the row");
+    assert!(is_true(&mut client, "NOT (ledger.verify_all() -> 'overall_valid')::boolean"));
+    let found = column(&mut client, "SELECT entry_id FROM ledger.find_tampering()");
+    assert_eq!(found, column(&mut client, "SELECT id FROM ledger.entries WHERE entry_type = 'table_update'"));
+}
+
+/// Deletes a block with all that belongs to it.
+fn delete_block(client: &mut Client, block: i64) {
+    client.batch_execute(TRIGGERS_OFF).unwrap();
+    for table in ["entries", "blocks"] {
+        client.batch_execute(&format!("DELETE FROM ledger.{table} WHERE block_number = {block}")).unwrap();
+    }
+}
+
+/// What the verification of some blocks finds, as `block_number problem`.
+fn found_in_range(client: &mut Client, from: i64, to: i64) -> Vec<String> {
+    let sql = format!(
+        "SELECT concat_ws(' ', e ->> 'block_number', e ->> 'problem') FROM ledger.verify_chain({from}, {to}) AS v, \
+         jsonb_array_elements(v #> '{{postgres_chain,errors}}') AS e"
+    );
+    column(client, &sql)
+}
+
+#[test]
+fn a_range_whose_blocks_are_gone_is_not_valid_with_the_file_or_without_it() {
+    let (_cluster, mut client) = ledger();
+    for mode in ["sync", "off"] {
+        set(&mut client, "ledger.mirror_mode", mode);
+        client.batch_execute("BEGIN").unwrap();
+        delete_block(&mut client, 2);
+        for (from, to) in [(2, 2), (1, 2), (3, 3), (1, 3), (2, 9), (3, 9)] {
+            assert_eq!(found_in_range(&mut client, from, to), ["2 block_missing"], "{mode}, blocks {from} to {to}");
+        }
+        // Nor where two are gone, of which one is before the range.
+        delete_block(&mut client, 3);
+        assert_eq!(found_in_range(&mut client, 3, 3), ["2 block_missing", "3 block_missing"], "{mode}");
+        assert_eq!(found_in_range(&mut client, 2, 3), ["2 block_missing"], "{mode}");
+        assert!(found_in_range(&mut client, 1, 1).is_empty(), "{mode}");
+        client.batch_execute("ROLLBACK").unwrap();
+        for (from, to) in [(2, 2), (5, 9), (6, 6), (6, 9), (8, 9)] {
+            assert!(found_in_range(&mut client, from, to).is_empty(), "{mode}, blocks {from} to {to}");
+        }
+    }
+}
+
+/// One whose snapshot is older than the newest blocks.
+#[test]
+fn a_transaction_does_not_miss_blocks_that_came_after_its_snapshot() {
+    let (cluster, mut client) = ledger();
+    let mut old = cluster.connect("postgres");
+    old.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1").unwrap();
+    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
+    wait_until_sealed(&mut client);
+    for (from, to) in [(1, 9), (5, 6), (6, 6), (7, 9)] {
+        assert!(found_in_range(&mut old, from, to).is_empty(), "blocks {from} to {to}");
+    }
+    assert_eq!(verdict(&mut old)["overall_valid"], true);
+}
