@@ -83,7 +83,9 @@ fn the_lines_of_a_large_prepared_transaction_are_appended_together() {
     client.batch_execute("ROLLBACK PREPARED 'large'").unwrap();
     wait_until("the lines are voided", PATIENCE, || ids_in_file(&file(&mut client)).len() == 2);
     client.batch_execute("COMMIT PREPARED 'small'").unwrap();
-    assert_complete(&mut client);
+    client.batch_execute(SEAL).unwrap();
+    wait_until_sealed(&mut client);
+    assert_intact(&mut client);
 }
 
 #[test]

@@ -383,6 +383,17 @@ fn a_transaction_that_sealed_cannot_be_prepared() {
     assert_only_these_are_sealed(&mut client, &[&before]);
 }
 
+/// It would keep the lock that the worker needs, to open the file too.
+#[test]
+fn a_transaction_that_found_nothing_to_seal_cannot_be_prepared_either() {
+    let (_cluster, mut client) = start_quiet();
+    client.batch_execute("BEGIN; SELECT * FROM ledger.commit_block()").unwrap();
+    let refused = error(&mut client, "PREPARE TRANSACTION 'sealed'");
+    assert_eq!(*refused.code(), SqlState::FEATURE_NOT_SUPPORTED);
+    let recorded = record_many(&mut client, 2);
+    assert_only_these_are_sealed(&mut client, &[&recorded]);
+}
+
 // ---- where PREPARE fails --------------------------------------------------------------------------------------------------
 
 /// After a PREPARE that failed: nothing is prepared but `prepared` transactions, and no line is left that is not voided.
