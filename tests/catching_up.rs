@@ -147,3 +147,79 @@ fn a_block_whose_line_is_in_the_file_survives_a_crash_whatever_synchronous_commi
     record(&mut client);
     assert_complete(&mut client);
 }
+
+// ---- ids that are used again ---------------------------------------------------------------------------------------------
+
+/// An entry by its own id, which the same statement makes as the very same line each time.
+fn insert(hash: char) -> String {
+    let hash = hash.to_string().repeat(64);
+    format!(
+        "INSERT INTO ledger.entries (id, entry_type, data_hash, created_at) \
+         VALUES ('01a20057-47fa-7376-9c1c-a0206f4cd8e1', 'again', '{hash}', '2026-01-01')"
+    )
+}
+
+/// Leaves the line of a transaction that is rolled back when its line is in the file.
+fn leave_a_line(client: &mut Client) {
+    client.batch_execute(&format!("BEGIN; {}; PREPARE TRANSACTION 'gone'", insert('a'))).unwrap();
+    client.batch_execute("ROLLBACK PREPARED 'gone'").unwrap();
+}
+
+/// The entry stands in the file twice, the first line voided, and all is sealed.
+#[track_caller]
+fn assert_recorded_again(client: &mut Client) {
+    client.batch_execute(SEAL).unwrap();
+    wait_until_sealed(client);
+    let path = file(client);
+    wait_until("the line of the block is there", PATIENCE, || {
+        let kinds: Vec<String> = lines(&path).iter().map(|line| line["record_type"].as_str().unwrap().into()).collect();
+        kinds.last().is_some_and(|kind| kind == "block")
+    });
+    assert_eq!((of_type(&lines(&path), "void").len(), ids_in_table(client).len()), (1, 1));
+    assert_intact(client);
+}
+
+#[test]
+fn an_entry_that_is_recorded_again_just_as_it_was_has_its_line_behind_the_void_one() {
+    let (cluster, mut client) = start(quiet("sync"));
+    wait_until_attached(&mut client);
+    let worker = worker_pid(&mut client);
+    stop_between_transactions(&mut client, worker);
+    leave_a_line(&mut client);
+    let mut again = cluster.connect("postgres");
+    again.batch_execute(&format!("BEGIN; {}", insert('a'))).unwrap();
+    // It waits for the line of before to be voided, and its row is there meanwhile.
+    let commits = thread::spawn(move || again.batch_execute("COMMIT"));
+    send(worker, libc::SIGCONT);
+    commits.join().unwrap().unwrap();
+    assert_recorded_again(&mut client);
+}
+
+#[test]
+fn a_row_that_uses_an_id_again_and_is_not_committed_is_no_divergence() {
+    let (cluster, mut client) = start(quiet("sync"));
+    wait_until_attached(&mut client);
+    let worker = worker_pid(&mut client);
+    stop_between_transactions(&mut client, worker);
+    leave_a_line(&mut client);
+    let mut again = cluster.connect("postgres");
+    again.batch_execute(&format!("BEGIN; {}", insert('b'))).unwrap();
+    // The file is opened anew.
+    set(&mut client, "ledger.mirror_mode", "write");
+    set(&mut client, "ledger.mirror_directory", "'pg_notary/../pg_notary'");
+    send(worker, libc::SIGCONT);
+    again.batch_execute("COMMIT").unwrap();
+    assert_recorded_again(&mut client);
+}
+
+#[test]
+fn in_mode_async_a_void_line_stands_before_the_entry_that_uses_the_id_again() {
+    let (cluster, mut client) = start(quiet("async"));
+    wait_until_attached(&mut client);
+    let mut sealer = cluster.connect("postgres");
+    sealer.batch_execute(&format!("BEGIN; {SEAL}")).unwrap();
+    leave_a_line(&mut client);
+    client.batch_execute(&insert('b')).unwrap();
+    sealer.batch_execute("COMMIT").unwrap();
+    assert_recorded_again(&mut client);
+}

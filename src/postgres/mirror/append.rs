@@ -457,7 +457,8 @@ impl Room {
             self.fields.sync_wanted = self.fields.sync_wanted.max(at.end);
         }
         if !std::mem::replace(&mut at.is_begun, true) {
-            under_way::begin(&mut self.fields, Begun { from, failures: at.failures, is_own: at.is_own });
+            let begun = Begun { from, failures: at.failures, is_own: at.is_own };
+            under_way::begin(mirror.state(), &mut self.fields, begun);
         }
         transaction::note_lines(FileRange { from, to: at.end });
         if self.fields.is_followed && !mirror.slot.worker.is_me() {

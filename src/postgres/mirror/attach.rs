@@ -91,7 +91,7 @@ fn try_attach(mirror: &Mirror, how: How) -> Result<Attached, Failure> {
         wait_for_committing(mirror)?;
     }
     let tail = read(mirror, &opened, path, &remembered, how)?;
-    let judged = tail::judge(path, &tail.open)?;
+    let judged = tail::judge(mirror, path, &tail.open)?;
     if !judged.uncommitted.is_empty() {
         pgrx::log!(
             "pg_notary voids {} lines of mirror file \"{}\": the database has no such entries",

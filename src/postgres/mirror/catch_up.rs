@@ -5,7 +5,7 @@ use super::append::{FileRange, Mirror};
 use super::block_lines;
 use super::lines::LineBuffer;
 use super::prepared;
-use super::settle;
+use super::settle::{self, Judge, Standing};
 use crate::ledger::block::BlockHeader;
 use crate::ledger::record::Entry;
 use crate::postgres::errors::Failure;
@@ -23,6 +23,11 @@ pub type InFile = HashSet<Uuid>;
 /// Appends the lines that the file lacks, in the order of the ledger: what is sealed, block by block, then what is
 /// pending. The caller is the worker, in a transaction, and holds the sealing lock.
 pub fn append_missing(mirror: &Mirror, in_file: &mut InFile) -> Result<(), Failure> {
+    // First what is to be voided: an entry that uses an id again has its line behind the void line.
+    prepared::settle_decided(mirror);
+    settle::void_aborted(mirror)?.iter().for_each(|id| {
+        in_file.remove(id);
+    });
     let last = mirror.lock().last_block;
     block_lines::append_after(mirror, last, |headers, ids| {
         note_others(mirror, in_file)?;
@@ -51,7 +56,12 @@ fn note_others(mirror: &Mirror, in_file: &mut InFile) -> Result<(), Failure> {
         settle::lines_between(Path::new(&path), range, end).map_err(|error| settle::unreadable(&path, &error))
     });
     match read {
-        Ok(lines) => in_file.extend(lines.iter().map(|line| line.entry_id)),
+        Ok(lines) => {
+            // Not those of transactions that have aborted since: others may use their ids again.
+            let judge = Judge::new(mirror);
+            let good = lines.iter().filter(|line| judge.standing(line) == Standing::Recorded);
+            in_file.extend(good.map(|line| line.entry_id));
+        }
         Err(failure) => {
             mirror.lock().note_others(range.from, range.to);
             return Err(failure);

@@ -5,7 +5,7 @@
 //! | [`shared`] | what all processes know of the file |
 //! | [`lines`] | the lines of one transaction |
 //! | [`append`], [`rounds`], [`patience`] | putting lines into the ring, and waiting for them |
-//! | [`under_way`] | giving up on the way |
+//! | [`under_way`], [`owners`] | giving up on the way; who has lines that are not decided |
 //! | [`round`] | writing and syncing what is in the ring |
 //! | [`lead`] | a commit that does so itself |
 //! | [`writer`] | the process that does so otherwise |
@@ -26,6 +26,7 @@ pub mod catch_up;
 pub mod file;
 pub mod lead;
 pub mod lines;
+pub mod owners;
 pub mod patience;
 pub mod prepared;
 pub mod remembered;

@@ -1,10 +1,11 @@
 //! Which lines belong to committed entries, and voiding those that do not.
 //!
 //! The database decides. An entry line is good if its row is there: pending, sealed, or inserted by a transaction that
-//! still runs. Rows only ever move from pending to sealed, so looking in that order misses none.
+//! still runs and has appended its lines. Rows only ever move from pending to sealed, so looking in that order misses none.
 
 use super::append::{FileRange, Mirror};
 use super::lines::LineBuffer;
+use super::prepared;
 use super::tail::OpenLine;
 use crate::ledger::log_tree::leaf_hash;
 use crate::ledger::record::{Record, Void};
@@ -13,7 +14,8 @@ use crate::postgres::errors::{cause, Failure};
 use crate::postgres::partitions;
 use crate::postgres::tables::{self, Row, Table};
 use pgrx::{check_for_interrupts, pg_sys, PgSqlErrorCode};
-use std::collections::HashSet;
+use std::cell::OnceCell;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Seek, SeekFrom};
 use std::path::Path;
@@ -68,7 +70,8 @@ fn void_between(mirror: &Mirror, from: u64, to: u64) -> Result<Vec<Uuid>, Failur
     let path = mirror.slot.mirror.lock(mirror.shared, mirror.slot).path.get();
     let range = FileRange { from, to };
     let mut candidates = lines_between(Path::new(&path), range, end).map_err(|error| unreadable(&path, &error))?;
-    candidates.retain(|line| recorded_leaf(line.entry_id) != Some(line.leaf));
+    let judge = Judge::new(mirror);
+    candidates.retain(|line| judge.standing(line) != Standing::Recorded);
     let uncommitted: Vec<Uuid> = candidates.iter().map(|line| line.entry_id).collect();
     append_void(mirror, &uncommitted, "rolled back")?;
     Ok(uncommitted)
@@ -90,7 +93,7 @@ pub fn lines_between(path: &Path, range: FileRange, end: u64) -> std::io::Result
     if range.from > 0 {
         at += reader.read_until(b'\n', &mut line)? as u64;
     }
-    let (mut entries, mut voided) = (Vec::new(), HashSet::new());
+    let mut open: HashMap<Uuid, OpenLine> = HashMap::new();
     while at < end {
         line.clear();
         let length = reader.read_until(b'\n', &mut line)?;
@@ -99,14 +102,72 @@ pub fn lines_between(path: &Path, range: FileRange, end: u64) -> std::io::Result
         }
         let text = line.trim_ascii_end();
         match Record::parse(text) {
-            Ok(Record::Entry(entry)) if at < range.to => entries.push(OpenLine::new(entry.entry_id, text, at)),
-            Ok(Record::Void(void)) => voided.extend(void.entry_ids),
+            Ok(Record::Entry(entry)) if at < range.to => {
+                open.insert(entry.entry_id, OpenLine::new(entry.entry_id, text, at));
+            }
+            // Not those behind it: an id may be used again.
+            Ok(Record::Void(void)) => void.entry_ids.iter().for_each(|id| {
+                open.remove(id);
+            }),
             _ => {}
         }
         at += length as u64;
     }
-    entries.retain(|line| !voided.contains(&line.entry_id));
-    Ok(entries)
+    Ok(in_order(open))
+}
+
+pub fn in_order(open: HashMap<Uuid, OpenLine>) -> Vec<OpenLine> {
+    let mut open: Vec<OpenLine> = open.into_values().collect();
+    open.sort_by_key(|line| line.range.from);
+    open
+}
+
+/// What the tables say of a line that is in no block and not voided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// It is that of the row.
+    Recorded,
+    /// A row has its id, and is another one.
+    Differs,
+    /// Its transaction did not commit. There may be a row of another that uses the id again, and has appended nothing yet.
+    Stale,
+}
+
+/// Judges lines, each by its row and by who has lines in the file.
+pub struct Judge<'a> {
+    mirror: &'a Mirror,
+    /// Those from before this server started are noted nowhere else.
+    prepared: OnceCell<HashSet<u32>>,
+}
+
+impl Judge<'_> {
+    pub fn new(mirror: &Mirror) -> Judge<'_> {
+        Judge { mirror, prepared: OnceCell::new() }
+    }
+
+    pub fn standing(&self, line: &OpenLine) -> Standing {
+        loop {
+            let Some(Recorded { leaf, writer }) = recorded(line.entry_id) else { return Standing::Stale };
+            if writer.is_none_or(|writer| self.may_own_lines(writer)) {
+                return if leaf == line.leaf { Standing::Recorded } else { Standing::Differs };
+            }
+            // It counted among the owners until it had ended, if it was one. If it has, its row says how.
+            if writer.is_some_and(is_in_progress) {
+                return Standing::Stale;
+            }
+        }
+    }
+
+    fn may_own_lines(&self, xid: u32) -> bool {
+        let is_noted = || self.mirror.lock().prepared.iter().any(|noted| noted.xid == xid);
+        let is_prepared = || self.prepared.get_or_init(prepared::open_transactions).contains(&xid);
+        self.mirror.slot.mirror.owners.may_have(xid) || is_noted() || is_prepared()
+    }
+}
+
+fn is_in_progress(xid: u32) -> bool {
+    // SAFETY: looks at the transactions that run.
+    unsafe { pg_sys::TransactionIdIsInProgress(pg_sys::TransactionId::from_inner(xid)) }
 }
 
 /// Whether the entry is in the table, or a running transaction has put it there.
@@ -114,15 +175,31 @@ pub fn is_recorded(entry_id: Uuid) -> bool {
     recorded_leaf(entry_id).is_some()
 }
 
-/// The leaf hash of the entry in the table, or of the one that a running transaction has put there. Where an id is
-/// recorded again after a transaction that used it has aborted, it is not the leaf hash of the aborted line.
+/// The leaf hash of the entry in the table, or of the one that a running transaction has put there.
 pub fn recorded_leaf(entry_id: Uuid) -> Option<Hash> {
+    recorded(entry_id).map(|recorded| recorded.leaf)
+}
+
+struct Recorded {
+    leaf: Hash,
+    /// The top-level transaction that has put the row there, if it still runs or is prepared.
+    writer: Option<u32>,
+}
+
+fn recorded(entry_id: Uuid) -> Option<Recorded> {
     check_for_interrupts!();
     // A dirty snapshot needs nothing but its kind.
     let mut dirty = pg_sys::SnapshotData { snapshot_type: pg_sys::SnapshotType::SNAPSHOT_DIRTY, ..Default::default() };
     let table = Table::open("entries_pending", pg_sys::AccessShareLock);
-    let leaf = |row: &Row| leaf_hash(&tables::entry_from_row(row).line());
-    partitions::find(&table, entry_id, &mut dirty, leaf).or_else(|| partitions::find_sealed(entry_id, leaf))
+    let leaf_of = |row: &Row| leaf_hash(&tables::entry_from_row(row).line());
+    if let Some(leaf) = partitions::find(&table, entry_id, &mut dirty, leaf_of) {
+        // Set for the row that was found.
+        let writer = Some(dirty.xmin).filter(|xmin| *xmin != pg_sys::InvalidTransactionId);
+        // SAFETY: a transaction that ran a moment ago, and whose parents are known.
+        let top = |xid| unsafe { pg_sys::SubTransGetTopmostTransaction(xid) }.into_inner();
+        return Some(Recorded { leaf, writer: writer.map(top) });
+    }
+    partitions::find_sealed(entry_id, leaf_of).map(|leaf| Recorded { leaf, writer: None })
 }
 
 /// Appends void lines for these entries.

@@ -3,6 +3,7 @@
 //! Backends copy their lines into a ring under a short lock; one process at a time writes and syncs what all of them have
 //! put there. Offsets in the ring and in the file differ by a constant that changes only while the ring is empty.
 
+use super::owners::Owners;
 use super::rounds::{Ended, Rounds};
 use crate::postgres::shared::{DatabaseSlot, LockGuard, Shared};
 use crate::postgres::tables;
@@ -317,6 +318,7 @@ pub struct MirrorState {
     /// Transactions whose lines have been appended, and that have not ended. They are counted before they are off
     /// `appending`, and taken off without the lock.
     pub committing: AtomicU32,
+    pub owners: Owners,
     fields: UnsafeCell<MirrorFields>,
     ring: UnsafeCell<[u8; RING_BYTES]>,
 }
@@ -396,6 +398,7 @@ impl MirrorState {
         (fields.request, fields.suspect, fields.ownership) = (Request::None, false, Ownership::default());
         (fields.appending, fields.is_troubled) = (0, false);
         self.committing.store(0, Ordering::SeqCst);
+        self.owners.clear();
         (fields.must_be_read, fields.has_lost, fields.voiding) = (false, false, false);
         fields.prepared.iter_mut().for_each(|lines| lines.xid = 0);
     }

@@ -1,8 +1,8 @@
 //! Reading the file at the start: what it says that the database does not know to be settled.
 
-use super::append::FileRange;
+use super::append::{FileRange, Mirror};
 use super::remembered::{Remembered, Settled};
-use super::settle;
+use super::settle::{self, Judge, Standing};
 use crate::ledger::log_tree::leaf_hash;
 use crate::ledger::record::Record;
 use crate::ledger::verifier::{verify_file, FileBlock, FileOptions, FileReport, Observer};
@@ -85,7 +85,7 @@ pub fn read(file: &File, path: &Path, remembered: &Remembered) -> Result<Tail, F
         at += length;
     }
     drop_voided_before(path, settled.bytes, &mut open).map_err(&error)?;
-    tail.open = in_order(open);
+    tail.open = settle::in_order(open);
     check_torn(path, &tail, remembered)?;
     Ok(tail)
 }
@@ -121,12 +121,6 @@ impl OpenLine {
     pub fn new(entry_id: Uuid, text: &[u8], at: u64) -> Self {
         OpenLine { entry_id, leaf: leaf_hash(text), range: FileRange { from: at, to: at + text.len() as u64 + 1 } }
     }
-}
-
-fn in_order(open: HashMap<Uuid, OpenLine>) -> Vec<OpenLine> {
-    let mut open: Vec<OpenLine> = open.into_values().collect();
-    open.sort_by_key(|line| line.range.from);
-    open
 }
 
 /// Among the lines of prepared transactions stand those of others, which may have been voided before the tail begins. Only
@@ -219,7 +213,7 @@ fn tail_of(report: &FileReport, size: u64) -> Tail {
         let range = FileRange { from: line.offset, to: line.offset + 1 };
         (entry_id, OpenLine { entry_id, leaf: line.leaf_hash, range })
     });
-    let open = in_order(open.collect());
+    let open = settle::in_order(open.collect());
     let last_block = report.last_block.as_ref().map_or(0, |block| block.block_number);
     let settled = open.first().map_or(report.bytes, |line| line.range.from);
     Tail {
@@ -257,18 +251,19 @@ pub struct Judged {
     pub uncommitted: Vec<Uuid>,
 }
 
-pub fn judge(path: &Path, open: &[OpenLine]) -> Result<Judged, Failure> {
+pub fn judge(mirror: &Mirror, path: &Path, open: &[OpenLine]) -> Result<Judged, Failure> {
+    let judge = Judge::new(mirror);
     let mut judged = Judged { recorded: HashSet::with_capacity(open.len()), uncommitted: Vec::new() };
     for line in open {
-        match settle::recorded_leaf(line.entry_id) {
-            Some(leaf) if leaf == line.leaf => {
+        match judge.standing(line) {
+            Standing::Recorded => {
                 judged.recorded.insert(line.entry_id);
             }
-            Some(_) => {
+            Standing::Differs => {
                 let what = format!("entry {} at byte {} is not the database's", line.entry_id, line.range.from);
                 return Err(diverged(path, &what));
             }
-            None => judged.uncommitted.push(line.entry_id),
+            Standing::Stale => judged.uncommitted.push(line.entry_id),
         }
     }
     Ok(judged)

@@ -2,7 +2,9 @@
 //! anew knows of it.
 
 use super::append::Mirror;
-use super::shared::{Attachment, LockedMirror};
+use super::owners::Place;
+use super::prepared;
+use super::shared::{Attachment, LockedMirror, MirrorState};
 use std::cell::Cell;
 use std::sync::atomic::Ordering;
 
@@ -37,6 +39,7 @@ struct UnfinishedLine {
 thread_local! {
     static STAGE: Cell<Stage> = const { Cell::new(Stage::Nothing) };
     static UNFINISHED_LINE: Cell<Option<UnfinishedLine>> = const { Cell::new(None) };
+    static PLACE: Cell<Option<Place>> = const { Cell::new(None) };
 }
 
 /// Whether this process has begun to append and has not come to the end.
@@ -48,13 +51,25 @@ pub fn is_appending() -> bool {
 pub fn forget() {
     STAGE.set(Stage::Nothing);
     UNFINISHED_LINE.set(None);
+    PLACE.set(None);
 }
 
 /// Notes that lines are put into the ring.
-pub fn begin(fields: &mut LockedMirror<'_>, begun: Begun) {
+pub fn begin(state: &MirrorState, fields: &mut LockedMirror<'_>, begun: Begun) {
     if matches!(STAGE.get(), Stage::Nothing) {
         STAGE.set(Stage::Appending(begun));
         fields.appending += 1;
+        if !begun.is_own {
+            // Before any of them can be in the file.
+            PLACE.set(Some(state.owners.enter(prepared::own_xid())));
+        }
+    }
+}
+
+/// Cannot fail.
+fn leave_owners(state: &MirrorState) {
+    if let Some(place) = PLACE.take() {
+        state.owners.leave(place);
     }
 }
 
@@ -99,6 +114,7 @@ impl Mirror {
     pub fn abandon(&self) {
         if let Stage::Appending(begun) = STAGE.get() {
             STAGE.set(Stage::Nothing);
+            leave_owners(self.state());
             let mut fields = self.lock();
             // Perhaps they get into the file all the same. Nobody may append them again without looking.
             let is_gone = fields.failures == begun.failures + 1 && fields.kept_at_failure <= begun.from;
@@ -123,6 +139,7 @@ impl Mirror {
     pub fn note_decided(&self) {
         if matches!(STAGE.get(), Stage::Committing) {
             STAGE.set(Stage::Nothing);
+            leave_owners(self.state());
             let one_less = |count: u32| Some(count.saturating_sub(1));
             self.state().committing.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).ok();
         }
