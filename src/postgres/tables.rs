@@ -182,6 +182,12 @@ impl Table {
         unsafe { (*(*self.relation).rd_rel).relkind as u8 == pg_sys::RELKIND_RELATION }
     }
 
+    /// Whether its rows are in partitions.
+    pub fn is_partitioned(&self) -> bool {
+        // SAFETY: the relation is open.
+        unsafe { (*(*self.relation).rd_rel).relkind as u8 == pg_sys::RELKIND_PARTITIONED_TABLE }
+    }
+
     /// Whether its rows can be read by a [`TableScan`].
     pub fn is_heap(&self) -> bool {
         // SAFETY: the relation is open.

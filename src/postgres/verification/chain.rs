@@ -5,6 +5,7 @@
 
 use super::pending::PendingComparison;
 use super::progress::{Phase, Progress};
+use super::shown_tables;
 use super::stored_tree;
 use super::strays::{self, ReadInOrder};
 use super::table_blocks::{self, TableBlocks};
@@ -193,6 +194,7 @@ impl<'a> SideBySide<'a> {
         sink: &'a dyn Fn(&Problem),
     ) -> SideBySide<'a> {
         let mut findings = Findings::with_sink(sink);
+        shown_tables::check(&mut findings);
         let acknowledged = Acknowledged::now();
         // Before the file is read: what is committed now must be in it then.
         let pending = PendingComparison::read(keyring.as_deref(), &mut findings);

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`chain`] | tables and file beside each other, block by block |
 //! | [`pending`] | what is not sealed yet |
+//! | [`shown_tables`] | whether the tables that are verified are those that queries show |
 //! | [`strays`] | rows that reading in order does not come by |
 //! | [`table_blocks`], [`leaves`], [`stored_tree`] | the chain and the log tree as the tables have them |
 //! | [`entry`] | one entry |
@@ -14,6 +15,7 @@ pub mod entry;
 mod leaves;
 mod pending;
 pub mod progress;
+mod shown_tables;
 pub mod stored_tree;
 mod strays;
 pub mod table_blocks;
