@@ -19,6 +19,7 @@
 //! | [`install`] | the SQL of the install script |
 //! | [`faults`] | failing on purpose, in tests |
 //! | [`tables`], [`bulk_insert`], [`spi`], [`jsonb`], [`errors`], [`wait_events`] | how Postgres is talked to |
+//! | [`regular_file`] | opening files that somebody else may have put there |
 //! | [`helper_threads`] | what must not talk to Postgres |
 
 mod blocks;
@@ -40,6 +41,7 @@ mod log_state;
 mod mirror;
 mod partitions;
 mod queue;
+mod regular_file;
 mod secrets;
 mod settings;
 mod shared;

@@ -15,11 +15,11 @@ use crate::postgres::mirror::prepared;
 use crate::postgres::mirror::settle;
 use crate::postgres::mirror::shared::Attachment;
 use crate::postgres::partitions;
+use crate::postgres::regular_file;
 use crate::postgres::settings::{self, MirrorMode};
 use crate::postgres::tables::{self, entry_column, LatestSnapshot, Table, TableScan};
 use pgrx::{check_for_interrupts, pg_sys};
 use std::collections::{HashMap, HashSet};
-use std::fs::File;
 use std::io::{BufRead, BufReader, Seek, SeekFrom};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -193,7 +193,7 @@ fn wake_worker() {
 
 /// Entries that void lines behind this offset name. A file that cannot be read any more has none.
 fn voided_after(path: &Path, from: u64) -> Vec<Uuid> {
-    let Ok(mut file) = File::open(path) else { return Vec::new() };
+    let Ok(mut file) = regular_file::open_own(path) else { return Vec::new() };
     if file.seek(SeekFrom::Start(from)).is_err() {
         return Vec::new();
     }
