@@ -280,6 +280,7 @@ impl<'a> SideBySide<'a> {
 
     fn verify_table_block(&mut self, header: &BlockHeader, entries: &[SealedEntry], file: Option<&FileBlock>) {
         check_for_interrupts!();
+        self.tables.report_malformed(self.extent.to, &mut self.findings);
         match file {
             Some(file) => self.chain.block_beside(header, entries, file, &mut self.findings),
             None => self.chain.block(header, entries, &mut self.findings),

@@ -50,6 +50,14 @@ impl PendingComparison {
             check_for_interrupts!();
             let row = table.deform(tuple);
             let entry = table_blocks::sealed_entry(&row, keyring, &mut buffers);
+            if let Some(malformation) = tables::malformation(&row) {
+                let mut problem = Problem::new(Source::Postgres, ProblemKind::RowMalformed, malformation);
+                problem.entry_id = row.uuid(entry_column::ID);
+                findings.report(problem);
+                if row.is_null(entry_column::ID) {
+                    continue;
+                }
+            }
             let of_entry = |kind, detail: &str| Problem::new(Source::Postgres, kind, detail).of_entry(entry.entry_id);
             if let Some((kind, detail)) = entry.signature.problem() {
                 findings.report(of_entry(kind, detail));
