@@ -238,7 +238,7 @@ impl<'a> SideBySide<'a> {
             }
         };
         check_own_file(&self.acknowledged, &report, length, &mut self.file_findings);
-        self.verify_tables_to_end(true);
+        self.verify_tables_to_end(Some(&report));
         self.progress.phase(Phase::Pending);
         if self.extent.is_whole() {
             let last_block = report.last_block.as_ref().map_or(0, |block| block.block_number);
@@ -259,12 +259,14 @@ impl<'a> SideBySide<'a> {
     }
 
     /// Verifies the rest of the tables.
-    fn verify_tables_to_end(&mut self, with_file: bool) {
+    fn verify_tables_to_end(&mut self, file: Option<&FileReport>) {
         while self.tables.next_number().is_some_and(|next| next <= self.extent.to) {
             let Some((header, entries)) = self.tables.next(None) else { break };
             self.verify_table_block(&header, &entries, None);
-            if with_file {
-                self.not_in_file(&header);
+            let Some(report) = file else { continue };
+            self.not_in_file(&header);
+            if (self.acknowledged.block.saturating_add(1)..=self.head).contains(&header.block_number) {
+                self.pending.sealed_without_line(report, &entries, &mut self.file_findings);
             }
         }
     }
@@ -357,7 +359,7 @@ impl<'a> SideBySide<'a> {
     }
 
     fn finish_tables(mut self) -> TableReport {
-        self.verify_tables_to_end(false);
+        self.verify_tables_to_end(None);
         self.check_end();
         if self.extent.is_whole() {
             let read = ReadInOrder {
