@@ -89,3 +89,25 @@ fn a_pending_entry_in_whose_place_a_prepared_transaction_puts_another_is_named()
     client.batch_execute("INSERT INTO ledger.entries_pending SELECT * FROM kept").unwrap();
     assert_intact(&mut client);
 }
+
+/// Whichever of the two were asked for, the other would be shown as well.
+#[test]
+fn an_entry_that_is_sealed_and_pending_once_more_is_not_verified() {
+    let (_cluster, mut client) = start_quiet();
+    let id = record(&mut client);
+    seal(&mut client);
+    let verify =
+        |client: &mut Client, data: &str| json(client, &format!("SELECT ledger.verify_entry('{id}', '{data}')"));
+    assert_eq!(verify(&mut client, r#"{"n": 1}"#)["verified"], true);
+    client
+        .batch_execute(&format!(
+            "{TRIGGERS_OFF}; INSERT INTO ledger.entries_pending (id, entry_type, data_hash) \
+             VALUES ('{id}', 'test', ledger.hash_data('{{\"n\": 2}}'))"
+        ))
+        .unwrap();
+    let verdict = verify(&mut client, r#"{"n": 2}"#);
+    assert_eq!((&verdict["verified"], &verdict["hash_valid"]), (&false.into(), &false.into()), "{verdict}");
+    let verdict = verify(&mut client, r#"{"n": 1}"#);
+    assert_eq!((&verdict["verified"], &verdict["hash_valid"]), (&false.into(), &true.into()), "{verdict}");
+    assert_eq!((&verdict["included"], &verdict["block_number"]), (&true.into(), &2.into()), "{verdict}");
+}
