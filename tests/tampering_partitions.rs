@@ -149,3 +149,15 @@ fn a_partition_that_no_query_sees_any_more_is_named() {
     client.batch_execute(&detach.replace("true", "false")).unwrap();
     assert_intact(&mut cluster.connect("postgres"));
 }
+
+/// An index can be read in its order only if that is the order of the numbers.
+#[test]
+fn an_index_in_another_order_raises_no_false_alarm() {
+    let (_cluster, mut client) = ledger();
+    let without = "ALTER TABLE ledger.entries_sealed_1 DROP CONSTRAINT entries_sealed_1_leaf_index_key";
+    for index in ["(leaf_index DESC)", "(leaf_index NULLS FIRST)", "(leaf_index) INCLUDE (id)", "(abs(leaf_index))"] {
+        let change = format!("{without}; CREATE UNIQUE INDEX other ON ledger.entries_sealed_1 {index}");
+        let found = found_after(&mut client, &change);
+        assert!(found.is_empty(), "{index}: {found:#?}");
+    }
+}
