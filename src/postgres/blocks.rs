@@ -239,6 +239,9 @@ fn collect(
         if entry.metadata == NOT_TEXT || !tables::has_only_texts(&row) {
             return Err(damaged(&format!("a text of the pending entry {entry_id} is not UTF-8")));
         }
+        if let Some(malformation) = tables::malformation(&row) {
+            return Err(damaged(&format!("of the pending entry {entry_id}, {malformation}")));
+        }
         let quick = row.get::<Jsonb>(entry_column::METADATA).and_then(|jsonb| jsonb.row_ids(&entry.entry_type));
         let row_ids = quick.unwrap_or_else(|| row_change::row_ids(&entry.entry_type, entry.metadata));
         candidates.push(Candidate { created_at, entry_id, leaf: log_tree::leaf_hash(&line), row_ids, tuple, row });

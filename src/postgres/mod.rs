@@ -20,6 +20,7 @@
 //! | [`faults`] | failing on purpose, in tests |
 //! | [`roles`], [`schema`] | whose rights work is done with, and which schema is the extension's |
 //! | [`tables`], [`bulk_insert`], [`spi`], [`jsonb`], [`errors`], [`wait_events`] | how Postgres is talked to |
+//! | [`regular_file`] | opening files that somebody else may have put there |
 //! | [`helper_threads`] | what must not talk to Postgres |
 
 mod blocks;
@@ -41,6 +42,7 @@ mod log_state;
 mod mirror;
 mod partitions;
 mod queue;
+mod regular_file;
 mod roles;
 mod schema;
 mod secrets;

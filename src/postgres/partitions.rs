@@ -302,7 +302,7 @@ unsafe fn scan_by_bigint(
 }
 
 /// The index on leaf_index that every sealed partition has, unless somebody has dropped it. One that holds only some rows
-/// is not it.
+/// is not it, nor one that is in another order than that of the numbers.
 pub fn leaf_index_of(table: &Table) -> Option<pg_sys::Oid> {
     let own = table.attribute_number(entry_column::LEAF_INDEX);
     // SAFETY: the relation is open; the list is a copy, and each index is open while it is looked at.
@@ -312,12 +312,26 @@ pub fn leaf_index_of(table: &Table) -> Option<pg_sys::Oid> {
         (0..length).map(|at| (*(*list).elements.add(at)).oid_value).find(|oid| {
             let index = pg_sys::index_open(*oid, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
             let form = &*(*index).rd_index;
-            let is_whole = form.indisunique && form.indisvalid && pg_sys::RelationGetIndexPredicate(index).is_null();
-            let is_own = is_whole && form.indkey.values.as_slice(form.indnatts as usize) == [own];
+            let is_whole = form.indisunique
+                && form.indisvalid
+                && form.indisready
+                && pg_sys::RelationGetIndexPredicate(index).is_null();
+            let is_own =
+                is_whole && form.indkey.values.as_slice(form.indnatts as usize) == [own] && is_ascending(index);
             pg_sys::index_close(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
             is_own
         })
     }
+}
+
+/// Whether the first column of an index is in the order of its values, as a bigint's default is, with nulls at the end.
+///
+/// # Safety
+/// The index is open, and has a column.
+unsafe fn is_ascending(index: pg_sys::Relation) -> bool {
+    (*(*index).rd_rel).relam == pg_sys::BTREE_AM_OID
+        && *(*index).rd_opfamily == pg_sys::INTEGER_BTREE_FAM_OID
+        && *(*index).rd_indoption == 0
 }
 
 /// The block that holds the entry, if it is sealed as of now.

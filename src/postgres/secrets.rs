@@ -4,6 +4,7 @@
 //! is read by each process that signs or verifies, and again after a reload.
 
 use super::errors::{cause, Failure};
+use super::regular_file;
 use super::roles;
 use super::settings;
 use crate::ledger::signature::{Keyring, MAX_KEYRING};
@@ -12,7 +13,7 @@ use pgrx::{pg_sys, PgSqlErrorCode};
 use std::cell::RefCell;
 use std::ffi::{OsStr, OsString};
 use std::io::Read;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::rc::Rc;
 
 const VARIABLE: &str = "INTEGRITY_HMAC_SECRET";
@@ -94,15 +95,8 @@ fn read_file(path: &str) -> Result<Keyring, Failure> {
             .detail(detail)
             .hint("It must be a regular file of the server's user with mode 0600 and lines of the form key_id:secret.")
     };
-    let file = std::fs::OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open(path)
-        .map_err(|error| unusable(cause(&error)))?;
+    let file = regular_file::open(path).map_err(|error| unusable(cause(&error)))?;
     let metadata = file.metadata().map_err(|error| unusable(cause(&error)))?;
-    if !metadata.is_file() {
-        return Err(unusable("It is not a regular file.".to_owned()));
-    }
     if metadata.mode() & 0o077 != 0 {
         return Err(unusable(format!("Its mode is {:04o}: others can read or write it.", metadata.mode() & 0o7777)));
     }

@@ -16,7 +16,7 @@ use std::ffi::CString;
 use uuid::Uuid;
 
 pub use entries::{
-    block_number, entry_column, entry_from_row, entry_line, has_only_texts, leaf_index, metadata_text,
+    block_number, entry_column, entry_from_row, entry_line, has_only_texts, leaf_index, malformation, metadata_text,
     new_entry_from_row, stored_entry,
 };
 
@@ -30,7 +30,7 @@ pub const NOT_TEXT: &str = "(these bytes are not UTF-8 text, or hold a NUL: the 
     text that could have been recorded, so that what is made of it is never what was made of the recorded text)";
 const _: () = assert!(NOT_TEXT.len() > 256);
 
-/// One that no line can state, which only a superuser can have put there, reads as the epoch.
+/// One that no line can state, which only a superuser can have put there, reads as the epoch; [`malformation`] tells.
 pub fn timestamp_from_postgres(timestamp: pg_sys::TimestampTz) -> Timestamp {
     checked_timestamp(timestamp).unwrap_or_default()
 }
@@ -184,6 +184,12 @@ impl Table {
         unsafe { (*(*self.relation).rd_rel).relkind as u8 == pg_sys::RELKIND_RELATION }
     }
 
+    /// Whether its rows are in partitions.
+    pub fn is_partitioned(&self) -> bool {
+        // SAFETY: the relation is open.
+        unsafe { (*(*self.relation).rd_rel).relkind as u8 == pg_sys::RELKIND_PARTITIONED_TABLE }
+    }
+
     /// Whether its rows can be read by a [`TableScan`].
     pub fn is_heap(&self) -> bool {
         // SAFETY: the relation is open.
@@ -264,6 +270,10 @@ impl Row {
 
     pub fn datum(&self, column: usize) -> Option<pg_sys::Datum> {
         (!self.nulls[column]).then_some(self.values[column])
+    }
+
+    pub fn is_null(&self, column: usize) -> bool {
+        self.nulls[column]
     }
 
     /// The value of a column whose SQL type `T` stands for.
@@ -423,6 +433,16 @@ pub mod block_column {
     pub const DATA_COUNT: usize = 5;
     pub const TREE_SIZE: usize = 6;
     pub const TREE_ROOT: usize = 7;
+    pub const COUNT: usize = 8;
+}
+
+/// What is wrong with a row of `ledger.blocks`, if a superuser has put into it what no line can state.
+pub fn block_malformation(row: &Row) -> Option<&'static str> {
+    if (0..block_column::COUNT).any(|column| row.is_null(column)) {
+        return Some("a column of the block is null");
+    }
+    let timestamp = row.get::<i64>(block_column::TIMESTAMP).and_then(checked_timestamp);
+    timestamp.is_none().then_some("the time of the block is none that a line can state")
 }
 
 /// The header in a row of `ledger.blocks`; what a superuser has emptied reads as empty, and fails verification.

@@ -84,6 +84,8 @@ pub enum ProblemKind {
     TreeNodeMismatch,
     /// A row holds a value that the ledger never writes.
     RowMalformed,
+    /// What a query shows is not the table that the ledger writes.
+    TableReplaced,
 }
 
 impl ProblemKind {
@@ -122,6 +124,7 @@ impl ProblemKind {
             OtherLedger => "other_ledger",
             TreeNodeMismatch => "tree_node_mismatch",
             RowMalformed => "row_malformed",
+            TableReplaced => "table_replaced",
         }
     }
 }

@@ -12,11 +12,11 @@ use crate::ledger::record::{Record, Void};
 use crate::ledger::Hash;
 use crate::postgres::errors::{cause, Failure};
 use crate::postgres::partitions;
+use crate::postgres::regular_file;
 use crate::postgres::tables::{self, Row, Table};
 use pgrx::{check_for_interrupts, pg_sys, PgSqlErrorCode};
 use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
-use std::fs::File;
 use std::io::{BufRead, BufReader, Seek, SeekFrom};
 use std::path::Path;
 use uuid::Uuid;
@@ -86,7 +86,7 @@ pub fn unreadable(path: &str, error: &std::io::Error) -> Failure {
 ///
 /// The range may begin inside a line: where a failed write was cut off, others have written since.
 pub fn lines_between(path: &Path, range: FileRange, end: u64) -> std::io::Result<Vec<OpenLine>> {
-    let mut reader = BufReader::with_capacity(1 << 20, File::open(path)?);
+    let mut reader = BufReader::with_capacity(1 << 20, regular_file::open_own(path)?);
     let mut at = range.from.saturating_sub(1);
     reader.seek(SeekFrom::Start(at))?;
     let mut line = Vec::new();

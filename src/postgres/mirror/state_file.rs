@@ -8,6 +8,7 @@ use super::file::{self, Trouble};
 use super::shared::{FileStamp, Ownership};
 use crate::ledger::record::Timestamp;
 use crate::postgres::errors::cause;
+use crate::postgres::regular_file;
 use pgrx::pg_sys;
 use serde_json::{json, Value};
 use std::fs::{File, OpenOptions};
@@ -96,7 +97,7 @@ pub struct State {
 impl State {
     /// The state beside this mirror, if it can be read and understood.
     pub fn read(mirror: &Path) -> Option<State> {
-        let file = File::open(path_of(mirror)).ok()?;
+        let file = regular_file::open_own(path_of(mirror)).ok()?;
         let mut text = String::new();
         file.take(MAX_BYTES).read_to_string(&mut text).ok()?;
         State::parse(&serde_json::from_str(&text).ok()?)

@@ -8,6 +8,7 @@ use crate::ledger::record::Record;
 use crate::ledger::verifier::{verify_file, FileBlock, FileOptions, FileReport, Observer};
 use crate::ledger::Hash;
 use crate::postgres::errors::{cause, Failure};
+use crate::postgres::regular_file;
 use crate::postgres::spi;
 use pgrx::{check_for_interrupts, PgSqlErrorCode};
 use std::collections::{HashMap, HashSet};
@@ -130,7 +131,7 @@ fn drop_voided_before(path: &Path, settled: u64, open: &mut HashMap<Uuid, OpenLi
     let Some(from) = doubtful.map(|line| line.range.from).min() else {
         return Ok(());
     };
-    let mut file = File::open(path)?;
+    let mut file = regular_file::open_own(path)?;
     file.seek(SeekFrom::Start(from))?;
     let mut reader = BufReader::with_capacity(1 << 20, std::io::Read::take(file, settled.saturating_sub(from)));
     let mut line = Vec::new();

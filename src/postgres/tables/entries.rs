@@ -1,6 +1,6 @@
 //! Rows of `ledger.entries` and its partitions.
 
-use super::{Row, Table, NOT_TEXT};
+use super::{checked_timestamp, Row, Table, NOT_TEXT};
 use crate::ledger::ascii_text;
 use crate::ledger::record::{Entry, EntryLine};
 use crate::ledger::verifier::{Metadata, StoredEntry};
@@ -51,8 +51,31 @@ pub fn has_only_texts(row: &Row) -> bool {
     [ENTRY_TYPE, DATA_HASH, SIGNATURE, KEY_ID].iter().all(|column| row.text(*column) != Some(NOT_TEXT))
 }
 
-/// The entry in a row of `ledger.entries`. A column that a superuser has emptied reads as empty: verification then finds
-/// that the line is not the one that was recorded.
+/// What the data hash of a row reads as that holds what no line states; see [`malformation`]. What reads in its place could
+/// be what was recorded, an epoch for no time, and then nobody would notice. This is longer than any data hash.
+const MALFORMED: &str =
+    "(a value of this row is none that the ledger writes, so this is not the data hash that was recorded)";
+const _: () = assert!(MALFORMED.len() > 64);
+
+/// What is wrong with a row of `ledger.entries`, if a superuser has put into it what no line can state.
+pub fn malformation(row: &Row) -> Option<&'static str> {
+    use entry_column::*;
+    if [ID, ENTRY_TYPE, DATA_HASH, METADATA].iter().any(|column| row.is_null(*column)) {
+        return Some("a column of the entry is null that never is");
+    }
+    let created_at = row.get::<i64>(CREATED_AT).and_then(checked_timestamp);
+    created_at.is_none().then_some("the time of the entry is none that a line can state")
+}
+
+fn data_hash(row: &Row) -> &str {
+    match malformation(row) {
+        None => row.text(entry_column::DATA_HASH).unwrap_or_default(),
+        Some(_) => MALFORMED,
+    }
+}
+
+/// The entry in a row of `ledger.entries`. A column that a superuser has emptied reads as empty, and its data hash as
+/// [`MALFORMED`]: verification then finds that the line is not the one that was recorded.
 pub fn entry_from_row(row: &Row) -> Entry {
     let metadata = row.datum(entry_column::METADATA).map(canonical_metadata).unwrap_or_default();
     entry_with_metadata(row, metadata)
@@ -68,7 +91,7 @@ pub fn entry_line<'r>(row: &'r Row, metadata: &'r mut String) -> EntryLine<'r> {
     EntryLine {
         entry_id: row.uuid(ID).unwrap_or_default(),
         entry_type: Cow::Borrowed(row.text(ENTRY_TYPE).unwrap_or_default()),
-        data_hash: row.text(DATA_HASH).unwrap_or_default(),
+        data_hash: data_hash(row),
         metadata,
         signature: row.text(SIGNATURE).map(Cow::Borrowed),
         key_id: row.text(KEY_ID).map(Cow::Borrowed),
@@ -83,7 +106,7 @@ pub fn stored_entry<'r>(row: &'r Row, metadata: &'r mut String) -> StoredEntry<'
     StoredEntry {
         entry_id: row.uuid(ID).unwrap_or_default(),
         entry_type: row.text(ENTRY_TYPE).unwrap_or_default(),
-        data_hash: row.text(DATA_HASH).unwrap_or_default(),
+        data_hash: data_hash(row),
         metadata: row.datum(METADATA).map_or(Metadata::Text(""), |jsonb| stored_metadata(jsonb, metadata)),
         signature: row.text(SIGNATURE),
         key_id: row.text(KEY_ID),
@@ -146,7 +169,7 @@ fn entry_with_metadata(row: &Row, metadata: String) -> Entry {
     Entry {
         entry_id: row.uuid(ID).unwrap_or_default(),
         entry_type: row.text(ENTRY_TYPE).unwrap_or_default().to_owned(),
-        data_hash: row.text(DATA_HASH).unwrap_or_default().to_owned(),
+        data_hash: data_hash(row).to_owned(),
         metadata,
         signature: row.text(SIGNATURE).map(str::to_owned),
         key_id: row.text(KEY_ID).map(str::to_owned),

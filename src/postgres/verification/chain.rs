@@ -6,6 +6,7 @@
 use super::own_file::{check_own_file, file_to_check, unreadable, Acknowledged};
 use super::pending::PendingComparison;
 use super::progress::{Phase, Progress};
+use super::shown_tables;
 use super::stored_tree;
 use super::strays::{self, ReadInOrder};
 use super::table_blocks::{self, TableBlocks};
@@ -19,11 +20,11 @@ use crate::ledger::{parse_hash, to_hex};
 use crate::postgres::blocks;
 use crate::postgres::errors::or_raise;
 use crate::postgres::helper_threads::helpers;
+use crate::postgres::regular_file;
 use crate::postgres::secrets;
 use crate::postgres::spi;
 use crate::postgres::tables::LatestSnapshot;
 use pgrx::{check_for_interrupts, pg_sys};
-use std::fs::File;
 use std::io::ErrorKind;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -119,6 +120,7 @@ impl<'a> SideBySide<'a> {
         sink: &'a dyn Fn(&Problem),
     ) -> SideBySide<'a> {
         let mut findings = Findings::with_sink(sink);
+        shown_tables::check(&mut findings);
         let acknowledged = Acknowledged::now();
         // Before the file is read: what is committed now must be in it then.
         let pending = PendingComparison::read(keyring.as_deref(), &mut findings);
@@ -148,7 +150,7 @@ impl<'a> SideBySide<'a> {
 
     /// Verifies the file, and each block of the tables beside its block of the file.
     fn verify_with_file(&mut self, path: &Path, keyring: Option<&Keyring>) -> std::io::Result<FileReport> {
-        let (mut report, length) = match File::open(path) {
+        let (mut report, length) = match regular_file::open_own(path) {
             // The first entry makes the file; before that there is nothing to be found in it.
             Err(error) if error.kind() == ErrorKind::NotFound && self.acknowledged.bytes == 0 => {
                 (FileReport::default(), 0)
@@ -162,7 +164,7 @@ impl<'a> SideBySide<'a> {
             }
         };
         check_own_file(&self.acknowledged, &report, length, &mut self.file_findings);
-        self.verify_tables_to_end(true);
+        self.verify_tables_to_end(Some(&report));
         self.progress.phase(Phase::Pending);
         if self.extent.is_whole() {
             let last_block = report.last_block.as_ref().map_or(0, |block| block.block_number);
@@ -183,12 +185,14 @@ impl<'a> SideBySide<'a> {
     }
 
     /// Verifies the rest of the tables.
-    fn verify_tables_to_end(&mut self, with_file: bool) {
+    fn verify_tables_to_end(&mut self, file: Option<&FileReport>) {
         while self.tables.next_number().is_some_and(|next| next <= self.extent.to) {
             let Some((header, entries)) = self.tables.next(None) else { break };
             self.verify_table_block(&header, &entries, None);
-            if with_file {
-                self.not_in_file(&header);
+            let Some(report) = file else { continue };
+            self.not_in_file(&header);
+            if (self.acknowledged.block.saturating_add(1)..=self.head).contains(&header.block_number) {
+                self.pending.sealed_without_line(report, &entries, &mut self.file_findings);
             }
         }
     }
@@ -204,6 +208,7 @@ impl<'a> SideBySide<'a> {
 
     fn verify_table_block(&mut self, header: &BlockHeader, entries: &[SealedEntry], file: Option<&FileBlock>) {
         check_for_interrupts!();
+        self.tables.report_malformed(self.extent.to, &mut self.findings);
         match file {
             Some(file) => self.chain.block_beside(header, entries, file, &mut self.findings),
             None => self.chain.block(header, entries, &mut self.findings),
@@ -280,7 +285,7 @@ impl<'a> SideBySide<'a> {
     }
 
     fn finish_tables(mut self) -> TableReport {
-        self.verify_tables_to_end(false);
+        self.verify_tables_to_end(None);
         self.check_end();
         if self.extent.is_whole() {
             let read = ReadInOrder {

@@ -21,7 +21,7 @@ fn verify_entry(entry_id: Option<pgrx::Uuid>, original_data: Option<Jsonb>) -> J
     let entry_id = Uuid::from_bytes(*required(entry_id, "entry_id").as_bytes());
     let data = required(original_data, "original_data");
     let data_hash = sha256_hex(or_raise(data.canonical()).as_bytes());
-    let Some(entry) = find(entry_id) else {
+    let Some(Found { entry, is_only }) = find(entry_id) else {
         pgrx::notice!("there is no entry {entry_id} in the ledger");
         return JsonbText::from(json!({
             "verified": false, "hash_valid": false, "signature_valid": null, "included": false, "block_number": null,
@@ -36,10 +36,13 @@ fn verify_entry(entry_id: Option<pgrx::Uuid>, original_data: Option<Jsonb>) -> J
     if !signature_checked {
         pgrx::notice!("the signature was not checked: the server has no HMAC secret");
     }
+    if !is_only {
+        pgrx::notice!("there is more than one entry {entry_id} in the ledger");
+    }
     let is_sealed = entry.leaf_index >= 0;
     let included = is_sealed && is_included(&entry, &StoredNodes::default());
     JsonbText::from(json!({
-        "verified": hash_valid && signature_checked && signature_valid != Some(false) && (included || !is_sealed),
+        "verified": is_only && hash_valid && signature_checked && signature_valid != Some(false) && (included || !is_sealed),
         "hash_valid": hash_valid,
         "signature_valid": signature_valid,
         "included": included,
@@ -47,22 +50,26 @@ fn verify_entry(entry_id: Option<pgrx::Uuid>, original_data: Option<Jsonb>) -> J
     }))
 }
 
-/// The entry's row, wherever it is.
-fn find(entry_id: Uuid) -> Option<SealedEntry> {
+struct Found {
+    entry: SealedEntry,
+    /// No other table has an entry of this id, as only a superuser can have it.
+    is_only: bool,
+}
+
+/// The entry's row, wherever it is. Where it is pending once more, what is sealed is what was recorded.
+fn find(entry_id: Uuid) -> Option<Found> {
     let keyring = or_raise(secrets::keyring());
     let snapshot = LatestSnapshot::take();
     let mut buffers = Buffers::default();
     let pending = Table::open("entries_pending", pg_sys::AccessShareLock);
     let sealed = partitions::sealed();
-    let tables = std::iter::once(pending).chain(sealed.iter().rev().map(|partition| partition.open()));
-    for table in tables {
+    let tables = sealed.iter().rev().map(|partition| partition.open()).chain(std::iter::once(pending));
+    let mut found = tables.filter_map(|table| {
         let read = |row: &_| table_blocks::sealed_entry(row, keyring.as_deref(), &mut buffers);
-        let found = partitions::find(&table, entry_id, snapshot.as_ptr(), read);
-        if found.is_some() {
-            return found;
-        }
-    }
-    None
+        partitions::find(&table, entry_id, snapshot.as_ptr(), read)
+    });
+    let entry = found.next()?;
+    Some(Found { entry, is_only: found.next().is_none() })
 }
 
 /// Whether the log tree of the entry's block includes the entry's line as it is now, and the block stands by that tree.

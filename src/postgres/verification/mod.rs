@@ -5,6 +5,7 @@
 //! | [`chain`] | tables and file beside each other, block by block |
 //! | [`own_file`] | which file that is, and a file by itself |
 //! | [`pending`] | what is not sealed yet |
+//! | [`shown_tables`] | whether the tables that are verified are those that queries show |
 //! | [`strays`] | rows that reading in order does not come by |
 //! | [`table_blocks`], [`leaves`], [`stored_tree`] | the chain and the log tree as the tables have them |
 //! | [`entry`] | one entry |
@@ -16,6 +17,7 @@ mod leaves;
 mod own_file;
 mod pending;
 pub mod progress;
+mod shown_tables;
 pub mod stored_tree;
 mod strays;
 pub mod table_blocks;

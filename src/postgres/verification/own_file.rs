@@ -8,10 +8,10 @@ use crate::postgres::database;
 use crate::postgres::errors::{cause, Failure};
 use crate::postgres::helper_threads::helpers;
 use crate::postgres::mirror::remembered::{self, Remembered};
+use crate::postgres::regular_file;
 use crate::postgres::secrets;
 use crate::postgres::settings::{self, MirrorMode};
 use pgrx::{check_for_interrupts, pg_sys, PgSqlErrorCode};
-use std::fs::File;
 use std::io::ErrorKind;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -27,7 +27,7 @@ pub fn file_to_check() -> Result<PathBuf, String> {
     let path = remembered::own_file();
     // SAFETY: reads a flag of shared memory.
     let standby = unsafe { pg_sys::RecoveryInProgress() };
-    match File::open(&path).and_then(|file| file.metadata()) {
+    match regular_file::open_own(&path).and_then(|file| file.metadata()) {
         Err(error) if standby => Err(format!("the mirror file cannot be read from this standby: {}", cause(&error))),
         Ok(file) if standby && file.len() < Remembered::read().acknowledged => {
             Err("the mirror file beside this standby is an older copy, not the primary's file".to_owned())
@@ -100,7 +100,8 @@ pub fn verify_file_alone(path: &Path, is_own: bool) -> Result<FileReport, Failur
         Failure::new(code, format!("could not read file \"{}\": {}", path.display(), cause(&error)))
     };
     let acknowledged = is_own.then(Acknowledged::now);
-    let file = File::open(path).map_err(unreadable)?;
+    let opened = if is_own { regular_file::open_own(path) } else { regular_file::open(path) };
+    let file = opened.map_err(unreadable)?;
     let length = file.metadata().map_err(unreadable)?.len();
     progress.totals(0, length);
     progress.phase(Phase::Blocks);

@@ -7,19 +7,21 @@
 use super::table_blocks::{self, Buffers};
 use crate::ledger::record::Record;
 use crate::ledger::signature::Keyring;
-use crate::ledger::verifier::{FileReport, Findings, PendingEntry, Problem, ProblemKind, Source};
+use crate::ledger::verifier::{FileReport, Findings, PendingEntry, Problem, ProblemKind, SealedEntry, Source};
 use crate::ledger::Hash;
 use crate::postgres::blocks;
 use crate::postgres::database;
 use crate::postgres::mirror::prepared;
+use crate::postgres::mirror::remembered;
 use crate::postgres::mirror::settle;
 use crate::postgres::mirror::shared::Attachment;
 use crate::postgres::partitions;
+use crate::postgres::regular_file;
 use crate::postgres::settings::{self, MirrorMode};
 use crate::postgres::tables::{self, entry_column, LatestSnapshot, Table, TableScan};
+use crate::postgres::transaction;
 use pgrx::{check_for_interrupts, pg_sys};
 use std::collections::{HashMap, HashSet};
-use std::fs::File;
 use std::io::{BufRead, BufReader, Seek, SeekFrom};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -31,6 +33,8 @@ const VOID_DEADLINE: Duration = Duration::from_secs(10);
 /// The pending rows as they were before the file was read.
 pub struct PendingComparison {
     rows: HashMap<Uuid, PendingRow>,
+    /// Which attachment of the file had the lines of all entries by then, if one had.
+    complete: Option<u64>,
 }
 
 struct PendingRow {
@@ -42,6 +46,7 @@ struct PendingRow {
 impl PendingComparison {
     /// Reads the pending rows, and checks each by itself.
     pub fn read(keyring: Option<&Keyring>, findings: &mut Findings<'_>) -> Self {
+        let complete = complete_attachment();
         let snapshot = LatestSnapshot::take();
         let table = Table::open("entries_pending", pg_sys::AccessShareLock);
         let mut scan = TableScan::start(&table, &snapshot, 0);
@@ -50,6 +55,14 @@ impl PendingComparison {
             check_for_interrupts!();
             let row = table.deform(tuple);
             let entry = table_blocks::sealed_entry(&row, keyring, &mut buffers);
+            if let Some(malformation) = tables::malformation(&row) {
+                let mut problem = Problem::new(Source::Postgres, ProblemKind::RowMalformed, malformation);
+                problem.entry_id = row.uuid(entry_column::ID);
+                findings.report(problem);
+                if row.is_null(entry_column::ID) {
+                    continue;
+                }
+            }
             let of_entry = |kind, detail: &str| Problem::new(Source::Postgres, kind, detail).of_entry(entry.entry_id);
             if let Some((kind, detail)) = entry.signature.problem() {
                 findings.report(of_entry(kind, detail));
@@ -65,7 +78,7 @@ impl PendingComparison {
                 unsafe { pg_sys::TransactionIdIsCurrentTransactionId((*(*tuple).t_data).t_choice.t_heap.t_xmin) };
             rows.insert(entry.entry_id, PendingRow { leaf_hash: entry.leaf_hash, is_uncommitted });
         }
-        PendingComparison { rows }
+        PendingComparison { rows, complete }
     }
 
     pub fn count(&self) -> u64 {
@@ -88,9 +101,31 @@ impl PendingComparison {
             vanished.iter().filter_map(|id| Some((id, report.pending.get(id)?))).collect();
         vanished.sort_by_key(|(_, line)| line.line_number);
         for (entry_id, line) in vanished {
-            let detail = "the database does not have this entry, which is in no block and not voided";
-            let problem = Problem::new(Source::Postgres, ProblemKind::EntryNotInDatabase, detail);
-            tables.report(problem.of_entry(*entry_id).on_line(line.line_number));
+            if self.rows.get(entry_id).is_some_and(|row| row.leaf_hash != line.leaf_hash) {
+                // Said above.
+                continue;
+            }
+            let (kind, detail) = match is_still_pending(*entry_id) || partitions::block_of(*entry_id).is_some() {
+                true => (ProblemKind::EntryDiffers, "the entry in the database is not the one in the file"),
+                false => {
+                    let detail = "the database does not have this entry, which is in no block and not voided";
+                    (ProblemKind::EntryNotInDatabase, detail)
+                }
+            };
+            tables.report(Problem::new(Source::Postgres, kind, detail).of_entry(*entry_id).on_line(line.line_number));
+        }
+    }
+
+    /// Of a block that was sealed before the file was read, and whose line is still on its way there: where the file is not
+    /// behind, the lines of its entries were in it before they were sealed. Whether they are the same, [`Self::compare`] says.
+    pub fn sealed_without_line(&self, report: &FileReport, entries: &[SealedEntry], file: &mut Findings<'_>) {
+        if self.complete.is_none() || self.complete != complete_attachment() {
+            return;
+        }
+        for entry in entries.iter().filter(|entry| report.pending.get(&entry.entry_id).is_none()) {
+            let detail = "the file has no line of this entry, and its block is sealed";
+            let problem = Problem::new(Source::File, ProblemKind::EntryNotInFile, detail).of_entry(entry.entry_id);
+            file.report(problem.in_block(entry.block_number).at_leaf(entry.leaf_index));
         }
     }
 
@@ -137,6 +172,23 @@ impl PendingComparison {
     }
 }
 
+/// The attachment of the file, if it has the lines of all committed entries: in the modes `sync` and `write`, once what it
+/// lacked is appended. A standby does not know. What this transaction has recorded and sealed itself has its lines when it commits.
+fn complete_attachment() -> Option<u64> {
+    // SAFETY: reads a flag of shared memory.
+    let standby = unsafe { pg_sys::RecoveryInProgress() };
+    let is_waited_for = matches!(settings::mirror_mode(), MirrorMode::Sync | MirrorMode::Write);
+    if standby || !is_waited_for || transaction::has_sealed() {
+        return None;
+    }
+    let mirror = database::mirror().ok().filter(|mirror| !mirror.slot.is_behind())?;
+    let own_file = remembered::own_file();
+    let fields = mirror.slot.mirror.lock(mirror.shared, mirror.slot);
+    // What is attached may still be the file of a ledger that was dropped.
+    let is_own = matches!(fields.attachment, Attachment::Attached) && Path::new(&fields.path.get()) == own_file;
+    is_own.then_some(fields.identity.generation)
+}
+
 /// Whether the pending table has the entry now. Sealing takes it out of there in the same commit that seals it.
 fn is_still_pending(entry_id: Uuid) -> bool {
     let table = Table::open("entries_pending", pg_sys::AccessShareLock);
@@ -144,9 +196,11 @@ fn is_still_pending(entry_id: Uuid) -> bool {
     partitions::find(&table, entry_id, snapshot.as_ptr(), |_| ()).is_some()
 }
 
-/// Entries of the file in no block, that neither are in the tables nor inserted by a running transaction.
+/// Entries of the file in no block, that neither are in the tables nor inserted by a running transaction; or not as their
+/// line has them: another one of the same id excuses no line.
 fn lines_without_row(report: &FileReport) -> HashSet<Uuid> {
-    report.pending.iter().map(|(id, _)| id).filter(|id| !settle::is_recorded(*id)).collect()
+    let lines = report.pending.iter();
+    lines.filter(|(id, line)| settle::recorded_leaf(*id) != Some(line.leaf_hash)).map(|(id, _)| id).collect()
 }
 
 /// Those that are still without a row and not voided once the worker is done with what has ended until now.
@@ -193,7 +247,7 @@ fn wake_worker() {
 
 /// Entries that void lines behind this offset name. A file that cannot be read any more has none.
 fn voided_after(path: &Path, from: u64) -> Vec<Uuid> {
-    let Ok(mut file) = File::open(path) else { return Vec::new() };
+    let Ok(mut file) = regular_file::open_own(path) else { return Vec::new() };
     if file.seek(SeekFrom::Start(from)).is_err() {
         return Vec::new();
     }

@@ -3,7 +3,8 @@
 //! Blocks and entries are read by their indexes, in the order of the chain. A row outside that order is not read, nor is one
 //! that no index leads to, because somebody has switched the index off while it was inserted; every other query still sees
 //! them. So all rows are counted as they stand in the tables. Only where there are more than were read does a second look
-//! tell which: it asks the index for each.
+//! tell which: it asks the index for each. A row in a table that queries show and nobody reads is none too many: it is
+//! named in any case, whatever is missing elsewhere.
 
 use crate::ledger::verifier::{Findings, Problem, ProblemKind, Source};
 use crate::postgres::blocks;
@@ -34,7 +35,10 @@ pub fn check(read: &ReadInOrder, findings: &mut Findings<'_>) {
     if counted.count(&blocks) != read.blocks {
         name_unread(&counted, &[blocks], findings);
     }
-    let entries = Part::entries();
+    for part in Part::not_sealed() {
+        name_foreign(&counted, &part, findings);
+    }
+    let entries = Part::sealed();
     if entries.iter().map(|part| counted.count(part)).sum::<u64>() != read.entries {
         name_unread(&counted, &entries, findings);
     }
@@ -117,8 +121,6 @@ enum ReadBy {
     Index(pg_sys::Oid),
     /// By a query, which finds all that any query finds.
     Query,
-    /// It is not one of the ledger's tables.
-    Nothing,
 }
 
 impl Part {
@@ -134,24 +136,33 @@ impl Part {
         }
     }
 
-    /// All tables in which a query for sealed entries finds some, and if somebody has added them.
-    fn entries() -> Vec<Part> {
-        let own: Vec<pg_sys::Oid> = partitions::sealed().iter().map(|partition| partition.oid).collect();
-        let pending = Table::open("entries_pending", pg_sys::AccessShareLock);
-        let leaves = relation::leaves(Table::open("entries", pg_sys::AccessShareLock));
-        let sealed = leaves.iter().map(relation::oid).filter(|oid| *oid != relation::oid(&pending));
-        sealed
-            .map(|oid| {
-                let table = Table::open_entries(oid, pg_sys::AccessShareLock);
-                let read = match partitions::leaf_index_of(&table) {
-                    _ if !own.contains(&relation::oid(&table)) => ReadBy::Nothing,
-                    Some(index) if table.is_heap() => ReadBy::Index(index),
-                    _ => ReadBy::Query,
-                };
-                let (block_number, key) = (entry_column::BLOCK_NUMBER, entry_column::LEAF_INDEX);
-                Part { table, block_number, key, read, report: unread_entry }
-            })
-            .collect()
+    /// All tables in which sealed entries are looked for.
+    fn sealed() -> Vec<Part> {
+        partitions::sealed().iter().map(|partition| Part::entries(partition.oid)).collect()
+    }
+
+    /// Further tables in which a query on `ledger.entries` finds some.
+    fn not_sealed() -> Vec<Part> {
+        let entries = Table::open("entries", pg_sys::AccessShareLock);
+        if !entries.is_partitioned() {
+            // Said already, whatever it is.
+            return Vec::new();
+        }
+        let mut own: Vec<pg_sys::Oid> = partitions::sealed().iter().map(|partition| partition.oid).collect();
+        own.push(relation::oid(&Table::open("entries_pending", pg_sys::AccessShareLock)));
+        let leaves = relation::leaves(entries);
+        let others = leaves.iter().map(relation::oid).filter(|oid| !own.contains(oid));
+        others.map(Part::entries).collect()
+    }
+
+    fn entries(oid: pg_sys::Oid) -> Part {
+        let table = Table::open_entries(oid, pg_sys::AccessShareLock);
+        let read = match partitions::leaf_index_of(&table) {
+            Some(index) if table.is_heap() => ReadBy::Index(index),
+            _ => ReadBy::Query,
+        };
+        let (block_number, key) = (entry_column::BLOCK_NUMBER, entry_column::LEAF_INDEX);
+        Part { table, block_number, key, read, report: unread_entry }
     }
 }
 
@@ -168,6 +179,27 @@ fn unread_entry(row: &Row) -> Problem {
     problem.block_number = row.get(entry_column::BLOCK_NUMBER);
     problem.leaf_index = row.get(entry_column::LEAF_INDEX);
     problem
+}
+
+/// Names the rows of a table that nobody reads; of one that is not of the ordinary kind, how many there are.
+fn name_foreign(counted: &Counted, part: &Part, findings: &mut Findings<'_>) {
+    let table = &part.table;
+    let name = relation::qualified_name(table);
+    if !table.is_heap() {
+        let count = counted.count_by_query(part);
+        if count > 0 {
+            findings.report(problem_of_entry(&format!("{count} entries that the ledger does not read, in {name}")));
+        }
+        return;
+    }
+    let mut scan = TableScan::start(table, &counted.snapshot, 0);
+    let tuples =
+        std::iter::from_fn(|| scan.next()).filter(|tuple| counted.has(table.bigint(*tuple, part.block_number)));
+    for tuple in tuples.take(MAX_NAMED) {
+        check_for_interrupts!();
+        let detail = format!("an entry that the ledger does not read, in {name}");
+        findings.report(Problem { detail, ..unread_entry(&table.deform(tuple)) });
+    }
 }
 
 /// Names the rows that no index leads to. Where there are none, the numbers differ because of what is reported already.
@@ -199,7 +231,7 @@ fn name_unread_of(counted: &Counted, part: &Part, findings: &mut Findings<'_>) -
 
 /// Whether reading in order comes by this row. One without a key is reported as such.
 fn is_read(counted: &Counted, part: &Part, tuple: pg_sys::HeapTuple) -> bool {
-    let ReadBy::Index(index) = part.read else { return false };
+    let ReadBy::Index(index) = part.read else { return true };
     let Some(key) = part.table.bigint(tuple, part.key) else { return true };
     // SAFETY: the scan's tuple is good until the next.
     let tid = unsafe { (*tuple).t_self };

@@ -4,10 +4,12 @@ use super::leaves::Leaves;
 use crate::ledger::block::BlockHeader;
 use crate::ledger::log_tree::leaf_hash;
 use crate::ledger::signature::Keyring;
-use crate::ledger::verifier::{check_signature, DataHash, EntryHasher, FileBlock, HashedEntry, SealedEntry};
+use crate::ledger::verifier::{
+    check_signature, DataHash, EntryHasher, FileBlock, Findings, HashedEntry, Problem, ProblemKind, SealedEntry, Source,
+};
 use crate::postgres::helper_threads::helpers;
 use crate::postgres::spi;
-use crate::postgres::tables::{self, Row};
+use crate::postgres::tables::{self, entry_column, Row};
 use pgrx::check_for_interrupts;
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -34,6 +36,8 @@ pub struct TableBlocks {
     read_to: i64,
     leaves: Leaves,
     hasher: EntryHasher,
+    /// Rows that were read and hold what no line can state.
+    malformed: Vec<Problem>,
     /// A buffer.
     metadata: String,
 }
@@ -51,6 +55,7 @@ impl TableBlocks {
             read_to: first_leaf,
             leaves: Leaves::new(),
             hasher,
+            malformed: Vec::new(),
             metadata: String::new(),
         }
     }
@@ -104,12 +109,15 @@ impl TableBlocks {
 
     fn read_headers(&mut self) {
         let Some(lowest) = self.lowest else { return };
-        let headers = &mut self.headers;
+        let TableBlocks { headers, malformed, .. } = self;
         spi::for_each(
             "SELECT block_number, previous_hash, block_hash, merkle_root, \"timestamp\", data_count, tree_size, tree_root \
              FROM ledger.blocks WHERE block_number >= $1 ORDER BY block_number LIMIT 1000",
             &[lowest.into()],
-            |row| headers.push_back(tables::header_from_row(row)),
+            |row| {
+                malformed.extend(tables::block_malformation(row).map(|what| malformed_block(row, what)));
+                headers.push_back(tables::header_from_row(row));
+            },
         );
     }
 
@@ -148,9 +156,32 @@ impl TableBlocks {
             return;
         }
         self.read_to = from.saturating_add(CHUNK_LEAVES).min(known);
-        let TableBlocks { leaves, hasher, metadata, .. } = self;
-        leaves.each(from, self.read_to, |row| hasher.push(&tables::stored_entry(row, metadata)));
+        let TableBlocks { leaves, hasher, metadata, malformed, .. } = self;
+        leaves.each(from, self.read_to, |row| {
+            malformed.extend(tables::malformation(row).map(|what| malformed_entry(row, what)));
+            hasher.push(&tables::stored_entry(row, metadata));
+        });
     }
+
+    /// Reports rows that were read since, up to block `to`, and hold what no line can state. Reading is ahead of the blocks.
+    pub fn report_malformed(&mut self, to: i64, findings: &mut Findings<'_>) {
+        let is_wanted = |problem: &Problem| problem.block_number.is_none_or(|number| number <= to);
+        self.malformed.drain(..).filter(is_wanted).for_each(|problem| findings.report(problem));
+    }
+}
+
+fn malformed_block(row: &Row, what: &str) -> Problem {
+    let mut problem = Problem::new(Source::Postgres, ProblemKind::RowMalformed, what);
+    problem.block_number = row.get(tables::block_column::BLOCK_NUMBER);
+    problem
+}
+
+fn malformed_entry(row: &Row, what: &str) -> Problem {
+    let mut problem = Problem::new(Source::Postgres, ProblemKind::RowMalformed, what);
+    problem.entry_id = row.uuid(entry_column::ID);
+    problem.block_number = row.get(entry_column::BLOCK_NUMBER);
+    problem.leaf_index = row.get(entry_column::LEAF_INDEX);
+    problem
 }
 
 /// The first block from number `from` on.

@@ -1,0 +1,113 @@
+//! What the file has the line of does not go unnoticed where the tables have another entry of that id, sealed or pending.
+#![cfg(feature = "cluster-tests")]
+
+mod common;
+
+use common::ledger::*;
+use common::tracking::{seal, TRIGGERS_OFF};
+use common::{send, wait_until, Cluster, Options};
+use postgres::Client;
+
+fn start_quiet() -> (Cluster, Client) {
+    let options = Options::new().conf("ledger.block_size = 100").conf("ledger.block_interval = 1h");
+    let (cluster, mut client) = start(options);
+    record_many(&mut client, 3);
+    seal(&mut client);
+    (cluster, client)
+}
+
+fn found(client: &mut Client) -> Vec<String> {
+    column(client, "SELECT concat_ws(' ', source, problem, entry_id) FROM ledger.find_tampering()")
+}
+
+/// Stops the worker, so that it appends no line of a block, where it holds no lock that anyone waits for.
+#[track_caller]
+fn stop_worker(client: &mut Client) -> u32 {
+    let worker = worker_pid(client);
+    let is_idle = format!("(SELECT xact_start IS NULL FROM pg_stat_activity WHERE pid = {worker})");
+    wait_until("the worker is stopped between two transactions", PATIENCE, || {
+        send(worker, libc::SIGSTOP);
+        let is_stopped = is_true(client, &is_idle);
+        if !is_stopped {
+            send(worker, libc::SIGCONT);
+        }
+        is_stopped
+    });
+    worker
+}
+
+/// The block's line is not in the file: so it does not tell which entries it has.
+#[test]
+fn an_entry_changed_before_it_is_sealed_is_named_before_its_block_is_in_the_file() {
+    let (_cluster, mut client) = start_quiet();
+    let ids = record_many(&mut client, 2);
+    let worker = stop_worker(&mut client);
+    client.batch_execute(TRIGGERS_OFF).unwrap();
+    let change = format!("UPDATE ledger.entries_pending SET entry_type = 'forged' WHERE id = '{}'", ids[0]);
+    client.batch_execute(&change).unwrap();
+    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
+    let (is_valid, found) = (verdict(&mut client)["overall_valid"] == true, found(&mut client));
+    send(worker, libc::SIGCONT);
+    assert!(!is_valid);
+    assert_eq!(found, [format!("postgres entry_differs {}", ids[0])]);
+}
+
+#[test]
+fn an_entry_that_came_by_itself_and_was_sealed_is_named_before_its_block_is_in_the_file() {
+    let (_cluster, mut client) = start_quiet();
+    record_many(&mut client, 2);
+    let worker = stop_worker(&mut client);
+    client.batch_execute(TRIGGERS_OFF).unwrap();
+    let insert = "INSERT INTO ledger.entries_pending (entry_type, data_hash) VALUES ('forged', ledger.hash_data('1'))";
+    let forged = value(&mut client, &format!("{insert} RETURNING id"));
+    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
+    let (is_valid, found) = (verdict(&mut client)["overall_valid"] == true, found(&mut client));
+    send(worker, libc::SIGCONT);
+    assert!(!is_valid);
+    assert_eq!(found, [format!("file entry_not_in_file {forged}")]);
+}
+
+/// A transaction that has not ended excuses only a line that is the one of its row.
+#[test]
+fn a_pending_entry_in_whose_place_a_prepared_transaction_puts_another_is_named() {
+    let (_cluster, mut client) = start_quiet();
+    let id = record(&mut client);
+    client.batch_execute(TRIGGERS_OFF).unwrap();
+    let forged = format!("'{id}', 'forged', ledger.hash_data('2')");
+    for statement in [
+        "CREATE TABLE kept AS SELECT * FROM ledger.entries_pending",
+        "DELETE FROM ledger.entries_pending",
+        "BEGIN",
+        &format!("INSERT INTO ledger.entries_pending (id, entry_type, data_hash) VALUES ({forged})"),
+        "PREPARE TRANSACTION 'forged'",
+    ] {
+        client.batch_execute(statement).unwrap();
+    }
+    assert_eq!(verdict(&mut client)["overall_valid"], false);
+    assert_eq!(found(&mut client), [format!("postgres entry_not_in_database {id}")]);
+    client.batch_execute("ROLLBACK PREPARED 'forged'").unwrap();
+    client.batch_execute("INSERT INTO ledger.entries_pending SELECT * FROM kept").unwrap();
+    assert_intact(&mut client);
+}
+
+/// Whichever of the two were asked for, the other would be shown as well.
+#[test]
+fn an_entry_that_is_sealed_and_pending_once_more_is_not_verified() {
+    let (_cluster, mut client) = start_quiet();
+    let id = record(&mut client);
+    seal(&mut client);
+    let verify =
+        |client: &mut Client, data: &str| json(client, &format!("SELECT ledger.verify_entry('{id}', '{data}')"));
+    assert_eq!(verify(&mut client, r#"{"n": 1}"#)["verified"], true);
+    client
+        .batch_execute(&format!(
+            "{TRIGGERS_OFF}; INSERT INTO ledger.entries_pending (id, entry_type, data_hash) \
+             VALUES ('{id}', 'test', ledger.hash_data('{{\"n\": 2}}'))"
+        ))
+        .unwrap();
+    let verdict = verify(&mut client, r#"{"n": 2}"#);
+    assert_eq!((&verdict["verified"], &verdict["hash_valid"]), (&false.into(), &false.into()), "{verdict}");
+    let verdict = verify(&mut client, r#"{"n": 1}"#);
+    assert_eq!((&verdict["verified"], &verdict["hash_valid"]), (&false.into(), &true.into()), "{verdict}");
+    assert_eq!((&verdict["included"], &verdict["block_number"]), (&true.into(), &2.into()), "{verdict}");
+}
