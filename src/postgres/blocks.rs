@@ -231,7 +231,10 @@ fn collect(
         line.clear();
         entry.write_line(&mut line);
         let (created_at, entry_id) = (entry.created_at, entry.entry_id);
-        if entry.metadata == NOT_TEXT || !tables::has_only_texts(&row) {
+        if entry.metadata == NOT_TEXT {
+            return Err(damaged(&format!("the metadata of the pending entry {entry_id} is damaged")));
+        }
+        if !tables::has_text_columns(&row) {
             return Err(damaged(&format!("a text of the pending entry {entry_id} is not UTF-8")));
         }
         let quick = row.get::<Jsonb>(entry_column::METADATA).and_then(|jsonb| jsonb.row_ids(&entry.entry_type));

@@ -34,8 +34,6 @@ pub struct TableBlocks {
     read_to: i64,
     leaves: Leaves,
     hasher: EntryHasher,
-    /// A buffer.
-    metadata: String,
 }
 
 impl TableBlocks {
@@ -51,7 +49,6 @@ impl TableBlocks {
             read_to: first_leaf,
             leaves: Leaves::new(),
             hasher,
-            metadata: String::new(),
         }
     }
 
@@ -148,8 +145,8 @@ impl TableBlocks {
             return;
         }
         self.read_to = from.saturating_add(CHUNK_LEAVES).min(known);
-        let TableBlocks { leaves, hasher, metadata, .. } = self;
-        leaves.each(from, self.read_to, |row| hasher.push(&tables::stored_entry(row, metadata)));
+        let TableBlocks { leaves, hasher, .. } = self;
+        leaves.each(from, self.read_to, |row| hasher.push(&tables::stored_entry(row)));
     }
 }
 
