@@ -1,3 +1,15 @@
+-- Lines of the ledger are UTF-8, and what is recorded must read the same in both.
+DO $encoding$
+BEGIN
+    IF pg_catalog.getdatabaseencoding() OPERATOR(pg_catalog.<>) 'UTF8' THEN
+        RAISE EXCEPTION 'pg_notary does not support server encoding "%"', pg_catalog.getdatabaseencoding()
+            USING ERRCODE = 'feature_not_supported',
+                  DETAIL = 'Lines of the ledger are UTF-8, and what is recorded must read the same in both.',
+                  HINT = 'Make a database in UTF-8, for example with: createdb --encoding UTF8 --template template0 NAME';
+    END IF;
+END
+$encoding$;
+
 -- Whoever owns the schema can rename it and put another in its place, with other tables and functions under these names.
 DO $schema$
 BEGIN

@@ -236,7 +236,10 @@ fn collect(
         line.clear();
         entry.write_line(&mut line);
         let (created_at, entry_id) = (entry.created_at, entry.entry_id);
-        if entry.metadata == NOT_TEXT || !tables::has_only_texts(&row) {
+        if entry.metadata == NOT_TEXT {
+            return Err(damaged(&format!("the metadata of the pending entry {entry_id} is damaged")));
+        }
+        if !tables::has_text_columns(&row) {
             return Err(damaged(&format!("a text of the pending entry {entry_id} is not UTF-8")));
         }
         if let Some(malformation) = tables::malformation(&row) {

@@ -5,6 +5,7 @@ use super::mirror::append::Mirror;
 use super::shared::{shared, DatabaseSlot, Shared, WorkerState, MAX_DATABASES};
 use pgrx::{pg_sys, PgSqlErrorCode};
 use std::cell::Cell;
+use std::ffi::CStr;
 use std::sync::atomic::Ordering;
 
 thread_local! {
@@ -29,6 +30,27 @@ pub fn require_preloaded() -> Result<&'static Shared, Failure> {
     })
 }
 
+/// Whether the texts of this database are those that lines and JSON are in.
+pub fn is_utf8() -> bool {
+    // SAFETY: reads a variable of the session, which never changes.
+    unsafe { pg_sys::GetDatabaseEncoding() == pg_sys::pg_enc::PG_UTF8 as i32 }
+}
+
+/// The error of everything that records or verifies where they are not. CREATE EXTENSION refuses such a database.
+pub fn require_utf8() -> Result<(), Failure> {
+    if is_utf8() {
+        return Ok(());
+    }
+    // SAFETY: the name of an encoding is a constant of the server.
+    let name = unsafe { CStr::from_ptr(pg_sys::GetDatabaseEncodingName()) }.to_string_lossy();
+    Err(Failure::new(
+        PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+        format!("pg_notary does not support server encoding \"{name}\""),
+    )
+    .detail("Lines of the ledger are UTF-8, and what is recorded must read the same in both.")
+    .hint("Make a database in UTF-8, for example with: createdb --encoding UTF8 --template template0 NAME"))
+}
+
 fn own_oid() -> pg_sys::Oid {
     // SAFETY: a plain global of this process, set before any SQL runs.
     unsafe { pg_sys::MyDatabaseId }
@@ -37,6 +59,7 @@ fn own_oid() -> pg_sys::Oid {
 /// The slot of this process's database.
 pub fn slot() -> Result<(&'static Shared, &'static DatabaseSlot), Failure> {
     let shared = require_preloaded()?;
+    require_utf8()?;
     let own = own_oid();
     if let Some(slot) = OWN_SLOT.get().filter(|slot| slot.database() == own) {
         return Ok((shared, slot));

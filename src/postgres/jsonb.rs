@@ -1,7 +1,8 @@
 //! jsonb in and out as text. pgrx's own type goes through serde_json, which turns large numbers into doubles; what is
 //! hashed must keep every digit.
 
-use super::errors::Failure;
+use super::database;
+use super::errors::{or_raise, Failure};
 use super::hashing;
 use super::tables::NOT_TEXT;
 use crate::ledger::{ascii_text, canonical_json, jsonb, row_change};
@@ -10,9 +11,8 @@ use pgrx::nullable::Nullable;
 use pgrx::pgrx_sql_entity_graph::metadata::{
     ArgumentError, ReturnsError, ReturnsRef, SqlMappingRef, SqlTranslatable, TypeOrigin,
 };
-use pgrx::{direct_function_call_as_datum, pg_sys, FromDatum, IntoDatum};
+use pgrx::{direct_function_call_as_datum, pg_sys, FromDatum, IntoDatum, PgSqlErrorCode};
 use std::ffi::{CStr, CString};
-use std::sync::OnceLock;
 use uuid::Uuid;
 
 /// A jsonb argument, detoasted.
@@ -24,10 +24,14 @@ impl Jsonb {
         self.0
     }
 
-    /// As `jsonb::text`; [`NOT_TEXT`], which is no JSON, where that is not UTF-8. An ERROR where it is longer than a value of
-    /// Postgres.
+    /// As `jsonb::text`; [`NOT_TEXT`], which is no JSON, where its bytes are not sound: Postgres' own function checks nothing of
+    /// what it reads. An ERROR where it is longer than a value of Postgres.
     pub fn text(self) -> String {
-        // SAFETY: a detoasted jsonb: a header of four bytes, then the container.
+        or_raise(database::require_utf8());
+        if !jsonb::is_sound(self.bytes()) {
+            return NOT_TEXT.to_owned();
+        }
+        // SAFETY: a detoasted jsonb: a header of four bytes, then the container, in which all is where it is said to be.
         unsafe {
             let varlena = self.0.cast_mut_ptr::<pg_sys::Jsonb>();
             let size = pgrx::varsize(varlena.cast()) as i32;
@@ -51,13 +55,18 @@ impl Jsonb {
 
     /// The same where [`Jsonb::write_canonical`] does not give it.
     pub fn canonical_by_text(self) -> Result<String, Failure> {
-        hashing::canonical(&self.text())
+        let text = self.text();
+        if text == NOT_TEXT {
+            return Err(Failure::new(PgSqlErrorCode::ERRCODE_DATA_CORRUPTED, "a jsonb value is damaged")
+                .detail("Postgres does not store any value as these bytes: a disk has lost it, or somebody has put them there past all checks."));
+        }
+        hashing::canonical(&text)
     }
 
     /// Appends the canonical text; `None`, with something or other appended, where only [`Jsonb::canonical_by_text`] gives it, or
     /// says why there is none.
     pub fn write_canonical(self, out: &mut Vec<u8>) -> Option<jsonb::Written> {
-        if !is_utf8() {
+        if !database::is_utf8() {
             return None;
         }
         let bytes = self.bytes();
@@ -146,9 +155,10 @@ unsafe impl SqlTranslatable for JsonbText {
     const RETURN_SQL: Result<ReturnsRef, ReturnsError> = Ok(ReturnsRef::One(SqlMappingRef::literal("jsonb")));
 }
 
-/// A jsonb with this canonical text, in the current memory context. An ERROR where no jsonb has it.
+/// A jsonb with this canonical text, in the current memory context. An ERROR where no jsonb has it: a line that states what its
+/// row does not would make the ledger invalid for good.
 pub fn datum_of_canonical(canonical: &str) -> pg_sys::Datum {
-    match jsonb::encode(canonical).filter(|_| is_utf8()) {
+    match jsonb::encode(canonical) {
         // SAFETY: a varlena with a header of four bytes, copied to where Postgres wants it aligned.
         Some(bytes) => unsafe {
             let copy = pg_sys::palloc(bytes.len()).cast::<u8>();
@@ -157,18 +167,14 @@ pub fn datum_of_canonical(canonical: &str) -> pg_sys::Datum {
         },
         None => {
             let text = canonical_json::with_fractions(canonical).into_owned();
-            JsonbText(text).into_datum().unwrap_or(pg_sys::Datum::null())
+            let datum = JsonbText(text).into_datum().unwrap_or(pg_sys::Datum::null());
+            if or_raise(Jsonb(datum).canonical()) != canonical {
+                let code = PgSqlErrorCode::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE;
+                Failure::new(code, "metadata has a number that no jsonb holds").raise();
+            }
+            datum
         }
     }
-}
-
-/// The bytes of a jsonb without its varlena header; `None` where its texts are not UTF-8.
-///
-/// # Safety
-/// A non-null jsonb datum, which nobody changes or frees while the bytes are used. Where it has to be detoasted, they are in
-/// the current memory context.
-pub unsafe fn utf8_bytes<'a>(datum: pg_sys::Datum) -> Option<&'a [u8]> {
-    is_utf8().then(|| bytes_of(datum))
 }
 
 /// The bytes of a varlena without its header.
@@ -206,13 +212,6 @@ pub fn with_header<T>(bytes: &[u8], see: impl FnOnce(pg_sys::Datum) -> T) -> T {
         pg_sys::pfree(varlena.cast());
         seen
     }
-}
-
-/// Whether texts of this database are those that JSON is in.
-pub fn is_utf8() -> bool {
-    static IS_UTF8: OnceLock<bool> = OnceLock::new();
-    // SAFETY: reads a variable of the session, which never changes.
-    *IS_UTF8.get_or_init(|| unsafe { pg_sys::GetDatabaseEncoding() == pg_sys::pg_enc::PG_UTF8 as i32 })
 }
 
 /// A json argument: its text, exactly as it was written.

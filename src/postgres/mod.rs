@@ -40,6 +40,7 @@ mod jsonb;
 mod lines;
 mod log_state;
 mod mirror;
+mod own_tables;
 mod partitions;
 mod queue;
 mod regular_file;

@@ -6,6 +6,7 @@
 
 mod entries;
 
+use super::database;
 use super::errors::{or_raise, Failure};
 use super::jsonb;
 use super::schema;
@@ -16,8 +17,8 @@ use std::ffi::CString;
 use uuid::Uuid;
 
 pub use entries::{
-    block_number, entry_column, entry_from_row, entry_line, has_only_texts, leaf_index, malformation, metadata_text,
-    new_entry_from_row, stored_entry,
+    block_number, entry_column, entry_from_row, entry_line, has_only_texts, has_text_columns, leaf_index, malformation,
+    metadata_text, new_entry_from_row, stored_entry,
 };
 
 /// Microseconds from the Unix epoch to Postgres' (2000-01-01).
@@ -25,8 +26,8 @@ const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;
 
 /// What bytes read as that are no text. It is longer than what any column of the ledger takes, so it never is what was
 /// recorded, whatever that was.
-pub const NOT_TEXT: &str = "(these bytes are not UTF-8 text, or hold a NUL: the ledger never writes such, so somebody has \
-    put them here past all checks, or a disk has lost what was here. This stands in their place, and is longer than any \
+pub const NOT_TEXT: &str = "(these bytes are not UTF-8 text, or hold a NUL, or are no jsonb: the ledger never writes such, so \
+    somebody has put them here past all checks, or a disk has lost what was here. This stands in their place, and is longer than any \
     text that could have been recorded, so that what is made of it is never what was made of the recorded text)";
 const _: () = assert!(NOT_TEXT.len() > 256);
 
@@ -49,8 +50,9 @@ pub fn timestamp_to_postgres(timestamp: Timestamp) -> pg_sys::TimestampTz {
     timestamp.micros() - POSTGRES_EPOCH_MICROS
 }
 
-/// The Oid of a table or index of the schema `ledger`; an ERROR if it is gone.
+/// The Oid of a table or index of the schema `ledger`; an ERROR if it is gone, or its texts are not UTF-8.
 pub fn oid_of(name: &str) -> pg_sys::Oid {
+    or_raise(database::require_utf8());
     // SAFETY: catalog look-ups inside a transaction.
     let oid = unsafe {
         let schema = or_raise(schema::require());

@@ -1,6 +1,7 @@
 //! The ProcessUtility hook: every command that is not a query comes by here.
 
 use super::copy_hook;
+use super::own_tables;
 use super::queue;
 use super::tracking::commands as tracking;
 use super::worker::commands;
@@ -47,6 +48,7 @@ unsafe extern "C-unwind" fn process_utility(
     completion: *mut pg_sys::QueryCompletion,
 ) {
     commands::before_utility((*statement).utilityStmt);
+    own_tables::before_utility((*statement).utilityStmt);
     let is_tracking = tracking::concerns((*statement).utilityStmt);
     if is_tracking {
         tracking::before_utility((*statement).utilityStmt);

@@ -81,11 +81,17 @@ pub fn keeps_numbers(json: &str) -> bool {
     true
 }
 
-/// The same for one number. 15 decimal digits survive the way to a double and back (IEEE 754, `DBL_DIG`).
+/// The same for one number. 15 decimal digits survive the way to a double and back (IEEE 754, `DBL_DIG`), the sign of a zero
+/// does not survive the way to a numeric and back.
 pub fn keeps_number(token: &str) -> bool {
-    let is_fraction = token.contains('.');
     let has_exponent = token.contains(['e', 'E']);
-    !has_exponent && (!is_fraction || token.bytes().filter(u8::is_ascii_digit).count() <= 15)
+    !has_exponent && (!token.contains('.') || keeps_fraction(token))
+}
+
+fn keeps_fraction(token: &str) -> bool {
+    let is_minus_zero =
+        token.strip_prefix('-').is_some_and(|digits| digits.bytes().all(|byte| matches!(byte, b'0' | b'.')));
+    !is_minus_zero && token.bytes().filter(u8::is_ascii_digit).count() <= 15
 }
 
 /// Digits before the decimal point that a numeric of Postgres has, at most.
@@ -143,6 +149,17 @@ mod tests {
             assert!(keeps_numbers(json), "{json}");
         }
         for json in ["1e2", "1E400", "[0, 0.1234567890123456]", "12345678901234567.89"] {
+            assert!(!keeps_numbers(json), "{json}");
+        }
+    }
+
+    #[test]
+    fn a_minus_zero_that_jsonb_would_not_keep_is_told() {
+        // Without a fraction it is the integer 0.
+        for json in ["0.0", "-0", "[-0.01, 0.000]", "\"-0.0\"", "-10.0"] {
+            assert!(keeps_numbers(json), "{json}");
+        }
+        for json in ["-0.0", "[-0.0]", "{\"t\": -0.000}", "-0.0e1"] {
             assert!(!keeps_numbers(json), "{json}");
         }
     }

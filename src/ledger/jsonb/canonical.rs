@@ -1,7 +1,8 @@
 //! The canonical text of a jsonb, from its bytes. Every entry's metadata goes this way when it is sealed and when it is
 //! verified; by way of jsonb's own text it would be printed, parsed and printed again. And single members of it.
 
-use super::layout::*;
+use super::layout::MAX_DEPTH;
+use super::read::{is_before, text, Child, Container, Kind, Number, Value};
 use crate::ledger::canonical_json::{keeps_number, plain_end, write_number, write_string};
 
 /// What was written.
@@ -15,9 +16,9 @@ pub struct Written {
 /// up to 131,072 digits, so the text of a small jsonb has no other bound.
 const MAX_TEXT: usize = 0x3fff_ffff;
 
-/// Appends the canonical text of a jsonb, given without its varlena header, in a database whose encoding is UTF-8. `None`,
-/// with something or other appended, where it cannot: a number overflows a double, values are nested too deep, or the text
-/// is longer than a value of Postgres.
+/// Appends the canonical text of a jsonb, given without its varlena header. `None`, with something or other appended, where it
+/// cannot: Postgres would not have stored it so (see [`is_sound`](super::is_sound)), or a number overflows a double, values are
+/// nested too deep, or the text is longer than a value of Postgres.
 pub fn write_canonical(out: &mut Vec<u8>, jsonb: &[u8]) -> Option<Written> {
     write_up_to(MAX_TEXT, out, jsonb)
 }
@@ -26,7 +27,7 @@ pub fn write_canonical(out: &mut Vec<u8>, jsonb: &[u8]) -> Option<Written> {
 pub(super) fn write_up_to(limit: usize, out: &mut Vec<u8>, jsonb: &[u8]) -> Option<Written> {
     let end = out.len() + limit;
     let mut writer = Writer { out, end, members: Vec::with_capacity(16), number: Vec::new(), keeps_numbers: true };
-    writer.container(jsonb, 0)?;
+    writer.container(Container::open(jsonb, true)?, 0)?;
     writer.check_length()?;
     Some(Written { keeps_numbers: writer.keeps_numbers })
 }
@@ -41,27 +42,19 @@ pub enum Found<'a> {
 
 /// The members of these names of a jsonb, given without its varlena header; `None` if it is no object.
 pub fn members<'a, const N: usize>(jsonb: &'a [u8], names: [&str; N]) -> Option<[Found<'a>; N]> {
-    let header = word(jsonb, 0)?;
-    if header & IS_OBJECT == 0 {
-        return None;
-    }
-    let count = (header & COUNT_MASK) as usize;
-    let (entries, data) = jsonb.get(4..)?.split_at_checked(8 * count)?;
-    let mut children = Children { entries, at: 0 };
-    let mut places = [count; N];
-    for index in 0..count {
-        let key = children.next()?;
-        let key = data.get(key.start..key.end)?;
+    let mut object = Container::open(jsonb, true).filter(|container| container.kind == Kind::Object)?;
+    let mut places = [object.count; N];
+    for index in 0..object.count {
+        let key = object.next_key()?.bytes(object.data)?;
         if let Some(name) = names.iter().position(|name| name.as_bytes() == key) {
             places[name] = index;
         }
     }
     let mut found = [Found::Absent; N];
-    for index in 0..count {
-        let value = children.next()?;
+    for index in 0..object.count {
+        let value = object.next()?;
         if let Some(name) = places.iter().position(|place| *place == index) {
-            let is_text = value.entry & TYPE_MASK == STRING;
-            found[name] = if is_text { Found::Text(data.get(value.start..value.end)?) } else { Found::Other };
+            found[name] = if value.is_string() { Found::Text(value.bytes(object.data)?) } else { Found::Other };
         }
     }
     Some(found)
@@ -77,14 +70,6 @@ struct Writer<'a> {
     keeps_numbers: bool,
 }
 
-/// A child: its entry, and where its bytes are, from the beginning of those of all children.
-#[derive(Clone, Copy, Default)]
-struct Child {
-    entry: u32,
-    start: usize,
-    end: usize,
-}
-
 #[derive(Clone, Copy)]
 struct Member {
     key: Child,
@@ -93,83 +78,57 @@ struct Member {
     value: Child,
 }
 
-/// Reads the entries of a container one after another.
-struct Children<'a> {
-    entries: &'a [u8],
-    at: usize,
-}
-
-impl Children<'_> {
-    /// `None` also for a child that ends before it starts: the next one would have bytes of it as well, and containers that
-    /// share their bytes at every depth would print 2^64 values.
-    fn next(&mut self) -> Option<Child> {
-        let entry = word(self.entries, 0)?;
-        self.entries = self.entries.get(4..)?;
-        let length = (entry & LENGTH_MASK) as usize;
-        let start = self.at;
-        self.at = if entry & HAS_OFFSET != 0 { length } else { start + length };
-        (self.at >= start).then_some(Child { entry, start, end: self.at })
-    }
-}
-
 impl Writer<'_> {
-    fn container(&mut self, bytes: &[u8], depth: usize) -> Option<()> {
+    fn container(&mut self, mut container: Container, depth: usize) -> Option<()> {
         if depth > MAX_DEPTH {
             return None;
         }
-        let header = word(bytes, 0)?;
-        let count = (header & COUNT_MASK) as usize;
-        let children = if header & IS_OBJECT != 0 { 2 * count } else { count };
-        let (entries, data) = bytes.get(4..)?.split_at_checked(4 * children)?;
-        let children = Children { entries, at: 0 };
-        if header & IS_OBJECT != 0 {
-            self.object(children, count, data, depth)
-        } else {
-            self.array(children, count, data, depth, header & IS_SCALAR != 0)
+        match container.kind {
+            Kind::Object => self.object(&mut container, depth)?,
+            Kind::Array => self.array(&mut container, depth)?,
+            Kind::Scalar => match container.next()?.value(container.data)? {
+                Value::Container(_) => return None,
+                scalar => self.value(scalar, depth)?,
+            },
         }
+        container.end()
     }
 
-    fn array(
-        &mut self,
-        mut children: Children,
-        count: usize,
-        data: &[u8],
-        depth: usize,
-        is_scalar: bool,
-    ) -> Option<()> {
-        if is_scalar {
-            return self.value(children.next()?, data, depth);
-        }
+    fn array(&mut self, container: &mut Container, depth: usize) -> Option<()> {
         self.out.push(b'[');
-        for index in 0..count {
+        for index in 0..container.count {
             self.separate(index);
-            self.value(children.next()?, data, depth)?;
+            self.value(container.next()?.value(container.data)?, depth)?;
         }
         self.out.push(b']');
         Some(())
     }
 
-    /// In jsonb, keys stand in the order of their lengths.
-    fn object(&mut self, mut children: Children, count: usize, data: &[u8], depth: usize) -> Option<()> {
-        let first = self.members.len();
-        let text = |key: &Child| data.get(key.start..key.end).unwrap_or_default();
-        for _ in 0..count {
-            let key = children.next()?;
-            self.members.push(Member { key, prefix: prefix(text(&key)), value: Child::default() });
+    fn object(&mut self, container: &mut Container, depth: usize) -> Option<()> {
+        let (first, data) = (self.members.len(), container.data);
+        let mut last: Option<&[u8]> = None;
+        for _ in 0..container.count {
+            let key = container.next_key()?;
+            let bytes = key.bytes(data)?;
+            if last.replace(bytes).is_some_and(|last| !is_before(last, bytes)) {
+                return None;
+            }
+            self.members.push(Member { key, prefix: prefix(bytes), value: Child::default() });
         }
-        for index in first..first + count {
-            self.members[index].value = children.next()?;
+        for member in &mut self.members[first..] {
+            member.value = container.next()?;
         }
         // The order of code points is that of bytes in UTF-8.
+        let text = |key: &Child| key.bytes(data).unwrap_or_default();
         self.members[first..]
             .sort_unstable_by(|a, b| a.prefix.cmp(&b.prefix).then_with(|| text(&a.key).cmp(text(&b.key))));
         self.out.push(b'{');
-        for index in 0..count {
+        for index in 0..container.count {
             let member = self.members[first + index];
             self.separate(index);
-            self.string(data.get(member.key.start..member.key.end)?)?;
+            self.string(member.key.bytes(data)?)?;
             self.out.extend_from_slice(b": ");
-            self.value(member.value, data, depth)?;
+            self.value(member.value.value(data)?, depth)?;
         }
         self.out.push(b'}');
         self.members.truncate(first);
@@ -182,15 +141,14 @@ impl Writer<'_> {
         }
     }
 
-    fn value(&mut self, child: Child, data: &[u8], depth: usize) -> Option<()> {
-        match child.entry & TYPE_MASK {
-            STRING => self.string(data.get(child.start..child.end)?)?,
-            NUMERIC => self.numeric(data.get(aligned(child.start)..child.end)?)?,
-            CONTAINER => self.container(data.get(aligned(child.start)..child.end)?, depth + 1)?,
-            TRUE => self.out.extend_from_slice(b"true"),
-            FALSE => self.out.extend_from_slice(b"false"),
-            NULL => self.out.extend_from_slice(b"null"),
-            _ => return None,
+    fn value(&mut self, value: Value, depth: usize) -> Option<()> {
+        match value {
+            Value::String(text) => self.string(text)?,
+            Value::Number(number) => self.number(&number)?,
+            Value::Container(bytes) => self.container(Container::open(bytes, false)?, depth + 1)?,
+            Value::True => self.out.extend_from_slice(b"true"),
+            Value::False => self.out.extend_from_slice(b"false"),
+            Value::Null => self.out.extend_from_slice(b"null"),
         }
         self.check_length()
     }
@@ -201,7 +159,7 @@ impl Writer<'_> {
 
     fn string(&mut self, bytes: &[u8]) -> Option<()> {
         if plain_end(bytes, 0) < bytes.len() {
-            write_string(self.out, std::str::from_utf8(bytes).ok()?);
+            write_string(self.out, text(bytes)?);
             return Some(());
         }
         self.out.push(b'"');
@@ -210,56 +168,39 @@ impl Writer<'_> {
         Some(())
     }
 
-    fn numeric(&mut self, varlena: &[u8]) -> Option<()> {
-        let length = varlena_length(word(varlena, 0)?);
+    fn number(&mut self, number: &Number) -> Option<()> {
         self.number.clear();
-        print_numeric(varlena.get(VARLENA_HEADER..length)?, &mut self.number)?;
+        print(number, &mut self.number);
         let text = std::str::from_utf8(&self.number).ok()?;
         self.keeps_numbers &= keeps_number(text);
         write_number(self.out, text).ok()
     }
 }
 
-/// Appends the decimal text of a numeric, without its varlena header, as `numeric_out` prints it.
-fn print_numeric(bytes: &[u8], out: &mut Vec<u8>) -> Option<()> {
-    let header = half(bytes, 0)?;
-    let (is_negative, scale, weight, digits) = if header & NUMERIC_SHORT != 0 {
-        // NaN and the infinities have both upper bits and no place in JSON.
-        let weight = i32::from(header & NUMERIC_SHORT_WEIGHT_MASK);
-        let weight = if header & NUMERIC_SHORT_WEIGHT_SIGN != 0 { weight - 64 } else { weight };
-        let scale = (header & NUMERIC_SHORT_SCALE_MASK) >> NUMERIC_SHORT_SCALE_SHIFT;
-        (header & NUMERIC_SHORT_NEGATIVE != 0, scale, weight, bytes.get(2..)?)
-    } else {
-        let is_negative = header & NUMERIC_SIGN_MASK == NUMERIC_NEGATIVE;
-        (is_negative, header & NUMERIC_SCALE_MASK, i32::from(half(bytes, 2)? as i16), bytes.get(4..)?)
-    };
-    if header & NUMERIC_SIGN_MASK == NUMERIC_SIGN_MASK {
-        return None;
-    }
-    let digit = |index: i32| usize::try_from(index).ok().and_then(|index| half(digits, 2 * index)).unwrap_or(0);
-    if is_negative {
+/// Appends the decimal text of a numeric as `numeric_out` prints it.
+fn print(number: &Number, out: &mut Vec<u8>) {
+    if number.is_negative {
         out.push(b'-');
     }
     let whole = out.len();
-    for index in 0..=weight {
-        push_decimals(out, digit(index));
+    for index in 0..=number.weight {
+        push_decimals(out, number.digit(index));
     }
     let zeros = out[whole..].iter().take_while(|decimal| **decimal == b'0').count();
     out.drain(whole..whole + zeros);
     if out.len() == whole {
         out.push(b'0');
     }
-    if scale > 0 {
+    if number.scale > 0 {
         out.push(b'.');
-        let end = out.len() + usize::from(scale);
-        let mut index = weight + 1;
+        let end = out.len() + number.scale;
+        let mut index = number.weight + 1;
         while out.len() < end {
-            push_decimals(out, digit(index));
+            push_decimals(out, number.digit(index));
             index += 1;
         }
         out.truncate(end);
     }
-    Some(())
 }
 
 fn push_decimals(out: &mut Vec<u8>, digit: u16) {
@@ -273,12 +214,4 @@ fn prefix(bytes: &[u8]) -> u64 {
         Some(first) => u64::from_be_bytes(*first),
         None => bytes.iter().rev().fold(0, |number, byte| number >> 8 | u64::from(*byte) << 56),
     }
-}
-
-fn word(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
-}
-
-fn half(bytes: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
 }

@@ -6,7 +6,7 @@ use crate::ledger::canonical_json::{decode, string_end, value_end};
 use std::borrow::Cow;
 
 /// A jsonb with its varlena header, byte for byte what `jsonb_in` makes of the text. `None` where that is left to it: the
-/// text is not a canonical object or array, a number has an exponent, or values are nested too deep or are too large.
+/// text is not a canonical object or array, a number has an exponent or is a negative zero, or values are nested too deep or are too large.
 pub fn encode(canonical: &str) -> Option<Vec<u8>> {
     let mut encoder = Encoder { text: canonical, out: Vec::with_capacity(VARLENA_HEADER + canonical.len()) };
     encoder.out.extend_from_slice(&[0; VARLENA_HEADER]);
@@ -59,7 +59,6 @@ impl<'a> Encoder<'a> {
     }
 
     fn array(&mut self, at: usize, depth: usize) -> Option<usize> {
-        const IS_ARRAY: u32 = 0x4000_0000;
         let (values, end) = self.values(at)?;
         let mut entries = self.begin(IS_ARRAY, values.len(), values.len());
         for value in values {
@@ -205,11 +204,13 @@ impl<'a> Encoder<'a> {
         weight -= zeros as i32;
         let length = groups.iter().rposition(|group| *group != 0).map_or(zeros, |last| last + 1);
         let groups = &groups[zeros..length];
-        let is_zero = groups.is_empty();
-        if is_zero {
+        let is_negative = token.starts_with('-');
+        if groups.is_empty() {
+            // There is no negative zero.
+            (!is_negative).then_some(())?;
             weight = 0;
         }
-        let header = short_header(token.starts_with('-') && !is_zero, fraction.len(), weight)?;
+        let header = short_header(is_negative, fraction.len(), weight)?;
         let size = VARLENA_HEADER + 2 + 2 * groups.len();
         self.out.extend_from_slice(&varlena_header(size).to_ne_bytes());
         self.out.extend_from_slice(&header.to_ne_bytes());

@@ -5,9 +5,10 @@
 
 /// Container header: how many elements or pairs, and of what kind it is.
 pub const COUNT_MASK: u32 = 0x0fff_ffff;
-/// An array of one that stands for the value in it.
-pub const IS_SCALAR: u32 = 0x1000_0000;
 pub const IS_OBJECT: u32 = 0x2000_0000;
+pub const IS_ARRAY: u32 = 0x4000_0000;
+/// An array of one that stands for the value in it.
+pub const IS_SCALAR_ARRAY: u32 = 0x5000_0000;
 
 /// Entry of a child: its length, or where it ends; and its type.
 pub const LENGTH_MASK: u32 = 0x0fff_ffff;
@@ -43,19 +44,13 @@ pub const NUMERIC_NEGATIVE: u16 = 0x4000;
 pub const NUMERIC_SCALE_MASK: u16 = 0x3fff;
 /// A digit of a numeric is four decimal ones.
 pub const DECIMALS: usize = 4;
+pub const DIGIT_BASE: u16 = 10_000;
 
 /// The length word of a varlena with a header of four bytes.
 pub fn varlena_header(length: usize) -> u32 {
     match cfg!(target_endian = "little") {
         true => (length as u32) << 2,
         false => length as u32,
-    }
-}
-
-pub fn varlena_length(header: u32) -> usize {
-    match cfg!(target_endian = "little") {
-        true => (header >> 2) as usize,
-        false => (header & 0x3fff_ffff) as usize,
     }
 }
 

@@ -6,6 +6,7 @@
 mod canonical;
 mod encode;
 mod layout;
+mod read;
 
 #[cfg(test)]
 mod tests;
@@ -14,3 +15,4 @@ pub use canonical::{members, write_canonical, Found, Written};
 pub use encode::encode;
 #[cfg(test)]
 pub(crate) use layout::VARLENA_HEADER;
+pub use read::is_sound;

@@ -2,8 +2,8 @@
 
 use super::canonical::write_up_to;
 use super::encode;
-use super::layout::{aligned, varlena_header, CONTAINER, HAS_OFFSET, NULL, NUMERIC, VARLENA_HEADER};
-use super::{members, write_canonical as write, Found, Written};
+use super::layout::{varlena_header, CONTAINER, HAS_OFFSET, NULL, NUMERIC, OFFSET_STRIDE, VARLENA_HEADER};
+use super::{is_sound, members, write_canonical as write, Found, Written};
 use crate::ledger::canonical_json::canonical;
 use proptest::prelude::*;
 
@@ -54,26 +54,30 @@ fn a_number_that_a_double_may_not_keep_is_told() {
 /// An array of elements given by their types and bytes, without padding: each of them is a multiple of four bytes long.
 fn array_of(elements: &[(u32, &[u8])]) -> Vec<u8> {
     let mut bytes = (0x4000_0000 | elements.len() as u32).to_ne_bytes().to_vec();
-    elements.iter().for_each(|(kind, data)| bytes.extend_from_slice(&(kind | data.len() as u32).to_ne_bytes()));
+    let mut length = 0;
+    for (index, (kind, data)) in elements.iter().enumerate() {
+        length += data.len() as u32;
+        let is_offset = index.is_multiple_of(OFFSET_STRIDE);
+        let entry = if is_offset { HAS_OFFSET | length } else { data.len() as u32 };
+        bytes.extend_from_slice(&(kind | entry).to_ne_bytes());
+    }
     elements.iter().for_each(|(_, data)| bytes.extend_from_slice(data));
     bytes
 }
 
-/// 1e131071: a numeric of twelve bytes with a digit of weight 32767.
-fn long_number() -> Vec<u8> {
-    let halves: [u16; 3] = [0, 32_767, 1000];
-    let digits = halves.iter().flat_map(|half| half.to_ne_bytes());
-    let mut bytes = varlena_header(VARLENA_HEADER + 6).to_ne_bytes().to_vec();
-    bytes.extend(digits);
-    bytes.resize(aligned(bytes.len()), 0);
-    bytes
+/// A numeric of these halves: header (with a longer one: and weight), digits.
+fn number_of(halves: &[u16]) -> Vec<u8> {
+    let mut number = varlena_header(VARLENA_HEADER + 2 * halves.len()).to_ne_bytes().to_vec();
+    halves.iter().for_each(|half| number.extend_from_slice(&half.to_ne_bytes()));
+    number
 }
 
 #[test]
 fn a_small_value_whose_text_is_long_is_given_up_on_at_the_limit() {
-    let number = long_number();
+    // Twelve bytes, and a digit of weight 32767.
+    let number = number_of(&[0, 32_767, 1000, 1]);
     let element = (NUMERIC, &number[..]);
-    let number = format!("1{}", "0".repeat(131_071));
+    let number = format!("10000001{}", "0".repeat(131_064));
     let text = format!("[{number}, {number}]");
     let mut out = b"before".to_vec();
     assert!(write_up_to(text.len(), &mut out, &array_of(&[element; 2])).is_some());
@@ -103,6 +107,159 @@ fn containers_that_share_their_bytes_are_none() {
     let object = [0x2000_0001, HAS_OFFSET | 1, HAS_OFFSET, u32::from_ne_bytes(*b"aaaa")];
     let object: Vec<u8> = object.iter().flat_map(|word: &u32| word.to_ne_bytes()).collect();
     assert_eq!(members(&object, ["a"]), None);
+}
+
+/// The bytes of a jsonb without its varlena header.
+fn stored(json: &str) -> Vec<u8> {
+    encode(&canonical(json).unwrap()).unwrap().split_off(VARLENA_HEADER)
+}
+
+/// The same, overwritten at some places.
+fn edited(json: &str, edits: &[(usize, &[u8])]) -> Vec<u8> {
+    let mut bytes = stored(json);
+    edits.iter().for_each(|(at, new)| bytes[*at..at + new.len()].copy_from_slice(new));
+    bytes
+}
+
+/// An array of one numeric.
+fn numeric_of(halves: &[u16]) -> Vec<u8> {
+    let number = number_of(halves);
+    let entry = NUMERIC | HAS_OFFSET | number.len() as u32;
+    let head = [0x4000_0001, entry].into_iter().flat_map(u32::to_ne_bytes);
+    head.chain(number).collect()
+}
+
+fn is_taken(jsonb: &[u8]) -> bool {
+    let is_written = write(&mut Vec::new(), jsonb).is_some();
+    assert_eq!(is_written, is_sound(jsonb), "{jsonb:x?}");
+    is_written
+}
+
+/// In `{"aa": "one", "bb": "two"}`: a header, entries of aa, bb, one and two from 4 on, and their bytes from 20 on.
+const TWO_MEMBERS: &str = r#"{"aa": "one", "bb": "two"}"#;
+
+#[test]
+fn a_container_that_postgres_would_not_have_stored_so_is_not_taken() {
+    let word = |word: u32| word.to_ne_bytes();
+    let two = |edits: &[(usize, &[u8])]| edited(TWO_MEMBERS, edits);
+    let longer = |json: &str, tail: &[u8]| [&stored(json), tail].concat();
+    let scalar = |json: &str, header: u32| edited(json, &[(0, &word(header))]);
+    assert!(is_taken(&stored(TWO_MEMBERS)));
+    for (what, jsonb) in [
+        (
+            "a container with more children than it has bytes",
+            two(&[(12, &word(0x5000_0004)), (24, b"\xff\xff\xff\x4f")]),
+        ),
+        ("members in another order", two(&[(20, b"bbaatwoone")])),
+        ("the same key twice", two(&[(20, b"aaaa")])),
+        ("a longer key first", two(&[(4, &word(HAS_OFFSET | 3)), (8, &word(1))])),
+        ("a key that is no string", two(&[(4, &word(HAS_OFFSET | NULL | 2))])),
+        ("a count too small", two(&[(0, &word(0x2000_0001))])),
+        ("a count too large", two(&[(0, &word(0x2fff_ffff))])),
+        ("no kind", two(&[(0, &word(2))])),
+        ("two kinds", two(&[(0, &word(0x6000_0002))])),
+        ("an unknown bit", two(&[(0, &word(0xa000_0002))])),
+        ("a scalar object", two(&[(0, &word(0x3000_0002))])),
+        ("a length where an offset stands", two(&[(4, &word(2))])),
+        ("an offset where a length stands", two(&[(8, &word(HAS_OFFSET | 4))])),
+        ("an unknown kind of child", two(&[(12, &word(0x6000_0003))])),
+        ("bytes behind the last child", longer(TWO_MEMBERS, b"\0")),
+        ("bytes behind the last child of a child", array_of(&[(CONTAINER, &longer("[]", &[0; 4]))])),
+        ("bytes in an empty array", longer("[]", b"\0\0\0\0")),
+        ("a null with bytes", edited(r#"["a"]"#, &[(4, &word(NULL | HAS_OFFSET | 1))])),
+        ("a true with bytes", edited(r#"["a"]"#, &[(4, &word(0x3000_0000 | HAS_OFFSET | 1))])),
+        ("padding that is not zero", edited(r#"["a", 5]"#, &[(13, b"x")])),
+        ("text that is not UTF-8", edited(r#"["a"]"#, &[(8, b"\xff")])),
+        ("a key that is not UTF-8", two(&[(22, b"b\xff")])),
+        ("a string with a NUL", edited(r#"["a"]"#, &[(8, b"\0")])),
+        ("a scalar of two", scalar("[1, 2]", 0x5000_0002)),
+        ("a scalar of none", scalar("[]", 0x5000_0000)),
+        ("a scalar inside", edited("[[1]]", &[(8, &word(0x5000_0001))])),
+        ("a scalar that is a container", scalar("[[1]]", 0x5000_0001)),
+        ("no bytes", Vec::new()),
+    ] {
+        assert!(!is_taken(&jsonb), "{what}");
+    }
+    assert!(is_taken(&scalar("[1]", 0x5000_0001)));
+    assert!(is_taken(&scalar(r#"["a"]"#, 0x5000_0001)));
+}
+
+#[test]
+fn a_number_that_postgres_would_not_have_stored_so_is_not_taken() {
+    // Short headers: a bit, a sign, six bits of scale, seven of weight.
+    const PLAIN: u16 = 0x8000;
+    const NEGATIVE: u16 = 0x2000;
+    let scale = |scale: u16| scale << 7;
+    for (what, halves) in [
+        ("a digit of 10000", &[PLAIN, 10_000][..]),
+        ("a digit that prints as another", &[PLAIN, 10_005]),
+        ("a digit of 65535", &[PLAIN | 1, 1, 65_535]),
+        ("decimals behind the scale", &[PLAIN | scale(1), 1, 5_100]),
+        ("a whole digit behind the scale", &[PLAIN | scale(1), 1, 5_000, 1]),
+        ("a fraction with no scale", &[PLAIN, 1, 5_000]),
+        ("a zero in front", &[PLAIN | 1, 0, 5]),
+        ("a zero at the end", &[PLAIN | scale(1), 1, 5_000, 0]),
+        ("a zero that is written", &[PLAIN, 0]),
+        ("minus zero", &[PLAIN | NEGATIVE]),
+        ("a zero with a weight", &[PLAIN | 1]),
+        ("NaN", &[0xc000]),
+        ("infinity", &[0xd000]),
+        ("minus infinity", &[0xf000]),
+        ("NaN with a digit", &[0xc000, 5]),
+        ("no header", &[]),
+        ("a longer header without a weight", &[0]),
+    ] {
+        assert!(!is_taken(&numeric_of(halves)), "{what}");
+    }
+    let five = numeric_of(&[PLAIN, 5]);
+    assert!(is_taken(&five));
+    assert!(!is_taken(&[&five[..], &[0, 0]].concat()), "bytes behind the number");
+    let mut longer = numeric_of(&[PLAIN, 5]);
+    longer[8..12].copy_from_slice(&varlena_header(VARLENA_HEADER + 2).to_ne_bytes());
+    assert!(!is_taken(&longer), "a digit behind the number");
+    let mut packed = numeric_of(&[PLAIN, 5]);
+    packed[8] |= 1;
+    assert!(!is_taken(&packed), "another kind of varlena");
+}
+
+#[test]
+fn numbers_as_postgres_stores_them_are_taken() {
+    const PLAIN: u16 = 0x8000;
+    let minus_two = (-2_i16).cast_unsigned();
+    for (text, halves) in [
+        ("0", &[PLAIN][..]),
+        ("0.0", &[PLAIN | 3 << 7]),
+        ("1.5", &[PLAIN | 2 << 7, 1, 5_000]),
+        ("1.5", &[1, 0, 1, 5_000]),
+        ("-1.0", &[0x4000 | 100, 0, 1]),
+        ("1.0001", &[PLAIN | 4 << 7, 1, 1]),
+        ("1.00012", &[PLAIN | 5 << 7, 1, 1, 2_000]),
+        ("1e-05", &[PLAIN | 5 << 7 | 0x7e, 1_000]),
+        ("1e-05", &[100, minus_two, 1_000]),
+        ("120000", &[PLAIN | 1, 12]),
+    ] {
+        let mut out = Vec::new();
+        assert!(write(&mut out, &numeric_of(halves)).is_some(), "{text}");
+        assert_eq!(String::from_utf8(out).unwrap(), format!("[{text}]"));
+        assert!(is_taken(&numeric_of(halves)));
+    }
+}
+
+#[test]
+fn what_cannot_be_written_may_be_sound() {
+    // 1e400 with a fraction.
+    let large = numeric_of(&[1, 100, 1]);
+    assert!(is_sound(&large));
+    assert_eq!(write(&mut Vec::new(), &large), None);
+    let mut deep = array_of(&[]);
+    let mut damaged = array_of(&[(NUMERIC, &number_of(&[0x8000, 10_000]))]);
+    for _ in 0..200 {
+        (deep, damaged) = (array_of(&[(CONTAINER, &deep)]), array_of(&[(CONTAINER, &damaged)]));
+    }
+    for (jsonb, is_undamaged) in [(deep, true), (damaged, false)] {
+        assert_eq!(write(&mut Vec::new(), &jsonb), None);
+        assert_eq!(is_sound(&jsonb), is_undamaged);
+    }
 }
 
 #[test]

@@ -10,8 +10,8 @@ use crate::ledger::block::BlockHeader;
 use crate::ledger::record::Entry;
 use crate::postgres::errors::Failure;
 use crate::postgres::partitions;
-use crate::postgres::tables::{self, entry_column, LatestSnapshot, Row, Table, TableScan};
-use pgrx::{check_for_interrupts, pg_sys};
+use crate::postgres::tables::{self, entry_column, LatestSnapshot, Row, Table, TableScan, NOT_TEXT};
+use pgrx::{check_for_interrupts, pg_sys, PgSqlErrorCode};
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::path::Path;
@@ -74,14 +74,26 @@ fn append_sealed(mirror: &Mirror, headers: &[BlockHeader], ids: &[Uuid], in_file
     if ids.iter().all(|id| in_file.contains(id)) {
         return Ok(());
     }
-    let mut lines = LineBuffer::new();
+    let (mut lines, mut outcome) = (LineBuffer::new(), Ok(()));
     block_lines::for_each_entry(headers, |row| {
-        if row.uuid(entry_column::ID).is_some_and(|id| !in_file.contains(&id)) {
+        if outcome.is_ok() && row.uuid(entry_column::ID).is_some_and(|id| !in_file.contains(&id)) {
             let entry = tables::entry_from_row(row);
+            outcome = check_metadata(entry.entry_id, &entry.metadata);
             lines.push(|out| entry.write_line(out));
         }
     });
+    outcome?;
     mirror.append_now(lines)
+}
+
+/// A line that is none would be in the file for good; the row may be restored.
+fn check_metadata(entry_id: Uuid, metadata: &str) -> Result<(), Failure> {
+    if metadata != NOT_TEXT {
+        return Ok(());
+    }
+    let code = PgSqlErrorCode::ERRCODE_DATA_CORRUPTED;
+    Err(Failure::new(code, format!("the metadata of entry {entry_id} is damaged; its line is not written"))
+        .hint("Run SELECT * FROM ledger.find_tampering() to see what is wrong, and restore that row from a backup."))
 }
 
 fn append_pending(mirror: &Mirror, in_file: &mut InFile) -> Result<(), Failure> {
@@ -93,7 +105,7 @@ fn append_pending(mirror: &Mirror, in_file: &mut InFile) -> Result<(), Failure> 
         check_for_interrupts!();
         table.deform_into(tuple, &mut row);
         if let Some(id) = row.uuid(entry_column::ID).filter(|id| !in_file.contains(id)) {
-            missing.add(id, &row);
+            missing.add(id, &row)?;
         }
     }
     drop(scan);
@@ -104,6 +116,7 @@ fn append_pending(mirror: &Mirror, in_file: &mut InFile) -> Result<(), Failure> 
         if let Some(line) = line {
             lines.push(|out| out.extend_from_slice(&missing.lines[line.clone()]));
         } else if let Some(entry) = partitions::find(&table, *id, snapshot.as_ptr(), tables::entry_from_row) {
+            check_metadata(*id, &entry.metadata)?;
             lines.push(|out| entry.write_line(out));
         }
     }
@@ -126,14 +139,16 @@ impl Missing {
     /// Lines beyond are made when they are needed, from rows that are looked up: a file may lack any number of them.
     const KEPT_BYTES: usize = 4 << 20;
 
-    fn add(&mut self, id: Uuid, row: &Row) {
-        let is_kept = self.lines.len() < Self::KEPT_BYTES;
-        let line = is_kept.then(|| {
-            let start = self.lines.len();
-            tables::entry_line(row, &mut self.metadata).write_line(&mut self.lines);
-            start..self.lines.len()
-        });
-        self.entries.push((id, line));
+    fn add(&mut self, id: Uuid, row: &Row) -> Result<(), Failure> {
+        let start = self.lines.len();
+        let is_kept = start < Self::KEPT_BYTES;
+        if is_kept {
+            let entry = tables::entry_line(row, &mut self.metadata);
+            check_metadata(id, entry.metadata)?;
+            entry.write_line(&mut self.lines);
+        }
+        self.entries.push((id, is_kept.then_some(start..self.lines.len())));
+        Ok(())
     }
 }
 
@@ -158,6 +173,7 @@ pub fn append_prepared(
         match known.get(&entry.entry_id) {
             Some(range) => prepared::note_for(mirror, xid, *range)?,
             None => {
+                check_metadata(entry.entry_id, &entry.metadata)?;
                 lines.push(|out| entry.write_line(out));
                 appended.insert(xid);
             }

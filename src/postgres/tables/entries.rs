@@ -2,6 +2,7 @@
 
 use super::{checked_timestamp, Row, Table, NOT_TEXT};
 use crate::ledger::ascii_text;
+use crate::ledger::jsonb::is_sound;
 use crate::ledger::record::{Entry, EntryLine};
 use crate::ledger::verifier::{Metadata, StoredEntry};
 use crate::postgres::errors::Failure;
@@ -45,8 +46,15 @@ pub(super) fn column_order(partition: &Table) -> Option<Box<[usize]>> {
     order.filter(|order| !order.iter().copied().eq(0..entry_column::COUNT))
 }
 
-/// Whether what should be text in a row of `ledger.entries` is; see [`NOT_TEXT`].
+/// Whether what should be text in a row of `ledger.entries` is, also in its metadata; see [`NOT_TEXT`].
 pub fn has_only_texts(row: &Row) -> bool {
+    // SAFETY: a non-null jsonb of this row; where it has to be detoasted, its bytes are in the current memory context.
+    let is_sound = |metadata| is_sound(unsafe { jsonb::bytes_of(metadata) });
+    has_text_columns(row) && row.datum(entry_column::METADATA).is_none_or(is_sound)
+}
+
+/// The same but for the metadata.
+pub fn has_text_columns(row: &Row) -> bool {
     use entry_column::*;
     [ENTRY_TYPE, DATA_HASH, SIGNATURE, KEY_ID].iter().all(|column| row.text(*column) != Some(NOT_TEXT))
 }
@@ -100,14 +108,13 @@ pub fn entry_line<'r>(row: &'r Row, metadata: &'r mut String) -> EntryLine<'r> {
 }
 
 /// The entry in a row of `ledger.entries` for [`EntryHasher`](crate::ledger::verifier::EntryHasher), as it lies there.
-/// `metadata` is a buffer.
-pub fn stored_entry<'r>(row: &'r Row, metadata: &'r mut String) -> StoredEntry<'r> {
+pub fn stored_entry(row: &Row) -> StoredEntry<'_> {
     use entry_column::*;
     StoredEntry {
         entry_id: row.uuid(ID).unwrap_or_default(),
         entry_type: row.text(ENTRY_TYPE).unwrap_or_default(),
         data_hash: data_hash(row),
-        metadata: row.datum(METADATA).map_or(Metadata::Text(""), |jsonb| stored_metadata(jsonb, metadata)),
+        metadata: row.datum(METADATA).map_or(Metadata::Text(""), stored_metadata),
         signature: row.text(SIGNATURE),
         key_id: row.text(KEY_ID),
         created_at: row.timestamp(CREATED_AT).unwrap_or_default(),
@@ -116,15 +123,9 @@ pub fn stored_entry<'r>(row: &'r Row, metadata: &'r mut String) -> StoredEntry<'
     }
 }
 
-fn stored_metadata(jsonb: pg_sys::Datum, buffer: &mut String) -> Metadata<'_> {
+fn stored_metadata<'r>(jsonb: pg_sys::Datum) -> Metadata<'r> {
     // SAFETY: a non-null jsonb datum, detoasted for as long as its row is looked at.
-    match unsafe { jsonb::utf8_bytes(jsonb) } {
-        Some(bytes) => Metadata::Jsonb(bytes),
-        None => {
-            *buffer = canonical_metadata(jsonb);
-            Metadata::Text(buffer)
-        }
-    }
+    Metadata::Jsonb(unsafe { jsonb::bytes_of(jsonb) })
 }
 
 /// The metadata of a line for a jsonb given without its varlena header, by way of Postgres.
@@ -185,7 +186,7 @@ fn canonical_metadata(jsonb: pg_sys::Datum) -> String {
 }
 
 /// The canonical text of a jsonb that is not written quickly, or its text as it is where it has none: then it was not put
-/// there by recording, and is not what the line says. Empty where even that is longer than a value of Postgres: who verifies
+/// there by recording, and is not what the line says; [`NOT_TEXT`] where its bytes are no jsonb. Empty where even that is longer than a value of Postgres: who verifies
 /// is to learn which entry it is.
 fn metadata_by_text(jsonb: Jsonb) -> String {
     let mut context = PgMemoryContexts::new("pg_notary metadata");

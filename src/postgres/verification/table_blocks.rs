@@ -38,8 +38,6 @@ pub struct TableBlocks {
     hasher: EntryHasher,
     /// Rows that were read and hold what no line can state.
     malformed: Vec<Problem>,
-    /// A buffer.
-    metadata: String,
 }
 
 impl TableBlocks {
@@ -56,7 +54,6 @@ impl TableBlocks {
             leaves: Leaves::new(),
             hasher,
             malformed: Vec::new(),
-            metadata: String::new(),
         }
     }
 
@@ -156,10 +153,10 @@ impl TableBlocks {
             return;
         }
         self.read_to = from.saturating_add(CHUNK_LEAVES).min(known);
-        let TableBlocks { leaves, hasher, metadata, malformed, .. } = self;
+        let TableBlocks { leaves, hasher, malformed, .. } = self;
         leaves.each(from, self.read_to, |row| {
             malformed.extend(tables::malformation(row).map(|what| malformed_entry(row, what)));
-            hasher.push(&tables::stored_entry(row, metadata));
+            hasher.push(&tables::stored_entry(row));
         });
     }
 

@@ -1,0 +1,74 @@
+//! ALTER TABLE of the ledger's own tables. Their rows are read and written by position: with a column more or less, or of
+//! another type, nothing could be recorded any more. What concerns no column is the administrator's.
+
+use super::errors::{or_raise, Failure};
+use super::tracking::manage;
+use pgrx::{pg_guard, pg_sys, PgSqlErrorCode};
+use std::ffi::{c_char, CStr};
+
+/// Refuses to change the columns of a table that belongs to the extension.
+///
+/// # Safety
+/// A statement that ProcessUtility was called with.
+#[pg_guard]
+pub unsafe extern "C-unwind" fn before_utility(statement: *mut pg_sys::Node) {
+    let name = match (*statement).type_ {
+        pg_sys::NodeTag::T_AlterTableStmt => {
+            let alter = &*statement.cast::<pg_sys::AlterTableStmt>();
+            changes_columns(alter.cmds).then_some(alter.relation)
+        }
+        pg_sys::NodeTag::T_RenameStmt => {
+            let rename = &*statement.cast::<pg_sys::RenameStmt>();
+            (rename.renameType == pg_sys::ObjectType::OBJECT_COLUMN).then_some(rename.relation)
+        }
+        _ => None,
+    };
+    // The extension's own scripts may, and so may pg_upgrade, which puts tables together from what they were.
+    if let Some(name) = name.filter(|_| !pg_sys::creating_extension && !pg_sys::IsBinaryUpgrade) {
+        or_raise(check(name));
+    }
+}
+
+unsafe fn changes_columns(commands: *mut pg_sys::List) -> bool {
+    use pg_sys::AlterTableType as Kind;
+    let count = if commands.is_null() { 0 } else { (*commands).length };
+    (0..count).any(|at| {
+        let command = (*(*commands).elements.add(at as usize)).ptr_value.cast::<pg_sys::AlterTableCmd>();
+        [Kind::AT_AddColumn, Kind::AT_DropColumn, Kind::AT_AlterColumnType].contains(&(*command).subtype)
+    })
+}
+
+unsafe fn check(name: *mut pg_sys::RangeVar) -> Result<(), Failure> {
+    let oid = pg_sys::RangeVarGetRelidExtended(
+        name,
+        pg_sys::NoLock as pg_sys::LOCKMODE,
+        pg_sys::RVROption::RVR_MISSING_OK,
+        None,
+        std::ptr::null_mut(),
+    );
+    // Of a table that is not there, or is not the caller's, the command itself says so.
+    if oid == pg_sys::InvalidOid || !manage::owns(oid, pg_sys::GetUserId()) || !is_of_extension(oid) {
+        return Ok(());
+    }
+    let name = text(pg_sys::get_rel_name(oid));
+    let schema = text(pg_sys::get_namespace_name(pg_sys::get_rel_namespace(oid)));
+    Err(Failure::new(
+        PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+        format!("cannot change the columns of table \"{schema}.{name}\""),
+    )
+    .detail("It belongs to extension pg_notary, whose formats are fixed: with other columns nothing could be recorded.")
+    .hint("Keep what you have to add in a table of your own, which refers to the rows of this one by their key."))
+}
+
+unsafe fn is_of_extension(relation: pg_sys::Oid) -> bool {
+    let owner = pg_sys::getExtensionOfObject(pg_sys::RelationRelationId, relation);
+    owner != pg_sys::InvalidOid && owner == pg_sys::get_extension_oid(c"pg_notary".as_ptr(), true)
+}
+
+/// Empty where there is none: another session has dropped the table meanwhile.
+unsafe fn text(name: *const c_char) -> String {
+    if name.is_null() {
+        return String::new();
+    }
+    CStr::from_ptr(name).to_string_lossy().into_owned()
+}

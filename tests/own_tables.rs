@@ -1,0 +1,88 @@
+//! The ledger's own tables: their columns stay as they are, and the rest of them is the administrator's.
+#![cfg(feature = "cluster-tests")]
+
+mod common;
+
+use common::ledger::*;
+use common::tracking::seal;
+use common::{as_server, Options};
+use postgres::error::SqlState;
+
+/// With the table that the message names.
+const REFUSED: [(&str, &str); 16] = [
+    ("ALTER TABLE ledger.entries ADD COLUMN more int", "entries"),
+    ("ALTER TABLE ledger.entries ADD COLUMN IF NOT EXISTS more int DEFAULT 5", "entries"),
+    ("ALTER TABLE IF EXISTS ledger.entries SET LOGGED, ADD COLUMN more int", "entries"),
+    ("ALTER TABLE ledger.entries DROP COLUMN key_id", "entries"),
+    ("ALTER TABLE ledger.entries ALTER COLUMN entry_type TYPE text", "entries"),
+    ("ALTER TABLE ledger.entries RENAME COLUMN metadata TO meta", "entries"),
+    ("ALTER TABLE ledger.entries RENAME metadata TO meta", "entries"),
+    ("ALTER TABLE ledger.blocks ADD COLUMN more int", "blocks"),
+    ("ALTER TABLE ledger.blocks DROP COLUMN tree_root CASCADE", "blocks"),
+    ("ALTER TABLE ledger.log_nodes ADD more int", "log_nodes"),
+    ("ALTER TABLE ledger.log_state ADD COLUMN more int", "log_state"),
+    ("ALTER TABLE ledger.row_versions ALTER run TYPE int", "row_versions"),
+    ("ALTER TABLE ledger.table_shapes RENAME shape TO form", "table_shapes"),
+    ("ALTER TABLE ledger.baselines ADD COLUMN more int", "baselines"),
+    ("ALTER TABLE ledger.items ADD COLUMN more int", "items"),
+    ("SET search_path = ledger; ALTER TABLE entries ADD COLUMN more int", "entries"),
+];
+
+const ALLOWED: [&str; 12] = [
+    "ALTER TABLE ledger.entries_sealed_1 SET TABLESPACE elsewhere",
+    "ALTER TABLE ledger.blocks SET TABLESPACE elsewhere",
+    "CREATE INDEX ON ledger.entries (entry_type)",
+    "ALTER TABLE ledger.entries_sealed_1 ALTER COLUMN entry_type SET STATISTICS 500",
+    "ALTER TABLE ledger.entries_pending ALTER COLUMN metadata SET STORAGE EXTERNAL",
+    "ALTER TABLE ledger.entries_pending SET (autovacuum_vacuum_threshold = 1000)",
+    "ALTER TABLE ledger.entries_sealed_1 DISABLE TRIGGER USER",
+    "ALTER TABLE ledger.entries_sealed_1 ENABLE TRIGGER USER",
+    "ALTER TABLE ledger.blocks OWNER TO keeper",
+    "ALTER TABLE ledger.entries_sealed_1 REPLICA IDENTITY FULL",
+    "ALTER TABLE ledger.entries_sealed DETACH PARTITION ledger.entries_sealed_1; \
+     ALTER TABLE ledger.entries_sealed ATTACH PARTITION ledger.entries_sealed_1 BOUNDS",
+    "CREATE TABLE ledger_notes (entry_id uuid); ALTER TABLE ledger_notes ADD COLUMN note text; \
+     ALTER TABLE ledger_notes RENAME note TO notes; ALTER TABLE ledger_notes DROP COLUMN notes",
+];
+
+#[test]
+fn the_columns_of_the_ledgers_tables_cannot_be_changed() {
+    let (_cluster, mut client) = start(Options::new());
+    record(&mut client);
+    seal(&mut client);
+    for (sql, table) in REFUSED {
+        let refused = error(&mut client, sql);
+        assert_eq!(refused.code(), &SqlState::FEATURE_NOT_SUPPORTED, "{sql}: {refused:?}");
+        assert_eq!(refused.message(), format!("cannot change the columns of table \"ledger.{table}\""), "{sql}");
+        assert!(refused.detail().is_some() && refused.hint().is_some(), "{sql}");
+    }
+    // Whoever may not is told that.
+    client.batch_execute("CREATE ROLE nobody; SET ROLE nobody").unwrap();
+    let refused = error(&mut client, "ALTER TABLE ledger.entries ADD COLUMN more int");
+    assert_eq!(refused.code(), &SqlState::INSUFFICIENT_PRIVILEGE, "{refused:?}");
+    client.batch_execute("RESET ROLE").unwrap();
+    let absent = error(&mut client, "ALTER TABLE ledger.absent ADD COLUMN more int");
+    assert_eq!(absent.code(), &SqlState::UNDEFINED_TABLE);
+    record(&mut client);
+    seal(&mut client);
+    assert_intact(&mut client);
+}
+
+#[test]
+fn what_administrators_do_to_the_ledgers_tables_still_works() {
+    let (cluster, mut client) = start(Options::new());
+    let location = cluster.scratch_dir().join("elsewhere");
+    common::succeed(as_server("mkdir").arg(&location));
+    client.batch_execute(&format!("CREATE TABLESPACE elsewhere LOCATION '{}'", location.display())).unwrap();
+    client.batch_execute("CREATE ROLE keeper SUPERUSER").unwrap();
+    record(&mut client);
+    seal(&mut client);
+    let bounds = "SELECT pg_get_expr(relpartbound, oid) FROM pg_class WHERE oid = 'ledger.entries_sealed_1'::regclass";
+    let bounds = value(&mut client, bounds);
+    for sql in ALLOWED {
+        client.batch_execute(&sql.replace("BOUNDS", &bounds)).unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+        record(&mut client);
+    }
+    seal(&mut client);
+    assert_intact(&mut client);
+}
