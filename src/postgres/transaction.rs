@@ -40,7 +40,7 @@ enum Lines {
 #[derive(Default)]
 struct AtEnd {
     extension_created: bool,
-    extension_dropped: bool,
+    extension_dropped: Option<pg_sys::Oid>,
     databases_changed: bool,
     /// Databases whose workers a command has paused.
     paused: Vec<pg_sys::Oid>,
@@ -96,7 +96,7 @@ thread_local! {
             is_preparing: false,
             at_end: AtEnd {
                 extension_created: false,
-                extension_dropped: false,
+                extension_dropped: None,
                 databases_changed: false,
                 paused: Vec::new(),
                 prepared_decided: false,
@@ -215,8 +215,8 @@ pub fn at_end_extension_created() {
     CURRENT.with_borrow_mut(|current| current.at_end.extension_created = true);
 }
 
-pub fn at_end_extension_dropped() {
-    CURRENT.with_borrow_mut(|current| current.at_end.extension_dropped = true);
+pub fn at_end_extension_dropped(extension: pg_sys::Oid) {
+    CURRENT.with_borrow_mut(|current| current.at_end.extension_dropped = Some(extension));
 }
 
 pub fn at_end_databases_changed() {

@@ -154,7 +154,7 @@ unsafe extern "C-unwind" fn object_access(
         // Which extension it is cannot be looked up yet; that is done before the commit.
         pg_sys::ObjectAccessType::OAT_POST_CREATE => transaction::at_end_extension_created(),
         pg_sys::ObjectAccessType::OAT_DROP if object == pg_sys::get_extension_oid(c"pg_notary".as_ptr(), true) => {
-            transaction::at_end_extension_dropped();
+            transaction::at_end_extension_dropped(object);
         }
         _ => {}
     }
