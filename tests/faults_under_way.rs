@@ -68,20 +68,6 @@ fn assert_whole(cluster: &Cluster, client: &mut Client) {
     assert!(ids_in_table(client).is_subset(&ids_in_file(&file(client))), "an entry without its line");
 }
 
-/// Stops the worker where it holds no lock that anyone waits for.
-#[track_caller]
-fn stop_between_transactions(client: &mut Client, worker: u32) {
-    let is_idle = format!("(SELECT xact_start IS NULL FROM pg_stat_activity WHERE pid = {worker})");
-    wait_until("the worker is stopped between two transactions", PATIENCE, || {
-        send(worker, libc::SIGSTOP);
-        let is_stopped = is_true(client, &is_idle);
-        if !is_stopped {
-            send(worker, libc::SIGCONT);
-        }
-        is_stopped
-    });
-}
-
 #[test]
 fn a_line_that_is_cut_off_takes_no_line_before_it_along() {
     for (mount, mode) in [(Local, "sync"), (Local, "write"), (Network, "sync"), (Network, "write")] {

@@ -1,6 +1,6 @@
 //! What the tests of the ledger have in common: recording, reading the file, and the verdicts on both.
 
-use super::{wait_until, Cluster, Options};
+use super::{send, wait_until, Cluster, Options};
 use postgres::error::{DbError, SqlState};
 use postgres::{Client, SimpleQueryMessage};
 use serde_json::Value;
@@ -152,6 +152,20 @@ pub fn worker_pid(client: &mut Client) -> u32 {
         !pids.is_empty()
     });
     pids[0].parse().unwrap()
+}
+
+/// Stops the worker where it holds no lock that anyone waits for.
+#[track_caller]
+pub fn stop_between_transactions(client: &mut Client, worker: u32) {
+    let is_idle = format!("(SELECT xact_start IS NULL FROM pg_stat_activity WHERE pid = {worker})");
+    wait_until("the worker is stopped between two transactions", PATIENCE, || {
+        send(worker, libc::SIGSTOP);
+        let is_stopped = is_true(client, &is_idle);
+        if !is_stopped {
+            send(worker, libc::SIGCONT);
+        }
+        is_stopped
+    });
 }
 
 #[track_caller]

@@ -223,7 +223,7 @@ fn end(current: &mut Transaction, committed: bool) {
         committed && at_end.extension_dropped.is_some(),
         committed && at_end.databases_changed,
     );
-    database::resume_workers(&at_end.paused);
+    database::resume_workers(at_end.paused.into_iter().map(|(_, slot)| slot));
 }
 
 impl Transaction {
