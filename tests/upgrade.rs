@@ -88,6 +88,7 @@ fn takes_the_ledger_along(transfer: &[&str]) {
     set_directory(&new, &directory);
     let log = old.upgrade_to(&new, transfer);
     assert!(log.contains("database system is ready"), "this is not the log of the servers:\n{log}");
+    assert!(!log.contains("pg_notary launcher") && !log.contains("pg_notary w"), "a process was started:\n{log}");
 
     new.start_again();
     let mut client = new.connect("postgres");
@@ -123,6 +124,32 @@ fn an_upgrade_that_copies_takes_the_ledger_along() {
 #[test]
 fn an_upgrade_that_links_takes_the_ledger_along() {
     takes_the_ledger_along(&["--link"]);
+}
+
+#[test]
+fn a_server_that_pg_upgrade_runs_has_no_worker_and_records_nothing() {
+    let (cluster, mut client) = start(quiet());
+    record(&mut client);
+    wait_until_attached(&mut client);
+    let before = fs::read(file(&mut client)).unwrap();
+    drop(client);
+    cluster.stop(Stop::Fast);
+
+    // As pg_upgrade starts it.
+    let cluster = quiet().arg("-b").start_on_copy_of(&cluster.data_dir());
+    let mut client = cluster.connect("postgres");
+    let recordings =
+        [RECORD, "INSERT INTO ledger.entries (entry_type, data_hash) VALUES ('test', ledger.hash_data('1'))"];
+    for statement in recordings.into_iter().chain(["SELECT * FROM ledger.commit_block()"]) {
+        let refused = error(&mut client, statement);
+        assert!(refused.message().contains("at rest while pg_upgrade runs the server"), "{refused:?}");
+    }
+    assert_eq!(number(&mut client, "SELECT count(*) FROM ledger.entries"), 1);
+    assert_eq!(number(&mut client, "SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'pg_notary%'"), 0);
+    assert!(!cluster.log().contains("pg_notary launcher"));
+    let mirror = fs::read_dir(cluster.data_dir().join("pg_notary")).unwrap().map(|entry| entry.unwrap().path());
+    let mirror: Vec<_> = mirror.filter(|path| path.extension().is_some_and(|end| end == "jsonl")).collect();
+    assert_eq!(fs::read(&mirror[0]).unwrap(), before);
 }
 
 #[test]

@@ -20,6 +20,13 @@ pub fn is_preloaded() -> bool {
 /// The error of everything that needs the library preloaded.
 pub fn require_preloaded() -> Result<&'static Shared, Failure> {
     shared().ok_or_else(|| {
+        // SAFETY: a plain global of the server.
+        if unsafe { pg_sys::IsBinaryUpgrade } {
+            return Failure::new(
+                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                "the ledger is at rest while pg_upgrade runs the server",
+            );
+        }
         Failure::new(
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             "pg_notary must be loaded via shared_preload_libraries",
