@@ -71,7 +71,7 @@ fn seen(client: &mut Client) -> Vec<String> {
         "SELECT row(pg_has_role('reader', 'ledger_auditor', 'MEMBER'),
                     has_table_privilege('reader', 'ledger.entries', 'INSERT'))",
         "SELECT array_agg(row(tgrelid::regclass, tgname, tgenabled) ORDER BY tgrelid::regclass::text, tgname::text)
-         FROM pg_trigger",
+         FROM pg_trigger WHERE NOT tgisinternal",
     ]
     .map(|sql| value(client, sql))
     .into()
