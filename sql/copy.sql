@@ -6,7 +6,9 @@ CREATE FUNCTION ledger.block_line(block ledger.blocks, entry_ids uuid[]) RETURNS
     LANGUAGE c STABLE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'ledger_block_line';
 
 -- The whole ledger as the lines of its file, in an order in which it can be read back. It is made to stream: block by
--- block, each block's entries by the index on leaf_index of the one partition that holds them.
+-- block, each block's entries by the index on leaf_index of the one partition that holds them. The rows are put together from
+-- their columns: pg_upgrade makes this view before it attaches the partitions, whose rows cannot be cast to those of the table
+-- then.
 CREATE VIEW ledger.lines AS
 SELECT ledger.header_line(s) AS line FROM ledger.log_state AS s
 UNION ALL
@@ -15,7 +17,9 @@ FROM (SELECT b AS block, b.block_number, b.tree_size - b.data_count AS first_lea
       FROM ledger.blocks AS b ORDER BY b.block_number) AS block
 CROSS JOIN LATERAL (
     SELECT entry.line
-    FROM (SELECT ledger.entry_line(e) AS line FROM ledger.entries_sealed AS e
+    FROM (SELECT ledger.entry_line(ROW(e.id, e.block_number, e.entry_type, e.data_hash, e.metadata, e.signature, e.key_id,
+                                   e.created_at, e.leaf_index)::ledger.entries) AS line
+          FROM ledger.entries_sealed AS e
           WHERE e.block_number = block.block_number
             AND e.leaf_index >= block.first_leaf AND e.leaf_index < block.end_leaf
           ORDER BY e.leaf_index) AS entry
@@ -28,7 +32,9 @@ CROSS JOIN LATERAL (
 ) AS sealed
 UNION ALL
 SELECT pending.line
-FROM (SELECT ledger.entry_line(e) AS line FROM ledger.entries_pending AS e ORDER BY e.created_at, e.id) AS pending;
+FROM (SELECT ledger.entry_line(ROW(e.id, e.block_number, e.entry_type, e.data_hash, e.metadata, e.signature, e.key_id,
+                               e.created_at, e.leaf_index)::ledger.entries) AS line
+      FROM ledger.entries_pending AS e ORDER BY e.created_at, e.id) AS pending;
 
 -- Always empty: what is put in here are the lines of a ledger file, and its triggers take them.
 CREATE TABLE ledger.import (line TEXT) USING heap;

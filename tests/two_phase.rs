@@ -394,6 +394,24 @@ fn a_transaction_that_found_nothing_to_seal_cannot_be_prepared_either() {
     assert_only_these_are_sealed(&mut client, &[&recorded]);
 }
 
+#[test]
+fn a_transaction_that_dropped_the_extension_cannot_be_prepared() {
+    let (_cluster, mut client) = start_quiet();
+    let before = record_many(&mut client, 2);
+    for drop in ["DROP EXTENSION pg_notary", "DROP EXTENSION pg_notary; CREATE EXTENSION pg_notary"] {
+        client.batch_execute(&format!("BEGIN; {drop}")).unwrap();
+        let refused = error(&mut client, "PREPARE TRANSACTION 'dropped'");
+        assert_eq!(*refused.code(), SqlState::FEATURE_NOT_SUPPORTED);
+        assert!(refused.message().contains("has dropped the extension pg_notary"), "{refused:?}");
+    }
+    // What is rolled back to a savepoint does not count.
+    client.batch_execute("BEGIN; SAVEPOINT here; DROP EXTENSION pg_notary; ROLLBACK TO here").unwrap();
+    let after = record_many(&mut client, 1);
+    client.batch_execute("PREPARE TRANSACTION 'kept'").unwrap();
+    decide(&mut client, "COMMIT", "kept");
+    assert_only_these_are_sealed(&mut client, &[&before, &after]);
+}
+
 // ---- where PREPARE fails --------------------------------------------------------------------------------------------------
 
 /// After a PREPARE that failed: nothing is prepared but `prepared` transactions, and no line is left that is not voided.

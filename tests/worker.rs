@@ -5,10 +5,11 @@ mod common;
 
 use common::faults::*;
 use common::ledger::*;
-use common::{wait_until, Options, Stop};
+use common::{send, wait_until, Cluster, Options, Stop};
+use postgres::error::SqlState;
 use postgres::Client;
 use std::fs;
-use std::thread::sleep;
+use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
 const WORKERS: &str = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'pg_notary worker'";
@@ -381,4 +382,82 @@ fn the_workers_of_all_databases_that_one_transaction_renames_come_back() {
         record(&mut cluster.connect(database));
     }
     wait_for(&mut client, "(SELECT count(*) = 3 FROM ledger.workers WHERE state = 'running')");
+}
+
+/// A cluster with a ledger in the database `app` too, whose worker is stopped, with its pid.
+fn start_with_stopped_worker() -> (Cluster, Client, u32) {
+    let (cluster, mut client) = start(Options::new());
+    client.batch_execute("CREATE DATABASE app").unwrap();
+    let mut app = cluster.connect("app");
+    app.batch_execute("CREATE EXTENSION pg_notary").unwrap();
+    record(&mut app);
+    let worker = worker_pid(&mut app);
+    stop_between_transactions(&mut client, worker);
+    (cluster, client, worker)
+}
+
+/// Begins to copy `app`, which waits for its worker to leave; returns the session's pid.
+fn begin_to_copy(cluster: &Cluster, client: &mut Client) -> (thread::JoinHandle<Result<(), postgres::Error>>, i64) {
+    let mut session = cluster.connect("postgres");
+    let pid = number(&mut session, "SELECT pg_backend_pid()");
+    let copying = thread::spawn(move || session.batch_execute("CREATE DATABASE copy TEMPLATE app"));
+    wait_for(client, "(SELECT state = 'paused' FROM ledger.workers WHERE database = 'app')");
+    (copying, pid)
+}
+
+#[test]
+fn a_command_that_fails_brings_no_worker_back_while_another_needs_the_database() {
+    let (cluster, mut client, worker) = start_with_stopped_worker();
+    let (copying, _) = begin_to_copy(&cluster, &mut client);
+    client.batch_execute("SET statement_timeout = '300ms'").unwrap();
+    let failed = error(&mut client, "ALTER DATABASE app SET TABLESPACE nowhere");
+    assert_eq!(*failed.code(), SqlState::QUERY_CANCELED, "it waits for the worker as well");
+    client.batch_execute("RESET statement_timeout").unwrap();
+    send(worker, libc::SIGCONT);
+    in_time("copying the database", || copying.join().unwrap()).unwrap();
+    for database in ["app", "copy"] {
+        wait_until("there is a worker", PATIENCE, || has_worker(&mut client, database));
+        record(&mut cluster.connect(database));
+    }
+}
+
+#[test]
+fn a_session_that_dies_while_it_keeps_a_worker_away_lets_it_go_on() {
+    let (cluster, mut client, worker) = start_with_stopped_worker();
+    for _ in 0..2 {
+        let (copying, pid) = begin_to_copy(&cluster, &mut client);
+        client.batch_execute(&format!("SELECT pg_terminate_backend({pid})")).unwrap();
+        in_time("the session that is terminated", || copying.join().unwrap()).unwrap_err();
+        wait_for(&mut client, "(SELECT state <> 'paused' FROM ledger.workers WHERE database = 'app')");
+    }
+    send(worker, libc::SIGCONT);
+    let mut app = cluster.connect("app");
+    record(&mut app);
+    app.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
+    wait_until_sealed(&mut app);
+    drop(app);
+    wait_until("the database is copied", PATIENCE, || {
+        client.batch_execute("CREATE DATABASE copy TEMPLATE app").is_ok()
+    });
+}
+
+#[test]
+fn a_worker_stays_away_when_only_a_later_savepoint_is_rolled_back() {
+    let (cluster, mut client, worker) = start_with_stopped_worker();
+    send(worker, libc::SIGCONT);
+    let paused = "(SELECT state = 'paused' FROM ledger.workers WHERE database = 'app')";
+    wait_until("the database is renamed", PATIENCE, || {
+        client.batch_execute("ROLLBACK; BEGIN").unwrap();
+        client.batch_execute("ALTER DATABASE app RENAME TO renamed").is_ok()
+    });
+    client.batch_execute("SAVEPOINT here; SELECT 1; ROLLBACK TO here").unwrap();
+    let mut other = cluster.connect("postgres");
+    assert!(is_true(&mut other, paused));
+    // Both of them are given back once: by the savepoint, and by the transaction that takes the other over.
+    client.batch_execute("SAVEPOINT kept; ALTER DATABASE renamed RENAME TO app; RELEASE kept").unwrap();
+    client.batch_execute("SAVEPOINT gone; ALTER DATABASE app RENAME TO renamed; ROLLBACK TO gone").unwrap();
+    assert!(is_true(&mut other, paused));
+    client.batch_execute("ROLLBACK").unwrap();
+    wait_for(&mut other, "(SELECT state = 'running' FROM ledger.workers WHERE database = 'app')");
+    record(&mut cluster.connect("app"));
 }

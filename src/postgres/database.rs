@@ -2,7 +2,7 @@
 
 use super::errors::Failure;
 use super::mirror::append::Mirror;
-use super::shared::{shared, DatabaseSlot, Shared, WorkerState, MAX_DATABASES};
+use super::shared::{shared, DatabaseSlot, Shared, MAX_DATABASES};
 use pgrx::{pg_sys, PgSqlErrorCode};
 use std::cell::Cell;
 use std::ffi::CStr;
@@ -21,6 +21,13 @@ pub fn is_preloaded() -> bool {
 /// The error of everything that needs the library preloaded.
 pub fn require_preloaded() -> Result<&'static Shared, Failure> {
     shared().ok_or_else(|| {
+        // SAFETY: a plain global of the server.
+        if unsafe { pg_sys::IsBinaryUpgrade } {
+            return Failure::new(
+                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                "the ledger is at rest while pg_upgrade runs the server",
+            );
+        }
         Failure::new(
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             "pg_notary must be loaded via shared_preload_libraries",
@@ -86,13 +93,15 @@ pub fn baseline_begun() {
     }
 }
 
-/// The workers of these databases are wanted again. Cannot fail.
-pub fn resume_workers(databases: &[pg_sys::Oid]) {
-    let Some(shared) = shared().filter(|_| !databases.is_empty()) else { return };
-    for slot in databases.iter().filter_map(|database| shared.find(*database)) {
-        slot.set_worker_state(WorkerState::Wanted);
+/// Gives pauses of workers back. Cannot fail.
+pub fn resume_workers(paused: impl IntoIterator<Item = &'static DatabaseSlot>) {
+    let mut has_resumed = false;
+    for slot in paused {
+        has_resumed |= slot.resume();
     }
-    shared.launcher.wake();
+    if let Some(shared) = shared().filter(|_| has_resumed) {
+        shared.launcher.wake();
+    }
 }
 
 /// Tells launcher and workers what a transaction has changed. Runs at COMMIT and ABORT, so it cannot fail.

@@ -69,8 +69,11 @@ use pgrx::{pg_guard, pg_sys};
 #[doc(hidden)]
 pub extern "C-unwind" fn _PG_init() {
     settings::init();
-    // SAFETY: a plain global, set by the postmaster while it loads libraries.
-    if unsafe { pg_sys::process_shared_preload_libraries_in_progress } {
+    // SAFETY: plain globals, set by the postmaster before and while it loads libraries.
+    let (is_preloading, is_upgrade) =
+        unsafe { (pg_sys::process_shared_preload_libraries_in_progress, pg_sys::IsBinaryUpgrade) };
+    // pg_upgrade moves the tables of a ledger: nobody may record, seal or write to the file meanwhile.
+    if is_preloading && !is_upgrade {
         secrets::init();
         shared::init();
         transaction::init();

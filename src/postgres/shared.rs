@@ -69,7 +69,7 @@ pub enum WorkerState {
     Running = 2,
     /// Sealing or the mirror failed; it tries again.
     Failing = 3,
-    /// Kept away while a command needs the database for itself.
+    /// Kept away while commands need the database for themselves. Never stored: those commands are counted.
     Paused = 4,
 }
 
@@ -92,6 +92,8 @@ pub struct DatabaseSlot {
     database: AtomicU32,
     pub worker: Wakeable,
     worker_state: AtomicU32,
+    /// Commands that keep the worker away. Each takes back from this slot what it has added, whosever the slot is by then.
+    pauses: AtomicU32,
     /// Committed entries that wait for a block. May run a little ahead of the table, never behind it: it decides when
     /// the worker looks, and the worker counts what it finds.
     pub pending: AtomicI64,
@@ -162,17 +164,35 @@ impl DatabaseSlot {
     }
 
     pub fn worker_state(&self) -> WorkerState {
+        if self.pauses.load(Ordering::SeqCst) > 0 {
+            return WorkerState::Paused;
+        }
         match self.worker_state.load(Ordering::Acquire) {
             1 => WorkerState::Starting,
             2 => WorkerState::Running,
             3 => WorkerState::Failing,
-            4 => WorkerState::Paused,
             _ => WorkerState::Wanted,
         }
     }
 
+    /// What the worker is doing, or would be but for a pause, which only [`DatabaseSlot::pause`] makes.
     pub fn set_worker_state(&self, state: WorkerState) {
         self.worker_state.store(state as u32, Ordering::Release);
+    }
+
+    /// Keeps the worker away until [`DatabaseSlot::resume`] has been called as often.
+    pub fn pause(&self) {
+        self.pauses.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Ends one pause; returns whether it was the last. Cannot fail.
+    pub fn resume(&self) -> bool {
+        let is_last = self.pauses.fetch_sub(1, Ordering::SeqCst) == 1;
+        if is_last && self.worker.pid() == 0 {
+            // Also where it was about to start, and was turned away.
+            self.set_worker_state(WorkerState::Wanted);
+        }
+        is_last
     }
 
     /// Notes that a transaction begins to commit entries; returns the epoch to end it with.

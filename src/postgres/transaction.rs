@@ -12,6 +12,7 @@ use super::mirror::lines::LineBuffer;
 use super::mirror::prepared;
 use super::queue;
 use super::settings::{self, MirrorMode};
+use super::shared::DatabaseSlot;
 use super::tracking;
 use crate::ledger::record::Entry;
 use pgrx::{pg_guard, pg_sys, PgSqlErrorCode};
@@ -43,14 +44,29 @@ struct AtEnd {
     created: Vec<pg_sys::Oid>,
     /// The ledger's is among them, and is there: known before the commit, as nothing can be looked up after.
     ledger_created: bool,
-    extension_dropped: bool,
+    extension_dropped: Option<pg_sys::Oid>,
     databases_changed: bool,
-    /// Databases whose workers a command has paused.
-    paused: Vec<pg_sys::Oid>,
+    /// Whose workers commands have paused, and the level of the subtransaction in which they did.
+    paused: Vec<(i32, &'static DatabaseSlot)>,
     /// This is COMMIT PREPARED or ROLLBACK PREPARED.
     prepared_decided: bool,
     /// The worker is to record rows that were there before their table was tracked.
     baseline_begun: bool,
+}
+
+impl AtEnd {
+    /// Gives back the pauses of subtransactions at this level and below. Cannot fail.
+    fn resume_from(&mut self, level: i32) {
+        // They were made in this order: those of the innermost stand last.
+        while let Some((_, slot)) = self.paused.pop_if(|(of, _)| *of >= level) {
+            database::resume_workers([slot]);
+        }
+    }
+
+    /// Hands the pauses of a subtransaction to its parent.
+    fn hand_up_pauses(&mut self, level: i32) {
+        self.paused.iter_mut().for_each(|(of, _)| *of = (*of).min(level - 1));
+    }
 }
 
 struct Transaction {
@@ -100,7 +116,7 @@ thread_local! {
             at_end: AtEnd {
                 created: Vec::new(),
                 ledger_created: false,
-                extension_dropped: false,
+                extension_dropped: None,
                 databases_changed: false,
                 paused: Vec::new(),
                 prepared_decided: false,
@@ -226,8 +242,8 @@ pub fn at_end_extension_created(extension: pg_sys::Oid) {
     CURRENT.with_borrow_mut(|current| current.at_end.created.push(extension));
 }
 
-pub fn at_end_extension_dropped() {
-    CURRENT.with_borrow_mut(|current| current.at_end.extension_dropped = true);
+pub fn at_end_extension_dropped(extension: pg_sys::Oid) {
+    CURRENT.with_borrow_mut(|current| current.at_end.extension_dropped = Some(extension));
 }
 
 pub fn at_end_databases_changed() {
@@ -250,8 +266,12 @@ pub fn note_lines(range: FileRange) {
     });
 }
 
-pub fn at_end_resume_worker(database: pg_sys::Oid) {
-    CURRENT.with_borrow_mut(|current| current.at_end.paused.push(database));
+/// Has the pause of a worker that was just made end with what it was made in: the transaction, or a subtransaction that is
+/// rolled back.
+pub fn at_end_resume_worker(slot: &'static DatabaseSlot) {
+    // SAFETY: only reads the state of this backend's transaction.
+    let level = unsafe { pg_sys::GetCurrentTransactionNestLevel() };
+    CURRENT.with_borrow_mut(|current| current.at_end.paused.push((level, slot)));
 }
 
 impl Transaction {
@@ -349,12 +369,12 @@ unsafe extern "C-unwind" fn on_subtransaction_event(
         // Of block lines: no subtransaction is left when those of entries are appended.
         ending::abandon_append();
         // The command that needed them has failed, or comes to nothing.
-        let paused = CURRENT.with_borrow_mut(|current| std::mem::take(&mut current.at_end.paused));
-        database::resume_workers(&paused);
+        CURRENT.with_borrow_mut(|current| current.at_end.resume_from(level));
     }
     CURRENT.with_borrow_mut(|current| match event {
         pg_sys::SubXactEvent::SUBXACT_EVENT_COMMIT_SUB => {
             current.subtransaction_committed(level);
+            current.at_end.hand_up_pauses(level);
             queue::subtransaction_committed(level);
         }
         pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB => {

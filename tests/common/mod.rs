@@ -184,11 +184,18 @@ pub struct Options {
     secret: Option<OsString>,
     conf: String,
     env: Vec<(String, String)>,
+    args: Vec<String>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { preload: "pg_notary".into(), secret: Some(SECRET.into()), conf: String::new(), env: Vec::new() }
+        Options {
+            preload: "pg_notary".into(),
+            secret: Some(SECRET.into()),
+            conf: String::new(),
+            env: Vec::new(),
+            args: Vec::new(),
+        }
     }
 }
 
@@ -229,6 +236,12 @@ impl Options {
         self
     }
 
+    /// An argument of the server.
+    pub fn arg(mut self, arg: &str) -> Self {
+        self.args.push(arg.into());
+        self
+    }
+
     /// Starts a new cluster.
     pub fn start(self) -> Cluster {
         self.try_start().unwrap_or_else(|log| panic!("the server did not start:\n{log}"))
@@ -236,9 +249,14 @@ impl Options {
 
     /// Starts a new cluster, or returns the log of the server that would not start.
     pub fn try_start(self) -> Result<Cluster, String> {
-        let cluster = Cluster::make(self, |data| copy_directory(&template(), data));
+        let cluster = self.lay_out();
         cluster.try_start_again()?;
         Ok(cluster)
+    }
+
+    /// A new cluster whose server is not started.
+    pub fn lay_out(self) -> Cluster {
+        Cluster::make(self, |data| copy_directory(&template(), data))
     }
 
     /// Starts a hot standby of a running cluster, from a fresh base backup.
@@ -332,6 +350,7 @@ impl Cluster {
         command
             .arg("-D")
             .arg(self.data_dir())
+            .args(&self.options.args)
             .current_dir(&self.dir)
             .stdout(log.try_clone().unwrap())
             .stderr(log)
@@ -510,6 +529,29 @@ impl Cluster {
                 .args(["--wal-method", "stream", "--checkpoint", "fast", "--no-sync"])
                 .args(options),
         );
+    }
+
+    /// Stops the server and has pg_upgrade bring everything to a new, stopped cluster. Gives the log of the servers that it
+    /// has run for that.
+    pub fn upgrade_to(&self, new: &Cluster, transfer: &[&str]) -> String {
+        self.stop(Stop::Fast);
+        let program = bindir().join("pg_upgrade");
+        assert!(program.exists(), "{} is missing: this test needs a Postgres with pg_upgrade", program.display());
+        let [old_port, new_port] = [self, new].map(|cluster| cluster.port.to_string());
+        succeed(
+            as_server(program)
+                .current_dir(&new.dir)
+                .args(["--old-bindir".as_ref(), bindir().as_os_str(), "--new-bindir".as_ref(), bindir().as_os_str()])
+                .args(["--old-datadir".as_ref(), self.data_dir().as_os_str()])
+                .args(["--new-datadir".as_ref(), new.data_dir().as_os_str()])
+                .args(["--socketdir".as_ref(), new.sockets.as_os_str()])
+                .args(["--old-port", &old_port, "--new-port", &new_port])
+                .args(["--username", "postgres", "--retain"])
+                .args(transfer),
+        );
+        let logs = succeed(as_server("find").arg(new.data_dir().join("pg_upgrade_output.d")).args(["-name", "*.log"]));
+        let read = |path: &str| String::from_utf8_lossy(&fs::read(path).unwrap()).into_owned();
+        logs.lines().filter(|path| path.ends_with("pg_upgrade_server.log")).map(read).collect()
     }
 
     fn server(&self) -> MutexGuard<'_, Option<Child>> {

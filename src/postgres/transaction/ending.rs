@@ -106,6 +106,19 @@ fn refuse_to_prepare() {
             .hint("Call ledger.commit_block() in a transaction of its own.")
             .raise();
     }
+    if has_dropped_ledger() {
+        refuse("cannot PREPARE a transaction that has dropped the extension pg_notary")
+            .detail("The worker and the mirror file of its ledger are let go as it commits.")
+            .hint("Commit the transaction in one step.")
+            .raise();
+    }
+}
+
+/// Whether the extension was dropped, and no rollback to a savepoint has brought it back.
+fn has_dropped_ledger() -> bool {
+    let dropped = CURRENT.with_borrow(|current| current.at_end.extension_dropped);
+    // SAFETY: a catalog look-up inside a transaction.
+    dropped.is_some_and(|dropped| unsafe { pg_sys::get_extension_oid(c"pg_notary".as_ptr(), true) } != dropped)
 }
 
 /// The entries are not pending yet; what is known of their lines stands in shared memory.
@@ -201,10 +214,10 @@ fn end(current: &mut Transaction, committed: bool) {
     }
     database::at_transaction_end(
         committed && at_end.ledger_created,
-        committed && at_end.extension_dropped,
+        committed && at_end.extension_dropped.is_some(),
         committed && at_end.databases_changed,
     );
-    database::resume_workers(&at_end.paused);
+    database::resume_workers(at_end.paused.into_iter().map(|(_, slot)| slot));
 }
 
 impl Transaction {

@@ -3,7 +3,7 @@
 //! DROP DATABASE, ALTER DATABASE ... RENAME TO or SET TABLESPACE, and CREATE DATABASE ... TEMPLATE refuse to run while
 //! anyone else is connected, and a background worker counts. So its worker is paused before and wanted again after.
 
-use crate::postgres::shared::{shared, DatabaseSlot, WorkerState};
+use crate::postgres::shared::{shared, DatabaseSlot};
 use crate::postgres::spi;
 use crate::postgres::transaction;
 use crate::postgres::wait_events;
@@ -117,8 +117,8 @@ fn pause_worker(database: pg_sys::Oid) {
     let Some(slot) = shared().and_then(|shared| shared.find(database)) else {
         return;
     };
-    transaction::at_end_resume_worker(database);
-    slot.set_worker_state(WorkerState::Paused);
+    slot.pause();
+    transaction::at_end_resume_worker(slot);
     slot.worker.wake();
     wait_until_gone(slot);
 }
@@ -153,7 +153,7 @@ unsafe extern "C-unwind" fn object_access(
     match access {
         pg_sys::ObjectAccessType::OAT_POST_CREATE => transaction::at_end_extension_created(object),
         pg_sys::ObjectAccessType::OAT_DROP if object == pg_sys::get_extension_oid(c"pg_notary".as_ptr(), true) => {
-            transaction::at_end_extension_dropped();
+            transaction::at_end_extension_dropped(object);
         }
         _ => {}
     }

@@ -111,9 +111,7 @@ unsafe extern "C-unwind" fn leave(_code: i32, slot: pg_sys::Datum) {
     }
     slot.mirror.close(shared, slot);
     slot.worker.retire();
-    if slot.worker_state() != WorkerState::Paused {
-        slot.set_worker_state(WorkerState::Wanted);
-    }
+    slot.set_worker_state(WorkerState::Wanted);
     shared.launcher.wake();
 }
 
@@ -234,7 +232,8 @@ impl Worker {
                 }
                 self.backoff = FIRST_BACKOFF;
                 let is_failing = self.baselines.is_failing();
-                self.set_state(if is_failing { WorkerState::Failing } else { WorkerState::Running });
+                let state = if is_failing { WorkerState::Failing } else { WorkerState::Running };
+                self.slot().set_worker_state(state);
                 if std::mem::take(&mut self.look_again) | self.keeper.take_has_waited() {
                     return Some(0);
                 }
@@ -245,7 +244,7 @@ impl Worker {
                     pgrx::log!("pg_notary worker cannot go on: {cause}; it tries again by itself");
                     self.logged = Some(cause);
                 }
-                self.set_state(WorkerState::Failing);
+                self.slot().set_worker_state(WorkerState::Failing);
                 std::thread::sleep(SHORTEST_RETRY);
                 let wait = self.backoff;
                 self.backoff = (self.backoff * 2).min(LONGEST_BACKOFF);
@@ -268,13 +267,6 @@ impl Worker {
 
     fn has_full_block(&self) -> bool {
         self.slot().pending.load(Ordering::Acquire) >= settings::block_size() as i64
-    }
-
-    /// Sets the state, unless a command has paused this worker meanwhile.
-    fn set_state(&self, state: WorkerState) {
-        if self.slot().worker_state() != WorkerState::Paused {
-            self.slot().set_worker_state(state);
-        }
     }
 
     fn report_idle(&self) {
