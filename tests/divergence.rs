@@ -489,3 +489,29 @@ fn a_writer_process_that_is_terminated_comes_back_and_loses_nothing() {
     seal(&mut client);
     assert_intact(&mut client);
 }
+
+/// Its state file was written since the server started, and by this server.
+#[test]
+fn a_database_that_was_closed_for_a_while_goes_on_in_its_file() {
+    let (cluster, mut client) = start(Options::new());
+    client.batch_execute("CREATE DATABASE closed").unwrap();
+    let mut closed = cluster.connect("closed");
+    closed.batch_execute("CREATE EXTENSION pg_notary").unwrap();
+    record(&mut closed);
+    let worker = worker_pid(&mut closed);
+    drop(closed);
+    client.batch_execute("ALTER DATABASE closed ALLOW_CONNECTIONS false").unwrap();
+    client.batch_execute(&format!("SELECT pg_terminate_backend({worker})")).unwrap();
+    wait_for(&mut client, "(SELECT count(*) = 0 FROM ledger.workers WHERE database = 'closed')");
+    // Another one takes its place in shared memory.
+    client.batch_execute("CREATE DATABASE other").unwrap();
+    let mut other = cluster.connect("other");
+    other.batch_execute("CREATE EXTENSION pg_notary").unwrap();
+    record(&mut other);
+    client.batch_execute("ALTER DATABASE closed ALLOW_CONNECTIONS true").unwrap();
+    let mut closed = cluster.connect("closed");
+    record(&mut closed);
+    wait_until_attached(&mut closed);
+    assert_intact(&mut closed);
+    assert_intact(&mut other);
+}

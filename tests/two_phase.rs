@@ -396,7 +396,7 @@ fn a_transaction_that_found_nothing_to_seal_cannot_be_prepared_either() {
 
 #[test]
 fn a_transaction_that_dropped_the_extension_cannot_be_prepared() {
-    let (_cluster, mut client) = start_quiet();
+    let (cluster, mut client) = start_quiet();
     let before = record_many(&mut client, 2);
     for drop in ["DROP EXTENSION pg_notary", "DROP EXTENSION pg_notary; CREATE EXTENSION pg_notary"] {
         client.batch_execute(&format!("BEGIN; {drop}")).unwrap();
@@ -404,6 +404,10 @@ fn a_transaction_that_dropped_the_extension_cannot_be_prepared() {
         assert_eq!(*refused.code(), SqlState::FEATURE_NOT_SUPPORTED);
         assert!(refused.message().contains("has dropped the extension pg_notary"), "{refused:?}");
     }
+    let mut other = cluster.connect("template1");
+    other.batch_execute("BEGIN; CREATE EXTENSION pg_notary").unwrap();
+    let refused = error(&mut other, "PREPARE TRANSACTION 'created'");
+    assert!(refused.message().contains("has created the extension pg_notary"), "{refused:?}");
     // What is rolled back to a savepoint does not count.
     client.batch_execute("BEGIN; SAVEPOINT here; DROP EXTENSION pg_notary; ROLLBACK TO here").unwrap();
     let after = record_many(&mut client, 1);

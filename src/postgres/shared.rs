@@ -7,6 +7,7 @@ use super::mirror::shared::MirrorState;
 use super::verification::progress::ProgressSlot;
 use pgrx::{pg_guard, pg_sys};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use uuid::Uuid;
 
 /// Databases of one cluster that can have a ledger at the same time. A slot is mostly its mirror's ring, which takes
 /// memory only once it is used.
@@ -275,6 +276,8 @@ pub struct Shared {
     pub writer: Wakeable,
     /// Where the WAL ended that this server started with; 0 until somebody asks.
     recovered_to: AtomicU64,
+    /// A random number for the time from one start of the server, or crash, to the next.
+    run: AtomicU64,
     /// Databases came or went: the launcher is to look at pg_database again.
     pub rescan: AtomicBool,
     databases: [DatabaseSlot; MAX_DATABASES],
@@ -336,6 +339,7 @@ unsafe extern "C-unwind" fn startup() {
     let area = pg_sys::ShmemInitStruct(TRANCHE.as_ptr(), std::mem::size_of::<Shared>(), &mut found) as *mut Shared;
     if !found {
         std::ptr::write_bytes(area, 0, 1);
+        (*area).run.store(Uuid::new_v4().as_u64_pair().0, Ordering::Release);
         for slot in &(*area).databases {
             slot.mirror.init();
         }
@@ -376,6 +380,16 @@ impl Shared {
         // SAFETY: slot is an element of the array, so both pointers lie in the same allocation.
         let index = unsafe { std::ptr::from_ref(slot).offset_from(self.databases.as_ptr()) };
         LockGuard::acquire(1 + index as usize)
+    }
+
+    /// The name of another time that a mirror file is opened for writing.
+    pub fn new_attachment(&self) -> Uuid {
+        Uuid::from_u64_pair(self.run.load(Ordering::Acquire), Uuid::new_v4().as_u64_pair().1)
+    }
+
+    /// Whether it was this server that opened the file then, since it has started.
+    pub fn is_of_this_run(&self, attachment: Uuid) -> bool {
+        attachment.as_u64_pair().0 == self.run.load(Ordering::Acquire)
     }
 
     /// Where the WAL ended that this server started with: its first checkpoint begins there, be it that of a clean

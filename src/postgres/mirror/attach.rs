@@ -105,7 +105,7 @@ fn try_attach(mirror: &Mirror, how: How) -> Result<Attached, Failure> {
     if tail.torn > 0 {
         file::cut(&opened, path, tail.end).map_err(|trouble| failure(&trouble))?;
     }
-    let attachment = Uuid::new_v4();
+    let attachment = mirror.shared.new_attachment();
     take_over(mirror, &opened, path, &tail, &remembered, attachment).map_err(|trouble| failure(&trouble))?;
 
     settle::append_void(mirror, &judged.uncommitted, "not committed")?;
@@ -268,9 +268,9 @@ fn check_state(mirror: &Mirror, state: &State, path: &Path, remembered: &Remembe
         );
         return Err(diverged(path, &what));
     }
-    let was_attached = mirror.lock().was_attached;
     let missing = || state.missing_wal(mirror.shared.recovered_to(), &remembered::data_directory());
-    match (!was_attached).then(missing).flatten() {
+    // What this server has written itself is younger than where it started.
+    match (!mirror.shared.is_of_this_run(state.attachment)).then(missing).flatten() {
         None => Ok(()),
         Some(what) => {
             let what = format!("this database was put back to an older state, or lost what it had committed: {what}");

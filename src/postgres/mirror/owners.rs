@@ -15,7 +15,10 @@ pub struct Owners {
 
 /// A place among them.
 #[derive(Debug, Clone, Copy)]
-pub struct Place(Option<usize>);
+pub struct Place {
+    at: Option<usize>,
+    xid: u32,
+}
 
 impl Owners {
     pub fn enter(&self, xid: u32) -> Place {
@@ -27,12 +30,15 @@ impl Owners {
         if free.is_none() {
             self.others.fetch_add(1, Ordering::SeqCst);
         }
-        Place(free)
+        Place { at: free, xid }
     }
 
     pub fn leave(&self, place: Place) {
-        match place.0 {
-            Some(at) => self.places[at].store(0, Ordering::SeqCst),
+        match place.at {
+            // Where all were cleared meanwhile, it may be somebody else's.
+            Some(at) => {
+                self.places[at].compare_exchange(place.xid, 0, Ordering::SeqCst, Ordering::SeqCst).ok();
+            }
             None => {
                 let one_less = |count: u32| Some(count.saturating_sub(1));
                 self.others.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).ok();

@@ -401,6 +401,7 @@ impl MirrorState {
         self.owners.clear();
         (fields.must_be_read, fields.has_lost, fields.voiding) = (false, false, false);
         fields.prepared.iter_mut().for_each(|lines| lines.xid = 0);
+        fields.was_attached = false;
     }
 
     /// Wakes everyone who waits for this mirror. Never called with the lock held.

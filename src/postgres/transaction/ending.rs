@@ -93,11 +93,10 @@ pub(super) fn before_prepare() {
 /// What a prepared transaction would keep from everyone else until it is decided.
 fn refuse_to_prepare() {
     let refuse = |message: &str| Failure::new(PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED, message);
+    let in_one_step = "Commit the transaction in one step.";
     let (imports, holds_lock) = CURRENT.with_borrow(|current| (current.import.is_some(), current.holds_sealing_lock));
     if imports {
-        refuse("cannot PREPARE a transaction that has rebuilt the ledger")
-            .hint("Commit the transaction in one step.")
-            .raise();
+        refuse("cannot PREPARE a transaction that has rebuilt the ledger").hint(in_one_step).raise();
     }
     // Also where there was nothing to seal: the lock would be kept.
     if holds_lock {
@@ -109,7 +108,13 @@ fn refuse_to_prepare() {
     if has_dropped_ledger() {
         refuse("cannot PREPARE a transaction that has dropped the extension pg_notary")
             .detail("The worker and the mirror file of its ledger are let go as it commits.")
-            .hint("Commit the transaction in one step.")
+            .hint(in_one_step)
+            .raise();
+    }
+    if super::creates_ledger() {
+        refuse("cannot PREPARE a transaction that has created the extension pg_notary")
+            .detail("Its worker is started as it commits.")
+            .hint(in_one_step)
             .raise();
     }
 }
