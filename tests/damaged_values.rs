@@ -139,6 +139,26 @@ fn the_line_of_a_damaged_entry_is_not_written() {
     assert_intact(&mut client);
 }
 
+#[test]
+fn a_damaged_entry_about_an_item_is_found_and_takes_nobody_down() {
+    let (_cluster, mut client) = start_with_casts();
+    client.batch_execute("SELECT ledger.create_item('tool', 'a', '1.0.0', 'x', 'a.py')").unwrap();
+    seal(&mut client);
+    let (_, edits) = DAMAGES[0];
+    let damaged = damage(edits).replace("metadata", r#"'{"aa": "one", "bb": "two", "num": 1.5}'::jsonb"#);
+    client
+        .batch_execute(&format!(
+            "ALTER TABLE ledger.entries_sealed_1 DISABLE TRIGGER ALL;
+             UPDATE ledger.entries_sealed_1 SET metadata = ({damaged})::jsonb"
+        ))
+        .unwrap();
+    let verdict = json(&mut client, "SELECT ledger.verify_all()");
+    for part in ["postgres_chain", "items"] {
+        assert!(verdict[part]["valid"] == false, "{verdict:#}");
+    }
+    error(&mut client, "SELECT ledger.load_item('tool', 'a', '1.0.0')");
+}
+
 /// jsonb that came about in other ways than by reading a text.
 const MADE: [&str; 22] = [
     "to_jsonb(1.50)",

@@ -6,6 +6,7 @@ use super::rows::{self, Repeated};
 use super::verify::{with_latest_snapshot, Alone, Verifier};
 use crate::items::registration::{pins_json, Event, ItemName, Registration};
 use crate::items::verifier::Status;
+use crate::postgres::jsonb::Jsonb;
 use crate::postgres::spi::{self, Access};
 use pgrx::pg_sys::TimestampTz;
 use serde_json::{json, Value};
@@ -15,13 +16,10 @@ use uuid::Uuid;
 /// Problems that are listed; all are counted.
 const MAX_LISTED: usize = 100;
 
-/// The newest entry about each item, and the newest that is no revocation, by reading all entries: by the index alone, an
-/// entry could be hidden.
-const NEWEST: &str = "SELECT DISTINCT ON (metadata->>'row_id', entry_type = 'item_revoked') \
-     metadata->'item'->>'item_type', metadata->'item'->>'item_id', metadata->'item'->>'version', created_at, id, \
-     entry_type = 'item_revoked' FROM ledger.entries \
-     WHERE entry_type IN ('item_signed', 'item_moved', 'item_revoked') \
-     ORDER BY metadata->>'row_id', entry_type = 'item_revoked', created_at DESC, id DESC";
+/// All entries about items: by the index alone, one could be hidden. What their metadata say is not asked of Postgres, whose
+/// functions trust that a stored value is sound.
+const ENTRIES: &str = "SELECT metadata, created_at, id, entry_type = 'item_revoked' FROM ledger.entries \
+     WHERE entry_type IN ('item_signed', 'item_moved', 'item_revoked')";
 
 /// An entry: of two about an item, the later one is greater.
 type At = (TimestampTz, Uuid);
@@ -151,16 +149,23 @@ fn differences(row: &Repeated, newest: &Newest, entry_id: Uuid, registration: &R
 
 fn newest_entries() -> BTreeMap<ItemName, Newest> {
     let mut found: BTreeMap<ItemName, Newest> = BTreeMap::new();
-    spi::run(NEWEST, &[], Access::Read, |row| {
-        let item_type = row.get::<String>(0).and_then(|item_type| item_type.parse().ok());
-        let name = item_type.zip(row.get(1)).zip(row.get(2));
-        let Some(((item_type, id), version)) = name else { return };
-        let newest = found.entry(ItemName { item_type, id, version }).or_default();
-        let at = row.get(3).zip(row.uuid(4));
-        match row.get::<bool>(5) {
-            Some(true) => newest.revoked = at,
-            _ => newest.signed = at,
+    spi::run(ENTRIES, &[], Access::Read, |row| {
+        // An entry that cannot be read is a problem of the chain.
+        let Some(name) = row.get::<Jsonb>(0).and_then(|metadata| name_in(&metadata.text())) else { return };
+        let newest = found.entry(name).or_default();
+        let at = row.get(1).zip(row.uuid(2));
+        match row.get::<bool>(3) {
+            Some(true) => newest.revoked = newest.revoked.max(at),
+            _ => newest.signed = newest.signed.max(at),
         }
     });
     found
+}
+
+/// Which item an entry is about.
+fn name_in(metadata: &str) -> Option<ItemName> {
+    let metadata: Value = serde_json::from_str(metadata).ok()?;
+    let text = |key| metadata["item"][key].as_str();
+    let item_type = text("item_type")?.parse().ok()?;
+    Some(ItemName { item_type, id: text("item_id")?.to_owned(), version: text("version")?.to_owned() })
 }
