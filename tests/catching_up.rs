@@ -165,6 +165,16 @@ fn leave_a_line(client: &mut Client) {
     client.batch_execute("ROLLBACK PREPARED 'gone'").unwrap();
 }
 
+/// Has such a line in the file, and the worker stopped before it could void it.
+fn start_with_a_line() -> (Cluster, Client, u32) {
+    let (cluster, mut client) = start(quiet("sync"));
+    wait_until_attached(&mut client);
+    let worker = worker_pid(&mut client);
+    stop_between_transactions(&mut client, worker);
+    leave_a_line(&mut client);
+    (cluster, client, worker)
+}
+
 /// The entry stands in the file twice, the first line voided, and all is sealed.
 #[track_caller]
 fn assert_recorded_again(client: &mut Client) {
@@ -181,11 +191,7 @@ fn assert_recorded_again(client: &mut Client) {
 
 #[test]
 fn an_entry_that_is_recorded_again_just_as_it_was_has_its_line_behind_the_void_one() {
-    let (cluster, mut client) = start(quiet("sync"));
-    wait_until_attached(&mut client);
-    let worker = worker_pid(&mut client);
-    stop_between_transactions(&mut client, worker);
-    leave_a_line(&mut client);
+    let (cluster, mut client, worker) = start_with_a_line();
     let mut again = cluster.connect("postgres");
     again.batch_execute(&format!("BEGIN; {}", insert('a'))).unwrap();
     // It waits for the line of before to be voided, and its row is there meanwhile.
@@ -197,11 +203,7 @@ fn an_entry_that_is_recorded_again_just_as_it_was_has_its_line_behind_the_void_o
 
 #[test]
 fn a_row_that_uses_an_id_again_and_is_not_committed_is_no_divergence() {
-    let (cluster, mut client) = start(quiet("sync"));
-    wait_until_attached(&mut client);
-    let worker = worker_pid(&mut client);
-    stop_between_transactions(&mut client, worker);
-    leave_a_line(&mut client);
+    let (cluster, mut client, worker) = start_with_a_line();
     let mut again = cluster.connect("postgres");
     again.batch_execute(&format!("BEGIN; {}", insert('b'))).unwrap();
     // The file is opened anew.

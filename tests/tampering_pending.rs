@@ -5,7 +5,7 @@ mod common;
 
 use common::ledger::*;
 use common::tracking::{seal, TRIGGERS_OFF};
-use common::{send, wait_until, Cluster, Options};
+use common::{send, Cluster, Options};
 use postgres::Client;
 
 fn start_quiet() -> (Cluster, Client) {
@@ -20,19 +20,11 @@ fn found(client: &mut Client) -> Vec<String> {
     column(client, "SELECT concat_ws(' ', source, problem, entry_id) FROM ledger.find_tampering()")
 }
 
-/// Stops the worker, so that it appends no line of a block, where it holds no lock that anyone waits for.
+/// Stops the worker, so that it appends no line of a block.
 #[track_caller]
 fn stop_worker(client: &mut Client) -> u32 {
     let worker = worker_pid(client);
-    let is_idle = format!("(SELECT xact_start IS NULL FROM pg_stat_activity WHERE pid = {worker})");
-    wait_until("the worker is stopped between two transactions", PATIENCE, || {
-        send(worker, libc::SIGSTOP);
-        let is_stopped = is_true(client, &is_idle);
-        if !is_stopped {
-            send(worker, libc::SIGCONT);
-        }
-        is_stopped
-    });
+    stop_between_transactions(client, worker);
     worker
 }
 
