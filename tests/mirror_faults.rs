@@ -99,6 +99,11 @@ fn survives(at_once: &str, then: &str, break_it: impl Fn(&Path, &mut Client), re
     assert!(!cluster.log().contains("PANIC") && !cluster.log().contains("terminated by signal"));
 }
 
+/// The path of the file is looked at again once the last look is 10 ms old.
+fn wait_until_refused(client: &mut Client) {
+    wait_until("recording is refused", PATIENCE, || client.simple_query(RECORD).is_err());
+}
+
 fn aside(path: &Path) -> PathBuf {
     path.with_extension("aside")
 }
@@ -119,7 +124,10 @@ fn a_missing_directory_is_reported_and_its_return_noticed() {
     survives(
         "No such file or directory",
         "No such file or directory",
-        |path, _| fs::rename(path.parent().unwrap(), moved(path)).unwrap(),
+        |path, client| {
+            fs::rename(path.parent().unwrap(), moved(path)).unwrap();
+            wait_until_refused(client);
+        },
         |path| fs::rename(moved(path), path.parent().unwrap()).unwrap(),
     );
 }
@@ -131,6 +139,7 @@ fn a_directory_that_others_can_write_is_refused() {
     let directory = path.parent().unwrap();
     client.simple_query(RECORD).unwrap();
     set_mode(directory, 0o777);
+    wait_until_refused(&mut client);
     assert_refused(&mut client, directory, "its mode 0777 lets others write it");
     wait_for(&mut client, "(SELECT state = 'failed' FROM ledger.mirror_status)");
     // Nor is it accepted by a worker that opens the file anew.

@@ -338,8 +338,13 @@ fn take_over(
     fields.identity = file::identity(&metadata, generation);
     fields.path.set(&text);
     (fields.is_local, fields.is_attended, fields.is_sync_attended) = (is_local, false, false);
-    // Whoever still waits for an earlier attachment fails: nobody can say of what file his offsets are.
-    fields.fail("The mirror file was opened again.", metadata.len());
+    // Whoever still waits for an earlier attachment fails: nobody can say of what file his offsets are. If it failed, he is
+    // told why.
+    let cause = match fields.attachment {
+        Attachment::Failed => fields.cause.get(),
+        _ => "The mirror file was opened again.".to_owned(),
+    };
+    fields.fail(&cause, metadata.len());
     fields.failures += 1;
     (fields.head, fields.tail, fields.shift, fields.durable) = (0, 0, metadata.len(), metadata.len());
     (fields.sync_wanted, fields.promised, fields.suspect, fields.is_troubled) = (0, 0, false, false);

@@ -175,15 +175,22 @@ pub fn open_attached(path: &Path, expected: FileIdentity) -> Result<File, Troubl
     Ok(file)
 }
 
-/// What must hold before every write to a file that was opened as `expected`: the path still leads to it, nobody else can
-/// write it or its directory, and it is as we left it. As it is open, no other file can have its number.
-pub fn check_unchanged(path: &Path, expected: FileIdentity, size: u64, stamp: FileStamp) -> Result<(), Trouble> {
+/// What must hold before every write: the file is as we left it, and nobody else can write it. To rename it or to take its
+/// name away changes its times.
+pub fn check_unchanged(file: &File, path: &Path, size: u64, stamp: FileStamp) -> Result<(), Trouble> {
+    let metadata = file.metadata().map_err(|error| cannot_examine(path, error))?;
+    check_metadata(path, &metadata)?;
+    check_as_left(path, &metadata, size, stamp)
+}
+
+/// What must hold for a file that was opened as `expected`: the path still leads to it, and nobody else can write its
+/// directory. As it is open, no other file can have its number.
+pub fn check_path(path: &Path, expected: FileIdentity) -> Result<(), Trouble> {
     let metadata = std::fs::symlink_metadata(path).map_err(|error| cannot_examine(path, error))?;
     check_same(path, &metadata, expected)?;
     check_metadata(path, &metadata)?;
     // Who can write the directory can put another file in place of this one.
-    prepare_directory(path.parent().unwrap_or(path), false)?;
-    check_as_left(path, &metadata, size, stamp)
+    prepare_directory(path.parent().unwrap_or(path), false)
 }
 
 fn cannot_examine(path: &Path, error: std::io::Error) -> Trouble {

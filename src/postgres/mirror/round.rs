@@ -5,14 +5,19 @@
 
 use super::file::{self, Trouble};
 use super::rounds::Rounds;
-use super::shared::{Attachment, FileStamp, LockedMirror, MirrorFields};
+use super::shared::{Attachment, FileIdentity, FileStamp, LockedMirror, MirrorFields};
 use crate::postgres::faults;
 use crate::postgres::settings::{self, MirrorMode};
 use crate::postgres::shared::{DatabaseSlot, SeenLag, Shared};
 use crate::postgres::tables;
 use crate::postgres::wait_events;
+use pgrx::pg_sys;
 use std::fs::File;
 use std::path::Path;
+
+/// How long a look at the path is good for, in microseconds. To walk a path takes as long as to write a line, twice, and
+/// whoever takes the directory away, or opens it to others, can do so just after the look as well.
+const PATH_INTERVAL: i64 = 10_000;
 
 /// A round that has begun.
 #[derive(Clone, Copy)]
@@ -21,8 +26,11 @@ pub struct Round {
     pub generation: u64,
     tail: u64,
     head: u64,
-    pub written: u64,
-    pub stamp: FileStamp,
+    written: u64,
+    stamp: FileStamp,
+    /// When it began, and whether it is to look at the path.
+    began: pg_sys::TimestampTz,
+    looks_at_path: bool,
     /// How much of the file is on disk, and how much when what is there now has been written and synced: whole lines.
     pub durable: u64,
     durable_then: u64,
@@ -83,6 +91,8 @@ impl Round {
             head: fields.tail + (end - written),
             written,
             stamp: fields.stamp,
+            began: now,
+            looks_at_path: !(0..PATH_INTERVAL).contains(&(now - fields.path_seen)),
             durable: fields.durable,
             durable_then: fields.durable.max(fields.lines_before(end)),
             keep: fields.lines_before(written),
@@ -93,7 +103,17 @@ impl Round {
         }
     }
 
-    /// Does what the round has begun for. `file` is known to be as the last round left it.
+    /// Whether the file is as the last round left it, and where it was.
+    pub fn check(&self, file: &File, path: &Path, identity: FileIdentity) -> Result<(), Trouble> {
+        let unchanged = file::check_unchanged(file, path, self.written, self.stamp);
+        // That another file is in its place says more than that this one was changed.
+        if self.looks_at_path || unchanged.is_err() {
+            file::check_path(path, identity)?;
+        }
+        unchanged
+    }
+
+    /// Does what the round has begun for. The file has been checked.
     pub fn work(&self, slot: &DatabaseSlot, file: &File, path: &Path) -> Result<Done, Failed> {
         // What is left of the file if it cannot be synced, or must not be touched.
         let safe = self.safe();
@@ -169,6 +189,9 @@ impl Round {
     /// Returns whether what was written is on disk.
     fn note_done(&self, fields: &mut MirrorFields, done: &Done) -> bool {
         fields.stamp = done.stamp;
+        if self.looks_at_path {
+            fields.path_seen = self.began;
+        }
         if self.cut_to != 0 {
             // All before it is written, and nobody but whoever left it unfinished could put anything behind it.
             fields.tail = fields.head;

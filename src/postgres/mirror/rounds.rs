@@ -29,35 +29,53 @@ impl Rounds {
     }
 }
 
-/// Changes whenever a round, or anything else that a waiter may want to know, has ended.
+/// Counts rounds, and anything else that a waiter may want to know, that have ended.
 #[repr(C)]
-pub struct Ended(AtomicU32);
+pub struct Ended {
+    count: AtomicU32,
+    /// Processes that wait, or are about to. Most rounds end with nobody waiting, and need no system call then.
+    waiting: AtomicU32,
+}
 
 impl Ended {
     /// Read while the condition is looked at, and given to [`MirrorState::sleep_until_ended`]: what ends in between, ends
     /// the wait.
     pub fn count(&self) -> u32 {
-        self.0.load(Ordering::SeqCst)
+        self.count.load(Ordering::SeqCst)
     }
 
     /// Wakes those who wait for one of these rounds. Called once the outcome can be seen.
     pub fn wake(&self, rounds: Rounds) {
-        self.0.fetch_add(1, Ordering::SeqCst);
-        #[cfg(target_os = "linux")]
-        futex::wake(&self.0, rounds.0, i32::MAX);
-        #[cfg(not(target_os = "linux"))]
-        let _ = rounds;
+        self.count.fetch_add(1, Ordering::SeqCst);
+        self.wake_at_most(rounds, i32::MAX);
     }
 
     /// Wakes one of those who wait for one of these rounds; false if nobody does.
     pub fn call_one(&self, rounds: Rounds) -> bool {
-        #[cfg(target_os = "linux")]
-        return futex::wake(&self.0, rounds.0, 1) > 0;
-        #[cfg(not(target_os = "linux"))]
-        {
-            let _ = rounds;
-            false
+        self.wake_at_most(rounds, 1) > 0
+    }
+
+    /// Whoever is not counted as waiting yet finds the count changed, and does not sleep.
+    #[cfg(target_os = "linux")]
+    fn wake_at_most(&self, rounds: Rounds, most: i32) -> i64 {
+        match self.waiting.load(Ordering::SeqCst) {
+            0 => 0,
+            _ => futex::wake(&self.count, rounds.0, most),
         }
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn wake_at_most(&self, _rounds: Rounds, _most: i32) -> i64 {
+        0
+    }
+
+    /// False if time ran out, or a signal came. Does not raise anything, so that the count of those who wait is right.
+    #[cfg(target_os = "linux")]
+    fn wait(&self, rounds: Rounds, count: u32, timeout_ms: i64, event: u32) -> bool {
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        let is_woken = futex::wait(&self.count, count, rounds.0, timeout_ms, event);
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
+        is_woken
     }
 }
 
@@ -66,7 +84,7 @@ impl MirrorState {
     /// ERROR then.
     pub fn sleep_until_ended(&self, rounds: Rounds, count: u32, timeout_ms: i64, event: u32) {
         #[cfg(target_os = "linux")]
-        if !futex::wait(&self.ended.0, count, rounds.0, timeout_ms.min(WAIT_MS), event) {
+        if !self.ended.wait(rounds, count, timeout_ms.min(WAIT_MS), event) {
             obey_interrupts(event);
         }
         // Elsewhere the condition variable, which is broadcast as well, has to do.

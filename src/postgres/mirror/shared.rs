@@ -180,6 +180,8 @@ pub struct MirrorFields {
     pub promised: u64,
     /// The file's times after the last write.
     pub stamp: FileStamp,
+    /// When the path was last seen to lead to it.
+    pub path_seen: pg_sys::TimestampTz,
     /// Writes that failed. Each cuts the file back, and discards everything that waits.
     pub failures: u64,
     /// How much of the file the last failure has left.

@@ -236,8 +236,8 @@ impl OpenFile {
     }
 
     fn do_round(&mut self, slot: &DatabaseSlot, round: Round) -> Result<Done, Failed> {
-        let changed = file::check_unchanged(&self.path, self.identity, round.written, round.stamp);
-        changed.map_err(Failed::keeping(round.safe()))?;
+        let unchanged = round.check(&self.file, &self.path, self.identity);
+        unchanged.map_err(Failed::keeping(round.safe()))?;
         let done = round.work(slot, &self.file, &self.path)?;
         if round.sync {
             self.sync_at = None;
