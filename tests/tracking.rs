@@ -15,7 +15,7 @@ use std::thread;
 const ACCOUNTS: &str = "CREATE TABLE accounts (id int PRIMARY KEY, amount int NOT NULL, note text)";
 
 fn start_tracked(options: &str) -> (Cluster, Client) {
-    let settings = Options::new().conf("ledger.block_size = 50").conf("ledger.block_interval = 200ms");
+    let settings = Options::new().conf("ledger.block_size = 50").conf("ledger.block_interval = 1s");
     let (cluster, mut client) = start(settings.conf("deadlock_timeout = 50ms"));
     client.batch_execute(ACCOUNTS).unwrap();
     client.batch_execute(&format!("SELECT ledger.track('accounts'{options})")).unwrap();

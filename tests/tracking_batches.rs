@@ -11,7 +11,7 @@ use postgres::Client;
 use std::io::Write;
 
 fn start_tracked() -> (Cluster, Client) {
-    let (cluster, mut client) = start(Options::new().conf("ledger.block_interval = 200ms"));
+    let (cluster, mut client) = start(Options::new().conf("ledger.block_interval = 1s"));
     client
         .batch_execute(
             "CREATE TABLE items (id int PRIMARY KEY, note text); CREATE TABLE log (note text);
