@@ -262,6 +262,30 @@ fn in_mode_write_a_line_that_is_lost_while_its_transaction_commits_is_put_back()
 }
 
 #[test]
+fn the_file_is_not_opened_again_and_again_while_a_transaction_of_another_mode_commits() {
+    let (cluster, mut client) = start_small(Local, "async");
+    seal(&mut client);
+    set_fault(&cluster, "before_commit:hang");
+    let commits = Background::run(&cluster, "", RECORD);
+    wait_until("it hangs", PATIENCE, || {
+        fs::read_to_string(format!("/proc/{}/wchan", commits.pid)).is_ok_and(|place| place.contains("nanosleep"))
+    });
+    send(commits.pid, libc::SIGSTOP);
+    clear_fault(&cluster);
+    let before = value(&mut client, ATTACHMENT);
+    set(&mut client, "ledger.mirror_mode", "sync");
+    wait_until("the file is opened in the new mode", PATIENCE, || value(&mut client, ATTACHMENT) != before);
+    let attachment = value(&mut client, ATTACHMENT);
+    record_many(&mut client, 3);
+    for _ in 0..50 {
+        assert_eq!(value(&mut client, ATTACHMENT), attachment);
+    }
+    send(commits.pid, libc::SIGCONT);
+    commits.ends().unwrap();
+    assert_whole(&cluster, &mut client);
+}
+
+#[test]
 fn a_commit_that_waits_for_room_needs_no_file_any_more_when_the_mirror_is_switched_off() {
     const LARGE: &str = "SELECT ledger.hash_and_record('large', '1', jsonb_build_object('pad', repeat('x', 60000)))";
     for mount in [Local, Network] {

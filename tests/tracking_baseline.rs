@@ -155,6 +155,19 @@ fn a_table_is_verified_only_when_its_baseline_is_complete() {
 }
 
 #[test]
+fn a_table_that_a_prepared_transaction_tracks_is_recorded_once_that_is_committed() {
+    let (_cluster, mut client) = start_large(3000);
+    client.batch_execute(&format!("BEGIN; {TRACK}; PREPARE TRANSACTION 'track'")).unwrap();
+    // The worker has looked, and has seen nothing yet.
+    record(&mut client);
+    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
+    wait_until_sealed(&mut client);
+    client.batch_execute("COMMIT PREPARED 'track'").unwrap();
+    wait_for(&mut client, "(SELECT state = 'tracked' FROM ledger.tracked_tables)");
+    assert!(column(&mut client, "SELECT * FROM ledger.verify_table('accounts')").is_empty());
+}
+
+#[test]
 fn the_transaction_that_tracks_a_table_may_write_to_it() {
     for rows in [20, 3000] {
         let (_cluster, mut client) = start_large(rows);

@@ -334,6 +334,24 @@ fn a_clean_shutdown_does_not_wait_for_the_workers() {
 // ---- commands that need a database for themselves -------------------------------------------------------------------------
 
 #[test]
+fn a_drop_that_a_savepoint_takes_back_leaves_worker_and_file_as_they_were() {
+    let (_cluster, mut client) = start(Options::new());
+    record(&mut client);
+    let worker = worker_pid(&mut client);
+    let attachment = value(&mut client, ATTACHMENT);
+    client
+        .batch_execute(
+            "BEGIN; SAVEPOINT s; DROP EXTENSION pg_notary CASCADE; ROLLBACK TO s; CREATE TABLE app (n int); COMMIT",
+        )
+        .unwrap();
+    record(&mut client);
+    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
+    wait_until_sealed(&mut client);
+    assert_eq!((worker_pid(&mut client), value(&mut client, ATTACHMENT)), (worker, attachment));
+    assert_intact(&mut client);
+}
+
+#[test]
 fn a_command_that_one_may_not_run_keeps_no_worker_from_its_work() {
     let (cluster, mut client) = start(Options::new());
     client.batch_execute("CREATE ROLE outsider LOGIN").unwrap();

@@ -44,7 +44,10 @@ struct AtEnd {
     created: Vec<pg_sys::Oid>,
     /// The ledger's is among them, and is there: known before the commit, as nothing can be looked up after.
     ledger_created: bool,
+    /// The ledger's extension, as it was dropped at some time.
     extension_dropped: Option<pg_sys::Oid>,
+    /// No rollback to a savepoint has brought it back.
+    ledger_dropped: bool,
     databases_changed: bool,
     /// Whose workers commands have paused, and the level of the subtransaction in which they did.
     paused: Vec<(i32, &'static DatabaseSlot)>,
@@ -117,6 +120,7 @@ thread_local! {
                 created: Vec::new(),
                 ledger_created: false,
                 extension_dropped: None,
+                ledger_dropped: false,
                 databases_changed: false,
                 paused: Vec::new(),
                 prepared_decided: false,

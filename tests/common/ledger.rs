@@ -105,6 +105,9 @@ pub fn in_time<T: Send + 'static>(what: &str, work: impl FnOnce() -> T + Send + 
 
 // ---- recording and sealing ------------------------------------------------------------------------------------------
 
+/// Changes whenever the worker opens the file.
+pub const ATTACHMENT: &str = "SELECT mirror_attachment FROM ledger.log_state";
+
 pub const RECORD: &str = "SELECT ledger.hash_and_record('test', '{\"n\": 1}')->>'entry_id'";
 
 /// Records one entry and returns its id.

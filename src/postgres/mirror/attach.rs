@@ -16,7 +16,7 @@ use super::catch_up::{self, InFile};
 use super::file::{self, Trouble};
 use super::remembered::{self, Place, Remembered};
 use super::settle;
-use super::shared::{Attachment, FileStamp, FixedText, MirrorState, Ownership};
+use super::shared::{Attachment, FileStamp, FixedText, LockedMirror, MirrorState, Ownership};
 use super::state_file::{self, Known, State, StateFile, WalPosition};
 use super::tail::{self, diverged, OpenLine, Tail};
 use crate::postgres::errors::{cause, Failure};
@@ -137,13 +137,14 @@ fn wait_for_committing(mirror: &Mirror) -> Result<(), Failure> {
     {
         let mut fields = mirror.lock();
         let keep = fields.durable;
-        fields.fail("The mirror file was opened again.", keep);
+        fail_those_who_wait(&mut fields, keep);
     }
     mirror.state().broadcast();
     let deadline = Instant::now() + COMMIT_DEADLINE;
     loop {
+        // What the ledger appends itself has no owner.
         let is_appending = mirror.lock().appending > 0;
-        if !is_appending && mirror.state().committing.load(Ordering::SeqCst) == 0 {
+        if !is_appending && mirror.state().owners.is_empty() {
             break;
         }
         if Instant::now() > deadline {
@@ -158,6 +159,16 @@ fn wait_for_committing(mirror: &Mirror) -> Result<(), Failure> {
     }
     MirrorState::stop_sleeping();
     Ok(())
+}
+
+/// Whoever still waits for an earlier attachment fails: nobody can say of what file his offsets are. If it failed, he is told
+/// why.
+fn fail_those_who_wait(fields: &mut LockedMirror<'_>, keep: u64) {
+    let cause = match fields.attachment {
+        Attachment::Failed => fields.cause.get(),
+        _ => "The mirror file was opened again.".to_owned(),
+    };
+    fields.fail(&cause, keep);
 }
 
 /// A prepared transaction from before this server started, whose lines were still good when they were judged, may have been
@@ -338,13 +349,7 @@ fn take_over(
     fields.identity = file::identity(&metadata, generation);
     fields.path.set(&text);
     (fields.is_local, fields.is_attended, fields.is_sync_attended) = (is_local, false, false);
-    // Whoever still waits for an earlier attachment fails: nobody can say of what file his offsets are. If it failed, he is
-    // told why.
-    let cause = match fields.attachment {
-        Attachment::Failed => fields.cause.get(),
-        _ => "The mirror file was opened again.".to_owned(),
-    };
-    fields.fail(&cause, metadata.len());
+    fail_those_who_wait(&mut fields, metadata.len());
     fields.failures += 1;
     (fields.head, fields.tail, fields.shift, fields.durable) = (0, 0, metadata.len(), metadata.len());
     (fields.sync_wanted, fields.promised, fields.suspect, fields.is_troubled) = (0, 0, false, false);

@@ -23,11 +23,7 @@ pub type InFile = HashSet<Uuid>;
 /// Appends the lines that the file lacks, in the order of the ledger: what is sealed, block by block, then what is
 /// pending. The caller is the worker, in a transaction, and holds the sealing lock.
 pub fn append_missing(mirror: &Mirror, in_file: &mut InFile) -> Result<(), Failure> {
-    // First what is to be voided: an entry that uses an id again has its line behind the void line.
-    prepared::settle_decided(mirror);
-    settle::void_aborted(mirror)?.iter().for_each(|id| {
-        in_file.remove(id);
-    });
+    void_first(mirror, in_file)?;
     let last = mirror.lock().last_block;
     block_lines::append_after(mirror, last, |headers, ids| {
         note_others(mirror, in_file)?;
@@ -38,6 +34,15 @@ pub fn append_missing(mirror: &Mirror, in_file: &mut InFile) -> Result<(), Failu
         Ok(())
     })?;
     append_pending(mirror, in_file)
+}
+
+/// Voids what is to be voided: an entry that uses an id again has its line behind the void line.
+pub fn void_first(mirror: &Mirror, in_file: &mut InFile) -> Result<(), Failure> {
+    prepared::settle_decided(mirror);
+    settle::void_aborted(mirror)?.iter().for_each(|id| {
+        in_file.remove(id);
+    });
+    Ok(())
 }
 
 /// Takes note of entries whose lines others have appended: those of transactions that began in another mode, and of

@@ -51,6 +51,10 @@ impl Owners {
         self.others.store(0, Ordering::SeqCst);
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.others.load(Ordering::SeqCst) == 0 && self.places.iter().all(|place| place.load(Ordering::SeqCst) == 0)
+    }
+
     /// Whether it may be one of them.
     pub fn may_have(&self, xid: u32) -> bool {
         self.others.load(Ordering::SeqCst) > 0 || self.places.iter().any(|place| place.load(Ordering::SeqCst) == xid)

@@ -9,7 +9,6 @@ use crate::postgres::shared::{DatabaseSlot, LockGuard, Shared};
 use crate::postgres::tables;
 use pgrx::pg_sys;
 use std::cell::UnsafeCell;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 /// Bytes that can wait for the next round. A few hundred commits of one entry; more only makes the groups larger.
@@ -317,9 +316,7 @@ pub struct MirrorState {
     /// Broadcast whenever a round, an attempt to attach or a request has finished.
     changed: UnsafeCell<pg_sys::ConditionVariable>,
     pub ended: Ended,
-    /// Transactions whose lines have been appended, and that have not ended. They are counted before they are off
-    /// `appending`, and taken off without the lock.
-    pub committing: AtomicU32,
+    /// Transactions enter it before the first of their lines is in the ring, and leave it without the lock once they have ended.
     pub owners: Owners,
     fields: UnsafeCell<MirrorFields>,
     ring: UnsafeCell<[u8; RING_BYTES]>,
@@ -399,7 +396,6 @@ impl MirrorState {
         (fields.void_from, fields.void_to, fields.last_block) = (0, 0, 0);
         (fields.request, fields.suspect, fields.ownership) = (Request::None, false, Ownership::default());
         (fields.appending, fields.is_troubled) = (0, false);
-        self.committing.store(0, Ordering::SeqCst);
         self.owners.clear();
         (fields.must_be_read, fields.has_lost, fields.voiding) = (false, false, false);
         fields.prepared.iter_mut().for_each(|lines| lines.xid = 0);

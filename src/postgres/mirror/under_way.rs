@@ -6,7 +6,6 @@ use super::owners::Place;
 use super::prepared;
 use super::shared::{Attachment, LockedMirror, MirrorState};
 use std::cell::Cell;
-use std::sync::atomic::Ordering;
 
 /// Lines that are on their way.
 #[derive(Debug, Clone, Copy)]
@@ -24,7 +23,7 @@ enum Stage {
     Nothing,
     /// Counted among those that append.
     Appending(Begun),
-    /// The lines are as far as they must be, and what becomes of the transaction is open: counted among those that commit.
+    /// The lines are as far as they must be, and what becomes of the transaction is open: it stays among the owners.
     Committing,
 }
 
@@ -103,7 +102,6 @@ impl Mirror {
         if begun.is_own {
             STAGE.set(Stage::Nothing);
         } else {
-            self.state().committing.fetch_add(1, Ordering::SeqCst);
             STAGE.set(Stage::Committing);
         }
         self.stop_appending(fields);
@@ -140,8 +138,6 @@ impl Mirror {
         if matches!(STAGE.get(), Stage::Committing) {
             STAGE.set(Stage::Nothing);
             leave_owners(self.state());
-            let one_less = |count: u32| Some(count.saturating_sub(1));
-            self.state().committing.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).ok();
         }
     }
 }

@@ -21,8 +21,10 @@ use std::sync::atomic::Ordering;
 /// Appends the lines and waits until they are on disk; an error here aborts the transaction.
 pub(super) fn before_commit() {
     queue::flush_before_commit();
-    let ledger_created = super::creates_ledger();
-    CURRENT.with_borrow_mut(|current| current.at_end.ledger_created = ledger_created);
+    let (ledger_created, ledger_dropped) = (super::creates_ledger(), has_dropped_ledger());
+    CURRENT.with_borrow_mut(|current| {
+        (current.at_end.ledger_created, current.at_end.ledger_dropped) = (ledger_created, ledger_dropped);
+    });
     if CURRENT.with_borrow(|current| current.entries > 0) {
         append_lines(&or_raise(database::mirror()), false);
         faults::at("before_commit");
@@ -219,7 +221,7 @@ fn end(current: &mut Transaction, committed: bool) {
     }
     database::at_transaction_end(
         committed && at_end.ledger_created,
-        committed && at_end.extension_dropped.is_some(),
+        committed && at_end.ledger_dropped,
         committed && at_end.databases_changed,
     );
     database::resume_workers(at_end.paused.into_iter().map(|(_, slot)| slot));

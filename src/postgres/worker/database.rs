@@ -289,6 +289,9 @@ impl Worker {
             mirrored?;
             // A table that cannot be recorded is in nobody else's way.
             let recorded = self.record_baseline();
+            if self.keeper.awaits_commits() {
+                return recorded;
+            }
             self.seal()?;
             return self.keeper.append_block_lines().and(recorded);
         }
@@ -333,8 +336,9 @@ impl Worker {
         if !self.slot().prepared_decided.swap(false, Ordering::SeqCst) {
             return Ok(());
         }
-        // Nobody has counted their entries as pending.
+        // Nobody has counted their entries as pending, nor seen the tables that they track.
         self.recount_at = Some(Instant::now());
+        self.slot().baselines.store(true, Ordering::Release);
         let mirror = self.mirror;
         in_transaction(|| prepared::settle_decided(&mirror))
     }

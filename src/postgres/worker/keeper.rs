@@ -17,6 +17,9 @@ use pgrx::pg_sys;
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
 
+/// After that it is looked whether transactions that commit without lines have ended: one that fails wakes nobody.
+const COMMIT_WAIT_MS: i64 = 100;
+
 /// Keeps the mirror file of one database.
 pub struct Keeper {
     mirror: Mirror,
@@ -59,6 +62,12 @@ impl Keeper {
         self.attached_async
     }
 
+    /// Whether transactions commit without lines, since they began in another mode. What is sealed before it is known what
+    /// becomes of them, the file could not get: its entries' lines may be missing.
+    pub fn awaits_commits(&self) -> bool {
+        !self.attached_async && self.slot().committing_behind.load(Ordering::SeqCst) > 0
+    }
+
     /// Whether the work has waited since this was last asked: then look again before going to sleep.
     pub fn take_has_waited(&mut self) -> bool {
         std::mem::take(&mut self.has_waited)
@@ -75,7 +84,7 @@ impl Keeper {
         let is_attached = self.attached.is_some() && self.mirror.is_attached();
         let is_in_mode = self.attached_async == (mode == MirrorMode::Async);
         // In mode async being behind is the rule, and seen to without attaching anew.
-        let is_current = mode == MirrorMode::Async || !self.slot().is_behind();
+        let is_current = mode == MirrorMode::Async || !self.slot().behind.load(Ordering::SeqCst);
         if is_attached && is_in_mode && is_current && self.is_where_configured() {
             return Ok(());
         }
@@ -217,9 +226,11 @@ impl Keeper {
         let outcome = in_transaction(|| {
             blocks::lock_sealing();
             let lag = slot.lag.seen(tables::timestamp_to_postgres(tables::now()));
-            or_raise(catch_up::append_missing(&mirror, &mut attached.in_file));
+            or_raise(catch_up::void_first(&mirror, &mut attached.in_file));
+            // In this order for the reason that attach() gives.
             let noted = || prepared::noted(&mirror).iter().map(|lines| lines.xid).collect();
             or_raise(catch_up::append_prepared(&mirror, &HashMap::new(), &mut attached.in_file, noted));
+            or_raise(catch_up::append_missing(&mirror, &mut attached.in_file));
             remembered::remember(&mirror, settle_more(mark, &mirror), None);
             slot.lag.take_off(lag);
         });
@@ -230,8 +241,11 @@ impl Keeper {
         outcome
     }
 
-    /// Milliseconds until what is owed to the file is to be appended.
+    /// Milliseconds until there is something to do that nobody wakes the worker for.
     pub fn until_next(&self) -> Option<i64> {
+        if self.awaits_commits() {
+            return Some(COMMIT_WAIT_MS);
+        }
         let rest = self.pace.rest().filter(|_| self.attached_async)?;
         Some(rest.as_millis() as i64 + 1)
     }
