@@ -48,7 +48,14 @@ def about(server, scale):
     }
 
 
+def make_wal_segments(scale, server):
+    if server is not None:
+        say(f"making {scale.wal_segments} WAL segments")
+        server.make_wal_segments(scale.wal_segments)
+
+
 def measure(scale, results, server, directory):
+    make_wal_segments(scale, server)
     if scale.sizes:
         growth.measure(results, os.environ["PGHOST"], os.environ["PGPORT"], scale, say)
     else:
@@ -57,7 +64,9 @@ def measure(scale, results, server, directory):
 
 def compare(scale, results, server, directory):
     ledger = Ledger(server)
-    contenders = all_contenders(server, ledger, pgaudit_server(Server.create), say)
+    pgaudit = pgaudit_server(Server.create)
+    make_wal_segments(scale, pgaudit)
+    contenders = all_contenders(server, ledger, pgaudit, say)
     measures = {
         "insert": lambda: inserts.measure(results, contenders, scale, directory, say),
         "update": lambda: updates.measure(results, contenders, scale, say),

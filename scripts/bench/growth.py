@@ -105,6 +105,7 @@ def measure_vacuum(results, grown):
 
 
 def measure_insert(results, grown, seconds):
+    inserts.prepare(grown.contender)
     run = inserts.run_once(grown.contender, 16, seconds)
     results.add(INSERT, grown.name, run.rate, **inserts.catch_up_notes(grown.contender.work_off()))
 

@@ -30,9 +30,18 @@ def workload(clients):
     return Workload(insert_id(clients), title, "rows/s", PLAIN)
 
 
+def prepare(contender):
+    """Each run begins with an empty table, so that its size is the same for all and in every round. That a tracked table was
+    emptied is recorded before the run."""
+    contender.server.session.run(f"TRUNCATE {contender.table(TABLE)}")
+    contender.prepare()
+
+
 def run_once(contender, clients, seconds):
-    return contender.server.pgbench(SCRIPT.format(table=contender.table(TABLE)), clients, seconds,
-                                    variables={"body": BODY})
+    run = contender.server.pgbench(SCRIPT.format(table=contender.table(TABLE)), clients, seconds,
+                                   variables={"body": BODY})
+    contender.inserted[TABLE] += run.transactions
+    return run
 
 
 def catch_up_notes(backlog):
@@ -42,7 +51,7 @@ def catch_up_notes(backlog):
 
 
 def measure_one(results, contender, clients, seconds):
-    contender.prepare()
+    prepare(contender)
     position = contender.server.wal_position()
     run = run_once(contender, clients, seconds)
     wal = contender.server.wal_position() - position
@@ -51,7 +60,7 @@ def measure_one(results, contender, clients, seconds):
 
 
 def measure_held(results, contender, clients, seconds):
-    contender.prepare()
+    prepare(contender)
     with contender.ledger.sealing_held():
         run = run_once(contender, clients, seconds)
     results.add(workload(clients), SEALING_HELD[contender.name], run.rate, **catch_up_notes(contender.work_off()))

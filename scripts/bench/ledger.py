@@ -84,7 +84,7 @@ class Ledger:
             raise Failed(f"the ledger that was measured does not verify: {verdict}")
 
     def state(self):
-        row = self.query(f"""
+        row = self.query("""
             SELECT w.pending, COALESCE(m.lag_entries, 0), m.state = CASE m.mode WHEN 'off' THEN 'off' ELSE 'attached' END,
                    COALESCE(m.problem, '')
             FROM ledger.mirror_status AS m, ledger.workers AS w WHERE w.database = current_database()""")

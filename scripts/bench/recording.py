@@ -1,7 +1,7 @@
 """hash_and_record: documents that are in no table. Beside it, the single-row INSERT into the plain table."""
 
 from contenders import BODY, PLAIN
-from inserts import catch_up_notes, run_once, TABLE
+from inserts import TABLE, catch_up_notes, prepare, run_once
 from results import Workload
 
 SCRIPT = "SELECT ledger.hash_and_record('document', :body, '{}');\n"
@@ -18,10 +18,11 @@ def name(contender):
 
 
 def measure_one(results, contender, clients, seconds):
-    contender.prepare()
     if contender.ledger is None:
+        prepare(contender)
         results.add(workload(clients), contender.name, run_once(contender, clients, seconds).rate)
         return
+    contender.prepare()
     run = contender.server.pgbench(SCRIPT, clients, seconds, variables={"body": BODY})
     results.add(workload(clients), name(contender), run.rate, **catch_up_notes(contender.work_off()))
 
@@ -29,7 +30,8 @@ def measure_one(results, contender, clients, seconds):
 def measure(results, contenders, scale, say):
     compared = [contender for contender in contenders if contender.ledger is not None or contender.name == PLAIN]
     for contender in compared:
-        contender.create_table(TABLE)
+        if contender.ledger is None:
+            contender.create_table(TABLE)
     for number, clients, contender in scale.interleaved(CLIENTS, compared):
         say(f"hash_and_record, round {number} of {scale.rounds}, {clients} clients: {name(contender)}")
         measure_one(results, contender, clients, scale.seconds)

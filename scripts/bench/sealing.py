@@ -46,4 +46,5 @@ def measure(results, contenders, scale, say):
     for number, _, contender in scale.interleaved((None,), compared):
         say(f"sealing a backlog, round {number} of {scale.rounds}: {contender.name}")
         measure_one(results, contender, scale.backlog)
-    compared[0].server.session.run(f"TRUNCATE {compared[0].table(TABLE)}")
+    for contender in compared:
+        contender.server.session.run(f"TRUNCATE {contender.table(TABLE)}")

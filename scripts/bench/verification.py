@@ -107,6 +107,8 @@ def measure(results, host, port, scale, say):
         ledger = make_ledger(server)
         fill(server, ledger, 1, entries)
         server.session.run(f"VACUUM ANALYZE {TABLE}")
+        # What is still to be written is not written while this is read.
+        server.checkpoint()
         kind, path = workload(entries), ledger.mirror_path()
         for number in range(scale.rounds):
             say(f"{kind.title}, round {number + 1} of {scale.rounds}")

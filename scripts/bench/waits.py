@@ -4,7 +4,7 @@ import threading
 from collections import Counter
 
 from contenders import AUDIT, PLAIN, SYNC, WRITE
-from inserts import TABLE, run_once
+from inserts import TABLE, prepare, run_once
 from results import Workload
 
 CLIENTS = 16
@@ -39,7 +39,7 @@ class Sampler(threading.Thread):
 
 
 def measure_one(results, contender, seconds):
-    contender.prepare()
+    prepare(contender)
     sampler = Sampler(contender.server)
     sampler.start()
     try:
