@@ -39,7 +39,7 @@ const LARGE: usize = 1 << 20;
 pub use decimals::with_fractions;
 pub(crate) use member::value_end;
 pub use member::{is_jsonb, keeps_number, keeps_numbers, member, members, plain, plain_member};
-pub(crate) use parser::{plain_end, string_end};
+pub(crate) use parser::{is_plain_text, string_end};
 pub(crate) use strings::decode;
 pub use strings::write_string;
 pub use writer::write_number;

@@ -2,8 +2,8 @@
 //! verified; by way of jsonb's own text it would be printed, parsed and printed again. And single members of it.
 
 use super::layout::MAX_DEPTH;
-use super::read::{is_before, text, Child, Container, Kind, Number, Value};
-use crate::ledger::canonical_json::{keeps_number, plain_end, write_number, write_string};
+use super::read::{text, Child, Container, Key, Kind, Number, Value};
+use crate::ledger::canonical_json::{is_plain_text, keeps_number, write_number, write_string};
 
 /// What was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,48 +45,40 @@ pub fn members<'a, const N: usize>(jsonb: &'a [u8], names: [&str; N]) -> Option<
     let mut object = Container::open(jsonb, true).filter(|container| container.kind == Kind::Object)?;
     let mut places = [object.count; N];
     for index in 0..object.count {
-        let key = object.next_key()?.bytes(object.data)?;
-        if let Some(name) = names.iter().position(|name| name.as_bytes() == key) {
+        let key = object.next_key()?;
+        if let Some(name) = names.iter().position(|name| name.as_bytes() == key.bytes) {
             places[name] = index;
         }
     }
     let mut found = [Found::Absent; N];
     for index in 0..object.count {
-        let value = object.next()?;
+        let value = object.next_place()?;
         if let Some(name) = places.iter().position(|place| *place == index) {
-            found[name] = if value.is_string() { Found::Text(value.bytes(object.data)?) } else { Found::Other };
+            found[name] = if value.is_of_string() { Found::Text(object.child(value)?.bytes) } else { Found::Other };
         }
     }
     Some(found)
 }
 
-struct Writer<'a> {
+struct Writer<'a, 'b> {
     out: &'a mut Vec<u8>,
     /// The longest that `out` may be.
     end: usize,
     /// Members of the objects that are being written; the innermost object's are last.
-    members: Vec<Member>,
+    members: Vec<(Key<'b>, Child<'b>)>,
     number: Vec<u8>,
     keeps_numbers: bool,
 }
 
-#[derive(Clone, Copy)]
-struct Member {
-    key: Child,
-    /// The beginning of the key, which nearly always tells the order.
-    prefix: u64,
-    value: Child,
-}
-
-impl Writer<'_> {
-    fn container(&mut self, mut container: Container, depth: usize) -> Option<()> {
+impl<'b> Writer<'_, 'b> {
+    fn container(&mut self, mut container: Container<'b>, depth: usize) -> Option<()> {
         if depth > MAX_DEPTH {
             return None;
         }
         match container.kind {
             Kind::Object => self.object(&mut container, depth)?,
             Kind::Array => self.array(&mut container, depth)?,
-            Kind::Scalar => match container.next()?.value(container.data)? {
+            Kind::Scalar => match container.next()?.value()? {
                 Value::Container(_) => return None,
                 scalar => self.value(scalar, depth)?,
             },
@@ -94,41 +86,35 @@ impl Writer<'_> {
         container.end()
     }
 
-    fn array(&mut self, container: &mut Container, depth: usize) -> Option<()> {
+    fn array(&mut self, container: &mut Container<'b>, depth: usize) -> Option<()> {
         self.out.push(b'[');
         for index in 0..container.count {
             self.separate(index);
-            self.value(container.next()?.value(container.data)?, depth)?;
+            self.value(container.next()?.value()?, depth)?;
         }
         self.out.push(b']');
         Some(())
     }
 
-    fn object(&mut self, container: &mut Container, depth: usize) -> Option<()> {
-        let (first, data) = (self.members.len(), container.data);
-        let mut last: Option<&[u8]> = None;
+    fn object(&mut self, container: &mut Container<'b>, depth: usize) -> Option<()> {
+        let first = self.members.len();
+        let mut last = None;
         for _ in 0..container.count {
-            let key = container.next_key()?;
-            let bytes = key.bytes(data)?;
-            if last.replace(bytes).is_some_and(|last| !is_before(last, bytes)) {
-                return None;
-            }
-            self.members.push(Member { key, prefix: prefix(bytes), value: Child::default() });
+            let key = container.next_key_after(last)?;
+            self.members.push((key, Child::default()));
+            last = Some(key);
         }
-        for member in &mut self.members[first..] {
-            member.value = container.next()?;
+        for (_, value) in &mut self.members[first..] {
+            *value = container.next()?;
         }
-        // The order of code points is that of bytes in UTF-8.
-        let text = |key: &Child| key.bytes(data).unwrap_or_default();
-        self.members[first..]
-            .sort_unstable_by(|a, b| a.prefix.cmp(&b.prefix).then_with(|| text(&a.key).cmp(text(&b.key))));
+        self.members[first..].sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
         self.out.push(b'{');
         for index in 0..container.count {
-            let member = self.members[first + index];
+            let (key, value) = self.members[first + index];
             self.separate(index);
-            self.string(member.key.bytes(data)?)?;
+            self.string(key.bytes)?;
             self.out.extend_from_slice(b": ");
-            self.value(member.value.value(data)?, depth)?;
+            self.value(value.value()?, depth)?;
         }
         self.out.push(b'}');
         self.members.truncate(first);
@@ -141,7 +127,7 @@ impl Writer<'_> {
         }
     }
 
-    fn value(&mut self, value: Value, depth: usize) -> Option<()> {
+    fn value(&mut self, value: Value<'b>, depth: usize) -> Option<()> {
         match value {
             Value::String(text) => self.string(text)?,
             Value::Number(number) => self.number(&number)?,
@@ -158,7 +144,7 @@ impl Writer<'_> {
     }
 
     fn string(&mut self, bytes: &[u8]) -> Option<()> {
-        if plain_end(bytes, 0) < bytes.len() {
+        if !is_plain_text(bytes) {
             write_string(self.out, text(bytes)?);
             return Some(());
         }
@@ -169,6 +155,10 @@ impl Writer<'_> {
     }
 
     fn number(&mut self, number: &Number) -> Option<()> {
+        if number.scale == 0 {
+            print(number, self.out);
+            return Some(());
+        }
         self.number.clear();
         print(number, &mut self.number);
         let text = std::str::from_utf8(&self.number).ok()?;
@@ -206,12 +196,4 @@ fn print(number: &Number, out: &mut Vec<u8>) {
 fn push_decimals(out: &mut Vec<u8>, digit: u16) {
     let decimal = |value: u16| b'0' + (value % 10) as u8;
     out.extend_from_slice(&[decimal(digit / 1000), decimal(digit / 100), decimal(digit / 10), decimal(digit)]);
-}
-
-/// The first eight bytes as a number that is ordered as they are, with zeros where there are none.
-fn prefix(bytes: &[u8]) -> u64 {
-    match bytes.first_chunk::<8>() {
-        Some(first) => u64::from_be_bytes(*first),
-        None => bytes.iter().rev().fold(0, |number, byte| number >> 8 | u64::from(*byte) << 56),
-    }
 }
