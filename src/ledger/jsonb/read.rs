@@ -268,6 +268,13 @@ impl<'a> Number<'a> {
             && (hidden <= 0 || hidden < DECIMALS as i32 && last.is_multiple_of(10_u16.pow(hidden as u32)))
     }
 
+    /// How many decimals its text has.
+    pub fn decimals(&self) -> usize {
+        let behind_first = DECIMALS * usize::try_from(self.weight).unwrap_or(0);
+        let first = if self.weight < 0 { 1 } else { decimal_count(self.digit(0)) };
+        first + behind_first + self.scale
+    }
+
     /// The digits that are stored. Zeros may stand behind them.
     pub fn digits(&self) -> impl ExactSizeIterator<Item = u16> + '_ {
         self.digits.iter().map(|digit| u16::from_ne_bytes(*digit))
@@ -279,6 +286,16 @@ impl<'a> Number<'a> {
             .ok()
             .and_then(|index| self.digits.get(index))
             .map_or(0, |digit| u16::from_ne_bytes(*digit))
+    }
+}
+
+/// How many decimals a digit has without zeros before them.
+pub(super) fn decimal_count(digit: u16) -> usize {
+    match digit {
+        1000.. => 4,
+        100.. => 3,
+        10.. => 2,
+        _ => 1,
     }
 }
 

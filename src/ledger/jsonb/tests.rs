@@ -1,6 +1,6 @@
 //! The two ways, there and back. What `jsonb_in` itself makes is compared in pg_regress.
 
-use super::canonical::write_up_to;
+use super::canonical::{decimals, write_up_to};
 use super::encode;
 use super::layout::{varlena_header, CONTAINER, HAS_OFFSET, NULL, NUMERIC, OFFSET_STRIDE, VARLENA_HEADER};
 use super::{is_sound, members, write_canonical as write, Found, Written};
@@ -242,6 +242,13 @@ fn numbers_as_postgres_stores_them_are_taken() {
         assert!(write(&mut out, &numeric_of(halves)).is_some(), "{text}");
         assert_eq!(String::from_utf8(out).unwrap(), format!("[{text}]"));
         assert!(is_taken(&numeric_of(halves)));
+    }
+}
+
+#[test]
+fn every_digit_has_its_four_decimals() {
+    for digit in 0..10_000 {
+        assert_eq!(decimals(digit), format!("{digit:04}").as_bytes());
     }
 }
 
