@@ -78,10 +78,7 @@ impl<'b> Writer<'_, 'b> {
         match container.kind {
             Kind::Object => self.object(&mut container, depth)?,
             Kind::Array => self.array(&mut container, depth)?,
-            Kind::Scalar => match container.next()?.value()? {
-                Value::Container(_) => return None,
-                scalar => self.value(scalar, depth)?,
-            },
+            Kind::Scalar => self.value(container.next().filter(|child| !child.is_container())?, depth)?,
         }
         container.end()
     }
@@ -90,7 +87,7 @@ impl<'b> Writer<'_, 'b> {
         self.out.push(b'[');
         for index in 0..container.count {
             self.separate(index);
-            self.value(container.next()?.value()?, depth)?;
+            self.value(container.next()?, depth)?;
         }
         self.out.push(b']');
         Some(())
@@ -114,7 +111,7 @@ impl<'b> Writer<'_, 'b> {
             self.separate(index);
             self.string(key.bytes)?;
             self.out.extend_from_slice(b": ");
-            self.value(value.value()?, depth)?;
+            self.value(value, depth)?;
         }
         self.out.push(b'}');
         self.members.truncate(first);
@@ -127,8 +124,9 @@ impl<'b> Writer<'_, 'b> {
         }
     }
 
-    fn value(&mut self, value: Value<'b>, depth: usize) -> Option<()> {
-        match value {
+    #[inline(always)]
+    fn value(&mut self, child: Child<'b>, depth: usize) -> Option<()> {
+        match child.value()? {
             Value::String(text) => self.string(text)?,
             Value::Number(number) => self.number(&number)?,
             Value::Container(bytes) => self.container(Container::open(bytes, false)?, depth + 1)?,
@@ -143,6 +141,7 @@ impl<'b> Writer<'_, 'b> {
         (self.out.len() <= self.end).then_some(())
     }
 
+    #[inline(always)]
     fn string(&mut self, bytes: &[u8]) -> Option<()> {
         if !is_plain_text(bytes) {
             write_string(self.out, text(bytes)?);

@@ -113,7 +113,7 @@ impl<'a> Container<'a> {
     #[inline]
     pub fn child(&self, place: Place) -> Option<Child<'a>> {
         let Place { kind, start, end } = place;
-        Some(Child { kind, padding: aligned(start) - start, bytes: self.data.get(start..end)? })
+        Some(Child { kind, padding: (aligned(start) - start) as u32, bytes: self.data.get(start..end)? })
     }
 
     #[inline]
@@ -183,7 +183,7 @@ impl Place {
 #[derive(Clone, Copy, Default)]
 pub(super) struct Child<'a> {
     kind: u32,
-    padding: usize,
+    padding: u32,
     pub bytes: &'a [u8],
 }
 
@@ -197,7 +197,11 @@ pub(super) enum Value<'a> {
 }
 
 impl<'a> Child<'a> {
-    #[inline]
+    pub fn is_container(self) -> bool {
+        self.kind == CONTAINER
+    }
+
+    #[inline(always)]
     pub fn value(self) -> Option<Value<'a>> {
         match self.kind {
             STRING => Some(Value::String(self.bytes)),
@@ -214,7 +218,7 @@ impl<'a> Child<'a> {
     fn aligned(self) -> Option<&'a [u8]> {
         let first = u32::from_le_bytes(*self.bytes.first_chunk()?);
         let is_zero = first & ((1 << (8 * self.padding)) - 1) == 0;
-        is_zero.then(|| self.bytes.get(self.padding..))?
+        is_zero.then(|| self.bytes.get(self.padding as usize..))?
     }
 }
 
