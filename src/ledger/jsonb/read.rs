@@ -67,7 +67,7 @@ pub(super) struct Container<'a> {
     /// Elements or pairs.
     pub count: usize,
     /// The bytes of the children.
-    pub data: &'a [u8],
+    data: &'a [u8],
     entries: &'a [[u8; 4]],
     /// How many children were read, and where the next begins.
     index: usize,
