@@ -124,6 +124,8 @@ impl<'b> Writer<'_, 'b> {
         }
     }
 
+    /// Most of the metadata of an entry are short strings, for which a call takes as long as what it does: hence inlined, as
+    /// [`Writer::string`] and [`Child::value`] are.
     #[inline(always)]
     fn value(&mut self, child: Child<'b>, depth: usize) -> Option<()> {
         match child.value()? {
