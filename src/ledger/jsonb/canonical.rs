@@ -8,7 +8,7 @@ use crate::ledger::canonical_json::{is_plain_text, write_decimal, write_number, 
 /// What was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Written {
-    /// The text states every number exactly (see [`keeps_number`]).
+    /// The text states every number exactly (see [`keeps_number`](crate::ledger::canonical_json::keeps_number)).
     pub keeps_numbers: bool,
 }
 
@@ -104,7 +104,7 @@ impl<'b> Writer<'_, 'b> {
         for (_, value) in &mut self.members[first..] {
             *value = container.next()?;
         }
-        self.members[first..].sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        self.members[first..].sort_unstable_by_key(|(key, _)| *key);
         self.out.push(b'{');
         for index in 0..container.count {
             let (key, value) = self.members[first + index];
@@ -219,7 +219,7 @@ fn print_whole(number: &Number, out: &mut Vec<u8>) {
 pub(super) fn decimals(digit: u16) -> [u8; DECIMALS] {
     // Both pairs at once: times 103 and by 1024 is by ten, for what is below a hundred.
     let pairs = u32::from(digit / 100) | u32::from(digit % 100) << 16;
-    let tens = pairs * 103 >> 10 & 0x000f_000f;
+    let tens = ((pairs * 103) >> 10) & 0x000f_000f;
     let ones = pairs - 10 * tens;
     (u32::from_le_bytes([b'0'; 4]) + tens + (ones << 8)).to_le_bytes()
 }
