@@ -81,8 +81,10 @@ pub fn keeps_numbers(json: &str) -> bool {
     true
 }
 
-/// The same for one number. 15 decimal digits survive the way to a double and back (IEEE 754, `DBL_DIG`), the sign of a zero
-/// does not survive the way to a numeric and back.
+/// So many decimal digits survive the way to a double and back (IEEE 754, `DBL_DIG`).
+pub(crate) const KEPT_DECIMALS: usize = 15;
+
+/// The same for one number. The sign of a zero does not survive the way to a numeric and back.
 pub fn keeps_number(token: &str) -> bool {
     let has_exponent = token.contains(['e', 'E']);
     !has_exponent && (!token.contains('.') || keeps_fraction(token))
@@ -91,7 +93,7 @@ pub fn keeps_number(token: &str) -> bool {
 fn keeps_fraction(token: &str) -> bool {
     let is_minus_zero =
         token.strip_prefix('-').is_some_and(|digits| digits.bytes().all(|byte| matches!(byte, b'0' | b'.')));
-    !is_minus_zero && token.bytes().filter(u8::is_ascii_digit).count() <= 15
+    !is_minus_zero && token.bytes().filter(u8::is_ascii_digit).count() <= KEPT_DECIMALS
 }
 
 /// Digits before the decimal point that a numeric of Postgres has, at most.

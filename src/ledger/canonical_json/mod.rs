@@ -37,11 +37,12 @@ pub const MAX_DEPTH: usize = 100_000;
 const LARGE: usize = 1 << 20;
 
 pub use decimals::with_fractions;
-pub(crate) use member::value_end;
 pub use member::{is_jsonb, keeps_number, keeps_numbers, member, members, plain, plain_member};
-pub(crate) use parser::{plain_end, string_end};
+pub(crate) use member::{value_end, KEPT_DECIMALS};
+pub(crate) use parser::{is_plain_text, string_end};
 pub(crate) use strings::decode;
 pub use strings::write_string;
+pub(crate) use writer::write_decimal;
 pub use writer::write_number;
 
 /// Why a text is not JSON, and where.

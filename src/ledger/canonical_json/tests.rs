@@ -1,3 +1,4 @@
+use super::parser::plain_end;
 use super::*;
 use crate::ledger::sha256_hex;
 use crate::ledger::test_support::{vectors, Numbers};
@@ -21,7 +22,7 @@ fn the_vectors_have_their_texts_and_hashes() {
 #[test]
 fn every_byte_that_is_not_copied_as_it_is_ends_what_is_plain_wherever_it_stands() {
     let is_plain = |byte: u8| (0x20..0x7f).contains(&byte) && byte != b'"' && byte != b'\\';
-    for length in 1..60 {
+    for length in 1..150 {
         for at in 0..length {
             for byte in 0..=255 {
                 let mut bytes = vec![b'~'; length];
@@ -31,6 +32,7 @@ fn every_byte_that_is_not_copied_as_it_is_ends_what_is_plain_wherever_it_stands(
                 let expected = bytes.iter().position(|byte| !is_plain(*byte)).unwrap_or(length);
                 assert_eq!(plain_end(&bytes, 0), expected);
                 assert_eq!(plain_end(&bytes, at.min(3)), expected);
+                assert_eq!(is_plain_text(&bytes), expected == length);
             }
         }
     }

@@ -214,18 +214,22 @@ fn write_double(out: &mut Vec<u8>, value: f64) {
     let digits = &mut buffer[..whole.len() + fraction.len()];
     digits[..whole.len()].copy_from_slice(whole.as_bytes());
     digits[whole.len()..].copy_from_slice(fraction.as_bytes());
+    // Always a number, as zmij wrote it.
+    let exponent: i32 = exponent.parse().unwrap_or(0);
+    write_decimal(out, digits, exponent + whole.len() as i32);
+}
+
+/// Appends the double 0.`digits` × 10^`point`, of which these are the shortest digits, and zeros at both ends perhaps.
+pub(crate) fn write_decimal(out: &mut Vec<u8>, digits: &[u8], point: i32) {
     let Some(first) = digits.iter().position(|digit| *digit != b'0') else {
         out.extend_from_slice(b"0.0");
         return;
     };
     let last = digits.iter().rposition(|digit| *digit != b'0').unwrap_or(first);
-    // Always a number, as zmij wrote it.
-    let exponent: i32 = exponent.parse().unwrap_or(0);
-    let point = exponent + whole.len() as i32 - first as i32;
-    write_digits(out, &digits[first..=last], point);
+    write_digits(out, &digits[first..=last], point - first as i32);
 }
 
-/// Appends 0.`digits` × 10^`point`.
+/// The same without zeros at the ends.
 fn write_digits(out: &mut Vec<u8>, digits: &[u8], point: i32) {
     let zeros = |out: &mut Vec<u8>, count: usize| out.resize(out.len() + count, b'0');
     match point {

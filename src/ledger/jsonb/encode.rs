@@ -189,39 +189,53 @@ impl<'a> Encoder<'a> {
     /// left out.
     fn numeric(&mut self, token: &str) -> Option<()> {
         let unsigned = token.strip_prefix('-').unwrap_or(token);
-        let (whole, fraction) = unsigned.split_once('.').unwrap_or((unsigned, ""));
-        let is_number = |digits: &str| digits.bytes().all(|digit| digit.is_ascii_digit());
-        if whole.is_empty() || !is_number(whole) || !is_number(fraction) {
+        let is_negative = unsigned.len() < token.len();
+        let digits = unsigned.as_bytes();
+        let point = digits.iter().position(|byte| *byte == b'.').unwrap_or(digits.len());
+        let (whole, fraction) = (&digits[..point], digits.get(point + 1..).unwrap_or_default());
+        if whole.is_empty() {
             return None;
         }
-        let mut groups: Vec<u16> = whole.as_bytes().rchunks(DECIMALS).rev().map(group).collect();
-        let mut weight = groups.len() as i32 - 1;
-        groups.extend(fraction.as_bytes().chunks(DECIMALS).map(|digits| {
-            let missing = (DECIMALS - digits.len()) as u32;
-            group(digits) * 10_u16.pow(missing)
-        }));
-        let zeros = groups.iter().take_while(|group| **group == 0).count();
-        weight -= zeros as i32;
-        let length = groups.iter().rposition(|group| *group != 0).map_or(zeros, |last| last + 1);
-        let groups = &groups[zeros..length];
-        let is_negative = token.starts_with('-');
-        if groups.is_empty() {
+        let start = self.out.len();
+        self.out.extend_from_slice(&[0; VARLENA_HEADER + 2]);
+        let weight = self.groups(whole, fraction)?;
+        let size = self.out.len() - start;
+        let is_zero = size == VARLENA_HEADER + 2;
+        if is_zero && is_negative {
             // There is no negative zero.
-            (!is_negative).then_some(())?;
-            weight = 0;
+            return None;
         }
-        let header = short_header(is_negative, fraction.len(), weight)?;
-        let size = VARLENA_HEADER + 2 + 2 * groups.len();
-        self.out.extend_from_slice(&varlena_header(size).to_ne_bytes());
-        self.out.extend_from_slice(&header.to_ne_bytes());
-        groups.iter().for_each(|group| self.out.extend_from_slice(&group.to_ne_bytes()));
+        let header = short_header(is_negative, fraction.len(), if is_zero { 0 } else { weight })?;
+        self.put(start, varlena_header(size));
+        self.out[start + VARLENA_HEADER..][..2].copy_from_slice(&header.to_ne_bytes());
         Some(())
+    }
+
+    /// Writes the groups of a number; returns the weight of the first that is not zero.
+    fn groups(&mut self, whole: &[u8], fraction: &[u8]) -> Option<i32> {
+        let start = self.out.len();
+        let (first, rest) = whole.split_at(whole.len() % DECIMALS);
+        let mut weight = whole.len().div_ceil(DECIMALS) as i32 - 1;
+        let mut push = |group: u16| match group == 0 && self.out.len() == start {
+            true => weight -= 1,
+            false => self.out.extend_from_slice(&group.to_ne_bytes()),
+        };
+        if !first.is_empty() {
+            push(group(first)?);
+        }
+        for digits in rest.chunks(DECIMALS).chain(fraction.chunks(DECIMALS)) {
+            push(group(digits)? * [1, 10, 100, 1000][DECIMALS - digits.len()]);
+        }
+        while self.out.len() > start && self.out.ends_with(&[0; 2]) {
+            self.out.truncate(self.out.len() - 2);
+        }
+        Some(weight)
     }
 }
 
 /// The value of up to four decimal digits.
-fn group(digits: &[u8]) -> u16 {
-    digits.iter().fold(0, |value, digit| value * 10 + u16::from(digit - b'0'))
+fn group(digits: &[u8]) -> Option<u16> {
+    digits.iter().try_fold(0, |value, digit| digit.is_ascii_digit().then(|| value * 10 + u16::from(digit - b'0')))
 }
 
 /// `None` for a number that needs the longer header.

@@ -1,10 +1,10 @@
 //! The two ways, there and back. What `jsonb_in` itself makes is compared in pg_regress.
 
-use super::canonical::write_up_to;
+use super::canonical::{decimals, write_up_to};
 use super::encode;
 use super::layout::{varlena_header, CONTAINER, HAS_OFFSET, NULL, NUMERIC, OFFSET_STRIDE, VARLENA_HEADER};
 use super::{is_sound, members, write_canonical as write, Found, Written};
-use crate::ledger::canonical_json::canonical;
+use crate::ledger::canonical_json::{canonical, keeps_numbers};
 use proptest::prelude::*;
 
 fn back(jsonb: &[u8]) -> Option<(String, Written)> {
@@ -246,6 +246,40 @@ fn numbers_as_postgres_stores_them_are_taken() {
 }
 
 #[test]
+fn every_digit_has_its_four_decimals() {
+    for digit in 0..10_000 {
+        assert_eq!(decimals(digit), format!("{digit:04}").as_bytes());
+    }
+}
+
+#[test]
+fn keys_are_in_the_order_of_their_lengths_and_then_of_their_bytes() {
+    let keys =
+        ["", "a", "b", "ab", "abcdefg", "abcdefh", "abcdefga", "abcdefgb", "abcdefgha", "abcdefghb", "abcdefgi\u{e9}"];
+    for (index, key) in keys.iter().enumerate() {
+        for (other_index, other) in keys.iter().enumerate() {
+            let data = [key.as_bytes(), other.as_bytes()].concat();
+            let entries = [0x2000_0002, HAS_OFFSET | key.len() as u32, other.len() as u32, NULL, NULL];
+            let head: Vec<u8> = entries.into_iter().flat_map(u32::to_ne_bytes).collect();
+            assert_eq!(is_taken(&[head, data].concat()), index < other_index, "{key} {other}");
+        }
+    }
+}
+
+#[test]
+fn padding_is_zeros_wherever_it_stands() {
+    for length in 0..5 {
+        let json = format!("[\"{}\", 5]", "a".repeat(length));
+        let padded = stored(&json);
+        assert!(is_taken(&padded));
+        let start = 12 + length;
+        for at in start..start.next_multiple_of(4) {
+            assert!(!is_taken(&edited(&json, &[(at, &[1])])), "{at} after {length}");
+        }
+    }
+}
+
+#[test]
 fn what_cannot_be_written_may_be_sound() {
     // 1e400 with a fraction.
     let large = numeric_of(&[1, 100, 1]);
@@ -301,6 +335,19 @@ proptest! {
         let json = canonical(&serde_json::json!([value]).to_string()).unwrap();
         let jsonb = encode(&json).unwrap();
         prop_assert_eq!(back(&jsonb).unwrap().0, json);
+    }
+
+    #[test]
+    fn any_decimal_is_written_as_its_text_is(digits in 0_u64..=u64::MAX, shift in 0_u32..64, scale in 0_usize..24, is_negative: bool) {
+        let digits = format!("{:0width$}", digits >> shift, width = scale + 1);
+        let (whole, fraction) = digits.split_at(digits.len() - scale);
+        let is_zero = digits.bytes().all(|digit| digit == b'0');
+        let sign = if is_negative && !is_zero { "-" } else { "" };
+        let point = if scale > 0 { "." } else { "" };
+        let json = format!("[{sign}{whole}{point}{fraction}]");
+        let (text, written) = back(&encode(&json).unwrap()).unwrap();
+        prop_assert_eq!(text, canonical(&json).unwrap());
+        prop_assert_eq!(written.keeps_numbers, keeps_numbers(&json));
     }
 
     #[test]
