@@ -8,6 +8,7 @@ use super::lead::{self, Led};
 use super::lines::LineBuffer;
 use super::patience::{Patience, DEADLINE, HANG_DEADLINE};
 use super::prepared;
+use super::repeats::Repeats;
 use super::shared::{Attachment, LockedMirror, MirrorState, RING_BYTES};
 use super::under_way::{self, Begun};
 use crate::postgres::errors::Failure;
@@ -331,10 +332,10 @@ impl Mirror {
         Ok(at.end)
     }
 
-    /// Waits until the lines of all transactions that have aborted are voided: an id may be used again, but the file must
-    /// not hold it twice.
-    pub fn wait_until_voided(&self) -> Result<(), Failure> {
-        if !self.wait_for_file()? {
+    /// Waits until the lines of transactions that have aborted are voided, if some of them may hold ids of this one: an id may
+    /// be used again, but the file must not hold it twice.
+    pub fn wait_until_voided(&self, repeats: Repeats) -> Result<(), Failure> {
+        if !repeats.may_be(self.slot) || !self.wait_for_file()? {
             return Ok(());
         }
         // One that was prepared and has just been rolled back, too: its rows are gone before the worker knows.

@@ -9,7 +9,7 @@ use crate::postgres::shared::{DatabaseSlot, LockGuard, Shared};
 use crate::postgres::tables;
 use pgrx::pg_sys;
 use std::cell::UnsafeCell;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Bytes that can wait for the next round. A few hundred commits of one entry; more only makes the groups larger.
@@ -319,6 +319,8 @@ pub struct MirrorState {
     /// `appending`, and taken off without the lock.
     pub committing: AtomicU32,
     pub owners: Owners,
+    /// Transactions that have aborted or were prepared, with ids that the application gave.
+    pub left_ids: AtomicU64,
     fields: UnsafeCell<MirrorFields>,
     ring: UnsafeCell<[u8; RING_BYTES]>,
 }

@@ -1,6 +1,6 @@
 //! The worker's part in the mirror: it has the file open and locked, repairs it, and appends what is the ledger's own.
 
-use super::database::in_transaction;
+use super::database::{in_sealing, in_transaction};
 use super::pace::Pace;
 use crate::postgres::blocks;
 use crate::postgres::errors::or_raise;
@@ -190,8 +190,8 @@ impl Keeper {
         self.has_waited = true;
         let mirror = self.mirror;
         let mark = &mut self.mark;
-        in_transaction(|| {
-            blocks::lock_sealing();
+        // Where somebody else keeps sealing, next time.
+        in_sealing(|| {
             // Entries without a line may be in those blocks. The file is attached anew first, which appends all of it.
             if mirror.slot.is_behind() {
                 return;
@@ -199,6 +199,7 @@ impl Keeper {
             or_raise(block_lines::append_missing());
             remembered::remember(&mirror, settle_more(mark, &mirror), None);
         })
+        .map(|_| ())
     }
 
     /// Appends what is committed and has no line yet (mode async).
@@ -214,8 +215,7 @@ impl Keeper {
         }
         self.has_waited = true;
         let (mirror, mark) = (self.mirror, &mut self.mark);
-        let outcome = in_transaction(|| {
-            blocks::lock_sealing();
+        let outcome = in_sealing(|| {
             let lag = slot.lag.seen(tables::timestamp_to_postgres(tables::now()));
             or_raise(catch_up::append_missing(&mirror, &mut attached.in_file));
             let noted = || prepared::noted(&mirror).iter().map(|lines| lines.xid).collect();
@@ -223,11 +223,11 @@ impl Keeper {
             remembered::remember(&mirror, settle_more(mark, &mirror), None);
             slot.lag.take_off(lag);
         });
-        if outcome.is_err() {
+        if !matches!(outcome, Ok(Some(()))) {
             slot.behind.store(true, Ordering::SeqCst);
         }
         self.pace.end(slot);
-        outcome
+        outcome.map(|_| ())
     }
 
     /// Milliseconds until what is owed to the file is to be appended.
