@@ -10,8 +10,9 @@ use common::faults::*;
 use common::ledger::*;
 use common::{send, wait_until, Cluster, Options, Stop};
 use postgres::Client;
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::thread;
 
 const SEAL: &str = "SELECT * FROM ledger.commit_block()";
@@ -306,4 +307,25 @@ fn an_id_that_the_ledger_gave_waits_for_the_void_line_where_another_has_used_it_
     });
     send(worker, libc::SIGCONT);
     assert_recorded_again(&mut commits.join().unwrap());
+}
+
+#[test]
+fn an_id_that_is_used_again_while_its_line_cannot_be_voided_is_no_divergence() {
+    for (mode, seals) in [("off", false), ("off", true), ("async", false)] {
+        let (cluster, mut client, worker) = start_with_a_line();
+        let path = file(&mut client);
+        // Refused, as others may write it.
+        fs::set_permissions(&path, Permissions::from_mode(0o666)).unwrap();
+        send(worker, libc::SIGCONT);
+        wait_for(&mut client, "(SELECT state = 'failed' FROM ledger.mirror_status)");
+        set(&mut client, "ledger.mirror_mode", mode);
+        goes_through(&cluster, &insert('b'));
+        if seals {
+            client.batch_execute(SEAL).unwrap();
+        }
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+        set(&mut client, "ledger.mirror_mode", "sync");
+        wait_until_attached(&mut client);
+        assert_recorded_again(&mut client);
+    }
 }

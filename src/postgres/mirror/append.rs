@@ -33,6 +33,27 @@ pub struct FileRange {
     pub to: u64,
 }
 
+impl FileRange {
+    pub const NONE: FileRange = FileRange { from: 0, to: 0 };
+
+    pub fn is_empty(self) -> bool {
+        self.from >= self.to
+    }
+
+    pub fn has(self, offset: u64) -> bool {
+        self.from <= offset && offset < self.to
+    }
+
+    /// Both, and what lies between them.
+    pub fn and(self, other: FileRange) -> FileRange {
+        match (self.is_empty(), other.is_empty()) {
+            (true, _) => other,
+            (_, true) => self,
+            _ => FileRange { from: self.from.min(other.from), to: self.to.max(other.to) },
+        }
+    }
+}
+
 /// How far lines must be before an append returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Goal {
@@ -345,7 +366,7 @@ impl Mirror {
         loop {
             {
                 let fields = self.lock();
-                if !fields.voiding && fields.void_from == fields.void_to {
+                if !fields.has_aborted() {
                     break;
                 }
             }

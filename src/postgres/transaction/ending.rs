@@ -192,7 +192,7 @@ pub(super) fn after_abort() {
                 if current.is_preparing {
                     fields.forget_prepared(prepared::own_xid());
                 }
-                fields.add_void(range.from, range.to);
+                fields.add_void(range);
                 drop(fields);
                 mirror.slot.worker.wake();
             }

@@ -179,7 +179,7 @@ impl Keeper {
 
     fn has_something_to_void(&self) -> bool {
         let fields = self.slot().mirror.lock(self.mirror.shared, self.slot());
-        fields.void_from != fields.void_to
+        !fields.void.is_empty()
     }
 
     /// Writes the lines of committed blocks, and notes how far the file is acknowledged.
