@@ -210,12 +210,14 @@ impl Keeper {
             return Ok(());
         }
         self.pace.begin(slot);
-        if !slot.behind.swap(false, Ordering::SeqCst) && !has_new_blocks(&self.mirror)? {
+        if !slot.behind.load(Ordering::SeqCst) && !has_new_blocks(&self.mirror)? {
             return Ok(());
         }
         self.has_waited = true;
         let (mirror, mark) = (self.mirror, &mut self.mark);
         let outcome = in_sealing(|| {
+            // Before anything is read, and not while somebody else seals, who must not take the file for complete.
+            slot.behind.store(false, Ordering::SeqCst);
             let lag = slot.lag.seen(tables::timestamp_to_postgres(tables::now()));
             or_raise(catch_up::append_missing(&mirror, &mut attached.in_file));
             let noted = || prepared::noted(&mirror).iter().map(|lines| lines.xid).collect();
@@ -223,7 +225,7 @@ impl Keeper {
             remembered::remember(&mirror, settle_more(mark, &mirror), None);
             slot.lag.take_off(lag);
         });
-        if !matches!(outcome, Ok(Some(()))) {
+        if outcome.is_err() {
             slot.behind.store(true, Ordering::SeqCst);
         }
         self.pace.end(slot);
