@@ -10,7 +10,9 @@ use common::faults::*;
 use common::ledger::*;
 use common::{send, wait_until, Cluster, Options, Stop};
 use postgres::Client;
-use std::fs;
+use std::fs::{self, Permissions};
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::thread;
 
 const SEAL: &str = "SELECT * FROM ledger.commit_block()";
@@ -224,4 +226,106 @@ fn in_mode_async_a_void_line_stands_before_the_entry_that_uses_the_id_again() {
     client.batch_execute(&insert('b')).unwrap();
     sealer.batch_execute("COMMIT").unwrap();
     assert_recorded_again(&mut client);
+}
+
+/// What must not wait for anything that lasts.
+#[track_caller]
+fn goes_through(cluster: &Cluster, statement: &str) {
+    let mut session = cluster.connect("postgres");
+    session.batch_execute("SET statement_timeout = '10s'").unwrap();
+    session.batch_execute(statement).unwrap_or_else(|error| panic!("{error:?}\n{statement}"));
+}
+
+const PLAIN: &str = "INSERT INTO ledger.entries (entry_type, data_hash)";
+
+#[test]
+fn aborted_lines_are_voided_while_somebody_keeps_everyone_else_from_sealing() {
+    for mode in ["sync", "async"] {
+        let (cluster, mut client) = start(quiet(mode).conf("ledger.block_size = 3"));
+        wait_until_attached(&mut client);
+        let mut sealer = cluster.connect("postgres");
+        sealer.batch_execute(&format!("BEGIN; {SEAL}")).unwrap();
+        record_many(&mut client, 3);
+        let worker = worker_pid(&mut client);
+        wait_for(&mut client, &format!("(SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = {worker})"));
+        leave_a_line(&mut client);
+        goes_through(&cluster, &format!("{PLAIN} VALUES ('plain', repeat('a', 64))"));
+        goes_through(&cluster, &insert('b'));
+        let path = file(&mut client);
+        wait_until("the line is voided", PATIENCE, || of_type(&lines(&path), "void").len() == 1);
+        sealer.batch_execute("COMMIT").unwrap();
+        client.batch_execute(SEAL).unwrap();
+        wait_until_sealed(&mut client);
+        wait_until_file_has_followed(&mut client);
+        assert_eq!(ids_in_table(&mut client).len(), 5, "{mode}");
+        assert_intact(&mut client);
+    }
+}
+
+#[test]
+fn an_entry_whose_id_the_ledger_gives_waits_for_no_void_line() {
+    let (cluster, mut client, worker) = start_with_a_line();
+    goes_through(&cluster, &format!("{PLAIN} VALUES ('plain', repeat('a', 64)), ('plain', repeat('b', 64))"));
+    let hashes = "SELECT 'plain', ledger.hash_data(to_jsonb(n)) FROM generate_series(1, 100) AS n";
+    goes_through(&cluster, &format!("{PLAIN} {hashes}"));
+    goes_through(&cluster, &format!("{PLAIN} {hashes} ORDER BY n DESC"));
+    goes_through(
+        &cluster,
+        "INSERT INTO ledger.entries (id, entry_type, data_hash) VALUES (DEFAULT, 'plain', repeat('c', 64))",
+    );
+    let mut session = cluster.connect("postgres");
+    session.batch_execute("SET statement_timeout = '10s'").unwrap();
+    let mut copy = session.copy_in("COPY ledger.entries (entry_type, data_hash) FROM STDIN").unwrap();
+    (0..100).for_each(|n| writeln!(copy, "plain\t{n:064x}").unwrap());
+    copy.finish().unwrap();
+    send(worker, libc::SIGCONT);
+    wait_until_file_has_followed(&mut client);
+    assert_eq!(ids_in_table(&mut client).len(), 303);
+    client.batch_execute(SEAL).unwrap();
+    wait_until_sealed(&mut client);
+    assert_intact(&mut client);
+}
+
+#[test]
+fn an_id_that_the_ledger_gave_waits_for_the_void_line_where_another_has_used_it_since() {
+    let (cluster, mut client) = start(quiet("sync"));
+    wait_until_attached(&mut client);
+    let id = value(&mut client, "SELECT ledger.uuid_v7()");
+    let by_id = |hash: char| {
+        let hash = hash.to_string().repeat(64);
+        format!("INSERT INTO ledger.entries (id, entry_type, data_hash) VALUES ('{id}', 'taken', '{hash}')")
+    };
+    let worker = worker_pid(&mut client);
+    stop_between_transactions(&mut client, worker);
+    let mut other = cluster.connect("postgres");
+    other.batch_execute(&format!("BEGIN; {}; PREPARE TRANSACTION 'gone'", by_id('a'))).unwrap();
+    other.batch_execute("ROLLBACK PREPARED 'gone'").unwrap();
+    client.batch_execute(&format!("BEGIN; {}", by_id('b'))).unwrap();
+    let commits = thread::spawn(move || {
+        client.batch_execute("COMMIT").unwrap();
+        client
+    });
+    send(worker, libc::SIGCONT);
+    assert_recorded_again(&mut commits.join().unwrap());
+}
+
+#[test]
+fn an_id_that_is_used_again_while_its_line_cannot_be_voided_is_no_divergence() {
+    for (mode, seals) in [("off", false), ("off", true), ("async", false)] {
+        let (cluster, mut client, worker) = start_with_a_line();
+        let path = file(&mut client);
+        // Refused, as others may write it.
+        fs::set_permissions(&path, Permissions::from_mode(0o666)).unwrap();
+        send(worker, libc::SIGCONT);
+        wait_for(&mut client, "(SELECT state = 'failed' FROM ledger.mirror_status)");
+        set(&mut client, "ledger.mirror_mode", mode);
+        goes_through(&cluster, &insert('b'));
+        if seals {
+            client.batch_execute(SEAL).unwrap();
+        }
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+        set(&mut client, "ledger.mirror_mode", "sync");
+        wait_until_attached(&mut client);
+        assert_recorded_again(&mut client);
+    }
 }

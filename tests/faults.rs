@@ -333,6 +333,34 @@ fn the_mirror_can_be_switched_off_while_the_mount_hangs() {
 }
 
 #[test]
+fn an_id_that_is_used_again_while_the_mount_hangs_is_no_divergence() {
+    let by_id = |hash: &str| {
+        let values = format!("('01a20057-47fa-7376-9c1c-a0206f4cd8e1', 'again', repeat('{hash}', 64))");
+        format!("INSERT INTO ledger.entries (id, entry_type, data_hash) VALUES {values}")
+    };
+    for mode in ["off", "async"] {
+        let (cluster, mut client) = start_small(Network, "sync");
+        record(&mut client);
+        set_fault(&cluster, "before_sync:hang");
+        let mut session = cluster.connect("postgres");
+        let pid = number(&mut session, "SELECT pg_backend_pid()");
+        let first = by_id("a");
+        let waits = thread::spawn(move || session.batch_execute(&first));
+        wait_until_waiting(&mut client, pid);
+        set(&mut client, "ledger.mirror_mode", mode);
+        let refused = in_time("the commit that waited", move || waits.join().unwrap().unwrap_err());
+        assert!(refused.as_db_error().is_some_and(|error| all_text(error).contains("does not answer")), "{refused:?}");
+        client.batch_execute(&by_id("b")).unwrap();
+        clear_fault(&cluster);
+        set(&mut client, "ledger.mirror_mode", "sync");
+        wait_for(&mut client, "(SELECT state = 'attached' FROM ledger.mirror_status)");
+        seal(&mut client);
+        assert_intact(&mut client);
+        assert_eq!(ids_in_table(&mut client).len(), 2, "{mode}");
+    }
+}
+
+#[test]
 fn a_file_that_cannot_be_written_is_named_until_it_can_be_again() {
     let (cluster, mut client) = start_small(Local, "sync");
     record(&mut client);

@@ -5,6 +5,7 @@ use super::database;
 use super::errors::{or_raise, required, Failure};
 use super::hashing;
 use super::jsonb::{self, Jsonb, JsonbText};
+use super::mirror::repeats::Repeats;
 use super::partitions;
 use super::queue;
 use super::secrets;
@@ -162,7 +163,7 @@ impl RowEntry {
             created_at: self.created_at,
         };
         check_length(&entry)?;
-        transaction::add_entry(&entry, false);
+        transaction::add_entry(&entry);
         Ok(Recorded(entry))
     }
 }
@@ -257,9 +258,10 @@ fn record(function: &str, draft: Draft) -> Result<Entry, Failure> {
     validate(&entry)?;
     pending_table().insert(&columns_of(&entry, draft.metadata.datum()));
     if draft.entry_id.is_some() {
+        transaction::note_id(Repeats::OfAny);
         check_not_sealed(entry.entry_id)?;
     }
-    transaction::add_entry(&entry, draft.entry_id.is_some());
+    transaction::add_entry(&entry);
     Ok(entry)
 }
 
@@ -335,6 +337,26 @@ fn columns_of(entry: &Entry, metadata: pg_sys::Datum) -> [Option<pg_sys::Datum>;
     ]
 }
 
+thread_local! {
+    /// The last id that was given here, and the lines in which it may stand since.
+    static LAST_ID: Cell<Option<(Uuid, Repeats)>> = const { Cell::new(None) };
+}
+
+/// A new time-ordered id, the default of column `id`.
+pub fn new_id() -> Uuid {
+    // First the lines that there are: the id cannot stand in them.
+    let repeats = database::slot().map_or(Repeats::OfAny, |(_, slot)| Repeats::after(slot));
+    let id = Uuid::now_v7();
+    LAST_ID.set(Some((id, repeats)));
+    id
+}
+
+/// The lines in which this id of an inserted row may stand already. The default is evaluated right before BEFORE INSERT; it
+/// could still have been seen by somebody else, where the application has asked for it, but is not taken for new twice.
+fn repeats(entry_id: Uuid) -> Repeats {
+    LAST_ID.take().filter(|(last, _)| *last == entry_id).map_or(Repeats::OfAny, |(_, repeats)| repeats)
+}
+
 /// The other half of "an id is unique over the whole ledger": the pending partition's own index knows only what is
 /// pending. Looked up after the insert, with a snapshot of now: had the entry been sealed in between, the insert would
 /// have waited for that.
@@ -368,7 +390,7 @@ pub fn complete_row(row: &tables::Row) -> Result<Vec<Option<pg_sys::Datum>>, Fai
             format!("column \"{column}\" of ledger.entries must not be null"),
         )
     };
-    row.datum(ID).ok_or_else(|| missing("id"))?;
+    let entry_id = row.uuid(ID).ok_or_else(|| missing("id"))?;
     check_not_reserved(row.text(ENTRY_TYPE).ok_or_else(|| missing("entry_type"))?)?;
     let created_at: i64 = row.get(CREATED_AT).ok_or_else(|| missing("created_at"))?;
     tables::checked_timestamp(created_at).ok_or_else(|| {
@@ -379,6 +401,7 @@ pub fn complete_row(row: &tables::Row) -> Result<Vec<Option<pg_sys::Datum>>, Fai
     check_metadata(row.get(METADATA).ok_or_else(|| missing("metadata"))?)?;
     hashing::check_hash("data_hash", data_hash)?;
     let (signature, key_id) = sign(data_hash, row.text(SIGNATURE).map_or(Signing::IfPossible, Signing::Given))?;
+    transaction::note_id(repeats(entry_id));
     let mut columns = row.columns();
     columns[SIGNATURE] = signature.as_deref().and_then(tables::text_datum);
     columns[KEY_ID] = key_id.as_deref().and_then(tables::text_datum);
@@ -390,6 +413,6 @@ pub fn queue_row(row: &tables::Row) -> Result<(), Failure> {
     let entry = tables::new_entry_from_row(row)?;
     validate(&entry)?;
     check_not_sealed(entry.entry_id)?;
-    transaction::add_entry(&entry, true);
+    transaction::add_entry(&entry);
     Ok(())
 }

@@ -152,7 +152,7 @@ fn checked_hashes(hashes: Vec<Option<String>>) -> Result<Vec<String>, Failure> {
 /// A new time-ordered id; the default of `ledger.entries.id`.
 #[pg_extern(volatile, parallel_safe)]
 fn uuid_v7() -> pgrx::Uuid {
-    pgrx::Uuid::from_bytes(*uuid::Uuid::now_v7().as_bytes())
+    pgrx::Uuid::from_bytes(*super::entries::new_id().as_bytes())
 }
 
 extension_sql!(

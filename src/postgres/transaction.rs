@@ -10,6 +10,7 @@ use super::errors::Failure;
 use super::mirror::append::FileRange;
 use super::mirror::lines::LineBuffer;
 use super::mirror::prepared;
+use super::mirror::repeats::Repeats;
 use super::queue;
 use super::settings::{self, MirrorMode};
 use super::shared::DatabaseSlot;
@@ -77,8 +78,8 @@ struct Transaction {
     /// Those included that are not made here.
     line_bytes: u64,
     entries: i64,
-    /// An id may stand in the file already, in the line of a transaction that has aborted.
-    may_repeat: bool,
+    /// The lines in which its ids may stand already.
+    repeats: Repeats,
     marks: Vec<Mark>,
     /// The mode when the first entry was recorded. It holds for the whole transaction, so that what hash_and_record
     /// answered stays true if the setting is reloaded in between.
@@ -106,7 +107,7 @@ thread_local! {
             lines: LineBuffer::new(),
             line_bytes: 0,
             entries: 0,
-            may_repeat: false,
+            repeats: Repeats::OfNone,
             marks: Vec::new(),
             mode: None,
             holds_sealing_lock: false,
@@ -198,14 +199,17 @@ pub fn note_import() {
     CURRENT.with_borrow_mut(|current| current.import = current.import.or(Some(level)));
 }
 
-/// Queues the line of an entry that has just been inserted. `may_repeat`: its id is the caller's, who may have used it in
-/// a transaction that has aborted.
-pub fn add_entry(entry: &Entry, may_repeat: bool) {
+/// Notes where an id of this transaction may stand already.
+pub fn note_id(repeats: Repeats) {
+    CURRENT.with_borrow_mut(|current| current.repeats = current.repeats.min(repeats));
+}
+
+/// Queues the line of an entry that has just been inserted.
+pub fn add_entry(entry: &Entry) {
     let mode = mirror_mode();
     CURRENT.with_borrow_mut(|current| {
         current.mark_level();
         current.entries += 1;
-        current.may_repeat |= may_repeat;
         if mode != MirrorMode::Off {
             current.add_line(entry, mode);
         }
@@ -335,7 +339,7 @@ impl Transaction {
         self.lines.clear();
         self.line_bytes = 0;
         self.entries = 0;
-        self.may_repeat = false;
+        self.repeats = Repeats::OfNone;
         self.marks.clear();
         self.mode = None;
         self.holds_sealing_lock = false;

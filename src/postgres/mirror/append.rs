@@ -8,6 +8,7 @@ use super::lead::{self, Led};
 use super::lines::LineBuffer;
 use super::patience::{Patience, DEADLINE, HANG_DEADLINE};
 use super::prepared;
+use super::repeats::Repeats;
 use super::shared::{Attachment, LockedMirror, MirrorState, RING_BYTES};
 use super::under_way::{self, Begun};
 use crate::postgres::errors::Failure;
@@ -30,6 +31,27 @@ const SWITCHED_OFF: &str = "The mirror has been switched off.";
 pub struct FileRange {
     pub from: u64,
     pub to: u64,
+}
+
+impl FileRange {
+    pub const NONE: FileRange = FileRange { from: 0, to: 0 };
+
+    pub fn is_empty(self) -> bool {
+        self.from >= self.to
+    }
+
+    pub fn has(self, offset: u64) -> bool {
+        self.from <= offset && offset < self.to
+    }
+
+    /// Both, and what lies between them.
+    pub fn and(self, other: FileRange) -> FileRange {
+        match (self.is_empty(), other.is_empty()) {
+            (true, _) => other,
+            (_, true) => self,
+            _ => FileRange { from: self.from.min(other.from), to: self.to.max(other.to) },
+        }
+    }
 }
 
 /// How far lines must be before an append returns.
@@ -331,10 +353,10 @@ impl Mirror {
         Ok(at.end)
     }
 
-    /// Waits until the lines of all transactions that have aborted are voided: an id may be used again, but the file must
-    /// not hold it twice.
-    pub fn wait_until_voided(&self) -> Result<(), Failure> {
-        if !self.wait_for_file()? {
+    /// Waits until the lines of transactions that have aborted are voided, if some of them may hold ids of this one: an id may
+    /// be used again, but the file must not hold it twice.
+    pub fn wait_until_voided(&self, repeats: Repeats) -> Result<(), Failure> {
+        if !repeats.may_be(self.slot) || !self.wait_for_file()? {
             return Ok(());
         }
         // One that was prepared and has just been rolled back, too: its rows are gone before the worker knows.
@@ -344,7 +366,7 @@ impl Mirror {
         loop {
             {
                 let fields = self.lock();
-                if !fields.voiding && fields.void_from == fields.void_to {
+                if !fields.has_aborted() {
                     break;
                 }
             }

@@ -11,7 +11,7 @@
 //! A file that is shorter than what was acknowledged, belongs to another ledger, holds what the database does not, or was
 //! written last by another database is left as it is.
 
-use super::append::Mirror;
+use super::append::{FileRange, Mirror};
 use super::catch_up::{self, InFile};
 use super::file::{self, Trouble};
 use super::remembered::{self, Place, Remembered};
@@ -177,7 +177,7 @@ fn void_undone(mirror: &Mirror, open: &[OpenLine], voided: &[Uuid]) {
     let voided: HashSet<&Uuid> = voided.iter().collect();
     let open = open.iter().filter(|line| !voided.contains(&line.entry_id));
     for line in open.filter(|line| !settle::is_recorded(line.entry_id)) {
-        mirror.lock().add_void(line.range.from, line.range.to);
+        mirror.lock().add_void(line.range);
     }
 }
 
@@ -353,8 +353,7 @@ fn take_over(
     fields.failures += 1;
     (fields.head, fields.tail, fields.shift, fields.durable) = (0, 0, metadata.len(), metadata.len());
     (fields.sync_wanted, fields.promised, fields.suspect, fields.is_troubled) = (0, 0, false, false);
-    // The worker before may have ended while it voided; what it was at has been judged anew.
-    (fields.must_be_read, fields.has_lost, fields.voiding) = (false, false, false);
+    (fields.must_be_read, fields.has_lost) = (false, false);
     fields.stamp = file::stamp_of(&metadata);
     fields.last_block = tail.last_block;
     fields.was_attached = true;
@@ -389,7 +388,7 @@ pub fn set_aside(mirror: &Mirror) -> Result<Option<PathBuf>, Failure> {
     fields.suspect = false;
     // Offsets in the old file. Whose lines they were is found out anew.
     fields.prepared.iter_mut().for_each(|lines| lines.xid = 0);
-    (fields.void_from, fields.void_to) = (0, 0);
+    (fields.void, fields.voiding) = (FileRange::NONE, FileRange::NONE);
     drop(fields);
     Ok(kept)
 }

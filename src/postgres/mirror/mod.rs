@@ -15,6 +15,7 @@
 //! | [`tail`] | reading what is not settled in it |
 //! | [`remembered`], [`settled`] | how far the database knows it to agree |
 //! | [`settle`] | voiding the lines of transactions that did not commit |
+//! | [`repeats`] | ids that are used again |
 //! | [`prepared`] | the lines of prepared transactions |
 //! | [`catch_up`], [`block_lines`] | appending what the database has and the file lacks |
 //! | [`requests`] | what an administrator asks for |
@@ -30,6 +31,7 @@ pub mod owners;
 pub mod patience;
 pub mod prepared;
 pub mod remembered;
+pub mod repeats;
 pub mod requests;
 pub mod round;
 pub mod rounds;

@@ -82,7 +82,7 @@ pub fn settle_decided(mirror: &Mirror) {
         let is_noted = fields.prepared.iter().any(|noted| noted.xid == lines.xid);
         fields.forget_prepared(lines.xid);
         if is_noted && !is_committed {
-            fields.add_void(lines.from, lines.to);
+            fields.add_void(FileRange { from: lines.from, to: lines.to });
         }
     }
 }

@@ -26,24 +26,23 @@ const IDS_PER_LINE: usize = 500;
 
 /// Voids the lines of transactions that have aborted since the last call; returns whose lines they were.
 pub fn void_aborted(mirror: &Mirror) -> Result<Vec<Uuid>, Failure> {
-    let Some((from, to)) = take_range(mirror) else { return Ok(Vec::new()) };
-    let taken = TakenRange { mirror, from, to };
-    let voided = void_between(mirror, from, to)?;
+    let Some(range) = take_range(mirror) else { return Ok(Vec::new()) };
+    let taken = TakenRange { mirror, range };
+    let voided = void_in(mirror, range)?;
     taken.done();
     Ok(voided)
 }
 
 /// A range that is being voided; dropped before it is done, by an error or a cancel, it goes back. Where the worker is
-/// terminated, the next one judges all of it anew when it opens the file.
+/// terminated, the next one takes it with its own.
 struct TakenRange<'a> {
     mirror: &'a Mirror,
-    from: u64,
-    to: u64,
+    range: FileRange,
 }
 
 impl TakenRange<'_> {
     fn done(self) {
-        self.mirror.slot.mirror.lock(self.mirror.shared, self.mirror.slot).voiding = false;
+        self.mirror.lock().voiding = FileRange::NONE;
         self.mirror.slot.mirror.broadcast();
         std::mem::forget(self);
     }
@@ -51,24 +50,22 @@ impl TakenRange<'_> {
 
 impl Drop for TakenRange<'_> {
     fn drop(&mut self) {
-        let mut fields = self.mirror.slot.mirror.lock(self.mirror.shared, self.mirror.slot);
-        fields.voiding = false;
-        fields.add_void(self.from, self.to);
+        let mut fields = self.mirror.lock();
+        fields.voiding = FileRange::NONE;
+        fields.add_void(self.range);
     }
 }
 
-fn take_range(mirror: &Mirror) -> Option<(u64, u64)> {
-    let mut fields = mirror.slot.mirror.lock(mirror.shared, mirror.slot);
-    let range = (fields.void_from, fields.void_to);
-    (fields.void_from, fields.void_to) = (0, 0);
-    fields.voiding = range.0 < range.1;
-    fields.voiding.then_some(range)
+fn take_range(mirror: &Mirror) -> Option<FileRange> {
+    let mut fields = mirror.lock();
+    fields.voiding = fields.voiding.and(fields.void);
+    fields.void = FileRange::NONE;
+    Some(fields.voiding).filter(|range| !range.is_empty())
 }
 
-fn void_between(mirror: &Mirror, from: u64, to: u64) -> Result<Vec<Uuid>, Failure> {
+fn void_in(mirror: &Mirror, range: FileRange) -> Result<Vec<Uuid>, Failure> {
     let end = mirror.flush()?;
-    let path = mirror.slot.mirror.lock(mirror.shared, mirror.slot).path.get();
-    let range = FileRange { from, to };
+    let path = mirror.lock().path.get();
     let mut candidates = lines_between(Path::new(&path), range, end).map_err(|error| unreadable(&path, &error))?;
     let judge = Judge::new(mirror);
     candidates.retain(|line| judge.standing(line) != Standing::Recorded);
@@ -129,7 +126,8 @@ pub enum Standing {
     Recorded,
     /// A row has its id, and is another one.
     Differs,
-    /// Its transaction did not commit. There may be a row of another that uses the id again, and has appended nothing yet.
+    /// Its transaction did not commit. There may be a row of another that uses the id again, and has appended nothing yet, or
+    /// has committed while there was no file.
     Stale,
 }
 
@@ -149,12 +147,21 @@ impl Judge<'_> {
         loop {
             let Some(Recorded { leaf, writer }) = recorded(line.entry_id) else { return Standing::Stale };
             if writer.is_none_or(|writer| self.may_own_lines(writer)) {
-                return if leaf == line.leaf { Standing::Recorded } else { Standing::Differs };
+                return if leaf == line.leaf { Standing::Recorded } else { self.standing_of_other(line) };
             }
             // It counted among the owners until it had ended, if it was one. If it has, its row says how.
             if writer.is_some_and(is_in_progress) {
                 return Standing::Stale;
             }
+        }
+    }
+
+    /// Of a line that is not the row's.
+    fn standing_of_other(&self, line: &OpenLine) -> Standing {
+        prepared::settle_decided(self.mirror);
+        match self.mirror.lock().may_be_aborted(line.range.from) {
+            true => Standing::Stale,
+            false => Standing::Differs,
         }
     }
 

@@ -44,7 +44,7 @@ impl Mark {
         // counts as ended; and what is committed by then, the scan sees.
         let prepared: Vec<FileRange> = {
             let fields = mirror.lock();
-            if fields.voiding || fields.void_from != fields.void_to {
+            if fields.has_aborted() {
                 return;
             }
             let open = fields.prepared.iter().filter(|lines| lines.xid != 0 && lines.from < self.bytes);

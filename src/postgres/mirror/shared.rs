@@ -3,12 +3,14 @@
 //! Backends copy their lines into a ring under a short lock; one process at a time writes and syncs what all of them have
 //! put there. Offsets in the ring and in the file differ by a constant that changes only while the ring is empty.
 
+use super::append::FileRange;
 use super::owners::Owners;
 use super::rounds::{Ended, Rounds};
 use crate::postgres::shared::{DatabaseSlot, LockGuard, Shared};
 use crate::postgres::tables;
 use pgrx::pg_sys;
 use std::cell::UnsafeCell;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 /// Bytes that can wait for the next round. A few hundred commits of one entry; more only makes the groups larger.
@@ -190,11 +192,10 @@ pub struct MirrorFields {
     /// Part of the file in which others have appended since the worker last looked; empty if both are equal.
     pub others_from: u64,
     pub others_to: u64,
-    /// Part of the file in which lines of aborted transactions may stand; empty if both are equal.
-    pub void_from: u64,
-    pub void_to: u64,
-    /// The worker is voiding a part that it has taken.
-    pub voiding: bool,
+    /// Part of the file in which lines of aborted transactions may stand.
+    pub void: FileRange,
+    /// The part of it that the worker has taken, and voids.
+    pub voiding: FileRange,
     /// The last block whose line is in the file.
     pub last_block: i64,
     pub prepared: [PreparedLines; MAX_PREPARED],
@@ -299,14 +300,19 @@ impl MirrorFields {
         self.prepared.iter_mut().filter(|lines| lines.xid == xid).for_each(|lines| lines.xid = 0);
     }
 
-    /// Notes that lines between these offsets belong to an aborted transaction.
-    pub fn add_void(&mut self, from: u64, to: u64) {
-        if self.void_from == self.void_to {
-            (self.void_from, self.void_to) = (from, to);
-        } else {
-            self.void_from = self.void_from.min(from);
-            self.void_to = self.void_to.max(to);
-        }
+    /// Notes that lines in this range belong to an aborted transaction.
+    pub fn add_void(&mut self, range: FileRange) {
+        self.void = self.void.and(range);
+    }
+
+    /// Whether lines of aborted transactions may stand in the file that are not voided.
+    pub fn has_aborted(&self) -> bool {
+        !(self.void.is_empty() && self.voiding.is_empty())
+    }
+
+    /// Whether the line at this offset may be one of them.
+    pub fn may_be_aborted(&self, offset: u64) -> bool {
+        self.void.has(offset) || self.voiding.has(offset)
     }
 }
 
@@ -318,6 +324,8 @@ pub struct MirrorState {
     pub ended: Ended,
     /// Transactions enter it before the first of their lines is in the ring, and leave it without the lock once they have ended.
     pub owners: Owners,
+    /// Transactions that have aborted or were prepared, with ids that the application gave.
+    pub left_ids: AtomicU64,
     fields: UnsafeCell<MirrorFields>,
     ring: UnsafeCell<[u8; RING_BYTES]>,
 }
@@ -393,11 +401,11 @@ impl MirrorState {
         // A round that is under way now ends without a trace.
         fields.identity.generation += 1;
         (fields.head, fields.tail, fields.shift, fields.durable, fields.promised) = (0, 0, 0, 0, 0);
-        (fields.void_from, fields.void_to, fields.last_block) = (0, 0, 0);
+        (fields.void, fields.voiding, fields.last_block) = (FileRange::NONE, FileRange::NONE, 0);
         (fields.request, fields.suspect, fields.ownership) = (Request::None, false, Ownership::default());
         (fields.appending, fields.is_troubled) = (0, false);
         self.owners.clear();
-        (fields.must_be_read, fields.has_lost, fields.voiding) = (false, false, false);
+        (fields.must_be_read, fields.has_lost) = (false, false);
         fields.prepared.iter_mut().for_each(|lines| lines.xid = 0);
         fields.was_attached = false;
     }

@@ -11,6 +11,7 @@ use crate::postgres::faults;
 use crate::postgres::items::pending;
 use crate::postgres::mirror::append::{Goal, Mirror};
 use crate::postgres::mirror::lines::LineBuffer;
+use crate::postgres::mirror::repeats::Repeats;
 use crate::postgres::mirror::{prepared, under_way};
 use crate::postgres::queue;
 use crate::postgres::settings::{self, MirrorMode};
@@ -35,9 +36,9 @@ pub(super) fn before_commit() {
 
 /// Has the lines in the file as far as the mode promises it, and notes what is owed to it otherwise.
 fn append_lines(mirror: &Mirror, prepare: bool) {
-    let (mode, may_repeat) = CURRENT.with_borrow_mut(|current| {
+    let (mode, repeats) = CURRENT.with_borrow_mut(|current| {
         current.undecided = Some(mirror.slot.begin_commit());
-        (current.mode.unwrap_or(MirrorMode::Off), current.may_repeat)
+        (current.mode.unwrap_or(MirrorMode::Off), current.repeats)
     });
     let goal = match mode {
         MirrorMode::Sync => Some(Goal::Synced),
@@ -47,7 +48,7 @@ fn append_lines(mirror: &Mirror, prepare: bool) {
         MirrorMode::Async | MirrorMode::Off => None,
     };
     let appended = match goal {
-        Some(goal) => append_to_file(mirror, goal, may_repeat).or_else(|failure| match mode {
+        Some(goal) => append_to_file(mirror, goal, repeats).or_else(|failure| match mode {
             MirrorMode::Async => Ok(false),
             _ => Err(failure),
         }),
@@ -61,13 +62,11 @@ fn append_lines(mirror: &Mirror, prepare: bool) {
     CURRENT.with_borrow_mut(|current| current.outcome = Some(outcome));
 }
 
-fn append_to_file(mirror: &Mirror, goal: Goal, may_repeat: bool) -> Result<bool, Failure> {
+fn append_to_file(mirror: &Mirror, goal: Goal, repeats: Repeats) -> Result<bool, Failure> {
     if CURRENT.with_borrow(|current| current.lines.is_empty()) {
         return Ok(true);
     }
-    if may_repeat {
-        mirror.wait_until_voided()?;
-    }
+    mirror.wait_until_voided(repeats)?;
     // Taken out while waiting: a cancelled wait unwinds through here, and ABORT must be able to borrow.
     let mut lines = CURRENT.with_borrow_mut(|current| std::mem::replace(&mut current.lines, LineBuffer::new()));
     let outcome = mirror.append(&mut lines, goal);
@@ -83,7 +82,11 @@ pub(super) fn before_prepare() {
     if CURRENT.with_borrow(|current| current.entries > 0) {
         let mirror = or_raise(database::mirror());
         append_lines(&mirror, true);
-        let (range, outcome) = CURRENT.with_borrow(|current| (current.range, current.outcome));
+        let (range, outcome) = CURRENT.with_borrow(|current| {
+            // What it may come to leave is counted while nobody else can insert its ids.
+            current.repeats.leave(mirror.slot);
+            (current.range, current.outcome)
+        });
         if let (Some(range), Some(Lines::Appended)) = (range, outcome) {
             CURRENT.with_borrow_mut(|current| current.is_preparing = true);
             or_raise(prepared::note(&mirror, range));
@@ -186,11 +189,12 @@ pub(super) fn after_abort() {
     CURRENT.with_borrow_mut(|current| {
         if let Some(mirror) = current.mirror() {
             if let Some(range) = current.range {
+                current.repeats.leave(mirror.slot);
                 let mut fields = mirror.lock();
                 if current.is_preparing {
                     fields.forget_prepared(prepared::own_xid());
                 }
-                fields.add_void(range.from, range.to);
+                fields.add_void(range);
                 drop(fields);
                 mirror.slot.worker.wake();
             }

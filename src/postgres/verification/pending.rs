@@ -235,7 +235,7 @@ fn is_void_waiting() -> bool {
         let undecided = mirror.slot.undecided() > 0;
         let fields = mirror.slot.mirror.lock(mirror.shared, mirror.slot);
         let recovers = matches!(fields.attachment, Attachment::Detached | Attachment::Repairing);
-        undecided || recovers || fields.voiding || fields.void_from != fields.void_to
+        undecided || recovers || fields.has_aborted()
     })
 }
 

@@ -16,8 +16,9 @@ use crate::postgres::settings::{self, MirrorMode};
 use crate::postgres::shared::{shared, DatabaseSlot, PendingCount, Shared, WorkerState};
 use crate::postgres::tables::{self, Table};
 use crate::postgres::vacated::Vacated;
-use pgrx::pg_sys::panic::CaughtError;
-use pgrx::{pg_guard, pg_sys, FromDatum, PgTryBuilder};
+use pgrx::pg_sys::panic::{CaughtError, ErrorReportWithLevel};
+use pgrx::{pg_guard, pg_sys, FromDatum, PgSqlErrorCode, PgTryBuilder};
+use std::cell::Cell;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -30,6 +31,9 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
 const SHORTEST_RETRY: Duration = Duration::from_millis(100);
 /// How soon entries are counted again whose commit was under way while they were counted.
 const RECOUNT_INTERVAL: Duration = Duration::from_millis(500);
+/// How long the worker waits for the sealing lock before it looks what else there is to be done. Whoever calls commit_block()
+/// in a transaction block keeps it until that ends, and lines of transactions that abort meanwhile are to be voided.
+const SEALING_PATIENCE: Duration = Duration::from_millis(500);
 /// How long the file is left behind in mode async while there is something to seal.
 const LONGEST_SEALING: Duration = Duration::from_secs(1);
 /// Where the last scan of the pending table ended, new rows come; those of slower sessions some pages before.
@@ -122,6 +126,25 @@ fn extension_exists() -> bool {
 
 /// Runs `work` in a transaction of its own. An error aborts it and is returned, not logged.
 pub(super) fn in_transaction<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    try_in_transaction(work).map_err(|error| describe(&error))
+}
+
+/// The same, holding the sealing lock. `None` if somebody else has kept it for [`SEALING_PATIENCE`].
+pub(super) fn in_sealing<T>(work: impl FnOnce() -> T) -> Result<Option<T>, String> {
+    let is_locked = Cell::new(false);
+    let outcome = try_in_transaction(|| {
+        blocks::lock_sealing_within(SEALING_PATIENCE);
+        is_locked.set(true);
+        work()
+    });
+    match outcome {
+        Ok(result) => Ok(Some(result)),
+        Err(error) if !is_locked.get() && is_lock_timeout(&error) => Ok(None),
+        Err(error) => Err(describe(&error)),
+    }
+}
+
+fn try_in_transaction<T>(work: impl FnOnce() -> T) -> Result<T, CaughtError> {
     // SAFETY: no transaction is open here; the snapshot is popped by the commit or dropped by the abort.
     PgTryBuilder::new(AssertUnwindSafe(|| unsafe {
         pg_sys::SetCurrentStatementStartTimestamp();
@@ -135,16 +158,24 @@ pub(super) fn in_transaction<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     .catch_others(|error| {
         // SAFETY: a transaction is open, in an error state.
         unsafe { pg_sys::AbortCurrentTransaction() };
-        Err(describe(&error))
+        Err(error)
     })
     .execute()
 }
 
-fn describe(error: &CaughtError) -> String {
-    let report = match error {
+fn report_of(error: &CaughtError) -> &ErrorReportWithLevel {
+    match error {
         CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => report,
         CaughtError::RustPanic { ereport, .. } => ereport,
-    };
+    }
+}
+
+fn is_lock_timeout(error: &CaughtError) -> bool {
+    report_of(error).sql_error_code() == PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE
+}
+
+fn describe(error: &CaughtError) -> String {
+    let report = report_of(error);
     match report.detail() {
         Some(detail) => format!("{}: {detail}", report.message()),
         None => report.message().to_owned(),
@@ -373,7 +404,7 @@ impl Worker {
     /// Seals one batch; returns the page to go on from, if there is more to be sealed.
     fn seal_from(&mut self, page: u32) -> Result<Option<u32>, String> {
         let looked_at = tables::now().micros();
-        let (batch, count) = self.seal_batch(page)?;
+        let Some((batch, count)) = self.seal_batch(page)? else { return Ok(None) };
         self.note_left(&batch);
         if batch.next_page != 0 {
             return Ok(Some(batch.next_page));
@@ -431,18 +462,18 @@ impl Worker {
     }
 
     /// Also gives the count of pending entries as it was before. It is read under the lock that every sealer holds until
-    /// its entries are off the count: read earlier, it would take them off once more.
-    fn seal_batch(&mut self, page: u32) -> Result<(Batch, PendingCount), String> {
+    /// its entries are off the count: read earlier, it would take them off once more. `None` if somebody else keeps sealing.
+    fn seal_batch(&mut self, page: u32) -> Result<Option<(Batch, PendingCount)>, String> {
         let extent = if self.is_due() { Extent::Everything } else { Extent::FullBlocks };
         self.look_again = true;
         let slot = self.slot();
         let vacated = &mut self.vacated;
-        let (mut batch, count) = in_transaction(|| {
-            blocks::lock_sealing();
+        let sealed = in_sealing(|| {
             vacated.reclaim(&Table::open("entries_pending", pg_sys::RowExclusiveLock));
             let count = slot.count_pending();
             (or_raise(blocks::seal_batch(extent, page)), count)
         })?;
+        let Some((mut batch, count)) = sealed else { return Ok(None) };
         self.vacated.add(std::mem::take(&mut batch.moved));
         if !batch.blocks.is_empty() {
             self.slot().blocks_sealed.fetch_add(batch.blocks.len() as i64, Ordering::AcqRel);
@@ -450,7 +481,7 @@ impl Worker {
                 self.keeper.append_block_lines()?;
             }
         }
-        Ok((batch, count))
+        Ok(Some((batch, count)))
     }
 
     /// Notes since when the entries that were left wait. One may claim any created_at; it waits no longer than since it

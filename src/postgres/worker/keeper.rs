@@ -1,6 +1,6 @@
 //! The worker's part in the mirror: it has the file open and locked, repairs it, and appends what is the ledger's own.
 
-use super::database::in_transaction;
+use super::database::{in_sealing, in_transaction};
 use super::pace::Pace;
 use crate::postgres::blocks;
 use crate::postgres::errors::or_raise;
@@ -188,7 +188,7 @@ impl Keeper {
 
     fn has_something_to_void(&self) -> bool {
         let fields = self.slot().mirror.lock(self.mirror.shared, self.slot());
-        fields.void_from != fields.void_to
+        !fields.void.is_empty()
     }
 
     /// Writes the lines of committed blocks, and notes how far the file is acknowledged.
@@ -199,8 +199,8 @@ impl Keeper {
         self.has_waited = true;
         let mirror = self.mirror;
         let mark = &mut self.mark;
-        in_transaction(|| {
-            blocks::lock_sealing();
+        // Where somebody else keeps sealing, next time.
+        in_sealing(|| {
             // Entries without a line may be in those blocks. The file is attached anew first, which appends all of it.
             if mirror.slot.is_behind() {
                 return;
@@ -208,6 +208,7 @@ impl Keeper {
             or_raise(block_lines::append_missing());
             remembered::remember(&mirror, settle_more(mark, &mirror), None);
         })
+        .map(|_| ())
     }
 
     /// Appends what is committed and has no line yet (mode async).
@@ -218,13 +219,14 @@ impl Keeper {
             return Ok(());
         }
         self.pace.begin(slot);
-        if !slot.behind.swap(false, Ordering::SeqCst) && !has_new_blocks(&self.mirror)? {
+        if !slot.behind.load(Ordering::SeqCst) && !has_new_blocks(&self.mirror)? {
             return Ok(());
         }
         self.has_waited = true;
         let (mirror, mark) = (self.mirror, &mut self.mark);
-        let outcome = in_transaction(|| {
-            blocks::lock_sealing();
+        let outcome = in_sealing(|| {
+            // Before anything is read, and not while somebody else seals, who must not take the file for complete.
+            slot.behind.store(false, Ordering::SeqCst);
             let lag = slot.lag.seen(tables::timestamp_to_postgres(tables::now()));
             or_raise(catch_up::void_first(&mirror, &mut attached.in_file));
             // In this order for the reason that attach() gives.
@@ -238,7 +240,7 @@ impl Keeper {
             slot.behind.store(true, Ordering::SeqCst);
         }
         self.pace.end(slot);
-        outcome
+        outcome.map(|_| ())
     }
 
     /// Milliseconds until there is something to do that nobody wakes the worker for.

@@ -1,0 +1,43 @@
+//! Whether an id may stand in the file already, in the line of a transaction that has aborted. Then it must not be appended
+//! again before that line is voided.
+//!
+//! An application may use an id again that it has used in a transaction that failed. An id that the ledger gives is new, and cannot
+//! stand in a line from before. Another session may have come by it since, but has given it then, as any id that is not its own.
+//! So transactions that have given ids are counted as they abort or are prepared: while none has, an id stays new.
+
+use crate::postgres::shared::DatabaseSlot;
+use std::sync::atomic::Ordering;
+
+/// Of which aborted transactions the lines may hold an id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Repeats {
+    /// Of any: the id is one that the application gives.
+    OfAny,
+    /// Of those that are counted after so many.
+    OfThoseAfter(u64),
+    /// Of none: nobody but this transaction has seen the id.
+    OfNone,
+}
+
+impl Repeats {
+    /// For an id that is made after this.
+    pub fn after(slot: &DatabaseSlot) -> Repeats {
+        Repeats::OfThoseAfter(slot.mirror.left_ids.load(Ordering::SeqCst))
+    }
+
+    /// Whether there may be such a line by now.
+    pub fn may_be(self, slot: &DatabaseSlot) -> bool {
+        match self {
+            Repeats::OfAny => true,
+            Repeats::OfThoseAfter(count) => slot.mirror.left_ids.load(Ordering::SeqCst) != count,
+            Repeats::OfNone => false,
+        }
+    }
+
+    /// A transaction with such ids has aborted, or is prepared. Cannot fail.
+    pub fn leave(self, slot: &DatabaseSlot) {
+        if self == Repeats::OfAny {
+            slot.mirror.left_ids.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+}
