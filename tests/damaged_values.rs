@@ -89,7 +89,8 @@ fn damaged_metadata_is_named_wherever_it_is() {
         client.batch_execute(&overwrite(3, &damage(edits), "entries_pending")).unwrap();
         let refused = error(&mut client, "SELECT * FROM ledger.commit_block()");
         assert_eq!(refused.code(), &SqlState::DATA_CORRUPTED, "{what}");
-        assert_eq!(refused.message(), format!("cannot seal: the metadata of the pending entry {} is damaged", id(3)));
+        let named = format!("cannot seal: entry {} is damaged: its metadata is none that Postgres stores", id(3));
+        assert_eq!(refused.message(), named, "{what}");
         client.batch_execute("ROLLBACK").unwrap();
     }
     assert_intact(&mut client);
@@ -125,18 +126,65 @@ fn a_server_starts_and_works_with_a_damaged_entry() {
     assert!(!cluster.log().contains("was terminated by signal"), "{}", cluster.log());
 }
 
+/// Values that a row can be given past all checks, by column, and that no line can state.
+fn unstatable() -> [(&'static str, String); 7] {
+    [
+        ("metadata", format!("({})::jsonb", damage(DAMAGES[0].1))),
+        ("entry_type", r"'\x80'::bytea::varchar".to_owned()),
+        ("entry_type", "''".to_owned()),
+        ("key_id", r"'\xff'::bytea::varchar".to_owned()),
+        ("created_at", "'infinity'".to_owned()),
+        ("created_at", "NULL".to_owned()),
+        ("data_hash", "upper(data_hash)".to_owned()),
+    ]
+}
+
+/// A line that is none would make the file invalid for good.
 #[test]
 fn the_line_of_a_damaged_entry_is_not_written() {
     let (cluster, mut client) = start_with_casts();
-    set(&mut client, "ledger.mirror_mode", "off");
-    record_as(&mut client, 1);
-    client.batch_execute(&overwrite(1, &damage(DAMAGES[0].1), "entries_pending")).unwrap();
-    set(&mut client, "ledger.mirror_mode", "sync");
-    cluster.wait_for_log(&format!("the metadata of entry {} is damaged; its line is not written", id(1)));
-    let old = r#"'{"aa": "one", "bb": "two", "num": 1.5}'"#;
-    client.batch_execute(&overwrite(1, old, "entries_pending")).unwrap();
-    wait_until_attached(&mut client);
-    assert_intact(&mut client);
+    client
+        .batch_execute(
+            "CREATE CAST (bytea AS varchar) WITHOUT FUNCTION; SET allow_system_table_mods = on;
+             UPDATE pg_attribute SET attnotnull = false WHERE attname = 'created_at'
+                 AND attrelid IN (SELECT oid FROM pg_class WHERE relnamespace = 'ledger'::regnamespace)",
+        )
+        .unwrap();
+    let mut number = 0;
+    for (name, value) in unstatable() {
+        for table in ["entries_pending", "entries_sealed_1"] {
+            number += 1;
+            let update = |value: &str| {
+                format!(
+                    "ALTER TABLE ledger.{table} DISABLE TRIGGER ALL;
+                     UPDATE ledger.{table} SET {name} = {value} WHERE id = '{}'",
+                    id(number)
+                )
+            };
+            set(&mut client, "ledger.mirror_mode", "off");
+            record_as(&mut client, number);
+            client.batch_execute(&format!("CREATE TABLE kept_{number} AS SELECT * FROM ledger.entries")).unwrap();
+            if table == "entries_pending" {
+                client.batch_execute(&update(&value)).unwrap();
+                let malformed = "SELECT entry_id FROM ledger.find_tampering() WHERE problem = 'row_malformed'";
+                assert_eq!(column(&mut client, malformed), [id(number)], "{name} = {value}");
+                let refused = error(&mut client, "SELECT * FROM ledger.commit_block()");
+                assert!(
+                    refused.message().starts_with(&format!("cannot seal: entry {} is damaged: ", id(number))),
+                    "{refused:?}"
+                );
+            } else {
+                seal(&mut client);
+                client.batch_execute(&update(&value)).unwrap();
+            }
+            set(&mut client, "ledger.mirror_mode", "sync");
+            cluster.wait_for_log(&format!("the line of entry {} is not written: ", id(number)));
+            let kept = format!("(SELECT {name} FROM kept_{number} WHERE id = '{}')", id(number));
+            client.batch_execute(&update(&kept)).unwrap();
+            wait_until_attached(&mut client);
+            assert_intact(&mut client);
+        }
+    }
 }
 
 #[test]

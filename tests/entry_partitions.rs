@@ -41,6 +41,22 @@ const ARRANGEMENTS: &[(&str, &str)] = &[
          ALTER TABLE ledger.entries_sealed ATTACH PARTITION copy FOR VALUES FROM (1) TO (50)",
     ),
     (
+        "with a primary key on another column",
+        "CREATE TABLE copy (LIKE ledger.entries, PRIMARY KEY (leaf_index)); INSERT INTO copy SELECT * FROM taken;
+         ALTER TABLE ledger.entries_sealed ATTACH PARTITION copy FOR VALUES FROM (1) TO (50)",
+    ),
+    (
+        "with a primary key that includes the id",
+        "CREATE TABLE copy (LIKE ledger.entries, PRIMARY KEY (leaf_index) INCLUDE (id)); INSERT INTO copy SELECT * FROM taken;
+         ALTER TABLE ledger.entries_sealed ATTACH PARTITION copy FOR VALUES FROM (1) TO (50)",
+    ),
+    (
+        "with indexes on the id that hold some rows, or are of another kind",
+        "CREATE TABLE copy (LIKE ledger.entries, UNIQUE (id, leaf_index)); INSERT INTO copy SELECT * FROM taken;
+         CREATE UNIQUE INDEX ON copy (id) WHERE block_number = 1; CREATE INDEX ON copy USING hash (id);
+         ALTER TABLE ledger.entries_sealed ATTACH PARTITION copy FOR VALUES FROM (1) TO (50)",
+    ),
+    (
         "in partitions of a partition",
         "CREATE TABLE copy (LIKE ledger.entries) PARTITION BY HASH (id);
          CREATE TABLE copy_0 PARTITION OF copy (PRIMARY KEY (id), UNIQUE (leaf_index)) FOR VALUES WITH (MODULUS 2, REMAINDER 0);
@@ -227,7 +243,8 @@ fn sealing_goes_on_in_partitions_that_are_as_it_makes_them_and_spoils_no_others(
     for (what, arrange) in ARRANGEMENTS {
         let (_cluster, mut client, _) = ledger();
         client.batch_execute(&format!("{TAKE}{arrange}")).unwrap_or_else(|error| panic!("{what}: {error:?}"));
-        let goes_on = ["under another name", "without bounds", "in copies without indexes"].contains(what);
+        let indexes_differ = what.contains("index") || what.contains("primary key");
+        let goes_on = indexes_differ || ["under another name", "without bounds"].contains(what);
         if goes_on {
             seal(&mut client);
             record_many(&mut client, 3);

@@ -12,7 +12,7 @@ use super::log_state::LogState;
 use super::mirror::block_lines;
 use super::partitions;
 use super::settings;
-use super::tables::{self, entry_column, LatestSnapshot, Row, Table, TableScan, NOT_TEXT};
+use super::tables::{self, entry_column, LatestSnapshot, Row, Table, TableScan};
 use super::tracking::versions::NewVersions;
 use super::transaction;
 use super::vacated::Moved;
@@ -255,14 +255,8 @@ fn collect(
         line.clear();
         entry.write_line(&mut line);
         let (created_at, entry_id) = (entry.created_at, entry.entry_id);
-        if entry.metadata == NOT_TEXT {
-            return Err(damaged(&format!("the metadata of the pending entry {entry_id} is damaged")));
-        }
-        if !tables::has_text_columns(&row) {
-            return Err(damaged(&format!("a text of the pending entry {entry_id} is not UTF-8")));
-        }
-        if let Some(malformation) = tables::malformation(&row) {
-            return Err(damaged(&format!("of the pending entry {entry_id}, {malformation}")));
+        if let Some(fault) = tables::fault_of(&row, entry.metadata) {
+            return Err(damaged(&format!("entry {entry_id} is damaged: {fault}")));
         }
         let quick = row.get::<Jsonb>(entry_column::METADATA).and_then(|jsonb| jsonb.row_ids(&entry.entry_type));
         let row_ids = quick.unwrap_or_else(|| row_change::row_ids(&entry.entry_type, entry.metadata));

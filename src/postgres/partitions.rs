@@ -301,26 +301,45 @@ unsafe fn scan_by_bigint(
     pg_sys::systable_endscan(scan);
 }
 
-/// The index on leaf_index that every sealed partition has, unless somebody has dropped it. One that holds only some rows
-/// is not it, nor one that is in another order than that of the numbers.
+/// The index on leaf_index that every sealed partition has, unless somebody has dropped it. One that is in another order than
+/// that of the numbers is not it.
 pub fn leaf_index_of(table: &Table) -> Option<pg_sys::Oid> {
     let own = table.attribute_number(entry_column::LEAF_INDEX);
+    // SAFETY: the index is open as long as it is looked at.
+    find_index(table, |index| unsafe {
+        let form = &*(*index).rd_index;
+        let columns = form.indkey.values.as_slice(form.indnatts as usize);
+        form.indisunique && columns == [own] && is_ascending(index)
+    })
+}
+
+/// An index that leads from an id to its row: the one behind the primary key, in what sealing makes. Others may have made that
+/// of other columns, or of none; behind the key's columns there may be some that are only kept with them.
+fn id_index_of(table: &Table) -> Option<pg_sys::Oid> {
+    let own = table.attribute_number(entry_column::ID);
+    // SAFETY: the index is open as long as it is looked at, and has one column at least.
+    find_index(table, |index| unsafe {
+        let first = (*(*index).rd_index).indkey.values.as_slice(1)[0];
+        first == own && (*(*index).rd_rel).relam == pg_sys::BTREE_AM_OID
+    })
+}
+
+/// The first index that `is_wanted` of those that are complete and hold all rows.
+fn find_index(table: &Table, is_wanted: impl Fn(pg_sys::Relation) -> bool) -> Option<pg_sys::Oid> {
     // SAFETY: the relation is open; the list is a copy, and each index is open while it is looked at.
     unsafe {
         let list = pg_sys::RelationGetIndexList(table.relation());
         let length = if list.is_null() { 0 } else { (*list).length as usize };
-        (0..length).map(|at| (*(*list).elements.add(at)).oid_value).find(|oid| {
+        let found = (0..length).map(|at| (*(*list).elements.add(at)).oid_value).find(|oid| {
             let index = pg_sys::index_open(*oid, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
             let form = &*(*index).rd_index;
-            let is_whole = form.indisunique
-                && form.indisvalid
-                && form.indisready
-                && pg_sys::RelationGetIndexPredicate(index).is_null();
-            let is_own =
-                is_whole && form.indkey.values.as_slice(form.indnatts as usize) == [own] && is_ascending(index);
+            let is_whole = form.indisvalid && form.indisready && pg_sys::RelationGetIndexPredicate(index).is_null();
+            let is_found = is_whole && is_wanted(index);
             pg_sys::index_close(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
-            is_own
-        })
+            is_found
+        });
+        pg_sys::list_free(list);
+        found
     }
 }
 
@@ -339,7 +358,7 @@ pub fn block_of(entry_id: Uuid) -> Option<i64> {
     find_sealed(entry_id, |row| row.get(entry_column::BLOCK_NUMBER).unwrap_or(0))
 }
 
-/// What `read` makes of the row with this id in one leaf partition, by its primary key.
+/// What `read` makes of the row with this id in one leaf partition. Without an index on the id it takes longer.
 pub fn find<T>(
     table: &Table,
     entry_id: Uuid,
@@ -356,9 +375,9 @@ pub fn find<T>(
             pg_sys::Oid::from(pg_sys::F_UUID_EQ),
             tables::uuid_datum(&entry_id),
         );
-        let index = table.primary_key();
-        let has_index = index != pg_sys::InvalidOid;
-        let scan = pg_sys::systable_beginscan(table.relation(), index, has_index, snapshot, 1, &mut key);
+        let index = id_index_of(table);
+        let oid = index.unwrap_or(pg_sys::InvalidOid);
+        let scan = pg_sys::systable_beginscan(table.relation(), oid, index.is_some(), snapshot, 1, &mut key);
         let tuple = pg_sys::systable_getnext(scan);
         let found = (!tuple.is_null()).then(|| read(&table.deform(tuple)));
         pg_sys::systable_endscan(scan);

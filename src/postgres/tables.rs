@@ -17,8 +17,8 @@ use std::ffi::CString;
 use uuid::Uuid;
 
 pub use entries::{
-    block_number, entry_column, entry_from_row, entry_line, has_only_texts, has_text_columns, leaf_index, malformation,
-    metadata_text, new_entry_from_row, stored_entry,
+    block_number, entry_column, entry_from_row, entry_line, fault_of, leaf_index, malformation, metadata_text,
+    new_entry_from_row, stored_entry,
 };
 
 /// Microseconds from the Unix epoch to Postgres' (2000-01-01).

@@ -10,7 +10,7 @@ use crate::ledger::block::BlockHeader;
 use crate::ledger::record::Entry;
 use crate::postgres::errors::Failure;
 use crate::postgres::partitions;
-use crate::postgres::tables::{self, entry_column, LatestSnapshot, Row, Table, TableScan, NOT_TEXT};
+use crate::postgres::tables::{self, entry_column, LatestSnapshot, Row, Table, TableScan};
 use pgrx::{check_for_interrupts, pg_sys, PgSqlErrorCode};
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
@@ -82,8 +82,8 @@ fn append_sealed(mirror: &Mirror, headers: &[BlockHeader], ids: &[Uuid], in_file
     let (mut lines, mut outcome) = (LineBuffer::new(), Ok(()));
     block_lines::for_each_entry(headers, |row| {
         if outcome.is_ok() && row.uuid(entry_column::ID).is_some_and(|id| !in_file.contains(&id)) {
-            let entry = tables::entry_from_row(row);
-            outcome = check_metadata(entry.entry_id, &entry.metadata);
+            let (entry, fault) = entry_and_fault(row);
+            outcome = check(entry.entry_id, fault);
             lines.push(|out| entry.write_line(out));
         }
     });
@@ -92,13 +92,17 @@ fn append_sealed(mirror: &Mirror, headers: &[BlockHeader], ids: &[Uuid], in_file
 }
 
 /// A line that is none would be in the file for good; the row may be restored.
-fn check_metadata(entry_id: Uuid, metadata: &str) -> Result<(), Failure> {
-    if metadata != NOT_TEXT {
-        return Ok(());
-    }
+fn check(entry_id: Uuid, fault: Option<&str>) -> Result<(), Failure> {
+    let Some(fault) = fault else { return Ok(()) };
     let code = PgSqlErrorCode::ERRCODE_DATA_CORRUPTED;
-    Err(Failure::new(code, format!("the metadata of entry {entry_id} is damaged; its line is not written"))
+    Err(Failure::new(code, format!("the line of entry {entry_id} is not written: {fault}"))
         .hint("Run SELECT * FROM ledger.find_tampering() to see what is wrong, and restore that row from a backup."))
+}
+
+fn entry_and_fault(row: &Row) -> (Entry, Option<&'static str>) {
+    let entry = tables::entry_from_row(row);
+    let fault = tables::fault_of(row, &entry.metadata);
+    (entry, fault)
 }
 
 fn append_pending(mirror: &Mirror, in_file: &mut InFile) -> Result<(), Failure> {
@@ -120,8 +124,8 @@ fn append_pending(mirror: &Mirror, in_file: &mut InFile) -> Result<(), Failure> 
         check_for_interrupts!();
         if let Some(line) = line {
             lines.push(|out| out.extend_from_slice(&missing.lines[line.clone()]));
-        } else if let Some(entry) = partitions::find(&table, *id, snapshot.as_ptr(), tables::entry_from_row) {
-            check_metadata(*id, &entry.metadata)?;
+        } else if let Some((entry, fault)) = partitions::find(&table, *id, snapshot.as_ptr(), entry_and_fault) {
+            check(*id, fault)?;
             lines.push(|out| entry.write_line(out));
         }
     }
@@ -149,7 +153,7 @@ impl Missing {
         let is_kept = start < Self::KEPT_BYTES;
         if is_kept {
             let entry = tables::entry_line(row, &mut self.metadata);
-            check_metadata(id, entry.metadata)?;
+            check(id, tables::fault_of(row, entry.metadata))?;
             entry.write_line(&mut self.lines);
         }
         self.entries.push((id, is_kept.then_some(start..self.lines.len())));
@@ -174,11 +178,11 @@ pub fn append_prepared(
     }
     let mut lines = LineBuffer::new();
     let (mut placed, mut appended) = (Vec::new(), HashSet::new());
-    for (xid, entry) in prepared_entries(&open) {
+    for (xid, (entry, fault)) in prepared_entries(&open) {
         match known.get(&entry.entry_id) {
             Some(range) => prepared::note_for(mirror, xid, *range)?,
             None => {
-                check_metadata(entry.entry_id, &entry.metadata)?;
+                check(entry.entry_id, fault)?;
                 lines.push(|out| entry.write_line(out));
                 appended.insert(xid);
             }
@@ -206,7 +210,7 @@ fn append_together(mirror: &Mirror, lines: LineBuffer) -> Result<FileRange, Fail
 
 /// The entries of prepared transactions, with the transaction. They are visible to nobody but whoever looks at rows whose
 /// transaction has not ended.
-fn prepared_entries(open: &HashSet<u32>) -> Vec<(u32, Entry)> {
+fn prepared_entries(open: &HashSet<u32>) -> Vec<(u32, (Entry, Option<&'static str>))> {
     let mut dirty =
         Box::new(pg_sys::SnapshotData { snapshot_type: pg_sys::SnapshotType::SNAPSHOT_DIRTY, ..Default::default() });
     let dirty: *mut pg_sys::SnapshotData = &mut *dirty;
@@ -219,7 +223,7 @@ fn prepared_entries(open: &HashSet<u32>) -> Vec<(u32, Entry)> {
         // SAFETY: the scan has just set it: the transaction that inserted the tuple and has not ended, if one has.
         let writer = unsafe { (*dirty).xmin };
         if let Some(xid) = prepared::owner(writer, open) {
-            entries.push((xid, tables::entry_from_row(&table.deform(tuple))));
+            entries.push((xid, entry_and_fault(&table.deform(tuple))));
         }
     }
     entries

@@ -2,8 +2,7 @@
 
 use super::{checked_timestamp, Row, Table, NOT_TEXT};
 use crate::ledger::ascii_text;
-use crate::ledger::jsonb::is_sound;
-use crate::ledger::record::{Entry, EntryLine};
+use crate::ledger::record::{check_data_hash, check_entry_type, check_metadata, Entry, EntryLine};
 use crate::ledger::verifier::{Metadata, StoredEntry};
 use crate::postgres::errors::Failure;
 use crate::postgres::jsonb::{self, Jsonb};
@@ -46,17 +45,23 @@ pub(super) fn column_order(partition: &Table) -> Option<Box<[usize]>> {
     order.filter(|order| !order.iter().copied().eq(0..entry_column::COUNT))
 }
 
-/// Whether what should be text in a row of `ledger.entries` is, also in its metadata; see [`NOT_TEXT`].
-pub fn has_only_texts(row: &Row) -> bool {
-    // SAFETY: a non-null jsonb of this row; where it has to be detoasted, its bytes are in the current memory context.
-    let is_sound = |metadata| is_sound(unsafe { jsonb::bytes_of(metadata) });
-    has_text_columns(row) && row.datum(entry_column::METADATA).is_none_or(is_sound)
-}
-
-/// The same but for the metadata.
-pub fn has_text_columns(row: &Row) -> bool {
+/// What keeps the line of a row of `ledger.entries` from being one: values that only a superuser, or a disk, can have put there.
+/// `metadata` is what the line has of its metadata.
+pub fn fault_of(row: &Row, metadata: &str) -> Option<&'static str> {
     use entry_column::*;
-    [ENTRY_TYPE, DATA_HASH, SIGNATURE, KEY_ID].iter().all(|column| row.text(*column) != Some(NOT_TEXT))
+    if let Some(malformation) = malformation(row) {
+        return Some(malformation);
+    }
+    if metadata == NOT_TEXT {
+        return Some("its metadata is none that Postgres stores");
+    }
+    if [ENTRY_TYPE, DATA_HASH, SIGNATURE, KEY_ID].iter().any(|column| row.text(*column) == Some(NOT_TEXT)) {
+        return Some("a text of it is not UTF-8, or holds a NUL");
+    }
+    let text = |column| row.text(column).unwrap_or_default();
+    let data_hash = check_data_hash(text(DATA_HASH));
+    let checked = data_hash.and_then(|()| check_entry_type(text(ENTRY_TYPE))).and_then(|()| check_metadata(metadata));
+    checked.err().map(|invalid| invalid.0)
 }
 
 /// What the data hash of a row reads as that holds what no line states; see [`malformation`]. What reads in its place could
@@ -65,7 +70,8 @@ const MALFORMED: &str =
     "(a value of this row is none that the ledger writes, so this is not the data hash that was recorded)";
 const _: () = assert!(MALFORMED.len() > 64);
 
-/// What is wrong with a row of `ledger.entries`, if a superuser has put into it what no line can state.
+/// What is wrong with a row of `ledger.entries`, if a superuser has put into it what no line can state. What else there can be
+/// of that, [`fault_of`] says; in a sealed row it shows as another leaf than that of the log tree.
 pub fn malformation(row: &Row) -> Option<&'static str> {
     use entry_column::*;
     if [ID, ENTRY_TYPE, DATA_HASH, METADATA].iter().any(|column| row.is_null(*column)) {

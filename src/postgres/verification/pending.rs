@@ -18,7 +18,7 @@ use crate::postgres::mirror::shared::Attachment;
 use crate::postgres::partitions;
 use crate::postgres::regular_file;
 use crate::postgres::settings::{self, MirrorMode};
-use crate::postgres::tables::{self, entry_column, LatestSnapshot, Table, TableScan};
+use crate::postgres::tables::{entry_column, LatestSnapshot, Table, TableScan};
 use crate::postgres::transaction;
 use pgrx::{check_for_interrupts, pg_sys};
 use std::collections::{HashMap, HashSet};
@@ -54,9 +54,9 @@ impl PendingComparison {
         while let Some(tuple) = scan.next() {
             check_for_interrupts!();
             let row = table.deform(tuple);
-            let entry = table_blocks::sealed_entry(&row, keyring, &mut buffers);
-            if let Some(malformation) = tables::malformation(&row) {
-                let mut problem = Problem::new(Source::Postgres, ProblemKind::RowMalformed, malformation);
+            let (entry, fault) = table_blocks::entry_and_fault(&row, keyring, &mut buffers);
+            if let Some(fault) = fault {
+                let mut problem = Problem::new(Source::Postgres, ProblemKind::RowMalformed, fault);
                 problem.entry_id = row.uuid(entry_column::ID);
                 findings.report(problem);
                 if row.is_null(entry_column::ID) {
@@ -69,9 +69,6 @@ impl PendingComparison {
             }
             if row.datum(entry_column::LEAF_INDEX).is_some() || row.datum(entry_column::BLOCK_NUMBER).is_some() {
                 findings.report(of_entry(ProblemKind::RowMalformed, "a pending entry claims to be sealed"));
-            }
-            if !tables::has_only_texts(&row) {
-                findings.report(of_entry(ProblemKind::RowMalformed, "a text of the pending entry is not UTF-8"));
             }
             // SAFETY: the scan's tuple is good until the next.
             let is_uncommitted =

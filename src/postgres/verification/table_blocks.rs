@@ -3,6 +3,7 @@
 use super::leaves::Leaves;
 use crate::ledger::block::BlockHeader;
 use crate::ledger::log_tree::leaf_hash;
+use crate::ledger::record::EntryLine;
 use crate::ledger::signature::Keyring;
 use crate::ledger::verifier::{
     check_signature, DataHash, EntryHasher, FileBlock, Findings, HashedEntry, Problem, ProblemKind, SealedEntry, Source,
@@ -207,15 +208,32 @@ impl Buffers {
 /// A row of `ledger.entries`, as verification needs it.
 pub fn sealed_entry(row: &Row, keyring: Option<&Keyring>, buffers: &mut Buffers) -> SealedEntry {
     buffers.trim();
-    let entry = tables::entry_line(row, &mut buffers.metadata);
-    entry.write_line(&mut buffers.line);
+    let Buffers { metadata, line } = buffers;
+    sealed_entry_of(row, &tables::entry_line(row, metadata), keyring, line)
+}
+
+/// The same, with what keeps its line from being one.
+pub fn entry_and_fault(
+    row: &Row,
+    keyring: Option<&Keyring>,
+    buffers: &mut Buffers,
+) -> (SealedEntry, Option<&'static str>) {
+    buffers.trim();
+    let Buffers { metadata, line } = buffers;
+    let entry = tables::entry_line(row, metadata);
+    (sealed_entry_of(row, &entry, keyring, line), tables::fault_of(row, entry.metadata))
+}
+
+/// `line` is a buffer, and empty.
+fn sealed_entry_of(row: &Row, entry: &EntryLine, keyring: Option<&Keyring>, line: &mut Vec<u8>) -> SealedEntry {
+    entry.write_line(line);
     SealedEntry {
         entry_id: entry.entry_id,
         leaf_index: tables::leaf_index(row),
         block_number: tables::block_number(row),
-        leaf_hash: leaf_hash(&buffers.line),
+        leaf_hash: leaf_hash(line),
         line_number: None,
-        signature: check_signature(keyring, &entry),
+        signature: check_signature(keyring, entry),
         data_hash: DataHash::of(entry.data_hash),
     }
 }
