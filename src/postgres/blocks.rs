@@ -158,7 +158,7 @@ pub fn lock_sealing_within(limit: Duration) {
         }
     }
     // SAFETY: as above.
-    let limited = Limit(unsafe { std::mem::replace(&mut *(&raw mut pg_sys::LockTimeout), limit.as_millis() as _) });
+    let limited = Limit(unsafe { (&raw mut pg_sys::LockTimeout).replace(limit.as_millis() as _) });
     lock_sealing();
     drop(limited);
     // The time may have run out as the lock was given.

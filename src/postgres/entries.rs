@@ -258,7 +258,7 @@ fn record(function: &str, draft: Draft) -> Result<Entry, Failure> {
     validate(&entry)?;
     pending_table().insert(&columns_of(&entry, draft.metadata.datum()));
     if draft.entry_id.is_some() {
-        transaction::note_id(Repeats::OfAny);
+        transaction::note_id(Repeats::Any);
         check_not_sealed(entry.entry_id)?;
     }
     transaction::add_entry(&entry);
@@ -345,7 +345,7 @@ thread_local! {
 /// A new time-ordered id, the default of column `id`.
 pub fn new_id() -> Uuid {
     // First the lines that there are: the id cannot stand in them.
-    let repeats = database::slot().map_or(Repeats::OfAny, |(_, slot)| Repeats::after(slot));
+    let repeats = database::slot().map_or(Repeats::Any, |(_, slot)| Repeats::after(slot));
     let id = Uuid::now_v7();
     LAST_ID.set(Some((id, repeats)));
     id
@@ -354,7 +354,7 @@ pub fn new_id() -> Uuid {
 /// The lines in which this id of an inserted row may stand already. The default is evaluated right before BEFORE INSERT; it
 /// could still have been seen by somebody else, where the application has asked for it, but is not taken for new twice.
 fn repeats(entry_id: Uuid) -> Repeats {
-    LAST_ID.take().filter(|(last, _)| *last == entry_id).map_or(Repeats::OfAny, |(_, repeats)| repeats)
+    LAST_ID.take().filter(|(last, _)| *last == entry_id).map_or(Repeats::Any, |(_, repeats)| repeats)
 }
 
 /// The other half of "an id is unique over the whole ledger": the pending partition's own index knows only what is

@@ -107,7 +107,7 @@ thread_local! {
             lines: LineBuffer::new(),
             line_bytes: 0,
             entries: 0,
-            repeats: Repeats::OfNone,
+            repeats: Repeats::None,
             marks: Vec::new(),
             mode: None,
             holds_sealing_lock: false,
@@ -339,7 +339,7 @@ impl Transaction {
         self.lines.clear();
         self.line_bytes = 0;
         self.entries = 0;
-        self.repeats = Repeats::OfNone;
+        self.repeats = Repeats::None;
         self.marks.clear();
         self.mode = None;
         self.holds_sealing_lock = false;

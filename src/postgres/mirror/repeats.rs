@@ -12,31 +12,31 @@ use std::sync::atomic::Ordering;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Repeats {
     /// Of any: the id is one that the application gives.
-    OfAny,
+    Any,
     /// Of those that are counted after so many.
-    OfThoseAfter(u64),
+    After(u64),
     /// Of none: nobody but this transaction has seen the id.
-    OfNone,
+    None,
 }
 
 impl Repeats {
     /// For an id that is made after this.
     pub fn after(slot: &DatabaseSlot) -> Repeats {
-        Repeats::OfThoseAfter(slot.mirror.left_ids.load(Ordering::SeqCst))
+        Repeats::After(slot.mirror.left_ids.load(Ordering::SeqCst))
     }
 
     /// Whether there may be such a line by now.
     pub fn may_be(self, slot: &DatabaseSlot) -> bool {
         match self {
-            Repeats::OfAny => true,
-            Repeats::OfThoseAfter(count) => slot.mirror.left_ids.load(Ordering::SeqCst) != count,
-            Repeats::OfNone => false,
+            Repeats::Any => true,
+            Repeats::After(count) => slot.mirror.left_ids.load(Ordering::SeqCst) != count,
+            Repeats::None => false,
         }
     }
 
     /// A transaction with such ids has aborted, or is prepared. Cannot fail.
     pub fn leave(self, slot: &DatabaseSlot) {
-        if self == Repeats::OfAny {
+        if self == Repeats::Any {
             slot.mirror.left_ids.fetch_add(1, Ordering::SeqCst);
         }
     }

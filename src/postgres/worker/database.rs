@@ -16,7 +16,7 @@ use crate::postgres::settings::{self, MirrorMode};
 use crate::postgres::shared::{shared, DatabaseSlot, PendingCount, Shared, WorkerState};
 use crate::postgres::tables::{self, Table};
 use crate::postgres::vacated::Vacated;
-use pgrx::pg_sys::panic::{CaughtError, ErrorReportWithLevel};
+use pgrx::pg_sys::panic::CaughtError;
 use pgrx::{pg_guard, pg_sys, FromDatum, PgSqlErrorCode, PgTryBuilder};
 use std::cell::Cell;
 use std::panic::AssertUnwindSafe;
@@ -126,7 +126,7 @@ fn extension_exists() -> bool {
 
 /// Runs `work` in a transaction of its own. An error aborts it and is returned, not logged.
 pub(super) fn in_transaction<T>(work: impl FnOnce() -> T) -> Result<T, String> {
-    try_in_transaction(work).map_err(|error| describe(&error))
+    try_in_transaction(work).map_err(|error| error.text)
 }
 
 /// The same, holding the sealing lock. `None` if somebody else has kept it for [`SEALING_PATIENCE`].
@@ -139,12 +139,18 @@ pub(super) fn in_sealing<T>(work: impl FnOnce() -> T) -> Result<Option<T>, Strin
     });
     match outcome {
         Ok(result) => Ok(Some(result)),
-        Err(error) if !is_locked.get() && is_lock_timeout(&error) => Ok(None),
-        Err(error) => Err(describe(&error)),
+        Err(error) if !is_locked.get() && error.code == PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE => Ok(None),
+        Err(error) => Err(error.text),
     }
 }
 
-fn try_in_transaction<T>(work: impl FnOnce() -> T) -> Result<T, CaughtError> {
+/// What has ended a transaction.
+struct Aborted {
+    code: PgSqlErrorCode,
+    text: String,
+}
+
+fn try_in_transaction<T>(work: impl FnOnce() -> T) -> Result<T, Aborted> {
     // SAFETY: no transaction is open here; the snapshot is popped by the commit or dropped by the abort.
     PgTryBuilder::new(AssertUnwindSafe(|| unsafe {
         pg_sys::SetCurrentStatementStartTimestamp();
@@ -158,28 +164,21 @@ fn try_in_transaction<T>(work: impl FnOnce() -> T) -> Result<T, CaughtError> {
     .catch_others(|error| {
         // SAFETY: a transaction is open, in an error state.
         unsafe { pg_sys::AbortCurrentTransaction() };
-        Err(error)
+        Err(describe(&error))
     })
     .execute()
 }
 
-fn report_of(error: &CaughtError) -> &ErrorReportWithLevel {
-    match error {
+fn describe(error: &CaughtError) -> Aborted {
+    let report = match error {
         CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => report,
         CaughtError::RustPanic { ereport, .. } => ereport,
-    }
-}
-
-fn is_lock_timeout(error: &CaughtError) -> bool {
-    report_of(error).sql_error_code() == PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE
-}
-
-fn describe(error: &CaughtError) -> String {
-    let report = report_of(error);
-    match report.detail() {
+    };
+    let text = match report.detail() {
         Some(detail) => format!("{}: {detail}", report.message()),
         None => report.message().to_owned(),
-    }
+    };
+    Aborted { code: report.sql_error_code(), text }
 }
 
 struct Worker {
