@@ -63,6 +63,13 @@ const ARRANGEMENTS: &[(&str, &str)] = &[
          ALTER TABLE ledger.entries_sealed ATTACH PARTITION copy FOR VALUES FROM (1) TO (50)",
     ),
     (
+        "with another access method",
+        "CREATE ACCESS METHOD other TYPE TABLE HANDLER heap_tableam_handler;
+         CREATE TABLE copy (LIKE ledger.entries, PRIMARY KEY (id), UNIQUE (leaf_index)) USING other;
+         INSERT INTO copy SELECT * FROM taken;
+         ALTER TABLE ledger.entries_sealed ATTACH PARTITION copy FOR VALUES FROM (1) TO (50)",
+    ),
+    (
         "in partitions of a partition",
         "CREATE TABLE copy (LIKE ledger.entries) PARTITION BY HASH (id);
          CREATE TABLE copy_0 PARTITION OF copy (PRIMARY KEY (id), UNIQUE (leaf_index)) FOR VALUES WITH (MODULUS 2, REMAINDER 0);
