@@ -110,6 +110,29 @@ fn verifying_takes_no_more_memory_for_a_longer_chain() {
     assert!(taken[1] < taken[0] + 15, "40,000 entries took {} MB, 160,000 took {} MB", taken[0], taken[1]);
 }
 
+/// Of each entry about an item, verification keeps only what the newest ones say.
+#[test]
+fn verifying_items_takes_no_more_memory_for_more_that_was_recorded_of_them() {
+    let options = Options::new().secret(None).conf("ledger.block_interval = 1h").conf("ledger.mirror_mode = off");
+    let (cluster, mut client) = start(options);
+    let item = r#"{"item_type": "tool", "item_id": "a", "version": "1.0.0"}"#;
+    client.batch_execute(TRIGGERS_OFF).unwrap();
+    for _ in 0..20 {
+        let insert = format!(
+            "INSERT INTO ledger.entries_pending (entry_type, data_hash, metadata) SELECT 'item_signed', lpad(to_hex(n), 64, '0'), \
+             jsonb_build_object('item', '{item}'::jsonb, 'note', repeat('x', 100000)) FROM generate_series(1, 100) n"
+        );
+        client.batch_execute(&insert).unwrap();
+        client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
+    }
+    let mut session = cluster.connect("postgres");
+    let pid = own_pid(&mut session);
+    let mut verdict = serde_json::Value::Null;
+    let taken = growth(pid, || verdict = json(&mut session, "SELECT ledger.verify_all()"));
+    assert_eq!(verdict["items"]["errors"][0]["problem"], "missing", "{verdict:#}");
+    assert!(taken < 60, "200 MB of metadata took {taken} MB");
+}
+
 #[test]
 fn a_large_transaction_that_is_rolled_back_leaves_nothing() {
     let (cluster, mut client) = start(Options::new().secret(None).conf("ledger.block_interval = 1h"));

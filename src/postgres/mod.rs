@@ -23,6 +23,7 @@
 //! | [`regular_file`] | opening files that somebody else may have put there |
 //! | [`helper_threads`] | what must not talk to Postgres |
 
+mod all_entries;
 mod blocks;
 mod bulk_insert;
 mod copy_hook;

@@ -56,10 +56,14 @@ impl SealedPartition {
     /// For the entries of `block_number`.
     pub fn open_for_sealing(&self, block_number: i64) -> Table {
         let table = Table::open_entries(self.oid, pg_sys::RowExclusiveLock);
-        match table.is_heap() && table.has_own_order() {
-            true => table,
-            false => no_place(block_number).raise(),
+        if !table.is_heap() {
+            not_filled(&table, block_number, "it is not a table with access method heap").raise()
         }
+        if !table.has_own_order() {
+            let why = "its columns are not those of ledger.entries in their order, or one behind them was dropped";
+            not_filled(&table, block_number, why).raise()
+        }
+        table
     }
 }
 
@@ -133,8 +137,24 @@ fn nested(partition: &SealedPartition) -> Vec<SealedPartition> {
 
 /// Where the entries of this block go.
 pub fn to_fill(all: &[SealedPartition], block_number: i64) -> SealedPartition {
-    let found = all.iter().find(|partition| partition.kind == Kind::Range && partition.may_hold(block_number));
-    *found.unwrap_or_else(|| no_place(block_number).raise())
+    let of_kind = |kind| all.iter().find(|partition| partition.kind == kind && partition.may_hold(block_number));
+    if let Some(found) = of_kind(Kind::Range) {
+        return *found;
+    }
+    if let Some(nested) = of_kind(Kind::Nested) {
+        let table = Table::open_oid(nested.oid, pg_sys::AccessShareLock);
+        not_filled(&table, block_number, "it is a partition of a partition").raise()
+    }
+    no_place(block_number).raise()
+}
+
+fn not_filled(partition: &Table, block_number: i64, why: &str) -> Failure {
+    let name = relation::qualified_name(partition);
+    Failure::new(
+        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        format!("cannot seal block {block_number} into partition {name} of ledger.entries_sealed: {why}"),
+    )
+    .hint("Detach it, and attach a table with its rows: CREATE TABLE ... (LIKE ledger.entries_sealed INCLUDING ALL, PRIMARY KEY (id), UNIQUE (leaf_index)) USING heap.")
 }
 
 fn no_place(block_number: i64) -> Failure {

@@ -7,9 +7,9 @@
 mod progress;
 mod rows;
 
+use super::all_entries;
 use super::database;
 use super::errors::{or_raise, Failure};
-use super::partitions;
 use super::secrets;
 use super::tables::{LatestSnapshot, Table, TableScan};
 use super::transaction;
@@ -178,21 +178,21 @@ fn require_empty_ledger() -> Result<(), Failure> {
     let snapshot = LatestSnapshot::take();
     let is_empty = |table: Table| TableScan::start(&table, &snapshot, 0).next().is_none();
     // What sealing keeps beside the blocks may have been left where they were removed.
-    let names = ["blocks", "entries_pending", "log_nodes", "row_versions"];
+    let names = ["blocks", "log_nodes", "row_versions"];
     let tables = names.map(|name| Table::open(name, pg_sys::AccessShareLock));
-    let sealed = partitions::sealed();
-    let partitions = sealed.iter().map(|partition| partition.open());
     // SAFETY: the snapshot is registered.
     let has_runs = unsafe { !log_state::version_runs(snapshot.as_ptr()).is_empty() };
-    if !has_runs && tables.into_iter().chain(partitions).all(is_empty) {
-        return Ok(());
+    if has_runs || !tables.into_iter().all(is_empty) {
+        return Err(not_empty());
     }
-    Err(Failure::new(
-        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-        "cannot rebuild the ledger: it is not empty",
-    )
-    .detail("A ledger is rebuilt as a whole, from its first line on.")
-    .hint("Rebuild it in a database where CREATE EXTENSION pg_notary has just been run."))
+    // SAFETY: as above.
+    unsafe { all_entries::for_each(snapshot.as_ptr(), |_| Err(not_empty())) }
+}
+
+fn not_empty() -> Failure {
+    Failure::new(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, "cannot rebuild the ledger: it is not empty")
+        .detail("A ledger is rebuilt as a whole, from its first line on.")
+        .hint("Rebuild it in a database where CREATE EXTENSION pg_notary has just been run.")
 }
 
 // ---- the import -----------------------------------------------------------------------------------------------------------

@@ -6,20 +6,17 @@ use super::rows::{self, Repeated};
 use super::verify::{with_latest_snapshot, Alone, Verifier};
 use crate::items::registration::{pins_json, Event, ItemName, Registration};
 use crate::items::verifier::Status;
+use crate::postgres::all_entries;
+use crate::postgres::errors::or_raise;
 use crate::postgres::jsonb::Jsonb;
-use crate::postgres::spi::{self, Access};
-use pgrx::pg_sys::TimestampTz;
+use crate::postgres::tables::{entry_column, Row};
+use pgrx::pg_sys::{self, TimestampTz};
 use serde_json::{json, Value};
 use std::collections::BTreeMap;
 use uuid::Uuid;
 
 /// Problems that are listed; all are counted.
 const MAX_LISTED: usize = 100;
-
-/// All entries about items: by the index alone, one could be hidden. What their metadata say is not asked of Postgres, whose
-/// functions trust that a stored value is sound.
-const ENTRIES: &str = "SELECT metadata, created_at, id, entry_type = 'item_revoked' FROM ledger.entries \
-     WHERE entry_type IN ('item_signed', 'item_moved', 'item_revoked')";
 
 /// An entry: of two about an item, the later one is greater.
 type At = (TimestampTz, Uuid);
@@ -147,19 +144,31 @@ fn differences(row: &Repeated, newest: &Newest, entry_id: Uuid, registration: &R
     found
 }
 
+/// By reading all entries: by the index alone, one could be hidden. What their metadata say is not asked of Postgres, whose
+/// functions trust that a stored value is sound.
 fn newest_entries() -> BTreeMap<ItemName, Newest> {
     let mut found: BTreeMap<ItemName, Newest> = BTreeMap::new();
-    spi::run(ENTRIES, &[], Access::Read, |row| {
-        // An entry that cannot be read is a problem of the chain.
-        let Some(name) = row.get::<Jsonb>(0).and_then(|metadata| name_in(&metadata.text())) else { return };
-        let newest = found.entry(name).or_default();
-        let at = row.get(1).zip(row.uuid(2));
-        match row.get::<bool>(3) {
-            Some(true) => newest.revoked = newest.revoked.max(at),
-            _ => newest.signed = newest.signed.max(at),
-        }
-    });
+    let note = |row: &Row| {
+        note_entry(row, &mut found);
+        Ok(())
+    };
+    // SAFETY: the active snapshot, which stays so meanwhile.
+    or_raise(unsafe { all_entries::for_each(pg_sys::GetActiveSnapshot(), note) });
     found
+}
+
+fn note_entry(row: &Row, found: &mut BTreeMap<ItemName, Newest>) {
+    let is_revoked = match row.text(entry_column::ENTRY_TYPE) {
+        Some("item_signed" | "item_moved") => false,
+        Some("item_revoked") => true,
+        _ => return,
+    };
+    // An entry that cannot be read is a problem of the chain.
+    let metadata = row.get::<Jsonb>(entry_column::METADATA);
+    let Some(name) = metadata.and_then(|metadata| name_in(&metadata.text())) else { return };
+    let newest = found.entry(name).or_default();
+    let newest = if is_revoked { &mut newest.revoked } else { &mut newest.signed };
+    *newest = (*newest).max(row.get(entry_column::CREATED_AT).zip(row.uuid(entry_column::ID)));
 }
 
 /// Which item an entry is about.

@@ -36,13 +36,14 @@ pub mod entry_column {
     ];
 }
 
-/// Where the columns of `ledger.entries` stand in a partition; `None` where they stand as there. Only one that somebody
-/// else has made can have them in another order, or have had more.
+/// Where the columns of `ledger.entries` stand in a partition; `None` where they stand as there, and none is or was behind them.
+/// Only one that somebody else has made can have them in another order, or have had more.
 pub(super) fn column_order(partition: &Table) -> Option<Box<[usize]>> {
     let place = |name| relation::position_of(partition, name);
     // Without one of them it could not have been attached.
     let order: Option<Box<[usize]>> = entry_column::NAMES.into_iter().map(place).collect();
-    order.filter(|order| !order.iter().copied().eq(0..entry_column::COUNT))
+    let is_own = |order: &[usize]| order.iter().copied().eq(0..partition.column_count());
+    order.filter(|order| !is_own(order))
 }
 
 /// What keeps the line of a row of `ledger.entries` from being one: values that only a superuser, or a disk, can have put there.

@@ -4,21 +4,23 @@
 use super::manage;
 use super::verify_row::RegisteredSnapshot;
 use super::versions::text_member;
+use crate::postgres::all_entries;
 use crate::postgres::errors::{or_raise, required, Failure};
-use crate::postgres::partitions;
-use crate::postgres::tables::{self, entry_column, Row, Table, TableScan};
+use crate::postgres::tables::{self, entry_column, Row};
 use pgrx::prelude::*;
-use pgrx::{check_for_interrupts, PgSqlErrorCode};
+use pgrx::PgSqlErrorCode;
 use std::collections::BTreeMap;
 
 /// The tables that are tracked by what was recorded, as they were called then, by their ids. Reads all entries.
 pub fn tracked_by_ledger() -> BTreeMap<String, String> {
     let snapshot = RegisteredSnapshot::of_query();
     let mut notes = Vec::new();
-    read_notes(Table::open("entries_pending", pg_sys::AccessShareLock), &snapshot, &mut notes);
-    for partition in partitions::sealed() {
-        read_notes(partition.open(), &snapshot, &mut notes);
-    }
+    let read = |row: &Row| {
+        notes.extend(note_of(row));
+        Ok(())
+    };
+    // SAFETY: the snapshot is registered.
+    or_raise(unsafe { all_entries::for_each(snapshot.as_ptr(), read) });
     notes.sort_unstable();
     let mut tracked = BTreeMap::new();
     for (_, is_tracked, table_id, name) in notes {
@@ -32,15 +34,6 @@ pub fn tracked_by_ledger() -> BTreeMap<String, String> {
 
 /// When, whether tracking began, and of which table.
 type Note = (i64, bool, String, String);
-
-fn read_notes(table: Table, snapshot: &RegisteredSnapshot, notes: &mut Vec<Note>) {
-    // SAFETY: the snapshot is registered.
-    let mut scan = unsafe { TableScan::start_with(&table, snapshot.as_ptr(), 0) };
-    while let Some(tuple) = scan.next() {
-        check_for_interrupts!();
-        notes.extend(note_of(&table.deform(tuple)));
-    }
-}
 
 fn note_of(row: &Row) -> Option<Note> {
     let is_tracked = match row.text(entry_column::ENTRY_TYPE)? {

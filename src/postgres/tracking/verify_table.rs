@@ -14,6 +14,7 @@ use super::verify_row::{check_signature, presence, Comparer, Finding, Problem, R
 use super::versions::{self, Version};
 use crate::ledger::row_change::Operation;
 use crate::ledger::{parse_hash, sha256, Hash};
+use crate::postgres::all_entries;
 use crate::postgres::errors::Failure;
 use crate::postgres::partitions;
 use crate::postgres::tables::{self, Table, TableScan};
@@ -99,32 +100,16 @@ struct Verification {
 impl Verification {
     fn read_entries(&mut self) -> Result<(), Failure> {
         self.progress.phase(Phase::RowEntries);
-        self.read_entries_of(Table::open("entries_pending", pg_sys::AccessShareLock))?;
-        for partition in partitions::sealed() {
-            self.read_entries_of(partition.open())?;
-        }
+        // SAFETY: the snapshot is registered as long as this verification.
+        unsafe { all_entries::for_each(self.snapshot.as_ptr(), |row| self.take_entry(row))? };
         self.truncates.sort_unstable();
         Ok(())
     }
 
-    fn read_entries_of(&mut self, table: Table) -> Result<(), Failure> {
-        let mut context = PgMemoryContexts::new("pg_notary verification");
-        // SAFETY: the snapshot is registered as long as this verification.
-        let mut scan = unsafe { TableScan::start_with(&table, self.snapshot.as_ptr(), 0) };
-        while let Some(tuple) = scan.next() {
-            check_for_interrupts!();
-            let row = table.deform(tuple);
-            if versions::is_about_rows(&row) {
-                // SAFETY: nothing allocated for one entry is used after it.
-                unsafe { context.switch_to(|_| self.take_entry(&row))? };
-                // SAFETY: as above.
-                unsafe { context.reset() };
-            }
-        }
-        Ok(())
-    }
-
     fn take_entry(&mut self, row: &tables::Row) -> Result<(), Failure> {
+        if !versions::is_about_rows(row) {
+            return Ok(());
+        }
         let Some(version) = Version::from_row(row) else { return Ok(()) };
         let Some(change) = version.change().filter(|change| change.table_id == self.table_id) else { return Ok(()) };
         self.counts.entries += 1;
