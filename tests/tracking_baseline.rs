@@ -329,7 +329,10 @@ fn a_table_that_cannot_be_recorded_keeps_neither_sealing_nor_other_tables_waitin
     record(&mut client);
     wait_until_sealed(&mut client);
     assert_clean(&mut client, "others");
-    cluster.wait_for_log("table public.accounts is tracked with a list of columns that names \"note\"");
+    cluster.wait_for_log(
+        "cannot record the rows of table public.accounts: \
+         table public.accounts is tracked with a list of columns that names \"note\"",
+    );
     client.batch_execute("SELECT ledger.track('accounts', columns => '{remark}')").unwrap();
     wait_until_tracked(&mut client, "accounts");
     assert_clean(&mut client, "accounts");

@@ -89,7 +89,7 @@ impl Column {
         let Some(value) = row.datum(self.position) else { return Ok(None) };
         let mut out = Vec::new();
         let _fixed = self.encoding.depends_on_settings().then(FixedSettings::set);
-        self.encoding.write(value, &mut out)?;
+        self.encoding.write(value, &mut out).map_err(|unfit| unfit.failure(SOME_ROW))?;
         Ok(Some(ascii_text(out)))
     }
 }
@@ -121,6 +121,15 @@ impl Deref for Columns {
 
 /// The canonical JSON object of these columns, nulls left out.
 pub fn object(columns: &Columns, row: &Row) -> Result<String, Failure> {
+    object_of(columns, row, || SOME_ROW.to_owned())
+}
+
+/// The same of a row that has a name, for errors.
+pub fn object_of(columns: &Columns, row: &Row, name: impl FnOnce() -> String) -> Result<String, Failure> {
+    members(columns, row).map_err(|unfit| unfit.failure(&name()))
+}
+
+fn members(columns: &Columns, row: &Row) -> Result<String, Unfit> {
     let mut out = Vec::with_capacity(512);
     out.push(b'{');
     let _fixed = columns.depend_on_settings.then(FixedSettings::set);
@@ -138,6 +147,10 @@ pub fn object(columns: &Columns, row: &Row) -> Result<String, Failure> {
 
 /// The canonical JSON array of the values of these columns, which are not null.
 pub fn array(columns: &Columns, row: &Row) -> Result<String, Failure> {
+    elements(columns, row).map_err(|unfit| unfit.failure(SOME_ROW))
+}
+
+fn elements(columns: &Columns, row: &Row) -> Result<String, Unfit> {
     let mut out = vec![b'['];
     let _fixed = columns.depend_on_settings.then(FixedSettings::set);
     for column in columns.iter() {
@@ -158,19 +171,41 @@ pub fn json_name(name: &str) -> String {
     String::from_utf8_lossy(&json[1..json.len() - 1]).into_owned()
 }
 
-/// Elements of an array, and columns, are many, and each may be long: a numeric of a few bytes has up to 131,072 digits.
-fn check_length(json: &[u8]) -> Result<(), Failure> {
-    if json.len() <= MAX_METADATA {
-        return Ok(());
-    }
-    Err(Failure::new(PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED, "row is too long to be recorded")
-        .detail(format!("As JSON it has more than {MAX_METADATA} bytes."))
-        .hint("Have the table tracked without the large column: SELECT ledger.track('table', excluded => ARRAY['column'])."))
+/// One that nobody has named.
+const SOME_ROW: &str = "a row";
+
+/// Why a value cannot be recorded.
+#[derive(Debug, Clone, Copy)]
+enum Unfit {
+    TooLong,
+    NotText,
 }
 
-fn not_text() -> Failure {
-    Failure::new(PgSqlErrorCode::ERRCODE_CHARACTER_NOT_IN_REPERTOIRE, "cannot record a value that is not text in UTF-8")
-        .hint("Tables can be tracked in a database whose encoding has a conversion to UTF8.")
+impl Unfit {
+    /// `row` says which one it is.
+    fn failure(self, row: &str) -> Failure {
+        let (code, detail, hint) = match self {
+            Unfit::TooLong => (
+                PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+                format!("As JSON it has more than {MAX_METADATA} bytes."),
+                "Have the table tracked without the large column: see argument excluded of ledger.track().",
+            ),
+            Unfit::NotText => (
+                PgSqlErrorCode::ERRCODE_CHARACTER_NOT_IN_REPERTOIRE,
+                "It holds bytes that are not UTF-8 text.".to_owned(),
+                "Postgres lets no such text in: it was put there past its checks, or is damaged. Give it another value.",
+            ),
+        };
+        Failure::new(code, format!("{row} cannot be recorded")).detail(detail).hint(hint)
+    }
+}
+
+/// Elements of an array, and columns, are many, and each may be long: a numeric of a few bytes has up to 131,072 digits.
+fn check_length(json: &[u8]) -> Result<(), Unfit> {
+    match json.len() <= MAX_METADATA {
+        true => Ok(()),
+        false => Err(Unfit::TooLong),
+    }
 }
 
 impl Encoding {
@@ -207,7 +242,7 @@ impl Encoding {
     }
 
     /// Appends the value as canonical JSON.
-    fn write(&self, value: pg_sys::Datum, out: &mut Vec<u8>) -> Result<(), Failure> {
+    fn write(&self, value: pg_sys::Datum, out: &mut Vec<u8>) -> Result<(), Unfit> {
         // SAFETY: a datum that is not null, of the type that this encoding was made for.
         unsafe {
             match self {
@@ -278,7 +313,7 @@ impl Element {
 
     /// # Safety
     /// `value` is an array of such elements.
-    unsafe fn write_array(&self, value: pg_sys::Datum, out: &mut Vec<u8>) -> Result<(), Failure> {
+    unsafe fn write_array(&self, value: pg_sys::Datum, out: &mut Vec<u8>) -> Result<(), Unfit> {
         let array = pg_sys::pg_detoast_datum(value.cast_mut_ptr()).cast::<pg_sys::ArrayType>();
         let lower_bound = || *array.cast::<u8>().add(size_of::<pg_sys::ArrayType>() + size_of::<i32>()).cast::<i32>();
         if (*array).ndim > 1 || ((*array).ndim == 1 && lower_bound() != 1) {
@@ -416,7 +451,7 @@ fn output_function(type_oid: pg_sys::Oid) -> Box<pg_sys::FmgrInfo> {
 
 /// # Safety
 /// `value` is of the type whose output function this is.
-unsafe fn printed(function: &pg_sys::FmgrInfo, value: pg_sys::Datum) -> Result<String, Failure> {
+unsafe fn printed(function: &pg_sys::FmgrInfo, value: pg_sys::Datum) -> Result<String, Unfit> {
     let text = pg_sys::OutputFunctionCall(std::ptr::from_ref(function).cast_mut(), value);
     let owned = to_utf8(CStr::from_ptr(text).to_bytes());
     pg_sys::pfree(text.cast());
@@ -424,18 +459,18 @@ unsafe fn printed(function: &pg_sys::FmgrInfo, value: pg_sys::Datum) -> Result<S
 }
 
 /// Text of the database in UTF-8.
-fn to_utf8(text: &[u8]) -> Result<String, Failure> {
+fn to_utf8(text: &[u8]) -> Result<String, Unfit> {
     const UTF8: i32 = pg_sys::pg_enc::PG_UTF8 as i32;
     // SAFETY: the result is the text itself, or a new one that ends with a zero byte.
     unsafe {
         if pg_sys::GetDatabaseEncoding() == UTF8 || text.is_ascii() {
-            return String::from_utf8(text.to_vec()).map_err(|_| not_text());
+            return String::from_utf8(text.to_vec()).map_err(|_| Unfit::NotText);
         }
         let converted = pg_sys::pg_server_to_any(text.as_ptr().cast(), text.len() as i32, UTF8);
         if converted.cast_const().cast() == text.as_ptr() {
-            return String::from_utf8(text.to_vec()).map_err(|_| not_text());
+            return String::from_utf8(text.to_vec()).map_err(|_| Unfit::NotText);
         }
-        let owned = String::from_utf8(CStr::from_ptr(converted).to_bytes().to_vec()).map_err(|_| not_text());
+        let owned = String::from_utf8(CStr::from_ptr(converted).to_bytes().to_vec()).map_err(|_| Unfit::NotText);
         pg_sys::pfree(converted.cast());
         owned
     }

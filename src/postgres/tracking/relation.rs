@@ -139,6 +139,18 @@ pub fn qualified_name(table: &Table) -> String {
     }
 }
 
+/// The same of a relation that need not be open, if it is there.
+pub fn name_of(relation: pg_sys::Oid) -> Option<String> {
+    // SAFETY: catalog look-ups; each gives a copy, or null.
+    let [schema, name] = unsafe {
+        let schema = pg_sys::get_namespace_name(pg_sys::get_rel_namespace(relation));
+        [schema, pg_sys::get_rel_name(relation)]
+    };
+    // SAFETY: as above.
+    (!schema.is_null() && !name.is_null())
+        .then(|| unsafe { format!("{}.{}", quoted(CStr::from_ptr(schema)), quoted(CStr::from_ptr(name))) })
+}
+
 pub fn quoted(name: &CStr) -> String {
     // SAFETY: the result is the name itself or a palloc'd copy.
     unsafe { CStr::from_ptr(pg_sys::quote_identifier(name.as_ptr())) }.to_string_lossy().into_owned()
