@@ -341,6 +341,32 @@ fn a_table_that_cannot_be_recorded_keeps_neither_sealing_nor_other_tables_waitin
     });
 }
 
+/// Whatever of Postgres raises the error, in a catalog that is locked for one.
+#[test]
+fn an_error_while_a_table_is_looked_up_ends_its_turn_and_not_the_worker() {
+    let (cluster, mut client) = start(Options::new().conf("ledger.block_interval = 1h"));
+    client
+        .batch_execute(
+            "CREATE TABLE parts (id int PRIMARY KEY, note text) PARTITION BY RANGE (id);
+             CREATE TABLE part PARTITION OF parts FOR VALUES FROM (0) TO (10000);
+             INSERT INTO parts SELECT n, repeat('x', 900) FROM generate_series(1, 3000) n",
+        )
+        .unwrap();
+    let worker = worker_pid(&mut client);
+    stop_between_transactions(&mut client, worker);
+    client.batch_execute("SELECT ledger.track('parts', with_signature => false)").unwrap();
+    let mut locking = cluster.connect("postgres");
+    locking.batch_execute("BEGIN; LOCK TABLE pg_inherits IN ACCESS EXCLUSIVE MODE").unwrap();
+    send(worker, libc::SIGCONT);
+    wait_for(&mut client, &format!("(SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = {worker})"));
+    client.batch_execute(&format!("SELECT pg_cancel_backend({worker})")).unwrap();
+    cluster.wait_for_log("cannot record the rows of table public.part: canceling statement due to user request");
+    locking.batch_execute("COMMIT").unwrap();
+    assert_eq!(worker_pid(&mut client), worker);
+    wait_until_tracked(&mut client, "parts");
+    assert_clean(&mut client, "parts");
+}
+
 // ---- who may say what is to be recorded -------------------------------------------------------------------------------------
 
 /// The worker signs what it finds in a table that is said to have been there before: nobody but track() says that.

@@ -28,7 +28,7 @@ use std::borrow::Cow;
 use std::ffi::{c_char, CStr};
 use std::ops::Deref;
 
-// Of Postgres, and not among pgrx's declarations.
+// Of Postgres, and not among pgrx's declarations. They only write to the buffer that they are given, and raise no error.
 extern "C" {
     fn double_to_shortest_decimal_buf(number: f64, text: *mut c_char) -> i32;
     fn float_to_shortest_decimal_buf(number: f32, text: *mut c_char) -> i32;

@@ -213,13 +213,20 @@ fn no_key(table: &Table) -> Failure {
     .hint("Add a primary key that is not deferrable. A table that is to go on without the ledger: SELECT ledger.untrack('table').")
 }
 
-extern "C" {
-    /// Of Postgres, and not among pgrx's declarations. From the relation's parent up to the topmost table.
+extern "C-unwind" {
+    /// Of Postgres, and not among pgrx's declarations: so errors of theirs are caught by [`guarded`]. From the relation's
+    /// parent up to the topmost table.
     fn get_partition_ancestors(relation: pg_sys::Oid) -> *mut pg_sys::List;
     /// The same: InvalidOid if the partitioned table has none.
     fn get_default_partition_oid(relation: pg_sys::Oid) -> pg_sys::Oid;
     /// The same, for a partition.
     fn PartitionHasPendingDetach(partition: pg_sys::Oid) -> bool;
+}
+
+/// Turns an error of a function of Postgres into a panic, as pgrx does for those that it declares: else it would jump over
+/// what is still to be dropped, and past who would have caught it.
+unsafe fn guarded<T>(function: unsafe extern "C-unwind" fn(pg_sys::Oid) -> T, relation: pg_sys::Oid) -> T {
+    pg_sys::ffi::pg_guard_ffi_boundary(|| function(relation))
 }
 
 /// The tables that this one is a partition of, from its parent up.
@@ -234,7 +241,7 @@ pub fn ancestors_of(relation: pg_sys::Oid) -> Vec<pg_sys::Oid> {
         if !pg_sys::get_rel_relispartition(relation) {
             return Vec::new();
         }
-        let list = get_partition_ancestors(relation);
+        let list = guarded(get_partition_ancestors, relation);
         let length = if list.is_null() { 0 } else { (*list).length as usize };
         (0..length).map(|at| (*(*list).elements.add(at)).oid_value).collect()
     }
