@@ -402,3 +402,26 @@ fn nobody_has_the_worker_record_what_was_not_recorded() {
     }
     assert_eq!(problems(&mut client, "accounts"), ["{\"id\": 5} modified", "{\"id\": 9000} unrecorded"]);
 }
+
+/// While rows wait for their turn, what is said of a made-up row does not tell which of them have had it.
+#[test]
+fn who_may_not_see_a_row_is_not_told_whether_it_had_its_turn() {
+    let (cluster, mut client) = start_large(3000);
+    let worker = worker_pid(&mut client);
+    stop_between_transactions(&mut client, worker);
+    client.batch_execute(TRACK).unwrap();
+    client
+        .batch_execute(
+            "CREATE ROLE reader LOGIN; GRANT SELECT ON accounts TO reader; ALTER TABLE accounts ENABLE ROW LEVEL SECURITY;
+             UPDATE accounts SET amount = 0 WHERE id = 5",
+        )
+        .unwrap();
+    let mut reader = cluster.connect_as("reader", "postgres");
+    let mut told = |id: i32| {
+        let refused = error(&mut reader, &format!("SELECT ledger.verified(ROW({id}, 1, 'guess')::accounts)"));
+        (refused.code().clone(), all_text(&refused))
+    };
+    let (recorded, waiting) = (told(5), told(6));
+    send(worker, libc::SIGCONT);
+    assert_eq!(recorded, waiting);
+}
