@@ -21,7 +21,7 @@ use crate::ledger::canonical_json::{canonical, is_jsonb, keeps_number, keeps_num
 use crate::ledger::record::MAX_METADATA;
 use crate::ledger::{ascii_text, to_hex};
 use crate::postgres::errors::Failure;
-use crate::postgres::jsonb::Jsonb;
+use crate::postgres::jsonb::{bytes_of, Jsonb};
 use crate::postgres::tables::{uuid_from_datum, Row};
 use pgrx::{pg_sys, FromDatum, PgSqlErrorCode};
 use std::borrow::Cow;
@@ -260,27 +260,16 @@ impl Encoding {
                     write_float(out, value, |text| double_to_shortest_decimal_buf(value, text));
                 }
                 Encoding::Numeric(function) => write_numeric(out, &printed(function, value)?),
-                Encoding::Json => {
-                    let text = String::from_datum(value, false).unwrap_or_default();
-                    let text = to_utf8(text.as_bytes())?;
-                    write_json(&text, out);
-                }
+                Encoding::Json => write_json(utf8(bytes_of(value))?, out),
                 Encoding::Jsonb => {
                     Jsonb::from_datum(value, false).into_iter().for_each(|value| write_jsonb(value, out))
                 }
-                Encoding::Text => {
-                    let detoasted = pg_sys::pg_detoast_datum_packed(value.cast_mut_ptr());
-                    let text = to_utf8(pgrx::varlena_to_byte_slice(detoasted))?;
-                    write_string(out, &text);
-                }
+                Encoding::Text => write_string(out, utf8(bytes_of(value))?),
                 Encoding::Uuid => {
                     let mut buffer = uuid::Uuid::encode_buffer();
                     write_string(out, uuid_from_datum(value).hyphenated().encode_lower(&mut buffer));
                 }
-                Encoding::Bytea => {
-                    let detoasted = pg_sys::pg_detoast_datum_packed(value.cast_mut_ptr());
-                    write_string(out, &format!("\\x{}", to_hex(pgrx::varlena_to_byte_slice(detoasted))));
-                }
+                Encoding::Bytea => write_string(out, &format!("\\x{}", to_hex(bytes_of(value)))),
                 Encoding::DateTime(type_oid) => {
                     let mut buffer: [c_char; 128] = [0; 128];
                     let utc = 0;
@@ -453,25 +442,12 @@ fn output_function(type_oid: pg_sys::Oid) -> Box<pg_sys::FmgrInfo> {
 /// `value` is of the type whose output function this is.
 unsafe fn printed(function: &pg_sys::FmgrInfo, value: pg_sys::Datum) -> Result<String, Unfit> {
     let text = pg_sys::OutputFunctionCall(std::ptr::from_ref(function).cast_mut(), value);
-    let owned = to_utf8(CStr::from_ptr(text).to_bytes());
+    let owned = utf8(CStr::from_ptr(text).to_bytes()).map(str::to_owned);
     pg_sys::pfree(text.cast());
     owned
 }
 
-/// Text of the database in UTF-8.
-fn to_utf8(text: &[u8]) -> Result<String, Unfit> {
-    const UTF8: i32 = pg_sys::pg_enc::PG_UTF8 as i32;
-    // SAFETY: the result is the text itself, or a new one that ends with a zero byte.
-    unsafe {
-        if pg_sys::GetDatabaseEncoding() == UTF8 || text.is_ascii() {
-            return String::from_utf8(text.to_vec()).map_err(|_| Unfit::NotText);
-        }
-        let converted = pg_sys::pg_server_to_any(text.as_ptr().cast(), text.len() as i32, UTF8);
-        if converted.cast_const().cast() == text.as_ptr() {
-            return String::from_utf8(text.to_vec()).map_err(|_| Unfit::NotText);
-        }
-        let owned = String::from_utf8(CStr::from_ptr(converted).to_bytes().to_vec()).map_err(|_| Unfit::NotText);
-        pg_sys::pfree(converted.cast());
-        owned
-    }
+/// Only a database whose encoding is UTF8 has a ledger.
+fn utf8(text: &[u8]) -> Result<&str, Unfit> {
+    std::str::from_utf8(text).map_err(|_| Unfit::NotText)
 }
