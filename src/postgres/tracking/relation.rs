@@ -249,11 +249,11 @@ pub fn ancestors_of(relation: pg_sys::Oid) -> Vec<pg_sys::Oid> {
 
 /// The direct partitions of a table.
 pub fn partitions(table: &Table) -> Vec<pg_sys::Oid> {
+    if !table.is_partitioned() {
+        return Vec::new();
+    }
     // SAFETY: the relation is open, and its descriptor good as long as it is.
     unsafe {
-        if (*(*table.relation()).rd_rel).relkind as u8 != pg_sys::RELKIND_PARTITIONED_TABLE {
-            return Vec::new();
-        }
         let descriptor = pg_sys::RelationGetPartitionDesc(table.relation(), false);
         (0..(*descriptor).nparts as usize).map(|at| *(*descriptor).oids.add(at)).collect()
     }
@@ -262,19 +262,18 @@ pub fn partitions(table: &Table) -> Vec<pg_sys::Oid> {
 /// The partition for rows that no other takes.
 pub fn default_partition(table: &Table) -> Option<pg_sys::Oid> {
     // SAFETY: a catalog look-up for the open relation.
-    Some(unsafe { get_default_partition_oid(oid(table)) }).filter(|oid| *oid != pg_sys::InvalidOid)
+    Some(unsafe { guarded(get_default_partition_oid, oid(table)) }).filter(|oid| *oid != pg_sys::InvalidOid)
 }
 
 /// Whether a DETACH ... CONCURRENTLY of the table has begun, and has still to be brought to its end.
 pub fn is_leaving(table: &Table) -> bool {
     // SAFETY: the relation is open, and a partition where it is asked whether it leaves.
-    unsafe { (*(*table.relation()).rd_rel).relispartition && PartitionHasPendingDetach(oid(table)) }
+    unsafe { (*(*table.relation()).rd_rel).relispartition && guarded(PartitionHasPendingDetach, oid(table)) }
 }
 
 /// The partitions that hold rows, or the table itself where it has none.
 pub fn leaves(table: Table) -> Vec<Table> {
-    // SAFETY: the relation is open.
-    if unsafe { (*(*table.relation()).rd_rel).relkind } as u8 != pg_sys::RELKIND_PARTITIONED_TABLE {
+    if !table.is_partitioned() {
         return vec![table];
     }
     let parts = partitions(&table).into_iter();
