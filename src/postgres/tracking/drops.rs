@@ -66,7 +66,7 @@ const OF_OWNER: &str = "SELECT c.oid FROM pg_catalog.pg_class AS c \
 fn tables_that(query: &'static str, object: pg_sys::Oid) -> Vec<pg_sys::Oid> {
     let mut tables: Vec<pg_sys::Oid> = Vec::new();
     let take = |row: &Row| tables.extend(row.get::<pg_sys::Oid>(0));
-    as_ledger_owner(|| spi::for_each(query, &[i64::from(object.to_u32()).into()], take));
+    as_ledger_owner(|| spi::for_each_in_catalogs(query, &[i64::from(object.to_u32()).into()], take));
     tables
 }
 
