@@ -205,7 +205,7 @@ fn an_entry_whose_line_nobody_could_read_is_not_recorded() {
     let table = "CREATE TABLE many (id int PRIMARY KEY, n numeric[]); SELECT ledger.track('many')";
     client.batch_execute(table).unwrap();
     let numbers = "INSERT INTO many SELECT 1, array_fill('1e131071'::numeric, ARRAY[10000])";
-    assert_too_long(&mut client, numbers, "row is too long to be recorded");
+    assert_too_long(&mut client, numbers, "row {\"id\": 1} of table public.many cannot be recorded");
     client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
     wait_until_sealed(&mut client);
     assert_intact(&mut client);

@@ -431,3 +431,54 @@ fn one_row_is_verified_by_its_key_and_given_back_only_if_it_is_what_was_recorded
         client.batch_execute("ROLLBACK TO s").unwrap();
     }
 }
+
+/// What is wrong with a row that somebody has made up tells whether there is one with this key.
+#[test]
+fn who_may_not_see_a_row_is_not_told_whether_the_ledger_has_it() {
+    let (cluster, mut client) = ledger("");
+    client
+        .batch_execute(
+            "CREATE ROLE reader LOGIN; GRANT SELECT ON memories TO reader;
+             ALTER TABLE memories ENABLE ROW LEVEL SECURITY; CREATE POLICY own ON memories FOR SELECT USING (id = 2)",
+        )
+        .unwrap();
+    let mut reader = cluster.connect_as("reader", "postgres");
+    assert_eq!(value(&mut reader, "SELECT (ledger.verified(m)).id FROM memories AS m"), "2");
+    let mut told = |id: i32| {
+        let guess = format!("SELECT ledger.verified(ROW({id}, 'agent', 'guess', 0)::memories)");
+        let refused = error(&mut reader, &guess);
+        (refused.code().clone(), all_text(&refused))
+    };
+    let none = told(999);
+    assert_eq!(told(1), none);
+    // All that was sealed is out of reach, and those who may see the row are told so.
+    client.batch_execute("ALTER TABLE ledger.entries_sealed DETACH PARTITION ledger.entries_sealed_1").unwrap();
+    assert_eq!(told(1), none);
+    assert_eq!(told(6), none);
+    assert_eq!(told(999), none);
+    let refused = error(&mut client, "SELECT ledger.verified(m) FROM memories AS m WHERE id = 1");
+    assert!(all_text(&refused).contains("It was sealed in block 1"), "{refused:?}");
+    cluster.wait_for_log("an entry about the row is gone from the ledger: It was sealed in block 1");
+}
+
+/// A value of a partition's row type is one of the whole table, by its key.
+#[test]
+fn who_may_see_a_partition_only_is_not_told_of_rows_of_others() {
+    let (cluster, mut client) = start(Options::new());
+    client
+        .batch_execute(
+            "CREATE TABLE parts (id int PRIMARY KEY, value text) PARTITION BY RANGE (id);
+             CREATE TABLE part_1 PARTITION OF parts FOR VALUES FROM (0) TO (10);
+             CREATE TABLE part_2 PARTITION OF parts FOR VALUES FROM (10) TO (20);
+             SELECT ledger.track('parts', keep_image => true); INSERT INTO parts VALUES (1, 'one'), (11, 'eleven');
+             CREATE ROLE reader LOGIN; GRANT SELECT ON part_1 TO reader",
+        )
+        .unwrap();
+    let mut reader = cluster.connect_as("reader", "postgres");
+    assert_eq!(value(&mut reader, "SELECT (ledger.verified(p)).value FROM part_1 AS p"), "one");
+    let mut told = |id: i32| {
+        let refused = error(&mut reader, &format!("SELECT ledger.verified(ROW({id}, 'guess')::part_1)"));
+        (refused.code().clone(), all_text(&refused))
+    };
+    assert_eq!(told(11), told(12));
+}

@@ -342,13 +342,42 @@ fn a_table_that_cannot_be_recorded_keeps_neither_sealing_nor_other_tables_waitin
     record(&mut client);
     wait_until_sealed(&mut client);
     assert_clean(&mut client, "others");
-    cluster.wait_for_log("table public.accounts is tracked with a list of columns that names \"note\"");
+    cluster.wait_for_log(
+        "cannot record the rows of table public.accounts: \
+         table public.accounts is tracked with a list of columns that names \"note\"",
+    );
     client.batch_execute("SELECT ledger.track('accounts', columns => '{remark}')").unwrap();
     wait_until_tracked(&mut client, "accounts");
     assert_clean(&mut client, "accounts");
     wait_until("the worker is well again", PATIENCE, || {
         is_true(&mut client, "(SELECT state = 'running' FROM ledger.workers)")
     });
+}
+
+/// Whatever of Postgres raises the error, in a catalog that is locked for one.
+#[test]
+fn an_error_while_a_table_is_looked_up_ends_its_turn_and_not_the_worker() {
+    let (cluster, mut client) = start(Options::new().conf("ledger.block_interval = 1h"));
+    client
+        .batch_execute(
+            "CREATE TABLE parts (id int PRIMARY KEY, note text) PARTITION BY RANGE (id);
+             CREATE TABLE part PARTITION OF parts FOR VALUES FROM (0) TO (10000);
+             INSERT INTO parts SELECT n, repeat('x', 900) FROM generate_series(1, 3000) n",
+        )
+        .unwrap();
+    let worker = worker_pid(&mut client);
+    stop_between_transactions(&mut client, worker);
+    client.batch_execute("SELECT ledger.track('parts', with_signature => false)").unwrap();
+    let mut locking = cluster.connect("postgres");
+    locking.batch_execute("BEGIN; LOCK TABLE pg_inherits IN ACCESS EXCLUSIVE MODE").unwrap();
+    send(worker, libc::SIGCONT);
+    wait_for(&mut client, &format!("(SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = {worker})"));
+    client.batch_execute(&format!("SELECT pg_cancel_backend({worker})")).unwrap();
+    cluster.wait_for_log("cannot record the rows of table public.part: canceling statement due to user request");
+    locking.batch_execute("COMMIT").unwrap();
+    assert_eq!(worker_pid(&mut client), worker);
+    wait_until_tracked(&mut client, "parts");
+    assert_clean(&mut client, "parts");
 }
 
 // ---- who may say what is to be recorded -------------------------------------------------------------------------------------
@@ -385,4 +414,27 @@ fn nobody_has_the_worker_record_what_was_not_recorded() {
         assert_eq!(code, Some(SqlState::INSUFFICIENT_PRIVILEGE), "{user}: {sql}: {outcome:?}");
     }
     assert_eq!(problems(&mut client, "accounts"), ["{\"id\": 5} modified", "{\"id\": 9000} unrecorded"]);
+}
+
+/// While rows wait for their turn, what is said of a made-up row does not tell which of them have had it.
+#[test]
+fn who_may_not_see_a_row_is_not_told_whether_it_had_its_turn() {
+    let (cluster, mut client) = start_large(3000);
+    let worker = worker_pid(&mut client);
+    stop_between_transactions(&mut client, worker);
+    client.batch_execute(TRACK).unwrap();
+    client
+        .batch_execute(
+            "CREATE ROLE reader LOGIN; GRANT SELECT ON accounts TO reader; ALTER TABLE accounts ENABLE ROW LEVEL SECURITY;
+             UPDATE accounts SET amount = 0 WHERE id = 5",
+        )
+        .unwrap();
+    let mut reader = cluster.connect_as("reader", "postgres");
+    let mut told = |id: i32| {
+        let refused = error(&mut reader, &format!("SELECT ledger.verified(ROW({id}, 1, 'guess')::accounts)"));
+        (refused.code().clone(), all_text(&refused))
+    };
+    let (recorded, waiting) = (told(5), told(6));
+    send(worker, libc::SIGCONT);
+    assert_eq!(recorded, waiting);
 }

@@ -247,3 +247,24 @@ fn row_security_is_not_bypassed() {
     assert_eq!(value(&mut auditor, &format!("{row}->>'verified'")), "true");
     assert!(problems(&mut auditor, "accounts").is_empty());
 }
+
+/// A superuser, or a disk, may have put any bytes there.
+#[test]
+fn a_value_that_is_no_text_is_refused_and_its_row_is_named() {
+    let (_cluster, mut client) = start(Options::new());
+    client
+        .batch_execute(
+            "CREATE CAST (bytea AS text) WITHOUT FUNCTION; CREATE CAST (bytea AS json) WITHOUT FUNCTION;
+             CREATE TABLE notes (id int PRIMARY KEY, t text, j json, a text[]); SELECT ledger.track('notes')",
+        )
+        .unwrap();
+    for row in
+        [r"1, '\x61ff'::bytea::text", r#"1, '', '\x22ff22'::bytea::json"#, r"1, '', '1', ARRAY['\xff'::bytea::text]"]
+    {
+        let refused = error(&mut client, &format!("INSERT INTO notes VALUES ({row})"));
+        assert_eq!(*refused.code(), SqlState::CHARACTER_NOT_IN_REPERTOIRE, "{row}: {refused:?}");
+        assert_eq!(refused.message(), "row {\"id\": 1} of table public.notes cannot be recorded", "{row}: {refused:?}");
+        assert_eq!(refused.detail(), Some("It holds bytes that are not UTF-8 text."), "{row}: {refused:?}");
+    }
+    assert_clean(&mut client, "notes");
+}

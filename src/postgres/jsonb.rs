@@ -57,8 +57,10 @@ impl Jsonb {
     pub fn canonical_by_text(self) -> Result<String, Failure> {
         let text = self.text();
         if text == NOT_TEXT {
-            return Err(Failure::new(PgSqlErrorCode::ERRCODE_DATA_CORRUPTED, "a jsonb value is damaged")
-                .detail("Postgres does not store any value as these bytes: a disk has lost it, or somebody has put them there past all checks."));
+            return Err(Failure::new(PgSqlErrorCode::ERRCODE_DATA_CORRUPTED, "a jsonb value is damaged").detail(
+                "Postgres does not store any value as these bytes: a disk has lost it, or somebody has put them there \
+                     past all checks.",
+            ));
         }
         hashing::canonical(&text)
     }

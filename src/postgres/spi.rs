@@ -17,11 +17,13 @@ thread_local! {
 struct Connection;
 
 impl Connection {
-    /// For a statement about the ledger's own tables only if these are the extension's.
-    fn open(statement: &str) -> Self {
-        if statement.contains(" ledger.") {
-            or_raise(schema::require());
-        }
+    /// To be asked about tables of the schema `ledger`: only if they are the extension's.
+    fn to_ledger() -> Self {
+        or_raise(schema::require());
+        Connection::open()
+    }
+
+    fn open() -> Self {
         // SAFETY: inside a transaction; failure is reported by the return value.
         let status = unsafe { pg_sys::SPI_connect() };
         assert_eq!(status, pg_sys::SPI_OK_CONNECT as i32);
@@ -46,10 +48,18 @@ impl From<i64> for Parameter {
     }
 }
 
-/// Runs a query whose parameters are all bigint, and gives each row to `each`. The query sees what is committed when it
-/// starts, or what the transaction sees where that is isolated. Values in a row are good until `each` returns.
-pub fn for_each(query: &'static str, parameters: &[Parameter], mut each: impl FnMut(&Row)) {
-    let _connection = Connection::open(query);
+/// Runs a query on the ledger's tables, whose parameters are all bigint, and gives each row to `each`. The query sees what is
+/// committed when it starts, or what the transaction sees where that is isolated. Values in a row are good until `each` returns.
+pub fn for_each(query: &'static str, parameters: &[Parameter], each: impl FnMut(&Row)) {
+    execute(Connection::to_ledger(), query, parameters, each);
+}
+
+/// The same for a query on Postgres' catalogs alone, which may be asked where there is no ledger.
+pub fn for_each_in_catalogs(query: &'static str, parameters: &[Parameter], each: impl FnMut(&Row)) {
+    execute(Connection::open(), query, parameters, each);
+}
+
+fn execute(_connection: Connection, query: &'static str, parameters: &[Parameter], mut each: impl FnMut(&Row)) {
     let plan = plan(query, &vec![pg_sys::INT8OID; parameters.len()]);
     let mut values: Vec<pg_sys::Datum> = parameters.iter().map(|parameter| parameter.0.into()).collect();
     // SAFETY: the plan takes that many bigints; the result stays until it is freed below, or with the connection.
@@ -88,9 +98,9 @@ pub enum Access {
     Write,
 }
 
-/// Runs a statement and gives each row of its result to `each`. Values in a row are good until that returns.
+/// Runs a statement on the ledger's tables and gives each row of its result to `each`. Values in a row are good until that returns.
 pub fn run(statement: &'static str, arguments: &[Argument], access: Access, mut each: impl FnMut(&Row)) {
-    let _connection = Connection::open(statement);
+    let _connection = Connection::to_ledger();
     let types: Vec<pg_sys::Oid> = arguments.iter().map(|(oid, _)| *oid).collect();
     let plan = plan(statement, &types);
     let mut values: Vec<pg_sys::Datum> =
@@ -128,11 +138,12 @@ fn plan(query: &'static str, types: &[pg_sys::Oid]) -> pg_sys::SPIPlanPtr {
     plan
 }
 
-/// The first row of a query that is run once, with one parameter. The query sees what the running one sees.
+/// The first row of a query that is run once, with one parameter. Who asks has made sure of the tables that it names. The query
+/// sees what the running one sees.
 pub fn first_row(query: &str, parameter_type: pg_sys::Oid, mut parameter: pg_sys::Datum) -> Option<Row> {
     // SAFETY: the context in which this was called outlives the connection, whose own is gone with it.
     let caller = unsafe { pg_sys::CurrentMemoryContext };
-    let _connection = Connection::open(query);
+    let _connection = Connection::open();
     let text = CString::new(query).unwrap_or_default();
     let mut parameter_type = parameter_type;
     // SAFETY: one parameter of that type; the result stays until the connection is closed, and what is read of it is

@@ -193,8 +193,8 @@ fn canonical_metadata(jsonb: pg_sys::Datum) -> String {
 }
 
 /// The canonical text of a jsonb that is not written quickly, or its text as it is where it has none: then it was not put
-/// there by recording, and is not what the line says; [`NOT_TEXT`] where its bytes are no jsonb. Empty where even that is longer than a value of Postgres: who verifies
-/// is to learn which entry it is.
+/// there by recording, and is not what the line says; [`NOT_TEXT`] where its bytes are no jsonb. Empty where even that is
+/// longer than a value of Postgres: who verifies is to learn which entry it is.
 fn metadata_by_text(jsonb: Jsonb) -> String {
     let mut context = PgMemoryContexts::new("pg_notary metadata");
     let text = AssertUnwindSafe(|| {

@@ -8,7 +8,6 @@
 //! the time at which the triggers were made, and so come before all that the triggers record.
 
 use super::baselines::{self, Baseline};
-use super::columns;
 use super::horizon::{self, HasEntry, Horizon};
 use super::metadata::Metadata;
 use super::options::Options;
@@ -117,7 +116,7 @@ impl RecordedRows<'_> {
 
 fn record_row(plan: &Plan, row: &tables::Row, horizon: Horizon) -> Result<(), Failure> {
     plan.ensure_shape()?;
-    let image = columns::object(&plan.columns, row)?;
+    let image = plan.image(row)?;
     let metadata = Metadata::of_table(plan)
         .image("after", &image)
         .row_key(&RowKey::of(plan, row)?)

@@ -21,14 +21,14 @@ use crate::ledger::canonical_json::{canonical, is_jsonb, keeps_number, keeps_num
 use crate::ledger::record::MAX_METADATA;
 use crate::ledger::{ascii_text, to_hex};
 use crate::postgres::errors::Failure;
-use crate::postgres::jsonb::Jsonb;
+use crate::postgres::jsonb::{bytes_of, Jsonb};
 use crate::postgres::tables::{uuid_from_datum, Row};
 use pgrx::{pg_sys, FromDatum, PgSqlErrorCode};
 use std::borrow::Cow;
 use std::ffi::{c_char, CStr};
 use std::ops::Deref;
 
-// Of Postgres, and not among pgrx's declarations.
+// Of Postgres, and not among pgrx's declarations. They only write to the buffer that they are given, and raise no error.
 extern "C" {
     fn double_to_shortest_decimal_buf(number: f64, text: *mut c_char) -> i32;
     fn float_to_shortest_decimal_buf(number: f32, text: *mut c_char) -> i32;
@@ -89,7 +89,7 @@ impl Column {
         let Some(value) = row.datum(self.position) else { return Ok(None) };
         let mut out = Vec::new();
         let _fixed = self.encoding.depends_on_settings().then(FixedSettings::set);
-        self.encoding.write(value, &mut out)?;
+        self.encoding.write(value, &mut out).map_err(|unfit| unfit.failure(SOME_ROW))?;
         Ok(Some(ascii_text(out)))
     }
 }
@@ -121,6 +121,15 @@ impl Deref for Columns {
 
 /// The canonical JSON object of these columns, nulls left out.
 pub fn object(columns: &Columns, row: &Row) -> Result<String, Failure> {
+    object_of(columns, row, || SOME_ROW.to_owned())
+}
+
+/// The same of a row that has a name, for errors.
+pub fn object_of(columns: &Columns, row: &Row, name: impl FnOnce() -> String) -> Result<String, Failure> {
+    members(columns, row).map_err(|unfit| unfit.failure(&name()))
+}
+
+fn members(columns: &Columns, row: &Row) -> Result<String, Unfit> {
     let mut out = Vec::with_capacity(512);
     out.push(b'{');
     let _fixed = columns.depend_on_settings.then(FixedSettings::set);
@@ -138,6 +147,10 @@ pub fn object(columns: &Columns, row: &Row) -> Result<String, Failure> {
 
 /// The canonical JSON array of the values of these columns, which are not null.
 pub fn array(columns: &Columns, row: &Row) -> Result<String, Failure> {
+    elements(columns, row).map_err(|unfit| unfit.failure(SOME_ROW))
+}
+
+fn elements(columns: &Columns, row: &Row) -> Result<String, Unfit> {
     let mut out = vec![b'['];
     let _fixed = columns.depend_on_settings.then(FixedSettings::set);
     for column in columns.iter() {
@@ -158,19 +171,41 @@ pub fn json_name(name: &str) -> String {
     String::from_utf8_lossy(&json[1..json.len() - 1]).into_owned()
 }
 
-/// Elements of an array, and columns, are many, and each may be long: a numeric of a few bytes has up to 131,072 digits.
-fn check_length(json: &[u8]) -> Result<(), Failure> {
-    if json.len() <= MAX_METADATA {
-        return Ok(());
-    }
-    Err(Failure::new(PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED, "row is too long to be recorded")
-        .detail(format!("As JSON it has more than {MAX_METADATA} bytes."))
-        .hint("Have the table tracked without the large column: SELECT ledger.track('table', excluded => ARRAY['column'])."))
+/// One that nobody has named.
+const SOME_ROW: &str = "a row";
+
+/// Why a value cannot be recorded.
+#[derive(Debug, Clone, Copy)]
+enum Unfit {
+    TooLong,
+    NotText,
 }
 
-fn not_text() -> Failure {
-    Failure::new(PgSqlErrorCode::ERRCODE_CHARACTER_NOT_IN_REPERTOIRE, "cannot record a value that is not text in UTF-8")
-        .hint("Tables can be tracked in a database whose encoding has a conversion to UTF8.")
+impl Unfit {
+    /// `row` says which one it is.
+    fn failure(self, row: &str) -> Failure {
+        let (code, detail, hint) = match self {
+            Unfit::TooLong => (
+                PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+                format!("As JSON it has more than {MAX_METADATA} bytes."),
+                "Have the table tracked without the large column: see argument excluded of ledger.track().",
+            ),
+            Unfit::NotText => (
+                PgSqlErrorCode::ERRCODE_CHARACTER_NOT_IN_REPERTOIRE,
+                "It holds bytes that are not UTF-8 text.".to_owned(),
+                "Postgres lets no such text in: it was put there past its checks, or is damaged. Give it another value.",
+            ),
+        };
+        Failure::new(code, format!("{row} cannot be recorded")).detail(detail).hint(hint)
+    }
+}
+
+/// Elements of an array, and columns, are many, and each may be long: a numeric of a few bytes has up to 131,072 digits.
+fn check_length(json: &[u8]) -> Result<(), Unfit> {
+    match json.len() <= MAX_METADATA {
+        true => Ok(()),
+        false => Err(Unfit::TooLong),
+    }
 }
 
 impl Encoding {
@@ -207,7 +242,7 @@ impl Encoding {
     }
 
     /// Appends the value as canonical JSON.
-    fn write(&self, value: pg_sys::Datum, out: &mut Vec<u8>) -> Result<(), Failure> {
+    fn write(&self, value: pg_sys::Datum, out: &mut Vec<u8>) -> Result<(), Unfit> {
         // SAFETY: a datum that is not null, of the type that this encoding was made for.
         unsafe {
             match self {
@@ -225,27 +260,16 @@ impl Encoding {
                     write_float(out, value, |text| double_to_shortest_decimal_buf(value, text));
                 }
                 Encoding::Numeric(function) => write_numeric(out, &printed(function, value)?),
-                Encoding::Json => {
-                    let text = String::from_datum(value, false).unwrap_or_default();
-                    let text = to_utf8(text.as_bytes())?;
-                    write_json(&text, out);
-                }
+                Encoding::Json => write_json(utf8(bytes_of(value))?, out),
                 Encoding::Jsonb => {
                     Jsonb::from_datum(value, false).into_iter().for_each(|value| write_jsonb(value, out))
                 }
-                Encoding::Text => {
-                    let detoasted = pg_sys::pg_detoast_datum_packed(value.cast_mut_ptr());
-                    let text = to_utf8(pgrx::varlena_to_byte_slice(detoasted))?;
-                    write_string(out, &text);
-                }
+                Encoding::Text => write_string(out, utf8(bytes_of(value))?),
                 Encoding::Uuid => {
                     let mut buffer = uuid::Uuid::encode_buffer();
                     write_string(out, uuid_from_datum(value).hyphenated().encode_lower(&mut buffer));
                 }
-                Encoding::Bytea => {
-                    let detoasted = pg_sys::pg_detoast_datum_packed(value.cast_mut_ptr());
-                    write_string(out, &format!("\\x{}", to_hex(pgrx::varlena_to_byte_slice(detoasted))));
-                }
+                Encoding::Bytea => write_string(out, &format!("\\x{}", to_hex(bytes_of(value)))),
                 Encoding::DateTime(type_oid) => {
                     let mut buffer: [c_char; 128] = [0; 128];
                     let utc = 0;
@@ -278,7 +302,7 @@ impl Element {
 
     /// # Safety
     /// `value` is an array of such elements.
-    unsafe fn write_array(&self, value: pg_sys::Datum, out: &mut Vec<u8>) -> Result<(), Failure> {
+    unsafe fn write_array(&self, value: pg_sys::Datum, out: &mut Vec<u8>) -> Result<(), Unfit> {
         let array = pg_sys::pg_detoast_datum(value.cast_mut_ptr()).cast::<pg_sys::ArrayType>();
         let lower_bound = || *array.cast::<u8>().add(size_of::<pg_sys::ArrayType>() + size_of::<i32>()).cast::<i32>();
         if (*array).ndim > 1 || ((*array).ndim == 1 && lower_bound() != 1) {
@@ -416,27 +440,14 @@ fn output_function(type_oid: pg_sys::Oid) -> Box<pg_sys::FmgrInfo> {
 
 /// # Safety
 /// `value` is of the type whose output function this is.
-unsafe fn printed(function: &pg_sys::FmgrInfo, value: pg_sys::Datum) -> Result<String, Failure> {
+unsafe fn printed(function: &pg_sys::FmgrInfo, value: pg_sys::Datum) -> Result<String, Unfit> {
     let text = pg_sys::OutputFunctionCall(std::ptr::from_ref(function).cast_mut(), value);
-    let owned = to_utf8(CStr::from_ptr(text).to_bytes());
+    let owned = utf8(CStr::from_ptr(text).to_bytes()).map(str::to_owned);
     pg_sys::pfree(text.cast());
     owned
 }
 
-/// Text of the database in UTF-8.
-fn to_utf8(text: &[u8]) -> Result<String, Failure> {
-    const UTF8: i32 = pg_sys::pg_enc::PG_UTF8 as i32;
-    // SAFETY: the result is the text itself, or a new one that ends with a zero byte.
-    unsafe {
-        if pg_sys::GetDatabaseEncoding() == UTF8 || text.is_ascii() {
-            return String::from_utf8(text.to_vec()).map_err(|_| not_text());
-        }
-        let converted = pg_sys::pg_server_to_any(text.as_ptr().cast(), text.len() as i32, UTF8);
-        if converted.cast_const().cast() == text.as_ptr() {
-            return String::from_utf8(text.to_vec()).map_err(|_| not_text());
-        }
-        let owned = String::from_utf8(CStr::from_ptr(converted).to_bytes().to_vec()).map_err(|_| not_text());
-        pg_sys::pfree(converted.cast());
-        owned
-    }
+/// Only a database whose encoding is UTF8 has a ledger.
+fn utf8(text: &[u8]) -> Result<&str, Unfit> {
+    std::str::from_utf8(text).map_err(|_| Unfit::NotText)
 }

@@ -229,7 +229,7 @@ unsafe fn check_storage(alter: &pg_sys::AlterTableStmt, command: *mut pg_sys::Al
     };
     let Some(table) = target_of(alter, pg_sys::AccessExclusiveLock) else { return Ok(()) };
     // The method of a partitioned table is what its new partitions get, which are looked at when they come.
-    let has_rows = is_unlogged || !kinds::is_partitioned(&table);
+    let has_rows = is_unlogged || !table.is_partitioned();
     if Options::of_relation(table.relation()).is_none() || !has_rows {
         return Ok(());
     }

@@ -2,7 +2,6 @@
 //! it does. It does not matter whose they are, but whether Postgres lets the caller drop them.
 
 use super::commands::{list_of, lock, named};
-use super::kinds;
 use super::manage;
 use super::options::Options;
 use super::partitions::{record_all, Passage};
@@ -67,7 +66,7 @@ const OF_OWNER: &str = "SELECT c.oid FROM pg_catalog.pg_class AS c \
 fn tables_that(query: &'static str, object: pg_sys::Oid) -> Vec<pg_sys::Oid> {
     let mut tables: Vec<pg_sys::Oid> = Vec::new();
     let take = |row: &Row| tables.extend(row.get::<pg_sys::Oid>(0));
-    as_ledger_owner(|| spi::for_each(query, &[i64::from(object.to_u32()).into()], take));
+    as_ledger_owner(|| spi::for_each_in_catalogs(query, &[i64::from(object.to_u32()).into()], take));
     tables
 }
 
@@ -129,7 +128,7 @@ unsafe fn record(dropped: &[pg_sys::Oid]) -> Result<(), Failure> {
         let Some(options) = Options::of_relation(table.relation()) else { continue };
         match plan::tracked_root(&table, &options) {
             None => manage::note_dropped(&table, &options)?,
-            Some(root) if all.contains(&relation::oid(&root)) || kinds::is_partitioned(&table) => {}
+            Some(root) if all.contains(&relation::oid(&root)) || table.is_partitioned() => {}
             Some(_) => record_all(&table, &options, Passage::Departure)?,
         }
     }

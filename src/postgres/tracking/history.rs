@@ -5,7 +5,7 @@ use super::columns::{Column, Columns};
 use super::lost;
 use super::options::Options;
 use super::plan::{self, Plan};
-use super::readers::{check_reader, check_selects, sees_all};
+use super::readers::{check_reader, check_selects, sees_whole_table};
 use super::relation::{self, Regclass, TableColumn};
 use super::row_key::RowKey;
 use super::verify_row::{check_signature, presence, Comparer, Finding, Problem, RegisteredSnapshot};
@@ -197,7 +197,7 @@ fn history(
     or_raise(check_reader(target, unsafe { pg_sys::GetUserId() }));
     let row = or_raise(OneRow::of_key(target, required(row_key, "row_key")));
     // SAFETY: the snapshot is registered.
-    let versions = unsafe { versions::all(row.row_id, row.snapshot.as_ptr()) };
+    let versions = or_raise(unsafe { versions::all(row.row_id, row.snapshot.as_ptr()) });
     let rows: Vec<_> = versions
         .into_iter()
         .zip(1_i64..)
@@ -259,32 +259,40 @@ fn require_verified(row: &pgrx::AnyElement) -> Result<(), Failure> {
     // SAFETY: a composite value of this table's row type, which may be one from before columns were added: they read as
     // null there.
     let values = unsafe { relation::composite_row(row.datum(), &table) };
-    let RowKey { row_id, json: key } = RowKey::of(&plan, &values)?;
+    let key = RowKey::of(&plan, &values)?;
+    let (refusal, is_unrecorded) = match finding_about(&table, &plan, &values, key.row_id) {
+        Ok(None) => return Ok(()),
+        Ok(Some(finding)) => {
+            let is_unrecorded = finding.0 == Problem::Unrecorded;
+            (refused(&plan, &key.json, finding), is_unrecorded)
+        }
+        Err(failure) => (failure, false),
+    };
+    // A value that anyone can make up: what is wrong with it tells of rows that the caller may not see.
+    let sees_all = sees_whole_table(&table, user);
+    if is_unrecorded || !sees_all {
+        require_baseline(target)?;
+    }
+    if sees_all {
+        return Err(refusal);
+    }
+    let message = format!("a row of table {} does not verify", plan.table);
+    Err(Failure::new(PgSqlErrorCode::ERRCODE_DATA_CORRUPTED, message).log_beside(refusal.text()))
+}
+
+/// What is wrong with a row that has these values, by the entries about it.
+fn finding_about(table: &Table, plan: &Rc<Plan>, values: &Row, row_id: uuid::Uuid) -> Result<Option<Finding>, Failure> {
     let snapshot = RegisteredSnapshot::of_query();
     // SAFETY: the snapshot is registered.
-    let newest = unsafe { versions::newest(row_id, snapshot.as_ptr()) };
-    let exists = exists_after(&newest, row_id, &plan, &snapshot);
-    let finding = match newest.as_ref().filter(|_| exists) {
-        None => presence(newest.as_ref(), exists, true),
-        Some(version) => match check_signature(version)? {
-            Some(finding) => Some(finding),
-            None => Comparer::new(table, plan.clone()).compare(&values, version)?,
-        },
+    let newest = unsafe { versions::newest(row_id, snapshot.as_ptr()) }?;
+    let exists = exists_after(&newest, row_id, plan, &snapshot)?;
+    let Some(version) = newest.as_ref().filter(|_| exists) else {
+        return Ok(presence(newest.as_ref(), exists, true));
     };
-    match finding {
-        None => Ok(()),
-        Some(finding) => {
-            if finding.0 == Problem::Unrecorded {
-                require_baseline(target)?;
-            }
-            // A value that anyone can make up: what is wrong with it tells of rows that the caller may not see.
-            match sees_all(target, user) {
-                true => Err(refused(&plan, &key, finding)),
-                false => Err(Failure::new(
-                    PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
-                    format!("a row of table {} does not verify", plan.table),
-                )),
-            }
+    match check_signature(version)? {
+        Some(finding) => Ok(Some(finding)),
+        None => {
+            Comparer::new(Table::open_oid(relation::oid(table), pg_sys::NoLock), plan.clone()).compare(values, version)
         }
     }
 }
@@ -313,11 +321,17 @@ fn capitalised(text: &str) -> String {
 }
 
 /// Whether by the newest entry about it the row exists, and was not truncated since.
-fn exists_after(newest: &Option<Version>, id: uuid::Uuid, plan: &Plan, snapshot: &RegisteredSnapshot) -> bool {
-    let Some(version) = newest.as_ref().filter(|version| version.leaves_row(id)) else { return false };
+fn exists_after(
+    newest: &Option<Version>,
+    id: uuid::Uuid,
+    plan: &Plan,
+    snapshot: &RegisteredSnapshot,
+) -> Result<bool, Failure> {
+    let Some(version) = newest.as_ref().filter(|version| version.leaves_row(id)) else { return Ok(false) };
     // SAFETY: the snapshot is registered.
-    let truncate = unsafe { versions::newest(row_id(&plan.options.table_id, ""), snapshot.as_ptr()) };
-    truncate.is_none_or(|truncate| (truncate.created_at, truncate.entry_id) < (version.created_at, version.entry_id))
+    let truncate = unsafe { versions::newest(row_id(&plan.options.table_id, ""), snapshot.as_ptr()) }?;
+    Ok(truncate
+        .is_none_or(|truncate| (truncate.created_at, truncate.entry_id) < (version.created_at, version.entry_id)))
 }
 
 fn plan_of(table: &Table) -> Result<Rc<Plan>, Failure> {
@@ -395,8 +409,8 @@ impl OneRow {
     /// The newest entry about the row, and what is wrong with it.
     fn check(&self) -> Result<(Option<Version>, Option<Finding>), Failure> {
         // SAFETY: the snapshot is registered.
-        let newest = unsafe { versions::newest(self.row_id, self.snapshot.as_ptr()) };
-        let exists = exists_after(&newest, self.row_id, &self.plan, &self.snapshot);
+        let newest = unsafe { versions::newest(self.row_id, self.snapshot.as_ptr()) }?;
+        let exists = exists_after(&newest, self.row_id, &self.plan, &self.snapshot)?;
         let (Some(version), Some((oid, tid)), true) = (&newest, self.place, exists) else {
             let finding = presence(newest.as_ref(), exists, self.place.is_some());
             return Ok((newest, finding));

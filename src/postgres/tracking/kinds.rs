@@ -1,7 +1,7 @@
 //! Which tables can be recorded: those whose rows change by statements alone, and stay as they are otherwise. Of a partitioned
 //! table that holds for each partition with rows.
 
-use super::options;
+use super::options::{is_row_trigger, triggers_of};
 use super::relation;
 use crate::postgres::errors::Failure;
 use crate::postgres::tables::Table;
@@ -72,27 +72,18 @@ pub fn check_partitions(partitions: &[pg_sys::Oid], refusal: impl Fn() -> String
         }
         match obstacle(&partition) {
             // One without rows has nothing that a crash, or another method, could do anything to.
-            Some(Obstacle { why, hint }) if !is_partitioned(&partition) => return refuse(&partition, why, hint),
+            Some(Obstacle { why, hint }) if !partition.is_partitioned() => return refuse(&partition, why, hint),
             _ => {}
         }
     }
     Ok(())
 }
 
-pub fn is_partitioned(table: &Table) -> bool {
-    // SAFETY: the relation is open.
-    unsafe { (*(*table.relation()).rd_rel).relkind as u8 == pg_sys::RELKIND_PARTITIONED_TABLE }
-}
-
 /// Whether the table is tracked, and not merely as a partition of one that is.
 fn has_own_trigger(table: &Table) -> bool {
-    // SAFETY: the relation is open, and its triggers with it.
-    unsafe {
-        let descriptor = (*table.relation()).trigdesc;
-        if descriptor.is_null() {
-            return false;
-        }
-        let triggers = std::slice::from_raw_parts((*descriptor).triggers, (*descriptor).numtriggers as usize);
-        triggers.iter().any(|trigger| !trigger.tgisclone && options::is_row_trigger(trigger))
-    }
+    // SAFETY: the relation is open.
+    unsafe { triggers_of(table.relation()) }.iter().any(|trigger| {
+        // SAFETY: a trigger of a relation.
+        !trigger.tgisclone && unsafe { is_row_trigger(trigger) }
+    })
 }

@@ -244,14 +244,9 @@ fn check_columns(table: &Table, coverage: &Coverage) -> Result<(), Failure> {
 fn is_enabled(table: &Table) -> bool {
     // SAFETY: the relation is open.
     unsafe {
-        let descriptor = (*table.relation()).trigdesc;
-        if descriptor.is_null() {
-            return false;
-        }
-        let triggers = std::slice::from_raw_parts((*descriptor).triggers, (*descriptor).numtriggers as usize);
         let is_own =
             |trigger: &&pg_sys::Trigger| options::is_row_trigger(trigger) || options::is_truncate_trigger(trigger);
-        let own: Vec<_> = triggers.iter().filter(is_own).collect();
+        let own: Vec<_> = options::triggers_of(table.relation()).iter().filter(is_own).collect();
         own.len() == 2 && own.iter().all(|trigger| trigger.tgenabled as u8 == pg_sys::TRIGGER_FIRES_ALWAYS)
     }
 }

@@ -82,7 +82,7 @@ impl Options {
     /// The options in the arguments of a trigger.
     ///
     /// # Safety
-    /// `trigger` is that of a relation's descriptor, or of a trigger call.
+    /// `trigger` is one of a relation, or of a trigger call.
     pub unsafe fn of_trigger(trigger: &pg_sys::Trigger) -> Result<Options, Failure> {
         let text = (trigger.tgnargs == 1).then(|| CStr::from_ptr(*trigger.tgargs).to_string_lossy());
         text.and_then(|text| Options::parse(&text)).ok_or_else(|| {
@@ -99,13 +99,20 @@ impl Options {
     /// # Safety
     /// The relation is open.
     pub unsafe fn of_relation(relation: pg_sys::Relation) -> Option<Options> {
-        let descriptor = (*relation).trigdesc;
-        if descriptor.is_null() {
-            return None;
-        }
-        let triggers = std::slice::from_raw_parts((*descriptor).triggers, (*descriptor).numtriggers as usize);
-        let own = triggers.iter().find(|trigger| is_row_trigger(trigger))?;
+        let own = triggers_of(relation).iter().find(|trigger| is_row_trigger(trigger))?;
         Options::of_trigger(own).ok()
+    }
+}
+
+/// The triggers of a relation, copied: anything that is looked up meanwhile can make Postgres free its own.
+///
+/// # Safety
+/// The relation is open. The triggers are good as long as the current memory context.
+pub unsafe fn triggers_of<'a>(relation: pg_sys::Relation) -> &'a [pg_sys::Trigger] {
+    let copy = pg_sys::CopyTriggerDesc((*relation).trigdesc);
+    match copy.is_null() {
+        true => &[],
+        false => std::slice::from_raw_parts((*copy).triggers, (*copy).numtriggers as usize),
     }
 }
 
@@ -113,7 +120,7 @@ impl Options {
 /// says the table were another one.
 ///
 /// # Safety
-/// `trigger` is that of a relation's descriptor.
+/// `trigger` is one of a relation.
 pub unsafe fn is_row_trigger(trigger: &pg_sys::Trigger) -> bool {
     is_own(trigger, ROW_TRIGGER.to_bytes(), c"record_change")
 }
@@ -131,12 +138,7 @@ pub unsafe fn is_truncate_trigger(trigger: &pg_sys::Trigger) -> bool {
 /// # Safety
 /// The relation is open.
 pub unsafe fn has_truncate_trigger(relation: pg_sys::Relation) -> bool {
-    let descriptor = (*relation).trigdesc;
-    if descriptor.is_null() {
-        return false;
-    }
-    let triggers = std::slice::from_raw_parts((*descriptor).triggers, (*descriptor).numtriggers as usize);
-    triggers.iter().any(|trigger| is_truncate_trigger(trigger))
+    triggers_of(relation).iter().any(|trigger| is_truncate_trigger(trigger))
 }
 
 unsafe fn is_own(trigger: &pg_sys::Trigger, name: &[u8], function: &CStr) -> bool {

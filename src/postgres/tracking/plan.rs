@@ -2,14 +2,14 @@
 //! are written, and thrown away when Postgres says that the relation has changed.
 
 use super::baselines;
-use super::columns::{Column, Columns};
+use super::columns::{self, Column, Columns};
 use super::horizon::Horizon;
 use super::kinds;
 use super::options::{Coverage, Options};
 use super::relation::{self, TableColumn};
 use super::shape::Shape;
 use crate::postgres::errors::Failure;
-use crate::postgres::tables::Table;
+use crate::postgres::tables::{Row, Table};
 use pgrx::{pg_guard, pg_sys};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -108,6 +108,16 @@ impl Plan {
         let is_unknown = |name: &&String| !live.iter().any(|column| is_known(column, name));
         let unknown_column = options.coverage.named().iter().find(is_unknown).cloned();
         Ok(Plan { options, table: name, key, columns, shape, unknown_column, root, is_partition, baseline_horizon })
+    }
+}
+
+impl Plan {
+    /// A row of the relation, as canonical JSON.
+    pub fn image(&self, row: &Row) -> Result<String, Failure> {
+        columns::object_of(&self.columns, row, || {
+            let key = columns::object(&self.key, row).map_or("a row".to_owned(), |key| format!("row {key}"));
+            format!("{key} of table {}", self.table)
+        })
     }
 }
 

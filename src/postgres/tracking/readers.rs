@@ -8,8 +8,15 @@ use pgrx::{pg_sys, PgSqlErrorCode};
 /// What check_enable_rls() says where policies apply.
 const RLS_ENABLED: i32 = pg_sys::CheckEnableRlsResult::RLS_ENABLED as i32;
 
+/// Whether the user may see each row that the ledger tells of when it is asked of one of this table: of a row of a partition it
+/// says what it says of that row of the whole table.
+pub fn sees_whole_table(table: &Table, user: pg_sys::Oid) -> bool {
+    let mut tables = std::iter::once(relation::oid(table)).chain(relation::ancestors(table));
+    tables.all(|oid| sees_all(oid, user) && check_selects(oid, user).is_ok())
+}
+
 /// Whether no policy hides rows of the table from the user.
-pub fn sees_all(target: pg_sys::Oid, user: pg_sys::Oid) -> bool {
+fn sees_all(target: pg_sys::Oid, user: pg_sys::Oid) -> bool {
     // SAFETY: catalog look-ups.
     unsafe { pg_sys::check_enable_rls(target, user, true) != RLS_ENABLED }
 }
@@ -33,7 +40,7 @@ pub fn check_selects(target: pg_sys::Oid, user: pg_sys::Oid) -> Result<(), Failu
 /// Reading what the ledger says of a table is the auditors' part, and that of whoever may read all of the table.
 pub fn check_reader(target: pg_sys::Oid, user: pg_sys::Oid) -> Result<(), Failure> {
     check_reader_of(target, user)?;
-    // Of a row of a partition the ledger says what it says of that row of the whole table.
+    // As in sees_whole_table().
     let table = Table::open_oid(target, pg_sys::AccessShareLock);
     relation::ancestors(&table).into_iter().try_for_each(|ancestor| check_reader_of(ancestor, user))
 }

@@ -1,6 +1,5 @@
 //! The triggers of tracked tables: each change of a row becomes an entry.
 
-use super::columns;
 use super::command_order;
 use super::horizon::{self, HasEntry, Horizon};
 use super::metadata::Metadata;
@@ -88,7 +87,7 @@ pub fn record_departure(plan: &Plan, tuple: &Row, precedes_baseline: bool) -> Re
 }
 
 fn record_insert(plan: &Plan, row: &Row, at: Timestamp) -> Result<(), Failure> {
-    let image = columns::object(&plan.columns, row)?;
+    let image = plan.image(row)?;
     let metadata = Metadata::of(plan)?.image("after", &image).row_key(&RowKey::of(plan, row)?);
     plan.record(Operation::Insert, &image, metadata, at)
 }
@@ -97,7 +96,7 @@ fn record_insert(plan: &Plan, row: &Row, at: Timestamp) -> Result<(), Failure> {
 /// `data` is of an UPDATE trigger of the table, `old` the row that it has changed.
 unsafe fn record_update(plan: &Plan, table: &Table, old: &Row, data: &pg_sys::TriggerData) -> Result<(), Failure> {
     let new = table.deform(data.tg_newtuple);
-    let (before, after) = (columns::object(&plan.columns, old)?, columns::object(&plan.columns, &new)?);
+    let (before, after) = (plan.image(old)?, plan.image(&new)?);
     let (old_key, key) = (RowKey::of(plan, old)?, RowKey::of(plan, &new)?);
     // Only columns that are not covered have changed.
     if before == after && !plan.covers_all() {
@@ -121,7 +120,7 @@ unsafe fn record_update(plan: &Plan, table: &Table, old: &Row, data: &pg_sys::Tr
 }
 
 fn record_delete(plan: &Plan, row: &Row, at: Timestamp, precedes_baseline: bool) -> Result<(), Failure> {
-    let image = columns::object(&plan.columns, row)?;
+    let image = plan.image(row)?;
     let metadata = Metadata::of(plan)?
         .image("before", &image)
         .row_key(&RowKey::of(plan, row)?)

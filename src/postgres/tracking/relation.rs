@@ -139,6 +139,18 @@ pub fn qualified_name(table: &Table) -> String {
     }
 }
 
+/// The same of a relation that need not be open, if it is there.
+pub fn name_of(relation: pg_sys::Oid) -> Option<String> {
+    // SAFETY: catalog look-ups; each gives a copy, or null.
+    let [schema, name] = unsafe {
+        let schema = pg_sys::get_namespace_name(pg_sys::get_rel_namespace(relation));
+        [schema, pg_sys::get_rel_name(relation)]
+    };
+    // SAFETY: as above.
+    (!schema.is_null() && !name.is_null())
+        .then(|| unsafe { format!("{}.{}", quoted(CStr::from_ptr(schema)), quoted(CStr::from_ptr(name))) })
+}
+
 pub fn quoted(name: &CStr) -> String {
     // SAFETY: the result is the name itself or a palloc'd copy.
     unsafe { CStr::from_ptr(pg_sys::quote_identifier(name.as_ptr())) }.to_string_lossy().into_owned()
@@ -201,13 +213,20 @@ fn no_key(table: &Table) -> Failure {
     .hint("Add a primary key that is not deferrable. A table that is to go on without the ledger: SELECT ledger.untrack('table').")
 }
 
-extern "C" {
-    /// Of Postgres, and not among pgrx's declarations. From the relation's parent up to the topmost table.
+extern "C-unwind" {
+    /// Of Postgres, and not among pgrx's declarations: so errors of theirs are caught by [`guarded`]. From the relation's
+    /// parent up to the topmost table.
     fn get_partition_ancestors(relation: pg_sys::Oid) -> *mut pg_sys::List;
     /// The same: InvalidOid if the partitioned table has none.
     fn get_default_partition_oid(relation: pg_sys::Oid) -> pg_sys::Oid;
     /// The same, for a partition.
     fn PartitionHasPendingDetach(partition: pg_sys::Oid) -> bool;
+}
+
+/// Turns an error of a function of Postgres into a panic, as pgrx does for those that it declares: else it would jump over
+/// what is still to be dropped, and past who would have caught it.
+unsafe fn guarded<T>(function: unsafe extern "C-unwind" fn(pg_sys::Oid) -> T, relation: pg_sys::Oid) -> T {
+    pg_sys::ffi::pg_guard_ffi_boundary(|| function(relation))
 }
 
 /// The tables that this one is a partition of, from its parent up.
@@ -222,7 +241,7 @@ pub fn ancestors_of(relation: pg_sys::Oid) -> Vec<pg_sys::Oid> {
         if !pg_sys::get_rel_relispartition(relation) {
             return Vec::new();
         }
-        let list = get_partition_ancestors(relation);
+        let list = guarded(get_partition_ancestors, relation);
         let length = if list.is_null() { 0 } else { (*list).length as usize };
         (0..length).map(|at| (*(*list).elements.add(at)).oid_value).collect()
     }
@@ -230,11 +249,11 @@ pub fn ancestors_of(relation: pg_sys::Oid) -> Vec<pg_sys::Oid> {
 
 /// The direct partitions of a table.
 pub fn partitions(table: &Table) -> Vec<pg_sys::Oid> {
+    if !table.is_partitioned() {
+        return Vec::new();
+    }
     // SAFETY: the relation is open, and its descriptor good as long as it is.
     unsafe {
-        if (*(*table.relation()).rd_rel).relkind as u8 != pg_sys::RELKIND_PARTITIONED_TABLE {
-            return Vec::new();
-        }
         let descriptor = pg_sys::RelationGetPartitionDesc(table.relation(), false);
         (0..(*descriptor).nparts as usize).map(|at| *(*descriptor).oids.add(at)).collect()
     }
@@ -243,19 +262,18 @@ pub fn partitions(table: &Table) -> Vec<pg_sys::Oid> {
 /// The partition for rows that no other takes.
 pub fn default_partition(table: &Table) -> Option<pg_sys::Oid> {
     // SAFETY: a catalog look-up for the open relation.
-    Some(unsafe { get_default_partition_oid(oid(table)) }).filter(|oid| *oid != pg_sys::InvalidOid)
+    Some(unsafe { guarded(get_default_partition_oid, oid(table)) }).filter(|oid| *oid != pg_sys::InvalidOid)
 }
 
 /// Whether a DETACH ... CONCURRENTLY of the table has begun, and has still to be brought to its end.
 pub fn is_leaving(table: &Table) -> bool {
     // SAFETY: the relation is open, and a partition where it is asked whether it leaves.
-    unsafe { (*(*table.relation()).rd_rel).relispartition && PartitionHasPendingDetach(oid(table)) }
+    unsafe { (*(*table.relation()).rd_rel).relispartition && guarded(PartitionHasPendingDetach, oid(table)) }
 }
 
 /// The partitions that hold rows, or the table itself where it has none.
 pub fn leaves(table: Table) -> Vec<Table> {
-    // SAFETY: the relation is open.
-    if unsafe { (*(*table.relation()).rd_rel).relkind } as u8 != pg_sys::RELKIND_PARTITIONED_TABLE {
+    if !table.is_partitioned() {
         return vec![table];
     }
     let parts = partitions(&table).into_iter();

@@ -77,7 +77,7 @@ impl Comparer {
     pub fn compare(&mut self, row: &Row, version: &Version) -> Result<Option<Finding>, Failure> {
         let shape = version.change().map(|change| change.shape.to_owned()).unwrap_or_default();
         if shape == self.plan.shape.id {
-            let image = columns::object(&self.plan.columns, row)?;
+            let image = self.plan.image(row)?;
             if sha256_hex(image.as_bytes()) == version.data_hash {
                 return Ok(None);
             }

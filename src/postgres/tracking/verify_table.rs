@@ -169,7 +169,7 @@ impl Verification {
             check_for_interrupts!();
             let row = table.deform(tuple);
             let hash = || -> Result<(Uuid, Hash), Failure> {
-                let image = columns::object(&plan.columns, &row)?;
+                let image = plan.image(&row)?;
                 Ok((RowKey::id_of(&self.table_id, &plan.key, &row)?, sha256(image.as_bytes())))
             };
             // SAFETY: nothing allocated for one row is used after it.

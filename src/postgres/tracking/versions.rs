@@ -62,29 +62,35 @@ impl Version {
 
 /// The entry that was recorded last about the row, if there is one.
 ///
+/// # Errors
+/// If one is gone that could be it.
+///
 /// # Safety
 /// The snapshot is registered or active.
-pub unsafe fn newest(row_id: Uuid, snapshot: pg_sys::Snapshot) -> Option<Version> {
+pub unsafe fn newest(row_id: Uuid, snapshot: pg_sys::Snapshot) -> Result<Option<Version>, Failure> {
     let mut pending = pending(row_id, snapshot);
     let (sealed, lost) = newest_sealed(row_id, snapshot, Version::from_row, Version::order);
-    require_none(lost);
+    require_none(lost)?;
     pending.extend(sealed);
-    pending.into_iter().max_by_key(Version::order)
+    Ok(pending.into_iter().max_by_key(Version::order))
 }
 
 /// All entries about the row, the oldest first.
 ///
+/// # Errors
+/// If one is gone.
+///
 /// # Safety
 /// The snapshot is registered or active.
-pub unsafe fn all(row_id: Uuid, snapshot: pg_sys::Snapshot) -> Vec<Version> {
+pub unsafe fn all(row_id: Uuid, snapshot: pg_sys::Snapshot) -> Result<Vec<Version>, Failure> {
     let mut versions = pending(row_id, snapshot);
     let lost = scan_sealed(row_id, snapshot, Version::from_row, |version| {
         versions.push(version);
         true
     });
-    require_none(lost);
+    require_none(lost)?;
     versions.sort_by_key(Version::order);
-    versions
+    Ok(versions)
 }
 
 /// By way of the index on the id, not of the table's pages: of the many rows that have been sealed and not yet vacuumed the
@@ -161,13 +167,15 @@ impl Version {
 }
 
 /// Without an entry that was sealed an older one would be taken for the newest, and part of a history for all of it.
-fn require_none(lost: Option<Place>) {
-    let Some(place) = lost else { return };
+fn require_none(lost: Option<Place>) -> Result<(), Failure> {
+    let Some(place) = lost else { return Ok(()) };
     let message = "an entry about the row is gone from the ledger";
-    Failure::new(PgSqlErrorCode::ERRCODE_DATA_CORRUPTED, message)
+    Err(Failure::new(PgSqlErrorCode::ERRCODE_DATA_CORRUPTED, message)
         .detail(format!("It was sealed in block {}, with leaf_index {}.", place.block_number, place.leaf_index))
-        .hint("If a partition of ledger.entries_sealed was detached, attach it again. SELECT * FROM ledger.find_tampering() shows what is missing.")
-        .raise()
+        .hint(
+            "If a partition of ledger.entries_sealed was detached, attach it again. \
+             SELECT * FROM ledger.find_tampering() shows what is missing.",
+        ))
 }
 
 /// What `read` makes of the newest of the sealed entries about the row, of which `order` tells.

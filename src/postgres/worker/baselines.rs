@@ -4,7 +4,7 @@
 use super::database::in_transaction;
 use crate::postgres::shared::DatabaseSlot;
 use crate::postgres::tracking::baseline::{self, Turn};
-use crate::postgres::tracking::baselines;
+use crate::postgres::tracking::{baselines, relation};
 use pgrx::pg_sys;
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
@@ -80,9 +80,17 @@ impl Baselines {
         };
         let said_before = before.and_then(|wait| wait.cause.as_ref());
         if let Some(cause) = cause.as_ref().filter(|cause| said_before != Some(*cause)) {
-            pgrx::log!("pg_notary worker cannot record the rows of a tracked table: {cause}; it tries again by itself");
+            let table = name_of(relation);
+            pgrx::log!("pg_notary worker cannot record the rows of {table}: {cause}; it tries again by itself");
         }
         self.waiting.insert(relation, Wait { until: Instant::now() + retry, cause });
         false
+    }
+}
+
+fn name_of(relation: pg_sys::Oid) -> String {
+    match in_transaction(|| relation::name_of(relation)) {
+        Ok(Some(name)) => format!("table {name}"),
+        _ => format!("the table with oid {}", relation.to_u32()),
     }
 }

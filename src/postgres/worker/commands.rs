@@ -80,7 +80,7 @@ fn owns(database: pg_sys::Oid) -> bool {
 fn may_copy(database: pg_sys::Oid) -> bool {
     let mut may = owns(database);
     if !may {
-        spi::for_each(
+        spi::for_each_in_catalogs(
             "SELECT FROM pg_catalog.pg_roles AS r, pg_catalog.pg_database AS d \
              WHERE r.rolname OPERATOR(pg_catalog.=) current_user AND r.rolcreatedb \
              AND d.oid OPERATOR(pg_catalog.=) $1::pg_catalog.oid AND d.datistemplate",

@@ -163,7 +163,10 @@ impl Launcher {
                 "could not register a pg_notary worker: out of background worker slots",
             )
             .detail("pg_notary needs two processes, and one more for each database with a ledger.")
-            .hint("Raise max_worker_processes and restart the server; until then nothing is sealed there, and nothing recorded where there is to be a mirror file.")
+            .hint(
+                "Raise max_worker_processes and restart the server; until then nothing is sealed there, and nothing recorded \
+                 where there is to be a mirror file.",
+            )
             .warn();
         }
     }

@@ -1,7 +1,8 @@
 //! Reading an item's file, and replacing it in one step.
 //!
 //! A file is opened by its directory, and that from the root down, no symbolic link followed: what somebody puts into the place of
-//! a directory after the tree was looked at is neither read nor written to.
+//! a directory after the tree was looked at is neither read nor written to. Nor is what was put into the place of a file, and opening
+//! it waits for nobody, as that of a FIFO would for its other end.
 
 use pg_notary::items::item::check_content_length;
 use pg_notary::items::{ContentError, ItemError};
@@ -18,7 +19,7 @@ use std::path::{Component, Path};
 const THROUGH: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 #[cfg(not(target_os = "linux"))]
 const THROUGH: OFlags = OFlags::DIRECTORY.union(OFlags::CLOEXEC);
-const READ: OFlags = OFlags::NOFOLLOW.union(OFlags::CLOEXEC);
+const READ: OFlags = OFlags::NOFOLLOW.union(OFlags::CLOEXEC).union(OFlags::NONBLOCK);
 const CREATE: OFlags = OFlags::WRONLY.union(OFlags::CREATE).union(OFlags::EXCL).union(READ);
 
 /// Why a file has no text.
@@ -93,7 +94,19 @@ fn open_directory(path: &Path) -> io::Result<OwnedFd> {
 }
 
 fn open(directory: &OwnedFd, name: &OsStr) -> io::Result<File> {
-    Ok(openat(directory, name, READ, Mode::empty())?.into())
+    regular(openat(directory, name, READ, Mode::empty())?.into())
+}
+
+/// Opens a file where a symbolic link may lead.
+pub fn open_anywhere(path: &Path) -> io::Result<File> {
+    regular(openat(CWD, path, OFlags::CLOEXEC.union(OFlags::NONBLOCK), Mode::empty())?.into())
+}
+
+fn regular(file: File) -> io::Result<File> {
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::other("not a regular file")),
+    }
 }
 
 /// A new file in a directory, removed when dropped unless it was given another name.
@@ -139,4 +152,27 @@ fn keep_owner_and_mode(new: &File, old: &Metadata) -> io::Result<()> {
 fn is_same(now: &Metadata, old: &Metadata) -> bool {
     let identity = |file: &Metadata| (file.dev(), file.ino(), file.len(), file.mtime(), file.mtime_nsec());
     identity(now) == identity(old)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    /// The tree was looked at before, and then there was a file.
+    #[test]
+    fn a_fifo_in_the_place_of_a_file_holds_nobody_up() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().canonicalize().unwrap().join("tool.py");
+        assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+        let (done, outcome) = mpsc::channel();
+        std::thread::spawn(move || done.send(ItemFile::read(&path).map(|(_, text)| text)));
+        match outcome.recv_timeout(Duration::from_secs(10)).expect("reading it ends") {
+            Err(ReadError::Io(error)) => assert_eq!(error.to_string(), "not a regular file"),
+            Err(ReadError::Item(error)) => panic!("{error}"),
+            Ok(text) => panic!("it was read: {text:?}"),
+        }
+    }
 }

@@ -1,11 +1,12 @@
 //! Finding the items of a project.
 
+use super::file::open_anywhere;
 use super::report::State;
 use pg_notary::items::comment_style::CommentStyle;
 use pg_notary::items::location::extract_location_path;
 use pg_notary::items::ItemType;
 use std::collections::BTreeSet;
-use std::fs::{self, File, FileType};
+use std::fs::{self, FileType};
 use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
@@ -263,6 +264,6 @@ fn is_item(item_type: ItemType, path: &Path) -> io::Result<bool> {
 
 fn starts_as_program(path: &Path) -> io::Result<bool> {
     let mut start = Vec::new();
-    File::open(path)?.take(2).read_to_end(&mut start)?;
+    open_anywhere(path)?.take(2).read_to_end(&mut start)?;
     Ok(start == b"#!")
 }
