@@ -102,6 +102,8 @@ fn a_server_starts_and_works_with_a_damaged_entry() {
     let (cluster, mut client) = start_with_casts();
     record_as(&mut client, 1);
     seal(&mut client);
+    // Else the start would look at entry 1 first.
+    wait_until_sealed(&mut client);
     record_as(&mut client, 2);
     let (_, edits) = DAMAGES[0];
     // The worker does not read it before the restart.
