@@ -8,6 +8,7 @@ mod common;
 
 use common::faults::*;
 use common::ledger::*;
+use common::tracking::TRIGGERS_OFF;
 use common::{send, wait_until, Cluster, Options, Stop};
 use postgres::Client;
 use std::fs::{self, Permissions};
@@ -214,6 +215,30 @@ fn a_row_that_uses_an_id_again_and_is_not_committed_is_no_divergence() {
     send(worker, libc::SIGCONT);
     again.batch_execute("COMMIT").unwrap();
     assert_recorded_again(&mut client);
+}
+
+/// Its id is none that an application gives, so nobody has used it again.
+#[test]
+fn a_row_change_that_was_edited_beside_aborted_lines_is_a_divergence() {
+    let (cluster, mut client) = start(quiet("sync"));
+    client.batch_execute("CREATE TABLE t (id int PRIMARY KEY); SELECT ledger.track('t')").unwrap();
+    wait_until_attached(&mut client);
+    let worker = worker_pid(&mut client);
+    stop_between_transactions(&mut client, worker);
+    let aborted = format!("BEGIN; {RECORD}; PREPARE TRANSACTION 'gone'");
+    for statement in [&aborted, "ROLLBACK PREPARED 'gone'", "INSERT INTO t VALUES (1)", &aborted, "ROLLBACK PREPARED 'gone'"] {
+        client.batch_execute(statement).unwrap();
+    }
+    client.batch_execute(TRIGGERS_OFF).unwrap();
+    let edit = "UPDATE ledger.entries_pending SET data_hash = repeat('e', 64) WHERE entry_type = 'table_insert'";
+    client.batch_execute(edit).unwrap();
+    set(&mut client, "ledger.mirror_directory", "'pg_notary/../pg_notary'");
+    send(worker, libc::SIGCONT);
+    wait_for(&mut client, "(SELECT state = 'failed' FROM ledger.mirror_status)");
+    let problem = value(&mut client, "SELECT problem FROM ledger.mirror_status");
+    assert!(problem.contains("is not the database's"), "{problem}");
+    assert!(of_type(&lines(&file(&mut client)), "void").is_empty(), "the line was voided");
+    drop(cluster);
 }
 
 #[test]

@@ -33,6 +33,11 @@ pub const ENTRY_TYPES: [&str; 7] = [
 /// is in there is the concern of `items::registration`.
 pub const ITEM_ENTRY_TYPES: [&str; 3] = ["item_signed", "item_moved", "item_revoked"];
 
+/// Whether only the ledger itself records entries of this type.
+pub fn is_reserved(entry_type: &str) -> bool {
+    ENTRY_TYPES.contains(&entry_type) || ITEM_ENTRY_TYPES.contains(&entry_type)
+}
+
 /// What was done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Operation {

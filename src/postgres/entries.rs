@@ -216,15 +216,15 @@ fn require_recording() -> Result<(), Failure> {
 
 /// What a trigger says of a row must have come from a trigger, and what is said of an item from the registry.
 fn check_not_reserved(entry_type: &str) -> Result<(), Failure> {
+    if !row_change::is_reserved(entry_type) {
+        return Ok(());
+    }
     if row_change::ITEM_ENTRY_TYPES.contains(&entry_type) {
         return Err(Failure::new(
             PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
             format!("entry_type \"{entry_type}\" is reserved for the registry of items"),
         )
         .hint("Choose another name, or use ledger.create_item(), ledger.sign_item(), ledger.move_item() or ledger.revoke_signature()."));
-    }
-    if !row_change::ENTRY_TYPES.contains(&entry_type) {
-        return Ok(());
     }
     Err(Failure::new(
         PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,

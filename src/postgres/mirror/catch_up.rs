@@ -63,7 +63,7 @@ fn note_others(mirror: &Mirror, in_file: &mut InFile) -> Result<(), Failure> {
     match read {
         Ok(lines) => {
             // Not those of transactions that have aborted since: others may use their ids again.
-            let judge = Judge::new(mirror);
+            let judge = Judge::new(mirror, Path::new(&path));
             let good = lines.iter().filter(|line| judge.standing(line) == Standing::Recorded);
             in_file.extend(good.map(|line| line.entry_id));
         }

@@ -9,6 +9,7 @@ use super::prepared;
 use super::tail::OpenLine;
 use crate::ledger::log_tree::leaf_hash;
 use crate::ledger::record::{Record, Void};
+use crate::ledger::row_change;
 use crate::ledger::Hash;
 use crate::postgres::errors::{cause, Failure};
 use crate::postgres::partitions;
@@ -67,8 +68,8 @@ fn void_in(mirror: &Mirror, range: FileRange) -> Result<Vec<Uuid>, Failure> {
     let end = mirror.flush()?;
     let path = mirror.lock().path.get();
     let mut candidates = lines_between(Path::new(&path), range, end).map_err(|error| unreadable(&path, &error))?;
-    let judge = Judge::new(mirror);
-    candidates.retain(|line| judge.standing(line) != Standing::Recorded);
+    let judge = Judge::new(mirror, Path::new(&path));
+    candidates.retain(|line| judge.standing(line) == Standing::Stale);
     let uncommitted: Vec<Uuid> = candidates.iter().map(|line| line.entry_id).collect();
     append_void(mirror, &uncommitted, "rolled back")?;
     Ok(uncommitted)
@@ -113,6 +114,18 @@ pub fn lines_between(path: &Path, range: FileRange, end: u64) -> std::io::Result
     Ok(in_order(open))
 }
 
+/// The type of the entry whose line starts there.
+fn entry_type_at(path: &Path, offset: u64) -> std::io::Result<Option<String>> {
+    let mut reader = BufReader::new(regular_file::open_own(path)?);
+    reader.seek(SeekFrom::Start(offset))?;
+    let mut line = Vec::new();
+    reader.read_until(b'\n', &mut line)?;
+    match Record::parse(line.trim_ascii_end()) {
+        Ok(Record::Entry(entry)) => Ok(Some(entry.entry_type.into_owned())),
+        _ => Ok(None),
+    }
+}
+
 pub fn in_order(open: HashMap<Uuid, OpenLine>) -> Vec<OpenLine> {
     let mut open: Vec<OpenLine> = open.into_values().collect();
     open.sort_by_key(|line| line.range.from);
@@ -134,13 +147,15 @@ pub enum Standing {
 /// Judges lines, each by its row and by who has lines in the file.
 pub struct Judge<'a> {
     mirror: &'a Mirror,
+    path: &'a Path,
     /// Those from before this server started are noted nowhere else.
     prepared: OnceCell<HashSet<u32>>,
 }
 
 impl Judge<'_> {
-    pub fn new(mirror: &Mirror) -> Judge<'_> {
-        Judge { mirror, prepared: OnceCell::new() }
+    /// `path` is where the lines were read.
+    pub fn new<'a>(mirror: &'a Mirror, path: &'a Path) -> Judge<'a> {
+        Judge { mirror, path, prepared: OnceCell::new() }
     }
 
     pub fn standing(&self, line: &OpenLine) -> Standing {
@@ -159,9 +174,19 @@ impl Judge<'_> {
     /// Of a line that is not the row's.
     fn standing_of_other(&self, line: &OpenLine) -> Standing {
         prepared::settle_decided(self.mirror);
-        match self.mirror.lock().may_be_aborted(line.range.from) {
+        let may_be_aborted = self.mirror.lock().may_be_aborted(line.range.from);
+        match may_be_aborted && !self.has_id_of_the_ledger(line) {
             true => Standing::Stale,
             false => Standing::Differs,
+        }
+    }
+
+    /// Whether the ledger itself made the line's id, so that no other entry has it: those of its own types have no id that an
+    /// application gives. A line that cannot be read any more is none that may be voided.
+    fn has_id_of_the_ledger(&self, line: &OpenLine) -> bool {
+        match entry_type_at(self.path, line.range.from) {
+            Ok(Some(entry_type)) => row_change::is_reserved(&entry_type),
+            Ok(None) | Err(_) => true,
         }
     }
 

@@ -253,7 +253,7 @@ pub struct Judged {
 }
 
 pub fn judge(mirror: &Mirror, path: &Path, open: &[OpenLine]) -> Result<Judged, Failure> {
-    let judge = Judge::new(mirror);
+    let judge = Judge::new(mirror, path);
     let mut judged = Judged { recorded: HashSet::with_capacity(open.len()), uncommitted: Vec::new() };
     for line in open {
         match judge.standing(line) {
