@@ -226,7 +226,9 @@ fn a_row_change_that_was_edited_beside_aborted_lines_is_a_divergence() {
     let worker = worker_pid(&mut client);
     stop_between_transactions(&mut client, worker);
     let aborted = format!("BEGIN; {RECORD}; PREPARE TRANSACTION 'gone'");
-    for statement in [&aborted, "ROLLBACK PREPARED 'gone'", "INSERT INTO t VALUES (1)", &aborted, "ROLLBACK PREPARED 'gone'"] {
+    for statement in
+        [&aborted, "ROLLBACK PREPARED 'gone'", "INSERT INTO t VALUES (1)", &aborted, "ROLLBACK PREPARED 'gone'"]
+    {
         client.batch_execute(statement).unwrap();
     }
     client.batch_execute(TRIGGERS_OFF).unwrap();

@@ -6,23 +6,28 @@
 #![allow(dead_code)] // each test file uses its own part of this
 
 pub mod faults;
+mod installation;
 pub mod ledger;
+mod processes;
 pub mod random;
 pub mod tampering;
 pub mod tracking;
+pub mod transactions;
 pub mod wire;
+
+pub use installation::*;
+pub use processes::*;
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::Write;
 use std::net::TcpListener;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{chown, MetadataExt, PermissionsExt};
-use std::os::unix::process::CommandExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{mpsc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
@@ -31,122 +36,6 @@ pub const SECRET: &str = "the secret of the test clusters";
 
 /// How long starting, stopping and the like may take.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-// ---- where things are -------------------------------------------------------------------------------------------------
-
-fn variable(name: &str) -> PathBuf {
-    match std::env::var_os(name) {
-        Some(value) => PathBuf::from(value),
-        None => panic!("{name} is not set: cluster tests need a set-up; run `make test`"),
-    }
-}
-
-fn bindir() -> PathBuf {
-    variable("PG_NOTARY_TEST_BINDIR")
-}
-
-fn work_dir() -> PathBuf {
-    variable("PG_NOTARY_TEST_DIR")
-}
-
-/// The major version of the Postgres under test.
-pub fn pg_major() -> u32 {
-    let output = Command::new(bindir().join("pg_config")).arg("--version").output();
-    let text = String::from_utf8(output.expect("pg_config runs").stdout).unwrap();
-    let digits: String = text.chars().skip_while(|c| !c.is_ascii_digit()).take_while(char::is_ascii_digit).collect();
-    digits.parse().expect("pg_config prints a version")
-}
-
-/// Where the libraries of the Postgres under test are.
-pub fn library_dir() -> PathBuf {
-    let path = succeed(Command::new(bindir().join("pg_config")).arg("--pkglibdir"));
-    PathBuf::from(path.trim_end())
-}
-
-/// The user and group that run the servers.
-fn server_user() -> (u32, u32) {
-    let meta = fs::metadata(work_dir()).expect("PG_NOTARY_TEST_DIR is a directory");
-    (meta.uid(), meta.gid())
-}
-
-fn is_root() -> bool {
-    // SAFETY: geteuid has no preconditions and cannot fail.
-    unsafe { libc::geteuid() == 0 }
-}
-
-/// Hands a file made by this process to the servers' user.
-pub fn give_to_server(path: &Path) {
-    if is_root() {
-        let (uid, gid) = server_user();
-        chown(path, Some(uid), Some(gid)).unwrap();
-    }
-}
-
-/// A program run as the servers' user, with none of the caller's settings for libpq.
-pub fn as_server(program: impl AsRef<OsStr>) -> Command {
-    let mut command = Command::new(program);
-    command.current_dir(work_dir()).stdin(Stdio::null());
-    command.env("LC_ALL", "C");
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("PG") {
-            command.env_remove(name);
-        }
-    }
-    if is_root() {
-        let (uid, gid) = server_user();
-        command.uid(uid).gid(gid);
-    }
-    command
-}
-
-/// The same, for a program of the Postgres under test.
-fn pg_program(name: &str) -> Command {
-    as_server(bindir().join(name))
-}
-
-/// Copies a directory as the servers' user.
-pub fn copy_directory(from: &Path, to: &Path) {
-    succeed(as_server("cp").arg("-a").arg(from).arg(to));
-}
-
-pub fn succeed(command: &mut Command) -> String {
-    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    assert!(
-        output.status.success(),
-        "{command:?}: {}\n{}{}",
-        output.status,
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-/// Starts a server. Should this process be killed, the kernel stops the server (SIGQUIT: at once). The kernel goes by
-/// the thread that started it, hence one thread that starts all of them and never ends.
-fn spawn_server(command: Command) -> io::Result<Child> {
-    type Request = (Command, mpsc::Sender<io::Result<Child>>);
-    static STARTER: OnceLock<Mutex<mpsc::Sender<Request>>> = OnceLock::new();
-    let starter = STARTER.get_or_init(|| {
-        let (sender, requests) = mpsc::channel::<Request>();
-        thread::spawn(move || {
-            for (mut command, reply) in requests {
-                // SAFETY: prctl is a plain system call, allowed between fork and exec.
-                unsafe {
-                    command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGQUIT) {
-                        0 => Ok(()),
-                        _ => Err(io::Error::last_os_error()),
-                    });
-                }
-                // The receiver waits for the answer, so it is there.
-                reply.send(command.spawn()).ok();
-            }
-        });
-        Mutex::new(sender)
-    });
-    let (reply, answer) = mpsc::channel();
-    starter.lock().unwrap().send((command, reply)).unwrap();
-    answer.recv().unwrap()
-}
 
 fn free_port() -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
@@ -578,17 +467,6 @@ impl Drop for Cluster {
     }
 }
 
-/// A server that was killed leaves a segment of System V shared memory, of which the system has only so many. Postgres
-/// notes it in the seventh line of postmaster.pid, by key and id.
-fn remove_shared_memory(data: &Path) {
-    let Ok(pid_file) = fs::read_to_string(data.join("postmaster.pid")) else { return };
-    let segment = pid_file.lines().nth(6).and_then(|line| line.split_whitespace().nth(1));
-    if let Some(id) = segment.and_then(|id| id.parse().ok()) {
-        // SAFETY: a plain system call, which marks the segment for removal.
-        unsafe { libc::shmctl(id, libc::IPC_RMID, std::ptr::null_mut()) };
-    }
-}
-
 impl Stop {
     fn signal(self) -> libc::c_int {
         match self {
@@ -599,61 +477,7 @@ impl Stop {
     }
 }
 
-// ---- processes and waiting ----------------------------------------------------------------------------------------------
-
-/// Sends a signal to one process.
-pub fn send(pid: u32, signal: libc::c_int) {
-    // SAFETY: kill is a plain system call. A process that is gone already is no error here.
-    unsafe { libc::kill(pid as libc::pid_t, signal) };
-}
-
-/// Kills a postmaster and all its children, and waits for their end. The postmaster is halted first, so that it neither
-/// starts nor reaps one meanwhile.
-fn end_now(mut postmaster: Child) {
-    if !matches!(postmaster.try_wait(), Ok(None)) {
-        return;
-    }
-    let children = halt(postmaster.id());
-    for child in &children {
-        send(*child, libc::SIGKILL);
-    }
-    postmaster.kill().ok();
-    postmaster.wait().ok();
-    let deadline = Instant::now() + PATIENCE;
-    while children.iter().any(|pid| is_alive(*pid)) && Instant::now() < deadline {
-        sleep(Duration::from_millis(5));
-    }
-}
-
-/// Halts a postmaster; gives its children, now that it cannot start another.
-fn halt(postmaster: u32) -> Vec<u32> {
-    send(postmaster, libc::SIGSTOP);
-    wait_until("the postmaster halts", PATIENCE, || {
-        process(postmaster).is_none_or(|(state, _)| matches!(state, 'T' | 't' | 'Z'))
-    });
-    children_of(postmaster)
-}
-
-/// State and parent of a process.
-fn process(pid: u32) -> Option<(char, u32)> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // pid (name) state parent ...; the name may have anything in it
-    let mut fields = stat.rsplit_once(") ")?.1.split(' ');
-    Some((fields.next()?.chars().next()?, fields.next()?.parse().ok()?))
-}
-
-fn is_alive(pid: u32) -> bool {
-    matches!(process(pid), Some((state, _)) if state != 'Z')
-}
-
-/// The processes that a process has started, such as the backends and workers of a postmaster.
-pub fn children_of(parent: u32) -> Vec<u32> {
-    let processes = fs::read_dir("/proc").unwrap();
-    processes
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter(|pid| matches!(process(*pid), Some((_, its_parent)) if its_parent == parent))
-        .collect()
-}
+// ---- waiting ----------------------------------------------------------------------------------------------------------
 
 /// Waits until a condition holds, and panics if it does not within the time given.
 #[track_caller]
