@@ -181,6 +181,20 @@ fn assert_too_long(client: &mut Client, sql: &str, message: &str) {
     assert_eq!(found.message(), message, "{found:?}");
 }
 
+#[test]
+fn verifying_takes_no_more_memory_for_more_large_entries_that_are_pending() {
+    let (cluster, mut client) =
+        start(Options::new().conf("ledger.block_interval = 1h").conf("ledger.mirror_mode = off"));
+    let metadata = "jsonb_build_object('text', repeat('x', 4000000))";
+    let insert = "INSERT INTO ledger.entries (entry_type, data_hash, metadata)";
+    let entries = format!("{insert} SELECT 'large', repeat('ab', 32), {metadata} FROM generate_series(1, 50)");
+    client.batch_execute(&entries).unwrap();
+    let mut session = cluster.connect("postgres");
+    let pid = own_pid(&mut session);
+    let taken = growth(pid, || assert_eq!(verdict(&mut session)["overall_valid"], true));
+    assert!(taken < 100, "verifying took {taken} MB");
+}
+
 /// Verifying refuses a line of more than 1 GiB, so one that is recorded would make the ledger invalid for ever.
 #[test]
 fn an_entry_whose_line_nobody_could_read_is_not_recorded() {

@@ -18,9 +18,9 @@ use crate::postgres::mirror::shared::Attachment;
 use crate::postgres::partitions;
 use crate::postgres::regular_file;
 use crate::postgres::settings::{self, MirrorMode};
-use crate::postgres::tables::{entry_column, LatestSnapshot, Table, TableScan};
+use crate::postgres::tables::{entry_column, LatestSnapshot, Row, Table, TableScan};
 use crate::postgres::transaction;
-use pgrx::{check_for_interrupts, pg_sys};
+use pgrx::{check_for_interrupts, pg_sys, PgMemoryContexts};
 use std::collections::{HashMap, HashSet};
 use std::io::{BufRead, BufReader, Seek, SeekFrom};
 use std::path::Path;
@@ -43,6 +43,35 @@ struct PendingRow {
     is_uncommitted: bool,
 }
 
+/// What of the pending rows is read so far.
+struct Reading<'a> {
+    keyring: Option<&'a Keyring>,
+    rows: HashMap<Uuid, PendingRow>,
+    buffers: Buffers,
+}
+
+impl Reading<'_> {
+    fn take(&mut self, row: &Row, is_uncommitted: bool, findings: &mut Findings<'_>) {
+        let (entry, fault) = table_blocks::entry_and_fault(row, self.keyring, &mut self.buffers);
+        if let Some(fault) = fault {
+            let mut problem = Problem::new(Source::Postgres, ProblemKind::RowMalformed, fault);
+            problem.entry_id = row.uuid(entry_column::ID);
+            findings.report(problem);
+            if row.is_null(entry_column::ID) {
+                return;
+            }
+        }
+        let of_entry = |kind, detail: &str| Problem::new(Source::Postgres, kind, detail).of_entry(entry.entry_id);
+        if let Some((kind, detail)) = entry.signature.problem() {
+            findings.report(of_entry(kind, detail));
+        }
+        if row.datum(entry_column::LEAF_INDEX).is_some() || row.datum(entry_column::BLOCK_NUMBER).is_some() {
+            findings.report(of_entry(ProblemKind::RowMalformed, "a pending entry claims to be sealed"));
+        }
+        self.rows.insert(entry.entry_id, PendingRow { leaf_hash: entry.leaf_hash, is_uncommitted });
+    }
+}
+
 impl PendingComparison {
     /// Reads the pending rows, and checks each by itself.
     pub fn read(keyring: Option<&Keyring>, findings: &mut Findings<'_>) -> Self {
@@ -50,32 +79,21 @@ impl PendingComparison {
         let snapshot = LatestSnapshot::take();
         let table = Table::open("entries_pending", pg_sys::AccessShareLock);
         let mut scan = TableScan::start(&table, &snapshot, 0);
-        let (mut rows, mut buffers) = (HashMap::new(), Buffers::default());
+        let mut reading = Reading { keyring, rows: HashMap::new(), buffers: Buffers::default() };
+        // A row's metadata may be as large as the row, and is read into memory of Postgres'.
+        let mut context = PgMemoryContexts::new("pg_notary verification");
         while let Some(tuple) = scan.next() {
             check_for_interrupts!();
-            let row = table.deform(tuple);
-            let (entry, fault) = table_blocks::entry_and_fault(&row, keyring, &mut buffers);
-            if let Some(fault) = fault {
-                let mut problem = Problem::new(Source::Postgres, ProblemKind::RowMalformed, fault);
-                problem.entry_id = row.uuid(entry_column::ID);
-                findings.report(problem);
-                if row.is_null(entry_column::ID) {
-                    continue;
-                }
-            }
-            let of_entry = |kind, detail: &str| Problem::new(Source::Postgres, kind, detail).of_entry(entry.entry_id);
-            if let Some((kind, detail)) = entry.signature.problem() {
-                findings.report(of_entry(kind, detail));
-            }
-            if row.datum(entry_column::LEAF_INDEX).is_some() || row.datum(entry_column::BLOCK_NUMBER).is_some() {
-                findings.report(of_entry(ProblemKind::RowMalformed, "a pending entry claims to be sealed"));
-            }
             // SAFETY: the scan's tuple is good until the next.
             let is_uncommitted =
                 unsafe { pg_sys::TransactionIdIsCurrentTransactionId((*(*tuple).t_data).t_choice.t_heap.t_xmin) };
-            rows.insert(entry.entry_id, PendingRow { leaf_hash: entry.leaf_hash, is_uncommitted });
+            // SAFETY: a context of this function; nothing that is kept of a row is in it.
+            unsafe {
+                context.switch_to(|_| reading.take(&table.deform(tuple), is_uncommitted, findings));
+                context.reset();
+            }
         }
-        PendingComparison { rows, complete }
+        PendingComparison { rows: reading.rows, complete }
     }
 
     pub fn count(&self) -> u64 {
