@@ -163,6 +163,8 @@ SELECT * FROM attempt(changed(9, $$replace(line, '"data_count": 7', '"data_count
 SELECT * FROM attempt(changed(23, $$overlay(line PLACING ledger.hash_data('"other"') FROM 17)$$));
 SELECT * FROM attempt(changed(26, $$replace(line, '"note"', '"Note\u0000"')$$));
 SELECT * FROM attempt(changed(26, $$replace(line, '"n": 23', '"n": "\u0000"')$$));
+SELECT * FROM attempt(changed(26, $$regexp_replace(line, '"metadata": \{.*?\}', '"metadata": {"n": "\\u0000"}')$$));
+SELECT * FROM attempt(changed(26, $$regexp_replace(line, '"metadata": \{.*?\}', '"metadata": {"\\u0000": 1}')$$));
 SELECT * FROM attempt(changed(26, $$replace(line, '"n": 23', '"n": -0.0')$$));
 SELECT * FROM attempt(changed(26, $$replace(line, '"default"', '"' || repeat('k', 65) || '"')$$));
 SELECT * FROM ledger_state();

@@ -18,26 +18,66 @@ pub unsafe fn for_each(
     partitions::sealed().iter().try_for_each(|partition| for_each_in(&partition.open(), snapshot, &mut each))
 }
 
-/// By a scan that any access method has: a partition need not be a heap.
 unsafe fn for_each_in(
     table: &Table,
     snapshot: pg_sys::Snapshot,
     each: &mut impl FnMut(&Row) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let (mut context, mut row) = (PgMemoryContexts::new("pg_notary entries"), Row::default());
-    let scan =
-        pg_sys::systable_beginscan(table.relation(), pg_sys::InvalidOid, false, snapshot, 0, std::ptr::null_mut());
+    let scan = Scan::begin(table, snapshot);
     let mut outcome = Ok(());
-    while outcome.is_ok() {
+    while outcome.is_ok() && scan.next() {
         check_for_interrupts!();
-        let tuple = pg_sys::systable_getnext(scan);
-        if tuple.is_null() {
-            break;
-        }
-        table.deform_into(tuple, &mut row);
-        outcome = context.switch_to(|_| each(&row));
+        outcome = context.switch_to(|_| {
+            // A copy, in this context, where the access method has rows of another form than a heap.
+            let mut is_copy = false;
+            table.deform_into(pg_sys::ExecFetchSlotHeapTuple(scan.slot, false, &mut is_copy), &mut row);
+            each(&row)
+        });
         context.reset();
     }
-    pg_sys::systable_endscan(scan);
+    scan.end();
     outcome
+}
+
+/// A scan that any access method has: a partition need not be a heap. `systable_getnext()` copies each row of another one, and
+/// gives nothing back before its end.
+///
+/// Postgres' own functions for it are inline ones of C, which only call these.
+struct Scan {
+    method: &'static pg_sys::TableAmRoutine,
+    scan: pg_sys::TableScanDesc,
+    slot: *mut pg_sys::TupleTableSlot,
+}
+
+/// Every access method has these functions: Postgres makes sure of it.
+const HAS_ALL: &str = "an access method can scan";
+
+impl Scan {
+    /// # Safety
+    /// The snapshot is registered or active, and the table outlives the scan.
+    unsafe fn begin(table: &Table, snapshot: pg_sys::Snapshot) -> Scan {
+        use pg_sys::ScanOptions::*;
+        let relation = table.relation();
+        let method = &*(*relation).rd_tableam;
+        let begin = method.scan_begin.expect(HAS_ALL);
+        let flags = SO_TYPE_SEQSCAN | SO_ALLOW_STRAT | SO_ALLOW_SYNC | SO_ALLOW_PAGEMODE;
+        let scan = pg_sys::ffi::pg_guard_ffi_boundary(|| {
+            begin(relation, snapshot, 0, std::ptr::null_mut(), std::ptr::null_mut(), flags)
+        });
+        Scan { method, scan, slot: pg_sys::table_slot_create(relation, std::ptr::null_mut()) }
+    }
+
+    /// Puts the next row into the slot; false at the end.
+    unsafe fn next(&self) -> bool {
+        let next = self.method.scan_getnextslot.expect(HAS_ALL);
+        let forward = pg_sys::ScanDirection::ForwardScanDirection;
+        pg_sys::ffi::pg_guard_ffi_boundary(|| next(self.scan, forward, self.slot))
+    }
+
+    unsafe fn end(self) {
+        let end = self.method.scan_end.expect(HAS_ALL);
+        pg_sys::ExecDropSingleTupleTableSlot(self.slot);
+        pg_sys::ffi::pg_guard_ffi_boundary(|| end(self.scan));
+    }
 }

@@ -88,8 +88,9 @@ impl Jsonb {
     }
 
     pub fn is_object(self) -> bool {
-        // SAFETY: as in text().
-        unsafe { (*self.0.cast_mut_ptr::<pg_sys::Jsonb>()).root.header & pg_sys::JB_FOBJECT != 0 }
+        // A damaged one need not have a header.
+        let header = self.bytes().first_chunk().map(|header| u32::from_ne_bytes(*header));
+        header.is_some_and(|header| header & pg_sys::JB_FOBJECT != 0)
     }
 }
 

@@ -5,8 +5,9 @@ use super::layout::*;
 use crate::ledger::canonical_json::{decode, string_end, value_end};
 use std::borrow::Cow;
 
-/// A jsonb with its varlena header, byte for byte what `jsonb_in` makes of the text. `None` where that is left to it: the
-/// text is not a canonical object or array, a number has an exponent or is a negative zero, or values are nested too deep or are too large.
+/// A jsonb with its varlena header, byte for byte what `jsonb_in` makes of the text. The caller has made sure that it is
+/// canonical. `None` where it is left to `jsonb_in`: the text is no object or array, a number has an exponent or is a negative
+/// zero, a string has a NUL, which `jsonb_in` refuses, or values are nested too deep or are too large.
 pub fn encode(canonical: &str) -> Option<Vec<u8>> {
     let mut encoder = Encoder { text: canonical, out: Vec::with_capacity(VARLENA_HEADER + canonical.len()) };
     encoder.out.extend_from_slice(&[0; VARLENA_HEADER]);
@@ -156,7 +157,11 @@ impl<'a> Encoder<'a> {
         self.end_child(kind, before, entries)
     }
 
+    /// A NUL has no place in a text of Postgres.
     fn string(&mut self, text: &str, entries: &mut Entries) -> Option<()> {
+        if memchr::memchr(0, text.as_bytes()).is_some() {
+            return None;
+        }
         let before = self.out.len();
         self.out.extend_from_slice(text.as_bytes());
         self.end_child(STRING, before, entries)

@@ -247,6 +247,8 @@ impl<'a> Number<'a> {
                 digits: halves(rest)?,
             }
         } else {
+            // Also where the short form would do: Postgres before 9.1 had none, and what a table has from then pg_upgrade has
+            // kept, and to_jsonb() copies.
             let (weight, rest) = rest.split_first_chunk()?;
             Number {
                 is_negative: header & NUMERIC_SIGN_MASK == NUMERIC_NEGATIVE,

@@ -39,6 +39,9 @@ fn what_is_left_to_postgres_is_told() {
     for json in ["1", "\"a\"", "[1e+16]", "[1e-07]", "[\"\\ud800\"]", "{\"a\": ", "[1] ", ""] {
         assert_eq!(encode(json), None, "{json}");
     }
+    for json in ["[\"\\u0000\"]", "{\"a\": \"b\\u0000\"}", "{\"a\\u0000\": 1}"] {
+        assert_eq!(encode(json), None, "{json}");
+    }
     let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
     assert_eq!(encode(&deep), None);
 }
