@@ -471,6 +471,39 @@ fn the_file_of_a_renamed_database_is_renamed_with_it() {
     assert_eq!(ids_in_file(&new), ids_in_table(&mut other));
 }
 
+/// A database that was filled from an export of another is the same ledger, with a file of its own.
+#[test]
+fn the_file_of_another_database_of_the_same_ledger_is_left_alone() {
+    let (cluster, mut client, path) = start_outside(Options::new());
+    record_many(&mut client, 3);
+    seal(&mut client);
+    let export = path.with_extension("export");
+    client.batch_execute(&format!("COPY ledger.entries TO '{}' (FORMAT jsonl)", export.display())).unwrap();
+    client.batch_execute("CREATE DATABASE restored").unwrap();
+    let mut other = cluster.connect("restored");
+    other.batch_execute("CREATE EXTENSION pg_notary").unwrap();
+    other.batch_execute(&format!("COPY ledger.entries FROM '{}' (FORMAT jsonl)", export.display())).unwrap();
+    wait_until("the copy records", PATIENCE, || other.simple_query(RECORD).is_ok());
+    let others = file(&mut other);
+    drop((client, other));
+    for with_state in [true, false] {
+        cluster.stop(Stop::Fast);
+        fs::remove_file(&path).ok();
+        if !with_state {
+            fs::remove_file(path.with_extension("state")).ok();
+            fs::remove_file(others.with_extension("state")).unwrap();
+        }
+        let before = fs::read(&others).unwrap();
+        cluster.start_again();
+        let mut client = cluster.connect("postgres");
+        assert_diverged(&mut client, &path, "which is of the same ledger, is not taken for it");
+        let mut other = cluster.connect("restored");
+        wait_until_attached(&mut other);
+        assert_eq!(fs::read(&others).unwrap(), before);
+        assert_eq!(verdict(&mut other)["overall_valid"], true);
+    }
+}
+
 #[test]
 fn a_writer_process_that_is_terminated_comes_back_and_loses_nothing() {
     let (cluster, mut client, _) = start_outside(Options::new());

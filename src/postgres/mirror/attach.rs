@@ -190,7 +190,7 @@ fn open(place: &Place, remembered: &Remembered) -> Result<File, Trouble> {
     file::prepare_directory(&place.directory, place.is_default)?;
     let is_first = remembered.acknowledged == 0;
     if !is_first && !place.path.exists() {
-        rename_with_database(place, remembered.ledger_id)?;
+        rename_with_database(place, remembered)?;
     }
     let opened = file::open(&place.path, is_first)?;
     file::lock(&opened, &place.path)?;
@@ -203,10 +203,11 @@ fn open(place: &Place, remembered: &Remembered) -> Result<File, Trouble> {
 }
 
 /// The file's name begins with the database's, and follows it.
-fn rename_with_database(place: &Place, ledger_id: Uuid) -> Result<(), Trouble> {
-    let Some(old) = remembered::under_other_name(place, ledger_id) else {
+fn rename_with_database(place: &Place, remembered: &Remembered) -> Result<(), Trouble> {
+    let Some(old) = remembered::under_other_name(place, remembered.ledger_id) else {
         return Ok(());
     };
+    check_own(&old, place, remembered)?;
     let locked = file::open(&old, false)?;
     file::lock(&locked, &old)?;
     let renamed = std::fs::rename(state_file::path_of(&old), state_file::path_of(&place.path));
@@ -222,6 +223,32 @@ fn rename_with_database(place: &Place, ledger_id: Uuid) -> Result<(), Trouble> {
     })?;
     pgrx::log!("pg_notary renamed mirror file \"{}\" to \"{}\"", old.display(), place.path.display());
     file::sync_directory(&place.directory)
+}
+
+/// Two databases have the same ledger where one was filled from a dump or an export of the other. The file of the other one
+/// must not be taken for that of this database under its old name.
+fn check_own(old: &Path, place: &Place, remembered: &Remembered) -> Result<(), Trouble> {
+    let state = State::read(old).filter(|state| state.ledger_id == remembered.ledger_id);
+    let other = match state {
+        Some(state) if remembered.attachment.is_none_or(|own| is_written_by(&state, own)) => return Ok(()),
+        Some(_) => "by its state file another database has written it",
+        None if remembered::is_of_other_database(old, place, remembered.ledger_id) => {
+            "there is a database of that name"
+        }
+        None => return Ok(()),
+    };
+    Err(Trouble::lasting(format!(
+        "mirror file \"{}\" does not exist, and \"{}\", which is of the same ledger, is not taken for it: {other}",
+        place.path.display(),
+        old.display()
+    )))
+}
+
+/// Whether the database with this attachment is the one that has written the file last.
+fn is_written_by(state: &State, own: Uuid) -> bool {
+    // An attachment that the database does not know of yet: the server died before it was remembered.
+    let died_between = state.previous == own && !state.is_remembered;
+    state.attachment == own || died_between
 }
 
 fn read(mirror: &Mirror, file: &File, path: &Path, remembered: &Remembered, how: How) -> Result<Tail, Failure> {
@@ -269,9 +296,7 @@ fn check_only_behind(mirror: &Mirror, path: &Path, remembered: &Remembered) -> R
 fn check_state(mirror: &Mirror, state: &State, path: &Path, remembered: &Remembered) -> Result<(), Failure> {
     // A new file, or one that a rebuilt ledger takes over.
     let Some(own) = remembered.attachment else { return Ok(()) };
-    // An attachment that the database does not know of yet: the server died before it was remembered.
-    let died_between = state.previous == own && !state.is_remembered;
-    if state.attachment != own && !died_between {
+    if !is_written_by(state, own) {
         let what = format!(
             "by its state file \"{}\" another copy of this database has written it, or the database, the file or the \
              state file was put back to an older state",

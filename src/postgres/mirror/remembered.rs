@@ -141,6 +141,20 @@ pub fn under_other_name(place: &Place, ledger_id: Uuid) -> Option<PathBuf> {
     only.filter(|_| found.is_empty())
 }
 
+/// Whether the file has the name that the mirror file of another database of this server would have.
+pub fn is_of_other_database(path: &Path, place: &Place, ledger_id: Uuid) -> bool {
+    let mut is_of_other = false;
+    spi::for_each_in_catalogs(
+        "SELECT datname::text FROM pg_database WHERE datname <> current_database()",
+        &[],
+        |row| {
+            let name: String = row.get(0).unwrap_or_default();
+            is_of_other |= file::path_of(&place.directory, &name, ledger_id) == path;
+        },
+    );
+    is_of_other
+}
+
 /// Whether the file's header names this ledger.
 fn is_of(path: &Path, ledger_id: Uuid) -> bool {
     use std::io::{BufRead, BufReader, Read};

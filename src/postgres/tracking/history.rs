@@ -382,6 +382,11 @@ impl OneRow {
         let row_id = RowKey::id_of(&plan.options.table_id, &encoders, &values)?;
         let mut row = OneRow { row_id, plan, snapshot: RegisteredSnapshot::of_query(), place: None };
         row.place = row.find(table, &key_columns, &values);
+        // The entries tell in which table a row is, not in which partition of it.
+        if row.place.is_none() && row.plan.is_partition {
+            let whole = Table::open_oid(row.plan.root, pg_sys::AccessShareLock);
+            row.place = row.find(whole, &key_columns, &values);
+        }
         row.row_id = row.recorded_id()?;
         Ok(row)
     }
