@@ -79,6 +79,18 @@ fn another_extension_that_is_created_keeps_nobody_from_recording() {
     assert!(all_text(&error(&mut client, RECORD)).contains("the transaction that creates the extension"));
 }
 
+#[test]
+fn a_worker_for_which_no_process_is_left_is_wanted_before_anybody_records() {
+    let (cluster, client) = start(Options::new());
+    drop(client);
+    // One each for the launcher and the writer.
+    cluster.add_conf("max_worker_processes = 2\nmax_logical_replication_workers = 0");
+    cluster.restart(Stop::Fast);
+    cluster.wait_for_log("could not register a pg_notary worker");
+    let mut client = cluster.connect("postgres");
+    assert_eq!(value(&mut client, "SELECT (database, state) FROM ledger.workers"), "(postgres,wanted)");
+}
+
 /// The worker that was sent to look at a new database looks just before the ledger is there, and leaves just after.
 #[test]
 fn a_ledger_created_while_a_worker_finds_none_has_a_worker() {

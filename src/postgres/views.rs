@@ -7,7 +7,7 @@ use super::mirror::prepared;
 use super::mirror::remembered::{self, Remembered};
 use super::mirror::shared::Attachment;
 use super::settings::{self, MirrorMode};
-use super::shared::shared;
+use super::shared::{shared, DatabaseSlot, WorkerState};
 use super::tables;
 use super::verification::progress;
 use pgrx::prelude::*;
@@ -103,21 +103,24 @@ fn worker_state() -> TableIterator<
         name!(blocks_sealed, i64),
     ),
 > {
-    let rows: Vec<_> = shared().map_or_else(Vec::new, |shared| {
-        let slots = shared.slots();
-        slots
-            .map(|slot| {
-                let pid = slot.worker.pid();
-                (
-                    slot.database(),
-                    (pid != 0).then_some(pid),
-                    slot.worker_state().name().to_owned(),
-                    slot.pending.load(Ordering::Acquire).max(0),
-                    slot.blocks_sealed.load(Ordering::Acquire),
-                )
-            })
-            .collect()
-    });
+    let Some(shared) = shared() else { return TableIterator::empty() };
+    let row_of = |slot: &DatabaseSlot| {
+        let pid = slot.worker.pid();
+        (
+            slot.database(),
+            (pid != 0).then_some(pid),
+            slot.worker_state().name().to_owned(),
+            slot.pending.load(Ordering::Acquire).max(0),
+            slot.blocks_sealed.load(Ordering::Acquire),
+        )
+    };
+    // SAFETY: reads variables of this process and of shared memory.
+    let (own, is_primary) = unsafe { (pg_sys::MyDatabaseId, !pg_sys::RecoveryInProgress()) };
+    // A worker that never came to work, as no process was left for it, has no slot. This database has a ledger: the caller is
+    // in the extension's function.
+    let is_missing = is_primary && shared.find(own).is_none();
+    let missing = is_missing.then(|| (own, None, WorkerState::Wanted.name().to_owned(), 0, 0));
+    let rows: Vec<_> = shared.slots().map(row_of).chain(missing).collect();
     TableIterator::new(rows)
 }
 
