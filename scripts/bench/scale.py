@@ -38,14 +38,22 @@ class Scale:
     # In which mode of the mirror.
     mode: str
 
-    def interleaved(self, settings, contenders):
-        """Numbers of rounds, settings and contenders: in each round every setting, in each setting every contender. Each
-        round begins with another contender, so that none always follows the same."""
+    def interleaved(self, settings, contenders, takes_part=lambda setting, contender: True):
+        """Numbers of rounds, settings and contenders: in each round every setting, in each setting every contender that takes
+        part in it."""
         for number in range(self.rounds):
-            start = number % len(contenders)
-            for setting in settings:
-                for contender in contenders[start:] + contenders[:start]:
+            for place, setting in enumerate(settings):
+                for contender in in_turn([each for each in contenders if takes_part(setting, each)], number + place):
                     yield number + 1, setting, contender
+
+
+def in_turn(contenders, turn):
+    """In another order each turn: from both ends of the list to its middle, beginning one further each time. So nobody
+    follows the same one always: in as many turns as there are contenders each follows any other once, or twice at most
+    where their number is odd."""
+    count = len(contenders)
+    places = [place // 2 if place % 2 == 0 else count - 1 - place // 2 for place in range(count)]
+    return [contenders[(place + turn) % count] for place in places]
 
 
 FULL = dict(rounds=5, seconds=5, clients=(1, 8, 16, 32, 64), essential_clients=(64,), table_rows=1_000_000,

@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import subprocess
 import threading
 import time
@@ -88,16 +87,35 @@ def verify_table(results, kind, server, entries):
     results.add(kind, ROWS, entries / seconds, **{"seconds": seconds, "MB of memory": memory.most})
 
 
-def verify_offline(results, kind, path):
+def run_program(command):
+    """What it prints, its exit status, and the most memory that it has had, in MB."""
+    program = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    with program.stdout:
+        output = program.stdout.read()
+    _, status, usage = os.wait4(program.pid, 0)
+    # So that it is not waited for again.
+    program.returncode = os.waitstatus_to_exitcode(status)
+    return output, program.returncode, usage.ru_maxrss / 1024
+
+
+def count_lines(path):
     with open(path, "rb") as file:
-        lines = sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))
-    run, seconds = timed(lambda: subprocess.run([os.environ["PG_NOTARY_CLI"], "verify", path], stdout=subprocess.PIPE,
-                                                stderr=subprocess.STDOUT, text=True))
-    if run.returncode != 0:
-        raise Failed(f"pg_notary verify: {run.stdout}")
-    results.add(kind, CLI, lines / seconds, **{
-        "seconds": seconds, "MB/s": os.path.getsize(path) / seconds / 1e6,
-        "MB of memory": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024})
+        return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))
+
+
+def verify_offline(results, kind, path, entries):
+    """Signatures included, as in a server."""
+    lines = count_lines(path)
+    (output, status, memory), seconds = timed(lambda: run_program(
+        [os.environ["PG_NOTARY_CLI"], "verify", "--json", "--secret-file", os.environ["BENCH_SECRET_FILE"], path]))
+    if status != 0:
+        raise Failed(f"pg_notary verify: {output}")
+    verdict = json.loads(output)
+    if verdict["entry_count"] < entries or not verdict["signatures_checked"]:
+        raise Failed(f"pg_notary verify has not checked {entries} entries with their signatures: {output}")
+    results.add(kind, CLI, verdict["entry_count"] / seconds, **{
+        "seconds": seconds, "lines/s": lines / seconds, "MB/s": os.path.getsize(path) / seconds / 1e6,
+        "MB of memory": memory})
 
 
 def measure(results, host, port, scale, say):
@@ -114,6 +132,6 @@ def measure(results, host, port, scale, say):
             say(f"{kind.title}, round {number + 1} of {scale.rounds}")
             verify_chain(results, kind, server, entries)
             verify_table(results, kind, server, entries)
-            verify_offline(results, kind, path)
+            verify_offline(results, kind, path, entries)
         server.drop()
         os.unlink(path)
