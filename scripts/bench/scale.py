@@ -48,12 +48,13 @@ class Scale:
 
 
 def in_turn(contenders, turn):
-    """In another order each turn: from both ends of the list to its middle, beginning one further each time. So nobody
-    follows the same one always: in as many turns as there are contenders each follows any other once, or twice at most
-    where their number is odd."""
+    """In another order each turn, the first as given, so that nobody always follows the same one: in as many turns as there are
+    contenders, each follows any other once, or twice at most where their number is odd. For that they stand in a circle, and
+    are taken from both sides to the middle, each turn beginning one further."""
     count = len(contenders)
-    places = [place // 2 if place % 2 == 0 else count - 1 - place // 2 for place in range(count)]
-    return [contenders[(place + turn) % count] for place in places]
+    steps = [number // 2 if number % 2 == 0 else count - 1 - number // 2 for number in range(count)]
+    circle = [contenders[number] for number in sorted(range(count), key=lambda number: steps[number])]
+    return [circle[(step + turn) % count] for step in steps]
 
 
 FULL = dict(rounds=5, seconds=5, clients=(1, 8, 16, 32, 64), essential_clients=(64,), table_rows=1_000_000,

@@ -32,7 +32,8 @@ class MemoryWatch:
     def run(self):
         while not self.done.wait(0.02):
             with open(self.status, encoding="utf-8") as file:
-                line = next(line for line in file if line.startswith("RssAnon:"))
+                # One that has ended has none.
+                line = next((line for line in file if line.startswith("RssAnon:")), "RssAnon: 0 kB")
             self.most = max(self.most, int(line.split()[1]) / 1024)
 
     def __enter__(self):
@@ -88,14 +89,12 @@ def verify_table(results, kind, server, entries):
 
 
 def run_program(command):
-    """What it prints, its exit status, and the most memory that it has had, in MB."""
-    program = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    with program.stdout:
-        output = program.stdout.read()
-    _, status, usage = os.wait4(program.pid, 0)
-    # So that it is not waited for again.
-    program.returncode = os.waitstatus_to_exitcode(status)
-    return output, program.returncode, usage.ru_maxrss / 1024
+    """What it prints, its exit status, and its memory. The kernel's own record of that would begin with what this program has."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as program:
+        # Its place in /proc stays until it is waited for, which is after this.
+        with MemoryWatch(program.pid) as memory:
+            output = program.stdout.read()
+    return output, program.returncode, memory.most
 
 
 def count_lines(path):
