@@ -14,16 +14,21 @@ private_postgres
 
 config=()
 mapfile -t config <"$ROOT/scripts/bench/postgresql.conf"
-# A cluster of its own: pgaudit's hooks would take their time from the others too.
+# pgaudit's hooks would take their time from whatever else is in their cluster, and those of pg_notary from pgaudit.
+pgaudit=
 if [ -e "$("$PG_BINDIR/pg_config" --pkglibdir)/pgaudit.so" ]; then
-    say "starting a cluster with pgaudit"
-    cluster_start bench-pgaudit "${config[@]}" "shared_preload_libraries = 'pgaudit'"
-    export BENCH_PGAUDIT_HOST=$PGHOST BENCH_PGAUDIT_PORT=$PGPORT BENCH_PGAUDIT_LOG=$CLUSTER_LOG
+    pgaudit=pgaudit
 else
     say "there is no pgaudit for this Postgres: measured without"
-    unset BENCH_PGAUDIT_HOST
 fi
+say "starting a cluster without pg_notary${pgaudit:+, with pgaudit}"
+cluster_start bench-other "${config[@]}" "shared_preload_libraries = '$pgaudit'"
+export BENCH_OTHER_HOST=$PGHOST BENCH_OTHER_PORT=$PGPORT BENCH_PGAUDIT_LOG=${pgaudit:+$CLUSTER_LOG}
 say "starting a cluster"
+CLUSTER_SECRET=$(new_secret)
 cluster_start bench "${config[@]}"
+# For the offline verifier.
+export BENCH_SECRET_FILE=$RUN_DIR/secret
+(umask 077 && echo "default:$CLUSTER_SECRET" >"$BENCH_SECRET_FILE")
 export PATH=$PG_BINDIR:$PATH BENCH_DIRECTORY=$RUN_DIR BENCH_RESULTS=$WORK/bench PYTHONDONTWRITEBYTECODE=1
 step python3 "$ROOT/scripts/bench" || die "the benchmark failed; the server's log ends:" "$(tail -n 20 "$CLUSTER_LOG")"

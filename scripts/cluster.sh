@@ -55,7 +55,9 @@ free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1
 new_secret() { od -An -tx1 -N32 /dev/urandom | tr -d ' \n'; }
 
 # cluster_start NAME [LINE...]: a new cluster with these lines in its postgresql.conf. Exports PGHOST, PGPORT, PGUSER and
-# PGDATABASE: those of the cluster that was started last. The secret is in the server's environment and nowhere else.
+# PGDATABASE: those of the cluster that was started last. The secret is in the server's environment and nowhere else, unless
+# the caller has chosen one.
+CLUSTER_SECRET=
 CLUSTER_PIDS=()
 cluster_start() {
     run_directory "$1"
@@ -91,7 +93,7 @@ cluster_start() {
 
     (
         cd "$RUN_DIR" || exit
-        INTEGRITY_HMAC_SECRET=$(new_secret)
+        INTEGRITY_HMAC_SECRET=${CLUSTER_SECRET:-$(new_secret)}
         export INTEGRITY_HMAC_SECRET
         # Else pgrx puts a backtrace into the DETAIL of errors.
         unset RUST_BACKTRACE

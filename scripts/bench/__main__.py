@@ -20,7 +20,7 @@ import targets
 import updates
 import verification
 import waits
-from contenders import all_contenders, pgaudit_server
+from contenders import REFERENCES, all_contenders, other_servers
 from ledger import Ledger
 from results import Results
 from server import Failed, Server
@@ -49,9 +49,8 @@ def about(server, scale):
 
 
 def make_wal_segments(scale, server):
-    if server is not None:
-        say(f"making {scale.wal_segments} WAL segments")
-        server.make_wal_segments(scale.wal_segments)
+    say(f"making {scale.wal_segments} WAL segments")
+    server.make_wal_segments(scale.wal_segments)
 
 
 def measure(scale, results, server, directory):
@@ -64,11 +63,11 @@ def measure(scale, results, server, directory):
 
 def compare(scale, results, server, directory):
     ledger = Ledger(server)
-    pgaudit = pgaudit_server(Server.create)
-    make_wal_segments(scale, pgaudit)
-    contenders = all_contenders(server, ledger, pgaudit, say)
+    without, pgaudit = other_servers()
+    make_wal_segments(scale, without)
+    contenders = all_contenders(server, ledger, without, pgaudit, say)
     measures = {
-        "insert": lambda: inserts.measure(results, contenders, scale, directory, say),
+        "insert": lambda: inserts.measure(results, contenders, scale, os.environ["BENCH_DIRECTORY"], say),
         "update": lambda: updates.measure(results, contenders, scale, say),
         "bulk": lambda: bulk.measure(results, contenders, scale, directory, say),
         "record": lambda: recording.measure(results, contenders, scale, say),
@@ -91,7 +90,7 @@ def main():
     directory = os.environ["BENCH_RESULTS"]
     os.makedirs(directory, exist_ok=True)
     server = Server.create(os.environ["PGHOST"], os.environ["PGPORT"], "bench")
-    results = Results()
+    results = Results({**REFERENCES, **growth.references(scale.sizes)})
     facts = about(server, scale)
     try:
         measure(scale, results, server, directory)

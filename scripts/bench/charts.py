@@ -5,13 +5,13 @@ import hashing
 import inserts
 import updates
 import verification
-from contenders import ASYNC, AUDIT, CHAIN, OFF, PGAUDIT, PLAIN, SYNC, WRITE
+from contenders import ASYNC, AUDIT, CHAIN, OFF, PGAUDIT, PLAIN, SYNC, WITHOUT, WRITE
 from svg import Panel, page
 from targets import AtLeast, AtLeastRatio, all_targets
 
 # Those of Okabe and Ito, which the colour-blind can tell apart.
-COLOURS = {PLAIN: "#999999", AUDIT: "#e69f00", CHAIN: "#cc79a7", PGAUDIT: "#f0e442", SYNC: "#d55e00", WRITE: "#0072b2",
-           ASYNC: "#56b4e9", OFF: "#009e73"}
+COLOURS = {PLAIN: "#999999", WITHOUT: "#444444", AUDIT: "#e69f00", CHAIN: "#cc79a7", PGAUDIT: "#f0e442", SYNC: "#d55e00",
+           WRITE: "#0072b2", ASYNC: "#56b4e9", OFF: "#009e73"}
 VERIFIERS = {verification.CHAIN: "#0072b2", verification.ROWS: "#56b4e9", verification.CLI: "#009e73"}
 HASHERS = {hashing.OURS: "#d55e00", hashing.DIGEST: "#e69f00", hashing.CORE: "#cc79a7", hashing.DIGEST_TEXT: "#999999",
            hashing.CORE_TEXT: "#bbbbbb"}
@@ -45,8 +45,8 @@ def ratio_panel(results, scale):
     marks = {(group, target.contender): target.minimum for group, workload in groups.items()
              for target in all_targets(scale)
              if isinstance(target, AtLeastRatio) and target.reference == PLAIN and target.workload == workload}
-    panel = Panel("Throughput against the plain table (black line: target)", "ratio, plain table = 1", WIDTH, HEIGHT,
-                  max(1.0, *values.values()))
+    panel = Panel("Throughput against the plain table (black line: target)",
+                  f"ratio, plain table = 1 (for {PGAUDIT}, that without pg_notary)", WIDTH, HEIGHT, max(1.0, *values.values()))
     panel.bars(list(groups), colours, values, marks)
     return panel
 
@@ -56,7 +56,7 @@ def verification_panel(results, scale):
     values = medians(results, groups, VERIFIERS)
     marks = {(group, target.contender): target.minimum for group, workload in groups.items()
              for target in all_targets(scale) if isinstance(target, AtLeast) and target.workload == workload}
-    panel = Panel("Verification (black line: target)", "entries, or lines, a second", WIDTH, HEIGHT,
+    panel = Panel("Verification (black line: target)", "entries a second", WIDTH, HEIGHT,
                   max([*values.values(), *marks.values()]))
     panel.bars(list(groups), VERIFIERS, values, marks)
     return panel

@@ -4,9 +4,10 @@ import os
 from collections import Counter
 from dataclasses import dataclass, field
 
-from server import Failed, wait_until
+from server import Failed, Server, wait_until
 
 PLAIN = "plain table"
+WITHOUT = "plain table, without pg_notary"
 AUDIT = "JSONB audit trigger"
 CHAIN = "pgcrypto hash chain"
 PGAUDIT = "pgaudit"
@@ -16,7 +17,9 @@ ASYNC = "tracked, async"
 OFF = "tracked, off"
 MODES = {SYNC: "sync", WRITE: "write", ASYNC: "async", OFF: "off"}
 # The order of the tables and plots.
-NAMES = (PLAIN, AUDIT, CHAIN, PGAUDIT, SYNC, WRITE, ASYNC, OFF)
+NAMES = (PLAIN, WITHOUT, AUDIT, CHAIN, PGAUDIT, SYNC, WRITE, ASYNC, OFF)
+# With whom a contender is compared, if not with the plain table that all others are: the one in its own cluster.
+REFERENCES = {PGAUDIT: WITHOUT}
 
 COLUMNS = "(id uuid PRIMARY KEY, name varchar(100) NOT NULL, body jsonb NOT NULL, seen_at timestamptz NOT NULL)"
 # About 150 bytes of jsonb.
@@ -145,11 +148,12 @@ def trigger(function):
             f"FOR EACH ROW EXECUTE FUNCTION {function}()")
 
 
-def all_contenders(server, ledger, pgaudit, say):
-    """In the order of NAMES. `pgaudit`: a server that has it, or None."""
+def all_contenders(server, ledger, without, pgaudit, say):
+    """In the order of NAMES. `without`: a server without pg_notary. `pgaudit`: a database of its cluster, or None."""
     tracked = "SELECT ledger.track('{table}')"
     contenders = [
         Contender(PLAIN, server, "plain"),
+        Contender(WITHOUT, without, "without"),
         Contender(AUDIT, server, "audited", AUDIT_SCHEMA, trigger("audit"),
                   "SELECT count(*) FROM audit_log WHERE table_name = '{table}'"),
     ]
@@ -171,7 +175,8 @@ def all_contenders(server, ledger, pgaudit, say):
     return contenders
 
 
-def pgaudit_server(create):
-    if not os.environ.get("BENCH_PGAUDIT_HOST"):
-        return None
-    return create(os.environ["BENCH_PGAUDIT_HOST"], os.environ["BENCH_PGAUDIT_PORT"], "bench")
+def other_servers():
+    """Two databases of the cluster without pg_notary: for the plain table, and one where pgaudit logs, if it is there."""
+    place = os.environ["BENCH_OTHER_HOST"], os.environ["BENCH_OTHER_PORT"]
+    pgaudit = Server.create(*place, "bench_pgaudit") if os.environ.get("BENCH_PGAUDIT_LOG") else None
+    return Server.create(*place, "bench"), pgaudit

@@ -27,6 +27,7 @@ def document(results, verdicts, about):
 def contender_object(results, workload, name):
     series = results.series(workload.id, name)
     return {"name": name, "median": series.median, "values": series.values, "ratio": results.ratio(workload.id, name),
+            "reference": results.reference(workload.id, name) or None,
             "notes": {note: series.note(note) for note in series.note_names()}}
 
 

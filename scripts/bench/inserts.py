@@ -3,8 +3,10 @@
 import os
 import tempfile
 import time
+from contextlib import nullcontext
+from dataclasses import dataclass
 
-from contenders import AUDIT, BODY, PLAIN, SYNC, WRITE
+from contenders import AUDIT, BODY, PLAIN, SYNC, WRITE, Contender
 from results import Workload
 
 SCRIPT = """\\set n random(1, 1000000000)
@@ -50,25 +52,41 @@ def catch_up_notes(backlog):
     return {"pending": backlog.pending, "lines behind": backlog.lag, "seconds to catch up": backlog.seconds}
 
 
-def measure_one(results, contender, clients, seconds):
+@dataclass(frozen=True)
+class Run:
+    """What takes its turn: a contender, or one while nothing is sealed."""
+
+    contender: Contender
+    is_held: bool = False
+
+    @property
+    def name(self):
+        return SEALING_HELD[self.contender.name] if self.is_held else self.contender.name
+
+    def takes_part(self, scale, clients):
+        if self.is_held:
+            return clients == SEALING_HELD_CLIENTS
+        return clients not in scale.essential_clients or self.name in ESSENTIAL
+
+    def circumstances(self):
+        return self.contender.ledger.sealing_held() if self.is_held else nullcontext()
+
+
+def measure_one(results, run, clients, seconds):
+    contender = run.contender
     prepare(contender)
     position = contender.server.wal_position()
-    run = run_once(contender, clients, seconds)
+    with run.circumstances():
+        done = run_once(contender, clients, seconds)
+    backlog = contender.work_off()
     wal = contender.server.wal_position() - position
-    results.add(workload(clients), contender.name, run.rate, **{"wal bytes/row": wal / run.transactions},
-                **catch_up_notes(contender.work_off()))
-
-
-def measure_held(results, contender, clients, seconds):
-    prepare(contender)
-    with contender.ledger.sealing_held():
-        run = run_once(contender, clients, seconds)
-    results.add(workload(clients), SEALING_HELD[contender.name], run.rate, **catch_up_notes(contender.work_off()))
+    results.add(workload(clients), run.name, done.rate, **{"wal bytes/row": wal / done.transactions},
+                **catch_up_notes(backlog))
 
 
 def measure_fdatasync(results, directory):
-    """What the disk takes for a line alone, beside which the latency of one client is judged: a low one of many, since
-    whatever else the machine does would make the target easier to meet."""
+    """What the mirror's disk takes for a line alone, beside which the latency of one client is judged: a low one of many,
+    since whatever else the machine does would make the target easier to meet."""
     line = b"x" * 599 + b"\n"
     with tempfile.NamedTemporaryFile(dir=directory) as file:
         times = []
@@ -83,14 +101,12 @@ def measure_fdatasync(results, directory):
 def measure(results, contenders, scale, directory, say):
     for contender in contenders:
         contender.create_table(TABLE)
-    for number, clients, contender in scale.interleaved(scale.clients, contenders):
-        if clients in scale.essential_clients and contender.name not in ESSENTIAL:
-            continue
-        say(f"single-row INSERT, round {number} of {scale.rounds}, {clients} clients: {contender.name}")
-        if contender.name == PLAIN and clients == scale.clients[0]:
+    runs = [Run(contender) for contender in contenders]
+    runs += [Run(contender, is_held=True) for contender in contenders if contender.name in SEALING_HELD]
+    for number, clients, run in scale.interleaved(scale.clients, runs, lambda clients, run: run.takes_part(scale, clients)):
+        say(f"single-row INSERT, round {number} of {scale.rounds}, {clients} clients: {run.name}")
+        if run.name == PLAIN and clients == scale.clients[0]:
             measure_fdatasync(results, directory)
-        measure_one(results, contender, clients, scale.seconds)
-        if clients == SEALING_HELD_CLIENTS and contender.name in SEALING_HELD:
-            measure_held(results, contender, clients, scale.seconds)
+        measure_one(results, run, clients, scale.seconds)
     for contender in contenders:
         contender.check(TABLE)

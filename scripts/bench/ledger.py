@@ -13,6 +13,16 @@ STALE = 5
 
 
 @dataclass(frozen=True)
+class State:
+    pending: int
+    lag: int
+    # The file is there, or none is wanted; and it has the line of the last block.
+    is_there: bool = False
+    has_blocks: bool = False
+    problem: str = ""
+
+
+@dataclass(frozen=True)
 class Backlog:
     """What was still to be done when the writers ended, and how long that took."""
 
@@ -43,7 +53,7 @@ class Ledger:
         self.wait_until_quiet()
 
     def wait_until_quiet(self):
-        """Until the file is there and up to date, and what is pending fills no block."""
+        """Until the file is there and has all entries and blocks, and what is pending fills no block."""
         try:
             wait_until("the ledger to be quiet", self.is_quiet)
         except Failed as failure:
@@ -57,10 +67,14 @@ class Ledger:
         return "\n".join(rows)
 
     def is_quiet(self):
-        pending, lag, problem, is_there = self.state()
-        if problem:
-            raise Failed(f"the mirror has a problem: {problem}")
-        return is_there and pending < self.block_size and (lag == 0 or self.is_stale(lag))
+        state = self.state()
+        if state.problem:
+            raise Failed(f"the mirror has a problem: {state.problem}")
+        return self.is_sealed(state) and (state.lag == 0 or self.is_stale(state.lag))
+
+    def is_sealed(self, state):
+        """All that fills a block is in one, and the file has its line."""
+        return state.pending < self.block_size and state.is_there and state.has_blocks
 
     def is_stale(self, lag):
         """In mode sync what is committed is in the file, so a lag that stays is a wrong count. It is reported, and must not
@@ -86,19 +100,20 @@ class Ledger:
     def state(self):
         row = self.query("""
             SELECT w.pending, COALESCE(m.lag_entries, 0), m.state = CASE m.mode WHEN 'off' THEN 'off' ELSE 'attached' END,
+                   m.mode = 'off' OR COALESCE(m.last_block, 0) >= (SELECT COALESCE(max(block_number), 0) FROM ledger.blocks),
                    COALESCE(m.problem, '')
             FROM ledger.mirror_status AS m, ledger.workers AS w WHERE w.database = current_database()""")
         if not row:
-            return 0, 0, "", False
-        pending, lag, is_there, problem = row.split("|", 3)
-        return int(pending), int(lag), problem, is_there == "t"
+            return State(0, 0)
+        pending, lag, is_there, has_blocks, problem = row.split("|", 4)
+        return State(int(pending), int(lag), is_there == "t", has_blocks == "t", problem)
 
     def work_off(self):
         """The backlog, once it has been worked off."""
-        pending, lag, _, _ = self.state()
+        state = self.state()
         started = time.perf_counter()
         self.wait_until_quiet()
-        return Backlog(pending, lag, time.perf_counter() - started)
+        return Backlog(state.pending, state.lag, time.perf_counter() - started)
 
     def seal_all(self):
         """Also what fills no block."""
@@ -121,6 +136,11 @@ class Ledger:
 
     def worker_pid(self):
         return int(self.query("SELECT pid FROM ledger.workers WHERE database = current_database()"))
+
+    def sealer_pids(self):
+        """Of the processes that seal and that write the file: this database's worker, and the writer of the cluster."""
+        writers = self.server.session.run("SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_notary writer'")
+        return [self.worker_pid(), *map(int, writers)]
 
     def mirror_path(self):
         return self.query("SELECT path FROM ledger.mirror_status")

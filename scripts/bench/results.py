@@ -4,16 +4,12 @@ import statistics
 from dataclasses import dataclass, field
 
 
-# As a reference: whoever was measured first.
-FIRST = "the first"
-
-
 @dataclass(frozen=True)
 class Workload:
     id: str
     title: str
     unit: str
-    # With whom the others are compared.
+    # With whom the others are compared, but for those that have a reference of their own.
     reference: str = ""
 
 
@@ -28,9 +24,13 @@ class Series:
     def median(self):
         return statistics.median(self.values)
 
+    def noted(self, name):
+        """What was noted under this name, in each round that has it."""
+        return [note[name] for note in self.notes if name in note]
+
     def note(self, name):
         """The median of what was noted under this name, None if nothing was."""
-        values = [note[name] for note in self.notes if name in note]
+        values = self.noted(name)
         return statistics.median(values) if values else None
 
     def note_names(self):
@@ -38,7 +38,9 @@ class Series:
 
 
 class Results:
-    def __init__(self):
+    def __init__(self, references):
+        # With whom a contender is compared, where that is not its workload's reference.
+        self.references = references
         self.workloads = {}
         self._series = {}
 
@@ -54,14 +56,17 @@ class Results:
     def series(self, workload_id, contender):
         return self._series.get(workload_id, {}).get(contender)
 
+    def reference(self, workload_id, contender):
+        """With whom it is compared; empty if with nobody."""
+        return self.references.get(contender) or self.workloads[workload_id].reference
+
     def ratio(self, workload_id, contender, reference=None):
         """The contender's figure as a multiple of the reference's: the median of the ratios of each round, since what else
         the machine does changes from round to round. None where one of them was not measured."""
-        workload = self.workloads.get(workload_id)
-        reference = reference or (workload.reference if workload else "")
-        if reference == FIRST:
-            reference = self.contenders(workload_id)[0]
-        mine, other = self.series(workload_id, contender), self.series(workload_id, reference)
-        if mine is None or other is None:
+        mine = self.series(workload_id, contender)
+        if mine is None:
+            return None
+        other = self.series(workload_id, reference or self.reference(workload_id, contender))
+        if other is None:
             return None
         return statistics.median(value / base for value, base in zip(mine.values, other.values))

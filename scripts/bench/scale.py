@@ -38,14 +38,23 @@ class Scale:
     # In which mode of the mirror.
     mode: str
 
-    def interleaved(self, settings, contenders):
-        """Numbers of rounds, settings and contenders: in each round every setting, in each setting every contender. Each
-        round begins with another contender, so that none always follows the same."""
+    def interleaved(self, settings, contenders, takes_part=lambda setting, contender: True):
+        """Numbers of rounds, settings and contenders: in each round every setting, in each setting every contender that takes
+        part in it."""
         for number in range(self.rounds):
-            start = number % len(contenders)
-            for setting in settings:
-                for contender in contenders[start:] + contenders[:start]:
+            for place, setting in enumerate(settings):
+                for contender in in_turn([each for each in contenders if takes_part(setting, each)], number + place):
                     yield number + 1, setting, contender
+
+
+def in_turn(contenders, turn):
+    """In another order each turn, the first as given, so that nobody always follows the same one: in as many turns as there are
+    contenders, each follows any other once, or twice at most where their number is odd. For that they stand in a circle, and
+    are taken from both sides to the middle, each turn beginning one further."""
+    count = len(contenders)
+    steps = [number // 2 if number % 2 == 0 else count - 1 - number // 2 for number in range(count)]
+    circle = [contenders[number] for number in sorted(range(count), key=lambda number: steps[number])]
+    return [circle[(step + turn) % count] for step in steps]
 
 
 FULL = dict(rounds=5, seconds=5, clients=(1, 8, 16, 32, 64), essential_clients=(64,), table_rows=1_000_000,

@@ -22,7 +22,9 @@ def workload_lines(results, workload, verdicts):
         series, ratio = results.series(workload.id, name), results.ratio(workload.id, name)
         spread = f"{number(min(series.values))}..{number(max(series.values))}" if len(series.values) > 1 else ""
         line = f"  {name:<{width - 2}}{number(series.median):>12}  {'' if ratio is None else f'{ratio:.2f}':>6}  {spread:>18}"
-        marks = [f"{verdict.wanted}: {'met' if verdict.is_met else 'MISS'}" for verdict in verdicts
+        reference = results.reference(workload.id, name)
+        marks = [f"ratio to {reference}"] if workload.reference not in ("", reference) else []
+        marks += [f"{verdict.wanted}: {'met' if verdict.is_met else 'MISS'}" for verdict in verdicts
                  if (verdict.workload, verdict.contender) == (workload.id, name)]
         yield (line + "  " + "; ".join(marks)).rstrip()
         notes = [f"{note} {number(series.note(note))}" for note in series.note_names()]

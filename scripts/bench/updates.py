@@ -23,7 +23,7 @@ def prepare(contender):
     """Each run begins with a table without what earlier updates have left in it. It is written anew after the checkpoint:
     had it been before, nearly every update would be the first of its page, and write 7 KB of WAL for that alone, which
     would make all contenders alike. Then it is read, by its index so that it stays in memory, where it would else be
-    for pgaudit alone, which shares its cluster with no other."""
+    for those alone that share their cluster with few others."""
     contender.prepare()
     session, table = contender.server.session, contender.table(TABLE)
     session.run(f"VACUUM (FULL, ANALYZE) {table}")
@@ -37,9 +37,10 @@ def measure_one(results, contender, clients, scale):
     position = contender.server.wal_position()
     run = contender.server.pgbench(SCRIPT.format(table=contender.table(TABLE)), clients, scale.seconds,
                                    variables={"body": OTHER_BODY, "rows": scale.table_rows})
+    backlog = contender.work_off()
     wal = contender.server.wal_position() - position
     results.add(workload(clients, scale.table_rows), contender.name, run.rate,
-                **{"wal bytes/row": wal / run.transactions}, **catch_up_notes(contender.work_off()))
+                **{"wal bytes/row": wal / run.transactions}, **catch_up_notes(backlog))
 
 
 def set_up(contenders, rows):
