@@ -1,5 +1,6 @@
 //! Blocks and their entries as the tables have them, in order, in chunks.
 
+use super::in_order::Stretch;
 use super::leaves::Leaves;
 use crate::ledger::block::BlockHeader;
 use crate::ledger::log_tree::leaf_hash;
@@ -155,10 +156,15 @@ impl TableBlocks {
         }
         self.read_to = from.saturating_add(CHUNK_LEAVES).min(known);
         let TableBlocks { leaves, hasher, malformed, .. } = self;
-        leaves.each(from, self.read_to, |row| {
+        leaves.each_next(from, self.read_to, |row| {
             malformed.extend(tables::malformation(row).map(|what| malformed_entry(row, what)));
             hasher.push(&tables::stored_entry(row));
         });
+    }
+
+    /// Rows that were read as they stand in their tables.
+    pub fn stretches(&self) -> Vec<Stretch> {
+        self.leaves.stretches()
     }
 
     /// Reports rows that were read since, up to block `to`, and hold what no line can state. Reading is ahead of the blocks.
