@@ -103,11 +103,13 @@ fn is_among_others(client: &mut Client, rows: &str) -> bool {
 #[test]
 fn a_row_that_no_index_leads_to_is_found_among_many() {
     let (_cluster, mut client) = large_ledger();
-    let taken = "CREATE TEMP TABLE taken AS SELECT * FROM ledger.entries_sealed_1 WHERE leaf_index BETWEEN 2500 AND 2699; \
+    let taken =
+        "CREATE TEMP TABLE taken AS SELECT * FROM ledger.entries_sealed_1 WHERE leaf_index BETWEEN 2500 AND 2699; \
                  DELETE FROM ledger.entries_sealed_1 WHERE leaf_index BETWEEN 2500 AND 2699";
     client.batch_execute(taken).unwrap();
     client.batch_execute("VACUUM ledger.entries_sealed_1").unwrap();
-    let stray = "INSERT INTO ledger.entries_sealed_1 SELECT gen_random_uuid(), block_number, 'stray', data_hash, metadata, \
+    let stray =
+        "INSERT INTO ledger.entries_sealed_1 SELECT gen_random_uuid(), block_number, 'stray', data_hash, metadata, \
                  signature, key_id, created_at, 7 FROM taken WHERE leaf_index = 2550";
     client.batch_execute(&past_the_indexes("entries_sealed_1", stray)).unwrap();
     client.batch_execute("INSERT INTO ledger.entries_sealed_1 SELECT * FROM taken ORDER BY leaf_index").unwrap();

@@ -149,8 +149,7 @@ impl LeafIndex {
         self.at = unsafe {
             let tid = pg_sys::index_getnext_tid(self.scan, pg_sys::ScanDirection::ForwardScanDirection);
             let tuple = (*self.scan).xs_itup;
-            (!tid.is_null() && !tuple.is_null())
-                .then(|| (tuple.add(1).cast::<i64>().read_unaligned(), place(*tid)))
+            (!tid.is_null() && !tuple.is_null()).then(|| (tuple.add(1).cast::<i64>().read_unaligned(), place(*tid)))
         };
     }
 }
