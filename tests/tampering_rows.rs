@@ -79,6 +79,69 @@ fn a_changed_row_is_not_covered_by_an_entry_that_no_index_leads_to() {
     assert_eq!(found, column(&mut client, "SELECT id FROM ledger.entries WHERE entry_type = 'table_update'"));
 }
 
+/// A ledger of 5,000 sealed entries, on many pages, whose triggers are off.
+fn large_ledger() -> (common::Cluster, Client) {
+    let (cluster, mut client) = start(Options::new().conf("ledger.block_interval = 1h"));
+    let record = "SELECT count(ledger.hash_and_record('test', to_jsonb(n))) FROM generate_series(1, 5000) n";
+    client.batch_execute(&format!("{record}; SELECT * FROM ledger.commit_block()")).unwrap();
+    wait_until_sealed(&mut client);
+    client.batch_execute(TRIGGERS_OFF).unwrap();
+    assert!(find_tampering(&mut client).is_empty());
+    (cluster, client)
+}
+
+/// Whether rows were put into the room that others have left, and not at the end.
+fn is_among_others(client: &mut Client, rows: &str) -> bool {
+    let page = "(ctid::text::point)[0]";
+    let sql = format!(
+        "(SELECT bool_and({page} BETWEEN 20 AND (SELECT max({page}) - 20 FROM ledger.entries_sealed_1)) \
+          FROM ledger.entries_sealed_1 WHERE {rows})"
+    );
+    is_true(client, &sql)
+}
+
+#[test]
+fn a_row_that_no_index_leads_to_is_found_among_many() {
+    let (_cluster, mut client) = large_ledger();
+    let taken =
+        "CREATE TEMP TABLE taken AS SELECT * FROM ledger.entries_sealed_1 WHERE leaf_index BETWEEN 2500 AND 2699; \
+                 DELETE FROM ledger.entries_sealed_1 WHERE leaf_index BETWEEN 2500 AND 2699";
+    client.batch_execute(taken).unwrap();
+    client.batch_execute("VACUUM ledger.entries_sealed_1").unwrap();
+    let stray =
+        "INSERT INTO ledger.entries_sealed_1 SELECT gen_random_uuid(), block_number, 'stray', data_hash, metadata, \
+                 signature, key_id, created_at, 7 FROM taken WHERE leaf_index = 2550";
+    client.batch_execute(&past_the_indexes("entries_sealed_1", stray)).unwrap();
+    client.batch_execute("INSERT INTO ledger.entries_sealed_1 SELECT * FROM taken ORDER BY leaf_index").unwrap();
+    assert!(is_among_others(&mut client, "entry_type = 'stray'"));
+    let found = find_tampering(&mut client);
+    assert!(found.len() == 1 && found[0].leaf == Some(7), "{found:#?}");
+}
+
+#[test]
+fn rows_that_stand_in_another_order_raise_no_false_alarm_and_hide_nothing() {
+    let (_cluster, mut client) = large_ledger();
+    let changes = [
+        // Versions of rows that the index has no entries of its own for, and some that it has.
+        "UPDATE ledger.entries_sealed_1 SET entry_type = entry_type WHERE leaf_index % 700 = 7",
+        "UPDATE ledger.entries_sealed_1 SET leaf_index = leaf_index WHERE leaf_index BETWEEN 1990 AND 2010",
+        "CREATE TEMP TABLE kept AS SELECT * FROM ledger.entries_sealed_1; TRUNCATE ledger.entries_sealed_1; \
+         INSERT INTO ledger.entries_sealed_1 SELECT * FROM kept ORDER BY leaf_index / 1000 % 2, leaf_index",
+        "TRUNCATE ledger.entries_sealed_1; INSERT INTO ledger.entries_sealed_1 SELECT * FROM kept ORDER BY leaf_index DESC",
+    ];
+    for change in changes {
+        client.batch_execute(change).unwrap();
+        let found = find_tampering(&mut client);
+        assert!(found.is_empty(), "{change}: {found:#?}");
+        client.batch_execute("BEGIN; DELETE FROM ledger.entries_sealed_1 WHERE leaf_index IN (100, 4000)").unwrap();
+        let mut missing: Vec<_> = find_tampering(&mut client).iter().filter_map(|problem| problem.leaf).collect();
+        missing.sort_unstable();
+        missing.dedup();
+        assert_eq!(missing, [100, 4000], "{change}");
+        client.batch_execute("ROLLBACK").unwrap();
+    }
+}
+
 /// Deletes a block with all that belongs to it.
 fn delete_block(client: &mut Client, block: i64) {
     client.batch_execute(TRIGGERS_OFF).unwrap();

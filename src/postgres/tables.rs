@@ -13,6 +13,7 @@ use super::schema;
 use crate::ledger::block::BlockHeader;
 use crate::ledger::record::Timestamp;
 use pgrx::{pg_sys, FromDatum, IntoDatum};
+use std::borrow::Borrow;
 use std::ffi::CString;
 use uuid::Uuid;
 
@@ -293,7 +294,7 @@ impl Row {
         // SAFETY: a non-null varlena of this row; where it has to be detoasted, its bytes are in the current memory context.
         let bytes = self.datum(column).map(|text| unsafe { jsonb::bytes_of(text) })?;
         // A superuser, or a disk, may have put anything there.
-        let text = std::str::from_utf8(bytes).ok().filter(|text| !text.as_bytes().contains(&0));
+        let text = std::str::from_utf8(bytes).ok().filter(|text| memchr::memchr(0, text.as_bytes()).is_none());
         Some(text.unwrap_or(NOT_TEXT))
     }
 
@@ -372,20 +373,21 @@ pub fn scan_by_uuid(
 }
 
 /// A scan of a whole table, in the order of its pages.
-pub struct TableScan<'a> {
+pub struct TableScan<T: Borrow<Table>> {
     scan: pg_sys::TableScanDesc,
-    _table: &'a Table,
+    /// Dropped after the scan has ended.
+    table: T,
 }
 
-impl<'a> TableScan<'a> {
+impl<T: Borrow<Table>> TableScan<T> {
     /// Scans from page `from` to the end of the table.
-    pub fn start(table: &'a Table, snapshot: &LatestSnapshot, from: u32) -> Self {
+    pub fn start(table: T, snapshot: &LatestSnapshot, from: u32) -> Self {
         // SAFETY: a registered snapshot. Who scans drops the scan first.
         unsafe { Self::start_with(table, snapshot.as_ptr(), from) }
     }
 
     /// Scans `count` pages from page `from` on.
-    pub fn start_pages(table: &'a Table, snapshot: &LatestSnapshot, from: u32, count: u32) -> Self {
+    pub fn start_pages(table: T, snapshot: &LatestSnapshot, from: u32, count: u32) -> Self {
         let scan = Self::start(table, snapshot, 0);
         // SAFETY: the scan has not begun to read.
         unsafe { pg_sys::heap_setscanlimits(scan.scan, from, count) };
@@ -394,20 +396,26 @@ impl<'a> TableScan<'a> {
 
     /// # Safety
     /// The snapshot outlives the scan.
-    pub unsafe fn start_with(table: &'a Table, snapshot: pg_sys::Snapshot, from: u32) -> Self {
+    pub unsafe fn start_with(table: T, snapshot: pg_sys::Snapshot, from: u32) -> Self {
         use pg_sys::ScanOptions::*;
-        table.require_heap();
+        let open: &Table = table.borrow();
+        open.require_heap();
         // SAFETY: a heap. Table and snapshot outlive the scan. No SO_ALLOW_SYNC: the scan starts at the page it is told.
-        unsafe {
+        let scan = unsafe {
             let flags = SO_TYPE_SEQSCAN | SO_ALLOW_STRAT | SO_ALLOW_PAGEMODE;
             let scan =
-                pg_sys::heap_beginscan(table.relation, snapshot, 0, std::ptr::null_mut(), std::ptr::null_mut(), flags);
-            let pages = table.pages();
+                pg_sys::heap_beginscan(open.relation, snapshot, 0, std::ptr::null_mut(), std::ptr::null_mut(), flags);
+            let pages = open.pages();
             if from > 0 && from < pages {
                 pg_sys::heap_setscanlimits(scan, from, pages - from);
             }
-            TableScan { scan, _table: table }
-        }
+            scan
+        };
+        TableScan { scan, table }
+    }
+
+    pub fn table(&self) -> &Table {
+        self.table.borrow()
     }
 
     /// The next tuple, good until the one after it is asked for.
@@ -418,11 +426,25 @@ impl<'a> TableScan<'a> {
     }
 }
 
-impl Drop for TableScan<'_> {
+impl<T: Borrow<Table>> Drop for TableScan<T> {
     fn drop(&mut self) {
         // SAFETY: opened in start() and closed only here.
         unsafe { pg_sys::heap_endscan(self.scan) }
     }
+}
+
+/// Where a row stands in its table: the page, and the place on it.
+pub type Place = (pg_sys::BlockNumber, pg_sys::OffsetNumber);
+
+/// Where a tuple of a scan stands.
+pub fn place_of(tuple: pg_sys::HeapTuple) -> Place {
+    // SAFETY: the scan's tuple is good until the next.
+    place(unsafe { (*tuple).t_self })
+}
+
+pub fn place(tid: pg_sys::ItemPointerData) -> Place {
+    let pg_sys::BlockIdData { bi_hi, bi_lo } = tid.ip_blkid;
+    (u32::from(bi_hi) << 16 | u32::from(bi_lo), tid.ip_posid)
 }
 
 /// Columns of `ledger.blocks`.

@@ -17,9 +17,9 @@ use std::time::Duration;
 /// More lines than a chunk has unless they are very short.
 const BATCH: usize = 1024;
 
-/// Chunks whose results wait to be taken: some milliseconds of work for the helpers, as the consumer has other things to do
-/// now and then.
-const QUEUED: usize = 8;
+/// Chunks whose results wait to be taken: the lines of a large transaction are taken quickly, and the blocks that follow them are
+/// not, so helpers go on while the consumer has to do with blocks. Some megabytes; a helper waits sooner where lines are short.
+const QUEUED: usize = 128;
 
 /// How often the consumer hears that nothing has come.
 const PATIENCE: Duration = Duration::from_millis(100);

@@ -7,7 +7,7 @@ use super::own_file::{check_own_file, file_to_check, unreadable, Acknowledged};
 use super::pending::PendingComparison;
 use super::progress::{Phase, Progress};
 use super::shown_tables;
-use super::stored_tree;
+use super::stored_tree::{self, NodesInOrder};
 use super::strays::{self, ReadInOrder};
 use super::table_blocks::{self, TableBlocks};
 use crate::ledger::block::BlockHeader;
@@ -92,6 +92,7 @@ pub fn verify(extent: Extent, sink: &mut dyn FnMut(&Problem)) -> ChainReport {
 struct SideBySide<'a> {
     extent: Extent,
     tables: TableBlocks,
+    stored_nodes: NodesInOrder,
     chain: ChainVerifier,
     /// What is wrong with the tables.
     findings: Findings<'a>,
@@ -131,6 +132,7 @@ impl<'a> SideBySide<'a> {
         chain.collect_nodes();
         SideBySide {
             extent,
+            stored_nodes: NodesInOrder::default(),
             tables: if with_file { tables.beside_file() } else { tables },
             chain,
             findings,
@@ -227,7 +229,7 @@ impl<'a> SideBySide<'a> {
     /// The stored upper nodes must be those of the entries, or proofs would fail.
     fn check_nodes(&mut self, header: &BlockHeader) {
         for (level, index, hash) in self.chain.take_nodes() {
-            if stored_tree::stored_node(level, index) != Ok(hash) {
+            if self.stored_nodes.node(level, index) != Ok(hash) {
                 let detail = format!("node {index} of level {level} in ledger.log_nodes is not what the entries give");
                 let problem = Problem::new(Source::Postgres, ProblemKind::TreeNodeMismatch, detail);
                 self.findings.report(problem.in_block(header.block_number));
@@ -293,6 +295,7 @@ impl<'a> SideBySide<'a> {
                 tree_size: self.tree_size,
                 blocks: self.block_count,
                 entries: self.entry_count,
+                stretches: self.tables.stretches(),
             };
             strays::check(&read, &mut self.findings);
             self.check_log_state();

@@ -1,8 +1,10 @@
 //! Sealed entries in the order of the log.
 
+use super::in_order::{InOrder, Stretch};
 use crate::postgres::partitions;
 use crate::postgres::spi;
 use crate::postgres::tables::{entry_column, LatestSnapshot, Row, Table};
+use crate::postgres::tracking::relation;
 use pgrx::{check_for_interrupts, pg_sys, PgMemoryContexts};
 
 /// In bytes.
@@ -13,15 +15,36 @@ const MAX_PREFETCHED: usize = 2048;
 pub struct Leaves {
     /// For what one row takes.
     context: PgMemoryContexts,
+    /// Where reading in order has come to.
+    in_order: Option<InOrder>,
+    /// What was read in order before.
+    stretches: Vec<Stretch>,
 }
 
 impl Leaves {
     pub fn new() -> Self {
-        Leaves { context: PgMemoryContexts::new("pg_notary verification") }
+        let context = PgMemoryContexts::new("pg_notary verification");
+        Leaves { context, in_order: None, stretches: Vec::new() }
     }
 
     /// Gives `each` the rows with `from <= leaf_index < to`, as they are committed now, in order.
-    pub fn each(&mut self, from: i64, to: i64, mut each: impl FnMut(&Row)) {
+    pub fn each(&mut self, from: i64, to: i64, each: impl FnMut(&Row)) {
+        self.each_of(from, to, false, each);
+    }
+
+    /// The same for one who goes on at `to` with the next call: as long as rows stand in the order of the log, they are read
+    /// as they stand.
+    pub fn each_next(&mut self, from: i64, to: i64, each: impl FnMut(&Row)) {
+        self.each_of(from, to, true, each);
+    }
+
+    /// What [`Self::each_next`] has read as it stands.
+    pub fn stretches(&self) -> Vec<Stretch> {
+        let current = self.in_order.as_ref().and_then(InOrder::stretch);
+        self.stretches.iter().copied().chain(current).collect()
+    }
+
+    fn each_of(&mut self, from: i64, to: i64, goes_on: bool, mut each: impl FnMut(&Row)) {
         let snapshot = LatestSnapshot::take();
         // SAFETY: nothing that is allocated here is used after it.
         let indexed = unsafe { self.context.switch_to(|_| indexed_partitions()) };
@@ -29,7 +52,13 @@ impl Leaves {
         let mut scans: Vec<LeafScan> = scans.filter_map(LeafScan::with_rows).collect();
         match (&indexed, &mut scans[..]) {
             (Some(_), []) => {}
-            (Some(_), [scan]) => self.each_row(scan, each),
+            (Some(_), [scan]) => {
+                let next = if goes_on { self.each_in_order(scan, from, to, &mut each) } else { from };
+                if next > from {
+                    *scan = LeafScan::start(scan.table, scan.index_oid(), &snapshot, next, to);
+                }
+                self.each_row(scan, each);
+            }
             // At the border of two partitions, or where somebody has put rows into a partition that they do not belong to
             // or dropped an index.
             _ => spi::for_each(
@@ -44,20 +73,53 @@ impl Leaves {
         }
     }
 
+    /// Gives `each` rows as they stand in the partition of this scan, as long as that is their order. Gives the leaf that it
+    /// has come to.
+    fn each_in_order(&mut self, scan: &LeafScan<'_>, from: i64, to: i64, mut each: impl FnMut(&Row)) -> i64 {
+        let (partition, index) = (relation::oid(scan.table), scan.index_oid());
+        if !self.in_order.as_ref().is_some_and(|reading| reading.continues(partition, index, from)) {
+            self.end_in_order();
+            self.in_order = InOrder::start(partition, index, from);
+        }
+        let Leaves { context, in_order: Some(reading), .. } = self else { return from };
+        let mut row = Row::default();
+        while reading.next_leaf() < to {
+            check_for_interrupts!();
+            let Some(tuple) = reading.read(&mut row) else { break };
+            prefetch_next(tuple);
+            in_context(context, || each(&row));
+            reading.advance(&row);
+        }
+        let next = reading.next_leaf();
+        if next < to {
+            self.end_in_order();
+        }
+        next
+    }
+
+    fn end_in_order(&mut self) {
+        self.stretches.extend(self.in_order.take().and_then(|reading| reading.stretch()));
+    }
+
     fn each_row(&mut self, scan: &mut LeafScan<'_>, mut each: impl FnMut(&Row)) {
         let mut row = Row::default();
         while let Some(tuple) = scan.tuple {
             check_for_interrupts!();
             prefetch_next(tuple);
             scan.table.deform_into(tuple, &mut row);
-            // SAFETY: nothing that is allocated for one row is used after it.
-            unsafe {
-                self.context.switch_to(|_| each(&row));
-                if !(*self.context.value()).isReset {
-                    self.context.reset();
-                }
-            }
+            in_context(&mut self.context, || each(&row));
             scan.advance();
+        }
+    }
+}
+
+/// Gives back what is allocated for one row. Nothing of that is used after it.
+fn in_context(context: &mut PgMemoryContexts, each: impl FnOnce()) {
+    // SAFETY: as said above; the context is there.
+    unsafe {
+        context.switch_to(|_| each());
+        if !(*context.value()).isReset {
+            context.reset();
         }
     }
 }
@@ -125,6 +187,11 @@ impl<'a> LeafScan<'a> {
 
     fn with_rows(self) -> Option<Self> {
         self.tuple.is_some().then_some(self)
+    }
+
+    fn index_oid(&self) -> pg_sys::Oid {
+        // SAFETY: the index is open.
+        unsafe { (*self.index).rd_id }
     }
 
     fn advance(&mut self) {

@@ -7,12 +7,13 @@
 //! | [`pending`] | what is not sealed yet |
 //! | [`shown_tables`] | whether the tables that are verified are those that queries show |
 //! | [`strays`] | rows that reading in order does not come by |
-//! | [`table_blocks`], [`leaves`], [`stored_tree`] | the chain and the log tree as the tables have them |
+//! | [`table_blocks`], [`leaves`], [`in_order`], [`stored_tree`] | the chain and the log tree as the tables have them |
 //! | [`entry`] | one entry |
 //! | [`progress`] | what running verifications have done |
 
 mod chain;
 pub mod entry;
+mod in_order;
 mod leaves;
 mod own_file;
 mod pending;

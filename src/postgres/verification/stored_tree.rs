@@ -6,7 +6,7 @@ use crate::ledger::log_tree::{self, LogTree, Nodes, STORED_LEVEL};
 use crate::ledger::{parse_hash, Hash};
 use crate::postgres::spi;
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 /// Leaves under one stored node of the lowest stored level.
 const GROUP: u64 = 1 << STORED_LEVEL;
@@ -48,7 +48,7 @@ impl Nodes for StoredNodes {
     }
 }
 
-pub fn stored_node(level: u8, index: u64) -> Result<Hash, MissingNode> {
+fn stored_node(level: u8, index: u64) -> Result<Hash, MissingNode> {
     let mut hash = None;
     spi::for_each(
         "SELECT pg_catalog.encode(hash, 'hex') FROM ledger.log_nodes WHERE level = $1::smallint AND node_index = $2",
@@ -56,6 +56,45 @@ pub fn stored_node(level: u8, index: u64) -> Result<Hash, MissingNode> {
         |row| hash = row.get::<String>(0).and_then(|hash| parse_hash(&hash)),
     );
     hash.ok_or(MissingNode)
+}
+
+/// Nodes read at once.
+const NODES_AHEAD: usize = 500;
+
+/// Reads stored nodes for one who asks for those of a level in their order: many at once.
+#[derive(Default)]
+pub struct NodesInOrder {
+    /// By level: nodes that were read and not asked for.
+    levels: HashMap<u8, VecDeque<(i64, Option<Hash>)>>,
+}
+
+impl NodesInOrder {
+    pub fn node(&mut self, level: u8, index: u64) -> Result<Hash, MissingNode> {
+        let index = i64::try_from(index).map_err(|_| MissingNode)?;
+        let nodes = self.levels.entry(level).or_default();
+        let passed = nodes.iter().take_while(|(number, _)| *number < index).count();
+        nodes.drain(..passed);
+        if nodes.front().is_none_or(|(number, _)| *number != index) {
+            // It may have been stored since.
+            *nodes = nodes_from(level, index);
+        }
+        let node = nodes.front().filter(|(number, _)| *number == index);
+        node.and_then(|(_, hash)| *hash).ok_or(MissingNode)
+    }
+}
+
+fn nodes_from(level: u8, index: i64) -> VecDeque<(i64, Option<Hash>)> {
+    let mut nodes = VecDeque::with_capacity(NODES_AHEAD);
+    spi::for_each(
+        "SELECT node_index, pg_catalog.encode(hash, 'hex') FROM ledger.log_nodes \
+         WHERE level = $1::smallint AND node_index >= $2 ORDER BY node_index LIMIT $3",
+        &[i64::from(level).into(), index.into(), (NODES_AHEAD as i64).into()],
+        |row| {
+            let hash = row.get::<String>(1).and_then(|hash| parse_hash(&hash));
+            nodes.extend(row.get::<i64>(0).map(|number| (number, hash)));
+        },
+    );
+    nodes
 }
 
 /// The leaf hashes of the entries with `from <= leaf_index < to`, as far as there are.

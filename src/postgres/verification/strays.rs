@@ -2,15 +2,16 @@
 //!
 //! Blocks and entries are read by their indexes, in the order of the chain. A row outside that order is not read, nor is one
 //! that no index leads to, because somebody has switched the index off while it was inserted; every other query still sees
-//! them. So all rows are counted as they stand in the tables. Only where there are more than were read does a second look
-//! tell which: it asks the index for each. A row in a table that queries show and nobody reads is none too many: it is
+//! them. So all rows are counted as they stand in the tables, as far as they were not read so. Only where there are more than
+//! were read does a second look tell which: it asks the index for each. A row in a table that queries show and nobody reads is none too many: it is
 //! named in any case, whatever is missing elsewhere.
 
+use super::in_order::Stretch;
 use crate::ledger::verifier::{Findings, Problem, ProblemKind, Source};
 use crate::postgres::blocks;
 use crate::postgres::partitions;
 use crate::postgres::spi;
-use crate::postgres::tables::{block_column, entry_column, LatestSnapshot, Row, Table, TableScan};
+use crate::postgres::tables::{block_column, entry_column, place_of, LatestSnapshot, Place, Row, Table, TableScan};
 use crate::postgres::tracking::relation;
 use pgrx::{check_for_interrupts, pg_sys};
 
@@ -23,6 +24,8 @@ pub struct ReadInOrder {
     pub tree_size: i64,
     pub blocks: u64,
     pub entries: u64,
+    /// Entries that were read as they stand in their tables, with none between them that was not read.
+    pub stretches: Vec<Stretch>,
 }
 
 /// Reports the rows that were not read and should have been.
@@ -32,14 +35,14 @@ pub fn check(read: &ReadInOrder, findings: &mut Findings<'_>) {
     let head = blocks::head(&snapshot).map_or(0, |head| head.block_number);
     let counted = Counted { last_block: read.last_block, head, snapshot };
     let blocks = Part::blocks();
-    if counted.count(&blocks) != read.blocks {
+    if counted.count(&blocks, &[]) != read.blocks {
         name_unread(&counted, &[blocks], findings);
     }
     for part in Part::not_sealed() {
         name_foreign(&counted, &part, findings);
     }
     let entries = Part::sealed();
-    if entries.iter().map(|part| counted.count(part)).sum::<u64>() != read.entries {
+    if entries.iter().map(|part| counted.count(part, &read.stretches)).sum::<u64>() != read.entries {
         name_unread(&counted, &entries, findings);
     }
 }
@@ -80,15 +83,41 @@ impl Counted {
         block_number.is_none_or(|number| number <= self.last_block || number > self.head)
     }
 
-    fn count(&self, part: &Part) -> u64 {
+    /// The rows of this table. Those of `stretches` need not be read again.
+    fn count(&self, part: &Part, stretches: &[Stretch]) -> u64 {
         if !part.table.is_heap() {
             return self.count_by_query(part);
         }
+        let oid = relation::oid(&part.table);
+        // All of its rows count only where none can be in a later block.
+        let is_known = |stretch: &&Stretch| stretch.partition == oid && stretch.highest_block <= self.last_block;
+        let mut known: Vec<&Stretch> = stretches.iter().filter(is_known).collect();
+        known.sort_unstable_by_key(|stretch| stretch.first);
+        let rows: u64 = known.iter().map(|stretch| stretch.rows).sum();
+        let mut counted = 0;
+        let mut before = None;
+        for stretch in known {
+            counted += self.count_between(part, before, Some(stretch.first));
+            before = before.max(Some(stretch.last));
+        }
+        rows + counted + self.count_between(part, before, None)
+    }
+
+    /// The rows after one place and before another.
+    fn count_between(&self, part: &Part, after: Option<Place>, before: Option<Place>) -> u64 {
+        let pages = part.table.pages();
+        let from = after.map_or(0, |(page, _)| page);
+        let end = before.map_or(pages, |(page, _)| pages.min(page + 1));
+        if from >= end {
+            return 0;
+        }
         let mut count = 0;
-        let mut scan = TableScan::start(&part.table, &self.snapshot, 0);
+        let mut scan = TableScan::start_pages(&part.table, &self.snapshot, from, end - from);
         while let Some(tuple) = scan.next() {
             check_for_interrupts!();
-            count += u64::from(self.has(part.table.bigint(tuple, part.block_number)));
+            let place = place_of(tuple);
+            let is_between = after.is_none_or(|after| place > after) && before.is_none_or(|before| place < before);
+            count += u64::from(is_between && self.has(part.table.bigint(tuple, part.block_number)));
         }
         count
     }

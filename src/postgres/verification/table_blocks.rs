@@ -1,5 +1,6 @@
 //! Blocks and their entries as the tables have them, in order, in chunks.
 
+use super::in_order::Stretch;
 use super::leaves::Leaves;
 use crate::ledger::block::BlockHeader;
 use crate::ledger::log_tree::leaf_hash;
@@ -79,25 +80,25 @@ impl TableBlocks {
         let header = self.headers.pop_front()?;
         let follows = Some(header.block_number) == self.lowest || header.block_number <= 1;
         self.lowest = header.block_number.checked_add(1);
-        let mut entries = match self.is_next_size(header.tree_size) {
-            true => self.take_leaves_below(header.tree_size),
+        let count = match self.is_next_size(header.tree_size) {
+            true => self.leaves_below(header.tree_size),
             // The block's own size cannot be believed; its entries say which they are.
-            false => self.take_entries_of(header.block_number),
+            false => self.entries_of(header.block_number),
         };
-        if !follows {
-            // The entries of the blocks that are missing before this one go with them.
-            entries.retain(|entry| entry.block_number() >= header.block_number);
+        let mut others = file.map(|block| &block.entries[..]).unwrap_or_default().iter();
+        let mut checked = Vec::with_capacity(count);
+        // The entries of the blocks that are missing before this one go with them.
+        let is_its_own = |entry: &HashedEntry| follows || entry.block_number() >= header.block_number;
+        for entry in self.entries.drain(..count).filter(is_its_own) {
+            checked.push(entry.checked(others.next(), self.keyring.as_deref()));
         }
-        if let Some(last) = entries.last() {
-            self.next_leaf = last.leaf_index().saturating_add(1);
+        if let Some(last) = checked.last() {
+            self.next_leaf = last.leaf_index.saturating_add(1);
         }
         if self.is_next_size(header.tree_size) {
             self.next_leaf = header.tree_size;
         }
-        let others = file.map(|block| &block.entries[..]).unwrap_or_default();
-        let checked = entries.into_iter().enumerate();
-        let checked = checked.map(|(place, entry)| entry.checked(others.get(place), self.keyring.as_deref()));
-        Some((header, checked.collect()))
+        Some((header, checked))
     }
 
     /// Whether the log can have so many leaves after the next block. What the tables state may be any number.
@@ -119,7 +120,8 @@ impl TableBlocks {
         );
     }
 
-    fn take_leaves_below(&mut self, end: i64) -> Vec<HashedEntry> {
+    /// How many of the next entries are those with smaller leaves.
+    fn leaves_below(&mut self, end: i64) -> usize {
         while self.read_to < end {
             self.read_entries(end);
         }
@@ -127,18 +129,17 @@ impl TableBlocks {
             self.read_entries(end);
         }
         while self.entries.back().is_none_or(|entry| entry.leaf_index() < end) && self.receive() {}
-        let count = self.entries.iter().take_while(|entry| entry.leaf_index() < end).count();
-        self.entries.drain(..count).collect()
+        self.entries.iter().take_while(|entry| entry.leaf_index() < end).count()
     }
 
-    fn take_entries_of(&mut self, block_number: i64) -> Vec<HashedEntry> {
+    /// How many of the next entries name this block.
+    fn entries_of(&mut self, block_number: i64) -> usize {
         let end = self.next_leaf.saturating_add(MAX_BLOCK);
         while self.read_to < end {
             self.read_entries(end);
         }
         while self.receive() {}
-        let count = self.entries.iter().take_while(|entry| entry.block_number() == block_number).count();
-        self.entries.drain(..count).collect()
+        self.entries.iter().take_while(|entry| entry.block_number() == block_number).count()
     }
 
     fn receive(&mut self) -> bool {
@@ -155,10 +156,15 @@ impl TableBlocks {
         }
         self.read_to = from.saturating_add(CHUNK_LEAVES).min(known);
         let TableBlocks { leaves, hasher, malformed, .. } = self;
-        leaves.each(from, self.read_to, |row| {
+        leaves.each_next(from, self.read_to, |row| {
             malformed.extend(tables::malformation(row).map(|what| malformed_entry(row, what)));
             hasher.push(&tables::stored_entry(row));
         });
+    }
+
+    /// Rows that were read as they stand in their tables.
+    pub fn stretches(&self) -> Vec<Stretch> {
+        self.leaves.stretches()
     }
 
     /// Reports rows that were read since, up to block `to`, and hold what no line can state. Reading is ahead of the blocks.
