@@ -297,9 +297,45 @@ fn mirror_restart_leaves_the_file_of_another_server_alone() {
     let other = fs::File::open(&path).unwrap();
     other.lock().unwrap();
     let refused = error(&mut client, "SELECT ledger.mirror_restart()");
-    assert!(all_text(&refused).contains("another server writes it"), "{refused:?}");
+    assert!(all_text(&refused).contains("another server, or another database of this one, writes it"), "{refused:?}");
     assert!(fs::read(&path).unwrap() == content);
     assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 2, "the file and its state");
+}
+
+#[test]
+fn a_file_that_was_emptied_is_called_empty() {
+    let (_cluster, mut client, path) = start_outside(Options::new());
+    let whole = fs::read(&path).unwrap();
+    fs::write(&path, "").unwrap();
+    // The first that records finds that it was changed, and the worker what has become of it.
+    error(&mut client, RECORD);
+    assert_diverged(&mut client, &path, "it is empty");
+    fs::write(&path, &whole).unwrap();
+    wait_until("recording works again", PATIENCE, || client.simple_query(RECORD).is_ok());
+    assert_intact(&mut client);
+}
+
+#[test]
+fn a_restart_that_fails_says_whether_the_old_file_was_renamed() {
+    let (_cluster, mut client, path) = start_outside(Options::new());
+    let directory = path.parent().unwrap();
+    let elsewhere = directory.with_extension("away");
+    fs::rename(directory, &elsewhere).unwrap();
+    let refused = error(&mut client, "SELECT ledger.mirror_restart()");
+    assert!(refused.detail().unwrap().contains("No such file or directory"), "{refused:?}");
+    assert!(refused.hint().unwrap().starts_with("Nothing was renamed."), "{refused:?}");
+    fs::rename(&elsewhere, directory).unwrap();
+    // The new state file cannot be made, as a directory has its name; the mirror file has been renamed by then.
+    let state = path.with_extension("state");
+    fs::remove_file(&state).unwrap();
+    fs::create_dir(&state).unwrap();
+    let refused = error(&mut client, "SELECT ledger.mirror_restart()");
+    let detail = refused.detail().unwrap();
+    let kept = detail.strip_prefix("the old file is kept as \"").and_then(|rest| rest.split_once('"')).unwrap().0;
+    assert!(Path::new(kept).exists() && kept.starts_with(path.to_str().unwrap()), "{refused:?}");
+    fs::remove_dir(&state).unwrap();
+    wait_until("recording works again", PATIENCE, || client.simple_query(RECORD).is_ok());
+    assert_intact(&mut client);
 }
 
 #[test]

@@ -399,7 +399,7 @@ fn a_second_server_on_the_same_file_is_kept_out() {
     let mut second = copy.connect("postgres");
     assert_eq!(file(&mut second), path);
     wait_for(&mut second, "(SELECT state = 'failed' FROM ledger.mirror_status)");
-    assert_refused(&mut second, &path, "another server writes it");
+    assert_refused(&mut second, &path, "another server, or another database of this one, writes it");
 
     record(&mut client);
     client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();

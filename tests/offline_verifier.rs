@@ -199,6 +199,8 @@ fn what_is_not_a_ledger_exits_with_2() {
         assert_eq!(stdout(&output), "");
         assert!(stderr(&output).contains(&file.display().to_string()));
     }
+    let output = run(&[&"verify", &empty]);
+    assert!(stderr(&output).contains("the file is empty"), "{}", stderr(&output));
 }
 
 #[test]
@@ -218,6 +220,13 @@ fn a_last_line_without_an_end_is_a_warning_and_exits_with_0() {
     let output = run(&[&"verify", &file]);
     assert_eq!(output.status.code(), Some(0));
     assert!(stdout(&output).contains("warning     line 128: "));
+}
+
+#[test]
+fn the_help_says_what_the_program_does() {
+    let output = run(&[&"--help"]);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(stdout(&output).starts_with("Verifies ledger files and signs items, without Postgres\n"), "{output:?}");
 }
 
 #[test]

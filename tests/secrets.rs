@@ -4,12 +4,13 @@
 mod common;
 
 use common::ledger::*;
-use common::{give_to_server, wait_until, Cluster, Options, SECRET};
+use common::{give_to_server, wait_until, Cluster, Options, Stop, SECRET};
 use postgres::error::SqlState;
-use postgres::Client;
+use postgres::{Client, NoTls};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 const UNSIGNED: &str = "SELECT ledger.hash_and_record('test', '{\"n\": 1}', '{}', false)";
 
@@ -57,6 +58,72 @@ fn a_secret_file_that_is_too_large_is_refused_and_not_cut() {
     let refused = error(&mut client, RECORD);
     assert_eq!(*refused.code(), SqlState::CONFIG_FILE_ERROR);
     assert!(all_text(&refused).contains("larger than 1 MiB"), "{refused:?}");
+}
+
+#[test]
+fn a_secret_file_that_cannot_be_used_is_in_the_log_before_anybody_records() {
+    let (cluster, mut client, path) = start_with_file("one:first secret\n");
+    assert!(!cluster.log().contains("cannot use HMAC secret file"));
+    let warnings =
+        || cluster.log().matches(&format!("WARNING:  cannot use HMAC secret file \"{}\"", path.display())).count();
+    write_secrets(&path, "just confidential words\n", 0o600);
+    reload(&mut client);
+    wait_until("the log says so after a reload", PATIENCE, || warnings() == 1);
+    cluster.wait_for_log("DETAIL:  In line 1 there is no colon.");
+    drop(client);
+    cluster.restart(Stop::Fast);
+    wait_until("the log says so after a start", PATIENCE, || warnings() == 2);
+    assert!(!cluster.log().contains("confidential"));
+
+    let mut client = cluster.connect("postgres");
+    write_secrets(&path, "one:first secret\n", 0o600);
+    reload(&mut client);
+    record(&mut client);
+    assert_eq!(warnings(), 2);
+}
+
+#[test]
+fn what_verifies_without_a_secret_says_that_signatures_were_not_checked() {
+    let (cluster, mut client) = start(Options::new().secret(None));
+    let path = cluster.scratch_dir().join("secrets");
+    write_secrets(&path, "one:first secret\n", 0o600);
+    set(&mut client, "ledger.hmac_secret_file", &format!("'{}'", path.display()));
+    record(&mut client);
+    client
+        .batch_execute(
+            "CREATE TABLE signed (id int PRIMARY KEY); CREATE TABLE unsigned (id int PRIMARY KEY);
+             SELECT ledger.track('signed'), ledger.track('unsigned', with_signature => false);
+             INSERT INTO signed VALUES (1); INSERT INTO unsigned VALUES (1)",
+        )
+        .unwrap();
+    let expected = "signatures were not checked: the server has no HMAC secret";
+    let statements = [
+        ("SELECT ledger.verify_chain()", true),
+        ("SELECT ledger.verify_file_integrity()", true),
+        ("SELECT * FROM ledger.find_tampering()", true),
+        ("SELECT ledger.verify_all()", true),
+        ("SELECT * FROM ledger.verify_table('signed')", true),
+        ("SELECT ledger.verify_row('signed', '{\"id\": 1}')", true),
+        ("SELECT * FROM ledger.verify_table('unsigned')", false),
+        ("SELECT ledger.verify_row('unsigned', '{\"id\": 1}')", false),
+    ];
+    assert_eq!(notices(&cluster, statements[0].0), Vec::<String>::new());
+    set(&mut client, "ledger.hmac_secret_file", "''");
+    for (statement, is_told) in statements {
+        let expected = if is_told { vec![expected.to_owned()] } else { vec![] };
+        assert_eq!(notices(&cluster, statement), expected, "{statement}");
+    }
+}
+
+/// What a statement says beside its result.
+fn notices(cluster: &Cluster, statement: &str) -> Vec<String> {
+    let said = Arc::new(Mutex::new(Vec::new()));
+    let heard = said.clone();
+    let mut config = cluster.config("postgres");
+    config.notice_callback(move |notice| heard.lock().unwrap().push(notice.message().to_owned()));
+    config.connect(NoTls).unwrap().simple_query(statement).unwrap();
+    let said = said.lock().unwrap();
+    said.clone()
 }
 
 /// Writes the secret file.

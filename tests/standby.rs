@@ -283,7 +283,7 @@ fn a_promoted_standby_continues_the_chain_in_the_same_file() {
     let content = fs::read(file(&mut reader)).unwrap();
     primary.start_again();
     let mut old = primary.connect("postgres");
-    assert!(all_text(&error(&mut old, RECORD)).contains("another server writes it"));
+    assert!(all_text(&error(&mut old, RECORD)).contains("another server, or another database of this one, writes it"));
     drop(reader);
     standby.kill9_everything();
     wait_until("the lock is free", PATIENCE, || {

@@ -44,4 +44,11 @@ SELECT ledger.verify_merkle_proof(ledger.hash_data('1'), '{"hash": "x"}', ledger
 \echo :SQLSTATE
 SELECT ledger.verify_merkle_proof(ledger.hash_data('1'), '[{"hash": "x", "position": "up"}]', ledger.hash_data('1'));
 \echo :SQLSTATE
+-- What is no hash proves nothing, as nothing is proved of it.
+SELECT ledger.verify_merkle_proof('zz', '[]', 'zz');
+\echo :SQLSTATE
+SELECT ledger.verify_merkle_proof(ledger.hash_data('1'), '[]', upper(ledger.hash_data('1')));
+\echo :SQLSTATE
+SELECT ledger.verify_merkle_proof(ledger.hash_data('1'), '[{"hash": "x", "position": "left"}]', ledger.hash_data('1'));
+\echo :SQLSTATE
 DROP TABLE lists;

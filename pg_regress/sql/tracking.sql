@@ -101,6 +101,13 @@ SELECT ledger.track('notes', keep_image => NULL);
 SELECT ledger.track('notes', with_signature => NULL);
 SELECT ledger.untrack(NULL);
 SELECT ledger.untrack('a_view');
+-- There is no such table.
+SELECT ledger.track(99999999);
+\echo :SQLSTATE
+SELECT ledger.untrack(99999999);
+SELECT * FROM ledger.verify_table(99999999);
+SELECT ledger.verify_row(99999999, '{"id": 1}');
+SELECT * FROM ledger.history(99999999, '{"id": 1}');
 SELECT ledger.track('notes', columns => '{body}', excluded => '{seen}');
 \echo :SQLSTATE
 SELECT ledger.track('notes', columns => '{body,nonsense}');
@@ -142,6 +149,8 @@ SELECT r FROM jsonb_array_elements(ledger.verify_all() -> 'tables') AS r WHERE r
 SELECT ledger.verify_all() -> 'overall_valid' AS overall_valid;
 ALTER TABLE keyless ADD PRIMARY KEY (id);
 SELECT * FROM ledger.verify_table('keyless');
+ALTER TABLE keyless DROP CONSTRAINT keyless_pkey, ADD PRIMARY KEY (id) DEFERRABLE;
+INSERT INTO keyless VALUES (2, 'b');
 ALTER TABLE keyless DROP CONSTRAINT keyless_pkey;
 SELECT ledger.untrack('keyless');
 INSERT INTO keyless VALUES (2, 'b');
@@ -151,6 +160,7 @@ SELECT ledger.track('parts') IS NOT NULL AS tracked;
 SELECT ledger.track('part_1');
 \echo :SQLSTATE
 SELECT ledger.untrack('part_1');
+CREATE UNLOGGED TABLE part_2 PARTITION OF parts FOR VALUES FROM (100) TO (200);
 INSERT INTO parts VALUES (1, 'a');
 INSERT INTO part_1 VALUES (2, 'b');
 SELECT * FROM ledger.verify_table('part_1');

@@ -4,6 +4,7 @@
 -- An empty ledger is in order.
 SELECT ledger.verify_chain() -> 'postgres_chain' AS postgres_chain, ledger.verify_chain() -> 'overall_valid' AS overall_valid;
 SELECT * FROM ledger.find_tampering();
+SELECT ledger.verify_chain(1) -> 'overall_valid' AS overall_valid;
 
 SELECT ledger.add_entry('signed', '{"amount": 1, "to": "a"}') AS signed \gset
 SELECT ledger.hash_and_record('unsigned', '{"amount": 2, "to": "b"}', '{}', false) ->> 'entry_id' AS unsigned \gset

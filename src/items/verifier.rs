@@ -15,6 +15,14 @@ use serde_json::json;
 /// What to do about an item that is not valid.
 pub const SOLUTION: &str = "Run ledger.sign_item(...) to re-validate";
 
+/// What to do about one whose signature was revoked.
+const REVOKED_SOLUTION: &str = "It was revoked on purpose; only members of ledger_admin may sign it again.";
+
+/// What to do where the ledger's entry is not good: with another secret under the name of an old key, none is.
+const UNPROVEN_SOLUTION: &str =
+    "Run ledger.sign_item(...) to re-validate. If this concerns every item, check the server's secrets \
+    (ledger.hmac_secret_file) first.";
+
 /// The error of an item that is not what was signed.
 const MODIFIED: &str = "Content has been modified since last validation";
 
@@ -64,6 +72,14 @@ impl Status {
             Status::Unproven => "unproven",
             Status::Dependency => "dependency",
             Status::Invalid => "invalid",
+        }
+    }
+
+    fn solution(self) -> &'static str {
+        match self {
+            Status::Revoked => REVOKED_SOLUTION,
+            Status::Unproven => UNPROVEN_SOLUTION,
+            _ => SOLUTION,
         }
     }
 }
@@ -131,7 +147,7 @@ impl Verification {
     fn fails(mut self, status: Status, error: String, detail: Option<String>) -> Self {
         self.status = status;
         self.error = Some(error);
-        self.solution = Some(SOLUTION.to_owned());
+        self.solution = Some(status.solution().to_owned());
         self.detail = detail;
         self
     }

@@ -83,7 +83,7 @@ impl Keyring {
             ring.add_line(line).map_err(|reason| KeyringError { line: Some(index + 1), reason })?;
         }
         if ring.keys.is_empty() {
-            let reason = "there is no key in it";
+            let reason = "it has no line of the form key_id:secret";
             return Err(KeyringError { line: None, reason });
         }
         Ok(ring)
@@ -179,7 +179,7 @@ pub struct KeyringError {
 impl fmt::Display for KeyringError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.line {
-            Some(line) => write!(f, "line {line}: {}", self.reason),
+            Some(line) => write!(f, "in line {line} {}", self.reason),
             None => f.write_str(self.reason),
         }
     }

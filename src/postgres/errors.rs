@@ -79,6 +79,13 @@ pub fn cause(error: &std::io::Error) -> String {
     text.split(" (os error ").next().unwrap_or_default().to_owned()
 }
 
+/// What is said within a line, as the sentence that a DETAIL is.
+pub fn sentence(text: &str) -> String {
+    let mut characters = text.chars();
+    let first = characters.next().map(char::to_uppercase);
+    format!("{}.", first.into_iter().flatten().chain(characters).collect::<String>())
+}
+
 /// The argument `name` of a call must not be null.
 pub fn required<T>(value: Option<T>, name: &str) -> T {
     value.unwrap_or_else(|| {

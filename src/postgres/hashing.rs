@@ -112,6 +112,8 @@ fn merkle_proof(hashes: Vec<Option<String>>, index: i32) -> JsonbText {
 
 #[pg_extern(immutable, strict, parallel_safe)]
 fn verify_merkle_proof(data_hash: &str, proof: Jsonb, root: &str) -> bool {
+    or_raise(check_hash("data_hash", data_hash));
+    or_raise(check_hash("root", root));
     let steps = or_raise(proof_steps(&proof.text()));
     merkle::verify_proof(data_hash, &steps, root)
 }
@@ -131,6 +133,7 @@ fn proof_steps(proof: &str) -> Result<Vec<ProofStep>, Failure> {
                 _ => return Err(malformed()),
             };
             let hash = step["hash"].as_str().ok_or_else(malformed)?;
+            check_hash("hash", hash)?;
             Ok(ProofStep { hash: hash.to_owned(), side })
         })
         .collect()

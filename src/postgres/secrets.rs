@@ -3,21 +3,22 @@
 //! The environment variable is read once, by the postmaster before it forks, and taken out of the environment; the file
 //! is read by each process that signs or verifies, and again after a reload.
 
-use super::errors::{cause, Failure};
+use super::errors::{cause, or_raise, sentence, Failure};
 use super::regular_file;
 use super::roles;
 use super::settings;
 use crate::ledger::signature::{Keyring, MAX_KEYRING};
 use once_cell::sync::OnceCell;
 use pgrx::{pg_sys, PgSqlErrorCode};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ffi::{OsStr, OsString};
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
 use std::rc::Rc;
 
 const VARIABLE: &str = "INTEGRITY_HMAC_SECRET";
 const DEFAULT_KEY_ID: &str = "default";
+const NOT_UTF8: &str = "it is not UTF-8 text";
 
 static FROM_ENVIRONMENT: OnceCell<Option<OsString>> = OnceCell::new();
 
@@ -26,6 +27,8 @@ thread_local! {
     static ENVIRONMENT_KEYRING: once_cell::unsync::OnceCell<Rc<Keyring>> = const { once_cell::unsync::OnceCell::new() };
     /// The keyring of the file, with the path and the reload it was read at.
     static FROM_FILE: RefCell<Option<(String, pg_sys::TimestampTz, Rc<Keyring>)>> = const { RefCell::new(None) };
+    /// The reload at which it was last looked whether there is one to be had.
+    static CHECKED_AT: Cell<Option<pg_sys::TimestampTz>> = const { Cell::new(None) };
 }
 
 /// Takes the secret out of the environment, so that neither a child process nor a function of another language sees it.
@@ -51,13 +54,13 @@ fn from_environment() -> Result<Option<Rc<Keyring>>, Failure> {
 }
 
 fn of_variable(secret: &OsStr) -> Result<Keyring, Failure> {
-    let unusable = |detail: String| {
+    let unusable = |why: &str| {
         Failure::new(PgSqlErrorCode::ERRCODE_CONFIG_FILE_ERROR, format!("cannot use the HMAC secret of {VARIABLE}"))
-            .detail(detail)
+            .detail(sentence(why))
             .hint("Start the server with another one in its environment, or set ledger.hmac_secret_file.")
     };
-    let text = secret.to_str().ok_or_else(|| unusable("It is not UTF-8 text.".to_owned()))?;
-    Keyring::single(DEFAULT_KEY_ID, text.as_bytes()).map_err(|error| unusable(error.to_string()))
+    let text = secret.to_str().ok_or_else(|| unusable(NOT_UTF8))?;
+    Keyring::single(DEFAULT_KEY_ID, text.as_bytes()).map_err(|error| unusable(&error.to_string()))
 }
 
 /// As [`keyring`], for callers that asked for a signature.
@@ -83,35 +86,66 @@ fn from_file(path: &str) -> Result<Rc<Keyring>, Failure> {
                 return Ok(Rc::clone(keyring));
             }
         }
-        let keyring = Rc::new(read_file(path)?);
+        let keyring = Rc::new(read_file(path).map_err(|why| unusable_file(path, &why))?);
         *cached = Some((path.to_owned(), reloaded_at, Rc::clone(&keyring)));
         Ok(keyring)
     })
 }
 
-fn read_file(path: &str) -> Result<Keyring, Failure> {
-    let unusable = |detail: String| {
-        unusable_file(path)
-            .detail(detail)
-            .hint("It must be a regular file of the server's user with mode 0600 and lines of the form key_id:secret.")
+/// Reads the file, or says why it cannot be used.
+fn read_file(path: &str) -> Result<Keyring, String> {
+    let unreadable = |error: std::io::Error| match error.kind() {
+        ErrorKind::InvalidData => NOT_UTF8.to_owned(),
+        _ => cause(&error),
     };
-    let file = regular_file::open(path).map_err(|error| unusable(cause(&error)))?;
-    let metadata = file.metadata().map_err(|error| unusable(cause(&error)))?;
+    let file = regular_file::open(path).map_err(unreadable)?;
+    let metadata = file.metadata().map_err(unreadable)?;
     if metadata.mode() & 0o077 != 0 {
-        return Err(unusable(format!("Its mode is {:04o}: others can read or write it.", metadata.mode() & 0o7777)));
+        return Err(format!("its mode is {:04o}: others can read or write it", metadata.mode() & 0o7777));
     }
     let mut text = String::new();
-    file.take(MAX_KEYRING as u64 + 1).read_to_string(&mut text).map_err(|error| unusable(cause(&error)))?;
-    Keyring::parse(&text).map_err(|error| unusable(error.to_string()))
+    file.take(MAX_KEYRING as u64 + 1).read_to_string(&mut text).map_err(unreadable)?;
+    Keyring::parse(&text).map_err(|error| error.to_string())
 }
 
 /// Where the file is concerns those who may read files of the server; for others the log alone says it.
-fn unusable_file(path: &str) -> Failure {
-    let code = PgSqlErrorCode::ERRCODE_CONFIG_FILE_ERROR;
-    match roles::caller_reads_server_files() {
-        true => Failure::new(code, format!("cannot use HMAC secret file \"{path}\"")),
-        false => {
-            Failure::new(code, "cannot use the HMAC secret file").log_beside(format!("HMAC secret file: \"{path}\""))
-        }
+fn unusable_file(path: &str, why: &str) -> Failure {
+    if roles::caller_reads_server_files() {
+        return unusable_file_named(path, why);
+    }
+    unusable("cannot use the HMAC secret file".to_owned(), why).log_beside(format!("HMAC secret file: \"{path}\""))
+}
+
+fn unusable_file_named(path: &str, why: &str) -> Failure {
+    unusable(format!("cannot use HMAC secret file \"{path}\""), why)
+}
+
+fn unusable(message: String, why: &str) -> Failure {
+    Failure::new(PgSqlErrorCode::ERRCODE_CONFIG_FILE_ERROR, message)
+        .detail(sentence(why))
+        .hint("It must be a regular file of the server's user with mode 0600 and lines of the form key_id:secret.")
+}
+
+/// Says in the log that the configured secret cannot be used, before anybody fails for it: once a process, and again after
+/// each reload. It needs no transaction.
+pub fn warn_if_unusable() {
+    // SAFETY: as in from_file().
+    let reloaded_at = Some(unsafe { pg_sys::PgReloadTime });
+    if CHECKED_AT.replace(reloaded_at) == reloaded_at {
+        return;
+    }
+    let outcome = match settings::hmac_secret_file() {
+        Some(path) => read_file(&path).map(drop).map_err(|why| unusable_file_named(&path, &why)),
+        None => from_environment().map(drop),
+    };
+    if let Err(failure) = outcome {
+        failure.warn();
+    }
+}
+
+/// Says to who verifies that signatures were left out, where the server has nothing to check them with.
+pub fn note_unchecked_signatures() {
+    if or_raise(keyring()).is_none() {
+        pgrx::notice!("signatures were not checked: the server has no HMAC secret");
     }
 }

@@ -61,12 +61,13 @@ pub fn oid_of(name: &str) -> pg_sys::Oid {
         pg_sys::get_relname_relid(name.as_ptr(), schema)
     };
     if oid == pg_sys::InvalidOid {
-        pgrx::ereport!(
-            ERROR,
+        Failure::new(
             pgrx::PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
             format!("relation \"ledger.{name}\" does not exist"),
-            "It belongs to extension pg_notary and has been dropped."
-        );
+        )
+        .detail("It belongs to extension pg_notary, and was dropped, renamed or moved to another schema.")
+        .hint("If it is there under another name or in another schema, give it its own back; else rebuild the ledger from its file.")
+        .raise();
     }
     oid
 }

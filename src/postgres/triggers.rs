@@ -75,7 +75,8 @@ pub unsafe extern "C-unwind" fn ledger_queue_entry(fcinfo: pg_sys::FunctionCallI
 pub unsafe extern "C-unwind" fn ledger_refuse_change(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
     use pg_sys::{TRIGGER_EVENT_DELETE, TRIGGER_EVENT_INSERT, TRIGGER_EVENT_OPMASK, TRIGGER_EVENT_UPDATE};
     let data = trigger_data(fcinfo);
-    let verb = match data.tg_event & TRIGGER_EVENT_OPMASK {
+    let event = data.tg_event & TRIGGER_EVENT_OPMASK;
+    let verb = match event {
         TRIGGER_EVENT_INSERT => "INSERT into",
         TRIGGER_EVENT_UPDATE => "UPDATE",
         TRIGGER_EVENT_DELETE => "DELETE from",
@@ -83,8 +84,24 @@ pub unsafe extern "C-unwind" fn ledger_refuse_change(fcinfo: pg_sys::FunctionCal
     };
     let name =
         std::ffi::CStr::from_ptr((*(*data.tg_relation).rd_rel).relname.data.as_ptr()).to_string_lossy().into_owned();
-    Failure::new(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, format!("cannot {verb} \"ledger.{name}\""))
-        .detail("What the ledger has recorded is never changed or removed, by no role.")
-        .hint("Record a new entry that corrects the old one.")
-        .raise()
+    let failure =
+        Failure::new(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, format!("cannot {verb} \"ledger.{name}\""));
+    with_reason(failure, &name, event == TRIGGER_EVENT_INSERT).raise()
+}
+
+/// Why a table of the ledger is not to be changed by statements, and what to do instead.
+fn with_reason(failure: Failure, table: &str, is_insert: bool) -> Failure {
+    const KEPT: &str = "What the ledger has recorded is never changed or removed, by no role.";
+    let is_own = ["log_nodes", "log_state", "row_versions", "table_shapes", "baselines"].contains(&table);
+    match (is_own, table == "blocks", is_insert) {
+        (true, ..) => failure.detail("The ledger alone writes this table, and no statement does."),
+        (_, true, true) => failure
+            .detail("Blocks are made by sealing alone.")
+            .hint("SELECT * FROM ledger.commit_block() seals what is pending."),
+        (_, true, false) => failure.detail(KEPT),
+        (.., true) => failure
+            .detail("Entries are sealed by sealing alone.")
+            .hint("Insert into ledger.entries; SELECT * FROM ledger.commit_block() seals what is pending."),
+        (.., false) => failure.detail(KEPT).hint("Record a new entry that corrects the old one."),
+    }
 }

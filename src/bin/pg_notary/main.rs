@@ -14,9 +14,9 @@ const INVALID: u8 = 1;
 /// Something cannot be read or written; also wrong usage.
 const UNREADABLE: u8 = 2;
 
-/// Verifies pg_notary ledgers offline, and signs and verifies items.
+/// Verifies ledger files and signs items, without Postgres.
 #[derive(Parser)]
-#[command(version, about)]
+#[command(version)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,

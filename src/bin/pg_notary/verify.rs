@@ -55,8 +55,11 @@ fn verify(path: &Path, secret_file: Option<&Path>) -> Result<FileReport, String>
     let keyring = secret_file.map(read_keyring).transpose()?;
     let unreadable = |error: io::Error| format!("{}: {error}", path.display());
     let file = File::open(path).map_err(unreadable)?;
-    let length = file.metadata().map_err(unreadable)?.len();
-    let mut bar = Bar(progress::bar(length, "{bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta}"));
+    let metadata = file.metadata().map_err(unreadable)?;
+    if metadata.is_file() && metadata.len() == 0 {
+        return Err(format!("{}: the file is empty", path.display()));
+    }
+    let mut bar = Bar(progress::bar(metadata.len(), "{bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta}"));
     let options = FileOptions { keyring: keyring.as_ref(), helpers: Helpers::up_to(MOST_HELPERS) };
     let report = verify_file(file, options, &mut bar);
     bar.0.finish_and_clear();

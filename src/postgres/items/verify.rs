@@ -231,7 +231,8 @@ fn blame(path: &[Frame], failed: ItemName, verification: Verification) -> (ItemN
         names.splice(SHOWN..names.len() - SHOWN, [more]);
     }
     let error = format!("Dependency {}: {}", names.join(" -> "), verification.error.unwrap_or_default());
-    (failed, Verification::failed(Status::Dependency, error, verification.detail))
+    let blamed = Verification::failed(Status::Dependency, error, verification.detail);
+    (failed, Verification { solution: verification.solution, ..blamed })
 }
 
 fn by_itself(error: &str) -> Box<Verification> {

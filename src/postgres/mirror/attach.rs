@@ -15,6 +15,7 @@ use super::append::{FileRange, Mirror};
 use super::catch_up::{self, InFile};
 use super::file::{self, Trouble};
 use super::remembered::{self, Place, Remembered};
+use super::requests;
 use super::settle;
 use super::shared::{Attachment, FileStamp, FixedText, LockedMirror, MirrorState, Ownership};
 use super::state_file::{self, Known, State, StateFile, WalPosition};
@@ -441,6 +442,7 @@ fn rename_aside(place: &Place) -> Result<Option<PathBuf>, Trouble> {
         ))
     })?;
     std::fs::remove_file(state_file::path_of(&place.path)).ok();
-    file::sync_directory(&place.directory)?;
+    file::sync_directory(&place.directory)
+        .map_err(|trouble| Trouble::lasting(requests::with_kept(&kept, &trouble.cause)))?;
     Ok(Some(kept))
 }

@@ -144,7 +144,7 @@ pub fn lock(file: &File, path: &Path) -> Result<(), Trouble> {
     }
     let error = std::io::Error::last_os_error();
     let why = match error.kind() {
-        ErrorKind::WouldBlock => "another server writes it".to_owned(),
+        ErrorKind::WouldBlock => "another server, or another database of this one, writes it".to_owned(),
         // A file system without locks, say.
         _ => cause(&error),
     };

@@ -9,7 +9,11 @@ use crate::postgres::transaction;
 use crate::postgres::wait_events;
 use pgrx::prelude::*;
 use pgrx::PgSqlErrorCode;
+use std::path::Path;
 use std::time::{Duration, Instant};
+
+/// What the answer to a failed request begins with, where the old file has been put aside.
+const KEPT: &str = "the old file is kept as ";
 
 /// How long a worker may be missing before nobody waits for it any more.
 const WORKER_DEADLINE: Duration = Duration::from_secs(30);
@@ -64,16 +68,19 @@ fn check_may_ask() -> Result<(), Failure> {
 
 fn failed(request: Request, cause: String) -> Failure {
     let (message, hint) = match request {
+        Request::Restart if cause.starts_with(KEPT) => {
+            ("the mirror file could not be begun anew", "Repair the cause, then call the function again.")
+        }
         Request::Restart => (
             "the mirror file could not be begun anew",
-            "The old file stands where it was, or beside it with the time behind its name. View ledger.mirror_status shows the state now.",
+            "Nothing was renamed. Repair the cause, then call the function again.",
         ),
         _ if !cause.contains("does not agree with the database") => {
             ("the mirror file could not be caught up", "Repair the cause, then call the function again.")
         }
         _ => (
             "the mirror file could not be caught up",
-            "Where the file does not agree with the database, put back the one that is wrong, or keep the file for evidence and begin a new one with ledger.mirror_restart().",
+            "Find out which of the two is right. Put the right file back, or bring the database forward; or keep the file as evidence and begin a new one with ledger.mirror_restart().",
         ),
     };
     Failure::new(PgSqlErrorCode::ERRCODE_IO_ERROR, message).detail(cause).hint(hint)
@@ -104,6 +111,11 @@ fn wait_for_answer(mirror: &Mirror, request: Request, done_before: u64) -> Resul
         mirror.shared.launcher.wake();
         mirror.slot.mirror.sleep(1000, wait_events::mirror_request());
     }
+}
+
+/// The cause of a restart's failure, where the file has been renamed already.
+pub fn with_kept(kept: &Path, cause: &str) -> String {
+    format!("{KEPT}\"{}\", but {cause}", kept.display())
 }
 
 /// What the worker is asked to do now.

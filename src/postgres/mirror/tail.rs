@@ -47,7 +47,7 @@ pub fn diverged(path: &Path, what: &str) -> Failure {
         PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
         format!("mirror file \"{}\" does not agree with the database: {what}", path.display()),
     )
-    .hint("Nothing is written to it. SELECT * FROM ledger.find_tampering() compares both. Put back the one that is wrong; ledger.mirror_catch_up() repairs a file that is merely behind, ledger.mirror_restart() begins a new one and keeps the old.")
+    .hint("Nothing is written to it. SELECT * FROM ledger.find_tampering() compares both. Find out which is right, and put the right file back or bring the database forward; ledger.mirror_catch_up() repairs a file that is merely behind, ledger.mirror_restart() begins a new one and keeps the old.")
 }
 
 fn unreadable(path: &Path) -> impl Fn(std::io::Error) -> Failure + '_ {
@@ -156,6 +156,7 @@ pub fn check_header(file: &File, path: &Path, remembered: &Remembered) -> Result
     // A header is much shorter; what has no newline by then is none.
     std::io::Read::take(reader, 1 << 16).read_until(b'\n', &mut line).map_err(&error)?;
     match Record::parse(line.trim_ascii_end()) {
+        _ if line.is_empty() => Err(diverged(path, "it is empty")),
         Ok(Record::Ledger(header)) if header.ledger_id == remembered.ledger_id => Ok(line.len() as u64),
         Ok(Record::Ledger(header)) => Err(diverged(
             path,

@@ -246,7 +246,7 @@ unsafe fn check_storage(alter: &pg_sys::AlterTableStmt, command: *mut pg_sys::Al
     };
     Err(Failure::new(PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED, message)
         .detail(detail)
-        .hint("A table that is to go on without the ledger: SELECT ledger.untrack('table')."))
+        .hint(format!("If it is to go on without the ledger: SELECT ledger.untrack({}).", relation::literal(&name))))
 }
 
 /// Whether the access method with this name, or the default one, is another than heap.
@@ -274,6 +274,11 @@ unsafe fn after_create(create: &pg_sys::CreateStmt) -> Result<(), Failure> {
     kinds::check_partitions(&[oid], || {
         let (partition, root) = (relation::qualified_name(&partition), relation::qualified_name(&root));
         format!("cannot create {partition} as a partition of tracked table {root}")
+    })
+    .map_err(|failure| match kinds::is_unlogged(&partition) {
+        // It is not there to be altered.
+        true => failure.hint("Create it without UNLOGGED."),
+        false => failure,
     })?;
     drop(partition);
     as_ledger_owner(|| manage::make_truncate_triggers(oid, &options, pg_sys::ShareRowExclusiveLock));

@@ -6,16 +6,17 @@ use super::lost;
 use super::options::Options;
 use super::plan::{self, Plan};
 use super::readers::{check_reader, check_selects, sees_whole_table};
-use super::relation::{self, Regclass, TableColumn};
+use super::relation::{self, literal, Regclass, TableColumn};
 use super::row_key::RowKey;
 use super::verify_row::{check_signature, presence, Comparer, Finding, Problem, RegisteredSnapshot};
 use super::verify_table::{self, RowProblem};
 use super::versions::{self, text_member, Version};
 use crate::ledger::canonical_json::member;
 use crate::ledger::row_change::row_id;
-use crate::postgres::errors::{or_raise, required, Failure};
+use crate::postgres::errors::{or_raise, required, sentence, Failure};
 use crate::postgres::jsonb::{Jsonb, JsonbText};
 use crate::postgres::roles::{as_ledger_owner, as_owner_of};
+use crate::postgres::secrets;
 use crate::postgres::spi;
 use crate::postgres::tables::{self, Row, Table};
 use pgrx::prelude::*;
@@ -45,7 +46,7 @@ fn verify_table(
         name!(detail, String),
     ),
 > {
-    let target = required(target, "target").0;
+    let target = relation::target(target);
     // SAFETY: reads a variable of this process.
     or_raise(check_reader(target, unsafe { pg_sys::GetUserId() }));
     let mut rows = Vec::new();
@@ -56,7 +57,9 @@ fn verify_table(
             true => rows.push(problem_row(problem)),
             false => more += 1,
         });
-        or_raise(verified);
+        if or_raise(verified).signed > 0 {
+            secrets::note_unchecked_signatures();
+        }
     });
     if more > 0 {
         let detail = format!("{more} further problems are not listed");
@@ -101,10 +104,16 @@ pub fn verify_all_tables() -> (bool, Value) {
     }
     for (name, state) in disabled {
         let detail = match state.as_str() {
-            "disabled" => "the triggers that record its rows are disabled; SELECT ledger.track('table') enables them",
-            _ => "its triggers do not fire for replicated changes; SELECT ledger.track('table') has them fire always",
+            "disabled" => format!(
+                "the triggers that record its rows are disabled; SELECT ledger.track({}) enables them",
+                literal(&name)
+            ),
+            _ => format!(
+                "its triggers do not fire for replicated changes; SELECT ledger.track({}) has them fire always",
+                literal(&name)
+            ),
         };
-        verdicts.push(table_problem(&name, "disabled", detail));
+        verdicts.push(table_problem(&name, "disabled", &detail));
     }
     for (target, name) in targets {
         let mut problems = Vec::new();
@@ -152,13 +161,16 @@ fn problem_json(problem: &RowProblem) -> Value {
 #[pg_extern(volatile, parallel_unsafe, requires = ["tables"])]
 #[search_path(pg_catalog, pg_temp)]
 fn verify_row(target: Option<Regclass>, row_key: Option<Jsonb>) -> JsonbText {
-    let target = required(target, "target").0;
+    let target = relation::target(target);
     let key = required(row_key, "row_key");
     // SAFETY: reads a variable of this process.
     or_raise(check_reader(target, unsafe { pg_sys::GetUserId() }));
     or_raise(require_baseline(target));
     let row = or_raise(OneRow::of_key(target, key));
     let (version, finding) = or_raise(row.check());
+    if version.as_ref().is_some_and(|version| version.signature.is_some()) {
+        secrets::note_unchecked_signatures();
+    }
     JsonbText::from(json!({
         "verified": finding.is_none() && version.is_some(),
         "problem": finding.as_ref().map(|(problem, _)| problem.name()),
@@ -192,7 +204,7 @@ fn history(
         name!(data_hash, String),
     ),
 > {
-    let target = required(target, "target").0;
+    let target = relation::target(target);
     // SAFETY: reads a variable of this process.
     or_raise(check_reader(target, unsafe { pg_sys::GetUserId() }));
     let row = or_raise(OneRow::of_key(target, required(row_key, "row_key")));
@@ -303,21 +315,12 @@ fn refused(plan: &Plan, key: &str, (problem, detail): Finding) -> Failure {
         PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
         format!("row {key} of table {name} does not verify: {}", problem.name()),
     )
-    .detail(format!("{}.", capitalised(&detail)))
+    .detail(sentence(&detail))
     .hint(format!(
         "SELECT * FROM ledger.history({}, {}) shows what was recorded of it.",
         literal(name),
         literal(key)
     ))
-}
-
-fn literal(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "''"))
-}
-
-fn capitalised(text: &str) -> String {
-    let mut characters = text.chars();
-    characters.next().map_or_else(String::new, |first| first.to_uppercase().chain(characters).collect())
 }
 
 /// Whether by the newest entry about it the row exists, and was not truncated since.

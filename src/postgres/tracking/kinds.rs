@@ -34,13 +34,18 @@ pub fn obstacle(table: &Table) -> Option<Obstacle> {
     }
     match form.relpersistence as u8 {
         pg_sys::RELPERSISTENCE_PERMANENT => {}
-        pg_sys::RELPERSISTENCE_UNLOGGED => return obstacle(UNLOGGED, "ALTER TABLE ... SET LOGGED first."),
+        _ if is_unlogged(table) => return obstacle(UNLOGGED, "ALTER TABLE ... SET LOGGED first."),
         _ => return obstacle("is temporary: its rows are gone with the session", "Track a permanent table."),
     }
     match table.is_plain() && !table.is_heap() {
         true => obstacle(OTHER_METHOD, "Tables with another access method cannot be tracked yet."),
         false => None,
     }
+}
+
+pub fn is_unlogged(table: &Table) -> bool {
+    // SAFETY: the relation is open.
+    unsafe { (*(*table.relation()).rd_rel).relpersistence as u8 == pg_sys::RELPERSISTENCE_UNLOGGED }
 }
 
 /// Rows are read as those of a heap, and of nothing else.
@@ -65,7 +70,11 @@ pub fn check_partitions(partitions: &[pg_sys::Oid], refusal: impl Fn() -> String
     for oid in partitions {
         let partition = Table::open_oid(*oid, pg_sys::NoLock);
         if has_own_trigger(&partition) {
-            return refuse(&partition, "is tracked itself", "SELECT ledger.untrack('partition') first.");
+            return refuse(
+                &partition,
+                "is tracked itself",
+                &format!("SELECT ledger.untrack({}) first.", relation::name_literal(&partition)),
+            );
         }
         if relation::is_leaving(&partition) {
             return refuse(&partition, "is being detached", "ALTER TABLE ... DETACH PARTITION ... FINALIZE first.");

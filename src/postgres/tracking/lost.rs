@@ -2,6 +2,7 @@
 //! dropped, or the table was, past the commands that record it.
 
 use super::manage;
+use super::relation;
 use super::verify_row::RegisteredSnapshot;
 use super::versions::text_member;
 use crate::postgres::all_entries;
@@ -63,12 +64,12 @@ fn record_lost(table_id: &str) -> Result<(), Failure> {
         )
         .hint("SELECT ledger.verify_all() names the tables that were tracked and are lost, with their ids."));
     };
-    if manage::is_tracked(table_id) {
+    if let Some(name) = manage::tracked_as(table_id) {
         return Err(Failure::new(
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             format!("table {name} is not lost"),
         )
-        .hint("To end its tracking: SELECT ledger.untrack('table')."));
+        .hint(format!("To end its tracking: SELECT ledger.untrack({}).", relation::literal(&name))));
     }
     manage::note_untracked(&name, table_id, true)
 }

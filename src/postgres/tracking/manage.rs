@@ -6,6 +6,7 @@ use super::kinds::{self, Obstacle};
 use super::metadata::Metadata;
 use super::options::{self, Coverage, Options, ROW_TRIGGER, TRUNCATE_TRIGGER};
 use super::plan;
+use super::primary_key;
 use super::relation::{self, Regclass};
 use crate::ledger::sha256_hex;
 use crate::postgres::database;
@@ -46,7 +47,7 @@ fn track(
         with_signature: required(with_signature, "with_signature"),
         coverage,
     };
-    or_raise(track_table(required(target, "target").0, wanted))
+    or_raise(track_table(relation::target(target), wanted))
 }
 
 fn names(names: Vec<Option<String>>, parameter: &str) -> Vec<String> {
@@ -57,12 +58,12 @@ fn names(names: Vec<Option<String>>, parameter: &str) -> Vec<String> {
 #[pg_extern(volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 fn untrack(target: Option<Regclass>) {
-    or_raise(untrack_table(required(target, "target").0));
+    or_raise(untrack_table(relation::target(target)));
 }
 
 fn track_table(target: pg_sys::Oid, mut wanted: Options) -> Result<String, Failure> {
     prepare("track()")?;
-    check_privilege(target)?;
+    check_privilege(target, "track")?;
     let lock = lock_for(target);
     let table = Table::open_oid(target, lock);
     check_kind(&table, lock)?;
@@ -91,7 +92,7 @@ fn track_table(target: pg_sys::Oid, mut wanted: Options) -> Result<String, Failu
 
 fn untrack_table(target: pg_sys::Oid) -> Result<(), Failure> {
     prepare("untrack()")?;
-    check_privilege(target)?;
+    check_privilege(target, "untrack")?;
     let table = Table::open_oid(target, lock_for(target));
     // SAFETY: the relation is open.
     let Some(options) = (unsafe { Options::of_relation(table.relation()) }) else {
@@ -142,7 +143,7 @@ fn new_table_id() -> String {
 
 // ---- what can be tracked, and by whom -----------------------------------------------------------------------------------
 
-fn check_privilege(target: pg_sys::Oid) -> Result<(), Failure> {
+fn check_privilege(target: pg_sys::Oid, verb: &str) -> Result<(), Failure> {
     // SAFETY: catalog look-ups.
     let may = unsafe {
         let user = pg_sys::GetUserId();
@@ -152,7 +153,8 @@ fn check_privilege(target: pg_sys::Oid) -> Result<(), Failure> {
     if may {
         return Ok(());
     }
-    Err(Failure::new(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, "permission denied to track the table")
+    let message = format!("permission denied to {verb} table {}", relation::shown_name(target));
+    Err(Failure::new(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, message)
         .detail("Only its owner, and members of ledger_admin, may have a table tracked or end that."))
 }
 
@@ -180,7 +182,7 @@ fn check_kind(table: &Table, lock: u32) -> Result<(), Failure> {
     }
     check_partition(table)?;
     kinds::check_partitions(&relation::tree(table, lock)[1..], || refusal(table))?;
-    relation::key_of(table).map(|_| ())
+    primary_key::key_of(table).map(|_| ())
 }
 
 fn refusal(table: &Table) -> String {
@@ -209,7 +211,7 @@ fn check_partition(table: &Table) -> Result<(), Failure> {
 }
 
 fn check_columns(table: &Table, coverage: &Coverage) -> Result<(), Failure> {
-    let (live, key) = (relation::live_columns(table), relation::key_of(table)?);
+    let (live, key) = (relation::live_columns(table), primary_key::key_of(table)?);
     for name in coverage.named() {
         let Some(column) = live.iter().find(|column| column.name == *name) else {
             return Err(Failure::new(
@@ -326,12 +328,15 @@ fn quoted_literal(text: &str) -> String {
     format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
 }
 
-/// Whether a table has the triggers that record it under this id.
-pub fn is_tracked(table_id: &str) -> bool {
-    let mut found = false;
+/// The name of the table, if one has the triggers that record it under this id.
+pub fn tracked_as(table_id: &str) -> Option<String> {
+    let mut found = None;
     as_ledger_owner(|| {
-        crate::postgres::spi::for_each("SELECT table_id FROM ledger.tracked_tables", &[], |row| {
-            found |= row.get::<String>(0).is_some_and(|id| id == table_id);
+        let query = "SELECT table_id, table_name::pg_catalog.text FROM ledger.tracked_tables";
+        crate::postgres::spi::for_each(query, &[], |row| {
+            if row.get::<String>(0).is_some_and(|id| id == table_id) {
+                found = row.get::<String>(1);
+            }
         });
     });
     found

@@ -10,7 +10,7 @@
 //! |---|---|
 //! | [`manage`] | track(), untrack(), and the triggers |
 //! | [`options`] | what a table is tracked with |
-//! | [`relation`] | what the catalogs say of a table |
+//! | [`relation`], [`primary_key`] | what the catalogs say of a table |
 //! | [`plan`], [`shape`], [`columns`], [`fixed_settings`] | which columns are recorded, and a row as JSON |
 //! | [`row_key`] | how a row is named |
 //! | [`record`], [`metadata`] | the triggers' functions, and what they say of a change |
@@ -41,6 +41,7 @@ pub mod metadata;
 pub mod options;
 pub mod partitions;
 pub mod plan;
+pub mod primary_key;
 pub mod readers;
 pub mod record;
 pub mod relation;

@@ -6,6 +6,7 @@ use super::columns::{self, Column, Columns};
 use super::horizon::Horizon;
 use super::kinds;
 use super::options::{Coverage, Options};
+use super::primary_key;
 use super::relation::{self, TableColumn};
 use super::shape::Shape;
 use crate::postgres::errors::Failure;
@@ -89,7 +90,7 @@ impl Plan {
         kinds::check_heap(table)?;
         let root = tracked_root(table, &options);
         let root = root.as_ref().unwrap_or(table);
-        let key_names = relation::key_of(table)?;
+        let key_names = primary_key::key_of(table)?;
         let live = relation::live_columns(table);
         let encode = |column: &TableColumn| Column::new(&column.name, column.position(), column.type_oid);
         let of_root = relation::live_columns(root);

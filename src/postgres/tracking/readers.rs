@@ -32,8 +32,7 @@ pub fn check_selects(target: pg_sys::Oid, user: pg_sys::Oid) -> Result<(), Failu
     };
     match may {
         true => Ok(()),
-        false => Err(Failure::new(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, "permission denied for the table")
-            .detail("ledger.verified() takes rows of those only who may SELECT them.")),
+        false => Err(denied(target).detail("ledger.verified() takes rows of those only who may SELECT them.")),
     }
 }
 
@@ -56,9 +55,13 @@ fn check_reader_of(target: pg_sys::Oid, user: pg_sys::Oid) -> Result<(), Failure
     };
     match may {
         true => Ok(()),
-        false => Err(Failure::new(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, "permission denied for the table")
-            .detail(
-                "Only members of ledger_auditor, and roles that may SELECT every row of the table, may verify it.",
-            )),
+        false => Err(denied(target).detail(
+            "Only members of ledger_auditor, and roles that may SELECT every row of the table, may verify it.",
+        )),
     }
+}
+
+fn denied(target: pg_sys::Oid) -> Failure {
+    let message = format!("permission denied for table {}", relation::shown_name(target));
+    Failure::new(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, message)
 }

@@ -1,6 +1,6 @@
 //! What the catalogs say of an application's table.
 
-use crate::postgres::errors::Failure;
+use crate::postgres::errors::{required, Failure};
 use crate::postgres::tables::{Row, Table};
 use pgrx::callconv::{Arg, ArgAbi};
 use pgrx::nullable::Nullable;
@@ -36,6 +36,17 @@ unsafe impl SqlTranslatable for Regclass {
     const TYPE_ORIGIN: TypeOrigin = TypeOrigin::External;
     const ARGUMENT_SQL: Result<SqlMappingRef, ArgumentError> = Ok(SqlMappingRef::literal("regclass"));
     const RETURN_SQL: Result<ReturnsRef, ReturnsError> = Ok(ReturnsRef::One(SqlMappingRef::literal("regclass")));
+}
+
+/// The relation that a function is called for, if there is one with that oid.
+pub fn target(given: Option<Regclass>) -> pg_sys::Oid {
+    let target = required(given, "target").0;
+    // SAFETY: a catalog look-up.
+    if unsafe { pg_sys::get_rel_relkind(target) } == 0 {
+        let message = format!("relation with OID {} does not exist", target.to_u32());
+        Failure::new(PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE, message).raise()
+    }
+    target
 }
 
 /// A column that is not dropped.
@@ -99,7 +110,10 @@ pub fn position_of(table: &Table, name: &str) -> Option<usize> {
 
 /// # Safety
 /// The descriptor has that attribute, and outlives the result.
-unsafe fn attribute<'a>(descriptor: pg_sys::TupleDesc, position: usize) -> &'a pg_sys::FormData_pg_attribute {
+pub(super) unsafe fn attribute<'a>(
+    descriptor: pg_sys::TupleDesc,
+    position: usize,
+) -> &'a pg_sys::FormData_pg_attribute {
     // From Postgres 18 the attributes stand behind their compact forms (TupleDescAttr() in access/tupdesc.h).
     #[cfg(feature = "pg18")]
     return &*(*descriptor)
@@ -112,7 +126,7 @@ unsafe fn attribute<'a>(descriptor: pg_sys::TupleDesc, position: usize) -> &'a p
     return &(*descriptor).attrs.as_slice((*descriptor).natts as usize)[position];
 }
 
-fn text(name: &pg_sys::NameData) -> String {
+pub(super) fn text(name: &pg_sys::NameData) -> String {
     // SAFETY: a name ends with a zero byte.
     unsafe { CStr::from_ptr(name.data.as_ptr()) }.to_string_lossy().into_owned()
 }
@@ -151,6 +165,21 @@ pub fn name_of(relation: pg_sys::Oid) -> Option<String> {
         .then(|| unsafe { format!("{}.{}", quoted(CStr::from_ptr(schema)), quoted(CStr::from_ptr(name))) })
 }
 
+/// The same for a message, which also one that has been dropped meanwhile is named in.
+pub fn shown_name(relation: pg_sys::Oid) -> String {
+    name_of(relation).unwrap_or_else(|| relation.to_u32().to_string())
+}
+
+/// A text as SQL has it.
+pub fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
+/// The table as an argument of the ledger's functions, for a hint that can be pasted.
+pub fn name_literal(table: &Table) -> String {
+    literal(&qualified_name(table))
+}
+
 pub fn quoted(name: &CStr) -> String {
     // SAFETY: the result is the name itself or a palloc'd copy.
     unsafe { CStr::from_ptr(pg_sys::quote_identifier(name.as_ptr())) }.to_string_lossy().into_owned()
@@ -178,39 +207,6 @@ pub fn enum_without_label(table: &Table, position: usize, label: &str) -> Option
         let has_label = || pg_sys::SearchSysCacheExists(cache, base.into(), label.as_ptr().into(), 0.into(), 0.into());
         (pg_sys::type_is_enum(base) && !has_label()).then(|| type_name(base))
     }
-}
-
-/// The names of the columns of the primary key.
-pub fn key_of(table: &Table) -> Result<Vec<String>, Failure> {
-    let index = table.primary_key();
-    if index == pg_sys::InvalidOid {
-        return Err(no_key(table));
-    }
-    // SAFETY: an index of the open relation; its key columns are plain ones, as a primary key's are.
-    unsafe {
-        let index = pg_sys::index_open(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
-        let form = &*(*index).rd_index;
-        let numbers = form.indkey.values.as_slice(form.indnkeyatts as usize);
-        let descriptor = (*table.relation()).rd_att;
-        let names = numbers.iter().map(|number| text(&attribute(descriptor, *number as usize - 1).attname)).collect();
-        // Two rows can have a deferrable key at the same time. Before Postgres 18 it is not found in the first place.
-        let is_immediate = form.indimmediate;
-        pg_sys::index_close(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
-        if is_immediate {
-            Ok(names)
-        } else {
-            Err(no_key(table))
-        }
-    }
-}
-
-fn no_key(table: &Table) -> Failure {
-    Failure::new(
-        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-        format!("table {} has no primary key", qualified_name(table)),
-    )
-    .detail("The ledger names a row by its primary key.")
-    .hint("Add a primary key that is not deferrable. A table that is to go on without the ledger: SELECT ledger.untrack('table').")
 }
 
 extern "C-unwind" {

@@ -38,6 +38,8 @@ pub struct RowProblem {
 pub struct Counts {
     pub rows: u64,
     pub entries: u64,
+    /// Of the entries, those that have a signature.
+    pub signed: u64,
     pub problems: u64,
 }
 
@@ -78,10 +80,11 @@ fn check_whole(table: &Table, options: &Options) -> Result<(), Failure> {
 }
 
 pub fn not_tracked(table: &Table) -> Failure {
-    let name = relation::qualified_name(table);
-    Failure::new(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, format!("table {name} is not tracked")).hint(
-        "SELECT ledger.track('table') has its rows recorded; view ledger.tracked_tables lists the tables that are.",
-    )
+    let (name, literal) = (relation::qualified_name(table), relation::name_literal(table));
+    Failure::new(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, format!("table {name} is not tracked"))
+        .hint(format!(
+        "SELECT ledger.track({literal}) has its rows recorded; view ledger.tracked_tables lists the tables that are."
+    ))
 }
 
 struct Verification {
@@ -113,6 +116,7 @@ impl Verification {
         let Some(version) = Version::from_row(row) else { return Ok(()) };
         let Some(change) = version.change().filter(|change| change.table_id == self.table_id) else { return Ok(()) };
         self.counts.entries += 1;
+        self.counts.signed += u64::from(version.signature.is_some());
         self.progress.blocks(0, self.counts.entries);
         if version.operation == Operation::Truncate {
             self.truncates.push((version.created_at.micros(), version.entry_id));

@@ -23,6 +23,7 @@ pub mod stored_tree;
 mod strays;
 pub mod table_blocks;
 
+use super::blocks;
 use super::database;
 use super::errors::{or_raise, Failure};
 use super::items::audit::verify_registry;
@@ -30,7 +31,9 @@ use super::jsonb::JsonbText;
 use super::mirror::remembered;
 use super::mirror::shared::Attachment;
 use super::roles::as_ledger_owner;
+use super::secrets;
 use super::settings::{self, MirrorMode};
+use super::tables::LatestSnapshot;
 use super::tracking::history;
 use crate::ledger::verifier::{FileReport, Problem};
 use chain::{ChainReport, Extent, FileOutcome, TableReport};
@@ -44,10 +47,23 @@ const MAX_ROWS: usize = 100_000;
 #[pg_extern(volatile, parallel_unsafe, security_definer, requires = ["tables"])]
 #[search_path(pg_catalog, pg_temp)]
 fn verify_chain(from_block: default!(Option<i64>, "NULL"), to_block: default!(Option<i64>, "NULL")) -> JsonbText {
-    JsonbText::from(chain_verdict(or_raise(extent(from_block, to_block))))
+    let extent = or_raise(extent(from_block, to_block));
+    note_end(from_block.max(to_block));
+    JsonbText::from(chain_verdict(extent))
+}
+
+/// Says of a block that is asked for, and behind the end of the ledger, that it is not there.
+fn note_end(last_asked_for: Option<i64>) {
+    let Some(number) = last_asked_for else { return };
+    match blocks::head(&LatestSnapshot::take()) {
+        None => pgrx::notice!("the ledger has no block yet"),
+        Some(head) if head.block_number < number => pgrx::notice!("the ledger ends with block {}", head.block_number),
+        Some(_) => {}
+    }
 }
 
 fn chain_verdict(extent: Extent) -> Value {
+    secrets::note_unchecked_signatures();
     wait_for_repair();
     let ChainReport { tables, file } = chain::verify(extent, &mut |_| {});
     let tables_valid = tables.error_count == 0;
@@ -144,6 +160,7 @@ fn verify_file_integrity(path: default!(Option<String>, "NULL")) -> JsonbText {
             or_raise(database::require_preloaded());
             wait_for_repair();
         }
+        secrets::note_unchecked_signatures();
         JsonbText::from(file_json(&or_raise(own_file::verify_file_alone(&path, is_own))))
     })
 }
@@ -183,6 +200,7 @@ fn find_tampering() -> TableIterator<
 > {
     let mut rows = Vec::new();
     let mut more = 0u64;
+    secrets::note_unchecked_signatures();
     wait_for_repair();
     chain::verify(Extent::WHOLE, &mut |problem| {
         if rows.len() < MAX_ROWS {

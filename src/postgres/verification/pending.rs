@@ -121,7 +121,7 @@ impl PendingComparison {
                 continue;
             }
             let (kind, detail) = match is_still_pending(*entry_id) || partitions::block_of(*entry_id).is_some() {
-                true => (ProblemKind::EntryDiffers, "the entry in the database is not the one in the file"),
+                true => (ProblemKind::EntryDiffers, "the entry is not the same in the database and in the file"),
                 false => {
                     let detail = "the database does not have this entry, which is in no block and not voided";
                     (ProblemKind::EntryNotInDatabase, detail)
@@ -164,7 +164,9 @@ impl PendingComparison {
             match report.pending.get(entry_id) {
                 Some(line) if line.leaf_hash == row.leaf_hash => {}
                 Some(line) => {
-                    let detail = "the pending entry in the database is not the one in the file";
+                    let detail =
+                        "the pending entry is not the same in the database and in the file; no block holds it yet, so \
+                                  either may have been changed";
                     let problem = Problem::new(Source::Postgres, ProblemKind::EntryDiffers, detail);
                     tables.report(problem.of_entry(*entry_id).on_line(line.line_number));
                 }

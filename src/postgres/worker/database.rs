@@ -12,6 +12,7 @@ use crate::postgres::mirror::prepared;
 use crate::postgres::mirror::remembered::Remembered;
 use crate::postgres::mirror::requests;
 use crate::postgres::mirror::shared::Request;
+use crate::postgres::secrets;
 use crate::postgres::settings::{self, MirrorMode};
 use crate::postgres::shared::{shared, DatabaseSlot, PendingCount, Shared, WorkerState};
 use crate::postgres::tables::{self, Table};
@@ -231,6 +232,7 @@ impl Worker {
             if self.must_leave() {
                 return;
             }
+            secrets::warn_if_unusable();
             let outcome = self.work();
             let wait = self.account(outcome);
             self.report_idle();

@@ -146,7 +146,11 @@ impl Keeper {
                 or_raise(attach::set_aside(&mirror))
             })
             .and_then(|kept| {
-                self.attach(How::Usual)?;
+                let with_kept = |cause: String| match &kept {
+                    Some(kept) => requests::with_kept(kept, &cause),
+                    None => cause,
+                };
+                self.attach(How::Usual).map_err(with_kept)?;
                 Ok(kept.map_or_else(String::new, |kept| kept.display().to_string()))
             }),
         };

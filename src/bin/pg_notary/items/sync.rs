@@ -7,6 +7,7 @@ use super::sync_report::{Comparison, Outcome, SyncReport};
 use super::tree::Tree;
 use crate::UNREADABLE;
 use pg_notary::items::ItemType;
+use postgres::error::SqlState;
 use postgres::{Client, Config, NoTls, Row};
 use serde_json::{json, Value};
 use std::collections::HashMap;
@@ -80,13 +81,22 @@ fn read_config(given: &str, password: Option<String>) -> Result<Config, String> 
 
 /// Asks the registry about `files`, the JSON that `ledger.registry_sync` takes.
 fn ask(config: &Config, files: &Value) -> Result<Vec<Row>, String> {
-    let describe =
-        |what: &str, error: &postgres::Error| without_password(&format!("{what}: {}", reason(error)), config);
+    let describe = |what: &str, reason: &str| without_password(&format!("{what}: {reason}"), config);
     let mut client: Client =
-        config.connect(NoTls).map_err(|error| describe("cannot connect to the database", &error))?;
-    client
-        .query("SELECT * FROM ledger.registry_sync($1::text::jsonb)", &[&files.to_string()])
-        .map_err(|error| describe("cannot ask the registry", &error))
+        config.connect(NoTls).map_err(|error| describe("cannot connect to the database", &reason(&error)))?;
+    client.query("SELECT * FROM ledger.registry_sync($1::text::jsonb)", &[&files.to_string()]).map_err(|error| {
+        let reason = match error.code() == Some(&SqlState::INVALID_SCHEMA_NAME) {
+            true => format!("{} has no extension pg_notary", named(config)),
+            false => reason(&error),
+        };
+        describe("cannot ask the registry", &reason)
+    })
+}
+
+/// The database, as an error names it; without a name of its own it has the user's.
+fn named(config: &Config) -> String {
+    let name = config.get_dbname().or(config.get_user());
+    name.map_or_else(|| "the database".to_owned(), |name| format!("database \"{name}\""))
 }
 
 /// What the server said, or else why it could not be asked.

@@ -1,0 +1,80 @@
+//! The primary key of a table, by which the ledger names its rows, and what to say where there is none that could.
+
+use super::options::Options;
+use super::plan;
+use super::relation::{attribute, literal, qualified_name, text};
+use crate::postgres::errors::Failure;
+use crate::postgres::tables::Table;
+use pgrx::{pg_sys, PgSqlErrorCode};
+
+/// The names of the columns of the primary key.
+pub fn key_of(table: &Table) -> Result<Vec<String>, Failure> {
+    let index = table.primary_key();
+    if index == pg_sys::InvalidOid {
+        return Err(no_key(table, has_deferrable_key(table)));
+    }
+    // SAFETY: an index of the open relation; its key columns are plain ones, as a primary key's are.
+    unsafe {
+        let index = pg_sys::index_open(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+        let form = &*(*index).rd_index;
+        let numbers = form.indkey.values.as_slice(form.indnkeyatts as usize);
+        let descriptor = (*table.relation()).rd_att;
+        let names = numbers.iter().map(|number| text(&attribute(descriptor, *number as usize - 1).attname)).collect();
+        // Two rows can have a deferrable key at the same time. Before Postgres 18 it is not found in the first place.
+        let is_immediate = form.indimmediate;
+        pg_sys::index_close(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+        if is_immediate {
+            Ok(names)
+        } else {
+            Err(no_key(table, true))
+        }
+    }
+}
+
+/// Before Postgres 18 such a key is not found as the table's.
+fn has_deferrable_key(table: &Table) -> bool {
+    // SAFETY: the relation is open; the list is a copy, and each index is closed again.
+    unsafe {
+        let indexes = pg_sys::RelationGetIndexList(table.relation());
+        let length = if indexes.is_null() { 0 } else { (*indexes).length as usize };
+        (0..length).any(|at| {
+            let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+            let index = pg_sys::index_open((*(*indexes).elements.add(at)).oid_value, lock);
+            let is_it = (*(*index).rd_index).indisprimary && !(*(*index).rd_index).indimmediate;
+            pg_sys::index_close(index, lock);
+            is_it
+        })
+    }
+}
+
+fn no_key(table: &Table, is_deferrable: bool) -> Failure {
+    let name = qualified_name(table);
+    let (message, detail, hint) = match is_deferrable {
+        true => (
+            format!("the primary key of table {name} is deferrable"),
+            "The ledger names a row by its primary key, and two rows can have a deferrable one at the same time.",
+            "Make it anew without DEFERRABLE.",
+        ),
+        false => (
+            format!("table {name} has no primary key"),
+            "The ledger names a row by its primary key.",
+            "Add a primary key that is not deferrable.",
+        ),
+    };
+    let failure = Failure::new(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message).detail(detail);
+    match tracked_name(table) {
+        Some(tracked) => failure.hint(format!(
+            "{hint} If it is to go on without the ledger: SELECT ledger.untrack({}).",
+            literal(&tracked)
+        )),
+        None => failure.hint(hint),
+    }
+}
+
+/// The tracked table that this one is, or is a partition of.
+fn tracked_name(table: &Table) -> Option<String> {
+    // SAFETY: the relation is open.
+    let options = unsafe { Options::of_relation(table.relation()) }?;
+    let root = plan::tracked_root(table, &options);
+    Some(qualified_name(root.as_ref().unwrap_or(table)))
+}
