@@ -7,6 +7,7 @@ use common::ledger::*;
 use common::tracking::seal;
 use common::{as_server, Options};
 use postgres::error::SqlState;
+use postgres::Client;
 
 /// With the table that the message names.
 const REFUSED: [(&str, &str); 16] = [
@@ -83,6 +84,54 @@ fn what_administrators_do_to_the_ledgers_tables_still_works() {
         client.batch_execute(&sql.replace("BOUNDS", &bounds)).unwrap_or_else(|error| panic!("{sql}: {error:?}"));
         record(&mut client);
     }
+    seal(&mut client);
+    assert_intact(&mut client);
+}
+
+/// With a condition that each of them answers.
+const INDEXES: [(&str, &str); 6] = [
+    ("CREATE INDEX added ON ledger.entries_pending (entry_type)", "entry_type = 'note'"),
+    ("CREATE INDEX CONCURRENTLY added ON ledger.entries_pending (data_hash, created_at)", "data_hash > ''"),
+    ("CREATE INDEX added ON ledger.entries_pending USING hash (entry_type)", "entry_type = 'note'"),
+    ("CREATE INDEX added ON ledger.entries_pending USING gin (metadata)", "metadata @> '{\"n\": 1}'"),
+    ("CREATE INDEX added ON ledger.entries_pending USING brin (created_at)", "created_at > '2000-01-01'"),
+    ("REINDEX INDEX CONCURRENTLY ledger.entries_pending_pkey", "id > '00000000-0000-0000-0000-000000000000'"),
+];
+
+/// What the indexes find, and what is there.
+fn assert_all_indexed(client: &mut Client, condition: &str) {
+    let sql = format!("SELECT count(*) FROM ledger.entries_pending WHERE {condition}");
+    client.batch_execute("SET enable_seqscan = off").unwrap();
+    let indexed = number(client, &sql);
+    client.batch_execute("RESET enable_seqscan; SET enable_indexscan = off; SET enable_bitmapscan = off").unwrap();
+    client.batch_execute("SET enable_indexonlyscan = off").unwrap();
+    assert_eq!(indexed, number(client, &sql), "{condition}");
+    assert_eq!(indexed, number(client, "SELECT count(*) FROM ledger.entries_pending"), "{condition}");
+    client.batch_execute("RESET enable_indexscan; RESET enable_bitmapscan; RESET enable_indexonlyscan").unwrap();
+}
+
+#[test]
+fn an_index_that_comes_while_a_session_records_finds_what_it_records() {
+    let (cluster, mut client) = start(Options::new());
+    let mut session = cluster.connect("postgres");
+    let mut record_one = |sql: &str| session.batch_execute(sql).unwrap();
+    let note = "SELECT ledger.hash_and_record('note', '{}', '{\"n\": 1}')";
+    for (sql, condition) in INDEXES {
+        record_one(note);
+        client.batch_execute(sql).unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+        record_one(note);
+        assert_all_indexed(&mut client, condition);
+        client.batch_execute("DROP INDEX IF EXISTS ledger.added").unwrap();
+    }
+    // One's own, in a transaction that comes to nothing.
+    record_one(&format!("BEGIN; {note}; {}; {note}; ROLLBACK", INDEXES[0].0));
+    record_one(note);
+    assert_all_indexed(&mut client, INDEXES[5].1);
+    record_one(&format!("BEGIN; {note}; SAVEPOINT s; {}; {note}; ROLLBACK TO s; {note}; COMMIT", INDEXES[2].0));
+    record_one(&format!("BEGIN; {note}; {}; {note}; COMMIT", INDEXES[0].0));
+    record_one(note);
+    assert_all_indexed(&mut client, INDEXES[0].1);
+    assert_all_indexed(&mut client, INDEXES[5].1);
     seal(&mut client);
     assert_intact(&mut client);
 }

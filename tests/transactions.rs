@@ -381,3 +381,17 @@ fn cancels_and_terminations_at_any_moment_leave_nothing_half_there() {
     assert_intact(&mut client);
     seal(&mut client);
 }
+
+#[test]
+fn the_ids_of_a_session_ascend_and_are_of_version_7() {
+    let (_cluster, mut client) = start(Options::new());
+    let recorded = "SELECT ledger.add_entry('note', '{}')::text FROM generate_series(1, 500)";
+    let ids = column(&mut client, recorded);
+    assert_eq!(ids.len(), 500);
+    assert!(ids.is_sorted_by(|a, b| a < b), "{ids:?}");
+    assert!(ids.iter().all(|id| id.as_bytes()[14] == b'7' && b"89ab".contains(&id.as_bytes()[19])), "{ids:?}");
+    // The time they state, in milliseconds, is that of the clock.
+    let millis = number(&mut client, "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint");
+    let stated = i64::from_str_radix(&ids[499].replace('-', "")[..12], 16).unwrap();
+    assert!((0..60_000).contains(&(millis - stated)), "{stated}, not {millis}");
+}

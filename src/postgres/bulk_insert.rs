@@ -17,18 +17,25 @@ pub struct BulkInsert<'a> {
     nulls: Vec<bool>,
 }
 
-/// An index on columns of all rows.
 struct IndexColumns {
     index: pg_sys::Relation,
     info: *mut pg_sys::IndexInfo,
-    attributes: Vec<usize>,
-    uniqueness: pg_sys::IndexUniqueCheck::Type,
+    shape: IndexShape,
 }
 
-impl IndexColumns {
+/// An index on columns of all rows.
+pub struct IndexShape {
+    /// Places of the columns, from 0.
+    pub attributes: Vec<usize>,
+    pub uniqueness: pg_sys::IndexUniqueCheck::Type,
+}
+
+impl IndexShape {
+    /// `None` if it is more than that.
+    ///
     /// # Safety
     /// An open index and what was built of it.
-    unsafe fn of(index: pg_sys::Relation, info: *mut pg_sys::IndexInfo) -> Option<IndexColumns> {
+    pub unsafe fn of(index: pg_sys::Relation, info: *mut pg_sys::IndexInfo) -> Option<IndexShape> {
         let built = &*info;
         let is_whole = built.ii_Predicate.is_null() && built.ii_ExclusionOps.is_null();
         let is_immediate = (*(*index).rd_index).indimmediate;
@@ -40,7 +47,7 @@ impl IndexColumns {
             false => pg_sys::IndexUniqueCheck::UNIQUE_CHECK_NO,
         };
         let usable = is_whole && is_immediate && built.ii_ReadyForInserts;
-        usable.then_some(IndexColumns { index, info, attributes: attributes?, uniqueness })
+        usable.then_some(IndexShape { attributes: attributes?, uniqueness })
     }
 }
 
@@ -56,7 +63,9 @@ impl<'a> BulkInsert<'a> {
             let descriptor = pg_sys::CreateTupleDescCopy(table.descriptor());
             let count = (*indexes).ri_NumIndices as usize;
             let of = |at| {
-                IndexColumns::of(*(*indexes).ri_IndexRelationDescs.add(at), *(*indexes).ri_IndexRelationInfo.add(at))
+                let index = *(*indexes).ri_IndexRelationDescs.add(at);
+                let info = *(*indexes).ri_IndexRelationInfo.add(at);
+                Some(IndexColumns { index, info, shape: IndexShape::of(index, info)? })
             };
             BulkInsert {
                 table,
@@ -138,12 +147,12 @@ impl<'a> BulkInsert<'a> {
     /// The rows have been inserted.
     unsafe fn insert_into(&self, index: &IndexColumns) {
         let (mut values, mut nulls) = ([pg_sys::Datum::null(); MAX_KEYS], [false; MAX_KEYS]);
-        let needed = index.attributes.iter().max().map_or(0, |last| last + 1);
+        let needed = index.shape.attributes.iter().max().map_or(0, |last| last + 1);
         for slot in &self.slots[..self.filled] {
             if ((**slot).tts_nvalid as usize) < needed {
                 pg_sys::slot_getsomeattrs_int(*slot, needed as i32);
             }
-            for (key, attribute) in index.attributes.iter().enumerate() {
+            for (key, attribute) in index.shape.attributes.iter().enumerate() {
                 values[key] = *(**slot).tts_values.add(*attribute);
                 nulls[key] = *(**slot).tts_isnull.add(*attribute);
             }
@@ -153,7 +162,7 @@ impl<'a> BulkInsert<'a> {
                 nulls.as_mut_ptr(),
                 &raw mut (**slot).tts_tid,
                 self.table.relation(),
-                index.uniqueness,
+                index.shape.uniqueness,
                 false,
                 index.info,
             );
@@ -173,7 +182,8 @@ impl<'a> BulkInsert<'a> {
     }
 }
 
-const MAX_KEYS: usize = pg_sys::INDEX_MAX_KEYS as usize;
+/// Columns of an index.
+pub const MAX_KEYS: usize = pg_sys::INDEX_MAX_KEYS as usize;
 
 /// Whether storing the tuple may mean to store another one, with large values moved out or compressed: it has such
 /// values already, or is longer than a bit less than TOAST_TUPLE_THRESHOLD.

@@ -1,5 +1,6 @@
 //! This process's database in shared memory, and what other processes are told when a ledger comes or goes.
 
+use super::errorless;
 use super::errors::Failure;
 use super::mirror::append::Mirror;
 use super::shared::{shared, DatabaseSlot, Shared, MAX_DATABASES};
@@ -39,8 +40,7 @@ pub fn require_preloaded() -> Result<&'static Shared, Failure> {
 
 /// Whether the texts of this database are those that lines and JSON are in.
 pub fn is_utf8() -> bool {
-    // SAFETY: reads a variable of the session, which never changes.
-    unsafe { pg_sys::GetDatabaseEncoding() == pg_sys::pg_enc::PG_UTF8 as i32 }
+    errorless::database_encoding() == pg_sys::pg_enc::PG_UTF8 as i32
 }
 
 /// The error of everything that records or verifies where they are not. CREATE EXTENSION refuses such a database.

@@ -2,22 +2,27 @@
 
 use super::bulk_insert::BulkInsert;
 use super::database;
+use super::entries_pending as pending;
 use super::errors::{or_raise, required, Failure};
 use super::hashing;
 use super::jsonb::{self, Jsonb, JsonbText};
 use super::mirror::repeats::Repeats;
+use super::new_id;
 use super::partitions;
 use super::queue;
 use super::secrets;
 use super::settings::MirrorMode;
-use super::tables::{self, entry_column, Table};
+use super::tables::{self, entry_column, ShortValues};
 use super::transaction;
-use crate::ledger::record::{self, Entry, Timestamp};
-use crate::ledger::{row_change, sha256_hex, signature};
+use crate::ledger::metadata::Metadata;
+use crate::ledger::record::{self, Entry, EntryLine, Timestamp};
+use crate::ledger::signature::{self, Keyring};
+use crate::ledger::{row_change, sha256_hex};
 use pgrx::prelude::*;
 use pgrx::PgSqlErrorCode;
 use serde_json::json;
 use std::cell::Cell;
+use std::rc::Rc;
 use uuid::Uuid;
 
 /// How an entry gets its signature.
@@ -113,8 +118,7 @@ fn hash_of(data: Jsonb) -> String {
 pub struct RowEntry {
     pub entry_type: &'static str,
     pub data_hash: String,
-    /// Canonical JSON object.
-    pub metadata: String,
+    pub metadata: Metadata,
     pub with_signature: bool,
     pub created_at: Timestamp,
 }
@@ -122,7 +126,7 @@ pub struct RowEntry {
 impl RowEntry {
     /// One whose time is that of the change, not of the transaction: of two changes of one row, that of the transaction
     /// which began first may be the later one.
-    pub fn now(entry_type: &'static str, data_hash: String, metadata: String, with_signature: bool) -> RowEntry {
+    pub fn now(entry_type: &'static str, data_hash: String, metadata: Metadata, with_signature: bool) -> RowEntry {
         RowEntry { entry_type, data_hash, metadata, with_signature, created_at: tables::now() }
     }
 }
@@ -136,7 +140,7 @@ pub fn record_row(row: RowEntry) -> Result<(), Failure> {
 pub fn record_item(row: RowEntry) -> Result<Uuid, Failure> {
     let recorded = row.sign()?;
     insert_all([&recorded].into_iter());
-    Ok(recorded.0.entry_id)
+    Ok(recorded.entry_id)
 }
 
 /// The same for one of many: it is inserted together with others, when the statement ends.
@@ -146,66 +150,79 @@ pub fn record_row_of_many(row: RowEntry) -> Result<(), Failure> {
 }
 
 /// An entry whose line is queued for the mirror, and that is to be inserted.
-pub struct Recorded(Entry);
+pub struct Recorded {
+    entry_id: Uuid,
+    entry_type: &'static str,
+    data_hash: String,
+    metadata: Metadata,
+    /// The keyring whose first key has made it, and the signature.
+    signature: Option<(Rc<Keyring>, String)>,
+    created_at: Timestamp,
+}
 
 impl RowEntry {
     fn sign(self) -> Result<Recorded, Failure> {
         require_recording()?;
-        let signing = if self.with_signature { Signing::Required } else { Signing::None };
-        let (signature, key_id) = sign(&self.data_hash, signing)?;
-        let entry = Entry {
-            entry_id: Uuid::now_v7(),
-            entry_type: self.entry_type.to_owned(),
+        let keyring = self.with_signature.then(secrets::required_keyring).transpose()?;
+        let sign = |keyring: Rc<Keyring>| {
+            let signature = keyring.sign(&self.data_hash).1;
+            (keyring, signature)
+        };
+        let signature = keyring.map(sign);
+        check_length(&self.metadata.text)?;
+        let mut recorded = Recorded {
+            entry_id: new_id::next(),
+            entry_type: self.entry_type,
             data_hash: self.data_hash,
             metadata: self.metadata,
             signature,
-            key_id,
             created_at: self.created_at,
         };
-        check_length(&entry)?;
-        transaction::add_entry(&entry);
-        Ok(Recorded(entry))
+        transaction::add_entry(&recorded.as_line());
+        if recorded.metadata.jsonb.is_some() {
+            // Of many entries that wait, not both are kept.
+            recorded.metadata.text = String::new();
+        }
+        Ok(recorded)
+    }
+}
+
+impl Recorded {
+    fn as_line(&self) -> EntryLine<'_> {
+        let signature = self.signature.as_ref();
+        EntryLine {
+            entry_id: self.entry_id,
+            entry_type: self.entry_type.into(),
+            data_hash: &self.data_hash,
+            metadata: &self.metadata.text,
+            signature: signature.map(|(_, signature)| signature.into()),
+            key_id: signature.map(|(keyring, _)| keyring.signing_key().0.into()),
+            created_at: self.created_at,
+        }
+    }
+
+    /// The row in `entries_pending`, which it borrows from, and from `values`.
+    fn columns(&self, values: &mut ShortValues) -> [Option<pg_sys::Datum>; entry_column::COUNT] {
+        let metadata = match &self.metadata.jsonb {
+            Some(jsonb) => jsonb::datum_of_bytes(jsonb),
+            None => jsonb::datum_of_canonical(&self.metadata.text),
+        };
+        columns_of(&self.as_line(), metadata, values)
     }
 }
 
 /// Inserts entries of the ledger's own.
 pub fn insert_all<'a>(mut entries: impl ExactSizeIterator<Item = &'a Recorded>) {
     let Some(first) = entries.next() else { return };
-    let table = pending_table();
+    let table = pending::open();
     if entries.len() == 0 {
-        return table.insert(&columns_of(&first.0, jsonb::datum_of_canonical(&first.0.metadata)));
+        return pending::insert(&table, &first.columns(&mut ShortValues::new()));
     }
     let mut bulk = BulkInsert::new(&table);
-    for Recorded(entry) in std::iter::once(first).chain(entries) {
-        bulk.insert(&columns_of(entry, jsonb::datum_of_canonical(&entry.metadata)));
+    for entry in std::iter::once(first).chain(entries) {
+        bulk.insert(&entry.columns(&mut ShortValues::new()));
     }
     bulk.finish();
-}
-
-/// Looked up once a session, and again when it has been dropped.
-fn pending_table() -> Table {
-    thread_local! {
-        static IS_LISTENING: Cell<bool> = const { Cell::new(false) };
-    }
-    if !IS_LISTENING.replace(true) {
-        // SAFETY: registered once a process.
-        unsafe { pg_sys::CacheRegisterRelcacheCallback(Some(forget_pending), pg_sys::Datum::null()) };
-    }
-    if PENDING.get() == pg_sys::InvalidOid {
-        PENDING.set(tables::oid_of("entries_pending"));
-    }
-    Table::open_oid(PENDING.get(), pg_sys::RowExclusiveLock)
-}
-
-thread_local! {
-    static PENDING: Cell<pg_sys::Oid> = const { Cell::new(pg_sys::InvalidOid) };
-}
-
-#[pg_guard]
-unsafe extern "C-unwind" fn forget_pending(_arg: pg_sys::Datum, relation: pg_sys::Oid) {
-    if relation == pg_sys::InvalidOid || relation == PENDING.get() {
-        PENDING.set(pg_sys::InvalidOid);
-    }
 }
 
 fn require_recording() -> Result<(), Failure> {
@@ -246,7 +263,7 @@ fn record(function: &str, draft: Draft) -> Result<Entry, Failure> {
     check_metadata(draft.metadata)?;
     let (signature, key_id) = sign(&draft.data_hash, draft.signing)?;
     let entry = Entry {
-        entry_id: draft.entry_id.unwrap_or_else(Uuid::now_v7),
+        entry_id: draft.entry_id.unwrap_or_else(new_id::next),
         entry_type: draft.entry_type.to_owned(),
         data_hash: draft.data_hash,
         metadata: draft.metadata.canonical()?,
@@ -256,12 +273,13 @@ fn record(function: &str, draft: Draft) -> Result<Entry, Failure> {
         created_at: tables::timestamp_from_postgres(unsafe { pg_sys::GetCurrentTransactionStartTimestamp() }),
     };
     validate(&entry)?;
-    pending_table().insert(&columns_of(&entry, draft.metadata.datum()));
+    let mut values = ShortValues::new();
+    pending::insert(&pending::open(), &columns_of(&entry.as_line(), draft.metadata.datum(), &mut values));
     if draft.entry_id.is_some() {
         transaction::note_id(Repeats::Any);
         check_not_sealed(entry.entry_id)?;
     }
-    transaction::add_entry(&entry);
+    transaction::add_entry(&entry.as_line());
     Ok(entry)
 }
 
@@ -300,12 +318,12 @@ pub fn validate(entry: &Entry) -> Result<(), Failure> {
             .detail(format!("{error}."))
             .hint("An entry_type names a kind of entry in 1 to 100 characters, such as 'payment' or 'memory_write'.")
     })?;
-    check_length(entry)
+    check_length(&entry.metadata)
 }
 
 /// A longer line could be written, but not read again. Of an entry only the metadata can be long.
-fn check_length(entry: &Entry) -> Result<(), Failure> {
-    let length = entry.metadata.len();
+fn check_length(metadata: &str) -> Result<(), Failure> {
+    let length = metadata.len();
     if length <= record::MAX_METADATA {
         return Ok(());
     }
@@ -322,16 +340,20 @@ fn check_metadata(metadata: Jsonb) -> Result<(), Failure> {
         .hint("Pass an object such as '{\"source\": \"import\"}', or leave metadata out."))
 }
 
-/// The row of a pending entry, which it borrows from.
-fn columns_of(entry: &Entry, metadata: pg_sys::Datum) -> [Option<pg_sys::Datum>; entry_column::COUNT] {
+/// The row of a pending entry, which it borrows from `values`.
+fn columns_of(
+    entry: &EntryLine,
+    metadata: pg_sys::Datum,
+    values: &mut ShortValues,
+) -> [Option<pg_sys::Datum>; entry_column::COUNT] {
     [
-        Some(tables::uuid_datum(&entry.entry_id)),
+        values.uuid(&entry.entry_id),
         None,
-        tables::text_datum(&entry.entry_type),
-        tables::text_datum(&entry.data_hash),
+        values.text(&entry.entry_type),
+        values.text(entry.data_hash),
         Some(metadata),
-        entry.signature.as_deref().and_then(tables::text_datum),
-        entry.key_id.as_deref().and_then(tables::text_datum),
+        entry.signature.as_deref().and_then(|signature| values.text(signature)),
+        entry.key_id.as_deref().and_then(|key_id| values.text(key_id)),
         Some(tables::timestamp_to_postgres(entry.created_at).into()),
         None,
     ]
@@ -346,7 +368,7 @@ thread_local! {
 pub fn new_id() -> Uuid {
     // First the lines that there are: the id cannot stand in them.
     let repeats = database::slot().map_or(Repeats::Any, |(_, slot)| Repeats::after(slot));
-    let id = Uuid::now_v7();
+    let id = new_id::next();
     LAST_ID.set(Some((id, repeats)));
     id
 }
@@ -413,6 +435,6 @@ pub fn queue_row(row: &tables::Row) -> Result<(), Failure> {
     let entry = tables::new_entry_from_row(row)?;
     validate(&entry)?;
     check_not_sealed(entry.entry_id)?;
-    transaction::add_entry(&entry);
+    transaction::add_entry(&entry.as_line());
     Ok(())
 }

@@ -162,12 +162,7 @@ unsafe impl SqlTranslatable for JsonbText {
 /// row does not would make the ledger invalid for good.
 pub fn datum_of_canonical(canonical: &str) -> pg_sys::Datum {
     match jsonb::encode(canonical) {
-        // SAFETY: a varlena with a header of four bytes, copied to where Postgres wants it aligned.
-        Some(bytes) => unsafe {
-            let copy = pg_sys::palloc(bytes.len()).cast::<u8>();
-            std::ptr::copy_nonoverlapping(bytes.as_ptr(), copy, bytes.len());
-            copy.into()
-        },
+        Some(bytes) => copied(&bytes),
         None => {
             let text = canonical_json::with_fractions(canonical).into_owned();
             let datum = JsonbText(text).into_datum().unwrap_or(pg_sys::Datum::null());
@@ -177,6 +172,24 @@ pub fn datum_of_canonical(canonical: &str) -> pg_sys::Datum {
             }
             datum
         }
+    }
+}
+
+/// A jsonb with these bytes, its header among them: good as long as they are, or as the current memory context.
+pub fn datum_of_bytes(jsonb: &[u8]) -> pg_sys::Datum {
+    match jsonb.as_ptr().cast::<u32>().is_aligned() {
+        true => jsonb.as_ptr().into(),
+        false => copied(jsonb),
+    }
+}
+
+/// A copy of a varlena with a header of four bytes, where Postgres wants it aligned.
+fn copied(varlena: &[u8]) -> pg_sys::Datum {
+    // SAFETY: as many bytes as were asked for.
+    unsafe {
+        let copy = pg_sys::palloc(varlena.len()).cast::<u8>();
+        std::ptr::copy_nonoverlapping(varlena.as_ptr(), copy, varlena.len());
+        copy.into()
     }
 }
 

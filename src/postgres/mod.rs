@@ -5,7 +5,8 @@
 //! | [`settings`], [`secrets`] | what is configured |
 //! | [`hashing`] | SQL functions that only compute |
 //! | [`entries`], [`triggers`] | recording, by function and by INSERT |
-//! | [`queue`] | entries that are inserted together |
+//! | [`entries_pending`], [`queue`] | the table where entries wait; entries that are inserted together |
+//! | [`new_id`] | ids of entries |
 //! | [`transaction`] | what happens when a transaction ends |
 //! | [`mirror`] | the JSONL file |
 //! | [`blocks`], [`log_state`], [`partitions`], [`vacated`] | sealing |
@@ -19,7 +20,7 @@
 //! | [`install`] | the SQL of the install script |
 //! | [`faults`] | failing on purpose, in tests |
 //! | [`roles`], [`schema`] | whose rights work is done with, and which schema is the extension's |
-//! | [`tables`], [`bulk_insert`], [`spi`], [`jsonb`], [`errors`], [`wait_events`] | how Postgres is talked to |
+//! | [`tables`], [`bulk_insert`], [`single_insert`], [`spi`], [`jsonb`], [`errors`], [`errorless`], [`wait_events`] | how Postgres is talked to |
 //! | [`regular_file`] | opening files that somebody else may have put there |
 //! | [`helper_threads`] | what must not talk to Postgres |
 
@@ -29,6 +30,8 @@ mod bulk_insert;
 mod copy_hook;
 mod database;
 mod entries;
+mod entries_pending;
+mod errorless;
 mod errors;
 mod executor_hook;
 mod faults;
@@ -41,6 +44,7 @@ mod jsonb;
 mod lines;
 mod log_state;
 mod mirror;
+mod new_id;
 mod own_tables;
 mod partitions;
 mod queue;
@@ -50,6 +54,7 @@ mod schema;
 mod secrets;
 mod settings;
 mod shared;
+mod single_insert;
 mod spi;
 mod tables;
 mod tracking;

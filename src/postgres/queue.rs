@@ -6,6 +6,7 @@
 
 use super::bulk_insert::BulkInsert;
 use super::entries::{self, Recorded};
+use super::errorless;
 use pgrx::{pg_guard, pg_sys};
 use std::cell::RefCell;
 
@@ -22,7 +23,7 @@ thread_local! {
 
 /// Adds an entry; inserts those that wait when there are enough for it to pay.
 pub fn add(entry: Recorded) {
-    let level = current_level();
+    let level = errorless::nest_level();
     let count = WAITING.with_borrow_mut(|waiting| {
         waiting.push(Waiting { level, entry });
         waiting.len()
@@ -34,7 +35,7 @@ pub fn add(entry: Recorded) {
 
 /// Inserts what waits and is of the current subtransaction.
 pub fn flush() {
-    let level = current_level();
+    let level = errorless::nest_level();
     // Taken out first: an error unwinds through here, and leaves them to the rollback.
     let own = WAITING.with_borrow_mut(|waiting| {
         let first = waiting.partition_point(|waiting| waiting.level < level);
@@ -80,9 +81,4 @@ pub fn subtransaction_committed(level: i32) {
 /// The transaction has ended. Cannot fail.
 pub fn clear() {
     WAITING.with_borrow_mut(Vec::clear);
-}
-
-fn current_level() -> i32 {
-    // SAFETY: only reads the state of this backend's transaction.
-    unsafe { pg_sys::GetCurrentTransactionNestLevel() }
 }

@@ -5,8 +5,10 @@
 //! functions are those with which Postgres writes its own catalogs; they keep TOAST, indexes and WAL in order.
 
 mod entries;
+mod short_values;
 
 use super::database;
+use super::errorless;
 use super::errors::{or_raise, Failure};
 use super::jsonb;
 use super::schema;
@@ -15,12 +17,14 @@ use crate::ledger::record::Timestamp;
 use pgrx::{pg_sys, FromDatum, IntoDatum};
 use std::borrow::Borrow;
 use std::ffi::CString;
+use std::mem::ManuallyDrop;
 use uuid::Uuid;
 
 pub use entries::{
     block_number, entry_column, entry_from_row, entry_line, fault_of, leaf_index, malformation, metadata_text,
     new_entry_from_row, stored_entry,
 };
+pub use short_values::ShortValues;
 
 /// Microseconds from the Unix epoch to Postgres' (2000-01-01).
 const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;
@@ -43,8 +47,7 @@ pub fn checked_timestamp(timestamp: pg_sys::TimestampTz) -> Option<Timestamp> {
 }
 
 pub fn now() -> Timestamp {
-    // SAFETY: reads the clock.
-    timestamp_from_postgres(unsafe { pg_sys::GetCurrentTimestamp() })
+    timestamp_from_postgres(errorless::clock())
 }
 
 pub fn timestamp_to_postgres(timestamp: Timestamp) -> pg_sys::TimestampTz {
@@ -87,6 +90,11 @@ impl Table {
     pub fn open_oid(oid: pg_sys::Oid, lock: u32) -> Table {
         // SAFETY: raises an ERROR if there is no such table.
         Table { relation: unsafe { pg_sys::table_open(oid, lock as pg_sys::LOCKMODE) }, order: None }
+    }
+
+    /// The table of a trigger. It is open as long as the trigger runs, and not closed here.
+    pub fn of_trigger(data: &pg_sys::TriggerData) -> ManuallyDrop<Table> {
+        ManuallyDrop::new(Table { relation: data.tg_relation, order: None })
     }
 
     /// A table with rows of `ledger.entries`, whoever made it: they are read by the columns of that.
@@ -264,7 +272,7 @@ impl Row {
         let columns = (*descriptor).natts as usize;
         self.values.resize(columns, pg_sys::Datum::null());
         self.nulls.resize(columns, false);
-        pg_sys::heap_deform_tuple(tuple, descriptor, self.values.as_mut_ptr(), self.nulls.as_mut_ptr());
+        errorless::deform(tuple, descriptor, self.values.as_mut_ptr(), self.nulls.as_mut_ptr());
     }
 
     fn reorder(&mut self, order: &[usize]) {

@@ -6,6 +6,7 @@
 mod ending;
 
 use super::database;
+use super::errorless;
 use super::errors::Failure;
 use super::mirror::append::FileRange;
 use super::mirror::lines::LineBuffer;
@@ -15,7 +16,7 @@ use super::queue;
 use super::settings::{self, MirrorMode};
 use super::shared::DatabaseSlot;
 use super::tracking;
-use crate::ledger::record::Entry;
+use crate::ledger::record::EntryLine;
 use pgrx::{pg_guard, pg_sys, PgSqlErrorCode};
 use std::cell::RefCell;
 use std::ffi::c_void;
@@ -194,8 +195,7 @@ pub fn require_no_part() -> Result<(), Failure> {
 
 /// Notes that this transaction rebuilds the ledger.
 pub fn note_import() {
-    // SAFETY: only reads the state of this backend's transaction.
-    let level = unsafe { pg_sys::GetCurrentTransactionNestLevel() };
+    let level = errorless::nest_level();
     CURRENT.with_borrow_mut(|current| current.import = current.import.or(Some(level)));
 }
 
@@ -205,7 +205,7 @@ pub fn note_id(repeats: Repeats) {
 }
 
 /// Queues the line of an entry that has just been inserted.
-pub fn add_entry(entry: &Entry) {
+pub fn add_entry(entry: &EntryLine) {
     let mode = mirror_mode();
     CURRENT.with_borrow_mut(|current| {
         current.mark_level();
@@ -277,16 +277,15 @@ pub fn note_lines(range: FileRange) {
 /// Has the pause of a worker that was just made end with what it was made in: the transaction, or a subtransaction that is
 /// rolled back.
 pub fn at_end_resume_worker(slot: &'static DatabaseSlot) {
-    // SAFETY: only reads the state of this backend's transaction.
-    let level = unsafe { pg_sys::GetCurrentTransactionNestLevel() };
+    let level = errorless::nest_level();
     CURRENT.with_borrow_mut(|current| current.at_end.paused.push((level, slot)));
 }
 
 impl Transaction {
     /// In mode async the worker makes the line, unless the transaction is prepared; here it is only counted.
-    fn add_line(&mut self, entry: &Entry, mode: MirrorMode) {
+    fn add_line(&mut self, entry: &EntryLine, mode: MirrorMode) {
         if mode == MirrorMode::Async && !prepared::may_prepare() {
-            self.line_bytes += entry.as_line().line_length() as u64 + 1;
+            self.line_bytes += entry.line_length() as u64 + 1;
         } else {
             self.lines.push(|out| entry.write_line(out));
             self.line_bytes = self.lines.len();
@@ -295,8 +294,7 @@ impl Transaction {
 
     /// Notes where the current subtransaction begins, before it first changes what a rollback of it restores.
     fn mark_level(&mut self) {
-        // SAFETY: only reads the state of this backend's transaction.
-        let level = unsafe { pg_sys::GetCurrentTransactionNestLevel() };
+        let level = errorless::nest_level();
         if level > 1 && self.marks.last().is_none_or(|mark| mark.level < level) {
             self.marks.push(Mark {
                 level,
@@ -372,7 +370,7 @@ unsafe extern "C-unwind" fn on_subtransaction_event(
     _parent: pg_sys::SubTransactionId,
     _arg: *mut c_void,
 ) {
-    let level = pg_sys::GetCurrentTransactionNestLevel();
+    let level = errorless::nest_level();
     if event == pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB {
         // Of block lines: no subtransaction is left when those of entries are appended.
         ending::abandon_append();

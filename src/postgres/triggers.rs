@@ -4,6 +4,7 @@ use super::entries;
 use super::errors::{or_raise, Failure};
 use super::tables::{Row, Table};
 use pgrx::{pg_guard, pg_sys, PgSqlErrorCode};
+use std::mem::ManuallyDrop;
 
 /// Declares a function of call convention version 1, for `LANGUAGE c` in the install script.
 macro_rules! version_1_function {
@@ -42,8 +43,8 @@ pub(super) unsafe fn trigger_data<'a>(fcinfo: pg_sys::FunctionCallInfo) -> &'a p
 ///
 /// # Safety
 /// As [`trigger_data`], for a row trigger.
-pub(super) unsafe fn inserted_row(data: &pg_sys::TriggerData) -> (Table, Row) {
-    let table = Table::open_oid((*data.tg_relation).rd_id, pg_sys::NoLock);
+pub(super) unsafe fn inserted_row(data: &pg_sys::TriggerData) -> (ManuallyDrop<Table>, Row) {
+    let table = Table::of_trigger(data);
     let row = table.deform(data.tg_trigtuple);
     (table, row)
 }

@@ -3,21 +3,36 @@
 
 use super::layout::*;
 use crate::ledger::canonical_json::{decode, string_end, value_end};
+use memchr::memchr;
 use std::borrow::Cow;
+use std::ops::Range;
 
 /// A jsonb with its varlena header, byte for byte what `jsonb_in` makes of the text. The caller has made sure that it is
 /// canonical. `None` where it is left to `jsonb_in`: the text is no object or array, a number has an exponent or is a negative
 /// zero, a string has a NUL, which `jsonb_in` refuses, or values are nested too deep or are too large.
 pub fn encode(canonical: &str) -> Option<Vec<u8>> {
-    let mut encoder = Encoder { text: canonical, out: Vec::with_capacity(VARLENA_HEADER + canonical.len()) };
-    encoder.out.extend_from_slice(&[0; VARLENA_HEADER]);
+    let mut encoder = Encoder::new(VARLENA_HEADER + canonical.len());
+    encoder.text = canonical;
     let end = encoder.container(0, 0)?;
-    let length = encoder.out.len();
-    if end != canonical.len() || length > LENGTH_MASK as usize {
-        return None;
+    (end == canonical.len()).then(|| encoder.finish()).flatten()
+}
+
+/// The same for an object whose members are at hand: their names, which need no escapes, in the order of a jsonb, and where in
+/// `values` the canonical text of each value stands.
+pub fn encode_object(values: &str, members: &[(&str, Range<usize>)]) -> Option<Vec<u8>> {
+    // An entry for each name and each value.
+    let names = members.iter().map(|(name, _)| 8 + name.len()).sum::<usize>();
+    let mut encoder = Encoder::new(8 + names + values.len());
+    encoder.text = values;
+    let mut entries = encoder.begin(IS_OBJECT, members.len(), 2 * members.len());
+    for (name, _) in members {
+        encoder.string(name, &mut entries)?;
     }
-    encoder.put(0, varlena_header(length));
-    Some(encoder.out)
+    let is_verbatim = memchr(b'\\', values.as_bytes()).is_none();
+    for (_, Range { start, end }) in members {
+        encoder.value(Token { start: *start, end: *end, is_verbatim }, &mut entries, 0)?;
+    }
+    encoder.finish()
 }
 
 struct Encoder<'a> {
@@ -33,7 +48,7 @@ type Member<'a> = (Cow<'a, str>, Token);
 struct Token {
     start: usize,
     end: usize,
-    /// A string without escapes.
+    /// A string that is known to have no escapes.
     is_verbatim: bool,
 }
 
@@ -47,6 +62,21 @@ struct Entries {
 }
 
 impl<'a> Encoder<'a> {
+    fn new(capacity: usize) -> Self {
+        let mut out = Vec::with_capacity(capacity);
+        out.extend_from_slice(&[0; VARLENA_HEADER]);
+        Encoder { text: "", out }
+    }
+
+    fn finish(mut self) -> Option<Vec<u8>> {
+        let length = self.out.len();
+        if length > LENGTH_MASK as usize {
+            return None;
+        }
+        self.put(0, varlena_header(length));
+        Some(self.out)
+    }
+
     /// Writes the container that begins at `at`, without padding before it; returns where its text ends.
     fn container(&mut self, at: usize, depth: usize) -> Option<usize> {
         if depth > MAX_DEPTH {
@@ -142,7 +172,9 @@ impl<'a> Encoder<'a> {
             }
             b'{' | b'[' => {
                 self.align();
-                self.container(token.start, depth + 1)?;
+                if self.container(token.start, depth + 1)? != token.end {
+                    return None;
+                }
                 CONTAINER
             }
             b't' => TRUE,

@@ -12,7 +12,7 @@ mod read;
 mod tests;
 
 pub use canonical::{members, write_canonical, Found, Written};
-pub use encode::encode;
+pub use encode::{encode, encode_object};
 #[cfg(test)]
 pub(crate) use layout::VARLENA_HEADER;
 pub use read::is_sound;

@@ -2,6 +2,7 @@
 
 use super::pending::{self, AsOf, Newest};
 use crate::items::registration::{ItemName, Registration};
+use crate::ledger::metadata::Member;
 use crate::ledger::record::{Entry, Timestamp};
 use crate::ledger::row_change::ITEM_ENTRY_TYPES;
 use crate::ledger::row_index::Place;
@@ -175,9 +176,9 @@ pub fn time_after(previous: Option<&ItemEntry>) -> Timestamp {
 
 /// Records what `user` did with an item at `time`, which is later than its previous entry. Returns the entry's id.
 pub fn record(registration: &Registration, time: Timestamp, user: pg_sys::Oid) -> Result<Uuid, Failure> {
-    let metadata = Metadata::empty().actor_as(user).key("item", &registration.data());
+    let metadata = Metadata::default().actor_as(user).json(Member::Item, &registration.data());
     let row_id = registration.name.row_id();
-    let metadata = metadata.text("row_id", &row_id.simple().to_string());
+    let metadata = metadata.text(Member::RowId, &row_id.simple().to_string());
     let with_signature = secrets::keyring()?.is_some();
     let entry_id = entries::record_item(RowEntry {
         entry_type: registration.event.entry_type(),

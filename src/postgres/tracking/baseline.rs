@@ -15,6 +15,7 @@ use super::plan::{self, Plan};
 use super::relation;
 use super::row_key::RowKey;
 use super::versions;
+use crate::ledger::metadata::Member;
 use crate::ledger::row_change::Operation;
 use crate::ledger::sha256_hex;
 use crate::postgres::entries::{self, RowEntry};
@@ -118,10 +119,10 @@ fn record_row(plan: &Plan, row: &tables::Row, horizon: Horizon) -> Result<(), Fa
     plan.ensure_shape()?;
     let image = plan.image(row)?;
     let metadata = Metadata::of_table(plan)
-        .image("after", &image)
+        .image(Member::After, &image)
         .row_key(&RowKey::of(plan, row)?)
-        .key("baseline", "true")
-        .key("transaction_id", &horizon.by.to_string());
+        .json(Member::Baseline, "true")
+        .json(Member::TransactionId, &horizon.by.to_string());
     entries::record_row_of_many(RowEntry {
         entry_type: Operation::Insert.entry_type(),
         data_hash: sha256_hex(image.as_bytes()),

@@ -151,7 +151,8 @@ pub fn array(columns: &Columns, row: &Row) -> Result<String, Failure> {
 }
 
 fn elements(columns: &Columns, row: &Row) -> Result<String, Unfit> {
-    let mut out = vec![b'['];
+    let mut out = Vec::with_capacity(64);
+    out.push(b'[');
     let _fixed = columns.depend_on_settings.then(FixedSettings::set);
     for column in columns.iter() {
         let Some(value) = row.datum(column.position) else { continue };
@@ -267,14 +268,18 @@ impl Encoding {
                 Encoding::Text => write_string(out, utf8(bytes_of(value))?),
                 Encoding::Uuid => {
                     let mut buffer = uuid::Uuid::encode_buffer();
-                    write_string(out, uuid_from_datum(value).hyphenated().encode_lower(&mut buffer));
+                    let digits = uuid_from_datum(value).hyphenated().encode_lower(&mut buffer);
+                    // They need no escapes.
+                    out.push(b'"');
+                    out.extend_from_slice(digits.as_bytes());
+                    out.push(b'"');
                 }
                 Encoding::Bytea => write_string(out, &format!("\\x{}", to_hex(bytes_of(value)))),
                 Encoding::DateTime(type_oid) => {
                     let mut buffer: [c_char; 128] = [0; 128];
                     let utc = 0;
                     pg_sys::JsonEncodeDateTime(buffer.as_mut_ptr(), value, *type_oid, &utc);
-                    write_string(out, &CStr::from_ptr(buffer.as_ptr()).to_string_lossy());
+                    write_string(out, utf8(CStr::from_ptr(buffer.as_ptr()).to_bytes())?);
                 }
                 Encoding::Array(element) => element.write_array(value, out)?,
                 Encoding::Output(function) => write_string(out, &printed(function, value)?),

@@ -18,6 +18,9 @@ use crate::postgres::tables::{self, Row, Table};
 use pgrx::pg_sys::{self, CommandId};
 use std::cell::RefCell;
 
+/// As many as most transactions have.
+const KEPT: usize = 64;
+
 thread_local! {
     /// When commands of this transaction have recorded something: of each that stands here it is the earliest time of it and all
     /// later ones. Commands whose time is that of a later one are left out, so both ascend.
@@ -33,8 +36,11 @@ pub fn time_of(command: CommandId, next: Option<CommandId>) -> Timestamp {
 }
 
 pub fn forget() {
-    // Not only emptied, so that a session does not keep what its longest transaction took.
-    drop(COMMANDS.take());
+    COMMANDS.with_borrow_mut(|commands| {
+        commands.clear();
+        // A session does not keep what its longest transaction took.
+        commands.shrink_to(KEPT);
+    });
 }
 
 fn place(commands: &mut Vec<(CommandId, i64)>, command: CommandId, next: Option<CommandId>, now: i64) -> i64 {

@@ -8,6 +8,7 @@ use super::options::{self, Coverage, Options, ROW_TRIGGER, TRUNCATE_TRIGGER};
 use super::plan;
 use super::primary_key;
 use super::relation::{self, Regclass};
+use crate::ledger::metadata::Member;
 use crate::ledger::sha256_hex;
 use crate::postgres::database;
 use crate::postgres::entries::{self, RowEntry};
@@ -346,8 +347,8 @@ pub fn tracked_as(table_id: &str) -> Option<String> {
 pub fn note_untracked(name: &str, table_id: &str, is_lost: bool) -> Result<(), Failure> {
     let data = json!({"table": name, "table_id": table_id}).to_string();
     let data_hash = sha256_hex(hashing::canonical(&data)?.as_bytes());
-    let metadata = Metadata::empty().text("table", name).text("table_id", table_id);
-    let metadata = metadata.text("reason", if is_lost { "lost" } else { "dropped" }).actor();
+    let metadata = Metadata::default().text(Member::Table, name).text(Member::TableId, table_id);
+    let metadata = metadata.text(Member::Reason, if is_lost { "lost" } else { "dropped" }).actor();
     entries::record_row(RowEntry::now("table_untracked", data_hash, metadata.finish(), false))
 }
 
@@ -363,10 +364,10 @@ fn note(table: &Table, options: &Options, entry_type: &'static str) -> Result<()
     let settings = serde_json::from_str::<serde_json::Value>(&options.text()).unwrap_or_default();
     let data = json!({"table": name, "options": settings}).to_string();
     let data_hash = sha256_hex(hashing::canonical(&data)?.as_bytes());
-    let metadata = Metadata::empty()
-        .text("table", &name)
-        .text("table_id", &options.table_id)
-        .key("options", &hashing::canonical(&settings.to_string())?)
+    let metadata = Metadata::default()
+        .text(Member::Table, &name)
+        .text(Member::TableId, &options.table_id)
+        .json(Member::Options, &hashing::canonical(&settings.to_string())?)
         .actor();
     // Without the secret a table can still be given up.
     let with_signature = options.with_signature && secrets::keyring()?.is_some();

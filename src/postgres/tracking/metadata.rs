@@ -4,17 +4,17 @@ use super::plan::Plan;
 use super::row_key::RowKey;
 use crate::ledger::ascii_text;
 use crate::ledger::canonical_json::write_string;
+use crate::ledger::metadata::{self, Member, Members};
+use crate::postgres::errorless;
 use crate::postgres::errors::Failure;
 use pgrx::{direct_function_call, pg_guard, pg_sys, Inet};
 use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, CString};
-use std::ops::Range;
 
 /// Metadata being put together. Members can come in any order.
+#[derive(Default)]
 pub struct Metadata {
-    /// Their values, canonical JSON one after another.
-    values: Vec<u8>,
-    members: Vec<(&'static str, Range<usize>)>,
+    members: Members,
     keep_image: bool,
 }
 
@@ -26,85 +26,63 @@ impl Metadata {
     }
 
     pub fn of_table(plan: &Plan) -> Metadata {
-        let metadata = Metadata { keep_image: plan.options.keep_image, ..Metadata::empty() };
-        let metadata = metadata.text("table", &plan.table).text("table_id", &plan.options.table_id);
-        metadata.text("shape", &plan.shape.id)
-    }
-
-    pub fn empty() -> Metadata {
-        Metadata { values: Vec::with_capacity(512), members: Vec::with_capacity(16), keep_image: false }
+        let mut metadata = Metadata { keep_image: plan.options.keep_image, ..Metadata::default() };
+        plan.names.iter().for_each(|(member, json)| metadata.members.set_json(*member, json));
+        metadata
     }
 
     pub fn actor(self) -> Metadata {
-        // SAFETY: a plain global of this process.
-        self.actor_as(unsafe { pg_sys::GetUserId() })
+        self.actor_as(errorless::user())
     }
 
     /// The same where the work is not done as the user who has called for it.
-    pub fn actor_as(self, current_user: pg_sys::Oid) -> Metadata {
+    pub fn actor_as(mut self, current_user: pg_sys::Oid) -> Metadata {
         // SAFETY: inside a transaction that writes.
         let transaction_id = unsafe { pg_sys::GetTopFullTransactionId().value };
         with_actor(current_user, |actor| {
-            actor.members.iter().fold(self, |metadata, (name, value)| metadata.key(name, value))
-        })
-        .key("transaction_id", &transaction_id.to_string())
-    }
-
-    /// A member that is canonical JSON already.
-    pub fn key(mut self, name: &'static str, json: &str) -> Metadata {
-        let start = self.values.len();
-        self.values.extend_from_slice(json.as_bytes());
-        self.members.push((name, start..self.values.len()));
+            actor.members.iter().for_each(|(member, json)| self.members.set_json(*member, json));
+        });
+        self.members.set_number(Member::TransactionId, transaction_id);
         self
     }
 
-    pub fn text(mut self, name: &'static str, value: &str) -> Metadata {
-        let start = self.values.len();
-        write_string(&mut self.values, value);
-        self.members.push((name, start..self.values.len()));
+    /// A member that is canonical JSON already.
+    pub fn json(mut self, member: Member, json: &str) -> Metadata {
+        self.members.set_json(member, json);
+        self
+    }
+
+    pub fn text(mut self, member: Member, value: &str) -> Metadata {
+        self.members.set_text(member, value);
         self
     }
 
     /// Which row it is about.
     pub fn row_key(self, key: &RowKey) -> Metadata {
-        self.key("key", &key.json).text("row_id", &key.digits())
+        self.json(Member::Key, &key.json).text(Member::RowId, key.digits(&mut RowKey::buffer()))
     }
 
     /// Which row it has taken the place of.
     pub fn old_row_key(self, key: &RowKey) -> Metadata {
-        self.key("old_key", &key.json).text("old_row_id", &key.digits())
+        self.json(Member::OldKey, &key.json).text(Member::OldRowId, key.digits(&mut RowKey::buffer()))
     }
 
     pub fn precedes_baseline(self, precedes: bool) -> Metadata {
         match precedes {
-            true => self.key("precedes_baseline", "true"),
+            true => self.json(Member::PrecedesBaseline, "true"),
             false => self,
         }
     }
 
-    pub fn image(self, name: &'static str, json: &str) -> Metadata {
+    pub fn image(self, member: Member, json: &str) -> Metadata {
         match self.keep_image {
-            true => self.key(name, json),
+            true => self.json(member, json),
             false => self,
         }
     }
 
-    /// As canonical JSON. The names need no escapes.
-    pub fn finish(mut self) -> String {
-        self.members.sort_unstable_by_key(|(name, _)| *name);
-        let mut out = Vec::with_capacity(self.values.len() + 24 * self.members.len());
-        out.push(b'{');
-        for (index, (name, value)) in self.members.into_iter().enumerate() {
-            if index > 0 {
-                out.extend_from_slice(b", ");
-            }
-            out.push(b'"');
-            out.extend_from_slice(name.as_bytes());
-            out.extend_from_slice(b"\": ");
-            out.extend_from_slice(&self.values[value]);
-        }
-        out.push(b'}');
-        ascii_text(out)
+    pub fn finish(self) -> metadata::Metadata {
+        self.members.finish()
     }
 }
 
@@ -113,7 +91,7 @@ struct Actor {
     session_user: pg_sys::Oid,
     current_user: pg_sys::Oid,
     application_name: CString,
-    members: Vec<(&'static str, String)>,
+    members: Vec<(Member, String)>,
 }
 
 thread_local! {
@@ -147,25 +125,22 @@ unsafe extern "C-unwind" fn forget(_arg: pg_sys::Datum, _cache: i32, _hash: pg_s
 
 impl Actor {
     fn is_now(&self, current_user: pg_sys::Oid) -> bool {
-        // SAFETY: a plain global of this process.
-        let session_user = unsafe { pg_sys::GetSessionUserId() };
-        self.session_user == session_user
+        self.session_user == errorless::session_user()
             && self.current_user == current_user
             && self.application_name.as_c_str() == application_name()
     }
 
     fn look_up(current_user: pg_sys::Oid) -> Actor {
-        // SAFETY: a plain global of this process.
-        let session_user = unsafe { pg_sys::GetSessionUserId() };
+        let session_user = errorless::session_user();
         let application_name = application_name();
         let application = (!application_name.is_empty()).then(|| application_name.to_string_lossy().into_owned());
         let members = [
-            ("session_user", Some(user_name(session_user))),
-            ("current_user", Some(user_name(current_user))),
-            ("application_name", application),
-            ("client_address", client_address()),
+            (Member::SessionUser, Some(user_name(session_user))),
+            (Member::CurrentUser, Some(user_name(current_user))),
+            (Member::ApplicationName, application),
+            (Member::ClientAddress, client_address()),
         ];
-        let members = members.into_iter().filter_map(|(name, value)| Some((name, json_string(&value?))));
+        let members = members.into_iter().filter_map(|(member, value)| Some((member, json_string(&value?))));
         Actor { session_user, current_user, application_name: application_name.to_owned(), members: members.collect() }
     }
 }
@@ -180,7 +155,8 @@ fn application_name<'a>() -> &'a CStr {
     }
 }
 
-fn json_string(text: &str) -> String {
+/// As it stands in canonical JSON.
+pub fn json_string(text: &str) -> String {
     let mut json = Vec::new();
     write_string(&mut json, text);
     ascii_text(json)

@@ -5,10 +5,12 @@ use super::baselines;
 use super::columns::{self, Column, Columns};
 use super::horizon::Horizon;
 use super::kinds;
+use super::metadata::json_string;
 use super::options::{Coverage, Options};
 use super::primary_key;
 use super::relation::{self, TableColumn};
 use super::shape::Shape;
+use crate::ledger::metadata::Member;
 use crate::postgres::errors::Failure;
 use crate::postgres::tables::{Row, Table};
 use pgrx::{pg_guard, pg_sys};
@@ -21,6 +23,8 @@ pub struct Plan {
     pub options: Options,
     /// The tracked table's name, qualified and quoted.
     pub table: String,
+    /// What metadata says of the table, as JSON: its name, its id, the shape.
+    pub names: [(Member, String); 3],
     /// Columns of the primary key, in the order of their numbers in the tracked table: those of a partition may differ.
     pub key: Columns,
     /// All columns that are covered, those of the key among them.
@@ -108,7 +112,13 @@ impl Plan {
         let is_known = |column: &TableColumn, name: &str| column.name == name && !(is_only && column.is_virtual);
         let is_unknown = |name: &&String| !live.iter().any(|column| is_known(column, name));
         let unknown_column = options.coverage.named().iter().find(is_unknown).cloned();
-        Ok(Plan { options, table: name, key, columns, shape, unknown_column, root, is_partition, baseline_horizon })
+        let names = [
+            (Member::Table, json_string(&name)),
+            (Member::TableId, json_string(&options.table_id)),
+            (Member::Shape, json_string(&shape.id)),
+        ];
+        let table = name;
+        Ok(Plan { options, table, names, key, columns, shape, unknown_column, root, is_partition, baseline_horizon })
     }
 }
 

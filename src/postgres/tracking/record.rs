@@ -8,10 +8,12 @@ use super::plan::{self, Plan};
 use super::row_key::RowKey;
 use super::truncation;
 use crate::ledger::canonical_json::write_string;
+use crate::ledger::metadata::Member;
 use crate::ledger::record::Timestamp;
 use crate::ledger::row_change::Operation;
 use crate::ledger::sha256_hex;
 use crate::postgres::entries::{self, RowEntry};
+use crate::postgres::errorless;
 use crate::postgres::errors::{or_raise, Failure};
 use crate::postgres::tables::{self, Row, Table};
 use crate::postgres::triggers::{trigger_data, version_1_function};
@@ -27,13 +29,13 @@ version_1_function!(pg_finfo_ledger_record_truncate);
 pub unsafe extern "C-unwind" fn ledger_record_change(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
     use pg_sys::{TRIGGER_EVENT_DELETE, TRIGGER_EVENT_INSERT, TRIGGER_EVENT_OPMASK, TRIGGER_EVENT_UPDATE};
     let data = trigger_data(fcinfo);
-    let table = Table::open_oid((*data.tg_relation).rd_id, pg_sys::NoLock);
+    let table = Table::of_trigger(data);
     let plan = or_raise(plan::of(&table, || Options::of_trigger(&*data.tg_trigger)));
     let row = table.deform(data.tg_trigtuple);
     let header = (*data.tg_trigtuple).t_data;
     or_raise(match data.tg_event & TRIGGER_EVENT_OPMASK {
         TRIGGER_EVENT_INSERT => {
-            let at = command_order::time_of(inserting_command(header), command_order::ended_by(header));
+            let at = command_order::time_of(errorless::inserting_command(header), command_order::ended_by(header));
             record_insert(&plan, &row, at)
         }
         TRIGGER_EVENT_UPDATE => record_update(&plan, &table, &row, data),
@@ -48,12 +50,6 @@ pub unsafe extern "C-unwind" fn ledger_record_change(fcinfo: pg_sys::FunctionCal
 }
 
 /// # Safety
-/// A row version that this transaction has made.
-unsafe fn inserting_command(header: pg_sys::HeapTupleHeader) -> pg_sys::CommandId {
-    pg_sys::HeapTupleHeaderGetCmin(header)
-}
-
-/// # Safety
 /// A row version that this transaction has updated or deleted.
 unsafe fn deleting_command(header: pg_sys::HeapTupleHeader) -> pg_sys::CommandId {
     pg_sys::HeapTupleHeaderGetCmax(header)
@@ -65,7 +61,7 @@ unsafe fn deleting_command(header: pg_sys::HeapTupleHeader) -> pg_sys::CommandId
 #[doc(hidden)]
 pub unsafe extern "C-unwind" fn ledger_record_truncate(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
     let data = trigger_data(fcinfo);
-    let table = Table::open_oid((*data.tg_relation).rd_id, pg_sys::NoLock);
+    let table = Table::of_trigger(data);
     let plan = or_raise(plan::of(&table, || Options::of_trigger(&*data.tg_trigger)));
     or_raise(match plan.is_partition {
         true => truncation::record_partition(&plan, &table),
@@ -88,7 +84,7 @@ pub fn record_departure(plan: &Plan, tuple: &Row, precedes_baseline: bool) -> Re
 
 fn record_insert(plan: &Plan, row: &Row, at: Timestamp) -> Result<(), Failure> {
     let image = plan.image(row)?;
-    let metadata = Metadata::of(plan)?.image("after", &image).row_key(&RowKey::of(plan, row)?);
+    let metadata = Metadata::of(plan)?.image(Member::After, &image).row_key(&RowKey::of(plan, row)?);
     plan.record(Operation::Insert, &image, metadata, at)
 }
 
@@ -106,10 +102,10 @@ unsafe fn record_update(plan: &Plan, table: &Table, old: &Row, data: &pg_sys::Tr
     let command = deleting_command(header);
     let mut next = command_order::ended_by((*data.tg_newtuple).t_data);
     let mut metadata = Metadata::of(plan)?
-        .image("before", &before)
-        .image("after", &after)
+        .image(Member::Before, &before)
+        .image(Member::After, &after)
         .row_key(&key)
-        .text("previous_hash", &sha256_hex(before.as_bytes()))
+        .text(Member::PreviousHash, &sha256_hex(before.as_bytes()))
         .precedes_baseline(plan.precedes_baseline(header));
     if old_key != key {
         metadata = metadata.old_row_key(&old_key);
@@ -122,7 +118,7 @@ unsafe fn record_update(plan: &Plan, table: &Table, old: &Row, data: &pg_sys::Tr
 fn record_delete(plan: &Plan, row: &Row, at: Timestamp, precedes_baseline: bool) -> Result<(), Failure> {
     let image = plan.image(row)?;
     let metadata = Metadata::of(plan)?
-        .image("before", &image)
+        .image(Member::Before, &image)
         .row_key(&RowKey::of(plan, row)?)
         .precedes_baseline(precedes_baseline);
     plan.record(Operation::Delete, &image, metadata, at)

@@ -29,8 +29,13 @@ impl RowKey {
     }
 
     /// The id as it stands in metadata.
-    pub fn digits(&self) -> String {
-        self.row_id.simple().to_string()
+    pub fn digits<'a>(&self, buffer: &'a mut [u8]) -> &'a str {
+        self.row_id.simple().encode_lower(buffer)
+    }
+
+    /// What [`RowKey::digits`] needs.
+    pub fn buffer() -> [u8; uuid::fmt::Simple::LENGTH] {
+        [0; uuid::fmt::Simple::LENGTH]
     }
 
     /// The id alone. `key` holds the columns of the key in the order of their numbers in the tracked table.

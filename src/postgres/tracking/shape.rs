@@ -89,7 +89,7 @@ impl Shape {
         let names = json!({"shape": self.id, "table": table, "table_id": table_id}).to_string();
         let metadata = format!("{{\"columns\": {columns}, {}", &names[1..]);
         let data_hash = sha256_hex(self.text.as_bytes());
-        entries::record_row(RowEntry::now("table_shape", data_hash, hashing::canonical(&metadata)?, false))?;
+        entries::record_row(RowEntry::now("table_shape", data_hash, hashing::canonical(&metadata)?.into(), false))?;
         insert(uuid, &self.text);
         super::at_rollback_forget_plans();
         Ok(())

@@ -261,8 +261,8 @@ impl Transaction {
     /// Counts what is committed and not on disk in the file. Cannot fail.
     fn count_lag(&self, mirror: &Mirror) {
         // SAFETY: reads a variable that the commit has set.
-        let now = unsafe { pg_sys::GetCurrentTransactionStopTimestamp() };
-        let add = || mirror.slot.lag.add(self.entries, self.line_bytes, now);
+        let now = || unsafe { pg_sys::GetCurrentTransactionStopTimestamp() };
+        let add = || mirror.slot.lag.add(self.entries, self.line_bytes, now());
         match self.mode {
             Some(MirrorMode::Async) => add(),
             Some(MirrorMode::Write) => {

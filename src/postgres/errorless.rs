@@ -1,0 +1,72 @@
+//! Functions of Postgres that raise no error, called as they are. pgrx calls each as if it could raise one, which takes several times as
+//! long as what most of these do.
+
+use pgrx::pg_sys;
+
+mod postgres {
+    use pgrx::pg_sys;
+
+    extern "C-unwind" {
+        pub fn GetUserId() -> pg_sys::Oid;
+        pub fn GetSessionUserId() -> pg_sys::Oid;
+        pub fn GetCurrentTransactionNestLevel() -> i32;
+        pub fn GetCurrentTimestamp() -> pg_sys::TimestampTz;
+        pub fn GetDatabaseEncoding() -> i32;
+        pub fn HeapTupleHeaderGetCmin(header: pg_sys::HeapTupleHeader) -> pg_sys::CommandId;
+        pub fn heap_deform_tuple(
+            tuple: pg_sys::HeapTuple,
+            descriptor: pg_sys::TupleDesc,
+            values: *mut pg_sys::Datum,
+            nulls: *mut bool,
+        );
+    }
+}
+
+/// The current user.
+pub fn user() -> pg_sys::Oid {
+    // SAFETY: reads a variable of this process.
+    unsafe { postgres::GetUserId() }
+}
+
+pub fn session_user() -> pg_sys::Oid {
+    // SAFETY: reads a variable of this process.
+    unsafe { postgres::GetSessionUserId() }
+}
+
+/// The level of the current subtransaction: 1 is the transaction itself.
+pub fn nest_level() -> i32 {
+    // SAFETY: only reads the state of this backend's transaction.
+    unsafe { postgres::GetCurrentTransactionNestLevel() }
+}
+
+/// What the clock shows.
+pub fn clock() -> pg_sys::TimestampTz {
+    // SAFETY: reads the clock.
+    unsafe { postgres::GetCurrentTimestamp() }
+}
+
+pub fn database_encoding() -> i32 {
+    // SAFETY: reads a variable of this process.
+    unsafe { postgres::GetDatabaseEncoding() }
+}
+
+/// The command that has made a row version.
+///
+/// # Safety
+/// The header of one that this transaction has made.
+pub unsafe fn inserting_command(header: pg_sys::HeapTupleHeader) -> pg_sys::CommandId {
+    postgres::HeapTupleHeaderGetCmin(header)
+}
+
+/// Splits a tuple into its columns.
+///
+/// # Safety
+/// The tuple has the shape of the descriptor, and there is room for as many values and nulls as it has columns.
+pub unsafe fn deform(
+    tuple: pg_sys::HeapTuple,
+    descriptor: pg_sys::TupleDesc,
+    values: *mut pg_sys::Datum,
+    nulls: *mut bool,
+) {
+    postgres::heap_deform_tuple(tuple, descriptor, values, nulls);
+}

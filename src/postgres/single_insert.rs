@@ -1,0 +1,120 @@
+//! Inserting one row into a table of the ledger's own: what Postgres does for its catalogs, but for what that finds out for each row, the
+//! table's triggers and what its indexes are on.
+
+use super::bulk_insert::{IndexShape, MAX_KEYS};
+use super::tables::Table;
+use pgrx::pg_sys::{self, ffi::pg_guard_ffi_boundary, Datum};
+
+/// The indexes of a table, as long as it does not change.
+pub struct Indexes(Vec<Index>);
+
+struct Index {
+    oid: pg_sys::Oid,
+    shape: IndexShape,
+    info: pg_sys::IndexInfo,
+}
+
+/// Postgres' own, and not pgrx's wrappers, as they are called together.
+mod postgres {
+    use pgrx::pg_sys::{self, Datum};
+
+    extern "C-unwind" {
+        pub fn heap_form_tuple(
+            descriptor: pg_sys::TupleDesc,
+            values: *const Datum,
+            nulls: *const bool,
+        ) -> pg_sys::HeapTuple;
+        pub fn heap_freetuple(tuple: pg_sys::HeapTuple);
+        pub fn GetCurrentCommandId(used: bool) -> pg_sys::CommandId;
+        pub fn heap_insert(
+            relation: pg_sys::Relation,
+            tuple: pg_sys::HeapTuple,
+            command: pg_sys::CommandId,
+            options: i32,
+            bulk: pg_sys::BulkInsertState,
+        );
+        pub fn index_open(index: pg_sys::Oid, lock: pg_sys::LOCKMODE) -> pg_sys::Relation;
+        pub fn index_close(index: pg_sys::Relation, lock: pg_sys::LOCKMODE);
+        pub fn index_insert(
+            index: pg_sys::Relation,
+            values: *mut Datum,
+            nulls: *mut bool,
+            place: pg_sys::ItemPointer,
+            table: pg_sys::Relation,
+            uniqueness: pg_sys::IndexUniqueCheck::Type,
+            is_unchanged: bool,
+            info: *mut pg_sys::IndexInfo,
+        ) -> bool;
+    }
+}
+
+const LOCK: pg_sys::LOCKMODE = pg_sys::RowExclusiveLock as pg_sys::LOCKMODE;
+
+impl Indexes {
+    /// `None` if one of them is more than a B-tree on columns.
+    pub fn of(table: &Table) -> Option<Indexes> {
+        // SAFETY: the table is open; it has as many indexes, which are open until they are closed below, as the state says.
+        unsafe {
+            let state = pg_sys::CatalogOpenIndexes(table.relation());
+            let index = |at: usize| {
+                let (index, info) = (*(*state).ri_IndexRelationDescs.add(at), *(*state).ri_IndexRelationInfo.add(at));
+                Index::of(index, info)
+            };
+            let indexes = (0..(*state).ri_NumIndices as usize).map(index).collect();
+            pg_sys::CatalogCloseIndexes(state);
+            Option::map(indexes, Indexes)
+        }
+    }
+
+    /// Inserts one row and its index entries, into the table that these are the indexes of.
+    pub fn insert<const COLUMNS: usize>(&self, table: &Table, row: &[Option<Datum>; COLUMNS]) {
+        assert_eq!(COLUMNS, table.column_count());
+        let (relation, descriptor) = (table.relation(), table.descriptor());
+        let (values, nulls) = (row.map(|value| value.unwrap_or(Datum::null())), row.map(|value| value.is_none()));
+        // SAFETY: the table is open and locked for writing, and there is one value and one null flag a column, of their types. An
+        // error ends this closure, which has nothing to be dropped.
+        unsafe {
+            pg_guard_ffi_boundary(|| {
+                let tuple = postgres::heap_form_tuple(descriptor, values.as_ptr(), nulls.as_ptr());
+                let command = postgres::GetCurrentCommandId(true);
+                postgres::heap_insert(relation, tuple, command, 0, std::ptr::null_mut());
+                for index in &self.0 {
+                    index.insert(relation, &raw mut (*tuple).t_self, &values, &nulls);
+                }
+                postgres::heap_freetuple(tuple);
+            });
+        }
+    }
+}
+
+impl Index {
+    /// # Safety
+    /// An open index, and what was built of it.
+    unsafe fn of(index: pg_sys::Relation, info: *mut pg_sys::IndexInfo) -> Option<Index> {
+        let is_btree = (*(*index).rd_rel).relam == pg_sys::BTREE_AM_OID;
+        let shape = IndexShape::of(index, info).filter(|_| is_btree)?;
+        // Of what it points to nothing is looked at for a B-tree on columns.
+        Some(Index { oid: (*index).rd_id, shape, info: *info })
+    }
+
+    /// # Safety
+    /// Within [`pg_guard_ffi_boundary`]. The row has just been inserted into the table that this is an index of.
+    unsafe fn insert(&self, table: pg_sys::Relation, place: pg_sys::ItemPointer, row: &[Datum], row_nulls: &[bool]) {
+        let (mut values, mut nulls) = ([Datum::null(); MAX_KEYS], [false; MAX_KEYS]);
+        for (key, attribute) in self.shape.attributes.iter().enumerate() {
+            (values[key], nulls[key]) = (row[*attribute], row_nulls[*attribute]);
+        }
+        let index = postgres::index_open(self.oid, LOCK);
+        postgres::index_insert(
+            index,
+            values.as_mut_ptr(),
+            nulls.as_mut_ptr(),
+            place,
+            table,
+            self.shape.uniqueness,
+            false,
+            (&raw const self.info).cast_mut(),
+        );
+        postgres::index_close(index, LOCK);
+    }
+}
