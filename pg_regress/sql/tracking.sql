@@ -235,6 +235,10 @@ DROP TRIGGER mine ON no_key;
 CREATE TRIGGER mine AFTER INSERT ON no_key FOR EACH ROW EXECUTE FUNCTION ledger.record_change('{}');
 INSERT INTO no_key VALUES (1);
 DROP TRIGGER mine ON no_key;
+-- Nor one beside the table's own, which would record each row twice.
+CREATE TRIGGER mine AFTER INSERT ON notes FOR EACH ROW EXECUTE FUNCTION ledger.record_change();
+INSERT INTO notes (id) VALUES (-1);
+DROP TRIGGER mine ON notes;
 SELECT ledger.record_change();
 \echo :SQLSTATE
 

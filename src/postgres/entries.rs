@@ -7,7 +7,6 @@ use super::errors::{or_raise, required, Failure};
 use super::hashing;
 use super::jsonb::{self, Jsonb, JsonbText};
 use super::mirror::repeats::Repeats;
-use super::new_id;
 use super::partitions;
 use super::queue;
 use super::secrets;
@@ -171,7 +170,7 @@ impl RowEntry {
         let signature = keyring.map(sign);
         check_length(&self.metadata.text)?;
         let mut recorded = Recorded {
-            entry_id: new_id::next(),
+            entry_id: Uuid::now_v7(),
             entry_type: self.entry_type,
             data_hash: self.data_hash,
             metadata: self.metadata,
@@ -263,7 +262,7 @@ fn record(function: &str, draft: Draft) -> Result<Entry, Failure> {
     check_metadata(draft.metadata)?;
     let (signature, key_id) = sign(&draft.data_hash, draft.signing)?;
     let entry = Entry {
-        entry_id: draft.entry_id.unwrap_or_else(new_id::next),
+        entry_id: draft.entry_id.unwrap_or_else(Uuid::now_v7),
         entry_type: draft.entry_type.to_owned(),
         data_hash: draft.data_hash,
         metadata: draft.metadata.canonical()?,
@@ -368,7 +367,7 @@ thread_local! {
 pub fn new_id() -> Uuid {
     // First the lines that there are: the id cannot stand in them.
     let repeats = database::slot().map_or(Repeats::Any, |(_, slot)| Repeats::after(slot));
-    let id = new_id::next();
+    let id = Uuid::now_v7();
     LAST_ID.set(Some((id, repeats)));
     id
 }

@@ -58,7 +58,8 @@ pub unsafe fn inserting_command(header: pg_sys::HeapTupleHeader) -> pg_sys::Comm
     postgres::HeapTupleHeaderGetCmin(header)
 }
 
-/// Splits a tuple into its columns.
+/// Splits a tuple into its columns. Where columns were added since it was made, their values may be looked for in memory that has to be
+/// taken, so that is guarded.
 ///
 /// # Safety
 /// The tuple has the shape of the descriptor, and there is room for as many values and nulls as it has columns.
@@ -68,5 +69,10 @@ pub unsafe fn deform(
     values: *mut pg_sys::Datum,
     nulls: *mut bool,
 ) {
-    postgres::heap_deform_tuple(tuple, descriptor, values, nulls);
+    let constraints = (*descriptor).constr;
+    if constraints.is_null() || (*constraints).missing.is_null() {
+        postgres::heap_deform_tuple(tuple, descriptor, values, nulls);
+    } else {
+        pg_sys::heap_deform_tuple(tuple, descriptor, values, nulls);
+    }
 }

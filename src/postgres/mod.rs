@@ -6,7 +6,6 @@
 //! | [`hashing`] | SQL functions that only compute |
 //! | [`entries`], [`triggers`] | recording, by function and by INSERT |
 //! | [`entries_pending`], [`queue`] | the table where entries wait; entries that are inserted together |
-//! | [`new_id`] | ids of entries |
 //! | [`transaction`] | what happens when a transaction ends |
 //! | [`mirror`] | the JSONL file |
 //! | [`blocks`], [`log_state`], [`partitions`], [`vacated`] | sealing |
@@ -44,7 +43,6 @@ mod jsonb;
 mod lines;
 mod log_state;
 mod mirror;
-mod new_id;
 mod own_tables;
 mod partitions;
 mod queue;

@@ -85,13 +85,7 @@ impl Options {
     /// `trigger` is one of a relation, or of a trigger call.
     pub unsafe fn of_trigger(trigger: &pg_sys::Trigger) -> Result<Options, Failure> {
         let text = (trigger.tgnargs == 1).then(|| CStr::from_ptr(*trigger.tgargs).to_string_lossy());
-        text.and_then(|text| Options::parse(&text)).ok_or_else(|| {
-            Failure::new(
-                PgSqlErrorCode::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED,
-                "this trigger was not made by ledger.track()",
-            )
-            .hint("Drop the trigger, and call SELECT ledger.track('table').")
-        })
+        text.and_then(|text| Options::parse(&text)).ok_or_else(not_made_by_track)
     }
 
     /// The options of a table, if it is tracked.
@@ -102,6 +96,24 @@ impl Options {
         let own = triggers_of(relation).iter().find(|trigger| is_row_trigger(trigger))?;
         Options::of_trigger(own).ok()
     }
+}
+
+/// Refuses to record for a trigger of another name: beside the table's own it would record each row once more, as if the row had been
+/// inserted or updated twice.
+///
+/// # Safety
+/// `trigger` is that of a trigger call.
+pub unsafe fn require_row_trigger(trigger: &pg_sys::Trigger) -> Result<(), Failure> {
+    let is_own = CStr::from_ptr(trigger.tgname) == ROW_TRIGGER;
+    is_own.then_some(()).ok_or_else(not_made_by_track)
+}
+
+fn not_made_by_track() -> Failure {
+    Failure::new(
+        PgSqlErrorCode::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED,
+        "this trigger was not made by ledger.track()",
+    )
+    .hint("Drop the trigger, and call SELECT ledger.track('table').")
 }
 
 /// The triggers of a relation, copied: anything that is looked up meanwhile can make Postgres free its own.

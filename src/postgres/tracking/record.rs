@@ -3,7 +3,7 @@
 use super::command_order;
 use super::horizon::{self, HasEntry, Horizon};
 use super::metadata::Metadata;
-use super::options::{Coverage, Options};
+use super::options::{require_row_trigger, Coverage, Options};
 use super::plan::{self, Plan};
 use super::row_key::RowKey;
 use super::truncation;
@@ -29,6 +29,7 @@ version_1_function!(pg_finfo_ledger_record_truncate);
 pub unsafe extern "C-unwind" fn ledger_record_change(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
     use pg_sys::{TRIGGER_EVENT_DELETE, TRIGGER_EVENT_INSERT, TRIGGER_EVENT_OPMASK, TRIGGER_EVENT_UPDATE};
     let data = trigger_data(fcinfo);
+    or_raise(require_row_trigger(&*data.tg_trigger));
     let table = Table::of_trigger(data);
     let plan = or_raise(plan::of(&table, || Options::of_trigger(&*data.tg_trigger)));
     let row = table.deform(data.tg_trigtuple);
