@@ -365,3 +365,12 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_to_do_is_said_of_what_is_wrong() {
+    let solution = |status| Verification::failed(status, String::new(), None).solution.unwrap();
+    assert_eq!(solution(Status::Modified), SOLUTION);
+    // Signing again is not for everybody, nor for a server with another secret.
+    assert!(solution(Status::Revoked).contains("only members of ledger_admin"));
+    assert!(solution(Status::Unproven).starts_with(SOLUTION) && solution(Status::Unproven).contains("secret"));
+}

@@ -80,12 +80,10 @@ fn check_whole(table: &Table, options: &Options) -> Result<(), Failure> {
 }
 
 pub fn not_tracked(table: &Table) -> Failure {
-    let (name, literal) = (relation::qualified_name(table), relation::name_literal(table));
-    Failure::new(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, format!("table {name} is not tracked")).hint(
-        format!(
-        "SELECT ledger.track({literal}) has its rows recorded; view ledger.tracked_tables lists the tables that are."
-    ),
-    )
+    let message = format!("table {} is not tracked", relation::qualified_name(table));
+    let track = format!("SELECT ledger.track({})", relation::name_literal(table));
+    Failure::new(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+        .hint(format!("{track} has its rows recorded; view ledger.tracked_tables lists the tables that are."))
 }
 
 struct Verification {
