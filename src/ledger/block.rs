@@ -5,6 +5,7 @@
 
 use super::canonical_json::write_string;
 use super::log_tree::LogTree;
+use super::merkle::Text;
 use super::record::{write_timestamp, write_uuids, Timestamp};
 use super::{merkle, sha256_hex, to_hex, Hash};
 use uuid::Uuid;
@@ -86,17 +87,17 @@ impl BlockHeader {
 /// `previous` is the last block, none for the first; `tree` is the log tree after it, to which the entries' leaves are
 /// appended. `entries` are leaf hash and data hash, in leaf order. `completed` gets each perfect node of the tree that
 /// this completes, as [`LogTree::push`] reports them.
-pub fn seal<S: AsRef<str>>(
+pub fn seal<T: Text + Copy>(
     previous: Option<&BlockHeader>,
     tree: &mut LogTree,
-    entries: &[(Hash, S)],
+    entries: &[(Hash, T)],
     timestamp: Timestamp,
     mut completed: impl FnMut(u8, u64, Hash),
 ) -> BlockHeader {
     for (leaf, _) in entries {
         tree.push(*leaf, &mut completed);
     }
-    let data_hashes: Vec<&str> = entries.iter().map(|(_, hash)| hash.as_ref()).collect();
+    let data_hashes: Vec<T> = entries.iter().map(|(_, hash)| *hash).collect();
     let mut block = BlockHeader {
         block_number: previous.map_or(1, |block| block.block_number + 1),
         previous_hash: previous.map_or(GENESIS_PREVIOUS_HASH, |block| &block.block_hash).to_owned(),

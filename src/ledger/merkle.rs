@@ -70,6 +70,11 @@ impl Digits {
         let _ = hex::encode_to_slice(hash, &mut digits);
         Digits(digits)
     }
+
+    /// The text of a hash; `None` if it is of another length.
+    pub fn copy(text: &str) -> Option<Self> {
+        text.as_bytes().try_into().ok().map(Digits)
+    }
 }
 
 /// The Merkle root of `hashes`.
@@ -154,6 +159,12 @@ impl<S: AsRef<str>> Text for S {
 }
 
 impl Text for Digits {
+    fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Text for &Digits {
     fn bytes(&self) -> &[u8] {
         &self.0
     }

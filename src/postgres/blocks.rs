@@ -12,12 +12,13 @@ use super::log_state::LogState;
 use super::mirror::block_lines;
 use super::partitions;
 use super::settings;
-use super::tables::{self, entry_column, LatestSnapshot, Row, Table, TableScan};
+use super::tables::{self, entry_column, LatestSnapshot, Row, SealedTuple, Table, TableScan};
 use super::tracking::versions::NewVersions;
 use super::transaction;
 use super::vacated::Moved;
 use crate::ledger::block::{self, BlockHeader};
 use crate::ledger::log_tree::{self, STORED_LEVEL};
+use crate::ledger::merkle::Digits;
 use crate::ledger::record::Timestamp;
 use crate::ledger::row_change;
 use crate::ledger::Hash;
@@ -30,7 +31,7 @@ use uuid::Uuid;
 
 /// About how many entries one transaction of the worker seals: enough to make its fixed cost small, few enough that it
 /// takes a fraction of a second and little memory, which then is used again and not given back to the system.
-const BATCH_ENTRIES: usize = 8_192;
+const BATCH_ENTRIES: usize = 16_384;
 
 /// What to seal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +45,8 @@ pub enum Extent {
 /// What a batch has done, and where the next one goes on.
 pub struct Batch {
     pub blocks: Vec<BlockHeader>,
+    /// The ids of their entries, in leaf order.
+    pub entry_ids: Vec<Uuid>,
     /// Pending entries that were seen and left, and the oldest of them.
     pub left: i64,
     pub oldest_left: Option<Timestamp>,
@@ -70,17 +73,13 @@ struct Candidate {
     created_at: Timestamp,
     entry_id: Uuid,
     leaf: Hash,
+    data_hash: Digits,
     /// Rows of tracked tables that it is about.
     row_ids: [Option<Uuid>; 2],
-    /// A copy, and its columns.
-    tuple: pg_sys::HeapTuple,
-    row: Row,
-}
-
-impl Candidate {
-    fn data_hash(&self) -> &str {
-        self.row.text(entry_column::DATA_HASH).unwrap_or_default()
-    }
+    /// Where it is pending.
+    place: pg_sys::ItemPointerData,
+    /// What is put into its partition.
+    tuple: SealedTuple,
 }
 
 #[pg_extern(sql = r#"
@@ -172,7 +171,7 @@ pub fn seal_batch(extent: Extent, from_page: u32) -> Result<Batch, Failure> {
     block_lines::wait_for_file()?;
     lock_sealing();
     if !transaction::has_sealed() {
-        block_lines::append_missing()?;
+        block_lines::append_missing(None)?;
     }
     let mut context = PgMemoryContexts::new("pg_notary sealing");
     let seal = AssertUnwindSafe(|| {
@@ -216,12 +215,20 @@ fn seal_candidates(extent: Extent, from_page: u32) -> Result<Batch, Failure> {
     let (left_count, oldest_left) = (left.len() as i64, left.first().map(|candidate| candidate.created_at));
     let blocks =
         if count == 0 { Vec::new() } else { write_blocks(&candidates[..count], block_size, &pending, &snapshot)? };
-    let moved = moved(&candidates[..count]);
-    Ok(Batch { blocks, left: left_count, oldest_left, next_page, pages: pending.pages(), moved })
+    let sealed = &candidates[..count];
+    Ok(Batch {
+        blocks,
+        entry_ids: sealed.iter().map(|candidate| candidate.entry_id).collect(),
+        left: left_count,
+        oldest_left,
+        next_page,
+        pages: pending.pages(),
+        moved: moved(sealed),
+    })
 }
 
 fn moved(candidates: &[Candidate]) -> Moved {
-    let mut pages: Vec<u32> = candidates.iter().map(|candidate| page_of(candidate.tuple)).collect();
+    let mut pages: Vec<u32> = candidates.iter().map(|candidate| page_of(&candidate.place)).collect();
     pages.sort_unstable();
     pages.dedup();
     // SAFETY: inside a transaction, which has an id if it has moved anything.
@@ -229,11 +236,9 @@ fn moved(candidates: &[Candidate]) -> Moved {
     Moved { transaction, pages }
 }
 
-/// The page that the tuple stands on.
-fn page_of(tuple: pg_sys::HeapTuple) -> u32 {
-    // SAFETY: a tuple of a scan, or a copy of one, which keeps its place.
-    let block_id = unsafe { (*tuple).t_self.ip_blkid };
-    (u32::from(block_id.bi_hi) << 16) | u32::from(block_id.bi_lo)
+/// The page of a place in a table.
+fn page_of(place: &pg_sys::ItemPointerData) -> u32 {
+    (u32::from(place.ip_blkid.bi_hi) << 16) | u32::from(place.ip_blkid.bi_lo)
 }
 
 /// Reads up to `limit` pending entries, in the order of the table's pages.
@@ -244,25 +249,34 @@ fn collect(
     limit: usize,
 ) -> Result<(Vec<Candidate>, u32), Failure> {
     let mut candidates = Vec::new();
-    let mut scan = TableScan::start(pending, snapshot, from_page);
-    let (mut metadata, mut line) = (String::new(), Vec::new());
+    let mut scan = TableScan::start_to_change(pending, snapshot, from_page);
+    let (mut row, mut metadata, mut line) = (Row::default(), String::new(), Vec::new());
     while let Some(tuple) = scan.next() {
         check_for_interrupts!();
-        // SAFETY: the scan's tuple is good until the next; the copy lives in the batch's memory context.
-        let tuple = unsafe { pg_sys::heap_copytuple(tuple) };
-        let row = pending.deform(tuple);
+        // It lies in the table's page until the next one is asked for.
+        pending.deform_into(tuple, &mut row);
         let entry = tables::entry_line(&row, &mut metadata);
+        let is_damaged = |fault| damaged(&format!("entry {} is damaged: {fault}", entry.entry_id));
+        if let Some(fault) = tables::fault_of(&row, &entry) {
+            return Err(is_damaged(fault));
+        }
         line.clear();
         entry.write_line(&mut line);
-        let (created_at, entry_id) = (entry.created_at, entry.entry_id);
-        if let Some(fault) = tables::fault_of(&row, entry.metadata) {
-            return Err(damaged(&format!("entry {entry_id} is damaged: {fault}")));
-        }
         let quick = row.get::<Jsonb>(entry_column::METADATA).and_then(|jsonb| jsonb.row_ids(&entry.entry_type));
         let row_ids = quick.unwrap_or_else(|| row_change::row_ids(&entry.entry_type, entry.metadata));
-        candidates.push(Candidate { created_at, entry_id, leaf: log_tree::leaf_hash(&line), row_ids, tuple, row });
+        // SAFETY: the scan's tuple.
+        let place = unsafe { (*tuple).t_self };
+        candidates.push(Candidate {
+            created_at: entry.created_at,
+            entry_id: entry.entry_id,
+            leaf: log_tree::leaf_hash(&line),
+            data_hash: Digits::copy(entry.data_hash).ok_or_else(|| is_damaged("its data hash has another length"))?,
+            row_ids,
+            place,
+            tuple: SealedTuple::form(pending, &row),
+        });
         if candidates.len() == limit {
-            return Ok((candidates, page_of(tuple)));
+            return Ok((candidates, page_of(&place)));
         }
     }
     Ok((candidates, 0))
@@ -280,7 +294,7 @@ fn write_blocks(
     let mut nodes = Vec::new();
     let mut blocks: Vec<BlockHeader> = Vec::with_capacity(candidates.len() / block_size + 1);
     for entries in candidates.chunks(block_size) {
-        let leaves: Vec<(Hash, &str)> = entries.iter().map(|entry| (entry.leaf, entry.data_hash())).collect();
+        let leaves: Vec<(Hash, &Digits)> = entries.iter().map(|entry| (entry.leaf, &entry.data_hash)).collect();
         let completed = |level, index, hash| {
             if level >= STORED_LEVEL {
                 nodes.push((level, index, hash));
@@ -319,14 +333,21 @@ pub(super) fn insert_blocks(blocks: &[BlockHeader]) {
 /// Moves the entries of `blocks`, which are all the candidates in their order, into their partitions. Gives what is to be noted
 /// of the rows that they are about.
 fn move_entries(candidates: &[Candidate], blocks: &[BlockHeader], pending: &Table) -> NewVersions {
-    let mut candidates = candidates.iter();
+    let mut rest = candidates;
     let mut versions = NewVersions::default();
+    let mut places = Vec::new();
     fill_partitions(blocks, |block, bulk| {
-        let first_leaf = block.tree_size - block.data_count;
-        for (leaf_index, entry) in (first_leaf..block.tree_size).zip(&mut candidates) {
-            move_entry(entry, block.block_number, leaf_index, pending, bulk);
+        check_for_interrupts!();
+        let (entries, others) = rest.split_at(block.data_count as usize);
+        for (leaf_index, entry) in (block.tree_size - block.data_count..).zip(entries) {
+            entry.tuple.set_place(block.block_number, leaf_index);
+            bulk.insert_tuple(entry.tuple.as_ptr());
             versions.add(entry.row_ids, entry.created_at, leaf_index, block.block_number);
         }
+        places.clear();
+        places.extend(entries.iter().map(|entry| entry.place));
+        pending.delete_all(&mut places);
+        rest = others;
     });
     versions
 }
@@ -348,17 +369,6 @@ pub(super) fn fill_partitions(blocks: &[BlockHeader], mut insert: impl FnMut(&Bl
         }
         bulk.finish();
     }
-}
-
-fn move_entry(entry: &Candidate, block_number: i64, leaf_index: i64, pending: &Table, bulk: &mut BulkInsert) {
-    check_for_interrupts!();
-    let mut columns: [_; entry_column::COUNT] = std::array::from_fn(|column| entry.row.datum(column));
-    columns[entry_column::BLOCK_NUMBER] = block_number.into_datum();
-    columns[entry_column::LEAF_INDEX] = leaf_index.into_datum();
-    bulk.insert(&columns);
-    // SAFETY: the copy of the tuple keeps the place of the original.
-    let mut tid = unsafe { (*entry.tuple).t_self };
-    pending.delete(&mut tid);
 }
 
 pub(super) fn insert_nodes(nodes: &[(u8, u64, Hash)]) {

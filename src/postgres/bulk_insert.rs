@@ -3,6 +3,30 @@
 use super::tables::Table;
 use pgrx::pg_sys;
 
+// Declared here because pgrx wraps each call in error handling, which is a good part of what these take. So many calls have
+// one around them all.
+extern "C-unwind" {
+    fn ExecStoreHeapTuple(
+        tuple: pg_sys::HeapTuple,
+        slot: *mut pg_sys::TupleTableSlot,
+        should_free: bool,
+    ) -> *mut pg_sys::TupleTableSlot;
+    fn slot_getsomeattrs_int(slot: *mut pg_sys::TupleTableSlot, attribute: i32);
+    fn index_insert(
+        index: pg_sys::Relation,
+        values: *mut pg_sys::Datum,
+        nulls: *mut bool,
+        place: pg_sys::ItemPointer,
+        table: pg_sys::Relation,
+        uniqueness: pg_sys::IndexUniqueCheck::Type,
+        is_unchanged: bool,
+        info: *mut pg_sys::IndexInfo,
+    ) -> bool;
+}
+
+/// After so many bytes of rows the WAL writer is asked to write.
+const WAL_BYTES: usize = 256 << 10;
+
 /// Rows that wait to be inserted together.
 pub struct BulkInsert<'a> {
     table: &'a Table,
@@ -12,7 +36,10 @@ pub struct BulkInsert<'a> {
     /// What the indexes are on; `None` if one of them is more than an index on columns.
     columns: Option<Vec<IndexColumns>>,
     slots: Vec<*mut pg_sys::TupleTableSlot>,
-    filled: usize,
+    /// The rows that wait, and whether they are to be freed.
+    tuples: Vec<(pg_sys::HeapTuple, bool)>,
+    /// The bytes of rows that have been inserted since the WAL writer was last asked.
+    logged: usize,
     values: Vec<pg_sys::Datum>,
     nulls: Vec<bool>,
 }
@@ -73,7 +100,8 @@ impl<'a> BulkInsert<'a> {
                 indexes,
                 columns: (0..count).map(of).collect(),
                 slots: Vec::new(),
-                filled: 0,
+                tuples: Vec::new(),
+                logged: 0,
                 values: Vec::new(),
                 nulls: Vec::new(),
             }
@@ -82,20 +110,22 @@ impl<'a> BulkInsert<'a> {
 
     pub fn insert(&mut self, row: &[Option<pg_sys::Datum>]) {
         let tuple = self.form(row);
-        // SAFETY: a tuple that form() has just made.
+        self.add(tuple, true);
+    }
+
+    /// Inserts a tuple of this table's shape, which stays where it is and is the caller's until this has finished.
+    pub fn insert_tuple(&mut self, tuple: pg_sys::HeapTuple) {
+        self.add(tuple, false);
+    }
+
+    fn add(&mut self, tuple: pg_sys::HeapTuple, is_own: bool) {
+        // SAFETY: a tuple of this table's shape.
         if unsafe { may_be_toasted(tuple) } {
-            self.insert_alone(tuple);
+            self.insert_alone(tuple, is_own);
             return;
         }
-        // SAFETY: slots of this table's shape, dropped in finish(); a slot frees the tuple it was given.
-        unsafe {
-            if self.filled == self.slots.len() {
-                self.slots.push(pg_sys::MakeSingleTupleTableSlot(self.descriptor, &raw const pg_sys::TTSOpsHeapTuple));
-            }
-            pg_sys::ExecStoreHeapTuple(tuple, self.slots[self.filled], true);
-        }
-        self.filled += 1;
-        if self.filled == Self::ROWS {
+        self.tuples.push((tuple, is_own));
+        if self.tuples.len() == Self::ROWS {
             self.flush();
         }
     }
@@ -113,20 +143,25 @@ impl<'a> BulkInsert<'a> {
 
     /// Inserts a tuple that TOAST will rewrite, after those before it. The multi-insert is made for catalogs without
     /// TOAST: its index entries would point to nowhere.
-    fn insert_alone(&mut self, tuple: pg_sys::HeapTuple) {
+    fn insert_alone(&mut self, tuple: pg_sys::HeapTuple, is_own: bool) {
         self.flush();
-        // SAFETY: a tuple of this table's shape, used no more.
+        // SAFETY: a tuple of this table's shape; if it is our own, it is used no more.
         unsafe {
             pg_sys::CatalogTupleInsertWithInfo(self.table.relation(), tuple, self.indexes);
-            pg_sys::heap_freetuple(tuple);
+            self.logged += (*tuple).t_len as usize;
+            if is_own {
+                pg_sys::heap_freetuple(tuple);
+            }
         }
+        self.write_wal_meanwhile();
     }
 
     fn flush(&mut self) {
-        if self.filled == 0 {
+        if self.tuples.is_empty() {
             return;
         }
-        let (relation, slots, filled) = (self.table.relation(), self.slots.as_mut_ptr(), self.filled as i32);
+        self.fill_slots();
+        let (relation, slots, filled) = (self.table.relation(), self.slots.as_mut_ptr(), self.tuples.len() as i32);
         // SAFETY: `filled` slots hold tuples of this table.
         unsafe {
             if let Some(columns) = &self.columns {
@@ -137,7 +172,39 @@ impl<'a> BulkInsert<'a> {
                 pg_sys::CatalogTuplesMultiInsertWithInfo(relation, slots, filled, self.indexes);
             }
         }
-        self.filled = 0;
+        // SAFETY: they have been there.
+        self.logged += self.tuples.drain(..).map(|(tuple, _)| unsafe { (*tuple).t_len } as usize).sum::<usize>();
+        self.write_wal_meanwhile();
+    }
+
+    /// Has Postgres' WAL writer write and sync what WAL there is, while this process goes on. Else all of it would be left to
+    /// the commit, which then waits for the disk.
+    fn write_wal_meanwhile(&mut self) {
+        if self.logged < WAL_BYTES {
+            return;
+        }
+        self.logged = 0;
+        // SAFETY: the end of this process's newest record. An asynchronous commit asks for it in the same way.
+        unsafe { pg_sys::XLogSetAsyncXactLSN(pg_sys::XactLastRecEnd) };
+    }
+
+    /// Puts the tuples into slots of this table's shape, which are used again and dropped in finish().
+    fn fill_slots(&mut self) {
+        while self.slots.len() < self.tuples.len() {
+            // SAFETY: the descriptor is freed after the slots.
+            let slot = unsafe { pg_sys::MakeSingleTupleTableSlot(self.descriptor, &raw const pg_sys::TTSOpsHeapTuple) };
+            self.slots.push(slot);
+        }
+        let slots = self.slots.iter().zip(&self.tuples);
+        // SAFETY: tuples of the slots' shape; a slot frees the tuple that it was given to free. Nothing in the closure has a
+        // destructor or can panic.
+        unsafe {
+            pg_sys::ffi::pg_guard_ffi_boundary(|| {
+                slots.for_each(|(slot, (tuple, is_own))| {
+                    ExecStoreHeapTuple(*tuple, *slot, *is_own);
+                });
+            });
+        }
     }
 
     /// Inserts the entries of all rows: one index after the other keeps the pages that they go to, and the way there, in
@@ -147,26 +214,23 @@ impl<'a> BulkInsert<'a> {
     /// The rows have been inserted.
     unsafe fn insert_into(&self, index: &IndexColumns) {
         let (mut values, mut nulls) = ([pg_sys::Datum::null(); MAX_KEYS], [false; MAX_KEYS]);
-        let needed = index.shape.attributes.iter().max().map_or(0, |last| last + 1);
-        for slot in &self.slots[..self.filled] {
-            if ((**slot).tts_nvalid as usize) < needed {
-                pg_sys::slot_getsomeattrs_int(*slot, needed as i32);
+        let needed = index.shape.attributes.iter().max().map_or(0, |last| last + 1) as i32;
+        let (slots, table) = (&self.slots[..self.tuples.len()], self.table.relation());
+        // Nothing in the closure has a destructor or can panic.
+        pg_sys::ffi::pg_guard_ffi_boundary(|| {
+            for slot in slots {
+                if i32::from((**slot).tts_nvalid) < needed {
+                    slot_getsomeattrs_int(*slot, needed);
+                }
+                let keys = values.iter_mut().zip(&mut nulls).zip(&index.shape.attributes);
+                keys.for_each(|((value, is_null), attribute)| {
+                    *value = *(**slot).tts_values.add(*attribute);
+                    *is_null = *(**slot).tts_isnull.add(*attribute);
+                });
+                let (values, nulls, place) = (values.as_mut_ptr(), nulls.as_mut_ptr(), &raw mut (**slot).tts_tid);
+                index_insert(index.index, values, nulls, place, table, index.shape.uniqueness, false, index.info);
             }
-            for (key, attribute) in index.shape.attributes.iter().enumerate() {
-                values[key] = *(**slot).tts_values.add(*attribute);
-                nulls[key] = *(**slot).tts_isnull.add(*attribute);
-            }
-            pg_sys::index_insert(
-                index.index,
-                values.as_mut_ptr(),
-                nulls.as_mut_ptr(),
-                &raw mut (**slot).tts_tid,
-                self.table.relation(),
-                index.shape.uniqueness,
-                false,
-                index.info,
-            );
-        }
+        });
     }
 
     pub fn finish(mut self) {

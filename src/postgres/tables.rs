@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 pub use entries::{
     block_number, entry_column, entry_from_row, entry_line, fault_of, leaf_index, malformation, metadata_text,
-    new_entry_from_row, stored_entry,
+    new_entry_from_row, stored_entry, SealedTuple,
 };
 pub use short_values::ShortValues;
 
@@ -52,6 +52,12 @@ pub fn now() -> Timestamp {
 
 pub fn timestamp_to_postgres(timestamp: Timestamp) -> pg_sys::TimestampTz {
     timestamp.micros() - POSTGRES_EPOCH_MICROS
+}
+
+// Declared here because pgrx wraps each call in error handling, which takes a tenth of the time of a deletion. So many have
+// one around them all.
+extern "C-unwind" {
+    fn simple_heap_delete(relation: pg_sys::Relation, tid: pg_sys::ItemPointer);
 }
 
 /// The Oid of a table or index of the schema `ledger`; an ERROR if it is gone, or its texts are not UTF-8.
@@ -162,6 +168,15 @@ impl Table {
     pub fn delete(&self, tid: &mut pg_sys::ItemPointerData) {
         // SAFETY: the table is locked for writing and tid came from a scan of it.
         unsafe { pg_sys::simple_heap_delete(self.relation, tid) }
+    }
+
+    /// The same for many rows.
+    pub fn delete_all(&self, tids: &mut [pg_sys::ItemPointerData]) {
+        let relation = self.relation;
+        // SAFETY: as above. Nothing in the closure has a destructor or can panic.
+        unsafe {
+            pg_sys::ffi::pg_guard_ffi_boundary(|| tids.iter_mut().for_each(|tid| simple_heap_delete(relation, tid)));
+        }
     }
 
     /// One column of a tuple of this table that is a bigint.
@@ -395,6 +410,12 @@ impl<T: Borrow<Table>> TableScan<T> {
         unsafe { Self::start_with(table, snapshot.as_ptr(), from) }
     }
 
+    /// The same for who will change what he reads: of a large table, too, pages stay in memory, and are not read twice.
+    pub fn start_to_change(table: T, snapshot: &LatestSnapshot, from: u32) -> Self {
+        // SAFETY: as above.
+        unsafe { Self::start_as(table, snapshot.as_ptr(), from, 0) }
+    }
+
     /// Scans `count` pages from page `from` on.
     pub fn start_pages(table: T, snapshot: &LatestSnapshot, from: u32, count: u32) -> Self {
         let scan = Self::start(table, snapshot, 0);
@@ -406,12 +427,16 @@ impl<T: Borrow<Table>> TableScan<T> {
     /// # Safety
     /// The snapshot outlives the scan.
     pub unsafe fn start_with(table: T, snapshot: pg_sys::Snapshot, from: u32) -> Self {
+        Self::start_as(table, snapshot, from, pg_sys::ScanOptions::SO_ALLOW_STRAT)
+    }
+
+    unsafe fn start_as(table: T, snapshot: pg_sys::Snapshot, from: u32, strategy: u32) -> Self {
         use pg_sys::ScanOptions::*;
         let open: &Table = table.borrow();
         open.require_heap();
         // SAFETY: a heap. Table and snapshot outlive the scan. No SO_ALLOW_SYNC: the scan starts at the page it is told.
         let scan = unsafe {
-            let flags = SO_TYPE_SEQSCAN | SO_ALLOW_STRAT | SO_ALLOW_PAGEMODE;
+            let flags = SO_TYPE_SEQSCAN | SO_ALLOW_PAGEMODE | strategy;
             let scan =
                 pg_sys::heap_beginscan(open.relation, snapshot, 0, std::ptr::null_mut(), std::ptr::null_mut(), flags);
             let pages = open.pages();

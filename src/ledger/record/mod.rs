@@ -227,8 +227,10 @@ impl std::error::Error for InvalidValue {}
 /// # Errors
 /// If not.
 pub fn check_data_hash(text: &str) -> Result<(), InvalidValue> {
-    let lower_hex = |byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
-    if text.len() == 64 && text.bytes().all(lower_hex) {
+    let lower_hex = |byte: &u8| byte.is_ascii_digit() | (b'a'..=b'f').contains(byte);
+    // Without a branch for each, which the compiler turns into vector instructions.
+    let digits = |text: &[u8; 64]| text.iter().fold(true, |all, byte| all & lower_hex(byte));
+    if text.as_bytes().try_into().is_ok_and(digits) {
         return Ok(());
     }
     Err(InvalidValue("data_hash must be 64 lower-case hex digits"))

@@ -5,12 +5,13 @@ use super::append::{Goal, Mirror};
 use super::lines::LineBuffer;
 use super::shared::MirrorState;
 use crate::ledger::block::BlockHeader;
+use crate::postgres::blocks;
 use crate::postgres::database;
 use crate::postgres::errors::Failure;
 use crate::postgres::faults;
 use crate::postgres::settings::{self, MirrorMode};
 use crate::postgres::spi;
-use crate::postgres::tables;
+use crate::postgres::tables::{self, LatestSnapshot};
 use crate::postgres::wait_events;
 use pgrx::{check_for_interrupts, PgSqlErrorCode};
 use std::time::{Duration, Instant};
@@ -58,22 +59,46 @@ pub fn check_not_behind() -> Result<(), Failure> {
     .hint("The worker appends them by itself; view ledger.mirror_status shows how it gets on. Then try again."))
 }
 
-/// Appends the lines of all committed blocks that the file lacks. The caller holds the sealing lock and has not sealed
-/// in this transaction: what it sees is committed.
-pub fn append_missing() -> Result<(), Failure> {
+/// Blocks that this process has sealed, and which are committed.
+pub struct SealedBlocks {
+    pub headers: Vec<BlockHeader>,
+    /// Of their entries, in leaf order.
+    pub entry_ids: Vec<Uuid>,
+}
+
+impl SealedBlocks {
+    /// Whether they follow block number `last` and end with `head`, which says what all before it are.
+    fn are_all_after(&self, last: i64, head: &BlockHeader) -> bool {
+        self.headers.first().is_some_and(|first| first.block_number == last + 1) && self.headers.last() == Some(head)
+    }
+}
+
+/// Appends the lines of all committed blocks that the file lacks, of which `sealed` need not be read; tells whether there were
+/// any. The caller holds the sealing lock and has not sealed in this transaction: what it sees is committed.
+pub fn append_missing(sealed: Option<&SealedBlocks>) -> Result<bool, Failure> {
     if !is_waited_for() {
-        return Ok(());
+        return Ok(false);
     }
     // While the lock was waited for, somebody may have sealed and committed entries that have no line yet. A transaction keeps
     // the mode that it began in.
     check_not_behind()?;
     let mirror = database::mirror()?;
     // Also raises what is wrong with the file, once the worker has tried it again.
-    if mirror.append(&mut LineBuffer::new(), Goal::Written)? {
-        let last = mirror.lock().last_block;
-        append_after(&mirror, last, |_, _| Ok(()))?;
+    if !mirror.append(&mut LineBuffer::new(), Goal::Written)? {
+        return Ok(false);
     }
-    Ok(())
+    let last = mirror.lock().last_block;
+    let Some(head) = blocks::head(&LatestSnapshot::take()).filter(|head| head.block_number > last) else {
+        return Ok(false);
+    };
+    match sealed.filter(|sealed| sealed.are_all_after(last, &head)) {
+        Some(sealed) => {
+            append_lines(&mirror, &sealed.headers, &sealed.entry_ids)?;
+            mirror.lock().last_block = head.block_number;
+        }
+        None => append_after(&mirror, last, |_, _| Ok(()))?,
+    }
+    Ok(true)
 }
 
 /// Appends the lines of the blocks after number `last`; `before` runs for each chunk of blocks before its lines are

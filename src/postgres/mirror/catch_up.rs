@@ -101,7 +101,7 @@ fn check(entry_id: Uuid, fault: Option<&str>) -> Result<(), Failure> {
 
 fn entry_and_fault(row: &Row) -> (Entry, Option<&'static str>) {
     let entry = tables::entry_from_row(row);
-    let fault = tables::fault_of(row, &entry.metadata);
+    let fault = tables::fault_of(row, &entry.as_line());
     (entry, fault)
 }
 
@@ -153,7 +153,7 @@ impl Missing {
         let is_kept = start < Self::KEPT_BYTES;
         if is_kept {
             let entry = tables::entry_line(row, &mut self.metadata);
-            check(id, tables::fault_of(row, entry.metadata))?;
+            check(id, tables::fault_of(row, &entry))?;
             entry.write_line(&mut self.lines);
         }
         self.entries.push((id, is_kept.then_some(start..self.lines.len())));

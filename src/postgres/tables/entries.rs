@@ -10,6 +10,7 @@ use crate::postgres::tracking::relation;
 use pgrx::{pg_sys, FromDatum, PgMemoryContexts, PgSqlErrorCode, PgTryBuilder};
 use std::borrow::Cow;
 use std::panic::AssertUnwindSafe;
+use uuid::Uuid;
 
 /// Columns of `ledger.entries` and its partitions.
 pub mod entry_column {
@@ -47,21 +48,21 @@ pub(super) fn column_order(partition: &Table) -> Option<Box<[usize]>> {
 }
 
 /// What keeps the line of a row of `ledger.entries` from being one: values that only a superuser, or a disk, can have put there.
-/// `metadata` is what the line has of its metadata.
-pub fn fault_of(row: &Row, metadata: &str) -> Option<&'static str> {
-    use entry_column::*;
+/// `line` is what the row reads as.
+pub fn fault_of(row: &Row, line: &EntryLine) -> Option<&'static str> {
     if let Some(malformation) = malformation(row) {
         return Some(malformation);
     }
-    if metadata == NOT_TEXT {
+    if line.metadata == NOT_TEXT {
         return Some("its metadata is none that Postgres stores");
     }
-    if [ENTRY_TYPE, DATA_HASH, SIGNATURE, KEY_ID].iter().any(|column| row.text(*column) == Some(NOT_TEXT)) {
+    let texts = [Some(line.data_hash), Some(&line.entry_type), line.signature.as_deref(), line.key_id.as_deref()];
+    if texts.contains(&Some(NOT_TEXT)) {
         return Some("a text of it is not UTF-8, or holds a NUL");
     }
-    let text = |column| row.text(column).unwrap_or_default();
-    let data_hash = check_data_hash(text(DATA_HASH));
-    let checked = data_hash.and_then(|()| check_entry_type(text(ENTRY_TYPE))).and_then(|()| check_metadata(metadata));
+    let data_hash = check_data_hash(line.data_hash);
+    let checked =
+        data_hash.and_then(|()| check_entry_type(&line.entry_type)).and_then(|()| check_metadata(line.metadata));
     checked.err().map(|invalid| invalid.0)
 }
 
@@ -203,4 +204,41 @@ fn metadata_by_text(jsonb: Jsonb) -> String {
     });
     let is_too_long = PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED;
     PgTryBuilder::new(text).catch_when(is_too_long, |_| String::new()).execute()
+}
+
+/// A tuple for a partition of `ledger.entries_sealed`, in the current memory context. Where the entry comes to stand in the
+/// ledger is set once it is known.
+pub struct SealedTuple(pg_sys::HeapTuple);
+
+impl SealedTuple {
+    /// Of a row of `ledger.entries_pending`, which has an id.
+    pub fn form(pending: &Table, row: &Row) -> SealedTuple {
+        use entry_column::*;
+        assert_eq!(pending.column_count(), COUNT);
+        let mut values: [pg_sys::Datum; COUNT] = std::array::from_fn(|column| row.values[column]);
+        let mut nulls: [bool; COUNT] = std::array::from_fn(|column| row.nulls[column]);
+        for column in [BLOCK_NUMBER, LEAF_INDEX] {
+            (values[column], nulls[column]) = (0_i64.into(), false);
+        }
+        // SAFETY: one value and one null flag a column, of the types of `ledger.entries`.
+        SealedTuple(unsafe { pg_sys::heap_form_tuple(pending.descriptor(), values.as_mut_ptr(), nulls.as_mut_ptr()) })
+    }
+
+    pub fn set_place(&self, block_number: i64, leaf_index: i64) {
+        const BIGINT: usize = size_of::<i64>();
+        // SAFETY: as form() has made it: the data begin with the id and the block number, neither of which is null, and end
+        // with the leaf index. It is in nobody else's hands.
+        unsafe {
+            let header = (*self.0).t_data;
+            let (start, end) = (usize::from((*header).t_hoff), (*self.0).t_len as usize);
+            let bytes = header.cast::<u8>();
+            bytes.add(start + size_of::<Uuid>()).cast::<i64>().write_unaligned(block_number);
+            bytes.add(end - BIGINT).cast::<i64>().write_unaligned(leaf_index);
+        }
+    }
+
+    /// Good as long as the memory context.
+    pub fn as_ptr(&self) -> pg_sys::HeapTuple {
+        self.0
+    }
 }

@@ -227,7 +227,7 @@ pub fn entry_and_fault(
     buffers.trim();
     let Buffers { metadata, line } = buffers;
     let entry = tables::entry_line(row, metadata);
-    (sealed_entry_of(row, &entry, keyring, line), tables::fault_of(row, entry.metadata))
+    (sealed_entry_of(row, &entry, keyring, line), tables::fault_of(row, &entry))
 }
 
 /// `line` is a buffer, and empty.

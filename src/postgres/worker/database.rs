@@ -8,6 +8,7 @@ use crate::postgres::errors::or_raise;
 use crate::postgres::faults;
 use crate::postgres::log_state;
 use crate::postgres::mirror::append::Mirror;
+use crate::postgres::mirror::block_lines::SealedBlocks;
 use crate::postgres::mirror::prepared;
 use crate::postgres::mirror::remembered::Remembered;
 use crate::postgres::mirror::requests;
@@ -46,6 +47,7 @@ const RESUME_MARGIN_PAGES: u32 = 64;
 pub unsafe extern "C-unwind" fn pg_notary_worker_main(arg: pg_sys::Datum) {
     let database = pg_sys::Oid::from_datum(arg, false).expect("the launcher passes a database");
     super::set_up_signals();
+    super::keep_memory();
     pg_sys::BackgroundWorkerInitializeConnectionByOid(database, pg_sys::InvalidOid, 0);
     pin_settings();
     let shared = shared().expect("background workers have shared memory");
@@ -191,6 +193,8 @@ struct Worker {
     /// Where to start looking for pending entries; behind it there is most likely nothing.
     resume_page: u32,
     vacated: Vacated,
+    /// What the last batch has sealed: its lines are written by the next one, before it seals, or when there is none.
+    unwritten: Option<SealedBlocks>,
     pace: Pace,
     /// When the pending table must be read as a whole, because nobody knows exactly how many entries are in it.
     recount_at: Option<Instant>,
@@ -214,6 +218,7 @@ impl Worker {
             is_own: false,
             resume_page: 0,
             vacated: Vacated::default(),
+            unwritten: None,
             pace: Pace::new(),
             recount_at: Some(Instant::now()),
             waiting_since: None,
@@ -324,8 +329,12 @@ impl Worker {
             if self.keeper.awaits_commits() {
                 return recorded;
             }
-            self.seal()?;
-            return self.keeper.append_block_lines().and(recorded);
+            let sealed = self.seal();
+            if sealed.is_err() && !self.keeper.is_unremembered() {
+                return sealed;
+            }
+            let unwritten = self.unwritten.take();
+            return sealed.and(self.keeper.append_block_lines(unwritten.as_ref())).and(recorded);
         }
         let recorded = self.record_baseline();
         // Nobody waits for the file, so sealing does not either.
@@ -468,19 +477,23 @@ impl Worker {
         let extent = if self.is_due() { Extent::Everything } else { Extent::FullBlocks };
         self.look_again = true;
         let slot = self.slot();
-        let vacated = &mut self.vacated;
+        let (vacated, keeper, unwritten) = (&mut self.vacated, &mut self.keeper, self.unwritten.take());
         let sealed = in_sealing(|| {
+            // Else sealing itself makes sure that nothing is missing.
+            if unwritten.is_some() || keeper.is_unremembered() {
+                keeper.append_in_sealing(unwritten.as_ref());
+            }
             vacated.reclaim(&Table::open("entries_pending", pg_sys::RowExclusiveLock));
             let count = slot.count_pending();
             (or_raise(blocks::seal_batch(extent, page)), count)
         })?;
         let Some((mut batch, count)) = sealed else { return Ok(None) };
+        self.keeper.note_remembered();
         self.vacated.add(std::mem::take(&mut batch.moved));
-        if !batch.blocks.is_empty() {
-            self.slot().blocks_sealed.fetch_add(batch.blocks.len() as i64, Ordering::AcqRel);
-            if !self.keeper.is_async() {
-                self.keeper.append_block_lines()?;
-            }
+        self.slot().blocks_sealed.fetch_add(batch.blocks.len() as i64, Ordering::AcqRel);
+        if !batch.blocks.is_empty() && !self.keeper.is_async() {
+            let entry_ids = std::mem::take(&mut batch.entry_ids);
+            self.unwritten = Some(SealedBlocks { headers: batch.blocks.clone(), entry_ids });
         }
         Ok(Some((batch, count)))
     }

@@ -6,6 +6,7 @@ use crate::postgres::blocks;
 use crate::postgres::errors::or_raise;
 use crate::postgres::mirror::append::Mirror;
 use crate::postgres::mirror::attach::{self, Attached, How};
+use crate::postgres::mirror::block_lines::SealedBlocks;
 use crate::postgres::mirror::remembered;
 use crate::postgres::mirror::settled::{self, Mark};
 use crate::postgres::mirror::shared::{Attachment, Request};
@@ -32,6 +33,8 @@ pub struct Keeper {
     configured_at: pg_sys::TimestampTz,
     /// The work has waited for locks or for the file, and such a wait takes what wakes this process.
     has_waited: bool,
+    /// Lines of blocks were appended, and it is not committed how far the file is acknowledged.
+    is_unremembered: bool,
     /// Of appending what is owed to the file.
     pace: Pace,
 }
@@ -45,6 +48,7 @@ impl Keeper {
             mark: None,
             configured_at: 0,
             has_waited: false,
+            is_unremembered: false,
             pace: Pace::new(),
         }
     }
@@ -195,24 +199,41 @@ impl Keeper {
         !fields.void.is_empty()
     }
 
-    /// Writes the lines of committed blocks, and notes how far the file is acknowledged.
-    pub fn append_block_lines(&mut self) -> Result<(), String> {
-        if self.attached.is_none() || !has_new_blocks(&self.mirror)? {
+    /// Writes the lines of committed blocks, of which `sealed` need not be read, and notes how far the file is acknowledged.
+    pub fn append_block_lines(&mut self, sealed: Option<&SealedBlocks>) -> Result<(), String> {
+        if self.attached.is_none() || !(self.is_unremembered || has_new_blocks(&self.mirror)?) {
             return Ok(());
         }
         self.has_waited = true;
-        let mirror = self.mirror;
-        let mark = &mut self.mark;
         // Where somebody else keeps sealing, next time.
-        in_sealing(|| {
-            // Entries without a line may be in those blocks. The file is attached anew first, which appends all of it.
-            if mirror.slot.is_behind() {
-                return;
-            }
-            or_raise(block_lines::append_missing());
-            remembered::remember(&mirror, settle_more(mark, &mirror), None);
-        })
-        .map(|_| ())
+        if in_sealing(|| self.append_in_sealing(sealed))?.is_some() {
+            self.note_remembered();
+        }
+        Ok(())
+    }
+
+    /// The same in a transaction that may go on to seal, and before it does. Raises what is wrong with the file.
+    pub fn append_in_sealing(&mut self, sealed: Option<&SealedBlocks>) {
+        // Entries without a line may be in those blocks. The file is attached anew first, which appends all of it.
+        if self.attached.is_none() || self.attached_async || self.mirror.slot.is_behind() {
+            return;
+        }
+        self.is_unremembered |= or_raise(block_lines::append_missing(sealed));
+        if self.is_unremembered {
+            remembered::remember(&self.mirror, settle_more(&mut self.mark, &self.mirror), None);
+            // SAFETY: inside a transaction. Sealing changes the same row.
+            unsafe { pg_sys::CommandCounterIncrement() };
+        }
+    }
+
+    /// Whether lines of blocks were appended without that.
+    pub fn is_unremembered(&self) -> bool {
+        self.is_unremembered
+    }
+
+    /// The transaction has committed.
+    pub fn note_remembered(&mut self) {
+        self.is_unremembered = false;
     }
 
     /// Appends what is committed and has no line yet (mode async).

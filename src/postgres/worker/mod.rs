@@ -24,6 +24,10 @@ use pgrx::pg_sys::pqsignal;
 use pgrx::pg_sys::pqsignal_be as pqsignal;
 use pgrx::{check_for_interrupts, pg_sys};
 
+/// The most free memory, and the largest piece of it, that the worker keeps. A batch needs some 20 MB.
+#[cfg(target_env = "gnu")]
+const KEPT_MEMORY: libc::c_int = 32 << 20;
+
 // Declared here because pgrx wraps functions in error handling, which has no place in a signal handler.
 extern "C-unwind" {
     fn SignalHandlerForConfigReload(signal: i32);
@@ -39,6 +43,17 @@ pub unsafe fn set_up_signals() {
     pqsignal(libc::SIGHUP, Some(SignalHandlerForConfigReload));
     pqsignal(libc::SIGTERM, Some(die));
     pg_sys::BackgroundWorkerUnblockSignals();
+}
+
+/// Has this process keep what memory a batch needs for the next one. Given back to the system and taken again, each page of it
+/// would be a page fault, and filled with zeros first.
+pub fn keep_memory() {
+    // SAFETY: sets what the C library's allocator does from here on.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, KEPT_MEMORY);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, KEPT_MEMORY);
+    }
 }
 
 /// Sleeps as a worker or the launcher.

@@ -11,7 +11,7 @@ fn blocks(count: usize, size: usize) -> Vec<(BlockHeader, Vec<SealedEntry>)> {
     let mut made: Vec<(BlockHeader, Vec<SealedEntry>)> = Vec::new();
     for number in 0..count {
         let entries: Vec<Entry> = (0..size).map(|place| entry((number * size + place) as u64, &keyring)).collect();
-        let leaves: Vec<_> = entries.iter().map(|entry| (leaf_hash(&entry.line()), entry.data_hash.clone())).collect();
+        let leaves: Vec<_> = entries.iter().map(|entry| (leaf_hash(&entry.line()), entry.data_hash.as_str())).collect();
         let previous = made.last().map(|(header, _)| header);
         let header = seal(previous, &mut tree, &leaves, timestamp(number as i64), |_, _, _| {});
         let sealed = entries.iter().enumerate().map(|(place, entry)| SealedEntry {

@@ -67,7 +67,7 @@ fn ledger(seed: u64, blocks: usize, block_size: usize) -> Vec<Vec<u8>> {
                 let size = (1 + numbers.below(block_size)).min(pending.len());
                 let entries: Vec<Entry> = pending.drain(..size).collect();
                 let leaves: Vec<_> =
-                    entries.iter().map(|entry| (leaf_hash(&entry.line()), entry.data_hash.clone())).collect();
+                    entries.iter().map(|entry| (leaf_hash(&entry.line()), entry.data_hash.as_str())).collect();
                 let block = seal(last.as_ref(), &mut tree, &leaves, timestamp(count as i64), |_, _, _| {});
                 let ids: Vec<Uuid> = entries.iter().map(|entry| entry.entry_id).collect();
                 lines.push(block.line(&ids));
