@@ -135,3 +135,37 @@ fn an_index_that_comes_while_a_session_records_finds_what_it_records() {
     seal(&mut client);
     assert_intact(&mut client);
 }
+
+/// On expressions, and on some of the rows: such as an application makes for what it looks for in metadata.
+#[test]
+fn indexes_of_any_kind_have_what_is_recorded_and_sealed() {
+    let (_cluster, mut client) = start(Options::new().conf("ledger.block_interval = 1h"));
+    let record = "SELECT count(ledger.hash_and_record('Note', to_jsonb(n), jsonb_build_object('n', n, 'text', \
+                  (SELECT string_agg(md5((n * i)::text), '') FROM generate_series(1, CASE WHEN n % 9 = 0 THEN 400 ELSE 1 END) i)))) \
+                  FROM generate_series(1, 100) n";
+    for sql in [
+        record,
+        "CREATE INDEX ON ledger.entries (lower(entry_type))",
+        "CREATE INDEX ON ledger.entries ((metadata->>'n')) WHERE entry_type = 'Note'",
+        "CREATE INDEX ON ledger.blocks ((block_number % 10))",
+        record,
+        "SELECT * FROM ledger.commit_block()",
+        record,
+    ] {
+        client.batch_execute(sql).unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    }
+    client.batch_execute("SET enable_seqscan = off").unwrap();
+    for (condition, found) in [
+        ("lower(entry_type) = 'note'", 300),
+        ("entry_type = 'Note' AND metadata->>'n' = '9'", 3),
+        ("entry_type = 'Note' AND metadata->>'n' = '10'", 3),
+    ] {
+        let sql = format!("SELECT count(*) FROM ledger.entries WHERE {condition}");
+        let plan = column(&mut client, &format!("EXPLAIN {sql}")).join("\n");
+        assert!(plan.contains("Index Scan"), "{plan}");
+        assert_eq!(number(&mut client, &sql), found, "{condition}");
+    }
+    assert_eq!(number(&mut client, "SELECT count(*) FROM ledger.blocks WHERE block_number % 10 = 1"), 1);
+    seal(&mut client);
+    assert_intact(&mut client);
+}

@@ -33,8 +33,7 @@ pub struct BulkInsert<'a> {
     /// A copy: each slot would note that it uses the table's own.
     descriptor: pg_sys::TupleDesc,
     indexes: pg_sys::CatalogIndexState,
-    /// What the indexes are on; `None` if one of them is more than an index on columns.
-    columns: Option<Vec<IndexColumns>>,
+    filling: Filling,
     slots: Vec<*mut pg_sys::TupleTableSlot>,
     /// The rows that wait, and whether they are to be freed.
     tuples: Vec<(pg_sys::HeapTuple, bool)>,
@@ -42,6 +41,14 @@ pub struct BulkInsert<'a> {
     logged: usize,
     values: Vec<pg_sys::Datum>,
     nulls: Vec<bool>,
+}
+
+/// How the indexes get their entries.
+enum Filling {
+    Columns(Vec<IndexColumns>),
+    /// One of them is on an expression, or on some of the rows, or an exclusion constraint: only who owns the ledger's tables can have
+    /// made it. Postgres' executor knows how; its functions for catalogs do not, and crash.
+    Executor(*mut pg_sys::EState),
 }
 
 struct IndexColumns {
@@ -94,11 +101,12 @@ impl<'a> BulkInsert<'a> {
                 let info = *(*indexes).ri_IndexRelationInfo.add(at);
                 Some(IndexColumns { index, info, shape: IndexShape::of(index, info)? })
             };
+            let columns: Option<Vec<IndexColumns>> = (0..count).map(of).collect();
             BulkInsert {
                 table,
                 descriptor,
                 indexes,
-                columns: (0..count).map(of).collect(),
+                filling: columns.map_or_else(|| Filling::Executor(pg_sys::CreateExecutorState()), Filling::Columns),
                 slots: Vec::new(),
                 tuples: Vec::new(),
                 logged: 0,
@@ -147,7 +155,18 @@ impl<'a> BulkInsert<'a> {
         self.flush();
         // SAFETY: a tuple of this table's shape; if it is our own, it is used no more.
         unsafe {
-            pg_sys::CatalogTupleInsertWithInfo(self.table.relation(), tuple, self.indexes);
+            match self.filling {
+                Filling::Columns(_) => {
+                    pg_sys::CatalogTupleInsertWithInfo(self.table.relation(), tuple, self.indexes);
+                }
+                Filling::Executor(executor) => {
+                    pg_sys::simple_heap_insert(self.table.relation(), tuple);
+                    let slot = pg_sys::MakeSingleTupleTableSlot(self.descriptor, &raw const pg_sys::TTSOpsHeapTuple);
+                    pg_sys::ExecStoreHeapTuple(tuple, slot, false);
+                    self.insert_by(executor, slot);
+                    pg_sys::ExecDropSingleTupleTableSlot(slot);
+                }
+            }
             self.logged += (*tuple).t_len as usize;
             if is_own {
                 pg_sys::heap_freetuple(tuple);
@@ -164,12 +183,13 @@ impl<'a> BulkInsert<'a> {
         let (relation, slots, filled) = (self.table.relation(), self.slots.as_mut_ptr(), self.tuples.len() as i32);
         // SAFETY: `filled` slots hold tuples of this table.
         unsafe {
-            if let Some(columns) = &self.columns {
-                let command = pg_sys::GetCurrentCommandId(true);
-                pg_sys::heap_multi_insert(relation, slots, filled, command, 0, std::ptr::null_mut());
-                columns.iter().for_each(|index| self.insert_into(index));
-            } else {
-                pg_sys::CatalogTuplesMultiInsertWithInfo(relation, slots, filled, self.indexes);
+            let command = pg_sys::GetCurrentCommandId(true);
+            pg_sys::heap_multi_insert(relation, slots, filled, command, 0, std::ptr::null_mut());
+            match &self.filling {
+                Filling::Columns(columns) => columns.iter().for_each(|index| self.insert_into(index)),
+                Filling::Executor(executor) => {
+                    self.slots[..self.tuples.len()].iter().for_each(|slot| self.insert_by(*executor, *slot));
+                }
             }
         }
         // SAFETY: they have been there.
@@ -233,6 +253,22 @@ impl<'a> BulkInsert<'a> {
         });
     }
 
+    /// Inserts the entries of one row.
+    ///
+    /// # Safety
+    /// The row has been inserted, and the slot knows where.
+    unsafe fn insert_by(&self, executor: *mut pg_sys::EState, slot: *mut pg_sys::TupleTableSlot) {
+        let none = std::ptr::null_mut();
+        #[cfg(any(feature = "pg14", feature = "pg15"))]
+        pg_sys::ExecInsertIndexTuples(self.indexes, slot, executor, false, false, none, std::ptr::null_mut());
+        #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+        pg_sys::ExecInsertIndexTuples(self.indexes, slot, executor, false, false, none, std::ptr::null_mut(), false);
+        let context = (*executor).es_per_tuple_exprcontext;
+        if !context.is_null() {
+            pg_sys::MemoryContextReset((*context).ecxt_per_tuple_memory);
+        }
+    }
+
     pub fn finish(mut self) {
         self.flush();
         // SAFETY: made by this value and used no more.
@@ -242,6 +278,9 @@ impl<'a> BulkInsert<'a> {
             }
             pg_sys::FreeTupleDesc(self.descriptor);
             pg_sys::CatalogCloseIndexes(self.indexes);
+            if let Filling::Executor(executor) = self.filling {
+                pg_sys::FreeExecutorState(executor);
+            }
         }
     }
 }

@@ -7,6 +7,7 @@
 mod entries;
 mod short_values;
 
+use super::bulk_insert::BulkInsert;
 use super::database;
 use super::errorless;
 use super::errors::{or_raise, Failure};
@@ -146,12 +147,9 @@ impl Table {
 
     /// Inserts one row and its index entries.
     pub fn insert(&self, row: &[Option<pg_sys::Datum>]) {
-        let tuple = self.form(row);
-        // SAFETY: a tuple of this table's shape; the table is locked for writing.
-        unsafe {
-            pg_sys::CatalogTupleInsert(self.relation, tuple);
-            pg_sys::heap_freetuple(tuple);
-        }
+        let mut rows = BulkInsert::new(self);
+        rows.insert(row);
+        rows.finish();
     }
 
     /// Puts `row` in the place of the row at `tid`.
