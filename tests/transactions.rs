@@ -8,7 +8,7 @@ use common::ledger::*;
 use common::random::Random;
 use common::transactions::*;
 use common::wire::Wire;
-use common::Cluster;
+use common::{Cluster, Options};
 use postgres::error::SqlState;
 use postgres::{Client, Error};
 use serde_json::Value;
