@@ -6,7 +6,7 @@
 //! what the index leads to, and there is no row between that it does not lead to. At the first row where they do not agree
 //! this ends, and reading by the index goes on: whatever is wrong, it is found there.
 
-use crate::postgres::tables::{entry_column, place, place_of, LatestSnapshot, Place, Row, Table, TableScan};
+use crate::postgres::tables::{entry_column, tid, tid_of, LatestSnapshot, Row, Table, TableScan, Tid};
 use pgrx::pg_sys;
 use std::ptr;
 
@@ -14,20 +14,20 @@ use std::ptr;
 #[derive(Debug, Clone, Copy)]
 pub struct Stretch {
     pub partition: pg_sys::Oid,
-    pub first: Place,
-    pub last: Place,
+    pub first: Tid,
+    pub last: Tid,
     pub rows: u64,
     /// The highest block that one of them names.
     pub highest_block: i64,
 }
 
 impl Stretch {
-    fn start(partition: pg_sys::Oid, first: Place) -> Self {
+    fn start(partition: pg_sys::Oid, first: Tid) -> Self {
         Stretch { partition, first, last: first, rows: 0, highest_block: i64::MIN }
     }
 
-    fn add(&mut self, place: Place, row: &Row) {
-        self.last = place;
+    fn add(&mut self, tid: Tid, row: &Row) {
+        self.last = tid;
         self.rows += 1;
         // One that names no block may be in any.
         let block = row.get(entry_column::BLOCK_NUMBER).unwrap_or(i64::MAX);
@@ -65,7 +65,7 @@ impl InOrder {
         }
         let mut scan = TableScan::start(table, &snapshot, page);
         let mut tuple = scan.next();
-        while tuple.is_some_and(|tuple| place_of(tuple) < first) {
+        while tuple.is_some_and(|tuple| tid_of(tuple) < first) {
             tuple = scan.next();
         }
         let stretch = Stretch::start(partition, first);
@@ -90,7 +90,7 @@ impl InOrder {
     /// Reads the row of the next leaf, if it stands where both the table and the index have it next.
     pub fn read(&self, row: &mut Row) -> Option<pg_sys::HeapTuple> {
         let tuple = self.tuple?;
-        if self.leaves.at != Some((self.next, place_of(tuple))) {
+        if self.leaves.at != Some((self.next, tid_of(tuple))) {
             return None;
         }
         self.scan.table().deform_into(tuple, row);
@@ -99,8 +99,8 @@ impl InOrder {
 
     /// Goes on behind the row that [`Self::read`] gave.
     pub fn advance(&mut self, row: &Row) {
-        if let Some((_, place)) = self.leaves.at {
-            self.stretch.add(place, row);
+        if let Some((_, tid)) = self.leaves.at {
+            self.stretch.add(tid, row);
         }
         self.next += 1;
         self.tuple = self.scan.next();
@@ -113,7 +113,7 @@ struct LeafIndex {
     scan: pg_sys::IndexScanDesc,
     index: pg_sys::Relation,
     /// Where it stands; `None` at the end.
-    at: Option<(i64, Place)>,
+    at: Option<(i64, Tid)>,
 }
 
 impl LeafIndex {
@@ -147,9 +147,9 @@ impl LeafIndex {
         // SAFETY: the scan is open. With the place comes the index's tuple: its header, and behind it the only column, a
         // bigint that the scan key has found not to be null.
         self.at = unsafe {
-            let tid = pg_sys::index_getnext_tid(self.scan, pg_sys::ScanDirection::ForwardScanDirection);
+            let found = pg_sys::index_getnext_tid(self.scan, pg_sys::ScanDirection::ForwardScanDirection);
             let tuple = (*self.scan).xs_itup;
-            (!tid.is_null() && !tuple.is_null()).then(|| (tuple.add(1).cast::<i64>().read_unaligned(), place(*tid)))
+            (!found.is_null() && !tuple.is_null()).then(|| (tuple.add(1).cast::<i64>().read_unaligned(), tid(*found)))
         };
     }
 }

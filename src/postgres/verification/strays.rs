@@ -11,7 +11,7 @@ use crate::ledger::verifier::{Findings, Problem, ProblemKind, Source};
 use crate::postgres::blocks;
 use crate::postgres::partitions;
 use crate::postgres::spi;
-use crate::postgres::tables::{block_column, entry_column, place_of, LatestSnapshot, Place, Row, Table, TableScan};
+use crate::postgres::tables::{block_column, entry_column, tid_of, LatestSnapshot, Row, Table, TableScan, Tid};
 use crate::postgres::tracking::relation;
 use pgrx::{check_for_interrupts, pg_sys};
 
@@ -104,7 +104,7 @@ impl Counted {
     }
 
     /// The rows after one place and before another.
-    fn count_between(&self, part: &Part, after: Option<Place>, before: Option<Place>) -> u64 {
+    fn count_between(&self, part: &Part, after: Option<Tid>, before: Option<Tid>) -> u64 {
         let pages = part.table.pages();
         let from = after.map_or(0, |(page, _)| page);
         let end = before.map_or(pages, |(page, _)| pages.min(page + 1));
@@ -115,8 +115,8 @@ impl Counted {
         let mut scan = TableScan::start_pages(&part.table, &self.snapshot, from, end - from);
         while let Some(tuple) = scan.next() {
             check_for_interrupts!();
-            let place = place_of(tuple);
-            let is_between = after.is_none_or(|after| place > after) && before.is_none_or(|before| place < before);
+            let tid = tid_of(tuple);
+            let is_between = after.is_none_or(|after| tid > after) && before.is_none_or(|before| tid < before);
             count += u64::from(is_between && self.has(part.table.bigint(tuple, part.block_number)));
         }
         count

@@ -1,7 +1,7 @@
 //! Recording the rows that were there before their tables were tracked, between the rest of the worker's work: a batch at a time, of
 //! the first table that can have one. A table that is locked, or cannot be recorded, is in nobody's way.
 
-use super::database::in_transaction;
+use super::transactions::in_transaction;
 use crate::postgres::shared::DatabaseSlot;
 use crate::postgres::tracking::baseline::{self, Turn};
 use crate::postgres::tracking::{baselines, relation};

@@ -3,6 +3,7 @@
 use super::baselines::Baselines;
 use super::keeper::Keeper;
 use super::pace::Pace;
+use super::transactions::{in_sealing, in_transaction};
 use crate::postgres::blocks::{self, Batch, Extent};
 use crate::postgres::errors::or_raise;
 use crate::postgres::faults;
@@ -18,10 +19,7 @@ use crate::postgres::settings::{self, MirrorMode};
 use crate::postgres::shared::{shared, DatabaseSlot, PendingCount, Shared, WorkerState};
 use crate::postgres::tables::{self, Table};
 use crate::postgres::vacated::Vacated;
-use pgrx::pg_sys::panic::CaughtError;
-use pgrx::{pg_guard, pg_sys, FromDatum, PgSqlErrorCode, PgTryBuilder};
-use std::cell::Cell;
-use std::panic::AssertUnwindSafe;
+use pgrx::{pg_guard, pg_sys, FromDatum};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use uuid::Uuid;
@@ -33,9 +31,6 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
 const SHORTEST_RETRY: Duration = Duration::from_millis(100);
 /// How soon entries are counted again whose commit was under way while they were counted.
 const RECOUNT_INTERVAL: Duration = Duration::from_millis(500);
-/// How long the worker waits for the sealing lock before it looks what else there is to be done. Whoever calls commit_block()
-/// in a transaction block keeps it until that ends, and lines of transactions that abort meanwhile are to be voided.
-const SEALING_PATIENCE: Duration = Duration::from_millis(500);
 /// How long the file is left behind in mode async while there is something to seal.
 const LONGEST_SEALING: Duration = Duration::from_secs(1);
 /// Where the last scan of the pending table ended, new rows come; those of slower sessions some pages before.
@@ -125,63 +120,6 @@ unsafe extern "C-unwind" fn leave(_code: i32, slot: pg_sys::Datum) {
 fn extension_exists() -> bool {
     // SAFETY: a catalog look-up inside a transaction.
     unsafe { pg_sys::get_extension_oid(c"pg_notary".as_ptr(), true) != pg_sys::InvalidOid }
-}
-
-/// Runs `work` in a transaction of its own. An error aborts it and is returned, not logged.
-pub(super) fn in_transaction<T>(work: impl FnOnce() -> T) -> Result<T, String> {
-    try_in_transaction(work).map_err(|error| error.text)
-}
-
-/// The same, holding the sealing lock. `None` if somebody else has kept it for [`SEALING_PATIENCE`].
-pub(super) fn in_sealing<T>(work: impl FnOnce() -> T) -> Result<Option<T>, String> {
-    let is_locked = Cell::new(false);
-    let outcome = try_in_transaction(|| {
-        blocks::lock_sealing_within(SEALING_PATIENCE);
-        is_locked.set(true);
-        work()
-    });
-    match outcome {
-        Ok(result) => Ok(Some(result)),
-        Err(error) if !is_locked.get() && error.code == PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE => Ok(None),
-        Err(error) => Err(error.text),
-    }
-}
-
-/// What has ended a transaction.
-struct Aborted {
-    code: PgSqlErrorCode,
-    text: String,
-}
-
-fn try_in_transaction<T>(work: impl FnOnce() -> T) -> Result<T, Aborted> {
-    // SAFETY: no transaction is open here; the snapshot is popped by the commit or dropped by the abort.
-    PgTryBuilder::new(AssertUnwindSafe(|| unsafe {
-        pg_sys::SetCurrentStatementStartTimestamp();
-        pg_sys::StartTransactionCommand();
-        pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
-        let result = work();
-        pg_sys::PopActiveSnapshot();
-        pg_sys::CommitTransactionCommand();
-        Ok(result)
-    }))
-    .catch_others(|error| {
-        // SAFETY: a transaction is open, in an error state.
-        unsafe { pg_sys::AbortCurrentTransaction() };
-        Err(describe(&error))
-    })
-    .execute()
-}
-
-fn describe(error: &CaughtError) -> Aborted {
-    let report = match error {
-        CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => report,
-        CaughtError::RustPanic { ereport, .. } => ereport,
-    };
-    let text = match report.detail() {
-        Some(detail) => format!("{}: {detail}", report.message()),
-        None => report.message().to_owned(),
-    };
-    Aborted { code: report.sql_error_code(), text }
 }
 
 struct Worker {

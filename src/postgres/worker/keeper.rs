@@ -1,7 +1,7 @@
 //! The worker's part in the mirror: it has the file open and locked, repairs it, and appends what is the ledger's own.
 
-use super::database::{in_sealing, in_transaction};
 use super::pace::Pace;
+use super::transactions::{in_sealing, in_transaction};
 use crate::postgres::blocks;
 use crate::postgres::errors::or_raise;
 use crate::postgres::mirror::append::Mirror;

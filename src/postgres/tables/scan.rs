@@ -1,0 +1,90 @@
+//! Reading a table as it stands.
+
+use super::{LatestSnapshot, Table};
+use pgrx::pg_sys;
+use std::borrow::Borrow;
+
+/// A scan of a whole table, in the order of its pages.
+pub struct TableScan<T: Borrow<Table>> {
+    scan: pg_sys::TableScanDesc,
+    /// Dropped after the scan has ended.
+    table: T,
+}
+
+impl<T: Borrow<Table>> TableScan<T> {
+    /// Scans from page `from` to the end of the table.
+    pub fn start(table: T, snapshot: &LatestSnapshot, from: u32) -> Self {
+        // SAFETY: a registered snapshot. Who scans drops the scan first.
+        unsafe { Self::start_with(table, snapshot.as_ptr(), from) }
+    }
+
+    /// The same for who will change what he reads: of a large table, too, pages stay in memory, and are not read twice.
+    pub fn start_to_change(table: T, snapshot: &LatestSnapshot, from: u32) -> Self {
+        // SAFETY: as above.
+        unsafe { Self::start_as(table, snapshot.as_ptr(), from, 0) }
+    }
+
+    /// Scans `count` pages from page `from` on.
+    pub fn start_pages(table: T, snapshot: &LatestSnapshot, from: u32, count: u32) -> Self {
+        let scan = Self::start(table, snapshot, 0);
+        // SAFETY: the scan has not begun to read.
+        unsafe { pg_sys::heap_setscanlimits(scan.scan, from, count) };
+        scan
+    }
+
+    /// # Safety
+    /// The snapshot outlives the scan.
+    pub unsafe fn start_with(table: T, snapshot: pg_sys::Snapshot, from: u32) -> Self {
+        Self::start_as(table, snapshot, from, pg_sys::ScanOptions::SO_ALLOW_STRAT)
+    }
+
+    unsafe fn start_as(table: T, snapshot: pg_sys::Snapshot, from: u32, strategy: u32) -> Self {
+        use pg_sys::ScanOptions::*;
+        let open: &Table = table.borrow();
+        open.require_heap();
+        // SAFETY: a heap. Table and snapshot outlive the scan. No SO_ALLOW_SYNC: the scan starts at the page it is told.
+        let scan = unsafe {
+            let flags = SO_TYPE_SEQSCAN | SO_ALLOW_PAGEMODE | strategy;
+            let scan =
+                pg_sys::heap_beginscan(open.relation, snapshot, 0, std::ptr::null_mut(), std::ptr::null_mut(), flags);
+            let pages = open.pages();
+            if from > 0 && from < pages {
+                pg_sys::heap_setscanlimits(scan, from, pages - from);
+            }
+            scan
+        };
+        TableScan { scan, table }
+    }
+
+    pub fn table(&self) -> &Table {
+        self.table.borrow()
+    }
+
+    /// The next tuple, good until the one after it is asked for.
+    pub fn next(&mut self) -> Option<pg_sys::HeapTuple> {
+        // SAFETY: the scan is open.
+        let tuple = unsafe { pg_sys::heap_getnext(self.scan, pg_sys::ScanDirection::ForwardScanDirection) };
+        (!tuple.is_null()).then_some(tuple)
+    }
+}
+
+impl<T: Borrow<Table>> Drop for TableScan<T> {
+    fn drop(&mut self) {
+        // SAFETY: opened in start() and closed only here.
+        unsafe { pg_sys::heap_endscan(self.scan) }
+    }
+}
+
+/// Where a row version stands in its table: the page, and its number on it. In the order of the table.
+pub type Tid = (pg_sys::BlockNumber, pg_sys::OffsetNumber);
+
+/// That of a tuple of a scan.
+pub fn tid_of(tuple: pg_sys::HeapTuple) -> Tid {
+    // SAFETY: the scan's tuple is good until the next.
+    tid(unsafe { (*tuple).t_self })
+}
+
+pub fn tid(tid: pg_sys::ItemPointerData) -> Tid {
+    let pg_sys::BlockIdData { bi_hi, bi_lo } = tid.ip_blkid;
+    (u32::from(bi_hi) << 16 | u32::from(bi_lo), tid.ip_posid)
+}
