@@ -7,9 +7,9 @@ mod ending;
 
 use super::database;
 use super::errors::Failure;
-use super::mirror::append::FileRange;
 use super::mirror::lines::LineBuffer;
 use super::mirror::prepared;
+use super::mirror::ranges::FileRange;
 use super::mirror::repeats::Repeats;
 use super::queue;
 use super::settings::{self, MirrorMode};

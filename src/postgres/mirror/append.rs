@@ -8,6 +8,7 @@ use super::lead::{self, Led};
 use super::lines::LineBuffer;
 use super::patience::{Patience, DEADLINE, HANG_DEADLINE};
 use super::prepared;
+use super::ranges::FileRange;
 use super::repeats::Repeats;
 use super::shared::{Attachment, LockedMirror, MirrorState, RING_BYTES};
 use super::under_way::{self, Begun};
@@ -25,34 +26,6 @@ const PIECE_BYTES: usize = RING_BYTES / 4;
 const FINISH_DEADLINE: Duration = Duration::from_secs(5);
 
 const SWITCHED_OFF: &str = "The mirror has been switched off.";
-
-/// A part of the file, as offsets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FileRange {
-    pub from: u64,
-    pub to: u64,
-}
-
-impl FileRange {
-    pub const NONE: FileRange = FileRange { from: 0, to: 0 };
-
-    pub fn is_empty(self) -> bool {
-        self.from >= self.to
-    }
-
-    pub fn has(self, offset: u64) -> bool {
-        self.from <= offset && offset < self.to
-    }
-
-    /// Both, and what lies between them.
-    pub fn and(self, other: FileRange) -> FileRange {
-        match (self.is_empty(), other.is_empty()) {
-            (true, _) => other,
-            (_, true) => self,
-            _ => FileRange { from: self.from.min(other.from), to: self.to.max(other.to) },
-        }
-    }
-}
 
 /// How far lines must be before an append returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,10 +1,12 @@
 //! Appending what the database has and the file lacks: after a crash, after a time without the file, and all the time in
 //! mode `async`.
 
-use super::append::{FileRange, Mirror};
+use super::append::Mirror;
 use super::block_lines;
 use super::lines::LineBuffer;
+use super::open_lines;
 use super::prepared;
+use super::ranges::FileRange;
 use super::settle::{self, Judge, Standing};
 use crate::ledger::block::BlockHeader;
 use crate::ledger::record::Entry;
@@ -58,7 +60,7 @@ fn note_others(mirror: &Mirror, in_file: &mut InFile) -> Result<(), Failure> {
         return Ok(());
     }
     let read = mirror.flush().and_then(|end| {
-        settle::lines_between(Path::new(&path), range, end).map_err(|error| settle::unreadable(&path, &error))
+        open_lines::in_range(Path::new(&path), range, end).map_err(|error| settle::unreadable(&path, &error))
     });
     match read {
         Ok(lines) => {

@@ -4,7 +4,8 @@
 //! of some other session. So PREPARE notes in shared memory where the lines stand, the command that decides wakes the
 //! worker, and the worker looks which of them have been decided. After a restart the rows tell which lines are whose.
 
-use super::append::{FileRange, Mirror};
+use super::append::Mirror;
+use super::ranges::FileRange;
 use super::shared::{PreparedLines, MAX_PREPARED};
 use crate::postgres::database;
 use crate::postgres::errors::Failure;
