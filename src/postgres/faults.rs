@@ -2,10 +2,10 @@
 //! none of it: without the feature `fault-injection` every function here is empty.
 //!
 //! The file `pg_notary.fault` in the data directory names one place and what happens there, as `PLACE:ACTION`. `kill` and
-//! `error` happen once: the file is removed first. `hang`, `errors` and `read_only` last as long as the file is there. The places, in
-//! the order in which a commit comes by: `before_write`, `write`, `mid_write`, `before_sync`, `sync`, `after_sync`,
-//! `before_commit`, `after_commit`; `before_block_line`, between the commit of a block and its line; and `no_ledger`, when a worker
-//! has found none in its database.
+//! `error` happen once: the file is removed first. `hang`, `errors` and `read_only` last as long as the file is there. The
+//! places, in the order in which a commit comes by: `before_write`, `write`, `mid_write`, `before_sync`, `sync`, `after_sync`,
+//! `before_commit`, `after_commit`; `after_abort`, of a transaction with lines, before it says so; `before_block_line`, between
+//! the commit of a block and its line; and `no_ledger`, when a worker has found none in its database.
 
 #[cfg(feature = "fault-injection")]
 pub use injected::*;

@@ -204,6 +204,11 @@ pub fn note_id(repeats: Repeats) {
     CURRENT.with_borrow_mut(|current| current.repeats = current.repeats.min(repeats));
 }
 
+/// Whether the application has given ids of this transaction.
+pub fn gives_ids() -> bool {
+    CURRENT.with_borrow(|current| current.repeats == Repeats::Any)
+}
+
 /// Queues the line of an entry that has just been inserted.
 pub fn add_entry(entry: &Entry) {
     let mode = mirror_mode();

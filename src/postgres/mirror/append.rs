@@ -7,9 +7,7 @@
 use super::lead::{self, Led};
 use super::lines::LineBuffer;
 use super::patience::{Patience, DEADLINE, HANG_DEADLINE};
-use super::prepared;
 use super::ranges::FileRange;
-use super::repeats::Repeats;
 use super::shared::{Attachment, LockedMirror, MirrorState, RING_BYTES};
 use super::under_way::{self, Begun};
 use crate::postgres::errors::Failure;
@@ -324,32 +322,6 @@ impl Mirror {
         let mut at = Position { is_begun: true, ..Position::now(&self.lock(), Goal::Synced) };
         self.wait_until(&mut at)?;
         Ok(at.end)
-    }
-
-    /// Waits until the lines of transactions that have aborted are voided, if some of them may hold ids of this one: an id may
-    /// be used again, but the file must not hold it twice.
-    pub fn wait_until_voided(&self, repeats: Repeats) -> Result<(), Failure> {
-        if !repeats.may_be(self.slot) || !self.wait_for_file()? {
-            return Ok(());
-        }
-        // One that was prepared and has just been rolled back, too: its rows are gone before the worker knows.
-        prepared::settle_decided(self);
-        let deadline = Instant::now() + DEADLINE;
-        let mut patience = Patience::new();
-        loop {
-            {
-                let fields = self.lock();
-                if !fields.has_aborted() {
-                    break;
-                }
-            }
-            if Instant::now() > deadline {
-                return Err(self.failure("The lines of an aborted transaction have not been voided."));
-            }
-            self.slot.worker.wake();
-            patience.sleep_for_anyone(self, wait_events::mirror_sync())?;
-        }
-        Ok(())
     }
 
     /// Keeps the writer and everyone else from the file. Whoever appends comes to the end first, if it does not take long.

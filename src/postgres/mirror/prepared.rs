@@ -52,6 +52,12 @@ pub fn note_for(mirror: &Mirror, xid: u32, range: FileRange) -> Result<(), Failu
     Ok(())
 }
 
+/// Notes that none of its lines stands behind this place.
+pub fn note_end(mirror: &Mirror, xid: u32, end: u64) {
+    let mut fields = mirror.lock();
+    fields.prepared.iter_mut().filter(|lines| lines.xid == xid).for_each(|lines| lines.to = lines.to.min(end));
+}
+
 /// COMMIT PREPARED or ROLLBACK PREPARED has ended, well or not. Cannot fail: runs at the end of its transaction.
 pub fn after_decision() {
     if let Ok(mirror) = database::mirror() {
@@ -62,7 +68,8 @@ pub fn after_decision() {
 
 /// Lines of all prepared transactions, as far as is known.
 pub fn noted(mirror: &Mirror) -> Vec<PreparedLines> {
-    mirror.lock().prepared.iter().copied().filter(|lines| lines.xid != 0).collect()
+    let all = mirror.lock().prepared;
+    all.into_iter().filter(|lines| lines.xid != 0).collect()
 }
 
 /// Looks which prepared transactions have been decided. The lines of those that were rolled back are to be voided; those of

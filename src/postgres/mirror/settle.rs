@@ -183,12 +183,19 @@ impl Judge<'_> {
 
     /// Of a line that is not the row's.
     fn standing_of_other(&self, line: &OpenLine) -> Standing {
-        prepared::settle_decided(self.mirror);
-        let may_be_aborted = self.mirror.lock().may_be_aborted(line.range.from);
-        match may_be_aborted && !self.has_id_of_the_ledger(line) {
+        if !self.may_be_aborted(line) {
+            // One that stays on its way is taken for none; whoever opens the file tries again.
+            self.mirror.wait_for_leaving().ok();
+        }
+        match self.may_be_aborted(line) && !self.has_id_of_the_ledger(line) {
             true => Standing::Stale,
             false => Standing::Differs,
         }
+    }
+
+    fn may_be_aborted(&self, line: &OpenLine) -> bool {
+        prepared::settle_decided(self.mirror);
+        self.mirror.lock().may_be_aborted(line.range.from)
     }
 
     /// Whether the ledger itself made the line's id, so that no other entry has it: those of its own types have no id that an
