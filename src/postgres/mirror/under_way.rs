@@ -2,6 +2,7 @@
 //! anew knows of it.
 
 use super::append::Mirror;
+use super::lead;
 use super::owners::Place;
 use super::prepared;
 use super::shared::{Attachment, LockedMirror, MirrorState};
@@ -112,6 +113,7 @@ impl Mirror {
     /// transaction stays among the owners until it has said which lines it leaves. Cannot fail: it runs when a transaction
     /// aborts, also when its process is told to end and nothing else of it runs.
     pub fn abandon(&self) {
+        lead::end_broken_off(self);
         if let Stage::Appending(begun) = STAGE.get() {
             STAGE.set(Stage::Nothing);
             let mut fields = self.lock();
