@@ -196,6 +196,19 @@ fn a_worker_that_is_terminated_while_it_voids_leaves_that_to_the_next() {
     assert_whole(&cluster, &mut client);
 }
 
+/// A background worker of somebody else's may end in the handler of a signal.
+#[test]
+fn a_process_that_ends_while_it_is_at_the_file_keeps_nobody_else_from_it() {
+    for place in ["before_write", "before_sync", "after_sync"] {
+        let (cluster, mut client) = start_small(Local, "sync");
+        record(&mut client);
+        set_fault(&cluster, &format!("{place}:exit"));
+        assert!(Background::run(&cluster, "", RECORD).ends().unwrap_err().is_closed(), "{place}");
+        wait_until("recording works", PATIENCE, || client.simple_query(RECORD).is_ok());
+        assert_whole(&cluster, &mut client);
+    }
+}
+
 #[test]
 fn the_worker_does_not_wait_for_a_line_that_is_cut_off() {
     let (cluster, mut client) = start_small(Network, "sync");

@@ -5,7 +5,7 @@ mod common;
 
 use common::ledger::*;
 use common::tracking::TRIGGERS_OFF;
-use common::{wait_until, Options};
+use common::{send, wait_until, Options};
 use postgres::error::SqlState;
 use postgres::Client;
 use std::fs;
@@ -255,4 +255,32 @@ fn record_many_unsigned(client: &mut Client, count: usize) {
          SELECT 'bulk', lpad(to_hex(n), 64, '0') FROM generate_series(1, {count}) n"
     );
     client.batch_execute(&insert).unwrap();
+}
+
+#[test]
+fn to_void_the_lines_of_two_distant_transactions_takes_no_memory_for_what_lies_between() {
+    const ROWS: i64 = 400_000;
+    let (_cluster, mut client) = start(Options::new().secret(None).conf("ledger.block_size = 10000"));
+    let worker = worker_pid(&mut client);
+    let prepare = |client: &mut Client, gid| {
+        client.batch_execute("BEGIN").unwrap();
+        record_many_unsigned(client, 1);
+        client.batch_execute(&format!("PREPARE TRANSACTION '{gid}'")).unwrap();
+    };
+    prepare(&mut client, "old");
+    record_many_unsigned(&mut client, ROWS as usize);
+    wait_until_all_sealed(&mut client, ROWS / 10_000);
+    prepare(&mut client, "new");
+    stop_between_transactions(&mut client, worker);
+    client.batch_execute("ROLLBACK PREPARED 'old'").unwrap();
+    client.batch_execute("ROLLBACK PREPARED 'new'").unwrap();
+    let path = file(&mut client);
+    let length = fs::metadata(&path).unwrap().len();
+    let voiding = growth(worker, || {
+        send(worker, libc::SIGCONT);
+        wait_until("the lines are voided", 5 * PATIENCE, || fs::metadata(&path).unwrap().len() > length);
+    });
+    assert!(voiding < 20, "voiding took {voiding} MB");
+    assert_eq!(verdict(&mut client)["overall_valid"], true);
+    eprintln!("voiding {voiding} MB");
 }

@@ -1,11 +1,11 @@
 //! Faults on purpose: places where a test can have the server killed, a process hang, or the file fail. Release builds have
 //! none of it: without the feature `fault-injection` every function here is empty.
 //!
-//! The file `pg_notary.fault` in the data directory names one place and what happens there, as `PLACE:ACTION`. `kill` and
-//! `error` happen once: the file is removed first. `hang`, `errors` and `read_only` last as long as the file is there. The places, in
-//! the order in which a commit comes by: `before_write`, `write`, `mid_write`, `before_sync`, `sync`, `after_sync`,
-//! `before_commit`, `after_commit`; `before_block_line`, between the commit of a block and its line; and `no_ledger`, when a worker
-//! has found none in its database.
+//! The file `pg_notary.fault` in the data directory names one place and what happens there, as `PLACE:ACTION`. `kill`, `exit`
+//! and `error` happen once: the file is removed first. `hang`, `errors` and `read_only` last as long as the file is there. The
+//! places, in the order in which a commit comes by: `before_write`, `write`, `mid_write`, `before_sync`, `sync`, `after_sync`,
+//! `before_commit`, `after_commit`; `after_abort`, of a transaction with lines, before it says so; `before_block_line`, between
+//! the commit of a block and its line; and `no_ledger`, when a worker has found none in its database.
 
 #[cfg(feature = "fault-injection")]
 pub use injected::*;
@@ -55,8 +55,12 @@ mod injected {
         is_set(place, action) && std::fs::remove_file(FAULT_FILE).is_ok()
     }
 
-    /// Kills this process, or hangs as a system call on a dead mount does.
+    /// Kills this process, ends it as the handler of a signal may do, or hangs as a system call on a dead mount does.
     pub fn at(place: &str) {
+        if happens_once(place, "exit") {
+            // SAFETY: runs what Postgres runs when a process ends, whatever that was at.
+            unsafe { pgrx::pg_sys::proc_exit(1) };
+        }
         if happens_once(place, "kill") {
             // SAFETY: a plain system call.
             unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };

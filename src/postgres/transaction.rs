@@ -8,9 +8,9 @@ mod ending;
 use super::database;
 use super::errorless;
 use super::errors::Failure;
-use super::mirror::append::FileRange;
 use super::mirror::lines::LineBuffer;
 use super::mirror::prepared;
+use super::mirror::ranges::FileRange;
 use super::mirror::repeats::Repeats;
 use super::queue;
 use super::settings::{self, MirrorMode};
@@ -202,6 +202,11 @@ pub fn note_import() {
 /// Notes where an id of this transaction may stand already.
 pub fn note_id(repeats: Repeats) {
     CURRENT.with_borrow_mut(|current| current.repeats = current.repeats.min(repeats));
+}
+
+/// Whether the application has given ids of this transaction.
+pub fn gives_ids() -> bool {
+    CURRENT.with_borrow(|current| current.repeats == Repeats::Any)
 }
 
 /// Queues the line of an entry that has just been inserted.

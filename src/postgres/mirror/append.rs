@@ -7,8 +7,7 @@
 use super::lead::{self, Led};
 use super::lines::LineBuffer;
 use super::patience::{Patience, DEADLINE, HANG_DEADLINE};
-use super::prepared;
-use super::repeats::Repeats;
+use super::ranges::FileRange;
 use super::shared::{Attachment, LockedMirror, MirrorState, RING_BYTES};
 use super::under_way::{self, Begun};
 use crate::postgres::errors::Failure;
@@ -25,34 +24,6 @@ const PIECE_BYTES: usize = RING_BYTES / 4;
 const FINISH_DEADLINE: Duration = Duration::from_secs(5);
 
 const SWITCHED_OFF: &str = "The mirror has been switched off.";
-
-/// A part of the file, as offsets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FileRange {
-    pub from: u64,
-    pub to: u64,
-}
-
-impl FileRange {
-    pub const NONE: FileRange = FileRange { from: 0, to: 0 };
-
-    pub fn is_empty(self) -> bool {
-        self.from >= self.to
-    }
-
-    pub fn has(self, offset: u64) -> bool {
-        self.from <= offset && offset < self.to
-    }
-
-    /// Both, and what lies between them.
-    pub fn and(self, other: FileRange) -> FileRange {
-        match (self.is_empty(), other.is_empty()) {
-            (true, _) => other,
-            (_, true) => self,
-            _ => FileRange { from: self.from.min(other.from), to: self.to.max(other.to) },
-        }
-    }
-}
 
 /// How far lines must be before an append returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -351,32 +322,6 @@ impl Mirror {
         let mut at = Position { is_begun: true, ..Position::now(&self.lock(), Goal::Synced) };
         self.wait_until(&mut at)?;
         Ok(at.end)
-    }
-
-    /// Waits until the lines of transactions that have aborted are voided, if some of them may hold ids of this one: an id may
-    /// be used again, but the file must not hold it twice.
-    pub fn wait_until_voided(&self, repeats: Repeats) -> Result<(), Failure> {
-        if !repeats.may_be(self.slot) || !self.wait_for_file()? {
-            return Ok(());
-        }
-        // One that was prepared and has just been rolled back, too: its rows are gone before the worker knows.
-        prepared::settle_decided(self);
-        let deadline = Instant::now() + DEADLINE;
-        let mut patience = Patience::new();
-        loop {
-            {
-                let fields = self.lock();
-                if !fields.has_aborted() {
-                    break;
-                }
-            }
-            if Instant::now() > deadline {
-                return Err(self.failure("The lines of an aborted transaction have not been voided."));
-            }
-            self.slot.worker.wake();
-            patience.sleep_for_anyone(self, wait_events::mirror_sync())?;
-        }
-        Ok(())
     }
 
     /// Keeps the writer and everyone else from the file. Whoever appends comes to the end first, if it does not take long.

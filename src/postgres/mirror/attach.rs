@@ -11,15 +11,17 @@
 //! A file that is shorter than what was acknowledged, belongs to another ledger, holds what the database does not, or was
 //! written last by another database is left as it is.
 
-use super::append::{FileRange, Mirror};
+use super::append::Mirror;
 use super::catch_up::{self, InFile};
 use super::file::{self, Trouble};
+use super::open_lines::OpenLine;
+use super::ranges::FileRanges;
 use super::remembered::{self, Place, Remembered};
 use super::requests;
 use super::settle;
 use super::shared::{Attachment, FileStamp, FixedText, LockedMirror, MirrorState, Ownership};
 use super::state_file::{self, Known, State, StateFile, WalPosition};
-use super::tail::{self, diverged, OpenLine, Tail};
+use super::tail::{self, diverged, Tail};
 use crate::postgres::errors::{cause, Failure};
 use crate::postgres::log_state;
 use crate::postgres::settings::{self, MirrorMode};
@@ -414,7 +416,7 @@ pub fn set_aside(mirror: &Mirror) -> Result<Option<PathBuf>, Failure> {
     fields.suspect = false;
     // Offsets in the old file. Whose lines they were is found out anew.
     fields.prepared.iter_mut().for_each(|lines| lines.xid = 0);
-    (fields.void, fields.voiding) = (FileRange::NONE, FileRange::NONE);
+    (fields.void, fields.voiding) = (FileRanges::NONE, FileRanges::NONE);
     drop(fields);
     Ok(kept)
 }

@@ -1,10 +1,12 @@
 //! Appending what the database has and the file lacks: after a crash, after a time without the file, and all the time in
 //! mode `async`.
 
-use super::append::{FileRange, Mirror};
+use super::append::Mirror;
 use super::block_lines;
 use super::lines::LineBuffer;
+use super::open_lines;
 use super::prepared;
+use super::ranges::FileRange;
 use super::settle::{self, Judge, Standing};
 use crate::ledger::block::BlockHeader;
 use crate::ledger::record::Entry;
@@ -26,6 +28,7 @@ pub fn append_missing(mirror: &Mirror, in_file: &mut InFile) -> Result<(), Failu
     void_first(mirror, in_file)?;
     let last = mirror.lock().last_block;
     block_lines::append_after(mirror, last, |headers, ids| {
+        void_first(mirror, in_file)?;
         note_others(mirror, in_file)?;
         append_sealed(mirror, headers, ids, in_file)?;
         ids.iter().for_each(|id| {
@@ -36,13 +39,16 @@ pub fn append_missing(mirror: &Mirror, in_file: &mut InFile) -> Result<(), Failu
     append_pending(mirror, in_file)
 }
 
-/// Voids what is to be voided: an entry that uses an id again has its line behind the void line.
-pub fn void_first(mirror: &Mirror, in_file: &mut InFile) -> Result<(), Failure> {
+/// Voids what is to be voided: an entry that uses an id again has its line behind the void line. Called once it is known what is
+/// committed, it misses none whose id that uses. Returns whether there was something.
+pub fn void_first(mirror: &Mirror, in_file: &mut InFile) -> Result<bool, Failure> {
+    mirror.wait_for_leaving()?;
     prepared::settle_decided(mirror);
-    settle::void_aborted(mirror)?.iter().for_each(|id| {
+    let voided = settle::void_aborted(mirror)?;
+    voided.iter().for_each(|id| {
         in_file.remove(id);
     });
-    Ok(())
+    Ok(!voided.is_empty())
 }
 
 /// Takes note of entries whose lines others have appended: those of transactions that began in another mode, and of
@@ -58,7 +64,7 @@ fn note_others(mirror: &Mirror, in_file: &mut InFile) -> Result<(), Failure> {
         return Ok(());
     }
     let read = mirror.flush().and_then(|end| {
-        settle::lines_between(Path::new(&path), range, end).map_err(|error| settle::unreadable(&path, &error))
+        open_lines::in_range(Path::new(&path), range, end).map_err(|error| settle::unreadable(&path, &error))
     });
     match read {
         Ok(lines) => {
@@ -106,18 +112,15 @@ fn entry_and_fault(row: &Row) -> (Entry, Option<&'static str>) {
 }
 
 fn append_pending(mirror: &Mirror, in_file: &mut InFile) -> Result<(), Failure> {
-    let snapshot = LatestSnapshot::take();
     let table = Table::open("entries_pending", pg_sys::AccessShareLock);
-    let mut scan = TableScan::start(&table, &snapshot, 0);
-    let (mut row, mut missing) = (Row::default(), Missing::default());
-    while let Some(tuple) = scan.next() {
-        check_for_interrupts!();
-        table.deform_into(tuple, &mut row);
-        if let Some(id) = row.uuid(entry_column::ID).filter(|id| !in_file.contains(id)) {
-            missing.add(id, &row)?;
+    let (snapshot, missing) = loop {
+        let snapshot = LatestSnapshot::take();
+        let missing = Missing::find(&table, &snapshot, in_file)?;
+        // Where a line was voided that the file seemed to have, its entry may be another's by now.
+        if !void_first(mirror, in_file)? {
+            break (snapshot, missing);
         }
-    }
-    drop(scan);
+    };
     note_others(mirror, in_file)?;
     let mut lines = LineBuffer::new();
     for (id, line) in missing.entries.iter().filter(|(id, _)| !in_file.contains(id)) {
@@ -147,6 +150,19 @@ struct Missing {
 impl Missing {
     /// Lines beyond are made when they are needed, from rows that are looked up: a file may lack any number of them.
     const KEPT_BYTES: usize = 4 << 20;
+
+    fn find(table: &Table, snapshot: &LatestSnapshot, in_file: &InFile) -> Result<Missing, Failure> {
+        let mut scan = TableScan::start(table, snapshot, 0);
+        let (mut row, mut missing) = (Row::default(), Missing::default());
+        while let Some(tuple) = scan.next() {
+            check_for_interrupts!();
+            table.deform_into(tuple, &mut row);
+            if let Some(id) = row.uuid(entry_column::ID).filter(|id| !in_file.contains(id)) {
+                missing.add(id, &row)?;
+            }
+        }
+        Ok(missing)
+    }
 
     fn add(&mut self, id: Uuid, row: &Row) -> Result<(), Failure> {
         let start = self.lines.len();
@@ -189,23 +205,25 @@ pub fn append_prepared(
         }
         placed.push(entry.entry_id);
     }
-    let range = append_together(mirror, lines)?;
-    appended.into_iter().try_for_each(|xid| prepared::note_for(mirror, xid, range))?;
+    append_prepared_lines(mirror, lines, &appended)?;
     // Once they are decided, their lines are not appended again.
     in_file.extend(placed);
     Ok(())
 }
 
-/// Appends lines; gives where they stand, with those of others between them perhaps.
-fn append_together(mirror: &Mirror, lines: LineBuffer) -> Result<FileRange, Failure> {
-    let from = mirror.lock().end();
+/// Appends lines of these transactions, and notes where they stand, with those of others between them perhaps. Before that they
+/// are noted as all that comes: one that is rolled back meanwhile must be known to have lines.
+fn append_prepared_lines(mirror: &Mirror, lines: LineBuffer, xids: &HashSet<u32>) -> Result<(), Failure> {
     if lines.is_empty() {
-        return Ok(FileRange { from, to: from });
+        return Ok(());
     }
-    match mirror.append_own(lines)? {
-        Some(to) => Ok(FileRange { from, to }),
-        None => Err(mirror.failure("The mirror has been switched off.")),
-    }
+    let to_come = FileRange { from: mirror.lock().end(), to: u64::MAX };
+    xids.iter().try_for_each(|xid| prepared::note_for(mirror, *xid, to_come))?;
+    let Some(end) = mirror.append_own(lines)? else {
+        return Err(mirror.failure("The mirror has been switched off."));
+    };
+    xids.iter().for_each(|xid| prepared::note_end(mirror, *xid, end));
+    Ok(())
 }
 
 /// The entries of prepared transactions, with the transaction. They are visible to nobody but whoever looks at rows whose

@@ -19,6 +19,8 @@ thread_local! {
     static KEPT: RefCell<Option<OpenFile>> = const { RefCell::new(None) };
     /// Postgres counts one descriptor more among those that it may not use itself.
     static IS_COUNTED: Cell<bool> = const { Cell::new(false) };
+    /// The round that this process is at.
+    static UNDER_WAY: Cell<Option<Led>> = const { Cell::new(None) };
 }
 
 struct OpenFile {
@@ -39,6 +41,7 @@ pub fn prepare() {
 }
 
 /// A round that this process has begun.
+#[derive(Clone, Copy)]
 pub struct Led {
     round: Round,
     identity: FileIdentity,
@@ -58,7 +61,9 @@ impl Led {
         }
         let mut round = Round::begin(fields, mirror.slot, false);
         round.is_led = true;
-        Some(Led { round, identity: fields.identity, failures: fields.failures })
+        let led = Led { round, identity: fields.identity, failures: fields.failures };
+        UNDER_WAY.set(Some(led));
+        Some(led)
     }
 
     /// Does the round; one of those who have come meanwhile does the next.
@@ -67,6 +72,7 @@ impl Led {
             Ok((done, file)) => (Ok(done), Some(file)),
             Err(failed) => (Err(failed), None),
         };
+        UNDER_WAY.set(None);
         let left = self.round.end(mirror.shared, mirror.slot, outcome);
         let is_passed_on = left.for_next && mirror.state().ended.call_one(self.round.next());
         if left.for_writer || (left.for_next && !is_passed_on) {
@@ -94,4 +100,13 @@ impl Led {
         let path = PathBuf::from(path.get());
         Ok(OpenFile { file: file::open_attached(&path, identity)?, path, identity, failures })
     }
+}
+
+/// Ends the round of a process that is told to end in the middle of it: a session looks at that afterwards, but a background
+/// worker of somebody else's may end in the signal's handler. What it has written nobody knows; the worker looks at the file.
+/// Cannot fail.
+pub fn end_broken_off(mirror: &Mirror) {
+    let Some(led) = UNDER_WAY.take() else { return };
+    let trouble = Trouble::lasting("a process was terminated while it wrote the mirror file".to_owned());
+    led.round.end(mirror.shared, mirror.slot, Err(Failed::keeping(led.round.safe())(trouble)));
 }

@@ -12,9 +12,9 @@
 //! | [`mod@file`] | the file: name, opening, checks, writing |
 //! | [`state_file`] | what is noted beside it |
 //! | [`attach`] | opening the file at start, and making it agree with the database |
-//! | [`tail`] | reading what is not settled in it |
+//! | [`tail`], [`open_lines`] | reading what is not settled in it |
 //! | [`remembered`], [`settled`] | how far the database knows it to agree |
-//! | [`settle`] | voiding the lines of transactions that did not commit |
+//! | [`settle`], [`ranges`] | voiding the lines of transactions that did not commit |
 //! | [`repeats`] | ids that are used again |
 //! | [`prepared`] | the lines of prepared transactions |
 //! | [`catch_up`], [`block_lines`] | appending what the database has and the file lacks |
@@ -27,9 +27,11 @@ pub mod catch_up;
 pub mod file;
 pub mod lead;
 pub mod lines;
+pub mod open_lines;
 pub mod owners;
 pub mod patience;
 pub mod prepared;
+pub mod ranges;
 pub mod remembered;
 pub mod repeats;
 pub mod requests;

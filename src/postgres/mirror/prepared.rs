@@ -4,7 +4,8 @@
 //! of some other session. So PREPARE notes in shared memory where the lines stand, the command that decides wakes the
 //! worker, and the worker looks which of them have been decided. After a restart the rows tell which lines are whose.
 
-use super::append::{FileRange, Mirror};
+use super::append::Mirror;
+use super::ranges::FileRange;
 use super::shared::{PreparedLines, MAX_PREPARED};
 use crate::postgres::database;
 use crate::postgres::errors::Failure;
@@ -51,6 +52,12 @@ pub fn note_for(mirror: &Mirror, xid: u32, range: FileRange) -> Result<(), Failu
     Ok(())
 }
 
+/// Notes that none of its lines stands behind this place.
+pub fn note_end(mirror: &Mirror, xid: u32, end: u64) {
+    let mut fields = mirror.lock();
+    fields.prepared.iter_mut().filter(|lines| lines.xid == xid).for_each(|lines| lines.to = lines.to.min(end));
+}
+
 /// COMMIT PREPARED or ROLLBACK PREPARED has ended, well or not. Cannot fail: runs at the end of its transaction.
 pub fn after_decision() {
     if let Ok(mirror) = database::mirror() {
@@ -61,7 +68,8 @@ pub fn after_decision() {
 
 /// Lines of all prepared transactions, as far as is known.
 pub fn noted(mirror: &Mirror) -> Vec<PreparedLines> {
-    mirror.lock().prepared.iter().copied().filter(|lines| lines.xid != 0).collect()
+    let all = mirror.lock().prepared;
+    all.into_iter().filter(|lines| lines.xid != 0).collect()
 }
 
 /// Looks which prepared transactions have been decided. The lines of those that were rolled back are to be voided; those of

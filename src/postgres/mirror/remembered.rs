@@ -1,7 +1,8 @@
 //! What the database remembers of its file, in `ledger.log_state`, and where that file is.
 
-use super::append::{FileRange, Mirror};
+use super::append::Mirror;
 use super::file;
+use super::ranges::FileRange;
 use crate::ledger::record::{Header, Timestamp};
 use crate::postgres::log_state;
 use crate::postgres::settings;

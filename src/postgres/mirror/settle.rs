@@ -3,10 +3,11 @@
 //! The database decides. An entry line is good if its row is there: pending, sealed, or inserted by a transaction that
 //! still runs and has appended its lines. Rows only ever move from pending to sealed, so looking in that order misses none.
 
-use super::append::{FileRange, Mirror};
+use super::append::Mirror;
 use super::lines::LineBuffer;
+use super::open_lines::{self, OpenLine, OpenLines, RangeReader};
 use super::prepared;
-use super::tail::OpenLine;
+use super::ranges::{FileRange, FileRanges};
 use crate::ledger::log_tree::leaf_hash;
 use crate::ledger::record::{Record, Void};
 use crate::ledger::row_change;
@@ -17,7 +18,8 @@ use crate::postgres::regular_file;
 use crate::postgres::tables::{self, Row, Table};
 use pgrx::{check_for_interrupts, pg_sys, PgSqlErrorCode};
 use std::cell::OnceCell;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
+use std::fs::File;
 use std::io::{BufRead, BufReader, Seek, SeekFrom};
 use std::path::Path;
 use uuid::Uuid;
@@ -25,54 +27,102 @@ use uuid::Uuid;
 /// Ids in one void line, so that a line stays short enough to read at a glance and to copy through the ring.
 const IDS_PER_LINE: usize = 500;
 
+/// Lines that are looked up, or are to be voided, at once: what is kept of so many takes some ten megabytes.
+const MOST_LINES: usize = 200_000;
+
 /// Voids the lines of transactions that have aborted since the last call; returns whose lines they were.
 pub fn void_aborted(mirror: &Mirror) -> Result<Vec<Uuid>, Failure> {
-    let Some(range) = take_range(mirror) else { return Ok(Vec::new()) };
-    let taken = TakenRange { mirror, range };
-    let voided = void_in(mirror, range)?;
+    let Some(ranges) = take_ranges(mirror) else { return Ok(Vec::new()) };
+    let taken = TakenRanges { mirror, ranges };
+    let voided = void_in(mirror, &ranges)?;
     taken.done();
     Ok(voided)
 }
 
-/// A range that is being voided; dropped before it is done, by an error or a cancel, it goes back. Where the worker is
-/// terminated, the next one takes it with its own.
-struct TakenRange<'a> {
+/// Parts of the file that are being voided; dropped before it is done, by an error or a cancel, they go back. A worker that is
+/// terminated drops nothing: what it had taken stays in shared memory, in `voiding`, and the next one takes it with its own.
+struct TakenRanges<'a> {
     mirror: &'a Mirror,
-    range: FileRange,
+    ranges: FileRanges,
 }
 
-impl TakenRange<'_> {
+impl TakenRanges<'_> {
     fn done(self) {
-        self.mirror.lock().voiding = FileRange::NONE;
+        self.mirror.lock().voiding = FileRanges::NONE;
         self.mirror.slot.mirror.broadcast();
         std::mem::forget(self);
     }
 }
 
-impl Drop for TakenRange<'_> {
+impl Drop for TakenRanges<'_> {
     fn drop(&mut self) {
         let mut fields = self.mirror.lock();
-        fields.voiding = FileRange::NONE;
-        fields.add_void(self.range);
+        fields.voiding = FileRanges::NONE;
+        fields.void.add_all(&self.ranges);
     }
 }
 
-fn take_range(mirror: &Mirror) -> Option<FileRange> {
+fn take_ranges(mirror: &Mirror) -> Option<FileRanges> {
     let mut fields = mirror.lock();
-    fields.voiding = fields.voiding.and(fields.void);
-    fields.void = FileRange::NONE;
-    Some(fields.voiding).filter(|range| !range.is_empty())
+    let taken = std::mem::replace(&mut fields.void, FileRanges::NONE);
+    fields.voiding.add_all(&taken);
+    Some(fields.voiding).filter(|ranges| !ranges.is_empty())
 }
 
-fn void_in(mirror: &Mirror, range: FileRange) -> Result<Vec<Uuid>, Failure> {
+fn void_in(mirror: &Mirror, ranges: &FileRanges) -> Result<Vec<Uuid>, Failure> {
     let end = mirror.flush()?;
     let path = mirror.lock().path.get();
-    let mut candidates = lines_between(Path::new(&path), range, end).map_err(|error| unreadable(&path, &error))?;
-    let judge = Judge::new(mirror, Path::new(&path));
-    candidates.retain(|line| judge.standing(line) == Standing::Stale);
-    let uncommitted: Vec<Uuid> = candidates.iter().map(|line| line.entry_id).collect();
-    append_void(mirror, &uncommitted, "rolled back")?;
-    Ok(uncommitted)
+    let path = Path::new(&path);
+    let mut voiding = Voiding { mirror, path, end, stale: OpenLines::default(), voided: Vec::new() };
+    ranges.as_slice().iter().try_for_each(|range| voiding.read(*range))?;
+    voiding.append()?;
+    Ok(voiding.voided)
+}
+
+/// What is to be voided in a file.
+struct Voiding<'a> {
+    mirror: &'a Mirror,
+    path: &'a Path,
+    /// Void lines behind it are this one's own.
+    end: u64,
+    /// Lines that no row has, and that may be voided already.
+    stale: OpenLines,
+    voided: Vec<Uuid>,
+}
+
+impl Voiding<'_> {
+    fn read(&mut self, range: FileRange) -> Result<(), Failure> {
+        let unreadable = |error: std::io::Error| unreadable(&self.path.to_string_lossy(), &error);
+        let judge = Judge::new(self.mirror, self.path);
+        let range = FileRange { to: range.to.min(self.end), ..range };
+        let mut reader = RangeReader::open(self.path, range).map_err(unreadable)?;
+        loop {
+            let lines = reader.next_lines(MOST_LINES).map_err(unreadable)?;
+            if lines.is_empty() {
+                return Ok(());
+            }
+            let stale = lines.iter().filter(|line| judge.standing(line) == Standing::Stale);
+            stale.for_each(|line| self.stale.add(*line));
+            if self.stale.len() >= MOST_LINES {
+                self.append()?;
+            }
+        }
+    }
+
+    /// Appends void lines for what has none yet. All that follows in the file is read for that, but no line of it as a whole that
+    /// is not a void line.
+    fn append(&mut self) -> Result<(), Failure> {
+        let mut stale = std::mem::take(&mut self.stale);
+        if let Some(from) = stale.iter().map(|line| line.range.from).min() {
+            let behind = FileRange { from, to: self.end };
+            open_lines::drop_voided(self.path, behind, &mut stale)
+                .map_err(|error| unreadable(&self.path.to_string_lossy(), &error))?;
+        }
+        let uncommitted: Vec<Uuid> = stale.into_sorted().iter().map(|line| line.entry_id).collect();
+        append_void(self.mirror, &uncommitted, "rolled back")?;
+        self.voided.extend(uncommitted);
+        Ok(())
+    }
 }
 
 pub fn unreadable(path: &str, error: &std::io::Error) -> Failure {
@@ -80,56 +130,15 @@ pub fn unreadable(path: &str, error: &std::io::Error) -> Failure {
         .detail(cause(error))
 }
 
-/// Entry lines that start in `range` and that no void line before `end` names, in file order.
-///
-/// The range may begin inside a line: where a failed write was cut off, others have written since.
-pub fn lines_between(path: &Path, range: FileRange, end: u64) -> std::io::Result<Vec<OpenLine>> {
-    let mut reader = BufReader::with_capacity(1 << 20, regular_file::open_own(path)?);
-    let mut at = range.from.saturating_sub(1);
-    reader.seek(SeekFrom::Start(at))?;
-    let mut line = Vec::new();
-    if range.from > 0 {
-        at += reader.read_until(b'\n', &mut line)? as u64;
-    }
-    let mut open: HashMap<Uuid, OpenLine> = HashMap::new();
-    while at < end {
-        line.clear();
-        let length = reader.read_until(b'\n', &mut line)?;
-        if length == 0 {
-            break;
-        }
-        let text = line.trim_ascii_end();
-        match Record::parse(text) {
-            Ok(Record::Entry(entry)) if at < range.to => {
-                open.insert(entry.entry_id, OpenLine::new(entry.entry_id, text, at));
-            }
-            // Not those behind it: an id may be used again.
-            Ok(Record::Void(void)) => void.entry_ids.iter().for_each(|id| {
-                open.remove(id);
-            }),
-            _ => {}
-        }
-        at += length as u64;
-    }
-    Ok(in_order(open))
-}
-
 /// The type of the entry whose line starts there.
-fn entry_type_at(path: &Path, offset: u64) -> std::io::Result<Option<String>> {
-    let mut reader = BufReader::new(regular_file::open_own(path)?);
-    reader.seek(SeekFrom::Start(offset))?;
+fn entry_type_at(mut file: &File, offset: u64) -> Option<String> {
+    file.seek(SeekFrom::Start(offset)).ok()?;
     let mut line = Vec::new();
-    reader.read_until(b'\n', &mut line)?;
+    BufReader::new(file).read_until(b'\n', &mut line).ok()?;
     match Record::parse(line.trim_ascii_end()) {
-        Ok(Record::Entry(entry)) => Ok(Some(entry.entry_type.into_owned())),
-        _ => Ok(None),
+        Ok(Record::Entry(entry)) => Some(entry.entry_type.into_owned()),
+        _ => None,
     }
-}
-
-pub fn in_order(open: HashMap<Uuid, OpenLine>) -> Vec<OpenLine> {
-    let mut open: Vec<OpenLine> = open.into_values().collect();
-    open.sort_by_key(|line| line.range.from);
-    open
 }
 
 /// What the tables say of a line that is in no block and not voided.
@@ -148,6 +157,7 @@ pub enum Standing {
 pub struct Judge<'a> {
     mirror: &'a Mirror,
     path: &'a Path,
+    file: OnceCell<Option<File>>,
     /// Those from before this server started are noted nowhere else.
     prepared: OnceCell<HashSet<u32>>,
 }
@@ -155,7 +165,7 @@ pub struct Judge<'a> {
 impl Judge<'_> {
     /// `path` is where the lines were read.
     pub fn new<'a>(mirror: &'a Mirror, path: &'a Path) -> Judge<'a> {
-        Judge { mirror, path, prepared: OnceCell::new() }
+        Judge { mirror, path, file: OnceCell::new(), prepared: OnceCell::new() }
     }
 
     pub fn standing(&self, line: &OpenLine) -> Standing {
@@ -173,21 +183,27 @@ impl Judge<'_> {
 
     /// Of a line that is not the row's.
     fn standing_of_other(&self, line: &OpenLine) -> Standing {
-        prepared::settle_decided(self.mirror);
-        let may_be_aborted = self.mirror.lock().may_be_aborted(line.range.from);
-        match may_be_aborted && !self.has_id_of_the_ledger(line) {
+        if !self.may_be_aborted(line) {
+            // One that stays on its way is taken for none; whoever opens the file tries again.
+            self.mirror.wait_for_leaving().ok();
+        }
+        match self.may_be_aborted(line) && !self.has_id_of_the_ledger(line) {
             true => Standing::Stale,
             false => Standing::Differs,
         }
     }
 
+    fn may_be_aborted(&self, line: &OpenLine) -> bool {
+        prepared::settle_decided(self.mirror);
+        self.mirror.lock().may_be_aborted(line.range.from)
+    }
+
     /// Whether the ledger itself made the line's id, so that no other entry has it: those of its own types have no id that an
     /// application gives. A line that cannot be read any more is none that may be voided.
     fn has_id_of_the_ledger(&self, line: &OpenLine) -> bool {
-        match entry_type_at(self.path, line.range.from) {
-            Ok(Some(entry_type)) => row_change::is_reserved(&entry_type),
-            Ok(None) | Err(_) => true,
-        }
+        let file = self.file.get_or_init(|| regular_file::open_own(self.path).ok());
+        let entry_type = file.as_ref().and_then(|file| entry_type_at(file, line.range.from));
+        entry_type.is_none_or(|entry_type| row_change::is_reserved(&entry_type))
     }
 
     fn may_own_lines(&self, xid: u32) -> bool {

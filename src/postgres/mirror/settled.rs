@@ -4,7 +4,8 @@
 //! disk; waits until everyone has ended who might have put lines before it; notes which entries are pending then; and
 //! once those are sealed, everything before the mark is settled.
 
-use super::append::{FileRange, Mirror};
+use super::append::Mirror;
+use super::ranges::FileRange;
 pub use super::remembered::Settled;
 use crate::postgres::partitions;
 use crate::postgres::tables::{entry_column, LatestSnapshot, Table, TableScan};
@@ -47,8 +48,9 @@ impl Mark {
             if fields.has_aborted() {
                 return;
             }
+            // All behind the mark is read anyway.
             let open = fields.prepared.iter().filter(|lines| lines.xid != 0 && lines.from < self.bytes);
-            open.map(|lines| FileRange { from: lines.from, to: lines.to }).collect()
+            open.map(|lines| FileRange { from: lines.from, to: lines.to.min(self.bytes) }).collect()
         };
         let is_backlog = mirror.slot.pending.load(Ordering::Acquire) > MAX_NOTED as i64;
         let pending = if is_backlog { None } else { pending_entries() };

@@ -3,8 +3,8 @@
 //! Backends copy their lines into a ring under a short lock; one process at a time writes and syncs what all of them have
 //! put there. Offsets in the ring and in the file differ by a constant that changes only while the ring is empty.
 
-use super::append::FileRange;
 use super::owners::Owners;
+use super::ranges::{FileRange, FileRanges};
 use super::rounds::{Ended, Rounds};
 use crate::postgres::shared::{DatabaseSlot, LockGuard, Shared};
 use crate::postgres::tables;
@@ -192,10 +192,10 @@ pub struct MirrorFields {
     /// Part of the file in which others have appended since the worker last looked; empty if both are equal.
     pub others_from: u64,
     pub others_to: u64,
-    /// Part of the file in which lines of aborted transactions may stand.
-    pub void: FileRange,
-    /// The part of it that the worker has taken, and voids.
-    pub voiding: FileRange,
+    /// Parts of the file in which lines of aborted transactions may stand.
+    pub void: FileRanges,
+    /// Those that the worker has taken, and voids.
+    pub voiding: FileRanges,
     /// The last block whose line is in the file.
     pub last_block: i64,
     pub prepared: [PreparedLines; MAX_PREPARED],
@@ -302,7 +302,7 @@ impl MirrorFields {
 
     /// Notes that lines in this range belong to an aborted transaction.
     pub fn add_void(&mut self, range: FileRange) {
-        self.void = self.void.and(range);
+        self.void.add(range);
     }
 
     /// Whether lines of aborted transactions may stand in the file that are not voided.
@@ -401,7 +401,7 @@ impl MirrorState {
         // A round that is under way now ends without a trace.
         fields.identity.generation += 1;
         (fields.head, fields.tail, fields.shift, fields.durable, fields.promised) = (0, 0, 0, 0, 0);
-        (fields.void, fields.voiding, fields.last_block) = (FileRange::NONE, FileRange::NONE, 0);
+        (fields.void, fields.voiding, fields.last_block) = (FileRanges::NONE, FileRanges::NONE, 0);
         (fields.request, fields.suspect, fields.ownership) = (Request::None, false, Ownership::default());
         (fields.appending, fields.is_troubled) = (0, false);
         self.owners.clear();

@@ -1,33 +1,24 @@
 //! Reading the file at the start: what it says that the database does not know to be settled.
 
-use super::append::{FileRange, Mirror};
+use super::append::Mirror;
+use super::open_lines::{self, OpenLine, OpenLines};
+use super::ranges::FileRange;
 use super::remembered::{Remembered, Settled};
 use super::settle::{self, Judge, Standing};
-use crate::ledger::log_tree::leaf_hash;
 use crate::ledger::record::Record;
 use crate::ledger::verifier::{verify_file, FileBlock, FileOptions, FileReport, Observer};
-use crate::ledger::Hash;
 use crate::postgres::errors::{cause, Failure};
-use crate::postgres::regular_file;
 use crate::postgres::spi;
 use pgrx::{check_for_interrupts, PgSqlErrorCode};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Seek, SeekFrom};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 use std::ops::ControlFlow;
 use std::path::Path;
 use uuid::Uuid;
 
 /// Lines of the tail that are taken for torn must not be longer than this: more is no line of ours.
 const MAX_TORN_BYTES: u64 = 1 << 30;
-
-/// An entry line with no block and no void line behind it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct OpenLine {
-    pub entry_id: Uuid,
-    pub leaf: Hash,
-    pub range: FileRange,
-}
 
 /// What the file says.
 pub struct Tail {
@@ -65,11 +56,11 @@ pub fn read(file: &File, path: &Path, remembered: &Remembered) -> Result<Tail, F
     let mut reader = BufReader::with_capacity(1 << 20, file);
     let mut line = Vec::new();
     let mut tail = Tail { end: 0, torn: 0, open: Vec::new(), last_block: 0, settled: None };
-    let mut open = HashMap::new();
+    let mut open = OpenLines::default();
     if settled.bytes > at {
         for range in &settled.open {
-            let lines = settle::lines_between(path, *range, range.to).map_err(&error)?;
-            open.extend(lines.into_iter().map(|line| (line.entry_id, line)));
+            let lines = open_lines::in_range(path, *range, range.to).map_err(&error)?;
+            lines.iter().for_each(|line| open.add(*line));
         }
         (at, tail.last_block) = (settled.bytes, settled.block);
     }
@@ -77,7 +68,8 @@ pub fn read(file: &File, path: &Path, remembered: &Remembered) -> Result<Tail, F
     loop {
         check_for_interrupts!();
         line.clear();
-        let length = reader.read_until(b'\n', &mut line).map_err(&error)? as u64;
+        // More than that is refused, and not kept.
+        let length = reader.by_ref().take(MAX_TORN_BYTES).read_until(b'\n', &mut line).map_err(&error)? as u64;
         if line.last() != Some(&b'\n') {
             (tail.end, tail.torn) = (at, length);
             break;
@@ -86,24 +78,18 @@ pub fn read(file: &File, path: &Path, remembered: &Remembered) -> Result<Tail, F
         at += length;
     }
     drop_voided_before(path, settled.bytes, &mut open).map_err(&error)?;
-    tail.open = settle::in_order(open);
+    tail.open = open.into_sorted();
     check_torn(path, &tail, remembered)?;
     Ok(tail)
 }
 
 /// Takes one line; returns the number of the block that it is of.
-fn take_line(path: &Path, text: &[u8], at: u64, open: &mut HashMap<Uuid, OpenLine>) -> Result<Option<i64>, Failure> {
+fn take_line(path: &Path, text: &[u8], at: u64, open: &mut OpenLines) -> Result<Option<i64>, Failure> {
     match Record::parse(text) {
-        Ok(Record::Entry(entry)) => {
-            open.insert(entry.entry_id, OpenLine::new(entry.entry_id, text, at));
-        }
-        Ok(Record::Void(void)) => void.entry_ids.iter().for_each(|id| {
-            open.remove(id);
-        }),
+        Ok(Record::Entry(entry)) => open.add(OpenLine::new(entry.entry_id, text, at)),
+        Ok(Record::Void(void)) => open.decide(&void.entry_ids, at),
         Ok(Record::Block(block)) => {
-            block.entry_ids.iter().for_each(|id| {
-                open.remove(id);
-            });
+            open.decide(&block.entry_ids, at);
             check_block(path, block.header.block_number, &block.header.block_hash)?;
             return Ok(Some(block.header.block_number));
         }
@@ -118,33 +104,15 @@ fn take_line(path: &Path, text: &[u8], at: u64, open: &mut HashMap<Uuid, OpenLin
     Ok(None)
 }
 
-impl OpenLine {
-    pub fn new(entry_id: Uuid, text: &[u8], at: u64) -> Self {
-        OpenLine { entry_id, leaf: leaf_hash(text), range: FileRange { from: at, to: at + text.len() as u64 + 1 } }
-    }
-}
-
 /// Among the lines of prepared transactions stand those of others, which may have been voided before the tail begins. Only
-/// if some of them have no row is it worth to look for that.
-fn drop_voided_before(path: &Path, settled: u64, open: &mut HashMap<Uuid, OpenLine>) -> std::io::Result<()> {
-    let doubtful = open.values().filter(|line| line.range.from < settled && !settle::is_recorded(line.entry_id));
-    let Some(from) = doubtful.map(|line| line.range.from).min() else {
-        return Ok(());
-    };
-    let mut file = regular_file::open_own(path)?;
-    file.seek(SeekFrom::Start(from))?;
-    let mut reader = BufReader::with_capacity(1 << 20, std::io::Read::take(file, settled.saturating_sub(from)));
-    let mut line = Vec::new();
-    while reader.read_until(b'\n', &mut line)? > 0 {
-        check_for_interrupts!();
-        if let Ok(Record::Void(void)) = Record::parse(line.trim_ascii_end()) {
-            void.entry_ids.iter().for_each(|id| {
-                open.remove(id);
-            });
-        }
-        line.clear();
+/// if the tables do not have some of them is it worth to look for that: no row, or that of another that uses the id again.
+fn drop_voided_before(path: &Path, settled: u64, open: &mut OpenLines) -> std::io::Result<()> {
+    let is_doubtful = |line: &&OpenLine| settle::recorded_leaf(line.entry_id) != Some(line.leaf);
+    let doubtful = open.iter().filter(|line| line.range.from < settled).filter(is_doubtful);
+    match doubtful.map(|line| line.range.from).min() {
+        Some(from) => open_lines::drop_voided(path, FileRange { from, to: settled }, open),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// The file must be this ledger's. Returns the length of its first line.
@@ -154,7 +122,7 @@ pub fn check_header(file: &File, path: &Path, remembered: &Remembered) -> Result
     let mut line = Vec::new();
     reader.seek(SeekFrom::Start(0)).map_err(&error)?;
     // A header is much shorter; what has no newline by then is none.
-    std::io::Read::take(reader, 1 << 16).read_until(b'\n', &mut line).map_err(&error)?;
+    reader.take(1 << 16).read_until(b'\n', &mut line).map_err(&error)?;
     match Record::parse(line.trim_ascii_end()) {
         _ if line.is_empty() => Err(diverged(path, "it is empty")),
         Ok(Record::Ledger(header)) if header.ledger_id == remembered.ledger_id => Ok(line.len() as u64),
@@ -213,9 +181,10 @@ fn tail_of(report: &FileReport, size: u64) -> Tail {
     let open = report.pending.iter().map(|(entry_id, line)| {
         // The end of the line is not known, and not needed: a range is read by lines that start in it.
         let range = FileRange { from: line.offset, to: line.offset + 1 };
-        (entry_id, OpenLine { entry_id, leaf: line.leaf_hash, range })
+        OpenLine { entry_id, leaf: line.leaf_hash, range }
     });
-    let open = settle::in_order(open.collect());
+    let mut open: Vec<OpenLine> = open.collect();
+    open.sort_unstable_by_key(|line| line.range.from);
     let last_block = report.last_block.as_ref().map_or(0, |block| block.block_number);
     let settled = open.first().map_or(report.bytes, |line| line.range.from);
     Tail {

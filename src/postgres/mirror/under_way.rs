@@ -2,9 +2,11 @@
 //! anew knows of it.
 
 use super::append::Mirror;
+use super::lead;
 use super::owners::Place;
 use super::prepared;
 use super::shared::{Attachment, LockedMirror, MirrorState};
+use crate::postgres::transaction;
 use std::cell::Cell;
 
 /// Lines that are on their way.
@@ -58,9 +60,9 @@ pub fn begin(state: &MirrorState, fields: &mut LockedMirror<'_>, begun: Begun) {
     if matches!(STAGE.get(), Stage::Nothing) {
         STAGE.set(Stage::Appending(begun));
         fields.appending += 1;
-        if !begun.is_own {
+        if !begun.is_own && PLACE.get().is_none() {
             // Before any of them can be in the file.
-            PLACE.set(Some(state.owners.enter(prepared::own_xid())));
+            PLACE.set(Some(state.owners.enter(prepared::own_xid(), transaction::gives_ids())));
         }
     }
 }
@@ -107,12 +109,13 @@ impl Mirror {
         self.stop_appending(fields);
     }
 
-    /// Ends an append that has not come to its end, and takes a long line that has not become whole out of the file again.
-    /// Cannot fail: it runs when a transaction aborts, also when its process is told to end and nothing else of it runs.
+    /// Ends an append that has not come to its end, and takes a long line that has not become whole out of the file again. Its
+    /// transaction stays among the owners until it has said which lines it leaves. Cannot fail: it runs when a transaction
+    /// aborts, also when its process is told to end and nothing else of it runs.
     pub fn abandon(&self) {
+        lead::end_broken_off(self);
         if let Stage::Appending(begun) = STAGE.get() {
             STAGE.set(Stage::Nothing);
-            leave_owners(self.state());
             let mut fields = self.lock();
             // Perhaps they get into the file all the same. Nobody may append them again without looking.
             let is_gone = fields.failures == begun.failures + 1 && fields.kept_at_failure <= begun.from;
@@ -133,11 +136,12 @@ impl Mirror {
         }
     }
 
-    /// The transaction whose lines were appended has ended, or is prepared. Cannot fail.
+    /// The transaction that has appended lines has ended, or is prepared; and where they are to be voided, it has said so.
+    /// Cannot fail.
     pub fn note_decided(&self) {
         if matches!(STAGE.get(), Stage::Committing) {
             STAGE.set(Stage::Nothing);
-            leave_owners(self.state());
         }
+        leave_owners(self.state());
     }
 }

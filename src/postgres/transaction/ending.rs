@@ -183,25 +183,29 @@ pub(super) fn abandon_append() {
     }
 }
 
-/// Leaves the lines to the worker, which voids those that reached the file.
+/// Leaves the lines to the worker, which voids those that reached the file. Others can use the ids already: they wait until this
+/// transaction is no owner of lines any more, which it stays until all else is said.
 pub(super) fn after_abort() {
     abandon_append();
     CURRENT.with_borrow_mut(|current| {
         if let Some(mirror) = current.mirror() {
             if let Some(range) = current.range {
+                faults::at("after_abort");
                 current.repeats.leave(mirror.slot);
                 let mut fields = mirror.lock();
                 if current.is_preparing {
                     fields.forget_prepared(prepared::own_xid());
                 }
                 fields.add_void(range);
-                drop(fields);
-                mirror.slot.worker.wake();
             }
             if current.outcome == Some(Lines::Owed) {
                 mirror.slot.committing_behind.fetch_sub(1, Ordering::SeqCst);
             }
             current.decide(&mirror);
+            if current.range.is_some() {
+                mirror.slot.worker.wake();
+                mirror.slot.mirror.broadcast();
+            }
         }
         end(current, false);
     });
