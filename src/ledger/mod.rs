@@ -12,11 +12,14 @@
 //! | [`metadata`] | the metadata of an entry that the ledger makes by itself |
 //! | [`row_change`] | what an entry says about a row of a tracked table |
 //! | [`row_index`] | how the sealed entries about one row are found |
+//! | [`file_ranges`] | parts of a ledger file |
+//! | [`wal`] | places in the WAL of a Postgres server |
 //! | [`verifier`] | streaming verification of tables and files |
 #![forbid(unsafe_code)]
 
 pub mod block;
 pub mod canonical_json;
+pub mod file_ranges;
 pub mod jsonb;
 pub mod log_tree;
 pub mod merkle;
@@ -26,6 +29,7 @@ pub mod row_change;
 pub mod row_index;
 pub mod signature;
 pub mod verifier;
+pub mod wal;
 
 #[cfg(test)]
 pub(crate) mod test_support;

@@ -7,9 +7,9 @@
 use super::lead::{self, Led};
 use super::lines::LineBuffer;
 use super::patience::{Patience, DEADLINE, HANG_DEADLINE};
-use super::ranges::FileRange;
 use super::shared::{Attachment, LockedMirror, MirrorState, RING_BYTES};
 use super::under_way::{self, Begun};
+use crate::ledger::file_ranges::FileRange;
 use crate::postgres::errors::Failure;
 use crate::postgres::settings::{self, MirrorMode};
 use crate::postgres::shared::{DatabaseSlot, Shared};

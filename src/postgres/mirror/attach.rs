@@ -15,13 +15,13 @@ use super::append::Mirror;
 use super::catch_up::{self, InFile};
 use super::file::{self, Trouble};
 use super::open_lines::OpenLine;
-use super::ranges::FileRanges;
 use super::remembered::{self, Place, Remembered};
 use super::requests;
 use super::settle;
 use super::shared::{Attachment, FileStamp, FixedText, LockedMirror, MirrorState, Ownership};
-use super::state_file::{self, Known, State, StateFile, WalPosition};
+use super::state_file::{self, Known, State, StateFile};
 use super::tail::{self, diverged, Tail};
+use crate::ledger::file_ranges::FileRanges;
 use crate::postgres::errors::{cause, Failure};
 use crate::postgres::log_state;
 use crate::postgres::settings::{self, MirrorMode};
@@ -357,7 +357,7 @@ fn take_over(
     attachment: Uuid,
 ) -> Result<(), Trouble> {
     // Before the file is looked at: what is written to it meanwhile may belong to later WAL, not the other way round.
-    let wal = WalPosition::flushed();
+    let wal = state_file::flushed_wal();
     // What an earlier attachment wrote but did not sync is taken over here.
     file::sync(file, path)?;
     let metadata = file.metadata().map_err(|error| Trouble::lasting(cause(&error)))?;

@@ -14,7 +14,7 @@
 //! | [`attach`] | opening the file at start, and making it agree with the database |
 //! | [`tail`], [`open_lines`] | reading what is not settled in it |
 //! | [`remembered`], [`settled`] | how far the database knows it to agree |
-//! | [`settle`], [`ranges`] | voiding the lines of transactions that did not commit |
+//! | [`settle`] | voiding the lines of transactions that did not commit |
 //! | [`repeats`] | ids that are used again |
 //! | [`prepared`] | the lines of prepared transactions |
 //! | [`catch_up`], [`block_lines`] | appending what the database has and the file lacks |
@@ -31,7 +31,6 @@ pub mod open_lines;
 pub mod owners;
 pub mod patience;
 pub mod prepared;
-pub mod ranges;
 pub mod remembered;
 pub mod repeats;
 pub mod requests;

@@ -3,7 +3,7 @@
 //! An id may be used again once its line is voided. So of several lines of one entry only the last is open, and a void line says
 //! nothing of lines behind it.
 
-use super::ranges::FileRange;
+use crate::ledger::file_ranges::FileRange;
 use crate::ledger::log_tree::leaf_hash;
 use crate::ledger::record::Record;
 use crate::ledger::Hash;

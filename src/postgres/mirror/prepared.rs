@@ -5,8 +5,8 @@
 //! worker, and the worker looks which of them have been decided. After a restart the rows tell which lines are whose.
 
 use super::append::Mirror;
-use super::ranges::FileRange;
 use super::shared::{PreparedLines, MAX_PREPARED};
+use crate::ledger::file_ranges::FileRange;
 use crate::postgres::database;
 use crate::postgres::errors::Failure;
 use crate::postgres::spi;

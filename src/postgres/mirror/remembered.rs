@@ -2,7 +2,7 @@
 
 use super::append::Mirror;
 use super::file;
-use super::ranges::FileRange;
+use crate::ledger::file_ranges::FileRange;
 use crate::ledger::record::{Header, Timestamp};
 use crate::postgres::log_state;
 use crate::postgres::settings;

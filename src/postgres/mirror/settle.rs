@@ -7,7 +7,7 @@ use super::append::Mirror;
 use super::lines::LineBuffer;
 use super::open_lines::{self, OpenLine, OpenLines, RangeReader};
 use super::prepared;
-use super::ranges::{FileRange, FileRanges};
+use crate::ledger::file_ranges::{FileRange, FileRanges};
 use crate::ledger::log_tree::leaf_hash;
 use crate::ledger::record::{Record, Void};
 use crate::ledger::row_change;

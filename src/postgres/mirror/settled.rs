@@ -5,8 +5,8 @@
 //! once those are sealed, everything before the mark is settled.
 
 use super::append::Mirror;
-use super::ranges::FileRange;
 pub use super::remembered::Settled;
+use crate::ledger::file_ranges::FileRange;
 use crate::postgres::partitions;
 use crate::postgres::tables::{entry_column, LatestSnapshot, Table, TableScan};
 use pgrx::{check_for_interrupts, pg_sys};

@@ -4,8 +4,8 @@
 //! put there. Offsets in the ring and in the file differ by a constant that changes only while the ring is empty.
 
 use super::owners::Owners;
-use super::ranges::{FileRange, FileRanges};
 use super::rounds::{Ended, Rounds};
+use crate::ledger::file_ranges::{FileRange, FileRanges};
 use crate::postgres::shared::{DatabaseSlot, LockGuard, Shared};
 use crate::postgres::tables;
 use pgrx::pg_sys;

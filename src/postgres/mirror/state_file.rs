@@ -7,6 +7,7 @@
 use super::file::{self, Trouble};
 use super::shared::{FileStamp, Ownership};
 use crate::ledger::record::Timestamp;
+use crate::ledger::wal::{self, WalPosition};
 use crate::postgres::errors::cause;
 use crate::postgres::regular_file;
 use pgrx::pg_sys;
@@ -44,32 +45,18 @@ impl StateFile {
     }
 }
 
-/// A place in the WAL.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct WalPosition {
-    pub timeline: u32,
-    pub location: u64,
-}
-
-impl WalPosition {
-    /// How far the WAL is on disk now. What a crash can lose lies behind it.
-    pub fn flushed() -> WalPosition {
-        // SAFETY: reads shared memory; not called during recovery.
-        unsafe {
-            #[cfg(feature = "pg14")]
-            return WalPosition { timeline: pg_sys::ThisTimeLineID, location: pg_sys::GetFlushRecPtr() };
-            #[cfg(not(feature = "pg14"))]
-            {
-                let mut timeline = 0;
-                let location = pg_sys::GetFlushRecPtr(&mut timeline);
-                WalPosition { timeline, location }
-            }
+/// How far the WAL is on disk now. What a crash can lose lies behind it.
+pub fn flushed_wal() -> WalPosition {
+    // SAFETY: reads shared memory; not called during recovery.
+    unsafe {
+        #[cfg(feature = "pg14")]
+        return WalPosition { timeline: pg_sys::ThisTimeLineID, location: pg_sys::GetFlushRecPtr() };
+        #[cfg(not(feature = "pg14"))]
+        {
+            let mut timeline = 0;
+            let location = pg_sys::GetFlushRecPtr(&mut timeline);
+            WalPosition { timeline, location }
         }
-    }
-
-    /// As Postgres writes it.
-    pub fn text(self) -> String {
-        format!("{:X}/{:X} on timeline {}", self.location >> 32, self.location & 0xffff_ffff, self.timeline)
     }
 }
 
@@ -129,7 +116,7 @@ impl State {
 
     /// Why the database cannot be the one that wrote the file last, going by the WAL that it started with.
     pub fn missing_wal(&self, recovered_to: u64, data_directory: &Path) -> Option<String> {
-        let now = WalPosition { timeline: WalPosition::flushed().timeline, location: recovered_to };
+        let now = WalPosition { timeline: flushed_wal().timeline, location: recovered_to };
         // pg_upgrade makes a new WAL, with which nothing can be compared.
         if self.system_identifier != system_identifier() {
             return None;
@@ -141,29 +128,11 @@ impl State {
                 std::fs::read_to_string(name).ok()?
             }
         };
-        let is_there = contains(now, &history, self.wal)?;
+        let is_there = wal::contains(now, &history, self.wal)?;
         (!is_there).then(|| {
             format!("it started at WAL location {}, the file was last written at {}", now.text(), self.wal.text())
         })
     }
-}
-
-/// Whether the WAL that leads to `now` goes through `then`. `history` is the history file of the timeline of `now`:
-/// lines of a parent timeline and the location at which it was left. `None` if that cannot be told.
-fn contains(now: WalPosition, history: &str, then: WalPosition) -> Option<bool> {
-    if now.timeline == then.timeline {
-        return Some(now.location >= then.location);
-    }
-    for line in history.lines() {
-        let mut words = line.split_whitespace();
-        let (Some(timeline), Some(location)) = (words.next(), words.next()) else { continue };
-        if timeline.parse() == Ok(then.timeline) {
-            let (high, low) = location.split_once('/')?;
-            let left_at = (u64::from_str_radix(high, 16).ok()? << 32) | u64::from_str_radix(low, 16).ok()?;
-            return Some(left_at >= then.location);
-        }
-    }
-    Some(false)
 }
 
 /// What the server knows of the file, which it has not necessarily looked at.
@@ -205,26 +174,4 @@ pub fn write(
     state.0.write_all_at(text.as_bytes(), 0)?;
     state.0.set_len(text.len() as u64)?;
     (&state.0).flush()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const HISTORY: &str = "1\t0/3000000\tno recovery target specified\n\n2\t1/A0\tbefore 2026-01-01\n";
-
-    fn at(timeline: u32, location: u64) -> WalPosition {
-        WalPosition { timeline, location }
-    }
-
-    #[test]
-    fn a_database_behind_the_file_is_told_by_its_wal() {
-        assert_eq!(contains(at(1, 100), "", at(1, 100)), Some(true));
-        assert_eq!(contains(at(1, 99), "", at(1, 100)), Some(false));
-        assert_eq!(contains(at(3, 0x2_0000_0000), HISTORY, at(1, 0x300_0000)), Some(true));
-        assert_eq!(contains(at(3, 0x2_0000_0000), HISTORY, at(1, 0x300_0001)), Some(false));
-        assert_eq!(contains(at(3, 0x2_0000_0000), HISTORY, at(2, 0x1_0000_00A0)), Some(true));
-        assert_eq!(contains(at(3, 0x2_0000_0000), HISTORY, at(2, 0x1_0000_00A1)), Some(false));
-        assert_eq!(contains(at(3, 0x2_0000_0000), HISTORY, at(4, 0)), Some(false));
-    }
 }

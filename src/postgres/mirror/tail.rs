@@ -2,9 +2,9 @@
 
 use super::append::Mirror;
 use super::open_lines::{self, OpenLine, OpenLines};
-use super::ranges::FileRange;
 use super::remembered::{Remembered, Settled};
 use super::settle::{self, Judge, Standing};
+use crate::ledger::file_ranges::FileRange;
 use crate::ledger::record::Record;
 use crate::ledger::verifier::{verify_file, FileBlock, FileOptions, FileReport, Observer};
 use crate::postgres::errors::{cause, Failure};

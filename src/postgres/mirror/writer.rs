@@ -7,7 +7,7 @@
 use super::file::{self, Trouble};
 use super::round::{Done, Failed, Round};
 use super::shared::{Attachment, FileIdentity};
-use super::state_file::{self, Known, StateFile, WalPosition};
+use super::state_file::{self, Known, StateFile};
 use crate::postgres::shared::{shared, DatabaseSlot, Shared};
 use crate::postgres::tables;
 use crate::postgres::wait_events;
@@ -258,7 +258,7 @@ impl OpenFile {
     /// Notes beside the file what it is and how far the database was when it was written.
     fn write_state(&mut self, shared: &Shared, slot: &DatabaseSlot, when: &[Attachment]) {
         self.state_at = None;
-        let wal = WalPosition::flushed();
+        let wal = state_file::flushed_wal();
         // The file is not looked at: with the lock held nobody could wait for one that hangs. Where somebody else has been
         // at it, it is not as it is stated to be.
         let (ownership, known, is_ours) = {

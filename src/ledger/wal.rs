@@ -1,0 +1,55 @@
+//! Places in the WAL of a Postgres server, by which a database that was put back to an older state is told.
+
+/// A place in the WAL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WalPosition {
+    pub timeline: u32,
+    pub location: u64,
+}
+
+impl WalPosition {
+    /// As Postgres writes it.
+    pub fn text(self) -> String {
+        format!("{:X}/{:X} on timeline {}", self.location >> 32, self.location & 0xffff_ffff, self.timeline)
+    }
+}
+
+/// Whether the WAL that leads to `now` goes through `then`. `history` is the history file of the timeline of `now`:
+/// lines of a parent timeline and the location at which it was left. `None` if that cannot be told.
+pub fn contains(now: WalPosition, history: &str, then: WalPosition) -> Option<bool> {
+    if now.timeline == then.timeline {
+        return Some(now.location >= then.location);
+    }
+    for line in history.lines() {
+        let mut words = line.split_whitespace();
+        let (Some(timeline), Some(location)) = (words.next(), words.next()) else { continue };
+        if timeline.parse() == Ok(then.timeline) {
+            let (high, low) = location.split_once('/')?;
+            let left_at = (u64::from_str_radix(high, 16).ok()? << 32) | u64::from_str_radix(low, 16).ok()?;
+            return Some(left_at >= then.location);
+        }
+    }
+    Some(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HISTORY: &str = "1\t0/3000000\tno recovery target specified\n\n2\t1/A0\tbefore 2026-01-01\n";
+
+    fn at(timeline: u32, location: u64) -> WalPosition {
+        WalPosition { timeline, location }
+    }
+
+    #[test]
+    fn a_database_behind_the_file_is_told_by_its_wal() {
+        assert_eq!(contains(at(1, 100), "", at(1, 100)), Some(true));
+        assert_eq!(contains(at(1, 99), "", at(1, 100)), Some(false));
+        assert_eq!(contains(at(3, 0x2_0000_0000), HISTORY, at(1, 0x300_0000)), Some(true));
+        assert_eq!(contains(at(3, 0x2_0000_0000), HISTORY, at(1, 0x300_0001)), Some(false));
+        assert_eq!(contains(at(3, 0x2_0000_0000), HISTORY, at(2, 0x1_0000_00A0)), Some(true));
+        assert_eq!(contains(at(3, 0x2_0000_0000), HISTORY, at(2, 0x1_0000_00A1)), Some(false));
+        assert_eq!(contains(at(3, 0x2_0000_0000), HISTORY, at(4, 0)), Some(false));
+    }
+}
