@@ -12,7 +12,7 @@ extern "C-unwind" {
         should_free: bool,
     ) -> *mut pg_sys::TupleTableSlot;
     fn slot_getsomeattrs_int(slot: *mut pg_sys::TupleTableSlot, attribute: i32);
-    fn index_insert(
+    pub fn index_insert(
         index: pg_sys::Relation,
         values: *mut pg_sys::Datum,
         nulls: *mut bool,

@@ -1,7 +1,7 @@
 //! Inserting one row into a table of the ledger's own: what Postgres does for its catalogs, but for what that finds out for each row, the
 //! table's triggers and what its indexes are on.
 
-use super::bulk_insert::{IndexShape, MAX_KEYS};
+use super::bulk_insert::{index_insert, IndexShape, MAX_KEYS};
 use super::tables::Table;
 use pgrx::pg_sys::{self, ffi::pg_guard_ffi_boundary, Datum};
 
@@ -35,16 +35,6 @@ mod postgres {
         );
         pub fn index_open(index: pg_sys::Oid, lock: pg_sys::LOCKMODE) -> pg_sys::Relation;
         pub fn index_close(index: pg_sys::Relation, lock: pg_sys::LOCKMODE);
-        pub fn index_insert(
-            index: pg_sys::Relation,
-            values: *mut Datum,
-            nulls: *mut bool,
-            place: pg_sys::ItemPointer,
-            table: pg_sys::Relation,
-            uniqueness: pg_sys::IndexUniqueCheck::Type,
-            is_unchanged: bool,
-            info: *mut pg_sys::IndexInfo,
-        ) -> bool;
     }
 }
 
@@ -105,7 +95,7 @@ impl Index {
             (values[key], nulls[key]) = (row[*attribute], row_nulls[*attribute]);
         }
         let index = postgres::index_open(self.oid, LOCK);
-        postgres::index_insert(
+        index_insert(
             index,
             values.as_mut_ptr(),
             nulls.as_mut_ptr(),
