@@ -190,6 +190,24 @@ fn a_transaction_that_began_without_the_file_is_in_it_after_the_switch() {
 }
 
 #[test]
+fn what_was_owed_to_the_file_at_a_switch_and_appended_leaves_no_lag() {
+    let (cluster, mut client) = start(Options::new().conf("ledger.mirror_mode = async"));
+    wait_for_no_lag(&mut client);
+    let mut others = [2, 1].map(|entries| {
+        let mut other = cluster.connect("postgres");
+        other.batch_execute(&format!("BEGIN; {RECORD} FROM generate_series(1, {entries})")).unwrap();
+        other
+    });
+    switch(&mut client, "sync");
+    for (other, entries) in others.iter_mut().zip([2, 3]) {
+        other.batch_execute("COMMIT").unwrap();
+        wait_until("the lines are there", PATIENCE, || ids_in_file(&file(&mut client)).len() == entries);
+        wait_for_no_lag(&mut client);
+    }
+    assert_complete(&mut client);
+}
+
+#[test]
 fn recovery_reads_a_bounded_tail_also_under_load_and_with_an_open_prepared_transaction() {
     let (cluster, mut client) = start(Options::new().conf("ledger.block_size = 10"));
     client.batch_execute(&format!("BEGIN; {RECORD}; PREPARE TRANSACTION 'stays'")).unwrap();

@@ -1,15 +1,11 @@
 """The ledger of a database as the benchmark needs it: its mode, its backlog, and sealing held back."""
 
 import json
-import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from server import Failed, wait_until
-
-# Seconds after which a lag that does not change, where there can be none, is no lag.
-STALE = 5
 
 
 @dataclass(frozen=True)
@@ -35,9 +31,6 @@ class Ledger:
     def __init__(self, server):
         self.server = server
         server.session.run("CREATE EXTENSION IF NOT EXISTS pg_notary")
-        # The lag that mirror_status shows in mode sync, and since when; and those that have been reported.
-        self.lag_since = None
-        self.stale_lags = []
         self.block_size = int(server.session.value("SHOW ledger.block_size"))
         self.wait_until_quiet()
 
@@ -70,25 +63,11 @@ class Ledger:
         state = self.state()
         if state.problem:
             raise Failed(f"the mirror has a problem: {state.problem}")
-        return self.is_sealed(state) and (state.lag == 0 or self.is_stale(state.lag))
+        return self.is_sealed(state) and state.lag == 0
 
     def is_sealed(self, state):
         """All that fills a block is in one, and the file has its line."""
         return state.pending < self.block_size and state.is_there and state.has_blocks
-
-    def is_stale(self, lag):
-        """In mode sync what is committed is in the file, so a lag that stays is a wrong count. It is reported, and must not
-        end the benchmark; verify() shows whether the file lacks anything."""
-        if self.query("SHOW ledger.mirror_mode") != "sync":
-            self.lag_since = None
-            return False
-        if self.lag_since is None or self.lag_since[0] != lag:
-            self.lag_since = (lag, time.monotonic())
-        is_stale = time.monotonic() - self.lag_since[1] > STALE
-        if is_stale and lag not in self.stale_lags:
-            self.stale_lags.append(lag)
-            print(f"== warning: in mode sync, mirror_status goes on showing a lag of {lag} entries", file=sys.stderr, flush=True)
-        return is_stale
 
     def verify(self):
         """All that was recorded while measuring must be there, in the database and in the file."""

@@ -13,6 +13,7 @@
 //! | [`row_change`] | what an entry says about a row of a tracked table |
 //! | [`row_index`] | how the sealed entries about one row are found |
 //! | [`file_ranges`] | parts of a ledger file |
+//! | [`lag`] | how far a ledger file is behind its database |
 //! | [`wal`] | places in the WAL of a Postgres server |
 //! | [`verifier`] | streaming verification of tables and files |
 #![forbid(unsafe_code)]
@@ -21,6 +22,7 @@ pub mod block;
 pub mod canonical_json;
 pub mod file_ranges;
 pub mod jsonb;
+pub mod lag;
 pub mod log_tree;
 pub mod merkle;
 pub mod metadata;

@@ -5,6 +5,7 @@
 
 use super::mirror::shared::MirrorState;
 use super::verification::progress::ProgressSlot;
+use crate::ledger::lag::Lag;
 use pgrx::{pg_guard, pg_sys};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use uuid::Uuid;
@@ -121,42 +122,6 @@ pub struct DatabaseSlot {
     pub committing_behind: AtomicI64,
     pub lag: Lag,
     pub mirror: MirrorState,
-}
-
-/// Entries and bytes of a [`Lag`] at some time, and when that was.
-pub type SeenLag = (i64, i64, i64);
-
-/// What is committed and not on disk in the mirror file yet.
-#[repr(C)]
-pub struct Lag {
-    pub entries: AtomicI64,
-    pub bytes: AtomicI64,
-    /// When the oldest of it was committed; 0 if there is none.
-    pub since: AtomicI64,
-}
-
-impl Lag {
-    /// Counts entries committed now. Cannot fail, so it may be called at COMMIT.
-    pub fn add(&self, entries: i64, bytes: u64, now: i64) {
-        self.entries.fetch_add(entries, Ordering::AcqRel);
-        self.bytes.fetch_add(bytes as i64, Ordering::AcqRel);
-        self.since.compare_exchange(0, now, Ordering::AcqRel, Ordering::Acquire).ok();
-    }
-
-    /// What is counted by now; taken off with [`Lag::take_off`] once it is on disk.
-    pub fn seen(&self, now: i64) -> SeenLag {
-        (self.entries.load(Ordering::Acquire), self.bytes.load(Ordering::Acquire), now)
-    }
-
-    pub fn take_off(&self, (entries, bytes, seen_at): SeenLag) {
-        let left = self.entries.fetch_sub(entries, Ordering::AcqRel) - entries;
-        self.bytes.fetch_sub(bytes, Ordering::AcqRel);
-        self.since.store(if left > 0 { seen_at } else { 0 }, Ordering::Release);
-    }
-
-    pub fn clear(&self) {
-        [&self.entries, &self.bytes, &self.since].iter().for_each(|counter| counter.store(0, Ordering::Release));
-    }
 }
 
 impl DatabaseSlot {

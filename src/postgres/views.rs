@@ -10,6 +10,7 @@ use super::settings::{self, MirrorMode};
 use super::shared::{shared, DatabaseSlot, WorkerState};
 use super::tables;
 use super::verification::progress;
+use crate::ledger::lag::Behind;
 use pgrx::prelude::*;
 use std::sync::atomic::Ordering;
 
@@ -81,14 +82,12 @@ struct Lag {
 impl Lag {
     /// `is_synced`: all that was written is on disk. In mode write the count of a commit may come after the sync.
     fn now(mirror: &Mirror, mode: MirrorMode, is_synced: bool) -> Lag {
-        let lag = &mirror.slot.lag;
-        let (entries, bytes) = (lag.entries.load(Ordering::Acquire), lag.bytes.load(Ordering::Acquire));
-        let is_none = entries <= 0 || (mode == MirrorMode::Write && is_synced);
+        let Behind { entries, bytes, since } = mirror.slot.lag.behind();
+        let is_none = entries == 0 || (mode == MirrorMode::Write && is_synced);
         if is_none || mode == MirrorMode::Off {
             return Lag { entries: 0, bytes: 0, since: None };
         }
-        let since = lag.since.load(Ordering::Acquire);
-        Lag { entries, bytes: bytes.max(0), since: (since != 0).then(|| timestamp(since)) }
+        Lag { entries, bytes, since: (since != 0).then(|| timestamp(since)) }
     }
 }
 

@@ -6,9 +6,10 @@
 use super::file::{self, Trouble};
 use super::rounds::Rounds;
 use super::shared::{Attachment, FileIdentity, FileStamp, LockedMirror, MirrorFields};
+use crate::ledger::lag::SeenLag;
 use crate::postgres::faults;
 use crate::postgres::settings::{self, MirrorMode};
-use crate::postgres::shared::{DatabaseSlot, SeenLag, Shared};
+use crate::postgres::shared::{DatabaseSlot, Shared};
 use crate::postgres::tables;
 use crate::postgres::wait_events;
 use pgrx::pg_sys;
