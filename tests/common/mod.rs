@@ -211,8 +211,9 @@ impl Cluster {
 
         fill(&cluster.data_dir());
         fs::remove_file(cluster.data_dir().join("postmaster.pid")).ok();
+        // Servers are killed here, and leave what they have in /dev/shm. In a file it goes with the directory.
         cluster.add_conf(&format!(
-            "listen_addresses = ''\nunix_socket_directories = '{}'\nport = {}\n\
+            "listen_addresses = ''\ndynamic_shared_memory_type = mmap\nunix_socket_directories = '{}'\nport = {}\n\
              shared_preload_libraries = '{}'\nfsync = off\nshared_buffers = 32MB\n\
              max_prepared_transactions = 10\ntimezone = 'UTC'\n\
              log_line_prefix = '%m [%p] %b %d '\n{}",
