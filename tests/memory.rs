@@ -20,6 +20,13 @@ fn anonymous_memory(pid: u32) -> Option<u64> {
     line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kilobytes| kilobytes / 1024)
 }
 
+/// The most memory that a process has had, in MB: what it has used of shared memory, some 50 MB, is in it.
+fn highest_memory(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
+}
+
 /// By how many MB the process grew at most while `work` ran.
 fn growth(pid: u32, work: impl FnOnce()) -> u64 {
     let before = anonymous_memory(pid).expect("the process is there");
@@ -181,14 +188,53 @@ fn assert_too_long(client: &mut Client, sql: &str, message: &str) {
     assert_eq!(found.message(), message, "{found:?}");
 }
 
+/// Each takes 4 MB, once it is detoasted, and little in the table.
+fn record_large(client: &mut Client, count: usize) {
+    let metadata = "jsonb_build_object('text', repeat('x', 4000000))";
+    let insert = "INSERT INTO ledger.entries (entry_type, data_hash, metadata)";
+    let entries = format!("{insert} SELECT 'large', repeat('ab', 32), {metadata} FROM generate_series(1, {count})");
+    client.batch_execute(&entries).unwrap();
+}
+
+#[test]
+fn sealing_and_appending_takes_no_more_memory_for_more_large_entries() {
+    let (_cluster, mut client) =
+        start(Options::new().conf("ledger.block_interval = 1h").conf("ledger.mirror_mode = off"));
+    let pid = own_pid(&mut client);
+    record_large(&mut client, 50);
+    let seal = "SELECT * FROM ledger.commit_block()";
+    let sealing = growth(pid, || client.batch_execute(seal).unwrap());
+    assert!(sealing < 60, "sealing took {sealing} MB");
+    record_large(&mut client, 50);
+    let worker = worker_pid(&mut client);
+    // What the file lacks is appended from sealed entries, and from those that are pending.
+    let appending = growth(worker, || switch(&mut client, "sync"));
+    assert!(appending < 60, "appending took {appending} MB");
+    client.batch_execute(seal).unwrap();
+    wait_until_sealed(&mut client);
+    assert_intact(&mut client);
+}
+
+/// What a crash has left in the file without a block is compared with what is pending.
+#[test]
+fn recovery_takes_no_more_memory_for_more_large_entries() {
+    let (cluster, mut client) = start(Options::new().conf("ledger.block_interval = 1h"));
+    record_large(&mut client, 50);
+    drop(client);
+    cluster.kill9_everything();
+    cluster.start_again();
+    let mut client = cluster.connect("postgres");
+    wait_for(&mut client, "(SELECT state = 'attached' FROM ledger.mirror_status)");
+    let worker = worker_pid(&mut client);
+    let most = highest_memory(worker);
+    assert!(most < 150, "the worker took {most} MB");
+}
+
 #[test]
 fn verifying_takes_no_more_memory_for_more_large_entries_that_are_pending() {
     let (cluster, mut client) =
         start(Options::new().conf("ledger.block_interval = 1h").conf("ledger.mirror_mode = off"));
-    let metadata = "jsonb_build_object('text', repeat('x', 4000000))";
-    let insert = "INSERT INTO ledger.entries (entry_type, data_hash, metadata)";
-    let entries = format!("{insert} SELECT 'large', repeat('ab', 32), {metadata} FROM generate_series(1, 50)");
-    client.batch_execute(&entries).unwrap();
+    record_large(&mut client, 50);
     let mut session = cluster.connect("postgres");
     let pid = own_pid(&mut session);
     let taken = growth(pid, || assert_eq!(verdict(&mut session)["overall_valid"], true));

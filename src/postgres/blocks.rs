@@ -7,12 +7,11 @@
 use super::bulk_insert::BulkInsert;
 use super::database;
 use super::errors::{or_raise, Failure};
-use super::jsonb::Jsonb;
 use super::log_state::LogState;
 use super::mirror::block_lines;
 use super::partitions;
 use super::settings;
-use super::tables::{self, entry_column, LatestSnapshot, Row, SealedTuple, Table, TableScan};
+use super::tables::{self, LatestSnapshot, Row, SealedTuple, Table, TableScan};
 use super::tracking::versions::NewVersions;
 use super::transaction;
 use super::vacated::Moved;
@@ -255,14 +254,15 @@ fn collect(
         check_for_interrupts!();
         // It lies in the table's page until the next one is asked for.
         pending.deform_into(tuple, &mut row);
-        let entry = tables::entry_line(&row, &mut metadata);
+        let jsonb = tables::detoasted_metadata(&row);
+        let entry = tables::entry_line_with(&row, jsonb.as_deref(), &mut metadata);
         let is_damaged = |fault| damaged(&format!("entry {} is damaged: {fault}", entry.entry_id));
         if let Some(fault) = tables::fault_of(&row, &entry) {
             return Err(is_damaged(fault));
         }
         line.clear();
         entry.write_line(&mut line);
-        let quick = row.get::<Jsonb>(entry_column::METADATA).and_then(|jsonb| jsonb.row_ids(&entry.entry_type));
+        let quick = jsonb.as_ref().and_then(|jsonb| jsonb.row_ids(&entry.entry_type));
         let row_ids = quick.unwrap_or_else(|| row_change::row_ids(&entry.entry_type, entry.metadata));
         // SAFETY: the scan's tuple.
         let place = unsafe { (*tuple).t_self };

@@ -94,6 +94,38 @@ impl Jsonb {
     }
 }
 
+/// A stored jsonb, detoasted as long as this lives. Where many rows are read in one memory context, copies of what they have in
+/// TOAST would be as large as all of them together.
+pub struct Detoasted {
+    jsonb: Jsonb,
+    is_copy: bool,
+}
+
+impl Detoasted {
+    /// # Safety
+    /// A non-null jsonb datum, which nobody changes or frees as long as this lives; nor is the memory context reset.
+    pub unsafe fn of(stored: pg_sys::Datum) -> Self {
+        let detoasted = pg_sys::pg_detoast_datum(stored.cast_mut_ptr()).into();
+        Detoasted { jsonb: Jsonb(detoasted), is_copy: detoasted != stored }
+    }
+}
+
+impl std::ops::Deref for Detoasted {
+    type Target = Jsonb;
+    fn deref(&self) -> &Jsonb {
+        &self.jsonb
+    }
+}
+
+impl Drop for Detoasted {
+    fn drop(&mut self) {
+        if self.is_copy {
+            // SAFETY: allocated in of(), and handed to nobody for longer than this lives.
+            unsafe { pg_sys::pfree(self.jsonb.0.cast_mut_ptr()) }
+        }
+    }
+}
+
 impl FromDatum for Jsonb {
     unsafe fn from_polymorphic_datum(datum: pg_sys::Datum, is_null: bool, _: pg_sys::Oid) -> Option<Self> {
         (!is_null).then(|| Jsonb(pg_sys::pg_detoast_datum(datum.cast_mut_ptr()).into()))

@@ -8,7 +8,6 @@
 use super::entries::is_about_an_item;
 use crate::ledger::record::Timestamp;
 use crate::ledger::row_change;
-use crate::postgres::jsonb::Jsonb;
 use crate::postgres::tables::{self, entry_column, Row};
 use crate::postgres::tracking::versions;
 use pgrx::pg_sys;
@@ -46,7 +45,7 @@ impl Newest {
 
 fn read_row(row: &Row) -> Option<(Uuid, At)> {
     let entry_type = row.text(entry_column::ENTRY_TYPE)?;
-    let quick = row.get::<Jsonb>(entry_column::METADATA).and_then(|metadata| metadata.row_ids(entry_type));
+    let quick = tables::detoasted_metadata(row).and_then(|metadata| metadata.row_ids(entry_type));
     let [row_id, _] = quick.unwrap_or_else(|| row_change::row_ids(entry_type, &tables::entry_from_row(row).metadata));
     let created_at = row.timestamp(entry_column::CREATED_AT).unwrap_or_default();
     Some((row_id?, (created_at, row.uuid(entry_column::ID)?)))

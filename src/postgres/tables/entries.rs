@@ -5,7 +5,7 @@ use crate::ledger::ascii_text;
 use crate::ledger::record::{check_data_hash, check_entry_type, check_metadata, Entry, EntryLine};
 use crate::ledger::verifier::{Metadata, StoredEntry};
 use crate::postgres::errors::Failure;
-use crate::postgres::jsonb::{self, Jsonb};
+use crate::postgres::jsonb::{self, Detoasted, Jsonb};
 use crate::postgres::tracking::relation;
 use pgrx::{pg_sys, FromDatum, PgMemoryContexts, PgSqlErrorCode, PgTryBuilder};
 use std::borrow::Cow;
@@ -93,15 +93,20 @@ fn data_hash(row: &Row) -> &str {
 /// The entry in a row of `ledger.entries`. A column that a superuser has emptied reads as empty, and its data hash as
 /// [`MALFORMED`]: verification then finds that the line is not the one that was recorded.
 pub fn entry_from_row(row: &Row) -> Entry {
-    let metadata = row.datum(entry_column::METADATA).map(canonical_metadata).unwrap_or_default();
+    let metadata = detoasted_metadata(row).map(|jsonb| canonical_metadata(*jsonb)).unwrap_or_default();
     entry_with_metadata(row, metadata)
 }
 
 /// As [`entry_from_row`], without copies of what the row has as text. `metadata` is a buffer for what it has not.
 pub fn entry_line<'r>(row: &'r Row, metadata: &'r mut String) -> EntryLine<'r> {
+    entry_line_with(row, detoasted_metadata(row).as_deref(), metadata)
+}
+
+/// The same, for who has the row's metadata already.
+pub fn entry_line_with<'r>(row: &'r Row, jsonb: Option<&Jsonb>, metadata: &'r mut String) -> EntryLine<'r> {
     use entry_column::*;
-    match row.datum(METADATA) {
-        Some(jsonb) => replace_by_canonical(metadata, jsonb),
+    match jsonb {
+        Some(jsonb) => replace_by_canonical(metadata, *jsonb),
         None => metadata.clear(),
     }
     EntryLine {
@@ -113,6 +118,12 @@ pub fn entry_line<'r>(row: &'r Row, metadata: &'r mut String) -> EntryLine<'r> {
         key_id: row.text(KEY_ID).map(Cow::Borrowed),
         created_at: row.timestamp(CREATED_AT).unwrap_or_default(),
     }
+}
+
+/// The metadata of a row of `ledger.entries`.
+pub fn detoasted_metadata(row: &Row) -> Option<Detoasted> {
+    // SAFETY: a non-null jsonb datum of a row that outlives what is made of it.
+    row.datum(entry_column::METADATA).map(|stored| unsafe { Detoasted::of(stored) })
 }
 
 /// The entry in a row of `ledger.entries` for [`EntryHasher`](crate::ledger::verifier::EntryHasher), as it lies there.
@@ -138,7 +149,8 @@ fn stored_metadata<'r>(jsonb: pg_sys::Datum) -> Metadata<'r> {
 
 /// The metadata of a line for a jsonb given without its varlena header, by way of Postgres.
 pub fn metadata_text(jsonb: &[u8]) -> String {
-    jsonb::with_header(jsonb, canonical_metadata)
+    // SAFETY: a jsonb with its header, as long as this is called.
+    jsonb::with_header(jsonb, |jsonb| unsafe { Jsonb::from_datum(jsonb, false) }.map(canonical_metadata).unwrap_or_default())
 }
 
 pub fn leaf_index(row: &Row) -> i64 {
@@ -150,19 +162,16 @@ pub fn block_number(row: &Row) -> i64 {
 }
 
 /// As [`canonical_metadata`], into a buffer that is used again.
-fn replace_by_canonical(buffer: &mut String, jsonb: pg_sys::Datum) {
-    // SAFETY: a non-null jsonb datum.
-    let jsonb = unsafe { Jsonb::from_datum(jsonb, false) };
+fn replace_by_canonical(buffer: &mut String, jsonb: Jsonb) {
     let mut out = std::mem::take(buffer).into_bytes();
     out.clear();
-    let written = jsonb.and_then(|jsonb| jsonb.write_canonical(&mut out));
-    *buffer = match (written, jsonb) {
-        (None, Some(jsonb)) => {
+    *buffer = match jsonb.write_canonical(&mut out) {
+        Some(_) => ascii_text(out),
+        None => {
             // It may have grown long.
             drop(out);
             metadata_by_text(jsonb)
         }
-        _ => ascii_text(out),
     };
 }
 
@@ -187,7 +196,7 @@ fn entry_with_metadata(row: &Row, metadata: String) -> Entry {
 }
 
 /// The canonical text of a jsonb, or what [`metadata_by_text`] gives.
-fn canonical_metadata(jsonb: pg_sys::Datum) -> String {
+fn canonical_metadata(jsonb: Jsonb) -> String {
     let mut metadata = String::new();
     replace_by_canonical(&mut metadata, jsonb);
     metadata
