@@ -114,7 +114,10 @@ def write(directory, name, content):
 
 
 def report(results, scale, facts, directory):
-    verdicts = targets.judge(results, scale)
+    verdicts, unmeasured = targets.judge(results, scale)
+    if scale.sizes or set(scale.kinds) == set(scales.KINDS):
+        for target in unmeasured:
+            say(f"not measured: {target}")
     text = "\n".join(table.lines(results, verdicts, facts))
     print(text, flush=True)
     write(directory, f"{report_name(scale)}.txt", text + "\n")

@@ -34,6 +34,7 @@ def measure_one(results, workload, contender, rows, run):
     started = time.perf_counter()
     run(session, contender.table(TABLE))
     seconds = time.perf_counter() - started
+    contender.written[TABLE] += rows
     backlog = contender.work_off()
     wal = contender.server.wal_position() - position
     results.add(workload, contender.name, rows / seconds, **{"wal bytes/row": wal / rows}, **catch_up_notes(backlog))
@@ -54,4 +55,6 @@ def measure(results, contenders, scale, directory, say):
             def run(session, table):
                 session.command(f"\\copy {table} FROM '{path}'")
         measure_one(results, workload, contender, scale.bulk_rows, run)
+    for contender in contenders:
+        contender.check(TABLE)
     os.unlink(path)

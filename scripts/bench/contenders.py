@@ -78,11 +78,11 @@ class Contender:
     # What is run once, and for each of its tables.
     schema: str = ""
     attach: str = ""
-    # How many records it has of a table.
+    # How many records it has of a table's rows that were inserted, or updated.
     count: str = ""
     ledger: object = None
-    # How many rows have been inserted one by one, by the name that its table is asked for. They are no longer all there.
-    inserted: Counter = field(default_factory=Counter)
+    # How many rows have been written, by the name that the table is asked for. They are no longer all there.
+    written: Counter = field(default_factory=Counter)
 
     def table(self, name):
         return f"{self.prefix}_{name}"
@@ -109,18 +109,23 @@ class Contender:
                 f"SELECT state FROM ledger.tracked_tables WHERE table_name = '{table}'::regclass") == "tracked")
             self.ledger.wait_until_quiet()
 
-    def check(self, name):
-        """That each row has been recorded: a contender that has done nothing costs nothing."""
-        if not self.count and self.name != PGAUDIT:
+    def check(self, name, operation="insert"):
+        """That each row has been recorded: a contender that has done nothing costs nothing. Those of a table are all inserted
+        or all updated."""
+        if not self.count:
             return
-        table, rows = self.table(name), self.inserted[name]
-        records = self.logged(table) if self.name == PGAUDIT else int(self.server.session.value(self.count.format(table=table)))
+        table, rows = self.table(name), self.written[name]
+        records = int(self.server.session.value(self.count.format(table=table, operation=operation)))
         if records != rows:
-            raise Failed(f"{self.name}: {rows} rows inserted into {table}, and {records} records of them")
+            raise Failed(f"{self.name}: {rows} rows written to {table}, and {records} records of them")
 
-    def logged(self, table):
+    def check_log(self, name):
+        """That pgaudit has logged each statement, where they are as many as rows."""
+        table, rows = self.table(name), self.written[name]
         with open(os.environ["BENCH_PGAUDIT_LOG"], encoding="utf-8", errors="replace") as log:
-            return sum("AUDIT: " in line and f"INSERT INTO {table} " in line for line in log)
+            logged = sum("AUDIT: " in line and f"INSERT INTO {table} " in line for line in log)
+        if logged != rows:
+            raise Failed(f"{self.name}: {rows} rows inserted into {table}, and {logged} of them logged")
 
     def prepare(self):
         """Before each run. The checkpoint comes before every run, not once a round, since it is not free for who runs next: the
@@ -166,7 +171,7 @@ def all_contenders(server, ledger, without, pgaudit, say):
         schema = (f"CREATE EXTENSION pgaudit; ALTER DATABASE {pgaudit.database} SET pgaudit.log = 'write'; "
                   f"ALTER DATABASE {pgaudit.database} SET pgaudit.log_parameter = on")
         contenders.append(Contender(PGAUDIT, pgaudit, "logged", schema))
-    count = ("SELECT count(*) FROM ledger.entries WHERE entry_type = 'table_insert' "
+    count = ("SELECT count(*) FROM ledger.entries WHERE entry_type = 'table_{operation}' "
              "AND metadata ->> 'table' = 'public.{table}' AND signature IS NOT NULL")
     contenders += [Contender(name, server, f"tracked_{mode}", attach=tracked, count=count, ledger=ledger)
                    for name, mode in MODES.items()]

@@ -6,7 +6,7 @@ import time
 from contextlib import nullcontext
 from dataclasses import dataclass
 
-from contenders import AUDIT, BODY, PLAIN, SYNC, WRITE, Contender
+from contenders import AUDIT, BODY, PGAUDIT, PLAIN, SYNC, WRITE, Contender
 from results import Workload
 
 SCRIPT = """\\set n random(1, 1000000000)
@@ -42,7 +42,7 @@ def prepare(contender):
 def run_once(contender, clients, seconds):
     run = contender.server.pgbench(SCRIPT.format(table=contender.table(TABLE)), clients, seconds,
                                    variables={"body": BODY})
-    contender.inserted[TABLE] += run.transactions
+    contender.written[TABLE] += run.transactions
     return run
 
 
@@ -110,3 +110,5 @@ def measure(results, contenders, scale, directory, say):
         measure_one(results, run, clients, scale.seconds)
     for contender in contenders:
         contender.check(TABLE)
+        if contender.name == PGAUDIT:
+            contender.check_log(TABLE)

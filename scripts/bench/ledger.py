@@ -102,15 +102,17 @@ class Ledger:
             FROM ledger.mirror_status AS m, ledger.chain_stats AS c""") == "t")
 
     @contextmanager
-    def sealing_held(self):
-        """Nothing is sealed meanwhile: a transaction that has called commit_block() is the only sealer until it ends."""
+    def sealing_held(self, until_crash=False):
+        """Nothing is sealed meanwhile: a transaction that has called commit_block() is the only sealer until it ends, or until
+        the server does."""
         holder = self.server.open_session()
         holder.run("BEGIN")
         holder.run("SELECT count(*) FROM ledger.commit_block()")
         try:
             yield
+            if not until_crash:
+                holder.run("COMMIT")
         finally:
-            holder.run("COMMIT")
             holder.close()
 
     def worker_pid(self):

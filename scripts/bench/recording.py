@@ -3,8 +3,10 @@
 from contenders import BODY, PLAIN
 from inserts import TABLE, catch_up_notes, prepare, run_once
 from results import Workload
+from server import Failed
 
-SCRIPT = "SELECT ledger.hash_and_record('document', :body, '{}');\n"
+ENTRY_TYPE = "document"
+SCRIPT = f"SELECT ledger.hash_and_record('{ENTRY_TYPE}', :body, '{{}}');\n"
 CLIENTS = (1, 16)
 
 
@@ -24,6 +26,7 @@ def measure_one(results, contender, clients, seconds):
         return
     contender.prepare()
     run = contender.server.pgbench(SCRIPT, clients, seconds, variables={"body": BODY})
+    contender.written[ENTRY_TYPE] += run.transactions
     results.add(workload(clients), name(contender), run.rate, **catch_up_notes(contender.work_off()))
 
 
@@ -35,3 +38,13 @@ def measure(results, contenders, scale, say):
     for number, clients, contender in scale.interleaved(CLIENTS, compared):
         say(f"hash_and_record, round {number} of {scale.rounds}, {clients} clients: {name(contender)}")
         measure_one(results, contender, clients, scale.seconds)
+    check(compared)
+
+
+def check(compared):
+    """That all of it was recorded, in whatever mode."""
+    calls = sum(contender.written[ENTRY_TYPE] for contender in compared)
+    count = f"SELECT count(*) FROM ledger.entries WHERE entry_type = '{ENTRY_TYPE}' AND signature IS NOT NULL"
+    recorded = int(compared[0].server.session.value(count))
+    if recorded != calls:
+        raise Failed(f"hash_and_record was called {calls} times, and has recorded {recorded} entries")

@@ -40,10 +40,12 @@ class Scale:
 
     def interleaved(self, settings, contenders, takes_part=lambda setting, contender: True):
         """Numbers of rounds, settings and contenders: in each round every setting, in each setting every contender that takes
-        part in it."""
+        part in it. Every second round goes backwards, so that nobody always runs before whom it is compared with: what changes
+        from run to run, as tables grow, then falls to both."""
         for number in range(self.rounds):
             for place, setting in enumerate(settings):
-                for contender in in_turn([each for each in contenders if takes_part(setting, each)], number + place):
+                order = in_turn([each for each in contenders if takes_part(setting, each)], number + place)
+                for contender in order[::-1] if number % 2 else order:
                     yield number + 1, setting, contender
 
 

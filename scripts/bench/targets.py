@@ -171,7 +171,9 @@ def verification_targets(scale):
 
 def growth_targets(scale):
     contender = growth.size_name(scale.sizes[-1])
-    return [DoesNotGrow(workload, contender, workload in growth.RATES) for workload in (*growth.RATES, *growth.TIMES)]
+    workloads = [workload for workload in (*growth.RATES, *growth.TIMES)
+                 if workload != growth.RECOVERY.id or scale.mode in growth.RECOVERY_MODES]
+    return [DoesNotGrow(workload, contender, workload in growth.RATES) for workload in workloads]
 
 
 def all_targets(scale):
@@ -193,5 +195,7 @@ def all_targets(scale):
 
 
 def judge(results, scale):
-    verdicts = [target.judge(results) for target in all_targets(scale)]
-    return [verdict for verdict in verdicts if verdict is not None]
+    """The verdicts, and the targets that nothing was measured for, as some contender or workload is missing."""
+    judged = [(target, target.judge(results)) for target in all_targets(scale)]
+    return ([verdict for _, verdict in judged if verdict is not None],
+            [target for target, verdict in judged if verdict is None])

@@ -37,6 +37,7 @@ def measure_one(results, contender, clients, scale):
     position = contender.server.wal_position()
     run = contender.server.pgbench(SCRIPT.format(table=contender.table(TABLE)), clients, scale.seconds,
                                    variables={"body": OTHER_BODY, "rows": scale.table_rows})
+    contender.written[TABLE] += run.transactions
     backlog = contender.work_off()
     wal = contender.server.wal_position() - position
     results.add(workload(clients, scale.table_rows), contender.name, run.rate,
@@ -57,3 +58,5 @@ def measure(results, contenders, scale, say):
     for number, clients, contender in scale.interleaved(scale.update_clients, contenders):
         say(f"UPDATE, round {number} of {scale.rounds}, {clients} clients: {contender.name}")
         measure_one(results, contender, clients, scale)
+    for contender in contenders:
+        contender.check(TABLE, "update")
