@@ -318,6 +318,22 @@ fn a_secret_under_its_own_key_id_is_no_news_and_an_old_one_is_looked_at_as_well(
     assert_eq!((complaints(&cluster, "one"), complaints(&cluster, "two")), (2, 0));
 }
 
+#[test]
+fn looking_whether_secrets_verify_waits_for_nobody() {
+    let (cluster, mut client, path) = start_with_file(&format!("one:{OLD}\n"));
+    record_many(&mut client, 10);
+    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
+    wait_until_sealed(&mut client);
+    record(&mut client);
+    let mut other = cluster.connect("postgres");
+    other.batch_execute("BEGIN; LOCK TABLE ledger.entries_sealed_1 IN ACCESS EXCLUSIVE MODE").unwrap();
+    write_secrets(&path, &format!("one:{NEW}\n"), 0o600);
+    reload(&mut client);
+    wait_until("the log says so of the pending one", PATIENCE, || complaints(&cluster, "one") == 1);
+    cluster.wait_for_log("Of 1 such entries");
+    record(&mut client);
+}
+
 /// How often the log has said that the secret of a key is too short.
 fn called_short(cluster: &Cluster, key_id: &str) -> usize {
     let warning = format!("WARNING:  HMAC secret with key_id \"{key_id}\" is shorter than 16 bytes");
