@@ -95,8 +95,6 @@ cluster_start() {
         cd "$RUN_DIR" || exit
         INTEGRITY_HMAC_SECRET=${CLUSTER_SECRET:-$(new_secret)}
         export INTEGRITY_HMAC_SECRET
-        # Else pgrx puts a backtrace into the DETAIL of errors.
-        unset RUST_BACKTRACE
         exec_server "$PG_BINDIR/postgres" -D "$data"
     ) </dev/null >>"$CLUSTER_LOG" 2>&1 &
     pid=$!

@@ -4,7 +4,7 @@
 mod common;
 
 use common::ledger::*;
-use common::tracking::seal;
+use common::tracking::{seal, wait_until_tracked};
 use common::{as_server, Options};
 use postgres::error::SqlState;
 use postgres::Client;
@@ -167,5 +167,45 @@ fn indexes_of_any_kind_have_what_is_recorded_and_sealed() {
     }
     assert_eq!(number(&mut client, "SELECT count(*) FROM ledger.blocks WHERE block_number % 10 = 1"), 1);
     seal(&mut client);
+    assert_intact(&mut client);
+}
+
+/// In tables whose rows are changed as well.
+#[test]
+fn indexes_of_any_kind_have_what_the_ledger_notes_of_itself() {
+    let options = Options::new().conf("ledger.block_size = 500").conf("ledger.block_interval = 1h");
+    let (cluster, mut client) = start(options);
+    for sql in [
+        "CREATE INDEX ON ledger.log_state ((mirror_block % 10))",
+        "CREATE INDEX ON ledger.log_state (upper(ledger_id::text)) WHERE abs(mirror_bytes) > 0",
+        "CREATE INDEX ON ledger.log_state USING brin (mirror_bytes)",
+        "CREATE INDEX ON ledger.log_state USING gin (version_runs)",
+        "CREATE INDEX ON ledger.baselines ((next_page + 1)) WHERE lower(table_id) <> ''",
+        "CREATE TABLE large (id int PRIMARY KEY, note text)",
+        "INSERT INTO large SELECT n, repeat('x', 900) FROM generate_series(1, 5000) n",
+        "SELECT ledger.track('large')",
+    ] {
+        client.batch_execute(sql).unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    }
+    wait_until_tracked(&mut client, "large");
+    for _ in 0..12 {
+        record(&mut client);
+        seal(&mut client);
+    }
+    let head = number(&mut client, "SELECT max(block_number) FROM ledger.blocks");
+    wait_for(&mut client, &format!("(SELECT mirror_block = {head} FROM ledger.log_state)"));
+    client.batch_execute("SET enable_seqscan = off").unwrap();
+    for condition in [
+        format!("mirror_block % 10 = {}", head % 10),
+        "upper(ledger_id::text) > '' AND abs(mirror_bytes) > 0".to_owned(),
+        "mirror_bytes > 1000".to_owned(),
+        "version_runs @> ARRAY[5000]::bigint[]".to_owned(),
+    ] {
+        let sql = format!("SELECT count(*) FROM ledger.log_state WHERE {condition}");
+        let plan = column(&mut client, &format!("EXPLAIN {sql}")).join("\n");
+        assert!(plan.contains("Index Scan"), "{plan}");
+        assert_eq!(number(&mut client, &sql), 1, "{condition}");
+    }
+    assert!(!cluster.log().contains("was terminated by signal"));
     assert_intact(&mut client);
 }

@@ -226,6 +226,143 @@ fn keys_are_rotated_by_a_reload_and_old_entries_still_verify() {
     assert!(!verifies(&mut client, &old) && verifies(&mut client, &new));
 }
 
+const OLD: &str = "the old secret of many bytes";
+const NEW: &str = "the new secret of many bytes";
+
+/// How often the log has said that the secret of a key does not verify what was signed with it.
+fn complaints(cluster: &Cluster, key_id: &str) -> usize {
+    let warning =
+        format!("WARNING:  HMAC secret with key_id \"{key_id}\" does not verify what was signed with that key_id");
+    cluster.log().matches(&warning).count()
+}
+
+#[test]
+fn a_key_id_that_was_given_another_secret_is_in_the_log_before_anybody_verifies() {
+    let (cluster, mut client, path) = start_with_file(&format!("one:{OLD}\n"));
+    client.batch_execute("CREATE DATABASE unsigned").unwrap();
+    cluster.connect("unsigned").batch_execute("CREATE EXTENSION pg_notary").unwrap();
+    let entry = record(&mut client);
+    write_secrets(&path, &format!("one:{NEW}\n"), 0o600);
+    reload(&mut client);
+    wait_until("the log says so after a reload", PATIENCE, || complaints(&cluster, "one") == 1);
+    cluster.wait_for_log("HINT:  If the secret was changed, give the old one back to this key_id, and a new key_id to");
+    cluster.wait_for_log(&format!(
+        "DETAIL:  Of 1 such entries of database \"postgres\" that were looked at, 1 have another signature than it makes, \
+         one of them entry {entry}."
+    ));
+
+    // Nobody is kept from recording, and what is recorded with the new one does not hide it.
+    for _ in 0..20 {
+        record(&mut client);
+    }
+    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
+    record(&mut client);
+    drop(client);
+    cluster.restart(Stop::Fast);
+    wait_until("the log says so after a start", PATIENCE, || complaints(&cluster, "one") == 2);
+    cluster.wait_for_log("Of 22 such entries of database \"postgres\" that were looked at, 1 have another signature");
+    assert!(!cluster.log().contains("secret of many bytes"), "the log shows a secret");
+}
+
+#[test]
+fn another_secret_in_the_environment_is_in_the_log_at_the_start() {
+    let (cluster, mut client) = start(Options::new());
+    let entry = record(&mut client);
+    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
+    wait_until_sealed(&mut client);
+    drop(client);
+    cluster.restart(Stop::Fast);
+    record(&mut cluster.connect("postgres"));
+    cluster.stop(Stop::Fast);
+    assert_eq!(complaints(&cluster, "default"), 0);
+    let other = Options::new().secret(Some(NEW)).start_on_copy_of(&cluster.data_dir());
+    wait_until("the log says so", PATIENCE, || complaints(&other, "default") == 1);
+    other.wait_for_log("Of 2 such entries of database \"postgres\" that were looked at, 2 have another signature");
+    record(&mut other.connect("postgres"));
+    // The way out that the hint names.
+    let path = other.scratch_dir().join("secrets");
+    write_secrets(&path, &format!("key2:{NEW}\ndefault:{SECRET}\n"), 0o600);
+    let mut client = other.connect("postgres");
+    set(&mut client, "ledger.hmac_secret_file", &format!("'{}'", path.display()));
+    let verdict = json(&mut client, &format!("SELECT ledger.verify_entry('{entry}', '{{\"n\": 1}}')"));
+    assert_eq!(verdict["signature_valid"], true);
+}
+
+#[test]
+fn a_secret_under_its_own_key_id_is_no_news_and_an_old_one_is_looked_at_as_well() {
+    let (cluster, mut client, path) = start_with_file(&format!("one:{OLD}\n"));
+    record_many(&mut client, 2000);
+    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
+    write_secrets(&path, &format!("two:{NEW}\none:{OLD}\n"), 0o600);
+    cluster.restart(Stop::Fast);
+    // Whoever can record, the worker has read the secrets.
+    let mut client = cluster.connect("postgres");
+    record_many(&mut client, 1000);
+    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
+    wait_until_sealed(&mut client);
+
+    let wrong = format!("two:{NEW}\none:yet another secret of many bytes\n");
+    write_secrets(&path, &wrong, 0o600);
+    for _ in 0..3 {
+        reload(&mut client);
+        wait_until("the log says so", PATIENCE, || complaints(&cluster, "one") == 1);
+    }
+    write_secrets(&path, &format!("two:{NEW}\none:{OLD}\n"), 0o600);
+    drop(client);
+    cluster.restart(Stop::Fast);
+    let mut client = cluster.connect("postgres");
+    record(&mut client);
+    write_secrets(&path, &wrong, 0o600);
+    reload(&mut client);
+    wait_until("the log says so again", PATIENCE, || complaints(&cluster, "one") >= 2);
+    assert_eq!((complaints(&cluster, "one"), complaints(&cluster, "two")), (2, 0));
+}
+
+#[test]
+fn looking_whether_secrets_verify_waits_for_nobody() {
+    let (cluster, mut client, path) = start_with_file(&format!("one:{OLD}\n"));
+    record_many(&mut client, 10);
+    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
+    wait_until_sealed(&mut client);
+    record(&mut client);
+    let mut other = cluster.connect("postgres");
+    other.batch_execute("BEGIN; LOCK TABLE ledger.entries_sealed_1 IN ACCESS EXCLUSIVE MODE").unwrap();
+    write_secrets(&path, &format!("one:{NEW}\n"), 0o600);
+    reload(&mut client);
+    wait_until("the log says so of the pending one", PATIENCE, || complaints(&cluster, "one") == 1);
+    cluster.wait_for_log("Of 1 such entries");
+    record(&mut client);
+}
+
+/// How often the log has said that the secret of a key is too short.
+fn called_short(cluster: &Cluster, key_id: &str) -> usize {
+    let warning = format!("WARNING:  HMAC secret with key_id \"{key_id}\" is shorter than 16 bytes");
+    cluster.log().matches(&warning).count()
+}
+
+#[test]
+fn a_short_secret_is_in_the_log_once_and_signs_all_the_same() {
+    let (cluster, mut client) = start(Options::new().secret(Some("fifteen letters")));
+    wait_until("the log says so", PATIENCE, || called_short(&cluster, "default") == 1);
+    record(&mut client);
+    let path = cluster.scratch_dir().join("secrets");
+    write_secrets(&path, "short:hunter2\nsixteen:sixteen letters.\n", 0o600);
+    set(&mut client, "ledger.hmac_secret_file", &format!("'{}'", path.display()));
+    wait_until("the log says so of the file", PATIENCE, || called_short(&cluster, "short") == 1);
+    let entry = record(&mut client);
+    assert!(verifies(&mut client, &entry));
+    for _ in 0..2 {
+        reload(&mut client);
+    }
+    write_secrets(&path, "other:short\n", 0o600);
+    reload(&mut client);
+    wait_until("the log says so after a change", PATIENCE, || called_short(&cluster, "other") == 1);
+    let counts = ["default", "short", "sixteen"].map(|key_id| called_short(&cluster, key_id));
+    assert_eq!(counts, [1, 1, 0]);
+    let log = cluster.log();
+    assert!(!log.contains("hunter2") && !log.contains("fifteen letters"), "the log shows a secret");
+}
+
 /// Runs statements that might show a secret, failing ones too, and returns all they give.
 fn everything_sql_shows(client: &mut Client) -> String {
     let queries = [

@@ -34,6 +34,9 @@ fn keyed(secret: &[u8]) -> Hmac<Sha256> {
 /// more, so that nothing is cut off unseen.
 pub const MAX_KEYRING: usize = 1 << 20;
 
+/// A secret with fewer bytes can be found by trying.
+pub const SHORTEST_SECRET: usize = 16;
+
 /// The secrets of a ledger, in order. The first signs, all verify.
 #[derive(Clone)]
 pub struct Keyring {
@@ -115,6 +118,17 @@ impl Keyring {
     /// All keys in order: key_id and secret.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
         self.keys.iter().map(|key| (&key.key_id[..], &key.secret[..]))
+    }
+
+    /// Whether both have the same secrets under the same names, in the same order. The time that it takes says something of them: it is
+    /// for secrets that both are the server's own.
+    pub fn is_same(&self, other: &Keyring) -> bool {
+        self.iter().eq(other.iter())
+    }
+
+    /// The names of the keys whose secret is too short.
+    pub fn short(&self) -> impl Iterator<Item = &str> {
+        self.iter().filter(|(_, secret)| secret.len() < SHORTEST_SECRET).map(|(key_id, _)| key_id)
     }
 
     /// Signs with the first key. Gives its key_id and the signature.
@@ -207,6 +221,21 @@ mod tests {
             let verified = ring.verify("k", field("data_hash"), field("signature"));
             assert_eq!(verified, Some(true));
         }
+    }
+
+    #[test]
+    fn rings_are_the_same_if_names_and_secrets_are() {
+        let ring = |text| Keyring::parse(text).unwrap();
+        assert!(ring("a:1\nb:2").is_same(&ring("# said otherwise\na:1\nb:2\n")));
+        for other in ["a:1", "a:1\nb:3", "a:1\nc:2", "b:2\na:1", "a:1\nb:2\nc:3"] {
+            assert!(!ring("a:1\nb:2").is_same(&ring(other)), "{other}");
+        }
+    }
+
+    #[test]
+    fn secrets_of_fewer_than_16_bytes_are_short() {
+        let ring = Keyring::parse("a:0123456789abcdef\nb:0123456789abcde\nc:01234567é89abcde\nd:x").unwrap();
+        assert_eq!(ring.short().collect::<Vec<_>>(), ["b", "d"]);
     }
 
     #[test]

@@ -258,11 +258,7 @@ impl<'a> BulkInsert<'a> {
     /// # Safety
     /// The row has been inserted, and the slot knows where.
     unsafe fn insert_by(&self, executor: *mut pg_sys::EState, slot: *mut pg_sys::TupleTableSlot) {
-        let none = std::ptr::null_mut();
-        #[cfg(any(feature = "pg14", feature = "pg15"))]
-        pg_sys::ExecInsertIndexTuples(self.indexes, slot, executor, false, false, none, std::ptr::null_mut());
-        #[cfg(not(any(feature = "pg14", feature = "pg15")))]
-        pg_sys::ExecInsertIndexTuples(self.indexes, slot, executor, false, false, none, std::ptr::null_mut(), false);
+        insert_index_entries(self.indexes, executor, slot, false);
         let context = (*executor).es_per_tuple_exprcontext;
         if !context.is_null() {
             pg_sys::MemoryContextReset((*context).ecxt_per_tuple_memory);
@@ -283,6 +279,24 @@ impl<'a> BulkInsert<'a> {
             }
         }
     }
+}
+
+/// Inserts the index entries of one row version, as Postgres' executor does: into indexes of any kind.
+///
+/// # Safety
+/// The row version is there, and the slot knows where. The indexes are those of its table; `only_summarizing` leaves out all but those
+/// that an update has to tell although the new version is found by way of the old one.
+pub unsafe fn insert_index_entries(
+    indexes: pg_sys::CatalogIndexState,
+    executor: *mut pg_sys::EState,
+    slot: *mut pg_sys::TupleTableSlot,
+    #[allow(unused_variables, reason = "before Postgres 16 there is no such choice")] only_summarizing: bool,
+) {
+    let none = std::ptr::null_mut();
+    #[cfg(any(feature = "pg14", feature = "pg15"))]
+    pg_sys::ExecInsertIndexTuples(indexes, slot, executor, false, false, none, std::ptr::null_mut());
+    #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+    pg_sys::ExecInsertIndexTuples(indexes, slot, executor, false, false, none, std::ptr::null_mut(), only_summarizing);
 }
 
 /// Columns of an index.

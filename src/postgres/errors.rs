@@ -1,7 +1,8 @@
 //! Errors for users: one shape, always with an SQLSTATE, and a detail and a hint where they help.
 
-use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::pg_sys::panic::{CaughtError, ErrorReport, ErrorReportWithLevel};
 use pgrx::{PgLogLevel, PgSqlErrorCode};
+use std::panic;
 
 /// What went wrong, ready to be raised as a Postgres ERROR.
 #[derive(Debug, Clone)]
@@ -66,6 +67,18 @@ impl Failure {
         }
         report.report(level);
     }
+}
+
+/// Where RUST_BACKTRACE is set in the server's environment, pgrx puts a backtrace into the DETAIL of each error that passes through Rust,
+/// as errors do that as panics. Only what is one is to have it.
+pub fn init() {
+    let of_pgrx = panic::take_hook();
+    panic::set_hook(Box::new(move |panicked| {
+        let is_error = panicked.payload().is::<CaughtError>() || panicked.payload().is::<ErrorReportWithLevel>();
+        if !is_error {
+            of_pgrx(panicked);
+        }
+    }));
 }
 
 /// Unwraps a result whose error is a [`Failure`] by raising it.

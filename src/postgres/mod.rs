@@ -72,6 +72,7 @@ use pgrx::{pg_guard, pg_sys};
 #[pg_guard]
 #[doc(hidden)]
 pub extern "C-unwind" fn _PG_init() {
+    errors::init();
     settings::init();
     // SAFETY: plain globals, set by the postmaster before and while it loads libraries.
     let (is_preloading, is_upgrade) =

@@ -7,10 +7,10 @@ use super::errors::{cause, or_raise, sentence, Failure};
 use super::regular_file;
 use super::roles;
 use super::settings;
-use crate::ledger::signature::{Keyring, MAX_KEYRING};
+use crate::ledger::signature::{Keyring, MAX_KEYRING, SHORTEST_SECRET};
 use once_cell::sync::OnceCell;
 use pgrx::{pg_sys, PgSqlErrorCode};
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::ffi::{OsStr, OsString};
 use std::io::{ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
@@ -27,8 +27,6 @@ thread_local! {
     static ENVIRONMENT_KEYRING: once_cell::unsync::OnceCell<Rc<Keyring>> = const { once_cell::unsync::OnceCell::new() };
     /// The keyring of the file, with the path and the reload it was read at.
     static FROM_FILE: RefCell<Option<(String, pg_sys::TimestampTz, Rc<Keyring>)>> = const { RefCell::new(None) };
-    /// The reload at which it was last looked whether there is one to be had.
-    static CHECKED_AT: Cell<Option<pg_sys::TimestampTz>> = const { Cell::new(None) };
 }
 
 /// Takes the secret out of the environment, so that neither a child process nor a function of another language sees it.
@@ -43,7 +41,7 @@ pub fn init() {
 /// The keys this server signs and verifies with, or `None` if it has no secret.
 pub fn keyring() -> Result<Option<Rc<Keyring>>, Failure> {
     match settings::hmac_secret_file() {
-        Some(path) => from_file(&path).map(Some),
+        Some(path) => from_file(&path).map(Some).map_err(|why| unusable_file(&path, &why)),
         None => from_environment(),
     }
 }
@@ -77,22 +75,27 @@ pub fn required_keyring() -> Result<Rc<Keyring>, Failure> {
     })
 }
 
-fn from_file(path: &str) -> Result<Rc<Keyring>, Failure> {
-    // SAFETY: a plain global of this process, written only by ProcessConfigFile in this same thread.
-    let reloaded_at = unsafe { pg_sys::PgReloadTime };
+/// What the file gives, or why it cannot be used.
+fn from_file(path: &str) -> Result<Rc<Keyring>, String> {
+    let reloaded_at = reloaded_at();
     FROM_FILE.with_borrow_mut(|cached| {
         if let Some((of_path, at, keyring)) = cached {
             if of_path == path && *at == reloaded_at {
                 return Ok(Rc::clone(keyring));
             }
         }
-        let keyring = Rc::new(read_file(path).map_err(|why| unusable_file(path, &why))?);
+        let keyring = Rc::new(read_file(path)?);
         *cached = Some((path.to_owned(), reloaded_at, Rc::clone(&keyring)));
         Ok(keyring)
     })
 }
 
-/// Reads the file, or says why it cannot be used.
+/// When this process has read the settings.
+fn reloaded_at() -> pg_sys::TimestampTz {
+    // SAFETY: a plain global of this process, written only by ProcessConfigFile in this same thread.
+    unsafe { pg_sys::PgReloadTime }
+}
+
 fn read_file(path: &str) -> Result<Keyring, String> {
     let unreadable = |error: std::io::Error| match error.kind() {
         ErrorKind::InvalidData => NOT_UTF8.to_owned(),
@@ -126,20 +129,41 @@ fn unusable(message: String, why: &str) -> Failure {
         .hint("It must be a regular file of the server's user with mode 0600 and lines of the form key_id:secret.")
 }
 
-/// Says in the log that the configured secret cannot be used, before anybody fails for it: once a process, and again after
-/// each reload. It needs no transaction.
-pub fn warn_if_unusable() {
-    // SAFETY: as in from_file().
-    let reloaded_at = Some(unsafe { pg_sys::PgReloadTime });
-    if CHECKED_AT.replace(reloaded_at) == reloaded_at {
-        return;
+/// What a process that lives long knows of the secrets.
+#[derive(Default)]
+pub struct Watch {
+    /// The reload after which it has looked.
+    reloaded_at: Option<pg_sys::TimestampTz>,
+    keyring: Option<Rc<Keyring>>,
+}
+
+impl Watch {
+    /// Looks at the first call, and after each reload. Gives the secrets if they are not those that it has found before, and an error
+    /// if what is configured cannot be used. It needs no transaction.
+    pub fn look(&mut self) -> Result<Option<Rc<Keyring>>, Failure> {
+        let reloaded_at = Some(reloaded_at());
+        if std::mem::replace(&mut self.reloaded_at, reloaded_at) == reloaded_at {
+            return Ok(None);
+        }
+        let found = match settings::hmac_secret_file() {
+            Some(path) => Some(from_file(&path).map_err(|why| unusable_file_named(&path, &why))?),
+            None => from_environment()?,
+        };
+        let is_known = |keyring: &Rc<Keyring>| self.keyring.as_ref().is_some_and(|known| known.is_same(keyring));
+        let Some(keyring) = found.filter(|keyring| !is_known(keyring)) else { return Ok(None) };
+        self.keyring = Some(Rc::clone(&keyring));
+        Ok(Some(keyring))
     }
-    let outcome = match settings::hmac_secret_file() {
-        Some(path) => read_file(&path).map(drop).map_err(|why| unusable_file_named(&path, &why)),
-        None => from_environment().map(drop),
-    };
-    if let Err(failure) = outcome {
-        failure.warn();
+}
+
+/// Says in the log which secrets are too short.
+pub fn warn_if_short(keyring: &Keyring) {
+    for key_id in keyring.short() {
+        let message = format!("HMAC secret with key_id \"{key_id}\" is shorter than {SHORTEST_SECRET} bytes");
+        Failure::new(PgSqlErrorCode::ERRCODE_CONFIG_FILE_ERROR, message)
+            .detail("Whoever sees a signature can find a short secret by trying, and then sign what he likes.")
+            .hint("Use at least 32 random bytes, such as \"openssl rand -hex 32\" gives, with a key_id of their own.")
+            .warn();
     }
 }
 

@@ -8,7 +8,7 @@ mod entries;
 mod scan;
 mod short_values;
 
-use super::bulk_insert::BulkInsert;
+use super::bulk_insert::{self, BulkInsert};
 use super::database;
 use super::errorless;
 use super::errors::{or_raise, Failure};
@@ -156,11 +156,34 @@ impl Table {
     /// Puts `row` in the place of the row at `tid`.
     pub fn update(&self, tid: &mut pg_sys::ItemPointerData, row: &[Option<pg_sys::Datum>]) {
         let tuple = self.form(row);
-        // SAFETY: as in insert(); an ERROR if another transaction changed the row meanwhile.
+        // SAFETY: a tuple of this table's shape, which the slot frees; an ERROR if another transaction changed the row meanwhile.
         unsafe {
-            pg_sys::CatalogTupleUpdate(self.relation, tid, tuple);
-            pg_sys::heap_freetuple(tuple);
+            let slot = pg_sys::MakeSingleTupleTableSlot(self.descriptor(), &raw const pg_sys::TTSOpsHeapTuple);
+            pg_sys::ExecStoreHeapTuple(tuple, slot, true);
+            let mut indexes = Default::default();
+            let none = indexes;
+            // A heap has no use for the snapshot.
+            pg_sys::simple_table_tuple_update(self.relation, tid, slot, std::ptr::null_mut(), &mut indexes);
+            if indexes != none {
+                #[cfg(any(feature = "pg14", feature = "pg15"))]
+                let only_summarizing = false;
+                #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+                let only_summarizing = indexes == pg_sys::TU_UpdateIndexes::TU_Summarizing;
+                self.index(slot, only_summarizing);
+            }
+            pg_sys::ExecDropSingleTupleTableSlot(slot);
         }
+    }
+
+    /// Inserts the index entries of a new row version.
+    ///
+    /// # Safety
+    /// As for [`bulk_insert::insert_index_entries`].
+    unsafe fn index(&self, slot: *mut pg_sys::TupleTableSlot, only_summarizing: bool) {
+        let (indexes, executor) = (pg_sys::CatalogOpenIndexes(self.relation), pg_sys::CreateExecutorState());
+        bulk_insert::insert_index_entries(indexes, executor, slot, only_summarizing);
+        pg_sys::FreeExecutorState(executor);
+        pg_sys::CatalogCloseIndexes(indexes);
     }
 
     /// Deletes the row at `tid`; an ERROR if another transaction changed it meanwhile.

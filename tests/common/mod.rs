@@ -244,8 +244,7 @@ impl Cluster {
             .current_dir(&self.dir)
             .stdout(log.try_clone().unwrap())
             .stderr(log)
-            .env_remove("INTEGRITY_HMAC_SECRET")
-            .env_remove("RUST_BACKTRACE");
+            .env_remove("INTEGRITY_HMAC_SECRET");
         if let Some(secret) = &self.options.secret {
             command.env("INTEGRITY_HMAC_SECRET", secret);
         }

@@ -43,15 +43,16 @@ impl Mark {
         }
         // Also in this order: a transaction says that its lines are to be voided, or are those of a prepared one, before it
         // counts as ended; and what is committed by then, the scan sees.
-        let prepared: Vec<FileRange> = {
+        let prepared = {
             let fields = mirror.lock();
             if fields.has_aborted() {
                 return;
             }
-            // All behind the mark is read anyway.
-            let open = fields.prepared.iter().filter(|lines| lines.xid != 0 && lines.from < self.bytes);
-            open.map(|lines| FileRange { from: lines.from, to: lines.to.min(self.bytes) }).collect()
+            fields.prepared
         };
+        // All behind the mark is read anyway.
+        let open = prepared.iter().filter(|lines| lines.xid != 0 && lines.from < self.bytes);
+        let prepared = open.map(|lines| FileRange { from: lines.from, to: lines.to.min(self.bytes) }).collect();
         let is_backlog = mirror.slot.pending.load(Ordering::Acquire) > MAX_NOTED as i64;
         let pending = if is_backlog { None } else { pending_entries() };
         self.before = pending.map(|pending| Before { pending, prepared });

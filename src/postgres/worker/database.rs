@@ -3,6 +3,7 @@
 use super::baselines::Baselines;
 use super::keeper::Keeper;
 use super::pace::Pace;
+use super::signing_keys;
 use super::transactions::{in_sealing, in_transaction};
 use crate::postgres::blocks::{self, Batch, Extent};
 use crate::postgres::errors::or_raise;
@@ -14,7 +15,7 @@ use crate::postgres::mirror::prepared;
 use crate::postgres::mirror::remembered::Remembered;
 use crate::postgres::mirror::requests;
 use crate::postgres::mirror::shared::Request;
-use crate::postgres::secrets;
+use crate::postgres::secrets::Watch;
 use crate::postgres::settings::{self, MirrorMode};
 use crate::postgres::shared::{shared, DatabaseSlot, PendingCount, Shared, WorkerState};
 use crate::postgres::tables::{self, Table};
@@ -124,6 +125,7 @@ fn extension_exists() -> bool {
 
 struct Worker {
     mirror: Mirror,
+    secrets: Watch,
     keeper: Keeper,
     baselines: Baselines,
     /// It was made sure that the ledger is this database's own.
@@ -151,6 +153,7 @@ impl Worker {
         let mirror = Mirror { shared, slot };
         Worker {
             mirror,
+            secrets: Watch::default(),
             keeper: Keeper::new(mirror),
             baselines: Baselines::new(slot),
             is_own: false,
@@ -175,8 +178,16 @@ impl Worker {
             if self.must_leave() {
                 return;
             }
-            secrets::warn_if_unusable();
+            let news = self.secrets.look().unwrap_or_else(|unusable| {
+                unusable.warn();
+                None
+            });
             let outcome = self.work();
+            // Who records waits for the work, and not for this.
+            if let Some(keyring) = news {
+                signing_keys::check(&keyring);
+                self.look_again = true;
+            }
             let wait = self.account(outcome);
             self.report_idle();
             super::sleep(wait);

@@ -1,6 +1,7 @@
 //! The launcher: finds the databases that have a ledger and sees that each has a worker.
 
 use crate::postgres::errors::Failure;
+use crate::postgres::secrets;
 use crate::postgres::shared::{shared, DatabaseSlot, Shared, WorkerState};
 use pgrx::bgworkers::{BackgroundWorkerBuilder, BackgroundWorkerStatus, BgWorkerStartTime, DynamicBackgroundWorker};
 use pgrx::{pg_guard, pg_sys, IntoDatum, PgSqlErrorCode};
@@ -37,7 +38,12 @@ pub unsafe extern "C-unwind" fn pg_notary_launcher_main(_arg: pg_sys::Datum) {
     shared.launcher.enlist();
     shared.rescan.store(true, Ordering::Release);
     let mut launcher = Launcher { shared, last_start: HashMap::new(), looked_at: Vec::new(), complained: false };
+    let mut secrets = secrets::Watch::default();
     loop {
+        // What cannot be used, the workers say.
+        if let Ok(Some(keyring)) = secrets.look() {
+            secrets::warn_if_short(&keyring);
+        }
         let wait = launcher.run_once();
         super::sleep(wait);
     }

@@ -16,6 +16,7 @@ pub mod database;
 mod keeper;
 pub mod launcher;
 mod pace;
+mod signing_keys;
 mod transactions;
 
 use crate::postgres::wait_events;

@@ -1,0 +1,116 @@
+//! Whether the secrets are those that entries were signed with.
+//!
+//! Where a key_id is given another secret, what is signed from then on is as good as before, and whoever verifies finds every older
+//! entry with a bad signature, as if it had been tampered with. The log is to say what it is before.
+
+use super::transactions::in_transaction;
+use crate::ledger::signature::Keyring;
+use crate::postgres::errors::Failure;
+use crate::postgres::mirror::remembered;
+use crate::postgres::partitions;
+use crate::postgres::tables::{self, entry_column, LatestSnapshot, Row, Table, TableScan};
+use pgrx::{check_for_interrupts, pg_sys, PgSqlErrorCode};
+use std::collections::BTreeMap;
+use uuid::Uuid;
+
+/// Pages at the end of a table, where its newest rows most likely are, that are all looked at.
+const NEWEST_PAGES: u32 = 16;
+/// Pages that are looked at in all, of some 30 entries each.
+const MOST_PAGES: usize = 256;
+
+/// What was found of one key.
+#[derive(Default)]
+struct Found {
+    entries: u64,
+    bad: u64,
+    /// One that is bad.
+    example: Uuid,
+}
+
+/// Says in the log which of these secrets does not verify what was signed under its name.
+pub(super) fn check(keyring: &Keyring) {
+    match in_transaction(|| (look(keyring), remembered::database_name())) {
+        Ok((found, database)) => {
+            let wrong = found.iter().filter(|(_, found)| found.bad > 0);
+            wrong.for_each(|(key_id, found)| found.complaint(key_id, &database).warn());
+        }
+        Err(cause) => pgrx::log!("pg_notary worker could not check the HMAC secrets: {cause}"),
+    }
+}
+
+impl Found {
+    fn complaint(&self, key_id: &str, database: &str) -> Failure {
+        let Found { entries, bad, example } = self;
+        let message = format!("HMAC secret with key_id \"{key_id}\" does not verify what was signed with that key_id");
+        Failure::new(PgSqlErrorCode::ERRCODE_CONFIG_FILE_ERROR, message)
+            .detail(format!(
+                "Of {entries} such entries of database \"{database}\" that were looked at, {bad} have another signature than it \
+                 makes, one of them entry {example}."
+            ))
+            .hint(
+                "If the secret was changed, give the old one back to this key_id, and a new key_id to the new one, in \
+                 ledger.hmac_secret_file. If it was not, see ledger.find_tampering().",
+            )
+    }
+}
+
+/// Looks at some entries: those that are pending and the newest that are sealed, and ever fewer of those before, so that older keys are
+/// found as well. Not at the newest alone, which may be signed with what the secret is by now.
+fn look(keyring: &Keyring) -> BTreeMap<String, Found> {
+    let snapshot = LatestSnapshot::take();
+    let pending = tables::oid_of("entries_pending");
+    let sealed = partitions::sealed();
+    let newest_first = sealed.iter().rev().map(|partition| partition.oid);
+    let mut found = BTreeMap::new();
+    let mut left = MOST_PAGES;
+    for table in std::iter::once(pending).chain(newest_first).filter_map(open_unless_locked) {
+        for page in sample(table.pages()).take(left) {
+            look_at(&table, page, &snapshot, keyring, &mut found);
+            left -= 1;
+        }
+    }
+    found
+}
+
+/// Nobody is waited for: a table of which others keep everyone is left out. So is one that cannot be scanned.
+fn open_unless_locked(oid: pg_sys::Oid) -> Option<Table> {
+    // SAFETY: inside a transaction, which keeps the lock.
+    let is_locked = unsafe { pg_sys::ConditionalLockRelationOid(oid, pg_sys::AccessShareLock as pg_sys::LOCKMODE) };
+    is_locked.then(|| Table::open_entries(oid, pg_sys::AccessShareLock)).filter(Table::is_heap)
+}
+
+/// The last of so many pages, and then such as are twice as far from the end, each, as the one before.
+fn sample(pages: u32) -> impl Iterator<Item = u32> {
+    let farther = std::iter::successors(NEWEST_PAGES.checked_mul(2), |distance| distance.checked_mul(2));
+    let distances = (1..=NEWEST_PAGES).chain(farther);
+    distances.take_while(move |distance| *distance <= pages).map(move |distance| pages - distance)
+}
+
+fn look_at(
+    table: &Table,
+    page: u32,
+    snapshot: &LatestSnapshot,
+    keyring: &Keyring,
+    found: &mut BTreeMap<String, Found>,
+) {
+    check_for_interrupts!();
+    let mut scan = TableScan::start_pages(table, snapshot, page, 1);
+    let mut row = Row::default();
+    while let Some(tuple) = scan.next() {
+        table.deform_into(tuple, &mut row);
+        note(&row, keyring, found);
+    }
+}
+
+fn note(row: &Row, keyring: &Keyring, found: &mut BTreeMap<String, Found>) {
+    let text = |column| row.text(column);
+    let (Some(key_id), Some(signature)) = (text(entry_column::KEY_ID), text(entry_column::SIGNATURE)) else { return };
+    let data_hash = text(entry_column::DATA_HASH).unwrap_or_default();
+    let Some(is_good) = keyring.verify(key_id, data_hash, signature) else { return };
+    let found = found.entry(key_id.to_owned()).or_default();
+    found.entries += 1;
+    if !is_good {
+        found.bad += 1;
+        found.example = row.uuid(entry_column::ID).unwrap_or_default();
+    }
+}

@@ -1,0 +1,41 @@
+//! Errors as their readers see them.
+#![cfg(feature = "cluster-tests")]
+
+mod common;
+
+use common::ledger::*;
+use common::Options;
+
+/// A server may have the variable in its environment for the sake of another extension.
+#[test]
+fn errors_are_the_same_where_backtraces_of_rust_are_asked_for() {
+    let texts = |options: Options| {
+        let (_cluster, mut client) = start(options);
+        client
+            .batch_execute(
+                "CREATE TABLE t (id int PRIMARY KEY); SELECT ledger.track('t'); INSERT INTO t VALUES (1);
+                 CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'a trigger' USING detail = 'its detail'; END $$;
+                 CREATE TABLE failing (id int PRIMARY KEY, other int); SELECT ledger.track('failing');
+                 CREATE TRIGGER fail BEFORE INSERT ON failing FOR EACH ROW EXECUTE FUNCTION fail()",
+            )
+            .unwrap();
+        let append = "SELECT ledger.append_entry('test', '00000000-0000-7000-8000-000000000001', repeat('a', 64))";
+        client.batch_execute(append).unwrap();
+        [
+            append,
+            "INSERT INTO ledger.entries (entry_type, data_hash) VALUES ('test', 'no hash')",
+            "INSERT INTO t VALUES (1)",
+            "INSERT INTO failing VALUES (1)",
+            "SELECT ledger.track('pg_class')",
+            "SELECT ledger.verify_file_integrity('/nowhere')",
+            "DELETE FROM ledger.entries",
+            "SELECT ledger.hash_and_record('item_signed', '{}')",
+            "COPY ledger.entries FROM '/nowhere' WITH (FORMAT jsonl)",
+        ]
+        .map(|statement| (statement, all_text(&error(&mut client, statement))))
+    };
+    let [usual, asked_for] = ["0", "1"].map(|backtrace| texts(Options::new().env("RUST_BACKTRACE", backtrace)));
+    for (usual, asked_for) in usual.iter().zip(&asked_for) {
+        assert_eq!(usual, asked_for);
+    }
+}
