@@ -8,65 +8,11 @@ mod common;
 
 use common::faults::*;
 use common::ledger::*;
-use common::{send, wait_until, Cluster};
-use postgres::error::SqlState;
-use postgres::{Client, Error};
+use common::{send, wait_until};
 use std::fs;
-use std::thread::{self, JoinHandle};
 
 /// Its line goes through the ring in many pieces.
 const LONG: &str = "SELECT ledger.hash_and_record('long', '1', jsonb_build_object('pad', repeat('x', 3000000)))";
-
-/// A session that runs a statement in the background.
-struct Background {
-    pid: u32,
-    running: JoinHandle<Result<(), Error>>,
-}
-
-impl Background {
-    fn run(cluster: &Cluster, before: &str, statement: &'static str) -> Background {
-        let mut session = cluster.connect("postgres");
-        session.batch_execute(before).unwrap();
-        let pid = number(&mut session, "SELECT pg_backend_pid()") as u32;
-        Background { pid, running: thread::spawn(move || session.simple_query(statement).map(|_| ())) }
-    }
-
-    /// One that waits for the file, or hangs at it.
-    #[track_caller]
-    fn waiting(cluster: &Cluster, client: &mut Client, statement: &'static str) -> Background {
-        let background = Background::run(cluster, "", statement);
-        // Before Postgres 17 an extension cannot name its wait events.
-        wait_for(
-            client,
-            &format!(
-                "(SELECT wait_event ~ '^(PgNotaryMirror.*|Extension)$' FROM pg_stat_activity WHERE pid = {})",
-                background.pid
-            ),
-        );
-        background
-    }
-
-    #[track_caller]
-    fn ends(self) -> Result<(), Error> {
-        in_time("a commit", move || self.running.join().unwrap())
-    }
-
-    #[track_caller]
-    fn cancel(self, client: &mut Client) {
-        client.batch_execute(&format!("SELECT pg_cancel_backend({})", self.pid)).unwrap();
-        assert_eq!(self.ends().unwrap_err().code(), Some(&SqlState::QUERY_CANCELED));
-    }
-}
-
-/// Recording and sealing work, nothing is in the file but lines, and it and the tables agree.
-#[track_caller]
-fn assert_whole(cluster: &Cluster, client: &mut Client) {
-    Background::run(cluster, "SET statement_timeout = '15s'", RECORD).ends().unwrap();
-    seal(client);
-    assert!(!fs::read(file(client)).unwrap().contains(&0), "zeros in the file");
-    assert_intact(client);
-    assert!(ids_in_table(client).is_subset(&ids_in_file(&file(client))), "an entry without its line");
-}
 
 #[test]
 fn a_line_that_is_cut_off_takes_no_line_before_it_along() {

@@ -1,11 +1,13 @@
 //! Faults on purpose: places where a test can have the server killed, a process hang, or the file fail. Release builds have
 //! none of it: without the feature `fault-injection` every function here is empty.
 //!
-//! The file `pg_notary.fault` in the data directory names one place and what happens there, as `PLACE:ACTION`. `kill`, `exit`
-//! and `error` happen once: the file is removed first. `hang`, `errors` and `read_only` last as long as the file is there. The
-//! places, in the order in which a commit comes by: `before_write`, `write`, `mid_write`, `before_sync`, `sync`, `after_sync`,
-//! `before_commit`, `after_commit`; `after_abort`, of a transaction with lines, before it says so; `before_block_line`, between
-//! the commit of a block and its line; and `no_ledger`, when a worker has found none in its database.
+//! The file `pg_notary.fault` in the data directory names a place and what happens there, as `PLACE:ACTION`, or some of them, one a
+//! line. `kill`, `exit` and `error` happen once: the file is removed first. `hang`, `errors` and `read_only` last as long as the
+//! file is there. The places, in the order in which a commit comes by: `before_write`, `write`, `mid_write`, `before_sync`, `sync`,
+//! `after_sync`, `before_commit`, `after_commit`; `cut` and `cut_sync`, when the file is cut back, before and after it is shorter;
+//! `after_abort`, of a transaction with lines, before it says so; `before_block_line`, between the commit of a block and its line.
+//! And of the worker: `no_ledger`, when it has found none in its database; `take_over`, when it syncs the file that it opens;
+//! `look_for_extension` and `settle_prepared`, the transactions of these names.
 
 #[cfg(feature = "fault-injection")]
 pub use injected::*;
@@ -22,6 +24,7 @@ mod none {
         false
     }
     pub fn at(_place: &str) {}
+    pub fn raise_at(_place: &str) {}
     pub fn error_at(_place: &str) -> std::io::Result<()> {
         Ok(())
     }
@@ -47,7 +50,8 @@ mod injected {
     }
 
     fn is_set(place: &str, action: &str) -> bool {
-        std::fs::read_to_string(FAULT_FILE).is_ok_and(|fault| fault.trim() == format!("{place}:{action}"))
+        let fault = format!("{place}:{action}");
+        std::fs::read_to_string(FAULT_FILE).is_ok_and(|faults| faults.lines().any(|line| line.trim() == fault))
     }
 
     /// Whether it happens now, for the only time.
@@ -67,6 +71,13 @@ mod injected {
         }
         while is_set(place, "hang") {
             std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// An ERROR, as a cancel or a catalog that cannot be read is one.
+    pub fn raise_at(place: &str) {
+        if happens_once(place, "error") {
+            pgrx::error!("fault at {place}");
         }
     }
 

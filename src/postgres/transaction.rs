@@ -378,7 +378,7 @@ unsafe extern "C-unwind" fn on_subtransaction_event(
     let level = errorless::nest_level();
     if event == pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB {
         // Of block lines: no subtransaction is left when those of entries are appended.
-        ending::abandon_append();
+        ending::abandon_waits();
         // The command that needed them has failed, or comes to nothing.
         CURRENT.with_borrow_mut(|current| current.at_end.resume_from(level));
     }

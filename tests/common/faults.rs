@@ -2,10 +2,11 @@
 
 use super::ledger::*;
 use super::{give_to_server, wait_until, Cluster, Options};
-use postgres::Client;
+use postgres::error::SqlState;
+use postgres::{Client, Error};
 use std::fs;
 use std::path::PathBuf;
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 pub fn fault_file(cluster: &Cluster) -> PathBuf {
     cluster.data_dir().join("pg_notary.fault")
@@ -53,4 +54,83 @@ pub fn commit_in_background(cluster: &Cluster, before: &str) -> (thread::JoinHan
     let pid = number(&mut session, "SELECT pg_backend_pid()");
     let statement = format!("/* waits */ {RECORD}");
     (thread::spawn(move || session.simple_query(&statement).map(|_| ())), pid)
+}
+
+/// A session that runs a statement in the background.
+pub struct Background {
+    pub pid: u32,
+    running: JoinHandle<Result<(), Error>>,
+}
+
+impl Background {
+    pub fn run(cluster: &Cluster, before: &str, statement: &'static str) -> Background {
+        let mut session = cluster.connect("postgres");
+        session.batch_execute(before).unwrap();
+        Background::run_in(session, statement)
+    }
+
+    pub fn run_in(mut session: Client, statement: &'static str) -> Background {
+        let pid = number(&mut session, "SELECT pg_backend_pid()") as u32;
+        Background { pid, running: thread::spawn(move || session.simple_query(statement).map(|_| ())) }
+    }
+
+    /// One that waits for the file, or hangs at it.
+    #[track_caller]
+    pub fn waiting(cluster: &Cluster, client: &mut Client, statement: &'static str) -> Background {
+        let background = Background::run(cluster, "", statement);
+        background.wait_until_waiting(client);
+        background
+    }
+
+    #[track_caller]
+    pub fn wait_until_waiting(&self, client: &mut Client) {
+        // Before Postgres 17 an extension cannot name its wait events.
+        wait_for(
+            client,
+            &format!(
+                "(SELECT wait_event ~ '^(PgNotaryMirror.*|Extension)$' FROM pg_stat_activity WHERE pid = {})",
+                self.pid
+            ),
+        );
+    }
+
+    #[track_caller]
+    pub fn ends(self) -> Result<(), Error> {
+        in_time("a statement", move || self.running.join().unwrap())
+    }
+
+    #[track_caller]
+    pub fn cancel(self, client: &mut Client) {
+        client.batch_execute(&format!("SELECT pg_cancel_backend({})", self.pid)).unwrap();
+        assert_eq!(self.ends().unwrap_err().code(), Some(&SqlState::QUERY_CANCELED));
+    }
+
+    /// What the error says that it ends with.
+    #[track_caller]
+    pub fn fails(self) -> String {
+        all_text(self.ends().unwrap_err().as_db_error().expect("the session lives"))
+    }
+}
+
+/// Recording and sealing work, nothing is in the file but lines, and it and the tables agree.
+#[track_caller]
+pub fn assert_whole(cluster: &Cluster, client: &mut Client) {
+    Background::run(cluster, "SET statement_timeout = '15s'", RECORD).ends().unwrap();
+    seal(client);
+    assert!(!fs::read(file(client)).unwrap().contains(&0), "zeros in the file");
+    assert_intact(client);
+    assert!(ids_in_table(client).is_subset(&ids_in_file(&file(client))), "an entry without its line");
+}
+
+#[track_caller]
+pub fn writer_pid(client: &mut Client) -> u32 {
+    number(client, "SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_notary writer'") as u32
+}
+
+/// Ends the worker, and waits until it is gone.
+#[track_caller]
+pub fn terminate_worker(client: &mut Client) {
+    let worker = worker_pid(client);
+    client.batch_execute(&format!("SELECT pg_terminate_backend({worker})")).unwrap();
+    wait_for(client, &format!("(SELECT count(*) = 0 FROM pg_stat_activity WHERE pid = {worker})"));
 }

@@ -24,6 +24,7 @@ const PIECE_BYTES: usize = RING_BYTES / 4;
 const FINISH_DEADLINE: Duration = Duration::from_secs(5);
 
 const SWITCHED_OFF: &str = "The mirror has been switched off.";
+const CLOSED: &str = "The worker has closed the file, and opens it again by itself.";
 
 /// How far lines must be before an append returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -245,8 +246,8 @@ impl Mirror {
             if fields.failures != at.failures {
                 return Err(self.failure(&fields.cause.get()));
             }
-            if at.is_begun && fields.attachment == Attachment::Off {
-                return Err(self.failure(SWITCHED_OFF));
+            if at.is_begun {
+                self.check_may_come(&fields)?;
             }
             // The worker has begun to look at the file since, and lets nobody begin.
             if !at.is_begun && !self.may_append(&fields) {
@@ -296,9 +297,7 @@ impl Mirror {
                     self.end_append(fields);
                     return Ok(());
                 }
-                if fields.attachment == Attachment::Off {
-                    return Err(self.failure(SWITCHED_OFF));
-                }
+                self.check_may_come(&fields)?;
                 if at.goal == Goal::Synced {
                     fields.sync_wanted = fields.sync_wanted.max(at.end);
                 }
@@ -316,7 +315,22 @@ impl Mirror {
         }
     }
 
-    /// Waits until everything that is in the ring now is on disk, or discarded; returns the offset of its end.
+    /// Whether lines in the ring may still come as far as they must be. Nobody begins a round at a file that is not open, and when
+    /// it is opened again whoever waits fails. The worker, who opens it, must not wait for that; nor may who seals, whose lock the
+    /// worker takes first, even for the end of a round: it may hang.
+    fn check_may_come(&self, fields: &LockedMirror<'_>) -> Result<(), Failure> {
+        let opens_it = || self.slot.worker.is_me() || transaction::holds_sealing_lock();
+        match fields.attachment {
+            Attachment::Attached | Attachment::Repairing => Ok(()),
+            Attachment::Detached if fields.writing && !opens_it() => Ok(()),
+            Attachment::Detached => Err(self.failure(CLOSED)),
+            Attachment::Failed => Err(self.failure(&fields.cause.get())),
+            Attachment::Off => Err(self.failure(SWITCHED_OFF)),
+        }
+    }
+
+    /// Waits until everything that is in the ring now is on disk, or discarded; returns the offset of its end. Fails where nobody
+    /// can write it before this process or another has opened the file again.
     pub fn flush(&self) -> Result<u64, Failure> {
         wait_events::register();
         let mut at = Position { is_begun: true, ..Position::now(&self.lock(), Goal::Synced) };

@@ -18,6 +18,8 @@ pub struct Trouble {
     pub reattach: bool,
     /// Somebody else has been at the file: the worker is to look at all of it.
     pub suspect: bool,
+    /// The file may be longer than what is on disk, whatever a sync says from now on: the kernel tells of an error once.
+    pub unsynced: bool,
 }
 
 impl Trouble {
@@ -26,15 +28,16 @@ impl Trouble {
             cause: format!("could not {what} mirror file \"{}\": {}", path.display(), cause(&error)),
             reattach: false,
             suspect: false,
+            unsynced: false,
         }
     }
 
     pub fn lasting(cause: String) -> Self {
-        Trouble { cause, reattach: true, suspect: false }
+        Trouble { cause, reattach: true, suspect: false, unsynced: false }
     }
 
     fn suspicious(cause: String) -> Self {
-        Trouble { cause, reattach: true, suspect: true }
+        Trouble { suspect: true, ..Trouble::lasting(cause) }
     }
 }
 
@@ -264,7 +267,9 @@ pub fn sync_directory(directory: &Path) -> Result<(), Trouble> {
 
 /// Cuts off what a failed write has left.
 pub fn cut(file: &File, path: &Path, size: u64) -> Result<(), Trouble> {
-    file.set_len(size)
+    faults::error_at("cut")
+        .and_then(|()| file.set_len(size))
+        .and_then(|()| faults::error_at("cut_sync"))
         .and_then(|()| file.sync_data())
-        .map_err(|error| Trouble { reattach: true, ..Trouble::passing("truncate", path, error) })
+        .map_err(|error| Trouble { reattach: true, unsynced: true, ..Trouble::passing("truncate", path, error) })
 }

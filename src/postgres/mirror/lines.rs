@@ -67,6 +67,7 @@ impl LineBuffer {
     /// Closes the temporary file: at COMMIT Postgres would take an open one for a leak.
     pub fn close_spill(&mut self) {
         if !self.spill.is_null() {
+            let _owned = Owned::by_transaction();
             // SAFETY: created in spill_memory() by this transaction, which still runs, and not closed since.
             unsafe { pg_sys::BufFileClose(self.spill) }
             self.spill = std::ptr::null_mut();
@@ -74,16 +75,11 @@ impl LineBuffer {
     }
 
     fn spill_memory(&mut self) {
-        // SAFETY: runs inside a transaction. The file is made in the transaction's own context and resource owner, so it
-        // outlives subtransactions and portals, and Postgres removes it if the transaction aborts.
+        let _owned = Owned::by_transaction();
+        // SAFETY: runs inside a transaction, as `_owned` says; the memory is there as long as it is written from.
         unsafe {
             if self.spill.is_null() {
-                let context = pg_sys::MemoryContextSwitchTo(pg_sys::TopTransactionContext);
-                let owner = pg_sys::CurrentResourceOwner;
-                pg_sys::CurrentResourceOwner = pg_sys::TopTransactionResourceOwner;
                 self.spill = pg_sys::BufFileCreateTemp(false);
-                pg_sys::CurrentResourceOwner = owner;
-                pg_sys::MemoryContextSwitchTo(context);
             }
             self.seek(self.spilled);
             pg_sys::BufFileWrite(self.spill, self.memory.as_mut_ptr() as *mut c_void as *mut _, self.memory.len());
@@ -99,11 +95,43 @@ impl LineBuffer {
     }
 
     fn read(&self, offset: u64, into: &mut [u8]) {
+        // To seek may write what has not been written yet.
+        let _owned = Owned::by_transaction();
         self.seek(offset);
         // SAFETY: the file is open and `into` has room for that many bytes.
         let read = unsafe { pg_sys::BufFileRead(self.spill, into.as_mut_ptr().cast(), into.len()) };
         if read != into.len() {
             pgrx::error!("could not read back temporary file of recorded entries: {read} of {} bytes", into.len());
+        }
+    }
+}
+
+/// While it lives, what Postgres makes belongs to the whole transaction: it outlives subtransactions and portals, and goes when the
+/// transaction aborts. An ERROR ends that too. Postgres itself leaves its temporary file's owner in place then, as nothing of
+/// it runs before the abort; but here destructors do, and one that releases a buffer of another owner would raise a second ERROR.
+struct Owned {
+    context: pg_sys::MemoryContext,
+    owner: pg_sys::ResourceOwner,
+}
+
+impl Owned {
+    fn by_transaction() -> Owned {
+        // SAFETY: plain globals of this process; in a transaction both of its own are there.
+        unsafe {
+            let owned = Owned { context: pg_sys::CurrentMemoryContext, owner: pg_sys::CurrentResourceOwner };
+            pg_sys::CurrentMemoryContext = pg_sys::TopTransactionContext;
+            pg_sys::CurrentResourceOwner = pg_sys::TopTransactionResourceOwner;
+            owned
+        }
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        // SAFETY: what was current when this was made, which outlives the call that made it.
+        unsafe {
+            pg_sys::CurrentMemoryContext = self.context;
+            pg_sys::CurrentResourceOwner = self.owner;
         }
     }
 }

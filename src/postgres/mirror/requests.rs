@@ -8,12 +8,20 @@ use crate::postgres::settings::{self, MirrorMode};
 use crate::postgres::transaction;
 use crate::postgres::wait_events;
 use pgrx::prelude::*;
-use pgrx::PgSqlErrorCode;
+use pgrx::{PgSqlErrorCode, PgTryBuilder};
+use std::cell::Cell;
+use std::ffi::CStr;
+use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// What the answer to a failed request begins with, where the old file has been put aside.
 const KEPT: &str = "the old file is kept as ";
+
+thread_local! {
+    /// What this process has asked and waits for, by the count of requests that were answered before.
+    static ASKED: Cell<Option<u64>> = const { Cell::new(None) };
+}
 
 /// How long a worker may be missing before nobody waits for it any more.
 const WORKER_DEADLINE: Duration = Duration::from_secs(30);
@@ -29,7 +37,7 @@ fn mirror_restart() -> Option<String> {
 }
 
 /// Has the worker do it, and waits for its answer.
-fn ask(request: Request, function: &std::ffi::CStr) -> Result<String, Failure> {
+fn ask(request: Request, function: &CStr) -> Result<String, Failure> {
     let mirror = database::mirror()?;
     // SAFETY: raises an ERROR where nothing may be written.
     unsafe { pg_sys::PreventCommandIfReadOnly(function.as_ptr()) };
@@ -45,9 +53,58 @@ fn ask(request: Request, function: &std::ffi::CStr) -> Result<String, Failure> {
             .hint("View ledger.mirror_status shows how it gets on."));
         }
         fields.request = request;
+        ASKED.set(Some(fields.requests_done));
         fields.requests_done
     };
-    wait_for_answer(&mirror, request, done_before)
+    let waiting = AssertUnwindSafe(|| wait_for_answer(&mirror, request, done_before));
+    PgTryBuilder::new(waiting)
+        .catch_when(PgSqlErrorCode::ERRCODE_QUERY_CANCELED, |error| {
+            if give_up() == Left::ToWorker {
+                warn_of_what_is_done(function);
+            }
+            error.rethrow()
+        })
+        .execute()
+}
+
+/// Who has gone without an answer learns that there will be one, and where.
+fn warn_of_what_is_done(function: &CStr) {
+    let function = function.to_string_lossy();
+    Failure::new(PgSqlErrorCode::ERRCODE_WARNING, format!("the worker is at {function}, and ends it all the same"))
+        .hint("Its answer will be in the server's log; view ledger.mirror_status shows how it gets on.")
+        .warn();
+}
+
+/// What becomes of a request whose answer nobody waits for.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Left {
+    /// It has been answered, or the worker has not begun and will not.
+    Nothing,
+    /// The worker is at it.
+    ToWorker,
+}
+
+/// Takes a request back that has not been answered, if the worker has not begun. Cannot fail.
+fn take_back(mirror: &Mirror, done_before: u64) -> Left {
+    ASKED.set(None);
+    let mut fields = mirror.lock();
+    if fields.requests_done != done_before || fields.request == Request::None {
+        return Left::Nothing;
+    }
+    if fields.request_begun {
+        fields.request_given_up = true;
+        return Left::ToWorker;
+    }
+    fields.end_request();
+    Left::Nothing
+}
+
+/// This process gives up what it waits for: an error ends its transaction, or it is told to end. Cannot fail.
+pub fn give_up() -> Left {
+    match (ASKED.get(), database::mirror()) {
+        (Some(done_before), Ok(mirror)) => take_back(&mirror, done_before),
+        _ => Left::Nothing,
+    }
 }
 
 fn check_may_ask() -> Result<(), Failure> {
@@ -92,6 +149,7 @@ fn wait_for_answer(mirror: &Mirror, request: Request, done_before: u64) -> Resul
         {
             let fields = mirror.lock();
             if fields.requests_done > done_before {
+                ASKED.set(None);
                 MirrorState::stop_sleeping();
                 let (text, is_refused) = (fields.request_answer.get(), fields.request_failed);
                 return if is_refused { Err(failed(request, text)) } else { Ok(text) };
@@ -100,7 +158,7 @@ fn wait_for_answer(mirror: &Mirror, request: Request, done_before: u64) -> Resul
         if mirror.slot.worker.pid() != 0 {
             missing_since = None;
         } else if missing_since.get_or_insert_with(Instant::now).elapsed() > WORKER_DEADLINE {
-            mirror.lock().request = Request::None;
+            take_back(mirror, done_before);
             return Err(Failure::new(
                 PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
                 "the worker of this database does not run",
@@ -123,14 +181,41 @@ pub fn pending(mirror: &Mirror) -> Request {
     mirror.lock().request
 }
 
+/// The same, and the worker begins: whoever has asked can take it back no more.
+pub fn begin(mirror: &Mirror) -> Request {
+    let mut fields = mirror.lock();
+    fields.request_begun = fields.request != Request::None;
+    fields.request
+}
+
 /// Answers the request: with a text, or with what went wrong.
 pub fn answer(mirror: &Mirror, outcome: &Result<String, String>) {
     let mut fields = mirror.lock();
-    fields.request = Request::None;
+    let (request, is_given_up) = (fields.request, fields.request_given_up);
+    fields.end_request();
     fields.requests_done += 1;
     fields.request_failed = outcome.is_err();
     let (Ok(text) | Err(text)) = outcome;
     fields.request_answer.set(text);
     drop(fields);
     mirror.slot.mirror.broadcast();
+    if is_given_up {
+        log_answer(request, outcome);
+    }
+}
+
+/// For whoever has gone before it came.
+fn log_answer(request: Request, outcome: &Result<String, String>) {
+    match (request, outcome) {
+        (Request::Restart, Ok(kept)) if kept.is_empty() => {
+            pgrx::log!("pg_notary has begun a mirror file, as mirror_restart() asked; there was none before");
+        }
+        (Request::Restart, Ok(kept)) => {
+            pgrx::log!("pg_notary has begun a new mirror file, as mirror_restart() asked; {KEPT}\"{kept}\"");
+        }
+        (_, Ok(length)) => {
+            pgrx::log!("pg_notary has caught the mirror file up, as mirror_catch_up() asked: it has {length}");
+        }
+        (_, Err(cause)) => pgrx::log!("pg_notary could not do what was asked about the mirror file: {cause}"),
+    }
 }

@@ -24,7 +24,7 @@ const PATH_INTERVAL: i64 = 10_000;
 #[derive(Clone, Copy)]
 pub struct Round {
     number: u64,
-    pub generation: u64,
+    pub identity: FileIdentity,
     tail: u64,
     head: u64,
     written: u64,
@@ -87,7 +87,7 @@ impl Round {
         };
         Round {
             number: fields.rounds,
-            generation: fields.identity.generation,
+            identity: fields.identity,
             tail: fields.tail,
             head: fields.tail + (end - written),
             written,
@@ -121,11 +121,11 @@ impl Round {
         if self.cut_to != 0 {
             file::cut(file, path, self.cut_to).map_err(Failed::keeping(safe))?;
         } else {
-            self.write(slot, file, path).map_err(|trouble| cut_after(file, path, trouble, self.keep))?;
+            self.write(slot, file, path).map_err(|trouble| cut_after(file, path, trouble, self.keep, safe))?;
         }
         let mut durable = self.durable;
         if self.sync {
-            sync(file, path).map_err(|trouble| cut_after(file, path, trouble, safe))?;
+            sync(file, path).map_err(|trouble| cut_after(file, path, trouble, safe, safe))?;
             durable = self.durable_then;
         }
         let stamp = file::stamp(file, path).map_err(Failed::keeping(safe))?;
@@ -163,7 +163,12 @@ impl Round {
             match outcome {
                 // The ledger was dropped meanwhile, and perhaps there is another in its place; or the worker has not waited
                 // for a file that hangs, and can open it again now.
-                _ if fields.identity.generation != self.generation => call_worker = true,
+                _ if fields.identity.generation != self.identity.generation => {
+                    call_worker = true;
+                    if let Err(failed) = outcome {
+                        self.note_unsynced(&mut fields, &failed);
+                    }
+                }
                 Ok(done) => {
                     let is_synced = self.note_done(&mut fields, &done);
                     woken = Rounds::one(self.number);
@@ -173,6 +178,7 @@ impl Round {
                     }
                 }
                 Err(failed) => {
+                    self.note_unsynced(&mut fields, &failed);
                     call_worker = note_failed(&mut fields, &failed);
                 }
             }
@@ -185,6 +191,12 @@ impl Round {
             slot.worker.wake();
         }
         left
+    }
+
+    fn note_unsynced(&self, fields: &mut MirrorFields, failed: &Failed) {
+        if failed.trouble.unsynced {
+            fields.note_unsynced(self.identity.device, self.identity.inode, failed.keep);
+        }
     }
 
     /// Returns whether what was written is on disk.
@@ -256,8 +268,9 @@ fn sync(file: &File, path: &Path) -> Result<(), Trouble> {
     Ok(())
 }
 
-/// Cuts off what a failed write or sync has left.
-fn cut_after(file: &File, path: &Path, trouble: Trouble, keep: u64) -> Failed {
+/// Cuts off what a failed write or sync has left. Where that fails too, no more of the file stays than is `safe`: it may be the
+/// sync over what stands behind it that has failed.
+fn cut_after(file: &File, path: &Path, trouble: Trouble, keep: u64, safe: u64) -> Failed {
     // A file that somebody else has changed is not touched.
     if trouble.reattach {
         return Failed { trouble, keep, stamp: None };
@@ -266,7 +279,7 @@ fn cut_after(file: &File, path: &Path, trouble: Trouble, keep: u64) -> Failed {
         Ok(stamp) => Failed { trouble, keep, stamp: Some(stamp) },
         Err(worse) => {
             let cause = format!("{}; then {}", trouble.cause, worse.cause);
-            Failed { trouble: Trouble { cause, reattach: true, ..trouble }, keep, stamp: None }
+            Failed { trouble: Trouble { cause, reattach: true, unsynced: true, ..trouble }, keep: safe, stamp: None }
         }
     }
 }

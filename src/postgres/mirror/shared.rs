@@ -10,6 +10,8 @@ use crate::postgres::shared::{DatabaseSlot, LockGuard, Shared};
 use crate::postgres::tables;
 use pgrx::pg_sys;
 use std::cell::UnsafeCell;
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
@@ -90,6 +92,26 @@ pub struct FileStamp {
     pub changed: i64,
 }
 
+/// A part of a file that may not be on disk, as a sync has failed: everything behind `from`. The kernel tells of that once, and of
+/// the next sync that it went well.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Unsynced {
+    device: u64,
+    inode: u64,
+    from: u64,
+}
+
+impl Unsynced {
+    pub const NONE: Unsynced = Unsynced { device: 0, inode: 0, from: u64::MAX };
+
+    /// Where it begins in this file.
+    pub fn from(&self, file: &Metadata) -> Option<u64> {
+        let is_of_it = (self.device, self.inode) == (file.dev(), file.ino());
+        (is_of_it && self.from < file.len()).then_some(self.from)
+    }
+}
+
 /// Lines of a transaction that is prepared, and whose fate is open.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -159,6 +181,8 @@ pub struct MirrorFields {
     pub must_be_read: bool,
     /// Lines that commits rely on may be gone from the file.
     pub has_lost: bool,
+    /// What is to be cut off before the file is read.
+    pub unsynced: Unsynced,
     /// The last sync, or the write before it, has failed and none has gone well since; the cause says why.
     pub is_troubled: bool,
     /// Where a line begins that is on its way through the ring piece by piece; nobody else may put lines there. 0: none.
@@ -200,6 +224,9 @@ pub struct MirrorFields {
     pub last_block: i64,
     pub prepared: [PreparedLines; MAX_PREPARED],
     pub request: Request,
+    /// The worker is at it, and does it though nobody may wait for the answer any more.
+    pub request_begun: bool,
+    pub request_given_up: bool,
     /// Requests that have been answered, and the last answer.
     pub requests_done: u64,
     pub request_failed: bool,
@@ -278,6 +305,17 @@ impl MirrorFields {
         self.sync_wanted = self.sync_wanted.min(keep);
         (self.unfinished, self.cut_to) = (0, 0);
         (self.long_line_from, self.long_line_to) = (0, 0);
+    }
+
+    /// There is no request any more.
+    pub fn end_request(&mut self) {
+        (self.request, self.request_begun, self.request_given_up) = (Request::None, false, false);
+    }
+
+    /// Notes that a sync has failed of what stands behind `from`, and that it stands there still.
+    pub fn note_unsynced(&mut self, device: u64, inode: u64, from: u64) {
+        self.unsynced = Unsynced { device, inode, from };
+        self.has_lost |= from < self.promised;
     }
 
     /// Notes what somebody appends. Before that is committed, so that whoever sees the entry can know of its line.
@@ -402,10 +440,11 @@ impl MirrorState {
         fields.identity.generation += 1;
         (fields.head, fields.tail, fields.shift, fields.durable, fields.promised) = (0, 0, 0, 0, 0);
         (fields.void, fields.voiding, fields.last_block) = (FileRanges::NONE, FileRanges::NONE, 0);
-        (fields.request, fields.suspect, fields.ownership) = (Request::None, false, Ownership::default());
+        (fields.suspect, fields.ownership) = (false, Ownership::default());
+        fields.end_request();
         (fields.appending, fields.is_troubled) = (0, false);
         self.owners.clear();
-        (fields.must_be_read, fields.has_lost) = (false, false);
+        (fields.must_be_read, fields.has_lost, fields.unsynced) = (false, false, Unsynced::NONE);
         fields.prepared.iter_mut().for_each(|lines| lines.xid = 0);
         fields.was_attached = false;
     }

@@ -156,7 +156,7 @@ impl OpenFiles {
 
     fn do_round(&mut self, shared: &Shared, slot: &DatabaseSlot, round: Round) -> Result<Done, Failed> {
         let keep_durable = Failed::keeping(round.durable);
-        self.open(shared, slot, round.generation).map_err(keep_durable)?.do_round(slot, round)
+        self.open(shared, slot, round.identity.generation).map_err(keep_durable)?.do_round(slot, round)
     }
 
     /// The file of that attachment.

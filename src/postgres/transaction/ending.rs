@@ -12,7 +12,7 @@ use crate::postgres::items::pending;
 use crate::postgres::mirror::append::{Goal, Mirror};
 use crate::postgres::mirror::lines::LineBuffer;
 use crate::postgres::mirror::repeats::Repeats;
-use crate::postgres::mirror::{prepared, under_way};
+use crate::postgres::mirror::{prepared, requests, under_way};
 use crate::postgres::queue;
 use crate::postgres::settings::{self, MirrorMode};
 use crate::postgres::tracking;
@@ -174,8 +174,9 @@ pub(super) fn after_commit() {
     });
 }
 
-/// Ends an append that an error has ended.
-pub(super) fn abandon_append() {
+/// Ends an append that an error has ended, and what else was waited for.
+pub(super) fn abandon_waits() {
+    requests::give_up();
     if under_way::is_appending() {
         if let Ok(mirror) = database::mirror() {
             mirror.abandon();
@@ -186,7 +187,7 @@ pub(super) fn abandon_append() {
 /// Leaves the lines to the worker, which voids those that reached the file. Others can use the ids already: they wait until this
 /// transaction is no owner of lines any more, which it stays until all else is said.
 pub(super) fn after_abort() {
-    abandon_append();
+    abandon_waits();
     CURRENT.with_borrow_mut(|current| {
         if let Some(mirror) = current.mirror() {
             if let Some(range) = current.range {

@@ -194,19 +194,29 @@ impl Worker {
         }
     }
 
-    fn must_leave(&self) -> bool {
+    fn must_leave(&mut self) -> bool {
         if self.slot().worker_state() == WorkerState::Paused {
             return true;
         }
         if !self.slot().check_extension.swap(false, Ordering::AcqRel) {
             return false;
         }
-        let gone = !in_transaction(extension_exists).unwrap_or(true);
-        if gone {
-            self.mirror.shared.release_without_ledger(self.slot());
+        let exists = in_transaction(|| {
+            faults::raise_at("look_for_extension");
+            extension_exists()
+        });
+        match exists {
+            Ok(true) => {}
+            Ok(false) => self.mirror.shared.release_without_ledger(self.slot()),
+            // Cancelled, say: look again, though nobody wakes this process for it.
+            Err(_) => {
+                self.slot().check_extension.store(true, Ordering::Release);
+                self.look_again = true;
+                std::thread::sleep(SHORTEST_RETRY);
+            }
         }
         // Also where it was dropped and created again: another ledger, another file.
-        gone || self.keeper.has_file()
+        exists == Ok(false) || self.keeper.has_file()
     }
 
     /// Notes success or failure; returns how long to sleep.
@@ -330,7 +340,14 @@ impl Worker {
         self.recount_at = Some(Instant::now());
         self.slot().baselines.store(true, Ordering::Release);
         let mirror = self.mirror;
-        in_transaction(|| prepared::settle_decided(&mirror))
+        let settled = in_transaction(|| {
+            faults::raise_at("settle_prepared");
+            prepared::settle_decided(&mirror);
+        });
+        if settled.is_err() {
+            self.slot().prepared_decided.store(true, Ordering::SeqCst);
+        }
+        settled
     }
 
     /// Seals what is due, batch by batch, each in its own transaction.

@@ -82,8 +82,9 @@ impl Keeper {
         if mode == MirrorMode::Off {
             return self.let_go();
         }
-        if requests::pending(&self.mirror) != Request::None {
-            return self.do_request();
+        match requests::begin(&self.mirror) {
+            Request::None => {}
+            request => return self.do_request(request),
         }
         let is_attached = self.attached.is_some() && self.mirror.is_attached();
         let is_in_mode = self.attached_async == (mode == MirrorMode::Async);
@@ -139,10 +140,10 @@ impl Keeper {
     }
 
     /// Does what an administrator has asked for, and answers.
-    fn do_request(&mut self) -> Result<(), String> {
+    fn do_request(&mut self, request: Request) -> Result<(), String> {
         self.attached = None;
         let mirror = self.mirror;
-        let outcome = match requests::pending(&mirror) {
+        let outcome = match request {
             Request::None => return Ok(()),
             Request::CatchUp => self.attach(How::CatchUp).map(|()| format!("{} bytes", mirror.lock().durable)),
             Request::Restart => in_transaction(|| {

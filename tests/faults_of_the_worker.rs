@@ -1,0 +1,96 @@
+//! What the worker is told to do is done, also where its first attempt fails; and what it has been asked and has not begun is not
+//! done any more once whoever asked has gone.
+//!
+//! Needs an extension that was built with the feature `fault-injection`.
+#![cfg(feature = "cluster-tests")]
+
+mod common;
+
+use common::faults::*;
+use common::ledger::*;
+use common::{send, wait_until};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const RESTART: &str = "SELECT ledger.mirror_restart()";
+
+#[test]
+fn what_was_rolled_back_is_voided_though_the_worker_fails_at_the_first_look() {
+    let (cluster, mut client) = start_small(Local, "sync");
+    record(&mut client);
+    let path = file(&mut client);
+    client.batch_execute(&format!("BEGIN; {RECORD}; PREPARE TRANSACTION 'p'")).unwrap();
+    set_fault(&cluster, "settle_prepared:error");
+    client.batch_execute("ROLLBACK PREPARED 'p'").unwrap();
+    wait_until("the fault happens", PATIENCE, || !fault_file(&cluster).exists());
+    wait_until("the line is voided", PATIENCE, || of_type(&lines(&path), "void").len() == 1);
+    assert_whole(&cluster, &mut client);
+}
+
+#[test]
+fn a_worker_whose_ledger_was_dropped_leaves_though_it_fails_at_the_first_look() {
+    let (cluster, mut client) = start_small(Local, "off");
+    record(&mut client);
+    let worker = worker_pid(&mut client);
+    wait_for(&mut client, "(SELECT state = 'off' FROM ledger.mirror_status)");
+    set_fault(&cluster, "look_for_extension:error");
+    client.batch_execute("DROP EXTENSION pg_notary CASCADE").unwrap();
+    wait_until("the fault happens", PATIENCE, || !fault_file(&cluster).exists());
+    wait_for(&mut client, &format!("(SELECT count(*) = 0 FROM pg_stat_activity WHERE pid = {worker})"));
+    client.batch_execute("CREATE EXTENSION pg_notary").unwrap();
+    record_many(&mut client, 5);
+    wait_for(&mut client, "(SELECT pending_count = 0 FROM ledger.chain_stats)");
+}
+
+/// Files beside the mirror that mirror_restart() has put aside.
+fn put_aside(path: &Path) -> Vec<PathBuf> {
+    let name = format!("{}.", path.file_name().unwrap().to_str().unwrap());
+    let beside = fs::read_dir(path.parent().unwrap()).unwrap().map(|entry| entry.unwrap().path());
+    beside.filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with(&name)).collect()
+}
+
+#[test]
+fn a_restart_that_is_given_up_before_the_worker_begins_is_not_done() {
+    let (cluster, mut client) = start_small(Local, "sync");
+    record_many(&mut client, 2);
+    let path = file(&mut client);
+    for terminate in [false, true] {
+        let worker = worker_pid(&mut client);
+        stop_between_transactions(&mut client, worker);
+        let restart = Background::waiting(&cluster, &mut client, RESTART);
+        match terminate {
+            true => {
+                client.batch_execute(&format!("SELECT pg_terminate_backend({})", restart.pid)).unwrap();
+                restart.ends().unwrap_err();
+            }
+            false => restart.cancel(&mut client),
+        }
+        send(worker, libc::SIGCONT);
+        assert_whole(&cluster, &mut client);
+        assert_eq!(put_aside(&path), Vec::<PathBuf>::new(), "terminate: {terminate}");
+    }
+    // Nor does it keep others from asking.
+    client.batch_execute(RESTART).unwrap();
+    assert_eq!(put_aside(&path).len(), 1);
+    assert_whole(&cluster, &mut client);
+}
+
+#[test]
+fn a_restart_that_is_given_up_after_the_worker_has_begun_is_done_and_logged() {
+    let (cluster, mut client) = start_small(Local, "sync");
+    record_many(&mut client, 2);
+    let path = file(&mut client);
+    set_fault(&cluster, "before_commit:hang");
+    let commits = Background::run(&cluster, "", RECORD);
+    wait_until("its line is in the file", PATIENCE, || of_type(&lines(&path), "entry").len() == 3);
+    let restart = Background::run(&cluster, "", RESTART);
+    // The new file waits for the one who is about to commit.
+    wait_until("the old file is put aside", PATIENCE, || put_aside(&path).len() == 1);
+    restart.cancel(&mut client);
+    clear_fault(&cluster);
+    commits.ends().unwrap();
+    let kept = put_aside(&path).remove(0);
+    cluster.wait_for_log(&format!("the old file is kept as \"{}\"", kept.display()));
+    assert_whole(&cluster, &mut client);
+    assert_eq!(put_aside(&path), [kept]);
+}

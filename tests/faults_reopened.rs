@@ -1,0 +1,178 @@
+//! The file fails, or its worker goes, while others wait for it: nobody waits for what nobody does any more, the worker comes back
+//! to open the file, and what a failed sync may have left off the disk is written again.
+//!
+//! Needs an extension that was built with the feature `fault-injection`.
+#![cfg(feature = "cluster-tests")]
+
+mod common;
+
+use common::faults::*;
+use common::ledger::*;
+use common::{send, wait_until, Stop};
+use postgres::Client;
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+const COMMIT_BLOCK: &str = "SELECT * FROM ledger.commit_block()";
+
+/// What a file system says that has turned read-only: it takes nothing, and cannot cut off what it has not taken.
+const READ_ONLY: &str = "write:read_only\ncut:read_only";
+
+#[track_caller]
+fn wait_until_failed(client: &mut Client) {
+    wait_for(client, "(SELECT state = 'failed' FROM ledger.mirror_status)");
+}
+
+#[track_caller]
+fn wait_until_recording_works(client: &mut Client) {
+    client.batch_execute("SET statement_timeout = '5s'").unwrap();
+    wait_until("recording works again", PATIENCE, || client.simple_query(RECORD).is_ok());
+    client.batch_execute("RESET statement_timeout").unwrap();
+}
+
+// ---- waits that nobody ends ---------------------------------------------------------------------------------------------
+
+/// The worker looks at the file when it has nothing else to do, and voids before each batch.
+#[test]
+fn a_file_that_fails_while_the_worker_is_at_something_else_is_opened_again() {
+    let (cluster, mut client) = start_small(Local, "write");
+    record(&mut client);
+    wait_for(&mut client, "(SELECT state = 'attached' AND lag_entries = 0 FROM ledger.mirror_status)");
+    let (writer, worker) = (writer_pid(&mut client), worker_pid(&mut client));
+    // What is written stays without a sync.
+    send(writer, libc::SIGSTOP);
+    client.batch_execute("BEGIN; CREATE TABLE t (); PREPARE TRANSACTION 'p'").unwrap();
+    let mut blocker = cluster.connect("postgres");
+    blocker.batch_execute("BEGIN; LOCK TABLE ledger.baselines IN ACCESS EXCLUSIVE MODE").unwrap();
+    client.batch_execute("ROLLBACK PREPARED 'p'").unwrap();
+    wait_for(&mut client, &format!("EXISTS (SELECT FROM pg_locks WHERE pid = {worker} AND NOT granted)"));
+    record_many(&mut client, 5);
+    set_fault(&cluster, READ_ONLY);
+    let refused = all_text(&error(&mut client, RECORD));
+    assert!(refused.contains("Read-only file system"), "{refused}");
+    wait_until_failed(&mut client);
+    clear_fault(&cluster);
+    send(writer, libc::SIGCONT);
+    // It voids what has failed, and seals.
+    blocker.batch_execute("ROLLBACK").unwrap();
+    wait_until_recording_works(&mut client);
+    assert_eq!(worker_pid(&mut client), worker, "it is another worker");
+    assert_whole(&cluster, &mut client);
+}
+
+/// The worker that comes next needs the lock that whoever seals has, before it opens the file.
+#[test]
+fn whoever_seals_does_not_wait_for_a_file_whose_worker_has_gone() {
+    let (cluster, mut client) = start_small(Local, "sync");
+    record_many(&mut client, 2);
+    let mut in_block = cluster.connect("postgres");
+    for commits in [false, true] {
+        if commits {
+            in_block.batch_execute(&format!("BEGIN; {COMMIT_BLOCK}; {RECORD}")).unwrap();
+        }
+        set_fault(&cluster, "before_sync:hang");
+        let at_the_file = Background::waiting(&cluster, &mut client, RECORD);
+        let behind_it = Background::waiting(&cluster, &mut client, RECORD);
+        let sealer = match commits {
+            true => Background::run_in(std::mem::replace(&mut in_block, cluster.connect("postgres")), "COMMIT"),
+            false => Background::run(&cluster, "", COMMIT_BLOCK),
+        };
+        sealer.wait_until_waiting(&mut client);
+        terminate_worker(&mut client);
+        // Even while the file hangs.
+        let refused = sealer.fails();
+        assert!(refused.contains("has closed the file"), "{refused}");
+        clear_fault(&cluster);
+        at_the_file.ends().unwrap();
+        // Nobody writes what stands in the ring for the next round.
+        let refused = behind_it.fails();
+        assert!(refused.contains("closed the file") || refused.contains("opened again"), "{refused}");
+        wait_until_recording_works(&mut client);
+        assert_whole(&cluster, &mut client);
+    }
+}
+
+// ---- what a failed sync leaves --------------------------------------------------------------------------------------------
+
+/// Pages that were never on disk, as a crash of the machine shows them, before one that was.
+fn lose(path: &Path, from: u64) {
+    let file = OpenOptions::new().write(true).open(path).unwrap();
+    let behind = file.metadata().unwrap().len() - from;
+    assert!(behind > 1, "nothing stands behind what is on disk");
+    file.write_all_at(&vec![0; behind as usize - 1], from).unwrap();
+}
+
+/// The file fails and cannot be cut back either; a sync that goes well later says nothing of what stands there since.
+fn is_written_again(mode: &str, fault: &str) {
+    let (cluster, mut client) = start_small(Local, mode);
+    record(&mut client);
+    wait_for(&mut client, "(SELECT state = 'attached' AND lag_entries = 0 FROM ledger.mirror_status)");
+    let (writer, worker) = (writer_pid(&mut client), worker_pid(&mut client));
+    send(writer, libc::SIGSTOP);
+    stop_between_transactions(&mut client, worker);
+    let on_disk = number(&mut client, "SELECT bytes FROM ledger.mirror_status") as u64;
+    if mode == "write" {
+        record_many(&mut client, 3);
+    }
+    set_fault(&cluster, fault);
+    error(&mut client, RECORD);
+    wait_until_failed(&mut client);
+    lose(&file(&mut client), on_disk);
+    clear_fault(&cluster);
+    send(writer, libc::SIGCONT);
+    send(worker, libc::SIGCONT);
+    wait_until_recording_works(&mut client);
+    let count = if mode == "write" { 5 } else { 2 };
+    assert_eq!(ids_in_table(&mut client).len(), count);
+    assert_whole(&cluster, &mut client);
+    assert!(cluster.log().contains("may not be on disk"), "it is not in the log");
+}
+
+#[test]
+fn what_a_failed_sync_of_a_cut_may_have_left_off_the_disk_is_written_again() {
+    is_written_again("write", "write:errors\ncut_sync:errors");
+}
+
+#[test]
+fn what_cannot_be_cut_off_after_a_failed_sync_is_written_again() {
+    is_written_again("sync", "sync:errors\ncut:errors");
+    is_written_again("write", "write:errors\ncut:errors");
+}
+
+#[test]
+fn a_file_that_cannot_be_cut_back_to_what_is_on_disk_is_not_written() {
+    let (cluster, mut client) = start_small(Local, "sync");
+    record(&mut client);
+    set_fault(&cluster, "sync:errors\ncut:errors");
+    for _ in 0..3 {
+        let refused = all_text(&error(&mut client, RECORD));
+        assert!(refused.contains("could not truncate mirror file"), "{refused}");
+    }
+    set_fault(&cluster, "cut:errors");
+    let refused = all_text(&error(&mut client, RECORD));
+    assert!(refused.contains("could not truncate mirror file"), "{refused}");
+    wait_for(&mut client, "(SELECT problem LIKE '%could not truncate%' FROM ledger.mirror_status)");
+    clear_fault(&cluster);
+    wait_until_recording_works(&mut client);
+    assert_eq!(of_type(&lines(&file(&mut client)), "entry").len(), 2, "a line of what failed stayed in the file");
+    assert_whole(&cluster, &mut client);
+}
+
+#[test]
+fn what_is_found_at_the_start_and_cannot_be_synced_is_written_again() {
+    let (cluster, mut client) = start_small(Local, "sync");
+    let ids = record_many(&mut client, 3);
+    let path = file(&mut client);
+    drop(client);
+    cluster.stop(Stop::Immediate);
+    // So that no more is known to be on disk than the database knows.
+    fs::remove_file(path.with_extension("state")).ok();
+    set_fault(&cluster, "take_over:error");
+    cluster.start_again();
+    cluster.wait_for_log("may not be on disk");
+    let mut client = cluster.connect("postgres");
+    wait_until_attached(&mut client);
+    assert!(ids.iter().all(|id| ids_in_file(&path).contains(id)));
+    assert_whole(&cluster, &mut client);
+}
