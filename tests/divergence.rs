@@ -45,6 +45,8 @@ fn assert_diverged(client: &mut Client, path: &Path, cause: &str) {
         assert_eq!(*refused.code(), SqlState::IO_ERROR);
         let text = all_text(&refused);
         assert!(text.contains(cause) && text.contains(path.to_str().unwrap()), "expected {cause:?} in {text}");
+        // To try again would not help, and is not what is said.
+        assert_eq!(text.contains("does not agree"), text.contains("ledger.find_tampering()"), "{text}");
     }
     let problem = value(client, "SELECT problem FROM ledger.mirror_status");
     assert!(problem.contains(cause), "expected {cause:?} in {problem}");
@@ -129,6 +131,8 @@ fn a_database_restored_from_an_older_backup_does_not_write_to_its_file() {
     let mut client = restored.connect("postgres");
     assert_diverged(&mut client, &path, "put back to an older state");
     assert!(!verdict(&mut client)["overall_valid"].as_bool().unwrap());
+    error(&mut client, "SELECT ledger.mirror_catch_up()");
+    assert!(!restored.log().contains("pg_notary voids"), "the log tells of what was not done");
     assert_restarts(&mut client, &path);
 }
 
@@ -250,13 +254,15 @@ fn a_file_of_another_ledger_is_refused() {
 
 #[test]
 fn a_live_file_that_was_cut_behind_its_last_block_is_not_filled_again() {
-    let (_cluster, mut client, path) = start_outside(Options::new());
+    let (cluster, mut client, path) = start_outside(Options::new());
     let whole = fs::read(&path).unwrap();
     // The last pending entry's line, whole.
     let cut = whole[..whole.len() - 1].iter().rposition(|byte| *byte == b'\n').unwrap() + 1;
     fs::write(&path, &whole[..cut]).unwrap();
     client.simple_query(RECORD).unwrap_err();
     assert_diverged(&mut client, &path, &format!("it has {cut} bytes, and had at least {}", whole.len()));
+    cluster.wait_for_log("worker of database \"postgres\" cannot go on");
+    cluster.wait_for_log("ledger.mirror_catch_up() repairs a file that is merely behind");
     client.batch_execute("SELECT ledger.mirror_catch_up()").unwrap();
     assert!(fs::read(&path).unwrap().starts_with(&whole));
     record(&mut client);
@@ -402,6 +408,7 @@ fn a_deleted_file_is_begun_anew_on_demand() {
     assert_diverged(&mut client, &path, "No such file");
     let refused = error(&mut client, "SELECT ledger.mirror_catch_up()");
     assert!(all_text(&refused).contains("No such file"), "{refused:?}");
+    assert!(refused.hint().unwrap().ends_with("ledger.mirror_restart() begins a new one."), "{refused:?}");
     assert_restarts(&mut client, &path);
 }
 

@@ -299,3 +299,18 @@ fn sealing_makes_no_partition_in_the_place_of_one_that_was_taken_away() {
     assert_intact(&mut client);
     assert_clean(&mut client, "notes");
 }
+
+#[test]
+fn a_block_whose_entries_were_taken_away_before_its_line_was_written_says_to_attach_them_again() {
+    let (_cluster, mut client) = start(Options::new().conf("ledger.block_interval = 1h"));
+    record(&mut client);
+    client.batch_execute(&format!("BEGIN; SELECT ledger.commit_block(); {TAKE} COMMIT")).unwrap();
+    let refused = error(&mut client, "SELECT ledger.commit_block()");
+    let hint = refused.hint().unwrap();
+    assert!(hint.starts_with("If a partition of ledger.entries_sealed was detached, attach it again."), "{refused:?}");
+    client.batch_execute(ARRANGEMENTS[0].1).unwrap();
+    record(&mut client);
+    client.batch_execute("SELECT ledger.commit_block()").unwrap();
+    wait_until_sealed(&mut client);
+    assert_intact(&mut client);
+}

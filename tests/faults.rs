@@ -333,6 +333,33 @@ fn the_mirror_can_be_switched_off_while_the_mount_hangs() {
 }
 
 #[test]
+fn the_mode_can_be_changed_while_the_worker_waits_for_a_hanging_mount_to_void_lines() {
+    for mode in ["off", "async"] {
+        let (cluster, mut client) = start_small(Network, "sync");
+        record(&mut client);
+        set_fault(&cluster, "before_sync:hang");
+        let (timed_out, _) = commit_in_background(&cluster, "SET statement_timeout = '300ms'");
+        in_time("the commit that timed out", move || timed_out.join().unwrap().unwrap_err());
+        // It is at the void line, in a transaction.
+        wait_for(
+            &mut client,
+            "(SELECT xact_start < now() - interval '0.5s' FROM pg_stat_activity WHERE backend_type = 'pg_notary worker')",
+        );
+        let (waits, pid) = commit_in_background(&cluster, "");
+        wait_until_waiting(&mut client, pid);
+        set(&mut client, "ledger.mirror_mode", mode);
+        let refused = in_time("the commit that waited", move || waits.join().unwrap().unwrap_err());
+        assert!(refused.as_db_error().is_some_and(|error| all_text(error).contains("does not answer")), "{refused:?}");
+        record(&mut client);
+        clear_fault(&cluster);
+        set(&mut client, "ledger.mirror_mode", "sync");
+        wait_until("recording works again", PATIENCE, || client.simple_query(RECORD).is_ok());
+        seal(&mut client);
+        assert_intact(&mut client);
+    }
+}
+
+#[test]
 fn an_id_that_is_used_again_while_the_mount_hangs_is_no_divergence() {
     let by_id = |hash: &str| {
         let values = format!("('01a20057-47fa-7376-9c1c-a0206f4cd8e1', 'again', repeat('{hash}', 64))");

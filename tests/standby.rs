@@ -85,6 +85,24 @@ fn a_standby_verifies_and_does_not_record() {
     assert_eq!(found, ["2"]);
 }
 
+#[test]
+fn a_standby_does_not_compare_the_copy_of_the_file_that_came_with_its_base_backup() {
+    let primary = Options::new().conf("ledger.block_size = 5").conf("ledger.block_interval = 1h").start();
+    let mut client = primary.connect("postgres");
+    client.batch_execute("CREATE EXTENSION pg_notary").unwrap();
+    record_many(&mut client, 5);
+    wait_until_sealed(&mut client);
+    let standby = Options::new().standby_of(&primary);
+    let mut reader = standby.connect("postgres");
+    // No block: the copy is no shorter than the standby knows the primary's file to be.
+    record(&mut client);
+    catch_up(&mut client, &mut reader);
+    assert!(file(&mut reader).exists(), "the copy is there");
+    let verdict = verdict(&mut reader);
+    assert!(verdict["overall_valid"] == true && verdict["file_chain"]["valid"].is_null(), "{verdict:#}");
+    assert!(column(&mut reader, "SELECT problem FROM ledger.find_tampering()").is_empty());
+}
+
 /// Registers `base`, and `api` which calls it; both are sealed.
 fn register_items(client: &mut Client) {
     client

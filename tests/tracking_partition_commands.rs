@@ -375,6 +375,13 @@ fn partitions_that_cannot_be_recorded_are_refused() {
         assert_refused(&mut client, statement, partition);
         assert_clean(&mut client, "events");
     }
+    // What is to be untracked is the table, as a partition of it cannot be.
+    let refused = error(&mut client, "ALTER TABLE parts.events_2 SET UNLOGGED");
+    assert!(refused.hint().unwrap().ends_with("SELECT ledger.untrack('public.events')."), "{refused:?}");
+    assert_eq!(
+        error(&mut client, "SELECT ledger.untrack('parts.events_2')").message(),
+        "cannot untrack parts.events_2"
+    );
     client
         .batch_execute(
             "SET default_table_access_method = heap2;

@@ -278,17 +278,18 @@ fn sealing_recovers(break_it: &str, repair_it: &str, cause: &str) {
         // Recording goes on.
         record_many(&mut client, 5);
     }
-    cluster.wait_for_log("pg_notary worker cannot go on");
+    cluster.wait_for_log("pg_notary worker of database \"postgres\" cannot go on");
     wait_for(&mut client, "(SELECT state = 'failing' FROM ledger.workers)");
     sleep(Duration::from_secs(3));
     let log = cluster.log();
-    let complaints: Vec<&str> = log.lines().filter(|line| line.contains("pg_notary worker cannot go on")).collect();
+    let complaints: Vec<&str> =
+        log.lines().filter(|line| line.contains("pg_notary worker of database \"postgres\" cannot go on")).collect();
     assert!(complaints.len() == 1 && complaints[0].contains(cause), "{complaints:#?}");
     assert_eq!(number(&mut client, "SELECT count(*) FROM ledger.blocks"), 1, "sealed although broken");
 
     client.batch_execute(repair_it).unwrap();
     wait_until_sealed(&mut client);
-    cluster.wait_for_log("pg_notary worker goes on");
+    cluster.wait_for_log("pg_notary worker of database \"postgres\" goes on");
     wait_for(&mut client, "(SELECT state = 'running' FROM ledger.workers)");
     assert_eq!(number(&mut client, "SELECT count(*) FROM ledger.blocks"), 4);
     assert_intact(&mut client);

@@ -138,6 +138,15 @@ DELETE FROM notes WHERE id = 3;
 SELECT ledger.track('notes') IS NOT NULL AS tracked;
 DELETE FROM notes WHERE id = 3;
 SELECT * FROM ledger.verify_table('notes');
+-- So does one that is recorded, also where nothing else that is recorded changes.
+SELECT ledger.track('notes', columns => '{body}') IS NOT NULL AS tracked;
+ALTER TABLE notes RENAME body TO note;
+UPDATE notes SET note = 'unnoticed';
+\echo :SQLSTATE
+ALTER TABLE notes RENAME note TO body;
+UPDATE notes SET body = 'noticed';
+SELECT * FROM ledger.verify_table('notes');
+SELECT ledger.track('notes') IS NOT NULL AS tracked;
 -- A table that has lost its primary key can be let go, or be given one.
 CREATE TABLE keyless (id integer PRIMARY KEY, v text);
 SELECT ledger.track('keyless') IS NOT NULL AS tracked;

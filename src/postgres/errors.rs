@@ -35,6 +35,25 @@ impl Failure {
         self
     }
 
+    /// What Postgres, or code of ours, has raised.
+    pub fn caught(error: &CaughtError) -> Self {
+        let report = match error {
+            CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => report,
+            CaughtError::RustPanic { ereport, .. } => ereport,
+        };
+        Failure {
+            code: report.sql_error_code(),
+            message: report.message().to_owned(),
+            detail: report.detail().map(str::to_owned),
+            hint: report.hint().map(str::to_owned),
+            for_log: None,
+        }
+    }
+
+    pub fn code(&self) -> PgSqlErrorCode {
+        self.code
+    }
+
     /// Message and detail, for where there is one line for both.
     pub fn text(&self) -> String {
         match &self.detail {
@@ -52,6 +71,17 @@ impl Failure {
     /// Reports this failure as a WARNING.
     pub fn warn(self) {
         self.report(PgLogLevel::WARNING);
+    }
+
+    /// The same with `message` in the place of message and detail.
+    pub fn restated(self, message: String) -> Self {
+        Failure { message, detail: None, ..self }
+    }
+
+    /// Says in the log what a process could not do that has no client, and tries again by itself.
+    pub fn log_retried(&self, what: &str) {
+        let text = format!("{what}: {}; it tries again by itself", self.text());
+        self.clone().restated(text).report(PgLogLevel::LOG);
     }
 
     fn report(self, level: PgLogLevel) {

@@ -11,7 +11,7 @@ use crate::items::location::extract_location_path;
 use crate::items::registration::{parse_pins, Event, ItemName, Pin, Registration, MAX_DEPENDENCIES};
 use crate::items::signature_line::to_seconds;
 use crate::items::signer::{self, SignedItem};
-use crate::items::verifier::{Verification, SOLUTION};
+use crate::items::verifier::{Status, Verification, SOLUTION};
 use crate::ledger::parse_hash;
 use crate::postgres::errors::{or_raise, required, Failure};
 use crate::postgres::jsonb::{Jsonb, JsonbText};
@@ -430,13 +430,15 @@ fn already_registered(name: &ItemName) -> Failure {
 
 /// An item that does not verify is an ERROR, with what to do about it as its hint.
 fn require_success(name: &ItemName, verification: Verification) -> Result<(), Failure> {
-    let Verification { error: Some(error), solution, detail, .. } = verification else { return Ok(()) };
+    let Verification { status, error: Some(error), solution, detail, .. } = verification else { return Ok(()) };
     let about = format!("{} {name}", name.item_type.title());
     let failure = Failure::new(PgSqlErrorCode::ERRCODE_DATA_CORRUPTED, error).detail(match detail {
         Some(detail) => format!("{about}: {detail}."),
         None => format!("{about} was refused."),
     });
     Err(match solution {
+        // To sign it again is to sign it for the place that it is registered for.
+        Some(_) if status == Status::Moved => failure.hint("Run ledger.move_item(...) to sign it for another place"),
         Some(solution) => failure.hint(solution),
         None => failure,
     })

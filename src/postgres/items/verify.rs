@@ -219,7 +219,8 @@ fn check_pin(pin: &Pin, integrity: &str) -> Result<(), Box<Verification>> {
     }
     let (computed, stored) = (&integrity[..12], &pin.integrity[..12]);
     let error = format!("Integrity mismatch for {}: computed={computed}, stored={stored}", pin.name);
-    let detail = "it was signed again after its caller was signed".to_owned();
+    let detail =
+        "it was signed again after its caller was signed; sign the callers again, the nearest first".to_owned();
     Err(Box::new(Verification::failed(Status::Mismatch, error, Some(detail))))
 }
 

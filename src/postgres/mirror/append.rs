@@ -4,6 +4,7 @@
 //! The scheme is that of Postgres' own WAL: copy under a short lock, then make your part durable, and that of others with
 //! it, or wait until somebody has. Waiting can be cancelled and shows as a wait event.
 
+use super::advice;
 use super::lead::{self, Led};
 use super::lines::LineBuffer;
 use super::patience::{Patience, DEADLINE, HANG_DEADLINE};
@@ -412,7 +413,7 @@ impl Mirror {
     pub(super) fn failure(&self, cause: &str) -> Failure {
         Failure::new(PgSqlErrorCode::ERRCODE_IO_ERROR, "could not record in the mirror file")
             .detail(cause)
-            .hint("Nothing of this transaction was recorded. Repair the cause, then try again; view ledger.mirror_status shows the state of the file.")
+            .hint(advice::after(cause))
     }
 }
 

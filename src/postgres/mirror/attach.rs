@@ -97,15 +97,15 @@ fn try_attach(mirror: &Mirror, how: How) -> Result<Attached, Failure> {
     cut_unsynced(mirror, &opened, path).map_err(|trouble| failure(&trouble))?;
     let tail = read(mirror, &opened, path, &remembered, how)?;
     let judged = tail::judge(mirror, path, &tail.open)?;
+    if how == How::CatchUp && !judged.uncommitted.is_empty() {
+        check_only_behind(mirror, path, &remembered)?;
+    }
     if !judged.uncommitted.is_empty() {
         pgrx::log!(
             "pg_notary voids {} lines of mirror file \"{}\": the database has no such entries",
             judged.uncommitted.len(),
             path.display()
         );
-    }
-    if how == How::CatchUp && !judged.uncommitted.is_empty() {
-        check_only_behind(mirror, path, &remembered)?;
     }
     if tail.torn > 0 {
         file::cut(&opened, path, tail.end).map_err(|trouble| failure(&trouble))?;
@@ -231,7 +231,7 @@ fn void_undone(mirror: &Mirror, open: &[OpenLine], voided: &[Uuid]) {
 
 fn failure(trouble: &Trouble) -> Failure {
     Failure::new(PgSqlErrorCode::ERRCODE_IO_ERROR, trouble.cause.clone())
-        .hint("Recording is refused until this is repaired; the worker tries again by itself, and with every write.")
+        .hint("In the modes sync and write nothing is recorded until this is repaired. The worker tries again by itself, and with every write.")
 }
 
 fn open(place: &Place, remembered: &Remembered) -> Result<File, Trouble> {

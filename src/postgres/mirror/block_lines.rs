@@ -140,15 +140,24 @@ fn append_lines(mirror: &Mirror, headers: &[BlockHeader], ids: &[Uuid]) -> Resul
 /// What goes into the file is what sealing wrote: a block that a superuser has put into the table, or changed before its
 /// line was written, does not.
 fn check_block(header: &BlockHeader, entry_ids: &[Uuid]) -> Result<(), Failure> {
-    let is_whole = !entry_ids.is_empty() && entry_ids.len() as i64 == header.data_count;
-    if is_whole && header.compute_hash() == header.block_hash {
-        return Ok(());
+    let number = header.block_number;
+    let refused = |what: String, hint: &str| {
+        let message = format!("{what}; its line is not written");
+        Err(Failure::new(PgSqlErrorCode::ERRCODE_DATA_CORRUPTED, message).hint(hint))
+    };
+    if header.compute_hash() != header.block_hash {
+        return refused(
+            format!("block {number} in ledger.blocks is not as it was sealed"),
+            "Run SELECT * FROM ledger.find_tampering() to see what is wrong, and restore those rows from a backup.",
+        );
     }
-    Err(Failure::new(
-        PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
-        format!("block {} in ledger.blocks is not as it was sealed; its line is not written", header.block_number),
-    )
-    .hint("Run SELECT * FROM ledger.find_tampering() to see what is wrong, and restore those rows from a backup."))
+    if entry_ids.is_empty() || entry_ids.len() as i64 != header.data_count {
+        return refused(
+            format!("block {number} has not the entries that were sealed"),
+            "If a partition of ledger.entries_sealed was detached, attach it again. SELECT * FROM ledger.find_tampering() shows what is missing.",
+        );
+    }
+    Ok(())
 }
 
 /// The next blocks after number `last`: as many as hold [`CHUNK_ENTRIES`] together, but at least one.

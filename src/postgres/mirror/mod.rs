@@ -19,7 +19,9 @@
 //! | [`prepared`] | the lines of prepared transactions |
 //! | [`catch_up`], [`block_lines`] | appending what the database has and the file lacks |
 //! | [`requests`] | what an administrator asks for |
+//! | [`advice`] | what to do next, in the hint of a transaction that could not record |
 
+mod advice;
 pub mod append;
 pub mod attach;
 pub mod block_lines;

@@ -4,6 +4,8 @@ use super::append::Mirror;
 use super::rounds::Rounds;
 use super::shared::MirrorState;
 use crate::postgres::errors::Failure;
+use crate::postgres::settings::{self, MirrorMode};
+use crate::postgres::worker;
 use pgrx::{check_for_interrupts, pg_sys, PgSqlErrorCode};
 use std::time::{Duration, Instant};
 
@@ -54,16 +56,19 @@ impl Patience {
         Ok(())
     }
 
-    /// Where nobody waits for the file (mode async), the worker has to seal and does not wait without end.
+    /// Where nobody waits for the file (mode async), or is to any more (off), the worker has to seal and does not wait without
+    /// end. What it voids or appends while the mode is changed must not keep it from that.
     fn has_waited_in_vain(&mut self, mirror: &Mirror) -> bool {
         if !mirror.slot.worker.is_me() {
             return false;
         }
+        worker::reload_if_asked();
+        let is_waited_for = matches!(settings::mirror_mode(), MirrorMode::Sync | MirrorMode::Write);
         let (is_followed, done) = {
             let fields = mirror.lock();
             (fields.is_followed, (fields.tail, fields.durable))
         };
-        if !is_followed {
+        if !is_followed && is_waited_for {
             return false;
         }
         match self.progress {

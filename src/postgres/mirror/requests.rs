@@ -1,5 +1,6 @@
 //! What an administrator asks of the worker, who has the file: to repair it, or to begin a new one.
 
+use super::advice;
 use super::append::Mirror;
 use super::shared::{MirrorState, Request};
 use crate::postgres::database;
@@ -132,7 +133,11 @@ fn failed(request: Request, cause: String) -> Failure {
             "the mirror file could not be begun anew",
             "Nothing was renamed. Repair the cause, then call the function again.",
         ),
-        _ if !cause.contains("does not agree with the database") => {
+        _ if cause.ends_with("No such file or directory") => (
+            "the mirror file could not be caught up",
+            "Look whether its file system is mounted, and put the file or a copy of it in its place. Where there is none left, ledger.mirror_restart() begins a new one.",
+        ),
+        _ if !advice::is_divergence(&cause) => {
             ("the mirror file could not be caught up", "Repair the cause, then call the function again.")
         }
         _ => (
@@ -189,18 +194,18 @@ pub fn begin(mirror: &Mirror) -> Request {
 }
 
 /// Answers the request: with a text, or with what went wrong.
-pub fn answer(mirror: &Mirror, outcome: &Result<String, String>) {
+pub fn answer(mirror: &Mirror, outcome: Result<String, String>) {
     let mut fields = mirror.lock();
     let (request, is_given_up) = (fields.request, fields.request_given_up);
     fields.end_request();
     fields.requests_done += 1;
     fields.request_failed = outcome.is_err();
-    let (Ok(text) | Err(text)) = outcome;
+    let (Ok(text) | Err(text)) = &outcome;
     fields.request_answer.set(text);
     drop(fields);
     mirror.slot.mirror.broadcast();
     if is_given_up {
-        log_answer(request, outcome);
+        log_answer(request, &outcome);
     }
 }
 

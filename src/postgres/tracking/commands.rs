@@ -11,6 +11,7 @@ use super::manage;
 use super::options::{self, Options};
 use super::partitions::{record_all, Passage};
 use super::plan;
+use super::primary_key;
 use super::relation;
 use crate::postgres::errors::{or_raise, Failure};
 use crate::postgres::roles::as_ledger_owner;
@@ -244,9 +245,11 @@ unsafe fn check_storage(alter: &pg_sys::AlterTableStmt, command: *mut pg_sys::Al
             "The rows of tracked tables are read as those of a heap.",
         ),
     };
+    // A partition goes on being tracked as long as its table is.
+    let tracked = primary_key::tracked_name(&table).unwrap_or(name);
     Err(Failure::new(PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED, message)
         .detail(detail)
-        .hint(format!("If it is to go on without the ledger: SELECT ledger.untrack({}).", relation::literal(&name))))
+        .hint(format!("If it is to go on without the ledger: SELECT ledger.untrack({}).", relation::literal(&tracked))))
 }
 
 /// Whether the access method with this name, or the default one, is another than heap.

@@ -101,7 +101,7 @@ fn untrack_table(target: pg_sys::Oid) -> Result<(), Failure> {
         return Ok(());
     };
     // Not all that track() asks for: a table that has lost its primary key can be let go.
-    check_partition(&table)?;
+    check_partition(&table, "untrack")?;
     drop(table);
     as_ledger_owner(|| {
         drop_row_trigger(target);
@@ -181,7 +181,7 @@ fn check_kind(table: &Table, lock: u32) -> Result<(), Failure> {
     if Some(namespace) == schema::find() {
         return Err(refused(table, "It is the ledger's own.", "Track tables of your own."));
     }
-    check_partition(table)?;
+    check_partition(table, "track")?;
     kinds::check_partitions(&relation::tree(table, lock)[1..], || refusal(table))?;
     primary_key::key_of(table).map(|_| ())
 }
@@ -195,17 +195,16 @@ fn refused(table: &Table, why: &str, hint: &str) -> Failure {
 }
 
 /// A partition is tracked with the table that it is part of.
-fn check_partition(table: &Table) -> Result<(), Failure> {
+fn check_partition(table: &Table, what: &str) -> Result<(), Failure> {
     for oid in relation::ancestors(table) {
         let ancestor = Table::open_oid(oid, pg_sys::AccessShareLock);
         // SAFETY: the relation is open.
         if unsafe { Options::of_relation(ancestor.relation()) }.is_some() {
             let name = relation::qualified_name(&ancestor);
-            return Err(refused(
-                table,
-                &format!("It is a partition of {name}, which is tracked, and its rows with it."),
-                &format!("Call the function for {name}."),
-            ));
+            let message = format!("cannot {what} {}", relation::qualified_name(table));
+            return Err(Failure::new(PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE, message)
+                .detail(format!("It is a partition of {name}, which is tracked, and its rows with it."))
+                .hint(format!("Call the function for {name}.")));
         }
     }
     Ok(())

@@ -72,7 +72,7 @@ fn no_key(table: &Table, is_deferrable: bool) -> Failure {
 }
 
 /// The tracked table that this one is, or is a partition of.
-fn tracked_name(table: &Table) -> Option<String> {
+pub(super) fn tracked_name(table: &Table) -> Option<String> {
     // SAFETY: the relation is open.
     let options = unsafe { Options::of_relation(table.relation()) }?;
     let root = plan::tracked_root(table, &options);

@@ -95,6 +95,8 @@ unsafe fn record_update(plan: &Plan, table: &Table, old: &Row, data: &pg_sys::Tr
     let new = table.deform(data.tg_newtuple);
     let (before, after) = (plan.image(old)?, plan.image(&new)?);
     let (old_key, key) = (RowKey::of(plan, old)?, RowKey::of(plan, &new)?);
+    // First: where a covered column was renamed, its values are not in the images.
+    plan.check_columns()?;
     // Only columns that are not covered have changed.
     if before == after && !plan.covers_all() {
         return Ok(());

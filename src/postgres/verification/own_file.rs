@@ -29,11 +29,17 @@ pub fn file_to_check() -> Result<PathBuf, String> {
     let standby = unsafe { pg_sys::RecoveryInProgress() };
     match regular_file::open_own(&path).and_then(|file| file.metadata()) {
         Err(error) if standby => Err(format!("the mirror file cannot be read from this standby: {}", cause(&error))),
-        Ok(file) if standby && file.len() < Remembered::read().acknowledged => {
+        Ok(file) if standby && (is_in_data_directory(&path) || file.len() < Remembered::read().acknowledged) => {
             Err("the mirror file beside this standby is an older copy, not the primary's file".to_owned())
         }
         _ => Ok(path),
     }
+}
+
+/// Where a standby's base backup has put a copy, to which nobody appends.
+fn is_in_data_directory(path: &Path) -> bool {
+    let real = |path: &Path| path.canonicalize().ok();
+    real(path).zip(real(&remembered::data_directory())).is_some_and(|(file, data)| file.starts_with(data))
 }
 
 /// On the primary, a file that cannot be read is a problem of the file.

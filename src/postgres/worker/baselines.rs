@@ -2,6 +2,7 @@
 //! the first table that can have one. A table that is locked, or cannot be recorded, is in nobody's way.
 
 use super::transactions::in_transaction;
+use crate::postgres::errors::Failure;
 use crate::postgres::shared::DatabaseSlot;
 use crate::postgres::tracking::baseline::{self, Turn};
 use crate::postgres::tracking::{baselines, relation};
@@ -26,7 +27,7 @@ pub(super) struct Baselines {
 struct Wait {
     until: Instant,
     /// Why it could not be recorded; `None` if it was locked.
-    cause: Option<String>,
+    cause: Option<Failure>,
 }
 
 impl Baselines {
@@ -47,7 +48,7 @@ impl Baselines {
     }
 
     /// Records some rows, if any are left. Whether there is more to be done at once.
-    pub fn work(&mut self) -> Result<bool, String> {
+    pub fn work(&mut self) -> Result<bool, Failure> {
         let has_begun = self.slot.baselines.swap(false, Ordering::AcqRel);
         if !has_begun && self.due.is_none_or(|due| due > Instant::now()) {
             return Ok(false);
@@ -78,10 +79,10 @@ impl Baselines {
             Ok(Turn::Locked) => (LOCKED_RETRY, before.and_then(|wait| wait.cause.clone())),
             Err(cause) => (FAILED_RETRY, Some(cause)),
         };
-        let said_before = before.and_then(|wait| wait.cause.as_ref());
-        if let Some(cause) = cause.as_ref().filter(|cause| said_before != Some(*cause)) {
-            let table = name_of(relation);
-            pgrx::log!("pg_notary worker cannot record the rows of {table}: {cause}; it tries again by itself");
+        let said_before = before.and_then(|wait| wait.cause.as_ref()).map(Failure::text);
+        if let Some(cause) = cause.as_ref().filter(|cause| said_before.as_ref() != Some(&cause.text())) {
+            let (own, table) = (super::database::own_name(), name_of(relation));
+            cause.log_retried(&format!("pg_notary worker of {own} cannot record the rows of {table}"));
         }
         self.waiting.insert(relation, Wait { until: Instant::now() + retry, cause });
         false

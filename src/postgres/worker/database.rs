@@ -6,13 +6,13 @@ use super::pace::Pace;
 use super::signing_keys;
 use super::transactions::{in_sealing, in_transaction};
 use crate::postgres::blocks::{self, Batch, Extent};
-use crate::postgres::errors::or_raise;
+use crate::postgres::errors::{or_raise, Failure};
 use crate::postgres::faults;
 use crate::postgres::log_state;
 use crate::postgres::mirror::append::Mirror;
 use crate::postgres::mirror::block_lines::SealedBlocks;
 use crate::postgres::mirror::prepared;
-use crate::postgres::mirror::remembered::Remembered;
+use crate::postgres::mirror::remembered::{database_name, Remembered};
 use crate::postgres::mirror::requests;
 use crate::postgres::mirror::shared::Request;
 use crate::postgres::secrets::Watch;
@@ -123,6 +123,15 @@ fn extension_exists() -> bool {
     unsafe { pg_sys::get_extension_oid(c"pg_notary".as_ptr(), true) != pg_sys::InvalidOid }
 }
 
+/// How the log names this database: the prefix of its lines does not, as it is no client that has connected.
+pub(super) fn own_name() -> String {
+    match in_transaction(database_name) {
+        Ok(name) => format!("database \"{name}\""),
+        // SAFETY: a plain global of this process.
+        Err(_) => format!("database {}", unsafe { pg_sys::MyDatabaseId }.to_u32()),
+    }
+}
+
 struct Worker {
     mirror: Mirror,
     secrets: Watch,
@@ -216,15 +225,15 @@ impl Worker {
             }
         }
         // Also where it was dropped and created again: another ledger, another file.
-        exists == Ok(false) || self.keeper.has_file()
+        matches!(exists, Ok(false)) || self.keeper.has_file()
     }
 
     /// Notes success or failure; returns how long to sleep.
-    fn account(&mut self, outcome: Result<(), String>) -> Option<i64> {
+    fn account(&mut self, outcome: Result<(), Failure>) -> Option<i64> {
         match outcome {
             Ok(()) => {
                 if self.logged.take().is_some() {
-                    pgrx::log!("pg_notary worker goes on");
+                    pgrx::log!("pg_notary worker of {} goes on", own_name());
                 }
                 self.backoff = FIRST_BACKOFF;
                 let is_failing = self.baselines.is_failing();
@@ -235,10 +244,10 @@ impl Worker {
                 }
                 self.until_next()
             }
-            Err(cause) => {
-                if self.logged.as_ref() != Some(&cause) {
-                    pgrx::log!("pg_notary worker cannot go on: {cause}; it tries again by itself");
-                    self.logged = Some(cause);
+            Err(failure) => {
+                if self.logged.as_ref() != Some(&failure.text()) {
+                    failure.log_retried(&format!("pg_notary worker of {} cannot go on", own_name()));
+                    self.logged = Some(failure.text());
                 }
                 self.slot().set_worker_state(WorkerState::Failing);
                 std::thread::sleep(SHORTEST_RETRY);
@@ -273,7 +282,7 @@ impl Worker {
         }
     }
 
-    fn work(&mut self) -> Result<(), String> {
+    fn work(&mut self) -> Result<(), Failure> {
         if self.slot().recount.swap(false, Ordering::AcqRel) {
             self.recount_at = Some(Instant::now());
         }
@@ -303,14 +312,14 @@ impl Worker {
     }
 
     /// Records some rows of a table that has been tracked since they were written.
-    fn record_baseline(&mut self) -> Result<(), String> {
+    fn record_baseline(&mut self) -> Result<(), Failure> {
         self.look_again |= self.baselines.work()?;
         Ok(())
     }
 
     /// A database that was copied by CREATE DATABASE ... TEMPLATE has its original's ledger in it. From here on the two are
     /// different ledgers, with different files.
-    fn own_the_ledger(&mut self) -> Result<(), String> {
+    fn own_the_ledger(&mut self) -> Result<(), Failure> {
         if self.is_own {
             return Ok(());
         }
@@ -332,7 +341,7 @@ impl Worker {
     }
 
     /// Looks what became of prepared transactions, where a command has decided some.
-    fn settle_prepared(&mut self) -> Result<(), String> {
+    fn settle_prepared(&mut self) -> Result<(), Failure> {
         if !self.slot().prepared_decided.swap(false, Ordering::SeqCst) {
             return Ok(());
         }
@@ -351,7 +360,7 @@ impl Worker {
     }
 
     /// Seals what is due, batch by batch, each in its own transaction.
-    fn seal(&mut self) -> Result<(), String> {
+    fn seal(&mut self) -> Result<(), Failure> {
         if !self.has_something_to_seal() {
             return Ok(());
         }
@@ -378,7 +387,7 @@ impl Worker {
     }
 
     /// Seals one batch; returns the page to go on from, if there is more to be sealed.
-    fn seal_from(&mut self, page: u32) -> Result<Option<u32>, String> {
+    fn seal_from(&mut self, page: u32) -> Result<Option<u32>, Failure> {
         let looked_at = tables::now().micros();
         let Some((batch, count)) = self.seal_batch(page)? else { return Ok(None) };
         self.note_left(&batch);
@@ -439,7 +448,7 @@ impl Worker {
 
     /// Also gives the count of pending entries as it was before. It is read under the lock that every sealer holds until
     /// its entries are off the count: read earlier, it would take them off once more. `None` if somebody else keeps sealing.
-    fn seal_batch(&mut self, page: u32) -> Result<Option<(Batch, PendingCount)>, String> {
+    fn seal_batch(&mut self, page: u32) -> Result<Option<(Batch, PendingCount)>, Failure> {
         let extent = if self.is_due() { Extent::Everything } else { Extent::FullBlocks };
         self.look_again = true;
         let slot = self.slot();

@@ -3,7 +3,7 @@
 use super::pace::Pace;
 use super::transactions::{in_sealing, in_transaction};
 use crate::postgres::blocks;
-use crate::postgres::errors::or_raise;
+use crate::postgres::errors::{or_raise, Failure};
 use crate::postgres::mirror::append::Mirror;
 use crate::postgres::mirror::attach::{self, Attached, How};
 use crate::postgres::mirror::block_lines::SealedBlocks;
@@ -78,7 +78,7 @@ impl Keeper {
     }
 
     /// Attaches the file where it must be, and lets it go where there is to be none.
-    pub fn see_to(&mut self, mode: MirrorMode) -> Result<(), String> {
+    pub fn see_to(&mut self, mode: MirrorMode) -> Result<(), Failure> {
         if mode == MirrorMode::Off {
             return self.let_go();
         }
@@ -96,9 +96,9 @@ impl Keeper {
         self.attach(How::Usual)
     }
 
-    fn let_go(&mut self) -> Result<(), String> {
+    fn let_go(&mut self) -> Result<(), Failure> {
         if requests::pending(&self.mirror) != Request::None {
-            requests::answer(&self.mirror, &Err("The mirror is off.".to_owned()));
+            requests::answer(&self.mirror, Err("The mirror is off.".to_owned()));
         }
         if self.is_off() {
             return Ok(());
@@ -122,7 +122,7 @@ impl Keeper {
         fields.attachment == Attachment::Off
     }
 
-    fn attach(&mut self, how: How) -> Result<(), String> {
+    fn attach(&mut self, how: How) -> Result<(), Failure> {
         (self.attached, self.mark) = (None, None);
         self.has_waited = true;
         let mirror = self.mirror;
@@ -140,7 +140,7 @@ impl Keeper {
     }
 
     /// Does what an administrator has asked for, and answers.
-    fn do_request(&mut self, request: Request) -> Result<(), String> {
+    fn do_request(&mut self, request: Request) -> Result<(), Failure> {
         self.attached = None;
         let mirror = self.mirror;
         let outcome = match request {
@@ -151,15 +151,18 @@ impl Keeper {
                 or_raise(attach::set_aside(&mirror))
             })
             .and_then(|kept| {
-                let with_kept = |cause: String| match &kept {
-                    Some(kept) => requests::with_kept(kept, &cause),
-                    None => cause,
+                let with_kept = |failure: Failure| match &kept {
+                    Some(kept) => {
+                        let text = requests::with_kept(kept, &failure.text());
+                        failure.restated(text)
+                    }
+                    None => failure,
                 };
                 self.attach(How::Usual).map_err(with_kept)?;
                 Ok(kept.map_or_else(String::new, |kept| kept.display().to_string()))
             }),
         };
-        requests::answer(&mirror, &outcome);
+        requests::answer(&mirror, outcome.clone().map_err(|failure| failure.text()));
         outcome.map(|_| ())
     }
 
@@ -179,7 +182,7 @@ impl Keeper {
         same
     }
 
-    pub fn void_aborted(&mut self) -> Result<(), String> {
+    pub fn void_aborted(&mut self) -> Result<(), Failure> {
         if self.attached.is_none() || !self.has_something_to_void() {
             return Ok(());
         }
@@ -201,7 +204,7 @@ impl Keeper {
     }
 
     /// Writes the lines of committed blocks, of which `sealed` need not be read, and notes how far the file is acknowledged.
-    pub fn append_block_lines(&mut self, sealed: Option<&SealedBlocks>) -> Result<(), String> {
+    pub fn append_block_lines(&mut self, sealed: Option<&SealedBlocks>) -> Result<(), Failure> {
         if self.attached.is_none() || !(self.is_unremembered || has_new_blocks(&self.mirror)?) {
             return Ok(());
         }
@@ -238,7 +241,7 @@ impl Keeper {
     }
 
     /// Appends what is committed and has no line yet (mode async).
-    pub fn append_owed(&mut self) -> Result<(), String> {
+    pub fn append_owed(&mut self) -> Result<(), Failure> {
         let slot = self.slot();
         let Some(attached) = self.attached.as_mut() else { return Ok(()) };
         if self.pace.rest().is_some() {
@@ -285,7 +288,7 @@ fn settle_more(mark: &mut Option<Mark>, mirror: &Mirror) -> Option<settled::Sett
     settled::advance(mark, mirror).or(Some(settled))
 }
 
-fn has_new_blocks(mirror: &Mirror) -> Result<bool, String> {
+fn has_new_blocks(mirror: &Mirror) -> Result<bool, Failure> {
     let last = mirror.lock().last_block;
     let head = in_transaction(|| blocks::head(&tables::LatestSnapshot::take()))?;
     Ok(head.is_some_and(|head| head.block_number > last))

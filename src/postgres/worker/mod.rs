@@ -73,6 +73,14 @@ pub fn sleep_as(timeout_ms: Option<i64>, wait_event: u32) {
         pg_sys::WaitLatch(pg_sys::MyLatch, events, timeout_ms.unwrap_or(-1) as _, wait_event);
         pg_sys::ResetLatch(pg_sys::MyLatch);
         check_for_interrupts!();
+    }
+    reload_if_asked();
+}
+
+/// Reads the configuration again if that was asked for, in one of these processes; inside a transaction, too.
+pub fn reload_if_asked() {
+    // SAFETY: the flag is set by the handler above; no lock of shared memory is held.
+    unsafe {
         if pg_sys::ConfigReloadPending != 0 {
             pg_sys::ConfigReloadPending = 0;
             pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP);

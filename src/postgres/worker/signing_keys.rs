@@ -34,7 +34,7 @@ pub(super) fn check(keyring: &Keyring) {
             let wrong = found.iter().filter(|(_, found)| found.bad > 0);
             wrong.for_each(|(key_id, found)| found.complaint(key_id, &database).warn());
         }
-        Err(cause) => pgrx::log!("pg_notary worker could not check the HMAC secrets: {cause}"),
+        Err(failure) => pgrx::log!("pg_notary worker could not check the HMAC secrets: {}", failure.text()),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The transactions of a worker, which has no client that an error could be sent to.
 
 use crate::postgres::blocks;
-use pgrx::pg_sys::panic::CaughtError;
+use crate::postgres::errors::Failure;
 use pgrx::{pg_sys, PgSqlErrorCode, PgTryBuilder};
 use std::cell::Cell;
 use std::panic::AssertUnwindSafe;
@@ -12,32 +12,7 @@ use std::time::Duration;
 const SEALING_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Runs `work` in a transaction of its own. An error aborts it and is returned, not logged.
-pub(super) fn in_transaction<T>(work: impl FnOnce() -> T) -> Result<T, String> {
-    try_in_transaction(work).map_err(|error| error.text)
-}
-
-/// The same, holding the sealing lock. `None` if somebody else has kept it for [`SEALING_PATIENCE`].
-pub(super) fn in_sealing<T>(work: impl FnOnce() -> T) -> Result<Option<T>, String> {
-    let is_locked = Cell::new(false);
-    let outcome = try_in_transaction(|| {
-        blocks::lock_sealing_within(SEALING_PATIENCE);
-        is_locked.set(true);
-        work()
-    });
-    match outcome {
-        Ok(result) => Ok(Some(result)),
-        Err(error) if !is_locked.get() && error.code == PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE => Ok(None),
-        Err(error) => Err(error.text),
-    }
-}
-
-/// What has ended a transaction.
-struct Aborted {
-    code: PgSqlErrorCode,
-    text: String,
-}
-
-fn try_in_transaction<T>(work: impl FnOnce() -> T) -> Result<T, Aborted> {
+pub(super) fn in_transaction<T>(work: impl FnOnce() -> T) -> Result<T, Failure> {
     // SAFETY: no transaction is open here; the snapshot is popped by the commit or dropped by the abort.
     PgTryBuilder::new(AssertUnwindSafe(|| unsafe {
         pg_sys::SetCurrentStatementStartTimestamp();
@@ -51,19 +26,22 @@ fn try_in_transaction<T>(work: impl FnOnce() -> T) -> Result<T, Aborted> {
     .catch_others(|error| {
         // SAFETY: a transaction is open, in an error state.
         unsafe { pg_sys::AbortCurrentTransaction() };
-        Err(describe(&error))
+        Err(Failure::caught(&error))
     })
     .execute()
 }
 
-fn describe(error: &CaughtError) -> Aborted {
-    let report = match error {
-        CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => report,
-        CaughtError::RustPanic { ereport, .. } => ereport,
-    };
-    let text = match report.detail() {
-        Some(detail) => format!("{}: {detail}", report.message()),
-        None => report.message().to_owned(),
-    };
-    Aborted { code: report.sql_error_code(), text }
+/// The same, holding the sealing lock. `None` if somebody else has kept it for [`SEALING_PATIENCE`].
+pub(super) fn in_sealing<T>(work: impl FnOnce() -> T) -> Result<Option<T>, Failure> {
+    let is_locked = Cell::new(false);
+    let outcome = in_transaction(|| {
+        blocks::lock_sealing_within(SEALING_PATIENCE);
+        is_locked.set(true);
+        work()
+    });
+    match outcome {
+        Ok(result) => Ok(Some(result)),
+        Err(error) if !is_locked.get() && error.code() == PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE => Ok(None),
+        Err(error) => Err(error),
+    }
 }

@@ -1,0 +1,21 @@
+//! What to do next, for who could not record: the cause comes as text from another process.
+
+/// How the cause reads that [`super::tail::diverged`] gives.
+const DIVERGED: &str = "does not agree with the database";
+
+/// Whether file and database differ, which no other attempt repairs.
+pub fn is_divergence(cause: &str) -> bool {
+    cause.contains(DIVERGED)
+}
+
+/// The hint beside this cause of a transaction's failure.
+pub fn after(cause: &str) -> &'static str {
+    if is_divergence(cause) {
+        return "Nothing of this transaction was recorded, and nothing is before the two agree. SELECT * FROM ledger.find_tampering() shows in what they differ; the server's log says how to go on.";
+    }
+    // The worker has not read it yet.
+    if cause.contains("was replaced by another file") || cause.contains("was changed by another program") {
+        return "Nothing of this transaction was recorded. Try again: if all of the file agrees with the database, recording goes on; if not, view ledger.mirror_status says why.";
+    }
+    "Nothing of this transaction was recorded. Repair the cause, then try again; view ledger.mirror_status shows the state of the file."
+}
