@@ -170,6 +170,21 @@ fn indexes_of_any_kind_have_what_is_recorded_and_sealed() {
     assert_intact(&mut client);
 }
 
+#[test]
+fn a_constraint_that_can_be_deferred_holds_at_once() {
+    let (_cluster, mut client) = start(Options::new().conf("ledger.block_interval = 1h"));
+    let constraint = "ALTER TABLE ledger.entries_pending ADD CONSTRAINT once UNIQUE (data_hash) DEFERRABLE INITIALLY DEFERRED";
+    client.batch_execute(constraint).unwrap();
+    let note = "SELECT ledger.hash_and_record('note', '{\"n\": 1}')";
+    client.batch_execute(note).unwrap();
+    let refused = error(&mut client, note);
+    assert_eq!(refused.message(), "a new row violates deferrable constraint \"once\"");
+    client.batch_execute("ALTER TABLE ledger.entries_pending DROP CONSTRAINT once").unwrap();
+    client.batch_execute(note).unwrap();
+    seal(&mut client);
+    assert_intact(&mut client);
+}
+
 /// In tables whose rows are changed as well.
 #[test]
 fn indexes_of_any_kind_have_what_the_ledger_notes_of_itself() {

@@ -1,7 +1,9 @@
 //! Inserting many rows at once: one WAL record a page instead of one a row, and one index after the other.
 
+use super::errors::Failure;
 use super::tables::Table;
-use pgrx::pg_sys;
+use pgrx::{pg_sys, PgSqlErrorCode};
+use std::ffi::CStr;
 
 // Declared here because pgrx wraps each call in error handling, which is a good part of what these take. So many calls have
 // one around them all.
@@ -294,9 +296,22 @@ pub unsafe fn insert_index_entries(
 ) {
     let none = std::ptr::null_mut();
     #[cfg(any(feature = "pg14", feature = "pg15"))]
-    pg_sys::ExecInsertIndexTuples(indexes, slot, executor, false, false, none, std::ptr::null_mut());
+    let in_doubt = pg_sys::ExecInsertIndexTuples(indexes, slot, executor, false, false, none, std::ptr::null_mut());
     #[cfg(not(any(feature = "pg14", feature = "pg15")))]
-    pg_sys::ExecInsertIndexTuples(indexes, slot, executor, false, false, none, std::ptr::null_mut(), only_summarizing);
+    let in_doubt =
+        pg_sys::ExecInsertIndexTuples(indexes, slot, executor, false, false, none, std::ptr::null_mut(), only_summarizing);
+    if !in_doubt.is_null() {
+        refuse_doubt((*(*in_doubt).elements).oid_value);
+    }
+}
+
+/// A constraint that may be deferred is looked at again by a trigger, which no row of the ledger has.
+unsafe fn refuse_doubt(index: pg_sys::Oid) -> ! {
+    let name = CStr::from_ptr(pg_sys::get_rel_name(index)).to_string_lossy();
+    Failure::new(PgSqlErrorCode::ERRCODE_UNIQUE_VIOLATION, format!("a new row violates deferrable constraint \"{name}\""))
+        .detail("On tables of the ledger such a constraint holds at once.")
+        .hint("Only a superuser can have added it; drop it if it is not to hold.")
+        .raise()
 }
 
 /// Columns of an index.
