@@ -17,5 +17,9 @@ pub fn after(cause: &str) -> &'static str {
     if cause.contains("was replaced by another file") || cause.contains("was changed by another program") {
         return "Nothing of this transaction was recorded. Try again: if all of the file agrees with the database, recording goes on; if not, view ledger.mirror_status says why.";
     }
+    // Said of the ledger's processes, and not of the file: nothing is to be repaired.
+    if cause.starts_with("The ") && !cause.contains("does not run") {
+        return "Nothing of this transaction was recorded. Try again; view ledger.mirror_status shows the state of the file.";
+    }
     "Nothing of this transaction was recorded. Repair the cause, then try again; view ledger.mirror_status shows the state of the file."
 }

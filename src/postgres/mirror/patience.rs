@@ -56,28 +56,23 @@ impl Patience {
         Ok(())
     }
 
-    /// Where nobody waits for the file (mode async), or is to any more (off), the worker has to seal and does not wait without
-    /// end. What it voids or appends while the mode is changed must not keep it from that.
+    /// Where nobody waits for the file (mode async), or is to any more, the worker has to seal and does not wait without end.
     fn has_waited_in_vain(&mut self, mirror: &Mirror) -> bool {
         if !mirror.slot.worker.is_me() {
             return false;
         }
-        worker::reload_if_asked();
-        let is_waited_for = matches!(settings::mirror_mode(), MirrorMode::Sync | MirrorMode::Write);
         let (is_followed, done) = {
             let fields = mirror.lock();
             (fields.is_followed, (fields.tail, fields.durable))
         };
-        if !is_followed && is_waited_for {
-            return false;
-        }
-        match self.progress {
+        let is_stuck = match self.progress {
             Some((since, before)) if before == done => since.elapsed() > HANG_DEADLINE,
             _ => {
                 self.progress = Some((Instant::now(), done));
                 false
             }
-        }
+        };
+        is_stuck && (is_followed || is_released())
     }
 
     pub fn sleep_for_anyone(&mut self, mirror: &Mirror, event: u32) -> Result<(), Failure> {
@@ -99,6 +94,13 @@ impl Patience {
         }
         Ok(sleep_ms)
     }
+}
+
+/// Whether the mode has been changed to one in which nobody waits for the file. Read only by a worker that is stuck: what it
+/// does otherwise, it does to the end in the mode in which it began.
+fn is_released() -> bool {
+    worker::reload_if_asked();
+    matches!(settings::mirror_mode(), MirrorMode::Async | MirrorMode::Off)
 }
 
 impl Drop for Patience {
