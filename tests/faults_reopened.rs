@@ -137,7 +137,6 @@ fn what_a_failed_sync_of_a_cut_may_have_left_off_the_disk_is_written_again() {
 #[test]
 fn what_cannot_be_cut_off_after_a_failed_sync_is_written_again() {
     is_written_again("sync", "sync:errors\ncut:errors");
-    is_written_again("write", "write:errors\ncut:errors");
 }
 
 #[test]

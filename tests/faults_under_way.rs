@@ -9,6 +9,7 @@ mod common;
 use common::faults::*;
 use common::ledger::*;
 use common::{send, wait_until};
+use postgres::error::SqlState;
 use std::fs;
 
 /// Its line goes through the ring in many pieces.

@@ -18,7 +18,7 @@ pub struct Trouble {
     pub reattach: bool,
     /// Somebody else has been at the file: the worker is to look at all of it.
     pub suspect: bool,
-    /// The file may be longer than what is on disk, whatever a sync says from now on: the kernel tells of an error once.
+    /// A sync has failed: what it was to put on disk may not be there, whatever another sync says. The kernel tells of that once.
     pub unsynced: bool,
 }
 
@@ -267,9 +267,8 @@ pub fn sync_directory(directory: &Path) -> Result<(), Trouble> {
 
 /// Cuts off what a failed write has left.
 pub fn cut(file: &File, path: &Path, size: u64) -> Result<(), Trouble> {
-    faults::error_at("cut")
-        .and_then(|()| file.set_len(size))
-        .and_then(|()| faults::error_at("cut_sync"))
-        .and_then(|()| file.sync_data())
-        .map_err(|error| Trouble { reattach: true, unsynced: true, ..Trouble::passing("truncate", path, error) })
+    let trouble = |error| Trouble { reattach: true, ..Trouble::passing("truncate", path, error) };
+    faults::error_at("cut").and_then(|()| file.set_len(size)).map_err(trouble)?;
+    let synced = faults::error_at("cut_sync").and_then(|()| file.sync_data());
+    synced.map_err(|error| Trouble { unsynced: true, ..trouble(error) })
 }

@@ -262,24 +262,26 @@ fn note_failed(fields: &mut MirrorFields, failed: &Failed) -> bool {
 fn sync(file: &File, path: &Path) -> Result<(), Trouble> {
     let _waiting = wait_events::Shown::as_waiting_for(wait_events::mirror_sync());
     faults::at("before_sync");
-    faults::error_at("sync").map_err(|error| Trouble::passing("sync", path, error))?;
-    file::sync(file, path)?;
+    let synced = faults::error_at("sync").map_err(|error| Trouble::passing("sync", path, error));
+    synced.and_then(|()| file::sync(file, path)).map_err(|trouble| Trouble { unsynced: true, ..trouble })?;
     faults::at("after_sync");
     Ok(())
 }
 
-/// Cuts off what a failed write or sync has left. Where that fails too, no more of the file stays than is `safe`: it may be the
-/// sync over what stands behind it that has failed.
+/// Cuts off what a failed write or sync has left. Where a sync has failed and that does too, no more of the file counts than is
+/// `safe`.
 fn cut_after(file: &File, path: &Path, trouble: Trouble, keep: u64, safe: u64) -> Failed {
     // A file that somebody else has changed is not touched.
     if trouble.reattach {
         return Failed { trouble, keep, stamp: None };
     }
     match file::cut(file, path, keep).and_then(|()| file::stamp(file, path)) {
-        Ok(stamp) => Failed { trouble, keep, stamp: Some(stamp) },
+        Ok(stamp) => Failed { trouble: Trouble { unsynced: false, ..trouble }, keep, stamp: Some(stamp) },
         Err(worse) => {
             let cause = format!("{}; then {}", trouble.cause, worse.cause);
-            Failed { trouble: Trouble { cause, reattach: true, unsynced: true, ..trouble }, keep: safe, stamp: None }
+            let unsynced = trouble.unsynced || worse.unsynced;
+            let keep = if unsynced { safe } else { keep };
+            Failed { trouble: Trouble { cause, reattach: true, unsynced, ..trouble }, keep, stamp: None }
         }
     }
 }
