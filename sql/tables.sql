@@ -58,11 +58,12 @@ SELECT pg_catalog.gen_random_uuid(), pg_catalog.clock_timestamp(), '', 0, 0, 0, 
 FROM pg_catalog.pg_database AS d WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database();
 
 -- Which sealed entries are about a row of a tracked table: runs, each sorted by row, in chunks of a page. A place is row_id (16 bytes),
--- created_at (microseconds since 1970), leaf_index and block_number (8 bytes each).
+-- created_at (microseconds since 1970), leaf_index and block_number (8 bytes each). Under the number of a long run with a minus are its
+-- filters, each for thousands of its rows.
 CREATE TABLE ledger.row_versions (
     run BIGINT NOT NULL,
     first_row UUID NOT NULL,
-    chunk INTEGER NOT NULL,
+    chunk BIGINT NOT NULL,
     places BYTEA NOT NULL,
     PRIMARY KEY (run, first_row, chunk)
 ) USING heap;
@@ -93,7 +94,9 @@ CREATE TABLE ledger.baselines (
 COMMENT ON TABLE ledger.row_versions IS 'which sealed entries are about a row of a tracked table';
 COMMENT ON TABLE ledger.table_shapes IS 'the columns that entries about rows cover';
 COMMENT ON TABLE ledger.baselines IS 'tables whose rows from before they were tracked are still being recorded';
-COMMENT ON COLUMN ledger.row_versions.places IS 'sorted by row_id (the first 16 bytes of SHA-256 over the table_id, a zero byte and the values of the key in the order of its columns'' numbers, a canonical JSON array), created_at, leaf_index and block_number, 40 bytes a place';
+COMMENT ON COLUMN ledger.row_versions.run IS 'the number of a run; with a minus where it is a filter';
+COMMENT ON COLUMN ledger.row_versions.chunk IS 'how many places of the run were before it';
+COMMENT ON COLUMN ledger.row_versions.places IS 'sorted by row_id (the first 16 bytes of SHA-256 over the table_id, a zero byte and the values of the key in the order of its columns'' numbers, a canonical JSON array), created_at, leaf_index and block_number, 40 bytes a place; of a filter: the bits of a Bloom filter for the rows up to the next filter';
 COMMENT ON COLUMN ledger.baselines.horizon IS 'row versions of transactions before this one have no entries yet';
 COMMENT ON COLUMN ledger.baselines.oldest_running IS 'transactions from this one on may have written after the triggers were made';
 COMMENT ON TABLE ledger.blocks IS 'hash-chained blocks; sealing alone writes here';
@@ -105,7 +108,7 @@ COMMENT ON TABLE ledger.log_state IS 'identity of the ledger, frontier of the lo
 COMMENT ON COLUMN ledger.log_state.mirror_bytes IS 'how much of the mirror file is acknowledged';
 COMMENT ON COLUMN ledger.log_state.settled_bytes IS 'recovery reads the mirror file from here on';
 COMMENT ON COLUMN ledger.log_state.open_ranges IS 'where before that lines of prepared transactions stand: starts and ends';
-COMMENT ON COLUMN ledger.log_state.version_runs IS 'the runs of ledger.row_versions, the oldest first: number and length of each';
+COMMENT ON COLUMN ledger.log_state.version_runs IS 'the runs of ledger.row_versions, four numbers for each: its number; how many places it has; the number of the run that its places are being moved to, or 0; and the upper half of the row_id up to which they have been moved (places below are not in it any more), as a signed number';
 COMMENT ON COLUMN ledger.log_state.database_oid IS 'the database this ledger belongs to; a copy of it becomes a ledger of its own';
 COMMENT ON COLUMN ledger.log_state.mirror_attachment IS 'which of the server''s attachments to the mirror file was the last';
 COMMENT ON COLUMN ledger.entries.leaf_index IS '0-based position in the log tree';

@@ -1,17 +1,11 @@
-//! How the entries about one row are found among all that are sealed: in runs.
-//!
-//! A sealing pass writes what its entries are about as one run, sorted by row, in chunks. So it appends, where an index on rows
-//! would take every entry to a page of its own. When there are several runs of about one size, the next one is merged with
-//! them, up to a size from which on a run stays as it is. So there are few runs to look into, an entry is written a few times,
-//! and no pass takes long.
+//! How the entries about one row are found among all that are sealed: in [runs](super::row_runs), each of them sorted by row,
+//! in chunks.
 
 use super::record::Timestamp;
+use std::cmp::Reverse;
+use std::collections::binary_heap::PeekMut;
+use std::collections::BinaryHeap;
 use std::ops::Range;
-
-/// So many runs of about one size become one.
-const FAN: usize = 8;
-/// A run of this length is not merged any more.
-const LARGEST: i64 = 1 << 20;
 
 /// Where an entry about a row stands in the log. Of two places for one row, that of the later change is greater; of two of
 /// the same time, that which was sealed later.
@@ -76,36 +70,33 @@ pub fn positions_of(chunk: &[u8], row: u128) -> Range<usize> {
     start..start + count
 }
 
-/// A run: its number, and how many places it has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Run {
-    pub number: i64,
-    pub length: i64,
-}
-
-/// How many of the runs, from the last one on, become one with a new one of `length` places.
-pub fn runs_to_merge(runs: &[Run], length: i64) -> usize {
-    let (mut taken, mut length) = (0, length);
-    while length < LARGEST {
-        let rest = &runs[..runs.len() - taken];
-        let is_alike = |run: &&Run| run.length < LARGEST && size_class(run.length) <= size_class(length);
-        let alike = rest.iter().rev().take_while(is_alike).count();
-        if alike + 1 < FAN {
-            break;
+/// Gives `each` the places of all sources, each of which is sorted, in their order, but no more than `limit`. Returns what
+/// was taken from a source and not given: its number, and the place, for each that is not at its end.
+pub fn merge<S: Iterator<Item = Place>>(
+    sources: &mut [S],
+    limit: i64,
+    mut each: impl FnMut(&Place),
+) -> Vec<(usize, Place)> {
+    let firsts = sources.iter_mut().enumerate().filter_map(|(source, places)| Some(Reverse((places.next()?, source))));
+    let mut heads: BinaryHeap<_> = firsts.collect();
+    let mut left = limit;
+    while left > 0 {
+        let Some(mut head) = heads.peek_mut() else { break };
+        let Reverse((place, source)) = *head;
+        each(&place);
+        left -= 1;
+        match sources[source].next() {
+            Some(next) => *head = Reverse((next, source)),
+            None => drop(PeekMut::pop(head)),
         }
-        length += rest[rest.len() - alike..].iter().map(|run| run.length).sum::<i64>();
-        taken += alike;
     }
-    taken
-}
-
-fn size_class(length: i64) -> u32 {
-    length.max(1).ilog(FAN as i64)
+    heads.into_iter().map(|Reverse((place, source))| (source, place)).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::VecDeque;
 
     fn place(row: u128, at: i64) -> Place {
         let created_at = Timestamp::from_micros(at).unwrap();
@@ -150,33 +141,24 @@ mod tests {
         assert_eq!(place_at(&[], 3), None);
     }
 
-    /// Adds runs of these lengths; gives how many there were at most, and how often a place was written on average.
-    fn grow(lengths: impl Iterator<Item = i64>) -> (usize, f64, Vec<Run>) {
-        let (mut runs, mut most, mut written, mut all) = (Vec::<Run>::new(), 0, 0, 0);
-        for (number, length) in (1..).zip(lengths) {
-            let kept = runs.len() - runs_to_merge(&runs, length);
-            let merged = length + runs.drain(kept..).map(|run| run.length).sum::<i64>();
-            runs.push(Run { number, length: merged });
-            (most, written, all) = (most.max(runs.len()), written + merged, all + length);
+    #[test]
+    fn merging_gives_all_places_in_order_however_often_it_is_left_off() {
+        let sorted = |step: i64| (0..100).map(move |at| place(u128::from((at * step) as u64), at)).collect::<Vec<_>>();
+        let lists = [sorted(1), sorted(3), Vec::new(), sorted(0), sorted(7)];
+        let mut expected = lists.concat();
+        expected.sort_unstable();
+        for limit in [0, 1, 2, 99, 100, 399, 400, i64::MAX] {
+            let (mut rest, mut given) = (lists.clone().map(VecDeque::from), Vec::new());
+            while given.len() < expected.len() && limit > 0 {
+                let before = given.len();
+                let mut sources = rest.clone().map(VecDeque::into_iter);
+                let heads = merge(&mut sources, limit, |place| given.push(*place));
+                rest = sources.map(|source| source.collect());
+                heads.iter().for_each(|(source, place)| rest[*source].push_front(*place));
+                assert!(given.len() as i64 - before as i64 <= limit);
+                assert_eq!(given.len() + rest.iter().map(VecDeque::len).sum::<usize>(), expected.len());
+            }
+            assert!(limit == 0 || given == expected, "{limit}");
         }
-        assert_eq!(runs.iter().map(|run| run.length).sum::<i64>(), all);
-        (most, written as f64 / all as f64, runs)
-    }
-
-    #[test]
-    fn there_are_few_runs_and_each_place_is_written_a_few_times() {
-        // A backlog of fifty million entries, small passes, and both in turn.
-        let (most, times, _) = grow(std::iter::repeat_n(32_768, 1526));
-        assert!(most < 60 && times < 3.1, "{most} runs, {times} times");
-        let (most, times, _) = grow(std::iter::repeat_n(100, 20_000));
-        assert!(most < 40 && times < 6.5, "{most} runs, {times} times");
-        let (most, times, _) = grow((0..20_000).map(|pass| if pass % 3 == 0 { 9000 } else { 1 + pass % 200 }));
-        assert!(most < 200 && times < 8.0, "{most} runs, {times} times");
-    }
-
-    #[test]
-    fn no_pass_merges_more_than_it_can_in_moments() {
-        let (_, _, runs) = grow(std::iter::repeat_n(32_767, 3000));
-        assert!(runs.iter().all(|run| run.length <= FAN as i64 * LARGEST));
     }
 }

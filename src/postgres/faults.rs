@@ -1,5 +1,5 @@
 //! Faults on purpose: places where a test can have the server killed, a process hang, or the file fail. Release builds have
-//! none of it: without the feature `fault-injection` every function here is empty.
+//! none of it: without the feature `fault-injection` every function here is empty, or says what always is so.
 //!
 //! The file `pg_notary.fault` in the data directory names a place and what happens there, as `PLACE:ACTION`, or some of them, one a
 //! line. `kill`, `exit` and `error` happen once: the file is removed first. `hang`, `errors` and `read_only` last as long as the
@@ -16,10 +16,14 @@ pub use none::*;
 
 #[cfg(not(feature = "fault-injection"))]
 mod none {
+    use crate::ledger::row_runs::Sizes;
     use crate::postgres::mirror::file::Trouble;
     use std::fs::File;
     use std::path::Path;
 
+    pub fn run_sizes() -> Sizes {
+        Sizes::STANDARD
+    }
     pub fn is_network_mount() -> bool {
         false
     }
@@ -35,6 +39,7 @@ mod none {
 
 #[cfg(feature = "fault-injection")]
 mod injected {
+    use crate::ledger::row_runs::Sizes;
     use crate::postgres::mirror::file::{self, Trouble};
     use std::fs::File;
     use std::io::{Error, Result};
@@ -43,6 +48,14 @@ mod injected {
 
     /// Every process of the server has the data directory as its working directory.
     const FAULT_FILE: &str = "pg_notary.fault";
+
+    /// Whether a small ledger is to have runs of places as a large one has: by the server's environment.
+    pub fn run_sizes() -> Sizes {
+        match std::env::var_os("PG_NOTARY_FAULT_SMALL_RUNS") {
+            Some(_) => Sizes::SMALL,
+            None => Sizes::STANDARD,
+        }
+    }
 
     /// Whether the mirror's directory is to be taken for one: by the server's environment.
     pub fn is_network_mount() -> bool {

@@ -9,7 +9,7 @@ use super::tracking::versions::NewVersions;
 use crate::ledger::block::BlockHeader;
 use crate::ledger::log_tree::LogTree;
 use crate::ledger::record::Timestamp;
-use crate::ledger::row_index::Run;
+use crate::ledger::row_runs::Run;
 use crate::ledger::{parse_hash, Hash};
 use pgrx::{pg_sys, IntoDatum};
 use uuid::Uuid;
@@ -142,7 +142,7 @@ pub fn write_versions(versions: NewVersions) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The runs of `ledger.row_versions`, the oldest first.
+/// The runs of `ledger.row_versions`.
 ///
 /// # Safety
 /// The snapshot is registered or active.
@@ -154,10 +154,10 @@ pub unsafe fn version_runs(snapshot: pg_sys::Snapshot) -> Vec<Run> {
 
 fn runs_of(row: &Row) -> Vec<Run> {
     let numbers = row.get::<Vec<i64>>(column::VERSION_RUNS).unwrap_or_default();
-    let (pairs, _) = numbers.as_chunks();
-    pairs.iter().map(|[number, length]| Run { number: *number, length: *length }).collect()
+    let (runs, _) = numbers.as_chunks();
+    runs.iter().map(|numbers| Run::from_numbers(*numbers)).collect()
 }
 
 fn numbers_of(runs: &[Run]) -> Vec<i64> {
-    runs.iter().flat_map(|run| [run.number, run.length]).collect()
+    runs.iter().flat_map(Run::numbers).collect()
 }

@@ -19,7 +19,7 @@
 //! | [`kinds`] | which tables can be recorded |
 //! | [`partitions`] | rows that come and go with a partition |
 //! | [`commands`], [`drops`], [`truncation`] | the commands that bring partitions, and take them away |
-//! | [`versions`], [`version_runs`] | the entries about one row, and how they are found |
+//! | [`versions`], [`version_runs`], [`run_writer`] | the entries about one row, and how they are found |
 //! | [`verify_row`] | one row against its entries |
 //! | [`verify_table`], [`sorter`] | all rows against all entries |
 //! | [`history`], [`readers`] | the functions for one row, and who may call them |
@@ -46,6 +46,7 @@ pub mod readers;
 pub mod record;
 pub mod relation;
 pub mod row_key;
+pub mod run_writer;
 pub mod shape;
 pub mod sorter;
 pub mod truncation;

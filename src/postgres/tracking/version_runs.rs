@@ -1,29 +1,30 @@
-//! `ledger.row_versions`: the [runs](crate::ledger::row_index) in which entries about a row are found, as Postgres stores them. A
-//! row of it is a chunk, which nearly fills a page.
+//! `ledger.row_versions`: the [runs](crate::ledger::row_runs) in which entries about a row are found, as Postgres stores them. A
+//! row of it is a chunk of a run, or a filter, under the run's number with a minus: which nearly fill a page.
+//!
+//! A filter is for all places from its first row on, up to the first row of the next one. So a row that is not in the last
+//! filter from which it could be is not in the run. Where steps have taken places that a filter is for, it is gone, and with it all
+//! before: who finds none looks into the run.
 
-use crate::ledger::row_index::{self, Place, Run};
-use crate::postgres::bulk_insert::BulkInsert;
+use crate::ledger::row_filter;
+use crate::ledger::row_index::{self, Place};
+use crate::ledger::row_runs::Run;
+use crate::postgres::faults;
 use crate::postgres::tables::{self, Table};
-use pgrx::{check_for_interrupts, pg_sys, IntoDatum};
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use pgrx::{check_for_interrupts, pg_sys};
+use std::ops::RangeInclusive;
 use uuid::Uuid;
-
-/// With the other columns a bit less than a page.
-const CHUNK_PLACES: usize = 200;
-/// A varlena's length stands before its bytes.
-const HEADER: usize = pg_sys::VARHDRSZ;
 
 /// Columns of `ledger.row_versions`.
 mod column {
     pub const RUN: usize = 0;
     pub const FIRST_ROW: usize = 1;
+    pub const CHUNK: usize = 2;
     pub const PLACES: usize = 3;
 }
 
 /// The table and its primary key, (run, first_row, chunk).
 pub struct VersionTable {
-    table: Table,
+    pub table: Table,
     index: pg_sys::Relation,
 }
 
@@ -43,49 +44,77 @@ impl Drop for VersionTable {
     }
 }
 
-/// The chunks of one run.
-struct Chunks<'a> {
-    versions: &'a VersionTable,
+/// What a filter of the run has as its run.
+pub fn filters_of(run: i64) -> i64 {
+    -run
+}
+
+/// The chunks of one run, or its filters.
+pub struct Chunks<'a> {
+    pub versions: &'a VersionTable,
     scan: pg_sys::SysScanDesc,
     direction: pg_sys::ScanDirection::Type,
+    /// The scan's keys point to them.
+    _rows: Box<[Uuid; 2]>,
+}
+
+/// A chunk.
+pub struct Chunk<'a> {
+    pub bytes: &'a [u8],
+    /// The places of its run before it.
+    pub position: i64,
+    pub tid: pg_sys::ItemPointerData,
 }
 
 impl<'a> Chunks<'a> {
-    /// All of them, in order.
+    /// Those that begin with one of the rows, in order.
     ///
     /// # Safety
     /// The snapshot outlives the scan.
-    unsafe fn all(versions: &'a VersionTable, run: i64, snapshot: pg_sys::Snapshot) -> Self {
-        let keys = &mut [key(column::RUN, pg_sys::BTEqualStrategyNumber, pg_sys::F_INT8EQ, run.into())];
-        Self::scan(versions, keys, snapshot, pg_sys::ScanDirection::ForwardScanDirection)
+    pub unsafe fn up(
+        versions: &'a VersionTable,
+        run: i64,
+        rows: RangeInclusive<u128>,
+        snapshot: pg_sys::Snapshot,
+    ) -> Self {
+        Self::scan(versions, run, rows, snapshot, pg_sys::ScanDirection::ForwardScanDirection)
     }
 
-    /// Those that may hold the row, the last one first. They end where one begins with a smaller row.
+    /// The same, the last one first. Of those that may hold the last of the rows, it is the last; they end where one begins with
+    /// a smaller row.
     ///
     /// # Safety
     /// The snapshot outlives the scan.
-    unsafe fn down_from(versions: &'a VersionTable, run: i64, row: &Uuid, snapshot: pg_sys::Snapshot) -> Self {
-        let row = tables::uuid_datum(row);
-        let keys = &mut [
-            key(column::RUN, pg_sys::BTEqualStrategyNumber, pg_sys::F_INT8EQ, run.into()),
-            key(column::FIRST_ROW, pg_sys::BTLessEqualStrategyNumber, pg_sys::F_UUID_LE, row),
-        ];
-        Self::scan(versions, keys, snapshot, pg_sys::ScanDirection::BackwardScanDirection)
+    unsafe fn down(
+        versions: &'a VersionTable,
+        run: i64,
+        rows: RangeInclusive<u128>,
+        snapshot: pg_sys::Snapshot,
+    ) -> Self {
+        Self::scan(versions, run, rows, snapshot, pg_sys::ScanDirection::BackwardScanDirection)
     }
 
     unsafe fn scan(
         versions: &'a VersionTable,
-        keys: &mut [pg_sys::ScanKeyData],
+        run: i64,
+        rows: RangeInclusive<u128>,
         snapshot: pg_sys::Snapshot,
         direction: pg_sys::ScanDirection::Type,
     ) -> Self {
+        let rows = Box::new([*rows.start(), *rows.end()].map(Uuid::from_u128));
+        let [first, last] = [&rows[0], &rows[1]].map(tables::uuid_datum);
+        let keys = &mut [
+            key(column::RUN, pg_sys::BTEqualStrategyNumber, pg_sys::F_INT8EQ, run.into()),
+            key(column::FIRST_ROW, pg_sys::BTGreaterEqualStrategyNumber, pg_sys::F_UUID_GE, first),
+            key(column::FIRST_ROW, pg_sys::BTLessEqualStrategyNumber, pg_sys::F_UUID_LE, last),
+        ];
         let (table, count) = (versions.table.relation(), keys.len() as i32);
         let scan = pg_sys::systable_beginscan_ordered(table, versions.index, snapshot, count, keys.as_mut_ptr());
-        Chunks { versions, scan, direction }
+        Chunks { versions, scan, direction, _rows: rows }
     }
 
-    /// What `read` makes of the next chunk and its place in the table.
-    fn next<T>(&mut self, read: impl FnOnce(&[u8], pg_sys::ItemPointerData) -> T) -> Option<T> {
+    /// What `read` makes of the next one.
+    pub fn next<T>(&mut self, read: impl FnOnce(Chunk) -> T) -> Option<T> {
         // SAFETY: the scan is open, and the tuple good until the next is asked for.
         unsafe {
             let tuple = pg_sys::systable_getnext_ordered(self.scan, self.direction);
@@ -93,7 +122,9 @@ impl<'a> Chunks<'a> {
                 return None;
             }
             let row = self.versions.table.deform(tuple);
-            Some(read(row.get(column::PLACES).unwrap_or_default(), (*tuple).t_self))
+            let (bytes, position) = (row.get(column::PLACES), row.get(column::CHUNK));
+            let tid = (*tuple).t_self;
+            Some(read(Chunk { bytes: bytes.unwrap_or_default(), position: position.unwrap_or_default(), tid }))
         }
     }
 }
@@ -106,15 +137,13 @@ impl Drop for Chunks<'_> {
 }
 
 /// # Safety
-/// What the datum points to lives until the scan has begun, and is of the column's type.
+/// What the datum points to lives until the scan has ended, and is of the column's type.
 unsafe fn key(column: usize, strategy: u32, function: u32, value: pg_sys::Datum) -> pg_sys::ScanKeyData {
     let mut key = pg_sys::ScanKeyData::default();
     let (attribute, strategy) = ((column + 1) as pg_sys::AttrNumber, strategy as pg_sys::StrategyNumber);
     pg_sys::ScanKeyInit(&mut key, attribute, strategy, pg_sys::Oid::from(function), value);
     key
 }
-
-// ---- reading ----------------------------------------------------------------------------------------------------------------
 
 /// The places for one row in all runs, the newest first.
 pub struct RowPlaces<'a>(Vec<RowCursor<'a>>);
@@ -131,18 +160,32 @@ struct RowCursor<'a> {
 
 impl<'a> RowPlaces<'a> {
     /// # Safety
-    /// The snapshot, the row's id and the table outlive it.
+    /// The snapshot and the table outlive it.
     pub unsafe fn of(row_id: &Uuid, runs: &[Run], versions: &'a VersionTable, snapshot: pg_sys::Snapshot) -> Self {
+        let row = row_id.as_u128();
         let mut cursors = Vec::new();
-        for run in runs {
-            let chunks = Chunks::down_from(versions, run.number, row_id, snapshot);
-            let mut cursor = RowCursor { chunks, row: row_id.as_u128(), places: Vec::new(), may_have_more: true };
+        for run in runs.iter().filter(|run| row >= run.first_row()) {
+            if !may_hold(run, row, versions, snapshot) {
+                continue;
+            }
+            let chunks = Chunks::down(versions, run.number, run.first_row()..=row, snapshot);
+            let mut cursor = RowCursor { chunks, row, places: Vec::new(), may_have_more: true };
             if cursor.peek().is_some() {
                 cursors.push(cursor);
             }
         }
         RowPlaces(cursors)
     }
+}
+
+/// What the filter says, if there is one.
+unsafe fn may_hold(run: &Run, row: u128, versions: &VersionTable, snapshot: pg_sys::Snapshot) -> bool {
+    // A source has had one, however little is left of it.
+    if run.target.is_none() && !faults::run_sizes().has_filter(run.length) {
+        return true;
+    }
+    let mut filters = Chunks::down(versions, filters_of(run.number), run.first_row()..=row, snapshot);
+    filters.next(|filter| row_filter::may_contain(filter.bytes, row)).unwrap_or(true)
 }
 
 impl Iterator for RowPlaces<'_> {
@@ -165,152 +208,11 @@ impl RowCursor<'_> {
 
     fn read_chunk(&mut self) {
         let (row, places) = (self.row, &mut self.places);
-        let read = |chunk: &[u8], _| {
-            let positions = row_index::positions_of(chunk, row);
-            places.extend(positions.clone().filter_map(|at| row_index::place_at(chunk, at)));
+        let read = |chunk: Chunk| {
+            let positions = row_index::positions_of(chunk.bytes, row);
+            places.extend(positions.clone().filter_map(|at| row_index::place_at(chunk.bytes, at)));
             positions.start == 0
         };
         self.may_have_more = self.chunks.next(read).unwrap_or(false);
-    }
-}
-
-// ---- writing ----------------------------------------------------------------------------------------------------------------
-
-/// Writes the places of a sealing pass, in any order, as a run, merged with those of `runs` that are due. Sealing is
-/// serialised, so nobody else changes runs meanwhile.
-///
-/// # Safety
-/// The snapshot is registered or active, and sees what this transaction has done.
-pub unsafe fn write(mut places: Vec<Place>, runs: &mut Vec<Run>, snapshot: pg_sys::Snapshot) {
-    // The leaf that comes next when this pass has ended: no run before has that number.
-    let Some(number) = places.iter().map(|place| place.leaf_index + 1).max() else { return };
-    row_index::sort(&mut places);
-    let mut length = places.len() as i64;
-    let due = runs.split_off(runs.len() - row_index::runs_to_merge(runs, length));
-    let versions = VersionTable::open(pg_sys::RowExclusiveLock);
-    let mut out = ChunkWriter::new(&versions.table, number);
-    if due.is_empty() {
-        places.iter().for_each(|place| out.push(place));
-    } else {
-        length += due.iter().map(|run| run.length).sum::<i64>();
-        let runs = due.iter().map(|run| Source::Run(RunReader::new(Chunks::all(&versions, run.number, snapshot))));
-        merge(runs.chain([Source::Pass(places.into_iter())]).collect(), |place| out.push(place));
-    }
-    out.finish();
-    runs.push(Run { number, length });
-}
-
-/// Sorted places that are merged.
-enum Source<'a> {
-    Pass(std::vec::IntoIter<Place>),
-    Run(RunReader<'a>),
-}
-
-impl Source<'_> {
-    fn next(&mut self) -> Option<Place> {
-        match self {
-            Source::Pass(places) => places.next(),
-            Source::Run(run) => run.next(),
-        }
-    }
-}
-
-fn merge(mut sources: Vec<Source>, mut each: impl FnMut(&Place)) {
-    let firsts = sources.iter_mut().enumerate().filter_map(|(source, places)| Some(Reverse((places.next()?, source))));
-    let mut heads: BinaryHeap<_> = firsts.collect();
-    while let Some(mut head) = heads.peek_mut() {
-        let Reverse((place, source)) = *head;
-        each(&place);
-        match sources[source].next() {
-            Some(next) => *head = Reverse((next, source)),
-            None => drop(std::collections::binary_heap::PeekMut::pop(head)),
-        }
-    }
-}
-
-/// Reads a run and deletes what it has read.
-struct RunReader<'a> {
-    chunks: Chunks<'a>,
-    /// A copy of the chunk.
-    chunk: Vec<u8>,
-    at: usize,
-}
-
-impl<'a> RunReader<'a> {
-    fn new(chunks: Chunks<'a>) -> Self {
-        RunReader { chunks, chunk: Vec::new(), at: 0 }
-    }
-
-    fn next(&mut self) -> Option<Place> {
-        loop {
-            if let Some(place) = row_index::place_at(&self.chunk, self.at) {
-                self.at += 1;
-                return Some(place);
-            }
-            self.next_chunk()?;
-        }
-    }
-
-    fn next_chunk(&mut self) -> Option<()> {
-        check_for_interrupts!();
-        self.at = 0;
-        let chunk = &mut self.chunk;
-        let mut tid = self.chunks.next(|bytes, tid| {
-            chunk.clear();
-            chunk.extend_from_slice(bytes);
-            tid
-        })?;
-        self.chunks.versions.table.delete(&mut tid);
-        Some(())
-    }
-}
-
-/// Writes a run.
-struct ChunkWriter<'a> {
-    bulk: BulkInsert<'a>,
-    run: i64,
-    first_row: Uuid,
-    chunk: i32,
-    /// A varlena.
-    places: Vec<u8>,
-}
-
-impl<'a> ChunkWriter<'a> {
-    fn new(table: &'a Table, run: i64) -> Self {
-        let mut places = Vec::with_capacity(HEADER + CHUNK_PLACES * Place::BYTES);
-        places.resize(HEADER, 0);
-        ChunkWriter { bulk: BulkInsert::new(table), run, first_row: Uuid::nil(), chunk: 0, places }
-    }
-
-    fn push(&mut self, place: &Place) {
-        if self.places.len() == HEADER {
-            self.first_row = Uuid::from_u128(place.row);
-        }
-        place.write(&mut self.places);
-        if self.places.len() == HEADER + CHUNK_PLACES * Place::BYTES {
-            self.end_chunk();
-        }
-    }
-
-    fn end_chunk(&mut self) {
-        if self.places.len() == HEADER {
-            return;
-        }
-        check_for_interrupts!();
-        // SAFETY: room for the header was left. A vector of bytes this large is aligned for it.
-        unsafe { pgrx::set_varsize_4b(self.places.as_mut_ptr().cast(), self.places.len() as i32) };
-        self.bulk.insert(&[
-            self.run.into_datum(),
-            Some(tables::uuid_datum(&self.first_row)),
-            self.chunk.into_datum(),
-            Some(pg_sys::Datum::from(self.places.as_ptr())),
-        ]);
-        self.chunk += 1;
-        self.places.truncate(HEADER);
-    }
-
-    fn finish(mut self) {
-        self.end_chunk();
-        self.bulk.finish();
     }
 }

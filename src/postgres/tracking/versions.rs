@@ -1,10 +1,12 @@
 //! The entries about one row: those that are sealed by way of `ledger.row_versions`, which sealing fills, and those that are
 //! pending by reading all that is pending, which is little.
 
-use super::version_runs::{self, RowPlaces, VersionTable};
+use super::run_writer;
+use super::version_runs::{RowPlaces, VersionTable};
 use crate::ledger::record::Timestamp;
 use crate::ledger::row_change::{self, Operation, RowChange};
-use crate::ledger::row_index::{Place, Run};
+use crate::ledger::row_index::Place;
+use crate::ledger::row_runs::Run;
 use crate::postgres::errors::Failure;
 use crate::postgres::tables::{self, entry_column, LatestSnapshot, Row, Table};
 use crate::postgres::{log_state, partitions};
@@ -253,7 +255,7 @@ impl NewVersions {
     /// Writes them all, and notes in `runs` where.
     pub fn write(self, runs: &mut Vec<Run>, snapshot: &LatestSnapshot) {
         // SAFETY: the snapshot is registered, and taken after all that this transaction has sealed before.
-        unsafe { version_runs::write(self.0, runs, snapshot.as_ptr()) }
+        unsafe { run_writer::write(self.0, runs, snapshot.as_ptr()) }
     }
 }
 
