@@ -325,12 +325,14 @@ fn looking_whether_secrets_verify_waits_for_nobody() {
     client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
     wait_until_sealed(&mut client);
     record(&mut client);
-    let mut other = cluster.connect("postgres");
-    other.batch_execute("BEGIN; LOCK TABLE ledger.entries_sealed_1 IN ACCESS EXCLUSIVE MODE").unwrap();
-    write_secrets(&path, &format!("one:{NEW}\n"), 0o600);
-    reload(&mut client);
-    wait_until("the log says so of the pending one", PATIENCE, || complaints(&cluster, "one") == 1);
-    cluster.wait_for_log("Of 1 such entries");
+    for (round, table) in ["ledger.entries_sealed_1", "ONLY ledger.entries_sealed"].into_iter().enumerate() {
+        let mut other = cluster.connect("postgres");
+        other.batch_execute(&format!("BEGIN; LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")).unwrap();
+        write_secrets(&path, &format!("one:{NEW}{round}\n"), 0o600);
+        reload(&mut client);
+        wait_until("the log says so of the pending one", PATIENCE, || complaints(&cluster, "one") == round + 1);
+        cluster.wait_for_log("Of 1 such entries");
+    }
     record(&mut client);
 }
 

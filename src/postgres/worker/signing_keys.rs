@@ -59,7 +59,7 @@ impl Found {
 fn look(keyring: &Keyring) -> BTreeMap<String, Found> {
     let snapshot = LatestSnapshot::take();
     let pending = tables::oid_of("entries_pending");
-    let sealed = partitions::sealed();
+    let sealed = if lock_if_free(tables::oid_of("entries_sealed")) { partitions::sealed() } else { Vec::new() };
     let newest_first = sealed.iter().rev().map(|partition| partition.oid);
     let mut found = BTreeMap::new();
     let mut left = MOST_PAGES;
@@ -74,9 +74,13 @@ fn look(keyring: &Keyring) -> BTreeMap<String, Found> {
 
 /// Nobody is waited for: a table of which others keep everyone is left out. So is one that cannot be scanned.
 fn open_unless_locked(oid: pg_sys::Oid) -> Option<Table> {
+    lock_if_free(oid).then(|| Table::open_entries(oid, pg_sys::AccessShareLock)).filter(Table::is_heap)
+}
+
+/// Locks a table for reading, if that can be had at once.
+fn lock_if_free(oid: pg_sys::Oid) -> bool {
     // SAFETY: inside a transaction, which keeps the lock.
-    let is_locked = unsafe { pg_sys::ConditionalLockRelationOid(oid, pg_sys::AccessShareLock as pg_sys::LOCKMODE) };
-    is_locked.then(|| Table::open_entries(oid, pg_sys::AccessShareLock)).filter(Table::is_heap)
+    unsafe { pg_sys::ConditionalLockRelationOid(oid, pg_sys::AccessShareLock as pg_sys::LOCKMODE) }
 }
 
 /// The last of so many pages, and then such as are twice as far from the end, each, as the one before.
