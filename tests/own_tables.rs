@@ -173,7 +173,8 @@ fn indexes_of_any_kind_have_what_is_recorded_and_sealed() {
 #[test]
 fn a_constraint_that_can_be_deferred_holds_at_once() {
     let (_cluster, mut client) = start(Options::new().conf("ledger.block_interval = 1h"));
-    let constraint = "ALTER TABLE ledger.entries_pending ADD CONSTRAINT once UNIQUE (data_hash) DEFERRABLE INITIALLY DEFERRED";
+    let constraint =
+        "ALTER TABLE ledger.entries_pending ADD CONSTRAINT once UNIQUE (data_hash) DEFERRABLE INITIALLY DEFERRED";
     client.batch_execute(constraint).unwrap();
     let note = "SELECT ledger.hash_and_record('note', '{\"n\": 1}')";
     client.batch_execute(note).unwrap();

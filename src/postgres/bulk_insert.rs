@@ -298,8 +298,16 @@ pub unsafe fn insert_index_entries(
     #[cfg(any(feature = "pg14", feature = "pg15"))]
     let in_doubt = pg_sys::ExecInsertIndexTuples(indexes, slot, executor, false, false, none, std::ptr::null_mut());
     #[cfg(not(any(feature = "pg14", feature = "pg15")))]
-    let in_doubt =
-        pg_sys::ExecInsertIndexTuples(indexes, slot, executor, false, false, none, std::ptr::null_mut(), only_summarizing);
+    let in_doubt = pg_sys::ExecInsertIndexTuples(
+        indexes,
+        slot,
+        executor,
+        false,
+        false,
+        none,
+        std::ptr::null_mut(),
+        only_summarizing,
+    );
     if !in_doubt.is_null() {
         refuse_doubt((*(*in_doubt).elements).oid_value);
     }
@@ -308,10 +316,13 @@ pub unsafe fn insert_index_entries(
 /// A constraint that may be deferred is looked at again by a trigger, which no row of the ledger has.
 unsafe fn refuse_doubt(index: pg_sys::Oid) -> ! {
     let name = CStr::from_ptr(pg_sys::get_rel_name(index)).to_string_lossy();
-    Failure::new(PgSqlErrorCode::ERRCODE_UNIQUE_VIOLATION, format!("a new row violates deferrable constraint \"{name}\""))
-        .detail("On tables of the ledger such a constraint holds at once.")
-        .hint("Only a superuser can have added it; drop it if it is not to hold.")
-        .raise()
+    Failure::new(
+        PgSqlErrorCode::ERRCODE_UNIQUE_VIOLATION,
+        format!("a new row violates deferrable constraint \"{name}\""),
+    )
+    .detail("On tables of the ledger such a constraint holds at once.")
+    .hint("Only a superuser can have added it; drop it if it is not to hold.")
+    .raise()
 }
 
 /// Columns of an index.

@@ -150,7 +150,9 @@ fn stored_metadata<'r>(jsonb: pg_sys::Datum) -> Metadata<'r> {
 /// The metadata of a line for a jsonb given without its varlena header, by way of Postgres.
 pub fn metadata_text(jsonb: &[u8]) -> String {
     // SAFETY: a jsonb with its header, as long as this is called.
-    jsonb::with_header(jsonb, |jsonb| unsafe { Jsonb::from_datum(jsonb, false) }.map(canonical_metadata).unwrap_or_default())
+    jsonb::with_header(jsonb, |jsonb| {
+        unsafe { Jsonb::from_datum(jsonb, false) }.map(canonical_metadata).unwrap_or_default()
+    })
 }
 
 pub fn leaf_index(row: &Row) -> i64 {
