@@ -102,10 +102,9 @@ fn take_back(mirror: &Mirror, done_before: u64) -> Left {
 
 /// This process gives up what it waits for: an error ends its transaction, or it is told to end. Cannot fail.
 pub fn give_up() -> Left {
-    match (ASKED.get(), database::mirror()) {
-        (Some(done_before), Ok(mirror)) => take_back(&mirror, done_before),
-        _ => Left::Nothing,
-    }
+    // Whoever has asked nothing is to take no slot in shared memory.
+    let Some(done_before) = ASKED.get() else { return Left::Nothing };
+    database::mirror().map_or(Left::Nothing, |mirror| take_back(&mirror, done_before))
 }
 
 fn check_may_ask() -> Result<(), Failure> {
