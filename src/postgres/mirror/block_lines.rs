@@ -73,11 +73,11 @@ impl SealedBlocks {
     }
 }
 
-/// Appends the lines of all committed blocks that the file lacks, of which `sealed` need not be read; tells whether there were
-/// any. The caller holds the sealing lock and has not sealed in this transaction: what it sees is committed.
-pub fn append_missing(sealed: Option<&SealedBlocks>) -> Result<bool, Failure> {
+/// Appends the lines of all committed blocks that the file lacks, of which `sealed` need not be read. The caller holds the sealing
+/// lock and has not sealed in this transaction: what it sees is committed.
+pub fn append_missing(sealed: Option<&SealedBlocks>) -> Result<(), Failure> {
     if !is_waited_for() {
-        return Ok(false);
+        return Ok(());
     }
     // While the lock was waited for, somebody may have sealed and committed entries that have no line yet. A transaction keeps
     // the mode that it began in.
@@ -85,11 +85,11 @@ pub fn append_missing(sealed: Option<&SealedBlocks>) -> Result<bool, Failure> {
     let mirror = database::mirror()?;
     // Also raises what is wrong with the file, once the worker has tried it again.
     if !mirror.append(&mut LineBuffer::new(), Goal::Written)? {
-        return Ok(false);
+        return Ok(());
     }
     let last = mirror.lock().last_block;
     let Some(head) = blocks::head(&LatestSnapshot::take()).filter(|head| head.block_number > last) else {
-        return Ok(false);
+        return Ok(());
     };
     match sealed.filter(|sealed| sealed.are_all_after(last, &head)) {
         Some(sealed) => {
@@ -98,7 +98,7 @@ pub fn append_missing(sealed: Option<&SealedBlocks>) -> Result<bool, Failure> {
         }
         None => append_after(&mirror, last, |_, _| Ok(()))?,
     }
-    Ok(true)
+    Ok(())
 }
 
 /// Appends the lines of the blocks after number `last`; `before` runs for each chunk of blocks before its lines are

@@ -33,8 +33,9 @@ pub struct Keeper {
     configured_at: pg_sys::TimestampTz,
     /// The work has waited for locks or for the file, and such a wait takes what wakes this process.
     has_waited: bool,
-    /// Lines of blocks were appended, and it is not committed how far the file is acknowledged.
-    is_unremembered: bool,
+    /// The last block whose line is acknowledged, by what is committed; and by what this transaction commits, if it does.
+    remembered_block: i64,
+    remembering: Option<i64>,
     /// Of appending what is owed to the file.
     pace: Pace,
 }
@@ -48,7 +49,8 @@ impl Keeper {
             mark: None,
             configured_at: 0,
             has_waited: false,
-            is_unremembered: false,
+            remembered_block: 0,
+            remembering: None,
             pace: Pace::new(),
         }
     }
@@ -126,11 +128,13 @@ impl Keeper {
         (self.attached, self.mark) = (None, None);
         self.has_waited = true;
         let mirror = self.mirror;
-        let attached = in_transaction(|| {
+        let (attached, last_block) = in_transaction(|| {
             blocks::lock_sealing();
-            or_raise(attach::attach(&mirror, how))
+            let attached = or_raise(attach::attach(&mirror, how));
+            (attached, mirror.lock().last_block)
         })?;
         attach::note_remembered(&mirror);
+        self.remembered_block = last_block;
         self.attached_async = settings::mirror_mode() == MirrorMode::Async;
         let attached = self.attached.insert(attached);
         if !self.attached_async {
@@ -205,7 +209,7 @@ impl Keeper {
 
     /// Writes the lines of committed blocks, of which `sealed` need not be read, and notes how far the file is acknowledged.
     pub fn append_block_lines(&mut self, sealed: Option<&SealedBlocks>) -> Result<(), Failure> {
-        if self.attached.is_none() || !(self.is_unremembered || has_new_blocks(&self.mirror)?) {
+        if self.attached.is_none() || !(self.is_unremembered() || has_new_blocks(&self.mirror)?) {
             return Ok(());
         }
         self.has_waited = true;
@@ -218,26 +222,29 @@ impl Keeper {
 
     /// The same in a transaction that may go on to seal, and before it does. Raises what is wrong with the file.
     pub fn append_in_sealing(&mut self, sealed: Option<&SealedBlocks>) {
+        self.remembering = None;
         // Entries without a line may be in those blocks. The file is attached anew first, which appends all of it.
         if self.attached.is_none() || self.attached_async || self.mirror.slot.is_behind() {
             return;
         }
-        self.is_unremembered |= or_raise(block_lines::append_missing(sealed));
-        if self.is_unremembered {
+        or_raise(block_lines::append_missing(sealed));
+        if self.is_unremembered() {
+            self.remembering = Some(self.mirror.lock().last_block);
             remembered::remember(&self.mirror, settle_more(&mut self.mark, &self.mirror), None);
             // SAFETY: inside a transaction. Sealing changes the same row.
             unsafe { pg_sys::CommandCounterIncrement() };
         }
     }
 
-    /// Whether lines of blocks were appended without that.
+    /// Whether lines of blocks were appended without that, by whoever has sealed.
     pub fn is_unremembered(&self) -> bool {
-        self.is_unremembered
+        let is_kept = self.attached.is_some() && !self.attached_async;
+        is_kept && self.mirror.lock().last_block != self.remembered_block
     }
 
     /// The transaction has committed.
     pub fn note_remembered(&mut self) {
-        self.is_unremembered = false;
+        self.remembered_block = self.remembering.take().unwrap_or(self.remembered_block);
     }
 
     /// Appends what is committed and has no line yet (mode async).
