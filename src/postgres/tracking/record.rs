@@ -95,11 +95,9 @@ unsafe fn record_update(plan: &Plan, table: &Table, old: &Row, data: &pg_sys::Tr
     let new = table.deform(data.tg_newtuple);
     let (before, after) = (plan.image(old)?, plan.image(&new)?);
     let (old_key, key) = (RowKey::of(plan, old)?, RowKey::of(plan, &new)?);
-    // First: where a covered column was renamed, its values are not in the images.
-    plan.check_columns()?;
-    // Only columns that are not covered have changed.
     if before == after && !plan.covers_all() {
-        return Ok(());
+        // Only columns that are not covered have changed, unless a covered one was renamed: its values are not in the images.
+        return plan.check_columns();
     }
     let header = (*data.tg_trigtuple).t_data;
     let command = deleting_command(header);

@@ -134,7 +134,7 @@ impl Keeper {
             (attached, mirror.lock().last_block)
         })?;
         attach::note_remembered(&mirror);
-        self.remembered_block = last_block;
+        (self.remembered_block, self.remembering) = (last_block, None);
         self.attached_async = settings::mirror_mode() == MirrorMode::Async;
         let attached = self.attached.insert(attached);
         if !self.attached_async {
