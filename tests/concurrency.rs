@@ -214,3 +214,14 @@ fn a_transaction_that_has_verified_before_verifies_what_is_in_a_partition_attach
     assert_eq!(after["overall_valid"], true, "{after:#}");
     assert_eq!(after["postgres_chain"]["entry_count"], 20);
 }
+
+/// Processes are forked of one that has made random numbers, and must not go on with the same.
+#[test]
+fn no_two_sessions_make_ids_of_the_same_random_numbers() {
+    let (cluster, _client) = start(Options::new());
+    const SESSIONS: usize = 4;
+    let first_id = |_| record(&mut cluster.connect("postgres"));
+    // The bits behind time and count.
+    let random_bits: BTreeSet<String> = (0..SESSIONS).map(first_id).map(|id| id[id.len() - 8..].to_owned()).collect();
+    assert_eq!(random_bits.len(), SESSIONS, "{random_bits:?}");
+}

@@ -3,6 +3,7 @@
 use super::errors::Failure;
 use super::tables::Table;
 use pgrx::{pg_sys, PgSqlErrorCode};
+use std::cell::Cell;
 use std::ffi::CStr;
 
 // Declared here because pgrx wraps each call in error handling, which is a good part of what these take. So many calls have
@@ -29,6 +30,11 @@ extern "C-unwind" {
 /// After so many bytes of rows the WAL writer is asked to write.
 const WAL_BYTES: usize = 256 << 10;
 
+thread_local! {
+    /// The bytes of rows that this process has inserted since it last asked: a statement inserts its rows in many batches.
+    static LOGGED: Cell<usize> = const { Cell::new(0) };
+}
+
 /// Rows that wait to be inserted together.
 pub struct BulkInsert<'a> {
     table: &'a Table,
@@ -39,8 +45,6 @@ pub struct BulkInsert<'a> {
     slots: Vec<*mut pg_sys::TupleTableSlot>,
     /// The rows that wait, and whether they are to be freed.
     tuples: Vec<(pg_sys::HeapTuple, bool)>,
-    /// The bytes of rows that have been inserted since the WAL writer was last asked.
-    logged: usize,
     values: Vec<pg_sys::Datum>,
     nulls: Vec<bool>,
 }
@@ -89,7 +93,7 @@ impl IndexShape {
 
 impl<'a> BulkInsert<'a> {
     /// Rows that go in at once.
-    pub const ROWS: usize = 512;
+    const ROWS: usize = 512;
 
     pub fn new(table: &'a Table) -> Self {
         // SAFETY: the table is open and stays so for as long as this borrows it; it has as many indexes, which are open
@@ -111,7 +115,6 @@ impl<'a> BulkInsert<'a> {
                 filling: columns.map_or_else(|| Filling::Executor(pg_sys::CreateExecutorState()), Filling::Columns),
                 slots: Vec::new(),
                 tuples: Vec::new(),
-                logged: 0,
                 values: Vec::new(),
                 nulls: Vec::new(),
             }
@@ -169,7 +172,7 @@ impl<'a> BulkInsert<'a> {
                     pg_sys::ExecDropSingleTupleTableSlot(slot);
                 }
             }
-            self.logged += (*tuple).t_len as usize;
+            LOGGED.set(LOGGED.get() + (*tuple).t_len as usize);
             if is_own {
                 pg_sys::heap_freetuple(tuple);
             }
@@ -195,17 +198,18 @@ impl<'a> BulkInsert<'a> {
             }
         }
         // SAFETY: they have been there.
-        self.logged += self.tuples.drain(..).map(|(tuple, _)| unsafe { (*tuple).t_len } as usize).sum::<usize>();
+        let bytes: usize = self.tuples.drain(..).map(|(tuple, _)| unsafe { (*tuple).t_len } as usize).sum();
+        LOGGED.set(LOGGED.get() + bytes);
         self.write_wal_meanwhile();
     }
 
     /// Has Postgres' WAL writer write and sync what WAL there is, while this process goes on. Else all of it would be left to
     /// the commit, which then waits for the disk.
-    fn write_wal_meanwhile(&mut self) {
-        if self.logged < WAL_BYTES {
+    fn write_wal_meanwhile(&self) {
+        if LOGGED.get() < WAL_BYTES {
             return;
         }
-        self.logged = 0;
+        LOGGED.set(0);
         // SAFETY: the end of this process's newest record. An asynchronous commit asks for it in the same way.
         unsafe { pg_sys::XLogSetAsyncXactLSN(pg_sys::XactLastRecEnd) };
     }

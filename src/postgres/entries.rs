@@ -5,6 +5,7 @@ use super::database;
 use super::entries_pending as pending;
 use super::errors::{or_raise, required, Failure};
 use super::hashing;
+use super::ids;
 use super::jsonb::{self, Jsonb, JsonbText};
 use super::mirror::repeats::Repeats;
 use super::partitions;
@@ -170,7 +171,7 @@ impl RowEntry {
         let signature = keyring.map(sign);
         check_length(&self.metadata.text)?;
         let mut recorded = Recorded {
-            entry_id: Uuid::now_v7(),
+            entry_id: ids::time_ordered(),
             entry_type: self.entry_type,
             data_hash: self.data_hash,
             metadata: self.metadata,
@@ -262,7 +263,7 @@ fn record(function: &str, draft: Draft) -> Result<Entry, Failure> {
     check_metadata(draft.metadata)?;
     let (signature, key_id) = sign(&draft.data_hash, draft.signing)?;
     let entry = Entry {
-        entry_id: draft.entry_id.unwrap_or_else(Uuid::now_v7),
+        entry_id: draft.entry_id.unwrap_or_else(ids::time_ordered),
         entry_type: draft.entry_type.to_owned(),
         data_hash: draft.data_hash,
         metadata: draft.metadata.canonical()?,
@@ -367,7 +368,7 @@ thread_local! {
 pub fn new_id() -> Uuid {
     // First the lines that there are: the id cannot stand in them.
     let repeats = database::slot().map_or(Repeats::Any, |(_, slot)| Repeats::after(slot));
-    let id = Uuid::now_v7();
+    let id = ids::time_ordered();
     LAST_ID.set(Some((id, repeats)));
     id
 }

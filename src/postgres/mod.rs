@@ -20,6 +20,7 @@
 //! | [`faults`] | failing on purpose, in tests |
 //! | [`roles`], [`schema`] | whose rights work is done with, and which schema is the extension's |
 //! | [`tables`], [`bulk_insert`], [`single_insert`], [`spi`], [`jsonb`], [`errors`], [`errorless`], [`wait_events`] | how Postgres is talked to |
+//! | [`ids`] | new ids |
 //! | [`regular_file`] | opening files that somebody else may have put there |
 //! | [`helper_threads`] | what must not talk to Postgres |
 
@@ -36,6 +37,7 @@ mod executor_hook;
 mod faults;
 mod hashing;
 mod helper_threads;
+mod ids;
 mod import;
 mod install;
 mod items;

@@ -4,11 +4,14 @@
 //! entry belongs to the subtransaction that recorded it, so it is inserted while that is the current one, is handed to the
 //! parent with it, or forgotten.
 
-use super::bulk_insert::BulkInsert;
 use super::entries::{self, Recorded};
 use super::errorless;
 use pgrx::{pg_guard, pg_sys};
 use std::cell::RefCell;
+
+/// So many are inserted together. The memory of more would be given back to the system after each batch, and be asked for and
+/// zeroed again.
+const BATCH: usize = 128;
 
 struct Waiting {
     /// Nesting level of its subtransaction.
@@ -21,14 +24,14 @@ thread_local! {
     static WAITING: RefCell<Vec<Waiting>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Adds an entry; inserts those that wait when there are enough for it to pay.
+/// Adds an entry; inserts those that wait when they are [`BATCH`].
 pub fn add(entry: Recorded) {
     let level = errorless::nest_level();
     let count = WAITING.with_borrow_mut(|waiting| {
         waiting.push(Waiting { level, entry });
         waiting.len()
     });
-    if count >= BulkInsert::ROWS {
+    if count >= BATCH {
         flush();
     }
 }

@@ -3,6 +3,7 @@
 //! Everything here is valid when zeroed, so the area is initialised in place: a value built on the stack first would
 //! overflow it.
 
+use super::ids;
 use super::mirror::shared::MirrorState;
 use super::verification::progress::ProgressSlot;
 use crate::ledger::lag::Lag;
@@ -304,7 +305,7 @@ unsafe extern "C-unwind" fn startup() {
     let area = pg_sys::ShmemInitStruct(TRANCHE.as_ptr(), std::mem::size_of::<Shared>(), &mut found) as *mut Shared;
     if !found {
         std::ptr::write_bytes(area, 0, 1);
-        (*area).run.store(Uuid::new_v4().as_u64_pair().0, Ordering::Release);
+        (*area).run.store(ids::random().as_u64_pair().0, Ordering::Release);
         for slot in &(*area).databases {
             slot.mirror.init();
         }
@@ -349,7 +350,7 @@ impl Shared {
 
     /// The name of another time that a mirror file is opened for writing.
     pub fn new_attachment(&self) -> Uuid {
-        Uuid::from_u64_pair(self.run.load(Ordering::Acquire), Uuid::new_v4().as_u64_pair().1)
+        Uuid::from_u64_pair(self.run.load(Ordering::Acquire), ids::random().as_u64_pair().1)
     }
 
     /// Whether it was this server that opened the file then, since it has started.

@@ -14,6 +14,7 @@ use crate::postgres::database;
 use crate::postgres::entries::{self, RowEntry};
 use crate::postgres::errors::{or_raise, required, Failure};
 use crate::postgres::hashing;
+use crate::postgres::ids;
 use crate::postgres::roles::as_ledger_owner;
 use crate::postgres::schema;
 use crate::postgres::secrets;
@@ -139,7 +140,7 @@ pub fn prepare(function: &str) -> Result<(), Failure> {
 
 /// 64 random bits: a table is tracked anew under another id, as nobody knows what was done to it in between.
 fn new_table_id() -> String {
-    uuid::Uuid::new_v4().simple().to_string()[..16].to_owned()
+    ids::random().simple().to_string()[..16].to_owned()
 }
 
 // ---- what can be tracked, and by whom -----------------------------------------------------------------------------------

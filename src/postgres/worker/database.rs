@@ -8,6 +8,7 @@ use super::transactions::{in_sealing, in_transaction};
 use crate::postgres::blocks::{self, Batch, Extent};
 use crate::postgres::errors::{or_raise, Failure};
 use crate::postgres::faults;
+use crate::postgres::ids;
 use crate::postgres::log_state;
 use crate::postgres::mirror::append::Mirror;
 use crate::postgres::mirror::block_lines::SealedBlocks;
@@ -23,7 +24,6 @@ use crate::postgres::vacated::Vacated;
 use pgrx::{pg_guard, pg_sys, FromDatum};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-use uuid::Uuid;
 
 /// After a failure: first and longest wait before the next try.
 const FIRST_BACKOFF: Duration = Duration::from_millis(500);
@@ -328,7 +328,7 @@ impl Worker {
             let remembered = Remembered::read();
             // SAFETY: a plain global of this process.
             if remembered.database != unsafe { pg_sys::MyDatabaseId } {
-                let ledger_id = Uuid::new_v4();
+                let ledger_id = ids::random();
                 log_state::become_own_ledger(ledger_id);
                 pgrx::log!(
                     "pg_notary: this database is a copy; its ledger {} goes on as ledger {ledger_id} with a file of its own",
