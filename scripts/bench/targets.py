@@ -6,7 +6,7 @@ import growth
 import hashing
 import verification
 from contenders import ASYNC, AUDIT, OFF, PLAIN, SYNC, WRITE
-from inserts import FSYNC, SEALING_HELD, insert_id
+from inserts import ALONE, FSYNC, SEALING_HELD, insert_id
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ class AddedLatency:
 
     def judge(self, results):
         mine, plain = results.series(self.workload, self.contender), results.series(self.workload, PLAIN)
-        sync = results.series(FSYNC.id, "fdatasync")
+        sync = results.series(FSYNC.id, ALONE)
         if mine is None or plain is None or sync is None:
             return None
         # In each round, in microseconds.

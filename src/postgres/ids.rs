@@ -4,6 +4,8 @@
 //! the entry. A forked process would go on with the numbers of its parent, and the postmaster makes ids too; so each process
 //! seeds its generator before it makes the first one.
 
+#![allow(clippy::disallowed_methods, reason = "the generator is seeded here")]
+
 use pgrx::pg_sys;
 use std::cell::Cell;
 use uuid::Uuid;

@@ -116,6 +116,7 @@ struct Temporary<'a> {
 }
 
 impl<'a> Temporary<'a> {
+    #[allow(clippy::disallowed_methods, reason = "this program forks no other")]
     fn create(directory: &'a OwnedFd) -> io::Result<(Self, File)> {
         let name = format!(".pg_notary-{}", uuid::Uuid::new_v4().simple());
         let file = openat(directory, &name, CREATE, Mode::RUSR | Mode::WUSR)?;
