@@ -11,8 +11,10 @@ use common::ledger::*;
 use common::{send, wait_until, Cluster};
 use postgres::error::SqlState;
 use postgres::Client;
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::FileExt;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// Where a commit in mode sync comes by, and whether it counts once it has got there.
 const PLACES: [(&str, Fate); 7] = [
@@ -179,6 +181,45 @@ fn a_commit_writes_a_local_file_itself_and_leaves_one_on_a_network_mount_to_the_
     for mode in ["sync", "write"] {
         assert!(commits_without_the_writer(Local, mode), "{mode}");
         assert!(!commits_without_the_writer(Network, mode), "{mode}");
+    }
+}
+
+// ---- changes by others ------------------------------------------------------------------------------------------------------
+
+/// The promise is that of docs/mirror.md: what is changed longer than that after the server's last write is noticed.
+const TICK: Duration = Duration::from_millis(4);
+
+/// The next transaction is refused, and the worker finds the file in order: nobody knows what was done to it in between.
+#[track_caller]
+fn assert_noticed(client: &mut Client, change: impl Fn(&File)) {
+    record(client);
+    let path = file(client);
+    thread::sleep(2 * TICK);
+    change(&OpenOptions::new().read(true).write(true).open(path).unwrap());
+    let refused = all_text(&error(client, RECORD));
+    assert!(refused.contains("was changed by another program since it was last written"), "{refused}");
+    wait_until("recording works again", PATIENCE, || client.simple_query(RECORD).is_ok());
+}
+
+#[test]
+fn a_file_that_was_changed_and_put_back_is_looked_at_before_the_next_write() {
+    for mount in [Local, Network] {
+        let (_cluster, mut client) = start_small(mount, "sync");
+        assert_noticed(&mut client, |file| {
+            let mut first = [0];
+            file.read_exact_at(&mut first, 0).unwrap();
+            file.write_all_at(b"#", 0).unwrap();
+            file.write_all_at(&first, 0).unwrap();
+        });
+        // Whoever sets times cannot set that of the last change, and one that lies in the future is no reason to refuse the file.
+        let in_the_future = SystemTime::now() + Duration::from_secs(1 << 30);
+        assert_noticed(&mut client, |file| file.set_modified(in_the_future).unwrap());
+        for _ in 0..5 {
+            record(&mut client);
+            thread::sleep(2 * TICK);
+        }
+        seal(&mut client);
+        assert_intact(&mut client);
     }
 }
 

@@ -5,10 +5,11 @@
 mod common;
 
 use common::ledger::*;
-use common::{wait_until, Options};
+use common::{wait_until, Options, Stop};
 use postgres::Client;
 use serde_json::Value;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -50,11 +51,36 @@ fn in_mode_write_a_crash_of_the_server_loses_nothing() {
     assert_complete(&mut client);
 }
 
+/// Null where it is just being written.
+fn state(path: &Path) -> Value {
+    serde_json::from_str(&fs::read_to_string(path.with_extension("state")).unwrap()).unwrap_or_default()
+}
+
 /// How much of the file is on disk by the state beside it.
 fn synced(path: &Path) -> u64 {
-    let state = fs::read_to_string(path.with_extension("state")).unwrap();
-    let state: Value = serde_json::from_str(&state).unwrap();
-    state["synced"].as_u64().unwrap()
+    state(path)["synced"].as_u64().unwrap()
+}
+
+#[test]
+fn the_state_file_has_the_times_of_the_file_as_the_server_has_left_it() {
+    for mode in ["sync", "write", "async"] {
+        let (cluster, mut client) = start(Options::new().conf(&format!("ledger.mirror_mode = {mode}")));
+        record_many(&mut client, 3);
+        wait_for_no_lag(&mut client);
+        let path = file(&mut client);
+        let is_noted = || {
+            let found = fs::metadata(&path).unwrap();
+            let state = state(&path);
+            let times =
+                [("modified", found.mtime(), found.mtime_nsec()), ("changed", found.ctime(), found.ctime_nsec())];
+            state["size"] == found.len() && times.iter().all(|(name, s, ns)| state[*name] == s * 1_000_000_000 + ns)
+        };
+        wait_until("the state file is up to date", PATIENCE, is_noted);
+        record(&mut client);
+        drop(client);
+        cluster.stop(Stop::Fast);
+        assert!(is_noted(), "{mode}");
+    }
 }
 
 #[test]

@@ -18,7 +18,7 @@ use super::open_lines::OpenLine;
 use super::remembered::{self, Place, Remembered};
 use super::requests;
 use super::settle;
-use super::shared::{Attachment, FileStamp, FixedText, LockedMirror, MirrorState, Ownership, Unsynced};
+use super::shared::{Attachment, FileStamp, FixedText, LastChange, LockedMirror, MirrorState, Ownership, Unsynced};
 use super::state_file::{self, Known, State, StateFile};
 use super::tail::{self, diverged, Tail};
 use crate::ledger::file_ranges::FileRanges;
@@ -369,10 +369,10 @@ fn must_read_all(mirror: &Mirror, metadata: &Metadata, path: &Path, state: Optio
     let (suspect, is_as_left) = {
         let fields = mirror.lock();
         let is_same = (fields.identity.device, fields.identity.inode) == (metadata.dev(), metadata.ino());
-        (fields.suspect, is_same && fields.stamp == file::stamp_of(metadata))
+        (fields.suspect, is_same && fields.last_change.admits(FileStamp::of(metadata)))
     };
     if suspect {
-        let stamp = file::stamp_of(metadata);
+        let stamp = FileStamp::of(metadata);
         if LAST_SUSPECT.replace(Some(stamp)) != Some(stamp) {
             pgrx::log!("pg_notary reads all of mirror file \"{}\": another program has changed it", path.display());
         }
@@ -426,7 +426,7 @@ fn take_over(
     (fields.head, fields.tail, fields.shift, fields.durable) = (0, 0, metadata.len(), metadata.len());
     (fields.sync_wanted, fields.promised, fields.suspect, fields.is_troubled) = (0, 0, false, false);
     (fields.must_be_read, fields.has_lost, fields.unsynced) = (false, false, Unsynced::NONE);
-    fields.stamp = file::stamp_of(&metadata);
+    fields.last_change = LastChange::At(FileStamp::of(&metadata));
     fields.last_block = tail.last_block;
     fields.was_attached = true;
     fields.is_followed = settings::mirror_mode() == MirrorMode::Async;
@@ -437,7 +437,7 @@ fn take_over(
     // After that, so that the writer does not put the state of the attachment before in its place.
     let state = StateFile::open(path)?;
     let known =
-        Known { size: metadata.len(), synced: metadata.len(), inode: metadata.ino(), stamp: file::stamp_of(&metadata) };
+        Known { size: metadata.len(), synced: metadata.len(), inode: metadata.ino(), stamp: FileStamp::of(&metadata) };
     state_file::write(&state, &ownership, &known, wal, tables::now())
         .map_err(|error| Trouble::passing("write the state file of", path, error))
 }

@@ -1,6 +1,7 @@
 //! The mirror file itself: its name, how it is opened, and what is checked before each write.
 
-use super::shared::{FileIdentity, FileStamp};
+use super::last_change::Look;
+use super::shared::{FileIdentity, LastChange};
 use crate::postgres::errors::cause;
 use crate::postgres::faults;
 use std::fs::{DirBuilder, File, Metadata, OpenOptions};
@@ -73,14 +74,14 @@ pub fn prepare_directory(directory: &Path, may_create: bool) -> Result<(), Troub
     if !metadata.is_dir() {
         return Err(unusable("is not a directory".to_owned()));
     }
-    check_owner_and_mode(&metadata).map_err(|why| unusable(format!("is not safe: {why}")))
+    check_owner_and_mode(metadata.uid(), metadata.mode()).map_err(|why| unusable(format!("is not safe: {why}")))
 }
 
 /// Opens the file for reading and appending; makes it only where `create` says that there has been none before.
 pub fn open(path: &Path, create: bool) -> Result<File, Trouble> {
     let file = open_to_append(path, create)?;
     let metadata = file.metadata().map_err(|error| Trouble::passing("examine", path, error))?;
-    check_metadata(path, &metadata)?;
+    check_look(path, &Look::of(&metadata))?;
     Ok(file)
 }
 
@@ -158,41 +159,36 @@ pub fn identity(metadata: &Metadata, generation: u64) -> FileIdentity {
     FileIdentity { device: metadata.dev(), inode: metadata.ino(), generation }
 }
 
-/// When a file was last changed.
-pub fn stamp_of(metadata: &Metadata) -> FileStamp {
-    FileStamp {
-        modified: metadata.mtime() * 1_000_000_000 + metadata.mtime_nsec(),
-        changed: metadata.ctime() * 1_000_000_000 + metadata.ctime_nsec(),
-    }
-}
-
-pub fn stamp(file: &File, path: &Path) -> Result<FileStamp, Trouble> {
-    let metadata = file.metadata().map_err(|error| Trouble::passing("examine", path, error))?;
-    Ok(stamp_of(&metadata))
+/// To be called by who has changed the file, while nobody else may.
+pub fn last_change(file: &File, path: &Path, is_local: bool) -> Result<LastChange, Trouble> {
+    LastChange::now(file, is_local).map_err(|error| Trouble::passing("examine", path, error))
 }
 
 /// Opens the file that the worker has attached, to keep it open.
 pub fn open_attached(path: &Path, expected: FileIdentity) -> Result<File, Trouble> {
     let file = open_to_append(path, false)?;
-    check_same(path, &file.metadata().map_err(|error| cannot_examine(path, error))?, expected)?;
+    let metadata = file.metadata().map_err(|error| cannot_examine(path, error))?;
+    check_same(path, &Look::of(&metadata), expected)?;
     Ok(file)
 }
 
-/// What must hold before every write: the file is as we left it, and nobody else can write it. To rename it or to take its
-/// name away changes its times.
-pub fn check_unchanged(file: &File, path: &Path, size: u64, stamp: FileStamp) -> Result<(), Trouble> {
-    let metadata = file.metadata().map_err(|error| cannot_examine(path, error))?;
-    check_metadata(path, &metadata)?;
-    check_as_left(path, &metadata, size, stamp)
+/// What must hold before every write to a file that was opened as `expected`: the path still leads to it, as far as its times are
+/// looked at it is as we left it, and nobody else can write it. As it is open, no other file can have its number.
+pub fn check_unchanged(
+    path: &Path,
+    expected: FileIdentity,
+    size: u64,
+    last_change: LastChange,
+    with_times: bool,
+) -> Result<(), Trouble> {
+    let look = Look::at(path, with_times).map_err(|error| cannot_examine(path, error))?;
+    check_same(path, &look, expected)?;
+    check_look(path, &look)?;
+    check_as_left(path, &look, size, last_change)
 }
 
-/// What must hold for a file that was opened as `expected`: the path still leads to it, and nobody else can write its
-/// directory. As it is open, no other file can have its number.
-pub fn check_path(path: &Path, expected: FileIdentity) -> Result<(), Trouble> {
-    let metadata = std::fs::symlink_metadata(path).map_err(|error| cannot_examine(path, error))?;
-    check_same(path, &metadata, expected)?;
-    check_metadata(path, &metadata)?;
-    // Who can write the directory can put another file in place of this one.
+/// Who can write the directory can put another file in place of this one.
+pub fn check_directory(path: &Path) -> Result<(), Trouble> {
     prepare_directory(path.parent().unwrap_or(path), false)
 }
 
@@ -200,22 +196,22 @@ fn cannot_examine(path: &Path, error: std::io::Error) -> Trouble {
     Trouble { reattach: true, ..Trouble::passing("examine", path, error) }
 }
 
-fn check_same(path: &Path, metadata: &Metadata, expected: FileIdentity) -> Result<(), Trouble> {
-    match (metadata.dev(), metadata.ino()) == (expected.device, expected.inode) {
+fn check_same(path: &Path, look: &Look, expected: FileIdentity) -> Result<(), Trouble> {
+    match (look.device, look.inode) == (expected.device, expected.inode) {
         true => Ok(()),
         false => Err(Trouble::suspicious(format!("mirror file \"{}\" was replaced by another file", path.display()))),
     }
 }
 
-fn check_as_left(path: &Path, metadata: &Metadata, size: u64, stamp: FileStamp) -> Result<(), Trouble> {
-    if metadata.len() != size {
+fn check_as_left(path: &Path, look: &Look, size: u64, last_change: LastChange) -> Result<(), Trouble> {
+    if look.size != size {
         return Err(Trouble::suspicious(format!(
             "mirror file \"{}\" was changed by another program: it has {} bytes, {size} were written",
             path.display(),
-            metadata.len()
+            look.size
         )));
     }
-    if stamp_of(metadata) != stamp {
+    if look.stamp.is_some_and(|stamp| !last_change.admits(stamp)) {
         return Err(Trouble::suspicious(format!(
             "mirror file \"{}\" was changed by another program since it was last written",
             path.display()
@@ -224,22 +220,22 @@ fn check_as_left(path: &Path, metadata: &Metadata, size: u64, stamp: FileStamp) 
     Ok(())
 }
 
-fn check_metadata(path: &Path, metadata: &Metadata) -> Result<(), Trouble> {
+fn check_look(path: &Path, look: &Look) -> Result<(), Trouble> {
     let unsafe_file = |why: String| Trouble::lasting(format!("mirror file \"{}\" is not safe: {why}", path.display()));
-    if !metadata.is_file() {
+    if !look.is_file {
         return Err(unsafe_file("it is not a regular file".to_owned()));
     }
-    check_owner_and_mode(metadata).map_err(unsafe_file)
+    check_owner_and_mode(look.owner, look.mode).map_err(unsafe_file)
 }
 
-fn check_owner_and_mode(metadata: &Metadata) -> Result<(), String> {
+fn check_owner_and_mode(owner: u32, mode: u32) -> Result<(), String> {
     // SAFETY: geteuid has no preconditions and cannot fail.
     let own = unsafe { libc::geteuid() };
-    if metadata.uid() != own {
-        return Err(format!("it belongs to user {}, not to the server's user {own}", metadata.uid()));
+    if owner != own {
+        return Err(format!("it belongs to user {owner}, not to the server's user {own}"));
     }
-    if metadata.mode() & 0o022 != 0 {
-        return Err(format!("its mode {:04o} lets others write it", metadata.mode() & 0o7777));
+    if mode & 0o022 != 0 {
+        return Err(format!("its mode {:04o} lets others write it", mode & 0o7777));
     }
     Ok(())
 }

@@ -84,7 +84,7 @@ impl Led {
     fn write(&self, mirror: &Mirror) -> Result<(Done, OpenFile), Failed> {
         let untouched = Failed::keeping(self.round.safe());
         let open = self.open(mirror).map_err(&untouched)?;
-        self.round.check(&open.file, &open.path, self.identity).map_err(&untouched)?;
+        self.round.check(&open.path, self.identity).map_err(&untouched)?;
         let done = self.round.work(mirror.slot, &open.file, &open.path)?;
         Ok((done, open))
     }

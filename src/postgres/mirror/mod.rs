@@ -10,6 +10,7 @@
 //! | [`lead`] | a commit that does so itself |
 //! | [`writer`] | the process that does so otherwise |
 //! | [`mod@file`] | the file: name, opening, checks, writing |
+//! | [`last_change`] | how it is noticed that another program has changed it |
 //! | [`state_file`] | what is noted beside it |
 //! | [`attach`] | opening the file at start, and making it agree with the database |
 //! | [`tail`], [`open_lines`] | reading what is not settled in it |
@@ -27,6 +28,7 @@ pub mod attach;
 pub mod block_lines;
 pub mod catch_up;
 pub mod file;
+pub mod last_change;
 pub mod lead;
 pub mod lines;
 pub mod open_lines;

@@ -5,7 +5,7 @@
 
 use super::file::{self, Trouble};
 use super::rounds::Rounds;
-use super::shared::{Attachment, FileIdentity, FileStamp, LockedMirror, MirrorFields};
+use super::shared::{Attachment, FileIdentity, LastChange, LockedMirror, MirrorFields};
 use crate::ledger::lag::SeenLag;
 use crate::postgres::faults;
 use crate::postgres::settings::{self, MirrorMode};
@@ -16,9 +16,9 @@ use pgrx::pg_sys;
 use std::fs::File;
 use std::path::Path;
 
-/// How long a look at the path is good for, in microseconds. To walk a path takes as long as to write a line, twice, and
-/// whoever takes the directory away, or opens it to others, can do so just after the look as well.
-const PATH_INTERVAL: i64 = 10_000;
+/// How long a look at the directory, and at the file's times, is good for, in microseconds: whoever opens the directory to others can do
+/// so just after the look as well.
+const DIRECTORY_INTERVAL: i64 = 10_000;
 
 /// A round that has begun.
 #[derive(Clone, Copy)]
@@ -28,10 +28,11 @@ pub struct Round {
     tail: u64,
     head: u64,
     written: u64,
-    stamp: FileStamp,
-    /// When it began, and whether it is to look at the path.
+    last_change: LastChange,
+    is_local: bool,
+    /// When it began, and whether it is to look at the directory.
     began: pg_sys::TimestampTz,
-    looks_at_path: bool,
+    looks_at_directory: bool,
     /// How much of the file is on disk, and how much when what is there now has been written and synced: whole lines.
     pub durable: u64,
     durable_then: u64,
@@ -56,19 +57,19 @@ pub struct Left {
 /// What a round has achieved.
 pub struct Done {
     durable: u64,
-    stamp: FileStamp,
+    last_change: LastChange,
 }
 
-/// What went wrong, how much of the file stays, and its times, where this process has changed them.
+/// What went wrong, how much of the file stays, and its last change, where this process has made it.
 pub struct Failed {
     trouble: Trouble,
     keep: u64,
-    stamp: Option<FileStamp>,
+    last_change: Option<LastChange>,
 }
 
 impl Failed {
     pub fn keeping(keep: u64) -> impl Fn(Trouble) -> Failed {
-        move |trouble| Failed { trouble, keep, stamp: None }
+        move |trouble| Failed { trouble, keep, last_change: None }
     }
 }
 
@@ -91,9 +92,10 @@ impl Round {
             tail: fields.tail,
             head: fields.tail + (end - written),
             written,
-            stamp: fields.stamp,
+            last_change: fields.last_change,
+            is_local: fields.is_local,
             began: now,
-            looks_at_path: !(0..PATH_INTERVAL).contains(&(now - fields.path_seen)),
+            looks_at_directory: !(0..DIRECTORY_INTERVAL).contains(&(now - fields.directory_seen)),
             durable: fields.durable,
             durable_then: fields.durable.max(fields.lines_before(end)),
             keep: fields.lines_before(written),
@@ -105,13 +107,13 @@ impl Round {
     }
 
     /// Whether the file is as the last round left it, and where it was.
-    pub fn check(&self, file: &File, path: &Path, identity: FileIdentity) -> Result<(), Trouble> {
-        let unchanged = file::check_unchanged(file, path, self.written, self.stamp);
-        // That another file is in its place says more than that this one was changed.
-        if self.looks_at_path || unchanged.is_err() {
-            file::check_path(path, identity)?;
+    pub fn check(&self, path: &Path, identity: FileIdentity) -> Result<(), Trouble> {
+        let with_times = self.looks_at_directory || self.last_change.is_to_be_checked();
+        file::check_unchanged(path, identity, self.written, self.last_change, with_times)?;
+        match self.looks_at_directory {
+            true => file::check_directory(path),
+            false => Ok(()),
         }
-        unchanged
     }
 
     /// Does what the round has begun for. The file has been checked.
@@ -121,15 +123,15 @@ impl Round {
         if self.cut_to != 0 {
             file::cut(file, path, self.cut_to).map_err(Failed::keeping(safe))?;
         } else {
-            self.write(slot, file, path).map_err(|trouble| cut_after(file, path, trouble, self.keep, safe))?;
+            self.write(slot, file, path).map_err(|trouble| self.cut_after(file, path, trouble, self.keep))?;
         }
         let mut durable = self.durable;
         if self.sync {
-            sync(file, path).map_err(|trouble| cut_after(file, path, trouble, safe, safe))?;
+            sync(file, path).map_err(|trouble| self.cut_after(file, path, trouble, safe))?;
             durable = self.durable_then;
         }
-        let stamp = file::stamp(file, path).map_err(Failed::keeping(safe))?;
-        Ok(Done { durable, stamp })
+        let last_change = file::last_change(file, path, self.is_local).map_err(Failed::keeping(safe))?;
+        Ok(Done { durable, last_change })
     }
 
     /// Those who wait for the round after this one.
@@ -150,6 +152,24 @@ impl Round {
             file::write(file, path, piece)?;
         }
         Ok(())
+    }
+
+    /// Cuts off what a failed write or sync has left. Where a sync has failed and that does too, no more of the file counts than
+    /// is safe.
+    fn cut_after(&self, file: &File, path: &Path, trouble: Trouble, keep: u64) -> Failed {
+        // A file that somebody else has changed is not touched.
+        if trouble.reattach {
+            return Failed { trouble, keep, last_change: None };
+        }
+        match file::cut(file, path, keep).and_then(|()| file::last_change(file, path, self.is_local)) {
+            Ok(change) => Failed { trouble: Trouble { unsynced: false, ..trouble }, keep, last_change: Some(change) },
+            Err(worse) => {
+                let cause = format!("{}; then {}", trouble.cause, worse.cause);
+                let unsynced = trouble.unsynced || worse.unsynced;
+                let keep = if unsynced { self.safe() } else { keep };
+                Failed { trouble: Trouble { cause, reattach: true, unsynced, ..trouble }, keep, last_change: None }
+            }
+        }
     }
 
     /// Ends the round, and lets everyone who waits for it know how.
@@ -201,9 +221,9 @@ impl Round {
 
     /// Returns whether what was written is on disk.
     fn note_done(&self, fields: &mut MirrorFields, done: &Done) -> bool {
-        fields.stamp = done.stamp;
-        if self.looks_at_path {
-            fields.path_seen = self.began;
+        fields.last_change = done.last_change;
+        if self.looks_at_directory {
+            fields.directory_seen = self.began;
         }
         if self.cut_to != 0 {
             // All before it is written, and nobody but whoever left it unfinished could put anything behind it.
@@ -249,7 +269,7 @@ fn note_failed(fields: &mut MirrorFields, failed: &Failed) -> bool {
     let reattach = failed.trouble.reattach || has_lost;
     fields.has_lost |= has_lost;
     fields.suspect |= failed.trouble.suspect;
-    fields.stamp = failed.stamp.unwrap_or(fields.stamp);
+    fields.last_change = failed.last_change.unwrap_or(fields.last_change);
     fields.fail(&failed.trouble.cause, failed.keep);
     fields.is_failure_unnamed = true;
     fields.is_troubled = !reattach;
@@ -266,22 +286,4 @@ fn sync(file: &File, path: &Path) -> Result<(), Trouble> {
     synced.and_then(|()| file::sync(file, path)).map_err(|trouble| Trouble { unsynced: true, ..trouble })?;
     faults::at("after_sync");
     Ok(())
-}
-
-/// Cuts off what a failed write or sync has left. Where a sync has failed and that does too, no more of the file counts than is
-/// `safe`.
-fn cut_after(file: &File, path: &Path, trouble: Trouble, keep: u64, safe: u64) -> Failed {
-    // A file that somebody else has changed is not touched.
-    if trouble.reattach {
-        return Failed { trouble, keep, stamp: None };
-    }
-    match file::cut(file, path, keep).and_then(|()| file::stamp(file, path)) {
-        Ok(stamp) => Failed { trouble: Trouble { unsynced: false, ..trouble }, keep, stamp: Some(stamp) },
-        Err(worse) => {
-            let cause = format!("{}; then {}", trouble.cause, worse.cause);
-            let unsynced = trouble.unsynced || worse.unsynced;
-            let keep = if unsynced { safe } else { keep };
-            Failed { trouble: Trouble { cause, reattach: true, unsynced, ..trouble }, keep, stamp: None }
-        }
-    }
 }

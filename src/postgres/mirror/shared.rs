@@ -84,12 +84,22 @@ pub struct FileIdentity {
     pub generation: u64,
 }
 
-/// When the file was last changed, in nanoseconds since the epoch. Nobody can edit it and put both back.
+/// The times of a file, in nanoseconds since the epoch. Nobody can edit it and put both back.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct FileStamp {
     pub modified: i64,
     pub changed: i64,
+}
+
+/// What is known of when this server has changed the file last. Zeroes are the first of them.
+#[repr(C, u64)]
+#[derive(Debug, Clone, Copy)]
+pub enum LastChange {
+    /// The file's times were these.
+    At(FileStamp),
+    /// It was done by then, by this machine's clock, in nanoseconds since the epoch; so is the clock of the file's times.
+    NotAfter(i64),
 }
 
 /// A part of a file that may not be on disk, as a sync has failed: everything behind `from`. The kernel tells of that once, and of
@@ -203,10 +213,10 @@ pub struct MirrorFields {
     pub sync_wanted: u64,
     /// File offset up to which commits have relied on lines that were only written (mode write).
     pub promised: u64,
-    /// The file's times after the last write.
-    pub stamp: FileStamp,
-    /// When the path was last seen to lead to it.
-    pub path_seen: pg_sys::TimestampTz,
+    /// The last write.
+    pub last_change: LastChange,
+    /// When nobody else could write the directory.
+    pub directory_seen: pg_sys::TimestampTz,
     /// Writes that failed. Each cuts the file back, and discards everything that waits.
     pub failures: u64,
     /// How much of the file the last failure has left.

@@ -4,7 +4,7 @@
 //!
 //! One JSON object. It is an aid, not a part of the record: lost or torn, less is noticed and nothing is refused.
 
-use super::file::{self, Trouble};
+use super::file::Trouble;
 use super::shared::{FileStamp, Ownership};
 use crate::ledger::record::Timestamp;
 use crate::ledger::wal::{self, WalPosition};
@@ -111,7 +111,7 @@ impl State {
 
     /// Whether the file is exactly what it was when the state was written.
     pub fn is_unchanged(&self, metadata: &std::fs::Metadata) -> bool {
-        (self.size, self.inode, self.stamp) == (metadata.len(), metadata.ino(), file::stamp_of(metadata))
+        (self.size, self.inode, self.stamp) == (metadata.len(), metadata.ino(), FileStamp::of(metadata))
     }
 
     /// Why the database cannot be the one that wrote the file last, going by the WAL that it started with.

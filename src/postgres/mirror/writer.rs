@@ -6,7 +6,7 @@
 
 use super::file::{self, Trouble};
 use super::round::{Done, Failed, Round};
-use super::shared::{Attachment, FileIdentity};
+use super::shared::{Attachment, FileIdentity, FileStamp};
 use super::state_file::{self, Known, StateFile};
 use crate::postgres::shared::{shared, DatabaseSlot, Shared};
 use crate::postgres::tables;
@@ -236,7 +236,7 @@ impl OpenFile {
     }
 
     fn do_round(&mut self, slot: &DatabaseSlot, round: Round) -> Result<Done, Failed> {
-        let unchanged = round.check(&self.file, &self.path, self.identity);
+        let unchanged = round.check(&self.path, self.identity);
         unchanged.map_err(Failed::keeping(round.safe()))?;
         let done = round.work(slot, &self.file, &self.path)?;
         if round.sync {
@@ -259,23 +259,36 @@ impl OpenFile {
     fn write_state(&mut self, shared: &Shared, slot: &DatabaseSlot, when: &[Attachment]) {
         self.state_at = None;
         let wal = state_file::flushed_wal();
-        // The file is not looked at: with the lock held nobody could wait for one that hangs. Where somebody else has been
-        // at it, it is not as it is stated to be.
-        let (ownership, known, is_ours) = {
+        // Not with the lock held: nobody could wait for a file that hangs. Where somebody else has been at it, it is not as it is
+        // stated to be.
+        let found = self.times(shared, slot);
+        let (ownership, known, attachment) = {
             let mut fields = slot.mirror.lock(shared, slot);
             (fields.is_attended, fields.is_sync_attended) = (false, false);
             let is_same = fields.identity.generation == self.identity.generation;
             let (size, synced) = (fields.written(), fields.durable);
-            let known = Known { size, synced, inode: fields.identity.inode, stamp: fields.stamp };
-            (fields.ownership, known, is_same && when.contains(&fields.attachment))
+            let known = Known { size, synced, inode: fields.identity.inode, stamp: fields.last_change.stamp(found) };
+            (fields.ownership, known, is_same.then_some(fields.attachment))
         };
         // What commits have written since this process last looked is not told again.
         if known.size > known.synced {
             self.sync_at.get_or_insert(Instant::now() + SYNC_DELAY);
         }
-        if let (Some(state), true) = (&self.state, is_ours) {
+        // The worker is still at it, and may be the last for long to write to it.
+        if attachment == Some(Attachment::Repairing) {
+            self.state_at = Some(Instant::now() + STATE_DELAY);
+        }
+        let is_due = attachment.is_some_and(|attachment| when.contains(&attachment));
+        if let (Some(state), true) = (&self.state, is_due) {
             // It only helps to notice what must not be; a file that cannot take it is not in the way of recording.
             state_file::write(state, &ownership, &known, wal, tables::now()).ok();
         }
+    }
+
+    /// The file's times, where the server does not ask for them when it writes.
+    fn times(&self, shared: &Shared, slot: &DatabaseSlot) -> Option<FileStamp> {
+        let is_local = slot.mirror.lock(shared, slot).is_local;
+        let metadata = is_local.then(|| self.file.metadata().ok()).flatten()?;
+        Some(FileStamp::of(&metadata))
     }
 }
