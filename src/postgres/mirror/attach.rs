@@ -369,7 +369,9 @@ fn must_read_all(mirror: &Mirror, metadata: &Metadata, path: &Path, state: Optio
     let (suspect, is_as_left) = {
         let fields = mirror.lock();
         let is_same = (fields.identity.device, fields.identity.inode) == (metadata.dev(), metadata.ino());
-        (fields.suspect, is_same && fields.last_change.admits(FileStamp::of(metadata)))
+        // Of a file system that was put back to an older state, the times are older as well.
+        let is_as_long = fields.written() == metadata.len();
+        (fields.suspect, is_same && is_as_long && fields.last_change.admits(FileStamp::of(metadata)))
     };
     if suspect {
         let stamp = FileStamp::of(metadata);
