@@ -186,15 +186,12 @@ fn a_commit_writes_a_local_file_itself_and_leaves_one_on_a_network_mount_to_the_
 
 // ---- changes by others ------------------------------------------------------------------------------------------------------
 
-/// The promise is that of docs/mirror.md: what is changed longer than that after the server's last write is noticed.
-const TICK: Duration = Duration::from_millis(4);
-
 /// The next transaction is refused, and the worker finds the file in order: nobody knows what was done to it in between.
 #[track_caller]
 fn assert_noticed(client: &mut Client, change: impl Fn(&File)) {
     record(client);
     let path = file(client);
-    thread::sleep(2 * TICK);
+    let_a_tick_pass();
     change(&OpenOptions::new().read(true).write(true).open(path).unwrap());
     let refused = all_text(&error(client, RECORD));
     assert!(refused.contains("was changed by another program since it was last written"), "{refused}");
@@ -216,7 +213,7 @@ fn a_file_that_was_changed_and_put_back_is_looked_at_before_the_next_write() {
         assert_noticed(&mut client, |file| file.set_modified(in_the_future).unwrap());
         for _ in 0..5 {
             record(&mut client);
-            thread::sleep(2 * TICK);
+            let_a_tick_pass();
         }
         seal(&mut client);
         assert_intact(&mut client);

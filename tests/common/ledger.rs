@@ -15,6 +15,12 @@ use std::time::{Duration, Instant};
 /// How long anything may take that has no reason to take long.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// What another program changes in the file without changing its length is noticed by the next write where the one before is
+/// as old as docs/mirror.md says: a tick of the clock that files take their times from, 10 ms at most. Here, twice as old.
+pub fn let_a_tick_pass() {
+    sleep(Duration::from_millis(20));
+}
+
 /// A cluster with a ledger in the database `postgres`, and a session there.
 pub fn start(options: Options) -> (Cluster, Client) {
     let cluster = options.start();

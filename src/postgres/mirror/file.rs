@@ -172,8 +172,8 @@ pub fn open_attached(path: &Path, expected: FileIdentity) -> Result<File, Troubl
     Ok(file)
 }
 
-/// What must hold before every write to a file that was opened as `expected`: the path still leads to it, as far as its times are
-/// looked at it is as we left it, and nobody else can write it. As it is open, no other file can have its number.
+/// What must hold before every write to a file that was opened as `expected`: the path still leads to it, it is as we left it
+/// as far as its times are looked at, and nobody else can write it. As it is open, no other file can have its number.
 pub fn check_unchanged(
     path: &Path,
     expected: FileIdentity,

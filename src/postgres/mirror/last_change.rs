@@ -2,10 +2,11 @@
 //! write.
 //!
 //! On a local file system that time comes from the clock of this machine, so the server notes by the clock when it has
-//! written, and does not ask for the file's times after each write. Not only because that saves a system call: from Linux 6.13 on,
-//! who asks for times has the next write take one that is finer than a tick of the clock, and every file that is written afterwards takes
-//! that one or a later one (multigrain timestamps). So the WAL's segment had another time after each commit, where it has a new one each
-//! tick else; and ext4 without a journal writes the inode of such a file with each fdatasync.
+//! written, and does not ask for the file's times after each write. Not only because that saves a system call: from Linux
+//! 6.13 on, who asks for times has the next write take one that is finer than a tick of the clock, and every file that is
+//! written afterwards takes that one or a later one (multigrain timestamps). So the WAL's segment had another time after each
+//! commit, where it has a new one each tick else; and ext4 without a journal writes the inode of such a file with each
+//! fdatasync.
 
 use super::shared::{FileStamp, LastChange};
 use std::fs::{File, Metadata};
@@ -21,7 +22,7 @@ impl LastChange {
     /// After this process has changed the file, and before anybody else may.
     pub fn now(file: &File, is_local: bool) -> io::Result<LastChange> {
         match is_local {
-            true => Ok(LastChange::NotAfter(clock::now())),
+            true => Ok(LastChange::NotAfter(kernel::now())),
             false => Ok(LastChange::At(FileStamp::of(&file.metadata()?))),
         }
     }
@@ -31,7 +32,7 @@ impl LastChange {
         match self {
             LastChange::At(_) => true,
             // The clock may have been put back.
-            LastChange::NotAfter(time) => !(0..TICK).contains(&(clock::now() - time)),
+            LastChange::NotAfter(time) => !(0..TICK).contains(&(kernel::now() - time)),
         }
     }
 
@@ -74,11 +75,11 @@ pub struct Look {
 }
 
 impl Look {
-    /// At what the path leads to, be it a symbolic link.
+    /// At what has that name, not at what a symbolic link of that name leads to.
     pub fn at(path: &Path, with_times: bool) -> io::Result<Look> {
         match with_times {
             true => Ok(Look::of(&path.symlink_metadata()?)),
-            false => clock::look_without_times(path),
+            false => kernel::look_without_times(path),
         }
     }
 
@@ -96,7 +97,7 @@ impl Look {
 }
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-mod clock {
+mod kernel {
     use super::Look;
     use std::ffi::CString;
     use std::io;
@@ -138,7 +139,7 @@ mod clock {
 
 /// No file counts as local there.
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-mod clock {
+mod kernel {
     use super::Look;
     use std::path::Path;
 

@@ -16,8 +16,8 @@ use pgrx::pg_sys;
 use std::fs::File;
 use std::path::Path;
 
-/// How long a look at the directory, and at the file's times, is good for, in microseconds: whoever opens the directory to others can do
-/// so just after the look as well.
+/// How long a look at the directory, and at the file's times, is good for, in microseconds: whoever opens the directory to
+/// others can do so just after the look as well.
 const DIRECTORY_INTERVAL: i64 = 10_000;
 
 /// A round that has begun.
