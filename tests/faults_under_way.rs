@@ -204,6 +204,7 @@ fn in_mode_write_a_line_that_is_lost_while_its_transaction_commits_is_put_back()
     let commits = Background::run(&cluster, "", RECORD);
     let path = file(&mut client);
     wait_until("its line is in the file", PATIENCE, || of_type(&lines(&path), "entry").len() == 3);
+    commits.wait_until_hanging();
     send(commits.pid, libc::SIGSTOP);
     set_fault(&cluster, "sync:errors");
     wait_until("a sync fails", PATIENCE, || {
@@ -227,9 +228,7 @@ fn the_file_is_not_opened_again_and_again_while_a_transaction_of_another_mode_co
     seal(&mut client);
     set_fault(&cluster, "before_commit:hang");
     let commits = Background::run(&cluster, "", RECORD);
-    wait_until("it hangs", PATIENCE, || {
-        fs::read_to_string(format!("/proc/{}/wchan", commits.pid)).is_ok_and(|place| place.contains("nanosleep"))
-    });
+    commits.wait_until_hanging();
     send(commits.pid, libc::SIGSTOP);
     clear_fault(&cluster);
     let before = value(&mut client, ATTACHMENT);

@@ -94,6 +94,13 @@ impl Background {
         );
     }
 
+    /// Hangs where the fault says: whoever is stopped there is not stopped on the way there.
+    #[track_caller]
+    pub fn wait_until_hanging(&self) {
+        let place = format!("/proc/{}/wchan", self.pid);
+        wait_until("it hangs", PATIENCE, || fs::read_to_string(&place).is_ok_and(|place| place.contains("nanosleep")));
+    }
+
     #[track_caller]
     pub fn ends(self) -> Result<(), Error> {
         in_time("a statement", move || self.running.join().unwrap())
