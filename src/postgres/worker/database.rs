@@ -169,7 +169,7 @@ impl Worker {
             resume_page: 0,
             vacated: Vacated::default(),
             unwritten: None,
-            pace: Pace::new(),
+            pace: Pace::default(),
             recount_at: Some(Instant::now()),
             waiting_since: None,
             look_again: false,
@@ -372,7 +372,6 @@ impl Worker {
             if self.is_called_away() || (self.keeper.is_async() && since.elapsed() > LONGEST_SEALING) {
                 return Ok(());
             }
-            self.pace.begin(self.slot());
             let next = self.seal_from(page)?;
             let is_resting = self.pace.end(self.slot());
             match next {
@@ -452,8 +451,10 @@ impl Worker {
         let extent = if self.is_due() { Extent::Everything } else { Extent::FullBlocks };
         self.look_again = true;
         let slot = self.slot();
-        let (vacated, keeper, unwritten) = (&mut self.vacated, &mut self.keeper, self.unwritten.take());
+        let (vacated, keeper, pace) = (&mut self.vacated, &mut self.keeper, &mut self.pace);
+        let unwritten = self.unwritten.take();
         let sealed = in_sealing(|| {
+            pace.begin(slot);
             // Else sealing itself makes sure that nothing is missing.
             if unwritten.is_some() || keeper.is_unremembered() {
                 keeper.append_in_sealing(unwritten.as_ref());

@@ -51,7 +51,7 @@ impl Keeper {
             has_waited: false,
             remembered_block: 0,
             remembering: None,
-            pace: Pace::new(),
+            pace: Pace::default(),
         }
     }
 
@@ -254,13 +254,13 @@ impl Keeper {
         if self.pace.rest().is_some() {
             return Ok(());
         }
-        self.pace.begin(slot);
         if !slot.behind.load(Ordering::SeqCst) && !has_new_blocks(&self.mirror)? {
             return Ok(());
         }
         self.has_waited = true;
-        let (mirror, mark) = (self.mirror, &mut self.mark);
+        let (mirror, mark, pace) = (self.mirror, &mut self.mark, &mut self.pace);
         let outcome = in_sealing(|| {
+            pace.begin(slot);
             // Before anything is read, and not while somebody else seals, who must not take the file for complete.
             slot.behind.store(false, Ordering::SeqCst);
             let lag = slot.lag.seen(tables::timestamp_to_postgres(tables::now()));

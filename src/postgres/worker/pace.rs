@@ -11,29 +11,30 @@ const REST: u32 = 9;
 const LONGEST_REST: Duration = Duration::from_secs(1);
 
 /// Work that is done again and again while others write.
+#[derive(Default)]
 pub struct Pace {
-    /// How many transactions had begun to commit entries when the work began.
-    begun: i64,
-    since: Instant,
+    work: Option<Work>,
     rest_until: Option<Instant>,
 }
 
+struct Work {
+    /// How many transactions had begun to commit entries when it began.
+    begun: i64,
+    since: Instant,
+}
+
 impl Pace {
-    pub fn new() -> Pace {
-        Pace { begun: 0, since: Instant::now(), rest_until: None }
-    }
-
+    /// Called as soon as nothing else is waited for: who waits for a lock takes nothing from who writes.
     pub fn begin(&mut self, slot: &DatabaseSlot) {
-        self.begun = slot.begun.load(Ordering::Acquire);
-        self.since = Instant::now();
+        self.work = Some(Work { begun: slot.begun.load(Ordering::Acquire), since: Instant::now() });
     }
 
-    /// Rests, if somebody has written meanwhile; returns whether it does.
+    /// Rests, if somebody has written since the work began; returns whether it does. Work that has not begun needs no rest.
     pub fn end(&mut self, slot: &DatabaseSlot) -> bool {
-        let is_shared = slot.begun.load(Ordering::Acquire) != self.begun;
-        let rest = (self.since.elapsed() * REST).min(LONGEST_REST);
-        self.rest_until = is_shared.then(|| Instant::now() + rest);
-        is_shared
+        let begun = slot.begun.load(Ordering::Acquire);
+        let shared = self.work.take().filter(|work| work.begun != begun);
+        self.rest_until = shared.map(|work| Instant::now() + (work.since.elapsed() * REST).min(LONGEST_REST));
+        self.rest_until.is_some()
     }
 
     /// How long there is to rest.
