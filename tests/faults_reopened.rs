@@ -175,3 +175,37 @@ fn what_is_found_at_the_start_and_cannot_be_synced_is_written_again() {
     assert!(ids.iter().all(|id| ids_in_file(&path).contains(id)));
     assert_whole(&cluster, &mut client);
 }
+
+/// The server that met with the failed sync is gone, and with it who knew of it. What it has left in the file reads well.
+#[test]
+fn what_a_server_may_have_left_off_the_disk_is_written_again_by_the_next() {
+    let (cluster, mut client) = start_small(Local, "sync");
+    record_many(&mut client, 3);
+    set_fault(&cluster, "sync:errors\ncut:errors");
+    error(&mut client, RECORD);
+    let path = file(&mut client);
+    drop(client);
+    cluster.stop(Stop::Immediate);
+    clear_fault(&cluster);
+    let left = fs::read(&path).unwrap();
+    cluster.start_again();
+    cluster.wait_for_log("again: it is not known that they were on disk");
+    let mut client = cluster.connect("postgres");
+    wait_until_attached(&mut client);
+    assert!(fs::read(&path).unwrap().starts_with(&left), "it is not what was read");
+    assert_whole(&cluster, &mut client);
+}
+
+/// After a regular stop all is known to be on disk, and nothing is written again.
+#[test]
+fn what_is_known_to_be_on_disk_is_not_written_again() {
+    let (cluster, mut client) = start_small(Local, "sync");
+    record_many(&mut client, 3);
+    drop(client);
+    cluster.restart(Stop::Fast);
+    let mut client = cluster.connect("postgres");
+    wait_until_attached(&mut client);
+    record(&mut client);
+    assert!(!cluster.log().contains("again: it is not known"), "{}", cluster.log());
+    assert_whole(&cluster, &mut client);
+}

@@ -21,9 +21,9 @@ use super::settle;
 use super::shared::{Attachment, FileStamp, FixedText, LastChange, LockedMirror, MirrorState, Ownership, Unsynced};
 use super::state_file::{self, Known, State, StateFile};
 use super::tail::{self, diverged, Tail};
+use super::unsynced;
 use crate::ledger::file_ranges::FileRanges;
 use crate::postgres::errors::{cause, Failure};
-use crate::postgres::faults;
 use crate::postgres::log_state;
 use crate::postgres::settings::{self, MirrorMode};
 use crate::postgres::tables;
@@ -32,7 +32,7 @@ use pgrx::PgSqlErrorCode;
 use std::cell::Cell;
 use std::collections::HashSet;
 use std::fs::{File, Metadata, OpenOptions};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -94,7 +94,7 @@ fn try_attach(mirror: &Mirror, how: How) -> Result<Attached, Failure> {
     if may_have_lost(mirror, &opened) {
         wait_for_committing(mirror)?;
     }
-    cut_unsynced(mirror, &opened, path).map_err(|trouble| failure(&trouble))?;
+    unsynced::cut_off(mirror, &opened, path).map_err(|trouble| failure(&trouble))?;
     let tail = read(mirror, &opened, path, &remembered, how)?;
     let judged = tail::judge(mirror, path, &tail.open)?;
     if how == How::CatchUp && !judged.uncommitted.is_empty() {
@@ -110,7 +110,7 @@ fn try_attach(mirror: &Mirror, how: How) -> Result<Attached, Failure> {
     if tail.torn > 0 {
         file::cut(&opened, path, tail.end).map_err(|trouble| failure(&trouble))?;
     }
-    sync_found(mirror, &opened, path, &remembered).map_err(|trouble| failure(&trouble))?;
+    unsynced::sync_found(mirror, &opened, path, &remembered).map_err(|trouble| failure(&trouble))?;
     let attachment = mirror.shared.new_attachment();
     take_over(mirror, &opened, path, &tail, &remembered, attachment).map_err(|trouble| failure(&trouble))?;
 
@@ -135,48 +135,6 @@ fn may_have_lost(mirror: &Mirror, file: &File) -> bool {
     let before = (fields.identity.device, fields.identity.inode);
     let is_same = file.metadata().is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == before);
     fields.was_attached && (fields.has_lost || !is_same)
-}
-
-/// Cuts the file back to what is on disk for sure, where a sync has failed. What that takes off the database has too, and it is
-/// appended again, or it was rolled back.
-fn cut_unsynced(mirror: &Mirror, file: &File, path: &Path) -> Result<(), Trouble> {
-    let metadata = file.metadata().map_err(|error| Trouble::passing("examine", path, error))?;
-    let unsynced = mirror.lock().unsynced;
-    let Some(from) = unsynced.from(&metadata) else { return Ok(()) };
-    file::cut(file, path, from)?;
-    pgrx::log!(
-        "pg_notary has cut mirror file \"{}\" back to {from} bytes, and appends what follows again: a sync has failed, and it may not be on disk",
-        path.display()
-    );
-    Ok(())
-}
-
-/// Syncs what an earlier attachment wrote and did not sync.
-fn sync_found(mirror: &Mirror, file: &File, path: &Path, remembered: &Remembered) -> Result<(), Trouble> {
-    let metadata = file.metadata().map_err(|error| Trouble::passing("examine", path, error))?;
-    let synced = faults::error_at("take_over").map_err(|error| Trouble::passing("sync", path, error));
-    synced.and_then(|()| file::sync(file, path)).inspect_err(|_| {
-        let on_disk = on_disk(mirror, State::read(path).as_ref(), remembered);
-        // It may be another file of this ledger, of which that is not known.
-        if ends_line(file, on_disk) {
-            mirror.lock().note_unsynced(metadata.dev(), metadata.ino(), on_disk);
-        }
-    })
-}
-
-/// Whether a line ends before this offset.
-fn ends_line(file: &File, offset: u64) -> bool {
-    let mut last = [0];
-    let is_read = offset > 0 && file.read_exact_at(&mut last, offset - 1).is_ok();
-    is_read && last == *b"\n"
-}
-
-/// How much of the file has been on disk, as far as anybody knows.
-fn on_disk(mirror: &Mirror, state: Option<&State>, remembered: &Remembered) -> u64 {
-    let is_own =
-        |state: &&State| state.ledger_id == remembered.ledger_id && Some(state.attachment) == remembered.attachment;
-    let synced = state.filter(is_own).map_or(0, |state| state.synced);
-    remembered.acknowledged.max(synced).max(durable_before(mirror, remembered))
 }
 
 /// Waits until all transactions have ended that have appended lines. Those still in the way to the file fail; the others'
@@ -248,6 +206,7 @@ fn open(place: &Place, remembered: &Remembered) -> Result<File, Trouble> {
         // What is not on disk for sure is written again.
         written.inspect_err(|_| drop(opened.set_len(0)))?;
         file::sync_directory(&place.directory)?;
+        unsynced::note_new(&opened, &place.path)?;
     }
     Ok(opened)
 }
@@ -309,27 +268,17 @@ fn read(mirror: &Mirror, file: &File, path: &Path, remembered: &Remembered, how:
     if let (Some(state), How::Usual) = (&state, how) {
         check_state(mirror, state, path, remembered)?;
     }
-    let had = on_disk(mirror, state.as_ref(), remembered);
+    let had = unsynced::on_disk(mirror, state.as_ref(), remembered);
     if size < had && how == How::Usual {
         let what = format!("it has {size} bytes, and had at least {had}");
         return Err(diverged(path, &what));
     }
+    // What is read must be what will be there.
+    unsynced::write_again(mirror, file, path, had).map_err(|trouble| failure(&trouble))?;
     if how == How::CatchUp || must_read_all(mirror, &metadata, path, state.as_ref()) {
         return tail::read_whole(file, path, remembered, how == How::CatchUp);
     }
     tail::read(file, path, remembered)
-}
-
-/// How much of the file this server itself has had on disk. Lines of transactions that failed later count too: whoever cut
-/// those off has cut the file.
-fn durable_before(mirror: &Mirror, remembered: &Remembered) -> u64 {
-    let fields = mirror.lock();
-    let is_same = Some(fields.ownership.attachment) == remembered.attachment.map(|id| *id.as_bytes());
-    if is_same && fields.was_attached {
-        fields.durable
-    } else {
-        0
-    }
 }
 
 /// Where an administrator has the file caught up, it may be an older copy with the state file of that time. But with lines

@@ -13,6 +13,7 @@
 //! | [`last_change`] | how it is noticed that another program has changed it |
 //! | [`state_file`] | what is noted beside it |
 //! | [`attach`] | opening the file at start, and making it agree with the database |
+//! | [`unsynced`] | what can be read in it and may not be on disk |
 //! | [`tail`], [`open_lines`] | reading what is not settled in it |
 //! | [`remembered`], [`settled`] | how far the database knows it to agree |
 //! | [`settle`] | voiding the lines of transactions that did not commit |
@@ -46,4 +47,5 @@ pub mod shared;
 pub mod state_file;
 pub mod tail;
 pub mod under_way;
+pub mod unsynced;
 pub mod writer;

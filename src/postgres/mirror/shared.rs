@@ -105,7 +105,7 @@ pub enum LastChange {
 /// A part of a file that may not be on disk, as a sync has failed: everything behind `from`. The kernel tells of that once, and of
 /// the next sync that it went well.
 #[repr(C)]
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unsynced {
     device: u64,
     inode: u64,

@@ -6,7 +6,7 @@
 
 use super::file::{self, Trouble};
 use super::round::{Done, Failed, Round};
-use super::shared::{Attachment, FileIdentity, FileStamp};
+use super::shared::{Attachment, FileIdentity, FileStamp, Unsynced};
 use super::state_file::{self, Known, StateFile};
 use crate::postgres::shared::{shared, DatabaseSlot, Shared};
 use crate::postgres::tables;
@@ -181,7 +181,7 @@ impl OpenFiles {
         for slot in shared.slots() {
             if let Some(open) = self.0.get_mut(&slot.database()) {
                 // The worker may have left before.
-                if file::sync(&open.file, &open.path).is_ok() {
+                if open.sync_all(shared, slot).is_ok() {
                     open.write_state(shared, slot, &[Attachment::Attached, Attachment::Detached]);
                 }
             }
@@ -244,6 +244,22 @@ impl OpenFile {
         }
         self.note_written(!round.sync);
         Ok(done)
+    }
+
+    /// Syncs what is written, whoever has written it, and notes that it is on disk.
+    fn sync_all(&self, shared: &Shared, slot: &DatabaseSlot) -> Result<(), Trouble> {
+        let written = {
+            let fields = slot.mirror.lock(shared, slot);
+            fields.lines_before(fields.written())
+        };
+        file::sync(&self.file, &self.path)?;
+        let mut fields = slot.mirror.lock(shared, slot);
+        let is_same = (fields.identity, fields.failures) == (self.identity, self.failures);
+        // Of what another sync has failed on, this one says nothing.
+        if is_same && !fields.is_troubled && fields.unsynced == Unsynced::NONE {
+            fields.durable = fields.durable.max(written.min(fields.written()));
+        }
+        Ok(())
     }
 
     /// There is something new in the file, and perhaps it is not on disk.
