@@ -234,9 +234,34 @@ UPDATE pictured SET m = 'blue' WHERE id = 1;
 SELECT row_key, problem, detail FROM ledger.verify_table('pictured') ORDER BY row_key;
 SELECT row_key, problem, detail FROM ledger.verify_table('moods') ORDER BY row_key;
 
+-- Who takes the call that the report has keeps what the table was tracked with.
+CREATE TABLE kept (id int PRIMARY KEY, body text, "Secret's" text);
+SELECT ledger.track('kept', keep_image => true, with_signature => false, excluded => '{Secret''s}') IS NOT NULL AS tracked;
+ALTER TABLE kept DISABLE TRIGGER ledger_record_change;
+SELECT substring(error ->> 'detail' FROM 'SELECT .*\)') AS call
+FROM jsonb_array_elements(ledger.verify_all() -> 'tables') AS t, jsonb_array_elements(t -> 'errors') AS error
+WHERE t ->> 'table' = 'public.kept' AND error ->> 'problem' = 'disabled' \gset
+\echo :call
+SELECT table_id, state FROM ledger.tracked_tables WHERE table_name = 'kept'::regclass \gset
+\echo :state
+:call = :'table_id' AS same_id;
+SELECT state, keep_image, with_signature, columns, excluded FROM ledger.tracked_tables WHERE table_name = 'kept'::regclass;
+-- A row that comes back past the triggers after a TRUNCATE was not removed by its newest entry.
+INSERT INTO kept VALUES (1, 'a', 'b');
+TRUNCATE kept;
+SET session_replication_role = replica;
+ALTER TABLE kept DISABLE TRIGGER USER;
+INSERT INTO kept VALUES (1, 'a', 'b');
+ALTER TABLE kept ENABLE ALWAYS TRIGGER ledger_record_change;
+ALTER TABLE kept ENABLE ALWAYS TRIGGER ledger_record_truncate;
+RESET session_replication_role;
+SELECT (ledger.verified(k)).* FROM kept AS k;
+SELECT ledger.verify_row('kept', '{"id": 1}') ->> 'detail' AS detail;
+SELECT ledger.track('kept', columns => '{id,NULL}');
+
 SET client_min_messages = warning;
 DROP TABLE pictured, moods;
 DROP TYPE mood CASCADE;
-DROP TABLE seen, items, parents, children, computed, base, derived, partly, proofs;
+DROP TABLE seen, items, parents, children, computed, base, derived, partly, proofs, kept;
 DROP FUNCTION recorded(), shout();
 SELECT count(*) FROM ledger.tracked_tables;

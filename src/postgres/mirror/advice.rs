@@ -17,6 +17,14 @@ pub fn after(cause: &str) -> &'static str {
     if cause.contains("was replaced by another file") || cause.contains("was changed by another program") {
         return "Nothing of this transaction was recorded. Try again: if all of the file agrees with the database, recording goes on; if not, view ledger.mirror_status says why.";
     }
+    let is_looked_for =
+        ["could not open mirror file", "could not examine mirror file"].iter().any(|text| cause.contains(text));
+    if is_looked_for && cause.contains("No such file or directory") {
+        return "Nothing of this transaction was recorded, and nothing is before the file is where it is looked for. Move it there, with its .state file, or set ledger.mirror_directory to where it is; recording then goes on by itself.";
+    }
+    if cause.contains("max_worker_processes") {
+        return "Nothing of this transaction was recorded. If the server's log says that no worker could be registered, raise max_worker_processes and restart the server.";
+    }
     // Said of the ledger's processes, and not of the file: nothing is to be repaired.
     if cause.starts_with("The ") && !cause.contains("does not run") {
         return "Nothing of this transaction was recorded. Try again; view ledger.mirror_status shows the state of the file.";

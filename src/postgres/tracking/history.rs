@@ -90,28 +90,27 @@ pub fn verify_all_tables() -> (bool, Value) {
         |row| {
             lost.remove(&row.get::<String>(2).unwrap_or_default());
             let state = row.get::<String>(3).unwrap_or_default();
+            let target = row.get(0).zip(row.get::<String>(1));
             if state == "disabled" || state == "not always" {
-                disabled.extend(row.get::<String>(1).map(|name| (name, state)));
+                disabled.extend(target.clone().map(|(oid, name)| (oid, name, state)));
             }
-            targets.extend(row.get(0).zip(row.get::<String>(1)));
+            targets.extend(target);
         },
     );
     let mut all_valid = lost.is_empty() && disabled.is_empty();
     let mut verdicts = Vec::new();
     for (table_id, name) in lost {
-        let detail = "the table was tracked; its triggers, or the table, were dropped without a record";
-        verdicts.push(table_problem(&name, "lost", &format!("{detail} (table_id {table_id})")));
+        let detail = format!(
+            "the table was tracked; its triggers, or the table, were dropped without a record (table_id {table_id}); \
+             once that is explained, SELECT ledger.untrack_lost('{table_id}') has it recorded"
+        );
+        verdicts.push(table_problem(&name, "lost", &detail));
     }
-    for (name, state) in disabled {
+    for (oid, name, state) in disabled {
+        let call = tracking_call(oid, &name);
         let detail = match state.as_str() {
-            "disabled" => format!(
-                "the triggers that record its rows are disabled; SELECT ledger.track({}) enables them",
-                literal(&name)
-            ),
-            _ => format!(
-                "its triggers do not fire for replicated changes; SELECT ledger.track({}) has them fire always",
-                literal(&name)
-            ),
+            "disabled" => format!("the triggers that record its rows are disabled; {call} enables them"),
+            _ => format!("its triggers do not fire for replicated changes; {call} has them fire always"),
         };
         verdicts.push(table_problem(&name, "disabled", &detail));
     }
@@ -299,7 +298,7 @@ fn finding_about(table: &Table, plan: &Rc<Plan>, values: &Row, row_id: uuid::Uui
     let newest = unsafe { versions::newest(row_id, snapshot.as_ptr()) }?;
     let exists = exists_after(&newest, row_id, plan, &snapshot)?;
     let Some(version) = newest.as_ref().filter(|_| exists) else {
-        return Ok(presence(newest.as_ref(), exists, true));
+        return Ok(presence_of(newest.as_ref(), row_id, exists, true));
     };
     match check_signature(version)? {
         Some(finding) => Ok(Some(finding)),
@@ -311,16 +310,33 @@ fn finding_about(table: &Table, plan: &Rc<Plan>, values: &Row, row_id: uuid::Uui
 
 fn refused(plan: &Plan, key: &str, (problem, detail): Finding) -> Failure {
     let name = &plan.table;
+    let hint = match problem {
+        Problem::Unrecorded => format!(
+            "It came past the table's triggers. What it should be, the ledger cannot tell; SELECT * FROM ledger.verify_table({}) \
+             lists all such rows.",
+            literal(name)
+        ),
+        _ => format!(
+            "SELECT * FROM ledger.history({}, {}) shows what was recorded of it.",
+            literal(name),
+            literal(key)
+        ),
+    };
     Failure::new(
         PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
         format!("row {key} of table {name} does not verify: {}", problem.name()),
     )
     .detail(sentence(&detail))
-    .hint(format!(
-        "SELECT * FROM ledger.history({}, {}) shows what was recorded of it.",
-        literal(name),
-        literal(key)
-    ))
+    .hint(hint)
+}
+
+/// What there is to say where row and newest entry do not both exist.
+fn presence_of(newest: Option<&Version>, id: uuid::Uuid, exists: bool, is_there: bool) -> Option<Finding> {
+    let is_truncated = !exists && newest.is_some_and(|version| version.leaves_row(id));
+    match is_truncated && is_there {
+        true => Some((Problem::Resurrected, "the table was truncated, and the row is there".to_owned())),
+        false => presence(newest, exists, is_there),
+    }
 }
 
 /// Whether by the newest entry about it the row exists, and was not truncated since.
@@ -335,6 +351,14 @@ fn exists_after(
     let truncate = unsafe { versions::newest(row_id(&plan.options.table_id, ""), snapshot.as_ptr()) }?;
     Ok(truncate
         .is_none_or(|truncate| (truncate.created_at, truncate.entry_id) < (version.created_at, version.entry_id)))
+}
+
+/// The call that has the table tracked as it is.
+fn tracking_call(target: pg_sys::Oid, name: &str) -> String {
+    let table = Table::open_oid(target, pg_sys::AccessShareLock);
+    // SAFETY: the relation is open.
+    let options = unsafe { Options::of_relation(table.relation()) };
+    options.map_or_else(|| format!("SELECT ledger.track({})", literal(name)), |options| options.call(name))
 }
 
 fn plan_of(table: &Table) -> Result<Rc<Plan>, Failure> {
@@ -420,7 +444,7 @@ impl OneRow {
         let newest = unsafe { versions::newest(self.row_id, self.snapshot.as_ptr()) }?;
         let exists = exists_after(&newest, self.row_id, &self.plan, &self.snapshot)?;
         let (Some(version), Some((oid, tid)), true) = (&newest, self.place, exists) else {
-            let finding = presence(newest.as_ref(), exists, self.place.is_some());
+            let finding = presence_of(newest.as_ref(), self.row_id, exists, self.place.is_some());
             return Ok((newest, finding));
         };
         if let Some(finding) = check_signature(version)? {

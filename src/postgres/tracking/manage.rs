@@ -53,7 +53,8 @@ fn track(
 }
 
 fn names(names: Vec<Option<String>>, parameter: &str) -> Vec<String> {
-    names.into_iter().map(|name| required(name, parameter)).collect()
+    let element = format!("an element of {parameter}");
+    names.into_iter().map(|name| required(name, &element)).collect()
 }
 
 // Queries run as the ledger's owner: operators of the caller's must not get into them.
@@ -81,6 +82,9 @@ fn track_table(target: pg_sys::Oid, mut wanted: Options) -> Result<String, Failu
         return Ok(wanted.table_id);
     }
     let is_new = current.is_none();
+    if let Some(current) = current.filter(|current| *current != wanted) {
+        tell_of_change(&table, &current);
+    }
     // DDL wants the table closed; its lock stays.
     drop(table);
     make_triggers(target, &wanted, lock);
@@ -90,6 +94,18 @@ fn track_table(target: pg_sys::Oid, mut wanted: Options) -> Result<String, Failu
         baseline::begin(table, &wanted)?;
     }
     Ok(wanted.table_id)
+}
+
+/// Who calls track() to have triggers enabled again, say, may not know that it takes options away, and with `excluded` has
+/// recorded what was not to be.
+fn tell_of_change(table: &Table, before: &Options) {
+    let name = relation::qualified_name(table);
+    pgrx::ereport!(
+        PgLogLevel::NOTICE,
+        PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
+        format!("table {name} is tracked with other options from now on"),
+        format!("Before: {}.", before.call(&name))
+    );
 }
 
 fn untrack_table(target: pg_sys::Oid) -> Result<(), Failure> {

@@ -1,6 +1,7 @@
 //! What a table is tracked with. It stands in the argument of the table's triggers, so that it is part of the table: it is
 //! dumped and restored with it, cloned to its partitions, and read without looking anything up.
 
+use super::relation::literal;
 use crate::postgres::errors::Failure;
 use crate::postgres::schema;
 use pgrx::{pg_sys, PgSqlErrorCode};
@@ -62,6 +63,24 @@ impl Options {
         value.to_string()
     }
 
+    /// The call that has this table tracked with these options, for a hint that can be pasted: those that a call leaves out
+    /// have their defaults.
+    pub fn call(&self, table: &str) -> String {
+        let mut arguments = vec![literal(table)];
+        if self.keep_image {
+            arguments.push("keep_image => true".to_owned());
+        }
+        if !self.with_signature {
+            arguments.push("with_signature => false".to_owned());
+        }
+        match &self.coverage {
+            Coverage::All => {}
+            Coverage::Only(columns) => arguments.push(format!("columns => {}", array_of(columns))),
+            Coverage::Except(columns) => arguments.push(format!("excluded => {}", array_of(columns))),
+        }
+        format!("SELECT ledger.track({})", arguments.join(", "))
+    }
+
     pub fn parse(text: &str) -> Option<Options> {
         let value: Value = serde_json::from_str(text).ok()?;
         let names = |member: &str| -> Option<Vec<String>> {
@@ -96,6 +115,11 @@ impl Options {
         let own = triggers_of(relation).iter().find(|trigger| is_row_trigger(trigger))?;
         Options::of_trigger(own).ok()
     }
+}
+
+fn array_of(names: &[String]) -> String {
+    let names: Vec<String> = names.iter().map(|name| literal(name)).collect();
+    format!("ARRAY[{}]::text[]", names.join(", "))
 }
 
 /// Refuses to record for a trigger of another name: beside the table's own it would record each row once more, as if the row had been

@@ -150,7 +150,10 @@ impl Plan {
             ),
         )
         .detail("The column was renamed or dropped.")
-        .hint("Call ledger.track() again, with a list of columns as they are now."))
+        .hint(format!(
+            "Call ledger.track() again, with a list of columns as they are now. The call so far: {}.",
+            self.options.call(&self.table)
+        )))
     }
 
     fn covers_all(&self) -> bool {

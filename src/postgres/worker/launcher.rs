@@ -15,6 +15,8 @@ const RESTART_INTERVAL: Duration = Duration::from_secs(1);
 const SETTLE_DEADLINE: Duration = Duration::from_secs(10);
 /// Waiting time when no worker could be registered.
 const RETRY_MS: i64 = 5_000;
+/// How often the log says that a database has no worker: its users are sent there, and may look for it days later.
+const COMPLAINT_INTERVAL: Duration = Duration::from_secs(600);
 
 pub fn init() {
     BackgroundWorkerBuilder::new("pg_notary launcher")
@@ -37,7 +39,8 @@ pub unsafe extern "C-unwind" fn pg_notary_launcher_main(_arg: pg_sys::Datum) {
     let shared = shared().expect("background workers have shared memory");
     shared.launcher.enlist();
     shared.rescan.store(true, Ordering::Release);
-    let mut launcher = Launcher { shared, last_start: HashMap::new(), looked_at: Vec::new(), complained: false };
+    let mut launcher =
+        Launcher { shared, last_start: HashMap::new(), looked_at: Vec::new(), complained: HashMap::new() };
     let mut secrets = secrets::Watch::default();
     loop {
         // What cannot be used, the workers say.
@@ -55,8 +58,8 @@ struct Launcher {
     /// Databases a worker has been sent to since this launcher started; those without the extension are not asked again
     /// until they say so themselves.
     looked_at: Vec<pg_sys::Oid>,
-    /// The log already says that no worker could be registered.
-    complained: bool,
+    /// When the log has said last that no worker could be registered for them.
+    complained: HashMap<pg_sys::Oid, Instant>,
 }
 
 impl Launcher {
@@ -133,11 +136,11 @@ impl Launcher {
             // One after the other: a cluster with many databases must not use up max_worker_processes at once.
             Ok(worker) => {
                 self.wait_until_settled(&worker, database);
-                self.complained = false;
+                self.complained.remove(&database);
                 true
             }
             Err(_) => {
-                self.complain();
+                self.complain(database);
                 false
             }
         }
@@ -162,11 +165,13 @@ impl Launcher {
         }
     }
 
-    fn complain(&mut self) {
-        if !std::mem::replace(&mut self.complained, true) {
+    fn complain(&mut self, database: pg_sys::Oid) {
+        if self.complained.get(&database).is_none_or(|last| last.elapsed() > COMPLAINT_INTERVAL) {
+            self.complained.insert(database, Instant::now());
+            let number = database.to_u32();
             Failure::new(
                 PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
-                "could not register a pg_notary worker: out of background worker slots",
+                format!("could not register a pg_notary worker for database {number}: out of background worker slots"),
             )
             .detail("pg_notary needs two processes, and one more for each database with a ledger.")
             .hint(
