@@ -20,6 +20,8 @@ fn start_large(rows: usize) -> (Cluster, Client) {
     client.batch_execute(ACCOUNTS).unwrap();
     let fill = format!("INSERT INTO accounts SELECT n, n, repeat('x', 900) FROM generate_series(1, {rows}) n");
     client.batch_execute(&fill).unwrap();
+    // Nobody records with a worker that is stopped before.
+    wait_until_attached(&mut client);
     (cluster, client)
 }
 
@@ -219,6 +221,7 @@ fn rows_of_transactions_long_ago_are_recorded() {
         jump_to_transaction(&cluster, "0xA0000000");
         let mut client = cluster.connect("postgres");
         assert_eq!(number(&mut client, "SELECT count(*) FROM accounts WHERE xmin::text::bigint > 100000"), 0);
+        wait_until_attached(&mut client);
         let worker = worker_pid(&mut client);
         stop_between_transactions(&mut client, worker);
         client.batch_execute(TRACK).unwrap();
