@@ -154,7 +154,13 @@ fn signatures_are_checked_with_a_secret_file() {
     let text = stdout(&output);
     assert!(text.contains("signature_invalid block 1 leaf 0 entry 892f902b-"), "{text}");
     assert!(text.contains("  and "), "{text}");
-    assert!(!text.contains("another secret"));
+    assert!(!text.contains("another secret") && !text.contains("add the keys"), "{text}");
+    // A key that is missing is no proof of anything, and says so.
+    let secret = directory.secret("other:another secret\n", 0o400);
+    let output = run(&[&"verify", &vector_file(), &"--secret-file", &secret]);
+    assert_eq!(output.status.code(), Some(1));
+    let text = stdout(&output);
+    assert!(text.contains("unknown_key block 1") && text.contains("add the keys of these entries"), "{text}");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use crate::progress;
 use crate::{INVALID, UNREADABLE, VALID};
 use indicatif::ProgressBar;
 use pg_notary::ledger::signature::{Keyring, MAX_KEYRING};
-use pg_notary::ledger::verifier::{verify_file, FileOptions, FileReport, Helpers, Observer, Problem};
+use pg_notary::ledger::verifier::{verify_file, FileOptions, FileReport, Helpers, Observer, Problem, ProblemKind};
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -136,6 +136,9 @@ fn verdict(report: &FileReport) -> String {
     }
     if count > SHOWN as u64 {
         text += &format!("  and {} more\n", count - SHOWN as u64);
+    }
+    if report.errors.iter().any(|problem| problem.problem == ProblemKind::UnknownKey) {
+        text += "Nobody can say whether a signature of an unknown key is good: add the keys of these entries to the secret file, and verify again.\n";
     }
     text
 }

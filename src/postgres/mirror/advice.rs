@@ -20,7 +20,7 @@ pub fn after(cause: &str) -> &'static str {
     let is_looked_for =
         ["could not open mirror file", "could not examine mirror file"].iter().any(|text| cause.contains(text));
     if is_looked_for && cause.contains("No such file or directory") {
-        return "Nothing of this transaction was recorded, and nothing is before the file is where it is looked for. Move it there, with its .state file, or set ledger.mirror_directory to where it is; recording then goes on by itself.";
+        return "Nothing of this transaction was recorded, and nothing is before the file is there again. Mount its file system, put it back with its .state file, or set ledger.mirror_directory to where it is; recording then goes on by itself. If it was deleted, do not restart the server before you have copied it from /proc/PID/fd of the process \"pg_notary writer\".";
     }
     if cause.contains("max_worker_processes") {
         return "Nothing of this transaction was recorded. If the server's log says that no worker could be registered, raise max_worker_processes and restart the server.";

@@ -8,7 +8,7 @@ use super::plan::{self, Plan};
 use super::readers::{check_reader, check_selects, sees_whole_table};
 use super::relation::{self, literal, Regclass, TableColumn};
 use super::row_key::RowKey;
-use super::verify_row::{check_signature, presence, Comparer, Finding, Problem, RegisteredSnapshot};
+use super::verify_row::{check_signature, presence, ByLedger, Comparer, Finding, Problem, RegisteredSnapshot};
 use super::verify_table::{self, RowProblem};
 use super::versions::{self, text_member, Version};
 use crate::ledger::canonical_json::member;
@@ -296,9 +296,9 @@ fn finding_about(table: &Table, plan: &Rc<Plan>, values: &Row, row_id: uuid::Uui
     let snapshot = RegisteredSnapshot::of_query();
     // SAFETY: the snapshot is registered.
     let newest = unsafe { versions::newest(row_id, snapshot.as_ptr()) }?;
-    let exists = exists_after(&newest, row_id, plan, &snapshot)?;
-    let Some(version) = newest.as_ref().filter(|_| exists) else {
-        return Ok(presence_of(newest.as_ref(), row_id, exists, true));
+    let by_ledger = by_ledger(&newest, row_id, plan, &snapshot)?;
+    let Some(version) = newest.as_ref().filter(|_| by_ledger == ByLedger::Exists) else {
+        return Ok(presence(newest.as_ref(), by_ledger, true));
     };
     match check_signature(version)? {
         Some(finding) => Ok(Some(finding)),
@@ -330,27 +330,19 @@ fn refused(plan: &Plan, key: &str, (problem, detail): Finding) -> Failure {
     .hint(hint)
 }
 
-/// What there is to say where row and newest entry do not both exist.
-fn presence_of(newest: Option<&Version>, id: uuid::Uuid, exists: bool, is_there: bool) -> Option<Finding> {
-    let is_truncated = !exists && newest.is_some_and(|version| version.leaves_row(id));
-    match is_truncated && is_there {
-        true => Some((Problem::Resurrected, "the table was truncated, and the row is there".to_owned())),
-        false => presence(newest, exists, is_there),
-    }
-}
-
-/// Whether by the newest entry about it the row exists, and was not truncated since.
-fn exists_after(
+/// What the newest entry about a row, and a `TRUNCATE` since, say of it.
+fn by_ledger(
     newest: &Option<Version>,
     id: uuid::Uuid,
     plan: &Plan,
     snapshot: &RegisteredSnapshot,
-) -> Result<bool, Failure> {
-    let Some(version) = newest.as_ref().filter(|version| version.leaves_row(id)) else { return Ok(false) };
+) -> Result<ByLedger, Failure> {
+    let Some(version) = newest.as_ref().filter(|version| version.leaves_row(id)) else { return Ok(ByLedger::Gone) };
     // SAFETY: the snapshot is registered.
     let truncate = unsafe { versions::newest(row_id(&plan.options.table_id, ""), snapshot.as_ptr()) }?;
-    Ok(truncate
-        .is_none_or(|truncate| (truncate.created_at, truncate.entry_id) < (version.created_at, version.entry_id)))
+    let is_newer =
+        |truncate: Version| (truncate.created_at, truncate.entry_id) > (version.created_at, version.entry_id);
+    Ok(if truncate.is_some_and(is_newer) { ByLedger::Truncated } else { ByLedger::Exists })
 }
 
 /// The call that has the table tracked as it is.
@@ -442,9 +434,9 @@ impl OneRow {
     fn check(&self) -> Result<(Option<Version>, Option<Finding>), Failure> {
         // SAFETY: the snapshot is registered.
         let newest = unsafe { versions::newest(self.row_id, self.snapshot.as_ptr()) }?;
-        let exists = exists_after(&newest, self.row_id, &self.plan, &self.snapshot)?;
-        let (Some(version), Some((oid, tid)), true) = (&newest, self.place, exists) else {
-            let finding = presence_of(newest.as_ref(), self.row_id, exists, self.place.is_some());
+        let by_ledger = by_ledger(&newest, self.row_id, &self.plan, &self.snapshot)?;
+        let (Some(version), Some((oid, tid)), ByLedger::Exists) = (&newest, self.place, by_ledger) else {
+            let finding = presence(newest.as_ref(), by_ledger, self.place.is_some());
             return Ok((newest, finding));
         };
         if let Some(finding) = check_signature(version)? {

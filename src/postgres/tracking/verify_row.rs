@@ -244,12 +244,25 @@ pub fn check_signature(version: &Version) -> Result<Option<Finding>, Failure> {
     Ok(Some((Problem::Signature, detail)))
 }
 
+/// What the ledger says of a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ByLedger {
+    Exists,
+    /// By the newest entry about it, or there is none.
+    Gone,
+    /// All rows were removed after the newest entry about it.
+    Truncated,
+}
+
 /// What there is to say where row and entry do not both exist.
-pub fn presence(version: Option<&Version>, exists_by_ledger: bool, is_there: bool) -> Option<Finding> {
-    match (version, exists_by_ledger, is_there) {
+pub fn presence(version: Option<&Version>, by_ledger: ByLedger, is_there: bool) -> Option<Finding> {
+    match (version, by_ledger, is_there) {
+        (_, ByLedger::Truncated, true) => {
+            Some((Problem::Resurrected, "the table was truncated, and the row is there".to_owned()))
+        }
         (None, _, true) => Some((Problem::Unrecorded, "no entry is about this row".to_owned())),
-        (Some(_), true, false) => Some((Problem::Missing, "the row was recorded and is gone".to_owned())),
-        (Some(version), false, true) => {
+        (Some(_), ByLedger::Exists, false) => Some((Problem::Missing, "the row was recorded and is gone".to_owned())),
+        (Some(version), ByLedger::Gone, true) => {
             let what = version.operation.entry_type();
             Some((Problem::Resurrected, format!("by the newest entry about it ({what}) the row is gone")))
         }

@@ -10,7 +10,7 @@ use super::plan;
 use super::relation;
 use super::row_key::{self, RowKey};
 use super::sorter::{shape_number, Kind, Place, Record, Sorter};
-use super::verify_row::{check_signature, presence, Comparer, Finding, Problem, RegisteredSnapshot};
+use super::verify_row::{check_signature, presence, ByLedger, Comparer, Finding, Problem, RegisteredSnapshot};
 use super::versions::{self, Version};
 use crate::ledger::row_change::Operation;
 use crate::ledger::{parse_hash, sha256, Hash};
@@ -259,7 +259,12 @@ impl Verification {
         };
         let last_truncate = self.truncates.last();
         let is_truncated = last_truncate.is_some_and(|at| *at > (newest.at, newest.entry_id));
-        let exists = newest.kind == Kind::Exists && !is_truncated;
+        let by_ledger = match newest.kind {
+            _ if is_truncated => ByLedger::Truncated,
+            Kind::Exists => ByLedger::Exists,
+            _ => ByLedger::Gone,
+        };
+        let exists = by_ledger == ByLedger::Exists;
         if newest.has_bad_signature {
             let version = self.version(newest);
             let finding = version.map(|version| check_signature(&version)).transpose()?.flatten();
@@ -271,10 +276,7 @@ impl Verification {
                 return Ok(());
             }
             let version = self.version(newest);
-            let finding = match is_truncated {
-                true => Some((Problem::Resurrected, "the table was truncated, and the row is there".to_owned())),
-                false => presence(version.as_ref(), exists, group.live.is_some()),
-            };
+            let finding = presence(version.as_ref(), by_ledger, group.live.is_some());
             return finding.map_or(Ok(()), |finding| self.report(newest, finding, each));
         };
         if live.shape == newest.shape && live.data_hash == newest.data_hash {
@@ -332,7 +334,7 @@ impl Verification {
         let key = |row: &tables::Row| columns::object(&comparer.plan.key, row);
         // SAFETY: the snapshot is registered.
         let key = unsafe { relation::fetch(comparer.table(), live.place.tid, self.snapshot.as_ptr(), key) };
-        let Some((problem, detail)) = presence(None, false, true) else { return Ok(()) };
+        let Some((problem, detail)) = presence(None, ByLedger::Gone, true) else { return Ok(()) };
         self.counts.problems += 1;
         each(RowProblem {
             row_key: key.transpose()?.unwrap_or_default(),
