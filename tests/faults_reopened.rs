@@ -93,6 +93,24 @@ fn whoever_seals_does_not_wait_for_a_file_whose_worker_has_gone() {
     }
 }
 
+/// So monitoring sees it between two commits. With `chattr +a` and a full disk, too, what was written can only be read again.
+#[test]
+fn what_refuses_lines_is_a_problem_until_it_takes_them_however_often_the_file_is_opened() {
+    let (cluster, mut client) = start_small(Local, "sync");
+    record(&mut client);
+    set_fault(&cluster, READ_ONLY);
+    for _ in 0..2 {
+        error(&mut client, RECORD);
+        wait_for(&mut client, "(SELECT state = 'attached' FROM ledger.mirror_status)");
+        let problem: String = client.query_one("SELECT problem FROM ledger.mirror_status", &[]).unwrap().get(0);
+        assert!(problem.contains("could not write") && problem.contains("Read-only file system"), "{problem}");
+    }
+    clear_fault(&cluster);
+    wait_until_recording_works(&mut client);
+    wait_for(&mut client, "(SELECT problem IS NULL FROM ledger.mirror_status)");
+    assert_whole(&cluster, &mut client);
+}
+
 // ---- what a failed sync leaves --------------------------------------------------------------------------------------------
 
 /// Pages that were never on disk, as a crash of the machine shows them, before one that was.

@@ -77,7 +77,8 @@ pub fn attach(mirror: &Mirror, how: How) -> Result<Attached, Failure> {
         }
         fields.attachment = Attachment::Failed;
     }
-    fields.is_troubled = false;
+    // The disk that is full, say, was only read.
+    fields.is_troubled = outcome.is_ok() && fields.is_refused;
     drop(fields);
     mirror.slot.mirror.broadcast();
     outcome
@@ -369,6 +370,8 @@ fn take_over(
     let is_local = file::is_local(file);
     let mut fields = mirror.lock();
     let generation = fields.identity.generation + 1;
+    let is_other = (fields.identity.device, fields.identity.inode) != (metadata.dev(), metadata.ino());
+    fields.is_refused &= !is_other;
     fields.identity = file::identity(&metadata, generation);
     fields.path.set(&text);
     (fields.is_local, fields.is_attended, fields.is_sync_attended) = (is_local, false, false);

@@ -65,11 +65,13 @@ pub struct Failed {
     trouble: Trouble,
     keep: u64,
     last_change: Option<LastChange>,
+    /// Neither could be done what it was for, nor be cut off what it has left.
+    is_refused: bool,
 }
 
 impl Failed {
     pub fn keeping(keep: u64) -> impl Fn(Trouble) -> Failed {
-        move |trouble| Failed { trouble, keep, last_change: None }
+        move |trouble| Failed { trouble, keep, last_change: None, is_refused: false }
     }
 }
 
@@ -159,15 +161,19 @@ impl Round {
     fn cut_after(&self, file: &File, path: &Path, trouble: Trouble, keep: u64) -> Failed {
         // A file that somebody else has changed is not touched.
         if trouble.reattach {
-            return Failed { trouble, keep, last_change: None };
+            return Failed::keeping(keep)(trouble);
         }
         match file::cut(file, path, keep).and_then(|()| file::last_change(file, path, self.is_local)) {
-            Ok(change) => Failed { trouble: Trouble { unsynced: false, ..trouble }, keep, last_change: Some(change) },
+            Ok(change) => {
+                let trouble = Trouble { unsynced: false, ..trouble };
+                Failed { last_change: Some(change), ..Failed::keeping(keep)(trouble) }
+            }
             Err(worse) => {
                 let cause = format!("{}; then {}", trouble.cause, worse.cause);
                 let unsynced = trouble.unsynced || worse.unsynced;
                 let keep = if unsynced { self.safe() } else { keep };
-                Failed { trouble: Trouble { cause, reattach: true, unsynced, ..trouble }, keep, last_change: None }
+                let trouble = Trouble { cause, reattach: true, unsynced, ..trouble };
+                Failed { is_refused: true, ..Failed::keeping(keep)(trouble) }
             }
         }
     }
@@ -241,7 +247,7 @@ impl Round {
         }
         fields.durable = fields.durable.max(done.durable);
         fields.syncs += 1;
-        fields.is_troubled = false;
+        (fields.is_troubled, fields.is_refused) = (false, false);
         true
     }
 }
@@ -273,6 +279,7 @@ fn note_failed(fields: &mut MirrorFields, failed: &Failed) -> bool {
     fields.fail(&failed.trouble.cause, failed.keep);
     fields.is_failure_unnamed = true;
     fields.is_troubled = !reattach;
+    fields.is_refused |= failed.is_refused;
     if reattach {
         fields.attachment = Attachment::Failed;
     }

@@ -195,6 +195,8 @@ pub struct MirrorFields {
     pub unsynced: Unsynced,
     /// The last sync, or the write before it, has failed and none has gone well since; the cause says why.
     pub is_troubled: bool,
+    /// So it was, and what had been written could not be cut off either: the file is opened again, which alone does not make it better.
+    pub is_refused: bool,
     /// Where a line begins that is on its way through the ring piece by piece; nobody else may put lines there. 0: none.
     pub unfinished: u64,
     /// Where the last such line stands, also once it is whole in the ring: a part of it alone must not stay in the file.
@@ -452,7 +454,7 @@ impl MirrorState {
         (fields.void, fields.voiding, fields.last_block) = (FileRanges::NONE, FileRanges::NONE, 0);
         (fields.suspect, fields.ownership) = (false, Ownership::default());
         fields.end_request();
-        (fields.appending, fields.is_troubled) = (0, false);
+        (fields.appending, fields.is_troubled, fields.is_refused) = (0, false, false);
         self.owners.clear();
         (fields.must_be_read, fields.has_lost, fields.unsynced) = (false, false, Unsynced::NONE);
         fields.prepared.iter_mut().for_each(|lines| lines.xid = 0);
