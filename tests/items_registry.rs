@@ -117,7 +117,7 @@ fn a_superuser_who_edits_the_registry_consistently_is_caught() {
             "DELETE FROM ledger.items WHERE item_id = 'base'",
             "Dependency api@1.0.0 -> base@1.0.0: No integrity hash found for base@1.0.0 - cannot verify integrity",
         ),
-        ("DELETE FROM ledger.items WHERE item_id = 'api'", "tool api@1.0.0 is not registered"),
+        ("DELETE FROM ledger.items WHERE item_id = 'api'", "tool api@1.0.0 has no row in ledger.items"),
         (&rewritten, "The ledger's entry about api@1.0.0 does not verify"),
         (&rehashed, "The ledger's entry about api@1.0.0 does not verify"),
         (&unsigned, "The ledger's entry about api@1.0.0 does not verify"),

@@ -30,6 +30,18 @@ fn without_a_secret_signing_is_an_error_and_recording_unsigned_works() {
     assert_intact(&mut client);
 }
 
+/// Whoever writes to it may not know that anything is recorded.
+#[test]
+fn where_a_change_of_a_tracked_table_cannot_be_signed_the_table_is_named() {
+    let (_cluster, mut client, path) = start_with_file(&format!("one:{OLD}\n"));
+    client.batch_execute("CREATE TABLE kept (id int PRIMARY KEY); SELECT ledger.track('kept')").unwrap();
+    fs::remove_file(path).unwrap();
+    reload(&mut client);
+    let refused = error(&mut client, "INSERT INTO kept VALUES (1)");
+    assert_eq!(*refused.code(), SqlState::CONFIG_FILE_ERROR);
+    assert_eq!(refused.detail(), Some("No such file or directory. Table public.kept is tracked."));
+}
+
 #[test]
 fn an_empty_secret_is_none() {
     let (_cluster, mut client) = start(Options::new().secret(Some("")));
@@ -262,6 +274,25 @@ fn a_key_id_that_was_given_another_secret_is_in_the_log_before_anybody_verifies(
     wait_until("the log says so after a start", PATIENCE, || complaints(&cluster, "one") == 2);
     cluster.wait_for_log("Of 22 such entries of database \"postgres\" that were looked at, 1 have another signature");
     assert!(!cluster.log().contains("secret of many bytes"), "the log shows a secret");
+}
+
+#[test]
+fn a_key_id_that_was_taken_away_is_in_the_log_before_anybody_verifies() {
+    let (cluster, mut client, path) = start_with_file(&format!("one:{OLD}\n"));
+    let entry = record(&mut client);
+    write_secrets(&path, &format!("two:{NEW}\n"), 0o600);
+    reload(&mut client);
+    cluster.wait_for_log("WARNING:  HMAC secret with key_id \"one\" is missing, and entries were signed with it");
+    cluster.wait_for_log(&format!(
+        "DETAIL:  1 entries of database \"postgres\" that were looked at have this key_id, one of them entry {entry}."
+    ));
+    record(&mut client);
+    let problems = column(&mut client, "SELECT problem FROM ledger.find_tampering() WHERE source = 'postgres'");
+    assert_eq!(problems, ["unknown_key"]);
+    // The way out that the hint names.
+    write_secrets(&path, &format!("two:{NEW}\none:{OLD}\n"), 0o600);
+    reload(&mut client);
+    assert_intact(&mut client);
 }
 
 #[test]

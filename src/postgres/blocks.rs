@@ -385,18 +385,24 @@ pub(super) fn insert_nodes(nodes: &[(u8, u64, Hash)]) {
 
 /// The newest block, if there is one.
 pub fn head(snapshot: &LatestSnapshot) -> Option<BlockHeader> {
+    // SAFETY: the snapshot is registered.
+    unsafe { head_as_of(snapshot.as_ptr()) }
+}
+
+/// The newest block that the snapshot sees.
+///
+/// # Safety
+/// The snapshot is registered or active.
+pub unsafe fn head_as_of(snapshot: pg_sys::Snapshot) -> Option<BlockHeader> {
     let table = Table::open("blocks", pg_sys::AccessShareLock);
-    // SAFETY: table, index and snapshot outlive the scan; the tuple is read before the scan ends.
-    unsafe {
-        let index = pg_sys::index_open(table.primary_key(), pg_sys::AccessShareLock as pg_sys::LOCKMODE);
-        let scan =
-            pg_sys::systable_beginscan_ordered(table.relation(), index, snapshot.as_ptr(), 0, std::ptr::null_mut());
-        let tuple = pg_sys::systable_getnext_ordered(scan, pg_sys::ScanDirection::BackwardScanDirection);
-        let head = (!tuple.is_null()).then(|| tables::header_from_row(&table.deform(tuple)));
-        pg_sys::systable_endscan_ordered(scan);
-        pg_sys::index_close(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
-        head
-    }
+    let index = pg_sys::index_open(table.primary_key(), pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+    let scan = pg_sys::systable_beginscan_ordered(table.relation(), index, snapshot, 0, std::ptr::null_mut());
+    let tuple = pg_sys::systable_getnext_ordered(scan, pg_sys::ScanDirection::BackwardScanDirection);
+    // Read before the scan ends.
+    let head = (!tuple.is_null()).then(|| tables::header_from_row(&table.deform(tuple)));
+    pg_sys::systable_endscan_ordered(scan);
+    pg_sys::index_close(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+    head
 }
 
 pub(super) fn damaged(what: &str) -> Failure {

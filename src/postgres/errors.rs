@@ -24,6 +24,12 @@ impl Failure {
         self
     }
 
+    /// Says more behind what the detail says already.
+    pub fn and_detail(self, more: &str) -> Self {
+        let detail = self.detail.iter().map(String::as_str).chain([more]).collect::<Vec<_>>().join(" ");
+        self.detail(detail)
+    }
+
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self

@@ -86,7 +86,7 @@ fn verify_signature_with_server_secret(
 
 fn unknown_key(key_id: &str) -> Failure {
     Failure::new(PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT, format!("HMAC key \"{}\" is not known", shortened(key_id)))
-        .hint("ledger.hmac_secret_file must hold a line for every key_id that was ever used to sign.")
+        .hint("ledger.hmac_secret_file must hold a line for every key_id that was ever used to sign. The secret of INTEGRITY_HMAC_SECRET has the key_id \"default\".")
 }
 
 #[pg_extern(immutable, strict, parallel_safe)]

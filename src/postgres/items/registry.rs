@@ -181,7 +181,10 @@ fn load_item(
 ) -> String {
     let name = or_raise(item_name(item_type, item_id, version));
     let (row, outcome) = with_latest_snapshot(|mut verifier| verifier.verify_name(&name, file_path.as_deref()));
-    let row = row.unwrap_or_else(|| not_registered(&name).raise());
+    let row = row.unwrap_or_else(|| match outcome.is_recorded {
+        true => row_gone(&name).raise(),
+        false => not_registered(&name).raise(),
+    });
     or_raise(require_success(&name, outcome.verification));
     row.content
 }
@@ -420,6 +423,14 @@ fn not_registered(name: &ItemName) -> Failure {
     let what = format!("{} {name} is not registered", name.item_type);
     Failure::new(PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT, what)
         .hint("SELECT ledger.create_item(...) signs and registers an item.")
+}
+
+/// It is not to be taken for one that was never there: whoever registers it anew may do so with another text.
+fn row_gone(name: &ItemName) -> Failure {
+    let what = format!("{} {name} has no row in ledger.items", name.item_type);
+    Failure::new(PgSqlErrorCode::ERRCODE_DATA_CORRUPTED, what)
+        .detail("It was registered: the ledger has entries about it. The row was removed behind the ledger's back.")
+        .hint("Restore the row from a backup of ledger.items. Or read its text again, and register it with SELECT ledger.create_item(...).")
 }
 
 fn already_registered(name: &ItemName) -> Failure {

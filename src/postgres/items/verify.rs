@@ -88,8 +88,8 @@ impl Verifier {
     pub fn verify_name(&mut self, name: &ItemName, file_path: Option<&str>) -> (Option<GivenItem>, Outcome) {
         let Some(mut row) = rows::find(name) else {
             let is_recorded = self.entries.newest(name).is_some();
-            let outcome = Outcome { verification: not_found(name), failed_item: Some(name.id.clone()), is_recorded };
-            return (None, outcome);
+            let verification = if is_recorded { row_gone(name) } else { not_found(name) };
+            return (None, Outcome { verification, failed_item: Some(name.id.clone()), is_recorded });
         };
         if let Some(file_path) = file_path {
             row.file_path = Some(file_path.to_owned());
@@ -256,6 +256,12 @@ fn invalid(error: &ItemError) -> Verification {
 
 fn not_found(name: &ItemName) -> Verification {
     let detail = format!("{} {name} is not registered", name.item_type.title());
+    Verification::failed(Status::Unknown, no_hash(name), Some(detail))
+}
+
+/// What only who may change the ledger's tables can have done.
+fn row_gone(name: &ItemName) -> Verification {
+    let detail = format!("{} {name} was registered, and its row in ledger.items is gone", name.item_type.title());
     Verification::failed(Status::Unknown, no_hash(name), Some(detail))
 }
 

@@ -373,7 +373,7 @@ fn require_baseline(target: pg_sys::Oid) -> Result<(), Failure> {
             format!("the rows of table {} are still being recorded", relation::qualified_name(&table)),
         )
         .detail(format!("{done} of {pages} pages are done."))
-        .hint("View ledger.tracked_tables shows the progress; verify again when its state is \"tracked\".")),
+        .hint("View ledger.tracked_tables shows the progress; verify again when its state is \"tracked\". If nothing moves, see ledger.workers, and the server's log for why the table cannot be recorded.")),
     }
 }
 

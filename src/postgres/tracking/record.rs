@@ -177,5 +177,6 @@ impl Plan {
             with_signature: self.options.with_signature,
             created_at: at,
         })
+        .map_err(|failure| failure.and_detail(&format!("Table {} is tracked.", self.table)))
     }
 }

@@ -15,9 +15,10 @@ use super::versions::{self, Version};
 use crate::ledger::row_change::Operation;
 use crate::ledger::{parse_hash, sha256, Hash};
 use crate::postgres::all_entries;
+use crate::postgres::blocks;
 use crate::postgres::errors::Failure;
 use crate::postgres::partitions;
-use crate::postgres::tables::{self, Table, TableScan};
+use crate::postgres::tables::{self, entry_column, Table, TableScan};
 use crate::postgres::verification::progress::{Phase, Progress};
 use pgrx::{check_for_interrupts, pg_sys, PgMemoryContexts, PgSqlErrorCode};
 use std::collections::HashMap;
@@ -58,10 +59,12 @@ pub fn verify(target: pg_sys::Oid, each: &mut dyn FnMut(RowProblem)) -> Result<C
         progress,
         sorter: Sorter::new(),
         truncates: Vec::new(),
+        sealed: 0,
         comparers: HashMap::new(),
         counts: Counts::default(),
     };
     verification.read_entries()?;
+    verification.warn_of_missing_entries();
     verification.read_rows(target, &options)?;
     verification.compare(each)?;
     Ok(verification.counts)
@@ -94,6 +97,8 @@ struct Verification {
     sorter: Sorter,
     /// When all rows were removed, and by which entry.
     truncates: Vec<(i64, Uuid)>,
+    /// Of all entries, those that are sealed.
+    sealed: i64,
     /// By relation.
     comparers: HashMap<pg_sys::Oid, Comparer>,
     counts: Counts,
@@ -108,7 +113,24 @@ impl Verification {
         Ok(())
     }
 
+    /// Their rows look as if they had never been recorded, or not as they are.
+    fn warn_of_missing_entries(&self) {
+        // SAFETY: as above.
+        let head = unsafe { blocks::head_as_of(self.snapshot.as_ptr()) };
+        let recorded = head.map_or(0, |head| head.tree_size);
+        if self.sealed >= recorded {
+            return;
+        }
+        let (missing, table) = (recorded - self.sealed, relation::qualified_name(&self.root));
+        let message = format!("{missing} of {recorded} sealed entries are gone from the ledger");
+        Failure::new(PgSqlErrorCode::ERRCODE_DATA_CORRUPTED, message)
+            .detail(format!("Rows of table {table} that they are about are reported as unrecorded, or compared with older entries."))
+            .hint("If a partition of ledger.entries_sealed was detached, attach it again. SELECT * FROM ledger.find_tampering() shows what is missing.")
+            .warn();
+    }
+
     fn take_entry(&mut self, row: &tables::Row) -> Result<(), Failure> {
+        self.sealed += i64::from(!row.is_null(entry_column::BLOCK_NUMBER));
         if !versions::is_about_rows(row) {
             return Ok(());
         }

@@ -1,7 +1,8 @@
 //! Whether the secrets are those that entries were signed with.
 //!
 //! Where a key_id is given another secret, what is signed from then on is as good as before, and whoever verifies finds every older
-//! entry with a bad signature, as if it had been tampered with. The log is to say what it is before.
+//! entry with a bad signature, as if it had been tampered with. Where a key_id is taken away, nobody can tell whether its entries were.
+//! The log is to say what it is before.
 
 use super::transactions::in_transaction;
 use crate::ledger::signature::Keyring;
@@ -25,13 +26,15 @@ struct Found {
     bad: u64,
     /// One that is bad.
     example: Uuid,
+    /// There is no such key.
+    is_unknown: bool,
 }
 
-/// Says in the log which of these secrets does not verify what was signed under its name.
+/// Says in the log which of these secrets does not verify what was signed under its name, and which are missing.
 pub(super) fn check(keyring: &Keyring) {
     match in_transaction(|| (look(keyring), remembered::database_name())) {
         Ok((found, database)) => {
-            let wrong = found.iter().filter(|(_, found)| found.bad > 0);
+            let wrong = found.iter().filter(|(_, found)| found.bad > 0 || found.is_unknown);
             wrong.for_each(|(key_id, found)| found.complaint(key_id, &database).warn());
         }
         Err(failure) => pgrx::log!("pg_notary worker could not check the HMAC secrets: {}", failure.text()),
@@ -40,7 +43,16 @@ pub(super) fn check(keyring: &Keyring) {
 
 impl Found {
     fn complaint(&self, key_id: &str, database: &str) -> Failure {
-        let Found { entries, bad, example } = self;
+        let Found { entries, bad, example, is_unknown } = self;
+        if *is_unknown {
+            let message = format!("HMAC secret with key_id \"{key_id}\" is missing, and entries were signed with it");
+            return Failure::new(PgSqlErrorCode::ERRCODE_CONFIG_FILE_ERROR, message)
+                .detail(format!(
+                    "{entries} entries of database \"{database}\" that were looked at have this key_id, one of them entry {example}. \
+                     Verification reports each as unknown_key."
+                ))
+                .hint("Put the line of this key_id back into ledger.hmac_secret_file, below the one that signs, and reload.");
+        }
         let message = format!("HMAC secret with key_id \"{key_id}\" does not verify what was signed with that key_id");
         Failure::new(PgSqlErrorCode::ERRCODE_CONFIG_FILE_ERROR, message)
             .detail(format!(
@@ -110,11 +122,12 @@ fn note(row: &Row, keyring: &Keyring, found: &mut BTreeMap<String, Found>) {
     let text = |column| row.text(column);
     let (Some(key_id), Some(signature)) = (text(entry_column::KEY_ID), text(entry_column::SIGNATURE)) else { return };
     let data_hash = text(entry_column::DATA_HASH).unwrap_or_default();
-    let Some(is_good) = keyring.verify(key_id, data_hash, signature) else { return };
+    let is_good = keyring.verify(key_id, data_hash, signature);
     let found = found.entry(key_id.to_owned()).or_default();
     found.entries += 1;
-    if !is_good {
-        found.bad += 1;
+    found.is_unknown = is_good.is_none();
+    found.bad += u64::from(is_good == Some(false));
+    if is_good != Some(true) {
         found.example = row.uuid(entry_column::ID).unwrap_or_default();
     }
 }
