@@ -310,6 +310,8 @@ fn goes_on_when_there_is_room(cluster: &Cluster, client: &mut Client, cause: &st
     let path = file(client);
     let text = fill(client);
     assert!(text.contains(path.to_str().unwrap()) && text.contains(cause), "{text}");
+    let repair = if cause == "No space left on device" { "Make room" } else { "Repair the cause" };
+    assert!(text.contains(repair), "{text}");
     let entries = number(client, "SELECT count(*) FROM ledger.entries");
     for _ in 0..5 {
         assert!(client.simple_query(PADDED).is_err());
@@ -402,6 +404,7 @@ fn a_second_server_on_the_same_file_is_kept_out() {
     assert_eq!(file(&mut second), path);
     wait_for(&mut second, "(SELECT state = 'failed' FROM ledger.mirror_status)");
     assert_refused(&mut second, &path, "another server, or another database of this one, writes it");
+    assert!(all_text(&error(&mut second, RECORD)).contains("give one of them another ledger.mirror_directory"));
 
     record(&mut client);
     client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();

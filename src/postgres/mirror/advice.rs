@@ -3,31 +3,56 @@
 /// How the cause reads that [`super::tail::diverged`] gives.
 const DIVERGED: &str = "does not agree with the database";
 
+/// Causes of which the system's text does not tell how they are repaired, and how that is done.
+const REPAIRS: [(&str, &str); 5] = [
+    ("No space left on device", "Make room on the file system of the mirror file"),
+    (
+        "Operation not permitted",
+        "See lsattr for the attributes of the mirror file, and take off the one that is in the way (chattr -i, chattr -a)",
+    ),
+    (
+        "Too many levels of symbolic links",
+        "Put the file itself there, or set ledger.mirror_directory to where it is, as a symbolic link is not followed",
+    ),
+    ("could not lock", "If another server or database writes the file, give one of them another ledger.mirror_directory"),
+    ("is not safe", "Give it to the server's user, with a mode that lets nobody else write it"),
+];
+
 /// Whether file and database differ, which no other attempt repairs.
 pub fn is_divergence(cause: &str) -> bool {
     cause.contains(DIVERGED)
 }
 
+/// How this cause is repaired.
+pub fn repair_of(cause: &str) -> &'static str {
+    let known = REPAIRS.iter().find(|(text, _)| cause.contains(text));
+    known.map_or("Repair the cause", |(_, repair)| repair)
+}
+
 /// The hint beside this cause of a transaction's failure.
-pub fn after(cause: &str) -> &'static str {
+pub fn after(cause: &str) -> String {
+    format!("Nothing of this transaction was recorded{}", next(cause))
+}
+
+fn next(cause: &str) -> String {
     if is_divergence(cause) {
-        return "Nothing of this transaction was recorded, and nothing is before the two agree. SELECT * FROM ledger.find_tampering() shows in what they differ; the server's log says how to go on.";
+        return ", and nothing is before the two agree. SELECT * FROM ledger.find_tampering() shows in what they differ; the server's log says how to go on.".to_owned();
     }
     // The worker has not read it yet.
     if cause.contains("was replaced by another file") || cause.contains("was changed by another program") {
-        return "Nothing of this transaction was recorded. Try again: if all of the file agrees with the database, recording goes on; if not, view ledger.mirror_status says why.";
+        return ". Try again: if all of the file agrees with the database, recording goes on; if not, view ledger.mirror_status says why.".to_owned();
     }
     let is_looked_for =
         ["could not open mirror file", "could not examine mirror file"].iter().any(|text| cause.contains(text));
     if is_looked_for && cause.contains("No such file or directory") {
-        return "Nothing of this transaction was recorded, and nothing is before the file is there again. Mount its file system, put it back with its .state file, or set ledger.mirror_directory to where it is; recording then goes on by itself. If it was deleted, do not restart the server before you have copied it from /proc/PID/fd of the process \"pg_notary writer\".";
+        return ", and nothing is before the file is there again. Mount its file system, put it back with its .state file, or set ledger.mirror_directory to where it is; recording then goes on by itself. If it was deleted, do not restart the server before you have copied it from /proc/PID/fd of the process \"pg_notary writer\".".to_owned();
     }
     if cause.contains("max_worker_processes") {
-        return "Nothing of this transaction was recorded. If the server's log says that no worker could be registered, raise max_worker_processes and restart the server.";
+        return ". If the server's log says that no worker could be registered, raise max_worker_processes and restart the server.".to_owned();
     }
     // Said of the ledger's processes, and not of the file: nothing is to be repaired.
     if cause.starts_with("The ") && !cause.contains("does not run") {
-        return "Nothing of this transaction was recorded. Try again; view ledger.mirror_status shows the state of the file.";
+        return ". Try again; view ledger.mirror_status shows the state of the file.".to_owned();
     }
-    "Nothing of this transaction was recorded. Repair the cause, then try again; view ledger.mirror_status shows the state of the file."
+    format!(". {}, then try again; view ledger.mirror_status shows the state of the file.", repair_of(cause))
 }

@@ -124,24 +124,18 @@ fn check_may_ask() -> Result<(), Failure> {
 }
 
 fn failed(request: Request, cause: String) -> Failure {
+    let again = format!("{}, then call the function again.", advice::repair_of(&cause));
     let (message, hint) = match request {
-        Request::Restart if cause.starts_with(KEPT) => {
-            ("the mirror file could not be begun anew", "Repair the cause, then call the function again.")
-        }
-        Request::Restart => (
-            "the mirror file could not be begun anew",
-            "Nothing was renamed. Repair the cause, then call the function again.",
-        ),
+        Request::Restart if cause.starts_with(KEPT) => ("the mirror file could not be begun anew", again),
+        Request::Restart => ("the mirror file could not be begun anew", format!("Nothing was renamed. {again}")),
         _ if cause.ends_with("No such file or directory") => (
             "the mirror file could not be caught up",
-            "Look whether its file system is mounted, and put the file or a copy of it in its place. Where there is none left, ledger.mirror_restart() begins a new one.",
+            "Look whether its file system is mounted, and put the file or a copy of it in its place. Where there is none left, ledger.mirror_restart() begins a new one.".to_owned(),
         ),
-        _ if !advice::is_divergence(&cause) => {
-            ("the mirror file could not be caught up", "Repair the cause, then call the function again.")
-        }
+        _ if !advice::is_divergence(&cause) => ("the mirror file could not be caught up", again),
         _ => (
             "the mirror file could not be caught up",
-            "Find out which of the two is right. Put the right file back, or bring the database forward; or keep the file as evidence and begin a new one with ledger.mirror_restart().",
+            "Find out which of the two is right. Put the right file back, or bring the database forward; or keep the file as evidence and begin a new one with ledger.mirror_restart().".to_owned(),
         ),
     };
     Failure::new(PgSqlErrorCode::ERRCODE_IO_ERROR, message).detail(cause).hint(hint)
