@@ -11,7 +11,7 @@ use super::log_state::LogState;
 use super::mirror::block_lines;
 use super::partitions;
 use super::settings;
-use super::tables::{self, LatestSnapshot, Row, SealedTuple, Table, TableScan};
+use super::tables::{self, RegisteredSnapshot, Row, SealedTuple, Table, TableScan};
 use super::tracking::versions::NewVersions;
 use super::transaction;
 use super::vacated::Moved;
@@ -198,7 +198,7 @@ pub fn seal_batch(extent: Extent, from_page: u32) -> Result<Batch, Failure> {
 }
 
 fn seal_candidates(extent: Extent, from_page: u32) -> Result<Batch, Failure> {
-    let snapshot = LatestSnapshot::take();
+    let snapshot = RegisteredSnapshot::latest();
     let pending = Table::open("entries_pending", pg_sys::RowExclusiveLock);
     let block_size = settings::block_size();
     let limit = (BATCH_ENTRIES / block_size).max(1) * block_size;
@@ -243,7 +243,7 @@ fn page_of(place: &pg_sys::ItemPointerData) -> u32 {
 /// Reads up to `limit` pending entries, in the order of the table's pages.
 fn collect(
     pending: &Table,
-    snapshot: &LatestSnapshot,
+    snapshot: &RegisteredSnapshot,
     from_page: u32,
     limit: usize,
 ) -> Result<(Vec<Candidate>, u32), Failure> {
@@ -286,7 +286,7 @@ fn write_blocks(
     candidates: &[Candidate],
     block_size: usize,
     pending: &Table,
-    snapshot: &LatestSnapshot,
+    snapshot: &RegisteredSnapshot,
 ) -> Result<Vec<BlockHeader>, Failure> {
     let head = head(snapshot);
     let mut state = LogState::read(snapshot)?;
@@ -383,26 +383,20 @@ pub(super) fn insert_nodes(nodes: &[(u8, u64, Hash)]) {
     bulk.finish();
 }
 
-/// The newest block, if there is one.
-pub fn head(snapshot: &LatestSnapshot) -> Option<BlockHeader> {
-    // SAFETY: the snapshot is registered.
-    unsafe { head_as_of(snapshot.as_ptr()) }
-}
-
-/// The newest block that the snapshot sees.
-///
-/// # Safety
-/// The snapshot is registered or active.
-pub unsafe fn head_as_of(snapshot: pg_sys::Snapshot) -> Option<BlockHeader> {
+/// The newest block that the snapshot sees, if there is one.
+pub fn head(snapshot: &RegisteredSnapshot) -> Option<BlockHeader> {
     let table = Table::open("blocks", pg_sys::AccessShareLock);
-    let index = pg_sys::index_open(table.primary_key(), pg_sys::AccessShareLock as pg_sys::LOCKMODE);
-    let scan = pg_sys::systable_beginscan_ordered(table.relation(), index, snapshot, 0, std::ptr::null_mut());
-    let tuple = pg_sys::systable_getnext_ordered(scan, pg_sys::ScanDirection::BackwardScanDirection);
-    // Read before the scan ends.
-    let head = (!tuple.is_null()).then(|| tables::header_from_row(&table.deform(tuple)));
-    pg_sys::systable_endscan_ordered(scan);
-    pg_sys::index_close(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
-    head
+    // SAFETY: table, index and snapshot outlive the scan; the tuple is read before the scan ends.
+    unsafe {
+        let index = pg_sys::index_open(table.primary_key(), pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+        let scan =
+            pg_sys::systable_beginscan_ordered(table.relation(), index, snapshot.as_ptr(), 0, std::ptr::null_mut());
+        let tuple = pg_sys::systable_getnext_ordered(scan, pg_sys::ScanDirection::BackwardScanDirection);
+        let head = (!tuple.is_null()).then(|| tables::header_from_row(&table.deform(tuple)));
+        pg_sys::systable_endscan_ordered(scan);
+        pg_sys::index_close(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+        head
+    }
 }
 
 pub(super) fn damaged(what: &str) -> Failure {

@@ -4,7 +4,7 @@
 use super::blocks::damaged;
 use super::errors::{or_raise, Failure};
 use super::mirror::remembered::{self, Settled};
-use super::tables::{self, LatestSnapshot, Row, Table, TableScan};
+use super::tables::{self, RegisteredSnapshot, Row, Table, TableScan};
 use super::tracking::versions::NewVersions;
 use crate::ledger::block::BlockHeader;
 use crate::ledger::log_tree::LogTree;
@@ -69,7 +69,7 @@ pub fn become_own_ledger(ledger_id: Uuid) {
 }
 
 fn change_log_state(change: impl FnOnce(&mut [Option<pg_sys::Datum>])) {
-    let snapshot = LatestSnapshot::take();
+    let snapshot = RegisteredSnapshot::latest();
     let mut state = or_raise(LogState::read(&snapshot));
     change(&mut state.row);
     state.table.update(&mut state.tid, &state.row);
@@ -77,7 +77,7 @@ fn change_log_state(change: impl FnOnce(&mut [Option<pg_sys::Datum>])) {
 
 /// Makes the ledger the one that these blocks were taken from, with no mirror file yet.
 pub fn restore_state(ledger_id: Uuid, started_at: Timestamp, tree: &LogTree) -> Result<(), Failure> {
-    let mut state = LogState::read(&LatestSnapshot::take())?;
+    let mut state = LogState::read(&RegisteredSnapshot::latest())?;
     state.row[column::LEDGER_ID] = Some(tables::uuid_datum(&ledger_id));
     state.row[column::STARTED_AT] = tables::timestamp_to_postgres(started_at).into_datum();
     forget_file(&mut state.row);
@@ -95,7 +95,7 @@ pub struct LogState {
 }
 
 impl LogState {
-    pub fn read(snapshot: &LatestSnapshot) -> Result<Self, Failure> {
+    pub fn read(snapshot: &RegisteredSnapshot) -> Result<Self, Failure> {
         let table = Table::open("log_state", pg_sys::RowExclusiveLock);
         let (row, tid) = {
             let mut scan = TableScan::start(&table, snapshot, 0);
@@ -134,7 +134,7 @@ impl LogState {
 
 /// Writes places in `ledger.row_versions`, of entries that are sealed without [`LogState::update`].
 pub fn write_versions(versions: NewVersions) -> Result<(), Failure> {
-    let snapshot = LatestSnapshot::take();
+    let snapshot = RegisteredSnapshot::latest();
     let mut state = LogState::read(&snapshot)?;
     versions.write(&mut state.version_runs, &snapshot);
     state.row[column::VERSION_RUNS] = numbers_of(&state.version_runs).into_datum();

@@ -5,7 +5,7 @@
 
 use super::errors::Failure;
 use super::settings;
-use super::tables::{self, entry_column, LatestSnapshot, Table};
+use super::tables::{self, entry_column, RegisteredSnapshot, Table};
 use super::tracking::relation;
 use pgrx::prelude::*;
 use pgrx::{pg_sys, FromDatum, PgSqlErrorCode, Spi};
@@ -227,7 +227,7 @@ fn make_first_partition() {
 
 /// What `read` makes of the entry's row, if it is sealed as of now.
 pub fn find_sealed<T>(entry_id: Uuid, mut read: impl FnMut(&tables::Row) -> T) -> Option<T> {
-    let snapshot = LatestSnapshot::take();
+    let snapshot = RegisteredSnapshot::latest();
     sealed().iter().rev().find_map(|partition| find(&partition.open(), entry_id, snapshot.as_ptr(), &mut read))
 }
 
@@ -276,7 +276,7 @@ pub fn index_leads_to(
     column: usize,
     value: i64,
     tid: pg_sys::ItemPointerData,
-    snapshot: &LatestSnapshot,
+    snapshot: &RegisteredSnapshot,
 ) -> bool {
     let place = |tid: pg_sys::ItemPointerData| (tid.ip_blkid.bi_hi, tid.ip_blkid.bi_lo, tid.ip_posid);
     let mut found = false;

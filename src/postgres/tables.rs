@@ -7,6 +7,7 @@
 mod entries;
 mod scan;
 mod short_values;
+mod snapshot;
 
 use super::bulk_insert::{self, BulkInsert};
 use super::database;
@@ -27,6 +28,7 @@ pub use entries::{
 };
 pub use scan::{tid, tid_of, TableScan, Tid};
 pub use short_values::ShortValues;
+pub use snapshot::RegisteredSnapshot;
 
 /// Microseconds from the Unix epoch to Postgres' (2000-01-01).
 const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;
@@ -365,28 +367,6 @@ pub fn uuid_datum(uuid: &Uuid) -> pg_sys::Datum {
 
 pub fn text_datum(text: &str) -> Option<pg_sys::Datum> {
     text.into_datum()
-}
-
-/// A snapshot of what is committed now and of what this transaction has done, whatever its isolation level: the chain
-/// goes on from its newest block, not from the newest one a transaction remembers. Unregistered when dropped.
-pub struct LatestSnapshot(pg_sys::Snapshot);
-
-impl LatestSnapshot {
-    pub fn take() -> Self {
-        // SAFETY: inside a transaction.
-        LatestSnapshot(unsafe { pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot()) })
-    }
-
-    pub fn as_ptr(&self) -> pg_sys::Snapshot {
-        self.0
-    }
-}
-
-impl Drop for LatestSnapshot {
-    fn drop(&mut self) {
-        // SAFETY: registered in take().
-        unsafe { pg_sys::UnregisterSnapshot(self.0) }
-    }
 }
 
 /// Gives `each` the rows whose first column is this uuid, by an index that begins with it, until it says false.

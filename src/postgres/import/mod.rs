@@ -11,7 +11,7 @@ use super::all_entries;
 use super::database;
 use super::errors::{or_raise, Failure};
 use super::secrets;
-use super::tables::{LatestSnapshot, Table, TableScan};
+use super::tables::{RegisteredSnapshot, Table, TableScan};
 use super::transaction;
 use super::triggers::{inserted_row, trigger_data, version_1_function};
 use super::{blocks, log_state};
@@ -175,7 +175,7 @@ fn begin() -> Result<(), Failure> {
 }
 
 fn require_empty_ledger() -> Result<(), Failure> {
-    let snapshot = LatestSnapshot::take();
+    let snapshot = RegisteredSnapshot::latest();
     let is_empty = |table: Table| TableScan::start(&table, &snapshot, 0).next().is_none();
     // What sealing keeps beside the blocks may have been left where they were removed.
     let names = ["blocks", "log_nodes", "row_versions"];

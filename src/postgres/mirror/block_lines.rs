@@ -11,7 +11,7 @@ use crate::postgres::errors::Failure;
 use crate::postgres::faults;
 use crate::postgres::settings::{self, MirrorMode};
 use crate::postgres::spi;
-use crate::postgres::tables::{self, LatestSnapshot};
+use crate::postgres::tables::{self, RegisteredSnapshot};
 use crate::postgres::wait_events;
 use pgrx::{check_for_interrupts, PgSqlErrorCode};
 use std::time::{Duration, Instant};
@@ -88,7 +88,7 @@ pub fn append_missing(sealed: Option<&SealedBlocks>) -> Result<(), Failure> {
         return Ok(());
     }
     let last = mirror.lock().last_block;
-    let Some(head) = blocks::head(&LatestSnapshot::take()).filter(|head| head.block_number > last) else {
+    let Some(head) = blocks::head(&RegisteredSnapshot::latest()).filter(|head| head.block_number > last) else {
         return Ok(());
     };
     match sealed.filter(|sealed| sealed.are_all_after(last, &head)) {

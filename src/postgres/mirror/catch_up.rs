@@ -12,7 +12,7 @@ use crate::ledger::file_ranges::FileRange;
 use crate::ledger::record::Entry;
 use crate::postgres::errors::Failure;
 use crate::postgres::partitions;
-use crate::postgres::tables::{self, entry_column, LatestSnapshot, Row, Table, TableScan};
+use crate::postgres::tables::{self, entry_column, RegisteredSnapshot, Row, Table, TableScan};
 use pgrx::{check_for_interrupts, pg_sys, PgSqlErrorCode};
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
@@ -114,7 +114,7 @@ fn entry_and_fault(row: &Row) -> (Entry, Option<&'static str>) {
 fn append_pending(mirror: &Mirror, in_file: &mut InFile) -> Result<(), Failure> {
     let table = Table::open("entries_pending", pg_sys::AccessShareLock);
     let (snapshot, missing) = loop {
-        let snapshot = LatestSnapshot::take();
+        let snapshot = RegisteredSnapshot::latest();
         let missing = Missing::find(&table, &snapshot, in_file)?;
         // Where a line was voided that the file seemed to have, its entry may be another's by now.
         if !void_first(mirror, in_file)? {
@@ -151,7 +151,7 @@ impl Missing {
     /// Lines beyond are made when they are needed, from rows that are looked up: a file may lack any number of them.
     const KEPT_BYTES: usize = 4 << 20;
 
-    fn find(table: &Table, snapshot: &LatestSnapshot, in_file: &InFile) -> Result<Missing, Failure> {
+    fn find(table: &Table, snapshot: &RegisteredSnapshot, in_file: &InFile) -> Result<Missing, Failure> {
         let mut scan = TableScan::start(table, snapshot, 0);
         let (mut row, mut missing) = (Row::default(), Missing::default());
         while let Some(tuple) = scan.next() {

@@ -15,7 +15,7 @@ use super::patience::{Patience, DEADLINE};
 use super::prepared;
 use crate::postgres::errors::Failure;
 use crate::postgres::shared::DatabaseSlot;
-use crate::postgres::tables::LatestSnapshot;
+use crate::postgres::tables::RegisteredSnapshot;
 use crate::postgres::wait_events;
 use pgrx::pg_sys;
 use std::sync::atomic::Ordering;
@@ -118,7 +118,7 @@ impl Mirror {
 
 /// Whether one of these transactions, which ran a moment ago, runs no more and has not committed.
 fn is_one_aborted(xids: &[u32]) -> bool {
-    let snapshot = LatestSnapshot::take();
+    let snapshot = RegisteredSnapshot::latest();
     let is_aborted = |xid: &u32| {
         let xid = pg_sys::TransactionId::from_inner(*xid);
         // SAFETY: look-ups of a transaction that is so young that its fate is known; the snapshot is registered.

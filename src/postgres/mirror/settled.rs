@@ -8,7 +8,7 @@ use super::append::Mirror;
 pub use super::remembered::Settled;
 use crate::ledger::file_ranges::FileRange;
 use crate::postgres::partitions;
-use crate::postgres::tables::{entry_column, LatestSnapshot, Table, TableScan};
+use crate::postgres::tables::{entry_column, RegisteredSnapshot, Table, TableScan};
 use pgrx::{check_for_interrupts, pg_sys};
 use std::sync::atomic::Ordering;
 use uuid::Uuid;
@@ -61,7 +61,7 @@ impl Mark {
     fn is_settled(&mut self) -> bool {
         let Some(before) = &mut self.before else { return false };
         let table = Table::open("entries_pending", pg_sys::AccessShareLock);
-        let snapshot = LatestSnapshot::take();
+        let snapshot = RegisteredSnapshot::latest();
         while let Some(entry_id) = before.pending.last() {
             check_for_interrupts!();
             if partitions::find(&table, *entry_id, snapshot.as_ptr(), |_| ()).is_some() {
@@ -91,7 +91,7 @@ pub fn advance(mark: &mut Option<Mark>, mirror: &Mirror) -> Option<Settled> {
 
 /// The ids of pending entries, if they are few enough to be noted.
 fn pending_entries() -> Option<Vec<Uuid>> {
-    let snapshot = LatestSnapshot::take();
+    let snapshot = RegisteredSnapshot::latest();
     let table = Table::open("entries_pending", pg_sys::AccessShareLock);
     let mut scan = TableScan::start(&table, &snapshot, 0);
     let mut pending = Vec::new();

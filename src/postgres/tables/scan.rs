@@ -1,6 +1,6 @@
 //! Reading a table as it stands.
 
-use super::{LatestSnapshot, Table};
+use super::{RegisteredSnapshot, Table};
 use pgrx::pg_sys;
 use std::borrow::Borrow;
 
@@ -13,19 +13,19 @@ pub struct TableScan<T: Borrow<Table>> {
 
 impl<T: Borrow<Table>> TableScan<T> {
     /// Scans from page `from` to the end of the table.
-    pub fn start(table: T, snapshot: &LatestSnapshot, from: u32) -> Self {
+    pub fn start(table: T, snapshot: &RegisteredSnapshot, from: u32) -> Self {
         // SAFETY: a registered snapshot. Who scans drops the scan first.
         unsafe { Self::start_with(table, snapshot.as_ptr(), from) }
     }
 
     /// The same for who will change what he reads: of a large table, too, pages stay in memory, and are not read twice.
-    pub fn start_to_change(table: T, snapshot: &LatestSnapshot, from: u32) -> Self {
+    pub fn start_to_change(table: T, snapshot: &RegisteredSnapshot, from: u32) -> Self {
         // SAFETY: as above.
         unsafe { Self::start_as(table, snapshot.as_ptr(), from, 0) }
     }
 
     /// Scans `count` pages from page `from` on.
-    pub fn start_pages(table: T, snapshot: &LatestSnapshot, from: u32, count: u32) -> Self {
+    pub fn start_pages(table: T, snapshot: &RegisteredSnapshot, from: u32, count: u32) -> Self {
         let scan = Self::start(table, snapshot, 0);
         // SAFETY: the scan has not begun to read.
         unsafe { pg_sys::heap_setscanlimits(scan.scan, from, count) };

@@ -21,7 +21,7 @@ use crate::ledger::sha256_hex;
 use crate::postgres::entries::{self, RowEntry};
 use crate::postgres::errors::{or_raise, Failure};
 use crate::postgres::queue;
-use crate::postgres::tables::{self, LatestSnapshot, Table, TableScan};
+use crate::postgres::tables::{self, RegisteredSnapshot, Table, TableScan};
 use crate::postgres::transaction;
 use pgrx::{check_for_interrupts, pg_sys, PgMemoryContexts};
 use std::collections::HashSet;
@@ -66,7 +66,7 @@ fn leave_to_worker(leaf: &Table, options: &Options, horizon: Horizon) {
 /// Records the rows of these pages that have no entry; returns how many.
 fn record_pages(plan: &Plan, table: &Table, from: u32, count: u32, horizon: Horizon) -> Result<i64, Failure> {
     let mut context = PgMemoryContexts::new("pg_notary baseline");
-    let snapshot = LatestSnapshot::take();
+    let snapshot = RegisteredSnapshot::latest();
     let next = horizon::next_transaction();
     let mut scan = TableScan::start_pages(table, &snapshot, from, count);
     let mut recorded = RecordedRows::new(&snapshot);
@@ -95,13 +95,13 @@ fn record_pages(plan: &Plan, table: &Table, from: u32, count: u32, horizon: Hori
 
 /// Which rows have an entry, as a snapshot sees it.
 struct RecordedRows<'a> {
-    snapshot: &'a LatestSnapshot,
+    snapshot: &'a RegisteredSnapshot,
     /// Read when it is first needed, and once: looking for one row takes as long as for all.
     pending: Option<HashSet<Uuid>>,
 }
 
 impl RecordedRows<'_> {
-    fn new(snapshot: &LatestSnapshot) -> RecordedRows<'_> {
+    fn new(snapshot: &RegisteredSnapshot) -> RecordedRows<'_> {
         RecordedRows { snapshot, pending: None }
     }
 

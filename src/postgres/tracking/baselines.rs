@@ -3,7 +3,7 @@
 
 use super::horizon::Horizon;
 use super::relation;
-use crate::postgres::tables::{self, LatestSnapshot, Row, Table, TableScan};
+use crate::postgres::tables::{self, RegisteredSnapshot, Row, Table, TableScan};
 use pgrx::{pg_sys, IntoDatum};
 
 /// A relation whose rows are not all recorded.
@@ -117,7 +117,7 @@ fn delete(is_wanted: impl Fn(&Baseline) -> bool) {
 }
 
 fn select(table: &Table, is_wanted: impl Fn(&Baseline) -> bool) -> Vec<(pg_sys::ItemPointerData, Baseline)> {
-    let snapshot = LatestSnapshot::take();
+    let snapshot = RegisteredSnapshot::latest();
     let mut scan = TableScan::start(table, &snapshot, 0);
     let mut found = Vec::new();
     while let Some(tuple) = scan.next() {

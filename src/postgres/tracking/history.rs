@@ -8,7 +8,7 @@ use super::plan::{self, Plan};
 use super::readers::{check_reader, check_selects, sees_whole_table};
 use super::relation::{self, literal, Regclass, TableColumn};
 use super::row_key::RowKey;
-use super::verify_row::{check_signature, presence, ByLedger, Comparer, Finding, Problem, RegisteredSnapshot};
+use super::verify_row::{check_signature, presence, ByLedger, Comparer, Finding, Problem};
 use super::verify_table::{self, RowProblem};
 use super::versions::{self, text_member, Version};
 use crate::ledger::canonical_json::member;
@@ -18,7 +18,7 @@ use crate::postgres::jsonb::{Jsonb, JsonbText};
 use crate::postgres::roles::{as_ledger_owner, as_owner_of};
 use crate::postgres::secrets;
 use crate::postgres::spi;
-use crate::postgres::tables::{self, Row, Table};
+use crate::postgres::tables::{self, RegisteredSnapshot, Row, Table};
 use pgrx::prelude::*;
 use pgrx::PgSqlErrorCode;
 use serde_json::{json, Value};
@@ -260,7 +260,7 @@ fn require_verified(row: &pgrx::AnyElement) -> Result<(), Failure> {
             PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
             "ledger.verified() takes a whole row of a tracked table",
         )
-        .hint("Name the table or its alias: SELECT (ledger.verified(t)).* FROM my_table AS t WHERE id = 42."));
+        .hint("Name the table or its alias: SELECT (ledger.verified(t)).* FROM my_table AS t WHERE id = 42. Where a column has that name too, t.* is the row."));
     }
     // SAFETY: reads a variable of this process.
     let user = unsafe { pg_sys::GetUserId() };

@@ -1,7 +1,7 @@
 //! Which row versions were there before the triggers of their table: told by the transaction that wrote them.
 
 use crate::ledger::record::Timestamp;
-use crate::postgres::tables::{self, LatestSnapshot};
+use crate::postgres::tables::{self, RegisteredSnapshot};
 use pgrx::pg_sys;
 
 /// When the triggers were made. Transactions are numbered in full, so that four billion later none looks like another.
@@ -31,7 +31,7 @@ impl Horizon {
         let by = unsafe { pg_sys::GetTopFullTransactionId().value };
         let next = next_transaction();
         // SAFETY: the snapshot is registered while it is looked at.
-        let oldest_running = unsafe { (*LatestSnapshot::take().as_ptr()).xmin };
+        let oldest_running = unsafe { (*RegisteredSnapshot::latest().as_ptr()).xmin };
         Horizon { xid: next, oldest_running: in_full(oldest_running, next), by, at: tables::now() }
     }
 

@@ -3,11 +3,10 @@
 
 use super::manage;
 use super::relation;
-use super::verify_row::RegisteredSnapshot;
 use super::versions::text_member;
 use crate::postgres::all_entries;
 use crate::postgres::errors::{or_raise, required, Failure};
-use crate::postgres::tables::{self, entry_column, Row};
+use crate::postgres::tables::{self, entry_column, RegisteredSnapshot, Row};
 use pgrx::prelude::*;
 use pgrx::PgSqlErrorCode;
 use std::collections::BTreeMap;

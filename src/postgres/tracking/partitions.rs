@@ -7,7 +7,7 @@ use super::plan::{self, Plan};
 use super::record;
 use super::relation;
 use crate::postgres::errors::Failure;
-use crate::postgres::tables::{LatestSnapshot, Row, Table, TableScan};
+use crate::postgres::tables::{RegisteredSnapshot, Row, Table, TableScan};
 use pgrx::{check_for_interrupts, pg_sys, PgMemoryContexts};
 
 /// What happens to the rows of a partition.
@@ -34,7 +34,7 @@ pub fn record_all(partition: &Table, options: &Options, what: Passage) -> Result
     for leaf in relation::leaves(Table::open_oid(relation::oid(partition), pg_sys::NoLock)) {
         let plan = plan::of(&leaf, || Ok(options.clone()))?;
         let mut context = PgMemoryContexts::new("pg_notary partition");
-        let snapshot = LatestSnapshot::take();
+        let snapshot = RegisteredSnapshot::latest();
         let mut scan = TableScan::start(&leaf, &snapshot, 0);
         while let Some(tuple) = scan.next() {
             check_for_interrupts!();

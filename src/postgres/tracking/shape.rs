@@ -9,7 +9,7 @@ use crate::postgres::entries::{self, RowEntry};
 use crate::postgres::errors::Failure;
 use crate::postgres::hashing;
 use crate::postgres::jsonb::{Jsonb, JsonbText};
-use crate::postgres::tables::{self, LatestSnapshot, Table};
+use crate::postgres::tables::{self, RegisteredSnapshot, Table};
 use pgrx::{pg_sys, FromDatum, IntoDatum};
 use serde_json::{json, Value};
 use std::cell::Cell;
@@ -121,7 +121,7 @@ fn id_of(text: &str) -> String {
 fn stored(id: Uuid) -> Option<String> {
     let shapes = Table::open("table_shapes", pg_sys::AccessShareLock);
     let index = tables::oid_of("table_shapes_shape");
-    let snapshot = LatestSnapshot::take();
+    let snapshot = RegisteredSnapshot::latest();
     let mut found = None;
     tables::scan_by_uuid(&shapes, index, id, snapshot.as_ptr(), |row| {
         // SAFETY: a column of type jsonb.

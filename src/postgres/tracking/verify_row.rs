@@ -269,26 +269,3 @@ pub fn presence(version: Option<&Version>, by_ledger: ByLedger, is_there: bool) 
         _ => None,
     }
 }
-
-/// A snapshot that stays as long as this value.
-pub struct RegisteredSnapshot(pg_sys::Snapshot);
-
-impl RegisteredSnapshot {
-    /// That of the running query.
-    pub fn of_query() -> RegisteredSnapshot {
-        // SAFETY: a query is running, so there is an active snapshot.
-        RegisteredSnapshot(unsafe { pg_sys::RegisterSnapshot(pg_sys::GetActiveSnapshot()) })
-    }
-
-    pub fn as_ptr(&self) -> pg_sys::Snapshot {
-        self.0
-    }
-}
-
-impl Drop for RegisteredSnapshot {
-    fn drop(&mut self) {
-        // SAFETY: registered when this value was made. After an error the resource owner may have done so already, but
-        // then this only takes a count off a snapshot that is still there until the transaction ends.
-        unsafe { pg_sys::UnregisterSnapshot(self.0) }
-    }
-}

@@ -10,7 +10,7 @@ use super::plan;
 use super::relation;
 use super::row_key::{self, RowKey};
 use super::sorter::{shape_number, Kind, Place, Record, Sorter};
-use super::verify_row::{check_signature, presence, ByLedger, Comparer, Finding, Problem, RegisteredSnapshot};
+use super::verify_row::{check_signature, presence, ByLedger, Comparer, Finding, Problem};
 use super::versions::{self, Version};
 use crate::ledger::row_change::Operation;
 use crate::ledger::{parse_hash, sha256, Hash};
@@ -18,7 +18,7 @@ use crate::postgres::all_entries;
 use crate::postgres::blocks;
 use crate::postgres::errors::Failure;
 use crate::postgres::partitions;
-use crate::postgres::tables::{self, entry_column, Table, TableScan};
+use crate::postgres::tables::{self, entry_column, RegisteredSnapshot, Table, TableScan};
 use crate::postgres::verification::progress::{Phase, Progress};
 use pgrx::{check_for_interrupts, pg_sys, PgMemoryContexts, PgSqlErrorCode};
 use std::collections::HashMap;
@@ -115,9 +115,7 @@ impl Verification {
 
     /// Their rows look as if they had never been recorded, or not as they are.
     fn warn_of_missing_entries(&self) {
-        // SAFETY: as above.
-        let head = unsafe { blocks::head_as_of(self.snapshot.as_ptr()) };
-        let recorded = head.map_or(0, |head| head.tree_size);
+        let recorded = blocks::head(&self.snapshot).map_or(0, |head| head.tree_size);
         if self.sealed >= recorded {
             return;
         }
@@ -188,8 +186,7 @@ impl Verification {
         let (table, plan) = (comparer.table(), &comparer.plan);
         let shape = shape_number(&plan.shape.id);
         let oid = relation::oid(table);
-        // SAFETY: the snapshot is registered as long as this verification.
-        let mut scan = unsafe { TableScan::start_with(table, self.snapshot.as_ptr(), 0) };
+        let mut scan = TableScan::start(table, &self.snapshot, 0);
         while let Some(tuple) = scan.next() {
             check_for_interrupts!();
             let row = table.deform(tuple);

@@ -8,7 +8,7 @@ use crate::ledger::row_change::{self, Operation, RowChange};
 use crate::ledger::row_index::Place;
 use crate::ledger::row_runs::Run;
 use crate::postgres::errors::Failure;
-use crate::postgres::tables::{self, entry_column, LatestSnapshot, Row, Table};
+use crate::postgres::tables::{self, entry_column, RegisteredSnapshot, Row, Table};
 use crate::postgres::{log_state, partitions};
 use pgrx::{check_for_interrupts, pg_sys, PgSqlErrorCode};
 use std::borrow::Cow;
@@ -253,7 +253,7 @@ impl NewVersions {
     }
 
     /// Writes them all, and notes in `runs` where.
-    pub fn write(self, runs: &mut Vec<Run>, snapshot: &LatestSnapshot) {
+    pub fn write(self, runs: &mut Vec<Run>, snapshot: &RegisteredSnapshot) {
         // SAFETY: the snapshot is registered, and taken after all that this transaction has sealed before.
         unsafe { run_writer::write(self.0, runs, snapshot.as_ptr()) }
     }

@@ -10,7 +10,7 @@ use crate::postgres::errors::{or_raise, required};
 use crate::postgres::jsonb::{Jsonb, JsonbText};
 use crate::postgres::partitions;
 use crate::postgres::secrets;
-use crate::postgres::tables::{LatestSnapshot, Table};
+use crate::postgres::tables::{RegisteredSnapshot, Table};
 use pgrx::prelude::*;
 use serde_json::json;
 use uuid::Uuid;
@@ -59,7 +59,7 @@ struct Found {
 /// The entry's row, wherever it is. Where it is pending once more, what is sealed is what was recorded.
 fn find(entry_id: Uuid) -> Option<Found> {
     let keyring = or_raise(secrets::keyring());
-    let snapshot = LatestSnapshot::take();
+    let snapshot = RegisteredSnapshot::latest();
     let mut buffers = Buffers::default();
     let pending = Table::open("entries_pending", pg_sys::AccessShareLock);
     let sealed = partitions::sealed();

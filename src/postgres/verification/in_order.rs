@@ -6,7 +6,7 @@
 //! what the index leads to, and there is no row between that it does not lead to. At the first row where they do not agree
 //! this ends, and reading by the index goes on: whatever is wrong, it is found there.
 
-use crate::postgres::tables::{entry_column, tid, tid_of, LatestSnapshot, Row, Table, TableScan, Tid};
+use crate::postgres::tables::{entry_column, tid, tid_of, RegisteredSnapshot, Row, Table, TableScan, Tid};
 use pgrx::pg_sys;
 use std::ptr;
 
@@ -45,7 +45,7 @@ pub struct InOrder {
     /// The next leaf.
     next: i64,
     /// Dropped after the scans have ended.
-    _snapshot: LatestSnapshot,
+    _snapshot: RegisteredSnapshot,
 }
 
 impl InOrder {
@@ -55,7 +55,7 @@ impl InOrder {
         if !table.is_heap() {
             return None;
         }
-        let snapshot = LatestSnapshot::take();
+        let snapshot = RegisteredSnapshot::latest();
         let mut leaves = LeafIndex::start(&table, index, &snapshot, from);
         leaves.advance();
         let (_, first) = leaves.at?;
@@ -118,7 +118,7 @@ struct LeafIndex {
 
 impl LeafIndex {
     /// The index is one on leaf_index alone. Table and snapshot outlive this.
-    fn start(table: &Table, index: pg_sys::Oid, snapshot: &LatestSnapshot, from: i64) -> Self {
+    fn start(table: &Table, index: pg_sys::Oid, snapshot: &RegisteredSnapshot, from: i64) -> Self {
         let mut key = pg_sys::ScanKeyData::default();
         // SAFETY: the scan copies the key, which is on the index's first column. That index tuples are wanted is said
         // before the scan starts, as the executor does for scans of an index only.

@@ -3,7 +3,7 @@
 use super::in_order::{InOrder, Stretch};
 use crate::postgres::partitions;
 use crate::postgres::spi;
-use crate::postgres::tables::{entry_column, LatestSnapshot, Row, Table};
+use crate::postgres::tables::{entry_column, RegisteredSnapshot, Row, Table};
 use crate::postgres::tracking::relation;
 use pgrx::{check_for_interrupts, pg_sys, PgMemoryContexts};
 
@@ -45,7 +45,7 @@ impl Leaves {
     }
 
     fn each_of(&mut self, from: i64, to: i64, goes_on: bool, mut each: impl FnMut(&Row)) {
-        let snapshot = LatestSnapshot::take();
+        let snapshot = RegisteredSnapshot::latest();
         // SAFETY: nothing that is allocated here is used after it.
         let indexed = unsafe { self.context.switch_to(|_| indexed_partitions()) };
         let scans = indexed.iter().flatten().map(|(table, index)| LeafScan::start(table, *index, &snapshot, from, to));
@@ -163,7 +163,7 @@ struct LeafScan<'a> {
 }
 
 impl<'a> LeafScan<'a> {
-    fn start(table: &'a Table, index: pg_sys::Oid, snapshot: &LatestSnapshot, from: i64, to: i64) -> Self {
+    fn start(table: &'a Table, index: pg_sys::Oid, snapshot: &RegisteredSnapshot, from: i64, to: i64) -> Self {
         let column = table.attribute_number(entry_column::LEAF_INDEX);
         let bounds = [
             (pg_sys::BTGreaterEqualStrategyNumber, pg_sys::F_INT8GE, from),

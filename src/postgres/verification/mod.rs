@@ -33,7 +33,7 @@ use super::mirror::shared::Attachment;
 use super::roles::as_ledger_owner;
 use super::secrets;
 use super::settings::{self, MirrorMode};
-use super::tables::LatestSnapshot;
+use super::tables::RegisteredSnapshot;
 use super::tracking::history;
 use crate::ledger::verifier::{FileReport, Problem};
 use chain::{ChainReport, Extent, FileOutcome, TableReport};
@@ -55,7 +55,7 @@ fn verify_chain(from_block: default!(Option<i64>, "NULL"), to_block: default!(Op
 /// Says of a block that is asked for, and behind the end of the ledger, that it is not there.
 fn note_end(last_asked_for: Option<i64>) {
     let Some(number) = last_asked_for else { return };
-    match blocks::head(&LatestSnapshot::take()) {
+    match blocks::head(&RegisteredSnapshot::latest()) {
         None => pgrx::notice!("the ledger has no block yet"),
         Some(head) if head.block_number < number => pgrx::notice!("the ledger ends with block {}", head.block_number),
         Some(_) => {}

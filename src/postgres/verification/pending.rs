@@ -18,7 +18,7 @@ use crate::postgres::mirror::shared::Attachment;
 use crate::postgres::partitions;
 use crate::postgres::regular_file;
 use crate::postgres::settings::{self, MirrorMode};
-use crate::postgres::tables::{entry_column, LatestSnapshot, Row, Table, TableScan};
+use crate::postgres::tables::{entry_column, RegisteredSnapshot, Row, Table, TableScan};
 use crate::postgres::transaction;
 use pgrx::{check_for_interrupts, pg_sys, PgMemoryContexts};
 use std::collections::{HashMap, HashSet};
@@ -76,7 +76,7 @@ impl PendingComparison {
     /// Reads the pending rows, and checks each by itself.
     pub fn read(keyring: Option<&Keyring>, findings: &mut Findings<'_>) -> Self {
         let complete = complete_attachment();
-        let snapshot = LatestSnapshot::take();
+        let snapshot = RegisteredSnapshot::latest();
         let table = Table::open("entries_pending", pg_sys::AccessShareLock);
         let mut scan = TableScan::start(&table, &snapshot, 0);
         let mut reading = Reading { keyring, rows: HashMap::new(), buffers: Buffers::default() };
@@ -154,7 +154,7 @@ impl PendingComparison {
         // A standby that lags behind the file does not know yet that an entry is in one of its blocks.
         // SAFETY: reads a flag of shared memory.
         let standby = unsafe { pg_sys::RecoveryInProgress() };
-        let head = blocks::head(&LatestSnapshot::take()).map_or(0, |head| head.block_number);
+        let head = blocks::head(&RegisteredSnapshot::latest()).map_or(0, |head| head.block_number);
         // In mode async, and right after it, lines follow the commit.
         let is_behind = settings::mirror_mode() == MirrorMode::Async
             || database::mirror().is_ok_and(|mirror| mirror.slot.is_behind());
@@ -209,7 +209,7 @@ fn complete_attachment() -> Option<u64> {
 /// Whether the pending table has the entry now. Sealing takes it out of there in the same commit that seals it.
 fn is_still_pending(entry_id: Uuid) -> bool {
     let table = Table::open("entries_pending", pg_sys::AccessShareLock);
-    let snapshot = LatestSnapshot::take();
+    let snapshot = RegisteredSnapshot::latest();
     partitions::find(&table, entry_id, snapshot.as_ptr(), |_| ()).is_some()
 }
 

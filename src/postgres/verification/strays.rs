@@ -11,7 +11,7 @@ use crate::ledger::verifier::{Findings, Problem, ProblemKind, Source};
 use crate::postgres::blocks;
 use crate::postgres::partitions;
 use crate::postgres::spi;
-use crate::postgres::tables::{block_column, entry_column, tid_of, LatestSnapshot, Row, Table, TableScan, Tid};
+use crate::postgres::tables::{block_column, entry_column, tid_of, RegisteredSnapshot, Row, Table, TableScan, Tid};
 use crate::postgres::tracking::relation;
 use pgrx::{check_for_interrupts, pg_sys};
 
@@ -31,7 +31,7 @@ pub struct ReadInOrder {
 /// Reports the rows that were not read and should have been.
 pub fn check(read: &ReadInOrder, findings: &mut Findings<'_>) {
     outside_the_log(read, findings);
-    let snapshot = LatestSnapshot::take();
+    let snapshot = RegisteredSnapshot::latest();
     let head = blocks::head(&snapshot).map_or(0, |head| head.block_number);
     let counted = Counted { last_block: read.last_block, head, snapshot };
     let blocks = Part::blocks();
@@ -74,7 +74,7 @@ struct Counted {
     last_block: i64,
     /// The newest block when they are counted.
     head: i64,
-    snapshot: LatestSnapshot,
+    snapshot: RegisteredSnapshot,
 }
 
 impl Counted {

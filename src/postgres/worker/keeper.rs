@@ -297,6 +297,6 @@ fn settle_more(mark: &mut Option<Mark>, mirror: &Mirror) -> Option<settled::Sett
 
 fn has_new_blocks(mirror: &Mirror) -> Result<bool, Failure> {
     let last = mirror.lock().last_block;
-    let head = in_transaction(|| blocks::head(&tables::LatestSnapshot::take()))?;
+    let head = in_transaction(|| blocks::head(&tables::RegisteredSnapshot::latest()))?;
     Ok(head.is_some_and(|head| head.block_number > last))
 }

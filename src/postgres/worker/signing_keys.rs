@@ -9,7 +9,7 @@ use crate::ledger::signature::Keyring;
 use crate::postgres::errors::Failure;
 use crate::postgres::mirror::remembered;
 use crate::postgres::partitions;
-use crate::postgres::tables::{self, entry_column, LatestSnapshot, Row, Table, TableScan};
+use crate::postgres::tables::{self, entry_column, RegisteredSnapshot, Row, Table, TableScan};
 use pgrx::{check_for_interrupts, pg_sys, PgSqlErrorCode};
 use std::collections::BTreeMap;
 use uuid::Uuid;
@@ -69,7 +69,7 @@ impl Found {
 /// Looks at some entries: those that are pending and the newest that are sealed, and ever fewer of those before, so that older keys are
 /// found as well. Not at the newest alone, which may be signed with what the secret is by now.
 fn look(keyring: &Keyring) -> BTreeMap<String, Found> {
-    let snapshot = LatestSnapshot::take();
+    let snapshot = RegisteredSnapshot::latest();
     let pending = tables::oid_of("entries_pending");
     let sealed = if lock_if_free(tables::oid_of("entries_sealed")) { partitions::sealed() } else { Vec::new() };
     let newest_first = sealed.iter().rev().map(|partition| partition.oid);
@@ -105,7 +105,7 @@ fn sample(pages: u32) -> impl Iterator<Item = u32> {
 fn look_at(
     table: &Table,
     page: u32,
-    snapshot: &LatestSnapshot,
+    snapshot: &RegisteredSnapshot,
     keyring: &Keyring,
     found: &mut BTreeMap<String, Found>,
 ) {

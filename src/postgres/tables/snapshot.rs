@@ -1,0 +1,33 @@
+//! A snapshot that stays as long as who reads with it.
+
+use pgrx::pg_sys;
+
+/// Unregistered when dropped.
+pub struct RegisteredSnapshot(pg_sys::Snapshot);
+
+impl RegisteredSnapshot {
+    /// What is committed now and what this transaction has done, whatever its isolation level: the chain goes on from its newest
+    /// block, not from the newest one a transaction remembers.
+    pub fn latest() -> Self {
+        // SAFETY: inside a transaction.
+        RegisteredSnapshot(unsafe { pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot()) })
+    }
+
+    /// What the running query sees.
+    pub fn of_query() -> Self {
+        // SAFETY: a query is running, so there is an active snapshot.
+        RegisteredSnapshot(unsafe { pg_sys::RegisterSnapshot(pg_sys::GetActiveSnapshot()) })
+    }
+
+    pub fn as_ptr(&self) -> pg_sys::Snapshot {
+        self.0
+    }
+}
+
+impl Drop for RegisteredSnapshot {
+    fn drop(&mut self) {
+        // SAFETY: registered when this value was made. After an error the resource owner may have done so already, but
+        // then this only takes a count off a snapshot that is still there until the transaction ends.
+        unsafe { pg_sys::UnregisterSnapshot(self.0) }
+    }
+}
