@@ -298,6 +298,27 @@ fn cpu_ticks(pid: u32) -> u64 {
 
 const OTHERS: &str = "CREATE TABLE others AS SELECT * FROM accounts; ALTER TABLE others ADD PRIMARY KEY (id)";
 
+/// The row version that is left was written after the table was tracked, as if it had an entry.
+#[test]
+fn a_column_that_is_left_out_may_change_while_the_worker_records() {
+    let (_cluster, mut client) = start_large(3000);
+    let worker = worker_pid(&mut client);
+    stop_between_transactions(&mut client, worker);
+    client
+        .batch_execute(
+            "BEGIN; SELECT ledger.track('accounts', excluded => '{note}'); UPDATE accounts SET note = 'y' WHERE id < 1000;
+             UPDATE accounts SET note = 'z' WHERE id < 10; COMMIT; UPDATE accounts SET note = 'w' WHERE id BETWEEN 900 AND 1100",
+        )
+        .unwrap();
+    send(worker, libc::SIGCONT);
+    wait_until_tracked(&mut client, "accounts");
+    assert_clean(&mut client, "accounts");
+    let before = row_entries(&mut client, "accounts");
+    client.batch_execute("UPDATE accounts SET note = 'v'").unwrap();
+    assert_eq!(row_entries(&mut client, "accounts"), before);
+    assert_clean(&mut client, "accounts");
+}
+
 #[test]
 fn a_locked_table_keeps_neither_sealing_nor_other_tables_waiting() {
     for lock in [

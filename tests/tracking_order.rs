@@ -119,6 +119,28 @@ fn a_row_that_a_trigger_puts_back_comes_after_the_one_that_went() {
     assert_history_agrees(&mut client, "accounts");
 }
 
+/// One command frees a key and takes it again, and a trigger goes on with the row that has it now.
+#[test]
+fn a_row_that_its_own_command_puts_back_comes_after_the_one_that_went() {
+    let (_cluster, mut client) = start_logged("INSERT OR UPDATE OR DELETE ON accounts");
+    client
+        .batch_execute(
+            "CREATE FUNCTION remove() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN DELETE FROM accounts WHERE id = old.id; RETURN NULL; END $$;
+             CREATE TRIGGER a AFTER UPDATE OF id ON accounts FOR EACH ROW EXECUTE FUNCTION remove();
+             UPDATE accounts SET id = id - 1;
+             DROP TRIGGER a ON accounts;
+             INSERT INTO accounts VALUES (1, 1), (2, 2) ON CONFLICT DO NOTHING;
+             CREATE FUNCTION move_on() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN UPDATE accounts SET id = id + 100 WHERE id = old.id; RETURN NULL; END $$;
+             CREATE TRIGGER a AFTER DELETE ON accounts FOR EACH ROW EXECUTE FUNCTION move_on();
+             WITH gone AS (DELETE FROM accounts WHERE id = 1 RETURNING *) INSERT INTO accounts SELECT id, amount + 1 FROM gone",
+        )
+        .unwrap();
+    assert_clean(&mut client, "accounts");
+    assert_history_agrees(&mut client, "accounts");
+}
+
 #[test]
 fn a_row_that_a_trigger_makes_and_takes_away_before_comes_before() {
     let (_cluster, mut client) = start_logged("INSERT OR UPDATE OR DELETE ON accounts");

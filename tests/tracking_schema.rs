@@ -193,6 +193,36 @@ fn what_a_table_is_tracked_with_may_change() {
     assert_clean(&mut client, "notes");
 }
 
+/// Its newest entry covers the column: the first change of it is recorded, and no other.
+#[test]
+fn a_column_that_is_left_out_from_now_on_may_change() {
+    for keep_image in [false, true] {
+        let (_cluster, mut client) = start_tracked(keep_image);
+        let narrow = format!("SELECT ledger.track('notes', excluded => '{{extra}}', keep_image => {keep_image})");
+        client.batch_execute(&narrow).unwrap();
+        let before = row_entries(&mut client, "notes");
+        client.batch_execute("UPDATE notes SET extra = 'y' WHERE id < 3").unwrap();
+        assert_clean(&mut client, "notes");
+        client.batch_execute("SELECT ledger.verified(n) FROM notes n").unwrap();
+        assert_eq!(row_entries(&mut client, "notes"), before + 2);
+        // Called once more for another reason.
+        client.batch_execute(&narrow.replace(")", ", with_signature => false)")).unwrap();
+        client.batch_execute("UPDATE notes SET extra = 'z' WHERE id < 3").unwrap();
+        assert_eq!(row_entries(&mut client, "notes"), before + 2);
+        client
+            .batch_execute("INSERT INTO notes VALUES (4, 'four'); UPDATE notes SET extra = 'z' WHERE id = 4")
+            .unwrap();
+        assert_eq!(row_entries(&mut client, "notes"), before + 3);
+        assert_clean(&mut client, "notes");
+        // All columns again, and others left out.
+        client.batch_execute("SELECT ledger.track('notes'); UPDATE notes SET extra = 'u' WHERE id = 1").unwrap();
+        assert_clean(&mut client, "notes");
+        client.batch_execute("SELECT ledger.track('notes', columns => '{title}'); UPDATE notes SET size = 7").unwrap();
+        assert_clean(&mut client, "notes");
+        assert!(all_valid(&mut client));
+    }
+}
+
 /// Unless an entry says that tracking has ended, a table that was tracked is to be there, and tracked.
 #[test]
 fn a_tracked_table_does_not_vanish_without_a_record() {

@@ -19,6 +19,16 @@ impl RegisteredSnapshot {
         RegisteredSnapshot(unsafe { pg_sys::RegisterSnapshot(pg_sys::GetActiveSnapshot()) })
     }
 
+    /// Does something with this as the active snapshot. After an ERROR the end of the transaction takes it off the stack.
+    pub fn while_active<T>(&self, work: impl FnOnce() -> T) -> T {
+        // SAFETY: registered; what is pushed is popped.
+        unsafe { pg_sys::PushActiveSnapshot(self.0) };
+        let done = work();
+        // SAFETY: as above.
+        unsafe { pg_sys::PopActiveSnapshot() };
+        done
+    }
+
     pub fn as_ptr(&self) -> pg_sys::Snapshot {
         self.0
     }

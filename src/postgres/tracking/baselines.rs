@@ -71,6 +71,17 @@ impl Baseline {
     /// Nothing is left to be recorded.
     pub fn remove(&self) {
         delete(|other| other.is_of(&self.table_id, self.relation));
+        forget_plans(self.relation);
+    }
+}
+
+/// Sessions that have a plan go by its horizon.
+fn forget_plans(relation: pg_sys::Oid) {
+    // SAFETY: catalog look-ups; of a relation that is gone nobody has to be told.
+    unsafe {
+        if pg_sys::get_rel_relkind(relation) != 0 {
+            pg_sys::CacheInvalidateRelcacheByRelid(relation);
+        }
     }
 }
 

@@ -92,9 +92,13 @@ pub unsafe fn put_back_by(table: &Table, row: &Row, command: CommandId) -> Optio
     relation::each_version_of_key(table, value_of, |header| {
         let writer = (*header).t_choice.t_heap.t_xmin;
         if pg_sys::TransactionIdIsCurrentTransactionId(writer) {
-            let made_by = pg_sys::HeapTupleHeaderGetCmin(header);
-            let is_next = made_by > command && first.is_none_or(|first| made_by < first);
-            first = if is_next { Some(made_by) } else { first };
+            // One that the same command has put there comes next as well, and is dated before what has ended it.
+            let next = match pg_sys::HeapTupleHeaderGetCmin(header) {
+                made_by if made_by > command => Some(made_by),
+                made_by if made_by == command => ended_by(header),
+                _ => None,
+            };
+            first = first.into_iter().chain(next).min();
         }
     });
     first

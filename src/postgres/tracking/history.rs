@@ -22,6 +22,7 @@ use crate::postgres::tables::{self, RegisteredSnapshot, Row, Table};
 use pgrx::prelude::*;
 use pgrx::PgSqlErrorCode;
 use serde_json::{json, Value};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 /// Rows of verify_table() that are kept in memory; more are counted in a last row.
@@ -81,22 +82,19 @@ fn problem_row(problem: RowProblem) -> ProblemRow {
 /// The tables part of verify_all(): one object for each tracked table.
 pub fn verify_all_tables() -> (bool, Value) {
     let mut targets: Vec<(pg_sys::Oid, String)> = Vec::new();
-    let mut lost = lost::tracked_by_ledger();
     let mut disabled = Vec::new();
-    spi::for_each(
-        "SELECT table_name::pg_catalog.oid, table_name::pg_catalog.text, table_id, state FROM ledger.tracked_tables \
-         ORDER BY 2",
-        &[],
-        |row| {
-            lost.remove(&row.get::<String>(2).unwrap_or_default());
-            let state = row.get::<String>(3).unwrap_or_default();
-            let target = row.get(0).zip(row.get::<String>(1));
-            if state == "disabled" || state == "not always" {
-                disabled.extend(target.clone().map(|(oid, name)| (oid, name, state)));
-            }
-            targets.extend(target);
-        },
-    );
+    let note = |row: &Row, lost: &mut BTreeMap<String, String>| {
+        lost.remove(&row.get::<String>(2).unwrap_or_default());
+        let state = row.get::<String>(3).unwrap_or_default();
+        let target = row.get(0).zip(row.get::<String>(1));
+        if state == "disabled" || state == "not always" {
+            disabled.extend(target.clone().map(|(oid, name)| (oid, name, state)));
+        }
+        targets.extend(target);
+    };
+    let lost = lost_and_tracked(note);
+    // Dropped since.
+    disabled.retain(|(oid, ..)| relation::lock_if_there(*oid));
     let mut all_valid = lost.is_empty() && disabled.is_empty();
     let mut verdicts = Vec::new();
     for (table_id, name) in lost {
@@ -115,6 +113,9 @@ pub fn verify_all_tables() -> (bool, Value) {
         verdicts.push(table_problem(&name, "disabled", &detail));
     }
     for (target, name) in targets {
+        if !relation::lock_if_there(target) {
+            continue;
+        }
         let mut problems = Vec::new();
         if let Err(failure) = require_baseline(target) {
             verdicts.push(json!({"table": name, "valid": null, "message": failure.text()}));
@@ -142,6 +143,23 @@ pub fn verify_all_tables() -> (bool, Value) {
     (all_valid, Value::from(verdicts))
 }
 
+/// Gives `note` each tracked table, with those that should be by the ledger, from which it takes them; what is left is lost.
+/// Both are read as of one moment: what comes or goes meanwhile is neither.
+fn lost_and_tracked(mut note: impl FnMut(&Row, &mut BTreeMap<String, String>)) -> BTreeMap<String, String> {
+    let snapshot = RegisteredSnapshot::latest();
+    snapshot.while_active(|| {
+        let mut lost = lost::tracked_by_ledger(&snapshot);
+        spi::run(
+            "SELECT table_name::pg_catalog.oid, table_name::pg_catalog.text, table_id, state FROM ledger.tracked_tables \
+             ORDER BY 2",
+            &[],
+            spi::Access::Read,
+            |row| note(row, &mut lost),
+        );
+        lost
+    })
+}
+
 /// The verdict on a table with which something is wrong as a whole.
 fn table_problem(name: &str, problem: &str, detail: &str) -> Value {
     json!({"table": name, "valid": false, "error_count": 1, "errors": [{"problem": problem, "detail": detail}]})
@@ -165,7 +183,8 @@ fn verify_row(target: Option<Regclass>, row_key: Option<Jsonb>) -> JsonbText {
     // SAFETY: reads a variable of this process.
     or_raise(check_reader(target, unsafe { pg_sys::GetUserId() }));
     or_raise(require_baseline(target));
-    let row = or_raise(OneRow::of_key(target, key));
+    // As of now, as the table itself is: TRUNCATE, and what writes a table anew, show to older snapshots as well.
+    let row = or_raise(OneRow::of_key(target, key, RegisteredSnapshot::latest));
     let (version, finding) = or_raise(row.check());
     if version.as_ref().is_some_and(|version| version.signature.is_some()) {
         secrets::note_unchecked_signatures();
@@ -206,7 +225,7 @@ fn history(
     let target = relation::target(target);
     // SAFETY: reads a variable of this process.
     or_raise(check_reader(target, unsafe { pg_sys::GetUserId() }));
-    let row = or_raise(OneRow::of_key(target, required(row_key, "row_key")));
+    let row = or_raise(OneRow::of_key(target, required(row_key, "row_key"), RegisteredSnapshot::of_query));
     // SAFETY: the snapshot is registered.
     let versions = or_raise(unsafe { versions::all(row.row_id, row.snapshot.as_ptr()) });
     let rows: Vec<_> = versions
@@ -271,7 +290,12 @@ fn require_verified(row: &pgrx::AnyElement) -> Result<(), Failure> {
     // null there.
     let values = unsafe { relation::composite_row(row.datum(), &table) };
     let key = RowKey::of(&plan, &values)?;
-    let (refusal, is_unrecorded) = match finding_about(&table, &plan, &values, key.row_id) {
+    // A row that was locked (FOR UPDATE) may be newer than what the query sees, and so are the entries about it.
+    let found = match finding_about(&table, &plan, &values, key.row_id, &RegisteredSnapshot::of_query()) {
+        Ok(None) => return Ok(()),
+        _ => finding_about(&table, &plan, &values, key.row_id, &RegisteredSnapshot::latest()),
+    };
+    let (refusal, is_unrecorded) = match found {
         Ok(None) => return Ok(()),
         Ok(Some(finding)) => {
             let is_unrecorded = finding.0 == Problem::Unrecorded;
@@ -291,12 +315,17 @@ fn require_verified(row: &pgrx::AnyElement) -> Result<(), Failure> {
     Err(Failure::new(PgSqlErrorCode::ERRCODE_DATA_CORRUPTED, message).log_beside(refusal.text()))
 }
 
-/// What is wrong with a row that has these values, by the entries about it.
-fn finding_about(table: &Table, plan: &Rc<Plan>, values: &Row, row_id: uuid::Uuid) -> Result<Option<Finding>, Failure> {
-    let snapshot = RegisteredSnapshot::of_query();
+/// What is wrong with a row that has these values, by the entries about it that the snapshot sees.
+fn finding_about(
+    table: &Table,
+    plan: &Rc<Plan>,
+    values: &Row,
+    row_id: uuid::Uuid,
+    snapshot: &RegisteredSnapshot,
+) -> Result<Option<Finding>, Failure> {
     // SAFETY: the snapshot is registered.
     let newest = unsafe { versions::newest(row_id, snapshot.as_ptr()) }?;
-    let by_ledger = by_ledger(&newest, row_id, plan, &snapshot)?;
+    let by_ledger = by_ledger(&newest, row_id, plan, snapshot)?;
     let Some(version) = newest.as_ref().filter(|_| by_ledger == ByLedger::Exists) else {
         return Ok(presence(newest.as_ref(), by_ledger, true));
     };
@@ -389,7 +418,8 @@ struct OneRow {
 type RowPlace = (pg_sys::Oid, pg_sys::ItemPointerData);
 
 impl OneRow {
-    fn of_key(target: pg_sys::Oid, key: Jsonb) -> Result<OneRow, Failure> {
+    /// `take` takes the snapshot, once nobody can change the table any more.
+    fn of_key(target: pg_sys::Oid, key: Jsonb, take: fn() -> RegisteredSnapshot) -> Result<OneRow, Failure> {
         let table = Table::open_oid(target, pg_sys::AccessShareLock);
         let plan = plan_of(&table)?;
         check_key(&plan, key)?;
@@ -399,7 +429,8 @@ impl OneRow {
         let encoders = Columns::new(encoders.collect::<Result<_, _>>()?);
         let values = typed_key(&table, &key_columns, key);
         let row_id = RowKey::id_of(&plan.options.table_id, &encoders, &values)?;
-        let mut row = OneRow { row_id, plan, snapshot: RegisteredSnapshot::of_query(), place: None };
+        lock_partitions(&table, &plan);
+        let mut row = OneRow { row_id, plan, snapshot: take(), place: None };
         row.place = row.find(table, &key_columns, &values);
         // The entries tell in which table a row is, not in which partition of it.
         if row.place.is_none() && row.plan.is_partition {
@@ -450,6 +481,13 @@ impl OneRow {
         let finding = unsafe { relation::fetch(&table, tid, self.snapshot.as_ptr(), compare) };
         let finding = finding.unwrap_or(Ok(None))?;
         Ok((newest, finding))
+    }
+}
+
+/// Of the tracked table, where this is one of them or has some.
+fn lock_partitions(table: &Table, plan: &Plan) {
+    if plan.is_partition || table.is_partitioned() {
+        relation::tree(&Table::open_oid(plan.root, pg_sys::AccessShareLock), pg_sys::AccessShareLock);
     }
 }
 

@@ -59,6 +59,15 @@ impl Horizon {
     }
 }
 
+/// Whether a row version may have been written by a transaction before this one. So it is, of all, where the number is not of this
+/// cluster.
+///
+/// # Safety
+/// The header of a row version.
+pub unsafe fn is_from_before(header: pg_sys::HeapTupleHeader, xid: u64) -> bool {
+    in_full((*header).t_choice.t_heap.t_xmin, next_transaction()) < xid
+}
+
 /// The transaction that begins next.
 pub fn next_transaction() -> u64 {
     // SAFETY: reads shared memory.

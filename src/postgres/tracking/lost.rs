@@ -12,8 +12,7 @@ use pgrx::PgSqlErrorCode;
 use std::collections::BTreeMap;
 
 /// The tables that are tracked by what was recorded, as they were called then, by their ids. Reads all entries.
-pub fn tracked_by_ledger() -> BTreeMap<String, String> {
-    let snapshot = RegisteredSnapshot::of_query();
+pub fn tracked_by_ledger(snapshot: &RegisteredSnapshot) -> BTreeMap<String, String> {
     let mut notes = Vec::new();
     let read = |row: &Row| {
         notes.extend(note_of(row));
@@ -56,7 +55,7 @@ fn untrack_lost(table_id: Option<&str>) {
 }
 
 fn record_lost(table_id: &str) -> Result<(), Failure> {
-    let Some(name) = tracked_by_ledger().remove(table_id) else {
+    let Some(name) = tracked_by_ledger(&RegisteredSnapshot::latest()).remove(table_id) else {
         return Err(Failure::new(
             PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
             format!("no table with the id \"{table_id}\" is tracked"),

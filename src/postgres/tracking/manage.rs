@@ -2,6 +2,7 @@
 
 use super::baseline;
 use super::baselines;
+use super::horizon;
 use super::kinds::{self, Obstacle};
 use super::metadata::Metadata;
 use super::options::{self, Coverage, Options, ROW_TRIGGER, TRUNCATE_TRIGGER};
@@ -48,6 +49,7 @@ fn track(
         keep_image: required(keep_image, "keep_image"),
         with_signature: required(with_signature, "with_signature"),
         coverage,
+        coverage_since: None,
     };
     or_raise(track_table(relation::target(target), wanted))
 }
@@ -77,6 +79,7 @@ fn track_table(target: pg_sys::Oid, mut wanted: Options) -> Result<String, Failu
     // SAFETY: the relation is open.
     let current = unsafe { Options::of_relation(table.relation()) };
     wanted.table_id = current.as_ref().map_or_else(new_table_id, |options| options.table_id.clone());
+    wanted.coverage_since = coverage_since(current.as_ref(), &wanted.coverage);
     if current.as_ref() == Some(&wanted) && is_enabled(&table) {
         pgrx::notice!("table {} is tracked already", relation::qualified_name(&table));
         return Ok(wanted.table_id);
@@ -94,6 +97,16 @@ fn track_table(target: pg_sys::Oid, mut wanted: Options) -> Result<String, Failu
         baseline::begin(table, &wanted)?;
     }
     Ok(wanted.table_id)
+}
+
+/// The caller keeps writers out until its transaction ends.
+fn coverage_since(current: Option<&Options>, wanted: &Coverage) -> Option<u64> {
+    // Where all columns are covered, each change is recorded.
+    let current = current.filter(|_| *wanted != Coverage::All)?;
+    match current.coverage == *wanted {
+        true => current.coverage_since,
+        false => Some(horizon::next_transaction()),
+    }
 }
 
 /// Who calls track() to have triggers enabled again, say, may not know that it takes options away, and with `excluded` has
@@ -377,7 +390,7 @@ pub fn note_dropped(table: &Table, options: &Options) -> Result<(), Failure> {
 fn note(table: &Table, options: &Options, entry_type: &'static str) -> Result<(), Failure> {
     plan::forget_all();
     let name = relation::qualified_name(table);
-    let settings = serde_json::from_str::<serde_json::Value>(&options.text()).unwrap_or_default();
+    let settings = options.settings();
     let data = json!({"table": name, "options": settings}).to_string();
     let data_hash = sha256_hex(hashing::canonical(&data)?.as_bytes());
     let metadata = Metadata::default()

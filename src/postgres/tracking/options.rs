@@ -20,6 +20,9 @@ pub struct Options {
     pub keep_image: bool,
     pub with_signature: bool,
     pub coverage: Coverage,
+    /// Row versions of transactions before this one may have entries that cover other columns: the table was tracked with those.
+    /// A change of columns that are not covered any more is recorded of such a row, and once, as its entry says nothing else of it.
+    pub coverage_since: Option<u64>,
 }
 
 /// Which columns are recorded, besides those of the primary key.
@@ -50,6 +53,15 @@ impl Coverage {
 impl Options {
     /// As the trigger's argument.
     pub fn text(&self) -> String {
+        let mut value = self.settings();
+        if let Some(since) = self.coverage_since {
+            value["coverage_since"] = json!(since);
+        }
+        value.to_string()
+    }
+
+    /// What the table's owner has chosen, and the id.
+    pub fn settings(&self) -> Value {
         let mut value = json!({
             "table_id": self.table_id,
             "keep_image": self.keep_image,
@@ -60,7 +72,7 @@ impl Options {
             Coverage::Only(columns) => value["columns"] = json!(columns),
             Coverage::Except(columns) => value["excluded"] = json!(columns),
         }
-        value.to_string()
+        value
     }
 
     /// The call that has this table tracked with these options, for a hint that can be pasted: those that a call leaves out
@@ -95,6 +107,7 @@ impl Options {
                 (None, Some(columns)) => Coverage::Except(columns),
                 _ => Coverage::All,
             },
+            coverage_since: value["coverage_since"].as_u64(),
         })
     }
 

@@ -95,11 +95,13 @@ unsafe fn record_update(plan: &Plan, table: &Table, old: &Row, data: &pg_sys::Tr
     let new = table.deform(data.tg_newtuple);
     let (before, after) = (plan.image(old)?, plan.image(&new)?);
     let (old_key, key) = (RowKey::of(plan, old)?, RowKey::of(plan, &new)?);
-    if before == after && !plan.covers_all() {
+    let header = (*data.tg_trigtuple).t_data;
+    let precedes_baseline = plan.precedes_baseline(header);
+    // The worker goes by who wrote a row version: the row would look as if it had an entry.
+    if before == after && !plan.covers_all() && !precedes_baseline && !plan.may_have_covered_others(header) {
         // Only columns that are not covered have changed, unless a covered one was renamed: its values are not in the images.
         return plan.check_columns();
     }
-    let header = (*data.tg_trigtuple).t_data;
     let command = deleting_command(header);
     let mut next = command_order::ended_by((*data.tg_newtuple).t_data);
     let mut metadata = Metadata::of(plan)?
@@ -107,7 +109,7 @@ unsafe fn record_update(plan: &Plan, table: &Table, old: &Row, data: &pg_sys::Tr
         .image(Member::After, &after)
         .row_key(&key)
         .text(Member::PreviousHash, &sha256_hex(before.as_bytes()))
-        .precedes_baseline(plan.precedes_baseline(header));
+        .precedes_baseline(precedes_baseline);
     if old_key != key {
         metadata = metadata.old_row_key(&old_key);
         let put_back = command_order::put_back_by(table, old, command);
@@ -167,6 +169,14 @@ impl Plan {
     pub unsafe fn precedes_baseline(&self, header: pg_sys::HeapTupleHeader) -> bool {
         let has_entry = |horizon: Horizon| horizon.has_entry(header, horizon::next_transaction());
         self.baseline_horizon.is_some_and(|horizon| has_entry(horizon) != HasEntry::Yes)
+    }
+
+    /// Whether the newest entry about the row version may cover columns that are not covered any more.
+    ///
+    /// # Safety
+    /// As above.
+    unsafe fn may_have_covered_others(&self, header: pg_sys::HeapTupleHeader) -> bool {
+        self.options.coverage_since.is_some_and(|since| horizon::is_from_before(header, since))
     }
 
     fn record(&self, operation: Operation, data: &str, metadata: Metadata, at: Timestamp) -> Result<(), Failure> {

@@ -276,6 +276,18 @@ pub fn leaves(table: Table) -> Vec<Table> {
     parts.flat_map(|oid| leaves(Table::open_oid(oid, pg_sys::AccessShareLock))).collect()
 }
 
+/// Locks a relation for reading until the transaction ends, if there is one with that oid.
+pub fn lock_if_there(oid: pg_sys::Oid) -> bool {
+    // SAFETY: null if there is none; what was opened is closed, and the lock is kept.
+    unsafe {
+        let opened = pg_sys::try_relation_open(oid, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+        if !opened.is_null() {
+            pg_sys::relation_close(opened, pg_sys::NoLock as pg_sys::LOCKMODE);
+        }
+        !opened.is_null()
+    }
+}
+
 /// The table, its partitions, and theirs, each locked after its parent and in the order in which Postgres locks them: level by
 /// level, by oid.
 pub fn tree(table: &Table, lock: u32) -> Vec<pg_sys::Oid> {

@@ -50,7 +50,9 @@ pub fn verify(target: pg_sys::Oid, each: &mut dyn FnMut(RowProblem)) -> Result<C
     // SAFETY: the relation is open.
     let options = unsafe { Options::of_relation(root.relation()) }.ok_or_else(|| not_tracked(&root))?;
     check_whole(&root, &options)?;
-    let snapshot = RegisteredSnapshot::of_query();
+    relation::tree(&root, pg_sys::AccessShareLock);
+    // As of now, when nobody can truncate the table any more, or write it anew: that shows to older snapshots as well.
+    let snapshot = RegisteredSnapshot::latest();
     let progress = Progress::start();
     let mut verification = Verification {
         root,
