@@ -105,6 +105,13 @@ impl Failure {
     }
 }
 
+/// Whether an ERROR is on its way to whoever catches it. To end a scan can be to read on (Postgres 18 does), and so to meet with the
+/// same ERROR once more, which from within a destructor would end the process, and with it all sessions. The end of the
+/// transaction gives back what is left open.
+pub fn is_unwinding() -> bool {
+    std::thread::panicking()
+}
+
 /// Where RUST_BACKTRACE is set in the server's environment, pgrx puts a backtrace into the DETAIL of each error that passes through Rust,
 /// as errors do that as panics. Only what is one is to have it.
 pub fn init() {

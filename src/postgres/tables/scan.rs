@@ -1,6 +1,7 @@
 //! Reading a table as it stands.
 
 use super::{RegisteredSnapshot, Table};
+use crate::postgres::errors::is_unwinding;
 use pgrx::pg_sys;
 use std::borrow::Borrow;
 
@@ -70,6 +71,9 @@ impl<T: Borrow<Table>> TableScan<T> {
 
 impl<T: Borrow<Table>> Drop for TableScan<T> {
     fn drop(&mut self) {
+        if is_unwinding() {
+            return;
+        }
         // SAFETY: opened in start() and closed only here.
         unsafe { pg_sys::heap_endscan(self.scan) }
     }

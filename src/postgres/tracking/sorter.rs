@@ -2,6 +2,7 @@
 //! changed, and the row itself last.
 
 use crate::ledger::Hash;
+use crate::postgres::errors::is_unwinding;
 use pgrx::pg_sys;
 use uuid::Uuid;
 
@@ -179,8 +180,10 @@ impl Sorter {
 
 impl Drop for Sorter {
     fn drop(&mut self) {
-        // SAFETY: begun in new(), ended only here. An error ends the transaction's files by itself, and comes by here
-        // before that.
+        if is_unwinding() {
+            return;
+        }
+        // SAFETY: begun in new(), ended only here.
         unsafe { pg_sys::tuplesort_end(self.0) }
     }
 }

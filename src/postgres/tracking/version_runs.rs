@@ -8,6 +8,7 @@
 use crate::ledger::row_filter;
 use crate::ledger::row_index::{self, Place};
 use crate::ledger::row_runs::Run;
+use crate::postgres::errors::is_unwinding;
 use crate::postgres::faults;
 use crate::postgres::tables::{self, Table};
 use pgrx::{check_for_interrupts, pg_sys};
@@ -131,6 +132,9 @@ impl<'a> Chunks<'a> {
 
 impl Drop for Chunks<'_> {
     fn drop(&mut self) {
+        if is_unwinding() {
+            return;
+        }
         // SAFETY: begun in scan() and ended only here.
         unsafe { pg_sys::systable_endscan_ordered(self.scan) }
     }

@@ -6,6 +6,7 @@
 //! what the index leads to, and there is no row between that it does not lead to. At the first row where they do not agree
 //! this ends, and reading by the index goes on: whatever is wrong, it is found there.
 
+use crate::postgres::errors::is_unwinding;
 use crate::postgres::tables::{entry_column, tid, tid_of, RegisteredSnapshot, Row, Table, TableScan, Tid};
 use pgrx::pg_sys;
 use std::ptr;
@@ -156,6 +157,9 @@ impl LeafIndex {
 
 impl Drop for LeafIndex {
     fn drop(&mut self) {
+        if is_unwinding() {
+            return;
+        }
         // SAFETY: opened in start() and closed only here.
         unsafe {
             pg_sys::index_endscan(self.scan);

@@ -1,6 +1,7 @@
 //! Sealed entries in the order of the log.
 
 use super::in_order::{InOrder, Stretch};
+use crate::postgres::errors::is_unwinding;
 use crate::postgres::partitions;
 use crate::postgres::spi;
 use crate::postgres::tables::{entry_column, RegisteredSnapshot, Row, Table};
@@ -203,6 +204,9 @@ impl<'a> LeafScan<'a> {
 
 impl Drop for LeafScan<'_> {
     fn drop(&mut self) {
+        if is_unwinding() {
+            return;
+        }
         // SAFETY: opened in start() and closed only here.
         unsafe {
             pg_sys::systable_endscan_ordered(self.scan);
