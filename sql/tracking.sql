@@ -9,8 +9,9 @@ SELECT t.tgrelid::pg_catalog.regclass AS table_name,
        (o.options OPERATOR(pg_catalog.->>) 'with_signature')::boolean AS with_signature,
        o.options OPERATOR(pg_catalog.->) 'columns' AS columns,
        o.options OPERATOR(pg_catalog.->) 'excluded' AS excluded,
-       CASE WHEN t.tgenabled OPERATOR(pg_catalog.=) 'D' THEN 'disabled'
-            WHEN t.tgenabled OPERATOR(pg_catalog.<>) 'A' THEN 'not always'
+       CASE WHEN s.is_altered THEN 'altered'
+            WHEN s.is_disabled THEN 'disabled'
+            WHEN s.is_not_always THEN 'not always'
             WHEN b.pages IS NOT NULL THEN 'recording baseline'
             ELSE 'tracked' END AS state,
        b.pages_done AS baseline_pages_done, b.pages AS baseline_pages
@@ -19,6 +20,28 @@ CROSS JOIN LATERAL (
     SELECT pg_catalog.convert_from(pg_catalog.substring(t.tgargs, 1, pg_catalog.length(t.tgargs) OPERATOR(pg_catalog.-) 1),
                                    pg_catalog.getdatabaseencoding())::pg_catalog.jsonb AS options
 ) AS o
+CROSS JOIN LATERAL (
+    -- Of the table and each of its partitions. Types: AFTER INSERT OR UPDATE OR DELETE FOR EACH ROW, and BEFORE TRUNCATE.
+    WITH RECURSIVE tree AS (
+        SELECT t.tgrelid AS relation
+        UNION ALL
+        SELECT c.oid FROM tree
+        JOIN pg_catalog.pg_inherits AS i ON i.inhparent OPERATOR(pg_catalog.=) tree.relation
+        JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) i.inhrelid AND c.relispartition
+    )
+    SELECT pg_catalog.bool_or(
+               r.oid IS NULL OR r.tgname OPERATOR(pg_catalog.<>) 'ledger_record_change' OR r.tgtype OPERATOR(pg_catalog.<>) 29
+               OR r.tgqual IS NOT NULL OR r.tgattr::pg_catalog.text OPERATOR(pg_catalog.<>) ''
+               OR r.tgargs OPERATOR(pg_catalog.<>) t.tgargs
+               OR b.oid IS NULL OR b.tgname OPERATOR(pg_catalog.<>) 'ledger_record_truncate' OR b.tgtype OPERATOR(pg_catalog.<>) 34
+               OR b.tgqual IS NOT NULL OR b.tgargs OPERATOR(pg_catalog.<>) t.tgargs) AS is_altered,
+           pg_catalog.bool_or(r.tgenabled OPERATOR(pg_catalog.=) 'D' OR b.tgenabled OPERATOR(pg_catalog.=) 'D') AS is_disabled,
+           pg_catalog.bool_or(r.tgenabled OPERATOR(pg_catalog.<>) 'A' OR b.tgenabled OPERATOR(pg_catalog.<>) 'A') AS is_not_always
+    FROM tree
+    LEFT JOIN pg_catalog.pg_trigger AS r ON r.tgrelid OPERATOR(pg_catalog.=) tree.relation AND r.tgfoid OPERATOR(pg_catalog.=) t.tgfoid
+    LEFT JOIN pg_catalog.pg_trigger AS b ON b.tgrelid OPERATOR(pg_catalog.=) tree.relation
+        AND b.tgfoid OPERATOR(pg_catalog.=) 'ledger.record_truncate'::pg_catalog.regproc
+) AS s
 LEFT JOIN LATERAL (
     SELECT pg_catalog.sum(next_page)::pg_catalog.int8 AS pages_done, pg_catalog.sum(page_count)::pg_catalog.int8 AS pages
     FROM ledger.baselines AS b

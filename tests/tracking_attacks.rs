@@ -9,6 +9,7 @@ mod common;
 use common::ledger::*;
 use common::tracking::*;
 use common::{Cluster, Options, Stop};
+use postgres::error::SqlState;
 use postgres::Client;
 
 /// Six rows of which one was changed twice and one deleted, sealed; then a row inserted and one changed, pending.
@@ -462,6 +463,32 @@ fn who_may_not_see_a_row_is_not_told_whether_the_ledger_has_it() {
 }
 
 /// A value of a partition's row type is one of the whole table, by its key.
+#[test]
+fn who_may_not_use_a_tables_schema_is_told_nothing_of_it() {
+    let (cluster, mut client) = start(Options::new());
+    client
+        .batch_execute(
+            "CREATE SCHEMA hidden; CREATE TABLE hidden.kept (id int PRIMARY KEY, note text); CREATE ROLE reader LOGIN;
+             SELECT ledger.track('hidden.kept', keep_image => true); INSERT INTO hidden.kept VALUES (1, 'a secret');
+             GRANT SELECT ON hidden.kept TO reader; GRANT USAGE ON SCHEMA ledger TO reader",
+        )
+        .unwrap();
+    let oid = number(&mut client, "SELECT 'hidden.kept'::regclass::oid");
+    let mut reader = cluster.connect_as("reader", "postgres");
+    let ask = [
+        format!("SELECT after FROM ledger.history({oid}, '{{\"id\": 1}}')"),
+        format!("SELECT ledger.verify_row({oid}, '{{\"id\": 1}}')"),
+        format!("SELECT count(*) FROM ledger.verify_table({oid})"),
+    ];
+    for ask in &ask {
+        assert_eq!(*error(&mut reader, ask).code(), SqlState::INSUFFICIENT_PRIVILEGE, "{ask}");
+    }
+    client.batch_execute("GRANT USAGE ON SCHEMA hidden TO reader").unwrap();
+    for ask in &ask {
+        reader.simple_query(ask).unwrap_or_else(|error| panic!("{ask}: {error:?}"));
+    }
+}
+
 #[test]
 fn who_may_see_a_partition_only_is_not_told_of_rows_of_others() {
     let (cluster, mut client) = start(Options::new());

@@ -2,7 +2,8 @@
 
 use super::entries;
 use super::errors::{or_raise, Failure};
-use super::tables::{Row, Table};
+use super::tables::{entry_column, Row, Table};
+use super::tracking::relation;
 use pgrx::{pg_guard, pg_sys, PgSqlErrorCode};
 use std::mem::ManuallyDrop;
 
@@ -24,11 +25,38 @@ version_1_function!(pg_finfo_ledger_complete_entry);
 version_1_function!(pg_finfo_ledger_queue_entry);
 version_1_function!(pg_finfo_ledger_refuse_change);
 
-/// The trigger data of a call that must be a trigger's.
+/// How a trigger is to be declared that calls a function: `BEFORE`, `AFTER`, and the events, of which it may have some.
+pub(super) struct Declared {
+    pub is_before: bool,
+    pub is_for_each_row: bool,
+    pub events: &'static [u32],
+}
+
+const BEFORE_ROW: Declared =
+    Declared { is_before: true, is_for_each_row: true, events: &[pg_sys::TRIGGER_EVENT_INSERT] };
+const AFTER_ROW: Declared = Declared { is_before: false, ..BEFORE_ROW };
+
+/// The trigger data of a call that must be a trigger's, declared like this: a statement trigger has no row, and one of another event
+/// not the row that is looked for.
 ///
 /// # Safety
 /// `fcinfo` is what Postgres passed.
-pub(super) unsafe fn trigger_data<'a>(fcinfo: pg_sys::FunctionCallInfo) -> &'a pg_sys::TriggerData {
+pub(super) unsafe fn trigger_data<'a>(
+    fcinfo: pg_sys::FunctionCallInfo,
+    declared: &Declared,
+) -> &'a pg_sys::TriggerData {
+    let data = any_trigger_data(fcinfo);
+    let is_before = data.tg_event & pg_sys::TRIGGER_EVENT_TIMINGMASK == pg_sys::TRIGGER_EVENT_BEFORE;
+    let is_for_each_row = data.tg_event & pg_sys::TRIGGER_EVENT_ROW != 0;
+    let is_wanted = declared.events.contains(&(data.tg_event & pg_sys::TRIGGER_EVENT_OPMASK));
+    if (is_before, is_for_each_row, is_wanted) != (declared.is_before, declared.is_for_each_row, true) {
+        not_for_this_trigger().raise();
+    }
+    data
+}
+
+/// The same, however it is declared.
+unsafe fn any_trigger_data<'a>(fcinfo: pg_sys::FunctionCallInfo) -> &'a pg_sys::TriggerData {
     if !pgrx::trigger_support::called_as_trigger(fcinfo) {
         Failure::new(
             PgSqlErrorCode::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED,
@@ -39,12 +67,26 @@ pub(super) unsafe fn trigger_data<'a>(fcinfo: pg_sys::FunctionCallInfo) -> &'a p
     &*((*fcinfo).context as *const pg_sys::TriggerData)
 }
 
-/// The row an INSERT trigger was called for, and its table.
+fn not_for_this_trigger() -> Failure {
+    Failure::new(
+        PgSqlErrorCode::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED,
+        "this function is not for a trigger like this",
+    )
+    .detail("It is for the triggers that the ledger makes itself.")
+    .hint("Drop the trigger.")
+}
+
+/// The row an INSERT trigger was called for, and its table, of which the first columns must have these types.
 ///
 /// # Safety
-/// As [`trigger_data`], for a row trigger.
-pub(super) unsafe fn inserted_row(data: &pg_sys::TriggerData) -> (ManuallyDrop<Table>, Row) {
+/// As [`trigger_data`], which has found a row trigger.
+pub(super) unsafe fn inserted_row(data: &pg_sys::TriggerData, types: &[pg_sys::Oid]) -> (ManuallyDrop<Table>, Row) {
     let table = Table::of_trigger(data);
+    let descriptor = table.descriptor();
+    let type_at = |position| relation::attribute(descriptor, position).atttypid;
+    if table.column_count() < types.len() || !(0..types.len()).map(type_at).eq(types.iter().copied()) {
+        not_for_this_trigger().raise();
+    }
     let row = table.deform(data.tg_trigtuple);
     (table, row)
 }
@@ -54,7 +96,7 @@ pub(super) unsafe fn inserted_row(data: &pg_sys::TriggerData) -> (ManuallyDrop<T
 #[pg_guard]
 #[doc(hidden)]
 pub unsafe extern "C-unwind" fn ledger_complete_entry(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
-    let (table, row) = inserted_row(trigger_data(fcinfo));
+    let (table, row) = inserted_row(trigger_data(fcinfo, &BEFORE_ROW), &entry_column::TYPES);
     let columns = or_raise(entries::complete_row(&row));
     pg_sys::Datum::from(table.form(&columns))
 }
@@ -64,7 +106,7 @@ pub unsafe extern "C-unwind" fn ledger_complete_entry(fcinfo: pg_sys::FunctionCa
 #[pg_guard]
 #[doc(hidden)]
 pub unsafe extern "C-unwind" fn ledger_queue_entry(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
-    let (_table, row) = inserted_row(trigger_data(fcinfo));
+    let (_table, row) = inserted_row(trigger_data(fcinfo, &AFTER_ROW), &entry_column::TYPES);
     or_raise(entries::queue_row(&row));
     pg_sys::Datum::null()
 }
@@ -75,7 +117,7 @@ pub unsafe extern "C-unwind" fn ledger_queue_entry(fcinfo: pg_sys::FunctionCallI
 #[doc(hidden)]
 pub unsafe extern "C-unwind" fn ledger_refuse_change(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
     use pg_sys::{TRIGGER_EVENT_DELETE, TRIGGER_EVENT_INSERT, TRIGGER_EVENT_OPMASK, TRIGGER_EVENT_UPDATE};
-    let data = trigger_data(fcinfo);
+    let data = any_trigger_data(fcinfo);
     let event = data.tg_event & TRIGGER_EVENT_OPMASK;
     let verb = match event {
         TRIGGER_EVENT_INSERT => "INSERT into",

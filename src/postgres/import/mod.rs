@@ -13,7 +13,7 @@ use super::errors::{or_raise, Failure};
 use super::secrets;
 use super::tables::{RegisteredSnapshot, Table, TableScan};
 use super::transaction;
-use super::triggers::{inserted_row, trigger_data, version_1_function};
+use super::triggers::{inserted_row, trigger_data, version_1_function, Declared};
 use super::{blocks, log_state};
 use crate::ledger::record::{Header, Record};
 use crate::ledger::signature::Keyring;
@@ -93,12 +93,17 @@ unsafe extern "C-unwind" fn on_subtransaction_event(
 
 // ---- the triggers of ledger.import --------------------------------------------------------------------------------------
 
+const EACH_LINE: Declared =
+    Declared { is_before: true, is_for_each_row: true, events: &[pg_sys::TRIGGER_EVENT_INSERT] };
+const BEFORE_STATEMENT: Declared = Declared { is_for_each_row: false, ..EACH_LINE };
+const AFTER_STATEMENT: Declared = Declared { is_before: false, ..BEFORE_STATEMENT };
+
 /// BEFORE INSERT, once a statement.
 #[no_mangle]
 #[pg_guard]
 #[doc(hidden)]
 pub unsafe extern "C-unwind" fn ledger_begin_import(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
-    trigger_data(fcinfo);
+    trigger_data(fcinfo, &BEFORE_STATEMENT);
     or_raise(begin());
     pg_sys::Datum::null()
 }
@@ -108,7 +113,7 @@ pub unsafe extern "C-unwind" fn ledger_begin_import(fcinfo: pg_sys::FunctionCall
 #[pg_guard]
 #[doc(hidden)]
 pub unsafe extern "C-unwind" fn ledger_import_line(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
-    let (_table, row) = inserted_row(trigger_data(fcinfo));
+    let (_table, row) = inserted_row(trigger_data(fcinfo, &EACH_LINE), &[pg_sys::TEXTOID]);
     // To COPY, an empty line is a null.
     let line: Option<&str> = row.get(0);
     or_raise(with_current(|import| import.line(line.unwrap_or_default().as_bytes())));
@@ -120,7 +125,7 @@ pub unsafe extern "C-unwind" fn ledger_import_line(fcinfo: pg_sys::FunctionCallI
 #[pg_guard]
 #[doc(hidden)]
 pub unsafe extern "C-unwind" fn ledger_finish_import(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
-    trigger_data(fcinfo);
+    trigger_data(fcinfo, &AFTER_STATEMENT);
     let import = CURRENT.take().unwrap_or_else(|| no_import().raise());
     or_raise(import.finish());
     pg_sys::Datum::null()

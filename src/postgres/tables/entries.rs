@@ -14,6 +14,8 @@ use uuid::Uuid;
 
 /// Columns of `ledger.entries` and its partitions.
 pub mod entry_column {
+    use pgrx::pg_sys::{self, Oid};
+
     pub const ID: usize = 0;
     pub const BLOCK_NUMBER: usize = 1;
     pub const ENTRY_TYPE: usize = 2;
@@ -24,6 +26,17 @@ pub mod entry_column {
     pub const CREATED_AT: usize = 7;
     pub const LEAF_INDEX: usize = 8;
     pub const COUNT: usize = 9;
+    pub const TYPES: [Oid; COUNT] = [
+        pg_sys::UUIDOID,
+        pg_sys::INT8OID,
+        pg_sys::VARCHAROID,
+        pg_sys::VARCHAROID,
+        pg_sys::JSONBOID,
+        pg_sys::VARCHAROID,
+        pg_sys::VARCHAROID,
+        pg_sys::TIMESTAMPTZOID,
+        pg_sys::INT8OID,
+    ];
     pub const NAMES: [&str; COUNT] = [
         "id",
         "block_number",

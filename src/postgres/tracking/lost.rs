@@ -2,8 +2,10 @@
 //! dropped, or the table was, past the commands that record it.
 
 use super::manage;
+use super::options::Options;
 use super::relation;
 use super::versions::text_member;
+use crate::ledger::canonical_json::member;
 use crate::postgres::all_entries;
 use crate::postgres::errors::{or_raise, required, Failure};
 use crate::postgres::tables::{self, entry_column, RegisteredSnapshot, Row};
@@ -11,8 +13,16 @@ use pgrx::prelude::*;
 use pgrx::PgSqlErrorCode;
 use std::collections::BTreeMap;
 
-/// The tables that are tracked by what was recorded, as they were called then, by their ids. Reads all entries.
-pub fn tracked_by_ledger(snapshot: &RegisteredSnapshot) -> BTreeMap<String, String> {
+/// What the newest entry about the tracking of a table says.
+pub struct Noted {
+    /// As the table was called then.
+    pub name: String,
+    /// What it is tracked with, by that entry.
+    pub options: Option<Options>,
+}
+
+/// The tables that are tracked by what was recorded, by their ids. Reads all entries.
+pub fn tracked_by_ledger(snapshot: &RegisteredSnapshot) -> BTreeMap<String, Noted> {
     let mut notes = Vec::new();
     let read = |row: &Row| {
         notes.extend(note_of(row));
@@ -20,19 +30,24 @@ pub fn tracked_by_ledger(snapshot: &RegisteredSnapshot) -> BTreeMap<String, Stri
     };
     // SAFETY: the snapshot is registered.
     or_raise(unsafe { all_entries::for_each(snapshot.as_ptr(), read) });
-    notes.sort_unstable();
+    notes.sort_by_key(|note| (note.at, note.is_tracked));
     let mut tracked = BTreeMap::new();
-    for (_, is_tracked, table_id, name) in notes {
-        match is_tracked {
-            true => drop(tracked.insert(table_id, name)),
-            false => drop(tracked.remove(&table_id)),
+    for note in notes {
+        match note.is_tracked {
+            true => drop(tracked.insert(note.table_id, note.noted)),
+            false => drop(tracked.remove(&note.table_id)),
         }
     }
     tracked
 }
 
-/// When, whether tracking began, and of which table.
-type Note = (i64, bool, String, String);
+/// That tracking began, or changed, or ended.
+struct Note {
+    at: i64,
+    is_tracked: bool,
+    table_id: String,
+    noted: Noted,
+}
 
 fn note_of(row: &Row) -> Option<Note> {
     let is_tracked = match row.text(entry_column::ENTRY_TYPE)? {
@@ -42,7 +57,9 @@ fn note_of(row: &Row) -> Option<Note> {
     };
     let entry = tables::entry_from_row(row);
     let text = |name| text_member(&entry.metadata, name);
-    Some((entry.created_at.micros(), is_tracked, text("table_id")?, text("table")?))
+    let options = member(&entry.metadata, "options").and_then(Options::parse);
+    let noted = Noted { name: text("table")?, options };
+    Some(Note { at: entry.created_at.micros(), is_tracked, table_id: text("table_id")?, noted })
 }
 
 /// Records that a table which is lost is not tracked any more.
@@ -55,7 +72,7 @@ fn untrack_lost(table_id: Option<&str>) {
 }
 
 fn record_lost(table_id: &str) -> Result<(), Failure> {
-    let Some(name) = tracked_by_ledger(&RegisteredSnapshot::latest()).remove(table_id) else {
+    let Some(noted) = tracked_by_ledger(&RegisteredSnapshot::latest()).remove(table_id) else {
         return Err(Failure::new(
             PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
             format!("no table with the id \"{table_id}\" is tracked"),
@@ -69,5 +86,5 @@ fn record_lost(table_id: &str) -> Result<(), Failure> {
         )
         .hint(format!("To end its tracking: SELECT ledger.untrack({}).", relation::literal(&name))));
     }
-    manage::note_untracked(&name, table_id, true)
+    manage::note_untracked(&noted.name, table_id, true)
 }

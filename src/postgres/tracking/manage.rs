@@ -8,7 +8,7 @@ use super::metadata::Metadata;
 use super::options::{self, Coverage, Options, ROW_TRIGGER, TRUNCATE_TRIGGER};
 use super::plan;
 use super::primary_key;
-use super::relation::{self, Regclass};
+use super::relation::{self, Regclass, TableColumn};
 use crate::ledger::metadata::Member;
 use crate::ledger::sha256_hex;
 use crate::postgres::database;
@@ -19,10 +19,12 @@ use crate::postgres::ids;
 use crate::postgres::roles::as_ledger_owner;
 use crate::postgres::schema;
 use crate::postgres::secrets;
+use crate::postgres::spi;
 use crate::postgres::tables::Table;
 use pgrx::prelude::*;
 use pgrx::PgSqlErrorCode;
 use serde_json::json;
+use std::ffi::CStr;
 
 // Queries run as the ledger's owner: operators of the caller's must not get into them.
 #[pg_extern(volatile, parallel_unsafe)]
@@ -79,8 +81,8 @@ fn track_table(target: pg_sys::Oid, mut wanted: Options) -> Result<String, Failu
     // SAFETY: the relation is open.
     let current = unsafe { Options::of_relation(table.relation()) };
     wanted.table_id = current.as_ref().map_or_else(new_table_id, |options| options.table_id.clone());
-    wanted.coverage_since = coverage_since(current.as_ref(), &wanted.coverage);
-    if current.as_ref() == Some(&wanted) && is_enabled(&table) {
+    wanted.coverage_since = coverage_since(&table, current.as_ref(), &wanted.coverage);
+    if current.as_ref() == Some(&wanted) && has_sound_triggers(&wanted.table_id) {
         pgrx::notice!("table {} is tracked already", relation::qualified_name(&table));
         return Ok(wanted.table_id);
     }
@@ -100,12 +102,13 @@ fn track_table(target: pg_sys::Oid, mut wanted: Options) -> Result<String, Failu
 }
 
 /// The caller keeps writers out until its transaction ends.
-fn coverage_since(current: Option<&Options>, wanted: &Coverage) -> Option<u64> {
+fn coverage_since(table: &Table, current: Option<&Options>, wanted: &Coverage) -> Option<u64> {
     // Where all columns are covered, each change is recorded.
     let current = current.filter(|_| *wanted != Coverage::All)?;
-    match current.coverage == *wanted {
-        true => current.coverage_since,
-        false => Some(horizon::next_transaction()),
+    let is_left_out = |column: &TableColumn| current.coverage.covers(&column.name) && !wanted.covers(&column.name);
+    match relation::live_columns(table).iter().any(is_left_out) {
+        true => Some(horizon::next_transaction()),
+        false => current.coverage_since,
     }
 }
 
@@ -272,15 +275,24 @@ fn check_columns(table: &Table, coverage: &Coverage) -> Result<(), Failure> {
 
 // ---- triggers -----------------------------------------------------------------------------------------------------------
 
-/// Whether the triggers are as track() leaves them.
-fn is_enabled(table: &Table) -> bool {
-    // SAFETY: the relation is open.
-    unsafe {
-        let is_own =
-            |trigger: &&pg_sys::Trigger| options::is_row_trigger(trigger) || options::is_truncate_trigger(trigger);
-        let own: Vec<_> = options::triggers_of(table.relation()).iter().filter(is_own).collect();
-        own.len() == 2 && own.iter().all(|trigger| trigger.tgenabled as u8 == pg_sys::TRIGGER_FIRES_ALWAYS)
-    }
+/// Whether the triggers of the table and its partitions are as track() leaves them.
+fn has_sound_triggers(table_id: &str) -> bool {
+    let mut is_sound = false;
+    as_ledger_owner(|| {
+        each_tracked_table(|id, _, state| {
+            is_sound |= id == table_id && matches!(state, "tracked" | "recording baseline")
+        });
+    });
+    is_sound
+}
+
+/// Gives each tracked table's id, name and state.
+fn each_tracked_table(mut each: impl FnMut(&str, &str, &str)) {
+    let query = "SELECT table_id, table_name::pg_catalog.text, state FROM ledger.tracked_tables";
+    spi::for_each(query, &[], |row| {
+        let text = |column| row.get::<String>(column).unwrap_or_default();
+        each(&text(0), &text(1), &text(2));
+    });
 }
 
 fn make_triggers(target: pg_sys::Oid, options: &Options, lock: u32) {
@@ -305,8 +317,8 @@ fn name_of(target: pg_sys::Oid) -> String {
 /// Statement triggers are not cloned to partitions: each has its own.
 pub fn make_truncate_triggers(target: pg_sys::Oid, options: &Options, lock: u32) {
     let argument = quoted_literal(&options.text());
-    for name in names_with_partitions(target, lock) {
-        run(&format!("DROP TRIGGER IF EXISTS {TRUNCATE_TRIGGER} ON {name}"));
+    for (name, oid) in tree_with_names(target, lock) {
+        drop_triggers(&name, oid, options::is_truncate_trigger);
         run(&format!(
             "CREATE TRIGGER {TRUNCATE_TRIGGER} BEFORE TRUNCATE ON {name} \
              FOR EACH STATEMENT EXECUTE FUNCTION ledger.record_truncate({argument})"
@@ -316,19 +328,32 @@ pub fn make_truncate_triggers(target: pg_sys::Oid, options: &Options, lock: u32)
 }
 
 fn drop_row_trigger(target: pg_sys::Oid) {
-    run(&format!("DROP TRIGGER IF EXISTS {} ON {}", ROW_TRIGGER.to_string_lossy(), name_of(target)));
+    drop_triggers(&name_of(target), target, options::is_row_trigger);
 }
 
 pub fn drop_truncate_triggers(target: pg_sys::Oid) {
-    for name in names_with_partitions(target, pg_sys::AccessExclusiveLock) {
-        run(&format!("DROP TRIGGER IF EXISTS {TRUNCATE_TRIGGER} ON {name}"));
+    for (name, oid) in tree_with_names(target, pg_sys::AccessExclusiveLock) {
+        drop_triggers(&name, oid, options::is_truncate_trigger);
+    }
+}
+
+/// Drops those of one kind that the table has itself, whatever they are called by now.
+fn drop_triggers(table: &str, oid: pg_sys::Oid, is_own: unsafe fn(&pg_sys::Trigger) -> bool) {
+    // SAFETY: the relation is open as long as its triggers are looked at; a trigger's name ends with a zero byte.
+    let names: Vec<String> = unsafe {
+        let open = Table::open_oid(oid, pg_sys::NoLock);
+        let own = options::triggers_of(open.relation()).iter().filter(|trigger| !trigger.tgisclone && is_own(trigger));
+        own.map(|trigger| relation::quoted(CStr::from_ptr(trigger.tgname))).collect()
+    };
+    for name in names {
+        run(&format!("DROP TRIGGER {name} ON {table}"));
     }
 }
 
 /// The table and its partitions, and theirs.
-fn names_with_partitions(target: pg_sys::Oid, lock: u32) -> Vec<String> {
+fn tree_with_names(target: pg_sys::Oid, lock: u32) -> Vec<(String, pg_sys::Oid)> {
     let tree = relation::tree(&Table::open_oid(target, lock), lock);
-    tree.into_iter().map(name_of).collect()
+    tree.into_iter().map(|oid| (name_of(oid), oid)).collect()
 }
 
 fn run(statement: &str) {
@@ -362,10 +387,9 @@ fn quoted_literal(text: &str) -> String {
 pub fn tracked_as(table_id: &str) -> Option<String> {
     let mut found = None;
     as_ledger_owner(|| {
-        let query = "SELECT table_id, table_name::pg_catalog.text FROM ledger.tracked_tables";
-        crate::postgres::spi::for_each(query, &[], |row| {
-            if row.get::<String>(0).is_some_and(|id| id == table_id) {
-                found = row.get::<String>(1);
+        each_tracked_table(|id, name, _| {
+            if id == table_id {
+                found = Some(name.to_owned());
             }
         });
     });

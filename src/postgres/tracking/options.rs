@@ -20,8 +20,8 @@ pub struct Options {
     pub keep_image: bool,
     pub with_signature: bool,
     pub coverage: Coverage,
-    /// Row versions of transactions before this one may have entries that cover other columns: the table was tracked with those.
-    /// A change of columns that are not covered any more is recorded of such a row, and once, as its entry says nothing else of it.
+    /// Row versions of transactions before this one may have entries that cover columns which have been left out since. A change of
+    /// those is recorded of such a row, and once: else the row would not be what its newest entry says.
     pub coverage_since: Option<u64>,
 }
 
@@ -94,7 +94,10 @@ impl Options {
     }
 
     pub fn parse(text: &str) -> Option<Options> {
-        let value: Value = serde_json::from_str(text).ok()?;
+        Options::of_json(&serde_json::from_str(text).ok()?)
+    }
+
+    fn of_json(value: &Value) -> Option<Options> {
         let names = |member: &str| -> Option<Vec<String>> {
             value[member].as_array()?.iter().map(|name| Some(name.as_str()?.to_owned())).collect()
         };
@@ -165,13 +168,13 @@ pub unsafe fn triggers_of<'a>(relation: pg_sys::Relation) -> &'a [pg_sys::Trigge
     }
 }
 
-/// Whether it is the row trigger of a tracked table: anyone can give that name to a trigger of his own, with an argument that
-/// says the table were another one.
+/// Whether it is the row trigger of a tracked table, also where somebody has renamed it. Anyone can give its name to a trigger of his
+/// own, with an argument that says the table were another one.
 ///
 /// # Safety
 /// `trigger` is one of a relation.
 pub unsafe fn is_row_trigger(trigger: &pg_sys::Trigger) -> bool {
-    is_own(trigger, ROW_TRIGGER.to_bytes(), c"record_change")
+    is_own(trigger, c"record_change")
 }
 
 /// The same for the statement trigger.
@@ -179,7 +182,7 @@ pub unsafe fn is_row_trigger(trigger: &pg_sys::Trigger) -> bool {
 /// # Safety
 /// As for [`is_row_trigger`].
 pub unsafe fn is_truncate_trigger(trigger: &pg_sys::Trigger) -> bool {
-    is_own(trigger, TRUNCATE_TRIGGER.as_bytes(), c"record_truncate")
+    is_own(trigger, c"record_truncate")
 }
 
 /// Whether the relation has the statement trigger.
@@ -190,10 +193,7 @@ pub unsafe fn has_truncate_trigger(relation: pg_sys::Relation) -> bool {
     triggers_of(relation).iter().any(|trigger| is_truncate_trigger(trigger))
 }
 
-unsafe fn is_own(trigger: &pg_sys::Trigger, name: &[u8], function: &CStr) -> bool {
-    if CStr::from_ptr(trigger.tgname).to_bytes() != name {
-        return false;
-    }
+unsafe fn is_own(trigger: &pg_sys::Trigger, function: &CStr) -> bool {
     // Nobody but track() may use these functions for triggers.
     let called = pg_sys::get_func_name(trigger.tgfoid);
     let is_ours = schema::find() == Some(pg_sys::get_func_namespace(trigger.tgfoid));

@@ -5,6 +5,17 @@ use crate::postgres::errors::Failure;
 use crate::postgres::tables::Table;
 use pgrx::{pg_sys, PgSqlErrorCode};
 
+/// Whether the user could name the table in a query: without that, a privilege on it is of no use.
+unsafe fn reaches(target: pg_sys::Oid, user: pg_sys::Oid) -> bool {
+    let schema = pg_sys::get_rel_namespace(target);
+    #[cfg(any(feature = "pg14", feature = "pg15"))]
+    let checked = pg_sys::pg_namespace_aclcheck(schema, user, pg_sys::ACL_USAGE as pg_sys::AclMode);
+    #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+    let checked =
+        pg_sys::object_aclcheck(pg_sys::NamespaceRelationId, schema, user, pg_sys::ACL_USAGE as pg_sys::AclMode);
+    checked == pg_sys::AclResult::ACLCHECK_OK
+}
+
 /// What check_enable_rls() says where policies apply.
 const RLS_ENABLED: i32 = pg_sys::CheckEnableRlsResult::RLS_ENABLED as i32;
 
@@ -51,7 +62,7 @@ fn check_reader_of(target: pg_sys::Oid, user: pg_sys::Oid) -> Result<(), Failure
         let is_auditor = auditor != pg_sys::InvalidOid && pg_sys::has_privs_of_role(user, auditor);
         let selects = || pg_sys::pg_class_aclcheck(target, user, pg_sys::ACL_SELECT as pg_sys::AclMode);
         // Row security would have to be asked of rows that are not there any more.
-        is_auditor || (selects() == pg_sys::AclResult::ACLCHECK_OK && sees_all(target, user))
+        is_auditor || (selects() == pg_sys::AclResult::ACLCHECK_OK && reaches(target, user) && sees_all(target, user))
     };
     match may {
         true => Ok(()),

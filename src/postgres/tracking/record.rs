@@ -16,11 +16,19 @@ use crate::postgres::entries::{self, RowEntry};
 use crate::postgres::errorless;
 use crate::postgres::errors::{or_raise, Failure};
 use crate::postgres::tables::{self, Row, Table};
-use crate::postgres::triggers::{trigger_data, version_1_function};
+use crate::postgres::triggers::{trigger_data, version_1_function, Declared};
 use pgrx::{pg_guard, pg_sys, PgSqlErrorCode};
 
 version_1_function!(pg_finfo_ledger_record_change);
 version_1_function!(pg_finfo_ledger_record_truncate);
+
+const ROW_CHANGE: Declared = Declared {
+    is_before: false,
+    is_for_each_row: true,
+    events: &[pg_sys::TRIGGER_EVENT_INSERT, pg_sys::TRIGGER_EVENT_UPDATE, pg_sys::TRIGGER_EVENT_DELETE],
+};
+const TRUNCATION: Declared =
+    Declared { is_before: true, is_for_each_row: false, events: &[pg_sys::TRIGGER_EVENT_TRUNCATE] };
 
 /// AFTER INSERT OR UPDATE OR DELETE, for each row.
 #[no_mangle]
@@ -28,7 +36,7 @@ version_1_function!(pg_finfo_ledger_record_truncate);
 #[doc(hidden)]
 pub unsafe extern "C-unwind" fn ledger_record_change(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
     use pg_sys::{TRIGGER_EVENT_DELETE, TRIGGER_EVENT_INSERT, TRIGGER_EVENT_OPMASK, TRIGGER_EVENT_UPDATE};
-    let data = trigger_data(fcinfo);
+    let data = trigger_data(fcinfo, &ROW_CHANGE);
     or_raise(require_row_trigger(&*data.tg_trigger));
     let table = Table::of_trigger(data);
     let plan = or_raise(plan::of(&table, || Options::of_trigger(&*data.tg_trigger)));
@@ -61,7 +69,7 @@ unsafe fn deleting_command(header: pg_sys::HeapTupleHeader) -> pg_sys::CommandId
 #[pg_guard]
 #[doc(hidden)]
 pub unsafe extern "C-unwind" fn ledger_record_truncate(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
-    let data = trigger_data(fcinfo);
+    let data = trigger_data(fcinfo, &TRUNCATION);
     let table = Table::of_trigger(data);
     let plan = or_raise(plan::of(&table, || Options::of_trigger(&*data.tg_trigger)));
     or_raise(match plan.is_partition {

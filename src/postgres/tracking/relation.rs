@@ -110,10 +110,7 @@ pub fn position_of(table: &Table, name: &str) -> Option<usize> {
 
 /// # Safety
 /// The descriptor has that attribute, and outlives the result.
-pub(super) unsafe fn attribute<'a>(
-    descriptor: pg_sys::TupleDesc,
-    position: usize,
-) -> &'a pg_sys::FormData_pg_attribute {
+pub unsafe fn attribute<'a>(descriptor: pg_sys::TupleDesc, position: usize) -> &'a pg_sys::FormData_pg_attribute {
     // From Postgres 18 the attributes stand behind their compact forms (TupleDescAttr() in access/tupdesc.h).
     #[cfg(feature = "pg18")]
     return &*(*descriptor)
