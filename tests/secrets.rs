@@ -276,6 +276,22 @@ fn a_key_id_that_was_given_another_secret_is_in_the_log_before_anybody_verifies(
     assert!(!cluster.log().contains("secret of many bytes"), "the log shows a secret");
 }
 
+/// Where many entries were pending, the newest is on the first page again, of those that sealing has emptied.
+#[test]
+fn a_secret_that_was_changed_right_after_a_rotation_is_in_the_log() {
+    let (cluster, mut client, path) = start_with_file(&format!("one:{OLD}\n"));
+    record_many(&mut client, 900);
+    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
+    wait_for(&mut client, "(SELECT count(*) = 0 FROM ledger.entries_pending)");
+    client.batch_execute("VACUUM ledger.entries_pending").unwrap();
+    write_secrets(&path, &format!("two:{NEW}\none:{OLD}\n"), 0o600);
+    reload(&mut client);
+    record(&mut client);
+    write_secrets(&path, &format!("two:{NEW} and more\none:{OLD}\n"), 0o600);
+    reload(&mut client);
+    wait_until("the log says so after a reload", PATIENCE, || complaints(&cluster, "two") == 1);
+}
+
 #[test]
 fn a_key_id_that_was_taken_away_is_in_the_log_before_anybody_verifies() {
     let (cluster, mut client, path) = start_with_file(&format!("one:{OLD}\n"));

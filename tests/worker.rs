@@ -342,6 +342,54 @@ fn a_clean_shutdown_does_not_wait_for_the_workers() {
     let since = Instant::now();
     cluster.stop(Stop::Fast);
     assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
+    // Who watches the log for such is called by no regular stop. (The worker may have been at something.)
+    for idle in ["launcher", "writer"] {
+        let fatal = format!("FATAL:  terminating background worker \"pg_notary {idle}\"");
+        assert!(!cluster.log().contains(&fatal), "{}", cluster.log());
+    }
+}
+
+#[test]
+fn who_records_waits_for_the_worker_that_comes_after_one_that_was_told_to_end() {
+    let (cluster, mut client) = start(Options::new());
+    for _ in 0..8 {
+        record(&mut client);
+        let worker = worker_pid(&mut client);
+        client.execute("SELECT pg_terminate_backend($1)", &[&(worker as i32)]).unwrap();
+        wait_for(&mut client, &format!("NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = {worker})"));
+    }
+    record(&mut client);
+    assert!(!cluster.log().contains("could not lock mirror file"), "{}", cluster.log());
+    assert_intact(&mut client);
+}
+
+/// Nothing tells the launcher of either, and what is recorded in mode async wakes it no more.
+#[test]
+fn a_database_that_had_no_worker_at_the_start_gets_one_once_it_can_have_one() {
+    let (cluster, mut client) =
+        start(Options::new().conf("ledger.mirror_mode = async").conf("ledger.block_interval = 1s"));
+    for (name, closed, open) in [
+        ("closed", "ALLOW_CONNECTIONS false", "ALLOW_CONNECTIONS true"),
+        ("copied", "IS_TEMPLATE true", "IS_TEMPLATE false"),
+    ] {
+        client.batch_execute(&format!("CREATE DATABASE {name}")).unwrap();
+        let mut other = cluster.connect(name);
+        other.batch_execute("CREATE EXTENSION pg_notary").unwrap();
+        record(&mut other);
+        client.batch_execute(&format!("ALTER DATABASE {name} {closed}")).unwrap();
+        drop(other);
+        drop(client);
+        cluster.restart(Stop::Fast);
+        client = cluster.connect("postgres");
+        wait_until_attached(&mut client);
+        client.batch_execute(&format!("ALTER DATABASE {name} {open}")).unwrap();
+        let mut other = cluster.connect(name);
+        record(&mut other);
+        wait_until("it has a worker", Duration::from_secs(60), || {
+            is_true(&mut other, "(SELECT state = 'attached' FROM ledger.mirror_status)")
+        });
+        wait_until_sealed(&mut other);
+    }
 }
 
 // ---- commands that need a database for themselves -------------------------------------------------------------------------

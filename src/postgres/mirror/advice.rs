@@ -48,7 +48,7 @@ fn next(cause: &str) -> String {
         return ", and nothing is before the file is there again. Mount its file system, put it back with its .state file, or set ledger.mirror_directory to where it is; recording then goes on by itself. If it was deleted, do not restart the server before you have copied it from /proc/PID/fd of the process \"pg_notary writer\".".to_owned();
     }
     if cause.contains("max_worker_processes") {
-        return ". If the server's log says that no worker could be registered, raise max_worker_processes and restart the server.".to_owned();
+        return ". If the server's log says that no worker could be registered, raise max_worker_processes and restart the server. A template has no worker, as it could not be copied then: ALTER DATABASE ... IS_TEMPLATE false.".to_owned();
     }
     // Said of the ledger's processes, and not of the file: nothing is to be repaired.
     if cause.starts_with("The ") && !cause.contains("does not run") {

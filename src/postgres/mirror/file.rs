@@ -4,9 +4,10 @@ use super::last_change::Look;
 use super::shared::{FileIdentity, LastChange};
 use crate::postgres::errors::cause;
 use crate::postgres::faults;
+use std::cell::Cell;
 use std::fs::{DirBuilder, File, Metadata, OpenOptions};
 use std::io::{ErrorKind, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use uuid::Uuid;
@@ -140,10 +141,16 @@ mod file_system {
     }
 }
 
+thread_local! {
+    /// The file that this process has locked last.
+    static LOCKED: Cell<Option<RawFd>> = const { Cell::new(None) };
+}
+
 /// Takes the lock that keeps a second server away; it is held as long as the file stays open.
 pub fn lock(file: &File, path: &Path) -> Result<(), Trouble> {
     // SAFETY: flock on a descriptor that `file` keeps open.
     if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
+        LOCKED.set(Some(file.as_raw_fd()));
         return Ok(());
     }
     let error = std::io::Error::last_os_error();
@@ -153,6 +160,14 @@ pub fn lock(file: &File, path: &Path) -> Result<(), Trouble> {
         _ => cause(&error),
     };
     Err(Trouble::lasting(format!("could not lock mirror file \"{}\": {why}", path.display())))
+}
+
+/// Gives the lock back, as this process ends: the worker that comes next may be there before the file is closed.
+pub fn unlock_at_exit() {
+    if let Some(locked) = LOCKED.take() {
+        // SAFETY: a plain system call. To whatever else may have that number by now it does nothing.
+        unsafe { libc::flock(locked, libc::LOCK_UN) };
+    }
 }
 
 pub fn identity(metadata: &Metadata, generation: u64) -> FileIdentity {

@@ -12,6 +12,7 @@ use crate::postgres::ids;
 use crate::postgres::log_state;
 use crate::postgres::mirror::append::Mirror;
 use crate::postgres::mirror::block_lines::SealedBlocks;
+use crate::postgres::mirror::file;
 use crate::postgres::mirror::prepared;
 use crate::postgres::mirror::remembered::{database_name, Remembered};
 use crate::postgres::mirror::requests;
@@ -113,6 +114,7 @@ unsafe extern "C-unwind" fn leave(_code: i32, slot: pg_sys::Datum) {
         return;
     }
     slot.mirror.close(shared, slot);
+    file::unlock_at_exit();
     slot.worker.retire();
     slot.set_worker_state(WorkerState::Wanted);
     shared.launcher.wake();

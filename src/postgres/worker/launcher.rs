@@ -15,6 +15,8 @@ const RESTART_INTERVAL: Duration = Duration::from_secs(1);
 const SETTLE_DEADLINE: Duration = Duration::from_secs(10);
 /// Waiting time when no worker could be registered.
 const RETRY_MS: i64 = 5_000;
+/// How often all databases are looked at: nothing says when one is opened to connections, or is no template any more.
+const RESCAN_INTERVAL: Duration = Duration::from_secs(30);
 /// How often the log says that a database has no worker: its users are sent there, and may look for it days later.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(600);
 
@@ -42,13 +44,18 @@ pub unsafe extern "C-unwind" fn pg_notary_launcher_main(_arg: pg_sys::Datum) {
     let mut launcher =
         Launcher { shared, last_start: HashMap::new(), looked_at: Vec::new(), complained: HashMap::new() };
     let mut secrets = secrets::Watch::default();
+    let mut rescanned = Instant::now();
     loop {
         // What cannot be used, the workers say.
         if let Ok(Some(keyring)) = secrets.look() {
             secrets::warn_if_short(&keyring);
         }
         let wait = launcher.run_once();
-        super::sleep(wait);
+        super::sleep(shortest(wait, Some(RESCAN_INTERVAL.as_millis() as i64)));
+        if rescanned.elapsed() >= RESCAN_INTERVAL {
+            rescanned = Instant::now();
+            shared.rescan.store(true, Ordering::Release);
+        }
     }
 }
 
@@ -66,7 +73,7 @@ impl Launcher {
     /// Starts what is to be started; returns how long to sleep at most.
     fn run_once(&mut self) -> Option<i64> {
         if self.shared.rescan.swap(false, Ordering::AcqRel) {
-            let databases = connectable_databases();
+            let (databases, _) = databases();
             self.drop_gone(&databases);
             self.looked_at.retain(|database| databases.contains(database));
             for database in databases {
@@ -107,7 +114,13 @@ impl Launcher {
                 return Some((RESTART_INTERVAL - since).as_millis() as i64 + 1);
             }
         }
-        if !connectable_databases().contains(&database) {
+        let (connectable, others) = databases();
+        if !connectable.contains(&database) {
+            if others.contains(&database) {
+                let number = database.to_u32();
+                pgrx::log!("pg_notary has no worker for database {number}: it is a template, or takes no connections");
+            }
+            self.looked_at.retain(|known| *known != database);
             self.shared.release(slot);
             return None;
         }
@@ -199,9 +212,9 @@ fn shortest(a: Option<i64>, b: Option<i64>) -> Option<i64> {
     }
 }
 
-/// The databases one can connect to, templates left out, from the shared catalog.
-fn connectable_databases() -> Vec<pg_sys::Oid> {
-    let mut databases = Vec::new();
+/// The databases that can have a worker, and the others, from the shared catalog. A template must have none: it could not be copied.
+fn databases() -> (Vec<pg_sys::Oid>, Vec<pg_sys::Oid>) {
+    let (mut databases, mut others) = (Vec::new(), Vec::new());
     // SAFETY: a catalog scan in a transaction of its own, as autovacuum's launcher does it.
     unsafe {
         pg_sys::SetCurrentStatementStartTimestamp();
@@ -214,13 +227,14 @@ fn connectable_databases() -> Vec<pg_sys::Oid> {
                 break;
             }
             let database = &*(pg_sys::GETSTRUCT(tuple) as *const pg_sys::FormData_pg_database);
-            if database.datallowconn && !database.datistemplate {
-                databases.push(database.oid);
+            match database.datallowconn && !database.datistemplate {
+                true => databases.push(database.oid),
+                false => others.push(database.oid),
             }
         }
         pg_sys::heap_endscan(scan);
         pg_sys::table_close(relation, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
         pg_sys::CommitTransactionCommand();
     }
-    databases
+    (databases, others)
 }

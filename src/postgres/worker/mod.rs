@@ -72,6 +72,11 @@ pub fn sleep_as(timeout_ms: Option<i64>, wait_event: u32) {
     unsafe {
         pg_sys::WaitLatch(pg_sys::MyLatch, events, timeout_ms.unwrap_or(-1) as _, wait_event);
         pg_sys::ResetLatch(pg_sys::MyLatch);
+        // Told to end while it has nothing to do, as by each stop of the server: that is no FATAL error, as it would be below. With
+        // another code than 1 Postgres would not start it again where only this process was told.
+        if pg_sys::ProcDiePending != 0 {
+            pg_sys::proc_exit(1);
+        }
         check_for_interrupts!();
     }
     reload_if_asked();

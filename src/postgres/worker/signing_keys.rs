@@ -10,6 +10,7 @@ use crate::postgres::errors::Failure;
 use crate::postgres::mirror::remembered;
 use crate::postgres::partitions;
 use crate::postgres::tables::{self, entry_column, RegisteredSnapshot, Row, Table, TableScan};
+use crate::postgres::tracking::relation;
 use pgrx::{check_for_interrupts, pg_sys, PgSqlErrorCode};
 use std::collections::BTreeMap;
 use uuid::Uuid;
@@ -76,7 +77,9 @@ fn look(keyring: &Keyring) -> BTreeMap<String, Found> {
     let mut found = BTreeMap::new();
     let mut left = MOST_PAGES;
     for table in std::iter::once(pending).chain(newest_first).filter_map(open_unless_locked) {
-        for page in sample(table.pages()).take(left) {
+        // Pages of the one that have been emptied are used again, the first before others.
+        let first = if relation::oid(&table) == pending { table.pages().min(NEWEST_PAGES) } else { 0 };
+        for page in (0..first).chain(sample(table.pages()).filter(|page| *page >= first)).take(left) {
             look_at(&table, page, &snapshot, keyring, &mut found);
             left -= 1;
         }
