@@ -4,7 +4,7 @@
 mod common;
 
 use common::ledger::*;
-use common::{give_to_server, wait_until, Cluster, Options};
+use common::{give_to_server, send, wait_until, Cluster, Options};
 use postgres::error::SqlState;
 use postgres::Client;
 use std::fs::{self, Permissions};
@@ -369,4 +369,29 @@ fn blocks_that_never_reached_the_promoted_standby_are_not_forgotten() {
                    WHERE problem = 'block_not_in_database' ORDER BY 1";
     assert_eq!(column(&mut reader, missing), ["3", "4"]);
     assert!(fs::read(file(&mut reader)).unwrap() == content, "the promoted server has written the file");
+}
+
+/// The last second before a failover, of which the state file says nothing yet. Nobody can tell whether they were acknowledged.
+#[test]
+fn lines_that_never_reached_the_promoted_standby_are_not_voided_in_silence() {
+    let (primary, mut client, directory) = start_primary();
+    let standby = in_directory(&directory).standby_of(&primary);
+    let mut reader = standby.connect("postgres");
+    catch_up(&mut client, &mut reader);
+    set(&mut reader, "primary_conninfo", "''");
+    wait_for(&mut reader, "NOT EXISTS (SELECT FROM pg_stat_wal_receiver)");
+    let writer = number(&mut client, "SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_notary writer'") as u32;
+    send(writer, libc::SIGSTOP);
+    let lost = record_many(&mut client, 2);
+    drop(client);
+    primary.kill9_everything();
+    promote(&mut reader);
+    wait_until_attached(&mut reader);
+    standby.wait_for_log("WARNING:  pg_notary voids 2 lines of mirror file");
+    standby.wait_for_log("The file was last written on timeline 1, and this server is on timeline 2");
+    let lines = lines(&file(&mut reader));
+    assert_eq!(voided_ids(&lines), lost);
+    assert_eq!(of_type(&lines, "void")[0]["reason"], "not in the database that was promoted");
+    record(&mut reader);
+    assert_intact(&mut reader);
 }

@@ -89,5 +89,6 @@ pub extern "C-unwind" fn _PG_init() {
         executor_hook::init();
         worker::launcher::init();
         mirror::writer::init();
+        mirror::doubt::init();
     }
 }

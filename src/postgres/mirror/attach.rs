@@ -13,6 +13,7 @@
 
 use super::append::Mirror;
 use super::catch_up::{self, InFile};
+use super::doubt;
 use super::file::{self, Trouble};
 use super::open_lines::OpenLine;
 use super::remembered::{self, Place, Remembered};
@@ -98,15 +99,18 @@ fn try_attach(mirror: &Mirror, how: How) -> Result<Attached, Failure> {
     unsynced::cut_off(mirror, &opened, path).map_err(|trouble| failure(&trouble))?;
     let tail = read(mirror, &opened, path, &remembered, how)?;
     let judged = tail::judge(mirror, path, &tail.open)?;
+    let doubt = doubt::of(mirror, own_state(path, &remembered).as_ref()).filter(|_| !judged.uncommitted.is_empty());
     if how == How::CatchUp && !judged.uncommitted.is_empty() {
         check_only_behind(mirror, path, &remembered)?;
     }
-    if !judged.uncommitted.is_empty() {
-        pgrx::log!(
+    match &doubt {
+        Some(doubt) => doubt.warn(path, judged.uncommitted.len()),
+        None if judged.uncommitted.is_empty() => {}
+        None => pgrx::log!(
             "pg_notary voids {} lines of mirror file \"{}\": the database has no such entries",
             judged.uncommitted.len(),
             path.display()
-        );
+        ),
     }
     if tail.torn > 0 {
         file::cut(&opened, path, tail.end).map_err(|trouble| failure(&trouble))?;
@@ -115,7 +119,7 @@ fn try_attach(mirror: &Mirror, how: How) -> Result<Attached, Failure> {
     let attachment = mirror.shared.new_attachment();
     take_over(mirror, &opened, path, &tail, &remembered, attachment).map_err(|trouble| failure(&trouble))?;
 
-    settle::append_void(mirror, &judged.uncommitted, "not committed")?;
+    settle::append_void(mirror, &judged.uncommitted, doubt.map_or("not committed", |doubt| doubt.reason))?;
     let mut in_file = judged.recorded;
     let known = tail.open.iter().map(|line| (line.entry_id, line.range)).collect();
     // First those that are prepared: who is committed meanwhile is then found by the look at what is pending, or has its lines.
@@ -261,11 +265,16 @@ fn is_written_by(state: &State, own: Uuid) -> bool {
     state.attachment == own || died_between
 }
 
+/// What the state file says, if it is this ledger's.
+fn own_state(path: &Path, remembered: &Remembered) -> Option<State> {
+    State::read(path).filter(|state| state.ledger_id == remembered.ledger_id)
+}
+
 fn read(mirror: &Mirror, file: &File, path: &Path, remembered: &Remembered, how: How) -> Result<Tail, Failure> {
     let metadata = file.metadata().map_err(|error| failure(&Trouble::passing("examine", path, error)))?;
     tail::check_header(file, path, remembered)?;
     let size = metadata.len();
-    let state = State::read(path).filter(|state| state.ledger_id == remembered.ledger_id);
+    let state = own_state(path, remembered);
     if let (Some(state), How::Usual) = (&state, how) {
         check_state(mirror, state, path, remembered)?;
     }
@@ -285,7 +294,7 @@ fn read(mirror: &Mirror, file: &File, path: &Path, remembered: &Remembered, how:
 /// Where an administrator has the file caught up, it may be an older copy with the state file of that time. But with lines
 /// that the database does not have it must be the one that this database has written last: they are voided.
 fn check_only_behind(mirror: &Mirror, path: &Path, remembered: &Remembered) -> Result<(), Failure> {
-    match State::read(path).filter(|state| state.ledger_id == remembered.ledger_id) {
+    match own_state(path, remembered) {
         Some(state) => check_state(mirror, &state, path, remembered),
         None => Ok(()),
     }
@@ -392,7 +401,7 @@ fn take_over(
     let state = StateFile::open(path)?;
     let known =
         Known { size: metadata.len(), synced: metadata.len(), inode: metadata.ino(), stamp: FileStamp::of(&metadata) };
-    state_file::write(&state, &ownership, &known, wal, tables::now())
+    state_file::write(&state, &ownership, &known, wal, false)
         .map_err(|error| Trouble::passing("write the state file of", path, error))
 }
 

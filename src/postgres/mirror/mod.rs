@@ -13,6 +13,7 @@
 //! | [`last_change`] | how it is noticed that another program has changed it |
 //! | [`state_file`] | what is noted beside it |
 //! | [`attach`] | opening the file at start, and making it agree with the database |
+//! | [`doubt`] | whether lines that are voided may have been acknowledged |
 //! | [`unsynced`] | what can be read in it and may not be on disk |
 //! | [`tail`], [`open_lines`] | reading what is not settled in it |
 //! | [`remembered`], [`settled`] | how far the database knows it to agree |
@@ -28,6 +29,7 @@ pub mod append;
 pub mod attach;
 pub mod block_lines;
 pub mod catch_up;
+pub mod doubt;
 pub mod file;
 pub mod last_change;
 pub mod lead;

@@ -6,10 +6,10 @@
 
 use super::file::Trouble;
 use super::shared::{FileStamp, Ownership};
-use crate::ledger::record::Timestamp;
 use crate::ledger::wal::{self, WalPosition};
 use crate::postgres::errors::cause;
 use crate::postgres::regular_file;
+use crate::postgres::tables;
 use pgrx::pg_sys;
 use serde_json::{json, Value};
 use std::fs::{File, OpenOptions};
@@ -77,6 +77,8 @@ pub struct State {
     pub synced: u64,
     pub inode: u64,
     pub stamp: FileStamp,
+    /// It was written at a regular stop, and nothing was to the file since.
+    pub is_closed: bool,
     system_identifier: u64,
     wal: WalPosition,
 }
@@ -101,6 +103,8 @@ impl State {
             synced: value["synced"].as_u64()?,
             inode: value["inode"].as_u64()?,
             stamp: FileStamp { modified: value["modified"].as_i64()?, changed: value["changed"].as_i64()? },
+            // Those of earlier versions do not say.
+            is_closed: value["is_closed"].as_bool().unwrap_or(true),
             system_identifier: value["system_identifier"].as_u64()?,
             wal: WalPosition {
                 timeline: value["timeline"].as_u64()?.try_into().ok()?,
@@ -114,11 +118,20 @@ impl State {
         (self.size, self.inode, self.stamp) == (metadata.len(), metadata.ino(), FileStamp::of(metadata))
     }
 
+    pub fn is_of_this_cluster(&self) -> bool {
+        self.system_identifier == system_identifier()
+    }
+
+    /// On which the server was that wrote the file.
+    pub fn timeline(&self) -> u32 {
+        self.wal.timeline
+    }
+
     /// Why the database cannot be the one that wrote the file last, going by the WAL that it started with.
     pub fn missing_wal(&self, recovered_to: u64, data_directory: &Path) -> Option<String> {
         let now = WalPosition { timeline: flushed_wal().timeline, location: recovered_to };
         // pg_upgrade makes a new WAL, with which nothing can be compared.
-        if self.system_identifier != system_identifier() {
+        if !self.is_of_this_cluster() {
             return None;
         }
         let history = match now.timeline == self.wal.timeline {
@@ -146,13 +159,13 @@ pub struct Known {
 }
 
 /// Writes the state. It is short enough for one page, so it is torn only with the file system. `wal` is from before what is
-/// `known`.
+/// `known`. `is_closed` is whether this is for the last time.
 pub fn write(
     state: &StateFile,
     ownership: &Ownership,
     known: &Known,
     wal: WalPosition,
-    now: Timestamp,
+    is_closed: bool,
 ) -> std::io::Result<()> {
     let mut text = json!({
         "ledger_id": Uuid::from_bytes(ownership.ledger_id).to_string(),
@@ -167,7 +180,8 @@ pub fn write(
         "system_identifier": system_identifier(),
         "timeline": wal.timeline,
         "wal_location": wal.location,
-        "written_at": now.to_string(),
+        "is_closed": is_closed,
+        "written_at": tables::now().to_string(),
     })
     .to_string();
     text.push('\n');

@@ -9,7 +9,6 @@ use super::round::{Done, Failed, Round};
 use super::shared::{Attachment, FileIdentity, FileStamp, Unsynced};
 use super::state_file::{self, Known, StateFile};
 use crate::postgres::shared::{shared, DatabaseSlot, Shared};
-use crate::postgres::tables;
 use crate::postgres::wait_events;
 use crate::postgres::worker;
 use pgrx::bgworkers::{BackgroundWorkerBuilder, BgWorkerStartTime};
@@ -136,7 +135,7 @@ impl OpenFiles {
             // Nothing is left to sync, or whoever is at the file now has been told.
             open.sync_at = open.sync_at.filter(|_| !sync_due);
             if state_due {
-                open.write_state(shared, slot, &[Attachment::Attached]);
+                open.write_state(shared, slot, false);
             }
         }
         false
@@ -182,7 +181,7 @@ impl OpenFiles {
             if let Some(open) = self.0.get_mut(&slot.database()) {
                 // The worker may have left before.
                 if open.sync_all(shared, slot).is_ok() {
-                    open.write_state(shared, slot, &[Attachment::Attached, Attachment::Detached]);
+                    open.write_state(shared, slot, true);
                 }
             }
         }
@@ -272,7 +271,8 @@ impl OpenFile {
     }
 
     /// Notes beside the file what it is and how far the database was when it was written.
-    fn write_state(&mut self, shared: &Shared, slot: &DatabaseSlot, when: &[Attachment]) {
+    /// At the end the worker may have left the file before.
+    fn write_state(&mut self, shared: &Shared, slot: &DatabaseSlot, is_last: bool) {
         self.state_at = None;
         let wal = state_file::flushed_wal();
         // Not with the lock held: nobody could wait for a file that hangs. Where somebody else has been at it, it is not as it is
@@ -294,10 +294,14 @@ impl OpenFile {
         if attachment == Some(Attachment::Repairing) {
             self.state_at = Some(Instant::now() + STATE_DELAY);
         }
-        let is_due = attachment.is_some_and(|attachment| when.contains(&attachment));
+        let is_due = match attachment {
+            Some(Attachment::Attached) => true,
+            Some(Attachment::Detached) => is_last,
+            _ => false,
+        };
         if let (Some(state), true) = (&self.state, is_due) {
             // It only helps to notice what must not be; a file that cannot take it is not in the way of recording.
-            state_file::write(state, &ownership, &known, wal, tables::now()).ok();
+            state_file::write(state, &ownership, &known, wal, is_last).ok();
         }
     }
 

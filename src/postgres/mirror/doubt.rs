@@ -1,0 +1,71 @@
+//! Whether lines that are about to be voided may be of transactions that somebody was told had committed. After a crash of this server
+//! they are not: what it had acknowledged it has. A server that has been promoted may lack the last that its primary had, and one whose
+//! WAL was reset all that was not in the tables yet. By then the file alone tells of it, and voiding must not pass for nothing.
+
+use super::append::Mirror;
+use super::state_file::{self, State};
+use crate::postgres::errors::Failure;
+use once_cell::sync::OnceCell;
+use pgrx::PgSqlErrorCode;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+/// In `global/pg_control` (`ControlFileData` in catalog/pg_control.h): where the state of the server stands, and that of one which was
+/// shut down.
+const STATE_AT: u64 = 16;
+const SHUT_DOWN: i32 = 1;
+
+/// Whether the server that starts was shut down. The postmaster asks before it begins, and later nobody can tell.
+static WAS_SHUT_DOWN: OnceCell<bool> = OnceCell::new();
+
+pub fn init() {
+    WAS_SHUT_DOWN.get_or_init(|| {
+        let mut state = [0; 4];
+        // The postmaster is in the data directory.
+        let control = std::fs::File::open("global/pg_control");
+        let is_read = control.and_then(|control| control.read_exact_at(&mut state, STATE_AT)).is_ok();
+        is_read && i32::from_ne_bytes(state) == SHUT_DOWN
+    });
+}
+
+/// Why it is not sure that such lines were never acknowledged.
+pub struct Doubt {
+    /// As it stands in the void lines.
+    pub reason: &'static str,
+    why: String,
+}
+
+/// `state` is what the state file said before this server has written it. `None` once this server has had the file open.
+pub fn of(mirror: &Mirror, state: Option<&State>) -> Option<Doubt> {
+    let state = state.filter(|state| state.is_of_this_cluster())?;
+    if mirror.lock().was_attached {
+        return None;
+    }
+    let (then, now) = (state.timeline(), state_file::flushed_wal().timeline);
+    if then != now {
+        let why = format!("The file was last written on timeline {then}, and this server is on timeline {now}: it was promoted since.");
+        return Some(Doubt { reason: "not in the database that was promoted", why });
+    }
+    if state.is_closed || WAS_SHUT_DOWN.get() != Some(&true) {
+        return None;
+    }
+    let why = "The file was not closed, and this server has started as after a regular stop: its WAL was reset (pg_resetwal), or it ran without pg_notary meanwhile.";
+    Some(Doubt { reason: "not in the database, which has not recovered from the crash", why: why.to_owned() })
+}
+
+impl Doubt {
+    pub fn warn(&self, path: &Path, lines: usize) {
+        let Doubt { reason, why } = self;
+        let message = format!(
+            "pg_notary voids {lines} lines of mirror file \"{}\" that this database does not have",
+            path.display()
+        );
+        Failure::new(PgSqlErrorCode::ERRCODE_DATA_CORRUPTED, message)
+            .detail(format!(
+                "{why} Transactions that were acknowledged before may be among them: then the database has lost them, and these lines \
+                 are what is left."
+            ))
+            .hint(format!("The void lines with the reason \"{reason}\" name them. Ask the old server, or the application, before either is gone."))
+            .warn();
+    }
+}
