@@ -223,6 +223,57 @@ fn a_column_that_is_left_out_from_now_on_may_change() {
     }
 }
 
+/// Values whose text another modifier of the same type changes: the entry is as good as it was, and says nothing of them any more.
+#[test]
+fn another_modifier_of_a_columns_type_is_another_type() {
+    for keep_image in [false, true] {
+        let (_cluster, mut client) = start(Options::new());
+        let table = format!(
+            "CREATE TABLE sums (id int PRIMARY KEY, n numeric(30,4), c char(5), at timestamp, note text);
+             SELECT ledger.track('sums', keep_image => {keep_image});
+             INSERT INTO sums VALUES (1, 1234567890123456.5, 'a', '2026-01-01 12:00:00.5', 'x')"
+        );
+        client.batch_execute(&table).unwrap();
+        for column in ["n TYPE numeric(30,10)", "c TYPE char(8)", "at TYPE timestamp(0)"] {
+            client.batch_execute(&format!("ALTER TABLE sums ALTER {column}")).unwrap();
+            assert_eq!(problems(&mut client, "sums"), ["{\"id\": 1} unverifiable"], "{column}");
+            client.batch_execute("UPDATE sums SET note = note").unwrap();
+            assert_clean(&mut client, "sums");
+        }
+        client.batch_execute("ALTER TABLE sums ALTER n TYPE numeric(31,10)").unwrap();
+        assert_clean(&mut client, "sums");
+    }
+}
+
+/// pg_dump leaves no gaps between the columns.
+#[test]
+fn a_restored_table_that_had_a_dropped_column_is_compared_by_its_columns_names() {
+    let (cluster, mut client) = start(Options::new());
+    client
+        .batch_execute(
+            "CREATE TABLE kept (gone int, id int PRIMARY KEY, a text, b text); ALTER TABLE kept DROP COLUMN gone;
+             SELECT ledger.track('kept'); INSERT INTO kept VALUES (1, 'a', 'b'), (2, 'c', 'd')",
+        )
+        .unwrap();
+    seal(&mut client);
+    let export = cluster.data_dir().join("export.jsonl");
+    client.batch_execute(&format!("COPY ledger.entries TO '{}' WITH (FORMAT jsonl)", export.display())).unwrap();
+    client.batch_execute("CREATE DATABASE other").unwrap();
+    let dump = cluster.data_dir().join("dump");
+    cluster.run("pg_dump", &["-Fc", "-f", dump.to_str().unwrap(), "postgres"]);
+    cluster.run("pg_restore", &["-d", "other", dump.to_str().unwrap()]);
+    let mut other = cluster.connect("other");
+    other.batch_execute(&format!("COPY ledger.entries FROM '{}' WITH (FORMAT jsonl)", export.display())).unwrap();
+    assert_eq!(value(&mut other, "SELECT max(attnum) FROM pg_attribute WHERE attrelid = 'kept'::regclass"), "3");
+    assert_clean(&mut other, "kept");
+    other.batch_execute("SELECT ledger.verified(k) FROM kept k; ALTER TABLE kept DISABLE TRIGGER ALL").unwrap();
+    other.batch_execute("UPDATE kept SET a = 'z' WHERE id = 1").unwrap();
+    assert_eq!(problems(&mut other, "kept"), ["{\"id\": 1} modified"]);
+    // A column that was added again is another one.
+    client.batch_execute("ALTER TABLE kept DROP COLUMN b; ALTER TABLE kept ADD COLUMN b text").unwrap();
+    assert_eq!(problems(&mut client, "kept"), ["{\"id\": 1} unverifiable", "{\"id\": 2} unverifiable"]);
+}
+
 /// Unless an entry says that tracking has ended, a table that was tracked is to be there, and tracked.
 #[test]
 fn a_tracked_table_does_not_vanish_without_a_record() {

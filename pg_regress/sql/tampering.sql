@@ -57,6 +57,9 @@ SELECT * FROM tamper('UPDATE ledger.entries_sealed_1 SET created_at = ''infinity
 SELECT * FROM tamper('UPDATE ledger.entries_sealed_1 SET id = ''00000000-0000-0000-0000-000000000099'' WHERE leaf_index = 4');
 SELECT * FROM tamper('UPDATE ledger.entries_sealed_1 SET block_number = 1 WHERE leaf_index = 4');
 SELECT * FROM tamper('UPDATE ledger.entries_sealed_1 SET leaf_index = 100 WHERE leaf_index = 4');
+-- Nodes that the tree has not come to, and another row of what sealing goes on from.
+SELECT * FROM tamper('INSERT INTO ledger.log_nodes VALUES (8, 0, sha256(''x'')), (1, 0, sha256(''y''))');
+SELECT * FROM tamper('INSERT INTO ledger.log_state SELECT * FROM ledger.log_state');
 -- The data with a new signature of the right key is a lie all the same.
 SELECT * FROM tamper('UPDATE ledger.entries_sealed_1 SET data_hash = ledger.hash_data(''0''), signature = ledger.create_signature(ledger.hash_data(''0'')) WHERE leaf_index = 4');
 -- In the first block: what comes after it is not blamed.

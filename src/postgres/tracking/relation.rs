@@ -67,18 +67,27 @@ impl TableColumn {
         self.number as usize - 1
     }
 
-    /// Its type as SQL, with the modifier, as `numeric(10,2)`; that of a domain is the type it is a domain of.
-    pub fn base_type(&self) -> String {
-        let flags = pg_sys::FORMAT_TYPE_TYPEMOD_GIVEN | pg_sys::FORMAT_TYPE_FORCE_QUALIFY;
-        let mut modifier = self.type_modifier;
-        // SAFETY: catalog look-ups; the result is a palloc'd string.
-        let text = unsafe {
-            let base = pg_sys::getBaseTypeAndTypmod(self.type_oid, &mut modifier);
-            pg_sys::format_type_extended(base, modifier, flags as pg_sys::bits16)
-        };
-        // SAFETY: as above.
-        unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
+    /// Its type as SQL, with the modifier, as `pg_catalog.numeric(10,2)`, whatever the search_path: with another one, values that
+    /// nobody has touched can have another text.
+    pub fn own_type(&self) -> String {
+        type_with_modifier(self.type_oid, self.type_modifier)
     }
+
+    /// The same; that of a domain is the type it is a domain of.
+    pub fn base_type(&self) -> String {
+        let mut modifier = self.type_modifier;
+        // SAFETY: a catalog look-up.
+        let base = unsafe { pg_sys::getBaseTypeAndTypmod(self.type_oid, &mut modifier) };
+        type_with_modifier(base, modifier)
+    }
+}
+
+fn type_with_modifier(type_oid: pg_sys::Oid, modifier: i32) -> String {
+    let flags = pg_sys::FORMAT_TYPE_TYPEMOD_GIVEN | pg_sys::FORMAT_TYPE_FORCE_QUALIFY;
+    // SAFETY: a catalog look-up; the result is a palloc'd string.
+    unsafe { CStr::from_ptr(pg_sys::format_type_extended(type_oid, modifier, flags as pg_sys::bits16)) }
+        .to_string_lossy()
+        .into_owned()
 }
 
 pub fn live_columns(table: &Table) -> Vec<TableColumn> {

@@ -49,9 +49,8 @@ pub fn renamed(key: &str, shape: &str, table: &Table) -> Result<String, Failure>
     let Some(shape) = Shape::find(shape) else { return Ok(key.to_owned()) };
     let live = relation::live_columns(table);
     let mut json = vec![b'{'];
-    for column in &shape.columns {
+    for (column, now) in shape.columns_in(&live) {
         let Some(value) = member(key, &json_name(&column.name)) else { continue };
-        let now = live.iter().find(|now| now.number == column.number);
         if json.len() > 1 {
             json.extend_from_slice(b", ");
         }

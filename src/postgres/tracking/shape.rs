@@ -3,7 +3,7 @@
 //!
 //! A shape's id is the beginning of its hash. So `ledger.table_shapes`, where it is looked up, need not be believed.
 
-use super::relation::{self, TableColumn};
+use super::relation::TableColumn;
 use crate::ledger::{canonical_json, sha256_hex};
 use crate::postgres::entries::{self, RowEntry};
 use crate::postgres::errors::Failure;
@@ -38,11 +38,7 @@ const ID_DIGITS: usize = 32;
 impl Shape {
     pub fn of(columns: impl Iterator<Item = TableColumn>) -> Result<Shape, Failure> {
         let columns: Vec<ShapeColumn> = columns
-            .map(|column| ShapeColumn {
-                number: column.number,
-                type_name: relation::type_name(column.type_oid),
-                name: column.name,
-            })
+            .map(|column| ShapeColumn { number: column.number, type_name: column.own_type(), name: column.name })
             .collect();
         let members: Vec<Value> = columns
             .iter()
@@ -69,6 +65,28 @@ impl Shape {
             .collect();
         let shape = Shape { id: id_of(&text), columns: columns?, text, is_recorded: Cell::new(true) };
         (shape.id == id).then_some(shape)
+    }
+
+    /// Its columns, each with the one of the table that it is now. That has its number, whatever its name is; in a table that was
+    /// restored from a dump columns have lower numbers if one had been dropped before, and then their names tell. (One of that name with a
+    /// higher number has been added since.)
+    pub fn columns_in<'a>(&'a self, live: &'a [TableColumn]) -> Vec<(&'a ShapeColumn, Option<&'a TableColumn>)> {
+        let matched = |is_same: fn(&ShapeColumn, &TableColumn) -> bool| -> Vec<(&ShapeColumn, Option<&TableColumn>)> {
+            self.columns.iter().map(|column| (column, live.iter().find(|now| is_same(column, now)))).collect()
+        };
+        let is_whole = |found: &[(&ShapeColumn, Option<&TableColumn>)]| {
+            found.iter().all(|(column, now)| now.is_some_and(|now| now.own_type() == column.type_name))
+        };
+        let by_number = matched(|column, now| now.number == column.number);
+        if is_whole(&by_number) {
+            return by_number;
+        }
+        let by_name = matched(|column, now| now.name == column.name && now.number <= column.number);
+        if is_whole(&by_name) {
+            by_name
+        } else {
+            by_number
+        }
     }
 
     /// Makes sure that the shape is in the ledger. Two transactions may both record a new one; neither waits.

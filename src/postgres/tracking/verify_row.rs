@@ -109,14 +109,13 @@ impl OlderShape {
     fn of(shape: &Shape, root: &Table, table: &Table) -> Result<OlderShape, Failure> {
         let (in_root, in_table) = (relation::live_columns(root), relation::live_columns(table));
         let (mut columns, mut dropped, mut retyped) = (Vec::new(), Vec::new(), Vec::new());
-        for column in &shape.columns {
-            let now = in_root.iter().find(|now| now.number == column.number);
+        for (column, now) in shape.columns_in(&in_root) {
             let now: Option<&TableColumn> = now.and_then(|now| in_table.iter().find(|own| own.name == now.name));
             let Some(now) = now else {
                 dropped.push(column.name.clone());
                 continue;
             };
-            if relation::type_name(now.type_oid) != column.type_name {
+            if now.own_type() != column.type_name {
                 retyped.push(column.name.clone());
             }
             columns.push(Column::new(&column.name, now.position(), now.type_oid)?);

@@ -328,14 +328,31 @@ impl<'a> SideBySide<'a> {
     fn check_log_state(&mut self) {
         let Some(tree) = self.chain.tree() else { return };
         let expected = to_hex(&tree.frontier().concat());
+        let size = tree.size() as i64;
         let findings = &mut self.findings;
+        let mut rows = 0;
         let query = "SELECT pg_catalog.encode(frontier, 'hex') FROM ledger.log_state \
                      WHERE NOT EXISTS (SELECT FROM ledger.blocks WHERE block_number > $1)";
         spi::for_each(query, &[self.last_table_block.into()], |row| {
+            rows += 1;
+            if rows > 1 {
+                let detail = "ledger.log_state has more than one row";
+                findings.report(Problem::new(Source::Postgres, ProblemKind::RowMalformed, detail));
+            }
             if row.get::<String>(0).as_deref() != Some(&expected) {
                 let detail = "the frontier in ledger.log_state is not that of the log tree";
                 findings.report(Problem::new(Source::Postgres, ProblemKind::RowMalformed, detail));
             }
+        });
+        // One that the tree has not come to yet would be in the way of sealing.
+        let query = "SELECT level, node_index FROM ledger.log_nodes \
+                     WHERE (level NOT BETWEEN 8 AND 62 OR node_index < 0 OR node_index >= $2 >> level::integer) \
+                       AND NOT EXISTS (SELECT FROM ledger.blocks WHERE block_number > $1) ORDER BY 1, 2 LIMIT 1000";
+        spi::for_each(query, &[self.last_table_block.into(), size.into()], |row| {
+            let (level, index) = (row.get::<i16>(0).unwrap_or_default(), row.get::<i64>(1).unwrap_or_default());
+            let detail =
+                format!("the node of level {level} and index {index} in ledger.log_nodes is none of the log tree");
+            findings.report(Problem::new(Source::Postgres, ProblemKind::TreeNodeMismatch, detail));
         });
     }
 }
