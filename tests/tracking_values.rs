@@ -18,7 +18,7 @@ CREATE TABLE everything (
     b bool, i int2, o oid, f4 float4, f8 float8, n numeric, m money, t text, c char(5), v varchar, name name, "Ünï ""q"" \ x" text,
     raw bytea, d date, ts timestamp, tm time, tmz timetz, span interval, u uuid, j json, jb jsonb, x xml, bits bit(3),
     net inet, mac macaddr, p point, box box, r tstzrange, mr int4multirange, e mood, k pair, s short, rel regclass,
-    ai int[], at2 text[][], af float8[], ak pair[], ae mood[], ats timestamptz[], vec tsvector, l lseg, rp regproc, ar regclass[]
+    ai int[], at2 text[][], af float8[], ak pair[], ae mood[], ats timestamptz[], vec tsvector, l lseg, rp regproc, ar regclass[], ar2 regclass[][]
 );
 CREATE FUNCTION fill(n int) RETURNS void LANGUAGE sql AS $$
     INSERT INTO everything VALUES (n + 0.5, '2024-03-01 12:00:00.123456+02', n % 2 = 0, -3, 4000000000, 0.1::float4, 1e300 / 3,
@@ -28,7 +28,7 @@ CREATE FUNCTION fill(n int) RETURNS void LANGUAGE sql AS $$
         '10.0.0.1/8', '08:00:2b:01:02:03', '(0.1,2)', '((0,0),(1e10,1))', '[2024-01-01, 2024-06-01 12:00+02)', '{[1,3),[5,8)}',
         'sad', ROW('2024-01-01 00:00+00', 'a, b', 0.1, '\xff'), 'short', 'everything', '{1,NULL,3}', '{{a,"b c"},{NULL,"d\"e"}}',
         '{NaN,-Infinity,0.1,-0}', ARRAY[ROW('2024-01-01 00:00+00', '"', 1e-7, '\x01')::pair], '{happy,sad}',
-        '{2024-01-01 00:00+00,infinity}', 'a:1A fat:2', '[(0,0),(1,1)]', 'now', ARRAY['everything'::regclass, 'pg_type']);
+        '{2024-01-01 00:00+00,infinity}', 'a:1A fat:2', '[(0,0),(1,1)]', 'now', ARRAY['everything'::regclass, 'pg_type'], ARRAY[['pg_type'::regclass]]);
     INSERT INTO everything (id, at, f8, n, ai) VALUES (n + 0.25, '-infinity', 'NaN', 'NaN', '[0:1]={1,2}'), (n, 'infinity', '-0', '-0.00', '{}');
 $$;
 SELECT fill(1);

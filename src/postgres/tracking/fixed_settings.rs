@@ -6,6 +6,7 @@ use std::cell::Cell;
 // Of Postgres, and not among pgrx's declarations.
 extern "C" {
     static mut bytea_output: i32;
+    static mut quote_all_identifiers: bool;
 }
 
 /// The settings that change what output functions print, set to fixed values until dropped. Not by the settings' own
@@ -16,6 +17,7 @@ pub struct FixedSettings {
     interval_style: i32,
     float_digits: i32,
     bytea: i32,
+    quotes_all: bool,
     time_zone: *mut pg_sys::pg_tz,
 }
 
@@ -29,6 +31,7 @@ impl FixedSettings {
                 interval_style: pg_sys::IntervalStyle,
                 float_digits: pg_sys::extra_float_digits,
                 bytea: bytea_output,
+                quotes_all: quote_all_identifiers,
                 time_zone: pg_sys::session_timezone,
             };
             pg_sys::DateStyle = pg_sys::USE_ISO_DATES as i32;
@@ -37,6 +40,7 @@ impl FixedSettings {
             pg_sys::extra_float_digits = 1;
             // BYTEA_OUTPUT_HEX, the second of its enum.
             bytea_output = 1;
+            quote_all_identifiers = false;
             pg_sys::session_timezone = gmt();
             saved
         }
@@ -61,6 +65,7 @@ impl Drop for FixedSettings {
             pg_sys::IntervalStyle = self.interval_style;
             pg_sys::extra_float_digits = self.float_digits;
             bytea_output = self.bytea;
+            quote_all_identifiers = self.quotes_all;
             pg_sys::session_timezone = self.time_zone;
         }
     }
