@@ -223,6 +223,36 @@ fn a_column_that_is_left_out_from_now_on_may_change() {
     }
 }
 
+/// Else the one would be recorded in the place of the other, without anybody's notice.
+#[test]
+fn columns_that_exchange_their_names_are_not_recorded_one_for_the_other() {
+    for list in ["columns => '{size}'", "excluded => '{extra,title,body}'"] {
+        let (_cluster, mut client) = start(Options::new());
+        client.batch_execute(NOTES).unwrap();
+        client
+            .batch_execute(&format!("ALTER TABLE notes ADD spare int; SELECT ledger.track('notes', {list})"))
+            .unwrap();
+        let swapped = if list.starts_with("columns") { ("size", "spare") } else { ("extra", "title") };
+        let (one, other) = swapped;
+        client
+            .batch_execute(&format!(
+                "ALTER TABLE notes RENAME {one} TO t; ALTER TABLE notes RENAME {other} TO {one}; ALTER TABLE notes RENAME t TO {other}"
+            ))
+            .unwrap();
+        for write in [format!("UPDATE notes SET {one} = NULL"), format!("UPDATE notes SET {other} = NULL")] {
+            let refused = error(&mut client, &write);
+            assert!(
+                refused.message().ends_with(&format!("names \"{one}\", which is another column by now")),
+                "{refused:?}"
+            );
+        }
+        client.batch_execute(&format!("SELECT ledger.track('notes', {list}); UPDATE notes SET {one} = NULL")).unwrap();
+        client.batch_execute(&format!("UPDATE notes SET {other} = NULL")).unwrap();
+        assert_clean(&mut client, "notes");
+        assert!(all_valid(&mut client));
+    }
+}
+
 /// Values whose text another modifier of the same type changes: the entry is as good as it was, and says nothing of them any more.
 #[test]
 fn another_modifier_of_a_columns_type_is_another_type() {

@@ -7,8 +7,10 @@ use super::errors::Failure;
 use super::settings;
 use super::tables::{self, entry_column, RegisteredSnapshot, Table};
 use super::tracking::relation;
+use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
-use pgrx::{pg_sys, FromDatum, PgSqlErrorCode, Spi};
+use pgrx::{pg_sys, FromDatum, PgSqlErrorCode, PgTryBuilder, Spi};
+use std::panic::AssertUnwindSafe;
 use uuid::Uuid;
 
 /// About how many entries one partition holds: large enough that looking an id up in every partition stays cheap, small
@@ -209,9 +211,14 @@ fn create(from: i64, to: i64) {
         format!("ALTER TABLE ledger.{name} ENABLE ALWAYS TRIGGER refuse_statement"),
         format!("ALTER TABLE ledger.entries_sealed ATTACH PARTITION ledger.{name} FOR VALUES FROM ({from}) TO ({to})"),
     ];
-    for statement in &statements {
-        run(statement);
-    }
+    let make = AssertUnwindSafe(|| statements.iter().for_each(|statement| run(statement)));
+    // A trigger of somebody's may refuse all DDL, say, and knows nothing of the ledger.
+    let refused = |error: CaughtError| {
+        let detail =
+            format!("Sealing was making ledger.{name}, the next partition of ledger.entries_sealed, ahead of need.");
+        Failure::caught(&error).and_detail(&detail).raise()
+    };
+    PgTryBuilder::new(make).catch_others(refused).execute();
 }
 
 fn run(statement: &str) {

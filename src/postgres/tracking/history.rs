@@ -203,6 +203,7 @@ fn tracked_table(row: &Row) -> Option<Tracked> {
         with_signature: row.get(5)?,
         coverage,
         coverage_since: None,
+        named_columns: None,
     };
     Some(Tracked { oid: row.get(0)?, name: row.get(1)?, state: row.get(2)?, options })
 }

@@ -5,7 +5,7 @@ use super::baselines;
 use super::horizon;
 use super::kinds::{self, Obstacle};
 use super::metadata::Metadata;
-use super::options::{self, Coverage, Options, ROW_TRIGGER, TRUNCATE_TRIGGER};
+use super::options::{self, Coverage, NamedColumns, Options, ROW_TRIGGER, TRUNCATE_TRIGGER};
 use super::plan;
 use super::primary_key;
 use super::relation::{self, Regclass, TableColumn};
@@ -52,6 +52,7 @@ fn track(
         with_signature: required(with_signature, "with_signature"),
         coverage,
         coverage_since: None,
+        named_columns: None,
     };
     or_raise(track_table(relation::target(target), wanted))
 }
@@ -81,13 +82,14 @@ fn track_table(target: pg_sys::Oid, mut wanted: Options) -> Result<String, Failu
     // SAFETY: the relation is open.
     let current = unsafe { Options::of_relation(table.relation()) };
     wanted.table_id = current.as_ref().map_or_else(new_table_id, |options| options.table_id.clone());
-    wanted.coverage_since = coverage_since(&table, current.as_ref(), &wanted.coverage);
+    wanted.named_columns = named_columns(&table, &wanted.coverage);
+    wanted.coverage_since = coverage_since(&table, current.as_ref(), &wanted);
     if current.as_ref() == Some(&wanted) && has_sound_triggers(&wanted.table_id) {
         pgrx::notice!("table {} is tracked already", relation::qualified_name(&table));
         return Ok(wanted.table_id);
     }
     let is_new = current.is_none();
-    if let Some(current) = current.filter(|current| *current != wanted) {
+    if let Some(current) = current.filter(|current| current.settings() != wanted.settings()) {
         tell_of_change(&table, &current);
     }
     // DDL wants the table closed; its lock stays.
@@ -101,11 +103,19 @@ fn track_table(target: pg_sys::Oid, mut wanted: Options) -> Result<String, Failu
     Ok(wanted.table_id)
 }
 
+/// They have been checked.
+fn named_columns(table: &Table, coverage: &Coverage) -> Option<NamedColumns> {
+    let live = relation::live_columns(table);
+    let number = |name: &String| live.iter().find(|column| column.name == *name).map(|column| column.number);
+    let numbers: Vec<i16> = coverage.named().iter().filter_map(number).collect();
+    (!numbers.is_empty()).then(|| NamedColumns { table: relation::oid(table).to_u32(), numbers })
+}
+
 /// The caller keeps writers out until its transaction ends.
-fn coverage_since(table: &Table, current: Option<&Options>, wanted: &Coverage) -> Option<u64> {
+fn coverage_since(table: &Table, current: Option<&Options>, wanted: &Options) -> Option<u64> {
     // Where all columns are covered, each change is recorded.
-    let current = current.filter(|_| *wanted != Coverage::All)?;
-    let is_left_out = |column: &TableColumn| current.coverage.covers(&column.name) && !wanted.covers(&column.name);
+    let current = current.filter(|_| wanted.coverage != Coverage::All)?;
+    let is_left_out = |column: &TableColumn| current.covers(table, column) && !wanted.covers(table, column);
     match relation::live_columns(table).iter().any(is_left_out) {
         true => Some(horizon::next_transaction()),
         false => current.coverage_since,

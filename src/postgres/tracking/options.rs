@@ -1,9 +1,10 @@
 //! What a table is tracked with. It stands in the argument of the table's triggers, so that it is part of the table: it is
 //! dumped and restored with it, cloned to its partitions, and read without looking anything up.
 
-use super::relation::literal;
+use super::relation::{self, literal, TableColumn};
 use crate::postgres::errors::Failure;
 use crate::postgres::schema;
+use crate::postgres::tables::Table;
 use pgrx::{pg_sys, PgSqlErrorCode};
 use serde_json::{json, Value};
 use std::ffi::CStr;
@@ -23,6 +24,15 @@ pub struct Options {
     /// Row versions of transactions before this one may have entries that cover columns which have been left out since. A change of
     /// those is recorded of such a row, and once: else the row would not be what its newest entry says.
     pub coverage_since: Option<u64>,
+    /// Which columns the names of the coverage were when it was given.
+    pub named_columns: Option<NamedColumns>,
+}
+
+/// The numbers of columns in one table. Of a table that was restored from a dump they say nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedColumns {
+    pub table: u32,
+    pub numbers: Vec<i16>,
 }
 
 /// Which columns are recorded, besides those of the primary key.
@@ -51,11 +61,23 @@ impl Coverage {
 }
 
 impl Options {
+    /// Whether the column of this table is recorded: by what it was when the options were given, whatever it is called now.
+    pub fn covers(&self, table: &Table, column: &TableColumn) -> bool {
+        let oid = relation::oid(table).to_u32();
+        let Some(named) = self.named_columns.as_ref().filter(|named| named.table == oid) else {
+            return self.coverage.covers(&column.name);
+        };
+        named.numbers.contains(&column.number) == matches!(self.coverage, Coverage::Only(_))
+    }
+
     /// As the trigger's argument.
     pub fn text(&self) -> String {
         let mut value = self.settings();
         if let Some(since) = self.coverage_since {
             value["coverage_since"] = json!(since);
+        }
+        if let Some(NamedColumns { table, numbers }) = &self.named_columns {
+            value["named_columns"] = json!({"table": table, "numbers": numbers});
         }
         value.to_string()
     }
@@ -111,6 +133,7 @@ impl Options {
                 _ => Coverage::All,
             },
             coverage_since: value["coverage_since"].as_u64(),
+            named_columns: NamedColumns::of_json(&value["named_columns"]),
         })
     }
 
@@ -130,6 +153,16 @@ impl Options {
     pub unsafe fn of_relation(relation: pg_sys::Relation) -> Option<Options> {
         let own = triggers_of(relation).iter().find(|trigger| is_row_trigger(trigger))?;
         Options::of_trigger(own).ok()
+    }
+}
+
+impl NamedColumns {
+    fn of_json(value: &Value) -> Option<NamedColumns> {
+        let number = |number: &Value| number.as_i64()?.try_into().ok();
+        Some(NamedColumns {
+            table: value["table"].as_u64()?.try_into().ok()?,
+            numbers: value["numbers"].as_array()?.iter().map(number).collect::<Option<_>>()?,
+        })
     }
 }
 

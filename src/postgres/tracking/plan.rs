@@ -31,13 +31,19 @@ pub struct Plan {
     pub columns: Columns,
     pub shape: Shape,
     /// A column that the options name, and the table does not have any more, or not as one that is stored.
-    pub unknown_column: Option<String>,
+    pub unknown_column: Option<UnknownColumn>,
     /// The tracked table.
     pub root: pg_sys::Oid,
     /// The relation is a partition of the tracked table.
     pub is_partition: bool,
     /// While rows from before it was tracked are being recorded: what tells them from others.
     pub baseline_horizon: Option<Horizon>,
+}
+
+pub struct UnknownColumn {
+    pub name: String,
+    /// There is another one of this name.
+    pub is_another: bool,
 }
 
 thread_local! {
@@ -103,15 +109,12 @@ impl Plan {
         let key = Columns::new(key_order.filter_map(in_table).map(encode).collect::<Result<_, _>>()?);
         let covered = |column: &&TableColumn| is_covered(&options.coverage, &key_names, column);
         let columns = Columns::new(live.iter().filter(covered).map(encode).collect::<Result<_, _>>()?);
+        let unknown_column = unknown_column(&options, root, &of_root);
         let shape = Shape::of(of_root.into_iter().filter(|column| covered(&column)))?;
         let baseline_horizon = baselines::pending_horizon(table, &options.table_id);
         let name = relation::qualified_name(root);
         let root = relation::oid(root);
         let is_partition = root != relation::oid(table);
-        let is_only = matches!(options.coverage, Coverage::Only(_));
-        let is_known = |column: &TableColumn, name: &str| column.name == name && !(is_only && column.is_virtual);
-        let is_unknown = |name: &&String| !live.iter().any(|column| is_known(column, name));
-        let unknown_column = options.coverage.named().iter().find(is_unknown).cloned();
         let names = [
             (Member::Table, json_string(&name)),
             (Member::TableId, json_string(&options.table_id)),
@@ -130,6 +133,20 @@ impl Plan {
             format!("{key} of table {}", self.table)
         })
     }
+}
+
+/// The first of the columns that the options name which is not there, or is not the one that had this name when they were given: who
+/// exchanges the names of two columns would have the one recorded in the place of the other.
+fn unknown_column(options: &Options, table: &Table, live: &[TableColumn]) -> Option<UnknownColumn> {
+    let is_only = matches!(options.coverage, Coverage::Only(_));
+    let oid = relation::oid(table).to_u32();
+    let then = options.named_columns.as_ref().filter(|named| named.table == oid);
+    let numbers = then.map_or(&[][..], |named| &named.numbers);
+    options.coverage.named().iter().enumerate().find_map(|(at, name)| {
+        let now = live.iter().find(|column| column.name == *name && !(is_only && column.is_virtual));
+        let is_another = now.is_some_and(|now| numbers.get(at).is_some_and(|number| *number != now.number));
+        (now.is_none() || is_another).then(|| UnknownColumn { name: name.clone(), is_another })
+    })
 }
 
 /// Columns that are computed when they are read are not stored.

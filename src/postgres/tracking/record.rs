@@ -4,7 +4,7 @@ use super::command_order;
 use super::horizon::{self, HasEntry, Horizon};
 use super::metadata::Metadata;
 use super::options::{require_row_trigger, Coverage, Options};
-use super::plan::{self, Plan};
+use super::plan::{self, Plan, UnknownColumn};
 use super::row_key::RowKey;
 use super::truncation;
 use crate::ledger::canonical_json::write_string;
@@ -151,15 +151,16 @@ impl Plan {
 
     /// A column that was renamed must not silently drop out of the record, nor one that was left out get into it.
     fn check_columns(&self) -> Result<(), Failure> {
-        let Some(column) = &self.unknown_column else { return Ok(()) };
+        let Some(UnknownColumn { name, is_another }) = &self.unknown_column else { return Ok(()) };
+        let (what, why) = match is_another {
+            true => ("which is another column by now", "Columns were renamed, or one was dropped and added again."),
+            false => ("which it does not have", "The column was renamed or dropped."),
+        };
         Err(Failure::new(
             PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN,
-            format!(
-                "table {} is tracked with a list of columns that names \"{column}\", which it does not have",
-                self.table
-            ),
+            format!("table {} is tracked with a list of columns that names \"{name}\", {what}", self.table),
         )
-        .detail("The column was renamed or dropped.")
+        .detail(why)
         .hint(format!(
             "Call ledger.track() again, with a list of columns as they are now. The call so far: {}.",
             self.options.call(&self.table)
