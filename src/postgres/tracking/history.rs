@@ -2,8 +2,7 @@
 
 use super::baselines;
 use super::columns::{Column, Columns};
-use super::lost::{self, Noted};
-use super::options::{Coverage, Options};
+use super::options::Options;
 use super::plan::{self, Plan};
 use super::readers::{check_reader, check_selects, sees_whole_table};
 use super::relation::{self, literal, Regclass, TableColumn};
@@ -22,13 +21,10 @@ use crate::postgres::tables::{self, RegisteredSnapshot, Row, Table};
 use pgrx::prelude::*;
 use pgrx::PgSqlErrorCode;
 use serde_json::{json, Value};
-use std::collections::BTreeMap;
 use std::rc::Rc;
 
 /// Rows of verify_table() that are kept in memory; more are counted in a last row.
 const MAX_ROWS: usize = 100_000;
-/// Problems of a table that verify_all() lists.
-const MAX_LISTED: usize = 100;
 
 type ProblemRow = (Option<JsonbText>, String, Option<pgrx::Uuid>, Option<i64>, String);
 
@@ -77,150 +73,6 @@ fn problem_row(problem: RowProblem) -> ProblemRow {
         problem.block_number,
         problem.detail,
     )
-}
-
-/// A tracked table, as the catalogs have it.
-struct Tracked {
-    oid: pg_sys::Oid,
-    name: String,
-    state: String,
-    options: Options,
-}
-
-/// The tables part of verify_all(): one object for each tracked table.
-pub fn verify_all_tables() -> (bool, Value) {
-    let (mut tracked, mut by_ledger) = tracked_tables();
-    let mut faults = Vec::new();
-    tracked.retain(|table| {
-        let noted = by_ledger.remove(&table.options.table_id);
-        // It may have been dropped since.
-        let is_there = relation::lock_if_there(table.oid);
-        faults.extend(is_there.then(|| fault_of_tracking(table, noted.as_ref())).flatten());
-        is_there
-    });
-    let mut verdicts = Vec::new();
-    for (table_id, noted) in by_ledger {
-        let detail = format!(
-            "the table was tracked; its triggers, or the table, were dropped without a record (table_id {table_id}); \
-             once that is explained, SELECT ledger.untrack_lost('{table_id}') has it recorded"
-        );
-        verdicts.push(table_problem(&noted.name, "lost", &detail));
-    }
-    verdicts.extend(faults);
-    let mut all_valid = verdicts.is_empty();
-    for Tracked { oid, name, .. } in tracked {
-        // Not tracked any more since.
-        if options_of(oid).is_none() {
-            continue;
-        }
-        if let Err(failure) = require_baseline(oid) {
-            verdicts.push(json!({"table": name, "valid": null, "message": failure.text()}));
-            continue;
-        }
-        let (is_valid, verdict) = verify_one(oid, &name);
-        all_valid &= is_valid;
-        verdicts.push(verdict);
-    }
-    (all_valid, Value::from(verdicts))
-}
-
-fn verify_one(target: pg_sys::Oid, name: &str) -> (bool, Value) {
-    let mut problems = Vec::new();
-    let verified = verify_table::verify(target, &mut |problem| {
-        if problems.len() < MAX_LISTED {
-            problems.push(problem_json(&problem));
-        }
-    });
-    match verified {
-        Ok(counts) => {
-            let is_valid = counts.problems == 0;
-            let verdict = json!({"table": name, "valid": is_valid, "row_count": counts.rows, "entry_count": counts.entries,
-                                 "error_count": counts.problems, "errors": problems});
-            (is_valid, verdict)
-        }
-        // It has lost its primary key, say: nobody can tell what was done to it.
-        Err(failure) => (false, json!({"table": name, "valid": false, "message": failure.text()})),
-    }
-}
-
-/// What is wrong with the triggers of a table, or with what they are to record.
-fn fault_of_tracking(table: &Tracked, noted: Option<&Noted>) -> Option<Value> {
-    let recorded = noted.and_then(|noted| noted.options.as_ref());
-    let call = recorded.unwrap_or(&table.options).call(&table.name);
-    let (problem, detail) = match table.state.as_str() {
-        "altered" => (
-            "altered",
-            format!(
-                "the triggers that record its rows are not as ledger.track() makes them, on the table or on a partition: one was \
-                 dropped, renamed, or given a condition or another argument; {call} makes them anew"
-            ),
-        ),
-        "disabled" => ("disabled", format!("the triggers that record its rows are disabled; {call} enables them")),
-        "not always" => (
-            "disabled",
-            format!("its triggers do not fire for replicated changes; {call} has them fire always"),
-        ),
-        _ if recorded.is_some_and(|recorded| recorded.settings() != table.options.settings()) => (
-            "altered",
-            format!(
-                "it is tracked with other options than the ledger has a record of; {call} gives it those again, where {} would be \
-                 what it has now",
-                table.options.call(&table.name)
-            ),
-        ),
-        _ => return None,
-    };
-    Some(table_problem(&table.name, problem, &detail))
-}
-
-/// All tracked tables, and those that should be by the ledger. Both are read as of one moment: what comes or goes meanwhile is
-/// none that is lost.
-fn tracked_tables() -> (Vec<Tracked>, BTreeMap<String, Noted>) {
-    let snapshot = RegisteredSnapshot::latest();
-    snapshot.while_active(|| {
-        let mut tracked = Vec::new();
-        spi::run(
-            "SELECT table_name::pg_catalog.oid, table_name::pg_catalog.text, state, table_id, keep_image, with_signature, \
-                    columns, excluded FROM ledger.tracked_tables ORDER BY 2",
-            &[],
-            spi::Access::Read,
-            |row| tracked.extend(tracked_table(row)),
-        );
-        (tracked, lost::tracked_by_ledger(&snapshot))
-    })
-}
-
-fn tracked_table(row: &Row) -> Option<Tracked> {
-    let names = |column| row.get::<Jsonb>(column).and_then(|names| serde_json::from_str(&names.text()).ok());
-    let coverage = match (names(6), names(7)) {
-        (Some(columns), None) => Coverage::Only(columns),
-        (None, Some(columns)) => Coverage::Except(columns),
-        _ => Coverage::All,
-    };
-    let options = Options {
-        table_id: row.get(3)?,
-        keep_image: row.get(4)?,
-        with_signature: row.get(5)?,
-        coverage,
-        coverage_since: None,
-        named_columns: None,
-    };
-    Some(Tracked { oid: row.get(0)?, name: row.get(1)?, state: row.get(2)?, options })
-}
-
-/// The verdict on a table with which something is wrong as a whole.
-fn table_problem(name: &str, problem: &str, detail: &str) -> Value {
-    json!({"table": name, "valid": false, "error_count": 1, "errors": [{"problem": problem, "detail": detail}]})
-}
-
-fn problem_json(problem: &RowProblem) -> Value {
-    json!({
-        "row_key": serde_json::from_str::<Value>(&problem.row_key).unwrap_or_default(),
-        "problem": problem.problem.name(),
-        "entry_id": problem.entry_id.map(|id| id.to_string()),
-        "block_number": problem.block_number,
-        "detail": problem.detail,
-    })
 }
 
 #[pg_extern(volatile, parallel_unsafe, requires = ["tables"])]
@@ -422,13 +274,6 @@ fn by_ledger(
     Ok(if truncate.is_some_and(is_newer) { ByLedger::Truncated } else { ByLedger::Exists })
 }
 
-/// What a table is tracked with, if it is.
-fn options_of(target: pg_sys::Oid) -> Option<Options> {
-    let table = Table::open_oid(target, pg_sys::AccessShareLock);
-    // SAFETY: the relation is open.
-    unsafe { Options::of_relation(table.relation()) }
-}
-
 fn plan_of(table: &Table) -> Result<Rc<Plan>, Failure> {
     // SAFETY: the relation is open.
     let options = unsafe { Options::of_relation(table.relation()) };
@@ -437,7 +282,7 @@ fn plan_of(table: &Table) -> Result<Rc<Plan>, Failure> {
 }
 
 /// A table whose rows are still being recorded cannot be compared yet.
-fn require_baseline(target: pg_sys::Oid) -> Result<(), Failure> {
+pub fn require_baseline(target: pg_sys::Oid) -> Result<(), Failure> {
     let table = Table::open_oid(target, pg_sys::AccessShareLock);
     // SAFETY: the relation is open.
     let options = unsafe { Options::of_relation(table.relation()) };

@@ -22,6 +22,7 @@
 //! | [`versions`], [`version_runs`], [`run_writer`] | the entries about one row, and how they are found |
 //! | [`verify_row`] | one row against its entries |
 //! | [`verify_table`], [`sorter`] | all rows against all entries |
+//! | [`verify_all`] | all tables, and whether they are tracked as the ledger says |
 //! | [`history`], [`readers`] | the functions for one row, and who may call them |
 //! | [`lost`] | tables that are not tracked any more, though nobody has said so |
 
@@ -50,6 +51,7 @@ pub mod run_writer;
 pub mod shape;
 pub mod sorter;
 pub mod truncation;
+pub mod verify_all;
 pub mod verify_row;
 pub mod verify_table;
 pub mod version_runs;

@@ -34,7 +34,7 @@ use super::roles::as_ledger_owner;
 use super::secrets;
 use super::settings::{self, MirrorMode};
 use super::tables::RegisteredSnapshot;
-use super::tracking::history;
+use super::tracking::verify_all;
 use crate::ledger::verifier::{FileReport, Problem};
 use chain::{ChainReport, Extent, FileOutcome, TableReport};
 use pgrx::prelude::*;
@@ -87,7 +87,7 @@ fn chain_verdict(extent: Extent) -> Value {
 #[search_path(pg_catalog, pg_temp)]
 fn verify_all() -> JsonbText {
     let mut verdict = chain_verdict(Extent::WHOLE);
-    let (tables_valid, tables) = history::verify_all_tables();
+    let (tables_valid, tables) = verify_all::verify_all_tables();
     verdict["tables"] = tables;
     let (items_valid, items) = verify_registry();
     verdict["items"] = items;
