@@ -250,7 +250,19 @@ fn what_a_reset_of_the_wal_has_lost_is_not_voided_in_silence() {
     fail_a_commit(&cluster, 2);
     cluster.restart(Stop::Fast);
     cluster.restart(Stop::Immediate);
-    record(&mut cluster.connect("postgres"));
+    cluster.restart(Stop::Fast);
+    // Nor is what a process leaves behind that was killed in a server which was started after a regular stop.
+    let mut client = cluster.connect("postgres");
+    wait_until_attached(&mut client);
+    let worker = worker_pid(&mut client);
+    stop_between_transactions(&mut client, worker);
+    client.batch_execute("TRUNCATE skew").unwrap();
+    fail_a_commit(&cluster, 2);
+    send(worker, libc::SIGKILL);
+    cluster.wait_for_log("voids 2 lines");
+    wait_until("the server is up again", PATIENCE, || {
+        cluster.try_connect("postgres").is_ok_and(|mut client| client.simple_query(RECORD).is_ok())
+    });
     assert_eq!(cluster.log().matches("that this database does not have").count(), 1, "{}", cluster.log());
 }
 

@@ -392,6 +392,29 @@ fn a_database_that_had_no_worker_at_the_start_gets_one_once_it_can_have_one() {
     }
 }
 
+/// Its sessions record on, into their own file.
+#[test]
+fn a_database_that_can_have_no_worker_keeps_its_place() {
+    let (cluster, mut client) = start(Options::new().conf("ledger.block_interval = 1s"));
+    let mut inside = cluster.connect("postgres");
+    record(&mut client);
+    client.batch_execute("CREATE DATABASE other; ").unwrap();
+    let mut other = cluster.connect("other");
+    other.batch_execute("ALTER DATABASE postgres IS_TEMPLATE true").unwrap();
+    let worker = worker_pid(&mut client);
+    client.execute("SELECT pg_terminate_backend($1)", &[&(worker as i32)]).unwrap();
+    cluster.wait_for_log("it is a template, or takes no connections");
+    let waits = std::thread::spawn(move || inside.simple_query(RECORD).map(|_| ()));
+    other.batch_execute("CREATE EXTENSION pg_notary").unwrap();
+    record(&mut other);
+    other.batch_execute("ALTER DATABASE postgres IS_TEMPLATE false").unwrap();
+    in_time("the session that waits", || waits.join().unwrap()).ok();
+    wait_until("it records again", Duration::from_secs(60), || client.simple_query(RECORD).is_ok());
+    assert_intact(&mut client);
+    assert_intact(&mut other);
+    assert_eq!(cluster.log().matches("it is a template, or takes no connections").count(), 1);
+}
+
 // ---- commands that need a database for themselves -------------------------------------------------------------------------
 
 #[test]

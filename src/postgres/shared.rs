@@ -4,6 +4,7 @@
 //! overflow it.
 
 use super::ids;
+use super::mirror::doubt;
 use super::mirror::shared::MirrorState;
 use super::verification::progress::ProgressSlot;
 use crate::ledger::lag::Lag;
@@ -304,6 +305,7 @@ unsafe extern "C-unwind" fn startup() {
     // Without AddinShmemInitLock: the postmaster runs this before it has children.
     let area = pg_sys::ShmemInitStruct(TRANCHE.as_ptr(), std::mem::size_of::<Shared>(), &mut found) as *mut Shared;
     if !found {
+        doubt::note_start();
         std::ptr::write_bytes(area, 0, 1);
         (*area).run.store(ids::random().as_u64_pair().0, Ordering::Release);
         for slot in &(*area).databases {

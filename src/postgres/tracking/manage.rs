@@ -5,7 +5,7 @@ use super::baselines;
 use super::horizon;
 use super::kinds::{self, Obstacle};
 use super::metadata::Metadata;
-use super::options::{self, Coverage, NamedColumns, Options, ROW_TRIGGER, TRUNCATE_TRIGGER};
+use super::options::{self, Coverage, NamedColumns, NamedTable, Options, ROW_TRIGGER, TRUNCATE_TRIGGER};
 use super::plan;
 use super::primary_key;
 use super::relation::{self, Regclass, TableColumn};
@@ -84,7 +84,7 @@ fn track_table(target: pg_sys::Oid, mut wanted: Options) -> Result<String, Failu
     wanted.table_id = current.as_ref().map_or_else(new_table_id, |options| options.table_id.clone());
     wanted.named_columns = named_columns(&table, &wanted.coverage);
     wanted.coverage_since = coverage_since(&table, current.as_ref(), &wanted);
-    if current.as_ref() == Some(&wanted) && has_sound_triggers(&wanted.table_id) {
+    if current.as_ref() == Some(&wanted) && has_sound_triggers(target) {
         pgrx::notice!("table {} is tracked already", relation::qualified_name(&table));
         return Ok(wanted.table_id);
     }
@@ -108,7 +108,7 @@ fn named_columns(table: &Table, coverage: &Coverage) -> Option<NamedColumns> {
     let live = relation::live_columns(table);
     let number = |name: &String| live.iter().find(|column| column.name == *name).map(|column| column.number);
     let numbers: Vec<i16> = coverage.named().iter().filter_map(number).collect();
-    (!numbers.is_empty()).then(|| NamedColumns { table: relation::oid(table).to_u32(), numbers })
+    (!numbers.is_empty()).then(|| NamedColumns { table: NamedTable::of(table), numbers })
 }
 
 /// The caller keeps writers out until its transaction ends.
@@ -286,23 +286,13 @@ fn check_columns(table: &Table, coverage: &Coverage) -> Result<(), Failure> {
 // ---- triggers -----------------------------------------------------------------------------------------------------------
 
 /// Whether the triggers of the table and its partitions are as track() leaves them.
-fn has_sound_triggers(table_id: &str) -> bool {
-    let mut is_sound = false;
+fn has_sound_triggers(target: pg_sys::Oid) -> bool {
+    let query = "SELECT state FROM ledger.tracked_tables WHERE table_name = $1::pg_catalog.oid";
+    let mut states = Vec::new();
     as_ledger_owner(|| {
-        each_tracked_table(|id, _, state| {
-            is_sound |= id == table_id && matches!(state, "tracked" | "recording baseline")
-        });
+        spi::for_each(query, &[i64::from(target.to_u32()).into()], |row| states.extend(row.get::<String>(0)));
     });
-    is_sound
-}
-
-/// Gives each tracked table's id, name and state.
-fn each_tracked_table(mut each: impl FnMut(&str, &str, &str)) {
-    let query = "SELECT table_id, table_name::pg_catalog.text, state FROM ledger.tracked_tables";
-    spi::for_each(query, &[], |row| {
-        let text = |column| row.get::<String>(column).unwrap_or_default();
-        each(&text(0), &text(1), &text(2));
-    });
+    !states.is_empty() && states.iter().all(|state| matches!(state.as_str(), "tracked" | "recording baseline"))
 }
 
 fn make_triggers(target: pg_sys::Oid, options: &Options, lock: u32) {
@@ -397,9 +387,10 @@ fn quoted_literal(text: &str) -> String {
 pub fn tracked_as(table_id: &str) -> Option<String> {
     let mut found = None;
     as_ledger_owner(|| {
-        each_tracked_table(|id, name, _| {
-            if id == table_id {
-                found = Some(name.to_owned());
+        let query = "SELECT table_id, table_name::pg_catalog.text FROM ledger.tracked_tables";
+        spi::for_each(query, &[], |row| {
+            if row.get::<String>(0).is_some_and(|id| id == table_id) {
+                found = row.get::<String>(1);
             }
         });
     });

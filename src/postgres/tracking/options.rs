@@ -31,8 +31,23 @@ pub struct Options {
 /// The numbers of columns in one table. Of a table that was restored from a dump they say nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamedColumns {
-    pub table: u32,
+    pub table: NamedTable,
     pub numbers: Vec<i16>,
+}
+
+/// A table of this cluster: in another one the same oid can be that of its copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NamedTable {
+    oid: u32,
+    cluster: u64,
+}
+
+impl NamedTable {
+    pub fn of(table: &Table) -> NamedTable {
+        // SAFETY: reads shared memory.
+        let cluster = unsafe { pg_sys::GetSystemIdentifier() };
+        NamedTable { oid: relation::oid(table).to_u32(), cluster }
+    }
 }
 
 /// Which columns are recorded, besides those of the primary key.
@@ -63,11 +78,14 @@ impl Coverage {
 impl Options {
     /// Whether the column of this table is recorded: by what it was when the options were given, whatever it is called now.
     pub fn covers(&self, table: &Table, column: &TableColumn) -> bool {
-        let oid = relation::oid(table).to_u32();
-        let Some(named) = self.named_columns.as_ref().filter(|named| named.table == oid) else {
+        let Some(named) = self.named_columns_of(table) else {
             return self.coverage.covers(&column.name);
         };
         named.numbers.contains(&column.number) == matches!(self.coverage, Coverage::Only(_))
+    }
+
+    pub fn named_columns_of(&self, table: &Table) -> Option<&NamedColumns> {
+        self.named_columns.as_ref().filter(|named| named.table == NamedTable::of(table))
     }
 
     /// As the trigger's argument.
@@ -77,7 +95,7 @@ impl Options {
             value["coverage_since"] = json!(since);
         }
         if let Some(NamedColumns { table, numbers }) = &self.named_columns {
-            value["named_columns"] = json!({"table": table, "numbers": numbers});
+            value["named_columns"] = json!({"table": table.oid, "cluster": table.cluster, "numbers": numbers});
         }
         value.to_string()
     }
@@ -160,7 +178,7 @@ impl NamedColumns {
     fn of_json(value: &Value) -> Option<NamedColumns> {
         let number = |number: &Value| number.as_i64()?.try_into().ok();
         Some(NamedColumns {
-            table: value["table"].as_u64()?.try_into().ok()?,
+            table: NamedTable { oid: value["table"].as_u64()?.try_into().ok()?, cluster: value["cluster"].as_u64()? },
             numbers: value["numbers"].as_array()?.iter().map(number).collect::<Option<_>>()?,
         })
     }

@@ -139,9 +139,7 @@ impl Plan {
 /// exchanges the names of two columns would have the one recorded in the place of the other.
 fn unknown_column(options: &Options, table: &Table, live: &[TableColumn]) -> Option<UnknownColumn> {
     let is_only = matches!(options.coverage, Coverage::Only(_));
-    let oid = relation::oid(table).to_u32();
-    let then = options.named_columns.as_ref().filter(|named| named.table == oid);
-    let numbers = then.map_or(&[][..], |named| &named.numbers);
+    let numbers = options.named_columns_of(table).map_or(&[][..], |named| &named.numbers);
     options.coverage.named().iter().enumerate().find_map(|(at, name)| {
         let now = live.iter().find(|column| column.name == *name && !(is_only && column.is_virtual));
         let is_another = now.is_some_and(|now| numbers.get(at).is_some_and(|number| *number != now.number));

@@ -41,8 +41,13 @@ pub unsafe extern "C-unwind" fn pg_notary_launcher_main(_arg: pg_sys::Datum) {
     let shared = shared().expect("background workers have shared memory");
     shared.launcher.enlist();
     shared.rescan.store(true, Ordering::Release);
-    let mut launcher =
-        Launcher { shared, last_start: HashMap::new(), looked_at: Vec::new(), complained: HashMap::new() };
+    let mut launcher = Launcher {
+        shared,
+        last_start: HashMap::new(),
+        looked_at: Vec::new(),
+        complained: HashMap::new(),
+        without_worker: Vec::new(),
+    };
     let mut secrets = secrets::Watch::default();
     let mut rescanned = Instant::now();
     loop {
@@ -67,14 +72,16 @@ struct Launcher {
     looked_at: Vec<pg_sys::Oid>,
     /// When the log has said last that no worker could be registered for them.
     complained: HashMap<pg_sys::Oid, Instant>,
+    /// Databases of which the log has said that they can have no worker.
+    without_worker: Vec<pg_sys::Oid>,
 }
 
 impl Launcher {
     /// Starts what is to be started; returns how long to sleep at most.
     fn run_once(&mut self) -> Option<i64> {
         if self.shared.rescan.swap(false, Ordering::AcqRel) {
-            let (databases, _) = databases();
-            self.drop_gone(&databases);
+            let (databases, others) = databases();
+            self.drop_gone(&databases, &others);
             self.looked_at.retain(|database| databases.contains(database));
             for database in databases {
                 if !self.looked_at.contains(&database) {
@@ -116,20 +123,28 @@ impl Launcher {
         }
         let (connectable, others) = databases();
         if !connectable.contains(&database) {
-            if others.contains(&database) {
-                let number = database.to_u32();
-                pgrx::log!("pg_notary has no worker for database {number}: it is a template, or takes no connections");
+            match others.contains(&database) {
+                // Sessions may be in it that record: their slot stays theirs.
+                true => self.say_without_worker(database),
+                false => self.shared.release(slot),
             }
-            self.looked_at.retain(|known| *known != database);
-            self.shared.release(slot);
             return None;
         }
+        self.without_worker.retain(|known| *known != database);
         slot.set_worker_state(WorkerState::Starting);
         if self.start(database) {
             return Some(RETRY_MS);
         }
         slot.set_worker_state(WorkerState::Wanted);
         Some(RETRY_MS)
+    }
+
+    fn say_without_worker(&mut self, database: pg_sys::Oid) {
+        if !self.without_worker.contains(&database) {
+            self.without_worker.push(database);
+            let number = database.to_u32();
+            pgrx::log!("pg_notary has no worker for database {number}: it is a template, or takes no connections");
+        }
     }
 
     fn start(&mut self, database: pg_sys::Oid) -> bool {
@@ -196,9 +211,10 @@ impl Launcher {
     }
 
     /// Gives the slots of dropped databases back.
-    fn drop_gone(&self, databases: &[pg_sys::Oid]) {
+    fn drop_gone(&self, databases: &[pg_sys::Oid], others: &[pg_sys::Oid]) {
         for slot in self.shared.slots() {
-            if slot.worker.pid() == 0 && !databases.contains(&slot.database()) {
+            let is_there = databases.contains(&slot.database()) || others.contains(&slot.database());
+            if slot.worker.pid() == 0 && !is_there {
                 self.shared.release(slot);
             }
         }
