@@ -627,8 +627,8 @@ fn a_database_that_was_closed_for_a_while_goes_on_in_its_file() {
     drop(closed);
     client.batch_execute("ALTER DATABASE closed ALLOW_CONNECTIONS false").unwrap();
     client.batch_execute(&format!("SELECT pg_terminate_backend({worker})")).unwrap();
-    wait_for(&mut client, "(SELECT count(*) = 0 FROM ledger.workers WHERE database = 'closed')");
-    // Another one takes its place in shared memory.
+    // It keeps its place in shared memory: a session that is in it may record.
+    wait_for(&mut client, "(SELECT pid IS NULL AND state = 'wanted' FROM ledger.workers WHERE database = 'closed')");
     client.batch_execute("CREATE DATABASE other").unwrap();
     let mut other = cluster.connect("other");
     other.batch_execute("CREATE EXTENSION pg_notary").unwrap();
