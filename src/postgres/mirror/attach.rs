@@ -99,7 +99,10 @@ fn try_attach(mirror: &Mirror, how: How) -> Result<Attached, Failure> {
     unsynced::cut_off(mirror, &opened, path).map_err(|trouble| failure(&trouble))?;
     let tail = read(mirror, &opened, path, &remembered, how)?;
     let judged = tail::judge(mirror, path, &tail.open)?;
-    let doubt = doubt::of(mirror, own_state(path, &remembered).as_ref()).filter(|_| !judged.uncommitted.is_empty());
+    let doubt = match judged.uncommitted.is_empty() {
+        true => None,
+        false => doubt::of(mirror, own_state(path, &remembered).as_ref()),
+    };
     if how == How::CatchUp && !judged.uncommitted.is_empty() {
         check_only_behind(mirror, path, &remembered)?;
     }
