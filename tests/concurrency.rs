@@ -187,30 +187,6 @@ fn verifying_while_others_record_and_seal_raises_no_false_alarm() {
     assert_intact(&mut client);
 }
 
-/// Later rows fill the place of what was given up: among those that the verifier has read already.
-#[test]
-fn so_it_does_where_batches_of_sealing_have_been_given_up() {
-    let (cluster, mut client) = start(Options::new().conf("ledger.block_interval = 1s"));
-    let record_many = "SELECT count(ledger.hash_and_record('test', '1')) FROM generate_series(1, 400)";
-    for _ in 0..6 {
-        client.batch_execute(record_many).unwrap();
-        client.batch_execute("BEGIN; SELECT ledger.commit_block(); ROLLBACK").unwrap();
-        client.batch_execute("VACUUM ledger.entries_sealed_1").unwrap();
-        thread::scope(|scope| {
-            let load = scope.spawn(|| {
-                let mut writer = cluster.connect("postgres");
-                (0..8).for_each(|_| writer.batch_execute(&format!("{record_many}; SELECT pg_sleep(0.1)")).unwrap());
-            });
-            while !load.is_finished() {
-                let verdict = verdict(&mut client);
-                assert_eq!(verdict["overall_valid"], true, "{verdict:#}");
-            }
-        });
-    }
-    wait_until_sealed(&mut client);
-    assert_intact(&mut client);
-}
-
 /// Postgres tells other sessions of a new partition only after it can be seen: a transaction that has the partitions' parent
 /// open already must ask for such news. Here all of a block's entries are in a partition that is attached since it verified.
 #[test]
