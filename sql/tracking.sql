@@ -30,17 +30,20 @@ CROSS JOIN LATERAL (
         JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) i.inhrelid AND c.relispartition
     )
     SELECT pg_catalog.bool_or(
-               r.oid IS NULL OR r.tgname OPERATOR(pg_catalog.<>) 'ledger_record_change' OR r.tgtype OPERATOR(pg_catalog.<>) 29
-               OR r.tgqual IS NOT NULL OR r.tgattr::pg_catalog.text OPERATOR(pg_catalog.<>) ''
-               OR r.tgargs OPERATOR(pg_catalog.<>) t.tgargs
-               OR b.oid IS NULL OR b.tgname OPERATOR(pg_catalog.<>) 'ledger_record_truncate' OR b.tgtype OPERATOR(pg_catalog.<>) 34
-               OR b.tgqual IS NOT NULL OR b.tgargs OPERATOR(pg_catalog.<>) t.tgargs) AS is_altered,
-           pg_catalog.bool_or(r.tgenabled OPERATOR(pg_catalog.=) 'D' OR b.tgenabled OPERATOR(pg_catalog.=) 'D') AS is_disabled,
-           pg_catalog.bool_or(r.tgenabled OPERATOR(pg_catalog.<>) 'A' OR b.tgenabled OPERATOR(pg_catalog.<>) 'A') AS is_not_always
+               by_row.oid IS NULL OR by_row.tgname OPERATOR(pg_catalog.<>) 'ledger_record_change'
+               OR by_row.tgtype OPERATOR(pg_catalog.<>) 29
+               OR by_row.tgqual IS NOT NULL OR by_row.tgattr::pg_catalog.text OPERATOR(pg_catalog.<>) ''
+               OR by_row.tgargs OPERATOR(pg_catalog.<>) t.tgargs
+               OR truncates.oid IS NULL OR truncates.tgname OPERATOR(pg_catalog.<>) 'ledger_record_truncate'
+               OR truncates.tgtype OPERATOR(pg_catalog.<>) 34
+               OR truncates.tgqual IS NOT NULL OR truncates.tgargs OPERATOR(pg_catalog.<>) t.tgargs) AS is_altered,
+           pg_catalog.bool_or(by_row.tgenabled OPERATOR(pg_catalog.=) 'D' OR truncates.tgenabled OPERATOR(pg_catalog.=) 'D') AS is_disabled,
+           pg_catalog.bool_or(by_row.tgenabled OPERATOR(pg_catalog.<>) 'A' OR truncates.tgenabled OPERATOR(pg_catalog.<>) 'A') AS is_not_always
     FROM tree
-    LEFT JOIN pg_catalog.pg_trigger AS r ON r.tgrelid OPERATOR(pg_catalog.=) tree.relation AND r.tgfoid OPERATOR(pg_catalog.=) t.tgfoid
-    LEFT JOIN pg_catalog.pg_trigger AS b ON b.tgrelid OPERATOR(pg_catalog.=) tree.relation
-        AND b.tgfoid OPERATOR(pg_catalog.=) 'ledger.record_truncate'::pg_catalog.regproc
+    LEFT JOIN pg_catalog.pg_trigger AS by_row ON by_row.tgrelid OPERATOR(pg_catalog.=) tree.relation
+        AND by_row.tgfoid OPERATOR(pg_catalog.=) t.tgfoid
+    LEFT JOIN pg_catalog.pg_trigger AS truncates ON truncates.tgrelid OPERATOR(pg_catalog.=) tree.relation
+        AND truncates.tgfoid OPERATOR(pg_catalog.=) 'ledger.record_truncate'::pg_catalog.regproc
 ) AS s
 LEFT JOIN LATERAL (
     SELECT pg_catalog.sum(next_page)::pg_catalog.int8 AS pages_done, pg_catalog.sum(page_count)::pg_catalog.int8 AS pages

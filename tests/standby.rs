@@ -44,6 +44,17 @@ fn catch_up(primary: &mut Client, standby: &mut Client) {
     wait_for(standby, &format!("pg_last_wal_replay_lsn() >= '{written}'"));
 }
 
+/// A primary and a standby on the same directory, which gets nothing from it any more; each with a session.
+fn start_with_standby_cut_off() -> (Cluster, Client, Cluster, Client) {
+    let (primary, mut client, directory) = start_primary();
+    let standby = in_directory(&directory).standby_of(&primary);
+    let mut reader = standby.connect("postgres");
+    catch_up(&mut client, &mut reader);
+    set(&mut reader, "primary_conninfo", "''");
+    wait_for(&mut reader, "NOT EXISTS (SELECT FROM pg_stat_wal_receiver)");
+    (primary, client, standby, reader)
+}
+
 fn promote(standby: &mut Client) {
     assert_eq!(value(standby, "SELECT pg_promote()"), "t");
 }
@@ -344,12 +355,7 @@ fn a_promoted_standby_without_the_file_says_so_and_goes_on_once_it_has_it() {
 
 #[test]
 fn blocks_that_never_reached_the_promoted_standby_are_not_forgotten() {
-    let (primary, mut client, directory) = start_primary();
-    let standby = in_directory(&directory).standby_of(&primary);
-    let mut reader = standby.connect("postgres");
-    catch_up(&mut client, &mut reader);
-    set(&mut reader, "primary_conninfo", "''");
-    wait_for(&mut reader, "NOT EXISTS (SELECT FROM pg_stat_wal_receiver)");
+    let (primary, mut client, _standby, mut reader) = start_with_standby_cut_off();
     record_many(&mut client, 10);
     wait_for(&mut client, "(SELECT last_block = 4 FROM ledger.mirror_status)");
     drop(client);
@@ -374,12 +380,7 @@ fn blocks_that_never_reached_the_promoted_standby_are_not_forgotten() {
 /// The last second before a failover, of which the state file says nothing yet. Nobody can tell whether they were acknowledged.
 #[test]
 fn lines_that_never_reached_the_promoted_standby_are_not_voided_in_silence() {
-    let (primary, mut client, directory) = start_primary();
-    let standby = in_directory(&directory).standby_of(&primary);
-    let mut reader = standby.connect("postgres");
-    catch_up(&mut client, &mut reader);
-    set(&mut reader, "primary_conninfo", "''");
-    wait_for(&mut reader, "NOT EXISTS (SELECT FROM pg_stat_wal_receiver)");
+    let (primary, mut client, standby, mut reader) = start_with_standby_cut_off();
     let writer = number(&mut client, "SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_notary writer'") as u32;
     send(writer, libc::SIGSTOP);
     let lost = record_many(&mut client, 2);
