@@ -4,7 +4,8 @@ use super::comment_style::CommentStyle;
 use super::directive;
 use super::error::{lines_removed, ItemError};
 use super::front_matter;
-use super::item::{check_content_length, ItemType};
+use super::item::check_content_length;
+use super::item_type::ItemType;
 use super::signature_line::LineFormat;
 use super::tool_version::stated_version;
 

@@ -1,6 +1,6 @@
 //! Why an item cannot be hashed, signed or verified.
 
-use super::item::{ItemType, MAX_CONTENT, MAX_ID, MAX_METADATA};
+use super::item_type::{ItemType, MAX_CONTENT, MAX_ID, MAX_METADATA};
 use std::fmt;
 
 /// Why an item cannot be hashed. Shown as what is wrong, where, and what to do.

@@ -1,7 +1,7 @@
 //! Where an item is: its path below the directory of its type.
 
 use super::error::ItemError;
-use super::item::ItemType;
+use super::item_type::ItemType;
 
 /// The longest path, in bytes: what Linux calls PATH_MAX.
 const MAX_PATH: usize = 4096;

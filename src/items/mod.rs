@@ -5,7 +5,7 @@
 //!
 //! | module | what it is |
 //! |---|---|
-//! | [`item`] | what an item is: its type, id, version, text |
+//! | [`item_type`], [`item`] | what an item is: its type; its id, version, text |
 //! | [`error`] | why an item cannot be hashed |
 //! | [`location`] | the path of an item below the base of its type |
 //! | [`comment_style`] | how a language writes a comment |
@@ -26,6 +26,7 @@ pub mod directive;
 pub mod error;
 pub mod front_matter;
 pub mod item;
+pub mod item_type;
 pub mod location;
 pub mod payload;
 pub mod registration;
@@ -38,4 +39,5 @@ pub mod verifier;
 mod tests;
 
 pub use error::{ContentError, ItemError};
-pub use item::{Item, ItemType};
+pub use item::Item;
+pub use item_type::ItemType;

@@ -13,7 +13,8 @@
 use super::directive;
 use super::error::{lines_removed, ItemError};
 use super::front_matter::{self, FrontMatter};
-use super::item::{Item, ItemType};
+use super::item::Item;
+use super::item_type::ItemType;
 use super::location::{extract_location_path, file_name};
 use super::signature_line::LineFormat;
 use crate::ledger::canonical_json::{compact, starts_object, write_string};

@@ -13,7 +13,8 @@
 //! The entry's metadata repeats the data as `item`, so that it can be read back and proved by the entry's data hash, and
 //! names the item as `row_id`, by which the entries about it are found.
 
-use super::item::{check_id, check_version, ItemType};
+use super::item::{check_id, check_version};
+use super::item_type::ItemType;
 use crate::ledger::canonical_json::{canonical, member};
 use crate::ledger::row_change::{row_id, ITEM_ENTRY_TYPES};
 use crate::ledger::{parse_hash, sha256_hex};

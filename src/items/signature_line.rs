@@ -6,7 +6,8 @@
 
 use super::comment_style::CommentStyle;
 use super::error::ItemError;
-use super::item::{Item, ItemType};
+use super::item::Item;
+use super::item_type::ItemType;
 use crate::ledger::parse_hash;
 use crate::ledger::record::Timestamp;
 use std::borrow::Cow;

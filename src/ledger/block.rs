@@ -6,7 +6,7 @@
 use super::canonical_json::write_string;
 use super::log_tree::LogTree;
 use super::merkle::Text;
-use super::record::{write_timestamp, write_uuids, Timestamp};
+use super::timestamp::{write_timestamp, Timestamp};
 use super::{merkle, sha256_hex, to_hex, Hash};
 use uuid::Uuid;
 
@@ -110,6 +110,23 @@ pub fn seal<T: Text + Copy>(
     };
     block.block_hash = block.compute_hash();
     block
+}
+
+pub(super) fn write_uuid(out: &mut Vec<u8>, id: Uuid) {
+    out.push(b'"');
+    out.extend_from_slice(id.hyphenated().encode_lower(&mut Uuid::encode_buffer()).as_bytes());
+    out.push(b'"');
+}
+
+pub(super) fn write_uuids(out: &mut Vec<u8>, ids: &[Uuid]) {
+    out.push(b'[');
+    for (index, id) in ids.iter().enumerate() {
+        if index > 0 {
+            out.extend_from_slice(b", ");
+        }
+        write_uuid(out, *id);
+    }
+    out.push(b']');
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 //! | [`signature`] | HMAC-SHA256 over a data hash, and the ring of secrets |
 //! | [`merkle`] | the Merkle root over one block's data hashes |
 //! | [`log_tree`] | the RFC 6962 tree over all sealed entries, and its proofs |
+//! | [`timestamp`] | the times that lines state
 //! | [`record`] | the lines of a ledger file: header, entry, block, void |
 //! | [`block`] | how a block is made and hashed |
 //! | [`metadata`] | the metadata of an entry that the ledger makes by itself |
@@ -32,6 +33,7 @@ pub mod row_filter;
 pub mod row_index;
 pub mod row_runs;
 pub mod signature;
+pub mod timestamp;
 pub mod verifier;
 pub mod wal;
 

@@ -7,7 +7,7 @@
 use super::bulk_insert::BulkInsert;
 use super::database;
 use super::errors::{or_raise, Failure};
-use super::log_state::LogState;
+use super::log_state::{damaged, LogState};
 use super::mirror::block_lines;
 use super::partitions;
 use super::settings;
@@ -288,7 +288,7 @@ fn write_blocks(
     pending: &Table,
     snapshot: &RegisteredSnapshot,
 ) -> Result<Vec<BlockHeader>, Failure> {
-    let head = head(snapshot);
+    let head = tables::newest_block(snapshot);
     let mut state = LogState::read(snapshot)?;
     let mut tree = state.tree(head.as_ref())?;
     let mut nodes = Vec::new();
@@ -381,26 +381,4 @@ pub(super) fn insert_nodes(nodes: &[(u8, u64, Hash)]) {
         bulk.insert(&[i16::from(*level).into_datum(), (*index as i64).into_datum(), hash.as_slice().into_datum()]);
     }
     bulk.finish();
-}
-
-/// The newest block that the snapshot sees, if there is one.
-pub fn head(snapshot: &RegisteredSnapshot) -> Option<BlockHeader> {
-    let table = Table::open("blocks", pg_sys::AccessShareLock);
-    // SAFETY: table, index and snapshot outlive the scan; the tuple is read before the scan ends.
-    unsafe {
-        let index = pg_sys::index_open(table.primary_key(), pg_sys::AccessShareLock as pg_sys::LOCKMODE);
-        let scan =
-            pg_sys::systable_beginscan_ordered(table.relation(), index, snapshot.as_ptr(), 0, std::ptr::null_mut());
-        let tuple = pg_sys::systable_getnext_ordered(scan, pg_sys::ScanDirection::BackwardScanDirection);
-        let head = (!tuple.is_null()).then(|| tables::header_from_row(&table.deform(tuple)));
-        pg_sys::systable_endscan_ordered(scan);
-        pg_sys::index_close(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
-        head
-    }
-}
-
-pub(super) fn damaged(what: &str) -> Failure {
-    Failure::new(PgSqlErrorCode::ERRCODE_DATA_CORRUPTED, format!("cannot seal: {what}"))
-        .detail("Sealing on would build on something that was changed behind the ledger's back.")
-        .hint("Run SELECT * FROM ledger.find_tampering() to see where, and restore that row from a backup or the mirror file.")
 }

@@ -1,12 +1,11 @@
 //! This process's database in shared memory, and what other processes are told when a ledger comes or goes.
 
-use super::errorless;
+use super::encoding;
 use super::errors::Failure;
-use super::mirror::append::Mirror;
+use super::mirror::handle::Mirror;
 use super::shared::{shared, DatabaseSlot, Shared, MAX_DATABASES};
 use pgrx::{pg_sys, PgSqlErrorCode};
 use std::cell::Cell;
-use std::ffi::CStr;
 use std::sync::atomic::Ordering;
 
 thread_local! {
@@ -38,26 +37,6 @@ pub fn require_preloaded() -> Result<&'static Shared, Failure> {
     })
 }
 
-/// Whether the texts of this database are those that lines and JSON are in.
-pub fn is_utf8() -> bool {
-    errorless::database_encoding() == pg_sys::pg_enc::PG_UTF8 as i32
-}
-
-/// The error of everything that records or verifies where they are not. CREATE EXTENSION refuses such a database.
-pub fn require_utf8() -> Result<(), Failure> {
-    if is_utf8() {
-        return Ok(());
-    }
-    // SAFETY: the name of an encoding is a constant of the server.
-    let name = unsafe { CStr::from_ptr(pg_sys::GetDatabaseEncodingName()) }.to_string_lossy();
-    Err(Failure::new(
-        PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
-        format!("pg_notary does not support server encoding \"{name}\""),
-    )
-    .detail("Lines of the ledger are UTF-8, and what is recorded must read the same in both.")
-    .hint("Make a database in UTF-8, for example with: createdb --encoding UTF8 --template template0 NAME"))
-}
-
 fn own_oid() -> pg_sys::Oid {
     // SAFETY: a plain global of this process, set before any SQL runs.
     unsafe { pg_sys::MyDatabaseId }
@@ -66,7 +45,7 @@ fn own_oid() -> pg_sys::Oid {
 /// The slot of this process's database.
 pub fn slot() -> Result<(&'static Shared, &'static DatabaseSlot), Failure> {
     let shared = require_preloaded()?;
-    require_utf8()?;
+    encoding::require_utf8()?;
     let own = own_oid();
     if let Some(slot) = OWN_SLOT.get().filter(|slot| slot.database() == own) {
         return Ok((shared, slot));
@@ -93,24 +72,13 @@ pub fn baseline_begun() {
     }
 }
 
-/// Gives pauses of workers back. Cannot fail.
-pub fn resume_workers(paused: impl IntoIterator<Item = &'static DatabaseSlot>) {
-    let mut has_resumed = false;
-    for slot in paused {
-        has_resumed |= slot.resume();
-    }
-    if let Some(shared) = shared().filter(|_| has_resumed) {
-        shared.launcher.wake();
-    }
-}
-
 /// Tells launcher and workers what a transaction has changed. Runs at COMMIT and ABORT, so it cannot fail.
 pub fn at_transaction_end(created: bool, dropped: bool, databases_changed: bool) {
     let Some(shared) = shared() else { return };
     if dropped {
         if let Some(slot) = shared.find(own_oid()) {
             // Before anyone can record in a ledger that is created next: its lines do not belong in this file.
-            slot.mirror.close(shared, slot);
+            shared.lock_mirror(slot).close();
             slot.check_extension.store(true, Ordering::Release);
             slot.worker.wake();
         }

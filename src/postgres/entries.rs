@@ -1,21 +1,21 @@
 //! Recording: every way in which an entry comes to be goes through here.
 
-use super::bulk_insert::BulkInsert;
 use super::database;
 use super::entries_pending as pending;
 use super::errors::{or_raise, required, Failure};
 use super::hashing;
 use super::ids;
-use super::jsonb::{self, Jsonb, JsonbText};
+use super::jsonb::{Jsonb, JsonbText};
 use super::mirror::repeats::Repeats;
 use super::partitions;
 use super::queue;
+use super::recorded::{self, Recorded};
 use super::secrets;
 use super::settings::MirrorMode;
 use super::tables::{self, entry_column, ShortValues};
 use super::transaction;
 use crate::ledger::metadata::Metadata;
-use crate::ledger::record::{self, Entry, EntryLine, Timestamp};
+use crate::ledger::record::{self, Entry, Timestamp};
 use crate::ledger::signature::{self, Keyring};
 use crate::ledger::{row_change, sha256_hex};
 use pgrx::prelude::*;
@@ -139,7 +139,7 @@ pub fn record_row(row: RowEntry) -> Result<(), Failure> {
 /// The same, for who wants to know the entry's id.
 pub fn record_item(row: RowEntry) -> Result<Uuid, Failure> {
     let recorded = row.sign()?;
-    insert_all([&recorded].into_iter());
+    recorded::insert_all([&recorded].into_iter());
     Ok(recorded.entry_id)
 }
 
@@ -147,17 +147,6 @@ pub fn record_item(row: RowEntry) -> Result<Uuid, Failure> {
 pub fn record_row_of_many(row: RowEntry) -> Result<(), Failure> {
     queue::add(row.sign()?);
     Ok(())
-}
-
-/// An entry whose line is queued for the mirror, and that is to be inserted.
-pub struct Recorded {
-    entry_id: Uuid,
-    entry_type: &'static str,
-    data_hash: String,
-    metadata: Metadata,
-    /// The keyring whose first key has made it, and the signature.
-    signature: Option<(Rc<Keyring>, String)>,
-    created_at: Timestamp,
 }
 
 impl RowEntry {
@@ -187,48 +176,26 @@ impl RowEntry {
     }
 }
 
-impl Recorded {
-    fn as_line(&self) -> EntryLine<'_> {
-        let signature = self.signature.as_ref();
-        EntryLine {
-            entry_id: self.entry_id,
-            entry_type: self.entry_type.into(),
-            data_hash: &self.data_hash,
-            metadata: &self.metadata.text,
-            signature: signature.map(|(_, signature)| signature.into()),
-            key_id: signature.map(|(keyring, _)| keyring.signing_key().0.into()),
-            created_at: self.created_at,
-        }
-    }
-
-    /// The row in `entries_pending`, which it borrows from, and from `values`.
-    fn columns(&self, values: &mut ShortValues) -> [Option<pg_sys::Datum>; entry_column::COUNT] {
-        let metadata = match &self.metadata.jsonb {
-            Some(jsonb) => jsonb::datum_of_bytes(jsonb),
-            None => jsonb::datum_of_canonical(&self.metadata.text),
-        };
-        columns_of(&self.as_line(), metadata, values)
-    }
-}
-
-/// Inserts entries of the ledger's own.
-pub fn insert_all<'a>(mut entries: impl ExactSizeIterator<Item = &'a Recorded>) {
-    let Some(first) = entries.next() else { return };
-    let table = pending::open();
-    if entries.len() == 0 {
-        return pending::insert(&table, &first.columns(&mut ShortValues::new()));
-    }
-    let mut bulk = BulkInsert::new(&table);
-    for entry in std::iter::once(first).chain(entries) {
-        bulk.insert(&entry.columns(&mut ShortValues::new()));
-    }
-    bulk.finish();
-}
-
 fn require_recording() -> Result<(), Failure> {
     database::require_preloaded()?;
-    transaction::require_committed_extension()?;
+    require_committed_extension()?;
     transaction::require_no_import()
+}
+
+/// Refuses to record in the transaction that creates the extension: the worker, which opens the mirror file, cannot see
+/// the ledger before that transaction has committed, and it could not commit without the file.
+fn require_committed_extension() -> Result<(), Failure> {
+    if !transaction::creates_ledger()
+        || transaction::mirror_mode() == MirrorMode::Off
+        || database::slot()?.1.worker.pid() != 0
+    {
+        return Ok(());
+    }
+    Err(Failure::new(
+        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        "cannot record in the transaction that creates the extension",
+    )
+    .hint("Commit CREATE EXTENSION pg_notary first."))
 }
 
 /// What a trigger says of a row must have come from a trigger, and what is said of an item from the registry.
@@ -274,7 +241,7 @@ fn record(function: &str, draft: Draft) -> Result<Entry, Failure> {
     };
     validate(&entry)?;
     let mut values = ShortValues::new();
-    pending::insert(&pending::open(), &columns_of(&entry.as_line(), draft.metadata.datum(), &mut values));
+    pending::insert(&pending::open(), &recorded::columns_of(&entry.as_line(), draft.metadata.datum(), &mut values));
     if draft.entry_id.is_some() {
         transaction::note_id(Repeats::Any);
         check_not_sealed(entry.entry_id)?;
@@ -340,32 +307,18 @@ fn check_metadata(metadata: Jsonb) -> Result<(), Failure> {
         .hint("Pass an object such as '{\"source\": \"import\"}', or leave metadata out."))
 }
 
-/// The row of a pending entry, which it borrows from `values`.
-fn columns_of(
-    entry: &EntryLine,
-    metadata: pg_sys::Datum,
-    values: &mut ShortValues,
-) -> [Option<pg_sys::Datum>; entry_column::COUNT] {
-    [
-        values.uuid(&entry.entry_id),
-        None,
-        values.text(&entry.entry_type),
-        values.text(entry.data_hash),
-        Some(metadata),
-        entry.signature.as_deref().and_then(|signature| values.text(signature)),
-        entry.key_id.as_deref().and_then(|key_id| values.text(key_id)),
-        Some(tables::timestamp_to_postgres(entry.created_at).into()),
-        None,
-    ]
-}
-
 thread_local! {
     /// The last id that was given here, and the lines in which it may stand since.
     static LAST_ID: Cell<Option<(Uuid, Repeats)>> = const { Cell::new(None) };
 }
 
-/// A new time-ordered id, the default of column `id`.
-pub fn new_id() -> Uuid {
+/// A new time-ordered id; the default of column `id`.
+#[pg_extern(volatile, parallel_safe)]
+fn uuid_v7() -> pgrx::Uuid {
+    pgrx::Uuid::from_bytes(*new_id().as_bytes())
+}
+
+fn new_id() -> Uuid {
     // First the lines that there are: the id cannot stand in them.
     let repeats = database::slot().map_or(Repeats::Any, |(_, slot)| Repeats::after(slot));
     let id = ids::time_ordered();

@@ -1,6 +1,7 @@
 //! The table `ledger.entries_pending`, as those who record insert into it: what a session knows of it.
 
 use super::single_insert::Indexes;
+use super::single_row;
 use super::tables::{self, Table};
 use pgrx::{pg_guard, pg_sys};
 use std::cell::Cell;
@@ -30,7 +31,7 @@ pub fn open() -> Table {
 pub fn insert<const COLUMNS: usize>(table: &Table, row: &[Option<pg_sys::Datum>; COLUMNS]) {
     match indexes(table) {
         Some(indexes) => indexes.insert(table, row),
-        None => table.insert(row),
+        None => single_row::insert(table, row),
     }
 }
 

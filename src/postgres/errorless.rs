@@ -10,6 +10,7 @@ mod postgres {
         pub fn GetUserId() -> pg_sys::Oid;
         pub fn GetSessionUserId() -> pg_sys::Oid;
         pub fn GetCurrentTransactionNestLevel() -> i32;
+        pub fn GetTopTransactionIdIfAny() -> pg_sys::TransactionId;
         pub fn GetCurrentTimestamp() -> pg_sys::TimestampTz;
         pub fn GetDatabaseEncoding() -> i32;
         pub fn HeapTupleHeaderGetCmin(header: pg_sys::HeapTupleHeader) -> pg_sys::CommandId;
@@ -37,6 +38,12 @@ pub fn session_user() -> pg_sys::Oid {
 pub fn nest_level() -> i32 {
     // SAFETY: only reads the state of this backend's transaction.
     unsafe { postgres::GetCurrentTransactionNestLevel() }
+}
+
+/// The id of the current top-level transaction; 0 if it has none.
+pub fn own_xid() -> u32 {
+    // SAFETY: reads the state of this backend's transaction.
+    unsafe { postgres::GetTopTransactionIdIfAny() }.into_inner()
 }
 
 /// What the clock shows.

@@ -17,9 +17,7 @@ pub use none::*;
 #[cfg(not(feature = "fault-injection"))]
 mod none {
     use crate::ledger::row_runs::Sizes;
-    use crate::postgres::mirror::file::Trouble;
     use std::fs::File;
-    use std::path::Path;
 
     pub fn run_sizes() -> Sizes {
         Sizes::STANDARD
@@ -32,7 +30,7 @@ mod none {
     pub fn error_at(_place: &str) -> std::io::Result<()> {
         Ok(())
     }
-    pub fn at_write(_file: &File, _path: &Path, _lines: &[u8]) -> Result<(), Trouble> {
+    pub fn at_write(_file: &File, _lines: &[u8]) -> std::io::Result<()> {
         Ok(())
     }
 }
@@ -40,10 +38,8 @@ mod none {
 #[cfg(feature = "fault-injection")]
 mod injected {
     use crate::ledger::row_runs::Sizes;
-    use crate::postgres::mirror::file::{self, Trouble};
     use std::fs::File;
-    use std::io::{Error, Result};
-    use std::path::Path;
+    use std::io::{Error, Result, Write};
     use std::time::Duration;
 
     /// Every process of the server has the data directory as its working directory.
@@ -105,13 +101,14 @@ mod injected {
         }
     }
 
-    pub fn at_write(file: &File, path: &Path, lines: &[u8]) -> std::result::Result<(), Trouble> {
+    /// Before lines are written, or in the midst of them.
+    pub fn at_write(mut file: &File, lines: &[u8]) -> Result<()> {
         at("before_write");
-        error_at("write").map_err(|error| Trouble::passing("write to", path, error))?;
+        error_at("write")?;
         if !lines.is_empty() && (is_set("mid_write", "kill") || is_set("mid_write", "error")) {
-            file::write(file, path, &lines[..lines.len() / 2])?;
+            file.write_all(&lines[..lines.len() / 2])?;
             at("mid_write");
-            error_at("mid_write").map_err(|error| Trouble::passing("write to", path, error))?;
+            error_at("mid_write")?;
         }
         Ok(())
     }

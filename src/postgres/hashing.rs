@@ -1,21 +1,13 @@
 //! SQL functions that compute and keep nothing: canonical JSON, hashes, signatures, Merkle roots and proofs.
 
 use super::errors::{or_raise, Failure};
-use super::jsonb::{Json, Jsonb, JsonbText};
+use super::jsonb::{self, Json, Jsonb, JsonbText};
 use super::secrets;
 use crate::ledger::merkle::{self, ProofStep, Side};
-use crate::ledger::{canonical_json, parse_hash, sha256_hex, signature};
+use crate::ledger::{parse_hash, sha256_hex, signature};
 use pgrx::prelude::*;
 use pgrx::PgSqlErrorCode;
 use serde_json::{json, Value};
-
-/// The canonical text of a JSON text that Postgres has accepted.
-pub fn canonical(json: &str) -> Result<String, Failure> {
-    canonical_json::canonical(json).map_err(|error| {
-        Failure::new(PgSqlErrorCode::ERRCODE_INVALID_TEXT_REPRESENTATION, "JSON value has no canonical form")
-            .detail(format!("There is {error}."))
-    })
-}
 
 /// Refuses anything but 64 lower-case hex digits.
 pub fn check_hash(what: &str, text: &str) -> Result<(), Failure> {
@@ -47,7 +39,7 @@ fn hash_data(data: Jsonb) -> String {
 
 #[pg_extern(immutable, strict, parallel_safe)]
 fn hash_json(data: Json) -> String {
-    sha256_hex(or_raise(canonical(&data.0)).as_bytes())
+    sha256_hex(or_raise(jsonb::canonical(&data.0)).as_bytes())
 }
 
 #[pg_extern(immutable, strict, parallel_safe)]
@@ -150,12 +142,6 @@ fn checked_hashes(hashes: Vec<Option<String>>) -> Result<Vec<String>, Failure> {
             Ok(hash)
         })
         .collect()
-}
-
-/// A new time-ordered id; the default of `ledger.entries.id`.
-#[pg_extern(volatile, parallel_safe)]
-fn uuid_v7() -> pgrx::Uuid {
-    pgrx::Uuid::from_bytes(*super::entries::new_id().as_bytes())
 }
 
 extension_sql!(

@@ -3,7 +3,7 @@
 use pgrx::extension_sql_file;
 
 extension_sql_file!("../../sql/roles.sql", name = "roles", bootstrap);
-extension_sql_file!("../../sql/tables.sql", name = "tables", requires = ["roles", postgres::hashing::uuid_v7]);
+extension_sql_file!("../../sql/tables.sql", name = "tables", requires = ["roles", postgres::entries::uuid_v7]);
 extension_sql_file!("../../sql/triggers.sql", name = "triggers", requires = ["tables"]);
 extension_sql_file!(
     "../../sql/views.sql",

@@ -1,10 +1,8 @@
 //! jsonb in and out as text. pgrx's own type goes through serde_json, which turns large numbers into doubles; what is
 //! hashed must keep every digit.
 
-use super::database;
+use super::encoding::{self, NOT_TEXT};
 use super::errors::{or_raise, Failure};
-use super::hashing;
-use super::tables::NOT_TEXT;
 use crate::ledger::{ascii_text, canonical_json, jsonb, row_change};
 use pgrx::callconv::{Arg, ArgAbi, BoxRet, FcInfo};
 use pgrx::nullable::Nullable;
@@ -14,6 +12,14 @@ use pgrx::pgrx_sql_entity_graph::metadata::{
 use pgrx::{direct_function_call_as_datum, pg_sys, FromDatum, IntoDatum, PgSqlErrorCode};
 use std::ffi::{CStr, CString};
 use uuid::Uuid;
+
+/// The canonical text of a JSON text that Postgres has accepted.
+pub fn canonical(json: &str) -> Result<String, Failure> {
+    canonical_json::canonical(json).map_err(|error| {
+        Failure::new(PgSqlErrorCode::ERRCODE_INVALID_TEXT_REPRESENTATION, "JSON value has no canonical form")
+            .detail(format!("There is {error}."))
+    })
+}
 
 /// A jsonb argument, detoasted.
 #[derive(Clone, Copy)]
@@ -27,7 +33,7 @@ impl Jsonb {
     /// As `jsonb::text`; [`NOT_TEXT`], which is no JSON, where its bytes are not sound: Postgres' own function checks nothing of
     /// what it reads. An ERROR where it is longer than a value of Postgres.
     pub fn text(self) -> String {
-        or_raise(database::require_utf8());
+        or_raise(encoding::require_utf8());
         if !jsonb::is_sound(self.bytes()) {
             return NOT_TEXT.to_owned();
         }
@@ -62,13 +68,13 @@ impl Jsonb {
                      past all checks.",
             ));
         }
-        hashing::canonical(&text)
+        canonical(&text)
     }
 
     /// Appends the canonical text; `None`, with something or other appended, where only [`Jsonb::canonical_by_text`] gives it, or
     /// says why there is none.
     pub fn write_canonical(self, out: &mut Vec<u8>) -> Option<jsonb::Written> {
-        if !database::is_utf8() {
+        if !encoding::is_utf8() {
             return None;
         }
         let bytes = self.bytes();

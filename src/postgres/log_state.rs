@@ -1,17 +1,16 @@
 //! `ledger.log_state`, a table of one row: which ledger this is, and where sealing, its search for rows and the mirror go on
 //! from.
 
-use super::blocks::damaged;
 use super::errors::{or_raise, Failure};
-use super::mirror::remembered::{self, Settled};
+use super::single_row;
 use super::tables::{self, RegisteredSnapshot, Row, Table, TableScan};
-use super::tracking::versions::NewVersions;
 use crate::ledger::block::BlockHeader;
+use crate::ledger::file_ranges::FileRange;
 use crate::ledger::log_tree::LogTree;
 use crate::ledger::record::Timestamp;
 use crate::ledger::row_runs::Run;
 use crate::ledger::{parse_hash, Hash};
-use pgrx::{pg_sys, IntoDatum};
+use pgrx::{pg_sys, IntoDatum, PgSqlErrorCode};
 use uuid::Uuid;
 
 /// Columns of `ledger.log_state`, a table of one row.
@@ -29,6 +28,27 @@ mod column {
     pub const VERSION_RUNS: usize = 10;
 }
 
+/// A place in the mirror file: every entry line before it stands in a block, is voided, or belongs to a transaction in `open`.
+/// Recovery reads only what is behind it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Settled {
+    pub bytes: u64,
+    /// A block of which it is known that its line, and those of all blocks before it, are in the file.
+    pub block: i64,
+    /// Where lines of transactions stand that were prepared.
+    pub open: Vec<FileRange>,
+}
+
+/// Ranges as the database stores them: offsets, each range's start and end.
+pub fn ranges_from(offsets: &[i64]) -> Vec<FileRange> {
+    let ranges = offsets.chunks_exact(2);
+    ranges.map(|range| FileRange { from: range[0].max(0) as u64, to: range[1].max(0) as u64 }).collect()
+}
+
+fn offsets_of(ranges: &[FileRange]) -> Vec<i64> {
+    ranges.iter().flat_map(|range| [range.from as i64, range.to as i64]).collect()
+}
+
 /// Notes how far the mirror file is acknowledged (bytes, and the last block), how far settled where that is new, and who
 /// has attached it.
 pub fn remember_mirror(acknowledged: (u64, i64), settled: Option<&Settled>, attachment: Option<Uuid>) {
@@ -38,7 +58,7 @@ pub fn remember_mirror(acknowledged: (u64, i64), settled: Option<&Settled>, atta
         if let Some(settled) = settled {
             row[column::SETTLED_BYTES] = (settled.bytes as i64).into_datum();
             row[column::SETTLED_BLOCK] = settled.block.into_datum();
-            row[column::OPEN_RANGES] = remembered::offsets_of(&settled.open).into_datum();
+            row[column::OPEN_RANGES] = offsets_of(&settled.open).into_datum();
         }
         if let Some(attachment) = &attachment {
             row[column::MIRROR_ATTACHMENT] = Some(tables::uuid_datum(attachment));
@@ -72,7 +92,7 @@ fn change_log_state(change: impl FnOnce(&mut [Option<pg_sys::Datum>])) {
     let snapshot = RegisteredSnapshot::latest();
     let mut state = or_raise(LogState::read(&snapshot));
     change(&mut state.row);
-    state.table.update(&mut state.tid, &state.row);
+    single_row::update(&state.table, &mut state.tid, &state.row);
 }
 
 /// Makes the ledger the one that these blocks were taken from, with no mirror file yet.
@@ -127,19 +147,14 @@ impl LogState {
     pub fn update(&mut self, tree: &LogTree) {
         let frontier: Vec<u8> = tree.frontier().concat();
         self.row[column::FRONTIER] = frontier.into_datum();
-        self.row[column::VERSION_RUNS] = numbers_of(&self.version_runs).into_datum();
-        self.table.update(&mut self.tid, &self.row);
+        self.update_version_runs();
     }
-}
 
-/// Writes places in `ledger.row_versions`, of entries that are sealed without [`LogState::update`].
-pub fn write_versions(versions: NewVersions) -> Result<(), Failure> {
-    let snapshot = RegisteredSnapshot::latest();
-    let mut state = LogState::read(&snapshot)?;
-    versions.write(&mut state.version_runs, &snapshot);
-    state.row[column::VERSION_RUNS] = numbers_of(&state.version_runs).into_datum();
-    state.table.update(&mut state.tid, &state.row);
-    Ok(())
+    /// The same where the log tree has not grown.
+    pub fn update_version_runs(&mut self) {
+        self.row[column::VERSION_RUNS] = numbers_of(&self.version_runs).into_datum();
+        single_row::update(&self.table, &mut self.tid, &self.row);
+    }
 }
 
 /// The runs of `ledger.row_versions`.
@@ -160,4 +175,11 @@ fn runs_of(row: &Row) -> Vec<Run> {
 
 fn numbers_of(runs: &[Run]) -> Vec<i64> {
     runs.iter().flat_map(Run::numbers).collect()
+}
+
+/// What sealing goes on from was changed.
+pub fn damaged(what: &str) -> Failure {
+    Failure::new(PgSqlErrorCode::ERRCODE_DATA_CORRUPTED, format!("cannot seal: {what}"))
+        .detail("Sealing on would build on something that was changed behind the ledger's back.")
+        .hint("Run SELECT * FROM ledger.find_tampering() to see where, and restore that row from a backup or the mirror file.")
 }

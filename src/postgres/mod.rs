@@ -5,8 +5,8 @@
 //! | [`settings`], [`secrets`] | what is configured |
 //! | [`hashing`] | SQL functions that only compute |
 //! | [`entries`], [`triggers`] | recording, by function and by INSERT |
-//! | [`entries_pending`], [`queue`] | the table where entries wait; entries that are inserted together |
-//! | [`transaction`] | what happens when a transaction ends |
+//! | [`recorded`], [`queue`], [`entries_pending`] | entries on their way; those that are inserted together; the table where they wait |
+//! | [`transaction`], [`transaction_end`] | what a transaction has recorded, and what happens when it ends |
 //! | [`mirror`] | the JSONL file |
 //! | [`blocks`], [`log_state`], [`partitions`], [`vacated`] | sealing |
 //! | [`copy_hook`], [`lines`], [`import`] | writing a ledger out, and rebuilding one |
@@ -14,21 +14,24 @@
 //! | [`items`] | signed files, and their registry |
 //! | [`tracking`] | application tables whose rows are recorded |
 //! | [`verification`] | SQL functions that verify |
-//! | [`worker`] | launcher and workers |
-//! | [`shared`], [`database`] | shared memory, and this process's part of it |
+//! | [`worker`], [`background_process`] | launcher and workers; what they have in common with the mirror's writer |
+//! | [`shared`], [`locks`], [`database`] | shared memory, and this process's part of it |
+//! | [`relation`] | what the catalogs say of a table, the ledger's or an application's |
 //! | [`install`] | the SQL of the install script |
 //! | [`faults`] | failing on purpose, in tests |
 //! | [`roles`], [`schema`] | whose rights work is done with, and which schema is the extension's |
-//! | [`tables`], [`bulk_insert`], [`single_insert`], [`spi`], [`jsonb`], [`errors`], [`errorless`], [`wait_events`] | how Postgres is talked to |
+//! | [`tables`], [`bulk_insert`], [`single_insert`], [`single_row`], [`spi`], [`jsonb`], [`encoding`], [`errors`], [`errorless`], [`wait_events`] | how Postgres is talked to |
 //! | [`ids`] | new ids |
 //! | [`regular_file`] | opening files that somebody else may have put there |
 //! | [`helper_threads`] | what must not talk to Postgres |
 
 mod all_entries;
+mod background_process;
 mod blocks;
 mod bulk_insert;
 mod copy_hook;
 mod database;
+mod encoding;
 mod entries;
 mod entries_pending;
 mod errorless;
@@ -43,22 +46,27 @@ mod install;
 mod items;
 mod jsonb;
 mod lines;
+mod locks;
 mod log_state;
 mod mirror;
 mod own_tables;
 mod partitions;
 mod queue;
+mod recorded;
 mod regular_file;
+mod relation;
 mod roles;
 mod schema;
 mod secrets;
 mod settings;
 mod shared;
 mod single_insert;
+mod single_row;
 mod spi;
 mod tables;
 mod tracking;
 mod transaction;
+mod transaction_end;
 mod triggers;
 mod utility_hook;
 mod vacated;
@@ -83,7 +91,7 @@ pub extern "C-unwind" fn _PG_init() {
     if is_preloading && !is_upgrade {
         secrets::init();
         shared::init();
-        transaction::init();
+        transaction_end::init();
         worker::commands::init();
         utility_hook::init();
         executor_hook::init();

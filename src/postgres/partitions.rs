@@ -4,9 +4,9 @@
 //! to be sealed goes into those only that are as sealing would make them.
 
 use super::errors::Failure;
+use super::relation;
 use super::settings;
 use super::tables::{self, entry_column, RegisteredSnapshot, Table};
-use super::tracking::relation;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 use pgrx::{pg_sys, FromDatum, PgSqlErrorCode, PgTryBuilder, Spi};

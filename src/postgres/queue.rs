@@ -4,8 +4,8 @@
 //! entry belongs to the subtransaction that recorded it, so it is inserted while that is the current one, is handed to the
 //! parent with it, or forgotten.
 
-use super::entries::{self, Recorded};
 use super::errorless;
+use super::recorded::{self, Recorded};
 use pgrx::{pg_guard, pg_sys};
 use std::cell::RefCell;
 
@@ -44,7 +44,7 @@ pub fn flush() {
         let first = waiting.partition_point(|waiting| waiting.level < level);
         waiting.split_off(first)
     });
-    entries::insert_all(own.iter().map(|waiting| &waiting.entry));
+    recorded::insert_all(own.iter().map(|waiting| &waiting.entry));
 }
 
 /// For hooks, where nothing may unwind but by Postgres' own means.

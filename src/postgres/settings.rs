@@ -133,3 +133,14 @@ fn text(setting: &GucSetting<Option<CString>>) -> Option<String> {
     let value = setting.get()?.to_string_lossy().into_owned();
     (!value.is_empty()).then_some(value)
 }
+
+extern "C" {
+    /// The setting max_prepared_transactions (access/twophase.h), which is not in pgrx's bindings.
+    static max_prepared_xacts: std::ffi::c_int;
+}
+
+/// Whether this server can prepare transactions.
+pub fn may_prepare() -> bool {
+    // SAFETY: set before any transaction begins, and never changed.
+    unsafe { max_prepared_xacts > 0 }
+}

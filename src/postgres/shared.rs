@@ -4,9 +4,8 @@
 //! overflow it.
 
 use super::ids;
-use super::mirror::doubt;
-use super::mirror::shared::MirrorState;
-use super::verification::progress::ProgressSlot;
+use super::locks::{self, LockGuard};
+use super::mirror::shared::{LockedMirror, MirrorState};
 use crate::ledger::lag::Lag;
 use pgrx::{pg_guard, pg_sys};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -18,7 +17,7 @@ pub const MAX_DATABASES: usize = 64;
 /// Verifications whose progress is shown at the same time; one more runs unseen.
 pub const MAX_VERIFICATIONS: usize = 64;
 
-const TRANCHE: &std::ffi::CStr = c"pg_notary";
+const AREA: &std::ffi::CStr = c"pg_notary";
 /// One lock for the registry of slots, then one for each slot's mirror.
 const LOCKS: usize = 1 + MAX_DATABASES;
 
@@ -236,6 +235,21 @@ pub struct PendingCount {
     begun: Option<i64>,
 }
 
+/// One running verification. Zeroed when free.
+#[repr(C)]
+pub struct ProgressSlot {
+    pub pid: AtomicI32,
+    pub database: AtomicU32,
+    pub phase: AtomicU32,
+    pub started_at: AtomicI64,
+    pub blocks_done: AtomicI64,
+    pub blocks_total: AtomicI64,
+    pub entries_done: AtomicI64,
+    pub bytes_done: AtomicI64,
+    pub bytes_total: AtomicI64,
+    pub rows_done: AtomicI64,
+}
+
 #[repr(C)]
 pub struct Shared {
     pub launcher: Wakeable,
@@ -252,13 +266,30 @@ pub struct Shared {
 }
 
 static SHARED: AtomicPtr<Shared> = AtomicPtr::new(std::ptr::null_mut());
-static LOCK_ARRAY: AtomicPtr<pg_sys::LWLockPadded> = AtomicPtr::new(std::ptr::null_mut());
+/// How often this postmaster has made the area: once more after each crash of one of its processes.
+static TIMES_MADE: AtomicU32 = AtomicU32::new(0);
 
 /// The shared area, or `None` where the library was not preloaded.
 pub fn shared() -> Option<&'static Shared> {
     // SAFETY: once set it points to the area in shared memory, which lives as long as the server; all access to its
     // plain fields is through atomics or under the locks below.
     unsafe { SHARED.load(Ordering::Acquire).as_ref() }
+}
+
+/// Gives pauses of workers back. Cannot fail.
+pub fn resume_workers(paused: impl IntoIterator<Item = &'static DatabaseSlot>) {
+    let mut has_resumed = false;
+    for slot in paused {
+        has_resumed |= slot.resume();
+    }
+    if let Some(shared) = shared().filter(|_| has_resumed) {
+        shared.launcher.wake();
+    }
+}
+
+/// Whether this server has started anew after a crash of one of its processes.
+pub fn has_crashed() -> bool {
+    TIMES_MADE.load(Ordering::Acquire) > 1
 }
 
 static mut PREVIOUS_STARTUP_HOOK: pg_sys::shmem_startup_hook_type = None;
@@ -293,7 +324,7 @@ unsafe extern "C-unwind" fn request() {
 
 unsafe fn request_memory() {
     pg_sys::RequestAddinShmemSpace(std::mem::size_of::<Shared>());
-    pg_sys::RequestNamedLWLockTranche(TRANCHE.as_ptr(), LOCKS as i32);
+    locks::request(LOCKS);
 }
 
 #[pg_guard]
@@ -303,39 +334,17 @@ unsafe extern "C-unwind" fn startup() {
     }
     let mut found = false;
     // Without AddinShmemInitLock: the postmaster runs this before it has children.
-    let area = pg_sys::ShmemInitStruct(TRANCHE.as_ptr(), std::mem::size_of::<Shared>(), &mut found) as *mut Shared;
+    let area = pg_sys::ShmemInitStruct(AREA.as_ptr(), std::mem::size_of::<Shared>(), &mut found) as *mut Shared;
     if !found {
-        doubt::note_start();
+        TIMES_MADE.fetch_add(1, Ordering::AcqRel);
         std::ptr::write_bytes(area, 0, 1);
         (*area).run.store(ids::random().as_u64_pair().0, Ordering::Release);
         for slot in &(*area).databases {
             slot.mirror.init();
         }
     }
-    LOCK_ARRAY.store(pg_sys::GetNamedLWLockTranche(TRANCHE.as_ptr()), Ordering::Release);
+    locks::attach();
     SHARED.store(area, Ordering::Release);
-}
-
-/// A lock of this library, held until dropped. Nothing that can raise an error may run while one is held: pgrx would
-/// unwind, and the drop would release a lock that Postgres' own error handling has already given back.
-pub struct LockGuard(*mut pg_sys::LWLock);
-
-impl LockGuard {
-    fn acquire(index: usize) -> Self {
-        // SAFETY: the tranche holds LOCKS locks and index is below that; the array is set before any slot is handed out.
-        unsafe {
-            let lock = &raw mut (*LOCK_ARRAY.load(Ordering::Acquire).add(index)).lock;
-            pg_sys::LWLockAcquire(lock, pg_sys::LWLockMode::LW_EXCLUSIVE);
-            LockGuard(lock)
-        }
-    }
-}
-
-impl Drop for LockGuard {
-    fn drop(&mut self) {
-        // SAFETY: acquired in acquire() and not released since.
-        unsafe { pg_sys::LWLockRelease(self.0) }
-    }
 }
 
 impl Shared {
@@ -343,11 +352,14 @@ impl Shared {
         LockGuard::acquire(0)
     }
 
-    /// Guards the mirror state of `slot`.
-    pub fn lock_mirror(&self, slot: &DatabaseSlot) -> LockGuard {
-        // SAFETY: slot is an element of the array, so both pointers lie in the same allocation.
-        let index = unsafe { std::ptr::from_ref(slot).offset_from(self.databases.as_ptr()) };
-        LockGuard::acquire(1 + index as usize)
+    /// What is known of the mirror of `slot`, locked.
+    pub fn lock_mirror<'a>(&self, slot: &'a DatabaseSlot) -> LockedMirror<'a> {
+        // SAFETY: slot is an element of the array, so both pointers lie in the same allocation. Nothing else takes the lock of that
+        // number.
+        unsafe {
+            let index = std::ptr::from_ref(slot).offset_from(self.databases.as_ptr());
+            slot.mirror.locked_by(LockGuard::acquire(1 + index as usize))
+        }
     }
 
     /// The name of another time that a mirror file is opened for writing.
@@ -416,14 +428,14 @@ impl Shared {
         slot.check_extension.store(false, Ordering::Release);
         slot.recount.store(false, Ordering::Release);
         slot.set_worker_state(WorkerState::Wanted);
-        slot.mirror.detach(self, slot);
+        slot.mirror.detach(self.lock_mirror(slot));
         slot.database.store(database.to_u32(), Ordering::Release);
         Some(slot)
     }
 
     /// Gives the slot of a database back that is gone.
     pub fn release(&self, slot: &DatabaseSlot) {
-        slot.mirror.detach(self, slot);
+        slot.mirror.detach(self.lock_mirror(slot));
         slot.worker.retire();
         let _registry = self.lock_registry();
         slot.database.store(0, Ordering::Release);
@@ -434,7 +446,7 @@ impl Shared {
     pub fn release_without_ledger(&self, slot: &DatabaseSlot) {
         let _registry = self.lock_registry();
         if !slot.check_extension.load(Ordering::Acquire) {
-            slot.mirror.detach(self, slot);
+            slot.mirror.detach(self.lock_mirror(slot));
             slot.worker.retire();
             slot.database.store(0, Ordering::Release);
         }

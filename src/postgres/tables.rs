@@ -4,24 +4,24 @@
 //! every statement that claims a row is sealed, and there is no flag a statement could set to get past them. The
 //! functions are those with which Postgres writes its own catalogs; they keep TOAST, indexes and WAL in order.
 
+mod blocks;
 mod entries;
 mod scan;
 mod short_values;
 mod snapshot;
 
-use super::bulk_insert::{self, BulkInsert};
-use super::database;
+use super::encoding::{self, NOT_TEXT};
 use super::errorless;
 use super::errors::{or_raise, Failure};
 use super::jsonb;
 use super::schema;
-use crate::ledger::block::BlockHeader;
 use crate::ledger::record::Timestamp;
 use pgrx::{pg_sys, FromDatum, IntoDatum};
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::mem::ManuallyDrop;
 use uuid::Uuid;
 
+pub use blocks::{block_column, block_malformation, header_from_row, newest_block};
 pub use entries::{
     block_number, detoasted_metadata, entry_column, entry_from_row, entry_line, entry_line_with, fault_of, leaf_index,
     malformation, metadata_text, new_entry_from_row, stored_entry, SealedTuple,
@@ -32,13 +32,6 @@ pub use snapshot::RegisteredSnapshot;
 
 /// Microseconds from the Unix epoch to Postgres' (2000-01-01).
 const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;
-
-/// What bytes read as that are no text. It is longer than what any column of the ledger takes, so it never is what was
-/// recorded, whatever that was.
-pub const NOT_TEXT: &str = "(these bytes are not UTF-8 text, or hold a NUL, or are no jsonb: the ledger never writes such, so \
-    somebody has put them here past all checks, or a disk has lost what was here. This stands in their place, and is longer than any \
-    text that could have been recorded, so that what is made of it is never what was made of the recorded text)";
-const _: () = assert!(NOT_TEXT.len() > 256);
 
 /// One that no line can state, which only a superuser can have put there, reads as the epoch; [`malformation`] tells.
 pub fn timestamp_from_postgres(timestamp: pg_sys::TimestampTz) -> Timestamp {
@@ -66,7 +59,7 @@ extern "C-unwind" {
 
 /// The Oid of a table or index of the schema `ledger`; an ERROR if it is gone, or its texts are not UTF-8.
 pub fn oid_of(name: &str) -> pg_sys::Oid {
-    or_raise(database::require_utf8());
+    or_raise(encoding::require_utf8());
     // SAFETY: catalog look-ups inside a transaction.
     let oid = unsafe {
         let schema = or_raise(schema::require());
@@ -139,6 +132,23 @@ impl Table {
         unsafe { (*self.descriptor()).natts as usize }
     }
 
+    /// What the catalog says of the column at this position, from 0, dropped or not.
+    pub fn attribute(&self, position: usize) -> &pg_sys::FormData_pg_attribute {
+        assert!(position < self.column_count());
+        // SAFETY: the relation is open as long as this is borrowed, and has that many attributes.
+        unsafe { attribute(self.descriptor(), position) }
+    }
+
+    /// Where the column of this name stands in a row, from 0.
+    pub fn position_of(&self, name: &str) -> Option<usize> {
+        let is_named = |attribute: &pg_sys::FormData_pg_attribute| {
+            // SAFETY: a name ends with a zero byte.
+            !attribute.attisdropped
+                && unsafe { CStr::from_ptr(attribute.attname.data.as_ptr()) }.to_bytes() == name.as_bytes()
+        };
+        (0..self.column_count()).find(|position| is_named(self.attribute(*position)))
+    }
+
     /// The tuple for one row; `None` is null.
     pub fn form(&self, row: &[Option<pg_sys::Datum>]) -> pg_sys::HeapTuple {
         assert_eq!(row.len(), self.column_count());
@@ -146,46 +156,6 @@ impl Table {
         let mut values: Vec<pg_sys::Datum> = row.iter().map(|value| value.unwrap_or(pg_sys::Datum::null())).collect();
         // SAFETY: one value and one null flag a column, of the types of our own table.
         unsafe { pg_sys::heap_form_tuple(self.descriptor(), values.as_mut_ptr(), nulls.as_mut_ptr()) }
-    }
-
-    /// Inserts one row and its index entries.
-    pub fn insert(&self, row: &[Option<pg_sys::Datum>]) {
-        let mut rows = BulkInsert::new(self);
-        rows.insert(row);
-        rows.finish();
-    }
-
-    /// Puts `row` in the place of the row at `tid`.
-    pub fn update(&self, tid: &mut pg_sys::ItemPointerData, row: &[Option<pg_sys::Datum>]) {
-        let tuple = self.form(row);
-        // SAFETY: a tuple of this table's shape, which the slot frees; an ERROR if another transaction changed the row meanwhile.
-        unsafe {
-            let slot = pg_sys::MakeSingleTupleTableSlot(self.descriptor(), &raw const pg_sys::TTSOpsHeapTuple);
-            pg_sys::ExecStoreHeapTuple(tuple, slot, true);
-            let mut indexes = Default::default();
-            let none = indexes;
-            // A heap has no use for the snapshot.
-            pg_sys::simple_table_tuple_update(self.relation, tid, slot, std::ptr::null_mut(), &mut indexes);
-            if indexes != none {
-                #[cfg(any(feature = "pg14", feature = "pg15"))]
-                let only_summarizing = false;
-                #[cfg(not(any(feature = "pg14", feature = "pg15")))]
-                let only_summarizing = indexes == pg_sys::TU_UpdateIndexes::TU_Summarizing;
-                self.index(slot, only_summarizing);
-            }
-            pg_sys::ExecDropSingleTupleTableSlot(slot);
-        }
-    }
-
-    /// Inserts the index entries of a new row version.
-    ///
-    /// # Safety
-    /// As for [`bulk_insert::insert_index_entries`].
-    unsafe fn index(&self, slot: *mut pg_sys::TupleTableSlot, only_summarizing: bool) {
-        let (indexes, executor) = (pg_sys::CatalogOpenIndexes(self.relation), pg_sys::CreateExecutorState());
-        bulk_insert::insert_index_entries(indexes, executor, slot, only_summarizing);
-        pg_sys::FreeExecutorState(executor);
-        pg_sys::CatalogCloseIndexes(indexes);
     }
 
     /// Deletes the row at `tid`; an ERROR if another transaction changed it meanwhile.
@@ -275,6 +245,21 @@ impl Table {
             (*self.relation).rd_pkindex
         }
     }
+}
+
+/// # Safety
+/// The descriptor has that attribute, and outlives the result.
+unsafe fn attribute<'a>(descriptor: pg_sys::TupleDesc, position: usize) -> &'a pg_sys::FormData_pg_attribute {
+    // From Postgres 18 the attributes stand behind their compact forms (TupleDescAttr() in access/tupdesc.h).
+    #[cfg(feature = "pg18")]
+    return &*(*descriptor)
+        .compact_attrs
+        .as_ptr()
+        .add((*descriptor).natts as usize)
+        .cast::<pg_sys::FormData_pg_attribute>()
+        .add(position);
+    #[cfg(not(feature = "pg18"))]
+    return &(*descriptor).attrs.as_slice((*descriptor).natts as usize)[position];
 }
 
 impl Drop for Table {
@@ -395,43 +380,5 @@ pub fn scan_by_uuid(
             }
         }
         pg_sys::systable_endscan(scan);
-    }
-}
-
-/// Columns of `ledger.blocks`.
-pub mod block_column {
-    pub const BLOCK_NUMBER: usize = 0;
-    pub const PREVIOUS_HASH: usize = 1;
-    pub const BLOCK_HASH: usize = 2;
-    pub const MERKLE_ROOT: usize = 3;
-    pub const TIMESTAMP: usize = 4;
-    pub const DATA_COUNT: usize = 5;
-    pub const TREE_SIZE: usize = 6;
-    pub const TREE_ROOT: usize = 7;
-    pub const COUNT: usize = 8;
-}
-
-/// What is wrong with a row of `ledger.blocks`, if a superuser has put into it what no line can state.
-pub fn block_malformation(row: &Row) -> Option<&'static str> {
-    if (0..block_column::COUNT).any(|column| row.is_null(column)) {
-        return Some("a column of the block is null");
-    }
-    let timestamp = row.get::<i64>(block_column::TIMESTAMP).and_then(checked_timestamp);
-    timestamp.is_none().then_some("the time of the block is none that a line can state")
-}
-
-/// The header in a row of `ledger.blocks`; what a superuser has emptied reads as empty, and fails verification.
-pub fn header_from_row(row: &Row) -> BlockHeader {
-    use block_column::*;
-    let text = |column| row.text(column).unwrap_or_default().to_owned();
-    BlockHeader {
-        block_number: row.get(BLOCK_NUMBER).unwrap_or_default(),
-        previous_hash: text(PREVIOUS_HASH),
-        block_hash: text(BLOCK_HASH),
-        merkle_root: text(MERKLE_ROOT),
-        timestamp: row.timestamp(TIMESTAMP).unwrap_or_default(),
-        data_count: row.get::<i32>(DATA_COUNT).unwrap_or_default().into(),
-        tree_size: row.get(TREE_SIZE).unwrap_or_default(),
-        tree_root: text(TREE_ROOT),
     }
 }

@@ -1,25 +1,17 @@
-//! What the current transaction has recorded, and what that forbids it; what happens when it ends is in [`ending`].
+//! What the current transaction has recorded, and what that forbids it; what happens when it ends is in [`transaction_end`].
 //!
-//! The callbacks are registered once a process; pgrx's own register_xact_callback lasts one transaction and leaks over PREPARE
-//! TRANSACTION.
+//! [`transaction_end`]: super::transaction_end
 
-mod ending;
-
-use super::database;
 use super::errorless;
 use super::errors::Failure;
 use super::mirror::lines::LineBuffer;
-use super::mirror::prepared;
 use super::mirror::repeats::Repeats;
-use super::queue;
-use super::settings::{self, MirrorMode};
-use super::shared::DatabaseSlot;
-use super::tracking;
+use super::settings::{self, may_prepare, MirrorMode};
+use super::shared::{resume_workers, DatabaseSlot};
 use crate::ledger::file_ranges::FileRange;
 use crate::ledger::record::EntryLine;
-use pgrx::{pg_guard, pg_sys, PgSqlErrorCode};
+use pgrx::{pg_sys, PgSqlErrorCode};
 use std::cell::RefCell;
-use std::ffi::c_void;
 
 /// Where a subtransaction's part begins: what was so before.
 struct Mark {
@@ -32,7 +24,7 @@ struct Mark {
 
 /// What a commit does about the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Lines {
+pub(super) enum Lines {
     /// They are in the file, at least handed to the operating system.
     Appended,
     /// The worker appends them later (modes async and off).
@@ -41,69 +33,69 @@ enum Lines {
 
 /// What to do for the launcher and the workers once the transaction has ended.
 #[derive(Default)]
-struct AtEnd {
+pub(super) struct AtEnd {
     /// Extensions of any kind that were created.
-    created: Vec<pg_sys::Oid>,
+    pub created: Vec<pg_sys::Oid>,
     /// The ledger's is among them, and is there: known before the commit, as nothing can be looked up after.
-    ledger_created: bool,
+    pub ledger_created: bool,
     /// The ledger's extension, as it was dropped at some time.
-    extension_dropped: Option<pg_sys::Oid>,
+    pub extension_dropped: Option<pg_sys::Oid>,
     /// No rollback to a savepoint has brought it back.
-    ledger_dropped: bool,
-    databases_changed: bool,
+    pub ledger_dropped: bool,
+    pub databases_changed: bool,
     /// Whose workers commands have paused, and the level of the subtransaction in which they did.
-    paused: Vec<(i32, &'static DatabaseSlot)>,
+    pub paused: Vec<(i32, &'static DatabaseSlot)>,
     /// This is COMMIT PREPARED or ROLLBACK PREPARED.
-    prepared_decided: bool,
+    pub prepared_decided: bool,
     /// The worker is to record rows that were there before their table was tracked.
-    baseline_begun: bool,
+    pub baseline_begun: bool,
 }
 
 impl AtEnd {
     /// Gives back the pauses of subtransactions at this level and below. Cannot fail.
-    fn resume_from(&mut self, level: i32) {
+    pub fn resume_from(&mut self, level: i32) {
         // They were made in this order: those of the innermost stand last.
         while let Some((_, slot)) = self.paused.pop_if(|(of, _)| *of >= level) {
-            database::resume_workers([slot]);
+            resume_workers([slot]);
         }
     }
 
     /// Hands the pauses of a subtransaction to its parent.
-    fn hand_up_pauses(&mut self, level: i32) {
+    pub fn hand_up_pauses(&mut self, level: i32) {
         self.paused.iter_mut().for_each(|(of, _)| *of = (*of).min(level - 1));
     }
 }
 
-struct Transaction {
-    lines: LineBuffer,
+pub(super) struct Transaction {
+    pub lines: LineBuffer,
     /// Those included that are not made here.
-    line_bytes: u64,
-    entries: i64,
+    pub line_bytes: u64,
+    pub entries: i64,
     /// The lines in which its ids may stand already.
-    repeats: Repeats,
+    pub repeats: Repeats,
     marks: Vec<Mark>,
     /// The mode when the first entry was recorded. It holds for the whole transaction, so that what hash_and_record
     /// answered stays true if the setting is reloaded in between.
-    mode: Option<MirrorMode>,
+    pub mode: Option<MirrorMode>,
     /// Whether this transaction keeps others from sealing.
-    holds_sealing_lock: bool,
+    pub holds_sealing_lock: bool,
     /// Entries this transaction has sealed, if it has.
-    sealed: Option<i64>,
+    pub sealed: Option<i64>,
     /// The level of the subtransaction that rebuilds the ledger, if one does.
-    import: Option<i32>,
+    pub import: Option<i32>,
     /// Counted, in this epoch, among those that have begun to commit and whose fate is open.
-    undecided: Option<usize>,
+    pub undecided: Option<usize>,
     /// Where the lines stand in the file, among those of others, from PRE_COMMIT on.
-    range: Option<FileRange>,
+    pub range: Option<FileRange>,
     /// What was done about the file, from PRE_COMMIT on.
-    outcome: Option<Lines>,
+    pub outcome: Option<Lines>,
     /// This transaction has put itself among those that are prepared.
-    is_preparing: bool,
-    at_end: AtEnd,
+    pub is_preparing: bool,
+    pub at_end: AtEnd,
 }
 
 thread_local! {
-    static CURRENT: RefCell<Transaction> = const {
+    pub(super) static CURRENT: RefCell<Transaction> = const {
         RefCell::new(Transaction {
             lines: LineBuffer::new(),
             line_bytes: 0,
@@ -132,14 +124,6 @@ thread_local! {
     };
 }
 
-pub fn init() {
-    // SAFETY: called once from _PG_init; the callbacks live as long as the library, which is never unloaded.
-    unsafe {
-        pg_sys::RegisterXactCallback(Some(on_transaction_event), std::ptr::null_mut());
-        pg_sys::RegisterSubXactCallback(Some(on_subtransaction_event), std::ptr::null_mut());
-    }
-}
-
 /// The mirror mode that holds for this transaction.
 pub fn mirror_mode() -> MirrorMode {
     CURRENT.with_borrow_mut(|current| *current.mode.get_or_insert_with(settings::mirror_mode))
@@ -147,23 +131,10 @@ pub fn mirror_mode() -> MirrorMode {
 
 /// Whether this transaction has created the ledger's extension. Which extension it is that is created cannot be looked up at the
 /// time.
-fn creates_ledger() -> bool {
+pub fn creates_ledger() -> bool {
     let created = CURRENT.with_borrow(|current| current.at_end.created.clone());
     // SAFETY: a catalog look-up inside a transaction.
     !created.is_empty() && created.contains(&unsafe { pg_sys::get_extension_oid(c"pg_notary".as_ptr(), true) })
-}
-
-/// Refuses to record in the transaction that creates the extension: the worker, which opens the mirror file, cannot see
-/// the ledger before that transaction has committed, and it could not commit without the file.
-pub fn require_committed_extension() -> Result<(), Failure> {
-    if !creates_ledger() || mirror_mode() == MirrorMode::Off || database::slot()?.1.worker.pid() != 0 {
-        return Ok(());
-    }
-    Err(Failure::new(
-        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-        "cannot record in the transaction that creates the extension",
-    )
-    .hint("Commit CREATE EXTENSION pg_notary first."))
 }
 
 /// Refuses to record or seal in the transaction that rebuilds the ledger: until it has committed, the mirror file is that
@@ -289,7 +260,7 @@ pub fn at_end_resume_worker(slot: &'static DatabaseSlot) {
 impl Transaction {
     /// In mode async the worker makes the line, unless the transaction is prepared; here it is only counted.
     fn add_line(&mut self, entry: &EntryLine, mode: MirrorMode) {
-        if mode == MirrorMode::Async && !prepared::may_prepare() {
+        if mode == MirrorMode::Async && !may_prepare() {
             self.line_bytes += entry.line_length() as u64 + 1;
         } else {
             self.lines.push(|out| entry.write_line(out));
@@ -311,7 +282,7 @@ impl Transaction {
         }
     }
 
-    fn subtransaction_aborted(&mut self, level: i32) {
+    pub fn subtransaction_aborted(&mut self, level: i32) {
         self.import = self.import.filter(|of| *of < level);
         while self.marks.last().is_some_and(|mark| mark.level >= level) {
             let Some(mark) = self.marks.pop() else { return };
@@ -325,7 +296,7 @@ impl Transaction {
     }
 
     /// Hands the subtransaction's part to its parent: at most one mark has its level.
-    fn subtransaction_committed(&mut self, level: i32) {
+    pub fn subtransaction_committed(&mut self, level: i32) {
         self.import = self.import.map(|of| of.min(level - 1));
         let parent_has_mark = self.marks.iter().rev().nth(1).is_some_and(|mark| mark.level >= level - 1);
         let Some(mark) = self.marks.last_mut().filter(|mark| mark.level >= level) else {
@@ -338,7 +309,7 @@ impl Transaction {
         }
     }
 
-    fn clear(&mut self) {
+    pub fn clear(&mut self) {
         self.lines.clear();
         self.line_bytes = 0;
         self.entries = 0;
@@ -353,46 +324,4 @@ impl Transaction {
         self.is_preparing = false;
         self.at_end = AtEnd::default();
     }
-}
-
-#[pg_guard]
-unsafe extern "C-unwind" fn on_transaction_event(event: pg_sys::XactEvent::Type, _arg: *mut c_void) {
-    use pg_sys::XactEvent::*;
-    match event {
-        XACT_EVENT_PRE_COMMIT => ending::before_commit(),
-        XACT_EVENT_PRE_PREPARE => ending::before_prepare(),
-        XACT_EVENT_COMMIT => ending::after_commit(),
-        XACT_EVENT_PREPARE => ending::after_prepare(),
-        XACT_EVENT_ABORT => ending::after_abort(),
-        _ => {}
-    }
-}
-
-#[pg_guard]
-unsafe extern "C-unwind" fn on_subtransaction_event(
-    event: pg_sys::SubXactEvent::Type,
-    _subtransaction: pg_sys::SubTransactionId,
-    _parent: pg_sys::SubTransactionId,
-    _arg: *mut c_void,
-) {
-    let level = errorless::nest_level();
-    if event == pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB {
-        // Of block lines: no subtransaction is left when those of entries are appended.
-        ending::abandon_waits();
-        // The command that needed them has failed, or comes to nothing.
-        CURRENT.with_borrow_mut(|current| current.at_end.resume_from(level));
-    }
-    CURRENT.with_borrow_mut(|current| match event {
-        pg_sys::SubXactEvent::SUBXACT_EVENT_COMMIT_SUB => {
-            current.subtransaction_committed(level);
-            current.at_end.hand_up_pauses(level);
-            queue::subtransaction_committed(level);
-        }
-        pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB => {
-            current.subtransaction_aborted(level);
-            queue::subtransaction_aborted(level);
-            tracking::after_rollback();
-        }
-        _ => {}
-    });
 }

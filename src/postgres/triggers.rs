@@ -3,7 +3,6 @@
 use super::entries;
 use super::errors::{or_raise, Failure};
 use super::tables::{entry_column, Row, Table};
-use super::tracking::relation;
 use pgrx::{pg_guard, pg_sys, PgSqlErrorCode};
 use std::mem::ManuallyDrop;
 
@@ -82,8 +81,7 @@ fn not_for_this_trigger() -> Failure {
 /// As [`trigger_data`], which has found a row trigger.
 pub(super) unsafe fn inserted_row(data: &pg_sys::TriggerData, types: &[pg_sys::Oid]) -> (ManuallyDrop<Table>, Row) {
     let table = Table::of_trigger(data);
-    let descriptor = table.descriptor();
-    let type_at = |position| relation::attribute(descriptor, position).atttypid;
+    let type_at = |position| table.attribute(position).atttypid;
     if table.column_count() < types.len() || !(0..types.len()).map(type_at).eq(types.iter().copied()) {
         not_for_this_trigger().raise();
     }

@@ -2,7 +2,7 @@
 
 use super::database;
 use super::errors::or_raise;
-use super::mirror::append::Mirror;
+use super::mirror::handle::Mirror;
 use super::mirror::prepared;
 use super::mirror::remembered::{self, Remembered};
 use super::mirror::shared::Attachment;

@@ -13,19 +13,19 @@
 //! would have made.
 
 mod parse;
-mod timestamp;
 
 #[cfg(test)]
 mod tests;
 
-use super::block::BlockHeader;
+use super::block::{write_uuid, write_uuids, BlockHeader};
 use super::canonical_json::{starts_object, write_string};
+use super::timestamp::write_timestamp;
 use std::borrow::Cow;
 use std::fmt;
 use uuid::Uuid;
 
+pub use super::timestamp::{Timestamp, TimestampError};
 pub use parse::{LineError, LineErrorKind, LineParser};
-pub use timestamp::{Timestamp, TimestampError};
 
 /// The version of the format that the header line states.
 pub const FORMAT: u32 = 1;
@@ -259,29 +259,6 @@ pub fn check_metadata(json: &str) -> Result<(), InvalidValue> {
         return Ok(());
     }
     Err(InvalidValue("metadata must be a JSON object"))
-}
-
-pub(super) fn write_uuid(out: &mut Vec<u8>, id: Uuid) {
-    out.push(b'"');
-    out.extend_from_slice(id.hyphenated().encode_lower(&mut Uuid::encode_buffer()).as_bytes());
-    out.push(b'"');
-}
-
-pub(super) fn write_uuids(out: &mut Vec<u8>, ids: &[Uuid]) {
-    out.push(b'[');
-    for (index, id) in ids.iter().enumerate() {
-        if index > 0 {
-            out.extend_from_slice(b", ");
-        }
-        write_uuid(out, *id);
-    }
-    out.push(b']');
-}
-
-pub(super) fn write_timestamp(out: &mut Vec<u8>, timestamp: Timestamp) {
-    out.push(b'"');
-    out.extend_from_slice(&timestamp.to_text());
-    out.push(b'"');
 }
 
 fn write_nullable(out: &mut Vec<u8>, text: Option<&str>) {

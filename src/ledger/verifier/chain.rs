@@ -1,6 +1,5 @@
 //! The chain of blocks and the log tree, checked block by block.
 
-use super::file::FileBlock;
 use super::problem::{Findings, Problem, ProblemKind, Source};
 use super::sealed::SealedEntry;
 use crate::ledger::block::{BlockHeader, GENESIS_PREVIOUS_HASH};
@@ -174,10 +173,9 @@ impl ChainVerifier {
         &mut self,
         header: &BlockHeader,
         entries: &[SealedEntry],
-        other: &FileBlock,
+        computed: Option<&Computed>,
         findings: &mut Findings<'_>,
     ) {
-        let computed = other.computed_for(entries);
         self.block_with(header, &Contents { computed, ..Contents::found(entries) }, findings);
     }
 

@@ -28,7 +28,7 @@ pub struct FileBlock {
 
 impl FileBlock {
     /// What was computed of this block's entries, if these are the same.
-    pub(super) fn computed_for(&self, entries: &[SealedEntry]) -> Option<&Computed> {
+    pub fn computed_for(&self, entries: &[SealedEntry]) -> Option<&Computed> {
         let same = |(ours, theirs): (&SealedEntry, &SealedEntry)| {
             ours.leaf_hash == theirs.leaf_hash && ours.data_hash == theirs.data_hash
         };

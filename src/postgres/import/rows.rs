@@ -9,7 +9,6 @@ use crate::postgres::blocks;
 use crate::postgres::bulk_insert::BulkInsert;
 use crate::postgres::errors::Failure;
 use crate::postgres::jsonb;
-use crate::postgres::log_state;
 use crate::postgres::partitions;
 use crate::postgres::tables::{self, Table};
 use crate::postgres::tracking::shape;
@@ -100,7 +99,7 @@ impl Batch {
             })
             .execute();
         outcome?;
-        log_state::write_versions(versions)
+        versions.write_alone()
     }
 
     /// An entry that a block before holds already: the file's verification remembers only what no block holds yet.

@@ -1,6 +1,6 @@
 //! What the ledger has of items: the newest entry about each.
 
-use super::pending::{self, AsOf, Newest};
+use super::pending::{self, is_about_an_item, AsOf, Newest};
 use crate::items::registration::{ItemName, Registration};
 use crate::ledger::metadata::Member;
 use crate::ledger::record::{Entry, Timestamp};
@@ -12,7 +12,7 @@ use crate::postgres::entries::{self, RowEntry};
 use crate::postgres::errors::Failure;
 use crate::postgres::partitions;
 use crate::postgres::secrets;
-use crate::postgres::tables::{self, entry_column, Row, Table};
+use crate::postgres::tables::{self, Row, Table};
 use crate::postgres::tracking::metadata::Metadata;
 use crate::postgres::tracking::versions;
 use crate::postgres::verification::entry::is_included;
@@ -110,10 +110,6 @@ fn check_signature(entry: &Entry) -> Result<(), String> {
         Some(false) => Err(format!("its signature is not that of key \"{key_id}\"")),
         None => Err(format!("it is signed with key \"{key_id}\", which is not known")),
     }
-}
-
-pub fn is_about_an_item(row: &Row) -> bool {
-    row.text(entry_column::ENTRY_TYPE).is_some_and(|entry_type| ITEM_ENTRY_TYPES.contains(&entry_type))
 }
 
 /// The entries that a snapshot sees.

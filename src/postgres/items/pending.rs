@@ -5,7 +5,6 @@
 //! all each time would take n² for n items. So what was found is kept, until the transaction ends, for those calls between
 //! which no other transaction has ended: then only this one can have recorded anything, and that is noted.
 
-use super::entries::is_about_an_item;
 use crate::ledger::record::Timestamp;
 use crate::ledger::row_change;
 use crate::postgres::tables::{self, entry_column, Row};
@@ -41,6 +40,10 @@ impl Newest {
         let newest = self.0.entry(row_id).or_insert(at);
         *newest = at.max(*newest);
     }
+}
+
+pub fn is_about_an_item(row: &Row) -> bool {
+    row.text(entry_column::ENTRY_TYPE).is_some_and(|entry_type| row_change::ITEM_ENTRY_TYPES.contains(&entry_type))
 }
 
 fn read_row(row: &Row) -> Option<(Uuid, At)> {

@@ -4,19 +4,18 @@
 //! The scheme is that of Postgres' own WAL: copy under a short lock, then make your part durable, and that of others with
 //! it, or wait until somebody has. Waiting can be cancelled and shows as a wait event.
 
-use super::advice;
+use super::handle::Mirror;
 use super::lead::{self, Led};
 use super::lines::LineBuffer;
-use super::patience::{Patience, DEADLINE, HANG_DEADLINE};
+use super::patience::{Patience, DEADLINE};
 use super::shared::{Attachment, LockedMirror, MirrorState, RING_BYTES};
 use super::under_way::{self, Begun};
 use crate::ledger::file_ranges::FileRange;
 use crate::postgres::errors::Failure;
 use crate::postgres::settings::{self, MirrorMode};
-use crate::postgres::shared::{DatabaseSlot, Shared};
 use crate::postgres::transaction;
 use crate::postgres::wait_events;
-use pgrx::{check_for_interrupts, pg_sys, PgSqlErrorCode};
+use pgrx::{check_for_interrupts, pg_sys};
 use std::time::{Duration, Instant};
 
 /// Larger appends go through the ring in pieces, so that they do not push everyone else's lines out of it.
@@ -68,27 +67,7 @@ impl Position {
     }
 }
 
-/// The mirror of one database, as those use it who append.
-#[derive(Clone, Copy)]
-pub struct Mirror {
-    pub shared: &'static Shared,
-    pub slot: &'static DatabaseSlot,
-}
-
 impl Mirror {
-    pub(super) fn state(&self) -> &'static MirrorState {
-        &self.slot.mirror
-    }
-
-    pub fn lock(&self) -> LockedMirror<'static> {
-        self.state().lock(self.shared, self.slot)
-    }
-
-    pub fn is_attached(&self) -> bool {
-        let fields = self.lock();
-        fields.attachment == Attachment::Attached && !fields.must_be_read
-    }
-
     /// Appends the lines of the transaction that commits, and returns when they are as far as `goal` says. The transaction
     /// learns where they stand before anything can fail, so that one that is cancelled while it waits knows what to void.
     /// False, and nothing is appended, if there is to be no file.
@@ -387,33 +366,6 @@ impl Mirror {
             self.state().sleep(100, wait_events::mirror_write());
         }
         MirrorState::stop_sleeping();
-    }
-
-    /// Goes on without a file that hangs. What the writer is at will count for nothing when it comes back, and the file is
-    /// read then.
-    pub(super) fn give_up(&self) -> Failure {
-        let mut fields = self.lock();
-        let cause = format!(
-            "mirror file \"{}\" does not answer: nothing could be written to it for {} seconds",
-            fields.path.get(),
-            HANG_DEADLINE.as_secs()
-        );
-        if fields.attachment != Attachment::Failed {
-            let keep = fields.durable;
-            fields.identity.generation += 1;
-            fields.fail(&cause, keep);
-            fields.attachment = Attachment::Failed;
-        }
-        drop(fields);
-        self.state().broadcast();
-        Failure::new(PgSqlErrorCode::ERRCODE_IO_ERROR, cause)
-            .hint("The worker opens it again when it answers. If it is on a network mount, see to the mount.")
-    }
-
-    pub(super) fn failure(&self, cause: &str) -> Failure {
-        Failure::new(PgSqlErrorCode::ERRCODE_IO_ERROR, "could not record in the mirror file")
-            .detail(cause)
-            .hint(advice::after(cause))
     }
 }
 

@@ -11,10 +11,10 @@
 //! A file that is shorter than what was acknowledged, belongs to another ledger, holds what the database does not, or was
 //! written last by another database is left as it is.
 
-use super::append::Mirror;
 use super::catch_up::{self, InFile};
 use super::doubt;
 use super::file::{self, Trouble};
+use super::handle::Mirror;
 use super::open_lines::OpenLine;
 use super::remembered::{self, Place, Remembered};
 use super::requests;

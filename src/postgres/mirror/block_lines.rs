@@ -1,11 +1,11 @@
 //! The lines of committed blocks. They follow the commit, and sealing waits for them: so the file never holds a block
 //! that the database does not, and lacks at most those of the last batch.
 
-use super::append::{Goal, Mirror};
+use super::append::Goal;
+use super::handle::Mirror;
 use super::lines::LineBuffer;
 use super::shared::MirrorState;
 use crate::ledger::block::BlockHeader;
-use crate::postgres::blocks;
 use crate::postgres::database;
 use crate::postgres::errors::Failure;
 use crate::postgres::faults;
@@ -88,7 +88,7 @@ pub fn append_missing(sealed: Option<&SealedBlocks>) -> Result<(), Failure> {
         return Ok(());
     }
     let last = mirror.lock().last_block;
-    let Some(head) = blocks::head(&RegisteredSnapshot::latest()).filter(|head| head.block_number > last) else {
+    let Some(head) = tables::newest_block(&RegisteredSnapshot::latest()).filter(|head| head.block_number > last) else {
         return Ok(());
     };
     match sealed.filter(|sealed| sealed.are_all_after(last, &head)) {

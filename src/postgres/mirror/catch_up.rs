@@ -1,8 +1,8 @@
 //! Appending what the database has and the file lacks: after a crash, after a time without the file, and all the time in
 //! mode `async`.
 
-use super::append::Mirror;
 use super::block_lines;
+use super::handle::Mirror;
 use super::lines::LineBuffer;
 use super::open_lines;
 use super::prepared;

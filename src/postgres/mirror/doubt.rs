@@ -2,9 +2,10 @@
 //! they are not: what it had acknowledged it has. A server that has been promoted may lack the last that its primary had, and one whose
 //! WAL was reset all that was not in the tables yet. By then the file alone tells of it, and voiding must not pass for nothing.
 
-use super::append::Mirror;
+use super::handle::Mirror;
 use super::state_file::{self, State};
 use crate::postgres::errors::Failure;
+use crate::postgres::shared::has_crashed;
 use pgrx::PgSqlErrorCode;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -15,10 +16,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 const STATE_AT: u64 = 16;
 const SHUT_DOWN: i32 = 1;
 
-/// Whether the server was shut down before it started.
+/// Whether the server was shut down before the postmaster started it.
 static WAS_SHUT_DOWN: AtomicBool = AtomicBool::new(false);
-/// Whether shared memory has been made before, by this postmaster: then it starts anew after a crash of one of its processes.
-static HAS_STARTED: AtomicBool = AtomicBool::new(false);
 
 /// The postmaster asks before it begins, and later nobody can tell.
 pub fn init() {
@@ -27,13 +26,6 @@ pub fn init() {
     let control = std::fs::File::open("global/pg_control");
     let is_read = control.and_then(|control| control.read_exact_at(&mut state, STATE_AT)).is_ok();
     WAS_SHUT_DOWN.store(is_read && i32::from_ne_bytes(state) == SHUT_DOWN, Ordering::Release);
-}
-
-/// To be called each time that the postmaster makes shared memory.
-pub fn note_start() {
-    if HAS_STARTED.swap(true, Ordering::AcqRel) {
-        WAS_SHUT_DOWN.store(false, Ordering::Release);
-    }
 }
 
 /// Why it is not sure that such lines were never acknowledged.
@@ -54,7 +46,7 @@ pub fn of(mirror: &Mirror, state: Option<&State>) -> Option<Doubt> {
         let why = format!("The file was last written on timeline {then}, and this server is on timeline {now}: it was promoted since.");
         return Some(Doubt { reason: "not in the database that was promoted", why });
     }
-    if state.is_closed || !WAS_SHUT_DOWN.load(Ordering::Acquire) {
+    if state.is_closed || !WAS_SHUT_DOWN.load(Ordering::Acquire) || has_crashed() {
         return None;
     }
     let why = "The file was not closed, and this server has started as after a regular stop: its WAL was reset (pg_resetwal), or it ran without pg_notary meanwhile.";

@@ -5,8 +5,8 @@
 //! all of it is left to the writer. What happens seldom is left to it as well: to go on after a failure, to cut off a line
 //! that has not become whole, and to sync what nobody waits for.
 
-use super::append::Mirror;
 use super::file::{self, Trouble};
+use super::handle::Mirror;
 use super::round::{Done, Failed, Round};
 use super::shared::{Attachment, FileIdentity, LockedMirror};
 use pgrx::pg_sys;

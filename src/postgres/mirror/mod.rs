@@ -2,7 +2,7 @@
 //!
 //! | module | concern |
 //! |---|---|
-//! | [`shared`] | what all processes know of the file |
+//! | [`shared`], [`handle`] | what all processes know of the file, and how they come by it |
 //! | [`lines`] | the lines of one transaction |
 //! | [`append`], [`rounds`], [`patience`] | putting lines into the ring, and waiting for them |
 //! | [`under_way`], [`owners`] | giving up on the way; who has lines that are not decided |
@@ -18,7 +18,7 @@
 //! | [`tail`], [`open_lines`] | reading what is not settled in it |
 //! | [`remembered`], [`settled`] | how far the database knows it to agree |
 //! | [`settle`] | voiding the lines of transactions that did not commit |
-//! | [`repeats`] | ids that are used again |
+//! | [`repeats`], [`leaving`] | ids that are used again; transactions that have aborted |
 //! | [`prepared`] | the lines of prepared transactions |
 //! | [`catch_up`], [`block_lines`] | appending what the database has and the file lacks |
 //! | [`requests`] | what an administrator asks for |
@@ -31,8 +31,10 @@ pub mod block_lines;
 pub mod catch_up;
 pub mod doubt;
 pub mod file;
+pub mod handle;
 pub mod last_change;
 pub mod lead;
+pub mod leaving;
 pub mod lines;
 pub mod open_lines;
 pub mod owners;

@@ -1,11 +1,11 @@
 //! Waiting for the writer, the worker or the file, with an end.
 
-use super::append::Mirror;
+use super::handle::Mirror;
 use super::rounds::Rounds;
-use super::shared::MirrorState;
+use super::shared::{Attachment, MirrorState};
+use crate::postgres::background_process;
 use crate::postgres::errors::Failure;
 use crate::postgres::settings::{self, MirrorMode};
-use crate::postgres::worker;
 use pgrx::{check_for_interrupts, pg_sys, PgSqlErrorCode};
 use std::time::{Duration, Instant};
 
@@ -96,10 +96,33 @@ impl Patience {
     }
 }
 
+impl Mirror {
+    /// Goes on without a file that hangs. What the writer is at will count for nothing when it comes back, and the file is
+    /// read then.
+    pub(super) fn give_up(&self) -> Failure {
+        let mut fields = self.lock();
+        let cause = format!(
+            "mirror file \"{}\" does not answer: nothing could be written to it for {} seconds",
+            fields.path.get(),
+            HANG_DEADLINE.as_secs()
+        );
+        if fields.attachment != Attachment::Failed {
+            let keep = fields.durable;
+            fields.identity.generation += 1;
+            fields.fail(&cause, keep);
+            fields.attachment = Attachment::Failed;
+        }
+        drop(fields);
+        self.state().broadcast();
+        Failure::new(PgSqlErrorCode::ERRCODE_IO_ERROR, cause)
+            .hint("The worker opens it again when it answers. If it is on a network mount, see to the mount.")
+    }
+}
+
 /// Whether the mode has been changed to one in which nobody waits for the file. Read only by a worker that is stuck: what it
 /// does otherwise, it does to the end in the mode in which it began.
 fn is_released() -> bool {
-    worker::reload_if_asked();
+    background_process::reload_if_asked();
     matches!(settings::mirror_mode(), MirrorMode::Async | MirrorMode::Off)
 }
 

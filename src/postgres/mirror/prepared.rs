@@ -4,32 +4,16 @@
 //! of some other session. So PREPARE notes in shared memory where the lines stand, the command that decides wakes the
 //! worker, and the worker looks which of them have been decided. After a restart the rows tell which lines are whose.
 
-use super::append::Mirror;
+use super::handle::Mirror;
 use super::shared::{PreparedLines, MAX_PREPARED};
 use crate::ledger::file_ranges::FileRange;
 use crate::postgres::database;
+use crate::postgres::errorless::own_xid;
 use crate::postgres::errors::Failure;
 use crate::postgres::spi;
 use pgrx::{pg_sys, PgSqlErrorCode};
 use std::collections::HashSet;
 use std::sync::atomic::Ordering;
-
-/// The current top-level transaction.
-pub fn own_xid() -> u32 {
-    // SAFETY: reads the state of this backend's transaction.
-    unsafe { pg_sys::GetTopTransactionIdIfAny() }.into_inner()
-}
-
-extern "C" {
-    /// The setting max_prepared_transactions (access/twophase.h), which is not in pgrx's bindings.
-    static max_prepared_xacts: std::ffi::c_int;
-}
-
-/// Whether this server can prepare transactions.
-pub fn may_prepare() -> bool {
-    // SAFETY: set before any transaction begins, and never changed.
-    unsafe { max_prepared_xacts > 0 }
-}
 
 /// Notes where the lines stand of the transaction that is being prepared.
 pub fn note(mirror: &Mirror, range: FileRange) -> Result<(), Failure> {

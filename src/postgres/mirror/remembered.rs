@@ -1,27 +1,15 @@
 //! What the database remembers of its file, in `ledger.log_state`, and where that file is.
 
-use super::append::Mirror;
 use super::file;
-use crate::ledger::file_ranges::FileRange;
+use super::handle::Mirror;
 use crate::ledger::record::{Header, Timestamp};
-use crate::postgres::log_state;
+use crate::postgres::log_state::{self, ranges_from, Settled};
 use crate::postgres::settings;
 use crate::postgres::spi;
 use pgrx::pg_sys;
 use std::ffi::CStr;
 use std::path::{Path, PathBuf};
 use uuid::Uuid;
-
-/// A place in the file: every entry line before it stands in a block, is voided, or belongs to a transaction in `open`.
-/// Recovery reads only what is behind it.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Settled {
-    pub bytes: u64,
-    /// A block of which it is known that its line, and those of all blocks before it, are in the file.
-    pub block: i64,
-    /// Where lines of transactions stand that were prepared.
-    pub open: Vec<FileRange>,
-}
 
 pub struct Remembered {
     pub ledger_id: Uuid,
@@ -72,16 +60,6 @@ impl Remembered {
         line.push(b'\n');
         line
     }
-}
-
-/// Ranges as the database stores them: offsets, each range's start and end.
-fn ranges_from(offsets: &[i64]) -> Vec<FileRange> {
-    let ranges = offsets.chunks_exact(2);
-    ranges.map(|range| FileRange { from: range[0].max(0) as u64, to: range[1].max(0) as u64 }).collect()
-}
-
-pub fn offsets_of(ranges: &[FileRange]) -> Vec<i64> {
-    ranges.iter().flat_map(|range| [range.from as i64, range.to as i64]).collect()
 }
 
 /// Notes in the database how far the file is acknowledged, and settled where that is new. The caller is in a transaction

@@ -1,7 +1,7 @@
 //! What an administrator asks of the worker, who has the file: to repair it, or to begin a new one.
 
 use super::advice;
-use super::append::Mirror;
+use super::handle::Mirror;
 use super::shared::{MirrorState, Request};
 use crate::postgres::database;
 use crate::postgres::errors::{or_raise, Failure};

@@ -150,7 +150,7 @@ impl Round {
         let _waiting = wait_events::Shown::as_waiting_for(wait_events::mirror_write());
         // SAFETY: this process has begun the round, and both positions were read under the lock.
         for piece in unsafe { slot.mirror.pieces(self.tail, self.head) } {
-            faults::at_write(file, path, piece)?;
+            faults::at_write(file, piece).map_err(|error| Trouble::passing("write to", path, error))?;
             file::write(file, path, piece)?;
         }
         Ok(())
@@ -184,7 +184,7 @@ impl Round {
         let mut woken = Rounds::ALL;
         let left;
         {
-            let mut fields = slot.mirror.lock(shared, slot);
+            let mut fields = shared.lock_mirror(slot);
             fields.writing = false;
             match outcome {
                 // The ledger was dropped meanwhile, and perhaps there is another in its place; or the worker has not waited

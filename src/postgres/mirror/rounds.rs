@@ -5,7 +5,6 @@
 //! say by a bit which rounds they wait for (futex(2), FUTEX_WAIT_BITSET). All else that ends a wait, an interrupt or the
 //! death of the postmaster, is Postgres' own business, and looked after between short waits.
 
-use super::shared::MirrorState;
 use pgrx::{check_for_interrupts, pg_sys};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -38,7 +37,7 @@ pub struct Ended {
 }
 
 impl Ended {
-    /// Read while the condition is looked at, and given to [`MirrorState::sleep_until_ended`]: what ends in between, ends
+    /// Read while the condition is looked at, and given to [`Ended::sleep`]: what ends in between, ends
     /// the wait.
     pub fn count(&self) -> u32 {
         self.count.load(Ordering::SeqCst)
@@ -69,6 +68,22 @@ impl Ended {
         0
     }
 
+    /// Sleeps until one of these rounds has ended since `count` was read, or for that long. Can be cancelled: raises the
+    /// ERROR then.
+    #[cfg(target_os = "linux")]
+    pub fn sleep(&self, rounds: Rounds, count: u32, timeout_ms: i64, event: u32) -> bool {
+        if !self.wait(rounds, count, timeout_ms.min(WAIT_MS), event) {
+            obey_interrupts(event);
+        }
+        true
+    }
+
+    /// Elsewhere nobody can sleep here: a condition variable, which is broadcast as well, has to do.
+    #[cfg(not(target_os = "linux"))]
+    pub fn sleep(&self, _rounds: Rounds, _count: u32, _timeout_ms: i64, _event: u32) -> bool {
+        false
+    }
+
     /// False if time ran out, or a signal came. Does not raise anything, so that the count of those who wait is right.
     #[cfg(target_os = "linux")]
     fn wait(&self, rounds: Rounds, count: u32, timeout_ms: i64, event: u32) -> bool {
@@ -76,23 +91,6 @@ impl Ended {
         let is_woken = futex::wait(&self.count, count, rounds.0, timeout_ms, event);
         self.waiting.fetch_sub(1, Ordering::SeqCst);
         is_woken
-    }
-}
-
-impl MirrorState {
-    /// Sleeps until one of these rounds has ended since `count` was read, or for that long. Can be cancelled: raises the
-    /// ERROR then.
-    pub fn sleep_until_ended(&self, rounds: Rounds, count: u32, timeout_ms: i64, event: u32) {
-        #[cfg(target_os = "linux")]
-        if !self.ended.wait(rounds, count, timeout_ms.min(WAIT_MS), event) {
-            obey_interrupts(event);
-        }
-        // Elsewhere the condition variable, which is broadcast as well, has to do.
-        #[cfg(not(target_os = "linux"))]
-        {
-            let _ = (rounds, count);
-            self.sleep(timeout_ms, event);
-        }
     }
 }
 

@@ -3,7 +3,7 @@
 //! The database decides. An entry line is good if its row is there: pending, sealed, or inserted by a transaction that
 //! still runs and has appended its lines. Rows only ever move from pending to sealed, so looking in that order misses none.
 
-use super::append::Mirror;
+use super::handle::Mirror;
 use super::lines::LineBuffer;
 use super::open_lines::{self, OpenLine, OpenLines, RangeReader};
 use super::prepared;

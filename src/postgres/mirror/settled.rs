@@ -4,9 +4,9 @@
 //! disk; waits until everyone has ended who might have put lines before it; notes which entries are pending then; and
 //! once those are sealed, everything before the mark is settled.
 
-use super::append::Mirror;
-pub use super::remembered::Settled;
+use super::handle::Mirror;
 use crate::ledger::file_ranges::FileRange;
+use crate::postgres::log_state::Settled;
 use crate::postgres::partitions;
 use crate::postgres::tables::{entry_column, RegisteredSnapshot, Table, TableScan};
 use pgrx::{check_for_interrupts, pg_sys};

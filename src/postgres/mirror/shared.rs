@@ -6,7 +6,7 @@
 use super::owners::Owners;
 use super::rounds::{Ended, Rounds};
 use crate::ledger::file_ranges::{FileRange, FileRanges};
-use crate::postgres::shared::{DatabaseSlot, LockGuard, Shared};
+use crate::postgres::locks::LockGuard;
 use crate::postgres::tables;
 use pgrx::pg_sys;
 use std::cell::UnsafeCell;
@@ -319,6 +319,11 @@ impl MirrorFields {
         (self.long_line_from, self.long_line_to) = (0, 0);
     }
 
+    /// Keeps lines out until a worker has attached the file again.
+    pub fn close(&mut self) {
+        self.attachment = Attachment::Detached;
+    }
+
     /// There is no request any more.
     pub fn end_request(&mut self) {
         (self.request, self.request_begun, self.request_given_up) = (Request::None, false, false);
@@ -405,10 +410,10 @@ impl MirrorState {
         unsafe { pg_sys::ConditionVariableInit(self.changed.get()) }
     }
 
-    pub fn lock<'a>(&'a self, shared: &Shared, slot: &DatabaseSlot) -> LockedMirror<'a> {
-        let lock = shared.lock_mirror(slot);
-        // SAFETY: the lock just taken is the one that guards these fields, and it lives as long as the reference.
-        LockedMirror { fields: unsafe { &mut *self.fields.get() }, _lock: lock }
+    /// # Safety
+    /// The lock is the one that guards these fields: whoever uses them has taken the same.
+    pub unsafe fn locked_by(&self, lock: LockGuard) -> LockedMirror<'_> {
+        LockedMirror { fields: &mut *self.fields.get(), _lock: lock }
     }
 
     /// Copies lines into the ring; the caller has made sure of the room.
@@ -438,14 +443,8 @@ impl MirrorState {
         [std::slice::from_raw_parts(ring.add(at), first), std::slice::from_raw_parts(ring, length - first)]
     }
 
-    /// Keeps lines out until a worker has attached the file again.
-    pub fn close(&self, shared: &Shared, slot: &DatabaseSlot) {
-        self.lock(shared, slot).attachment = Attachment::Detached;
-    }
-
     /// Forgets everything about the file; for a slot that nobody uses.
-    pub fn detach(&self, shared: &Shared, slot: &DatabaseSlot) {
-        let mut fields = self.lock(shared, slot);
+    pub fn detach(&self, mut fields: LockedMirror<'_>) {
         fields.fail("The mirror file was closed.", 0);
         fields.attachment = Attachment::Detached;
         // A round that is under way now ends without a trace.
@@ -477,6 +476,14 @@ impl MirrorState {
     pub fn sleep(&self, timeout_ms: i64, wait_event: u32) -> bool {
         // SAFETY: as in broadcast().
         unsafe { pg_sys::ConditionVariableTimedSleep(self.changed.get(), timeout_ms as _, wait_event) }
+    }
+
+    /// Sleeps until one of these rounds has ended since `count` was read, or for that long. Can be cancelled: raises the
+    /// ERROR then.
+    pub fn sleep_until_ended(&self, rounds: Rounds, count: u32, timeout_ms: i64, event: u32) {
+        if !self.ended.sleep(rounds, count, timeout_ms, event) {
+            self.sleep(timeout_ms, event);
+        }
     }
 
     pub fn stop_sleeping() {

@@ -1,13 +1,14 @@
 //! Reading the file at the start: what it says that the database does not know to be settled.
 
-use super::append::Mirror;
+use super::handle::Mirror;
 use super::open_lines::{self, OpenLine, OpenLines};
-use super::remembered::{Remembered, Settled};
+use super::remembered::Remembered;
 use super::settle::{self, Judge, Standing};
 use crate::ledger::file_ranges::FileRange;
 use crate::ledger::record::Record;
 use crate::ledger::verifier::{verify_file, FileBlock, FileOptions, FileReport, Observer};
 use crate::postgres::errors::{cause, Failure};
+use crate::postgres::log_state::Settled;
 use crate::postgres::spi;
 use pgrx::{check_for_interrupts, PgSqlErrorCode};
 use std::collections::HashSet;

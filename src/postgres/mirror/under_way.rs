@@ -1,11 +1,11 @@
 //! What this process has begun at the file and not ended: so that it ends in any case, and so that whoever opens the file
 //! anew knows of it.
 
-use super::append::Mirror;
+use super::handle::Mirror;
 use super::lead;
 use super::owners::Place;
-use super::prepared;
 use super::shared::{Attachment, LockedMirror, MirrorState};
+use crate::postgres::errorless::own_xid;
 use crate::postgres::transaction;
 use std::cell::Cell;
 
@@ -62,7 +62,7 @@ pub fn begin(state: &MirrorState, fields: &mut LockedMirror<'_>, begun: Begun) {
         fields.appending += 1;
         if !begun.is_own && PLACE.get().is_none() {
             // Before any of them can be in the file.
-            PLACE.set(Some(state.owners.enter(prepared::own_xid(), transaction::gives_ids())));
+            PLACE.set(Some(state.owners.enter(own_xid(), transaction::gives_ids())));
         }
     }
 }

@@ -2,8 +2,8 @@
 //! take what it could not write for written from then on: the next sync says nothing of it, and it is read from memory until
 //! that is used for something else. See <https://wiki.postgresql.org/wiki/Fsync_Errors>.
 
-use super::append::Mirror;
 use super::file::{self, Trouble};
+use super::handle::Mirror;
 use super::remembered::Remembered;
 use super::state_file::State;
 use crate::postgres::faults;

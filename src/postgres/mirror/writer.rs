@@ -8,9 +8,9 @@ use super::file::{self, Trouble};
 use super::round::{Done, Failed, Round};
 use super::shared::{Attachment, FileIdentity, FileStamp, Unsynced};
 use super::state_file::{self, Known, StateFile};
+use crate::postgres::background_process;
 use crate::postgres::shared::{shared, DatabaseSlot, Shared};
 use crate::postgres::wait_events;
-use crate::postgres::worker;
 use pgrx::bgworkers::{BackgroundWorkerBuilder, BgWorkerStartTime};
 use pgrx::{pg_guard, pg_sys};
 use std::cell::RefCell;
@@ -43,7 +43,7 @@ pub fn init() {
 #[pg_guard]
 #[doc(hidden)]
 pub unsafe extern "C-unwind" fn pg_notary_writer_main(_arg: pg_sys::Datum) {
-    worker::set_up_signals();
+    background_process::set_up_signals();
     // No database: it is for the entry in pg_stat_activity.
     pg_sys::BackgroundWorkerInitializeConnection(std::ptr::null(), std::ptr::null(), 0);
     pg_sys::before_shmem_exit(Some(leave), pg_sys::Datum::from(0_usize));
@@ -53,7 +53,7 @@ pub unsafe extern "C-unwind" fn pg_notary_writer_main(_arg: pg_sys::Datum) {
     shared.writer.enlist();
     loop {
         let wait = OPEN_FILES.with_borrow_mut(|files| files.serve(shared));
-        worker::sleep_as(wait, wait_events::writer_main());
+        background_process::sleep(wait, wait_events::writer_main());
     }
 }
 
@@ -144,7 +144,7 @@ impl OpenFiles {
     /// Sees to what commits have written themselves: that it is synced, and the state file brought up to date.
     fn attend(&mut self, shared: &Shared, slot: &DatabaseSlot) {
         let (is_attended, is_written, generation) = {
-            let fields = slot.mirror.lock(shared, slot);
+            let fields = shared.lock_mirror(slot);
             (fields.is_attended, fields.written() > fields.durable, fields.identity.generation)
         };
         // What cannot be opened now is found out by the next commit.
@@ -161,7 +161,7 @@ impl OpenFiles {
     /// The file of that attachment.
     fn open(&mut self, shared: &Shared, slot: &DatabaseSlot, generation: u64) -> Result<&mut OpenFile, Trouble> {
         let (identity, failures, path) = {
-            let fields = slot.mirror.lock(shared, slot);
+            let fields = shared.lock_mirror(slot);
             (fields.identity, fields.failures, fields.path)
         };
         if identity.generation != generation {
@@ -191,7 +191,7 @@ impl OpenFiles {
 
 /// Takes what is there to be done, if it may be.
 fn begin_round(shared: &Shared, slot: &DatabaseSlot, sync_due: bool) -> Option<Round> {
-    let mut fields = slot.mirror.lock(shared, slot);
+    let mut fields = shared.lock_mirror(slot);
     let may_write = matches!(fields.attachment, Attachment::Attached | Attachment::Repairing) && !fields.writing;
     let sync_due = sync_due && fields.written() > fields.durable;
     if sync_due && fields.writing {
@@ -209,7 +209,7 @@ fn begin_round(shared: &Shared, slot: &DatabaseSlot, sync_due: bool) -> Option<R
 fn log_change(shared: &Shared, slot: &DatabaseSlot) {
     let (database, mut cause) = (slot.database(), None);
     let (syncs, path) = {
-        let mut fields = slot.mirror.lock(shared, slot);
+        let mut fields = shared.lock_mirror(slot);
         if std::mem::take(&mut fields.is_failure_unnamed) {
             cause = Some(fields.cause);
         }
@@ -248,11 +248,11 @@ impl OpenFile {
     /// Syncs what is written, whoever has written it, and notes that it is on disk.
     fn sync_all(&self, shared: &Shared, slot: &DatabaseSlot) -> Result<(), Trouble> {
         let written = {
-            let fields = slot.mirror.lock(shared, slot);
+            let fields = shared.lock_mirror(slot);
             fields.lines_before(fields.written())
         };
         file::sync(&self.file, &self.path)?;
-        let mut fields = slot.mirror.lock(shared, slot);
+        let mut fields = shared.lock_mirror(slot);
         let is_same = (fields.identity, fields.failures) == (self.identity, self.failures);
         // Of what another sync has failed on, this one says nothing.
         if is_same && !fields.is_troubled && fields.unsynced == Unsynced::NONE {
@@ -279,7 +279,7 @@ impl OpenFile {
         // stated to be.
         let found = self.times(shared, slot);
         let (ownership, known, attachment) = {
-            let mut fields = slot.mirror.lock(shared, slot);
+            let mut fields = shared.lock_mirror(slot);
             (fields.is_attended, fields.is_sync_attended) = (false, false);
             let is_same = fields.identity.generation == self.identity.generation;
             let (size, synced) = (fields.written(), fields.durable);
@@ -307,7 +307,7 @@ impl OpenFile {
 
     /// The file's times, where the server does not ask for them when it writes.
     fn times(&self, shared: &Shared, slot: &DatabaseSlot) -> Option<FileStamp> {
-        let is_local = slot.mirror.lock(shared, slot).is_local;
+        let is_local = shared.lock_mirror(slot).is_local;
         let metadata = is_local.then(|| self.file.metadata().ok()).flatten()?;
         Some(FileStamp::of(&metadata))
     }

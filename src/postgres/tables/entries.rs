@@ -1,12 +1,12 @@
 //! Rows of `ledger.entries` and its partitions.
 
-use super::{checked_timestamp, Row, Table, NOT_TEXT};
+use super::{checked_timestamp, Row, Table};
 use crate::ledger::ascii_text;
 use crate::ledger::record::{check_data_hash, check_entry_type, check_metadata, Entry, EntryLine};
 use crate::ledger::verifier::{Metadata, StoredEntry};
+use crate::postgres::encoding::NOT_TEXT;
 use crate::postgres::errors::Failure;
 use crate::postgres::jsonb::{self, Detoasted, Jsonb};
-use crate::postgres::tracking::relation;
 use pgrx::{pg_sys, FromDatum, PgMemoryContexts, PgSqlErrorCode, PgTryBuilder};
 use std::borrow::Cow;
 use std::panic::AssertUnwindSafe;
@@ -53,7 +53,7 @@ pub mod entry_column {
 /// Where the columns of `ledger.entries` stand in a partition; `None` where they stand as there, and none is or was behind them.
 /// Only one that somebody else has made can have them in another order, or have had more.
 pub(super) fn column_order(partition: &Table) -> Option<Box<[usize]>> {
-    let place = |name| relation::position_of(partition, name);
+    let place = |name| partition.position_of(name);
     // Without one of them it could not have been attached.
     let order: Option<Box<[usize]>> = entry_column::NAMES.into_iter().map(place).collect();
     let is_own = |order: &[usize]| order.iter().copied().eq(0..partition.column_count());

@@ -2,7 +2,8 @@
 //! records, so this is written below the executor, and the triggers refuse every statement: see [`tables`].
 
 use super::horizon::Horizon;
-use super::relation;
+use crate::postgres::relation;
+use crate::postgres::single_row;
 use crate::postgres::tables::{self, RegisteredSnapshot, Row, Table, TableScan};
 use pgrx::{pg_sys, IntoDatum};
 
@@ -57,14 +58,14 @@ impl Baseline {
     }
 
     pub fn add(&self) {
-        Table::open("baselines", pg_sys::RowExclusiveLock).insert(&self.columns());
+        single_row::insert(&Table::open("baselines", pg_sys::RowExclusiveLock), &self.columns());
     }
 
     /// Puts this in the place of what is there about the relation.
     pub fn store(&self) {
         let table = Table::open("baselines", pg_sys::RowExclusiveLock);
         for (mut tid, _) in select(&table, |other| other.is_of(&self.table_id, self.relation)) {
-            table.update(&mut tid, &self.columns());
+            single_row::update(&table, &mut tid, &self.columns());
         }
     }
 

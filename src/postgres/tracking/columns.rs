@@ -165,6 +165,13 @@ fn elements(columns: &Columns, row: &Row) -> Result<String, Unfit> {
     Ok(ascii_text(out))
 }
 
+/// As it stands in canonical JSON.
+pub fn json_string(text: &str) -> String {
+    let mut json = Vec::new();
+    write_string(&mut json, text);
+    ascii_text(json)
+}
+
 /// A name as it stands in JSON, between the quotes.
 pub fn json_name(name: &str) -> String {
     let mut json = Vec::new();

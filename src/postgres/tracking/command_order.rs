@@ -12,7 +12,7 @@
 //! This takes 16 bytes for each command that records, until the transaction ends: 16 MB for a million of them. Those from before all
 //! commands that are still under way could go, but which are is not known here.
 
-use super::relation;
+use super::rows;
 use crate::ledger::record::Timestamp;
 use crate::postgres::tables::{self, Row, Table};
 use pgrx::pg_sys::{self, CommandId};
@@ -88,8 +88,8 @@ pub unsafe fn put_back_by(table: &Table, row: &Row, command: CommandId) -> Optio
         return None;
     }
     let mut first = None;
-    let value_of = |name: &str| relation::position_of(table, name).and_then(|position| row.datum(position));
-    relation::each_version_of_key(table, value_of, |header| {
+    let value_of = |name: &str| table.position_of(name).and_then(|position| row.datum(position));
+    rows::each_version_of_key(table, value_of, |header| {
         let writer = (*header).t_choice.t_heap.t_xmin;
         if pg_sys::TransactionIdIsCurrentTransactionId(writer) {
             // One that the same command has put there comes next as well, and is dated before what has ended it.

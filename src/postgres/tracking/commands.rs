@@ -5,15 +5,15 @@
 //! has a stronger one to wait for has a deadlock. Above the tables that a command names, those that they are partitions of
 //! are locked first, from the top down, as everyone locks them who gets at a partition by way of its table.
 
+use super::command_parts::{list_of, lock, named};
 use super::drops;
 use super::kinds;
 use super::manage;
-use super::options::{self, Options};
+use super::options::{self, tracked_root, Options};
 use super::partitions::{record_all, Passage};
-use super::plan;
 use super::primary_key;
-use super::relation;
 use crate::postgres::errors::{or_raise, Failure};
+use crate::postgres::relation;
 use crate::postgres::roles::as_ledger_owner;
 use crate::postgres::schema;
 use crate::postgres::tables::Table;
@@ -78,11 +78,6 @@ pub unsafe extern "C-unwind" fn after_utility(statement: *mut pg_sys::Node) {
     });
 }
 
-pub unsafe fn list_of(list: *mut pg_sys::List) -> impl Iterator<Item = *mut std::ffi::c_void> {
-    let length = if list.is_null() { 0 } else { (*list).length as usize };
-    (0..length).map(move |at| (*(*list).elements.add(at)).ptr_value)
-}
-
 /// The parts of an ALTER TABLE.
 unsafe fn commands_of(alter: &pg_sys::AlterTableStmt) -> impl Iterator<Item = *mut pg_sys::AlterTableCmd> {
     let is_table = alter.objtype == pg_sys::ObjectType::OBJECT_TABLE;
@@ -94,20 +89,10 @@ unsafe fn partition_of(command: *mut pg_sys::AlterTableCmd) -> *mut pg_sys::Rang
     (*(*command).def.cast::<pg_sys::PartitionCmd>()).name
 }
 
-/// The relation with this name now, without a lock, or InvalidOid.
-pub unsafe fn named(name: *mut pg_sys::RangeVar) -> pg_sys::Oid {
-    let lock = pg_sys::NoLock as pg_sys::LOCKMODE;
-    pg_sys::RangeVarGetRelidExtended(name, lock, pg_sys::RVROption::RVR_MISSING_OK, None, std::ptr::null_mut())
-}
-
 /// The table with this name, which the command has locked.
 unsafe fn locked_table(name: *mut pg_sys::RangeVar) -> Option<Table> {
     let oid = named(name);
     (oid != pg_sys::InvalidOid).then(|| Table::open_oid(oid, pg_sys::NoLock))
-}
-
-pub unsafe fn lock(relation: pg_sys::Oid, mode: u32) {
-    pg_sys::LockRelationOid(relation, mode as pg_sys::LOCKMODE);
 }
 
 /// Locks the tables that this one is a partition of, if the caller may change it.
@@ -174,7 +159,7 @@ unsafe fn lock_default(parent: &Table) {
 unsafe fn after_attach(partition: *mut pg_sys::RangeVar) -> Result<(), Failure> {
     let Some(partition) = locked_table(partition) else { return Ok(()) };
     let Some(options) = Options::of_relation(partition.relation()) else { return Ok(()) };
-    if plan::tracked_root(&partition, &options).is_none() {
+    if tracked_root(&partition, &options).is_none() {
         return Ok(());
     }
     let oid = relation::oid(&partition);
@@ -271,7 +256,7 @@ unsafe fn after_create(create: &pg_sys::CreateStmt) -> Result<(), Failure> {
     }
     let partition = Table::open_oid(oid, pg_sys::AccessShareLock);
     let Some(options) = Options::of_relation(partition.relation()) else { return Ok(()) };
-    let root = plan::tracked_root(&partition, &options);
+    let root = tracked_root(&partition, &options);
     // With IF NOT EXISTS it may have been there.
     let (Some(root), false) = (root, options::has_truncate_trigger(partition.relation())) else { return Ok(()) };
     kinds::check_partitions(&[oid], || {

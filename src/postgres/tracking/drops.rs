@@ -1,13 +1,12 @@
 //! DROP TABLE, DROP SCHEMA and DROP OWNED: of a partition that goes, the rows are recorded; of a tracked table that goes, that
 //! it does. It does not matter whose they are, but whether Postgres lets the caller drop them.
 
-use super::commands::{list_of, lock, named};
+use super::command_parts::{list_of, lock, named};
 use super::manage;
-use super::options::Options;
+use super::options::{tracked_root, Options};
 use super::partitions::{record_all, Passage};
-use super::plan;
-use super::relation;
 use crate::postgres::errors::Failure;
+use crate::postgres::relation;
 use crate::postgres::roles::as_ledger_owner;
 use crate::postgres::spi;
 use crate::postgres::tables::{Row, Table};
@@ -126,7 +125,7 @@ unsafe fn record(dropped: &[pg_sys::Oid]) -> Result<(), Failure> {
     for oid in &all {
         let table = open(oid);
         let Some(options) = Options::of_relation(table.relation()) else { continue };
-        match plan::tracked_root(&table, &options) {
+        match tracked_root(&table, &options) {
             None => manage::note_dropped(&table, &options)?,
             Some(root) if all.contains(&relation::oid(&root)) || table.is_partitioned() => {}
             Some(_) => record_all(&table, &options, Passage::Departure)?,

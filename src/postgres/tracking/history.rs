@@ -5,8 +5,8 @@ use super::columns::{Column, Columns};
 use super::options::Options;
 use super::plan::{self, Plan};
 use super::readers::{check_reader, check_selects, sees_whole_table};
-use super::relation::{self, literal, Regclass, TableColumn};
 use super::row_key::RowKey;
+use super::rows;
 use super::verify_row::{check_signature, presence, ByLedger, Comparer, Finding, Problem};
 use super::verify_table::{self, RowProblem};
 use super::versions::{self, text_member, Version};
@@ -14,6 +14,7 @@ use crate::ledger::canonical_json::member;
 use crate::ledger::row_change::row_id;
 use crate::postgres::errors::{or_raise, required, sentence, Failure};
 use crate::postgres::jsonb::{Jsonb, JsonbText};
+use crate::postgres::relation::{self, literal, Regclass, TableColumn};
 use crate::postgres::roles::{as_ledger_owner, as_owner_of};
 use crate::postgres::secrets;
 use crate::postgres::spi;
@@ -188,7 +189,7 @@ fn require_verified(row: &pgrx::AnyElement) -> Result<(), Failure> {
     let plan = plan_of(&table)?;
     // SAFETY: a composite value of this table's row type, which may be one from before columns were added: they read as
     // null there.
-    let values = unsafe { relation::composite_row(row.datum(), &table) };
+    let values = unsafe { rows::composite_row(row.datum(), &table) };
     let key = RowKey::of(&plan, &values)?;
     // A row that was locked (FOR UPDATE) may be newer than what the query sees, and so are the entries about it.
     let found = match finding_about(&table, &plan, &values, key.row_id, &RegisteredSnapshot::of_query()) {
@@ -341,14 +342,14 @@ impl OneRow {
         let plan = plan_of(&table)?;
         let id_of = |row: &Row| RowKey::id_of(&plan.options.table_id, &plan.key, row);
         // SAFETY: the snapshot is registered.
-        unsafe { relation::fetch(&table, tid, self.snapshot.as_ptr(), id_of) }.unwrap_or(Ok(self.row_id))
+        unsafe { rows::fetch(&table, tid, self.snapshot.as_ptr(), id_of) }.unwrap_or(Ok(self.row_id))
     }
 
     fn find(&self, table: Table, key_columns: &[TableColumn], values: &Row) -> Option<RowPlace> {
         let value_of = |name: &str| values.datum(key_columns.iter().position(|column| column.name == name)?);
         relation::leaves(table).iter().find_map(|leaf| {
             // SAFETY: the snapshot is registered, and the values were made for these columns.
-            let tid = unsafe { relation::find_by_key(leaf, value_of, self.snapshot.as_ptr()) };
+            let tid = unsafe { rows::find_by_key(leaf, value_of, self.snapshot.as_ptr()) };
             tid.map(|tid| (relation::oid(leaf), tid))
         })
     }
@@ -370,7 +371,7 @@ impl OneRow {
         let mut comparer = Comparer::new(Table::open_oid(oid, pg_sys::NoLock), plan);
         let compare = |row: &Row| comparer.compare(row, version);
         // SAFETY: the snapshot is registered.
-        let finding = unsafe { relation::fetch(&table, tid, self.snapshot.as_ptr(), compare) };
+        let finding = unsafe { rows::fetch(&table, tid, self.snapshot.as_ptr(), compare) };
         let finding = finding.unwrap_or(Ok(None))?;
         Ok((newest, finding))
     }

@@ -2,8 +2,8 @@
 //! table that holds for each partition with rows.
 
 use super::options::{is_row_trigger, triggers_of};
-use super::relation;
 use crate::postgres::errors::Failure;
+use crate::postgres::relation;
 use crate::postgres::tables::Table;
 use pgrx::{pg_sys, PgSqlErrorCode};
 

@@ -3,11 +3,11 @@
 
 use super::manage;
 use super::options::Options;
-use super::relation;
 use super::versions::text_member;
 use crate::ledger::canonical_json::member;
 use crate::postgres::all_entries;
 use crate::postgres::errors::{or_raise, required, Failure};
+use crate::postgres::relation;
 use crate::postgres::tables::{self, entry_column, RegisteredSnapshot, Row};
 use pgrx::prelude::*;
 use pgrx::PgSqlErrorCode;

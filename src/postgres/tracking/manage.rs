@@ -8,14 +8,14 @@ use super::metadata::Metadata;
 use super::options::{self, Coverage, NamedColumns, NamedTable, Options, ROW_TRIGGER, TRUNCATE_TRIGGER};
 use super::plan;
 use super::primary_key;
-use super::relation::{self, Regclass, TableColumn};
 use crate::ledger::metadata::Member;
 use crate::ledger::sha256_hex;
 use crate::postgres::database;
 use crate::postgres::entries::{self, RowEntry};
 use crate::postgres::errors::{or_raise, required, Failure};
-use crate::postgres::hashing;
 use crate::postgres::ids;
+use crate::postgres::jsonb;
+use crate::postgres::relation::{self, Regclass, TableColumn};
 use crate::postgres::roles::as_ledger_owner;
 use crate::postgres::schema;
 use crate::postgres::secrets;
@@ -400,7 +400,7 @@ pub fn tracked_as(table_id: &str) -> Option<String> {
 /// Records that a table is not tracked any more which cannot be looked at: it is about to be dropped, or is lost.
 pub fn note_untracked(name: &str, table_id: &str, is_lost: bool) -> Result<(), Failure> {
     let data = json!({"table": name, "table_id": table_id}).to_string();
-    let data_hash = sha256_hex(hashing::canonical(&data)?.as_bytes());
+    let data_hash = sha256_hex(jsonb::canonical(&data)?.as_bytes());
     let metadata = Metadata::default().text(Member::Table, name).text(Member::TableId, table_id);
     let metadata = metadata.text(Member::Reason, if is_lost { "lost" } else { "dropped" }).actor();
     entries::record_row(RowEntry::now("table_untracked", data_hash, metadata.finish(), false))
@@ -417,11 +417,11 @@ fn note(table: &Table, options: &Options, entry_type: &'static str) -> Result<()
     let name = relation::qualified_name(table);
     let settings = options.settings();
     let data = json!({"table": name, "options": settings}).to_string();
-    let data_hash = sha256_hex(hashing::canonical(&data)?.as_bytes());
+    let data_hash = sha256_hex(jsonb::canonical(&data)?.as_bytes());
     let metadata = Metadata::default()
         .text(Member::Table, &name)
         .text(Member::TableId, &options.table_id)
-        .json(Member::Options, &hashing::canonical(&settings.to_string())?)
+        .json(Member::Options, &jsonb::canonical(&settings.to_string())?)
         .actor();
     // Without the secret a table can still be given up.
     let with_signature = options.with_signature && secrets::keyring()?.is_some();

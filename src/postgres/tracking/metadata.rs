@@ -1,9 +1,8 @@
 //! The metadata of an entry about a row: which row, and who has changed it.
 
+use super::columns::json_string;
 use super::plan::Plan;
 use super::row_key::RowKey;
-use crate::ledger::ascii_text;
-use crate::ledger::canonical_json::write_string;
 use crate::ledger::metadata::{self, Member, Members};
 use crate::postgres::errorless;
 use crate::postgres::errors::Failure;
@@ -153,13 +152,6 @@ fn application_name<'a>() -> &'a CStr {
             false => CStr::from_ptr(pg_sys::application_name),
         }
     }
-}
-
-/// As it stands in canonical JSON.
-pub fn json_string(text: &str) -> String {
-    let mut json = Vec::new();
-    write_string(&mut json, text);
-    ascii_text(json)
 }
 
 /// Empty for a role that was dropped meanwhile.

@@ -10,7 +10,7 @@
 //! |---|---|
 //! | [`manage`] | track(), untrack(), and the triggers |
 //! | [`options`] | what a table is tracked with |
-//! | [`relation`], [`primary_key`] | what the catalogs say of a table |
+//! | [`primary_key`], [`rows`] | what names a row, and finding it by that |
 //! | [`plan`], [`shape`], [`columns`], [`fixed_settings`] | which columns are recorded, and a row as JSON |
 //! | [`row_key`] | how a row is named |
 //! | [`record`], [`metadata`] | the triggers' functions, and what they say of a change |
@@ -19,6 +19,7 @@
 //! | [`kinds`] | which tables can be recorded |
 //! | [`partitions`] | rows that come and go with a partition |
 //! | [`commands`], [`drops`], [`truncation`] | the commands that bring partitions, and take them away |
+//! | [`command_parts`] | what such commands are made of |
 //! | [`versions`], [`version_runs`], [`run_writer`] | the entries about one row, and how they are found |
 //! | [`verify_row`] | one row against its entries |
 //! | [`verify_table`], [`sorter`] | all rows against all entries |
@@ -30,6 +31,7 @@ pub mod baseline;
 pub mod baselines;
 pub mod columns;
 pub mod command_order;
+pub mod command_parts;
 pub mod commands;
 pub mod drops;
 pub mod fixed_settings;
@@ -45,8 +47,8 @@ pub mod plan;
 pub mod primary_key;
 pub mod readers;
 pub mod record;
-pub mod relation;
 pub mod row_key;
+pub mod rows;
 pub mod run_writer;
 pub mod shape;
 pub mod sorter;

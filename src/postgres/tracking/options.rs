@@ -1,8 +1,8 @@
 //! What a table is tracked with. It stands in the argument of the table's triggers, so that it is part of the table: it is
 //! dumped and restored with it, cloned to its partitions, and read without looking anything up.
 
-use super::relation::{self, literal, TableColumn};
 use crate::postgres::errors::Failure;
+use crate::postgres::relation::{self, literal, TableColumn};
 use crate::postgres::schema;
 use crate::postgres::tables::Table;
 use pgrx::{pg_sys, PgSqlErrorCode};
@@ -249,4 +249,13 @@ unsafe fn is_own(trigger: &pg_sys::Trigger, function: &CStr) -> bool {
     let called = pg_sys::get_func_name(trigger.tgfoid);
     let is_ours = schema::find() == Some(pg_sys::get_func_namespace(trigger.tgfoid));
     is_ours && !called.is_null() && CStr::from_ptr(called) == function
+}
+
+/// The table that was tracked, if this is a partition of it.
+pub fn tracked_root(table: &Table, options: &Options) -> Option<Table> {
+    let ancestors = relation::ancestors(table).into_iter().rev();
+    ancestors.map(|oid| Table::open_oid(oid, pg_sys::AccessShareLock)).find(|ancestor| {
+        // SAFETY: the relation is open.
+        unsafe { Options::of_relation(ancestor.relation()) }.is_some_and(|other| other.table_id == options.table_id)
+    })
 }

@@ -5,8 +5,8 @@
 use super::options::Options;
 use super::plan::{self, Plan};
 use super::record;
-use super::relation;
 use crate::postgres::errors::Failure;
+use crate::postgres::relation;
 use crate::postgres::tables::{RegisteredSnapshot, Row, Table, TableScan};
 use pgrx::{check_for_interrupts, pg_sys, PgMemoryContexts};
 

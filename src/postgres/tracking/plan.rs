@@ -2,16 +2,15 @@
 //! are written, and thrown away when Postgres says that the relation has changed.
 
 use super::baselines;
-use super::columns::{self, Column, Columns};
+use super::columns::{self, json_string, Column, Columns};
 use super::horizon::Horizon;
 use super::kinds;
-use super::metadata::json_string;
-use super::options::{Coverage, Options};
+use super::options::{tracked_root, Coverage, Options};
 use super::primary_key;
-use super::relation::{self, TableColumn};
 use super::shape::Shape;
 use crate::ledger::metadata::Member;
 use crate::postgres::errors::Failure;
+use crate::postgres::relation::{self, TableColumn};
 use crate::postgres::tables::{Row, Table};
 use pgrx::{pg_guard, pg_sys};
 use std::cell::{Cell, RefCell};
@@ -150,13 +149,4 @@ fn unknown_column(options: &Options, table: &Table, live: &[TableColumn]) -> Opt
 /// Columns that are computed when they are read are not stored.
 fn is_covered(coverage: &Coverage, key: &[String], column: &TableColumn) -> bool {
     !column.is_virtual && (coverage.covers(&column.name) || key.contains(&column.name))
-}
-
-/// The table that was tracked, if this is a partition of it.
-pub fn tracked_root(table: &Table, options: &Options) -> Option<Table> {
-    let ancestors = relation::ancestors(table).into_iter().rev();
-    ancestors.map(|oid| Table::open_oid(oid, pg_sys::AccessShareLock)).find(|ancestor| {
-        // SAFETY: the relation is open.
-        unsafe { Options::of_relation(ancestor.relation()) }.is_some_and(|other| other.table_id == options.table_id)
-    })
 }

@@ -1,9 +1,8 @@
 //! The primary key of a table, by which the ledger names its rows, and what to say where there is none that could.
 
-use super::options::Options;
-use super::plan;
-use super::relation::{attribute, literal, qualified_name, text};
+use super::options::{tracked_root, Options};
 use crate::postgres::errors::Failure;
+use crate::postgres::relation::{literal, qualified_name, text};
 use crate::postgres::tables::Table;
 use pgrx::{pg_sys, PgSqlErrorCode};
 
@@ -18,8 +17,7 @@ pub fn key_of(table: &Table) -> Result<Vec<String>, Failure> {
         let index = pg_sys::index_open(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
         let form = &*(*index).rd_index;
         let numbers = form.indkey.values.as_slice(form.indnkeyatts as usize);
-        let descriptor = (*table.relation()).rd_att;
-        let names = numbers.iter().map(|number| text(&attribute(descriptor, *number as usize - 1).attname)).collect();
+        let names = numbers.iter().map(|number| text(&table.attribute(*number as usize - 1).attname)).collect();
         // Two rows can have a deferrable key at the same time. Before Postgres 18 it is not found in the first place.
         let is_immediate = form.indimmediate;
         pg_sys::index_close(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
@@ -75,6 +73,6 @@ fn no_key(table: &Table, is_deferrable: bool) -> Failure {
 pub(super) fn tracked_name(table: &Table) -> Option<String> {
     // SAFETY: the relation is open.
     let options = unsafe { Options::of_relation(table.relation()) }?;
-    let root = plan::tracked_root(table, &options);
+    let root = tracked_root(table, &options);
     Some(qualified_name(root.as_ref().unwrap_or(table)))
 }

@@ -1,7 +1,7 @@
 //! Who may be told what the ledger says of a table.
 
-use super::relation;
 use crate::postgres::errors::Failure;
+use crate::postgres::relation;
 use crate::postgres::tables::Table;
 use pgrx::{pg_sys, PgSqlErrorCode};
 

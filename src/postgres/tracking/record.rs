@@ -6,7 +6,6 @@ use super::metadata::Metadata;
 use super::options::{require_row_trigger, Coverage, Options};
 use super::plan::{self, Plan, UnknownColumn};
 use super::row_key::RowKey;
-use super::truncation;
 use crate::ledger::canonical_json::write_string;
 use crate::ledger::metadata::Member;
 use crate::ledger::record::Timestamp;
@@ -20,15 +19,12 @@ use crate::postgres::triggers::{trigger_data, version_1_function, Declared};
 use pgrx::{pg_guard, pg_sys, PgSqlErrorCode};
 
 version_1_function!(pg_finfo_ledger_record_change);
-version_1_function!(pg_finfo_ledger_record_truncate);
 
 const ROW_CHANGE: Declared = Declared {
     is_before: false,
     is_for_each_row: true,
     events: &[pg_sys::TRIGGER_EVENT_INSERT, pg_sys::TRIGGER_EVENT_UPDATE, pg_sys::TRIGGER_EVENT_DELETE],
 };
-const TRUNCATION: Declared =
-    Declared { is_before: true, is_for_each_row: false, events: &[pg_sys::TRIGGER_EVENT_TRUNCATE] };
 
 /// AFTER INSERT OR UPDATE OR DELETE, for each row.
 #[no_mangle]
@@ -62,24 +58,6 @@ pub unsafe extern "C-unwind" fn ledger_record_change(fcinfo: pg_sys::FunctionCal
 /// A row version that this transaction has updated or deleted.
 unsafe fn deleting_command(header: pg_sys::HeapTupleHeader) -> pg_sys::CommandId {
     pg_sys::HeapTupleHeaderGetCmax(header)
-}
-
-/// BEFORE TRUNCATE, once a statement: the rows are still there.
-#[no_mangle]
-#[pg_guard]
-#[doc(hidden)]
-pub unsafe extern "C-unwind" fn ledger_record_truncate(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
-    let data = trigger_data(fcinfo, &TRUNCATION);
-    let table = Table::of_trigger(data);
-    let plan = or_raise(plan::of(&table, || Options::of_trigger(&*data.tg_trigger)));
-    or_raise(match plan.is_partition {
-        true => truncation::record_partition(&plan, &table),
-        false => {
-            truncation::note_whole(&plan);
-            record_truncate(&plan)
-        }
-    });
-    pg_sys::Datum::null()
 }
 
 /// A row that comes or goes with its partition does so now.
@@ -135,7 +113,7 @@ fn record_delete(plan: &Plan, row: &Row, at: Timestamp, precedes_baseline: bool)
     plan.record(Operation::Delete, &image, metadata, at)
 }
 
-fn record_truncate(plan: &Plan) -> Result<(), Failure> {
+pub fn record_truncate(plan: &Plan) -> Result<(), Failure> {
     let mut data = Vec::new();
     write_string(&mut data, &plan.table);
     let data = format!("{{\"table\": {}}}", String::from_utf8_lossy(&data));

@@ -2,12 +2,12 @@
 
 use super::columns::{self, json_name, Columns};
 use super::plan::Plan;
-use super::relation;
 use super::shape::Shape;
 use crate::ledger::canonical_json::{member, write_string};
 use crate::ledger::row_change::row_id;
 use crate::postgres::errors::Failure;
-use crate::postgres::hashing;
+use crate::postgres::jsonb;
+use crate::postgres::relation;
 use crate::postgres::tables::{Row, Table};
 use uuid::Uuid;
 
@@ -59,5 +59,5 @@ pub fn renamed(key: &str, shape: &str, table: &Table) -> Result<String, Failure>
         json.extend_from_slice(value.as_bytes());
     }
     json.push(b'}');
-    hashing::canonical(&String::from_utf8_lossy(&json))
+    jsonb::canonical(&String::from_utf8_lossy(&json))
 }

@@ -3,12 +3,12 @@
 //!
 //! A shape's id is the beginning of its hash. So `ledger.table_shapes`, where it is looked up, need not be believed.
 
-use super::relation::TableColumn;
 use crate::ledger::{canonical_json, sha256_hex};
 use crate::postgres::entries::{self, RowEntry};
 use crate::postgres::errors::Failure;
-use crate::postgres::hashing;
-use crate::postgres::jsonb::{Jsonb, JsonbText};
+use crate::postgres::jsonb::{self, Jsonb, JsonbText};
+use crate::postgres::relation::TableColumn;
+use crate::postgres::single_row;
 use crate::postgres::tables::{self, RegisteredSnapshot, Table};
 use pgrx::{pg_sys, FromDatum, IntoDatum};
 use serde_json::{json, Value};
@@ -44,7 +44,7 @@ impl Shape {
             .iter()
             .map(|column| json!({"number": column.number, "name": column.name, "type": column.type_name}))
             .collect();
-        let text = hashing::canonical(&json!({ "columns": members }).to_string())?;
+        let text = jsonb::canonical(&json!({ "columns": members }).to_string())?;
         Ok(Shape { id: id_of(&text), columns, text, is_recorded: Cell::new(false) })
     }
 
@@ -107,7 +107,7 @@ impl Shape {
         let names = json!({"shape": self.id, "table": table, "table_id": table_id}).to_string();
         let metadata = format!("{{\"columns\": {columns}, {}", &names[1..]);
         let data_hash = sha256_hex(self.text.as_bytes());
-        entries::record_row(RowEntry::now("table_shape", data_hash, hashing::canonical(&metadata)?.into(), false))?;
+        entries::record_row(RowEntry::now("table_shape", data_hash, jsonb::canonical(&metadata)?.into(), false))?;
         insert(uuid, &self.text);
         super::at_rollback_forget_plans();
         Ok(())
@@ -126,7 +126,7 @@ pub fn restore(entry_type: &str, metadata: &str) {
 
 fn insert(id: Uuid, text: &str) {
     let shapes = Table::open("table_shapes", pg_sys::RowExclusiveLock);
-    shapes.insert(&[Some(tables::uuid_datum(&id)), JsonbText(text.to_owned()).into_datum()]);
+    single_row::insert(&shapes, &[Some(tables::uuid_datum(&id)), JsonbText(text.to_owned()).into_datum()]);
 }
 
 fn id_of(text: &str) -> String {

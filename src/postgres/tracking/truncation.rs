@@ -5,17 +5,43 @@
 //! have in common, and share with no other, is the executor's state that they are called with. Its memory is released when
 //! that TRUNCATE has ended, well or not, and with it goes what is known of it here.
 
+use super::options::Options;
 use super::partitions::{record_all, Passage};
-use super::plan::Plan;
-use crate::postgres::errors::Failure;
+use super::plan::{self, Plan};
+use super::record::record_truncate;
+use crate::postgres::errors::{or_raise, Failure};
 use crate::postgres::tables::Table;
+use crate::postgres::triggers::{trigger_data, version_1_function, Declared};
 use pgrx::{pg_guard, pg_sys};
 use std::cell::RefCell;
 use std::ffi::c_void;
 
+version_1_function!(pg_finfo_ledger_record_truncate);
+
+const TRUNCATION: Declared =
+    Declared { is_before: true, is_for_each_row: false, events: &[pg_sys::TRIGGER_EVENT_TRUNCATE] };
+
 thread_local! {
     /// The tables that are being truncated as a whole, by their ids, and the memory of the TRUNCATE that does it.
     static WHOLE: RefCell<Vec<(pg_sys::MemoryContext, String)>> = const { RefCell::new(Vec::new()) };
+}
+
+/// BEFORE TRUNCATE, once a statement: the rows are still there.
+#[no_mangle]
+#[pg_guard]
+#[doc(hidden)]
+pub unsafe extern "C-unwind" fn ledger_record_truncate(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    let data = trigger_data(fcinfo, &TRUNCATION);
+    let table = Table::of_trigger(data);
+    let plan = or_raise(plan::of(&table, || Options::of_trigger(&*data.tg_trigger)));
+    or_raise(match plan.is_partition {
+        true => record_partition(&plan, &table),
+        false => {
+            note_whole(&plan);
+            record_truncate(&plan)
+        }
+    });
+    pg_sys::Datum::null()
 }
 
 /// The memory of the TRUNCATE whose trigger is being called. Postgres calls it in memory for one tuple, which is part of it.
@@ -30,7 +56,7 @@ unsafe fn running() -> pg_sys::MemoryContext {
 ///
 /// # Safety
 /// As for [`running`].
-pub unsafe fn note_whole(plan: &Plan) {
+unsafe fn note_whole(plan: &Plan) {
     let context = running();
     let size = std::mem::size_of::<pg_sys::MemoryContextCallback>();
     let callback = pg_sys::MemoryContextAlloc(context, size).cast::<pg_sys::MemoryContextCallback>();
@@ -53,7 +79,7 @@ unsafe extern "C-unwind" fn forget(context: *mut c_void) {
 ///
 /// # Safety
 /// As for [`running`].
-pub unsafe fn record_partition(plan: &Plan, partition: &Table) -> Result<(), Failure> {
+unsafe fn record_partition(plan: &Plan, partition: &Table) -> Result<(), Failure> {
     let context = running();
     let is_noted = |whole: &Vec<(pg_sys::MemoryContext, String)>| {
         whole.iter().any(|(of, table_id)| *of == context && *table_id == plan.options.table_id)

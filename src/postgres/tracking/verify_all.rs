@@ -3,9 +3,9 @@
 use super::history::require_baseline;
 use super::lost::{self, Noted};
 use super::options::{Coverage, Options};
-use super::relation;
 use super::verify_table::{self, RowProblem};
 use crate::postgres::jsonb::Jsonb;
+use crate::postgres::relation;
 use crate::postgres::spi;
 use crate::postgres::tables::{RegisteredSnapshot, Row, Table};
 use pgrx::pg_sys;

@@ -2,12 +2,12 @@
 
 use super::columns::{self, json_name, Column, Columns};
 use super::plan::Plan;
-use super::relation::{self, TableColumn};
 use super::shape::Shape;
 use super::versions::Version;
 use crate::ledger::canonical_json::member;
 use crate::ledger::sha256_hex;
 use crate::postgres::errors::Failure;
+use crate::postgres::relation::{self, TableColumn};
 use crate::postgres::secrets;
 use crate::postgres::tables::{Row, Table};
 use pgrx::pg_sys;

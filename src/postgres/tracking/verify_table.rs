@@ -7,17 +7,17 @@
 use super::columns;
 use super::options::Options;
 use super::plan;
-use super::relation;
 use super::row_key::{self, RowKey};
+use super::rows;
 use super::sorter::{shape_number, Kind, Place, Record, Sorter};
 use super::verify_row::{check_signature, presence, ByLedger, Comparer, Finding, Problem};
 use super::versions::{self, Version};
 use crate::ledger::row_change::Operation;
 use crate::ledger::{parse_hash, sha256, Hash};
 use crate::postgres::all_entries;
-use crate::postgres::blocks;
 use crate::postgres::errors::Failure;
 use crate::postgres::partitions;
+use crate::postgres::relation;
 use crate::postgres::tables::{self, entry_column, RegisteredSnapshot, Table, TableScan};
 use crate::postgres::verification::progress::{Phase, Progress};
 use pgrx::{check_for_interrupts, pg_sys, PgMemoryContexts, PgSqlErrorCode};
@@ -117,7 +117,7 @@ impl Verification {
 
     /// Their rows look as if they had never been recorded, or not as they are.
     fn warn_of_missing_entries(&self) {
-        let recorded = blocks::head(&self.snapshot).map_or(0, |head| head.tree_size);
+        let recorded = tables::newest_block(&self.snapshot).map_or(0, |head| head.tree_size);
         if self.sealed >= recorded {
             return;
         }
@@ -314,8 +314,7 @@ impl Verification {
         let Some(comparer) = self.comparers.get_mut(&live.place.relation) else { return Ok(None) };
         let table = Table::open_oid(live.place.relation, pg_sys::AccessShareLock);
         // SAFETY: the snapshot is registered.
-        let compared =
-            unsafe { relation::fetch(&table, live.place.tid, snapshot, |row| comparer.compare(row, &version)) };
+        let compared = unsafe { rows::fetch(&table, live.place.tid, snapshot, |row| comparer.compare(row, &version)) };
         compared.unwrap_or(Ok(None))
     }
 
@@ -354,7 +353,7 @@ impl Verification {
         let Some(comparer) = self.comparers.get(&live.place.relation) else { return Ok(()) };
         let key = |row: &tables::Row| columns::object(&comparer.plan.key, row);
         // SAFETY: the snapshot is registered.
-        let key = unsafe { relation::fetch(comparer.table(), live.place.tid, self.snapshot.as_ptr(), key) };
+        let key = unsafe { rows::fetch(comparer.table(), live.place.tid, self.snapshot.as_ptr(), key) };
         let Some((problem, detail)) = presence(None, ByLedger::Gone, true) else { return Ok(()) };
         self.counts.problems += 1;
         each(RowProblem {

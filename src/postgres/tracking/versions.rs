@@ -8,8 +8,9 @@ use crate::ledger::row_change::{self, Operation, RowChange};
 use crate::ledger::row_index::Place;
 use crate::ledger::row_runs::Run;
 use crate::postgres::errors::Failure;
+use crate::postgres::log_state::{self, LogState};
+use crate::postgres::partitions;
 use crate::postgres::tables::{self, entry_column, RegisteredSnapshot, Row, Table};
-use crate::postgres::{log_state, partitions};
 use pgrx::{check_for_interrupts, pg_sys, PgSqlErrorCode};
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -250,6 +251,15 @@ impl NewVersions {
             leaf_index: leaf,
             block_number: block,
         }));
+    }
+
+    /// Writes those of entries that are sealed without [`LogState::update`].
+    pub fn write_alone(self) -> Result<(), Failure> {
+        let snapshot = RegisteredSnapshot::latest();
+        let mut state = LogState::read(&snapshot)?;
+        self.write(&mut state.version_runs, &snapshot);
+        state.update_version_runs();
+        Ok(())
     }
 
     /// Writes them all, and notes in `runs` where.

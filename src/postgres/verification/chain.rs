@@ -17,13 +17,12 @@ use crate::ledger::verifier::{
     ProblemKind, SealedEntry, Source,
 };
 use crate::ledger::{parse_hash, to_hex};
-use crate::postgres::blocks;
 use crate::postgres::errors::or_raise;
 use crate::postgres::helper_threads::helpers;
 use crate::postgres::regular_file;
 use crate::postgres::secrets;
 use crate::postgres::spi;
-use crate::postgres::tables::RegisteredSnapshot;
+use crate::postgres::tables::{self, RegisteredSnapshot};
 use pgrx::{check_for_interrupts, pg_sys};
 use std::io::ErrorKind;
 use std::ops::ControlFlow;
@@ -125,7 +124,7 @@ impl<'a> SideBySide<'a> {
         let acknowledged = Acknowledged::now();
         // Before the file is read: what is committed now must be in it then.
         let pending = PendingComparison::read(keyring.as_deref(), &mut findings);
-        let head = blocks::head(&RegisteredSnapshot::latest()).map_or(0, |head| head.block_number);
+        let head = tables::newest_block(&RegisteredSnapshot::latest()).map_or(0, |head| head.block_number);
         progress.totals(extent.blocks_up_to(head), 0);
         progress.phase(Phase::Blocks);
         let (mut chain, tables) = start_chain(extent, keyring, &mut findings);
@@ -160,7 +159,7 @@ impl<'a> SideBySide<'a> {
             file => {
                 let file = file?;
                 let length = file.metadata()?.len();
-                let head = blocks::head(&RegisteredSnapshot::latest()).map_or(0, |head| head.block_number);
+                let head = tables::newest_block(&RegisteredSnapshot::latest()).map_or(0, |head| head.block_number);
                 self.progress.totals(self.extent.blocks_up_to(head), length);
                 (verify_file(file, FileOptions { keyring, helpers: helpers() }, self)?, length)
             }
@@ -212,7 +211,7 @@ impl<'a> SideBySide<'a> {
         check_for_interrupts!();
         self.tables.report_malformed(self.extent.to, &mut self.findings);
         match file {
-            Some(file) => self.chain.block_beside(header, entries, file, &mut self.findings),
+            Some(file) => self.chain.block_beside(header, entries, file.computed_for(entries), &mut self.findings),
             None => self.chain.block(header, entries, &mut self.findings),
         }
         self.check_nodes(header);
@@ -265,7 +264,7 @@ impl<'a> SideBySide<'a> {
     /// which is reported as such; so that is silent here, as is a block that this transaction does not see yet.
     fn not_in_tables(&mut self, block: &FileBlock) {
         let number = block.header.block_number;
-        let head = blocks::head(&RegisteredSnapshot::latest()).map_or(0, |head| head.block_number);
+        let head = tables::newest_block(&RegisteredSnapshot::latest()).map_or(0, |head| head.block_number);
         // SAFETY: reads a flag of shared memory.
         let standby = unsafe { pg_sys::RecoveryInProgress() };
         let leaves_gap = number <= head && number > self.last_table_block;

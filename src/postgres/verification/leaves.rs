@@ -3,9 +3,9 @@
 use super::in_order::{InOrder, Stretch};
 use crate::postgres::errors::is_unwinding;
 use crate::postgres::partitions;
+use crate::postgres::relation;
 use crate::postgres::spi;
 use crate::postgres::tables::{entry_column, RegisteredSnapshot, Row, Table};
-use crate::postgres::tracking::relation;
 use pgrx::{check_for_interrupts, pg_sys, PgMemoryContexts};
 
 /// In bytes.

@@ -23,7 +23,6 @@ pub mod stored_tree;
 mod strays;
 pub mod table_blocks;
 
-use super::blocks;
 use super::database;
 use super::errors::{or_raise, Failure};
 use super::items::audit::verify_registry;
@@ -33,7 +32,7 @@ use super::mirror::shared::Attachment;
 use super::roles::as_ledger_owner;
 use super::secrets;
 use super::settings::{self, MirrorMode};
-use super::tables::RegisteredSnapshot;
+use super::tables::{self, RegisteredSnapshot};
 use super::tracking::verify_all;
 use crate::ledger::verifier::{FileReport, Problem};
 use chain::{ChainReport, Extent, FileOutcome, TableReport};
@@ -55,7 +54,7 @@ fn verify_chain(from_block: default!(Option<i64>, "NULL"), to_block: default!(Op
 /// Says of a block that is asked for, and behind the end of the ledger, that it is not there.
 fn note_end(last_asked_for: Option<i64>) {
     let Some(number) = last_asked_for else { return };
-    match blocks::head(&RegisteredSnapshot::latest()) {
+    match tables::newest_block(&RegisteredSnapshot::latest()) {
         None => pgrx::notice!("the ledger has no block yet"),
         Some(head) if head.block_number < number => pgrx::notice!("the ledger ends with block {}", head.block_number),
         Some(_) => {}
@@ -99,7 +98,7 @@ fn verify_all() -> JsonbText {
 /// rebuilt has no file yet. Whatever comes of it, the verification shows.
 fn wait_for_repair() {
     let Ok(mirror) = database::mirror() else { return };
-    let attachment = mirror.slot.mirror.lock(mirror.shared, mirror.slot).attachment;
+    let attachment = mirror.lock().attachment;
     let is_under_way = matches!(attachment, Attachment::Detached | Attachment::Repairing);
     // SAFETY: reads a flag of shared memory.
     let standby = unsafe { pg_sys::RecoveryInProgress() };

@@ -66,7 +66,7 @@ impl Acknowledged {
         let (mut block, mut bytes) = (remembered.acknowledged_block, remembered.acknowledged);
         if let Ok(mirror) = database::mirror() {
             let own_file = remembered::own_file();
-            let fields = mirror.slot.mirror.lock(mirror.shared, mirror.slot);
+            let fields = mirror.lock();
             // What is there may still be about the file of a ledger that was dropped.
             if Path::new(&fields.path.get()) == own_file {
                 (block, bytes) = (block.max(fields.last_block), bytes.max(fields.durable));

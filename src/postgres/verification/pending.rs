@@ -9,7 +9,6 @@ use crate::ledger::record::Record;
 use crate::ledger::signature::Keyring;
 use crate::ledger::verifier::{FileReport, Findings, PendingEntry, Problem, ProblemKind, SealedEntry, Source};
 use crate::ledger::Hash;
-use crate::postgres::blocks;
 use crate::postgres::database;
 use crate::postgres::mirror::prepared;
 use crate::postgres::mirror::remembered;
@@ -18,7 +17,7 @@ use crate::postgres::mirror::shared::Attachment;
 use crate::postgres::partitions;
 use crate::postgres::regular_file;
 use crate::postgres::settings::{self, MirrorMode};
-use crate::postgres::tables::{entry_column, RegisteredSnapshot, Row, Table, TableScan};
+use crate::postgres::tables::{self, entry_column, RegisteredSnapshot, Row, Table, TableScan};
 use crate::postgres::transaction;
 use pgrx::{check_for_interrupts, pg_sys, PgMemoryContexts};
 use std::collections::{HashMap, HashSet};
@@ -154,7 +153,7 @@ impl PendingComparison {
         // A standby that lags behind the file does not know yet that an entry is in one of its blocks.
         // SAFETY: reads a flag of shared memory.
         let standby = unsafe { pg_sys::RecoveryInProgress() };
-        let head = blocks::head(&RegisteredSnapshot::latest()).map_or(0, |head| head.block_number);
+        let head = tables::newest_block(&RegisteredSnapshot::latest()).map_or(0, |head| head.block_number);
         // In mode async, and right after it, lines follow the commit.
         let is_behind = settings::mirror_mode() == MirrorMode::Async
             || database::mirror().is_ok_and(|mirror| mirror.slot.is_behind());
@@ -200,7 +199,7 @@ fn complete_attachment() -> Option<u64> {
     }
     let mirror = database::mirror().ok().filter(|mirror| !mirror.slot.is_behind())?;
     let own_file = remembered::own_file();
-    let fields = mirror.slot.mirror.lock(mirror.shared, mirror.slot);
+    let fields = mirror.lock();
     // What is attached may still be the file of a ledger that was dropped.
     let is_own = matches!(fields.attachment, Attachment::Attached) && Path::new(&fields.path.get()) == own_file;
     is_own.then_some(fields.identity.generation)
@@ -250,7 +249,7 @@ fn is_void_waiting() -> bool {
         prepared::settle_decided(&mirror);
         // In this order: a transaction says that its lines are to be voided before it counts as decided.
         let undecided = mirror.slot.undecided() > 0;
-        let fields = mirror.slot.mirror.lock(mirror.shared, mirror.slot);
+        let fields = mirror.lock();
         let recovers = matches!(fields.attachment, Attachment::Detached | Attachment::Repairing);
         undecided || recovers || fields.has_aborted()
     })

@@ -1,8 +1,8 @@
 //! What running verifications have done, for the view `ledger.progress`.
 
-use crate::postgres::shared::shared;
+use crate::postgres::shared::{shared, ProgressSlot};
 use pgrx::{pg_guard, pg_sys};
-use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::Once;
 
 /// What a verification is doing.
@@ -33,21 +33,6 @@ impl Phase {
             _ => "starting",
         }
     }
-}
-
-/// One running verification. Zeroed when free.
-#[repr(C)]
-pub struct ProgressSlot {
-    pid: AtomicI32,
-    database: AtomicU32,
-    phase: AtomicU32,
-    started_at: AtomicI64,
-    blocks_done: AtomicI64,
-    blocks_total: AtomicI64,
-    entries_done: AtomicI64,
-    bytes_done: AtomicI64,
-    bytes_total: AtomicI64,
-    rows_done: AtomicI64,
 }
 
 /// Shows what this verification does, until dropped. Where all slots are taken it shows nothing.

@@ -8,11 +8,12 @@
 
 use super::in_order::Stretch;
 use crate::ledger::verifier::{Findings, Problem, ProblemKind, Source};
-use crate::postgres::blocks;
 use crate::postgres::partitions;
+use crate::postgres::relation;
 use crate::postgres::spi;
-use crate::postgres::tables::{block_column, entry_column, tid_of, RegisteredSnapshot, Row, Table, TableScan, Tid};
-use crate::postgres::tracking::relation;
+use crate::postgres::tables::{
+    self, block_column, entry_column, tid_of, RegisteredSnapshot, Row, Table, TableScan, Tid,
+};
 use pgrx::{check_for_interrupts, pg_sys};
 
 /// Rows of a table that are named.
@@ -32,7 +33,7 @@ pub struct ReadInOrder {
 pub fn check(read: &ReadInOrder, findings: &mut Findings<'_>) {
     outside_the_log(read, findings);
     let snapshot = RegisteredSnapshot::latest();
-    let head = blocks::head(&snapshot).map_or(0, |head| head.block_number);
+    let head = tables::newest_block(&snapshot).map_or(0, |head| head.block_number);
     let counted = Counted { last_block: read.last_block, head, snapshot };
     let blocks = Part::blocks();
     if counted.count(&blocks, &[]) != read.blocks {

@@ -1,11 +1,12 @@
 //! Recording the rows that were there before their tables were tracked, between the rest of the worker's work: a batch at a time, of
 //! the first table that can have one. A table that is locked, or cannot be recorded, is in nobody's way.
 
-use super::transactions::in_transaction;
+use super::transactions::{in_transaction, own_name};
 use crate::postgres::errors::Failure;
+use crate::postgres::relation;
 use crate::postgres::shared::DatabaseSlot;
 use crate::postgres::tracking::baseline::{self, Turn};
-use crate::postgres::tracking::{baselines, relation};
+use crate::postgres::tracking::baselines;
 use pgrx::pg_sys;
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
@@ -81,7 +82,7 @@ impl Baselines {
         };
         let said_before = before.and_then(|wait| wait.cause.as_ref()).map(Failure::text);
         if let Some(cause) = cause.as_ref().filter(|cause| said_before.as_ref() != Some(&cause.text())) {
-            let (own, table) = (super::database::own_name(), name_of(relation));
+            let (own, table) = (own_name(), name_of(relation));
             cause.log_retried(&format!("pg_notary worker of {own} cannot record the rows of {table}"));
         }
         self.waiting.insert(relation, Wait { until: Instant::now() + retry, cause });

@@ -4,17 +4,18 @@ use super::baselines::Baselines;
 use super::keeper::Keeper;
 use super::pace::Pace;
 use super::signing_keys;
-use super::transactions::{in_sealing, in_transaction};
+use super::transactions::{in_sealing, in_transaction, own_name};
+use crate::postgres::background_process;
 use crate::postgres::blocks::{self, Batch, Extent};
 use crate::postgres::errors::{or_raise, Failure};
 use crate::postgres::faults;
 use crate::postgres::ids;
 use crate::postgres::log_state;
-use crate::postgres::mirror::append::Mirror;
 use crate::postgres::mirror::block_lines::SealedBlocks;
 use crate::postgres::mirror::file;
+use crate::postgres::mirror::handle::Mirror;
 use crate::postgres::mirror::prepared;
-use crate::postgres::mirror::remembered::{database_name, Remembered};
+use crate::postgres::mirror::remembered::Remembered;
 use crate::postgres::mirror::requests;
 use crate::postgres::mirror::shared::Request;
 use crate::postgres::secrets::Watch;
@@ -22,6 +23,7 @@ use crate::postgres::settings::{self, MirrorMode};
 use crate::postgres::shared::{shared, DatabaseSlot, PendingCount, Shared, WorkerState};
 use crate::postgres::tables::{self, Table};
 use crate::postgres::vacated::Vacated;
+use crate::postgres::wait_events;
 use pgrx::{pg_guard, pg_sys, FromDatum};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -43,8 +45,8 @@ const RESUME_MARGIN_PAGES: u32 = 64;
 #[doc(hidden)]
 pub unsafe extern "C-unwind" fn pg_notary_worker_main(arg: pg_sys::Datum) {
     let database = pg_sys::Oid::from_datum(arg, false).expect("the launcher passes a database");
-    super::set_up_signals();
-    super::keep_memory();
+    background_process::set_up_signals();
+    background_process::keep_memory();
     pg_sys::BackgroundWorkerInitializeConnectionByOid(database, pg_sys::InvalidOid, 0);
     pin_settings();
     let shared = shared().expect("background workers have shared memory");
@@ -113,7 +115,7 @@ unsafe extern "C-unwind" fn leave(_code: i32, slot: pg_sys::Datum) {
         // Given back, and taken by another database since.
         return;
     }
-    slot.mirror.close(shared, slot);
+    shared.lock_mirror(slot).close();
     file::unlock_at_exit();
     slot.worker.retire();
     slot.set_worker_state(WorkerState::Wanted);
@@ -123,15 +125,6 @@ unsafe extern "C-unwind" fn leave(_code: i32, slot: pg_sys::Datum) {
 fn extension_exists() -> bool {
     // SAFETY: a catalog look-up inside a transaction.
     unsafe { pg_sys::get_extension_oid(c"pg_notary".as_ptr(), true) != pg_sys::InvalidOid }
-}
-
-/// How the log names this database: the prefix of its lines does not, as it is no client that has connected.
-pub(super) fn own_name() -> String {
-    match in_transaction(database_name) {
-        Ok(name) => format!("database \"{name}\""),
-        // SAFETY: a plain global of this process.
-        Err(_) => format!("database {}", unsafe { pg_sys::MyDatabaseId }.to_u32()),
-    }
 }
 
 struct Worker {
@@ -201,7 +194,7 @@ impl Worker {
             }
             let wait = self.account(outcome);
             self.report_idle();
-            super::sleep(wait);
+            background_process::sleep(wait, wait_events::worker_main());
         }
     }
 
@@ -417,7 +410,7 @@ impl Worker {
     /// settings, and tells whether there is something else to be done first.
     fn is_called_away(&mut self) -> bool {
         let mode = settings::mirror_mode();
-        super::sleep(Some(0));
+        background_process::sleep(Some(0), wait_events::worker_main());
         // What woke this process is looked at after the last batch at the latest.
         self.look_again = true;
         let slot = self.slot();

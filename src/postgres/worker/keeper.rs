@@ -4,9 +4,10 @@ use super::pace::Pace;
 use super::transactions::{in_sealing, in_transaction};
 use crate::postgres::blocks;
 use crate::postgres::errors::{or_raise, Failure};
-use crate::postgres::mirror::append::Mirror;
+use crate::postgres::log_state::Settled;
 use crate::postgres::mirror::attach::{self, Attached, How};
 use crate::postgres::mirror::block_lines::SealedBlocks;
+use crate::postgres::mirror::handle::Mirror;
 use crate::postgres::mirror::remembered;
 use crate::postgres::mirror::settled::{self, Mark};
 use crate::postgres::mirror::shared::{Attachment, Request};
@@ -203,7 +204,7 @@ impl Keeper {
     }
 
     fn has_something_to_void(&self) -> bool {
-        let fields = self.slot().mirror.lock(self.mirror.shared, self.slot());
+        let fields = self.mirror.lock();
         !fields.void.is_empty()
     }
 
@@ -290,13 +291,13 @@ impl Keeper {
 }
 
 /// Moves the settled place on: past the mark that was set, and past a new one where nothing is open at all.
-fn settle_more(mark: &mut Option<Mark>, mirror: &Mirror) -> Option<settled::Settled> {
+fn settle_more(mark: &mut Option<Mark>, mirror: &Mirror) -> Option<Settled> {
     let settled = settled::advance(mark, mirror)?;
     settled::advance(mark, mirror).or(Some(settled))
 }
 
 fn has_new_blocks(mirror: &Mirror) -> Result<bool, Failure> {
     let last = mirror.lock().last_block;
-    let head = in_transaction(|| blocks::head(&tables::RegisteredSnapshot::latest()))?;
+    let head = in_transaction(|| tables::newest_block(&tables::RegisteredSnapshot::latest()))?;
     Ok(head.is_some_and(|head| head.block_number > last))
 }

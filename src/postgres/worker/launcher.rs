@@ -1,8 +1,10 @@
 //! The launcher: finds the databases that have a ledger and sees that each has a worker.
 
+use crate::postgres::background_process;
 use crate::postgres::errors::Failure;
 use crate::postgres::secrets;
 use crate::postgres::shared::{shared, DatabaseSlot, Shared, WorkerState};
+use crate::postgres::wait_events;
 use pgrx::bgworkers::{BackgroundWorkerBuilder, BackgroundWorkerStatus, BgWorkerStartTime, DynamicBackgroundWorker};
 use pgrx::{pg_guard, pg_sys, IntoDatum, PgSqlErrorCode};
 use std::collections::HashMap;
@@ -35,7 +37,7 @@ pub fn init() {
 #[pg_guard]
 #[doc(hidden)]
 pub unsafe extern "C-unwind" fn pg_notary_launcher_main(_arg: pg_sys::Datum) {
-    super::set_up_signals();
+    background_process::set_up_signals();
     // No database: the shared catalogs are enough.
     pg_sys::BackgroundWorkerInitializeConnection(std::ptr::null(), std::ptr::null(), 0);
     let shared = shared().expect("background workers have shared memory");
@@ -56,7 +58,7 @@ pub unsafe extern "C-unwind" fn pg_notary_launcher_main(_arg: pg_sys::Datum) {
             secrets::warn_if_short(&keyring);
         }
         let wait = launcher.run_once();
-        super::sleep(shortest(wait, Some(RESCAN_INTERVAL.as_millis() as i64)));
+        background_process::sleep(shortest(wait, Some(RESCAN_INTERVAL.as_millis() as i64)), wait_events::worker_main());
         if rescanned.elapsed() >= RESCAN_INTERVAL {
             rescanned = Instant::now();
             shared.rescan.store(true, Ordering::Release);
@@ -189,7 +191,7 @@ impl Launcher {
             if ended || at_work {
                 return;
             }
-            super::sleep(Some(10));
+            background_process::sleep(Some(10), wait_events::worker_main());
         }
     }
 

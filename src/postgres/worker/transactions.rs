@@ -2,6 +2,7 @@
 
 use crate::postgres::blocks;
 use crate::postgres::errors::Failure;
+use crate::postgres::mirror::remembered::database_name;
 use pgrx::{pg_sys, PgSqlErrorCode, PgTryBuilder};
 use std::cell::Cell;
 use std::panic::AssertUnwindSafe;
@@ -43,5 +44,14 @@ pub(super) fn in_sealing<T>(work: impl FnOnce() -> T) -> Result<Option<T>, Failu
         Ok(result) => Ok(Some(result)),
         Err(error) if !is_locked.get() && error.code() == PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+/// How the log names this database: the prefix of its lines does not, as it is no client that has connected.
+pub(super) fn own_name() -> String {
+    match in_transaction(database_name) {
+        Ok(name) => format!("database \"{name}\""),
+        // SAFETY: a plain global of this process.
+        Err(_) => format!("database {}", unsafe { pg_sys::MyDatabaseId }.to_u32()),
     }
 }

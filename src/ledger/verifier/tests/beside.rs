@@ -80,7 +80,7 @@ impl Observer for Beside<'_> {
         if self.shares {
             let entries = sealed(next, Some(&block));
             self.shared += usize::from(block.computed_for(&entries).is_some());
-            self.chain.block_beside(&next.0, &entries, &block, &mut findings);
+            self.chain.block_beside(&next.0, &entries, block.computed_for(&entries), &mut findings);
         } else {
             self.chain.block(&next.0, &sealed(next, None), &mut findings);
         }

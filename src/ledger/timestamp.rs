@@ -122,6 +122,12 @@ fn number(digits: &[u8]) -> Option<i32> {
     })
 }
 
+pub(super) fn write_timestamp(out: &mut Vec<u8>, timestamp: Timestamp) {
+    out.push(b'"');
+    out.extend_from_slice(&timestamp.to_text());
+    out.push(b'"');
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,26 +3,83 @@
 //!
 //! Everything that can fail happens at PRE_COMMIT and PRE_PREPARE. At COMMIT and ABORT only counters move and a latch is set: an
 //! error there would take the server down.
+//!
+//! The callbacks are registered once a process; pgrx's own register_xact_callback lasts one transaction and leaks over PREPARE
+//! TRANSACTION.
 
-use super::{Lines, Transaction, CURRENT};
-use crate::postgres::database;
-use crate::postgres::errors::{or_raise, Failure};
-use crate::postgres::faults;
-use crate::postgres::items::pending;
-use crate::postgres::mirror::append::{Goal, Mirror};
-use crate::postgres::mirror::lines::LineBuffer;
-use crate::postgres::mirror::repeats::Repeats;
-use crate::postgres::mirror::{prepared, requests, under_way};
-use crate::postgres::queue;
-use crate::postgres::settings::{self, MirrorMode};
-use crate::postgres::tracking;
-use pgrx::{pg_sys, PgSqlErrorCode};
+use super::database;
+use super::errorless::{self, own_xid};
+use super::errors::{or_raise, Failure};
+use super::faults;
+use super::items::pending;
+use super::mirror::append::Goal;
+use super::mirror::handle::Mirror;
+use super::mirror::lines::LineBuffer;
+use super::mirror::repeats::Repeats;
+use super::mirror::{prepared, requests, under_way};
+use super::queue;
+use super::settings::{self, MirrorMode};
+use super::shared::resume_workers;
+use super::tracking;
+use super::transaction::{creates_ledger, Lines, Transaction, CURRENT};
+use pgrx::{pg_guard, pg_sys, PgSqlErrorCode};
+use std::ffi::c_void;
 use std::sync::atomic::Ordering;
 
+pub fn init() {
+    // SAFETY: called once from _PG_init; the callbacks live as long as the library, which is never unloaded.
+    unsafe {
+        pg_sys::RegisterXactCallback(Some(on_transaction_event), std::ptr::null_mut());
+        pg_sys::RegisterSubXactCallback(Some(on_subtransaction_event), std::ptr::null_mut());
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn on_transaction_event(event: pg_sys::XactEvent::Type, _arg: *mut c_void) {
+    use pg_sys::XactEvent::*;
+    match event {
+        XACT_EVENT_PRE_COMMIT => before_commit(),
+        XACT_EVENT_PRE_PREPARE => before_prepare(),
+        XACT_EVENT_COMMIT => after_commit(),
+        XACT_EVENT_PREPARE => after_prepare(),
+        XACT_EVENT_ABORT => after_abort(),
+        _ => {}
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn on_subtransaction_event(
+    event: pg_sys::SubXactEvent::Type,
+    _subtransaction: pg_sys::SubTransactionId,
+    _parent: pg_sys::SubTransactionId,
+    _arg: *mut c_void,
+) {
+    let level = errorless::nest_level();
+    if event == pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB {
+        // Of block lines: no subtransaction is left when those of entries are appended.
+        abandon_waits();
+        // The command that needed them has failed, or comes to nothing.
+        CURRENT.with_borrow_mut(|current| current.at_end.resume_from(level));
+    }
+    CURRENT.with_borrow_mut(|current| match event {
+        pg_sys::SubXactEvent::SUBXACT_EVENT_COMMIT_SUB => {
+            current.subtransaction_committed(level);
+            current.at_end.hand_up_pauses(level);
+            queue::subtransaction_committed(level);
+        }
+        pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB => {
+            current.subtransaction_aborted(level);
+            queue::subtransaction_aborted(level);
+            tracking::after_rollback();
+        }
+        _ => {}
+    });
+}
+
 /// Appends the lines and waits until they are on disk; an error here aborts the transaction.
-pub(super) fn before_commit() {
+fn before_commit() {
     queue::flush_before_commit();
-    let (ledger_created, ledger_dropped) = (super::creates_ledger(), has_dropped_ledger());
+    let (ledger_created, ledger_dropped) = (creates_ledger(), has_dropped_ledger());
     CURRENT.with_borrow_mut(|current| {
         (current.at_end.ledger_created, current.at_end.ledger_dropped) = (ledger_created, ledger_dropped);
     });
@@ -76,7 +133,7 @@ fn append_to_file(mirror: &Mirror, goal: Goal, repeats: Repeats) -> Result<bool,
 }
 
 /// As before a commit; then whoever decides about the transaction is told where its lines are.
-pub(super) fn before_prepare() {
+fn before_prepare() {
     queue::flush_before_commit();
     refuse_to_prepare();
     if CURRENT.with_borrow(|current| current.entries > 0) {
@@ -116,7 +173,7 @@ fn refuse_to_prepare() {
             .hint(in_one_step)
             .raise();
     }
-    if super::creates_ledger() {
+    if creates_ledger() {
         refuse("cannot PREPARE a transaction that has created the extension pg_notary")
             .detail("Its worker is started as it commits.")
             .hint(in_one_step)
@@ -132,7 +189,7 @@ fn has_dropped_ledger() -> bool {
 }
 
 /// The entries are not pending yet; what is known of their lines stands in shared memory.
-pub(super) fn after_prepare() {
+fn after_prepare() {
     CURRENT.with_borrow_mut(|current| {
         if let Some(mirror) = current.mirror() {
             current.owe_lines(&mirror);
@@ -145,12 +202,12 @@ pub(super) fn after_prepare() {
 /// The ledger is another one now. Before anybody can record in it the file of the one before is closed, as this
 /// transaction still holds its locks.
 fn import_committed(mirror: &Mirror) {
-    mirror.slot.mirror.close(mirror.shared, mirror.slot);
+    mirror.lock().close();
     mirror.slot.recount.store(true, Ordering::Release);
     mirror.slot.worker.wake();
 }
 
-pub(super) fn after_commit() {
+fn after_commit() {
     CURRENT.with_borrow_mut(|current| {
         if let Some(mirror) = current.mirror() {
             // Counted as pending before it counts as decided: see Mark in mirror/settled.rs.
@@ -175,7 +232,7 @@ pub(super) fn after_commit() {
 }
 
 /// Ends an append that an error has ended, and what else was waited for.
-pub(super) fn abandon_waits() {
+fn abandon_waits() {
     requests::give_up();
     if under_way::is_appending() {
         if let Ok(mirror) = database::mirror() {
@@ -186,7 +243,7 @@ pub(super) fn abandon_waits() {
 
 /// Leaves the lines to the worker, which voids those that reached the file. Others can use the ids already: they wait until this
 /// transaction is no owner of lines any more, which it stays until all else is said.
-pub(super) fn after_abort() {
+fn after_abort() {
     abandon_waits();
     CURRENT.with_borrow_mut(|current| {
         if let Some(mirror) = current.mirror() {
@@ -195,7 +252,7 @@ pub(super) fn after_abort() {
                 current.repeats.leave(mirror.slot);
                 let mut fields = mirror.lock();
                 if current.is_preparing {
-                    fields.forget_prepared(prepared::own_xid());
+                    fields.forget_prepared(own_xid());
                 }
                 fields.add_void(range);
             }
@@ -233,7 +290,7 @@ fn end(current: &mut Transaction, committed: bool) {
         committed && at_end.ledger_dropped,
         committed && at_end.databases_changed,
     );
-    database::resume_workers(at_end.paused.into_iter().map(|(_, slot)| slot));
+    resume_workers(at_end.paused.into_iter().map(|(_, slot)| slot));
 }
 
 impl Transaction {

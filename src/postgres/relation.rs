@@ -1,7 +1,7 @@
-//! What the catalogs say of an application's table.
+//! What the catalogs say of a table.
 
 use crate::postgres::errors::{required, Failure};
-use crate::postgres::tables::{Row, Table};
+use crate::postgres::tables::Table;
 use pgrx::callconv::{Arg, ArgAbi};
 use pgrx::nullable::Nullable;
 use pgrx::pgrx_sql_entity_graph::metadata::{
@@ -91,10 +91,7 @@ fn type_with_modifier(type_oid: pg_sys::Oid, modifier: i32) -> String {
 }
 
 pub fn live_columns(table: &Table) -> Vec<TableColumn> {
-    let attributes = (0..table.column_count()).map(|position| {
-        // SAFETY: the relation is open, and has that many attributes.
-        unsafe { attribute((*table.relation()).rd_att, position) }
-    });
+    let attributes = (0..table.column_count()).map(|position| table.attribute(position));
     let live = attributes.filter(|attribute| !attribute.attisdropped);
     live.map(|attribute| TableColumn {
         name: text(&attribute.attname),
@@ -106,33 +103,7 @@ pub fn live_columns(table: &Table) -> Vec<TableColumn> {
     .collect()
 }
 
-/// Where the column of this name stands in a row of the table, from 0.
-pub fn position_of(table: &Table, name: &str) -> Option<usize> {
-    (0..table.column_count()).find(|position| {
-        // SAFETY: the relation is open, and has that many attributes; a name ends with a zero byte.
-        unsafe {
-            let attribute = attribute(table.descriptor(), *position);
-            !attribute.attisdropped && CStr::from_ptr(attribute.attname.data.as_ptr()).to_bytes() == name.as_bytes()
-        }
-    })
-}
-
-/// # Safety
-/// The descriptor has that attribute, and outlives the result.
-pub unsafe fn attribute<'a>(descriptor: pg_sys::TupleDesc, position: usize) -> &'a pg_sys::FormData_pg_attribute {
-    // From Postgres 18 the attributes stand behind their compact forms (TupleDescAttr() in access/tupdesc.h).
-    #[cfg(feature = "pg18")]
-    return &*(*descriptor)
-        .compact_attrs
-        .as_ptr()
-        .add((*descriptor).natts as usize)
-        .cast::<pg_sys::FormData_pg_attribute>()
-        .add(position);
-    #[cfg(not(feature = "pg18"))]
-    return &(*descriptor).attrs.as_slice((*descriptor).natts as usize)[position];
-}
-
-pub(super) fn text(name: &pg_sys::NameData) -> String {
+pub fn text(name: &pg_sys::NameData) -> String {
     // SAFETY: a name ends with a zero byte.
     unsafe { CStr::from_ptr(name.data.as_ptr()) }.to_string_lossy().into_owned()
 }
@@ -308,187 +279,4 @@ pub fn tree(table: &Table, lock: u32) -> Vec<pg_sys::Oid> {
         next += 1;
     }
     all
-}
-
-/// What `read` makes of the row at this place, as the snapshot sees it.
-///
-/// # Safety
-/// The snapshot is registered or active.
-pub unsafe fn fetch<T>(
-    table: &Table,
-    tid: pg_sys::ItemPointerData,
-    snapshot: pg_sys::Snapshot,
-    read: impl FnOnce(&Row) -> T,
-) -> Option<T> {
-    table.require_heap();
-    let mut tuple = pg_sys::HeapTupleData { t_self: tid, ..Default::default() };
-    let mut buffer = pg_sys::InvalidBuffer as pg_sys::Buffer;
-    #[cfg(feature = "pg14")]
-    let found = pg_sys::heap_fetch(table.relation(), snapshot, &mut tuple, &mut buffer);
-    #[cfg(not(feature = "pg14"))]
-    let found = pg_sys::heap_fetch(table.relation(), snapshot, &mut tuple, &mut buffer, false);
-    if !found {
-        return None;
-    }
-    let copy = pg_sys::heap_copytuple(&mut tuple);
-    pg_sys::ReleaseBuffer(buffer);
-    Some(read(&table.deform(copy)))
-}
-
-/// Where the row with this key is, as the snapshot sees it. By the index and not by a query: then it takes no privilege on
-/// the table, and a caller with more privileges than the table's owner runs no code of the owner's.
-///
-/// # Safety
-/// The snapshot is registered or active; `value_of` gives values of the types of the key's columns, by their names.
-pub unsafe fn find_by_key(
-    table: &Table,
-    value_of: impl Fn(&str) -> Option<pg_sys::Datum>,
-    snapshot: pg_sys::Snapshot,
-) -> Option<pg_sys::ItemPointerData> {
-    let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
-    let index = pg_sys::index_open(table.primary_key(), lock);
-    let conditions = conditions(table, index, value_of);
-    let place = conditions.and_then(|conditions| find_by_index(table, index, conditions, snapshot));
-    pg_sys::index_close(index, lock);
-    place
-}
-
-/// A column of a key that is to be equal to a value.
-struct Condition {
-    /// In the table.
-    attribute: i16,
-    key: pg_sys::ScanKeyData,
-}
-
-/// # Safety
-/// The table's primary key, open; otherwise as [`find_by_key`].
-unsafe fn conditions(
-    table: &Table,
-    index: pg_sys::Relation,
-    value_of: impl Fn(&str) -> Option<pg_sys::Datum>,
-) -> Option<Vec<Condition>> {
-    let form = &*(*index).rd_index;
-    let numbers = form.indkey.values.as_slice(form.indnkeyatts as usize);
-    let condition = |(at, number): (usize, &i16)| {
-        let name = text(&attribute(table.descriptor(), *number as usize - 1).attname);
-        let (family, of_type) = (*(*index).rd_opfamily.add(at), *(*index).rd_opcintype.add(at));
-        let strategy = equality_strategy((*(*index).rd_rel).relam, family);
-        let operator = pg_sys::get_opfamily_member(family, of_type, of_type, strategy as i16);
-        let mut key = pg_sys::ScanKeyData::default();
-        pg_sys::ScanKeyEntryInitialize(
-            &mut key,
-            0,
-            at as pg_sys::AttrNumber + 1,
-            strategy,
-            pg_sys::InvalidOid,
-            *(*index).rd_indcollation.add(at),
-            pg_sys::get_opcode(operator),
-            value_of(&name)?,
-        );
-        Some(Condition { attribute: *number, key })
-    };
-    numbers.iter().enumerate().map(condition).collect()
-}
-
-/// What an index of this access method calls equality. From Postgres 18 on a key WITHOUT OVERLAPS has a GiST index.
-unsafe fn equality_strategy(access_method: pg_sys::Oid, family: pg_sys::Oid) -> pg_sys::StrategyNumber {
-    #[cfg(feature = "pg18")]
-    return pg_sys::IndexAmTranslateCompareType(pg_sys::CompareType::COMPARE_EQ, access_method, family, false);
-    #[cfg(not(feature = "pg18"))]
-    {
-        let _ = (access_method, family);
-        pg_sys::BTEqualStrategyNumber as pg_sys::StrategyNumber
-    }
-}
-
-/// Gives `each` the header of every row version with this key, whoever made it, and whether it is still there or not.
-///
-/// # Safety
-/// As [`find_by_key`].
-pub unsafe fn each_version_of_key(
-    table: &Table,
-    value_of: impl Fn(&str) -> Option<pg_sys::Datum>,
-    mut each: impl FnMut(pg_sys::HeapTupleHeader),
-) {
-    let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
-    let index = pg_sys::index_open(table.primary_key(), lock);
-    if let Some(conditions) = conditions(table, index, value_of) {
-        scan_index(table, index, conditions, &raw mut pg_sys::SnapshotAnyData, |slot| {
-            let mut is_copy = false;
-            let tuple = pg_sys::ExecFetchSlotHeapTuple(slot, false, &mut is_copy);
-            each((*tuple).t_data);
-            true
-        });
-    }
-    pg_sys::index_close(index, lock);
-}
-
-/// # Safety
-/// As [`scan_index`].
-unsafe fn find_by_index(
-    table: &Table,
-    index: pg_sys::Relation,
-    conditions: Vec<Condition>,
-    snapshot: pg_sys::Snapshot,
-) -> Option<pg_sys::ItemPointerData> {
-    let mut place = None;
-    scan_index(table, index, conditions, snapshot, |slot| {
-        place = Some((*slot).tts_tid);
-        false
-    });
-    place
-}
-
-/// Gives `each` the row versions that meet the conditions, until it says false.
-///
-/// # Safety
-/// The index is one of the table's, open; the conditions are on its columns, and the snapshot registered, active or static.
-unsafe fn scan_index(
-    table: &Table,
-    index: pg_sys::Relation,
-    mut conditions: Vec<Condition>,
-    snapshot: pg_sys::Snapshot,
-    mut each: impl FnMut(*mut pg_sys::TupleTableSlot) -> bool,
-) {
-    let count = conditions.len() as i32;
-    let mut keys: Vec<pg_sys::ScanKeyData> = conditions.iter().map(|condition| condition.key).collect();
-    #[cfg(feature = "pg18")]
-    let scan = pg_sys::index_beginscan(table.relation(), index, snapshot, std::ptr::null_mut(), count, 0);
-    #[cfg(not(feature = "pg18"))]
-    let scan = pg_sys::index_beginscan(table.relation(), index, snapshot, count, 0);
-    pg_sys::index_rescan(scan, keys.as_mut_ptr(), count, std::ptr::null_mut(), 0);
-    let slot = pg_sys::table_slot_create(table.relation(), std::ptr::null_mut());
-    while pg_sys::index_getnext_slot(scan, pg_sys::ScanDirection::ForwardScanDirection, slot) {
-        // Some indexes give what may be equal: those of network addresses, say.
-        let is_it = !(*scan).xs_recheck || conditions.iter_mut().all(|condition| condition.holds(slot));
-        if is_it && !each(slot) {
-            break;
-        }
-    }
-    pg_sys::ExecDropSingleTupleTableSlot(slot);
-    pg_sys::index_endscan(scan);
-}
-
-impl Condition {
-    /// # Safety
-    /// The slot holds a row of the table.
-    unsafe fn holds(&mut self, slot: *mut pg_sys::TupleTableSlot) -> bool {
-        if (*slot).tts_nvalid < self.attribute {
-            pg_sys::slot_getsomeattrs_int(slot, self.attribute.into());
-        }
-        let value = *(*slot).tts_values.add(self.attribute as usize - 1);
-        let key = &mut self.key;
-        pg_sys::FunctionCall2Coll(&mut key.sk_func, key.sk_collation, value, key.sk_argument).value() != 0
-    }
-}
-
-/// The columns of a composite value of the table's row type.
-///
-/// # Safety
-/// The value is of that type.
-pub unsafe fn composite_row(value: pg_sys::Datum, table: &Table) -> Row {
-    let header = pg_sys::pg_detoast_datum(value.cast_mut_ptr()).cast::<pg_sys::HeapTupleHeaderData>();
-    let mut tuple =
-        pg_sys::HeapTupleData { t_len: pgrx::varsize(header.cast()) as u32, t_data: header, ..Default::default() };
-    Row::deform(&mut tuple, (*table.relation()).rd_att)
 }

@@ -1,0 +1,33 @@
+//! The encoding of this database's texts, which must be that of lines and JSON, and bytes that are no text in it.
+
+use super::errorless;
+use super::errors::Failure;
+use pgrx::{pg_sys, PgSqlErrorCode};
+use std::ffi::CStr;
+
+/// What bytes read as that are no text. It is longer than what any column of the ledger takes, so it never is what was
+/// recorded, whatever that was.
+pub const NOT_TEXT: &str = "(these bytes are not UTF-8 text, or hold a NUL, or are no jsonb: the ledger never writes such, so \
+    somebody has put them here past all checks, or a disk has lost what was here. This stands in their place, and is longer than any \
+    text that could have been recorded, so that what is made of it is never what was made of the recorded text)";
+const _: () = assert!(NOT_TEXT.len() > 256);
+
+/// Whether the texts of this database are those that lines and JSON are in.
+pub fn is_utf8() -> bool {
+    errorless::database_encoding() == pg_sys::pg_enc::PG_UTF8 as i32
+}
+
+/// The error of everything that records or verifies where they are not. CREATE EXTENSION refuses such a database.
+pub fn require_utf8() -> Result<(), Failure> {
+    if is_utf8() {
+        return Ok(());
+    }
+    // SAFETY: the name of an encoding is a constant of the server.
+    let name = unsafe { CStr::from_ptr(pg_sys::GetDatabaseEncodingName()) }.to_string_lossy();
+    Err(Failure::new(
+        PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+        format!("pg_notary does not support server encoding \"{name}\""),
+    )
+    .detail("Lines of the ledger are UTF-8, and what is recorded must read the same in both.")
+    .hint("Make a database in UTF-8, for example with: createdb --encoding UTF8 --template template0 NAME"))
+}

@@ -1,0 +1,47 @@
+//! The lightweight locks of this library.
+
+use pgrx::pg_sys;
+use std::sync::atomic::{AtomicPtr, Ordering};
+
+const TRANCHE: &std::ffi::CStr = c"pg_notary";
+
+static LOCK_ARRAY: AtomicPtr<pg_sys::LWLockPadded> = AtomicPtr::new(std::ptr::null_mut());
+
+/// Asks for so many.
+///
+/// # Safety
+/// The postmaster, while it asks libraries what shared memory they need.
+pub unsafe fn request(count: usize) {
+    pg_sys::RequestNamedLWLockTranche(TRANCHE.as_ptr(), count as i32);
+}
+
+/// Finds them.
+///
+/// # Safety
+/// They were asked for, and shared memory has been made.
+pub unsafe fn attach() {
+    LOCK_ARRAY.store(pg_sys::GetNamedLWLockTranche(TRANCHE.as_ptr()), Ordering::Release);
+}
+
+/// A lock of this library, held until dropped. Nothing that can raise an error may run while one is held: pgrx would
+/// unwind, and the drop would release a lock that Postgres' own error handling has already given back.
+pub struct LockGuard(*mut pg_sys::LWLock);
+
+impl LockGuard {
+    /// The lock of this number, below what was requested.
+    pub fn acquire(index: usize) -> Self {
+        // SAFETY: the tranche holds that many locks; the array is set before any slot is handed out.
+        unsafe {
+            let lock = &raw mut (*LOCK_ARRAY.load(Ordering::Acquire).add(index)).lock;
+            pg_sys::LWLockAcquire(lock, pg_sys::LWLockMode::LW_EXCLUSIVE);
+            LockGuard(lock)
+        }
+    }
+}
+
+impl Drop for LockGuard {
+    fn drop(&mut self) {
+        // SAFETY: acquired in acquire() and not released since.
+        unsafe { pg_sys::LWLockRelease(self.0) }
+    }
+}

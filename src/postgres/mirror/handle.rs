@@ -1,0 +1,35 @@
+//! The mirror of one database, as the processes of the server have it.
+
+use super::advice;
+use super::shared::{Attachment, LockedMirror, MirrorState};
+use crate::postgres::errors::Failure;
+use crate::postgres::shared::{DatabaseSlot, Shared};
+use pgrx::PgSqlErrorCode;
+
+/// The mirror of one database.
+#[derive(Clone, Copy)]
+pub struct Mirror {
+    pub shared: &'static Shared,
+    pub slot: &'static DatabaseSlot,
+}
+
+impl Mirror {
+    pub(super) fn state(&self) -> &'static MirrorState {
+        &self.slot.mirror
+    }
+
+    pub fn lock(&self) -> LockedMirror<'static> {
+        self.shared.lock_mirror(self.slot)
+    }
+
+    pub fn is_attached(&self) -> bool {
+        let fields = self.lock();
+        fields.attachment == Attachment::Attached && !fields.must_be_read
+    }
+
+    pub(super) fn failure(&self, cause: &str) -> Failure {
+        Failure::new(PgSqlErrorCode::ERRCODE_IO_ERROR, "could not record in the mirror file")
+            .detail(cause)
+            .hint(advice::after(cause))
+    }
+}

@@ -1,0 +1,80 @@
+//! Entries of the ledger's own that are signed and have their line, on their way into `ledger.entries_pending`.
+
+use super::bulk_insert::BulkInsert;
+use super::entries_pending as pending;
+use super::jsonb;
+use super::tables::{self, entry_column, ShortValues};
+use crate::ledger::metadata::Metadata;
+use crate::ledger::record::{EntryLine, Timestamp};
+use crate::ledger::signature::Keyring;
+use pgrx::pg_sys;
+use std::rc::Rc;
+use uuid::Uuid;
+
+/// An entry whose line is queued for the mirror, and that is to be inserted.
+pub struct Recorded {
+    pub entry_id: Uuid,
+    pub entry_type: &'static str,
+    pub data_hash: String,
+    pub metadata: Metadata,
+    /// The keyring whose first key has made it, and the signature.
+    pub signature: Option<(Rc<Keyring>, String)>,
+    pub created_at: Timestamp,
+}
+
+impl Recorded {
+    pub fn as_line(&self) -> EntryLine<'_> {
+        let signature = self.signature.as_ref();
+        EntryLine {
+            entry_id: self.entry_id,
+            entry_type: self.entry_type.into(),
+            data_hash: &self.data_hash,
+            metadata: &self.metadata.text,
+            signature: signature.map(|(_, signature)| signature.into()),
+            key_id: signature.map(|(keyring, _)| keyring.signing_key().0.into()),
+            created_at: self.created_at,
+        }
+    }
+
+    /// The row in `entries_pending`, which it borrows from, and from `values`.
+    fn columns(&self, values: &mut ShortValues) -> [Option<pg_sys::Datum>; entry_column::COUNT] {
+        let metadata = match &self.metadata.jsonb {
+            Some(jsonb) => jsonb::datum_of_bytes(jsonb),
+            None => jsonb::datum_of_canonical(&self.metadata.text),
+        };
+        columns_of(&self.as_line(), metadata, values)
+    }
+}
+
+/// Inserts entries of the ledger's own.
+pub fn insert_all<'a>(mut entries: impl ExactSizeIterator<Item = &'a Recorded>) {
+    let Some(first) = entries.next() else { return };
+    let table = pending::open();
+    if entries.len() == 0 {
+        return pending::insert(&table, &first.columns(&mut ShortValues::new()));
+    }
+    let mut bulk = BulkInsert::new(&table);
+    for entry in std::iter::once(first).chain(entries) {
+        bulk.insert(&entry.columns(&mut ShortValues::new()));
+    }
+    bulk.finish();
+}
+
+/// The row of a pending entry, which it borrows from `values`.
+pub fn columns_of(
+    entry: &EntryLine,
+    metadata: pg_sys::Datum,
+    values: &mut ShortValues,
+) -> [Option<pg_sys::Datum>; entry_column::COUNT] {
+    [
+        values.uuid(&entry.entry_id),
+        None,
+        values.text(&entry.entry_type),
+        values.text(entry.data_hash),
+        Some(metadata),
+        entry.signature.as_deref().and_then(|signature| values.text(signature)),
+        entry.key_id.as_deref().and_then(|key_id| values.text(key_id)),
+        Some(tables::timestamp_to_postgres(entry.created_at).into()),
+        None,
+    ]
+}

@@ -1,0 +1,59 @@
+//! The rows of `ledger.blocks`.
+
+use super::{checked_timestamp, RegisteredSnapshot, Row, Table};
+use crate::ledger::block::BlockHeader;
+use pgrx::pg_sys;
+
+/// Columns of `ledger.blocks`.
+pub mod block_column {
+    pub const BLOCK_NUMBER: usize = 0;
+    pub const PREVIOUS_HASH: usize = 1;
+    pub const BLOCK_HASH: usize = 2;
+    pub const MERKLE_ROOT: usize = 3;
+    pub const TIMESTAMP: usize = 4;
+    pub const DATA_COUNT: usize = 5;
+    pub const TREE_SIZE: usize = 6;
+    pub const TREE_ROOT: usize = 7;
+    pub const COUNT: usize = 8;
+}
+
+/// What is wrong with a row of `ledger.blocks`, if a superuser has put into it what no line can state.
+pub fn block_malformation(row: &Row) -> Option<&'static str> {
+    if (0..block_column::COUNT).any(|column| row.is_null(column)) {
+        return Some("a column of the block is null");
+    }
+    let timestamp = row.get::<i64>(block_column::TIMESTAMP).and_then(checked_timestamp);
+    timestamp.is_none().then_some("the time of the block is none that a line can state")
+}
+
+/// The header in a row of `ledger.blocks`; what a superuser has emptied reads as empty, and fails verification.
+pub fn header_from_row(row: &Row) -> BlockHeader {
+    use block_column::*;
+    let text = |column| row.text(column).unwrap_or_default().to_owned();
+    BlockHeader {
+        block_number: row.get(BLOCK_NUMBER).unwrap_or_default(),
+        previous_hash: text(PREVIOUS_HASH),
+        block_hash: text(BLOCK_HASH),
+        merkle_root: text(MERKLE_ROOT),
+        timestamp: row.timestamp(TIMESTAMP).unwrap_or_default(),
+        data_count: row.get::<i32>(DATA_COUNT).unwrap_or_default().into(),
+        tree_size: row.get(TREE_SIZE).unwrap_or_default(),
+        tree_root: text(TREE_ROOT),
+    }
+}
+
+/// The newest block that the snapshot sees, if there is one.
+pub fn newest_block(snapshot: &RegisteredSnapshot) -> Option<BlockHeader> {
+    let table = Table::open("blocks", pg_sys::AccessShareLock);
+    // SAFETY: table, index and snapshot outlive the scan; the tuple is read before the scan ends.
+    unsafe {
+        let index = pg_sys::index_open(table.primary_key(), pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+        let scan =
+            pg_sys::systable_beginscan_ordered(table.relation(), index, snapshot.as_ptr(), 0, std::ptr::null_mut());
+        let tuple = pg_sys::systable_getnext_ordered(scan, pg_sys::ScanDirection::BackwardScanDirection);
+        let newest = (!tuple.is_null()).then(|| header_from_row(&table.deform(tuple)));
+        pg_sys::systable_endscan_ordered(scan);
+        pg_sys::index_close(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+        newest
+    }
+}
