@@ -25,6 +25,9 @@ GRANT EXECUTE ON FUNCTION ledger.verify_signature(text, text, text), ledger.veri
     ledger.verify_chain(bigint, bigint), ledger.verify_file_integrity(text), ledger.find_tampering(),
     ledger.mirror_state(), ledger.worker_state(), ledger.verification_progress() TO ledger_auditor;
 
+-- Who makes a partition of a tracked table must have this right. Who may make other triggers with it, the library asks.
+GRANT EXECUTE ON FUNCTION ledger.record_change() TO PUBLIC;
+
 -- They ask for themselves who may: the owner of the table, its readers.
 GRANT EXECUTE ON FUNCTION ledger.track(regclass, boolean, boolean, text[], text[]), ledger.untrack(regclass),
     ledger.verify_table(regclass), ledger.verify_row(regclass, jsonb), ledger.history(regclass, jsonb),

@@ -318,6 +318,25 @@ SELECT "current_user" FROM ledger.history('owned', '{"id": 2}');
 -- Objects of the owner's do not get into what runs as the ledger's owner.
 GRANT CREATE ON SCHEMA public TO regress_owner;
 SET ROLE regress_owner;
+-- Partitions of its table are its own to make and to attach: they get triggers like those of the table. By hand it makes none of them.
+CREATE TABLE owned_parts (id int, k int, PRIMARY KEY (id, k)) PARTITION BY LIST (k);
+CREATE TABLE owned_parts_1 PARTITION OF owned_parts FOR VALUES IN (1);
+SELECT ledger.track('owned_parts') IS NOT NULL AS tracked;
+CREATE TABLE owned_parts_2 PARTITION OF owned_parts FOR VALUES IN (2);
+CREATE TABLE owned_parts_3 (id int, k int NOT NULL, PRIMARY KEY (id, k));
+ALTER TABLE owned_parts ATTACH PARTITION owned_parts_3 FOR VALUES IN (3);
+ALTER TABLE owned_parts DETACH PARTITION owned_parts_1;
+ALTER TABLE owned_parts ATTACH PARTITION owned_parts_1 FOR VALUES IN (1);
+INSERT INTO owned_parts SELECT 1, k FROM generate_series(1, 3) AS k;
+SELECT * FROM ledger.verify_table('owned_parts');
+SELECT operation FROM ledger.history('owned_parts', '{"id": 1, "k": 2}');
+CREATE CONSTRAINT TRIGGER mine AFTER INSERT ON owned FOR EACH ROW EXECUTE FUNCTION ledger.record_change();
+\echo :SQLSTATE
+CREATE OR REPLACE TRIGGER ledger_record_change AFTER INSERT ON owned FOR EACH ROW EXECUTE FUNCTION ledger.record_change('{}');
+\echo :SQLSTATE
+CREATE TRIGGER mine BEFORE TRUNCATE ON owned EXECUTE FUNCTION ledger.record_truncate('{}');
+\echo :SQLSTATE
+DROP TABLE owned_parts;
 CREATE FUNCTION public.whose(text, text) RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
     RAISE WARNING 'as %', current_user = session_user;

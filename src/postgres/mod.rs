@@ -10,7 +10,7 @@
 //! | [`mirror`] | the JSONL file |
 //! | [`blocks`], [`log_state`], [`partitions`], [`vacated`] | sealing |
 //! | [`copy_hook`], [`lines`], [`import`] | writing a ledger out, and rebuilding one |
-//! | [`utility_hook`], [`executor_hook`] | where commands and queries come by |
+//! | [`utility_hook`], [`executor_hook`], [`object_access_hook`] | where commands and queries come by, and what they create |
 //! | [`items`] | signed files, and their registry |
 //! | [`tracking`] | application tables whose rows are recorded |
 //! | [`verification`] | SQL functions that verify |
@@ -49,6 +49,7 @@ mod lines;
 mod locks;
 mod log_state;
 mod mirror;
+mod object_access_hook;
 mod own_tables;
 mod partitions;
 mod queue;
@@ -92,7 +93,7 @@ pub extern "C-unwind" fn _PG_init() {
         secrets::init();
         shared::init();
         transaction_end::init();
-        worker::commands::init();
+        object_access_hook::init();
         utility_hook::init();
         executor_hook::init();
         worker::launcher::init();

@@ -10,6 +10,7 @@
 //! |---|---|
 //! | [`manage`] | track(), untrack(), and the triggers |
 //! | [`options`] | what a table is tracked with |
+//! | [`own_triggers`] | who may make such triggers |
 //! | [`primary_key`], [`rows`] | what names a row, and finding it by that |
 //! | [`plan`], [`shape`], [`columns`], [`fixed_settings`] | which columns are recorded, and a row as JSON |
 //! | [`row_key`] | how a row is named |
@@ -42,6 +43,7 @@ pub mod lost;
 pub mod manage;
 pub mod metadata;
 pub mod options;
+pub mod own_triggers;
 pub mod partitions;
 pub mod plan;
 pub mod primary_key;

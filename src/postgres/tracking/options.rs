@@ -13,6 +13,9 @@ use std::ffi::CStr;
 pub const ROW_TRIGGER: &CStr = c"ledger_record_change";
 /// The name of its statement trigger.
 pub const TRUNCATE_TRIGGER: &str = "ledger_record_truncate";
+/// The functions of the two, in the ledger's schema.
+pub const ROW_FUNCTION: &CStr = c"record_change";
+pub const TRUNCATE_FUNCTION: &CStr = c"record_truncate";
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
@@ -225,7 +228,7 @@ pub unsafe fn triggers_of<'a>(relation: pg_sys::Relation) -> &'a [pg_sys::Trigge
 /// # Safety
 /// `trigger` is one of a relation.
 pub unsafe fn is_row_trigger(trigger: &pg_sys::Trigger) -> bool {
-    is_own(trigger, c"record_change")
+    is_function(trigger.tgfoid, ROW_FUNCTION)
 }
 
 /// The same for the statement trigger.
@@ -233,7 +236,7 @@ pub unsafe fn is_row_trigger(trigger: &pg_sys::Trigger) -> bool {
 /// # Safety
 /// As for [`is_row_trigger`].
 pub unsafe fn is_truncate_trigger(trigger: &pg_sys::Trigger) -> bool {
-    is_own(trigger, c"record_truncate")
+    is_function(trigger.tgfoid, TRUNCATE_FUNCTION)
 }
 
 /// Whether the relation has the statement trigger.
@@ -244,11 +247,14 @@ pub unsafe fn has_truncate_trigger(relation: pg_sys::Relation) -> bool {
     triggers_of(relation).iter().any(|trigger| is_truncate_trigger(trigger))
 }
 
-unsafe fn is_own(trigger: &pg_sys::Trigger, function: &CStr) -> bool {
-    // Nobody but track() may use these functions for triggers.
-    let called = pg_sys::get_func_name(trigger.tgfoid);
-    let is_ours = schema::find() == Some(pg_sys::get_func_namespace(trigger.tgfoid));
-    is_ours && !called.is_null() && CStr::from_ptr(called) == function
+/// Whether it is this function of the ledger. Nobody but track() makes triggers with it: see [`own_triggers`](super::own_triggers).
+///
+/// # Safety
+/// Inside a transaction.
+pub unsafe fn is_function(function: pg_sys::Oid, name: &CStr) -> bool {
+    let called = pg_sys::get_func_name(function);
+    let is_ours = schema::find() == Some(pg_sys::get_func_namespace(function));
+    is_ours && !called.is_null() && CStr::from_ptr(called) == name
 }
 
 /// The table that was tracked, if this is a partition of it.

@@ -8,21 +8,11 @@ use crate::postgres::spi;
 use crate::postgres::transaction;
 use crate::postgres::wait_events;
 use pgrx::{check_for_interrupts, pg_guard, pg_sys};
-use std::ffi::{c_char, c_void, CStr};
+use std::ffi::{c_char, CStr};
 use std::time::{Duration, Instant};
 
 /// How long a command waits for the worker to leave before it runs into Postgres' own complaint.
 const STOP_DEADLINE: Duration = Duration::from_secs(30);
-
-static mut PREVIOUS_ACCESS_HOOK: pg_sys::object_access_hook_type = None;
-
-pub fn init() {
-    // SAFETY: _PG_init runs in the postmaster's only thread; the hook is chained.
-    unsafe {
-        PREVIOUS_ACCESS_HOOK = pg_sys::object_access_hook;
-        pg_sys::object_access_hook = Some(object_access);
-    }
-}
 
 /// Pauses the worker of the database that the command needs for itself.
 #[pg_guard]
@@ -136,25 +126,17 @@ fn wait_until_gone(slot: &DatabaseSlot) {
     }
 }
 
-#[pg_guard]
-unsafe extern "C-unwind" fn object_access(
-    access: pg_sys::ObjectAccessType::Type,
-    class: pg_sys::Oid,
-    object: pg_sys::Oid,
-    part: i32,
-    argument: *mut c_void,
-) {
-    if let Some(previous) = PREVIOUS_ACCESS_HOOK {
-        pg_sys::ffi::pg_guard_ffi_boundary(|| previous(access, class, object, part, argument));
-    }
-    if class != pg_sys::ExtensionRelationId {
-        return;
-    }
-    match access {
-        pg_sys::ObjectAccessType::OAT_POST_CREATE => transaction::at_end_extension_created(object),
-        pg_sys::ObjectAccessType::OAT_DROP if object == pg_sys::get_extension_oid(c"pg_notary".as_ptr(), true) => {
-            transaction::at_end_extension_dropped(object);
-        }
-        _ => {}
+/// An extension has been created. Which one it is cannot be looked up yet.
+pub fn extension_created(extension: pg_sys::Oid) {
+    transaction::at_end_extension_created(extension);
+}
+
+/// An extension is dropped.
+///
+/// # Safety
+/// Inside a transaction.
+pub unsafe fn extension_dropped(extension: pg_sys::Oid) {
+    if extension == pg_sys::get_extension_oid(c"pg_notary".as_ptr(), true) {
+        transaction::at_end_extension_dropped(extension);
     }
 }

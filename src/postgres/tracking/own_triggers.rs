@@ -1,0 +1,61 @@
+//! Who may make triggers with the ledger's functions: with one of his own, a table's owner could record what he likes about other
+//! tables. Postgres goes by the right to call the function, and asks for it once more of whoever makes or attaches a partition, as
+//! that gets triggers like those of its table. So everyone has the right, and a trigger that is no such copy is refused here.
+
+use super::options::{is_function, ROW_FUNCTION, TRUNCATE_FUNCTION};
+use crate::postgres::errors::Failure;
+use crate::postgres::relation;
+use pgrx::{pg_sys, PgSqlErrorCode};
+
+/// A trigger has been created, or replaced.
+///
+/// # Safety
+/// Called by the object access hook, with the oid of a trigger that was put into the catalog in this command.
+pub unsafe fn check_created(trigger: pg_sys::Oid) {
+    let Some(Created { function, relation, is_clone }) = find(trigger) else { return };
+    let is_ours = || is_function(function, ROW_FUNCTION) || is_function(function, TRUNCATE_FUNCTION);
+    if is_clone || pg_sys::superuser() || !is_ours() {
+        return;
+    }
+    let name = pg_sys::get_func_name(function);
+    let name = std::ffi::CStr::from_ptr(name).to_string_lossy();
+    let message = format!("permission denied for function ledger.{name}");
+    let table = relation::shown_name(relation);
+    Failure::new(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, message)
+        .detail(format!("Only ledger.track() and superusers make triggers with it; this one is for table {table}."))
+        .hint(format!("SELECT ledger.track({}) has the rows of the table recorded.", relation::literal(&table)))
+        .raise();
+}
+
+struct Created {
+    function: pg_sys::Oid,
+    relation: pg_sys::Oid,
+    /// It belongs to a partition, which has it from its table.
+    is_clone: bool,
+}
+
+/// No snapshot that is taken now sees it: the command that makes it has not ended.
+unsafe fn find(trigger: pg_sys::Oid) -> Option<Created> {
+    let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+    let catalog = pg_sys::table_open(pg_sys::TriggerRelationId, lock);
+    let mut key = pg_sys::ScanKeyData::default();
+    pg_sys::ScanKeyInit(
+        &mut key,
+        pg_sys::Anum_pg_trigger_oid as pg_sys::AttrNumber,
+        pg_sys::BTEqualStrategyNumber as pg_sys::StrategyNumber,
+        pg_sys::Oid::from(pg_sys::F_OIDEQ),
+        trigger.into(),
+    );
+    let as_of_now = &raw mut pg_sys::SnapshotSelfData;
+    let index = pg_sys::Oid::from(pg_sys::TriggerOidIndexId);
+    let scan = pg_sys::systable_beginscan(catalog, index, true, as_of_now, 1, &mut key);
+    let tuple = pg_sys::systable_getnext(scan);
+    let created = (!tuple.is_null()).then(|| {
+        let form = &*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_trigger>();
+        let is_clone = form.tgparentid != pg_sys::InvalidOid;
+        Created { function: form.tgfoid, relation: form.tgrelid, is_clone }
+    });
+    pg_sys::systable_endscan(scan);
+    pg_sys::table_close(catalog, lock);
+    created
+}
