@@ -189,6 +189,36 @@ fn verifying_while_others_record_and_seal_raises_no_false_alarm() {
 
 /// Postgres tells other sessions of a new partition only after it can be seen: a transaction that has the partitions' parent
 /// open already must ask for such news. Here all of a block's entries are in a partition that is attached since it verified.
+/// The file is put aside and written anew in the midst of it, and what is rolled back meanwhile is voided in the new one.
+#[test]
+fn verifying_while_the_file_is_replaced_raises_no_false_alarm() {
+    let (cluster, mut client) = start(Options::new().conf("max_prepared_transactions = 5"));
+    let many = "INSERT INTO ledger.entries (entry_type, data_hash, metadata)
+                SELECT 'many', ledger.hash_data('1'), jsonb_build_object('text', repeat('x', 300)) FROM generate_series(1, 60000)";
+    client.batch_execute(many).unwrap();
+    client.batch_execute("SELECT count(*) FROM ledger.commit_block()").unwrap();
+    wait_until_sealed(&mut client);
+    for delay in [0, 10, 20, 40, 80, 160, 320] {
+        client.batch_execute(&format!("BEGIN; {RECORD}; PREPARE TRANSACTION 'undecided'")).unwrap();
+        let mut other = cluster.connect("postgres");
+        let verifying = thread::spawn(move || {
+            column(
+                &mut other,
+                "SELECT DISTINCT source || ' ' || problem || ' ' || detail FROM ledger.find_tampering() LIMIT 5",
+            )
+        });
+        // Whatever it hits, it is to find nothing.
+        thread::sleep(Duration::from_millis(delay));
+        let mut third = cluster.connect("postgres");
+        let restarting = thread::spawn(move || third.batch_execute("SELECT ledger.mirror_restart()").unwrap());
+        thread::sleep(Duration::from_millis(50));
+        client.batch_execute("ROLLBACK PREPARED 'undecided'").unwrap();
+        restarting.join().unwrap();
+        assert_eq!(verifying.join().unwrap(), Vec::<String>::new(), "a restart {delay} ms after it began");
+    }
+    assert_complete(&mut client);
+}
+
 #[test]
 fn a_transaction_that_has_verified_before_verifies_what_is_in_a_partition_attached_since() {
     let (cluster, mut client) = start(Options::new().conf("ledger.block_size = 10"));

@@ -51,6 +51,25 @@ fn in_mode_write_a_crash_of_the_server_loses_nothing() {
     assert_complete(&mut client);
 }
 
+/// Whose receipt says that the file has it must not be asked whether the session waited for the WAL.
+#[test]
+fn what_was_acknowledged_with_synchronous_commit_off_is_there_after_a_crash() {
+    for mode in ["sync", "write"] {
+        let options = Options::new().conf(&format!("ledger.mirror_mode = {mode}")).conf("wal_writer_delay = 10s");
+        let (cluster, mut client) = start(options);
+        client.batch_execute("SET synchronous_commit = off").unwrap();
+        let receipt = json(&mut client, "SELECT ledger.hash_and_record('test', '{}')");
+        assert_eq!(receipt["file_recorded"], true);
+        drop(client);
+        cluster.kill9_everything();
+        cluster.start_again();
+        let mut client = cluster.connect("postgres");
+        let id = receipt["entry_id"].as_str().unwrap();
+        assert!(is_true(&mut client, &format!("EXISTS (SELECT FROM ledger.entries WHERE id = '{id}')")), "{mode}");
+        assert_complete(&mut client);
+    }
+}
+
 /// Null where it is just being written.
 fn state(path: &Path) -> Value {
     serde_json::from_str(&fs::read_to_string(path.with_extension("state")).unwrap()).unwrap_or_default()

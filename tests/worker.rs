@@ -86,9 +86,63 @@ fn a_worker_for_which_no_process_is_left_is_wanted_before_anybody_records() {
     // One each for the launcher and the writer.
     cluster.add_conf("max_worker_processes = 2\nmax_logical_replication_workers = 0");
     cluster.restart(Stop::Fast);
-    cluster.wait_for_log("could not register a pg_notary worker");
+    cluster.wait_for_log("could not look for a ledger in 1 databases: out of background worker slots");
     let mut client = cluster.connect("postgres");
     assert_eq!(value(&mut client, "SELECT (database, state) FROM ledger.workers"), "(postgres,wanted)");
+}
+
+/// A database that is only looked into is no ledger without a worker, and one that has none is named.
+#[test]
+fn each_ledger_for_which_no_process_is_left_is_wanted_once_it_is_known() {
+    let (cluster, mut client) = start(Options::new());
+    for name in ["second", "third", "without_ledger"] {
+        client.batch_execute(&format!("CREATE DATABASE {name}")).unwrap();
+    }
+    for name in ["second", "third"] {
+        cluster.connect(name).batch_execute("CREATE EXTENSION pg_notary").unwrap();
+    }
+    drop(client);
+    cluster.add_conf("max_worker_processes = 3\nmax_logical_replication_workers = 0\nledger.mirror_mode = async");
+    cluster.restart(Stop::Fast);
+    cluster.wait_for_log("could not look for a ledger in");
+    for name in ["postgres", "second", "third"] {
+        record(&mut cluster.connect(name));
+    }
+    let mut client = cluster.connect("postgres");
+    let states = "SELECT state FROM ledger.workers ORDER BY state";
+    wait_until("two are wanted", PATIENCE, || column(&mut client, states) == ["running", "wanted", "wanted"]);
+    cluster.wait_for_log("could not register a pg_notary worker for database");
+    assert!(!cluster.log().contains(&format!("for database {}:", oid_of(&mut client, "without_ledger"))));
+}
+
+fn oid_of(client: &mut Client, database: &str) -> i64 {
+    number(client, &format!("SELECT oid::bigint FROM pg_database WHERE datname = '{database}'"))
+}
+
+#[test]
+fn a_verification_where_there_is_no_worker_does_not_wait_for_one() {
+    let (cluster, mut client) = start(Options::new());
+    record(&mut client);
+    drop(client);
+    cluster.add_conf("max_worker_processes = 2\nmax_logical_replication_workers = 0");
+    cluster.restart(Stop::Fast);
+    let mut client = cluster.connect("postgres");
+    client.batch_execute("SET statement_timeout = '15s'").unwrap();
+    assert!(is_true(&mut client, "(ledger.verify_chain() ->> 'overall_valid')::bool"));
+    assert!(is_true(&mut client, "(ledger.verify_all() ->> 'overall_valid')::bool"));
+}
+
+#[test]
+fn who_waits_to_record_while_the_extension_is_dropped_is_told_that_it_is_gone() {
+    let (cluster, mut client) = start(Options::new());
+    let mut other = cluster.connect("postgres");
+    record(&mut other);
+    let pid = number(&mut other, "SELECT pg_backend_pid()");
+    client.batch_execute("BEGIN; DROP EXTENSION pg_notary").unwrap();
+    let waiting = thread::spawn(move || other.batch_execute(RECORD).unwrap_err());
+    wait_for(&mut client, &format!("EXISTS (SELECT FROM pg_locks WHERE pid = {pid} AND NOT granted)"));
+    client.batch_execute("COMMIT").unwrap();
+    assert_eq!(waiting.join().unwrap().code(), Some(&SqlState::UNDEFINED_TABLE));
 }
 
 /// The worker that was sent to look at a new database looks just before the ledger is there, and leaves just after.

@@ -368,6 +368,17 @@ SELECT * FROM ledger.verify_table('owned');
 SELECT r ->> 'table' AS table_name, r -> 'valid' AS valid, r -> 'row_count' AS row_count, r -> 'error_count' AS error_count
 FROM jsonb_array_elements(ledger.verify_all() -> 'tables') AS r ORDER BY 1;
 
+-- A session that knows the table goes on with its new name when its schema is renamed.
+CREATE SCHEMA regress_before CREATE TABLE moved (id int PRIMARY KEY);
+SELECT ledger.track('regress_before.moved') AS table_id \gset
+INSERT INTO regress_before.moved VALUES (1);
+ALTER SCHEMA regress_before RENAME TO regress_after;
+INSERT INTO regress_after.moved VALUES (2);
+SELECT metadata -> 'key' AS key, metadata -> 'table' AS table_name FROM ledger.entries
+WHERE metadata ->> 'table_id' = :'table_id' AND entry_type = 'table_insert' ORDER BY created_at;
+DROP TABLE regress_after.moved;
+DROP SCHEMA regress_after;
+
 SET client_min_messages = warning;
 DROP TABLE notes, no_key, deferred, only_unique, parts, owned;
 DROP VIEW a_view;

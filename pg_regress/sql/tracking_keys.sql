@@ -80,6 +80,18 @@ DELETE FROM spans;
 SELECT ledger.verify_row('spans', '{"span": "24:00"}') -> 'problem' AS problem;
 DROP TABLE spans;
 
+-- Money is recorded as the number behind it, and a key that is given back names the same row.
+CREATE DOMAIN price AS money;
+CREATE TABLE prices (price price PRIMARY KEY, v text);
+SELECT ledger.track('prices') IS NOT NULL AS tracked;
+INSERT INTO prices VALUES ('1.00', 'one'), ('100.00', 'hundred');
+ALTER TABLE prices DISABLE TRIGGER ledger_record_change;
+UPDATE prices SET v = 'forged' WHERE price = '1.00'::money;
+SELECT row_key, problem, ledger.verify_row('prices', row_key) -> 'problem' AS of_row FROM ledger.verify_table('prices');
+SELECT key, ledger.verify_row('prices', key::jsonb) -> 'verified' AS verified FROM unnest('{"{\"price\": \"1.00\"}","{\"price\": \"100.00\"}","{\"price\": 10000}"}'::text[]) AS key;
+DROP TABLE prices;
+DROP DOMAIN price;
+
 -- A partition whose columns have other numbers than those of its table.
 CREATE TABLE parted (region text, n integer, v text, PRIMARY KEY (region, n)) PARTITION BY LIST (region);
 CREATE TABLE part_west (v text, dropped integer, n integer NOT NULL, region text NOT NULL);

@@ -80,6 +80,12 @@ impl TableColumn {
         let base = unsafe { pg_sys::getBaseTypeAndTypmod(self.type_oid, &mut modifier) };
         type_with_modifier(base, modifier)
     }
+
+    /// Whether it is of type money, or of a domain of it.
+    pub fn is_money(&self) -> bool {
+        // SAFETY: a catalog look-up.
+        unsafe { pg_sys::getBaseType(self.type_oid) == pg_sys::MONEYOID }
+    }
 }
 
 fn type_with_modifier(type_oid: pg_sys::Oid, modifier: i32) -> String {

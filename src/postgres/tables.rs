@@ -91,8 +91,18 @@ impl Table {
     }
 
     pub fn open_oid(oid: pg_sys::Oid, lock: u32) -> Table {
-        // SAFETY: raises an ERROR if there is no such table.
-        Table { relation: unsafe { pg_sys::table_open(oid, lock as pg_sys::LOCKMODE) }, order: None }
+        // SAFETY: null if there is no such table.
+        let relation = unsafe { pg_sys::try_table_open(oid, lock as pg_sys::LOCKMODE) };
+        if relation.is_null() {
+            // It was there when it was looked up.
+            Failure::new(
+                pgrx::PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
+                format!("relation with OID {} does not exist any more", oid.to_u32()),
+            )
+            .detail("It was dropped by another transaction meanwhile.")
+            .raise();
+        }
+        Table { relation, order: None }
     }
 
     /// The table of a trigger. It is open as long as the trigger runs, and not closed here.

@@ -112,9 +112,15 @@ fn append_lines(mirror: &Mirror, prepare: bool) {
         None => Ok(false),
     };
     let outcome = if or_raise(appended) { Lines::Appended } else { Lines::Owed };
-    if outcome == Lines::Owed {
+    match outcome {
+        // Else, with synchronous_commit off, a crash could take the transaction back after it was acknowledged, of which the file says
+        // that it was recorded.
+        // SAFETY: sets a flag of this transaction.
+        Lines::Appended => unsafe { pg_sys::ForceSyncCommit() },
         // Before the entries are visible to whoever seals: see blocks::seal_batch.
-        mirror.slot.committing_behind.fetch_add(1, Ordering::SeqCst);
+        Lines::Owed => {
+            mirror.slot.committing_behind.fetch_add(1, Ordering::SeqCst);
+        }
     }
     CURRENT.with_borrow_mut(|current| current.outcome = Some(outcome));
 }

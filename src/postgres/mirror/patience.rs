@@ -6,6 +6,7 @@ use super::shared::{Attachment, MirrorState};
 use crate::postgres::background_process;
 use crate::postgres::errors::Failure;
 use crate::postgres::settings::{self, MirrorMode};
+use crate::postgres::wait_events;
 use pgrx::{check_for_interrupts, pg_sys, PgSqlErrorCode};
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,8 @@ pub const DEADLINE: Duration = Duration::from_secs(30);
 pub const HANG_DEADLINE: Duration = Duration::from_secs(5);
 /// Sleepers look again this often, should a broadcast have been lost with the process that owed it.
 const SLEEP_MS: i64 = 1000;
+/// Where nothing wakes who sleeps.
+const POLL_MS: i64 = 20;
 
 /// Sleeps until something has changed, but not for ever: not when the writer does not run, and not longer than
 /// statement_timeout allows. Stops sleeping when dropped.
@@ -76,7 +79,11 @@ impl Patience {
     }
 
     pub fn sleep_for_anyone(&mut self, mirror: &Mirror, event: u32) -> Result<(), Failure> {
-        mirror.state().sleep(self.longest_sleep()?, event);
+        self.sleep_at_most(mirror, SLEEP_MS, event)
+    }
+
+    fn sleep_at_most(&mut self, mirror: &Mirror, most_ms: i64, event: u32) -> Result<(), Failure> {
+        mirror.state().sleep(self.longest_sleep()?.min(most_ms), event);
         Ok(())
     }
 
@@ -97,6 +104,20 @@ impl Patience {
 }
 
 impl Mirror {
+    /// Waits until this database has a worker; false if none has come.
+    pub fn wait_for_worker(&self, limit: Duration) -> Result<bool, Failure> {
+        let deadline = Instant::now() + limit;
+        let mut patience = Patience::new();
+        while self.slot.worker.pid() == 0 {
+            if Instant::now() > deadline {
+                return Ok(false);
+            }
+            self.shared.launcher.wake();
+            patience.sleep_at_most(self, POLL_MS, wait_events::mirror_attach())?;
+        }
+        Ok(true)
+    }
+
     /// Goes on without a file that hangs. What the writer is at will count for nothing when it comes back, and the file is
     /// read then.
     pub(super) fn give_up(&self) -> Failure {

@@ -315,12 +315,12 @@ impl OneRow {
     fn of_key(target: pg_sys::Oid, key: Jsonb, take: fn() -> RegisteredSnapshot) -> Result<OneRow, Failure> {
         let table = Table::open_oid(target, pg_sys::AccessShareLock);
         let plan = plan_of(&table)?;
-        check_key(&plan, key)?;
+        let given = check_key(&plan, key)?;
         // The key's values in their own types, so that '42' and 42 are the same.
         let key_columns = key_columns(&table, &plan);
         let encoders = key_columns.iter().zip(0..).map(|(column, at)| Column::new(&column.name, at, column.type_oid));
         let encoders = Columns::new(encoders.collect::<Result<_, _>>()?);
-        let values = typed_key(&table, &key_columns, key);
+        let values = typed_key(&table, &key_columns, key, &given);
         let row_id = RowKey::id_of(&plan.options.table_id, &encoders, &values)?;
         lock_partitions(&table, &plan);
         let mut row = OneRow { row_id, plan, snapshot: take(), place: None };
@@ -396,8 +396,13 @@ fn key_columns(table: &Table, plan: &Plan) -> Vec<TableColumn> {
 ///
 /// The CHECK of a domain is code of the table's owner. That of a column's own type is left out; those of elements of an array,
 /// of fields of a composite type and of bounds of a range are not, and run with the owner's rights.
-fn typed_key(table: &Table, columns: &[TableColumn], key: Jsonb) -> Row {
-    let typed = |column: &TableColumn| format!("{} {}", relation::quoted_text(&column.name), column.base_type());
+fn typed_key(table: &Table, columns: &[TableColumn], key: Jsonb, given: &Value) -> Row {
+    let typed = |column: &TableColumn| {
+        // Money is recorded as the number that it is stored as, and Postgres would take that for whole dollars.
+        let is_stored = given[&column.name].is_number() && column.is_money();
+        let of_type = if is_stored { "pg_catalog.int8".to_owned() } else { column.base_type() };
+        format!("{} {of_type}", relation::quoted_text(&column.name))
+    };
     let columns: Vec<String> = columns.iter().map(typed).collect();
     let query = format!("SELECT k.* FROM pg_catalog.jsonb_to_record($1) AS k({})", columns.join(", "));
     // SAFETY: the relation is open.
@@ -405,7 +410,7 @@ fn typed_key(table: &Table, columns: &[TableColumn], key: Jsonb) -> Row {
     values.unwrap_or_else(|| pgrx::error!("a key has no values"))
 }
 
-fn check_key(plan: &Plan, key: Jsonb) -> Result<(), Failure> {
+fn check_key(plan: &Plan, key: Jsonb) -> Result<Value, Failure> {
     let text = key.text();
     let value: Value = serde_json::from_str(&text).unwrap_or_default();
     let names: Vec<&str> = plan.key.iter().map(|column| column.name.as_str()).collect();
@@ -413,7 +418,7 @@ fn check_key(plan: &Plan, key: Jsonb) -> Result<(), Failure> {
         object.len() == names.len() && names.iter().all(|name| object.get(*name).is_some_and(|value| !value.is_null()))
     });
     if is_whole {
-        return Ok(());
+        return Ok(value);
     }
     let example: Vec<String> = names.iter().map(|name| format!("\"{name}\": ...")).collect();
     Err(Failure::new(

@@ -77,9 +77,19 @@ pub fn forget_all() {
 
 fn listen() {
     if !IS_LISTENING.replace(true) {
+        let schemas = pg_sys::SysCacheIdentifier::NAMESPACEOID as i32;
         // SAFETY: registered once a process.
-        unsafe { pg_sys::CacheRegisterRelcacheCallback(Some(forget), pg_sys::Datum::null()) };
+        unsafe {
+            pg_sys::CacheRegisterRelcacheCallback(Some(forget), pg_sys::Datum::null());
+            pg_sys::CacheRegisterSyscacheCallback(schemas, Some(forget_names), pg_sys::Datum::null());
+        }
     }
+}
+
+/// A schema has been renamed, perhaps: of that its tables are told nothing.
+#[pg_guard]
+unsafe extern "C-unwind" fn forget_names(_arg: pg_sys::Datum, _cache: i32, _hash: u32) {
+    forget_all();
 }
 
 #[pg_guard]

@@ -3,7 +3,8 @@
 //! The file is read once, from start to end; each block of it draws the same block from the tables. So nothing is held
 //! but the current block, and what is not sealed yet.
 
-use super::own_file::{check_own_file, file_to_check, unreadable, Acknowledged};
+use super::opened_file::{Acknowledged, OpenedFile};
+use super::own_file::{check_own_file, file_to_check, unreadable};
 use super::pending::PendingComparison;
 use super::progress::{Phase, Progress};
 use super::shown_tables;
@@ -19,14 +20,13 @@ use crate::ledger::verifier::{
 use crate::ledger::{parse_hash, to_hex};
 use crate::postgres::errors::or_raise;
 use crate::postgres::helper_threads::helpers;
-use crate::postgres::regular_file;
 use crate::postgres::secrets;
 use crate::postgres::spi;
 use crate::postgres::tables::{self, RegisteredSnapshot};
 use pgrx::{check_for_interrupts, pg_sys};
+use std::fs::File;
 use std::io::ErrorKind;
 use std::ops::ControlFlow;
-use std::path::Path;
 use std::rc::Rc;
 
 /// Which blocks to verify.
@@ -75,12 +75,19 @@ pub fn verify(extent: Extent, sink: &mut dyn FnMut(&Problem)) -> ChainReport {
     let keyring = or_raise(secrets::keyring());
     let sink = std::cell::RefCell::new(sink);
     let pass_on = |problem: &Problem| (sink.borrow_mut())(problem);
-    let file = file_to_check();
-    let mut both = SideBySide::start(extent, keyring.clone(), file.is_ok(), &progress, &pass_on);
-    let file = match file {
-        Ok(path) => match both.verify_with_file(&path, keyring.as_deref()) {
+    // Before what is pending is read: what is committed then is in this file when it is read.
+    let (opened, acknowledged) = match file_to_check() {
+        Ok(path) => {
+            let (opened, file, acknowledged) = OpenedFile::open(path);
+            (Ok((opened, file)), acknowledged)
+        }
+        Err(message) => (Err(message), Acknowledged::now()),
+    };
+    let mut both = SideBySide::start(extent, keyring.clone(), opened.is_ok(), acknowledged, &progress, &pass_on);
+    let file = match opened {
+        Ok((opened, file)) => match both.verify_with_file(&opened, file, keyring.as_deref()) {
             Ok(report) => FileOutcome::Checked(Box::new(report)),
-            Err(error) => FileOutcome::Checked(Box::new(unreadable(&path, &error, &pass_on))),
+            Err(error) => FileOutcome::Checked(Box::new(unreadable(&opened.path, &error, &pass_on))),
         },
         Err(message) => FileOutcome::NotChecked(message),
     };
@@ -116,12 +123,12 @@ impl<'a> SideBySide<'a> {
         extent: Extent,
         keyring: Option<Rc<Keyring>>,
         with_file: bool,
+        acknowledged: Acknowledged,
         progress: &'a Progress,
         sink: &'a dyn Fn(&Problem),
     ) -> SideBySide<'a> {
         let mut findings = Findings::with_sink(sink);
         shown_tables::check(&mut findings);
-        let acknowledged = Acknowledged::now();
         // Before the file is read: what is committed now must be in it then.
         let pending = PendingComparison::read(keyring.as_deref(), &mut findings);
         let head = tables::newest_block(&RegisteredSnapshot::latest()).map_or(0, |head| head.block_number);
@@ -150,8 +157,13 @@ impl<'a> SideBySide<'a> {
     }
 
     /// Verifies the file, and each block of the tables beside its block of the file.
-    fn verify_with_file(&mut self, path: &Path, keyring: Option<&Keyring>) -> std::io::Result<FileReport> {
-        let (mut report, length) = match regular_file::open_own(path) {
+    fn verify_with_file(
+        &mut self,
+        opened: &OpenedFile,
+        file: std::io::Result<File>,
+        keyring: Option<&Keyring>,
+    ) -> std::io::Result<FileReport> {
+        let (mut report, length) = match file {
             // The first entry makes the file; before that there is nothing to be found in it.
             Err(error) if error.kind() == ErrorKind::NotFound && self.acknowledged.bytes == 0 => {
                 (FileReport::default(), 0)
@@ -169,7 +181,7 @@ impl<'a> SideBySide<'a> {
         self.progress.phase(Phase::Pending);
         if self.extent.is_whole() {
             let last_block = report.last_block.as_ref().map_or(0, |block| block.block_number);
-            self.pending.compare(path, &report, last_block, &mut self.findings, &mut self.file_findings);
+            self.pending.compare(opened, &report, last_block, &mut self.findings, &mut self.file_findings);
         }
         report.add(std::mem::replace(&mut self.file_findings, Findings::with_sink(self.sink)));
         Ok(report)

@@ -3,6 +3,7 @@
 //! | module | concern |
 //! |---|---|
 //! | [`chain`] | tables and file beside each other, block by block |
+//! | [`opened_file`] | that it is one and the same file from beginning to end |
 //! | [`own_file`] | which file that is, and a file by itself |
 //! | [`pending`] | what is not sealed yet |
 //! | [`shown_tables`] | whether the tables that are verified are those that queries show |
@@ -15,6 +16,7 @@ mod chain;
 pub mod entry;
 mod in_order;
 mod leaves;
+mod opened_file;
 mod own_file;
 mod pending;
 pub mod progress;
@@ -28,10 +30,8 @@ use super::errors::{or_raise, Failure};
 use super::items::audit::verify_registry;
 use super::jsonb::JsonbText;
 use super::mirror::remembered;
-use super::mirror::shared::Attachment;
 use super::roles::as_ledger_owner;
 use super::secrets;
-use super::settings::{self, MirrorMode};
 use super::tables::{self, RegisteredSnapshot};
 use super::tracking::verify_all;
 use crate::ledger::verifier::{FileReport, Problem};
@@ -63,7 +63,6 @@ fn note_end(last_asked_for: Option<i64>) {
 
 fn chain_verdict(extent: Extent) -> Value {
     secrets::note_unchecked_signatures();
-    wait_for_repair();
     let ChainReport { tables, file } = chain::verify(extent, &mut |_| {});
     let tables_valid = tables.error_count == 0;
     let file_valid = match &file {
@@ -92,19 +91,6 @@ fn verify_all() -> JsonbText {
     verdict["items"] = items;
     verdict["overall_valid"] = json!(verdict["overall_valid"] == json!(true) && tables_valid && items_valid);
     JsonbText::from(verdict)
-}
-
-/// Gives the worker time to bring the file up to date, if that is what it is about to do: a ledger that has just been
-/// rebuilt has no file yet. Whatever comes of it, the verification shows.
-fn wait_for_repair() {
-    let Ok(mirror) = database::mirror() else { return };
-    let attachment = mirror.lock().attachment;
-    let is_under_way = matches!(attachment, Attachment::Detached | Attachment::Repairing);
-    // SAFETY: reads a flag of shared memory.
-    let standby = unsafe { pg_sys::RecoveryInProgress() };
-    if is_under_way && !standby && settings::mirror_mode() != MirrorMode::Off {
-        mirror.wait_for_file().ok();
-    }
 }
 
 fn extent(from: Option<i64>, to: Option<i64>) -> Result<Extent, Failure> {
@@ -157,7 +143,6 @@ fn verify_file_integrity(path: default!(Option<String>, "NULL")) -> JsonbText {
     as_ledger_owner(|| {
         if is_own {
             or_raise(database::require_preloaded());
-            wait_for_repair();
         }
         secrets::note_unchecked_signatures();
         JsonbText::from(file_json(&or_raise(own_file::verify_file_alone(&path, is_own))))
@@ -200,7 +185,6 @@ fn find_tampering() -> TableIterator<
     let mut rows = Vec::new();
     let mut more = 0u64;
     secrets::note_unchecked_signatures();
-    wait_for_repair();
     chain::verify(Extent::WHOLE, &mut |problem| {
         if rows.len() < MAX_ROWS {
             rows.push(problem_row(problem));

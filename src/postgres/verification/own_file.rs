@@ -1,5 +1,6 @@
 //! The mirror file that is verified: which one it is, what it must be, and its verification by itself.
 
+use super::opened_file::{Acknowledged, OpenedFile};
 use super::progress::{Phase, Progress};
 use crate::ledger::verifier::{
     verify_file, FileBlock, FileOptions, FileReport, Findings, Observer, Problem, ProblemKind, Source,
@@ -52,30 +53,6 @@ pub fn unreadable(path: &Path, error: &std::io::Error, sink: &dyn Fn(&Problem)) 
     report
 }
 
-/// The first blocks of the file that need not be there yet, and how long the file must be.
-pub struct Acknowledged {
-    pub block: i64,
-    pub bytes: u64,
-    pub remembered: Remembered,
-}
-
-impl Acknowledged {
-    /// What the database remembers, and what this server has seen since it started.
-    pub fn now() -> Self {
-        let remembered = Remembered::read();
-        let (mut block, mut bytes) = (remembered.acknowledged_block, remembered.acknowledged);
-        if let Ok(mirror) = database::mirror() {
-            let own_file = remembered::own_file();
-            let fields = mirror.lock();
-            // What is there may still be about the file of a ledger that was dropped.
-            if Path::new(&fields.path.get()) == own_file {
-                (block, bytes) = (block.max(fields.last_block), bytes.max(fields.durable));
-            }
-        }
-        Acknowledged { block, bytes, remembered }
-    }
-}
-
 /// What a ledger's own file must be: it has this ledger's header, and is no shorter than it was.
 pub fn check_own_file(acknowledged: &Acknowledged, report: &FileReport, length: u64, findings: &mut Findings<'_>) {
     let own = &acknowledged.remembered;
@@ -105,9 +82,14 @@ pub fn verify_file_alone(path: &Path, is_own: bool) -> Result<FileReport, Failur
         };
         Failure::new(code, format!("could not read file \"{}\": {}", path.display(), cause(&error)))
     };
-    let acknowledged = is_own.then(Acknowledged::now);
-    let opened = if is_own { regular_file::open_own(path) } else { regular_file::open(path) };
-    let file = opened.map_err(unreadable)?;
+    let (file, acknowledged) = match is_own {
+        true => {
+            let (_, file, acknowledged) = OpenedFile::open(path.to_owned());
+            (file, Some(acknowledged))
+        }
+        false => (regular_file::open(path), None),
+    };
+    let file = file.map_err(unreadable)?;
     let length = file.metadata().map_err(unreadable)?.len();
     progress.totals(0, length);
     progress.phase(Phase::Blocks);

@@ -4,6 +4,7 @@
 //! the end of the file that is read afterwards. A line without a row is an error only when its transaction has ended and
 //! the worker has had its chance to void it.
 
+use super::opened_file::OpenedFile;
 use super::table_blocks::{self, Buffers};
 use crate::ledger::record::Record;
 use crate::ledger::signature::Keyring;
@@ -102,15 +103,19 @@ impl PendingComparison {
     /// Compares with the lines that no block of the file holds.
     pub fn compare(
         &self,
-        path: &Path,
+        opened: &OpenedFile,
         report: &FileReport,
         last_block: i64,
         tables: &mut Findings<'_>,
         file: &mut Findings<'_>,
     ) {
+        // What was committed or voided since has its lines in the file that has come in its place.
+        if opened.is_replaced() {
+            return;
+        }
         self.rows_without_line(report, last_block, tables, file);
         let without_row = lines_without_row(report);
-        let vanished = still_without_row(path, report.bytes, without_row);
+        let vanished = still_without_row(opened, report, without_row);
         let mut vanished: Vec<(&Uuid, &PendingEntry)> =
             vanished.iter().filter_map(|id| Some((id, report.pending.get(id)?))).collect();
         vanished.sort_by_key(|(_, line)| line.line_number);
@@ -220,7 +225,7 @@ fn lines_without_row(report: &FileReport) -> HashSet<Uuid> {
 }
 
 /// Those that are still without a row and not voided once the worker is done with what has ended until now.
-fn still_without_row(path: &Path, from: u64, mut entries: HashSet<Uuid>) -> HashSet<Uuid> {
+fn still_without_row(opened: &OpenedFile, report: &FileReport, mut entries: HashSet<Uuid>) -> HashSet<Uuid> {
     // SAFETY: reads a flag of shared memory.
     if entries.is_empty() || unsafe { pg_sys::RecoveryInProgress() } {
         // A standby lags behind the file by its nature.
@@ -230,10 +235,17 @@ fn still_without_row(path: &Path, from: u64, mut entries: HashSet<Uuid>) -> Hash
     loop {
         check_for_interrupts!();
         let waiting = is_void_waiting();
-        for voided in voided_after(path, from) {
+        for voided in voided_after(&opened.path, report.bytes) {
             entries.remove(&voided);
         }
-        if entries.is_empty() || !waiting || Instant::now() > deadline {
+        if opened.is_replaced() {
+            return HashSet::new();
+        }
+        let is_over = Instant::now() > deadline;
+        if is_over {
+            entries.retain(|id| !is_to_be_voided(report, id));
+        }
+        if entries.is_empty() || !waiting || is_over {
             return entries;
         }
         wake_worker();
@@ -253,6 +265,12 @@ fn is_void_waiting() -> bool {
         let recovers = matches!(fields.attachment, Attachment::Detached | Attachment::Repairing);
         undecided || recovers || fields.has_aborted()
     })
+}
+
+/// Whether the line is known to be one of an aborted transaction: the worker has only not come to void it.
+fn is_to_be_voided(report: &FileReport, entry_id: &Uuid) -> bool {
+    let Some(line) = report.pending.get(entry_id) else { return false };
+    database::mirror().is_ok_and(|mirror| mirror.lock().may_be_aborted(line.offset))
 }
 
 fn wake_worker() {

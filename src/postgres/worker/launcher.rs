@@ -22,6 +22,10 @@ const RESCAN_INTERVAL: Duration = Duration::from_secs(30);
 /// How often the log says that a database has no worker: its users are sent there, and may look for it days later.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(600);
 
+const RAISE_LIMIT: &str =
+    "Raise max_worker_processes and restart the server: pg_notary needs two processes, and one more for each \
+    database with a ledger.";
+
 pub fn init() {
     BackgroundWorkerBuilder::new("pg_notary launcher")
         .set_type("pg_notary launcher")
@@ -48,6 +52,7 @@ pub unsafe extern "C-unwind" fn pg_notary_launcher_main(_arg: pg_sys::Datum) {
         last_start: HashMap::new(),
         looked_at: Vec::new(),
         complained: HashMap::new(),
+        complained_of_unknown: None,
         without_worker: Vec::new(),
     };
     let mut secrets = secrets::Watch::default();
@@ -74,6 +79,8 @@ struct Launcher {
     looked_at: Vec<pg_sys::Oid>,
     /// When the log has said last that no worker could be registered for them.
     complained: HashMap<pg_sys::Oid, Instant>,
+    /// The same of databases of which nobody knows whether they have a ledger.
+    complained_of_unknown: Option<Instant>,
     /// Databases of which the log has said that they can have no worker.
     without_worker: Vec<pg_sys::Oid>,
 }
@@ -81,26 +88,39 @@ struct Launcher {
 impl Launcher {
     /// Starts what is to be started; returns how long to sleep at most.
     fn run_once(&mut self) -> Option<i64> {
-        if self.shared.rescan.swap(false, Ordering::AcqRel) {
-            let (databases, others) = databases();
-            self.drop_gone(&databases, &others);
-            self.looked_at.retain(|database| databases.contains(database));
-            for database in databases {
-                if !self.looked_at.contains(&database) {
-                    if !self.start(database) {
-                        self.shared.rescan.store(true, Ordering::Release);
-                        return Some(RETRY_MS);
-                    }
-                    self.looked_at.push(database);
-                }
-            }
-        }
         let wanted: Vec<&DatabaseSlot> = self.shared.slots().filter(|slot| self.is_wanted(slot)).collect();
         let mut wait = None;
         for slot in wanted {
             wait = shortest(wait, self.restart(slot));
         }
+        // After those that are known to have a ledger: for these there may be no process left.
+        if self.shared.rescan.swap(false, Ordering::AcqRel) {
+            wait = shortest(wait, self.look_for_ledgers());
+        }
         wait
+    }
+
+    /// Sends a worker to each database that none has been sent to; returns when to try again where that did not work.
+    fn look_for_ledgers(&mut self) -> Option<i64> {
+        let (databases, others) = databases();
+        self.drop_gone(&databases, &others);
+        self.looked_at.retain(|database| databases.contains(database));
+        let mut unknown = Vec::new();
+        for database in databases {
+            if self.looked_at.contains(&database) {
+                continue;
+            }
+            match self.start(database) {
+                true => self.looked_at.push(database),
+                false => unknown.push(database),
+            }
+        }
+        if unknown.is_empty() {
+            return None;
+        }
+        self.complain_of_unknown(&unknown);
+        self.shared.rescan.store(true, Ordering::Release);
+        Some(RETRY_MS)
     }
 
     /// Whether the slot's worker is to be started: it ended, or was started and never came to work.
@@ -134,10 +154,10 @@ impl Launcher {
         }
         self.without_worker.retain(|known| *known != database);
         slot.set_worker_state(WorkerState::Starting);
-        if self.start(database) {
-            return Some(RETRY_MS);
+        if !self.start(database) {
+            slot.set_worker_state(WorkerState::Wanted);
+            self.complain(database);
         }
-        slot.set_worker_state(WorkerState::Wanted);
         Some(RETRY_MS)
     }
 
@@ -169,10 +189,7 @@ impl Launcher {
                 self.complained.remove(&database);
                 true
             }
-            Err(_) => {
-                self.complain(database);
-                false
-            }
+            Err(_) => false,
         }
     }
 
@@ -195,6 +212,24 @@ impl Launcher {
         }
     }
 
+    fn complain_of_unknown(&mut self, databases: &[pg_sys::Oid]) {
+        if self.complained_of_unknown.is_some_and(|last| last.elapsed() <= COMPLAINT_INTERVAL) {
+            return;
+        }
+        self.complained_of_unknown = Some(Instant::now());
+        let numbers: Vec<String> = databases.iter().map(|database| database.to_u32().to_string()).collect();
+        Failure::new(
+            PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+            format!("could not look for a ledger in {} databases: out of background worker slots", databases.len()),
+        )
+        .detail(format!(
+            "Their OIDs are {}. In those that have one, nothing is sealed, and nothing recorded where there is to be a mirror file.",
+            numbers.join(", ")
+        ))
+        .hint(RAISE_LIMIT)
+        .warn();
+    }
+
     fn complain(&mut self, database: pg_sys::Oid) {
         if self.complained.get(&database).is_none_or(|last| last.elapsed() > COMPLAINT_INTERVAL) {
             self.complained.insert(database, Instant::now());
@@ -203,11 +238,10 @@ impl Launcher {
                 PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
                 format!("could not register a pg_notary worker for database {number}: out of background worker slots"),
             )
-            .detail("pg_notary needs two processes, and one more for each database with a ledger.")
-            .hint(
-                "Raise max_worker_processes and restart the server; until then nothing is sealed there, and nothing recorded \
-                 where there is to be a mirror file.",
+            .detail(
+                "Until there is one, nothing is sealed there, and nothing recorded where there is to be a mirror file.",
             )
+            .hint(RAISE_LIMIT)
             .warn();
         }
     }

@@ -1,0 +1,109 @@
+//! The ledger's own file, as a verification has opened it: that it is the file of which it knows what was acknowledged, and whether
+//! it still is. `mirror_restart()` puts another one in its place.
+
+use crate::postgres::database;
+use crate::postgres::mirror::remembered::{self, Remembered};
+use crate::postgres::mirror::shared::Attachment;
+use crate::postgres::regular_file;
+use crate::postgres::settings::{self, MirrorMode};
+use pgrx::{check_for_interrupts, pg_sys};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// How long a verification waits for a worker: one that is to come, after a start, is there by then.
+const WORKER_DEADLINE: Duration = Duration::from_secs(2);
+/// How long it tries to find a file that is not being replaced.
+const OPEN_DEADLINE: Duration = Duration::from_secs(30);
+
+/// The first blocks of the file that need not be there yet, and how long the file must be.
+pub struct Acknowledged {
+    pub block: i64,
+    pub bytes: u64,
+    pub remembered: Remembered,
+}
+
+impl Acknowledged {
+    /// What the database remembers, and what this server has seen since it started.
+    pub fn now() -> Self {
+        let remembered = Remembered::read();
+        let (mut block, mut bytes) = (remembered.acknowledged_block, remembered.acknowledged);
+        if let Ok(mirror) = database::mirror() {
+            let own_file = remembered::own_file();
+            let fields = mirror.lock();
+            // What is there may still be about the file of a ledger that was dropped.
+            if Path::new(&fields.path.get()) == own_file {
+                (block, bytes) = (block.max(fields.last_block), bytes.max(fields.durable));
+            }
+        }
+        Acknowledged { block, bytes, remembered }
+    }
+}
+
+pub struct OpenedFile {
+    pub path: PathBuf,
+    /// Device and inode, if it was there.
+    identity: Option<(u64, u64)>,
+}
+
+impl OpenedFile {
+    /// Opens the file, with what is acknowledged of this very file.
+    pub fn open(path: PathBuf) -> (OpenedFile, io::Result<File>, Acknowledged) {
+        let deadline = Instant::now() + OPEN_DEADLINE;
+        loop {
+            check_for_interrupts!();
+            let is_awaited = wait_for_repair();
+            let before = attachment();
+            let file = regular_file::open_own(&path);
+            let acknowledged = Acknowledged::now();
+            let is_the_same = before == attachment() && !before.is_some_and(|(state, _)| is_under_way(state));
+            if is_the_same || !is_awaited || Instant::now() > deadline {
+                let metadata = file.as_ref().ok().and_then(|file| file.metadata().ok());
+                let identity = metadata.map(|metadata| (metadata.dev(), metadata.ino()));
+                return (OpenedFile { path, identity }, file, acknowledged);
+            }
+        }
+    }
+
+    /// Whether the lines of what is committed now go to another file.
+    pub fn is_replaced(&self) -> bool {
+        database::mirror().is_ok_and(|mirror| {
+            let fields = mirror.lock();
+            // What stands there may be of another time, or of the file of a ledger that was dropped.
+            let is_known = fields.attachment == Attachment::Attached && Path::new(&fields.path.get()) == self.path;
+            let attached = (fields.identity.device, fields.identity.inode);
+            is_known && self.identity.is_some_and(|own| own != attached)
+        })
+    }
+}
+
+/// The state of the file, and which attachment it is of.
+fn attachment() -> Option<(Attachment, u64)> {
+    let mirror = database::mirror().ok()?;
+    let fields = mirror.lock();
+    Some((fields.attachment, fields.identity.generation))
+}
+
+fn is_under_way(state: Attachment) -> bool {
+    matches!(state, Attachment::Detached | Attachment::Repairing)
+}
+
+/// Gives the worker time to bring the file up to date, if that is what it is about to do: a ledger that has just been
+/// rebuilt has no file yet. Whatever comes of it, the verification shows. False where no worker is to be waited for.
+fn wait_for_repair() -> bool {
+    let Ok(mirror) = database::mirror() else { return false };
+    // SAFETY: reads a flag of shared memory.
+    let standby = unsafe { pg_sys::RecoveryInProgress() };
+    if standby || settings::mirror_mode() == MirrorMode::Off {
+        return false;
+    }
+    let state = mirror.lock().attachment;
+    if !is_under_way(state) {
+        return true;
+    }
+    // In a template there is none, nor where there are too few processes. The file can be read all the same.
+    let has_worker = mirror.wait_for_worker(WORKER_DEADLINE).is_ok_and(|has_worker| has_worker);
+    has_worker && mirror.wait_for_file().is_ok()
+}
