@@ -9,7 +9,8 @@ SELECT t.tgrelid::pg_catalog.regclass AS table_name,
        (o.options OPERATOR(pg_catalog.->>) 'with_signature')::boolean AS with_signature,
        o.options OPERATOR(pg_catalog.->) 'columns' AS columns,
        o.options OPERATOR(pg_catalog.->) 'excluded' AS excluded,
-       CASE WHEN s.is_altered THEN 'altered'
+       CASE WHEN c.is_copy THEN 'copy'
+            WHEN s.is_altered THEN 'altered'
             WHEN s.is_disabled THEN 'disabled'
             WHEN s.is_not_always THEN 'not always'
             WHEN b.pages IS NOT NULL THEN 'recording baseline'
@@ -45,6 +46,15 @@ CROSS JOIN LATERAL (
     LEFT JOIN pg_catalog.pg_trigger AS truncates ON truncates.tgrelid OPERATOR(pg_catalog.=) tree.relation
         AND truncates.tgfoid OPERATOR(pg_catalog.=) 'ledger.record_truncate'::pg_catalog.regproc
 ) AS s
+CROSS JOIN LATERAL (
+    -- It was restored beside the table that it has the triggers of.
+    SELECT pg_catalog.count(*) OPERATOR(pg_catalog.>) 0 AS is_copy FROM pg_catalog.pg_trigger AS other
+    WHERE other.tgrelid OPERATOR(pg_catalog.=) (o.options OPERATOR(pg_catalog.->) 'made_for' OPERATOR(pg_catalog.->>) 'table')::pg_catalog.oid
+      AND other.tgrelid OPERATOR(pg_catalog.<>) t.tgrelid AND other.tgfoid OPERATOR(pg_catalog.=) t.tgfoid
+      AND pg_catalog.strpos(pg_catalog.convert_from(pg_catalog.substring(other.tgargs, 1, pg_catalog.length(other.tgargs) OPERATOR(pg_catalog.-) 1),
+                                                    pg_catalog.getdatabaseencoding()),
+                            o.options OPERATOR(pg_catalog.->>) 'table_id') OPERATOR(pg_catalog.>) 0
+) AS c
 LEFT JOIN LATERAL (
     SELECT pg_catalog.sum(next_page)::pg_catalog.int8 AS pages_done, pg_catalog.sum(page_count)::pg_catalog.int8 AS pages
     FROM ledger.baselines AS b

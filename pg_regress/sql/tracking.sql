@@ -379,7 +379,43 @@ WHERE metadata ->> 'table_id' = :'table_id' AND entry_type = 'table_insert' ORDE
 DROP TABLE regress_after.moved;
 DROP SCHEMA regress_after;
 
+-- A table that is restored beside the one it was dumped from has the triggers of that, and would be recorded as it.
+CREATE SCHEMA regress_live CREATE TABLE twins (id int PRIMARY KEY, v text, secret text);
+SELECT ledger.track('regress_live.twins', excluded => '{secret}') AS table_id \gset
+INSERT INTO regress_live.twins VALUES (1, 'live'), (2, 'live');
+CREATE SCHEMA regress_copy CREATE TABLE twins (id int PRIMARY KEY, v text, secret text);
+INSERT INTO regress_copy.twins VALUES (1, 'older');
+CREATE PROCEDURE restore_triggers() LANGUAGE plpgsql AS $$
+DECLARE command text;
+BEGIN
+    FOR command IN SELECT format('%s; ALTER TABLE regress_copy.twins ENABLE ALWAYS TRIGGER %s', replace(pg_get_triggerdef(oid), 'regress_live.twins', 'regress_copy.twins'), tgname)
+                   FROM pg_trigger WHERE tgrelid = 'regress_live.twins'::regclass LOOP
+        EXECUTE command;
+    END LOOP;
+END
+$$;
+CALL restore_triggers();
+SELECT table_name, state FROM ledger.tracked_tables WHERE table_id = :'table_id' ORDER BY 1;
+UPDATE regress_copy.twins SET v = 'restored';
+\echo :SQLSTATE
+SELECT * FROM ledger.verify_table('regress_copy.twins');
+SELECT * FROM ledger.verify_table('regress_live.twins');
+SELECT r -> 'table' AS table_name, r -> 'valid' AS valid, r -> 'message' AS message FROM jsonb_array_elements(ledger.verify_all() -> 'tables') AS r
+WHERE r ->> 'table' LIKE '%.twins' ORDER BY 1;
+-- The ledger is not told that the other one were untracked, and the copy becomes a table of its own.
+SELECT ledger.track('regress_copy.twins') <> :'table_id' AS has_own_id;
+UPDATE regress_copy.twins SET v = 'restored';
+SELECT table_name, state FROM ledger.tracked_tables WHERE table_name::text LIKE '%.twins' ORDER BY 1;
+SELECT r -> 'table' AS table_name, r -> 'valid' AS valid, r -> 'error_count' AS errors FROM jsonb_array_elements(ledger.verify_all() -> 'tables') AS r
+WHERE r ->> 'table' LIKE '%.twins' ORDER BY 1;
+SELECT ledger.untrack('regress_copy.twins');
+CALL restore_triggers();
+SELECT ledger.untrack('regress_copy.twins');
+SELECT count(*) AS noted FROM ledger.entries WHERE entry_type = 'table_untracked' AND metadata ->> 'table_id' = :'table_id';
+SELECT table_name, state FROM ledger.tracked_tables WHERE table_name::text LIKE '%.twins' ORDER BY 1;
 SET client_min_messages = warning;
+DROP PROCEDURE restore_triggers();
+DROP SCHEMA regress_copy, regress_live CASCADE;
 DROP TABLE notes, no_key, deferred, only_unique, parts, owned;
 DROP VIEW a_view;
 DROP MATERIALIZED VIEW a_matview;

@@ -126,6 +126,7 @@ unsafe fn record(dropped: &[pg_sys::Oid]) -> Result<(), Failure> {
         let table = open(oid);
         let Some(options) = Options::of_relation(table.relation()) else { continue };
         match tracked_root(&table, &options) {
+            None if options.copied_from(&table).is_some() => {}
             None => manage::note_dropped(&table, &options)?,
             Some(root) if all.contains(&relation::oid(&root)) || table.is_partitioned() => {}
             Some(_) => record_all(&table, &options, Passage::Departure)?,

@@ -5,7 +5,7 @@ use super::baselines;
 use super::horizon;
 use super::kinds::{self, Obstacle};
 use super::metadata::Metadata;
-use super::options::{self, Coverage, NamedColumns, NamedTable, Options, ROW_TRIGGER, TRUNCATE_TRIGGER};
+use super::options::{self, Coverage, MadeFor, Options, ROW_TRIGGER, TRUNCATE_TRIGGER};
 use super::plan;
 use super::primary_key;
 use crate::ledger::metadata::Member;
@@ -52,7 +52,7 @@ fn track(
         with_signature: required(with_signature, "with_signature"),
         coverage,
         coverage_since: None,
-        named_columns: None,
+        made_for: None,
     };
     or_raise(track_table(relation::target(target), wanted))
 }
@@ -81,8 +81,10 @@ fn track_table(target: pg_sys::Oid, mut wanted: Options) -> Result<String, Failu
     }
     // SAFETY: the relation is open.
     let current = unsafe { Options::of_relation(table.relation()) };
+    // A copy begins as a table that has not been tracked.
+    let current = current.filter(|options| options.copied_from(&table).is_none());
     wanted.table_id = current.as_ref().map_or_else(new_table_id, |options| options.table_id.clone());
-    wanted.named_columns = named_columns(&table, &wanted.coverage);
+    wanted.made_for = Some(made_for(&table, &wanted.coverage));
     wanted.coverage_since = coverage_since(&table, current.as_ref(), &wanted);
     if current.as_ref() == Some(&wanted) && has_sound_triggers(target) {
         pgrx::notice!("table {} is tracked already", relation::qualified_name(&table));
@@ -103,12 +105,11 @@ fn track_table(target: pg_sys::Oid, mut wanted: Options) -> Result<String, Failu
     Ok(wanted.table_id)
 }
 
-/// They have been checked.
-fn named_columns(table: &Table, coverage: &Coverage) -> Option<NamedColumns> {
+/// The columns have been checked.
+fn made_for(table: &Table, coverage: &Coverage) -> MadeFor {
     let live = relation::live_columns(table);
     let number = |name: &String| live.iter().find(|column| column.name == *name).map(|column| column.number);
-    let numbers: Vec<i16> = coverage.named().iter().filter_map(number).collect();
-    (!numbers.is_empty()).then(|| NamedColumns { table: NamedTable::of(table), numbers })
+    MadeFor::new(table, coverage.named().iter().filter_map(number).collect())
 }
 
 /// The caller keeps writers out until its transaction ends.
@@ -145,12 +146,17 @@ fn untrack_table(target: pg_sys::Oid) -> Result<(), Failure> {
     };
     // Not all that track() asks for: a table that has lost its primary key can be let go.
     check_partition(&table, "untrack")?;
+    let is_copy = options.copied_from(&table).is_some();
     drop(table);
     as_ledger_owner(|| {
         drop_row_trigger(target);
         drop_truncate_triggers(target);
-        baselines::forget(&options.table_id);
     });
+    // The ledger knows of the other table only.
+    if is_copy {
+        return Ok(());
+    }
+    as_ledger_owner(|| baselines::forget(&options.table_id));
     note(&Table::open_oid(target, pg_sys::NoLock), &options, "table_untracked")
 }
 

@@ -27,30 +27,32 @@ pub struct Options {
     /// Row versions of transactions before this one may have entries that cover columns which have been left out since. A change of
     /// those is recorded of such a row, and once: else the row would not be what its newest entry says.
     pub coverage_since: Option<u64>,
-    /// Which columns the names of the coverage were when it was given.
-    pub named_columns: Option<NamedColumns>,
+    /// The table they were given for: one that was restored from a dump has them too.
+    pub made_for: Option<MadeFor>,
 }
 
-/// The numbers of columns in one table. Of a table that was restored from a dump they say nothing.
+/// A table of one cluster: in another one the same oid can be that of its copy.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NamedColumns {
-    pub table: NamedTable,
-    pub numbers: Vec<i16>,
-}
-
-/// A table of this cluster: in another one the same oid can be that of its copy.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NamedTable {
+pub struct MadeFor {
     oid: u32,
     cluster: u64,
+    /// The numbers of the columns that the coverage names, as they were then.
+    numbers: Vec<i16>,
 }
 
-impl NamedTable {
-    pub fn of(table: &Table) -> NamedTable {
-        // SAFETY: reads shared memory.
-        let cluster = unsafe { pg_sys::GetSystemIdentifier() };
-        NamedTable { oid: relation::oid(table).to_u32(), cluster }
+impl MadeFor {
+    pub fn new(table: &Table, numbers: Vec<i16>) -> MadeFor {
+        MadeFor { oid: relation::oid(table).to_u32(), cluster: own_cluster(), numbers }
     }
+
+    fn is(&self, table: &Table) -> bool {
+        (self.oid, self.cluster) == (relation::oid(table).to_u32(), own_cluster())
+    }
+}
+
+fn own_cluster() -> u64 {
+    // SAFETY: reads shared memory.
+    unsafe { pg_sys::GetSystemIdentifier() }
 }
 
 /// Which columns are recorded, besides those of the primary key.
@@ -81,14 +83,28 @@ impl Coverage {
 impl Options {
     /// Whether the column of this table is recorded: by what it was when the options were given, whatever it is called now.
     pub fn covers(&self, table: &Table, column: &TableColumn) -> bool {
-        let Some(named) = self.named_columns_of(table) else {
+        let Some(numbers) = self.named_columns_of(table) else {
             return self.coverage.covers(&column.name);
         };
-        named.numbers.contains(&column.number) == matches!(self.coverage, Coverage::Only(_))
+        numbers.contains(&column.number) == matches!(self.coverage, Coverage::Only(_))
     }
 
-    pub fn named_columns_of(&self, table: &Table) -> Option<&NamedColumns> {
-        self.named_columns.as_ref().filter(|named| named.table == NamedTable::of(table))
+    /// The numbers of the columns that the coverage names, where they are known to be those of this table.
+    pub fn named_columns_of(&self, table: &Table) -> Option<&[i16]> {
+        self.made_for.as_ref().filter(|made_for| made_for.is(table)).map(|made_for| &made_for.numbers[..])
+    }
+
+    /// The name of the table that they were given for, if that is another one, and is tracked with the same id: then this one is a copy
+    /// that was restored beside it, and what is done to its rows would be recorded of the rows there.
+    pub fn copied_from(&self, table: &Table) -> Option<String> {
+        let made_for = self.made_for.as_ref().filter(|made_for| !made_for.is(table))?;
+        if made_for.cluster != own_cluster() {
+            return None;
+        }
+        let original = Table::open_if_there(pg_sys::Oid::from(made_for.oid), pg_sys::AccessShareLock)?;
+        // SAFETY: the relation is open.
+        let options = unsafe { Options::of_relation(original.relation()) }?;
+        (options.table_id == self.table_id).then(|| relation::qualified_name(&original))
     }
 
     /// As the trigger's argument.
@@ -97,8 +113,8 @@ impl Options {
         if let Some(since) = self.coverage_since {
             value["coverage_since"] = json!(since);
         }
-        if let Some(NamedColumns { table, numbers }) = &self.named_columns {
-            value["named_columns"] = json!({"table": table.oid, "cluster": table.cluster, "numbers": numbers});
+        if let Some(MadeFor { oid, cluster, numbers }) = &self.made_for {
+            value["made_for"] = json!({"table": oid, "cluster": cluster, "numbers": numbers});
         }
         value.to_string()
     }
@@ -154,7 +170,7 @@ impl Options {
                 _ => Coverage::All,
             },
             coverage_since: value["coverage_since"].as_u64(),
-            named_columns: NamedColumns::of_json(&value["named_columns"]),
+            made_for: MadeFor::of_json(&value["made_for"]),
         })
     }
 
@@ -177,11 +193,12 @@ impl Options {
     }
 }
 
-impl NamedColumns {
-    fn of_json(value: &Value) -> Option<NamedColumns> {
+impl MadeFor {
+    fn of_json(value: &Value) -> Option<MadeFor> {
         let number = |number: &Value| number.as_i64()?.try_into().ok();
-        Some(NamedColumns {
-            table: NamedTable { oid: value["table"].as_u64()?.try_into().ok()?, cluster: value["cluster"].as_u64()? },
+        Some(MadeFor {
+            oid: value["table"].as_u64()?.try_into().ok()?,
+            cluster: value["cluster"].as_u64()?,
             numbers: value["numbers"].as_array()?.iter().map(number).collect::<Option<_>>()?,
         })
     }

@@ -12,7 +12,7 @@ use crate::ledger::metadata::Member;
 use crate::postgres::errors::Failure;
 use crate::postgres::relation::{self, TableColumn};
 use crate::postgres::tables::{Row, Table};
-use pgrx::{pg_guard, pg_sys};
+use pgrx::{pg_guard, pg_sys, PgSqlErrorCode};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -109,6 +109,7 @@ impl Plan {
         kinds::check_heap(table)?;
         let root = tracked_root(table, &options);
         let root = root.as_ref().unwrap_or(table);
+        refuse_copy(root, &options)?;
         let key_names = primary_key::key_of(table)?;
         let live = relation::live_columns(table);
         let encode = |column: &TableColumn| Column::new(&column.name, column.position(), column.type_oid);
@@ -144,11 +145,28 @@ impl Plan {
     }
 }
 
+/// What is written to a copy would be recorded of the table it is a copy of, and what is recorded of that, asked of the copy.
+fn refuse_copy(table: &Table, options: &Options) -> Result<(), Failure> {
+    let Some(original) = options.copied_from(table) else { return Ok(()) };
+    let (name, call) = (relation::qualified_name(table), options.call(&relation::qualified_name(table)));
+    let literal = relation::name_literal(table);
+    Err(Failure::new(
+        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        format!("table {name} is a copy of tracked table {original}"),
+    )
+    .detail(
+        "It was restored with the triggers of that one, and so with the id by which the ledger knows the rows there.",
+    )
+    .hint(format!(
+        "{call} has it recorded as a table of its own; SELECT ledger.untrack({literal}) lets it go unrecorded."
+    )))
+}
+
 /// The first of the columns that the options name which is not there, or is not the one that had this name when they were given: who
 /// exchanges the names of two columns would have the one recorded in the place of the other.
 fn unknown_column(options: &Options, table: &Table, live: &[TableColumn]) -> Option<UnknownColumn> {
     let is_only = matches!(options.coverage, Coverage::Only(_));
-    let numbers = options.named_columns_of(table).map_or(&[][..], |named| &named.numbers);
+    let numbers = options.named_columns_of(table).unwrap_or_default();
     options.coverage.named().iter().enumerate().find_map(|(at, name)| {
         let now = live.iter().find(|column| column.name == *name && !(is_only && column.is_virtual));
         let is_another = now.is_some_and(|now| numbers.get(at).is_some_and(|number| *number != now.number));

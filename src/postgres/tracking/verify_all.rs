@@ -139,7 +139,7 @@ fn tracked_table(row: &Row) -> Option<Tracked> {
         with_signature: row.get(5)?,
         coverage,
         coverage_since: None,
-        named_columns: None,
+        made_for: None,
     };
     Some(Tracked { oid: row.get(0)?, name: row.get(1)?, state: row.get(2)?, options })
 }
