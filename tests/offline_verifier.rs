@@ -141,6 +141,40 @@ fn the_json_verdict_has_the_keys_of_the_sql_function() {
     assert_eq!(verdict["signatures_checked"], false);
 }
 
+/// Who can write the file can make all of it anew, but for a hash that is not in it.
+#[test]
+fn a_file_must_have_the_blocks_whose_hashes_were_noted() {
+    const LAST: &str = "4:8f438109a7e801a916e1ac64d42398c16ef71ce4db3c4f3173752c4c014f1216";
+    let noted = |blocks: &[&str]| {
+        let options = blocks.iter().flat_map(|block| ["--noted-block", block]);
+        let arguments: Vec<&str> = ["verify"].into_iter().chain(options).collect();
+        let file = vector_file();
+        let mut all: Vec<&dyn AsRef<std::ffi::OsStr>> =
+            arguments.iter().map(|argument| argument as &dyn AsRef<std::ffi::OsStr>).collect();
+        all.push(&file);
+        run(&all)
+    };
+    assert_eq!(noted(&[LAST]).status.code(), Some(0));
+    let other = LAST.replace("4:", "2:");
+    let output = noted(&[LAST, &other]);
+    assert_eq!(output.status.code(), Some(1));
+    let expected = format!("and {} was noted", &other[2..]);
+    assert!(
+        stdout(&output).contains("  noted_hash_mismatch block 2: ") && stdout(&output).contains(&expected),
+        "{}",
+        stdout(&output)
+    );
+    let output = noted(&[&LAST.replace("4:", "5:")]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stdout(&output)
+        .contains("noted_hash_mismatch block 5: a hash of this block was noted, and the file does not have the block"));
+    for wrong in ["4", "x:ab", "0:ab", &LAST[..20], &LAST.to_uppercase()] {
+        let output = noted(&[wrong]);
+        assert_eq!(output.status.code(), Some(2), "{wrong}");
+        assert!(stderr(&output).contains("write it as NUMBER:HASH"), "{}", stderr(&output));
+    }
+}
+
 #[test]
 fn signatures_are_checked_with_a_secret_file() {
     let directory = Directory::new("secret");

@@ -1,6 +1,7 @@
 //! `pg_notary`: verifies ledger files, and signs and verifies items, without a server.
 
 mod items;
+mod noted_blocks;
 mod progress;
 mod verify;
 

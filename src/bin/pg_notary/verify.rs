@@ -1,10 +1,13 @@
 //! `pg_notary verify`: verifies a ledger file without the server that wrote it.
 
+use crate::noted_blocks::{NotedBlock, NotedBlocks};
 use crate::progress;
 use crate::{INVALID, UNREADABLE, VALID};
 use indicatif::ProgressBar;
 use pg_notary::ledger::signature::{Keyring, MAX_KEYRING};
-use pg_notary::ledger::verifier::{verify_file, FileOptions, FileReport, Helpers, Observer, Problem, ProblemKind};
+use pg_notary::ledger::verifier::{
+    verify_file, FileBlock, FileOptions, FileReport, Helpers, Observer, Problem, ProblemKind,
+};
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -28,12 +31,15 @@ pub struct VerifyArguments {
     /// Check signatures with the secrets in this file: lines of key_id:secret, mode 0600.
     #[arg(long, value_name = "FILE")]
     secret_file: Option<PathBuf>,
+    /// The hash of a block that was noted elsewhere: the file must have that block. Can be given several times.
+    #[arg(long = "noted-block", value_name = "NUMBER:HASH")]
+    noted_blocks: Vec<NotedBlock>,
 }
 
 /// Runs the command, and gives its exit status.
 pub fn run(arguments: &VerifyArguments) -> u8 {
-    let VerifyArguments { file, json, secret_file } = arguments;
-    match verify(file, secret_file.as_deref()) {
+    let VerifyArguments { file, json, secret_file, noted_blocks } = arguments;
+    match verify(file, secret_file.as_deref(), NotedBlocks::new(noted_blocks)) {
         Ok(report) => {
             let text = if *json { format!("{}\n", report.to_json()) } else { describe(file, &report) };
             // A reader that has gone away does not change the verdict.
@@ -51,7 +57,7 @@ pub fn run(arguments: &VerifyArguments) -> u8 {
     }
 }
 
-fn verify(path: &Path, secret_file: Option<&Path>) -> Result<FileReport, String> {
+fn verify(path: &Path, secret_file: Option<&Path>, noted: NotedBlocks) -> Result<FileReport, String> {
     let keyring = secret_file.map(read_keyring).transpose()?;
     let unreadable = |error: io::Error| format!("{}: {error}", path.display());
     let file = File::open(path).map_err(unreadable)?;
@@ -59,14 +65,16 @@ fn verify(path: &Path, secret_file: Option<&Path>) -> Result<FileReport, String>
     if metadata.is_file() && metadata.len() == 0 {
         return Err(format!("{}: the file is empty", path.display()));
     }
-    let mut bar = Bar(progress::bar(metadata.len(), "{bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta}"));
+    let bar = progress::bar(metadata.len(), "{bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta}");
+    let mut watcher = Watcher { bar, noted };
     let options = FileOptions { keyring: keyring.as_ref(), helpers: Helpers::up_to(MOST_HELPERS) };
-    let report = verify_file(file, options, &mut bar);
-    bar.0.finish_and_clear();
-    let report = report.map_err(unreadable)?;
+    let report = verify_file(file, options, &mut watcher);
+    watcher.bar.finish_and_clear();
+    let mut report = report.map_err(unreadable)?;
     if report.record_count == 0 {
         return Err(format!("{}: not a ledger file", path.display()));
     }
+    report.add(watcher.noted.finish());
     Ok(report)
 }
 
@@ -86,12 +94,19 @@ fn read_keyring(path: &Path) -> Result<Keyring, String> {
     Keyring::parse(text).map_err(|error| format!("secret file {}: {error}", path.display()))
 }
 
-struct Bar(ProgressBar);
+struct Watcher {
+    bar: ProgressBar,
+    noted: NotedBlocks,
+}
 
-impl Observer for Bar {
+impl Observer for Watcher {
     fn progress(&mut self, bytes: u64) -> ControlFlow<()> {
-        self.0.set_position(bytes);
+        self.bar.set_position(bytes);
         ControlFlow::Continue(())
+    }
+
+    fn block(&mut self, block: FileBlock) {
+        self.noted.see(&block);
     }
 }
 

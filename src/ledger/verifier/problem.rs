@@ -80,6 +80,8 @@ pub enum ProblemKind {
     FileUnreadable,
     /// The file is another ledger's.
     OtherLedger,
+    /// A block does not have the hash that was noted of it elsewhere, or is not there.
+    NotedHashMismatch,
     /// A stored node of the log tree is not what the entries give.
     TreeNodeMismatch,
     /// A row holds a value that the ledger never writes.
@@ -122,6 +124,7 @@ impl ProblemKind {
             FileTruncated => "file_truncated",
             FileUnreadable => "file_unreadable",
             OtherLedger => "other_ledger",
+            NotedHashMismatch => "noted_hash_mismatch",
             TreeNodeMismatch => "tree_node_mismatch",
             RowMalformed => "row_malformed",
             TableReplaced => "table_replaced",
