@@ -216,7 +216,7 @@ fn verifying_while_the_file_is_replaced_raises_no_false_alarm() {
         restarting.join().unwrap();
         assert_eq!(verifying.join().unwrap(), Vec::<String>::new(), "a restart {delay} ms after it began");
     }
-    assert_complete(&mut client);
+    assert_intact(&mut client);
 }
 
 #[test]

@@ -218,54 +218,6 @@ fn a_database_rolled_back_by_a_snapshot_of_its_storage_does_not_write_to_its_fil
     assert_restarts(&mut client, &path);
 }
 
-/// Its WAL locations only grow, so by them nothing is missing.
-#[test]
-fn what_a_reset_of_the_wal_has_lost_is_not_voided_in_silence() {
-    let (cluster, mut client, path) = start_outside(Options::new().conf("ledger.block_interval = 1h"));
-    record(&mut client);
-    client.batch_execute("CHECKPOINT").unwrap();
-    let lost = record_many(&mut client, 5);
-    drop(client);
-    cluster.kill9_everything();
-    fs::remove_file(cluster.data_dir().join("postmaster.pid")).unwrap();
-    cluster.run("pg_resetwal", &["-f", cluster.data_dir().to_str().unwrap()]);
-    cluster.start_again();
-    let mut client = cluster.connect("postgres");
-    wait_until_attached(&mut client);
-    cluster.wait_for_log("WARNING:  pg_notary voids 5 lines of mirror file");
-    cluster.wait_for_log("its WAL was reset (pg_resetwal)");
-    let lines = lines(&path);
-    let mut voided = voided_ids(&lines);
-    voided.sort();
-    let mut expected = lost;
-    expected.sort();
-    assert_eq!(voided, expected);
-    assert!(of_type(&lines, "void")[0]["reason"].as_str().unwrap().contains("has not recovered from the crash"));
-    record(&mut client);
-    assert_intact(&mut client);
-    // What a regular stop leaves is no such thing, nor is a crash.
-    client.batch_execute("CREATE TABLE skew (n int)").unwrap();
-    drop(client);
-    cluster.restart(Stop::Fast);
-    fail_a_commit(&cluster, 2);
-    cluster.restart(Stop::Fast);
-    cluster.restart(Stop::Immediate);
-    cluster.restart(Stop::Fast);
-    // Nor is what a process leaves behind that was killed in a server which was started after a regular stop.
-    let mut client = cluster.connect("postgres");
-    wait_until_attached(&mut client);
-    let worker = worker_pid(&mut client);
-    stop_between_transactions(&mut client, worker);
-    client.batch_execute("TRUNCATE skew").unwrap();
-    fail_a_commit(&cluster, 2);
-    send(worker, libc::SIGKILL);
-    cluster.wait_for_log("voids 2 lines");
-    wait_until("the server is up again", PATIENCE, || {
-        cluster.try_connect("postgres").is_ok_and(|mut client| client.simple_query(RECORD).is_ok())
-    });
-    assert_eq!(cluster.log().matches("that this database does not have").count(), 1, "{}", cluster.log());
-}
-
 #[test]
 fn a_second_primary_that_has_written_the_file_is_noticed_by_the_first() {
     let (cluster, mut client, path) = start_outside(Options::new());

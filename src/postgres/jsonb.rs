@@ -9,8 +9,9 @@ use pgrx::nullable::Nullable;
 use pgrx::pgrx_sql_entity_graph::metadata::{
     ArgumentError, ReturnsError, ReturnsRef, SqlMappingRef, SqlTranslatable, TypeOrigin,
 };
-use pgrx::{direct_function_call_as_datum, pg_sys, FromDatum, IntoDatum, PgSqlErrorCode};
+use pgrx::{direct_function_call_as_datum, pg_sys, FromDatum, IntoDatum, PgSqlErrorCode, PgTryBuilder};
 use std::ffi::{CStr, CString};
+use std::panic::AssertUnwindSafe;
 use uuid::Uuid;
 
 /// The canonical text of a JSON text that Postgres has accepted.
@@ -203,7 +204,11 @@ pub fn datum_of_canonical(canonical: &str) -> pg_sys::Datum {
         Some(bytes) => copied(&bytes),
         None => {
             let text = canonical_json::with_fractions(canonical).into_owned();
-            let datum = JsonbText(text).into_datum().unwrap_or(pg_sys::Datum::null());
+            let convert = AssertUnwindSafe(|| JsonbText(text).into_datum().unwrap_or(pg_sys::Datum::null()));
+            let is_too_long = PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED;
+            let datum = PgTryBuilder::new(convert)
+                .catch_when(is_too_long, |error| too_long(canonical, &Failure::caught(&error)).raise())
+                .execute();
             if or_raise(Jsonb(datum).canonical()) != canonical {
                 let code = PgSqlErrorCode::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE;
                 Failure::new(code, "metadata has a number that no jsonb holds").raise();
@@ -211,6 +216,16 @@ pub fn datum_of_canonical(canonical: &str) -> pg_sys::Datum {
             datum
         }
     }
+}
+
+/// Postgres says which of its limits that is, and nothing of what was to be recorded.
+fn too_long(canonical: &str, error: &Failure) -> Failure {
+    let table = canonical_json::member(canonical, "table").map(|table| format!(", about a row of table {table}"));
+    let message = format!("metadata of an entry are too long for jsonb{}", table.unwrap_or_default());
+    Failure::new(PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED, message).detail(error.text()).hint(
+        "A jsonb holds at most 256 MiB. Where a table is tracked with keep_image, the images of a row are in it, of an UPDATE the one before \
+         and the one after: without keep_image its hash alone is recorded.",
+    )
 }
 
 /// A jsonb with these bytes, its header among them: good as long as they are, or as the current memory context.

@@ -101,7 +101,8 @@ impl Table {
                 _ => std::ptr::null_mut(),
             }
         };
-        (!relation.is_null()).then_some(Table { relation, order: None })
+        // Not then_some(): that would make one of a null pointer, and drop it.
+        (!relation.is_null()).then(|| Table { relation, order: None })
     }
 
     pub fn open_oid(oid: pg_sys::Oid, lock: u32) -> Table {

@@ -101,7 +101,7 @@ fn try_attach(mirror: &Mirror, how: How) -> Result<Attached, Failure> {
     let judged = tail::judge(mirror, path, &tail.open)?;
     let doubt = match judged.uncommitted.is_empty() {
         true => None,
-        false => doubt::of(mirror, own_state(path, &remembered).as_ref()),
+        false => doubt::of(mirror, path, own_state(path, &remembered).as_ref()),
     };
     if how == How::CatchUp && !judged.uncommitted.is_empty() {
         check_only_behind(mirror, path, &remembered)?;

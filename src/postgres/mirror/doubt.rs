@@ -19,13 +19,33 @@ const SHUT_DOWN: i32 = 1;
 /// Whether the server was shut down before the postmaster started it.
 static WAS_SHUT_DOWN: AtomicBool = AtomicBool::new(false);
 
+/// In the data directory: written anew whenever the server starts after a crash, and recovers. A later start, after a regular stop, knows
+/// by it that a file which was not closed before then need not have lost anything, also where nobody has opened it in between.
+const RECOVERED: &str = "pg_notary.recovered";
+
 /// The postmaster asks before it begins, and later nobody can tell.
 pub fn init() {
     let mut state = [0; 4];
     // The postmaster is in the data directory.
     let control = std::fs::File::open("global/pg_control");
     let is_read = control.and_then(|control| control.read_exact_at(&mut state, STATE_AT)).is_ok();
-    WAS_SHUT_DOWN.store(is_read && i32::from_ne_bytes(state) == SHUT_DOWN, Ordering::Release);
+    let was_shut_down = is_read && i32::from_ne_bytes(state) == SHUT_DOWN;
+    WAS_SHUT_DOWN.store(was_shut_down, Ordering::Release);
+    if !was_shut_down {
+        note_recovery();
+    }
+}
+
+/// Without the note there may be a warning that is not warranted, and no worse.
+fn note_recovery() {
+    std::fs::write(RECOVERED, "The server has started here after a crash.\n").ok();
+}
+
+/// Whether the server has recovered from a crash since the state file was written.
+fn has_recovered_since(mirror: &Path) -> bool {
+    let written = |path: &Path| std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
+    // All processes of the server are in the data directory.
+    written(Path::new(RECOVERED)).zip(written(&state_file::path_of(mirror))).is_some_and(|(note, state)| note > state)
 }
 
 /// Why it is not sure that such lines were never acknowledged.
@@ -36,7 +56,7 @@ pub struct Doubt {
 }
 
 /// `state` is what the state file said before this server has written it. `None` once this server has had the file open.
-pub fn of(mirror: &Mirror, state: Option<&State>) -> Option<Doubt> {
+pub fn of(mirror: &Mirror, path: &Path, state: Option<&State>) -> Option<Doubt> {
     let state = state.filter(|state| state.is_of_this_cluster())?;
     if mirror.lock().was_attached {
         return None;
@@ -46,7 +66,7 @@ pub fn of(mirror: &Mirror, state: Option<&State>) -> Option<Doubt> {
         let why = format!("The file was last written on timeline {then}, and this server is on timeline {now}: it was promoted since.");
         return Some(Doubt { reason: "not in the database that was promoted", why });
     }
-    if state.is_closed || !WAS_SHUT_DOWN.load(Ordering::Acquire) || has_crashed() {
+    if state.is_closed || !WAS_SHUT_DOWN.load(Ordering::Acquire) || has_crashed() || has_recovered_since(path) {
         return None;
     }
     let why = "The file was not closed, and this server has started as after a regular stop: its WAL was reset (pg_resetwal), or it ran without pg_notary meanwhile.";

@@ -1,0 +1,87 @@
+//! Lines that are voided although somebody may have been told that their transactions had committed: of those the log warns, and of
+//! no others. What a promoted standby lacks is in standby.rs.
+#![cfg(feature = "cluster-tests")]
+
+mod common;
+
+use common::ledger::*;
+use common::{send, wait_until, Options, Stop};
+use std::fs;
+
+/// Its WAL locations only grow, so by them nothing is missing.
+#[test]
+fn what_a_reset_of_the_wal_has_lost_is_not_voided_in_silence() {
+    let (cluster, mut client) = start(Options::new().conf("ledger.block_interval = 1h"));
+    record(&mut client);
+    let path = file(&mut client);
+    client.batch_execute("CHECKPOINT").unwrap();
+    let lost = record_many(&mut client, 5);
+    drop(client);
+    cluster.kill9_everything();
+    fs::remove_file(cluster.data_dir().join("postmaster.pid")).unwrap();
+    cluster.run("pg_resetwal", &["-f", cluster.data_dir().to_str().unwrap()]);
+    cluster.start_again();
+    let mut client = cluster.connect("postgres");
+    wait_until_attached(&mut client);
+    cluster.wait_for_log("WARNING:  pg_notary voids 5 lines of mirror file");
+    cluster.wait_for_log("its WAL was reset (pg_resetwal)");
+    let lines = lines(&path);
+    let mut voided = voided_ids(&lines);
+    voided.sort();
+    let mut expected = lost;
+    expected.sort();
+    assert_eq!(voided, expected);
+    assert!(of_type(&lines, "void")[0]["reason"].as_str().unwrap().contains("has not recovered from the crash"));
+    record(&mut client);
+    assert_intact(&mut client);
+    // What a regular stop leaves is no such thing, nor is a crash.
+    client.batch_execute("CREATE TABLE skew (n int)").unwrap();
+    drop(client);
+    cluster.restart(Stop::Fast);
+    fail_a_commit(&cluster, 2);
+    cluster.restart(Stop::Fast);
+    cluster.restart(Stop::Immediate);
+    cluster.restart(Stop::Fast);
+    // Nor is what a process leaves behind that was killed in a server which was started after a regular stop.
+    let mut client = cluster.connect("postgres");
+    wait_until_attached(&mut client);
+    let worker = worker_pid(&mut client);
+    stop_between_transactions(&mut client, worker);
+    client.batch_execute("TRUNCATE skew").unwrap();
+    fail_a_commit(&cluster, 2);
+    send(worker, libc::SIGKILL);
+    cluster.wait_for_log("voids 2 lines");
+    wait_until("the server is up again", PATIENCE, || {
+        cluster.try_connect("postgres").is_ok_and(|mut client| client.simple_query(RECORD).is_ok())
+    });
+    assert_eq!(cluster.log().matches("that this database does not have").count(), 1, "{}", cluster.log());
+}
+
+/// The server has recovered, and was stopped, before anybody could open the file: nothing is lost, and nothing says so.
+#[test]
+fn a_regular_stop_before_the_file_could_be_opened_after_a_crash_raises_no_doubt() {
+    let (cluster, mut client) = start(Options::new().conf("ledger.block_interval = 1h"));
+    client.batch_execute("CREATE TABLE skew (n int)").unwrap();
+    record(&mut client);
+    let path = file(&mut client);
+    let worker = worker_pid(&mut client);
+    stop_between_transactions(&mut client, worker);
+    fail_a_commit(&cluster, 2);
+    drop(client);
+    cluster.kill9_everything();
+    let elsewhere = cluster.scratch_dir().join("elsewhere");
+    fs::rename(&path, &elsewhere).unwrap();
+    cluster.start_again();
+    let mut client = cluster.connect("postgres");
+    wait_for(&mut client, "(SELECT state = 'failed' FROM ledger.mirror_status)");
+    drop(client);
+    cluster.stop(Stop::Fast);
+    fs::rename(&elsewhere, &path).unwrap();
+    cluster.start_again();
+    let mut client = cluster.connect("postgres");
+    wait_until_attached(&mut client);
+    cluster.wait_for_log("voids 2 lines");
+    assert!(!cluster.log().contains("that this database does not have"), "{}", cluster.log());
+    record(&mut client);
+    assert_intact(&mut client);
+}
