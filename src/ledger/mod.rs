@@ -8,6 +8,7 @@
 //! | [`merkle`] | the Merkle root over one block's data hashes |
 //! | [`log_tree`] | the RFC 6962 tree over all sealed entries, and its proofs |
 //! | [`timestamp`] | the times that lines state
+//! | [`entry_clock`] | the times of entries that a ledger makes by itself, where the clock goes back |
 //! | [`record`] | the lines of a ledger file: header, entry, block, void |
 //! | [`block`] | how a block is made and hashed |
 //! | [`metadata`] | the metadata of an entry that the ledger makes by itself |
@@ -21,6 +22,7 @@
 
 pub mod block;
 pub mod canonical_json;
+pub mod entry_clock;
 pub mod file_ranges;
 pub mod jsonb;
 pub mod lag;

@@ -6,6 +6,7 @@
 
 use super::bulk_insert::BulkInsert;
 use super::database;
+use super::entry_clock;
 use super::errors::{or_raise, Failure};
 use super::log_state::{damaged, LogState};
 use super::mirror::block_lines;
@@ -301,7 +302,7 @@ fn write_blocks(
             }
         };
         let previous = blocks.last().or(head.as_ref());
-        let block = block::seal(previous, &mut tree, &leaves, tables::now(), completed);
+        let block = block::seal(previous, &mut tree, &leaves, entry_clock::now(), completed);
         blocks.push(block);
     }
     insert_blocks(&blocks);

@@ -2,6 +2,7 @@
 
 use super::database;
 use super::entries_pending as pending;
+use super::entry_clock;
 use super::errors::{or_raise, required, Failure};
 use super::hashing;
 use super::ids;
@@ -127,7 +128,7 @@ impl RowEntry {
     /// One whose time is that of the change, not of the transaction: of two changes of one row, that of the transaction
     /// which began first may be the later one.
     pub fn now(entry_type: &'static str, data_hash: String, metadata: Metadata, with_signature: bool) -> RowEntry {
-        RowEntry { entry_type, data_hash, metadata, with_signature, created_at: tables::now() }
+        RowEntry { entry_type, data_hash, metadata, with_signature, created_at: entry_clock::now() }
     }
 }
 

@@ -8,6 +8,8 @@
 //! `after_abort`, of a transaction with lines, before it says so; `before_block_line`, between the commit of a block and its line.
 //! And of the worker: `no_ledger`, when it has found none in its database; `take_over`, when it syncs the file that it opens;
 //! `look_for_extension` and `settle_prepared`, the transactions of these names.
+//!
+//! A line `clock:SECONDS` sets the clock forward by which entries about rows get their times, or back, as long as it is there.
 
 #[cfg(feature = "fault-injection")]
 pub use injected::*;
@@ -24,6 +26,9 @@ mod none {
     }
     pub fn is_network_mount() -> bool {
         false
+    }
+    pub fn clock_offset() -> i64 {
+        0
     }
     pub fn at(_place: &str) {}
     pub fn raise_at(_place: &str) {}
@@ -56,6 +61,13 @@ mod injected {
     /// Whether the mirror's directory is to be taken for one: by the server's environment.
     pub fn is_network_mount() -> bool {
         std::env::var_os("PG_NOTARY_FAULT_NETWORK_MOUNT").is_some()
+    }
+
+    /// By how many microseconds the clock is to be taken for wrong: a line `clock:SECONDS` in the file of faults says it.
+    pub fn clock_offset() -> i64 {
+        let faults = std::fs::read_to_string(FAULT_FILE).unwrap_or_default();
+        let seconds = faults.lines().find_map(|line| line.strip_prefix("clock:")?.trim().parse::<i64>().ok());
+        seconds.unwrap_or(0) * 1_000_000
     }
 
     fn is_set(place: &str, action: &str) -> bool {

@@ -5,6 +5,7 @@
 //! | [`settings`], [`secrets`] | what is configured |
 //! | [`hashing`] | SQL functions that only compute |
 //! | [`entries`], [`triggers`] | recording, by function and by INSERT |
+//! | [`entry_clock`] | the times of entries that the ledger makes by itself |
 //! | [`recorded`], [`queue`], [`entries_pending`] | entries on their way; those that are inserted together; the table where they wait |
 //! | [`transaction`], [`transaction_end`] | what a transaction has recorded, and what happens when it ends |
 //! | [`mirror`] | the JSONL file |
@@ -34,6 +35,7 @@ mod database;
 mod encoding;
 mod entries;
 mod entries_pending;
+mod entry_clock;
 mod errorless;
 mod errors;
 mod executor_hook;

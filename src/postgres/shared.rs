@@ -6,6 +6,7 @@
 use super::ids;
 use super::locks::{self, LockGuard};
 use super::mirror::shared::{LockedMirror, MirrorState};
+use crate::ledger::entry_clock::EntryClock;
 use crate::ledger::lag::Lag;
 use pgrx::{pg_guard, pg_sys};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -122,6 +123,7 @@ pub struct DatabaseSlot {
     /// Transactions that are about to commit such entries.
     pub committing_behind: AtomicI64,
     pub lag: Lag,
+    pub entry_clock: EntryClock,
     pub mirror: MirrorState,
 }
 
@@ -407,6 +409,8 @@ impl Shared {
     pub fn take_created(&self, database: pg_sys::Oid) -> Option<&DatabaseSlot> {
         let registry = self.lock_registry();
         let slot = self.take(database, &registry)?;
+        // The slot may have been that of a ledger before, with times of its own.
+        slot.entry_clock.forget();
         slot.check_extension.store(true, Ordering::Release);
         Some(slot)
     }
@@ -424,6 +428,7 @@ impl Shared {
         // Whoever takes the slot looks.
         slot.baselines.store(true, Ordering::Release);
         slot.lag.clear();
+        slot.entry_clock.forget();
         slot.blocks_sealed.store(0, Ordering::Release);
         slot.check_extension.store(false, Ordering::Release);
         slot.recount.store(false, Ordering::Release);

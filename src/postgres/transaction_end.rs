@@ -210,6 +210,7 @@ fn after_prepare() {
 fn import_committed(mirror: &Mirror) {
     mirror.lock().close();
     mirror.slot.recount.store(true, Ordering::Release);
+    mirror.slot.entry_clock.forget();
     mirror.slot.worker.wake();
 }
 

@@ -9,6 +9,7 @@ use crate::ledger::row_index::Place;
 use crate::ledger::verifier::SealedEntry;
 use crate::ledger::Hash;
 use crate::postgres::entries::{self, RowEntry};
+use crate::postgres::entry_clock;
 use crate::postgres::errors::Failure;
 use crate::postgres::partitions;
 use crate::postgres::secrets;
@@ -165,7 +166,7 @@ impl ItemEntries {
 
 /// Now; later than the item's previous entry, whatever the clock shows.
 pub fn time_after(previous: Option<&ItemEntry>) -> Timestamp {
-    let now = tables::now();
+    let now = entry_clock::now();
     let previous = previous.map(|entry| entry.order().0).filter(|previous| *previous >= now);
     previous.and_then(|previous| Timestamp::from_micros(previous.micros() + 1).ok()).unwrap_or(now)
 }

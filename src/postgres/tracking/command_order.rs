@@ -14,7 +14,8 @@
 
 use super::rows;
 use crate::ledger::record::Timestamp;
-use crate::postgres::tables::{self, Row, Table};
+use crate::postgres::entry_clock;
+use crate::postgres::tables::{Row, Table};
 use pgrx::pg_sys::{self, CommandId};
 use std::cell::RefCell;
 
@@ -30,9 +31,17 @@ thread_local! {
 /// The time of a change that was made by this command: now, or before that of the change that came next, if `next` is the command
 /// that made that.
 pub fn time_of(command: CommandId, next: Option<CommandId>) -> Timestamp {
-    let now = tables::now();
+    let now = entry_clock::now_apart(1 + unrecorded_before(command));
     let at = COMMANDS.with_borrow_mut(|commands| place(commands, command, next, now.micros()));
     Timestamp::from_micros(at).unwrap_or(now)
+}
+
+/// How many commands of this transaction may have changed something before this one, and not recorded it yet. Each of them may yet be
+/// dated back by a microsecond from this one's time; where the clock is behind, as many must lie between that and what other transactions
+/// recorded of the row before.
+fn unrecorded_before(command: CommandId) -> i64 {
+    let recorded = COMMANDS.with_borrow(|commands| commands.last().map_or(0, |(last, _)| *last));
+    command.saturating_sub(recorded).into()
 }
 
 pub fn forget() {

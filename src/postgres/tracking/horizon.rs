@@ -1,7 +1,8 @@
 //! Which row versions were there before the triggers of their table: told by the transaction that wrote them.
 
 use crate::ledger::record::Timestamp;
-use crate::postgres::tables::{self, RegisteredSnapshot};
+use crate::postgres::entry_clock;
+use crate::postgres::tables::RegisteredSnapshot;
 use pgrx::pg_sys;
 
 /// When the triggers were made. Transactions are numbered in full, so that four billion later none looks like another.
@@ -32,7 +33,7 @@ impl Horizon {
         let next = next_transaction();
         // SAFETY: the snapshot is registered while it is looked at.
         let oldest_running = unsafe { (*RegisteredSnapshot::latest().as_ptr()).xmin };
-        Horizon { xid: next, oldest_running: in_full(oldest_running, next), by, at: tables::now() }
+        Horizon { xid: next, oldest_running: in_full(oldest_running, next), by, at: entry_clock::now() }
     }
 
     /// Of a table that was written anew since, whose row versions do not tell any more when their rows were written.

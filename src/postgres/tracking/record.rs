@@ -12,9 +12,10 @@ use crate::ledger::record::Timestamp;
 use crate::ledger::row_change::Operation;
 use crate::ledger::sha256_hex;
 use crate::postgres::entries::{self, RowEntry};
+use crate::postgres::entry_clock;
 use crate::postgres::errorless;
 use crate::postgres::errors::{or_raise, Failure};
-use crate::postgres::tables::{self, Row, Table};
+use crate::postgres::tables::{Row, Table};
 use crate::postgres::triggers::{trigger_data, version_1_function, Declared};
 use pgrx::{pg_guard, pg_sys, PgSqlErrorCode};
 
@@ -62,11 +63,11 @@ unsafe fn deleting_command(header: pg_sys::HeapTupleHeader) -> pg_sys::CommandId
 
 /// A row that comes or goes with its partition does so now.
 pub fn record_arrival(plan: &Plan, row: &Row) -> Result<(), Failure> {
-    record_insert(plan, row, tables::now())
+    record_insert(plan, row, entry_clock::now())
 }
 
 pub fn record_departure(plan: &Plan, tuple: &Row, precedes_baseline: bool) -> Result<(), Failure> {
-    record_delete(plan, tuple, tables::now(), precedes_baseline)
+    record_delete(plan, tuple, entry_clock::now(), precedes_baseline)
 }
 
 fn record_insert(plan: &Plan, row: &Row, at: Timestamp) -> Result<(), Failure> {
@@ -117,7 +118,7 @@ pub fn record_truncate(plan: &Plan) -> Result<(), Failure> {
     let mut data = Vec::new();
     write_string(&mut data, &plan.table);
     let data = format!("{{\"table\": {}}}", String::from_utf8_lossy(&data));
-    plan.record(Operation::Truncate, &data, Metadata::of(plan)?, tables::now())
+    plan.record(Operation::Truncate, &data, Metadata::of(plan)?, entry_clock::now())
 }
 
 impl Plan {

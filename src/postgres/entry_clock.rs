@@ -1,0 +1,80 @@
+//! The times of entries about rows, tables and items, and of blocks: what the clock shows, but later than all that the ledger has given.
+//!
+//! The newest time that was given is in shared memory. After a start, a promotion or an import the first process that asks reads it from
+//! the ledger: that of the newest block, or of an entry that waits for one. Entries of transactions that have not ended count as well: one
+//! that is prepared can outlive the server.
+
+use super::database;
+use super::errorless;
+use super::errors::Failure;
+use super::faults;
+use super::tables::{self, entry_column, RegisteredSnapshot, Row, Table, TableScan};
+use crate::ledger::entry_clock::{Given, LIMIT_SECONDS};
+use crate::ledger::record::Timestamp;
+use crate::ledger::row_change;
+use pgrx::{check_for_interrupts, pg_sys, PgSqlErrorCode};
+
+/// Later than all times that were given.
+pub fn now() -> Timestamp {
+    now_apart(1)
+}
+
+/// The same, by so many microseconds where the clock is behind.
+pub fn now_apart(micros: i64) -> Timestamp {
+    let clock = tables::timestamp_from_postgres(errorless::clock() + faults::clock_offset());
+    // Without a slot nothing is recorded. Why, who records says.
+    let Ok((_, slot)) = database::slot() else { return clock };
+    let given = loop {
+        match slot.entry_clock.next(clock.micros(), micros) {
+            Some(given) => break given,
+            None => slot.entry_clock.learn(newest_in_ledger()),
+        }
+    };
+    if let Some(newest) = given.given_up {
+        warn_of(given, newest);
+    }
+    Timestamp::from_micros(given.at).unwrap_or(clock)
+}
+
+/// The newest time that the ledger has given, by its tables; `None` if there is none in them.
+fn newest_in_ledger() -> Option<i64> {
+    // In this order: what is sealed in between is older than its block.
+    let pending = newest_pending();
+    let block = tables::newest_block(&RegisteredSnapshot::latest());
+    block.map(|block| block.timestamp.micros()).max(pending)
+}
+
+fn newest_pending() -> Option<i64> {
+    // It needs nothing but its kind.
+    let mut dirty = pg_sys::SnapshotData { snapshot_type: pg_sys::SnapshotType::SNAPSHOT_DIRTY, ..Default::default() };
+    let table = Table::open("entries_pending", pg_sys::AccessShareLock);
+    // SAFETY: the snapshot outlives the scan, which is declared after it.
+    let mut scan = unsafe { TableScan::start_with(&table, &mut dirty, 0) };
+    let (mut row, mut newest) = (Row::default(), None);
+    while let Some(tuple) = scan.next() {
+        check_for_interrupts!();
+        table.deform_into(tuple, &mut row);
+        // Whoever inserts any other entry may give it any time.
+        if row.text(entry_column::ENTRY_TYPE).is_some_and(row_change::is_reserved) {
+            newest = newest.max(row.timestamp(entry_column::CREATED_AT).map(Timestamp::micros));
+        }
+    }
+    newest
+}
+
+fn warn_of(given: Given, newest: i64) {
+    let behind = (newest - given.at) / 1_000_000;
+    let newest = Timestamp::from_micros(newest).unwrap_or_default();
+    let message = format!("the server's clock is {behind} seconds behind the newest time in the ledger");
+    Failure::new(PgSqlErrorCode::ERRCODE_WARNING, message)
+        .detail(format!(
+            "That is more than {LIMIT_SECONDS}, so the ledger goes by the clock again. A row of a tracked table that was recorded \
+             with a later time than it shows now, and is written again or truncated before {newest}, will be reported as modified, \
+             missing or resurrected, though it is what was written."
+        ))
+        .hint(
+            "If the clock is wrong, set it right before more is written. If it is right, have the tables that were written to \
+             before and after tracked anew: SELECT ledger.untrack('table'), then SELECT ledger.track('table').",
+        )
+        .warn();
+}
