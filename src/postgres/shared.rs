@@ -267,6 +267,9 @@ pub struct Shared {
     pub verifications: [ProgressSlot; MAX_VERIFICATIONS],
 }
 
+// Postgres gives memory at multiples of this.
+const _: () = assert!(std::mem::align_of::<Shared>() <= pg_sys::PG_CACHE_LINE_SIZE as usize);
+
 static SHARED: AtomicPtr<Shared> = AtomicPtr::new(std::ptr::null_mut());
 /// How often this postmaster has made the area: once more after each crash of one of its processes.
 static TIMES_MADE: AtomicU32 = AtomicU32::new(0);
