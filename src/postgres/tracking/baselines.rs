@@ -6,6 +6,7 @@ use crate::postgres::relation;
 use crate::postgres::single_row;
 use crate::postgres::tables::{self, RegisteredSnapshot, Row, Table, TableScan};
 use pgrx::{pg_sys, IntoDatum};
+use std::collections::HashMap;
 
 /// A relation whose rows are not all recorded.
 pub struct Baseline {
@@ -98,11 +99,22 @@ pub fn find(table_id: &str, relation: pg_sys::Oid) -> Option<Baseline> {
     of(|baseline| baseline.is_of(table_id, relation)).pop()
 }
 
-/// How many pages of a table have had their turn, and of how many; `None` if all rows are recorded.
-pub fn progress(table_id: &str) -> Option<(i64, i64)> {
-    let own = of(|baseline| baseline.table_id == table_id);
-    let sum = |count: fn(&Baseline) -> u32| own.iter().map(|baseline| i64::from(count(baseline))).sum();
-    (!own.is_empty()).then(|| (sum(|own| own.next_page), sum(|own| own.page_count)))
+/// Of a table whose rows are not all recorded.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Progress {
+    pub pages_done: i64,
+    pub pages: i64,
+}
+
+/// That of each table which has some, by its id.
+pub fn progress() -> HashMap<String, Progress> {
+    let mut by_table: HashMap<String, Progress> = HashMap::new();
+    for baseline in of(|_| true) {
+        let progress = by_table.entry(baseline.table_id).or_default();
+        progress.pages_done += i64::from(baseline.next_page);
+        progress.pages += i64::from(baseline.page_count);
+    }
+    by_table
 }
 
 /// Row versions from before this may have no entries, as the worker has still to record some.

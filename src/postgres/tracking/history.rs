@@ -2,13 +2,14 @@
 
 use super::baselines;
 use super::columns::{Column, Columns};
+use super::compare_rows::RowProblem;
 use super::options::Options;
 use super::plan::{self, Plan};
 use super::readers::{check_reader, check_selects, sees_whole_table};
 use super::row_key::RowKey;
 use super::rows;
 use super::verify_row::{check_signature, presence, ByLedger, Comparer, Finding, Problem};
-use super::verify_table::{self, RowProblem};
+use super::verify_tables;
 use super::versions::{self, text_member, Version};
 use crate::ledger::canonical_json::member;
 use crate::ledger::row_change::row_id;
@@ -51,7 +52,7 @@ fn verify_table(
     let mut more = 0_u64;
     as_ledger_owner(|| {
         or_raise(require_baseline(target));
-        let verified = verify_table::verify(target, &mut |problem| match rows.len() < MAX_ROWS {
+        let verified = verify_tables::verify_one(target, &mut |problem| match rows.len() < MAX_ROWS {
             true => rows.push(problem_row(problem)),
             false => more += 1,
         });
@@ -278,7 +279,7 @@ fn by_ledger(
 fn plan_of(table: &Table) -> Result<Rc<Plan>, Failure> {
     // SAFETY: the relation is open.
     let options = unsafe { Options::of_relation(table.relation()) };
-    let options = options.ok_or_else(|| verify_table::not_tracked(table))?;
+    let options = options.ok_or_else(|| verify_tables::not_tracked(table))?;
     plan::of(table, || Ok(options))
 }
 
@@ -287,16 +288,15 @@ pub fn require_baseline(target: pg_sys::Oid) -> Result<(), Failure> {
     let table = Table::open_oid(target, pg_sys::AccessShareLock);
     // SAFETY: the relation is open.
     let options = unsafe { Options::of_relation(table.relation()) };
-    let options = options.ok_or_else(|| verify_table::not_tracked(&table))?;
-    match baselines::progress(&options.table_id) {
-        None => Ok(()),
-        Some((done, pages)) => Err(Failure::new(
-            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-            format!("the rows of table {} are still being recorded", relation::qualified_name(&table)),
-        )
-        .detail(format!("{done} of {pages} pages are done."))
-        .hint("View ledger.tracked_tables shows the progress; verify again when its state is \"tracked\". If nothing moves, see ledger.workers, and the server's log for why the table cannot be recorded.")),
-    }
+    let options = options.ok_or_else(|| verify_tables::not_tracked(&table))?;
+    baselines::progress().get(&options.table_id).map_or(Ok(()), |progress| Err(still_recorded(&table, progress)))
+}
+
+pub fn still_recorded(table: &Table, progress: &baselines::Progress) -> Failure {
+    let message = format!("the rows of table {} are still being recorded", relation::qualified_name(table));
+    Failure::new(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+        .detail(format!("{} of {} pages are done.", progress.pages_done, progress.pages))
+        .hint("View ledger.tracked_tables shows the progress; verify again when its state is \"tracked\". If nothing moves, see ledger.workers, and the server's log for why the table cannot be recorded.")
 }
 
 /// A row, by its key as a user writes it.

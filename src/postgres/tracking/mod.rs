@@ -23,7 +23,7 @@
 //! | [`command_parts`] | what such commands are made of |
 //! | [`versions`], [`version_runs`], [`run_writer`] | the entries about one row, and how they are found |
 //! | [`verify_row`] | one row against its entries |
-//! | [`verify_table`], [`sorter`] | all rows against all entries |
+//! | [`verify_tables`], [`sorter`], [`compare_rows`] | all rows of one or more tables against all entries |
 //! | [`verify_all`] | all tables, and whether they are tracked as the ledger says |
 //! | [`history`], [`readers`] | the functions for one row, and who may call them |
 //! | [`lost`] | tables that are not tracked any more, though nobody has said so |
@@ -34,6 +34,7 @@ pub mod columns;
 pub mod command_order;
 pub mod command_parts;
 pub mod commands;
+pub mod compare_rows;
 pub mod drops;
 pub mod fixed_settings;
 pub mod history;
@@ -57,7 +58,7 @@ pub mod sorter;
 pub mod truncation;
 pub mod verify_all;
 pub mod verify_row;
-pub mod verify_table;
+pub mod verify_tables;
 pub mod version_runs;
 pub mod versions;
 

@@ -1,5 +1,5 @@
-//! Entries and rows, brought together by an external sort: those about one row behind one another, in the order in which it was
-//! changed, and the row itself last.
+//! Entries and rows, brought together by an external sort: those of one table behind one another, among them those about one row, in
+//! the order in which it was changed, and the row itself last.
 
 use crate::ledger::Hash;
 use crate::postgres::errors::is_unwinding;
@@ -25,6 +25,8 @@ pub struct Place {
 /// An entry about a row, or the row.
 #[derive(Clone, Copy)]
 pub struct Record {
+    /// The number of the table in this verification. Two tables can have the same row ids: a copy that was restored beside another, say.
+    pub table: u32,
     pub row_id: Uuid,
     pub at: i64,
     pub entry_id: Uuid,
@@ -46,8 +48,9 @@ pub fn shape_number(shape: &str) -> u128 {
 }
 
 impl Record {
-    pub fn live(row_id: Uuid, data_hash: Hash, shape: u128, place: Place) -> Record {
+    pub fn live(table: u32, row_id: Uuid, data_hash: Hash, shape: u128, place: Place) -> Record {
         Record {
+            table,
             row_id,
             at: i64::MAX,
             entry_id: Uuid::nil(),
@@ -64,9 +67,10 @@ impl Record {
         }
     }
 
-    /// Bytes that sort as the record does: by row, then by time.
+    /// Bytes that sort as the record does: by table, by row, then by time.
     fn bytes(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(160);
+        let mut bytes = Vec::with_capacity(168);
+        bytes.extend_from_slice(&self.table.to_be_bytes());
         bytes.extend_from_slice(self.row_id.as_bytes());
         // The sign is turned over, so that bytes sort as numbers do.
         bytes.extend_from_slice(&((self.at as u64) ^ (1 << 63)).to_be_bytes());
@@ -89,6 +93,7 @@ impl Record {
 
     fn parse(bytes: &[u8]) -> Option<Record> {
         let mut rest = bytes;
+        let table = u32::from_be_bytes(take(&mut rest)?);
         let row_id = Uuid::from_bytes(take(&mut rest)?);
         let at = (u64::from_be_bytes(take(&mut rest)?) ^ (1 << 63)) as i64;
         let entry_id = Uuid::from_bytes(take(&mut rest)?);
@@ -104,6 +109,7 @@ impl Record {
             ip_posid: part()?,
         };
         Some(Record {
+            table,
             row_id,
             at,
             entry_id,
@@ -128,12 +134,16 @@ fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
 }
 
 /// Postgres' external sort, of byte strings.
-pub struct Sorter(*mut pg_sys::Tuplesortstate);
+pub struct Sorter {
+    state: *mut pg_sys::Tuplesortstate,
+    /// Read, and of another table than the one that was asked for.
+    ahead: Option<Record>,
+}
 
 impl Sorter {
     pub fn new() -> Sorter {
         // SAFETY: no coordination with other processes, no random access. bytea has no collation.
-        Sorter(unsafe {
+        let state = unsafe {
             pg_sys::tuplesort_begin_datum(
                 pg_sys::BYTEAOID,
                 pg_sys::Oid::from(pg_sys::ByteaLessOperator),
@@ -143,7 +153,8 @@ impl Sorter {
                 std::ptr::null_mut(),
                 NO_OPTIONS,
             )
-        })
+        };
+        Sorter { state, ahead: None }
     }
 
     pub fn put(&mut self, record: &Record) {
@@ -155,20 +166,30 @@ impl Sorter {
         // for it.
         unsafe {
             pgrx::set_varsize_4b(varlena.as_mut_ptr().cast(), varlena.len() as i32);
-            pg_sys::tuplesort_putdatum(self.0, pg_sys::Datum::from(varlena.as_ptr()), false);
+            pg_sys::tuplesort_putdatum(self.state, pg_sys::Datum::from(varlena.as_ptr()), false);
         }
     }
 
     pub fn sort(&mut self) {
         // SAFETY: everything was put in.
-        unsafe { pg_sys::tuplesort_performsort(self.0) }
+        unsafe { pg_sys::tuplesort_performsort(self.state) }
     }
 
-    pub fn next(&mut self) -> Option<Record> {
+    /// The next record, if it is of this table.
+    pub fn next_of(&mut self, table: u32) -> Option<Record> {
+        let next = self.ahead.take().or_else(|| self.next())?;
+        if next.table == table {
+            return Some(next);
+        }
+        self.ahead = Some(next);
+        None
+    }
+
+    fn next(&mut self) -> Option<Record> {
         let (mut value, mut is_null) = (pg_sys::Datum::null(), false);
         // SAFETY: sorted; the value is good until the next is asked for, and read before that.
         unsafe {
-            if !get_datum(self.0, &mut value, &mut is_null) {
+            if !get_datum(self.state, &mut value, &mut is_null) {
                 return None;
             }
             let record = Record::parse(pgrx::varlena_to_byte_slice(value.cast_mut_ptr()));
@@ -184,7 +205,7 @@ impl Drop for Sorter {
             return;
         }
         // SAFETY: begun in new(), ended only here.
-        unsafe { pg_sys::tuplesort_end(self.0) }
+        unsafe { pg_sys::tuplesort_end(self.state) }
     }
 }
 

@@ -1,16 +1,19 @@
 //! The tables part of verify_all(): each tracked table's rows, and whether it is tracked as the ledger says.
 
-use super::history::require_baseline;
+use super::baselines::{self, Progress};
+use super::compare_rows::RowProblem;
+use super::history::still_recorded;
 use super::lost::{self, Noted};
 use super::options::{Coverage, Options};
-use super::verify_table::{self, RowProblem};
+use super::verify_tables::{self, Counts, Target};
+use crate::postgres::errors::Failure;
 use crate::postgres::jsonb::Jsonb;
 use crate::postgres::relation;
 use crate::postgres::spi;
 use crate::postgres::tables::{RegisteredSnapshot, Row, Table};
-use pgrx::pg_sys;
+use pgrx::{check_for_interrupts, pg_sys};
 use serde_json::{json, Value};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// Problems of a table that are listed.
 const MAX_LISTED: usize = 100;
@@ -26,11 +29,11 @@ struct Tracked {
 /// One object for each tracked table.
 pub fn verify_all_tables() -> (bool, Value) {
     let (mut tracked, mut by_ledger) = tracked_tables();
+    let is_there = locked(&tracked);
     let mut faults = Vec::new();
     tracked.retain(|table| {
         let noted = by_ledger.remove(&table.options.table_id);
-        // It may have been dropped since.
-        let is_there = relation::lock_if_there(table.oid);
+        let is_there = is_there.contains(&table.oid);
         faults.extend(is_there.then(|| fault_of_tracking(table, noted.as_ref())).flatten());
         is_there
     });
@@ -44,38 +47,79 @@ pub fn verify_all_tables() -> (bool, Value) {
     }
     verdicts.extend(faults);
     let mut all_valid = verdicts.is_empty();
-    for Tracked { oid, name, .. } in tracked {
-        // Not tracked any more since.
-        if options_of(oid).is_none() {
-            continue;
-        }
-        if let Err(failure) = require_baseline(oid) {
-            verdicts.push(json!({"table": name, "valid": null, "message": failure.text()}));
-            continue;
-        }
-        let (is_valid, verdict) = verify_one(oid, &name);
-        all_valid &= is_valid;
-        verdicts.push(verdict);
+    let of_rows = verify_rows(&tracked);
+    for verdict in tracked.iter().filter_map(|table| of_rows.get(&table.oid)) {
+        all_valid &= verdict["valid"] != json!(false);
+        verdicts.push(verdict.clone());
     }
     (all_valid, Value::from(verdicts))
 }
 
-fn verify_one(target: pg_sys::Oid, name: &str) -> (bool, Value) {
-    let mut problems = Vec::new();
-    let verified = verify_table::verify(target, &mut |problem| {
-        if problems.len() < MAX_LISTED {
-            problems.push(problem_json(&problem));
+/// In the order in which they are locked, that of their oids. One can be there twice: with two triggers, say.
+fn in_order_of_oids(tracked: &[Tracked]) -> Vec<&Tracked> {
+    let mut in_order: Vec<&Tracked> = tracked.iter().collect();
+    in_order.sort_by_key(|table| table.oid.to_u32());
+    in_order.dedup_by_key(|table| table.oid);
+    in_order
+}
+
+/// Those that have not been dropped since. They stay.
+fn locked(tracked: &[Tracked]) -> HashSet<pg_sys::Oid> {
+    let in_order = in_order_of_oids(tracked).into_iter().map(|table| table.oid);
+    in_order.filter(|oid| relation::lock_if_there(*oid)).collect()
+}
+
+/// The verdicts on the rows of the tables, which are locked, by oid.
+fn verify_rows(tracked: &[Tracked]) -> HashMap<pg_sys::Oid, Value> {
+    let under_way = baselines::progress();
+    let (mut verdicts, mut tables, mut targets) = (HashMap::new(), Vec::new(), Vec::new());
+    for table in in_order_of_oids(tracked) {
+        check_for_interrupts!();
+        match target_of(table, &under_way) {
+            Ok(Some(target)) => {
+                tables.push(table);
+                targets.push(target);
+            }
+            Ok(None) => {}
+            Err(verdict) => drop(verdicts.insert(table.oid, verdict)),
+        }
+    }
+    if targets.is_empty() {
+        return verdicts;
+    }
+    let mut problems = vec![Vec::new(); targets.len()];
+    let outcomes = verify_tables::verify(targets, &mut |number, problem| {
+        if problems[number].len() < MAX_LISTED {
+            problems[number].push(problem_json(&problem));
         }
     });
-    match verified {
+    for ((table, outcome), problems) in tables.into_iter().zip(outcomes).zip(problems) {
+        verdicts.insert(table.oid, verdict_on(table, outcome, problems));
+    }
+    verdicts
+}
+
+/// What there is to verify of a table: none if it is not tracked any more since. Else the verdict, where its rows cannot be verified.
+fn target_of(table: &Tracked, under_way: &HashMap<String, Progress>) -> Result<Option<Target>, Value> {
+    let open = Table::open_oid(table.oid, pg_sys::AccessShareLock);
+    // SAFETY: the relation is open.
+    let Some(options) = (unsafe { Options::of_relation(open.relation()) }) else { return Ok(None) };
+    let said =
+        |valid: Option<bool>, failure: Failure| json!({"table": table.name, "valid": valid, "message": failure.text()});
+    if let Some(progress) = under_way.get(&options.table_id) {
+        return Err(said(None, still_recorded(&open, progress)));
+    }
+    // It has lost its primary key, say: nobody can tell what was done to it.
+    Target::lock(table.oid).map(Some).map_err(|failure| said(Some(false), failure))
+}
+
+fn verdict_on(table: &Tracked, outcome: Result<Counts, Failure>, problems: Vec<Value>) -> Value {
+    match outcome {
         Ok(counts) => {
-            let is_valid = counts.problems == 0;
-            let verdict = json!({"table": name, "valid": is_valid, "row_count": counts.rows, "entry_count": counts.entries,
-                                 "error_count": counts.problems, "errors": problems});
-            (is_valid, verdict)
+            json!({"table": table.name, "valid": counts.problems == 0, "row_count": counts.rows, "entry_count": counts.entries,
+                   "error_count": counts.problems, "errors": problems})
         }
-        // It has lost its primary key, say: nobody can tell what was done to it.
-        Err(failure) => (false, json!({"table": name, "valid": false, "message": failure.text()})),
+        Err(failure) => json!({"table": table.name, "valid": false, "message": failure.text()}),
     }
 }
 
@@ -157,11 +201,4 @@ fn problem_json(problem: &RowProblem) -> Value {
         "block_number": problem.block_number,
         "detail": problem.detail,
     })
-}
-
-/// What a table is tracked with, if it is.
-fn options_of(target: pg_sys::Oid) -> Option<Options> {
-    let table = Table::open_oid(target, pg_sys::AccessShareLock);
-    // SAFETY: the relation is open.
-    unsafe { Options::of_relation(table.relation()) }
 }

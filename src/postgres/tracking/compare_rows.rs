@@ -1,0 +1,217 @@
+//! The rows of one table against the entries about them, which come sorted: those about one row behind one another, in the order
+//! in which it was changed, and the row itself last.
+
+use super::columns;
+use super::options::Options;
+use super::plan;
+use super::row_key;
+use super::rows;
+use super::sorter::{Kind, Record, Sorter};
+use super::verify_row::{check_signature, presence, ByLedger, Comparer, Finding, Problem};
+use super::versions::Version;
+use crate::postgres::errors::Failure;
+use crate::postgres::partitions;
+use crate::postgres::tables::{self, RegisteredSnapshot, Table};
+use pgrx::{check_for_interrupts, pg_sys};
+use std::collections::HashMap;
+use uuid::Uuid;
+
+/// A row with which something is wrong.
+pub struct RowProblem {
+    /// Canonical JSON; empty where nobody can tell.
+    pub row_key: String,
+    pub problem: Problem,
+    pub entry_id: Option<Uuid>,
+    pub block_number: Option<i64>,
+    pub detail: String,
+}
+
+/// Goes through rows and entries, one row after the other.
+pub struct Comparison<'a> {
+    root: Table,
+    options: &'a Options,
+    snapshot: &'a RegisteredSnapshot,
+    /// When all rows were removed, and by which entry, in this order.
+    truncates: &'a [(i64, Uuid)],
+    /// By relation, of those in which a row was looked at again.
+    comparers: HashMap<pg_sys::Oid, Comparer>,
+    each: &'a mut dyn FnMut(RowProblem),
+    problem_count: u64,
+}
+
+impl<'a> Comparison<'a> {
+    /// Gives `each` every problem of the table.
+    pub fn new(
+        root: Table,
+        options: &'a Options,
+        snapshot: &'a RegisteredSnapshot,
+        truncates: &'a [(i64, Uuid)],
+        each: &'a mut dyn FnMut(RowProblem),
+    ) -> Self {
+        Comparison { root, options, snapshot, truncates, comparers: HashMap::new(), each, problem_count: 0 }
+    }
+
+    /// Takes the table's records from the sorter, which has come to them. Returns how many problems there are.
+    pub fn run(mut self, sorter: &mut Sorter, table: u32) -> Result<u64, Failure> {
+        let mut group = Group::default();
+        while let Some(record) = sorter.next_of(table) {
+            check_for_interrupts!();
+            if group.row_id != Some(record.row_id) {
+                self.judge(&group)?;
+                group = Group { row_id: Some(record.row_id), ..Group::default() };
+            }
+            match record.kind {
+                Kind::Live => group.live = Some(record),
+                _ => {
+                    self.check_link(group.newest.as_ref(), &record)?;
+                    group.newest = Some(record);
+                }
+            }
+        }
+        self.judge(&group)?;
+        Ok(self.problem_count)
+    }
+
+    /// What an entry found must be what the entry before left: the same row, or none.
+    fn check_link(&mut self, before: Option<&Record>, entry: &Record) -> Result<(), Failure> {
+        // A baseline may have been taken after its own transaction went on writing, and be taken twice.
+        let is_of_tracking = before.is_some_and(|before| before.is_baseline && before.transaction == entry.transaction);
+        if entry.is_baseline || is_of_tracking {
+            return Ok(());
+        }
+        let left = before.filter(|before| before.kind == Kind::Exists && !self.is_truncated_between(before, entry));
+        let finding = match (left, entry.previous) {
+            (Some(left), Some(found)) if left.shape == entry.shape && left.data_hash != found => Some((
+                Problem::Modified,
+                format!("the row was changed without a record after this entry, and before entry {}", entry.entry_id),
+            )),
+            (Some(_), None) => Some((
+                Problem::Missing,
+                format!("the row was removed without a record after this entry, and before entry {}", entry.entry_id),
+            )),
+            (None, Some(_)) if before.is_some() => Some((
+                Problem::Resurrected,
+                format!("the row was put back without a record after this entry, and before entry {}", entry.entry_id),
+            )),
+            (None, Some(_)) if !entry.precedes_baseline => {
+                Some((Problem::Unrecorded, "this entry found the row, and none before is about it".to_owned()))
+            }
+            _ => None,
+        };
+        finding.map_or(Ok(()), |finding| self.report(before.unwrap_or(entry), finding))
+    }
+
+    fn is_truncated_between(&self, before: &Record, after: &Record) -> bool {
+        let next = self.truncates.partition_point(|at| *at < (before.at, before.entry_id));
+        self.truncates.get(next).is_some_and(|at| *at < (after.at, after.entry_id))
+    }
+
+    /// Compares what the newest entry says of a row with the row.
+    fn judge(&mut self, group: &Group) -> Result<(), Failure> {
+        let Some(newest) = &group.newest else {
+            return group.live.as_ref().map_or(Ok(()), |live| self.report_live(live));
+        };
+        let last_truncate = self.truncates.last();
+        let is_truncated = last_truncate.is_some_and(|at| *at > (newest.at, newest.entry_id));
+        let by_ledger = match newest.kind {
+            _ if is_truncated => ByLedger::Truncated,
+            Kind::Exists => ByLedger::Exists,
+            _ => ByLedger::Gone,
+        };
+        let exists = by_ledger == ByLedger::Exists;
+        if newest.has_bad_signature {
+            let version = self.version(newest);
+            let finding = version.map(|version| check_signature(&version)).transpose()?.flatten();
+            let finding = finding.unwrap_or((Problem::Signature, "the signature of the entry is not good".to_owned()));
+            self.report(newest, finding)?;
+        }
+        let Some(live) = group.live.as_ref().filter(|_| exists) else {
+            if !exists && group.live.is_none() {
+                return Ok(());
+            }
+            let version = self.version(newest);
+            let finding = presence(version.as_ref(), by_ledger, group.live.is_some());
+            return finding.map_or(Ok(()), |finding| self.report(newest, finding));
+        };
+        if live.shape == newest.shape && live.data_hash == newest.data_hash {
+            return Ok(());
+        }
+        let finding = self.compare_fully(newest, live)?;
+        finding.map_or(Ok(()), |finding| self.report(newest, finding))
+    }
+
+    /// With the row and the entry in hand: under the shape of the entry, and with the names of columns.
+    fn compare_fully(&mut self, newest: &Record, live: &Record) -> Result<Option<Finding>, Failure> {
+        let Some(version) = self.version(newest) else { return Ok(None) };
+        let snapshot = self.snapshot.as_ptr();
+        let comparer = self.comparer(live.place.relation)?;
+        let table = Table::open_oid(live.place.relation, pg_sys::AccessShareLock);
+        // SAFETY: the snapshot is registered.
+        let compared = unsafe { rows::fetch(&table, live.place.tid, snapshot, |row| comparer.compare(row, &version)) };
+        compared.unwrap_or(Ok(None))
+    }
+
+    fn comparer(&mut self, relation: pg_sys::Oid) -> Result<&mut Comparer, Failure> {
+        if !self.comparers.contains_key(&relation) {
+            let leaf = Table::open_oid(relation, pg_sys::AccessShareLock);
+            let plan = plan::of(&leaf, || Ok(self.options.clone()))?;
+            self.comparers.insert(relation, Comparer::new(leaf, plan));
+        }
+        Ok(self.comparers.get_mut(&relation).expect("it has just been put there"))
+    }
+
+    /// The entry behind a record.
+    fn version(&self, record: &Record) -> Option<Version> {
+        let snapshot = self.snapshot.as_ptr();
+        let read = |row: &tables::Row| Version::from_row(row);
+        let found = match record.block {
+            0 => {
+                let table = Table::open("entries_pending", pg_sys::AccessShareLock);
+                partitions::find(&table, record.entry_id, snapshot, read)
+            }
+            block => partitions::find_in_block(block, record.entry_id, snapshot, read),
+        };
+        found.flatten()
+    }
+
+    fn report(&mut self, entry: &Record, finding: Finding) -> Result<(), Failure> {
+        let version = self.version(entry);
+        let key = version.as_ref().and_then(Version::change).map(|change| {
+            let key = if change.row_id == entry.row_id { change.key } else { change.old_key.unwrap_or_default() };
+            row_key::renamed(key, change.shape, &self.root)
+        });
+        self.found(RowProblem {
+            row_key: key.transpose()?.unwrap_or_default(),
+            problem: finding.0,
+            entry_id: Some(entry.entry_id),
+            block_number: (entry.block != 0).then_some(entry.block),
+            detail: finding.1,
+        });
+        Ok(())
+    }
+
+    fn report_live(&mut self, live: &Record) -> Result<(), Failure> {
+        let snapshot = self.snapshot.as_ptr();
+        let comparer = self.comparer(live.place.relation)?;
+        let key = |row: &tables::Row| columns::object(&comparer.plan.key, row);
+        // SAFETY: the snapshot is registered.
+        let key = unsafe { rows::fetch(comparer.table(), live.place.tid, snapshot, key) };
+        let Some((problem, detail)) = presence(None, ByLedger::Gone, true) else { return Ok(()) };
+        let row_key = key.transpose()?.unwrap_or_default();
+        self.found(RowProblem { row_key, problem, entry_id: None, block_number: None, detail });
+        Ok(())
+    }
+
+    fn found(&mut self, problem: RowProblem) {
+        self.problem_count += 1;
+        (self.each)(problem);
+    }
+}
+
+/// What is known of one row while its entries go by.
+#[derive(Default)]
+struct Group {
+    row_id: Option<Uuid>,
+    newest: Option<Record>,
+    live: Option<Record>,
+}

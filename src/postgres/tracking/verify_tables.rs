@@ -1,0 +1,310 @@
+//! All rows of tracked tables against all entries about them.
+//!
+//! Entries and rows are read once each, under one snapshot, however many tables there are, and brought together by an external
+//! sort: Postgres' own, which takes `maintenance_work_mem` and then disk. What is sorted is 150 bytes for each entry and each row,
+//! so size does not matter. Then one table is compared after the other, and nothing is kept of a table beyond its turn but its
+//! counts and its truncates. Nothing is taken from `ledger.row_versions`: who could change the one could change the other.
+
+use super::compare_rows::{Comparison, RowProblem};
+use super::options::Options;
+use super::plan::{self, Plan};
+use super::row_key::RowKey;
+use super::sorter::{shape_number, Kind, Place, Record, Sorter};
+use super::verify_row::check_signature;
+use super::versions::{self, Version};
+use crate::ledger::row_change::{Operation, RowChange};
+use crate::ledger::{parse_hash, sha256, Hash};
+use crate::postgres::all_entries;
+use crate::postgres::errors::Failure;
+use crate::postgres::relation;
+use crate::postgres::tables::{self, entry_column, RegisteredSnapshot, Table, TableScan};
+use crate::postgres::verification::progress::{Phase, Progress};
+use pgrx::{check_for_interrupts, pg_sys, PgMemoryContexts, PgSqlErrorCode};
+use std::collections::HashMap;
+use uuid::Uuid;
+
+/// What a verification has seen of a table.
+#[derive(Default)]
+pub struct Counts {
+    pub rows: u64,
+    pub entries: u64,
+    /// Of the entries, those that have a signature.
+    pub signed: u64,
+    pub problems: u64,
+}
+
+/// A tracked table that is to be verified, locked until the transaction ends.
+pub struct Target {
+    oid: pg_sys::Oid,
+    options: Options,
+}
+
+impl Target {
+    /// Locks the table and its partitions.
+    pub fn lock(oid: pg_sys::Oid) -> Result<Target, Failure> {
+        let root = Table::open_oid(oid, pg_sys::AccessShareLock);
+        // SAFETY: the relation is open.
+        let options = unsafe { Options::of_relation(root.relation()) }.ok_or_else(|| not_tracked(&root))?;
+        check_whole(&root, &options)?;
+        relation::tree(&root, pg_sys::AccessShareLock);
+        Ok(Target { oid, options })
+    }
+
+    fn open(&self) -> Table {
+        Table::open_oid(self.oid, pg_sys::AccessShareLock)
+    }
+}
+
+/// The entries tell in which table a row is, not in which partition of it.
+fn check_whole(table: &Table, options: &Options) -> Result<(), Failure> {
+    let plan = plan::of(table, || Ok(options.clone()))?;
+    if !plan.is_partition {
+        return Ok(());
+    }
+    let (name, whole) = (relation::qualified_name(table), &plan.table);
+    Err(Failure::new(PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE, format!("cannot verify table {name} alone"))
+        .detail(format!("It is a partition of {whole}, which is tracked, and its rows with it."))
+        .hint(format!("Call the function for {whole}.")))
+}
+
+pub fn not_tracked(table: &Table) -> Failure {
+    let message = format!("table {} is not tracked", relation::qualified_name(table));
+    let track = format!("SELECT ledger.track({})", relation::name_literal(table));
+    Failure::new(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+        .hint(format!("{track} has its rows recorded; view ledger.tracked_tables lists the tables that are."))
+}
+
+/// Verifies one table; gives `each` every problem.
+pub fn verify_one(target: pg_sys::Oid, each: &mut dyn FnMut(RowProblem)) -> Result<Counts, Failure> {
+    let mut outcomes = verify(vec![Target::lock(target)?], &mut |_, problem| each(problem));
+    outcomes.pop().expect("one for each table")
+}
+
+/// Verifies the tables; gives `each` every problem, with the number of its table. Returns what was seen of each, or why it cannot be
+/// verified: that keeps none of the others from it.
+pub fn verify(targets: Vec<Target>, each: &mut dyn FnMut(usize, RowProblem)) -> Vec<Result<Counts, Failure>> {
+    let mut verification = Verification::of(targets);
+    verification.read_entries();
+    verification.warn_of_missing_entries();
+    verification.read_rows();
+    verification.compare(each);
+    verification.tables.into_iter().map(|table| table.failure.map_or(Ok(table.counts), Err)).collect()
+}
+
+struct Verification {
+    tables: Vec<Verified>,
+    /// The numbers of the tables with an id. A copy that was restored beside another has the same.
+    by_id: HashMap<String, Vec<usize>>,
+    /// Of all entries, those that are sealed.
+    sealed: i64,
+    reading: Reading,
+}
+
+/// A table in the course of it.
+struct Verified {
+    number: u32,
+    target: Target,
+    /// When all rows were removed, and by which entry.
+    truncates: Vec<(i64, Uuid)>,
+    counts: Counts,
+    /// Why it cannot be verified.
+    failure: Option<Failure>,
+}
+
+/// What all tables share.
+struct Reading {
+    snapshot: RegisteredSnapshot,
+    progress: Progress,
+    sorter: Sorter,
+    entry_count: u64,
+    row_count: u64,
+}
+
+impl Verification {
+    fn of(targets: Vec<Target>) -> Verification {
+        let mut by_id: HashMap<String, Vec<usize>> = HashMap::new();
+        for (number, target) in targets.iter().enumerate() {
+            by_id.entry(target.options.table_id.clone()).or_default().push(number);
+        }
+        let verified = |(number, target)| Verified {
+            number,
+            target,
+            truncates: Vec::new(),
+            counts: Counts::default(),
+            failure: None,
+        };
+        // As of now, when nobody can truncate a table any more, or write it anew: that shows to older snapshots as well.
+        let snapshot = RegisteredSnapshot::latest();
+        let (progress, sorter) = (Progress::start(), Sorter::new());
+        Verification {
+            tables: (0..).zip(targets).map(verified).collect(),
+            by_id,
+            sealed: 0,
+            reading: Reading { snapshot, progress, sorter, entry_count: 0, row_count: 0 },
+        }
+    }
+
+    fn read_entries(&mut self) {
+        self.reading.progress.phase(Phase::RowEntries);
+        // It fails where no table is left that can be verified, and each has its reason then.
+        // SAFETY: the snapshot is registered as long as this verification.
+        unsafe { all_entries::for_each(self.reading.snapshot.as_ptr(), |row| self.take_entry(row)).ok() };
+        self.tables.iter_mut().for_each(|table| table.truncates.sort_unstable());
+    }
+
+    fn take_entry(&mut self, row: &tables::Row) -> Result<(), Failure> {
+        self.sealed += i64::from(!row.is_null(entry_column::BLOCK_NUMBER));
+        if !versions::is_about_rows(row) {
+            return Ok(());
+        }
+        let Some(version) = Version::from_row(row) else { return Ok(()) };
+        let Some(change) = version.change() else { return Ok(()) };
+        let Some(numbers) = self.by_id.get(change.table_id) else { return Ok(()) };
+        self.reading.entry_count += 1;
+        self.reading.progress.blocks(0, self.reading.entry_count);
+        for number in numbers {
+            let table = &mut self.tables[*number];
+            let Some(failure) = table.attempt(|table| table.take_entry(&version, &change, &mut self.reading)) else {
+                continue;
+            };
+            if self.tables.iter().all(Verified::has_failed) {
+                return Err(failure);
+            }
+        }
+        Ok(())
+    }
+
+    /// Their rows look as if they had never been recorded, or not as they are.
+    fn warn_of_missing_entries(&self) {
+        let recorded = tables::newest_block(&self.reading.snapshot).map_or(0, |head| head.tree_size);
+        // Not all have been read where no table can be verified.
+        if self.sealed >= recorded || self.tables.iter().all(Verified::has_failed) {
+            return;
+        }
+        let of_table = match self.tables.as_slice() {
+            [table] => format!(" of table {}", relation::qualified_name(&table.target.open())),
+            _ => String::new(),
+        };
+        let message = format!("{} of {recorded} sealed entries are gone from the ledger", recorded - self.sealed);
+        Failure::new(PgSqlErrorCode::ERRCODE_DATA_CORRUPTED, message)
+            .detail(format!("Rows{of_table} that they are about are reported as unrecorded, or compared with older entries."))
+            .hint("If a partition of ledger.entries_sealed was detached, attach it again. SELECT * FROM ledger.find_tampering() shows what is missing.")
+            .warn();
+    }
+
+    fn read_rows(&mut self) {
+        self.reading.progress.phase(Phase::Rows);
+        for table in &mut self.tables {
+            table.attempt(|table| table.read_rows(&mut self.reading));
+        }
+    }
+
+    fn compare(&mut self, each: &mut dyn FnMut(usize, RowProblem)) {
+        self.reading.progress.phase(Phase::Comparing);
+        self.reading.sorter.sort();
+        for (number, table) in self.tables.iter_mut().enumerate() {
+            table.attempt(|table| table.compare(&mut self.reading, &mut |problem| each(number, problem)));
+            table.pass_over(&mut self.reading.sorter);
+        }
+    }
+}
+
+impl Verified {
+    fn has_failed(&self) -> bool {
+        self.failure.is_some()
+    }
+
+    /// Goes on with the table, where it has not failed yet. Gives back why it has failed now.
+    fn attempt(&mut self, step: impl FnOnce(&mut Self) -> Result<(), Failure>) -> Option<Failure> {
+        if self.has_failed() {
+            return None;
+        }
+        self.failure = step(self).err();
+        self.failure.clone()
+    }
+
+    fn take_entry(&mut self, version: &Version, change: &RowChange, reading: &mut Reading) -> Result<(), Failure> {
+        self.counts.entries += 1;
+        self.counts.signed += u64::from(version.signature.is_some());
+        if version.operation == Operation::Truncate {
+            self.truncates.push((version.created_at.micros(), version.entry_id));
+            return Ok(());
+        }
+        let mut record = Record {
+            table: self.number,
+            row_id: change.row_id,
+            at: version.created_at.micros(),
+            entry_id: version.entry_id,
+            kind: if version.leaves_row(change.row_id) { Kind::Exists } else { Kind::Gone },
+            data_hash: parse_hash(&version.data_hash).unwrap_or_default(),
+            // A delete states the row as it was found.
+            previous: match version.operation {
+                Operation::Delete => parse_hash(&version.data_hash),
+                _ => change.previous_hash.and_then(parse_hash),
+            },
+            shape: shape_number(change.shape),
+            block: version.block_number.unwrap_or(0),
+            transaction: change.transaction_id.parse().unwrap_or(0),
+            is_baseline: change.is_baseline,
+            precedes_baseline: change.precedes_baseline,
+            has_bad_signature: check_signature(version)?.is_some(),
+            place: Place::default(),
+        };
+        if let Some(old) = change.old_row_id {
+            // The same entry, as the end of the row under its old key. Under the new one it finds none.
+            reading.sorter.put(&Record { row_id: old, kind: Kind::Gone, ..record });
+            record.previous = None;
+        }
+        reading.sorter.put(&record);
+        Ok(())
+    }
+
+    fn read_rows(&mut self, reading: &mut Reading) -> Result<(), Failure> {
+        for leaf in relation::leaves(self.target.open()) {
+            let plan = plan::of(&leaf, || Ok(self.target.options.clone()))?;
+            self.read_rows_of(&leaf, &plan, reading)?;
+        }
+        Ok(())
+    }
+
+    fn read_rows_of(&mut self, leaf: &Table, plan: &Plan, reading: &mut Reading) -> Result<(), Failure> {
+        let mut context = PgMemoryContexts::new("pg_notary verification");
+        let shape = shape_number(&plan.shape.id);
+        let relation = relation::oid(leaf);
+        let table_id = &self.target.options.table_id;
+        let mut scan = TableScan::start(leaf, &reading.snapshot, 0);
+        while let Some(tuple) = scan.next() {
+            check_for_interrupts!();
+            let row = leaf.deform(tuple);
+            let hash = || -> Result<(Uuid, Hash), Failure> {
+                let image = plan.image(&row)?;
+                Ok((RowKey::id_of(table_id, &plan.key, &row)?, sha256(image.as_bytes())))
+            };
+            // SAFETY: nothing allocated for one row is used after it.
+            let (row_id, data_hash) = unsafe { context.switch_to(|_| hash())? };
+            // SAFETY: as above.
+            unsafe { context.reset() };
+            // SAFETY: the scan's tuple is good until the next.
+            let tid = unsafe { (*tuple).t_self };
+            reading.sorter.put(&Record::live(self.number, row_id, data_hash, shape, Place { relation, tid }));
+            self.counts.rows += 1;
+            reading.row_count += 1;
+            reading.progress.rows(reading.row_count);
+        }
+        Ok(())
+    }
+
+    fn compare(&mut self, reading: &mut Reading, each: &mut dyn FnMut(RowProblem)) -> Result<(), Failure> {
+        let Reading { snapshot, sorter, .. } = reading;
+        let comparison = Comparison::new(self.target.open(), &self.target.options, snapshot, &self.truncates, each);
+        self.counts.problems = comparison.run(sorter, self.number)?;
+        Ok(())
+    }
+
+    /// What the sorter still has of it, where it has failed.
+    fn pass_over(&self, sorter: &mut Sorter) {
+        while sorter.next_of(self.number).is_some() {
+            check_for_interrupts!();
+        }
+    }
+}
