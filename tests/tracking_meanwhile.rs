@@ -79,6 +79,33 @@ fn a_row_of_a_table_that_is_truncated_meanwhile_is_gone_and_not_missing() {
     }
 }
 
+/// Who attaches a partition takes no lock that a reader of the table waits for, or holds up. Here verification has its snapshot, and
+/// waits for the entries.
+#[test]
+fn a_partition_that_is_attached_meanwhile_is_not_unrecorded() {
+    let (cluster, mut client) = start_tracked();
+    let rows = "INSERT INTO events_3 VALUES (1, 3, 'x'), (2, 3, 'y')";
+    client.batch_execute(&format!("CREATE TABLE events_3 (LIKE events INCLUDING ALL); {rows}")).unwrap();
+    seal(&mut client);
+    let mut holding = cluster.connect("postgres");
+    holding.batch_execute("BEGIN; LOCK TABLE ledger.entries_sealed_1").unwrap();
+    let mut verifying = cluster.connect("postgres");
+    let pid = number(&mut verifying, "SELECT pg_backend_pid()");
+    let verification =
+        thread::spawn(move || column(&mut verifying, "SELECT detail FROM ledger.verify_table('events')"));
+    wait_for(
+        &mut client,
+        &format!("EXISTS (SELECT FROM ledger.progress WHERE pid = {pid} AND phase = 'reading entries about rows')"),
+    );
+    client
+        .batch_execute("SET lock_timeout = '10s'; ALTER TABLE events ATTACH PARTITION events_3 FOR VALUES IN (3)")
+        .unwrap();
+    holding.batch_execute("COMMIT").unwrap();
+    let found = in_time("the verification", || verification.join().unwrap());
+    assert!(found.is_empty(), "{found:?}");
+    assert_clean(&mut client, "events");
+}
+
 /// It waits for the table that comes first, and finds another one gone, one not tracked any more, and one tracked.
 #[test]
 fn tables_that_come_and_go_while_all_are_verified_are_not_lost() {

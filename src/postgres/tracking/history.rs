@@ -8,6 +8,7 @@ use super::plan::{self, Plan};
 use super::readers::{check_reader, check_selects, sees_whole_table};
 use super::row_key::RowKey;
 use super::rows;
+use super::targets::not_tracked;
 use super::verify_row::{check_signature, presence, ByLedger, Comparer, Finding, Problem};
 use super::verify_tables;
 use super::versions::{self, text_member, Version};
@@ -279,7 +280,7 @@ fn by_ledger(
 fn plan_of(table: &Table) -> Result<Rc<Plan>, Failure> {
     // SAFETY: the relation is open.
     let options = unsafe { Options::of_relation(table.relation()) };
-    let options = options.ok_or_else(|| verify_tables::not_tracked(table))?;
+    let options = options.ok_or_else(|| not_tracked(table))?;
     plan::of(table, || Ok(options))
 }
 
@@ -288,7 +289,7 @@ pub fn require_baseline(target: pg_sys::Oid) -> Result<(), Failure> {
     let table = Table::open_oid(target, pg_sys::AccessShareLock);
     // SAFETY: the relation is open.
     let options = unsafe { Options::of_relation(table.relation()) };
-    let options = options.ok_or_else(|| verify_tables::not_tracked(&table))?;
+    let options = options.ok_or_else(|| not_tracked(&table))?;
     baselines::progress().get(&options.table_id).map_or(Ok(()), |progress| Err(still_recorded(&table, progress)))
 }
 

@@ -5,7 +5,8 @@ use super::compare_rows::RowProblem;
 use super::history::still_recorded;
 use super::lost::{self, Noted};
 use super::options::{Coverage, Options};
-use super::verify_tables::{self, Counts, Target};
+use super::targets::Target;
+use super::verify_tables::{self, Counts};
 use crate::postgres::errors::Failure;
 use crate::postgres::jsonb::Jsonb;
 use crate::postgres::relation;
@@ -110,7 +111,7 @@ fn target_of(table: &Tracked, under_way: &HashMap<String, Progress>) -> Result<O
         return Err(said(None, still_recorded(&open, progress)));
     }
     // It has lost its primary key, say: nobody can tell what was done to it.
-    Target::lock(table.oid).map(Some).map_err(|failure| said(Some(false), failure))
+    Target::lock(&open, options).map(Some).map_err(|failure| said(Some(false), failure))
 }
 
 fn verdict_on(table: &Tracked, outcome: Result<Counts, Failure>, problems: Vec<Value>) -> Value {

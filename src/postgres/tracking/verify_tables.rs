@@ -7,9 +7,10 @@
 
 use super::compare_rows::{Comparison, RowProblem};
 use super::options::Options;
-use super::plan::{self, Plan};
+use super::plan;
 use super::row_key::RowKey;
 use super::sorter::{shape_number, Kind, Place, Record, Sorter};
+use super::targets::{self, not_tracked, Target};
 use super::verify_row::check_signature;
 use super::versions::{self, Version};
 use crate::ledger::row_change::{Operation, RowChange};
@@ -33,50 +34,13 @@ pub struct Counts {
     pub problems: u64,
 }
 
-/// A tracked table that is to be verified, locked until the transaction ends.
-pub struct Target {
-    oid: pg_sys::Oid,
-    options: Options,
-}
-
-impl Target {
-    /// Locks the table and its partitions.
-    pub fn lock(oid: pg_sys::Oid) -> Result<Target, Failure> {
-        let root = Table::open_oid(oid, pg_sys::AccessShareLock);
-        // SAFETY: the relation is open.
-        let options = unsafe { Options::of_relation(root.relation()) }.ok_or_else(|| not_tracked(&root))?;
-        check_whole(&root, &options)?;
-        relation::tree(&root, pg_sys::AccessShareLock);
-        Ok(Target { oid, options })
-    }
-
-    fn open(&self) -> Table {
-        Table::open_oid(self.oid, pg_sys::AccessShareLock)
-    }
-}
-
-/// The entries tell in which table a row is, not in which partition of it.
-fn check_whole(table: &Table, options: &Options) -> Result<(), Failure> {
-    let plan = plan::of(table, || Ok(options.clone()))?;
-    if !plan.is_partition {
-        return Ok(());
-    }
-    let (name, whole) = (relation::qualified_name(table), &plan.table);
-    Err(Failure::new(PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE, format!("cannot verify table {name} alone"))
-        .detail(format!("It is a partition of {whole}, which is tracked, and its rows with it."))
-        .hint(format!("Call the function for {whole}.")))
-}
-
-pub fn not_tracked(table: &Table) -> Failure {
-    let message = format!("table {} is not tracked", relation::qualified_name(table));
-    let track = format!("SELECT ledger.track({})", relation::name_literal(table));
-    Failure::new(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
-        .hint(format!("{track} has its rows recorded; view ledger.tracked_tables lists the tables that are."))
-}
-
 /// Verifies one table; gives `each` every problem.
 pub fn verify_one(target: pg_sys::Oid, each: &mut dyn FnMut(RowProblem)) -> Result<Counts, Failure> {
-    let mut outcomes = verify(vec![Target::lock(target)?], &mut |_, problem| each(problem));
+    let table = Table::open_oid(target, pg_sys::AccessShareLock);
+    // SAFETY: the relation is open.
+    let options = unsafe { Options::of_relation(table.relation()) }.ok_or_else(|| not_tracked(&table))?;
+    let targets = vec![Target::lock(&table, options)?];
+    let mut outcomes = verify(targets, &mut |_, problem| each(problem));
     outcomes.pop().expect("one for each table")
 }
 
@@ -121,7 +85,9 @@ struct Reading {
 }
 
 impl Verification {
-    fn of(targets: Vec<Target>) -> Verification {
+    fn of(mut targets: Vec<Target>) -> Verification {
+        // As of now, when nobody can truncate a table any more, or write it anew: that shows to older snapshots as well.
+        let snapshot = targets::snapshot_of(&mut targets);
         let mut by_id: HashMap<String, Vec<usize>> = HashMap::new();
         for (number, target) in targets.iter().enumerate() {
             by_id.entry(target.options.table_id.clone()).or_default().push(number);
@@ -133,8 +99,6 @@ impl Verification {
             counts: Counts::default(),
             failure: None,
         };
-        // As of now, when nobody can truncate a table any more, or write it anew: that shows to older snapshots as well.
-        let snapshot = RegisteredSnapshot::latest();
         let (progress, sorter) = (Progress::start(), Sorter::new());
         Verification {
             tables: (0..).zip(targets).map(verified).collect(),
@@ -260,25 +224,26 @@ impl Verified {
     }
 
     fn read_rows(&mut self, reading: &mut Reading) -> Result<(), Failure> {
-        for leaf in relation::leaves(self.target.open()) {
-            let plan = plan::of(&leaf, || Ok(self.target.options.clone()))?;
-            self.read_rows_of(&leaf, &plan, reading)?;
+        for leaf in self.target.leaves() {
+            self.counts.rows += self.read_rows_of(&leaf, reading)?;
         }
         Ok(())
     }
 
-    fn read_rows_of(&mut self, leaf: &Table, plan: &Plan, reading: &mut Reading) -> Result<(), Failure> {
+    fn read_rows_of(&self, leaf: &Table, reading: &mut Reading) -> Result<u64, Failure> {
         let mut context = PgMemoryContexts::new("pg_notary verification");
+        let options = &self.target.options;
+        let plan = plan::of(leaf, || Ok(options.clone()))?;
         let shape = shape_number(&plan.shape.id);
         let relation = relation::oid(leaf);
-        let table_id = &self.target.options.table_id;
+        let before = reading.row_count;
         let mut scan = TableScan::start(leaf, &reading.snapshot, 0);
         while let Some(tuple) = scan.next() {
             check_for_interrupts!();
             let row = leaf.deform(tuple);
             let hash = || -> Result<(Uuid, Hash), Failure> {
                 let image = plan.image(&row)?;
-                Ok((RowKey::id_of(table_id, &plan.key, &row)?, sha256(image.as_bytes())))
+                Ok((RowKey::id_of(&options.table_id, &plan.key, &row)?, sha256(image.as_bytes())))
             };
             // SAFETY: nothing allocated for one row is used after it.
             let (row_id, data_hash) = unsafe { context.switch_to(|_| hash())? };
@@ -287,11 +252,10 @@ impl Verified {
             // SAFETY: the scan's tuple is good until the next.
             let tid = unsafe { (*tuple).t_self };
             reading.sorter.put(&Record::live(self.number, row_id, data_hash, shape, Place { relation, tid }));
-            self.counts.rows += 1;
             reading.row_count += 1;
             reading.progress.rows(reading.row_count);
         }
-        Ok(())
+        Ok(reading.row_count - before)
     }
 
     fn compare(&mut self, reading: &mut Reading, each: &mut dyn FnMut(RowProblem)) -> Result<(), Failure> {
