@@ -48,10 +48,10 @@ pub fn verify_all_tables() -> (bool, Value) {
     }
     verdicts.extend(faults);
     let mut all_valid = verdicts.is_empty();
-    let of_rows = verify_rows(&tracked);
-    for verdict in tracked.iter().filter_map(|table| of_rows.get(&table.oid)) {
+    let mut of_rows = verify_rows(&tracked);
+    for verdict in tracked.iter().filter_map(|table| of_rows.remove(&table.oid)) {
         all_valid &= verdict["valid"] != json!(false);
-        verdicts.push(verdict.clone());
+        verdicts.push(verdict);
     }
     (all_valid, Value::from(verdicts))
 }
@@ -105,13 +105,11 @@ fn target_of(table: &Tracked, under_way: &HashMap<String, Progress>) -> Result<O
     let open = Table::open_oid(table.oid, pg_sys::AccessShareLock);
     // SAFETY: the relation is open.
     let Some(options) = (unsafe { Options::of_relation(open.relation()) }) else { return Ok(None) };
-    let said =
-        |valid: Option<bool>, failure: Failure| json!({"table": table.name, "valid": valid, "message": failure.text()});
     if let Some(progress) = under_way.get(&options.table_id) {
-        return Err(said(None, still_recorded(&open, progress)));
+        return Err(message(table, None, &still_recorded(&open, progress)));
     }
     // It has lost its primary key, say: nobody can tell what was done to it.
-    Target::lock(&open, options).map(Some).map_err(|failure| said(Some(false), failure))
+    Target::lock(&open, options).map(Some).map_err(|failure| message(table, Some(false), &failure))
 }
 
 fn verdict_on(table: &Tracked, outcome: Result<Counts, Failure>, problems: Vec<Value>) -> Value {
@@ -120,8 +118,13 @@ fn verdict_on(table: &Tracked, outcome: Result<Counts, Failure>, problems: Vec<V
             json!({"table": table.name, "valid": counts.problems == 0, "row_count": counts.rows, "entry_count": counts.entries,
                    "error_count": counts.problems, "errors": problems})
         }
-        Err(failure) => json!({"table": table.name, "valid": false, "message": failure.text()}),
+        Err(failure) => message(table, Some(false), &failure),
     }
+}
+
+/// The verdict on a table whose rows cannot be verified.
+fn message(table: &Tracked, valid: Option<bool>, failure: &Failure) -> Value {
+    json!({"table": table.name, "valid": valid, "message": failure.text()})
 }
 
 /// What is wrong with the triggers of a table, or with what they are to record.
