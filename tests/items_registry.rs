@@ -221,6 +221,32 @@ fn the_cache_is_not_served_across_what_another_session_does() {
 }
 
 #[test]
+fn what_is_sealed_while_an_isolated_transaction_runs_verifies_in_it() {
+    let (cluster, mut client) = registry();
+    let mut other = cluster.connect("postgres");
+    for level in ["REPEATABLE READ", "SERIALIZABLE"] {
+        let id = level[..1].to_owned();
+        let create = format!("SELECT ledger.create_item('tool', '{id}', '1.0.0', E'x\\n', '{id}.py') ->> 'entry_id'");
+        let entry = value(&mut other, &create);
+        // So many that the proof takes nodes that are stored.
+        record_many(&mut other, 600);
+        client.batch_execute(&format!("BEGIN ISOLATION LEVEL {level}; SELECT 1")).unwrap();
+        other.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
+        let load = format!("SELECT ledger.load_item('tool', '{id}', '1.0.0')");
+        assert!(value(&mut client, &load).ends_with("\nx\n"), "{level}");
+        let report = json(&mut client, "SELECT ledger.verify_items()");
+        assert_eq!(report["success"], true, "{level}: {report}");
+        let data = format!("SELECT metadata -> 'item' FROM ledger.entries WHERE id = '{entry}'");
+        let found = json(&mut client, &format!("SELECT ledger.verify_entry('{entry}', ({data}))"));
+        assert_eq!((&found["included"], &found["verified"]), (&true.into(), &true.into()), "{level}: {found}");
+        let moving = format!("SELECT ledger.move_item('tool', '{id}', '1.0.0', 'elsewhere/{id}.py')");
+        client.batch_execute(&moving).unwrap();
+        client.batch_execute("COMMIT").unwrap();
+        seal(&mut other);
+    }
+}
+
+#[test]
 fn known_bad_results_are_remembered_until_the_content_is_repaired() {
     let (_cluster, mut client) = registry();
     client.batch_execute("CREATE TABLE good AS SELECT content FROM ledger.items WHERE item_id = 'api'").unwrap();

@@ -3,7 +3,7 @@
 
 use super::errors::or_raise;
 use super::schema;
-use super::tables::Row;
+use super::tables::{RegisteredSnapshot, Row};
 use pgrx::pg_sys;
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -51,20 +51,34 @@ impl From<i64> for Parameter {
 /// Runs a query on the ledger's tables, whose parameters are all bigint, and gives each row to `each`. The query sees what is
 /// committed when it starts, or what the transaction sees where that is isolated. Values in a row are good until `each` returns.
 pub fn for_each(query: &'static str, parameters: &[Parameter], each: impl FnMut(&Row)) {
-    execute(Connection::to_ledger(), query, parameters, each);
+    execute(Connection::to_ledger(), query, parameters, Access::Write, each);
+}
+
+/// The same as of now, whatever the transaction's isolation level: for what is never changed once it is there, and belongs to what
+/// is read as of now as well. An isolated transaction would miss what was sealed since it began, and call it missing.
+pub fn for_each_as_of_now(query: &'static str, parameters: &[Parameter], each: impl FnMut(&Row)) {
+    let latest = RegisteredSnapshot::latest();
+    latest.while_active(|| execute(Connection::to_ledger(), query, parameters, Access::Read, each));
 }
 
 /// The same for a query on Postgres' catalogs alone, which may be asked where there is no ledger.
 pub fn for_each_in_catalogs(query: &'static str, parameters: &[Parameter], each: impl FnMut(&Row)) {
-    execute(Connection::open(), query, parameters, each);
+    execute(Connection::open(), query, parameters, Access::Write, each);
 }
 
-fn execute(_connection: Connection, query: &'static str, parameters: &[Parameter], mut each: impl FnMut(&Row)) {
+fn execute(
+    _connection: Connection,
+    query: &'static str,
+    parameters: &[Parameter],
+    access: Access,
+    mut each: impl FnMut(&Row),
+) {
     let plan = plan(query, &vec![pg_sys::INT8OID; parameters.len()]);
     let mut values: Vec<pg_sys::Datum> = parameters.iter().map(|parameter| parameter.0.into()).collect();
     // SAFETY: the plan takes that many bigints; the result stays until it is freed below, or with the connection.
     unsafe {
-        let status = pg_sys::SPI_execute_plan(plan, values.as_mut_ptr(), std::ptr::null(), false, 0);
+        let read_only = access == Access::Read;
+        let status = pg_sys::SPI_execute_plan(plan, values.as_mut_ptr(), std::ptr::null(), read_only, 0);
         if status != pg_sys::SPI_OK_SELECT as i32 {
             pgrx::error!("unexpected result {status} of an internal query");
         }

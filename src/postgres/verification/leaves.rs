@@ -62,7 +62,7 @@ impl Leaves {
             }
             // At the border of two partitions, or where somebody has put rows into a partition that they do not belong to
             // or dropped an index.
-            _ => spi::for_each(
+            _ => spi::for_each_as_of_now(
                 "SELECT id, block_number, entry_type, data_hash, metadata, signature, key_id, created_at, leaf_index \
                  FROM ledger.entries_sealed WHERE leaf_index >= $1 AND leaf_index < $2 ORDER BY leaf_index",
                 &[from.into(), to.into()],

@@ -48,9 +48,10 @@ impl Nodes for StoredNodes {
     }
 }
 
+/// As of now, as leaves are read. A node is never changed.
 fn stored_node(level: u8, index: u64) -> Result<Hash, MissingNode> {
     let mut hash = None;
-    spi::for_each(
+    spi::for_each_as_of_now(
         "SELECT pg_catalog.encode(hash, 'hex') FROM ledger.log_nodes WHERE level = $1::smallint AND node_index = $2",
         &[i64::from(level).into(), (index as i64).into()],
         |row| hash = row.get::<String>(0).and_then(|hash| parse_hash(&hash)),

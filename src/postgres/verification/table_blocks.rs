@@ -22,6 +22,11 @@ const CHUNK_LEAVES: i64 = 2_000;
 const AHEAD: i64 = 6_000;
 /// The largest block there can be; a header that claims more was changed.
 const MAX_BLOCK: i64 = 10_000;
+/// From number `$1` on, `$2` of them.
+const HEADERS: &str =
+    "SELECT block_number, previous_hash, block_hash, merkle_root, \"timestamp\", data_count, tree_size, tree_root \
+     FROM ledger.blocks WHERE block_number >= $1 ORDER BY block_number LIMIT $2";
+const HEADERS_AT_ONCE: i64 = 1_000;
 /// Room for the text of an entry that is kept for the next.
 const MAX_BUFFER: usize = 1 << 20;
 
@@ -109,15 +114,10 @@ impl TableBlocks {
     fn read_headers(&mut self) {
         let Some(lowest) = self.lowest else { return };
         let TableBlocks { headers, malformed, .. } = self;
-        spi::for_each(
-            "SELECT block_number, previous_hash, block_hash, merkle_root, \"timestamp\", data_count, tree_size, tree_root \
-             FROM ledger.blocks WHERE block_number >= $1 ORDER BY block_number LIMIT 1000",
-            &[lowest.into()],
-            |row| {
-                malformed.extend(tables::block_malformation(row).map(|what| malformed_block(row, what)));
-                headers.push_back(tables::header_from_row(row));
-            },
-        );
+        spi::for_each(HEADERS, &[lowest.into(), HEADERS_AT_ONCE.into()], |row| {
+            malformed.extend(tables::block_malformation(row).map(|what| malformed_block(row, what)));
+            headers.push_back(tables::header_from_row(row));
+        });
     }
 
     /// How many of the next entries are those with smaller leaves.
@@ -188,11 +188,12 @@ fn malformed_entry(row: &Row, what: &str) -> Problem {
     problem
 }
 
-/// The first block from number `from` on.
+/// The first block from number `from` on, as of now: entries are read so as well, and one may have been sealed since an isolated
+/// transaction began.
 pub fn header_from(from: i64) -> Option<BlockHeader> {
-    let mut blocks = TableBlocks::new(None, from, 0);
-    blocks.next_number()?;
-    blocks.headers.pop_front()
+    let mut header = None;
+    spi::for_each_as_of_now(HEADERS, &[from.into(), 1.into()], |row| header = Some(tables::header_from_row(row)));
+    header
 }
 
 /// What rows are turned into on their way; used again for each.
