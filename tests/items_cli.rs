@@ -227,6 +227,20 @@ fn stacked_old_lines_are_replaced_by_one() {
 }
 
 #[test]
+fn a_second_signature_line_is_not_passed_over() {
+    let project = Project::signed();
+    let signed = project.read("tools/core/hello.py");
+    let coding = "# kiwi-mcp:validated:coding:raw_unicode_escape\n__version__";
+    project.write("tools/core/hello.py", signed.replacen("__version__", coding, 1));
+    let problem = project.problem("hello.py");
+    assert_eq!(problem["state"], "modified");
+    assert_eq!(problem["detail"], "there is more than one signature line");
+    assert_eq!(project.run("status").status.code(), Some(1));
+    assert_eq!(project.run("sign").status.code(), Some(0));
+    assert!(!project.read("tools/core/hello.py").contains("coding"));
+}
+
+#[test]
 fn a_link_that_leaves_its_base_is_refused_and_not_followed() {
     let project = Project::signed();
     let outside = project.root().join("outside");
@@ -303,6 +317,16 @@ fn a_base_that_is_a_link_elsewhere_exits_with_2() {
     assert_eq!(output.status.code(), Some(2));
     assert!(stderr(&output).contains(".ai/tools: No such file"), "{}", stderr(&output));
     assert_eq!(project.read("directives/deploy.md"), DIRECTIVE);
+}
+
+#[test]
+fn a_directive_hidden_behind_the_first_is_named() {
+    let project = Project::signed();
+    let hidden = project.read("directives/deploy.md") + "\n<directive name=\"evil\">\n  <b/>\n</directive >\n";
+    project.write("directives/deploy.md", hidden);
+    let problem = project.problem("deploy.md");
+    assert_eq!(problem["state"], "modified");
+    assert_eq!(problem["detail"], "line 8: a second <directive>, after the one on line 4: keep one in a file");
 }
 
 #[test]

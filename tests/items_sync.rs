@@ -190,18 +190,23 @@ fn files_that_are_no_items_are_named_and_the_rest_is_compared() {
     }
     write(project.path(), "a", "copy/a.py", "1.0.0");
     fs::write(project.path().join(".ai/tools/latin1.py"), b"caf\xe9\n").unwrap();
+    let smuggled = "# kiwi-mcp:validated:coding:raw_unicode_escape\nx()\n";
+    fs::write(project.path().join(".ai/tools/odd.py"), smuggled).unwrap();
     fs::write(project.path().join(".ai/tools/data.json"), "{}").unwrap();
     std::os::unix::fs::symlink("/etc/passwd", project.path().join(".ai/tools/link.py")).unwrap();
     let output = sync(&cluster, "postgres", &["--json"], project.path());
     assert_eq!(output.status.code(), Some(1));
     let found = report(&output);
     let count = |name: &str| found["counts"][name].as_i64().unwrap();
-    assert_eq!((count("match"), count("invalid"), count("refused")), (2, 2, 1), "{found:#}");
+    assert_eq!((count("match"), count("invalid"), count("refused")), (2, 3, 1), "{found:#}");
     assert_eq!(found["skipped"].as_array().unwrap().len(), 1);
     let text = String::from_utf8(sync(&cluster, "postgres", &[], project.path()).stdout).unwrap();
-    for expected in
-        ["copy/a.py: the same id and version as ", "latin1.py: line 1: not UTF-8 text", "link.py: a symbolic link"]
-    {
+    for expected in [
+        "copy/a.py: the same id and version as ",
+        "latin1.py: line 1: not UTF-8 text",
+        "link.py: a symbolic link",
+        "odd.py: what stands in the place of its signature line is none: sign it again",
+    ] {
         assert!(text.contains(expected), "{expected:?} in\n{text}");
     }
 }

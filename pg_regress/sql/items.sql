@@ -38,6 +38,11 @@ SELECT brief(ledger.sign_item('tool', 'api', '1.0.0')) ->> 'item_id' AS signed;
 SELECT load('api');
 SELECT brief(ledger.sign_item('tool', 'api', '1.0.0', E'call()\n', '{"timeout": 6}')) ->> 'item_id' AS signed;
 SELECT load('api');
+-- No hash covers signature lines: a second one is a change.
+BEGIN;
+UPDATE ledger.items SET content = regexp_replace(content, E'\n', E'\n# kiwi-mcp:validated:coding:raw_unicode_escape\n') WHERE item_id = 'api' AND version = '1.0.0';
+SELECT load('api');
+ROLLBACK;
 -- Moved: it is good where it was moved to, and not where it was.
 SELECT brief(ledger.move_item('tool', 'api', '1.0.0', 'net/api.py')) ->> 'location_path' AS location_path;
 SELECT load('api');

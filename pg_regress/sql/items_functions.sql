@@ -31,6 +31,7 @@ SELECT brief(ledger.verify_single_file('tool', 't', '1.0.0', :'signed' || 'rm', 
 SELECT brief(ledger.verify_single_file('tool', 't', '1.0.1', :'signed', 'core/t.sh'));
 SELECT brief(ledger.verify_single_file('tool', 't', '1.0.0', E'echo\n', 'core/t.sh'));
 SELECT brief(ledger.verify_single_file('tool', 't', '1.0.0', ledger.sign_content('tool', 't', '1.0.0', E'echo\n', signed_at => :at), 'core/t.sh'));
+SELECT brief(ledger.verify_single_file('tool', 't', '1.0.0', regexp_replace(:'signed', E'\n', E'\n# kiwi-mcp:validated:coding:raw_unicode_escape\n'), 'core/t.sh'));
 SELECT brief(ledger.verify_single_file('directive', 'd', '1.0.0', '<directive></directive>'));
 SELECT brief(ledger.verify_single_file('knowledge', 'k', '1.0.0', 'text'));
 SELECT brief(ledger.verify_single_file('tool', 't', '1.0.0', :'signed', 'core/t.sh', stored_hash => repeat('0', 64)));
@@ -62,6 +63,7 @@ SELECT ledger.compute_unified_integrity('tool', 'x', '1.0.0', '', 'x.json');
 SELECT ledger.compute_unified_integrity('tool', 'x', '1.0.0', '', language => 'klingon');
 SELECT ledger.compute_unified_integrity('directive', 'x', '1.0.0', 'no XML');
 SELECT ledger.compute_unified_integrity('directive', 'x', '1.0.0', E'<directive></directive>\n<directive></directive>');
+SELECT ledger.compute_unified_integrity('directive', 'x', '1.0.0', E'<directive></directive>\n<directive>more</directive >');
 SELECT ledger.compute_unified_integrity('knowledge', 'x', '1.0.0', E'---\ntags: [\n---\n');
 SELECT ledger.compute_unified_integrity('tool', 'x', '1.0.0', '', metadata => jsonb_build_object('a', repeat('x', 17000000)));
 SELECT ledger.compute_unified_integrity('tool', 'x', '1.0.0', '', metadata => jsonb_build_object('a', repeat('x', 1000000))) IS NOT NULL AS huge_metadata;

@@ -2,7 +2,8 @@
 //!
 //! It is all from the first `<directive` to the last `</directive>`, and must be one well-formed element. A mention in
 //! CDATA, in a comment or behind the element is no second one. A mention before it, or a `</directive>` after it, would
-//! move the bounds of what is hashed, so it is an error.
+//! move the bounds of what is hashed, so it is an error. So is an element behind it, however its end is written: who reads
+//! the file would find a directive that nobody has signed.
 
 use super::error::{line_of, ContentError};
 use memchr::memmem;
@@ -11,6 +12,7 @@ use quick_xml::{Reader, XmlVersion};
 
 const OPENING: &str = "<directive";
 const CLOSING: &str = "</directive>";
+const XML_SPACE: [char; 4] = [' ', '\t', '\r', '\n'];
 
 /// A directive, and what its own attributes say of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,7 +39,41 @@ pub fn read(text: &str) -> Result<Directive<'_>, ContentError> {
     let xml = &text[start..end + CLOSING.len()];
     let mut outline = Outline { text, start, depth: 0, directive: Directive { xml, name: None, version: None } };
     outline.read()?;
+    outline.check_behind()?;
     Ok(outline.directive)
+}
+
+/// Where in `text` the first end tag is that has white space in it, as in `</directive >`.
+fn spaced_end_tag(text: &str) -> Option<usize> {
+    let is_spaced = |at: &usize| {
+        let rest = &text[at + CLOSING.len() - 1..];
+        rest.starts_with(XML_SPACE) && rest.trim_start_matches(XML_SPACE).starts_with('>')
+    };
+    memmem::find_iter(text.as_bytes(), &CLOSING[..CLOSING.len() - 1]).find(is_spaced)
+}
+
+/// Where in `text` the tags are that open a directive, or are one: not where only the word is mentioned.
+fn start_tags(text: &str) -> impl Iterator<Item = usize> + '_ {
+    let is_tag =
+        |at: &usize| text[at + OPENING.len()..].starts_with(|c| XML_SPACE.contains(&c) || matches!(c, '/' | '>'));
+    memmem::find_iter(text.as_bytes(), OPENING).filter(is_tag)
+}
+
+/// Whether the tag that `text` begins with ends with `/>`.
+fn is_empty_element(text: &str) -> bool {
+    let mut quote = None;
+    let mut last = ' ';
+    for c in text.chars().skip(1) {
+        match (quote, c) {
+            (None, '>') => return last == '/',
+            (None, '<') => return false,
+            (None, '"' | '\'') => quote = Some(c),
+            (Some(open), _) if c == open => quote = None,
+            _ => {}
+        }
+        last = c;
+    }
+    false
 }
 
 /// Reads the XML as far as is needed to know that it is one element.
@@ -86,13 +122,28 @@ impl<'a> Outline<'a> {
 
     /// What is wrong with more than white space behind the directive, at `at`.
     fn outside(&self, at: usize) -> ContentError {
-        let first = line_of(self.text, self.start);
         match memmem::find(&self.directive.xml.as_bytes()[at..], OPENING.as_bytes()) {
-            Some(next) => {
-                let reason = format!("a second <directive>, after the one on line {first}: keep one in a file");
-                self.error(at + next, &reason)
-            }
+            Some(next) => self.second(at + next),
             None => self.ill_formed(at, &"the <directive> element ended before this"),
+        }
+    }
+
+    /// There is another directive at `at`.
+    fn second(&self, at: usize) -> ContentError {
+        let first = line_of(self.text, self.start);
+        self.error(at, &format!("a second <directive>, after the one on line {first}: keep one in a file"))
+    }
+
+    /// Checks that no directive stands behind what is hashed, where no `</directive>` is.
+    fn check_behind(&self) -> Result<(), ContentError> {
+        let end = self.directive.xml.len();
+        let behind = &self.text[self.start + end..];
+        let closing = spaced_end_tag(behind);
+        let is_element = |at: &usize| closing.is_some_and(|closing| *at < closing) || is_empty_element(&behind[*at..]);
+        match (start_tags(behind).find(is_element), closing) {
+            (Some(at), _) => Err(self.second(end + at)),
+            (None, Some(at)) => Err(self.error(end + at, "a second end tag of the <directive>: remove it")),
+            (None, None) => Ok(()),
         }
     }
 
@@ -171,6 +222,32 @@ mod tests {
         let text = "<directive></directive>\n# B & C <d>\n```xml\n<directive>\n</directive>";
         assert!(error(text).starts_with("line 4: a second <directive>"), "{}", error(text));
         assert!(error("<directive/><directive></directive>").contains("a second <directive>"));
+    }
+
+    #[test]
+    fn a_second_directive_behind_the_first_is_refused_however_it_ends() {
+        let first = "<directive name=\"a\"></directive>";
+        for second in [
+            "<directive name=\"b\">x</directive >",
+            "<directive name=\"b\">x</directive\r\n\t>",
+            "<directive>x</directive >\n</directive >",
+            "See <directive>.\n<directive name=\"b\"/>",
+            "<directive name='>' title=\"'/>\" />",
+            "<directive/>",
+        ] {
+            let expected = "line 2: a second <directive>, after the one on line 1: keep one in a file";
+            let found = error(&format!("{first}\n{second}"));
+            assert_eq!(found.replace("line 3", "line 2"), expected, "{second}");
+        }
+        assert_eq!(
+            error(&format!("{first}\ntext </directive >")),
+            "line 2: a second end tag of the <directive>: remove it"
+        );
+        for mention in
+            ["`<directive>`, `<directive name>`", "`</directive`", "<directives/> </directives >", "<directive"]
+        {
+            assert!(read(&format!("{first}\n{mention}\n<b/>")).is_ok(), "{mention}");
+        }
     }
 
     #[test]

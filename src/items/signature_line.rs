@@ -87,6 +87,24 @@ impl LineFormat {
         in_place.then_some(signature)
     }
 
+    /// What is wrong with what [`remove`](Self::remove) takes out of `content`, if that is anything else than the one line
+    /// that signing writes. No hash covers it, and programs read comments: Python takes the encoding of a file from one.
+    pub fn find_fault(self, content: &str) -> Option<&'static str> {
+        if matches!(self.remove(content), Cow::Borrowed(_)) {
+            return None;
+        }
+        let Some(signature) = self.extract(content) else {
+            return Some("what stands in the place of its signature line is none");
+        };
+        let signed = &content[self.head_end(content)..];
+        let line = first_line(signed);
+        if self.text_after_mark(first_line(&signed[line.len()..])).is_some() {
+            return Some("there is more than one signature line");
+        }
+        let text = line.strip_suffix("\r\n").or(line.strip_suffix('\n')).unwrap_or(line);
+        (text != self.comment(&signature)).then_some("its signature line is not as signing writes it")
+    }
+
     /// `content` without its signature lines: all that stand one below the other in their place, whatever they hold.
     ///
     /// The result is as it was before it was first signed. If the last line of the file is a signature line without
@@ -119,9 +137,7 @@ impl LineFormat {
     pub fn replace(self, content: &str, signature: &SignatureLine) -> String {
         let unsigned = self.remove(content);
         let (head, rest) = unsigned.split_at(self.head_end(&unsigned));
-        let (open, close) = self.style.delimiters();
-        let space = if close.is_empty() { "" } else { " " };
-        let text = signature.text();
+        let comment = self.comment(signature);
         let line_end = line_end(&unsigned);
         // After a head without a line end nothing follows, and the signature line has none either.
         let (before, after) = match head.trim_start_matches(BYTE_ORDER_MARK) {
@@ -129,7 +145,14 @@ impl LineFormat {
             lines if lines.ends_with('\n') => ("", line_end),
             _ => ("\n", ""),
         };
-        [head, before, open, " ", &text, space, close, after, rest].concat()
+        [head, before, &comment, after, rest].concat()
+    }
+
+    /// The signature line without its end.
+    fn comment(self, signature: &SignatureLine) -> String {
+        let (open, close) = self.style.delimiters();
+        let space = if close.is_empty() { "" } else { " " };
+        format!("{open} {}{space}{close}", signature.text())
     }
 
     /// Where the lines that have to be first end.
@@ -249,6 +272,33 @@ mod tests {
     }
 
     #[test]
+    fn what_is_taken_out_and_is_not_the_one_line_that_signing_writes_is_a_fault() {
+        let coding = "# kiwi-mcp:validated:coding:raw_unicode_escape";
+        let (more, odd, none) = (
+            Some("there is more than one signature line"),
+            Some("its signature line is not as signing writes it"),
+            Some("what stands in the place of its signature line is none"),
+        );
+        for (content, fault) in [
+            ("x\n".to_owned(), None),
+            (format!("# {LINE}\nx\n"), None),
+            (format!("# {LINE}\r\nx\n"), None),
+            (format!("#!x\n# {LINE}"), None),
+            (format!("# {LINE}\nx\n{coding}\n"), None),
+            (format!("# {LINE}\n{coding}\nx\n"), more),
+            (format!("# {LINE}\n# {LINE}"), more),
+            (format!("{coding}\n# {LINE}\nx\n"), none),
+            (format!("#!x\n{coding}\nx\n"), none),
+            (format!("# {LINE}\n#!x\n"), none),
+            (format!("# {LINE} \nx\n"), odd),
+            (format!("# {LINE}\t\r\nx\n"), odd),
+            (format!("# {LINE}\r"), odd),
+        ] {
+            assert_eq!(PYTHON.find_fault(&content), fault, "{content:?}");
+        }
+    }
+
+    #[test]
     fn a_line_that_does_more_than_sign_is_content() {
         let block = LineFormat::tool(CommentStyle::Block);
         for (format, content) in [
@@ -309,6 +359,21 @@ mod tests {
         fn what_is_signed_says_so(content in any_content(), format in any_format()) {
             let signed = signed(format, &content);
             prop_assert_eq!(format.extract(&signed), Some(signature()));
+            prop_assert_eq!(format.find_fault(&signed), None);
+        }
+
+        /// What no hash covers is nothing that anybody can choose.
+        #[test]
+        fn a_text_without_a_fault_is_what_signing_writes(
+            before in any_content(), after in any_content(), format in any_format()
+        ) {
+            for content in [format!("{before}# {LINE}\n{after}"), format!("{before}<!-- {LINE} -->\n{after}"), after] {
+                if format.find_fault(&content).is_none() && format.extract(&content).is_some() {
+                    // But for the ends of lines.
+                    let ends = |text: &str| text.replace("\r\n", "\n").trim_end_matches('\n').to_owned();
+                    prop_assert_eq!(ends(&signed(format, &content)), ends(&content));
+                }
+            }
         }
 
         #[test]

@@ -161,7 +161,8 @@ impl Verification {
 /// # Errors
 /// If the id, version, metadata, path or language given is not one, or the content is over 1 GB.
 pub fn verify(item: &Item<'_>, previous_paths: &[&str]) -> Result<Verification, ItemError> {
-    let signature = LineFormat::of(item)?.extract(item.content);
+    let format = LineFormat::of(item)?;
+    let signature = format.extract(item.content);
     let payload = match Payload::of(item) {
         Err(ItemError::Content(error)) => Err(error),
         payload => Ok(payload?),
@@ -173,6 +174,9 @@ pub fn verify(item: &Item<'_>, previous_paths: &[&str]) -> Result<Verification, 
     };
     let error = MODIFIED.to_owned();
     let outcome = Verification { stored: Some(stored.clone()), ..outcome };
+    if let Some(fault) = format.find_fault(item.content) {
+        return Ok(outcome.fails(Status::Modified, error, Some(fault.to_owned())));
+    }
     match payload {
         Err(unreadable) => Ok(outcome.fails(Status::Modified, error, Some(unreadable.to_string()))),
         Ok(payload) if payload.integrity() == stored => Ok(outcome),

@@ -8,7 +8,7 @@ use pg_notary::items::payload::Payload;
 use pg_notary::items::signature_line::LineFormat;
 use pg_notary::items::signer::{sign, text_hash};
 use pg_notary::items::verifier::{verify, Status, Verification};
-use pg_notary::items::{Item, ItemError, ItemType};
+use pg_notary::items::{ContentError, Item, ItemError, ItemType};
 use pg_notary::ledger::record::Timestamp;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -75,7 +75,11 @@ pub struct Local {
 }
 
 impl Local {
+    /// What is compared leaves signature lines out. So there is nothing in their place that signing would not have written.
     fn of(item: &Item<'_>, shown: PathBuf) -> Result<Self, Failure> {
+        if let Some(fault) = LineFormat::of(item)?.find_fault(item.content) {
+            return Err(Failure::Item(ContentError::new(format!("{fault}: sign it again")).into()));
+        }
         let payload = Payload::of(item)?;
         Ok(Local {
             shown,
