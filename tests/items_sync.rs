@@ -98,6 +98,33 @@ fn a_tree_that_the_registry_has_is_in_sync() {
     assert_eq!((output.status.code(), report(&output)["counts"]["match"].as_i64()), (Some(0), Some(2)), "{output:?}");
 }
 
+/// The registry keeps every version, and a tree of files has one of each item.
+#[test]
+fn a_tree_stays_in_sync_when_the_registry_has_older_and_revoked_versions_as_well() {
+    let (cluster, mut client) = start(Options::new());
+    let project = TempDir::new().unwrap();
+    for (id, version) in [("a", "1.9.0"), ("a", "1.10.0"), ("b", "1.0.0"), ("c", "1.0.0")] {
+        create(&mut client, id, &format!("{id}.py"), version);
+    }
+    client.batch_execute("SELECT ledger.revoke_signature('tool', 'b', '1.0.0', 'leaks keys')").unwrap();
+    write(project.path(), "a", "a.py", "1.10.0");
+    write(project.path(), "c", "c.py", "1.0.0");
+    let output = sync(&cluster, "postgres", &["--json"], project.path());
+    let found = report(&output);
+    assert_eq!((output.status.code(), found["in_sync"].as_bool()), (Some(0), Some(true)), "{found:#}");
+    let count = |name: &str| found["counts"][name].as_i64().unwrap();
+    assert_eq!((count("match"), count("superseded"), count("revoked"), count("missing_locally")), (2, 1, 1, 0));
+    let text = String::from_utf8(sync(&cluster, "postgres", &[], project.path()).stdout).unwrap();
+    assert_eq!(text, "4 items: 2 match, 1 revoked, 1 superseded\n\nIN SYNC\n");
+    // A newer version in the registry than in the files is missing; and what was revoked is, where a file has it.
+    create(&mut client, "c", "c.py", "2.0.0");
+    write(project.path(), "b", "b.py", "1.0.0");
+    let output = sync(&cluster, "postgres", &[], project.path());
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("2 match, 1 revoked, 1 missing_locally, 1 superseded"), "{text}");
+}
+
 #[test]
 fn what_cannot_be_asked_exits_with_2_and_shows_no_password() {
     let (cluster, mut client) = start(Options::new());

@@ -33,7 +33,8 @@ pub enum ItemsCommand {
     Status(ItemsArguments),
     /// Compare the items with the registry in a database, and name those that differ.
     ///
-    /// Exits with 0 if all match, 1 if there are differences, 2 if something cannot be read or the database cannot be asked.
+    /// Exits with 0 if all match, 1 if there are differences, 2 if something cannot be read or the database cannot be asked. Versions
+    /// that the registry has besides a newer one that a file has, and revoked ones that no file has, are counted and are none.
     /// Nothing is changed, here or there.
     Sync(sync::SyncArguments),
 }

@@ -3,10 +3,13 @@
 use super::report::{printable, Record, State};
 use crate::{INVALID, VALID};
 use pg_notary::items::ItemType;
+use semver::Version;
 use serde_json::{json, Map, Value};
+use std::collections::HashMap;
 use std::path::PathBuf;
 
-/// How a file and the registry differ, by the names that `ledger.registry_sync` gives it.
+/// How a file and the registry differ, by the names that `ledger.registry_sync` gives it; but for the last, which only who has
+/// all files can tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     Match,
@@ -17,16 +20,19 @@ pub enum Outcome {
     MissingLocally,
     /// Only the files have it.
     MissingHere,
+    /// Only the registry has it, and a file has a newer version.
+    Superseded,
 }
 
 impl Outcome {
-    const ALL: [Outcome; 6] = [
+    const ALL: [Outcome; 7] = [
         Outcome::Match,
         Outcome::Differs,
         Outcome::Moved,
         Outcome::Revoked,
         Outcome::MissingLocally,
         Outcome::MissingHere,
+        Outcome::Superseded,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -37,11 +43,14 @@ impl Outcome {
             Outcome::Revoked => "revoked",
             Outcome::MissingLocally => "missing_locally",
             Outcome::MissingHere => "missing_here",
+            Outcome::Superseded => "superseded",
         }
     }
 
+    /// Reads a status of `ledger.registry_sync`.
     pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|outcome| outcome.as_str() == text)
+        let known = Self::ALL.into_iter().find(|outcome| outcome.as_str() == text);
+        known.filter(|outcome| *outcome != Outcome::Superseded)
     }
 }
 
@@ -61,6 +70,16 @@ pub struct Comparison {
 }
 
 impl Comparison {
+    /// Whether files and registry are not as they should be. The registry keeps all versions, and what was revoked; that no file
+    /// has them is as it should be.
+    fn is_problem(&self) -> bool {
+        match self.outcome {
+            Outcome::Match | Outcome::Superseded => false,
+            Outcome::Revoked => self.shown.is_some(),
+            Outcome::Differs | Outcome::Moved | Outcome::MissingLocally | Outcome::MissingHere => true,
+        }
+    }
+
     /// `STATUS PATH ID@VERSION: DETAIL`, with the type and location for what is in no file.
     fn line(&self) -> String {
         let place = match (&self.shown, &self.registry_path) {
@@ -99,14 +118,15 @@ pub struct SyncReport {
 }
 
 impl SyncReport {
-    pub fn new(compared: Vec<Comparison>, others: Vec<Record>) -> Self {
+    pub fn new(mut compared: Vec<Comparison>, others: Vec<Record>) -> Self {
+        mark_superseded(&mut compared);
         let (skipped, problems) = others.into_iter().partition(|record| record.state == State::Skipped);
         SyncReport { compared, problems, skipped }
     }
 
     /// The worst of what was found.
     pub fn exit_status(&self) -> u8 {
-        let differs = self.compared.iter().any(|item| item.outcome != Outcome::Match);
+        let differs = self.compared.iter().any(Comparison::is_problem);
         let compared = if differs { INVALID } else { VALID };
         self.problems.iter().map(|record| record.state.exit_status()).fold(compared, u8::max)
     }
@@ -124,8 +144,7 @@ impl SyncReport {
 
     /// The report for people: what differs, and the counts.
     pub fn describe(&self) -> String {
-        let mut text: String =
-            self.compared.iter().filter(|item| item.outcome != Outcome::Match).map(Comparison::line).collect();
+        let mut text: String = self.compared.iter().filter(|item| item.is_problem()).map(Comparison::line).collect();
         text.extend(self.problems.iter().map(problem_line));
         if !text.is_empty() {
             text.push('\n');
@@ -168,6 +187,26 @@ impl SyncReport {
     }
 }
 
+/// Tells versions that no file has because one has a newer version from those that are missing.
+fn mark_superseded(compared: &mut [Comparison]) {
+    let mut newest: HashMap<(ItemType, String), Version> = HashMap::new();
+    for file in compared.iter().filter(|item| item.shown.is_some()) {
+        let Ok(version) = Version::parse(&file.version) else { continue };
+        let newest = newest.entry((file.item_type, file.id.clone())).or_insert_with(|| version.clone());
+        if version.cmp_precedence(newest).is_gt() {
+            *newest = version;
+        }
+    }
+    for item in compared.iter_mut().filter(|item| item.outcome == Outcome::MissingLocally) {
+        let newest = newest.get(&(item.item_type, item.id.clone()));
+        let version = Version::parse(&item.version).ok();
+        if let Some((newest, _)) = newest.zip(version).filter(|(newest, own)| newest.cmp_precedence(own).is_gt()) {
+            item.outcome = Outcome::Superseded;
+            item.detail = Some(format!("a file has version {newest}"));
+        }
+    }
+}
+
 fn problem_line(record: &Record) -> String {
     let line = format!("{:<15} {}", record.state.as_str(), record.path.display());
     printable(&format!("{line}: {}", record.error().unwrap_or_default())) + "\n"
@@ -180,7 +219,7 @@ mod tests {
 
     fn compared(outcome: Outcome) -> Comparison {
         Comparison {
-            shown: (outcome != Outcome::MissingLocally).then(|| "demo/a.py".into()),
+            shown: (!matches!(outcome, Outcome::MissingLocally | Outcome::Superseded)).then(|| "demo/a.py".into()),
             item_type: ItemType::Tool,
             id: "a".to_owned(),
             version: "1.0.0".to_owned(),
@@ -200,19 +239,55 @@ mod tests {
     #[test]
     fn every_status_of_the_registry_is_known_and_no_other() {
         for outcome in Outcome::ALL {
-            assert_eq!(Outcome::parse(outcome.as_str()), Some(outcome));
+            let known = Some(outcome).filter(|outcome| *outcome != Outcome::Superseded);
+            assert_eq!(Outcome::parse(outcome.as_str()), known);
         }
         assert_eq!(Outcome::parse("matches"), None);
     }
 
     #[test]
-    fn only_matches_exit_with_0() {
+    fn what_no_file_has_is_superseded_if_one_has_a_newer_version() {
+        let of = |outcome, version: &str| Comparison { version: version.to_owned(), ..compared(outcome) };
+        for (file, registered, is_superseded) in [
+            ("1.1.0", "1.0.0", true),
+            ("1.10.0", "1.9.0", true),
+            ("1.0.0", "1.0.0-rc.1", true),
+            ("1.0.0", "1.1.0", false),
+            ("1.0.0+b", "1.0.0+a", false),
+        ] {
+            let oldest = of(Outcome::Differs, "0.1.0");
+            let items = vec![oldest, of(Outcome::Match, file), of(Outcome::MissingLocally, registered)];
+            let outcome = SyncReport::new(items, vec![]).compared[2].outcome;
+            assert_eq!(outcome == Outcome::Superseded, is_superseded, "{registered} besides {file}");
+        }
+        let other = Comparison { id: "b".to_owned(), ..of(Outcome::Match, "2.0.0") };
+        let directive = Comparison { item_type: ItemType::Directive, ..of(Outcome::Match, "2.0.0") };
+        let report = SyncReport::new(vec![other, directive, of(Outcome::MissingLocally, "1.0.0")], vec![]);
+        assert_eq!(report.exit_status(), INVALID);
+    }
+
+    /// Otherwise a registry would never be in sync again once it has two versions, or a revoked one.
+    #[test]
+    fn old_and_revoked_versions_that_no_file_has_are_no_problem() {
+        let gone = Comparison { shown: None, version: "0.9.0".to_owned(), ..compared(Outcome::Revoked) };
+        let old = Comparison { version: "0.1.0".to_owned(), ..compared(Outcome::MissingLocally) };
+        let report = SyncReport::new(vec![compared(Outcome::Match), gone, old], vec![]);
+        assert_eq!(report.describe(), "3 items: 1 match, 1 revoked, 1 superseded\n\nIN SYNC\n");
+        let json = report.to_json();
+        assert_eq!((&json["in_sync"], &json["items"][2]["status"]), (&true.into(), &"superseded".into()));
+        assert_eq!(json["items"][2]["detail"], "a file has version 1.0.0");
+        assert_eq!(report.exit_status(), VALID);
+    }
+
+    #[test]
+    fn only_matches_and_what_is_superseded_exit_with_0() {
         assert_eq!(SyncReport::new(vec![], vec![]).exit_status(), VALID);
         for outcome in Outcome::ALL {
             let report =
                 SyncReport::new(vec![compared(Outcome::Match), compared(outcome)], vec![other(State::Skipped)]);
-            assert_eq!(report.exit_status() == VALID, outcome == Outcome::Match, "{outcome:?}");
-            assert_eq!(report.to_json()["in_sync"], outcome == Outcome::Match);
+            let is_good = matches!(outcome, Outcome::Match | Outcome::Superseded);
+            assert_eq!(report.exit_status() == VALID, is_good, "{outcome:?}");
+            assert_eq!(report.to_json()["in_sync"], is_good);
         }
         for (state, status) in [(State::Invalid, INVALID), (State::Refused, INVALID), (State::Failed, UNREADABLE)] {
             assert_eq!(SyncReport::new(vec![compared(Outcome::Differs)], vec![other(state)]).exit_status(), status);
