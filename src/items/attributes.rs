@@ -41,7 +41,7 @@ pub fn read(
     check_content_length(content.len() as u64)?;
     match item_type {
         ItemType::Tool => {
-            let style = CommentStyle::of_tool(language, file_path)?;
+            let style = CommentStyle::of_tool(language, file_path, content)?;
             let version = stated_version(content, style).map(str::to_owned);
             Ok(Attributes { version, ..Attributes::default() })
         }

@@ -70,7 +70,7 @@ impl LineFormat {
     /// If the item is a tool in a language that is not known, or that has no comments.
     pub fn of(item: &Item<'_>) -> Result<LineFormat, ItemError> {
         match item.item_type {
-            ItemType::Tool => CommentStyle::of_tool(item.language, item.file_path).map(LineFormat::tool),
+            ItemType::Tool => CommentStyle::of_tool(item.language, item.file_path, item.content).map(LineFormat::tool),
             ItemType::Directive | ItemType::Knowledge => Ok(LineFormat::MARKDOWN),
         }
     }

@@ -68,8 +68,8 @@ fn get_signature(
     file_path: default!(Option<&str>, "NULL"),
     language: default!(Option<&str>, "NULL"),
 ) -> TableIterator<'static, (name!(signed_at, TimestampWithTimeZone), name!(hash, String))> {
-    let format = or_raise(line_format(item_type, file_path, language));
-    let signature = format.extract(required(file_content, "file_content"));
+    let content = required(file_content, "file_content");
+    let signature = or_raise(line_format(item_type, content, file_path, language)).extract(content);
     let row = signature.map(|signature| {
         let micros = tables::timestamp_to_postgres(signature.timestamp);
         let signed_at = TimestampWithTimeZone::try_from(micros).expect("a signature line states years from 1 to 9999");
@@ -85,8 +85,8 @@ fn remove_signature(
     file_path: default!(Option<&str>, "NULL"),
     language: default!(Option<&str>, "NULL"),
 ) -> String {
-    let format = or_raise(line_format(item_type, file_path, language));
-    format.remove(required(file_content, "file_content")).into_owned()
+    let content = required(file_content, "file_content");
+    or_raise(line_format(item_type, content, file_path, language)).remove(content).into_owned()
 }
 
 fn type_of(name: Option<&str>) -> Result<ItemType, crate::postgres::errors::Failure> {
@@ -96,10 +96,11 @@ fn type_of(name: Option<&str>) -> Result<ItemType, crate::postgres::errors::Fail
 /// How the signature line of such an item is written.
 fn line_format(
     item_type: Option<&str>,
+    content: &str,
     file_path: Option<&str>,
     language: Option<&str>,
 ) -> Result<LineFormat, crate::postgres::errors::Failure> {
     let item_type = type_of(item_type)?;
-    let item = Item { item_type, id: "", version: "", content: "", file_path, metadata: None, language };
+    let item = Item { item_type, id: "", version: "", content, file_path, metadata: None, language };
     LineFormat::of(&item).map_err(|error: ItemError| failure(error))
 }
