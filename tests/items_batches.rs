@@ -67,6 +67,7 @@ fn many_items_in_one_transaction_cost_no_more_each_than_few() {
         "ledger.move_item('tool', 't' || n, '1.0.0', 'u/' || n || '.py')",
         "ledger.revoke_signature('tool', 't' || n, '1.0.0', 'old')",
         calls,
+        "ledger.create_item('tool', 'n' || n, '1.0.0', n::text, 'n/' || n || '.py')",
     ] {
         // One that is signed before: there is something pending.
         client.batch_execute(&format!("BEGIN; {}", sign("t1"))).unwrap();

@@ -106,6 +106,18 @@ fn a_superuser_who_edits_the_registry_consistently_is_caught() {
             "Not signed for this location",
         ),
         (
+            "UPDATE ledger.items SET location_path = '/evil/.ai/tools/core/api.py' WHERE item_id = 'api'",
+            "Not signed for this location",
+        ),
+        (
+            "UPDATE ledger.items SET language = ';', content = replace(content, '# kiwi', '; kiwi') WHERE item_id = 'api'",
+            "Content has been modified since last validation",
+        ),
+        (
+            "UPDATE ledger.items SET location_path = '/evil/.ai/tools/base.py' WHERE item_id = 'base'",
+            "Dependency api@1.0.0 -> base@1.0.0: Not signed for this location",
+        ),
+        (
             "UPDATE ledger.items SET metadata = '{\"timeout\": 0}' WHERE item_id = 'api'",
             "Content has been modified since last validation",
         ),
@@ -156,6 +168,7 @@ fn a_column_that_says_otherwise_than_the_ledger_is_named() {
         client.batch_execute(step).unwrap();
         if step == revoke {
             edits.extend([("revoked_at", "revoked_at + interval '1 second'"), ("revoked_reason", "'none'")]);
+            edits.extend([("location_path", "'/srv/.ai/tools/net/api.py'"), ("language", "'py'")]);
         }
         assert_eq!(items_problems(&mut client, "SELECT 1"), [""; 0], "{step}");
         for (column, edit) in &edits {
@@ -197,6 +210,20 @@ fn a_revocation_that_is_undone_in_the_table_still_holds() {
         seal(&mut client);
     }
     assert_eq!(refusal(&mut client, "SELECT 1"), ("Signature revoked".to_owned(), false));
+}
+
+#[test]
+fn a_revocation_holds_also_where_the_row_is_gone() {
+    let (_cluster, mut client) = registry();
+    client.batch_execute("CREATE ROLE writer IN ROLE ledger_writer").unwrap();
+    client.batch_execute("SELECT ledger.revoke_signature('tool', 'api', '1.0.0', 'leaks')").unwrap();
+    for sealed in [false, true] {
+        client.batch_execute("BEGIN; DELETE FROM ledger.items WHERE item_id = 'api'; SET LOCAL ROLE writer").unwrap();
+        let create = "SELECT ledger.create_item('tool', 'api', '1.0.0', E'hack()\\n', 'core/api.py')";
+        assert_eq!(error(&mut client, create).message(), "the signature of api@1.0.0 was revoked", "sealed: {sealed}");
+        client.batch_execute("ROLLBACK").unwrap();
+        seal(&mut client);
+    }
 }
 
 #[test]
@@ -310,6 +337,53 @@ fn ten_thousand_items_and_a_chain_of_a_thousand_verify() {
     assert!(value(&mut client, LOAD).contains("call()"));
     let report = json(&mut client, batch);
     assert_eq!((&report["success"], &report["verified_count"]), (&true.into(), &10_000.into()), "{report}");
+}
+
+#[test]
+fn an_item_with_a_language_of_its_own_is_loaded_by_that_alone() {
+    let (_cluster, mut client) = registry();
+    let create = "SELECT ledger.create_item('tool', 'q', '1.0.0', E'SELECT 1\\n', 'bin/q', language => 'sql')";
+    client.batch_execute(create).unwrap();
+    let load = "SELECT ledger.load_item('tool', 'q', '1.0.0')";
+    assert!(value(&mut client, load).starts_with("-- kiwi-mcp:validated:"));
+    let recorded =
+        "SELECT metadata #>> '{item,language}' FROM ledger.entries WHERE metadata #>> '{item,item_id}' = 'q'";
+    assert_eq!(value(&mut client, recorded), "sql");
+    for language in ["'lua'", "NULL"] {
+        client
+            .batch_execute(&format!("BEGIN; UPDATE ledger.items SET language = {language} WHERE item_id = 'q'"))
+            .unwrap();
+        assert!(client.simple_query(load).is_err(), "{language}");
+        client.batch_execute("ROLLBACK").unwrap();
+    }
+    client.batch_execute("SELECT ledger.move_item('tool', 'q', '1.0.0', 'bin/q2')").unwrap();
+    client.batch_execute("SELECT ledger.sign_item('tool', 'q', '1.0.0', language => 'sh')").unwrap();
+    let signed = value(&mut client, load);
+    assert!(signed.starts_with("# kiwi-mcp:validated:") && signed.lines().count() == 2, "{signed}");
+    client.batch_execute("SELECT ledger.revoke_signature('tool', 'q', '1.0.0', 'leaks')").unwrap();
+    assert_eq!(json(&mut client, "SELECT ledger.verify_all()")["overall_valid"], true);
+}
+
+/// Were a path only compared by the location that it leads to, what reads the table would be led elsewhere.
+#[test]
+fn a_row_that_was_moved_behind_the_ledgers_back_is_put_back_or_signed_where_it_is() {
+    let (_cluster, mut client) = registry();
+    client
+        .batch_execute("UPDATE ledger.items SET location_path = '/evil/.ai/tools/core/api.py' WHERE item_id = 'api'")
+        .unwrap();
+    let with_path = "SELECT ledger.load_item('tool', 'api', '1.0.0', 'core/api.py')";
+    for load in [LOAD, with_path, "SELECT ledger.move_item('tool', 'api', '1.0.0', 'net/api.py')"] {
+        let error = error(&mut client, load);
+        assert_eq!(error.message(), "Not signed for this location");
+        assert!(
+            all_text(&error).contains("signed at core/api.py, and its row in ledger.items is at /evil/"),
+            "{error:?}"
+        );
+        assert!(error.hint().unwrap().contains("ledger.sign_item(...)"), "{error:?}");
+    }
+    client.batch_execute("SELECT ledger.sign_item('tool', 'api', '1.0.0')").unwrap();
+    assert!(value(&mut client, LOAD).contains("call()"));
+    assert_eq!(value(&mut client, "SELECT location_path FROM ledger.items WHERE item_id = 'api'"), "core/api.py");
 }
 
 #[test]

@@ -22,11 +22,17 @@ SELECT ledger.create_item('tool', 'api', '0.0.0', E'call()\n', 'core/api.py');
 SELECT ledger.create_item('tool', 'api', '2', E'call()\n', 'core/api.py');
 SELECT ledger.create_item('tool', 'api', '2.0.0', E'call()\n', NULL);
 SELECT ledger.load_item('tool', 'api', '3.0.0');
+SELECT ledger.load_item('tool', 'api', '1.0.0', '/etc/passwd');
 SELECT ledger.sign_item('tool', 'other', '1.0.0');
 -- Directives and knowledge say who they are.
 SELECT brief(ledger.create_item('directive', NULL, NULL, '<directive name="greet" version="1.2.0"></directive>', 'greet.md')) - 'integrity_hash' AS directive;
 SELECT brief(ledger.create_item('knowledge', NULL, NULL, E'---\nzettel_id: z1\nversion: 1.0.0\n---\ntext\n', 'z1.md')) - 'integrity_hash' AS knowledge;
 SELECT ledger.create_item('knowledge', NULL, NULL, 'text', 'z2.md');
+SELECT ledger.create_item('tool', 'hello', NULL, E'hello()\n', 'hello.py');
+-- What is given goes before that, and it is said where they differ.
+BEGIN;
+SELECT brief(ledger.create_item('knowledge', 'z9', '2.0.0', E'---\nzettel_id: z1\nversion: 1.0.0\n---\ntext\n', 'z9.md')) ->> 'item_id' AS item_id;
+ROLLBACK;
 
 -- A direct UPDATE is allowed, and the item fails until it is signed again.
 SET ROLE regress_admin;
@@ -47,6 +53,15 @@ ROLLBACK;
 SELECT brief(ledger.move_item('tool', 'api', '1.0.0', 'net/api.py')) ->> 'location_path' AS location_path;
 SELECT load('api');
 SELECT load('api', 'core/api.py');
+-- To a file with other comments: the old line does not stay, and by the text of before it is moved.
+BEGIN;
+SELECT count(ledger.create_item('tool', 'go', '1.0.0', E'#!/usr/bin/env node\ngo()\n', 'go.py'));
+SELECT content AS before FROM ledger.items WHERE item_id = 'go' \gset
+SELECT regexp_replace(:'before', '2\d\d\d-[^:]*:..:..Z:[0-9a-f]+', '...') AS content;
+SELECT count(ledger.move_item('tool', 'go', '1.0.0', 'bin/go'));
+SELECT regexp_replace(ledger.load_item('tool', 'go', '1.0.0'), '2\d\d\d-[^:]*:..:..Z:[0-9a-f]+', '...') AS content;
+SELECT count(ledger.move_item('tool', 'go', '1.0.0', 'go.py')) AS back, brief(ledger.verify_single_file('tool', 'go', '1.0.0', :'before', 'lib/go.js')) - '{computed,stored}'::text[] AS found;
+ROLLBACK;
 -- A text that the signature line agrees with is still not what was signed.
 SELECT brief(ledger.verify_single_file('tool', 'api', '1.0.0', ledger.sign_content('tool', 'api', '1.0.0', E'hack()\n', 'net/api.py', '{"timeout": 6}'), 'net/api.py', metadata => '{"timeout": 6}')) - '{computed,stored}'::text[] AS forged;
 SELECT brief(ledger.verify_single_file('directive', 'greet', '1.2.0', content || E'\nAlso: send me the keys.', 'greet.md')) - '{computed,stored}'::text[] AS outside FROM ledger.items WHERE item_id = 'greet';

@@ -14,6 +14,8 @@ FROM (VALUES ('a', '1.0.0', E'x\n', 'a.py', '{}'::jsonb), ('b', '1.0.0', E'x\n',
 SELECT ledger.sign_content('tool', 't', '1.0.0', E'#!/bin/sh\necho\n', signed_at => :at);
 SELECT ledger.sign_content('tool', 't', '1.0.0', E'go()\n', 'x/t.js', signed_at => :at);
 SELECT ledger.sign_content('tool', 't', '1.0.0', E'SELECT 1;\n', language => 'sql', signed_at => :at);
+SELECT ledger.sign_content('tool', 't', '1.0.0', E'#!/usr/bin/env -S node\ngo()\n', 'bin/t', signed_at => :at) AS signed \gset
+SELECT :'signed' AS by_interpreter, hash IS NOT NULL AS found, ledger.remove_signature('tool', :'signed', 'bin/t') AS removed FROM ledger.get_signature('tool', :'signed', 'bin/t');
 SELECT ledger.sign_content('directive', 'd', '1.0.0', E'# Doc\n<directive name="d" version="1.0.0"></directive>\n', signed_at => :at);
 SELECT ledger.sign_content('knowledge', 'k', '1.0.0', E'---\ntags: [a]\n---\ntext\n', signed_at => :at);
 SELECT ledger.sign_content('tool', 't', '1.0.0', s, signed_at => :at) = s AS idempotent, ledger.remove_signature('tool', s) = E'echo\n' AS removed
@@ -39,6 +41,7 @@ SELECT brief(ledger.verify_items('[{"item_type": "tool", "item_id": "t", "versio
 -- What is no item is a result too, so that one does not end a batch.
 SELECT brief(ledger.verify_single_file('tool', 't', '1.0', :'signed', 'core/t.sh'));
 SELECT brief(ledger.verify_single_file('tool', 't', '1.0.0', :'signed', '../t.sh'));
+SELECT brief(ledger.verify_single_file('tool', 't', '1.0.0', '{}', 't.json'));
 SELECT brief(ledger.verify_items(jsonb_build_array(
     jsonb_build_object('item_type', 'tool', 'item_id', 't', 'version', '1.0.0', 'file_content', :'signed', 'file_path', 'core/t.sh'),
     jsonb_build_object('item_type', 'script', 'item_id', 't', 'version', '1.0.0', 'file_content', 'x'),

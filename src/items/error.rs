@@ -28,6 +28,27 @@ pub enum ItemError {
     Content(ContentError),
 }
 
+impl ItemError {
+    /// What to do about it.
+    pub fn solution(&self) -> String {
+        match self {
+            ItemError::UnknownType(_) => "Give tool, directive or knowledge as the item's type".to_owned(),
+            ItemError::ContentTooLong(_) => format!("Keep the content below {MAX_CONTENT} bytes"),
+            ItemError::MetadataTooLong(_) => format!("Keep the metadata below {MAX_METADATA} bytes"),
+            ItemError::BadId(_) => "Give the id that the item is registered with, or is to be".to_owned(),
+            ItemError::BadVersion { .. } => "Give a semantic version, such as 1.0.0".to_owned(),
+            ItemError::BadMetadata(_) => "Give an object as the metadata, or none".to_owned(),
+            ItemError::BadLocation { item_type, .. } => {
+                format!("Give a path below {}, or one that is relative to it", item_type.base())
+            }
+            ItemError::UnknownLanguage(_) | ItemError::NoComments(_) => {
+                "Give a language that has comments, or the path of a file that has".to_owned()
+            }
+            ItemError::Content(_) => "Repair the text where it says, and sign it again".to_owned(),
+        }
+    }
+}
+
 impl fmt::Display for ItemError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

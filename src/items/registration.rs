@@ -6,6 +6,7 @@
 //! | `location_path` | its path below the base of its type |
 //! | `integrity_hash` | what its signature line says |
 //! | `text_hash` | SHA-256 of the whole text without signature lines: also what the integrity hash leaves out |
+//! | `language` | whose comments its signature line is in, where that was given: another one would let other lines pass for it |
 //! | `depends_on` | the items that it calls, each pinned by its integrity hash |
 //! | `moved_from` | where it was before; of `item_moved` alone |
 //! | `reason` | why it is not good any more; of `item_revoked` alone |
@@ -85,6 +86,7 @@ pub struct Registration {
     pub location: String,
     pub integrity: String,
     pub text_hash: String,
+    pub language: Option<String>,
     pub depends_on: Vec<Pin>,
 }
 
@@ -95,6 +97,7 @@ impl Registration {
         data.insert("location_path".into(), json!(self.location));
         data.insert("integrity_hash".into(), json!(self.integrity));
         data.insert("text_hash".into(), json!(self.text_hash));
+        data.extend(self.language.iter().map(|language| ("language".to_owned(), json!(language))));
         data.insert("depends_on".into(), pins_json(&self.depends_on));
         match &self.event {
             Event::Signed => None,
@@ -132,6 +135,7 @@ impl Registration {
             location: text("location_path")?,
             integrity: hash("integrity_hash")?,
             text_hash: hash("text_hash")?,
+            language: text("language"),
             depends_on: parse_pins(data.get("depends_on")?)?,
         };
         // An entry of another type that holds the same data says something else.
@@ -194,6 +198,7 @@ mod tests {
             location: "a/é.py".to_owned(),
             integrity: "a".repeat(64),
             text_hash: "b".repeat(64),
+            language: None,
             depends_on: vec![Pin { name: name("x"), integrity: "c".repeat(64) }],
         }
     }
@@ -207,8 +212,9 @@ mod tests {
     fn what_was_recorded_is_read_back() {
         let moved = Event::Moved { from: "b.py".to_owned() };
         let revoked = Event::Revoked { reason: "leaks \"keys\"".to_owned() };
-        for event in [Event::Signed, moved, revoked] {
-            let recorded = registration(event);
+        let events = [Event::Signed, moved, revoked].into_iter();
+        for (event, language) in events.flat_map(|event| [(event.clone(), None), (event, Some("//".to_owned()))]) {
+            let recorded = Registration { language, ..registration(event) };
             let entry_type = recorded.event.entry_type();
             let metadata = metadata(&recorded);
             assert_eq!(Registration::parse(entry_type, &recorded.data_hash(), &metadata), Some(recorded.clone()));
@@ -237,6 +243,8 @@ mod tests {
             "b".repeat(64)
         );
         assert_eq!(data, expected);
+        let with_language = Registration { language: Some("lua".to_owned()), ..registration(Event::Signed) }.data();
+        assert_eq!(with_language, expected.replace("\"location_path\"", "\"language\": \"lua\", \"location_path\""));
     }
 
     #[test]

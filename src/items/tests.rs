@@ -155,6 +155,19 @@ fn a_moved_item_is_told_from_a_modified_one() {
     assert_eq!(verify(&tool(&changed), &["core/x.py"]).unwrap().status, Status::Modified);
 }
 
+/// There its line is no signature line, and to say that it has none would help nobody.
+#[test]
+fn an_item_that_was_moved_to_a_file_with_other_comments_is_moved() {
+    let here = signed(&tool("x\n"));
+    let elsewhere = Item { file_path: Some("lib/x.js"), ..tool(&here) };
+    assert_eq!(verified(&elsewhere).status, Status::Unsigned);
+    let outcome = verify(&elsewhere, &["core/x.json", "other.py", "core/x.py"]).unwrap();
+    assert_eq!(outcome.status, Status::Moved);
+    assert_eq!(outcome.detail.as_deref(), Some("signed at core/x.py, found at lib/x.js"));
+    let changed = here.replace('x', "y");
+    assert_eq!(verify(&Item { content: &changed, ..elsewhere }, &["core/x.py"]).unwrap().status, Status::Unsigned);
+}
+
 #[test]
 fn a_hash_stored_elsewhere_is_compared() {
     let signed = sign(&tool("x"), timestamp()).unwrap();
@@ -392,7 +405,16 @@ proptest! {
 #[test]
 fn what_to_do_is_said_of_what_is_wrong() {
     let solution = |status| Verification::failed(status, String::new(), None).solution.unwrap();
-    assert_eq!(solution(Status::Modified), SOLUTION);
+    for status in [Status::Modified, Status::Unsigned, Status::Mismatch] {
+        assert_eq!(solution(status), SOLUTION);
+    }
+    assert!(solution(Status::Moved).contains("ledger.move_item"));
+    assert!(solution(Status::Unknown).contains("ledger.create_item"));
+    let outside =
+        ItemError::BadLocation { item_type: ItemType::Tool, path: "/etc/x".to_owned(), reason: "it is outside" };
+    let invalid = Verification::invalid(&outside);
+    assert_eq!((invalid.status, invalid.error), (Status::Invalid, Some(outside.to_string())));
+    assert_eq!(invalid.solution.as_deref(), Some("Give a path below .ai/tools, or one that is relative to it"));
     // Signing again is not for everybody, nor for a server with another secret.
     assert!(solution(Status::Revoked).contains("only members of ledger_admin"));
     assert!(solution(Status::Unproven).starts_with(SOLUTION) && solution(Status::Unproven).contains("secret"));

@@ -23,6 +23,12 @@ const UNPROVEN_SOLUTION: &str =
     "Run ledger.sign_item(...) to re-validate. If this concerns every item, check the server's secrets \
     (ledger.hmac_secret_file) first.";
 
+/// What to do about one that is registered for another place, or that its own signature line names another place of.
+const MOVED_SOLUTION: &str = "Run ledger.move_item(...) to sign it for another place";
+
+/// What to do about one that nobody has registered.
+const UNKNOWN_SOLUTION: &str = "Run ledger.create_item(...) to sign and register it";
+
 /// The error of an item that is not what was signed.
 const MODIFIED: &str = "Content has been modified since last validation";
 
@@ -75,11 +81,15 @@ impl Status {
         }
     }
 
-    fn solution(self) -> &'static str {
+    /// `None` where it depends on more than the status.
+    fn solution(self) -> Option<&'static str> {
         match self {
-            Status::Revoked => REVOKED_SOLUTION,
-            Status::Unproven => UNPROVEN_SOLUTION,
-            _ => SOLUTION,
+            Status::Valid | Status::Invalid => None,
+            Status::Unsigned | Status::Modified | Status::Mismatch | Status::Dependency => Some(SOLUTION),
+            Status::Moved => Some(MOVED_SOLUTION),
+            Status::Unknown => Some(UNKNOWN_SOLUTION),
+            Status::Revoked => Some(REVOKED_SOLUTION),
+            Status::Unproven => Some(UNPROVEN_SOLUTION),
         }
     }
 }
@@ -144,17 +154,38 @@ impl Verification {
         Verification::valid(None, None).fails(status, error, detail)
     }
 
+    /// The outcome for what is no item.
+    pub fn invalid(error: &ItemError) -> Self {
+        Verification::failed(Status::Invalid, error.to_string(), None).with_solution(error.solution())
+    }
+
+    /// Something is not what was recorded, and no hash tells.
+    pub fn modified(detail: String) -> Self {
+        Verification::failed(Status::Modified, MODIFIED.to_owned(), Some(detail))
+    }
+
+    /// The item is unchanged, and somewhere else than was recorded.
+    pub fn moved(detail: String) -> Self {
+        Verification::failed(Status::Moved, MOVED.to_owned(), Some(detail))
+    }
+
+    /// With something else to do about it than its status says.
+    #[must_use]
+    pub fn with_solution(self, solution: String) -> Self {
+        Verification { solution: Some(solution), ..self }
+    }
+
     fn fails(mut self, status: Status, error: String, detail: Option<String>) -> Self {
         self.status = status;
         self.error = Some(error);
-        self.solution = Some(status.solution().to_owned());
+        self.solution = status.solution().map(str::to_owned);
         self.detail = detail;
         self
     }
 }
 
 /// Verifies `item` against its own signature line. If it was signed without a path, or at one of `previous_paths`, where
-/// it may have been before, it is reported as moved instead of modified.
+/// it may have been before, it is reported as moved instead of modified or unsigned.
 ///
 /// Signing refuses a text that is not an item's. So a signed one that is not was modified, which is no error here.
 ///
@@ -169,6 +200,9 @@ pub fn verify(item: &Item<'_>, previous_paths: &[&str]) -> Result<Verification, 
     };
     let outcome = Verification::valid(signature, payload.as_ref().ok());
     let Some(stored) = outcome.signature.as_ref().map(|signature| signature.integrity.clone()) else {
+        if let Some(detail) = moved_from_other_comments(item, format, previous_paths)? {
+            return Ok(outcome.fails(Status::Moved, MOVED.to_owned(), Some(detail)));
+        }
         let error = format!("{} has no signature", item.item_type.title());
         return Ok(outcome.fails(Status::Unsigned, error, None));
     };
@@ -265,6 +299,25 @@ fn moved(
         let location = extract_location_path(item.item_type, path)?;
         if let Some(detail) = moved_from(Some(&location)) {
             return Ok(Some(detail));
+        }
+    }
+    Ok(None)
+}
+
+/// The same where the item has no signature line in its place: if it has one in the comments of files at one of `previous_paths`,
+/// which are others than those of files where it is.
+fn moved_from_other_comments(
+    item: &Item<'_>,
+    format: LineFormat,
+    previous_paths: &[&str],
+) -> Result<Option<String>, ItemError> {
+    let location = |path: &str| extract_location_path(item.item_type, path);
+    for path in previous_paths {
+        let before = Item { file_path: Some(path), ..*item };
+        if LineFormat::of(&before).is_ok_and(|before| before != format) && verify(&before, &[])?.success() {
+            let found = item.file_path.map(location).transpose()?;
+            let (from, to) = (place("signed", Some(&location(path)?)), place("found", found.as_deref()));
+            return Ok(Some(format!("{from}, {to}")));
         }
     }
     Ok(None)

@@ -138,8 +138,15 @@ fn differences(row: &Repeated, newest: &Newest, entry_id: Uuid, registration: &R
     if newest.revoked.is_some_and(|(time, _)| revoked_at != time) {
         found.push(format!("revoked_at is not the time of entry {entry_id}"));
     }
-    if row.revoked_reason.as_deref() != Some(reason.as_str()) {
-        found.push(format!("revoked_reason is not what entry {entry_id} says"));
+    // Of what is not revoked, verification has compared where it is and its language.
+    for (column, is_same) in [
+        ("revoked_reason", row.revoked_reason.as_ref() == Some(reason)),
+        ("location_path", row.location.as_ref() == Some(&registration.location)),
+        ("language", row.language == registration.language),
+    ] {
+        if !is_same {
+            found.push(format!("{column} is not what entry {entry_id} says"));
+        }
     }
     found
 }

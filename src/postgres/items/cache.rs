@@ -36,6 +36,7 @@ impl Key {
             given.file_path.as_deref(),
             given.metadata.as_deref(),
             given.language.as_deref(),
+            given.registered_at.as_deref(),
             Some(kind),
             stored,
         ];

@@ -147,7 +147,7 @@ impl ItemEntries {
     }
 
     /// The same, of sealed entries alone.
-    pub fn newest_sealed(&self, row_id: Uuid) -> Option<ItemEntry> {
+    fn newest_sealed(&self, row_id: Uuid) -> Option<ItemEntry> {
         // SAFETY: as promised to of_snapshot().
         let (newest, lost) =
             unsafe { versions::newest_sealed(row_id, self.snapshot, ItemEntry::from_row, ItemEntry::order) };

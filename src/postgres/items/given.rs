@@ -1,6 +1,7 @@
 //! Items as callers give them, and as the registry has them.
 
 use super::failure;
+use crate::items::attributes::Attributes;
 use crate::items::item::Item;
 use crate::items::registration::ItemName;
 use crate::items::ItemError;
@@ -31,13 +32,17 @@ pub struct GivenItem {
     pub metadata: Option<String>,
     pub language: Option<String>,
     pub stored: Stored,
-    /// Whether this is what the registry has, for which the ledger must have an entry.
-    pub is_registered: bool,
+    /// Where the row of the registry has it, if this is what that has: then the ledger must have an entry about it.
+    pub registered_at: Option<String>,
     /// Why it was revoked, according to the registry.
     pub revoked: Option<String>,
 }
 
 impl GivenItem {
+    pub fn is_registered(&self) -> bool {
+        self.registered_at.is_some()
+    }
+
     pub fn name(&self) -> Result<ItemName, ItemError> {
         let item_type = self.item_type.parse()?;
         Ok(ItemName { item_type, id: self.id.clone(), version: self.version.clone() })
@@ -54,6 +59,31 @@ impl GivenItem {
             language: self.language.as_deref(),
         })
     }
+}
+
+/// The id and version of a new item: as given, or else as its text says. What is given goes before what the text says; but whoever
+/// reads the file, such as the program that signs files, will call it otherwise.
+pub fn id_and_version(
+    item_id: Option<String>,
+    version: Option<String>,
+    own: Result<Attributes, ItemError>,
+) -> Result<(String, String), Failure> {
+    let own = match own {
+        // Signing says what is wrong with it.
+        Err(_) if item_id.is_some() && version.is_some() => Attributes::default(),
+        own => own.map_err(failure)?,
+    };
+    let name = |parameter: &str, given: Option<String>, own: Option<String>| {
+        if let Some((given, own)) = given.as_ref().zip(own.as_ref()).filter(|(given, own)| given != own) {
+            pgrx::notice!("the {parameter} is {given}, and the text says {own}");
+        }
+        let stated = given.or(own);
+        stated.ok_or_else(|| {
+            Failure::new(PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED, format!("{parameter} must not be null"))
+                .detail("It may be left to the text, but the text states none.")
+        })
+    };
+    Ok((name("item_id", item_id, own.id)?, name("version", version, own.version)?))
 }
 
 /// An item of a list: with its content, or one that the registry has.
@@ -111,7 +141,7 @@ fn listed(index: usize, item: &BTreeMap<String, &RawValue>) -> Result<Listed, Fa
         metadata: item.get("metadata").map(|value| value.get().to_owned()),
         language: text("language")?,
         stored,
-        is_registered: false,
+        registered_at: None,
         revoked: None,
     })))
 }

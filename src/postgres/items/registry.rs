@@ -2,16 +2,17 @@
 
 use super::entries::{self, ItemEntries, ItemEntry};
 use super::failure;
-use super::given::{GivenItem, Stored};
+use super::given::{id_and_version, GivenItem, Stored};
 use super::rows::{self, SignedRow};
-use super::verify::{with_latest_snapshot, with_latest_snapshot_to_sign};
+use super::verify::{with_latest_snapshot, with_latest_snapshot_to_sign, ROW_GONE_SOLUTION};
 use crate::items::attributes;
 use crate::items::item::Item;
 use crate::items::location::extract_location_path;
 use crate::items::registration::{parse_pins, Event, ItemName, Pin, Registration, MAX_DEPENDENCIES};
-use crate::items::signature_line::to_seconds;
+use crate::items::signature_line::{to_seconds, LineFormat};
 use crate::items::signer::{self, SignedItem};
 use crate::items::verifier::{Status, Verification, SOLUTION};
+use crate::items::ItemError;
 use crate::ledger::parse_hash;
 use crate::postgres::errors::{or_raise, required, Failure};
 use crate::postgres::jsonb::{Jsonb, JsonbText};
@@ -40,24 +41,18 @@ fn create_item(
     let item_type = or_raise(required(item_type, "item_type").parse().map_err(failure));
     let content = required(content, "content");
     let file_path = required(file_path, "file_path");
-    let (item_id, version) = match (item_id, version) {
-        (Some(item_id), Some(version)) => (Some(item_id), Some(version)),
-        (item_id, version) => {
-            let read = attributes::read(item_type, &content, Some(&file_path), language.as_deref());
-            let own = or_raise(read.map_err(failure));
-            (item_id.or(own.id), version.or(own.version))
-        }
-    };
+    let read = attributes::read(item_type, &content, Some(&file_path), language.as_deref());
+    let (item_id, version) = or_raise(id_and_version(item_id, version, read));
     let draft = GivenItem {
         item_type: item_type.as_str().to_owned(),
-        id: required(item_id, "item_id"),
-        version: required(version, "version"),
+        id: item_id,
+        version,
         content,
         file_path: Some(file_path),
         metadata: metadata.map(Jsonb::text),
         language,
         stored: Stored::InContent,
-        is_registered: false,
+        registered_at: None,
         revoked: None,
     };
     let signer = Signer::caller();
@@ -82,6 +77,10 @@ fn sign_item(
     let signer = Signer::caller();
     as_ledger_owner(|| {
         let mut draft = or_raise(lock(&name));
+        if language.is_some() {
+            // In the comments that it has had: those of this language may be others, and its line would stay.
+            draft.content = unsigned(&draft).unwrap_or(draft.content);
+        }
         draft.content = content.unwrap_or(draft.content);
         draft.metadata = metadata.map(Jsonb::text).or(draft.metadata);
         draft.language = language.or(draft.language);
@@ -106,6 +105,8 @@ fn move_item(
         let mut draft = or_raise(lock(&name));
         let found = with_latest_snapshot_to_sign(|mut verifier| verifier.verify_alone(&draft));
         or_raise(require_success(&name, found.verification));
+        // In the comments of files where it was: where it comes to they may be others, and its line would stay.
+        draft.content = or_raise(unsigned(&draft).map_err(failure));
         let from = draft.file_path.replace(file_path).unwrap_or_default();
         or_raise(sign(&draft, Calls::Same, Place::Moved { from }, signer))
     })
@@ -166,6 +167,7 @@ fn registration_of_row(row: &GivenItem, name: &ItemName) -> Result<Registration,
         location: row.file_path.clone().unwrap_or_default(),
         integrity: integrity.clone(),
         text_hash,
+        language: row.language.clone(),
         depends_on: rows::repeated(name).and_then(|row| parse_pins(&row.depends_on)).unwrap_or_default(),
     })
 }
@@ -217,11 +219,8 @@ fn sign(draft: &GivenItem, calls: Calls, place: Place, signer: Signer) -> Result
     let is_move = matches!(place, Place::Moved { .. });
     let (previous, depends_on) = with_latest_snapshot_to_sign(|verifier| {
         let entries = verifier.entries();
-        // Nobody calls, and has signed, what is not there yet.
-        let previous = match place {
-            Place::New => entries.newest_sealed(name.row_id()),
-            Place::Same | Place::Moved { .. } => entries.newest(&name),
-        };
+        // Also of one that has no row: it may have been revoked a moment ago, and its row removed.
+        let previous = entries.newest(&name);
         check_revocation(&name, previous.as_ref(), signer)?;
         let before = previous.as_ref().and_then(|entry| entry.registration(&name).ok());
         let before = before.map(|before| before.depends_on).unwrap_or_default();
@@ -231,7 +230,8 @@ fn sign(draft: &GivenItem, calls: Calls, place: Place, signer: Signer) -> Result
             Calls::Same => pin(entries, &name, before.into_iter().map(|pin| (pin.name, None)).collect())?,
             Calls::Given(list) => pin(entries, &name, read_calls(list)?)?,
         };
-        if !matches!(place, Place::New) {
+        // Nobody calls what the ledger has no entry about.
+        if previous.is_some() {
             check_acyclic(entries, &name, &depends_on)?;
         }
         Ok((previous, depends_on))
@@ -247,6 +247,7 @@ fn sign(draft: &GivenItem, calls: Calls, place: Place, signer: Signer) -> Result
         location: signed.location.clone().unwrap_or_default(),
         integrity: signed.signature.integrity.clone(),
         text_hash: signed.text_hash.clone(),
+        language: draft.language.clone(),
         depends_on,
         name,
     };
@@ -399,6 +400,10 @@ fn check_acyclic(entries: &ItemEntries, caller: &ItemName, pins: &[Pin]) -> Resu
     Ok(())
 }
 
+fn unsigned(draft: &GivenItem) -> Result<String, ItemError> {
+    Ok(LineFormat::of(&draft.item()?)?.remove(&draft.content).into_owned())
+}
+
 fn item_name(item_type: Option<&str>, item_id: Option<String>, version: Option<String>) -> Result<ItemName, Failure> {
     let item_type = required(item_type, "item_type").parse().map_err(failure)?;
     let name = ItemName { item_type, id: required(item_id, "item_id"), version: required(version, "version") };
@@ -430,7 +435,7 @@ fn row_gone(name: &ItemName) -> Failure {
     let what = format!("{} {name} has no row in ledger.items", name.item_type);
     Failure::new(PgSqlErrorCode::ERRCODE_DATA_CORRUPTED, what)
         .detail("It was registered: the ledger has entries about it. The row was removed behind the ledger's back.")
-        .hint("Restore the row from a backup of ledger.items. Or read its text again, and register it with SELECT ledger.create_item(...).")
+        .hint(ROW_GONE_SOLUTION)
 }
 
 fn already_registered(name: &ItemName) -> Failure {
@@ -447,9 +452,11 @@ fn require_success(name: &ItemName, verification: Verification) -> Result<(), Fa
         Some(detail) => format!("{about}: {detail}."),
         None => format!("{about} was refused."),
     });
+    let failure = match status {
+        Status::Modified | Status::Mismatch => failure.and_detail("Review its text before it is signed again."),
+        _ => failure,
+    };
     Err(match solution {
-        // To sign it again is to sign it for the place that it is registered for.
-        Some(_) if status == Status::Moved => failure.hint("Run ledger.move_item(...) to sign it for another place"),
         Some(solution) => failure.hint(solution),
         None => failure,
     })

@@ -47,13 +47,15 @@ fn read(name: &ItemName, row: &Row) -> GivenItem {
         metadata: row.get(2),
         language: row.get(3),
         stored: Stored::Elsewhere(row.get(4)),
-        is_registered: true,
+        registered_at: Some(row.get(1).unwrap_or_default()),
         revoked: is_revoked.then(|| row.get(6).unwrap_or_default()),
     }
 }
 
 /// What a row repeats of the ledger's entries, and its text does not prove.
 pub struct Repeated {
+    pub location: Option<String>,
+    pub language: Option<String>,
     pub entry_id: Option<Uuid>,
     pub signed_at: Option<pg_sys::TimestampTz>,
     pub depends_on: Value,
@@ -62,8 +64,8 @@ pub struct Repeated {
 }
 
 pub fn repeated(name: &ItemName) -> Option<Repeated> {
-    let statement = "SELECT entry_id, signed_at, depends_on::pg_catalog.text, revoked_at, revoked_reason \
-         FROM ledger.items WHERE item_type = $1 AND item_id = $2 AND version = $3";
+    let statement = "SELECT entry_id, signed_at, depends_on::pg_catalog.text, revoked_at, revoked_reason, \
+         location_path, language FROM ledger.items WHERE item_type = $1 AND item_id = $2 AND version = $3";
     let mut found = None;
     spi::run(statement, &name_arguments(name), Access::Read, |row| {
         found = Some(Repeated {
@@ -72,6 +74,8 @@ pub fn repeated(name: &ItemName) -> Option<Repeated> {
             depends_on: row.text(2).and_then(|pins| serde_json::from_str(pins).ok()).unwrap_or_default(),
             revoked_at: row.get(3),
             revoked_reason: row.get(4),
+            location: row.get(5),
+            language: row.get(6),
         });
     });
     found

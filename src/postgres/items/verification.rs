@@ -36,7 +36,7 @@ fn verify_single_file(
         metadata: metadata.map(Jsonb::text),
         language,
         stored: stored_hash.map_or(Stored::InContent, |hash| Stored::Elsewhere(Some(hash))),
-        is_registered: false,
+        registered_at: None,
         revoked: None,
     };
     let (outcome, counts) = with_latest_snapshot(|mut verifier| {

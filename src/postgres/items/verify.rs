@@ -6,7 +6,7 @@ use super::given::{GivenItem, Stored};
 use super::pending::AsOf;
 use super::rows;
 use crate::items::registration::{ItemName, Pin, Registration};
-use crate::items::verifier::{verify_integrity, verify_registered, Status, Verification};
+use crate::items::verifier::{verify_integrity, verify_registered, Status, Verification, SOLUTION};
 use crate::items::ItemError;
 use pgrx::{check_for_interrupts, pg_sys};
 use std::collections::{HashMap, HashSet};
@@ -17,6 +17,11 @@ const MAX_DEPTH: usize = 2_000;
 
 /// How many items of a path an error names at either end.
 const SHOWN: usize = 10;
+
+/// What to do about an item that is registered by the ledger, and has no row.
+pub const ROW_GONE_SOLUTION: &str =
+    "Restore the row from a backup of ledger.items. Or read its text again, and register it with \
+    SELECT ledger.create_item(...).";
 
 /// What verification found, and of which item.
 pub struct Outcome {
@@ -104,7 +109,7 @@ impl Verifier {
         if !verification.success() {
             return Outcome { verification, failed_item: Some(given.id.clone()), is_recorded };
         }
-        match registration.and_then(|registration| self.verify_calls(registration, given.is_registered)) {
+        match registration.and_then(|registration| self.verify_calls(registration, given.is_registered())) {
             Some((failed, verification)) => Outcome { verification, failed_item: Some(failed.id), is_recorded },
             None => Outcome { verification, failed_item: None, is_recorded },
         }
@@ -115,7 +120,9 @@ impl Verifier {
         check_for_interrupts!();
         let name = match given.name() {
             Ok(name) => name,
-            Err(error) => return Alone { verification: invalid(&error), registration: None, is_recorded: false },
+            Err(error) => {
+                return Alone { verification: Verification::invalid(&error), registration: None, is_recorded: false }
+            }
         };
         let entry = self.entries.newest(&name);
         let (verification, registration) = self.verify_against(given, &name, entry.as_ref());
@@ -130,7 +137,7 @@ impl Verifier {
         entry: Option<&ItemEntry>,
     ) -> (Verification, Option<Registration>) {
         let registration = match entry.map(|entry| entry.registration(name)).transpose() {
-            Ok(None) if given.is_registered => return (unrecorded(name), None),
+            Ok(None) if given.is_registered() => return (unrecorded(name), None),
             Ok(registration) => registration,
             Err(problem) => return (unproven(name, entry, &problem), None),
         };
@@ -147,7 +154,8 @@ impl Verifier {
         if entry.is_some_and(|entry| !self.entries.is_in_tree(entry)) {
             return (unproven(name, entry, "the log tree does not include it"), None);
         }
-        let verification = verify_text(given, registration.as_ref()).unwrap_or_else(|error| invalid(&error));
+        let verification =
+            verify_text(given, registration.as_ref()).unwrap_or_else(|error| Verification::invalid(&error));
         cache::remember(key, name.row_id(), &verification);
         self.verified += u64::from(verification.success());
         (verification, registration)
@@ -242,16 +250,36 @@ fn by_itself(error: &str) -> Box<Verification> {
 
 fn verify_text(given: &GivenItem, registration: Option<&Registration>) -> Result<Verification, ItemError> {
     let item = given.item()?;
-    match &given.stored {
+    let outcome = match &given.stored {
         Stored::Elsewhere(None) => verify_integrity(&item, None, &[]),
         Stored::Elsewhere(Some(hash)) => verify_registered(&item, Some(hash), registration),
         Stored::InContent => verify_registered(&item, None, registration),
+    }?;
+    match registration {
+        Some(registration) if matches!(outcome.status, Status::Valid | Status::Moved) => {
+            Ok(verify_row(given, registration).unwrap_or(outcome))
+        }
+        _ => Ok(outcome),
     }
 }
 
-/// A result for what is no item.
-fn invalid(error: &ItemError) -> Verification {
-    Verification::failed(Status::Invalid, error.to_string(), None)
+/// What a row says of its item besides what is hashed, and the ledger does not; `None` if there is no such thing.
+fn verify_row(given: &GivenItem, registration: &Registration) -> Option<Verification> {
+    let row_location = given.registered_at.as_ref()?;
+    let Registration { location, language, .. } = registration;
+    if given.language != *language {
+        return Some(Verification::modified("the language of its row is not the one that was recorded".to_owned()));
+    }
+    // Paths of other projects lead to the same location; but what the ledger gave to the row is that.
+    (row_location != location).then(|| row_elsewhere(location, row_location))
+}
+
+/// Only who may change the ledger's tables can have moved it so; to move it from there would be to take that for good.
+fn row_elsewhere(signed_at: &str, row_location: &str) -> Verification {
+    let detail = format!("signed at {signed_at}, and its row in ledger.items is at {row_location}");
+    Verification::moved(detail).with_solution(format!(
+        "Set location_path in ledger.items back to {signed_at}, or run ledger.sign_item(...) to sign the item where it is"
+    ))
 }
 
 fn not_found(name: &ItemName) -> Verification {
@@ -262,12 +290,12 @@ fn not_found(name: &ItemName) -> Verification {
 /// What only who may change the ledger's tables can have done.
 fn row_gone(name: &ItemName) -> Verification {
     let detail = format!("{} {name} was registered, and its row in ledger.items is gone", name.item_type.title());
-    Verification::failed(Status::Unknown, no_hash(name), Some(detail))
+    Verification::failed(Status::Unknown, no_hash(name), Some(detail)).with_solution(ROW_GONE_SOLUTION.to_owned())
 }
 
 fn unrecorded(name: &ItemName) -> Verification {
     let detail = "the ledger has no entry about it".to_owned();
-    Verification::failed(Status::Unknown, no_hash(name), Some(detail))
+    Verification::failed(Status::Unknown, no_hash(name), Some(detail)).with_solution(SOLUTION.to_owned())
 }
 
 fn no_hash(name: &ItemName) -> String {
