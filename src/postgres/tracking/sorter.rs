@@ -25,7 +25,7 @@ pub struct Place {
 /// An entry about a row, or the row.
 #[derive(Clone, Copy)]
 pub struct Record {
-    /// The number of the table in this verification. Two tables can have the same row ids: a copy that was restored beside another, say.
+    /// The number of the table in this verification. Two tables can have the same row ids: copies that were restored in another cluster, say.
     pub table: u32,
     pub row_id: Uuid,
     pub at: i64,

@@ -57,7 +57,7 @@ pub fn verify(targets: Vec<Target>, each: &mut dyn FnMut(usize, RowProblem)) -> 
 
 struct Verification {
     tables: Vec<Verified>,
-    /// The numbers of the tables with an id. A copy that was restored beside another has the same.
+    /// The numbers of the tables with an id. Copies that were restored in another cluster have the same.
     by_id: HashMap<String, Vec<usize>>,
     /// Of all entries, those that are sealed.
     sealed: i64,
