@@ -86,7 +86,7 @@ fn a_worker_for_which_no_process_is_left_is_wanted_before_anybody_records() {
     // One each for the launcher and the writer.
     cluster.add_conf("max_worker_processes = 2\nmax_logical_replication_workers = 0");
     cluster.restart(Stop::Fast);
-    cluster.wait_for_log("could not look for a ledger in 1 databases: out of background worker slots");
+    cluster.wait_for_log("could not look for a ledger in all databases: out of background worker slots");
     let mut client = cluster.connect("postgres");
     assert_eq!(value(&mut client, "SELECT (database, state) FROM ledger.workers"), "(postgres,wanted)");
 }

@@ -28,14 +28,14 @@ pub unsafe fn attach() {
 pub struct LockGuard(*mut pg_sys::LWLock);
 
 impl LockGuard {
-    /// The lock of this number, below what was requested.
-    pub fn acquire(index: usize) -> Self {
-        // SAFETY: the tranche holds that many locks; the array is set before any slot is handed out.
-        unsafe {
-            let lock = &raw mut (*LOCK_ARRAY.load(Ordering::Acquire).add(index)).lock;
-            pg_sys::LWLockAcquire(lock, pg_sys::LWLockMode::LW_EXCLUSIVE);
-            LockGuard(lock)
-        }
+    /// Takes one of them, by its number from 0.
+    ///
+    /// # Safety
+    /// So many were asked for, and they have been found.
+    pub unsafe fn acquire(index: usize) -> Self {
+        let lock = &raw mut (*LOCK_ARRAY.load(Ordering::Acquire).add(index)).lock;
+        pg_sys::LWLockAcquire(lock, pg_sys::LWLockMode::LW_EXCLUSIVE);
+        LockGuard(lock)
     }
 }
 

@@ -354,13 +354,14 @@ unsafe extern "C-unwind" fn startup() {
 
 impl Shared {
     fn lock_registry(&self) -> LockGuard {
-        LockGuard::acquire(0)
+        // SAFETY: the first of the locks, which are found before this area is handed out.
+        unsafe { LockGuard::acquire(0) }
     }
 
     /// What is known of the mirror of `slot`, locked.
     pub fn lock_mirror<'a>(&self, slot: &'a DatabaseSlot) -> LockedMirror<'a> {
-        // SAFETY: slot is an element of the array, so both pointers lie in the same allocation. Nothing else takes the lock of that
-        // number.
+        // SAFETY: slot is an element of the array, so both pointers lie in the same allocation. There is a lock for each, found before
+        // this area is handed out, and nothing else takes the one of that number.
         unsafe {
             let index = std::ptr::from_ref(slot).offset_from(self.databases.as_ptr());
             slot.mirror.locked_by(LockGuard::acquire(1 + index as usize))

@@ -220,10 +220,10 @@ impl Launcher {
         let numbers: Vec<String> = databases.iter().map(|database| database.to_u32().to_string()).collect();
         Failure::new(
             PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
-            format!("could not look for a ledger in {} databases: out of background worker slots", databases.len()),
+            "could not look for a ledger in all databases: out of background worker slots",
         )
         .detail(format!(
-            "Their OIDs are {}. In those that have one, nothing is sealed, and nothing recorded where there is to be a mirror file.",
+            "The OIDs of those that are left are {}. In those that have one, nothing is sealed, and nothing recorded where there is to be a mirror file.",
             numbers.join(", ")
         ))
         .hint(RAISE_LIMIT)
