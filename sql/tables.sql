@@ -50,11 +50,13 @@ CREATE TABLE ledger.log_state (
     database_oid OID NOT NULL,
     mirror_attachment UUID,
     open_ranges BIGINT[] NOT NULL,
-    version_runs BIGINT[] NOT NULL
+    version_runs BIGINT[] NOT NULL,
+    start_timeline BIGINT,
+    start_location BIGINT
 ) USING heap WITH (fillfactor = 10);
 
 INSERT INTO ledger.log_state
-SELECT pg_catalog.gen_random_uuid(), pg_catalog.clock_timestamp(), '', 0, 0, 0, 0, d.oid, NULL, '{}', '{}'
+SELECT pg_catalog.gen_random_uuid(), pg_catalog.clock_timestamp(), '', 0, 0, 0, 0, d.oid, NULL, '{}', '{}', NULL, NULL
 FROM pg_catalog.pg_database AS d WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database();
 
 -- Which sealed entries are about a row of a tracked table: runs, each sorted by row, in chunks of a page. A place is row_id (16 bytes),
@@ -111,6 +113,8 @@ COMMENT ON COLUMN ledger.log_state.open_ranges IS 'where before that lines of pr
 COMMENT ON COLUMN ledger.log_state.version_runs IS 'the runs of ledger.row_versions, four numbers for each: its number; how many places it has; the number of the run that its places are being moved to, or 0; and the upper half of the row_id up to which they have been moved (places below are not in it any more), as a signed number';
 COMMENT ON COLUMN ledger.log_state.database_oid IS 'the database this ledger belongs to; a copy of it becomes a ledger of its own';
 COMMENT ON COLUMN ledger.log_state.mirror_attachment IS 'which of the server''s attachments to the mirror file was the last';
+COMMENT ON COLUMN ledger.log_state.start_timeline IS 'the timeline of the first start of a server after that attachment; null until then';
+COMMENT ON COLUMN ledger.log_state.start_location IS 'where the WAL ended at that start: the database has what the file was written with before, or was put back to an older state';
 COMMENT ON COLUMN ledger.entries.leaf_index IS '0-based position in the log tree';
 COMMENT ON COLUMN ledger.blocks.tree_size IS 'leaves of the log tree after this block';
 COMMENT ON COLUMN ledger.blocks.tree_root IS 'root of the log tree after this block';

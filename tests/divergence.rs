@@ -4,76 +4,14 @@
 
 mod common;
 
+use common::diverged::*;
 use common::ledger::*;
-use common::tracking::problems;
 use common::{children_of, give_to_server, send, wait_until, Cluster, Options, Stop};
 use postgres::error::SqlState;
 use postgres::Client;
 use std::fs;
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-
-/// A ledger with its file in a directory outside the cluster's, with sealed and pending entries.
-fn start_outside(options: Options) -> (Cluster, Client, PathBuf) {
-    let cluster = options.conf("ledger.block_interval = 1h").start();
-    let directory = cluster.scratch_dir().join("mirror");
-    fs::create_dir(&directory).unwrap();
-    fs::set_permissions(&directory, fs::Permissions::from_mode(0o700)).unwrap();
-    give_to_server(&directory);
-    let mut client = cluster.connect("postgres");
-    set(&mut client, "ledger.mirror_directory", &format!("'{}'", directory.display()));
-    client.batch_execute("CREATE EXTENSION pg_notary").unwrap();
-    record_many(&mut client, 5);
-    seal(&mut client);
-    record_many(&mut client, 3);
-    let path = file(&mut client);
-    (cluster, client, path)
-}
-
-fn seal(client: &mut Client) {
-    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
-    wait_until_sealed(client);
-}
-
-/// Recording is refused with this cause, the view names it, and the file stays as it is.
-#[track_caller]
-fn assert_diverged(client: &mut Client, path: &Path, cause: &str) {
-    wait_for(client, "(SELECT state = 'failed' FROM ledger.mirror_status)");
-    let content = fs::read(path).ok();
-    for _ in 0..2 {
-        let refused = error(client, RECORD);
-        assert_eq!(*refused.code(), SqlState::IO_ERROR);
-        let text = all_text(&refused);
-        assert!(text.contains(cause) && text.contains(path.to_str().unwrap()), "expected {cause:?} in {text}");
-        // To try again would not help, and is not what is said.
-        assert_eq!(text.contains("does not agree"), text.contains("ledger.find_tampering()"), "{text}");
-    }
-    let problem = value(client, "SELECT problem FROM ledger.mirror_status");
-    assert!(problem.contains(cause), "expected {cause:?} in {problem}");
-    assert!(fs::read(path).ok() == content, "the file was written to");
-}
-
-/// A new file is begun; the old one is kept as it was.
-#[track_caller]
-fn assert_restarts(client: &mut Client, path: &Path) {
-    let before = fs::read(path).ok();
-    let kept = value(client, "SELECT ledger.mirror_restart()");
-    match before {
-        Some(before) => assert!(fs::read(&kept).unwrap() == before, "the old file is not kept as it was"),
-        None => assert_eq!(kept, "NULL"),
-    }
-    record(client);
-    assert_intact(client);
-    seal(client);
-    assert_intact(client);
-    assert_eq!(ids_in_file(path), ids_in_table(client));
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::copy(from, to).unwrap();
-    fs::set_permissions(to, fs::Permissions::from_mode(0o600)).unwrap();
-    give_to_server(to);
-}
 
 /// Flips a bit in the middle of the line with this number, from 0.
 fn edit_line(path: &Path, number: usize) {
@@ -116,106 +54,6 @@ fn a_file_edited_while_the_server_was_down_is_noticed_at_the_start() {
         wait_until("recording works again", PATIENCE, || client.simple_query(RECORD).is_ok());
         assert_intact(&mut client);
     }
-}
-
-#[test]
-fn a_database_restored_from_an_older_backup_does_not_write_to_its_file() {
-    let (cluster, mut client, path) = start_outside(Options::new());
-    let backup = cluster.scratch_dir().join("backup");
-    cluster.base_backup(&backup, &[]);
-    // Nothing that a block holds: only pending entries are in the file and not in the backup.
-    record_many(&mut client, 2);
-    drop(client);
-    cluster.stop(Stop::Fast);
-
-    let restored = Options::new().conf("ledger.block_interval = 1h").start_on_copy_of(&backup);
-    let mut client = restored.connect("postgres");
-    assert_diverged(&mut client, &path, "put back to an older state");
-    assert!(!verdict(&mut client)["overall_valid"].as_bool().unwrap());
-    error(&mut client, "SELECT ledger.mirror_catch_up()");
-    assert!(!restored.log().contains("pg_notary voids"), "the log tells of what was not done");
-    assert_restarts(&mut client, &path);
-}
-
-/// What docs/mirror.md tells an administrator to type, with this file in the place of the one there.
-fn documented_way_to_the_file(path: &Path) -> Vec<String> {
-    let text = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/mirror.md")).unwrap();
-    let from = text.find("CREATE TEMP TABLE triggers").unwrap();
-    let block = &text[from..from + text[from..].find("```").unwrap()];
-    let directory = path.parent().unwrap().to_str().unwrap();
-    let block =
-        block.replace("/mnt/notary/shop.1da85c79.jsonl", path.to_str().unwrap()).replace("/mnt/notary", directory);
-    block.replace("\\gexec", " \\gexec;").split(';').map(|command| command.trim().to_owned()).collect()
-}
-
-/// As psql does it.
-fn run(client: &mut Client, command: &str) {
-    match command.strip_suffix("\\gexec") {
-        None => client.batch_execute(command).unwrap(),
-        Some(query) => column(client, query).iter().for_each(|made| client.batch_execute(made).unwrap()),
-    }
-}
-
-#[test]
-fn the_documented_way_brings_a_database_with_tracked_tables_and_items_up_to_its_file() {
-    let (cluster, mut client, path) = start_outside(Options::new());
-    let setup = "CREATE TABLE t (id int PRIMARY KEY, note text); CREATE TABLE parts (id int PRIMARY KEY) PARTITION BY RANGE (id);
-         CREATE TABLE part PARTITION OF parts FOR VALUES FROM (0) TO (100);
-         SELECT ledger.track('t'), ledger.track('parts');
-         INSERT INTO t VALUES (1, 'old'), (2, 'same'); INSERT INTO parts VALUES (1);
-         SELECT ledger.create_item('tool', 'kept', '1.0.0', 'x', 'kept.py')";
-    client.batch_execute(setup).unwrap();
-    let backup = cluster.scratch_dir().join("backup");
-    cluster.base_backup(&backup, &[]);
-    client.batch_execute("UPDATE t SET note = 'new' WHERE id = 1; INSERT INTO t VALUES (3, 'gone')").unwrap();
-    seal(&mut client);
-    let head = value(&mut client, "SELECT last_block_hash FROM ledger.chain_stats");
-    drop(client);
-    cluster.stop(Stop::Fast);
-
-    let restored = Options::new().conf("ledger.block_interval = 1h").start_on_copy_of(&backup);
-    let mut client = restored.connect("postgres");
-    assert_diverged(&mut client, &path, "put back to an older state");
-    for command in documented_way_to_the_file(&path) {
-        run(&mut client, &command);
-    }
-    wait_until_attached(&mut client);
-    assert_eq!(file(&mut client), path);
-    assert_eq!(value(&mut client, "SELECT last_block_hash FROM ledger.chain_stats"), head);
-    assert_eq!(column(&mut client, "SELECT DISTINCT state FROM ledger.tracked_tables"), ["tracked"]);
-    assert_eq!(problems(&mut client, "t"), [r#"{"id": 1} modified"#, r#"{"id": 3} missing"#]);
-    assert_eq!(problems(&mut client, "parts"), [""; 0]);
-    client.batch_execute("UPDATE t SET note = 'new' WHERE id = 1; INSERT INTO t VALUES (3, 'gone')").unwrap();
-    client.batch_execute("SELECT ledger.untrack('t'), ledger.track('t'); INSERT INTO parts VALUES (2)").unwrap();
-    client.batch_execute("SELECT ledger.load_item('tool', 'kept', '1.0.0')").unwrap();
-    let verdict = json(&mut client, "SELECT ledger.verify_all()");
-    assert!(verdict["overall_valid"] == true, "{verdict:#}");
-    assert_intact(&mut client);
-}
-
-#[test]
-fn a_database_rolled_back_by_a_snapshot_of_its_storage_does_not_write_to_its_file() {
-    let (cluster, client, path) = start_outside(Options::new());
-    drop(client);
-    cluster.stop(Stop::Immediate);
-    let snapshot = cluster.scratch_dir().join("snapshot");
-    common::copy_directory(&cluster.data_dir(), &snapshot);
-    cluster.start_again();
-    let mut client = cluster.connect("postgres");
-    record_many(&mut client, 2);
-    // The state file is brought up to date within a second.
-    let state = path.with_extension("state");
-    let size = fs::metadata(&path).unwrap().len();
-    wait_until("the state file knows of the last entry", PATIENCE, || {
-        fs::read_to_string(&state).is_ok_and(|text| text.contains(&format!("\"size\":{size}")))
-    });
-    drop(client);
-    cluster.stop(Stop::Immediate);
-
-    let restored = Options::new().conf("ledger.block_interval = 1h").start_on_copy_of(&snapshot);
-    let mut client = restored.connect("postgres");
-    assert_diverged(&mut client, &path, "put back to an older state");
-    assert_restarts(&mut client, &path);
 }
 
 #[test]

@@ -5,7 +5,7 @@ mod common;
 
 use common::ledger::*;
 use common::tracking::TRIGGERS_OFF;
-use common::{give_to_server, pg_major, send, wait_until, Cluster, Options};
+use common::{give_to_server, pg_major, send, wait_until, Cluster, Options, Stop};
 use pg_notary::ledger::block;
 use pg_notary::ledger::log_tree::{leaf_hash, LogTree};
 use pg_notary::ledger::record::{Entry, Header, Timestamp};
@@ -180,6 +180,55 @@ fn a_rebuilt_ledger_goes_on_in_the_file_that_survived() {
     assert!(fs::read(&survivor).unwrap() == before, "nothing was missing in the file, and it was written to");
     check_rebuilt(&mut client, &head, &lines);
     assert!(fs::read(&survivor).unwrap().starts_with(&before), "the file was not gone on with");
+}
+
+/// Its file has what was recorded since, and is all that is left of it.
+#[test]
+fn a_ledger_rebuilt_from_an_older_export_does_not_void_what_its_file_has_besides() {
+    let (old, mut client) = start_with_ledger();
+    let exported = export(&mut client);
+    let newer = record_many(&mut client, 6);
+    let path = file(&mut client);
+    wait_for(&mut client, "(SELECT undecided_transactions = 0 FROM ledger.mirror_status)");
+    drop(client);
+    old.stop(Stop::Fast);
+
+    let new = quiet().start();
+    let directory = new.scratch_dir().join("mirror");
+    fs::create_dir(&directory).unwrap();
+    fs::set_permissions(&directory, Permissions::from_mode(0o700)).unwrap();
+    give_to_server(&directory);
+    let name = format!("mirror/{}", path.file_name().unwrap().to_str().unwrap());
+    for state in [true, false] {
+        let survivor = hand_over(&path, &new, &name);
+        if state {
+            let name = format!("mirror/{}", path.with_extension("state").file_name().unwrap().to_str().unwrap());
+            hand_over(&path.with_extension("state"), &new, &name);
+        } else {
+            fs::remove_file(survivor.with_extension("state")).unwrap();
+        }
+        let before = fs::read(&survivor).unwrap();
+        let export = new.scratch_dir().join("export.jsonl");
+        fs::write(&export, &exported).unwrap();
+        give_to_server(&export);
+        let mut client = new.connect("postgres");
+        set(&mut client, "ledger.mirror_directory", &format!("'{}'", directory.display()));
+        client.batch_execute("CREATE EXTENSION pg_notary").unwrap();
+        client.batch_execute(&import(&export)).unwrap();
+        wait_for(&mut client, "(SELECT problem ~ '6 of its entries are not in this ledger' FROM ledger.mirror_status)");
+        error(&mut client, RECORD);
+        error(&mut client, "SELECT ledger.mirror_catch_up()");
+        assert!(fs::read(&survivor).unwrap() == before, "the file was written to");
+        // What it tells to do.
+        client.batch_execute("DROP EXTENSION pg_notary CASCADE; CREATE EXTENSION pg_notary").unwrap();
+        client.batch_execute(&import(&survivor)).unwrap();
+        wait_until_attached(&mut client);
+        assert_eq!(file(&mut client), survivor);
+        assert!(ids_in_table(&mut client).is_superset(&newer.iter().cloned().collect()));
+        record(&mut client);
+        assert_intact(&mut client);
+        client.batch_execute("DROP EXTENSION pg_notary CASCADE").unwrap();
+    }
 }
 
 #[test]

@@ -75,6 +75,8 @@ fn a_standby_verifies_and_does_not_record() {
     assert!(verdict["file_chain"]["valid"].is_null(), "{verdict:#}");
     assert!(verdict["file_chain"]["message"].as_str().unwrap().contains("standby"), "{verdict:#}");
     assert!(column(&mut reader, "SELECT problem FROM ledger.find_tampering()").is_empty());
+    let alone = json(&mut reader, "SELECT ledger.verify_file_integrity()");
+    assert_eq!(alone, verdict["file_chain"]);
     let entry = json(&mut reader, &format!("SELECT ledger.verify_entry('{sealed}', '{{\"n\": 8}}')"));
     assert_eq!(entry["verified"], true, "{entry}");
     assert_eq!(number(&mut reader, "SELECT block_count FROM ledger.chain_stats"), 2);

@@ -9,6 +9,7 @@ use crate::ledger::file_ranges::FileRange;
 use crate::ledger::log_tree::LogTree;
 use crate::ledger::record::Timestamp;
 use crate::ledger::row_runs::Run;
+use crate::ledger::wal::WalPosition;
 use crate::ledger::{parse_hash, Hash};
 use pgrx::{pg_sys, IntoDatum, PgSqlErrorCode};
 use uuid::Uuid;
@@ -26,6 +27,8 @@ mod column {
     pub const MIRROR_ATTACHMENT: usize = 8;
     pub const OPEN_RANGES: usize = 9;
     pub const VERSION_RUNS: usize = 10;
+    pub const START_TIMELINE: usize = 11;
+    pub const START_LOCATION: usize = 12;
 }
 
 /// A place in the mirror file: every entry line before it stands in a block, is voided, or belongs to a transaction in `open`.
@@ -62,8 +65,21 @@ pub fn remember_mirror(acknowledged: (u64, i64), settled: Option<&Settled>, atta
         }
         if let Some(attachment) = &attachment {
             row[column::MIRROR_ATTACHMENT] = Some(tables::uuid_datum(attachment));
+            forget_start(row);
         }
     });
+}
+
+/// Notes where the WAL ended with which a server has started, the first one since the file was attached.
+pub fn remember_start(wal: WalPosition) {
+    change_log_state(|row| {
+        row[column::START_TIMELINE] = i64::from(wal.timeline).into_datum();
+        row[column::START_LOCATION] = (wal.location as i64).into_datum();
+    });
+}
+
+fn forget_start(row: &mut [Option<pg_sys::Datum>]) {
+    row[column::START_TIMELINE..=column::START_LOCATION].fill(None);
 }
 
 /// Forgets the mirror file: the next one that is attached may be new.
@@ -75,6 +91,7 @@ fn forget_file(row: &mut [Option<pg_sys::Datum>]) {
     row[column::MIRROR_BYTES..=column::MIRROR_BLOCK].fill(0_i64.into_datum());
     row[column::OPEN_RANGES] = Vec::<i64>::new().into_datum();
     row[column::MIRROR_ATTACHMENT] = None;
+    forget_start(row);
 }
 
 /// Makes the ledger of a copied database one of its own, with an id of its own, from now.

@@ -103,6 +103,7 @@ fn try_attach(mirror: &Mirror, how: How) -> Result<Attached, Failure> {
         true => None,
         false => doubt::of(mirror, path, own_state(path, &remembered).as_ref()),
     };
+    check_taken_over(path, &remembered, judged.uncommitted.len())?;
     if how == How::CatchUp && !judged.uncommitted.is_empty() {
         check_only_behind(mirror, path, &remembered)?;
     }
@@ -315,7 +316,8 @@ fn check_state(mirror: &Mirror, state: &State, path: &Path, remembered: &Remembe
         );
         return Err(diverged(path, &what));
     }
-    let missing = || state.missing_wal(mirror.shared.recovered_to(), &remembered::data_directory());
+    let start = || remembered.started_with(mirror.shared, state.attachment);
+    let missing = || state.missing_wal(start(), &remembered::data_directory());
     // What this server has written itself is younger than where it started.
     match (!mirror.shared.is_of_this_run(state.attachment)).then(missing).flatten() {
         None => Ok(()),
@@ -324,6 +326,20 @@ fn check_state(mirror: &Mirror, state: &State, path: &Path, remembered: &Remembe
             Err(diverged(path, &what))
         }
     }
+}
+
+/// A ledger that was rebuilt goes on in a file that another database has written. Lines there that it lacks are of entries which that one
+/// had committed, and are not voided.
+fn check_taken_over(path: &Path, remembered: &Remembered, lacking: usize) -> Result<(), Failure> {
+    // The file was begun here, and the server died before that was remembered.
+    let is_own = || own_state(path, remembered).is_some_and(|state| state.is_begun_here());
+    if lacking == 0 || remembered.attachment.is_some() || is_own() {
+        return Ok(());
+    }
+    let what = format!(
+        "{lacking} of its entries are not in this ledger, which has not written it: it was rebuilt from an older export or file"
+    );
+    Err(diverged(path, &what))
 }
 
 /// Whether somebody else may have been at the file, in a part that recovery does not read.

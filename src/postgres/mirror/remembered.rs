@@ -2,9 +2,12 @@
 
 use super::file;
 use super::handle::Mirror;
+use super::state_file;
 use crate::ledger::record::{Header, Timestamp};
+use crate::ledger::wal::WalPosition;
 use crate::postgres::log_state::{self, ranges_from, Settled};
 use crate::postgres::settings;
+use crate::postgres::shared::Shared;
 use crate::postgres::spi;
 use pgrx::pg_sys;
 use std::ffi::CStr;
@@ -23,6 +26,8 @@ pub struct Remembered {
     pub database: pg_sys::Oid,
     /// Who has attached the file last.
     pub attachment: Option<Uuid>,
+    /// Where the WAL ended with which a server has started first after that.
+    pub start: Option<WalPosition>,
 }
 
 impl Remembered {
@@ -30,7 +35,7 @@ impl Remembered {
         let mut remembered = None;
         spi::for_each(
             "SELECT ledger_id, started_at, mirror_bytes, mirror_block, settled_bytes, settled_block, open_ranges, \
-             database_oid, mirror_attachment FROM ledger.log_state",
+             database_oid, mirror_attachment, start_timeline, start_location FROM ledger.log_state",
             &[],
             |row| {
                 let bytes = |column| row.get::<i64>(column).unwrap_or_default().max(0) as u64;
@@ -47,10 +52,19 @@ impl Remembered {
                     },
                     database: row.get(7).unwrap_or(pg_sys::InvalidOid),
                     attachment: row.uuid(8),
+                    start: start_from(row.get(9), row.get(10)),
                 });
             },
         );
         remembered.unwrap_or_else(|| pgrx::error!("ledger.log_state has no row"))
+    }
+
+    /// Where the WAL ended that the database had when it was first started after this attachment, as far as is known. What a server
+    /// writes after it has started says nothing of that, nor what later ones do. Of an attachment that the database does not know of yet
+    /// this start is the first.
+    pub fn started_with(&self, shared: &Shared, attachment: Uuid) -> WalPosition {
+        let noted = self.start.filter(|_| self.attachment == Some(attachment));
+        noted.unwrap_or_else(|| state_file::start_of_this_server(shared))
     }
 
     /// The first line of this ledger's file.
@@ -59,6 +73,22 @@ impl Remembered {
         let mut line = header.line();
         line.push(b'\n');
         line
+    }
+}
+
+fn start_from(timeline: Option<i64>, location: Option<i64>) -> Option<WalPosition> {
+    let timeline = u32::try_from(timeline?).ok()?;
+    Some(WalPosition { timeline, location: location? as u64 })
+}
+
+/// Notes with which WAL this server has started, if it is the first since the file was attached. The file may be out of reach at this
+/// start, or be refused: at the next one it would be too late, as a server that lacks what the file has writes WAL of its own. The
+/// caller is in a transaction and holds the sealing lock.
+pub fn note_start(shared: &Shared) {
+    let remembered = Remembered::read();
+    let is_of_another_run = remembered.attachment.is_some_and(|own| !shared.is_of_this_run(own));
+    if is_of_another_run && remembered.start.is_none() {
+        log_state::remember_start(state_file::start_of_this_server(shared));
     }
 }
 

@@ -9,6 +9,7 @@ use super::shared::{FileStamp, Ownership};
 use crate::ledger::wal::{self, WalPosition};
 use crate::postgres::errors::cause;
 use crate::postgres::regular_file;
+use crate::postgres::shared::Shared;
 use crate::postgres::tables;
 use pgrx::pg_sys;
 use serde_json::{json, Value};
@@ -58,6 +59,11 @@ pub fn flushed_wal() -> WalPosition {
             WalPosition { timeline, location }
         }
     }
+}
+
+/// Where the WAL ended with which this server has started.
+pub fn start_of_this_server(shared: &Shared) -> WalPosition {
+    WalPosition { timeline: flushed_wal().timeline, location: shared.recovered_to() }
 }
 
 fn system_identifier() -> u64 {
@@ -118,6 +124,11 @@ impl State {
         (self.size, self.inode, self.stamp) == (metadata.len(), metadata.ino(), FileStamp::of(metadata))
     }
 
+    /// Whether the file was new when it was attached here, by an attachment that the database does not know of yet.
+    pub fn is_begun_here(&self) -> bool {
+        self.is_of_this_cluster() && self.previous.is_nil() && !self.is_remembered
+    }
+
     pub fn is_of_this_cluster(&self) -> bool {
         self.system_identifier == system_identifier()
     }
@@ -128,22 +139,21 @@ impl State {
     }
 
     /// Why the database cannot be the one that wrote the file last, going by the WAL that it started with.
-    pub fn missing_wal(&self, recovered_to: u64, data_directory: &Path) -> Option<String> {
-        let now = WalPosition { timeline: flushed_wal().timeline, location: recovered_to };
+    pub fn missing_wal(&self, start: WalPosition, data_directory: &Path) -> Option<String> {
         // pg_upgrade makes a new WAL, with which nothing can be compared.
         if !self.is_of_this_cluster() {
             return None;
         }
-        let history = match now.timeline == self.wal.timeline {
+        let history = match start.timeline == self.wal.timeline {
             true => String::new(),
             false => {
-                let name = data_directory.join("pg_wal").join(format!("{:08X}.history", now.timeline));
+                let name = data_directory.join("pg_wal").join(format!("{:08X}.history", start.timeline));
                 std::fs::read_to_string(name).ok()?
             }
         };
-        let is_there = wal::contains(now, &history, self.wal)?;
+        let is_there = wal::contains(start, &history, self.wal)?;
         (!is_there).then(|| {
-            format!("it started at WAL location {}, the file was last written at {}", now.text(), self.wal.text())
+            format!("it started at WAL location {}, the file was last written at {}", start.text(), self.wal.text())
         })
     }
 }

@@ -15,7 +15,7 @@ use crate::postgres::mirror::block_lines::SealedBlocks;
 use crate::postgres::mirror::file;
 use crate::postgres::mirror::handle::Mirror;
 use crate::postgres::mirror::prepared;
-use crate::postgres::mirror::remembered::Remembered;
+use crate::postgres::mirror::remembered::{self, Remembered};
 use crate::postgres::mirror::requests;
 use crate::postgres::mirror::shared::Request;
 use crate::postgres::secrets::Watch;
@@ -313,7 +313,7 @@ impl Worker {
     }
 
     /// A database that was copied by CREATE DATABASE ... TEMPLATE has its original's ledger in it. From here on the two are
-    /// different ledgers, with different files.
+    /// different ledgers, with different files. Of one that goes on, it is noted where this server has found it.
     fn own_the_ledger(&mut self) -> Result<(), Failure> {
         if self.is_own {
             return Ok(());
@@ -330,6 +330,7 @@ impl Worker {
                     remembered.ledger_id
                 );
             }
+            remembered::note_start(self.mirror.shared);
         })?;
         self.is_own = true;
         Ok(())
