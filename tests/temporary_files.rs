@@ -39,3 +39,36 @@ fn a_table_is_not_tracked_where_its_lines_find_no_temporary_file_and_nobody_else
     assert!(cluster.is_running() && cluster.postmaster() == server);
     assert!(!cluster.log().contains("terminated by signal"), "a session has crashed");
 }
+
+/// A FATAL unwinds nothing: what the session held would stay held until the server is started again.
+#[test]
+fn a_session_that_ends_where_its_lines_find_no_room_holds_nothing_any_more() {
+    let (cluster, mut client) = start(Options::new().conf("temp_file_limit = '512kB'"));
+    client
+        .batch_execute(
+            "CREATE TABLE accounts (id int PRIMARY KEY, note text); SELECT ledger.track('accounts');
+             CREATE ROLE app LOGIN; GRANT ALL ON accounts TO app",
+        )
+        .unwrap();
+    for _ in 0..3 {
+        let mut session = cluster.connect("postgres");
+        session.batch_execute("SET ROLE app; SET exit_on_error = on").unwrap();
+        let fill = "INSERT INTO accounts SELECT n, repeat('x', 100) FROM generate_series(1, 20000) AS n";
+        session.batch_execute(fill).unwrap_err();
+    }
+    assert_eq!(
+        cluster.log().matches("FATAL:  temporary file size exceeds temp_file_limit").count(),
+        3,
+        "{}",
+        cluster.log()
+    );
+    client.batch_execute("SET lock_timeout = '10s'").unwrap();
+    for table in ["accounts", "ledger.entries_pending"] {
+        client.batch_execute(&format!("BEGIN; LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE; ROLLBACK")).unwrap();
+    }
+    client.batch_execute("SET statement_timeout = '30s'").unwrap();
+    client.batch_execute("VACUUM (FREEZE) accounts").unwrap();
+    assert!(!cluster.log().contains("already borrowed"), "{}", cluster.log());
+    client.batch_execute("INSERT INTO accounts VALUES (1, 'y')").unwrap();
+    assert_complete(&mut client);
+}

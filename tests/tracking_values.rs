@@ -281,3 +281,32 @@ fn images_that_no_jsonb_holds_are_refused_by_the_name_of_their_table() {
     assert!(refused.hint().unwrap().contains("without keep_image"), "{refused:?}");
     assert!(is_true(&mut client, "NOT EXISTS (SELECT FROM scans)"));
 }
+
+/// Else the links between a row's entries would be those of two shapes, and not be compared.
+#[test]
+fn how_a_session_quotes_names_is_no_part_of_what_is_recorded() {
+    let (_cluster, mut client) = start(Options::new());
+    let setup = "CREATE TABLE bills (id int PRIMARY KEY, note text, n int); SELECT ledger.track('bills')";
+    client.batch_execute(setup).unwrap();
+    client
+        .batch_execute(
+            "SET quote_all_identifiers = on; INSERT INTO bills VALUES (1, 'paid 10', 0); RESET quote_all_identifiers",
+        )
+        .unwrap();
+    assert_eq!(column(&mut client, "SELECT DISTINCT metadata->>'table' FROM ledger.entries"), ["public.bills"]);
+    client.batch_execute("INSERT INTO bills VALUES (2, 'paid 20', 0)").unwrap();
+    assert_eq!(number(&mut client, "SELECT count(*) FROM ledger.entries WHERE entry_type = 'table_shape'"), 1);
+    assert_clean(&mut client, "bills");
+    client
+        .batch_execute(
+            "ALTER TABLE bills DISABLE TRIGGER USER; UPDATE bills SET note = 'paid 99' WHERE id = 1;
+             ALTER TABLE bills ENABLE ALWAYS TRIGGER ledger_record_change;
+             ALTER TABLE bills ENABLE ALWAYS TRIGGER ledger_record_truncate",
+        )
+        .unwrap();
+    assert_eq!(problems(&mut client, "bills"), [r#"{"id": 1} modified"#]);
+    client.batch_execute("SET quote_all_identifiers = on").unwrap();
+    assert_eq!(problems(&mut client, "bills"), [r#"{"id": 1} modified"#]);
+    client.batch_execute("UPDATE bills SET n = 1; RESET quote_all_identifiers").unwrap();
+    assert_eq!(problems(&mut client, "bills"), [r#"{"id": 1} modified"#]);
+}

@@ -17,7 +17,7 @@
 //! | [`verification`] | SQL functions that verify |
 //! | [`worker`], [`background_process`] | launcher and workers; what they have in common with the mirror's writer |
 //! | [`shared`], [`locks`], [`database`] | shared memory, and this process's part of it |
-//! | [`relation`] | what the catalogs say of a table, the ledger's or an application's |
+//! | [`relation`], [`quoting`] | what the catalogs say of a table, the ledger's or an application's; its names as SQL |
 //! | [`install`] | the SQL of the install script |
 //! | [`faults`] | failing on purpose, in tests |
 //! | [`roles`], [`schema`] | whose rights work is done with, and which schema is the extension's |
@@ -55,6 +55,7 @@ mod object_access_hook;
 mod own_tables;
 mod partitions;
 mod queue;
+mod quoting;
 mod recorded;
 mod regular_file;
 mod relation;

@@ -1,6 +1,7 @@
 //! What the catalogs say of a table.
 
 use crate::postgres::errors::{required, Failure};
+use crate::postgres::quoting::PlainQuotes;
 use crate::postgres::tables::Table;
 use pgrx::callconv::{Arg, ArgAbi};
 use pgrx::nullable::Nullable;
@@ -89,6 +90,7 @@ impl TableColumn {
 }
 
 fn type_with_modifier(type_oid: pg_sys::Oid, modifier: i32) -> String {
+    let _quotes = PlainQuotes::set();
     let flags = pg_sys::FORMAT_TYPE_TYPEMOD_GIVEN | pg_sys::FORMAT_TYPE_FORCE_QUALIFY;
     // SAFETY: a catalog look-up; the result is a palloc'd string.
     unsafe { CStr::from_ptr(pg_sys::format_type_extended(type_oid, modifier, flags as pg_sys::bits16)) }
@@ -164,6 +166,7 @@ pub fn name_literal(table: &Table) -> String {
 }
 
 pub fn quoted(name: &CStr) -> String {
+    let _quotes = PlainQuotes::set();
     // SAFETY: the result is the name itself or a palloc'd copy.
     unsafe { CStr::from_ptr(pg_sys::quote_identifier(name.as_ptr())) }.to_string_lossy().into_owned()
 }
@@ -175,6 +178,7 @@ pub fn quoted_text(name: &str) -> String {
 
 /// As `pg_catalog.integer`, whatever the search_path.
 pub fn type_name(type_oid: pg_sys::Oid) -> String {
+    let _quotes = PlainQuotes::set();
     // SAFETY: a catalog look-up; the result is a palloc'd string.
     unsafe { CStr::from_ptr(pg_sys::format_type_be_qualified(type_oid)) }.to_string_lossy().into_owned()
 }

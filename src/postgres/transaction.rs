@@ -186,10 +186,66 @@ pub fn add_entry(entry: &EntryLine) {
     CURRENT.with_borrow_mut(|current| {
         current.mark_level();
         current.entries += 1;
-        if mode != MirrorMode::Off {
-            current.add_line(entry, mode);
-        }
     });
+    if mode != MirrorMode::Off {
+        add_line(entry, mode);
+    }
+}
+
+/// In mode async the worker makes the line, unless the transaction is prepared; here it is only counted.
+fn add_line(entry: &EntryLine, mode: MirrorMode) {
+    let is_only_counted = mode == MirrorMode::Async && !may_prepare();
+    let bytes = match is_only_counted {
+        true => CURRENT.with_borrow(|current| current.line_bytes) + entry.line_length() as u64 + 1,
+        false => {
+            let mut lines = TakenLines::take();
+            lines.push(|out| entry.write_line(out));
+            lines.len()
+        }
+    };
+    CURRENT.with_borrow_mut(|current| current.line_bytes = bytes);
+}
+
+/// The lines, taken out of the transaction while Postgres is called with them: an ERROR there unwinds, and gives them back, but a FATAL
+/// ends the process without that, and the abort that comes first must find nothing borrowed. It would end half way, and leave locks and
+/// pins behind for all others.
+pub(super) struct TakenLines(LineBuffer);
+
+impl TakenLines {
+    pub fn take() -> TakenLines {
+        TakenLines(CURRENT.with_borrow_mut(|current| std::mem::replace(&mut current.lines, LineBuffer::new())))
+    }
+}
+
+impl std::ops::Deref for TakenLines {
+    type Target = LineBuffer;
+    fn deref(&self) -> &LineBuffer {
+        &self.0
+    }
+}
+
+impl std::ops::DerefMut for TakenLines {
+    fn deref_mut(&mut self) -> &mut LineBuffer {
+        &mut self.0
+    }
+}
+
+impl Drop for TakenLines {
+    fn drop(&mut self) {
+        let lines = std::mem::replace(&mut self.0, LineBuffer::new());
+        CURRENT.with_borrow_mut(|current| current.lines = lines);
+    }
+}
+
+/// The current transaction, for the callbacks at its end. Where the process is ending, what somebody has borrowed nobody gives back.
+pub(super) fn at_its_end<R>(work: impl FnOnce(&mut Transaction) -> R) -> R {
+    CURRENT.with(|current| match current.try_borrow_mut() {
+        Ok(mut current) => work(&mut current),
+        // SAFETY: the flag is a plain global of this process. The frames that hold the borrow lie below proc_exit(), which does not
+        // return to them, so nothing else uses it any more.
+        Err(_) if unsafe { pg_sys::proc_exit_inprogress } => work(unsafe { &mut *current.as_ptr() }),
+        Err(_) => unreachable!("the transaction is borrowed at its end"),
+    })
 }
 
 /// Whether this transaction has taken the lock that the worker needs too, to seal and to open the file.
@@ -258,16 +314,6 @@ pub fn at_end_resume_worker(slot: &'static DatabaseSlot) {
 }
 
 impl Transaction {
-    /// In mode async the worker makes the line, unless the transaction is prepared; here it is only counted.
-    fn add_line(&mut self, entry: &EntryLine, mode: MirrorMode) {
-        if mode == MirrorMode::Async && !may_prepare() {
-            self.line_bytes += entry.line_length() as u64 + 1;
-        } else {
-            self.lines.push(|out| entry.write_line(out));
-            self.line_bytes = self.lines.len();
-        }
-    }
-
     /// Notes where the current subtransaction begins, before it first changes what a rollback of it restores.
     fn mark_level(&mut self) {
         let level = errorless::nest_level();

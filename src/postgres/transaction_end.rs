@@ -14,14 +14,13 @@ use super::faults;
 use super::items::pending;
 use super::mirror::append::Goal;
 use super::mirror::handle::Mirror;
-use super::mirror::lines::LineBuffer;
 use super::mirror::repeats::Repeats;
 use super::mirror::{prepared, requests, under_way};
 use super::queue;
 use super::settings::{self, MirrorMode};
 use super::shared::resume_workers;
 use super::tracking;
-use super::transaction::{creates_ledger, Lines, Transaction, CURRENT};
+use super::transaction::{at_its_end, creates_ledger, Lines, TakenLines, Transaction, CURRENT};
 use pgrx::{pg_guard, pg_sys, PgSqlErrorCode};
 use std::ffi::c_void;
 use std::sync::atomic::Ordering;
@@ -59,9 +58,9 @@ unsafe extern "C-unwind" fn on_subtransaction_event(
         // Of block lines: no subtransaction is left when those of entries are appended.
         abandon_waits();
         // The command that needed them has failed, or comes to nothing.
-        CURRENT.with_borrow_mut(|current| current.at_end.resume_from(level));
+        at_its_end(|current| current.at_end.resume_from(level));
     }
-    CURRENT.with_borrow_mut(|current| match event {
+    at_its_end(|current| match event {
         pg_sys::SubXactEvent::SUBXACT_EVENT_COMMIT_SUB => {
             current.subtransaction_committed(level);
             current.at_end.hand_up_pauses(level);
@@ -88,7 +87,7 @@ fn before_commit() {
         faults::at("before_commit");
     }
     // Entries that a rolled-back savepoint took away may have left an empty temporary file.
-    CURRENT.with_borrow_mut(|current| current.lines.close_spill());
+    TakenLines::take().close_spill();
 }
 
 /// Has the lines in the file as far as the mode promises it, and notes what is owed to it otherwise.
@@ -130,11 +129,9 @@ fn append_to_file(mirror: &Mirror, goal: Goal, repeats: Repeats) -> Result<bool,
         return Ok(true);
     }
     mirror.wait_until_voided(repeats)?;
-    // Taken out while waiting: a cancelled wait unwinds through here, and ABORT must be able to borrow.
-    let mut lines = CURRENT.with_borrow_mut(|current| std::mem::replace(&mut current.lines, LineBuffer::new()));
+    let mut lines = TakenLines::take();
     let outcome = mirror.append(&mut lines, goal);
     lines.close_spill();
-    CURRENT.with_borrow_mut(|current| current.lines = lines);
     outcome
 }
 
@@ -155,7 +152,7 @@ fn before_prepare() {
             or_raise(prepared::note(&mirror, range));
         }
     }
-    CURRENT.with_borrow_mut(|current| current.lines.close_spill());
+    TakenLines::take().close_spill();
 }
 
 /// What a prepared transaction would keep from everyone else until it is decided.
@@ -196,7 +193,7 @@ fn has_dropped_ledger() -> bool {
 
 /// The entries are not pending yet; what is known of their lines stands in shared memory.
 fn after_prepare() {
-    CURRENT.with_borrow_mut(|current| {
+    at_its_end(|current| {
         if let Some(mirror) = current.mirror() {
             current.owe_lines(&mirror);
             current.decide(&mirror);
@@ -215,7 +212,7 @@ fn import_committed(mirror: &Mirror) {
 }
 
 fn after_commit() {
-    CURRENT.with_borrow_mut(|current| {
+    at_its_end(|current| {
         if let Some(mirror) = current.mirror() {
             // Counted as pending before it counts as decided: see Mark in mirror/settled.rs.
             if current.entries > 0 {
@@ -252,7 +249,7 @@ fn abandon_waits() {
 /// transaction is no owner of lines any more, which it stays until all else is said.
 fn after_abort() {
     abandon_waits();
-    CURRENT.with_borrow_mut(|current| {
+    at_its_end(|current| {
         if let Some(mirror) = current.mirror() {
             if let Some(range) = current.range {
                 faults::at("after_abort");

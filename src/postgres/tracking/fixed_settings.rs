@@ -1,12 +1,12 @@
 //! What types' output functions print, whatever the session's settings.
 
+use crate::postgres::quoting::PlainQuotes;
 use pgrx::pg_sys;
 use std::cell::Cell;
 
 // Of Postgres, and not among pgrx's declarations.
 extern "C" {
     static mut bytea_output: i32;
-    static mut quote_all_identifiers: bool;
 }
 
 /// The settings that change what output functions print, set to fixed values until dropped. Not by the settings' own
@@ -17,7 +17,7 @@ pub struct FixedSettings {
     interval_style: i32,
     float_digits: i32,
     bytea: i32,
-    quotes_all: bool,
+    _quotes: PlainQuotes,
     time_zone: *mut pg_sys::pg_tz,
 }
 
@@ -31,7 +31,7 @@ impl FixedSettings {
                 interval_style: pg_sys::IntervalStyle,
                 float_digits: pg_sys::extra_float_digits,
                 bytea: bytea_output,
-                quotes_all: quote_all_identifiers,
+                _quotes: PlainQuotes::set(),
                 time_zone: pg_sys::session_timezone,
             };
             pg_sys::DateStyle = pg_sys::USE_ISO_DATES as i32;
@@ -40,7 +40,6 @@ impl FixedSettings {
             pg_sys::extra_float_digits = 1;
             // BYTEA_OUTPUT_HEX, the second of its enum.
             bytea_output = 1;
-            quote_all_identifiers = false;
             pg_sys::session_timezone = gmt();
             saved
         }
@@ -65,7 +64,6 @@ impl Drop for FixedSettings {
             pg_sys::IntervalStyle = self.interval_style;
             pg_sys::extra_float_digits = self.float_digits;
             bytea_output = self.bytea;
-            quote_all_identifiers = self.quotes_all;
             pg_sys::session_timezone = self.time_zone;
         }
     }

@@ -88,6 +88,8 @@ fn pin_settings() {
         (c"statement_timeout", c"0"),
         (c"lock_timeout", c"0"),
         (c"idle_in_transaction_session_timeout", c"0"),
+        // An error that the worker catches is to end what it was at, and not the worker.
+        (c"exit_on_error", c"off"),
         #[cfg(any(feature = "pg17", feature = "pg18"))]
         (c"transaction_timeout", c"0"),
         // What a backup or a standby needs of a block must be there before its line says so in the file.
