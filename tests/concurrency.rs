@@ -8,6 +8,8 @@ use common::{wait_until, Cluster, Options};
 use postgres::error::SqlState;
 use postgres::Client;
 use std::collections::BTreeSet;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -144,6 +146,43 @@ fn an_open_transaction_that_sealed_holds_no_writer_up() {
     // Two rounds of twice 32, and the entry that the first sealer recorded and committed.
     assert_eq!(number(&mut client, "SELECT count(*) FROM ledger.entries"), 2 * 2 * 32 + 1);
     assert_intact(&mut client);
+}
+
+/// The worker seals, and it opens the file: it must not wait for the one while the other is wanted.
+#[test]
+fn who_locks_a_table_of_sealed_entries_holds_up_nothing_but_sealing() {
+    let (cluster, mut client) =
+        start(Options::new().conf("ledger.block_size = 5").conf("max_prepared_transactions = 5"));
+    record_many(&mut client, 5);
+    wait_until_sealed(&mut client);
+    let path = file(&mut client);
+    let mut holder = cluster.connect("postgres");
+    for lock in [
+        "CREATE INDEX ON ledger.entries_sealed ((metadata->>'order'))",
+        "LOCK TABLE ledger.row_versions IN ACCESS EXCLUSIVE MODE",
+    ] {
+        holder.batch_execute(&format!("BEGIN; {lock}")).unwrap();
+        client
+            .batch_execute("CREATE TABLE IF NOT EXISTS held (id int PRIMARY KEY); SELECT ledger.track('held')")
+            .unwrap();
+        client.batch_execute("TRUNCATE held; INSERT INTO held SELECT generate_series(1, 300)").unwrap();
+        cluster.wait_for_log("a lock on a table of the ledger is held by somebody else");
+        // Its lines are voided, and the id can be used again.
+        let own_id = "SELECT ledger.append_entry('x', 'b7a0f2c4-0000-4000-8000-000000000001', repeat('a', 64))";
+        client.batch_execute(&format!("BEGIN; {own_id}; PREPARE TRANSACTION 'g'")).unwrap();
+        client.batch_execute("ROLLBACK PREPARED 'g'").unwrap();
+        client.batch_execute(&format!("BEGIN; {own_id}; ROLLBACK")).unwrap();
+        client.batch_execute("SELECT ledger.append_entry('x', gen_random_uuid(), repeat('a', 64))").unwrap();
+        // The file is opened again.
+        fs::set_permissions(&path, Permissions::from_mode(0o660)).unwrap();
+        error(&mut client, RECORD);
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+        wait_until("recording works again", PATIENCE, || client.simple_query(RECORD).is_ok());
+        client.batch_execute("SELECT ledger.mirror_restart()").unwrap();
+        holder.batch_execute("ROLLBACK").unwrap();
+        wait_for(&mut client, "(SELECT pending_count < 5 FROM ledger.chain_stats)");
+        assert_intact(&mut client);
+    }
 }
 
 #[test]

@@ -26,7 +26,6 @@ use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 use pgrx::{check_for_interrupts, PgMemoryContexts, PgSqlErrorCode, PgTryBuilder};
 use std::panic::AssertUnwindSafe;
-use std::time::Duration;
 use uuid::Uuid;
 
 /// About how many entries one transaction of the worker seals: enough to make its fixed cost small, few enough that it
@@ -144,24 +143,6 @@ pub fn lock_sealing() {
         );
     }
     transaction::note_sealing_lock();
-}
-
-/// The same, for who has other things to do as well: somebody who has called commit_block() keeps the lock as long as he
-/// likes. Raises an ERROR of code 55P03 if it takes longer than `limit`.
-pub fn lock_sealing_within(limit: Duration) {
-    struct Limit(std::ffi::c_int);
-    impl Drop for Limit {
-        fn drop(&mut self) {
-            // SAFETY: the setting lock_timeout of this process, read when it waits for a lock.
-            unsafe { pg_sys::LockTimeout = self.0 };
-        }
-    }
-    // SAFETY: as above.
-    let limited = Limit(unsafe { (&raw mut pg_sys::LockTimeout).replace(limit.as_millis() as _) });
-    lock_sealing();
-    drop(limited);
-    // The time may have run out as the lock was given.
-    check_for_interrupts!();
 }
 
 /// Seals one batch in the current transaction, starting to look for entries at `from_page`.
