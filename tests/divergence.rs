@@ -6,12 +6,12 @@ mod common;
 
 use common::diverged::*;
 use common::ledger::*;
-use common::{children_of, give_to_server, send, wait_until, Cluster, Options, Stop};
+use common::{children_of, give_to_server, send, wait_until, Options, Stop};
 use postgres::error::SqlState;
 use postgres::Client;
 use std::fs;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Flips a bit in the middle of the line with this number, from 0.
 fn edit_line(path: &Path, number: usize) {
