@@ -144,7 +144,7 @@ fn verify_file_integrity(path: default!(Option<String>, "NULL")) -> JsonbText {
         if is_own {
             or_raise(database::require_preloaded());
         }
-        if let (true, Err(message)) = (is_own, own_file::own_file()) {
+        if let (true, Err(message)) = (is_own, own_file::file_to_read()) {
             return JsonbText::from(json!({"valid": null, "message": message}));
         }
         secrets::note_unchecked_signatures();

@@ -25,11 +25,11 @@ pub fn file_to_check() -> Result<PathBuf, String> {
     if !database::is_preloaded() {
         return Err("pg_notary is not in shared_preload_libraries, so there is no mirror".to_owned());
     }
-    own_file()
+    file_to_read()
 }
 
 /// The same, whether or not anything is written to it now.
-pub fn own_file() -> Result<PathBuf, String> {
+pub fn file_to_read() -> Result<PathBuf, String> {
     let path = remembered::own_file();
     // SAFETY: reads a flag of shared memory.
     let standby = unsafe { pg_sys::RecoveryInProgress() };
