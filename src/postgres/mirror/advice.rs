@@ -1,9 +1,10 @@
-//! What to do next, for who could not record: the cause comes as text from another process.
+//! Hints for transactions that could not record: what to do next. The cause is known only as text, because another
+//! process met it.
 
-/// How the cause reads that [`super::tail::diverged`] gives.
+/// How [`super::tail::diverged`] words the cause.
 const DIVERGED: &str = "does not agree with the database";
 
-/// Causes of which the system's text does not tell how they are repaired, and how that is done.
+/// Causes whose system error text does not say how to repair them, each with its repair.
 const REPAIRS: [(&str, &str); 5] = [
     ("No space left on device", "Make room on the file system of the mirror file"),
     (
@@ -18,18 +19,18 @@ const REPAIRS: [(&str, &str); 5] = [
     ("is not safe", "Give it to the server's user, with a mode that lets nobody else write it"),
 ];
 
-/// Whether file and database differ, which no other attempt repairs.
+/// Whether file and database differ. Trying again does not repair that.
 pub fn is_divergence(cause: &str) -> bool {
     cause.contains(DIVERGED)
 }
 
-/// How this cause is repaired.
+/// How to repair this cause.
 pub fn repair_of(cause: &str) -> &'static str {
     let known = REPAIRS.iter().find(|(text, _)| cause.contains(text));
     known.map_or("Repair the cause", |(_, repair)| repair)
 }
 
-/// The hint beside this cause of a transaction's failure.
+/// The hint for a transaction that failed with this cause.
 pub fn after(cause: &str) -> String {
     format!("Nothing of this transaction was recorded{}", next(cause))
 }
@@ -38,7 +39,7 @@ fn next(cause: &str) -> String {
     if is_divergence(cause) {
         return ", and nothing is before the two agree. SELECT * FROM ledger.find_tampering() shows in what they differ; the server's log says how to go on.".to_owned();
     }
-    // The worker has not read it yet.
+    // Whether the file still agrees is not known until the worker has read it.
     if cause.contains("was replaced by another file") || cause.contains("was changed by another program") {
         return ". Try again: if all of the file agrees with the database, recording goes on; if not, view ledger.mirror_status says why.".to_owned();
     }
@@ -50,7 +51,7 @@ fn next(cause: &str) -> String {
     if cause.contains("max_worker_processes") {
         return ". If the server's log says that no worker could be registered, raise max_worker_processes and restart the server. A template has no worker, as it could not be copied then: ALTER DATABASE ... IS_TEMPLATE false.".to_owned();
     }
-    // Said of the ledger's processes, and not of the file: nothing is to be repaired.
+    // These causes concern the ledger's processes, not the file: nothing needs repair.
     if cause.starts_with("The ") && !cause.contains("does not run") {
         return ". Try again; view ledger.mirror_status shows the state of the file.".to_owned();
     }

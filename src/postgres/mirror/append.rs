@@ -1,8 +1,8 @@
-//! Putting lines into the file: backends copy them into the ring; one of them, or the writer process, puts what all have
-//! there into the file and syncs it.
+//! Appending lines to the file. Sessions copy their lines into the ring in shared memory. One of them, or the writer,
+//! then writes everything in the ring to the file and syncs it.
 //!
-//! The scheme is that of Postgres' own WAL: copy under a short lock, then make your part durable, and that of others with
-//! it, or wait until somebody has. Waiting can be cancelled and shows as a wait event.
+//! Postgres writes its WAL in the same way: copy under a short lock, then make your own part durable together with that
+//! of others, or wait until another process has done so. The wait can be cancelled, and shows as a wait event.
 
 use super::handle::Mirror;
 use super::lead::{self, Led};
@@ -18,9 +18,9 @@ use crate::postgres::wait_events;
 use pgrx::{check_for_interrupts, pg_sys};
 use std::time::{Duration, Instant};
 
-/// Larger appends go through the ring in pieces, so that they do not push everyone else's lines out of it.
+/// A larger append goes through the ring in pieces of this size, so that it leaves room for lines of other sessions.
 const PIECE_BYTES: usize = RING_BYTES / 4;
-/// How long the worker lets lines through that are on their way when it opens the file anew.
+/// How long the worker lets running appends finish before it opens the file anew.
 const FINISH_DEADLINE: Duration = Duration::from_secs(5);
 
 const SWITCHED_OFF: &str = "The mirror has been switched off.";
@@ -38,16 +38,18 @@ pub enum Goal {
 /// Where an append stands.
 struct Position {
     end: u64,
-    /// The count of failures that the lines have survived so far.
+    /// The mirror's failure count up to which the lines are known to have survived.
     failures: u64,
     /// Some of the lines are in the ring.
     is_begun: bool,
-    /// The lines are not a transaction's but the ledger's own.
+    /// The ledger itself appends these lines (block lines, void lines, lines that the file lacked), not a transaction
+    /// its own.
     is_own: bool,
     goal: Goal,
-    /// All lines go into the ring at once, so the round that takes them can sync them. Of many, only the last round is to.
+    /// All lines enter the ring at once, so the round that takes them can sync them. A larger append asks for a sync
+    /// only at its end.
     is_small: bool,
-    /// The round that takes the last of them.
+    /// The round that takes the last of the lines.
     round: u64,
 }
 
@@ -55,7 +57,7 @@ impl Position {
     /// The end of all whole lines that are in the ring.
     fn now(fields: &LockedMirror<'_>, goal: Goal) -> Position {
         Position {
-            // One that is not whole yet may be cut off again.
+            // A line that is not whole yet may still be cut off.
             end: if fields.unfinished == 0 { fields.end() } else { fields.unfinished },
             failures: fields.failures,
             is_begun: false,
@@ -68,14 +70,14 @@ impl Position {
 }
 
 impl Mirror {
-    /// Appends the lines of the transaction that commits, and returns when they are as far as `goal` says. The transaction
-    /// learns where they stand before anything can fail, so that one that is cancelled while it waits knows what to void.
-    /// False, and nothing is appended, if there is to be no file.
+    /// Appends the lines of the committing transaction, and returns when they have reached `goal`. The transaction
+    /// learns where its lines stand before anything can fail: if it is cancelled while it waits, it must know what to
+    /// void. Returns false, and appends nothing, if there is to be no file.
     pub fn append(&self, lines: &mut LineBuffer, goal: Goal) -> Result<bool, Failure> {
         self.append_as(lines, goal, false).map(|end| end.is_some())
     }
 
-    /// Gives where the lines end.
+    /// Appends, and returns where the lines end; `None` if there is to be no file.
     fn append_as(&self, lines: &mut LineBuffer, goal: Goal, is_own: bool) -> Result<Option<u64>, Failure> {
         let mut at = match self.wait_until_attached(goal)? {
             Some(at) => at,
@@ -88,7 +90,7 @@ impl Mirror {
             self.abandon();
         }
         match outcome {
-            // The mode was set to off while it waited for room, and nothing of it is on its way.
+            // The mode was set to off while this append waited for room. None of its lines is in the ring.
             Err(_) if !at.is_begun && self.lock().attachment == Attachment::Off => Ok(None),
             outcome => outcome.map(|()| Some(at.end)),
         }
@@ -102,7 +104,8 @@ impl Mirror {
         self.wait_until(at)
     }
 
-    /// Appends lines that are the worker's own, or a sealer's, and waits until they are on disk.
+    /// Appends lines of the ledger itself, and waits until they are on disk. The caller is the worker or a session that
+    /// seals.
     pub fn append_now(&self, lines: LineBuffer) -> Result<(), Failure> {
         if lines.is_empty() {
             return Ok(());
@@ -110,22 +113,23 @@ impl Mirror {
         self.append_own(lines).map(|_| ())
     }
 
-    /// The same; gives where they end. They are not appended where there is to be no file.
+    /// As [`Mirror::append_now`]; returns where the lines end, or `None`, and appends nothing, if there is to be no
+    /// file.
     pub fn append_own(&self, mut lines: LineBuffer) -> Result<Option<u64>, Failure> {
         let outcome = self.append_as(&mut lines, Goal::Synced, true);
         lines.close_spill();
         outcome
     }
 
-    /// Waits until the worker has the file open; asks it to try again where its last attempt failed. False if there is
-    /// to be no file.
+    /// Waits until the worker has the file open. If the worker's last attempt failed, asks for another one. Returns
+    /// false if there is to be no file.
     pub fn wait_for_file(&self) -> Result<bool, Failure> {
         self.wait_until_attached(Goal::Written).map(|at| at.is_some())
     }
 
-    /// The same; gives where the file and what waits for it end.
+    /// As [`Mirror::wait_for_file`]; returns the end of the file and of what waits to be written to it.
     fn wait_until_attached(&self, goal: Goal) -> Result<Option<Position>, Failure> {
-        // It may raise an error, and nothing may once a round has begun.
+        // Both may raise an error, which must not happen once a round has begun.
         wait_events::register();
         lead::prepare();
         let deadline = Instant::now() + DEADLINE;
@@ -146,7 +150,8 @@ impl Mirror {
             if attachment == Attachment::Failed && ended > first_seen {
                 return Err(self.failure(&cause.get()));
             }
-            // The worker waits neither for itself nor for the lock that whoever seals holds.
+            // The worker cannot wait for itself. A session that seals cannot wait for the worker, which needs the
+            // session's lock.
             let in_vain = self.slot.worker.is_me() || transaction::holds_sealing_lock();
             if in_vain && attachment == Attachment::Failed {
                 return Err(self.failure(&cause.get()));
@@ -172,7 +177,7 @@ impl Mirror {
         }
     }
 
-    /// Copies whole lines into the ring, in pieces that leave room for others between them.
+    /// Copies whole lines into the ring, in pieces that leave room for other sessions between them.
     fn enqueue(&self, lines: &[u8], at: &mut Position) -> Result<(), Failure> {
         let mut rest = lines;
         while !rest.is_empty() {
@@ -192,11 +197,11 @@ impl Mirror {
         Ok(())
     }
 
-    /// Puts one line through the ring that is longer than a piece. Others wait meanwhile: their lines must not come to
-    /// stand inside this one.
+    /// Puts one line through the ring that is longer than a piece. Other sessions wait meanwhile, or their lines would
+    /// end up inside this one.
     fn stream(&self, line: &[u8], at: &mut Position) -> Result<(), Failure> {
         let mut chunks = line.chunks(PIECE_BYTES);
-        // Only one long line is known where it stands: the one before must have been written.
+        // Shared memory holds the place of only one long line, so the previous one must have been written.
         let mut room = self.wait_in_line(at, |fields| {
             fields.unfinished == 0 && fields.written() >= fields.long_line_to && fields.room() >= PIECE_BYTES
         })?;
@@ -210,7 +215,7 @@ impl Mirror {
         Ok(())
     }
 
-    /// Waits until that much fits into the ring and nobody's long line is in the way.
+    /// Waits until `bytes` fit into the ring and no long line of another process is in the way.
     fn wait_for_room(&self, bytes: usize, at: &mut Position) -> Result<Room, Failure> {
         self.wait_in_line(at, |fields| fields.unfinished == 0 && fields.room() >= bytes)
     }
@@ -229,7 +234,7 @@ impl Mirror {
             if at.is_begun {
                 self.check_may_come(&fields)?;
             }
-            // The worker has begun to look at the file since, and lets nobody begin.
+            // The worker has begun to examine the file since, so no append may begin.
             if !at.is_begun && !self.may_append(&fields) {
                 drop(fields);
                 MirrorState::stop_sleeping();
@@ -248,7 +253,7 @@ impl Mirror {
         }
     }
 
-    /// Waits until the lines up to `at` are as far as they must be.
+    /// Waits until the lines up to `at` have reached their goal.
     fn wait_until(&self, at: &mut Position) -> Result<(), Failure> {
         let event = match at.goal {
             Goal::Written => wait_events::mirror_write(),
@@ -259,8 +264,8 @@ impl Mirror {
             let (led, rounds, count) = {
                 let mut fields = self.lock();
                 if fields.failures != at.failures {
-                    // After one failure it is known what was kept. After more, to be wrong towards failure is safe: the
-                    // transaction aborts, and what it wrote is voided.
+                    // After one failure it is known what was kept. After more it is not, and failing is the safe
+                    // answer: the transaction aborts, and its lines are voided.
                     if fields.failures != at.failures + 1 || at.end > fields.kept_at_failure {
                         return Err(self.failure(&fields.cause.get()));
                     }
@@ -295,9 +300,10 @@ impl Mirror {
         }
     }
 
-    /// Whether lines in the ring may still come as far as they must be. Nobody begins a round at a file that is not open, and when
-    /// it is opened again whoever waits fails. The worker, who opens it, must not wait for that; nor may who seals, whose lock the
-    /// worker takes first, even for the end of a round: it may hang.
+    /// Fails if lines in the ring cannot reach their goal any more. No process begins a round on a file that is not
+    /// open, and once it is opened again, all waiting appends fail. The worker must not wait for that, as it opens the
+    /// file itself. Nor may a session that seals, because the worker takes its lock first. Neither may wait even for
+    /// the end of a running round, which may hang.
     fn check_may_come(&self, fields: &LockedMirror<'_>) -> Result<(), Failure> {
         let opens_it = || self.slot.worker.is_me() || transaction::holds_sealing_lock();
         match fields.attachment {
@@ -309,8 +315,8 @@ impl Mirror {
         }
     }
 
-    /// Waits until everything that is in the ring now is on disk, or discarded; returns the offset of its end. Fails where nobody
-    /// can write it before this process or another has opened the file again.
+    /// Waits until everything that is in the ring now is on disk or discarded; returns the offset of its end. Fails if
+    /// it cannot be written until this process or another has opened the file again.
     pub fn flush(&self) -> Result<u64, Failure> {
         wait_events::register();
         let mut at = Position { is_begun: true, ..Position::now(&self.lock(), Goal::Synced) };
@@ -318,8 +324,8 @@ impl Mirror {
         Ok(at.end)
     }
 
-    /// Keeps the writer and everyone else from the file. Whoever appends comes to the end first, if it does not take long.
-    /// Fails if the writer does not let go of the file: its system call hangs.
+    /// Keeps all processes from writing the file. Running appends finish first, if that does not take long. Fails if a
+    /// round does not end, because its system call hangs.
     pub fn silence(&self) -> Result<(), Failure> {
         self.let_finish();
         let is_writing = {
@@ -335,8 +341,8 @@ impl Mirror {
         }
     }
 
-    /// Lets those who append come to the end. A worker that takes over from one that was terminated lets at least a round come
-    /// to the end that somebody is at.
+    /// Lets running appends finish. A worker whose predecessor was terminated waits only for the round that is under
+    /// way.
     fn let_finish(&self) {
         let was_attached = {
             let mut fields = self.lock();
@@ -357,7 +363,7 @@ impl Mirror {
                 let is_taken = was_attached && fields.attachment != Attachment::Repairing;
                 if is_done || is_taken || Instant::now() > deadline {
                     if was_attached {
-                        // Under the same lock: nobody comes in between.
+                        // Under the same lock, so that no append begins in between.
                         fields.attachment = Attachment::Detached;
                     }
                     break;
@@ -369,8 +375,8 @@ impl Mirror {
     }
 }
 
-/// Whether the mode has been changed from off, and the worker has not come to read it yet: its look at the settings is older
-/// than this process's.
+/// Whether the mode has been changed from off and the worker has not noticed yet: its settings are older than those of
+/// this process.
 fn worker_is_to_attach(fields: &LockedMirror<'_>) -> bool {
     // SAFETY: a plain global of this process.
     settings::mirror_mode() != MirrorMode::Off && fields.off_as_of < unsafe { pg_sys::PgReloadTime }
@@ -382,7 +388,7 @@ struct Room {
 }
 
 impl Room {
-    /// Copies the lines into the ring, and sees to it that somebody writes them.
+    /// Copies the lines into the ring, and makes sure that a process writes them.
     fn put(mut self, mirror: &Mirror, lines: &[u8], at: &mut Position) {
         let from = self.fields.end();
         at.end = from + lines.len() as u64;
@@ -396,13 +402,13 @@ impl Room {
         }
         transaction::note_lines(FileRange { from, to: at.end });
         if self.fields.is_followed && !mirror.slot.worker.is_me() {
-            // Of a line that comes in pieces, all of it: from its middle on nobody can read it.
+            // A line that comes in pieces is noted from its beginning: nothing can be read from its middle on.
             let from = if self.fields.unfinished == 0 { from } else { self.fields.unfinished };
             self.fields.note_others(from, at.end);
         }
         mirror.state().put(&mut self.fields, lines);
         let led = at.is_small.then(|| Led::begin(mirror, &mut self.fields)).flatten();
-        // Whoever is at the file looks again afterwards.
+        // The process that does the current round looks for more work when it ends.
         let is_cared_for = self.fields.writing;
         drop(self.fields);
         match led {

@@ -1,15 +1,15 @@
 //! Opening the file, and making file and database agree before anything new is written.
 //!
-//! The worker does this at start, after a change of settings, when entries were recorded without the file, and whenever a
-//! write found the file not to be what it was. Everything before the settled place is known to agree, so only the tail
-//! behind it is read, unless somebody else may have been at the file. In the tail
+//! The worker does this when it starts, after a change of settings, when entries were recorded without the file, and
+//! whenever a write finds that the file is not what it was. Everything before the settled place is known to agree, so
+//! the worker reads only the tail behind it, unless another program may have changed the file. In the tail
 //!
 //! * a torn last line is cut off, and only that;
 //! * entry lines whose transaction did not commit are voided;
 //! * entries and blocks that the database has and the file lacks are appended.
 //!
-//! A file that is shorter than what was acknowledged, belongs to another ledger, holds what the database does not, or was
-//! written last by another database is left as it is.
+//! The worker leaves the file as it is if it is shorter than what was acknowledged, belongs to another ledger, holds
+//! what the database does not, or was last written by another database.
 
 use super::catch_up::{self, InFile};
 use super::doubt;
@@ -39,34 +39,34 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
-/// A file up to this size is verified as a whole where it may have been edited while no server looked. It takes about a
-/// second. After a crash, of a larger one only the tail is read.
+/// A file up to this size is verified as a whole if it may have been edited while no server watched it. That takes
+/// about a second. After a crash, only the tail of a larger file is read.
 const WHOLE_CHECK_BYTES: u64 = 256 << 20;
 
-/// How long transactions that are committing are waited for, where the file may lack their lines.
+/// How long to wait for committing transactions whose lines the file may lack.
 const COMMIT_DEADLINE: Duration = Duration::from_secs(5);
 
 thread_local! {
-    /// The change of which the log says that all of the file is read. It is read again with every attempt.
+    /// The change that the log already names as the reason for reading all of the file. Each attempt reads it again.
     static LAST_SUSPECT: Cell<Option<FileStamp>> = const { Cell::new(None) };
 }
 
-/// How the file is to be taken.
+/// How to treat the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum How {
     Usual,
-    /// However far it is behind, if what it holds is good.
+    /// Accept a file that is behind, however far, if what it holds is good.
     CatchUp,
 }
 
-/// The file, open and locked for as long as this lives: it is the worker's.
+/// The file, open and locked for as long as this value lives. The worker holds it.
 pub struct Attached {
     _file: File,
     pub in_file: InFile,
 }
 
-/// Opens, checks and repairs the file, and lets lines into it. The caller is the worker, in a transaction, and holds the
-/// sealing lock.
+/// Opens, checks and repairs the file, then lets sessions append. The caller is the worker, in a transaction, and holds
+/// the sealing lock.
 pub fn attach(mirror: &Mirror, how: How) -> Result<Attached, Failure> {
     let outcome = mirror.silence().and_then(|()| try_attach(mirror, how));
     let mut fields = mirror.lock();
@@ -78,7 +78,7 @@ pub fn attach(mirror: &Mirror, how: How) -> Result<Attached, Failure> {
         }
         fields.attachment = Attachment::Failed;
     }
-    // The disk that is full, say, was only read.
+    // Attaching has only read the file, so a cause like a full disk may still be there.
     fields.is_troubled = outcome.is_ok() && fields.is_refused;
     drop(fields);
     mirror.slot.mirror.broadcast();
@@ -86,7 +86,7 @@ pub fn attach(mirror: &Mirror, how: How) -> Result<Attached, Failure> {
 }
 
 fn try_attach(mirror: &Mirror, how: How) -> Result<Attached, Failure> {
-    // Before anything is read: what is committed later without a line sets it again.
+    // Before anything is read: a later commit without a line sets it again.
     mirror.slot.behind.store(false, Ordering::SeqCst);
     let lag = mirror.slot.lag.seen(tables::timestamp_to_postgres(tables::now()));
     let remembered = Remembered::read();
@@ -126,19 +126,20 @@ fn try_attach(mirror: &Mirror, how: How) -> Result<Attached, Failure> {
     settle::append_void(mirror, &judged.uncommitted, doubt.map_or("not committed", |doubt| doubt.reason))?;
     let mut in_file = judged.recorded;
     let known = tail.open.iter().map(|line| (line.entry_id, line.range)).collect();
-    // First those that are prepared: who is committed meanwhile is then found by the look at what is pending, or has its lines.
+    // Prepared transactions first: if one commits meanwhile, the search of the pending entries finds it, or it has its
+    // lines.
     catch_up::append_prepared(mirror, &known, &mut in_file, HashSet::new)?;
     catch_up::append_missing(mirror, &mut in_file)?;
     void_undone(mirror, &tail.open, &judged.uncommitted);
     mirror.lock().attachment = Attachment::Attached;
-    // Another file may stand there than the one that the settled place was of, or one of another layout.
+    // The settled place may have been that of another file, or of one with another layout.
     remembered::remember(mirror, tail.settled, Some(attachment));
     mirror.slot.lag.take_off(lag);
     Ok(Attached { _file: opened, in_file })
 }
 
-/// Whether this file may lack lines on which transactions rely that have not ended: another one is taken up than the one
-/// that they were appended to, or they were cut off.
+/// Whether transactions that have not ended may rely on lines that this file lacks: their lines were appended to
+/// another file than this one, or were cut off.
 fn may_have_lost(mirror: &Mirror, file: &File) -> bool {
     let fields = mirror.lock();
     let before = (fields.identity.device, fields.identity.inode);
@@ -146,8 +147,8 @@ fn may_have_lost(mirror: &Mirror, file: &File) -> bool {
     fields.was_attached && (fields.has_lost || !is_same)
 }
 
-/// Waits until all transactions have ended that have appended lines. Those still in the way to the file fail; the others'
-/// entries are then committed or gone, and what the file lacks of them is found.
+/// Waits until all transactions that have appended lines have ended. Appends that are under way fail. The entries of
+/// the others are then committed or gone, so the search for what the file lacks finds them.
 fn wait_for_committing(mirror: &Mirror) -> Result<(), Failure> {
     {
         let mut fields = mirror.lock();
@@ -157,7 +158,7 @@ fn wait_for_committing(mirror: &Mirror) -> Result<(), Failure> {
     mirror.state().broadcast();
     let deadline = Instant::now() + COMMIT_DEADLINE;
     loop {
-        // What the ledger appends itself has no owner.
+        // Lines of the ledger itself have no owner, so their appends are counted separately.
         let is_appending = mirror.lock().appending > 0;
         if !is_appending && mirror.state().owners.is_empty() {
             break;
@@ -176,8 +177,8 @@ fn wait_for_committing(mirror: &Mirror) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Whoever still waits for an earlier attachment fails: nobody can say of what file his offsets are. If it failed, he is told
-/// why.
+/// Fails all appends that wait for an earlier attachment: their offsets may be those of another file. If that
+/// attachment failed, they report why.
 fn fail_those_who_wait(fields: &mut LockedMirror<'_>, keep: u64) {
     let cause = match fields.attachment {
         Attachment::Failed => fields.cause.get(),
@@ -186,8 +187,8 @@ fn fail_those_who_wait(fields: &mut LockedMirror<'_>, keep: u64) {
     fields.fail(&cause, keep);
 }
 
-/// A prepared transaction from before this server started, whose lines were still good when they were judged, may have been
-/// rolled back before it was noted whose they are. Then nobody else would void them.
+/// A prepared transaction from before this server started may be rolled back after its lines were judged good, and
+/// before they were noted as its own. Nothing else would void them then.
 fn void_undone(mirror: &Mirror, open: &[OpenLine], voided: &[Uuid]) {
     let voided: HashSet<&Uuid> = voided.iter().collect();
     let open = open.iter().filter(|line| !voided.contains(&line.entry_id));
@@ -212,7 +213,7 @@ fn open(place: &Place, remembered: &Remembered) -> Result<File, Trouble> {
     if is_first && file::size(&opened, &place.path)? == 0 {
         let header = remembered.header_line();
         let written = file::write(&opened, &place.path, &header).and_then(|()| file::sync(&opened, &place.path));
-        // What is not on disk for sure is written again.
+        // The header may not be on disk, so the next attempt must write it again.
         written.inspect_err(|_| drop(opened.set_len(0)))?;
         file::sync_directory(&place.directory)?;
         unsynced::note_new(&opened, &place.path)?;
@@ -220,7 +221,7 @@ fn open(place: &Place, remembered: &Remembered) -> Result<File, Trouble> {
     Ok(opened)
 }
 
-/// The file's name begins with the database's, and follows it.
+/// Renames the file after its database was renamed: the file's name begins with the database's.
 fn rename_with_database(place: &Place, remembered: &Remembered) -> Result<(), Trouble> {
     let Some(old) = remembered::under_other_name(place, remembered.ledger_id) else {
         return Ok(());
@@ -229,7 +230,7 @@ fn rename_with_database(place: &Place, remembered: &Remembered) -> Result<(), Tr
     let locked = file::open(&old, false)?;
     file::lock(&locked, &old)?;
     let renamed = std::fs::rename(state_file::path_of(&old), state_file::path_of(&place.path));
-    // Without its state file a mirror is as good as with it.
+    // The mirror works without its state file, so a failure is ignored.
     renamed.ok();
     std::fs::rename(&old, &place.path).map_err(|error| {
         Trouble::lasting(format!(
@@ -243,8 +244,8 @@ fn rename_with_database(place: &Place, remembered: &Remembered) -> Result<(), Tr
     file::sync_directory(&place.directory)
 }
 
-/// Two databases have the same ledger where one was filled from a dump or an export of the other. The file of the other one
-/// must not be taken for that of this database under its old name.
+/// Two databases have the same ledger if one was filled from a dump or an export of the other. The other database's
+/// file must not be taken for this database's own file under its old name.
 fn check_own(old: &Path, place: &Place, remembered: &Remembered) -> Result<(), Trouble> {
     let state = State::read(old).filter(|state| state.ledger_id == remembered.ledger_id);
     let other = match state {
@@ -262,14 +263,14 @@ fn check_own(old: &Path, place: &Place, remembered: &Remembered) -> Result<(), T
     )))
 }
 
-/// Whether the database with this attachment is the one that has written the file last.
+/// Whether the database with this attachment was the last to write the file.
 fn is_written_by(state: &State, own: Uuid) -> bool {
-    // An attachment that the database does not know of yet: the server died before it was remembered.
+    // The database does not know this attachment yet: the server died before it was remembered.
     let died_between = state.previous == own && !state.is_remembered;
     state.attachment == own || died_between
 }
 
-/// What the state file says, if it is this ledger's.
+/// What the state file says, if it belongs to this ledger.
 fn own_state(path: &Path, remembered: &Remembered) -> Option<State> {
     State::read(path).filter(|state| state.ledger_id == remembered.ledger_id)
 }
@@ -287,7 +288,7 @@ fn read(mirror: &Mirror, file: &File, path: &Path, remembered: &Remembered, how:
         let what = format!("it has {size} bytes, and had at least {had}");
         return Err(diverged(path, &what));
     }
-    // What is read must be what will be there.
+    // What is read must be on disk, and not only in the kernel's memory.
     unsynced::write_again(mirror, file, path, had).map_err(|trouble| failure(&trouble))?;
     if how == How::CatchUp || must_read_all(mirror, &metadata, path, state.as_ref()) {
         return tail::read_whole(file, path, remembered, how == How::CatchUp);
@@ -295,8 +296,8 @@ fn read(mirror: &Mirror, file: &File, path: &Path, remembered: &Remembered, how:
     tail::read(file, path, remembered)
 }
 
-/// Where an administrator has the file caught up, it may be an older copy with the state file of that time. But with lines
-/// that the database does not have it must be the one that this database has written last: they are voided.
+/// An administrator may catch up an older copy of the file, with the state file of that time. But if it has lines that
+/// the database lacks, they are voided: so it must then be the file that this database wrote last.
 fn check_only_behind(mirror: &Mirror, path: &Path, remembered: &Remembered) -> Result<(), Failure> {
     match own_state(path, remembered) {
         Some(state) => check_state(mirror, &state, path, remembered),
@@ -318,7 +319,7 @@ fn check_state(mirror: &Mirror, state: &State, path: &Path, remembered: &Remembe
     }
     let start = || remembered.started_with(mirror.shared, state.attachment);
     let missing = || state.missing_wal(start(), &remembered::data_directory());
-    // What this server has written itself is younger than where it started.
+    // If this server wrote the file itself, that was after its start, and the comparison with its start would fail.
     match (!mirror.shared.is_of_this_run(state.attachment)).then(missing).flatten() {
         None => Ok(()),
         Some(what) => {
@@ -328,10 +329,10 @@ fn check_state(mirror: &Mirror, state: &State, path: &Path, remembered: &Remembe
     }
 }
 
-/// A ledger that was rebuilt goes on in a file that another database has written. Lines there that it lacks are of entries which that one
-/// had committed, and are not voided.
+/// A rebuilt ledger goes on in a file that another database has written. Lines there that the ledger lacks are of
+/// entries that the other database had committed, so they must not be voided.
 fn check_taken_over(path: &Path, remembered: &Remembered, lacking: usize) -> Result<(), Failure> {
-    // The file was begun here, and the server died before that was remembered.
+    // The file was begun here, and the server died before the database remembered it.
     let is_own = || own_state(path, remembered).is_some_and(|state| state.is_begun_here());
     if lacking == 0 || remembered.attachment.is_some() || is_own() {
         return Ok(());
@@ -342,12 +343,12 @@ fn check_taken_over(path: &Path, remembered: &Remembered, lacking: usize) -> Res
     Err(diverged(path, &what))
 }
 
-/// Whether somebody else may have been at the file, in a part that recovery does not read.
+/// Whether another program may have changed a part of the file that recovery does not read.
 fn must_read_all(mirror: &Mirror, metadata: &Metadata, path: &Path, state: Option<&State>) -> bool {
     let (suspect, is_as_left) = {
         let fields = mirror.lock();
         let is_same = (fields.identity.device, fields.identity.inode) == (metadata.dev(), metadata.ino());
-        // Of a file system that was put back to an older state, the times are older as well.
+        // The size counts too: a file system that was put back to an older state also has older times.
         let is_as_long = fields.written() == metadata.len();
         (fields.suspect, is_same && is_as_long && fields.last_change.admits(FileStamp::of(metadata)))
     };
@@ -361,7 +362,7 @@ fn must_read_all(mirror: &Mirror, metadata: &Metadata, path: &Path, state: Optio
     if is_as_left || state.is_some_and(|state| state.is_unchanged(metadata)) {
         return false;
     }
-    // A crash lets the file grow past its state; it does not put another in its place.
+    // A crash can make the file longer than its state file says. It cannot put another file in its place.
     let may_be_crash = state.is_none_or(|state| state.inode == metadata.ino() && state.size <= metadata.len());
     let read_all = metadata.len() <= WHOLE_CHECK_BYTES || !may_be_crash;
     if !read_all {
@@ -373,7 +374,7 @@ fn must_read_all(mirror: &Mirror, metadata: &Metadata, path: &Path, state: Optio
     read_all
 }
 
-/// Makes this file the one that is written, for now by the worker alone.
+/// Makes this file the one that is written, at first by the worker alone.
 fn take_over(
     mirror: &Mirror,
     file: &File,
@@ -382,7 +383,8 @@ fn take_over(
     remembered: &Remembered,
     attachment: Uuid,
 ) -> Result<(), Trouble> {
-    // Before the file is looked at: what is written to it meanwhile may belong to later WAL, not the other way round.
+    // Read before the file's metadata: the file may then hold lines of later WAL, but the state never claims WAL that
+    // is newer than the file.
     let wal = state_file::flushed_wal();
     let metadata = file.metadata().map_err(|error| Trouble::lasting(cause(&error)))?;
     let text = path.to_string_lossy();
@@ -416,7 +418,7 @@ fn take_over(
     fields.ownership = ownership;
     fields.attachment = Attachment::Repairing;
     drop(fields);
-    // After that, so that the writer does not put the state of the attachment before in its place.
+    // Only now, or the writer could overwrite it with the state of the previous attachment.
     let state = StateFile::open(path)?;
     let known =
         Known { size: metadata.len(), synced: metadata.len(), inode: metadata.ino(), stamp: FileStamp::of(&metadata) };
@@ -424,14 +426,14 @@ fn take_over(
         .map_err(|error| Trouble::passing("write the state file of", path, error))
 }
 
-/// The attachment is committed: from now on another one in the state file is another server's.
+/// The attachment is committed: from now on, a state file with another one was written by another server.
 pub fn note_remembered(mirror: &Mirror) {
     mirror.lock().ownership.is_remembered = true;
     mirror.shared.writer.wake();
 }
 
-/// Puts the file aside under another name, and forgets it; the next attachment begins a new one. Returns the new name of
-/// the old one, if there was one. The caller is the worker, in a transaction, and holds the sealing lock.
+/// Renames the file and forgets it; the next attachment begins a new one. Returns the new name of the old file, if
+/// there was one. The caller is the worker, in a transaction, and holds the sealing lock.
 pub fn set_aside(mirror: &Mirror) -> Result<Option<PathBuf>, Failure> {
     mirror.silence()?;
     let remembered = Remembered::read();
@@ -440,7 +442,7 @@ pub fn set_aside(mirror: &Mirror) -> Result<Option<PathBuf>, Failure> {
     log_state::forget_mirror();
     let mut fields = mirror.lock();
     fields.suspect = false;
-    // Offsets in the old file. Whose lines they were is found out anew.
+    // These are offsets in the old file. Where each transaction's lines stand is found anew.
     fields.prepared.iter_mut().for_each(|lines| lines.xid = 0);
     (fields.void, fields.voiding) = (FileRanges::NONE, FileRanges::NONE);
     drop(fields);
@@ -452,9 +454,10 @@ fn rename_aside(place: &Place) -> Result<Option<PathBuf>, Trouble> {
     if std::fs::symlink_metadata(&place.path).is_err() {
         return Ok(None);
     }
-    // The file of another server that uses the same directory is not ours to rename. What cannot be opened nobody writes.
+    // Another server that uses the same directory may own the file: the lock tells. A file that cannot be opened is not
+    // being written.
     let mut options = OpenOptions::new();
-    // NFS gives an exclusive lock only to who may write.
+    // NFS grants an exclusive lock only on a descriptor that is open for writing.
     options.read(true).write(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
     let opened = options.open(&place.path).ok();
     opened.as_ref().map_or(Ok(()), |file| file::lock(file, &place.path))?;

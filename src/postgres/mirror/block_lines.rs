@@ -1,5 +1,5 @@
-//! The lines of committed blocks. They follow the commit, and sealing waits for them: so the file never holds a block
-//! that the database does not, and lacks at most those of the last batch.
+//! The lines of committed blocks. A block's line follows its commit, and the next sealing waits for it. So the file
+//! never holds a block that the database lacks, and lacks at most the blocks of the last batch.
 
 use super::append::Goal;
 use super::handle::Mirror;
@@ -20,15 +20,16 @@ use uuid::Uuid;
 /// Entries whose ids are read at once: those of many small blocks, or of one of the largest.
 const CHUNK_ENTRIES: i64 = 20_000;
 
-/// How long whoever seals waits for the worker to append lines that are owed to the file.
+/// How long a session that seals waits for the worker to append lines that the file lacks.
 const BEHIND_DEADLINE: Duration = Duration::from_secs(30);
 
-/// Whether sealing goes on only when the lines of earlier blocks are in the file.
+/// Whether sealing must wait until the lines of earlier blocks are in the file.
 fn is_waited_for() -> bool {
     matches!(settings::mirror_mode(), MirrorMode::Sync | MirrorMode::Write)
 }
 
-/// Waits until the file can be written and holds the lines of all that is committed, or raises why it does not.
+/// Waits until the file can be written and holds the lines of all that is committed; fails with the reason if it does
+/// not.
 pub fn wait_for_file() -> Result<(), Failure> {
     if !is_waited_for() {
         return Ok(());
@@ -46,8 +47,8 @@ pub fn wait_for_file() -> Result<(), Failure> {
     }
 }
 
-/// An entry must not be sealed before its line is in the file, where the file is waited for. Right after a time with
-/// mode `off` or `async`, some may have no line yet.
+/// In the modes that wait for the file, an entry must not be sealed before its line is in the file. Right after a time
+/// in mode `off` or `async`, some entries may still lack their lines.
 pub fn check_not_behind() -> Result<(), Failure> {
     if !is_waited_for() || !database::mirror()?.slot.is_behind() {
         return Ok(());
@@ -62,28 +63,29 @@ pub fn check_not_behind() -> Result<(), Failure> {
 /// Blocks that this process has sealed, and which are committed.
 pub struct SealedBlocks {
     pub headers: Vec<BlockHeader>,
-    /// Of their entries, in leaf order.
+    /// The ids of their entries, in leaf order.
     pub entry_ids: Vec<Uuid>,
 }
 
 impl SealedBlocks {
-    /// Whether they follow block number `last` and end with `head`, which says what all before it are.
+    /// Whether they are all the blocks after number `last`, up to `head`: the hash of `head` fixes all blocks before
+    /// it.
     fn are_all_after(&self, last: i64, head: &BlockHeader) -> bool {
         self.headers.first().is_some_and(|first| first.block_number == last + 1) && self.headers.last() == Some(head)
     }
 }
 
-/// Appends the lines of all committed blocks that the file lacks, of which `sealed` need not be read. The caller holds the sealing
-/// lock and has not sealed in this transaction: what it sees is committed.
+/// Appends the lines of all committed blocks that the file lacks. The blocks in `sealed` need not be read from the
+/// tables. The caller holds the sealing lock and has not sealed in this transaction, so all that it sees is committed.
 pub fn append_missing(sealed: Option<&SealedBlocks>) -> Result<(), Failure> {
     if !is_waited_for() {
         return Ok(());
     }
-    // While the lock was waited for, somebody may have sealed and committed entries that have no line yet. A transaction keeps
-    // the mode that it began in.
+    // While this process waited for the lock, another one may have sealed entries that have no line yet: a transaction
+    // keeps the mode that it began in.
     check_not_behind()?;
     let mirror = database::mirror()?;
-    // Also raises what is wrong with the file, once the worker has tried it again.
+    // This also fails with what is wrong with the file, once the worker has tried to open it again.
     if !mirror.append(&mut LineBuffer::new(), Goal::Written)? {
         return Ok(());
     }
@@ -137,8 +139,8 @@ fn append_lines(mirror: &Mirror, headers: &[BlockHeader], ids: &[Uuid]) -> Resul
     mirror.append_now(lines)
 }
 
-/// What goes into the file is what sealing wrote: a block that a superuser has put into the table, or changed before its
-/// line was written, does not.
+/// Only what sealing wrote may enter the file. A block that a superuser put into the table, or changed before its line
+/// was written, must not.
 fn check_block(header: &BlockHeader, entry_ids: &[Uuid]) -> Result<(), Failure> {
     let number = header.block_number;
     let refused = |what: String, hint: &str| {
@@ -160,7 +162,7 @@ fn check_block(header: &BlockHeader, entry_ids: &[Uuid]) -> Result<(), Failure> 
     Ok(())
 }
 
-/// The next blocks after number `last`: as many as hold [`CHUNK_ENTRIES`] together, but at least one.
+/// The next blocks after number `last`: as many as have [`CHUNK_ENTRIES`] entries together, but at least one.
 fn next_headers(last: i64) -> Vec<BlockHeader> {
     let mut headers = Vec::new();
     let mut entries = 0;

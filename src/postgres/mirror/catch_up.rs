@@ -19,7 +19,7 @@ use std::ops::Range;
 use std::path::Path;
 use uuid::Uuid;
 
-/// Entries with a line in the file and no block there yet.
+/// Ids of entries that have a line in the file, but no block there yet.
 pub type InFile = HashSet<Uuid>;
 
 /// Appends the lines that the file lacks, in the order of the ledger: what is sealed, block by block, then what is
@@ -39,8 +39,9 @@ pub fn append_missing(mirror: &Mirror, in_file: &mut InFile) -> Result<(), Failu
     append_pending(mirror, in_file)
 }
 
-/// Voids what is to be voided: an entry that uses an id again has its line behind the void line. Called once it is known what is
-/// committed, it misses none whose id that uses. Returns whether there was something.
+/// Voids the lines that must be voided, so that an entry which reuses an id gets its line behind the void line. If
+/// called after the committed entries are known, it misses no line whose id one of them reuses. Returns whether it
+/// voided anything.
 pub fn void_first(mirror: &Mirror, in_file: &mut InFile) -> Result<bool, Failure> {
     mirror.wait_for_leaving()?;
     prepared::settle_decided(mirror);
@@ -51,8 +52,8 @@ pub fn void_first(mirror: &Mirror, in_file: &mut InFile) -> Result<bool, Failure
     Ok(!voided.is_empty())
 }
 
-/// Takes note of entries whose lines others have appended: those of transactions that began in another mode, and of
-/// prepared ones. Called once it is known what is committed, it misses none of that.
+/// Notes entries whose lines sessions have appended: those of transactions that began in another mode, and of prepared
+/// ones. If called after the committed entries are known, it misses none of them.
 fn note_others(mirror: &Mirror, in_file: &mut InFile) -> Result<(), Failure> {
     let (range, path) = {
         let mut fields = mirror.lock();
@@ -68,7 +69,7 @@ fn note_others(mirror: &Mirror, in_file: &mut InFile) -> Result<(), Failure> {
     });
     match read {
         Ok(lines) => {
-            // Not those of transactions that have aborted since: others may use their ids again.
+            // Without lines of transactions that have aborted since: other entries may reuse their ids.
             let judge = Judge::new(mirror, Path::new(&path));
             let good = lines.iter().filter(|line| judge.standing(line) == Standing::Recorded);
             in_file.extend(good.map(|line| line.entry_id));
@@ -97,7 +98,7 @@ fn append_sealed(mirror: &Mirror, headers: &[BlockHeader], ids: &[Uuid], in_file
     mirror.append_now(lines)
 }
 
-/// A line that is none would be in the file for good; the row may be restored.
+/// A malformed line would stay in the file for good. The row may still be restored.
 fn check(entry_id: Uuid, fault: Option<&str>) -> Result<(), Failure> {
     let Some(fault) = fault else { return Ok(()) };
     let code = PgSqlErrorCode::ERRCODE_DATA_CORRUPTED;
@@ -116,7 +117,7 @@ fn append_pending(mirror: &Mirror, in_file: &mut InFile) -> Result<(), Failure> 
     let (snapshot, missing) = loop {
         let snapshot = RegisteredSnapshot::latest();
         let missing = Missing::find(&table, &snapshot, in_file)?;
-        // Where a line was voided that the file seemed to have, its entry may be another's by now.
+        // A line that seemed to be in the file was voided, so its id may be another entry's by now: search again.
         if !void_first(mirror, in_file)? {
             break (snapshot, missing);
         }
@@ -137,18 +138,18 @@ fn append_pending(mirror: &Mirror, in_file: &mut InFile) -> Result<(), Failure> 
     Ok(())
 }
 
-/// Entries that were not in the file when the table was read. Others may have appended some of them since.
+/// Entries that were not in the file when the table was read. Sessions may have appended some of them since.
 #[derive(Default)]
 struct Missing {
-    /// With the place of the line, as long as it is kept.
+    /// Each id with the place of its line in `lines`, if the line is kept.
     entries: Vec<(Uuid, Option<Range<usize>>)>,
     lines: Vec<u8>,
-    /// Used again from line to line.
+    /// A buffer, reused for each line.
     metadata: String,
 }
 
 impl Missing {
-    /// Lines beyond are made when they are needed, from rows that are looked up: a file may lack any number of them.
+    /// Lines beyond this size are not kept, but made from their rows when needed: a file may lack any number of them.
     const KEPT_BYTES: usize = 4 << 20;
 
     fn find(table: &Table, snapshot: &RegisteredSnapshot, in_file: &InFile) -> Result<Missing, Failure> {
@@ -177,9 +178,10 @@ impl Missing {
     }
 }
 
-/// Sees that the lines of prepared transactions are in the file, and notes where: `known` are those that are there. For
-/// transactions that were prepared while there was no file, or before this server started, not those that are noted:
-/// `noted` is asked once it is known who is open, as each of them noted its lines before.
+/// Makes sure that the lines of prepared transactions are in the file, and notes where they stand. `known` are lines
+/// that are there already. This concerns transactions that were prepared while there was no file, or before this server
+/// started; it leaves out those that `noted` returns. `noted` is called after the open transactions have been read,
+/// because each of them noted its lines before it was open.
 pub fn append_prepared(
     mirror: &Mirror,
     known: &HashMap<Uuid, FileRange>,
@@ -206,13 +208,14 @@ pub fn append_prepared(
         placed.push(entry.entry_id);
     }
     append_prepared_lines(mirror, lines, &appended)?;
-    // Once they are decided, their lines are not appended again.
+    // Once the transactions are decided, their lines must not be appended again.
     in_file.extend(placed);
     Ok(())
 }
 
-/// Appends lines of these transactions, and notes where they stand, with those of others between them perhaps. Before that they
-/// are noted as all that comes: one that is rolled back meanwhile must be known to have lines.
+/// Appends lines of these transactions, and notes the range in which they stand; lines of others may stand between
+/// them. Before the append the range is noted without an end: a transaction that is rolled back meanwhile must be known
+/// to have lines.
 fn append_prepared_lines(mirror: &Mirror, lines: LineBuffer, xids: &HashSet<u32>) -> Result<(), Failure> {
     if lines.is_empty() {
         return Ok(());
@@ -226,19 +229,19 @@ fn append_prepared_lines(mirror: &Mirror, lines: LineBuffer, xids: &HashSet<u32>
     Ok(())
 }
 
-/// The entries of prepared transactions, with the transaction. They are visible to nobody but whoever looks at rows whose
-/// transaction has not ended.
+/// The entries of prepared transactions, each with its transaction. Only a dirty snapshot sees them.
 fn prepared_entries(open: &HashSet<u32>) -> Vec<(u32, (Entry, Option<&'static str>))> {
     let mut dirty =
         Box::new(pg_sys::SnapshotData { snapshot_type: pg_sys::SnapshotType::SNAPSHOT_DIRTY, ..Default::default() });
     let dirty: *mut pg_sys::SnapshotData = &mut *dirty;
     let table = Table::open("entries_pending", pg_sys::AccessShareLock);
-    // SAFETY: the snapshot is dropped after the scan.
+    // SAFETY: the snapshot is declared before the scan, so it outlives it.
     let mut scan = unsafe { TableScan::start_with(&table, dirty, 0) };
     let mut entries = Vec::new();
     while let Some(tuple) = scan.next() {
         check_for_interrupts!();
-        // SAFETY: the scan has just set it: the transaction that inserted the tuple and has not ended, if one has.
+        // SAFETY: `dirty` points into the box above. The scan has just set xmin, to the transaction that inserted the
+        // tuple if that has not ended.
         let writer = unsafe { (*dirty).xmin };
         if let Some(xid) = prepared::owner(writer, open) {
             entries.push((xid, entry_and_fault(&table.deform(tuple))));

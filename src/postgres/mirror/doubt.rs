@@ -1,6 +1,9 @@
-//! Whether lines that are about to be voided may be of transactions that somebody was told had committed. After a crash of this server
-//! they are not: what it had acknowledged it has. A server that has been promoted may lack the last that its primary had, and one whose
-//! WAL was reset all that was not in the tables yet. By then the file alone tells of it, and voiding must not pass for nothing.
+//! Decides whether lines that are about to be voided may belong to acknowledged commits, so voiding them must be logged
+//! as a warning.
+//!
+//! After a crash of this server they cannot: the database has everything that it acknowledged. A promoted server,
+//! though, may lack the last commits of its primary, and a server whose WAL was reset may lack all that was not in its
+//! tables yet. Only the file still tells of these commits then.
 
 use super::handle::Mirror;
 use super::state_file::{self, State};
@@ -11,19 +14,20 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// In `global/pg_control` (`ControlFileData` in catalog/pg_control.h): where the state of the server stands, and that of one which was
-/// shut down.
+/// In `global/pg_control` (`ControlFileData` in catalog/pg_control.h): the offset of the server's state, and the state
+/// of a server that was shut down.
 const STATE_AT: u64 = 16;
 const SHUT_DOWN: i32 = 1;
 
 /// Whether the server was shut down before the postmaster started it.
 static WAS_SHUT_DOWN: AtomicBool = AtomicBool::new(false);
 
-/// In the data directory: written anew whenever the server starts after a crash, and recovers. A later start, after a regular stop, knows
-/// by it that a file which was not closed before then need not have lost anything, also where nobody has opened it in between.
+/// A file in the data directory, written anew whenever the server starts after a crash and recovers. A later start
+/// after a regular stop learns from it that a mirror file which was not closed before then need not have lost anything,
+/// even if no process has opened that file in between.
 const RECOVERED: &str = "pg_notary.recovered";
 
-/// The postmaster asks before it begins, and later nobody can tell.
+/// Runs in the postmaster before recovery begins. Afterwards pg_control no longer has this state.
 pub fn init() {
     let mut state = [0; 4];
     // The postmaster is in the data directory.
@@ -36,7 +40,7 @@ pub fn init() {
     }
 }
 
-/// Without the note there may be a warning that is not warranted, and no worse.
+/// If the note is missing, there may be an unwarranted warning, and nothing worse.
 fn note_recovery() {
     std::fs::write(RECOVERED, "The server has started here after a crash.\n").ok();
 }
@@ -48,14 +52,15 @@ fn has_recovered_since(mirror: &Path) -> bool {
     written(Path::new(RECOVERED)).zip(written(&state_file::path_of(mirror))).is_some_and(|(note, state)| note > state)
 }
 
-/// Why it is not sure that such lines were never acknowledged.
+/// Why these lines may have been acknowledged.
 pub struct Doubt {
-    /// As it stands in the void lines.
+    /// The reason that the void lines state.
     pub reason: &'static str,
     why: String,
 }
 
-/// `state` is what the state file said before this server has written it. `None` once this server has had the file open.
+/// `state` is what the state file said before this server wrote it. Returns `None` once this server has had the file
+/// open.
 pub fn of(mirror: &Mirror, path: &Path, state: Option<&State>) -> Option<Doubt> {
     let state = state.filter(|state| state.is_of_this_cluster())?;
     if mirror.lock().was_attached {

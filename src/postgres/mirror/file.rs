@@ -16,11 +16,12 @@ use uuid::Uuid;
 #[derive(Debug)]
 pub struct Trouble {
     pub cause: String,
-    /// The file is not what it was: nothing may be written until the worker has looked at it again.
+    /// The file is not what it was: nothing may be written until the worker has examined it again.
     pub reattach: bool,
-    /// Somebody else has been at the file: the worker is to look at all of it.
+    /// Another program has changed the file: the worker must read all of it.
     pub suspect: bool,
-    /// A sync has failed: what it was to put on disk may not be there, whatever another sync says. The kernel tells of that once.
+    /// A sync has failed. Its data may be missing on disk even if a later sync succeeds: the kernel reports a failure
+    /// once.
     pub unsynced: bool,
 }
 
@@ -59,7 +60,7 @@ pub fn path_of(directory: &Path, database: &str, ledger_id: Uuid) -> PathBuf {
     directory.join(format!("{name}.{}.jsonl", &id[..8]))
 }
 
-/// Checks the directory; makes it where it is the default one, of which nobody could say that it is a lost mount.
+/// Checks the directory. Creates it only if it is the default one: any other that is missing may be a lost mount.
 pub fn prepare_directory(directory: &Path, may_create: bool) -> Result<(), Trouble> {
     let unusable = |why: String| Trouble::lasting(format!("mirror directory \"{}\" {why}", directory.display()));
     if may_create {
@@ -78,7 +79,7 @@ pub fn prepare_directory(directory: &Path, may_create: bool) -> Result<(), Troub
     check_owner_and_mode(metadata.uid(), metadata.mode()).map_err(|why| unusable(format!("is not safe: {why}")))
 }
 
-/// Opens the file for reading and appending; makes it only where `create` says that there has been none before.
+/// Opens the file for reading and appending. Creates it only if `create` says that there has been none before.
 pub fn open(path: &Path, create: bool) -> Result<File, Trouble> {
     let file = open_to_append(path, create)?;
     let metadata = file.metadata().map_err(|error| Trouble::passing("examine", path, error))?;
@@ -112,7 +113,7 @@ mod file_system {
 
     #[allow(clippy::unnecessary_cast, reason = "the types of these numbers differ from one machine to another")]
     pub fn is_local(file: &File) -> bool {
-        // SAFETY: valid when zeroed; the kernel fills it in, on a descriptor that `file` keeps open.
+        // SAFETY: a zeroed statfs is valid. The kernel fills it in, for a descriptor that `file` keeps open.
         let magic = unsafe {
             let mut found: libc::statfs = std::mem::zeroed();
             match libc::fstatfs(file.as_raw_fd(), &mut found) {
@@ -133,7 +134,7 @@ mod file_system {
     }
 }
 
-/// Elsewhere the writer does all of it.
+/// On other systems no file counts as local, so the writer does all rounds.
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 mod file_system {
     pub fn is_local(_file: &std::fs::File) -> bool {
@@ -146,9 +147,9 @@ thread_local! {
     static LOCKED: Cell<Option<RawFd>> = const { Cell::new(None) };
 }
 
-/// Takes the lock that keeps a second server away; it is held as long as the file stays open.
+/// Takes the lock that keeps a second server away. It lasts as long as the file stays open.
 pub fn lock(file: &File, path: &Path) -> Result<(), Trouble> {
-    // SAFETY: flock on a descriptor that `file` keeps open.
+    // SAFETY: flock takes no pointer, and `file` keeps the descriptor open.
     if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
         LOCKED.set(Some(file.as_raw_fd()));
         return Ok(());
@@ -156,16 +157,17 @@ pub fn lock(file: &File, path: &Path) -> Result<(), Trouble> {
     let error = std::io::Error::last_os_error();
     let why = match error.kind() {
         ErrorKind::WouldBlock => "another server, or another database of this one, writes it".to_owned(),
-        // A file system without locks, say.
+        // For example, a file system without locks.
         _ => cause(&error),
     };
     Err(Trouble::lasting(format!("could not lock mirror file \"{}\": {why}", path.display())))
 }
 
-/// Gives the lock back, as this process ends: the worker that comes next may be there before the file is closed.
+/// Releases the lock as this process ends: the next worker may start before the kernel has closed the file.
 pub fn unlock_at_exit() {
     if let Some(locked) = LOCKED.take() {
-        // SAFETY: a plain system call. To whatever else may have that number by now it does nothing.
+        // SAFETY: flock takes no pointer. If the descriptor number belongs to something else by now, unlocking does
+        // nothing to it.
         unsafe { libc::flock(locked, libc::LOCK_UN) };
     }
 }
@@ -174,7 +176,7 @@ pub fn identity(metadata: &Metadata, generation: u64) -> FileIdentity {
     FileIdentity { device: metadata.dev(), inode: metadata.ino(), generation }
 }
 
-/// To be called by who has changed the file, while nobody else may.
+/// Call this after changing the file, before another process may change it.
 pub fn last_change(file: &File, path: &Path, is_local: bool) -> Result<LastChange, Trouble> {
     LastChange::now(file, is_local).map_err(|error| Trouble::passing("examine", path, error))
 }
@@ -187,8 +189,9 @@ pub fn open_attached(path: &Path, expected: FileIdentity) -> Result<File, Troubl
     Ok(file)
 }
 
-/// What must hold before every write to a file that was opened as `expected`: the path still leads to it, it is as we left it
-/// as far as its times are looked at, and nobody else can write it. As it is open, no other file can have its number.
+/// What must hold before every write to a file that was opened as `expected`: the path still leads to it, its size and
+/// (where checked) its times are as this server left them, and no other user can write it. While it is open, no other
+/// file can have its inode number.
 pub fn check_unchanged(
     path: &Path,
     expected: FileIdentity,
@@ -202,7 +205,7 @@ pub fn check_unchanged(
     check_as_left(path, &look, size, last_change)
 }
 
-/// Who can write the directory can put another file in place of this one.
+/// A user who can write the directory can put another file in place of this one.
 pub fn check_directory(path: &Path) -> Result<(), Trouble> {
     prepare_directory(path.parent().unwrap_or(path), false)
 }

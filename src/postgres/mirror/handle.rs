@@ -1,4 +1,6 @@
-//! The mirror of one database, as the processes of the server have it.
+//! [`Mirror`]: how a process reaches the mirror of its database. It pairs the shared area with the database's slot.
+//!
+//! The state itself is in [`super::shared`]. The neighbouring files add what can be done with it, such as appending.
 
 use super::advice;
 use super::shared::{Attachment, LockedMirror, MirrorState};

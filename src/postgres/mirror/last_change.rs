@@ -1,12 +1,12 @@
-//! When the file was last changed, as far as the server knows: how a change by another program is noticed before the next
-//! write.
+//! When this server last changed the file, as far as it knows. By that it notices before the next write that another
+//! program has changed the file.
 //!
-//! On a local file system that time comes from the clock of this machine, so the server notes by the clock when it has
-//! written, and does not ask for the file's times after each write. Not only because that saves a system call: from Linux
-//! 6.13 on, who asks for times has the next write take one that is finer than a tick of the clock, and every file that is
-//! written afterwards takes that one or a later one (multigrain timestamps). So the WAL's segment had another time after each
-//! commit, where it has a new one each tick else; and ext4 without a journal writes the inode of such a file with each
-//! fdatasync.
+//! On a local file system a file's times come from this machine's clock. So the server notes the clock when it has
+//! written, and does not ask for the file's times after each write. That saves a system call. It also avoids a cost
+//! from Linux 6.13 on: asking for a file's times makes its next write take a time finer than a tick of the clock, and
+//! every file written afterwards takes that time or a later one (multigrain timestamps). The WAL segment then got
+//! another time after each commit, instead of one each tick, and ext4 without a journal writes the inode of such a file
+//! with each fdatasync.
 
 use super::shared::{FileStamp, LastChange};
 use std::fs::{File, Metadata};
@@ -14,12 +14,12 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// For how long after a write the times are not asked for, in nanoseconds: a tick, within which most kernels give the same
-/// time to all that is written.
+/// For how long after a write the times are not asked for, in nanoseconds: one tick. Most kernels give the same time to
+/// everything that is written within a tick.
 const TICK: i64 = 4_000_000;
 
 impl LastChange {
-    /// After this process has changed the file, and before anybody else may.
+    /// To be called after this process has changed the file, before another process may change it.
     pub fn now(file: &File, is_local: bool) -> io::Result<LastChange> {
         match is_local {
             true => Ok(LastChange::NotAfter(kernel::now())),
@@ -27,16 +27,17 @@ impl LastChange {
         }
     }
 
-    /// Whether it says something to ask for the times.
+    /// Whether the file's times can show a change.
     pub fn is_to_be_checked(self) -> bool {
         match self {
             LastChange::At(_) => true,
-            // The clock may have been put back.
+            // The clock may have been set back.
             LastChange::NotAfter(time) => !(0..TICK).contains(&(kernel::now() - time)),
         }
     }
 
-    /// The times of a file that was as the server has left it when they were `found`. Else some that no file has.
+    /// The times of the file, if it was as the server left it when they were `found`; otherwise the default, which no
+    /// file has.
     pub fn stamp(self, found: Option<FileStamp>) -> FileStamp {
         match self {
             LastChange::At(stamp) => stamp,
@@ -44,8 +45,8 @@ impl LastChange {
         }
     }
 
-    /// Whether nobody can have changed a file since that has these times now. Whoever changes its content, its name or who may
-    /// write it changes its `changed`; its `modified` anybody can set.
+    /// Whether a file that has these times now cannot have been changed since. A change of its content, its name or its
+    /// permissions sets `changed`; any program can set `modified`.
     pub fn admits(self, found: FileStamp) -> bool {
         match self {
             LastChange::At(stamp) => stamp == found,
@@ -63,7 +64,7 @@ impl FileStamp {
     }
 }
 
-/// What is looked at before each write.
+/// What the server checks before each write.
 pub struct Look {
     pub device: u64,
     pub inode: u64,
@@ -75,7 +76,7 @@ pub struct Look {
 }
 
 impl Look {
-    /// At what has that name, not at what a symbolic link of that name leads to.
+    /// Looks at what has that name, and does not follow a symbolic link.
     pub fn at(path: &Path, with_times: bool) -> io::Result<Look> {
         match with_times {
             true => Ok(Look::of(&path.symlink_metadata()?)),
@@ -104,12 +105,12 @@ mod kernel {
     use std::os::unix::ffi::OsStrExt;
     use std::path::Path;
 
-    /// The clock that files take their times from, in nanoseconds since the epoch. The kernel is asked itself: a library that
-    /// is loaded before libc to give programs another time does not give it to files.
+    /// The clock that files take their times from, in nanoseconds since the epoch. This calls the kernel directly: a
+    /// library that is preloaded to give programs another time does not give it to files.
     #[allow(clippy::unnecessary_cast, reason = "the types of these numbers differ from one machine to another")]
     pub fn now() -> i64 {
         let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: the kernel fills in what it is given, and cannot fail for a clock that every system has.
+        // SAFETY: `time` is valid for the kernel to fill in. The call cannot fail, as every system has this clock.
         unsafe { libc::syscall(libc::SYS_clock_gettime, libc::CLOCK_REALTIME, &mut time) };
         time.tv_sec as i64 * 1_000_000_000 + time.tv_nsec as i64
     }
@@ -117,7 +118,7 @@ mod kernel {
     pub fn look_without_times(path: &Path) -> io::Result<Look> {
         let wanted = libc::STATX_TYPE | libc::STATX_MODE | libc::STATX_INO | libc::STATX_UID | libc::STATX_SIZE;
         let path = CString::new(path.as_os_str().as_bytes())?;
-        // SAFETY: valid when zeroed; the kernel reads the one and fills in the other.
+        // SAFETY: a zeroed statx is valid. The kernel reads the NUL-terminated path and fills in `found`.
         let found = unsafe {
             let mut found: libc::statx = std::mem::zeroed();
             match libc::statx(libc::AT_FDCWD, path.as_ptr(), libc::AT_SYMLINK_NOFOLLOW, wanted, &mut found) {
@@ -137,7 +138,7 @@ mod kernel {
     }
 }
 
-/// No file counts as local there.
+/// On other systems no file counts as local.
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 mod kernel {
     use super::Look;

@@ -1,9 +1,10 @@
-//! A commit that writes and syncs the file itself, with what others have in the ring, when nobody else is at it: what is
-//! saved is two switches between processes, each as long as a write. Postgres' own WAL is written so.
+//! A leading session: a commit that does a round itself while no other process does one. It writes and syncs its own
+//! lines together with those that others have in the ring. That saves two switches between processes, each as long as a
+//! write; Postgres writes its WAL in the same way.
 //!
-//! Only where the file is on a local file system. On a network mount that hangs a system call cannot be cancelled, and there
-//! all of it is left to the writer. What happens seldom is left to it as well: to go on after a failure, to cut off a line
-//! that has not become whole, and to sync what nobody waits for.
+//! Only for a file on a local file system. A system call on a network mount that hangs cannot be cancelled, so there
+//! the writer does every round. The writer also does what is rare: going on after a failure, cutting off a line that
+//! has not become whole, and syncing what no session waits for.
 
 use super::file::{self, Trouble};
 use super::handle::Mirror;
@@ -15,11 +16,11 @@ use std::fs::File;
 use std::path::PathBuf;
 
 thread_local! {
-    /// The file as this process has it open since an earlier commit: to open it for each takes longer than to write a line.
+    /// The file, kept open since an earlier commit: opening it for each commit takes longer than writing a line.
     static KEPT: RefCell<Option<OpenFile>> = const { RefCell::new(None) };
-    /// Postgres counts one descriptor more among those that it may not use itself.
+    /// Whether Postgres leaves one descriptor free for this file.
     static IS_COUNTED: Cell<bool> = const { Cell::new(false) };
-    /// The round that this process is at.
+    /// The round that this process is doing.
     static UNDER_WAY: Cell<Option<Led>> = const { Cell::new(None) };
 }
 
@@ -27,15 +28,15 @@ struct OpenFile {
     file: File,
     path: PathBuf,
     identity: FileIdentity,
-    /// A descriptor from before a failure would report it once more.
+    /// The failure count when it was opened. A descriptor from before a failure would report that failure once more.
     failures: u64,
 }
 
-/// Has Postgres leave a descriptor free for the file. It may have to close files of its own for that, with what that may
-/// raise or log, and so not once a round has begun.
+/// Has Postgres leave a descriptor free for the file. Postgres may have to close files of its own for that, which may
+/// raise or log an error, so this must not happen once a round has begun.
 pub fn prepare() {
     if !IS_COUNTED.get() {
-        // SAFETY: changes a count of this process, and at most closes files that Postgres opens again by itself.
+        // SAFETY: changes a counter of this process, and at most closes files that Postgres opens again by itself.
         IS_COUNTED.set(unsafe { pg_sys::AcquireExternalFD() });
     }
 }
@@ -49,11 +50,11 @@ pub struct Led {
 }
 
 impl Led {
-    /// Begins a round with what is in the ring, if this process may and nobody else is at it.
+    /// Begins a round with what is in the ring, if this process may lead and no other process does a round.
     pub fn begin(mirror: &Mirror, fields: &mut LockedMirror<'_>) -> Option<Led> {
         let is_simple = fields.cut_to == 0 && fields.unfinished == 0 && fields.long_line_to <= fields.written();
         let is_free = fields.attachment == Attachment::Attached && !fields.writing && !fields.is_troubled;
-        // In mode async nobody may be held up by the file, and sealing least of all.
+        // The worker never leads: in mode async, sealing must not wait for the file.
         let may_wait = fields.is_local && !mirror.slot.worker.is_me() && mirror.shared.writer.pid() != 0;
         let may = may_wait && IS_COUNTED.get();
         if !(is_simple && is_free && may && fields.has_work()) {
@@ -66,7 +67,7 @@ impl Led {
         Some(led)
     }
 
-    /// Does the round; one of those who have come meanwhile does the next.
+    /// Does the round. One of the sessions that have come meanwhile does the next.
     pub fn work(self, mirror: &Mirror) {
         let (outcome, file) = match self.write(mirror) {
             Ok((done, file)) => (Ok(done), Some(file)),
@@ -95,16 +96,16 @@ impl Led {
         if let Some(kept) = kept {
             return Ok(kept);
         }
-        // If it is that of another file by now, that file is not the one that is expected.
+        // If this is the path of a newer attachment by now, the check of the file's identity fails.
         let path = mirror.lock().path;
         let path = PathBuf::from(path.get());
         Ok(OpenFile { file: file::open_attached(&path, identity)?, path, identity, failures })
     }
 }
 
-/// Ends the round of a process that is told to end in the middle of it: a session looks at that afterwards, but a background
-/// worker of somebody else's may end in the signal's handler. What it has written nobody knows; the worker looks at the file.
-/// Cannot fail.
+/// Ends the round of a process that is told to end in the middle of it. A session notices that only after the round,
+/// but a background worker of another extension may exit in the signal handler. What it has written is unknown, so the
+/// worker examines the file. Cannot fail.
 pub fn end_broken_off(mirror: &Mirror) {
     let Some(led) = UNDER_WAY.take() else { return };
     let trouble = Trouble::lasting("a process was terminated while it wrote the mirror file".to_owned());

@@ -1,8 +1,9 @@
-//! Waiting for transactions that have aborted and whose lines are still in the file.
+//! Waiting for transactions that have aborted and have not said yet which of their lines are to be voided.
 //!
-//! Postgres says that a transaction has aborted only when others see it already. Before that they find its rows dead, and use its
-//! ids, while nobody knows that its lines are to be voided. But it counts among the owners of lines then: so whoever may use an id
-//! again looks first for an owner that runs no more and has not committed, and then for lines to be voided.
+//! Other sessions see an abort before our abort callback runs; until it has run, no process knows that the
+//! transaction's lines must be voided. Yet other sessions can already reuse its ids. Until then the transaction stays
+//! among the owners of lines. So before an id is reused, a session looks first for an owner that no longer runs and has
+//! not committed, and then for lines that are to be voided.
 
 use super::handle::Mirror;
 use super::patience::{Patience, DEADLINE};
@@ -15,20 +16,20 @@ use crate::postgres::wait_events;
 use pgrx::pg_sys;
 use std::time::{Duration, Instant};
 
-/// How long the worker waits for a transaction that aborts: that takes it no time, unless it was stopped.
+/// How long the worker waits for an aborting transaction. That takes no time, unless the session was stopped.
 const LEAVING_DEADLINE: Duration = Duration::from_secs(5);
 
 impl Mirror {
-    /// Waits until the lines of transactions that have aborted are voided, if some of them may hold ids of this one: an id may
-    /// be used again, but the file must not hold it twice.
+    /// Waits until the lines of aborted transactions are voided, if they may hold ids of this one: an id may be reused,
+    /// but the file must not hold it twice.
     pub fn wait_until_voided(&self, repeats: Repeats) -> Result<(), Failure> {
         if !repeats.may_be(self.slot) || !self.wait_for_file()? {
             return Ok(());
         }
-        // One that was prepared and has just been rolled back, too: its rows are gone before the worker knows.
+        // Also a prepared transaction that was just rolled back: its rows are gone before the worker knows.
         prepared::settle_decided(self);
         self.wait_while(DEADLINE, || {
-            // In this order: whoever says what it leaves does so before it is no owner any more.
+            // In this order: a transaction says which lines it leaves before it ceases to be an owner.
             self.is_anyone_leaving() || (repeats.may_be_left(self.slot) && self.lock().has_aborted())
         })
     }
@@ -51,22 +52,22 @@ impl Mirror {
         Ok(())
     }
 
-    /// Whether a transaction has aborted, so that nobody sees its rows, and has not said yet that its lines are to be voided.
+    /// Whether a transaction has aborted, so that its rows are gone, and has not said yet which lines are to be voided.
     fn is_anyone_leaving(&self) -> bool {
         let owners = &self.slot.mirror.owners;
         let own = own_xid();
         let named: Vec<u32> = owners.named().filter(|xid| *xid != own).collect();
-        // What those do that have no name is not known.
+        // Nothing is known of owners that are counted but not named.
         owners.has_unnamed() || (!named.is_empty() && is_one_aborted(&named))
     }
 }
 
-/// Whether one of these transactions, which ran a moment ago, runs no more and has not committed.
+/// Whether one of these transactions, which ran a moment ago, has ended without committing.
 fn is_one_aborted(xids: &[u32]) -> bool {
     let snapshot = RegisteredSnapshot::latest();
     let is_aborted = |xid: &u32| {
         let xid = pg_sys::TransactionId::from_inner(*xid);
-        // SAFETY: look-ups of a transaction that is so young that its fate is known; the snapshot is registered.
+        // SAFETY: the snapshot is registered. The transactions ran a moment ago, so their commit status is still there.
         unsafe { !pg_sys::XidInMVCCSnapshot(xid, snapshot.as_ptr()) && !pg_sys::TransactionIdDidCommit(xid) }
     };
     xids.iter().any(is_aborted)

@@ -1,5 +1,8 @@
-//! The lines a transaction has for the mirror: in memory while they are few, then in a temporary file of Postgres, so
-//! that a transaction may record any number of entries.
+//! [`LineBuffer`]: the lines of one transaction, from when they are recorded until the commit appends them to the file.
+//! The worker uses one for the lines that it appends itself.
+//!
+//! Few lines stay in memory. More go to a temporary file of Postgres, so that a transaction may record any number of
+//! entries.
 
 use pgrx::{check_for_interrupts, pg_sys};
 use std::ffi::c_void;
@@ -13,7 +16,7 @@ const SEGMENT_BYTES: u64 = 1 << 30;
 
 /// Lines in the order in which they were recorded, each ending in a newline.
 pub struct LineBuffer {
-    /// The lines behind those in the file.
+    /// The lines behind those in the temporary file.
     memory: Vec<u8>,
     spill: *mut pg_sys::BufFile,
     spilled: u64,
@@ -68,7 +71,8 @@ impl LineBuffer {
     pub fn close_spill(&mut self) {
         if !self.spill.is_null() {
             let _owned = Owned::by_transaction();
-            // SAFETY: created in spill_memory() by this transaction, which still runs, and not closed since.
+            // SAFETY: spill_memory() created the file in this transaction, which still runs, and it has not been closed
+            // since.
             unsafe { pg_sys::BufFileClose(self.spill) }
             self.spill = std::ptr::null_mut();
         }
@@ -76,7 +80,8 @@ impl LineBuffer {
 
     fn spill_memory(&mut self) {
         let _owned = Owned::by_transaction();
-        // SAFETY: runs inside a transaction, as `_owned` says; the memory is there as long as it is written from.
+        // SAFETY: a transaction is open, and `_owned` makes it the owner of the file. The memory stays in place during
+        // the write.
         unsafe {
             if self.spill.is_null() {
                 self.spill = pg_sys::BufFileCreateTemp(false);
@@ -95,7 +100,7 @@ impl LineBuffer {
     }
 
     fn read(&self, offset: u64, into: &mut [u8]) {
-        // To seek may write what has not been written yet.
+        // Seeking may first write out what is buffered.
         let _owned = Owned::by_transaction();
         self.seek(offset);
         // SAFETY: the file is open and `into` has room for that many bytes.
@@ -106,9 +111,12 @@ impl LineBuffer {
     }
 }
 
-/// While it lives, what Postgres makes belongs to the whole transaction: it outlives subtransactions and portals, and goes when the
-/// transaction aborts. An ERROR ends that too. Postgres itself leaves its temporary file's owner in place then, as nothing of
-/// it runs before the abort; but here destructors do, and one that releases a buffer of another owner would raise a second ERROR.
+/// While this value lives, what Postgres allocates belongs to the whole transaction: it outlives subtransactions and
+/// portals, and goes when the transaction aborts.
+///
+/// An ERROR drops this value too, and so restores the previous owner. Postgres leaves the temporary file's owner in
+/// place then, as none of its code runs before the abort. But here destructors run, and one that releases a buffer of
+/// another owner would raise a second ERROR.
 struct Owned {
     context: pg_sys::MemoryContext,
     owner: pg_sys::ResourceOwner,
@@ -116,7 +124,7 @@ struct Owned {
 
 impl Owned {
     fn by_transaction() -> Owned {
-        // SAFETY: plain globals of this process; in a transaction both of its own are there.
+        // SAFETY: globals of this process. Inside a transaction its own context and owner exist.
         unsafe {
             let owned = Owned { context: pg_sys::CurrentMemoryContext, owner: pg_sys::CurrentResourceOwner };
             pg_sys::CurrentMemoryContext = pg_sys::TopTransactionContext;
@@ -128,7 +136,7 @@ impl Owned {
 
 impl Drop for Owned {
     fn drop(&mut self) {
-        // SAFETY: what was current when this was made, which outlives the call that made it.
+        // SAFETY: restores what was current when this value was made, which outlives the call that made it.
         unsafe {
             pg_sys::CurrentMemoryContext = self.context;
             pg_sys::CurrentResourceOwner = self.owner;
@@ -163,7 +171,8 @@ impl Pieces<'_> {
             self.piece.resize(have + more, 0);
             self.lines.read(self.at, &mut self.piece[have..]);
             self.at += more as u64;
-            // What was there before has none: looked through again for each part, a long line would take the square of its length.
+            // Only the new part can hold a newline. Searching all of a long line again for each part would take
+            // quadratic time.
             if let Some(newline) = self.piece[have..].iter().rposition(|byte| *byte == b'\n') {
                 let end = have + newline + 1;
                 self.rest.extend_from_slice(&self.piece[end..]);

@@ -1,28 +1,31 @@
-//! The mirror: an append-only file that holds every line the ledger has, on disk before the transaction commits.
+//! The mirror: an append-only file that holds every line of the ledger. In mode `sync` the lines are on disk before the
+//! transaction commits.
 //!
 //! | module | concern |
 //! |---|---|
-//! | [`shared`], [`handle`] | what all processes know of the file, and how they come by it |
-//! | [`lines`] | the lines of one transaction |
-//! | [`append`], [`rounds`], [`patience`] | putting lines into the ring, and waiting for them |
-//! | [`under_way`], [`owners`] | giving up on the way; who has lines that are not decided |
-//! | [`round`] | writing and syncing what is in the ring |
-//! | [`lead`] | a commit that does so itself |
-//! | [`writer`] | the process that does so otherwise |
+//! | [`shared`], [`handle`] | what all processes know of the file, in shared memory, and how a process reaches it |
+//! | [`lines`] | the lines of one transaction until they are appended |
+//! | [`append`] | copying lines into the ring, and waiting until they are written or synced |
+//! | [`rounds`], [`patience`] | how such a wait sleeps and is woken, and when it gives up |
+//! | [`under_way`] | what this process must end if its append fails |
+//! | [`owners`] | which running transactions have lines in the file |
+//! | [`round`] | one round: writing and syncing what is in the ring |
+//! | [`lead`] | a committing session that does a round itself |
+//! | [`writer`] | the process that does all other rounds |
 //! | [`mod@file`] | the file: name, opening, checks, writing |
-//! | [`last_change`] | how it is noticed that another program has changed it |
-//! | [`state_file`] | what is noted beside it |
-//! | [`attach`] | opening the file at start, and making it agree with the database |
+//! | [`last_change`] | how the server notices that another program has changed the file |
+//! | [`state_file`] | the state file beside it |
+//! | [`attach`] | opening the file, and making it agree with the database |
 //! | [`doubt`] | whether lines that are voided may have been acknowledged |
-//! | [`unsynced`] | what can be read in it and may not be on disk |
-//! | [`tail`], [`open_lines`] | reading what is not settled in it |
-//! | [`remembered`], [`settled`] | how far the database knows it to agree |
-//! | [`settle`] | voiding the lines of transactions that did not commit |
-//! | [`repeats`], [`leaving`] | ids that are used again; transactions that have aborted |
+//! | [`unsynced`] | what can be read in the file but may not be on disk |
+//! | [`tail`], [`open_lines`] | reading what is not settled in the file |
+//! | [`remembered`], [`settled`] | how far the database knows the file to agree |
+//! | [`settle`] | which lines count, and voiding the others |
+//! | [`repeats`], [`leaving`] | ids that are reused; transactions that have aborted and not said which lines to void |
 //! | [`prepared`] | the lines of prepared transactions |
 //! | [`catch_up`], [`block_lines`] | appending what the database has and the file lacks |
 //! | [`requests`] | what an administrator asks for |
-//! | [`advice`] | what to do next, in the hint of a transaction that could not record |
+//! | [`advice`] | what to do next: the hint for a transaction that could not record |
 
 mod advice;
 pub mod append;

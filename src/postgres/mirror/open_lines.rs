@@ -1,7 +1,7 @@
-//! Reading a part of the file: which entry lines stand there that no line behind them has decided.
+//! Reading a part of the file: finds the entry lines there that no later line has decided, by sealing or voiding them.
 //!
-//! An id may be used again once its line is voided. So of several lines of one entry only the last is open, and a void line says
-//! nothing of lines behind it.
+//! An id may be reused once its line is voided. So of several lines of one entry only the last is open, and a void line
+//! says nothing about lines behind it.
 
 use crate::ledger::file_ranges::FileRange;
 use crate::ledger::log_tree::leaf_hash;
@@ -33,7 +33,7 @@ impl OpenLine {
     }
 }
 
-/// By their entries.
+/// Open lines by the ids of their entries.
 #[derive(Default)]
 pub struct OpenLines(HashMap<Uuid, OpenLine>);
 
@@ -50,7 +50,7 @@ impl OpenLines {
         self.0.values()
     }
 
-    /// In whatever order they are read.
+    /// Lines may come in any order; the one that is last in the file stays.
     pub fn add(&mut self, line: OpenLine) {
         let known = self.0.entry(line.entry_id).or_insert(line);
         if known.range.from < line.range.from {
@@ -58,7 +58,7 @@ impl OpenLines {
         }
     }
 
-    /// A line that begins there decides these entries.
+    /// A line that begins at `at` decides these entries: their earlier lines are no longer open.
     pub fn decide(&mut self, entry_ids: &[Uuid], at: u64) {
         for entry_id in entry_ids {
             if self.0.get(entry_id).is_some_and(|line| line.range.from < at) {
@@ -85,8 +85,8 @@ struct Lines {
 }
 
 impl Lines {
-    /// Begins with the first line that starts at this offset or behind it: where a failed write was cut off, and others have
-    /// written since, it may be inside a line.
+    /// Begins with the first line that starts at or behind this offset. The offset may lie inside a line, where a
+    /// failed write was cut off and other lines were written since.
     fn open(path: &Path, from: u64) -> Result<Lines> {
         let mut reader = BufReader::with_capacity(BUFFER_BYTES, regular_file::open_own(path)?);
         let mut next = from.saturating_sub(1);
@@ -105,7 +105,7 @@ impl Lines {
         self.moved_by(length)
     }
 
-    /// The same, but of a line that does not begin like this no more is kept than its beginning.
+    /// As [`Lines::advance`], but keeps only the first bytes of a line that does not begin with `beginning`.
     fn advance_over(&mut self, beginning: &[u8]) -> Result<bool> {
         check_for_interrupts!();
         self.text.clear();
@@ -139,7 +139,7 @@ impl RangeReader {
         Ok(RangeReader { lines: Lines::open(path, range.from)?, to: range.to })
     }
 
-    /// The next that no line decides among those read for it: about `most` at a time. None at the end.
+    /// The next lines, about `most` of them, without those that a line read meanwhile decides. Empty at the end.
     pub fn next_lines(&mut self, most: usize) -> Result<OpenLines> {
         let mut open = OpenLines::default();
         while open.len() < most && self.lines.next < self.to && self.lines.advance()? {
@@ -155,14 +155,15 @@ impl RangeReader {
     }
 }
 
-/// Entry lines that start in `range` and that no line there decides, and no void line behind it and before `end`.
+/// Entry lines that start in `range`, without those that a line in it decides, or that a void line between it and `end`
+/// names.
 pub fn in_range(path: &Path, range: FileRange, end: u64) -> Result<OpenLines> {
     let mut open = RangeReader::open(path, range)?.next_lines(usize::MAX)?;
     drop_voided(path, FileRange { from: range.to, to: end }, &mut open)?;
     Ok(open)
 }
 
-/// Takes out what the void lines in `range` name.
+/// Takes out the entries that void lines in `range` name.
 pub fn drop_voided(path: &Path, range: FileRange, open: &mut OpenLines) -> Result<()> {
     if range.is_empty() || open.is_empty() {
         return Ok(());

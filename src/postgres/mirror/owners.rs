@@ -1,25 +1,26 @@
-//! Which running transactions have lines in the file, or on their way there. A row of any other is younger than each line that
-//! the file has of its entry: that line is of a transaction that has aborted, and whose id is used again.
+//! Which running transactions have lines in the file, or on their way there: the owners. A row that any other running
+//! transaction inserted is younger than each line that the file has of its entry. Such a line belongs to an aborted
+//! transaction whose id was reused.
 //!
-//! Postgres lets others use the ids of a transaction that aborts before it tells us that it has: see [`super::repeats`]. So it
-//! stays an owner until it has said which lines it leaves.
+//! Postgres lets others use the ids of an aborting transaction before our abort callback runs: see [`super::leaving`].
+//! So a transaction stays an owner until it has said which lines it leaves.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-/// More at the same time are counted and not named. Then the row of any running transaction may own a line.
+/// Further owners are counted, but not named. The row of any running transaction may own a line then.
 const PLACES: usize = 512;
 
-/// Their top-level transactions' numbers, in no order; 0 is a free place.
+/// The top-level transaction ids of the owners, in no order; 0 marks a free place.
 #[repr(C)]
 pub struct Owners {
     places: [AtomicU32; PLACES],
     others: AtomicU32,
-    /// How many of all of them use ids that the application gave, and how many such there have ever been.
+    /// How many of all owners use ids that the application gave, and how many such owners there have ever been.
     givers: AtomicU32,
     all_givers: AtomicU64,
 }
 
-/// A place among them.
+/// The place of one transaction among the owners.
 #[derive(Debug, Clone, Copy)]
 pub struct Place {
     at: Option<usize>,
@@ -33,7 +34,8 @@ impl Owners {
             self.all_givers.fetch_add(1, Ordering::SeqCst);
             self.givers.fetch_add(1, Ordering::SeqCst);
         }
-        // Neighbours in time look for a place in different parts.
+        // The search starts at the transaction's own number, so that concurrent transactions do not compete for one
+        // place.
         let start = xid as usize;
         let free = (0..PLACES)
             .map(|at| (start + at) % PLACES)
@@ -46,7 +48,7 @@ impl Owners {
 
     pub fn leave(&self, place: Place) {
         match place.at {
-            // Where all were cleared meanwhile, it may be somebody else's.
+            // If all places were cleared meanwhile, another transaction may have this one.
             Some(at) => {
                 self.places[at].compare_exchange(place.xid, 0, Ordering::SeqCst, Ordering::SeqCst).ok();
             }
@@ -67,33 +69,33 @@ impl Owners {
         !self.has_unnamed() && self.named().next().is_none()
     }
 
-    /// Whether it may be one of them.
+    /// Whether this transaction may be an owner.
     pub fn may_have(&self, xid: u32) -> bool {
         self.has_unnamed() || self.named().any(|named| named == xid)
     }
 
-    /// Those that are named.
+    /// The owners that have a place.
     pub fn named(&self) -> impl Iterator<Item = u32> + '_ {
         self.places.iter().map(|place| place.load(Ordering::SeqCst)).filter(|xid| *xid != 0)
     }
 
-    /// Whether there are others.
+    /// Whether there are owners that are only counted.
     pub fn has_unnamed(&self) -> bool {
         self.others.load(Ordering::SeqCst) > 0
     }
 
-    /// Whether some of them use ids that the application gave.
+    /// Whether some owners use ids that the application gave.
     pub fn has_givers(&self) -> bool {
         self.givers.load(Ordering::SeqCst) > 0
     }
 
-    /// How many such there have been so far. What they use is known by the time they are counted.
+    /// How many such owners there have been so far. The ids of each are known by the time it is counted.
     pub fn all_givers(&self) -> u64 {
         self.all_givers.load(Ordering::SeqCst)
     }
 }
 
-/// Where all were cleared meanwhile, there is none to be taken off.
+/// Stays at zero if all counts were cleared meanwhile.
 fn one_less(count: &AtomicU32) {
     count.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |count| Some(count.saturating_sub(1))).ok();
 }

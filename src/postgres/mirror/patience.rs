@@ -1,4 +1,4 @@
-//! Waiting for the writer, the worker or the file, with an end.
+//! How long processes wait for the writer, the worker or the file, and when they give up.
 
 use super::handle::Mirror;
 use super::rounds::Rounds;
@@ -12,19 +12,20 @@ use std::time::{Duration, Instant};
 
 /// How long a commit waits for the worker to open the file, and for the writer to run, before it gives up.
 pub const DEADLINE: Duration = Duration::from_secs(30);
-/// How long the file may take nothing before the worker, where nobody waits for the file, does not either.
+/// How long the file may accept nothing before the worker stops waiting for it, in a mode in which no session waits for
+/// it.
 pub const HANG_DEADLINE: Duration = Duration::from_secs(5);
-/// Sleepers look again this often, should a broadcast have been lost with the process that owed it.
+/// Sleepers look again this often: the process that owed them a broadcast may have died.
 const SLEEP_MS: i64 = 1000;
-/// Where nothing wakes who sleeps.
+/// How often to look where no broadcast comes.
 const POLL_MS: i64 = 20;
 
-/// Sleeps until something has changed, but not for ever: not when the writer does not run, and not longer than
-/// statement_timeout allows. Stops sleeping when dropped.
+/// Sleeps until something has changed, but not for ever: fails if the writer does not run, or when statement_timeout is
+/// over. Stops sleeping when dropped.
 pub struct Patience {
     missing_since: Option<Instant>,
     statement_end: Option<i64>,
-    /// What the writer had done when it was last seen to do something.
+    /// How far the writer had come when it was last seen to make progress, and when that was.
     progress: Option<(Instant, (u64, u64))>,
 }
 
@@ -33,13 +34,13 @@ impl Patience {
         Patience { missing_since: None, statement_end: statement_end(), progress: None }
     }
 
-    /// For the writer.
+    /// Sleeps while this process waits for the writer.
     pub fn sleep(&mut self, mirror: &Mirror, event: u32) -> Result<(), Failure> {
         self.check_writer(mirror)?;
         self.sleep_for_anyone(mirror, event)
     }
 
-    /// For one of these rounds of the writer.
+    /// Sleeps until one of these rounds has ended.
     pub fn sleep_for(&mut self, mirror: &Mirror, rounds: Rounds, count: u32, event: u32) -> Result<(), Failure> {
         check_for_interrupts!();
         self.check_writer(mirror)?;
@@ -59,7 +60,8 @@ impl Patience {
         Ok(())
     }
 
-    /// Where nobody waits for the file (mode async), or is to any more, the worker has to seal and does not wait without end.
+    /// Whether the worker has waited long enough. It has to seal, so it must not wait for ever in mode async, or once
+    /// the mode no longer makes sessions wait for the file.
     fn has_waited_in_vain(&mut self, mirror: &Mirror) -> bool {
         if !mirror.slot.worker.is_me() {
             return false;
@@ -90,7 +92,7 @@ impl Patience {
     fn longest_sleep(&self) -> Result<i64, Failure> {
         let mut sleep_ms = SLEEP_MS;
         if let Some(end) = self.statement_end {
-            // SAFETY: reads the clock.
+            // SAFETY: reads the clock, which has no preconditions.
             let left_ms = (end - unsafe { pg_sys::GetCurrentTimestamp() }) / 1000;
             if left_ms < 0 {
                 let message = "canceling statement due to statement timeout";
@@ -104,7 +106,7 @@ impl Patience {
 }
 
 impl Mirror {
-    /// Waits until this database has a worker; false if none has come.
+    /// Waits until this database has a worker; false if there is none after `limit`.
     pub fn wait_for_worker(&self, limit: Duration) -> Result<bool, Failure> {
         let deadline = Instant::now() + limit;
         let mut patience = Patience::new();
@@ -118,8 +120,8 @@ impl Mirror {
         Ok(true)
     }
 
-    /// Goes on without a file that hangs. What the writer is at will count for nothing when it comes back, and the file is
-    /// read then.
+    /// Goes on without a file that hangs. When the process in the hanging round comes back, its outcome is ignored, and
+    /// the file is read again.
     pub(super) fn give_up(&self) -> Failure {
         let mut fields = self.lock();
         let cause = format!(
@@ -140,8 +142,8 @@ impl Mirror {
     }
 }
 
-/// Whether the mode has been changed to one in which nobody waits for the file. Read only by a worker that is stuck: what it
-/// does otherwise, it does to the end in the mode in which it began.
+/// Whether the mode has been changed to one in which no session waits for the file. Only a worker that is stuck asks:
+/// otherwise it finishes its work in the mode in which it began.
 fn is_released() -> bool {
     background_process::reload_if_asked();
     matches!(settings::mirror_mode(), MirrorMode::Async | MirrorMode::Off)
@@ -153,10 +155,10 @@ impl Drop for Patience {
     }
 }
 
-/// When the current statement of a client runs out of time. Postgres ends its own timer before it commits, where nothing of
-/// its own takes long.
+/// When statement_timeout ends the client's current statement. Postgres stops its own timer before it commits, because
+/// nothing of its own takes long then.
 fn statement_end() -> Option<i64> {
-    // SAFETY: plain settings of this process.
+    // SAFETY: reads settings and state of this process, with no preconditions.
     unsafe {
         let limit = i64::from(pg_sys::StatementTimeout);
         let is_client = pg_sys::MyBackendType == pg_sys::BackendType::B_BACKEND;

@@ -1,8 +1,9 @@
-//! Lines of prepared transactions. They are in the file, and nobody knows yet whether they count.
+//! Lines of prepared transactions: they are in the file, and it is not decided yet whether they count.
 //!
-//! No transaction callback runs when a prepared transaction is decided: COMMIT PREPARED and ROLLBACK PREPARED are commands
-//! of some other session. So PREPARE notes in shared memory where the lines stand, the command that decides wakes the
-//! worker, and the worker looks which of them have been decided. After a restart the rows tell which lines are whose.
+//! No transaction callback runs when a prepared transaction is decided: COMMIT PREPARED and ROLLBACK PREPARED are
+//! commands of some other session. So PREPARE notes in shared memory where the lines stand, the deciding command wakes
+//! the worker, and the worker looks up which transactions have been decided. After a restart, the rows tell which lines
+//! belong to which transaction.
 
 use super::handle::Mirror;
 use super::shared::{PreparedLines, MAX_PREPARED};
@@ -15,12 +16,12 @@ use pgrx::{pg_sys, PgSqlErrorCode};
 use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 
-/// Notes where the lines stand of the transaction that is being prepared.
+/// Notes where the lines of the transaction that is being prepared stand.
 pub fn note(mirror: &Mirror, range: FileRange) -> Result<(), Failure> {
     note_for(mirror, own_xid(), range)
 }
 
-/// Notes where lines of a prepared transaction stand, beside those of it that are known.
+/// Notes where lines of a prepared transaction stand, in addition to those that are known.
 pub fn note_for(mirror: &Mirror, xid: u32, range: FileRange) -> Result<(), Failure> {
     let mut fields = mirror.lock();
     let Some(place) = fields.prepared_place(xid) else {
@@ -36,13 +37,14 @@ pub fn note_for(mirror: &Mirror, xid: u32, range: FileRange) -> Result<(), Failu
     Ok(())
 }
 
-/// Notes that none of its lines stands behind this place.
+/// Notes that no line of this transaction stands behind `end`.
 pub fn note_end(mirror: &Mirror, xid: u32, end: u64) {
     let mut fields = mirror.lock();
     fields.prepared.iter_mut().filter(|lines| lines.xid == xid).for_each(|lines| lines.to = lines.to.min(end));
 }
 
-/// COMMIT PREPARED or ROLLBACK PREPARED has ended, well or not. Cannot fail: runs at the end of its transaction.
+/// COMMIT PREPARED or ROLLBACK PREPARED has ended, with or without an error. Cannot fail: it runs at the end of that
+/// transaction.
 pub fn after_decision() {
     if let Ok(mirror) = database::mirror() {
         mirror.slot.prepared_decided.store(true, Ordering::SeqCst);
@@ -56,12 +58,13 @@ pub fn noted(mirror: &Mirror) -> Vec<PreparedLines> {
     all.into_iter().filter(|lines| lines.xid != 0).collect()
 }
 
-/// Looks which prepared transactions have been decided. The lines of those that were rolled back are to be voided; those of
-/// committed ones are as good as any from now on. Whoever needs to know may ask; the worker need not have been there.
+/// Looks up which prepared transactions have been decided. Lines of those that were rolled back are to be voided; lines
+/// of committed ones are like any others from now on. Any process may call this; the worker is not needed.
 pub fn settle_decided(mirror: &Mirror) {
     for lines in noted(mirror) {
         let xid = pg_sys::TransactionId::from_inner(lines.xid);
-        // SAFETY: look-ups of a transaction that was running when it was noted; the lock is not held.
+        // SAFETY: the transaction ran when it was noted, so its status can be looked up. The mirror's lock is not held,
+        // so an error may be raised.
         let (is_open, is_committed) = unsafe {
             let is_open = pg_sys::TransactionIdIsInProgress(xid);
             (is_open, !is_open && pg_sys::TransactionIdDidCommit(xid))
@@ -69,7 +72,7 @@ pub fn settle_decided(mirror: &Mirror) {
         if is_open {
             continue;
         }
-        // Both under one lock: whoever asks what is open finds the lines either prepared or to be voided.
+        // Both under one lock: a process that asks what is open finds the lines either prepared or to be voided.
         let mut fields = mirror.lock();
         let is_noted = fields.prepared.iter().any(|noted| noted.xid == lines.xid);
         fields.forget_prepared(lines.xid);
@@ -95,7 +98,7 @@ pub fn owner(writer: pg_sys::TransactionId, open: &HashSet<u32>) -> Option<u32> 
     if open.is_empty() || writer == pg_sys::InvalidTransactionId {
         return None;
     }
-    // SAFETY: a transaction that runs or is prepared, whose parents are known.
+    // SAFETY: the transaction runs or is prepared, so its parents are still known.
     let top = unsafe { pg_sys::SubTransGetTopmostTransaction(writer) }.into_inner();
     open.contains(&top).then_some(top)
 }

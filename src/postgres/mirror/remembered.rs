@@ -24,9 +24,9 @@ pub struct Remembered {
     pub settled: Settled,
     /// The database this ledger was made in, or has come to with its worker's knowledge.
     pub database: pg_sys::Oid,
-    /// Who has attached the file last.
+    /// The last attachment of the file: a new id each time that a worker opens it.
     pub attachment: Option<Uuid>,
-    /// Where the WAL ended with which a server has started first after that.
+    /// Where the WAL ended when a server first started after that attachment.
     pub start: Option<WalPosition>,
 }
 
@@ -59,9 +59,9 @@ impl Remembered {
         remembered.unwrap_or_else(|| pgrx::error!("ledger.log_state has no row"))
     }
 
-    /// Where the WAL ended that the database had when it was first started after this attachment, as far as is known. What a server
-    /// writes after it has started says nothing of that, nor what later ones do. Of an attachment that the database does not know of yet
-    /// this start is the first.
+    /// Where the WAL ended when the database was first started after this attachment, as far as is known. WAL that a
+    /// server writes after its start says nothing about that, and neither do later starts. If the database does not
+    /// know the attachment yet, the start of this server is the first.
     pub fn started_with(&self, shared: &Shared, attachment: Uuid) -> WalPosition {
         let noted = self.start.filter(|_| self.attachment == Some(attachment));
         noted.unwrap_or_else(|| state_file::start_of_this_server(shared))
@@ -81,9 +81,9 @@ fn start_from(timeline: Option<i64>, location: Option<i64>) -> Option<WalPositio
     Some(WalPosition { timeline, location: location? as u64 })
 }
 
-/// Notes with which WAL this server has started, if it is the first since the file was attached. The file may be out of reach at this
-/// start, or be refused: at the next one it would be too late, as a server that lacks what the file has writes WAL of its own. The
-/// caller is in a transaction and holds the sealing lock.
+/// Notes where the WAL ended when this server started, if this is the first start since the file was attached. It is
+/// noted even if the file is out of reach or refused: the next start would be too late, because a server that lacks
+/// what the file has writes WAL of its own. The caller is in a transaction and holds the sealing lock.
 pub fn note_start(shared: &Shared) {
     let remembered = Remembered::read();
     let is_of_another_run = remembered.attachment.is_some_and(|own| !shared.is_of_this_run(own));
@@ -104,7 +104,7 @@ pub fn remember(mirror: &Mirror, settled: Option<Settled>, attachment: Option<Uu
 
 /// The name of this process's database.
 pub fn database_name() -> String {
-    // SAFETY: a catalog look-up inside a transaction; the result is a palloc'd string, or null if the row is gone.
+    // SAFETY: a catalog look-up inside a transaction. The result is a palloc'd string, or null if the row is gone.
     unsafe {
         let name = pg_sys::get_database_name(pg_sys::MyDatabaseId);
         if name.is_null() {
@@ -115,11 +115,11 @@ pub fn database_name() -> String {
 }
 
 pub fn data_directory() -> PathBuf {
-    // SAFETY: set by the postmaster before any backend starts.
+    // SAFETY: the postmaster sets this NUL-terminated string before any backend starts, and it never changes.
     unsafe { CStr::from_ptr(pg_sys::DataDir) }.to_string_lossy().into_owned().into()
 }
 
-/// Where a mirror file is to be.
+/// Where a mirror file belongs.
 pub struct Place {
     pub directory: PathBuf,
     pub path: PathBuf,
@@ -127,7 +127,7 @@ pub struct Place {
     pub is_default: bool,
 }
 
-/// Where the mirror file of this database is to be.
+/// Where the mirror file of this database belongs.
 pub fn configured_place(ledger_id: Uuid) -> Place {
     let setting = settings::mirror_directory();
     let directory = data_directory().join(&setting);
@@ -140,7 +140,7 @@ pub fn own_file() -> PathBuf {
     configured_place(Remembered::read().ledger_id).path
 }
 
-/// The file of a ledger that stands in this directory under another database's name: the database was renamed.
+/// The only file of this ledger in the directory that has another database's name: the database was renamed.
 pub fn under_other_name(place: &Place, ledger_id: Uuid) -> Option<PathBuf> {
     let suffix = format!(".{}.jsonl", &ledger_id.simple().to_string()[..8]);
     let files = std::fs::read_dir(&place.directory).ok()?.filter_map(Result::ok).map(|entry| entry.path());

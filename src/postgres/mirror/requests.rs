@@ -1,4 +1,4 @@
-//! What an administrator asks of the worker, who has the file: to repair it, or to begin a new one.
+//! What an administrator asks of the worker, which holds the file: to catch it up, or to begin a new one.
 
 use super::advice;
 use super::handle::Mirror;
@@ -16,15 +16,15 @@ use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// What the answer to a failed request begins with, where the old file has been put aside.
+/// How the answer to a failed request begins if the old file has already been put aside.
 const KEPT: &str = "the old file is kept as ";
 
 thread_local! {
-    /// What this process has asked and waits for, by the count of requests that were answered before.
+    /// What this process waits for: the number of requests that were answered before its own.
     static ASKED: Cell<Option<u64>> = const { Cell::new(None) };
 }
 
-/// How long a worker may be missing before nobody waits for it any more.
+/// How long the worker may be missing before a session stops waiting for it.
 const WORKER_DEADLINE: Duration = Duration::from_secs(30);
 
 #[pg_extern(volatile, parallel_unsafe)]
@@ -37,10 +37,10 @@ fn mirror_restart() -> Option<String> {
     Some(or_raise(ask(Request::Restart, c"mirror_restart()"))).filter(|kept| !kept.is_empty())
 }
 
-/// Has the worker do it, and waits for its answer.
+/// Has the worker do what is asked, and waits for its answer.
 fn ask(request: Request, function: &CStr) -> Result<String, Failure> {
     let mirror = database::mirror()?;
-    // SAFETY: raises an ERROR where nothing may be written.
+    // SAFETY: the name is NUL-terminated. Raises an ERROR if the transaction must not write.
     unsafe { pg_sys::PreventCommandIfReadOnly(function.as_ptr()) };
     check_may_ask()?;
     let done_before = {
@@ -68,7 +68,7 @@ fn ask(request: Request, function: &CStr) -> Result<String, Failure> {
         .execute()
 }
 
-/// Who has gone without an answer learns that there will be one, and where.
+/// Tells a session that leaves before the answer that there will be one, and where.
 fn warn_of_what_is_done(function: &CStr) {
     let function = function.to_string_lossy();
     Failure::new(PgSqlErrorCode::ERRCODE_WARNING, format!("the worker is at {function}, and ends it all the same"))
@@ -76,16 +76,16 @@ fn warn_of_what_is_done(function: &CStr) {
         .warn();
 }
 
-/// What becomes of a request whose answer nobody waits for.
+/// What becomes of a request when its session stops waiting.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Left {
     /// It has been answered, or the worker has not begun and will not.
     Nothing,
-    /// The worker is at it.
+    /// The worker is doing it, and will finish.
     ToWorker,
 }
 
-/// Takes a request back that has not been answered, if the worker has not begun. Cannot fail.
+/// Withdraws a request that has not been answered, if the worker has not begun. Cannot fail.
 fn take_back(mirror: &Mirror, done_before: u64) -> Left {
     ASKED.set(None);
     let mut fields = mirror.lock();
@@ -100,9 +100,9 @@ fn take_back(mirror: &Mirror, done_before: u64) -> Left {
     Left::Nothing
 }
 
-/// This process gives up what it waits for: an error ends its transaction, or it is told to end. Cannot fail.
+/// Gives up the answer that this process waits for, as an error ends its transaction or it is told to end. Cannot fail.
 pub fn give_up() -> Left {
-    // Whoever has asked nothing is to take no slot in shared memory.
+    // A process that has asked nothing must not take a slot in shared memory.
     let Some(done_before) = ASKED.get() else { return Left::Nothing };
     database::mirror().map_or(Left::Nothing, |mirror| take_back(&mirror, done_before))
 }
@@ -179,7 +179,7 @@ pub fn pending(mirror: &Mirror) -> Request {
     mirror.lock().request
 }
 
-/// The same, and the worker begins: whoever has asked can take it back no more.
+/// As [`pending`]; also marks the request as begun, so that the session can no longer withdraw it.
 pub fn begin(mirror: &Mirror) -> Request {
     let mut fields = mirror.lock();
     fields.request_begun = fields.request != Request::None;
@@ -202,7 +202,7 @@ pub fn answer(mirror: &Mirror, outcome: Result<String, String>) {
     }
 }
 
-/// For whoever has gone before it came.
+/// For a session that has left before the answer came.
 fn log_answer(request: Request, outcome: &Result<String, String>) {
     match (request, outcome) {
         (Request::Restart, Ok(kept)) if kept.is_empty() => {

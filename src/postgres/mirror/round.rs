@@ -1,7 +1,9 @@
-//! One round of work on the file: what waits in the ring is written, and synced where somebody waits for that.
+//! [`Round`]: one process writes what waits in the ring to the file, and syncs it if a session waits for that.
+//! [`super::writer`] and [`super::lead`] decide which process does a round; [`super::rounds`] is how others wait for
+//! its end.
 //!
-//! One process at a time is at the file, the one that has begun a round; [`super::writer`] and [`super::lead`] say which.
-//! Nothing in a round raises an error or looks at interrupts: others would wait for its end for ever.
+//! Only the process that has begun the round touches the file. Nothing in a round may raise an error or handle
+//! interrupts: the others would wait for its end for ever.
 
 use super::file::{self, Trouble};
 use super::rounds::Rounds;
@@ -16,8 +18,8 @@ use pgrx::pg_sys;
 use std::fs::File;
 use std::path::Path;
 
-/// How long a look at the directory, and at the file's times, is good for, in microseconds: whoever opens the directory to
-/// others can do so just after the look as well.
+/// How long a check of the directory and of the file's times holds good, in microseconds. More checks would not help: a
+/// user who opens the directory to others can do so right after a check as well.
 const DIRECTORY_INTERVAL: i64 = 10_000;
 
 /// A round that has begun.
@@ -33,24 +35,24 @@ pub struct Round {
     /// When it began, and whether it is to look at the directory.
     began: pg_sys::TimestampTz,
     looks_at_directory: bool,
-    /// How much of the file is on disk, and how much when what is there now has been written and synced: whole lines.
+    /// How much of the file is on disk now, and how much will be when this round has written and synced: whole lines.
     pub durable: u64,
     durable_then: u64,
-    /// How much of the file stays if it cannot be written: a line that is not whole does not.
+    /// How much of the file stays if the write fails: an incomplete line does not.
     keep: u64,
     cut_to: u64,
     pub sync: bool,
-    /// What was counted as not on disk when the round began.
+    /// The lag (entries not on disk) when the round began.
     lag: SeenLag,
-    /// A commit does it, not the writer.
+    /// A committing session does it, not the writer.
     pub is_led: bool,
 }
 
 /// What a round leaves to be done.
 pub struct Left {
-    /// By the next round.
+    /// Work for the next round.
     pub for_next: bool,
-    /// By the writer, which does not know yet that commits have written to the file.
+    /// Work for the writer, which does not know yet that sessions have written to the file.
     pub for_writer: bool,
 }
 
@@ -60,12 +62,12 @@ pub struct Done {
     last_change: LastChange,
 }
 
-/// What went wrong, how much of the file stays, and its last change, where this process has made it.
+/// What went wrong, how much of the file stays, and when this process last changed the file, if it did.
 pub struct Failed {
     trouble: Trouble,
     keep: u64,
     last_change: Option<LastChange>,
-    /// Neither could be done what it was for, nor be cut off what it has left.
+    /// The round has failed, and what it left could not be cut off either.
     is_refused: bool,
 }
 
@@ -76,14 +78,14 @@ impl Failed {
 }
 
 impl Round {
-    /// Begins a round. The file is attached, and nobody is at it.
+    /// Begins a round. The file is attached, and no other round is under way.
     pub fn begin(fields: &mut LockedMirror<'_>, slot: &DatabaseSlot, sync_due: bool) -> Round {
         let now = tables::timestamp_to_postgres(tables::now());
         fields.writing = true;
         fields.rounds += 1;
         fields.writing_since = now;
         let written = fields.written();
-        // Lines of others may stand before the one that is to be cut off. They are written first.
+        // Lines of other sessions may stand before the line that is to be cut off. They are written first.
         let (end, cut_to) = match fields.cut_to > written {
             true => (fields.cut_to, 0),
             false => (fields.end(), fields.cut_to),
@@ -108,7 +110,7 @@ impl Round {
         }
     }
 
-    /// Whether the file is as the last round left it, and where it was.
+    /// Whether the file is where it was, and as the last round left it.
     pub fn check(&self, path: &Path, identity: FileIdentity) -> Result<(), Trouble> {
         let with_times = self.looks_at_directory || self.last_change.is_to_be_checked();
         file::check_unchanged(path, identity, self.written, self.last_change, with_times)?;
@@ -120,7 +122,7 @@ impl Round {
 
     /// Does what the round has begun for. The file has been checked.
     pub fn work(&self, slot: &DatabaseSlot, file: &File, path: &Path) -> Result<Done, Failed> {
-        // What is left of the file if it cannot be synced, or must not be touched.
+        // How much of the file counts if it cannot be synced, or must not be touched.
         let safe = self.safe();
         if self.cut_to != 0 {
             file::cut(file, path, self.cut_to).map_err(Failed::keeping(safe))?;
@@ -136,12 +138,12 @@ impl Round {
         Ok(Done { durable, last_change })
     }
 
-    /// Those who wait for the round after this one.
+    /// The sessions that wait for the round after this one.
     pub fn next(&self) -> Rounds {
         Rounds::one(self.number + 1)
     }
 
-    /// How much of the file stays if it must not be touched.
+    /// How much of the file counts if it must not be touched.
     pub fn safe(&self) -> u64 {
         self.durable.min(self.keep)
     }
@@ -156,10 +158,10 @@ impl Round {
         Ok(())
     }
 
-    /// Cuts off what a failed write or sync has left. Where a sync has failed and that does too, no more of the file counts than
-    /// is safe.
+    /// Cuts off what a failed write or sync left. If a sync has failed and the cut fails too, only the safe part of the
+    /// file counts.
     fn cut_after(&self, file: &File, path: &Path, trouble: Trouble, keep: u64) -> Failed {
-        // A file that somebody else has changed is not touched.
+        // A file that another program has changed is not touched.
         if trouble.reattach {
             return Failed::keeping(keep)(trouble);
         }
@@ -178,7 +180,7 @@ impl Round {
         }
     }
 
-    /// Ends the round, and lets everyone who waits for it know how.
+    /// Ends the round, and tells all who wait for it how it ended.
     pub fn end(self, shared: &Shared, slot: &DatabaseSlot, outcome: Result<Done, Failed>) -> Left {
         let mut call_worker = false;
         let mut woken = Rounds::ALL;
@@ -187,8 +189,8 @@ impl Round {
             let mut fields = shared.lock_mirror(slot);
             fields.writing = false;
             match outcome {
-                // The ledger was dropped meanwhile, and perhaps there is another in its place; or the worker has not waited
-                // for a file that hangs, and can open it again now.
+                // The attachment is not this round's any more: the ledger was dropped, perhaps with another in its
+                // place, or the worker gave up the file because it hung. The worker can open it again now.
                 _ if fields.identity.generation != self.identity.generation => {
                     call_worker = true;
                     if let Err(failed) = outcome {
@@ -198,7 +200,7 @@ impl Round {
                 Ok(done) => {
                     let is_synced = self.note_done(&mut fields, &done);
                     woken = Rounds::one(self.number);
-                    // In mode async it is the worker who knows how far behind the file is.
+                    // In mode async the worker knows how far the file is behind, and counts the lag down.
                     if is_synced && settings::mirror_mode() != MirrorMode::Async {
                         take_off_lag(&fields, slot, self.lag);
                     }
@@ -208,7 +210,7 @@ impl Round {
                     call_worker = note_failed(&mut fields, &failed);
                 }
             }
-            // Only now: what the writer had noticed before could not be of this round.
+            // Only now: an earlier note to the writer could not be about this round.
             let for_writer = self.is_led && tell_writer(&mut fields);
             left = Left { for_next: fields.has_work(), for_writer: for_writer || fields.is_failure_unnamed };
         }
@@ -232,7 +234,8 @@ impl Round {
             fields.directory_seen = self.began;
         }
         if self.cut_to != 0 {
-            // All before it is written, and nobody but whoever left it unfinished could put anything behind it.
+            // Everything before it is written, and only the process that left the line unfinished could put anything
+            // behind it.
             fields.tail = fields.head;
             fields.shift = self.cut_to.wrapping_sub(fields.tail);
             fields.durable = fields.durable.min(self.cut_to);
@@ -252,7 +255,7 @@ impl Round {
     }
 }
 
-/// Returns whether the writer does not know yet what a commit has left to it.
+/// Returns whether the writer must be woken: it does not know yet what a session has left to it.
 fn tell_writer(fields: &mut MirrorFields) -> bool {
     let is_news = !std::mem::replace(&mut fields.is_attended, true);
     let is_to_sync = fields.written() > fields.durable;
@@ -260,7 +263,8 @@ fn tell_writer(fields: &mut MirrorFields) -> bool {
     is_news || (is_to_sync && !was_to_sync)
 }
 
-/// A commit may be counted only after its lines were synced. When everything is on disk, nothing lags.
+/// A commit may be counted only after its lines were synced, so the count seen before may be too low. But when
+/// everything is on disk, nothing lags.
 fn take_off_lag(fields: &MirrorFields, slot: &DatabaseSlot, seen: SeenLag) {
     match fields.durable >= fields.end() {
         true => slot.lag.clear(),
@@ -268,9 +272,10 @@ fn take_off_lag(fields: &MirrorFields, slot: &DatabaseSlot, seen: SeenLag) {
     }
 }
 
-/// Returns whether the worker is to look at the file.
+/// Returns whether the worker must examine the file.
 fn note_failed(fields: &mut MirrorFields, failed: &Failed) -> bool {
-    // Lines of commits that did not wait for the disk are lost with a failed sync; the database has them.
+    // A failed sync may lose lines of commits that did not wait for the disk (mode write). The database has their
+    // entries.
     let has_lost = failed.keep < fields.promised;
     let reattach = failed.trouble.reattach || has_lost;
     fields.has_lost |= has_lost;

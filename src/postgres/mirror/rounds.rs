@@ -1,18 +1,19 @@
-//! Waiting for the round that puts one's lines on disk, and waking those whose lines it was.
+//! How sessions sleep until the round that puts their lines on disk has ended, and how they are woken. The round itself
+//! is in [`super::round`].
 //!
-//! A condition variable would wake everyone after every round, each by a signal, and half of them in vain: under load that
-//! is most of what a commit costs. Here a wait is one system call, and so is waking all of a round: a futex whose waiters
-//! say by a bit which rounds they wait for (futex(2), FUTEX_WAIT_BITSET). All else that ends a wait, an interrupt or the
-//! death of the postmaster, is Postgres' own business, and looked after between short waits.
+//! A condition variable would wake every sleeper after every round, each by a signal and half of them in vain. Under
+//! load that is most of what a commit costs. Here a wait is one system call, and so is waking all sessions of a round:
+//! a futex whose waiters state by a bit which rounds they wait for (futex(2), FUTEX_WAIT_BITSET). Postgres' own code
+//! handles all else that ends a wait, interrupts and the death of the postmaster, between short waits.
 
 use pgrx::{check_for_interrupts, pg_sys};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// How long a wait lasts before interrupts are looked at: one may come just before it begins. One that comes while it
-/// lasts ends it.
+/// How long one wait lasts before interrupts are handled. An interrupt during the wait ends it, but one right before it
+/// does not.
 const WAIT_MS: i64 = 100;
 
-/// The rounds somebody waits for, as bits: the lowest 5 bits of a round's number choose its bit.
+/// The rounds that a session waits for, as bits: the lowest 5 bits of a round's number choose its bit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rounds(u32);
 
@@ -28,33 +29,33 @@ impl Rounds {
     }
 }
 
-/// Counts rounds, and anything else that a waiter may want to know, that have ended.
+/// Counts what has ended: rounds, and other events that sessions wait for.
 #[repr(C)]
 pub struct Ended {
     count: AtomicU32,
-    /// Processes that wait, or are about to. Most rounds end with nobody waiting, and need no system call then.
+    /// Processes that wait, or are about to. Mostly there are none when a round ends, and no system call is needed.
     waiting: AtomicU32,
 }
 
 impl Ended {
-    /// Read while the condition is looked at, and given to [`Ended::sleep`]: what ends in between, ends
-    /// the wait.
+    /// To be read while the condition is checked, and passed to [`Ended::sleep`]: an event in between then ends the
+    /// wait.
     pub fn count(&self) -> u32 {
         self.count.load(Ordering::SeqCst)
     }
 
-    /// Wakes those who wait for one of these rounds. Called once the outcome can be seen.
+    /// Wakes the sessions that wait for one of these rounds. To be called once the outcome can be seen.
     pub fn wake(&self, rounds: Rounds) {
         self.count.fetch_add(1, Ordering::SeqCst);
         self.wake_at_most(rounds, i32::MAX);
     }
 
-    /// Wakes one of those who wait for one of these rounds; false if nobody does.
+    /// Wakes one session that waits for one of these rounds; false if there is none.
     pub fn call_one(&self, rounds: Rounds) -> bool {
         self.wake_at_most(rounds, 1) > 0
     }
 
-    /// Whoever is not counted as waiting yet finds the count changed, and does not sleep.
+    /// A process that is not counted as waiting yet finds the count changed, and does not sleep.
     #[cfg(target_os = "linux")]
     fn wake_at_most(&self, rounds: Rounds, most: i32) -> i64 {
         match self.waiting.load(Ordering::SeqCst) {
@@ -68,8 +69,7 @@ impl Ended {
         0
     }
 
-    /// Sleeps until one of these rounds has ended since `count` was read, or for that long. Can be cancelled: raises the
-    /// ERROR then.
+    /// Sleeps until one of these rounds has ended since `count` was read, or for that long. A cancel raises an ERROR.
     #[cfg(target_os = "linux")]
     pub fn sleep(&self, rounds: Rounds, count: u32, timeout_ms: i64, event: u32) -> bool {
         if !self.wait(rounds, count, timeout_ms.min(WAIT_MS), event) {
@@ -78,13 +78,15 @@ impl Ended {
         true
     }
 
-    /// Elsewhere nobody can sleep here: a condition variable, which is broadcast as well, has to do.
+    /// Without futexes it does not sleep and returns false: the caller uses a condition variable, which is broadcast as
+    /// well.
     #[cfg(not(target_os = "linux"))]
     pub fn sleep(&self, _rounds: Rounds, _count: u32, _timeout_ms: i64, _event: u32) -> bool {
         false
     }
 
-    /// False if time ran out, or a signal came. Does not raise anything, so that the count of those who wait is right.
+    /// Returns false if time ran out or a signal came. Raises nothing, so that the count of waiting processes stays
+    /// right.
     #[cfg(target_os = "linux")]
     fn wait(&self, rounds: Rounds, count: u32, timeout_ms: i64, event: u32) -> bool {
         self.waiting.fetch_add(1, Ordering::SeqCst);
@@ -94,11 +96,11 @@ impl Ended {
     }
 }
 
-/// Ends this process if the postmaster is gone, and whatever else Postgres' own waits do.
+/// Does what Postgres' own waits do: ends this process if the postmaster is gone, and handles interrupts.
 #[cfg(target_os = "linux")]
 fn obey_interrupts(event: u32) {
     let events = (pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH) as i32;
-    // SAFETY: does not wait, and looks at no latch.
+    // SAFETY: it is given no latch, and a timeout of 0, so it does not wait.
     unsafe { pg_sys::WaitLatch(std::ptr::null_mut(), events, 0, event) };
     check_for_interrupts!();
 }
@@ -112,7 +114,7 @@ mod futex {
     pub fn wait(word: &AtomicU32, value: u32, bits: u32, timeout_ms: i64, event: u32) -> bool {
         let _waiting = Shown::as_waiting_for(event);
         let mut until = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: a valid timespec; the word lies in shared memory and is aligned. The kernel only reads both.
+        // SAFETY: the timespec is valid. The word lies in shared memory, is aligned, and is only read by the kernel.
         let outcome = unsafe {
             libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut until);
             let nanoseconds = until.tv_nsec + timeout_ms * 1_000_000;
@@ -122,14 +124,14 @@ mod futex {
             let unused = std::ptr::null::<u32>();
             libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAIT_BITSET, value, until, unused, bits)
         };
-        // That the value is another one by now is a wake-up, too.
+        // EAGAIN: the value has already changed, which counts as being woken.
         outcome == 0 || std::io::Error::last_os_error().raw_os_error() == Some(libc::EAGAIN)
     }
 
-    /// Wakes at most that many; returns how many.
+    /// Wakes at most `most` waiters; returns how many.
     pub fn wake(word: &AtomicU32, bits: u32, most: i32) -> i64 {
         let unused = std::ptr::null::<u32>();
-        // SAFETY: the kernel only looks for those who wait at this address.
+        // SAFETY: the kernel takes the address only to find its waiters, and does not access the word.
         unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE_BITSET, most, unused, unused, bits) }
     }
 }

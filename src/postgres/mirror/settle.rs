@@ -1,7 +1,8 @@
-//! Which lines belong to committed entries, and voiding those that do not.
+//! Decides for single entry lines whether they count, and voids those that do not. How far recovery can rely on that is
+//! in [`super::settled`].
 //!
-//! The database decides. An entry line is good if its row is there: pending, sealed, or inserted by a transaction that
-//! still runs and has appended its lines. Rows only ever move from pending to sealed, so looking in that order misses none.
+//! The database decides. An entry line counts if its row is there: pending, sealed, or inserted by a transaction that
+//! still runs and has appended its lines. Rows only move from pending to sealed, so a search in that order misses none.
 
 use super::handle::Mirror;
 use super::lines::LineBuffer;
@@ -27,10 +28,10 @@ use uuid::Uuid;
 /// Ids in one void line, so that a line stays short enough to read at a glance and to copy through the ring.
 const IDS_PER_LINE: usize = 500;
 
-/// Lines that are looked up, or are to be voided, at once: what is kept of so many takes some ten megabytes.
+/// How many lines to look up or to void at once. So many take some ten megabytes.
 const MOST_LINES: usize = 200_000;
 
-/// Voids the lines of transactions that have aborted since the last call; returns whose lines they were.
+/// Voids the lines of transactions that have aborted since the last call; returns the ids of their entries.
 pub fn void_aborted(mirror: &Mirror) -> Result<Vec<Uuid>, Failure> {
     let Some(ranges) = take_ranges(mirror) else { return Ok(Vec::new()) };
     let taken = TakenRanges { mirror, ranges };
@@ -39,8 +40,9 @@ pub fn void_aborted(mirror: &Mirror) -> Result<Vec<Uuid>, Failure> {
     Ok(voided)
 }
 
-/// Parts of the file that are being voided; dropped before it is done, by an error or a cancel, they go back. A worker that is
-/// terminated drops nothing: what it had taken stays in shared memory, in `voiding`, and the next one takes it with its own.
+/// Parts of the file that are being voided. If an error or a cancel drops this before it is done, they go back. A
+/// worker that is terminated drops nothing: its parts stay in shared memory, in `voiding`, and its successor takes them
+/// too.
 struct TakenRanges<'a> {
     mirror: &'a Mirror,
     ranges: FileRanges,
@@ -79,13 +81,13 @@ fn void_in(mirror: &Mirror, ranges: &FileRanges) -> Result<Vec<Uuid>, Failure> {
     Ok(voiding.voided)
 }
 
-/// What is to be voided in a file.
+/// The lines of a file that are to be voided.
 struct Voiding<'a> {
     mirror: &'a Mirror,
     path: &'a Path,
-    /// Void lines behind it are this one's own.
+    /// Where the file ended at first. Void lines behind it come from this run itself.
     end: u64,
-    /// Lines that no row has, and that may be voided already.
+    /// Lines without a row. Some may be voided already.
     stale: OpenLines,
     voided: Vec<Uuid>,
 }
@@ -109,8 +111,8 @@ impl Voiding<'_> {
         }
     }
 
-    /// Appends void lines for what has none yet. All that follows in the file is read for that, but no line of it as a whole that
-    /// is not a void line.
+    /// Appends void lines for the stale lines that have none yet. This reads all that follows in the file, but keeps
+    /// only void lines in memory.
     fn append(&mut self) -> Result<(), Failure> {
         let mut stale = std::mem::take(&mut self.stale);
         if let Some(from) = stale.iter().map(|line| line.range.from).min() {
@@ -130,7 +132,7 @@ pub fn unreadable(path: &str, error: &std::io::Error) -> Failure {
         .detail(cause(error))
 }
 
-/// The type of the entry whose line starts there.
+/// The type of the entry whose line starts at this offset.
 fn entry_type_at(mut file: &File, offset: u64) -> Option<String> {
     file.seek(SeekFrom::Start(offset)).ok()?;
     let mut line = Vec::new();
@@ -141,29 +143,29 @@ fn entry_type_at(mut file: &File, offset: u64) -> Option<String> {
     }
 }
 
-/// What the tables say of a line that is in no block and not voided.
+/// What the tables say about a line that is in no block and not voided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
-    /// It is that of the row.
+    /// It is the line of the row.
     Recorded,
-    /// A row has its id, and is another one.
+    /// A row has its id, but other contents.
     Differs,
-    /// Its transaction did not commit. There may be a row of another that uses the id again, and has appended nothing yet, or
-    /// has committed while there was no file.
+    /// Its transaction did not commit. The id may have been reused by a row whose transaction has not appended lines
+    /// yet, or has committed while there was no file.
     Stale,
 }
 
-/// Judges lines, each by its row and by who has lines in the file.
+/// Judges each line by its row and by the owners of lines in the file.
 pub struct Judge<'a> {
     mirror: &'a Mirror,
     path: &'a Path,
     file: OnceCell<Option<File>>,
-    /// Those from before this server started are noted nowhere else.
+    /// The open prepared transactions. Those from before this server started are noted nowhere else.
     prepared: OnceCell<HashSet<u32>>,
 }
 
 impl Judge<'_> {
-    /// `path` is where the lines were read.
+    /// `path` is the file that the lines were read from.
     pub fn new<'a>(mirror: &'a Mirror, path: &'a Path) -> Judge<'a> {
         Judge { mirror, path, file: OnceCell::new(), prepared: OnceCell::new() }
     }
@@ -174,17 +176,17 @@ impl Judge<'_> {
             if writer.is_none_or(|writer| self.may_own_lines(writer)) {
                 return if leaf == line.leaf { Standing::Recorded } else { self.standing_of_other(line) };
             }
-            // It counted among the owners until it had ended, if it was one. If it has, its row says how.
+            // A transaction stays among the owners until it has ended. If this one has ended, its row now says how.
             if writer.is_some_and(is_in_progress) {
                 return Standing::Stale;
             }
         }
     }
 
-    /// Of a line that is not the row's.
+    /// Judges a line that is not the row's.
     fn standing_of_other(&self, line: &OpenLine) -> Standing {
         if !self.may_be_aborted(line) {
-            // One that stays on its way is taken for none; whoever opens the file tries again.
+            // A transaction that still has not said so does not count. The next attempt to open the file looks again.
             self.mirror.wait_for_leaving().ok();
         }
         match self.may_be_aborted(line) && !self.has_id_of_the_ledger(line) {
@@ -198,8 +200,9 @@ impl Judge<'_> {
         self.mirror.lock().may_be_aborted(line.range.from)
     }
 
-    /// Whether the ledger itself made the line's id, so that no other entry has it: those of its own types have no id that an
-    /// application gives. A line that cannot be read any more is none that may be voided.
+    /// Whether the ledger itself made the line's id, so that no other entry can have it: an application cannot give an
+    /// id to an entry of the ledger's own types. A line that cannot be read any more must not be voided, and counts as
+    /// such.
     fn has_id_of_the_ledger(&self, line: &OpenLine) -> bool {
         let file = self.file.get_or_init(|| regular_file::open_own(self.path).ok());
         let entry_type = file.as_ref().and_then(|file| entry_type_at(file, line.range.from));
@@ -214,36 +217,36 @@ impl Judge<'_> {
 }
 
 fn is_in_progress(xid: u32) -> bool {
-    // SAFETY: looks at the transactions that run.
+    // SAFETY: searches the running transactions in shared memory, for any number.
     unsafe { pg_sys::TransactionIdIsInProgress(pg_sys::TransactionId::from_inner(xid)) }
 }
 
-/// Whether the entry is in the table, or a running transaction has put it there.
+/// Whether the entry is in a table, committed or inserted by a running transaction.
 pub fn is_recorded(entry_id: Uuid) -> bool {
     recorded_leaf(entry_id).is_some()
 }
 
-/// The leaf hash of the entry in the table, or of the one that a running transaction has put there.
+/// The leaf hash of the entry in its table, committed or inserted by a running transaction.
 pub fn recorded_leaf(entry_id: Uuid) -> Option<Hash> {
     recorded(entry_id).map(|recorded| recorded.leaf)
 }
 
 struct Recorded {
     leaf: Hash,
-    /// The top-level transaction that has put the row there, if it still runs or is prepared.
+    /// The top-level transaction that inserted the row, if it still runs or is prepared.
     writer: Option<u32>,
 }
 
 fn recorded(entry_id: Uuid) -> Option<Recorded> {
     check_for_interrupts!();
-    // A dirty snapshot needs nothing but its kind.
+    // A dirty snapshot needs only its type.
     let mut dirty = pg_sys::SnapshotData { snapshot_type: pg_sys::SnapshotType::SNAPSHOT_DIRTY, ..Default::default() };
     let table = Table::open("entries_pending", pg_sys::AccessShareLock);
     let leaf_of = |row: &Row| leaf_hash(&tables::entry_from_row(row).line());
     if let Some(leaf) = partitions::find(&table, entry_id, &mut dirty, leaf_of) {
-        // Set for the row that was found.
+        // The search has set it for the row that it found.
         let writer = Some(dirty.xmin).filter(|xmin| *xmin != pg_sys::InvalidTransactionId);
-        // SAFETY: a transaction that ran a moment ago, and whose parents are known.
+        // SAFETY: the transaction ran a moment ago, so its parents are still known.
         let top = |xid| unsafe { pg_sys::SubTransGetTopmostTransaction(xid) }.into_inner();
         return Some(Recorded { leaf, writer: writer.map(top) });
     }

@@ -1,8 +1,9 @@
-//! Moving on the place in the file from which recovery has to read.
+//! Moves the settled place forward: the place in the file behind which recovery has to read. Single lines are judged in
+//! [`super::settle`].
 //!
-//! Under load there is never a moment at which nothing is pending and nobody commits. So the worker sets a mark at what is on
-//! disk; waits until everyone has ended who might have put lines before it; notes which entries are pending then; and
-//! once those are sealed, everything before the mark is settled.
+//! Under load there is never a moment at which nothing is pending and no transaction commits. So the worker sets a mark
+//! at what is on disk. It waits until every transaction has ended that may have lines before the mark, and notes which
+//! entries are pending then. Once those are sealed, everything before the mark is settled.
 
 use super::handle::Mirror;
 use crate::ledger::file_ranges::FileRange;
@@ -13,18 +14,18 @@ use pgrx::{check_for_interrupts, pg_sys};
 use std::sync::atomic::Ordering;
 use uuid::Uuid;
 
-/// More pending entries are not noted: a backlog is sealed first, and is not read again for each batch of it.
+/// More pending entries than this are not noted: a backlog is sealed first, without reading it again for each batch.
 const MAX_NOTED: usize = 50_000;
 
 /// A place in the file on its way to be settled.
 pub struct Mark {
     bytes: u64,
-    /// Transactions of this epoch may have lines before the mark that are not decided.
+    /// Transactions of this epoch may have undecided lines before the mark.
     epoch: usize,
     before: Option<Before>,
 }
 
-/// What was open before the mark once everyone had ended who might have put lines there.
+/// What was still open before the mark once every transaction that may have lines there had ended.
 struct Before {
     pending: Vec<Uuid>,
     prepared: Vec<FileRange>,
@@ -32,7 +33,8 @@ struct Before {
 
 impl Mark {
     fn set(mirror: &Mirror) -> Option<Mark> {
-        // In this order: who begins to commit in the next epoch puts lines behind what is on disk now.
+        // In this order: a transaction that begins to commit in the next epoch puts its lines behind what is on disk
+        // now.
         let bytes = mirror.lock().durable;
         mirror.slot.next_epoch().map(|epoch| Mark { bytes, epoch, before: None })
     }
@@ -41,8 +43,8 @@ impl Mark {
         if self.before.is_some() || !mirror.slot.is_drained(self.epoch) {
             return;
         }
-        // Also in this order: a transaction says that its lines are to be voided, or are those of a prepared one, before it
-        // counts as ended; and what is committed by then, the scan sees.
+        // In this order, too: before a transaction counts as ended, it says that its lines are to be voided or are
+        // those of a prepared transaction. What is committed by then, the scan sees.
         let prepared = {
             let fields = mirror.lock();
             if fields.has_aborted() {
@@ -50,7 +52,7 @@ impl Mark {
             }
             fields.prepared
         };
-        // All behind the mark is read anyway.
+        // Recovery reads everything behind the mark anyway.
         let open = prepared.iter().filter(|lines| lines.xid != 0 && lines.from < self.bytes);
         let prepared = open.map(|lines| FileRange { from: lines.from, to: lines.to.min(self.bytes) }).collect();
         let is_backlog = mirror.slot.pending.load(Ordering::Acquire) > MAX_NOTED as i64;
@@ -73,7 +75,7 @@ impl Mark {
     }
 }
 
-/// Moves the mark on as far as it goes. Returns what is newly settled. The caller is in a transaction, holds the sealing
+/// Moves the mark as far as possible. Returns what is newly settled. The caller is in a transaction, holds the sealing
 /// lock, and has appended the lines of all blocks.
 pub fn advance(mark: &mut Option<Mark>, mirror: &Mirror) -> Option<Settled> {
     if mark.is_none() {

@@ -1,7 +1,8 @@
-//! What all processes of a database know of its mirror file: how far it is written, and what waits to be.
+//! What all processes of a database know of its mirror file, in shared memory: how far it is written, and the ring of
+//! lines that wait to be.
 //!
-//! Backends copy their lines into a ring under a short lock; one process at a time writes and syncs what all of them have
-//! put there. Offsets in the ring and in the file differ by a constant that changes only while the ring is empty.
+//! Sessions copy their lines into the ring under a short lock. One process at a time writes and syncs what all of them
+//! have put there. Offsets in the ring and in the file differ by a constant that changes only while the ring is empty.
 
 use super::owners::Owners;
 use super::rounds::{Ended, Rounds};
@@ -15,9 +16,9 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-/// Bytes that can wait for the next round. A few hundred commits of one entry; more only makes the groups larger.
+/// Bytes that can wait for the next round: a few hundred commits of one entry. More would only make the rounds larger.
 pub const RING_BYTES: usize = 256 * 1024;
-/// A write or sync that takes longer is a problem to be named.
+/// A write or sync that takes longer is reported as a problem.
 const SLOW_SECONDS: i64 = 5;
 /// Prepared transactions of one database whose lines can be undecided at the same time.
 pub const MAX_PREPARED: usize = 256;
@@ -74,17 +75,17 @@ impl<const N: usize> FixedText<N> {
     }
 }
 
-/// The file a process must have open to write: the worker has checked this one.
+/// The file that a process must have open to write: the one that the worker has checked.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct FileIdentity {
     pub device: u64,
     pub inode: u64,
-    /// Counts attachments, so that whoever has the file open notices that it is of an earlier one.
+    /// Counts attachments, so that a process notices that its open file is of an earlier one.
     pub generation: u64,
 }
 
-/// The times of a file, in nanoseconds since the epoch. Nobody can edit it and put both back.
+/// The times of a file, in nanoseconds since the epoch. No program can edit the file and restore both.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct FileStamp {
@@ -92,18 +93,19 @@ pub struct FileStamp {
     pub changed: i64,
 }
 
-/// What is known of when this server has changed the file last. Zeroes are the first of them.
+/// What is known about when this server last changed the file. Zeroes are a valid value: the first variant.
 #[repr(C, u64)]
 #[derive(Debug, Clone, Copy)]
 pub enum LastChange {
     /// The file's times were these.
     At(FileStamp),
-    /// It was done by then, by this machine's clock, in nanoseconds since the epoch; so is the clock of the file's times.
+    /// It was done by this time of this machine's clock, in nanoseconds since the epoch. The file's times come from the
+    /// same clock.
     NotAfter(i64),
 }
 
-/// A part of a file that may not be on disk, as a sync has failed: everything behind `from`. The kernel tells of that once, and of
-/// the next sync that it went well.
+/// The part of a file that may not be on disk because a sync has failed: everything behind `from`. The kernel reports a
+/// failed sync once, and the next one as successful.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unsynced {
@@ -115,7 +117,7 @@ pub struct Unsynced {
 impl Unsynced {
     pub const NONE: Unsynced = Unsynced { device: 0, inode: 0, from: u64::MAX };
 
-    /// Where it begins in this file.
+    /// Where that part begins, if it is this file's.
     pub fn from(&self, file: &Metadata) -> Option<u64> {
         let is_of_it = (self.device, self.inode) == (file.dev(), file.ino());
         (is_of_it && self.from < file.len()).then_some(self.from)
@@ -148,9 +150,9 @@ pub enum Request {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Ownership {
     pub ledger_id: [u8; 16],
-    /// Made anew at each attachment, and remembered by the database.
+    /// Made anew at each attachment. The database remembers it.
     pub attachment: [u8; 16],
-    /// What the database remembered before.
+    /// The attachment that the database remembered before.
     pub previous: [u8; 16],
     /// The database remembers this attachment.
     pub is_remembered: bool,
@@ -160,83 +162,88 @@ pub struct Ownership {
 #[repr(C)]
 pub struct MirrorFields {
     pub attachment: Attachment,
-    /// Attempts to attach that have ended, well or not; a writer that asked for one waits for the next.
+    /// Attempts to attach that have ended, with or without success. A session that asked for one waits until there is
+    /// one more.
     pub attempts: u64,
     pub identity: FileIdentity,
     pub path: FixedText<1024>,
     pub cause: FixedText<512>,
-    /// The file has been attached since the server started: until then, the database may be an older one.
+    /// The file has been attached since the server started. Until then, the database may be one that was put back to an
+    /// older state.
     pub was_attached: bool,
-    /// The file was changed behind the server's back: all of it is to be verified before it is written again.
+    /// Another program has changed the file: all of it is to be verified before it is written again.
     pub suspect: bool,
     /// Rounds of work that have begun.
     pub rounds: u64,
-    /// Some process is at the file, since then.
+    /// A round is under way, since that time.
     pub writing: bool,
     pub writing_since: pg_sys::TimestampTz,
-    /// The last failure is one that the writer has not named in the log yet.
+    /// The writer has not logged the last failure yet.
     pub is_failure_unnamed: bool,
     /// The file is on a file system of this machine, not on a network mount.
     pub is_local: bool,
-    /// The writer has been told that commits have written to the file since it last looked, and that they have left
-    /// something to sync.
+    /// The writer knows that sessions have written to the file since it last looked, and that they have left something
+    /// to sync.
     pub is_attended: bool,
     pub is_sync_attended: bool,
-    /// When the settings were read by which there is to be no file.
+    /// When the settings that say there is to be no file were read.
     pub off_as_of: pg_sys::TimestampTz,
     /// Processes that have put lines into the ring and wait for more room or for the file.
     pub appending: u32,
-    /// The file must be opened anew before anything more is appended: it may hold lines that whoever appended them does not
-    /// know of.
+    /// The file must be opened anew before anything more is appended: it may hold lines that the process which appended
+    /// them does not know of.
     pub must_be_read: bool,
-    /// Lines that commits rely on may be gone from the file.
+    /// Lines that commits rely on may be missing from the file.
     pub has_lost: bool,
-    /// What is to be cut off before the file is read.
+    /// What must be cut off before the file is read.
     pub unsynced: Unsynced,
-    /// The last sync, or the write before it, has failed and none has gone well since; the cause says why.
+    /// The last sync, or the write before it, has failed, and none has succeeded since. `cause` says why.
     pub is_troubled: bool,
-    /// So it was, and what had been written could not be cut off either: the file is opened again, which alone does not make it better.
+    /// A write or sync has failed, and what was written could not be cut off either. Opening the file again does not
+    /// repair that by itself.
     pub is_refused: bool,
-    /// Where a line begins that is on its way through the ring piece by piece; nobody else may put lines there. 0: none.
+    /// Where a line begins that is going through the ring piece by piece: no other process may put lines there. 0:
+    /// none.
     pub unfinished: u64,
-    /// Where the last such line stands, also once it is whole in the ring: a part of it alone must not stay in the file.
+    /// Where the last such line stands, even once it is whole in the ring: a part of it alone must not stay in the
+    /// file.
     pub long_line_from: u64,
     pub long_line_to: u64,
-    /// Where such a line begins that will never be whole: the file is to be cut back there. 0: none.
+    /// Where such a line begins that will never become whole: the file is to be cut back there. 0: none.
     pub cut_to: u64,
     /// Ring positions: what has been copied in, and what has been written out.
     pub head: u64,
     pub tail: u64,
-    /// File offset of ring position `p` is `p + shift`, wrapping: failed writes use up positions, not offsets.
+    /// File offset of ring position `p` is `p + shift`, wrapping: a failed write uses up positions, but no offsets.
     pub shift: u64,
     /// File offset up to which everything is on disk.
     pub durable: u64,
-    /// File offset up to which somebody waits for everything to be on disk.
+    /// File offset up to which a session waits for everything to be on disk.
     pub sync_wanted: u64,
-    /// File offset up to which commits have relied on lines that were only written (mode write).
+    /// File offset up to which commits rely on lines that were written and need not be synced (mode write).
     pub promised: u64,
-    /// The last write.
+    /// When the file was last written.
     pub last_change: LastChange,
-    /// When nobody else could write the directory.
+    /// When the directory was last found to be safe from other users.
     pub directory_seen: pg_sys::TimestampTz,
-    /// Writes that failed. Each cuts the file back, and discards everything that waits.
+    /// Writes that failed. Each cuts the file back and discards everything that waits.
     pub failures: u64,
-    /// How much of the file the last failure has left.
+    /// How much of the file the last failure left.
     pub kept_at_failure: u64,
-    /// The worker keeps account of which entries have lines (mode async), and is to be told what others append.
+    /// The worker keeps account of which entries have lines (mode async), and must be told what others append.
     pub is_followed: bool,
-    /// Part of the file in which others have appended since the worker last looked; empty if both are equal.
+    /// The part of the file in which others have appended since the worker last looked; empty if both are equal.
     pub others_from: u64,
     pub others_to: u64,
     /// Parts of the file in which lines of aborted transactions may stand.
     pub void: FileRanges,
-    /// Those that the worker has taken, and voids.
+    /// Those that the worker has taken and is voiding.
     pub voiding: FileRanges,
     /// The last block whose line is in the file.
     pub last_block: i64,
     pub prepared: [PreparedLines; MAX_PREPARED],
     pub request: Request,
-    /// The worker is at it, and does it though nobody may wait for the answer any more.
+    /// The worker has begun the request, and finishes it even if its session has stopped waiting.
     pub request_begun: bool,
     pub request_given_up: bool,
     /// Requests that have been answered, and the last answer.
@@ -254,8 +261,8 @@ impl MirrorFields {
         self.head.wrapping_add(self.shift)
     }
 
-    /// The rounds that may put lines on disk which were put into the ring for round `number`: that one, or if it has
-    /// begun, the one under way and the next.
+    /// The rounds that may put the lines of round `number` on disk: that round, or if it has begun, the one under way
+    /// and the next.
     pub fn rounds_for(&self, number: u64) -> Rounds {
         match number > self.rounds {
             true => Rounds::one(number),
@@ -272,13 +279,13 @@ impl MirrorFields {
         RING_BYTES - (self.head - self.tail) as usize
     }
 
-    /// How long whoever is at the file has been there.
+    /// How long the current round has been under way.
     pub fn writes_for(&self) -> Duration {
         let now = tables::timestamp_to_postgres(tables::now());
         Duration::from_micros((now - self.writing_since).max(0) as u64)
     }
 
-    /// What is to be said of the file now, if there is something.
+    /// What to report as wrong with the file now, if anything.
     pub fn problem(&self, now: pg_sys::TimestampTz) -> Option<String> {
         if self.attachment == Attachment::Failed || self.is_troubled {
             return Some(self.cause.get());
@@ -301,7 +308,7 @@ impl MirrorFields {
         }
     }
 
-    /// Whether the lines between `durable` and `end` are to be on disk, or lines wait to be written.
+    /// Whether a round has something to do: lines to write, lines to sync, or a cut.
     pub fn has_work(&self) -> bool {
         self.head != self.tail || self.sync_wanted > self.durable || self.cut_to != 0
     }
@@ -319,23 +326,24 @@ impl MirrorFields {
         (self.long_line_from, self.long_line_to) = (0, 0);
     }
 
-    /// Keeps lines out until a worker has attached the file again.
+    /// Lets no lines in until a worker has attached the file again.
     pub fn close(&mut self) {
         self.attachment = Attachment::Detached;
     }
 
-    /// There is no request any more.
+    /// Ends the request.
     pub fn end_request(&mut self) {
         (self.request, self.request_begun, self.request_given_up) = (Request::None, false, false);
     }
 
-    /// Notes that a sync has failed of what stands behind `from`, and that it stands there still.
+    /// Notes that a sync has failed for what stands behind `from`, and that it still stands there.
     pub fn note_unsynced(&mut self, device: u64, inode: u64, from: u64) {
         self.unsynced = Unsynced { device, inode, from };
         self.has_lost |= from < self.promised;
     }
 
-    /// Notes what somebody appends. Before that is committed, so that whoever sees the entry can know of its line.
+    /// Notes what a session appends. To be called before the commit, so that a process that sees the entry can know of
+    /// its line.
     pub fn note_others(&mut self, from: u64, to: u64) {
         if self.others_from == self.others_to {
             (self.others_from, self.others_to) = (from, to);
@@ -360,12 +368,12 @@ impl MirrorFields {
         self.void.add(range);
     }
 
-    /// Whether lines of aborted transactions may stand in the file that are not voided.
+    /// Whether the file may hold lines of aborted transactions that are not voided.
     pub fn has_aborted(&self) -> bool {
         !(self.void.is_empty() && self.voiding.is_empty())
     }
 
-    /// Whether the line at this offset may be one of them.
+    /// Whether the line at this offset may be such a line.
     pub fn may_be_aborted(&self, offset: u64) -> bool {
         self.void.has(offset) || self.voiding.has(offset)
     }
@@ -377,15 +385,15 @@ pub struct MirrorState {
     /// Broadcast whenever a round, an attempt to attach or a request has finished.
     changed: UnsafeCell<pg_sys::ConditionVariable>,
     pub ended: Ended,
-    /// Transactions enter it before the first of their lines is in the ring, and leave it without the lock once they have ended.
+    /// A transaction enters before its first line is in the ring. It leaves, without the lock, once it has ended.
     pub owners: Owners,
-    /// Transactions that have aborted or were prepared, with ids that the application gave.
+    /// Counts the transactions with ids from the application that have aborted or were prepared.
     pub left_ids: AtomicU64,
     fields: UnsafeCell<MirrorFields>,
     ring: UnsafeCell<[u8; RING_BYTES]>,
 }
 
-/// The fields, with the lock that guards them.
+/// The fields, together with the held lock that guards them.
 pub struct LockedMirror<'a> {
     fields: &'a mut MirrorFields,
     _lock: LockGuard,
@@ -411,18 +419,18 @@ impl MirrorState {
     }
 
     /// # Safety
-    /// The lock is the one that guards these fields: whoever uses them has taken the same.
+    /// The lock is the one that guards these fields: every user of them takes the same one.
     pub unsafe fn locked_by(&self, lock: LockGuard) -> LockedMirror<'_> {
         LockedMirror { fields: &mut *self.fields.get(), _lock: lock }
     }
 
-    /// Copies lines into the ring; the caller has made sure of the room.
+    /// Copies lines into the ring. The caller has made sure that there is room.
     pub fn put(&self, fields: &mut LockedMirror<'_>, lines: &[u8]) {
         let at = (fields.head % RING_BYTES as u64) as usize;
         let first = lines.len().min(RING_BYTES - at);
         let ring = self.ring.get().cast::<u8>();
-        // SAFETY: both copies stay inside the ring, and outside tail..head, which is all that a round reads; other
-        // backends are kept out by the lock in `fields`.
+        // SAFETY: both copies stay inside the ring and outside tail..head, which is all that a round reads. The lock in
+        // `fields` keeps other sessions out.
         unsafe {
             std::ptr::copy_nonoverlapping(lines.as_ptr(), ring.add(at), first);
             std::ptr::copy_nonoverlapping(lines.as_ptr().add(first), ring, lines.len() - first);
@@ -433,8 +441,8 @@ impl MirrorState {
     /// The one or two pieces of the ring between two positions, read without the lock.
     ///
     /// # Safety
-    /// Only the process that has begun a round may call this, for positions between tail and head as it saw them: nobody
-    /// writes there until it moves the tail.
+    /// Only the process that has begun a round may call this, for positions between tail and head as it saw them: no
+    /// process writes there until it moves the tail.
     pub unsafe fn pieces(&self, from: u64, to: u64) -> [&[u8]; 2] {
         let length = (to - from) as usize;
         let at = (from % RING_BYTES as u64) as usize;
@@ -443,11 +451,11 @@ impl MirrorState {
         [std::slice::from_raw_parts(ring.add(at), first), std::slice::from_raw_parts(ring, length - first)]
     }
 
-    /// Forgets everything about the file; for a slot that nobody uses.
+    /// Forgets everything about the file, for a slot that is no longer used.
     pub fn detach(&self, mut fields: LockedMirror<'_>) {
         fields.fail("The mirror file was closed.", 0);
         fields.attachment = Attachment::Detached;
-        // A round that is under way now ends without a trace.
+        // A round that is under way now ends without effect.
         fields.identity.generation += 1;
         (fields.head, fields.tail, fields.shift, fields.durable, fields.promised) = (0, 0, 0, 0, 0);
         (fields.void, fields.voiding, fields.last_block) = (FileRanges::NONE, FileRanges::NONE, 0);
@@ -460,26 +468,25 @@ impl MirrorState {
         fields.was_attached = false;
     }
 
-    /// Wakes everyone who waits for this mirror. Never called with the lock held.
+    /// Wakes all processes that wait for this mirror. Must not be called with the lock held.
     pub fn broadcast(&self) {
         self.wake(Rounds::ALL);
     }
 
-    /// Wakes those who wait for one of these rounds, and those who wait for anything else.
+    /// Wakes the processes that wait for one of these rounds, and all that wait for anything else.
     pub fn wake(&self, rounds: Rounds) {
         self.ended.wake(rounds);
-        // SAFETY: initialised in init(); lives in shared memory.
+        // SAFETY: init() has initialised the condition variable, which lives in shared memory as long as the server.
         unsafe { pg_sys::ConditionVariableBroadcast(self.changed.get()) }
     }
 
-    /// Sleeps until a broadcast or for `timeout_ms`; true if time ran out. Can be cancelled: raises the ERROR then.
+    /// Sleeps until a broadcast or for `timeout_ms`; true if time ran out. A cancel raises an ERROR.
     pub fn sleep(&self, timeout_ms: i64, wait_event: u32) -> bool {
-        // SAFETY: as in broadcast().
+        // SAFETY: init() has initialised the condition variable, which lives in shared memory as long as the server.
         unsafe { pg_sys::ConditionVariableTimedSleep(self.changed.get(), timeout_ms as _, wait_event) }
     }
 
-    /// Sleeps until one of these rounds has ended since `count` was read, or for that long. Can be cancelled: raises the
-    /// ERROR then.
+    /// Sleeps until one of these rounds has ended since `count` was read, or for that long. A cancel raises an ERROR.
     pub fn sleep_until_ended(&self, rounds: Rounds, count: u32, timeout_ms: i64, event: u32) {
         if !self.ended.sleep(rounds, count, timeout_ms, event) {
             self.sleep(timeout_ms, event);
@@ -487,7 +494,7 @@ impl MirrorState {
     }
 
     pub fn stop_sleeping() {
-        // SAFETY: harmless when this process does not sleep on any.
+        // SAFETY: does nothing if this process does not sleep on a condition variable.
         unsafe {
             pg_sys::ConditionVariableCancelSleep();
         }

@@ -1,8 +1,9 @@
-//! The state file beside the mirror, `<database>.<first 8 of ledger_id>.state`: who wrote the mirror last, what the file
-//! was then, and how far the database was. It tells a crash from a database that was put back to an older state, and a
-//! file that was left alone from one that was edited while the server was down.
+//! The state file beside the mirror, `<database>.<first 8 of ledger_id>.state`. It says which database wrote the mirror
+//! last, what the file was like then, and how far the database was. So the server can tell a crash from a database that
+//! was put back to an older state, and an untouched file from one that was edited while the server was down.
 //!
-//! One JSON object. It is an aid, not a part of the record: lost or torn, less is noticed and nothing is refused.
+//! It holds one JSON object. It is an aid, not a part of the record: if it is lost or torn, the server notices less and
+//! refuses nothing.
 
 use super::file::Trouble;
 use super::shared::{FileStamp, Ownership};
@@ -19,7 +20,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
-/// Longer ones are not ours.
+/// A longer file is not a state file of the ledger.
 const MAX_BYTES: u64 = 4096;
 
 pub struct StateFile(File);
@@ -29,7 +30,7 @@ pub fn path_of(mirror: &Path) -> PathBuf {
 }
 
 impl StateFile {
-    /// Opens the state file of this mirror for writing; makes it where there is none.
+    /// Opens the state file of this mirror for writing; creates it if there is none.
     pub fn open(mirror: &Path) -> Result<StateFile, Trouble> {
         let path = path_of(mirror);
         OpenOptions::new()
@@ -46,9 +47,9 @@ impl StateFile {
     }
 }
 
-/// How far the WAL is on disk now. What a crash can lose lies behind it.
+/// How far the WAL is on disk now. A crash can lose only what lies behind it.
 pub fn flushed_wal() -> WalPosition {
-    // SAFETY: reads shared memory; not called during recovery.
+    // SAFETY: reads shared memory. Postgres does not allow this during recovery, when no caller runs.
     unsafe {
         #[cfg(feature = "pg14")]
         return WalPosition { timeline: pg_sys::ThisTimeLineID, location: pg_sys::GetFlushRecPtr() };
@@ -61,13 +62,13 @@ pub fn flushed_wal() -> WalPosition {
     }
 }
 
-/// Where the WAL ended with which this server has started.
+/// Where the WAL ended when this server started.
 pub fn start_of_this_server(shared: &Shared) -> WalPosition {
     WalPosition { timeline: flushed_wal().timeline, location: shared.recovered_to() }
 }
 
 fn system_identifier() -> u64 {
-    // SAFETY: reads shared memory.
+    // SAFETY: reads a value that is in shared memory before any backend starts.
     unsafe { pg_sys::GetSystemIdentifier() }
 }
 
@@ -79,11 +80,11 @@ pub struct State {
     pub previous: Uuid,
     pub is_remembered: bool,
     pub size: u64,
-    /// How much of it was on disk for sure.
+    /// How much of it was certainly on disk.
     pub synced: u64,
     pub inode: u64,
     pub stamp: FileStamp,
-    /// It was written at a regular stop, and nothing was to the file since.
+    /// It was written at a regular stop, and nothing was written to the file after it.
     pub is_closed: bool,
     system_identifier: u64,
     wal: WalPosition,
@@ -109,7 +110,7 @@ impl State {
             synced: value["synced"].as_u64()?,
             inode: value["inode"].as_u64()?,
             stamp: FileStamp { modified: value["modified"].as_i64()?, changed: value["changed"].as_i64()? },
-            // Those of earlier versions do not say.
+            // State files of earlier versions do not say.
             is_closed: value["is_closed"].as_bool().unwrap_or(true),
             system_identifier: value["system_identifier"].as_u64()?,
             wal: WalPosition {
@@ -133,14 +134,14 @@ impl State {
         self.system_identifier == system_identifier()
     }
 
-    /// On which the server was that wrote the file.
+    /// The timeline of the server that wrote the file.
     pub fn timeline(&self) -> u32 {
         self.wal.timeline
     }
 
-    /// Why the database cannot be the one that wrote the file last, going by the WAL that it started with.
+    /// Why the database cannot be the one that wrote the file last, judged by where its WAL ended when it started.
     pub fn missing_wal(&self, start: WalPosition, data_directory: &Path) -> Option<String> {
-        // pg_upgrade makes a new WAL, with which nothing can be compared.
+        // pg_upgrade makes a new WAL, which cannot be compared.
         if !self.is_of_this_cluster() {
             return None;
         }
@@ -158,7 +159,7 @@ impl State {
     }
 }
 
-/// What the server knows of the file, which it has not necessarily looked at.
+/// What the server knows of the file, even without having looked at it.
 #[derive(Debug, Clone, Copy)]
 pub struct Known {
     pub size: u64,
@@ -168,8 +169,8 @@ pub struct Known {
     pub stamp: FileStamp,
 }
 
-/// Writes the state. It is short enough for one page, so it is torn only with the file system. `wal` is from before what is
-/// `known`. `is_closed` is whether this is for the last time.
+/// Writes the state. It is shorter than a page, so only a failing file system can tear it. `wal` was read before
+/// `known`. `is_closed` says that this is the last write.
 pub fn write(
     state: &StateFile,
     ownership: &Ownership,

@@ -1,4 +1,5 @@
-//! Reading the file at the start: what it says that the database does not know to be settled.
+//! Reads the file when it is opened: the part that the database does not know to be settled, or all of it. Judges by
+//! the tables what stands there.
 
 use super::handle::Mirror;
 use super::open_lines::{self, OpenLine, OpenLines};
@@ -18,19 +19,19 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use uuid::Uuid;
 
-/// Lines of the tail that are taken for torn must not be longer than this: more is no line of ours.
+/// The longest unfinished line at the end that is taken for torn. A longer one is not the ledger's.
 const MAX_TORN_BYTES: u64 = 1 << 30;
 
 /// What the file says.
 pub struct Tail {
     /// Where the last whole line ends.
     pub end: u64,
-    /// Bytes behind it.
+    /// Bytes of an unfinished line behind it.
     pub torn: u64,
     /// In file order.
     pub open: Vec<OpenLine>,
     pub last_block: i64,
-    /// What is settled in this file, where all of it was read.
+    /// What is settled in this file, if all of it was read.
     pub settled: Option<Settled>,
 }
 
@@ -49,7 +50,7 @@ fn unreadable(path: &Path) -> impl Fn(std::io::Error) -> Failure + '_ {
     }
 }
 
-/// Reads what is behind the settled part, and lines of prepared transactions before it.
+/// Reads what is behind the settled place, and the lines of prepared transactions before it.
 pub fn read(file: &File, path: &Path, remembered: &Remembered) -> Result<Tail, Failure> {
     let error = unreadable(path);
     let settled = &remembered.settled;
@@ -69,7 +70,7 @@ pub fn read(file: &File, path: &Path, remembered: &Remembered) -> Result<Tail, F
     loop {
         check_for_interrupts!();
         line.clear();
-        // More than that is refused, and not kept.
+        // A longer line is refused, so no more of it is kept.
         let length = reader.by_ref().take(MAX_TORN_BYTES).read_until(b'\n', &mut line).map_err(&error)? as u64;
         if line.last() != Some(&b'\n') {
             (tail.end, tail.torn) = (at, length);
@@ -84,7 +85,7 @@ pub fn read(file: &File, path: &Path, remembered: &Remembered) -> Result<Tail, F
     Ok(tail)
 }
 
-/// Takes one line; returns the number of the block that it is of.
+/// Takes one line; returns the block number if it is a block line.
 fn take_line(path: &Path, text: &[u8], at: u64, open: &mut OpenLines) -> Result<Option<i64>, Failure> {
     match Record::parse(text) {
         Ok(Record::Entry(entry)) => open.add(OpenLine::new(entry.entry_id, text, at)),
@@ -105,8 +106,8 @@ fn take_line(path: &Path, text: &[u8], at: u64, open: &mut OpenLines) -> Result<
     Ok(None)
 }
 
-/// Among the lines of prepared transactions stand those of others, which may have been voided before the tail begins. Only
-/// if the tables do not have some of them is it worth to look for that: no row, or that of another that uses the id again.
+/// The ranges of prepared transactions also hold lines of others, which may have been voided before the tail begins.
+/// That is worth searching for only if a line does not match the tables: it has no row, or the id was reused.
 fn drop_voided_before(path: &Path, settled: u64, open: &mut OpenLines) -> std::io::Result<()> {
     let is_doubtful = |line: &&OpenLine| settle::recorded_leaf(line.entry_id) != Some(line.leaf);
     let doubtful = open.iter().filter(|line| line.range.from < settled).filter(is_doubtful);
@@ -122,7 +123,7 @@ pub fn check_header(file: &File, path: &Path, remembered: &Remembered) -> Result
     let mut reader = BufReader::new(file);
     let mut line = Vec::new();
     reader.seek(SeekFrom::Start(0)).map_err(&error)?;
-    // A header is much shorter; what has no newline by then is none.
+    // A header is much shorter: without a newline by then, this is not one.
     reader.take(1 << 16).read_until(b'\n', &mut line).map_err(&error)?;
     match Record::parse(line.trim_ascii_end()) {
         _ if line.is_empty() => Err(diverged(path, "it is empty")),
@@ -135,7 +136,7 @@ pub fn check_header(file: &File, path: &Path, remembered: &Remembered) -> Result
     }
 }
 
-/// Only what a crash can leave is taken for torn: one unfinished line behind everything that was acknowledged.
+/// Only what a crash can leave counts as torn: one unfinished line behind everything that was acknowledged.
 fn check_torn(path: &Path, tail: &Tail, remembered: &Remembered) -> Result<(), Failure> {
     if tail.torn == 0 || (tail.end >= remembered.acknowledged && tail.torn < MAX_TORN_BYTES) {
         return Ok(());
@@ -156,8 +157,8 @@ fn check_block(path: &Path, number: i64, block_hash: &str) -> Result<(), Failure
     }
 }
 
-/// Verifies all of the file, and that its blocks are the database's. With `may_be_short` its end may lack what was
-/// acknowledged.
+/// Verifies all of the file, and that its blocks are the database's. With `may_be_short` its end may lack lines that
+/// were acknowledged.
 pub fn read_whole(file: &File, path: &Path, remembered: &Remembered, may_be_short: bool) -> Result<Tail, Failure> {
     let error = unreadable(path);
     let size = file.metadata().map_err(&error)?.len();
@@ -180,7 +181,7 @@ pub fn read_whole(file: &File, path: &Path, remembered: &Remembered, may_be_shor
 
 fn tail_of(report: &FileReport, size: u64) -> Tail {
     let open = report.pending.iter().map(|(entry_id, line)| {
-        // The end of the line is not known, and not needed: a range is read by lines that start in it.
+        // The end of the line is not known, and not needed: a reader of a range takes the lines that start in it.
         let range = FileRange { from: line.offset, to: line.offset + 1 };
         OpenLine { entry_id, leaf: line.leaf_hash, range }
     });
@@ -215,7 +216,7 @@ impl Observer for Blocks<'_> {
     }
 }
 
-/// What the database makes of the open lines.
+/// How the database judges the open lines.
 pub struct Judged {
     /// Their rows are there, committed or not yet decided.
     pub recorded: HashSet<Uuid>,

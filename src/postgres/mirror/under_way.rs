@@ -1,5 +1,5 @@
-//! What this process has begun at the file and not ended: so that it ends in any case, and so that whoever opens the file
-//! anew knows of it.
+//! What this process has begun at the file and not ended. It must be ended even if the process is told to end, and a
+//! worker that opens the file anew must know of it.
 
 use super::handle::Mirror;
 use super::lead;
@@ -16,7 +16,7 @@ pub struct Begun {
     pub from: u64,
     /// The count of failures at that time.
     pub failures: u64,
-    /// They are the ledger's own: nobody voids them.
+    /// The lines are the ledger's own, so they are never voided.
     pub is_own: bool,
 }
 
@@ -25,7 +25,7 @@ enum Stage {
     Nothing,
     /// Counted among those that append.
     Appending(Begun),
-    /// The lines are as far as they must be, and what becomes of the transaction is open: it stays among the owners.
+    /// The lines have reached their goal. Whether the transaction commits is open, so it stays among the owners.
     Committing,
 }
 
@@ -36,7 +36,7 @@ struct UnfinishedLine {
     failures: u64,
 }
 
-// Not guards on the stack: a process that is told to end leaves without unwinding it.
+// Not guards on the stack: a process that is told to end exits without unwinding the stack.
 thread_local! {
     static STAGE: Cell<Stage> = const { Cell::new(Stage::Nothing) };
     static UNFINISHED_LINE: Cell<Option<UnfinishedLine>> = const { Cell::new(None) };
@@ -48,7 +48,7 @@ pub fn is_appending() -> bool {
     matches!(STAGE.get(), Stage::Appending(_)) || UNFINISHED_LINE.get().is_some()
 }
 
-/// Nothing is under way any more, also where the ledger has been dropped meanwhile.
+/// Forgets what is under way, even if the ledger has been dropped meanwhile.
 pub fn forget() {
     STAGE.set(Stage::Nothing);
     UNFINISHED_LINE.set(None);
@@ -61,7 +61,7 @@ pub fn begin(state: &MirrorState, fields: &mut LockedMirror<'_>, begun: Begun) {
         STAGE.set(Stage::Appending(begun));
         fields.appending += 1;
         if !begun.is_own && PLACE.get().is_none() {
-            // Before any of them can be in the file.
+            // Before any of its lines can be in the file.
             PLACE.set(Some(state.owners.enter(own_xid(), transaction::gives_ids())));
         }
     }
@@ -82,7 +82,7 @@ pub fn begin_line(fields: &mut LockedMirror<'_>, from: u64, length: u64) {
 }
 
 impl Mirror {
-    /// That line is whole in the ring.
+    /// The long line is whole in the ring.
     pub(super) fn end_line(&self) {
         self.end_line_with(|fields, _| fields.unfinished = 0);
     }
@@ -90,7 +90,7 @@ impl Mirror {
     fn end_line_with(&self, how: impl FnOnce(&mut LockedMirror<'_>, u64)) {
         let Some(line) = UNFINISHED_LINE.take() else { return };
         let mut fields = self.lock();
-        // A failure has cut the line off already, and somebody else's may be on its way now.
+        // After a failure the line is cut off already, and another process may have one on its way now.
         if fields.failures == line.failures && fields.unfinished == line.from {
             how(&mut fields, line.from);
         }
@@ -98,7 +98,7 @@ impl Mirror {
         self.state().broadcast();
     }
 
-    /// Ends an append: the lines are as far as they must be.
+    /// Ends an append whose lines have reached their goal.
     pub(super) fn end_append(&self, fields: LockedMirror<'_>) {
         let Stage::Appending(begun) = STAGE.get() else { return };
         if begun.is_own {
@@ -109,15 +109,15 @@ impl Mirror {
         self.stop_appending(fields);
     }
 
-    /// Ends an append that has not come to its end, and takes a long line that has not become whole out of the file again. Its
-    /// transaction stays among the owners until it has said which lines it leaves. Cannot fail: it runs when a transaction
-    /// aborts, also when its process is told to end and nothing else of it runs.
+    /// Ends an append that did not reach its goal, and has a long line that is not whole cut off the file. The
+    /// transaction stays among the owners until it has said which lines it leaves. Cannot fail: it runs when a
+    /// transaction aborts, also when its process is told to end and nothing else of it runs.
     pub fn abandon(&self) {
         lead::end_broken_off(self);
         if let Stage::Appending(begun) = STAGE.get() {
             STAGE.set(Stage::Nothing);
             let mut fields = self.lock();
-            // Perhaps they get into the file all the same. Nobody may append them again without looking.
+            // The lines may still get into the file. They must not be appended again before the file is read.
             let is_gone = fields.failures == begun.failures + 1 && fields.kept_at_failure <= begun.from;
             fields.must_be_read |= begun.is_own && !is_gone;
             self.stop_appending(fields);
@@ -136,8 +136,8 @@ impl Mirror {
         }
     }
 
-    /// The transaction that has appended lines has ended, or is prepared; and where they are to be voided, it has said so.
-    /// Cannot fail.
+    /// The transaction that appended lines has ended or is prepared, and has said which lines are to be voided. Cannot
+    /// fail.
     pub fn note_decided(&self) {
         if matches!(STAGE.get(), Stage::Committing) {
             STAGE.set(Stage::Nothing);

@@ -1,6 +1,6 @@
-//! What can be read in the file and may not be on disk all the same. The kernel tells of a sync that has failed once, and may
-//! take what it could not write for written from then on: the next sync says nothing of it, and it is read from memory until
-//! that is used for something else. See <https://wiki.postgresql.org/wiki/Fsync_Errors>.
+//! What can be read in the file, but may not be on disk. The kernel reports a failed sync once. It may then take the
+//! data for written: the next sync succeeds, and reads return the data from memory until that memory is reused. See
+//! <https://wiki.postgresql.org/wiki/Fsync_Errors>.
 
 use super::file::{self, Trouble};
 use super::handle::Mirror;
@@ -14,16 +14,16 @@ use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-/// What is written again at a time.
+/// How many bytes to write again at a time.
 const PIECE: usize = 1 << 20;
 
 thread_local! {
-    /// The file of which this process has written the end itself: one that cannot be attached is opened again and again.
+    /// The file whose end this process has written again: a file that cannot be attached is opened again and again.
     static WRITTEN: Cell<Option<(u64, u64)>> = const { Cell::new(None) };
 }
 
-/// Cuts the file back to what is on disk for sure, where a sync has failed. What that takes off the database has too, and it is
-/// appended again, or it was rolled back.
+/// After a failed sync, cuts the file back to what is certainly on disk. The database also has what is cut off, and it
+/// is appended again, or it was rolled back.
 pub fn cut_off(mirror: &Mirror, file: &File, path: &Path) -> Result<(), Trouble> {
     let metadata = file.metadata().map_err(|error| Trouble::passing("examine", path, error))?;
     let unsynced = mirror.lock().unsynced;
@@ -36,15 +36,15 @@ pub fn cut_off(mirror: &Mirror, file: &File, path: &Path) -> Result<(), Trouble>
     Ok(())
 }
 
-/// All of this file is on disk: this process has made it.
+/// Notes that all of this file is on disk: this process has just made it.
 pub fn note_new(file: &File, path: &Path) -> Result<(), Trouble> {
     WRITTEN.set(Some(number(file, path)?));
     Ok(())
 }
 
-/// Where this server has not opened the file before, the one before it may have met with such a sync and stopped, and nobody
-/// knows. So what follows the first `on_disk` bytes is written again as it is read, in its place. What the kernel has given up
-/// by then does not read as lines of this ledger, and is seen as any damage is.
+/// Writes what follows the first `on_disk` bytes again, in place, if this server has not opened the file before. The
+/// server before it may have met with a failed sync and stopped, and no process knows. What the kernel has given up by
+/// then does not read as lines of this ledger, and shows like any damage.
 pub fn write_again(mirror: &Mirror, file: &File, path: &Path, on_disk: u64) -> Result<(), Trouble> {
     let (size, number) = (file::size(file, path)?, number(file, path)?);
     if mirror.lock().was_attached || on_disk >= size || WRITTEN.get() == Some(number) {
@@ -61,8 +61,8 @@ pub fn write_again(mirror: &Mirror, file: &File, path: &Path, on_disk: u64) -> R
     Ok(())
 }
 
-/// Opens the file so that what is there can be written: to one that was opened for appending, Linux appends whatever the offset.
-/// `None` with the attribute `chattr +a`, which keeps the server from doing that.
+/// Opens the file for writing in place: Linux always appends to a file that was opened for appending, whatever the
+/// offset. `None` if the attribute `chattr +a` forbids that.
 fn open_in_place(file: &File, path: &Path) -> Result<Option<File>, Trouble> {
     let opened = OpenOptions::new().write(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path);
     let opened = match opened {
@@ -75,7 +75,7 @@ fn open_in_place(file: &File, path: &Path) -> Result<Option<File>, Trouble> {
     }
 }
 
-/// No other open file has it.
+/// Device and inode, which no other open file has.
 fn number(file: &File, path: &Path) -> Result<(u64, u64), Trouble> {
     let metadata = file.metadata().map_err(|error| Trouble::passing("examine", path, error))?;
     Ok((metadata.dev(), metadata.ino()))
@@ -97,7 +97,7 @@ pub fn sync_found(mirror: &Mirror, file: &File, path: &Path, remembered: &Rememb
     let synced = faults::error_at("take_over").map_err(|error| Trouble::passing("sync", path, error));
     synced.and_then(|()| file::sync(file, path)).inspect_err(|_| {
         let on_disk = on_disk(mirror, State::read(path).as_ref(), remembered);
-        // It may be another file of this ledger, of which that is not known.
+        // It may be another file of this ledger, about which that is not known.
         if ends_line(file, on_disk) {
             mirror.lock().note_unsynced(metadata.dev(), metadata.ino(), on_disk);
         }
@@ -111,7 +111,7 @@ fn ends_line(file: &File, offset: u64) -> bool {
     is_read && last == *b"\n"
 }
 
-/// How much of the file has been on disk, as far as anybody knows.
+/// How much of the file has been on disk, as far as is known.
 pub fn on_disk(mirror: &Mirror, state: Option<&State>, remembered: &Remembered) -> u64 {
     let is_own =
         |state: &&State| state.ledger_id == remembered.ledger_id && Some(state.attachment) == remembered.attachment;
@@ -119,8 +119,8 @@ pub fn on_disk(mirror: &Mirror, state: Option<&State>, remembered: &Remembered) 
     remembered.acknowledged.max(synced).max(durable_before(mirror, remembered))
 }
 
-/// How much of the file this server itself has had on disk. Lines of transactions that failed later count too: whoever cut
-/// those off has cut the file.
+/// How much of the file this server itself has had on disk. Lines of transactions that failed later count too: they are
+/// voided, so a file without them has been cut.
 fn durable_before(mirror: &Mirror, remembered: &Remembered) -> u64 {
     let fields = mirror.lock();
     let is_same = Some(fields.ownership.attachment) == remembered.attachment.map(|id| *id.as_bytes());

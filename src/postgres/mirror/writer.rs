@@ -1,8 +1,8 @@
-//! The writer: one process of the cluster that writes and syncs the mirror files of all databases, where no commit does so
-//! itself (see [`super::lead`]).
+//! The writer: one process of the cluster that writes and syncs the mirror files of all databases, except where a
+//! committing session does so itself (see [`super::lead`]).
 //!
-//! It is a process of its own so that whoever commits waits for the file in a way that can be cancelled: on a network mount
-//! that hangs, a system call cannot be. It also does what nobody waits for: syncs that are due later, the state file, the log.
+//! It is a process of its own so that a commit can be cancelled while it waits for the file: a system call on a network
+//! mount that hangs cannot be. It also does what no session waits for: delayed syncs, the state file, the log.
 
 use super::file::{self, Trouble};
 use super::round::{Done, Failed, Round};
@@ -19,13 +19,13 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// How long lines that nobody waits for may be written and not synced (mode write). With the sync itself it stays below
-/// the second that is promised.
+/// How long lines may be written but not synced if no session waits for the sync (mode write). With the time of the
+/// sync itself this stays below the second that is promised.
 const SYNC_DELAY: Duration = Duration::from_millis(500);
 /// How soon the state file is brought up to date after the mirror was written.
 const STATE_DELAY: Duration = Duration::from_secs(1);
 
-/// The process title tells it from the workers; it is killed and found by it.
+/// The process title tells it from the workers, for those who look for it or kill it.
 const NAME: &str = "pg_notary writer";
 
 pub fn init() {
@@ -44,7 +44,7 @@ pub fn init() {
 #[doc(hidden)]
 pub unsafe extern "C-unwind" fn pg_notary_writer_main(_arg: pg_sys::Datum) {
     background_process::set_up_signals();
-    // No database: it is for the entry in pg_stat_activity.
+    // No database: this is only for the entry in pg_stat_activity.
     pg_sys::BackgroundWorkerInitializeConnection(std::ptr::null(), std::ptr::null(), 0);
     pg_sys::before_shmem_exit(Some(leave), pg_sys::Datum::from(0_usize));
     let shared = shared().expect("background workers have shared memory");
@@ -59,18 +59,19 @@ pub unsafe extern "C-unwind" fn pg_notary_writer_main(_arg: pg_sys::Datum) {
 
 thread_local! {
     static OPEN_FILES: RefCell<OpenFiles> = RefCell::new(OpenFiles(HashMap::new()));
-    /// The failures that the log already names, by database. Until a sync goes well the same one is not named again.
+    /// The failures that the log already names, by database. The same failure is not logged again until a sync has
+    /// succeeded.
     static NAMED: RefCell<HashMap<pg_sys::Oid, Named>> = RefCell::new(HashMap::new());
 }
 
 #[derive(Clone)]
 struct Named {
     cause: String,
-    /// Syncs that had gone well by then.
+    /// Syncs that had succeeded by then.
     syncs: u64,
 }
 
-/// Runs when the writer exits, whatever way: at a shutdown, what was written in mode write is not left to chance.
+/// Runs whenever the writer exits: at a shutdown it syncs what was written in mode write.
 #[pg_guard]
 unsafe extern "C-unwind" fn leave(_code: i32, _arg: pg_sys::Datum) {
     let Some(shared) = shared() else { return };
@@ -89,19 +90,19 @@ struct OpenFiles(HashMap<pg_sys::Oid, OpenFile>);
 
 struct OpenFile {
     identity: FileIdentity,
-    /// A descriptor from before a failure would report it once more.
+    /// The failure count when it was opened. A descriptor from before a failure would report that failure once more.
     failures: u64,
     path: PathBuf,
     file: File,
     state: Option<StateFile>,
-    /// When lines that nobody waits for are to be synced.
+    /// When to sync lines that no session waits for.
     sync_at: Option<Instant>,
-    /// When the state file is to be written.
+    /// When to write the state file.
     state_at: Option<Instant>,
 }
 
 impl OpenFiles {
-    /// Does what is to be done for all databases; returns how long there is nothing to do.
+    /// Does what is due for all databases; returns how long there is nothing to do.
     fn serve(&mut self, shared: &'static Shared) -> Option<i64> {
         loop {
             let mut worked = false;
@@ -132,7 +133,7 @@ impl OpenFiles {
         log_change(shared, slot);
         self.attend(shared, slot);
         if let Some(open) = self.0.get_mut(&slot.database()) {
-            // Nothing is left to sync, or whoever is at the file now has been told.
+            // Nothing is left to sync, or the process that does the current round has been told.
             open.sync_at = open.sync_at.filter(|_| !sync_due);
             if state_due {
                 open.write_state(shared, slot, false);
@@ -141,13 +142,13 @@ impl OpenFiles {
         false
     }
 
-    /// Sees to what commits have written themselves: that it is synced, and the state file brought up to date.
+    /// Takes care of what sessions have written themselves: it must be synced, and the state file brought up to date.
     fn attend(&mut self, shared: &Shared, slot: &DatabaseSlot) {
         let (is_attended, is_written, generation) = {
             let fields = shared.lock_mirror(slot);
             (fields.is_attended, fields.written() > fields.durable, fields.identity.generation)
         };
-        // What cannot be opened now is found out by the next commit.
+        // If the file cannot be opened now, the next commit finds out.
         if let (true, Ok(open)) = (is_attended, self.open(shared, slot, generation)) {
             open.note_written(is_written);
         }
@@ -158,14 +159,14 @@ impl OpenFiles {
         self.open(shared, slot, round.identity.generation).map_err(keep_durable)?.do_round(slot, round)
     }
 
-    /// The file of that attachment.
+    /// The open file of that attachment.
     fn open(&mut self, shared: &Shared, slot: &DatabaseSlot, generation: u64) -> Result<&mut OpenFile, Trouble> {
         let (identity, failures, path) = {
             let fields = shared.lock_mirror(slot);
             (fields.identity, fields.failures, fields.path)
         };
         if identity.generation != generation {
-            // The worker has given the file up meanwhile; what comes of this round counts for nothing.
+            // The worker has given the file up meanwhile, so the outcome of this round is ignored.
             return Err(Trouble::lasting("The mirror file was opened again.".to_owned()));
         }
         let database = slot.database();
@@ -179,7 +180,7 @@ impl OpenFiles {
     fn close(&mut self, shared: &Shared) {
         for slot in shared.slots() {
             if let Some(open) = self.0.get_mut(&slot.database()) {
-                // The worker may have left before.
+                // At a shutdown the worker may have left before.
                 if open.sync_all(shared, slot).is_ok() {
                     open.write_state(shared, slot, true);
                 }
@@ -189,13 +190,13 @@ impl OpenFiles {
     }
 }
 
-/// Takes what is there to be done, if it may be.
+/// Begins a round, if there is something to do and the file may be written.
 fn begin_round(shared: &Shared, slot: &DatabaseSlot, sync_due: bool) -> Option<Round> {
     let mut fields = shared.lock_mirror(slot);
     let may_write = matches!(fields.attachment, Attachment::Attached | Attachment::Repairing) && !fields.writing;
     let sync_due = sync_due && fields.written() > fields.durable;
     if sync_due && fields.writing {
-        // A commit is at the file. It sees at its end that there is more to do.
+        // A session does a round. At its end it sees that there is more to do.
         fields.sync_wanted = fields.sync_wanted.max(fields.lines_before(fields.written()));
     }
     if !may_write || !(fields.has_work() || sync_due) {
@@ -205,7 +206,7 @@ fn begin_round(shared: &Shared, slot: &DatabaseSlot, sync_due: bool) -> Option<R
     Some(Round::begin(&mut fields, slot, sync_due))
 }
 
-/// Names a failure in the log, whoever has met with it, and its end.
+/// Logs a failure, whichever process met it, and its end.
 fn log_change(shared: &Shared, slot: &DatabaseSlot) {
     let (database, mut cause) = (slot.database(), None);
     let (syncs, path) = {
@@ -245,7 +246,7 @@ impl OpenFile {
         Ok(done)
     }
 
-    /// Syncs what is written, whoever has written it, and notes that it is on disk.
+    /// Syncs everything written, whichever process wrote it, and notes that it is on disk.
     fn sync_all(&self, shared: &Shared, slot: &DatabaseSlot) -> Result<(), Trouble> {
         let written = {
             let fields = shared.lock_mirror(slot);
@@ -254,14 +255,14 @@ impl OpenFile {
         file::sync(&self.file, &self.path)?;
         let mut fields = shared.lock_mirror(slot);
         let is_same = (fields.identity, fields.failures) == (self.identity, self.failures);
-        // Of what another sync has failed on, this one says nothing.
+        // This sync says nothing about data that another sync has failed on.
         if is_same && !fields.is_troubled && fields.unsynced == Unsynced::NONE {
             fields.durable = fields.durable.max(written.min(fields.written()));
         }
         Ok(())
     }
 
-    /// There is something new in the file, and perhaps it is not on disk.
+    /// Notes that something new is in the file, and whether it has to be synced.
     fn note_written(&mut self, is_to_sync: bool) {
         let now = Instant::now();
         if is_to_sync {
@@ -270,13 +271,13 @@ impl OpenFile {
         self.state_at.get_or_insert(now + STATE_DELAY);
     }
 
-    /// Notes beside the file what it is and how far the database was when it was written.
-    /// At the end the worker may have left the file before.
+    /// Writes to the state file what the mirror file is, and how far the database was when it was written. At a
+    /// shutdown the worker may have left the file before.
     fn write_state(&mut self, shared: &Shared, slot: &DatabaseSlot, is_last: bool) {
         self.state_at = None;
         let wal = state_file::flushed_wal();
-        // Not with the lock held: nobody could wait for a file that hangs. Where somebody else has been at it, it is not as it is
-        // stated to be.
+        // Not with the lock held, or every session would wait for a file that hangs. If another program has changed the
+        // file, its times do not match the stated ones.
         let found = self.times(shared, slot);
         let (ownership, known, attachment) = {
             let mut fields = shared.lock_mirror(slot);
@@ -286,11 +287,11 @@ impl OpenFile {
             let known = Known { size, synced, inode: fields.identity.inode, stamp: fields.last_change.stamp(found) };
             (fields.ownership, known, is_same.then_some(fields.attachment))
         };
-        // What commits have written since this process last looked is not told again.
+        // Sessions do not report again what they have written since this process last looked.
         if known.size > known.synced {
             self.sync_at.get_or_insert(Instant::now() + SYNC_DELAY);
         }
-        // The worker is still at it, and may be the last for long to write to it.
+        // The worker is still writing, and may be the last to write for a long time.
         if attachment == Some(Attachment::Repairing) {
             self.state_at = Some(Instant::now() + STATE_DELAY);
         }
@@ -300,12 +301,13 @@ impl OpenFile {
             _ => false,
         };
         if let (Some(state), true) = (&self.state, is_due) {
-            // It only helps to notice what must not be; a file that cannot take it is not in the way of recording.
+            // The state file only helps to notice what must not happen: if it cannot be written, recording still goes
+            // on.
             state_file::write(state, &ownership, &known, wal, is_last).ok();
         }
     }
 
-    /// The file's times, where the server does not ask for them when it writes.
+    /// The file's times, if the server does not ask for them when it writes.
     fn times(&self, shared: &Shared, slot: &DatabaseSlot) -> Option<FileStamp> {
         let is_local = shared.lock_mirror(slot).is_local;
         let metadata = is_local.then(|| self.file.metadata().ok()).flatten()?;
