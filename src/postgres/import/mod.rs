@@ -1,8 +1,8 @@
-//! Rebuilding an empty ledger from the lines of its file.
+//! Rebuilds an empty ledger from the lines of its file.
 //!
-//! The lines come as rows of `ledger.import`, a table that stays empty: its triggers take them. So core COPY does the
-//! reading, and an error in a line aborts the statement like any other. Each line is verified before anything of it is
-//! written, and blocks are written in batches; only entries that wait for their block are kept.
+//! The lines come as rows of `ledger.import`, a table that stays empty because its triggers take them. So core COPY
+//! does the reading, and an error in a line aborts the statement like any other. Each line is verified before anything
+//! of it is written. Blocks are written in batches; only entries that wait for their block are kept in memory.
 
 mod progress;
 mod rows;
@@ -53,12 +53,12 @@ struct Import {
 
 thread_local! {
     static CURRENT: RefCell<Option<Import>> = const { RefCell::new(None) };
-    /// Lines of the last import that was finished.
+    /// The number of lines of the last import that finished.
     static LINES: Cell<u64> = const { Cell::new(0) };
 }
 
 pub fn init() {
-    // SAFETY: called once from _PG_init; the callbacks live as long as the library, which is never unloaded.
+    // SAFETY: _PG_init calls this once. The callbacks live as long as the library, which is never unloaded.
     unsafe {
         pg_sys::RegisterXactCallback(Some(on_transaction_event), std::ptr::null_mut());
         pg_sys::RegisterSubXactCallback(Some(on_subtransaction_event), std::ptr::null_mut());
@@ -114,7 +114,7 @@ pub unsafe extern "C-unwind" fn ledger_begin_import(fcinfo: pg_sys::FunctionCall
 #[doc(hidden)]
 pub unsafe extern "C-unwind" fn ledger_import_line(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
     let (_table, row) = inserted_row(trigger_data(fcinfo, &EACH_LINE), &[pg_sys::TEXTOID]);
-    // To COPY, an empty line is a null.
+    // COPY reads an empty line as a null.
     let line: Option<&str> = row.get(0);
     or_raise(with_current(|import| import.line(line.unwrap_or_default().as_bytes())));
     pg_sys::Datum::null()
@@ -131,7 +131,7 @@ pub unsafe extern "C-unwind" fn ledger_finish_import(fcinfo: pg_sys::FunctionCal
     pg_sys::Datum::null()
 }
 
-/// Takes the state out while it works: where it fails, it is gone.
+/// Takes the state out while it works, so that it is gone after a failure.
 fn with_current(work: impl FnOnce(&mut Import) -> Result<(), Failure>) -> Result<(), Failure> {
     let mut import = CURRENT.take().ok_or_else(no_import)?;
     work(&mut import)?;
@@ -144,7 +144,7 @@ fn no_import() -> Failure {
         .hint("Rebuild a ledger with COPY ledger.entries FROM ... WITH (FORMAT jsonl).")
 }
 
-/// Rebuilding is for administrators, also for those who may insert into every table.
+/// Only administrators may rebuild a ledger, even if others may insert into every table.
 pub fn require_admin() -> Result<(), Failure> {
     // SAFETY: catalog look-ups inside a transaction.
     let may = unsafe {
@@ -170,7 +170,7 @@ fn begin() -> Result<(), Failure> {
     }
     transaction::require_no_part()?;
     blocks::lock_sealing();
-    // Waits for those who are recording, and keeps others from it until this transaction has ended.
+    // Waits for transactions that are recording, and keeps new ones out until this transaction has ended.
     drop(Table::open("entries_pending", pg_sys::ExclusiveLock));
     require_empty_ledger()?;
     let import = Import::begin()?;
@@ -182,7 +182,7 @@ fn begin() -> Result<(), Failure> {
 fn require_empty_ledger() -> Result<(), Failure> {
     let snapshot = RegisteredSnapshot::latest();
     let is_empty = |table: Table| TableScan::start(&table, &snapshot, 0).next().is_none();
-    // What sealing keeps beside the blocks may have been left where they were removed.
+    // If blocks were removed, what sealing keeps beside them may still be there.
     let names = ["blocks", "log_nodes", "row_versions"];
     let tables = names.map(|name| Table::open(name, pg_sys::AccessShareLock));
     // SAFETY: the snapshot is registered.
@@ -190,7 +190,7 @@ fn require_empty_ledger() -> Result<(), Failure> {
     if has_runs || !tables.into_iter().all(is_empty) {
         return Err(not_empty());
     }
-    // SAFETY: as above.
+    // SAFETY: the snapshot is registered.
     unsafe { all_entries::for_each(snapshot.as_ptr(), |_| Err(not_empty())) }
 }
 
@@ -213,7 +213,7 @@ impl Import {
         let mut verifier = FileVerifier::new(keyring, findings);
         verifier.collect_nodes();
         Ok(Import {
-            // SAFETY: only reads the state of this backend's transaction.
+            // SAFETY: reads the state of this session's transaction, with no preconditions.
             level: unsafe { pg_sys::GetCurrentTransactionNestLevel() },
             verifier,
             found,
@@ -257,7 +257,7 @@ impl Import {
         }
     }
 
-    /// Takes the block's entries, all of which are there as nothing was found wrong with it.
+    /// Takes the entries of the block. All of them are there, as the verifier has found nothing wrong with it.
     fn gather(&mut self, block: FileBlock) {
         for sealed in &block.entries {
             if let Some(kept) = self.kept.remove(&sealed.entry_id) {
@@ -277,7 +277,7 @@ impl Import {
         self.write_batch()?;
         let tree = self.verifier.tree().cloned();
         let lines = self.verifier.line_number();
-        // Reports what only shows at the end: an empty file, and bad signatures of entries that no block holds.
+        // Reports what shows only at the end: an empty file, and bad signatures of entries that no block holds.
         self.verifier.finish(0);
         let found = self.found.take();
         if let Some(problem) = &found.problem {
@@ -314,7 +314,7 @@ impl Found {
 
 // ---- what is wrong with a file ----------------------------------------------------------------------------------------------
 
-/// The failure for what the verifier has found when it had read `line_number` lines.
+/// The failure for a problem that the verifier found after it had read `line_number` lines.
 fn bad_line(problem: &Problem, line_number: u64) -> Failure {
     let block = problem.block_number.map(|number| format!("block {number}"));
     let leaf = problem.leaf_index.map(|index| format!("leaf_index {index}"));

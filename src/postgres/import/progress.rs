@@ -1,4 +1,5 @@
-//! The progress of the COPY that feeds an import: making a partition builds indexes, and that reports a progress of its own.
+//! Keeps the progress report of the COPY that feeds an import: creating a partition builds indexes, which report a
+//! progress of their own and would replace it.
 
 use pgrx::pg_sys;
 
@@ -11,7 +12,7 @@ pub struct CopyProgress {
 
 impl CopyProgress {
     pub fn of_statement() -> Self {
-        // SAFETY: this process's own entry, which nobody else writes; set up before any SQL runs.
+        // SAFETY: this process's own entry, set up before any SQL runs and written by no other process.
         let entry = unsafe { &*pg_sys::MyBEEntry };
         CopyProgress {
             command: entry.st_progress_command,
@@ -20,9 +21,9 @@ impl CopyProgress {
         }
     }
 
-    /// Shows it again, if it was taken away.
+    /// Shows the COPY's progress again, if another report has replaced it.
     pub fn restore(&self) {
-        // SAFETY: as in of_statement(); the indexes are those of the array.
+        // SAFETY: the entry is this process's own, set up before any SQL runs; the indexes are those of the array.
         unsafe {
             if (*pg_sys::MyBEEntry).st_progress_command == self.command {
                 return;

@@ -1,4 +1,4 @@
-//! What an import writes: blocks with their entries in batches, and what is left pending.
+//! What an import writes: blocks with their entries, in batches, and the entries that are left pending.
 
 use super::progress::CopyProgress;
 use crate::ledger::block::BlockHeader;
@@ -20,7 +20,7 @@ use std::panic::AssertUnwindSafe;
 /// Blocks are written as soon as they hold so many entries together, or lines of so many bytes.
 const BATCH_ENTRIES: usize = 4096;
 const BATCH_BYTES: usize = 16 << 20;
-/// The widths of columns that a line does not limit.
+/// The widths of columns for texts that a line does not limit.
 const MAX_SIGNATURE: usize = 256;
 const MAX_KEY_ID: usize = 64;
 
@@ -39,11 +39,11 @@ pub struct Batch {
     bytes: usize,
 }
 
-/// Runs `work` in a memory context that ends with it: rows are made by the thousand, and COPY keeps what is made for a
-/// line until the next.
+/// Runs `work` in a memory context that is freed afterwards. Rows are made by the thousand, and COPY keeps what is
+/// allocated for one line until the next.
 pub fn in_own_context(work: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
     let mut context = PgMemoryContexts::new("pg_notary import");
-    // SAFETY: nothing allocated inside is used after the context is dropped: `work` gives back only Rust values.
+    // SAFETY: nothing allocated inside is used after the context is dropped, because `work` returns only Rust values.
     unsafe { context.switch_to(|_| work()) }
 }
 
@@ -68,7 +68,7 @@ impl Batch {
         self.write_entries()?;
         progress.restore();
         blocks::insert_nodes(nodes);
-        // SAFETY: makes this batch, and partitions it has made, visible to what comes next.
+        // SAFETY: inside a transaction. Makes this batch, and partitions that it has created, visible to what follows.
         unsafe { pg_sys::CommandCounterIncrement() };
         Ok(())
     }
@@ -102,7 +102,8 @@ impl Batch {
         versions.write_alone()
     }
 
-    /// An entry that a block before holds already: the file's verification remembers only what no block holds yet.
+    /// The error for an entry that an earlier block already holds: the verifier remembers only entries that no block
+    /// holds yet.
     fn repeated(&self, detail: &str) -> Failure {
         let is_named = |kept: &&KeptEntry| detail.contains(&kept.entry.entry_id.to_string());
         match self.entries.iter().rev().find(is_named) {
@@ -112,7 +113,7 @@ impl Batch {
     }
 }
 
-/// Entries that no block holds. None can be sealed as well: that is a line which repeats one of an entry in a block.
+/// Writes the entries that no block holds. None can be sealed already: such a line would repeat an entry of a block.
 pub fn write_pending(pending: &[KeptEntry]) -> Result<(), Failure> {
     let table = Table::open("entries_pending", pg_sys::RowExclusiveLock);
     let mut bulk = BulkInsert::new(&table);
@@ -149,7 +150,7 @@ impl KeptEntry {
         Ok(())
     }
 
-    /// A line can state texts that the columns cannot hold.
+    /// A line can state texts that are too long for the columns.
     fn check_widths(&self) -> Result<(), Failure> {
         let entry = &self.entry;
         let (signature, key_id) = (entry.signature.as_deref(), entry.key_id.as_deref());
@@ -164,7 +165,7 @@ impl KeptEntry {
         Ok(())
     }
 
-    /// The metadata as jsonb, from which the line can be made again.
+    /// The metadata as a jsonb value from which the same line can be made again.
     fn metadata(&self) -> Result<pg_sys::Datum, Failure> {
         let metadata = &self.entry.metadata;
         let made = AssertUnwindSafe(|| Ok(Some(jsonb::datum_of_canonical(metadata))));
@@ -186,7 +187,7 @@ impl KeptEntry {
     }
 }
 
-/// What jsonb says of a text that it does not take; not that memory is out, or that the statement was cancelled.
+/// Whether jsonb rejects the text itself, in contrast to running out of memory or a cancelled statement.
 fn is_about_data(code: PgSqlErrorCode) -> bool {
     use PgSqlErrorCode::*;
     matches!(

@@ -1,7 +1,7 @@
-//! One verification of the tables and the file beside each other.
+//! One verification of the tables and the file side by side.
 //!
-//! The file is read once, from start to end; each block of it draws the same block from the tables. So nothing is held
-//! but the current block, and what is not sealed yet.
+//! The file is read once, from start to end. Each of its blocks draws the same block from the tables. So only the
+//! current block and what is not sealed yet are kept in memory.
 
 use super::opened_file::{Acknowledged, OpenedFile};
 use super::own_file::{check_own_file, file_to_check, unreadable};
@@ -43,7 +43,7 @@ impl Extent {
         self.from <= 1 && self.to == i64::MAX
     }
 
-    /// How many blocks that is where `head` is the last; stored numbers may be any.
+    /// How many blocks that is if `head` is the last one. Stored numbers may be any, so the arithmetic saturates.
     fn blocks_up_to(self, head: i64) -> i64 {
         head.min(self.to).saturating_sub(self.from).saturating_add(1)
     }
@@ -69,13 +69,13 @@ pub struct ChainReport {
     pub file: FileOutcome,
 }
 
-/// Verifies the tables and, unless the mirror is off, the file. `sink` gets every problem as it is found.
+/// Verifies the tables and, unless the mirror is off, the file. `sink` gets each problem as soon as it is found.
 pub fn verify(extent: Extent, sink: &mut dyn FnMut(&Problem)) -> ChainReport {
     let progress = Progress::start();
     let keyring = or_raise(secrets::keyring());
     let sink = std::cell::RefCell::new(sink);
     let pass_on = |problem: &Problem| (sink.borrow_mut())(problem);
-    // Before what is pending is read: what is committed then is in this file when it is read.
+    // Opened before the pending rows are read: what is committed then is in this file when it is read.
     let (opened, acknowledged) = match file_to_check() {
         Ok(path) => {
             let (opened, file, acknowledged) = OpenedFile::open(path);
@@ -102,7 +102,7 @@ struct SideBySide<'a> {
     chain: ChainVerifier,
     /// What is wrong with the tables.
     findings: Findings<'a>,
-    /// What is wrong with the file, in comparison; what is wrong with it by itself is in its report.
+    /// What is wrong with the file when compared. What is wrong with the file by itself is in its report.
     file_findings: Findings<'a>,
     /// Problems of the file by itself.
     file_problems: u64,
@@ -129,7 +129,7 @@ impl<'a> SideBySide<'a> {
     ) -> SideBySide<'a> {
         let mut findings = Findings::with_sink(sink);
         shown_tables::check(&mut findings);
-        // Before the file is read: what is committed now must be in it then.
+        // Before the file is read: what is committed now must be in the file by then.
         let pending = PendingComparison::read(keyring.as_deref(), &mut findings);
         let head = tables::newest_block(&RegisteredSnapshot::latest()).map_or(0, |head| head.block_number);
         progress.totals(extent.blocks_up_to(head), 0);
@@ -156,7 +156,7 @@ impl<'a> SideBySide<'a> {
         }
     }
 
-    /// Verifies the file, and each block of the tables beside its block of the file.
+    /// Verifies the file, and each block of the tables beside the same block of the file.
     fn verify_with_file(
         &mut self,
         opened: &OpenedFile,
@@ -164,7 +164,7 @@ impl<'a> SideBySide<'a> {
         keyring: Option<&Keyring>,
     ) -> std::io::Result<FileReport> {
         let (mut report, length) = match file {
-            // The first entry makes the file; before that there is nothing to be found in it.
+            // The first entry creates the file. Before that, a missing file is no problem.
             Err(error) if error.kind() == ErrorKind::NotFound && self.acknowledged.bytes == 0 => {
                 (FileReport::default(), 0)
             }
@@ -187,7 +187,7 @@ impl<'a> SideBySide<'a> {
         Ok(report)
     }
 
-    /// Verifies the blocks of the tables that come before `number`, which the file does not have.
+    /// Verifies the table blocks before `number`: the file does not have them.
     fn verify_tables_before(&mut self, number: i64) {
         while self.tables.next_number().is_some_and(|next| next < number && next <= self.extent.to) {
             if let Some((header, entries)) = self.tables.next(None) {
@@ -210,7 +210,7 @@ impl<'a> SideBySide<'a> {
         }
     }
 
-    /// The file lacks a block: an error, unless its line may still be on its way.
+    /// The file lacks a block. That is an error, unless its line may still be on its way.
     fn not_in_file(&mut self, header: &BlockHeader) {
         if header.block_number > self.acknowledged.block {
             return;
@@ -237,7 +237,7 @@ impl<'a> SideBySide<'a> {
         self.progress.blocks(self.block_count, self.entry_count);
     }
 
-    /// The stored upper nodes must be those of the entries, or proofs would fail.
+    /// The stored upper nodes must be what the entries give, or proofs would fail.
     fn check_nodes(&mut self, header: &BlockHeader) {
         for (level, index, hash) in self.chain.take_nodes() {
             if self.stored_nodes.node(level, index) != Ok(hash) {
@@ -248,8 +248,8 @@ impl<'a> SideBySide<'a> {
         }
     }
 
-    /// After a wrong root, the stored upper nodes tell the tree from the next 256 leaves on: what is changed after that
-    /// is found too, and not hidden behind the first change.
+    /// After a wrong root, goes on with the tree that the stored upper nodes give. So a later change, from the next 256
+    /// leaves on, is found too, and is not hidden behind the first one.
     fn find_tree_again(&mut self, header: &BlockHeader) {
         let stored = stored_tree::tree_of_size(header.tree_size);
         if let Some(tree) = stored.filter(|tree| parse_hash(&header.tree_root) == Some(tree.root())) {
@@ -260,7 +260,7 @@ impl<'a> SideBySide<'a> {
     fn compare(&mut self, header: &BlockHeader, entries: &[SealedEntry], file: &FileBlock) {
         let mut differences = Vec::new();
         compare_blocks((header, entries), file, &mut Findings::with_sink(|problem| differences.push(problem.clone())));
-        // Where one of the two does not even agree with itself, it is the one that was changed.
+        // If the tables have problems and the file has none, the tables are what was changed.
         let tables_are_wrong = !self.findings.is_empty() && self.file_problems == 0;
         for mut problem in differences {
             if tables_are_wrong {
@@ -272,15 +272,16 @@ impl<'a> SideBySide<'a> {
         }
     }
 
-    /// The file has a block that the tables do not have. One that lies before a block of theirs leaves a gap in the numbers,
-    /// which is reported as such; so that is silent here, as is a block that this transaction does not see yet.
+    /// The file has a block that the tables lack. If a later block is in the tables, the gap in their numbers is
+    /// reported instead, so this stays silent. It also stays silent about a block that this transaction does not see
+    /// yet.
     fn not_in_tables(&mut self, block: &FileBlock) {
         let number = block.header.block_number;
         let head = tables::newest_block(&RegisteredSnapshot::latest()).map_or(0, |head| head.block_number);
-        // SAFETY: reads a flag of shared memory.
+        // SAFETY: reads a flag in shared memory, with no preconditions.
         let standby = unsafe { pg_sys::RecoveryInProgress() };
         let leaves_gap = number <= head && number > self.last_table_block;
-        // What a standby knows to be in the file, it knows to be in the tables.
+        // A standby has in its tables what it knows to be in the file.
         let lags = standby && number > self.acknowledged.block;
         if leaves_gap || lags {
             return;
@@ -289,7 +290,7 @@ impl<'a> SideBySide<'a> {
         let problem = |source| {
             Problem::new(source, ProblemKind::BlockNotInDatabase, detail).in_block(number).on_line(block.line_number)
         };
-        // A block that the database has acknowledged, it had.
+        // The database had every block that it has acknowledged.
         if number <= self.acknowledged.block && self.file_problems == 0 {
             self.findings.report(problem(Source::Postgres));
         } else {
@@ -320,7 +321,7 @@ impl<'a> SideBySide<'a> {
         }
     }
 
-    /// A gap in the numbers shows in the block after it. One that reaches to the end of the extent shows here.
+    /// A gap in the numbers shows at the block after it. A gap that reaches to the end of the extent shows only here.
     fn check_end(&mut self) {
         let end = match self.tables.next_number() {
             Some(next) => next.saturating_sub(1),
@@ -335,7 +336,8 @@ impl<'a> SideBySide<'a> {
         }
     }
 
-    /// The stored frontier must be the tree's, or sealing could not go on; that of a later block is not looked at.
+    /// The stored frontier must be the tree's, or sealing could not go on. If there are later blocks it is theirs, and
+    /// is not checked.
     fn check_log_state(&mut self) {
         let Some(tree) = self.chain.tree() else { return };
         let expected = to_hex(&tree.frontier().concat());
@@ -355,7 +357,7 @@ impl<'a> SideBySide<'a> {
                 findings.report(Problem::new(Source::Postgres, ProblemKind::RowMalformed, detail));
             }
         });
-        // One that the tree has not come to yet would be in the way of sealing.
+        // A stored node ahead of the tree would be in the way of sealing.
         let query = "SELECT level, node_index FROM ledger.log_nodes \
                      WHERE (level NOT BETWEEN 8 AND 62 OR node_index < 0 OR node_index >= $2 >> level::integer) \
                        AND NOT EXISTS (SELECT FROM ledger.blocks WHERE block_number > $1) ORDER BY 1, 2 LIMIT 1000";
@@ -397,7 +399,7 @@ impl Observer for SideBySide<'_> {
     }
 }
 
-/// The verifier and the reader, before the first block of the extent.
+/// The verifier and the reader, set up before the first block of the extent.
 fn start_chain(
     extent: Extent,
     keyring: Option<Rc<Keyring>>,
@@ -412,7 +414,8 @@ fn start_chain(
     };
     if previous.block_number != number {
         findings.report(Problem::missing_blocks(Source::Postgres, number, number));
-        // It is one of the extent or after it, which is believed as to where its leaves begin.
+        // This block is in the extent or after it. It is trusted about where its leaves begin, as nothing earlier is
+        // known.
         let first_leaf = previous.tree_size.saturating_sub(previous.data_count);
         let reader = TableBlocks::new(keyring, extent.from, first_leaf);
         return (ChainVerifier::after_unknown(Source::Postgres, number), reader);

@@ -52,11 +52,11 @@ fn verify_entry(entry_id: Option<pgrx::Uuid>, original_data: Option<Jsonb>) -> J
 
 struct Found {
     entry: SealedEntry,
-    /// No other table has an entry of this id, as only a superuser can have it.
+    /// No other table has an entry with this id. Only a superuser could have made a second one.
     is_only: bool,
 }
 
-/// The entry's row, wherever it is. Where it is pending once more, what is sealed is what was recorded.
+/// The entry's row, wherever it is. If a sealed entry is pending as well, the sealed row is what was recorded.
 fn find(entry_id: Uuid) -> Option<Found> {
     let keyring = or_raise(secrets::keyring());
     let snapshot = RegisteredSnapshot::latest();
@@ -72,7 +72,8 @@ fn find(entry_id: Uuid) -> Option<Found> {
     Some(Found { entry, is_only: found.next().is_none() })
 }
 
-/// Whether the log tree of the entry's block includes the entry's line as it is now, and the block stands by that tree.
+/// Whether the log tree of the entry's block includes the entry's line as it is now, and the block's hash covers that
+/// tree.
 pub fn is_included(entry: &SealedEntry, nodes: &StoredNodes) -> bool {
     let Some(block) = table_blocks::header_from(entry.block_number) else { return false };
     block.block_number == entry.block_number && block.compute_hash() == block.block_hash && proves(entry, &block, nodes)

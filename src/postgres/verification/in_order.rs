@@ -1,17 +1,18 @@
-//! Reading a partition as it stands in its table, as long as that is also the order of its index.
+//! Reads a partition in the order of its table, as long as that is also the order of its index.
 //!
-//! Sealing appends, so pages hold entries in the order of the log, and reading them one after the other is much cheaper
-//! than looking up row after row: pages come through a small ring of buffers, and their rows are examined together. The index is
-//! read beside them, without going to the table for each of its entries. As long as the two agree on every row, what is read is
-//! what the index leads to, and there is no row between that it does not lead to. At the first row where they do not agree
-//! this ends, and reading by the index goes on: whatever is wrong, it is found there.
+//! Sealing appends, so pages hold entries in the order of the log. Reading them one after the other is much cheaper
+//! than looking up row after row: pages come through a small ring of buffers, and their rows are examined together.
+//!
+//! The index is read alongside, without a visit to the table for each of its entries. As long as the two agree on every
+//! row, the rows read are those that the index leads to, and no others lie between them. At the first row where they
+//! disagree this ends, and reading by the index goes on and finds whatever is wrong.
 
 use crate::postgres::errors::is_unwinding;
 use crate::postgres::tables::{entry_column, tid, tid_of, RegisteredSnapshot, Row, Table, TableScan, Tid};
 use pgrx::pg_sys;
 use std::ptr;
 
-/// Rows that stand one after the other in a partition, and were all read.
+/// Rows that follow one another in a partition, all of which were read.
 #[derive(Debug, Clone, Copy)]
 pub struct Stretch {
     pub partition: pg_sys::Oid,
@@ -30,27 +31,27 @@ impl Stretch {
     fn add(&mut self, tid: Tid, row: &Row) {
         self.last = tid;
         self.rows += 1;
-        // One that names no block may be in any.
+        // A row that names no block may belong to any.
         let block = row.get(entry_column::BLOCK_NUMBER).unwrap_or(i64::MAX);
         self.highest_block = self.highest_block.max(block);
     }
 }
 
-/// Where reading a partition has come to. Its snapshot is that of when it began: rows that are sealed since end it.
+/// How far reading a partition has come. Its snapshot is from its beginning: rows that are sealed later end it.
 pub struct InOrder {
     leaves: LeafIndex,
     scan: TableScan<Table>,
-    /// The row that the scan stands at.
+    /// The row that the scan is at.
     tuple: Option<pg_sys::HeapTuple>,
     stretch: Stretch,
     /// The next leaf.
     next: i64,
-    /// Dropped after the scans have ended.
+    /// Declared last, so that it is dropped after the scans have ended.
     _snapshot: RegisteredSnapshot,
 }
 
 impl InOrder {
-    /// Starts with leaf `from`; `None` if it is not there to be read so.
+    /// Starts with leaf `from`; `None` if the partition cannot be read in this way from there.
     pub fn start(partition: pg_sys::Oid, index: pg_sys::Oid, from: i64) -> Option<Self> {
         let table = Table::open_entries(partition, pg_sys::AccessShareLock);
         if !table.is_heap() {
@@ -73,7 +74,7 @@ impl InOrder {
         Some(InOrder { leaves, scan, tuple, stretch, next: from, _snapshot: snapshot })
     }
 
-    /// Whether this reads on there.
+    /// Whether the next row of this reading is that leaf of that partition.
     pub fn continues(&self, partition: pg_sys::Oid, index: pg_sys::Oid, from: i64) -> bool {
         self.stretch.partition == partition && self.leaves.oid() == index && self.next == from
     }
@@ -88,7 +89,7 @@ impl InOrder {
         (self.stretch.rows > 0).then_some(self.stretch)
     }
 
-    /// Reads the row of the next leaf, if it stands where both the table and the index have it next.
+    /// Reads the row of the next leaf, if both the table and the index have it next.
     pub fn read(&self, row: &mut Row) -> Option<pg_sys::HeapTuple> {
         let tuple = self.tuple?;
         if self.leaves.at != Some((self.next, tid_of(tuple))) {
@@ -109,20 +110,20 @@ impl InOrder {
     }
 }
 
-/// What the index on leaf_index has from some leaf on, in its order: leaves, and where their rows stand, be they visible or not.
+/// What the index on leaf_index has from some leaf on, in order: leaves and the places of their rows, visible or not.
 struct LeafIndex {
     scan: pg_sys::IndexScanDesc,
     index: pg_sys::Relation,
-    /// Where it stands; `None` at the end.
+    /// The leaf and place that it is at; `None` at the end.
     at: Option<(i64, Tid)>,
 }
 
 impl LeafIndex {
-    /// The index is one on leaf_index alone. Table and snapshot outlive this.
+    /// `index` must be on leaf_index alone. The table and the snapshot must outlive this value.
     fn start(table: &Table, index: pg_sys::Oid, snapshot: &RegisteredSnapshot, from: i64) -> Self {
         let mut key = pg_sys::ScanKeyData::default();
-        // SAFETY: the scan copies the key, which is on the index's first column. That index tuples are wanted is said
-        // before the scan starts, as the executor does for scans of an index only.
+        // SAFETY: the scan copies the key, which is for the index's first column. The table and the snapshot outlive
+        // the scan. Index tuples are requested before the scan starts, as the executor does for an index-only scan.
         unsafe {
             pg_sys::ScanKeyInit(
                 &mut key,
@@ -140,13 +141,13 @@ impl LeafIndex {
     }
 
     fn oid(&self) -> pg_sys::Oid {
-        // SAFETY: the index is open.
+        // SAFETY: the index stays open until this value is dropped.
         unsafe { (*self.index).rd_id }
     }
 
     fn advance(&mut self) {
-        // SAFETY: the scan is open. With the place comes the index's tuple: its header, and behind it the only column, a
-        // bigint that the scan key has found not to be null.
+        // SAFETY: the scan is open. Together with the place it returns the index's tuple: a header, followed by the
+        // only column. The scan key has made sure that this bigint is not null.
         self.at = unsafe {
             let found = pg_sys::index_getnext_tid(self.scan, pg_sys::ScanDirection::ForwardScanDirection);
             let tuple = (*self.scan).xs_itup;
@@ -160,7 +161,7 @@ impl Drop for LeafIndex {
         if is_unwinding() {
             return;
         }
-        // SAFETY: opened in start() and closed only here.
+        // SAFETY: start() opened both, and only this closes them.
         unsafe {
             pg_sys::index_endscan(self.scan);
             pg_sys::index_close(self.index, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
@@ -169,7 +170,7 @@ impl Drop for LeafIndex {
 }
 
 /// # Safety
-/// As for `index_beginscan`: both are open, and the snapshot outlives the scan.
+/// As for `index_beginscan`: the table and the index are open, and the snapshot outlives the scan.
 unsafe fn begin_scan(
     table: pg_sys::Relation,
     index: pg_sys::Relation,

@@ -1,4 +1,4 @@
-//! Sealed entries in the order of the log.
+//! Reads sealed entries by ranges of leaf_index, over all partitions, in the order of the log.
 
 use super::in_order::{InOrder, Stretch};
 use crate::postgres::errors::is_unwinding;
@@ -12,13 +12,13 @@ use pgrx::{check_for_interrupts, pg_sys, PgMemoryContexts};
 const CACHE_LINE: usize = 64;
 const MAX_PREFETCHED: usize = 2048;
 
-/// Reads entries by their index on leaf_index, below the executor: a query would copy each row twice.
+/// Reads entries by their index on leaf_index. It does not use the executor, because a query would copy each row twice.
 pub struct Leaves {
-    /// For what one row takes.
+    /// Memory for what one row needs.
     context: PgMemoryContexts,
-    /// Where reading in order has come to.
+    /// The reading in order that is under way.
     in_order: Option<InOrder>,
-    /// What was read in order before.
+    /// What was read in order before that.
     stretches: Vec<Stretch>,
 }
 
@@ -28,18 +28,18 @@ impl Leaves {
         Leaves { context, in_order: None, stretches: Vec::new() }
     }
 
-    /// Gives `each` the rows with `from <= leaf_index < to`, as they are committed now, in order.
+    /// Calls `each` with the rows of `from <= leaf_index < to`, in order, as they are committed now.
     pub fn each(&mut self, from: i64, to: i64, each: impl FnMut(&Row)) {
         self.each_of(from, to, false, each);
     }
 
-    /// The same for one who goes on at `to` with the next call: as long as rows stand in the order of the log, they are read
-    /// as they stand.
+    /// As [`Self::each`], for a caller whose next call goes on at `to`. As long as rows stand in the order of the log,
+    /// they are read in the order of the table.
     pub fn each_next(&mut self, from: i64, to: i64, each: impl FnMut(&Row)) {
         self.each_of(from, to, true, each);
     }
 
-    /// What [`Self::each_next`] has read as it stands.
+    /// What [`Self::each_next`] has read in the order of the table.
     pub fn stretches(&self) -> Vec<Stretch> {
         let current = self.in_order.as_ref().and_then(InOrder::stretch);
         self.stretches.iter().copied().chain(current).collect()
@@ -47,7 +47,7 @@ impl Leaves {
 
     fn each_of(&mut self, from: i64, to: i64, goes_on: bool, mut each: impl FnMut(&Row)) {
         let snapshot = RegisteredSnapshot::latest();
-        // SAFETY: nothing that is allocated here is used after it.
+        // SAFETY: the closure returns only Rust values. What Postgres allocates in the context is not used after it.
         let indexed = unsafe { self.context.switch_to(|_| indexed_partitions()) };
         let scans = indexed.iter().flatten().map(|(table, index)| LeafScan::start(table, *index, &snapshot, from, to));
         let mut scans: Vec<LeafScan> = scans.filter_map(LeafScan::with_rows).collect();
@@ -60,8 +60,8 @@ impl Leaves {
                 }
                 self.each_row(scan, each);
             }
-            // At the border of two partitions, or where somebody has put rows into a partition that they do not belong to
-            // or dropped an index.
+            // The range crosses the border of two partitions, or a user has put rows into the wrong partition or
+            // dropped an index.
             _ => spi::for_each_as_of_now(
                 "SELECT id, block_number, entry_type, data_hash, metadata, signature, key_id, created_at, leaf_index \
                  FROM ledger.entries_sealed WHERE leaf_index >= $1 AND leaf_index < $2 ORDER BY leaf_index",
@@ -74,8 +74,8 @@ impl Leaves {
         }
     }
 
-    /// Gives `each` rows as they stand in the partition of this scan, as long as that is their order. Gives the leaf that it
-    /// has come to.
+    /// Calls `each` with rows in the order of the partition's table, as long as that is their order. Returns the leaf
+    /// at which this ended.
     fn each_in_order(&mut self, scan: &LeafScan<'_>, from: i64, to: i64, mut each: impl FnMut(&Row)) -> i64 {
         let (partition, index) = (relation::oid(scan.table), scan.index_oid());
         if !self.in_order.as_ref().is_some_and(|reading| reading.continues(partition, index, from)) {
@@ -114,9 +114,9 @@ impl Leaves {
     }
 }
 
-/// Gives back what is allocated for one row. Nothing of that is used after it.
+/// Runs `each` and frees what it allocated. `each` must not keep anything that it allocated in the current context.
 fn in_context(context: &mut PgMemoryContexts, each: impl FnOnce()) {
-    // SAFETY: as said above; the context is there.
+    // SAFETY: callers use nothing that `each` allocates here after it. The borrowed context still exists.
     unsafe {
         context.switch_to(|_| each());
         if !(*context.value()).isReset {
@@ -125,16 +125,16 @@ fn in_context(context: &mut PgMemoryContexts, each: impl FnOnce()) {
     }
 }
 
-/// Asks for the memory of the row that is likely to be next: rows are stored in the order of the log, and a page is filled
-/// from its end. Most of what reading a row takes is waiting for its memory.
+/// Prefetches the memory of the row that most likely comes next: rows are stored in the order of the log, and a page is
+/// filled from its end. Most of the time for a row is spent waiting for its memory.
 fn prefetch_next(tuple: pg_sys::HeapTuple) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_mm_prefetch, _MM_HINT_T0};
-        // SAFETY: the scan's tuple is good until the next.
+        // SAFETY: the scan's tuple is valid until the next one is fetched.
         let (start, length) = unsafe { ((*tuple).t_data.cast::<i8>(), (*tuple).t_len as usize) };
         for back in (0..length.min(MAX_PREFETCHED)).step_by(CACHE_LINE) {
-            // SAFETY: only a hint, whatever is there.
+            // SAFETY: a prefetch is only a hint, and never faults at any address.
             unsafe { _mm_prefetch::<_MM_HINT_T0>(start.wrapping_sub(back + CACHE_LINE)) };
         }
     }
@@ -142,7 +142,7 @@ fn prefetch_next(tuple: pg_sys::HeapTuple) {
     let _ = tuple;
 }
 
-/// All partitions with their index on leaf_index; `None` if one has none.
+/// All partitions, each with its index on leaf_index; `None` if one lacks that index.
 fn indexed_partitions() -> Option<Vec<(Table, pg_sys::Oid)>> {
     let sealed = partitions::sealed().into_iter();
     let tables = sealed.map(|partition| Table::open_entries(partition.oid, pg_sys::AccessShareLock));
@@ -159,7 +159,7 @@ struct LeafScan<'a> {
     scan: pg_sys::SysScanDesc,
     index: pg_sys::Relation,
     table: &'a Table,
-    /// The tuple where it stands; `None` at the end.
+    /// The tuple that the scan is at; `None` at the end.
     tuple: Option<pg_sys::HeapTuple>,
 }
 
@@ -171,7 +171,7 @@ impl<'a> LeafScan<'a> {
             (pg_sys::BTLessStrategyNumber, pg_sys::F_INT8LT, to),
         ];
         let mut keys = [pg_sys::ScanKeyData::default(); 2];
-        // SAFETY: the scan copies the keys; it ends before the table is closed and the snapshot is given up.
+        // SAFETY: the scan copies the keys. It ends before the table is closed and the snapshot is released.
         unsafe {
             for (key, (strategy, function, bound)) in keys.iter_mut().zip(bounds) {
                 let strategy = strategy as pg_sys::StrategyNumber;
@@ -191,12 +191,12 @@ impl<'a> LeafScan<'a> {
     }
 
     fn index_oid(&self) -> pg_sys::Oid {
-        // SAFETY: the index is open.
+        // SAFETY: the index stays open until this value is dropped.
         unsafe { (*self.index).rd_id }
     }
 
     fn advance(&mut self) {
-        // SAFETY: the scan is open. The tuple before is used no more.
+        // SAFETY: the scan is open. The previous tuple is not used any more.
         let tuple = unsafe { pg_sys::systable_getnext_ordered(self.scan, pg_sys::ScanDirection::ForwardScanDirection) };
         self.tuple = (!tuple.is_null()).then_some(tuple);
     }
@@ -207,7 +207,7 @@ impl Drop for LeafScan<'_> {
         if is_unwinding() {
             return;
         }
-        // SAFETY: opened in start() and closed only here.
+        // SAFETY: start() opened both, and only this closes them.
         unsafe {
             pg_sys::systable_endscan_ordered(self.scan);
             pg_sys::index_close(self.index, pg_sys::AccessShareLock as pg_sys::LOCKMODE);

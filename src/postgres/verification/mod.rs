@@ -2,12 +2,12 @@
 //!
 //! | module | concern |
 //! |---|---|
-//! | [`chain`] | tables and file beside each other, block by block |
-//! | [`opened_file`] | that it is one and the same file from beginning to end |
-//! | [`own_file`] | which file that is, and a file by itself |
+//! | [`chain`] | tables and file side by side, block by block |
+//! | [`opened_file`] | whether the file is the same one from beginning to end |
+//! | [`own_file`] | which file is verified, and a file by itself |
 //! | [`pending`] | what is not sealed yet |
-//! | [`shown_tables`] | whether the tables that are verified are those that queries show |
-//! | [`strays`] | rows that reading in order does not come by |
+//! | [`shown_tables`] | whether queries show the same tables that are verified |
+//! | [`strays`] | rows that reading in order does not reach |
 //! | [`table_blocks`], [`leaves`], [`in_order`], [`stored_tree`] | the chain and the log tree as the tables have them |
 //! | [`entry`] | one entry |
 //! | [`progress`] | what running verifications have done |
@@ -51,7 +51,7 @@ fn verify_chain(from_block: default!(Option<i64>, "NULL"), to_block: default!(Op
     JsonbText::from(chain_verdict(extent))
 }
 
-/// Says of a block that is asked for, and behind the end of the ledger, that it is not there.
+/// Tells the caller if the last block that they asked for is behind the end of the ledger.
 fn note_end(last_asked_for: Option<i64>) {
     let Some(number) = last_asked_for else { return };
     match tables::newest_block(&RegisteredSnapshot::latest()) {
@@ -152,7 +152,7 @@ fn verify_file_integrity(path: default!(Option<String>, "NULL")) -> JsonbText {
     })
 }
 
-/// Reading any file of the server is more than reading the ledger.
+/// Reading any file of the server needs more privileges than reading the ledger.
 fn require_file_privilege(path: &std::path::Path) -> Result<(), Failure> {
     // SAFETY: catalog look-ups inside a transaction.
     let may = unsafe {

@@ -1,5 +1,5 @@
-//! The ledger's own file, as a verification has opened it: that it is the file of which it knows what was acknowledged, and whether
-//! it still is. `mirror_restart()` puts another one in its place.
+//! The ledger's own file as one verification has opened it. Makes sure that what is acknowledged was said of this very
+//! file, and tells whether it is still the ledger's file: `mirror_restart()` puts another one in its place.
 
 use crate::postgres::database;
 use crate::postgres::mirror::remembered::{self, Remembered};
@@ -13,12 +13,12 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// How long a verification waits for a worker: one that is to come, after a start, is there by then.
+/// How long a verification waits for a worker. One that starts with the server is there by then.
 const WORKER_DEADLINE: Duration = Duration::from_secs(2);
-/// How long it tries to find a file that is not being replaced.
+/// How long to try to open a file that is not being replaced.
 const OPEN_DEADLINE: Duration = Duration::from_secs(30);
 
-/// The first blocks of the file that need not be there yet, and how long the file must be.
+/// What the file must hold: all blocks up to this one, and at least that many bytes.
 pub struct Acknowledged {
     pub block: i64,
     pub bytes: u64,
@@ -26,14 +26,14 @@ pub struct Acknowledged {
 }
 
 impl Acknowledged {
-    /// What the database remembers, and what this server has seen since it started.
+    /// What the database remembers, combined with what this server has seen since it started.
     pub fn now() -> Self {
         let remembered = Remembered::read();
         let (mut block, mut bytes) = (remembered.acknowledged_block, remembered.acknowledged);
         if let Ok(mirror) = database::mirror() {
             let own_file = remembered::own_file();
             let fields = mirror.lock();
-            // What is there may still be about the file of a ledger that was dropped.
+            // Shared memory may still be about the file of a ledger that was dropped.
             if Path::new(&fields.path.get()) == own_file {
                 (block, bytes) = (block.max(fields.last_block), bytes.max(fields.durable));
             }
@@ -49,7 +49,7 @@ pub struct OpenedFile {
 }
 
 impl OpenedFile {
-    /// Opens the file, with what is acknowledged of this very file.
+    /// Opens the file, together with what is acknowledged of this very file.
     pub fn open(path: PathBuf) -> (OpenedFile, io::Result<File>, Acknowledged) {
         let deadline = Instant::now() + OPEN_DEADLINE;
         loop {
@@ -67,11 +67,11 @@ impl OpenedFile {
         }
     }
 
-    /// Whether the lines of what is committed now go to another file.
+    /// Whether lines of new commits go to another file.
     pub fn is_replaced(&self) -> bool {
         database::mirror().is_ok_and(|mirror| {
             let fields = mirror.lock();
-            // What stands there may be of another time, or of the file of a ledger that was dropped.
+            // Shared memory may be about an earlier time, or about the file of a ledger that was dropped.
             let is_known = fields.attachment == Attachment::Attached && Path::new(&fields.path.get()) == self.path;
             let attached = (fields.identity.device, fields.identity.inode);
             is_known && self.identity.is_some_and(|own| own != attached)
@@ -79,7 +79,7 @@ impl OpenedFile {
     }
 }
 
-/// The state of the file, and which attachment it is of.
+/// The state of the file, and the number of its attachment.
 fn attachment() -> Option<(Attachment, u64)> {
     let mirror = database::mirror().ok()?;
     let fields = mirror.lock();
@@ -90,11 +90,11 @@ fn is_under_way(state: Attachment) -> bool {
     matches!(state, Attachment::Detached | Attachment::Repairing)
 }
 
-/// Gives the worker time to bring the file up to date, if that is what it is about to do: a ledger that has just been
-/// rebuilt has no file yet. Whatever comes of it, the verification shows. False where no worker is to be waited for.
+/// Gives the worker time to bring the file up to date: the ledger may just have been rebuilt and have no file yet. The
+/// verification shows what came of it. False if there is no worker to wait for.
 fn wait_for_repair() -> bool {
     let Ok(mirror) = database::mirror() else { return false };
-    // SAFETY: reads a flag of shared memory.
+    // SAFETY: reads a flag in shared memory, with no preconditions.
     let standby = unsafe { pg_sys::RecoveryInProgress() };
     if standby || settings::mirror_mode() == MirrorMode::Off {
         return false;
@@ -103,7 +103,8 @@ fn wait_for_repair() -> bool {
     if !is_under_way(state) {
         return true;
     }
-    // In a template there is none, nor where there are too few processes. The file can be read all the same.
+    // A template has no worker, and neither has a database for which no process was left. The file can be read all the
+    // same.
     let has_worker = mirror.wait_for_worker(WORKER_DEADLINE).is_ok_and(|has_worker| has_worker);
     has_worker && mirror.wait_for_file().is_ok()
 }

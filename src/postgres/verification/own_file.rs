@@ -1,4 +1,4 @@
-//! The mirror file that is verified: which one it is, what it must be, and its verification by itself.
+//! The mirror file that is verified: which one it is, what it must hold, and how to verify a file by itself.
 
 use super::opened_file::{Acknowledged, OpenedFile};
 use super::progress::{Phase, Progress};
@@ -28,10 +28,10 @@ pub fn file_to_check() -> Result<PathBuf, String> {
     file_to_read()
 }
 
-/// The same, whether or not anything is written to it now.
+/// As [`file_to_check`], whether or not the file is being written now.
 pub fn file_to_read() -> Result<PathBuf, String> {
     let path = remembered::own_file();
-    // SAFETY: reads a flag of shared memory.
+    // SAFETY: reads a flag in shared memory, with no preconditions.
     let standby = unsafe { pg_sys::RecoveryInProgress() };
     match regular_file::open_own(&path).and_then(|file| file.metadata()) {
         Err(error) if standby => Err(format!("the mirror file cannot be read from this standby: {}", cause(&error))),
@@ -42,7 +42,8 @@ pub fn file_to_read() -> Result<PathBuf, String> {
     }
 }
 
-/// Where a standby's base backup has put a copy, to which nobody appends.
+/// Whether the file is in the data directory. On a standby it is then a copy from the base backup, to which no process
+/// appends.
 fn is_in_data_directory(path: &Path) -> bool {
     let real = |path: &Path| path.canonicalize().ok();
     real(path).zip(real(&remembered::data_directory())).is_some_and(|(file, data)| file.starts_with(data))
@@ -58,7 +59,7 @@ pub fn unreadable(path: &Path, error: &std::io::Error, sink: &dyn Fn(&Problem)) 
     report
 }
 
-/// What a ledger's own file must be: it has this ledger's header, and is no shorter than it was.
+/// What the ledger's own file must be: it has this ledger's header, and is no shorter than what was acknowledged.
 pub fn check_own_file(acknowledged: &Acknowledged, report: &FileReport, length: u64, findings: &mut Findings<'_>) {
     let own = &acknowledged.remembered;
     if let Some(header) = report.header.as_ref() {

@@ -1,8 +1,8 @@
 //! What is not sealed yet, in the tables and in the file.
 //!
 //! Both go on changing while they are read. The pending rows are read first: what is committed then has its line before
-//! the end of the file that is read afterwards. A line without a row is an error only when its transaction has ended and
-//! the worker has had its chance to void it.
+//! the end of the file that is read afterwards. A line without a row is an error only if its transaction has ended and
+//! the worker has had time to void it.
 
 use super::opened_file::OpenedFile;
 use super::table_blocks::{self, Buffers};
@@ -33,17 +33,17 @@ const VOID_DEADLINE: Duration = Duration::from_secs(10);
 /// The pending rows as they were before the file was read.
 pub struct PendingComparison {
     rows: HashMap<Uuid, PendingRow>,
-    /// Which attachment of the file had the lines of all entries by then, if one had.
+    /// The attachment of the file that had the lines of all entries by then, if there was one.
     complete: Option<u64>,
 }
 
 struct PendingRow {
     leaf_hash: Hash,
-    /// Written by the transaction that verifies: its lines are appended when it commits.
+    /// Written by the verifying transaction itself: its lines are appended only when it commits.
     is_uncommitted: bool,
 }
 
-/// What of the pending rows is read so far.
+/// The pending rows that have been read so far.
 struct Reading<'a> {
     keyring: Option<&'a Keyring>,
     rows: HashMap<Uuid, PendingRow>,
@@ -80,14 +80,14 @@ impl PendingComparison {
         let table = Table::open("entries_pending", pg_sys::AccessShareLock);
         let mut scan = TableScan::start(&table, &snapshot, 0);
         let mut reading = Reading { keyring, rows: HashMap::new(), buffers: Buffers::default() };
-        // A row's metadata may be as large as the row, and is read into memory of Postgres'.
+        // A row's metadata may be as large as the row, and its copy is freed before the next row is read.
         let mut context = PgMemoryContexts::new("pg_notary verification");
         while let Some(tuple) = scan.next() {
             check_for_interrupts!();
-            // SAFETY: the scan's tuple is good until the next.
+            // SAFETY: the scan's tuple is valid until the next one is fetched.
             let is_uncommitted =
                 unsafe { pg_sys::TransactionIdIsCurrentTransactionId((*(*tuple).t_data).t_choice.t_heap.t_xmin) };
-            // SAFETY: a context of this function; nothing that is kept of a row is in it.
+            // SAFETY: the context belongs to this function, and nothing that is kept of a row is allocated in it.
             unsafe {
                 context.switch_to(|_| reading.take(&table.deform(tuple), is_uncommitted, findings));
                 context.reset();
@@ -100,7 +100,7 @@ impl PendingComparison {
         self.rows.len() as u64
     }
 
-    /// Compares with the lines that no block of the file holds.
+    /// Compares the rows with the lines that no block of the file holds.
     pub fn compare(
         &self,
         opened: &OpenedFile,
@@ -109,7 +109,7 @@ impl PendingComparison {
         tables: &mut Findings<'_>,
         file: &mut Findings<'_>,
     ) {
-        // What was committed or voided since has its lines in the file that has come in its place.
+        // Another file has come in place of this one, and has the lines of what was committed or voided since.
         if opened.is_replaced() {
             return;
         }
@@ -121,7 +121,7 @@ impl PendingComparison {
         vanished.sort_by_key(|(_, line)| line.line_number);
         for (entry_id, line) in vanished {
             if self.rows.get(entry_id).is_some_and(|row| row.leaf_hash != line.leaf_hash) {
-                // Said above.
+                // This was reported above.
                 continue;
             }
             let (kind, detail) = match is_still_pending(*entry_id) || partitions::block_of(*entry_id).is_some() {
@@ -135,8 +135,9 @@ impl PendingComparison {
         }
     }
 
-    /// Of a block that was sealed before the file was read, and whose line is still on its way there: where the file is not
-    /// behind, the lines of its entries were in it before they were sealed. Whether they are the same, [`Self::compare`] says.
+    /// Checks a block that was sealed before the file was read, and whose line is still on its way. If the file is not
+    /// behind, the lines of its entries were in it before they were sealed. Whether they are equal, [`Self::compare`]
+    /// checks.
     pub fn sealed_without_line(&self, report: &FileReport, entries: &[SealedEntry], file: &mut Findings<'_>) {
         if self.complete.is_none() || self.complete != complete_attachment() {
             return;
@@ -155,11 +156,11 @@ impl PendingComparison {
         tables: &mut Findings<'_>,
         file: &mut Findings<'_>,
     ) {
-        // A standby that lags behind the file does not know yet that an entry is in one of its blocks.
-        // SAFETY: reads a flag of shared memory.
+        // A standby that lags behind the file does not know yet that an entry is in one of the file's blocks.
+        // SAFETY: reads a flag in shared memory, with no preconditions.
         let standby = unsafe { pg_sys::RecoveryInProgress() };
         let head = tables::newest_block(&RegisteredSnapshot::latest()).map_or(0, |head| head.block_number);
-        // In mode async, and right after it, lines follow the commit.
+        // In mode async, and right after it, lines come after their commit.
         let is_behind = settings::mirror_mode() == MirrorMode::Async
             || database::mirror().is_ok_and(|mirror| mirror.slot.is_behind());
         let lags = standby && last_block > head || is_behind;
@@ -174,7 +175,7 @@ impl PendingComparison {
                     let problem = Problem::new(Source::Postgres, ProblemKind::EntryDiffers, detail);
                     tables.report(problem.of_entry(*entry_id).on_line(line.line_number));
                 }
-                // Sealed while the file was read: then it was compared with its block.
+                // It was sealed while the file was read, and compared with its block.
                 None if partitions::block_of(*entry_id).is_some_and(|block| block <= last_block) => {
                     if is_still_pending(*entry_id) {
                         let detail = "the entry is sealed, and pending once more";
@@ -193,10 +194,11 @@ impl PendingComparison {
     }
 }
 
-/// The attachment of the file, if it has the lines of all committed entries: in the modes `sync` and `write`, once what it
-/// lacked is appended. A standby does not know. What this transaction has recorded and sealed itself has its lines when it commits.
+/// The attachment of the file, if it has the lines of all committed entries: in the modes `sync` and `write`, once what
+/// it lacked has been appended. A standby does not know. Entries that this transaction itself has recorded and sealed
+/// get their lines only when it commits.
 fn complete_attachment() -> Option<u64> {
-    // SAFETY: reads a flag of shared memory.
+    // SAFETY: reads a flag in shared memory, with no preconditions.
     let standby = unsafe { pg_sys::RecoveryInProgress() };
     let is_waited_for = matches!(settings::mirror_mode(), MirrorMode::Sync | MirrorMode::Write);
     if standby || !is_waited_for || transaction::has_sealed() {
@@ -205,30 +207,31 @@ fn complete_attachment() -> Option<u64> {
     let mirror = database::mirror().ok().filter(|mirror| !mirror.slot.is_behind())?;
     let own_file = remembered::own_file();
     let fields = mirror.lock();
-    // What is attached may still be the file of a ledger that was dropped.
+    // The attached file may still be that of a ledger that was dropped.
     let is_own = matches!(fields.attachment, Attachment::Attached) && Path::new(&fields.path.get()) == own_file;
     is_own.then_some(fields.identity.generation)
 }
 
-/// Whether the pending table has the entry now. Sealing takes it out of there in the same commit that seals it.
+/// Whether the pending table has the entry now. The commit that seals an entry also removes it from there.
 fn is_still_pending(entry_id: Uuid) -> bool {
     let table = Table::open("entries_pending", pg_sys::AccessShareLock);
     let snapshot = RegisteredSnapshot::latest();
     partitions::find(&table, entry_id, snapshot.as_ptr(), |_| ()).is_some()
 }
 
-/// Entries of the file in no block, that neither are in the tables nor inserted by a running transaction; or not as their
-/// line has them: another one of the same id excuses no line.
+/// Entries that are in the file but in no block, and whose row is not in the tables, committed or inserted by a running
+/// transaction. A row with other content does not count, even if it has the same id.
 fn lines_without_row(report: &FileReport) -> HashSet<Uuid> {
     let lines = report.pending.iter();
     lines.filter(|(id, line)| settle::recorded_leaf(*id) != Some(line.leaf_hash)).map(|(id, _)| id).collect()
 }
 
-/// Those that are still without a row and not voided once the worker is done with what has ended until now.
+/// Those that still have no row and are not voided, once the worker has dealt with all transactions that have ended by
+/// now.
 fn still_without_row(opened: &OpenedFile, report: &FileReport, mut entries: HashSet<Uuid>) -> HashSet<Uuid> {
-    // SAFETY: reads a flag of shared memory.
+    // SAFETY: reads a flag in shared memory, with no preconditions.
     if entries.is_empty() || unsafe { pg_sys::RecoveryInProgress() } {
-        // A standby lags behind the file by its nature.
+        // A standby normally lags behind the file.
         return HashSet::new();
     }
     let deadline = Instant::now() + VOID_DEADLINE;
@@ -253,11 +256,11 @@ fn still_without_row(opened: &OpenedFile, report: &FileReport, mut entries: Hash
     }
 }
 
-/// Whether lines of aborted transactions wait to be voided, or transactions that wrote lines have not ended yet, or the
-/// worker has still to see what a crash has left.
+/// Whether lines of aborted transactions wait to be voided, transactions that wrote lines have not ended, or the worker
+/// has yet to look at what a crash left.
 fn is_void_waiting() -> bool {
     database::mirror().is_ok_and(|mirror| {
-        // ROLLBACK PREPARED leaves it to others to say so.
+        // ROLLBACK PREPARED does not say itself that lines are to be voided.
         prepared::settle_decided(&mirror);
         // In this order: a transaction says that its lines are to be voided before it counts as decided.
         let undecided = mirror.slot.undecided() > 0;
@@ -267,7 +270,7 @@ fn is_void_waiting() -> bool {
     })
 }
 
-/// Whether the line is known to be one of an aborted transaction: the worker has only not come to void it.
+/// Whether the line is known to belong to an aborted transaction, and only waits for the worker to void it.
 fn is_to_be_voided(report: &FileReport, entry_id: &Uuid) -> bool {
     let Some(line) = report.pending.get(entry_id) else { return false };
     database::mirror().is_ok_and(|mirror| mirror.lock().may_be_aborted(line.offset))
@@ -279,7 +282,7 @@ fn wake_worker() {
     }
 }
 
-/// Entries that void lines behind this offset name. A file that cannot be read any more has none.
+/// The entries that void lines behind this offset name. A file that cannot be read any more counts as having none.
 fn voided_after(path: &Path, from: u64) -> Vec<Uuid> {
     let Ok(mut file) = regular_file::open_own(path) else { return Vec::new() };
     if file.seek(SeekFrom::Start(from)).is_err() {

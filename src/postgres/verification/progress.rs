@@ -35,12 +35,12 @@ impl Phase {
     }
 }
 
-/// Shows what this verification does, until dropped. Where all slots are taken it shows nothing.
+/// Shows the progress of this verification until dropped. If all slots are taken, it shows nothing.
 pub struct Progress(Option<&'static ProgressSlot>);
 
 impl Progress {
     pub fn start() -> Self {
-        // SAFETY: plain globals of this process; the clock.
+        // SAFETY: reads globals of this process, set before any SQL runs, and the clock.
         let (pid, database, now) = unsafe { (pg_sys::MyProcPid, pg_sys::MyDatabaseId, pg_sys::GetCurrentTimestamp()) };
         let free = shared().and_then(|shared| {
             shared
@@ -108,14 +108,14 @@ impl Drop for Progress {
     }
 }
 
-/// Has this process free its slots when it ends: one that is terminated drops nothing.
+/// Makes this process free its slots when it ends: a process that is terminated drops nothing.
 fn free_at_exit() {
     static IS_REGISTERED: Once = Once::new();
-    // SAFETY: registered once a process, and the function takes no argument.
+    // SAFETY: registered once a process; the callback ignores its argument.
     IS_REGISTERED.call_once(|| unsafe { pg_sys::before_shmem_exit(Some(leave), pg_sys::Datum::null()) });
 }
 
-/// Runs when a process that has verified ends, whatever way.
+/// Runs whenever a process that has verified ends.
 #[pg_guard]
 unsafe extern "C-unwind" fn leave(_code: i32, _arg: pg_sys::Datum) {
     for slot in shared().iter().flat_map(|shared| &shared.verifications) {

@@ -1,17 +1,17 @@
-//! Whether the tables that are verified are those that queries show.
+//! Whether queries show the same tables that are verified.
 //!
-//! Verification reads sealed entries from `ledger.entries_sealed`, however its partitions are arranged, and pending ones from
-//! `ledger.entries_pending`. Queries read `ledger.entries`, of which these two are all the partitions: if it is a view, or
-//! another table, or has other partitions, they show something else. A query on `ledger.blocks` would also show the rows of
-//! tables that inherit from it.
+//! Verification reads sealed entries from `ledger.entries_sealed`, however its partitions are arranged, and pending
+//! ones from `ledger.entries_pending`. Queries read `ledger.entries`, which should have exactly these two as its
+//! partitions. If it is a view or another table, or has other partitions, queries show something else. A query on
+//! `ledger.blocks` would also show the rows of tables that inherit from it.
 
 use crate::ledger::verifier::{Findings, Problem, ProblemKind, Source};
 use crate::postgres::errors::Failure;
 use crate::postgres::spi;
 use pgrx::PgSqlErrorCode;
 
-/// What is not as the extension has made it: a table's name, whether it can be read as that table nevertheless, and what
-/// is wrong.
+/// Finds what is not as the extension made it: a table's name, whether it can still be read as that table, and what is
+/// wrong.
 const QUERY: &str = "
     WITH RECURSIVE named (name, kind) AS (
         VALUES ('blocks', 'r'), ('log_nodes', 'r'), ('log_state', 'r'), ('entries_pending', 'r'), ('entries_sealed', 'p'),
@@ -44,7 +44,8 @@ const QUERY: &str = "
     SELECT 'entries_sealed', true, 'does not show the rows of ' || s.oid::regclass || ', which is being detached'
     FROM sealed AS s WHERE s.is_detached";
 
-/// Reports it; an ERROR where a table cannot be read at all, as there is nothing to be said of the ledger then.
+/// Reports what is wrong. Raises an ERROR if a table cannot be read at all, because then nothing can be said about the
+/// ledger.
 pub fn check(findings: &mut Findings<'_>) {
     let mut unreadable = None;
     spi::for_each(QUERY, &[], |row| {

@@ -1,4 +1,5 @@
-//! The log tree as it is stored: upper nodes in `ledger.log_nodes`, the lowest levels recomputed from entries.
+//! The log tree as it is stored: upper nodes come from `ledger.log_nodes`, the lowest levels are recomputed from
+//! entries.
 
 use super::leaves::Leaves;
 use super::table_blocks::{sealed_entry, Buffers};
@@ -15,13 +16,14 @@ const GROUP: u64 = 1 << STORED_LEVEL;
 #[derive(Debug, PartialEq, Eq)]
 pub struct MissingNode;
 
-/// Groups of leaves that are kept: two megabytes.
+/// How many groups of leaves to keep: that takes two megabytes.
 const MAX_GROUPS: usize = 256;
 
 /// Reads perfect nodes of the log tree.
 #[derive(Default)]
 pub struct StoredNodes {
-    /// The leaves of groups that were read: a proof asks for several nodes of one group, and so do proofs of neighbours.
+    /// The leaves of groups that were read. A proof asks for several nodes of one group, and so do proofs of
+    /// neighbouring entries.
     groups: RefCell<HashMap<u64, Vec<Hash>>>,
 }
 
@@ -48,7 +50,7 @@ impl Nodes for StoredNodes {
     }
 }
 
-/// As of now, as leaves are read. A node is never changed.
+/// Read as of now, as leaves are. A node never changes.
 fn stored_node(level: u8, index: u64) -> Result<Hash, MissingNode> {
     let mut hash = None;
     spi::for_each_as_of_now(
@@ -62,10 +64,10 @@ fn stored_node(level: u8, index: u64) -> Result<Hash, MissingNode> {
 /// Nodes read at once.
 const NODES_AHEAD: usize = 500;
 
-/// Reads stored nodes for one who asks for those of a level in their order: many at once.
+/// Reads stored nodes many at once, for a caller that asks for the nodes of a level in order.
 #[derive(Default)]
 pub struct NodesInOrder {
-    /// By level: nodes that were read and not asked for.
+    /// By level: nodes that were read, but not asked for yet.
     levels: HashMap<u8, VecDeque<(i64, Option<Hash>)>>,
 }
 
@@ -76,7 +78,7 @@ impl NodesInOrder {
         let passed = nodes.iter().take_while(|(number, _)| *number < index).count();
         nodes.drain(..passed);
         if nodes.front().is_none_or(|(number, _)| *number != index) {
-            // It may have been stored since.
+            // The node may have been stored since.
             *nodes = nodes_from(level, index);
         }
         let node = nodes.front().filter(|(number, _)| *number == index);
@@ -98,7 +100,7 @@ fn nodes_from(level: u8, index: i64) -> VecDeque<(i64, Option<Hash>)> {
     nodes
 }
 
-/// The leaf hashes of the entries with `from <= leaf_index < to`, as far as there are.
+/// The leaf hashes of the entries with `from <= leaf_index < to`, as far as they exist.
 fn leaf_hashes(from: u64, to: u64) -> Vec<Hash> {
     let mut hashes = Vec::with_capacity((to - from) as usize);
     let mut buffers = Buffers::default();
@@ -106,7 +108,7 @@ fn leaf_hashes(from: u64, to: u64) -> Vec<Hash> {
     hashes
 }
 
-/// The log tree of `size` leaves; `None` where a part of it is not there.
+/// The log tree of `size` leaves; `None` if a part of it is missing.
 pub fn tree_of_size(size: i64) -> Option<LogTree> {
     let size = u64::try_from(size).ok()?;
     let nodes = StoredNodes::default();

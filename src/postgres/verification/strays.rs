@@ -1,10 +1,12 @@
-//! Rows that reading in order does not come by.
+//! Finds rows that reading in order does not reach.
 //!
-//! Blocks and entries are read by their indexes, in the order of the chain. A row outside that order is not read, nor is one
-//! that no index leads to, because somebody has switched the index off while it was inserted; every other query still sees
-//! them. So all rows are counted as they stand in the tables, as far as they were not read so. Only where there are more than
-//! were read does a second look tell which: it asks the index for each. A row in a table that queries show and nobody reads is none too many: it is
-//! named in any case, whatever is missing elsewhere.
+//! Blocks and entries are read by their indexes, in the order of the chain. A row outside that order is not read. Nor
+//! is a row that no index leads to, because a user switched the index off when inserting it; every other query still
+//! sees it.
+//!
+//! So all rows are counted as they stand in the tables, except those that were read in that order anyway. Only if there
+//! are more than were read does a second look tell which, by asking the index for each. A row in a table that queries
+//! show but verification does not read is always named, whatever is missing elsewhere.
 
 use super::in_order::Stretch;
 use crate::ledger::verifier::{Findings, Problem, ProblemKind, Source};
@@ -16,7 +18,7 @@ use crate::postgres::tables::{
 };
 use pgrx::{check_for_interrupts, pg_sys};
 
-/// Rows of a table that are named.
+/// How many rows of a table to name.
 const MAX_NAMED: usize = 1000;
 
 /// What was read in order.
@@ -25,7 +27,7 @@ pub struct ReadInOrder {
     pub tree_size: i64,
     pub blocks: u64,
     pub entries: u64,
-    /// Entries that were read as they stand in their tables, with none between them that was not read.
+    /// Entries that were read in the order of their table, with no unread row between them.
     pub stretches: Vec<Stretch>,
 }
 
@@ -44,13 +46,14 @@ pub fn check(read: &ReadInOrder, findings: &mut Findings<'_>) {
     }
     let entries = Part::sealed();
     let count = |stretches: &[Stretch]| entries.iter().map(|part| counted.count(part, stretches)).sum::<u64>();
-    // Where a batch of sealing was given up, later rows fill its place: perhaps within a stretch, after that was read.
+    // If a sealing batch was rolled back, later rows fill its place, perhaps within a stretch after that was read. So a
+    // difference is checked again by counting all rows.
     if count(&read.stretches) != read.entries && count(&[]) != read.entries {
         name_unread(&counted, &entries, findings);
     }
 }
 
-/// Entries whose leaf_index is none of the log, and not in a block sealed since.
+/// Entries whose leaf_index lies outside the log, and that are not in a block sealed since.
 fn outside_the_log(read: &ReadInOrder, findings: &mut Findings<'_>) {
     spi::for_each(
         "SELECT id, block_number, leaf_index FROM ledger.entries_sealed AS e \
@@ -72,7 +75,7 @@ fn problem_of_entry(detail: &str) -> Problem {
     Problem::new(Source::Postgres, ProblemKind::LeafIndexMismatch, detail)
 }
 
-/// Which rows count.
+/// Which rows to count.
 struct Counted {
     last_block: i64,
     /// The newest block when they are counted.
@@ -81,18 +84,19 @@ struct Counted {
 }
 
 impl Counted {
-    /// Whether a row that names this block should have been read, or should not be. What was sealed since need not have been.
+    /// Whether a row that names this block should have been read, or should not exist. Rows that were sealed since need
+    /// not have been read.
     fn has(&self, block_number: Option<i64>) -> bool {
         block_number.is_none_or(|number| number <= self.last_block || number > self.head)
     }
 
-    /// The rows of this table. Those of `stretches` need not be read again.
+    /// Counts the rows of this table. Rows in `stretches` need not be read again.
     fn count(&self, part: &Part, stretches: &[Stretch]) -> u64 {
         if !part.table.is_heap() {
             return self.count_by_query(part);
         }
         let oid = relation::oid(&part.table);
-        // All of its rows count only where none can be in a later block.
+        // All rows of a stretch count only if none can be in a later block.
         let is_known = |stretch: &&Stretch| stretch.partition == oid && stretch.highest_block <= self.last_block;
         let mut known: Vec<&Stretch> = stretches.iter().filter(is_known).collect();
         known.sort_unstable_by_key(|stretch| stretch.first);
@@ -106,7 +110,7 @@ impl Counted {
         rows + counted + self.count_between(part, before, None)
     }
 
-    /// The rows after one place and before another.
+    /// Counts the rows after one place and before another.
     fn count_between(&self, part: &Part, after: Option<Tid>, before: Option<Tid>) -> u64 {
         let pages = part.table.pages();
         let from = after.map_or(0, |(page, _)| page);
@@ -125,7 +129,7 @@ impl Counted {
         count
     }
 
-    /// Of a partition that was moved to where only a query finds its rows.
+    /// For a partition that was moved to a place where only a query finds its rows.
     fn count_by_query(&self, part: &Part) -> u64 {
         let query = format!(
             "SELECT pg_catalog.count(*) FROM {} WHERE block_number <= $1[1] OR block_number > $1[2] OR block_number IS NULL",
@@ -141,7 +145,7 @@ impl Counted {
 struct Part {
     table: Table,
     block_number: usize,
-    /// What the index is on.
+    /// The column that the index is on.
     key: usize,
     read: ReadBy,
     report: fn(&Row) -> Problem,
@@ -151,7 +155,7 @@ struct Part {
 #[derive(Clone, Copy)]
 enum ReadBy {
     Index(pg_sys::Oid),
-    /// By a query, which finds all that any query finds.
+    /// By a query, which finds everything that any query finds.
     Query,
 }
 
@@ -168,16 +172,16 @@ impl Part {
         }
     }
 
-    /// All tables in which sealed entries are looked for.
+    /// All tables in which verification looks for sealed entries.
     fn sealed() -> Vec<Part> {
         partitions::sealed().iter().map(|partition| Part::entries(partition.oid)).collect()
     }
 
-    /// Further tables in which a query on `ledger.entries` finds some.
+    /// Other tables in which a query on `ledger.entries` finds rows.
     fn not_sealed() -> Vec<Part> {
         let entries = Table::open("entries", pg_sys::AccessShareLock);
         if !entries.is_partitioned() {
-            // Said already, whatever it is.
+            // This was reported before.
             return Vec::new();
         }
         let mut own: Vec<pg_sys::Oid> = partitions::sealed().iter().map(|partition| partition.oid).collect();
@@ -213,7 +217,7 @@ fn unread_entry(row: &Row) -> Problem {
     problem
 }
 
-/// Names the rows of a table that nobody reads; of one that is not of the ordinary kind, how many there are.
+/// Names the rows of a table that verification does not read. If it is not an ordinary table, says how many there are.
 fn name_foreign(counted: &Counted, part: &Part, findings: &mut Findings<'_>) {
     let table = &part.table;
     let name = relation::qualified_name(table);
@@ -234,7 +238,7 @@ fn name_foreign(counted: &Counted, part: &Part, findings: &mut Findings<'_>) {
     }
 }
 
-/// Names the rows that no index leads to. Where there are none, the numbers differ because of what is reported already.
+/// Names the rows that no index leads to. If there are none, the numbers differ because of what was already reported.
 fn name_unread(counted: &Counted, parts: &[Part], findings: &mut Findings<'_>) {
     let unread: usize = parts.iter().map(|part| name_unread_of(counted, part, findings)).sum();
     if unread == 0 && findings.is_empty() {
@@ -261,11 +265,11 @@ fn name_unread_of(counted: &Counted, part: &Part, findings: &mut Findings<'_>) -
     found
 }
 
-/// Whether reading in order comes by this row. One without a key is reported as such.
+/// Whether reading in order reaches this row. A row without a key is reported elsewhere.
 fn is_read(counted: &Counted, part: &Part, tuple: pg_sys::HeapTuple) -> bool {
     let ReadBy::Index(index) = part.read else { return true };
     let Some(key) = part.table.bigint(tuple, part.key) else { return true };
-    // SAFETY: the scan's tuple is good until the next.
+    // SAFETY: the scan's tuple is valid until the next one is fetched.
     let tid = unsafe { (*tuple).t_self };
     partitions::index_leads_to(&part.table, index, part.key, key, tid, &counted.snapshot)
 }

@@ -1,4 +1,4 @@
-//! Blocks and their entries as the tables have them, in order, in chunks.
+//! Reads blocks and their entries from the tables, in the order of the chain, in chunks.
 
 use super::in_order::Stretch;
 use super::leaves::Leaves;
@@ -18,16 +18,16 @@ use std::rc::Rc;
 
 /// Leaves read at once.
 const CHUNK_LEAVES: i64 = 2_000;
-/// How far they are read before they are asked for, so that whoever hashes them always has something to do.
+/// How far to read ahead of what is asked for, so that the hashing threads always have something to do.
 const AHEAD: i64 = 6_000;
-/// The largest block there can be; a header that claims more was changed.
+/// The largest block there can be. A header that claims more was changed.
 const MAX_BLOCK: i64 = 10_000;
-/// From number `$1` on, `$2` of them.
+/// `$2` headers, from number `$1` on.
 const HEADERS: &str =
     "SELECT block_number, previous_hash, block_hash, merkle_root, \"timestamp\", data_count, tree_size, tree_root \
      FROM ledger.blocks WHERE block_number >= $1 ORDER BY block_number LIMIT $2";
 const HEADERS_AT_ONCE: i64 = 1_000;
-/// Room for the text of an entry that is kept for the next.
+/// How much memory of an entry's text to keep for the next entry.
 const MAX_BUFFER: usize = 1 << 20;
 
 /// Reads the chain from the tables.
@@ -35,7 +35,7 @@ pub struct TableBlocks {
     keyring: Option<Rc<Keyring>>,
     headers: VecDeque<BlockHeader>,
     entries: VecDeque<HashedEntry>,
-    /// The lowest number that the next block can have; `None` after the highest there is.
+    /// The lowest number that the next block can have; `None` behind the highest possible one.
     lowest: Option<i64>,
     /// Where the next block's leaves begin.
     next_leaf: i64,
@@ -43,7 +43,7 @@ pub struct TableBlocks {
     read_to: i64,
     leaves: Leaves,
     hasher: EntryHasher,
-    /// Rows that were read and hold what no line can state.
+    /// Rows that were read, but hold what no line can state.
     malformed: Vec<Problem>,
 }
 
@@ -64,7 +64,7 @@ impl TableBlocks {
         }
     }
 
-    /// Expects that a block of the file is given with most blocks.
+    /// Says that most blocks will be given together with their block of the file, which has the signatures checked.
     pub fn beside_file(mut self) -> Self {
         self.hasher = self.hasher.without_signatures();
         self
@@ -78,7 +78,8 @@ impl TableBlocks {
         self.headers.front().map(|header| header.block_number)
     }
 
-    /// The next block and its entries in leaf order. `file` may be the same block of the file, checked with the same keys.
+    /// The next block, and its entries in leaf order. `file` may be the same block of the file, checked with the same
+    /// keys.
     pub fn next(&mut self, file: Option<&FileBlock>) -> Option<(BlockHeader, Vec<SealedEntry>)> {
         check_for_interrupts!();
         self.next_number()?;
@@ -87,12 +88,12 @@ impl TableBlocks {
         self.lowest = header.block_number.checked_add(1);
         let count = match self.is_next_size(header.tree_size) {
             true => self.leaves_below(header.tree_size),
-            // The block's own size cannot be believed; its entries say which they are.
+            // The block's own size cannot be trusted, so its entries are those that name it.
             false => self.entries_of(header.block_number),
         };
         let mut others = file.map(|block| &block.entries[..]).unwrap_or_default().iter();
         let mut checked = Vec::with_capacity(count);
-        // The entries of the blocks that are missing before this one go with them.
+        // Entries of missing blocks before this one are removed together with it.
         let is_its_own = |entry: &HashedEntry| follows || entry.block_number() >= header.block_number;
         for entry in self.entries.drain(..count).filter(is_its_own) {
             checked.push(entry.checked(others.next(), self.keyring.as_deref()));
@@ -106,7 +107,7 @@ impl TableBlocks {
         Some((header, checked))
     }
 
-    /// Whether the log can have so many leaves after the next block. What the tables state may be any number.
+    /// Whether the log can have this many leaves after the next block. The tables may state any number.
     fn is_next_size(&self, tree_size: i64) -> bool {
         (0..=MAX_BLOCK).contains(&tree_size.saturating_sub(self.next_leaf))
     }
@@ -120,7 +121,7 @@ impl TableBlocks {
         });
     }
 
-    /// How many of the next entries are those with smaller leaves.
+    /// How many of the next entries have smaller leaves than `end`.
     fn leaves_below(&mut self, end: i64) -> usize {
         while self.read_to < end {
             self.read_entries(end);
@@ -146,8 +147,8 @@ impl TableBlocks {
         self.hasher.receive(&mut self.entries)
     }
 
-    /// Reads a chunk, up to `needed` or further, but not further than the blocks go whose headers were read before: what
-    /// is sealed between the two queries would be taken for missing.
+    /// Reads a chunk, up to `needed` or further, but not beyond the blocks whose headers were read before. Otherwise
+    /// entries that are sealed between the two queries would seem to lack their block.
     fn read_entries(&mut self, needed: i64) {
         let from = self.read_to;
         let known = self.headers.back().map_or(needed, |header| header.tree_size.max(needed));
@@ -162,12 +163,13 @@ impl TableBlocks {
         });
     }
 
-    /// Rows that were read as they stand in their tables.
+    /// Rows that were read in the order of their table.
     pub fn stretches(&self) -> Vec<Stretch> {
         self.leaves.stretches()
     }
 
-    /// Reports rows that were read since, up to block `to`, and hold what no line can state. Reading is ahead of the blocks.
+    /// Reports rows up to block `to` that hold what no line can state. Reading is ahead of the blocks, so later ones
+    /// may be among them.
     pub fn report_malformed(&mut self, to: i64, findings: &mut Findings<'_>) {
         let is_wanted = |problem: &Problem| problem.block_number.is_none_or(|number| number <= to);
         self.malformed.drain(..).filter(is_wanted).for_each(|problem| findings.report(problem));
@@ -188,15 +190,15 @@ fn malformed_entry(row: &Row, what: &str) -> Problem {
     problem
 }
 
-/// The first block from number `from` on, as of now: entries are read so as well, and one may have been sealed since an isolated
-/// transaction began.
+/// The first block from number `from` on, as of now. Entries are read in this way too: the block may have been sealed
+/// after an isolated transaction began.
 pub fn header_from(from: i64) -> Option<BlockHeader> {
     let mut header = None;
     spi::for_each_as_of_now(HEADERS, &[from.into(), 1.into()], |row| header = Some(tables::header_from_row(row)));
     header
 }
 
-/// What rows are turned into on their way; used again for each.
+/// Buffers for turning rows into lines, reused for each row.
 #[derive(Default)]
 pub struct Buffers {
     metadata: String,
@@ -204,7 +206,7 @@ pub struct Buffers {
 }
 
 impl Buffers {
-    /// What a large entry has left is given back.
+    /// Gives back the memory that a large entry has needed.
     fn trim(&mut self) {
         self.metadata.shrink_to(MAX_BUFFER);
         self.line.clear();
@@ -219,7 +221,7 @@ pub fn sealed_entry(row: &Row, keyring: Option<&Keyring>, buffers: &mut Buffers)
     sealed_entry_of(row, &tables::entry_line(row, metadata), keyring, line)
 }
 
-/// The same, with what keeps its line from being one.
+/// As [`sealed_entry`]; also returns why the row has no valid line, if it has none.
 pub fn entry_and_fault(
     row: &Row,
     keyring: Option<&Keyring>,
@@ -231,7 +233,7 @@ pub fn entry_and_fault(
     (sealed_entry_of(row, &entry, keyring, line), tables::fault_of(row, &entry))
 }
 
-/// `line` is a buffer, and empty.
+/// `line` is an empty buffer.
 fn sealed_entry_of(row: &Row, entry: &EntryLine, keyring: Option<&Keyring>, line: &mut Vec<u8>) -> SealedEntry {
     entry.write_line(line);
     SealedEntry {

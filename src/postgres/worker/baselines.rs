@@ -1,5 +1,6 @@
-//! Recording the rows that were there before their tables were tracked, between the rest of the worker's work: a batch at a time, of
-//! the first table that can have one. A table that is locked, or cannot be recorded, is in nobody's way.
+//! Records the rows that were there before their table was tracked, in between the worker's other work. Each turn
+//! records one batch, of the first table that can take a turn. A table that is locked, or cannot be recorded, does not
+//! hold up others.
 
 use super::transactions::{in_transaction, own_name};
 use crate::postgres::errors::Failure;
@@ -14,12 +15,12 @@ use std::time::{Duration, Instant};
 
 /// How soon a table that was locked is tried again.
 const LOCKED_RETRY: Duration = Duration::from_secs(1);
-/// How soon one is that could not be recorded.
+/// How soon a table that could not be recorded is tried again.
 const FAILED_RETRY: Duration = Duration::from_secs(10);
 
 pub(super) struct Baselines {
     slot: &'static DatabaseSlot,
-    /// When there is something to do again, if nobody says so before.
+    /// When to work again, if no session asks for it before.
     due: Option<Instant>,
     /// Tables that have to wait.
     waiting: HashMap<pg_sys::Oid, Wait>,
@@ -33,7 +34,7 @@ struct Wait {
 
 impl Baselines {
     pub fn new(slot: &'static DatabaseSlot) -> Baselines {
-        // The worker before may have ended in the middle of one.
+        // The previous worker may have ended in the middle of a table.
         slot.baselines.store(true, Ordering::Release);
         Baselines { slot, due: None, waiting: HashMap::new() }
     }
@@ -48,13 +49,13 @@ impl Baselines {
         self.due.map(|due| due.saturating_duration_since(Instant::now()).as_millis() as i64 + 1)
     }
 
-    /// Records some rows, if any are left. Whether there is more to be done at once.
+    /// Records some rows, if any are left. Returns whether more can be done at once.
     pub fn work(&mut self) -> Result<bool, Failure> {
         let has_begun = self.slot.baselines.swap(false, Ordering::AcqRel);
         if !has_begun && self.due.is_none_or(|due| due > Instant::now()) {
             return Ok(false);
         }
-        // Stays so if what follows fails.
+        // It stays at this if what follows fails.
         self.due = Some(Instant::now() + LOCKED_RETRY);
         let left = in_transaction(baselines::all)?;
         self.waiting.retain(|relation, _| left.iter().any(|baseline| baseline.relation == *relation));
@@ -66,7 +67,7 @@ impl Baselines {
         Ok(has_taken)
     }
 
-    /// Whether the table has taken its turn.
+    /// Records a batch of the table, unless it has to wait. Returns whether it did.
     fn give_turn(&mut self, table_id: &str, relation: pg_sys::Oid) -> bool {
         let before = self.waiting.get(&relation);
         if before.is_some_and(|wait| wait.until > Instant::now()) {

@@ -1,7 +1,9 @@
-//! Commands that concern the workers: extensions that come and go, and commands that need a database for themselves.
+//! Commands that concern the workers: those that create or drop extensions, and those that need a database for
+//! themselves.
 //!
-//! DROP DATABASE, ALTER DATABASE ... RENAME TO or SET TABLESPACE, and CREATE DATABASE ... TEMPLATE refuse to run while
-//! anyone else is connected, and a background worker counts. So its worker is paused before and wanted again after.
+//! DROP DATABASE, ALTER DATABASE ... RENAME TO or SET TABLESPACE, and CREATE DATABASE ... TEMPLATE fail while another
+//! process is connected to the database, and a background worker counts. So the database's worker is paused before the
+//! command, and wanted again after it.
 
 use crate::postgres::shared::{shared, DatabaseSlot};
 use crate::postgres::spi;
@@ -11,10 +13,13 @@ use pgrx::{check_for_interrupts, pg_guard, pg_sys};
 use std::ffi::{c_char, CStr};
 use std::time::{Duration, Instant};
 
-/// How long a command waits for the worker to leave before it runs into Postgres' own complaint.
+/// How long a command waits for the worker to leave. After that, Postgres itself complains.
 const STOP_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Pauses the worker of the database that the command needs for itself.
+///
+/// # Safety
+/// `statement` is the statement that ProcessUtility was called with.
 #[pg_guard]
 pub unsafe extern "C-unwind" fn before_utility(statement: *mut pg_sys::Node) {
     let (database, may): (_, fn(pg_sys::Oid) -> bool) = match (*statement).type_ {
@@ -44,7 +49,7 @@ pub unsafe extern "C-unwind" fn before_utility(statement: *mut pg_sys::Node) {
         _ => return,
     };
     let database = if database.is_null() { pg_sys::InvalidOid } else { pg_sys::get_database_oid(database, true) };
-    // Who may not run the command keeps nobody's worker from its work: the command itself says what is wrong.
+    // A user who may not run the command must not stop a worker. The command itself says what is wrong.
     if database != pg_sys::InvalidOid && may(database) {
         pause_worker(database);
     }
@@ -52,12 +57,12 @@ pub unsafe extern "C-unwind" fn before_utility(statement: *mut pg_sys::Node) {
 
 /// Most of these commands refuse to run in a transaction block.
 fn is_alone() -> bool {
-    // SAFETY: reads the state of this backend's transaction.
+    // SAFETY: reads the state of this session's transaction.
     unsafe { !pg_sys::IsTransactionBlock() && !pg_sys::IsSubTransaction() }
 }
 
 fn owns(database: pg_sys::Oid) -> bool {
-    // SAFETY: catalog look-ups.
+    // SAFETY: a catalog look-up inside a transaction.
     unsafe {
         #[cfg(any(feature = "pg14", feature = "pg15"))]
         return pg_sys::pg_database_ownercheck(database, pg_sys::GetUserId());
@@ -81,7 +86,10 @@ fn may_copy(database: pg_sys::Oid) -> bool {
     may
 }
 
-/// Of what becomes of a prepared transaction, no callback tells: only the command that decides it.
+/// No callback tells what becomes of a prepared transaction: only the command that decides it does.
+///
+/// # Safety
+/// As for [`before_utility`]: the statement is one that ProcessUtility was called with.
 unsafe fn note_decision(statement: &pg_sys::TransactionStmt) {
     use pg_sys::TransactionStmtKind::{TRANS_STMT_COMMIT_PREPARED, TRANS_STMT_ROLLBACK_PREPARED};
     let decides = matches!(statement.kind, TRANS_STMT_COMMIT_PREPARED | TRANS_STMT_ROLLBACK_PREPARED);
@@ -91,6 +99,9 @@ unsafe fn note_decision(statement: &pg_sys::TransactionStmt) {
 }
 
 /// The text of an option, or null.
+///
+/// # Safety
+/// `options` is null or a list of DefElem nodes, as the grammar makes it.
 unsafe fn option(options: *mut pg_sys::List, name: &CStr) -> *mut c_char {
     let count = if options.is_null() { 0 } else { (*options).length };
     for position in 0..count {
@@ -117,7 +128,7 @@ fn wait_until_gone(slot: &DatabaseSlot) {
     let deadline = Instant::now() + STOP_DEADLINE;
     while slot.worker.pid() != 0 && Instant::now() < deadline {
         check_for_interrupts!();
-        // SAFETY: waits on this process's own latch.
+        // SAFETY: MyLatch is this process's own latch, which exists as long as the process.
         unsafe {
             let events = (pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH) as i32;
             pg_sys::WaitLatch(pg_sys::MyLatch, events, 10, wait_events::worker_stop());

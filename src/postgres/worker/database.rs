@@ -1,4 +1,7 @@
-//! The worker of one database: seals, sees to the mirror, and otherwise sleeps.
+//! The worker of one database: its main loop. It seals pending entries, keeps the mirror file with the help of
+//! [`super::keeper`], records baselines, and otherwise sleeps.
+//!
+//! (`postgres/database.rs` is about the database of the current process in shared memory.)
 
 use super::baselines::Baselines;
 use super::keeper::Keeper;
@@ -31,13 +34,13 @@ use std::time::{Duration, Instant};
 /// After a failure: first and longest wait before the next try.
 const FIRST_BACKOFF: Duration = Duration::from_millis(500);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
-/// Writers that find the mirror failed wake the worker for another try; not more often than this.
+/// Sessions that find the mirror failed wake the worker for another try, but it tries no more often than this.
 const SHORTEST_RETRY: Duration = Duration::from_millis(100);
-/// How soon entries are counted again whose commit was under way while they were counted.
+/// How soon to count entries again if transactions were committing during the count.
 const RECOUNT_INTERVAL: Duration = Duration::from_millis(500);
-/// How long the file is left behind in mode async while there is something to seal.
+/// In mode async: how long sealing may go on before the worker turns to the file again.
 const LONGEST_SEALING: Duration = Duration::from_secs(1);
-/// Where the last scan of the pending table ended, new rows come; those of slower sessions some pages before.
+/// New rows come where the last scan of the pending table ended. Rows of slower sessions may come some pages before.
 const RESUME_MARGIN_PAGES: u32 = 64;
 
 #[no_mangle]
@@ -51,7 +54,7 @@ pub unsafe extern "C-unwind" fn pg_notary_worker_main(arg: pg_sys::Datum) {
     pin_settings();
     let shared = shared().expect("background workers have shared memory");
     let idle_slot = || shared.find(database).filter(|slot| slot.worker.pid() == 0);
-    // Before the look: who creates a ledger after it puts the flag up again.
+    // Before the look: a session that creates a ledger afterwards sets the flag again.
     idle_slot().inspect(|slot| slot.check_extension.store(false, Ordering::Release));
     match in_transaction(extension_exists) {
         Ok(true) => {}
@@ -60,7 +63,7 @@ pub unsafe extern "C-unwind" fn pg_notary_worker_main(arg: pg_sys::Datum) {
             idle_slot().inspect(|slot| shared.release_without_ledger(slot));
             return;
         }
-        // The launcher sends another one.
+        // The launcher starts another worker.
         Err(_) => return,
     }
     let Some(slot) = shared.find_or_take(database) else {
@@ -70,14 +73,14 @@ pub unsafe extern "C-unwind" fn pg_notary_worker_main(arg: pg_sys::Datum) {
     if slot.worker.pid() != 0 || slot.worker_state() == WorkerState::Paused {
         return;
     }
-    // Set up before anything it cleans up: a worker that dies must not leave its name behind.
+    // Registered before the worker has anything to clean up: if it dies, its entry in shared memory must not stay.
     pg_sys::before_shmem_exit(Some(leave), pg_sys::Datum::from(std::ptr::from_ref(slot) as usize));
     slot.worker.enlist();
     slot.set_worker_state(WorkerState::Running);
     Worker::new(shared, slot).run();
 }
 
-/// Keeps out of the worker what a database or the superuser's role may be set to for the sake of clients.
+/// Shields the worker from settings that a database or the superuser's role has for the sake of clients.
 fn pin_settings() {
     let settings = [
         (c"search_path", c"pg_catalog, pg_temp"),
@@ -88,15 +91,15 @@ fn pin_settings() {
         (c"statement_timeout", c"0"),
         (c"lock_timeout", c"0"),
         (c"idle_in_transaction_session_timeout", c"0"),
-        // An error that the worker catches is to end what it was at, and not the worker.
+        // An error that the worker catches must end only what it was doing.
         (c"exit_on_error", c"off"),
         #[cfg(any(feature = "pg17", feature = "pg18"))]
         (c"transaction_timeout", c"0"),
-        // What a backup or a standby needs of a block must be there before its line says so in the file.
+        // A backup or a standby must be able to have the block before the file says that it was sealed.
         (c"synchronous_commit", c"on"),
     ];
     for (name, value) in settings {
-        // SAFETY: NUL-terminated names of Postgres' own settings; both are copied.
+        // SAFETY: NUL-terminated names and values of Postgres' own settings; Postgres copies both.
         unsafe {
             pg_sys::SetConfigOption(
                 name.as_ptr(),
@@ -108,13 +111,13 @@ fn pin_settings() {
     }
 }
 
-/// Runs when the worker exits, whatever way.
+/// Runs whenever the worker exits.
 #[pg_guard]
 unsafe extern "C-unwind" fn leave(_code: i32, slot: pg_sys::Datum) {
     let slot = &*(slot.value() as *const DatabaseSlot);
     let Some(shared) = shared() else { return };
     if !slot.worker.is_me() {
-        // Given back, and taken by another database since.
+        // The slot was given back, and another database has taken it since.
         return;
     }
     shared.lock_mirror(slot).close();
@@ -125,7 +128,7 @@ unsafe extern "C-unwind" fn leave(_code: i32, slot: pg_sys::Datum) {
 }
 
 fn extension_exists() -> bool {
-    // SAFETY: a catalog look-up inside a transaction.
+    // SAFETY: a catalog look-up inside a transaction; the name is NUL-terminated.
     unsafe { pg_sys::get_extension_oid(c"pg_notary".as_ptr(), true) != pg_sys::InvalidOid }
 }
 
@@ -134,20 +137,21 @@ struct Worker {
     secrets: Watch,
     keeper: Keeper,
     baselines: Baselines,
-    /// It was made sure that the ledger is this database's own.
+    /// The worker has made sure that the ledger is this database's own.
     is_own: bool,
-    /// Where to start looking for pending entries; behind it there is most likely nothing.
+    /// Where to start looking for pending entries: there is most likely nothing before this page.
     resume_page: u32,
     vacated: Vacated,
-    /// What the last batch has sealed: its lines are written by the next one, before it seals, or when there is none.
+    /// The blocks of the last batch. The next batch writes their lines before it seals, or the worker does if there is
+    /// none.
     unwritten: Option<SealedBlocks>,
     pace: Pace,
-    /// When the pending table must be read as a whole, because nobody knows exactly how many entries are in it.
+    /// When to read the whole pending table, because the count of its entries is not exact.
     recount_at: Option<Instant>,
-    /// Since when the oldest entry that was left waits.
+    /// How long the oldest entry that was left has been waiting: since this time.
     waiting_since: Option<i64>,
-    /// The work has waited for locks or for the file, and such a wait takes what wakes this process: look again before
-    /// going to sleep.
+    /// The work has waited for locks or for the file. Such a wait consumes the latch that wakes this process, so it
+    /// must look again before it sleeps.
     look_again: bool,
     /// What the log already says.
     logged: Option<String>,
@@ -189,7 +193,7 @@ impl Worker {
                 None
             });
             let outcome = self.work();
-            // Who records waits for the work, and not for this.
+            // After the work, because sessions that record wait for the work.
             if let Some(keyring) = news {
                 signing_keys::check(&keyring);
                 self.look_again = true;
@@ -214,14 +218,14 @@ impl Worker {
         match exists {
             Ok(true) => {}
             Ok(false) => self.mirror.shared.release_without_ledger(self.slot()),
-            // Cancelled, say: look again, though nobody wakes this process for it.
+            // For example, it was cancelled. Look again, even if no process wakes this one.
             Err(_) => {
                 self.slot().check_extension.store(true, Ordering::Release);
                 self.look_again = true;
                 std::thread::sleep(SHORTEST_RETRY);
             }
         }
-        // Also where it was dropped and created again: another ledger, another file.
+        // Also leave if the ledger was dropped and created again: that is another ledger, with another file.
         matches!(exists, Ok(false)) || self.keeper.has_file()
     }
 
@@ -255,7 +259,7 @@ impl Worker {
         }
     }
 
-    /// Milliseconds until there is something to do that nobody wakes this process for.
+    /// Milliseconds until there is something to do for which no process wakes this one.
     fn until_next(&self) -> Option<i64> {
         let milliseconds = |time: Duration| time.as_millis() as i64 + 1;
         let rest = self.pace.rest().map(milliseconds);
@@ -289,7 +293,7 @@ impl Worker {
         let mirrored = self.keeper.see_to(mode).and_then(|()| self.keeper.void_aborted());
         if matches!(mode, MirrorMode::Sync | MirrorMode::Write) {
             mirrored?;
-            // A table that cannot be recorded is in nobody else's way.
+            // A table that cannot be recorded does not hold up sealing, so its failure is returned last.
             let recorded = self.record_baseline();
             if self.keeper.awaits_commits() {
                 return recorded;
@@ -302,20 +306,21 @@ impl Worker {
             return sealed.and(self.keeper.append_block_lines(unwritten.as_ref())).and(recorded);
         }
         let recorded = self.record_baseline();
-        // Nobody waits for the file, so sealing does not either.
+        // No session waits for the file, so sealing does not either.
         let mirrored = mirrored.and_then(|()| self.keeper.append_owed());
         self.seal()?;
         mirrored.and_then(|()| self.keeper.append_owed()).and(recorded)
     }
 
-    /// Records some rows of a table that has been tracked since they were written.
+    /// Records some rows that were in a table before it was tracked.
     fn record_baseline(&mut self) -> Result<(), Failure> {
         self.look_again |= self.baselines.work()?;
         Ok(())
     }
 
-    /// A database that was copied by CREATE DATABASE ... TEMPLATE has its original's ledger in it. From here on the two are
-    /// different ledgers, with different files. Of one that goes on, it is noted where this server has found it.
+    /// A database that CREATE DATABASE ... TEMPLATE has copied holds the ledger of its original. From here on the two
+    /// are different ledgers, with different files. For a ledger that goes on, this notes where the WAL ended when this
+    /// server started.
     fn own_the_ledger(&mut self) -> Result<(), Failure> {
         if self.is_own {
             return Ok(());
@@ -323,7 +328,7 @@ impl Worker {
         in_transaction(|| {
             blocks::lock_sealing();
             let remembered = Remembered::read();
-            // SAFETY: a plain global of this process.
+            // SAFETY: reads a global of this process, set before its main function connects.
             if remembered.database != unsafe { pg_sys::MyDatabaseId } {
                 let ledger_id = ids::random();
                 log_state::become_own_ledger(ledger_id);
@@ -338,12 +343,12 @@ impl Worker {
         Ok(())
     }
 
-    /// Looks what became of prepared transactions, where a command has decided some.
+    /// Looks up what became of prepared transactions, if a command has decided some.
     fn settle_prepared(&mut self) -> Result<(), Failure> {
         if !self.slot().prepared_decided.swap(false, Ordering::SeqCst) {
             return Ok(());
         }
-        // Nobody has counted their entries as pending, nor seen the tables that they track.
+        // Until now their entries were not counted as pending, and the tables that they track were not seen.
         self.recount_at = Some(Instant::now());
         self.slot().baselines.store(true, Ordering::Release);
         let mirror = self.mirror;
@@ -365,7 +370,7 @@ impl Worker {
         let since = Instant::now();
         let mut page = if self.must_recount() || self.is_due() { 0 } else { self.resume_page };
         loop {
-            // A backlog takes many batches, and whoever uses an id again waits for the void line.
+            // A backlog takes many batches, and sessions that reuse an id wait for the void line.
             self.keeper.void_aborted()?;
             if self.is_called_away() || (self.keeper.is_async() && since.elapsed() > LONGEST_SEALING) {
                 return Ok(());
@@ -383,7 +388,7 @@ impl Worker {
         }
     }
 
-    /// Seals one batch; returns the page to go on from, if there is more to be sealed.
+    /// Seals one batch; returns the page to go on from, if there is more to seal.
     fn seal_from(&mut self, page: u32) -> Result<Option<u32>, Failure> {
         let looked_at = tables::now().micros();
         let Some((batch, count)) = self.seal_batch(page)? else { return Ok(None) };
@@ -396,7 +401,7 @@ impl Worker {
         if whole_table {
             self.correct_count(count, &batch);
         }
-        // What was counted before the scan, the scan could see: it stands on a page before.
+        // The scan could see every entry that was counted before it, so a missing one is on an earlier page.
         let was_missed = count.entries > batch.seen() && !whole_table;
         let is_unseen = self.slot().pending.load(Ordering::Acquire) > batch.left;
         if is_unseen {
@@ -409,12 +414,12 @@ impl Worker {
         Ok(next)
     }
 
-    /// Between batches, which may never end while entries come faster than they are sealed: obeys signals, reads the
-    /// settings, and tells whether there is something else to be done first.
+    /// Runs between batches, whose end may never come while entries arrive faster than they are sealed. Obeys signals,
+    /// reads the settings, and returns whether something else must be done first.
     fn is_called_away(&mut self) -> bool {
         let mode = settings::mirror_mode();
         background_process::sleep(Some(0), wait_events::worker_main());
-        // What woke this process is looked at after the last batch at the latest.
+        // This takes what woke the process, so it must look again after the last batch at the latest.
         self.look_again = true;
         let slot = self.slot();
         let must_catch_up = matches!(mode, MirrorMode::Sync | MirrorMode::Write) && slot.is_behind();
@@ -426,13 +431,13 @@ impl Worker {
             || requests::pending(&self.mirror) != Request::None
     }
 
-    /// Notes entries that came while a batch was sealed. Their writers may have woken nobody: to them it looked as if
-    /// those of the batch were still waiting.
+    /// Notes that entries came while a batch was sealed. Their sessions may have woken no process: to them it looked as
+    /// if the entries of the batch were still waiting.
     fn wait_since(&mut self, time: i64) {
         self.waiting_since = Some(self.waiting_since.map_or(time, |since| since.min(time)));
     }
 
-    /// Whether a look at the pending table can find a full block, or something due, or what nobody has timed yet.
+    /// Whether the pending table may have a full block, an entry that is due, or entries whose age is not known yet.
     fn has_something_to_seal(&mut self) -> bool {
         let pending = self.slot().pending.load(Ordering::Acquire);
         if pending <= 0 && !self.must_recount() {
@@ -443,8 +448,9 @@ impl Worker {
         may_find && self.pace.rest().is_none()
     }
 
-    /// Also gives the count of pending entries as it was before. It is read under the lock that every sealer holds until
-    /// its entries are off the count: read earlier, it would take them off once more. `None` if somebody else keeps sealing.
+    /// Also returns the count of pending entries before the batch. It is read under the lock that every sealer holds
+    /// until its entries are off the count: read earlier, the worker would subtract them once more. `None` if another
+    /// process keeps sealing.
     fn seal_batch(&mut self, page: u32) -> Result<Option<(Batch, PendingCount)>, Failure> {
         let extent = if self.is_due() { Extent::Everything } else { Extent::FullBlocks };
         self.look_again = true;
@@ -453,7 +459,7 @@ impl Worker {
         let unwritten = self.unwritten.take();
         let sealed = in_sealing(|| {
             pace.begin(slot);
-            // Else sealing itself makes sure that nothing is missing.
+            // Otherwise sealing itself makes sure that no lines are missing.
             if unwritten.is_some() || keeper.is_unremembered() {
                 keeper.append_in_sealing(unwritten.as_ref());
             }
@@ -472,8 +478,8 @@ impl Worker {
         Ok(Some((batch, count)))
     }
 
-    /// Notes since when the entries that were left wait. One may claim any created_at; it waits no longer than since it
-    /// was first seen.
+    /// Notes since when the oldest entry that was left has been waiting. An entry may claim any created_at, but counts
+    /// as waiting only since it was first seen.
     fn note_left(&mut self, batch: &Batch) {
         let now = tables::now().micros();
         self.waiting_since = batch.oldest_left.map(|oldest| oldest.micros().min(now));
@@ -489,8 +495,9 @@ impl Worker {
         self.due().is_some_and(|due| due <= tables::now().micros())
     }
 
-    /// Sets the count of pending entries right by what a scan of the whole table has seen. Entries whose commit was under
-    /// way are perhaps counted twice then, which at worst wakes the worker once too often; they are counted again soon.
+    /// Corrects the count of pending entries by what a scan of the whole table has seen. Entries that were being
+    /// committed may be counted twice then. At worst that wakes the worker once too often, and they are counted again
+    /// soon.
     fn correct_count(&mut self, count: PendingCount, batch: &Batch) {
         self.slot().pending.fetch_add(batch.seen() - count.entries, Ordering::AcqRel);
         let is_exact = self.slot().is_exact(count);

@@ -1,4 +1,4 @@
-//! The worker's part in the mirror: it has the file open and locked, repairs it, and appends what is the ledger's own.
+//! The worker's part in the mirror: it holds the file open and locked, repairs it, and appends the ledger's own lines.
 
 use super::pace::Pace;
 use super::transactions::{in_sealing, in_transaction};
@@ -19,25 +19,25 @@ use pgrx::pg_sys;
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
 
-/// After that it is looked whether transactions that commit without lines have ended: one that fails wakes nobody.
+/// How often to check whether transactions that commit without lines have ended: one that fails wakes no process.
 const COMMIT_WAIT_MS: i64 = 100;
 
 /// Keeps the mirror file of one database.
 pub struct Keeper {
     mirror: Mirror,
     attached: Option<Attached>,
-    /// What was attached in mode async is attached anew in another mode, and the other way round.
+    /// Whether the file was attached in mode async. A change into or out of that mode attaches it anew.
     attached_async: bool,
-    /// The place in the file that is to be settled next.
+    /// The place in the file that will be settled next.
     mark: Option<Mark>,
-    /// The reload after which it was last made sure that the attached file is the configured one.
+    /// The reload of the settings after which the attached file was last found to be the configured one.
     configured_at: pg_sys::TimestampTz,
-    /// The work has waited for locks or for the file, and such a wait takes what wakes this process.
+    /// The work has waited for locks or for the file. Such a wait consumes the latch that wakes this process.
     has_waited: bool,
-    /// The last block whose line is acknowledged, by what is committed; and by what this transaction commits, if it does.
+    /// The last block whose line is acknowledged: by what is committed, and by what this transaction will commit.
     remembered_block: i64,
     remembering: Option<i64>,
-    /// Of appending what is owed to the file.
+    /// The pace of appending the lines that the file lacks.
     pace: Pace,
 }
 
@@ -64,23 +64,23 @@ impl Keeper {
         self.attached.is_some()
     }
 
-    /// Whether the file follows what is committed.
+    /// Whether the file follows the commits, instead of commits waiting for it.
     pub fn is_async(&self) -> bool {
         self.attached_async
     }
 
-    /// Whether transactions commit without lines, since they began in another mode. What is sealed before it is known what
-    /// becomes of them, the file could not get: its entries' lines may be missing.
+    /// Whether transactions that began in another mode are committing without lines. Until they have ended, nothing may
+    /// be sealed: their entries could get into a block without having lines.
     pub fn awaits_commits(&self) -> bool {
         !self.attached_async && self.slot().committing_behind.load(Ordering::SeqCst) > 0
     }
 
-    /// Whether the work has waited since this was last asked: then look again before going to sleep.
+    /// Whether the work has waited since this was last asked. If so, look again before going to sleep.
     pub fn take_has_waited(&mut self) -> bool {
         std::mem::take(&mut self.has_waited)
     }
 
-    /// Attaches the file where it must be, and lets it go where there is to be none.
+    /// Attaches the file if there must be one, and lets it go if there is to be none.
     pub fn see_to(&mut self, mode: MirrorMode) -> Result<(), Failure> {
         if mode == MirrorMode::Off {
             return self.let_go();
@@ -91,7 +91,7 @@ impl Keeper {
         }
         let is_attached = self.attached.is_some() && self.mirror.is_attached();
         let is_in_mode = self.attached_async == (mode == MirrorMode::Async);
-        // In mode async being behind is the rule, and seen to without attaching anew.
+        // In mode async the file is always behind, which does not need a new attachment.
         let is_current = mode == MirrorMode::Async || !self.slot().behind.load(Ordering::SeqCst);
         if is_attached && is_in_mode && is_current && self.is_where_configured() {
             return Ok(());
@@ -106,9 +106,9 @@ impl Keeper {
         if self.is_off() {
             return Ok(());
         }
-        // While the file is still there. Whatever is left is found when it is attached again.
+        // While the file is still there. Lines that are left are found when it is attached again.
         let voided = self.void_aborted();
-        // Also a file that hangs is let go.
+        // A file that hangs is let go, too.
         let _ = self.mirror.silence();
         self.mirror.lock().attachment = Attachment::Off;
         self.is_off();
@@ -117,10 +117,10 @@ impl Keeper {
         voided
     }
 
-    /// Whether the file is let go; if it is, then by the settings as they are now.
+    /// Whether the file is let go. If so, notes that this follows from the settings as they are now.
     fn is_off(&self) -> bool {
         let mut fields = self.mirror.lock();
-        // SAFETY: a plain global of this process.
+        // SAFETY: reads a global of this process, which only it writes.
         fields.off_as_of = unsafe { pg_sys::PgReloadTime };
         fields.attachment == Attachment::Off
     }
@@ -173,7 +173,7 @@ impl Keeper {
 
     /// Whether the attached file is still the one the settings name.
     fn is_where_configured(&mut self) -> bool {
-        // SAFETY: a plain global of this process.
+        // SAFETY: reads a global of this process, which only it writes.
         let reloaded_at = unsafe { pg_sys::PgReloadTime };
         if self.configured_at == reloaded_at {
             return true;
@@ -195,7 +195,7 @@ impl Keeper {
         let mirror = self.mirror;
         let voided = in_transaction(|| or_raise(settle::void_aborted(&mirror)))?;
         if let Some(attached) = &mut self.attached {
-            // They may be used again.
+            // Their ids may be used again.
             voided.iter().for_each(|id| {
                 attached.in_file.remove(id);
             });
@@ -208,23 +208,25 @@ impl Keeper {
         !fields.void.is_empty()
     }
 
-    /// Writes the lines of committed blocks, of which `sealed` need not be read, and notes how far the file is acknowledged.
+    /// Writes the lines of committed blocks, and notes how far the file is acknowledged. The blocks in `sealed` need
+    /// not be read.
     pub fn append_block_lines(&mut self, sealed: Option<&SealedBlocks>) -> Result<(), Failure> {
         if self.attached.is_none() || !(self.is_unremembered() || has_new_blocks(&self.mirror)?) {
             return Ok(());
         }
         self.has_waited = true;
-        // Where somebody else keeps sealing, next time.
+        // If another process keeps sealing, this waits until the next time.
         if in_sealing(|| self.append_in_sealing(sealed))?.is_some() {
             self.note_remembered();
         }
         Ok(())
     }
 
-    /// The same in a transaction that may go on to seal, and before it does. Raises what is wrong with the file.
+    /// As [`Keeper::append_block_lines`], at the start of a transaction that may go on to seal. Fails with what is
+    /// wrong with the file.
     pub fn append_in_sealing(&mut self, sealed: Option<&SealedBlocks>) {
         self.remembering = None;
-        // Entries without a line may be in those blocks. The file is attached anew first, which appends all of it.
+        // The blocks may hold entries without lines. Attaching the file anew appends all that it lacks.
         if self.attached.is_none() || self.attached_async || self.mirror.slot.is_behind() {
             return;
         }
@@ -232,12 +234,12 @@ impl Keeper {
         if self.is_unremembered() {
             self.remembering = Some(self.mirror.lock().last_block);
             remembered::remember(&self.mirror, settle_more(&mut self.mark, &self.mirror), None);
-            // SAFETY: inside a transaction. Sealing changes the same row.
+            // SAFETY: inside a transaction. Makes the change visible to sealing, which changes the same row.
             unsafe { pg_sys::CommandCounterIncrement() };
         }
     }
 
-    /// Whether lines of blocks were appended without that, by whoever has sealed.
+    /// Whether another process has sealed, and so appended lines of blocks that the database does not remember yet.
     pub fn is_unremembered(&self) -> bool {
         let is_kept = self.attached.is_some() && !self.attached_async;
         is_kept && self.mirror.lock().last_block != self.remembered_block
@@ -248,7 +250,7 @@ impl Keeper {
         self.remembered_block = self.remembering.take().unwrap_or(self.remembered_block);
     }
 
-    /// Appends what is committed and has no line yet (mode async).
+    /// Appends lines for what is committed and has none yet (mode async).
     pub fn append_owed(&mut self) -> Result<(), Failure> {
         let slot = self.slot();
         let Some(attached) = self.attached.as_mut() else { return Ok(()) };
@@ -262,11 +264,12 @@ impl Keeper {
         let (mirror, mark, pace) = (self.mirror, &mut self.mark, &mut self.pace);
         let outcome = in_sealing(|| {
             pace.begin(slot);
-            // Before anything is read, and not while somebody else seals, who must not take the file for complete.
+            // Before anything is read, and under the sealing lock, so that no other process seals and takes the file
+            // for complete.
             slot.behind.store(false, Ordering::SeqCst);
             let lag = slot.lag.seen(tables::timestamp_to_postgres(tables::now()));
             or_raise(catch_up::void_first(&mirror, &mut attached.in_file));
-            // In this order for the reason that attach() gives.
+            // Prepared transactions first, for the reason that attach() gives.
             let noted = || prepared::noted(&mirror).iter().map(|lines| lines.xid).collect();
             or_raise(catch_up::append_prepared(&mirror, &HashMap::new(), &mut attached.in_file, noted));
             or_raise(catch_up::append_missing(&mirror, &mut attached.in_file));
@@ -280,7 +283,7 @@ impl Keeper {
         outcome.map(|_| ())
     }
 
-    /// Milliseconds until there is something to do that nobody wakes the worker for.
+    /// Milliseconds until there is something to do for which no process wakes the worker.
     pub fn until_next(&self) -> Option<i64> {
         if self.awaits_commits() {
             return Some(COMMIT_WAIT_MS);
@@ -290,7 +293,7 @@ impl Keeper {
     }
 }
 
-/// Moves the settled place on: past the mark that was set, and past a new one where nothing is open at all.
+/// Moves the settled place past the mark that was set. If nothing is open at all, moves it past a new mark, too.
 fn settle_more(mark: &mut Option<Mark>, mirror: &Mirror) -> Option<Settled> {
     let settled = settled::advance(mark, mirror)?;
     settled::advance(mark, mirror).or(Some(settled))

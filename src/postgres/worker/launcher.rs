@@ -13,13 +13,13 @@ use std::time::{Duration, Instant};
 
 /// A worker that ended by itself is not started again sooner than this.
 const RESTART_INTERVAL: Duration = Duration::from_secs(1);
-/// How long to wait for a worker that was started to say whether there is work for it.
+/// How long to wait for a new worker to say whether there is work for it.
 const SETTLE_DEADLINE: Duration = Duration::from_secs(10);
 /// Waiting time when no worker could be registered.
 const RETRY_MS: i64 = 5_000;
-/// How often all databases are looked at: nothing says when one is opened to connections, or is no template any more.
+/// How often to look at all databases: no event tells that one now allows connections or is no longer a template.
 const RESCAN_INTERVAL: Duration = Duration::from_secs(30);
-/// How often the log says that a database has no worker: its users are sent there, and may look for it days later.
+/// How often the log repeats that a database has no worker: users are sent to the log, and may look days later.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(600);
 
 const RAISE_LIMIT: &str =
@@ -58,7 +58,7 @@ pub unsafe extern "C-unwind" fn pg_notary_launcher_main(_arg: pg_sys::Datum) {
     let mut secrets = secrets::Watch::default();
     let mut rescanned = Instant::now();
     loop {
-        // What cannot be used, the workers say.
+        // Workers report a secret that cannot be used.
         if let Ok(Some(keyring)) = secrets.look() {
             secrets::warn_if_short(&keyring);
         }
@@ -74,14 +74,14 @@ pub unsafe extern "C-unwind" fn pg_notary_launcher_main(_arg: pg_sys::Datum) {
 struct Launcher {
     shared: &'static Shared,
     last_start: HashMap<pg_sys::Oid, Instant>,
-    /// Databases a worker has been sent to since this launcher started; those without the extension are not asked again
-    /// until they say so themselves.
+    /// Databases to which a worker has been sent since this launcher started. Those without the extension are not
+    /// looked at again until they ask for it.
     looked_at: Vec<pg_sys::Oid>,
-    /// When the log has said last that no worker could be registered for them.
+    /// When the log last said that no worker could be registered for each of these databases.
     complained: HashMap<pg_sys::Oid, Instant>,
-    /// The same of databases of which nobody knows whether they have a ledger.
+    /// The same for databases that are not known to have a ledger.
     complained_of_unknown: Option<Instant>,
-    /// Databases of which the log has said that they can have no worker.
+    /// Databases that can have no worker, and the log has said so.
     without_worker: Vec<pg_sys::Oid>,
 }
 
@@ -93,14 +93,15 @@ impl Launcher {
         for slot in wanted {
             wait = shortest(wait, self.restart(slot));
         }
-        // After those that are known to have a ledger: for these there may be no process left.
+        // After the databases that are known to have a ledger: there may be too few processes for the rest.
         if self.shared.rescan.swap(false, Ordering::AcqRel) {
             wait = shortest(wait, self.look_for_ledgers());
         }
         wait
     }
 
-    /// Sends a worker to each database that none has been sent to; returns when to try again where that did not work.
+    /// Sends a worker to each database that none has been sent to. If one could not be started, returns when to try
+    /// again.
     fn look_for_ledgers(&mut self) -> Option<i64> {
         let (databases, others) = databases();
         self.drop_gone(&databases, &others);
@@ -123,7 +124,7 @@ impl Launcher {
         Some(RETRY_MS)
     }
 
-    /// Whether the slot's worker is to be started: it ended, or was started and never came to work.
+    /// Whether to start the slot's worker: it has ended, or was started and never came to work.
     fn is_wanted(&self, slot: &DatabaseSlot) -> bool {
         let started = self.last_start.get(&slot.database()).map(Instant::elapsed);
         let failed_to_start = || started.is_none_or(|since| since >= SETTLE_DEADLINE);
@@ -135,7 +136,7 @@ impl Launcher {
             }
     }
 
-    /// Starts the worker of a slot again; returns when to look again if it is too early or did not work.
+    /// Starts the worker of a slot again. Returns when to try again, if it is too early or did not work.
     fn restart(&mut self, slot: &DatabaseSlot) -> Option<i64> {
         let database = slot.database();
         if let Some(since) = self.last_start.get(&database).map(Instant::elapsed) {
@@ -146,7 +147,7 @@ impl Launcher {
         let (connectable, others) = databases();
         if !connectable.contains(&database) {
             match others.contains(&database) {
-                // Sessions may be in it that record: their slot stays theirs.
+                // Sessions in the database may be recording, so the slot stays theirs.
                 true => self.say_without_worker(database),
                 false => self.shared.release(slot),
             }
@@ -179,11 +180,11 @@ impl Launcher {
             .set_start_time(BgWorkerStartTime::RecoveryFinished)
             .set_restart_time(None)
             .set_argument(database.into_datum())
-            // SAFETY: a plain global of this process.
+            // SAFETY: reads a global of this process, which never changes.
             .set_notify_pid(unsafe { pg_sys::MyProcPid })
             .load_dynamic();
         match registered {
-            // One after the other: a cluster with many databases must not use up max_worker_processes at once.
+            // One after the other, so that a cluster with many databases does not use up max_worker_processes at once.
             Ok(worker) => {
                 self.wait_until_settled(&worker, database);
                 self.complained.remove(&database);
@@ -193,7 +194,7 @@ impl Launcher {
         }
     }
 
-    /// Waits until a worker that was just started is at work, or has found nothing to do and left.
+    /// Waits until a worker that was just started is working, or has left because there is nothing to do.
     fn wait_until_settled(&self, worker: &DynamicBackgroundWorker, database: pg_sys::Oid) {
         let deadline = Instant::now() + SETTLE_DEADLINE;
         while Instant::now() < deadline {
@@ -201,7 +202,7 @@ impl Launcher {
                 matches!(worker.pid(), Err(BackgroundWorkerStatus::Stopped | BackgroundWorkerStatus::PostmasterDied));
             let at_work = self.shared.find(database).is_some_and(|slot| slot.worker.pid() != 0);
             if ended && !at_work {
-                // Where there is a ledger after all, it is tried again.
+                // If the database has a ledger after all, another worker is started.
                 let slot = self.shared.find(database).filter(|slot| slot.worker_state() == WorkerState::Starting);
                 slot.inspect(|slot| slot.set_worker_state(WorkerState::Wanted));
             }
@@ -264,10 +265,11 @@ fn shortest(a: Option<i64>, b: Option<i64>) -> Option<i64> {
     }
 }
 
-/// The databases that can have a worker, and the others, from the shared catalog. A template must have none: it could not be copied.
+/// The databases that can have a worker, and the others, from the shared catalog. A template must have none, or it
+/// could not be copied.
 fn databases() -> (Vec<pg_sys::Oid>, Vec<pg_sys::Oid>) {
     let (mut databases, mut others) = (Vec::new(), Vec::new());
-    // SAFETY: a catalog scan in a transaction of its own, as autovacuum's launcher does it.
+    // SAFETY: a catalog scan in a transaction of its own, as in the autovacuum launcher; no other transaction is open.
     unsafe {
         pg_sys::SetCurrentStatementStartTimestamp();
         pg_sys::StartTransactionCommand();

@@ -1,4 +1,4 @@
-//! The background workers: one launcher a cluster, one worker a database that has the extension.
+//! The background workers: one launcher for each cluster, one worker for each database that has the extension.
 //!
 //! ```text
 //!   launcher ──starts──▶ worker (database) ──no extension──▶ exits, slot given back

@@ -1,16 +1,17 @@
-//! How much of the time goes to sealing. The worker shares the machine with the writers whose entries it seals: each of its
-//! passes has a fixed cost, so a few large ones take less of the machine than many small ones.
+//! How much of its time the worker spends on sealing. It shares the machine with the sessions whose entries it seals.
+//! Each pass has a fixed cost, so a few large passes use less of the machine than many small ones.
 
 use crate::postgres::shared::DatabaseSlot;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// Work is followed by a rest this many times as long, as long as somebody writes: a tenth of the time, at most, goes to it.
+/// While sessions write, work is followed by a rest this many times as long, so passes of up to 111 ms take a tenth of
+/// the time. Longer passes take more, because [`LONGEST_REST`] limits the rest.
 const REST: u32 = 9;
-/// A full block does not wait longer for its turn, however long the work before took.
+/// The longest rest: a full block does not wait longer for its turn, however long the work before it took.
 const LONGEST_REST: Duration = Duration::from_secs(1);
 
-/// Work that is done again and again while others write.
+/// Work that is repeated while sessions write.
 #[derive(Default)]
 pub struct Pace {
     work: Option<Work>,
@@ -24,12 +25,14 @@ struct Work {
 }
 
 impl Pace {
-    /// Called as soon as nothing else is waited for: who waits for a lock takes nothing from who writes.
+    /// To be called once nothing is waited for any more: while the worker waits for a lock, it takes nothing from the
+    /// sessions.
     pub fn begin(&mut self, slot: &DatabaseSlot) {
         self.work = Some(Work { begun: slot.begun.load(Ordering::Acquire), since: Instant::now() });
     }
 
-    /// Rests, if somebody has written since the work began; returns whether it does. Work that has not begun needs no rest.
+    /// Begins to rest, if a session has written since the work began; returns whether it does. If no work was begun, no
+    /// rest is needed.
     pub fn end(&mut self, slot: &DatabaseSlot) -> bool {
         let begun = slot.begun.load(Ordering::Acquire);
         let shared = self.work.take().filter(|work| work.begun != begun);
@@ -37,7 +40,7 @@ impl Pace {
         self.rest_until.is_some()
     }
 
-    /// How long there is to rest.
+    /// How long to rest from now.
     pub fn rest(&self) -> Option<Duration> {
         self.rest_until?.checked_duration_since(Instant::now()).filter(|rest| !rest.is_zero())
     }

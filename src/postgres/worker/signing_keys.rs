@@ -1,8 +1,8 @@
-//! Whether the secrets are those that entries were signed with.
+//! Checks that the secrets are those that entries were signed with.
 //!
-//! Where a key_id is given another secret, what is signed from then on is as good as before, and whoever verifies finds every older
-//! entry with a bad signature, as if it had been tampered with. Where a key_id is taken away, nobody can tell whether its entries were.
-//! The log is to say what it is before.
+//! If a key_id gets another secret, new signatures are good, but verification finds a bad signature on every older
+//! entry, as if it had been tampered with. If a key_id is removed, its signatures cannot be checked at all. The log
+//! should say so before anyone verifies.
 
 use super::transactions::in_transaction;
 use crate::ledger::signature::Keyring;
@@ -15,9 +15,9 @@ use pgrx::{check_for_interrupts, pg_sys, PgSqlErrorCode};
 use std::collections::BTreeMap;
 use uuid::Uuid;
 
-/// Pages at the end of a table, where its newest rows most likely are, that are all looked at.
+/// How many pages at the end of a table to read in full: its newest rows are most likely there.
 const NEWEST_PAGES: u32 = 16;
-/// Pages that are looked at in all, of some 30 entries each.
+/// How many pages to read in all. Each holds some 30 entries.
 const MOST_PAGES: usize = 256;
 
 /// What was found of one key.
@@ -25,13 +25,13 @@ const MOST_PAGES: usize = 256;
 struct Found {
     entries: u64,
     bad: u64,
-    /// One that is bad.
+    /// One whose signature is bad.
     example: Uuid,
-    /// There is no such key.
+    /// The server has no such key.
     is_unknown: bool,
 }
 
-/// Says in the log which of these secrets does not verify what was signed under its name, and which are missing.
+/// Logs which secrets do not verify what was signed under their names, and which are missing.
 pub(super) fn check(keyring: &Keyring) {
     match in_transaction(|| (look(keyring), remembered::database_name())) {
         Ok((found, database)) => {
@@ -67,8 +67,8 @@ impl Found {
     }
 }
 
-/// Looks at some entries: those that are pending and the newest that are sealed, and ever fewer of those before, so that older keys are
-/// found as well. Not at the newest alone, which may be signed with what the secret is by now.
+/// Looks at some entries: those that are pending, the newest sealed ones, and ever fewer older ones, so that older keys
+/// are found as well. The newest alone would not do: they may be signed with the current secret.
 fn look(keyring: &Keyring) -> BTreeMap<String, Found> {
     let snapshot = RegisteredSnapshot::latest();
     let pending = tables::oid_of("entries_pending");
@@ -77,7 +77,7 @@ fn look(keyring: &Keyring) -> BTreeMap<String, Found> {
     let mut found = BTreeMap::new();
     let mut left = MOST_PAGES;
     for table in std::iter::once(pending).chain(newest_first).filter_map(open_unless_locked) {
-        // Pages of the one that have been emptied are used again, the first before others.
+        // Emptied pages of the pending table are used again, the first ones first.
         let first = if relation::oid(&table) == pending { table.pages().min(NEWEST_PAGES) } else { 0 };
         for page in (0..first).chain(sample(table.pages()).filter(|page| *page >= first)).take(left) {
             look_at(&table, page, &snapshot, keyring, &mut found);
@@ -87,18 +87,18 @@ fn look(keyring: &Keyring) -> BTreeMap<String, Found> {
     found
 }
 
-/// Nobody is waited for: a table of which others keep everyone is left out. So is one that cannot be scanned.
+/// Does not wait: a table that others have locked exclusively is left out, and so is one that cannot be scanned.
 fn open_unless_locked(oid: pg_sys::Oid) -> Option<Table> {
     lock_if_free(oid).then(|| Table::open_entries(oid, pg_sys::AccessShareLock)).filter(Table::is_heap)
 }
 
-/// Locks a table for reading, if that can be had at once.
+/// Locks a table for reading, if that is possible at once.
 fn lock_if_free(oid: pg_sys::Oid) -> bool {
-    // SAFETY: inside a transaction, which keeps the lock.
+    // SAFETY: inside a transaction, which keeps the lock. Any oid may be locked.
     unsafe { pg_sys::ConditionalLockRelationOid(oid, pg_sys::AccessShareLock as pg_sys::LOCKMODE) }
 }
 
-/// The last of so many pages, and then such as are twice as far from the end, each, as the one before.
+/// The last of so many pages, then pages that are each twice as far from the end as the one before.
 fn sample(pages: u32) -> impl Iterator<Item = u32> {
     let farther = std::iter::successors(NEWEST_PAGES.checked_mul(2), |distance| distance.checked_mul(2));
     let distances = (1..=NEWEST_PAGES).chain(farther);

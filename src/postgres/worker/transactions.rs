@@ -1,4 +1,4 @@
-//! The transactions of a worker, which has no client that an error could be sent to.
+//! The transactions of a worker, which has no client to send errors to.
 
 use crate::postgres::blocks;
 use crate::postgres::errors::Failure;
@@ -8,12 +8,14 @@ use std::cell::Cell;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
-/// How long the worker waits for the sealing lock before it looks what else there is to be done. Whoever calls commit_block()
-/// in a transaction block keeps it until that ends, and lines of transactions that abort meanwhile are to be voided.
+/// How long the worker waits for the sealing lock before it looks for other work. A session that calls commit_block()
+/// in a transaction block keeps the lock until the block ends, and lines of transactions that abort meanwhile must be
+/// voided.
 const SEALING_PATIENCE: Duration = Duration::from_millis(500);
 
-/// And so long it waits for each lock on the ledger's tables, once it has that one: who makes an index of sealed entries, or has a table
-/// written anew, keeps sealing from them for as long as that takes.
+/// How long the worker, holding the sealing lock, waits for each lock on the ledger's tables. A session that builds an
+/// index on sealed entries, or rewrites a table, holds such a lock for as long as that takes, and other sealers would
+/// wait too.
 const TABLE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long this process waits for locks, until dropped.
@@ -23,21 +25,21 @@ struct LockLimit {
 
 impl LockLimit {
     fn set(limit: Duration) -> LockLimit {
-        // SAFETY: the setting lock_timeout of this process, read when it waits for a lock.
+        // SAFETY: lock_timeout is a global of this process, read only when it waits for a lock.
         LockLimit { before: unsafe { (&raw mut pg_sys::LockTimeout).replace(limit.as_millis() as _) } }
     }
 }
 
 impl Drop for LockLimit {
     fn drop(&mut self) {
-        // SAFETY: as above.
+        // SAFETY: restores lock_timeout, a global of this process that only it reads.
         unsafe { pg_sys::LockTimeout = self.before };
     }
 }
 
 /// Runs `work` in a transaction of its own. An error aborts it and is returned, not logged.
 pub(super) fn in_transaction<T>(work: impl FnOnce() -> T) -> Result<T, Failure> {
-    // SAFETY: no transaction is open here; the snapshot is popped by the commit or dropped by the abort.
+    // SAFETY: no transaction is open here. The commit pops the snapshot, or the abort drops it.
     PgTryBuilder::new(AssertUnwindSafe(|| unsafe {
         pg_sys::SetCurrentStatementStartTimestamp();
         pg_sys::StartTransactionCommand();
@@ -48,21 +50,22 @@ pub(super) fn in_transaction<T>(work: impl FnOnce() -> T) -> Result<T, Failure> 
         Ok(result)
     }))
     .catch_others(|error| {
-        // SAFETY: a transaction is open, in an error state.
+        // SAFETY: a transaction is open and has failed, which is the state that this function ends.
         unsafe { pg_sys::AbortCurrentTransaction() };
         Err(Failure::caught(&error))
     })
     .execute()
 }
 
-/// The same, holding the sealing lock. `None` if somebody else has kept it for [`SEALING_PATIENCE`].
+/// As [`in_transaction`], holding the sealing lock. `None` if another process has kept the lock for
+/// [`SEALING_PATIENCE`].
 pub(super) fn in_sealing<T>(work: impl FnOnce() -> T) -> Result<Option<T>, Failure> {
     let is_locked = Cell::new(false);
     let outcome = in_transaction(|| {
         let patience = LockLimit::set(SEALING_PATIENCE);
         blocks::lock_sealing();
         drop(patience);
-        // The time may have run out as the lock was given.
+        // The timeout may have fired when the lock was granted.
         check_for_interrupts!();
         is_locked.set(true);
         let _patience = LockLimit::set(TABLE_PATIENCE);
@@ -83,11 +86,11 @@ fn tables_are_locked() -> Failure {
         .hint("Look in pg_locks who has it: CREATE INDEX without CONCURRENTLY, REINDEX and VACUUM FULL keep it while they work, and a transaction until it ends.")
 }
 
-/// How the log names this database: the prefix of its lines does not, as it is no client that has connected.
+/// How the log names this database. The prefix of its lines does not, because no client is connected.
 pub(super) fn own_name() -> String {
     match in_transaction(database_name) {
         Ok(name) => format!("database \"{name}\""),
-        // SAFETY: a plain global of this process.
+        // SAFETY: reads a global of this process, set before its main function connects.
         Err(_) => format!("database {}", unsafe { pg_sys::MyDatabaseId }.to_u32()),
     }
 }
