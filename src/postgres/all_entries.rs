@@ -5,8 +5,8 @@ use super::partitions;
 use super::tables::{Row, Table};
 use pgrx::{check_for_interrupts, pg_sys, PgMemoryContexts};
 
-/// Gives `each` the row of every entry that the snapshot sees, in no order, until it fails. What Postgres allocates for one
-/// entry is gone before the next.
+/// Calls `each` with the row of every entry that the snapshot sees, in no order, until it fails. What Postgres
+/// allocates for one entry is freed before the next.
 ///
 /// # Safety
 /// The snapshot is registered or active.
@@ -18,6 +18,8 @@ pub unsafe fn for_each(
     partitions::sealed().iter().try_for_each(|partition| for_each_in(&partition.open(), snapshot, &mut each))
 }
 
+/// # Safety
+/// The snapshot is registered or active, as in [`for_each`].
 unsafe fn for_each_in(
     table: &Table,
     snapshot: pg_sys::Snapshot,
@@ -29,7 +31,7 @@ unsafe fn for_each_in(
     while outcome.is_ok() && scan.next() {
         check_for_interrupts!();
         outcome = context.switch_to(|_| {
-            // A copy, in this context, where the access method has rows of another form than a heap.
+            // If the access method stores rows in another form than a heap, this is a copy, in this context.
             let mut is_copy = false;
             table.deform_into(pg_sys::ExecFetchSlotHeapTuple(scan.slot, false, &mut is_copy), &mut row);
             each(&row)
@@ -40,17 +42,17 @@ unsafe fn for_each_in(
     outcome
 }
 
-/// A scan that any access method has: a partition need not be a heap. `systable_getnext()` copies each row of another one, and
-/// gives nothing back before its end.
+/// A scan that works with any access method: a partition need not be a heap. `systable_getnext()` would copy each row
+/// of another access method, and free none before its end.
 ///
-/// Postgres' own functions for it are inline ones of C, which only call these.
+/// Postgres' own functions for such scans are inline C functions that only call the ones used here.
 struct Scan {
     method: &'static pg_sys::TableAmRoutine,
     scan: pg_sys::TableScanDesc,
     slot: *mut pg_sys::TupleTableSlot,
 }
 
-/// Every access method has these functions: Postgres makes sure of it.
+/// Postgres makes sure that every access method has these functions.
 const HAS_ALL: &str = "an access method can scan";
 
 impl Scan {
@@ -69,12 +71,17 @@ impl Scan {
     }
 
     /// Puts the next row into the slot; false at the end.
+    ///
+    /// # Safety
+    /// Table and snapshot are still as [`Scan::begin`] requires.
     unsafe fn next(&self) -> bool {
         let next = self.method.scan_getnextslot.expect(HAS_ALL);
         let forward = pg_sys::ScanDirection::ForwardScanDirection;
         pg_sys::ffi::pg_guard_ffi_boundary(|| next(self.scan, forward, self.slot))
     }
 
+    /// # Safety
+    /// The table is still open.
     unsafe fn end(self) {
         let end = self.method.scan_end.expect(HAS_ALL);
         pg_sys::ExecDropSingleTupleTableSlot(self.slot);

@@ -6,7 +6,7 @@ use pgrx::pg_sys::pqsignal;
 use pgrx::pg_sys::pqsignal_be as pqsignal;
 use pgrx::{check_for_interrupts, pg_sys};
 
-/// The most free memory, and the largest piece of it, that the worker keeps. A batch needs some 20 MB.
+/// How much free memory, and how large a piece of it, the worker keeps. A batch needs some 20 MB.
 #[cfg(target_env = "gnu")]
 const KEPT_MEMORY: libc::c_int = 32 << 20;
 
@@ -16,8 +16,8 @@ extern "C-unwind" {
     fn die(signal: i32);
 }
 
-/// Sets up signals as Postgres' own long-lived processes have them: SIGHUP reloads, SIGTERM ends the process at the next
-/// point where it may be interrupted.
+/// Sets up signals as in Postgres' own long-lived processes: SIGHUP reloads, SIGTERM ends the process at the next point
+/// where it may be interrupted.
 ///
 /// # Safety
 /// Called once, at the start of a background worker's main function.
@@ -27,10 +27,10 @@ pub unsafe fn set_up_signals() {
     pg_sys::BackgroundWorkerUnblockSignals();
 }
 
-/// Has this process keep what memory a batch needs for the next one. Given back to the system and taken again, each page of it
-/// would be a page fault, and filled with zeros first.
+/// Makes this process keep the memory of one batch for the next. Otherwise each page would go back to the system, and
+/// cost a page fault and zeroing when it is taken again.
 pub fn keep_memory() {
-    // SAFETY: sets what the C library's allocator does from here on.
+    // SAFETY: mallopt only sets how the C library's allocator behaves from here on.
     #[cfg(target_env = "gnu")]
     unsafe {
         libc::mallopt(libc::M_MMAP_THRESHOLD, KEPT_MEMORY);
@@ -38,17 +38,18 @@ pub fn keep_memory() {
     }
 }
 
-/// Sleeps until the latch is set or for that long, then does what every loop must: reset the latch, obey signals, reload
-/// the configuration.
+/// Sleeps until the latch is set or the time is over. Then does what every loop must: resets the latch, obeys signals,
+/// and reloads the configuration.
 pub fn sleep(timeout_ms: Option<i64>, wait_event: u32) {
     let timeout_event = if timeout_ms.is_some() { pg_sys::WL_TIMEOUT } else { 0 };
     let events = (pg_sys::WL_LATCH_SET | timeout_event | pg_sys::WL_EXIT_ON_PM_DEATH) as i32;
-    // SAFETY: the process's own latch; the pending flags are set by the handlers above.
+    // SAFETY: waits on the process's own latch. The handlers above set the pending flags.
     unsafe {
         pg_sys::WaitLatch(pg_sys::MyLatch, events, timeout_ms.unwrap_or(-1) as _, wait_event);
         pg_sys::ResetLatch(pg_sys::MyLatch);
-        // Told to end while it has nothing to do, as by each stop of the server: that is no FATAL error, as it would be below. With
-        // another code than 1 Postgres would not start it again where only this process was told.
+        // The process was told to end while it has nothing to do, as by each stop of the server. That is no FATAL
+        // error, which the check below would make of it. The code must be 1: with another one Postgres would not
+        // restart a process that alone was told to end.
         if pg_sys::ProcDiePending != 0 {
             pg_sys::proc_exit(1);
         }
@@ -57,9 +58,10 @@ pub fn sleep(timeout_ms: Option<i64>, wait_event: u32) {
     reload_if_asked();
 }
 
-/// Reads the configuration again if that was asked for, in one of these processes; inside a transaction, too.
+/// Reads the configuration again if that was asked for. Only for the ledger's background processes; works inside a
+/// transaction, too.
 pub fn reload_if_asked() {
-    // SAFETY: the flag is set by the handler above; no lock of shared memory is held.
+    // SAFETY: the handler above sets the flag. No lightweight lock is held, so an error may be raised.
     unsafe {
         if pg_sys::ConfigReloadPending != 0 {
             pg_sys::ConfigReloadPending = 0;

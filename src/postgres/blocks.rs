@@ -1,8 +1,8 @@
 //! Sealing: pending entries become blocks, in batches, one sealer at a time.
 //!
-//! Whoever seals holds one heavyweight lock until the transaction ends, so the chain can neither fork nor have a gap:
-//! the next sealer sees the committed head. Writers never take that lock. Everything is read with a snapshot taken after
-//! the lock, whatever the caller's isolation level.
+//! A process that seals holds one heavyweight lock until its transaction ends. So the chain can neither fork nor have a
+//! gap: the next sealer sees the committed head. Sessions that record never take that lock. Everything is read with a
+//! snapshot taken after the lock, whatever the caller's isolation level.
 
 use super::bulk_insert::BulkInsert;
 use super::database;
@@ -28,8 +28,8 @@ use pgrx::{check_for_interrupts, PgMemoryContexts, PgSqlErrorCode, PgTryBuilder}
 use std::panic::AssertUnwindSafe;
 use uuid::Uuid;
 
-/// About how many entries one transaction of the worker seals: enough to make its fixed cost small, few enough that it
-/// takes a fraction of a second and little memory, which then is used again and not given back to the system.
+/// About how many entries one transaction of the worker seals: enough to make its fixed cost small, but few enough to
+/// take a fraction of a second and little memory, which is then reused instead of going back to the system.
 const BATCH_ENTRIES: usize = 16_384;
 
 /// What to seal.
@@ -37,7 +37,7 @@ const BATCH_ENTRIES: usize = 16_384;
 pub enum Extent {
     /// Only blocks that are full.
     FullBlocks,
-    /// Everything, the last block as small as it comes.
+    /// Everything; the last block may be of any size.
     Everything,
 }
 
@@ -73,11 +73,11 @@ struct Candidate {
     entry_id: Uuid,
     leaf: Hash,
     data_hash: Digits,
-    /// Rows of tracked tables that it is about.
+    /// The rows of tracked tables that it is about.
     row_ids: [Option<Uuid>; 2],
-    /// Where it is pending.
+    /// Its place in the pending table.
     place: pg_sys::ItemPointerData,
-    /// What is put into its partition.
+    /// The tuple to put into its partition.
     tuple: SealedTuple,
 }
 
@@ -101,7 +101,7 @@ fn commit_block() -> TableIterator<
     ),
 > {
     or_raise(database::require_preloaded());
-    // SAFETY: raises an ERROR where nothing may be written.
+    // SAFETY: the name is NUL-terminated. Raises an ERROR if the transaction must not write.
     unsafe { pg_sys::PreventCommandIfReadOnly(c"commit_block()".as_ptr()) };
     let mut sealed = Vec::new();
     let mut page = 0;
@@ -131,8 +131,8 @@ fn commit_block() -> TableIterator<
 
 /// Waits until this transaction is the one that may seal.
 pub fn lock_sealing() {
-    // SAFETY: inside a transaction; the lock is released when it ends. DROP EXTENSION takes a stronger one on the same
-    // object, so it waits for a batch and a batch for it. VACUUM and everything writers do take none.
+    // SAFETY: inside a transaction, whose end releases the lock. DROP EXTENSION takes a stronger lock on the same
+    // object, so it and a batch wait for each other. VACUUM and sessions that record do not take it.
     unsafe {
         let extension = pg_sys::get_extension_oid(c"pg_notary".as_ptr(), false);
         pg_sys::LockDatabaseObject(
@@ -161,16 +161,16 @@ pub fn seal_batch(extent: Extent, from_page: u32) -> Result<Batch, Failure> {
     });
     let batch = PgTryBuilder::new(seal)
         .catch_when(PgSqlErrorCode::ERRCODE_UNIQUE_VIOLATION, |error| match error {
-            // An entry that is pending and sealed, or a block or node that is there already.
+            // An entry that is both pending and sealed, or a block or node that exists already.
             CaughtError::PostgresError(report) => Err(damaged(report.detail().unwrap_or(report.message()))),
             other => other.rethrow(),
         })
         .execute()?;
     if !batch.blocks.is_empty() {
         transaction::note_sealed(batch.sealed());
-        // SAFETY: makes this batch visible to the next one of the same transaction; and sets a flag of it. The next sealer
-        // writes the blocks' lines as soon as it sees them committed: with synchronous_commit off, a crash could still take
-        // the blocks back then.
+        // SAFETY: inside a transaction. Makes this batch visible to the next one of the same transaction, and sets a
+        // flag of the transaction: the next sealer writes the blocks' lines as soon as it sees them committed. With
+        // synchronous_commit off, a crash could still undo the blocks after that.
         unsafe {
             pg_sys::CommandCounterIncrement();
             pg_sys::ForceSyncCommit();
@@ -185,7 +185,7 @@ fn seal_candidates(extent: Extent, from_page: u32) -> Result<Batch, Failure> {
     let block_size = settings::block_size();
     let limit = (BATCH_ENTRIES / block_size).max(1) * block_size;
     let (mut candidates, next_page) = collect(&pending, &snapshot, from_page, limit)?;
-    // Entries without a line become visible only after this can be seen.
+    // Entries without a line become visible only after this check can see that the file is behind.
     block_lines::check_not_behind()?;
     candidates.sort_by_key(|candidate| (candidate.created_at, candidate.entry_id));
     let count = match extent {
@@ -212,7 +212,7 @@ fn moved(candidates: &[Candidate]) -> Moved {
     let mut pages: Vec<u32> = candidates.iter().map(|candidate| page_of(&candidate.place)).collect();
     pages.sort_unstable();
     pages.dedup();
-    // SAFETY: inside a transaction, which has an id if it has moved anything.
+    // SAFETY: reads the state of a transaction, which has an id if it has moved anything.
     let transaction = unsafe { pg_sys::GetCurrentTransactionIdIfAny() };
     Moved { transaction, pages }
 }
@@ -234,7 +234,7 @@ fn collect(
     let (mut row, mut metadata, mut line) = (Row::default(), String::new(), Vec::new());
     while let Some(tuple) = scan.next() {
         check_for_interrupts!();
-        // It lies in the table's page until the next one is asked for.
+        // The tuple stays in the table's page until the next one is fetched.
         pending.deform_into(tuple, &mut row);
         let jsonb = tables::detoasted_metadata(&row);
         let entry = tables::entry_line_with(&row, jsonb.as_deref(), &mut metadata);
@@ -246,7 +246,7 @@ fn collect(
         entry.write_line(&mut line);
         let quick = jsonb.as_ref().and_then(|jsonb| jsonb.row_ids(&entry.entry_type));
         let row_ids = quick.unwrap_or_else(|| row_change::row_ids(&entry.entry_type, entry.metadata));
-        // SAFETY: the scan's tuple.
+        // SAFETY: the scan's tuple is valid until the next one is fetched.
         let place = unsafe { (*tuple).t_self };
         candidates.push(Candidate {
             created_at: entry.created_at,
@@ -312,8 +312,8 @@ pub(super) fn insert_blocks(blocks: &[BlockHeader]) {
     bulk.finish();
 }
 
-/// Moves the entries of `blocks`, which are all the candidates in their order, into their partitions. Gives what is to be noted
-/// of the rows that they are about.
+/// Moves the entries of `blocks` into their partitions. `candidates` are all of these entries, in order. Returns what
+/// to note about the rows that they are about.
 fn move_entries(candidates: &[Candidate], blocks: &[BlockHeader], pending: &Table) -> NewVersions {
     let mut rest = candidates;
     let mut versions = NewVersions::default();
@@ -334,7 +334,7 @@ fn move_entries(candidates: &[Candidate], blocks: &[BlockHeader], pending: &Tabl
     versions
 }
 
-/// Has `insert` put the entries of each of `blocks`, which follow one another, into the partition that holds the block.
+/// Calls `insert` for each of the consecutive `blocks`, to put its entries into the partition that holds the block.
 pub(super) fn fill_partitions(blocks: &[BlockHeader], mut insert: impl FnMut(&BlockHeader, &mut BulkInsert)) {
     let (Some(first), Some(last)) = (blocks.first(), blocks.last()) else {
         return;

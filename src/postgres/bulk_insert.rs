@@ -6,8 +6,8 @@ use pgrx::{pg_sys, PgSqlErrorCode};
 use std::cell::Cell;
 use std::ffi::CStr;
 
-// Declared here because pgrx wraps each call in error handling, which is a good part of what these take. So many calls have
-// one around them all.
+// Declared here because pgrx wraps each call in error handling, which is a good part of the time of these short calls.
+// Here one such wrapper surrounds many calls.
 extern "C-unwind" {
     fn ExecStoreHeapTuple(
         tuple: pg_sys::HeapTuple,
@@ -27,18 +27,19 @@ extern "C-unwind" {
     ) -> bool;
 }
 
-/// After so many bytes of rows the WAL writer is asked to write.
+/// After this many bytes of rows the WAL writer is asked to write.
 const WAL_BYTES: usize = 256 << 10;
 
 thread_local! {
-    /// The bytes of rows that this process has inserted since it last asked: a statement inserts its rows in many batches.
+    /// How many bytes of rows this process has inserted since it last asked: a statement inserts its rows in many
+    /// batches.
     static LOGGED: Cell<usize> = const { Cell::new(0) };
 }
 
 /// Rows that wait to be inserted together.
 pub struct BulkInsert<'a> {
     table: &'a Table,
-    /// A copy: each slot would note that it uses the table's own.
+    /// A copy of the table's descriptor, because each slot would note that it uses the table's own.
     descriptor: pg_sys::TupleDesc,
     indexes: pg_sys::CatalogIndexState,
     filling: Filling,
@@ -49,11 +50,12 @@ pub struct BulkInsert<'a> {
     nulls: Vec<bool>,
 }
 
-/// How the indexes get their entries.
+/// How the indexes are filled.
 enum Filling {
     Columns(Vec<IndexColumns>),
-    /// One of them is on an expression, or on some of the rows, or an exclusion constraint: only who owns the ledger's tables can have
-    /// made it. Postgres' executor knows how; its functions for catalogs do not, and crash.
+    /// An index is on an expression or on some of the rows, or belongs to an exclusion constraint: only the owner of
+    /// the ledger's tables can have created it. Postgres' executor can fill it; the functions for catalogs cannot, and
+    /// crash.
     Executor(*mut pg_sys::EState),
 }
 
@@ -63,7 +65,7 @@ struct IndexColumns {
     shape: IndexShape,
 }
 
-/// An index on columns of all rows.
+/// The shape of an index that is on columns of all rows.
 pub struct IndexShape {
     /// Places of the columns, from 0.
     pub attributes: Vec<usize>,
@@ -71,10 +73,10 @@ pub struct IndexShape {
 }
 
 impl IndexShape {
-    /// `None` if it is more than that.
+    /// `None` if the index is anything else.
     ///
     /// # Safety
-    /// An open index and what was built of it.
+    /// `index` is open, and `info` was built from it.
     pub unsafe fn of(index: pg_sys::Relation, info: *mut pg_sys::IndexInfo) -> Option<IndexShape> {
         let built = &*info;
         let is_whole = built.ii_Predicate.is_null() && built.ii_ExclusionOps.is_null();
@@ -96,8 +98,8 @@ impl<'a> BulkInsert<'a> {
     const ROWS: usize = 512;
 
     pub fn new(table: &'a Table) -> Self {
-        // SAFETY: the table is open and stays so for as long as this borrows it; it has as many indexes, which are open
-        // until finish(), as the state says.
+        // SAFETY: the table is open, and stays open while this value borrows it. CatalogOpenIndexes says how many
+        // indexes there are, and keeps them open until finish().
         unsafe {
             let indexes = pg_sys::CatalogOpenIndexes(table.relation());
             let descriptor = pg_sys::CreateTupleDescCopy(table.descriptor());
@@ -126,13 +128,13 @@ impl<'a> BulkInsert<'a> {
         self.add(tuple, true);
     }
 
-    /// Inserts a tuple of this table's shape, which stays where it is and is the caller's until this has finished.
+    /// Inserts a tuple of this table's shape. It belongs to the caller, who keeps it in place until this has finished.
     pub fn insert_tuple(&mut self, tuple: pg_sys::HeapTuple) {
         self.add(tuple, false);
     }
 
     fn add(&mut self, tuple: pg_sys::HeapTuple, is_own: bool) {
-        // SAFETY: a tuple of this table's shape.
+        // SAFETY: the tuple is in place: form() has just made it, or the caller keeps it until this has finished.
         if unsafe { may_be_toasted(tuple) } {
             self.insert_alone(tuple, is_own);
             return;
@@ -143,22 +145,22 @@ impl<'a> BulkInsert<'a> {
         }
     }
 
-    /// As [`Table::form`], in buffers that are used again.
+    /// As [`Table::form`], in buffers that are reused.
     fn form(&mut self, row: &[Option<pg_sys::Datum>]) -> pg_sys::HeapTuple {
         assert_eq!(row.len(), self.table.column_count());
         self.values.clear();
         self.values.extend(row.iter().map(|value| value.unwrap_or(pg_sys::Datum::null())));
         self.nulls.clear();
         self.nulls.extend(row.iter().map(Option::is_none));
-        // SAFETY: one value and one null flag a column, of the types of our own table.
+        // SAFETY: `row` has one value or null for each column, as asserted, of the types of the ledger's own table.
         unsafe { pg_sys::heap_form_tuple(self.descriptor, self.values.as_mut_ptr(), self.nulls.as_mut_ptr()) }
     }
 
-    /// Inserts a tuple that TOAST will rewrite, after those before it. The multi-insert is made for catalogs without
-    /// TOAST: its index entries would point to nowhere.
+    /// Inserts a tuple that TOAST will rewrite, after the tuples before it. The multi-insert is made for catalogs
+    /// without TOAST: its index entries would point to nowhere.
     fn insert_alone(&mut self, tuple: pg_sys::HeapTuple, is_own: bool) {
         self.flush();
-        // SAFETY: a tuple of this table's shape; if it is our own, it is used no more.
+        // SAFETY: the tuple has this table's shape. If it is this value's own, it is not used after this.
         unsafe {
             match self.filling {
                 Filling::Columns(_) => {
@@ -186,7 +188,7 @@ impl<'a> BulkInsert<'a> {
         }
         self.fill_slots();
         let (relation, slots, filled) = (self.table.relation(), self.slots.as_mut_ptr(), self.tuples.len() as i32);
-        // SAFETY: `filled` slots hold tuples of this table.
+        // SAFETY: the first `filled` slots hold tuples of this table, which is open.
         unsafe {
             let command = pg_sys::GetCurrentCommandId(true);
             pg_sys::heap_multi_insert(relation, slots, filled, command, 0, std::ptr::null_mut());
@@ -197,33 +199,34 @@ impl<'a> BulkInsert<'a> {
                 }
             }
         }
-        // SAFETY: they have been there.
+        // SAFETY: the tuples are still in place. A slot keeps its own tuple until it is used again or dropped, and the
+        // caller keeps the others until finish().
         let bytes: usize = self.tuples.drain(..).map(|(tuple, _)| unsafe { (*tuple).t_len } as usize).sum();
         LOGGED.set(LOGGED.get() + bytes);
         self.write_wal_meanwhile();
     }
 
-    /// Has Postgres' WAL writer write and sync what WAL there is, while this process goes on. Else all of it would be left to
-    /// the commit, which then waits for the disk.
+    /// Makes Postgres' WAL writer write and sync the WAL so far, while this process goes on. Otherwise all of it is
+    /// left to the commit, which then waits for the disk.
     fn write_wal_meanwhile(&self) {
         if LOGGED.get() < WAL_BYTES {
             return;
         }
         LOGGED.set(0);
-        // SAFETY: the end of this process's newest record. An asynchronous commit asks for it in the same way.
+        // SAFETY: only passes on where this process's newest record ends, as an asynchronous commit does.
         unsafe { pg_sys::XLogSetAsyncXactLSN(pg_sys::XactLastRecEnd) };
     }
 
-    /// Puts the tuples into slots of this table's shape, which are used again and dropped in finish().
+    /// Puts the tuples into slots of this table's shape. The slots are reused, and dropped in finish().
     fn fill_slots(&mut self) {
         while self.slots.len() < self.tuples.len() {
-            // SAFETY: the descriptor is freed after the slots.
+            // SAFETY: the descriptor is this value's own copy, and is freed after the slots.
             let slot = unsafe { pg_sys::MakeSingleTupleTableSlot(self.descriptor, &raw const pg_sys::TTSOpsHeapTuple) };
             self.slots.push(slot);
         }
         let slots = self.slots.iter().zip(&self.tuples);
-        // SAFETY: tuples of the slots' shape; a slot frees the tuple that it was given to free. Nothing in the closure has a
-        // destructor or can panic.
+        // SAFETY: the tuples have the slots' shape, and a slot frees only tuples that it was given to free. An error
+        // may jump out of the closure: nothing in it has a destructor or can panic.
         unsafe {
             pg_sys::ffi::pg_guard_ffi_boundary(|| {
                 slots.for_each(|(slot, (tuple, is_own))| {
@@ -233,11 +236,11 @@ impl<'a> BulkInsert<'a> {
         }
     }
 
-    /// Inserts the entries of all rows: one index after the other keeps the pages that they go to, and the way there, in
-    /// the processor's caches.
+    /// Inserts the entries of all rows into one index. Filling one index after the other keeps the pages that the
+    /// entries go to, and the way there, in the processor's caches.
     ///
     /// # Safety
-    /// The rows have been inserted.
+    /// The rows in the slots have been inserted.
     unsafe fn insert_into(&self, index: &IndexColumns) {
         let (mut values, mut nulls) = ([pg_sys::Datum::null(); MAX_KEYS], [false; MAX_KEYS]);
         let needed = index.shape.attributes.iter().max().map_or(0, |last| last + 1) as i32;
@@ -273,7 +276,7 @@ impl<'a> BulkInsert<'a> {
 
     pub fn finish(mut self) {
         self.flush();
-        // SAFETY: made by this value and used no more.
+        // SAFETY: this value made all of these, and does not use them any more.
         unsafe {
             for slot in &self.slots {
                 pg_sys::ExecDropSingleTupleTableSlot(*slot);
@@ -290,8 +293,9 @@ impl<'a> BulkInsert<'a> {
 /// Inserts the index entries of one row version, as Postgres' executor does: into indexes of any kind.
 ///
 /// # Safety
-/// The row version is there, and the slot knows where. The indexes are those of its table; `only_summarizing` leaves out all but those
-/// that an update has to tell although the new version is found by way of the old one.
+/// The row version has been inserted, and the slot knows where. The indexes are those of its table. With
+/// `only_summarizing`, only those indexes get an entry that an update has to tell even though the new version is found
+/// by way of the old one.
 pub unsafe fn insert_index_entries(
     indexes: pg_sys::CatalogIndexState,
     executor: *mut pg_sys::EState,
@@ -317,7 +321,11 @@ pub unsafe fn insert_index_entries(
     }
 }
 
-/// A constraint that may be deferred is looked at again by a trigger, which no row of the ledger has.
+/// Raises the error of a deferrable constraint, which Postgres would check again by a trigger: no row of the ledger has
+/// one.
+///
+/// # Safety
+/// `index` is the oid of an index that is open.
 unsafe fn refuse_doubt(index: pg_sys::Oid) -> ! {
     let name = CStr::from_ptr(pg_sys::get_rel_name(index)).to_string_lossy();
     Failure::new(
@@ -332,8 +340,11 @@ unsafe fn refuse_doubt(index: pg_sys::Oid) -> ! {
 /// Columns of an index.
 pub const MAX_KEYS: usize = pg_sys::INDEX_MAX_KEYS as usize;
 
-/// Whether storing the tuple may mean to store another one, with large values moved out or compressed: it has such
-/// values already, or is longer than a bit less than TOAST_TUPLE_THRESHOLD.
+/// Whether storing the tuple may store another one, with large values moved out or compressed: it already has such
+/// values, or is longer than a bit less than TOAST_TUPLE_THRESHOLD.
+///
+/// # Safety
+/// The tuple is in place and whole.
 unsafe fn may_be_toasted(tuple: pg_sys::HeapTuple) -> bool {
     let threshold = pg_sys::BLCKSZ / 4 - 64;
     u32::from((*(*tuple).t_data).t_infomask) & pg_sys::HEAP_HASEXTERNAL != 0 || (*tuple).t_len > threshold

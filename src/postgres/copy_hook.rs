@@ -1,9 +1,15 @@
 //! `COPY ledger.entries TO` and `FROM` with `FORMAT jsonl`.
 //!
 //! The statement is rewritten to one that core COPY runs, on the view `ledger.lines` or the table `ledger.import`, and
-//! handed on: privileges, files, programs, the protocol and progress stay with core, and other extensions see an ordinary
-//! COPY. A line of the ledger is ASCII without control characters. So CSV whose delimiter and quote are control characters
-//! is the line as it is.
+//! handed on. So privileges, files, programs, the protocol and progress stay with core, and other extensions see an
+//! ordinary COPY. A line of the ledger is ASCII without control characters, so CSV with control characters as delimiter
+//! and quote is the line as it is.
+//!
+//! # Safety
+//!
+//! The unsafe functions here run inside a transaction, within the hook. Those that take a statement, a clause or an
+//! option get a node that Postgres passed to the hook, or a part of one, as the grammar makes it. The others only build
+//! nodes in the current memory context.
 
 use super::errors::{or_raise, Failure};
 use super::import;
@@ -15,7 +21,7 @@ pub fn init() {
     import::init();
 }
 
-/// The statement that core COPY is to run in the place of this one; null where it is not about a ledger file.
+/// The statement for core COPY to run in place of this one; null if this is not about a ledger file.
 #[pg_guard]
 pub unsafe extern "C-unwind" fn rewrite(statement: *mut pg_sys::PlannedStmt) -> *mut pg_sys::PlannedStmt {
     let utility = (*statement).utilityStmt;
@@ -40,7 +46,7 @@ pub unsafe extern "C-unwind" fn rewrite(statement: *mut pg_sys::PlannedStmt) -> 
     rewritten
 }
 
-/// Rows that a trigger takes are none to COPY: the count is that of the lines.
+/// COPY does not count rows that a trigger takes, so this sets the count to that of the lines.
 #[pg_guard]
 pub unsafe extern "C-unwind" fn count_lines(
     statement: *mut pg_sys::PlannedStmt,
@@ -52,12 +58,12 @@ pub unsafe extern "C-unwind" fn count_lines(
     }
 }
 
-// ---- what the statement is ------------------------------------------------------------------------------------------------
+// ---- what the statement is ------------------------------------------------------------------------------------------
 
 /// The options of a COPY.
 unsafe fn options(copy: &pg_sys::CopyStmt) -> impl Iterator<Item = *mut pg_sys::DefElem> + '_ {
     let count = if copy.options.is_null() { 0 } else { (*copy.options).length };
-    // SAFETY: the list has that many elements, all of them options.
+    // SAFETY: the grammar makes a list with that many elements, all of them options.
     (0..count as usize).map(|position| unsafe { (*(*copy.options).elements.add(position)).ptr_value.cast() })
 }
 
@@ -67,7 +73,7 @@ unsafe fn name_of(option: *mut pg_sys::DefElem) -> &'static CStr {
 
 unsafe fn has_ledger_format(copy: &pg_sys::CopyStmt) -> bool {
     options(copy).any(|option| {
-        // SAFETY: an option of the statement; only one with a value has a text.
+        // SAFETY: an option of the statement. Only an option with a value has a text, which is checked first.
         unsafe {
             name_of(option) == c"format"
                 && !(*option).arg.is_null()
@@ -89,13 +95,13 @@ unsafe fn is_of_ledger(copy: &pg_sys::CopyStmt) -> bool {
     named != pg_sys::InvalidOid && named == entries()
 }
 
-/// Of the extension, if this database has it.
+/// The oid of `ledger.entries`, if this database has the extension.
 unsafe fn entries() -> pg_sys::Oid {
     let named = |schema| pg_sys::get_relname_relid(c"entries".as_ptr(), schema);
     schema::find().map_or(pg_sys::InvalidOid, named)
 }
 
-/// A ledger is copied as it is, whole.
+/// Refuses clauses: a ledger is copied whole, as it is.
 unsafe fn check_clauses(copy: &pg_sys::CopyStmt) -> Result<(), Failure> {
     let refuse = |what: &str| {
         Failure::new(PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED, format!("COPY in format jsonl takes no {what}"))
@@ -117,9 +123,9 @@ unsafe fn check_clauses(copy: &pg_sys::CopyStmt) -> Result<(), Failure> {
     Ok(())
 }
 
-// ---- who may --------------------------------------------------------------------------------------------------------------
+// ---- who may --------------------------------------------------------------------------------------------------------
 
-/// Those of core COPY on `ledger.entries`; core checks those on files and programs.
+/// Requires the privileges of core COPY on `ledger.entries`. Core COPY itself checks those on files and programs.
 unsafe fn check_privileges(copy: &pg_sys::CopyStmt) {
     let user = pg_sys::GetUserId();
     let needed = if copy.is_from { pg_sys::ACL_INSERT } else { pg_sys::ACL_SELECT };
@@ -132,14 +138,14 @@ unsafe fn check_privileges(copy: &pg_sys::CopyStmt) {
     }
 }
 
-// ---- what core COPY runs ----------------------------------------------------------------------------------------------------
+// ---- what core COPY runs --------------------------------------------------------------------------------------------
 
-/// CSV without quoting: none of these characters is in a line.
+/// CSV without quoting: a line has none of these characters.
 unsafe fn line_options() -> *mut pg_sys::List {
     let options =
         [(c"format", c"csv"), (c"delimiter", c"\x01"), (c"quote", c"\x02"), (c"escape", c"\x02"), (c"null", c"")];
     options.iter().fold(std::ptr::null_mut(), |list, (name, value)| {
-        // SAFETY: names and values are static, and only read.
+        // SAFETY: names and values are static and NUL-terminated, and Postgres only reads them.
         unsafe {
             let option = pg_sys::makeDefElem(name.as_ptr().cast_mut(), string(value), -1);
             pg_sys::lappend(list, option.cast())
@@ -159,7 +165,7 @@ unsafe fn list_of<T>(node: *mut T) -> *mut pg_sys::List {
     pg_sys::lappend(std::ptr::null_mut(), node.cast())
 }
 
-/// `SELECT line FROM ledger.lines`. Made by hand and not parsed: it has no place in the text of the query.
+/// `SELECT line FROM ledger.lines`. Built by hand and not parsed, because it has no place in the text of the query.
 unsafe fn select_lines() -> *mut pg_sys::Node {
     let mut column = PgBox::<pg_sys::ColumnRef>::alloc_node(pg_sys::NodeTag::T_ColumnRef);
     column.fields = list_of(string(c"line"));

@@ -1,4 +1,7 @@
-//! This process's database in shared memory, and what other processes are told when a ledger comes or goes.
+//! The database of the current process, as it is in shared memory: its slot, its mirror, and what other processes are
+//! told when a ledger is created or dropped.
+//!
+//! (The worker that seals for one database is in `worker/database.rs`.)
 
 use super::encoding;
 use super::errors::Failure;
@@ -9,11 +12,11 @@ use std::cell::Cell;
 use std::sync::atomic::Ordering;
 
 thread_local! {
-    /// Found once; a process stays in its database, and a slot stays with a database that has a ledger.
+    /// The slot, once found. A process stays in its database, and a slot stays with a database that has a ledger.
     static OWN_SLOT: Cell<Option<&'static DatabaseSlot>> = const { Cell::new(None) };
 }
 
-/// Whether the library was preloaded, and with it the worker, the mirror and the secret of the environment.
+/// Whether the library was preloaded. Only then there are the worker, the mirror and the secret of the environment.
 pub fn is_preloaded() -> bool {
     shared().is_some()
 }
@@ -64,7 +67,7 @@ pub fn mirror() -> Result<Mirror, Failure> {
     slot().map(|(shared, slot)| Mirror { shared, slot })
 }
 
-/// Has the worker look for tables whose rows are to be recorded. Cannot fail.
+/// Tells the worker to look for tables whose rows it must record. Cannot fail.
 pub fn baseline_begun() {
     if let Some(slot) = shared().and_then(|shared| shared.find(own_oid())) {
         slot.baselines.store(true, Ordering::Release);
@@ -72,12 +75,12 @@ pub fn baseline_begun() {
     }
 }
 
-/// Tells launcher and workers what a transaction has changed. Runs at COMMIT and ABORT, so it cannot fail.
+/// Tells the launcher and the workers what a transaction has changed. Runs at COMMIT and ABORT, so it cannot fail.
 pub fn at_transaction_end(created: bool, dropped: bool, databases_changed: bool) {
     let Some(shared) = shared() else { return };
     if dropped {
         if let Some(slot) = shared.find(own_oid()) {
-            // Before anyone can record in a ledger that is created next: its lines do not belong in this file.
+            // Before a session can record in a ledger that is created next: its lines do not belong in this file.
             shared.lock_mirror(slot).close();
             slot.check_extension.store(true, Ordering::Release);
             slot.worker.wake();
@@ -87,7 +90,7 @@ pub fn at_transaction_end(created: bool, dropped: bool, databases_changed: bool)
         shared.rescan.store(true, Ordering::Release);
     }
     if created {
-        // If a worker runs, as where it was dropped and created again in one transaction, it is to look again.
+        // A worker may run already, if the ledger was dropped and created again in one transaction. It must look again.
         if let Some(slot) = shared.take_created(own_oid()) {
             slot.worker.wake();
         }

@@ -1,4 +1,4 @@
-//! Recording: every way in which an entry comes to be goes through here.
+//! Recording: every entry of the ledger is made by the functions here.
 
 use super::database;
 use super::entries_pending as pending;
@@ -125,8 +125,8 @@ pub struct RowEntry {
 }
 
 impl RowEntry {
-    /// One whose time is that of the change, not of the transaction: of two changes of one row, that of the transaction
-    /// which began first may be the later one.
+    /// An entry with the time of the change, not of the transaction: of two changes to one row, the later one may
+    /// belong to the transaction that began first.
     pub fn now(entry_type: &'static str, data_hash: String, metadata: Metadata, with_signature: bool) -> RowEntry {
         RowEntry { entry_type, data_hash, metadata, with_signature, created_at: entry_clock::now() }
     }
@@ -137,14 +137,14 @@ pub fn record_row(row: RowEntry) -> Result<(), Failure> {
     record_item(row).map(|_| ())
 }
 
-/// The same, for who wants to know the entry's id.
+/// As [`record_row`], for a caller that needs the entry's id.
 pub fn record_item(row: RowEntry) -> Result<Uuid, Failure> {
     let recorded = row.sign()?;
     recorded::insert_all([&recorded].into_iter());
     Ok(recorded.entry_id)
 }
 
-/// The same for one of many: it is inserted together with others, when the statement ends.
+/// As [`record_row`], for one of many entries: they are inserted together when the statement ends.
 pub fn record_row_of_many(row: RowEntry) -> Result<(), Failure> {
     queue::add(row.sign()?);
     Ok(())
@@ -170,7 +170,7 @@ impl RowEntry {
         };
         transaction::add_entry(&recorded.as_line());
         if recorded.metadata.jsonb.is_some() {
-            // Of many entries that wait, not both are kept.
+            // Many entries may wait, so only one form of the metadata is kept.
             recorded.metadata.text = String::new();
         }
         Ok(recorded)
@@ -183,8 +183,8 @@ fn require_recording() -> Result<(), Failure> {
     transaction::require_no_import()
 }
 
-/// Refuses to record in the transaction that creates the extension: the worker, which opens the mirror file, cannot see
-/// the ledger before that transaction has committed, and it could not commit without the file.
+/// Refuses to record in the transaction that creates the extension. The worker, which opens the mirror file, cannot see
+/// the ledger before that transaction has committed, and the transaction could not commit without the file.
 fn require_committed_extension() -> Result<(), Failure> {
     if !transaction::creates_ledger()
         || transaction::mirror_mode() == MirrorMode::Off
@@ -199,7 +199,7 @@ fn require_committed_extension() -> Result<(), Failure> {
     .hint("Commit CREATE EXTENSION pg_notary first."))
 }
 
-/// What a trigger says of a row must have come from a trigger, and what is said of an item from the registry.
+/// What a trigger says of a row must come from a trigger, and what is said of an item from the registry.
 fn check_not_reserved(entry_type: &str) -> Result<(), Failure> {
     if !row_change::is_reserved(entry_type) {
         return Ok(());
@@ -223,7 +223,7 @@ fn record(function: &str, draft: Draft) -> Result<Entry, Failure> {
     require_recording()?;
     check_not_reserved(draft.entry_type)?;
     let command = std::ffi::CString::new(function).expect("our own names hold no NUL");
-    // SAFETY: raise an ERROR where nothing may be written.
+    // SAFETY: the name is NUL-terminated. Both calls raise an ERROR if the transaction must not write.
     unsafe {
         pg_sys::PreventCommandIfReadOnly(command.as_ptr());
         pg_sys::PreventCommandIfParallelMode(command.as_ptr());
@@ -278,7 +278,7 @@ fn invalid_signature() -> Failure {
         .hint("Leave the signature out to have the server sign, or make it with ledger.create_signature(data_hash).")
 }
 
-/// The checks that hold for every entry, whichever way it came.
+/// Checks that hold for every entry, however it was made.
 pub fn validate(entry: &Entry) -> Result<(), Failure> {
     hashing::check_hash("data_hash", &entry.data_hash)?;
     record::check_entry_type(&entry.entry_type).map_err(|error| {
@@ -289,7 +289,7 @@ pub fn validate(entry: &Entry) -> Result<(), Failure> {
     check_length(&entry.metadata)
 }
 
-/// A longer line could be written, but not read again. Of an entry only the metadata can be long.
+/// A longer line could be written, but not read again. Only the metadata of an entry can be long.
 fn check_length(metadata: &str) -> Result<(), Failure> {
     let length = metadata.len();
     if length <= record::MAX_METADATA {
@@ -309,7 +309,7 @@ fn check_metadata(metadata: Jsonb) -> Result<(), Failure> {
 }
 
 thread_local! {
-    /// The last id that was given here, and the lines in which it may stand since.
+    /// The last id that was made here, and which lines may hold it by now.
     static LAST_ID: Cell<Option<(Uuid, Repeats)>> = const { Cell::new(None) };
 }
 
@@ -320,22 +320,22 @@ fn uuid_v7() -> pgrx::Uuid {
 }
 
 fn new_id() -> Uuid {
-    // First the lines that there are: the id cannot stand in them.
+    // First read which lines there are: they cannot hold an id that is made afterwards.
     let repeats = database::slot().map_or(Repeats::Any, |(_, slot)| Repeats::after(slot));
     let id = ids::time_ordered();
     LAST_ID.set(Some((id, repeats)));
     id
 }
 
-/// The lines in which this id of an inserted row may stand already. The default is evaluated right before BEFORE INSERT; it
-/// could still have been seen by somebody else, where the application has asked for it, but is not taken for new twice.
+/// Which lines may already hold this id of an inserted row. The column default is evaluated right before BEFORE INSERT.
+/// If the application has asked for the id itself, others may have seen it, but the id counts as new only once.
 fn repeats(entry_id: Uuid) -> Repeats {
     LAST_ID.take().filter(|(last, _)| *last == entry_id).map_or(Repeats::Any, |(_, repeats)| repeats)
 }
 
-/// The other half of "an id is unique over the whole ledger": the pending partition's own index knows only what is
-/// pending. Looked up after the insert, with a snapshot of now: had the entry been sealed in between, the insert would
-/// have waited for that.
+/// The other half of "an id is unique over the whole ledger": the index of the pending partition knows only what is
+/// pending. The look-up comes after the insert, with a current snapshot: if the entry was sealed in between, the insert
+/// has waited for that.
 fn check_not_sealed(entry_id: Uuid) -> Result<(), Failure> {
     match partitions::block_of(entry_id) {
         None => Ok(()),

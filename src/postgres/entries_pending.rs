@@ -1,4 +1,4 @@
-//! The table `ledger.entries_pending`, as those who record insert into it: what a session knows of it.
+//! The table `ledger.entries_pending`, for inserting into it: what a session remembers of the table and its indexes.
 
 use super::single_insert::Indexes;
 use super::single_row;
@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 thread_local! {
     static IS_LISTENING: Cell<bool> = const { Cell::new(false) };
-    /// Its Oid, once it was looked up.
+    /// Its oid, once it was looked up.
     static OID: Cell<pg_sys::Oid> = const { Cell::new(pg_sys::InvalidOid) };
     /// Its indexes.
     static INDEXES: Cell<Option<Rc<Indexes>>> = const { Cell::new(None) };
@@ -18,7 +18,7 @@ thread_local! {
 /// Opens it for inserting.
 pub fn open() -> Table {
     if !IS_LISTENING.replace(true) {
-        // SAFETY: registered once a process.
+        // SAFETY: registered once a process. The callback lives as long as the library, which is never unloaded.
         unsafe { pg_sys::CacheRegisterRelcacheCallback(Some(forget), pg_sys::Datum::null()) };
     }
     if OID.get() == pg_sys::InvalidOid {
@@ -27,7 +27,8 @@ pub fn open() -> Table {
     Table::open_oid(OID.get(), pg_sys::RowExclusiveLock)
 }
 
-/// Inserts one row. The table has been locked by [`open`]: until the transaction ends nobody changes what an insert has to do.
+/// Inserts one row. [`open`] has locked the table, so what an insert has to do does not change until the transaction
+/// ends.
 pub fn insert<const COLUMNS: usize>(table: &Table, row: &[Option<pg_sys::Datum>; COLUMNS]) {
     match indexes(table) {
         Some(indexes) => indexes.insert(table, row),
@@ -35,12 +36,12 @@ pub fn insert<const COLUMNS: usize>(table: &Table, row: &[Option<pg_sys::Datum>;
     }
 }
 
-/// `None` where there are indexes that only Postgres itself knows how to insert into.
+/// `None` if there are indexes that only Postgres' executor knows how to insert into.
 fn indexes(table: &Table) -> Option<Rc<Indexes>> {
     let known = INDEXES.take().or_else(|| {
         let oid = OID.get();
         let found = Indexes::of(table).map(Rc::new);
-        // Not if they have changed meanwhile.
+        // Not if the table has changed meanwhile.
         found.filter(|_| oid != pg_sys::InvalidOid && OID.get() == oid)
     });
     INDEXES.set(known.clone());

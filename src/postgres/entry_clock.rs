@@ -1,8 +1,9 @@
-//! The times of entries about rows, tables and items, and of blocks: what the clock shows, but later than all that the ledger has given.
+//! The times of blocks, and of entries about rows, tables and items: what the clock shows, but later than every time
+//! that the ledger has given.
 //!
-//! The newest time that was given is in shared memory. After a start, a promotion or an import the first process that asks reads it from
-//! the ledger: that of the newest block, or of an entry that waits for one. Entries of transactions that have not ended count as well: one
-//! that is prepared can outlive the server.
+//! The newest time given is in shared memory. After a start, a promotion or an import, the first process that asks
+//! reads it from the ledger: that of the newest block, or of an entry that waits for one. Entries of transactions that
+//! have not ended count as well: a prepared one can outlive the server.
 
 use super::database;
 use super::errorless;
@@ -14,15 +15,15 @@ use crate::ledger::record::Timestamp;
 use crate::ledger::row_change;
 use pgrx::{check_for_interrupts, pg_sys, PgSqlErrorCode};
 
-/// Later than all times that were given.
+/// A time later than all times that were given.
 pub fn now() -> Timestamp {
     now_apart(1)
 }
 
-/// The same, by so many microseconds where the clock is behind.
+/// As [`now`], but later by this many microseconds if the clock is behind.
 pub fn now_apart(micros: i64) -> Timestamp {
     let clock = tables::timestamp_from_postgres(errorless::clock() + faults::clock_offset());
-    // Without a slot nothing is recorded. Why, who records says.
+    // Without a slot nothing is recorded, and the recording function says why.
     let Ok((_, slot)) = database::slot() else { return clock };
     let given = loop {
         match slot.entry_clock.next(clock.micros(), micros) {
@@ -36,16 +37,16 @@ pub fn now_apart(micros: i64) -> Timestamp {
     Timestamp::from_micros(given.at).unwrap_or(clock)
 }
 
-/// The newest time that the ledger has given, by its tables; `None` if there is none in them.
+/// The newest time that the ledger has given, by its tables; `None` if they have none.
 fn newest_in_ledger() -> Option<i64> {
-    // In this order: what is sealed in between is older than its block.
+    // In this order: an entry that is sealed in between is older than its block.
     let pending = newest_pending();
     let block = tables::newest_block(&RegisteredSnapshot::latest());
     block.map(|block| block.timestamp.micros()).max(pending)
 }
 
 fn newest_pending() -> Option<i64> {
-    // It needs nothing but its kind.
+    // A dirty snapshot needs only its type.
     let mut dirty = pg_sys::SnapshotData { snapshot_type: pg_sys::SnapshotType::SNAPSHOT_DIRTY, ..Default::default() };
     let table = Table::open("entries_pending", pg_sys::AccessShareLock);
     // SAFETY: the snapshot outlives the scan, which is declared after it.
@@ -54,7 +55,7 @@ fn newest_pending() -> Option<i64> {
     while let Some(tuple) = scan.next() {
         check_for_interrupts!();
         table.deform_into(tuple, &mut row);
-        // Whoever inserts any other entry may give it any time.
+        // Other entries may have any time, which the session that inserts them chooses.
         if row.text(entry_column::ENTRY_TYPE).is_some_and(row_change::is_reserved) {
             newest = newest.max(row.timestamp(entry_column::CREATED_AT).map(Timestamp::micros));
         }

@@ -1,5 +1,5 @@
-//! Functions of Postgres that raise no error, called as they are. pgrx calls each as if it could raise one, which takes several times as
-//! long as what most of these do.
+//! Functions of Postgres that raise no error, called directly. pgrx calls each as if it could raise one, which takes
+//! several times as long as most of these functions.
 
 use pgrx::pg_sys;
 
@@ -57,19 +57,19 @@ pub fn database_encoding() -> i32 {
     unsafe { postgres::GetDatabaseEncoding() }
 }
 
-/// The command that has made a row version.
+/// The command that created a row version.
 ///
 /// # Safety
-/// The header of one that this transaction has made.
+/// `header` belongs to a row version that this transaction has created.
 pub unsafe fn inserting_command(header: pg_sys::HeapTupleHeader) -> pg_sys::CommandId {
     postgres::HeapTupleHeaderGetCmin(header)
 }
 
-/// Splits a tuple into its columns. Where columns were added since it was made, their values may be looked for in memory that has to be
-/// taken, so that is guarded.
+/// Splits a tuple into its columns. If columns were added after the tuple was made, finding their values may need
+/// memory and fail, so that case is guarded.
 ///
 /// # Safety
-/// The tuple has the shape of the descriptor, and there is room for as many values and nulls as it has columns.
+/// The tuple has the shape of the descriptor, and there is room for as many values and null flags as it has columns.
 pub unsafe fn deform(
     tuple: pg_sys::HeapTuple,
     descriptor: pg_sys::TupleDesc,

@@ -24,7 +24,7 @@ impl Failure {
         self
     }
 
-    /// Says more behind what the detail says already.
+    /// Appends a sentence to the detail.
     pub fn and_detail(self, more: &str) -> Self {
         let detail = self.detail.iter().map(String::as_str).chain([more]).collect::<Vec<_>>().join(" ");
         self.detail(detail)
@@ -35,13 +35,13 @@ impl Failure {
         self
     }
 
-    /// What the server's log says beside it, and no client.
+    /// A text for the server's log that no client sees.
     pub fn log_beside(mut self, text: impl Into<String>) -> Self {
         self.for_log = Some(text.into());
         self
     }
 
-    /// What Postgres, or code of ours, has raised.
+    /// The failure that Postgres, or our own code, has raised.
     pub fn caught(error: &CaughtError) -> Self {
         let report = match error {
             CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => report,
@@ -60,7 +60,7 @@ impl Failure {
         self.code
     }
 
-    /// Message and detail, for where there is one line for both.
+    /// Message and detail on one line.
     pub fn text(&self) -> String {
         match &self.detail {
             Some(detail) => format!("{}: {detail}", self.message),
@@ -79,12 +79,12 @@ impl Failure {
         self.report(PgLogLevel::WARNING);
     }
 
-    /// The same with `message` in the place of message and detail.
+    /// This failure, with `message` in place of message and detail.
     pub fn restated(self, message: String) -> Self {
         Failure { message, detail: None, ..self }
     }
 
-    /// Says in the log what a process could not do that has no client, and tries again by itself.
+    /// Logs what a process without a client could not do and will try again by itself.
     pub fn log_retried(&self, what: &str) {
         let text = format!("{what}: {}; it tries again by itself", self.text());
         self.clone().restated(text).report(PgLogLevel::LOG);
@@ -105,15 +105,15 @@ impl Failure {
     }
 }
 
-/// Whether an ERROR is on its way to whoever catches it. To end a scan can be to read on (Postgres 18 does), and so to meet with the
-/// same ERROR once more, which from within a destructor would end the process, and with it all sessions. The end of the
-/// transaction gives back what is left open.
+/// Whether an ERROR is unwinding the stack. Ending a scan may read on (in Postgres 18) and meet the same ERROR again.
+/// Within a destructor that would end the process, and with it all sessions. So such destructors do nothing, and the
+/// end of the transaction releases what is left open.
 pub fn is_unwinding() -> bool {
     std::thread::panicking()
 }
 
-/// Where RUST_BACKTRACE is set in the server's environment, pgrx puts a backtrace into the DETAIL of each error that passes through Rust,
-/// as errors do that as panics. Only what is one is to have it.
+/// With RUST_BACKTRACE in the server's environment, pgrx adds a backtrace to the DETAIL of each error that passes
+/// through Rust, because errors pass as panics. Only real panics should have one.
 pub fn init() {
     let of_pgrx = panic::take_hook();
     panic::set_hook(Box::new(move |panicked| {
@@ -129,13 +129,13 @@ pub fn or_raise<T>(result: Result<T, Failure>) -> T {
     result.unwrap_or_else(|failure| failure.raise())
 }
 
-/// What an I/O error says, without the number that Rust puts behind it.
+/// The text of an I/O error, without the number that Rust appends.
 pub fn cause(error: &std::io::Error) -> String {
     let text = error.to_string();
     text.split(" (os error ").next().unwrap_or_default().to_owned()
 }
 
-/// What is said within a line, as the sentence that a DETAIL is.
+/// Turns a text that can stand within a line into a sentence, which a DETAIL must be.
 pub fn sentence(text: &str) -> String {
     let mut characters = text.chars();
     let first = characters.next().map(char::to_uppercase);

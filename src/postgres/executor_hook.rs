@@ -1,4 +1,5 @@
-//! The ExecutorFinish hook: a query's AFTER triggers have fired.
+//! The ExecutorFinish hook. It runs when the AFTER triggers of a query have fired, and inserts the entries that they
+//! have queued.
 
 use super::queue;
 use pgrx::pg_sys;
@@ -14,7 +15,7 @@ pub fn init() {
 }
 
 extern "C-unwind" {
-    /// Postgres' own, not pgrx's wrapper: see utility_hook.
+    /// Postgres' own function, not pgrx's wrapper: see utility_hook.
     fn standard_ExecutorFinish(query: *mut pg_sys::QueryDesc);
 }
 

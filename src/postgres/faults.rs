@@ -1,15 +1,21 @@
-//! Faults on purpose: places where a test can have the server killed, a process hang, or the file fail. Release builds have
-//! none of it: without the feature `fault-injection` every function here is empty, or says what always is so.
+//! Faults on purpose: places at which a test can have the server killed, a process hang, or the file fail. Release
+//! builds have none of it: without the feature `fault-injection` every function here is empty, or returns its usual
+//! value.
 //!
-//! The file `pg_notary.fault` in the data directory names a place and what happens there, as `PLACE:ACTION`, or some of them, one a
-//! line. `kill`, `exit` and `error` happen once: the file is removed first. `hang`, `errors` and `read_only` last as long as the
-//! file is there. The places, in the order in which a commit comes by: `before_write`, `write`, `mid_write`, `before_sync`, `sync`,
-//! `after_sync`, `before_commit`, `after_commit`; `cut` and `cut_sync`, when the file is cut back, before and after it is shorter;
-//! `after_abort`, of a transaction with lines, before it says so; `before_block_line`, between the commit of a block and its line.
-//! And of the worker: `no_ledger`, when it has found none in its database; `take_over`, when it syncs the file that it opens;
-//! `look_for_extension` and `settle_prepared`, the transactions of these names.
+//! The file `pg_notary.fault` in the data directory names a place and what happens there, as `PLACE:ACTION`, one or
+//! more of them, one a line. `kill`, `exit` and `error` happen once: the file is removed first. `hang`, `errors` and
+//! `read_only` last as long as the file is there.
 //!
-//! A line `clock:SECONDS` sets the clock forward by which entries about rows get their times, or back, as long as it is there.
+//! The places, in the order in which a commit reaches them: `before_write`, `write`, `mid_write`, `before_sync`,
+//! `sync`, `after_sync`, `before_commit`, `after_commit`. Also `cut` and `cut_sync`, when the file is cut back, before
+//! and after it is shorter; `after_abort`, before an aborted transaction says which lines it leaves; and
+//! `before_block_line`, between the commit of a block and its line.
+//!
+//! The places of the worker: `no_ledger`, when it has found none in its database; `take_over`, when it syncs the file
+//! that it opens; `look_for_extension` and `settle_prepared`, in the transactions that do so.
+//!
+//! As long as there is a line `clock:SECONDS`, the clock that gives entries about rows their times is set forward by
+//! that much, or back.
 
 #[cfg(feature = "fault-injection")]
 pub use injected::*;
@@ -50,7 +56,7 @@ mod injected {
     /// Every process of the server has the data directory as its working directory.
     const FAULT_FILE: &str = "pg_notary.fault";
 
-    /// Whether a small ledger is to have runs of places as a large one has: by the server's environment.
+    /// Whether a small ledger has the runs of places that a large one has: set by the server's environment.
     pub fn run_sizes() -> Sizes {
         match std::env::var_os("PG_NOTARY_FAULT_SMALL_RUNS") {
             Some(_) => Sizes::SMALL,
@@ -58,12 +64,12 @@ mod injected {
         }
     }
 
-    /// Whether the mirror's directory is to be taken for one: by the server's environment.
+    /// Whether to treat the mirror's directory as a network mount: set by the server's environment.
     pub fn is_network_mount() -> bool {
         std::env::var_os("PG_NOTARY_FAULT_NETWORK_MOUNT").is_some()
     }
 
-    /// By how many microseconds the clock is to be taken for wrong: a line `clock:SECONDS` in the file of faults says it.
+    /// By how many microseconds to set the clock wrong: a line `clock:SECONDS` in the fault file says it.
     pub fn clock_offset() -> i64 {
         let faults = std::fs::read_to_string(FAULT_FILE).unwrap_or_default();
         let seconds = faults.lines().find_map(|line| line.strip_prefix("clock:")?.trim().parse::<i64>().ok());
@@ -75,19 +81,19 @@ mod injected {
         std::fs::read_to_string(FAULT_FILE).is_ok_and(|faults| faults.lines().any(|line| line.trim() == fault))
     }
 
-    /// Whether it happens now, for the only time.
+    /// Whether it happens now, for the only time: it removes the file.
     fn happens_once(place: &str, action: &str) -> bool {
         is_set(place, action) && std::fs::remove_file(FAULT_FILE).is_ok()
     }
 
-    /// Kills this process, ends it as the handler of a signal may do, or hangs as a system call on a dead mount does.
+    /// Kills this process, ends it as a signal handler may, or hangs like a system call on a dead mount.
     pub fn at(place: &str) {
         if happens_once(place, "exit") {
-            // SAFETY: runs what Postgres runs when a process ends, whatever that was at.
+            // SAFETY: runs what Postgres runs when a process ends, at any point of its work.
             unsafe { pgrx::pg_sys::proc_exit(1) };
         }
         if happens_once(place, "kill") {
-            // SAFETY: a plain system call.
+            // SAFETY: a system call without pointers.
             unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
         }
         while is_set(place, "hang") {
@@ -95,14 +101,14 @@ mod injected {
         }
     }
 
-    /// An ERROR, as a cancel or a catalog that cannot be read is one.
+    /// Raises an ERROR, like a cancel, or a catalog that cannot be read.
     pub fn raise_at(place: &str) {
         if happens_once(place, "error") {
             pgrx::error!("fault at {place}");
         }
     }
 
-    /// An I/O error, or what a file system says that has turned read-only.
+    /// An I/O error, or the error of a file system that has become read-only.
     pub fn error_at(place: &str) -> Result<()> {
         if is_set(place, "read_only") {
             return Err(Error::from_raw_os_error(libc::EROFS));

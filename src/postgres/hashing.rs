@@ -19,7 +19,7 @@ pub fn check_hash(what: &str, text: &str) -> Result<(), Failure> {
         .hint("ledger.hash_data(jsonb) and ledger.hash_json(json) compute such a hash."))
 }
 
-/// Enough of a wrong value to recognise it by.
+/// The start of a wrong value, enough to recognise it.
 fn shortened(text: &str) -> String {
     match text.char_indices().nth(80) {
         Some((end, _)) => format!("{}…", &text[..end]),

@@ -1,11 +1,12 @@
-//! Threads beside the one that Postgres runs in. They do work of the domain that needs nothing of Postgres, and must never
-//! run any of its code: none of it knows of threads.
+//! Threads beside the one that Postgres runs in. They do domain work that needs nothing of Postgres, and must never run
+//! its code, which knows nothing of threads.
 
 use crate::ledger::verifier::Helpers;
 use std::mem::MaybeUninit;
 use std::ptr;
 
-/// So that one verification leaves processors to others. Reading the tables takes longer than what two helpers do.
+/// A limit, so that one verification leaves processors to others. Reading the tables takes longer than the work of two
+/// helpers.
 const MOST_HELPERS: usize = 2;
 
 /// Threads that read and hash lines of a file.
@@ -13,7 +14,8 @@ pub fn helpers() -> Helpers {
     Helpers { start: without_signals, ..Helpers::up_to(MOST_HELPERS) }
 }
 
-/// Threads inherit which signals are blocked. With all of them blocked, Postgres' handlers always run where they belong.
+/// Threads inherit the blocked signals. With all of them blocked in helpers, Postgres' handlers always run in the main
+/// thread.
 fn without_signals(start: &mut dyn FnMut()) {
     let _blocked = BlockedSignals::all();
     start();

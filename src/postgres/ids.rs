@@ -1,8 +1,8 @@
 //! New ids.
 //!
-//! Their random bits come from a generator of this process: to ask the kernel for those of each entry takes longer than to hash
-//! the entry. A forked process would go on with the numbers of its parent, and the postmaster makes ids too; so each process
-//! seeds its generator before it makes the first one.
+//! Their random bits come from a generator of this process, because asking the kernel for each entry takes longer than
+//! hashing the entry. A forked process would continue with its parent's numbers, and the postmaster makes ids too. So
+//! each process seeds its generator before it makes its first id.
 
 #![allow(clippy::disallowed_methods, reason = "the generator is seeded here")]
 
@@ -21,7 +21,7 @@ pub fn random() -> Uuid {
     Uuid::new_v4()
 }
 
-/// A UUIDv7: those that a process makes ascend.
+/// A UUIDv7. Those that one process makes ascend.
 pub fn time_ordered() -> Uuid {
     seed_once();
     Uuid::now_v7()

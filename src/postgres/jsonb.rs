@@ -1,5 +1,5 @@
-//! jsonb in and out as text. pgrx's own type goes through serde_json, which turns large numbers into doubles; what is
-//! hashed must keep every digit.
+//! Converts jsonb from and to text. pgrx's own type goes through serde_json, which turns large numbers into doubles,
+//! but what is hashed must keep every digit.
 
 use super::encoding::{self, NOT_TEXT};
 use super::errors::{or_raise, Failure};
@@ -31,14 +31,15 @@ impl Jsonb {
         self.0
     }
 
-    /// As `jsonb::text`; [`NOT_TEXT`], which is no JSON, where its bytes are not sound: Postgres' own function checks nothing of
-    /// what it reads. An ERROR where it is longer than a value of Postgres.
+    /// The text, as `jsonb::text` gives it. If the bytes are not sound it is [`NOT_TEXT`], which is not JSON: Postgres'
+    /// own function checks nothing of what it reads. An ERROR if the text is longer than a value of Postgres can be.
     pub fn text(self) -> String {
         or_raise(encoding::require_utf8());
         if !jsonb::is_sound(self.bytes()) {
             return NOT_TEXT.to_owned();
         }
-        // SAFETY: a detoasted jsonb: a header of four bytes, then the container, in which all is where it is said to be.
+        // SAFETY: a detoasted jsonb: a header of four bytes, then the container. is_sound() has checked that all of it
+        // is where it claims to be.
         unsafe {
             let varlena = self.0.cast_mut_ptr::<pg_sys::Jsonb>();
             let size = pgrx::varsize(varlena.cast()) as i32;
@@ -55,12 +56,12 @@ impl Jsonb {
         if self.write_canonical(&mut out).is_some() {
             return Ok(ascii_text(out));
         }
-        // It may have grown long.
+        // The buffer may have grown long.
         drop(out);
         self.canonical_by_text()
     }
 
-    /// The same where [`Jsonb::write_canonical`] does not give it.
+    /// As [`Jsonb::canonical`], for values for which [`Jsonb::write_canonical`] returns `None`.
     pub fn canonical_by_text(self) -> Result<String, Failure> {
         let text = self.text();
         if text == NOT_TEXT {
@@ -72,8 +73,8 @@ impl Jsonb {
         canonical(&text)
     }
 
-    /// Appends the canonical text; `None`, with something or other appended, where only [`Jsonb::canonical_by_text`] gives it, or
-    /// says why there is none.
+    /// Appends the canonical text. Returns `None`, after appending an undefined part, if only
+    /// [`Jsonb::canonical_by_text`] can give it or say why there is none.
     pub fn write_canonical(self, out: &mut Vec<u8>) -> Option<jsonb::Written> {
         if !encoding::is_utf8() {
             return None;
@@ -83,26 +84,27 @@ impl Jsonb {
         jsonb::write_canonical(out, bytes)
     }
 
-    /// Its bytes without the varlena header, good as long as the datum.
+    /// Its bytes without the varlena header, valid as long as the datum.
     fn bytes(&self) -> &[u8] {
-        // SAFETY: a detoasted jsonb, which nobody changes while it is read.
+        // SAFETY: a detoasted jsonb, which no code changes while it is read.
         unsafe { pgrx::varlena_to_byte_slice(self.0.cast_mut_ptr()) }
     }
 
-    /// The rows that the entry of this type and metadata is about, as [`row_change::row_ids`] tells, where that is quick.
+    /// The ids of the rows that the entry of this type and metadata is about, as [`row_change::row_ids`] finds them, if
+    /// that is quick.
     pub fn row_ids(&self, entry_type: &str) -> Option<[Option<Uuid>; 2]> {
         row_change::row_ids_of_jsonb(entry_type, self.bytes())
     }
 
     pub fn is_object(self) -> bool {
-        // A damaged one need not have a header.
+        // A damaged value may be too short for a header.
         let header = self.bytes().first_chunk().map(|header| u32::from_ne_bytes(*header));
         header.is_some_and(|header| header & pg_sys::JB_FOBJECT != 0)
     }
 }
 
-/// A stored jsonb, detoasted as long as this lives. Where many rows are read in one memory context, copies of what they have in
-/// TOAST would be as large as all of them together.
+/// A stored jsonb, detoasted for as long as this lives. If many rows are read in one memory context, the copies would
+/// take as much memory as all their TOASTed values together.
 pub struct Detoasted {
     jsonb: Jsonb,
     is_copy: bool,
@@ -110,7 +112,8 @@ pub struct Detoasted {
 
 impl Detoasted {
     /// # Safety
-    /// A non-null jsonb datum, which nobody changes or frees as long as this lives; nor is the memory context reset.
+    /// `stored` is a non-null jsonb datum. No code changes or frees it, or resets the memory context, while this value
+    /// lives.
     pub unsafe fn of(stored: pg_sys::Datum) -> Self {
         let detoasted = pg_sys::pg_detoast_datum(stored.cast_mut_ptr()).into();
         Detoasted { jsonb: Jsonb(detoasted), is_copy: detoasted != stored }
@@ -127,7 +130,7 @@ impl std::ops::Deref for Detoasted {
 impl Drop for Detoasted {
     fn drop(&mut self) {
         if self.is_copy {
-            // SAFETY: allocated in of(), and handed to nobody for longer than this lives.
+            // SAFETY: of() allocated the copy, and no reference to it outlives this value.
             unsafe { pg_sys::pfree(self.jsonb.0.cast_mut_ptr()) }
         }
     }
@@ -170,7 +173,7 @@ impl From<serde_json::Value> for JsonbText {
 impl IntoDatum for JsonbText {
     fn into_datum(self) -> Option<pg_sys::Datum> {
         let text = CString::new(self.0).expect("JSON text holds no NUL");
-        // SAFETY: jsonb_in takes a C string.
+        // SAFETY: jsonb_in takes a C string, and `text` is NUL-terminated.
         unsafe { direct_function_call_as_datum(pg_sys::jsonb_in, &[Some(text.as_ptr().into())]) }
     }
 
@@ -197,8 +200,8 @@ unsafe impl SqlTranslatable for JsonbText {
     const RETURN_SQL: Result<ReturnsRef, ReturnsError> = Ok(ReturnsRef::One(SqlMappingRef::literal("jsonb")));
 }
 
-/// A jsonb with this canonical text, in the current memory context. An ERROR where no jsonb has it: a line that states what its
-/// row does not would make the ledger invalid for good.
+/// A jsonb value with this canonical text, in the current memory context. An ERROR if no jsonb value has it: a line
+/// that states what its row does not would make the ledger invalid for good.
 pub fn datum_of_canonical(canonical: &str) -> pg_sys::Datum {
     match jsonb::encode(canonical) {
         Some(bytes) => copied(&bytes),
@@ -218,7 +221,7 @@ pub fn datum_of_canonical(canonical: &str) -> pg_sys::Datum {
     }
 }
 
-/// Postgres says which of its limits that is, and nothing of what was to be recorded.
+/// Postgres says which of its limits was exceeded. This adds what was to be recorded.
 fn too_long(canonical: &str, error: &Failure) -> Failure {
     let table = canonical_json::member(canonical, "table").map(|table| format!(", about a row of table {table}"));
     let message = format!("metadata of an entry are too long for jsonb{}", table.unwrap_or_default());
@@ -228,7 +231,8 @@ fn too_long(canonical: &str, error: &Failure) -> Failure {
     )
 }
 
-/// A jsonb with these bytes, its header among them: good as long as they are, or as the current memory context.
+/// A jsonb value of these bytes, which include its header. It is valid as long as they are, or as long as the current
+/// memory context.
 pub fn datum_of_bytes(jsonb: &[u8]) -> pg_sys::Datum {
     match jsonb.as_ptr().cast::<u32>().is_aligned() {
         true => jsonb.as_ptr().into(),
@@ -236,9 +240,9 @@ pub fn datum_of_bytes(jsonb: &[u8]) -> pg_sys::Datum {
     }
 }
 
-/// A copy of a varlena with a header of four bytes, where Postgres wants it aligned.
+/// A copy of a varlena with a header of four bytes, aligned as Postgres wants it.
 fn copied(varlena: &[u8]) -> pg_sys::Datum {
-    // SAFETY: as many bytes as were asked for.
+    // SAFETY: copies exactly as many bytes as were allocated.
     unsafe {
         let copy = pg_sys::palloc(varlena.len()).cast::<u8>();
         std::ptr::copy_nonoverlapping(varlena.as_ptr(), copy, varlena.len());
@@ -249,8 +253,8 @@ fn copied(varlena: &[u8]) -> pg_sys::Datum {
 /// The bytes of a varlena without its header.
 ///
 /// # Safety
-/// A non-null varlena, which nobody changes or frees while the bytes are used. Where it has to be detoasted, they are in the
-/// current memory context.
+/// `datum` is a non-null varlena, which no code changes or frees while the bytes are used. If it must be detoasted, the
+/// bytes are in the current memory context.
 pub unsafe fn bytes_of<'a>(datum: pg_sys::Datum) -> &'a [u8] {
     match bytes_in_place(datum) {
         Some(bytes) => bytes,
@@ -258,18 +262,18 @@ pub unsafe fn bytes_of<'a>(datum: pg_sys::Datum) -> &'a [u8] {
     }
 }
 
-/// The bytes of a varlena, where it is neither compressed nor stored elsewhere. To call Postgres' own function for that
+/// The bytes of a varlena, if it is neither compressed nor stored elsewhere. Calling Postgres' own function for that
 /// takes as long as everything else about a short value.
 ///
 /// # Safety
-/// A non-null varlena, which nobody changes or frees while the bytes are used.
+/// `datum` is a non-null varlena, which no code changes or frees while the bytes are used.
 pub unsafe fn bytes_in_place<'a>(datum: pg_sys::Datum) -> Option<&'a [u8]> {
     let varlena = datum.cast_mut_ptr::<pg_sys::varlena>().cast_const();
     let is_in_place = pgrx::varatt_is_4b_u(varlena) || pgrx::varatt_is_1b(varlena) && !pgrx::varatt_is_1b_e(varlena);
     is_in_place.then(|| pgrx::varlena_to_byte_slice(varlena))
 }
 
-/// Gives `see` a jsonb of these bytes, which have no varlena header.
+/// Calls `see` with a jsonb of these bytes, which have no varlena header.
 pub fn with_header<T>(bytes: &[u8], see: impl FnOnce(pg_sys::Datum) -> T) -> T {
     let length = pg_sys::VARHDRSZ + bytes.len();
     // SAFETY: a varlena with a header of four bytes, in memory that Postgres aligns; freed after its last use.

@@ -1,4 +1,5 @@
-//! The functions behind the view `lines`: the ledger's rows as the lines of its file.
+//! The SQL functions behind the view `lines`: they turn the ledger's rows into the lines of its file. (The lines of a
+//! transaction on their way to the file are in `mirror/lines.rs`.)
 //!
 //! They take whole rows, so that the view reads every table with the one snapshot of its query.
 

@@ -7,31 +7,31 @@ const TRANCHE: &std::ffi::CStr = c"pg_notary";
 
 static LOCK_ARRAY: AtomicPtr<pg_sys::LWLockPadded> = AtomicPtr::new(std::ptr::null_mut());
 
-/// Asks for so many.
+/// Asks Postgres for this many locks.
 ///
 /// # Safety
-/// The postmaster, while it asks libraries what shared memory they need.
+/// Called by the postmaster while it asks libraries how much shared memory they need.
 pub unsafe fn request(count: usize) {
     pg_sys::RequestNamedLWLockTranche(TRANCHE.as_ptr(), count as i32);
 }
 
-/// Finds them.
+/// Finds the locks.
 ///
 /// # Safety
-/// They were asked for, and shared memory has been made.
+/// [`request`] was called, and shared memory has been created.
 pub unsafe fn attach() {
     LOCK_ARRAY.store(pg_sys::GetNamedLWLockTranche(TRANCHE.as_ptr()), Ordering::Release);
 }
 
-/// A lock of this library, held until dropped. Nothing that can raise an error may run while one is held: pgrx would
-/// unwind, and the drop would release a lock that Postgres' own error handling has already given back.
+/// A lock of this library, held until dropped. Nothing that can raise an error may run meanwhile: pgrx would unwind,
+/// and the drop would release a lock that Postgres' own error handling has already released.
 pub struct LockGuard(*mut pg_sys::LWLock);
 
 impl LockGuard {
-    /// Takes one of them, by its number from 0.
+    /// Takes one of the locks, by its number from 0.
     ///
     /// # Safety
-    /// So many were asked for, and they have been found.
+    /// More locks than `index` were requested, and [`attach`] has found them.
     pub unsafe fn acquire(index: usize) -> Self {
         let lock = &raw mut (*LOCK_ARRAY.load(Ordering::Acquire).add(index)).lock;
         pg_sys::LWLockAcquire(lock, pg_sys::LWLockMode::LW_EXCLUSIVE);
@@ -41,7 +41,7 @@ impl LockGuard {
 
 impl Drop for LockGuard {
     fn drop(&mut self) {
-        // SAFETY: acquired in acquire() and not released since.
+        // SAFETY: acquire() took the lock, and only this releases it.
         unsafe { pg_sys::LWLockRelease(self.0) }
     }
 }

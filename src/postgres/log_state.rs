@@ -1,5 +1,5 @@
-//! `ledger.log_state`, a table of one row: which ledger this is, and where sealing, its search for rows and the mirror go on
-//! from.
+//! `ledger.log_state`, a table of one row: which ledger this is, and from where sealing, its look-up of rows and the
+//! mirror go on.
 
 use super::errors::{or_raise, Failure};
 use super::single_row;
@@ -31,14 +31,14 @@ mod column {
     pub const START_LOCATION: usize = 12;
 }
 
-/// A place in the mirror file: every entry line before it stands in a block, is voided, or belongs to a transaction in `open`.
-/// Recovery reads only what is behind it.
+/// A place in the mirror file. Every entry line before it stands in a block, is voided, or belongs to a transaction in
+/// `open`, so recovery reads only what is behind it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Settled {
     pub bytes: u64,
-    /// A block of which it is known that its line, and those of all blocks before it, are in the file.
+    /// A block that is known to have its line in the file, as all blocks before it have.
     pub block: i64,
-    /// Where lines of transactions stand that were prepared.
+    /// Where lines of prepared transactions stand.
     pub open: Vec<FileRange>,
 }
 
@@ -52,8 +52,8 @@ fn offsets_of(ranges: &[FileRange]) -> Vec<i64> {
     ranges.iter().flat_map(|range| [range.from as i64, range.to as i64]).collect()
 }
 
-/// Notes how far the mirror file is acknowledged (bytes, and the last block), how far settled where that is new, and who
-/// has attached it.
+/// Notes how far the mirror file is acknowledged (bytes, and the last block), how far it is settled if that is new, and
+/// its attachment if that is new.
 pub fn remember_mirror(acknowledged: (u64, i64), settled: Option<&Settled>, attachment: Option<Uuid>) {
     change_log_state(|row| {
         row[column::MIRROR_BYTES] = (acknowledged.0 as i64).into_datum();
@@ -70,7 +70,7 @@ pub fn remember_mirror(acknowledged: (u64, i64), settled: Option<&Settled>, atta
     });
 }
 
-/// Notes where the WAL ended with which a server has started, the first one since the file was attached.
+/// Notes where the WAL ended when a server first started after the file was attached.
 pub fn remember_start(wal: WalPosition) {
     change_log_state(|row| {
         row[column::START_TIMELINE] = i64::from(wal.timeline).into_datum();
@@ -112,7 +112,7 @@ fn change_log_state(change: impl FnOnce(&mut [Option<pg_sys::Datum>])) {
     single_row::update(&state.table, &mut state.tid, &state.row);
 }
 
-/// Makes the ledger the one that these blocks were taken from, with no mirror file yet.
+/// Makes this ledger the one that these blocks were taken from, with no mirror file yet.
 pub fn restore_state(ledger_id: Uuid, started_at: Timestamp, tree: &LogTree) -> Result<(), Failure> {
     let mut state = LogState::read(&RegisteredSnapshot::latest())?;
     state.row[column::LEDGER_ID] = Some(tables::uuid_datum(&ledger_id));
@@ -148,8 +148,8 @@ impl LogState {
         Ok(LogState { row: row.columns(), frontier, version_runs, tid, table })
     }
 
-    /// The log tree to go on from. It must be the head block's, or the chain would go on from something else than it
-    /// says.
+    /// The log tree to go on from. It must be that of the head block, or the chain would go on from something else than
+    /// it states.
     pub fn tree(&self, head: Option<&BlockHeader>) -> Result<LogTree, Failure> {
         let size = head.map_or(0, |head| head.tree_size);
         let hashes: Vec<Hash> = self.frontier.chunks(32).filter_map(|hash| hash.try_into().ok()).collect();
@@ -167,7 +167,7 @@ impl LogState {
         self.update_version_runs();
     }
 
-    /// The same where the log tree has not grown.
+    /// As [`LogState::update`], if the log tree has not grown.
     pub fn update_version_runs(&mut self) {
         self.row[column::VERSION_RUNS] = numbers_of(&self.version_runs).into_datum();
         single_row::update(&self.table, &mut self.tid, &self.row);
@@ -194,7 +194,7 @@ fn numbers_of(runs: &[Run]) -> Vec<i64> {
     runs.iter().flat_map(Run::numbers).collect()
 }
 
-/// What sealing goes on from was changed.
+/// The error if what sealing goes on from was changed.
 pub fn damaged(what: &str) -> Failure {
     Failure::new(PgSqlErrorCode::ERRCODE_DATA_CORRUPTED, format!("cannot seal: {what}"))
         .detail("Sealing on would build on something that was changed behind the ledger's back.")

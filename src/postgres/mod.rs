@@ -1,17 +1,29 @@
 //! The glue between the domain and Postgres, one concern a file. All unsafe code of the project is here.
 //!
+//! ```text
+//! session: INSERT, SQL function, trigger of a tracked table
+//!    │
+//!    ├─ row ──▶ entries_pending ── worker, or commit_block() ──▶ entries_sealed + blocks
+//!    │                                                                  │ block lines, after the commit
+//!    └─ line ─▶ LineBuffer ── PRE_COMMIT (modes sync, write) ──▶ shared ring ◀── worker: block and void lines;
+//!                                                                       │        entry lines in mode async
+//!                                                         writer, or a leading session
+//!                                                                       ▼
+//!                                                          mirror file, and its state file
+//! ```
+//!
 //! | module | concern |
 //! |---|---|
 //! | [`settings`], [`secrets`] | what is configured |
 //! | [`hashing`] | SQL functions that only compute |
 //! | [`entries`], [`triggers`] | recording, by function and by INSERT |
 //! | [`entry_clock`] | the times of entries that the ledger makes by itself |
-//! | [`recorded`], [`queue`], [`entries_pending`] | entries on their way; those that are inserted together; the table where they wait |
+//! | [`recorded`], [`queue`], [`entries_pending`] | the ledger's own entries before their insert; those that are inserted together; the table where entries wait |
 //! | [`transaction`], [`transaction_end`] | what a transaction has recorded, and what happens when it ends |
 //! | [`mirror`] | the JSONL file |
 //! | [`blocks`], [`log_state`], [`partitions`], [`vacated`] | sealing |
 //! | [`copy_hook`], [`lines`], [`import`] | writing a ledger out, and rebuilding one |
-//! | [`utility_hook`], [`executor_hook`], [`object_access_hook`] | where commands and queries come by, and what they create |
+//! | [`utility_hook`], [`executor_hook`], [`object_access_hook`] | hooks for commands, for queries, and for what they create or drop |
 //! | [`items`] | signed files, and their registry |
 //! | [`tracking`] | application tables whose rows are recorded |
 //! | [`verification`] | SQL functions that verify |
@@ -20,11 +32,11 @@
 //! | [`relation`], [`quoting`] | what the catalogs say of a table, the ledger's or an application's; its names as SQL |
 //! | [`install`] | the SQL of the install script |
 //! | [`faults`] | failing on purpose, in tests |
-//! | [`roles`], [`schema`] | whose rights work is done with, and which schema is the extension's |
-//! | [`tables`], [`bulk_insert`], [`single_insert`], [`single_row`], [`spi`], [`jsonb`], [`encoding`], [`errors`], [`errorless`], [`wait_events`] | how Postgres is talked to |
+//! | [`roles`], [`schema`] | with whose rights work is done, and which schema is the extension's |
+//! | [`tables`], [`bulk_insert`], [`single_insert`], [`single_row`], [`spi`], [`jsonb`], [`encoding`], [`errors`], [`errorless`], [`wait_events`] | access to Postgres' own functions |
 //! | [`ids`] | new ids |
-//! | [`regular_file`] | opening files that somebody else may have put there |
-//! | [`helper_threads`] | what must not talk to Postgres |
+//! | [`regular_file`] | opening files that others may have put there |
+//! | [`helper_threads`] | threads that must not call Postgres |
 
 mod all_entries;
 mod background_process;
@@ -91,7 +103,7 @@ pub extern "C-unwind" fn _PG_init() {
     // SAFETY: plain globals, set by the postmaster before and while it loads libraries.
     let (is_preloading, is_upgrade) =
         unsafe { (pg_sys::process_shared_preload_libraries_in_progress, pg_sys::IsBinaryUpgrade) };
-    // pg_upgrade moves the tables of a ledger: nobody may record, seal or write to the file meanwhile.
+    // pg_upgrade moves the tables of a ledger, so no process may record, seal or write to the file meanwhile.
     if is_preloading && !is_upgrade {
         secrets::init();
         shared::init();

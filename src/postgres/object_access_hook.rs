@@ -1,4 +1,4 @@
-//! The object access hook: whatever is created or dropped in the catalogs comes by here.
+//! The object access hook: runs whenever an object is created or dropped in the catalogs.
 
 use super::tracking::own_triggers;
 use super::worker::commands;

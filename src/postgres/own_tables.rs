@@ -1,5 +1,11 @@
-//! ALTER TABLE of the ledger's own tables. Their rows are read and written by position: with a column more or less, or of
-//! another type, nothing could be recorded any more. What concerns no column is the administrator's.
+//! Refuses ALTER TABLE of the ledger's own tables if it concerns columns. Rows of these tables are read and written by
+//! position: with a column more or less, or of another type, nothing could be recorded any more. Other changes are the
+//! administrator's business.
+//!
+//! # Safety
+//!
+//! The unsafe functions here run inside a transaction, within the hook. They take parts of the statement that
+//! ProcessUtility was called with, or what a catalog look-up has returned.
 
 use super::errors::{or_raise, Failure};
 use super::tracking::manage;
@@ -23,7 +29,7 @@ pub unsafe extern "C-unwind" fn before_utility(statement: *mut pg_sys::Node) {
         }
         _ => None,
     };
-    // The extension's own scripts may, and so may pg_upgrade, which puts tables together from what they were.
+    // The extension's own scripts may do it. So may pg_upgrade, which rebuilds tables from their parts.
     if let Some(name) = name.filter(|_| !pg_sys::creating_extension && !pg_sys::IsBinaryUpgrade) {
         or_raise(check(name));
     }
@@ -46,7 +52,7 @@ unsafe fn check(name: *mut pg_sys::RangeVar) -> Result<(), Failure> {
         None,
         std::ptr::null_mut(),
     );
-    // Of a table that is not there, or is not the caller's, the command itself says so.
+    // If the table does not exist, or is not the caller's, the command itself says so.
     if oid == pg_sys::InvalidOid || !manage::owns(oid, pg_sys::GetUserId()) || !is_of_extension(oid) {
         return Ok(());
     }
@@ -65,7 +71,7 @@ unsafe fn is_of_extension(relation: pg_sys::Oid) -> bool {
     owner != pg_sys::InvalidOid && owner == pg_sys::get_extension_oid(c"pg_notary".as_ptr(), true)
 }
 
-/// Empty where there is none: another session has dropped the table meanwhile.
+/// Empty if there is no name, because another session has dropped the table meanwhile.
 unsafe fn text(name: *const c_char) -> String {
     if name.is_null() {
         return String::new();

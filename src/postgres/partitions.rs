@@ -1,7 +1,7 @@
 //! The partitions of `ledger.entries_sealed`: where a block's entries go, and finding an entry among them.
 //!
-//! Sealing makes them, but a DBA may put others in their place: moved, merged, with partitions of their own. All are read; what is
-//! to be sealed goes into those only that are as sealing would make them.
+//! Sealing creates them, but a DBA may put others in their place: moved, merged, or with partitions of their own. All
+//! of them are read. New entries go only into those that are as sealing would make them.
 
 use super::errors::Failure;
 use super::relation;
@@ -17,7 +17,8 @@ use uuid::Uuid;
 /// enough that one can be moved to other storage in reasonable time.
 const PARTITION_ENTRIES: i64 = 10_000_000;
 
-/// A table that holds sealed entries: a partition, or one of a partition's own. It may have the blocks `from <= block_number < to`.
+/// A table that holds sealed entries: a partition, or a partition of a partition. It may have the blocks `from <=
+/// block_number < to`.
 #[derive(Debug, Clone, Copy)]
 pub struct SealedPartition {
     pub oid: pg_sys::Oid,
@@ -41,10 +42,10 @@ impl SealedPartition {
         (self.from..self.to).contains(&block_number)
     }
 
-    /// For reading, whoever has made it.
+    /// Opens it for reading, whoever created it.
     pub fn open(&self) -> Table {
         let table = Table::open_entries(self.oid, pg_sys::AccessShareLock);
-        // A scan of it would find nothing, and say nothing.
+        // A scan of another kind of table would find nothing, without an error.
         if !table.is_plain() {
             let name = relation::qualified_name(&table);
             let message = format!("cannot read partition {name} of ledger.entries_sealed: it is not an ordinary table");
@@ -55,7 +56,7 @@ impl SealedPartition {
         table
     }
 
-    /// For the entries of `block_number`.
+    /// Opens it for the entries of `block_number`.
     pub fn open_for_sealing(&self, block_number: i64) -> Table {
         let table = Table::open_entries(self.oid, pg_sys::RowExclusiveLock);
         if !table.is_heap() {
@@ -69,42 +70,42 @@ impl SealedPartition {
     }
 }
 
-/// The table that the partitions are of, as it is now: where this transaction holds its lock already, opening it does not
-/// look for news of it.
+/// The partitioned table itself, as it is now. If this transaction already holds the lock, opening the table does not
+/// look for changes by others.
 fn open_parent() -> Table {
     let parent = Table::open("entries_sealed", pg_sys::AccessShareLock);
-    // SAFETY: inside a transaction, as for taking any lock.
+    // SAFETY: inside a transaction, where Postgres does the same whenever it takes a lock.
     unsafe { pg_sys::AcceptInvalidationMessages() };
     parent
 }
 
-/// All tables that hold sealed entries, by ascending block number; first what is in the default partition.
+/// All tables that hold sealed entries: those of the default partition first, then by ascending block number.
 pub fn sealed() -> Vec<SealedPartition> {
     partitions_that(|_| true)
 }
 
-/// Those that may hold entries of the block.
+/// The tables that may hold entries of the block.
 fn holding(block_number: i64) -> Vec<SealedPartition> {
     partitions_that(|partition| partition.may_hold(block_number))
 }
 
 fn partitions_that(are_wanted: impl Fn(&SealedPartition) -> bool) -> Vec<SealedPartition> {
     let parent = open_parent();
-    // SAFETY: the descriptor belongs to the open relation.
+    // SAFETY: the descriptor belongs to the relation, and is valid while that is open.
     let descriptor = unsafe { &*pg_sys::RelationGetPartitionDesc(parent.relation(), false) };
     if descriptor.nparts == 0 {
         return Vec::new();
     }
-    // SAFETY: as above; it has bounds where there are partitions.
+    // SAFETY: the descriptor belongs to the open relation, and has bounds because there are partitions.
     let bounds = unsafe { &*descriptor.boundinfo };
     let default = (bounds.default_index, i64::MIN, i64::MAX, Kind::Default);
-    // SAFETY: a place of the bounds' arrays.
+    // SAFETY: `at` is a place in the arrays of the bounds.
     let range =
         |at: i32| unsafe { (*bounds.indexes.add(at as usize), bound(bounds, at - 1), bound(bounds, at), Kind::Range) };
     let all = std::iter::once(default).chain((1..bounds.ndatums).map(range));
     let mut partitions = Vec::new();
     for (index, from, to, kind) in all.filter(|(index, ..)| *index >= 0) {
-        // SAFETY: an index into the descriptor's arrays.
+        // SAFETY: `index` is a place in the descriptor's arrays.
         let (oid, is_leaf) = unsafe { (*descriptor.oids.add(index as usize), *descriptor.is_leaf.add(index as usize)) };
         let partition = SealedPartition { oid, from, to, kind };
         match is_leaf {
@@ -116,10 +117,10 @@ fn partitions_that(are_wanted: impl Fn(&SealedPartition) -> bool) -> Vec<SealedP
     partitions
 }
 
-/// A partition without a lower or an upper bound takes what there is.
+/// The bound at this place. A partition without a lower or an upper bound takes whatever there is.
 ///
 /// # Safety
-/// A place of the bounds' arrays. Bounds are those of a bigint, except where the kind says that there is none.
+/// `at` is a place in the arrays of the bounds. Bounds are those of a bigint, unless the kind says that there is none.
 unsafe fn bound(bounds: &pg_sys::PartitionBoundInfoData, at: i32) -> i64 {
     use pg_sys::PartitionRangeDatumKind::*;
     let at = at as usize;
@@ -130,14 +131,14 @@ unsafe fn bound(bounds: &pg_sys::PartitionBoundInfoData, at: i32) -> i64 {
     }
 }
 
-/// The tables with the rows of a partition that has partitions itself.
+/// The tables that hold the rows of a partition which has partitions itself.
 fn nested(partition: &SealedPartition) -> Vec<SealedPartition> {
     let kind = if partition.kind == Kind::Default { Kind::Default } else { Kind::Nested };
     let leaves = relation::leaves(Table::open_oid(partition.oid, pg_sys::AccessShareLock));
     leaves.iter().map(|leaf| SealedPartition { oid: relation::oid(leaf), kind, ..*partition }).collect()
 }
 
-/// Where the entries of this block go.
+/// The partition that the entries of this block go to.
 pub fn to_fill(all: &[SealedPartition], block_number: i64) -> SealedPartition {
     let of_kind = |kind| all.iter().find(|partition| partition.kind == kind && partition.may_hold(block_number));
     if let Some(found) = of_kind(Kind::Range) {
@@ -168,29 +169,29 @@ fn no_place(block_number: i64) -> Failure {
     .hint("If a partition was detached or dropped, attach it again.")
 }
 
-/// Makes sure that blocks up to `block_number` have a partition, and that the next one is there before it is needed.
-/// Runs DDL as the current user, who must own the ledger's tables.
+/// Makes sure that blocks up to `last` have a partition, and that the next partition exists before it is needed. Runs
+/// DDL as the current user, who must own the ledger's tables.
 ///
-/// Before it is needed, because Postgres tells other sessions of a new partition only after the transaction that made it is
-/// seen to have committed. Were it the same transaction that fills it, then whoever takes a snapshot in between would find
-/// the new block's entries neither here nor where they were pending.
+/// It must exist before it is needed, because Postgres tells other sessions of a new partition only after they can see
+/// its transaction as committed. If the same transaction filled it, a session that takes a snapshot in between would
+/// find the new block's entries neither there nor in the pending table.
 pub fn ensure_for(first: i64, last: i64) {
     let mut partitions = sealed();
     partitions.retain(|partition| partition.kind != Kind::Default);
     let last_end = partitions.iter().map(|partition| partition.to).max();
     let is_there = |end| first == end || partitions.iter().any(|own| own.may_hold(first));
-    // Where somebody has taken one away, another in its place would keep it from being attached again.
+    // If a DBA has taken a partition away, another one in its place would keep it from being attached again.
     let Some(mut end) = last_end.filter(|end| is_there(*end)) else { return };
     let span = span();
     while end <= last + span / 10 {
         create(end, end + span);
-        // A member, as its parent is: pg_dump must not take the one without the other.
+        // A member of the extension, as its parent is: pg_dump must not dump one without the other.
         run(&format!("ALTER EXTENSION pg_notary ADD TABLE ledger.{}", name(end)));
         end += span;
     }
 }
 
-/// Blocks of one partition.
+/// How many blocks one partition holds.
 fn span() -> i64 {
     (PARTITION_ENTRIES / settings::block_size() as i64).max(1)
 }
@@ -199,8 +200,8 @@ fn name(from: i64) -> String {
     format!("entries_sealed_{from}")
 }
 
-/// A table is made first and attached then: that waits for no writer, and no writer for it, where CREATE TABLE ...
-/// PARTITION OF would lock the parent against everyone.
+/// Creates a table and then attaches it. That neither waits for sessions that record nor holds them up. CREATE TABLE
+/// ... PARTITION OF would lock the parent against all others.
 fn create(from: i64, to: i64) {
     let name = name(from);
     let statements = [
@@ -212,7 +213,7 @@ fn create(from: i64, to: i64) {
         format!("ALTER TABLE ledger.entries_sealed ATTACH PARTITION ledger.{name} FOR VALUES FROM ({from}) TO ({to})"),
     ];
     let make = AssertUnwindSafe(|| statements.iter().for_each(|statement| run(statement)));
-    // A trigger of somebody's may refuse all DDL, say, and knows nothing of the ledger.
+    // For example, a trigger of another application may refuse all DDL. It knows nothing of the ledger.
     let refused = |error: CaughtError| {
         let detail =
             format!("Sealing was making ledger.{name}, the next partition of ledger.entries_sealed, ahead of need.");
@@ -226,19 +227,19 @@ fn run(statement: &str) {
         .unwrap_or_else(|error| pgrx::error!("could not create a partition of ledger.entries_sealed: {error}"));
 }
 
-/// The partition for the first blocks, for the install script only, which makes it a member.
+/// Creates the partition for the first blocks. Only the install script calls this; it makes the table a member.
 #[pg_extern(volatile, parallel_unsafe)]
 fn make_first_partition() {
     create(1, 1 + span());
 }
 
-/// What `read` makes of the entry's row, if it is sealed as of now.
+/// What `read` returns for the entry's row, if it is sealed as of now.
 pub fn find_sealed<T>(entry_id: Uuid, mut read: impl FnMut(&tables::Row) -> T) -> Option<T> {
     let snapshot = RegisteredSnapshot::latest();
     sealed().iter().rev().find_map(|partition| find(&partition.open(), entry_id, snapshot.as_ptr(), &mut read))
 }
 
-/// What `read` makes of the entry's row in this block, as the snapshot sees it.
+/// What `read` returns for the entry's row in this block, as the snapshot sees it.
 pub fn find_in_block<T>(
     block_number: i64,
     entry_id: Uuid,
@@ -248,7 +249,7 @@ pub fn find_in_block<T>(
     holding(block_number).iter().find_map(|partition| find(&partition.open(), entry_id, snapshot, &mut read))
 }
 
-/// What `read` makes of the entry at this place of the log, as the snapshot sees it.
+/// What `read` returns for the entry at this place of the log, as the snapshot sees it.
 pub fn find_leaf<T>(
     block_number: i64,
     leaf_index: i64,
@@ -266,7 +267,7 @@ fn find_leaf_in<T>(
 ) -> Option<T> {
     let mut read = Some(read);
     let mut found = None;
-    // SAFETY: as the caller promises of the snapshot.
+    // SAFETY: callers pass a snapshot that is registered or active; the tuple is read before the scan goes on.
     unsafe {
         scan_by_bigint(table, leaf_index_of(table), entry_column::LEAF_INDEX, leaf_index, snapshot, |tuple| {
             found = read.take().map(|read| read(&table.deform(tuple)));
@@ -287,7 +288,7 @@ pub fn index_leads_to(
 ) -> bool {
     let place = |tid: pg_sys::ItemPointerData| (tid.ip_blkid.bi_hi, tid.ip_blkid.bi_lo, tid.ip_posid);
     let mut found = false;
-    // SAFETY: the snapshot is registered; a tuple is looked at before the next is asked for.
+    // SAFETY: the snapshot is registered; a tuple is read before the next one is fetched.
     unsafe {
         scan_by_bigint(table, Some(index), column, value, snapshot.as_ptr(), |tuple| {
             found = place((*tuple).t_self) == place(tid);
@@ -297,7 +298,8 @@ pub fn index_leads_to(
     found
 }
 
-/// Gives `each` the tuples that an index on a bigint column leads to, until it says false. Without the index it takes longer.
+/// Calls `each` with the tuples that an index on a bigint column leads to, until it returns false. Without the index
+/// this takes longer.
 ///
 /// # Safety
 /// The snapshot is registered or active.
@@ -328,11 +330,11 @@ unsafe fn scan_by_bigint(
     pg_sys::systable_endscan(scan);
 }
 
-/// The index on leaf_index that every sealed partition has, unless somebody has dropped it. One that is in another order than
-/// that of the numbers is not it.
+/// The index on leaf_index that every sealed partition has, unless a user has dropped it. An index in another order
+/// than that of the numbers does not count.
 pub fn leaf_index_of(table: &Table) -> Option<pg_sys::Oid> {
     let own = table.attribute_number(entry_column::LEAF_INDEX);
-    // SAFETY: the index is open as long as it is looked at.
+    // SAFETY: find_index() keeps the index open while the closure looks at it.
     find_index(table, |index| unsafe {
         let form = &*(*index).rd_index;
         let columns = form.indkey.values.as_slice(form.indnatts as usize);
@@ -340,20 +342,20 @@ pub fn leaf_index_of(table: &Table) -> Option<pg_sys::Oid> {
     })
 }
 
-/// An index that leads from an id to its row: the one behind the primary key, in what sealing makes. Others may have made that
-/// of other columns, or of none; behind the key's columns there may be some that are only kept with them.
+/// An index that leads from an id to its row: in a table that sealing has made, the one behind the primary key. In
+/// others the key may be on other columns, or missing. Columns that the index only includes may come behind the id.
 fn id_index_of(table: &Table) -> Option<pg_sys::Oid> {
     let own = table.attribute_number(entry_column::ID);
-    // SAFETY: the index is open as long as it is looked at, and has one column at least.
+    // SAFETY: find_index() keeps the index open while the closure looks at it, and every index has a column.
     find_index(table, |index| unsafe {
         let first = (*(*index).rd_index).indkey.values.as_slice(1)[0];
         first == own && (*(*index).rd_rel).relam == pg_sys::BTREE_AM_OID
     })
 }
 
-/// The first index that `is_wanted` of those that are complete and hold all rows.
+/// The first index that `is_wanted`, among those that are complete and hold all rows.
 fn find_index(table: &Table, is_wanted: impl Fn(pg_sys::Relation) -> bool) -> Option<pg_sys::Oid> {
-    // SAFETY: the relation is open; the list is a copy, and each index is open while it is looked at.
+    // SAFETY: the relation is open, the list is a copy, and each index is open while it is looked at.
     unsafe {
         let list = pg_sys::RelationGetIndexList(table.relation());
         let length = if list.is_null() { 0 } else { (*list).length as usize };
@@ -370,7 +372,7 @@ fn find_index(table: &Table, is_wanted: impl Fn(pg_sys::Relation) -> bool) -> Op
     }
 }
 
-/// Whether the first column of an index is in the order of its values, as a bigint's default is, with nulls at the end.
+/// Whether an index is in ascending order of its first column, as is the default for a bigint, with nulls at the end.
 ///
 /// # Safety
 /// The index is open, and has a column.
@@ -385,14 +387,14 @@ pub fn block_of(entry_id: Uuid) -> Option<i64> {
     find_sealed(entry_id, |row| row.get(entry_column::BLOCK_NUMBER).unwrap_or(0))
 }
 
-/// What `read` makes of the row with this id in one leaf partition. Without an index on the id it takes longer.
+/// What `read` returns for the row with this id in one leaf partition. Without an index on the id this takes longer.
 pub fn find<T>(
     table: &Table,
     entry_id: Uuid,
     snapshot: pg_sys::Snapshot,
     read: impl FnOnce(&tables::Row) -> T,
 ) -> Option<T> {
-    // SAFETY: the key and the scan live until the scan ends; the tuple is read before that.
+    // SAFETY: the key and the scan live until the scan ends. The tuple is read before that.
     unsafe {
         let mut key = pg_sys::ScanKeyData::default();
         pg_sys::ScanKeyInit(

@@ -1,16 +1,17 @@
-//! Entries that triggers have recorded and that are not in `entries_pending` yet: those of one statement are inserted together.
+//! Entries that triggers have recorded, and that are not in `entries_pending` yet: those of one statement are inserted
+//! together.
 //!
-//! They get there when their statement ends, and so do not show to other triggers of it; at the latest before the transaction commits. An
-//! entry belongs to the subtransaction that recorded it, so it is inserted while that is the current one, is handed to the
-//! parent with it, or forgotten.
+//! They are inserted when their statement ends, so other triggers of that statement do not see them; at the latest
+//! before the transaction commits. An entry belongs to the subtransaction that recorded it. So it is inserted while
+//! that one is current, handed to the parent when that one commits, or forgotten when it aborts.
 
 use super::errorless;
 use super::recorded::{self, Recorded};
 use pgrx::{pg_guard, pg_sys};
 use std::cell::RefCell;
 
-/// So many are inserted together. The memory of more would be given back to the system after each batch, and be asked for and
-/// zeroed again.
+/// How many entries to insert together. The memory of more would go back to the system after each batch, and be
+/// requested and zeroed again.
 const BATCH: usize = 128;
 
 struct Waiting {
@@ -24,7 +25,7 @@ thread_local! {
     static WAITING: RefCell<Vec<Waiting>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Adds an entry; inserts those that wait when they are [`BATCH`].
+/// Adds an entry. Once [`BATCH`] entries wait, inserts them.
 pub fn add(entry: Recorded) {
     let level = errorless::nest_level();
     let count = WAITING.with_borrow_mut(|waiting| {
@@ -36,10 +37,10 @@ pub fn add(entry: Recorded) {
     }
 }
 
-/// Inserts what waits and is of the current subtransaction.
+/// Inserts the entries of the current subtransaction that wait.
 pub fn flush() {
     let level = errorless::nest_level();
-    // Taken out first: an error unwinds through here, and leaves them to the rollback.
+    // Taken out first: if an error unwinds through here, they are dropped, and the rollback removes what was inserted.
     let own = WAITING.with_borrow_mut(|waiting| {
         let first = waiting.partition_point(|waiting| waiting.level < level);
         waiting.split_off(first)
@@ -47,7 +48,7 @@ pub fn flush() {
     recorded::insert_all(own.iter().map(|waiting| &waiting.entry));
 }
 
-/// For hooks, where nothing may unwind but by Postgres' own means.
+/// For hooks, in which an error must leave by Postgres' own means.
 #[pg_guard]
 pub extern "C-unwind" fn flush_guarded() {
     flush();
@@ -57,31 +58,31 @@ pub fn is_empty() -> bool {
     WAITING.with_borrow(Vec::is_empty)
 }
 
-/// Before the transaction commits, when no statement is under way.
+/// Inserts what is left before the transaction commits, when no statement is under way.
 pub fn flush_before_commit() {
     if is_empty() {
         return;
     }
-    // SAFETY: inside a transaction; popped below, or with everything else at the rollback.
+    // SAFETY: inside a transaction. The snapshot is popped below, or at the rollback with everything else.
     unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot()) };
     flush();
-    // SAFETY: pushed above.
+    // SAFETY: pops the snapshot that was pushed above.
     unsafe { pg_sys::PopActiveSnapshot() };
 }
 
-/// Cannot fail.
+/// Forgets the entries of the subtransaction at this level. Cannot fail.
 pub fn subtransaction_aborted(level: i32) {
     WAITING.with_borrow_mut(|waiting| waiting.truncate(waiting.partition_point(|waiting| waiting.level < level)));
 }
 
-/// Cannot fail.
+/// Hands the entries of the subtransaction at this level to its parent. Cannot fail.
 pub fn subtransaction_committed(level: i32) {
     WAITING.with_borrow_mut(|waiting| {
         waiting.iter_mut().for_each(|waiting| waiting.level = waiting.level.min(level - 1));
     });
 }
 
-/// The transaction has ended. Cannot fail.
+/// Forgets all entries, as the transaction has ended. Cannot fail.
 pub fn clear() {
     WAITING.with_borrow_mut(Vec::clear);
 }

@@ -1,4 +1,7 @@
-//! Entries of the ledger's own that are signed and have their line, on their way into `ledger.entries_pending`.
+//! [`Recorded`]: an entry that the ledger makes by itself, signed and with its line queued, before its row is in
+//! `ledger.entries_pending`. Turns such entries into rows and inserts them.
+//!
+//! [`super::queue`] holds those that wait for the end of their statement.
 
 use super::bulk_insert::BulkInsert;
 use super::entries_pending as pending;
@@ -11,13 +14,13 @@ use pgrx::pg_sys;
 use std::rc::Rc;
 use uuid::Uuid;
 
-/// An entry whose line is queued for the mirror, and that is to be inserted.
+/// An entry whose line is queued for the mirror, and whose row is still to be inserted.
 pub struct Recorded {
     pub entry_id: Uuid,
     pub entry_type: &'static str,
     pub data_hash: String,
     pub metadata: Metadata,
-    /// The keyring whose first key has made it, and the signature.
+    /// The keyring whose first key made the signature, and the signature.
     pub signature: Option<(Rc<Keyring>, String)>,
     pub created_at: Timestamp,
 }
@@ -36,7 +39,7 @@ impl Recorded {
         }
     }
 
-    /// The row in `entries_pending`, which it borrows from, and from `values`.
+    /// The row for `entries_pending`. It borrows from this entry and from `values`.
     fn columns(&self, values: &mut ShortValues) -> [Option<pg_sys::Datum>; entry_column::COUNT] {
         let metadata = match &self.metadata.jsonb {
             Some(jsonb) => jsonb::datum_of_bytes(jsonb),
@@ -60,7 +63,7 @@ pub fn insert_all<'a>(mut entries: impl ExactSizeIterator<Item = &'a Recorded>) 
     bulk.finish();
 }
 
-/// The row of a pending entry, which it borrows from `values`.
+/// The row of a pending entry. It borrows from `values`.
 pub fn columns_of(
     entry: &EntryLine,
     metadata: pg_sys::Datum,

@@ -1,19 +1,19 @@
-//! Opening files for reading that somebody else may have put there.
+//! Opens files for reading that others may have put there.
 //!
-//! Opening a FIFO waits for its other end, and neither a cancel nor the end of the session would end that: Rust tries again
-//! whenever a signal comes. So nothing is waited for, and only a regular file is read.
+//! Opening a FIFO waits for its other end, and neither a cancel nor the end of the session would end that wait: Rust
+//! tries again whenever a signal comes. So this waits for nothing, and only a regular file is read.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Error, ErrorKind, Result};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-/// Opens the regular file at `path`, or where a symbolic link there leads.
+/// Opens the regular file at `path`, following a symbolic link there.
 pub fn open(path: impl AsRef<Path>) -> Result<File> {
     open_with(path.as_ref(), 0)
 }
 
-/// Opens the regular file at `path`, but follows no symbolic link in its place: so a file of the ledger itself is opened.
+/// Opens the regular file at `path`, but follows no symbolic link there. For the ledger's own files.
 pub fn open_own(path: impl AsRef<Path>) -> Result<File> {
     open_with(path.as_ref(), libc::O_NOFOLLOW)
 }

@@ -39,7 +39,7 @@ unsafe impl SqlTranslatable for Regclass {
     const RETURN_SQL: Result<ReturnsRef, ReturnsError> = Ok(ReturnsRef::One(SqlMappingRef::literal("regclass")));
 }
 
-/// The relation that a function is called for, if there is one with that oid.
+/// The oid of the relation that a function is called for; an ERROR if there is none.
 pub fn target(given: Option<Regclass>) -> pg_sys::Oid {
     let target = required(given, "target").0;
     // SAFETY: a catalog look-up.
@@ -58,7 +58,7 @@ pub struct TableColumn {
     pub type_oid: pg_sys::Oid,
     /// The length of a `char(5)`, say.
     type_modifier: i32,
-    /// Computed when it is read, so there is nothing stored to be recorded.
+    /// Computed when it is read, so nothing is stored that could be recorded.
     pub is_virtual: bool,
 }
 
@@ -68,13 +68,13 @@ impl TableColumn {
         self.number as usize - 1
     }
 
-    /// Its type as SQL, with the modifier, as `pg_catalog.numeric(10,2)`, whatever the search_path: with another one, values that
-    /// nobody has touched can have another text.
+    /// Its type as SQL, with the modifier, as `pg_catalog.numeric(10,2)`, whatever the search_path. With another
+    /// modifier, unchanged values can have another text.
     pub fn own_type(&self) -> String {
         type_with_modifier(self.type_oid, self.type_modifier)
     }
 
-    /// The same; that of a domain is the type it is a domain of.
+    /// As [`TableColumn::own_type`], but for a domain, the type that it is based on.
     pub fn base_type(&self) -> String {
         let mut modifier = self.type_modifier;
         // SAFETY: a catalog look-up.
@@ -82,7 +82,7 @@ impl TableColumn {
         type_with_modifier(base, modifier)
     }
 
-    /// Whether it is of type money, or of a domain of it.
+    /// Whether it is of type money, or of a domain over money.
     pub fn is_money(&self) -> bool {
         // SAFETY: a catalog look-up.
         unsafe { pg_sys::getBaseType(self.type_oid) == pg_sys::MONEYOID }
@@ -112,7 +112,7 @@ pub fn live_columns(table: &Table) -> Vec<TableColumn> {
 }
 
 pub fn text(name: &pg_sys::NameData) -> String {
-    // SAFETY: a name ends with a zero byte.
+    // SAFETY: a name is a fixed array that ends with a zero byte.
     unsafe { CStr::from_ptr(name.data.as_ptr()) }.to_string_lossy().into_owned()
 }
 
@@ -121,13 +121,13 @@ pub fn oid(table: &Table) -> pg_sys::Oid {
     unsafe { (*table.relation()).rd_id }
 }
 
-/// The file of its rows. Another one means that they were written anew.
+/// The file of its rows. If it is another one, the rows were rewritten.
 pub fn file_node(table: &Table) -> pg_sys::Oid {
     // SAFETY: the relation is open.
     unsafe { (*(*table.relation()).rd_rel).relfilenode }
 }
 
-/// With its schema, quoted where it must be.
+/// Its name with its schema, quoted where needed.
 pub fn qualified_name(table: &Table) -> String {
     // SAFETY: the relation is open; the look-up gives a copy, or null where the schema is gone.
     unsafe {
@@ -138,24 +138,24 @@ pub fn qualified_name(table: &Table) -> String {
     }
 }
 
-/// The same of a relation that need not be open, if it is there.
+/// As [`qualified_name`], of a relation that need not be open; `None` if it does not exist.
 pub fn name_of(relation: pg_sys::Oid) -> Option<String> {
     // SAFETY: catalog look-ups; each gives a copy, or null.
     let [schema, name] = unsafe {
         let schema = pg_sys::get_namespace_name(pg_sys::get_rel_namespace(relation));
         [schema, pg_sys::get_rel_name(relation)]
     };
-    // SAFETY: as above.
+    // SAFETY: both names are NUL-terminated copies, and are checked for null before they are read.
     (!schema.is_null() && !name.is_null())
         .then(|| unsafe { format!("{}.{}", quoted(CStr::from_ptr(schema)), quoted(CStr::from_ptr(name))) })
 }
 
-/// The same for a message, which also one that has been dropped meanwhile is named in.
+/// A name for a message, which may be about a relation that was dropped meanwhile: then its oid.
 pub fn shown_name(relation: pg_sys::Oid) -> String {
     name_of(relation).unwrap_or_else(|| relation.to_u32().to_string())
 }
 
-/// A text as SQL has it.
+/// A text as an SQL literal.
 pub fn literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
@@ -167,7 +167,7 @@ pub fn name_literal(table: &Table) -> String {
 
 pub fn quoted(name: &CStr) -> String {
     let _quotes = PlainQuotes::set();
-    // SAFETY: the result is the name itself or a palloc'd copy.
+    // SAFETY: the result is the name itself or a palloc'd copy; both are NUL-terminated.
     unsafe { CStr::from_ptr(pg_sys::quote_identifier(name.as_ptr())) }.to_string_lossy().into_owned()
 }
 
@@ -183,7 +183,7 @@ pub fn type_name(type_oid: pg_sys::Oid) -> String {
     unsafe { CStr::from_ptr(pg_sys::format_type_be_qualified(type_oid)) }.to_string_lossy().into_owned()
 }
 
-/// The type of the column at this position, if it is an enum, or a domain of one, that has no such label.
+/// The name of the type of the column at this position, if it is an enum, or a domain over one, without such a label.
 pub fn enum_without_label(table: &Table, position: usize, label: &str) -> Option<String> {
     let column = live_columns(table).into_iter().find(|column| column.position() == position)?;
     let label = std::ffi::CString::new(label).ok()?;
@@ -197,17 +197,20 @@ pub fn enum_without_label(table: &Table, position: usize, label: &str) -> Option
 }
 
 extern "C-unwind" {
-    /// Of Postgres, and not among pgrx's declarations: so errors of theirs are caught by [`guarded`]. From the relation's
-    /// parent up to the topmost table.
+    /// Functions of Postgres that pgrx does not declare, so [`guarded`] catches their errors. This one lists the
+    /// ancestors from the relation's parent up to the topmost table.
     fn get_partition_ancestors(relation: pg_sys::Oid) -> *mut pg_sys::List;
-    /// The same: InvalidOid if the partitioned table has none.
+    /// The oid of the default partition, or InvalidOid if the partitioned table has none.
     fn get_default_partition_oid(relation: pg_sys::Oid) -> pg_sys::Oid;
-    /// The same, for a partition.
+    /// Only for a partition.
     fn PartitionHasPendingDetach(partition: pg_sys::Oid) -> bool;
 }
 
-/// Turns an error of a function of Postgres into a panic, as pgrx does for those that it declares: else it would jump over
-/// what is still to be dropped, and past who would have caught it.
+/// Turns an error of a Postgres function into a panic, as pgrx does for the functions that it declares. Otherwise the
+/// error would jump over destructors, and past code that would catch it.
+///
+/// # Safety
+/// Inside a transaction, and `function` may be called for this relation.
 unsafe fn guarded<T>(function: unsafe extern "C-unwind" fn(pg_sys::Oid) -> T, relation: pg_sys::Oid) -> T {
     pg_sys::ffi::pg_guard_ffi_boundary(|| function(relation))
 }
@@ -217,7 +220,8 @@ pub fn ancestors(table: &Table) -> Vec<pg_sys::Oid> {
     ancestors_of(oid(table))
 }
 
-/// The same of a relation that need not be open. Without a lock on it, it may have become another's partition meanwhile.
+/// As [`ancestors`], of a relation that need not be open. Without a lock on it, it may have become a partition of
+/// another table meanwhile.
 pub fn ancestors_of(relation: pg_sys::Oid) -> Vec<pg_sys::Oid> {
     // SAFETY: catalog look-ups inside a transaction; the list is in the current memory context.
     unsafe {
@@ -235,22 +239,22 @@ pub fn partitions(table: &Table) -> Vec<pg_sys::Oid> {
     if !table.is_partitioned() {
         return Vec::new();
     }
-    // SAFETY: the relation is open, and its descriptor good as long as it is.
+    // SAFETY: the relation is open, and its descriptor is valid as long as it is.
     unsafe {
         let descriptor = pg_sys::RelationGetPartitionDesc(table.relation(), false);
         (0..(*descriptor).nparts as usize).map(|at| *(*descriptor).oids.add(at)).collect()
     }
 }
 
-/// The partition for rows that no other takes.
+/// The partition for rows that no other partition takes.
 pub fn default_partition(table: &Table) -> Option<pg_sys::Oid> {
     // SAFETY: a catalog look-up for the open relation.
     Some(unsafe { guarded(get_default_partition_oid, oid(table)) }).filter(|oid| *oid != pg_sys::InvalidOid)
 }
 
-/// Whether a DETACH ... CONCURRENTLY of the table has begun, and has still to be brought to its end.
+/// Whether a DETACH ... CONCURRENTLY of the table has begun and is not finished.
 pub fn is_leaving(table: &Table) -> bool {
-    // SAFETY: the relation is open, and a partition where it is asked whether it leaves.
+    // SAFETY: the relation is open. The second call is made only for a partition, as it requires.
     unsafe { (*(*table.relation()).rd_rel).relispartition && guarded(PartitionHasPendingDetach, oid(table)) }
 }
 
@@ -265,7 +269,7 @@ pub fn leaves(table: Table) -> Vec<Table> {
 
 /// Locks a relation for reading until the transaction ends, if there is one with that oid.
 pub fn lock_if_there(oid: pg_sys::Oid) -> bool {
-    // SAFETY: null if there is none; what was opened is closed, and the lock is kept.
+    // SAFETY: the result is null if there is no such relation. An opened one is closed, and its lock is kept.
     unsafe {
         let opened = pg_sys::try_relation_open(oid, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
         if !opened.is_null() {
@@ -275,8 +279,8 @@ pub fn lock_if_there(oid: pg_sys::Oid) -> bool {
     }
 }
 
-/// The table, its partitions, and theirs, each locked after its parent and in the order in which Postgres locks them: level by
-/// level, by oid.
+/// The table, its partitions, and theirs. Each is locked after its parent, in the order in which Postgres locks them:
+/// level by level, by oid.
 pub fn tree(table: &Table, lock: u32) -> Vec<pg_sys::Oid> {
     let mut all = vec![oid(table)];
     let mut next = 0;

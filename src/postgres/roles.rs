@@ -1,20 +1,21 @@
 //! Work that is done with the rights of another role than the caller's.
 //!
-//! All of it is a security-restricted operation, as Postgres calls it where it runs code of a table's owner: whatever such code
-//! does, it does not become the caller by SET ROLE, and leaves nothing behind that the caller would run later.
+//! All of it is a security-restricted operation, like Postgres' own work that runs code of a table's owner. Such code
+//! cannot become the caller by SET ROLE, and cannot leave anything behind that the caller would run later.
 
 use super::errors::or_raise;
 use super::schema;
 use pgrx::pg_sys;
 
-/// Does work as the owner of the ledger: DDL, as who may have a table tracked need not be able to make such triggers by hand,
-/// with which one could record what one likes about other tables; and what reads or writes the ledger's own tables.
+/// Does work as the owner of the ledger: DDL, and whatever reads or writes the ledger's own tables. DDL, because a user
+/// who may have a table tracked must not need the right to create such triggers by hand: with it, the user could record
+/// anything about other tables.
 pub fn as_ledger_owner<T>(work: impl FnOnce() -> T) -> T {
     or_raise(schema::require());
     as_role(pg_sys::Oid::from(pg_sys::BOOTSTRAP_SUPERUSERID), work)
 }
 
-/// Does work that may run code of the owner of a table as that owner.
+/// Does work that may run code of a table's owner, as that owner.
 ///
 /// # Safety
 /// The relation is open.
@@ -26,13 +27,15 @@ fn as_role<T>(role: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
     struct Restore(pg_sys::Oid, i32);
     impl Drop for Restore {
         fn drop(&mut self) {
-            // SAFETY: what was read before.
+            // SAFETY: sets back what as_role() read before it changed them. This runs on return, and also when an error
+            // unwinds.
             unsafe { pg_sys::SetUserIdAndSecContext(self.0, self.1) }
         }
     }
     let restricted = (pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_RESTRICTED_OPERATION) as i32;
     let (mut user, mut context) = (pg_sys::InvalidOid, 0);
-    // SAFETY: put back when this returns or unwinds.
+    // SAFETY: both pointers are to local variables. `_restore` sets the role back when this returns or unwinds, and
+    // nothing in between can fail.
     unsafe {
         pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
         pg_sys::SetUserIdAndSecContext(role, context | restricted);
@@ -41,9 +44,10 @@ fn as_role<T>(role: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
     with_own_settings(work)
 }
 
-/// Does work for which names are those of pg_catalog, whatever the caller's search_path. Settings that it changes are put back.
+/// Does work for which names mean those of pg_catalog, whatever the caller's search_path. Settings that it changes are
+/// restored.
 fn with_own_settings<T>(work: impl FnOnce() -> T) -> T {
-    // SAFETY: the level ends below, or when the transaction aborts; the name and the value end with zero bytes.
+    // SAFETY: the level ends below, or when the transaction aborts. Name and value are NUL-terminated.
     let level = unsafe {
         let level = pg_sys::NewGUCNestLevel();
         pg_sys::set_config_option(
@@ -59,12 +63,12 @@ fn with_own_settings<T>(work: impl FnOnce() -> T) -> T {
         level
     };
     let result = work();
-    // SAFETY: the level that was begun above.
+    // SAFETY: ends the level that was begun above.
     unsafe { pg_sys::AtEOXact_GUC(false, level) };
     result
 }
 
-/// Whether the session's role may read files of the server, also where a function of another role's asks.
+/// Whether the session's role may read files of the server, even if a function that runs as another role asks.
 pub fn caller_reads_server_files() -> bool {
     // SAFETY: catalog look-ups inside a transaction.
     unsafe {

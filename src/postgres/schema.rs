@@ -1,12 +1,13 @@
-//! The extension's schema. A superuser can rename it; another of its name is not taken for it, as anybody who may create a
-//! schema could have put there what is then run with the rights of the ledger's owner.
+//! The extension's schema. A superuser can rename it. Another schema with the name `ledger` must not be taken for it: a
+//! user who may create schemas could have put something there that would then run with the rights of the ledger's
+//! owner.
 
 use super::errors::Failure;
 use pgrx::{pg_sys, PgSqlErrorCode};
 use std::cell::Cell;
 
 thread_local! {
-    /// A schema that was found to be the extension's, and the table `entries` in it, which goes when the extension does.
+    /// A schema that was found to be the extension's, with its table `entries`, which goes when the extension does.
     static KNOWN: Cell<Option<(pg_sys::Oid, pg_sys::Oid)>> = const { Cell::new(None) };
 }
 
@@ -23,14 +24,15 @@ pub fn find() -> Option<pg_sys::Oid> {
     if KNOWN.get() == Some(named) {
         return Some(named.0);
     }
-    // SAFETY: inside a transaction.
+    // SAFETY: inside a transaction, as of_extension() requires.
     let is_own = unsafe { of_extension() } == Some(named.0);
-    // Without the table, as while the extension is created, nothing would tell when it is gone.
+    // Not without the table, as while the extension is being created: nothing would tell later that the extension is
+    // gone.
     KNOWN.set(Some(named).filter(|(_, entries)| is_own && *entries != pg_sys::InvalidOid));
     is_own.then_some(named.0)
 }
 
-/// The same, or an error.
+/// As [`find`], or an error.
 pub fn require() -> Result<pg_sys::Oid, Failure> {
     find().ok_or_else(|| {
         Failure::new(
@@ -42,7 +44,10 @@ pub fn require() -> Result<pg_sys::Oid, Failure> {
     })
 }
 
-/// What the catalog has as the extension's schema. Before Postgres 16 there is no function for it.
+/// The extension's schema, by the catalog. Before Postgres 16 there is no function for it.
+///
+/// # Safety
+/// Inside a transaction.
 unsafe fn of_extension() -> Option<pg_sys::Oid> {
     let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
     let mut key = pg_sys::ScanKeyData::default();

@@ -1,4 +1,4 @@
-//! The HMAC secrets: where they come from, and that they never show.
+//! The HMAC secrets: where they come from, and how they are kept from showing.
 //!
 //! The environment variable is read once, by the postmaster before it forks, and taken out of the environment; the file
 //! is read by each process that signs or verifies, and again after a reload.
@@ -90,9 +90,9 @@ fn from_file(path: &str) -> Result<Rc<Keyring>, String> {
     })
 }
 
-/// When this process has read the settings.
+/// When this process last read the settings.
 fn reloaded_at() -> pg_sys::TimestampTz {
-    // SAFETY: a plain global of this process, written only by ProcessConfigFile in this same thread.
+    // SAFETY: a global of this process, written only by ProcessConfigFile in this same thread.
     unsafe { pg_sys::PgReloadTime }
 }
 
@@ -111,7 +111,7 @@ fn read_file(path: &str) -> Result<Keyring, String> {
     Keyring::parse(&text).map_err(|error| error.to_string())
 }
 
-/// Where the file is concerns those who may read files of the server; for others the log alone says it.
+/// Only users who may read files of the server are told where the file is. For others only the log says it.
 fn unusable_file(path: &str, why: &str) -> Failure {
     if roles::caller_reads_server_files() {
         return unusable_file_named(path, why);
@@ -132,14 +132,14 @@ fn unusable(message: String, why: &str) -> Failure {
 /// What a process that lives long knows of the secrets.
 #[derive(Default)]
 pub struct Watch {
-    /// The reload after which it has looked.
+    /// The reload after which it last looked.
     reloaded_at: Option<pg_sys::TimestampTz>,
     keyring: Option<Rc<Keyring>>,
 }
 
 impl Watch {
-    /// Looks at the first call, and after each reload. Gives the secrets if they are not those that it has found before, and an error
-    /// if what is configured cannot be used. It needs no transaction.
+    /// Looks at the first call, and after each reload. Returns the secrets if they have changed since the last look,
+    /// and an error if what is configured cannot be used. Needs no transaction.
     pub fn look(&mut self) -> Result<Option<Rc<Keyring>>, Failure> {
         let reloaded_at = Some(reloaded_at());
         if std::mem::replace(&mut self.reloaded_at, reloaded_at) == reloaded_at {
@@ -156,7 +156,7 @@ impl Watch {
     }
 }
 
-/// Says in the log which secrets are too short.
+/// Logs which secrets are too short.
 pub fn warn_if_short(keyring: &Keyring) {
     for key_id in keyring.short() {
         let message = format!("HMAC secret with key_id \"{key_id}\" is shorter than {SHORTEST_SECRET} bytes");
@@ -167,7 +167,7 @@ pub fn warn_if_short(keyring: &Keyring) {
     }
 }
 
-/// Says to who verifies that signatures were left out, where the server has nothing to check them with.
+/// Tells the user who verifies that signatures were left out, if the server has nothing to check them with.
 pub fn note_unchecked_signatures() {
     if or_raise(keyring()).is_none() {
         pgrx::notice!("signatures were not checked: the server has no HMAC secret");

@@ -1,4 +1,4 @@
-//! The settings under the prefix `ledger.`. None can be changed by an ordinary user: they say what is proved.
+//! The settings under the prefix `ledger.`. They decide what is proved, so an ordinary user cannot change any of them.
 
 use pgrx::{pg_sys, GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 use std::ffi::CString;
@@ -87,7 +87,8 @@ fn reserve_prefix() {
 
 #[cfg(feature = "pg14")]
 fn reserve_prefix() {
-    // SAFETY: as above; this is what the same function is called before Postgres 15.
+    // SAFETY: a NUL-terminated string, copied by Postgres; called from _PG_init as it must be. Before Postgres 15 the
+    // function has this name.
     unsafe { pg_sys::EmitWarningsOnPlaceholders(c"ledger".as_ptr()) }
 }
 
@@ -141,6 +142,6 @@ extern "C" {
 
 /// Whether this server can prepare transactions.
 pub fn may_prepare() -> bool {
-    // SAFETY: set before any transaction begins, and never changed.
+    // SAFETY: a global that is set before any transaction begins, and never changes.
     unsafe { max_prepared_xacts > 0 }
 }

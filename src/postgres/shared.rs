@@ -1,7 +1,7 @@
-//! Shared memory: one slot a database that has a ledger, and what running verifications have done.
+//! Shared memory: one slot for each database that has a ledger, and the progress of running verifications.
 //!
 //! Everything here is valid when zeroed, so the area is initialised in place: a value built on the stack first would
-//! overflow it.
+//! overflow the stack.
 
 use super::ids;
 use super::locks::{self, LockGuard};
@@ -73,7 +73,8 @@ pub enum WorkerState {
     Running = 2,
     /// Sealing or the mirror failed; it tries again.
     Failing = 3,
-    /// Kept away while commands need the database for themselves. Never stored: those commands are counted.
+    /// Kept away while commands need the database for themselves. This is never stored, because those commands are
+    /// counted.
     Paused = 4,
 }
 
@@ -96,7 +97,8 @@ pub struct DatabaseSlot {
     database: AtomicU32,
     pub worker: Wakeable,
     worker_state: AtomicU32,
-    /// Commands that keep the worker away. Each takes back from this slot what it has added, whosever the slot is by then.
+    /// Commands that keep the worker away. Each takes back what it has added, even if the slot is another database's by
+    /// then.
     pauses: AtomicU32,
     /// Committed entries that wait for a block. May run a little ahead of the table, never behind it: it decides when
     /// the worker looks, and the worker counts what it finds.
@@ -144,7 +146,7 @@ impl DatabaseSlot {
         }
     }
 
-    /// What the worker is doing, or would be but for a pause, which only [`DatabaseSlot::pause`] makes.
+    /// What the worker is doing, or would be doing without a pause. Only [`DatabaseSlot::pause`] pauses it.
     pub fn set_worker_state(&self, state: WorkerState) {
         self.worker_state.store(state as u32, Ordering::Release);
     }
@@ -158,7 +160,7 @@ impl DatabaseSlot {
     pub fn resume(&self) -> bool {
         let is_last = self.pauses.fetch_sub(1, Ordering::SeqCst) == 1;
         if is_last && self.worker.pid() == 0 {
-            // Also where it was about to start, and was turned away.
+            // Also if the worker was about to start and was turned away.
             self.set_worker_state(WorkerState::Wanted);
         }
         is_last
@@ -170,7 +172,7 @@ impl DatabaseSlot {
         loop {
             let epoch = self.epoch.load(Ordering::SeqCst);
             self.undecided[epoch % 2].fetch_add(1, Ordering::SeqCst);
-            // Had the epoch ended in between, it might be taken for drained.
+            // If the epoch ended in between, it may have been taken for drained.
             if self.epoch.load(Ordering::SeqCst) == epoch {
                 return epoch;
             }
@@ -188,9 +190,9 @@ impl DatabaseSlot {
         self.undecided.iter().map(|count| count.load(Ordering::SeqCst)).sum()
     }
 
-    /// Ends an epoch and returns it, unless the one before is not drained yet. Whoever begins to commit from now on does
-    /// so in the next. So what was in the file before the call is decided once the epoch is drained, however many commits
-    /// overlap: the scheme is that of RCU's grace periods.
+    /// Ends an epoch and returns it, unless the one before is not drained yet. Sessions that begin to commit from now
+    /// on do so in the next epoch. So once the epoch is drained, everything that was in the file before this call is
+    /// decided, however many commits overlap. The scheme is that of RCU's grace periods.
     pub fn next_epoch(&self) -> Option<usize> {
         let epoch = self.epoch.load(Ordering::SeqCst);
         self.is_drained(epoch + 1).then(|| self.epoch.fetch_add(1, Ordering::SeqCst))
@@ -205,22 +207,22 @@ impl DatabaseSlot {
         self.committing_behind.load(Ordering::SeqCst) > 0 || self.behind.load(Ordering::SeqCst)
     }
 
-    /// The count of pending entries, and what tells later whether it went with what a scan has seen.
+    /// The count of pending entries, and a mark that tells later whether it matched what a scan has seen.
     pub fn count_pending(&self) -> PendingCount {
-        // In this order: a transaction that has begun before the first line and is not undecided in the second is in the
-        // count of the third.
+        // In this order: a transaction that has begun before the first line and is not undecided at the second is in
+        // the count of the third.
         let begun = self.begun.load(Ordering::Acquire);
         let is_quiet = self.undecided() == 0;
         PendingCount { entries: self.pending.load(Ordering::Acquire), begun: is_quiet.then_some(begun) }
     }
 
-    /// Whether no entry became visible between the count and now without being in it.
+    /// Whether the count includes every entry that has become visible until now.
     pub fn is_exact(&self, count: PendingCount) -> bool {
         count.begun == Some(self.begun.load(Ordering::Acquire))
     }
 
-    /// Counts committed entries and wakes the worker when there is something new for it to do: a first entry starts the
-    /// clock, a full block wants sealing. Cannot fail, so it may be called at COMMIT.
+    /// Counts committed entries, and wakes the worker if that gives it something to do: a first entry starts the clock,
+    /// a full block can be sealed. Cannot fail, so it may be called at COMMIT.
     pub fn add_pending(&self, entries: i64, block_size: i64) {
         let before = self.pending.fetch_add(entries, Ordering::AcqRel);
         if before <= 0 || (before < block_size && before + entries >= block_size) {
@@ -233,7 +235,7 @@ impl DatabaseSlot {
 #[derive(Debug, Clone, Copy)]
 pub struct PendingCount {
     pub entries: i64,
-    /// Transactions that had begun to commit by then; `None` where some of them had not ended.
+    /// How many transactions had begun to commit by then; `None` if some of them had not ended.
     begun: Option<i64>,
 }
 
@@ -257,9 +259,9 @@ pub struct Shared {
     pub launcher: Wakeable,
     /// Writes the mirror files of all databases.
     pub writer: Wakeable,
-    /// Where the WAL ended that this server started with; 0 until somebody asks.
+    /// Where the WAL ended when this server started; 0 until a process asks.
     recovered_to: AtomicU64,
-    /// A random number for the time from one start of the server, or crash, to the next.
+    /// A random number for the time from one start of the server, or crash of a process, to the next.
     run: AtomicU64,
     /// Databases came or went: the launcher is to look at pg_database again.
     pub rescan: AtomicBool,
@@ -267,11 +269,11 @@ pub struct Shared {
     pub verifications: [ProgressSlot; MAX_VERIFICATIONS],
 }
 
-// Postgres gives memory at multiples of this.
+// Postgres aligns shared memory to multiples of this.
 const _: () = assert!(std::mem::align_of::<Shared>() <= pg_sys::PG_CACHE_LINE_SIZE as usize);
 
 static SHARED: AtomicPtr<Shared> = AtomicPtr::new(std::ptr::null_mut());
-/// How often this postmaster has made the area: once more after each crash of one of its processes.
+/// How often this postmaster has created the area: once more after each crash of one of its processes.
 static TIMES_MADE: AtomicU32 = AtomicU32::new(0);
 
 /// The shared area, or `None` where the library was not preloaded.
@@ -281,7 +283,7 @@ pub fn shared() -> Option<&'static Shared> {
     unsafe { SHARED.load(Ordering::Acquire).as_ref() }
 }
 
-/// Gives pauses of workers back. Cannot fail.
+/// Ends pauses of workers. Cannot fail.
 pub fn resume_workers(paused: impl IntoIterator<Item = &'static DatabaseSlot>) {
     let mut has_resumed = false;
     for slot in paused {
@@ -327,6 +329,8 @@ unsafe extern "C-unwind" fn request() {
     request_memory();
 }
 
+/// # Safety
+/// As for [`locks::request`]: called by the postmaster while it asks libraries how much shared memory they need.
 unsafe fn request_memory() {
     pg_sys::RequestAddinShmemSpace(std::mem::size_of::<Shared>());
     locks::request(LOCKS);
@@ -338,7 +342,7 @@ unsafe extern "C-unwind" fn startup() {
         pg_sys::ffi::pg_guard_ffi_boundary(|| previous());
     }
     let mut found = false;
-    // Without AddinShmemInitLock: the postmaster runs this before it has children.
+    // Without AddinShmemInitLock: the postmaster runs this before it has child processes.
     let area = pg_sys::ShmemInitStruct(AREA.as_ptr(), std::mem::size_of::<Shared>(), &mut found) as *mut Shared;
     if !found {
         TIMES_MADE.fetch_add(1, Ordering::AcqRel);
@@ -354,33 +358,33 @@ unsafe extern "C-unwind" fn startup() {
 
 impl Shared {
     fn lock_registry(&self) -> LockGuard {
-        // SAFETY: the first of the locks, which are found before this area is handed out.
+        // SAFETY: lock 0 is the registry's. The locks are found before this area is handed out.
         unsafe { LockGuard::acquire(0) }
     }
 
-    /// What is known of the mirror of `slot`, locked.
+    /// The mirror's state of `slot`, locked.
     pub fn lock_mirror<'a>(&self, slot: &'a DatabaseSlot) -> LockedMirror<'a> {
-        // SAFETY: slot is an element of the array, so both pointers lie in the same allocation. There is a lock for each, found before
-        // this area is handed out, and nothing else takes the one of that number.
+        // SAFETY: slot is an element of the array, so both pointers lie in the same allocation. Each slot has a lock of
+        // its own, which was found before this area is handed out, and nothing else takes the lock of that number.
         unsafe {
             let index = std::ptr::from_ref(slot).offset_from(self.databases.as_ptr());
             slot.mirror.locked_by(LockGuard::acquire(1 + index as usize))
         }
     }
 
-    /// The name of another time that a mirror file is opened for writing.
+    /// A new id for one more time that a mirror file is opened for writing.
     pub fn new_attachment(&self) -> Uuid {
         Uuid::from_u64_pair(self.run.load(Ordering::Acquire), ids::random().as_u64_pair().1)
     }
 
-    /// Whether it was this server that opened the file then, since it has started.
+    /// Whether this server has opened the file under this id since it started.
     pub fn is_of_this_run(&self, attachment: Uuid) -> bool {
         attachment.as_u64_pair().0 == self.run.load(Ordering::Acquire)
     }
 
-    /// Where the WAL ended that this server started with: its first checkpoint begins there, be it that of a clean
-    /// shutdown or of the end of recovery. First asked when background workers start, before there can be another. Not so
-    /// after a promotion, which begins a timeline of its own.
+    /// Where the WAL ended when this server started: its first checkpoint begins there, be it that of a clean shutdown
+    /// or of the end of recovery. It is first asked for when background workers start, before there can be another
+    /// checkpoint. After a promotion, which begins a timeline of its own, this does not hold.
     pub fn recovered_to(&self) -> u64 {
         // SAFETY: reads shared memory.
         let redo = unsafe { pg_sys::GetRedoRecPtr() };
@@ -408,12 +412,12 @@ impl Shared {
         self.take(database, &registry)
     }
 
-    /// The slot of a database whose ledger has just been created. A worker that is about to give the slot back, as it has found
-    /// no ledger before, is told.
+    /// The slot of a database whose ledger has just been created. If a worker has found no ledger before and is about
+    /// to give the slot back, this tells it.
     pub fn take_created(&self, database: pg_sys::Oid) -> Option<&DatabaseSlot> {
         let registry = self.lock_registry();
         let slot = self.take(database, &registry)?;
-        // The slot may have been that of a ledger before, with times of its own.
+        // The slot may have belonged to an earlier ledger, with times of its own.
         slot.entry_clock.forget();
         slot.check_extension.store(true, Ordering::Release);
         Some(slot)
@@ -429,7 +433,7 @@ impl Shared {
         slot.committing_behind.store(0, Ordering::Release);
         slot.behind.store(false, Ordering::Release);
         slot.prepared_decided.store(false, Ordering::Release);
-        // Whoever takes the slot looks.
+        // The worker that takes the slot must look for rows to record.
         slot.baselines.store(true, Ordering::Release);
         slot.lag.clear();
         slot.entry_clock.forget();
@@ -442,7 +446,7 @@ impl Shared {
         Some(slot)
     }
 
-    /// Gives the slot of a database back that is gone.
+    /// Gives back the slot of a database that is gone.
     pub fn release(&self, slot: &DatabaseSlot) {
         slot.mirror.detach(self.lock_mirror(slot));
         slot.worker.retire();
@@ -450,8 +454,8 @@ impl Shared {
         slot.database.store(0, Ordering::Release);
     }
 
-    /// Gives the slot of a database back in which no ledger was found, unless one was created since `check_extension` was last taken
-    /// down, which was before the look.
+    /// Gives back the slot of a database in which no ledger was found, unless one was created since `check_extension`
+    /// was last cleared, which was before the search.
     pub fn release_without_ledger(&self, slot: &DatabaseSlot) {
         let _registry = self.lock_registry();
         if !slot.check_extension.load(Ordering::Acquire) {

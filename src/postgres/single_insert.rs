@@ -1,11 +1,11 @@
-//! Inserting one row into a table of the ledger's own: what Postgres does for its catalogs, but for what that finds out for each row, the
-//! table's triggers and what its indexes are on.
+//! Inserts one row into a table of the ledger. It does what Postgres does for its catalogs, but does not find out for
+//! each row which triggers the table has and what its indexes are on.
 
 use super::bulk_insert::{index_insert, IndexShape, MAX_KEYS};
 use super::tables::Table;
 use pgrx::pg_sys::{self, ffi::pg_guard_ffi_boundary, Datum};
 
-/// The indexes of a table, as long as it does not change.
+/// The indexes of a table. Valid as long as the table does not change.
 pub struct Indexes(Vec<Index>);
 
 struct Index {
@@ -14,7 +14,7 @@ struct Index {
     info: pg_sys::IndexInfo,
 }
 
-/// Postgres' own, and not pgrx's wrappers, as they are called together.
+/// Postgres' own functions, not pgrx's wrappers, because one error boundary surrounds all of them.
 mod postgres {
     use pgrx::pg_sys::{self, Datum};
 
@@ -43,7 +43,8 @@ const LOCK: pg_sys::LOCKMODE = pg_sys::RowExclusiveLock as pg_sys::LOCKMODE;
 impl Indexes {
     /// `None` if one of them is more than a B-tree on columns.
     pub fn of(table: &Table) -> Option<Indexes> {
-        // SAFETY: the table is open; it has as many indexes, which are open until they are closed below, as the state says.
+        // SAFETY: the table is open. The state says how many indexes there are, and they are open until they are closed
+        // below.
         unsafe {
             let state = pg_sys::CatalogOpenIndexes(table.relation());
             let index = |at: usize| {
@@ -61,8 +62,8 @@ impl Indexes {
         assert_eq!(COLUMNS, table.column_count());
         let (relation, descriptor) = (table.relation(), table.descriptor());
         let (values, nulls) = (row.map(|value| value.unwrap_or(Datum::null())), row.map(|value| value.is_none()));
-        // SAFETY: the table is open and locked for writing, and there is one value and one null flag a column, of their types. An
-        // error ends this closure, which has nothing to be dropped.
+        // SAFETY: the table is open and locked for writing, and there is one value and one null flag for each column,
+        // of the right type. An error may jump out of the closure, which has nothing with a destructor.
         unsafe {
             pg_guard_ffi_boundary(|| {
                 let tuple = postgres::heap_form_tuple(descriptor, values.as_ptr(), nulls.as_ptr());
@@ -79,11 +80,11 @@ impl Indexes {
 
 impl Index {
     /// # Safety
-    /// An open index, and what was built of it.
+    /// `index` is open, and `info` was built from it.
     unsafe fn of(index: pg_sys::Relation, info: *mut pg_sys::IndexInfo) -> Option<Index> {
         let is_btree = (*(*index).rd_rel).relam == pg_sys::BTREE_AM_OID;
         let shape = IndexShape::of(index, info).filter(|_| is_btree)?;
-        // Of what it points to nothing is looked at for a B-tree on columns.
+        // For a B-tree on columns, Postgres looks at nothing that the copied struct points to.
         Some(Index { oid: (*index).rd_id, shape, info: *info })
     }
 

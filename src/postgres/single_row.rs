@@ -1,4 +1,4 @@
-//! Writing one row of a table of the ledger's own, whatever indexes it has.
+//! Writes one row of a table of the ledger, whatever indexes it has.
 
 use super::bulk_insert::{insert_index_entries, BulkInsert};
 use super::tables::Table;
@@ -11,7 +11,7 @@ pub fn insert(table: &Table, row: &[Option<pg_sys::Datum>]) {
     rows.finish();
 }
 
-/// Puts `row` in the place of the row at `tid`; an ERROR if another transaction changed that meanwhile.
+/// Puts `row` in the place of the row at `tid`; an ERROR if another transaction has changed that row meanwhile.
 pub fn update(table: &Table, tid: &mut pg_sys::ItemPointerData, row: &[Option<pg_sys::Datum>]) {
     let tuple = table.form(row);
     // SAFETY: a tuple of this table's shape, which the slot frees.
@@ -20,7 +20,7 @@ pub fn update(table: &Table, tid: &mut pg_sys::ItemPointerData, row: &[Option<pg
         pg_sys::ExecStoreHeapTuple(tuple, slot, true);
         let mut indexes = Default::default();
         let none = indexes;
-        // A heap has no use for the snapshot.
+        // A heap does not use the snapshot.
         pg_sys::simple_table_tuple_update(table.relation(), tid, slot, std::ptr::null_mut(), &mut indexes);
         if indexes != none {
             #[cfg(any(feature = "pg14", feature = "pg15"))]

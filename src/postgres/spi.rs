@@ -1,5 +1,5 @@
-//! SQL from Rust. Plans are prepared once a process, so reading in chunks costs no parsing; rows are handed
-//! out one by one and freed with the result, where pgrx's own client keeps them until the transaction ends.
+//! SQL from Rust. Plans are prepared once a process, so reading in chunks costs no parsing. Rows are handed out one by
+//! one and freed with the result, whereas pgrx's own client keeps them until the transaction ends.
 
 use super::errors::or_raise;
 use super::schema;
@@ -17,7 +17,7 @@ thread_local! {
 struct Connection;
 
 impl Connection {
-    /// To be asked about tables of the schema `ledger`: only if they are the extension's.
+    /// For queries on tables of the schema `ledger`: an ERROR if that schema is not the extension's.
     fn to_ledger() -> Self {
         or_raise(schema::require());
         Connection::open()
@@ -33,7 +33,8 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        // SAFETY: opened in open(). After an error Postgres has closed it already, and this only reports so.
+        // SAFETY: open() connected. After an error Postgres has disconnected already, and this only returns an error
+        // code.
         unsafe { pg_sys::SPI_finish() };
     }
 }
@@ -48,20 +49,22 @@ impl From<i64> for Parameter {
     }
 }
 
-/// Runs a query on the ledger's tables, whose parameters are all bigint, and gives each row to `each`. The query sees what is
-/// committed when it starts, or what the transaction sees where that is isolated. Values in a row are good until `each` returns.
+/// Runs a query on the ledger's tables, with only bigint parameters, and calls `each` with each row. The query sees
+/// what is committed when it starts, or, if the transaction is isolated, what the transaction sees. Values in a row are
+/// valid until `each` returns.
 pub fn for_each(query: &'static str, parameters: &[Parameter], each: impl FnMut(&Row)) {
     execute(Connection::to_ledger(), query, parameters, Access::Write, each);
 }
 
-/// The same as of now, whatever the transaction's isolation level: for what is never changed once it is there, and belongs to what
-/// is read as of now as well. An isolated transaction would miss what was sealed since it began, and call it missing.
+/// As [`for_each`], but as of now, whatever the transaction's isolation level. For rows that never change once they
+/// exist and belong to others that are read as of now: an isolated transaction would miss what was sealed since it
+/// began, and report it as missing.
 pub fn for_each_as_of_now(query: &'static str, parameters: &[Parameter], each: impl FnMut(&Row)) {
     let latest = RegisteredSnapshot::latest();
     latest.while_active(|| execute(Connection::to_ledger(), query, parameters, Access::Read, each));
 }
 
-/// The same for a query on Postgres' catalogs alone, which may be asked where there is no ledger.
+/// As [`for_each`], for a query on Postgres' catalogs alone, which also works where there is no ledger.
 pub fn for_each_in_catalogs(query: &'static str, parameters: &[Parameter], each: impl FnMut(&Row)) {
     execute(Connection::open(), query, parameters, Access::Write, each);
 }
@@ -90,7 +93,7 @@ fn execute(
     }
 }
 
-/// Whether such queries see what the transaction has seen since it began, and nothing that was committed since.
+/// Whether such queries see only what was committed when the transaction began.
 pub fn is_isolated() -> bool {
     // SAFETY: a plain global of this process.
     unsafe { pg_sys::XactIsoLevel >= pg_sys::XACT_REPEATABLE_READ as i32 }
@@ -112,7 +115,8 @@ pub enum Access {
     Write,
 }
 
-/// Runs a statement on the ledger's tables and gives each row of its result to `each`. Values in a row are good until that returns.
+/// Runs a statement on the ledger's tables, and calls `each` with each row of its result. Values in a row are valid
+/// until that returns.
 pub fn run(statement: &'static str, arguments: &[Argument], access: Access, mut each: impl FnMut(&Row)) {
     let _connection = Connection::to_ledger();
     let types: Vec<pg_sys::Oid> = arguments.iter().map(|(oid, _)| *oid).collect();
@@ -140,7 +144,7 @@ fn plan(query: &'static str, types: &[pg_sys::Oid]) -> pg_sys::SPIPlanPtr {
     }
     let text = CString::new(query).expect("our own queries hold no NUL");
     let mut types = types.to_vec();
-    // SAFETY: connected; a kept plan outlives the connection, and is planned again when its tables change.
+    // SAFETY: connected. A kept plan outlives the connection, and Postgres plans it again when its tables change.
     let plan = unsafe {
         let plan = pg_sys::SPI_prepare(text.as_ptr(), types.len() as i32, types.as_mut_ptr());
         if plan.is_null() || pg_sys::SPI_keepplan(plan) != 0 {
@@ -152,10 +156,10 @@ fn plan(query: &'static str, types: &[pg_sys::Oid]) -> pg_sys::SPIPlanPtr {
     plan
 }
 
-/// The first row of a query that is run once, with one parameter. Who asks has made sure of the tables that it names. The query
-/// sees what the running one sees.
+/// The first row of a query that is run once, with one parameter. The caller has checked the tables that it names. The
+/// query sees what the running query sees.
 pub fn first_row(query: &str, parameter_type: pg_sys::Oid, mut parameter: pg_sys::Datum) -> Option<Row> {
-    // SAFETY: the context in which this was called outlives the connection, whose own is gone with it.
+    // SAFETY: reads a global. The caller's context outlives the connection, whose own context goes with it.
     let caller = unsafe { pg_sys::CurrentMemoryContext };
     let _connection = Connection::open();
     let text = CString::new(query).unwrap_or_default();

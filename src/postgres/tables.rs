@@ -1,8 +1,8 @@
 //! The ledger's tables as the storage layer sees them: rows in, rows out, without SQL.
 //!
-//! Entries and blocks are written below the executor. That is what makes "sealing alone may" true: the triggers refuse
-//! every statement that claims a row is sealed, and there is no flag a statement could set to get past them. The
-//! functions are those with which Postgres writes its own catalogs; they keep TOAST, indexes and WAL in order.
+//! Entries and blocks are written below the executor. That is what makes "only sealing may" true: the triggers refuse
+//! every statement that claims a row is sealed, and no statement could set a flag to get past them. The functions are
+//! those with which Postgres writes its own catalogs, so TOAST, indexes and WAL are kept in order.
 
 mod blocks;
 mod entries;
@@ -33,7 +33,8 @@ pub use snapshot::RegisteredSnapshot;
 /// Microseconds from the Unix epoch to Postgres' (2000-01-01).
 const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;
 
-/// One that no line can state, which only a superuser can have put there, reads as the epoch; [`malformation`] tells.
+/// A time that no line can state reads as the epoch. Only a superuser can have put it there; [`malformation`] reports
+/// it.
 pub fn timestamp_from_postgres(timestamp: pg_sys::TimestampTz) -> Timestamp {
     checked_timestamp(timestamp).unwrap_or_default()
 }
@@ -51,13 +52,14 @@ pub fn timestamp_to_postgres(timestamp: Timestamp) -> pg_sys::TimestampTz {
     timestamp.micros() - POSTGRES_EPOCH_MICROS
 }
 
-// Declared here because pgrx wraps each call in error handling, which takes a tenth of the time of a deletion. So many have
-// one around them all.
+// Declared here because pgrx wraps each call in error handling, which takes a tenth of the time of a deletion. Here one
+// such wrapper surrounds many calls.
 extern "C-unwind" {
     fn simple_heap_delete(relation: pg_sys::Relation, tid: pg_sys::ItemPointer);
 }
 
-/// The Oid of a table or index of the schema `ledger`; an ERROR if it is gone, or its texts are not UTF-8.
+/// The oid of a table or index of the schema `ledger`; an ERROR if it is gone, or if the database's texts are not
+/// UTF-8.
 pub fn oid_of(name: &str) -> pg_sys::Oid {
     or_raise(encoding::require_utf8());
     // SAFETY: catalog look-ups inside a transaction.
@@ -81,7 +83,7 @@ pub fn oid_of(name: &str) -> pg_sys::Oid {
 /// An open table, closed when dropped; its lock is kept until the transaction ends.
 pub struct Table {
     relation: pg_sys::Relation,
-    /// Where the columns stand that its rows are read by, if not in their order.
+    /// Where the columns stand by which rows are read, if they are not in the ledger's order.
     order: Option<Box<[usize]>>,
 }
 
@@ -101,7 +103,7 @@ impl Table {
                 _ => std::ptr::null_mut(),
             }
         };
-        // Not then_some(): that would make one of a null pointer, and drop it.
+        // Not then_some(): that would make a Table of a null pointer, and drop it.
         (!relation.is_null()).then(|| Table { relation, order: None })
     }
 
@@ -109,7 +111,7 @@ impl Table {
         // SAFETY: null if there is no such table.
         let relation = unsafe { pg_sys::try_table_open(oid, lock as pg_sys::LOCKMODE) };
         if relation.is_null() {
-            // It was there when it was looked up.
+            // It existed when it was looked up.
             Failure::new(
                 pgrx::PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
                 format!("relation with OID {} does not exist any more", oid.to_u32()),
@@ -120,24 +122,24 @@ impl Table {
         Table { relation, order: None }
     }
 
-    /// The table of a trigger. It is open as long as the trigger runs, and not closed here.
+    /// The table of a trigger. It is open as long as the trigger runs, so it is not closed here.
     pub fn of_trigger(data: &pg_sys::TriggerData) -> ManuallyDrop<Table> {
         ManuallyDrop::new(Table { relation: data.tg_relation, order: None })
     }
 
-    /// A table with rows of `ledger.entries`, whoever made it: they are read by the columns of that.
+    /// A table with rows of `ledger.entries`, whoever created it: its rows are read by the columns of `ledger.entries`.
     pub fn open_entries(oid: pg_sys::Oid, lock: u32) -> Table {
         let mut table = Table::open_oid(oid, lock);
         table.order = entries::column_order(&table);
         table
     }
 
-    /// Whether the columns that rows are read by are those of the table, and so rows can be written.
+    /// Whether the table has its columns in the ledger's order, so that rows can be written.
     pub fn has_own_order(&self) -> bool {
         self.order.is_none()
     }
 
-    /// The number of a column that rows are read by, as in pg_attribute.
+    /// The number in pg_attribute of a column by which rows are read.
     pub fn attribute_number(&self, column: usize) -> pg_sys::AttrNumber {
         let position = self.order.as_ref().map_or(column, |order| order[column]);
         (position + 1) as pg_sys::AttrNumber
@@ -160,7 +162,7 @@ impl Table {
     /// What the catalog says of the column at this position, from 0, dropped or not.
     pub fn attribute(&self, position: usize) -> &pg_sys::FormData_pg_attribute {
         assert!(position < self.column_count());
-        // SAFETY: the relation is open as long as this is borrowed, and has that many attributes.
+        // SAFETY: the relation is open as long as this is borrowed, and has that many attributes, as asserted.
         unsafe { attribute(self.descriptor(), position) }
     }
 
@@ -174,12 +176,13 @@ impl Table {
         (0..self.column_count()).find(|position| is_named(self.attribute(*position)))
     }
 
-    /// The tuple for one row; `None` is null.
+    /// Makes the tuple of one row; `None` is null.
     pub fn form(&self, row: &[Option<pg_sys::Datum>]) -> pg_sys::HeapTuple {
         assert_eq!(row.len(), self.column_count());
         let mut nulls: Vec<bool> = row.iter().map(Option::is_none).collect();
         let mut values: Vec<pg_sys::Datum> = row.iter().map(|value| value.unwrap_or(pg_sys::Datum::null())).collect();
-        // SAFETY: one value and one null flag a column, of the types of our own table.
+        // SAFETY: there is one value and one null flag for each column, as asserted, of the types of the ledger's own
+        // table.
         unsafe { pg_sys::heap_form_tuple(self.descriptor(), values.as_mut_ptr(), nulls.as_mut_ptr()) }
     }
 
@@ -189,10 +192,11 @@ impl Table {
         unsafe { pg_sys::simple_heap_delete(self.relation, tid) }
     }
 
-    /// The same for many rows.
+    /// As [`Table::delete`], for many rows.
     pub fn delete_all(&self, tids: &mut [pg_sys::ItemPointerData]) {
         let relation = self.relation;
-        // SAFETY: as above. Nothing in the closure has a destructor or can panic.
+        // SAFETY: the table is locked for writing, and the places came from a scan of it. An error may jump out of the
+        // closure: nothing in it has a destructor or can panic.
         unsafe {
             pg_sys::ffi::pg_guard_ffi_boundary(|| tids.iter_mut().for_each(|tid| simple_heap_delete(relation, tid)));
         }
@@ -215,7 +219,7 @@ impl Table {
         row
     }
 
-    /// The same, into a row that is used again.
+    /// As [`Table::deform`], into a row that is reused.
     pub fn deform_into(&self, tuple: pg_sys::HeapTuple, row: &mut Row) {
         // SAFETY: the tuple comes from this table.
         unsafe { row.take(tuple, self.descriptor()) }
@@ -224,25 +228,25 @@ impl Table {
         }
     }
 
-    /// Whether its rows are in itself, and not in partitions or elsewhere.
+    /// Whether the table holds its rows itself, and not in partitions or elsewhere.
     pub fn is_plain(&self) -> bool {
         // SAFETY: the relation is open.
         unsafe { (*(*self.relation).rd_rel).relkind as u8 == pg_sys::RELKIND_RELATION }
     }
 
-    /// Whether its rows are in partitions.
+    /// Whether the table holds its rows in partitions.
     pub fn is_partitioned(&self) -> bool {
         // SAFETY: the relation is open.
         unsafe { (*(*self.relation).rd_rel).relkind as u8 == pg_sys::RELKIND_PARTITIONED_TABLE }
     }
 
-    /// Whether its rows can be read by a [`TableScan`].
+    /// Whether a [`TableScan`] can read its rows.
     pub fn is_heap(&self) -> bool {
         // SAFETY: the relation is open.
         self.is_plain() && unsafe { (*(*self.relation).rd_rel).relam } == pg_sys::HEAP_TABLE_AM_OID
     }
 
-    /// Refuses a table whose rows would be read as what they are not. Who can be asked says so before, and better.
+    /// Refuses a table whose rows would be misread. Code that can report this better does so before.
     pub fn require_heap(&self) {
         if !self.is_heap() {
             // SAFETY: the relation is open.
@@ -289,7 +293,7 @@ unsafe fn attribute<'a>(descriptor: pg_sys::TupleDesc, position: usize) -> &'a p
 
 impl Drop for Table {
     fn drop(&mut self) {
-        // SAFETY: opened in open_oid() and closed only here.
+        // SAFETY: the table was opened when this value was made, and only this closes it.
         unsafe { pg_sys::table_close(self.relation, pg_sys::NoLock as pg_sys::LOCKMODE) }
     }
 }
@@ -313,7 +317,7 @@ impl Row {
         row
     }
 
-    /// Replaces this row by another.
+    /// Replaces the columns of this row by those of another tuple.
     ///
     /// # Safety
     /// The tuple has the shape of the descriptor.
@@ -339,7 +343,7 @@ impl Row {
 
     /// The value of a column whose SQL type `T` stands for.
     pub fn get<T: FromDatum>(&self, column: usize) -> Option<T> {
-        // SAFETY: callers name the type of a column of our own table; varlenas are detoasted by from_datum.
+        // SAFETY: callers name the type of a column of the ledger's own table. from_datum detoasts a varlena.
         unsafe { T::from_datum(self.values[column], self.nulls[column]) }
     }
 
@@ -347,11 +351,11 @@ impl Row {
         self.datum(column).map(uuid_from_datum)
     }
 
-    /// A text, as long as the row is good; [`NOT_TEXT`] where it is none.
+    /// A text, valid as long as the row; [`NOT_TEXT`] if its bytes are not valid text.
     pub fn text(&self, column: usize) -> Option<&str> {
-        // SAFETY: a non-null varlena of this row; where it has to be detoasted, its bytes are in the current memory context.
+        // SAFETY: a non-null varlena of this row. If it must be detoasted, its bytes are in the current memory context.
         let bytes = self.datum(column).map(|text| unsafe { jsonb::bytes_of(text) })?;
-        // A superuser, or a disk, may have put anything there.
+        // A superuser or a failing disk may have put any bytes there.
         let text = std::str::from_utf8(bytes).ok().filter(|text| memchr::memchr(0, text.as_bytes()).is_none());
         Some(text.unwrap_or(NOT_TEXT))
     }
@@ -370,7 +374,7 @@ pub fn uuid_from_datum(datum: pg_sys::Datum) -> Uuid {
     Uuid::from_bytes(unsafe { *datum.cast_mut_ptr::<[u8; 16]>() })
 }
 
-/// A datum that points to `uuid`, and is good as long as it.
+/// A datum that points to `uuid`, and is valid as long as it.
 pub fn uuid_datum(uuid: &Uuid) -> pg_sys::Datum {
     pg_sys::Datum::from(uuid.as_bytes().as_ptr())
 }
@@ -379,7 +383,7 @@ pub fn text_datum(text: &str) -> Option<pg_sys::Datum> {
     text.into_datum()
 }
 
-/// Gives `each` the rows whose first column is this uuid, by an index that begins with it, until it says false.
+/// Calls `each` with the rows whose first column is this uuid, by an index that begins with it, until it returns false.
 pub fn scan_by_uuid(
     table: &Table,
     index: pg_sys::Oid,
@@ -387,7 +391,7 @@ pub fn scan_by_uuid(
     snapshot: pg_sys::Snapshot,
     mut each: impl FnMut(&Row) -> bool,
 ) {
-    // SAFETY: the key and the scan live until the scan ends; a tuple is read before the next is asked for.
+    // SAFETY: the key and the scan live until the scan ends. A tuple is read before the next one is fetched.
     unsafe {
         let mut key = pg_sys::ScanKeyData::default();
         pg_sys::ScanKeyInit(

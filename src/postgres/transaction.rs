@@ -1,4 +1,5 @@
-//! What the current transaction has recorded, and what that forbids it; what happens when it ends is in [`transaction_end`].
+//! What the current transaction has recorded, and what that forbids it. What happens when it ends is in
+//! [`transaction_end`].
 //!
 //! [`transaction_end`]: super::transaction_end
 
@@ -13,7 +14,7 @@ use crate::ledger::record::EntryLine;
 use pgrx::{pg_sys, PgSqlErrorCode};
 use std::cell::RefCell;
 
-/// Where a subtransaction's part begins: what was so before.
+/// The state before a subtransaction's part, which its rollback restores.
 struct Mark {
     level: i32,
     line_bytes: u64,
@@ -22,7 +23,7 @@ struct Mark {
     sealed: Option<i64>,
 }
 
-/// What a commit does about the file.
+/// What a commit has done about its lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lines {
     /// They are in the file, at least handed to the operating system.
@@ -36,14 +37,15 @@ pub(super) enum Lines {
 pub(super) struct AtEnd {
     /// Extensions of any kind that were created.
     pub created: Vec<pg_sys::Oid>,
-    /// The ledger's is among them, and is there: known before the commit, as nothing can be looked up after.
+    /// The ledger's extension is among them and still there. Found out before the commit, as nothing can be looked up
+    /// after it.
     pub ledger_created: bool,
-    /// The ledger's extension, as it was dropped at some time.
+    /// The oid of the ledger's extension, if it was dropped at some time in this transaction.
     pub extension_dropped: Option<pg_sys::Oid>,
-    /// No rollback to a savepoint has brought it back.
+    /// No rollback to a savepoint has undone the drop.
     pub ledger_dropped: bool,
     pub databases_changed: bool,
-    /// Whose workers commands have paused, and the level of the subtransaction in which they did.
+    /// Slots whose workers commands have paused, each with the level of the subtransaction that did so.
     pub paused: Vec<(i32, &'static DatabaseSlot)>,
     /// This is COMMIT PREPARED or ROLLBACK PREPARED.
     pub prepared_decided: bool,
@@ -54,7 +56,7 @@ pub(super) struct AtEnd {
 impl AtEnd {
     /// Gives back the pauses of subtransactions at this level and below. Cannot fail.
     pub fn resume_from(&mut self, level: i32) {
-        // They were made in this order: those of the innermost stand last.
+        // Pauses were added in this order, so those of the innermost subtransaction come last.
         while let Some((_, slot)) = self.paused.pop_if(|(of, _)| *of >= level) {
             resume_workers([slot]);
         }
@@ -68,10 +70,10 @@ impl AtEnd {
 
 pub(super) struct Transaction {
     pub lines: LineBuffer,
-    /// Those included that are not made here.
+    /// The length of its lines, including those that are not made here.
     pub line_bytes: u64,
     pub entries: i64,
-    /// The lines in which its ids may stand already.
+    /// Which lines may already hold its ids.
     pub repeats: Repeats,
     marks: Vec<Mark>,
     /// The mode when the first entry was recorded. It holds for the whole transaction, so that what hash_and_record
@@ -83,13 +85,13 @@ pub(super) struct Transaction {
     pub sealed: Option<i64>,
     /// The level of the subtransaction that rebuilds the ledger, if one does.
     pub import: Option<i32>,
-    /// Counted, in this epoch, among those that have begun to commit and whose fate is open.
+    /// The epoch in which it counts among the transactions that have begun to commit and are not decided.
     pub undecided: Option<usize>,
-    /// Where the lines stand in the file, among those of others, from PRE_COMMIT on.
+    /// The part of the file that holds its lines, with lines of others between them, from PRE_COMMIT on.
     pub range: Option<FileRange>,
     /// What was done about the file, from PRE_COMMIT on.
     pub outcome: Option<Lines>,
-    /// This transaction has put itself among those that are prepared.
+    /// This transaction has entered the prepared ones.
     pub is_preparing: bool,
     pub at_end: AtEnd,
 }
@@ -129,16 +131,16 @@ pub fn mirror_mode() -> MirrorMode {
     CURRENT.with_borrow_mut(|current| *current.mode.get_or_insert_with(settings::mirror_mode))
 }
 
-/// Whether this transaction has created the ledger's extension. Which extension it is that is created cannot be looked up at the
-/// time.
+/// Whether this transaction has created the ledger's extension. At the time of its creation an extension cannot be
+/// looked up.
 pub fn creates_ledger() -> bool {
     let created = CURRENT.with_borrow(|current| current.at_end.created.clone());
     // SAFETY: a catalog look-up inside a transaction.
     !created.is_empty() && created.contains(&unsafe { pg_sys::get_extension_oid(c"pg_notary".as_ptr(), true) })
 }
 
-/// Refuses to record or seal in the transaction that rebuilds the ledger: until it has committed, the mirror file is that
-/// of the ledger before.
+/// Refuses to record or seal in the transaction that rebuilds the ledger: until it has committed, the mirror file is
+/// that of the old ledger.
 pub fn require_no_import() -> Result<(), Failure> {
     if CURRENT.with_borrow(|current| current.import.is_none()) {
         return Ok(());
@@ -150,7 +152,7 @@ pub fn require_no_import() -> Result<(), Failure> {
     .hint("Commit the COPY first."))
 }
 
-/// Refuses to rebuild the ledger where this transaction has a part in the one before.
+/// Refuses to rebuild the ledger if this transaction has a part in the old one.
 pub fn require_no_part() -> Result<(), Failure> {
     let recorded = CURRENT.with_borrow(|current| current.entries > 0);
     let refuse = |message| Failure::new(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message);
@@ -170,7 +172,7 @@ pub fn note_import() {
     CURRENT.with_borrow_mut(|current| current.import = current.import.or(Some(level)));
 }
 
-/// Notes where an id of this transaction may stand already.
+/// Notes which lines may already hold an id of this transaction.
 pub fn note_id(repeats: Repeats) {
     CURRENT.with_borrow_mut(|current| current.repeats = current.repeats.min(repeats));
 }
@@ -192,7 +194,8 @@ pub fn add_entry(entry: &EntryLine) {
     }
 }
 
-/// In mode async the worker makes the line, unless the transaction is prepared; here it is only counted.
+/// In mode async the worker makes the line, and here it is only counted. But if this server can prepare transactions,
+/// this one may be prepared, and needs its lines.
 fn add_line(entry: &EntryLine, mode: MirrorMode) {
     let is_only_counted = mode == MirrorMode::Async && !may_prepare();
     let bytes = match is_only_counted {
@@ -206,9 +209,9 @@ fn add_line(entry: &EntryLine, mode: MirrorMode) {
     CURRENT.with_borrow_mut(|current| current.line_bytes = bytes);
 }
 
-/// The lines, taken out of the transaction while Postgres is called with them: an ERROR there unwinds, and gives them back, but a FATAL
-/// ends the process without that, and the abort that comes first must find nothing borrowed. It would end half way, and leave locks and
-/// pins behind for all others.
+/// The lines, taken out of the transaction while Postgres is called with them. An ERROR there unwinds, and gives them
+/// back. A FATAL ends the process without unwinding, and the abort that comes first must not find the transaction
+/// borrowed: it would end half way, and leave locks and pins behind that hold up all others.
 pub(super) struct TakenLines(LineBuffer);
 
 impl TakenLines {
@@ -237,12 +240,13 @@ impl Drop for TakenLines {
     }
 }
 
-/// The current transaction, for the callbacks at its end. Where the process is ending, what somebody has borrowed nobody gives back.
+/// Calls `work` with the current transaction, for the callbacks at its end. If the process is ending, a borrow is never
+/// given back.
 pub(super) fn at_its_end<R>(work: impl FnOnce(&mut Transaction) -> R) -> R {
     CURRENT.with(|current| match current.try_borrow_mut() {
         Ok(mut current) => work(&mut current),
-        // SAFETY: the flag is a plain global of this process. The frames that hold the borrow lie below proc_exit(), which does not
-        // return to them, so nothing else uses it any more.
+        // SAFETY: the flag is a global of this process. The frames that hold the borrow lie below proc_exit(), which
+        // does not return to them, so nothing else uses the transaction any more.
         Err(_) if unsafe { pg_sys::proc_exit_inprogress } => work(unsafe { &mut *current.as_ptr() }),
         Err(_) => unreachable!("the transaction is borrowed at its end"),
     })
@@ -306,8 +310,8 @@ pub fn note_lines(range: FileRange) {
     });
 }
 
-/// Has the pause of a worker that was just made end with what it was made in: the transaction, or a subtransaction that is
-/// rolled back.
+/// Makes the pause of a worker that was just begun end together with the transaction, or with the subtransaction if
+/// that is rolled back.
 pub fn at_end_resume_worker(slot: &'static DatabaseSlot) {
     let level = errorless::nest_level();
     CURRENT.with_borrow_mut(|current| current.at_end.paused.push((level, slot)));

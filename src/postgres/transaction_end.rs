@@ -1,11 +1,11 @@
-//! The end of a transaction that has recorded, sealed or imported: its lines reach the file before it commits, or the worker is
-//! told that they are owed to it, or are to be voided.
+//! The end of a transaction that has recorded, sealed or imported. Its lines reach the file before it commits, or the
+//! worker is told to append them later or to void them.
 //!
-//! Everything that can fail happens at PRE_COMMIT and PRE_PREPARE. At COMMIT and ABORT only counters move and a latch is set: an
-//! error there would take the server down.
+//! Everything that can fail happens at PRE_COMMIT and PRE_PREPARE. At COMMIT and ABORT only counters move and a latch
+//! is set: an error there would take the server down.
 //!
-//! The callbacks are registered once a process; pgrx's own register_xact_callback lasts one transaction and leaks over PREPARE
-//! TRANSACTION.
+//! The callbacks are registered once a process. pgrx's own register_xact_callback lasts one transaction, and leaks over
+//! PREPARE TRANSACTION.
 
 use super::database;
 use super::errorless::{self, own_xid};
@@ -55,9 +55,10 @@ unsafe extern "C-unwind" fn on_subtransaction_event(
 ) {
     let level = errorless::nest_level();
     if event == pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB {
-        // Of block lines: no subtransaction is left when those of entries are appended.
+        // An append of block lines may be under way. When lines of entries are appended, there is no subtransaction any
+        // more.
         abandon_waits();
-        // The command that needed them has failed, or comes to nothing.
+        // The command that needed the pauses has failed, or was rolled back.
         at_its_end(|current| current.at_end.resume_from(level));
     }
     at_its_end(|current| match event {
@@ -86,11 +87,11 @@ fn before_commit() {
         append_lines(&or_raise(database::mirror()), false);
         faults::at("before_commit");
     }
-    // Entries that a rolled-back savepoint took away may have left an empty temporary file.
+    // A savepoint that was rolled back may have left an empty temporary file.
     TakenLines::take().close_spill();
 }
 
-/// Has the lines in the file as far as the mode promises it, and notes what is owed to it otherwise.
+/// Puts the lines into the file as far as the mode promises, and notes what the file still lacks.
 fn append_lines(mirror: &Mirror, prepare: bool) {
     let (mode, repeats) = CURRENT.with_borrow_mut(|current| {
         current.undecided = Some(mirror.slot.begin_commit());
@@ -99,7 +100,8 @@ fn append_lines(mirror: &Mirror, prepare: bool) {
     let goal = match mode {
         MirrorMode::Sync => Some(Goal::Synced),
         MirrorMode::Write => Some(Goal::Written),
-        // What is prepared may stay so for long, and recovery must find its lines. But nobody waits for a broken file.
+        // A transaction may stay prepared for long, and recovery must find its lines. But PREPARE does not wait for a
+        // broken file.
         MirrorMode::Async if prepare && mirror.is_attached() => Some(Goal::Written),
         MirrorMode::Async | MirrorMode::Off => None,
     };
@@ -112,11 +114,11 @@ fn append_lines(mirror: &Mirror, prepare: bool) {
     };
     let outcome = if or_raise(appended) { Lines::Appended } else { Lines::Owed };
     match outcome {
-        // Else, with synchronous_commit off, a crash could take the transaction back after it was acknowledged, of which the file says
-        // that it was recorded.
+        // Otherwise, with synchronous_commit off, a crash could undo the transaction after it was acknowledged,
+        // although the file says that it was recorded.
         // SAFETY: sets a flag of this transaction.
         Lines::Appended => unsafe { pg_sys::ForceSyncCommit() },
-        // Before the entries are visible to whoever seals: see blocks::seal_batch.
+        // Before the entries are visible to a session that seals: see blocks::seal_batch.
         Lines::Owed => {
             mirror.slot.committing_behind.fetch_add(1, Ordering::SeqCst);
         }
@@ -135,7 +137,7 @@ fn append_to_file(mirror: &Mirror, goal: Goal, repeats: Repeats) -> Result<bool,
     outcome
 }
 
-/// As before a commit; then whoever decides about the transaction is told where its lines are.
+/// As before a commit. Then notes where the lines stand, for the session that will decide about the transaction.
 fn before_prepare() {
     queue::flush_before_commit();
     refuse_to_prepare();
@@ -143,7 +145,7 @@ fn before_prepare() {
         let mirror = or_raise(database::mirror());
         append_lines(&mirror, true);
         let (range, outcome) = CURRENT.with_borrow(|current| {
-            // What it may come to leave is counted while nobody else can insert its ids.
+            // The lines that it may leave are counted while no other transaction can insert its ids.
             current.repeats.leave(mirror.slot);
             (current.range, current.outcome)
         });
@@ -155,7 +157,7 @@ fn before_prepare() {
     TakenLines::take().close_spill();
 }
 
-/// What a prepared transaction would keep from everyone else until it is decided.
+/// Refuses what a prepared transaction would withhold from others until it is decided.
 fn refuse_to_prepare() {
     let refuse = |message: &str| Failure::new(PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED, message);
     let in_one_step = "Commit the transaction in one step.";
@@ -163,7 +165,7 @@ fn refuse_to_prepare() {
     if imports {
         refuse("cannot PREPARE a transaction that has rebuilt the ledger").hint(in_one_step).raise();
     }
-    // Also where there was nothing to seal: the lock would be kept.
+    // Even if there was nothing to seal, the lock would be kept.
     if holds_lock {
         refuse("cannot PREPARE a transaction that has called ledger.commit_block()")
             .detail("It would keep everyone else from sealing until it is decided.")
@@ -191,7 +193,7 @@ fn has_dropped_ledger() -> bool {
     dropped.is_some_and(|dropped| unsafe { pg_sys::get_extension_oid(c"pg_notary".as_ptr(), true) } != dropped)
 }
 
-/// The entries are not pending yet; what is known of their lines stands in shared memory.
+/// The entries are not pending yet. Shared memory holds what is known of their lines.
 fn after_prepare() {
     at_its_end(|current| {
         if let Some(mirror) = current.mirror() {
@@ -202,8 +204,8 @@ fn after_prepare() {
     });
 }
 
-/// The ledger is another one now. Before anybody can record in it the file of the one before is closed, as this
-/// transaction still holds its locks.
+/// The ledger is another one now. This closes the file of the old one before any session can record: this transaction
+/// still holds its locks.
 fn import_committed(mirror: &Mirror) {
     mirror.lock().close();
     mirror.slot.recount.store(true, Ordering::Release);
@@ -224,7 +226,7 @@ fn after_commit() {
             current.decide(&mirror);
             if let Some(sealed) = current.sealed {
                 mirror.slot.pending.fetch_sub(sealed, Ordering::AcqRel);
-                // The lines of the blocks are the worker's to write, now that the blocks are committed.
+                // The worker writes the lines of the blocks, now that the blocks are committed.
                 mirror.slot.worker.wake();
             }
             if current.import.is_some() {
@@ -235,7 +237,7 @@ fn after_commit() {
     });
 }
 
-/// Ends an append that an error has ended, and what else was waited for.
+/// Ends an append that an error has interrupted, and other waits.
 fn abandon_waits() {
     requests::give_up();
     if under_way::is_appending() {
@@ -245,8 +247,8 @@ fn abandon_waits() {
     }
 }
 
-/// Leaves the lines to the worker, which voids those that reached the file. Others can use the ids already: they wait until this
-/// transaction is no owner of lines any more, which it stays until all else is said.
+/// Leaves the lines to the worker, which voids those that reached the file. Other sessions can use the ids already, but
+/// wait until this transaction is no longer an owner of lines. It stays one until everything else is said.
 fn after_abort() {
     abandon_waits();
     at_its_end(|current| {
@@ -298,14 +300,16 @@ fn end(current: &mut Transaction, committed: bool) {
 }
 
 impl Transaction {
-    /// The mirror, if this transaction has recorded, sealed or imported. Nobody else is to take a slot in shared memory.
+    /// The mirror, if this transaction has recorded, sealed or imported. Other transactions must not take a slot in
+    /// shared memory.
     fn mirror(&self) -> Option<Mirror> {
         let has_recorded = self.entries > 0 || self.undecided.is_some() || self.range.is_some();
         let has_part = has_recorded || self.sealed.is_some() || self.import.is_some();
         (has_part || self.at_end.prepared_decided).then(|| database::mirror().ok()).flatten()
     }
 
-    /// The transaction has ended: its lines are those of committed entries, to be voided, or a prepared transaction's.
+    /// The transaction has ended: its lines are those of committed entries, are to be voided, or are those of a
+    /// prepared transaction.
     fn decide(&mut self, mirror: &Mirror) {
         mirror.note_decided();
         if let Some(epoch) = self.undecided.take() {
@@ -324,7 +328,7 @@ impl Transaction {
         }
     }
 
-    /// Counts what is committed and not on disk in the file. Cannot fail.
+    /// Counts what is committed, but not on disk in the file. Cannot fail.
     fn count_lag(&self, mirror: &Mirror) {
         // SAFETY: reads a variable that the commit has set.
         let now = || unsafe { pg_sys::GetCurrentTransactionStopTimestamp() };
@@ -332,7 +336,8 @@ impl Transaction {
         match self.mode {
             Some(MirrorMode::Async) => add(),
             Some(MirrorMode::Write) => {
-                // Held while it is added: whoever has synced the last lines takes all off under the same lock.
+                // The lock is held meanwhile: the process that has synced the last lines takes everything off under the
+                // same lock.
                 let fields = mirror.lock();
                 if self.range.is_none_or(|range| range.to > fields.durable) {
                     add();

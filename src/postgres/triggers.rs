@@ -24,7 +24,8 @@ version_1_function!(pg_finfo_ledger_complete_entry);
 version_1_function!(pg_finfo_ledger_queue_entry);
 version_1_function!(pg_finfo_ledger_refuse_change);
 
-/// How a trigger is to be declared that calls a function: `BEFORE`, `AFTER`, and the events, of which it may have some.
+/// How a trigger that calls the function must be declared: BEFORE or AFTER, for each row or statement, and which events
+/// it may have.
 pub(super) struct Declared {
     pub is_before: bool,
     pub is_for_each_row: bool,
@@ -35,8 +36,8 @@ const BEFORE_ROW: Declared =
     Declared { is_before: true, is_for_each_row: true, events: &[pg_sys::TRIGGER_EVENT_INSERT] };
 const AFTER_ROW: Declared = Declared { is_before: false, ..BEFORE_ROW };
 
-/// The trigger data of a call that must be a trigger's, declared like this: a statement trigger has no row, and one of another event
-/// not the row that is looked for.
+/// The trigger data of a call, which must come from a trigger that is declared like this. A statement trigger has no
+/// row, and for another event the row is not the expected one.
 ///
 /// # Safety
 /// `fcinfo` is what Postgres passed.
@@ -54,7 +55,10 @@ pub(super) unsafe fn trigger_data<'a>(
     data
 }
 
-/// The same, however it is declared.
+/// As [`trigger_data`], however the trigger is declared.
+///
+/// # Safety
+/// `fcinfo` is what Postgres passed.
 unsafe fn any_trigger_data<'a>(fcinfo: pg_sys::FunctionCallInfo) -> &'a pg_sys::TriggerData {
     if !pgrx::trigger_support::called_as_trigger(fcinfo) {
         Failure::new(
@@ -75,10 +79,10 @@ fn not_for_this_trigger() -> Failure {
     .hint("Drop the trigger.")
 }
 
-/// The row an INSERT trigger was called for, and its table, of which the first columns must have these types.
+/// The row that an INSERT trigger was called for, and its table. The table's first columns must have these types.
 ///
 /// # Safety
-/// As [`trigger_data`], which has found a row trigger.
+/// As for [`trigger_data`], which has found a row trigger.
 pub(super) unsafe fn inserted_row(data: &pg_sys::TriggerData, types: &[pg_sys::Oid]) -> (ManuallyDrop<Table>, Row) {
     let table = Table::of_trigger(data);
     let type_at = |position| table.attribute(position).atttypid;
@@ -109,7 +113,7 @@ pub unsafe extern "C-unwind" fn ledger_queue_entry(fcinfo: pg_sys::FunctionCallI
     pg_sys::Datum::null()
 }
 
-/// BEFORE anything that would change or remove what is recorded.
+/// BEFORE every statement that would change or remove what is recorded.
 #[no_mangle]
 #[pg_guard]
 #[doc(hidden)]

@@ -1,4 +1,4 @@
-//! The ProcessUtility hook: every command that is not a query comes by here.
+//! The ProcessUtility hook: runs for every command that is not a query.
 
 use super::copy_hook;
 use super::own_tables;
@@ -20,8 +20,8 @@ pub fn init() {
 }
 
 extern "C-unwind" {
-    /// Postgres' own, not pgrx's wrapper: that turns an error into a panic and back, which costs it its cursor position,
-    /// its context and the names of constraint, table and column.
+    /// Postgres' own function, not pgrx's wrapper. The wrapper turns an error into a panic and back, and the error
+    /// loses its cursor position, its context, and the names of constraint, table and column.
     fn standard_ProcessUtility(
         statement: *mut pg_sys::PlannedStmt,
         query: *const c_char,
@@ -34,8 +34,8 @@ extern "C-unwind" {
     );
 }
 
-/// Not guarded as a whole: an error of the command passes through this frame, which holds nothing to be dropped, as it
-/// would through one of C.
+/// Not guarded as a whole: an error of the command passes through this frame as through a frame of C, and nothing in it
+/// has a destructor.
 #[allow(clippy::too_many_arguments, reason = "the hook's signature")]
 unsafe extern "C-unwind" fn process_utility(
     statement: *mut pg_sys::PlannedStmt,

@@ -1,23 +1,23 @@
-//! Making the space of sealed entries in `entries_pending` usable again at once.
+//! Makes the space of sealed entries in `entries_pending` usable again at once, without waiting for autovacuum.
 //!
-//! Every entry leaves this table within moments. Left to autovacuum alone, which comes once a minute, the table grows by all
-//! that is recorded in between, and whoever looks through it reads mostly what is gone. So the worker does for the pages
-//! that it has emptied what an UPDATE does for the page that it needs (heap pruning), and tells the free space map.
+//! Every entry leaves this table within moments. Autovacuum comes once a minute: with it alone, the table grows by all
+//! that is recorded in between, and a scan reads mostly dead rows. So the worker does for the pages that it has emptied
+//! what an UPDATE does for the page that it needs (heap pruning), and tells the free space map.
 
 use super::tables::Table;
 use pgrx::{check_for_interrupts, pg_sys};
 use std::collections::VecDeque;
 
-/// Batches whose pages are remembered. Behind an old snapshot they pile up, and are autovacuum's to clean.
+/// How many batches to remember. Behind an old snapshot batches pile up; further ones are left to autovacuum.
 const MAX_BATCHES: usize = 4096;
-/// A page with this much room is worth to be found by those who insert.
+/// A page with this much room is worth finding for an insert.
 const ROOM: usize = pg_sys::BLCKSZ as usize / 4;
 
 /// Pages from which entries were moved into blocks, until their space is usable.
 #[derive(Default)]
 pub struct Vacated(VecDeque<Moved>);
 
-/// What one transaction has moved.
+/// The pages that one transaction has moved entries from.
 #[derive(Default)]
 pub struct Moved {
     pub transaction: pg_sys::TransactionId,
@@ -26,7 +26,7 @@ pub struct Moved {
 }
 
 impl Vacated {
-    /// The transaction has committed.
+    /// Adds what a transaction has moved, once it has committed.
     pub fn add(&mut self, moved: Moved) {
         if !moved.pages.is_empty() && self.0.len() < MAX_BATCHES {
             self.0.push_back(moved);
@@ -36,7 +36,7 @@ impl Vacated {
     /// Cleans the pages of all batches that no snapshot can see any more. Runs in a transaction.
     pub fn reclaim(&mut self, pending: &Table) {
         while let Some(moved) = self.0.front() {
-            // SAFETY: the table is open; the transaction has ended.
+            // SAFETY: the table is open, and the transaction has ended.
             if !unsafe { pg_sys::GlobalVisCheckRemovableXid(pending.relation(), moved.transaction) } {
                 return;
             }
@@ -51,7 +51,7 @@ fn reclaim_pages(pending: &Table, pages: &[u32]) {
     let pages = || pages.iter().copied().filter(|page| *page < count);
     for page in pages() {
         check_for_interrupts!();
-        // SAFETY: a page of this table, which is open and locked; pinned until its space is known.
+        // SAFETY: a page of this table, which is open and locked. The page is pinned until its space is known.
         unsafe {
             let buffer = pg_sys::ReadBuffer(pending.relation(), page);
             pg_sys::heap_page_prune_opt(pending.relation(), buffer);
@@ -64,7 +64,8 @@ fn reclaim_pages(pending: &Table, pages: &[u32]) {
         }
     }
     if let (Some(first), Some(last)) = (pages().next(), pages().next_back()) {
-        // SAFETY: as above. Those who look for room begin at the map's upper pages.
+        // SAFETY: the table is open and locked, and the pages are its own. A search for room begins at the map's upper
+        // pages, so these must be updated.
         unsafe { pg_sys::FreeSpaceMapVacuumRange(pending.relation(), first, last + 1) }
     }
 }

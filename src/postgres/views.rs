@@ -63,7 +63,7 @@ fn mirror_state() -> TableIterator<
         is_attached.then_some(last_block),
         mirror.slot.undecided(),
         prepared,
-        // What the file lacked before this server started is not known until it has been opened.
+        // What the file lacked before this server started is known only once it has been opened.
         (!is_off && was_attached).then_some(lag.entries),
         (!is_off && was_attached).then_some(lag.bytes),
         lag.since,
@@ -80,7 +80,8 @@ struct Lag {
 }
 
 impl Lag {
-    /// `is_synced`: all that was written is on disk. In mode write the count of a commit may come after the sync.
+    /// `is_synced` says that everything written is on disk. In mode write a commit may be counted after its sync, so
+    /// the count does not matter then.
     fn now(mirror: &Mirror, mode: MirrorMode, is_synced: bool) -> Lag {
         let Behind { entries, bytes, since } = mirror.slot.lag.behind();
         let is_none = entries == 0 || (mode == MirrorMode::Write && is_synced);
@@ -113,10 +114,10 @@ fn worker_state() -> TableIterator<
             slot.blocks_sealed.load(Ordering::Acquire),
         )
     };
-    // SAFETY: reads variables of this process and of shared memory.
+    // SAFETY: reads globals of this process, and a flag in shared memory.
     let (own, is_primary) = unsafe { (pg_sys::MyDatabaseId, !pg_sys::RecoveryInProgress()) };
-    // A worker that never came to work, as no process was left for it, has no slot. This database has a ledger: the caller is
-    // in the extension's function.
+    // A worker that never started because no process was left for it has no slot. This database has a ledger, because
+    // the caller runs a function of the extension.
     let is_missing = is_primary && shared.find(own).is_none();
     let missing = is_missing.then(|| (own, None, WorkerState::Wanted.name().to_owned(), 0, 0));
     let rows: Vec<_> = shared.slots().map(row_of).chain(missing).collect();

@@ -30,8 +30,8 @@ mod by_version {
     }
 }
 
-/// Has Postgres make the events of a round. The first use of each in a process may raise an ERROR, and none may be raised
-/// once a round has begun.
+/// Makes Postgres register the events of a round. The first use of each in a process may raise an ERROR, and that must
+/// not happen once a round has begun.
 pub fn register() {
     mirror_sync();
     mirror_write();
@@ -77,7 +77,8 @@ pub struct Shown;
 
 impl Shown {
     pub fn as_waiting_for(event: u32) -> Shown {
-        // SAFETY: points to this process's entry in shared memory, or to a variable of its own before there is one.
+        // SAFETY: points to this process's entry in shared memory or, before there is one, to a variable of the
+        // process.
         unsafe { *pg_sys::my_wait_event_info = event }
         Shown
     }
@@ -85,7 +86,8 @@ impl Shown {
 
 impl Drop for Shown {
     fn drop(&mut self) {
-        // SAFETY: as above.
+        // SAFETY: points to this process's entry in shared memory or, before there is one, to a variable of the
+        // process.
         unsafe { *pg_sys::my_wait_event_info = 0 }
     }
 }

@@ -91,7 +91,7 @@ unsafe extern "C-unwind" fn on_subtransaction_event(
     }
 }
 
-// ---- the triggers of ledger.import --------------------------------------------------------------------------------------
+// ---- the triggers of ledger.import ----------------------------------------------------------------------------------
 
 const EACH_LINE: Declared =
     Declared { is_before: true, is_for_each_row: true, events: &[pg_sys::TRIGGER_EVENT_INSERT] };
@@ -200,7 +200,7 @@ fn not_empty() -> Failure {
         .hint("Rebuild it in a database where CREATE EXTENSION pg_notary has just been run.")
 }
 
-// ---- the import -----------------------------------------------------------------------------------------------------------
+// ---- the import -----------------------------------------------------------------------------------------------------
 
 impl Import {
     fn begin() -> Result<Self, Failure> {
@@ -312,7 +312,7 @@ impl Found {
     }
 }
 
-// ---- what is wrong with a file ----------------------------------------------------------------------------------------------
+// ---- what is wrong with a file --------------------------------------------------------------------------------------
 
 /// The failure for a problem that the verifier found after it had read `line_number` lines.
 fn bad_line(problem: &Problem, line_number: u64) -> Failure {

@@ -1,4 +1,4 @@
-//! Appending what the database has and the file lacks: after a crash, after a time without the file, and all the time in
+//! Appends what the database has and the file lacks: after a crash, after a time without the file, and all the time in
 //! mode `async`.
 
 use super::block_lines;

@@ -92,8 +92,8 @@ pub fn note_start(shared: &Shared) {
     }
 }
 
-/// Notes in the database how far the file is acknowledged, and settled where that is new. The caller is in a transaction
-/// and holds the sealing lock.
+/// Notes in the database how far the file is acknowledged, and how far it is settled if that is new. The caller is in a
+/// transaction and holds the sealing lock.
 pub fn remember(mirror: &Mirror, settled: Option<Settled>, attachment: Option<Uuid>) {
     let (durable, last_block) = {
         let fields = mirror.lock();

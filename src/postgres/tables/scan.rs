@@ -15,13 +15,14 @@ pub struct TableScan<T: Borrow<Table>> {
 impl<T: Borrow<Table>> TableScan<T> {
     /// Scans from page `from` to the end of the table.
     pub fn start(table: T, snapshot: &RegisteredSnapshot, from: u32) -> Self {
-        // SAFETY: a registered snapshot. Who scans drops the scan first.
+        // SAFETY: the snapshot is registered, and callers drop the scan before it.
         unsafe { Self::start_with(table, snapshot.as_ptr(), from) }
     }
 
-    /// The same for who will change what he reads: of a large table, too, pages stay in memory, and are not read twice.
+    /// As [`Self::start`], for a caller that will change what it reads: the pages stay in memory even if the table is
+    /// large, so they are not read twice.
     pub fn start_to_change(table: T, snapshot: &RegisteredSnapshot, from: u32) -> Self {
-        // SAFETY: as above.
+        // SAFETY: the snapshot is registered, and callers drop the scan before it.
         unsafe { Self::start_as(table, snapshot.as_ptr(), from, 0) }
     }
 

@@ -80,7 +80,7 @@ impl PendingComparison {
         let table = Table::open("entries_pending", pg_sys::AccessShareLock);
         let mut scan = TableScan::start(&table, &snapshot, 0);
         let mut reading = Reading { keyring, rows: HashMap::new(), buffers: Buffers::default() };
-        // A row's metadata may be as large as the row, and its copy is freed before the next row is read.
+        // A row's metadata may be as large as the row. This context frees its copy before the next row is read.
         let mut context = PgMemoryContexts::new("pg_notary verification");
         while let Some(tuple) = scan.next() {
             check_for_interrupts!();

@@ -64,7 +64,8 @@ impl TableBlocks {
         }
     }
 
-    /// Says that most blocks will be given together with their block of the file, which has the signatures checked.
+    /// For a reading in which most blocks are given with their block of the file: signatures are not checked in
+    /// advance.
     pub fn beside_file(mut self) -> Self {
         self.hasher = self.hasher.without_signatures();
         self

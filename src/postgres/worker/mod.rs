@@ -7,8 +7,8 @@
 //!      └────────────────────┘  │        extension dropped, settings reloaded
 //! ```
 //!
-//! CREATE EXTENSION takes a slot and wakes the launcher when it commits. DROP EXTENSION wakes the worker, which looks and
-//! leaves. Commands that need a database for themselves pause its worker first (see [`commands`]).
+//! CREATE EXTENSION takes a slot and wakes the launcher when it commits. DROP EXTENSION wakes the worker, which looks
+//! and leaves. Commands that need a database for themselves pause its worker first (see [`commands`]).
 
 mod baselines;
 pub mod commands;

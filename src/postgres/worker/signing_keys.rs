@@ -2,7 +2,7 @@
 //!
 //! If a key_id gets another secret, new signatures are good, but verification finds a bad signature on every older
 //! entry, as if it had been tampered with. If a key_id is removed, its signatures cannot be checked at all. The log
-//! should say so before anyone verifies.
+//! should say so before a user verifies.
 
 use super::transactions::in_transaction;
 use crate::ledger::signature::Keyring;
