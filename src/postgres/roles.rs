@@ -6,6 +6,7 @@
 use super::errors::or_raise;
 use super::schema;
 use pgrx::pg_sys;
+use std::ffi::CStr;
 
 /// Does work as the owner of the ledger: DDL, as who may have a table tracked need not be able to make such triggers by hand,
 /// with which one could record what one likes about other tables; and what reads or writes the ledger's own tables.
@@ -62,6 +63,15 @@ fn with_own_settings<T>(work: impl FnOnce() -> T) -> T {
     // SAFETY: the level that was begun above.
     unsafe { pg_sys::AtEOXact_GUC(false, level) };
     result
+}
+
+/// Whether the user has the privileges of one of the ledger's roles, which may have been dropped.
+pub fn is_member(user: pg_sys::Oid, role: &CStr) -> bool {
+    // SAFETY: catalog look-ups inside a transaction; the name ends with a zero byte.
+    unsafe {
+        let role = pg_sys::get_role_oid(role.as_ptr(), true);
+        role != pg_sys::InvalidOid && pg_sys::has_privs_of_role(user, role)
+    }
 }
 
 /// Whether the session's role may read files of the server, also where a function of another role's asks.

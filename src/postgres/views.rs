@@ -1,6 +1,7 @@
 //! The functions behind the views `mirror_status`, `workers` and `progress`.
 
 use super::database;
+use super::errorless;
 use super::errors::or_raise;
 use super::mirror::handle::Mirror;
 use super::mirror::prepared;
@@ -113,8 +114,8 @@ fn worker_state() -> TableIterator<
             slot.blocks_sealed.load(Ordering::Acquire),
         )
     };
-    // SAFETY: reads variables of this process and of shared memory.
-    let (own, is_primary) = unsafe { (pg_sys::MyDatabaseId, !pg_sys::RecoveryInProgress()) };
+    // SAFETY: reads a variable of this process.
+    let (own, is_primary) = (unsafe { pg_sys::MyDatabaseId }, !errorless::is_in_recovery());
     // A worker that never came to work, as no process was left for it, has no slot. This database has a ledger: the caller is
     // in the extension's function.
     let is_missing = is_primary && shared.find(own).is_none();

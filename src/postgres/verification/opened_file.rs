@@ -2,11 +2,12 @@
 //! it still is. `mirror_restart()` puts another one in its place.
 
 use crate::postgres::database;
+use crate::postgres::errorless;
 use crate::postgres::mirror::remembered::{self, Remembered};
 use crate::postgres::mirror::shared::Attachment;
 use crate::postgres::regular_file;
 use crate::postgres::settings::{self, MirrorMode};
-use pgrx::{check_for_interrupts, pg_sys};
+use pgrx::check_for_interrupts;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -94,8 +95,7 @@ fn is_under_way(state: Attachment) -> bool {
 /// rebuilt has no file yet. Whatever comes of it, the verification shows. False where no worker is to be waited for.
 fn wait_for_repair() -> bool {
     let Ok(mirror) = database::mirror() else { return false };
-    // SAFETY: reads a flag of shared memory.
-    let standby = unsafe { pg_sys::RecoveryInProgress() };
+    let standby = errorless::is_in_recovery();
     if standby || settings::mirror_mode() == MirrorMode::Off {
         return false;
     }

@@ -11,6 +11,7 @@ use crate::ledger::signature::Keyring;
 use crate::ledger::verifier::{FileReport, Findings, PendingEntry, Problem, ProblemKind, SealedEntry, Source};
 use crate::ledger::Hash;
 use crate::postgres::database;
+use crate::postgres::errorless;
 use crate::postgres::mirror::prepared;
 use crate::postgres::mirror::remembered;
 use crate::postgres::mirror::settle;
@@ -156,8 +157,7 @@ impl PendingComparison {
         file: &mut Findings<'_>,
     ) {
         // A standby that lags behind the file does not know yet that an entry is in one of its blocks.
-        // SAFETY: reads a flag of shared memory.
-        let standby = unsafe { pg_sys::RecoveryInProgress() };
+        let standby = errorless::is_in_recovery();
         let head = tables::newest_block(&RegisteredSnapshot::latest()).map_or(0, |head| head.block_number);
         // In mode async, and right after it, lines follow the commit.
         let is_behind = settings::mirror_mode() == MirrorMode::Async
@@ -196,8 +196,7 @@ impl PendingComparison {
 /// The attachment of the file, if it has the lines of all committed entries: in the modes `sync` and `write`, once what it
 /// lacked is appended. A standby does not know. What this transaction has recorded and sealed itself has its lines when it commits.
 fn complete_attachment() -> Option<u64> {
-    // SAFETY: reads a flag of shared memory.
-    let standby = unsafe { pg_sys::RecoveryInProgress() };
+    let standby = errorless::is_in_recovery();
     let is_waited_for = matches!(settings::mirror_mode(), MirrorMode::Sync | MirrorMode::Write);
     if standby || !is_waited_for || transaction::has_sealed() {
         return None;
@@ -226,8 +225,7 @@ fn lines_without_row(report: &FileReport) -> HashSet<Uuid> {
 
 /// Those that are still without a row and not voided once the worker is done with what has ended until now.
 fn still_without_row(opened: &OpenedFile, report: &FileReport, mut entries: HashSet<Uuid>) -> HashSet<Uuid> {
-    // SAFETY: reads a flag of shared memory.
-    if entries.is_empty() || unsafe { pg_sys::RecoveryInProgress() } {
+    if entries.is_empty() || errorless::is_in_recovery() {
         // A standby lags behind the file by its nature.
         return HashSet::new();
     }
