@@ -78,14 +78,14 @@ COMMENT ON FUNCTION ledger.hash_and_record(text, jsonb, jsonb, boolean) IS 'hash
 COMMENT ON FUNCTION ledger.add_entry(text, jsonb, text, jsonb) IS 'hashes and records data, with the caller''s signature or the server''s; returns the entry''s id';
 COMMENT ON FUNCTION ledger.append_entry(text, uuid, text, jsonb) IS 'records a hash that the caller has computed, under the caller''s id';
 COMMENT ON FUNCTION ledger.commit_block() IS 'seals everything that is pending now; returns the new blocks';
-COMMENT ON FUNCTION ledger.verify_entry(uuid, jsonb) IS 'whether the entry records this data, its signature is good, and the log tree includes it';
+COMMENT ON FUNCTION ledger.verify_entry(uuid, jsonb) IS 'whether an entry is as it was recorded, of this data if any is given, its signature is good, and its block and the log tree include it';
 COMMENT ON FUNCTION ledger.verify_chain(bigint, bigint) IS 'verifies the tables and the mirror file, and compares them';
 COMMENT ON FUNCTION ledger.verify_file_integrity(text) IS 'verifies the mirror file, or the ledger file at a path on the server';
 COMMENT ON FUNCTION ledger.find_tampering() IS 'one row for each problem that a full verification finds';
 COMMENT ON FUNCTION ledger.track(regclass, boolean, boolean, text[], text[]) IS 'has every change of the table''s rows recorded from now on; returns the table''s id in the ledger';
 COMMENT ON FUNCTION ledger.untrack(regclass) IS 'ends the recording of the table''s rows; what was recorded stays';
 COMMENT ON FUNCTION ledger.untrack_lost(text) IS 'records that a table whose triggers were dropped is not tracked any more';
-COMMENT ON FUNCTION ledger.verify_table(regclass) IS 'one row for each row of the table that is not what was recorded';
+COMMENT ON FUNCTION ledger.verify_table(regclass) IS 'one row for each problem of a tracked table: rows that are not what was recorded, and recorded rows that are gone';
 COMMENT ON FUNCTION ledger.verify_row(regclass, jsonb) IS 'whether one row is what was recorded';
 COMMENT ON FUNCTION ledger.history(regclass, jsonb) IS 'what was recorded of one row, the oldest first';
 COMMENT ON FUNCTION ledger.verified(anyelement) IS 'gives back a row of a tracked table if it is what was recorded, and refuses it otherwise';
