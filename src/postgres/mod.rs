@@ -54,6 +54,7 @@ mod mirror;
 mod object_access_hook;
 mod own_tables;
 mod partitions;
+mod pending_scan;
 mod queue;
 mod quoting;
 mod recorded;

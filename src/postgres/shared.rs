@@ -446,18 +446,26 @@ impl Shared {
     pub fn release(&self, slot: &DatabaseSlot) {
         slot.mirror.detach(self.lock_mirror(slot));
         slot.worker.retire();
-        let _registry = self.lock_registry();
-        slot.database.store(0, Ordering::Release);
+        {
+            let _registry = self.lock_registry();
+            slot.database.store(0, Ordering::Release);
+        }
+        // It has the file open, perhaps, whose space is free only once it has not.
+        self.writer.wake();
     }
 
     /// Gives the slot of a database back in which no ledger was found, unless one was created since `check_extension` was last taken
     /// down, which was before the look.
     pub fn release_without_ledger(&self, slot: &DatabaseSlot) {
-        let _registry = self.lock_registry();
-        if !slot.check_extension.load(Ordering::Acquire) {
+        {
+            let _registry = self.lock_registry();
+            if slot.check_extension.load(Ordering::Acquire) {
+                return;
+            }
             slot.mirror.detach(self.lock_mirror(slot));
             slot.worker.retire();
             slot.database.store(0, Ordering::Release);
         }
+        self.writer.wake();
     }
 }

@@ -113,6 +113,8 @@ impl Keeper {
         self.mirror.lock().attachment = Attachment::Off;
         self.is_off();
         self.slot().mirror.broadcast();
+        // It has the file open, perhaps, whose space is free only once it has not.
+        self.mirror.shared.writer.wake();
         self.attached = None;
         voided
     }
