@@ -57,5 +57,5 @@ ALTER TABLE ledger.import ENABLE ALWAYS TRIGGER begin_import;
 ALTER TABLE ledger.import ENABLE ALWAYS TRIGGER import_line;
 ALTER TABLE ledger.import ENABLE ALWAYS TRIGGER finish_import;
 
-COMMENT ON VIEW ledger.lines IS 'the whole ledger as the lines of its file; behind COPY ledger.entries TO ... (FORMAT jsonl)';
-COMMENT ON TABLE ledger.import IS 'takes the lines of a ledger file, and stays empty; behind COPY ledger.entries FROM ... (FORMAT jsonl)';
+COMMENT ON VIEW ledger.lines IS 'the whole ledger as the lines of its file; read by COPY ledger.entries TO ... (FORMAT jsonl)';
+COMMENT ON TABLE ledger.import IS 'receives the lines of a ledger file, and stays empty; used by COPY ledger.entries FROM ... (FORMAT jsonl)';

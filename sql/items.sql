@@ -24,7 +24,7 @@ COMMENT ON TABLE ledger.items IS 'the registry of signed tools, directives and k
 COMMENT ON COLUMN ledger.items.location_path IS 'path below .ai/tools, .ai/directives or .ai/knowledge';
 COMMENT ON COLUMN ledger.items.content IS 'the text with its signature line';
 COMMENT ON COLUMN ledger.items.metadata IS 'a tool''s manifest, a directive''s metadata, or knowledge''s category, entry_type and tags';
-COMMENT ON COLUMN ledger.items.language IS 'whose comments a tool''s signature line is written in, where the file extension is not to decide';
-COMMENT ON COLUMN ledger.items.entry_id IS 'the ledger''s newest entry about the item';
+COMMENT ON COLUMN ledger.items.language IS 'the language in whose comment syntax a tool''s signature line is written, if the file extension is not to decide';
+COMMENT ON COLUMN ledger.items.entry_id IS 'the newest entry of the ledger about the item';
 COMMENT ON COLUMN ledger.items.depends_on IS 'the items that it calls, each pinned by its integrity hash';
-COMMENT ON VIEW ledger.verifier_cache IS 'what this session remembers of verified items, and how often that helped';
+COMMENT ON VIEW ledger.verifier_cache IS 'this session''s cache of verified items, and how often it was used';

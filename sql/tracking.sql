@@ -63,6 +63,6 @@ LEFT JOIN LATERAL (
 WHERE t.tgfoid OPERATOR(pg_catalog.=) 'ledger.record_change'::pg_catalog.regproc
   AND t.tgparentid OPERATOR(pg_catalog.=) 0::pg_catalog.oid AND t.tgnargs OPERATOR(pg_catalog.=) 1;
 
-COMMENT ON VIEW ledger.tracked_tables IS 'tables whose rows are recorded, and what is recorded of them';
+COMMENT ON VIEW ledger.tracked_tables IS 'tracked tables, with their options and state';
 COMMENT ON FUNCTION ledger.record_change() IS 'trigger: records the change of a row of a tracked table';
 COMMENT ON FUNCTION ledger.record_truncate() IS 'trigger: records that a tracked table is truncated';

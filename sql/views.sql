@@ -26,4 +26,4 @@ FROM ledger.verification_progress() AS p LEFT JOIN pg_catalog.pg_database AS d O
 COMMENT ON VIEW ledger.chain_stats IS 'how many blocks and entries there are, what is pending, and the head of the chain';
 COMMENT ON VIEW ledger.mirror_status IS 'the state of the mirror file, and what is wrong with it';
 COMMENT ON VIEW ledger.workers IS 'the workers of all databases with a ledger';
-COMMENT ON VIEW ledger.progress IS 'what running verifications have done';
+COMMENT ON VIEW ledger.progress IS 'the progress of running verifications';

@@ -5,7 +5,7 @@ mod common;
 
 use common::ledger::*;
 use common::tracking::TRIGGERS_OFF;
-use common::{send, wait_until, Options};
+use common::{send, wait_until, Options, Stop};
 use postgres::error::SqlState;
 use postgres::Client;
 use std::fs;
@@ -329,4 +329,58 @@ fn to_void_the_lines_of_two_distant_transactions_takes_no_memory_for_what_lies_b
     assert!(voiding < 20, "voiding took {voiding} MB");
     assert_eq!(verdict(&mut client)["overall_valid"], true);
     eprintln!("voiding {voiding} MB");
+}
+
+/// A pool keeps its sessions for weeks, and each change of a table's definition has them look everything up anew.
+#[test]
+fn a_session_keeps_nothing_of_tables_as_they_were_before() {
+    const CHANGES: usize = 200;
+    let (_cluster, mut client) = start(Options::new());
+    client
+        .batch_execute(
+            "CREATE TYPE mood AS ENUM ('calm', 'busy');
+             CREATE TABLE visits (id int PRIMARY KEY, span int4range, moods mood[], place point);
+             SELECT ledger.track('visits')",
+        )
+        .unwrap();
+    let change = |client: &mut Client, id: usize| {
+        let insert = format!(
+            "INSERT INTO visits VALUES ({id}, '[1,5)', '[2:2]={{busy}}', '(1,2)'); ALTER TABLE visits SET (fillfactor = {})",
+            50 + id % 50
+        );
+        client.batch_execute(&insert).unwrap();
+    };
+    let kept = "SELECT sum(used_bytes)::bigint FROM pg_backend_memory_contexts WHERE name NOT IN ('ExecutorState', 'PortalContext')";
+    (0..20).for_each(|id| change(&mut client, id));
+    let before = number(&mut client, kept);
+    (20..20 + CHANGES).for_each(|id| change(&mut client, id));
+    let grown = number(&mut client, kept) - before;
+    assert!(grown < 50 * CHANGES as i64, "{grown} bytes more after {CHANGES} changes");
+}
+
+/// A worker that needed memory for each of its entries would be ended by the system, and again at each start.
+#[test]
+fn a_large_prepared_transaction_takes_bounded_memory_when_the_server_starts() {
+    const ROWS: usize = 400_000;
+    let (cluster, mut client) = start(Options::new().secret(None).conf("max_prepared_transactions = 2"));
+    client
+        .batch_execute(&format!(
+            "BEGIN;
+             INSERT INTO ledger.entries (entry_type, data_hash, metadata)
+             SELECT 'bulk', lpad(to_hex(n), 64, '0'), jsonb_build_object('text', repeat('x', 500)) FROM generate_series(1, {ROWS}) n;
+             PREPARE TRANSACTION 'large'"
+        ))
+        .unwrap();
+    drop(client);
+    cluster.restart(Stop::Immediate);
+    let mut client = cluster.connect("postgres");
+    wait_until_attached(&mut client);
+    let most = highest_memory(worker_pid(&mut client));
+    assert!(most < 200, "opening the file took {most} MB");
+    client.batch_execute("COMMIT PREPARED 'large'").unwrap();
+    wait_until("all of it is sealed", 5 * PATIENCE, || {
+        number(&mut client, "SELECT sum(data_count)::bigint FROM ledger.blocks") == ROWS as i64
+    });
+    assert_intact(&mut client);
+    eprintln!("opening the file {most} MB");
 }

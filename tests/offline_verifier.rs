@@ -194,6 +194,7 @@ fn signatures_are_checked_with_a_secret_file() {
     let output = run(&[&"verify", &vector_file(), &"--secret-file", &secret]);
     assert_eq!(output.status.code(), Some(1));
     let text = stdout(&output);
+    assert!(text.contains("\nNOT VERIFIED: ") && !text.contains("TAMPERED"), "{text}");
     assert!(text.contains("unknown_key block 1") && text.contains("add the keys of these entries"), "{text}");
 }
 

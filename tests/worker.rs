@@ -457,7 +457,7 @@ fn a_database_that_can_have_no_worker_keeps_its_place() {
     other.batch_execute("ALTER DATABASE postgres IS_TEMPLATE true").unwrap();
     let worker = worker_pid(&mut client);
     client.execute("SELECT pg_terminate_backend($1)", &[&(worker as i32)]).unwrap();
-    cluster.wait_for_log("it is a template, or takes no connections");
+    cluster.wait_for_log("it is a template, takes no connections, or was dropped in part");
     let waits = std::thread::spawn(move || inside.simple_query(RECORD).map(|_| ()));
     other.batch_execute("CREATE EXTENSION pg_notary").unwrap();
     record(&mut other);
@@ -466,7 +466,27 @@ fn a_database_that_can_have_no_worker_keeps_its_place() {
     wait_until("it records again", Duration::from_secs(60), || client.simple_query(RECORD).is_ok());
     assert_intact(&mut client);
     assert_intact(&mut other);
-    assert_eq!(cluster.log().matches("it is a template, or takes no connections").count(), 1);
+    assert_eq!(cluster.log().matches("it is a template, takes no connections, or was dropped in part").count(), 1);
+}
+
+/// A DROP DATABASE that was interrupted leaves a database that nobody can connect to.
+#[test]
+fn a_database_that_was_dropped_in_part_is_left_alone() {
+    let (cluster, mut client) = start(Options::new());
+    client.batch_execute("CREATE DATABASE other").unwrap();
+    let mut other = cluster.connect("other");
+    other.batch_execute("CREATE EXTENSION pg_notary").unwrap();
+    let worker = worker_pid(&mut other);
+    drop(other);
+    client.batch_execute("UPDATE pg_database SET datconnlimit = -2 WHERE datname = 'other'").unwrap();
+    client.execute("SELECT pg_terminate_backend($1)", &[&(worker as i32)]).unwrap();
+    cluster.wait_for_log("it is a template, takes no connections, or was dropped in part");
+    cluster.restart(Stop::Fast);
+    let mut client = cluster.connect("postgres");
+    record(&mut client);
+    assert_intact(&mut client);
+    assert!(!cluster.log().contains("cannot connect to invalid database"), "{}", cluster.log());
+    client.batch_execute("DROP DATABASE other").unwrap();
 }
 
 // ---- commands that need a database for themselves -------------------------------------------------------------------------

@@ -11,8 +11,9 @@ use super::errors::{or_raise, Failure};
 use super::log_state::{damaged, LogState};
 use super::mirror::block_lines;
 use super::partitions;
+use super::pending_scan::{is_sparse, PendingScan};
 use super::settings;
-use super::tables::{self, RegisteredSnapshot, Row, SealedTuple, Table, TableScan};
+use super::tables::{self, KeyScan, RegisteredSnapshot, Row, SealedTuple, Table, TableScan};
 use super::tracking::versions::NewVersions;
 use super::transaction;
 use super::vacated::Moved;
@@ -26,6 +27,7 @@ use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 use pgrx::{check_for_interrupts, PgMemoryContexts, PgSqlErrorCode, PgTryBuilder};
 use std::panic::AssertUnwindSafe;
+use std::sync::atomic::Ordering;
 use uuid::Uuid;
 
 /// About how many entries one transaction of the worker seals: enough to make its fixed cost small, but few enough to
@@ -51,6 +53,8 @@ pub struct Batch {
     pub oldest_left: Option<Timestamp>,
     /// The page of `entries_pending` to go on from; 0 when the scan has come to the end.
     pub next_page: u32,
+    /// The scan has seen all pending entries.
+    pub is_whole: bool,
     /// Pages the table had.
     pub pages: u32,
     pub moved: Moved,
@@ -106,8 +110,9 @@ fn commit_block() -> TableIterator<
     let mut sealed = Vec::new();
     let mut page = 0;
     loop {
-        let batch = or_raise(seal_batch(Extent::Everything, page));
-        let finished = batch.next_page == 0 && (page == 0 || batch.blocks.is_empty());
+        let pending = or_raise(database::mirror()).slot.pending.load(Ordering::Acquire) + transaction::entries();
+        let batch = or_raise(seal_batch(Extent::Everything, page, pending));
+        let finished = batch.is_whole || (batch.next_page == 0 && batch.blocks.is_empty());
         page = batch.next_page;
         sealed.extend(batch.blocks);
         if finished {
@@ -145,8 +150,9 @@ pub fn lock_sealing() {
     transaction::note_sealing_lock();
 }
 
-/// Seals one batch in the current transaction, starting to look for entries at `from_page`.
-pub fn seal_batch(extent: Extent, from_page: u32) -> Result<Batch, Failure> {
+/// Seals one batch in the current transaction, starting to look for entries at `from_page`. `pending` is how many there
+/// are, as far as is known: if they are few for the number of pages, all of them are looked up by their key.
+pub fn seal_batch(extent: Extent, from_page: u32, pending: i64) -> Result<Batch, Failure> {
     transaction::require_no_import()?;
     // Before the lock, which the worker needs to open the file.
     block_lines::wait_for_file()?;
@@ -157,7 +163,7 @@ pub fn seal_batch(extent: Extent, from_page: u32) -> Result<Batch, Failure> {
     let mut context = PgMemoryContexts::new("pg_notary sealing");
     let seal = AssertUnwindSafe(|| {
         // SAFETY: nothing allocated inside is used after the context is dropped: tuples and datums stay in the closure.
-        unsafe { context.switch_to(|_| seal_candidates(extent, from_page)) }
+        unsafe { context.switch_to(|_| seal_candidates(extent, from_page, pending)) }
     });
     let batch = PgTryBuilder::new(seal)
         .catch_when(PgSqlErrorCode::ERRCODE_UNIQUE_VIOLATION, |error| match error {
@@ -179,12 +185,17 @@ pub fn seal_batch(extent: Extent, from_page: u32) -> Result<Batch, Failure> {
     Ok(batch)
 }
 
-fn seal_candidates(extent: Extent, from_page: u32) -> Result<Batch, Failure> {
+fn seal_candidates(extent: Extent, from_page: u32, count: i64) -> Result<Batch, Failure> {
     let snapshot = RegisteredSnapshot::latest();
     let pending = Table::open("entries_pending", pg_sys::RowExclusiveLock);
     let block_size = settings::block_size();
     let limit = (BATCH_ENTRIES / block_size).max(1) * block_size;
-    let (mut candidates, next_page) = collect(&pending, &snapshot, from_page, limit)?;
+    let is_sparse = is_sparse(pending.pages(), count) && count < limit as i64;
+    let scan = match is_sparse {
+        true => PendingScan::Key(KeyScan::start(&pending, &snapshot)),
+        false => PendingScan::Pages(TableScan::start_to_change(&pending, &snapshot, from_page)),
+    };
+    let (mut candidates, end) = collect(&pending, scan, limit)?;
     // Entries without a line become visible only after this check can see that the file is behind.
     block_lines::check_not_behind()?;
     candidates.sort_by_key(|candidate| (candidate.created_at, candidate.entry_id));
@@ -202,7 +213,11 @@ fn seal_candidates(extent: Extent, from_page: u32) -> Result<Batch, Failure> {
         entry_ids: sealed.iter().map(|candidate| candidate.entry_id).collect(),
         left: left_count,
         oldest_left,
-        next_page,
+        next_page: match end {
+            End::Limit(page) if !is_sparse => page,
+            _ => 0,
+        },
+        is_whole: end == End::Table && (is_sparse || from_page == 0),
         pages: pending.pages(),
         moved: moved(sealed),
     })
@@ -222,15 +237,17 @@ fn page_of(place: &pg_sys::ItemPointerData) -> u32 {
     (u32::from(place.ip_blkid.bi_hi) << 16) | u32::from(place.ip_blkid.bi_lo)
 }
 
-/// Reads up to `limit` pending entries, in the order of the table's pages.
-fn collect(
-    pending: &Table,
-    snapshot: &RegisteredSnapshot,
-    from_page: u32,
-    limit: usize,
-) -> Result<(Vec<Candidate>, u32), Failure> {
+/// Where a scan has ended.
+#[derive(PartialEq, Eq)]
+enum End {
+    Table,
+    /// On this page, because it had found as many entries as were wanted.
+    Limit(u32),
+}
+
+/// Reads up to `limit` pending entries.
+fn collect(pending: &Table, mut scan: PendingScan<'_>, limit: usize) -> Result<(Vec<Candidate>, End), Failure> {
     let mut candidates = Vec::new();
-    let mut scan = TableScan::start_to_change(pending, snapshot, from_page);
     let (mut row, mut metadata, mut line) = (Row::default(), String::new(), Vec::new());
     while let Some(tuple) = scan.next() {
         check_for_interrupts!();
@@ -258,10 +275,10 @@ fn collect(
             tuple: SealedTuple::form(pending, &row),
         });
         if candidates.len() == limit {
-            return Ok((candidates, page_of(&place)));
+            return Ok((candidates, End::Limit(page_of(&place))));
         }
     }
-    Ok((candidates, 0))
+    Ok((candidates, End::Table))
 }
 
 fn write_blocks(

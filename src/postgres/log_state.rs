@@ -136,7 +136,7 @@ impl LogState {
         let table = Table::open("log_state", pg_sys::RowExclusiveLock);
         let (row, tid) = {
             let mut scan = TableScan::start(&table, snapshot, 0);
-            let tuple = scan.next().ok_or_else(|| damaged("ledger.log_state has no row"))?;
+            let tuple = scan.last().ok_or_else(|| damaged("ledger.log_state has no row"))?;
             // SAFETY: the copy lives in the batch's memory context, and the row points into it.
             unsafe {
                 let tuple = pg_sys::heap_copytuple(tuple);
@@ -181,7 +181,7 @@ impl LogState {
 pub unsafe fn version_runs(snapshot: pg_sys::Snapshot) -> Vec<Run> {
     let table = Table::open("log_state", pg_sys::AccessShareLock);
     let mut scan = TableScan::start_with(&table, snapshot, 0);
-    scan.next().map(|tuple| runs_of(&table.deform(tuple))).unwrap_or_default()
+    scan.last().map(|tuple| runs_of(&table.deform(tuple))).unwrap_or_default()
 }
 
 fn runs_of(row: &Row) -> Vec<Run> {

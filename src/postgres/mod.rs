@@ -21,7 +21,7 @@
 //! | [`recorded`], [`queue`], [`entries_pending`] | the ledger's own entries before their insert; those that are inserted together; the table where entries wait |
 //! | [`transaction`], [`transaction_end`] | what a transaction has recorded, and what happens when it ends |
 //! | [`mirror`] | the JSONL file |
-//! | [`blocks`], [`log_state`], [`partitions`], [`vacated`] | sealing |
+//! | [`blocks`], [`pending_scan`], [`log_state`], [`partitions`], [`vacated`] | sealing |
 //! | [`copy_hook`], [`lines`], [`import`] | writing a ledger out, and rebuilding one |
 //! | [`utility_hook`], [`executor_hook`], [`object_access_hook`] | hooks for commands, for queries, and for what they create or drop |
 //! | [`items`] | signed files, and their registry |
@@ -66,6 +66,7 @@ mod mirror;
 mod object_access_hook;
 mod own_tables;
 mod partitions;
+mod pending_scan;
 mod queue;
 mod quoting;
 mod recorded;

@@ -6,6 +6,7 @@
 use super::errors::or_raise;
 use super::schema;
 use pgrx::pg_sys;
+use std::ffi::CStr;
 
 /// Does work as the owner of the ledger: DDL, and whatever reads or writes the ledger's own tables. DDL, because a user
 /// who may have a table tracked must not need the right to create such triggers by hand: with it, the user could record
@@ -66,6 +67,15 @@ fn with_own_settings<T>(work: impl FnOnce() -> T) -> T {
     // SAFETY: ends the level that was begun above.
     unsafe { pg_sys::AtEOXact_GUC(false, level) };
     result
+}
+
+/// Whether the user has the privileges of one of the ledger's roles, which may have been dropped.
+pub fn is_member(user: pg_sys::Oid, role: &CStr) -> bool {
+    // SAFETY: catalog look-ups inside a transaction; the name is NUL-terminated.
+    unsafe {
+        let role = pg_sys::get_role_oid(role.as_ptr(), true);
+        role != pg_sys::InvalidOid && pg_sys::has_privs_of_role(user, role)
+    }
 }
 
 /// Whether the session's role may read files of the server, even if a function that runs as another role asks.

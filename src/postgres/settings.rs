@@ -1,7 +1,7 @@
 //! The settings under the prefix `ledger.`. They decide what is proved, so an ordinary user cannot change any of them.
 
 use pgrx::{pg_sys, GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 
 /// How many entries fill a block.
 static BLOCK_SIZE: GucSetting<i32> = GucSetting::<i32>::new(100);
@@ -10,9 +10,13 @@ static BLOCK_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(300);
 /// Whether a commit waits for its lines to be in the mirror file.
 static MIRROR_MODE: GucSetting<MirrorMode> = GucSetting::<MirrorMode>::new(MirrorMode::Sync);
 /// Where the mirror files live; relative to the data directory.
-static MIRROR_DIRECTORY: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"pg_notary"));
+static MIRROR_DIRECTORY: GucSetting<Option<CString>> =
+    GucSetting::<Option<CString>>::new(Some(DEFAULT_MIRROR_DIRECTORY));
 /// The file with the HMAC secrets, one `key_id:secret` a line.
 static HMAC_SECRET_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+
+/// The one directory that the server makes itself.
+const DEFAULT_MIRROR_DIRECTORY: &CStr = c"pg_notary";
 
 /// What a commit promises about the mirror file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
@@ -118,11 +122,16 @@ pub fn mirror_mode() -> MirrorMode {
 }
 
 /// The mirror directory as configured; empty counts as the default.
-pub fn mirror_directory() -> String {
-    match text(&MIRROR_DIRECTORY) {
-        Some(directory) => directory,
-        None => "pg_notary".to_owned(),
-    }
+pub fn mirror_directory() -> MirrorDirectory {
+    let default = DEFAULT_MIRROR_DIRECTORY.to_string_lossy();
+    let path = text(&MIRROR_DIRECTORY).unwrap_or_else(|| default.clone().into_owned());
+    MirrorDirectory { is_default: path == default, path }
+}
+
+pub struct MirrorDirectory {
+    /// Relative to the data directory.
+    pub path: String,
+    pub is_default: bool,
 }
 
 /// The secret file as configured, if any.

@@ -450,18 +450,26 @@ impl Shared {
     pub fn release(&self, slot: &DatabaseSlot) {
         slot.mirror.detach(self.lock_mirror(slot));
         slot.worker.retire();
-        let _registry = self.lock_registry();
-        slot.database.store(0, Ordering::Release);
+        {
+            let _registry = self.lock_registry();
+            slot.database.store(0, Ordering::Release);
+        }
+        // The writer may have the file open, and the space of a deleted file is free only once it has closed it.
+        self.writer.wake();
     }
 
     /// Gives back the slot of a database in which no ledger was found, unless one was created since `check_extension`
     /// was last cleared, which was before the search.
     pub fn release_without_ledger(&self, slot: &DatabaseSlot) {
-        let _registry = self.lock_registry();
-        if !slot.check_extension.load(Ordering::Acquire) {
+        {
+            let _registry = self.lock_registry();
+            if slot.check_extension.load(Ordering::Acquire) {
+                return;
+            }
             slot.mirror.detach(self.lock_mirror(slot));
             slot.worker.retire();
             slot.database.store(0, Ordering::Release);
         }
+        self.writer.wake();
     }
 }

@@ -177,6 +177,11 @@ pub fn note_id(repeats: Repeats) {
     CURRENT.with_borrow_mut(|current| current.repeats = current.repeats.min(repeats));
 }
 
+/// How many entries this transaction has recorded.
+pub fn entries() -> i64 {
+    CURRENT.with_borrow(|current| current.entries)
+}
+
 /// Whether the application has given ids of this transaction.
 pub fn gives_ids() -> bool {
     CURRENT.with_borrow(|current| current.repeats == Repeats::Any)

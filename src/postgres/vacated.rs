@@ -10,6 +10,9 @@ use std::collections::VecDeque;
 
 /// How many batches to remember. Behind an old snapshot batches pile up; further ones are left to autovacuum.
 const MAX_BATCHES: usize = 4096;
+/// About how many pages to clean at a time. When an old snapshot ends, there can be a million of them, and nothing is
+/// sealed meanwhile.
+const PAGES_AT_ONCE: usize = 2048;
 /// A page with this much room is worth finding for an insert.
 const ROOM: usize = pg_sys::BLCKSZ as usize / 4;
 
@@ -33,14 +36,16 @@ impl Vacated {
         }
     }
 
-    /// Cleans the pages of all batches that no snapshot can see any more. Runs in a transaction.
+    /// Cleans pages of batches that no snapshot can see any more. Runs in a transaction.
     pub fn reclaim(&mut self, pending: &Table) {
-        while let Some(moved) = self.0.front() {
+        let mut cleaned = 0;
+        while let Some(moved) = self.0.front().filter(|_| cleaned < PAGES_AT_ONCE) {
             // SAFETY: the table is open, and the transaction has ended.
             if !unsafe { pg_sys::GlobalVisCheckRemovableXid(pending.relation(), moved.transaction) } {
                 return;
             }
             reclaim_pages(pending, &moved.pages);
+            cleaned += moved.pages.len();
             self.0.pop_front();
         }
     }

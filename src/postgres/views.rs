@@ -1,6 +1,7 @@
 //! The functions behind the views `mirror_status`, `workers` and `progress`.
 
 use super::database;
+use super::errorless;
 use super::errors::or_raise;
 use super::mirror::handle::Mirror;
 use super::mirror::prepared;
@@ -114,8 +115,8 @@ fn worker_state() -> TableIterator<
             slot.blocks_sealed.load(Ordering::Acquire),
         )
     };
-    // SAFETY: reads globals of this process, and a flag in shared memory.
-    let (own, is_primary) = unsafe { (pg_sys::MyDatabaseId, !pg_sys::RecoveryInProgress()) };
+    // SAFETY: reads a global of this process, set before any SQL runs.
+    let (own, is_primary) = (unsafe { pg_sys::MyDatabaseId }, !errorless::is_in_recovery());
     // A worker that never started because no process was left for it has no slot. This database has a ledger, because
     // the caller runs a function of the extension.
     let is_missing = is_primary && shared.find(own).is_none();

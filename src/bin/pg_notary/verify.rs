@@ -145,7 +145,7 @@ fn verdict(report: &FileReport) -> String {
         return "\nVALID\n".to_owned();
     }
     let count = report.error_count;
-    let mut text = format!("\nTAMPERED: {count} problem{}\n", if count == 1 { "" } else { "s" });
+    let mut text = format!("\n{}: {count} problem{}\n", headline(report), if count == 1 { "" } else { "s" });
     for problem in report.errors.iter().take(SHOWN) {
         text += &format!("  {}\n", sentence(problem));
     }
@@ -156,6 +156,17 @@ fn verdict(report: &FileReport) -> String {
         text += "Nobody can say whether a signature of an unknown key is good: add the keys of these entries to the secret file, and verify again.\n";
     }
     text
+}
+
+/// Where all that is missing is keys, nothing speaks of tampering.
+fn headline(report: &FileReport) -> &'static str {
+    let are_all_listed = report.errors.len() as u64 == report.error_count;
+    let lacks_keys = are_all_listed && report.errors.iter().all(|problem| problem.problem == ProblemKind::UnknownKey);
+    if lacks_keys {
+        "NOT VERIFIED"
+    } else {
+        "TAMPERED"
+    }
 }
 
 fn sentence(problem: &Problem) -> String {

@@ -9,7 +9,9 @@ mod rows;
 
 use super::all_entries;
 use super::database;
+use super::errorless;
 use super::errors::{or_raise, Failure};
+use super::roles;
 use super::secrets;
 use super::tables::{RegisteredSnapshot, Table, TableScan};
 use super::transaction;
@@ -146,13 +148,9 @@ fn no_import() -> Failure {
 
 /// Only administrators may rebuild a ledger, even if others may insert into every table.
 pub fn require_admin() -> Result<(), Failure> {
-    // SAFETY: catalog look-ups inside a transaction.
-    let may = unsafe {
-        let user = pg_sys::GetUserId();
-        let admin = pg_sys::get_role_oid(c"ledger_admin".as_ptr(), true);
-        pg_sys::superuser_arg(user) || admin != pg_sys::InvalidOid && pg_sys::has_privs_of_role(user, admin)
-    };
-    if may {
+    let user = errorless::user();
+    // SAFETY: a catalog look-up inside a transaction.
+    if unsafe { pg_sys::superuser_arg(user) } || roles::is_member(user, c"ledger_admin") {
         return Ok(());
     }
     Err(Failure::new(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, "permission denied to rebuild the ledger")

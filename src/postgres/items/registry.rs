@@ -14,9 +14,10 @@ use crate::items::signer::{self, SignedItem};
 use crate::items::verifier::{Status, Verification, SOLUTION};
 use crate::items::ItemError;
 use crate::ledger::parse_hash;
+use crate::postgres::errorless;
 use crate::postgres::errors::{or_raise, required, Failure};
 use crate::postgres::jsonb::{Jsonb, JsonbText};
-use crate::postgres::roles::as_ledger_owner;
+use crate::postgres::roles::{self, as_ledger_owner};
 use pgrx::prelude::*;
 use pgrx::{check_for_interrupts, PgSqlErrorCode};
 use serde_json::{json, Value};
@@ -306,12 +307,8 @@ impl Signer {
     /// Asked before the work is done as the ledger's owner. The functions that sign or revoke are none that run as their owner: from
     /// within one of those nobody can tell who has called it, if that was another such function, or an index's.
     fn caller() -> Signer {
-        // SAFETY: catalog look-ups inside a transaction.
-        unsafe {
-            let (user, admin) = (pg_sys::GetUserId(), pg_sys::get_role_oid(c"ledger_admin".as_ptr(), true));
-            let is_admin = admin != pg_sys::InvalidOid && pg_sys::has_privs_of_role(user, admin);
-            Signer { user, is_admin }
-        }
+        let user = errorless::user();
+        Signer { user, is_admin: roles::is_member(user, c"ledger_admin") }
     }
 }
 

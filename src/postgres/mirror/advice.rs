@@ -5,7 +5,7 @@
 const DIVERGED: &str = "does not agree with the database";
 
 /// Causes whose system error text does not say how to repair them, each with its repair.
-const REPAIRS: [(&str, &str); 5] = [
+const REPAIRS: [(&str, &str); 7] = [
     ("No space left on device", "Make room on the file system of the mirror file"),
     (
         "Operation not permitted",
@@ -16,7 +16,14 @@ const REPAIRS: [(&str, &str); 5] = [
         "Put the file itself there, or set ledger.mirror_directory to where it is, as a symbolic link is not followed",
     ),
     ("could not lock", "If another server or database writes the file, give one of them another ledger.mirror_directory"),
-    ("is not safe", "Give it to the server's user, with a mode that lets nobody else write it"),
+    ("is not a regular file", "Put the mirror file back in the place of what has its name"),
+    ("lets others write it", "Take that from its mode (chmod go-w)"),
+    // The directory below a mount is best left to root: given to the server's user, it would take a new file.
+    (
+        "it belongs to user",
+        "If a file system is to be mounted there, mount it; if the file or directory itself was put there by another user, give it \
+         to the server's user (chown)",
+    ),
 ];
 
 /// Whether file and database differ. Trying again does not repair that.

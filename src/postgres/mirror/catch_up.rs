@@ -12,11 +12,13 @@ use crate::ledger::file_ranges::FileRange;
 use crate::ledger::record::Entry;
 use crate::postgres::errors::Failure;
 use crate::postgres::partitions;
+use crate::postgres::pending_scan::PendingScan;
 use crate::postgres::tables::{self, entry_column, RegisteredSnapshot, Row, Table, TableScan};
 use pgrx::{check_for_interrupts, pg_sys, PgSqlErrorCode};
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use uuid::Uuid;
 
 /// Ids of entries that have a line in the file, but no block there yet.
@@ -116,7 +118,8 @@ fn append_pending(mirror: &Mirror, in_file: &mut InFile) -> Result<(), Failure> 
     let table = Table::open("entries_pending", pg_sys::AccessShareLock);
     let (snapshot, missing) = loop {
         let snapshot = RegisteredSnapshot::latest();
-        let missing = Missing::find(&table, &snapshot, in_file)?;
+        let scan = PendingScan::start(&table, &snapshot, mirror.slot.pending.load(Ordering::Acquire));
+        let missing = Missing::find(&table, scan, in_file)?;
         // A line that seemed to be in the file was voided, so its id may be another entry's by now: search again.
         if !void_first(mirror, in_file)? {
             break (snapshot, missing);
@@ -135,7 +138,15 @@ fn append_pending(mirror: &Mirror, in_file: &mut InFile) -> Result<(), Failure> 
     }
     mirror.append_now(lines)?;
     in_file.extend(missing.entries.iter().map(|(id, _)| id));
+    give_back_room(in_file);
     Ok(())
+}
+
+/// Frees what a large transaction has needed: the worker would otherwise keep it as long as it lives.
+fn give_back_room(in_file: &mut InFile) {
+    if in_file.len() < in_file.capacity() / 8 {
+        in_file.shrink_to(2 * in_file.len());
+    }
 }
 
 /// Entries that were not in the file when the table was read. Sessions may have appended some of them since.
@@ -152,8 +163,7 @@ impl Missing {
     /// Lines beyond this size are not kept, but made from their rows when needed: a file may lack any number of them.
     const KEPT_BYTES: usize = 4 << 20;
 
-    fn find(table: &Table, snapshot: &RegisteredSnapshot, in_file: &InFile) -> Result<Missing, Failure> {
-        let mut scan = TableScan::start(table, snapshot, 0);
+    fn find(table: &Table, mut scan: PendingScan<'_>, in_file: &InFile) -> Result<Missing, Failure> {
         let (mut row, mut missing) = (Row::default(), Missing::default());
         while let Some(tuple) = scan.next() {
             check_for_interrupts!();
@@ -196,17 +206,18 @@ pub fn append_prepared(
     }
     let mut lines = LineBuffer::new();
     let (mut placed, mut appended) = (Vec::new(), HashSet::new());
-    for (xid, (entry, fault)) in prepared_entries(&open) {
-        match known.get(&entry.entry_id) {
-            Some(range) => prepared::note_for(mirror, xid, *range)?,
-            None => {
-                check(entry.entry_id, fault)?;
-                lines.push(|out| entry.write_line(out));
-                appended.insert(xid);
-            }
+    for_each_prepared_entry(&open, |xid, row| {
+        let Some(entry_id) = row.uuid(entry_column::ID) else { return Ok(()) };
+        placed.push(entry_id);
+        if let Some(range) = known.get(&entry_id) {
+            return prepared::note_for(mirror, xid, *range);
         }
-        placed.push(entry.entry_id);
-    }
+        let (entry, fault) = entry_and_fault(row);
+        check(entry_id, fault)?;
+        lines.push(|out| entry.write_line(out));
+        appended.insert(xid);
+        Ok(())
+    })?;
     append_prepared_lines(mirror, lines, &appended)?;
     // Once the transactions are decided, their lines must not be appended again.
     in_file.extend(placed);
@@ -229,23 +240,28 @@ fn append_prepared_lines(mirror: &Mirror, lines: LineBuffer, xids: &HashSet<u32>
     Ok(())
 }
 
-/// The entries of prepared transactions, each with its transaction. Only a dirty snapshot sees them.
-fn prepared_entries(open: &HashSet<u32>) -> Vec<(u32, (Entry, Option<&'static str>))> {
+/// Calls `each` with each row of a prepared transaction, and the transaction. Only a dirty snapshot sees these rows.
+/// One at a time, because such a transaction can have any number of them.
+fn for_each_prepared_entry(
+    open: &HashSet<u32>,
+    mut each: impl FnMut(u32, &Row) -> Result<(), Failure>,
+) -> Result<(), Failure> {
     let mut dirty =
         Box::new(pg_sys::SnapshotData { snapshot_type: pg_sys::SnapshotType::SNAPSHOT_DIRTY, ..Default::default() });
     let dirty: *mut pg_sys::SnapshotData = &mut *dirty;
     let table = Table::open("entries_pending", pg_sys::AccessShareLock);
     // SAFETY: the snapshot is declared before the scan, so it outlives it.
     let mut scan = unsafe { TableScan::start_with(&table, dirty, 0) };
-    let mut entries = Vec::new();
+    let mut row = Row::default();
     while let Some(tuple) = scan.next() {
         check_for_interrupts!();
         // SAFETY: `dirty` points into the box above. The scan has just set xmin, to the transaction that inserted the
         // tuple if that has not ended.
         let writer = unsafe { (*dirty).xmin };
         if let Some(xid) = prepared::owner(writer, open) {
-            entries.push((xid, entry_and_fault(&table.deform(tuple))));
+            table.deform_into(tuple, &mut row);
+            each(xid, &row)?;
         }
     }
-    entries
+    Ok(())
 }

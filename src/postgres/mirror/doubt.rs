@@ -9,15 +9,13 @@ use super::handle::Mirror;
 use super::state_file::{self, State};
 use crate::postgres::errors::Failure;
 use crate::postgres::shared::has_crashed;
-use pgrx::PgSqlErrorCode;
+use pgrx::{pg_sys, PgSqlErrorCode};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// In `global/pg_control` (`ControlFileData` in catalog/pg_control.h): the offset of the server's state, and the state
-/// of a server that was shut down.
-const STATE_AT: u64 = 16;
-const SHUT_DOWN: i32 = 1;
+/// The offset of the server's state in `global/pg_control`.
+const STATE_AT: u64 = std::mem::offset_of!(pg_sys::ControlFileData, state) as u64;
 
 /// Whether the server was shut down before the postmaster started it.
 static WAS_SHUT_DOWN: AtomicBool = AtomicBool::new(false);
@@ -33,7 +31,7 @@ pub fn init() {
     // The postmaster is in the data directory.
     let control = std::fs::File::open("global/pg_control");
     let is_read = control.and_then(|control| control.read_exact_at(&mut state, STATE_AT)).is_ok();
-    let was_shut_down = is_read && i32::from_ne_bytes(state) == SHUT_DOWN;
+    let was_shut_down = is_read && u32::from_ne_bytes(state) == pg_sys::DBState::DB_SHUTDOWNED;
     WAS_SHUT_DOWN.store(was_shut_down, Ordering::Release);
     if !was_shut_down {
         note_recovery();

@@ -4,6 +4,7 @@ use super::handle::Mirror;
 use super::rounds::Rounds;
 use super::shared::{Attachment, MirrorState};
 use crate::postgres::background_process;
+use crate::postgres::errorless;
 use crate::postgres::errors::Failure;
 use crate::postgres::settings::{self, MirrorMode};
 use crate::postgres::wait_events;
@@ -92,8 +93,7 @@ impl Patience {
     fn longest_sleep(&self) -> Result<i64, Failure> {
         let mut sleep_ms = SLEEP_MS;
         if let Some(end) = self.statement_end {
-            // SAFETY: reads the clock, which has no preconditions.
-            let left_ms = (end - unsafe { pg_sys::GetCurrentTimestamp() }) / 1000;
+            let left_ms = (end - errorless::clock()) / 1000;
             if left_ms < 0 {
                 let message = "canceling statement due to statement timeout";
                 return Err(Failure::new(PgSqlErrorCode::ERRCODE_QUERY_CANCELED, message)

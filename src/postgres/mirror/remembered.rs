@@ -6,7 +6,7 @@ use super::state_file;
 use crate::ledger::record::{Header, Timestamp};
 use crate::ledger::wal::WalPosition;
 use crate::postgres::log_state::{self, ranges_from, Settled};
-use crate::postgres::settings;
+use crate::postgres::settings::{self, MirrorDirectory};
 use crate::postgres::shared::Shared;
 use crate::postgres::spi;
 use pgrx::pg_sys;
@@ -129,10 +129,10 @@ pub struct Place {
 
 /// Where the mirror file of this database belongs.
 pub fn configured_place(ledger_id: Uuid) -> Place {
-    let setting = settings::mirror_directory();
-    let directory = data_directory().join(&setting);
+    let MirrorDirectory { path, is_default } = settings::mirror_directory();
+    let directory = data_directory().join(path);
     let path = file::path_of(&directory, &database_name(), ledger_id);
-    Place { directory, path, is_default: setting == "pg_notary" }
+    Place { directory, path, is_default }
 }
 
 /// Where this ledger's own file is.

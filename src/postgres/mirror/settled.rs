@@ -9,7 +9,8 @@ use super::handle::Mirror;
 use crate::ledger::file_ranges::FileRange;
 use crate::postgres::log_state::Settled;
 use crate::postgres::partitions;
-use crate::postgres::tables::{entry_column, RegisteredSnapshot, Table, TableScan};
+use crate::postgres::pending_scan::PendingScan;
+use crate::postgres::tables::{entry_column, RegisteredSnapshot, Table};
 use pgrx::{check_for_interrupts, pg_sys};
 use std::sync::atomic::Ordering;
 use uuid::Uuid;
@@ -56,7 +57,7 @@ impl Mark {
         let open = prepared.iter().filter(|lines| lines.xid != 0 && lines.from < self.bytes);
         let prepared = open.map(|lines| FileRange { from: lines.from, to: lines.to.min(self.bytes) }).collect();
         let is_backlog = mirror.slot.pending.load(Ordering::Acquire) > MAX_NOTED as i64;
-        let pending = if is_backlog { None } else { pending_entries() };
+        let pending = if is_backlog { None } else { pending_entries(mirror) };
         self.before = pending.map(|pending| Before { pending, prepared });
     }
 
@@ -92,10 +93,10 @@ pub fn advance(mark: &mut Option<Mark>, mirror: &Mirror) -> Option<Settled> {
 }
 
 /// The ids of pending entries, if they are few enough to be noted.
-fn pending_entries() -> Option<Vec<Uuid>> {
+fn pending_entries(mirror: &Mirror) -> Option<Vec<Uuid>> {
     let snapshot = RegisteredSnapshot::latest();
     let table = Table::open("entries_pending", pg_sys::AccessShareLock);
-    let mut scan = TableScan::start(&table, &snapshot, 0);
+    let mut scan = PendingScan::start(&table, &snapshot, mirror.slot.pending.load(Ordering::Acquire));
     let mut pending = Vec::new();
     while let Some(tuple) = scan.next() {
         check_for_interrupts!();

@@ -113,10 +113,17 @@ impl OpenFiles {
                 break;
             }
         }
-        let databases: Vec<_> = shared.slots().map(DatabaseSlot::database).collect();
-        self.0.retain(|database, _| databases.contains(database));
+        self.close_abandoned(shared);
         let due = self.0.values().flat_map(|open| [open.sync_at, open.state_at]).flatten().min();
         due.map(|due| due.saturating_duration_since(Instant::now()).as_millis() as i64 + 1)
+    }
+
+    /// Closes files that are not the ledger's any more: the space of one that was deleted is free only then.
+    fn close_abandoned(&mut self, shared: &'static Shared) {
+        self.0.retain(|database, _| {
+            let slot = shared.slots().find(|slot| slot.database() == *database);
+            slot.is_some_and(|slot| shared.lock_mirror(slot).attachment != Attachment::Off)
+        });
     }
 
     fn serve_database(&mut self, shared: &Shared, slot: &DatabaseSlot) -> bool {

@@ -68,6 +68,14 @@ impl<T: Borrow<Table>> TableScan<T> {
         let tuple = unsafe { pg_sys::heap_getnext(self.scan, pg_sys::ScanDirection::ForwardScanDirection) };
         (!tuple.is_null()).then_some(tuple)
     }
+
+    /// The last tuple of the table. The row of a table of one row is there, however many pages with what it was before an old snapshot
+    /// has kept: a change of a row stays on its page, or goes to the end.
+    pub fn last(&mut self) -> Option<pg_sys::HeapTuple> {
+        // SAFETY: the scan is open, and has read nothing.
+        let tuple = unsafe { pg_sys::heap_getnext(self.scan, pg_sys::ScanDirection::BackwardScanDirection) };
+        (!tuple.is_null()).then_some(tuple)
+    }
 }
 
 impl<T: Borrow<Table>> Drop for TableScan<T> {
@@ -77,6 +85,49 @@ impl<T: Borrow<Table>> Drop for TableScan<T> {
         }
         // SAFETY: opened in start() and closed only here.
         unsafe { pg_sys::heap_endscan(self.scan) }
+    }
+}
+
+/// A scan of a whole table by its primary key. It takes as long as there are rows, however many pages the table has.
+pub struct KeyScan<T: Borrow<Table>> {
+    scan: pg_sys::SysScanDesc,
+    /// Dropped after the scan has ended.
+    table: T,
+}
+
+impl<T: Borrow<Table>> KeyScan<T> {
+    pub fn start(table: T, snapshot: &RegisteredSnapshot) -> Self {
+        // SAFETY: a registered snapshot, which outlives the scan.
+        unsafe { Self::start_with(table, snapshot.as_ptr()) }
+    }
+
+    /// # Safety
+    /// The snapshot outlives the scan.
+    pub unsafe fn start_with(table: T, snapshot: pg_sys::Snapshot) -> Self {
+        let open: &Table = table.borrow();
+        let (relation, key) = (open.relation(), open.primary_key());
+        KeyScan { scan: pg_sys::systable_beginscan(relation, key, true, snapshot, 0, std::ptr::null_mut()), table }
+    }
+
+    pub fn table(&self) -> &Table {
+        self.table.borrow()
+    }
+
+    /// The next tuple, good until the one after it is asked for.
+    pub fn next(&mut self) -> Option<pg_sys::HeapTuple> {
+        // SAFETY: the scan is open.
+        let tuple = unsafe { pg_sys::systable_getnext(self.scan) };
+        (!tuple.is_null()).then_some(tuple)
+    }
+}
+
+impl<T: Borrow<Table>> Drop for KeyScan<T> {
+    fn drop(&mut self) {
+        if is_unwinding() {
+            return;
+        }
+        // SAFETY: opened in start_with() and closed only here.
+        unsafe { pg_sys::systable_endscan(self.scan) }
     }
 }
 

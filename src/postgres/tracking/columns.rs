@@ -17,6 +17,7 @@
 //! changing what was recorded. Virtual generated columns are not stored, and not covered.
 
 use super::fixed_settings::FixedSettings;
+use super::output_function::{FunctionMemory, OutputFunction};
 use crate::ledger::canonical_json::{canonical, is_jsonb, keeps_number, keeps_numbers, write_number, write_string};
 use crate::ledger::record::MAX_METADATA;
 use crate::ledger::{ascii_text, to_hex};
@@ -27,6 +28,7 @@ use pgrx::{pg_sys, FromDatum, PgSqlErrorCode};
 use std::borrow::Cow;
 use std::ffi::{c_char, CStr};
 use std::ops::Deref;
+use std::rc::Rc;
 
 // Of Postgres, and not among pgrx's declarations. They only write to the buffer that they are given, and raise no error.
 extern "C" {
@@ -43,7 +45,7 @@ enum Encoding {
     Oid,
     Float4,
     Float8,
-    Numeric(Box<pg_sys::FmgrInfo>),
+    Numeric(OutputFunction),
     Json,
     Jsonb,
     Text,
@@ -51,7 +53,7 @@ enum Encoding {
     Bytea,
     DateTime(pg_sys::Oid),
     Array(Box<Element>),
-    Output(Box<pg_sys::FmgrInfo>),
+    Output(OutputFunction),
 }
 
 /// The elements of an array type.
@@ -62,7 +64,7 @@ struct Element {
     align: c_char,
     encoding: Encoding,
     /// For arrays that no JSON array states.
-    whole: Box<pg_sys::FmgrInfo>,
+    whole: OutputFunction,
 }
 
 /// A column that is recorded.
@@ -77,11 +79,16 @@ pub struct Column {
 
 impl Column {
     /// A column that stands in the JSON under `name`. Looks the type up in the catalogs.
-    pub fn new(name: &str, position: usize, type_oid: pg_sys::Oid) -> Result<Column, Failure> {
+    pub fn new(
+        name: &str,
+        position: usize,
+        type_oid: pg_sys::Oid,
+        memory: &Rc<FunctionMemory>,
+    ) -> Result<Column, Failure> {
         let mut key = Vec::with_capacity(name.len() + 4);
         write_string(&mut key, name);
         key.extend_from_slice(b": ");
-        Ok(Column { name: name.to_owned(), position, key, encoding: Encoding::of(type_oid)? })
+        Ok(Column { name: name.to_owned(), position, key, encoding: Encoding::of(type_oid, memory)? })
     }
 
     /// The value of this column in a row as JSON text; `None` for null.
@@ -217,7 +224,7 @@ fn check_length(json: &[u8]) -> Result<(), Unfit> {
 }
 
 impl Encoding {
-    fn of(type_oid: pg_sys::Oid) -> Result<Encoding, Failure> {
+    fn of(type_oid: pg_sys::Oid, memory: &Rc<FunctionMemory>) -> Result<Encoding, Failure> {
         use pg_sys::*;
         // SAFETY: catalog look-ups inside a transaction.
         let base = unsafe { pg_sys::getBaseType(type_oid) };
@@ -230,16 +237,16 @@ impl Encoding {
             | REGCONFIGOID | REGDICTIONARYOID | REGNAMESPACEOID | REGROLEOID | REGCOLLATIONOID => Encoding::Oid,
             FLOAT4OID => Encoding::Float4,
             FLOAT8OID => Encoding::Float8,
-            NUMERICOID => Encoding::Numeric(output_function(base)),
+            NUMERICOID => Encoding::Numeric(OutputFunction::of(base, memory)),
             JSONOID => Encoding::Json,
             JSONBOID => Encoding::Jsonb,
             TEXTOID | VARCHAROID | BPCHAROID => Encoding::Text,
             UUIDOID => Encoding::Uuid,
             BYTEAOID => Encoding::Bytea,
             DATEOID | TIMEOID | TIMETZOID | TIMESTAMPOID | TIMESTAMPTZOID => Encoding::DateTime(base),
-            _ => match Element::of(base)? {
+            _ => match Element::of(base, memory)? {
                 Some(element) => Encoding::Array(Box::new(element)),
-                None => Encoding::Output(output_function(base)),
+                None => Encoding::Output(OutputFunction::of(base, memory)),
             },
         })
     }
@@ -298,7 +305,7 @@ impl Encoding {
 
 impl Element {
     /// If the type is a true array.
-    fn of(array: pg_sys::Oid) -> Result<Option<Element>, Failure> {
+    fn of(array: pg_sys::Oid, memory: &Rc<FunctionMemory>) -> Result<Option<Element>, Failure> {
         // SAFETY: catalog look-ups inside a transaction.
         unsafe {
             let type_oid = pg_sys::get_element_type(array);
@@ -307,7 +314,7 @@ impl Element {
             }
             let (mut length, mut by_value, mut align) = (0, false, 0);
             pg_sys::get_typlenbyvalalign(type_oid, &mut length, &mut by_value, &mut align);
-            let (encoding, whole) = (Encoding::of(type_oid)?, output_function(array));
+            let (encoding, whole) = (Encoding::of(type_oid, memory)?, OutputFunction::of(array, memory));
             Ok(Some(Element { type_oid, length, by_value, align, encoding, whole }))
         }
     }
@@ -438,25 +445,10 @@ fn is_like_text_of_json(json: &str) -> bool {
     }
 }
 
-/// Looked up once and kept as long as the session.
-fn output_function(type_oid: pg_sys::Oid) -> Box<pg_sys::FmgrInfo> {
-    let mut function = Box::new(pg_sys::FmgrInfo::default());
-    // SAFETY: catalog look-ups inside a transaction; what the function keeps lives in a context that is never reset.
-    unsafe {
-        let (mut oid, mut is_varlena) = (pg_sys::InvalidOid, false);
-        pg_sys::getTypeOutputInfo(type_oid, &mut oid, &mut is_varlena);
-        pg_sys::fmgr_info_cxt(oid, &mut *function, pg_sys::TopMemoryContext);
-    }
-    function
-}
-
 /// # Safety
 /// `value` is of the type whose output function this is.
-unsafe fn printed(function: &pg_sys::FmgrInfo, value: pg_sys::Datum) -> Result<String, Unfit> {
-    let text = pg_sys::OutputFunctionCall(std::ptr::from_ref(function).cast_mut(), value);
-    let owned = utf8(CStr::from_ptr(text).to_bytes()).map(str::to_owned);
-    pg_sys::pfree(text.cast());
-    owned
+unsafe fn printed(function: &OutputFunction, value: pg_sys::Datum) -> Result<String, Unfit> {
+    function.print(value, |text| utf8(text).map(str::to_owned))
 }
 
 /// Only a database whose encoding is UTF8 has a ledger.

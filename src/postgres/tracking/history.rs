@@ -14,6 +14,7 @@ use super::verify_tables;
 use super::versions::{self, text_member, Version};
 use crate::ledger::canonical_json::member;
 use crate::ledger::row_change::row_id;
+use crate::postgres::errorless;
 use crate::postgres::errors::{or_raise, required, sentence, Failure};
 use crate::postgres::jsonb::{Jsonb, JsonbText};
 use crate::postgres::relation::{self, literal, Regclass, TableColumn};
@@ -47,8 +48,7 @@ fn verify_table(
     ),
 > {
     let target = relation::target(target);
-    // SAFETY: reads a variable of this process.
-    or_raise(check_reader(target, unsafe { pg_sys::GetUserId() }));
+    or_raise(check_reader(target, errorless::user()));
     let mut rows = Vec::new();
     let mut more = 0_u64;
     as_ledger_owner(|| {
@@ -83,8 +83,7 @@ fn problem_row(problem: RowProblem) -> ProblemRow {
 fn verify_row(target: Option<Regclass>, row_key: Option<Jsonb>) -> JsonbText {
     let target = relation::target(target);
     let key = required(row_key, "row_key");
-    // SAFETY: reads a variable of this process.
-    or_raise(check_reader(target, unsafe { pg_sys::GetUserId() }));
+    or_raise(check_reader(target, errorless::user()));
     or_raise(require_baseline(target));
     // As of now, as the table itself is: TRUNCATE, and what writes a table anew, show to older snapshots as well.
     let row = or_raise(OneRow::of_key(target, key, RegisteredSnapshot::latest));
@@ -126,8 +125,7 @@ fn history(
     ),
 > {
     let target = relation::target(target);
-    // SAFETY: reads a variable of this process.
-    or_raise(check_reader(target, unsafe { pg_sys::GetUserId() }));
+    or_raise(check_reader(target, errorless::user()));
     let row = or_raise(OneRow::of_key(target, required(row_key, "row_key"), RegisteredSnapshot::of_query));
     // SAFETY: the snapshot is registered.
     let versions = or_raise(unsafe { versions::all(row.row_id, row.snapshot.as_ptr()) });
@@ -184,8 +182,7 @@ fn require_verified(row: &pgrx::AnyElement) -> Result<(), Failure> {
         )
         .hint("Name the table or its alias: SELECT (ledger.verified(t)).* FROM my_table AS t WHERE id = 42. Where a column has that name too, t.* is the row."));
     }
-    // SAFETY: reads a variable of this process.
-    let user = unsafe { pg_sys::GetUserId() };
+    let user = errorless::user();
     check_selects(target, user)?;
     let table = Table::open_oid(target, pg_sys::AccessShareLock);
     let plan = plan_of(&table)?;
@@ -319,7 +316,9 @@ impl OneRow {
         let given = check_key(&plan, key)?;
         // The key's values in their own types, so that '42' and 42 are the same.
         let key_columns = key_columns(&table, &plan);
-        let encoders = key_columns.iter().zip(0..).map(|(column, at)| Column::new(&column.name, at, column.type_oid));
+        let memory = Rc::default();
+        let encode = |(column, at): (&TableColumn, usize)| Column::new(&column.name, at, column.type_oid, &memory);
+        let encoders = key_columns.iter().zip(0..).map(encode);
         let encoders = Columns::new(encoders.collect::<Result<_, _>>()?);
         let values = typed_key(&table, &key_columns, key, &given);
         let row_id = RowKey::id_of(&plan.options.table_id, &encoders, &values)?;

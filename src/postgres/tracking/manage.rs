@@ -12,11 +12,12 @@ use crate::ledger::metadata::Member;
 use crate::ledger::sha256_hex;
 use crate::postgres::database;
 use crate::postgres::entries::{self, RowEntry};
+use crate::postgres::errorless;
 use crate::postgres::errors::{or_raise, required, Failure};
 use crate::postgres::ids;
 use crate::postgres::jsonb;
 use crate::postgres::relation::{self, Regclass, TableColumn};
-use crate::postgres::roles::as_ledger_owner;
+use crate::postgres::roles::{self, as_ledger_owner};
 use crate::postgres::schema;
 use crate::postgres::secrets;
 use crate::postgres::spi;
@@ -69,30 +70,20 @@ fn untrack(target: Option<Regclass>) {
     or_raise(untrack_table(relation::target(target)));
 }
 
-fn track_table(target: pg_sys::Oid, mut wanted: Options) -> Result<String, Failure> {
+fn track_table(target: pg_sys::Oid, wanted: Options) -> Result<String, Failure> {
     prepare("track()")?;
     check_privilege(target, "track")?;
-    let lock = lock_for(target);
-    let table = Table::open_oid(target, lock);
-    check_kind(&table, lock)?;
-    check_columns(&table, &wanted.coverage)?;
-    if wanted.with_signature {
-        secrets::required_keyring()?;
-    }
-    // SAFETY: the relation is open.
-    let current = unsafe { Options::of_relation(table.relation()) };
-    // A copy begins as a table that has not been tracked.
-    let current = current.filter(|options| options.copied_from(&table).is_none());
-    wanted.table_id = current.as_ref().map_or_else(new_table_id, |options| options.table_id.clone());
-    wanted.made_for = Some(made_for(&table, &wanted.coverage));
-    wanted.coverage_since = coverage_since(&table, current.as_ref(), &wanted);
-    if current.as_ref() == Some(&wanted) && has_sound_triggers(target) {
-        pgrx::notice!("table {} is tracked already", relation::qualified_name(&table));
-        return Ok(wanted.table_id);
-    }
-    let is_new = current.is_none();
-    if let Some(current) = current.filter(|current| current.settings() != wanted.settings()) {
-        tell_of_change(&table, &current);
+    let table = Table::open_oid(target, DDL_LOCK);
+    let (mut wanted, before) = match planned(&table, wanted)? {
+        Planned::Nothing(table_id) => return Ok(table_id),
+        Planned::Triggers { wanted, before } => (wanted, before),
+    };
+    let lock = lock_to_change_triggers(&table);
+    // Only now is nobody writing by the options before.
+    wanted.coverage_since = coverage_since(&table, before.as_ref(), &wanted);
+    let is_new = before.is_none();
+    if let Some(before) = before.filter(|before| before.settings() != wanted.settings()) {
+        tell_of_change(&table, &before);
     }
     // DDL wants the table closed; its lock stays.
     drop(table);
@@ -105,6 +96,35 @@ fn track_table(target: pg_sys::Oid, mut wanted: Options) -> Result<String, Failu
     Ok(wanted.table_id)
 }
 
+/// What a call of track() has to do.
+enum Planned {
+    /// The table is tracked like that already, with this id.
+    Nothing(String),
+    /// To make the triggers with these options; `before` are those that the table is tracked with.
+    Triggers { wanted: Options, before: Option<Options> },
+}
+
+/// Compares what is `wanted`, still without what track() adds, with what the table has.
+fn planned(table: &Table, mut wanted: Options) -> Result<Planned, Failure> {
+    check_kind(table)?;
+    check_columns(table, &wanted.coverage)?;
+    if wanted.with_signature {
+        secrets::required_keyring()?;
+    }
+    // SAFETY: the relation is open.
+    let before = unsafe { Options::of_relation(table.relation()) };
+    // A copy begins as a table that has not been tracked.
+    let before = before.filter(|options| options.copied_from(table).is_none());
+    wanted.table_id = before.as_ref().map_or_else(new_table_id, |options| options.table_id.clone());
+    wanted.made_for = Some(made_for(table, &wanted.coverage));
+    wanted.coverage_since = coverage_since(table, before.as_ref(), &wanted);
+    if before.as_ref() == Some(&wanted) && has_sound_triggers(relation::oid(table)) {
+        pgrx::notice!("table {} is tracked already", relation::qualified_name(table));
+        return Ok(Planned::Nothing(wanted.table_id));
+    }
+    Ok(Planned::Triggers { wanted, before })
+}
+
 /// The columns have been checked.
 fn made_for(table: &Table, coverage: &Coverage) -> MadeFor {
     let live = relation::live_columns(table);
@@ -112,7 +132,7 @@ fn made_for(table: &Table, coverage: &Coverage) -> MadeFor {
     MadeFor::new(table, coverage.named().iter().filter_map(number).collect())
 }
 
-/// The caller keeps writers out until its transaction ends.
+/// Good where the caller keeps writers out until its transaction ends.
 fn coverage_since(table: &Table, current: Option<&Options>, wanted: &Options) -> Option<u64> {
     // Where all columns are covered, each change is recorded.
     let current = current.filter(|_| wanted.coverage != Coverage::All)?;
@@ -138,7 +158,7 @@ fn tell_of_change(table: &Table, before: &Options) {
 fn untrack_table(target: pg_sys::Oid) -> Result<(), Failure> {
     prepare("untrack()")?;
     check_privilege(target, "untrack")?;
-    let table = Table::open_oid(target, lock_for(target));
+    let table = Table::open_oid(target, DDL_LOCK);
     // SAFETY: the relation is open.
     let Some(options) = (unsafe { Options::of_relation(table.relation()) }) else {
         pgrx::notice!("table {} is not tracked", relation::qualified_name(&table));
@@ -147,6 +167,7 @@ fn untrack_table(target: pg_sys::Oid) -> Result<(), Failure> {
     // Not all that track() asks for: a table that has lost its primary key can be let go.
     check_partition(&table, "untrack")?;
     let is_copy = options.copied_from(&table).is_some();
+    lock_to_change_triggers(&table);
     drop(table);
     as_ledger_owner(|| {
         drop_row_trigger(target);
@@ -160,22 +181,21 @@ fn untrack_table(target: pg_sys::Oid) -> Result<(), Failure> {
     note(&Table::open_oid(target, pg_sys::NoLock), &options, "table_untracked")
 }
 
-/// What making the triggers takes, or dropping them: one who reads with FOR UPDATE, and is going to write, would be waited for
-/// by whoever has the first and then wants the second, and wait for him.
-fn lock_for(target: pg_sys::Oid) -> u32 {
-    let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
-    // SAFETY: raises an ERROR if there is no such table. The lock is given back.
-    let is_tracked = unsafe {
-        let relation = pg_sys::table_open(target, lock);
-        let options = Options::of_relation(relation);
-        pg_sys::table_close(relation, lock);
-        options.is_some()
+/// Keeps out all other DDL, a second track() too, and nobody who reads or writes rows: so a call that changes nothing, as deployments
+/// repeat it, waits for no application.
+const DDL_LOCK: u32 = pg_sys::ShareUpdateExclusiveLock;
+
+/// Takes, besides [`DDL_LOCK`], what making the triggers takes, or dropping them, and says which it is. Both at once: with one that keeps
+/// writers out already, who has read with FOR UPDATE and is going to write would wait for the caller, and the caller for him.
+fn lock_to_change_triggers(table: &Table) -> u32 {
+    // SAFETY: the relation is open.
+    let lock = match unsafe { Options::of_relation(table.relation()) } {
+        Some(_) => pg_sys::AccessExclusiveLock,
+        None => pg_sys::ShareRowExclusiveLock,
     };
-    if is_tracked {
-        pg_sys::AccessExclusiveLock
-    } else {
-        pg_sys::ShareRowExclusiveLock
-    }
+    // SAFETY: a lock on a relation that is open, and so exists.
+    unsafe { pg_sys::LockRelationOid(relation::oid(table), lock as pg_sys::LOCKMODE) };
+    lock
 }
 
 pub fn prepare(function: &str) -> Result<(), Failure> {
@@ -194,13 +214,9 @@ fn new_table_id() -> String {
 // ---- what can be tracked, and by whom -----------------------------------------------------------------------------------
 
 fn check_privilege(target: pg_sys::Oid, verb: &str) -> Result<(), Failure> {
-    // SAFETY: catalog look-ups.
-    let may = unsafe {
-        let user = pg_sys::GetUserId();
-        let admin = pg_sys::get_role_oid(c"ledger_admin".as_ptr(), true);
-        owns(target, user) || (admin != pg_sys::InvalidOid && pg_sys::has_privs_of_role(user, admin))
-    };
-    if may {
+    let user = errorless::user();
+    // SAFETY: inside a transaction.
+    if unsafe { owns(target, user) } || roles::is_member(user, c"ledger_admin") {
         return Ok(());
     }
     let message = format!("permission denied to {verb} table {}", relation::shown_name(target));
@@ -217,7 +233,7 @@ pub unsafe fn owns(relation: pg_sys::Oid, user: pg_sys::Oid) -> bool {
     return pg_sys::object_ownercheck(pg_sys::RelationRelationId, relation, user);
 }
 
-fn check_kind(table: &Table, lock: u32) -> Result<(), Failure> {
+fn check_kind(table: &Table) -> Result<(), Failure> {
     if let Some(Obstacle { why, hint }) = kinds::obstacle(table) {
         return Err(refused(table, &format!("It {why}."), hint));
     }
@@ -231,7 +247,7 @@ fn check_kind(table: &Table, lock: u32) -> Result<(), Failure> {
         return Err(refused(table, "It is the ledger's own.", "Track tables of your own."));
     }
     check_partition(table, "track")?;
-    kinds::check_partitions(&relation::tree(table, lock)[1..], || refusal(table))?;
+    kinds::check_partitions(&relation::tree(table, DDL_LOCK)[1..], || refusal(table))?;
     primary_key::key_of(table).map(|_| ())
 }
 

@@ -44,6 +44,7 @@ pub mod lost;
 pub mod manage;
 pub mod metadata;
 pub mod options;
+mod output_function;
 pub mod own_triggers;
 pub mod partitions;
 pub mod plan;

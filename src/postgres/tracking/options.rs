@@ -224,7 +224,10 @@ fn not_made_by_track() -> Failure {
         PgSqlErrorCode::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED,
         "this trigger was not made by ledger.track()",
     )
-    .hint("Drop the trigger, and call SELECT ledger.track('table').")
+    .hint(
+        "If the table is in view ledger.tracked_tables, its own trigger was renamed or another was added: call ledger.track() \
+         with the options that the view shows, which makes the table's triggers anew. Else drop this trigger.",
+    )
 }
 
 /// The triggers of a relation, copied: anything that is looked up meanwhile can make Postgres free its own.

@@ -112,7 +112,8 @@ impl Plan {
         refuse_copy(root, &options)?;
         let key_names = primary_key::key_of(table)?;
         let live = relation::live_columns(table);
-        let encode = |column: &TableColumn| Column::new(&column.name, column.position(), column.type_oid);
+        let memory = Rc::default();
+        let encode = |column: &TableColumn| Column::new(&column.name, column.position(), column.type_oid, &memory);
         let of_root = relation::live_columns(root);
         let key_order = of_root.iter().filter(|column| key_names.contains(&column.name));
         let in_table = |column: &TableColumn| live.iter().find(|own| own.name == column.name);

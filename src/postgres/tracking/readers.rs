@@ -2,6 +2,7 @@
 
 use crate::postgres::errors::Failure;
 use crate::postgres::relation;
+use crate::postgres::roles;
 use crate::postgres::tables::Table;
 use pgrx::{pg_sys, PgSqlErrorCode};
 
@@ -58,11 +59,10 @@ pub fn check_reader(target: pg_sys::Oid, user: pg_sys::Oid) -> Result<(), Failur
 fn check_reader_of(target: pg_sys::Oid, user: pg_sys::Oid) -> Result<(), Failure> {
     // SAFETY: catalog look-ups.
     let may = unsafe {
-        let auditor = pg_sys::get_role_oid(c"ledger_auditor".as_ptr(), true);
-        let is_auditor = auditor != pg_sys::InvalidOid && pg_sys::has_privs_of_role(user, auditor);
         let selects = || pg_sys::pg_class_aclcheck(target, user, pg_sys::ACL_SELECT as pg_sys::AclMode);
         // Row security would have to be asked of rows that are not there any more.
-        is_auditor || (selects() == pg_sys::AclResult::ACLCHECK_OK && reaches(target, user) && sees_all(target, user))
+        roles::is_member(user, c"ledger_auditor")
+            || (selects() == pg_sys::AclResult::ACLCHECK_OK && reaches(target, user) && sees_all(target, user))
     };
     match may {
         true => Ok(()),

@@ -109,6 +109,7 @@ impl OlderShape {
     fn of(shape: &Shape, root: &Table, table: &Table) -> Result<OlderShape, Failure> {
         let (in_root, in_table) = (relation::live_columns(root), relation::live_columns(table));
         let (mut columns, mut dropped, mut retyped) = (Vec::new(), Vec::new(), Vec::new());
+        let memory = Rc::default();
         for (column, now) in shape.columns_in(&in_root) {
             let now: Option<&TableColumn> = now.and_then(|now| in_table.iter().find(|own| own.name == now.name));
             let Some(now) = now else {
@@ -118,7 +119,7 @@ impl OlderShape {
             if now.own_type() != column.type_name {
                 retyped.push(column.name.clone());
             }
-            columns.push(Column::new(&column.name, now.position(), now.type_oid)?);
+            columns.push(Column::new(&column.name, now.position(), now.type_oid, &memory)?);
         }
         Ok(OlderShape { columns: Columns::new(columns), dropped, retyped })
     }

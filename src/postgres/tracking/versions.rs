@@ -10,7 +10,7 @@ use crate::ledger::row_runs::Run;
 use crate::postgres::errors::Failure;
 use crate::postgres::log_state::{self, LogState};
 use crate::postgres::partitions;
-use crate::postgres::tables::{self, entry_column, RegisteredSnapshot, Row, Table};
+use crate::postgres::tables::{self, entry_column, KeyScan, RegisteredSnapshot, Row, Table};
 use pgrx::{check_for_interrupts, pg_sys, PgSqlErrorCode};
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -142,20 +142,14 @@ pub unsafe fn each_pending<T>(
     mut each: impl FnMut(T),
 ) {
     let table = Table::open("entries_pending", pg_sys::AccessShareLock);
-    let scan =
-        pg_sys::systable_beginscan(table.relation(), table.primary_key(), true, snapshot, 0, std::ptr::null_mut());
-    loop {
+    let mut scan = KeyScan::start_with(&table, snapshot);
+    while let Some(tuple) = scan.next() {
         check_for_interrupts!();
-        let tuple = pg_sys::systable_getnext(scan);
-        if tuple.is_null() {
-            break;
-        }
         let row = table.deform(tuple);
         if is_wanted(&row) {
             read(&row).into_iter().for_each(&mut each);
         }
     }
-    pg_sys::systable_endscan(scan);
 }
 
 /// Whether the entry in this row of `ledger.entries` is about a row of a tracked table. Without reading much of it.

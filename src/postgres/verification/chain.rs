@@ -18,12 +18,13 @@ use crate::ledger::verifier::{
     ProblemKind, SealedEntry, Source,
 };
 use crate::ledger::{parse_hash, to_hex};
+use crate::postgres::errorless;
 use crate::postgres::errors::or_raise;
 use crate::postgres::helper_threads::helpers;
 use crate::postgres::secrets;
 use crate::postgres::spi;
 use crate::postgres::tables::{self, RegisteredSnapshot};
-use pgrx::{check_for_interrupts, pg_sys};
+use pgrx::check_for_interrupts;
 use std::fs::File;
 use std::io::ErrorKind;
 use std::ops::ControlFlow;
@@ -278,8 +279,7 @@ impl<'a> SideBySide<'a> {
     fn not_in_tables(&mut self, block: &FileBlock) {
         let number = block.header.block_number;
         let head = tables::newest_block(&RegisteredSnapshot::latest()).map_or(0, |head| head.block_number);
-        // SAFETY: reads a flag in shared memory, with no preconditions.
-        let standby = unsafe { pg_sys::RecoveryInProgress() };
+        let standby = errorless::is_in_recovery();
         let leaves_gap = number <= head && number > self.last_table_block;
         // A standby has in its tables what it knows to be in the file.
         let lags = standby && number > self.acknowledged.block;

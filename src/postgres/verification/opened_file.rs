@@ -2,11 +2,12 @@
 //! file, and tells whether it is still the ledger's file: `mirror_restart()` puts another one in its place.
 
 use crate::postgres::database;
+use crate::postgres::errorless;
 use crate::postgres::mirror::remembered::{self, Remembered};
 use crate::postgres::mirror::shared::Attachment;
 use crate::postgres::regular_file;
 use crate::postgres::settings::{self, MirrorMode};
-use pgrx::{check_for_interrupts, pg_sys};
+use pgrx::check_for_interrupts;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -94,8 +95,7 @@ fn is_under_way(state: Attachment) -> bool {
 /// verification shows what came of it. False if there is no worker to wait for.
 fn wait_for_repair() -> bool {
     let Ok(mirror) = database::mirror() else { return false };
-    // SAFETY: reads a flag in shared memory, with no preconditions.
-    let standby = unsafe { pg_sys::RecoveryInProgress() };
+    let standby = errorless::is_in_recovery();
     if standby || settings::mirror_mode() == MirrorMode::Off {
         return false;
     }

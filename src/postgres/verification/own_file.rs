@@ -6,13 +6,14 @@ use crate::ledger::verifier::{
     verify_file, FileBlock, FileOptions, FileReport, Findings, Observer, Problem, ProblemKind, Source,
 };
 use crate::postgres::database;
+use crate::postgres::errorless;
 use crate::postgres::errors::{cause, Failure};
 use crate::postgres::helper_threads::helpers;
 use crate::postgres::mirror::remembered::{self, Remembered};
 use crate::postgres::regular_file;
 use crate::postgres::secrets;
 use crate::postgres::settings::{self, MirrorMode};
-use pgrx::{check_for_interrupts, pg_sys, PgSqlErrorCode};
+use pgrx::{check_for_interrupts, PgSqlErrorCode};
 use std::io::ErrorKind;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -31,8 +32,7 @@ pub fn file_to_check() -> Result<PathBuf, String> {
 /// As [`file_to_check`], whether or not the file is being written now.
 pub fn file_to_read() -> Result<PathBuf, String> {
     let path = remembered::own_file();
-    // SAFETY: reads a flag in shared memory, with no preconditions.
-    let standby = unsafe { pg_sys::RecoveryInProgress() };
+    let standby = errorless::is_in_recovery();
     match regular_file::open_own(&path).and_then(|file| file.metadata()) {
         Err(error) if standby => Err(format!("the mirror file cannot be read from this standby: {}", cause(&error))),
         Ok(file) if standby && (is_in_data_directory(&path) || file.len() < Remembered::read().acknowledged) => {

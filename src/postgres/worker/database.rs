@@ -397,12 +397,11 @@ impl Worker {
             return Ok(Some(batch.next_page));
         }
         self.resume_page = batch.pages.saturating_sub(RESUME_MARGIN_PAGES);
-        let whole_table = page == 0;
-        if whole_table {
+        if batch.is_whole {
             self.correct_count(count, &batch);
         }
         // The scan could see every entry that was counted before it, so a missing one is on an earlier page.
-        let was_missed = count.entries > batch.seen() && !whole_table;
+        let was_missed = count.entries > batch.seen() && !batch.is_whole;
         let is_unseen = self.slot().pending.load(Ordering::Acquire) > batch.left;
         if is_unseen {
             self.wait_since(looked_at);
@@ -456,7 +455,7 @@ impl Worker {
         self.look_again = true;
         let slot = self.slot();
         let (vacated, keeper, pace) = (&mut self.vacated, &mut self.keeper, &mut self.pace);
-        let unwritten = self.unwritten.take();
+        let (unwritten, must_recount) = (self.unwritten.take(), self.must_recount());
         let sealed = in_sealing(|| {
             pace.begin(slot);
             // Otherwise sealing itself makes sure that no lines are missing.
@@ -465,7 +464,9 @@ impl Worker {
             }
             vacated.reclaim(&Table::open("entries_pending", pg_sys::RowExclusiveLock));
             let count = slot.count_pending();
-            (or_raise(blocks::seal_batch(extent, page)), count)
+            // For example, after a start it is not known how many there are.
+            let known = if must_recount { i64::MAX } else { count.entries };
+            (or_raise(blocks::seal_batch(extent, page, known)), count)
         })?;
         let Some((mut batch, count)) = sealed else { return Ok(None) };
         self.keeper.note_remembered();

@@ -88,11 +88,7 @@ struct Launcher {
 impl Launcher {
     /// Starts what is to be started; returns how long to sleep at most.
     fn run_once(&mut self) -> Option<i64> {
-        let wanted: Vec<&DatabaseSlot> = self.shared.slots().filter(|slot| self.is_wanted(slot)).collect();
-        let mut wait = None;
-        for slot in wanted {
-            wait = shortest(wait, self.restart(slot));
-        }
+        let mut wait = self.restart_wanted();
         // After the databases that are known to have a ledger: there may be too few processes for the rest.
         if self.shared.rescan.swap(false, Ordering::AcqRel) {
             wait = shortest(wait, self.look_for_ledgers());
@@ -100,28 +96,45 @@ impl Launcher {
         wait
     }
 
+    /// Starts the workers of databases that are known to have a ledger. Returns when to look again at those for which it
+    /// was too early.
+    fn restart_wanted(&mut self) -> Option<i64> {
+        let wanted: Vec<&DatabaseSlot> = self.shared.slots().filter(|slot| self.is_wanted(slot)).collect();
+        wanted.into_iter().fold(None, |wait, slot| shortest(wait, self.restart(slot)))
+    }
+
     /// Sends a worker to each database that none has been sent to. If one could not be started, returns when to try
     /// again.
     fn look_for_ledgers(&mut self) -> Option<i64> {
         let (databases, others) = databases();
         self.drop_gone(&databases, &others);
-        self.looked_at.retain(|database| databases.contains(database));
-        let mut unknown = Vec::new();
+        self.forget_gone(&databases, &others);
+        let (mut unknown, mut wait) = (Vec::new(), None);
         for database in databases {
             if self.looked_at.contains(&database) {
                 continue;
             }
+            // There can be thousands of databases to look at, and commits wait for the workers of those with a ledger.
+            wait = shortest(wait, self.restart_wanted());
             match self.start(database) {
                 true => self.looked_at.push(database),
                 false => unknown.push(database),
             }
         }
         if unknown.is_empty() {
-            return None;
+            return wait;
         }
         self.complain_of_unknown(&unknown);
         self.shared.rescan.store(true, Ordering::Release);
-        Some(RETRY_MS)
+        shortest(wait, Some(RETRY_MS))
+    }
+
+    fn forget_gone(&mut self, databases: &[pg_sys::Oid], others: &[pg_sys::Oid]) {
+        let is_there = |database: &pg_sys::Oid| databases.contains(database) || others.contains(database);
+        self.looked_at.retain(|database| databases.contains(database));
+        self.last_start.retain(|database, _| is_there(database));
+        self.complained.retain(|database, _| is_there(database));
+        self.without_worker.retain(is_there);
     }
 
     /// Whether to start the slot's worker: it has ended, or was started and never came to work.
@@ -166,7 +179,7 @@ impl Launcher {
         if !self.without_worker.contains(&database) {
             self.without_worker.push(database);
             let number = database.to_u32();
-            pgrx::log!("pg_notary has no worker for database {number}: it is a template, or takes no connections");
+            pgrx::log!("pg_notary has no worker for database {number}: it is a template, takes no connections, or was dropped in part");
         }
     }
 
@@ -258,6 +271,10 @@ impl Launcher {
     }
 }
 
+/// The connection limit of such a database: `DATCONNLIMIT_INVALID_DB` of catalog/pg_database.h, which releases before
+/// 15.4 do not have.
+const INVALID_DATABASE: i32 = -2;
+
 fn shortest(a: Option<i64>, b: Option<i64>) -> Option<i64> {
     match (a, b) {
         (Some(a), Some(b)) => Some(a.min(b)),
@@ -281,7 +298,9 @@ fn databases() -> (Vec<pg_sys::Oid>, Vec<pg_sys::Oid>) {
                 break;
             }
             let database = &*(pg_sys::GETSTRUCT(tuple) as *const pg_sys::FormData_pg_database);
-            match database.datallowconn && !database.datistemplate {
+            // An interrupted DROP DATABASE has left one that nobody can connect to.
+            let is_valid = database.datconnlimit != INVALID_DATABASE;
+            match database.datallowconn && !database.datistemplate && is_valid {
                 true => databases.push(database.oid),
                 false => others.push(database.oid),
             }

@@ -1,0 +1,70 @@
+//! Output functions of types, looked up once for many values.
+
+use pgrx::pg_sys;
+use std::cell::{OnceCell, UnsafeCell};
+use std::ffi::CStr;
+use std::rc::Rc;
+
+/// What output functions keep from one call to the next, for as long as one of them is there. A session that lives for weeks looks them up
+/// anew with each change of a table: kept for as long as the session, what earlier ones have kept would pile up.
+#[derive(Default)]
+pub struct FunctionMemory(OnceCell<pg_sys::MemoryContext>);
+
+impl FunctionMemory {
+    /// Made when it is needed first: most types have no use for it.
+    fn context(&self) -> pg_sys::MemoryContext {
+        // SAFETY: a child of a context that lives as long as the process.
+        *self.0.get_or_init(|| unsafe {
+            pg_sys::AllocSetContextCreateInternal(
+                pg_sys::TopMemoryContext,
+                c"pg_notary output functions".as_ptr(),
+                pg_sys::ALLOCSET_SMALL_MINSIZE as pg_sys::Size,
+                pg_sys::ALLOCSET_SMALL_INITSIZE as pg_sys::Size,
+                pg_sys::ALLOCSET_SMALL_MAXSIZE as pg_sys::Size,
+            )
+        })
+    }
+}
+
+impl Drop for FunctionMemory {
+    fn drop(&mut self) {
+        // SAFETY: made above, and the functions that use it are gone. When the process exits its memory goes anyway.
+        unsafe {
+            if let Some(context) = self.0.get().filter(|_| !pg_sys::proc_exit_inprogress) {
+                pg_sys::MemoryContextDelete(*context);
+            }
+        }
+    }
+}
+
+/// The output function of a type.
+pub struct OutputFunction {
+    /// The function keeps things in it while it is called.
+    function: Box<UnsafeCell<pg_sys::FmgrInfo>>,
+    /// Dropped after the function.
+    _memory: Rc<FunctionMemory>,
+}
+
+impl OutputFunction {
+    pub fn of(type_oid: pg_sys::Oid, memory: &Rc<FunctionMemory>) -> OutputFunction {
+        let mut function = pg_sys::FmgrInfo::default();
+        // SAFETY: catalog look-ups inside a transaction; the context lives as long as this.
+        unsafe {
+            let (mut oid, mut is_varlena) = (pg_sys::InvalidOid, false);
+            pg_sys::getTypeOutputInfo(type_oid, &mut oid, &mut is_varlena);
+            pg_sys::fmgr_info_cxt(oid, &mut function, memory.context());
+        }
+        OutputFunction { function: Box::new(UnsafeCell::new(function)), _memory: Rc::clone(memory) }
+    }
+
+    /// Gives what it prints to `read`.
+    ///
+    /// # Safety
+    /// `value` is a datum that is not null, of the type whose output function this is.
+    pub unsafe fn print<T>(&self, value: pg_sys::Datum, read: impl FnOnce(&[u8]) -> T) -> T {
+        let text = pg_sys::OutputFunctionCall(self.function.get(), value);
+        let result = read(CStr::from_ptr(text).to_bytes());
+        pg_sys::pfree(text.cast());
+        result
+    }
+}

@@ -1,0 +1,75 @@
+//! Whom track() and untrack() wait for, and whom they hold up.
+#![cfg(feature = "cluster-tests")]
+
+mod common;
+
+use common::ledger::*;
+use common::{Cluster, Options};
+use postgres::{Client, Error};
+use std::thread::{self, JoinHandle};
+
+const TABLES: &str = "
+CREATE TABLE jobs (id int PRIMARY KEY, tries int);
+INSERT INTO jobs VALUES (1, 0), (2, 0);
+CREATE TABLE events (id int, day int, note text, PRIMARY KEY (id, day)) PARTITION BY LIST (day);
+CREATE TABLE events_1 PARTITION OF events FOR VALUES IN (1);
+INSERT INTO events VALUES (1, 1, 'x');";
+
+fn start_with_tables() -> (Cluster, Client) {
+    let (cluster, mut client) = start(Options::new());
+    client.batch_execute(TABLES).unwrap();
+    (cluster, client)
+}
+
+/// Runs a statement that waits for a lock.
+#[track_caller]
+fn waiting(cluster: &Cluster, mut session: Client, statement: &'static str) -> JoinHandle<Result<(), Error>> {
+    let pid = number(&mut session, "SELECT pg_backend_pid()");
+    let waiting = thread::spawn(move || session.batch_execute(statement));
+    let mut watching = cluster.connect("postgres");
+    wait_for(&mut watching, &format!("(SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = {pid})"));
+    waiting
+}
+
+#[test]
+fn a_call_that_changes_nothing_waits_for_nobody_and_holds_nobody_up() {
+    let (cluster, mut client) = start_with_tables();
+    client.batch_execute("SELECT ledger.track('jobs'), ledger.track('events', excluded => '{note}')").unwrap();
+    let mut writer = cluster.connect("postgres");
+    writer.batch_execute("BEGIN; UPDATE jobs SET tries = 1; INSERT INTO events VALUES (2, 1, 'y')").unwrap();
+    client.batch_execute("SET lock_timeout = '10s'; BEGIN").unwrap();
+    client.batch_execute("SELECT ledger.track('jobs'), ledger.track('events', excluded => '{note}')").unwrap();
+    writer.batch_execute("SET lock_timeout = '10s'; UPDATE jobs SET tries = 2; DELETE FROM events; COMMIT").unwrap();
+    client.batch_execute("COMMIT").unwrap();
+    assert_eq!(number(&mut client, "SELECT count(*) FROM ledger.entries WHERE entry_type = 'table_tracked'"), 2);
+}
+
+/// With options of his own, the second has to change what the first has made.
+#[test]
+fn two_who_track_a_table_at_once_do_not_deadlock_with_who_reads_it_for_update() {
+    for again in ["SELECT ledger.track('jobs')", "SELECT ledger.track('jobs', keep_image => true)"] {
+        let (cluster, mut client) = start_with_tables();
+        let mut reader = cluster.connect("postgres");
+        reader.batch_execute("BEGIN; SELECT FROM jobs WHERE id = 1 FOR UPDATE").unwrap();
+        client.batch_execute("BEGIN; SELECT ledger.track('jobs')").unwrap();
+        let second = waiting(&cluster, cluster.connect("postgres"), again);
+        let change = waiting(&cluster, reader, "UPDATE jobs SET tries = 7 WHERE id = 1; COMMIT");
+        client.batch_execute("COMMIT").unwrap();
+        in_time("the update", || change.join().unwrap()).unwrap();
+        in_time("the second call", || second.join().unwrap()).unwrap();
+        assert_eq!(number(&mut client, "SELECT count(*) FROM ledger.verify_table('jobs')"), 0, "{again}");
+    }
+}
+
+#[test]
+fn who_tracks_a_table_with_other_options_or_ends_it_does_not_deadlock_with_who_reads_it_for_update() {
+    let (cluster, mut client) = start_with_tables();
+    client.batch_execute("SELECT ledger.track('jobs')").unwrap();
+    for change in ["SELECT ledger.track('jobs', columns => '{tries}')", "SELECT ledger.untrack('jobs')"] {
+        client.batch_execute("BEGIN; SELECT FROM jobs WHERE id = 1 FOR UPDATE").unwrap();
+        let changing = waiting(&cluster, cluster.connect("postgres"), change);
+        client.batch_execute("UPDATE jobs SET tries = tries + 1 WHERE id = 1; COMMIT").unwrap();
+        in_time("the change", || changing.join().unwrap()).unwrap();
+    }
+    assert_eq!(number(&mut client, "SELECT count(*) FROM ledger.tracked_tables"), 0);
+}
