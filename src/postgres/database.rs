@@ -24,7 +24,7 @@ pub fn is_preloaded() -> bool {
 /// The error of everything that needs the library preloaded.
 pub fn require_preloaded() -> Result<&'static Shared, Failure> {
     shared().ok_or_else(|| {
-        // SAFETY: a plain global of the server.
+        // SAFETY: reads a global that is set when the server starts, and never changes.
         if unsafe { pg_sys::IsBinaryUpgrade } {
             return Failure::new(
                 PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,

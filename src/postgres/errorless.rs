@@ -26,41 +26,41 @@ mod postgres {
 
 /// The current user.
 pub fn user() -> pg_sys::Oid {
-    // SAFETY: reads a variable of this process.
+    // SAFETY: reads a global of this process, with no preconditions.
     unsafe { postgres::GetUserId() }
 }
 
 pub fn session_user() -> pg_sys::Oid {
-    // SAFETY: reads a variable of this process.
+    // SAFETY: reads a global of this process, with no preconditions.
     unsafe { postgres::GetSessionUserId() }
 }
 
 /// The level of the current subtransaction: 1 is the transaction itself.
 pub fn nest_level() -> i32 {
-    // SAFETY: only reads the state of this backend's transaction.
+    // SAFETY: reads the state of this session's transaction, with no preconditions.
     unsafe { postgres::GetCurrentTransactionNestLevel() }
 }
 
 /// The id of the current top-level transaction; 0 if it has none.
 pub fn own_xid() -> u32 {
-    // SAFETY: reads the state of this backend's transaction.
+    // SAFETY: reads the state of this session's transaction, with no preconditions.
     unsafe { postgres::GetTopTransactionIdIfAny() }.into_inner()
 }
 
 /// What the clock shows.
 pub fn clock() -> pg_sys::TimestampTz {
-    // SAFETY: reads the clock.
+    // SAFETY: reads the clock, with no preconditions.
     unsafe { postgres::GetCurrentTimestamp() }
 }
 
 /// Whether this server replays WAL, as a standby does.
 pub fn is_in_recovery() -> bool {
-    // SAFETY: reads a flag of shared memory.
+    // SAFETY: reads a flag in shared memory, with no preconditions.
     unsafe { postgres::RecoveryInProgress() }
 }
 
 pub fn database_encoding() -> i32 {
-    // SAFETY: reads a variable of this process.
+    // SAFETY: reads a global of this process, with no preconditions.
     unsafe { postgres::GetDatabaseEncoding() }
 }
 

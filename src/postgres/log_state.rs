@@ -100,7 +100,7 @@ pub fn become_own_ledger(ledger_id: Uuid) {
         forget_file(row);
         row[column::LEDGER_ID] = Some(tables::uuid_datum(&ledger_id));
         row[column::STARTED_AT] = tables::timestamp_to_postgres(tables::now()).into_datum();
-        // SAFETY: a plain global of this process.
+        // SAFETY: reads a global of this process, which only its one thread writes.
         row[column::DATABASE_OID] = unsafe { pg_sys::MyDatabaseId }.into_datum();
     });
 }

@@ -42,7 +42,7 @@ unsafe impl SqlTranslatable for Regclass {
 /// The oid of the relation that a function is called for; an ERROR if there is none.
 pub fn target(given: Option<Regclass>) -> pg_sys::Oid {
     let target = required(given, "target").0;
-    // SAFETY: a catalog look-up.
+    // SAFETY: a catalog look-up inside a transaction.
     if unsafe { pg_sys::get_rel_relkind(target) } == 0 {
         let message = format!("relation with OID {} does not exist", target.to_u32());
         Failure::new(PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE, message).raise()
@@ -77,14 +77,14 @@ impl TableColumn {
     /// As [`TableColumn::own_type`], but for a domain, the type that it is based on.
     pub fn base_type(&self) -> String {
         let mut modifier = self.type_modifier;
-        // SAFETY: a catalog look-up.
+        // SAFETY: a catalog look-up inside a transaction.
         let base = unsafe { pg_sys::getBaseTypeAndTypmod(self.type_oid, &mut modifier) };
         type_with_modifier(base, modifier)
     }
 
     /// Whether it is of type money, or of a domain over money.
     pub fn is_money(&self) -> bool {
-        // SAFETY: a catalog look-up.
+        // SAFETY: a catalog look-up inside a transaction.
         unsafe { pg_sys::getBaseType(self.type_oid) == pg_sys::MONEYOID }
     }
 }
@@ -92,7 +92,7 @@ impl TableColumn {
 fn type_with_modifier(type_oid: pg_sys::Oid, modifier: i32) -> String {
     let _quotes = PlainQuotes::set();
     let flags = pg_sys::FORMAT_TYPE_TYPEMOD_GIVEN | pg_sys::FORMAT_TYPE_FORCE_QUALIFY;
-    // SAFETY: a catalog look-up; the result is a palloc'd string.
+    // SAFETY: a catalog look-up inside a transaction; the result is a palloc'd, NUL-terminated string.
     unsafe { CStr::from_ptr(pg_sys::format_type_extended(type_oid, modifier, flags as pg_sys::bits16)) }
         .to_string_lossy()
         .into_owned()
@@ -117,13 +117,13 @@ pub fn text(name: &pg_sys::NameData) -> String {
 }
 
 pub fn oid(table: &Table) -> pg_sys::Oid {
-    // SAFETY: the relation is open.
+    // SAFETY: a `Table` keeps its relation open as long as it lives.
     unsafe { (*table.relation()).rd_id }
 }
 
 /// The file of its rows. If it is another one, the rows were rewritten.
 pub fn file_node(table: &Table) -> pg_sys::Oid {
-    // SAFETY: the relation is open.
+    // SAFETY: a `Table` keeps its relation open as long as it lives.
     unsafe { (*(*table.relation()).rd_rel).relfilenode }
 }
 
@@ -140,7 +140,7 @@ pub fn qualified_name(table: &Table) -> String {
 
 /// As [`qualified_name`], of a relation that need not be open; `None` if it does not exist.
 pub fn name_of(relation: pg_sys::Oid) -> Option<String> {
-    // SAFETY: catalog look-ups; each gives a copy, or null.
+    // SAFETY: catalog look-ups inside a transaction; each returns a copy, or null.
     let [schema, name] = unsafe {
         let schema = pg_sys::get_namespace_name(pg_sys::get_rel_namespace(relation));
         [schema, pg_sys::get_rel_name(relation)]
@@ -179,7 +179,7 @@ pub fn quoted_text(name: &str) -> String {
 /// As `pg_catalog.integer`, whatever the search_path.
 pub fn type_name(type_oid: pg_sys::Oid) -> String {
     let _quotes = PlainQuotes::set();
-    // SAFETY: a catalog look-up; the result is a palloc'd string.
+    // SAFETY: a catalog look-up inside a transaction; the result is a palloc'd, NUL-terminated string.
     unsafe { CStr::from_ptr(pg_sys::format_type_be_qualified(type_oid)) }.to_string_lossy().into_owned()
 }
 

@@ -35,7 +35,7 @@ impl Wakeable {
     }
 
     pub fn is_me(&self) -> bool {
-        // SAFETY: a plain global of this process.
+        // SAFETY: reads a global of this process, which only its one thread writes.
         self.pid() == unsafe { pg_sys::MyProcPid }
     }
 

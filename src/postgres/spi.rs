@@ -95,7 +95,7 @@ fn execute(
 
 /// Whether such queries see only what was committed when the transaction began.
 pub fn is_isolated() -> bool {
-    // SAFETY: a plain global of this process.
+    // SAFETY: reads a global of this process, which only its one thread writes.
     unsafe { pg_sys::XactIsoLevel >= pg_sys::XACT_REPEATABLE_READ as i32 }
 }
 

@@ -94,7 +94,7 @@ impl Table {
 
     /// `None` if there is no table with that oid.
     pub fn open_if_there(oid: pg_sys::Oid, lock: u32) -> Option<Table> {
-        // SAFETY: a catalog look-up; null if it was dropped since.
+        // SAFETY: catalog look-ups inside a transaction; the result is null if the table was dropped since.
         let relation = unsafe {
             match pg_sys::get_rel_relkind(oid) as u8 {
                 pg_sys::RELKIND_RELATION | pg_sys::RELKIND_PARTITIONED_TABLE => {
@@ -150,12 +150,12 @@ impl Table {
     }
 
     pub fn descriptor(&self) -> pg_sys::TupleDesc {
-        // SAFETY: the relation is open.
+        // SAFETY: a `Table` keeps its relation open as long as it lives.
         unsafe { (*self.relation).rd_att }
     }
 
     pub fn column_count(&self) -> usize {
-        // SAFETY: the relation is open.
+        // SAFETY: a `Table` keeps its relation open as long as it lives.
         unsafe { (*self.descriptor()).natts as usize }
     }
 
@@ -230,26 +230,26 @@ impl Table {
 
     /// Whether the table holds its rows itself, and not in partitions or elsewhere.
     pub fn is_plain(&self) -> bool {
-        // SAFETY: the relation is open.
+        // SAFETY: a `Table` keeps its relation open as long as it lives.
         unsafe { (*(*self.relation).rd_rel).relkind as u8 == pg_sys::RELKIND_RELATION }
     }
 
     /// Whether the table holds its rows in partitions.
     pub fn is_partitioned(&self) -> bool {
-        // SAFETY: the relation is open.
+        // SAFETY: a `Table` keeps its relation open as long as it lives.
         unsafe { (*(*self.relation).rd_rel).relkind as u8 == pg_sys::RELKIND_PARTITIONED_TABLE }
     }
 
     /// Whether a [`TableScan`] can read its rows.
     pub fn is_heap(&self) -> bool {
-        // SAFETY: the relation is open.
+        // SAFETY: a `Table` keeps its relation open as long as it lives.
         self.is_plain() && unsafe { (*(*self.relation).rd_rel).relam } == pg_sys::HEAP_TABLE_AM_OID
     }
 
     /// Refuses a table whose rows would be misread. Code that can report this better does so before.
     pub fn require_heap(&self) {
         if !self.is_heap() {
-            // SAFETY: the relation is open.
+            // SAFETY: a `Table` keeps its relation open as long as it lives.
             let oid = unsafe { (*self.relation).rd_id };
             Failure::new(
                 pgrx::PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
@@ -261,7 +261,7 @@ impl Table {
 
     /// How many pages the table has now.
     pub fn pages(&self) -> u32 {
-        // SAFETY: the relation is open.
+        // SAFETY: a `Table` keeps its relation open as long as it lives.
         unsafe { pg_sys::RelationGetNumberOfBlocksInFork(self.relation, pg_sys::ForkNumber::MAIN_FORKNUM) }
     }
 

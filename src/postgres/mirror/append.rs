@@ -378,7 +378,7 @@ impl Mirror {
 /// Whether the mode has been changed from off and the worker has not noticed yet: its settings are older than those of
 /// this process.
 fn worker_is_to_attach(fields: &LockedMirror<'_>) -> bool {
-    // SAFETY: a plain global of this process.
+    // SAFETY: reads a global of this process, which only its one thread writes.
     settings::mirror_mode() != MirrorMode::Off && fields.off_as_of < unsafe { pg_sys::PgReloadTime }
 }
 
