@@ -84,8 +84,8 @@ impl Baseline {
 /// Makes every session drop its plan of the relation. A plan holds the horizon, and would treat rows as not yet
 /// recorded.
 fn forget_plans(relation: pg_sys::Oid) {
-    // SAFETY: inside a transaction. The message, which needs a catalog row, is sent only if the relation exists; if it
-    // does not, no session uses a plan of it.
+    // SAFETY: inside a transaction. The invalidation, which needs a catalog row, is sent only if the relation exists;
+    // if it does not, no session uses a plan of it.
     unsafe {
         if pg_sys::get_rel_relkind(relation) != 0 {
             pg_sys::CacheInvalidateRelcacheByRelid(relation);

@@ -1,5 +1,5 @@
-//! Decides who may create a trigger with one of the ledger's functions. Otherwise the owner of a table could create one
-//! by hand, and record arbitrary changes of other tables.
+//! Decides which roles may create a trigger with one of the ledger's functions. Otherwise the owner of a table could
+//! create one by hand, and record arbitrary changes of other tables.
 //!
 //! Postgres checks the right to call the function. It checks it again for any role that creates or attaches a
 //! partition, because the partition gets copies of its table's triggers. So every role has that right, and this module

@@ -29,6 +29,9 @@ const ROW_CHANGE: Declared = Declared {
 };
 
 /// AFTER INSERT OR UPDATE OR DELETE, for each row.
+///
+/// # Safety
+/// Called by Postgres, as the function of a trigger.
 #[no_mangle]
 #[pg_guard]
 #[doc(hidden)]

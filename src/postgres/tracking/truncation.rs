@@ -28,6 +28,9 @@ thread_local! {
 }
 
 /// BEFORE TRUNCATE, once per statement: the rows are still there.
+///
+/// # Safety
+/// Called by Postgres, as the function of a trigger.
 #[no_mangle]
 #[pg_guard]
 #[doc(hidden)]
