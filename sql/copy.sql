@@ -5,10 +5,10 @@ CREATE FUNCTION ledger.entry_line(entry ledger.entries) RETURNS text
 CREATE FUNCTION ledger.block_line(block ledger.blocks, entry_ids uuid[]) RETURNS text
     LANGUAGE c STABLE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'ledger_block_line';
 
--- The whole ledger as the lines of its file, in an order in which it can be read back. It is made to stream: block by
--- block, each block's entries by the index on leaf_index of the one partition that holds them. The rows are put together from
--- their columns: pg_upgrade makes this view before it attaches the partitions, whose rows cannot be cast to those of the table
--- then.
+-- The whole ledger as the lines of its file, in an order in which it can be read back. It streams: block by block, each
+-- block's entries by the index on leaf_index of the one partition that holds them. Rows are put together from their
+-- columns because pg_upgrade makes this view before it attaches the partitions, whose rows cannot be cast to those of
+-- the table until then.
 CREATE VIEW ledger.lines AS
 SELECT ledger.header_line(s) AS line FROM ledger.log_state AS s
 UNION ALL
@@ -36,12 +36,12 @@ FROM (SELECT ledger.entry_line(ROW(e.id, e.block_number, e.entry_type, e.data_ha
                                e.created_at, e.leaf_index)::ledger.entries) AS line
       FROM ledger.entries_pending AS e ORDER BY e.created_at, e.id) AS pending;
 
--- Always empty: what is put in here are the lines of a ledger file, and its triggers take them.
+-- Always empty: the lines of a ledger file are inserted here, and the triggers take them.
 CREATE TABLE ledger.import (line TEXT) USING heap;
 
--- As the caller, who must be an administrator.
+-- Runs as the caller, which must be an administrator.
 CREATE FUNCTION ledger.begin_import() RETURNS trigger LANGUAGE c AS 'MODULE_PATHNAME', 'ledger_begin_import';
--- As the owner, who alone may make partitions.
+-- Runs as the owner, which alone may make partitions.
 CREATE FUNCTION ledger.import_line() RETURNS trigger LANGUAGE c SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'ledger_import_line';
 CREATE FUNCTION ledger.finish_import() RETURNS trigger LANGUAGE c SECURITY DEFINER SET search_path = pg_catalog, pg_temp

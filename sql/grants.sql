@@ -2,7 +2,7 @@ GRANT USAGE ON SCHEMA ledger TO PUBLIC;
 REVOKE ALL ON ALL TABLES IN SCHEMA ledger FROM PUBLIC;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA ledger FROM PUBLIC;
 
--- What only computes is everyone's.
+-- Every role may call functions that only compute.
 GRANT EXECUTE ON FUNCTION ledger.canonical_json(jsonb), ledger.hash_data(jsonb), ledger.hash_json(json),
     ledger.create_signature(text, bytea), ledger.verify_signature(text, text, bytea),
     ledger.merkle_root(text[]), ledger.merkle_root(text), ledger.merkle_proof(text[], integer),
@@ -25,14 +25,15 @@ GRANT EXECUTE ON FUNCTION ledger.verify_signature(text, text, text), ledger.veri
     ledger.verify_chain(bigint, bigint), ledger.verify_file_integrity(text), ledger.find_tampering(),
     ledger.mirror_state(), ledger.worker_state(), ledger.verification_progress() TO ledger_auditor;
 
--- Who makes a partition of a tracked table must have this right. Who may make other triggers with it, the library asks.
+-- A role that makes a partition of a tracked table must have this right. The library refuses other triggers with the
+-- function.
 GRANT EXECUTE ON FUNCTION ledger.record_change() TO PUBLIC;
 
--- They ask for themselves who may: the owner of the table, its readers.
+-- These functions check for themselves which roles may call them: the owner of the table, and its readers.
 GRANT EXECUTE ON FUNCTION ledger.track(regclass, boolean, boolean, text[], text[]), ledger.untrack(regclass),
     ledger.verify_table(regclass), ledger.verify_row(regclass, jsonb), ledger.history(regclass, jsonb),
     ledger.verified(anyelement) TO PUBLIC;
--- Rows that a policy hides would seem to be missing: refused instead.
+-- Not for every reader: rows that a policy hides would seem to be missing.
 GRANT EXECUTE ON FUNCTION ledger.verify_all() TO ledger_auditor;
 GRANT SELECT ON ledger.tracked_tables, ledger.row_versions, ledger.table_shapes, ledger.baselines TO ledger_auditor;
 GRANT SELECT ON ledger.tracked_tables TO pg_monitor;
@@ -51,7 +52,7 @@ GRANT UPDATE ON ledger.items TO ledger_admin;
 GRANT SELECT ON ledger.verifier_cache TO ledger_writer, ledger_auditor;
 
 GRANT SELECT ON ledger.lines TO ledger_auditor;
--- pg_read_all_data may read the view.
+-- pg_read_all_data may read the view, which calls these functions.
 GRANT EXECUTE ON FUNCTION ledger.header_line(ledger.log_state), ledger.entry_line(ledger.entries),
     ledger.block_line(ledger.blocks, uuid[]) TO ledger_auditor, pg_read_all_data;
 

@@ -1,4 +1,4 @@
--- What is signed, as its last signature left it; the ledger's entries say what it must be. One row for each version.
+-- Signed items, as the last signature left them; the ledger's entries say what they must be. One row for each version.
 CREATE TABLE ledger.items (
     item_type TEXT NOT NULL CHECK (item_type IN ('tool', 'directive', 'knowledge')),
     item_id TEXT NOT NULL,

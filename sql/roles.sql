@@ -1,4 +1,4 @@
--- Lines of the ledger are UTF-8, and what is recorded must read the same in both.
+-- Lines of the ledger are UTF-8, and what is recorded must read the same in the file and in the database.
 DO $encoding$
 BEGIN
     IF pg_catalog.getdatabaseencoding() OPERATOR(pg_catalog.<>) 'UTF8' THEN
@@ -10,7 +10,8 @@ BEGIN
 END
 $encoding$;
 
--- Whoever owns the schema can rename it and put another in its place, with other tables and functions under these names.
+-- The owner of the schema could rename it and put another in its place, with other tables and functions under these
+-- names.
 DO $schema$
 BEGIN
     IF EXISTS (SELECT FROM pg_catalog.pg_namespace AS n JOIN pg_catalog.pg_roles AS r ON r.oid OPERATOR(pg_catalog.=) n.nspowner
@@ -22,7 +23,7 @@ BEGIN
 END
 $schema$;
 
--- Roles belong to the whole cluster, so they may be there already, and they stay when the extension goes.
+-- Roles belong to the whole cluster: they may exist already, and they stay when the extension is dropped.
 DO $roles$
 DECLARE
     name text;

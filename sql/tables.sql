@@ -21,13 +21,14 @@ CREATE TABLE ledger.entries (
     leaf_index BIGINT
 ) PARTITION BY LIST (block_number);
 
--- The only table that churns: vacuumed by count, not by a share of a size that changes all the time.
+-- The only table in which rows come and go all the time. It is vacuumed after a number of changes, not after a share of
+-- its size, which changes all the time.
 CREATE TABLE ledger.entries_pending PARTITION OF ledger.entries (PRIMARY KEY (id)) FOR VALUES IN (NULL) USING heap
     WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 20000,
           autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 1000000,
           autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 100000);
 
--- Its partitions are made by sealing, ahead of need.
+-- Sealing makes its partitions, ahead of need.
 CREATE TABLE ledger.entries_sealed PARTITION OF ledger.entries DEFAULT PARTITION BY RANGE (block_number);
 
 -- Perfect nodes of the log tree that cover 256 leaves (level 8) and more.
@@ -38,7 +39,7 @@ CREATE TABLE ledger.log_nodes (
     PRIMARY KEY (level, node_index)
 ) USING heap;
 
--- One row: which ledger this is, and where sealing and the mirror go on from.
+-- One row: which ledger this is, and from where sealing and the mirror go on.
 CREATE TABLE ledger.log_state (
     ledger_id UUID NOT NULL,
     started_at TIMESTAMPTZ NOT NULL,
@@ -59,9 +60,9 @@ INSERT INTO ledger.log_state
 SELECT pg_catalog.gen_random_uuid(), pg_catalog.clock_timestamp(), '', 0, 0, 0, 0, d.oid, NULL, '{}', '{}', NULL, NULL
 FROM pg_catalog.pg_database AS d WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database();
 
--- Which sealed entries are about a row of a tracked table: runs, each sorted by row, in chunks of a page. A place is row_id (16 bytes),
--- created_at (microseconds since 1970), leaf_index and block_number (8 bytes each). Under the number of a long run with a minus are its
--- filters, each for thousands of its rows.
+-- Which sealed entries are about a row of a tracked table: runs, each sorted by row, in chunks of a page. A place is
+-- row_id (16 bytes), created_at (microseconds since 1970), leaf_index and block_number (8 bytes each). The filters of a
+-- long run stand under its number with a minus, each for thousands of its rows.
 CREATE TABLE ledger.row_versions (
     run BIGINT NOT NULL,
     first_row UUID NOT NULL,

@@ -1,7 +1,7 @@
 CREATE FUNCTION ledger.record_change() RETURNS trigger LANGUAGE c AS 'MODULE_PATHNAME', 'ledger_record_change';
 CREATE FUNCTION ledger.record_truncate() RETURNS trigger LANGUAGE c AS 'MODULE_PATHNAME', 'ledger_record_truncate';
 
--- What a table is tracked with stands in the argument of its triggers.
+-- The options that a table is tracked with are the argument of its triggers.
 CREATE VIEW ledger.tracked_tables AS
 SELECT t.tgrelid::pg_catalog.regclass AS table_name,
        o.options OPERATOR(pg_catalog.->>) 'table_id' AS table_id,
@@ -22,7 +22,8 @@ CROSS JOIN LATERAL (
                                    pg_catalog.getdatabaseencoding())::pg_catalog.jsonb AS options
 ) AS o
 CROSS JOIN LATERAL (
-    -- Of the table and each of its partitions. Types: AFTER INSERT OR UPDATE OR DELETE FOR EACH ROW, and BEFORE TRUNCATE.
+    -- The triggers of the table and of each of its partitions. tgtype 29 is AFTER INSERT OR UPDATE OR DELETE FOR EACH
+    -- ROW, and 34 is BEFORE TRUNCATE.
     WITH RECURSIVE tree AS (
         SELECT t.tgrelid AS relation
         UNION ALL
@@ -47,7 +48,7 @@ CROSS JOIN LATERAL (
         AND truncates.tgfoid OPERATOR(pg_catalog.=) 'ledger.record_truncate'::pg_catalog.regproc
 ) AS s
 CROSS JOIN LATERAL (
-    -- It was restored beside the table that it has the triggers of.
+    -- Whether the table is a copy: it was restored beside the table that it has the triggers of.
     SELECT pg_catalog.count(*) OPERATOR(pg_catalog.>) 0 AS is_copy FROM pg_catalog.pg_trigger AS other
     WHERE other.tgrelid OPERATOR(pg_catalog.=) (o.options OPERATOR(pg_catalog.->) 'made_for' OPERATOR(pg_catalog.->>) 'table')::pg_catalog.oid
       AND other.tgrelid OPERATOR(pg_catalog.<>) t.tgrelid AND other.tgfoid OPERATOR(pg_catalog.=) t.tgfoid

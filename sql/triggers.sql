@@ -2,8 +2,8 @@ CREATE FUNCTION ledger.complete_entry() RETURNS trigger LANGUAGE c AS 'MODULE_PA
 CREATE FUNCTION ledger.queue_entry() RETURNS trigger LANGUAGE c AS 'MODULE_PATHNAME', 'ledger_queue_entry';
 CREATE FUNCTION ledger.refuse_change() RETURNS trigger LANGUAGE c AS 'MODULE_PATHNAME', 'ledger_refuse_change';
 
--- Row triggers on a partitioned table are those of every partition, now and later. The name sorts last, so that what
--- other BEFORE triggers make of the row is checked too.
+-- Row triggers on a partitioned table apply to every partition, now and later. The name zz_complete_entry sorts last,
+-- so that it also checks what other BEFORE triggers make of the row.
 CREATE TRIGGER zz_complete_entry BEFORE INSERT ON ledger.entries
     FOR EACH ROW EXECUTE FUNCTION ledger.complete_entry();
 CREATE TRIGGER queue_entry AFTER INSERT ON ledger.entries
@@ -17,7 +17,8 @@ ALTER TABLE ledger.entries ENABLE ALWAYS TRIGGER queue_entry;
 ALTER TABLE ledger.entries ENABLE ALWAYS TRIGGER refuse_row;
 ALTER TABLE ledger.blocks ENABLE ALWAYS TRIGGER refuse_row;
 
--- Statement triggers are each table's own. They refuse also what would find no row, and TRUNCATE.
+-- Statement triggers apply to one table alone, so each table has its own. They also refuse statements that find no row,
+-- and TRUNCATE.
 CREATE TRIGGER refuse_statement BEFORE UPDATE OR DELETE OR TRUNCATE ON ledger.entries
     FOR EACH STATEMENT EXECUTE FUNCTION ledger.refuse_change();
 CREATE TRIGGER refuse_statement BEFORE UPDATE OR DELETE OR TRUNCATE ON ledger.entries_pending

@@ -1,4 +1,4 @@
-//! What an item's own text says of it, for callers who were not told.
+//! Reads what an item's own text says of it, for callers that were not told its id and version.
 
 use super::comment_style::CommentStyle;
 use super::directive;
@@ -9,7 +9,7 @@ use super::item_type::ItemType;
 use super::signature_line::LineFormat;
 use super::tool_version::stated_version;
 
-/// What an item says of itself. Nothing is checked but that it can be read.
+/// What an item says of itself. All that is checked is that it can be read.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Attributes {
     /// A directive's `name`, knowledge's `zettel_id`. A tool does not say.

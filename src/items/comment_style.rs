@@ -125,8 +125,8 @@ const LANGUAGES: [(CommentStyle, &[&str]); 7] = [
     (CommentStyle::Markup, &["md", "markdown", "html", "htm", "xhtml", "xml", "svg", "vue"]),
 ];
 
-/// Interpreters that a `#!` line can name, but for those whose languages have `#`, which are most. These take the first line for
-/// no part of the program, and a second one that begins with `#` for an error.
+/// Interpreters that a `#!` line can name, except the many whose languages have `#` comments. The listed ones skip the
+/// first line of a program, but a second line that begins with `#` is a syntax error.
 const INTERPRETERS: [(CommentStyle, &[&str]); 4] = [
     (
         CommentStyle::Slashes,
@@ -211,7 +211,7 @@ impl CommentStyle {
         CommentStyle::Markup,
     ];
 
-    /// What opens the comment, and what closes it; the latter is empty where the end of the line does.
+    /// What opens the comment, and what closes it; the latter is empty where the end of the line closes it.
     pub fn delimiters(self) -> (&'static str, &'static str) {
         match self {
             CommentStyle::Hash => ("#", ""),
@@ -253,7 +253,7 @@ impl CommentStyle {
         Ok(by_extension.or_else(|| Self::of_interpreter(content)).unwrap_or(CommentStyle::Hash))
     }
 
-    /// The style of what the `#!` line of `content` names, if that is a known one.
+    /// The comment style of the interpreter that the `#!` line of `content` names, if that is a known one.
     fn of_interpreter(content: &str) -> Option<CommentStyle> {
         let name = interpreter(content)?.to_ascii_lowercase();
         // Often with its version, as in lua5.4.

@@ -1,9 +1,9 @@
 //! The XML of a directive, inside whatever text the file has around it.
 //!
-//! It is all from the first `<directive` to the last `</directive>`, and must be one well-formed element. A mention in
-//! CDATA, in a comment or behind the element is no second one. A mention before it, or a `</directive>` after it, would
-//! move the bounds of what is hashed, so it is an error. So is an element behind it, however its end is written: who reads
-//! the file would find a directive that nobody has signed.
+//! It is everything from the first `<directive` to the last `</directive>`, and must be one well-formed element. A
+//! mention in CDATA, in a comment or behind the element does not count as a second one. A mention before it, or a
+//! `</directive>` after it, would move the bounds of what is hashed, so it is an error. So is an element behind it,
+//! however its end is written: a reader of the file would find a directive that is not signed.
 
 use super::error::{line_of, ContentError};
 use memchr::memmem;
@@ -52,7 +52,7 @@ fn spaced_end_tag(text: &str) -> Option<usize> {
     memmem::find_iter(text.as_bytes(), &CLOSING[..CLOSING.len() - 1]).find(is_spaced)
 }
 
-/// Where in `text` the tags are that open a directive, or are one: not where only the word is mentioned.
+/// Where in `text` the tags are that open a directive, or are an empty one; a mere mention of the word does not count.
 fn start_tags(text: &str) -> impl Iterator<Item = usize> + '_ {
     let is_tag =
         |at: &usize| text[at + OPENING.len()..].starts_with(|c| XML_SPACE.contains(&c) || matches!(c, '/' | '>'));
@@ -134,7 +134,7 @@ impl<'a> Outline<'a> {
         self.error(at, &format!("a second <directive>, after the one on line {first}: keep one in a file"))
     }
 
-    /// Checks that no directive stands behind what is hashed, where no `</directive>` is.
+    /// Checks that no directive stands behind what is hashed, even one without a `</directive>`.
     fn check_behind(&self) -> Result<(), ContentError> {
         let end = self.directive.xml.len();
         let behind = &self.text[self.start + end..];

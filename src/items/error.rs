@@ -139,7 +139,7 @@ pub(super) fn line_of(text: &str, offset: usize) -> usize {
     1 + memchr::memchr_iter(b'\n', before).count()
 }
 
-/// How many lines `content` has that `unsigned`, which is the same without its signature lines, has not.
+/// How many more lines `content` has than `unsigned`, which is the same without its signature lines.
 pub(super) fn lines_removed(content: &str, unsigned: &str) -> usize {
     line_of(content, content.len()) - line_of(unsigned, unsigned.len())
 }

@@ -29,7 +29,7 @@ pub struct Item<'a> {
     /// JSON text of an object: a tool's manifest, a directive's metadata, or knowledge's `category`, `entry_type` and `tags`,
     /// each of which is taken from the front matter when it is not here. `None` and JSON null are the same.
     pub metadata: Option<&'a str>,
-    /// Whose comments a tool's signature line is written in, when the extension of its file is not to decide.
+    /// The language whose comments hold a tool's signature line, if the extension of its file does not decide.
     pub language: Option<&'a str>,
 }
 

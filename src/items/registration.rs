@@ -6,10 +6,10 @@
 //! | `location_path` | its path below the base of its type |
 //! | `integrity_hash` | what its signature line says |
 //! | `text_hash` | SHA-256 of the whole text without signature lines: also what the integrity hash leaves out |
-//! | `language` | whose comments its signature line is in, where that was given: another one would let other lines pass for it |
+//! | `language` | the language whose comments hold its signature line, if given: under another one, other lines would pass for it |
 //! | `depends_on` | the items that it calls, each pinned by its integrity hash |
 //! | `moved_from` | where it was before; of `item_moved` alone |
-//! | `reason` | why it is not good any more; of `item_revoked` alone |
+//! | `reason` | why it was revoked; of `item_revoked` alone |
 //!
 //! The entry's metadata repeats the data as `item`, so that it can be read back and proved by the entry's data hash, and
 //! names the item as `row_id`, by which the entries about it are found.
@@ -26,7 +26,7 @@ use uuid::Uuid;
 /// The most items that one item can call by itself.
 pub const MAX_DEPENDENCIES: usize = 10_000;
 
-/// What stands in the place of a table's id in the ids of items.
+/// Stands in place of a table's id in the ids of items.
 const REGISTRY: &str = "item";
 
 /// What was done with an item.

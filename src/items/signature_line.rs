@@ -81,14 +81,15 @@ impl LineFormat {
         let head = self.head_end(content);
         let line = first_line(&content[head..]);
         let signature = SignatureLine::parse(self.text_after_mark(line)?)?;
-        // A line that what has to be first comes after is not in its place: without it, the head would be longer.
+        // A line above those that have to be first is not in its place: without it, the head would be longer.
         let unsigned = self.remove(content);
         let in_place = self.head_end(&unsigned) == head || unsigned.len() < head;
         in_place.then_some(signature)
     }
 
-    /// What is wrong with what [`remove`](Self::remove) takes out of `content`, if that is anything else than the one line
-    /// that signing writes. No hash covers it, and programs read comments: Python takes the encoding of a file from one.
+    /// What is wrong with the lines that [`remove`](Self::remove) takes out of `content`, if they are anything but the
+    /// one line that signing writes. No hash covers them, and programs read comments: Python takes the encoding of a
+    /// file from one.
     pub fn find_fault(self, content: &str) -> Option<&'static str> {
         if matches!(self.remove(content), Cow::Borrowed(_)) {
             return None;
@@ -107,11 +108,12 @@ impl LineFormat {
 
     /// `content` without its signature lines: all that stand one below the other in their place, whatever they hold.
     ///
-    /// The result is as it was before it was first signed. If the last line of the file is a signature line without
-    /// a line end, the newline before it goes with it, as it came with it.
+    /// The result is the text as it was before it was first signed. If the last line of the file is a signature line
+    /// without a line end, the newline before it goes with it, as it came with it.
     pub fn remove(self, content: &str) -> Cow<'_, str> {
         let mut unsigned = Cow::Borrowed(content);
-        // What has to be first may come to be first only when a line before it is gone; so at most a few times.
+        // Repeated: a line that has to be first may only become so when a line before it is gone. That happens a few
+        // times at most.
         while let Some(shorter) = self.remove_once(&unsigned) {
             unsigned = Cow::Owned(shorter);
         }
@@ -362,7 +364,7 @@ mod tests {
             prop_assert_eq!(format.find_fault(&signed), None);
         }
 
-        /// What no hash covers is nothing that anybody can choose.
+        /// An attacker cannot choose anything that no hash covers.
         #[test]
         fn a_text_without_a_fault_is_what_signing_writes(
             before in any_content(), after in any_content(), format in any_format()

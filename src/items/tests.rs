@@ -111,7 +111,7 @@ fn a_signed_item_that_no_longer_parses_was_modified() {
     assert!(outcome.detail.unwrap().starts_with("line 7: not well-formed XML"));
 }
 
-/// Signing and hashing leave all lines of that kind out, so that what is in them is what nobody has signed.
+/// Signing and hashing leave out all lines of that kind, so nothing in them is signed.
 #[test]
 fn what_is_added_to_the_signature_line_was_modified() {
     for item in [tool("print()\n"), directive(DIRECTIVE), knowledge(KNOWLEDGE)] {
@@ -155,7 +155,7 @@ fn a_moved_item_is_told_from_a_modified_one() {
     assert_eq!(verify(&tool(&changed), &["core/x.py"]).unwrap().status, Status::Modified);
 }
 
-/// There its line is no signature line, and to say that it has none would help nobody.
+/// At the new place its line is no signature line, and to report that it has none would not help the user.
 #[test]
 fn an_item_that_was_moved_to_a_file_with_other_comments_is_moved() {
     let here = signed(&tool("x\n"));
@@ -415,7 +415,7 @@ fn what_to_do_is_said_of_what_is_wrong() {
     let invalid = Verification::invalid(&outside);
     assert_eq!((invalid.status, invalid.error), (Status::Invalid, Some(outside.to_string())));
     assert_eq!(invalid.solution.as_deref(), Some("Give a path below .ai/tools, or one that is relative to it"));
-    // Signing again is not for everybody, nor for a server with another secret.
+    // Not every role may sign again, and on a server with another secret that would not help.
     assert!(solution(Status::Revoked).contains("only members of ledger_admin"));
     assert!(solution(Status::Unproven).starts_with(SOLUTION) && solution(Status::Unproven).contains("secret"));
 }

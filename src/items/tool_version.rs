@@ -10,8 +10,8 @@ const LINES: usize = 100;
 /// - `__version__ = "1.2.3"`, in code or in a comment;
 /// - `version: 1.2.3`, in a comment, or as a key of YAML.
 ///
-/// `=` and `:` may stand for each other in the first form; quotes do not matter. What starts with no digit is no version.
-/// Whether it is a semantic version is not checked here.
+/// `=` and `:` may stand for each other in the first form; quotes do not matter. What does not start with a digit is no
+/// version. Whether it is a semantic version is not checked here.
 pub fn stated_version(text: &str, style: CommentStyle) -> Option<&str> {
     text.lines().take(LINES).find_map(|line| version_in(line, style))
 }

@@ -1,7 +1,7 @@
 //! Verification: telling an intact item from one that was changed, moved, or never signed.
 //!
-//! [`verify`] asks the item's own signature line, [`verify_integrity`] a hash stored elsewhere, [`verify_registered`] the
-//! ledger as well. The texts of the errors are fixed; programs match on them.
+//! [`verify`] compares an item with its own signature line, [`verify_integrity`] with a hash stored elsewhere, and
+//! [`verify_registered`] also with the ledger. The texts of the errors are fixed; programs match on them.
 
 use super::error::ItemError;
 use super::item::Item;
@@ -15,18 +15,18 @@ use serde_json::json;
 /// What to do about an item that is not valid.
 pub const SOLUTION: &str = "Run ledger.sign_item(...) to re-validate";
 
-/// What to do about one whose signature was revoked.
+/// What to do about an item whose signature was revoked.
 const REVOKED_SOLUTION: &str = "It was revoked on purpose; only members of ledger_admin may sign it again.";
 
-/// What to do where the ledger's entry is not good: with another secret under the name of an old key, none is.
+/// What to do where the ledger's entry is not good. If another secret has the name of an old key, no entry is good.
 const UNPROVEN_SOLUTION: &str =
     "Run ledger.sign_item(...) to re-validate. If this concerns every item, check the server's secrets \
     (ledger.hmac_secret_file) first.";
 
-/// What to do about one that is registered for another place, or that its own signature line names another place of.
+/// What to do about an item that is registered for another place, or whose signature line is for another place.
 const MOVED_SOLUTION: &str = "Run ledger.move_item(...) to sign it for another place";
 
-/// What to do about one that nobody has registered.
+/// What to do about an item that is not registered.
 const UNKNOWN_SOLUTION: &str = "Run ledger.create_item(...) to sign and register it";
 
 /// The error of an item that is not what was signed.
@@ -120,7 +120,8 @@ impl Verification {
         self.status == Status::Valid
     }
 
-    /// `{success, status, error, solution, detail, computed, stored, signed_at, location_path}`; null for what there is not.
+    /// `{success, status, error, solution, detail, computed, stored, signed_at, location_path}`; null for what is
+    /// absent.
     pub fn to_json(&self) -> serde_json::Value {
         json!({
             "success": self.success(),
@@ -135,7 +136,7 @@ impl Verification {
         })
     }
 
-    /// A good outcome, of an item whose payload is known if its text can be read.
+    /// A good outcome. The payload of the item is known if its text can be read.
     fn valid(signature: Option<SignatureLine>, payload: Option<&Payload<'_>>) -> Self {
         Verification {
             status: Status::Valid,
@@ -154,22 +155,22 @@ impl Verification {
         Verification::valid(None, None).fails(status, error, detail)
     }
 
-    /// The outcome for what is no item.
+    /// The outcome for a text that is not an item.
     pub fn invalid(error: &ItemError) -> Self {
         Verification::failed(Status::Invalid, error.to_string(), None).with_solution(error.solution())
     }
 
-    /// Something is not what was recorded, and no hash tells.
+    /// Something that no hash covers is not what was recorded.
     pub fn modified(detail: String) -> Self {
         Verification::failed(Status::Modified, MODIFIED.to_owned(), Some(detail))
     }
 
-    /// The item is unchanged, and somewhere else than was recorded.
+    /// The item is unchanged, but it is not where it was recorded.
     pub fn moved(detail: String) -> Self {
         Verification::failed(Status::Moved, MOVED.to_owned(), Some(detail))
     }
 
-    /// With something else to do about it than its status says.
+    /// The same, with another solution than that of its status.
     #[must_use]
     pub fn with_solution(self, solution: String) -> Self {
         Verification { solution: Some(solution), ..self }
@@ -187,7 +188,8 @@ impl Verification {
 /// Verifies `item` against its own signature line. If it was signed without a path, or at one of `previous_paths`, where
 /// it may have been before, it is reported as moved instead of modified or unsigned.
 ///
-/// Signing refuses a text that is not an item's. So a signed one that is not was modified, which is no error here.
+/// Signing refuses a text that is not an item's. So a signed text that is not an item's was modified: that is an
+/// outcome, not an error.
 ///
 /// # Errors
 /// If the id, version, metadata, path or language given is not one, or the content is over 1 GB.
@@ -251,8 +253,8 @@ pub fn verify_integrity(
     Ok(outcome.fails(Status::Mismatch, error, None))
 }
 
-/// Verifies `item` against its own signature line, against `stored` if a hash is stored elsewhere, and against what the ledger
-/// has of it. `None` for an item that it has nothing of.
+/// Verifies `item` against its own signature line, against `stored` if a hash is stored elsewhere, and against what the
+/// ledger has of it: `None` if it has nothing.
 ///
 /// # Errors
 /// As [`verify`].
@@ -304,8 +306,8 @@ fn moved(
     Ok(None)
 }
 
-/// The same where the item has no signature line in its place: if it has one in the comments of files at one of `previous_paths`,
-/// which are others than those of files where it is.
+/// The same where the item has no signature line in its place. It may have one in the comments of files at one of
+/// `previous_paths`, if those are not the comments of files where it is now.
 fn moved_from_other_comments(
     item: &Item<'_>,
     format: LineFormat,

@@ -13,7 +13,7 @@ use uuid::Uuid;
 /// What the first block states as the hash of its predecessor.
 pub const GENESIS_PREVIOUS_HASH: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
-/// All that a block states but the ids of its entries.
+/// Everything that a block states except the ids of its entries.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BlockHeader {
     /// From 1, without gaps.
@@ -82,11 +82,11 @@ impl BlockHeader {
     }
 }
 
-/// Makes the next block: the one place where a block comes from.
+/// Makes the next block. Blocks are made nowhere else.
 ///
-/// `previous` is the last block, none for the first; `tree` is the log tree after it, to which the entries' leaves are
-/// appended. `entries` are leaf hash and data hash, in leaf order. `completed` gets each perfect node of the tree that
-/// this completes, as [`LogTree::push`] reports them.
+/// `previous` is the last block, `None` for the first; `tree` is the log tree after it, to which the entries' leaves
+/// are appended. `entries` are leaf hash and data hash, in leaf order. `completed` gets each perfect node of the tree
+/// that this completes, as [`LogTree::push`] reports them.
 pub fn seal<T: Text + Copy>(
     previous: Option<&BlockHeader>,
     tree: &mut LogTree,

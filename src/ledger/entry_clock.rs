@@ -1,19 +1,21 @@
-//! The times of the entries that a ledger makes by itself. They do not go back where the clock does: which of two entries about a row is
-//! the newer one is told by their times.
+//! The times of the entries that a ledger makes by itself. They do not go back where the clock does, because times tell
+//! which of two entries about a row is the newer one.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
-/// So far a clock that was set back is not followed: time synchronisation steps it by less, and a server that takes over is not further
-/// behind. By more, the clock is taken for right, lest entries have times of tomorrow for a day.
+/// A clock that was set back by up to this much is not followed: time synchronisation steps it by less, and a server
+/// that takes over is not further behind. If it is further behind, it is taken for right. Otherwise entries would have
+/// tomorrow's times for a day.
 pub const LIMIT_SECONDS: i64 = 60;
 const LIMIT: i64 = LIMIT_SECONDS * 1_000_000;
 
-/// Nobody has said yet which times the ledger has given.
+/// It is not known yet which times the ledger has given.
 const UNKNOWN: i64 = 0;
 
 /// The newest time that a ledger has given, in microseconds since 1970. It lies in shared memory, and is all zeros at first.
 ///
-/// Every row that is recorded writes it: in a cache line of its own it takes nothing else from other processors.
+/// Recording a row writes it. It has a cache line of its own, so that this takes nothing else away from other
+/// processors.
 #[repr(C, align(64))]
 #[derive(Default)]
 pub struct EntryClock {
@@ -24,13 +26,13 @@ pub struct EntryClock {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Given {
     pub at: i64,
-    /// The newest time before, if the clock is so far behind it that it was given up.
+    /// The newest time before this one, if the clock is so far behind it that it was given up.
     pub given_up: Option<i64>,
 }
 
 impl EntryClock {
-    /// A time for an entry: what the clock shows, or where that is not later, `apart` microseconds after the newest time that was given.
-    /// `None` as long as that is not known.
+    /// A time for an entry: the clock's, or, where that is not later than the newest time given, `apart` microseconds
+    /// after that. `None` while the newest time is not known.
     pub fn next(&self, clock: i64, apart: i64) -> Option<Given> {
         let follow = |newest| (newest != UNKNOWN).then(|| time_after(newest, clock, apart));
         let newest = self.newest.fetch_update(Ordering::AcqRel, Ordering::Acquire, follow).ok()?;
@@ -38,12 +40,14 @@ impl EntryClock {
         Some(Given { at: time_after(newest, clock, apart), given_up })
     }
 
-    /// The ledger has given this time, or, if `None`, no time at all. Any number of processes may say so at once.
+    /// Notes that the ledger has given this time, or, if `None`, no time at all. Any number of processes may do so at
+    /// once.
     pub fn learn(&self, newest: Option<i64>) {
         self.newest.fetch_max(newest.unwrap_or(0).max(UNKNOWN + 1), Ordering::AcqRel);
     }
 
-    /// The ledger is another one, or was rebuilt. Cannot fail, so it may be called at COMMIT.
+    /// Forgets the newest time, because the ledger is another one, or was rebuilt. Cannot fail, so it may be called at
+    /// COMMIT.
     pub fn forget(&self) {
         self.newest.store(UNKNOWN, Ordering::Release);
     }

@@ -1,4 +1,4 @@
-//! Parts of the file, as offsets.
+//! Parts of the mirror file, as byte offsets.
 
 /// A part of the file.
 #[repr(C)]
@@ -19,7 +19,7 @@ impl FileRange {
         self.from <= offset && offset < self.to
     }
 
-    /// Both, and what lies between them.
+    /// One range of both, and what lies between them.
     pub fn and(self, other: FileRange) -> FileRange {
         match (self.is_empty(), other.is_empty()) {
             (true, _) => other,
@@ -33,15 +33,16 @@ impl FileRange {
     }
 }
 
-/// Parts that are kept apart. More are rare: lines are voided within milliseconds.
+/// How many parts are kept apart. More are rare: lines are voided within milliseconds.
 pub const MOST_RANGES: usize = 16;
 
-/// Parts of the file, in its order, none of which touches another: what lies between two that are far apart is not read because
-/// of them. Where there are too many, the nearest become one. It lies in shared memory, and allocates nothing.
+/// Parts of the file, in file order, none of which touches another. They are kept apart so that what lies between two
+/// distant ones need not be read. Where there are too many, the nearest two become one. This lies in shared memory, and
+/// allocates nothing.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct FileRanges {
-    /// With a place for the one that is too many.
+    /// With room for the one that is too many.
     ranges: [FileRange; MOST_RANGES + 1],
     count: usize,
 }

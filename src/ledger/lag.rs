@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 /// What is committed and not on disk in the file. It lies in shared memory, and is all zeros at first.
 ///
-/// Both counters only grow. So it may be said any number of times, and by several processes at once, that the same entries are on
-/// disk: what was subtracted twice would be missing later.
+/// Both counters only grow. So any number of processes may say, any number of times, that the same entries are on disk.
+/// In a single counter, what was subtracted twice would be missing later.
 #[repr(C)]
 #[derive(Default)]
 pub struct Lag {
@@ -47,26 +47,26 @@ impl Lag {
         self.since.compare_exchange(0, now, Ordering::AcqRel, Ordering::Acquire).ok();
     }
 
-    /// What is counted by now; given to [`Lag::take_off`] once it is on disk.
+    /// What is counted so far; given to [`Lag::take_off`] once it is on disk.
     pub fn seen(&self, now: i64) -> SeenLag {
         let (entries, bytes) = (&self.counted.entries, &self.counted.bytes);
         SeenLag { entries: entries.load(Ordering::Acquire), bytes: bytes.load(Ordering::Acquire), at: now }
     }
 
-    /// All that was seen is on disk.
+    /// Notes that everything that was seen is on disk.
     pub fn take_off(&self, seen: SeenLag) {
         self.on_disk.entries.fetch_max(seen.entries, Ordering::AcqRel);
         self.on_disk.bytes.fetch_max(seen.bytes, Ordering::AcqRel);
         self.since.store(if self.behind().entries > 0 { seen.at } else { 0 }, Ordering::Release);
     }
 
-    /// All that is counted is on disk.
+    /// Notes that everything that is counted is on disk.
     pub fn clear(&self) {
         self.take_off(self.seen(0));
     }
 
     pub fn behind(&self) -> Behind {
-        // In this order: what is counted in between must not make it less than nothing.
+        // In this order, so that what is counted in between cannot make the difference negative.
         let on_disk = [&self.on_disk.entries, &self.on_disk.bytes].map(|count| count.load(Ordering::Acquire));
         let counted = [&self.counted.entries, &self.counted.bytes].map(|count| count.load(Ordering::Acquire));
         let since = self.since.load(Ordering::Acquire);

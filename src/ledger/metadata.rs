@@ -1,5 +1,5 @@
-//! The metadata of an entry that the ledger makes by itself, put together from its members: the canonical text, and the jsonb that
-//! says the same. To read the jsonb from the text takes twice as long as all that is here.
+//! Builds the metadata of an entry that the ledger makes by itself from its members: the canonical text, and the same
+//! as jsonb. Making the jsonb from the text would take twice as long as everything here.
 
 use super::canonical_json::write_string;
 use super::{ascii_text, jsonb};
@@ -33,7 +33,7 @@ pub enum Member {
 
 const COUNT: usize = 20;
 
-/// They need no escapes.
+/// The names of the members, which need no escapes.
 const NAMES: [&str; COUNT] = [
     "after",
     "application_name",
@@ -96,9 +96,9 @@ const RANKS: [u8; COUNT] = {
 pub struct Members {
     /// Their values, canonical JSON one after another.
     values: Vec<u8>,
-    /// Where the value of each member stands that is there.
+    /// Where in `values` the value of each member stands that is set.
     places: [Range<usize>; COUNT],
-    /// The members that are there, and the ranks that they have in a jsonb.
+    /// The set members, as bits: by member, and by rank in a jsonb.
     in_text: u32,
     in_jsonb: u32,
 }
@@ -153,7 +153,7 @@ impl Members {
     }
 }
 
-/// The places of the ones in a set, from the lowest.
+/// The positions of the bits that are set, from the lowest.
 fn ones(mut set: u32) -> impl Iterator<Item = usize> {
     std::iter::from_fn(move || {
         let lowest = set.trailing_zeros() as usize;

@@ -1,4 +1,5 @@
-//! The domain: what a ledger is, byte for byte. Pure: no Postgres, no unsafe code, no I/O but through `std::io` traits.
+//! The domain: what a ledger is, byte for byte. Pure: no Postgres, no unsafe code, and no I/O except through `std::io`
+//! traits.
 //!
 //! | module | what it is |
 //! |---|---|
@@ -7,8 +8,8 @@
 //! | [`signature`] | HMAC-SHA256 over a data hash, and the ring of secrets |
 //! | [`merkle`] | the Merkle root over one block's data hashes |
 //! | [`log_tree`] | the RFC 6962 tree over all sealed entries, and its proofs |
-//! | [`timestamp`] | the times that lines state
-//! | [`entry_clock`] | the times of entries that a ledger makes by itself, where the clock goes back |
+//! | [`timestamp`] | the times that lines state |
+//! | [`entry_clock`] | the times of entries that a ledger makes by itself, which do not go back where the clock does |
 //! | [`record`] | the lines of a ledger file: header, entry, block, void |
 //! | [`block`] | how a block is made and hashed |
 //! | [`metadata`] | the metadata of an entry that the ledger makes by itself |
@@ -67,8 +68,8 @@ pub fn to_hex(bytes: &[u8]) -> String {
     ascii_text(digits)
 }
 
-/// The two digits of each byte. A table because hashes are written for every row that is recorded; the `hex` crate, digit by digit, takes
-/// four times as long.
+/// The two digits of each byte. A table, because hashes are written for every row that is recorded: the `hex` crate
+/// goes digit by digit, and takes four times as long.
 const DIGITS: [[u8; 2]; 256] = {
     let digit = *b"0123456789abcdef";
     let mut digits = [[0; 2]; 256];

@@ -1,4 +1,5 @@
-//! Entries about the rows of tracked tables, and how those about items are found.
+//! Entries about the rows of tracked tables: what they say, and how they (and entries about items) name what they are
+//! about.
 //!
 //! The entry_type says what happened; `data` is the row, and `metadata` tells which one:
 //!
@@ -7,18 +8,18 @@
 //! | `table_id` | the tracked table, whatever its name is now |
 //! | `key` | the columns of the primary key, as an object, by the names that they had |
 //! | `row_id` | the row, whatever the columns of its key are called later: [`row_id`] |
-//! | `old_key`, `old_row_id` | before an update that changed the key |
+//! | `old_key`, `old_row_id` | the key and the row_id before an update that changed the key |
 //! | `previous_hash` | the data hash of the row that was updated, as it was found |
 //! | `shape` | the columns that `data` covers: hash of an entry of type `table_shape` |
 //! | `baseline` | true: the row was there before the table was tracked |
-//! | `precedes_baseline` | true: so was the row that was found, and it may not have been recorded yet |
+//! | `precedes_baseline` | true: the row that was found was there before, too, and may not have been recorded yet |
 
 use super::canonical_json::{members, plain};
 use super::jsonb::{self, Found};
 use super::sha256;
 use uuid::Uuid;
 
-/// The entry_types that recording by triggers alone makes.
+/// The entry_types that only the recording of tables makes.
 pub const ENTRY_TYPES: [&str; 7] = [
     "table_insert",
     "table_update",
@@ -29,8 +30,8 @@ pub const ENTRY_TYPES: [&str; 7] = [
     "table_untracked",
 ];
 
-/// The entry_types about items: signed, moved, revoked. An item is named as a row is, by `row_id` in the metadata; what else
-/// is in there is the concern of `items::registration`.
+/// The entry_types about items: signed, moved, revoked. An item is named as a row is, by `row_id` in the metadata; the
+/// rest of it is the concern of `items::registration`.
 pub const ITEM_ENTRY_TYPES: [&str; 3] = ["item_signed", "item_moved", "item_revoked"];
 
 /// Whether only the ledger itself records entries of this type.
@@ -67,10 +68,10 @@ pub struct RowChange<'a> {
     pub table_id: &'a str,
     /// Canonical JSON object; empty for a truncate.
     pub key: &'a str,
-    /// Where the row is then, or was.
+    /// The row after the change, or the row that was deleted.
     pub row_id: Uuid,
     pub old_key: Option<&'a str>,
-    /// The row that it took the place of.
+    /// The row under its old key, if the key was changed.
     pub old_row_id: Option<Uuid>,
     pub previous_hash: Option<&'a str>,
     pub shape: &'a str,
@@ -122,7 +123,7 @@ impl<'a> RowChange<'a> {
     }
 }
 
-/// The rows that the entry is about, by their ids; or the item. None for entries of other kinds.
+/// The ids of the rows, or of the item, that the entry is about. None for entries of other kinds.
 pub fn row_ids(entry_type: &str, metadata: &str) -> [Option<Uuid>; 2] {
     if ITEM_ENTRY_TYPES.contains(&entry_type) {
         let item = members(metadata).find(|(name, _)| *name == "row_id");
@@ -132,7 +133,8 @@ pub fn row_ids(entry_type: &str, metadata: &str) -> [Option<Uuid>; 2] {
     [change.map(|change| change.row_id), change.and_then(|change| change.old_row_id)]
 }
 
-/// The same of a change of a row, or of an item, from its metadata as a jsonb; `None` for what only [`row_ids`] can tell.
+/// The same for a change of a row, or for an item, from its metadata as a jsonb; `None` for what only [`row_ids`] can
+/// tell.
 pub fn row_ids_of_jsonb(entry_type: &str, metadata: &[u8]) -> Option<[Option<Uuid>; 2]> {
     use Found::{Absent, Text};
     if ITEM_ENTRY_TYPES.contains(&entry_type) {
@@ -153,9 +155,9 @@ fn uuid(value: &str) -> Option<Uuid> {
     plain(value).and_then(|id| Uuid::try_parse(id).ok())
 }
 
-/// One name of fixed length for a row: the first 16 bytes of SHA-256 over the table's id, a zero byte and the values of the
-/// key, a canonical JSON array. They stand in the order of the columns' numbers, which stays when columns are renamed. No
-/// values stand for the table as a whole.
+/// A name of fixed length for a row: the first 16 bytes of SHA-256 over the table's id, a zero byte and the values of
+/// the key, a canonical JSON array. The values stand in the order of the columns' numbers, which stays when columns are
+/// renamed. With no values, it names the table as a whole.
 pub fn row_id(table_id: &str, key_values: &str) -> Uuid {
     let mut text = Vec::with_capacity(table_id.len() + 1 + key_values.len());
     text.extend_from_slice(table_id.as_bytes());

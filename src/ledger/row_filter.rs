@@ -1,7 +1,8 @@
-//! Which rows a stretch of a run is not about: a Bloom filter, a thirtieth of the size of the places that it spares a look-up to
-//! read.
+//! Tells which rows a stretch of a run is not about: a Bloom filter. It is a thirtieth of the size of the places that a
+//! look-up then need not read.
 
-/// Bits for each row, and how many of them are set: for one row in a hundred that is not there it says that it may be.
+/// Bits for each row, and how many of them are set. With these, the filter wrongly answers "perhaps" for one in a
+/// hundred rows that are not there.
 const BITS: usize = 10;
 const SET: u32 = 5;
 
@@ -16,12 +17,12 @@ pub fn of(rows: &[u128]) -> Vec<u8> {
     filter
 }
 
-/// False only if the row is none of those that the filter was made for.
+/// False only if the row is not one of those that the filter was made for.
 pub fn may_contain(filter: &[u8], row: u128) -> bool {
     filter.is_empty() || bits_of(row, filter.len()).all(|(byte, bit)| filter[byte] & bit != 0)
 }
 
-/// By the lower bits of the row: those of a stretch have the upper ones in common.
+/// Uses the lower bits of the row: rows of one stretch have the upper ones in common.
 fn bits_of(row: u128, bytes: usize) -> impl Iterator<Item = (usize, u8)> {
     let (start, step) = (row as u32, (row >> 32) as u32 | 1);
     (0..SET).map(move |at| {

@@ -1,5 +1,5 @@
-//! How the entries about one row are found among all that are sealed: in [runs](super::row_runs), each of them sorted by row,
-//! in chunks.
+//! Finds the entries about one row among all that are sealed: their places stand in [runs](super::row_runs), each of
+//! them sorted by row, in chunks.
 
 use super::record::Timestamp;
 use std::cmp::Reverse;
@@ -7,8 +7,8 @@ use std::collections::binary_heap::PeekMut;
 use std::collections::BinaryHeap;
 use std::ops::Range;
 
-/// Where an entry about a row stands in the log. Of two places for one row, that of the later change is greater; of two of
-/// the same time, that which was sealed later.
+/// Where an entry about a row stands in the log. Of two places for one row, that of the later change is greater; of two
+/// with the same time, the one that was sealed later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
     /// The row's id, as a number.
@@ -21,7 +21,7 @@ pub struct Place {
 impl Place {
     pub const BYTES: usize = 40;
 
-    /// Appends it to a chunk.
+    /// Appends the place to a chunk.
     pub fn write(&self, chunk: &mut Vec<u8>) {
         chunk.extend_from_slice(&self.row.to_be_bytes());
         chunk.extend_from_slice(&self.created_at.micros().to_be_bytes());
@@ -45,8 +45,8 @@ impl Place {
 
 /// Sorts places that are in the order of the log.
 pub fn sort(places: &mut Vec<Place>) {
-    // Numbers are sorted several times as fast as places. Those for one row are in order already, and remain so, unless the
-    // log is out of order or two rows differ in the lower bits alone.
+    // Numbers are sorted several times as fast as places. Places for one row are in order already, and stay so, unless
+    // the log is out of order or two rows differ only in the lower bits.
     let mut keys: Vec<u128> =
         places.iter().zip(0_u32..).map(|(place, at)| place.row & !u128::from(u32::MAX) | u128::from(at)).collect();
     keys.sort_unstable();
@@ -56,7 +56,7 @@ pub fn sort(places: &mut Vec<Place>) {
     }
 }
 
-/// The place at position `at` of a chunk, if it has so many.
+/// The place at position `at` of a chunk, if it has that many.
 pub fn place_at(chunk: &[u8], at: usize) -> Option<Place> {
     Place::read(chunk.get(at * Place::BYTES..)?)
 }
@@ -70,8 +70,8 @@ pub fn positions_of(chunk: &[u8], row: u128) -> Range<usize> {
     start..start + count
 }
 
-/// Gives `each` the places of all sources, each of which is sorted, in their order, but no more than `limit`. Returns what
-/// was taken from a source and not given: its number, and the place, for each that is not at its end.
+/// Gives `each` the places of all sources in their common order, but no more than `limit`. Each source is sorted.
+/// Returns, for each source that is not at its end, its number and the place that was taken from it and not given.
 pub fn merge<S: Iterator<Item = Place>>(
     sources: &mut [S],
     limit: i64,

@@ -1,23 +1,25 @@
-//! The runs in which entries about a row are noted: which become one, and when.
+//! Decides which runs of places are merged, and when. (A place says where an entry about a row stands in the log.)
 //!
-//! A sealing pass writes what its entries are about as one run, sorted by row. So it appends, where an index on rows would take
-//! every entry to a page of its own. Several runs of about one size become one: so there are few to look into, their number grows
-//! with the logarithm of the ledger, and an entry is written as many times.
+//! A sealing pass writes the places of its entries as one run, sorted by row. So it appends; an index on rows would
+//! take every entry to a page of its own. Several runs of about one size are merged into one. So a look-up has few runs
+//! to look into: their number grows with the logarithm of the ledger, and so does the number of times that an entry is
+//! written.
 //!
-//! No pass takes long. Short runs become one at once. Where long ones are due, a run without places becomes their target, and
-//! from then on steps move places there, the lowest rows first. A place stands in one of the two at any time, so who looks for a
-//! row need not know which are sources and which are targets; and all that is known of a merge is in the list of runs. Steps are
-//! paid for by what is sealed: so many for so many places, which is more than the merges of all sizes take together.
+//! No pass takes long. Short runs are merged at once. Where long ones are due, a run without places becomes their
+//! target, and from then on steps move places there, the lowest rows first. At any time a place stands in one of the
+//! two. So a look-up need not know which runs are sources and which are targets, and the list of runs holds all that is
+//! known of a merge. Sealing pays for the steps: there are so many for so many sealed places, which is more than the
+//! merges of all sizes take together.
 
 use std::collections::BTreeSet;
 
-/// So many runs of about one size become one.
+/// This many runs of about one size are merged into one.
 const FAN: usize = 8;
 
 /// A run of places.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Run {
-    /// From 1; a new one has a greater number than all there are.
+    /// From 1. A new run has a greater number than all others.
     pub number: i64,
     pub length: i64,
     /// The run that its places are being moved to.
@@ -27,7 +29,7 @@ pub struct Run {
 }
 
 impl Run {
-    /// It is kept as so many numbers.
+    /// How many numbers a run is stored as.
     pub const NUMBERS: usize = 4;
 
     pub fn new(number: i64, length: i64) -> Run {
@@ -59,7 +61,7 @@ pub struct Taken {
     /// The source's number.
     pub source: i64,
     pub places: i64,
-    /// The row of the first place that is left, if one is.
+    /// The row of the first place that is left, if any is left.
     pub rest: Option<u128>,
 }
 
@@ -90,7 +92,7 @@ impl Merge {
     }
 }
 
-/// The merges that are under way, the shortest first: it is what the next one of its size waits for.
+/// The merges that are under way, the shortest first: the next one of its size waits for it.
 pub fn under_way(runs: &[Run]) -> Vec<Merge> {
     let sources_of = |target: &Run| runs.iter().filter(|run| run.target == Some(target.number)).copied().collect();
     let merge_into = |target: &Run| Merge { target: *target, sources: sources_of(target) };
@@ -99,28 +101,28 @@ pub fn under_way(runs: &[Run]) -> Vec<Merge> {
     merges
 }
 
-/// The sizes by which it is decided.
+/// The sizes that decide what is merged, and when.
 #[derive(Debug, Clone, Copy)]
 pub struct Sizes {
     /// Runs from this length on are merged in steps, and have a filter.
     pub long: i64,
-    /// A step for so many places that are sealed.
+    /// There is one step for this many places that are sealed.
     pub period: i64,
-    /// A filter is for so many rows.
+    /// How many rows a filter is for.
     pub filter_rows: usize,
 }
 
 impl Sizes {
-    /// Of a filter, a bit less than a page. A step fills ten.
+    /// A filter takes a bit less than a page. A step moves enough places to fill ten filters.
     pub const STANDARD: Sizes = Sizes { long: 1 << 15, period: 8_000, filter_rows: 6_400 };
-    /// For a test: a small ledger has runs of all kinds.
+    /// For tests: even a small ledger has runs of all kinds.
     pub const SMALL: Sizes = Sizes { long: 64, period: 25, filter_rows: 16 };
 
     pub fn has_filter(&self, length: i64) -> bool {
         length >= self.long
     }
 
-    /// Takes those off the list that become one with a new one of `length` places at once.
+    /// Takes those runs off the list that are merged at once with a new one of `length` places.
     pub fn take_due(&self, runs: &mut Vec<Run>, length: i64) -> Vec<Run> {
         let targets = targets(runs);
         let (mut due, mut length) = (Vec::new(), length);
@@ -138,14 +140,14 @@ impl Sizes {
         due
     }
 
-    /// How many places may be moved in steps by a pass that adds `length` of them.
+    /// How many places a pass that adds `length` of them may move in steps.
     pub fn places_to_move(&self, runs: &[Run], length: i64) -> i64 {
         let all: i64 = runs.iter().map(|run| run.length).sum();
         let steps = (all + length) / self.period - all / self.period;
         steps * self.period * FAN as i64
     }
 
-    /// Has the long runs that are due merged in steps from now on.
+    /// Marks the long runs that are due: from now on they are merged in steps.
     pub fn begin_merges(&self, runs: &mut Vec<Run>) {
         let targets = targets(runs);
         let class_of = |run: &Run| (run.length >= self.long && is_free(run, &targets)).then(|| size_class(run.length));
@@ -165,7 +167,7 @@ fn targets(runs: &[Run]) -> BTreeSet<i64> {
     runs.iter().filter_map(|run| run.target).collect()
 }
 
-/// Whether no merge is moving its places, nor places to it.
+/// Whether no merge moves places from the run, or to it.
 fn is_free(run: &Run, targets: &BTreeSet<i64>) -> bool {
     run.target.is_none() && !targets.contains(&run.number)
 }

@@ -30,11 +30,11 @@ fn keyed(secret: &[u8]) -> Hmac<Sha256> {
     Hmac::new_from_slice(secret).expect("HMAC takes a key of any length")
 }
 
-/// Larger than any sensible list of keys; keeps a wrong path (a log, a device) from being read whole. Who reads one reads one byte
-/// more, so that nothing is cut off unseen.
+/// Larger than any sensible list of keys. It keeps a wrong path (a log, a device) from being read whole. A reader reads
+/// one byte more, so that it notices a longer file instead of cutting it off.
 pub const MAX_KEYRING: usize = 1 << 20;
 
-/// A secret with fewer bytes can be found by trying.
+/// A shorter secret can be found by trying.
 pub const SHORTEST_SECRET: usize = 16;
 
 /// The secrets of a ledger, in order. The first signs, all verify.
@@ -71,9 +71,8 @@ impl Keyring {
     /// returns included. Blank lines and lines that start with `#` are skipped.
     ///
     /// # Errors
-    /// If a line has no colon, an empty or over-long or repeated key_id, or an empty secret, if there is no key at all, or if the text
-    /// is longer than [`MAX_KEYRING`].
-    /// The error names the line and never shows the secret.
+    /// If a line has no colon, an empty or over-long or repeated key_id, or an empty secret, if there is no key at all,
+    /// or if the text is longer than [`MAX_KEYRING`]. The error names the line and never shows the secret.
     pub fn parse(text: impl AsRef<[u8]>) -> Result<Self, KeyringError> {
         if text.as_ref().len() > MAX_KEYRING {
             return Err(KeyringError { line: None, reason: "it is larger than 1 MiB" });
@@ -120,8 +119,8 @@ impl Keyring {
         self.keys.iter().map(|key| (&key.key_id[..], &key.secret[..]))
     }
 
-    /// Whether both have the same secrets under the same names, in the same order. The time that it takes says something of them: it is
-    /// for secrets that both are the server's own.
+    /// Whether both have the same secrets under the same names, in the same order. The time that this takes says
+    /// something about the secrets, so it is only for two keyrings of the server itself.
     pub fn is_same(&self, other: &Keyring) -> bool {
         self.iter().eq(other.iter())
     }

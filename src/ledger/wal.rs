@@ -1,4 +1,4 @@
-//! Places in the WAL of a Postgres server, by which a database that was put back to an older state is told.
+//! Places in the WAL of a Postgres server. They tell whether a database was put back to an older state.
 
 /// A place in the WAL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

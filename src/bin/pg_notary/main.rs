@@ -25,8 +25,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Verify a ledger file. Exits with 0 if it is valid, 1 if it is not (it was tampered with, or the secret file lacks a key), 2 if it
-    /// cannot be read.
+    /// Verify a ledger file. Exits with 0 if it is valid, 1 if it is not (it was tampered with, or the secret file
+    /// lacks a key), 2 if it cannot be read.
     Verify(verify::VerifyArguments),
     /// Sign and verify the items of a project: tools, directives and knowledge.
     #[command(subcommand)]

@@ -1,11 +1,12 @@
-//! Hashes of blocks that were noted where nobody who can write the file could change them: whoever makes the file anew has other ones.
+//! Block hashes that were noted elsewhere, where an attacker who can write the file cannot change them. A file that was
+//! made anew has other hashes.
 
 use pg_notary::ledger::parse_hash;
 use pg_notary::ledger::verifier::{FileBlock, Findings, Problem, ProblemKind, Source};
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
-/// One of them, as `NUMBER:HASH`.
+/// A noted block, given as `NUMBER:HASH`.
 #[derive(Debug, Clone)]
 pub struct NotedBlock {
     number: i64,
@@ -25,7 +26,7 @@ impl FromStr for NotedBlock {
     }
 }
 
-/// Those that have not been seen in the file yet, and what is wrong with those that have.
+/// The noted blocks that have not been seen in the file yet, and the problems with those that have.
 pub struct NotedBlocks {
     expected: BTreeMap<i64, Vec<String>>,
     findings: Findings<'static>,
@@ -51,7 +52,7 @@ impl NotedBlocks {
         }
     }
 
-    /// At the end of the file.
+    /// Called at the end of the file: reports the noted blocks that it does not have.
     pub fn finish(mut self) -> Findings<'static> {
         for number in self.expected.keys() {
             let detail = "a hash of this block was noted, and the file does not have the block".to_owned();

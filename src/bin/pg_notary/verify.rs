@@ -15,10 +15,10 @@ use std::ops::ControlFlow;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-/// More would wait for the one thread that puts the lines together.
+/// The most helper threads: more would only wait for the one thread that puts the lines together.
 const MOST_HELPERS: usize = 4;
 
-/// How many problems the text for people names.
+/// How many problems the verdict for people names.
 const SHOWN: usize = 20;
 
 #[derive(clap::Args)]
@@ -78,7 +78,7 @@ fn verify(path: &Path, secret_file: Option<&Path>, noted: NotedBlocks) -> Result
     Ok(report)
 }
 
-/// Reads the secrets, unless others can read them too.
+/// Reads the secrets; refuses a file that other users can read.
 fn read_keyring(path: &Path) -> Result<Keyring, String> {
     let unreadable = |error: io::Error| format!("secret file {}: {error}", path.display());
     let file = File::open(path).map_err(unreadable)?;
@@ -158,7 +158,7 @@ fn verdict(report: &FileReport) -> String {
     text
 }
 
-/// Where all that is missing is keys, nothing speaks of tampering.
+/// If only keys are missing, nothing points to tampering.
 fn headline(report: &FileReport) -> &'static str {
     let are_all_listed = report.errors.len() as u64 == report.error_count;
     let lacks_keys = are_all_listed && report.errors.iter().all(|problem| problem.problem == ProblemKind::UnknownKey);

@@ -5,7 +5,7 @@
 use super::parser::string_end;
 use std::borrow::Cow;
 
-/// The same value, with doubles of 1e16 and above written out and with a fraction, so that a reader who keeps decimals
+/// The same value, with doubles of 1e16 and above written out and with a fraction, so that a reader that keeps decimals
 /// exactly gives back a text with the same canonical form. `json` is canonical.
 pub fn with_fractions(json: &str) -> Cow<'_, str> {
     if !json.contains("e+") {

@@ -10,10 +10,10 @@
 //! Nothing here recurses; values are nested [`MAX_DEPTH`] deep at most, which is far more than `jsonb_in` accepts with the
 //! stack that it has by default.
 //!
-//! Memory: a value or key takes 16 bytes, in an object another 8 for both, and the shortest with what separates it is two
-//! bytes of text ("0,"); buffers double, and the printed text is at most six times the text. So it is about 20 times the text
-//! at worst (20 GiB for a line of 1 GiB, which only a hostile file has), and for a text that is canonical already and not
-//! nested deep next to nothing.
+//! Memory: a value or key takes 16 bytes, and in an object each pair another 8. The shortest value, with what separates
+//! it, is two bytes of text ("0,"). Buffers double, and the printed text is at most six times the text. So it is about
+//! 20 times the text at worst (20 GiB for a line of 1 GiB, which only a hostile file has), and next to nothing for a
+//! text that is canonical already and not nested deep.
 //!
 //! The parser is our own because general ones lose what must be kept here: digits of integers, lone surrogates, and keys
 //! whose order and repetition matter.
@@ -33,7 +33,7 @@ use std::fmt;
 /// How deep values may be nested.
 pub const MAX_DEPTH: usize = 100_000;
 
-/// Of a text that is longer, a [`Workspace`] does not keep the buffers.
+/// A [`Workspace`] does not keep its buffers after a text that is longer than this.
 const LARGE: usize = 1 << 20;
 
 pub use decimals::with_fractions;

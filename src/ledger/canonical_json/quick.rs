@@ -1,10 +1,11 @@
-//! Recognising canonical text in one pass, without parsing and printing it. It may fail to: then that is done.
+//! Recognises canonical text in one pass, without parsing and printing it. Where it fails to, the text is parsed and
+//! printed.
 
 use super::parser::string_end;
 use super::strings::write_token;
 use super::writer::write_number;
 
-/// More containers than this are open in nobody's metadata. A line of brackets alone is not to take much memory.
+/// More containers than are ever open in real metadata. A line of brackets alone must not take much memory.
 const MAX_OPEN: usize = 128;
 
 /// A container that is open.

@@ -1,5 +1,6 @@
-//! The canonical text of a jsonb, from its bytes. Every entry's metadata goes this way when it is sealed and when it is
-//! verified; by way of jsonb's own text it would be printed, parsed and printed again. And single members of it.
+//! Makes the canonical text of a jsonb from its bytes, and finds single members in it. Every entry's metadata goes this
+//! way when it is sealed and when it is verified. By way of jsonb's own text it would be printed, parsed and printed
+//! again.
 
 use super::layout::{DECIMALS, MAX_DEPTH};
 use super::read::{decimal_count, text, Child, Container, Key, Kind, Number, Value};
@@ -16,9 +17,9 @@ pub struct Written {
 /// up to 131,072 digits, so the text of a small jsonb has no other bound.
 const MAX_TEXT: usize = 0x3fff_ffff;
 
-/// Appends the canonical text of a jsonb, given without its varlena header. `None`, with something or other appended, where it
-/// cannot: Postgres would not have stored it so (see [`is_sound`](super::is_sound)), or a number overflows a double, values are
-/// nested too deep, or the text is longer than a value of Postgres.
+/// Appends the canonical text of a jsonb, given without its varlena header. `None`, with an unspecified part appended,
+/// where it cannot: Postgres would not have stored it so (see [`is_sound`](super::is_sound)), or a number overflows a
+/// double, values are nested too deep, or the text is longer than a value of Postgres.
 pub fn write_canonical(out: &mut Vec<u8>, jsonb: &[u8]) -> Option<Written> {
     write_up_to(MAX_TEXT, out, jsonb)
 }
@@ -171,8 +172,8 @@ impl<'b> Writer<'_, 'b> {
     }
 }
 
-/// Appends a numeric that a double keeps. No two with so few decimals are the same double, so no fewer read back as it, and
-/// the ones that are there are those that it is printed by.
+/// Appends a numeric that a double keeps. No two numerics with so few decimals are the same double. So no shorter text
+/// reads back as this one, and it is printed with the decimals that it has.
 fn write_kept(number: &Number, out: &mut Vec<u8>) {
     if number.is_negative {
         out.push(b'-');
@@ -208,7 +209,7 @@ fn print_whole(number: &Number, out: &mut Vec<u8>) {
     }
     let first = number.digit(0);
     let zeros = DECIMALS - decimal_count(first);
-    // The others to the front: a move of four bytes is cheaper than one of some.
+    // Moves the others to the front: a move of four bytes is cheaper than one of a variable number.
     let shown = u32::from_le_bytes(decimals(first)) >> (8 * zeros);
     out.extend_from_slice(&shown.to_le_bytes());
     out.truncate(out.len() - zeros);

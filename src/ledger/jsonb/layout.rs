@@ -25,10 +25,10 @@ pub const OFFSET_STRIDE: usize = 32;
 
 /// Numbers and containers begin at multiples of this.
 pub const ALIGNMENT: usize = 4;
-/// Of a varlena, and of the numerics inside.
+/// The bytes of the header of a varlena, and of the numerics inside.
 pub const VARLENA_HEADER: usize = 4;
 
-/// Deeper values go the long way, by text: nothing here is to run out of stack.
+/// Values that are nested deeper are converted by way of text, so that nothing here runs out of stack.
 pub const MAX_DEPTH: usize = 64;
 
 /// Header of a numeric whose scale and weight are small.

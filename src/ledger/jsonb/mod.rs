@@ -1,7 +1,7 @@
-//! A jsonb of Postgres as bytes: its canonical text from them, and they from a canonical text.
+//! The bytes of a Postgres jsonb: makes canonical text from them, and them from canonical text.
 //!
-//! Metadata is stored as a jsonb, and stated in lines as canonical JSON. By way of jsonb's own text, each way would be
-//! printing, parsing and printing again, for every entry that is recorded, sealed or verified.
+//! Metadata is stored as a jsonb, and stated in lines as canonical JSON. By way of jsonb's own text, each conversion
+//! would print, parse and print again, for every entry that is recorded, sealed or verified.
 
 mod canonical;
 mod encode;

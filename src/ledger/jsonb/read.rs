@@ -1,6 +1,6 @@
-//! Reading a jsonb strictly: it is taken only if Postgres itself would have stored the value so. Core functions check nothing
-//! of what they read, and go elsewhere or to nowhere in bytes that are damaged; and where one value could be stored in several
-//! ways, two readers could see two values in the same bytes.
+//! Reads a jsonb strictly: it is accepted only if Postgres itself would have stored the value so. The functions of
+//! Postgres check nothing of what they read, and damaged bytes lead them out of the value. And if one value could be
+//! stored in several ways, two readers could see two values in the same bytes.
 
 use super::layout::*;
 use crate::ledger::canonical_json::is_plain_text;
@@ -96,8 +96,8 @@ impl<'a> Container<'a> {
         self.child(place)
     }
 
-    /// Where the next child is. None ends before it begins: the one after it would have bytes of it as well, and containers
-    /// that share their bytes at every depth would hold 2^64 values.
+    /// Where the next child is. No child may end before it begins: the next one would share bytes with it, and
+    /// containers that share their bytes at every depth would hold 2^64 values.
     #[inline]
     pub fn next_place(&mut self) -> Option<Place> {
         let entry = u32::from_ne_bytes(*self.entries.get(self.index)?);
@@ -247,8 +247,8 @@ impl<'a> Number<'a> {
                 digits: halves(rest)?,
             }
         } else {
-            // Also where the short form would do: Postgres before 9.1 had none, and what a table has from then pg_upgrade has
-            // kept, and to_jsonb() copies.
+            // Accepted even where the short form would do. Postgres before 9.1 had no short form; pg_upgrade has kept
+            // what tables have from then, and to_jsonb() copies it.
             let (weight, rest) = rest.split_first_chunk()?;
             Number {
                 is_negative: header & NUMERIC_SIGN_MASK == NUMERIC_NEGATIVE,

@@ -33,11 +33,11 @@ pub const FORMAT: u32 = 1;
 /// The longest entry_type, in characters: the width of its column.
 pub const MAX_ENTRY_TYPE: usize = 100;
 
-/// The longest metadata, in bytes: with the longest of everything else a line has not more than
+/// The longest metadata, in bytes: with the longest of everything else, a line is still no longer than
 /// [`MAX_LINE`](super::verifier::MAX_LINE).
 pub const MAX_METADATA: usize = super::verifier::MAX_LINE - (1 << 16);
 
-/// One recorded item.
+/// One entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     pub entry_id: Uuid,

@@ -54,7 +54,7 @@ pub struct FileReport {
     pub error_count: u64,
     /// The first problems, at most [`MAX_LISTED`].
     pub errors: Vec<Problem>,
-    /// What is worth knowing and no error.
+    /// What is worth knowing, but is no error.
     pub warnings: Vec<String>,
     pub last_block: Option<BlockHeader>,
     /// Whether there was a keyring to check signatures with.
@@ -151,7 +151,7 @@ impl<'a> FileVerifier<'a> {
         self.chain.take_nodes()
     }
 
-    /// The log tree after the last block; `None` if a problem has been found since when it is not known.
+    /// The log tree after the last block; `None` if a problem was found after which it is not known.
     pub fn tree(&self) -> Option<&LogTree> {
         self.chain.tree()
     }

@@ -1,4 +1,4 @@
-//! Rendering and hashing the lines of entries that come from elsewhere than a file, beside the thread that reads them.
+//! Renders and hashes the lines of entries that do not come from a file, beside the thread that reads them.
 
 mod batch;
 #[cfg(test)]
@@ -75,7 +75,7 @@ impl EntryHasher {
         if self.thread.is_none() && self.helpers.count > 0 {
             self.thread = HashingThread::start(self.work.clone(), self.helpers);
         }
-        // So that few batches are there, however long nobody asks for entries.
+        // Keeps the number of batches small, even if the caller does not ask for entries for a long time.
         while let Some(batch) = self.thread.as_mut().and_then(HashingThread::receive_finished) {
             self.take(batch);
         }
@@ -108,7 +108,7 @@ impl EntryHasher {
     }
 }
 
-/// A thread that works on batches until nobody sends any more.
+/// A thread that works on batches until the sender is gone.
 struct HashingThread {
     batches: Option<SyncSender<Batch>>,
     results: Receiver<Batch>,
@@ -159,7 +159,7 @@ impl Drop for HashingThread {
     fn drop(&mut self) {
         self.batches = None;
         if let Some(handle) = self.handle.take() {
-            // What it may have panicked with was found where its results were missed.
+            // If the thread panicked, that was noticed when its results were missing.
             let _ = handle.join();
         }
     }

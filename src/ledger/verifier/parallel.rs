@@ -1,5 +1,5 @@
-//! Work on the lines of a file that needs nothing but the line, done by several threads, and what is made of each line
-//! taken by one, in the order of the file.
+//! Does the work on the lines of a file that needs nothing but the line in several threads. One thread takes what is
+//! made of each line, in the order of the file.
 //!
 //! Helpers take turns at reading a chunk. The lock that they read under also orders them: within it, a helper queues
 //! where the results of its chunk will come from. All queues are short, so memory is bounded however slow the consumer
@@ -17,8 +17,9 @@ use std::time::Duration;
 /// More lines than a chunk has unless they are very short.
 const BATCH: usize = 1024;
 
-/// Chunks whose results wait to be taken: the lines of a large transaction are taken quickly, and the blocks that follow them are
-/// not, so helpers go on while the consumer has to do with blocks. Some megabytes; a helper waits sooner where lines are short.
+/// How many chunks may have results that wait to be taken. The consumer takes the lines of a large transaction quickly,
+/// but not the blocks that follow them, so helpers go on while it is busy with blocks. These are some megabytes; a
+/// helper waits sooner where lines are short.
 const QUEUED: usize = 128;
 
 /// How often the consumer hears that nothing has come.
@@ -202,7 +203,7 @@ fn start_threads<'scope, 'env, R: Read + Send, T: Send + 'scope, W: FnMut(Line<'
         .count()
 }
 
-/// Reads chunks and works on their lines until the end of the file, or until nobody takes the results.
+/// Reads chunks and works on their lines until the end of the file, or until the consumer is gone.
 fn help<R: Read, T, W: FnMut(Line<'_>) -> T, F: Fn() -> W>(shared: &Shared<'_, R, F>, queue: &SyncSender<Next<T>>) {
     let (mut worker, mut chunk) = ((shared.worker)(), Chunk::default());
     loop {
@@ -230,7 +231,7 @@ fn help<R: Read, T, W: FnMut(Line<'_>) -> T, F: Fn() -> W>(shared: &Shared<'_, R
     }
 }
 
-/// False at the end, and when it is to stop.
+/// False at the end of the file, and when reading is to stop.
 fn read_chunk<R: Read>(source: &mut Chunks<R>, chunk: &mut Chunk, stop: &AtomicBool) -> io::Result<bool> {
     while !stop.load(Ordering::Relaxed) {
         match source.next(chunk)? {
@@ -242,7 +243,7 @@ fn read_chunk<R: Read>(source: &mut Chunks<R>, chunk: &mut Chunk, stop: &AtomicB
     Ok(false)
 }
 
-/// Sends what is made of the lines of a chunk; false if nobody takes it.
+/// Sends what is made of the lines of a chunk; false if the consumer is gone.
 fn work<T, W: FnMut(Line<'_>) -> T>(
     chunk: &Chunk,
     max_line: usize,

@@ -69,7 +69,7 @@ impl PendingEntries {
     }
 }
 
-/// Holes that are left in a list before it is closed up; and as many more as it has entries.
+/// A list is closed up when it has more holes than this and its entries together.
 const MAX_HOLES: usize = 1024;
 
 /// Entries in the order of their ids.
@@ -134,7 +134,7 @@ impl GrowingIds {
 #[derive(Debug, Default)]
 struct OtherIds {
     places: HashTable<u32>,
-    /// Keyed by chance: ids are not to be chosen so that they collide.
+    /// Keyed at random, so that an attacker cannot choose ids that collide.
     hashing: RandomState,
     entries: Vec<Option<(Uuid, PendingEntry)>>,
     /// Places that can be used again; the last is used first.

@@ -21,7 +21,7 @@ pub struct FileOptions<'a> {
     pub helpers: Helpers,
 }
 
-/// Hears of what goes on, on the thread that verifies. `()` does not listen.
+/// Is told what happens, on the thread that verifies. `()` ignores it.
 pub trait Observer {
     /// `bytes` of the file are done; a break ends the verification. Also called when there is no progress for a while.
     fn progress(&mut self, bytes: u64) -> ControlFlow<()> {

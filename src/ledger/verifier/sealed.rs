@@ -26,7 +26,7 @@ pub struct SealedEntry {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DataHash {
     Hash(Hash),
-    /// Not 64 lower-case hex digits, which only somebody who changed a table has put there.
+    /// Not 64 lower-case hex digits: only an attacker who changed a table can have put it there.
     Other(Box<str>),
 }
 

@@ -1,5 +1,6 @@
-//! The items part of verify_all(): whether the registry is what the ledger says. An item that was revoked, or that calls one
-//! that has been signed again since, is not to be used; but nobody has tampered with it.
+//! The items part of verify_all(): checks that the registry is what the ledger says. An item that was revoked, or that
+//! calls one that has been signed again since, must not be used. But it was not tampered with, so it is no problem
+//! here.
 
 use super::entries::ItemEntry;
 use super::rows::{self, Repeated};
@@ -15,10 +16,10 @@ use serde_json::{json, Value};
 use std::collections::BTreeMap;
 use uuid::Uuid;
 
-/// Problems that are listed; all are counted.
+/// How many problems are listed; all are counted.
 const MAX_LISTED: usize = 100;
 
-/// An entry: of two about an item, the later one is greater.
+/// An entry, by its time and id. Of two about one item, the later one is greater.
 type At = (TimestampTz, Uuid);
 
 /// The newest entries about an item.
@@ -83,7 +84,7 @@ impl Audit {
         registration
     }
 
-    /// Compares what the row repeats of the newest entries with them.
+    /// Compares the columns of the row that repeat the newest entries with these.
     fn check_entries(
         &mut self,
         verifier: &Verifier,
@@ -94,7 +95,7 @@ impl Audit {
         let Some((_, entry_id)) = newest.signed.max(newest.revoked) else { return };
         let found = verifier.entries().newest(name);
         if found.as_ref().is_some_and(ItemEntry::is_gone) {
-            // Verification has said so.
+            // Verification has already reported this.
             return;
         }
         if found.and_then(|entry| entry.id()) != Some(entry_id) {
@@ -120,7 +121,7 @@ impl Audit {
     }
 }
 
-/// What the row says otherwise than the entries about it, by columns.
+/// Where the row differs from the entries about the item, by columns.
 fn differences(row: &Repeated, newest: &Newest, entry_id: Uuid, registration: &Registration) -> Vec<String> {
     let mut found = Vec::new();
     if row.entry_id != Some(entry_id) {
@@ -129,16 +130,16 @@ fn differences(row: &Repeated, newest: &Newest, entry_id: Uuid, registration: &R
     if row.depends_on != pins_json(&registration.depends_on) {
         found.push(format!("depends_on is not what entry {entry_id} says"));
     }
-    // One that was revoked without ever having been signed has no such entry.
+    // An item that was revoked without ever being signed has no such entry.
     if let Some((_, signed)) = newest.signed.filter(|(time, _)| row.signed_at != Some(*time)) {
         found.push(format!("signed_at is not the time of entry {signed}"));
     }
-    // Whether it is revoked at all is what verification compares.
+    // Verification compares whether the item is revoked at all.
     let (Event::Revoked { reason }, Some(revoked_at)) = (&registration.event, row.revoked_at) else { return found };
     if newest.revoked.is_some_and(|(time, _)| revoked_at != time) {
         found.push(format!("revoked_at is not the time of entry {entry_id}"));
     }
-    // Of what is not revoked, verification has compared where it is and its language.
+    // Of an item that is not revoked, verification has compared its place and its language.
     for (column, is_same) in [
         ("revoked_reason", row.revoked_reason.as_ref() == Some(reason)),
         ("location_path", row.location.as_ref() == Some(&registration.location)),
@@ -151,7 +152,7 @@ fn differences(row: &Repeated, newest: &Newest, entry_id: Uuid, registration: &R
     found
 }
 
-/// By reading all entries: by the index alone, one could be hidden. What their metadata say is not asked of Postgres, whose
+/// Reads all entries: an attacker could hide one from the index. Metadata is parsed here and not by Postgres, whose
 /// functions trust that a stored value is sound.
 fn newest_entries() -> BTreeMap<ItemName, Newest> {
     let mut found: BTreeMap<ItemName, Newest> = BTreeMap::new();
@@ -159,7 +160,7 @@ fn newest_entries() -> BTreeMap<ItemName, Newest> {
         note_entry(row, &mut found);
         Ok(())
     };
-    // SAFETY: the active snapshot, which stays so meanwhile.
+    // SAFETY: the snapshot is active, and stays so until this has returned.
     or_raise(unsafe { all_entries::for_each(pg_sys::GetActiveSnapshot(), note) });
     found
 }

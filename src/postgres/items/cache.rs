@@ -1,8 +1,8 @@
-//! What a session remembers of items that it has verified.
+//! The session's cache: results of items that it has verified.
 //!
-//! A result is remembered for all that it depends on: the text, the place, the stored hash, and the newest entry about the
-//! item, which is looked up each time. So it is never used after the item was signed anew, moved or revoked, by
-//! whichever session; and the results of other items that it calls are remembered apart.
+//! A result is stored under all that it depends on: the text, the place, the stored hash, and the newest entry about
+//! the item, which is looked up each time. So it is never used after the item was signed anew, moved or revoked, in
+//! whichever session. The results of other items that it calls are stored by themselves.
 
 use super::entries::ItemEntry;
 use super::given::{GivenItem, Stored};
@@ -14,7 +14,7 @@ use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use uuid::Uuid;
 
-/// The most results that are kept; the oldest go first.
+/// How many results are kept; the oldest go first.
 const CAPACITY: usize = 10_000;
 
 /// What a result depends on.
@@ -53,7 +53,7 @@ impl Key {
 #[derive(Default)]
 struct Cache {
     results: HashMap<Key, (Uuid, Verification)>,
-    /// In the order in which they came; those that were dropped meanwhile are still in here.
+    /// The keys in the order in which they came, also those of results that were dropped since.
     order: VecDeque<Key>,
     /// Bad results, by the item.
     bad: HashMap<Uuid, Vec<Key>>,
@@ -76,7 +76,7 @@ pub fn find(key: &Key) -> Option<Verification> {
     })
 }
 
-/// Remembers a result for the item. A good one clears its bad ones: it has been repaired.
+/// Stores a result for the item. A good one drops its bad ones: it has been repaired.
 pub fn remember(key: Key, item: Uuid, verification: &Verification) {
     CACHE.with_borrow_mut(|cache| {
         if verification.success() {

@@ -1,4 +1,4 @@
-//! What the ledger has of items: the newest entry about each.
+//! Finds, checks and records the ledger's entries about items. Only the newest one about an item counts.
 
 use super::pending::{self, is_about_an_item, AsOf, Newest};
 use crate::items::registration::{ItemName, Registration};
@@ -28,11 +28,11 @@ use uuid::Uuid;
 pub enum ItemEntry {
     Stored {
         entry: Box<Entry>,
-        /// Its place in the log tree, and what all of it hashes to; the place is negative as long as it is pending.
+        /// Its leaf index in the log tree (negative while it is pending), and its leaf hash.
         in_tree: SealedEntry,
     },
-    /// It was sealed, and is not there any more: with a partition that was detached, say. What it said of the item nobody
-    /// knows, and an older one is not taken for it.
+    /// It was sealed, and is gone, for example with a partition that was detached. What it said of the item is not
+    /// known, and an older entry must not be taken for it.
     Gone { block_number: i64, leaf_index: i64, created_at: Timestamp },
 }
 
@@ -49,7 +49,7 @@ impl ItemEntry {
         ItemEntry::Gone { block_number, leaf_index, created_at }
     }
 
-    /// `None` of one that is gone.
+    /// `None` if the entry is gone.
     pub fn id(&self) -> Option<Uuid> {
         match self {
             ItemEntry::Stored { entry, .. } => Some(entry.entry_id),
@@ -57,7 +57,7 @@ impl ItemEntry {
         }
     }
 
-    /// Another one if anything of the entry is another.
+    /// Differs if anything in the entry differs; `None` if the entry is gone.
     pub fn leaf_hash(&self) -> Option<Hash> {
         match self {
             ItemEntry::Stored { in_tree, .. } => Some(in_tree.leaf_hash),
@@ -73,7 +73,8 @@ impl ItemEntry {
         matches!(self, ItemEntry::Stored { entry, .. } if entry.entry_type == ITEM_ENTRY_TYPES[2])
     }
 
-    /// Of two entries about an item, the later one is greater. One that is gone counts as the later of one time.
+    /// Of two entries about an item, the later one is greater. Of two with one time, the one that is gone counts as the
+    /// later.
     fn order(&self) -> (Timestamp, Uuid) {
         match self {
             ItemEntry::Stored { entry, .. } => (entry.created_at, entry.entry_id),
@@ -81,7 +82,7 @@ impl ItemEntry {
         }
     }
 
-    /// What it says of the item, if it is what was recorded; else what is wrong with it.
+    /// What the entry says of the item, if it is what was recorded; otherwise what is wrong with it.
     pub fn registration(&self, name: &ItemName) -> Result<Registration, String> {
         let entry: &Entry = match self {
             ItemEntry::Stored { entry, .. } => entry,
@@ -103,7 +104,8 @@ impl ItemEntry {
 fn check_signature(entry: &Entry) -> Result<(), String> {
     let keyring = secrets::keyring().map_err(|failure| failure.text())?;
     let Some(keyring) = keyring else { return Ok(()) };
-    // Recording signs where there is a secret. One that is not was made without it, or by somebody who lacks it.
+    // Recording signs wherever there is a secret. So an unsigned entry was made without the secret, or by somebody who
+    // lacks it.
     let signature = entry.signature.as_deref().ok_or("it is not signed, and the server has a secret")?;
     let key_id = entry.key_id.as_deref().unwrap_or_default();
     match keyring.verify(key_id, &entry.data_hash, signature) {
@@ -116,7 +118,7 @@ fn check_signature(entry: &Entry) -> Result<(), String> {
 /// The entries that a snapshot sees.
 pub struct ItemEntries {
     snapshot: pg_sys::Snapshot,
-    /// What is pending is known from before, if it was read as of this time.
+    /// If set: pending entries that were read as of this time need not be read again.
     kept_as_of: Option<AsOf>,
     pending: OnceCell<Newest>,
     tree: StoredNodes,
@@ -137,7 +139,7 @@ impl ItemEntries {
     }
 
     fn newest_pending(&self, row_id: Uuid) -> Option<ItemEntry> {
-        // SAFETY: as promised to of_snapshot().
+        // SAFETY: the caller of of_snapshot() promised that the snapshot stays registered or active.
         let entry_id = match self.kept_as_of {
             Some(as_of) => unsafe { pending::find_kept(row_id, self.snapshot, as_of) },
             None => self.pending.get_or_init(|| unsafe { Newest::read(self.snapshot) }).about(row_id),
@@ -146,16 +148,16 @@ impl ItemEntries {
         partitions::find(&table, entry_id?, self.snapshot, ItemEntry::from_row).flatten()
     }
 
-    /// The same, of sealed entries alone.
+    /// The newest sealed entry about the item.
     fn newest_sealed(&self, row_id: Uuid) -> Option<ItemEntry> {
-        // SAFETY: as promised to of_snapshot().
+        // SAFETY: the caller of of_snapshot() promised that the snapshot stays registered or active.
         let (newest, lost) =
             unsafe { versions::newest_sealed(row_id, self.snapshot, ItemEntry::from_row, ItemEntry::order) };
         lost.map(ItemEntry::gone).or(newest)
     }
 
-    /// Whether the log tree includes the entry as it is now, if it is sealed: who rewrites an entry can make all of it agree,
-    /// but not with the tree.
+    /// Whether the log tree includes the entry as it is now, if it is sealed. An attacker who rewrites an entry can
+    /// make everything in it agree, but not with the tree.
     pub fn is_in_tree(&self, entry: &ItemEntry) -> bool {
         match entry {
             ItemEntry::Stored { in_tree, .. } => in_tree.leaf_index < 0 || is_included(in_tree, &self.tree),
@@ -164,7 +166,7 @@ impl ItemEntries {
     }
 }
 
-/// Now; later than the item's previous entry, whatever the clock shows.
+/// The current time, or, if the clock is not past the item's previous entry, a time after that.
 pub fn time_after(previous: Option<&ItemEntry>) -> Timestamp {
     let now = entry_clock::now();
     let previous = previous.map(|entry| entry.order().0).filter(|previous| *previous >= now);

@@ -1,4 +1,4 @@
-//! SQL functions that hash and sign items and keep nothing.
+//! The SQL functions that hash and sign the text of an item, and store nothing.
 
 use super::failure;
 use crate::items::item::Item;

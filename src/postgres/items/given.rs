@@ -1,4 +1,4 @@
-//! Items as callers give them, and as the registry has them.
+//! The items to verify: as callers give them, or as the registry has them.
 
 use super::failure;
 use crate::items::attributes::Attributes;
@@ -11,12 +11,12 @@ use pgrx::PgSqlErrorCode;
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 
-/// Where the hash is that an item is compared with.
+/// Where the hash is stored that an item is compared with.
 #[derive(Debug, Clone)]
 pub enum Stored {
     /// In its signature line alone.
     InContent,
-    /// Also elsewhere; nowhere, if there is none.
+    /// Also elsewhere, as in the registry. `None` if no hash is stored there.
     Elsewhere(Option<String>),
 }
 
@@ -32,7 +32,7 @@ pub struct GivenItem {
     pub metadata: Option<String>,
     pub language: Option<String>,
     pub stored: Stored,
-    /// Where the row of the registry has it, if this is what that has: then the ledger must have an entry about it.
+    /// The place in the row of the registry, if the item is from there: then the ledger must have an entry about it.
     pub registered_at: Option<String>,
     /// Why it was revoked, according to the registry.
     pub revoked: Option<String>,
@@ -61,15 +61,15 @@ impl GivenItem {
     }
 }
 
-/// The id and version of a new item: as given, or else as its text says. What is given goes before what the text says; but whoever
-/// reads the file, such as the program that signs files, will call it otherwise.
+/// The id and version of a new item: as given, or else as its text states them. If they differ, what is given counts,
+/// with a NOTICE: programs that read the file, such as the one that signs files, will name the item by its text.
 pub fn id_and_version(
     item_id: Option<String>,
     version: Option<String>,
     own: Result<Attributes, ItemError>,
 ) -> Result<(String, String), Failure> {
     let own = match own {
-        // Signing says what is wrong with it.
+        // If both are given, signing will say what is wrong with the text.
         Err(_) if item_id.is_some() && version.is_some() => Attributes::default(),
         own => own.map_err(failure)?,
     };
@@ -86,7 +86,7 @@ pub fn id_and_version(
     Ok((name("item_id", item_id, own.id)?, name("version", version, own.version)?))
 }
 
-/// An item of a list: with its content, or one that the registry has.
+/// An item of a list: given with its content, or by the name under which it is registered.
 pub enum Listed {
     Given(Box<GivenItem>),
     Registered(ItemName),
@@ -105,7 +105,7 @@ impl Listed {
 const MEMBERS: [&str; 8] =
     ["item_type", "item_id", "version", "file_content", "file_path", "metadata", "language", "stored_hash"];
 
-/// The items in a JSON array. Their metadata is not read, so that its numbers keep their digits.
+/// The items in a JSON array. Their metadata is left as text, so that its numbers keep their digits.
 pub fn read_list(items: Jsonb) -> Result<Vec<Listed>, Failure> {
     let text = items.text();
     let items: Vec<BTreeMap<String, &RawValue>> =

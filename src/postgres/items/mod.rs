@@ -1,16 +1,17 @@
-//! Items: what an executor asks before it runs or reads anything, and the registry of what was signed.
+//! Items: signed tools, directives and knowledge. The registry of what was signed, and what an executor (a program that
+//! runs tools) asks before it runs or reads an item.
 //!
 //! | module | concern |
 //! |---|---|
 //! | [`functions`] | hashing and signing a text |
 //! | [`registry`] | signing, moving, revoking and loading what is registered |
-//! | [`rows`], [`entries`] | what the table and what the ledger have of an item |
+//! | [`rows`], [`entries`] | what `ledger.items`, and what the ledger, has of an item |
 //! | [`pending`] | where the newest pending entry about an item is |
-//! | [`verification`] | SQL functions that verify |
+//! | [`verification`] | the SQL functions that verify, and what they return |
 //! | [`audit`] | the registry as a whole, for verify_all() |
-//! | [`verify`], [`cache`] | verifying items and what they call, and remembering it |
+//! | [`verify`], [`cache`] | the verifier behind them, for an item and all that it calls; its results, kept for the session |
 //! | [`given`] | items as callers give them |
-//! | [`sync`] | files elsewhere compared with the registry |
+//! | [`sync`] | comparing files outside the database with the registry |
 
 pub mod audit;
 mod cache;
@@ -31,7 +32,7 @@ use crate::ledger::record::Timestamp;
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::PgSqlErrorCode;
 
-/// What an item that is none is to a user.
+/// The error that a user gets for a text that is not an item.
 fn failure(error: ItemError) -> Failure {
     let code = match error {
         ItemError::ContentTooLong(_) | ItemError::MetadataTooLong(_) => PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,

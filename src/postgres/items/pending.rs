@@ -1,9 +1,10 @@
-//! Which pending entry is the newest about each item.
+//! Finds the newest pending entry about each item.
 //!
-//! Finding that out takes reading all that is pending. Who verifies reads it once, however many items he verifies. Who signs
-//! calls a function for each item, and nobody can seal what his transaction has recorded before it has ended: reading it
-//! all each time would take n² for n items. So what was found is kept, until the transaction ends, for those calls between
-//! which no other transaction has ended: then only this one can have recorded anything, and that is noted.
+//! To find it, all that is pending has to be read. A verification reads it once, however many items it verifies. But
+//! each item is signed by a function call of its own, and what its transaction has recorded cannot be sealed before
+//! that ends: to read it all in each call would take n² for n items. So the result is kept until the transaction ends.
+//! It is used in calls between which no other transaction has ended: then only this one can have recorded anything, and
+//! that is noted.
 
 use crate::ledger::record::Timestamp;
 use crate::ledger::row_change;
@@ -54,15 +55,15 @@ fn read_row(row: &Row) -> Option<(Uuid, At)> {
     Some((row_id?, (created_at, row.uuid(entry_column::ID)?)))
 }
 
-/// What a snapshot sees but for what its own transaction does: two that have the same number see the same. It is what
-/// Postgres itself goes by when it uses a snapshot again. Transactions that end are counted, and subtransactions that are
-/// rolled back.
+/// What a snapshot sees, except for the changes of its own transaction: two with the same number see the same. The
+/// number counts transactions that have ended, and subtransactions that were rolled back. Postgres itself goes by it
+/// when it uses a snapshot again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AsOf(u64);
 
 impl AsOf {
     /// # Safety
-    /// The snapshot is good, and no copy: a copy does not say.
+    /// The snapshot is valid. It is no copy: a copy does not have the number.
     pub unsafe fn snapshot(snapshot: pg_sys::Snapshot) -> Option<AsOf> {
         let ended = (*snapshot).snapXactCompletionCount;
         (ended != 0).then_some(AsOf(ended))
@@ -73,7 +74,7 @@ thread_local! {
     static KEPT: RefCell<Option<(AsOf, Newest)>> = const { RefCell::new(None) };
 }
 
-/// The newest pending entry about the item, by what was kept if that is as of the same time.
+/// The newest pending entry about the item. Uses what was kept, if that is as of the same time.
 ///
 /// # Safety
 /// The snapshot is registered or active.
@@ -85,7 +86,7 @@ pub unsafe fn find_kept(row_id: Uuid, snapshot: pg_sys::Snapshot, as_of: AsOf) -
     KEPT.with_borrow(|kept| kept.as_ref()?.1.about(row_id))
 }
 
-/// This transaction has recorded an entry about the item.
+/// Notes that this transaction has recorded an entry about the item.
 pub fn note(row_id: Uuid, created_at: Timestamp, entry_id: Uuid) {
     KEPT.with_borrow_mut(|kept| {
         if let Some((_, newest)) = kept {

@@ -1,4 +1,5 @@
-//! The registry: what is signed goes into `ledger.items` and, as an entry, into the ledger.
+//! The SQL functions that sign, move, revoke and load registered items. What is signed goes into `ledger.items`, and as
+//! an entry into the ledger.
 
 use super::entries::{self, ItemEntries, ItemEntry};
 use super::failure;
@@ -24,7 +25,7 @@ use serde_json::{json, Value};
 use std::collections::HashSet;
 use std::ffi::CStr;
 
-/// Signs an item that is not registered yet. Its id and version may be left to what its text says.
+/// Signs an item that is not registered yet. Its id and version may be omitted if its text states them.
 #[pg_extern(volatile, parallel_unsafe, requires = ["items"])]
 #[search_path(pg_catalog, pg_temp)]
 #[allow(clippy::too_many_arguments, reason = "the parts of an item")]
@@ -60,7 +61,7 @@ fn create_item(
     as_ledger_owner(|| or_raise(sign(&draft, Calls::of(depends_on), Place::New, signer)))
 }
 
-/// Signs an item again, with what is given in the place of what is registered.
+/// Signs a registered item again; what is given replaces what is registered.
 #[pg_extern(volatile, parallel_unsafe, requires = ["items"])]
 #[search_path(pg_catalog, pg_temp)]
 #[allow(clippy::too_many_arguments, reason = "the parts of an item")]
@@ -79,7 +80,8 @@ fn sign_item(
     as_ledger_owner(|| {
         let mut draft = or_raise(lock(&name));
         if language.is_some() {
-            // In the comments that it has had: those of this language may be others, and its line would stay.
+            // Removes the old line while the old language is known: this language may have other comments, and then the
+            // old line would stay.
             draft.content = unsigned(&draft).unwrap_or(draft.content);
         }
         draft.content = content.unwrap_or(draft.content);
@@ -89,7 +91,7 @@ fn sign_item(
     })
 }
 
-/// Signs an item for another place. What does not verify where it is is not signed for another.
+/// Signs an item for another place. An item that does not verify where it is now is refused.
 #[pg_extern(volatile, parallel_unsafe, requires = ["items"])]
 #[search_path(pg_catalog, pg_temp)]
 fn move_item(
@@ -106,14 +108,15 @@ fn move_item(
         let mut draft = or_raise(lock(&name));
         let found = with_latest_snapshot_to_sign(|mut verifier| verifier.verify_alone(&draft));
         or_raise(require_success(&name, found.verification));
-        // In the comments of files where it was: where it comes to they may be others, and its line would stay.
+        // Removes the old line as the old place has it: files at the new place may have other comments, and then the
+        // old line would stay.
         draft.content = or_raise(unsigned(&draft).map_err(failure));
         let from = draft.file_path.replace(file_path).unwrap_or_default();
         or_raise(sign(&draft, Calls::Same, Place::Moved { from }, signer))
     })
 }
 
-/// Says of an item that it is not to be used any more.
+/// Revokes an item: it is not to be used any more.
 #[pg_extern(volatile, parallel_unsafe, requires = ["items"])]
 #[search_path(pg_catalog, pg_temp)]
 fn revoke_signature(
@@ -138,7 +141,7 @@ fn revoke(name: ItemName, reason: String, signer: Signer) -> Result<JsonbText, F
     let known = previous.as_ref().and_then(|entry| entry.registration(&name).ok());
     let mut registration = match known {
         Some(known) => known,
-        // Nothing good is known of it; it is revoked as the table has it.
+        // The ledger has no good entry about it: it is revoked as the table has it.
         None => registration_of_row(&row, &name)?,
     };
     registration.event = Event::Revoked { reason };
@@ -173,7 +176,7 @@ fn registration_of_row(row: &GivenItem, name: &ItemName) -> Result<Registration,
     })
 }
 
-/// The gate: the content of an item, if everything about it and what it calls verifies.
+/// The gate: returns the content of an item if it and everything that it calls verifies.
 #[pg_extern(volatile, parallel_unsafe, security_definer, requires = ["items"])]
 #[search_path(pg_catalog, pg_temp)]
 fn load_item(
@@ -192,7 +195,7 @@ fn load_item(
     row.content
 }
 
-/// Where an item is signed for.
+/// The place that an item is signed for.
 enum Place {
     New,
     Same,
@@ -201,9 +204,9 @@ enum Place {
 
 /// What an item calls.
 enum Calls {
-    /// What it has called so far, as it is now.
+    /// The items that it has called so far, as they are now.
     Same,
-    /// These.
+    /// The items in this list.
     Given(Jsonb),
 }
 
@@ -220,24 +223,24 @@ fn sign(draft: &GivenItem, calls: Calls, place: Place, signer: Signer) -> Result
     let is_move = matches!(place, Place::Moved { .. });
     let (previous, depends_on) = with_latest_snapshot_to_sign(|verifier| {
         let entries = verifier.entries();
-        // Also of one that has no row: it may have been revoked a moment ago, and its row removed.
+        // Looked up even if the item has no row: it may have been revoked a moment ago, and its row removed.
         let previous = entries.newest(&name);
         check_revocation(&name, previous.as_ref(), signer)?;
         let before = previous.as_ref().and_then(|entry| entry.registration(&name).ok());
         let before = before.map(|before| before.depends_on).unwrap_or_default();
         let depends_on = match calls {
-            // Moving says nothing of what is called.
+            // A move leaves what is called as it is.
             Calls::Same if is_move => before,
             Calls::Same => pin(entries, &name, before.into_iter().map(|pin| (pin.name, None)).collect())?,
             Calls::Given(list) => pin(entries, &name, read_calls(list)?)?,
         };
-        // Nobody calls what the ledger has no entry about.
+        // No item can call one that the ledger has no entry about, so a new item is in no cycle.
         if previous.is_some() {
             check_acyclic(entries, &name, &depends_on)?;
         }
         Ok((previous, depends_on))
     })?;
-    // The time of the entry is that of the signature: so the ledger proves what the row says of it.
+    // The entry has the time of the signature: so the ledger proves the row's time.
     let signed_at = entries::time_after(previous.as_ref());
     let signed = signer::sign(&item, signed_at).map_err(failure)?;
     let registration = Registration {
@@ -277,13 +280,13 @@ fn name_receipt(name: &ItemName) -> Value {
     json!({"item_type": name.item_type.as_str(), "item_id": name.id, "version": name.version})
 }
 
-/// What was revoked is signed again by an administrator alone: otherwise who signs could undo every revocation.
+/// Only an administrator may sign a revoked item again: otherwise every signer could undo every revocation.
 fn check_revocation(name: &ItemName, previous: Option<&ItemEntry>, signer: Signer) -> Result<(), Failure> {
     if signer.is_admin {
         return Ok(());
     }
     if let Some(gone) = previous.filter(|entry| entry.is_gone()) {
-        // It may have been a revocation.
+        // The entry that is gone may have been a revocation.
         let problem = gone.registration(name).err().unwrap_or_default();
         let message = format!("only members of ledger_admin may sign {name} again");
         return Err(Failure::new(PgSqlErrorCode::ERRCODE_DATA_CORRUPTED, message).detail(format!("{problem}.")));
@@ -296,7 +299,7 @@ fn check_revocation(name: &ItemName, previous: Option<&ItemEntry>, signer: Signe
         .hint("Sign the repaired item under a new version."))
 }
 
-/// Who signs, or revokes.
+/// The role that signs or revokes.
 #[derive(Clone, Copy)]
 struct Signer {
     user: pg_sys::Oid,
@@ -304,15 +307,16 @@ struct Signer {
 }
 
 impl Signer {
-    /// Asked before the work is done as the ledger's owner. The functions that sign or revoke are none that run as their owner: from
-    /// within one of those nobody can tell who has called it, if that was another such function, or an index's.
+    /// Asked before the work runs as the ledger's owner. The functions that sign or revoke are not SECURITY DEFINER:
+    /// within such a function the calling role cannot be told if the caller is another such function, or one that an
+    /// index uses.
     fn caller() -> Signer {
         let user = errorless::user();
         Signer { user, is_admin: roles::is_member(user, c"ledger_admin") }
     }
 }
 
-/// An item that is called, and its hash if the caller insists on one.
+/// An item that is called, and the hash that it must have, if one is given.
 type Call = (ItemName, Option<String>);
 
 fn read_calls(list: Jsonb) -> Result<Vec<Call>, Failure> {
@@ -427,7 +431,8 @@ fn not_registered(name: &ItemName) -> Failure {
         .hint("SELECT ledger.create_item(...) signs and registers an item.")
 }
 
-/// It is not to be taken for one that was never there: whoever registers it anew may do so with another text.
+/// The error for an item whose row is gone. It must not look like an item that was never there: that can be registered
+/// anew, with another text.
 fn row_gone(name: &ItemName) -> Failure {
     let what = format!("{} {name} has no row in ledger.items", name.item_type);
     Failure::new(PgSqlErrorCode::ERRCODE_DATA_CORRUPTED, what)
@@ -459,7 +464,7 @@ fn require_success(name: &ItemName, verification: Verification) -> Result<(), Fa
     })
 }
 
-/// Raises an ERROR where nothing may be written, before anything is.
+/// Raises an ERROR where nothing may be written, before anything is written.
 fn prepare(function: &CStr) {
     // SAFETY: a NUL-terminated string.
     unsafe {
@@ -468,7 +473,7 @@ fn prepare(function: &CStr) {
     }
 }
 
-/// A place as it is compared.
+/// A place in the form in which places are compared.
 pub fn location(item_type: crate::items::ItemType, path: &str) -> Result<String, Failure> {
     extract_location_path(item_type, path).map_err(failure)
 }

@@ -1,4 +1,4 @@
-//! The rows of `ledger.items`.
+//! Reads and writes the rows of `ledger.items`.
 
 use super::given::{GivenItem, Stored};
 use crate::items::registration::{pins_json, ItemName, Registration};
@@ -11,7 +11,7 @@ use pgrx::{pg_sys, IntoDatum};
 use serde_json::Value;
 use uuid::Uuid;
 
-/// Reads one by its name: `$1` to `$3`.
+/// Reads a row by the item's name: `$1` to `$3`.
 const SELECT: &str =
     "SELECT content, location_path, metadata::pg_catalog.text, language, integrity_hash::pg_catalog.text, \
      revoked_at IS NOT NULL, revoked_reason FROM ledger.items \
@@ -25,7 +25,7 @@ pub fn find(name: &ItemName) -> Option<GivenItem> {
     select(SELECT, name, Access::Read)
 }
 
-/// The same as it is now, and nobody else changes it until this transaction ends.
+/// The same as it is now, locked: no other session changes it until this transaction ends.
 pub fn lock(name: &ItemName) -> Option<GivenItem> {
     select(SELECT_FOR_UPDATE, name, Access::Write)
 }
@@ -52,7 +52,7 @@ fn read(name: &ItemName, row: &Row) -> GivenItem {
     }
 }
 
-/// What a row repeats of the ledger's entries, and its text does not prove.
+/// The columns of a row that repeat what the ledger's entries say, and that its text does not prove.
 pub struct Repeated {
     pub location: Option<String>,
     pub language: Option<String>,
@@ -94,7 +94,7 @@ pub fn all_names() -> Vec<ItemName> {
     names
 }
 
-/// What is written of an item that was signed.
+/// The row of an item that was signed.
 pub struct SignedRow<'a> {
     pub registration: &'a Registration,
     pub signed: &'a SignedItem,
@@ -114,7 +114,7 @@ impl SignedRow<'_> {
         )
     }
 
-    /// Puts it in the place of the row that there is.
+    /// Replaces the row that there is.
     pub fn update(&self) {
         self.write(
             "UPDATE ledger.items SET location_path = $4, content = $5, metadata = $6, language = $7, \

@@ -1,4 +1,4 @@
-//! Files elsewhere, compared with the registry.
+//! registry_sync(): compares files outside the database with the registry.
 
 use super::registry::location;
 use super::rows;
@@ -13,7 +13,7 @@ use pgrx::PgSqlErrorCode;
 use serde_json::Value;
 use std::collections::HashSet;
 
-/// A file elsewhere.
+/// A file, as the caller describes it.
 struct Local {
     name: ItemName,
     location: String,
@@ -65,7 +65,7 @@ fn compare_all(verifier: &Verifier, local: Vec<Local>) -> Vec<SyncRow> {
 
 fn compare(verifier: &Verifier, name: &ItemName, local: Option<Local>, has_row: bool) -> SyncRow {
     check_for_interrupts!();
-    // By what the ledger says of it; a row alone proves nothing.
+    // Compared with what the ledger says of the item; a row of the registry alone proves nothing.
     let found = verifier.entries().newest(name).map(|entry| entry.registration(name));
     let (status, detail) = match (&found, &local) {
         (Some(Ok(Registration { event: Event::Revoked { reason }, .. })), _) => {

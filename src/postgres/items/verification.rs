@@ -1,4 +1,5 @@
-//! SQL functions that verify items.
+//! The SQL functions that verify items, and the JSON that they return. The verifying itself is in
+//! [`verify`](super::verify).
 
 use super::given::{read_list, GivenItem, Listed, Stored};
 use super::rows;
@@ -10,7 +11,7 @@ use pgrx::prelude::*;
 use serde_json::{json, Value};
 use std::time::Instant;
 
-/// Failures that a batch lists; all are counted.
+/// How many failures a batch lists; all are counted.
 const MAX_LISTED: usize = 1_000;
 
 #[pg_extern(volatile, parallel_unsafe, security_definer, requires = ["items"])]
@@ -50,7 +51,7 @@ fn verify_single_file(
     JsonbText::from(report)
 }
 
-/// Verifies them all: those given, or the whole registry.
+/// Verifies all items: those of a list, or the whole registry.
 #[pg_extern(volatile, parallel_unsafe, security_definer, requires = ["items"])]
 #[search_path(pg_catalog, pg_temp)]
 fn verify_items(items: default!(Option<Jsonb>, "NULL")) -> JsonbText {
@@ -71,7 +72,7 @@ fn verify_batch(mut verifier: Verifier, items: Option<Vec<Listed>>) -> Value {
     report
 }
 
-/// Verifies a chain from leaf to primitive, and stops at the first that fails.
+/// Verifies the items of a chain from leaf to primitive, and stops at the first that fails.
 #[pg_extern(volatile, parallel_unsafe, security_definer, requires = ["items"])]
 #[search_path(pg_catalog, pg_temp)]
 fn verify_item_chain(items: Option<Jsonb>) -> JsonbText {
@@ -113,7 +114,7 @@ fn short_report(verification: &Verification) -> Value {
     })
 }
 
-/// What failed of many.
+/// What failed in a batch of items.
 struct Batch {
     failed_at: Option<usize>,
     failed_item: Option<String>,

@@ -1,4 +1,5 @@
-//! Verifying items: each against itself, its stored hash and the ledger, and then what it calls.
+//! The verifier behind [`verification`](super::verification) and signing: checks an item against its own text, its
+//! stored hash and the ledger, and then everything that it calls.
 
 use super::cache;
 use super::entries::{ItemEntries, ItemEntry};
@@ -18,7 +19,7 @@ const MAX_DEPTH: usize = 2_000;
 /// How many items of a path an error names at either end.
 const SHOWN: usize = 10;
 
-/// What to do about an item that is registered by the ledger, and has no row.
+/// What to do about an item that is registered according to the ledger, but has no row.
 pub const ROW_GONE_SOLUTION: &str =
     "Restore the row from a backup of ledger.items. Or read its text again, and register it with \
     SELECT ledger.create_item(...).";
@@ -32,10 +33,10 @@ pub struct Outcome {
     pub is_recorded: bool,
 }
 
-/// The same of an item by itself.
+/// The same for an item alone, without what it calls.
 pub struct Alone {
     pub verification: Verification,
-    /// What the ledger has of it, if that is proved.
+    /// What the ledger's entry says of the item, if that is proved.
     pub registration: Option<Registration>,
     pub is_recorded: bool,
 }
@@ -47,17 +48,18 @@ pub struct Verifier {
     valid: HashMap<Uuid, String>,
     /// How many items were found valid, those that others call included.
     pub verified: u64,
-    /// How many of these by the cache.
+    /// How many of these were in the cache.
     pub cached: u64,
 }
 
-/// Runs `work` with a snapshot of what is committed now and what this transaction has done, whatever its isolation level:
-/// what was revoked is not used by a transaction that began before.
+/// Runs `work` with a snapshot of what is committed now and what this transaction has done, whatever its isolation
+/// level: a transaction that began before an item was revoked must not use it.
 pub fn with_latest_snapshot<T>(work: impl FnOnce(Verifier) -> T) -> T {
     with_snapshot(false, work)
 }
 
-/// The same for who signs, often many items in one transaction: keeps what it reads of pending entries for the next.
+/// The same for signing, often of many items in one transaction: what is read of pending entries is kept for the next
+/// call.
 pub fn with_latest_snapshot_to_sign<T>(work: impl FnOnce(Verifier) -> T) -> T {
     with_snapshot(true, work)
 }
@@ -190,7 +192,7 @@ impl Verifier {
         None
     }
 
-    /// All that the last item of the path calls is valid.
+    /// Leaves the last item of the path: everything that it calls is valid.
     fn leave(&mut self, path: &mut Vec<Frame>, on_path: &mut HashSet<Uuid>) {
         let Some(frame) = path.pop() else { return };
         let row_id = frame.name.row_id();
@@ -220,7 +222,7 @@ impl Frame {
     }
 }
 
-/// The item must be what it was when its caller was signed.
+/// Checks that the item is what it was when its caller was signed.
 fn check_pin(pin: &Pin, integrity: &str) -> Result<(), Box<Verification>> {
     if pin.integrity == integrity {
         return Ok(());
@@ -263,18 +265,20 @@ fn verify_text(given: &GivenItem, registration: Option<&Registration>) -> Result
     }
 }
 
-/// What a row says of its item besides what is hashed, and the ledger does not; `None` if there is no such thing.
+/// Checks what a row says of its item that is not hashed, against the ledger's entry. `None` if they agree.
 fn verify_row(given: &GivenItem, registration: &Registration) -> Option<Verification> {
     let row_location = given.registered_at.as_ref()?;
     let Registration { location, language, .. } = registration;
     if given.language != *language {
         return Some(Verification::modified("the language of its row is not the one that was recorded".to_owned()));
     }
-    // Paths of other projects lead to the same location; but what the ledger gave to the row is that.
+    // Compared as text: paths in other projects lead to the same location, but the ledger gave exactly this one to the
+    // row.
     (row_location != location).then(|| row_elsewhere(location, row_location))
 }
 
-/// Only who may change the ledger's tables can have moved it so; to move it from there would be to take that for good.
+/// Only somebody who can change the ledger's tables can have moved the row so. The solution is not to move the item
+/// from there: that would make the change permanent.
 fn row_elsewhere(signed_at: &str, row_location: &str) -> Verification {
     let detail = format!("signed at {signed_at}, and its row in ledger.items is at {row_location}");
     Verification::moved(detail).with_solution(format!(
@@ -287,7 +291,7 @@ fn not_found(name: &ItemName) -> Verification {
     Verification::failed(Status::Unknown, no_hash(name), Some(detail))
 }
 
-/// What only who may change the ledger's tables can have done.
+/// The row is gone: only somebody who can change the ledger's tables can have deleted it.
 fn row_gone(name: &ItemName) -> Verification {
     let detail = format!("{} {name} was registered, and its row in ledger.items is gone", name.item_type.title());
     Verification::failed(Status::Unknown, no_hash(name), Some(detail)).with_solution(ROW_GONE_SOLUTION.to_owned())

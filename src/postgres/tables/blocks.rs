@@ -1,4 +1,4 @@
-//! The rows of `ledger.blocks`.
+//! Reads the rows of `ledger.blocks`.
 
 use super::{checked_timestamp, RegisteredSnapshot, Row, Table};
 use crate::ledger::block::BlockHeader;
@@ -17,7 +17,8 @@ pub mod block_column {
     pub const COUNT: usize = 8;
 }
 
-/// What is wrong with a row of `ledger.blocks`, if a superuser has put into it what no line can state.
+/// What is wrong with a row of `ledger.blocks` that holds a value no line can state. Only a superuser can have put it
+/// there.
 pub fn block_malformation(row: &Row) -> Option<&'static str> {
     if (0..block_column::COUNT).any(|column| row.is_null(column)) {
         return Some("a column of the block is null");
@@ -26,7 +27,8 @@ pub fn block_malformation(row: &Row) -> Option<&'static str> {
     timestamp.is_none().then_some("the time of the block is none that a line can state")
 }
 
-/// The header in a row of `ledger.blocks`; what a superuser has emptied reads as empty, and fails verification.
+/// The header in a row of `ledger.blocks`. A column that a superuser has emptied reads as empty, and fails
+/// verification.
 pub fn header_from_row(row: &Row) -> BlockHeader {
     use block_column::*;
     let text = |column| row.text(column).unwrap_or_default().to_owned();
@@ -45,7 +47,7 @@ pub fn header_from_row(row: &Row) -> BlockHeader {
 /// The newest block that the snapshot sees, if there is one.
 pub fn newest_block(snapshot: &RegisteredSnapshot) -> Option<BlockHeader> {
     let table = Table::open("blocks", pg_sys::AccessShareLock);
-    // SAFETY: table, index and snapshot outlive the scan; the tuple is read before the scan ends.
+    // SAFETY: table, index and snapshot outlive the scan, and the tuple is read before the scan ends.
     unsafe {
         let index = pg_sys::index_open(table.primary_key(), pg_sys::AccessShareLock as pg_sys::LOCKMODE);
         let scan =

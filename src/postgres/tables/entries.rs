@@ -1,4 +1,4 @@
-//! Rows of `ledger.entries` and its partitions.
+//! Reads rows of `ledger.entries` and its partitions, and makes rows for sealing.
 
 use super::{checked_timestamp, Row, Table};
 use crate::ledger::ascii_text;
@@ -50,18 +50,19 @@ pub mod entry_column {
     ];
 }
 
-/// Where the columns of `ledger.entries` stand in a partition; `None` where they stand as there, and none is or was behind them.
-/// Only one that somebody else has made can have them in another order, or have had more.
+/// The places of the columns of `ledger.entries` in a partition. `None` if they are the same there, and no column
+/// stands or stood behind them. Only a partition that the ledger has not made can have another order, or have had more
+/// columns.
 pub(super) fn column_order(partition: &Table) -> Option<Box<[usize]>> {
     let place = |name| partition.position_of(name);
-    // Without one of them it could not have been attached.
+    // A partition that lacks one of them could not have been attached.
     let order: Option<Box<[usize]>> = entry_column::NAMES.into_iter().map(place).collect();
     let is_own = |order: &[usize]| order.iter().copied().eq(0..partition.column_count());
     order.filter(|order| !is_own(order))
 }
 
-/// What keeps the line of a row of `ledger.entries` from being one: values that only a superuser, or a disk, can have put there.
-/// `line` is what the row reads as.
+/// Why the line of a row of `ledger.entries` is not a valid one: the row holds values that only a superuser, or a
+/// faulty disk, can have put there. `line` is what the row reads as.
 pub fn fault_of(row: &Row, line: &EntryLine) -> Option<&'static str> {
     if let Some(malformation) = malformation(row) {
         return Some(malformation);
@@ -79,14 +80,15 @@ pub fn fault_of(row: &Row, line: &EntryLine) -> Option<&'static str> {
     checked.err().map(|invalid| invalid.0)
 }
 
-/// What the data hash of a row reads as that holds what no line states; see [`malformation`]. What reads in its place could
-/// be what was recorded, an epoch for no time, and then nobody would notice. This is longer than any data hash.
+/// Stands in place of the data hash of a row that holds a value no line can state; see [`malformation`]. What such a
+/// value reads as (an epoch for a null time, say) could be what was recorded, and then the change would pass unnoticed.
+/// This is longer than any data hash, so it never matches.
 const MALFORMED: &str =
     "(a value of this row is none that the ledger writes, so this is not the data hash that was recorded)";
 const _: () = assert!(MALFORMED.len() > 64);
 
-/// What is wrong with a row of `ledger.entries`, if a superuser has put into it what no line can state. What else there can be
-/// of that, [`fault_of`] says; in a sealed row it shows as another leaf than that of the log tree.
+/// What is wrong with a row of `ledger.entries` that holds a value no line can state. Only a superuser can have put it
+/// there. [`fault_of`] finds other such values; in a sealed row they show as a leaf that is not that of the log tree.
 pub fn malformation(row: &Row) -> Option<&'static str> {
     use entry_column::*;
     if [ID, ENTRY_TYPE, DATA_HASH, METADATA].iter().any(|column| row.is_null(*column)) {
@@ -104,18 +106,19 @@ fn data_hash(row: &Row) -> &str {
 }
 
 /// The entry in a row of `ledger.entries`. A column that a superuser has emptied reads as empty, and its data hash as
-/// [`MALFORMED`]: verification then finds that the line is not the one that was recorded.
+/// [`MALFORMED`]: verification then finds that the line is not the recorded one.
 pub fn entry_from_row(row: &Row) -> Entry {
     let metadata = detoasted_metadata(row).map(|jsonb| canonical_metadata(*jsonb)).unwrap_or_default();
     entry_with_metadata(row, metadata)
 }
 
-/// As [`entry_from_row`], without copies of what the row has as text. `metadata` is a buffer for what it has not.
+/// As [`entry_from_row`], but borrows what the row has as text. `metadata` is a buffer for what it does not have as
+/// text.
 pub fn entry_line<'r>(row: &'r Row, metadata: &'r mut String) -> EntryLine<'r> {
     entry_line_with(row, detoasted_metadata(row).as_deref(), metadata)
 }
 
-/// The same, for who has the row's metadata already.
+/// The same, for a caller that has the row's metadata already.
 pub fn entry_line_with<'r>(row: &'r Row, jsonb: Option<&Jsonb>, metadata: &'r mut String) -> EntryLine<'r> {
     use entry_column::*;
     match jsonb {
@@ -139,7 +142,7 @@ pub fn detoasted_metadata(row: &Row) -> Option<Detoasted> {
     row.datum(entry_column::METADATA).map(|stored| unsafe { Detoasted::of(stored) })
 }
 
-/// The entry in a row of `ledger.entries` for [`EntryHasher`](crate::ledger::verifier::EntryHasher), as it lies there.
+/// The entry in a row of `ledger.entries` as it is stored, for [`EntryHasher`](crate::ledger::verifier::EntryHasher).
 pub fn stored_entry(row: &Row) -> StoredEntry<'_> {
     use entry_column::*;
     StoredEntry {
@@ -156,13 +159,13 @@ pub fn stored_entry(row: &Row) -> StoredEntry<'_> {
 }
 
 fn stored_metadata<'r>(jsonb: pg_sys::Datum) -> Metadata<'r> {
-    // SAFETY: a non-null jsonb datum, detoasted for as long as its row is looked at.
+    // SAFETY: a jsonb datum that is not null, and that is detoasted for as long as its row is read.
     Metadata::Jsonb(unsafe { jsonb::bytes_of(jsonb) })
 }
 
 /// The metadata of a line for a jsonb given without its varlena header, by way of Postgres.
 pub fn metadata_text(jsonb: &[u8]) -> String {
-    // SAFETY: a jsonb with its header, as long as this is called.
+    // SAFETY: a jsonb with its header, which exists for as long as this closure runs.
     jsonb::with_header(jsonb, |jsonb| {
         unsafe { Jsonb::from_datum(jsonb, false) }.map(canonical_metadata).unwrap_or_default()
     })
@@ -183,7 +186,7 @@ fn replace_by_canonical(buffer: &mut String, jsonb: Jsonb) {
     *buffer = match jsonb.write_canonical(&mut out) {
         Some(_) => ascii_text(out),
         None => {
-            // It may have grown long.
+            // Not kept for the next value: it may have grown long.
             drop(out);
             metadata_by_text(jsonb)
         }
@@ -217,9 +220,11 @@ fn canonical_metadata(jsonb: Jsonb) -> String {
     metadata
 }
 
-/// The canonical text of a jsonb that is not written quickly, or its text as it is where it has none: then it was not put
-/// there by recording, and is not what the line says; [`NOT_TEXT`] where its bytes are no jsonb. Empty where even that is
-/// longer than a value of Postgres: who verifies is to learn which entry it is.
+/// The canonical text of a jsonb that cannot be written the quick way, by way of Postgres's text. Otherwise:
+/// - the text as it is, if it has no canonical form: recording did not put it there, and it is not what the line says;
+/// - [`NOT_TEXT`], if the bytes are no jsonb;
+/// - an empty text, if even the text is longer than a value of Postgres: verification goes on, and can say which entry
+///   it is.
 fn metadata_by_text(jsonb: Jsonb) -> String {
     let mut context = PgMemoryContexts::new("pg_notary metadata");
     let text = AssertUnwindSafe(|| {
@@ -230,12 +235,12 @@ fn metadata_by_text(jsonb: Jsonb) -> String {
     PgTryBuilder::new(text).catch_when(is_too_long, |_| String::new()).execute()
 }
 
-/// A tuple for a partition of `ledger.entries_sealed`, in the current memory context. Where the entry comes to stand in the
-/// ledger is set once it is known.
+/// A tuple for a partition of `ledger.entries_sealed`, in the current memory context. Its place in the ledger is set
+/// once it is known.
 pub struct SealedTuple(pg_sys::HeapTuple);
 
 impl SealedTuple {
-    /// Of a row of `ledger.entries_pending`, which has an id.
+    /// Makes the tuple from a row of `ledger.entries_pending`, which has an id.
     pub fn form(pending: &Table, row: &Row) -> SealedTuple {
         use entry_column::*;
         assert_eq!(pending.column_count(), COUNT);
@@ -244,14 +249,14 @@ impl SealedTuple {
         for column in [BLOCK_NUMBER, LEAF_INDEX] {
             (values[column], nulls[column]) = (0_i64.into(), false);
         }
-        // SAFETY: one value and one null flag a column, of the types of `ledger.entries`.
+        // SAFETY: there are one value and one null flag for each column, of the types of `ledger.entries`.
         SealedTuple(unsafe { pg_sys::heap_form_tuple(pending.descriptor(), values.as_mut_ptr(), nulls.as_mut_ptr()) })
     }
 
     pub fn set_place(&self, block_number: i64, leaf_index: i64) {
         const BIGINT: usize = size_of::<i64>();
-        // SAFETY: as form() has made it: the data begin with the id and the block number, neither of which is null, and end
-        // with the leaf index. It is in nobody else's hands.
+        // SAFETY: form() made the tuple: its data begin with the id and the block number, neither of which is null, and
+        // end with the leaf index. Nothing else reads or writes it meanwhile.
         unsafe {
             let header = (*self.0).t_data;
             let (start, end) = (usize::from((*header).t_hoff), (*self.0).t_len as usize);
@@ -261,7 +266,7 @@ impl SealedTuple {
         }
     }
 
-    /// Good as long as the memory context.
+    /// Valid as long as the memory context that the tuple was formed in.
     pub fn as_ptr(&self) -> pg_sys::HeapTuple {
         self.0
     }

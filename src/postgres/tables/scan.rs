@@ -1,4 +1,4 @@
-//! Reading a table as it stands.
+//! Scans of a whole table, by its pages or by its primary key.
 
 use super::{RegisteredSnapshot, Table};
 use crate::postgres::errors::is_unwinding;
@@ -15,21 +15,21 @@ pub struct TableScan<T: Borrow<Table>> {
 impl<T: Borrow<Table>> TableScan<T> {
     /// Scans from page `from` to the end of the table.
     pub fn start(table: T, snapshot: &RegisteredSnapshot, from: u32) -> Self {
-        // SAFETY: the snapshot is registered, and callers drop the scan before it.
+        // SAFETY: the snapshot is registered. Callers drop the scan before they drop the snapshot.
         unsafe { Self::start_with(table, snapshot.as_ptr(), from) }
     }
 
-    /// As [`Self::start`], for a caller that will change what it reads: the pages stay in memory even if the table is
-    /// large, so they are not read twice.
+    /// The same for a caller that will change the rows it reads: pages of a large table, too, stay in memory, so they
+    /// are not read twice.
     pub fn start_to_change(table: T, snapshot: &RegisteredSnapshot, from: u32) -> Self {
-        // SAFETY: the snapshot is registered, and callers drop the scan before it.
+        // SAFETY: the snapshot is registered. Callers drop the scan before they drop the snapshot.
         unsafe { Self::start_as(table, snapshot.as_ptr(), from, 0) }
     }
 
     /// Scans `count` pages from page `from` on.
     pub fn start_pages(table: T, snapshot: &RegisteredSnapshot, from: u32, count: u32) -> Self {
         let scan = Self::start(table, snapshot, 0);
-        // SAFETY: the scan has not begun to read.
+        // SAFETY: the scan is open, and has not begun to read.
         unsafe { pg_sys::heap_setscanlimits(scan.scan, from, count) };
         scan
     }
@@ -40,11 +40,14 @@ impl<T: Borrow<Table>> TableScan<T> {
         Self::start_as(table, snapshot, from, pg_sys::ScanOptions::SO_ALLOW_STRAT)
     }
 
+    /// # Safety
+    /// The snapshot outlives the scan.
     unsafe fn start_as(table: T, snapshot: pg_sys::Snapshot, from: u32, strategy: u32) -> Self {
         use pg_sys::ScanOptions::*;
         let open: &Table = table.borrow();
         open.require_heap();
-        // SAFETY: a heap. Table and snapshot outlive the scan. No SO_ALLOW_SYNC: the scan starts at the page it is told.
+        // SAFETY: the table is a heap. Table and snapshot outlive the scan. Without SO_ALLOW_SYNC, the scan starts at
+        // the page that is given.
         let scan = unsafe {
             let flags = SO_TYPE_SEQSCAN | SO_ALLOW_PAGEMODE | strategy;
             let scan =
@@ -69,8 +72,8 @@ impl<T: Borrow<Table>> TableScan<T> {
         (!tuple.is_null()).then_some(tuple)
     }
 
-    /// The last tuple of the table. The row of a table of one row is there, however many pages with what it was before an old snapshot
-    /// has kept: a change of a row stays on its page, or goes to the end.
+    /// The last tuple of the table. In a table of one row, that is the row: an update of it stays on its page, or goes
+    /// to the end, however many pages of its earlier versions an old snapshot has kept.
     pub fn last(&mut self) -> Option<pg_sys::HeapTuple> {
         // SAFETY: the scan is open, and has read nothing.
         let tuple = unsafe { pg_sys::heap_getnext(self.scan, pg_sys::ScanDirection::BackwardScanDirection) };
@@ -88,7 +91,8 @@ impl<T: Borrow<Table>> Drop for TableScan<T> {
     }
 }
 
-/// A scan of a whole table by its primary key. It takes as long as there are rows, however many pages the table has.
+/// A scan of a whole table by its primary key. The time depends on the number of rows, however many pages the table
+/// has.
 pub struct KeyScan<T: Borrow<Table>> {
     scan: pg_sys::SysScanDesc,
     /// Dropped after the scan has ended.
@@ -97,7 +101,7 @@ pub struct KeyScan<T: Borrow<Table>> {
 
 impl<T: Borrow<Table>> KeyScan<T> {
     pub fn start(table: T, snapshot: &RegisteredSnapshot) -> Self {
-        // SAFETY: a registered snapshot, which outlives the scan.
+        // SAFETY: the snapshot is registered, and callers drop the scan before they drop it.
         unsafe { Self::start_with(table, snapshot.as_ptr()) }
     }
 
@@ -131,12 +135,12 @@ impl<T: Borrow<Table>> Drop for KeyScan<T> {
     }
 }
 
-/// Where a row version stands in its table: the page, and its number on it. In the order of the table.
+/// Where a row version stands in its table: the page, and its number on it. Ordered as the table is.
 pub type Tid = (pg_sys::BlockNumber, pg_sys::OffsetNumber);
 
-/// That of a tuple of a scan.
+/// The place of a tuple of a scan.
 pub fn tid_of(tuple: pg_sys::HeapTuple) -> Tid {
-    // SAFETY: the scan's tuple is good until the next.
+    // SAFETY: the tuple is valid until the scan's next one is asked for.
     tid(unsafe { (*tuple).t_self })
 }
 

@@ -1,10 +1,11 @@
-//! Short values, put together for a row that is to be inserted.
+//! Builds short values for a row that is to be inserted, without an allocation for each.
 
 use super::text_datum;
 use pgrx::pg_sys;
 use uuid::Uuid;
 
-/// Short values of one row, as they lie in it. They are good as long as this is, and stays where it is.
+/// The short values of one row, as they are stored. They point into this buffer: they are valid as long as it exists
+/// and is not moved.
 pub struct ShortValues {
     bytes: [u8; 512],
     used: usize,
@@ -25,12 +26,12 @@ impl ShortValues {
         Some(room.as_ptr().into())
     }
 
-    /// One that is long, or for which there is no room, is put into the current memory context.
+    /// Adds a value. One that is too long, or for which no room is left, is put into the current memory context.
     pub fn text(&mut self, text: &str) -> Option<pg_sys::Datum> {
         let length = 1 + text.len();
         let room = self.bytes.get_mut(self.used..self.used + length).filter(|room| room.len() <= LONGEST_SHORT);
         let Some(room) = room else { return text_datum(text) };
-        // SAFETY: room for the header and the text. A varlena with a header of one byte may stand anywhere.
+        // SAFETY: `room` takes the header and the text. A varlena with a header of one byte needs no alignment.
         unsafe { pgrx::set_varsize_1b(room.as_mut_ptr().cast(), length as i32) }
         room[1..].copy_from_slice(text.as_bytes());
         self.used += length;

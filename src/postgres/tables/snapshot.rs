@@ -1,4 +1,4 @@
-//! A snapshot that stays as long as who reads with it.
+//! A registered snapshot, which stays valid for as long as this value.
 
 use pgrx::pg_sys;
 
@@ -6,8 +6,8 @@ use pgrx::pg_sys;
 pub struct RegisteredSnapshot(pg_sys::Snapshot);
 
 impl RegisteredSnapshot {
-    /// What is committed now and what this transaction has done, whatever its isolation level: the chain goes on from its newest
-    /// block, not from the newest one a transaction remembers.
+    /// What is committed now and what this transaction has done, whatever its isolation level: the chain continues from
+    /// its newest block, not from the newest that the transaction's own snapshot sees.
     pub fn latest() -> Self {
         // SAFETY: inside a transaction.
         RegisteredSnapshot(unsafe { pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot()) })
@@ -19,12 +19,12 @@ impl RegisteredSnapshot {
         RegisteredSnapshot(unsafe { pg_sys::RegisterSnapshot(pg_sys::GetActiveSnapshot()) })
     }
 
-    /// Does something with this as the active snapshot. After an ERROR the end of the transaction takes it off the stack.
+    /// Runs `work` with this as the active snapshot. After an ERROR the end of the transaction takes it off the stack.
     pub fn while_active<T>(&self, work: impl FnOnce() -> T) -> T {
-        // SAFETY: registered; what is pushed is popped.
+        // SAFETY: the snapshot is registered. It is popped below, or at the end of the transaction after an ERROR.
         unsafe { pg_sys::PushActiveSnapshot(self.0) };
         let done = work();
-        // SAFETY: as above.
+        // SAFETY: the snapshot that was pushed above is on top: `work` pops what it pushes.
         unsafe { pg_sys::PopActiveSnapshot() };
         done
     }

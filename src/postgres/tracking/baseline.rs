@@ -1,11 +1,17 @@
-//! The baseline: rows that were there before their table was tracked are recorded as they are.
+//! The baseline: records the rows that were in a table before it was tracked. [`baselines`] stores what is left to do.
 //!
-//! Of a small table at once, of a larger one by the worker, in batches, while the application goes on writing. Which rows
-//! still need it is told by who wrote them: when the triggers were made, nobody else was writing to the table, so a row
-//! version of a transaction from before has no entry, and one of a later transaction has. Of a transaction that was running
-//! then, and had written elsewhere, a row may have been written later: there its entries are looked for. So they are where a
-//! row version does not tell any more who wrote it: as it is frozen, or the table was written anew. Entries of the baseline carry
-//! the time at which the triggers were made, and so come before all that the triggers record.
+//! A small table is recorded at once. A larger one is left to the worker, which records it in batches while the
+//! application goes on writing. The transaction that wrote a row version tells whether its row still needs an entry
+//! (see [`horizon`]):
+//! - When the triggers were made, no other transaction was writing to the table. So a row version of an earlier
+//!   transaction has no entry, and one of a later transaction has one.
+//! - A transaction that was running then, but had not written to this table, may have written a row afterwards. For its
+//!   row versions the worker looks for the row's entries.
+//! - It does the same where a row version does not show any more which transaction wrote it: when it is frozen, or the
+//!   table was rewritten.
+//!
+//! Entries of the baseline carry the time at which the triggers were made, so they come before all that the triggers
+//! record.
 
 use super::baselines::{self, Baseline};
 use super::horizon::{self, HasEntry, Horizon};
@@ -27,13 +33,14 @@ use pgrx::{check_for_interrupts, pg_sys, PgMemoryContexts};
 use std::collections::HashSet;
 use uuid::Uuid;
 
-/// Tables up to so many pages are recorded at once: the triggers' lock is held anyway for a few milliseconds.
+/// Tables of up to this many pages are recorded at once: making the triggers holds their lock for a few milliseconds
+/// anyway.
 const AT_ONCE_PAGES: u32 = 64;
-/// The worker records so many pages in one transaction.
+/// The worker records this many pages in one transaction.
 const BATCH_PAGES: u32 = 256;
 
-/// Records the rows of a table that has just been given its triggers, or leaves them to the worker. The caller keeps
-/// writers out until its transaction ends.
+/// Records the rows of a table that has just been given its triggers, or leaves them to the worker. The caller holds a
+/// lock that keeps other sessions from writing to the table until its transaction ends.
 pub fn begin(table: Table, options: &Options) -> Result<(), Failure> {
     let horizon = Horizon::now();
     let leaves = relation::leaves(table);
@@ -63,7 +70,7 @@ fn leave_to_worker(leaf: &Table, options: &Options, horizon: Horizon) {
     baseline.add();
 }
 
-/// Records the rows of these pages that have no entry; returns how many.
+/// Records the rows of these pages that have no entry; returns how many it recorded.
 fn record_pages(plan: &Plan, table: &Table, from: u32, count: u32, horizon: Horizon) -> Result<i64, Failure> {
     let mut context = PgMemoryContexts::new("pg_notary baseline");
     let snapshot = RegisteredSnapshot::latest();
@@ -73,7 +80,8 @@ fn record_pages(plan: &Plan, table: &Table, from: u32, count: u32, horizon: Hori
     let mut rows = 0;
     while let Some(tuple) = scan.next() {
         check_for_interrupts!();
-        // SAFETY: the scan's tuple is good until the next. Nothing allocated for a row is used after it.
+        // SAFETY: the tuple is valid until the scan's next one is asked for. Nothing that is allocated for a row is
+        // used after the context is reset.
         unsafe {
             let has_entry = horizon.has_entry((*tuple).t_data, next);
             if has_entry != HasEntry::Yes {
@@ -93,10 +101,10 @@ fn record_pages(plan: &Plan, table: &Table, from: u32, count: u32, horizon: Hori
     Ok(rows)
 }
 
-/// Which rows have an entry, as a snapshot sees it.
+/// Which rows have an entry that the snapshot sees.
 struct RecordedRows<'a> {
     snapshot: &'a RegisteredSnapshot,
-    /// Read when it is first needed, and once: looking for one row takes as long as for all.
+    /// Read once, when first needed: to look for one row takes as long as to read them all.
     pending: Option<HashSet<Uuid>>,
 }
 
@@ -108,9 +116,9 @@ impl RecordedRows<'_> {
     fn has(&mut self, plan: &Plan, row: &tables::Row) -> Result<bool, Failure> {
         let row_id = RowKey::id_of(&plan.options.table_id, &plan.key, row)?;
         let snapshot = self.snapshot.as_ptr();
-        // SAFETY: the snapshot is registered as long as this value.
+        // SAFETY: `self.snapshot` is registered for as long as `self` borrows it.
         let pending = self.pending.get_or_insert_with(|| unsafe { versions::pending_rows(snapshot) });
-        // SAFETY: as above.
+        // SAFETY: `self.snapshot` is registered for as long as `self` borrows it.
         Ok(pending.contains(&row_id) || unsafe { versions::has_sealed(row_id, snapshot) })
     }
 }
@@ -132,33 +140,34 @@ fn record_row(plan: &Plan, row: &tables::Row, horizon: Horizon) -> Result<(), Fa
     })
 }
 
-/// What has become of a relation's turn.
+/// What the worker's turn at a relation came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Turn {
-    /// Some of its rows have been recorded, or none are left to be.
+    /// Some rows were recorded, or none were left to record.
     Taken,
-    /// Others have it locked.
+    /// Another session has locked the relation.
     Locked,
 }
 
-/// One batch of the worker's, in its own transaction. It waits for no lock: whoever holds one may itself wait for the worker.
+/// Records one batch, in a transaction of its own. Waits for no lock: the session that holds it may itself wait for the
+/// worker, and neither would go on.
 pub fn record_batch(table_id: &str, relation: pg_sys::Oid) -> Turn {
-    // As a writer: so nobody gives the table up, or indexes it, meanwhile.
+    // The lock that an INSERT takes: meanwhile no session can untrack the table, or build an index on it.
     if !lock_if_free(relation, pg_sys::RowExclusiveLock) {
         return Turn::Locked;
     }
-    // As it is now that nobody can end it.
+    // Read only now: under the lock no other session can end the baseline.
     let Some(baseline) = baselines::find(table_id, relation) else { return Turn::Taken };
-    // SAFETY: null if there is no such relation any more.
+    // SAFETY: inside a transaction; any Oid may be given. The result is null if no such relation exists any more.
     let opened = unsafe { pg_sys::try_relation_open(relation, pg_sys::NoLock as pg_sys::LOCKMODE) };
     if opened.is_null() {
         baseline.remove();
         return Turn::Taken;
     }
-    // SAFETY: just opened.
+    // SAFETY: `opened` is not null, was opened above, and is not used again.
     unsafe { pg_sys::relation_close(opened, pg_sys::NoLock as pg_sys::LOCKMODE) };
     let table = Table::open_oid(relation, pg_sys::NoLock);
-    // Without a primary key it cannot be recorded, and says so below.
+    // A table without a primary key cannot be recorded: go_on() raises that error.
     let key = Some(table.primary_key()).filter(|key| *key != pg_sys::InvalidOid);
     let mut needed = relation::ancestors(&table).into_iter().chain(key);
     if !needed.all(|oid| lock_if_free(oid, pg_sys::AccessShareLock)) {
@@ -174,7 +183,7 @@ pub fn record_batch(table_id: &str, relation: pg_sys::Oid) -> Turn {
 }
 
 fn lock_if_free(relation: pg_sys::Oid, lock: u32) -> bool {
-    // SAFETY: takes a lock, or does not.
+    // SAFETY: inside a transaction; any Oid may be locked, whether or not a relation has it.
     unsafe { pg_sys::ConditionalLockRelationOid(relation, lock as pg_sys::LOCKMODE) }
 }
 
@@ -183,11 +192,12 @@ impl Baseline {
         let plan = or_raise(plan::of(table, || Ok(options)));
         let file_node = relation::file_node(table);
         if file_node != self.file_node {
-            // Written anew, by ALTER TABLE say: rows stand elsewhere, as of that transaction.
+            // The table was rewritten, for example by ALTER TABLE: its rows stand elsewhere, and all look as if that
+            // transaction had written them.
             self.horizon = self.horizon.erased();
             (self.file_node, self.next_page, self.page_count) = (file_node, 0, table.pages());
         }
-        // In a table that has become shorter it ends early. Rows in pages that were added have entries.
+        // A table that has become shorter is done earlier. Rows in pages that were added have entries.
         let end = self.page_count.min(table.pages());
         let count = BATCH_PAGES.min(end.saturating_sub(self.next_page));
         if count == 0 {

@@ -1,5 +1,8 @@
-//! `ledger.baselines`: the tables of which the worker has still to record rows. It goes by what stands there, and signs what it
-//! records, so this is written below the executor, and the triggers refuse every statement: see [`tables`].
+//! `ledger.baselines`: which relations the worker has still to record, and how far it has come. This module stores
+//! that; [`baseline`](super::baseline) records the rows.
+//!
+//! The worker trusts these rows, and signs what it records by them, so no session may change them: they are written
+//! below the executor, and triggers refuse every statement (see [`tables`]).
 
 use super::horizon::Horizon;
 use crate::postgres::relation;
@@ -8,7 +11,7 @@ use crate::postgres::tables::{self, RegisteredSnapshot, Row, Table, TableScan};
 use pgrx::{pg_sys, IntoDatum};
 use std::collections::HashMap;
 
-/// A relation whose rows are not all recorded.
+/// A relation that has rows left to record.
 pub struct Baseline {
     pub table_id: String,
     pub relation: pg_sys::Oid,
@@ -16,7 +19,8 @@ pub struct Baseline {
     pub next_page: u32,
     pub page_count: u32,
     pub row_count: i64,
-    /// Where the pages are: in another file the rows stand elsewhere.
+    /// The file that the pages are in. After a rewrite the relation has another file, in which the rows stand
+    /// elsewhere.
     pub file_node: pg_sys::Oid,
 }
 
@@ -62,7 +66,7 @@ impl Baseline {
         single_row::insert(&Table::open("baselines", pg_sys::RowExclusiveLock), &self.columns());
     }
 
-    /// Puts this in the place of what is there about the relation.
+    /// Replaces the stored row about the relation.
     pub fn store(&self) {
         let table = Table::open("baselines", pg_sys::RowExclusiveLock);
         for (mut tid, _) in select(&table, |other| other.is_of(&self.table_id, self.relation)) {
@@ -70,16 +74,18 @@ impl Baseline {
         }
     }
 
-    /// Nothing is left to be recorded.
+    /// Deletes the stored row: nothing is left to record.
     pub fn remove(&self) {
         delete(|other| other.is_of(&self.table_id, self.relation));
         forget_plans(self.relation);
     }
 }
 
-/// Sessions that have a plan go by its horizon.
+/// Makes every session drop its plan of the relation. A plan holds the horizon, and would treat rows as not yet
+/// recorded.
 fn forget_plans(relation: pg_sys::Oid) {
-    // SAFETY: catalog look-ups; of a relation that is gone nobody has to be told.
+    // SAFETY: inside a transaction. The invalidation, which needs a catalog row, is sent only if the relation exists;
+    // if it does not, no session uses a plan of it.
     unsafe {
         if pg_sys::get_rel_relkind(relation) != 0 {
             pg_sys::CacheInvalidateRelcacheByRelid(relation);
@@ -87,26 +93,26 @@ fn forget_plans(relation: pg_sys::Oid) {
     }
 }
 
-/// All there are, those of the table that was tracked first before the others.
+/// All baselines. Those of the table that was tracked first come first.
 pub fn all() -> Vec<Baseline> {
     let mut all = of(|_| true);
     all.sort_by_key(|baseline| (baseline.horizon.at, baseline.relation.to_u32()));
     all
 }
 
-/// That of a relation, if it is not complete.
+/// The baseline of a relation; `None` if it is complete.
 pub fn find(table_id: &str, relation: pg_sys::Oid) -> Option<Baseline> {
     of(|baseline| baseline.is_of(table_id, relation)).pop()
 }
 
-/// Of a table whose rows are not all recorded.
+/// How much of a table's baseline is recorded.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Progress {
     pub pages_done: i64,
     pub pages: i64,
 }
 
-/// That of each table which has some, by its id.
+/// The progress of each table that has a baseline under way, by its table id.
 pub fn progress() -> HashMap<String, Progress> {
     let mut by_table: HashMap<String, Progress> = HashMap::new();
     for baseline in of(|_| true) {
@@ -117,7 +123,7 @@ pub fn progress() -> HashMap<String, Progress> {
     by_table
 }
 
-/// Row versions from before this may have no entries, as the worker has still to record some.
+/// While the worker has rows of the relation left to record: row versions from before this horizon may have no entries.
 pub fn pending_horizon(table: &Table, table_id: &str) -> Option<Horizon> {
     let baseline = find(table_id, relation::oid(table))?;
     let is_where_it_was = baseline.file_node == relation::file_node(table);
@@ -147,7 +153,7 @@ fn select(table: &Table, is_wanted: impl Fn(&Baseline) -> bool) -> Vec<(pg_sys::
     while let Some(tuple) = scan.next() {
         let baseline = Baseline::from_row(&table.deform(tuple));
         if is_wanted(&baseline) {
-            // SAFETY: the scan's tuple is good until the next.
+            // SAFETY: the tuple is valid until the scan's next one is asked for.
             found.push((unsafe { (*tuple).t_self }, baseline));
         }
     }

@@ -1,9 +1,14 @@
-//! Commands that concern tracked tables and their partitions: what they bring is recorded after them, what they take away
-//! before, and what could not be recorded is refused.
+//! The hooks on commands that concern tracked tables and their partitions. Rows that a command brings are recorded
+//! after it, and rows that it takes away before it. A command whose effect could not be recorded is refused.
 //!
-//! Locks are taken here as the command itself takes them, with the same strength and in the same order, only earlier: whoever
-//! has a stronger one to wait for has a deadlock. Above the tables that a command names, those that they are partitions of
-//! are locked first, from the top down, as everyone locks them who gets at a partition by way of its table.
+//! Locks are taken here as the command itself takes them, with the same strength and in the same order, only earlier:
+//! two sessions that hold a weak lock and both wait for a stronger one deadlock. Before a table that a command names,
+//! the tables that it is a partition of are locked, from the top down, as every session locks them that reaches a
+//! partition through its table.
+//!
+//! # Safety
+//! Every `unsafe fn` here takes the statement that Postgres passed to the ProcessUtility hook, or a part of it, and
+//! runs inside a transaction.
 
 use super::command_parts::{list_of, lock, named};
 use super::drops;
@@ -22,21 +27,21 @@ use pgrx::{pg_guard, pg_sys, PgSqlErrorCode};
 /// Whether the command can concern tracked tables, in a database that has the ledger.
 ///
 /// # Safety
-/// A statement that ProcessUtility was called with.
+/// `statement` is the one that ProcessUtility was called with.
 pub unsafe fn concerns(statement: *mut pg_sys::Node) -> bool {
     use pg_sys::NodeTag::*;
     let may = matches!(
         (*statement).type_,
         T_AlterTableStmt | T_CreateStmt | T_CreateForeignTableStmt | T_DropStmt | T_DropOwnedStmt
     );
-    // Where nothing may be written, the command itself says so.
+    // In a read-only transaction the command itself raises the error.
     may && pg_sys::IsTransactionState() && !pg_sys::XactReadOnly && schema::find().is_some()
 }
 
 /// Records rows that the command takes away, while they are there.
 ///
 /// # Safety
-/// A statement that ProcessUtility was called with.
+/// `statement` is the one that ProcessUtility was called with.
 #[pg_guard]
 pub unsafe extern "C-unwind" fn before_utility(statement: *mut pg_sys::Node) {
     or_raise(match (*statement).type_ {
@@ -53,10 +58,10 @@ pub unsafe extern "C-unwind" fn before_utility(statement: *mut pg_sys::Node) {
     });
 }
 
-/// Records rows that the command has brought, and has new partitions watched.
+/// Records rows that the command has brought, and gives new partitions their triggers.
 ///
 /// # Safety
-/// As [`before_utility`].
+/// `statement` is the one that ProcessUtility was called with.
 #[pg_guard]
 pub unsafe extern "C-unwind" fn after_utility(statement: *mut pg_sys::Node) {
     or_raise(match (*statement).type_ {
@@ -132,7 +137,7 @@ unsafe fn before_attach(alter: &pg_sys::AlterTableStmt, command: *mut pg_sys::Al
     let Some(parent) = target_of(alter, pg_sys::ShareUpdateExclusiveLock) else { return Ok(()) };
     let partition = named(partition_of(command));
     let is_tracked = Options::of_relation(parent.relation()).is_some();
-    // Who may not attach it gets no lock either: the command itself says what is wrong.
+    // A caller who may not attach it gets no lock either: the command itself raises the error.
     if !is_tracked || partition == pg_sys::InvalidOid || !manage::owns(partition, pg_sys::GetUserId()) {
         return Ok(());
     }
@@ -149,7 +154,8 @@ unsafe fn before_attach(alter: &pg_sys::AlterTableStmt, command: *mut pg_sys::Al
     })
 }
 
-/// Where the table has a default partition, rows of that may be the new one's: it is locked before the one that is named.
+/// Locks the default partition, if there is one, because rows in it may belong to the new partition. The command locks
+/// it before the partition that it names.
 unsafe fn lock_default(parent: &Table) {
     if let Some(partition) = relation::default_partition(parent) {
         lock(partition, pg_sys::AccessExclusiveLock);
@@ -181,7 +187,8 @@ unsafe fn before_detach(alter: &pg_sys::AlterTableStmt, command: *mut pg_sys::Al
         .detail("The rows that leave the table are recorded in the transaction that detaches them.")
         .hint("Use ALTER TABLE ... DETACH PARTITION without CONCURRENTLY."));
     }
-    // Whose the partition is does not matter: its table's owner may detach it. Which ones there are changes no more.
+    // Who owns the partition does not matter: the owner of its table may detach it. Under the lock on the table, its
+    // set of partitions does not change any more.
     let partition = named(partition_of(command));
     if !relation::partitions(&parent).contains(&partition) {
         return Ok(());
@@ -195,7 +202,8 @@ unsafe fn before_detach(alter: &pg_sys::AlterTableStmt, command: *mut pg_sys::Al
 
 unsafe fn after_detach(partition: *mut pg_sys::RangeVar) -> Result<(), Failure> {
     let Some(partition) = locked_table(partition) else { return Ok(()) };
-    // Its partitions may be tracked as tables of their own, if it was not.
+    // drop_truncate_triggers() goes through the whole tree. If the partition was not tracked, its own partitions may be
+    // tracked as tables of their own, and must keep their triggers.
     let was_tracked = options::has_truncate_trigger(partition.relation());
     if was_tracked && Options::of_relation(partition.relation()).is_none() {
         let oid = relation::oid(&partition);
@@ -205,7 +213,7 @@ unsafe fn after_detach(partition: *mut pg_sys::RangeVar) -> Result<(), Failure> 
     Ok(())
 }
 
-/// A tracked table stays one whose rows can be recorded.
+/// Refuses a change of storage after which the rows of a tracked table could not be recorded.
 unsafe fn check_storage(alter: &pg_sys::AlterTableStmt, command: *mut pg_sys::AlterTableCmd) -> Result<(), Failure> {
     let is_unlogged = match (*command).subtype {
         pg_sys::AlterTableType::AT_SetUnLogged => true,
@@ -214,7 +222,8 @@ unsafe fn check_storage(alter: &pg_sys::AlterTableStmt, command: *mut pg_sys::Al
         _ => return Ok(()),
     };
     let Some(table) = target_of(alter, pg_sys::AccessExclusiveLock) else { return Ok(()) };
-    // The method of a partitioned table is what its new partitions get, which are looked at when they come.
+    // A partitioned table has no rows: its access method is only what new partitions get, and those are checked when
+    // they come.
     let has_rows = is_unlogged || !table.is_partitioned();
     if Options::of_relation(table.relation()).is_none() || !has_rows {
         return Ok(());
@@ -230,14 +239,14 @@ unsafe fn check_storage(alter: &pg_sys::AlterTableStmt, command: *mut pg_sys::Al
             "The rows of tracked tables are read as those of a heap.",
         ),
     };
-    // A partition goes on being tracked as long as its table is.
+    // The hint names the tracked table: a partition is tracked for as long as its table is.
     let tracked = primary_key::tracked_name(&table).unwrap_or(name);
     Err(Failure::new(PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED, message)
         .detail(detail)
         .hint(format!("If it is to go on without the ledger: SELECT ledger.untrack({}).", relation::literal(&tracked))))
 }
 
-/// Whether the access method with this name, or the default one, is another than heap.
+/// Whether the access method with this name (null: the default one) is not heap.
 #[cfg(not(feature = "pg14"))]
 unsafe fn is_other_method(name: *const std::ffi::c_char) -> bool {
     let name = if name.is_null() { pg_sys::default_table_access_method } else { name };
@@ -248,7 +257,7 @@ unsafe fn is_other_method(name: *const std::ffi::c_char) -> bool {
 // ---- CREATE TABLE ... PARTITION OF --------------------------------------------------------------------------------------
 
 unsafe fn after_create(create: &pg_sys::CreateStmt) -> Result<(), Failure> {
-    // By its name alone a temporary table would be found first.
+    // Looked up in the schema that it was created in: by name alone a temporary table would be found first.
     let schema = pg_sys::RangeVarGetCreationNamespace(create.relation);
     let oid = pg_sys::get_relname_relid((*create.relation).relname, schema);
     if oid == pg_sys::InvalidOid {
@@ -257,14 +266,14 @@ unsafe fn after_create(create: &pg_sys::CreateStmt) -> Result<(), Failure> {
     let partition = Table::open_oid(oid, pg_sys::AccessShareLock);
     let Some(options) = Options::of_relation(partition.relation()) else { return Ok(()) };
     let root = tracked_root(&partition, &options);
-    // With IF NOT EXISTS it may have been there.
+    // With IF NOT EXISTS the partition may have existed before, and have its trigger.
     let (Some(root), false) = (root, options::has_truncate_trigger(partition.relation())) else { return Ok(()) };
     kinds::check_partitions(&[oid], || {
         let (partition, root) = (relation::qualified_name(&partition), relation::qualified_name(&root));
         format!("cannot create {partition} as a partition of tracked table {root}")
     })
     .map_err(|failure| match kinds::is_unlogged(&partition) {
-        // It is not there to be altered.
+        // The usual hint is to alter the table, but here the table is not created.
         true => failure.hint("Create it without UNLOGGED."),
         false => failure,
     })?;

@@ -1,5 +1,5 @@
-//! The rows of one table against the entries about them, which come sorted: those about one row behind one another, in the order
-//! in which it was changed, and the row itself last.
+//! Compares the rows of one table with the entries about them. Both come from the [sorter](super::sorter): the entries
+//! about one row stand together, in the order in which it was changed, and the row itself comes last.
 
 use super::columns;
 use super::options::Options;
@@ -16,9 +16,9 @@ use pgrx::{check_for_interrupts, pg_sys};
 use std::collections::HashMap;
 use uuid::Uuid;
 
-/// A row with which something is wrong.
+/// A problem with a row.
 pub struct RowProblem {
-    /// Canonical JSON; empty where nobody can tell.
+    /// Canonical JSON; empty where the key is not known.
     pub row_key: String,
     pub problem: Problem,
     pub entry_id: Option<Uuid>,
@@ -31,9 +31,9 @@ pub struct Comparison<'a> {
     root: Table,
     options: &'a Options,
     snapshot: &'a RegisteredSnapshot,
-    /// When all rows were removed, and by which entry, in this order.
+    /// The TRUNCATEs of the table, as time and entry id, in ascending order.
     truncates: &'a [(i64, Uuid)],
-    /// By relation, of those in which a row was looked at again.
+    /// Comparers by relation, for those in which a row had to be read again.
     comparers: HashMap<pg_sys::Oid, Comparer>,
     each: &'a mut dyn FnMut(RowProblem),
     problem_count: u64,
@@ -51,7 +51,7 @@ impl<'a> Comparison<'a> {
         Comparison { root, options, snapshot, truncates, comparers: HashMap::new(), each, problem_count: 0 }
     }
 
-    /// Takes the table's records from the sorter, which has come to them. Returns how many problems there are.
+    /// Takes the table's records from the sorter, in which they come next. Returns the number of problems.
     pub fn run(mut self, sorter: &mut Sorter, table: u32) -> Result<u64, Failure> {
         let mut group = Group::default();
         while let Some(record) = sorter.next_of(table) {
@@ -72,9 +72,10 @@ impl<'a> Comparison<'a> {
         Ok(self.problem_count)
     }
 
-    /// What an entry found must be what the entry before left: the same row, or none.
+    /// Checks that an entry found what the entry before it left: the same row, or no row.
     fn check_link(&mut self, before: Option<&Record>, entry: &Record) -> Result<(), Failure> {
-        // A baseline may have been taken after its own transaction went on writing, and be taken twice.
+        // The transaction that tracks a table may write to it before the baseline is taken, and a row's baseline may be
+        // taken twice.
         let is_of_tracking = before.is_some_and(|before| before.is_baseline && before.transaction == entry.transaction);
         if entry.is_baseline || is_of_tracking {
             return Ok(());
@@ -140,7 +141,7 @@ impl<'a> Comparison<'a> {
         finding.map_or(Ok(()), |finding| self.report(newest, finding))
     }
 
-    /// With the row and the entry in hand: under the shape of the entry, and with the names of columns.
+    /// Reads the row and the entry again, and compares them under the entry's shape, so that the finding names columns.
     fn compare_fully(&mut self, newest: &Record, live: &Record) -> Result<Option<Finding>, Failure> {
         let Some(version) = self.version(newest) else { return Ok(None) };
         let snapshot = self.snapshot.as_ptr();
@@ -208,7 +209,7 @@ impl<'a> Comparison<'a> {
     }
 }
 
-/// What is known of one row while its entries go by.
+/// What is known of one row as its entries go by.
 #[derive(Default)]
 struct Group {
     row_id: Option<Uuid>,

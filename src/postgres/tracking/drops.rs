@@ -1,5 +1,9 @@
-//! DROP TABLE, DROP SCHEMA and DROP OWNED: of a partition that goes, the rows are recorded; of a tracked table that goes, that
-//! it does. It does not matter whose they are, but whether Postgres lets the caller drop them.
+//! DROP TABLE, DROP SCHEMA and DROP OWNED. The rows of a partition that is dropped are recorded; of a tracked table
+//! that is dropped, an entry says so. What counts is whether Postgres lets the caller drop them, not who owns them.
+//!
+//! # Safety
+//! Every `unsafe fn` here takes the statement that Postgres passed to the ProcessUtility hook, a part of it, or Oids
+//! (any may be given), and runs inside a transaction.
 
 use super::command_parts::{list_of, lock, named};
 use super::manage;
@@ -13,7 +17,7 @@ use crate::postgres::tables::{Row, Table};
 use pgrx::pg_sys;
 
 /// # Safety
-/// As for [`super::commands::before_utility`].
+/// `drop` is the statement that ProcessUtility was called with.
 pub unsafe fn before_drop(drop: &pg_sys::DropStmt) -> Result<(), Failure> {
     match drop.removeType {
         pg_sys::ObjectType::OBJECT_TABLE => {
@@ -25,7 +29,7 @@ pub unsafe fn before_drop(drop: &pg_sys::DropStmt) -> Result<(), Failure> {
             let mut tables = Vec::new();
             for name in list_of(drop.objects) {
                 let schema = pg_sys::get_namespace_oid(schema_name(name.cast()), true);
-                // Who may not gets no lock either: the command itself says what is wrong.
+                // A caller who may not drop it gets no lock either: the command itself raises the error.
                 if schema != pg_sys::InvalidOid && owns_schema(schema, pg_sys::GetUserId()) {
                     tables.append(&mut tables_that(IN_SCHEMA, schema));
                 }
@@ -37,12 +41,12 @@ pub unsafe fn before_drop(drop: &pg_sys::DropStmt) -> Result<(), Failure> {
 }
 
 /// # Safety
-/// As for [`super::commands::before_utility`].
+/// `drop` is the statement that ProcessUtility was called with.
 pub unsafe fn before_drop_owned(drop: &pg_sys::DropOwnedStmt) -> Result<(), Failure> {
     let mut tables = Vec::new();
     for role in list_of(drop.roles) {
         let role = pg_sys::get_rolespec_oid(role.cast::<pg_sys::RoleSpec>(), true);
-        // What the first role of a cluster owns, Postgres does not drop.
+        // Postgres does not drop what the first role of a cluster owns.
         let is_first = role == pg_sys::Oid::from(pg_sys::BOOTSTRAP_SUPERUSERID);
         if role != pg_sys::InvalidOid && !is_first && pg_sys::has_privs_of_role(pg_sys::GetUserId(), role) {
             tables.append(&mut tables_that(OF_OWNER, role));
@@ -51,12 +55,13 @@ pub unsafe fn before_drop_owned(drop: &pg_sys::DropOwnedStmt) -> Result<(), Fail
     record(&lock_all(tables))
 }
 
-/// Tables that are tracked, or may have partitions that are.
+/// The tables of a schema that are tracked, or may have partitions that are.
 const IN_SCHEMA: &str = "SELECT c.oid FROM pg_catalog.pg_class AS c \
     WHERE c.relnamespace OPERATOR(pg_catalog.=) $1::pg_catalog.oid \
     AND (c.relkind OPERATOR(pg_catalog.=) 'p' OR c.relkind OPERATOR(pg_catalog.=) 'r' AND c.relhastriggers)";
 
-/// The same. With a schema goes what is in it, whoever's it is.
+/// The same for a role: its tables, and all tables in its schemas, because a dropped schema takes all its tables with
+/// it, regardless of their owner.
 const OF_OWNER: &str = "SELECT c.oid FROM pg_catalog.pg_class AS c \
     JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace \
     WHERE (c.relowner OPERATOR(pg_catalog.=) $1::pg_catalog.oid OR n.nspowner OPERATOR(pg_catalog.=) $1::pg_catalog.oid) \
@@ -69,7 +74,7 @@ fn tables_that(query: &'static str, object: pg_sys::Oid) -> Vec<pg_sys::Oid> {
     tables
 }
 
-/// Locks what a command drops, each after the tables that it is a partition of; gives those that are still there.
+/// Locks what a command drops, each table after those that it is a partition of. Returns the tables that still exist.
 unsafe fn lock_all(mut tables: Vec<pg_sys::Oid>) -> Vec<pg_sys::Oid> {
     tables.sort_unstable_by_key(|oid| oid.to_u32());
     tables.dedup();
@@ -79,7 +84,7 @@ unsafe fn lock_all(mut tables: Vec<pg_sys::Oid>) -> Vec<pg_sys::Oid> {
     tables
 }
 
-/// As DROP TABLE does: a partition's parent is locked first, as nobody is to use it meanwhile.
+/// Locks as DROP TABLE does: first the parent of a partition, so that no session uses it meanwhile.
 unsafe fn lock_with_ancestors(relation: pg_sys::Oid, ancestors: &[pg_sys::Oid]) {
     for (depth, ancestor) in ancestors.iter().enumerate().rev() {
         lock(*ancestor, if depth == 0 { pg_sys::AccessExclusiveLock } else { pg_sys::AccessShareLock });
@@ -87,7 +92,7 @@ unsafe fn lock_with_ancestors(relation: pg_sys::Oid, ancestors: &[pg_sys::Oid]) 
     lock(relation, pg_sys::AccessExclusiveLock);
 }
 
-/// The table that DROP TABLE names, locked, if it is one that the caller may drop.
+/// Locks the table that DROP TABLE names, if the caller may drop it.
 unsafe fn lock_named(names: *mut pg_sys::List) -> Option<pg_sys::Oid> {
     let name = pg_sys::makeRangeVarFromNameList(names);
     loop {
@@ -98,7 +103,7 @@ unsafe fn lock_named(names: *mut pg_sys::List) -> Option<pg_sys::Oid> {
         }
         let ancestors = relation::ancestors_of(oid);
         lock_with_ancestors(oid, &ancestors);
-        // Another one may have got the name while this was waiting.
+        // While this session waited for the lock, another table may have got the name.
         if named(name) == oid && relation::ancestors_of(oid) == ancestors {
             return Some(oid);
         }
@@ -115,7 +120,7 @@ unsafe fn may_drop(relation: pg_sys::Oid) -> bool {
         && (manage::owns(relation, user) || owns_schema(pg_sys::get_rel_namespace(relation), user))
 }
 
-/// Records what goes with these tables, which are locked: they themselves, and their partitions.
+/// Records what is lost with these tables, which are locked, and with their partitions.
 unsafe fn record(dropped: &[pg_sys::Oid]) -> Result<(), Failure> {
     let open = |oid: &pg_sys::Oid| Table::open_oid(*oid, pg_sys::NoLock);
     let mut all: Vec<pg_sys::Oid> =
@@ -136,7 +141,7 @@ unsafe fn record(dropped: &[pg_sys::Oid]) -> Result<(), Failure> {
 }
 
 /// # Safety
-/// Inside a transaction.
+/// Inside a transaction; an Oid without a schema raises an ERROR.
 unsafe fn owns_schema(schema: pg_sys::Oid, user: pg_sys::Oid) -> bool {
     #[cfg(any(feature = "pg14", feature = "pg15"))]
     return pg_sys::pg_namespace_ownercheck(schema, user);
@@ -145,7 +150,7 @@ unsafe fn owns_schema(schema: pg_sys::Oid, user: pg_sys::Oid) -> bool {
 }
 
 /// # Safety
-/// A node of type String.
+/// `name` is a node of type String.
 unsafe fn schema_name(name: *mut pg_sys::Node) -> *const std::ffi::c_char {
     #[cfg(feature = "pg14")]
     return (*name.cast::<pg_sys::Value>()).val.str_;

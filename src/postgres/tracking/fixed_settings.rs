@@ -1,16 +1,17 @@
-//! What types' output functions print, whatever the session's settings.
+//! Fixes the settings that decide how types' output functions print a value. Otherwise the hash of a row would depend
+//! on the session's settings.
 
 use crate::postgres::quoting::PlainQuotes;
 use pgrx::pg_sys;
 use std::cell::Cell;
 
-// Of Postgres, and not among pgrx's declarations.
+// A variable of Postgres that pgrx does not declare.
 extern "C" {
     static mut bytea_output: i32;
 }
 
-/// The settings that change what output functions print, set to fixed values until dropped. Not by the settings' own
-/// machinery: that costs more than everything else about a row.
+/// Gives the settings that change what output functions print fixed values, until it is dropped. Writes the variables
+/// directly: the settings' own machinery costs more than everything else about a row.
 pub struct FixedSettings {
     date_style: i32,
     date_order: i32,
@@ -57,7 +58,8 @@ fn gmt() -> *mut pg_sys::pg_tz {
 
 impl Drop for FixedSettings {
     fn drop(&mut self) {
-        // SAFETY: as in set(). An error of an output function unwinds through here.
+        // SAFETY: plain globals of this process, which get back values that they had. An error of an output function
+        // unwinds through here.
         unsafe {
             pg_sys::DateStyle = self.date_style;
             pg_sys::DateOrder = self.date_order;

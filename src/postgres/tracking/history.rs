@@ -1,4 +1,4 @@
-//! What is asked of one row or one table: its history, whether it is what was recorded, and the row itself if it is.
+//! The SQL functions about one table or one row: verify_table(), verify_row(), history() and verified().
 
 use super::baselines;
 use super::columns::{Column, Columns};
@@ -27,7 +27,7 @@ use pgrx::PgSqlErrorCode;
 use serde_json::{json, Value};
 use std::rc::Rc;
 
-/// Rows of verify_table() that are kept in memory; more are counted in a last row.
+/// How many problems verify_table() keeps in memory. Further ones are counted in a last row.
 const MAX_ROWS: usize = 100_000;
 
 type ProblemRow = (Option<JsonbText>, String, Option<pgrx::Uuid>, Option<i64>, String);
@@ -85,7 +85,8 @@ fn verify_row(target: Option<Regclass>, row_key: Option<Jsonb>) -> JsonbText {
     let key = required(row_key, "row_key");
     or_raise(check_reader(target, errorless::user()));
     or_raise(require_baseline(target));
-    // As of now, as the table itself is: TRUNCATE, and what writes a table anew, show to older snapshots as well.
+    // The latest snapshot: TRUNCATE and rewrites of the table show in older snapshots as well, but the entries about
+    // them do not.
     let row = or_raise(OneRow::of_key(target, key, RegisteredSnapshot::latest));
     let (version, finding) = or_raise(row.check());
     if version.as_ref().is_some_and(|version| version.signature.is_some()) {
@@ -164,7 +165,7 @@ fn operation_name(version: &Version) -> String {
     version.operation.entry_type().trim_start_matches("table_").to_owned()
 }
 
-/// Gives back the row that it is called with, or refuses it: `SELECT (ledger.verified(t)).* FROM t WHERE id = 42`.
+/// Returns the row that it is called with, or refuses it: `SELECT (ledger.verified(t)).* FROM t WHERE id = 42`.
 #[pg_extern(volatile, parallel_unsafe, requires = ["tables"])]
 #[search_path(pg_catalog, pg_temp)]
 fn verified(row: pgrx::AnyElement) -> pgrx::AnyElement {
@@ -173,7 +174,7 @@ fn verified(row: pgrx::AnyElement) -> pgrx::AnyElement {
 }
 
 fn require_verified(row: &pgrx::AnyElement) -> Result<(), Failure> {
-    // SAFETY: a catalog look-up.
+    // SAFETY: a catalog look-up inside a transaction; the type is that of a value that Postgres passed.
     let target = unsafe { pg_sys::typeidTypeRelid(row.oid()) };
     if target == pg_sys::InvalidOid {
         return Err(Failure::new(
@@ -186,11 +187,10 @@ fn require_verified(row: &pgrx::AnyElement) -> Result<(), Failure> {
     check_selects(target, user)?;
     let table = Table::open_oid(target, pg_sys::AccessShareLock);
     let plan = plan_of(&table)?;
-    // SAFETY: a composite value of this table's row type, which may be one from before columns were added: they read as
-    // null there.
+    // SAFETY: a composite value of this table's row type. It may be from before columns were added: these read as null.
     let values = unsafe { rows::composite_row(row.datum(), &table) };
     let key = RowKey::of(&plan, &values)?;
-    // A row that was locked (FOR UPDATE) may be newer than what the query sees, and so are the entries about it.
+    // A row that was locked (FOR UPDATE) may be newer than the query's snapshot, and so may the entries about it.
     let found = match finding_about(&table, &plan, &values, key.row_id, &RegisteredSnapshot::of_query()) {
         Ok(None) => return Ok(()),
         _ => finding_about(&table, &plan, &values, key.row_id, &RegisteredSnapshot::latest()),
@@ -203,7 +203,8 @@ fn require_verified(row: &pgrx::AnyElement) -> Result<(), Failure> {
         }
         Err(failure) => (failure, false),
     };
-    // A value that anyone can make up: what is wrong with it tells of rows that the caller may not see.
+    // Any caller can make up such a value, and details of what is wrong with it would tell about rows that the caller
+    // may not see.
     let sees_all = sees_whole_table(&table, user);
     if is_unrecorded || !sees_all {
         require_baseline(target)?;
@@ -215,7 +216,7 @@ fn require_verified(row: &pgrx::AnyElement) -> Result<(), Failure> {
     Err(Failure::new(PgSqlErrorCode::ERRCODE_DATA_CORRUPTED, message).log_beside(refusal.text()))
 }
 
-/// What is wrong with a row that has these values, by the entries about it that the snapshot sees.
+/// What is wrong with a row that has these values, going by the entries about it that the snapshot sees.
 fn finding_about(
     table: &Table,
     plan: &Rc<Plan>,
@@ -281,7 +282,7 @@ fn plan_of(table: &Table) -> Result<Rc<Plan>, Failure> {
     plan::of(table, || Ok(options))
 }
 
-/// A table whose rows are still being recorded cannot be compared yet.
+/// Refuses a table whose rows are still being recorded: rows without an entry would be reported as unrecorded.
 pub fn require_baseline(target: pg_sys::Oid) -> Result<(), Failure> {
     let table = Table::open_oid(target, pg_sys::AccessShareLock);
     // SAFETY: the relation is open.
@@ -297,24 +298,24 @@ pub fn still_recorded(table: &Table, progress: &baselines::Progress) -> Failure 
         .hint("View ledger.tracked_tables shows the progress; verify again when its state is \"tracked\". If nothing moves, see ledger.workers, and the server's log for why the table cannot be recorded.")
 }
 
-/// A row, by its key as a user writes it.
+/// A row, found by the key that the caller gave.
 struct OneRow {
     row_id: uuid::Uuid,
     plan: Rc<Plan>,
     snapshot: RegisteredSnapshot,
-    /// Where it is, if it is there.
+    /// Where the row is stored, if it exists.
     place: Option<RowPlace>,
 }
 
 type RowPlace = (pg_sys::Oid, pg_sys::ItemPointerData);
 
 impl OneRow {
-    /// `take` takes the snapshot, once nobody can change the table any more.
+    /// `take` takes the snapshot, after the locks: no session can truncate or rewrite the table any more.
     fn of_key(target: pg_sys::Oid, key: Jsonb, take: fn() -> RegisteredSnapshot) -> Result<OneRow, Failure> {
         let table = Table::open_oid(target, pg_sys::AccessShareLock);
         let plan = plan_of(&table)?;
         let given = check_key(&plan, key)?;
-        // The key's values in their own types, so that '42' and 42 are the same.
+        // In the columns' own types, so that '42' and 42 are the same key.
         let key_columns = key_columns(&table, &plan);
         let memory = Rc::default();
         let encode = |(column, at): (&TableColumn, usize)| Column::new(&column.name, at, column.type_oid, &memory);
@@ -325,7 +326,7 @@ impl OneRow {
         lock_partitions(&table, &plan);
         let mut row = OneRow { row_id, plan, snapshot: take(), place: None };
         row.place = row.find(table, &key_columns, &values);
-        // The entries tell in which table a row is, not in which partition of it.
+        // Entries say which table a row is in, not which partition of it: the row may be in another one.
         if row.place.is_none() && row.plan.is_partition {
             let whole = Table::open_oid(row.plan.root, pg_sys::AccessShareLock);
             row.place = row.find(whole, &key_columns, &values);
@@ -334,8 +335,8 @@ impl OneRow {
         Ok(row)
     }
 
-    /// Values that are equal can be written in several ways (intervals, say, and texts under some collations): what is
-    /// recorded is that of the row.
+    /// The id under which the row is recorded, which is that of the stored key. Equal values can be written in several
+    /// ways (intervals, say, and texts under some collations), and so have different ids.
     fn recorded_id(&self) -> Result<uuid::Uuid, Failure> {
         let Some((oid, tid)) = self.place else { return Ok(self.row_id) };
         let table = Table::open_oid(oid, pg_sys::AccessShareLock);
@@ -377,28 +378,28 @@ impl OneRow {
     }
 }
 
-/// Of the tracked table, where this is one of them or has some.
+/// Locks all partitions of the tracked table, if this table is one of them or has partitions.
 fn lock_partitions(table: &Table, plan: &Plan) {
     if plan.is_partition || table.is_partitioned() {
         relation::tree(&Table::open_oid(plan.root, pg_sys::AccessShareLock), pg_sys::AccessShareLock);
     }
 }
 
-/// In the plan's order.
+/// The columns of the key, in the plan's order.
 fn key_columns(table: &Table, plan: &Plan) -> Vec<TableColumn> {
     let mut live = relation::live_columns(table);
     let mut take = |key: &Column| Some(live.swap_remove(live.iter().position(|column| column.name == key.name)?));
     plan.key.iter().filter_map(&mut take).collect()
 }
 
-/// The values of a key in the types of its columns. Not a row of all columns: a domain of one that is not in the key may
-/// refuse null.
+/// The values of a key, in the types of its columns. Does not build a whole row: a column outside the key may be of a
+/// domain that refuses null.
 ///
-/// The CHECK of a domain is code of the table's owner. That of a column's own type is left out; those of elements of an array,
-/// of fields of a composite type and of bounds of a range are not, and run with the owner's rights.
+/// The CHECK of a domain is code of the table's owner. Where a column's own type is a domain, it does not run. For
+/// elements of an array, fields of a composite type and bounds of a range it does, with the owner's rights.
 fn typed_key(table: &Table, columns: &[TableColumn], key: Jsonb, given: &Value) -> Row {
     let typed = |column: &TableColumn| {
-        // Money is recorded as the number that it is stored as, and Postgres would take that for whole dollars.
+        // Money is recorded as the number that it is stored as. Postgres would take such a number for whole dollars.
         let is_stored = given[&column.name].is_number() && column.is_money();
         let of_type = if is_stored { "pg_catalog.int8".to_owned() } else { column.base_type() };
         format!("{} {of_type}", relation::quoted_text(&column.name))

@@ -1,5 +1,5 @@
-//! Which tables can be recorded: those whose rows change by statements alone, and stay as they are otherwise. Of a partitioned
-//! table that holds for each partition with rows.
+//! Which tables can be tracked: those whose rows change only through statements, and otherwise stay as they are. Of a
+//! partitioned table, each partition that holds rows must be such a table.
 
 use super::options::{is_row_trigger, triggers_of};
 use crate::postgres::errors::Failure;
@@ -7,7 +7,7 @@ use crate::postgres::relation;
 use crate::postgres::tables::Table;
 use pgrx::{pg_sys, PgSqlErrorCode};
 
-/// Why the rows of a relation cannot be recorded, as what is said of it, and what to do about it.
+/// Why the rows of a relation cannot be recorded (as the end of a sentence about it), and what to do about it.
 pub struct Obstacle {
     pub why: &'static str,
     pub hint: &'static str,
@@ -17,7 +17,7 @@ const OTHER_METHOD: &str = "has another access method than heap";
 const UNLOGGED: &str =
     "is unlogged: a crash empties it, while the ledger keeps what was recorded, so every row would be reported missing";
 
-/// What stands against recording the rows of a relation, whoever's it is.
+/// What prevents recording the rows of a relation, whatever role owns it.
 pub fn obstacle(table: &Table) -> Option<Obstacle> {
     // SAFETY: the relation is open.
     let form = unsafe { &*(*table.relation()).rd_rel };
@@ -48,7 +48,7 @@ pub fn is_unlogged(table: &Table) -> bool {
     unsafe { (*(*table.relation()).rd_rel).relpersistence as u8 == pg_sys::RELPERSISTENCE_UNLOGGED }
 }
 
-/// Rows are read as those of a heap, and of nothing else.
+/// Refuses a table with another access method: rows are read with the functions of a heap, and of nothing else.
 pub fn check_heap(table: &Table) -> Result<(), Failure> {
     if !table.is_plain() || table.is_heap() {
         return Ok(());
@@ -59,8 +59,8 @@ pub fn check_heap(table: &Table) -> Result<(), Failure> {
         .hint("ALTER TABLE ... SET ACCESS METHOD heap."))
 }
 
-/// Refuses, with what the caller says, where rows of one of these partitions, which are locked, could not be recorded as
-/// those of their table.
+/// Checks that rows of each of these partitions, which are locked, can be recorded as rows of their table. Otherwise
+/// fails with `refusal()` as the message.
 pub fn check_partitions(partitions: &[pg_sys::Oid], refusal: impl Fn() -> String) -> Result<(), Failure> {
     let refuse = |partition: &Table, why: &str, hint: &str| {
         let detail = format!("Partition {} {why}.", relation::qualified_name(partition));
@@ -80,7 +80,7 @@ pub fn check_partitions(partitions: &[pg_sys::Oid], refusal: impl Fn() -> String
             return refuse(&partition, "is being detached", "ALTER TABLE ... DETACH PARTITION ... FINALIZE first.");
         }
         match obstacle(&partition) {
-            // One without rows has nothing that a crash, or another method, could do anything to.
+            // A partitioned table holds no rows itself, so neither a crash nor another access method can harm them.
             Some(Obstacle { why, hint }) if !partition.is_partitioned() => return refuse(&partition, why, hint),
             _ => {}
         }
@@ -92,7 +92,7 @@ pub fn check_partitions(partitions: &[pg_sys::Oid], refusal: impl Fn() -> String
 fn has_own_trigger(table: &Table) -> bool {
     // SAFETY: the relation is open.
     unsafe { triggers_of(table.relation()) }.iter().any(|trigger| {
-        // SAFETY: a trigger of a relation.
+        // SAFETY: `trigger` belongs to the open relation.
         !trigger.tgisclone && unsafe { is_row_trigger(trigger) }
     })
 }

@@ -1,5 +1,5 @@
-//! Tables that the ledger knows to be tracked, and that are not any more, though nobody has said so: their triggers were
-//! dropped, or the table was, past the commands that record it.
+//! Lost tables: the ledger has them as tracked, but they are not any more, and no entry says so. Their triggers, or the
+//! tables themselves, were dropped in a way that bypassed the commands that record it.
 
 use super::manage;
 use super::options::Options;
@@ -15,13 +15,13 @@ use std::collections::BTreeMap;
 
 /// What the newest entry about the tracking of a table says.
 pub struct Noted {
-    /// As the table was called then.
+    /// The name that the table had then.
     pub name: String,
-    /// What it is tracked with, by that entry.
+    /// The options that the entry states.
     pub options: Option<Options>,
 }
 
-/// The tables that are tracked by what was recorded, by their ids. Reads all entries.
+/// The tables that are tracked according to the ledger, by their table ids. Reads all entries.
 pub fn tracked_by_ledger(snapshot: &RegisteredSnapshot) -> BTreeMap<String, Noted> {
     let mut notes = Vec::new();
     let read = |row: &Row| {
@@ -41,7 +41,7 @@ pub fn tracked_by_ledger(snapshot: &RegisteredSnapshot) -> BTreeMap<String, Note
     tracked
 }
 
-/// That tracking began, or changed, or ended.
+/// An entry that says that tracking began, changed or ended.
 struct Note {
     at: i64,
     is_tracked: bool,
@@ -62,7 +62,7 @@ fn note_of(row: &Row) -> Option<Note> {
     Some(Note { at: entry.created_at.micros(), is_tracked, table_id: text("table_id")?, noted })
 }
 
-/// Records that a table which is lost is not tracked any more.
+/// Records that a lost table is not tracked any more.
 #[pg_extern(volatile, parallel_unsafe, requires = ["tables"])]
 #[search_path(pg_catalog, pg_temp)]
 fn untrack_lost(table_id: Option<&str>) {

@@ -1,4 +1,4 @@
-//! The metadata of an entry about a row: which row, and who has changed it.
+//! The metadata of an entry about a row: which row, and which user changed it.
 
 use super::columns::json_string;
 use super::plan::Plan;
@@ -18,7 +18,7 @@ pub struct Metadata {
 }
 
 impl Metadata {
-    /// Who does it, and to which table.
+    /// Names the table, and the user who acts.
     pub fn of(plan: &Plan) -> Result<Metadata, Failure> {
         plan.ensure_shape()?;
         Ok(Metadata::of_table(plan).actor())
@@ -34,7 +34,7 @@ impl Metadata {
         self.actor_as(errorless::user())
     }
 
-    /// The same where the work is not done as the user who has called for it.
+    /// As [`Metadata::actor`], where the work runs as another role than the user who called for it.
     pub fn actor_as(mut self, current_user: pg_sys::Oid) -> Metadata {
         // SAFETY: inside a transaction that writes.
         let transaction_id = unsafe { pg_sys::GetTopFullTransactionId().value };
@@ -45,7 +45,7 @@ impl Metadata {
         self
     }
 
-    /// A member that is canonical JSON already.
+    /// Sets a member to text that is canonical JSON already.
     pub fn json(mut self, member: Member, json: &str) -> Metadata {
         self.members.set_json(member, json);
         self
@@ -56,12 +56,12 @@ impl Metadata {
         self
     }
 
-    /// Which row it is about.
+    /// Names the row that the entry is about.
     pub fn row_key(self, key: &RowKey) -> Metadata {
         self.json(Member::Key, &key.json).text(Member::RowId, key.digits(&mut RowKey::buffer()))
     }
 
-    /// Which row it has taken the place of.
+    /// Names the row that it has taken the place of: the one under the old key.
     pub fn old_row_key(self, key: &RowKey) -> Metadata {
         self.json(Member::OldKey, &key.json).text(Member::OldRowId, key.digits(&mut RowKey::buffer()))
     }
@@ -85,7 +85,7 @@ impl Metadata {
     }
 }
 
-/// Who acts, as members of the metadata: the same for most of a session.
+/// The user who acts, as members of the metadata. Kept, because it is the same for most of a session.
 struct Actor {
     session_user: pg_sys::Oid,
     current_user: pg_sys::Oid,
@@ -96,7 +96,7 @@ struct Actor {
 thread_local! {
     static ACTOR: RefCell<Option<Actor>> = const { RefCell::new(None) };
     static IS_LISTENING: Cell<bool> = const { Cell::new(false) };
-    /// A role was renamed, perhaps.
+    /// A role may have been renamed: ACTOR must be looked up again.
     static IS_STALE: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -112,11 +112,15 @@ fn with_actor<T>(current_user: pg_sys::Oid, use_it: impl FnOnce(&Actor) -> T) ->
 fn listen() {
     if !IS_LISTENING.replace(true) {
         let roles = pg_sys::SysCacheIdentifier::AUTHOID as i32;
-        // SAFETY: registered once a process.
+        // SAFETY: registered once per process, with a function that is never unloaded.
         unsafe { pg_sys::CacheRegisterSyscacheCallback(roles, Some(forget), pg_sys::Datum::null()) };
     }
 }
 
+/// A row of pg_authid has changed.
+///
+/// # Safety
+/// Called by Postgres, as registered in listen(). Cannot fail.
 #[pg_guard]
 unsafe extern "C-unwind" fn forget(_arg: pg_sys::Datum, _cache: i32, _hash: pg_sys::uint32) {
     IS_STALE.set(true);
@@ -145,7 +149,7 @@ impl Actor {
 }
 
 fn application_name<'a>() -> &'a CStr {
-    // SAFETY: a setting of the session, which nothing changes while it is looked at here.
+    // SAFETY: null or a NUL-terminated string. Callers use it at once, and nothing that they call changes the setting.
     unsafe {
         match pg_sys::application_name.is_null() {
             true => c"",
@@ -154,7 +158,7 @@ fn application_name<'a>() -> &'a CStr {
     }
 }
 
-/// Empty for a role that was dropped meanwhile.
+/// The user's name; empty for a role that was dropped meanwhile.
 fn user_name(user: pg_sys::Oid) -> String {
     // SAFETY: a catalog look-up; the result is a palloc'd copy, or null.
     unsafe {
@@ -167,7 +171,7 @@ fn user_name(user: pg_sys::Oid) -> String {
     }
 }
 
-/// Where the client is, unless it is on this machine and came by a socket.
+/// The address of the client; `None` if it is on this machine and came by a socket.
 fn client_address() -> Option<String> {
     // SAFETY: what inet_client_addr() calls; null in background workers and on sockets.
     unsafe { direct_function_call::<Inet>(pg_sys::inet_client_addr, &[]) }.map(|address| address.0)

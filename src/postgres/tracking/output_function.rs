@@ -5,15 +5,16 @@ use std::cell::{OnceCell, UnsafeCell};
 use std::ffi::CStr;
 use std::rc::Rc;
 
-/// What output functions keep from one call to the next, for as long as one of them is there. A session that lives for weeks looks them up
-/// anew with each change of a table: kept for as long as the session, what earlier ones have kept would pile up.
+/// Memory for what output functions keep from one call to the next. It lives as long as one of the functions. A session
+/// that lives for weeks looks them up again at each change of a table: in memory that lives as long as the session,
+/// what earlier ones have kept would pile up.
 #[derive(Default)]
 pub struct FunctionMemory(OnceCell<pg_sys::MemoryContext>);
 
 impl FunctionMemory {
-    /// Made when it is needed first: most types have no use for it.
+    /// Made when first needed: most types have no use for it.
     fn context(&self) -> pg_sys::MemoryContext {
-        // SAFETY: a child of a context that lives as long as the process.
+        // SAFETY: TopMemoryContext, the parent, lives as long as the process, and the name is a static string.
         *self.0.get_or_init(|| unsafe {
             pg_sys::AllocSetContextCreateInternal(
                 pg_sys::TopMemoryContext,
@@ -28,7 +29,8 @@ impl FunctionMemory {
 
 impl Drop for FunctionMemory {
     fn drop(&mut self) {
-        // SAFETY: made above, and the functions that use it are gone. When the process exits its memory goes anyway.
+        // SAFETY: made by context(), and the functions that use it were dropped before. When the process exits, its
+        // memory goes anyway.
         unsafe {
             if let Some(context) = self.0.get().filter(|_| !pg_sys::proc_exit_inprogress) {
                 pg_sys::MemoryContextDelete(*context);
@@ -39,7 +41,7 @@ impl Drop for FunctionMemory {
 
 /// The output function of a type.
 pub struct OutputFunction {
-    /// The function keeps things in it while it is called.
+    /// Changed while the function is called, which keeps things in it.
     function: Box<UnsafeCell<pg_sys::FmgrInfo>>,
     /// Dropped after the function.
     _memory: Rc<FunctionMemory>,
@@ -57,7 +59,7 @@ impl OutputFunction {
         OutputFunction { function: Box::new(UnsafeCell::new(function)), _memory: Rc::clone(memory) }
     }
 
-    /// Gives what it prints to `read`.
+    /// Gives `read` the text that the function makes of a value.
     ///
     /// # Safety
     /// `value` is a datum that is not null, of the type whose output function this is.

@@ -1,6 +1,9 @@
-//! Who may make triggers with the ledger's functions: with one of his own, a table's owner could record what he likes about other
-//! tables. Postgres goes by the right to call the function, and asks for it once more of whoever makes or attaches a partition, as
-//! that gets triggers like those of its table. So everyone has the right, and a trigger that is no such copy is refused here.
+//! Decides which roles may create a trigger with one of the ledger's functions. Otherwise the owner of a table could
+//! create one by hand, and record arbitrary changes of other tables.
+//!
+//! Postgres checks the right to call the function. It checks it again for any role that creates or attaches a
+//! partition, because the partition gets copies of its table's triggers. So every role has that right, and this module
+//! refuses a trigger that is no such copy.
 
 use super::options::{is_function, ROW_FUNCTION, TRUNCATE_FUNCTION};
 use crate::postgres::errors::Failure;
@@ -10,7 +13,7 @@ use pgrx::{pg_sys, PgSqlErrorCode};
 /// A trigger has been created, or replaced.
 ///
 /// # Safety
-/// Called by the object access hook, with the oid of a trigger that was put into the catalog in this command.
+/// Called by the object access hook, with the Oid of a trigger that this command put into the catalog.
 pub unsafe fn check_created(trigger: pg_sys::Oid) {
     let Some(Created { function, relation, is_clone }) = find(trigger) else { return };
     let is_ours = || is_function(function, ROW_FUNCTION) || is_function(function, TRUNCATE_FUNCTION);
@@ -30,11 +33,15 @@ pub unsafe fn check_created(trigger: pg_sys::Oid) {
 struct Created {
     function: pg_sys::Oid,
     relation: pg_sys::Oid,
-    /// It belongs to a partition, which has it from its table.
+    /// It is a partition's copy of its table's trigger.
     is_clone: bool,
 }
 
-/// No snapshot that is taken now sees it: the command that makes it has not ended.
+/// Reads the trigger with SnapshotSelf: a new snapshot does not see it, because the command that creates it has not
+/// ended.
+///
+/// # Safety
+/// Inside a transaction; any Oid may be given.
 unsafe fn find(trigger: pg_sys::Oid) -> Option<Created> {
     let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
     let catalog = pg_sys::table_open(pg_sys::TriggerRelationId, lock);

@@ -1,6 +1,6 @@
-//! Rows that come and go with a partition, without any statement that names them: ATTACH, DETACH, DROP and TRUNCATE of a
-//! partition. They are recorded one by one, as they would be if they were inserted or deleted: an entry for the whole would
-//! say nothing of a row.
+//! Records rows that come and go with their partition, without a statement that names them: ATTACH, DETACH, DROP and
+//! TRUNCATE of a partition. Each row gets an entry, as if it were inserted or deleted: one entry for the partition
+//! would say nothing about a row.
 
 use super::options::Options;
 use super::plan::{self, Plan};
@@ -19,7 +19,7 @@ pub enum Passage {
 
 impl Passage {
     /// # Safety
-    /// The header of the row's version.
+    /// `header` points to the header of the row's version.
     unsafe fn record(self, plan: &Plan, row: &Row, header: pg_sys::HeapTupleHeader) -> Result<(), Failure> {
         match self {
             Passage::Arrival => record::record_arrival(plan, row),
@@ -28,8 +28,8 @@ impl Passage {
     }
 }
 
-/// Records every row of a partition, and of its partitions. All are locked, so that nobody writes to them before the
-/// command that brings them or takes them away has ended.
+/// Records every row of a partition, and of its partitions. The caller has locked all of them, so that no session
+/// writes to them until the command that brings them or takes them away has ended.
 pub fn record_all(partition: &Table, options: &Options, what: Passage) -> Result<(), Failure> {
     for leaf in relation::leaves(Table::open_oid(relation::oid(partition), pg_sys::NoLock)) {
         let plan = plan::of(&leaf, || Ok(options.clone()))?;
@@ -38,7 +38,8 @@ pub fn record_all(partition: &Table, options: &Options, what: Passage) -> Result
         let mut scan = TableScan::start(&leaf, &snapshot, 0);
         while let Some(tuple) = scan.next() {
             check_for_interrupts!();
-            // SAFETY: the scan's tuple is good until the next; nothing allocated for a row is used after it.
+            // SAFETY: the tuple is valid until the scan's next one is asked for. Nothing that is allocated for a row is
+            // used after the context is reset.
             unsafe {
                 context.switch_to(|_| what.record(&plan, &leaf.deform(tuple), (*tuple).t_data))?;
                 context.reset();

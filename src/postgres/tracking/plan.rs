@@ -1,5 +1,5 @@
-//! What a session knows of a tracked table, so that nothing is looked up for a row: made once for each relation whose rows
-//! are written, and thrown away when Postgres says that the relation has changed.
+//! The plan of a tracked table: what a session knows about it, so that recording a row needs no look-up. It is made
+//! once for each relation whose rows are written, and dropped when Postgres reports that the relation has changed.
 
 use super::baselines;
 use super::columns::{self, json_string, Column, Columns};
@@ -22,37 +22,39 @@ pub struct Plan {
     pub options: Options,
     /// The tracked table's name, qualified and quoted.
     pub table: String,
-    /// What metadata says of the table, as JSON: its name, its id, the shape.
+    /// What metadata says of the table, as JSON: its name, its id, its shape.
     pub names: [(Member, String); 3],
-    /// Columns of the primary key, in the order of their numbers in the tracked table: those of a partition may differ.
+    /// Columns of the primary key, in the order of their numbers in the tracked table: a partition may have other
+    /// numbers.
     pub key: Columns,
-    /// All columns that are covered, those of the key among them.
+    /// All covered columns, those of the key included.
     pub columns: Columns,
     pub shape: Shape,
-    /// A column that the options name, and the table does not have any more, or not as one that is stored.
+    /// A column that the options name, but that the table does not have any more, or does not store.
     pub unknown_column: Option<UnknownColumn>,
     /// The tracked table.
     pub root: pg_sys::Oid,
     /// The relation is a partition of the tracked table.
     pub is_partition: bool,
-    /// While rows from before it was tracked are being recorded: what tells them from others.
+    /// Set while the baseline is being recorded: tells rows from before the table was tracked from later ones.
     pub baseline_horizon: Option<Horizon>,
 }
 
 pub struct UnknownColumn {
     pub name: String,
-    /// There is another one of this name.
+    /// The table has another column of this name.
     pub is_another: bool,
 }
 
 thread_local! {
     static PLANS: RefCell<HashMap<pg_sys::Oid, Rc<Plan>>> = RefCell::new(HashMap::new());
     static IS_LISTENING: Cell<bool> = const { Cell::new(false) };
-    /// A relation changed while the plans could not be touched.
+    /// A relation changed while PLANS was borrowed: they are dropped when a plan is asked for next.
     static ALL_STALE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// The plan for rows of this relation, which is tracked with these options.
+/// The plan for rows of this relation. `options`, which gives what it is tracked with, is called only to make a new
+/// plan.
 pub fn of(table: &Table, options: impl FnOnce() -> Result<Options, Failure>) -> Result<Rc<Plan>, Failure> {
     if ALL_STALE.take() {
         forget_all();
@@ -67,7 +69,7 @@ pub fn of(table: &Table, options: impl FnOnce() -> Result<Options, Failure>) -> 
     Ok(plan)
 }
 
-/// Forgets all plans: also those that rely on a shape whose transaction has been rolled back.
+/// Drops all plans, also those that rely on a shape whose transaction was rolled back.
 pub fn forget_all() {
     PLANS.with(|plans| match plans.try_borrow_mut() {
         Ok(mut plans) => plans.clear(),
@@ -78,7 +80,7 @@ pub fn forget_all() {
 fn listen() {
     if !IS_LISTENING.replace(true) {
         let schemas = pg_sys::SysCacheIdentifier::NAMESPACEOID as i32;
-        // SAFETY: registered once a process.
+        // SAFETY: registered once per process, with functions that are never unloaded.
         unsafe {
             pg_sys::CacheRegisterRelcacheCallback(Some(forget), pg_sys::Datum::null());
             pg_sys::CacheRegisterSyscacheCallback(schemas, Some(forget_names), pg_sys::Datum::null());
@@ -86,19 +88,26 @@ fn listen() {
     }
 }
 
-/// A schema has been renamed, perhaps: of that its tables are told nothing.
+/// A schema may have been renamed. Plans hold its name, and Postgres reports nothing about the tables in it.
+///
+/// # Safety
+/// Called by Postgres, as registered in listen().
 #[pg_guard]
 unsafe extern "C-unwind" fn forget_names(_arg: pg_sys::Datum, _cache: i32, _hash: u32) {
     forget_all();
 }
 
+/// A relation (InvalidOid: any) has changed.
+///
+/// # Safety
+/// Called by Postgres, as registered in listen().
 #[pg_guard]
 unsafe extern "C-unwind" fn forget(_arg: pg_sys::Datum, relation: pg_sys::Oid) {
     if relation == pg_sys::InvalidOid {
         return forget_all();
     }
     PLANS.with(|plans| match plans.try_borrow_mut() {
-        // A partition's plan has the name and the columns of its table.
+        // A partition's plan holds the name and the columns of its table, so it goes when that changes.
         Ok(mut plans) => plans.retain(|oid, plan| *oid != relation && plan.root != relation),
         Err(_) => ALL_STALE.set(true),
     });
@@ -146,7 +155,8 @@ impl Plan {
     }
 }
 
-/// What is written to a copy would be recorded of the table it is a copy of, and what is recorded of that, asked of the copy.
+/// Refuses a copy of a tracked table. Changes of the copy would be recorded as changes of the original, and the ledger
+/// would be asked about rows of the original when it is asked about the copy.
 fn refuse_copy(table: &Table, options: &Options) -> Result<(), Failure> {
     let Some(original) = options.copied_from(table) else { return Ok(()) };
     let (name, call) = (relation::qualified_name(table), options.call(&relation::qualified_name(table)));
@@ -163,8 +173,8 @@ fn refuse_copy(table: &Table, options: &Options) -> Result<(), Failure> {
     )))
 }
 
-/// The first of the columns that the options name which is not there, or is not the one that had this name when they were given: who
-/// exchanges the names of two columns would have the one recorded in the place of the other.
+/// The first column named in the options that does not exist, or is not the one that had this name when they were
+/// given. Otherwise a user who exchanges the names of two columns would have one recorded in place of the other.
 fn unknown_column(options: &Options, table: &Table, live: &[TableColumn]) -> Option<UnknownColumn> {
     let is_only = matches!(options.coverage, Coverage::Only(_));
     let numbers = options.named_columns_of(table).unwrap_or_default();
@@ -175,7 +185,7 @@ fn unknown_column(options: &Options, table: &Table, live: &[TableColumn]) -> Opt
     })
 }
 
-/// Columns that are computed when they are read are not stored.
+/// Virtual columns are not covered: they are computed when they are read, and not stored.
 fn is_covered(coverage: &Coverage, key: &[String], column: &TableColumn) -> bool {
     !column.is_virtual && (coverage.covers(&column.name) || key.contains(&column.name))
 }

@@ -1,4 +1,5 @@
-//! The primary key of a table, by which the ledger names its rows, and what to say where there is none that could.
+//! Finds the primary key of a table, by which the ledger names its rows, and says what to do where there is none that
+//! can be used. [`row_key`](super::row_key) makes the key of a row.
 
 use super::options::{tracked_root, Options};
 use crate::postgres::errors::Failure;
@@ -18,7 +19,7 @@ pub fn key_of(table: &Table) -> Result<Vec<String>, Failure> {
         let form = &*(*index).rd_index;
         let numbers = form.indkey.values.as_slice(form.indnkeyatts as usize);
         let names = numbers.iter().map(|number| text(&table.attribute(*number as usize - 1).attname)).collect();
-        // Two rows can have a deferrable key at the same time. Before Postgres 18 it is not found in the first place.
+        // Two rows can have a deferrable key at the same time. Before Postgres 18 such a key is not found above.
         let is_immediate = form.indimmediate;
         pg_sys::index_close(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
         if is_immediate {
@@ -29,7 +30,7 @@ pub fn key_of(table: &Table) -> Result<Vec<String>, Failure> {
     }
 }
 
-/// Before Postgres 18 such a key is not found as the table's.
+/// Whether the table has a deferrable primary key. Before Postgres 18, Table::primary_key() does not find it.
 fn has_deferrable_key(table: &Table) -> bool {
     // SAFETY: the relation is open; the list is a copy, and each index is closed again.
     unsafe {
@@ -69,7 +70,7 @@ fn no_key(table: &Table, is_deferrable: bool) -> Failure {
     }
 }
 
-/// The tracked table that this one is, or is a partition of.
+/// The name of the tracked table that this table is, or is a partition of.
 pub(super) fn tracked_name(table: &Table) -> Option<String> {
     // SAFETY: the relation is open.
     let options = unsafe { Options::of_relation(table.relation()) }?;

@@ -1,4 +1,4 @@
-//! Who may be told what the ledger says of a table.
+//! Which roles may learn what the ledger says of a table.
 
 use crate::postgres::errors::Failure;
 use crate::postgres::relation;
@@ -6,7 +6,10 @@ use crate::postgres::roles;
 use crate::postgres::tables::Table;
 use pgrx::{pg_sys, PgSqlErrorCode};
 
-/// Whether the user could name the table in a query: without that, a privilege on it is of no use.
+/// Whether the user could name the table in a query: otherwise a privilege on it is of no use.
+///
+/// # Safety
+/// Inside a transaction; any Oid may be given.
 unsafe fn reaches(target: pg_sys::Oid, user: pg_sys::Oid) -> bool {
     let schema = pg_sys::get_rel_namespace(target);
     #[cfg(any(feature = "pg14", feature = "pg15"))]
@@ -20,8 +23,8 @@ unsafe fn reaches(target: pg_sys::Oid, user: pg_sys::Oid) -> bool {
 /// What check_enable_rls() says where policies apply.
 const RLS_ENABLED: i32 = pg_sys::CheckEnableRlsResult::RLS_ENABLED as i32;
 
-/// Whether the user may see each row that the ledger tells of when it is asked of one of this table: of a row of a partition it
-/// says what it says of that row of the whole table.
+/// Whether the user may see every row that the ledger can tell about when asked about a row of this table. Asked about
+/// a partition's row, it answers for the row of the whole table.
 pub fn sees_whole_table(table: &Table, user: pg_sys::Oid) -> bool {
     let mut tables = std::iter::once(relation::oid(table)).chain(relation::ancestors(table));
     tables.all(|oid| sees_all(oid, user) && check_selects(oid, user).is_ok())
@@ -29,14 +32,14 @@ pub fn sees_whole_table(table: &Table, user: pg_sys::Oid) -> bool {
 
 /// Whether no policy hides rows of the table from the user.
 fn sees_all(target: pg_sys::Oid, user: pg_sys::Oid) -> bool {
-    // SAFETY: catalog look-ups.
+    // SAFETY: catalog look-ups inside a transaction; an Oid that does not exist raises an ERROR.
     unsafe { pg_sys::check_enable_rls(target, user, true) != RLS_ENABLED }
 }
 
-/// Whole rows are for those who may SELECT the table, or each of its columns.
+/// Refuses a user who may SELECT neither the table nor each of its columns: whole rows are returned.
 pub fn check_selects(target: pg_sys::Oid, user: pg_sys::Oid) -> Result<(), Failure> {
     let mode = pg_sys::ACL_SELECT as pg_sys::AclMode;
-    // SAFETY: catalog look-ups.
+    // SAFETY: catalog look-ups inside a transaction; an Oid that does not exist raises an ERROR.
     let may = unsafe {
         let of_columns = || pg_sys::pg_attribute_aclcheck_all(target, user, mode, pg_sys::AclMaskHow::ACLMASK_ALL);
         pg_sys::pg_class_aclcheck(target, user, mode) == pg_sys::AclResult::ACLCHECK_OK
@@ -48,19 +51,20 @@ pub fn check_selects(target: pg_sys::Oid, user: pg_sys::Oid) -> Result<(), Failu
     }
 }
 
-/// Reading what the ledger says of a table is the auditors' part, and that of whoever may read all of the table.
+/// What the ledger says of a table is for auditors, and for roles that may read all of the table.
 pub fn check_reader(target: pg_sys::Oid, user: pg_sys::Oid) -> Result<(), Failure> {
     check_reader_of(target, user)?;
-    // As in sees_whole_table().
+    // Asked about a partition, the ledger answers for the whole table: see sees_whole_table().
     let table = Table::open_oid(target, pg_sys::AccessShareLock);
     relation::ancestors(&table).into_iter().try_for_each(|ancestor| check_reader_of(ancestor, user))
 }
 
 fn check_reader_of(target: pg_sys::Oid, user: pg_sys::Oid) -> Result<(), Failure> {
-    // SAFETY: catalog look-ups.
+    // SAFETY: catalog look-ups inside a transaction; an Oid that does not exist raises an ERROR.
     let may = unsafe {
         let selects = || pg_sys::pg_class_aclcheck(target, user, pg_sys::ACL_SELECT as pg_sys::AclMode);
-        // Row security would have to be asked of rows that are not there any more.
+        // A role under row security is refused: policies would have to be evaluated for rows that do not exist any
+        // more.
         roles::is_member(user, c"ledger_auditor")
             || (selects() == pg_sys::AclResult::ACLCHECK_OK && reaches(target, user) && sees_all(target, user))
     };

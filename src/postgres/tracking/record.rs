@@ -1,4 +1,5 @@
-//! The triggers of tracked tables: each change of a row becomes an entry.
+//! The row trigger of tracked tables: makes an entry of each change of a row. [`row_key`](super::row_key) names the row
+//! in the entry, and [`rows`](super::rows) finds rows in the table again.
 
 use super::command_order;
 use super::horizon::{self, HasEntry, Horizon};
@@ -28,6 +29,9 @@ const ROW_CHANGE: Declared = Declared {
 };
 
 /// AFTER INSERT OR UPDATE OR DELETE, for each row.
+///
+/// # Safety
+/// Called by Postgres, as the function of a trigger.
 #[no_mangle]
 #[pg_guard]
 #[doc(hidden)]
@@ -56,16 +60,18 @@ pub unsafe extern "C-unwind" fn ledger_record_change(fcinfo: pg_sys::FunctionCal
 }
 
 /// # Safety
-/// A row version that this transaction has updated or deleted.
+/// `header` points to the header of a row version that this transaction updated or deleted: only then does it have a
+/// cmax.
 unsafe fn deleting_command(header: pg_sys::HeapTupleHeader) -> pg_sys::CommandId {
     pg_sys::HeapTupleHeaderGetCmax(header)
 }
 
-/// A row that comes or goes with its partition does so now.
+/// Records a row that comes with its partition. Its time is now: no command has changed the row itself.
 pub fn record_arrival(plan: &Plan, row: &Row) -> Result<(), Failure> {
     record_insert(plan, row, entry_clock::now())
 }
 
+/// Records a row that goes with its partition, now.
 pub fn record_departure(plan: &Plan, tuple: &Row, precedes_baseline: bool) -> Result<(), Failure> {
     record_delete(plan, tuple, entry_clock::now(), precedes_baseline)
 }
@@ -84,9 +90,11 @@ unsafe fn record_update(plan: &Plan, table: &Table, old: &Row, data: &pg_sys::Tr
     let (old_key, key) = (RowKey::of(plan, old)?, RowKey::of(plan, &new)?);
     let header = (*data.tg_trigtuple).t_data;
     let precedes_baseline = plan.precedes_baseline(header);
-    // The worker goes by who wrote a row version: the row would look as if it had an entry.
+    // A row that may lack an entry is recorded even then: the worker goes by the transaction that wrote a row version,
+    // and the new one would look as if it had an entry.
     if before == after && !plan.covers_all() && !precedes_baseline && !plan.may_have_covered_others(header) {
-        // Only columns that are not covered have changed, unless a covered one was renamed: its values are not in the images.
+        // Only columns that are not covered have changed, or a covered column was renamed, whose values are not in the
+        // images: check_columns() refuses that.
         return plan.check_columns();
     }
     let command = deleting_command(header);
@@ -122,13 +130,14 @@ pub fn record_truncate(plan: &Plan) -> Result<(), Failure> {
 }
 
 impl Plan {
-    /// The shape must be in the ledger before an entry names it.
+    /// Makes sure that the shape is in the ledger before an entry names it.
     pub fn ensure_shape(&self) -> Result<(), Failure> {
         self.check_columns()?;
         self.shape.ensure_recorded(&self.table, &self.options.table_id)
     }
 
-    /// A column that was renamed must not silently drop out of the record, nor one that was left out get into it.
+    /// Refuses a list of columns that does not fit the table any more: a renamed column must not silently drop out of
+    /// the record, nor one that was left out get into it.
     fn check_columns(&self) -> Result<(), Failure> {
         let Some(UnknownColumn { name, is_another }) = &self.unknown_column else { return Ok(()) };
         let (what, why) = match is_another {
@@ -150,10 +159,10 @@ impl Plan {
         self.options.coverage == Coverage::All
     }
 
-    /// Whether the row version was there before the table was tracked, and may not have been recorded yet.
+    /// Whether the row version was there before the table was tracked, and may not be recorded yet.
     ///
     /// # Safety
-    /// The header of a row version of this relation.
+    /// `header` points to the header of a row version of this relation.
     pub unsafe fn precedes_baseline(&self, header: pg_sys::HeapTupleHeader) -> bool {
         let has_entry = |horizon: Horizon| horizon.has_entry(header, horizon::next_transaction());
         self.baseline_horizon.is_some_and(|horizon| has_entry(horizon) != HasEntry::Yes)
@@ -162,7 +171,7 @@ impl Plan {
     /// Whether the newest entry about the row version may cover columns that are not covered any more.
     ///
     /// # Safety
-    /// As above.
+    /// `header` points to the header of a row version of this relation.
     unsafe fn may_have_covered_others(&self, header: pg_sys::HeapTupleHeader) -> bool {
         self.options.coverage_since.is_some_and(|since| horizon::is_from_before(header, since))
     }

@@ -1,4 +1,4 @@
-//! How a row is named: by its key, for people, and by its id.
+//! How an entry names a row: by its key, as JSON for people, and by its id, a hash of fixed length for look-ups.
 
 use super::columns::{self, json_name, Columns};
 use super::plan::Plan;
@@ -20,7 +20,7 @@ pub struct RowKey {
 }
 
 impl RowKey {
-    /// Of a row of the relation that the plan is for.
+    /// The key of a row of the plan's relation.
     pub fn of(plan: &Plan, row: &Row) -> Result<RowKey, Failure> {
         Ok(RowKey {
             row_id: RowKey::id_of(&plan.options.table_id, &plan.key, row)?,
@@ -28,12 +28,12 @@ impl RowKey {
         })
     }
 
-    /// The id as it stands in metadata.
+    /// The id as metadata has it: 32 hex digits.
     pub fn digits<'a>(&self, buffer: &'a mut [u8]) -> &'a str {
         self.row_id.simple().encode_lower(buffer)
     }
 
-    /// What [`RowKey::digits`] needs.
+    /// A buffer for [`RowKey::digits`].
     pub fn buffer() -> [u8; uuid::fmt::Simple::LENGTH] {
         [0; uuid::fmt::Simple::LENGTH]
     }

@@ -1,10 +1,10 @@
-//! Rows of an application's table, by where they are and by their key.
+//! Reads rows of an application's table: by their place in it, and by their primary key.
 
 use crate::postgres::relation;
 use crate::postgres::tables::{Row, Table};
 use pgrx::pg_sys;
 
-/// What `read` makes of the row at this place, as the snapshot sees it.
+/// What `read` makes of the row at this place, as the snapshot sees it; `None` if it sees no row there.
 ///
 /// # Safety
 /// The snapshot is registered or active.
@@ -29,8 +29,8 @@ pub unsafe fn fetch<T>(
     Some(read(&table.deform(copy)))
 }
 
-/// Where the row with this key is, as the snapshot sees it. By the index and not by a query: then it takes no privilege on
-/// the table, and a caller with more privileges than the table's owner runs no code of the owner's.
+/// The place of the row with this key, as the snapshot sees it. Uses the index and not a query: a query would need
+/// privileges on the table, and a caller with more privileges than the table's owner would run the owner's code.
 ///
 /// # Safety
 /// The snapshot is registered or active; `value_of` gives values of the types of the key's columns, by their names.
@@ -47,15 +47,15 @@ pub unsafe fn find_by_key(
     place
 }
 
-/// A column of a key that is to be equal to a value.
+/// The condition that a column of the key equals a value.
 struct Condition {
-    /// In the table.
+    /// The number of the column in the table.
     attribute: i16,
     key: pg_sys::ScanKeyData,
 }
 
 /// # Safety
-/// The table's primary key, open; otherwise as [`find_by_key`].
+/// `index` is the table's primary key, open; `value_of` gives values of the types of the key's columns, by their names.
 unsafe fn conditions(
     table: &Table,
     index: pg_sys::Relation,
@@ -84,7 +84,11 @@ unsafe fn conditions(
     numbers.iter().enumerate().map(condition).collect()
 }
 
-/// What an index of this access method calls equality. From Postgres 18 on a key WITHOUT OVERLAPS has a GiST index.
+/// The number of the equality strategy in an index of this access method. From Postgres 18 on, a key WITHOUT OVERLAPS
+/// has a GiST index.
+///
+/// # Safety
+/// `family` is an operator family of the access method; inside a transaction.
 unsafe fn equality_strategy(access_method: pg_sys::Oid, family: pg_sys::Oid) -> pg_sys::StrategyNumber {
     #[cfg(feature = "pg18")]
     return pg_sys::IndexAmTranslateCompareType(pg_sys::CompareType::COMPARE_EQ, access_method, family, false);
@@ -95,10 +99,10 @@ unsafe fn equality_strategy(access_method: pg_sys::Oid, family: pg_sys::Oid) -> 
     }
 }
 
-/// Gives `each` the header of every row version with this key, whoever made it, and whether it is still there or not.
+/// Gives `each` the header of every row version with this key, whichever transaction made it, dead or alive.
 ///
 /// # Safety
-/// As [`find_by_key`].
+/// `value_of` gives values of the types of the key's columns, by their names.
 pub unsafe fn each_version_of_key(
     table: &Table,
     value_of: impl Fn(&str) -> Option<pg_sys::Datum>,
@@ -118,7 +122,8 @@ pub unsafe fn each_version_of_key(
 }
 
 /// # Safety
-/// As [`scan_index`].
+/// `index` is one of the table's, open; the conditions are on its columns, and the snapshot is registered, active or
+/// static.
 unsafe fn find_by_index(
     table: &Table,
     index: pg_sys::Relation,
@@ -133,10 +138,11 @@ unsafe fn find_by_index(
     place
 }
 
-/// Gives `each` the row versions that meet the conditions, until it says false.
+/// Gives `each` the row versions that meet the conditions, until it returns false.
 ///
 /// # Safety
-/// The index is one of the table's, open; the conditions are on its columns, and the snapshot registered, active or static.
+/// `index` is one of the table's, open; the conditions are on its columns, and the snapshot is registered, active or
+/// static.
 unsafe fn scan_index(
     table: &Table,
     index: pg_sys::Relation,
@@ -153,7 +159,8 @@ unsafe fn scan_index(
     pg_sys::index_rescan(scan, keys.as_mut_ptr(), count, std::ptr::null_mut(), 0);
     let slot = pg_sys::table_slot_create(table.relation(), std::ptr::null_mut());
     while pg_sys::index_getnext_slot(scan, pg_sys::ScanDirection::ForwardScanDirection, slot) {
-        // Some indexes give what may be equal: those of network addresses, say.
+        // Some indexes (on network addresses, for example) also return rows that only may be equal: these are compared
+        // here.
         let is_it = !(*scan).xs_recheck || conditions.iter_mut().all(|condition| condition.holds(slot));
         if is_it && !each(slot) {
             break;

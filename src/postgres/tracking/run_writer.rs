@@ -1,6 +1,11 @@
-//! Writing the [runs](crate::ledger::row_runs) of `ledger.row_versions`: that of a sealing pass, and what its share of merging is.
-//! All in the transaction that seals, so that with a pass that fails goes what it has merged. Sealing is serialised: nobody else
-//! changes runs meanwhile.
+//! Writes the [runs](crate::ledger::row_runs) of `ledger.row_versions`: the run of a sealing pass, and the pass's share
+//! of merging.
+//!
+//! All of it happens in the transaction that seals, so a pass that fails undoes what it has merged. Only one session
+//! seals at a time, so no other changes runs meanwhile.
+//!
+//! # Safety
+//! Every private `unsafe fn` here reads with the snapshot of the `Pass`, which the caller of `write` promised to keep.
 
 use super::version_runs::{filters_of, Chunks, VersionTable};
 use crate::ledger::row_filter;
@@ -12,17 +17,17 @@ use crate::postgres::tables;
 use pgrx::{check_for_interrupts, pg_sys, IntoDatum};
 use uuid::Uuid;
 
-/// With the other columns a bit less than a page.
+/// The places of a full chunk. With the other columns it takes a bit less than a page.
 const CHUNK_PLACES: usize = 200;
-/// A varlena's length stands before its bytes.
+/// The bytes of a varlena's length, which stands before its data.
 const HEADER: usize = pg_sys::VARHDRSZ;
 
-/// Writes the places of a sealing pass, in any order, as a run, together with those of `runs` that are due; and carries on with
-/// merges that are under way.
+/// Writes the places of a sealing pass, in any order, as a run, and merges the runs that are due into it. Then carries
+/// on with merges that are under way.
 ///
 /// # Safety
-/// The snapshot is registered or active, and sees what this transaction has done before: of what is written here it sees
-/// nothing, and nothing is read again.
+/// The snapshot is registered or active until this returns, and sees what this transaction has done before. It sees
+/// nothing that is written here, so nothing is read twice.
 pub unsafe fn write(places: Vec<Place>, runs: &mut Vec<Run>, snapshot: pg_sys::Snapshot) {
     if places.is_empty() {
         return;
@@ -65,8 +70,8 @@ impl<'a> Pass<'a> {
         runs.push(Run::new(number, length));
     }
 
-    /// Moves up to `limit` places to the target, and says how many. What is left of a chunk in the middle of which a source is
-    /// left takes its place.
+    /// Moves up to `limit` places to the target, and returns how many. Where a source is left in the middle of a chunk,
+    /// a chunk with the rest takes the place of that chunk.
     unsafe fn step(&self, merge: &Merge, limit: i64, runs: &mut Vec<Run>) -> i64 {
         let mut sources: Vec<RunReader> = merge.sources.iter().map(|run| self.reader(run)).collect();
         let mut out = self.writer(&merge.target, self.sizes.long);
@@ -88,7 +93,8 @@ impl<'a> Pass<'a> {
         moved
     }
 
-    /// All that are for places from `rest` on as well as before: none is for only those that are left.
+    /// Deletes the filters of a source that begin at `rest` or before it: they are also about places that were moved. A
+    /// look-up that finds no filter reads the run.
     unsafe fn delete_filters(&self, run: &Run, rest: Option<u128>) {
         let rows = run.first_row()..=rest.unwrap_or(u128::MAX);
         let mut filters = Chunks::up(self.versions, filters_of(run.number), rows, self.snapshot);
@@ -102,14 +108,14 @@ impl<'a> Pass<'a> {
         RunReader { chunks, chunk: Vec::new(), position: 0, at: 0, given: 0 }
     }
 
-    /// Goes on with a run that will have `length` places.
+    /// A writer that goes on with a run, which will have `length` places.
     fn writer(&self, run: &Run, length: i64) -> RunWriter<'a> {
         let filter_rows = if self.sizes.has_filter(length) { self.sizes.filter_rows } else { 0 };
         RunWriter::new(self.versions, run, filter_rows)
     }
 }
 
-/// Sorted places that are merged.
+/// A source of sorted places for a merge.
 enum Source<'a> {
     Pass(std::vec::IntoIter<Place>),
     Run(RunReader<'a>),
@@ -129,10 +135,10 @@ impl Iterator for Source<'_> {
 /// Reads what is left of a run, and deletes the chunks that it has read.
 struct RunReader<'a> {
     chunks: Chunks<'a>,
-    /// A copy of the chunk.
+    /// A copy of the chunk that is being read.
     chunk: Vec<u8>,
     position: i64,
-    /// Places of it that have been given, and of all.
+    /// How many places have been given: of this chunk (`at`), and of all chunks (`given`).
     at: usize,
     given: i64,
 }
@@ -167,12 +173,12 @@ impl RunReader<'_> {
         Some(())
     }
 
-    /// All that it has given.
+    /// All places that the reader has given.
     fn taken(&self, run: &Run) -> Taken {
         Taken { source: run.number, places: self.given, rest: None }
     }
 
-    /// Writes what is left of the chunk, `place`, which was given last, included.
+    /// Writes what is left of the chunk, including `place`, which was given last.
     fn put_back(&self, place: &Place, run: i64, out: &mut RunWriter) {
         let first = self.at - 1;
         let mut rest = varlena(&self.chunk[first * Place::BYTES..]);
@@ -188,16 +194,16 @@ fn varlena(bytes: &[u8]) -> Vec<u8> {
 struct RunWriter<'a> {
     bulk: BulkInsert<'a>,
     run: i64,
-    /// Places of the run that are written, those of the chunk included.
+    /// The places of the run that are written, and those in the unfinished chunk.
     length: i64,
-    /// A varlena, and its first row.
+    /// The unfinished chunk, as a varlena, and its first row.
     chunk: Vec<u8>,
     first_row: u128,
-    /// So many rows a filter; 0 for none.
+    /// The rows per filter; 0 if the run has no filters.
     filter_rows: usize,
-    /// What the next filter is for.
+    /// The rows that the next filter is for.
     rows: Vec<u128>,
-    /// Places before the first of these rows.
+    /// How many places the run has before the first of these rows.
     filter_position: i64,
 }
 
@@ -260,9 +266,9 @@ impl<'a> RunWriter<'a> {
         self.rows.clear();
     }
 
-    /// Writes a chunk or a filter: a varlena, but for its header.
+    /// Writes a chunk or a filter. `bytes` is a varlena whose header is set here.
     fn put(&mut self, run: i64, first_row: u128, position: i64, bytes: &mut [u8]) {
-        // SAFETY: room for the header was left, and what the allocator gives is aligned for it.
+        // SAFETY: the bytes begin with room for the header, and an allocation of this size is aligned for it.
         unsafe { pgrx::set_varsize_4b(bytes.as_mut_ptr().cast(), bytes.len() as i32) };
         self.bulk.insert(&[
             run.into_datum(),

@@ -1,7 +1,8 @@
-//! Which columns an entry's data covers. An application's table changes: columns come and go, and are renamed. An entry
-//! names the shape that its table had; the shape is recorded once, before the first entry that names it.
+//! Shapes: which columns an entry's data covers. In an application's table columns come, go and are renamed. So an
+//! entry names the shape that its table had. A shape is recorded once, before the first entry that names it.
 //!
-//! A shape's id is the beginning of its hash. So `ledger.table_shapes`, where it is looked up, need not be believed.
+//! A shape's id is the beginning of its hash. So what is looked up in `ledger.table_shapes` is checked against the id,
+//! and the table need not be trusted.
 
 use crate::ledger::{canonical_json, sha256_hex};
 use crate::postgres::entries::{self, RowEntry};
@@ -15,7 +16,7 @@ use serde_json::{json, Value};
 use std::cell::Cell;
 use uuid::Uuid;
 
-/// The columns of a tracked table that are recorded, at some time.
+/// The columns of a tracked table that are recorded at some time.
 pub struct Shape {
     /// 32 hex digits.
     pub id: String,
@@ -27,7 +28,7 @@ pub struct Shape {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ShapeColumn {
-    /// As in pg_attribute: the same column, whatever its name is later.
+    /// As in pg_attribute: it stays the same when the column is renamed.
     pub number: i16,
     pub name: String,
     pub type_name: String,
@@ -48,7 +49,7 @@ impl Shape {
         Ok(Shape { id: id_of(&text), columns, text, is_recorded: Cell::new(false) })
     }
 
-    /// The shape with this id, if it is known and is what it was.
+    /// The shape with this id, if it is stored and has this hash.
     pub fn find(id: &str) -> Option<Shape> {
         let text = stored(Uuid::try_parse(id).ok()?)?;
         let value: Value = serde_json::from_str(&text).ok()?;
@@ -67,9 +68,9 @@ impl Shape {
         (shape.id == id).then_some(shape)
     }
 
-    /// Its columns, each with the one of the table that it is now. That has its number, whatever its name is; in a table that was
-    /// restored from a dump columns have lower numbers if one had been dropped before, and then their names tell. (One of that name with a
-    /// higher number has been added since.)
+    /// The columns of the shape, each with the table's column that it is now. The number of a column identifies it,
+    /// whatever its name is. But in a table restored from a dump, columns have lower numbers if one before them had
+    /// been dropped; there names identify them. (A column of that name with a higher number was added since.)
     pub fn columns_in<'a>(&'a self, live: &'a [TableColumn]) -> Vec<(&'a ShapeColumn, Option<&'a TableColumn>)> {
         let matched = |is_same: fn(&ShapeColumn, &TableColumn) -> bool| -> Vec<(&ShapeColumn, Option<&TableColumn>)> {
             self.columns.iter().map(|column| (column, live.iter().find(|now| is_same(column, now)))).collect()
@@ -89,7 +90,8 @@ impl Shape {
         }
     }
 
-    /// Makes sure that the shape is in the ledger. Two transactions may both record a new one; neither waits.
+    /// Makes sure that the shape is in the ledger. Two transactions may both record a new one, so that neither waits
+    /// for the other.
     pub fn ensure_recorded(&self, table: &str, table_id: &str) -> Result<(), Failure> {
         if self.is_recorded.get() {
             return Ok(());
@@ -114,7 +116,7 @@ impl Shape {
     }
 }
 
-/// Takes note of a shape that comes with a rebuilt ledger.
+/// Stores a shape that comes with an entry of a ledger that is being rebuilt.
 pub fn restore(entry_type: &str, metadata: &str) {
     let columns = canonical_json::member(metadata, "columns").filter(|_| entry_type == "table_shape");
     let Some(text) = columns.map(|columns| format!("{{\"columns\": {columns}}}")) else { return };
@@ -135,14 +137,14 @@ fn id_of(text: &str) -> String {
     id
 }
 
-/// The canonical text of a shape, as the table has it.
+/// The canonical text of a shape, as `ledger.table_shapes` has it.
 fn stored(id: Uuid) -> Option<String> {
     let shapes = Table::open("table_shapes", pg_sys::AccessShareLock);
     let index = tables::oid_of("table_shapes_shape");
     let snapshot = RegisteredSnapshot::latest();
     let mut found = None;
     tables::scan_by_uuid(&shapes, index, id, snapshot.as_ptr(), |row| {
-        // SAFETY: a column of type jsonb.
+        // SAFETY: column 1 of `ledger.table_shapes` is of type jsonb.
         let columns = row.datum(1).and_then(|datum| unsafe { Jsonb::from_datum(datum, false) });
         found = columns.and_then(|columns| columns.canonical().ok());
         found.is_none()

@@ -1,5 +1,5 @@
-//! Entries and rows, brought together by an external sort: those of one table behind one another, among them those about one row, in
-//! the order in which it was changed, and the row itself last.
+//! Sorts entries and rows together: those of one table stand together, and among them those about one row, in the order
+//! in which it was changed, and the row itself last.
 
 use crate::ledger::Hash;
 use crate::postgres::errors::is_unwinding;
@@ -25,7 +25,8 @@ pub struct Place {
 /// An entry about a row, or the row.
 #[derive(Clone, Copy)]
 pub struct Record {
-    /// The number of the table in this verification. Two tables can have the same row ids: copies that were restored in another cluster, say.
+    /// The number of the table in this verification. Two tables can have the same row ids, such as copies that were
+    /// restored in another cluster.
     pub table: u32,
     pub row_id: Uuid,
     pub at: i64,
@@ -72,7 +73,7 @@ impl Record {
         let mut bytes = Vec::with_capacity(168);
         bytes.extend_from_slice(&self.table.to_be_bytes());
         bytes.extend_from_slice(self.row_id.as_bytes());
-        // The sign is turned over, so that bytes sort as numbers do.
+        // The sign bit is flipped, so that the bytes sort as the numbers do.
         bytes.extend_from_slice(&((self.at as u64) ^ (1 << 63)).to_be_bytes());
         bytes.extend_from_slice(self.entry_id.as_bytes());
         let flags = [self.previous.is_some(), self.is_baseline, self.precedes_baseline, self.has_bad_signature];
@@ -136,13 +137,14 @@ fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
 /// Postgres' external sort, of byte strings.
 pub struct Sorter {
     state: *mut pg_sys::Tuplesortstate,
-    /// Read, and of another table than the one that was asked for.
+    /// A record that was read, but is of another table than the one that was asked for.
     ahead: Option<Record>,
 }
 
 impl Sorter {
     pub fn new() -> Sorter {
-        // SAFETY: no coordination with other processes, no random access. bytea has no collation.
+        // SAFETY: inside a transaction. The operator is one of bytea, which has no collation. Null and no options: no
+        // coordination with other processes, no random access.
         let state = unsafe {
             pg_sys::tuplesort_begin_datum(
                 pg_sys::BYTEAOID,
@@ -162,8 +164,8 @@ impl Sorter {
         let mut varlena = Vec::with_capacity(bytes.len() + 4);
         varlena.extend_from_slice(&[0; 4]);
         varlena.extend_from_slice(&bytes);
-        // SAFETY: a varlena with a header of four bytes, which the sort copies. A vector of bytes this large is aligned
-        // for it.
+        // SAFETY: the tuplesort is open. It copies the varlena, which begins with room for a four-byte header; an
+        // allocation of this size is aligned for it.
         unsafe {
             pgrx::set_varsize_4b(varlena.as_mut_ptr().cast(), varlena.len() as i32);
             pg_sys::tuplesort_putdatum(self.state, pg_sys::Datum::from(varlena.as_ptr()), false);
@@ -171,7 +173,7 @@ impl Sorter {
     }
 
     pub fn sort(&mut self) {
-        // SAFETY: everything was put in.
+        // SAFETY: the tuplesort is open; performsort is called once, after the last put.
         unsafe { pg_sys::tuplesort_performsort(self.state) }
     }
 
@@ -187,7 +189,7 @@ impl Sorter {
 
     fn next(&mut self) -> Option<Record> {
         let (mut value, mut is_null) = (pg_sys::Datum::null(), false);
-        // SAFETY: sorted; the value is good until the next is asked for, and read before that.
+        // SAFETY: the sort was performed. get_datum() gives a copy, a varlena, which is read before it is freed.
         unsafe {
             if !get_datum(self.state, &mut value, &mut is_null) {
                 return None;
@@ -217,7 +219,7 @@ const NO_OPTIONS: i32 = 0;
 /// The next datum, as a copy.
 ///
 /// # Safety
-/// The sort has been performed.
+/// `state` is an open tuplesort that has been performed.
 unsafe fn get_datum(state: *mut pg_sys::Tuplesortstate, value: &mut pg_sys::Datum, is_null: &mut bool) -> bool {
     #[cfg(any(feature = "pg14", feature = "pg15"))]
     return pg_sys::tuplesort_getdatum(state, true, value, is_null, std::ptr::null_mut());

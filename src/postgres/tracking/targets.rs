@@ -1,8 +1,9 @@
-//! The tables that are verified, and the snapshot that they are verified as of.
+//! The tables that a verification covers, and the snapshot that it reads with.
 //!
-//! They are locked before it is taken. That keeps out whoever drops, detaches, truncates or writes anew, but not `ATTACH PARTITION`: a
-//! partition that comes after the snapshot has rows of which the snapshot sees no entries, and one that comes before it must not be missed.
-//! So the snapshot itself is asked which partitions there are, and if those are not the ones that are locked, another is taken.
+//! The tables are locked before the snapshot is taken. That keeps other sessions from dropping, detaching, truncating
+//! or rewriting them, but not from `ATTACH PARTITION`. Of a partition that is attached after the snapshot, the snapshot
+//! sees rows but no entries; one that is attached before it must not be missed. So the snapshot itself is asked which
+//! partitions there are. If those are not the ones that are locked, another snapshot is taken.
 
 use super::options::Options;
 use super::plan;
@@ -17,7 +18,7 @@ use std::collections::HashMap;
 pub struct Target {
     oid: pg_sys::Oid,
     pub options: Options,
-    /// The table, its partitions, and theirs.
+    /// The table, its partitions, and their partitions.
     tree: Vec<pg_sys::Oid>,
 }
 
@@ -42,13 +43,14 @@ impl Target {
         opened.filter(|table| !table.is_partitioned())
     }
 
-    /// Locks the partitions that a snapshot sees, and says whether those that were locked are others.
+    /// Locks the partitions that a snapshot sees. Returns whether they differ from those that were locked.
     fn follow(&mut self, partitions: &Partitions) -> bool {
         let tree = tree_of(self.oid, partitions);
         if self.tree == tree {
             return false;
         }
-        // SAFETY: takes locks, which are kept until the transaction ends. Of what is gone meanwhile the next snapshot sees nothing.
+        // SAFETY: inside a transaction; any Oid may be locked, whether or not a relation has it. The next snapshot does
+        // not see a partition that is gone meanwhile.
         tree.iter()
             .for_each(|oid| unsafe { pg_sys::LockRelationOid(*oid, pg_sys::AccessShareLock as pg_sys::LOCKMODE) });
         self.tree = tree;
@@ -77,7 +79,7 @@ pub fn snapshot_of(targets: &mut [Target]) -> RegisteredSnapshot {
     }
 }
 
-/// All that there are in the database, by the tables that they are partitions of.
+/// All partitions in the database, by the table that they are a partition of.
 fn partitions_as_of(snapshot: &RegisteredSnapshot) -> Partitions {
     let mut partitions = Partitions::new();
     let query = "SELECT i.inhparent, i.inhrelid FROM pg_catalog.pg_inherits AS i \
@@ -92,7 +94,7 @@ fn partitions_as_of(snapshot: &RegisteredSnapshot) -> Partitions {
     partitions
 }
 
-/// In the order of [`relation::tree`].
+/// The table and its partitions, in the order of [`relation::tree`].
 fn tree_of(root: pg_sys::Oid, partitions: &Partitions) -> Vec<pg_sys::Oid> {
     let mut all = vec![root];
     let mut next = 0;
@@ -103,7 +105,7 @@ fn tree_of(root: pg_sys::Oid, partitions: &Partitions) -> Vec<pg_sys::Oid> {
     all
 }
 
-/// The entries tell in which table a row is, not in which partition of it.
+/// Refuses a partition: entries say which table a row is in, not which partition of it.
 fn check_whole(table: &Table, options: &Options) -> Result<(), Failure> {
     let plan = plan::of(table, || Ok(options.clone()))?;
     if !plan.is_partition {

@@ -1,9 +1,10 @@
-//! TRUNCATE of partitions: with their table, whose one entry says it of all rows, or alone, row by row.
+//! The TRUNCATE trigger. A table that is truncated as a whole gets one entry, which speaks for all its rows. A
+//! partition that is truncated alone is recorded row by row.
 //!
-//! The triggers of a truncated table and of its partitions are called one after another, with triggers of the application in
-//! between, which may run commands of their own, others that truncate among them. What the triggers of one TRUNCATE
-//! have in common, and share with no other, is the executor's state that they are called with. Its memory is released when
-//! that TRUNCATE has ended, well or not, and with it goes what is known of it here.
+//! The triggers of a truncated table and of its partitions are called one after another. Between them run triggers of
+//! the application, whose commands may themselves truncate tables. What the triggers of one TRUNCATE have in common,
+//! and share with no other, is the executor's state that they are called with. Its memory is released when that
+//! TRUNCATE ends, whether it succeeds or fails, and what this module knows of the TRUNCATE is dropped with it.
 
 use super::options::Options;
 use super::partitions::{record_all, Passage};
@@ -22,11 +23,14 @@ const TRUNCATION: Declared =
     Declared { is_before: true, is_for_each_row: false, events: &[pg_sys::TRIGGER_EVENT_TRUNCATE] };
 
 thread_local! {
-    /// The tables that are being truncated as a whole, by their ids, and the memory of the TRUNCATE that does it.
+    /// The ids of the tables that are being truncated as a whole, each with the memory of its TRUNCATE.
     static WHOLE: RefCell<Vec<(pg_sys::MemoryContext, String)>> = const { RefCell::new(Vec::new()) };
 }
 
-/// BEFORE TRUNCATE, once a statement: the rows are still there.
+/// BEFORE TRUNCATE, once per statement: the rows are still there.
+///
+/// # Safety
+/// Called by Postgres, as the function of a trigger.
 #[no_mangle]
 #[pg_guard]
 #[doc(hidden)]
@@ -44,18 +48,19 @@ pub unsafe extern "C-unwind" fn ledger_record_truncate(fcinfo: pg_sys::FunctionC
     pg_sys::Datum::null()
 }
 
-/// The memory of the TRUNCATE whose trigger is being called. Postgres calls it in memory for one tuple, which is part of it.
+/// The memory of the TRUNCATE whose trigger is being called. Postgres calls it in the memory for one tuple, whose
+/// parent that is.
 ///
 /// # Safety
-/// In a trigger function, in the memory context that it was called in.
+/// Called in a trigger function, in the memory context that Postgres called it in.
 unsafe fn running() -> pg_sys::MemoryContext {
     (*pg_sys::CurrentMemoryContext).parent
 }
 
-/// The table is truncated, and with it its partitions, whose triggers come after.
+/// Notes that the table is truncated as a whole. The triggers of its partitions come after.
 ///
 /// # Safety
-/// As for [`running`].
+/// Called in a trigger function, in the memory context that Postgres called it in.
 unsafe fn note_whole(plan: &Plan) {
     let context = running();
     let size = std::mem::size_of::<pg_sys::MemoryContextCallback>();
@@ -70,21 +75,24 @@ unsafe fn note_whole(plan: &Plan) {
 }
 
 /// The TRUNCATE with this memory has ended. Cannot fail.
+///
+/// # Safety
+/// Called by Postgres when it releases `context`, as registered in note_whole().
 #[pg_guard]
 unsafe extern "C-unwind" fn forget(context: *mut c_void) {
     WHOLE.with_borrow_mut(|whole| whole.retain(|(of, _)| *of != context.cast()));
 }
 
-/// A partition is truncated. Its rows are still there.
+/// Records the rows of a partition that is truncated alone. They are still there.
 ///
 /// # Safety
-/// As for [`running`].
+/// Called in a trigger function, in the memory context that Postgres called it in.
 unsafe fn record_partition(plan: &Plan, partition: &Table) -> Result<(), Failure> {
     let context = running();
     let is_noted = |whole: &Vec<(pg_sys::MemoryContext, String)>| {
         whole.iter().any(|(of, table_id)| *of == context && *table_id == plan.options.table_id)
     };
-    // One that has partitions itself is truncated by way of them.
+    // A partition that has partitions itself holds no rows: their triggers record them.
     match WHOLE.with_borrow(is_noted) || !partition.is_plain() {
         true => Ok(()),
         false => record_all(partition, &plan.options, Passage::Departure),

@@ -16,7 +16,7 @@ use pgrx::{check_for_interrupts, pg_sys};
 use serde_json::{json, Value};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-/// Problems of a table that are listed.
+/// How many problems of a table are listed.
 const MAX_LISTED: usize = 100;
 
 /// A tracked table, as the catalogs have it.
@@ -56,7 +56,8 @@ pub fn verify_all_tables() -> (bool, Value) {
     (all_valid, Value::from(verdicts))
 }
 
-/// In the order in which they are locked, that of their oids. One can be there twice: with two triggers, say.
+/// The tables in the order in which they are locked, that of their Oids. Each once: a table with two triggers is in
+/// `tracked` twice.
 fn in_order_of_oids(tracked: &[Tracked]) -> Vec<&Tracked> {
     let mut in_order: Vec<&Tracked> = tracked.iter().collect();
     in_order.sort_by_key(|table| table.oid.to_u32());
@@ -64,7 +65,7 @@ fn in_order_of_oids(tracked: &[Tracked]) -> Vec<&Tracked> {
     in_order
 }
 
-/// Those that have not been dropped since. They stay.
+/// Locks the tables, so that they stay. Returns those that have not been dropped since.
 fn locked(tracked: &[Tracked]) -> HashSet<pg_sys::Oid> {
     let in_order = in_order_of_oids(tracked).into_iter().map(|table| table.oid);
     in_order.filter(|oid| relation::lock_if_there(*oid)).collect()
@@ -100,7 +101,8 @@ fn verify_rows(tracked: &[Tracked]) -> HashMap<pg_sys::Oid, Value> {
     verdicts
 }
 
-/// What there is to verify of a table: none if it is not tracked any more since. Else the verdict, where its rows cannot be verified.
+/// What there is to verify of a table: `None` if it has been untracked since. The error is the verdict on a table whose
+/// rows cannot be verified.
 fn target_of(table: &Tracked, under_way: &HashMap<String, Progress>) -> Result<Option<Target>, Value> {
     let open = Table::open_oid(table.oid, pg_sys::AccessShareLock);
     // SAFETY: the relation is open.
@@ -108,7 +110,7 @@ fn target_of(table: &Tracked, under_way: &HashMap<String, Progress>) -> Result<O
     if let Some(progress) = under_way.get(&options.table_id) {
         return Err(message(table, None, &still_recorded(&open, progress)));
     }
-    // It has lost its primary key, say: nobody can tell what was done to it.
+    // The table has lost its primary key, for example: what was done to its rows cannot be told, so it is not valid.
     Target::lock(&open, options).map(Some).map_err(|failure| message(table, Some(false), &failure))
 }
 
@@ -157,8 +159,8 @@ fn fault_of_tracking(table: &Tracked, noted: Option<&Noted>) -> Option<Value> {
     Some(table_problem(&table.name, problem, &detail))
 }
 
-/// All tracked tables, and those that should be by the ledger. Both are read as of one moment: what comes or goes meanwhile is
-/// none that is lost.
+/// All tracked tables, and those that the ledger has as tracked. Both are read with one snapshot: otherwise a table
+/// that is tracked or untracked meanwhile would look lost.
 fn tracked_tables() -> (Vec<Tracked>, BTreeMap<String, Noted>) {
     let snapshot = RegisteredSnapshot::latest();
     snapshot.while_active(|| {

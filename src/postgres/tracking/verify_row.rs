@@ -1,4 +1,4 @@
-//! One row against the newest entry about it.
+//! Compares one row with the newest entry about it, and says what is wrong.
 
 use super::columns::{self, json_name, Column, Columns};
 use super::plan::Plan;
@@ -47,7 +47,7 @@ impl Problem {
 /// A problem, and what there is to say about it.
 pub type Finding = (Problem, String);
 
-/// How rows of one relation compare with entries, also with those from before the table was changed.
+/// Compares rows of one relation with entries, also with those from before the table's columns changed.
 pub struct Comparer {
     table: Table,
     /// The tracked table, of which `table` may be a partition.
@@ -105,7 +105,8 @@ impl Comparer {
 }
 
 impl OlderShape {
-    /// A column is the same one whatever its name is now. A partition has it under the same name as its parent.
+    /// A column is identified by its number, whatever its name is now. A partition has it under the same name as its
+    /// parent.
     fn of(shape: &Shape, root: &Table, table: &Table) -> Result<OlderShape, Failure> {
         let (in_root, in_table) = (relation::live_columns(root), relation::live_columns(table));
         let (mut columns, mut dropped, mut retyped) = (Vec::new(), Vec::new(), Vec::new());
@@ -148,7 +149,7 @@ fn compare_older(older: &OlderShape, table: &Table, row: &Row, version: &Version
             Problem::Unverifiable,
             format!("{changed}; without an image of the row nothing is left to compare"),
         ))),
-        // A retyped column may be written another way now, though nobody has touched the value.
+        // A retyped column may print an unchanged value in another way.
         Differences::None => Ok(reworded(&retyped, row, version)?.map(|names| {
             (Problem::Unverifiable, format!("{changed}; {names} differs from the image, by that or otherwise"))
         })),
@@ -156,7 +157,7 @@ fn compare_older(older: &OlderShape, table: &Table, row: &Row, version: &Version
     }
 }
 
-/// Columns that do not have the text that the image has, whatever the types.
+/// The columns whose text differs from that in the image, whatever their types.
 fn reworded(columns: &[&Column], row: &Row, version: &Version) -> Result<Option<String>, Failure> {
     let image = member(&version.metadata, "after").unwrap_or_default();
     let mut names = Vec::new();
@@ -204,8 +205,8 @@ fn differences<'a>(
     Ok(if names.is_empty() { Differences::None } else { Differences::Columns(names) })
 }
 
-/// What differences mean. A label of an enum that was renamed (`ALTER TYPE ... RENAME VALUE`) makes values look changed that
-/// nobody has touched; who renames it can hide a change behind that, so it is not passed over either.
+/// What differences mean. Renaming a label of an enum (`ALTER TYPE ... RENAME VALUE`) makes unchanged values look
+/// changed. An attacker can hide a change behind such a renaming, so it is not passed over either.
 fn judged(found: Differences, columns: &[Column], table: &Table, version: &Version) -> Finding {
     let Differences::Columns(names) = &found else { return (Problem::Modified, modified(found)) };
     let image = member(&version.metadata, "after").unwrap_or_default();
@@ -248,13 +249,13 @@ pub fn check_signature(version: &Version) -> Result<Option<Finding>, Failure> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ByLedger {
     Exists,
-    /// By the newest entry about it, or there is none.
+    /// The newest entry about it says so, or there is none.
     Gone,
     /// All rows were removed after the newest entry about it.
     Truncated,
 }
 
-/// What there is to say where row and entry do not both exist.
+/// The finding where row and entry do not both exist.
 pub fn presence(version: Option<&Version>, by_ledger: ByLedger, is_there: bool) -> Option<Finding> {
     match (version, by_ledger, is_there) {
         (_, ByLedger::Truncated, true) => {

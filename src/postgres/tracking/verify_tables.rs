@@ -1,9 +1,11 @@
-//! All rows of tracked tables against all entries about them.
+//! Compares all rows of tracked tables with all entries about them.
 //!
-//! Entries and rows are read once each, under one snapshot, however many tables there are, and brought together by an external
-//! sort: Postgres' own, which takes `maintenance_work_mem` and then disk. What is sorted is 150 bytes for each entry and each row,
-//! so size does not matter. Then one table is compared after the other, and nothing is kept of a table beyond its turn but its
-//! counts and its truncates. Nothing is taken from `ledger.row_versions`: who could change the one could change the other.
+//! Entries and rows are read once each, under one snapshot, however many tables there are. An external sort brings them
+//! together: Postgres's own, which takes `maintenance_work_mem` and then disk. It sorts 150 bytes for each entry and
+//! each row, so the size of a ledger does not matter. Then one table is compared after the other. Of a table whose turn
+//! is over, only its counts and its truncates are kept.
+//!
+//! Nothing is taken from `ledger.row_versions`: an attacker who could change entries could change that table as well.
 
 use super::compare_rows::{Comparison, RowProblem};
 use super::options::Options;
@@ -29,7 +31,7 @@ use uuid::Uuid;
 pub struct Counts {
     pub rows: u64,
     pub entries: u64,
-    /// Of the entries, those that have a signature.
+    /// The entries that have a signature.
     pub signed: u64,
     pub problems: u64,
 }
@@ -44,8 +46,8 @@ pub fn verify_one(target: pg_sys::Oid, each: &mut dyn FnMut(RowProblem)) -> Resu
     outcomes.pop().expect("one for each table")
 }
 
-/// Verifies the tables; gives `each` every problem, with the number of its table. Returns what was seen of each, or why it cannot be
-/// verified: that keeps none of the others from it.
+/// Verifies the tables; gives `each` every problem, with the number of its table. Returns for each table what was seen
+/// of it, or why it cannot be verified, which does not keep the others from being verified.
 pub fn verify(targets: Vec<Target>, each: &mut dyn FnMut(usize, RowProblem)) -> Vec<Result<Counts, Failure>> {
     let mut verification = Verification::of(targets);
     verification.read_entries();
@@ -57,18 +59,18 @@ pub fn verify(targets: Vec<Target>, each: &mut dyn FnMut(usize, RowProblem)) -> 
 
 struct Verification {
     tables: Vec<Verified>,
-    /// The numbers of the tables with an id. Copies that were restored in another cluster have the same.
+    /// The numbers of the tables with an id. Copies that were restored in another cluster have the same id.
     by_id: HashMap<String, Vec<usize>>,
-    /// Of all entries, those that are sealed.
+    /// How many sealed entries were read.
     sealed: i64,
     reading: Reading,
 }
 
-/// A table in the course of it.
+/// A table while it is being verified.
 struct Verified {
     number: u32,
     target: Target,
-    /// When all rows were removed, and by which entry.
+    /// The TRUNCATEs of the table, as time and entry id.
     truncates: Vec<(i64, Uuid)>,
     counts: Counts,
     /// Why it cannot be verified.
@@ -86,7 +88,8 @@ struct Reading {
 
 impl Verification {
     fn of(mut targets: Vec<Target>) -> Verification {
-        // As of now, when nobody can truncate a table any more, or write it anew: that shows to older snapshots as well.
+        // Taken under the locks: no session can truncate or rewrite a table any more, which would show in older
+        // snapshots as well.
         let snapshot = targets::snapshot_of(&mut targets);
         let mut by_id: HashMap<String, Vec<usize>> = HashMap::new();
         for (number, target) in targets.iter().enumerate() {
@@ -110,7 +113,8 @@ impl Verification {
 
     fn read_entries(&mut self) {
         self.reading.progress.phase(Phase::RowEntries);
-        // It fails where no table is left that can be verified, and each has its reason then.
+        // Reading fails only once no table is left that can be verified. Each table then has its own reason, so this
+        // error is dropped.
         // SAFETY: the snapshot is registered as long as this verification.
         unsafe { all_entries::for_each(self.reading.snapshot.as_ptr(), |row| self.take_entry(row)).ok() };
         self.tables.iter_mut().for_each(|table| table.truncates.sort_unstable());
@@ -138,10 +142,11 @@ impl Verification {
         Ok(())
     }
 
-    /// Their rows look as if they had never been recorded, or not as they are.
+    /// Warns of sealed entries that are gone: rows that they are about look as if they had never been recorded, or were
+    /// not as recorded.
     fn warn_of_missing_entries(&self) {
         let recorded = tables::newest_block(&self.reading.snapshot).map_or(0, |head| head.tree_size);
-        // Not all have been read where no table can be verified.
+        // Where no table can be verified, reading ended early, and not all entries were counted.
         if self.sealed >= recorded || self.tables.iter().all(Verified::has_failed) {
             return;
         }
@@ -178,7 +183,7 @@ impl Verified {
         self.failure.is_some()
     }
 
-    /// Goes on with the table, where it has not failed yet. Gives back why it has failed now.
+    /// Takes a step with the table, unless it has failed before. Returns why it fails now.
     fn attempt(&mut self, step: impl FnOnce(&mut Self) -> Result<(), Failure>) -> Option<Failure> {
         if self.has_failed() {
             return None;
@@ -201,7 +206,7 @@ impl Verified {
             entry_id: version.entry_id,
             kind: if version.leaves_row(change.row_id) { Kind::Exists } else { Kind::Gone },
             data_hash: parse_hash(&version.data_hash).unwrap_or_default(),
-            // A delete states the row as it was found.
+            // A delete has the hash of the row as it was found.
             previous: match version.operation {
                 Operation::Delete => parse_hash(&version.data_hash),
                 _ => change.previous_hash.and_then(parse_hash),
@@ -215,7 +220,7 @@ impl Verified {
             place: Place::default(),
         };
         if let Some(old) = change.old_row_id {
-            // The same entry, as the end of the row under its old key. Under the new one it finds none.
+            // The same entry also ends the row under its old key. Under the new key it finds no row.
             reading.sorter.put(&Record { row_id: old, kind: Kind::Gone, ..record });
             record.previous = None;
         }
@@ -245,11 +250,11 @@ impl Verified {
                 let image = plan.image(&row)?;
                 Ok((RowKey::id_of(&options.table_id, &plan.key, &row)?, sha256(image.as_bytes())))
             };
-            // SAFETY: nothing allocated for one row is used after it.
+            // SAFETY: nothing that is allocated for a row is used after the context is reset.
             let (row_id, data_hash) = unsafe { context.switch_to(|_| hash())? };
-            // SAFETY: as above.
+            // SAFETY: what was allocated for this row is not used any more: id and hash are not in the context.
             unsafe { context.reset() };
-            // SAFETY: the scan's tuple is good until the next.
+            // SAFETY: the tuple is valid until the scan's next one is asked for.
             let tid = unsafe { (*tuple).t_self };
             reading.sorter.put(&Record::live(self.number, row_id, data_hash, shape, Place { relation, tid }));
             reading.row_count += 1;
@@ -265,7 +270,7 @@ impl Verified {
         Ok(())
     }
 
-    /// What the sorter still has of it, where it has failed.
+    /// Skips what the sorter still has of the table, if that has failed.
     fn pass_over(&self, sorter: &mut Sorter) {
         while sorter.next_of(self.number).is_some() {
             check_for_interrupts!();

@@ -1,9 +1,10 @@
-//! `ledger.row_versions`: the [runs](crate::ledger::row_runs) in which entries about a row are found, as Postgres stores them. A
-//! row of it is a chunk of a run, or a filter, under the run's number with a minus: which nearly fill a page.
+//! How Postgres stores the [runs](crate::ledger::row_runs) in which entries about a row are found: the table
+//! `ledger.row_versions`. A row holds one chunk of a run, or (with the run number negated) one filter. Both nearly fill
+//! a page.
 //!
-//! A filter is for all places from its first row on, up to the first row of the next one. So a row that is not in the last
-//! filter from which it could be is not in the run. Where steps have taken places that a filter is for, it is gone, and with it all
-//! before: who finds none looks into the run.
+//! A filter is for all places from its first row on, up to the first row of the next filter. So a row is not in the run
+//! if it is not in the last filter that begins at the row or before it. When steps of a merge have moved places that a
+//! filter is for, that filter is deleted, and all before it. A look-up that finds no filter reads the run.
 
 use crate::ledger::row_filter;
 use crate::ledger::row_index::{self, Place};
@@ -45,7 +46,7 @@ impl Drop for VersionTable {
     }
 }
 
-/// What a filter of the run has as its run.
+/// The value of column `run` in the filters of a run.
 pub fn filters_of(run: i64) -> i64 {
     -run
 }
@@ -55,20 +56,20 @@ pub struct Chunks<'a> {
     pub versions: &'a VersionTable,
     scan: pg_sys::SysScanDesc,
     direction: pg_sys::ScanDirection::Type,
-    /// The scan's keys point to them.
+    /// The bounds of the scan, to which its keys point.
     _rows: Box<[Uuid; 2]>,
 }
 
 /// A chunk.
 pub struct Chunk<'a> {
     pub bytes: &'a [u8],
-    /// The places of its run before it.
+    /// How many places of its run stand before it.
     pub position: i64,
     pub tid: pg_sys::ItemPointerData,
 }
 
 impl<'a> Chunks<'a> {
-    /// Those that begin with one of the rows, in order.
+    /// The chunks that begin with one of the rows, in order.
     ///
     /// # Safety
     /// The snapshot outlives the scan.
@@ -81,8 +82,8 @@ impl<'a> Chunks<'a> {
         Self::scan(versions, run, rows, snapshot, pg_sys::ScanDirection::ForwardScanDirection)
     }
 
-    /// The same, the last one first. Of those that may hold the last of the rows, it is the last; they end where one begins with
-    /// a smaller row.
+    /// The same, from the last to the first. Places of the last of the rows are in the first chunk that this gives, and
+    /// in further ones up to a chunk that begins with a smaller row.
     ///
     /// # Safety
     /// The snapshot outlives the scan.
@@ -95,6 +96,8 @@ impl<'a> Chunks<'a> {
         Self::scan(versions, run, rows, snapshot, pg_sys::ScanDirection::BackwardScanDirection)
     }
 
+    /// # Safety
+    /// The snapshot outlives the scan.
     unsafe fn scan(
         versions: &'a VersionTable,
         run: i64,
@@ -114,9 +117,9 @@ impl<'a> Chunks<'a> {
         Chunks { versions, scan, direction, _rows: rows }
     }
 
-    /// What `read` makes of the next one.
+    /// What `read` makes of the next chunk.
     pub fn next<T>(&mut self, read: impl FnOnce(Chunk) -> T) -> Option<T> {
-        // SAFETY: the scan is open, and the tuple good until the next is asked for.
+        // SAFETY: the scan is open, and the tuple is valid until the next is asked for.
         unsafe {
             let tuple = pg_sys::systable_getnext_ordered(self.scan, self.direction);
             if tuple.is_null() {
@@ -152,13 +155,13 @@ unsafe fn key(column: usize, strategy: u32, function: u32, value: pg_sys::Datum)
 /// The places for one row in all runs, the newest first.
 pub struct RowPlaces<'a>(Vec<RowCursor<'a>>);
 
-/// Those in one run.
+/// The places for one row in one run.
 struct RowCursor<'a> {
     chunks: Chunks<'a>,
     row: u128,
-    /// Of the chunk that was read last; the next one is the last.
+    /// The places in the chunk that was read last. The one to give next is at the end.
     places: Vec<Place>,
-    /// Whether the chunk before may hold more.
+    /// Whether the chunk before it may hold more.
     may_have_more: bool,
 }
 
@@ -182,9 +185,12 @@ impl<'a> RowPlaces<'a> {
     }
 }
 
-/// What the filter says, if there is one.
+/// Whether the run may have places for the row. False only if a filter says so.
+///
+/// # Safety
+/// The snapshot is registered or active.
 unsafe fn may_hold(run: &Run, row: u128, versions: &VersionTable, snapshot: pg_sys::Snapshot) -> bool {
-    // A source has had one, however little is left of it.
+    // A source of a merge was long enough for filters, however little is left of it.
     if run.target.is_none() && !faults::run_sizes().has_filter(run.length) {
         return true;
     }

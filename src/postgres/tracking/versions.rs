@@ -1,5 +1,5 @@
-//! The entries about one row: those that are sealed by way of `ledger.row_versions`, which sealing fills, and those that are
-//! pending by reading all that is pending, which is little.
+//! Finds the entries about one row: sealed ones through `ledger.row_versions`, which sealing fills, and pending ones by
+//! reading all that is pending, which is little.
 
 use super::run_writer;
 use super::version_runs::{RowPlaces, VersionTable};
@@ -25,7 +25,7 @@ pub struct Version {
     pub data_hash: String,
     pub signature: Option<String>,
     pub key_id: Option<String>,
-    /// `None` as long as it is pending.
+    /// `None` while the entry is pending.
     pub block_number: Option<i64>,
     /// Canonical JSON.
     pub metadata: String,
@@ -46,12 +46,12 @@ impl Version {
         })
     }
 
-    /// What it says of the row; `None` if its metadata is not what recording makes.
+    /// What the entry says of the row; `None` if its metadata is not of the form that recording gives it.
     pub fn change(&self) -> Option<RowChange<'_>> {
         RowChange::parse(self.operation.entry_type(), &self.metadata)
     }
 
-    /// Whether the row with this id exists after it.
+    /// Whether the row with this id exists after this change.
     pub fn leaves_row(&self, row_id: Uuid) -> bool {
         let is_at_key = self.change().is_some_and(|change| change.row_id == row_id);
         is_at_key && matches!(self.operation, Operation::Insert | Operation::Update)
@@ -66,7 +66,7 @@ impl Version {
 /// The entry that was recorded last about the row, if there is one.
 ///
 /// # Errors
-/// If one is gone that could be it.
+/// If an entry is gone that could be the newest.
 ///
 /// # Safety
 /// The snapshot is registered or active.
@@ -81,7 +81,7 @@ pub unsafe fn newest(row_id: Uuid, snapshot: pg_sys::Snapshot) -> Result<Option<
 /// All entries about the row, the oldest first.
 ///
 /// # Errors
-/// If one is gone.
+/// If an entry about the row is gone.
 ///
 /// # Safety
 /// The snapshot is registered or active.
@@ -96,8 +96,12 @@ pub unsafe fn all(row_id: Uuid, snapshot: pg_sys::Snapshot) -> Result<Vec<Versio
     Ok(versions)
 }
 
-/// By way of the index on the id, not of the table's pages: of the many rows that have been sealed and not yet vacuumed the
-/// index's entries are marked dead by the first who comes by, and cost the next one nearly nothing.
+/// Reads the pending entries through the index on the id, not page by page. The table holds many rows that were sealed
+/// and not yet vacuumed. The first session that meets them marks their index entries dead, and then they cost the next
+/// one nearly nothing.
+///
+/// # Safety
+/// The snapshot is registered or active.
 unsafe fn pending(row_id: Uuid, snapshot: pg_sys::Snapshot) -> Vec<Version> {
     let mut versions = Vec::new();
     each_pending(snapshot, is_about_rows, Version::from_row, |version| {
@@ -131,7 +135,7 @@ pub unsafe fn has_sealed(row_id: Uuid, snapshot: pg_sys::Snapshot) -> bool {
     found
 }
 
-/// Gives `each` what `read` makes of the pending entries that `is_wanted`, in no order.
+/// Gives `each` what `read` makes of every pending entry for which `is_wanted` holds, in no particular order.
 ///
 /// # Safety
 /// The snapshot is registered or active.
@@ -152,7 +156,7 @@ pub unsafe fn each_pending<T>(
     }
 }
 
-/// Whether the entry in this row of `ledger.entries` is about a row of a tracked table. Without reading much of it.
+/// Whether the entry in this row of `ledger.entries` is about a row of a tracked table. Reads only its type.
 pub fn is_about_rows(row: &Row) -> bool {
     row.text(entry_column::ENTRY_TYPE).is_some_and(|entry_type| Operation::from_entry_type(entry_type).is_some())
 }
@@ -163,7 +167,8 @@ impl Version {
     }
 }
 
-/// Without an entry that was sealed an older one would be taken for the newest, and part of a history for all of it.
+/// Refuses to go on without a sealed entry that is gone: an older one would be taken for the newest, and part of a
+/// history for all of it.
 fn require_none(lost: Option<Place>) -> Result<(), Failure> {
     let Some(place) = lost else { return Ok(()) };
     let message = "an entry about the row is gone from the ledger";
@@ -175,10 +180,10 @@ fn require_none(lost: Option<Place>) -> Result<(), Failure> {
         ))
 }
 
-/// What `read` makes of the newest of the sealed entries about the row, of which `order` tells.
+/// What `read` makes of the newest of the sealed entries about the row. `order` tells which of them is newer.
 ///
-/// Of two with the same time, the one that was sealed later stands later in the runs, whatever their ids. Also gives where
-/// one should be that is not there, if it could be the newest.
+/// Of two entries with the same time, the one that was sealed later stands later in the runs, whatever their ids. Also
+/// returns the place of an entry that is gone, if that could be the newest.
 ///
 /// # Safety
 /// The snapshot is registered or active.
@@ -205,9 +210,9 @@ pub unsafe fn newest_sealed<T>(
     (newest.map(|(_, version)| version), lost)
 }
 
-/// Gives `each` what `read` makes of the sealed entries about the row, the newest first (of those of one time, the one that was
-/// sealed last), until it says false. Returns where one of those should be that are not there, if there is such a one among
-/// them.
+/// Gives `each` what `read` makes of the sealed entries about the row, until it returns false. The newest comes first;
+/// of entries of one time, the one that was sealed last. Returns the place of the first of these entries that is gone,
+/// if one is.
 ///
 /// # Safety
 /// The snapshot is registered or active.
@@ -232,12 +237,12 @@ pub unsafe fn scan_sealed<T>(
     lost
 }
 
-/// What sealing notes of entries about rows.
+/// The places of entries about rows, as sealing notes them.
 #[derive(Default)]
 pub struct NewVersions(Vec<Place>);
 
 impl NewVersions {
-    /// An entry that is put into a block.
+    /// Notes an entry that is put into a block.
     pub fn add(&mut self, row_ids: [Option<Uuid>; 2], created_at: Timestamp, leaf: i64, block: i64) {
         self.0.extend(row_ids.into_iter().flatten().map(|row_id| Place {
             row: row_id.as_u128(),
@@ -247,7 +252,7 @@ impl NewVersions {
         }));
     }
 
-    /// Writes those of entries that are sealed without [`LogState::update`].
+    /// Writes the places of entries that are sealed without [`LogState::update`], and the list of runs.
     pub fn write_alone(self) -> Result<(), Failure> {
         let snapshot = RegisteredSnapshot::latest();
         let mut state = LogState::read(&snapshot)?;
@@ -256,7 +261,7 @@ impl NewVersions {
         Ok(())
     }
 
-    /// Writes them all, and notes in `runs` where.
+    /// Writes all places, and notes in `runs` where they are.
     pub fn write(self, runs: &mut Vec<Run>, snapshot: &RegisteredSnapshot) {
         // SAFETY: the snapshot is registered, and taken after all that this transaction has sealed before.
         unsafe { run_writer::write(self.0, runs, snapshot.as_ptr()) }

@@ -96,8 +96,8 @@ impl Launcher {
         wait
     }
 
-    /// Starts the workers of databases that are known to have a ledger. Returns when to look again at those for which it
-    /// was too early.
+    /// Starts the workers of databases that are known to have a ledger. Returns when to look again at those for which
+    /// it was too early.
     fn restart_wanted(&mut self) -> Option<i64> {
         let wanted: Vec<&DatabaseSlot> = self.shared.slots().filter(|slot| self.is_wanted(slot)).collect();
         wanted.into_iter().fold(None, |wait, slot| shortest(wait, self.restart(slot)))

@@ -1,8 +1,8 @@
-//! Reading an item's file, and replacing it in one step.
+//! Reads an item's file, and replaces it in one step.
 //!
-//! A file is opened by its directory, and that from the root down, no symbolic link followed: what somebody puts into the place of
-//! a directory after the tree was looked at is neither read nor written to. Nor is what was put into the place of a file, and opening
-//! it waits for nobody, as that of a FIFO would for its other end.
+//! A file is opened from its directory, and the directory from the root down, without following symbolic links. What
+//! somebody puts in place of a directory after the tree was examined is neither read nor written to. The same is true
+//! of what was put in place of a file. Opening never waits, as opening a FIFO would for its other end.
 
 use pg_notary::items::item::check_content_length;
 use pg_notary::items::{ContentError, ItemError};
@@ -14,7 +14,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{fchown, MetadataExt, PermissionsExt};
 use std::path::{Component, Path};
 
-/// A directory that is only gone through needs not be readable.
+/// Flags for a directory that is only passed through: it need not be readable.
 #[cfg(target_os = "linux")]
 const THROUGH: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 #[cfg(not(target_os = "linux"))]
@@ -97,7 +97,7 @@ fn open(directory: &OwnedFd, name: &OsStr) -> io::Result<File> {
     regular(openat(directory, name, READ, Mode::empty())?.into())
 }
 
-/// Opens a file where a symbolic link may lead.
+/// Opens a file, following symbolic links.
 pub fn open_anywhere(path: &Path) -> io::Result<File> {
     regular(openat(CWD, path, OFlags::CLOEXEC.union(OFlags::NONBLOCK), Mode::empty())?.into())
 }
@@ -135,7 +135,7 @@ impl<'a> Temporary<'a> {
 impl Drop for Temporary<'_> {
     fn drop(&mut self) {
         if let Some(name) = &self.name {
-            // What cannot be removed stays; the error that led here is told.
+            // A file that cannot be removed stays: the error that led here is reported.
             let _ = unlinkat(self.directory, name, AtFlags::empty());
         }
     }
@@ -162,7 +162,7 @@ mod tests {
     use std::sync::mpsc;
     use std::time::Duration;
 
-    /// The tree was looked at before, and then there was a file.
+    /// When the tree was examined, a regular file was there.
     #[test]
     fn a_fifo_in_the_place_of_a_file_holds_nobody_up() {
         let directory = tempfile::tempdir().unwrap();

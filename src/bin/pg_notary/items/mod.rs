@@ -19,23 +19,23 @@ use tree::{Found, Tree};
 
 #[derive(clap::Subcommand)]
 pub enum ItemsCommand {
-    /// Sign all items that are not signed as they are: puts a signature line into each of their files.
+    /// Sign all items that have no valid signature: puts a signature line into each of their files.
     ///
     /// Items whose signature is valid are left alone. Exits with 0 if all items are signed now, 1 if some cannot be, 2 if
     /// something cannot be read or written.
     Sign(ItemsArguments),
     /// Verify the signature lines, and name the items that are not valid.
     ///
-    /// Exits with 0 if all items are valid, 1 if some are modified, moved, unsigned or no items, 2 if something cannot be read.
-    /// Anyone can sign a file: only a ledger knows who did.
+    /// Exits with 0 if all items are valid, 1 if some are modified, moved, unsigned or not items, 2 if something cannot
+    /// be read. Anyone can sign a file: only a ledger knows who did.
     Verify(ItemsArguments),
-    /// As verify, and list every item.
+    /// Do the same as verify, and list every item.
     Status(ItemsArguments),
     /// Compare the items with the registry in a database, and name those that differ.
     ///
-    /// Exits with 0 if all match, 1 if there are differences, 2 if something cannot be read or the database cannot be asked. Versions
-    /// that the registry has besides a newer one that a file has, and revoked ones that no file has, are counted and are none.
-    /// Nothing is changed, here or there.
+    /// Exits with 0 if all match, 1 if there are differences, 2 if something cannot be read or the database cannot be
+    /// asked. Two kinds of items that no file has are counted, but are no differences: versions older than one that a
+    /// file has, and revoked ones. Nothing is changed, here or there.
     Sync(sync::SyncArguments),
 }
 
@@ -45,8 +45,9 @@ pub struct ItemsArguments {
     /// .ai/knowledge.
     ///
     /// Items are Markdown files in directives and knowledge; in tools, files with the extension of a known language and
-    /// programs that start with #!. Hidden files, __pycache__ and node_modules are skipped, and so are symbolic links to what
-    /// is looked at under its own name; a link to an item or directory that is not, or out of the base, is refused.
+    /// programs that start with #!. Hidden files, __pycache__ and node_modules are skipped, and so are symbolic links
+    /// to an item or directory that is examined under its own name. A link to an item or directory that is not, or to
+    /// anything outside the base, is refused.
     ///
     /// An item's id is a directive's attribute name, knowledge's zettel_id, or else the file's name without extension; its
     /// version is the attribute or key version, or in a tool a line `__version__ = "1.0.0"` or a comment `version: 1.0.0`.

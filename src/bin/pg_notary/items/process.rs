@@ -1,4 +1,4 @@
-//! Signing, verifying or surveying one file.
+//! Signs, verifies or surveys one file.
 
 use super::file::{ItemFile, ReadError};
 use super::report::{Record, State};
@@ -25,7 +25,7 @@ pub struct Processor<'a> {
     default_version: &'a str,
     /// One time for all files that are signed.
     now: Timestamp,
-    /// Where items that are no longer where they were signed may have been.
+    /// The directories in which items that were moved may have been when they were signed.
     directories: Directories,
 }
 
@@ -75,7 +75,8 @@ pub struct Local {
 }
 
 impl Local {
-    /// What is compared leaves signature lines out. So there is nothing in their place that signing would not have written.
+    /// Signature lines are not compared. So a file in which they hold anything that signing would not have written is
+    /// refused.
     fn of(item: &Item<'_>, shown: PathBuf) -> Result<Self, Failure> {
         if let Some(fault) = LineFormat::of(item)?.find_fault(item.content) {
             return Err(Failure::Item(ContentError::new(format!("{fault}: sign it again")).into()));
@@ -212,7 +213,7 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::symlink;
 
-    /// Between the look at the tree and the work on a file, whoever owns a directory may put a link in its place.
+    /// After the tree was examined, the owner of a directory may put a link in its place before a file is processed.
     #[test]
     fn a_directory_that_becomes_a_link_leads_nowhere_else() {
         let project = tempfile::TempDir::new().unwrap();

@@ -17,11 +17,11 @@ pub enum State {
     Moved,
     /// Its text or name is not that of an item.
     Invalid,
-    /// A link to what is not looked at.
+    /// A symbolic link to an item or directory that is not examined, or out of the base.
     Refused,
     /// It cannot be read or written.
     Failed,
-    /// No item.
+    /// Not an item.
     Skipped,
 }
 
@@ -95,7 +95,7 @@ impl Record {
             Status::Unsigned => State::Unsigned,
             Status::Moved => State::Moved,
             Status::Invalid => State::Invalid,
-            // All but the first are said of what a registry has, which a file alone knows nothing of.
+            // All but the first are about a registry, which a file alone knows nothing of.
             Status::Modified
             | Status::Mismatch
             | Status::Unknown

@@ -16,7 +16,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// A server that does not answer is no reason to wait for ever.
+/// A server that does not answer must not hold up the program for ever.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[derive(clap::Args)]
@@ -41,7 +41,7 @@ pub fn run(arguments: &SyncArguments) -> u8 {
             report.exit_status()
         }
         Err(message) => {
-            // A server's words among them.
+            // The message may contain text from the server.
             eprintln!("pg_notary: {}", printable(&message));
             UNREADABLE
         }
@@ -49,7 +49,7 @@ pub fn run(arguments: &SyncArguments) -> u8 {
 }
 
 fn compare(arguments: &SyncArguments) -> Result<SyncReport, String> {
-    // First, so that a connection string in the place of a directory is not shown.
+    // Read first, so that a connection string given in place of a directory is not shown.
     let config = read_config(&arguments.database, std::env::var("PGPASSWORD").ok())?;
     let Tree { found, directories } = Tree::read(&arguments.items.directories)?;
     let processor = Processor::new(Action::Verify, &arguments.items.default_version, directories);
@@ -62,7 +62,7 @@ fn compare(arguments: &SyncArguments) -> Result<SyncReport, String> {
 
 /// `given`, with `password` if it has none.
 fn read_config(given: &str, password: Option<String>) -> Result<Config, String> {
-    // What is wrong with it is not said: that could show a part of the password.
+    // The error does not say what is wrong: that could show a part of the password.
     let unreadable =
         "the connection string of --database cannot be read: give it as postgresql://USER@HOST:PORT/DATABASE, \
                       with %XX for special characters; sslmode can be disable, prefer or require";
@@ -93,7 +93,7 @@ fn ask(config: &Config, files: &Value) -> Result<Vec<Row>, String> {
     })
 }
 
-/// The database, as an error names it; without a name of its own it has the user's.
+/// The database, as an error names it. Without a name of its own it has that of the user.
 fn named(config: &Config) -> String {
     let name = config.get_dbname().or(config.get_user());
     name.map_or_else(|| "the database".to_owned(), |name| format!("database \"{name}\""))
@@ -118,7 +118,7 @@ fn without_password(message: &str, config: &Config) -> String {
     }
 }
 
-/// The files that can be asked about, each item once; and the others.
+/// The files that can be asked about, each item once; and the other files.
 fn one_of_each(surveyed: Vec<Result<Local, Box<Record>>>) -> (Vec<Local>, Vec<Record>) {
     let (mut files, mut others) = (Vec::<Local>::new(), Vec::new());
     let mut places = HashMap::new();
@@ -212,7 +212,7 @@ impl Answer {
 /// What the registry said, with the names of the files.
 ///
 /// # Errors
-/// If it said nothing of one of them: that is not to pass for a match.
+/// If the registry said nothing about one of them, which must not pass for a match.
 fn join(files: Vec<Local>, answers: Vec<Answer>) -> Result<Vec<Comparison>, String> {
     let mut shown: HashMap<_, PathBuf> =
         files.into_iter().map(|file| ((file.item_type, file.id, file.version), file.shown)).collect();

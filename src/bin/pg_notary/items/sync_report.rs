@@ -8,8 +8,8 @@ use serde_json::{json, Map, Value};
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-/// How a file and the registry differ, by the names that `ledger.registry_sync` gives it; but for the last, which only who has
-/// all files can tell.
+/// How a file and the registry differ, by the names that `ledger.registry_sync` gives it. Only the last one is not from
+/// there: it takes all files to tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     Match,
@@ -70,8 +70,8 @@ pub struct Comparison {
 }
 
 impl Comparison {
-    /// Whether files and registry are not as they should be. The registry keeps all versions, and what was revoked; that no file
-    /// has them is as it should be.
+    /// Whether files and registry are not as they should be. The registry keeps all versions, and revoked ones: it is
+    /// no problem that no file has them.
     fn is_problem(&self) -> bool {
         match self.outcome {
             Outcome::Match | Outcome::Superseded => false,
@@ -80,7 +80,7 @@ impl Comparison {
         }
     }
 
-    /// `STATUS PATH ID@VERSION: DETAIL`, with the type and location for what is in no file.
+    /// `STATUS PATH ID@VERSION: DETAIL`, with the type and location for an item that is in no file.
     fn line(&self) -> String {
         let place = match (&self.shown, &self.registry_path) {
             (Some(path), _) => path.display().to_string(),
@@ -187,7 +187,7 @@ impl SyncReport {
     }
 }
 
-/// Tells versions that no file has because one has a newer version from those that are missing.
+/// Marks versions that no file has as superseded, not as missing, if a file has a newer version.
 fn mark_superseded(compared: &mut [Comparison]) {
     let mut newest: HashMap<(ItemType, String), Version> = HashMap::new();
     for file in compared.iter().filter(|item| item.shown.is_some()) {

@@ -1,4 +1,4 @@
-//! Finding the items of a project.
+//! Finds the items of a project.
 
 use super::file::open_anywhere;
 use super::report::State;
@@ -10,10 +10,11 @@ use std::fs::{self, FileType};
 use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
-/// So many places are tried that a tree in which everything was modified is still verified in seconds.
+/// How many earlier places of an item are tried: few enough that a tree in which everything was modified is verified in
+/// seconds.
 const MOST_PLACES: usize = 1000;
 
-/// A file or directory, and whether it is to be looked at.
+/// A file or directory, and whether it is to be examined.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
     /// Absolute, through the base of the item's type.
@@ -90,7 +91,8 @@ impl Tree {
     /// Looks into `named`, whatever they are.
     ///
     /// # Errors
-    /// If one of them is not there, or is not and has no directory of items. What cannot be read in them is no error here.
+    /// If one of them is not there, or neither is an item or directory of items nor contains one. What cannot be read
+    /// in them is no error here.
     pub fn read(named: &[PathBuf]) -> Result<Self, String> {
         let mut tree = Tree { found: Vec::new(), directories: Directories(BTreeSet::new()) };
         let mut all = Vec::new();
@@ -116,7 +118,7 @@ fn roots(directory: &Path) -> Result<Vec<Root>, String> {
     let mut roots = Vec::new();
     for item_type in ItemType::ALL {
         let start = project.join(item_type.base());
-        // A file was named, or .ai is one: there is nothing in it either.
+        // Either a file was named, or .ai is one: in both cases there is nothing in it.
         let is_nothing = |error: io::Error| matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory);
         if fs::symlink_metadata(&start).is_err_and(is_nothing) {
             continue;
@@ -198,7 +200,8 @@ impl Root {
         }
     }
 
-    /// What a link inside the base points to is looked at under its own name, or the link is refused.
+    /// Skips a link whose target is examined under its own name, or that offers no items. Refuses any other, and every
+    /// link that leaves the base.
     fn link(&self, path: &Path, all: &[Root]) -> Kind {
         let refused = |reason: String| Kind::Other(State::Refused, reason);
         let target = match fs::canonicalize(path) {
@@ -216,12 +219,13 @@ impl Root {
         Kind::Other(State::Skipped, what)
     }
 
-    /// Whether who follows the link finds items: by the link's name, which may be another than the target's.
+    /// Whether a program that follows the link finds items. The name of the link decides, which may differ from the
+    /// target's.
     fn offers_items(&self, link: &Path, target: &Path) -> bool {
         target.is_dir() || (target.is_file() && is_item(self.item_type, link).unwrap_or(true))
     }
 
-    /// Whether what is there is looked at, by way of any of the roots, under its own name.
+    /// Whether the target is examined under its own name, by way of any of the roots.
     fn is_looked_at(&self, target: &Path, all: &[Root]) -> bool {
         let is_in = |root: &Root| {
             let below = target.strip_prefix(&root.real_start);
@@ -252,7 +256,7 @@ fn is_left_out(path: &Path) -> bool {
     name.as_encoded_bytes().starts_with(b".") || name == "__pycache__" || name == "node_modules"
 }
 
-/// Whether a file that nobody named is an item.
+/// Whether a file that the user did not name is an item.
 fn is_item(item_type: ItemType, path: &Path) -> io::Result<bool> {
     let extension = path.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
     match item_type {

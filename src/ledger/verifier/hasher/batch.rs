@@ -219,7 +219,7 @@ impl<'a> StoredEntry<'a> {
     }
 }
 
-/// Appends the entry's line; false, with something or other appended, if that needs `render` and it is not given.
+/// Appends the entry's line; false, with an unspecified part appended, if that needs `render` and it is not given.
 fn write_line(entry: &StoredEntry<'_>, render: Option<Render>, line: &mut Vec<u8>) -> bool {
     let bytes = match entry.metadata {
         Metadata::Text(text) => {
