@@ -454,8 +454,8 @@ impl Worker {
         let extent = if self.is_due() { Extent::Everything } else { Extent::FullBlocks };
         self.look_again = true;
         let slot = self.slot();
-        let (vacated, keeper, pace) = (&mut self.vacated, &mut self.keeper, &mut self.pace);
         let (unwritten, must_recount) = (self.unwritten.take(), self.must_recount());
+        let (vacated, keeper, pace) = (&mut self.vacated, &mut self.keeper, &mut self.pace);
         let sealed = in_sealing(|| {
             pace.begin(slot);
             // Otherwise sealing itself makes sure that no lines are missing.
