@@ -10,7 +10,7 @@ use std::ops::Range;
 /// Where an entry about a row stands in the log. Of two places for one row, that of the later change is greater; of two
 /// with the same time, the one that was sealed later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
+pub struct LogPosition {
     /// The row's id, as a number.
     pub row: u128,
     pub created_at: Timestamp,
@@ -18,7 +18,7 @@ pub struct Place {
     pub block_number: i64,
 }
 
-impl Place {
+impl LogPosition {
     pub const BYTES: usize = 40;
 
     /// Appends the place to a chunk.
@@ -29,12 +29,12 @@ impl Place {
         chunk.extend_from_slice(&self.block_number.to_be_bytes());
     }
 
-    fn read(bytes: &[u8]) -> Option<Place> {
+    fn read(bytes: &[u8]) -> Option<LogPosition> {
         let (row, rest) = bytes.split_first_chunk()?;
         let (created_at, rest) = rest.split_first_chunk()?;
         let (leaf_index, rest) = rest.split_first_chunk()?;
         let (block_number, _) = rest.split_first_chunk()?;
-        Some(Place {
+        Some(LogPosition {
             row: u128::from_be_bytes(*row),
             created_at: Timestamp::from_micros(i64::from_be_bytes(*created_at)).unwrap_or_default(),
             leaf_index: i64::from_be_bytes(*leaf_index),
@@ -44,7 +44,7 @@ impl Place {
 }
 
 /// Sorts places that are in the order of the log.
-pub fn sort(places: &mut Vec<Place>) {
+pub fn sort(places: &mut Vec<LogPosition>) {
     // Numbers are sorted several times as fast as places. Places for one row are in order already, and stay so, unless
     // the log is out of order or two rows differ only in the lower bits.
     let mut keys: Vec<u128> =
@@ -57,13 +57,13 @@ pub fn sort(places: &mut Vec<Place>) {
 }
 
 /// The place at position `at` of a chunk, if it has that many.
-pub fn place_at(chunk: &[u8], at: usize) -> Option<Place> {
-    Place::read(chunk.get(at * Place::BYTES..)?)
+pub fn place_at(chunk: &[u8], at: usize) -> Option<LogPosition> {
+    LogPosition::read(chunk.get(at * LogPosition::BYTES..)?)
 }
 
 /// The positions of the places for `row` in a chunk, which is sorted.
 pub fn positions_of(chunk: &[u8], row: u128) -> Range<usize> {
-    let (places, _) = chunk.as_chunks::<{ Place::BYTES }>();
+    let (places, _) = chunk.as_chunks::<{ LogPosition::BYTES }>();
     let row = row.to_be_bytes();
     let start = places.partition_point(|place| place[..16] < row[..]);
     let count = places[start..].partition_point(|place| place[..16] == row[..]);
@@ -72,11 +72,11 @@ pub fn positions_of(chunk: &[u8], row: u128) -> Range<usize> {
 
 /// Gives `each` the places of all sources in their common order, but no more than `limit`. Each source is sorted.
 /// Returns, for each source that is not at its end, its number and the place that was taken from it and not given.
-pub fn merge<S: Iterator<Item = Place>>(
+pub fn merge<S: Iterator<Item = LogPosition>>(
     sources: &mut [S],
     limit: i64,
-    mut each: impl FnMut(&Place),
-) -> Vec<(usize, Place)> {
+    mut each: impl FnMut(&LogPosition),
+) -> Vec<(usize, LogPosition)> {
     let firsts = sources.iter_mut().enumerate().filter_map(|(source, places)| Some(Reverse((places.next()?, source))));
     let mut heads: BinaryHeap<_> = firsts.collect();
     let mut left = limit;
@@ -98,12 +98,12 @@ mod tests {
     use super::*;
     use std::collections::VecDeque;
 
-    fn place(row: u128, at: i64) -> Place {
+    fn place(row: u128, at: i64) -> LogPosition {
         let created_at = Timestamp::from_micros(at).unwrap();
-        Place { row, created_at, leaf_index: at + 1, block_number: at + 2 }
+        LogPosition { row, created_at, leaf_index: at + 1, block_number: at + 2 }
     }
 
-    fn chunk_of(places: &[Place]) -> Vec<u8> {
+    fn chunk_of(places: &[LogPosition]) -> Vec<u8> {
         let mut chunk = Vec::new();
         places.iter().for_each(|place| place.write(&mut chunk));
         chunk
@@ -123,7 +123,7 @@ mod tests {
     #[test]
     fn places_are_sorted_whatever_their_order_was() {
         let row = |at: i64| u128::from(at as u64 % 7) << 100;
-        let in_order: Vec<Place> = (0..500).map(|at| place(row(at), at)).collect();
+        let in_order: Vec<LogPosition> = (0..500).map(|at| place(row(at), at)).collect();
         let out_of_order = in_order.iter().rev().copied().collect();
         let alike = (0..500).map(|at| place(u128::from(at as u64 * 7919 % 500), at)).collect();
         for places in [in_order, out_of_order, alike, Vec::new()] {
@@ -136,8 +136,8 @@ mod tests {
 
     #[test]
     fn bytes_that_are_no_places_are_none() {
-        assert!(positions_of(&[7; Place::BYTES - 1], 0).is_empty());
-        assert_eq!(place_at(&[7; Place::BYTES - 1], 0), None);
+        assert!(positions_of(&[7; LogPosition::BYTES - 1], 0).is_empty());
+        assert_eq!(place_at(&[7; LogPosition::BYTES - 1], 0), None);
         assert_eq!(place_at(&[], 3), None);
     }
 

@@ -6,6 +6,7 @@
 
 use super::bulk_insert::BulkInsert;
 use super::database;
+use super::emptied_pages::Moved;
 use super::entry_clock;
 use super::errors::{or_raise, Failure};
 use super::log_state::{damaged, LogState};
@@ -16,7 +17,6 @@ use super::settings;
 use super::tables::{self, KeyScan, RegisteredSnapshot, Row, SealedTuple, Table, TableScan};
 use super::tracking::versions::NewVersions;
 use super::transaction;
-use super::vacated::Moved;
 use crate::ledger::block::{self, BlockHeader};
 use crate::ledger::log_tree::{self, STORED_LEVEL};
 use crate::ledger::merkle::Digits;

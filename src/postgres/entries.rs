@@ -7,10 +7,10 @@ use super::errors::{or_raise, required, Failure};
 use super::hashing;
 use super::ids;
 use super::jsonb::{Jsonb, JsonbText};
-use super::mirror::repeats::Repeats;
+use super::mirror::id_reuse::IdReuse;
 use super::partitions;
 use super::queue;
-use super::recorded::{self, Recorded};
+use super::queued_entry::{self, QueuedEntry};
 use super::secrets;
 use super::settings::MirrorMode;
 use super::tables::{self, entry_column, ShortValues};
@@ -140,7 +140,7 @@ pub fn record_row(row: RowEntry) -> Result<(), Failure> {
 /// As [`record_row`], for a caller that needs the entry's id.
 pub fn record_item(row: RowEntry) -> Result<Uuid, Failure> {
     let recorded = row.sign()?;
-    recorded::insert_all([&recorded].into_iter());
+    queued_entry::insert_all([&recorded].into_iter());
     Ok(recorded.entry_id)
 }
 
@@ -151,7 +151,7 @@ pub fn record_row_of_many(row: RowEntry) -> Result<(), Failure> {
 }
 
 impl RowEntry {
-    fn sign(self) -> Result<Recorded, Failure> {
+    fn sign(self) -> Result<QueuedEntry, Failure> {
         require_recording()?;
         let keyring = self.with_signature.then(secrets::required_keyring).transpose()?;
         let sign = |keyring: Rc<Keyring>| {
@@ -160,7 +160,7 @@ impl RowEntry {
         };
         let signature = keyring.map(sign);
         check_length(&self.metadata.text)?;
-        let mut recorded = Recorded {
+        let mut recorded = QueuedEntry {
             entry_id: ids::time_ordered(),
             entry_type: self.entry_type,
             data_hash: self.data_hash,
@@ -242,9 +242,9 @@ fn record(function: &str, draft: Draft) -> Result<Entry, Failure> {
     };
     validate(&entry)?;
     let mut values = ShortValues::new();
-    pending::insert(&pending::open(), &recorded::columns_of(&entry.as_line(), draft.metadata.datum(), &mut values));
+    pending::insert(&pending::open(), &queued_entry::columns_of(&entry.as_line(), draft.metadata.datum(), &mut values));
     if draft.entry_id.is_some() {
-        transaction::note_id(Repeats::Any);
+        transaction::note_id(IdReuse::Any);
         check_not_sealed(entry.entry_id)?;
     }
     transaction::add_entry(&entry.as_line());
@@ -310,7 +310,7 @@ fn check_metadata(metadata: Jsonb) -> Result<(), Failure> {
 
 thread_local! {
     /// The last id that was made here, and which lines may hold it by now.
-    static LAST_ID: Cell<Option<(Uuid, Repeats)>> = const { Cell::new(None) };
+    static LAST_ID: Cell<Option<(Uuid, IdReuse)>> = const { Cell::new(None) };
 }
 
 /// A new time-ordered id; the default of column `id`.
@@ -321,7 +321,7 @@ fn uuid_v7() -> pgrx::Uuid {
 
 fn new_id() -> Uuid {
     // First read which lines there are: they cannot hold an id that is made afterwards.
-    let repeats = database::slot().map_or(Repeats::Any, |(_, slot)| Repeats::after(slot));
+    let repeats = database::slot().map_or(IdReuse::Any, |(_, slot)| IdReuse::after(slot));
     let id = ids::time_ordered();
     LAST_ID.set(Some((id, repeats)));
     id
@@ -329,8 +329,8 @@ fn new_id() -> Uuid {
 
 /// Which lines may already hold this id of an inserted row. The column default is evaluated right before BEFORE INSERT.
 /// If the application has asked for the id itself, others may have seen it, but the id counts as new only once.
-fn repeats(entry_id: Uuid) -> Repeats {
-    LAST_ID.take().filter(|(last, _)| *last == entry_id).map_or(Repeats::Any, |(_, repeats)| repeats)
+fn repeats(entry_id: Uuid) -> IdReuse {
+    LAST_ID.take().filter(|(last, _)| *last == entry_id).map_or(IdReuse::Any, |(_, repeats)| repeats)
 }
 
 /// The other half of "an id is unique over the whole ledger": the index of the pending partition knows only what is

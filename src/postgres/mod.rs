@@ -18,11 +18,11 @@
 //! | [`hashing`] | SQL functions that only compute |
 //! | [`entries`], [`triggers`] | recording, by function and by INSERT |
 //! | [`entry_clock`] | the times of entries that the ledger makes by itself |
-//! | [`recorded`], [`queue`], [`entries_pending`] | the ledger's own entries before their insert; those that are inserted together; the table where entries wait |
+//! | [`queued_entry`], [`queue`], [`entries_pending`] | the ledger's own entries before their insert; those that are inserted together; the table where entries wait |
 //! | [`transaction`], [`transaction_end`] | what a transaction has recorded, and what happens when it ends |
 //! | [`mirror`] | the JSONL file |
-//! | [`blocks`], [`pending_scan`], [`log_state`], [`partitions`], [`vacated`] | sealing |
-//! | [`copy_hook`], [`lines`], [`import`] | writing a ledger out, and rebuilding one |
+//! | [`blocks`], [`pending_scan`], [`log_state`], [`partitions`], [`emptied_pages`] | sealing |
+//! | [`copy_hook`], [`line_functions`], [`import`] | writing a ledger out, and rebuilding one |
 //! | [`utility_hook`], [`executor_hook`], [`object_access_hook`] | hooks for commands, for queries, and for what they create or drop |
 //! | [`items`] | signed files, and their registry |
 //! | [`tracking`] | application tables whose rows are recorded |
@@ -44,6 +44,7 @@ mod blocks;
 mod bulk_insert;
 mod copy_hook;
 mod database;
+mod emptied_pages;
 mod encoding;
 mod entries;
 mod entries_pending;
@@ -59,7 +60,7 @@ mod import;
 mod install;
 mod items;
 mod jsonb;
-mod lines;
+mod line_functions;
 mod locks;
 mod log_state;
 mod mirror;
@@ -68,8 +69,8 @@ mod own_tables;
 mod partitions;
 mod pending_scan;
 mod queue;
+mod queued_entry;
 mod quoting;
-mod recorded;
 mod regular_file;
 mod relation;
 mod roles;
@@ -86,7 +87,6 @@ mod transaction;
 mod transaction_end;
 mod triggers;
 mod utility_hook;
-mod vacated;
 mod verification;
 mod views;
 mod wait_events;
@@ -114,6 +114,6 @@ pub extern "C-unwind" fn _PG_init() {
         executor_hook::init();
         worker::launcher::init();
         mirror::writer::init();
-        mirror::doubt::init();
+        mirror::lost_commits::init();
     }
 }

@@ -6,7 +6,7 @@
 //! that one is current, handed to the parent when that one commits, or forgotten when it aborts.
 
 use super::errorless;
-use super::recorded::{self, Recorded};
+use super::queued_entry::{self, QueuedEntry};
 use pgrx::{pg_guard, pg_sys};
 use std::cell::RefCell;
 
@@ -17,7 +17,7 @@ const BATCH: usize = 128;
 struct Waiting {
     /// Nesting level of its subtransaction.
     level: i32,
-    entry: Recorded,
+    entry: QueuedEntry,
 }
 
 thread_local! {
@@ -26,7 +26,7 @@ thread_local! {
 }
 
 /// Adds an entry. Once [`BATCH`] entries wait, inserts them.
-pub fn add(entry: Recorded) {
+pub fn add(entry: QueuedEntry) {
     let level = errorless::nest_level();
     let count = WAITING.with_borrow_mut(|waiting| {
         waiting.push(Waiting { level, entry });
@@ -45,7 +45,7 @@ pub fn flush() {
         let first = waiting.partition_point(|waiting| waiting.level < level);
         waiting.split_off(first)
     });
-    recorded::insert_all(own.iter().map(|waiting| &waiting.entry));
+    queued_entry::insert_all(own.iter().map(|waiting| &waiting.entry));
 }
 
 /// For hooks, in which an error must leave by Postgres' own means.

@@ -5,8 +5,8 @@
 
 use super::errorless;
 use super::errors::Failure;
-use super::mirror::lines::LineBuffer;
-use super::mirror::repeats::Repeats;
+use super::mirror::id_reuse::IdReuse;
+use super::mirror::line_buffer::LineBuffer;
 use super::settings::{self, may_prepare, MirrorMode};
 use super::shared::{resume_workers, DatabaseSlot};
 use crate::ledger::file_ranges::FileRange;
@@ -74,7 +74,7 @@ pub(super) struct Transaction {
     pub line_bytes: u64,
     pub entries: i64,
     /// Which lines may already hold its ids.
-    pub repeats: Repeats,
+    pub repeats: IdReuse,
     marks: Vec<Mark>,
     /// The mode when the first entry was recorded. It holds for the whole transaction, so that what hash_and_record
     /// answered stays true if the setting is reloaded in between.
@@ -102,7 +102,7 @@ thread_local! {
             lines: LineBuffer::new(),
             line_bytes: 0,
             entries: 0,
-            repeats: Repeats::None,
+            repeats: IdReuse::None,
             marks: Vec::new(),
             mode: None,
             holds_sealing_lock: false,
@@ -173,7 +173,7 @@ pub fn note_import() {
 }
 
 /// Notes which lines may already hold an id of this transaction.
-pub fn note_id(repeats: Repeats) {
+pub fn note_id(repeats: IdReuse) {
     CURRENT.with_borrow_mut(|current| current.repeats = current.repeats.min(repeats));
 }
 
@@ -184,7 +184,7 @@ pub fn entries() -> i64 {
 
 /// Whether the application has given ids of this transaction.
 pub fn gives_ids() -> bool {
-    CURRENT.with_borrow(|current| current.repeats == Repeats::Any)
+    CURRENT.with_borrow(|current| current.repeats == IdReuse::Any)
 }
 
 /// Queues the line of an entry that has just been inserted.
@@ -368,7 +368,7 @@ impl Transaction {
         self.lines.clear();
         self.line_bytes = 0;
         self.entries = 0;
-        self.repeats = Repeats::None;
+        self.repeats = IdReuse::None;
         self.marks.clear();
         self.mode = None;
         self.holds_sealing_lock = false;

@@ -14,7 +14,7 @@ use super::faults;
 use super::items::pending;
 use super::mirror::append::Goal;
 use super::mirror::handle::Mirror;
-use super::mirror::repeats::Repeats;
+use super::mirror::id_reuse::IdReuse;
 use super::mirror::{prepared, requests, under_way};
 use super::queue;
 use super::settings::{self, MirrorMode};
@@ -126,7 +126,7 @@ fn append_lines(mirror: &Mirror, prepare: bool) {
     CURRENT.with_borrow_mut(|current| current.outcome = Some(outcome));
 }
 
-fn append_to_file(mirror: &Mirror, goal: Goal, repeats: Repeats) -> Result<bool, Failure> {
+fn append_to_file(mirror: &Mirror, goal: Goal, repeats: IdReuse) -> Result<bool, Failure> {
     if CURRENT.with_borrow(|current| current.lines.is_empty()) {
         return Ok(true);
     }
@@ -216,7 +216,7 @@ fn import_committed(mirror: &Mirror) {
 fn after_commit() {
     at_its_end(|current| {
         if let Some(mirror) = current.mirror() {
-            // Counted as pending before it counts as decided: see Mark in mirror/settled.rs.
+            // Counted as pending before it counts as decided: see Mark in mirror/settled_mark.rs.
             if current.entries > 0 {
                 faults::at("after_commit");
                 mirror.slot.add_pending(current.entries, settings::block_size() as i64);

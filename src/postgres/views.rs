@@ -44,7 +44,7 @@ fn mirror_state() -> TableIterator<
     let mirror = or_raise(database::mirror());
     let mode = settings::mirror_mode();
     let remembered = Remembered::read();
-    let path = remembered::configured_place(remembered.ledger_id).path.to_string_lossy().into_owned();
+    let path = remembered::configured_path(remembered.ledger_id).path.to_string_lossy().into_owned();
     let prepared = prepared::noted(&mirror).len() as i64;
     let fields = mirror.lock();
     let (attachment, durable, end) = (fields.attachment, fields.durable, fields.end());

@@ -4,7 +4,7 @@
 
 use super::entries::ItemEntry;
 use super::rows::{self, Repeated};
-use super::verify::{with_latest_snapshot, Alone, Verifier};
+use super::verifier::{with_latest_snapshot, Alone, Verifier};
 use crate::items::registration::{pins_json, Event, ItemName, Registration};
 use crate::items::verifier::Status;
 use crate::postgres::all_entries;

@@ -5,7 +5,7 @@
 //! whichever session. The results of other items that it calls are stored by themselves.
 
 use super::entries::ItemEntry;
-use super::given::{GivenItem, Stored};
+use super::input::{GivenItem, Stored};
 use crate::items::verifier::Verification;
 use crate::ledger::Hash;
 use pgrx::prelude::*;

@@ -5,7 +5,7 @@ use crate::items::registration::{ItemName, Registration};
 use crate::ledger::metadata::Member;
 use crate::ledger::record::{Entry, Timestamp};
 use crate::ledger::row_change::ITEM_ENTRY_TYPES;
-use crate::ledger::row_index::Place;
+use crate::ledger::row_index::LogPosition;
 use crate::ledger::verifier::SealedEntry;
 use crate::ledger::Hash;
 use crate::postgres::entries::{self, RowEntry};
@@ -44,8 +44,8 @@ impl ItemEntry {
         })
     }
 
-    fn gone(place: Place) -> ItemEntry {
-        let Place { block_number, leaf_index, created_at, .. } = place;
+    fn gone(place: LogPosition) -> ItemEntry {
+        let LogPosition { block_number, leaf_index, created_at, .. } = place;
         ItemEntry::Gone { block_number, leaf_index, created_at }
     }
 

@@ -7,23 +7,23 @@
 //! | [`registry`] | signing, moving, revoking and loading what is registered |
 //! | [`rows`], [`entries`] | what `ledger.items`, and what the ledger, has of an item |
 //! | [`pending`] | where the newest pending entry about an item is |
-//! | [`verification`] | the SQL functions that verify, and what they return |
+//! | [`verify_functions`] | the SQL functions that verify, and what they return |
 //! | [`audit`] | the registry as a whole, for verify_all() |
-//! | [`verify`], [`cache`] | the verifier behind them, for an item and all that it calls; its results, kept for the session |
-//! | [`given`] | items as callers give them |
+//! | [`verifier`], [`cache`] | the verifier behind them, for an item and all that it calls; its results, kept for the session |
+//! | [`input`] | items as callers give them |
 //! | [`sync`] | comparing files outside the database with the registry |
 
 pub mod audit;
 mod cache;
 mod entries;
 mod functions;
-mod given;
+mod input;
 pub mod pending;
 mod registry;
 mod rows;
 mod sync;
-mod verification;
-mod verify;
+mod verifier;
+mod verify_functions;
 
 use super::errors::Failure;
 use super::tables;

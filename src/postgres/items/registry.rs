@@ -3,9 +3,9 @@
 
 use super::entries::{self, ItemEntries, ItemEntry};
 use super::failure;
-use super::given::{id_and_version, GivenItem, Stored};
+use super::input::{id_and_version, GivenItem, Stored};
 use super::rows::{self, SignedRow};
-use super::verify::{with_latest_snapshot, with_latest_snapshot_to_sign, ROW_GONE_SOLUTION};
+use super::verifier::{with_latest_snapshot, with_latest_snapshot_to_sign, ROW_GONE_SOLUTION};
 use crate::items::attributes;
 use crate::items::item::Item;
 use crate::items::location::extract_location_path;
@@ -58,7 +58,7 @@ fn create_item(
         revoked: None,
     };
     let signer = Signer::caller();
-    as_ledger_owner(|| or_raise(sign(&draft, Calls::of(depends_on), Place::New, signer)))
+    as_ledger_owner(|| or_raise(sign(&draft, Calls::of(depends_on), Relocation::New, signer)))
 }
 
 /// Signs a registered item again; what is given replaces what is registered.
@@ -87,7 +87,7 @@ fn sign_item(
         draft.content = content.unwrap_or(draft.content);
         draft.metadata = metadata.map(Jsonb::text).or(draft.metadata);
         draft.language = language.or(draft.language);
-        or_raise(sign(&draft, Calls::of(depends_on), Place::Same, signer))
+        or_raise(sign(&draft, Calls::of(depends_on), Relocation::Same, signer))
     })
 }
 
@@ -112,7 +112,7 @@ fn move_item(
         // old line would stay.
         draft.content = or_raise(unsigned(&draft).map_err(failure));
         let from = draft.file_path.replace(file_path).unwrap_or_default();
-        or_raise(sign(&draft, Calls::Same, Place::Moved { from }, signer))
+        or_raise(sign(&draft, Calls::Same, Relocation::Moved { from }, signer))
     })
 }
 
@@ -196,7 +196,7 @@ fn load_item(
 }
 
 /// The place that an item is signed for.
-enum Place {
+enum Relocation {
     New,
     Same,
     Moved { from: String },
@@ -217,10 +217,10 @@ impl Calls {
 }
 
 /// Signs, records, and writes the row.
-fn sign(draft: &GivenItem, calls: Calls, place: Place, signer: Signer) -> Result<JsonbText, Failure> {
+fn sign(draft: &GivenItem, calls: Calls, place: Relocation, signer: Signer) -> Result<JsonbText, Failure> {
     let name = draft.name().map_err(failure)?;
     let item = draft.item().map_err(failure)?;
-    let is_move = matches!(place, Place::Moved { .. });
+    let is_move = matches!(place, Relocation::Moved { .. });
     let (previous, depends_on) = with_latest_snapshot_to_sign(|verifier| {
         let entries = verifier.entries();
         // Looked up even if the item has no row: it may have been revoked a moment ago, and its row removed.
@@ -245,8 +245,8 @@ fn sign(draft: &GivenItem, calls: Calls, place: Place, signer: Signer) -> Result
     let signed = signer::sign(&item, signed_at).map_err(failure)?;
     let registration = Registration {
         event: match &place {
-            Place::New | Place::Same => Event::Signed,
-            Place::Moved { from } => Event::Moved { from: from.clone() },
+            Relocation::New | Relocation::Same => Event::Signed,
+            Relocation::Moved { from } => Event::Moved { from: from.clone() },
         },
         location: signed.location.clone().unwrap_or_default(),
         integrity: signed.signature.integrity.clone(),
@@ -260,9 +260,9 @@ fn sign(draft: &GivenItem, calls: Calls, place: Place, signer: Signer) -> Result
     let language = draft.language.as_deref();
     let row = SignedRow { registration: &registration, signed: &signed, metadata, language, entry_id };
     match place {
-        Place::New if !row.insert() => return Err(already_registered(&registration.name)),
-        Place::New => {}
-        Place::Same | Place::Moved { .. } => row.update(),
+        Relocation::New if !row.insert() => return Err(already_registered(&registration.name)),
+        Relocation::New => {}
+        Relocation::Same | Relocation::Moved { .. } => row.update(),
     }
     Ok(receipt(&row, &signed))
 }

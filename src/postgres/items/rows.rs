@@ -1,6 +1,6 @@
 //! Reads and writes the rows of `ledger.items`.
 
-use super::given::{GivenItem, Stored};
+use super::input::{GivenItem, Stored};
 use crate::items::registration::{pins_json, ItemName, Registration};
 use crate::items::signer::SignedItem;
 use crate::ledger::record::Timestamp;

@@ -2,7 +2,7 @@
 
 use super::registry::location;
 use super::rows;
-use super::verify::{with_latest_snapshot, Verifier};
+use super::verifier::{with_latest_snapshot, Verifier};
 use crate::items::item::{check_id, check_version};
 use crate::items::registration::{Event, ItemName, Registration};
 use crate::ledger::parse_hash;

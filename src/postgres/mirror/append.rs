@@ -4,10 +4,10 @@
 //! Postgres writes its WAL in the same way: copy under a short lock, then make your own part durable together with that
 //! of others, or wait until another process has done so. The wait can be cancelled, and shows as a wait event.
 
+use super::bounded_wait::{BoundedWait, DEADLINE};
 use super::handle::Mirror;
-use super::lead::{self, Led};
-use super::lines::LineBuffer;
-use super::patience::{Patience, DEADLINE};
+use super::line_buffer::LineBuffer;
+use super::round_leader::{self, LedRound};
 use super::shared::{Attachment, LockedMirror, MirrorState, RING_BYTES};
 use super::under_way::{self, Begun};
 use crate::ledger::file_ranges::FileRange;
@@ -131,9 +131,9 @@ impl Mirror {
     fn wait_until_attached(&self, goal: Goal) -> Result<Option<Position>, Failure> {
         // Both may raise an error, which must not happen once a round has begun.
         wait_events::register();
-        lead::prepare();
+        round_leader::prepare();
         let deadline = Instant::now() + DEADLINE;
-        let mut patience = Patience::new();
+        let mut patience = BoundedWait::new();
         let mut attempts = None;
         loop {
             let (attachment, ended, cause) = {
@@ -225,7 +225,7 @@ impl Mirror {
     }
 
     fn wait_in_line(&self, at: &mut Position, is_free: impl Fn(&LockedMirror<'_>) -> bool) -> Result<Room, Failure> {
-        let mut patience = Patience::new();
+        let mut patience = BoundedWait::new();
         loop {
             let fields = self.lock();
             if fields.failures != at.failures {
@@ -259,7 +259,7 @@ impl Mirror {
             Goal::Written => wait_events::mirror_write(),
             Goal::Synced => wait_events::mirror_sync(),
         };
-        let mut patience = Patience::new();
+        let mut patience = BoundedWait::new();
         loop {
             let (led, rounds, count) = {
                 let mut fields = self.lock();
@@ -286,7 +286,7 @@ impl Mirror {
                 if at.goal == Goal::Synced {
                     fields.sync_wanted = fields.sync_wanted.max(at.end);
                 }
-                let led = Led::begin(self, &mut fields);
+                let led = LedRound::begin(self, &mut fields);
                 if !fields.writing {
                     self.shared.writer.wake();
                 }
@@ -407,7 +407,7 @@ impl Room {
             self.fields.note_others(from, at.end);
         }
         mirror.state().put(&mut self.fields, lines);
-        let led = at.is_small.then(|| Led::begin(mirror, &mut self.fields)).flatten();
+        let led = at.is_small.then(|| LedRound::begin(mirror, &mut self.fields)).flatten();
         // The process that does the current round looks for more work when it ends.
         let is_cared_for = self.fields.writing;
         drop(self.fields);

@@ -12,17 +12,17 @@
 //! what the database does not, or was last written by another database.
 
 use super::catch_up::{self, InFile};
-use super::doubt;
 use super::file::{self, Trouble};
 use super::handle::Mirror;
+use super::lost_commits;
 use super::open_lines::OpenLine;
-use super::remembered::{self, Place, Remembered};
+use super::remembered::{self, MirrorPath, Remembered};
 use super::requests;
-use super::settle;
 use super::shared::{Attachment, FileStamp, FixedText, LastChange, LockedMirror, MirrorState, Ownership, Unsynced};
 use super::state_file::{self, Known, State, StateFile};
 use super::tail::{self, diverged, Tail};
 use super::unsynced;
+use super::voiding;
 use crate::ledger::file_ranges::FileRanges;
 use crate::postgres::errors::{cause, Failure};
 use crate::postgres::log_state;
@@ -90,7 +90,7 @@ fn try_attach(mirror: &Mirror, how: How) -> Result<Attached, Failure> {
     mirror.slot.behind.store(false, Ordering::SeqCst);
     let lag = mirror.slot.lag.seen(tables::timestamp_to_postgres(tables::now()));
     let remembered = Remembered::read();
-    let place = remembered::configured_place(remembered.ledger_id);
+    let place = remembered::configured_path(remembered.ledger_id);
     let path = &place.path;
     let opened = open(&place, &remembered).map_err(|trouble| failure(&trouble))?;
     if may_have_lost(mirror, &opened) {
@@ -101,7 +101,7 @@ fn try_attach(mirror: &Mirror, how: How) -> Result<Attached, Failure> {
     let judged = tail::judge(mirror, path, &tail.open)?;
     let doubt = match judged.uncommitted.is_empty() {
         true => None,
-        false => doubt::of(mirror, path, own_state(path, &remembered).as_ref()),
+        false => lost_commits::of(mirror, path, own_state(path, &remembered).as_ref()),
     };
     check_taken_over(path, &remembered, judged.uncommitted.len())?;
     if how == How::CatchUp && !judged.uncommitted.is_empty() {
@@ -123,7 +123,7 @@ fn try_attach(mirror: &Mirror, how: How) -> Result<Attached, Failure> {
     let attachment = mirror.shared.new_attachment();
     take_over(mirror, &opened, path, &tail, &remembered, attachment).map_err(|trouble| failure(&trouble))?;
 
-    settle::append_void(mirror, &judged.uncommitted, doubt.map_or("not committed", |doubt| doubt.reason))?;
+    voiding::append_void(mirror, &judged.uncommitted, doubt.map_or("not committed", |doubt| doubt.reason))?;
     let mut in_file = judged.recorded;
     let known = tail.open.iter().map(|line| (line.entry_id, line.range)).collect();
     // Prepared transactions first: if one commits meanwhile, the search of the pending entries finds it, or it has its
@@ -192,7 +192,7 @@ fn fail_those_who_wait(fields: &mut LockedMirror<'_>, keep: u64) {
 fn void_undone(mirror: &Mirror, open: &[OpenLine], voided: &[Uuid]) {
     let voided: HashSet<&Uuid> = voided.iter().collect();
     let open = open.iter().filter(|line| !voided.contains(&line.entry_id));
-    for line in open.filter(|line| !settle::is_recorded(line.entry_id)) {
+    for line in open.filter(|line| !voiding::is_recorded(line.entry_id)) {
         mirror.lock().add_void(line.range);
     }
 }
@@ -202,7 +202,7 @@ fn failure(trouble: &Trouble) -> Failure {
         .hint("In the modes sync and write nothing is recorded until this is repaired. The worker tries again by itself, and with every write.")
 }
 
-fn open(place: &Place, remembered: &Remembered) -> Result<File, Trouble> {
+fn open(place: &MirrorPath, remembered: &Remembered) -> Result<File, Trouble> {
     file::prepare_directory(&place.directory, place.is_default)?;
     let is_first = remembered.acknowledged == 0;
     if !is_first && !place.path.exists() {
@@ -222,7 +222,7 @@ fn open(place: &Place, remembered: &Remembered) -> Result<File, Trouble> {
 }
 
 /// Renames the file after its database was renamed: the file's name begins with the database's.
-fn rename_with_database(place: &Place, remembered: &Remembered) -> Result<(), Trouble> {
+fn rename_with_database(place: &MirrorPath, remembered: &Remembered) -> Result<(), Trouble> {
     let Some(old) = remembered::under_other_name(place, remembered.ledger_id) else {
         return Ok(());
     };
@@ -246,7 +246,7 @@ fn rename_with_database(place: &Place, remembered: &Remembered) -> Result<(), Tr
 
 /// Two databases have the same ledger if one was filled from a dump or an export of the other. The other database's
 /// file must not be taken for this database's own file under its old name.
-fn check_own(old: &Path, place: &Place, remembered: &Remembered) -> Result<(), Trouble> {
+fn check_own(old: &Path, place: &MirrorPath, remembered: &Remembered) -> Result<(), Trouble> {
     let state = State::read(old).filter(|state| state.ledger_id == remembered.ledger_id);
     let other = match state {
         Some(state) if remembered.attachment.is_none_or(|own| is_written_by(&state, own)) => return Ok(()),
@@ -437,7 +437,7 @@ pub fn note_remembered(mirror: &Mirror) {
 pub fn set_aside(mirror: &Mirror) -> Result<Option<PathBuf>, Failure> {
     mirror.silence()?;
     let remembered = Remembered::read();
-    let place = remembered::configured_place(remembered.ledger_id);
+    let place = remembered::configured_path(remembered.ledger_id);
     let kept = rename_aside(&place).map_err(|trouble| failure(&trouble))?;
     log_state::forget_mirror();
     let mut fields = mirror.lock();
@@ -449,7 +449,7 @@ pub fn set_aside(mirror: &Mirror) -> Result<Option<PathBuf>, Failure> {
     Ok(kept)
 }
 
-fn rename_aside(place: &Place) -> Result<Option<PathBuf>, Trouble> {
+fn rename_aside(place: &MirrorPath) -> Result<Option<PathBuf>, Trouble> {
     file::prepare_directory(&place.directory, place.is_default)?;
     if std::fs::symlink_metadata(&place.path).is_err() {
         return Ok(None);

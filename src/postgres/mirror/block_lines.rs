@@ -3,7 +3,7 @@
 
 use super::append::Goal;
 use super::handle::Mirror;
-use super::lines::LineBuffer;
+use super::line_buffer::LineBuffer;
 use super::shared::MirrorState;
 use crate::ledger::block::BlockHeader;
 use crate::postgres::database;

@@ -3,10 +3,10 @@
 
 use super::block_lines;
 use super::handle::Mirror;
-use super::lines::LineBuffer;
+use super::line_buffer::LineBuffer;
 use super::open_lines;
 use super::prepared;
-use super::settle::{self, Judge, Standing};
+use super::voiding::{self, Judge, Standing};
 use crate::ledger::block::BlockHeader;
 use crate::ledger::file_ranges::FileRange;
 use crate::ledger::record::Entry;
@@ -47,7 +47,7 @@ pub fn append_missing(mirror: &Mirror, in_file: &mut InFile) -> Result<(), Failu
 pub fn void_first(mirror: &Mirror, in_file: &mut InFile) -> Result<bool, Failure> {
     mirror.wait_for_leaving()?;
     prepared::settle_decided(mirror);
-    let voided = settle::void_aborted(mirror)?;
+    let voided = voiding::void_aborted(mirror)?;
     voided.iter().for_each(|id| {
         in_file.remove(id);
     });
@@ -67,7 +67,7 @@ fn note_others(mirror: &Mirror, in_file: &mut InFile) -> Result<(), Failure> {
         return Ok(());
     }
     let read = mirror.flush().and_then(|end| {
-        open_lines::in_range(Path::new(&path), range, end).map_err(|error| settle::unreadable(&path, &error))
+        open_lines::in_range(Path::new(&path), range, end).map_err(|error| voiding::unreadable(&path, &error))
     });
     match read {
         Ok(lines) => {

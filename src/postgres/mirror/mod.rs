@@ -4,55 +4,55 @@
 //! | module | concern |
 //! |---|---|
 //! | [`shared`], [`handle`] | what all processes know of the file, in shared memory, and how a process reaches it |
-//! | [`lines`] | the lines of one transaction until they are appended |
+//! | [`line_buffer`] | the lines of one transaction until they are appended |
 //! | [`append`] | copying lines into the ring, and waiting until they are written or synced |
-//! | [`rounds`], [`patience`] | how such a wait sleeps and is woken, and when it gives up |
+//! | [`round_waiters`], [`bounded_wait`] | how such a wait sleeps and is woken, and when it gives up |
 //! | [`under_way`] | what this process must end if its append fails |
 //! | [`owners`] | which running transactions have lines in the file |
 //! | [`round`] | one round: writing and syncing what is in the ring |
-//! | [`lead`] | a committing session that does a round itself |
+//! | [`round_leader`] | a committing session that does a round itself |
 //! | [`writer`] | the process that does all other rounds |
 //! | [`mod@file`] | the file: name, opening, checks, writing |
 //! | [`last_change`] | how the server notices that another program has changed the file |
 //! | [`state_file`] | the state file beside it |
 //! | [`attach`] | opening the file, and making it agree with the database |
-//! | [`doubt`] | whether lines that are voided may have been acknowledged |
+//! | [`lost_commits`] | whether lines that are voided may have been acknowledged |
 //! | [`unsynced`] | what can be read in the file but may not be on disk |
 //! | [`tail`], [`open_lines`] | reading what is not settled in the file |
-//! | [`remembered`], [`settled`] | how far the database knows the file to agree |
-//! | [`settle`] | which lines count, and voiding the others |
-//! | [`repeats`], [`leaving`] | ids that are reused; transactions that have aborted and not said which lines to void |
+//! | [`remembered`], [`settled_mark`] | how far the database knows the file to agree |
+//! | [`voiding`] | which lines count, and voiding the others |
+//! | [`id_reuse`], [`aborting`] | ids that are reused; transactions that have aborted and not said which lines to void |
 //! | [`prepared`] | the lines of prepared transactions |
 //! | [`catch_up`], [`block_lines`] | appending what the database has and the file lacks |
 //! | [`requests`] | what an administrator asks for |
 //! | [`advice`] | what to do next: the hint for a transaction that could not record |
 
+pub mod aborting;
 mod advice;
 pub mod append;
 pub mod attach;
 pub mod block_lines;
+pub mod bounded_wait;
 pub mod catch_up;
-pub mod doubt;
 pub mod file;
 pub mod handle;
+pub mod id_reuse;
 pub mod last_change;
-pub mod lead;
-pub mod leaving;
-pub mod lines;
+pub mod line_buffer;
+pub mod lost_commits;
 pub mod open_lines;
 pub mod owners;
-pub mod patience;
 pub mod prepared;
 pub mod remembered;
-pub mod repeats;
 pub mod requests;
 pub mod round;
-pub mod rounds;
-pub mod settle;
-pub mod settled;
+pub mod round_leader;
+pub mod round_waiters;
+pub mod settled_mark;
 pub mod shared;
 pub mod state_file;
 pub mod tail;
 pub mod under_way;
 pub mod unsynced;
+pub mod voiding;
 pub mod writer;

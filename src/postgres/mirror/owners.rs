@@ -2,7 +2,7 @@
 //! transaction inserted is younger than each line that the file has of its entry. Such a line belongs to an aborted
 //! transaction whose id was reused.
 //!
-//! Postgres lets others use the ids of an aborting transaction before our abort callback runs: see [`super::leaving`].
+//! Postgres lets others use the ids of an aborting transaction before our abort callback runs: see [`super::aborting`].
 //! So a transaction stays an owner until it has said which lines it leaves.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -22,14 +22,14 @@ pub struct Owners {
 
 /// The place of one transaction among the owners.
 #[derive(Debug, Clone, Copy)]
-pub struct Place {
+pub struct OwnerSlot {
     at: Option<usize>,
     xid: u32,
     gives_ids: bool,
 }
 
 impl Owners {
-    pub fn enter(&self, xid: u32, gives_ids: bool) -> Place {
+    pub fn enter(&self, xid: u32, gives_ids: bool) -> OwnerSlot {
         if gives_ids {
             self.all_givers.fetch_add(1, Ordering::SeqCst);
             self.givers.fetch_add(1, Ordering::SeqCst);
@@ -43,10 +43,10 @@ impl Owners {
         if free.is_none() {
             self.others.fetch_add(1, Ordering::SeqCst);
         }
-        Place { at: free, xid, gives_ids }
+        OwnerSlot { at: free, xid, gives_ids }
     }
 
-    pub fn leave(&self, place: Place) {
+    pub fn leave(&self, place: OwnerSlot) {
         match place.at {
             // If all places were cleared meanwhile, another transaction may have this one.
             Some(at) => {

@@ -120,7 +120,7 @@ pub fn data_directory() -> PathBuf {
 }
 
 /// Where a mirror file belongs.
-pub struct Place {
+pub struct MirrorPath {
     pub directory: PathBuf,
     pub path: PathBuf,
     /// The directory is the default one, which the server makes.
@@ -128,20 +128,20 @@ pub struct Place {
 }
 
 /// Where the mirror file of this database belongs.
-pub fn configured_place(ledger_id: Uuid) -> Place {
+pub fn configured_path(ledger_id: Uuid) -> MirrorPath {
     let MirrorDirectory { path, is_default } = settings::mirror_directory();
     let directory = data_directory().join(path);
     let path = file::path_of(&directory, &database_name(), ledger_id);
-    Place { directory, path, is_default }
+    MirrorPath { directory, path, is_default }
 }
 
 /// Where this ledger's own file is.
 pub fn own_file() -> PathBuf {
-    configured_place(Remembered::read().ledger_id).path
+    configured_path(Remembered::read().ledger_id).path
 }
 
 /// The only file of this ledger in the directory that has another database's name: the database was renamed.
-pub fn under_other_name(place: &Place, ledger_id: Uuid) -> Option<PathBuf> {
+pub fn under_other_name(place: &MirrorPath, ledger_id: Uuid) -> Option<PathBuf> {
     let suffix = format!(".{}.jsonl", &ledger_id.simple().to_string()[..8]);
     let files = std::fs::read_dir(&place.directory).ok()?.filter_map(Result::ok).map(|entry| entry.path());
     let mut found: Vec<PathBuf> =
@@ -151,7 +151,7 @@ pub fn under_other_name(place: &Place, ledger_id: Uuid) -> Option<PathBuf> {
 }
 
 /// Whether the file has the name that the mirror file of another database of this server would have.
-pub fn is_of_other_database(path: &Path, place: &Place, ledger_id: Uuid) -> bool {
+pub fn is_of_other_database(path: &Path, place: &MirrorPath, ledger_id: Uuid) -> bool {
     let mut is_of_other = false;
     spi::for_each_in_catalogs(
         "SELECT datname::text FROM pg_database WHERE datname <> current_database()",

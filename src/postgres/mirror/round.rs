@@ -1,12 +1,12 @@
 //! [`Round`]: one process writes what waits in the ring to the file, and syncs it if a session waits for that.
-//! [`super::writer`] and [`super::lead`] decide which process does a round; [`super::rounds`] is how others wait for
+//! [`super::writer`] and [`super::round_leader`] decide which process does a round; [`super::round_waiters`] is how others wait for
 //! its end.
 //!
 //! Only the process that has begun the round touches the file. Nothing in a round may raise an error or handle
 //! interrupts: the others would wait for its end for ever.
 
 use super::file::{self, Trouble};
-use super::rounds::Rounds;
+use super::round_waiters::Rounds;
 use super::shared::{Attachment, FileIdentity, LastChange, LockedMirror, MirrorFields};
 use crate::ledger::lag::SeenLag;
 use crate::postgres::faults;

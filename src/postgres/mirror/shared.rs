@@ -5,7 +5,7 @@
 //! have put there. Offsets in the ring and in the file differ by a constant that changes only while the ring is empty.
 
 use super::owners::Owners;
-use super::rounds::{Ended, Rounds};
+use super::round_waiters::{Ended, Rounds};
 use crate::ledger::file_ranges::{FileRange, FileRanges};
 use crate::postgres::locks::LockGuard;
 use crate::postgres::tables;

@@ -4,7 +4,7 @@
 use super::handle::Mirror;
 use super::open_lines::{self, OpenLine, OpenLines};
 use super::remembered::Remembered;
-use super::settle::{self, Judge, Standing};
+use super::voiding::{self, Judge, Standing};
 use crate::ledger::file_ranges::FileRange;
 use crate::ledger::record::Record;
 use crate::ledger::verifier::{verify_file, FileBlock, FileOptions, FileReport, Observer};
@@ -109,7 +109,7 @@ fn take_line(path: &Path, text: &[u8], at: u64, open: &mut OpenLines) -> Result<
 /// The ranges of prepared transactions also hold lines of others, which may have been voided before the tail begins.
 /// That is worth searching for only if a line does not match the tables: it has no row, or the id was reused.
 fn drop_voided_before(path: &Path, settled: u64, open: &mut OpenLines) -> std::io::Result<()> {
-    let is_doubtful = |line: &&OpenLine| settle::recorded_leaf(line.entry_id) != Some(line.leaf);
+    let is_doubtful = |line: &&OpenLine| voiding::recorded_leaf(line.entry_id) != Some(line.leaf);
     let doubtful = open.iter().filter(|line| line.range.from < settled).filter(is_doubtful);
     match doubtful.map(|line| line.range.from).min() {
         Some(from) => open_lines::drop_voided(path, FileRange { from, to: settled }, open),

@@ -2,8 +2,8 @@
 //! worker that opens the file anew must know of it.
 
 use super::handle::Mirror;
-use super::lead;
-use super::owners::Place;
+use super::owners::OwnerSlot;
+use super::round_leader;
 use super::shared::{Attachment, LockedMirror, MirrorState};
 use crate::postgres::errorless::own_xid;
 use crate::postgres::transaction;
@@ -40,7 +40,7 @@ struct UnfinishedLine {
 thread_local! {
     static STAGE: Cell<Stage> = const { Cell::new(Stage::Nothing) };
     static UNFINISHED_LINE: Cell<Option<UnfinishedLine>> = const { Cell::new(None) };
-    static PLACE: Cell<Option<Place>> = const { Cell::new(None) };
+    static PLACE: Cell<Option<OwnerSlot>> = const { Cell::new(None) };
 }
 
 /// Whether this process has begun to append and has not come to the end.
@@ -113,7 +113,7 @@ impl Mirror {
     /// transaction stays among the owners until it has said which lines it leaves. Cannot fail: it runs when a
     /// transaction aborts, also when its process is told to end and nothing else of it runs.
     pub fn abandon(&self) {
-        lead::end_broken_off(self);
+        round_leader::end_broken_off(self);
         if let Stage::Appending(begun) = STAGE.get() {
             STAGE.set(Stage::Nothing);
             let mut fields = self.lock();

@@ -1,5 +1,5 @@
 //! The writer: one process of the cluster that writes and syncs the mirror files of all databases, except where a
-//! committing session does so itself (see [`super::lead`]).
+//! committing session does so itself (see [`super::round_leader`]).
 //!
 //! It is a process of its own so that a commit can be cancelled while it waits for the file: a system call on a network
 //! mount that hangs cannot be. It also does what no session waits for: delayed syncs, the state file, the log.

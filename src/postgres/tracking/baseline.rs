@@ -1,4 +1,4 @@
-//! The baseline: records the rows that were in a table before it was tracked. [`baselines`] stores what is left to do.
+//! The baseline: records the rows that were in a table before it was tracked. [`baseline_table`] stores what is left to do.
 //!
 //! A small table is recorded at once. A larger one is left to the worker, which records it in batches while the
 //! application goes on writing. The transaction that wrote a row version tells whether its row still needs an entry
@@ -13,7 +13,7 @@
 //! Entries of the baseline carry the time at which the triggers were made, so they come before all that the triggers
 //! record.
 
-use super::baselines::{self, Baseline};
+use super::baseline_table::{self, Baseline};
 use super::horizon::{self, HasEntry, Horizon};
 use super::metadata::Metadata;
 use super::options::Options;
@@ -157,7 +157,7 @@ pub fn record_batch(table_id: &str, relation: pg_sys::Oid) -> Turn {
         return Turn::Locked;
     }
     // Read only now: under the lock no other session can end the baseline.
-    let Some(baseline) = baselines::find(table_id, relation) else { return Turn::Taken };
+    let Some(baseline) = baseline_table::find(table_id, relation) else { return Turn::Taken };
     // SAFETY: inside a transaction; any Oid may be given. The result is null if no such relation exists any more.
     let opened = unsafe { pg_sys::try_relation_open(relation, pg_sys::NoLock as pg_sys::LOCKMODE) };
     if opened.is_null() {

@@ -12,11 +12,11 @@
 
 use super::command_parts::{list_of, lock, named};
 use super::drops;
-use super::kinds;
 use super::manage;
 use super::options::{self, tracked_root, Options};
 use super::partitions::{record_all, Passage};
 use super::primary_key;
+use super::trackable;
 use crate::postgres::errors::{or_raise, Failure};
 use crate::postgres::relation;
 use crate::postgres::roles::as_ledger_owner;
@@ -148,7 +148,7 @@ unsafe fn before_attach(alter: &pg_sys::AlterTableStmt, command: *mut pg_sys::Al
         return Ok(());
     }
     let partition = Table::open_oid(partition, pg_sys::NoLock);
-    kinds::check_partitions(&relation::tree(&partition, pg_sys::AccessExclusiveLock), || {
+    trackable::check_partitions(&relation::tree(&partition, pg_sys::AccessExclusiveLock), || {
         let (partition, parent) = (relation::qualified_name(&partition), relation::qualified_name(&parent));
         format!("cannot attach {partition} as a partition of tracked table {parent}")
     })
@@ -268,11 +268,11 @@ unsafe fn after_create(create: &pg_sys::CreateStmt) -> Result<(), Failure> {
     let root = tracked_root(&partition, &options);
     // With IF NOT EXISTS the partition may have existed before, and have its trigger.
     let (Some(root), false) = (root, options::has_truncate_trigger(partition.relation())) else { return Ok(()) };
-    kinds::check_partitions(&[oid], || {
+    trackable::check_partitions(&[oid], || {
         let (partition, root) = (relation::qualified_name(&partition), relation::qualified_name(&root));
         format!("cannot create {partition} as a partition of tracked table {root}")
     })
-    .map_err(|failure| match kinds::is_unlogged(&partition) {
+    .map_err(|failure| match trackable::is_unlogged(&partition) {
         // The usual hint is to alter the table, but here the table is not created.
         true => failure.hint("Create it without UNLOGGED."),
         false => failure,

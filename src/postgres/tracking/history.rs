@@ -1,6 +1,6 @@
 //! The SQL functions about one table or one row: verify_table(), verify_row(), history() and verified().
 
-use super::baselines;
+use super::baseline_table;
 use super::columns::{Column, Columns};
 use super::compare_rows::RowProblem;
 use super::options::Options;
@@ -288,10 +288,10 @@ pub fn require_baseline(target: pg_sys::Oid) -> Result<(), Failure> {
     // SAFETY: the relation is open.
     let options = unsafe { Options::of_relation(table.relation()) };
     let options = options.ok_or_else(|| not_tracked(&table))?;
-    baselines::progress().get(&options.table_id).map_or(Ok(()), |progress| Err(still_recorded(&table, progress)))
+    baseline_table::progress().get(&options.table_id).map_or(Ok(()), |progress| Err(still_recorded(&table, progress)))
 }
 
-pub fn still_recorded(table: &Table, progress: &baselines::Progress) -> Failure {
+pub fn still_recorded(table: &Table, progress: &baseline_table::Progress) -> Failure {
     let message = format!("the rows of table {} are still being recorded", relation::qualified_name(table));
     Failure::new(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
         .detail(format!("{} of {} pages are done.", progress.pages_done, progress.pages))

@@ -1,13 +1,13 @@
 //! track() and untrack(): a table becomes provable, and stops being so.
 
 use super::baseline;
-use super::baselines;
+use super::baseline_table;
 use super::horizon;
-use super::kinds::{self, Obstacle};
 use super::metadata::Metadata;
 use super::options::{self, Coverage, MadeFor, Options, ROW_TRIGGER, TRUNCATE_TRIGGER};
 use super::plan;
 use super::primary_key;
+use super::trackable::{self, Obstacle};
 use crate::ledger::metadata::Member;
 use crate::ledger::sha256_hex;
 use crate::postgres::database;
@@ -177,7 +177,7 @@ fn untrack_table(target: pg_sys::Oid) -> Result<(), Failure> {
     if is_copy {
         return Ok(());
     }
-    as_ledger_owner(|| baselines::forget(&options.table_id));
+    as_ledger_owner(|| baseline_table::forget(&options.table_id));
     note(&Table::open_oid(target, pg_sys::NoLock), &options, "table_untracked")
 }
 
@@ -234,7 +234,7 @@ pub unsafe fn owns(relation: pg_sys::Oid, user: pg_sys::Oid) -> bool {
 }
 
 fn check_kind(table: &Table) -> Result<(), Failure> {
-    if let Some(Obstacle { why, hint }) = kinds::obstacle(table) {
+    if let Some(Obstacle { why, hint }) = trackable::obstacle(table) {
         return Err(refused(table, &format!("It {why}."), hint));
     }
     // SAFETY: looks at the number.
@@ -247,7 +247,7 @@ fn check_kind(table: &Table) -> Result<(), Failure> {
         return Err(refused(table, "It is the ledger's own.", "Track tables of your own."));
     }
     check_partition(table, "track")?;
-    kinds::check_partitions(&relation::tree(table, DDL_LOCK)[1..], || refusal(table))?;
+    trackable::check_partitions(&relation::tree(table, DDL_LOCK)[1..], || refusal(table))?;
     primary_key::key_of(table).map(|_| ())
 }
 

@@ -16,8 +16,8 @@
 //! | [`row_key`] | how a row is named |
 //! | [`record`], [`metadata`] | the triggers' functions, and what they say of a change |
 //! | [`command_order`] | the times of changes that one transaction makes to one row |
-//! | [`baseline`], [`baselines`], [`horizon`] | recording the rows that were there before; what is left of it, and which rows they are |
-//! | [`kinds`] | which tables can be recorded |
+//! | [`baseline`], [`baseline_table`], [`horizon`] | recording the rows that were there before; what is left of it, and which rows they are |
+//! | [`trackable`] | which tables can be recorded |
 //! | [`partitions`] | rows that come and go with a partition |
 //! | [`commands`], [`drops`], [`truncation`] | the commands that bring partitions, and take them away |
 //! | [`command_parts`] | what such commands are made of |
@@ -29,7 +29,7 @@
 //! | [`lost`] | tables that are not tracked any more, though nobody has said so |
 
 pub mod baseline;
-pub mod baselines;
+pub mod baseline_table;
 pub mod columns;
 pub mod command_order;
 pub mod command_parts;
@@ -39,7 +39,6 @@ pub mod drops;
 pub mod fixed_settings;
 pub mod history;
 pub mod horizon;
-pub mod kinds;
 pub mod lost;
 pub mod manage;
 pub mod metadata;
@@ -57,6 +56,7 @@ pub mod run_writer;
 pub mod shape;
 pub mod sorter;
 pub mod targets;
+pub mod trackable;
 pub mod truncation;
 pub mod verify_all;
 pub mod verify_row;

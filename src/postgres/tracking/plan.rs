@@ -1,13 +1,13 @@
 //! The plan of a tracked table: what a session knows about it, so that recording a row needs no look-up. It is made
 //! once for each relation whose rows are written, and dropped when Postgres reports that the relation has changed.
 
-use super::baselines;
+use super::baseline_table;
 use super::columns::{self, json_string, Column, Columns};
 use super::horizon::Horizon;
-use super::kinds;
 use super::options::{tracked_root, Coverage, Options};
 use super::primary_key;
 use super::shape::Shape;
+use super::trackable;
 use crate::ledger::metadata::Member;
 use crate::postgres::errors::Failure;
 use crate::postgres::relation::{self, TableColumn};
@@ -115,7 +115,7 @@ unsafe extern "C-unwind" fn forget(_arg: pg_sys::Datum, relation: pg_sys::Oid) {
 
 impl Plan {
     fn make(table: &Table, options: Options) -> Result<Plan, Failure> {
-        kinds::check_heap(table)?;
+        trackable::check_heap(table)?;
         let root = tracked_root(table, &options);
         let root = root.as_ref().unwrap_or(table);
         refuse_copy(root, &options)?;
@@ -131,7 +131,7 @@ impl Plan {
         let columns = Columns::new(live.iter().filter(covered).map(encode).collect::<Result<_, _>>()?);
         let unknown_column = unknown_column(&options, root, &of_root);
         let shape = Shape::of(of_root.into_iter().filter(|column| covered(&column)))?;
-        let baseline_horizon = baselines::pending_horizon(table, &options.table_id);
+        let baseline_horizon = baseline_table::pending_horizon(table, &options.table_id);
         let name = relation::qualified_name(root);
         let root = relation::oid(root);
         let is_partition = root != relation::oid(table);

@@ -9,7 +9,7 @@
 
 use super::version_runs::{filters_of, Chunks, VersionTable};
 use crate::ledger::row_filter;
-use crate::ledger::row_index::{self, Place};
+use crate::ledger::row_index::{self, LogPosition};
 use crate::ledger::row_runs::{self, Merge, Run, Sizes, Taken};
 use crate::postgres::bulk_insert::BulkInsert;
 use crate::postgres::faults;
@@ -28,7 +28,7 @@ const HEADER: usize = pg_sys::VARHDRSZ;
 /// # Safety
 /// The snapshot is registered or active until this returns, and sees what this transaction has done before. It sees
 /// nothing that is written here, so nothing is read twice.
-pub unsafe fn write(places: Vec<Place>, runs: &mut Vec<Run>, snapshot: pg_sys::Snapshot) {
+pub unsafe fn write(places: Vec<LogPosition>, runs: &mut Vec<Run>, snapshot: pg_sys::Snapshot) {
     if places.is_empty() {
         return;
     }
@@ -53,7 +53,7 @@ struct Pass<'a> {
 }
 
 impl<'a> Pass<'a> {
-    unsafe fn write_run(&self, mut places: Vec<Place>, runs: &mut Vec<Run>) {
+    unsafe fn write_run(&self, mut places: Vec<LogPosition>, runs: &mut Vec<Run>) {
         row_index::sort(&mut places);
         let number = row_runs::next_number(runs);
         let due = self.sizes.take_due(runs, places.len() as i64);
@@ -117,14 +117,14 @@ impl<'a> Pass<'a> {
 
 /// A source of sorted places for a merge.
 enum Source<'a> {
-    Pass(std::vec::IntoIter<Place>),
+    Pass(std::vec::IntoIter<LogPosition>),
     Run(RunReader<'a>),
 }
 
 impl Iterator for Source<'_> {
-    type Item = Place;
+    type Item = LogPosition;
 
-    fn next(&mut self) -> Option<Place> {
+    fn next(&mut self) -> Option<LogPosition> {
         match self {
             Source::Pass(places) => places.next(),
             Source::Run(run) => run.next(),
@@ -144,9 +144,9 @@ struct RunReader<'a> {
 }
 
 impl Iterator for RunReader<'_> {
-    type Item = Place;
+    type Item = LogPosition;
 
-    fn next(&mut self) -> Option<Place> {
+    fn next(&mut self) -> Option<LogPosition> {
         loop {
             if let Some(place) = row_index::place_at(&self.chunk, self.at) {
                 self.at += 1;
@@ -179,9 +179,9 @@ impl RunReader<'_> {
     }
 
     /// Writes what is left of the chunk, including `place`, which was given last.
-    fn put_back(&self, place: &Place, run: i64, out: &mut RunWriter) {
+    fn put_back(&self, place: &LogPosition, run: i64, out: &mut RunWriter) {
         let first = self.at - 1;
-        let mut rest = varlena(&self.chunk[first * Place::BYTES..]);
+        let mut rest = varlena(&self.chunk[first * LogPosition::BYTES..]);
         out.put(run, place.row, self.position + first as i64, &mut rest);
     }
 }
@@ -209,7 +209,7 @@ struct RunWriter<'a> {
 
 impl<'a> RunWriter<'a> {
     fn new(versions: &'a VersionTable, run: &Run, filter_rows: usize) -> Self {
-        let mut chunk = Vec::with_capacity(HEADER + CHUNK_PLACES * Place::BYTES);
+        let mut chunk = Vec::with_capacity(HEADER + CHUNK_PLACES * LogPosition::BYTES);
         chunk.resize(HEADER, 0);
         RunWriter {
             bulk: BulkInsert::new(&versions.table),
@@ -223,7 +223,7 @@ impl<'a> RunWriter<'a> {
         }
     }
 
-    fn push(&mut self, place: &Place) {
+    fn push(&mut self, place: &LogPosition) {
         if self.filter_rows > 0 && self.rows.last() != Some(&place.row) {
             self.push_row(place.row);
         }
@@ -232,7 +232,7 @@ impl<'a> RunWriter<'a> {
         }
         place.write(&mut self.chunk);
         self.length += 1;
-        if self.chunk.len() == HEADER + CHUNK_PLACES * Place::BYTES {
+        if self.chunk.len() == HEADER + CHUNK_PLACES * LogPosition::BYTES {
             self.end_chunk();
         }
     }
@@ -253,7 +253,7 @@ impl<'a> RunWriter<'a> {
         }
         check_for_interrupts!();
         let mut chunk = std::mem::take(&mut self.chunk);
-        let places = (chunk.len() - HEADER) / Place::BYTES;
+        let places = (chunk.len() - HEADER) / LogPosition::BYTES;
         self.put(self.run, self.first_row, self.length - places as i64, &mut chunk);
         chunk.truncate(HEADER);
         self.chunk = chunk;

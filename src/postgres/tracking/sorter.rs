@@ -17,7 +17,7 @@ pub enum Kind {
 }
 
 #[derive(Clone, Copy, Default)]
-pub struct Place {
+pub struct RowLocation {
     pub relation: pg_sys::Oid,
     pub tid: pg_sys::ItemPointerData,
 }
@@ -41,7 +41,7 @@ pub struct Record {
     pub is_baseline: bool,
     pub precedes_baseline: bool,
     pub has_bad_signature: bool,
-    pub place: Place,
+    pub place: RowLocation,
 }
 
 pub fn shape_number(shape: &str) -> u128 {
@@ -49,7 +49,7 @@ pub fn shape_number(shape: &str) -> u128 {
 }
 
 impl Record {
-    pub fn live(table: u32, row_id: Uuid, data_hash: Hash, shape: u128, place: Place) -> Record {
+    pub fn live(table: u32, row_id: Uuid, data_hash: Hash, shape: u128, place: RowLocation) -> Record {
         Record {
             table,
             row_id,
@@ -123,7 +123,7 @@ impl Record {
             is_baseline: is_baseline != 0,
             precedes_baseline: precedes_baseline != 0,
             has_bad_signature: has_bad_signature != 0,
-            place: Place { relation, tid },
+            place: RowLocation { relation, tid },
         })
     }
 }

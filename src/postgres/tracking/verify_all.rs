@@ -1,6 +1,6 @@
 //! The tables part of verify_all(): each tracked table's rows, and whether it is tracked as the ledger says.
 
-use super::baselines::{self, Progress};
+use super::baseline_table::{self, Progress};
 use super::compare_rows::RowProblem;
 use super::history::still_recorded;
 use super::lost::{self, Noted};
@@ -73,7 +73,7 @@ fn locked(tracked: &[Tracked]) -> HashSet<pg_sys::Oid> {
 
 /// The verdicts on the rows of the tables, which are locked, by oid.
 fn verify_rows(tracked: &[Tracked]) -> HashMap<pg_sys::Oid, Value> {
-    let under_way = baselines::progress();
+    let under_way = baseline_table::progress();
     let (mut verdicts, mut tables, mut targets) = (HashMap::new(), Vec::new(), Vec::new());
     for table in in_order_of_oids(tracked) {
         check_for_interrupts!();

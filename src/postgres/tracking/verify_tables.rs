@@ -11,7 +11,7 @@ use super::compare_rows::{Comparison, RowProblem};
 use super::options::Options;
 use super::plan;
 use super::row_key::RowKey;
-use super::sorter::{shape_number, Kind, Place, Record, Sorter};
+use super::sorter::{shape_number, Kind, Record, RowLocation, Sorter};
 use super::targets::{self, not_tracked, Target};
 use super::verify_row::check_signature;
 use super::versions::{self, Version};
@@ -217,7 +217,7 @@ impl Verified {
             is_baseline: change.is_baseline,
             precedes_baseline: change.precedes_baseline,
             has_bad_signature: check_signature(version)?.is_some(),
-            place: Place::default(),
+            place: RowLocation::default(),
         };
         if let Some(old) = change.old_row_id {
             // The same entry also ends the row under its old key. Under the new key it finds no row.
@@ -256,7 +256,7 @@ impl Verified {
             unsafe { context.reset() };
             // SAFETY: the tuple is valid until the scan's next one is asked for.
             let tid = unsafe { (*tuple).t_self };
-            reading.sorter.put(&Record::live(self.number, row_id, data_hash, shape, Place { relation, tid }));
+            reading.sorter.put(&Record::live(self.number, row_id, data_hash, shape, RowLocation { relation, tid }));
             reading.row_count += 1;
             reading.progress.rows(reading.row_count);
         }

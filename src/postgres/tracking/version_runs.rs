@@ -7,7 +7,7 @@
 //! filter is for, that filter is deleted, and all before it. A look-up that finds no filter reads the run.
 
 use crate::ledger::row_filter;
-use crate::ledger::row_index::{self, Place};
+use crate::ledger::row_index::{self, LogPosition};
 use crate::ledger::row_runs::Run;
 use crate::postgres::errors::is_unwinding;
 use crate::postgres::faults;
@@ -160,7 +160,7 @@ struct RowCursor<'a> {
     chunks: Chunks<'a>,
     row: u128,
     /// The places in the chunk that was read last. The one to give next is at the end.
-    places: Vec<Place>,
+    places: Vec<LogPosition>,
     /// Whether the chunk before it may hold more.
     may_have_more: bool,
 }
@@ -199,17 +199,17 @@ unsafe fn may_hold(run: &Run, row: u128, versions: &VersionTable, snapshot: pg_s
 }
 
 impl Iterator for RowPlaces<'_> {
-    type Item = Place;
+    type Item = LogPosition;
 
-    fn next(&mut self) -> Option<Place> {
+    fn next(&mut self) -> Option<LogPosition> {
         check_for_interrupts!();
         let newest = self.0.iter_mut().zip(0..).filter_map(|(cursor, at)| Some((cursor.peek()?, at))).max();
-        newest.and_then(|(_, at): (Place, usize)| self.0[at].places.pop())
+        newest.and_then(|(_, at): (LogPosition, usize)| self.0[at].places.pop())
     }
 }
 
 impl RowCursor<'_> {
-    fn peek(&mut self) -> Option<Place> {
+    fn peek(&mut self) -> Option<LogPosition> {
         while self.places.is_empty() && self.may_have_more {
             self.read_chunk();
         }

@@ -5,7 +5,7 @@ use super::run_writer;
 use super::version_runs::{RowPlaces, VersionTable};
 use crate::ledger::record::Timestamp;
 use crate::ledger::row_change::{self, Operation, RowChange};
-use crate::ledger::row_index::Place;
+use crate::ledger::row_index::LogPosition;
 use crate::ledger::row_runs::Run;
 use crate::postgres::errors::Failure;
 use crate::postgres::log_state::{self, LogState};
@@ -169,7 +169,7 @@ impl Version {
 
 /// Refuses to go on without a sealed entry that is gone: an older one would be taken for the newest, and part of a
 /// history for all of it.
-fn require_none(lost: Option<Place>) -> Result<(), Failure> {
+fn require_none(lost: Option<LogPosition>) -> Result<(), Failure> {
     let Some(place) = lost else { return Ok(()) };
     let message = "an entry about the row is gone from the ledger";
     Err(Failure::new(PgSqlErrorCode::ERRCODE_DATA_CORRUPTED, message)
@@ -192,7 +192,7 @@ pub unsafe fn newest_sealed<T>(
     snapshot: pg_sys::Snapshot,
     read: fn(&Row) -> Option<T>,
     order: fn(&T) -> (Timestamp, Uuid),
-) -> (Option<T>, Option<Place>) {
+) -> (Option<T>, Option<LogPosition>) {
     let (mut newest, mut lost): (Option<(Timestamp, T)>, _) = (None, None);
     let runs = log_state::version_runs(snapshot);
     let versions = VersionTable::open(pg_sys::AccessShareLock);
@@ -221,7 +221,7 @@ pub unsafe fn scan_sealed<T>(
     snapshot: pg_sys::Snapshot,
     read: fn(&Row) -> Option<T>,
     mut each: impl FnMut(T) -> bool,
-) -> Option<Place> {
+) -> Option<LogPosition> {
     let mut lost = None;
     let runs = log_state::version_runs(snapshot);
     let versions = VersionTable::open(pg_sys::AccessShareLock);
@@ -239,12 +239,12 @@ pub unsafe fn scan_sealed<T>(
 
 /// The places of entries about rows, as sealing notes them.
 #[derive(Default)]
-pub struct NewVersions(Vec<Place>);
+pub struct NewVersions(Vec<LogPosition>);
 
 impl NewVersions {
     /// Notes an entry that is put into a block.
     pub fn add(&mut self, row_ids: [Option<Uuid>; 2], created_at: Timestamp, leaf: i64, block: i64) {
-        self.0.extend(row_ids.into_iter().flatten().map(|row_id| Place {
+        self.0.extend(row_ids.into_iter().flatten().map(|row_id| LogPosition {
             row: row_id.as_u128(),
             created_at,
             leaf_index: leaf,

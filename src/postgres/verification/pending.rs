@@ -14,8 +14,8 @@ use crate::postgres::database;
 use crate::postgres::errorless;
 use crate::postgres::mirror::prepared;
 use crate::postgres::mirror::remembered;
-use crate::postgres::mirror::settle;
 use crate::postgres::mirror::shared::Attachment;
+use crate::postgres::mirror::voiding;
 use crate::postgres::partitions;
 use crate::postgres::regular_file;
 use crate::postgres::settings::{self, MirrorMode};
@@ -222,7 +222,7 @@ fn is_still_pending(entry_id: Uuid) -> bool {
 /// transaction. A row with other content does not count, even if it has the same id.
 fn lines_without_row(report: &FileReport) -> HashSet<Uuid> {
     let lines = report.pending.iter();
-    lines.filter(|(id, line)| settle::recorded_leaf(*id) != Some(line.leaf_hash)).map(|(id, _)| id).collect()
+    lines.filter(|(id, line)| voiding::recorded_leaf(*id) != Some(line.leaf_hash)).map(|(id, _)| id).collect()
 }
 
 /// Those that still have no row and are not voided, once the worker has dealt with all transactions that have ended by

@@ -9,7 +9,7 @@ use crate::postgres::mirror::attach::{self, Attached, How};
 use crate::postgres::mirror::block_lines::SealedBlocks;
 use crate::postgres::mirror::handle::Mirror;
 use crate::postgres::mirror::remembered;
-use crate::postgres::mirror::settled::{self, Mark};
+use crate::postgres::mirror::settled_mark::{self, Mark};
 use crate::postgres::mirror::shared::{Attachment, Request};
 use crate::postgres::mirror::{block_lines, catch_up, prepared, requests, settle};
 use crate::postgres::settings::{self, MirrorMode};
@@ -297,8 +297,8 @@ impl Keeper {
 
 /// Moves the settled place past the mark that was set. If nothing is open at all, moves it past a new mark, too.
 fn settle_more(mark: &mut Option<Mark>, mirror: &Mirror) -> Option<Settled> {
-    let settled = settled::advance(mark, mirror)?;
-    settled::advance(mark, mirror).or(Some(settled))
+    let settled = settled_mark::advance(mark, mirror)?;
+    settled_mark::advance(mark, mirror).or(Some(settled))
 }
 
 fn has_new_blocks(mirror: &Mirror) -> Result<bool, Failure> {

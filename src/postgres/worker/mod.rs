@@ -10,11 +10,11 @@
 //! CREATE EXTENSION takes a slot and wakes the launcher when it commits. DROP EXTENSION wakes the worker, which looks
 //! and leaves. Commands that need a database for themselves pause its worker first (see [`commands`]).
 
-mod baselines;
+mod baseline_work;
 pub mod commands;
-pub mod database;
 mod keeper;
 pub mod launcher;
+pub mod main_loop;
 mod pace;
 mod signing_keys;
 mod transactions;

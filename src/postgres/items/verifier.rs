@@ -1,9 +1,9 @@
-//! The verifier behind [`verification`](super::verification) and signing: checks an item against its own text, its
+//! The verifier behind [`verification`](super::verify_functions) and signing: checks an item against its own text, its
 //! stored hash and the ledger, and then everything that it calls.
 
 use super::cache;
 use super::entries::{ItemEntries, ItemEntry};
-use super::given::{GivenItem, Stored};
+use super::input::{GivenItem, Stored};
 use super::pending::AsOf;
 use super::rows;
 use crate::items::registration::{ItemName, Pin, Registration};

@@ -18,7 +18,7 @@ const ROOM: usize = pg_sys::BLCKSZ as usize / 4;
 
 /// Pages from which entries were moved into blocks, until their space is usable.
 #[derive(Default)]
-pub struct Vacated(VecDeque<Moved>);
+pub struct EmptiedPages(VecDeque<Moved>);
 
 /// The pages that one transaction has moved entries from.
 #[derive(Default)]
@@ -28,7 +28,7 @@ pub struct Moved {
     pub pages: Vec<u32>,
 }
 
-impl Vacated {
+impl EmptiedPages {
     /// Adds what a transaction has moved, once it has committed.
     pub fn add(&mut self, moved: Moved) {
         if !moved.pages.is_empty() && self.0.len() < MAX_BATCHES {

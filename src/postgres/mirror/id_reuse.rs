@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 
 /// Which aborted transactions may have left lines that hold an id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Repeats {
+pub enum IdReuse {
     /// Any: the application gave the id.
     Any,
     /// Those that these counters do not include yet: of transactions with given ids that begin to append, and that
@@ -21,18 +21,18 @@ pub enum Repeats {
     None,
 }
 
-impl Repeats {
+impl IdReuse {
     /// For an id that is made after this call.
-    pub fn after(slot: &DatabaseSlot) -> Repeats {
-        Repeats::After { givers: slot.mirror.owners.all_givers(), left: left_ids(slot) }
+    pub fn after(slot: &DatabaseSlot) -> IdReuse {
+        IdReuse::After { givers: slot.mirror.owners.all_givers(), left: left_ids(slot) }
     }
 
     /// Whether there may be such a line by now, or a transaction that is about to leave one.
     pub fn may_be(self, slot: &DatabaseSlot) -> bool {
         let owners = &slot.mirror.owners;
         let may_come = match self {
-            Repeats::After { givers, .. } => owners.all_givers() != givers && owners.has_givers(),
-            Repeats::Any | Repeats::None => false,
+            IdReuse::After { givers, .. } => owners.all_givers() != givers && owners.has_givers(),
+            IdReuse::Any | IdReuse::None => false,
         };
         // In this order: a transaction counts what it leaves before it ceases to be an owner.
         may_come || self.may_be_left(slot)
@@ -41,15 +41,15 @@ impl Repeats {
     /// Whether transactions that are already counted may have left such a line.
     pub fn may_be_left(self, slot: &DatabaseSlot) -> bool {
         match self {
-            Repeats::Any => true,
-            Repeats::After { left, .. } => left_ids(slot) != left,
-            Repeats::None => false,
+            IdReuse::Any => true,
+            IdReuse::After { left, .. } => left_ids(slot) != left,
+            IdReuse::None => false,
         }
     }
 
     /// Counts a transaction with given ids that has aborted or is prepared. Cannot fail.
     pub fn leave(self, slot: &DatabaseSlot) {
-        if self == Repeats::Any {
+        if self == IdReuse::Any {
             slot.mirror.left_ids.fetch_add(1, Ordering::SeqCst);
         }
     }

@@ -1,7 +1,7 @@
 //! How long processes wait for the writer, the worker or the file, and when they give up.
 
 use super::handle::Mirror;
-use super::rounds::Rounds;
+use super::round_waiters::Rounds;
 use super::shared::{Attachment, MirrorState};
 use crate::postgres::background_process;
 use crate::postgres::errorless;
@@ -23,16 +23,16 @@ const POLL_MS: i64 = 20;
 
 /// Sleeps until something has changed, but not for ever: fails if the writer does not run, or when statement_timeout is
 /// over. Stops sleeping when dropped.
-pub struct Patience {
+pub struct BoundedWait {
     missing_since: Option<Instant>,
     statement_end: Option<i64>,
     /// How far the writer had come when it was last seen to make progress, and when that was.
     progress: Option<(Instant, (u64, u64))>,
 }
 
-impl Patience {
+impl BoundedWait {
     pub fn new() -> Self {
-        Patience { missing_since: None, statement_end: statement_end(), progress: None }
+        BoundedWait { missing_since: None, statement_end: statement_end(), progress: None }
     }
 
     /// Sleeps while this process waits for the writer.
@@ -109,7 +109,7 @@ impl Mirror {
     /// Waits until this database has a worker; false if there is none after `limit`.
     pub fn wait_for_worker(&self, limit: Duration) -> Result<bool, Failure> {
         let deadline = Instant::now() + limit;
-        let mut patience = Patience::new();
+        let mut patience = BoundedWait::new();
         while self.slot.worker.pid() == 0 {
             if Instant::now() > deadline {
                 return Ok(false);
@@ -149,7 +149,7 @@ fn is_released() -> bool {
     matches!(settings::mirror_mode(), MirrorMode::Async | MirrorMode::Off)
 }
 
-impl Drop for Patience {
+impl Drop for BoundedWait {
     fn drop(&mut self) {
         MirrorState::stop_sleeping();
     }

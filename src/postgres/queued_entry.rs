@@ -1,4 +1,4 @@
-//! [`Recorded`]: an entry that the ledger makes by itself, signed and with its line queued, before its row is in
+//! [`QueuedEntry`]: an entry that the ledger makes by itself, signed and with its line queued, before its row is in
 //! `ledger.entries_pending`. Turns such entries into rows and inserts them.
 //!
 //! [`super::queue`] holds those that wait for the end of their statement.
@@ -15,7 +15,7 @@ use std::rc::Rc;
 use uuid::Uuid;
 
 /// An entry whose line is queued for the mirror, and whose row is still to be inserted.
-pub struct Recorded {
+pub struct QueuedEntry {
     pub entry_id: Uuid,
     pub entry_type: &'static str,
     pub data_hash: String,
@@ -25,7 +25,7 @@ pub struct Recorded {
     pub created_at: Timestamp,
 }
 
-impl Recorded {
+impl QueuedEntry {
     pub fn as_line(&self) -> EntryLine<'_> {
         let signature = self.signature.as_ref();
         EntryLine {
@@ -50,7 +50,7 @@ impl Recorded {
 }
 
 /// Inserts entries of the ledger's own.
-pub fn insert_all<'a>(mut entries: impl ExactSizeIterator<Item = &'a Recorded>) {
+pub fn insert_all<'a>(mut entries: impl ExactSizeIterator<Item = &'a QueuedEntry>) {
     let Some(first) = entries.next() else { return };
     let table = pending::open();
     if entries.len() == 0 {

@@ -1,9 +1,9 @@
 //! The SQL functions that verify items, and the JSON that they return. The verifying itself is in
-//! [`verify`](super::verify).
+//! [`verify`](super::verifier).
 
-use super::given::{read_list, GivenItem, Listed, Stored};
+use super::input::{read_list, GivenItem, Listed, Stored};
 use super::rows;
-use super::verify::{with_latest_snapshot, Outcome, Verifier};
+use super::verifier::{with_latest_snapshot, Outcome, Verifier};
 use crate::items::verifier::Verification;
 use crate::postgres::errors::{or_raise, required};
 use crate::postgres::jsonb::{Jsonb, JsonbText};

@@ -7,7 +7,7 @@ use crate::postgres::errors::Failure;
 use crate::postgres::relation;
 use crate::postgres::shared::DatabaseSlot;
 use crate::postgres::tracking::baseline::{self, Turn};
-use crate::postgres::tracking::baselines;
+use crate::postgres::tracking::baseline_table;
 use pgrx::pg_sys;
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
@@ -57,7 +57,7 @@ impl Baselines {
         }
         // It stays at this if what follows fails.
         self.due = Some(Instant::now() + LOCKED_RETRY);
-        let left = in_transaction(baselines::all)?;
+        let left = in_transaction(baseline_table::all)?;
         self.waiting.retain(|relation, _| left.iter().any(|baseline| baseline.relation == *relation));
         let has_taken = left.iter().any(|baseline| self.give_turn(&baseline.table_id, baseline.relation));
         self.due = match has_taken {

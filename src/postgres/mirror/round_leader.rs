@@ -21,7 +21,7 @@ thread_local! {
     /// Whether Postgres leaves one descriptor free for this file.
     static IS_COUNTED: Cell<bool> = const { Cell::new(false) };
     /// The round that this process is doing.
-    static UNDER_WAY: Cell<Option<Led>> = const { Cell::new(None) };
+    static UNDER_WAY: Cell<Option<LedRound>> = const { Cell::new(None) };
 }
 
 struct OpenFile {
@@ -43,15 +43,15 @@ pub fn prepare() {
 
 /// A round that this process has begun.
 #[derive(Clone, Copy)]
-pub struct Led {
+pub struct LedRound {
     round: Round,
     identity: FileIdentity,
     failures: u64,
 }
 
-impl Led {
+impl LedRound {
     /// Begins a round with what is in the ring, if this process may lead and no other process does a round.
-    pub fn begin(mirror: &Mirror, fields: &mut LockedMirror<'_>) -> Option<Led> {
+    pub fn begin(mirror: &Mirror, fields: &mut LockedMirror<'_>) -> Option<LedRound> {
         let is_simple = fields.cut_to == 0 && fields.unfinished == 0 && fields.long_line_to <= fields.written();
         let is_free = fields.attachment == Attachment::Attached && !fields.writing && !fields.is_troubled;
         // The worker never leads: in mode async, sealing must not wait for the file.
@@ -62,7 +62,7 @@ impl Led {
         }
         let mut round = Round::begin(fields, mirror.slot, false);
         round.is_led = true;
-        let led = Led { round, identity: fields.identity, failures: fields.failures };
+        let led = LedRound { round, identity: fields.identity, failures: fields.failures };
         UNDER_WAY.set(Some(led));
         Some(led)
     }

@@ -3,13 +3,14 @@
 //!
 //! (`postgres/database.rs` is about the database of the current process in shared memory.)
 
-use super::baselines::Baselines;
+use super::baseline_work::Baselines;
 use super::keeper::Keeper;
 use super::pace::Pace;
 use super::signing_keys;
 use super::transactions::{in_sealing, in_transaction, own_name};
 use crate::postgres::background_process;
 use crate::postgres::blocks::{self, Batch, Extent};
+use crate::postgres::emptied_pages::EmptiedPages;
 use crate::postgres::errors::{or_raise, Failure};
 use crate::postgres::faults;
 use crate::postgres::ids;
@@ -25,7 +26,6 @@ use crate::postgres::secrets::Watch;
 use crate::postgres::settings::{self, MirrorMode};
 use crate::postgres::shared::{shared, DatabaseSlot, PendingCount, Shared, WorkerState};
 use crate::postgres::tables::{self, Table};
-use crate::postgres::vacated::Vacated;
 use crate::postgres::wait_events;
 use pgrx::{pg_guard, pg_sys, FromDatum};
 use std::sync::atomic::Ordering;
@@ -141,7 +141,7 @@ struct Worker {
     is_own: bool,
     /// Where to start looking for pending entries: there is most likely nothing before this page.
     resume_page: u32,
-    vacated: Vacated,
+    vacated: EmptiedPages,
     /// The blocks of the last batch. The next batch writes their lines before it seals, or the worker does if there is
     /// none.
     unwritten: Option<SealedBlocks>,
@@ -168,7 +168,7 @@ impl Worker {
             baselines: Baselines::new(slot),
             is_own: false,
             resume_page: 0,
-            vacated: Vacated::default(),
+            vacated: EmptiedPages::default(),
             unwritten: None,
             pace: Pace::default(),
             recount_at: Some(Instant::now()),

@@ -1,11 +1,11 @@
 //! Decides for single entry lines whether they count, and voids those that do not. How far recovery can rely on that is
-//! in [`super::settled`].
+//! in [`super::settled_mark`].
 //!
 //! The database decides. An entry line counts if its row is there: pending, sealed, or inserted by a transaction that
 //! still runs and has appended its lines. Rows only move from pending to sealed, so a search in that order misses none.
 
 use super::handle::Mirror;
-use super::lines::LineBuffer;
+use super::line_buffer::LineBuffer;
 use super::open_lines::{self, OpenLine, OpenLines, RangeReader};
 use super::prepared;
 use crate::ledger::file_ranges::{FileRange, FileRanges};

@@ -5,10 +5,10 @@
 //! among the owners of lines. So before an id is reused, a session looks first for an owner that no longer runs and has
 //! not committed, and then for lines that are to be voided.
 
+use super::bounded_wait::{BoundedWait, DEADLINE};
 use super::handle::Mirror;
-use super::patience::{Patience, DEADLINE};
+use super::id_reuse::IdReuse;
 use super::prepared;
-use super::repeats::Repeats;
 use crate::postgres::errorless::own_xid;
 use crate::postgres::errors::Failure;
 use crate::postgres::tables::RegisteredSnapshot;
@@ -22,7 +22,7 @@ const LEAVING_DEADLINE: Duration = Duration::from_secs(5);
 impl Mirror {
     /// Waits until the lines of aborted transactions are voided, if they may hold ids of this one: an id may be reused,
     /// but the file must not hold it twice.
-    pub fn wait_until_voided(&self, repeats: Repeats) -> Result<(), Failure> {
+    pub fn wait_until_voided(&self, repeats: IdReuse) -> Result<(), Failure> {
         if !repeats.may_be(self.slot) || !self.wait_for_file()? {
             return Ok(());
         }
@@ -41,7 +41,7 @@ impl Mirror {
 
     fn wait_while(&self, limit: Duration, is_so: impl Fn() -> bool) -> Result<(), Failure> {
         let deadline = Instant::now() + limit;
-        let mut patience = Patience::new();
+        let mut patience = BoundedWait::new();
         while is_so() {
             if Instant::now() > deadline {
                 return Err(self.failure("The lines of an aborted transaction have not been voided."));

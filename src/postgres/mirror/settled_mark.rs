@@ -1,5 +1,5 @@
 //! Moves the settled place forward: the place in the file behind which recovery has to read. Single lines are judged in
-//! [`super::settle`].
+//! [`super::voiding`].
 //!
 //! Under load there is never a moment at which nothing is pending and no transaction commits. So the worker sets a mark
 //! at what is on disk. It waits until every transaction has ended that may have lines before the mark, and notes which
