@@ -18,12 +18,12 @@ pub fn is_sparse(pages: u32, entries: i64) -> bool {
 /// A scan of all pending entries, in no order.
 pub enum PendingScan<'a> {
     Pages(TableScan<&'a Table>),
-    Key(KeyScan<&'a Table>),
+    Key(KeyScan<'a>),
 }
 
 impl<'a> PendingScan<'a> {
     /// `entries` is how many there are, as far as is known.
-    pub fn start(table: &'a Table, snapshot: &RegisteredSnapshot, entries: i64) -> Self {
+    pub fn start(table: &'a Table, snapshot: &'a RegisteredSnapshot, entries: i64) -> Self {
         match is_sparse(table.pages(), entries) {
             true => PendingScan::Key(KeyScan::start(table, snapshot)),
             false => PendingScan::Pages(TableScan::start(table, snapshot, 0)),

@@ -4,6 +4,7 @@ use super::{RegisteredSnapshot, Table};
 use crate::postgres::errors::is_unwinding;
 use pgrx::pg_sys;
 use std::borrow::Borrow;
+use std::marker::PhantomData;
 
 /// A scan of a whole table, in the order of its pages.
 pub struct TableScan<T: Borrow<Table>> {
@@ -93,28 +94,24 @@ impl<T: Borrow<Table>> Drop for TableScan<T> {
 
 /// A scan of a whole table by its primary key. The time depends on the number of rows, however many pages the table
 /// has.
-pub struct KeyScan<T: Borrow<Table>> {
+pub struct KeyScan<'a> {
     scan: pg_sys::SysScanDesc,
-    /// Dropped after the scan has ended.
-    table: T,
+    /// Table and snapshot outlive the scan.
+    lends: PhantomData<(&'a Table, &'a RegisteredSnapshot)>,
 }
 
-impl<T: Borrow<Table>> KeyScan<T> {
-    pub fn start(table: T, snapshot: &RegisteredSnapshot) -> Self {
-        // SAFETY: the snapshot is registered, and callers drop the scan before they drop it.
+impl<'a> KeyScan<'a> {
+    pub fn start(table: &'a Table, snapshot: &'a RegisteredSnapshot) -> Self {
+        // SAFETY: the snapshot is registered, and borrowed as long as the scan lives.
         unsafe { Self::start_with(table, snapshot.as_ptr()) }
     }
 
     /// # Safety
     /// The snapshot outlives the scan.
-    pub unsafe fn start_with(table: T, snapshot: pg_sys::Snapshot) -> Self {
-        let open: &Table = table.borrow();
-        let (relation, key) = (open.relation(), open.primary_key());
-        KeyScan { scan: pg_sys::systable_beginscan(relation, key, true, snapshot, 0, std::ptr::null_mut()), table }
-    }
-
-    pub fn table(&self) -> &Table {
-        self.table.borrow()
+    pub unsafe fn start_with(table: &'a Table, snapshot: pg_sys::Snapshot) -> Self {
+        let (relation, key) = (table.relation(), table.primary_key());
+        let scan = pg_sys::systable_beginscan(relation, key, true, snapshot, 0, std::ptr::null_mut());
+        KeyScan { scan, lends: PhantomData }
     }
 
     /// The next tuple, good until the one after it is asked for.
@@ -125,7 +122,7 @@ impl<T: Borrow<Table>> KeyScan<T> {
     }
 }
 
-impl<T: Borrow<Table>> Drop for KeyScan<T> {
+impl Drop for KeyScan<'_> {
     fn drop(&mut self) {
         if is_unwinding() {
             return;

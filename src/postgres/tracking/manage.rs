@@ -74,12 +74,13 @@ fn track_table(target: pg_sys::Oid, wanted: Options) -> Result<String, Failure> 
     prepare("track()")?;
     check_privilege(target, "track")?;
     let table = Table::open_oid(target, DDL_LOCK);
-    let (mut wanted, before) = match planned(&table, wanted)? {
-        Planned::Nothing(table_id) => return Ok(table_id),
-        Planned::Triggers { wanted, before } => (wanted, before),
-    };
+    let Change { before, mut wanted } = planned(&table, wanted)?;
+    if before.as_ref() == Some(&wanted) && has_sound_triggers(target) {
+        pgrx::notice!("table {} is tracked already", relation::qualified_name(&table));
+        return Ok(wanted.table_id);
+    }
     let lock = lock_to_change_triggers(&table);
-    // Only now is nobody writing by the options before.
+    // Now no session writes by the options from before.
     wanted.coverage_since = coverage_since(&table, before.as_ref(), &wanted);
     let is_new = before.is_none();
     if let Some(before) = before.filter(|before| before.settings() != wanted.settings()) {
@@ -96,16 +97,15 @@ fn track_table(target: pg_sys::Oid, wanted: Options) -> Result<String, Failure> 
     Ok(wanted.table_id)
 }
 
-/// What a call of track() has to do.
-enum Planned {
-    /// The table is tracked like that already, with this id.
-    Nothing(String),
-    /// To make the triggers with these options; `before` are those that the table is tracked with.
-    Triggers { wanted: Options, before: Option<Options> },
+/// What a call of track() changes.
+struct Change {
+    /// The options that the table is tracked with.
+    before: Option<Options>,
+    wanted: Options,
 }
 
-/// Compares what is `wanted`, still without what track() adds, with what the table has.
-fn planned(table: &Table, mut wanted: Options) -> Result<Planned, Failure> {
+/// Checks that the table can be tracked as it is `wanted`, and adds what the caller does not choose.
+fn planned(table: &Table, mut wanted: Options) -> Result<Change, Failure> {
     check_kind(table)?;
     check_columns(table, &wanted.coverage)?;
     if wanted.with_signature {
@@ -118,11 +118,7 @@ fn planned(table: &Table, mut wanted: Options) -> Result<Planned, Failure> {
     wanted.table_id = before.as_ref().map_or_else(new_table_id, |options| options.table_id.clone());
     wanted.made_for = Some(made_for(table, &wanted.coverage));
     wanted.coverage_since = coverage_since(table, before.as_ref(), &wanted);
-    if before.as_ref() == Some(&wanted) && has_sound_triggers(relation::oid(table)) {
-        pgrx::notice!("table {} is tracked already", relation::qualified_name(table));
-        return Ok(Planned::Nothing(wanted.table_id));
-    }
-    Ok(Planned::Triggers { wanted, before })
+    Ok(Change { before, wanted })
 }
 
 /// The columns have been checked.
@@ -132,7 +128,7 @@ fn made_for(table: &Table, coverage: &Coverage) -> MadeFor {
     MadeFor::new(table, coverage.named().iter().filter_map(number).collect())
 }
 
-/// Good where the caller keeps writers out until its transaction ends.
+/// Final only if the caller keeps writers out until its transaction ends.
 fn coverage_since(table: &Table, current: Option<&Options>, wanted: &Options) -> Option<u64> {
     // Where all columns are covered, each change is recorded.
     let current = current.filter(|_| wanted.coverage != Coverage::All)?;
@@ -181,12 +177,13 @@ fn untrack_table(target: pg_sys::Oid) -> Result<(), Failure> {
     note(&Table::open_oid(target, pg_sys::NoLock), &options, "table_untracked")
 }
 
-/// Keeps out all other DDL, a second track() too, and nobody who reads or writes rows: so a call that changes nothing, as deployments
-/// repeat it, waits for no application.
+/// Keeps out all other DDL, a second track() too, but no session that reads or writes rows: a call that changes nothing,
+/// as deployments repeat it, waits for no application.
 const DDL_LOCK: u32 = pg_sys::ShareUpdateExclusiveLock;
 
-/// Takes, besides [`DDL_LOCK`], what making the triggers takes, or dropping them, and says which it is. Both at once: with one that keeps
-/// writers out already, who has read with FOR UPDATE and is going to write would wait for the caller, and the caller for him.
+/// Takes the lock that making or dropping the triggers needs, and returns it. It is taken at once, not first the one that
+/// keeps out writers and then the one that keeps out readers: a session that has read with FOR UPDATE and is going to
+/// write would wait for the caller, and the caller for that session.
 fn lock_to_change_triggers(table: &Table) -> u32 {
     // SAFETY: the relation is open.
     let lock = match unsafe { Options::of_relation(table.relation()) } {

@@ -11,7 +11,7 @@ use crate::postgres::mirror::handle::Mirror;
 use crate::postgres::mirror::remembered;
 use crate::postgres::mirror::settled_mark::{self, Mark};
 use crate::postgres::mirror::shared::{Attachment, Request};
-use crate::postgres::mirror::{block_lines, catch_up, prepared, requests, settle};
+use crate::postgres::mirror::{block_lines, catch_up, prepared, requests, voiding};
 use crate::postgres::settings::{self, MirrorMode};
 use crate::postgres::shared::DatabaseSlot;
 use crate::postgres::tables;
@@ -195,7 +195,7 @@ impl Keeper {
         }
         self.has_waited = true;
         let mirror = self.mirror;
-        let voided = in_transaction(|| or_raise(settle::void_aborted(&mirror)))?;
+        let voided = in_transaction(|| or_raise(voiding::void_aborted(&mirror)))?;
         if let Some(attached) = &mut self.attached {
             // Their ids may be used again.
             voided.iter().for_each(|id| {
