@@ -10,9 +10,12 @@ use std::fs;
 
 /// How many pages of the table `statement` looks at, in a transaction that is rolled back.
 fn pages_read(client: &mut Client, table: &str, statement: &str) -> i64 {
+    // What earlier transactions have read and not reported yet is in it.
+    let fetched = format!("SELECT pg_stat_get_xact_blocks_fetched('{table}'::regclass)");
     client.batch_execute("BEGIN").unwrap();
+    let before = number(client, &fetched);
     client.simple_query(statement).unwrap();
-    let read = number(client, &format!("SELECT pg_stat_get_xact_blocks_fetched('{table}'::regclass)"));
+    let read = number(client, &fetched) - before;
     client.batch_execute("ROLLBACK").unwrap();
     read
 }
@@ -44,7 +47,7 @@ fn sealing_finds_few_entries_in_a_table_that_a_large_transaction_has_made_large(
     // The first scan meets the dead entries of the key, and marks them.
     pages_read(&mut client, table, "SELECT count(*) FROM ledger.commit_block()");
     let read = pages_read(&mut client, table, "SELECT count(*) FROM ledger.commit_block()");
-    assert!(read < 1000, "{read} of {size} pages were read for {} entries", ids.len());
+    assert!(read < 100, "{read} of {size} pages were read for {} entries", ids.len());
     client.batch_execute("SELECT ledger.commit_block()").unwrap();
     assert_eq!(number(&mut client, "SELECT data_count FROM ledger.blocks ORDER BY block_number DESC LIMIT 1"), 20);
     assert_intact(&mut client);
@@ -61,7 +64,7 @@ fn what_an_old_snapshot_has_kept_of_the_state_is_not_read_again() {
         client.batch_execute("SELECT ledger.commit_block()").unwrap();
     }
     let size = pages(&mut client, table);
-    assert!(size > 20, "only {size} pages");
+    assert!(size > 10, "only {size} pages");
     record(&mut client);
     for _ in 0..2 {
         let read = pages_read(&mut client, table, "SELECT count(*) FROM ledger.commit_block()");
