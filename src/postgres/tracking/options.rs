@@ -225,8 +225,8 @@ fn not_made_by_track() -> Failure {
         "this trigger was not made by ledger.track()",
     )
     .hint(
-        "If the table is in view ledger.tracked_tables, its own trigger was renamed or another was added: call ledger.track() \
-         with the options that the view shows, which makes the table's triggers anew. Else drop this trigger.",
+        "If view ledger.tracked_tables shows the table, call ledger.track() again with the same options: it replaces the \
+         table's triggers, whatever their names. Otherwise drop this trigger.",
     )
 }
 
