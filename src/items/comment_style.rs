@@ -224,8 +224,8 @@ impl CommentStyle {
         }
     }
 
-    /// The style of a language: its name, its file extension with or without the dot (both in any case), or what opens its
-    /// comments. `None` if it is not known.
+    /// The style of a language: its name, its file extension with or without the dot (both in any case), or what opens
+    /// its comments. `None` if it is not known.
     pub fn of_language(language: &str) -> Option<CommentStyle> {
         let opens = |style: &CommentStyle| style.delimiters().0 == language;
         if let Some(style) = CommentStyle::ALL.into_iter().find(opens) {
@@ -236,8 +236,8 @@ impl CommentStyle {
         named.map(|(style, _)| *style)
     }
 
-    /// The style of a tool: that of `language` if it is given, else of the extension of its file, else of the interpreter that
-    /// its `#!` line names, else `#`.
+    /// The style of a tool: that of `language` if it is given, else of the extension of its file, else of the
+    /// interpreter that its `#!` line names, else `#`.
     ///
     /// # Errors
     /// If the language is not known, or files with this extension have no comments.

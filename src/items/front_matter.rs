@@ -27,8 +27,8 @@ pub struct FrontMatter {
 
 /// Splits `text` into its front matter and the text after it, which is trimmed as Python's `str.strip` does.
 ///
-/// Scalars are taken as they are written (`2024`, `yes` and `1.0` are text); only null is no value. Without front matter, all
-/// is text.
+/// Scalars are taken as they are written (`2024`, `yes` and `1.0` are text); only null is no value. Without front
+/// matter, all is text.
 ///
 /// # Errors
 /// If the front matter is not closed, is over 256 KiB or 64 levels deep, or is not one YAML mapping; if one of the keys

@@ -26,8 +26,8 @@ pub struct Item<'a> {
     pub content: &'a str,
     /// Where the file is; see [`extract_location_path`](super::location::extract_location_path).
     pub file_path: Option<&'a str>,
-    /// JSON text of an object: a tool's manifest, a directive's metadata, or knowledge's `category`, `entry_type` and `tags`,
-    /// each of which is taken from the front matter when it is not here. `None` and JSON null are the same.
+    /// JSON text of an object: a tool's manifest, a directive's metadata, or knowledge's `category`, `entry_type` and
+    /// `tags`, each of which is taken from the front matter when it is not here. `None` and JSON null are the same.
     pub metadata: Option<&'a str>,
     /// The language whose comments hold a tool's signature line, if the extension of its file does not decide.
     pub language: Option<&'a str>,

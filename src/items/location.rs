@@ -15,8 +15,8 @@ const PROJECT_DIRECTORY: &str = ".ai";
 /// counts, so that nothing below a base moves unnoticed. `\` separates parts as `/` does.
 ///
 /// # Errors
-/// If the path is absolute, or goes through `.ai`, and is not below the base of `item_type`; if it has parts that are empty,
-/// `.` or `..`; or if it is empty or over 4096 bytes.
+/// If the path is absolute, or goes through `.ai`, and is not below the base of `item_type`; if it has parts that are
+/// empty, `.` or `..`; or if it is empty or over 4096 bytes.
 pub fn extract_location_path(item_type: ItemType, file_path: &str) -> Result<String, ItemError> {
     let refused = |reason| {
         let path = file_path.chars().take(MAX_PATH).collect();

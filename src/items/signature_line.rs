@@ -1,8 +1,8 @@
 //! The signature line: `kiwi-mcp:validated:TIMESTAMP:HASH` in a comment.
 //!
-//! TIMESTAMP is `YYYY-MM-DDTHH:MM:SSZ`, HASH the item's integrity hash, 64 lower-case hex digits. The line is the first of a
-//! directive or knowledge, and of a tool, unless that starts with `#!` or `<?` (PHP, XML): then it comes after those lines,
-//! which have to be first. A byte order mark stays first as well.
+//! TIMESTAMP is `YYYY-MM-DDTHH:MM:SSZ`, HASH the item's integrity hash, 64 lower-case hex digits. The line is the first
+//! of a directive or knowledge, and of a tool, unless that starts with `#!` or `<?` (PHP, XML): then it comes after
+//! those lines, which have to be first. A byte order mark stays first as well.
 
 use super::comment_style::CommentStyle;
 use super::error::ItemError;

@@ -12,7 +12,8 @@ const LIMIT: i64 = LIMIT_SECONDS * 1_000_000;
 /// It is not known yet which times the ledger has given.
 const UNKNOWN: i64 = 0;
 
-/// The newest time that a ledger has given, in microseconds since 1970. It lies in shared memory, and is all zeros at first.
+/// The newest time that a ledger has given, in microseconds since 1970. It lies in shared memory, and is all zeros at
+/// first.
 ///
 /// Recording a row writes it. It has a cache line of its own, so that this takes nothing else away from other
 /// processors.

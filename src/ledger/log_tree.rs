@@ -1,9 +1,9 @@
 //! The log tree: the RFC 6962 Merkle tree over all sealed entries, in leaf order.
 //!
-//! A leaf is SHA-256(0x00 ‖ entry line), a node SHA-256(0x01 ‖ left ‖ right). The tree grows from its frontier, the roots of
-//! its perfect subtrees, so appending needs nothing else of it.
-//! Proofs are made and checked by `tlog_tiles`, which asks for perfect nodes by level and index and so fits a table of
-//! them; growing is ours, because that crate grows a tree by reading back nodes that the frontier already holds.
+//! A leaf is SHA-256(0x00 ‖ entry line), a node SHA-256(0x01 ‖ left ‖ right). The tree grows from its frontier, the
+//! roots of its perfect subtrees, so appending needs nothing else of it. Proofs are made and checked by `tlog_tiles`,
+//! which asks for perfect nodes by level and index and so fits a table of them; growing is ours, because that crate
+//! grows a tree by reading back nodes that the frontier already holds.
 //!
 //! Proofs are lists of hashes in the order of RFC 6962, sections 2.1.1 and 2.1.2, so any Certificate Transparency tool
 //! can check them.

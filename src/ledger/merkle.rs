@@ -1,7 +1,8 @@
 //! The Merkle root over the data hashes of one block.
 //!
-//! The hashes are used as text: a parent is the hex SHA-256 of its children's hex digits joined. The last of an odd level is
-//! paired with itself. The root of no hash is the SHA-256 of the five bytes `empty`; of one hash it is that hash.
+//! The hashes are used as text: a parent is the hex SHA-256 of its children's hex digits joined. The last of an odd
+//! level is paired with itself. The root of no hash is the SHA-256 of the five bytes `empty`; of one hash it is that
+//! hash.
 //!
 //! Pairing a hash with itself gives some different lists the same root, for example `[a, b, c]` and `[a, b, c, c]`, so a
 //! root proves a list only together with its length. A block states its length, and the [log tree](super::log_tree) does

@@ -2,13 +2,13 @@
 //!
 //! [`canonical`] is byte for byte what Python's `json.dumps(value, sort_keys=True)` prints, and [`compact`] the same with
 //! `separators=(",", ":")`. Keys are sorted by code point; the output is ASCII.
-//! A number token without `.`, `e` or `E` is an integer of any size and kept digit for digit (`-0` is `0`); any other is an
-//! IEEE double, printed as Python's `repr` does. The last of duplicate keys wins.
-//! Lone surrogates, which only an escape can spell, are kept as they are.
+//! A number token without `.`, `e` or `E` is an integer of any size and kept digit for digit (`-0` is `0`); any other
+//! is an IEEE double, printed as Python's `repr` does. The last of duplicate keys wins. Lone surrogates, which only an
+//! escape can spell, are kept as they are.
 //!
 //! The input is RFC 8259; in particular `NaN`, `Infinity` and numbers that overflow a double are errors.
-//! Nothing here recurses; values are nested [`MAX_DEPTH`] deep at most, which is far more than `jsonb_in` accepts with the
-//! stack that it has by default.
+//! Nothing here recurses; values are nested [`MAX_DEPTH`] deep at most, which is far more than `jsonb_in` accepts with
+//! the stack that it has by default.
 //!
 //! Memory: a value or key takes 16 bytes, and in an object each pair another 8. The shortest value, with what separates
 //! it, is two bytes of text ("0,"). Buffers double, and the printed text is at most six times the text. So it is about
@@ -72,8 +72,8 @@ enum Style {
 /// The canonical text of a JSON value: `json.dumps(value, sort_keys=True)`.
 ///
 /// # Errors
-/// If `json` is not one JSON value, a number overflows a double, values are nested deeper than [`MAX_DEPTH`], or the text is
-/// over 4 GiB.
+/// If `json` is not one JSON value, a number overflows a double, values are nested deeper than [`MAX_DEPTH`], or the
+/// text is over 4 GiB.
 pub fn canonical(json: &str) -> Result<String, JsonError> {
     print(json, Style::Canonical)
 }

@@ -13,8 +13,8 @@ pub struct Written {
     pub keeps_numbers: bool,
 }
 
-/// The longest text that is made, in bytes: no value of Postgres is longer (its `MaxAllocSize`). A numeric of a few bytes has
-/// up to 131,072 digits, so the text of a small jsonb has no other bound.
+/// The longest text that is made, in bytes: no value of Postgres is longer (its `MaxAllocSize`). A numeric of a few
+/// bytes has up to 131,072 digits, so the text of a small jsonb has no other bound.
 const MAX_TEXT: usize = 0x3fff_ffff;
 
 /// Appends the canonical text of a jsonb, given without its varlena header. `None`, with an unspecified part appended,
@@ -125,8 +125,8 @@ impl<'b> Writer<'_, 'b> {
         }
     }
 
-    /// Most of the metadata of an entry are short strings, for which a call takes as long as what it does: hence inlined, as
-    /// [`Writer::string`] and [`Child::value`] are.
+    /// Most of the metadata of an entry are short strings, for which a call takes as long as what it does: hence
+    /// inlined, as [`Writer::string`] and [`Child::value`] are.
     #[inline(always)]
     fn value(&mut self, child: Child<'b>, depth: usize) -> Option<()> {
         match child.value()? {

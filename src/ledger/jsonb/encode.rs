@@ -1,5 +1,5 @@
-//! The bytes of a jsonb, from canonical text. Recording writes the metadata of each entry as a jsonb; `jsonb_in` takes about
-//! as long for that as everything else about the entry.
+//! The bytes of a jsonb, from canonical text. Recording writes the metadata of each entry as a jsonb; `jsonb_in` takes
+//! about as long for that as everything else about the entry.
 
 use super::layout::*;
 use crate::ledger::canonical_json::{decode, string_end, value_end};
@@ -8,8 +8,8 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 /// A jsonb with its varlena header, byte for byte what `jsonb_in` makes of the text. The caller has made sure that it is
-/// canonical. `None` where it is left to `jsonb_in`: the text is no object or array, a number has an exponent or is a negative
-/// zero, a string has a NUL, which `jsonb_in` refuses, or values are nested too deep or are too large.
+/// canonical. `None` where it is left to `jsonb_in`: the text is no object or array, a number has an exponent or is a
+/// negative zero, a string has a NUL, which `jsonb_in` refuses, or values are nested too deep or are too large.
 pub fn encode(canonical: &str) -> Option<Vec<u8>> {
     let mut encoder = Encoder::new(VARLENA_HEADER + canonical.len());
     encoder.text = canonical;
@@ -17,8 +17,8 @@ pub fn encode(canonical: &str) -> Option<Vec<u8>> {
     (end == canonical.len()).then(|| encoder.finish()).flatten()
 }
 
-/// The same for an object whose members are at hand: their names, which need no escapes, in the order of a jsonb, and where in
-/// `values` the canonical text of each value stands.
+/// The same for an object whose members are at hand: their names, which need no escapes, in the order of a jsonb, and
+/// where in `values` the canonical text of each value stands.
 pub fn encode_object(values: &str, members: &[(&str, Range<usize>)]) -> Option<Vec<u8>> {
     // An entry for each name and each value.
     let names = members.iter().map(|(name, _)| 8 + name.len()).sum::<usize>();
@@ -222,8 +222,8 @@ impl<'a> Encoder<'a> {
         self.out[at..at + 4].copy_from_slice(&word.to_ne_bytes());
     }
 
-    /// Writes a decimal number as `numeric_in` stores it: groups of four digits counted from the point, zeros at both ends
-    /// left out.
+    /// Writes a decimal number as `numeric_in` stores it: groups of four digits counted from the point, zeros at both
+    /// ends left out.
     fn numeric(&mut self, token: &str) -> Option<()> {
         let unsigned = token.strip_prefix('-').unwrap_or(token);
         let is_negative = unsigned.len() < token.len();

@@ -1,7 +1,7 @@
 //! How a jsonb lies in memory: a container, which is a count, an entry for each child, and the children's bytes.
 //!
-//! The layout is that of Postgres' `utils/jsonb.h`, and of `numeric.c` for numbers. It has not changed since 9.4, as it is what
-//! tables hold and pg_upgrade leaves as it is.
+//! The layout is that of Postgres' `utils/jsonb.h`, and of `numeric.c` for numbers. It has not changed since 9.4, as it
+//! is what tables hold and pg_upgrade leaves as it is.
 
 /// Container header: how many elements or pairs, and of what kind it is.
 pub const COUNT_MASK: u32 = 0x0fff_ffff;

@@ -5,8 +5,8 @@
 use super::layout::*;
 use crate::ledger::canonical_json::is_plain_text;
 
-/// Whether Postgres itself can have stored these bytes, which have no varlena header: then its functions read them, as the
-/// value that they are.
+/// Whether Postgres itself can have stored these bytes, which have no varlena header: then its functions read them, as
+/// the value that they are.
 pub fn is_sound(jsonb: &[u8]) -> bool {
     let mut inner = Vec::new();
     let mut next = Container::open(jsonb, true);

@@ -125,8 +125,8 @@ impl ChainVerifier {
         }
     }
 
-    /// Starts after `previous`, with the log tree as it was then, if that is known. Both are taken as true; a tree that does
-    /// not belong to the block shows as a wrong root in the next one.
+    /// Starts after `previous`, with the log tree as it was then, if that is known. Both are taken as true; a tree that
+    /// does not belong to the block shows as a wrong root in the next one.
     pub fn resume(source: Source, tree: Option<LogTree>, previous: &BlockHeader) -> Self {
         ChainVerifier { source, previous: Previous::of(previous), tree, completed: None }
     }
@@ -167,8 +167,8 @@ impl ChainVerifier {
         self.block_with(header, &Contents::found(entries), findings);
     }
 
-    /// As [`ChainVerifier::block`], for a block of which another copy was checked before: what was computed of that copy's
-    /// entries is not computed again where these are the same.
+    /// As [`ChainVerifier::block`], for a block of which another copy was checked before: what was computed of that
+    /// copy's entries is not computed again where these are the same.
     pub fn block_beside(
         &mut self,
         header: &BlockHeader,

@@ -76,8 +76,8 @@ impl FileReport {
         self.error_count == 0
     }
 
-    /// The report as an object: `valid, block_count, entry_count, pending_count, void_count, error_count, errors, warnings,
-    /// ledger_id, database, last_block {block_number, block_hash}, signatures_checked`.
+    /// The report as an object: `valid, block_count, entry_count, pending_count, void_count, error_count, errors,
+    /// warnings, ledger_id, database, last_block {block_number, block_hash}, signatures_checked`.
     pub fn to_json(&self) -> serde_json::Value {
         let errors: Vec<_> = self.errors.iter().map(Problem::to_json).collect();
         let last_block = self
@@ -319,8 +319,8 @@ impl<'a> FileVerifier<'a> {
         Some(FileBlock { header, entries, line_number: self.line_number, computed })
     }
 
-    /// Takes the block's entries out of those that are pending. Of a block that is out of order, nothing more is said than
-    /// that.
+    /// Takes the block's entries out of those that are pending. Of a block that is out of order, nothing more is said
+    /// than that.
     fn take_entries(&mut self, header: &BlockHeader, ids: &[Uuid], in_order: bool) -> Vec<SealedEntry> {
         let start = self.chain.first_leaf_of(header);
         let mut entries = Vec::with_capacity(ids.len());

@@ -2,8 +2,8 @@
 //!
 //! Everything is recomputed from what is stored, in one pass and in bounded memory, block by block:
 //!
-//! - [`ChainVerifier`] checks blocks in order, wherever they come from: numbers, links, counts, leaf indexes, Merkle roots,
-//!   the log tree, block hashes and signatures.
+//! - [`ChainVerifier`] checks blocks in order, wherever they come from: numbers, links, counts, leaf indexes, Merkle
+//!   roots, the log tree, block hashes and signatures.
 //! - [`FileVerifier`] reads a ledger file line by line, puts together the blocks it holds, and gives them to a
 //!   `ChainVerifier`; [`verify_file`] drives it over a whole file, and has other threads read and hash the lines.
 //! - [`EntryHasher`] makes of entries, as the tables have them, what the `ChainVerifier` needs.
@@ -15,16 +15,16 @@
 //!
 //! # What a file alone cannot show
 //!
-//! - The order of entry lines before their block's line: transactions commit in any order, and the block's line states the
-//!   order of the leaves.
-//! - Entry lines that no block holds: one that is removed or added, or changed in what its signature does not cover, leaves
-//!   a file that could have been written so. So does a void that is removed, as its entries are then pending, or changed in
-//!   its reason or time, and so does a voided entry that is recorded again.
+//! - The order of entry lines before their block's line: transactions commit in any order, and the block's line states
+//!   the order of the leaves.
+//! - Entry lines that no block holds: one that is removed or added, or changed in what its signature does not cover,
+//!   leaves a file that could have been written so. So does a void that is removed, as its entries are then pending, or
+//!   changed in its reason or time, and so does a voided entry that is recorded again.
 //! - The values of the header line.
 //! - The removal of the last block, or of all lines after some line.
 //!
-//! A comparison with the database shows all of these, except in what the database does not have: the reason and the time of
-//! a void, and the line of an entry that is voided, which may be another or one more.
+//! A comparison with the database shows all of these, except in what the database does not have: the reason and the
+//! time of a void, and the line of an entry that is voided, which may be another or one more.
 
 mod chain;
 mod compare;

@@ -21,9 +21,9 @@ pub struct PendingEntry {
 
 /// Entry lines that no block holds yet, by entry id.
 ///
-/// A transaction can have millions of them, and whatever looks for one of millions by its id waits for memory. But the ids
-/// that a server makes grow with time, a transaction's lines stand in that order, and so do its entries in blocks. So
-/// ids that go on growing are kept in a list, where the next one to be removed is most often the one after the last.
+/// A transaction can have millions of them, and whatever looks for one of millions by its id waits for memory. But the
+/// ids that a server makes grow with time, a transaction's lines stand in that order, and so do its entries in blocks.
+/// So ids that go on growing are kept in a list, where the next one to be removed is most often the one after the last.
 #[derive(Debug, Default)]
 pub struct PendingEntries {
     growing: GrowingIds,
@@ -129,8 +129,8 @@ impl GrowingIds {
     }
 }
 
-/// Entries in no order. The table that is searched holds only where each is: it is as small as can be, and grows at little
-/// cost.
+/// Entries in no order. The table that is searched holds only where each is: it is as small as can be, and grows at
+/// little cost.
 #[derive(Debug, Default)]
 struct OtherIds {
     places: HashTable<u32>,
@@ -268,7 +268,8 @@ mod tests {
             let mut both = Both::default();
             for number in 0..20_000_u64 {
                 both.insert(number + numbers.below(jitter) as u64, number);
-                // Most go in the order in which they came, some early, some late, some never, and some that are gone already.
+                // Most go in the order in which they came, some early, some late, some never, and some that are gone
+                // already.
                 for _ in 0..numbers.below(3) {
                     both.remove(number.saturating_sub(500) + numbers.below(jitter) as u64);
                 }

@@ -29,7 +29,8 @@ pub struct Outcome {
     pub verification: Verification,
     /// `ID` of the item that is not valid.
     pub failed_item: Option<String>,
-    /// Whether the ledger has an entry about the item. If it is valid as well, then its text is the one that was recorded.
+    /// Whether the ledger has an entry about the item. If it is valid as well, then its text is the one that was
+    /// recorded.
     pub is_recorded: bool,
 }
 

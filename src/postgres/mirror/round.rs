@@ -1,6 +1,6 @@
 //! [`Round`]: one process writes what waits in the ring to the file, and syncs it if a session waits for that.
-//! [`super::writer`] and [`super::round_leader`] decide which process does a round; [`super::round_waiters`] is how others wait for
-//! its end.
+//! [`super::writer`] and [`super::round_leader`] decide which process does a round; [`super::round_waiters`] is how
+//! others wait for its end.
 //!
 //! Only the process that has begun the round touches the file. Nothing in a round may raise an error or handle
 //! interrupts: the others would wait for its end for ever.

@@ -1,4 +1,5 @@
-//! The baseline: records the rows that were in a table before it was tracked. [`baseline_table`] stores what is left to do.
+//! The baseline: records the rows that were in a table before it was tracked. [`baseline_table`] stores what is left to
+//! do.
 //!
 //! A small table is recorded at once. A larger one is left to the worker, which records it in batches while the
 //! application goes on writing. The transaction that wrote a row version tells whether its row still needs an entry

@@ -13,8 +13,8 @@
 //! | arrays of one dimension counted from 1 | array |
 //! | any other | string: what the type's output function prints under fixed settings |
 //!
-//! It is what `to_jsonb` gives for common types. Null columns are left out, so that a nullable column can be added without
-//! changing what was recorded. Virtual generated columns are not stored, and not covered.
+//! It is what `to_jsonb` gives for common types. Null columns are left out, so that a nullable column can be added
+//! without changing what was recorded. Virtual generated columns are not stored, and not covered.
 
 use super::fixed_settings::FixedSettings;
 use super::output_function::{FunctionMemory, OutputFunction};

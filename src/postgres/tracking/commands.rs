@@ -108,7 +108,7 @@ unsafe fn lock_ancestors(name: *mut pg_sys::RangeVar) {
     }
 }
 
-// ---- ALTER TABLE --------------------------------------------------------------------------------------------------------
+// ---- ALTER TABLE ----------------------------------------------------------------------------------------------------
 
 unsafe fn before_alter(alter: &pg_sys::AlterTableStmt) -> Result<(), Failure> {
     for command in commands_of(alter) {
@@ -254,7 +254,7 @@ unsafe fn is_other_method(name: *const std::ffi::c_char) -> bool {
     method != pg_sys::InvalidOid && method != pg_sys::HEAP_TABLE_AM_OID
 }
 
-// ---- CREATE TABLE ... PARTITION OF --------------------------------------------------------------------------------------
+// ---- CREATE TABLE ... PARTITION OF ----------------------------------------------------------------------------------
 
 unsafe fn after_create(create: &pg_sys::CreateStmt) -> Result<(), Failure> {
     // Looked up in the schema that it was created in: by name alone a temporary table would be found first.

@@ -139,8 +139,8 @@ fn coverage_since(table: &Table, current: Option<&Options>, wanted: &Options) ->
     }
 }
 
-/// Who calls track() to have triggers enabled again, say, may not know that it takes options away, and with `excluded` has
-/// recorded what was not to be.
+/// Who calls track() to have triggers enabled again, say, may not know that it takes options away, and with `excluded`
+/// has recorded what was not to be.
 fn tell_of_change(table: &Table, before: &Options) {
     let name = relation::qualified_name(table);
     pgrx::ereport!(
@@ -208,7 +208,7 @@ fn new_table_id() -> String {
     ids::random().simple().to_string()[..16].to_owned()
 }
 
-// ---- what can be tracked, and by whom -----------------------------------------------------------------------------------
+// ---- what can be tracked, and by whom -------------------------------------------------------------------------------
 
 fn check_privilege(target: pg_sys::Oid, verb: &str) -> Result<(), Failure> {
     let user = errorless::user();
@@ -302,7 +302,7 @@ fn check_columns(table: &Table, coverage: &Coverage) -> Result<(), Failure> {
     }
 }
 
-// ---- triggers -----------------------------------------------------------------------------------------------------------
+// ---- triggers -------------------------------------------------------------------------------------------------------
 
 /// Whether the triggers of the table and its partitions are as track() leaves them.
 fn has_sound_triggers(target: pg_sys::Oid) -> bool {

@@ -1,5 +1,5 @@
-//! What a table is tracked with. It stands in the argument of the table's triggers, so that it is part of the table: it is
-//! dumped and restored with it, cloned to its partitions, and read without looking anything up.
+//! What a table is tracked with. It stands in the argument of the table's triggers, so that it is part of the table: it
+//! is dumped and restored with it, cloned to its partitions, and read without looking anything up.
 
 use crate::postgres::errors::Failure;
 use crate::postgres::relation::{self, literal, TableColumn};
@@ -24,8 +24,8 @@ pub struct Options {
     pub keep_image: bool,
     pub with_signature: bool,
     pub coverage: Coverage,
-    /// Row versions of transactions before this one may have entries that cover columns which have been left out since. A change of
-    /// those is recorded of such a row, and once: else the row would not be what its newest entry says.
+    /// Row versions of transactions before this one may have entries that cover columns which have been left out since.
+    /// A change of those is recorded of such a row, and once: else the row would not be what its newest entry says.
     pub coverage_since: Option<u64>,
     /// The table they were given for: one that was restored from a dump has them too.
     pub made_for: Option<MadeFor>,
@@ -81,7 +81,8 @@ impl Coverage {
 }
 
 impl Options {
-    /// Whether the column of this table is recorded: by what it was when the options were given, whatever it is called now.
+    /// Whether the column of this table is recorded: by what it was when the options were given, whatever it is called
+    /// now.
     pub fn covers(&self, table: &Table, column: &TableColumn) -> bool {
         let Some(numbers) = self.named_columns_of(table) else {
             return self.coverage.covers(&column.name);
@@ -94,8 +95,9 @@ impl Options {
         self.made_for.as_ref().filter(|made_for| made_for.is(table)).map(|made_for| &made_for.numbers[..])
     }
 
-    /// The name of the table that they were given for, if that is another one, and is tracked with the same id: then this one is a copy
-    /// that was restored beside it, and what is done to its rows would be recorded of the rows there.
+    /// The name of the table that they were given for, if that is another one, and is tracked with the same id: then
+    /// this one is a copy that was restored beside it, and what is done to its rows would be recorded of the rows
+    /// there.
     pub fn copied_from(&self, table: &Table) -> Option<String> {
         let made_for = self.made_for.as_ref().filter(|made_for| !made_for.is(table))?;
         if made_for.cluster != own_cluster() {
@@ -134,8 +136,8 @@ impl Options {
         value
     }
 
-    /// The call that has this table tracked with these options, for a hint that can be pasted: those that a call leaves out
-    /// have their defaults.
+    /// The call that has this table tracked with these options, for a hint that can be pasted: those that a call leaves
+    /// out have their defaults.
     pub fn call(&self, table: &str) -> String {
         let mut arguments = vec![literal(table)];
         if self.keep_image {
@@ -209,8 +211,8 @@ fn array_of(names: &[String]) -> String {
     format!("ARRAY[{}]::text[]", names.join(", "))
 }
 
-/// Refuses to record for a trigger of another name: beside the table's own it would record each row once more, as if the row had been
-/// inserted or updated twice.
+/// Refuses to record for a trigger of another name: beside the table's own it would record each row once more, as if
+/// the row had been inserted or updated twice.
 ///
 /// # Safety
 /// `trigger` is that of a trigger call.
@@ -242,8 +244,8 @@ pub unsafe fn triggers_of<'a>(relation: pg_sys::Relation) -> &'a [pg_sys::Trigge
     }
 }
 
-/// Whether it is the row trigger of a tracked table, also where somebody has renamed it. Anyone can give its name to a trigger of his
-/// own, with an argument that says the table were another one.
+/// Whether it is the row trigger of a tracked table, also where somebody has renamed it. Anyone can give its name to a
+/// trigger of their own, with an argument that says the table were another one.
 ///
 /// # Safety
 /// `trigger` is one of a relation.
@@ -267,7 +269,8 @@ pub unsafe fn has_truncate_trigger(relation: pg_sys::Relation) -> bool {
     triggers_of(relation).iter().any(|trigger| is_truncate_trigger(trigger))
 }
 
-/// Whether it is this function of the ledger. Nobody but track() makes triggers with it: see [`own_triggers`](super::own_triggers).
+/// Whether it is this function of the ledger. Nobody but track() makes triggers with it: see
+/// [`own_triggers`](super::own_triggers).
 ///
 /// # Safety
 /// Inside a transaction.

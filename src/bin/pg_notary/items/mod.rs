@@ -49,8 +49,9 @@ pub struct ItemsArguments {
     /// to an item or directory that is examined under its own name. A link to an item or directory that is not, or to
     /// anything outside the base, is refused.
     ///
-    /// An item's id is a directive's attribute name, knowledge's zettel_id, or else the file's name without extension; its
-    /// version is the attribute or key version, or in a tool a line `__version__ = "1.0.0"` or a comment `version: 1.0.0`.
+    /// An item's id is a directive's attribute name, knowledge's zettel_id, or else the file's name without extension;
+    /// its version is the attribute or key version, or in a tool a line `__version__ = "1.0.0"` or a comment
+    /// `version: 1.0.0`.
     #[arg(required = true, value_name = "DIR")]
     directories: Vec<PathBuf>,
     /// The version of items that do not state one.

@@ -23,8 +23,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 pub struct SyncArguments {
     /// The database with the registry, as postgresql://USER@HOST:PORT/DATABASE or as KEY=VALUE pairs.
     ///
-    /// The role must be a member of ledger_writer or ledger_auditor. A password is better given in the environment variable
-    /// PGPASSWORD, since others can see arguments. The connection is not encrypted; with sslmode=require it is refused.
+    /// The role must be a member of ledger_writer or ledger_auditor. A password is better given in the environment
+    /// variable PGPASSWORD, since others can see arguments. The connection is not encrypted; with sslmode=require it is
+    /// refused.
     #[arg(long, value_name = "URL")]
     database: String,
     #[command(flatten)]
