@@ -225,8 +225,9 @@ fn not_made_by_track() -> Failure {
         "this trigger was not made by ledger.track()",
     )
     .hint(
-        "If the table is in view ledger.tracked_tables, its own trigger was renamed or another was added: call ledger.track() \
-         with the options that the view shows, which makes the table's triggers anew. Else drop this trigger.",
+        "If the table is in view ledger.tracked_tables, its own trigger was renamed or another one was added: call \
+         ledger.track() with the options that the view shows to create the table's triggers anew. Otherwise drop \
+         this trigger.",
     )
 }
 
