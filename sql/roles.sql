@@ -4,8 +4,8 @@ BEGIN
     IF pg_catalog.getdatabaseencoding() OPERATOR(pg_catalog.<>) 'UTF8' THEN
         RAISE EXCEPTION 'pg_notary does not support server encoding "%"', pg_catalog.getdatabaseencoding()
             USING ERRCODE = 'feature_not_supported',
-                  DETAIL = 'Lines of the ledger are UTF-8, and what is recorded must read the same in both.',
-                  HINT = 'Make a database in UTF-8, for example with: createdb --encoding UTF8 --template template0 NAME';
+                  DETAIL = 'Ledger lines are UTF-8, and recorded data must read the same in the file and in the database.',
+                  HINT = 'Create a database in UTF-8, for example with: createdb --encoding UTF8 --template template0 NAME';
     END IF;
 END
 $encoding$;

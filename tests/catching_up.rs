@@ -238,7 +238,7 @@ fn a_row_change_that_was_edited_beside_aborted_lines_is_a_divergence() {
     send(worker, libc::SIGCONT);
     wait_for(&mut client, "(SELECT state = 'failed' FROM ledger.mirror_status)");
     let problem = value(&mut client, "SELECT problem FROM ledger.mirror_status");
-    assert!(problem.contains("is not the database's"), "{problem}");
+    assert!(problem.contains("differs from the one in the database"), "{problem}");
     assert!(of_type(&lines(&file(&mut client)), "void").is_empty(), "the line was voided");
     drop(cluster);
 }

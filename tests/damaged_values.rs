@@ -89,7 +89,8 @@ fn damaged_metadata_is_named_wherever_it_is() {
         client.batch_execute(&overwrite(3, &damage(edits), "entries_pending")).unwrap();
         let refused = error(&mut client, "SELECT * FROM ledger.commit_block()");
         assert_eq!(refused.code(), &SqlState::DATA_CORRUPTED, "{what}");
-        let named = format!("cannot seal: entry {} is damaged: its metadata is none that Postgres stores", id(3));
+        let named =
+            format!("cannot seal: entry {} is damaged: its metadata is not a value that Postgres stores", id(3));
         assert_eq!(refused.message(), named, "{what}");
         client.batch_execute("ROLLBACK").unwrap();
     }
@@ -180,7 +181,7 @@ fn the_line_of_a_damaged_entry_is_not_written() {
                 client.batch_execute(&update(&value)).unwrap();
             }
             set(&mut client, "ledger.mirror_mode", "sync");
-            cluster.wait_for_log(&format!("the line of entry {} is not written: ", id(number)));
+            cluster.wait_for_log(&format!("cannot write the line of entry {}: ", id(number)));
             let kept = format!("(SELECT {name} FROM kept_{number} WHERE id = '{}')", id(number));
             client.batch_execute(&update(&kept)).unwrap();
             wait_until_attached(&mut client);

@@ -49,7 +49,7 @@ fn a_file_edited_while_the_server_was_down_is_noticed_at_the_start() {
         edit_line(&path, 2);
         cluster.start_again();
         let mut client = cluster.connect("postgres");
-        assert_diverged(&mut client, &path, "does not agree with itself");
+        assert_diverged(&mut client, &path, "is inconsistent in itself");
         fs::write(&path, &whole).unwrap();
         wait_until("recording works again", PATIENCE, || client.simple_query(RECORD).is_ok());
         assert_intact(&mut client);
@@ -101,7 +101,7 @@ fn a_live_file_that_was_cut_behind_its_last_block_is_not_filled_again() {
     client.simple_query(RECORD).unwrap_err();
     assert_diverged(&mut client, &path, &format!("it has {cut} bytes, and had at least {}", whole.len()));
     cluster.wait_for_log("worker of database \"postgres\" cannot go on");
-    cluster.wait_for_log("ledger.mirror_catch_up() repairs a file that is merely behind");
+    cluster.wait_for_log("ledger.mirror_catch_up() repairs a file that is only behind");
     client.batch_execute("SELECT ledger.mirror_catch_up()").unwrap();
     assert!(fs::read(&path).unwrap().starts_with(&whole));
     record(&mut client);
@@ -209,7 +209,7 @@ fn a_file_that_is_merely_behind_is_caught_up_on_demand() {
     edit_line(&path, 2);
     client.simple_query(RECORD).unwrap_err();
     let refused = error(&mut client, "SELECT ledger.mirror_catch_up()");
-    assert!(all_text(&refused).contains("does not agree with itself"), "{refused:?}");
+    assert!(all_text(&refused).contains("is inconsistent in itself"), "{refused:?}");
     assert_restarts(&mut client, &path);
 }
 
@@ -378,7 +378,7 @@ fn the_file_of_another_database_of_the_same_ledger_is_left_alone() {
         let before = fs::read(&others).unwrap();
         cluster.start_again();
         let mut client = cluster.connect("postgres");
-        assert_diverged(&mut client, &path, "which is of the same ledger, is not taken for it");
+        assert_diverged(&mut client, &path, "which belongs to the same ledger, is not used in its place");
         let mut other = cluster.connect("restored");
         wait_until_attached(&mut other);
         assert_eq!(fs::read(&others).unwrap(), before);

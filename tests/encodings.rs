@@ -13,8 +13,11 @@ const OTHER_ENCODINGS: [&str; 3] = ["LATIN1", "EUC_JP", "SQL_ASCII"];
 fn assert_refused(error: &DbError, encoding: &str) {
     assert_eq!(error.code(), &SqlState::FEATURE_NOT_SUPPORTED, "{error:?}");
     assert_eq!(error.message(), format!("pg_notary does not support server encoding \"{encoding}\""));
-    assert_eq!(error.detail(), Some("Lines of the ledger are UTF-8, and what is recorded must read the same in both."));
-    let hint = "Make a database in UTF-8, for example with: createdb --encoding UTF8 --template template0 NAME";
+    assert_eq!(
+        error.detail(),
+        Some("Ledger lines are UTF-8, and recorded data must read the same in the file and in the database.")
+    );
+    let hint = "Create a database in UTF-8, for example with: createdb --encoding UTF8 --template template0 NAME";
     assert_eq!(error.hint(), Some(hint));
 }
 

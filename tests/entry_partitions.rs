@@ -265,7 +265,7 @@ fn sealing_goes_on_in_partitions_that_are_as_it_makes_them_and_spoils_no_others(
         } else {
             let error = error(&mut client, "SELECT * FROM ledger.commit_block()");
             let expected = match what.contains("default") {
-                true => "no partition of ledger.entries_sealed is there for block 6",
+                true => "there is no partition of ledger.entries_sealed for block 6",
                 false => "cannot seal block 6 into partition public.copy",
             };
             assert!(error.message().starts_with(expected), "{what}: {error:?}");

@@ -166,7 +166,7 @@ fn each_state_follows_what_was_done_to_the_item() {
     create(&mut client, "a", "core/a.py", "1.0.0");
     expect(0, "match", "core/a.py", "core/a.py", "-");
     client.batch_execute("SELECT ledger.sign_item('tool', 'a', '1.0.0', E'# version: 1.0.0\\na(1)\\n')").unwrap();
-    expect(1, "differs", "core/a.py", "core/a.py", "the text is not that which was signed");
+    expect(1, "differs", "core/a.py", "core/a.py", "the text differs from the text that was signed");
     let signed = value(&mut client, "SELECT ledger.load_item('tool', 'a', '1.0.0')");
     fs::write(project.path().join(".ai/tools/core/a.py"), &signed).unwrap();
     expect(0, "match", "core/a.py", "core/a.py", "-");
@@ -180,7 +180,7 @@ fn each_state_follows_what_was_done_to_the_item() {
     client.batch_execute("SELECT ledger.sign_item('tool', 'a', '1.0.0')").unwrap();
     expect(0, "match", "net/a.py", "net/a.py", "-");
     fs::remove_file(project.path().join(".ai/tools/net/a.py")).unwrap();
-    expect(1, "missing_locally", "-", "net/a.py", "it is registered, and no such file is given");
+    expect(1, "missing_locally", "-", "net/a.py", "it is registered, but no such file was given");
 }
 
 #[test]
@@ -293,5 +293,8 @@ fn metadata_that_no_file_holds_is_said_to_differ() {
     let output = sync(&cluster, "postgres", &[], project.path());
     let said = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(1));
-    assert!(said.starts_with("differs ") && said.contains(": the text is the same, its metadata is not\n"), "{said}");
+    assert!(
+        said.starts_with("differs ") && said.contains(": the text is the same, but its metadata differs\n"),
+        "{said}"
+    );
 }

@@ -65,7 +65,7 @@ fn assert_refused_for_one_of(client: &mut Client, path: &Path, causes: &[&str]) 
     let is_named = text.contains(path.to_str().unwrap()) && causes.iter().any(|cause| text.contains(cause));
     assert!(is_named, "expected {causes:?} in {text}");
     let is_gone = text.contains("mirror file \"") && text.contains("No such file");
-    assert_eq!(is_gone, text.contains("put it back with its .state file"), "{text}");
+    assert_eq!(is_gone, text.contains("put the file back with its .state file"), "{text}");
     let after = number(client, "SELECT (SELECT count(*) FROM app) + (SELECT count(*) FROM ledger.entries)");
     assert_eq!(before, after, "half recorded");
 }

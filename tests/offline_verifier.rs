@@ -158,7 +158,7 @@ fn a_file_must_have_the_blocks_whose_hashes_were_noted() {
     let other = LAST.replace("4:", "2:");
     let output = noted(&[LAST, &other]);
     assert_eq!(output.status.code(), Some(1));
-    let expected = format!("and {} was noted", &other[2..]);
+    let expected = format!("but {} was noted", &other[2..]);
     assert!(
         stdout(&output).contains("  noted_hash_mismatch block 2: ") && stdout(&output).contains(&expected),
         "{}",
@@ -166,8 +166,9 @@ fn a_file_must_have_the_blocks_whose_hashes_were_noted() {
     );
     let output = noted(&[&LAST.replace("4:", "5:")]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(stdout(&output)
-        .contains("noted_hash_mismatch block 5: a hash of this block was noted, and the file does not have the block"));
+    assert!(stdout(&output).contains(
+        "noted_hash_mismatch block 5: a hash was noted for this block, but the file does not have the block"
+    ));
     for wrong in ["4", "x:ab", "0:ab", &LAST[..20], &LAST.to_uppercase()] {
         let output = noted(&[wrong]);
         assert_eq!(output.status.code(), Some(2), "{wrong}");

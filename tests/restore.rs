@@ -483,7 +483,7 @@ fn an_entry_that_two_blocks_hold_is_refused_even_where_all_hashes_are_right() {
     writer.write_all(file_with_an_entry_in_two_blocks().as_bytes()).unwrap();
     let refused = writer.finish().unwrap_err();
     let detail = refused.as_db_error().and_then(|error| error.detail()).unwrap_or_default();
-    assert!(detail.starts_with("line 4: repeats an entry that a block before holds"), "{refused:?}");
+    assert!(detail.starts_with("line 4: repeats an entry that an earlier block holds"), "{refused:?}");
     assert_intact(&mut client);
 }
 

@@ -257,10 +257,12 @@ fn a_key_id_that_was_given_another_secret_is_in_the_log_before_anybody_verifies(
     write_secrets(&path, &format!("one:{NEW}\n"), 0o600);
     reload(&mut client);
     wait_until("the log says so after a reload", PATIENCE, || complaints(&cluster, "one") == 1);
-    cluster.wait_for_log("HINT:  If the secret was changed, give the old one back to this key_id, and a new key_id to");
+    cluster.wait_for_log(
+        "HINT:  If the secret was changed, put the old secret back under this key_id in ledger.hmac_secret_file,",
+    );
     cluster.wait_for_log(&format!(
-        "DETAIL:  Of 1 such entries of database \"postgres\" that were looked at, 1 have another signature than it makes, \
-         one of them entry {entry}."
+        "DETAIL:  Of 1 such entries of database \"postgres\" that were looked at, 1 have a signature that this \
+         secret does not make, one of them entry {entry}."
     ));
 
     // Nobody is kept from recording, and what is recorded with the new one does not hide it.

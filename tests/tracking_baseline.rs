@@ -370,7 +370,7 @@ fn a_table_that_cannot_be_recorded_keeps_neither_sealing_nor_other_tables_waitin
         "cannot record the rows of table public.accounts: \
          table public.accounts is tracked with a list of columns that names \"note\"",
     );
-    cluster.wait_for_log("Call ledger.track() again, with a list of columns as they are now.");
+    cluster.wait_for_log("Call ledger.track() again with the present names of the columns.");
     client.batch_execute("SELECT ledger.track('accounts', columns => '{remark}')").unwrap();
     wait_until_tracked(&mut client, "accounts");
     assert_clean(&mut client, "accounts");

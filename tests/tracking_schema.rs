@@ -242,7 +242,7 @@ fn columns_that_exchange_their_names_are_not_recorded_one_for_the_other() {
         for write in [format!("UPDATE notes SET {one} = NULL"), format!("UPDATE notes SET {other} = NULL")] {
             let refused = error(&mut client, &write);
             assert!(
-                refused.message().ends_with(&format!("names \"{one}\", which is another column by now")),
+                refused.message().ends_with(&format!("names \"{one}\", which is now another column")),
                 "{refused:?}"
             );
         }

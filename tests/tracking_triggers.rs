@@ -40,7 +40,7 @@ fn fault(client: &mut Client, table: &str) -> Option<(String, String)> {
     let detail = found["errors"][0]["detail"].as_str().unwrap();
     let call = detail.split_once("SELECT ledger.track(").map(|(_, call)| format!("SELECT ledger.track({call}"));
     let call = call.unwrap().split(" makes ").next().unwrap().split(" enables ").next().unwrap().to_owned();
-    let call = call.split(" has ").next().unwrap().split(" gives ").next().unwrap().to_owned();
+    let call = call.split(" restores ").next().unwrap().to_owned();
     Some((found["errors"][0]["problem"].as_str().unwrap().to_owned(), call))
 }
 

@@ -277,8 +277,8 @@ fn images_that_no_jsonb_holds_are_refused_by_the_name_of_their_table() {
     client.batch_execute("SELECT ledger.track('scans', keep_image => true)").unwrap();
     let refused = error(&mut client, "INSERT INTO scans VALUES (1, convert_to(repeat('x', 140000000), 'UTF8'))");
     assert_eq!(refused.code(), &SqlState::PROGRAM_LIMIT_EXCEEDED);
-    assert_eq!(refused.message(), "metadata of an entry are too long for jsonb, about a row of table \"public.scans\"");
-    assert!(refused.hint().unwrap().contains("without keep_image"), "{refused:?}");
+    assert_eq!(refused.message(), "metadata of an entry is too long for jsonb, about a row of table \"public.scans\"");
+    assert!(refused.hint().unwrap().contains("Without keep_image"), "{refused:?}");
     assert!(is_true(&mut client, "NOT EXISTS (SELECT FROM scans)"));
 }
 

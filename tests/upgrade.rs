@@ -142,7 +142,7 @@ fn a_server_that_pg_upgrade_runs_has_no_worker_and_records_nothing() {
         [RECORD, "INSERT INTO ledger.entries (entry_type, data_hash) VALUES ('test', ledger.hash_data('1'))"];
     for statement in recordings.into_iter().chain(["SELECT * FROM ledger.commit_block()"]) {
         let refused = error(&mut client, statement);
-        assert!(refused.message().contains("at rest while pg_upgrade runs the server"), "{refused:?}");
+        assert!(refused.message().contains("cannot be used while pg_upgrade runs the server"), "{refused:?}");
     }
     assert_eq!(number(&mut client, "SELECT count(*) FROM ledger.entries"), 1);
     assert_eq!(number(&mut client, "SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'pg_notary%'"), 0);

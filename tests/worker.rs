@@ -457,7 +457,7 @@ fn a_database_that_can_have_no_worker_keeps_its_place() {
     other.batch_execute("ALTER DATABASE postgres IS_TEMPLATE true").unwrap();
     let worker = worker_pid(&mut client);
     client.execute("SELECT pg_terminate_backend($1)", &[&(worker as i32)]).unwrap();
-    cluster.wait_for_log("it is a template, takes no connections, or was dropped in part");
+    cluster.wait_for_log("it is a template, does not allow connections, or was partly dropped");
     let waits = std::thread::spawn(move || inside.simple_query(RECORD).map(|_| ()));
     other.batch_execute("CREATE EXTENSION pg_notary").unwrap();
     record(&mut other);
@@ -466,7 +466,7 @@ fn a_database_that_can_have_no_worker_keeps_its_place() {
     wait_until("it records again", Duration::from_secs(60), || client.simple_query(RECORD).is_ok());
     assert_intact(&mut client);
     assert_intact(&mut other);
-    assert_eq!(cluster.log().matches("it is a template, takes no connections, or was dropped in part").count(), 1);
+    assert_eq!(cluster.log().matches("it is a template, does not allow connections, or was partly dropped").count(), 1);
 }
 
 /// A DROP DATABASE that was interrupted leaves a database that nobody can connect to.
@@ -480,7 +480,7 @@ fn a_database_that_was_dropped_in_part_is_left_alone() {
     drop(other);
     client.batch_execute("UPDATE pg_database SET datconnlimit = -2 WHERE datname = 'other'").unwrap();
     client.execute("SELECT pg_terminate_backend($1)", &[&(worker as i32)]).unwrap();
-    cluster.wait_for_log("it is a template, takes no connections, or was dropped in part");
+    cluster.wait_for_log("it is a template, does not allow connections, or was partly dropped");
     cluster.restart(Stop::Fast);
     let mut client = cluster.connect("postgres");
     record(&mut client);

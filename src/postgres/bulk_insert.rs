@@ -332,8 +332,8 @@ unsafe fn refuse_doubt(index: pg_sys::Oid) -> ! {
         PgSqlErrorCode::ERRCODE_UNIQUE_VIOLATION,
         format!("a new row violates deferrable constraint \"{name}\""),
     )
-    .detail("On tables of the ledger such a constraint holds at once.")
-    .hint("Only a superuser can have added it; drop it if it is not to hold.")
+    .detail("Tables of the ledger check such a constraint immediately.")
+    .hint("Only a superuser can have added the constraint. Drop it if it is not wanted.")
     .raise()
 }
 

@@ -105,7 +105,7 @@ unsafe fn entries() -> pg_sys::Oid {
 unsafe fn check_clauses(copy: &pg_sys::CopyStmt) -> Result<(), Failure> {
     let refuse = |what: &str| {
         Failure::new(PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED, format!("COPY in format jsonl takes no {what}"))
-            .detail("A ledger is copied as a whole, in the one form that its file has.")
+            .detail("A ledger can only be copied as a whole, in the format of its file.")
     };
     if !copy.attlist.is_null() {
         return Err(refuse("column list"));

@@ -28,14 +28,14 @@ pub fn require_preloaded() -> Result<&'static Shared, Failure> {
         if unsafe { pg_sys::IsBinaryUpgrade } {
             return Failure::new(
                 PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-                "the ledger is at rest while pg_upgrade runs the server",
+                "the ledger cannot be used while pg_upgrade runs the server",
             );
         }
         Failure::new(
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             "pg_notary must be loaded via shared_preload_libraries",
         )
-        .detail("What is asked for needs the worker, the mirror or the secret, which exist only where the server has preloaded the library.")
+        .detail("This operation needs the worker, the mirror or the secret, which exist only if the server has preloaded the library.")
         .hint("Add pg_notary to shared_preload_libraries in postgresql.conf and restart the server.")
     })
 }

@@ -29,6 +29,6 @@ pub fn require_utf8() -> Result<(), Failure> {
         PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
         format!("pg_notary does not support server encoding \"{name}\""),
     )
-    .detail("Lines of the ledger are UTF-8, and what is recorded must read the same in both.")
-    .hint("Make a database in UTF-8, for example with: createdb --encoding UTF8 --template template0 NAME"))
+    .detail("Ledger lines are UTF-8, and recorded data must read the same in the file and in the database.")
+    .hint("Create a database in UTF-8, for example with: createdb --encoding UTF8 --template template0 NAME"))
 }

@@ -297,7 +297,7 @@ fn check_length(metadata: &str) -> Result<(), Failure> {
     }
     Err(Failure::new(PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED, "metadata of an entry is too long")
         .detail(format!("As canonical JSON it has {length} bytes; the limit is {}.", record::MAX_METADATA))
-        .hint("Record a hash of what is large, and keep that elsewhere."))
+        .hint("Record a hash of the large value, and store the value elsewhere."))
 }
 
 fn check_metadata(metadata: Jsonb) -> Result<(), Failure> {
@@ -357,7 +357,7 @@ pub fn complete_row(row: &tables::Row) -> Result<Vec<Option<pg_sys::Datum>>, Fai
             PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
             "an entry cannot be inserted as sealed",
         )
-        .detail("block_number and leaf_index are given by sealing alone.")
+        .detail("Only sealing sets block_number and leaf_index.")
         .hint("Leave both columns out; the entry is sealed with the next block."));
     }
     let missing = |column: &str| {

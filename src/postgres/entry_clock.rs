@@ -69,13 +69,14 @@ fn warn_of(given: Given, newest: i64) {
     let message = format!("the server's clock is {behind} seconds behind the newest time in the ledger");
     Failure::new(PgSqlErrorCode::ERRCODE_WARNING, message)
         .detail(format!(
-            "That is more than {LIMIT_SECONDS}, so the ledger goes by the clock again. A row of a tracked table that was recorded \
-             with a later time than it shows now, and is written again or truncated before {newest}, will be reported as modified, \
-             missing or resurrected, though it is what was written."
+            "That is more than {LIMIT_SECONDS} seconds, so the ledger uses the clock again. If a row of a tracked \
+             table was recorded with a later time than the clock shows now, and is written again or truncated before \
+             {newest}, it will be reported as modified, missing or resurrected, although it is what was written."
         ))
         .hint(
-            "If the clock is wrong, set it right before more is written. If it is right, have the tables that were written to \
-             before and after tracked anew: SELECT ledger.untrack('table'), then SELECT ledger.track('table').",
+            "If the clock is wrong, correct it before more is written. If it is right, track those tables anew that \
+             were written to both before and after the clock went back: SELECT ledger.untrack('table'), then SELECT \
+             ledger.track('table').",
         )
         .warn();
 }

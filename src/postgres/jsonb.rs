@@ -66,8 +66,8 @@ impl Jsonb {
         let text = self.text();
         if text == NOT_TEXT {
             return Err(Failure::new(PgSqlErrorCode::ERRCODE_DATA_CORRUPTED, "a jsonb value is damaged").detail(
-                "Postgres does not store any value as these bytes: a disk has lost it, or somebody has put them there \
-                     past all checks.",
+                "Postgres stores no value as these bytes: a disk has damaged the value, or someone has written the \
+                 bytes past all checks.",
             ));
         }
         canonical(&text)
@@ -214,7 +214,7 @@ pub fn datum_of_canonical(canonical: &str) -> pg_sys::Datum {
                 .execute();
             if or_raise(Jsonb(datum).canonical()) != canonical {
                 let code = PgSqlErrorCode::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE;
-                Failure::new(code, "metadata has a number that no jsonb holds").raise();
+                Failure::new(code, "metadata has a number that jsonb cannot hold").raise();
             }
             datum
         }
@@ -224,10 +224,11 @@ pub fn datum_of_canonical(canonical: &str) -> pg_sys::Datum {
 /// Postgres says which of its limits was exceeded. This adds what was to be recorded.
 fn too_long(canonical: &str, error: &Failure) -> Failure {
     let table = canonical_json::member(canonical, "table").map(|table| format!(", about a row of table {table}"));
-    let message = format!("metadata of an entry are too long for jsonb{}", table.unwrap_or_default());
+    let message = format!("metadata of an entry is too long for jsonb{}", table.unwrap_or_default());
     Failure::new(PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED, message).detail(error.text()).hint(
-        "A jsonb holds at most 256 MiB. Where a table is tracked with keep_image, the images of a row are in it, of an UPDATE the one before \
-         and the one after: without keep_image its hash alone is recorded.",
+        "A jsonb holds at most 256 MiB. If a table is tracked with keep_image, the metadata holds the image of the \
+         row, and for an UPDATE both the image before and the image after. Without keep_image, only the row's hash \
+         is recorded.",
     )
 }
 

@@ -197,6 +197,6 @@ fn numbers_of(runs: &[Run]) -> Vec<i64> {
 /// The error if what sealing goes on from was changed.
 pub fn damaged(what: &str) -> Failure {
     Failure::new(PgSqlErrorCode::ERRCODE_DATA_CORRUPTED, format!("cannot seal: {what}"))
-        .detail("Sealing on would build on something that was changed behind the ledger's back.")
+        .detail("A new block would build on data that was changed outside of the ledger.")
         .hint("Run SELECT * FROM ledger.find_tampering() to see where, and restore that row from a backup or the mirror file.")
 }

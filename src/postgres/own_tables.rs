@@ -62,8 +62,10 @@ unsafe fn check(name: *mut pg_sys::RangeVar) -> Result<(), Failure> {
         PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
         format!("cannot change the columns of table \"{schema}.{name}\""),
     )
-    .detail("It belongs to extension pg_notary, whose formats are fixed: with other columns nothing could be recorded.")
-    .hint("Keep what you have to add in a table of your own, which refers to the rows of this one by their key."))
+    .detail(
+        "It belongs to extension pg_notary, whose formats are fixed: with other columns, nothing could be recorded.",
+    )
+    .hint("Put additional columns in a table of your own that refers to the rows of this table by their key."))
 }
 
 unsafe fn is_of_extension(relation: pg_sys::Oid) -> bool {

@@ -63,7 +63,8 @@ impl SealedPartition {
             not_filled(&table, block_number, "it is not a table with access method heap").raise()
         }
         if !table.has_own_order() {
-            let why = "its columns are not those of ledger.entries in their order, or one behind them was dropped";
+            let why =
+                "its columns are not those of ledger.entries in the same order, or a column after them was dropped";
             not_filled(&table, block_number, why).raise()
         }
         table
@@ -163,9 +164,9 @@ fn not_filled(partition: &Table, block_number: i64, why: &str) -> Failure {
 fn no_place(block_number: i64) -> Failure {
     Failure::new(
         PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-        format!("no partition of ledger.entries_sealed is there for block {block_number}"),
+        format!("there is no partition of ledger.entries_sealed for block {block_number}"),
     )
-    .detail("Sealing fills partitions that have a range of block numbers, no partitions themselves, and the columns of ledger.entries in their order.")
+    .detail("Sealing only fills partitions that have a range of block numbers, are not partitioned themselves, and have the columns of ledger.entries in the same order.")
     .hint("If a partition was detached or dropped, attach it again.")
 }
 
@@ -216,7 +217,7 @@ fn create(from: i64, to: i64) {
     // For example, a trigger of another application may refuse all DDL. It knows nothing of the ledger.
     let refused = |error: CaughtError| {
         let detail =
-            format!("Sealing was making ledger.{name}, the next partition of ledger.entries_sealed, ahead of need.");
+            format!("Sealing was creating ledger.{name}, the next partition of ledger.entries_sealed, in advance.");
         Failure::caught(&error).and_detail(&detail).raise()
     };
     PgTryBuilder::new(make).catch_others(refused).execute();

@@ -39,8 +39,8 @@ pub fn require() -> Result<pg_sys::Oid, Failure> {
             PgSqlErrorCode::ERRCODE_INVALID_SCHEMA_NAME,
             "schema \"ledger\" of extension pg_notary does not exist",
         )
-        .detail("Only the schema that the extension was created in is used, and only under this name.")
-        .hint("CREATE EXTENSION pg_notary, or give its schema the name back that it had.")
+        .detail("The extension uses only the schema that it was created in, and only under this name.")
+        .hint("Run CREATE EXTENSION pg_notary, or rename the schema back to \"ledger\".")
     })
 }
 

@@ -55,7 +55,7 @@ fn of_variable(secret: &OsStr) -> Result<Keyring, Failure> {
     let unusable = |why: &str| {
         Failure::new(PgSqlErrorCode::ERRCODE_CONFIG_FILE_ERROR, format!("cannot use the HMAC secret of {VARIABLE}"))
             .detail(sentence(why))
-            .hint("Start the server with another one in its environment, or set ledger.hmac_secret_file.")
+            .hint("Start the server with another secret in its environment, or set ledger.hmac_secret_file.")
     };
     let text = secret.to_str().ok_or_else(|| unusable(NOT_UTF8))?;
     Keyring::single(DEFAULT_KEY_ID, text.as_bytes()).map_err(|error| unusable(&error.to_string()))
@@ -161,8 +161,8 @@ pub fn warn_if_short(keyring: &Keyring) {
     for key_id in keyring.short() {
         let message = format!("HMAC secret with key_id \"{key_id}\" is shorter than {SHORTEST_SECRET} bytes");
         Failure::new(PgSqlErrorCode::ERRCODE_CONFIG_FILE_ERROR, message)
-            .detail("Whoever sees a signature can find a short secret by trying, and then sign what he likes.")
-            .hint("Use at least 32 random bytes, such as \"openssl rand -hex 32\" gives, with a key_id of their own.")
+            .detail("Anyone who sees a signature can find a short secret by trial and error, and then forge signatures.")
+            .hint("Use at least 32 random bytes, such as \"openssl rand -hex 32\" gives, and give the new secret a key_id of its own.")
             .warn();
     }
 }

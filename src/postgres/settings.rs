@@ -49,7 +49,7 @@ pub fn init() {
     GucRegistry::define_int_guc(
         c"ledger.block_interval",
         c"Longest time an entry waits for its block to fill.",
-        c"What is pending is sealed once the oldest pending entry is this old.",
+        c"Pending entries are sealed once the oldest of them is this old.",
         &BLOCK_INTERVAL,
         1,
         i32::MAX / 1000,
@@ -58,7 +58,7 @@ pub fn init() {
     );
     GucRegistry::define_enum_guc(
         c"ledger.mirror_mode",
-        c"How far the mirror file must be before a transaction that records commits.",
+        c"How far the mirror file must be written before a transaction that records can commit.",
         c"sync: on disk. write: handed to the operating system. async: the worker follows. off: there is no file.",
         &MIRROR_MODE,
         GucContext::Sighup,
@@ -67,7 +67,7 @@ pub fn init() {
     GucRegistry::define_string_guc(
         c"ledger.mirror_directory",
         c"Directory of the mirror files; a relative path is relative to the data directory.",
-        c"It must belong to the server's user, and nobody else may be able to write it.",
+        c"It must belong to the server's user, and no other user may be able to write to it.",
         &MIRROR_DIRECTORY,
         GucContext::Sighup,
         GucFlags::SUPERUSER_ONLY,

@@ -74,7 +74,7 @@ pub fn oid_of(name: &str) -> pg_sys::Oid {
             format!("relation \"ledger.{name}\" does not exist"),
         )
         .detail("It belongs to extension pg_notary, and was dropped, renamed or moved to another schema.")
-        .hint("If it is there under another name or in another schema, give it its own back; else rebuild the ledger from its file.")
+        .hint("If it still exists under another name or in another schema, rename or move it back. Otherwise rebuild the ledger from its file.")
         .raise();
     }
     oid

@@ -168,19 +168,19 @@ fn refuse_to_prepare() {
     // Even if there was nothing to seal, the lock would be kept.
     if holds_lock {
         refuse("cannot PREPARE a transaction that has called ledger.commit_block()")
-            .detail("It would keep everyone else from sealing until it is decided.")
+            .detail("No other transaction could seal until the prepared transaction is committed or rolled back.")
             .hint("Call ledger.commit_block() in a transaction of its own.")
             .raise();
     }
     if has_dropped_ledger() {
         refuse("cannot PREPARE a transaction that has dropped the extension pg_notary")
-            .detail("The worker and the mirror file of its ledger are let go as it commits.")
+            .detail("Its commit must also end the worker of the ledger and close the mirror file.")
             .hint(in_one_step)
             .raise();
     }
     if creates_ledger() {
         refuse("cannot PREPARE a transaction that has created the extension pg_notary")
-            .detail("Its worker is started as it commits.")
+            .detail("Its commit must also start the worker of the ledger.")
             .hint(in_one_step)
             .raise();
     }

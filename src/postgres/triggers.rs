@@ -73,9 +73,9 @@ unsafe fn any_trigger_data<'a>(fcinfo: pg_sys::FunctionCallInfo) -> &'a pg_sys::
 fn not_for_this_trigger() -> Failure {
     Failure::new(
         PgSqlErrorCode::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED,
-        "this function is not for a trigger like this",
+        "this function cannot be used by this trigger",
     )
-    .detail("It is for the triggers that the ledger makes itself.")
+    .detail("It is only for the triggers that pg_notary creates itself.")
     .hint("Drop the trigger.")
 }
 
@@ -136,16 +136,16 @@ pub unsafe extern "C-unwind" fn ledger_refuse_change(fcinfo: pg_sys::FunctionCal
 
 /// Why a table of the ledger is not to be changed by statements, and what to do instead.
 fn with_reason(failure: Failure, table: &str, is_insert: bool) -> Failure {
-    const KEPT: &str = "What the ledger has recorded is never changed or removed, by no role.";
+    const KEPT: &str = "No role can change or remove what the ledger has recorded.";
     let is_own = ["log_nodes", "log_state", "row_versions", "table_shapes", "baselines"].contains(&table);
     match (is_own, table == "blocks", is_insert) {
-        (true, ..) => failure.detail("The ledger alone writes this table, and no statement does."),
+        (true, ..) => failure.detail("Only the ledger itself writes this table."),
         (_, true, true) => failure
-            .detail("Blocks are made by sealing alone.")
+            .detail("Only sealing creates blocks.")
             .hint("SELECT * FROM ledger.commit_block() seals what is pending."),
         (_, true, false) => failure.detail(KEPT),
         (.., true) => failure
-            .detail("Entries are sealed by sealing alone.")
+            .detail("Only sealing adds rows to this table.")
             .hint("Insert into ledger.entries; SELECT * FROM ledger.commit_block() seals what is pending."),
         (.., false) => failure.detail(KEPT).hint("Record a new entry that corrects the old one."),
     }

@@ -45,7 +45,7 @@ impl NotedBlocks {
         let header = &block.header;
         for noted in self.expected.remove(&header.block_number).into_iter().flatten() {
             if noted != header.block_hash {
-                let detail = format!("its hash is {}, and {noted} was noted", header.block_hash);
+                let detail = format!("its hash is {}, but {noted} was noted", header.block_hash);
                 let problem = Problem::new(Source::File, ProblemKind::NotedHashMismatch, detail);
                 self.findings.report(problem.in_block(header.block_number).on_line(block.line_number));
             }
@@ -55,7 +55,7 @@ impl NotedBlocks {
     /// Called at the end of the file: reports the noted blocks that it does not have.
     pub fn finish(mut self) -> Findings<'static> {
         for number in self.expected.keys() {
-            let detail = "a hash of this block was noted, and the file does not have the block".to_owned();
+            let detail = "a hash was noted for this block, but the file does not have the block".to_owned();
             self.findings.report(Problem::new(Source::File, ProblemKind::NotedHashMismatch, detail).in_block(*number));
         }
         self.findings

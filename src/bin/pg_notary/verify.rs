@@ -153,7 +153,7 @@ fn verdict(report: &FileReport) -> String {
         text += &format!("  and {} more\n", count - SHOWN as u64);
     }
     if report.errors.iter().any(|problem| problem.problem == ProblemKind::UnknownKey) {
-        text += "Nobody can say whether a signature of an unknown key is good: add the keys of these entries to the secret file, and verify again.\n";
+        text += "Signatures made with an unknown key cannot be checked: add the keys of these entries to the secret file, and verify again.\n";
     }
     text
 }

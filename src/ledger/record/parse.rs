@@ -180,7 +180,7 @@ impl<'a> Scanner<'a, '_> {
         let start = self.at;
         let entry_ids = self.uuids()?;
         if entry_ids.is_empty() {
-            return invalid_value(start, "entry_ids", "a void of nothing");
+            return invalid_value(start, "entry_ids", "the void line names no entry");
         }
         self.expect(r#", "reason": "#)?;
         let reason = self.string("reason")?.into_owned();

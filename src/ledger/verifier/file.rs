@@ -211,7 +211,7 @@ impl<'a> FileVerifier<'a> {
     /// Takes a last line without a newline. A file that is being written to can end so.
     pub fn unterminated_line(&mut self, length: u64) {
         self.warnings.push(format!(
-            "line {}: the last line has no end yet and was not checked ({length} bytes)",
+            "line {}: the last line has no newline yet and was not checked ({length} bytes)",
             self.line_number + 1
         ));
     }

@@ -76,10 +76,10 @@ impl SignatureCheck {
                 "the signature is not the one that its key makes of this data_hash",
             )),
             SignatureCheck::UnknownKey => {
-                Some((ProblemKind::UnknownKey, "signed with a key that the secrets given do not have: see its key_id"))
+                Some((ProblemKind::UnknownKey, "signed with a key that is not among the given secrets: see its key_id"))
             }
             SignatureCheck::Incomplete => {
-                Some((ProblemKind::SignatureIncomplete, "signature and key_id must be both there or both null"))
+                Some((ProblemKind::SignatureIncomplete, "signature and key_id must both be set or both be null"))
             }
         }
     }

@@ -296,7 +296,7 @@ impl Import {
 
 fn note_unchecked(signatures: u64) {
     if signatures > 0 {
-        pgrx::notice!("signatures not checked, as the server does not have their keys: {signatures}");
+        pgrx::notice!("signatures not checked because the server does not have their keys: {signatures}");
     }
 }
 
@@ -328,7 +328,8 @@ fn bad_line(problem: &Problem, line_number: u64) -> Failure {
             format!(" If this is the last line, torn by a crash, import the file without it: head -n {whole}.")
         }
         ProblemKind::SignatureInvalid => {
-            " If the file was not changed, the server's key of that name is not the one it was signed with.".to_owned()
+            " If the file was not changed, the server's key with this key_id is not the key that signed the entry."
+                .to_owned()
         }
         _ => String::new(),
     };

@@ -107,7 +107,7 @@ impl Batch {
     fn repeated(&self, detail: &str) -> Failure {
         let is_named = |kept: &&KeptEntry| detail.contains(&kept.entry.entry_id.to_string());
         match self.entries.iter().rev().find(is_named) {
-            Some(kept) => kept.refused("repeats an entry that a block before holds"),
+            Some(kept) => kept.refused("repeats an entry that an earlier block holds"),
             None => refused(detail.to_owned()),
         }
     }

@@ -72,9 +72,9 @@ impl Audit {
             Status::Valid => {}
             Status::Revoked if revoked && row.revoked.is_some() => self.revoked += 1,
             Status::Revoked if revoked => {
-                self.add(name, "revoked", "by the ledger it is revoked, by its row it is not")
+                self.add(name, "revoked", "the ledger says that it is revoked, its row does not")
             }
-            Status::Revoked => self.add(name, "revoked", "by its row it is revoked, by the ledger it is not"),
+            Status::Revoked => self.add(name, "revoked", "its row says that it is revoked, the ledger does not"),
             status => {
                 let error = verification.error.unwrap_or_default();
                 let detail = verification.detail.map(|detail| format!(": {detail}")).unwrap_or_default();
@@ -99,8 +99,7 @@ impl Audit {
             return;
         }
         if found.and_then(|entry| entry.id()) != Some(entry_id) {
-            let detail =
-                format!("entry {entry_id} is the newest about it, and ledger.row_versions does not lead there");
+            let detail = format!("its newest entry is {entry_id}, but ledger.row_versions does not lead to that entry");
             return self.add(name, "unproven", &detail);
         }
         let Some((row, registration)) = rows::repeated(name).zip(registration) else { return };

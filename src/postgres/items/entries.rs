@@ -88,7 +88,7 @@ impl ItemEntry {
             ItemEntry::Stored { entry, .. } => entry,
             ItemEntry::Gone { block_number, leaf_index, .. } => {
                 return Err(format!(
-                    "the newest entry about it is gone from the ledger: it was sealed in block {block_number}, with leaf_index \
+                    "its newest entry is gone from the ledger: the entry was sealed in block {block_number}, with leaf_index \
                      {leaf_index}; if a partition of ledger.entries_sealed was detached, attach it again"
                 ))
             }

@@ -75,12 +75,12 @@ pub fn id_and_version(
     };
     let name = |parameter: &str, given: Option<String>, own: Option<String>| {
         if let Some((given, own)) = given.as_ref().zip(own.as_ref()).filter(|(given, own)| given != own) {
-            pgrx::notice!("the {parameter} is {given}, and the text says {own}");
+            pgrx::notice!("the {parameter} is {given}, but the text says {own}");
         }
         let stated = given.or(own);
         stated.ok_or_else(|| {
             Failure::new(PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED, format!("{parameter} must not be null"))
-                .detail("It may be left to the text, but the text states none.")
+                .detail("It may be omitted if the text states it, but the text does not.")
         })
     };
     Ok((name("item_id", item_id, own.id)?, name("version", version, own.version)?))
@@ -148,7 +148,7 @@ fn listed(index: usize, item: &BTreeMap<String, &RawValue>) -> Result<Listed, Fa
 
 fn bad_list(message: String) -> Failure {
     Failure::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, message).hint(
-        "Each item is an object with item_type, item_id and version; with file_content, and file_path, metadata, \
-         language and stored_hash as needed; or without, for what the registry has.",
+        "Each item is an object with item_type, item_id and version; give file_content, and file_path, metadata, \
+         language and stored_hash as needed, or leave these out to use what the registry has.",
     )
 }

@@ -161,7 +161,7 @@ fn registration_of_row(row: &GivenItem, name: &ItemName) -> Result<Registration,
     if parse_hash(integrity).is_none() {
         return Err(Failure::new(
             PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
-            format!("the integrity_hash of {name} is none"),
+            format!("the integrity_hash of {name} is not a SHA-256 hash"),
         )
         .hint(format!("{SOLUTION}.")));
     }
@@ -322,7 +322,7 @@ type Call = (ItemName, Option<String>);
 fn read_calls(list: Jsonb) -> Result<Vec<Call>, Failure> {
     let bad = |reason: &str| {
         Failure::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, format!("invalid depends_on: {reason}")).hint(
-            "Pass an array of objects with item_type, item_id and version, and integrity_hash if it must be a certain one.",
+            "Pass an array of objects with item_type, item_id and version, and with integrity_hash to require a certain hash.",
         )
     };
     let list: Value = serde_json::from_str(&list.text()).unwrap_or_default();
@@ -394,7 +394,7 @@ fn check_acyclic(entries: &ItemEntries, caller: &ItemName, pins: &[Pin]) -> Resu
                 PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
                 format!("{caller} cannot depend on itself"),
             )
-            .detail(format!("By way of what it depends on, {caller} is called by {name}.")));
+            .detail(format!("Its dependencies lead back to it: {name} calls {caller}.")));
         }
         open.extend(calls.into_iter().map(|pin| pin.name));
     }
@@ -436,7 +436,9 @@ fn not_registered(name: &ItemName) -> Failure {
 fn row_gone(name: &ItemName) -> Failure {
     let what = format!("{} {name} has no row in ledger.items", name.item_type);
     Failure::new(PgSqlErrorCode::ERRCODE_DATA_CORRUPTED, what)
-        .detail("It was registered: the ledger has entries about it. The row was removed behind the ledger's back.")
+        .detail(
+            "It was registered: the ledger has entries about it. The row was removed without the ledger's functions.",
+        )
         .hint(ROW_GONE_SOLUTION)
 }
 

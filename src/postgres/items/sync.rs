@@ -75,7 +75,7 @@ fn compare(verifier: &Verifier, name: &ItemName, local: Option<Local>, has_row: 
         (None, _) if has_row => ("differs", Some("the ledger has no entry about it".to_owned())),
         (None, _) => ("missing_here", Some("it is not registered".to_owned())),
         (Some(Ok(_)), Some(_)) if !has_row => ("missing_here", Some("its row in ledger.items is gone".to_owned())),
-        (Some(Ok(_)), None) => ("missing_locally", Some("it is registered, and no such file is given".to_owned())),
+        (Some(Ok(_)), None) => ("missing_locally", Some("it is registered, but no such file was given".to_owned())),
         (Some(Ok(registered)), Some(local)) => difference(registered, local),
     };
     let registered = found.and_then(Result::ok);
@@ -93,10 +93,10 @@ fn difference(registered: &Registration, local: &Local) -> (&'static str, Option
         return ("moved", Some(detail));
     }
     if !is_same_text {
-        return ("differs", Some("the text is not that which was signed".to_owned()));
+        return ("differs", Some("the text differs from the text that was signed".to_owned()));
     }
     if registered.integrity != local.integrity {
-        return ("differs", Some("the text is the same, its metadata is not".to_owned()));
+        return ("differs", Some("the text is the same, but its metadata differs".to_owned()));
     }
     ("match", None)
 }
@@ -124,7 +124,7 @@ fn read_file(index: usize, file: &Value) -> Result<Local, Failure> {
     };
     let hash = |name: &str| {
         let value = text(name)?;
-        parse_hash(value).ok_or_else(|| bad_local(format!("{name} of local[{index}] is no SHA-256 hash")))?;
+        parse_hash(value).ok_or_else(|| bad_local(format!("{name} of local[{index}] is not a SHA-256 hash")))?;
         Ok(value.to_owned())
     };
     let item_type = text("item_type")?.parse().map_err(super::failure)?;

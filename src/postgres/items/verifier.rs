@@ -21,8 +21,7 @@ const SHOWN: usize = 10;
 
 /// What to do about an item that is registered according to the ledger, but has no row.
 pub const ROW_GONE_SOLUTION: &str =
-    "Restore the row from a backup of ledger.items. Or read its text again, and register it with \
-    SELECT ledger.create_item(...).";
+    "Restore the row from a backup of ledger.items. Or review its text again, and register it with SELECT ledger.create_item(...).";
 
 /// What verification found, and of which item.
 pub struct Outcome {

@@ -159,7 +159,7 @@ impl Mirror {
             if in_vain || Instant::now() > deadline {
                 return Err(self.failure(match attachment {
                     Attachment::Repairing => "The worker is still bringing the file up to date.",
-                    _ if self.slot.worker.pid() == 0 => "The worker of this database does not run: mostly max_worker_processes is too small, or the database is a template; see ledger.workers and the server's log.",
+                    _ if self.slot.worker.pid() == 0 => "The worker of this database does not run: usually max_worker_processes is too small, or the database is a template; see ledger.workers and the server's log.",
                     _ => "The worker is still looking at the file.",
                 }));
             }

@@ -166,10 +166,10 @@ fn wait_for_committing(mirror: &Mirror) -> Result<(), Failure> {
         if Instant::now() > deadline {
             return Err(Failure::new(
                 PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
-                "the mirror file cannot be begun: transactions that have recorded are still committing",
+                "cannot begin the mirror file: transactions that recorded entries are still committing",
             )
-            .detail("Their lines are to be in the file, and whether they commit is not known yet.")
-            .hint("They wait for a synchronous standby or for the disk: see wait_event in pg_stat_activity. The worker tries again by itself."));
+            .detail("The file must contain the lines of those that commit, and their outcome is not known yet.")
+            .hint("The transactions are waiting for a synchronous standby or for the disk: see wait_event in pg_stat_activity. The worker tries again by itself."));
         }
         mirror.state().sleep(100, wait_events::mirror_attach());
     }
@@ -199,7 +199,7 @@ fn void_undone(mirror: &Mirror, open: &[OpenLine], voided: &[Uuid]) {
 
 fn failure(trouble: &Trouble) -> Failure {
     Failure::new(PgSqlErrorCode::ERRCODE_IO_ERROR, trouble.cause.clone())
-        .hint("In the modes sync and write nothing is recorded until this is repaired. The worker tries again by itself, and with every write.")
+        .hint("In the modes sync and write, nothing is recorded until this is repaired. The worker tries again by itself, and whenever a transaction records.")
 }
 
 fn open(place: &MirrorPath, remembered: &Remembered) -> Result<File, Trouble> {
@@ -250,14 +250,14 @@ fn check_own(old: &Path, place: &MirrorPath, remembered: &Remembered) -> Result<
     let state = State::read(old).filter(|state| state.ledger_id == remembered.ledger_id);
     let other = match state {
         Some(state) if remembered.attachment.is_none_or(|own| is_written_by(&state, own)) => return Ok(()),
-        Some(_) => "by its state file another database has written it",
+        Some(_) => "its state file says that another database has written it",
         None if remembered::is_of_other_database(old, place, remembered.ledger_id) => {
             "there is a database of that name"
         }
         None => return Ok(()),
     };
     Err(Trouble::lasting(format!(
-        "mirror file \"{}\" does not exist, and \"{}\", which is of the same ledger, is not taken for it: {other}",
+        "mirror file \"{}\" does not exist, and \"{}\", which belongs to the same ledger, is not used in its place: {other}",
         place.path.display(),
         old.display()
     )))
@@ -311,8 +311,8 @@ fn check_state(mirror: &Mirror, state: &State, path: &Path, remembered: &Remembe
     let Some(own) = remembered.attachment else { return Ok(()) };
     if !is_written_by(state, own) {
         let what = format!(
-            "by its state file \"{}\" another copy of this database has written it, or the database, the file or the \
-             state file was put back to an older state",
+            "its state file \"{}\" says that another copy of this database has written it, or the database, the file \
+             or the state file was put back to an older state",
             state_file::path_of(path).display()
         );
         return Err(diverged(path, &what));
@@ -338,7 +338,8 @@ fn check_taken_over(path: &Path, remembered: &Remembered, lacking: usize) -> Res
         return Ok(());
     }
     let what = format!(
-        "{lacking} of its entries are not in this ledger, which has not written it: it was rebuilt from an older export or file"
+        "{lacking} of its entries are not in this ledger, which has not written the file: the ledger was rebuilt \
+         from an older export or file"
     );
     Err(diverged(path, &what))
 }

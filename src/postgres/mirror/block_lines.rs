@@ -57,7 +57,9 @@ pub fn check_not_behind() -> Result<(), Failure> {
         PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
         "cannot seal: entries were recorded without the mirror file, and it does not have their lines yet",
     )
-    .hint("The worker appends them by itself; view ledger.mirror_status shows how it gets on. Then try again."))
+    .hint(
+        "The worker appends them by itself. View ledger.mirror_status shows its progress; try again when it is done.",
+    ))
 }
 
 /// Blocks that this process has sealed, and which are committed.
@@ -149,13 +151,13 @@ fn check_block(header: &BlockHeader, entry_ids: &[Uuid]) -> Result<(), Failure> 
     };
     if header.compute_hash() != header.block_hash {
         return refused(
-            format!("block {number} in ledger.blocks is not as it was sealed"),
+            format!("block {number} in ledger.blocks is not what was sealed"),
             "Run SELECT * FROM ledger.find_tampering() to see what is wrong, and restore those rows from a backup.",
         );
     }
     if entry_ids.is_empty() || entry_ids.len() as i64 != header.data_count {
         return refused(
-            format!("block {number} has not the entries that were sealed"),
+            format!("block {number} does not have the entries that were sealed in it"),
             "If a partition of ledger.entries_sealed was detached, attach it again. SELECT * FROM ledger.find_tampering() shows what is missing.",
         );
     }

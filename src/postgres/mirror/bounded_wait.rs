@@ -138,7 +138,7 @@ impl Mirror {
         drop(fields);
         self.state().broadcast();
         Failure::new(PgSqlErrorCode::ERRCODE_IO_ERROR, cause)
-            .hint("The worker opens it again when it answers. If it is on a network mount, see to the mount.")
+            .hint("The worker opens the file again when the file system answers. If the file is on a network mount, check the mount.")
     }
 }
 

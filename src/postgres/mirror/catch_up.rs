@@ -104,7 +104,7 @@ fn append_sealed(mirror: &Mirror, headers: &[BlockHeader], ids: &[Uuid], in_file
 fn check(entry_id: Uuid, fault: Option<&str>) -> Result<(), Failure> {
     let Some(fault) = fault else { return Ok(()) };
     let code = PgSqlErrorCode::ERRCODE_DATA_CORRUPTED;
-    Err(Failure::new(code, format!("the line of entry {entry_id} is not written: {fault}"))
+    Err(Failure::new(code, format!("cannot write the line of entry {entry_id}: {fault}"))
         .hint("Run SELECT * FROM ledger.find_tampering() to see what is wrong, and restore that row from a backup."))
 }
 

@@ -224,7 +224,7 @@ fn check_same(path: &Path, look: &Look, expected: FileIdentity) -> Result<(), Tr
 fn check_as_left(path: &Path, look: &Look, size: u64, last_change: LastChange) -> Result<(), Trouble> {
     if look.size != size {
         return Err(Trouble::suspicious(format!(
-            "mirror file \"{}\" was changed by another program: it has {} bytes, {size} were written",
+            "mirror file \"{}\" was changed by another program: it has {} bytes, but {size} were written",
             path.display(),
             look.size
         )));

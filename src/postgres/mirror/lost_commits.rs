@@ -85,10 +85,10 @@ impl Doubt {
         );
         Failure::new(PgSqlErrorCode::ERRCODE_DATA_CORRUPTED, message)
             .detail(format!(
-                "{why} Transactions that were acknowledged before may be among them: then the database has lost them, and these lines \
-                 are what is left."
+                "{why} Acknowledged transactions may be among them. In that case the database has lost them, and \
+                 only these lines are left of them."
             ))
-            .hint(format!("The void lines with the reason \"{reason}\" name them. Ask the old server, or the application, before either is gone."))
+            .hint(format!("The void lines with the reason \"{reason}\" name these entries. Look for them in the old server or in the application, before either is gone."))
             .warn();
     }
 }

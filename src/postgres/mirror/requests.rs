@@ -48,10 +48,10 @@ fn ask(request: Request, function: &CStr) -> Result<String, Failure> {
         if fields.request != Request::None {
             return Err(Failure::new(
                 PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
-                "the worker is at the mirror file already",
+                "the worker is already working on the mirror file",
             )
             .detail("Another session has called mirror_catch_up() or mirror_restart().")
-            .hint("View ledger.mirror_status shows how it gets on."));
+            .hint("View ledger.mirror_status shows its progress."));
         }
         fields.request = request;
         ASKED.set(Some(fields.requests_done));
@@ -71,9 +71,12 @@ fn ask(request: Request, function: &CStr) -> Result<String, Failure> {
 /// Tells a session that leaves before the answer that there will be one, and where.
 fn warn_of_what_is_done(function: &CStr) {
     let function = function.to_string_lossy();
-    Failure::new(PgSqlErrorCode::ERRCODE_WARNING, format!("the worker is at {function}, and ends it all the same"))
-        .hint("Its answer will be in the server's log; view ledger.mirror_status shows how it gets on.")
-        .warn();
+    Failure::new(
+        PgSqlErrorCode::ERRCODE_WARNING,
+        format!("the worker has begun {function}, and will finish it although the statement ends"),
+    )
+    .hint("The server's log will contain the result; view ledger.mirror_status shows the progress.")
+    .warn();
 }
 
 /// What becomes of a request when its session stops waiting.
@@ -116,7 +119,7 @@ fn check_may_ask() -> Result<(), Failure> {
     }
     if transaction::has_part() {
         return refused(
-            "this transaction has recorded or sealed entries, and the worker would wait for it",
+            "this transaction has recorded or sealed entries, so the worker would wait for it",
             "Call the function in a transaction of its own.",
         );
     }
@@ -126,16 +129,16 @@ fn check_may_ask() -> Result<(), Failure> {
 fn failed(request: Request, cause: String) -> Failure {
     let again = format!("{}, then call the function again.", advice::repair_of(&cause));
     let (message, hint) = match request {
-        Request::Restart if cause.starts_with(KEPT) => ("the mirror file could not be begun anew", again),
-        Request::Restart => ("the mirror file could not be begun anew", format!("Nothing was renamed. {again}")),
+        Request::Restart if cause.starts_with(KEPT) => ("could not begin a new mirror file", again),
+        Request::Restart => ("could not begin a new mirror file", format!("Nothing was renamed. {again}")),
         _ if cause.ends_with("No such file or directory") => (
-            "the mirror file could not be caught up",
-            "Look whether its file system is mounted, and put the file or a copy of it in its place. Where there is none left, ledger.mirror_restart() begins a new one.".to_owned(),
+            "could not catch up the mirror file",
+            "Check that its file system is mounted, and put the file or a copy of it in its place. If no copy is left, ledger.mirror_restart() begins a new file.".to_owned(),
         ),
-        _ if !advice::is_divergence(&cause) => ("the mirror file could not be caught up", again),
+        _ if !advice::is_divergence(&cause) => ("could not catch up the mirror file", again),
         _ => (
-            "the mirror file could not be caught up",
-            "Find out which of the two is right. Put the right file back, or bring the database forward; or keep the file as evidence and begin a new one with ledger.mirror_restart().".to_owned(),
+            "could not catch up the mirror file",
+            "Find out whether the file or the database is right. Put the right file back, or bring the database forward, or keep the file as evidence and begin a new one with ledger.mirror_restart().".to_owned(),
         ),
     };
     Failure::new(PgSqlErrorCode::ERRCODE_IO_ERROR, message).detail(cause).hint(hint)
@@ -161,7 +164,7 @@ fn wait_for_answer(mirror: &Mirror, request: Request, done_before: u64) -> Resul
                 PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
                 "the worker of this database does not run",
             )
-            .hint("View ledger.workers and the server's log say why."));
+            .hint("See view ledger.workers and the server's log for the reason."));
         }
         mirror.slot.worker.wake();
         mirror.shared.launcher.wake();
@@ -212,8 +215,10 @@ fn log_answer(request: Request, outcome: &Result<String, String>) {
             pgrx::log!("pg_notary has begun a new mirror file, as mirror_restart() asked; {KEPT}\"{kept}\"");
         }
         (_, Ok(length)) => {
-            pgrx::log!("pg_notary has caught the mirror file up, as mirror_catch_up() asked: it has {length}");
+            pgrx::log!("pg_notary has caught up the mirror file, as mirror_catch_up() asked: it has {length}");
         }
-        (_, Err(cause)) => pgrx::log!("pg_notary could not do what was asked about the mirror file: {cause}"),
+        (_, Err(cause)) => {
+            pgrx::log!("pg_notary could not do what mirror_catch_up() or mirror_restart() asked: {cause}")
+        }
     }
 }

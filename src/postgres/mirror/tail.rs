@@ -40,7 +40,7 @@ pub fn diverged(path: &Path, what: &str) -> Failure {
         PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
         format!("mirror file \"{}\" does not agree with the database: {what}", path.display()),
     )
-    .hint("Nothing is written to it. SELECT * FROM ledger.find_tampering() compares both. Find out which is right, and put the right file back or bring the database forward; ledger.mirror_catch_up() repairs a file that is merely behind, ledger.mirror_restart() begins a new one and keeps the old.")
+    .hint("Nothing is written to the file. SELECT * FROM ledger.find_tampering() compares it with the database. Find out which of them is right, and put the right file back or bring the database forward. ledger.mirror_catch_up() repairs a file that is only behind; ledger.mirror_restart() begins a new file and keeps the old one.")
 }
 
 fn unreadable(path: &Path) -> impl Fn(std::io::Error) -> Failure + '_ {
@@ -95,11 +95,11 @@ fn take_line(path: &Path, text: &[u8], at: u64, open: &mut OpenLines) -> Result<
             check_block(path, block.header.block_number, &block.header.block_hash)?;
             return Ok(Some(block.header.block_number));
         }
-        Ok(Record::Ledger(_)) => return Err(diverged(path, &format!("a second header stands at byte {at}"))),
+        Ok(Record::Ledger(_)) => return Err(diverged(path, &format!("it has a second header at byte {at}"))),
         Err(error) => {
             return Err(diverged(
                 path,
-                &format!("the line that begins at byte {at} is none of ours: {error} of that line"),
+                &format!("the line that begins at byte {at} was not written by pg_notary: {error} of that line"),
             ))
         }
     }
@@ -141,7 +141,7 @@ fn check_torn(path: &Path, tail: &Tail, remembered: &Remembered) -> Result<(), F
     if tail.torn == 0 || (tail.end >= remembered.acknowledged && tail.torn < MAX_TORN_BYTES) {
         return Ok(());
     }
-    Err(diverged(path, &format!("the line at byte {} was acknowledged, and is not whole", tail.end)))
+    Err(diverged(path, &format!("the line at byte {} was acknowledged, but is not complete", tail.end)))
 }
 
 /// A block in the file must be the database's.
@@ -152,7 +152,7 @@ fn check_block(path: &Path, number: i64, block_hash: &str) -> Result<(), Failure
     });
     match stored {
         Some(stored) if stored == block_hash => Ok(()),
-        Some(_) => Err(diverged(path, &format!("its block {number} is not the database's"))),
+        Some(_) => Err(diverged(path, &format!("its block {number} differs from the one in the database"))),
         None => Err(diverged(path, &format!("it holds block {number}, which the database does not have"))),
     }
 }
@@ -167,7 +167,7 @@ pub fn read_whole(file: &File, path: &Path, remembered: &Remembered, may_be_shor
     let mut blocks = Blocks { path, diverged: None };
     let report = verify_file(reader, FileOptions::default(), &mut blocks).map_err(&error)?;
     if let Some(problem) = report.errors.first() {
-        return Err(diverged(path, &format!("it does not agree with itself: {}", problem.detail)));
+        return Err(diverged(path, &format!("it is inconsistent in itself: {}", problem.detail)));
     }
     if let Some(failure) = blocks.diverged {
         return Err(failure);
@@ -233,7 +233,8 @@ pub fn judge(mirror: &Mirror, path: &Path, open: &[OpenLine]) -> Result<Judged, 
                 judged.recorded.insert(line.entry_id);
             }
             Standing::Differs => {
-                let what = format!("entry {} at byte {} is not the database's", line.entry_id, line.range.from);
+                let what =
+                    format!("entry {} at byte {} differs from the one in the database", line.entry_id, line.range.from);
                 return Err(diverged(path, &what));
             }
             Standing::Stale => judged.uncommitted.push(line.entry_id),

@@ -30,7 +30,8 @@ pub fn cut_off(mirror: &Mirror, file: &File, path: &Path) -> Result<(), Trouble>
     let Some(from) = unsynced.from(&metadata) else { return Ok(()) };
     file::cut(file, path, from)?;
     pgrx::log!(
-        "pg_notary has cut mirror file \"{}\" back to {from} bytes, and appends what follows again: a sync has failed, and it may not be on disk",
+        "pg_notary has cut mirror file \"{}\" back to {from} bytes and appends the rest again: a sync has failed, \
+         and the rest may not be on disk",
         path.display()
     );
     Ok(())
@@ -54,7 +55,7 @@ pub fn write_again(mirror: &Mirror, file: &File, path: &Path, on_disk: u64) -> R
     copy(file, &in_place, on_disk..size).map_err(|error| Trouble::passing("write again what is in", path, error))?;
     WRITTEN.set(Some(number));
     pgrx::log!(
-        "pg_notary has written the last {} bytes of mirror file \"{}\" again: it is not known that they were on disk",
+        "pg_notary has written the last {} bytes of mirror file \"{}\" again: they may not have been on disk",
         size - on_disk,
         path.display()
     );

@@ -24,7 +24,7 @@ pub fn block_malformation(row: &Row) -> Option<&'static str> {
         return Some("a column of the block is null");
     }
     let timestamp = row.get::<i64>(block_column::TIMESTAMP).and_then(checked_timestamp);
-    timestamp.is_none().then_some("the time of the block is none that a line can state")
+    timestamp.is_none().then_some("the time of the block is not one that a line can state")
 }
 
 /// The header in a row of `ledger.blocks`. A column that a superuser has emptied reads as empty, and fails

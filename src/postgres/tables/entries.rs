@@ -68,11 +68,11 @@ pub fn fault_of(row: &Row, line: &EntryLine) -> Option<&'static str> {
         return Some(malformation);
     }
     if line.metadata == NOT_TEXT {
-        return Some("its metadata is none that Postgres stores");
+        return Some("its metadata is not a value that Postgres stores");
     }
     let texts = [Some(line.data_hash), Some(&line.entry_type), line.signature.as_deref(), line.key_id.as_deref()];
     if texts.contains(&Some(NOT_TEXT)) {
-        return Some("a text of it is not UTF-8, or holds a NUL");
+        return Some("one of its texts is not UTF-8, or holds a NUL");
     }
     let data_hash = check_data_hash(line.data_hash);
     let checked =
@@ -92,10 +92,10 @@ const _: () = assert!(MALFORMED.len() > 64);
 pub fn malformation(row: &Row) -> Option<&'static str> {
     use entry_column::*;
     if [ID, ENTRY_TYPE, DATA_HASH, METADATA].iter().any(|column| row.is_null(*column)) {
-        return Some("a column of the entry is null that never is");
+        return Some("a column of the entry is null that must not be null");
     }
     let created_at = row.get::<i64>(CREATED_AT).and_then(checked_timestamp);
-    created_at.is_none().then_some("the time of the entry is none that a line can state")
+    created_at.is_none().then_some("the time of the entry is not one that a line can state")
 }
 
 fn data_hash(row: &Row) -> &str {

@@ -203,12 +203,13 @@ impl Unfit {
             Unfit::TooLong => (
                 PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
                 format!("As JSON it has more than {MAX_METADATA} bytes."),
-                "Have the table tracked without the large column: see argument excluded of ledger.track().",
+                "Track the table without the large column: see argument excluded of ledger.track().",
             ),
             Unfit::NotText => (
                 PgSqlErrorCode::ERRCODE_CHARACTER_NOT_IN_REPERTOIRE,
                 "It holds bytes that are not UTF-8 text.".to_owned(),
-                "Postgres lets no such text in: it was put there past its checks, or is damaged. Give it another value.",
+                "Postgres accepts no such text: it was written past the checks of Postgres, or is damaged. Set the \
+                 column to another value.",
             ),
         };
         Failure::new(code, format!("{row} cannot be recorded")).detail(detail).hint(hint)

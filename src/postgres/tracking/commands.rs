@@ -232,18 +232,18 @@ unsafe fn check_storage(alter: &pg_sys::AlterTableStmt, command: *mut pg_sys::Al
     let (message, detail) = match is_unlogged {
         true => (
             format!("cannot make tracked table {name} unlogged"),
-            "A crash empties it then, while the ledger keeps what was recorded, so every row would be reported missing.",
+            "A crash would then empty the table, while the ledger keeps what was recorded, so every row would be reported missing.",
         ),
         false => (
             format!("cannot change the access method of tracked table {name}"),
-            "The rows of tracked tables are read as those of a heap.",
+            "The rows of a tracked table can only be read if its access method is heap.",
         ),
     };
     // The hint names the tracked table: a partition is tracked for as long as its table is.
     let tracked = primary_key::tracked_name(&table).unwrap_or(name);
     Err(Failure::new(PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED, message)
         .detail(detail)
-        .hint(format!("If it is to go on without the ledger: SELECT ledger.untrack({}).", relation::literal(&tracked))))
+        .hint(format!("To stop tracking the table instead: SELECT ledger.untrack({}).", relation::literal(&tracked))))
 }
 
 /// Whether the access method with this name (null: the default one) is not heap.

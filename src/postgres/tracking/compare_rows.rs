@@ -95,7 +95,7 @@ impl<'a> Comparison<'a> {
                 format!("the row was put back without a record after this entry, and before entry {}", entry.entry_id),
             )),
             (None, Some(_)) if !entry.precedes_baseline => {
-                Some((Problem::Unrecorded, "this entry found the row, and none before is about it".to_owned()))
+                Some((Problem::Unrecorded, "this entry found the row, but no earlier entry is about it".to_owned()))
             }
             _ => None,
         };
@@ -123,7 +123,7 @@ impl<'a> Comparison<'a> {
         if newest.has_bad_signature {
             let version = self.version(newest);
             let finding = version.map(|version| check_signature(&version)).transpose()?.flatten();
-            let finding = finding.unwrap_or((Problem::Signature, "the signature of the entry is not good".to_owned()));
+            let finding = finding.unwrap_or((Problem::Signature, "the signature of the entry is not valid".to_owned()));
             self.report(newest, finding)?;
         }
         let Some(live) = group.live.as_ref().filter(|_| exists) else {

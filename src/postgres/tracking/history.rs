@@ -181,7 +181,7 @@ fn require_verified(row: &pgrx::AnyElement) -> Result<(), Failure> {
             PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
             "ledger.verified() takes a whole row of a tracked table",
         )
-        .hint("Name the table or its alias: SELECT (ledger.verified(t)).* FROM my_table AS t WHERE id = 42. Where a column has that name too, t.* is the row."));
+        .hint("Name the table or its alias: SELECT (ledger.verified(t)).* FROM my_table AS t WHERE id = 42. If a column has the same name, write t.* for the row."));
     }
     let user = errorless::user();
     check_selects(target, user)?;
@@ -242,12 +242,12 @@ fn refused(plan: &Plan, key: &str, (problem, detail): Finding) -> Failure {
     let name = &plan.table;
     let hint = match problem {
         Problem::Unrecorded => format!(
-            "It came past the table's triggers. What it should be, the ledger cannot tell; SELECT * FROM ledger.verify_table({}) \
-             lists all such rows.",
+            "The row was written without the table's triggers, so the ledger does not know what it should be. SELECT \
+             * FROM ledger.verify_table({}) lists all such rows.",
             literal(name)
         ),
         _ => format!(
-            "SELECT * FROM ledger.history({}, {}) shows what was recorded of it.",
+            "SELECT * FROM ledger.history({}, {}) shows what was recorded about the row.",
             literal(name),
             literal(key)
         ),
@@ -295,7 +295,7 @@ pub fn still_recorded(table: &Table, progress: &baseline_table::Progress) -> Fai
     let message = format!("the rows of table {} are still being recorded", relation::qualified_name(table));
     Failure::new(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
         .detail(format!("{} of {} pages are done.", progress.pages_done, progress.pages))
-        .hint("View ledger.tracked_tables shows the progress; verify again when its state is \"tracked\". If nothing moves, see ledger.workers, and the server's log for why the table cannot be recorded.")
+        .hint("View ledger.tracked_tables shows the progress; verify again when its state is \"tracked\". If there is no progress, see ledger.workers, and the server's log for the reason.")
 }
 
 /// A row, found by the key that the caller gave.

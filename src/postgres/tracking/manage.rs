@@ -146,7 +146,7 @@ fn tell_of_change(table: &Table, before: &Options) {
     pgrx::ereport!(
         PgLogLevel::NOTICE,
         PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
-        format!("table {name} is tracked with other options from now on"),
+        format!("table {name} is now tracked with other options"),
         format!("Before: {}.", before.call(&name))
     );
 }
@@ -218,7 +218,7 @@ fn check_privilege(target: pg_sys::Oid, verb: &str) -> Result<(), Failure> {
     }
     let message = format!("permission denied to {verb} table {}", relation::shown_name(target));
     Err(Failure::new(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, message)
-        .detail("Only its owner, and members of ledger_admin, may have a table tracked or end that."))
+        .detail("Only the owner of a table and members of ledger_admin may start or end its tracking."))
 }
 
 /// # Safety
@@ -265,7 +265,9 @@ fn check_partition(table: &Table, what: &str) -> Result<(), Failure> {
             let name = relation::qualified_name(&ancestor);
             let message = format!("cannot {what} {}", relation::qualified_name(table));
             return Err(Failure::new(PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE, message)
-                .detail(format!("It is a partition of {name}, which is tracked, and its rows with it."))
+                .detail(format!(
+                    "It is a partition of {name}, which is tracked together with the rows of its partitions."
+                ))
                 .hint(format!("Call the function for {name}.")));
         }
     }

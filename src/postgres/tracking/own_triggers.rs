@@ -25,8 +25,10 @@ pub unsafe fn check_created(trigger: pg_sys::Oid) {
     let message = format!("permission denied for function ledger.{name}");
     let table = relation::shown_name(relation);
     Failure::new(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, message)
-        .detail(format!("Only ledger.track() and superusers make triggers with it; this one is for table {table}."))
-        .hint(format!("SELECT ledger.track({}) has the rows of the table recorded.", relation::literal(&table)))
+        .detail(format!(
+            "Only ledger.track() and superusers may create triggers with it; this trigger is for table {table}."
+        ))
+        .hint(format!("To record the rows of the table: SELECT ledger.track({}).", relation::literal(&table)))
         .raise();
 }
 

@@ -166,10 +166,11 @@ fn refuse_copy(table: &Table, options: &Options) -> Result<(), Failure> {
         format!("table {name} is a copy of tracked table {original}"),
     )
     .detail(
-        "It was restored with the triggers of that one, and so with the id by which the ledger knows the rows there.",
+        "It was restored with the triggers of that table, and so with the id by which the ledger identifies the rows \
+         of that table.",
     )
     .hint(format!(
-        "{call} has it recorded as a table of its own; SELECT ledger.untrack({literal}) lets it go unrecorded."
+        "To track it as a table of its own: {call}. To leave it untracked: SELECT ledger.untrack({literal})."
     )))
 }
 

@@ -51,8 +51,8 @@ fn no_key(table: &Table, is_deferrable: bool) -> Failure {
     let (message, detail, hint) = match is_deferrable {
         true => (
             format!("the primary key of table {name} is deferrable"),
-            "The ledger names a row by its primary key, and two rows can have a deferrable one at the same time.",
-            "Make it anew without DEFERRABLE.",
+            "The ledger names a row by its primary key, and two rows can temporarily have the same deferrable key.",
+            "Create the primary key anew without DEFERRABLE.",
         ),
         false => (
             format!("table {name} has no primary key"),
@@ -62,10 +62,8 @@ fn no_key(table: &Table, is_deferrable: bool) -> Failure {
     };
     let failure = Failure::new(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message).detail(detail);
     match tracked_name(table) {
-        Some(tracked) => failure.hint(format!(
-            "{hint} If it is to go on without the ledger: SELECT ledger.untrack({}).",
-            literal(&tracked)
-        )),
+        Some(tracked) => failure
+            .hint(format!("{hint} To stop tracking the table instead: SELECT ledger.untrack({}).", literal(&tracked))),
         None => failure.hint(hint),
     }
 }

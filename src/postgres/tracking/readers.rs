@@ -47,7 +47,8 @@ pub fn check_selects(target: pg_sys::Oid, user: pg_sys::Oid) -> Result<(), Failu
     };
     match may {
         true => Ok(()),
-        false => Err(denied(target).detail("ledger.verified() takes rows of those only who may SELECT them.")),
+        false => Err(denied(target)
+            .detail("Only roles that may SELECT the rows of the table may pass them to ledger.verified().")),
     }
 }
 

@@ -141,7 +141,7 @@ impl Plan {
     fn check_columns(&self) -> Result<(), Failure> {
         let Some(UnknownColumn { name, is_another }) = &self.unknown_column else { return Ok(()) };
         let (what, why) = match is_another {
-            true => ("which is another column by now", "Columns were renamed, or one was dropped and added again."),
+            true => ("which is now another column", "Columns were renamed, or one was dropped and added again."),
             false => ("which it does not have", "The column was renamed or dropped."),
         };
         Err(Failure::new(
@@ -150,7 +150,7 @@ impl Plan {
         )
         .detail(why)
         .hint(format!(
-            "Call ledger.track() again, with a list of columns as they are now. The call so far: {}.",
+            "Call ledger.track() again with the present names of the columns. The previous call: {}.",
             self.options.call(&self.table)
         )))
     }

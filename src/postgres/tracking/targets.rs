@@ -113,7 +113,7 @@ fn check_whole(table: &Table, options: &Options) -> Result<(), Failure> {
     }
     let (name, whole) = (relation::qualified_name(table), &plan.table);
     Err(Failure::new(PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE, format!("cannot verify table {name} alone"))
-        .detail(format!("It is a partition of {whole}, which is tracked, and its rows with it."))
+        .detail(format!("It is a partition of {whole}, which is tracked together with the rows of its partitions."))
         .hint(format!("Call the function for {whole}.")))
 }
 
@@ -121,5 +121,5 @@ pub fn not_tracked(table: &Table) -> Failure {
     let message = format!("table {} is not tracked", relation::qualified_name(table));
     let track = format!("SELECT ledger.track({})", relation::name_literal(table));
     Failure::new(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
-        .hint(format!("{track} has its rows recorded; view ledger.tracked_tables lists the tables that are."))
+        .hint(format!("To track it: {track}. View ledger.tracked_tables lists the tracked tables."))
 }

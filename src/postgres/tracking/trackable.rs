@@ -13,7 +13,7 @@ pub struct Obstacle {
     pub hint: &'static str,
 }
 
-const OTHER_METHOD: &str = "has another access method than heap";
+const OTHER_METHOD: &str = "has an access method other than heap";
 const UNLOGGED: &str =
     "is unlogged: a crash empties it, while the ledger keeps what was recorded, so every row would be reported missing";
 

@@ -42,7 +42,7 @@ pub fn verify_all_tables() -> (bool, Value) {
     for (table_id, noted) in by_ledger {
         let detail = format!(
             "the table was tracked; its triggers, or the table, were dropped without a record (table_id {table_id}); \
-             once that is explained, SELECT ledger.untrack_lost('{table_id}') has it recorded"
+             once that is explained, SELECT ledger.untrack_lost('{table_id}') records that its tracking has ended"
         );
         verdicts.push(table_problem(&noted.name, "lost", &detail));
     }
@@ -144,13 +144,13 @@ fn fault_of_tracking(table: &Tracked, noted: Option<&Noted>) -> Option<Value> {
         "disabled" => ("disabled", format!("the triggers that record its rows are disabled; {call} enables them")),
         "not always" => (
             "disabled",
-            format!("its triggers do not fire for replicated changes; {call} has them fire always"),
+            format!("its triggers do not fire for replicated changes; {call} makes them fire always"),
         ),
         _ if recorded.is_some_and(|recorded| recorded.settings() != table.options.settings()) => (
             "altered",
             format!(
-                "it is tracked with other options than the ledger has a record of; {call} gives it those again, where {} would be \
-                 what it has now",
+                "it is tracked with other options than those recorded in the ledger; {call} restores the recorded \
+                 options; the present options are those of {}",
                 table.options.call(&table.name)
             ),
         ),

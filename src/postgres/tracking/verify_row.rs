@@ -147,11 +147,14 @@ fn compare_older(older: &OlderShape, table: &Table, row: &Row, version: &Version
     match differences(kept, row, version)? {
         Differences::NoImage => Ok(Some((
             Problem::Unverifiable,
-            format!("{changed}; without an image of the row nothing is left to compare"),
+            format!("{changed}; without an image of the row there is nothing left to compare"),
         ))),
         // A retyped column may print an unchanged value in another way.
         Differences::None => Ok(reworded(&retyped, row, version)?.map(|names| {
-            (Problem::Unverifiable, format!("{changed}; {names} differs from the image, by that or otherwise"))
+            (
+                Problem::Unverifiable,
+                format!("{changed}; {names} differs from the image, because of that or because it was changed"),
+            )
         })),
         found => Ok(Some(judged(found, &older.columns, table, version))),
     }
@@ -265,7 +268,7 @@ pub fn presence(version: Option<&Version>, by_ledger: ByLedger, is_there: bool) 
         (Some(_), ByLedger::Exists, false) => Some((Problem::Missing, "the row was recorded and is gone".to_owned())),
         (Some(version), ByLedger::Gone, true) => {
             let what = version.operation.entry_type();
-            Some((Problem::Resurrected, format!("by the newest entry about it ({what}) the row is gone")))
+            Some((Problem::Resurrected, format!("the newest entry about it ({what}) says that the row is gone")))
         }
         _ => None,
     }

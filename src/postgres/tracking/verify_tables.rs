@@ -156,7 +156,7 @@ impl Verification {
         };
         let message = format!("{} of {recorded} sealed entries are gone from the ledger", recorded - self.sealed);
         Failure::new(PgSqlErrorCode::ERRCODE_DATA_CORRUPTED, message)
-            .detail(format!("Rows{of_table} that they are about are reported as unrecorded, or compared with older entries."))
+            .detail(format!("The rows{of_table} that these entries are about are reported as unrecorded, or compared with older entries."))
             .hint("If a partition of ledger.entries_sealed was detached, attach it again. SELECT * FROM ledger.find_tampering() shows what is missing.")
             .warn();
     }

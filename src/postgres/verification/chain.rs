@@ -364,7 +364,7 @@ impl<'a> SideBySide<'a> {
         spi::for_each(query, &[self.last_table_block.into(), size.into()], |row| {
             let (level, index) = (row.get::<i16>(0).unwrap_or_default(), row.get::<i64>(1).unwrap_or_default());
             let detail =
-                format!("the node of level {level} and index {index} in ledger.log_nodes is none of the log tree");
+                format!("the node of level {level} and index {index} in ledger.log_nodes is not part of the log tree");
             findings.report(Problem::new(Source::Postgres, ProblemKind::TreeNodeMismatch, detail));
         });
     }

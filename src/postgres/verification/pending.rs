@@ -178,7 +178,7 @@ impl PendingComparison {
                 // It was sealed while the file was read, and compared with its block.
                 None if partitions::block_of(*entry_id).is_some_and(|block| block <= last_block) => {
                     if is_still_pending(*entry_id) {
-                        let detail = "the entry is sealed, and pending once more";
+                        let detail = "the entry is sealed, but is also still pending";
                         let problem = Problem::new(Source::Postgres, ProblemKind::EntryRepeated, detail);
                         tables.report(problem.of_entry(*entry_id));
                     }

@@ -242,7 +242,7 @@ fn name_foreign(counted: &Counted, part: &Part, findings: &mut Findings<'_>) {
 fn name_unread(counted: &Counted, parts: &[Part], findings: &mut Findings<'_>) {
     let unread: usize = parts.iter().map(|part| name_unread_of(counted, part, findings)).sum();
     if unread == 0 && findings.is_empty() {
-        let detail = "the tables hold other rows than reading them by their indexes gives";
+        let detail = "the tables do not hold the same rows as their indexes";
         findings.report(Problem::new(Source::Postgres, ProblemKind::RowMalformed, detail));
     }
 }

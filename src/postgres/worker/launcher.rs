@@ -179,7 +179,7 @@ impl Launcher {
         if !self.without_worker.contains(&database) {
             self.without_worker.push(database);
             let number = database.to_u32();
-            pgrx::log!("pg_notary has no worker for database {number}: it is a template, takes no connections, or was dropped in part");
+            pgrx::log!("pg_notary has no worker for database {number}: it is a template, does not allow connections, or was partly dropped");
         }
     }
 
@@ -237,7 +237,8 @@ impl Launcher {
             "could not look for a ledger in all databases: out of background worker slots",
         )
         .detail(format!(
-            "The OIDs of those that are left are {}. In those that have one, nothing is sealed, and nothing recorded where there is to be a mirror file.",
+            "The databases that are left have the OIDs {}. If one of them has a ledger, nothing is sealed there, and \
+             nothing is recorded in the modes sync and write.",
             numbers.join(", ")
         ))
         .hint(RAISE_LIMIT)
@@ -253,7 +254,7 @@ impl Launcher {
                 format!("could not register a pg_notary worker for database {number}: out of background worker slots"),
             )
             .detail(
-                "Until there is one, nothing is sealed there, and nothing recorded where there is to be a mirror file.",
+                "Until there is a worker, nothing is sealed there, and nothing is recorded in the modes sync and write.",
             )
             .hint(RAISE_LIMIT)
             .warn();

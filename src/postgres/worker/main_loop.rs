@@ -234,7 +234,7 @@ impl Worker {
         match outcome {
             Ok(()) => {
                 if self.logged.take().is_some() {
-                    pgrx::log!("pg_notary worker of {} goes on", own_name());
+                    pgrx::log!("pg_notary worker of {} works again", own_name());
                 }
                 self.backoff = FIRST_BACKOFF;
                 let is_failing = self.baselines.is_failing();
@@ -333,7 +333,7 @@ impl Worker {
                 let ledger_id = ids::random();
                 log_state::become_own_ledger(ledger_id);
                 pgrx::log!(
-                    "pg_notary: this database is a copy; its ledger {} goes on as ledger {ledger_id} with a file of its own",
+                    "pg_notary: this database is a copy; its ledger {} continues as ledger {ledger_id} with a file of its own",
                     remembered.ledger_id
                 );
             }

@@ -57,12 +57,12 @@ impl Found {
         let message = format!("HMAC secret with key_id \"{key_id}\" does not verify what was signed with that key_id");
         Failure::new(PgSqlErrorCode::ERRCODE_CONFIG_FILE_ERROR, message)
             .detail(format!(
-                "Of {entries} such entries of database \"{database}\" that were looked at, {bad} have another signature than it \
-                 makes, one of them entry {example}."
+                "Of {entries} such entries of database \"{database}\" that were looked at, {bad} have a signature \
+                 that this secret does not make, one of them entry {example}."
             ))
             .hint(
-                "If the secret was changed, give the old one back to this key_id, and a new key_id to the new one, in \
-                 ledger.hmac_secret_file. If it was not, see ledger.find_tampering().",
+                "If the secret was changed, put the old secret back under this key_id in ledger.hmac_secret_file, \
+                 and give the new one a new key_id. If it was not changed, see ledger.find_tampering().",
             )
     }
 }

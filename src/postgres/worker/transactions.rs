@@ -80,10 +80,10 @@ pub(super) fn in_sealing<T>(work: impl FnOnce() -> T) -> Result<Option<T>, Failu
 }
 
 fn tables_are_locked() -> Failure {
-    let message = "a lock on a table of the ledger is held by somebody else";
+    let message = "another session holds a lock on a table of the ledger";
     Failure::new(PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE, message)
-        .detail(format!("Nothing is sealed before it is given back; {} seconds were waited for it.", TABLE_PATIENCE.as_secs()))
-        .hint("Look in pg_locks who has it: CREATE INDEX without CONCURRENTLY, REINDEX and VACUUM FULL keep it while they work, and a transaction until it ends.")
+        .detail(format!("Nothing can be sealed until the lock is released; the worker waited {} seconds for it.", TABLE_PATIENCE.as_secs()))
+        .hint("See pg_locks for the session that holds it. CREATE INDEX without CONCURRENTLY, REINDEX and VACUUM FULL hold it while they run, and a transaction holds it until it ends.")
 }
 
 /// How the log names this database. The prefix of its lines does not, because no client is connected.

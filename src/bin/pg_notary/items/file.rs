@@ -74,7 +74,7 @@ impl ItemFile {
         keep_owner_and_mode(&file, &self.metadata)?;
         file.sync_all()?;
         if !is_same(&open(&self.directory, &self.name)?.metadata()?, &self.metadata) {
-            return Err(io::Error::other("the file was changed meanwhile: try again"));
+            return Err(io::Error::other("the file was changed while it was being processed: try again"));
         }
         temporary.rename(&self.name)?;
         File::from(openat(&self.directory, ".", OFlags::DIRECTORY | READ, Mode::empty())?).sync_all()

@@ -141,7 +141,7 @@ impl<'a> Processor<'a> {
         let path = &found.path;
         let file_path = path.to_str().ok_or(Failure::Path("its path is not UTF-8: rename it"))?;
         if file_path.contains('\\') {
-            return Err(Failure::Path("there is a backslash in its path, which stands for / in a location: rename it"));
+            return Err(Failure::Path("its path contains a backslash, which stands for / in a location: rename it"));
         }
         let (file, content) = ItemFile::read(&found.real_path)?;
         let mut item = Item {

@@ -184,7 +184,7 @@ impl Answer {
             id: word("item_id")?,
             version: word("version")?,
             outcome: Outcome::parse(&status).ok_or_else(|| {
-                format!("the registry's answer has the status {status:?}, which this program is too old for")
+                format!("the registry's answer has the status {status:?}, which this program is too old to know")
             })?,
             local_path: text("local_path")?,
             registry_path: text("registry_path")?,
@@ -225,7 +225,7 @@ fn join(files: Vec<Local>, answers: Vec<Answer>) -> Result<Vec<Comparison>, Stri
         })
         .collect();
     match shown.values().min() {
-        Some(file) => Err(format!("the registry said nothing of {}", file.display())),
+        Some(file) => Err(format!("the registry's answer does not mention {}", file.display())),
         None => Ok(compared),
     }
 }
@@ -293,7 +293,7 @@ mod tests {
     #[test]
     fn a_file_without_an_answer_is_an_error() {
         let joined = join(vec![local("a", "a.py"), local("b", "b.py")], vec![answer("a", Outcome::Match)]);
-        assert_eq!(joined.err().as_deref(), Some("the registry said nothing of b.py"));
+        assert_eq!(joined.err().as_deref(), Some("the registry's answer does not mention b.py"));
     }
 
     #[test]

@@ -131,7 +131,7 @@ fn roots(directory: &Path) -> Result<Vec<Root>, String> {
     }
     if roots.is_empty() {
         return Err(format!(
-            "{}: there is no .ai/tools, .ai/directives or .ai/knowledge in it, and it is in none",
+            "{}: it neither contains .ai/tools, .ai/directives or .ai/knowledge nor lies in one of them",
             directory.display()
         ));
     }
@@ -206,7 +206,7 @@ impl Root {
         let refused = |reason: String| Kind::Other(State::Refused, reason);
         let target = match fs::canonicalize(path) {
             Ok(target) => target,
-            Err(error) => return refused(format!("a symbolic link to nowhere: {error}")),
+            Err(error) => return refused(format!("a symbolic link without a target: {error}")),
         };
         if !target.starts_with(&self.real_base) {
             let base = self.item_type.base();
@@ -214,7 +214,7 @@ impl Root {
         }
         let what = format!("a symbolic link to {}", target.display());
         if !is_left_out(path) && self.offers_items(path, &target) && !self.is_looked_at(&target, all) {
-            return refused(format!("{what}, which is not looked at"));
+            return refused(format!("{what}, which is outside the files that are examined"));
         }
         Kind::Other(State::Skipped, what)
     }
