@@ -247,7 +247,7 @@ fn a_deleted_file_is_begun_anew_on_demand() {
     assert_diverged(&mut client, &path, "No such file");
     let refused = error(&mut client, "SELECT ledger.mirror_catch_up()");
     assert!(all_text(&refused).contains("No such file"), "{refused:?}");
-    assert!(refused.hint().unwrap().ends_with("ledger.mirror_restart() begins a new one."), "{refused:?}");
+    assert!(refused.hint().unwrap().ends_with("ledger.mirror_restart() begins a new file."), "{refused:?}");
     assert_restarts(&mut client, &path);
 }
 

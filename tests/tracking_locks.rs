@@ -73,3 +73,29 @@ fn who_tracks_a_table_with_other_options_or_ends_it_does_not_deadlock_with_who_r
     }
     assert_eq!(number(&mut client, "SELECT count(*) FROM ledger.tracked_tables"), 0);
 }
+
+/// What the session does is in no wait of the other's: neither holds anything on the table yet when it waits.
+#[test]
+fn a_migration_that_goes_on_while_options_are_to_change_does_not_deadlock_with_that() {
+    let (cluster, mut client) = start_with_tables();
+    client.batch_execute("SELECT ledger.track('jobs')").unwrap();
+    client.batch_execute("BEGIN; UPDATE jobs SET tries = 3").unwrap();
+    let changing = waiting(&cluster, cluster.connect("postgres"), "SELECT ledger.track('jobs', keep_image => true)");
+    client.batch_execute("ALTER TABLE jobs ADD COLUMN note text; CREATE INDEX ON jobs (note); COMMIT").unwrap();
+    in_time("the change", || changing.join().unwrap()).unwrap();
+    assert_eq!(number(&mut client, "SELECT count(*) FROM ledger.verify_table('jobs')"), 0);
+}
+
+/// Its entry covers the column that is left out from then on: the first change of that is recorded still.
+#[test]
+fn a_row_that_is_written_to_a_partition_while_a_column_is_to_be_left_out_is_clean() {
+    let (cluster, mut client) = start_with_tables();
+    client.batch_execute("SELECT ledger.track('events')").unwrap();
+    client.batch_execute("BEGIN; LOCK TABLE events_1 IN ROW EXCLUSIVE MODE").unwrap();
+    let change = "SELECT ledger.track('events', excluded => '{note}')";
+    let changing = waiting(&cluster, cluster.connect("postgres"), change);
+    client.batch_execute("INSERT INTO events_1 VALUES (7, 1, 'before'); COMMIT").unwrap();
+    in_time("the change", || changing.join().unwrap()).unwrap();
+    client.batch_execute("UPDATE events SET note = 'after' WHERE id = 7").unwrap();
+    assert_eq!(column(&mut client, "SELECT problem FROM ledger.verify_table('events')"), Vec::<String>::new());
+}

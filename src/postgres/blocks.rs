@@ -190,7 +190,8 @@ fn seal_candidates(extent: Extent, from_page: u32, count: i64) -> Result<Batch, 
     let pending = Table::open("entries_pending", pg_sys::RowExclusiveLock);
     let block_size = settings::block_size();
     let limit = (BATCH_ENTRIES / block_size).max(1) * block_size;
-    let is_sparse = is_sparse(pending.pages(), count) && count < limit as i64;
+    // Behind an old snapshot the key has as many dead entries as the table; what is new is on the last pages.
+    let is_sparse = is_sparse(pending.pages().saturating_sub(from_page), count) && count < limit as i64;
     let scan = match is_sparse {
         true => PendingScan::Key(KeyScan::start(&pending, &snapshot)),
         false => PendingScan::Pages(TableScan::start_to_change(&pending, &snapshot, from_page)),

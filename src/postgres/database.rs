@@ -63,6 +63,12 @@ pub fn slot() -> Result<(&'static Shared, &'static DatabaseSlot), Failure> {
     Ok((shared, slot))
 }
 
+/// Whether this server replays WAL, as a standby does.
+pub fn is_in_recovery() -> bool {
+    // SAFETY: reads a flag of shared memory. On Postgres 14 its first call after a promotion takes memory.
+    unsafe { pg_sys::RecoveryInProgress() }
+}
+
 pub fn mirror() -> Result<Mirror, Failure> {
     slot().map(|(shared, slot)| Mirror { shared, slot })
 }

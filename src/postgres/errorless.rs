@@ -13,7 +13,6 @@ mod postgres {
         pub fn GetTopTransactionIdIfAny() -> pg_sys::TransactionId;
         pub fn GetCurrentTimestamp() -> pg_sys::TimestampTz;
         pub fn GetDatabaseEncoding() -> i32;
-        pub fn RecoveryInProgress() -> bool;
         pub fn HeapTupleHeaderGetCmin(header: pg_sys::HeapTupleHeader) -> pg_sys::CommandId;
         pub fn heap_deform_tuple(
             tuple: pg_sys::HeapTuple,
@@ -51,12 +50,6 @@ pub fn own_xid() -> u32 {
 pub fn clock() -> pg_sys::TimestampTz {
     // SAFETY: reads the clock, with no preconditions.
     unsafe { postgres::GetCurrentTimestamp() }
-}
-
-/// Whether this server replays WAL, as a standby does.
-pub fn is_in_recovery() -> bool {
-    // SAFETY: reads a flag in shared memory, with no preconditions.
-    unsafe { postgres::RecoveryInProgress() }
 }
 
 pub fn database_encoding() -> i32 {

@@ -10,9 +10,10 @@ use pgrx::pg_sys;
 /// So many pages are read so fast that a choice is not worth it.
 const FEW_PAGES: u32 = 1024;
 
-/// Whether a table with this many pages has few entries, by a count that may be slightly wrong.
+/// Whether a table with this many pages has few entries, by a count that may be slightly wrong. If it is not positive,
+/// nobody has counted them yet.
 pub fn is_sparse(pages: u32, entries: i64) -> bool {
-    pages > FEW_PAGES && entries < i64::from(pages) / 2
+    pages > FEW_PAGES && (1..i64::from(pages) / 2).contains(&entries)
 }
 
 /// A scan of all pending entries, in no order.

@@ -1,7 +1,6 @@
 //! The functions behind the views `mirror_status`, `workers` and `progress`.
 
 use super::database;
-use super::errorless;
 use super::errors::or_raise;
 use super::mirror::handle::Mirror;
 use super::mirror::prepared;
@@ -116,7 +115,7 @@ fn worker_state() -> TableIterator<
         )
     };
     // SAFETY: reads a global of this process, set before any SQL runs.
-    let (own, is_primary) = (unsafe { pg_sys::MyDatabaseId }, !errorless::is_in_recovery());
+    let (own, is_primary) = (unsafe { pg_sys::MyDatabaseId }, !database::is_in_recovery());
     // A worker that never started because no process was left for it has no slot. This database has a ledger, because
     // the caller runs a function of the extension.
     let is_missing = is_primary && shared.find(own).is_none();

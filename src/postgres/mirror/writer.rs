@@ -118,12 +118,12 @@ impl OpenFiles {
         due.map(|due| due.saturating_duration_since(Instant::now()).as_millis() as i64 + 1)
     }
 
-    /// Closes files that are not the ledger's any more: the space of one that was deleted is free only then.
+    /// Closes the files of databases that have no ledger any more: the space of a deleted file is free only once no
+    /// process has it open. The file of a ledger stays open in every mode: if somebody has deleted it by mistake, it can
+    /// be copied from here.
     fn close_abandoned(&mut self, shared: &'static Shared) {
-        self.0.retain(|database, _| {
-            let slot = shared.slots().find(|slot| slot.database() == *database);
-            slot.is_some_and(|slot| shared.lock_mirror(slot).attachment != Attachment::Off)
-        });
+        let databases: Vec<_> = shared.slots().map(DatabaseSlot::database).collect();
+        self.0.retain(|database, _| databases.contains(database));
     }
 
     fn serve_database(&mut self, shared: &Shared, slot: &DatabaseSlot) -> bool {
@@ -153,7 +153,8 @@ impl OpenFiles {
     fn attend(&mut self, shared: &Shared, slot: &DatabaseSlot) {
         let (is_attended, is_written, generation) = {
             let fields = shared.lock_mirror(slot);
-            (fields.is_attended, fields.written() > fields.durable, fields.identity.generation)
+            let is_open = matches!(fields.attachment, Attachment::Attached | Attachment::Repairing);
+            (fields.is_attended && is_open, fields.written() > fields.durable, fields.identity.generation)
         };
         // If the file cannot be opened now, the next commit finds out.
         if let (true, Ok(open)) = (is_attended, self.open(shared, slot, generation)) {

@@ -73,8 +73,9 @@ impl<T: Borrow<Table>> TableScan<T> {
         (!tuple.is_null()).then_some(tuple)
     }
 
-    /// The last tuple of the table. In a table of one row, that is the row: an update of it stays on its page, or goes
-    /// to the end, however many pages of its earlier versions an old snapshot has kept.
+    /// The last tuple of the table. For a table of one row, it is that row. If an old snapshot keeps many pages with what
+    /// the row was before, the row is most likely on the last page: a change stays on the page of the row, or makes a
+    /// new page.
     pub fn last(&mut self) -> Option<pg_sys::HeapTuple> {
         // SAFETY: the scan is open, and has read nothing.
         let tuple = unsafe { pg_sys::heap_getnext(self.scan, pg_sys::ScanDirection::BackwardScanDirection) };
@@ -110,7 +111,9 @@ impl<'a> KeyScan<'a> {
     /// The snapshot outlives the scan.
     pub unsafe fn start_with(table: &'a Table, snapshot: pg_sys::Snapshot) -> Self {
         let (relation, key) = (table.relation(), table.primary_key());
-        let scan = pg_sys::systable_beginscan(relation, key, true, snapshot, 0, std::ptr::null_mut());
+        // A superuser may have dropped it: then all pages are read.
+        let has_key = key != pg_sys::InvalidOid;
+        let scan = pg_sys::systable_beginscan(relation, key, has_key, snapshot, 0, std::ptr::null_mut());
         KeyScan { scan, lends: PhantomData }
     }
 

@@ -3,6 +3,7 @@
 use super::baseline;
 use super::baseline_table;
 use super::horizon;
+use super::locked_tree::LockedTree;
 use super::metadata::Metadata;
 use super::options::{self, Coverage, MadeFor, Options, ROW_TRIGGER, TRUNCATE_TRIGGER};
 use super::plan;
@@ -73,28 +74,18 @@ fn untrack(target: Option<Regclass>) {
 fn track_table(target: pg_sys::Oid, wanted: Options) -> Result<String, Failure> {
     prepare("track()")?;
     check_privilege(target, "track")?;
-    let table = Table::open_oid(target, DDL_LOCK);
-    let Change { before, mut wanted } = planned(&table, wanted)?;
-    if before.as_ref() == Some(&wanted) && has_sound_triggers(target) {
-        pgrx::notice!("table {} is tracked already", relation::qualified_name(&table));
-        return Ok(wanted.table_id);
+    // A call that changes nothing, as deployments repeat it, waits for no application.
+    let seen = LockedTree::to_read(target);
+    if let Some(table_id) = planned(&seen, wanted.clone())?.unchanged(&seen) {
+        return Ok(table_id);
     }
-    let lock = lock_to_change_triggers(&table);
-    // Now no session writes by the options from before.
-    wanted.coverage_since = coverage_since(&table, before.as_ref(), &wanted);
-    let is_new = before.is_none();
-    if let Some(before) = before.filter(|before| before.settings() != wanted.settings()) {
-        tell_of_change(&table, &before);
+    seen.unlock();
+    let tree = LockedTree::to_change_triggers(target);
+    let change = planned(&tree, wanted)?;
+    if let Some(table_id) = change.unchanged(&tree) {
+        return Ok(table_id);
     }
-    // DDL wants the table closed; its lock stays.
-    drop(table);
-    make_triggers(target, &wanted, lock);
-    let table = Table::open_oid(target, pg_sys::NoLock);
-    note(&table, &wanted, "table_tracked")?;
-    if is_new {
-        baseline::begin(table, &wanted)?;
-    }
-    Ok(wanted.table_id)
+    change.make(tree)
 }
 
 /// What a call of track() changes.
@@ -104,9 +95,40 @@ struct Change {
     wanted: Options,
 }
 
+impl Change {
+    /// The table's id, if it is tracked as it is wanted.
+    fn unchanged(&self, tree: &LockedTree) -> Option<String> {
+        let is_so = self.before.as_ref() == Some(&self.wanted) && has_sound_triggers(relation::oid(&tree.table));
+        is_so.then(|| {
+            pgrx::notice!("table {} is tracked already", relation::qualified_name(&tree.table));
+            self.wanted.table_id.clone()
+        })
+    }
+
+    /// Makes the triggers of a table that is locked for it; returns the table's id.
+    fn make(self, tree: LockedTree) -> Result<String, Failure> {
+        let Change { before, wanted } = self;
+        let (target, lock) = (relation::oid(&tree.table), tree.lock);
+        let is_new = before.is_none();
+        if let Some(before) = before.filter(|before| before.settings() != wanted.settings()) {
+            tell_of_change(&tree.table, &before);
+        }
+        // DDL wants the table closed; its lock stays.
+        drop(tree);
+        make_triggers(target, &wanted, lock);
+        let table = Table::open_oid(target, pg_sys::NoLock);
+        note(&table, &wanted, "table_tracked")?;
+        if is_new {
+            baseline::begin(table, &wanted)?;
+        }
+        Ok(wanted.table_id)
+    }
+}
+
 /// Checks that the table can be tracked as it is `wanted`, and adds what the caller does not choose.
-fn planned(table: &Table, mut wanted: Options) -> Result<Change, Failure> {
-    check_kind(table)?;
+fn planned(tree: &LockedTree, mut wanted: Options) -> Result<Change, Failure> {
+    let table = &tree.table;
+    check_kind(tree)?;
     check_columns(table, &wanted.coverage)?;
     if wanted.with_signature {
         secrets::required_keyring()?;
@@ -154,17 +176,17 @@ fn tell_of_change(table: &Table, before: &Options) {
 fn untrack_table(target: pg_sys::Oid) -> Result<(), Failure> {
     prepare("untrack()")?;
     check_privilege(target, "untrack")?;
-    let table = Table::open_oid(target, DDL_LOCK);
+    let tree = LockedTree::to_change_triggers(target);
+    let table = &tree.table;
     // SAFETY: the relation is open.
     let Some(options) = (unsafe { Options::of_relation(table.relation()) }) else {
-        pgrx::notice!("table {} is not tracked", relation::qualified_name(&table));
+        pgrx::notice!("table {} is not tracked", relation::qualified_name(table));
         return Ok(());
     };
     // Not all that track() asks for: a table that has lost its primary key can be let go.
-    check_partition(&table, "untrack")?;
-    let is_copy = options.copied_from(&table).is_some();
-    lock_to_change_triggers(&table);
-    drop(table);
+    check_partition(table, "untrack")?;
+    let is_copy = options.copied_from(table).is_some();
+    drop(tree);
     as_ledger_owner(|| {
         drop_row_trigger(target);
         drop_truncate_triggers(target);
@@ -175,24 +197,6 @@ fn untrack_table(target: pg_sys::Oid) -> Result<(), Failure> {
     }
     as_ledger_owner(|| baseline_table::forget(&options.table_id));
     note(&Table::open_oid(target, pg_sys::NoLock), &options, "table_untracked")
-}
-
-/// Keeps out all other DDL, a second track() too, but no session that reads or writes rows: a call that changes nothing,
-/// as deployments repeat it, waits for no application.
-const DDL_LOCK: u32 = pg_sys::ShareUpdateExclusiveLock;
-
-/// Takes the lock that making or dropping the triggers needs, and returns it. It is taken at once, not first the one that
-/// keeps out writers and then the one that keeps out readers: a session that has read with FOR UPDATE and is going to
-/// write would wait for the caller, and the caller for that session.
-fn lock_to_change_triggers(table: &Table) -> u32 {
-    // SAFETY: the relation is open.
-    let lock = match unsafe { Options::of_relation(table.relation()) } {
-        Some(_) => pg_sys::AccessExclusiveLock,
-        None => pg_sys::ShareRowExclusiveLock,
-    };
-    // SAFETY: a lock on a relation that is open, and so exists.
-    unsafe { pg_sys::LockRelationOid(relation::oid(table), lock as pg_sys::LOCKMODE) };
-    lock
 }
 
 pub fn prepare(function: &str) -> Result<(), Failure> {
@@ -230,7 +234,8 @@ pub unsafe fn owns(relation: pg_sys::Oid, user: pg_sys::Oid) -> bool {
     return pg_sys::object_ownercheck(pg_sys::RelationRelationId, relation, user);
 }
 
-fn check_kind(table: &Table) -> Result<(), Failure> {
+fn check_kind(tree: &LockedTree) -> Result<(), Failure> {
+    let table = &tree.table;
     if let Some(Obstacle { why, hint }) = trackable::obstacle(table) {
         return Err(refused(table, &format!("It {why}."), hint));
     }
@@ -244,7 +249,7 @@ fn check_kind(table: &Table) -> Result<(), Failure> {
         return Err(refused(table, "It is the ledger's own.", "Track tables of your own."));
     }
     check_partition(table, "track")?;
-    trackable::check_partitions(&relation::tree(table, DDL_LOCK)[1..], || refusal(table))?;
+    trackable::check_partitions(tree.partitions(), || refusal(table))?;
     primary_key::key_of(table).map(|_| ())
 }
 
@@ -311,7 +316,7 @@ fn has_sound_triggers(target: pg_sys::Oid) -> bool {
     let query = "SELECT state FROM ledger.tracked_tables WHERE table_name = $1::pg_catalog.oid";
     let mut states = Vec::new();
     as_ledger_owner(|| {
-        spi::for_each(query, &[i64::from(target.to_u32()).into()], |row| states.extend(row.get::<String>(0)));
+        spi::for_each_as_of_now(query, &[i64::from(target.to_u32()).into()], |row| states.extend(row.get::<String>(0)));
     });
     !states.is_empty() && states.iter().all(|state| matches!(state.as_str(), "tracked" | "recording baseline"))
 }

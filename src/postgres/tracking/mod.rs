@@ -39,6 +39,7 @@ pub mod drops;
 pub mod fixed_settings;
 pub mod history;
 pub mod horizon;
+mod locked_tree;
 pub mod lost;
 pub mod manage;
 pub mod metadata;

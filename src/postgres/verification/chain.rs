@@ -18,7 +18,7 @@ use crate::ledger::verifier::{
     ProblemKind, SealedEntry, Source,
 };
 use crate::ledger::{parse_hash, to_hex};
-use crate::postgres::errorless;
+use crate::postgres::database;
 use crate::postgres::errors::or_raise;
 use crate::postgres::helper_threads::helpers;
 use crate::postgres::secrets;
@@ -279,7 +279,7 @@ impl<'a> SideBySide<'a> {
     fn not_in_tables(&mut self, block: &FileBlock) {
         let number = block.header.block_number;
         let head = tables::newest_block(&RegisteredSnapshot::latest()).map_or(0, |head| head.block_number);
-        let standby = errorless::is_in_recovery();
+        let standby = database::is_in_recovery();
         let leaves_gap = number <= head && number > self.last_table_block;
         // A standby has in its tables what it knows to be in the file.
         let lags = standby && number > self.acknowledged.block;

@@ -2,7 +2,6 @@
 //! file, and tells whether it is still the ledger's file: `mirror_restart()` puts another one in its place.
 
 use crate::postgres::database;
-use crate::postgres::errorless;
 use crate::postgres::mirror::remembered::{self, Remembered};
 use crate::postgres::mirror::shared::Attachment;
 use crate::postgres::regular_file;
@@ -95,7 +94,7 @@ fn is_under_way(state: Attachment) -> bool {
 /// verification shows what came of it. False if there is no worker to wait for.
 fn wait_for_repair() -> bool {
     let Ok(mirror) = database::mirror() else { return false };
-    let standby = errorless::is_in_recovery();
+    let standby = database::is_in_recovery();
     if standby || settings::mirror_mode() == MirrorMode::Off {
         return false;
     }

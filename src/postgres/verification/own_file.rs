@@ -6,7 +6,6 @@ use crate::ledger::verifier::{
     verify_file, FileBlock, FileOptions, FileReport, Findings, Observer, Problem, ProblemKind, Source,
 };
 use crate::postgres::database;
-use crate::postgres::errorless;
 use crate::postgres::errors::{cause, Failure};
 use crate::postgres::helper_threads::helpers;
 use crate::postgres::mirror::remembered::{self, Remembered};
@@ -32,7 +31,7 @@ pub fn file_to_check() -> Result<PathBuf, String> {
 /// As [`file_to_check`], whether or not the file is being written now.
 pub fn file_to_read() -> Result<PathBuf, String> {
     let path = remembered::own_file();
-    let standby = errorless::is_in_recovery();
+    let standby = database::is_in_recovery();
     match regular_file::open_own(&path).and_then(|file| file.metadata()) {
         Err(error) if standby => Err(format!("the mirror file cannot be read from this standby: {}", cause(&error))),
         Ok(file) if standby && (is_in_data_directory(&path) || file.len() < Remembered::read().acknowledged) => {

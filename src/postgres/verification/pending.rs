@@ -11,7 +11,6 @@ use crate::ledger::signature::Keyring;
 use crate::ledger::verifier::{FileReport, Findings, PendingEntry, Problem, ProblemKind, SealedEntry, Source};
 use crate::ledger::Hash;
 use crate::postgres::database;
-use crate::postgres::errorless;
 use crate::postgres::mirror::prepared;
 use crate::postgres::mirror::remembered;
 use crate::postgres::mirror::shared::Attachment;
@@ -158,7 +157,7 @@ impl PendingComparison {
         file: &mut Findings<'_>,
     ) {
         // A standby that lags behind the file does not know yet that an entry is in one of the file's blocks.
-        let standby = errorless::is_in_recovery();
+        let standby = database::is_in_recovery();
         let head = tables::newest_block(&RegisteredSnapshot::latest()).map_or(0, |head| head.block_number);
         // In mode async, and right after it, lines come after their commit.
         let is_behind = settings::mirror_mode() == MirrorMode::Async
@@ -198,7 +197,7 @@ impl PendingComparison {
 /// it lacked has been appended. A standby does not know. Entries that this transaction itself has recorded and sealed
 /// get their lines only when it commits.
 fn complete_attachment() -> Option<u64> {
-    let standby = errorless::is_in_recovery();
+    let standby = database::is_in_recovery();
     let is_waited_for = matches!(settings::mirror_mode(), MirrorMode::Sync | MirrorMode::Write);
     if standby || !is_waited_for || transaction::has_sealed() {
         return None;
@@ -228,7 +227,7 @@ fn lines_without_row(report: &FileReport) -> HashSet<Uuid> {
 /// Those that still have no row and are not voided, once the worker has dealt with all transactions that have ended by
 /// now.
 fn still_without_row(opened: &OpenedFile, report: &FileReport, mut entries: HashSet<Uuid>) -> HashSet<Uuid> {
-    if entries.is_empty() || errorless::is_in_recovery() {
+    if entries.is_empty() || database::is_in_recovery() {
         // A standby normally lags behind the file.
         return HashSet::new();
     }

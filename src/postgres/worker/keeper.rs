@@ -113,8 +113,6 @@ impl Keeper {
         self.mirror.lock().attachment = Attachment::Off;
         self.is_off();
         self.slot().mirror.broadcast();
-        // The writer may have the file open, and the space of a deleted file is free only once it has closed it.
-        self.mirror.shared.writer.wake();
         self.attached = None;
         voided
     }

@@ -148,6 +148,8 @@ struct Worker {
     pace: Pace,
     /// When to read the whole pending table, because the count of its entries is not exact.
     recount_at: Option<Instant>,
+    /// The pending entries were counted once since this worker started.
+    is_counted: bool,
     /// How long the oldest entry that was left has been waiting: since this time.
     waiting_since: Option<i64>,
     /// The work has waited for locks or for the file. Such a wait consumes the latch that wakes this process, so it
@@ -171,6 +173,7 @@ impl Worker {
             vacated: EmptiedPages::default(),
             unwritten: None,
             pace: Pace::default(),
+            is_counted: false,
             recount_at: Some(Instant::now()),
             waiting_since: None,
             look_again: false,
@@ -454,7 +457,7 @@ impl Worker {
         let extent = if self.is_due() { Extent::Everything } else { Extent::FullBlocks };
         self.look_again = true;
         let slot = self.slot();
-        let (unwritten, must_recount) = (self.unwritten.take(), self.must_recount());
+        let (unwritten, is_counted) = (self.unwritten.take(), self.is_counted);
         let (vacated, keeper, pace) = (&mut self.vacated, &mut self.keeper, &mut self.pace);
         let sealed = in_sealing(|| {
             pace.begin(slot);
@@ -465,7 +468,7 @@ impl Worker {
             vacated.reclaim(&Table::open("entries_pending", pg_sys::RowExclusiveLock));
             let count = slot.count_pending();
             // For example, after a start it is not known how many there are.
-            let known = if must_recount { i64::MAX } else { count.entries };
+            let known = if is_counted { count.entries } else { i64::MAX };
             (or_raise(blocks::seal_batch(extent, page, known)), count)
         })?;
         let Some((mut batch, count)) = sealed else { return Ok(None) };
@@ -501,6 +504,7 @@ impl Worker {
     /// soon.
     fn correct_count(&mut self, count: PendingCount, batch: &Batch) {
         self.slot().pending.fetch_add(batch.seen() - count.entries, Ordering::AcqRel);
+        self.is_counted = true;
         let is_exact = self.slot().is_exact(count);
         self.recount_at = (!is_exact).then(|| Instant::now() + RECOUNT_INTERVAL);
     }
