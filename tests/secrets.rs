@@ -274,7 +274,7 @@ fn a_key_id_that_was_given_another_secret_is_in_the_log_before_anybody_verifies(
     drop(client);
     cluster.restart(Stop::Fast);
     wait_until("the log says so after a start", PATIENCE, || complaints(&cluster, "one") == 2);
-    cluster.wait_for_log("Of 22 such entries of database \"postgres\" that were looked at, 1 have another signature");
+    cluster.wait_for_log("Of 22 such entries of database \"postgres\" that were looked at, 1 have a signature that this secret does not make");
     assert!(!cluster.log().contains("secret of many bytes"), "the log shows a secret");
 }
 
@@ -326,7 +326,7 @@ fn another_secret_in_the_environment_is_in_the_log_at_the_start() {
     assert_eq!(complaints(&cluster, "default"), 0);
     let other = Options::new().secret(Some(NEW)).start_on_copy_of(&cluster.data_dir());
     wait_until("the log says so", PATIENCE, || complaints(&other, "default") == 1);
-    other.wait_for_log("Of 2 such entries of database \"postgres\" that were looked at, 2 have another signature");
+    other.wait_for_log("Of 2 such entries of database \"postgres\" that were looked at, 2 have a signature that this secret does not make");
     record(&mut other.connect("postgres"));
     // The way out that the hint names.
     let path = other.scratch_dir().join("secrets");
