@@ -343,7 +343,7 @@ fn sealing_recovers(break_it: &str, repair_it: &str, cause: &str) {
 
     client.batch_execute(repair_it).unwrap();
     wait_until_sealed(&mut client);
-    cluster.wait_for_log("pg_notary worker of database \"postgres\" goes on");
+    cluster.wait_for_log("pg_notary worker of database \"postgres\" works again");
     wait_for(&mut client, "(SELECT state = 'running' FROM ledger.workers)");
     assert_eq!(number(&mut client, "SELECT count(*) FROM ledger.blocks"), 4);
     assert_intact(&mut client);
