@@ -1,4 +1,4 @@
-//! What a large transaction, an old snapshot or a deleted file leaves behind makes nothing dearer for good.
+//! What a large transaction, an old snapshot or a dropped database leaves behind costs nothing for good.
 #![cfg(feature = "cluster-tests")]
 
 mod common;
@@ -42,9 +42,8 @@ fn sealing_finds_few_entries_in_a_table_that_a_large_transaction_has_made_large(
     wait_until_sealed(&mut client);
     let size = pages(&mut client, table);
     assert!(size > 2000, "only {size} pages");
-    // They go where there is room, which is anywhere.
     let ids: Vec<String> = (0..20).map(|_| record(&mut client)).collect();
-    // The first scan meets the dead entries of the key, and marks them.
+    // The first scan marks the dead entries of the key, and later scans skip them.
     pages_read(&mut client, table, "SELECT count(*) FROM ledger.commit_block()");
     let read = pages_read(&mut client, table, "SELECT count(*) FROM ledger.commit_block()");
     assert!(read < 100, "{read} of {size} pages were read for {} entries", ids.len());
@@ -69,7 +68,7 @@ fn what_an_old_snapshot_has_kept_of_the_state_is_not_read_again() {
     for _ in 0..2 {
         let read = pages_read(&mut client, table, "SELECT count(*) FROM ledger.commit_block()");
         assert!(read < size / 2, "{read} of {size} pages were read");
-        // And once it is gone.
+        // Also once the snapshot is gone.
         old.batch_execute("ROLLBACK").unwrap();
         client.batch_execute("VACUUM ledger.log_state").unwrap();
     }

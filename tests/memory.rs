@@ -331,7 +331,7 @@ fn to_void_the_lines_of_two_distant_transactions_takes_no_memory_for_what_lies_b
     eprintln!("voiding {voiding} MB");
 }
 
-/// A pool keeps its sessions for weeks, and each change of a table's definition has them look everything up anew.
+/// A pool keeps its sessions for weeks, and after each change of a table's definition they look everything up again.
 #[test]
 fn a_session_keeps_nothing_of_tables_as_they_were_before() {
     const CHANGES: usize = 200;
@@ -358,7 +358,7 @@ fn a_session_keeps_nothing_of_tables_as_they_were_before() {
     assert!(grown < 50 * CHANGES as i64, "{grown} bytes more after {CHANGES} changes");
 }
 
-/// A worker that needed memory for each of its entries would be ended by the system, and again at each start.
+/// If the worker kept all its entries in memory, the system could end it for lack of memory, at each start again.
 #[test]
 fn a_large_prepared_transaction_takes_bounded_memory_when_the_server_starts() {
     const ROWS: usize = 400_000;

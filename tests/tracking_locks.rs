@@ -44,7 +44,7 @@ fn a_call_that_changes_nothing_waits_for_nobody_and_holds_nobody_up() {
     assert_eq!(number(&mut client, "SELECT count(*) FROM ledger.entries WHERE entry_type = 'table_tracked'"), 2);
 }
 
-/// With options of his own, the second has to change what the first has made.
+/// With other options, the second call has to change what the first has made.
 #[test]
 fn two_who_track_a_table_at_once_do_not_deadlock_with_who_reads_it_for_update() {
     for again in ["SELECT ledger.track('jobs')", "SELECT ledger.track('jobs', keep_image => true)"] {
@@ -74,7 +74,7 @@ fn who_tracks_a_table_with_other_options_or_ends_it_does_not_deadlock_with_who_r
     assert_eq!(number(&mut client, "SELECT count(*) FROM ledger.tracked_tables"), 0);
 }
 
-/// What the session does is in no wait of the other's: neither holds anything on the table yet when it waits.
+/// The call waits for the migration's locks, and holds none on the table meanwhile.
 #[test]
 fn a_migration_that_goes_on_while_options_are_to_change_does_not_deadlock_with_that() {
     let (cluster, mut client) = start_with_tables();
@@ -86,7 +86,7 @@ fn a_migration_that_goes_on_while_options_are_to_change_does_not_deadlock_with_t
     assert_eq!(number(&mut client, "SELECT count(*) FROM ledger.verify_table('jobs')"), 0);
 }
 
-/// Its entry covers the column that is left out from then on: the first change of that is recorded still.
+/// The entry about the row covers the column that is left out from then on, so the first change to it is still recorded.
 #[test]
 fn a_row_that_is_written_to_a_partition_while_a_column_is_to_be_left_out_is_clean() {
     let (cluster, mut client) = start_with_tables();
