@@ -124,7 +124,7 @@ pub fn mirror_mode() -> MirrorMode {
 /// The mirror directory as configured; empty counts as the default.
 pub fn mirror_directory() -> MirrorDirectory {
     let default = DEFAULT_MIRROR_DIRECTORY.to_string_lossy();
-    let path = text(&MIRROR_DIRECTORY).unwrap_or_else(|| default.clone().into_owned());
+    let path = text(&MIRROR_DIRECTORY).unwrap_or_else(|| default.to_string());
     MirrorDirectory { is_default: path == default, path }
 }
 

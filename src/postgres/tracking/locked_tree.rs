@@ -14,7 +14,7 @@ pub struct LockedTree {
 }
 
 impl LockedTree {
-    /// Keeps the triggers as they are, and holds up no session that reads or writes rows.
+    /// For a look at what they have now. It holds up no session that reads or writes rows, and triggers may still be made.
     pub fn to_read(target: pg_sys::Oid) -> LockedTree {
         LockedTree::lock(target, pg_sys::AccessShareLock)
     }
