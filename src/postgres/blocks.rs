@@ -34,6 +34,9 @@ use uuid::Uuid;
 /// take a fraction of a second and little memory, which is then reused instead of going back to the system.
 const BATCH_ENTRIES: usize = 16_384;
 
+/// The mode of the lock on the extension that a sealer holds. DROP EXTENSION takes a stronger one.
+const SEALING_LOCK: pg_sys::LOCKMODE = pg_sys::ShareUpdateExclusiveLock as _;
+
 /// What to seal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Extent {
@@ -136,18 +139,25 @@ fn commit_block() -> TableIterator<
 
 /// Waits until this transaction is the one that may seal.
 pub fn lock_sealing() {
-    // SAFETY: inside a transaction, whose end releases the lock. DROP EXTENSION takes a stronger lock on the same
-    // object, so it and a batch wait for each other. VACUUM and sessions that record do not take it.
-    unsafe {
-        let extension = pg_sys::get_extension_oid(c"pg_notary".as_ptr(), false);
-        pg_sys::LockDatabaseObject(
-            pg_sys::ExtensionRelationId,
-            extension,
-            0,
-            pg_sys::ShareUpdateExclusiveLock as pg_sys::LOCKMODE,
-        );
+    loop {
+        let extension = extension_oid();
+        // SAFETY: inside a transaction, whose end releases the lock. DROP EXTENSION and a batch wait for each other; VACUUM
+        // and sessions that record do not take it.
+        unsafe { pg_sys::LockDatabaseObject(pg_sys::ExtensionRelationId, extension, 0, SEALING_LOCK) };
+        // If the extension was dropped and created again during the wait, this is the lock of a ledger that is gone,
+        // and others may hold that of the new one.
+        if extension == extension_oid() {
+            break;
+        }
+        // SAFETY: the lock taken above.
+        unsafe { pg_sys::UnlockDatabaseObject(pg_sys::ExtensionRelationId, extension, 0, SEALING_LOCK) };
     }
     transaction::note_sealing_lock();
+}
+
+fn extension_oid() -> pg_sys::Oid {
+    // SAFETY: a catalog look-up inside a transaction; an ERROR if there is none. The name is NUL-terminated.
+    unsafe { pg_sys::get_extension_oid(c"pg_notary".as_ptr(), false) }
 }
 
 /// Seals one batch in the current transaction, starting to look for entries at `from_page`. `pending` is how many there
