@@ -160,8 +160,7 @@ fn a_worker_that_waited_for_a_dropped_ledger_waits_for_the_one_created_in_its_pl
     let copy = "COPY ledger.entries TO STDOUT WITH (FORMAT jsonl)";
     client.copy_out(copy).unwrap().read_to_end(&mut exported).unwrap();
     let worker = worker_pid(&mut client);
-    let waits =
-        format!("EXISTS (SELECT FROM pg_locks WHERE pid = {worker} AND locktype = 'object' AND NOT granted)");
+    let waits = format!("EXISTS (SELECT FROM pg_locks WHERE pid = {worker} AND locktype = 'object' AND NOT granted)");
 
     client.batch_execute("BEGIN; DROP EXTENSION pg_notary; CREATE EXTENSION pg_notary").unwrap();
     let mut other = cluster.connect("postgres");
