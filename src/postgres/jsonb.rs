@@ -3,6 +3,7 @@
 
 use super::encoding::{self, NOT_TEXT};
 use super::errors::{or_raise, Failure};
+use super::memory;
 use crate::ledger::{ascii_text, canonical_json, jsonb, row_change};
 use pgrx::callconv::{Arg, ArgAbi, BoxRet, FcInfo};
 use pgrx::nullable::Nullable;
@@ -80,7 +81,7 @@ impl Jsonb {
             return None;
         }
         let bytes = self.bytes();
-        out.reserve(bytes.len() + bytes.len() / 4);
+        memory::reserve(out, bytes.len() + bytes.len() / 4);
         jsonb::write_canonical(out, bytes)
     }
 

@@ -37,6 +37,7 @@
 //! | [`ids`] | new ids |
 //! | [`regular_file`] | opening files that others may have put there |
 //! | [`helper_threads`] | threads that must not call Postgres |
+//! | [`memory`] | what happens if there is none left |
 
 mod all_entries;
 mod background_process;
@@ -63,6 +64,7 @@ mod jsonb;
 mod line_functions;
 mod locks;
 mod log_state;
+mod memory;
 mod mirror;
 mod object_access_hook;
 mod own_tables;
@@ -100,6 +102,7 @@ use pgrx::{pg_guard, pg_sys};
 #[doc(hidden)]
 pub extern "C-unwind" fn _PG_init() {
     errors::init();
+    memory::init();
     settings::init();
     // SAFETY: plain globals, set by the postmaster before and while it loads libraries.
     let (is_preloading, is_upgrade) =

@@ -21,6 +21,7 @@ use crate::ledger::{parse_hash, to_hex};
 use crate::postgres::database;
 use crate::postgres::errors::or_raise;
 use crate::postgres::helper_threads::helpers;
+use crate::postgres::memory;
 use crate::postgres::secrets;
 use crate::postgres::spi;
 use crate::postgres::tables::{self, RegisteredSnapshot};
@@ -373,6 +374,7 @@ impl<'a> SideBySide<'a> {
 impl Observer for SideBySide<'_> {
     fn progress(&mut self, bytes: u64) -> ControlFlow<()> {
         check_for_interrupts!();
+        memory::check_helpers();
         self.progress.bytes(bytes);
         ControlFlow::Continue(())
     }

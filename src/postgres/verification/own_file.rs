@@ -8,6 +8,7 @@ use crate::ledger::verifier::{
 use crate::postgres::database;
 use crate::postgres::errors::{cause, Failure};
 use crate::postgres::helper_threads::helpers;
+use crate::postgres::memory;
 use crate::postgres::mirror::remembered::{self, Remembered};
 use crate::postgres::regular_file;
 use crate::postgres::secrets;
@@ -119,6 +120,7 @@ struct Watcher<'a> {
 impl Observer for Watcher<'_> {
     fn progress(&mut self, bytes: u64) -> ControlFlow<()> {
         check_for_interrupts!();
+        memory::check_helpers();
         self.progress.bytes(bytes);
         ControlFlow::Continue(())
     }

@@ -1,0 +1,89 @@
+//! Memory that runs out ends the statement or the session that wanted it, and not the server.
+#![cfg(feature = "cluster-tests")]
+
+mod common;
+
+use common::ledger::*;
+use common::{as_server, Cluster, Options};
+use postgres::error::SqlState;
+use postgres::Client;
+use std::collections::BTreeSet;
+use std::fs;
+
+/// How a statement ended.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Outcome {
+    /// ERROR of Postgres.
+    Postgres,
+    /// ERROR of pg_notary.
+    Statement,
+    /// FATAL of pg_notary.
+    Session,
+    Done,
+}
+
+/// Lets this process grow by at most that many MB. Not even root may limit the process of another user everywhere.
+fn limit(pid: i64, megabytes: u64) {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let size = status.lines().find(|line| line.starts_with("VmSize:")).unwrap();
+    let kilobytes: u64 = size.split_whitespace().nth(1).unwrap().parse().unwrap();
+    let bytes = (kilobytes + megabytes * 1024) * 1024;
+    let status = as_server("prlimit").arg(format!("--pid={pid}")).arg(format!("--as={bytes}")).status();
+    assert!(status.unwrap().success());
+}
+
+fn run_limited(cluster: &Cluster, statement: &str, megabytes: u64) -> Outcome {
+    let mut session = cluster.connect("postgres");
+    let pid = number(&mut session, "SELECT pg_backend_pid()");
+    limit(pid, megabytes);
+    let Err(error) = session.batch_execute(statement) else { return Outcome::Done };
+    let error = error.as_db_error().unwrap_or_else(|| panic!("with {megabytes} MB: {error:?}"));
+    assert_eq!(*error.code(), SqlState::OUT_OF_MEMORY, "{error:?}");
+    match (error.severity(), error.detail().unwrap_or_default().contains("in pg_notary")) {
+        ("ERROR", false) => Outcome::Postgres,
+        ("ERROR", true) => Outcome::Statement,
+        ("FATAL", true) => Outcome::Session,
+        _ => panic!("{error:?}"),
+    }
+}
+
+/// Runs it with more and more memory, until there is enough.
+fn outcomes(cluster: &Cluster, statement: &str) -> BTreeSet<Outcome> {
+    let mut all = BTreeSet::new();
+    for megabytes in (7..1000).step_by(7) {
+        all.insert(run_limited(cluster, statement, megabytes));
+        if all.contains(&Outcome::Done) {
+            return all;
+        }
+    }
+    panic!("there is never enough: {all:?}");
+}
+
+fn start_with_bystander() -> (Cluster, Client) {
+    // Sealed later, as a whole.
+    let (cluster, mut client) = start(Options::new().conf("ledger.block_interval = 1h"));
+    client.batch_execute("CREATE TABLE rows (id int PRIMARY KEY, content text)").unwrap();
+    client.batch_execute("SELECT ledger.track('rows', keep_image => true)").unwrap();
+    client.batch_execute("CREATE TEMPORARY TABLE of_this_session ()").unwrap();
+    (cluster, client)
+}
+
+#[test]
+fn a_session_that_gets_no_memory_ends_alone() {
+    let (cluster, mut client) = start_with_bystander();
+    let hash = outcomes(&cluster, "SELECT ledger.hash_data(to_jsonb(repeat('x', 20000000)))");
+    assert!(hash.contains(&Outcome::Statement), "{hash:?}");
+    let insert = outcomes(&cluster, "INSERT INTO rows VALUES (1, repeat('x', 20000000))");
+    assert!(insert.contains(&Outcome::Session), "{insert:?}");
+    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
+    let file = outcomes(&cluster, "SELECT ledger.verify_file_integrity()");
+    assert!(file.contains(&Outcome::Session), "{file:?}");
+    outcomes(&cluster, "SELECT ledger.verify_all()");
+
+    client.batch_execute("SELECT FROM of_this_session").expect("the server has not restarted");
+    let others = "SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid) \
+                  WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()";
+    assert_eq!(number(&mut client, others), 0, "ended sessions have left locks");
+    record(&mut client);
+    assert_intact(&mut client);
+}
