@@ -1,47 +1,36 @@
-//! The worker of one database: its main loop. It seals pending entries, keeps the mirror file with the help of
-//! [`super::keeper`], records baselines, and otherwise sleeps.
+//! The worker of one database: its main loop. It keeps the mirror file ([`super::keeper`]), seals pending entries
+//! ([`super::sealing`]), records baselines ([`super::baseline_work`]), and otherwise sleeps.
 //!
 //! (`postgres/database.rs` is about the database of the current process in shared memory.)
 
 use super::baseline_work::Baselines;
 use super::keeper::Keeper;
-use super::pace::Pace;
+use super::sealing::Sealing;
 use super::signing_keys;
-use super::transactions::{in_sealing, in_transaction, own_name};
+use super::transactions::{in_transaction, own_name};
 use crate::postgres::background_process;
-use crate::postgres::blocks::{self, Batch, Extent};
-use crate::postgres::emptied_pages::EmptiedPages;
-use crate::postgres::errors::{or_raise, Failure};
+use crate::postgres::blocks;
+use crate::postgres::errors::Failure;
 use crate::postgres::faults;
 use crate::postgres::ids;
 use crate::postgres::log_state;
-use crate::postgres::mirror::block_lines::SealedBlocks;
 use crate::postgres::mirror::file;
 use crate::postgres::mirror::handle::Mirror;
 use crate::postgres::mirror::prepared;
 use crate::postgres::mirror::remembered::{self, Remembered};
-use crate::postgres::mirror::requests;
-use crate::postgres::mirror::shared::Request;
 use crate::postgres::secrets::Watch;
 use crate::postgres::settings::{self, MirrorMode};
-use crate::postgres::shared::{shared, DatabaseSlot, PendingCount, Shared, WorkerState};
-use crate::postgres::tables::{self, Table};
+use crate::postgres::shared::{shared, DatabaseSlot, Shared, WorkerState};
 use crate::postgres::wait_events;
 use pgrx::{pg_guard, pg_sys, FromDatum};
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// After a failure: first and longest wait before the next try.
 const FIRST_BACKOFF: Duration = Duration::from_millis(500);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
 /// Sessions that find the mirror failed wake the worker for another try, but it tries no more often than this.
 const SHORTEST_RETRY: Duration = Duration::from_millis(100);
-/// How soon to count entries again if transactions were committing during the count.
-const RECOUNT_INTERVAL: Duration = Duration::from_millis(500);
-/// In mode async: how long sealing may go on before the worker turns to the file again.
-const LONGEST_SEALING: Duration = Duration::from_secs(1);
-/// New rows come where the last scan of the pending table ended. Rows of slower sessions may come some pages before.
-const RESUME_MARGIN_PAGES: u32 = 64;
 
 #[no_mangle]
 #[pg_guard]
@@ -136,24 +125,11 @@ struct Worker {
     mirror: Mirror,
     secrets: Watch,
     keeper: Keeper,
+    sealing: Sealing,
     baselines: Baselines,
     /// The worker has made sure that the ledger is this database's own.
     is_own: bool,
-    /// Where to start looking for pending entries: there is most likely nothing before this page.
-    resume_page: u32,
-    vacated: EmptiedPages,
-    /// The blocks of the last batch. The next batch writes their lines before it seals, or the worker does if there is
-    /// none.
-    unwritten: Option<SealedBlocks>,
-    pace: Pace,
-    /// When to read the whole pending table, because the count of its entries is not exact.
-    recount_at: Option<Instant>,
-    /// The pending entries were counted once since this worker started.
-    is_counted: bool,
-    /// How long the oldest entry that was left has been waiting: since this time.
-    waiting_since: Option<i64>,
-    /// The work has waited for locks or for the file. Such a wait consumes the latch that wakes this process, so it
-    /// must look again before it sleeps.
+    /// Something is left to do that no process wakes this one for: it must look again before it sleeps.
     look_again: bool,
     /// What the log already says.
     logged: Option<String>,
@@ -167,15 +143,9 @@ impl Worker {
             mirror,
             secrets: Watch::default(),
             keeper: Keeper::new(mirror),
+            sealing: Sealing::new(mirror),
             baselines: Baselines::new(slot),
             is_own: false,
-            resume_page: 0,
-            vacated: EmptiedPages::default(),
-            unwritten: None,
-            pace: Pace::default(),
-            is_counted: false,
-            recount_at: Some(Instant::now()),
-            waiting_since: None,
             look_again: false,
             logged: None,
             backoff: FIRST_BACKOFF,
@@ -243,7 +213,8 @@ impl Worker {
                 let is_failing = self.baselines.is_failing();
                 let state = if is_failing { WorkerState::Failing } else { WorkerState::Running };
                 self.slot().set_worker_state(state);
-                if std::mem::take(&mut self.look_again) | self.keeper.take_has_waited() {
+                let has_waited = self.keeper.take_has_waited() | self.sealing.take_has_waited();
+                if std::mem::take(&mut self.look_again) | has_waited {
                     return Some(0);
                 }
                 self.until_next()
@@ -264,18 +235,8 @@ impl Worker {
 
     /// Milliseconds until there is something to do for which no process wakes this one.
     fn until_next(&self) -> Option<i64> {
-        let milliseconds = |time: Duration| time.as_millis() as i64 + 1;
-        let rest = self.pace.rest().map(milliseconds);
-        let due = self.due().map(|due| ((due - tables::now().micros()) / 1000 + 1).max(0));
-        let recount = self.recount_at.map(|at| milliseconds(at.saturating_duration_since(Instant::now())));
-        let next = due.into_iter().chain(recount).chain(rest.filter(|_| self.has_full_block())).min();
-        // Nothing is sealed before the rest is over.
-        let next = next.map(|next| next.max(rest.unwrap_or(0)));
-        next.into_iter().chain(self.keeper.until_next()).chain(self.baselines.until_next()).min()
-    }
-
-    fn has_full_block(&self) -> bool {
-        self.slot().pending.load(Ordering::Acquire) >= settings::block_size() as i64
+        let next = [self.sealing.until_next(), self.keeper.until_next(), self.baselines.until_next()];
+        next.into_iter().flatten().min()
     }
 
     fn report_idle(&self) {
@@ -288,7 +249,7 @@ impl Worker {
 
     fn work(&mut self) -> Result<(), Failure> {
         if self.slot().recount.swap(false, Ordering::AcqRel) {
-            self.recount_at = Some(Instant::now());
+            self.sealing.recount();
         }
         self.own_the_ledger()?;
         self.settle_prepared()?;
@@ -301,17 +262,17 @@ impl Worker {
             if self.keeper.awaits_commits() {
                 return recorded;
             }
-            let sealed = self.seal();
+            let sealed = self.sealing.seal(&mut self.keeper);
             if sealed.is_err() && !self.keeper.is_unremembered() {
                 return sealed;
             }
-            let unwritten = self.unwritten.take();
+            let unwritten = self.sealing.take_unwritten();
             return sealed.and(self.keeper.append_block_lines(unwritten.as_ref())).and(recorded);
         }
         let recorded = self.record_baseline();
         // No session waits for the file, so sealing does not either.
         let mirrored = mirrored.and_then(|()| self.keeper.append_owed());
-        self.seal()?;
+        self.sealing.seal(&mut self.keeper)?;
         mirrored.and_then(|()| self.keeper.append_owed()).and(recorded)
     }
 
@@ -352,7 +313,7 @@ impl Worker {
             return Ok(());
         }
         // Until now their entries were not counted as pending, and the tables that they track were not seen.
-        self.recount_at = Some(Instant::now());
+        self.sealing.recount();
         self.slot().baselines.store(true, Ordering::Release);
         let mirror = self.mirror;
         let settled = in_transaction(|| {
@@ -363,153 +324,5 @@ impl Worker {
             self.slot().prepared_decided.store(true, Ordering::SeqCst);
         }
         settled
-    }
-
-    /// Seals what is due, batch by batch, each in its own transaction.
-    fn seal(&mut self) -> Result<(), Failure> {
-        if !self.has_something_to_seal() {
-            return Ok(());
-        }
-        let since = Instant::now();
-        let mut page = if self.must_recount() || self.is_due() { 0 } else { self.resume_page };
-        loop {
-            // A backlog takes many batches, and sessions that reuse an id wait for the void line.
-            self.keeper.void_aborted()?;
-            if self.is_called_away() || (self.keeper.is_async() && since.elapsed() > LONGEST_SEALING) {
-                return Ok(());
-            }
-            let next = self.seal_from(page)?;
-            let is_resting = self.pace.end(self.slot());
-            match next {
-                Some(next) if is_resting => {
-                    self.resume_page = next;
-                    return Ok(());
-                }
-                Some(next) => page = next,
-                None => return Ok(()),
-            }
-        }
-    }
-
-    /// Seals one batch; returns the page to go on from, if there is more to seal.
-    fn seal_from(&mut self, page: u32) -> Result<Option<u32>, Failure> {
-        let looked_at = tables::now().micros();
-        let Some((batch, count)) = self.seal_batch(page)? else { return Ok(None) };
-        self.note_left(&batch);
-        if batch.next_page != 0 {
-            return Ok(Some(batch.next_page));
-        }
-        self.resume_page = batch.pages.saturating_sub(RESUME_MARGIN_PAGES);
-        if batch.is_whole {
-            self.correct_count(count, &batch);
-        }
-        // The scan could see every entry that was counted before it, so a missing one is on an earlier page.
-        let was_missed = count.entries > batch.seen() && !batch.is_whole;
-        let is_unseen = self.slot().pending.load(Ordering::Acquire) > batch.left;
-        if is_unseen {
-            self.wait_since(looked_at);
-        }
-        let next = match was_missed || self.is_due() {
-            true => Some(0),
-            false => (is_unseen && self.has_full_block()).then_some(self.resume_page),
-        };
-        Ok(next)
-    }
-
-    /// Runs between batches, whose end may never come while entries arrive faster than they are sealed. Obeys signals,
-    /// reads the settings, and returns whether something else must be done first.
-    fn is_called_away(&mut self) -> bool {
-        let mode = settings::mirror_mode();
-        background_process::sleep(Some(0), wait_events::worker_main());
-        // This takes what woke the process, so it must look again after the last batch at the latest.
-        self.look_again = true;
-        let slot = self.slot();
-        let must_catch_up = matches!(mode, MirrorMode::Sync | MirrorMode::Write) && slot.is_behind();
-        must_catch_up
-            || mode != settings::mirror_mode()
-            || slot.worker_state() == WorkerState::Paused
-            || slot.check_extension.load(Ordering::Acquire)
-            || slot.prepared_decided.load(Ordering::SeqCst)
-            || requests::pending(&self.mirror) != Request::None
-    }
-
-    /// Notes that entries came while a batch was sealed. Their sessions may have woken no process: to them it looked as
-    /// if the entries of the batch were still waiting.
-    fn wait_since(&mut self, time: i64) {
-        self.waiting_since = Some(self.waiting_since.map_or(time, |since| since.min(time)));
-    }
-
-    /// Whether the pending table may have a full block, an entry that is due, or entries whose age is not known yet.
-    fn has_something_to_seal(&mut self) -> bool {
-        let pending = self.slot().pending.load(Ordering::Acquire);
-        if pending <= 0 && !self.must_recount() {
-            self.waiting_since = None;
-            return false;
-        }
-        let may_find = self.must_recount() || self.waiting_since.is_none() || self.is_due() || self.has_full_block();
-        may_find && self.pace.rest().is_none()
-    }
-
-    /// Also returns the count of pending entries before the batch. It is read under the lock that every sealer holds
-    /// until its entries are off the count: read earlier, the worker would subtract them once more. `None` if another
-    /// process keeps sealing.
-    fn seal_batch(&mut self, page: u32) -> Result<Option<(Batch, PendingCount)>, Failure> {
-        let extent = if self.is_due() { Extent::Everything } else { Extent::FullBlocks };
-        self.look_again = true;
-        let slot = self.slot();
-        let (unwritten, is_counted) = (self.unwritten.take(), self.is_counted);
-        let (vacated, keeper, pace) = (&mut self.vacated, &mut self.keeper, &mut self.pace);
-        let sealed = in_sealing(|| {
-            pace.begin(slot);
-            // Otherwise sealing itself makes sure that no lines are missing.
-            if unwritten.is_some() || keeper.is_unremembered() {
-                keeper.append_in_sealing(unwritten.as_ref());
-            }
-            vacated.reclaim(&Table::open("entries_pending", pg_sys::RowExclusiveLock));
-            let count = slot.count_pending();
-            // For example, after a start it is not known how many there are.
-            let known = if is_counted { count.entries } else { i64::MAX };
-            (or_raise(blocks::seal_batch(extent, page, known)), count)
-        })?;
-        let Some((mut batch, count)) = sealed else { return Ok(None) };
-        self.keeper.note_remembered();
-        self.vacated.add(std::mem::take(&mut batch.moved));
-        self.slot().blocks_sealed.fetch_add(batch.blocks.len() as i64, Ordering::AcqRel);
-        if !batch.blocks.is_empty() && !self.keeper.is_async() {
-            let entry_ids = std::mem::take(&mut batch.entry_ids);
-            self.unwritten = Some(SealedBlocks { headers: batch.blocks.clone(), entry_ids });
-        }
-        Ok(Some((batch, count)))
-    }
-
-    /// Notes since when the oldest entry that was left has been waiting. An entry may claim any created_at, but counts
-    /// as waiting only since it was first seen.
-    fn note_left(&mut self, batch: &Batch) {
-        let now = tables::now().micros();
-        self.waiting_since = batch.oldest_left.map(|oldest| oldest.micros().min(now));
-    }
-
-    /// When the oldest pending entry is due, by the setting as it is now.
-    fn due(&self) -> Option<i64> {
-        self.waiting_since.map(|since| since + settings::block_interval_micros())
-    }
-
-    /// Whether the oldest pending entry has waited long enough.
-    fn is_due(&self) -> bool {
-        self.due().is_some_and(|due| due <= tables::now().micros())
-    }
-
-    /// Corrects the count of pending entries by what a scan of the whole table has seen. Entries that were being
-    /// committed may be counted twice then. At worst that wakes the worker once too often, and they are counted again
-    /// soon.
-    fn correct_count(&mut self, count: PendingCount, batch: &Batch) {
-        self.slot().pending.fetch_add(batch.seen() - count.entries, Ordering::AcqRel);
-        self.is_counted = true;
-        let is_exact = self.slot().is_exact(count);
-        self.recount_at = (!is_exact).then(|| Instant::now() + RECOUNT_INTERVAL);
-    }
-
-    fn must_recount(&self) -> bool {
-        self.recount_at.is_some_and(|at| at <= Instant::now())
     }
 }

@@ -16,5 +16,6 @@ mod keeper;
 pub mod launcher;
 pub mod main_loop;
 mod pace;
+mod sealing;
 mod signing_keys;
 mod transactions;
