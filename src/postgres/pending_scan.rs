@@ -18,7 +18,7 @@ pub fn is_sparse(pages: u32, entries: i64) -> bool {
 
 /// A scan of all pending entries, in no order.
 pub enum PendingScan<'a> {
-    Pages(TableScan<&'a Table>),
+    Pages(TableScan<&'a Table, &'a RegisteredSnapshot>),
     Key(KeyScan<'a>),
 }
 

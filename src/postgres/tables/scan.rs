@@ -6,62 +6,66 @@ use pgrx::pg_sys;
 use std::borrow::Borrow;
 use std::marker::PhantomData;
 
-/// A scan of a whole table, in the order of its pages.
-pub struct TableScan<T: Borrow<Table>> {
+/// A scan of a whole table, in the order of its pages. It holds or borrows the table and the snapshot.
+pub struct TableScan<T: Borrow<Table>, S> {
     scan: pg_sys::TableScanDesc,
-    /// Dropped after the scan has ended.
+    /// Both are dropped after the scan has ended.
     table: T,
+    _snapshot: S,
 }
 
-impl<T: Borrow<Table>> TableScan<T> {
+impl<T: Borrow<Table>, S: Borrow<RegisteredSnapshot>> TableScan<T, S> {
     /// Scans from page `from` to the end of the table.
-    pub fn start(table: T, snapshot: &RegisteredSnapshot, from: u32) -> Self {
-        // SAFETY: the snapshot is registered. Callers drop the scan before they drop the snapshot.
-        unsafe { Self::start_with(table, snapshot.as_ptr(), from) }
+    pub fn start(table: T, snapshot: S, from: u32) -> Self {
+        Self::start_as(table, snapshot, from, pg_sys::ScanOptions::SO_ALLOW_STRAT)
     }
 
     /// The same for a caller that will change the rows it reads: pages of a large table, too, stay in memory, so they
     /// are not read twice.
-    pub fn start_to_change(table: T, snapshot: &RegisteredSnapshot, from: u32) -> Self {
-        // SAFETY: the snapshot is registered. Callers drop the scan before they drop the snapshot.
-        unsafe { Self::start_as(table, snapshot.as_ptr(), from, 0) }
+    pub fn start_to_change(table: T, snapshot: S, from: u32) -> Self {
+        Self::start_as(table, snapshot, from, 0)
     }
 
     /// Scans `count` pages from page `from` on.
-    pub fn start_pages(table: T, snapshot: &RegisteredSnapshot, from: u32, count: u32) -> Self {
+    pub fn start_pages(table: T, snapshot: S, from: u32, count: u32) -> Self {
         let scan = Self::start(table, snapshot, 0);
         // SAFETY: the scan is open, and has not begun to read.
         unsafe { pg_sys::heap_setscanlimits(scan.scan, from, count) };
         scan
     }
 
+    fn start_as(table: T, snapshot: S, from: u32, strategy: u32) -> Self {
+        // SAFETY: the snapshot is registered, and the scan holds or borrows it.
+        let scan = unsafe { begin_scan(table.borrow(), snapshot.borrow().as_ptr(), from, strategy) };
+        TableScan { scan, table, _snapshot: snapshot }
+    }
+}
+
+impl<T: Borrow<Table>> TableScan<T, ()> {
     /// # Safety
     /// The snapshot outlives the scan.
     pub unsafe fn start_with(table: T, snapshot: pg_sys::Snapshot, from: u32) -> Self {
-        Self::start_as(table, snapshot, from, pg_sys::ScanOptions::SO_ALLOW_STRAT)
+        let scan = begin_scan(table.borrow(), snapshot, from, pg_sys::ScanOptions::SO_ALLOW_STRAT);
+        TableScan { scan, table, _snapshot: () }
     }
+}
 
-    /// # Safety
-    /// The snapshot outlives the scan.
-    unsafe fn start_as(table: T, snapshot: pg_sys::Snapshot, from: u32, strategy: u32) -> Self {
-        use pg_sys::ScanOptions::*;
-        let open: &Table = table.borrow();
-        open.require_heap();
-        // SAFETY: the table is a heap. Table and snapshot outlive the scan. Without SO_ALLOW_SYNC, the scan starts at
-        // the page that is given.
-        let scan = unsafe {
-            let flags = SO_TYPE_SEQSCAN | SO_ALLOW_PAGEMODE | strategy;
-            let scan =
-                pg_sys::heap_beginscan(open.relation, snapshot, 0, std::ptr::null_mut(), std::ptr::null_mut(), flags);
-            let pages = open.pages();
-            if from > 0 && from < pages {
-                pg_sys::heap_setscanlimits(scan, from, pages - from);
-            }
-            scan
-        };
-        TableScan { scan, table }
+/// # Safety
+/// Table and snapshot outlive the scan.
+unsafe fn begin_scan(table: &Table, snapshot: pg_sys::Snapshot, from: u32, strategy: u32) -> pg_sys::TableScanDesc {
+    use pg_sys::ScanOptions::*;
+    table.require_heap();
+    // Without SO_ALLOW_SYNC, the scan starts at the page that is given.
+    let flags = SO_TYPE_SEQSCAN | SO_ALLOW_PAGEMODE | strategy;
+    let scan = pg_sys::heap_beginscan(table.relation, snapshot, 0, std::ptr::null_mut(), std::ptr::null_mut(), flags);
+    let pages = table.pages();
+    if from > 0 && from < pages {
+        pg_sys::heap_setscanlimits(scan, from, pages - from);
     }
+    scan
+}
 
+impl<T: Borrow<Table>, S> TableScan<T, S> {
     pub fn table(&self) -> &Table {
         self.table.borrow()
     }
@@ -83,12 +87,12 @@ impl<T: Borrow<Table>> TableScan<T> {
     }
 }
 
-impl<T: Borrow<Table>> Drop for TableScan<T> {
+impl<T: Borrow<Table>, S> Drop for TableScan<T, S> {
     fn drop(&mut self) {
         if is_unwinding() {
             return;
         }
-        // SAFETY: opened in start() and closed only here.
+        // SAFETY: begin_scan() opened it, and only this closes it.
         unsafe { pg_sys::heap_endscan(self.scan) }
     }
 }

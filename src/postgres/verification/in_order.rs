@@ -11,6 +11,7 @@ use crate::postgres::errors::is_unwinding;
 use crate::postgres::tables::{entry_column, tid, tid_of, RegisteredSnapshot, Row, Table, TableScan, Tid};
 use pgrx::pg_sys;
 use std::ptr;
+use std::rc::Rc;
 
 /// Rows that follow one another in a partition, all of which were read.
 #[derive(Debug, Clone, Copy)]
@@ -40,38 +41,36 @@ impl Stretch {
 /// How far reading a partition has come. Its snapshot is from its beginning: rows that are sealed later end it.
 pub struct InOrder {
     leaves: LeafIndex,
-    scan: TableScan<Table>,
+    scan: TableScan<Rc<Table>, Rc<RegisteredSnapshot>>,
     /// The row that the scan is at.
     tuple: Option<pg_sys::HeapTuple>,
     stretch: Stretch,
     /// The next leaf.
     next: i64,
-    /// Declared last, so that it is dropped after the scans have ended.
-    _snapshot: RegisteredSnapshot,
 }
 
 impl InOrder {
     /// Starts with leaf `from`; `None` if the partition cannot be read in this way from there.
     pub fn start(partition: pg_sys::Oid, index: pg_sys::Oid, from: i64) -> Option<Self> {
-        let table = Table::open_entries(partition, pg_sys::AccessShareLock);
+        let table = Rc::new(Table::open_entries(partition, pg_sys::AccessShareLock));
         if !table.is_heap() {
             return None;
         }
-        let snapshot = RegisteredSnapshot::latest();
-        let mut leaves = LeafIndex::start(&table, index, &snapshot, from);
+        let snapshot = Rc::new(RegisteredSnapshot::latest());
+        let mut leaves = LeafIndex::start(Rc::clone(&table), index, Rc::clone(&snapshot), from);
         leaves.advance();
         let (_, first) = leaves.at?;
         let (page, _) = first;
         if page >= table.pages() {
             return None;
         }
-        let mut scan = TableScan::start(table, &snapshot, page);
+        let mut scan = TableScan::start(table, snapshot, page);
         let mut tuple = scan.next();
         while tuple.is_some_and(|tuple| tid_of(tuple) < first) {
             tuple = scan.next();
         }
         let stretch = Stretch::start(partition, first);
-        Some(InOrder { leaves, scan, tuple, stretch, next: from, _snapshot: snapshot })
+        Some(InOrder { leaves, scan, tuple, stretch, next: from })
     }
 
     /// Whether the next row of this reading is that leaf of that partition.
@@ -116,14 +115,16 @@ struct LeafIndex {
     index: pg_sys::Relation,
     /// The leaf and place that it is at; `None` at the end.
     at: Option<(i64, Tid)>,
+    /// Dropped after the scan has ended.
+    _lent: (Rc<Table>, Rc<RegisteredSnapshot>),
 }
 
 impl LeafIndex {
-    /// `index` must be on leaf_index alone. The table and the snapshot must outlive this value.
-    fn start(table: &Table, index: pg_sys::Oid, snapshot: &RegisteredSnapshot, from: i64) -> Self {
+    /// `index` must be on leaf_index alone.
+    fn start(table: Rc<Table>, index: pg_sys::Oid, snapshot: Rc<RegisteredSnapshot>, from: i64) -> Self {
         let mut key = pg_sys::ScanKeyData::default();
-        // SAFETY: the scan copies the key, which is for the index's first column. The table and the snapshot outlive
-        // the scan. Index tuples are requested before the scan starts, as the executor does for an index-only scan.
+        // SAFETY: the scan copies the key, which is for the index's first column. This value holds the table
+        // and the snapshot. Index tuples are requested before the scan starts, as the executor does for an index-only scan.
         unsafe {
             pg_sys::ScanKeyInit(
                 &mut key,
@@ -136,7 +137,7 @@ impl LeafIndex {
             let scan = begin_scan(table.relation(), index, snapshot.as_ptr());
             (*scan).xs_want_itup = true;
             pg_sys::index_rescan(scan, &mut key, 1, ptr::null_mut(), 0);
-            LeafIndex { scan, index, at: None }
+            LeafIndex { scan, index, at: None, _lent: (table, snapshot) }
         }
     }
 
