@@ -2,7 +2,7 @@
 #![cfg(feature = "cli")]
 
 use serde_json::Value;
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -79,7 +79,7 @@ fn a_valid_file_exits_with_0_and_says_what_it_holds() {
         "entries     109\n",
         "pending     1\n",
         "voided      6\n",
-        "last block  4 8f438109a7e801a916e1ac64d42398c16ef71ce4db3c4f3173752c4c014f1216\n",
+        "last block  4:8f438109a7e801a916e1ac64d42398c16ef71ce4db3c4f3173752c4c014f1216\n",
         "not checked (--secret-file",
         "\nVALID\n",
     ] {
@@ -119,6 +119,7 @@ fn the_json_verdict_has_the_keys_of_the_sql_function() {
             "last_block",
             "ledger_id",
             "pending_count",
+            "signatures",
             "signatures_checked",
             "valid",
             "void_count",
@@ -182,21 +183,22 @@ fn signatures_are_checked_with_a_secret_file() {
     let secret = directory.secret(SECRET, 0o600);
     let output = run(&[&"verify", &vector_file(), &"--secret-file", &secret]);
     assert_eq!(output.status.code(), Some(0));
-    assert!(stdout(&output).contains("signatures  checked\n"));
+    assert!(stdout(&output).contains("signatures  checked: 88 valid, 28 unsigned\n"), "{}", stdout(&output));
     let secret = directory.secret("default:another secret\n", 0o400);
     let output = run(&[&"verify", &vector_file(), &"--secret-file", &secret]);
     assert_eq!(output.status.code(), Some(1));
     let text = stdout(&output);
     assert!(text.contains("signature_invalid block 1 leaf 0 entry 892f902b-"), "{text}");
     assert!(text.contains("  and "), "{text}");
-    assert!(!text.contains("another secret") && !text.contains("add the keys"), "{text}");
+    assert!(!text.contains("another secret") && !text.contains("Add these keys"), "{text}");
     // A key that is missing is no proof of anything, and says so.
     let secret = directory.secret("other:another secret\n", 0o400);
     let output = run(&[&"verify", &vector_file(), &"--secret-file", &secret]);
     assert_eq!(output.status.code(), Some(1));
     let text = stdout(&output);
     assert!(text.contains("\nNOT VERIFIED: ") && !text.contains("TAMPERED"), "{text}");
-    assert!(text.contains("unknown_key block 1") && text.contains("add the keys of these entries"), "{text}");
+    assert!(text.contains("unknown_key block 1") && text.contains("Add these keys to the secret file"), "{text}");
+    assert!(text.contains("\n  default (88 entries, the first on line "), "{text}");
 }
 
 #[test]
@@ -233,9 +235,11 @@ fn what_is_not_a_ledger_exits_with_2() {
     let directory = Directory::new("unreadable");
     let missing = directory.0.join("missing");
     let empty = directory.write("empty", "");
+    let gzip = directory.write("gzip", [0x1f, 0x8b, 8, 0]);
+    let converted = directory.write("converted", vector_text().replace('\n', "\r\n"));
     let text = directory.write("text", "hello\nworld\n");
     let binary = directory.write("binary", [0_u8, 159, 146, 150]);
-    for file in [&missing, &empty, &text, &binary, &directory.0] {
+    for file in [&missing, &empty, &text, &binary, &gzip, &converted, &directory.0] {
         let output = run(&[&"verify", file]);
         assert_eq!(output.status.code(), Some(2), "{}", file.display());
         assert_eq!(stdout(&output), "");
@@ -243,6 +247,72 @@ fn what_is_not_a_ledger_exits_with_2() {
     }
     let output = run(&[&"verify", &empty]);
     assert!(stderr(&output).contains("the file is empty"), "{}", stderr(&output));
+    for (file, why) in [
+        (&text, "not a ledger file: line 1: "),
+        (&gzip, "gunzip"),
+        (&converted, "its lines end with CR LF"),
+        (&directory.0, "is a directory"),
+    ] {
+        let output = run(&[&"verify", file]);
+        assert!(stderr(&output).contains(why), "{}", stderr(&output));
+    }
+    // A pipe can be read once; its other end may never come.
+    let pipe = directory.0.join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let output = run(&[&"verify", &pipe]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("save it to a file first"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_name_that_holds_control_characters_writes_no_lines_of_its_own() {
+    let directory = Directory::new("names");
+    let file = directory.write("evil\nVALID\n\u{1b}[31m.jsonl", tampered_text());
+    let output = run(&[&"verify", &file]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(!stdout(&output).contains("\nVALID") && !stdout(&output).contains('\u{1b}'), "{}", stdout(&output));
+    let output = run(&[&"verify", &directory.0.join("evil\nVALID\n")]);
+    assert!(!stderr(&output).contains("\nVALID"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_report_that_cannot_be_written_is_not_taken_for_one_that_was() {
+    let full = || File::options().write(true).open("/dev/full").unwrap();
+    let program = || Command::new(env!("CARGO_BIN_EXE_pg_notary"));
+    let output = program().arg("verify").arg(vector_file()).stdout(full()).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("cannot write the report"), "{}", stderr(&output));
+    let output = program().args(["verify", "missing"]).stderr(full()).output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "nobody can be told, and it must not panic");
+}
+
+/// An entry signed with a missing key is one problem, and a ledger has many such entries.
+#[test]
+fn a_missing_key_hides_no_change() {
+    let directory = Directory::new("flood");
+    let secret = directory.secret("other:another secret\n", 0o600);
+    let (_, lines) = vector_text().split_once('\n').map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
+    let more = |text: &str| {
+        // Voided lines whose signatures nobody can check.
+        let signed = lines.lines().find(|line| line.contains("\"key_id\": \"default\"")).unwrap();
+        let id = &signed[signed.find("\"entry_id\": \"").unwrap() + 13..][..36];
+        let ids: Vec<String> = (0..200).map(|n| format!("{n:08x}-0000-4000-8000-000000000000")).collect();
+        let copies: String = ids.iter().map(|new| signed.replace(id, new) + "\n").collect();
+        let (header, rest) = text.split_once('\n').unwrap();
+        format!("{header}\n{copies}{rest}")
+    };
+    let file = directory.write("unknown.jsonl", more(&vector_text()));
+    let output = run(&[&"verify", &file, &"--secret-file", &secret]);
+    assert!(stdout(&output).contains("\nNOT VERIFIED: 288 problems\n"), "{}", stdout(&output));
+    let file = directory.write("changed.jsonl", more(&tampered_text()));
+    let output = run(&[&"verify", &file, &"--secret-file", &secret]);
+    assert!(
+        stdout(&output).contains("\nTAMPERED: 289 problems\n  tree_root_mismatch block 2: "),
+        "{}",
+        stdout(&output)
+    );
+    let output = run(&[&"verify", &file, &"--secret-file", &secret, &"--json"]);
+    assert!(stdout(&output).contains("tree_root_mismatch"), "{}", stdout(&output));
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! `pg_notary`: verifies ledger files, and signs and verifies items, without a server.
 
 mod items;
+mod ledger_file;
 mod noted_blocks;
+mod output;
 mod progress;
 mod verify;
 

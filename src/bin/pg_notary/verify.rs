@@ -1,16 +1,18 @@
 //! `pg_notary verify`: verifies a ledger file without the server that wrote it.
 
+use crate::ledger_file;
 use crate::noted_blocks::{NotedBlock, NotedBlocks};
+use crate::output::{complain, print, printable};
 use crate::progress;
 use crate::{INVALID, UNREADABLE, VALID};
 use indicatif::ProgressBar;
 use pg_notary::ledger::signature::{Keyring, MAX_KEYRING};
 use pg_notary::ledger::verifier::{
-    verify_file, FileBlock, FileOptions, FileReport, Helpers, Observer, Problem, ProblemKind,
+    verify_file, FileBlock, FileOptions, FileReport, Helpers, Observer, Problem, ProblemKind, SignatureCounts,
 };
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::ops::ControlFlow;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -20,6 +22,9 @@ const MOST_HELPERS: usize = 4;
 
 /// How many problems the verdict for people names.
 const SHOWN: usize = 20;
+
+/// The longest name that Postgres gives a database.
+const LONGEST_NAME: usize = 63;
 
 #[derive(clap::Args)]
 pub struct VerifyArguments {
@@ -42,16 +47,10 @@ pub fn run(arguments: &VerifyArguments) -> u8 {
     match verify(file, secret_file.as_deref(), NotedBlocks::new(noted_blocks)) {
         Ok(report) => {
             let text = if *json { format!("{}\n", report.to_json()) } else { describe(file, &report) };
-            // A reader that has gone away does not change the verdict.
-            let _ = io::stdout().write_all(text.as_bytes());
-            if report.valid() {
-                VALID
-            } else {
-                INVALID
-            }
+            print(&text, if report.valid() { VALID } else { INVALID })
         }
         Err(message) => {
-            eprintln!("pg_notary: {message}");
+            complain(&message);
             UNREADABLE
         }
     }
@@ -59,20 +58,19 @@ pub fn run(arguments: &VerifyArguments) -> u8 {
 
 fn verify(path: &Path, secret_file: Option<&Path>, noted: NotedBlocks) -> Result<FileReport, String> {
     let keyring = secret_file.map(read_keyring).transpose()?;
-    let unreadable = |error: io::Error| format!("{}: {error}", path.display());
-    let file = File::open(path).map_err(unreadable)?;
-    let metadata = file.metadata().map_err(unreadable)?;
-    if metadata.is_file() && metadata.len() == 0 {
-        return Err(format!("{}: the file is empty", path.display()));
-    }
-    let bar = progress::bar(metadata.len(), "{bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta}");
+    let unusable = |what: String| format!("{}: {what}", path.display());
+    let unreadable = |error: io::Error| unusable(error.to_string());
+    let file = ledger_file::open(path).map_err(unusable)?;
+    let length = file.metadata().map_err(unreadable)?.len();
+    let bar = progress::bar(length, "{bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta}");
     let mut watcher = Watcher { bar, noted };
     let options = FileOptions { keyring: keyring.as_ref(), helpers: Helpers::up_to(MOST_HELPERS) };
-    let report = verify_file(file, options, &mut watcher);
+    let report = verify_file(&file, options, &mut watcher);
     watcher.bar.finish_and_clear();
     let mut report = report.map_err(unreadable)?;
     if report.record_count == 0 {
-        return Err(format!("{}: not a ledger file", path.display()));
+        let found = report.errors.first().map_or("it has no complete line", |problem| &problem.detail);
+        return Err(unusable(ledger_file::describe(&file, found)));
     }
     report.add(watcher.noted.finish());
     Ok(report)
@@ -82,7 +80,11 @@ fn verify(path: &Path, secret_file: Option<&Path>, noted: NotedBlocks) -> Result
 fn read_keyring(path: &Path) -> Result<Keyring, String> {
     let unreadable = |error: io::Error| format!("secret file {}: {error}", path.display());
     let file = File::open(path).map_err(unreadable)?;
-    let mode = file.metadata().map_err(unreadable)?.permissions().mode() & 0o7777;
+    let metadata = file.metadata().map_err(unreadable)?;
+    if metadata.is_dir() {
+        return Err(format!("secret file {}: is a directory: name the file in it", path.display()));
+    }
+    let mode = metadata.permissions().mode() & 0o7777;
     if mode & 0o077 != 0 {
         return Err(format!(
             "secret file {} has mode {mode:04o} and can be used by others: make it 0600",
@@ -117,27 +119,43 @@ fn describe(path: &Path, report: &FileReport) -> String {
         // Infallible: a string takes any text.
         let _ = writeln!(text, "{name:<12}{value}");
     };
-    line("file", path.display().to_string());
+    line("file", printable(&path.display().to_string()));
     if let Some(header) = &report.header {
         line("ledger", header.ledger_id.to_string());
-        line("database", header.database.escape_debug().to_string());
+        line("database", database(&header.database));
     }
     line("blocks", report.block_count.to_string());
     line("entries", report.entry_count.to_string());
     line("pending", report.pending.len().to_string());
     line("voided", report.void_count.to_string());
     if let Some(block) = &report.last_block {
-        line("last block", format!("{} {}", block.block_number, block.block_hash));
+        line("last block", format!("{}:{}", block.block_number, block.block_hash));
     }
-    let signatures = match report.signatures_checked {
-        true => "checked",
-        false => "not checked (--secret-file FILE checks them)",
-    };
-    line("signatures", signatures.to_owned());
+    line("signatures", signatures(report.signatures.as_ref()));
     for warning in &report.warnings {
         line("warning", warning.clone());
     }
     text + &verdict(report)
+}
+
+/// The name that the header gives: of any length, if the file was not written by a server.
+fn database(name: &str) -> String {
+    let mut shown: String = name.chars().take(LONGEST_NAME).flat_map(char::escape_debug).collect();
+    if name.chars().nth(LONGEST_NAME).is_some() {
+        shown += "...";
+    }
+    shown
+}
+
+fn signatures(counts: Option<&SignatureCounts>) -> String {
+    let Some(counts) = counts else { return "not checked (--secret-file FILE checks them)".to_owned() };
+    let SignatureCounts { valid, invalid, unknown_key, unsigned, .. } = *counts;
+    if valid + invalid + unknown_key == 0 && unsigned > 0 {
+        return "NONE: no entry is signed, so the secret shows nothing".to_owned();
+    }
+    let all = [(valid, "valid"), (invalid, "invalid"), (unknown_key, "with an unknown key"), (unsigned, "unsigned")];
+    let found = all.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}"));
+    format!("checked: {}", found.collect::<Vec<_>>().join(", "))
 }
 
 fn verdict(report: &FileReport) -> String {
@@ -146,26 +164,44 @@ fn verdict(report: &FileReport) -> String {
     }
     let count = report.error_count;
     let mut text = format!("\n{}: {count} problem{}\n", headline(report), if count == 1 { "" } else { "s" });
-    for problem in report.errors.iter().take(SHOWN) {
+    // One wrong key makes a problem of each entry, and must not hide the others.
+    let (of_keys, others): (Vec<_>, Vec<_>) = report.errors.iter().partition(|problem| is_of_key(problem));
+    for problem in others.into_iter().chain(of_keys).take(SHOWN) {
         text += &format!("  {}\n", sentence(problem));
     }
-    if count > SHOWN as u64 {
-        text += &format!("  and {} more\n", count - SHOWN as u64);
+    let shown = report.errors.len().min(SHOWN) as u64;
+    if count > shown {
+        text += &format!("  and {} more\n", count - shown);
     }
-    if report.errors.iter().any(|problem| problem.problem == ProblemKind::UnknownKey) {
-        text += "Signatures made with an unknown key cannot be checked: add the keys of these entries to the secret file, and verify again.\n";
+    text + &report.signatures.as_ref().map(about_keys).unwrap_or_default()
+}
+
+fn is_of_key(problem: &Problem) -> bool {
+    matches!(problem.problem, ProblemKind::UnknownKey | ProblemKind::SignatureInvalid)
+}
+
+/// What to do about keys that are missing, or seem to be wrong.
+fn about_keys(counts: &SignatureCounts) -> String {
+    let mut text = String::new();
+    if !counts.missing_keys.is_empty() {
+        text += "Signatures made with an unknown key cannot be checked. Add these keys to the secret file, and verify again:\n";
+        for missing in &counts.missing_keys {
+            let (key_id, plural) = (printable(&missing.key_id), if missing.entries == 1 { "y" } else { "ies" });
+            text +=
+                &format!("  {key_id} ({} entr{plural}, the first on line {})\n", missing.entries, missing.first_line);
+        }
+    }
+    if counts.valid == 0 && counts.invalid > 0 {
+        text += "No signature is valid. Perhaps the secret is another one, or its line in the secret file ends with a space or a carriage return, which belongs to the secret then.\n";
     }
     text
 }
 
-/// If only keys are missing, nothing points to tampering.
+/// If only keys are missing, nothing points to tampering. No kind of problem fills the list, so others would be in it.
 fn headline(report: &FileReport) -> &'static str {
-    let are_all_listed = report.errors.len() as u64 == report.error_count;
-    let lacks_keys = are_all_listed && report.errors.iter().all(|problem| problem.problem == ProblemKind::UnknownKey);
-    if lacks_keys {
-        "NOT VERIFIED"
-    } else {
-        "TAMPERED"
+    match report.errors.iter().all(|problem| problem.problem == ProblemKind::UnknownKey) {
+        true => "NOT VERIFIED",
+        false => "TAMPERED",
     }
 }
 

@@ -110,11 +110,12 @@ pub(crate) struct Workspace {
 
 impl Workspace {
     /// Reads the value that starts at byte `start` of `text`, and gives the offset just after it, if the value's own
-    /// text is canonical already; `None` if it is not.
-    pub(crate) fn canonical_value_end(&mut self, text: &str, start: usize) -> Result<Option<usize>, JsonError> {
+    /// text is canonical already; `None` if it is not, or if it is no JSON.
+    pub(crate) fn canonical_value_end(&mut self, text: &str, start: usize) -> Option<usize> {
         let end = match self.quick.canonical_value_end(text, start) {
-            Some(end) => Ok(Some(end)),
-            None => self.rendered_value_end(text, start),
+            Ok(end) => Some(end),
+            Err(quick::Otherwise::NotCanonical) => None,
+            Err(quick::Otherwise::Unknown) => self.rendered_value_end(text, start).ok().flatten(),
         };
         if text.len() > LARGE {
             *self = Workspace::default();

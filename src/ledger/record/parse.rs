@@ -331,11 +331,11 @@ impl<'a> Scanner<'a, '_> {
             return Err(Mismatch::Layout);
         }
         match self.workspace.canonical_value_end(self.text, start) {
-            Ok(Some(end)) => {
+            Some(end) => {
                 self.at = end;
                 Ok(&self.text[start..end])
             }
-            _ => Err(Mismatch::Layout),
+            None => Err(Mismatch::Layout),
         }
     }
 }
@@ -344,9 +344,16 @@ fn invalid_value<T>(offset: usize, key: &'static str, reason: &'static str) -> S
     Err(Mismatch::Value { offset, key, reason })
 }
 
+/// Of a longer line, only the place is said: what is wrong there is not worth the time and the memory that parsing and
+/// printing all of it takes, some ten times its length.
+const LONGEST_DIAGNOSED: usize = 16 << 20;
+
 /// Says what is wrong with a line whose layout differs at `at` from the one it should have.
 fn diagnose(text: &str, at: usize) -> LineError {
     let error = |offset, kind| LineError { offset, kind };
+    if text.len() > LONGEST_DIAGNOSED {
+        return error(at, LineErrorKind::NotCanonical);
+    }
     let rendered = match canonical(text) {
         Ok(rendered) => rendered,
         Err(json) => return error(json.offset, LineErrorKind::NotJson(json.reason)),

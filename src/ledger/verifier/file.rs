@@ -5,6 +5,7 @@ use super::line::{Content, ReadEntry, ReadLine};
 use super::pending::{PendingEntries, PendingEntry};
 use super::problem::{Findings, Problem, ProblemKind, Source, MAX_LISTED};
 use super::sealed::{DataHash, SealedEntry};
+use super::signatures::SignatureCounts;
 use crate::ledger::block::BlockHeader;
 use crate::ledger::log_tree::LogTree;
 use crate::ledger::record::{BlockLine, Header, LineError, LineErrorKind, LineParser, Record, Void};
@@ -52,13 +53,13 @@ pub struct FileReport {
     /// Lines that are records.
     pub record_count: u64,
     pub error_count: u64,
-    /// The first problems, at most [`MAX_LISTED`].
+    /// The first problems of each kind, at most [`MAX_LISTED`].
     pub errors: Vec<Problem>,
     /// What is worth knowing, but is no error.
     pub warnings: Vec<String>,
     pub last_block: Option<BlockHeader>,
-    /// Whether there was a keyring to check signatures with.
-    pub signatures_checked: bool,
+    /// `None` if there was no keyring to check signatures with.
+    pub signatures: Option<SignatureCounts>,
     /// The length of the file up to the end of its last whole line.
     pub bytes: u64,
 }
@@ -67,8 +68,9 @@ impl FileReport {
     /// Adds what was found in comparison with something else.
     pub fn add(&mut self, findings: Findings<'_>) {
         self.error_count += findings.count();
-        self.errors.extend(findings.into_listed());
-        self.errors.truncate(MAX_LISTED);
+        let more = findings.into_listed();
+        self.errors.truncate(MAX_LISTED - more.len());
+        self.errors.extend(more);
     }
 
     /// Whether nothing is wrong.
@@ -77,7 +79,8 @@ impl FileReport {
     }
 
     /// The report as an object: `valid, block_count, entry_count, pending_count, void_count, error_count, errors,
-    /// warnings, ledger_id, database, last_block {block_number, block_hash}, signatures_checked`.
+    /// warnings, ledger_id, database, last_block {block_number, block_hash}, signatures_checked, signatures {valid,
+    /// invalid, unknown_key, unsigned, missing_keys}`.
     pub fn to_json(&self) -> serde_json::Value {
         let errors: Vec<_> = self.errors.iter().map(Problem::to_json).collect();
         let last_block = self
@@ -96,7 +99,8 @@ impl FileReport {
             "ledger_id": self.header.as_ref().map(|header| header.ledger_id.to_string()),
             "database": self.header.as_ref().map(|header| &header.database),
             "last_block": last_block,
-            "signatures_checked": self.signatures_checked,
+            "signatures_checked": self.signatures.is_some(),
+            "signatures": self.signatures.as_ref().map(SignatureCounts::to_json),
         })
     }
 }
@@ -118,6 +122,7 @@ pub struct FileVerifier<'a> {
     block_count: u64,
     entry_count: u64,
     void_count: u64,
+    signatures: SignatureCounts,
 }
 
 impl<'a> FileVerifier<'a> {
@@ -138,6 +143,7 @@ impl<'a> FileVerifier<'a> {
             block_count: 0,
             entry_count: 0,
             void_count: 0,
+            signatures: SignatureCounts::default(),
         }
     }
 
@@ -258,7 +264,7 @@ impl<'a> FileVerifier<'a> {
             errors: self.findings.into_listed(),
             warnings: self.warnings,
             last_block: self.last_block,
-            signatures_checked: self.keyring.is_some(),
+            signatures: self.keyring.is_some().then_some(self.signatures),
             bytes,
         }
     }
@@ -272,8 +278,12 @@ impl<'a> FileVerifier<'a> {
     }
 
     fn entry(&mut self, offset: u64, entry: ReadEntry) {
-        let ReadEntry { entry_id, leaf_hash, data_hash, signature } = entry;
+        let ReadEntry { entry_id, leaf_hash, data_hash, signature, missing_key } = entry;
         let line_number = self.line_number;
+        self.signatures.note(signature);
+        if let Some(key_id) = missing_key {
+            self.signatures.note_missing(key_id, line_number);
+        }
         let entry = PendingEntry { leaf_hash, data_hash, line_number, offset, signature };
         if let Some(first) = self.pending.insert(entry_id, entry) {
             let detail = format!("repeats the entry of line {}", first.line_number);

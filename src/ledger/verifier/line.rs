@@ -31,6 +31,8 @@ pub(super) struct ReadEntry {
     pub(super) leaf_hash: Hash,
     pub(super) data_hash: Hash,
     pub(super) signature: SignatureCheck,
+    /// The key that the keyring lacks.
+    pub(super) missing_key: Option<Box<str>>,
 }
 
 impl ReadLine {
@@ -57,12 +59,15 @@ impl ReadLine {
 
 impl ReadEntry {
     fn new(raw: &[u8], entry: &EntryLine<'_>, keyring: Option<&Keyring>) -> Self {
+        let signature = check_signature(keyring, entry);
+        let lacks_key = signature == SignatureCheck::UnknownKey;
         ReadEntry {
             entry_id: entry.entry_id,
             leaf_hash: leaf_hash(raw),
             // Always a hash, as the parser checked it.
             data_hash: parse_hash(entry.data_hash).unwrap_or_default(),
-            signature: check_signature(keyring, entry),
+            signature,
+            missing_key: entry.key_id.as_deref().filter(|_| lacks_key).map(Box::from),
         }
     }
 }

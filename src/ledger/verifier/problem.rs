@@ -6,6 +6,10 @@ use uuid::Uuid;
 /// At most this many problems are listed; all are counted.
 pub const MAX_LISTED: usize = 100;
 
+/// At most this many problems of one kind are listed. One missing key makes a problem of each entry that it signed, and
+/// must not keep another problem from being listed.
+pub const MAX_OF_KIND: usize = 20;
+
 /// Where a problem shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Source {
@@ -216,7 +220,8 @@ impl Problem {
     }
 }
 
-/// All problems, counted; the first [`MAX_LISTED`] of them, listed; each, given to a sink if there is one.
+/// All problems, counted; the first [`MAX_OF_KIND`] of each kind, [`MAX_LISTED`] in all, listed; each, given to a sink
+/// if there is one.
 #[derive(Default)]
 pub struct Findings<'a> {
     count: u64,
@@ -247,7 +252,8 @@ impl<'a> Findings<'a> {
         if let Some(sink) = &mut self.sink {
             sink(&problem);
         }
-        if self.listed.len() < MAX_LISTED {
+        let of_kind = self.listed.iter().filter(|listed| listed.problem == problem.problem).count();
+        if self.listed.len() < MAX_LISTED && of_kind < MAX_OF_KIND {
             self.listed.push(problem);
         }
     }
@@ -257,7 +263,7 @@ impl<'a> Findings<'a> {
         self.count
     }
 
-    /// The first of them.
+    /// The first of each kind.
     pub fn listed(&self) -> &[Problem] {
         &self.listed
     }

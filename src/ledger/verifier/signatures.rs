@@ -84,3 +84,59 @@ impl SignatureCheck {
         }
     }
 }
+
+/// How many entries of a file have signatures of which worth. None of them is counted if there is no keyring.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct SignatureCounts {
+    pub valid: u64,
+    /// Not those that the named key makes, or without a key_id.
+    pub invalid: u64,
+    /// With a key that the keyring lacks.
+    pub unknown_key: u64,
+    pub unsigned: u64,
+    /// The keys that the keyring lacks, at most [`MAX_NAMED`] of them.
+    pub missing_keys: Vec<MissingKey>,
+}
+
+/// A key that signed entries and is not in the keyring.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MissingKey {
+    pub key_id: Box<str>,
+    pub entries: u64,
+    /// The first line with such an entry.
+    pub first_line: u64,
+}
+
+/// Whoever writes the file may invent keys.
+const MAX_NAMED: usize = 16;
+
+impl SignatureCounts {
+    pub(super) fn note(&mut self, signature: SignatureCheck) {
+        match signature {
+            SignatureCheck::Valid => self.valid += 1,
+            SignatureCheck::Invalid | SignatureCheck::Incomplete => self.invalid += 1,
+            SignatureCheck::UnknownKey => self.unknown_key += 1,
+            SignatureCheck::Unsigned => self.unsigned += 1,
+            SignatureCheck::NotChecked => {}
+        }
+    }
+
+    pub(super) fn note_missing(&mut self, key_id: Box<str>, line: u64) {
+        if let Some(known) = self.missing_keys.iter_mut().find(|known| known.key_id == key_id) {
+            known.entries += 1;
+        } else if self.missing_keys.len() < MAX_NAMED {
+            self.missing_keys.push(MissingKey { key_id, entries: 1, first_line: line });
+        }
+    }
+
+    /// `valid, invalid, unknown_key, unsigned`, and `missing_keys` with the key_ids.
+    pub(super) fn to_json(&self) -> serde_json::Value {
+        serde_json::json!({
+            "valid": self.valid,
+            "invalid": self.invalid,
+            "unknown_key": self.unknown_key,
+            "unsigned": self.unsigned,
+            "missing_keys": self.missing_keys.iter().map(|missing| &missing.key_id).collect::<Vec<_>>(),
+        })
+    }
+}

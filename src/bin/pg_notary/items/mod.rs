@@ -7,13 +7,13 @@ mod sync;
 mod sync_report;
 mod tree;
 
+use crate::output::{complain, print};
 use crate::progress;
 use crate::UNREADABLE;
 use pg_notary::items::item::check_version;
 use process::{Action, Processor};
 use rayon::prelude::*;
 use report::{Record, Report};
-use std::io::{self, Write};
 use std::path::PathBuf;
 use tree::{Found, Tree};
 
@@ -80,12 +80,10 @@ pub fn run(command: &ItemsCommand) -> u8 {
             let processor = Processor::new(action, &arguments.default_version, directories);
             let report = process_all(found, &processor);
             let text = if arguments.json { format!("{}\n", report.to_json()) } else { report.describe(list_all) };
-            // A reader that has gone away does not change the verdict.
-            let _ = io::stdout().write_all(text.as_bytes());
-            report.exit_status()
+            print(&text, report.exit_status())
         }
         Err(message) => {
-            eprintln!("pg_notary: {message}");
+            complain(&message);
             UNREADABLE
         }
     }

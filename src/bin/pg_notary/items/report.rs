@@ -1,5 +1,6 @@
 //! What was done and found, for people and for programs.
 
+use crate::output::printable;
 use crate::{INVALID, UNREADABLE, VALID};
 use pg_notary::items::signature_line::to_seconds;
 use pg_notary::items::verifier::{Status, Verification};
@@ -143,15 +144,6 @@ impl Record {
             "signed_at": signature.map(|signature| to_seconds(signature.timestamp)),
         })
     }
-}
-
-/// `text` without control characters, so that no file name writes lines of its own.
-pub fn printable(text: &str) -> String {
-    let escape = |c: char| match c.is_control() {
-        true => c.escape_default().to_string(),
-        false => c.to_string(),
-    };
-    text.chars().map(escape).collect()
 }
 
 /// What became of all files.

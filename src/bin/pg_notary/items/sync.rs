@@ -2,9 +2,10 @@
 
 use super::map_all;
 use super::process::{Action, Local, Processor};
-use super::report::{printable, Record, State};
+use super::report::{Record, State};
 use super::sync_report::{Comparison, Outcome, SyncReport};
 use super::tree::Tree;
+use crate::output::{complain, print};
 use crate::UNREADABLE;
 use pg_notary::items::ItemType;
 use postgres::error::SqlState;
@@ -12,7 +13,6 @@ use postgres::{Client, Config, NoTls, Row};
 use serde_json::{json, Value};
 use std::collections::HashMap;
 use std::error::Error;
-use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -37,13 +37,10 @@ pub fn run(arguments: &SyncArguments) -> u8 {
     match compare(arguments) {
         Ok(report) => {
             let text = if arguments.items.json { format!("{}\n", report.to_json()) } else { report.describe() };
-            // A reader that has gone away does not change the verdict.
-            let _ = io::stdout().write_all(text.as_bytes());
-            report.exit_status()
+            print(&text, report.exit_status())
         }
         Err(message) => {
-            // The message may contain text from the server.
-            eprintln!("pg_notary: {}", printable(&message));
+            complain(&message);
             UNREADABLE
         }
     }

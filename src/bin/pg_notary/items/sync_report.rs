@@ -1,6 +1,7 @@
 //! How files and registry differ, for people and for programs.
 
-use super::report::{printable, Record, State};
+use super::report::{Record, State};
+use crate::output::printable;
 use crate::{INVALID, VALID};
 use pg_notary::items::ItemType;
 use semver::Version;
