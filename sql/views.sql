@@ -16,7 +16,7 @@ FROM ledger.mirror_state();
 
 CREATE VIEW ledger.workers AS
 SELECT d.datname AS database, w.pid, w.state, w.pending, w.blocks_sealed
-FROM ledger.worker_state() AS w LEFT JOIN pg_catalog.pg_database AS d ON d.oid = w.database;
+FROM ledger.worker_state() AS w JOIN pg_catalog.pg_database AS d ON d.oid = w.database;
 
 CREATE VIEW ledger.progress AS
 SELECT p.pid, d.datname AS database, p.phase, p.started_at, p.blocks_done, p.blocks_total, p.entries_done,

@@ -4,12 +4,11 @@
 mod common;
 
 use common::ledger::*;
-use common::{send, wait_until, Cluster, Options};
+use common::{wait_until, Cluster, Options};
 use postgres::error::SqlState;
 use postgres::Client;
 use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
-use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -150,36 +149,6 @@ fn an_open_transaction_that_sealed_holds_no_writer_up() {
 }
 
 /// The worker seals, and it opens the file: it must not wait for the one while the other is wanted.
-/// The lock that the worker waits for is that of a ledger that is dropped meanwhile.
-#[test]
-fn a_worker_that_waited_for_a_dropped_ledger_waits_for_the_one_created_in_its_place() {
-    let (cluster, mut client) = start(Options::new().conf("ledger.mirror_mode = off"));
-    record_many(&mut client, 3);
-    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
-    let mut exported = Vec::new();
-    let copy = "COPY ledger.entries TO STDOUT WITH (FORMAT jsonl)";
-    client.copy_out(copy).unwrap().read_to_end(&mut exported).unwrap();
-    let worker = worker_pid(&mut client);
-    let waits = format!("EXISTS (SELECT FROM pg_locks WHERE pid = {worker} AND locktype = 'object' AND NOT granted)");
-
-    client.batch_execute("BEGIN; DROP EXTENSION pg_notary; CREATE EXTENSION pg_notary").unwrap();
-    let mut other = cluster.connect("postgres");
-    set(&mut other, "ledger.mirror_mode", "sync");
-    // To open a file.
-    wait_for(&mut other, &waits);
-    send(worker, libc::SIGSTOP);
-    client.batch_execute("COMMIT; BEGIN").unwrap();
-    let mut writer = client.copy_in("COPY ledger.entries FROM STDIN WITH (FORMAT jsonl)").unwrap();
-    writer.write_all(&exported).unwrap();
-    writer.finish().unwrap();
-    send(worker, libc::SIGCONT);
-    wait_for(&mut other, &waits);
-    client.batch_execute("COMMIT").unwrap();
-    wait_until_attached(&mut client);
-    record(&mut client);
-    assert_intact(&mut client);
-}
-
 #[test]
 fn who_locks_a_table_of_sealed_entries_holds_up_nothing_but_sealing() {
     let (cluster, mut client) =

@@ -446,12 +446,15 @@ impl Shared {
         Some(slot)
     }
 
-    /// Gives back the slot of a database that is gone.
-    pub fn release(&self, slot: &DatabaseSlot) {
-        slot.mirror.detach(self.lock_mirror(slot));
-        slot.worker.retire();
+    /// Gives back the slot of a database that is gone, unless another database has taken it meanwhile.
+    pub fn release(&self, slot: &DatabaseSlot, gone: pg_sys::Oid) {
         {
             let _registry = self.lock_registry();
+            if slot.database() != gone || slot.worker.pid() != 0 {
+                return;
+            }
+            slot.mirror.detach(self.lock_mirror(slot));
+            slot.worker.retire();
             slot.database.store(0, Ordering::Release);
         }
         // The writer may have the file open, and the space of a deleted file is free only once it has closed it.

@@ -291,8 +291,12 @@ pub fn at_end_extension_created(extension: pg_sys::Oid) {
     CURRENT.with_borrow_mut(|current| current.at_end.created.push(extension));
 }
 
+/// The first one counts: if there was a ledger when the transaction began, it is that one. Others were created in the
+/// transaction.
 pub fn at_end_extension_dropped(extension: pg_sys::Oid) {
-    CURRENT.with_borrow_mut(|current| current.at_end.extension_dropped = Some(extension));
+    CURRENT.with_borrow_mut(|current| {
+        current.at_end.extension_dropped.get_or_insert(extension);
+    });
 }
 
 pub fn at_end_databases_changed() {

@@ -24,7 +24,7 @@ const CHUNK_ENTRIES: i64 = 20_000;
 const BEHIND_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Whether sealing must wait until the lines of earlier blocks are in the file.
-fn is_waited_for() -> bool {
+pub fn is_waited_for() -> bool {
     matches!(settings::mirror_mode(), MirrorMode::Sync | MirrorMode::Write)
 }
 

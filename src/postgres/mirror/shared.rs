@@ -331,6 +331,16 @@ impl MirrorFields {
         self.attachment = Attachment::Detached;
     }
 
+    /// Ends the request, if there is one: its ledger is gone, and no worker answers.
+    fn refuse_request(&mut self) {
+        if self.request != Request::None {
+            self.requests_done += 1;
+            self.request_failed = true;
+            self.request_answer.set("The ledger was dropped.");
+        }
+        self.end_request();
+    }
+
     /// Ends the request.
     pub fn end_request(&mut self) {
         (self.request, self.request_begun, self.request_given_up) = (Request::None, false, false);
@@ -460,7 +470,7 @@ impl MirrorState {
         (fields.head, fields.tail, fields.shift, fields.durable, fields.promised) = (0, 0, 0, 0, 0);
         (fields.void, fields.voiding, fields.last_block) = (FileRanges::NONE, FileRanges::NONE, 0);
         (fields.suspect, fields.ownership) = (false, Ownership::default());
-        fields.end_request();
+        fields.refuse_request();
         (fields.appending, fields.is_troubled, fields.is_refused) = (0, false, false);
         self.owners.clear();
         (fields.must_be_read, fields.has_lost, fields.unsynced) = (false, false, Unsynced::NONE);

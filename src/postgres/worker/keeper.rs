@@ -226,8 +226,10 @@ impl Keeper {
     /// wrong with the file.
     pub fn append_in_sealing(&mut self, sealed: Option<&SealedBlocks>) {
         self.remembering = None;
-        // The blocks may hold entries without lines. Attaching the file anew appends all that it lacks.
-        if self.attached.is_none() || self.attached_async || self.mirror.slot.is_behind() {
+        // The blocks may hold entries without lines. Attaching the file anew appends all that it lacks. Under settings
+        // that have changed since the file was attached, nothing would be appended, and nothing may be remembered.
+        let is_kept = self.attached.is_some() && !self.attached_async && block_lines::is_waited_for();
+        if !is_kept || self.mirror.slot.is_behind() {
             return;
         }
         or_raise(block_lines::append_missing(sealed));
@@ -263,6 +265,10 @@ impl Keeper {
         self.has_waited = true;
         let (mirror, mark, pace) = (self.mirror, &mut self.mark, &mut self.pace);
         let outcome = in_sealing(|| {
+            // While this process waited, the ledger may have become another one, which has another file.
+            if !mirror.is_attached() {
+                return;
+            }
             pace.begin(slot);
             // Before anything is read, and under the sealing lock, so that no other process seals and takes the file
             // for complete.

@@ -106,8 +106,10 @@ impl Launcher {
     /// Sends a worker to each database that none has been sent to. If one could not be started, returns when to try
     /// again.
     fn look_for_ledgers(&mut self) -> Option<i64> {
+        // Before the databases are read: one that is created afterwards may take a slot and is not among them.
+        let slots: Vec<_> = self.shared.slots().map(|slot| (slot, slot.database())).collect();
         let (databases, others) = databases();
-        self.drop_gone(&databases, &others);
+        self.drop_gone(&slots, &databases, &others);
         self.forget_gone(&databases, &others);
         let (mut unknown, mut wait) = (Vec::new(), None);
         for database in databases {
@@ -162,7 +164,7 @@ impl Launcher {
             match others.contains(&database) {
                 // Sessions in the database may be recording, so the slot stays theirs.
                 true => self.say_without_worker(database),
-                false => self.shared.release(slot),
+                false => self.shared.release(slot, database),
             }
             return None;
         }
@@ -262,11 +264,10 @@ impl Launcher {
     }
 
     /// Gives the slots of dropped databases back.
-    fn drop_gone(&self, databases: &[pg_sys::Oid], others: &[pg_sys::Oid]) {
-        for slot in self.shared.slots() {
-            let is_there = databases.contains(&slot.database()) || others.contains(&slot.database());
-            if slot.worker.pid() == 0 && !is_there {
-                self.shared.release(slot);
+    fn drop_gone(&self, slots: &[(&DatabaseSlot, pg_sys::Oid)], databases: &[pg_sys::Oid], others: &[pg_sys::Oid]) {
+        for (slot, database) in slots {
+            if !databases.contains(database) && !others.contains(database) {
+                self.shared.release(slot, *database);
             }
         }
     }
