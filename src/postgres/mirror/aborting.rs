@@ -6,6 +6,7 @@
 //! not committed, and then for lines that are to be voided.
 
 use super::bounded_wait::{BoundedWait, DEADLINE};
+use super::cause::CauseKind;
 use super::handle::Mirror;
 use super::id_reuse::IdReuse;
 use super::prepared;
@@ -44,7 +45,8 @@ impl Mirror {
         let mut patience = BoundedWait::new();
         while is_so() {
             if Instant::now() > deadline {
-                return Err(self.failure("The lines of an aborted transaction have not been voided."));
+                let cause = "The lines of an aborted transaction have not been voided.";
+                return Err(self.failure(CauseKind::Passing, cause));
             }
             self.slot.worker.wake();
             patience.sleep_for_anyone(self, wait_events::mirror_sync())?;

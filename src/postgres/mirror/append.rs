@@ -5,6 +5,7 @@
 //! of others, or wait until another process has done so. The wait can be cancelled, and shows as a wait event.
 
 use super::bounded_wait::{BoundedWait, DEADLINE};
+use super::cause::CauseKind;
 use super::handle::Mirror;
 use super::line_buffer::LineBuffer;
 use super::round_leader::{self, LedRound};
@@ -148,20 +149,21 @@ impl Mirror {
             };
             let first_seen = *attempts.get_or_insert(ended);
             if attachment == Attachment::Failed && ended > first_seen {
-                return Err(self.failure(&cause.get()));
+                return Err(self.failure_by(&cause));
             }
             // The worker cannot wait for itself. A session that seals cannot wait for the worker, which needs the
             // session's lock.
             let in_vain = self.slot.worker.is_me() || transaction::holds_sealing_lock();
             if in_vain && attachment == Attachment::Failed {
-                return Err(self.failure(&cause.get()));
+                return Err(self.failure_by(&cause));
             }
             if in_vain || Instant::now() > deadline {
-                return Err(self.failure(match attachment {
-                    Attachment::Repairing => "The worker is still bringing the file up to date.",
-                    _ if self.slot.worker.pid() == 0 => "The worker of this database does not run: usually max_worker_processes is too small, or the database is a template; see ledger.workers and the server's log.",
-                    _ => "The worker is still looking at the file.",
-                }));
+                let (kind, cause) = match attachment {
+                    Attachment::Repairing => (CauseKind::Passing, "The worker is still bringing the file up to date."),
+                    _ if self.slot.worker.pid() == 0 => (CauseKind::NoWorker, "The worker of this database does not run: usually max_worker_processes is too small, or the database is a template; see ledger.workers and the server's log."),
+                    _ => (CauseKind::Passing, "The worker is still looking at the file."),
+                };
+                return Err(self.failure(kind, cause));
             }
             self.slot.worker.wake();
             self.shared.launcher.wake();
@@ -229,7 +231,7 @@ impl Mirror {
         loop {
             let fields = self.lock();
             if fields.failures != at.failures {
-                return Err(self.failure(&fields.cause.get()));
+                return Err(self.failure_by(&fields.cause));
             }
             if at.is_begun {
                 self.check_may_come(&fields)?;
@@ -240,7 +242,7 @@ impl Mirror {
                 MirrorState::stop_sleeping();
                 match self.wait_until_attached(at.goal)? {
                     Some(now) => *at = Position { is_small: at.is_small, is_own: at.is_own, ..now },
-                    None => return Err(self.failure(SWITCHED_OFF)),
+                    None => return Err(self.failure(CauseKind::Passing, SWITCHED_OFF)),
                 }
                 continue;
             }
@@ -267,7 +269,7 @@ impl Mirror {
                     // After one failure it is known what was kept. After more it is not, and failing is the safe
                     // answer: the transaction aborts, and its lines are voided.
                     if fields.failures != at.failures + 1 || at.end > fields.kept_at_failure {
-                        return Err(self.failure(&fields.cause.get()));
+                        return Err(self.failure_by(&fields.cause));
                     }
                     at.failures = fields.failures;
                 }
@@ -309,9 +311,9 @@ impl Mirror {
         match fields.attachment {
             Attachment::Attached | Attachment::Repairing => Ok(()),
             Attachment::Detached if fields.writing && !opens_it() => Ok(()),
-            Attachment::Detached => Err(self.failure(CLOSED)),
-            Attachment::Failed => Err(self.failure(&fields.cause.get())),
-            Attachment::Off => Err(self.failure(SWITCHED_OFF)),
+            Attachment::Detached => Err(self.failure(CauseKind::Passing, CLOSED)),
+            Attachment::Failed => Err(self.failure_by(&fields.cause)),
+            Attachment::Off => Err(self.failure(CauseKind::Passing, SWITCHED_OFF)),
         }
     }
 

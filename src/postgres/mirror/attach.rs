@@ -12,13 +12,15 @@
 //! what the database does not, or was last written by another database.
 
 use super::catch_up::{self, InFile};
+use super::cause::CauseKind;
 use super::file::{self, Trouble};
+use super::fixed_text::FixedText;
 use super::handle::Mirror;
 use super::lost_commits;
 use super::open_lines::OpenLine;
+use super::refused::Refused;
 use super::remembered::{self, MirrorPath, Remembered};
-use super::requests;
-use super::shared::{Attachment, FileStamp, FixedText, LastChange, LockedMirror, MirrorState, Ownership, Unsynced};
+use super::shared::{Attachment, FileStamp, LastChange, LockedMirror, MirrorState, Ownership, Unsynced};
 use super::state_file::{self, Known, State, StateFile};
 use super::tail::{self, diverged, Tail};
 use super::unsynced;
@@ -67,16 +69,13 @@ pub struct Attached {
 
 /// Opens, checks and repairs the file, then lets sessions append. The caller is the worker, in a transaction, and holds
 /// the sealing lock.
-pub fn attach(mirror: &Mirror, how: How) -> Result<Attached, Failure> {
-    let outcome = mirror.silence().and_then(|()| try_attach(mirror, how));
+pub fn attach(mirror: &Mirror, how: How) -> Result<Attached, Refused> {
+    let mut outcome = mirror.silence().map_err(Refused::from).and_then(|()| try_attach(mirror, how));
+    let text = outcome.as_ref().err().map(|refused| refused.failure.text());
     let mut fields = mirror.lock();
     fields.attempts += 1;
-    if let Err(failure) = &outcome {
-        let is_known = fields.is_troubled || fields.attachment == Attachment::Failed;
-        if !is_known || !failure.text().contains(&fields.cause.get()) {
-            fields.cause.set(&failure.text());
-        }
-        fields.attachment = Attachment::Failed;
+    if let (Err(refused), Some(text)) = (&mut outcome, &text) {
+        note_refused(&mut fields, refused, text);
     }
     // Attaching has only read the file, so a cause like a full disk may still be there.
     fields.is_troubled = outcome.is_ok() && fields.is_refused;
@@ -85,18 +84,32 @@ pub fn attach(mirror: &Mirror, how: How) -> Result<Attached, Failure> {
     outcome
 }
 
-fn try_attach(mirror: &Mirror, how: How) -> Result<Attached, Failure> {
+/// Notes why the file is not attached. If an append has failed, that is noted already, and its text contains what is
+/// noted.
+fn note_refused(fields: &mut LockedMirror<'_>, refused: &mut Refused, text: &str) {
+    let is_known = fields.is_troubled || fields.attachment == Attachment::Failed;
+    let is_noted = text.contains(&fields.cause.text());
+    if is_noted {
+        refused.kind = refused.kind.or(fields.cause.kind());
+    }
+    if !(is_known && is_noted) {
+        fields.cause.set(refused.kind, text);
+    }
+    fields.attachment = Attachment::Failed;
+}
+
+fn try_attach(mirror: &Mirror, how: How) -> Result<Attached, Refused> {
     // Before anything is read: a later commit without a line sets it again.
     mirror.slot.behind.store(false, Ordering::SeqCst);
     let lag = mirror.slot.lag.seen(tables::timestamp_to_postgres(tables::now()));
     let remembered = Remembered::read();
     let place = remembered::configured_path(remembered.ledger_id);
     let path = &place.path;
-    let opened = open(&place, &remembered).map_err(|trouble| failure(&trouble))?;
+    let opened = open(&place, &remembered)?;
     if may_have_lost(mirror, &opened) {
         wait_for_committing(mirror)?;
     }
-    unsynced::cut_off(mirror, &opened, path).map_err(|trouble| failure(&trouble))?;
+    unsynced::cut_off(mirror, &opened, path)?;
     let tail = read(mirror, &opened, path, &remembered, how)?;
     let judged = tail::judge(mirror, path, &tail.open)?;
     let doubt = match judged.uncommitted.is_empty() {
@@ -117,11 +130,11 @@ fn try_attach(mirror: &Mirror, how: How) -> Result<Attached, Failure> {
         ),
     }
     if tail.torn > 0 {
-        file::cut(&opened, path, tail.end).map_err(|trouble| failure(&trouble))?;
+        file::cut(&opened, path, tail.end)?;
     }
-    unsynced::sync_found(mirror, &opened, path, &remembered).map_err(|trouble| failure(&trouble))?;
+    unsynced::sync_found(mirror, &opened, path, &remembered)?;
     let attachment = mirror.shared.new_attachment();
-    take_over(mirror, &opened, path, &tail, &remembered, attachment).map_err(|trouble| failure(&trouble))?;
+    take_over(mirror, &opened, path, &tail, &remembered, attachment)?;
 
     voiding::append_void(mirror, &judged.uncommitted, doubt.map_or("not committed", |doubt| doubt.reason))?;
     let mut in_file = judged.recorded;
@@ -180,11 +193,11 @@ fn wait_for_committing(mirror: &Mirror) -> Result<(), Failure> {
 /// Fails all appends that wait for an earlier attachment: their offsets may be those of another file. If that
 /// attachment failed, they report why.
 fn fail_those_who_wait(fields: &mut LockedMirror<'_>, keep: u64) {
-    let cause = match fields.attachment {
-        Attachment::Failed => fields.cause.get(),
-        _ => "The mirror file was opened again.".to_owned(),
+    let (kind, cause) = match fields.attachment {
+        Attachment::Failed => (fields.cause.kind(), fields.cause.text()),
+        _ => (CauseKind::Passing, "The mirror file was opened again.".to_owned()),
     };
-    fields.fail(&cause, keep);
+    fields.fail(kind, &cause, keep);
 }
 
 /// A prepared transaction from before this server started may be rolled back after its lines were judged good, and
@@ -195,11 +208,6 @@ fn void_undone(mirror: &Mirror, open: &[OpenLine], voided: &[Uuid]) {
     for line in open.filter(|line| !voiding::is_recorded(line.entry_id)) {
         mirror.lock().add_void(line.range);
     }
-}
-
-fn failure(trouble: &Trouble) -> Failure {
-    Failure::new(PgSqlErrorCode::ERRCODE_IO_ERROR, trouble.cause.clone())
-        .hint("In the modes sync and write, nothing is recorded until this is repaired. The worker tries again by itself, and whenever a transaction records.")
 }
 
 fn open(place: &MirrorPath, remembered: &Remembered) -> Result<File, Trouble> {
@@ -232,16 +240,17 @@ fn rename_with_database(place: &MirrorPath, remembered: &Remembered) -> Result<(
     let renamed = std::fs::rename(state_file::path_of(&old), state_file::path_of(&place.path));
     // The mirror works without its state file, so a failure is ignored.
     renamed.ok();
-    std::fs::rename(&old, &place.path).map_err(|error| {
-        Trouble::lasting(format!(
-            "could not rename mirror file \"{}\" to \"{}\": {}",
-            old.display(),
-            place.path.display(),
-            cause(&error)
-        ))
-    })?;
+    rename(&old, &place.path)?;
     pgrx::log!("pg_notary renamed mirror file \"{}\" to \"{}\"", old.display(), place.path.display());
     file::sync_directory(&place.directory)
+}
+
+fn rename(from: &Path, to: &Path) -> Result<(), Trouble> {
+    std::fs::rename(from, to).map_err(|error| {
+        let (old, new) = (from.display(), to.display());
+        let text = format!("could not rename mirror file \"{old}\" to \"{new}\": {}", cause(&error));
+        Trouble::lasting(CauseKind::of(&error), text)
+    })
 }
 
 /// Two databases have the same ledger if one was filled from a dump or an export of the other. The other database's
@@ -256,11 +265,12 @@ fn check_own(old: &Path, place: &MirrorPath, remembered: &Remembered) -> Result<
         }
         None => return Ok(()),
     };
-    Err(Trouble::lasting(format!(
+    let text = format!(
         "mirror file \"{}\" does not exist, and \"{}\", which belongs to the same ledger, is not used in its place: {other}",
         place.path.display(),
         old.display()
-    )))
+    );
+    Err(Trouble::lasting(CauseKind::Other, text))
 }
 
 /// Whether the database with this attachment was the last to write the file.
@@ -275,8 +285,8 @@ fn own_state(path: &Path, remembered: &Remembered) -> Option<State> {
     State::read(path).filter(|state| state.ledger_id == remembered.ledger_id)
 }
 
-fn read(mirror: &Mirror, file: &File, path: &Path, remembered: &Remembered, how: How) -> Result<Tail, Failure> {
-    let metadata = file.metadata().map_err(|error| failure(&Trouble::passing("examine", path, error)))?;
+fn read(mirror: &Mirror, file: &File, path: &Path, remembered: &Remembered, how: How) -> Result<Tail, Refused> {
+    let metadata = file.metadata().map_err(|error| Trouble::passing("examine", path, error))?;
     tail::check_header(file, path, remembered)?;
     let size = metadata.len();
     let state = own_state(path, remembered);
@@ -289,7 +299,7 @@ fn read(mirror: &Mirror, file: &File, path: &Path, remembered: &Remembered, how:
         return Err(diverged(path, &what));
     }
     // What is read must be on disk, and not only in the kernel's memory.
-    unsynced::write_again(mirror, file, path, had).map_err(|trouble| failure(&trouble))?;
+    unsynced::write_again(mirror, file, path, had)?;
     if how == How::CatchUp || must_read_all(mirror, &metadata, path, state.as_ref()) {
         return tail::read_whole(file, path, remembered, how == How::CatchUp);
     }
@@ -298,7 +308,7 @@ fn read(mirror: &Mirror, file: &File, path: &Path, remembered: &Remembered, how:
 
 /// An administrator may catch up an older copy of the file, with the state file of that time. But if it has lines that
 /// the database lacks, they are voided: so it must then be the file that this database wrote last.
-fn check_only_behind(mirror: &Mirror, path: &Path, remembered: &Remembered) -> Result<(), Failure> {
+fn check_only_behind(mirror: &Mirror, path: &Path, remembered: &Remembered) -> Result<(), Refused> {
     match own_state(path, remembered) {
         Some(state) => check_state(mirror, &state, path, remembered),
         None => Ok(()),
@@ -306,7 +316,7 @@ fn check_only_behind(mirror: &Mirror, path: &Path, remembered: &Remembered) -> R
 }
 
 /// The file must have been written last by this database, and this database must not have been put back since.
-fn check_state(mirror: &Mirror, state: &State, path: &Path, remembered: &Remembered) -> Result<(), Failure> {
+fn check_state(mirror: &Mirror, state: &State, path: &Path, remembered: &Remembered) -> Result<(), Refused> {
     // A new file, or one that a rebuilt ledger takes over.
     let Some(own) = remembered.attachment else { return Ok(()) };
     if !is_written_by(state, own) {
@@ -331,7 +341,7 @@ fn check_state(mirror: &Mirror, state: &State, path: &Path, remembered: &Remembe
 
 /// A rebuilt ledger goes on in a file that another database has written. Lines there that the ledger lacks are of
 /// entries that the other database had committed, so they must not be voided.
-fn check_taken_over(path: &Path, remembered: &Remembered, lacking: usize) -> Result<(), Failure> {
+fn check_taken_over(path: &Path, remembered: &Remembered, lacking: usize) -> Result<(), Refused> {
     // The file was begun here, and the server died before the database remembered it.
     let is_own = || own_state(path, remembered).is_some_and(|state| state.is_begun_here());
     if lacking == 0 || remembered.attachment.is_some() || is_own() {
@@ -387,10 +397,11 @@ fn take_over(
     // Read before the file's metadata: the file may then hold lines of later WAL, but the state never claims WAL that
     // is newer than the file.
     let wal = state_file::flushed_wal();
-    let metadata = file.metadata().map_err(|error| Trouble::lasting(cause(&error)))?;
+    let metadata = file.metadata().map_err(|error| Trouble::lasting(CauseKind::of(&error), cause(&error)))?;
     let text = path.to_string_lossy();
     if text.len() > FixedText::<1024>::CAPACITY {
-        return Err(Trouble::lasting(format!("the path of mirror file \"{text}\" is too long")));
+        let cause = format!("the path of mirror file \"{text}\" is too long");
+        return Err(Trouble::lasting(CauseKind::Other, cause));
     }
     let ownership = Ownership {
         ledger_id: *remembered.ledger_id.as_bytes(),
@@ -435,11 +446,11 @@ pub fn note_remembered(mirror: &Mirror) {
 
 /// Renames the file and forgets it; the next attachment begins a new one. Returns the new name of the old file, if
 /// there was one. The caller is the worker, in a transaction, and holds the sealing lock.
-pub fn set_aside(mirror: &Mirror) -> Result<Option<PathBuf>, Failure> {
+pub fn set_aside(mirror: &Mirror) -> Result<Option<PathBuf>, Refused> {
     mirror.silence()?;
     let remembered = Remembered::read();
     let place = remembered::configured_path(remembered.ledger_id);
-    let kept = rename_aside(&place).map_err(|trouble| failure(&trouble))?;
+    let kept = rename_aside(&place)?;
     log_state::forget_mirror();
     let mut fields = mirror.lock();
     fields.suspect = false;
@@ -450,7 +461,7 @@ pub fn set_aside(mirror: &Mirror) -> Result<Option<PathBuf>, Failure> {
     Ok(kept)
 }
 
-fn rename_aside(place: &MirrorPath) -> Result<Option<PathBuf>, Trouble> {
+fn rename_aside(place: &MirrorPath) -> Result<Option<PathBuf>, Refused> {
     file::prepare_directory(&place.directory, place.is_default)?;
     if std::fs::symlink_metadata(&place.path).is_err() {
         return Ok(None);
@@ -465,16 +476,8 @@ fn rename_aside(place: &MirrorPath) -> Result<Option<PathBuf>, Trouble> {
     // 2026-11-24T03:15:25.123456Z: to the microsecond, and sorted by age.
     let now: String = tables::now().to_string().chars().filter(|c| c.is_ascii_alphanumeric()).collect();
     let kept = PathBuf::from(format!("{}.{now}", place.path.display()));
-    std::fs::rename(&place.path, &kept).map_err(|error| {
-        Trouble::lasting(format!(
-            "could not rename mirror file \"{}\" to \"{}\": {}",
-            place.path.display(),
-            kept.display(),
-            cause(&error)
-        ))
-    })?;
+    rename(&place.path, &kept)?;
     std::fs::remove_file(state_file::path_of(&place.path)).ok();
-    file::sync_directory(&place.directory)
-        .map_err(|trouble| Trouble::lasting(requests::with_kept(&kept, &trouble.cause)))?;
+    file::sync_directory(&place.directory).map_err(|trouble| Refused::from(trouble).having_kept(&kept))?;
     Ok(Some(kept))
 }

@@ -1,5 +1,6 @@
 //! How long processes wait for the writer, the worker or the file, and when they give up.
 
+use super::cause::CauseKind;
 use super::handle::Mirror;
 use super::round_waiters::Rounds;
 use super::shared::{Attachment, MirrorState};
@@ -56,7 +57,8 @@ impl BoundedWait {
         if mirror.shared.writer.pid() != 0 {
             self.missing_since = None;
         } else if self.missing_since.get_or_insert_with(Instant::now).elapsed() > DEADLINE {
-            return Err(mirror.failure("The process pg_notary writer does not run; the server's log says why."));
+            let cause = "The process pg_notary writer does not run; the server's log says why.";
+            return Err(mirror.failure(CauseKind::Other, cause));
         }
         Ok(())
     }
@@ -132,7 +134,7 @@ impl Mirror {
         if fields.attachment != Attachment::Failed {
             let keep = fields.durable;
             fields.identity.generation += 1;
-            fields.fail(&cause, keep);
+            fields.fail(CauseKind::Other, &cause, keep);
             fields.attachment = Attachment::Failed;
         }
         drop(fields);

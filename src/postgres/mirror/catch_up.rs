@@ -2,6 +2,7 @@
 //! mode `async`.
 
 use super::block_lines;
+use super::cause::CauseKind;
 use super::handle::Mirror;
 use super::line_buffer::LineBuffer;
 use super::open_lines;
@@ -234,7 +235,7 @@ fn append_prepared_lines(mirror: &Mirror, lines: LineBuffer, xids: &HashSet<u32>
     let to_come = FileRange { from: mirror.lock().end(), to: u64::MAX };
     xids.iter().try_for_each(|xid| prepared::note_for(mirror, *xid, to_come))?;
     let Some(end) = mirror.append_own(lines)? else {
-        return Err(mirror.failure("The mirror has been switched off."));
+        return Err(mirror.failure(CauseKind::Passing, "The mirror has been switched off."));
     };
     xids.iter().for_each(|xid| prepared::note_end(mirror, *xid, end));
     Ok(())

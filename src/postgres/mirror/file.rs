@@ -1,12 +1,13 @@
 //! The mirror file itself: its name, how it is opened, and what is checked before each write.
 
+use super::cause::CauseKind;
 use super::last_change::Look;
 use super::shared::{FileIdentity, LastChange};
 use crate::postgres::errors::cause;
 use crate::postgres::faults;
 use std::cell::Cell;
 use std::fs::{DirBuilder, File, Metadata, OpenOptions};
-use std::io::{ErrorKind, Write};
+use std::io::{Error, ErrorKind, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -15,6 +16,7 @@ use uuid::Uuid;
 /// Why the file cannot be used.
 #[derive(Debug)]
 pub struct Trouble {
+    pub kind: CauseKind,
     pub cause: String,
     /// The file is not what it was: nothing may be written until the worker has examined it again.
     pub reattach: bool,
@@ -28,6 +30,7 @@ pub struct Trouble {
 impl Trouble {
     pub fn passing(what: &str, path: &Path, error: std::io::Error) -> Self {
         Trouble {
+            kind: CauseKind::of_file(&error),
             cause: format!("could not {what} mirror file \"{}\": {}", path.display(), cause(&error)),
             reattach: false,
             suspect: false,
@@ -35,12 +38,12 @@ impl Trouble {
         }
     }
 
-    pub fn lasting(cause: String) -> Self {
-        Trouble { cause, reattach: true, suspect: false, unsynced: false }
+    pub fn lasting(kind: CauseKind, cause: String) -> Self {
+        Trouble { kind, cause, reattach: true, suspect: false, unsynced: false }
     }
 
     fn suspicious(cause: String) -> Self {
-        Trouble { suspect: true, ..Trouble::lasting(cause) }
+        Trouble { suspect: true, ..Trouble::lasting(CauseKind::Changed, cause) }
     }
 }
 
@@ -62,21 +65,20 @@ pub fn path_of(directory: &Path, database: &str, ledger_id: Uuid) -> PathBuf {
 
 /// Checks the directory. Creates it only if it is the default one: any other that is missing may be a lost mount.
 pub fn prepare_directory(directory: &Path, may_create: bool) -> Result<(), Trouble> {
-    let unusable = |why: String| Trouble::lasting(format!("mirror directory \"{}\" {why}", directory.display()));
+    let unusable = |kind, why| Trouble::lasting(kind, format!("mirror directory \"{}\" {why}", directory.display()));
+    let failed = |what: &str, error: &Error| unusable(CauseKind::of(error), format!("{what}: {}", cause(error)));
     if may_create {
         match DirBuilder::new().mode(0o700).create(directory) {
-            Err(error) if error.kind() != ErrorKind::AlreadyExists => {
-                return Err(unusable(format!("cannot be created: {}", cause(&error))))
-            }
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(failed("cannot be created", &error)),
             _ => {}
         }
     }
-    let metadata =
-        std::fs::metadata(directory).map_err(|error| unusable(format!("cannot be used: {}", cause(&error))))?;
+    let metadata = std::fs::metadata(directory).map_err(|error| failed("cannot be used", &error))?;
     if !metadata.is_dir() {
-        return Err(unusable("is not a directory".to_owned()));
+        return Err(unusable(CauseKind::Other, "is not a directory".to_owned()));
     }
-    check_owner_and_mode(metadata.uid(), metadata.mode()).map_err(|why| unusable(format!("is not safe: {why}")))
+    check_owner_and_mode(metadata.uid(), metadata.mode())
+        .map_err(|(kind, why)| unusable(kind, format!("is not safe: {why}")))
 }
 
 /// Opens the file for reading and appending. Creates it only if `create` says that there has been none before.
@@ -160,7 +162,7 @@ pub fn lock(file: &File, path: &Path) -> Result<(), Trouble> {
         // For example, a file system without locks.
         _ => cause(&error),
     };
-    Err(Trouble::lasting(format!("could not lock mirror file \"{}\": {why}", path.display())))
+    Err(Trouble::lasting(CauseKind::Locked, format!("could not lock mirror file \"{}\": {why}", path.display())))
 }
 
 /// Releases the lock as this process ends: the next worker may start before the kernel has closed the file.
@@ -239,21 +241,23 @@ fn check_as_left(path: &Path, look: &Look, size: u64, last_change: LastChange) -
 }
 
 fn check_look(path: &Path, look: &Look) -> Result<(), Trouble> {
-    let unsafe_file = |why: String| Trouble::lasting(format!("mirror file \"{}\" is not safe: {why}", path.display()));
+    let unsafe_file =
+        |(kind, why)| Trouble::lasting(kind, format!("mirror file \"{}\" is not safe: {why}", path.display()));
     if !look.is_file {
-        return Err(unsafe_file("it is not a regular file".to_owned()));
+        return Err(unsafe_file((CauseKind::NotRegular, "it is not a regular file".to_owned())));
     }
     check_owner_and_mode(look.owner, look.mode).map_err(unsafe_file)
 }
 
-fn check_owner_and_mode(owner: u32, mode: u32) -> Result<(), String> {
+fn check_owner_and_mode(owner: u32, mode: u32) -> Result<(), (CauseKind, String)> {
     // SAFETY: geteuid has no preconditions and cannot fail.
     let own = unsafe { libc::geteuid() };
     if owner != own {
-        return Err(format!("it belongs to user {owner}, not to the server's user {own}"));
+        let why = format!("it belongs to user {owner}, not to the server's user {own}");
+        return Err((CauseKind::OtherOwner, why));
     }
     if mode & 0o022 != 0 {
-        return Err(format!("its mode {:04o} lets others write it", mode & 0o7777));
+        return Err((CauseKind::WritableByOthers, format!("its mode {:04o} lets others write it", mode & 0o7777)));
     }
     Ok(())
 }
@@ -275,7 +279,8 @@ pub fn size(file: &File, path: &Path) -> Result<u64, Trouble> {
 /// Makes the file's name durable.
 pub fn sync_directory(directory: &Path) -> Result<(), Trouble> {
     File::open(directory).and_then(|opened| opened.sync_all()).map_err(|error| {
-        Trouble::lasting(format!("could not sync mirror directory \"{}\": {}", directory.display(), cause(&error)))
+        let text = format!("could not sync mirror directory \"{}\": {}", directory.display(), cause(&error));
+        Trouble::lasting(CauseKind::of(&error), text)
     })
 }
 

@@ -3,6 +3,7 @@
 //! The state itself is in [`super::shared`]. The neighbouring files add what can be done with it, such as appending.
 
 use super::advice;
+use super::cause::{Cause, CauseKind};
 use super::shared::{Attachment, LockedMirror, MirrorState};
 use crate::postgres::errors::Failure;
 use crate::postgres::shared::{DatabaseSlot, Shared};
@@ -29,9 +30,14 @@ impl Mirror {
         fields.attachment == Attachment::Attached && !fields.must_be_read
     }
 
-    pub(super) fn failure(&self, cause: &str) -> Failure {
+    pub(super) fn failure(&self, kind: CauseKind, cause: &str) -> Failure {
         Failure::new(PgSqlErrorCode::ERRCODE_IO_ERROR, "could not record in the mirror file")
             .detail(cause)
-            .hint(advice::after(cause))
+            .hint(advice::after(kind))
+    }
+
+    /// The failure of an append that met the cause which is noted in shared memory.
+    pub(super) fn failure_by(&self, noted: &Cause) -> Failure {
+        self.failure(noted.kind(), &noted.text())
     }
 }

@@ -15,7 +15,7 @@
 //! | [`mod@file`] | the file: name, opening, checks, writing |
 //! | [`last_change`] | how the server notices that another program has changed the file |
 //! | [`state_file`] | the state file beside it |
-//! | [`attach`] | opening the file, and making it agree with the database |
+//! | [`attach`], [`refused`] | opening the file, and making it agree with the database; why that failed |
 //! | [`lost_commits`] | whether lines that are voided may have been acknowledged |
 //! | [`unsynced`] | what can be read in the file but may not be on disk |
 //! | [`tail`], [`open_lines`] | reading what is not settled in the file |
@@ -25,6 +25,7 @@
 //! | [`prepared`] | the lines of prepared transactions |
 //! | [`catch_up`], [`block_lines`] | appending what the database has and the file lacks |
 //! | [`requests`] | what an administrator asks for |
+//! | [`cause`], [`fixed_text`] | why the file cannot be used, in shared memory |
 //! | [`advice`] | what to do next: the hint for a transaction that could not record |
 
 pub mod aborting;
@@ -34,7 +35,9 @@ pub mod attach;
 pub mod block_lines;
 pub mod bounded_wait;
 pub mod catch_up;
+pub mod cause;
 pub mod file;
+pub mod fixed_text;
 pub mod handle;
 pub mod id_reuse;
 pub mod last_change;
@@ -43,6 +46,7 @@ pub mod lost_commits;
 pub mod open_lines;
 pub mod owners;
 pub mod prepared;
+pub mod refused;
 pub mod remembered;
 pub mod requests;
 pub mod round;

@@ -1,7 +1,9 @@
 //! What an administrator asks of the worker, which holds the file: to catch it up, or to begin a new one.
 
 use super::advice;
+use super::cause::CauseKind;
 use super::handle::Mirror;
+use super::refused::Refused;
 use super::shared::{MirrorState, Request};
 use crate::postgres::database;
 use crate::postgres::errors::{or_raise, Failure};
@@ -13,11 +15,7 @@ use pgrx::{PgSqlErrorCode, PgTryBuilder};
 use std::cell::Cell;
 use std::ffi::CStr;
 use std::panic::AssertUnwindSafe;
-use std::path::Path;
 use std::time::{Duration, Instant};
-
-/// How the answer to a failed request begins if the old file has already been put aside.
-const KEPT: &str = "the old file is kept as ";
 
 thread_local! {
     /// What this process waits for: the number of requests that were answered before its own.
@@ -126,20 +124,13 @@ fn check_may_ask() -> Result<(), Failure> {
     Ok(())
 }
 
-fn failed(request: Request, cause: String) -> Failure {
-    let again = format!("{}, then call the function again.", advice::repair_of(&cause));
+fn failed(request: Request, kind: CauseKind, has_kept: bool, cause: String) -> Failure {
     let (message, hint) = match request {
-        Request::Restart if cause.starts_with(KEPT) => ("could not begin a new mirror file", again),
-        Request::Restart => ("could not begin a new mirror file", format!("Nothing was renamed. {again}")),
-        _ if cause.ends_with("No such file or directory") => (
-            "could not catch up the mirror file",
-            "Check that its file system is mounted, and put the file or a copy of it in its place. If no copy is left, ledger.mirror_restart() begins a new file.".to_owned(),
-        ),
-        _ if !advice::is_divergence(&cause) => ("could not catch up the mirror file", again),
-        _ => (
-            "could not catch up the mirror file",
-            "Find out whether the file or the database is right. Put the right file back, or bring the database forward, or keep the file as evidence and begin a new one with ledger.mirror_restart().".to_owned(),
-        ),
+        Request::Restart if has_kept => ("could not begin a new mirror file", advice::call_again(kind)),
+        Request::Restart => {
+            ("could not begin a new mirror file", format!("Nothing was renamed. {}", advice::call_again(kind)))
+        }
+        Request::CatchUp | Request::None => ("could not catch up the mirror file", advice::after_catch_up(kind)),
     };
     Failure::new(PgSqlErrorCode::ERRCODE_IO_ERROR, message).detail(cause).hint(hint)
 }
@@ -153,7 +144,8 @@ fn wait_for_answer(mirror: &Mirror, request: Request, done_before: u64) -> Resul
                 ASKED.set(None);
                 MirrorState::stop_sleeping();
                 let (text, is_refused) = (fields.request_answer.get(), fields.request_failed);
-                return if is_refused { Err(failed(request, text)) } else { Ok(text) };
+                let (kind, has_kept) = (fields.request_cause, fields.request_has_kept);
+                return if is_refused { Err(failed(request, kind, has_kept, text)) } else { Ok(text) };
             }
         }
         if mirror.slot.worker.pid() != 0 {
@@ -172,11 +164,6 @@ fn wait_for_answer(mirror: &Mirror, request: Request, done_before: u64) -> Resul
     }
 }
 
-/// The cause of a restart's failure, where the file has been renamed already.
-pub fn with_kept(kept: &Path, cause: &str) -> String {
-    format!("{KEPT}\"{}\", but {cause}", kept.display())
-}
-
 /// What the worker is asked to do now.
 pub fn pending(mirror: &Mirror) -> Request {
     mirror.lock().request
@@ -190,35 +177,44 @@ pub fn begin(mirror: &Mirror) -> Request {
 }
 
 /// Answers the request: with a text, or with what went wrong.
-pub fn answer(mirror: &Mirror, outcome: Result<String, String>) {
+pub fn answer(mirror: &Mirror, outcome: &Result<String, Refused>) {
+    let text = match outcome {
+        Ok(text) => text.clone(),
+        Err(refused) => refused.failure.text(),
+    };
     let mut fields = mirror.lock();
     let (request, is_given_up) = (fields.request, fields.request_given_up);
     fields.end_request();
     fields.requests_done += 1;
+    fields.request_answer.set(&text);
     fields.request_failed = outcome.is_err();
-    let (Ok(text) | Err(text)) = &outcome;
-    fields.request_answer.set(text);
+    if let Err(refused) = outcome {
+        (fields.request_cause, fields.request_has_kept) = (refused.kind, refused.has_kept);
+    }
     drop(fields);
     mirror.slot.mirror.broadcast();
     if is_given_up {
-        log_answer(request, &outcome);
+        log_answer(request, outcome);
     }
 }
 
 /// For a session that has left before the answer came.
-fn log_answer(request: Request, outcome: &Result<String, String>) {
+fn log_answer(request: Request, outcome: &Result<String, Refused>) {
     match (request, outcome) {
         (Request::Restart, Ok(kept)) if kept.is_empty() => {
             pgrx::log!("pg_notary has begun a mirror file, as mirror_restart() asked; there was none before");
         }
         (Request::Restart, Ok(kept)) => {
-            pgrx::log!("pg_notary has begun a new mirror file, as mirror_restart() asked; {KEPT}\"{kept}\"");
+            pgrx::log!(
+                "pg_notary has begun a new mirror file, as mirror_restart() asked; the old file is kept as \"{kept}\""
+            );
         }
         (_, Ok(length)) => {
             pgrx::log!("pg_notary has caught up the mirror file, as mirror_catch_up() asked: it has {length}");
         }
-        (_, Err(cause)) => {
-            pgrx::log!("pg_notary could not do what mirror_catch_up() or mirror_restart() asked: {cause}")
-        }
+        (_, Err(refused)) => pgrx::log!(
+            "pg_notary could not do what mirror_catch_up() or mirror_restart() asked: {}",
+            refused.failure.text()
+        ),
     }
 }

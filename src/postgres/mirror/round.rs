@@ -172,9 +172,10 @@ impl Round {
             }
             Err(worse) => {
                 let cause = format!("{}; then {}", trouble.cause, worse.cause);
+                let kind = trouble.kind.or(worse.kind);
                 let unsynced = trouble.unsynced || worse.unsynced;
                 let keep = if unsynced { self.safe() } else { keep };
-                let trouble = Trouble { cause, reattach: true, unsynced, ..trouble };
+                let trouble = Trouble { kind, cause, reattach: true, unsynced, ..trouble };
                 Failed { is_refused: true, ..Failed::keeping(keep)(trouble) }
             }
         }
@@ -281,7 +282,7 @@ fn note_failed(fields: &mut MirrorFields, failed: &Failed) -> bool {
     fields.has_lost |= has_lost;
     fields.suspect |= failed.trouble.suspect;
     fields.last_change = failed.last_change.unwrap_or(fields.last_change);
-    fields.fail(&failed.trouble.cause, failed.keep);
+    fields.fail(failed.trouble.kind, &failed.trouble.cause, failed.keep);
     fields.is_failure_unnamed = true;
     fields.is_troubled = !reattach;
     fields.is_refused |= failed.is_refused;

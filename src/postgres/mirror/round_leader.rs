@@ -6,6 +6,7 @@
 //! the writer does every round. The writer also does what is rare: going on after a failure, cutting off a line that
 //! has not become whole, and syncing what no session waits for.
 
+use super::cause::CauseKind;
 use super::file::{self, Trouble};
 use super::handle::Mirror;
 use super::round::{Done, Failed, Round};
@@ -108,6 +109,7 @@ impl LedRound {
 /// worker examines the file. Cannot fail.
 pub fn end_broken_off(mirror: &Mirror) {
     let Some(led) = UNDER_WAY.take() else { return };
-    let trouble = Trouble::lasting("a process was terminated while it wrote the mirror file".to_owned());
+    let cause = "a process was terminated while it wrote the mirror file".to_owned();
+    let trouble = Trouble::lasting(CauseKind::Other, cause);
     led.round.end(mirror.shared, mirror.slot, Err(Failed::keeping(led.round.safe())(trouble)));
 }

@@ -4,6 +4,8 @@
 //! Sessions copy their lines into the ring under a short lock. One process at a time writes and syncs what all of them
 //! have put there. Offsets in the ring and in the file differ by a constant that changes only while the ring is empty.
 
+use super::cause::{Cause, CauseKind};
+use super::fixed_text::FixedText;
 use super::owners::Owners;
 use super::round_waiters::{Ended, Rounds};
 use crate::ledger::file_ranges::{FileRange, FileRanges};
@@ -47,31 +49,6 @@ impl Attachment {
             Attachment::Repairing => "repairing",
             Attachment::Off => "off",
         }
-    }
-}
-
-/// Text in shared memory, cut off at `N` bytes.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct FixedText<const N: usize> {
-    length: usize,
-    bytes: [u8; N],
-}
-
-impl<const N: usize> FixedText<N> {
-    pub const CAPACITY: usize = N;
-
-    pub fn set(&mut self, text: &str) {
-        let mut length = text.len().min(N);
-        while !text.is_char_boundary(length) {
-            length -= 1;
-        }
-        self.bytes[..length].copy_from_slice(&text.as_bytes()[..length]);
-        self.length = length;
-    }
-
-    pub fn get(&self) -> String {
-        String::from_utf8_lossy(&self.bytes[..self.length]).into_owned()
     }
 }
 
@@ -167,7 +144,7 @@ pub struct MirrorFields {
     pub attempts: u64,
     pub identity: FileIdentity,
     pub path: FixedText<1024>,
-    pub cause: FixedText<512>,
+    pub cause: Cause,
     /// The file has been attached since the server started. Until then, the database may be one that was put back to an
     /// older state.
     pub was_attached: bool,
@@ -250,6 +227,9 @@ pub struct MirrorFields {
     pub requests_done: u64,
     pub request_failed: bool,
     pub request_answer: FixedText<1280>,
+    /// If it has failed: the kind of the cause, and whether the old file has been put aside nevertheless.
+    pub request_cause: CauseKind,
+    pub request_has_kept: bool,
     pub ownership: Ownership,
     /// Syncs since the server started, for the view.
     pub syncs: u64,
@@ -288,7 +268,7 @@ impl MirrorFields {
     /// What to report as wrong with the file now, if anything.
     pub fn problem(&self, now: pg_sys::TimestampTz) -> Option<String> {
         if self.attachment == Attachment::Failed || self.is_troubled {
-            return Some(self.cause.get());
+            return Some(self.cause.text());
         }
         let seconds = (now - self.writing_since) / 1_000_000;
         let is_slow = self.writing && seconds >= SLOW_SECONDS;
@@ -314,10 +294,10 @@ impl MirrorFields {
     }
 
     /// Discards everything behind the offset `keep`: the file has been cut back there.
-    pub fn fail(&mut self, cause: &str, keep: u64) {
+    pub fn fail(&mut self, kind: CauseKind, cause: &str, keep: u64) {
         self.failures += 1;
         self.kept_at_failure = keep;
-        self.cause.set(cause);
+        self.cause.set(kind, cause);
         self.head = self.tail;
         self.shift = keep.wrapping_sub(self.tail);
         self.durable = self.durable.min(keep);
@@ -463,7 +443,7 @@ impl MirrorState {
 
     /// Forgets everything about the file, for a slot that is no longer used.
     pub fn detach(&self, mut fields: LockedMirror<'_>) {
-        fields.fail("The mirror file was closed.", 0);
+        fields.fail(CauseKind::Passing, "The mirror file was closed.", 0);
         fields.attachment = Attachment::Detached;
         // A round that is under way now ends without effect.
         fields.identity.generation += 1;

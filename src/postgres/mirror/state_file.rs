@@ -5,6 +5,7 @@
 //! It holds one JSON object. It is an aid, not a part of the record: if it is lost or torn, the server notices less and
 //! refuses nothing.
 
+use super::cause::CauseKind;
 use super::file::Trouble;
 use super::shared::{FileStamp, Ownership};
 use crate::ledger::wal::{self, WalPosition};
@@ -42,7 +43,8 @@ impl StateFile {
             .open(&path)
             .map(StateFile)
             .map_err(|error| {
-                Trouble::lasting(format!("could not open state file \"{}\": {}", path.display(), cause(&error)))
+                let text = format!("could not open state file \"{}\": {}", path.display(), cause(&error));
+                Trouble::lasting(CauseKind::of(&error), text)
             })
     }
 }

@@ -1,8 +1,10 @@
 //! Reads the file when it is opened: the part that the database does not know to be settled, or all of it. Judges by
 //! the tables what stands there.
 
+use super::cause::CauseKind;
 use super::handle::Mirror;
 use super::open_lines::{self, OpenLine, OpenLines};
+use super::refused::Refused;
 use super::remembered::Remembered;
 use super::voiding::{self, Judge, Standing};
 use crate::ledger::file_ranges::FileRange;
@@ -35,23 +37,25 @@ pub struct Tail {
     pub settled: Option<Settled>,
 }
 
-pub fn diverged(path: &Path, what: &str) -> Failure {
-    Failure::new(
+pub fn diverged(path: &Path, what: &str) -> Refused {
+    let failure = Failure::new(
         PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
         format!("mirror file \"{}\" does not agree with the database: {what}", path.display()),
     )
-    .hint("Nothing is written to the file. SELECT * FROM ledger.find_tampering() compares it with the database. Find out which of them is right, and put the right file back or bring the database forward. ledger.mirror_catch_up() repairs a file that is only behind; ledger.mirror_restart() begins a new file and keeps the old one.")
+    .hint("Nothing is written to the file. SELECT * FROM ledger.find_tampering() compares it with the database. Find out which of them is right, and put the right file back or bring the database forward. ledger.mirror_catch_up() repairs a file that is only behind; ledger.mirror_restart() begins a new file and keeps the old one.");
+    Refused::new(CauseKind::Diverged, failure)
 }
 
-fn unreadable(path: &Path) -> impl Fn(std::io::Error) -> Failure + '_ {
+fn unreadable(path: &Path) -> impl Fn(std::io::Error) -> Refused + '_ {
     move |error| {
-        Failure::new(PgSqlErrorCode::ERRCODE_IO_ERROR, format!("could not read mirror file \"{}\"", path.display()))
-            .detail(cause(&error))
+        let message = format!("could not read mirror file \"{}\"", path.display());
+        let failure = Failure::new(PgSqlErrorCode::ERRCODE_IO_ERROR, message).detail(cause(&error));
+        Refused::new(CauseKind::of(&error), failure)
     }
 }
 
 /// Reads what is behind the settled place, and the lines of prepared transactions before it.
-pub fn read(file: &File, path: &Path, remembered: &Remembered) -> Result<Tail, Failure> {
+pub fn read(file: &File, path: &Path, remembered: &Remembered) -> Result<Tail, Refused> {
     let error = unreadable(path);
     let settled = &remembered.settled;
     let mut at = check_header(file, path, remembered)?;
@@ -86,7 +90,7 @@ pub fn read(file: &File, path: &Path, remembered: &Remembered) -> Result<Tail, F
 }
 
 /// Takes one line; returns the block number if it is a block line.
-fn take_line(path: &Path, text: &[u8], at: u64, open: &mut OpenLines) -> Result<Option<i64>, Failure> {
+fn take_line(path: &Path, text: &[u8], at: u64, open: &mut OpenLines) -> Result<Option<i64>, Refused> {
     match Record::parse(text) {
         Ok(Record::Entry(entry)) => open.add(OpenLine::new(entry.entry_id, text, at)),
         Ok(Record::Void(void)) => open.decide(&void.entry_ids, at),
@@ -118,7 +122,7 @@ fn drop_voided_before(path: &Path, settled: u64, open: &mut OpenLines) -> std::i
 }
 
 /// The file must be this ledger's. Returns the length of its first line.
-pub fn check_header(file: &File, path: &Path, remembered: &Remembered) -> Result<u64, Failure> {
+pub fn check_header(file: &File, path: &Path, remembered: &Remembered) -> Result<u64, Refused> {
     let error = unreadable(path);
     let mut reader = BufReader::new(file);
     let mut line = Vec::new();
@@ -137,7 +141,7 @@ pub fn check_header(file: &File, path: &Path, remembered: &Remembered) -> Result
 }
 
 /// Only what a crash can leave counts as torn: one unfinished line behind everything that was acknowledged.
-fn check_torn(path: &Path, tail: &Tail, remembered: &Remembered) -> Result<(), Failure> {
+fn check_torn(path: &Path, tail: &Tail, remembered: &Remembered) -> Result<(), Refused> {
     if tail.torn == 0 || (tail.end >= remembered.acknowledged && tail.torn < MAX_TORN_BYTES) {
         return Ok(());
     }
@@ -145,7 +149,7 @@ fn check_torn(path: &Path, tail: &Tail, remembered: &Remembered) -> Result<(), F
 }
 
 /// A block in the file must be the database's.
-fn check_block(path: &Path, number: i64, block_hash: &str) -> Result<(), Failure> {
+fn check_block(path: &Path, number: i64, block_hash: &str) -> Result<(), Refused> {
     let mut stored: Option<String> = None;
     spi::for_each("SELECT block_hash FROM ledger.blocks WHERE block_number = $1", &[number.into()], |row| {
         stored = row.get(0);
@@ -159,7 +163,7 @@ fn check_block(path: &Path, number: i64, block_hash: &str) -> Result<(), Failure
 
 /// Verifies all of the file, and that its blocks are the database's. With `may_be_short` its end may lack lines that
 /// were acknowledged.
-pub fn read_whole(file: &File, path: &Path, remembered: &Remembered, may_be_short: bool) -> Result<Tail, Failure> {
+pub fn read_whole(file: &File, path: &Path, remembered: &Remembered, may_be_short: bool) -> Result<Tail, Refused> {
     let error = unreadable(path);
     let size = file.metadata().map_err(&error)?.len();
     let mut reader = BufReader::with_capacity(1 << 20, file);
@@ -169,8 +173,8 @@ pub fn read_whole(file: &File, path: &Path, remembered: &Remembered, may_be_shor
     if let Some(problem) = report.errors.first() {
         return Err(diverged(path, &format!("it is inconsistent in itself: {}", problem.detail)));
     }
-    if let Some(failure) = blocks.diverged {
-        return Err(failure);
+    if let Some(refused) = blocks.diverged {
+        return Err(refused);
     }
     let tail = tail_of(&report, size);
     if !may_be_short {
@@ -200,7 +204,7 @@ fn tail_of(report: &FileReport, size: u64) -> Tail {
 
 struct Blocks<'a> {
     path: &'a Path,
-    diverged: Option<Failure>,
+    diverged: Option<Refused>,
 }
 
 impl Observer for Blocks<'_> {
@@ -224,7 +228,7 @@ pub struct Judged {
     pub uncommitted: Vec<Uuid>,
 }
 
-pub fn judge(mirror: &Mirror, path: &Path, open: &[OpenLine]) -> Result<Judged, Failure> {
+pub fn judge(mirror: &Mirror, path: &Path, open: &[OpenLine]) -> Result<Judged, Refused> {
     let judge = Judge::new(mirror, path);
     let mut judged = Judged { recorded: HashSet::with_capacity(open.len()), uncommitted: Vec::new() };
     for line in open {

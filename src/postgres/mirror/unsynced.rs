@@ -2,6 +2,7 @@
 //! data for written: the next sync succeeds, and reads return the data from memory until that memory is reused. See
 //! <https://wiki.postgresql.org/wiki/Fsync_Errors>.
 
+use super::cause::CauseKind;
 use super::file::{self, Trouble};
 use super::handle::Mirror;
 use super::remembered::Remembered;
@@ -72,7 +73,10 @@ fn open_in_place(file: &File, path: &Path) -> Result<Option<File>, Trouble> {
     };
     match number(&opened, path)? == number(file, path)? {
         true => Ok(Some(opened)),
-        false => Err(Trouble::lasting(format!("mirror file \"{}\" was replaced by another file", path.display()))),
+        false => {
+            let cause = format!("mirror file \"{}\" was replaced by another file", path.display());
+            Err(Trouble::lasting(CauseKind::Changed, cause))
+        }
     }
 }
 

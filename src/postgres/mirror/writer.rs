@@ -4,6 +4,7 @@
 //! It is a process of its own so that a commit can be cancelled while it waits for the file: a system call on a network
 //! mount that hangs cannot be. It also does what no session waits for: delayed syncs, the state file, the log.
 
+use super::cause::CauseKind;
 use super::file::{self, Trouble};
 use super::round::{Done, Failed, Round};
 use super::shared::{Attachment, FileIdentity, FileStamp, Unsynced};
@@ -175,7 +176,7 @@ impl OpenFiles {
         };
         if identity.generation != generation {
             // The worker has given the file up meanwhile, so the outcome of this round is ignored.
-            return Err(Trouble::lasting("The mirror file was opened again.".to_owned()));
+            return Err(Trouble::lasting(CauseKind::Passing, "The mirror file was opened again.".to_owned()));
         }
         let database = slot.database();
         let is_same = |open: &OpenFile| (open.identity, open.failures) == (identity, failures);
@@ -225,7 +226,7 @@ fn log_change(shared: &Shared, slot: &DatabaseSlot) {
         (fields.syncs, fields.path)
     };
     let named = NAMED.with_borrow(|named| named.get(&database).cloned());
-    if let Some(cause) = cause.map(|cause| cause.get()) {
+    if let Some(cause) = cause.map(|cause| cause.text()) {
         if named.is_none_or(|named| named.cause != cause) {
             pgrx::log!("pg_notary cannot record in a mirror file: {cause}");
         }

@@ -7,7 +7,9 @@ use crate::postgres::errors::{or_raise, Failure};
 use crate::postgres::log_state::Settled;
 use crate::postgres::mirror::attach::{self, Attached, How};
 use crate::postgres::mirror::block_lines::SealedBlocks;
+use crate::postgres::mirror::cause::CauseKind;
 use crate::postgres::mirror::handle::Mirror;
+use crate::postgres::mirror::refused::Refused;
 use crate::postgres::mirror::remembered;
 use crate::postgres::mirror::settled_mark::{self, Mark};
 use crate::postgres::mirror::shared::{Attachment, Request};
@@ -15,7 +17,8 @@ use crate::postgres::mirror::{block_lines, catch_up, prepared, requests, voiding
 use crate::postgres::settings::{self, MirrorMode};
 use crate::postgres::shared::DatabaseSlot;
 use crate::postgres::tables;
-use pgrx::pg_sys;
+use pgrx::{pg_sys, PgSqlErrorCode};
+use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
 
@@ -96,12 +99,13 @@ impl Keeper {
         if is_attached && is_in_mode && is_current && self.is_where_configured() {
             return Ok(());
         }
-        self.attach(How::Usual)
+        self.attach(How::Usual).map_err(|refused| refused.failure)
     }
 
     fn let_go(&mut self) -> Result<(), Failure> {
         if requests::pending(&self.mirror) != Request::None {
-            requests::answer(&self.mirror, Err("The mirror is off.".to_owned()));
+            let code = PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE;
+            requests::answer(&self.mirror, &Err(Failure::new(code, "The mirror is off.").into()));
         }
         if self.is_off() {
             return Ok(());
@@ -125,14 +129,13 @@ impl Keeper {
         fields.attachment == Attachment::Off
     }
 
-    fn attach(&mut self, how: How) -> Result<(), Failure> {
+    fn attach(&mut self, how: How) -> Result<(), Refused> {
         (self.attached, self.mark) = (None, None);
         self.has_waited = true;
         let mirror = self.mirror;
-        let (attached, last_block) = in_transaction(|| {
-            blocks::lock_sealing();
-            let attached = or_raise(attach::attach(&mirror, how));
-            (attached, mirror.lock().last_block)
+        let (attached, last_block) = in_attaching(|| {
+            let attached = attach::attach(&mirror, how)?;
+            Ok((attached, mirror.lock().last_block))
         })?;
         attach::note_remembered(&mirror);
         (self.remembered_block, self.remembering) = (last_block, None);
@@ -151,24 +154,16 @@ impl Keeper {
         let outcome = match request {
             Request::None => return Ok(()),
             Request::CatchUp => self.attach(How::CatchUp).map(|()| format!("{} bytes", mirror.lock().durable)),
-            Request::Restart => in_transaction(|| {
-                blocks::lock_sealing();
-                or_raise(attach::set_aside(&mirror))
-            })
-            .and_then(|kept| {
-                let with_kept = |failure: Failure| match &kept {
-                    Some(kept) => {
-                        let text = requests::with_kept(kept, &failure.text());
-                        failure.restated(text)
-                    }
-                    None => failure,
-                };
-                self.attach(How::Usual).map_err(with_kept)?;
+            Request::Restart => in_attaching(|| attach::set_aside(&mirror)).and_then(|kept| {
+                self.attach(How::Usual).map_err(|refused| match &kept {
+                    Some(kept) => refused.having_kept(kept),
+                    None => refused,
+                })?;
                 Ok(kept.map_or_else(String::new, |kept| kept.display().to_string()))
             }),
         };
-        requests::answer(&mirror, outcome.clone().map_err(|failure| failure.text()));
-        outcome.map(|_| ())
+        requests::answer(&mirror, &outcome);
+        outcome.map(|_| ()).map_err(|refused| refused.failure)
     }
 
     /// Whether the attached file is still the one the settings name.
@@ -297,6 +292,21 @@ impl Keeper {
         let rest = self.pace.rest().filter(|_| self.attached_async)?;
         Some(rest.as_millis() as i64 + 1)
     }
+}
+
+/// As [`in_transaction`], holding the sealing lock, for work that may be refused the file. Only an ERROR aborts the
+/// transaction, and it keeps no more than the failure.
+fn in_attaching<T>(work: impl FnOnce() -> Result<T, Refused>) -> Result<T, Refused> {
+    let refused_for = Cell::new((CauseKind::Other, false));
+    let outcome = in_transaction(|| {
+        blocks::lock_sealing();
+        work().unwrap_or_else(|refused| {
+            refused_for.set((refused.kind, refused.has_kept));
+            refused.failure.raise()
+        })
+    });
+    let (kind, has_kept) = refused_for.get();
+    outcome.map_err(|failure| Refused { failure, kind, has_kept })
 }
 
 /// Moves the settled place past the mark that was set. If nothing is open at all, moves it past a new mark, too.
