@@ -317,6 +317,7 @@ impl MirrorFields {
             self.requests_done += 1;
             self.request_failed = true;
             self.request_answer.set("The ledger was dropped.");
+            (self.request_cause, self.request_has_kept) = (CauseKind::Other, false);
         }
         self.end_request();
     }
