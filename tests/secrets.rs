@@ -81,7 +81,7 @@ fn a_secret_file_that_cannot_be_used_is_in_the_log_before_anybody_records() {
     write_secrets(&path, "just confidential words\n", 0o600);
     reload(&mut client);
     wait_until("the log says so after a reload", PATIENCE, || warnings() == 1);
-    cluster.wait_for_log("DETAIL:  In line 1 there is no colon.");
+    cluster.wait_for_log("DETAIL:  In line 1 there is no colon: write it as key_id:secret.");
     drop(client);
     cluster.restart(Stop::Fast);
     wait_until("the log says so after a start", PATIENCE, || warnings() == 2);

@@ -93,7 +93,7 @@ impl Keyring {
 
     fn add_line(&mut self, line: &[u8]) -> Result<(), &'static str> {
         let colon = line.iter().position(|byte| *byte == b':');
-        let (key_id, rest) = line.split_at(colon.ok_or("there is no colon")?);
+        let (key_id, rest) = line.split_at(colon.ok_or("there is no colon: write it as key_id:secret")?);
         let key_id = std::str::from_utf8(key_id).map_err(|_| "the key_id is not UTF-8")?;
         let secret = &rest[1..];
         if self.get(key_id).is_some() {

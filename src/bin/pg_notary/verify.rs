@@ -197,7 +197,7 @@ fn about_keys(counts: &SignatureCounts) -> String {
     text
 }
 
-/// If only keys are missing, nothing points to tampering. No kind of problem fills the list, so others would be in it.
+/// If only keys are missing, nothing points to tampering. No kind of problem keeps others out of the list.
 fn headline(report: &FileReport) -> &'static str {
     match report.errors.iter().all(|problem| problem.problem == ProblemKind::UnknownKey) {
         true => "NOT VERIFIED",

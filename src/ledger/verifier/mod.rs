@@ -49,7 +49,7 @@ pub use hasher::{EntryHasher, HashedEntry, Metadata, StoredEntry};
 pub use lines::MAX_LINE;
 pub use parallel::Helpers;
 pub use pending::{PendingEntries, PendingEntry};
-pub use problem::{Findings, Problem, ProblemKind, Source, MAX_LISTED, MAX_OF_KIND};
+pub use problem::{Findings, Problem, ProblemKind, Source, MAX_LISTED};
 pub use reader::{verify_file, FileOptions, Observer};
 pub use sealed::{DataHash, SealedEntry};
 pub use signatures::{check_signature, MissingKey, SignatureCheck, SignatureCounts};

@@ -6,9 +6,9 @@ use uuid::Uuid;
 /// At most this many problems are listed; all are counted.
 pub const MAX_LISTED: usize = 100;
 
-/// At most this many problems of one kind are listed. One missing key makes a problem of each entry that it signed, and
-/// must not keep another problem from being listed.
-pub const MAX_OF_KIND: usize = 20;
+/// The first problems of each kind that have a place in a full list, in place of the last ones of a kind that has more.
+/// One missing key makes a problem of each entry that it signed, and must not keep another problem from being listed.
+const SURE_OF_KIND: usize = 20;
 
 /// Where a problem shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -220,8 +220,8 @@ impl Problem {
     }
 }
 
-/// All problems, counted; the first [`MAX_OF_KIND`] of each kind, [`MAX_LISTED`] in all, listed; each, given to a sink
-/// if there is one.
+/// All problems, counted; the first [`MAX_LISTED`], and the first [`SURE_OF_KIND`] of each kind, listed; each, given to a
+/// sink if there is one.
 #[derive(Default)]
 pub struct Findings<'a> {
     count: u64,
@@ -252,10 +252,22 @@ impl<'a> Findings<'a> {
         if let Some(sink) = &mut self.sink {
             sink(&problem);
         }
-        let of_kind = self.listed.iter().filter(|listed| listed.problem == problem.problem).count();
-        if self.listed.len() < MAX_LISTED && of_kind < MAX_OF_KIND {
+        if self.listed.len() < MAX_LISTED || self.make_room(problem.problem) {
             self.listed.push(problem);
         }
+    }
+
+    fn of_kind(&self, kind: ProblemKind) -> usize {
+        self.listed.iter().filter(|listed| listed.problem == kind).count()
+    }
+
+    /// Takes one problem off a full list, if a problem of this kind should be on it instead.
+    fn make_room(&mut self, kind: ProblemKind) -> bool {
+        if self.of_kind(kind) >= SURE_OF_KIND {
+            return false;
+        }
+        let last = self.listed.iter().rposition(|listed| self.of_kind(listed.problem) > SURE_OF_KIND);
+        last.map(|last| self.listed.remove(last)).is_some()
     }
 
     /// How many there are.
@@ -274,5 +286,31 @@ impl<'a> Findings<'a> {
 
     pub fn is_empty(&self) -> bool {
         self.count == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(kinds: &[(ProblemKind, usize)]) -> Findings<'static> {
+        let mut findings = Findings::new();
+        for (kind, count) in kinds {
+            (0..*count).for_each(|_| findings.report(Problem::new(Source::File, *kind, "")));
+        }
+        findings
+    }
+
+    #[test]
+    fn a_flood_of_one_kind_keeps_no_other_off_the_list() {
+        use ProblemKind::*;
+        let findings =
+            found(&[(UnknownKey, 1000), (TreeRootMismatch, 1), (SignatureInvalid, 1000), (EntryMissing, 30)]);
+        assert_eq!((findings.count(), findings.listed().len()), (2031, MAX_LISTED));
+        let of = |kind| findings.of_kind(kind);
+        assert_eq!(of(TreeRootMismatch), 1);
+        assert_eq!((of(SignatureInvalid), of(EntryMissing)), (SURE_OF_KIND, SURE_OF_KIND));
+        assert_eq!(of(UnknownKey), MAX_LISTED - 1 - 2 * SURE_OF_KIND);
+        assert_eq!(found(&[(EntryMissing, 1000)]).listed().len(), MAX_LISTED);
     }
 }

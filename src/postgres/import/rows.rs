@@ -174,7 +174,10 @@ impl KeptEntry {
                 CaughtError::PostgresError(report) | CaughtError::ErrorReport(report)
                     if is_about_data(report.sql_error_code()) =>
                 {
-                    Err(self.refused(&format!("its metadata cannot be stored: {}", report.message())))
+                    let more =
+                        report.detail().or(report.hint()).map(|more| format!(": {}", more.trim_end_matches('.')));
+                    let (message, more) = (report.message(), more.unwrap_or_default());
+                    Err(self.refused(&format!("its metadata cannot be stored: {message}{more}")))
                 }
                 other => other.rethrow(),
             })
@@ -196,6 +199,7 @@ fn is_about_data(code: PgSqlErrorCode) -> bool {
             | ERRCODE_INVALID_TEXT_REPRESENTATION
             | ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE
             | ERRCODE_PROGRAM_LIMIT_EXCEEDED
+            | ERRCODE_STATEMENT_TOO_COMPLEX
             | ERRCODE_CHARACTER_NOT_IN_REPERTOIRE
     )
 }

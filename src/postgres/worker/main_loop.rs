@@ -121,6 +121,21 @@ fn extension_exists() -> bool {
     unsafe { pg_sys::get_extension_oid(c"pg_notary".as_ptr(), true) != pg_sys::InvalidOid }
 }
 
+/// As [`extension_exists`], once a transaction that has just dropped it is over. It wakes the worker before others are
+/// told that the cached row of the catalog is not valid any more (Postgres 18 has such a cache), and nothing would wake
+/// the worker again.
+fn extension_is_left() -> bool {
+    // SAFETY: catalog look-ups inside a transaction, whose end releases the lock; the name is NUL-terminated.
+    unsafe {
+        let extension = pg_sys::get_extension_oid(c"pg_notary".as_ptr(), true);
+        if extension == pg_sys::InvalidOid {
+            return false;
+        }
+        pg_sys::LockDatabaseObject(pg_sys::ExtensionRelationId, extension, 0, pg_sys::AccessShareLock as _);
+    }
+    extension_exists()
+}
+
 struct Worker {
     mirror: Mirror,
     secrets: Watch,
@@ -186,7 +201,7 @@ impl Worker {
         }
         let exists = in_transaction(|| {
             faults::raise_at("look_for_extension");
-            extension_exists()
+            extension_is_left()
         });
         match exists {
             Ok(true) => {}

@@ -361,7 +361,7 @@ fn the_vector_file_is_valid_with_its_secret_and_not_with_another() {
         let options = FileOptions { keyring: Some(&ring), ..FileOptions::default() };
         let report = verify_file(Cursor::new(&text), options, &mut ()).unwrap();
         assert_eq!(report.error_count, signed);
-        assert_eq!(report.errors.len(), MAX_OF_KIND.min(signed as usize));
+        assert_eq!(report.errors.len(), MAX_LISTED.min(signed as usize));
         assert!(report.errors.iter().all(|error| error.problem == kind));
     }
     let report = verify_file(Cursor::new(&text), FileOptions::default(), &mut ()).unwrap();
@@ -497,9 +497,9 @@ fn an_observer_hears_of_every_block_and_problem_and_can_break_off() {
     assert_eq!(listener.blocks.len(), 300);
     let entries: usize = listener.blocks.iter().map(|block| block.entries.len()).sum();
     assert_eq!(entries as u64, report.entry_count);
-    assert!(listener.problems.len() > MAX_OF_KIND);
+    assert!(listener.problems.len() > MAX_LISTED);
     assert_eq!(listener.problems.len() as u64, report.error_count);
-    assert_eq!(listener.problems[..MAX_OF_KIND], report.errors);
+    assert_eq!(listener.problems[..MAX_LISTED], report.errors);
     assert!(!listener.progress.is_empty());
     let mut listener = Listener { limit: Some(1), ..Listener::default() };
     let reader = BufReader::with_capacity(1000, Cursor::new(&bytes));
