@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::mpsc;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
@@ -101,12 +101,20 @@ pub fn wait_for(client: &mut Client, condition: &str) {
     wait_until(condition, PATIENCE, || is_true(client, condition));
 }
 
-/// Runs something that must not hang. Should it, this panics; the thread ends when the cluster does.
+/// Runs something that must not hang: 20 seconds are enough, less than the server waits for anything before it gives up.
+/// Counted are those in which this process runs; in others the server may not run either. Should it hang, this panics; the
+/// thread ends when the cluster does.
 #[track_caller]
 pub fn in_time<T: Send + 'static>(what: &str, work: impl FnOnce() -> T + Send + 'static) -> T {
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || sender.send(work()).ok());
-    receiver.recv_timeout(Duration::from_secs(20)).unwrap_or_else(|error| panic!("{what}: {error}"))
+    for _ in 0..200 {
+        match receiver.recv_timeout(Duration::from_millis(100)) {
+            Err(RecvTimeoutError::Timeout) => {}
+            outcome => return outcome.unwrap_or_else(|error| panic!("{what}: {error}")),
+        }
+    }
+    panic!("{what}: it hangs")
 }
 
 // ---- recording and sealing ------------------------------------------------------------------------------------------
