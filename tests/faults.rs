@@ -237,10 +237,10 @@ fn a_commit_that_waits_for_a_hanging_mount_is_visible_and_can_be_cancelled_and_i
     let (cluster, mut client) = start_small(Network, "sync");
     record(&mut client);
     set_fault(&cluster, "before_sync:hang");
-    let (cancelled, pid) = commit_in_background(&cluster, "");
+    let (cancelled, pid) = commit_in_background(&cluster);
     wait_until_waiting(&mut client, pid);
-    let (timed_out, _) = commit_in_background(&cluster, "SET statement_timeout = '300ms'");
-    let (terminated, third) = commit_in_background(&cluster, "");
+    let timed_out = time_out_at_the_file(&cluster, RECORD);
+    let (terminated, third) = commit_in_background(&cluster);
     wait_until_waiting(&mut client, third);
     let writer = "SELECT wait_event FROM pg_stat_activity WHERE backend_type = 'pg_notary writer'";
     assert_ne!(value(&mut client, writer), "NULL", "the writer does not show what it waits for");
@@ -355,7 +355,7 @@ fn the_mirror_can_be_switched_off_while_the_mount_hangs() {
     let (cluster, mut client) = start_small(Network, "sync");
     record(&mut client);
     set_fault(&cluster, "before_sync:hang");
-    let (waits, pid) = commit_in_background(&cluster, "");
+    let (waits, pid) = commit_in_background(&cluster);
     wait_until_waiting(&mut client, pid);
     set(&mut client, "ledger.mirror_mode", "off");
     let refused = in_time("the commit that waited", move || waits.join().unwrap().unwrap_err());
@@ -376,14 +376,14 @@ fn the_mode_can_be_changed_while_the_worker_waits_for_a_hanging_mount_to_void_li
         let (cluster, mut client) = start_small(Network, "sync");
         record(&mut client);
         set_fault(&cluster, "before_sync:hang");
-        let (timed_out, _) = commit_in_background(&cluster, "SET statement_timeout = '300ms'");
+        let timed_out = time_out_at_the_file(&cluster, RECORD);
         in_time("the commit that timed out", move || timed_out.join().unwrap().unwrap_err());
         // It is at the void line, in a transaction.
         wait_for(
             &mut client,
             "(SELECT xact_start < now() - interval '0.5s' FROM pg_stat_activity WHERE backend_type = 'pg_notary worker')",
         );
-        let (waits, pid) = commit_in_background(&cluster, "");
+        let (waits, pid) = commit_in_background(&cluster);
         wait_until_waiting(&mut client, pid);
         set(&mut client, "ledger.mirror_mode", mode);
         let refused = in_time("the commit that waited", move || waits.join().unwrap().unwrap_err());
