@@ -6,6 +6,7 @@ use postgres::{Client, SimpleQueryMessage};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -215,6 +216,18 @@ pub fn lines(path: &Path) -> Vec<Value> {
 
 pub fn of_type<'a>(lines: &'a [Value], record_type: &str) -> Vec<&'a Value> {
     lines.iter().filter(|line| line["record_type"] == record_type).collect()
+}
+
+/// What the state file beside a file says. Null where it is just being written.
+pub fn state_file(path: &Path) -> Value {
+    serde_json::from_str(&fs::read_to_string(path.with_extension("state")).unwrap()).unwrap_or_default()
+}
+
+/// Whether the state file beside a file says how it is left.
+pub fn is_as_noted(path: &Path) -> bool {
+    let (found, state) = (fs::metadata(path).unwrap(), state_file(path));
+    let times = [("modified", found.mtime(), found.mtime_nsec()), ("changed", found.ctime(), found.ctime_nsec())];
+    state["size"] == found.len() && times.iter().all(|(name, s, ns)| state[*name] == s * 1_000_000_000 + ns)
 }
 
 /// The ids of the entries of a file that are not voided; none may be there twice.
