@@ -254,10 +254,9 @@ fn recovery_reads_a_bounded_tail_also_under_load_and_with_an_open_prepared_trans
         }
         // The tail is a small part of the file while nobody ever pauses, and stays so.
         for bytes in [1 << 20, 2 << 20] {
-            wait_for(
-                &mut client,
-                &format!("(SELECT bytes > {bytes} AND recovery_bytes < bytes / 4 FROM ledger.mirror_status)"),
-            );
+            let is_bounded =
+                format!("(SELECT bytes > {bytes} AND recovery_bytes < bytes / 4 FROM ledger.mirror_status)");
+            wait_until("there is much more than the tail", 5 * PATIENCE, || is_true(&mut client, &is_bounded));
         }
         stop.store(true, Ordering::Release);
     });
