@@ -9,7 +9,7 @@ mod common;
 
 use common::ledger::*;
 use common::random::Random;
-use common::{children_of, send, wait_until, Cluster, Options};
+use common::{children_of, kill, wait_until, Cluster, Options};
 use postgres::error::SqlState;
 use postgres::{Client, Error, SimpleQueryMessage};
 use std::collections::{BTreeMap, BTreeSet};
@@ -348,12 +348,11 @@ fn processes(cluster: &Cluster, title: &str) -> Vec<u32> {
 fn kill_one(cluster: &Cluster, title: &str, random: &mut Random) {
     let restarts = || cluster.log().matches("all server processes terminated; reinitializing").count();
     let before = restarts();
-    let mut found = Vec::new();
-    wait_until("there is a process to kill", PATIENCE, || {
-        found = processes(cluster, title);
-        !found.is_empty()
+    // A session that has just been closed may end before it is killed, which leaves the server as it was.
+    wait_until("a process is killed", PATIENCE, || {
+        let found = processes(cluster, title);
+        !found.is_empty() && kill(*random.pick(&found))
     });
-    send(*random.pick(&found), libc::SIGKILL);
     wait_until("the server starts again", PATIENCE, || restarts() > before);
 }
 

@@ -144,7 +144,7 @@ fn is_written_again(mode: &str, fault: &str) {
     let count = if mode == "write" { 5 } else { 2 };
     assert_eq!(ids_in_table(&mut client).len(), count);
     assert_whole(&cluster, &mut client);
-    assert!(cluster.log().contains("may not be on disk"), "it is not in the log");
+    cluster.wait_for_log("may not be on disk");
 }
 
 #[test]

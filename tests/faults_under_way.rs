@@ -37,8 +37,9 @@ fn a_long_line_whose_statement_runs_out_of_time_holds_nobody_up() {
     let (cluster, mut client) = start_small(Network, "sync");
     record(&mut client);
     set_fault(&cluster, "before_write:hang");
-    let long = Background::run(&cluster, "SET statement_timeout = '300ms'", LONG);
-    assert_eq!(long.ends().unwrap_err().code(), Some(&SqlState::QUERY_CANCELED));
+    let long = time_out_at_the_file(&cluster, LONG);
+    let timed_out = in_time("a statement", move || long.join().unwrap().unwrap_err());
+    assert_eq!(timed_out.code(), Some(&SqlState::QUERY_CANCELED));
     clear_fault(&cluster);
     assert_whole(&cluster, &mut client);
 }
@@ -139,7 +140,7 @@ fn a_worker_that_is_terminated_while_it_voids_leaves_that_to_the_next() {
     clear_fault(&cluster);
     at_the_file.ends().unwrap();
     let insert = "INSERT INTO ledger.entries (entry_type, data_hash) VALUES ('test', repeat('0', 64))";
-    Background::run(&cluster, "SET statement_timeout = '15s'", insert).ends().unwrap();
+    Background::run(&cluster, "SET statement_timeout = '25s'", insert).ends().unwrap();
     assert_whole(&cluster, &mut client);
 }
 

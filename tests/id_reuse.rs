@@ -175,10 +175,17 @@ fn an_id_of_a_prepare_that_fails_can_be_used_again() {
 fn an_id_that_is_used_again_by_several_at_once_is_recorded_once() {
     let (cluster, mut client) = start_in(Local, "sync");
     let held = abort_and_hold(&cluster, &mut client, Abort::Serialization, &insert('a'));
-    let given_up =
-        Background::run(cluster.connect("postgres"), &format!("SET statement_timeout = '1s'; {}", insert('b')));
     let waits = "(SELECT wait_event ~ '^(PgNotaryMirror.*|Extension)$' FROM pg_stat_activity WHERE pid";
-    wait_for(&mut client, &format!("{waits} = {})", given_up.pid));
+    // Where the test is too slow to see one wait, the next has more time.
+    let given_up = [1, 2, 4, 8].into_iter().find_map(|seconds| {
+        let limited = format!("SET statement_timeout = '{seconds}s'; {}", insert('b'));
+        let given_up = Background::run(cluster.connect("postgres"), &limited);
+        let is_waiting = format!("{waits} = {})", given_up.pid);
+        let is_over = || given_up.running.is_finished();
+        wait_until("it waits", PATIENCE, || is_over() || is_true(&mut client, &is_waiting));
+        (!is_over()).then_some(given_up)
+    });
+    let given_up = given_up.expect("none was seen while it waited");
     let again = Background::run(cluster.connect("postgres"), &insert('c'));
     // The second goes on with the id when the first, which has nothing in the file yet, runs out of time.
     assert!(given_up.ends().is_err());
@@ -276,8 +283,10 @@ fn the_line_of_a_prepared_entry_whose_id_was_voided_before_is_not_appended_again
     roll_back(&mut client, "before", 1);
     prepare(&cluster, "again", &insert('b'));
     settle(&mut client, 2);
-    // So that the state file says how the file is left, and it is not read as a whole.
-    sleep(Duration::from_secs(3));
+    // So that the file is not read as a whole.
+    wait_until_sealed(&mut client);
+    let path = file(&mut client);
+    wait_until("the state file says how the file is left", PATIENCE, || is_as_noted(&path));
     let worker = worker_pid(&mut client);
     stop_between_transactions(&mut client, worker);
     client.batch_execute("ROLLBACK PREPARED 'other'").unwrap();

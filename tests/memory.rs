@@ -109,9 +109,13 @@ fn verifying_takes_no_more_memory_for_a_longer_chain() {
         record_many_unsigned(&mut client, 20_000);
         wait_until_all_sealed(&mut client, round * 20);
         if round == 2 || round == 8 {
-            let mut session = cluster.connect("postgres");
-            let pid = own_pid(&mut session);
-            taken.push(growth(pid, || assert_eq!(verdict(&mut session)["overall_valid"], true)));
+            // A look at a process that is busy for a short time may miss the most it has; one of several does not.
+            let verifying = (0..5).map(|_| {
+                let mut session = cluster.connect("postgres");
+                let pid = own_pid(&mut session);
+                growth(pid, || assert_eq!(verdict(&mut session)["overall_valid"], true))
+            });
+            taken.push(verifying.max().unwrap());
         }
     }
     assert!(taken[1] < taken[0] + 15, "40,000 entries took {} MB, 160,000 took {} MB", taken[0], taken[1]);

@@ -14,6 +14,7 @@ use std::io::Write;
 use std::os::unix::fs::{symlink, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
+use std::time::{Duration, Instant};
 
 /// A ledger whose file is in a directory of its own, `mirror` in the scratch directory.
 fn start_in_own_directory(options: Options) -> (Cluster, Client) {
@@ -246,13 +247,16 @@ fn commit_block_and_the_writers_do_not_wait_for_a_file_that_is_gone() {
     let (_cluster, mut client) = start_in_own_directory(Options::new());
     let path = file(&mut client);
     fs::rename(&path, aside(&path)).unwrap();
-    let since = std::time::Instant::now();
-    for _ in 0..2 {
+    // Who waited would do so each time; what else a busy machine is at may come once.
+    let took = (0..4).map(|_| {
+        let since = Instant::now();
         assert_refused(&mut client, &path, "No such file");
         // What it would seal could not be written either.
         error(&mut client, "SELECT * FROM ledger.commit_block()");
-    }
-    assert!(since.elapsed().as_secs() < 10, "{:?}", since.elapsed());
+        since.elapsed()
+    });
+    let quickest = took.min().unwrap();
+    assert!(quickest < Duration::from_secs(5), "{quickest:?}");
     fs::rename(aside(&path), &path).unwrap();
     wait_until("sealing works again", PATIENCE, || client.simple_query("SELECT * FROM ledger.commit_block()").is_ok());
     wait_until_sealed(&mut client);
@@ -265,7 +269,7 @@ fn a_writer_that_waits_for_the_file_can_be_cancelled() {
     let path = file(&mut client);
     let worker = worker_pid(&mut client);
     fs::rename(&path, aside(&path)).unwrap();
-    send(worker, libc::SIGSTOP);
+    stop_between_transactions(&mut client, worker);
     // The first finds the file gone; the next waits for the worker to look.
     assert_refused(&mut client, &path, "No such file");
     let mut waiting = cluster.connect("postgres");

@@ -7,9 +7,7 @@ mod common;
 use common::ledger::*;
 use common::{wait_until, Options, Stop};
 use postgres::Client;
-use serde_json::Value;
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -70,14 +68,9 @@ fn what_was_acknowledged_with_synchronous_commit_off_is_there_after_a_crash() {
     }
 }
 
-/// Null where it is just being written.
-fn state(path: &Path) -> Value {
-    serde_json::from_str(&fs::read_to_string(path.with_extension("state")).unwrap()).unwrap_or_default()
-}
-
 /// How much of the file is on disk by the state beside it.
 fn synced(path: &Path) -> u64 {
-    state(path)["synced"].as_u64().unwrap()
+    state_file(path)["synced"].as_u64().unwrap()
 }
 
 #[test]
@@ -87,18 +80,11 @@ fn the_state_file_has_the_times_of_the_file_as_the_server_has_left_it() {
         record_many(&mut client, 3);
         wait_for_no_lag(&mut client);
         let path = file(&mut client);
-        let is_noted = || {
-            let found = fs::metadata(&path).unwrap();
-            let state = state(&path);
-            let times =
-                [("modified", found.mtime(), found.mtime_nsec()), ("changed", found.ctime(), found.ctime_nsec())];
-            state["size"] == found.len() && times.iter().all(|(name, s, ns)| state[*name] == s * 1_000_000_000 + ns)
-        };
-        wait_until("the state file is up to date", PATIENCE, is_noted);
+        wait_until("the state file is up to date", PATIENCE, || is_as_noted(&path));
         record(&mut client);
         drop(client);
         cluster.stop(Stop::Fast);
-        assert!(is_noted(), "{mode}");
+        assert!(is_as_noted(&path), "{mode}");
     }
 }
 
@@ -268,10 +254,9 @@ fn recovery_reads_a_bounded_tail_also_under_load_and_with_an_open_prepared_trans
         }
         // The tail is a small part of the file while nobody ever pauses, and stays so.
         for bytes in [1 << 20, 2 << 20] {
-            wait_for(
-                &mut client,
-                &format!("(SELECT bytes > {bytes} AND recovery_bytes < bytes / 4 FROM ledger.mirror_status)"),
-            );
+            let is_bounded =
+                format!("(SELECT bytes > {bytes} AND recovery_bytes < bytes / 4 FROM ledger.mirror_status)");
+            wait_until("there is much more than the tail", 5 * PATIENCE, || is_true(&mut client, &is_bounded));
         }
         stop.store(true, Ordering::Release);
     });

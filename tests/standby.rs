@@ -10,7 +10,6 @@ use postgres::Client;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 fn make_directory(cluster: &Cluster, name: &str) -> PathBuf {
     let path = cluster.scratch_dir().join(name);
@@ -365,9 +364,7 @@ fn blocks_that_never_reached_the_promoted_standby_are_not_forgotten() {
     let content = fs::read(file(&mut reader)).unwrap();
     promote(&mut reader);
 
-    wait_until("the worker has looked at the file", Duration::from_secs(30), || {
-        is_true(&mut reader, "(SELECT state = 'failed' FROM ledger.mirror_status)")
-    });
+    wait_for(&mut reader, "(SELECT state = 'failed' FROM ledger.mirror_status)");
     let refused = all_text(&error(&mut reader, RECORD));
     // By the state file beside it, or, if the primary had no time to write that, by the blocks.
     let reasons = ["lost what it had committed", "it holds block 3, which the database does not have"];

@@ -27,6 +27,32 @@ fn start_large(rows: usize) -> (Cluster, Client) {
 
 const TRACK: &str = "SELECT ledger.track('accounts', with_signature => false)";
 
+/// Tracks the large table, and locks it in a transaction of this session when the worker has recorded its first pages and no more.
+#[track_caller]
+fn track_and_interrupt(cluster: &Cluster, mut client: Client, track: &str) -> Client {
+    let (worker, pid) = (worker_pid(&mut client), number(&mut client, "SELECT pg_backend_pid()"));
+    stop_between_transactions(&mut client, worker);
+    client.batch_execute(track).unwrap();
+    // The worker waits in its first batch, and stands aside afterwards from who wants the table for himself.
+    let mut holding = cluster.connect("postgres");
+    holding.batch_execute("BEGIN; LOCK TABLE ledger.entries_pending IN SHARE MODE").unwrap();
+    send(worker, libc::SIGCONT);
+    let waits = |pid: i64| format!("EXISTS (SELECT FROM pg_locks WHERE pid = {pid} AND NOT granted)");
+    let is_at_it =
+        format!("EXISTS (SELECT FROM pg_locks WHERE pid = {worker} AND relation = 'accounts'::regclass AND granted)");
+    wait_for(&mut holding, &format!("{is_at_it} AND {}", waits(worker.into())));
+    let locking = thread::spawn(move || {
+        client.batch_execute("BEGIN; LOCK TABLE accounts IN ACCESS EXCLUSIVE MODE").unwrap();
+        client
+    });
+    wait_for(&mut holding, &waits(pid));
+    holding.batch_execute("COMMIT").unwrap();
+    let mut client = locking.join().unwrap();
+    let is_interrupted = is_true(&mut client, "(SELECT next_page BETWEEN 1 AND page_count - 1 FROM ledger.baselines)");
+    assert!(is_interrupted, "the baseline has not begun, or is complete");
+    client
+}
+
 #[test]
 fn rows_that_were_there_before_are_recorded_while_writers_go_on() {
     let (cluster, mut client) = start_large(3000);
@@ -74,14 +100,9 @@ fn rows_that_were_there_before_are_recorded_while_writers_go_on() {
 
 #[test]
 fn a_baseline_goes_on_after_a_crash() {
-    let (cluster, mut client) = start_large(20_000);
-    client.batch_execute(TRACK).unwrap();
-    wait_for(&mut client, "(SELECT max(next_page) > 0 FROM ledger.baselines)");
-    // The worker stands aside from who wants the table for himself, and does not get to the end before the crash.
-    client.batch_execute("BEGIN; LOCK TABLE accounts IN ACCESS EXCLUSIVE MODE").unwrap();
-    let is_complete = number(&mut client, "SELECT count(*) FROM ledger.baselines") == 0;
-    assert!(!is_complete, "the baseline was complete before it could be interrupted");
-    drop(client);
+    let (cluster, client) = start_large(20_000);
+    // It does not get to the end before the crash.
+    drop(track_and_interrupt(&cluster, client, TRACK));
     cluster.kill9_everything();
     cluster.start_again();
     let mut client = cluster.connect("postgres");
@@ -265,12 +286,9 @@ fn a_baseline_goes_on_in_a_table_that_is_written_anew() {
         "CLUSTER accounts USING accounts_pkey",
         "TRUNCATE accounts; INSERT INTO accounts SELECT n, n FROM generate_series(1, 100) n",
     ] {
-        let (_cluster, mut client) = start_large(20_000);
-        client.batch_execute("SELECT ledger.track('accounts', with_signature => false, keep_image => true)").unwrap();
-        wait_for(&mut client, "(SELECT max(next_page) > 0 FROM ledger.baselines)");
-        client.batch_execute("BEGIN; LOCK TABLE accounts IN ACCESS EXCLUSIVE MODE").unwrap();
-        let is_complete = number(&mut client, "SELECT count(*) FROM ledger.baselines") == 0;
-        assert!(!is_complete, "the baseline was complete before it could be interrupted");
+        let (cluster, client) = start_large(20_000);
+        let track = "SELECT ledger.track('accounts', with_signature => false, keep_image => true)";
+        let mut client = track_and_interrupt(&cluster, client, track);
         client.batch_execute(rewrite).unwrap();
         let changes = "UPDATE accounts SET note = 'changed' WHERE id IN (1, 2, 20000); DELETE FROM accounts WHERE id IN (3, 19999); \
                        UPDATE accounts SET id = id + 30000 WHERE id IN (4, 19998); INSERT INTO accounts VALUES (40000, 1)";

@@ -336,6 +336,7 @@ fn a_table_with_a_partition_that_is_being_detached_is_not_tracked() {
     reader.batch_execute("BEGIN; SELECT FROM t").unwrap();
     client.batch_execute("SET lock_timeout = '200ms'").unwrap();
     error(&mut client, "ALTER TABLE t DETACH PARTITION t_1 CONCURRENTLY");
+    client.batch_execute("RESET lock_timeout").unwrap();
     reader.batch_execute("COMMIT").unwrap();
     assert_refused(&mut client, "SELECT ledger.track('t')", "public.t_1");
     client.batch_execute("ALTER TABLE t DETACH PARTITION t_1 FINALIZE").unwrap();

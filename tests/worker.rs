@@ -24,7 +24,7 @@ fn create_extension_starts_a_worker_and_drop_extension_stops_it() {
     worker_pid(&mut second);
     record(&mut second);
     let first_file = file(&mut second);
-    assert_eq!(number(&mut client, WORKERS), 2);
+    wait_until("there are two workers", PATIENCE, || number(&mut client, WORKERS) == 2);
 
     second.batch_execute("DROP EXTENSION pg_notary").unwrap();
     wait_until("the second worker is gone", PATIENCE, || number(&mut client, WORKERS) == 1);
@@ -127,7 +127,7 @@ fn a_verification_where_there_is_no_worker_does_not_wait_for_one() {
     cluster.add_conf("max_worker_processes = 2\nmax_logical_replication_workers = 0");
     cluster.restart(Stop::Fast);
     let mut client = cluster.connect("postgres");
-    client.batch_execute("SET statement_timeout = '15s'").unwrap();
+    client.batch_execute("SET statement_timeout = '25s'").unwrap();
     assert!(is_true(&mut client, "(ledger.verify_chain() ->> 'overall_valid')::bool"));
     assert!(is_true(&mut client, "(ledger.verify_all() ->> 'overall_valid')::bool"));
 }
@@ -152,15 +152,14 @@ fn a_ledger_created_while_a_worker_finds_none_has_a_worker() {
     worker_pid(&mut client);
     set_fault(&cluster, "no_ledger:hang");
     client.batch_execute("CREATE DATABASE second").unwrap();
-    let looks = format!("{WORKERS} AND datname = 'second'");
-    wait_until("a worker looks", PATIENCE, || number(&mut client, &looks) == 1);
     let mut second = cluster.connect("second");
-    // It has nothing to do with what it has seen: give it the time to see it.
-    sleep(Duration::from_millis(200));
+    let found_none = worker_pid(&mut second);
+    // It has looked by then.
+    wait_until_hanging(found_none);
     second.batch_execute("CREATE EXTENSION pg_notary").unwrap();
     clear_fault(&cluster);
-    wait_until("the worker that found none is gone", PATIENCE, || number(&mut client, &looks) == 0);
-    wait_until("another is there", PATIENCE, || number(&mut client, &looks) == 1);
+    wait_for(&mut client, &format!("NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = {found_none})"));
+    worker_pid(&mut second);
     record(&mut second);
     assert_intact(&mut second);
 }
@@ -191,27 +190,28 @@ fn has_worker(client: &mut Client, database: &str) -> bool {
 
 #[test]
 fn a_full_block_is_sealed_at_once_and_the_rest_after_the_interval() {
-    let options = Options::new().conf("ledger.block_size = 10").conf("ledger.block_interval = 4s");
+    // Only a block that is full is sealed in less than this.
+    let options = Options::new().conf("ledger.block_size = 10").conf("ledger.block_interval = 1h");
     let (_cluster, mut client) = start(options);
     wait_until_attached(&mut client);
-    let recorded = Instant::now();
-    record_many(&mut client, 25);
-    wait_for(&mut client, "(SELECT block_count = 2 FROM ledger.chain_stats)");
-    assert!(recorded.elapsed() < Duration::from_secs(3), "full blocks took {:?}", recorded.elapsed());
-    assert_eq!(number(&mut client, "SELECT pending_count FROM ledger.chain_stats"), 5);
-
-    wait_until_sealed(&mut client);
-    let took = recorded.elapsed();
-    assert!(took > Duration::from_millis(3500) && took < Duration::from_secs(15), "the rest took {took:?}");
-    assert_eq!(column(&mut client, "SELECT data_count FROM ledger.blocks ORDER BY 1 DESC"), ["10", "10", "5"]);
-
     // One at a time, as an application does.
-    let recorded = Instant::now();
     for _ in 0..10 {
         record(&mut client);
     }
-    wait_for(&mut client, "(SELECT block_count = 4 FROM ledger.chain_stats)");
-    assert!(recorded.elapsed() < Duration::from_secs(3), "a full block took {:?}", recorded.elapsed());
+    wait_for(&mut client, "(SELECT block_count = 1 FROM ledger.chain_stats)");
+
+    let recorded = Instant::now();
+    record_many(&mut client, 25);
+    wait_for(&mut client, "(SELECT block_count = 3 FROM ledger.chain_stats)");
+    assert_eq!(number(&mut client, "SELECT pending_count FROM ledger.chain_stats"), 5);
+    set(&mut client, "ledger.block_interval", "'4s'");
+    wait_until_sealed(&mut client);
+    let took = recorded.elapsed();
+    assert!(took > Duration::from_millis(3500), "the rest took {took:?}");
+    assert_eq!(
+        column(&mut client, "SELECT data_count FROM ledger.blocks ORDER BY block_number"),
+        ["10", "10", "10", "5"]
+    );
     assert_intact(&mut client);
 }
 
@@ -242,7 +242,7 @@ fn idle_workers_and_the_launcher_do_not_wake_up() {
     // Once with nothing to wait for, once with entries that are due much later.
     for _ in 0..2 {
         // What was begun is finished first; a timer of any period up to this would show every time.
-        wait_until("nothing wakes up for six seconds", Duration::from_secs(30), || {
+        wait_until("nothing wakes up for six seconds", PATIENCE, || {
             let before = processes.map(wakeups);
             sleep(Duration::from_secs(6));
             processes.map(wakeups) == before
@@ -253,7 +253,8 @@ fn idle_workers_and_the_launcher_do_not_wake_up() {
 
 #[test]
 fn a_large_backlog_is_sealed_in_several_transactions() {
-    let (_cluster, mut client) = start(Options::new().secret(None).conf("ledger.block_size = 1000"));
+    let options = Options::new().secret(None).conf("ledger.block_size = 1000").conf("ledger.block_interval = 1h");
+    let (_cluster, mut client) = start(options);
     let insert = "INSERT INTO ledger.entries (entry_type, data_hash) SELECT 'backlog', \
                   encode(sha256(n::text::bytea), 'hex') FROM generate_series(1, 200500) n";
     client.batch_execute(insert).unwrap();
@@ -392,10 +393,20 @@ fn a_restart_continues_the_chain() {
 #[test]
 fn a_clean_shutdown_does_not_wait_for_the_workers() {
     let (cluster, mut client) = start(Options::new());
-    record_many(&mut client, 3);
-    let since = Instant::now();
-    cluster.stop(Stop::Fast);
-    assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
+    // What would wait for the workers would do so each time; what else a busy machine is at may come once.
+    let mut quickest = Duration::MAX;
+    for _ in 0..4 {
+        record_many(&mut client, 3);
+        let since = Instant::now();
+        cluster.stop(Stop::Fast);
+        quickest = quickest.min(since.elapsed());
+        if quickest < Duration::from_secs(5) {
+            break;
+        }
+        cluster.start_again();
+        client = cluster.connect("postgres");
+    }
+    assert!(quickest < Duration::from_secs(5), "{quickest:?}");
     // Who watches the log for such is called by no regular stop. (The worker may have been at something.)
     for idle in ["launcher", "writer"] {
         let fatal = format!("FATAL:  terminating background worker \"pg_notary {idle}\"");
@@ -439,7 +450,8 @@ fn a_database_that_had_no_worker_at_the_start_gets_one_once_it_can_have_one() {
         client.batch_execute(&format!("ALTER DATABASE {name} {open}")).unwrap();
         let mut other = cluster.connect(name);
         record(&mut other);
-        wait_until("it has a worker", Duration::from_secs(60), || {
+        // The launcher looks twice a minute.
+        wait_until("it has a worker", 2 * PATIENCE, || {
             is_true(&mut other, "(SELECT state = 'attached' FROM ledger.mirror_status)")
         });
         wait_until_sealed(&mut other);
@@ -463,7 +475,7 @@ fn a_database_that_can_have_no_worker_keeps_its_place() {
     record(&mut other);
     other.batch_execute("ALTER DATABASE postgres IS_TEMPLATE false").unwrap();
     in_time("the session that waits", || waits.join().unwrap()).ok();
-    wait_until("it records again", Duration::from_secs(60), || client.simple_query(RECORD).is_ok());
+    wait_until("it records again", PATIENCE, || client.simple_query(RECORD).is_ok());
     assert_intact(&mut client);
     assert_intact(&mut other);
     assert_eq!(cluster.log().matches("it is a template, does not allow connections, or was partly dropped").count(), 1);
@@ -530,7 +542,7 @@ fn a_command_that_one_may_not_run_keeps_no_worker_from_its_work() {
         outsider.batch_execute(command).unwrap_err();
         outsider.batch_execute("ROLLBACK TO here").unwrap();
         assert_eq!(value(&mut client, "SELECT state FROM ledger.workers"), "running", "{command}");
-        client.batch_execute(&format!("SET statement_timeout = '20s'; {RECORD}; RESET statement_timeout")).unwrap();
+        client.batch_execute(&format!("SET statement_timeout = '25s'; {RECORD}; RESET statement_timeout")).unwrap();
         outsider.batch_execute("ROLLBACK").unwrap();
         outsider.batch_execute(command).unwrap_err();
     }
@@ -585,10 +597,10 @@ fn begin_to_copy(cluster: &Cluster, client: &mut Client) -> (thread::JoinHandle<
 fn a_command_that_fails_brings_no_worker_back_while_another_needs_the_database() {
     let (cluster, mut client, worker) = start_with_stopped_worker();
     let (copying, _) = begin_to_copy(&cluster, &mut client);
-    client.batch_execute("SET statement_timeout = '300ms'").unwrap();
-    let failed = error(&mut client, "ALTER DATABASE app SET TABLESPACE nowhere");
+    let mut impatient = cluster.connect("postgres");
+    impatient.batch_execute("SET statement_timeout = '300ms'").unwrap();
+    let failed = error(&mut impatient, "ALTER DATABASE app SET TABLESPACE nowhere");
     assert_eq!(*failed.code(), SqlState::QUERY_CANCELED, "it waits for the worker as well");
-    client.batch_execute("RESET statement_timeout").unwrap();
     send(worker, libc::SIGCONT);
     in_time("copying the database", || copying.join().unwrap()).unwrap();
     for database in ["app", "copy"] {

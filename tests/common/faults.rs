@@ -48,12 +48,40 @@ pub fn seal(client: &mut Client) {
 }
 
 /// A session that commits while the file hangs, and its pid.
-pub fn commit_in_background(cluster: &Cluster, before: &str) -> (thread::JoinHandle<Result<(), postgres::Error>>, i64) {
+pub fn commit_in_background(cluster: &Cluster) -> (JoinHandle<Result<(), Error>>, i64) {
     let mut session = cluster.connect("postgres");
-    session.batch_execute(before).unwrap();
     let pid = number(&mut session, "SELECT pg_backend_pid()");
     let statement = format!("/* waits */ {RECORD}");
     (thread::spawn(move || session.simple_query(&statement).map(|_| ())), pid)
+}
+
+/// A statement whose statement_timeout runs out while its commit waits for the file. Should it run out before, on a busy
+/// machine, the statement is given more time.
+pub fn time_out_at_the_file(cluster: &Cluster, statement: &'static str) -> JoinHandle<Result<(), Error>> {
+    let mut session = cluster.connect("postgres");
+    let is_early = |error: &Error| {
+        let error = error.as_db_error().expect("the session lives");
+        // Who waited for the file says so in the detail.
+        *error.code() == SqlState::QUERY_CANCELED && error.detail().is_none()
+    };
+    thread::spawn(move || {
+        let mut limit = 300;
+        loop {
+            // For the statement alone: nothing else is to run out of time.
+            let limited = format!("SET LOCAL statement_timeout = {limit}; {statement}");
+            match session.simple_query(&limited).map(|_| ()) {
+                Err(error) if is_early(&error) => limit *= 2,
+                outcome => return outcome,
+            }
+        }
+    })
+}
+
+/// Waits until a process hangs where a fault says.
+#[track_caller]
+pub fn wait_until_hanging(pid: u32) {
+    let place = format!("/proc/{pid}/wchan");
+    wait_until("it hangs", PATIENCE, || fs::read_to_string(&place).is_ok_and(|place| place.contains("nanosleep")));
 }
 
 /// A session that runs a statement in the background.
@@ -97,8 +125,7 @@ impl Background {
     /// Hangs where the fault says: whoever is stopped there is not stopped on the way there.
     #[track_caller]
     pub fn wait_until_hanging(&self) {
-        let place = format!("/proc/{}/wchan", self.pid);
-        wait_until("it hangs", PATIENCE, || fs::read_to_string(&place).is_ok_and(|place| place.contains("nanosleep")));
+        wait_until_hanging(self.pid);
     }
 
     #[track_caller]
@@ -122,7 +149,7 @@ impl Background {
 /// Recording and sealing work, nothing is in the file but lines, and it and the tables agree.
 #[track_caller]
 pub fn assert_whole(cluster: &Cluster, client: &mut Client) {
-    Background::run(cluster, "SET statement_timeout = '15s'", RECORD).ends().unwrap();
+    Background::run(cluster, "SET statement_timeout = '25s'", RECORD).ends().unwrap();
     seal(client);
     assert!(!fs::read(file(client)).unwrap().contains(&0), "zeros in the file");
     assert_intact(client);

@@ -6,9 +6,10 @@ use postgres::{Client, SimpleQueryMessage};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::mpsc;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
@@ -101,12 +102,20 @@ pub fn wait_for(client: &mut Client, condition: &str) {
     wait_until(condition, PATIENCE, || is_true(client, condition));
 }
 
-/// Runs something that must not hang. Should it, this panics; the thread ends when the cluster does.
+/// Runs something that must not hang: 20 seconds are enough, less than the server waits for anything before it gives up.
+/// Counted are those in which this process runs; in others the server may not run either. Should it hang, this panics; the
+/// thread ends when the cluster does.
 #[track_caller]
 pub fn in_time<T: Send + 'static>(what: &str, work: impl FnOnce() -> T + Send + 'static) -> T {
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || sender.send(work()).ok());
-    receiver.recv_timeout(Duration::from_secs(20)).unwrap_or_else(|error| panic!("{what}: {error}"))
+    for _ in 0..200 {
+        match receiver.recv_timeout(Duration::from_millis(100)) {
+            Err(RecvTimeoutError::Timeout) => {}
+            outcome => return outcome.unwrap_or_else(|error| panic!("{what}: {error}")),
+        }
+    }
+    panic!("{what}: it hangs")
 }
 
 // ---- recording and sealing ------------------------------------------------------------------------------------------
@@ -207,6 +216,18 @@ pub fn lines(path: &Path) -> Vec<Value> {
 
 pub fn of_type<'a>(lines: &'a [Value], record_type: &str) -> Vec<&'a Value> {
     lines.iter().filter(|line| line["record_type"] == record_type).collect()
+}
+
+/// What the state file beside a file says. Null where it is just being written.
+pub fn state_file(path: &Path) -> Value {
+    serde_json::from_str(&fs::read_to_string(path.with_extension("state")).unwrap()).unwrap_or_default()
+}
+
+/// Whether the state file beside a file says how it is left.
+pub fn is_as_noted(path: &Path) -> bool {
+    let (found, state) = (fs::metadata(path).unwrap(), state_file(path));
+    let times = [("modified", found.mtime(), found.mtime_nsec()), ("changed", found.ctime(), found.ctime_nsec())];
+    state["size"] == found.len() && times.iter().all(|(name, s, ns)| state[*name] == s * 1_000_000_000 + ns)
 }
 
 /// The ids of the entries of a file that are not voided; none may be there twice.

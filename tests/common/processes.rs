@@ -43,6 +43,25 @@ pub fn send(pid: u32, signal: libc::c_int) {
     unsafe { libc::kill(pid as libc::pid_t, signal) };
 }
 
+/// Kills a process; false if it had ended by itself, or was about to.
+pub fn kill(pid: u32) -> bool {
+    // One that is stopped has not ended, and does not before it is killed.
+    send(pid, libc::SIGSTOP);
+    let is_stopped = wait_until_halted(pid);
+    send(pid, libc::SIGKILL);
+    is_stopped
+}
+
+/// Waits until a process that was told to stop does; false if it has ended.
+fn wait_until_halted(pid: u32) -> bool {
+    let mut state = None;
+    wait_until("the process halts", PATIENCE, || {
+        state = process(pid).map(|(state, _)| state);
+        state.is_none_or(|state| matches!(state, 'T' | 't' | 'Z'))
+    });
+    matches!(state, Some('T' | 't'))
+}
+
 /// Kills a postmaster and all its children, and waits for their end. The postmaster is halted first, so that it neither
 /// starts nor reaps one meanwhile.
 pub(super) fn end_now(mut postmaster: Child) {
@@ -64,9 +83,7 @@ pub(super) fn end_now(mut postmaster: Child) {
 /// Halts a postmaster; gives its children, now that it cannot start another.
 pub(super) fn halt(postmaster: u32) -> Vec<u32> {
     send(postmaster, libc::SIGSTOP);
-    wait_until("the postmaster halts", PATIENCE, || {
-        process(postmaster).is_none_or(|(state, _)| matches!(state, 'T' | 't' | 'Z'))
-    });
+    wait_until_halted(postmaster);
     children_of(postmaster)
 }
 
