@@ -232,6 +232,23 @@ fn a_ledger_rebuilt_from_an_older_export_does_not_void_what_its_file_has_besides
 }
 
 #[test]
+fn an_import_that_no_worker_has_seen_was_compared_with_no_file() {
+    let (_old, mut client) = start_with_ledger();
+    let exported = export(&mut client);
+    let new = quiet().conf("max_worker_processes = 1").conf("max_logical_replication_workers = 0").start();
+    let copy = new.scratch_dir().join("export.jsonl");
+    fs::write(&copy, exported).unwrap();
+    give_to_server(&copy);
+    let mut client = new.connect("postgres");
+    client.batch_execute("CREATE EXTENSION pg_notary").unwrap();
+    client.batch_execute(&import(&copy)).unwrap();
+    let verdict = verdict(&mut client);
+    assert_eq!(verdict["postgres_chain"]["valid"], true, "{verdict:#}");
+    let warning = verdict["file_chain"]["warnings"][0].as_str().unwrap_or_default();
+    assert!(warning.contains("there is no mirror file yet"), "{verdict:#}");
+}
+
+#[test]
 fn an_export_rebuilds_the_same_ledger_through_the_protocol() {
     let (_old, mut client) = start_with_ledger();
     let (exported, head) = (export(&mut client), head(&mut client));

@@ -165,15 +165,13 @@ impl<'a> SideBySide<'a> {
         file: std::io::Result<File>,
         keyring: Option<&Keyring>,
     ) -> std::io::Result<FileReport> {
+        let head = tables::newest_block(&RegisteredSnapshot::latest()).map_or(0, |head| head.block_number);
         let (mut report, length) = match file {
             // The first entry creates the file. Before that, a missing file is no problem.
-            Err(error) if error.kind() == ErrorKind::NotFound && self.acknowledged.bytes == 0 => {
-                (FileReport::default(), 0)
-            }
+            Err(error) if error.kind() == ErrorKind::NotFound && self.acknowledged.bytes == 0 => (not_begun(head), 0),
             file => {
                 let file = file?;
                 let length = file.metadata()?.len();
-                let head = tables::newest_block(&RegisteredSnapshot::latest()).map_or(0, |head| head.block_number);
                 self.progress.totals(self.extent.blocks_up_to(head), length);
                 (verify_file(file, FileOptions { keyring, helpers: helpers() }, self)?, length)
             }
@@ -369,6 +367,12 @@ impl<'a> SideBySide<'a> {
             findings.report(Problem::new(Source::Postgres, ProblemKind::TreeNodeMismatch, detail));
         });
     }
+}
+
+/// Where blocks have come from an import, and no worker has opened the file since.
+fn not_begun(head: i64) -> FileReport {
+    let warning = "there is no mirror file yet, so the tables were compared with nothing";
+    FileReport { warnings: (head > 0).then(|| warning.to_owned()).into_iter().collect(), ..FileReport::default() }
 }
 
 impl Observer for SideBySide<'_> {
