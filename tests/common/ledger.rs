@@ -2,14 +2,14 @@
 
 use super::{send, wait_until, Cluster, Options};
 use postgres::error::{DbError, SqlState};
-use postgres::{Client, SimpleQueryMessage};
+use postgres::{Client, Error, SimpleQueryMessage};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::mpsc;
-use std::thread::{self, sleep};
+use std::thread::{self, sleep, JoinHandle};
 use std::time::{Duration, Instant};
 
 /// How long anything may take that has no reason to take long.
@@ -99,6 +99,16 @@ pub fn reload(client: &mut Client) {
 #[track_caller]
 pub fn wait_for(client: &mut Client, condition: &str) {
     wait_until(condition, PATIENCE, || is_true(client, condition));
+}
+
+/// Runs a statement that has to wait for a lock. Returns when it waits.
+#[track_caller]
+pub fn waiting(cluster: &Cluster, mut session: Client, statement: &'static str) -> JoinHandle<Result<(), Error>> {
+    let pid = number(&mut session, "SELECT pg_backend_pid()");
+    let waiting = thread::spawn(move || session.batch_execute(statement));
+    let mut watching = cluster.connect("postgres");
+    wait_for(&mut watching, &format!("(SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = {pid})"));
+    waiting
 }
 
 /// Runs something that must not hang. Should it, this panics; the thread ends when the cluster does.
