@@ -50,3 +50,57 @@ fn the_table_is_checked_that_has_the_name_when_it_is_attached() {
     let message = refused.as_db_error().unwrap().message();
     assert_eq!(message, "cannot attach public.more as a partition of tracked table public.events");
 }
+
+// ---- DROP SCHEMA and DROP OWNED -----------------------------------------------------------------------------------------
+
+/// Of two tables the older one is locked first.
+const SCHEMAS: &str = "
+CREATE ROLE bob; CREATE SCHEMA s; CREATE SCHEMA other;
+CREATE TABLE s.t1 (id int PRIMARY KEY);
+CREATE TABLE s.t2 (id int PRIMARY KEY);
+CREATE TABLE other.t3 (id int PRIMARY KEY);
+INSERT INTO s.t1 VALUES (1); INSERT INTO s.t2 VALUES (1); INSERT INTO other.t3 VALUES (1);
+ALTER TABLE s.t1 OWNER TO bob; ALTER TABLE s.t2 OWNER TO bob;
+SELECT ledger.track('s.t1'), ledger.track('s.t2'), ledger.track('other.t3');";
+
+const UNTRACKED: &str = "SELECT metadata->>'table' FROM ledger.entries WHERE entry_type = 'table_untracked' ORDER BY 1";
+
+/// While the command waits for the first table, `change` takes the second one out of its reach.
+#[track_caller]
+fn assert_spared(command: &'static str, change: &str, spared: &str) {
+    let (cluster, mut client) = start(Options::new());
+    client.batch_execute(SCHEMAS).unwrap();
+    client.batch_execute("BEGIN; LOCK TABLE s.t1 IN ACCESS SHARE MODE").unwrap();
+    let dropping = waiting(&cluster, cluster.connect("postgres"), command);
+    cluster.connect("postgres").batch_execute(change).unwrap();
+    client.batch_execute("COMMIT").unwrap();
+    in_time("the command", || dropping.join().unwrap()).unwrap();
+    assert_eq!(column(&mut client, UNTRACKED), ["s.t1"], "{command}");
+    let before = row_entries(&mut client, spared);
+    client.batch_execute(&format!("INSERT INTO {spared} VALUES (2)")).unwrap();
+    assert_eq!(row_entries(&mut client, spared) - before, 1, "{command}");
+    assert_clean(&mut client, spared);
+}
+
+#[test]
+fn a_table_that_leaves_a_schema_before_it_is_dropped_stays_tracked() {
+    let change = "ALTER TABLE s.t2 SET SCHEMA other";
+    assert_spared("DROP SCHEMA s CASCADE", change, "other.t2");
+    // An isolated transaction drops what is there when it does, too.
+    assert_spared("BEGIN ISOLATION LEVEL REPEATABLE READ; DROP SCHEMA s CASCADE; COMMIT", change, "other.t2");
+}
+
+#[test]
+fn a_table_that_is_given_away_before_the_rest_is_dropped_stays_tracked() {
+    assert_spared("DROP OWNED BY bob CASCADE", "ALTER TABLE s.t2 OWNER TO postgres", "s.t2");
+}
+
+#[test]
+fn a_table_that_comes_into_a_schema_before_it_is_dropped_is_said_to_be_gone() {
+    let (cluster, mut client) = start(Options::new());
+    client.batch_execute(SCHEMAS).unwrap();
+    let change = "ALTER TABLE other.t3 SET SCHEMA s";
+    after_waiting(&cluster, &mut client, change, "DROP SCHEMA s CASCADE").unwrap();
+    assert_eq!(column(&mut client, UNTRACKED), ["s.t1", "s.t2", "s.t3"]);
+    assert!(all_valid(&mut client));
+}
