@@ -6,6 +6,7 @@ mod common;
 use common::ledger::*;
 use common::tracking::*;
 use common::{Cluster, Options};
+use postgres::error::SqlState;
 use postgres::{Client, Error};
 
 /// Runs `command` in another session while this one is in a transaction that has done `first`, which is committed when
@@ -103,4 +104,27 @@ fn a_table_that_comes_into_a_schema_before_it_is_dropped_is_said_to_be_gone() {
     after_waiting(&cluster, &mut client, change, "DROP SCHEMA s CASCADE").unwrap();
     assert_eq!(column(&mut client, UNTRACKED), ["s.t1", "s.t2", "s.t3"]);
     assert!(all_valid(&mut client));
+}
+
+// ---- track() and untrack() ----------------------------------------------------------------------------------------------
+
+#[test]
+fn a_former_owner_neither_ends_nor_changes_the_tracking_of_a_table() {
+    let (cluster, mut client) = start(Options::new());
+    client
+        .batch_execute(
+            "CREATE ROLE alice LOGIN; CREATE ROLE bob; CREATE TABLE jobs (id int PRIMARY KEY); INSERT INTO jobs VALUES (1);
+             SELECT ledger.track('jobs')",
+        )
+        .unwrap();
+    for call in ["SELECT ledger.untrack('jobs')", "SELECT ledger.track('jobs', keep_image => true)"] {
+        client.batch_execute("ALTER TABLE jobs OWNER TO alice; BEGIN; ALTER TABLE jobs OWNER TO bob").unwrap();
+        let calling = waiting(&cluster, cluster.connect_as("alice", "postgres"), call);
+        client.batch_execute("COMMIT").unwrap();
+        let refused = in_time("the call", || calling.join().unwrap()).unwrap_err();
+        assert_eq!(refused.code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE), "{call}: {refused:?}");
+    }
+    assert!(column(&mut client, UNTRACKED).is_empty());
+    assert_eq!(number(&mut client, "SELECT count(*) FROM ledger.entries WHERE entry_type = 'table_tracked'"), 1);
+    assert_clean(&mut client, "jobs");
 }
