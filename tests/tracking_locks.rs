@@ -5,8 +5,7 @@ mod common;
 
 use common::ledger::*;
 use common::{Cluster, Options};
-use postgres::{Client, Error};
-use std::thread::{self, JoinHandle};
+use postgres::Client;
 
 const TABLES: &str = "
 CREATE TABLE jobs (id int PRIMARY KEY, tries int);
@@ -19,16 +18,6 @@ fn start_with_tables() -> (Cluster, Client) {
     let (cluster, mut client) = start(Options::new());
     client.batch_execute(TABLES).unwrap();
     (cluster, client)
-}
-
-/// Runs a statement that waits for a lock.
-#[track_caller]
-fn waiting(cluster: &Cluster, mut session: Client, statement: &'static str) -> JoinHandle<Result<(), Error>> {
-    let pid = number(&mut session, "SELECT pg_backend_pid()");
-    let waiting = thread::spawn(move || session.batch_execute(statement));
-    let mut watching = cluster.connect("postgres");
-    wait_for(&mut watching, &format!("(SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = {pid})"));
-    waiting
 }
 
 #[test]

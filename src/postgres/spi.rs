@@ -69,6 +69,13 @@ pub fn for_each_in_catalogs(query: &'static str, parameters: &[Parameter], each:
     execute(Connection::open(), query, parameters, Access::Write, each);
 }
 
+/// As [`for_each_in_catalogs`], but as of now, whatever the transaction's isolation level, as Postgres' own commands see
+/// the catalogs.
+pub fn for_each_in_catalogs_as_of_now(query: &'static str, parameters: &[Parameter], each: impl FnMut(&Row)) {
+    let latest = RegisteredSnapshot::latest();
+    latest.while_active(|| execute(Connection::open(), query, parameters, Access::Read, each));
+}
+
 fn execute(
     _connection: Connection,
     query: &'static str,

@@ -2,7 +2,7 @@
 
 use super::{send, wait_until, Cluster, Options};
 use postgres::error::{DbError, SqlState};
-use postgres::{Client, SimpleQueryMessage};
+use postgres::{Client, Error, SimpleQueryMessage};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,7 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::thread::{self, sleep};
+use std::thread::{self, sleep, JoinHandle};
 use std::time::{Duration, Instant};
 
 /// How long anything may take that has no reason to take long.
@@ -102,9 +102,23 @@ pub fn wait_for(client: &mut Client, condition: &str) {
     wait_until(condition, PATIENCE, || is_true(client, condition));
 }
 
+<<<<<<< HEAD
 /// Runs something that must not hang: 20 seconds are enough, less than the server waits for anything before it gives up.
 /// Counted are those in which this process runs; in others the server may not run either. Should it hang, this panics; the
 /// thread ends when the cluster does.
+=======
+/// Runs a statement that has to wait for a lock. Returns when it waits.
+#[track_caller]
+pub fn waiting(cluster: &Cluster, mut session: Client, statement: &'static str) -> JoinHandle<Result<(), Error>> {
+    let pid = number(&mut session, "SELECT pg_backend_pid()");
+    let waiting = thread::spawn(move || session.batch_execute(statement));
+    let mut watching = cluster.connect("postgres");
+    wait_for(&mut watching, &format!("(SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = {pid})"));
+    waiting
+}
+
+/// Runs something that must not hang. Should it, this panics; the thread ends when the cluster does.
+>>>>>>> tidy
 #[track_caller]
 pub fn in_time<T: Send + 'static>(what: &str, work: impl FnOnce() -> T + Send + 'static) -> T {
     let (sender, receiver) = mpsc::channel();

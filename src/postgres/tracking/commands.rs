@@ -135,14 +135,12 @@ unsafe fn target_of(alter: &pg_sys::AlterTableStmt, lock: u32) -> Option<Table> 
 
 unsafe fn before_attach(alter: &pg_sys::AlterTableStmt, command: *mut pg_sys::AlterTableCmd) -> Result<(), Failure> {
     let Some(parent) = target_of(alter, pg_sys::ShareUpdateExclusiveLock) else { return Ok(()) };
-    let partition = named(partition_of(command));
-    let is_tracked = Options::of_relation(parent.relation()).is_some();
-    // A caller who may not attach it gets no lock either: the command itself raises the error.
-    if !is_tracked || partition == pg_sys::InvalidOid || !manage::owns(partition, pg_sys::GetUserId()) {
+    if Options::of_relation(parent.relation()).is_none() {
         return Ok(());
     }
-    lock_default(&parent);
-    lock(partition, pg_sys::AccessExclusiveLock);
+    // A caller who may not attach it gets no lock either: the command itself raises the error.
+    let may_attach = |partition| manage::owns(partition, pg_sys::GetUserId());
+    let Some(partition) = lock_partition(&parent, partition_of(command), may_attach) else { return Ok(()) };
     let kind = pg_sys::get_rel_relkind(partition) as u8;
     if !matches!(kind, pg_sys::RELKIND_RELATION | pg_sys::RELKIND_PARTITIONED_TABLE) {
         return Ok(());
@@ -152,6 +150,26 @@ unsafe fn before_attach(alter: &pg_sys::AlterTableStmt, command: *mut pg_sys::Al
         let (partition, parent) = (relation::qualified_name(&partition), relation::qualified_name(&parent));
         format!("cannot attach {partition} as a partition of tracked table {parent}")
     })
+}
+
+/// Locks the partition that the command names, if the command can concern it. While this session waits for a lock,
+/// another table may get the name, and the command takes the table that has it then.
+unsafe fn lock_partition(
+    parent: &Table,
+    name: *mut pg_sys::RangeVar,
+    is_concerned: impl Fn(pg_sys::Oid) -> bool,
+) -> Option<pg_sys::Oid> {
+    loop {
+        let partition = named(name);
+        if partition == pg_sys::InvalidOid || !is_concerned(partition) {
+            return None;
+        }
+        lock_default(parent);
+        lock(partition, pg_sys::AccessExclusiveLock);
+        if named(name) == partition {
+            return Some(partition);
+        }
+    }
 }
 
 /// Locks the default partition, if there is one, because rows in it may belong to the new partition. The command locks
@@ -189,12 +207,8 @@ unsafe fn before_detach(alter: &pg_sys::AlterTableStmt, command: *mut pg_sys::Al
     }
     // Who owns the partition does not matter: the owner of its table may detach it. Under the lock on the table, its
     // set of partitions does not change any more.
-    let partition = named(partition_of(command));
-    if !relation::partitions(&parent).contains(&partition) {
-        return Ok(());
-    }
-    lock_default(&parent);
-    lock(partition, pg_sys::AccessExclusiveLock);
+    let is_partition = |oid| relation::partitions(&parent).contains(&oid);
+    let Some(partition) = lock_partition(&parent, partition_of(command), is_partition) else { return Ok(()) };
     let partition = Table::open_oid(partition, pg_sys::NoLock);
     relation::tree(&partition, pg_sys::AccessExclusiveLock);
     record_all(&partition, &options, Passage::Departure)

@@ -26,15 +26,8 @@ pub unsafe fn before_drop(drop: &pg_sys::DropStmt) -> Result<(), Failure> {
         }
         // Without CASCADE a schema goes only if it is empty.
         pg_sys::ObjectType::OBJECT_SCHEMA if drop.behavior == pg_sys::DropBehavior::DROP_CASCADE => {
-            let mut tables = Vec::new();
-            for name in list_of(drop.objects) {
-                let schema = pg_sys::get_namespace_oid(schema_name(name.cast()), true);
-                // A caller who may not drop it gets no lock either: the command itself raises the error.
-                if schema != pg_sys::InvalidOid && owns_schema(schema, pg_sys::GetUserId()) {
-                    tables.append(&mut tables_that(IN_SCHEMA, schema));
-                }
-            }
-            record(&lock_all(tables))
+            let schemas = list_of(drop.objects).filter_map(|name| lock_schema(name.cast())).collect::<Vec<_>>();
+            record(&lock_all(IN_SCHEMA, &schemas))
         }
         _ => Ok(()),
     }
@@ -43,16 +36,16 @@ pub unsafe fn before_drop(drop: &pg_sys::DropStmt) -> Result<(), Failure> {
 /// # Safety
 /// `drop` is the statement that ProcessUtility was called with.
 pub unsafe fn before_drop_owned(drop: &pg_sys::DropOwnedStmt) -> Result<(), Failure> {
-    let mut tables = Vec::new();
+    let mut roles = Vec::new();
     for role in list_of(drop.roles) {
         let role = pg_sys::get_rolespec_oid(role.cast::<pg_sys::RoleSpec>(), true);
         // Postgres does not drop what the first role of a cluster owns.
         let is_first = role == pg_sys::Oid::from(pg_sys::BOOTSTRAP_SUPERUSERID);
         if role != pg_sys::InvalidOid && !is_first && pg_sys::has_privs_of_role(pg_sys::GetUserId(), role) {
-            tables.append(&mut tables_that(OF_OWNER, role));
+            roles.push(role);
         }
     }
-    record(&lock_all(tables))
+    record(&lock_all(OF_OWNER, &roles))
 }
 
 /// The tables of a schema that are tracked, or may have partitions that are.
@@ -67,21 +60,54 @@ const OF_OWNER: &str = "SELECT c.oid FROM pg_catalog.pg_class AS c \
     WHERE (c.relowner OPERATOR(pg_catalog.=) $1::pg_catalog.oid OR n.nspowner OPERATOR(pg_catalog.=) $1::pg_catalog.oid) \
     AND (c.relkind OPERATOR(pg_catalog.=) 'p' OR c.relkind OPERATOR(pg_catalog.=) 'r' AND c.relhastriggers)";
 
-fn tables_that(query: &'static str, object: pg_sys::Oid) -> Vec<pg_sys::Oid> {
+/// A table, and the tables that it is a partition of.
+type WithAncestors = (pg_sys::Oid, Vec<pg_sys::Oid>);
+
+/// What the query lists for these objects, as of now, and each table after those that it is a partition of.
+fn tables_that(query: &'static str, objects: &[pg_sys::Oid]) -> Vec<WithAncestors> {
     let mut tables: Vec<pg_sys::Oid> = Vec::new();
-    let take = |row: &Row| tables.extend(row.get::<pg_sys::Oid>(0));
-    as_ledger_owner(|| spi::for_each_in_catalogs(query, &[i64::from(object.to_u32()).into()], take));
+    for object in objects {
+        let take = |row: &Row| tables.extend(row.get::<pg_sys::Oid>(0));
+        as_ledger_owner(|| spi::for_each_in_catalogs_as_of_now(query, &[i64::from(object.to_u32()).into()], take));
+    }
+    tables.sort_unstable_by_key(|oid| oid.to_u32());
+    tables.dedup();
+    let mut tables: Vec<_> = tables.into_iter().map(|oid| (oid, relation::ancestors_of(oid))).collect();
+    tables.sort_by_key(|(_, ancestors)| ancestors.len());
     tables
 }
 
-/// Locks what a command drops, each table after those that it is a partition of. Returns the tables that still exist.
-unsafe fn lock_all(mut tables: Vec<pg_sys::Oid>) -> Vec<pg_sys::Oid> {
-    tables.sort_unstable_by_key(|oid| oid.to_u32());
-    tables.dedup();
-    tables.sort_by_key(|oid| relation::ancestors_of(*oid).len());
-    tables.iter().for_each(|oid| lock_with_ancestors(*oid, &relation::ancestors_of(*oid)));
-    tables.retain(|oid| pg_sys::get_rel_relkind(*oid) != 0);
-    tables
+/// Locks what a command drops, and returns it. While this session waits for a lock, tables may come and go, so they are
+/// listed again until all that is listed was locked before. A lock on one that is gone does no harm.
+unsafe fn lock_all(query: &'static str, objects: &[pg_sys::Oid]) -> Vec<pg_sys::Oid> {
+    let mut locked = Vec::new();
+    loop {
+        let tables = tables_that(query, objects);
+        if tables == locked {
+            return tables.into_iter().map(|(oid, _)| oid).collect();
+        }
+        tables.iter().for_each(|(oid, ancestors)| lock_with_ancestors(*oid, ancestors));
+        locked = tables;
+    }
+}
+
+/// Locks the schema that DROP SCHEMA names, if the caller may drop it. The command does so too before it locks a table,
+/// and from then on nothing is created in the schema or moved into it.
+unsafe fn lock_schema(name: *mut pg_sys::Node) -> Option<pg_sys::Oid> {
+    let name = schema_name(name);
+    loop {
+        let schema = pg_sys::get_namespace_oid(name, true);
+        // A caller who may not drop it gets no lock either: the command itself raises the error.
+        if schema == pg_sys::InvalidOid || !owns_schema(schema, pg_sys::GetUserId()) {
+            return None;
+        }
+        let lock = pg_sys::AccessExclusiveLock as pg_sys::LOCKMODE;
+        pg_sys::LockDatabaseObject(pg_sys::NamespaceRelationId, schema, 0, lock);
+        // While this session waited for the lock, another schema may have got the name.
+        if pg_sys::get_namespace_oid(name, true) == schema {
+            return Some(schema);
+        }
+    }
 }
 
 /// Locks as DROP TABLE does: first the parent of a partition, so that no session uses it meanwhile.

@@ -80,7 +80,7 @@ fn track_table(target: pg_sys::Oid, wanted: Options) -> Result<String, Failure> 
         return Ok(table_id);
     }
     seen.unlock();
-    let tree = LockedTree::to_change_triggers(target);
+    let tree = locked_to_change(target, "track")?;
     let change = planned(&tree, wanted)?;
     if let Some(table_id) = change.unchanged(&tree) {
         return Ok(table_id);
@@ -176,7 +176,7 @@ fn tell_of_change(table: &Table, before: &Options) {
 fn untrack_table(target: pg_sys::Oid) -> Result<(), Failure> {
     prepare("untrack()")?;
     check_privilege(target, "untrack")?;
-    let tree = LockedTree::to_change_triggers(target);
+    let tree = locked_to_change(target, "untrack")?;
     let table = &tree.table;
     // SAFETY: the relation is open.
     let Some(options) = (unsafe { Options::of_relation(table.relation()) }) else {
@@ -197,6 +197,14 @@ fn untrack_table(target: pg_sys::Oid) -> Result<(), Failure> {
     }
     as_ledger_owner(|| baseline_table::forget(&options.table_id));
     note(&Table::open_oid(target, pg_sys::NoLock), &options, "table_untracked")
+}
+
+/// The table and its partitions, locked to change their triggers. While this session waited for the locks, the table
+/// may have got another owner: then it is no longer the former one's to track or untrack.
+fn locked_to_change(target: pg_sys::Oid, verb: &str) -> Result<LockedTree, Failure> {
+    let tree = LockedTree::to_change_triggers(target);
+    check_privilege(target, verb)?;
+    Ok(tree)
 }
 
 pub fn prepare(function: &str) -> Result<(), Failure> {

@@ -1,0 +1,130 @@
+//! A command that has waited for a lock goes by the names, places and owners that tables have then, as Postgres does.
+#![cfg(feature = "cluster-tests")]
+
+mod common;
+
+use common::ledger::*;
+use common::tracking::*;
+use common::{Cluster, Options};
+use postgres::error::SqlState;
+use postgres::{Client, Error};
+
+/// Runs `command` in another session while this one is in a transaction that has done `first`, which is committed when
+/// the command waits for it.
+#[track_caller]
+fn after_waiting(cluster: &Cluster, client: &mut Client, first: &str, command: &'static str) -> Result<(), Error> {
+    client.batch_execute(&format!("BEGIN; {first}")).unwrap();
+    let command = waiting(cluster, cluster.connect("postgres"), command);
+    client.batch_execute("COMMIT").unwrap();
+    in_time("the command", || command.join().unwrap())
+}
+
+// ---- DETACH PARTITION and ATTACH PARTITION ----------------------------------------------------------------------------
+
+const EVENTS: &str = "
+CREATE TABLE events (id int, day int, PRIMARY KEY (id, day)) PARTITION BY LIST (day);
+CREATE TABLE events_1 PARTITION OF events FOR VALUES IN (1);
+CREATE TABLE events_2 PARTITION OF events FOR VALUES IN (2);
+INSERT INTO events VALUES (1, 1), (2, 1), (3, 2);
+CREATE TABLE more (id int, day int, PRIMARY KEY (id, day));
+CREATE UNLOGGED TABLE unlogged (id int, day int, PRIMARY KEY (id, day));
+SELECT ledger.track('events');";
+
+#[test]
+fn the_partition_is_recorded_that_has_the_name_when_it_is_detached() {
+    let (cluster, mut client) = start(Options::new());
+    client.batch_execute(EVENTS).unwrap();
+    let rename = "ALTER TABLE events_1 RENAME TO events_old; ALTER TABLE events_2 RENAME TO events_1";
+    let detach = "ALTER TABLE events DETACH PARTITION events_1";
+    after_waiting(&cluster, &mut client, rename, detach).unwrap();
+    assert_eq!(column(&mut client, "SELECT DISTINCT day FROM events"), ["1"]);
+    assert_clean(&mut client, "events");
+}
+
+#[test]
+fn the_table_is_checked_that_has_the_name_when_it_is_attached() {
+    let (cluster, mut client) = start(Options::new());
+    client.batch_execute(EVENTS).unwrap();
+    let rename = "ALTER TABLE more RENAME TO more_old; ALTER TABLE unlogged RENAME TO more";
+    let attach = "ALTER TABLE events ATTACH PARTITION more FOR VALUES IN (3)";
+    let refused = after_waiting(&cluster, &mut client, rename, attach).unwrap_err();
+    let message = refused.as_db_error().unwrap().message();
+    assert_eq!(message, "cannot attach public.more as a partition of tracked table public.events");
+}
+
+// ---- DROP SCHEMA and DROP OWNED -----------------------------------------------------------------------------------------
+
+/// Of two tables the older one is locked first.
+const SCHEMAS: &str = "
+CREATE ROLE bob; CREATE SCHEMA s; CREATE SCHEMA other;
+CREATE TABLE s.t1 (id int PRIMARY KEY);
+CREATE TABLE s.t2 (id int PRIMARY KEY);
+CREATE TABLE other.t3 (id int PRIMARY KEY);
+INSERT INTO s.t1 VALUES (1); INSERT INTO s.t2 VALUES (1); INSERT INTO other.t3 VALUES (1);
+ALTER TABLE s.t1 OWNER TO bob; ALTER TABLE s.t2 OWNER TO bob;
+SELECT ledger.track('s.t1'), ledger.track('s.t2'), ledger.track('other.t3');";
+
+const UNTRACKED: &str = "SELECT metadata->>'table' FROM ledger.entries WHERE entry_type = 'table_untracked' ORDER BY 1";
+
+/// While the command waits for the first table, `change` takes the second one out of its reach.
+#[track_caller]
+fn assert_spared(command: &'static str, change: &str, spared: &str) {
+    let (cluster, mut client) = start(Options::new());
+    client.batch_execute(SCHEMAS).unwrap();
+    client.batch_execute("BEGIN; LOCK TABLE s.t1 IN ACCESS SHARE MODE").unwrap();
+    let dropping = waiting(&cluster, cluster.connect("postgres"), command);
+    cluster.connect("postgres").batch_execute(change).unwrap();
+    client.batch_execute("COMMIT").unwrap();
+    in_time("the command", || dropping.join().unwrap()).unwrap();
+    assert_eq!(column(&mut client, UNTRACKED), ["s.t1"], "{command}");
+    let before = row_entries(&mut client, spared);
+    client.batch_execute(&format!("INSERT INTO {spared} VALUES (2)")).unwrap();
+    assert_eq!(row_entries(&mut client, spared) - before, 1, "{command}");
+    assert_clean(&mut client, spared);
+}
+
+#[test]
+fn a_table_that_leaves_a_schema_before_it_is_dropped_stays_tracked() {
+    let change = "ALTER TABLE s.t2 SET SCHEMA other";
+    assert_spared("DROP SCHEMA s CASCADE", change, "other.t2");
+    // An isolated transaction drops what is there when it does, too.
+    assert_spared("BEGIN ISOLATION LEVEL REPEATABLE READ; DROP SCHEMA s CASCADE; COMMIT", change, "other.t2");
+}
+
+#[test]
+fn a_table_that_is_given_away_before_the_rest_is_dropped_stays_tracked() {
+    assert_spared("DROP OWNED BY bob CASCADE", "ALTER TABLE s.t2 OWNER TO postgres", "s.t2");
+}
+
+#[test]
+fn a_table_that_comes_into_a_schema_before_it_is_dropped_is_said_to_be_gone() {
+    let (cluster, mut client) = start(Options::new());
+    client.batch_execute(SCHEMAS).unwrap();
+    let change = "ALTER TABLE other.t3 SET SCHEMA s";
+    after_waiting(&cluster, &mut client, change, "DROP SCHEMA s CASCADE").unwrap();
+    assert_eq!(column(&mut client, UNTRACKED), ["s.t1", "s.t2", "s.t3"]);
+    assert!(all_valid(&mut client));
+}
+
+// ---- track() and untrack() ----------------------------------------------------------------------------------------------
+
+#[test]
+fn a_former_owner_neither_ends_nor_changes_the_tracking_of_a_table() {
+    let (cluster, mut client) = start(Options::new());
+    client
+        .batch_execute(
+            "CREATE ROLE alice LOGIN; CREATE ROLE bob; CREATE TABLE jobs (id int PRIMARY KEY); INSERT INTO jobs VALUES (1);
+             SELECT ledger.track('jobs')",
+        )
+        .unwrap();
+    for call in ["SELECT ledger.untrack('jobs')", "SELECT ledger.track('jobs', keep_image => true)"] {
+        client.batch_execute("ALTER TABLE jobs OWNER TO alice; BEGIN; ALTER TABLE jobs OWNER TO bob").unwrap();
+        let calling = waiting(&cluster, cluster.connect_as("alice", "postgres"), call);
+        client.batch_execute("COMMIT").unwrap();
+        let refused = in_time("the call", || calling.join().unwrap()).unwrap_err();
+        assert_eq!(refused.code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE), "{call}: {refused:?}");
+    }
+    assert!(column(&mut client, UNTRACKED).is_empty());
+    assert_eq!(number(&mut client, "SELECT count(*) FROM ledger.entries WHERE entry_type = 'table_tracked'"), 1);
+    assert_clean(&mut client, "jobs");
+}
