@@ -102,11 +102,6 @@ pub fn wait_for(client: &mut Client, condition: &str) {
     wait_until(condition, PATIENCE, || is_true(client, condition));
 }
 
-<<<<<<< HEAD
-/// Runs something that must not hang: 20 seconds are enough, less than the server waits for anything before it gives up.
-/// Counted are those in which this process runs; in others the server may not run either. Should it hang, this panics; the
-/// thread ends when the cluster does.
-=======
 /// Runs a statement that has to wait for a lock. Returns when it waits.
 #[track_caller]
 pub fn waiting(cluster: &Cluster, mut session: Client, statement: &'static str) -> JoinHandle<Result<(), Error>> {
@@ -117,8 +112,9 @@ pub fn waiting(cluster: &Cluster, mut session: Client, statement: &'static str) 
     waiting
 }
 
-/// Runs something that must not hang. Should it, this panics; the thread ends when the cluster does.
->>>>>>> tidy
+/// Runs something that must not hang: 20 seconds are enough, less than the server waits for anything before it gives up.
+/// Counted are those in which this process runs; in others the server may not run either. Should it hang, this panics; the
+/// thread ends when the cluster does.
 #[track_caller]
 pub fn in_time<T: Send + 'static>(what: &str, work: impl FnOnce() -> T + Send + 'static) -> T {
     let (sender, receiver) = mpsc::channel();
