@@ -118,7 +118,8 @@ fn a_former_owner_neither_ends_nor_changes_the_tracking_of_a_table() {
         )
         .unwrap();
     for call in ["SELECT ledger.untrack('jobs')", "SELECT ledger.track('jobs', keep_image => true)"] {
-        client.batch_execute("ALTER TABLE jobs OWNER TO alice; BEGIN; ALTER TABLE jobs OWNER TO bob").unwrap();
+        client.batch_execute("ALTER TABLE jobs OWNER TO alice").unwrap();
+        client.batch_execute("BEGIN; ALTER TABLE jobs OWNER TO bob").unwrap();
         let calling = waiting(&cluster, cluster.connect_as("alice", "postgres"), call);
         client.batch_execute("COMMIT").unwrap();
         let refused = in_time("the call", || calling.join().unwrap()).unwrap_err();
