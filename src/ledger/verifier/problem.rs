@@ -220,7 +220,7 @@ impl Problem {
     }
 }
 
-/// All problems, counted; the first [`MAX_LISTED`], and the first [`SURE_OF_KIND`] of each kind, listed; each, given to a
+/// All problems, counted; the first [`MAX_LISTED`], and the first 20 of each kind, listed; each, given to a
 /// sink if there is one.
 #[derive(Default)]
 pub struct Findings<'a> {

@@ -94,7 +94,7 @@ pub struct SignatureCounts {
     /// With a key that the keyring lacks.
     pub unknown_key: u64,
     pub unsigned: u64,
-    /// The keys that the keyring lacks, at most [`MAX_NAMED`] of them.
+    /// The keys that the keyring lacks: the first 16 of them.
     pub missing_keys: Vec<MissingKey>,
 }
 
