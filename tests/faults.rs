@@ -162,9 +162,7 @@ fn commits_without_the_writer(mount: Mount, mode: &str) -> bool {
     let (cluster, mut client) = start_small(mount, mode);
     record(&mut client);
     wait_for(&mut client, "(SELECT state = 'attached' FROM ledger.mirror_status)");
-    let writer = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_notary writer'";
-    let writer = number(&mut client, writer) as u32;
-    send(writer, libc::SIGSTOP);
+    let writer = stop_writer(&mut client);
     let mut session = cluster.connect("postgres");
     // Who needs the writer waits for ever, and who does not may have to wait for the processor.
     let limit = match mount {

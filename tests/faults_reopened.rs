@@ -39,9 +39,9 @@ fn a_file_that_fails_while_the_worker_is_at_something_else_is_opened_again() {
     let (cluster, mut client) = start_small(Local, "write");
     record(&mut client);
     wait_for(&mut client, "(SELECT state = 'attached' AND lag_entries = 0 FROM ledger.mirror_status)");
-    let (writer, worker) = (writer_pid(&mut client), worker_pid(&mut client));
+    let worker = worker_pid(&mut client);
     // What is written stays without a sync.
-    send(writer, libc::SIGSTOP);
+    let writer = stop_writer(&mut client);
     client.batch_execute("BEGIN; CREATE TABLE t (); PREPARE TRANSACTION 'p'").unwrap();
     let mut blocker = cluster.connect("postgres");
     blocker.batch_execute("BEGIN; LOCK TABLE ledger.baselines IN ACCESS EXCLUSIVE MODE").unwrap();
@@ -126,8 +126,8 @@ fn is_written_again(mode: &str, fault: &str) {
     let (cluster, mut client) = start_small(Local, mode);
     record(&mut client);
     wait_for(&mut client, "(SELECT state = 'attached' AND lag_entries = 0 FROM ledger.mirror_status)");
-    let (writer, worker) = (writer_pid(&mut client), worker_pid(&mut client));
-    send(writer, libc::SIGSTOP);
+    let worker = worker_pid(&mut client);
+    let writer = stop_writer(&mut client);
     stop_between_transactions(&mut client, worker);
     let on_disk = number(&mut client, "SELECT bytes FROM ledger.mirror_status") as u64;
     if mode == "write" {

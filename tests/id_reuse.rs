@@ -112,9 +112,7 @@ fn abort_and_hold(cluster: &Cluster, client: &mut Client, how: Abort, statement:
             Background::run(session, end)
         }
         Abort::Cancel | Abort::Terminate => {
-            let writer = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_notary writer'";
-            let writer = number(client, writer) as u32;
-            send(writer, libc::SIGSTOP);
+            let writer = stop_writer(client);
             let waits = Background::run(session, statement);
             let is_waiting = "wait_event ~ '^(PgNotaryMirror.*|Extension)$' FROM pg_stat_activity WHERE pid";
             wait_for(client, &format!("(SELECT {is_waiting} = {})", waits.pid));

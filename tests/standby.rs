@@ -4,7 +4,7 @@
 mod common;
 
 use common::ledger::*;
-use common::{give_to_server, send, wait_until, Cluster, Options};
+use common::{give_to_server, wait_until, Cluster, Options};
 use postgres::error::SqlState;
 use postgres::Client;
 use std::fs::{self, Permissions};
@@ -380,8 +380,7 @@ fn blocks_that_never_reached_the_promoted_standby_are_not_forgotten() {
 #[test]
 fn lines_that_never_reached_the_promoted_standby_are_not_voided_in_silence() {
     let (primary, mut client, standby, mut reader) = start_with_standby_cut_off();
-    let writer = number(&mut client, "SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_notary writer'") as u32;
-    send(writer, libc::SIGSTOP);
+    stop_writer(&mut client);
     let lost = record_many(&mut client, 2);
     drop(client);
     primary.kill9_everything();

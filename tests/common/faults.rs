@@ -156,11 +156,6 @@ pub fn assert_whole(cluster: &Cluster, client: &mut Client) {
     assert!(ids_in_table(client).is_subset(&ids_in_file(&file(client))), "an entry without its line");
 }
 
-#[track_caller]
-pub fn writer_pid(client: &mut Client) -> u32 {
-    number(client, "SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_notary writer'") as u32
-}
-
 /// Ends the worker, and waits until it is gone.
 #[track_caller]
 pub fn terminate_worker(client: &mut Client) {

@@ -182,15 +182,30 @@ pub fn worker_pid(client: &mut Client) -> u32 {
     pids[0].parse().unwrap()
 }
 
-/// Stops the worker where it holds no lock that anyone waits for.
+/// Stops the worker between two transactions, where it waits and holds no lock that anyone else waits for.
 #[track_caller]
 pub fn stop_between_transactions(client: &mut Client, worker: u32) {
-    let is_idle = format!("(SELECT xact_start IS NULL FROM pg_stat_activity WHERE pid = {worker})");
-    wait_until("the worker is stopped between two transactions", PATIENCE, || {
-        send(worker, libc::SIGSTOP);
-        let is_stopped = is_true(client, &is_idle);
+    stop_where(client, worker, "xact_start IS NULL AND wait_event_type = 'Extension'");
+}
+
+/// Stops the writer where it has nothing to do; gives its pid.
+#[track_caller]
+pub fn stop_writer(client: &mut Client) -> u32 {
+    let writer = number(client, "SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_notary writer'") as u32;
+    // Before Postgres 17 an extension cannot name its wait events.
+    stop_where(client, writer, "wait_event ~ '^(PgNotaryWriterMain|Extension)$'");
+    writer
+}
+
+/// Stops a process where pg_stat_activity shows this of it.
+#[track_caller]
+fn stop_where(client: &mut Client, pid: u32, is_there: &str) {
+    let is_there = format!("(SELECT {is_there} FROM pg_stat_activity WHERE pid = {pid})");
+    wait_until("the process is stopped there", PATIENCE, || {
+        send(pid, libc::SIGSTOP);
+        let is_stopped = is_true(client, &is_there);
         if !is_stopped {
-            send(worker, libc::SIGCONT);
+            send(pid, libc::SIGCONT);
         }
         is_stopped
     });
