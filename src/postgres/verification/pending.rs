@@ -24,11 +24,13 @@ use pgrx::{check_for_interrupts, pg_sys, PgMemoryContexts};
 use std::collections::{HashMap, HashSet};
 use std::io::{BufRead, BufReader, Seek, SeekFrom};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use uuid::Uuid;
 
-/// How long the worker may take to void the lines of a transaction that has aborted.
-const VOID_DEADLINE: Duration = Duration::from_secs(10);
+/// How often to look whether the worker has voided the lines of a transaction that has aborted: for ten seconds at
+/// least. Looks are counted, and not seconds, because in a machine that was suspended the worker has not run either.
+const VOID_LOOKS: usize = 500;
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The pending rows as they were before the file was read.
 pub struct PendingComparison {
@@ -231,8 +233,7 @@ fn still_without_row(opened: &OpenedFile, report: &FileReport, mut entries: Hash
         // A standby normally lags behind the file.
         return HashSet::new();
     }
-    let deadline = Instant::now() + VOID_DEADLINE;
-    loop {
+    for look in 0.. {
         check_for_interrupts!();
         let waiting = is_void_waiting();
         for voided in voided_after(&opened.path, report.bytes) {
@@ -241,16 +242,17 @@ fn still_without_row(opened: &OpenedFile, report: &FileReport, mut entries: Hash
         if opened.is_replaced() {
             return HashSet::new();
         }
-        let is_over = Instant::now() > deadline;
+        let is_over = look >= VOID_LOOKS;
         if is_over {
             entries.retain(|id| !is_to_be_voided(report, id));
         }
         if entries.is_empty() || !waiting || is_over {
-            return entries;
+            break;
         }
         wake_worker();
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::sleep(LOOK_INTERVAL);
     }
+    entries
 }
 
 /// Whether lines of aborted transactions wait to be voided, transactions that wrote lines have not ended, or the worker
