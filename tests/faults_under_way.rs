@@ -11,6 +11,7 @@ use common::ledger::*;
 use common::{send, wait_until};
 use postgres::error::SqlState;
 use std::fs;
+use std::time::Duration;
 
 /// Its line goes through the ring in many pieces.
 const LONG: &str = "SELECT ledger.hash_and_record('long', '1', jsonb_build_object('pad', repeat('x', 3000000)))";
@@ -263,4 +264,33 @@ fn a_commit_that_waits_for_room_needs_no_file_any_more_when_the_mirror_is_switch
         wait_until_attached(&mut client);
         assert_whole(&cluster, &mut client);
     }
+}
+
+/// How often a process has gone to sleep.
+fn sleeps(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")).unwrap().trim().parse().unwrap()
+}
+
+/// The worker lets running appends finish before it closes the file: for five seconds, during which it looks again and
+/// again. Those in which nobody could run do not count.
+#[test]
+fn a_server_that_was_suspended_is_given_the_time_that_it_has_lost() {
+    let (cluster, mut client) = start_small(Network, "sync");
+    record(&mut client);
+    let worker = worker_pid(&mut client);
+    set_fault(&cluster, "before_sync:hang");
+    let commits = Background::waiting(&cluster, &mut client, RECORD);
+    set(&mut client, "ledger.mirror_mode", "off");
+    wait_for(&mut client, "(SELECT state = 'repairing' FROM ledger.mirror_status)");
+    let mut resumed = None;
+    cluster.suspend(Duration::from_secs(6), worker, || {
+        let before = *resumed.get_or_insert_with(|| sleeps(worker));
+        sleeps(worker) > before + 3
+    });
+    clear_fault(&cluster);
+    commits.ends().unwrap();
+    set(&mut client, "ledger.mirror_mode", "sync");
+    wait_until_attached(&mut client);
+    assert_whole(&cluster, &mut client);
 }

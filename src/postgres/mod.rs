@@ -84,6 +84,7 @@ mod single_insert;
 mod single_row;
 mod spi;
 mod tables;
+mod timeout;
 mod tracking;
 mod transaction;
 mod transaction_end;

@@ -302,6 +302,18 @@ impl Cluster {
         end_now(child);
     }
 
+    /// Stops every process of the server as a suspended container does, for so long, and has the one of `first` go on
+    /// before all others: `is_ahead` says when it has come far enough.
+    pub fn suspend(&self, time: Duration, first: u32, is_ahead: impl FnMut() -> bool) {
+        let postmaster = self.server().as_ref().expect("the server runs").id();
+        let children = halt(postmaster);
+        children.iter().for_each(|child| send(*child, libc::SIGSTOP));
+        sleep(time);
+        send(first, libc::SIGCONT);
+        wait_until("the first process is ahead", PATIENCE, is_ahead);
+        children.iter().chain([&postmaster]).for_each(|pid| send(*pid, libc::SIGCONT));
+    }
+
     /// Whether the server this cluster was started with still runs.
     pub fn is_running(&self) -> bool {
         match self.server().as_mut() {

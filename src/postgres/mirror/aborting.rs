@@ -13,9 +13,10 @@ use super::prepared;
 use crate::postgres::errorless::own_xid;
 use crate::postgres::errors::Failure;
 use crate::postgres::tables::RegisteredSnapshot;
+use crate::postgres::timeout::Timeout;
 use crate::postgres::wait_events;
 use pgrx::pg_sys;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How long the worker waits for an aborting transaction. That takes no time, unless the session was stopped.
 const LEAVING_DEADLINE: Duration = Duration::from_secs(5);
@@ -41,10 +42,10 @@ impl Mirror {
     }
 
     fn wait_while(&self, limit: Duration, is_so: impl Fn() -> bool) -> Result<(), Failure> {
-        let deadline = Instant::now() + limit;
+        let mut timeout = Timeout::after(limit);
         let mut patience = BoundedWait::new();
         while is_so() {
-            if Instant::now() > deadline {
+            if timeout.is_over() {
                 let cause = "The lines of an aborted transaction have not been voided.";
                 return Err(self.failure(CauseKind::Passing, cause));
             }

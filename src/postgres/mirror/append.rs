@@ -14,10 +14,11 @@ use super::under_way::{self, Begun};
 use crate::ledger::file_ranges::FileRange;
 use crate::postgres::errors::Failure;
 use crate::postgres::settings::{self, MirrorMode};
+use crate::postgres::timeout::Timeout;
 use crate::postgres::transaction;
 use crate::postgres::wait_events;
 use pgrx::{check_for_interrupts, pg_sys};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// A larger append goes through the ring in pieces of this size, so that it leaves room for lines of other sessions.
 const PIECE_BYTES: usize = RING_BYTES / 4;
@@ -133,7 +134,7 @@ impl Mirror {
         // Both may raise an error, which must not happen once a round has begun.
         wait_events::register();
         round_leader::prepare();
-        let deadline = Instant::now() + DEADLINE;
+        let mut timeout = Timeout::after(DEADLINE);
         let mut patience = BoundedWait::new();
         let mut attempts = None;
         loop {
@@ -157,7 +158,7 @@ impl Mirror {
             if in_vain && attachment == Attachment::Failed {
                 return Err(self.failure_by(&cause));
             }
-            if in_vain || Instant::now() > deadline {
+            if in_vain || timeout.is_over() {
                 let (kind, cause) = match attachment {
                     Attachment::Repairing => (CauseKind::Passing, "The worker is still bringing the file up to date."),
                     _ if self.slot.worker.pid() == 0 => (CauseKind::NoWorker, "The worker of this database does not run: usually max_worker_processes is too small, or the database is a template; see ledger.workers and the server's log."),
@@ -354,16 +355,16 @@ impl Mirror {
             }
             was_attached
         };
-        let deadline = Instant::now() + FINISH_DEADLINE;
+        let mut timeout = Timeout::after(FINISH_DEADLINE);
         loop {
             {
                 let mut fields = self.lock();
                 let is_done = match was_attached {
                     true => !fields.has_work() && !fields.writing && fields.appending == 0,
-                    false => !fields.writing || fields.writes_for() > FINISH_DEADLINE,
+                    false => !fields.writing,
                 };
                 let is_taken = was_attached && fields.attachment != Attachment::Repairing;
-                if is_done || is_taken || Instant::now() > deadline {
+                if is_done || is_taken || timeout.is_over() {
                     if was_attached {
                         // Under the same lock, so that no append begins in between.
                         fields.attachment = Attachment::Detached;

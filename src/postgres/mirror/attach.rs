@@ -30,6 +30,7 @@ use crate::postgres::errors::{cause, Failure};
 use crate::postgres::log_state;
 use crate::postgres::settings::{self, MirrorMode};
 use crate::postgres::tables;
+use crate::postgres::timeout::Timeout;
 use crate::postgres::wait_events;
 use pgrx::PgSqlErrorCode;
 use std::cell::Cell;
@@ -38,7 +39,7 @@ use std::fs::{File, Metadata, OpenOptions};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use uuid::Uuid;
 
 /// A file up to this size is verified as a whole if it may have been edited while no server watched it. That takes
@@ -169,14 +170,14 @@ fn wait_for_committing(mirror: &Mirror) -> Result<(), Failure> {
         fail_those_who_wait(&mut fields, keep);
     }
     mirror.state().broadcast();
-    let deadline = Instant::now() + COMMIT_DEADLINE;
+    let mut timeout = Timeout::after(COMMIT_DEADLINE);
     loop {
         // Lines of the ledger itself have no owner, so their appends are counted separately.
         let is_appending = mirror.lock().appending > 0;
         if !is_appending && mirror.state().owners.is_empty() {
             break;
         }
-        if Instant::now() > deadline {
+        if timeout.is_over() {
             return Err(Failure::new(
                 PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
                 "cannot begin the mirror file: transactions that recorded entries are still committing",

@@ -12,9 +12,10 @@ use crate::postgres::faults;
 use crate::postgres::settings::{self, MirrorMode};
 use crate::postgres::spi;
 use crate::postgres::tables::{self, RegisteredSnapshot};
+use crate::postgres::timeout::Timeout;
 use crate::postgres::wait_events;
 use pgrx::{check_for_interrupts, PgSqlErrorCode};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use uuid::Uuid;
 
 /// Entries whose ids are read at once: those of many small blocks, or of one of the largest.
@@ -35,10 +36,10 @@ pub fn wait_for_file() -> Result<(), Failure> {
         return Ok(());
     }
     let mirror = database::mirror()?;
-    let deadline = Instant::now() + BEHIND_DEADLINE;
+    let mut timeout = Timeout::after(BEHIND_DEADLINE);
     loop {
         mirror.wait_for_file()?;
-        if !mirror.slot.is_behind() || mirror.slot.worker.is_me() || Instant::now() > deadline {
+        if !mirror.slot.is_behind() || mirror.slot.worker.is_me() || timeout.is_over() {
             return check_not_behind();
         }
         mirror.slot.worker.wake();

@@ -8,9 +8,10 @@ use crate::postgres::background_process;
 use crate::postgres::errorless;
 use crate::postgres::errors::Failure;
 use crate::postgres::settings::{self, MirrorMode};
+use crate::postgres::timeout::Timeout;
 use crate::postgres::wait_events;
 use pgrx::{check_for_interrupts, pg_sys, PgSqlErrorCode};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How long a commit waits for the worker to open the file, and for the writer to run, before it gives up.
 pub const DEADLINE: Duration = Duration::from_secs(30);
@@ -25,15 +26,16 @@ const POLL_MS: i64 = 20;
 /// Sleeps until something has changed, but not for ever: fails if the writer does not run, or when statement_timeout is
 /// over. Stops sleeping when dropped.
 pub struct BoundedWait {
-    missing_since: Option<Instant>,
+    /// As long as the writer does not run.
+    missing: Option<Timeout>,
     statement_end: Option<i64>,
-    /// How far the writer had come when it was last seen to make progress, and when that was.
-    progress: Option<(Instant, (u64, u64))>,
+    /// How far the writer had come when it was last seen to make progress, and how long it may take for more.
+    progress: Option<(Timeout, (u64, u64))>,
 }
 
 impl BoundedWait {
     pub fn new() -> Self {
-        BoundedWait { missing_since: None, statement_end: statement_end(), progress: None }
+        BoundedWait { missing: None, statement_end: statement_end(), progress: None }
     }
 
     /// Sleeps while this process waits for the writer.
@@ -55,8 +57,8 @@ impl BoundedWait {
             return Err(mirror.give_up());
         }
         if mirror.shared.writer.pid() != 0 {
-            self.missing_since = None;
-        } else if self.missing_since.get_or_insert_with(Instant::now).elapsed() > DEADLINE {
+            self.missing = None;
+        } else if self.missing.get_or_insert_with(|| Timeout::after(DEADLINE)).is_over() {
             let cause = "The process pg_notary writer does not run; the server's log says why.";
             return Err(mirror.failure(CauseKind::Other, cause));
         }
@@ -73,10 +75,10 @@ impl BoundedWait {
             let fields = mirror.lock();
             (fields.is_followed, (fields.tail, fields.durable))
         };
-        let is_stuck = match self.progress {
-            Some((since, before)) if before == done => since.elapsed() > HANG_DEADLINE,
+        let is_stuck = match &mut self.progress {
+            Some((timeout, before)) if *before == done => timeout.is_over(),
             _ => {
-                self.progress = Some((Instant::now(), done));
+                self.progress = Some((Timeout::after(HANG_DEADLINE), done));
                 false
             }
         };
@@ -110,10 +112,10 @@ impl BoundedWait {
 impl Mirror {
     /// Waits until this database has a worker; false if there is none after `limit`.
     pub fn wait_for_worker(&self, limit: Duration) -> Result<bool, Failure> {
-        let deadline = Instant::now() + limit;
+        let mut timeout = Timeout::after(limit);
         let mut patience = BoundedWait::new();
         while self.slot.worker.pid() == 0 {
-            if Instant::now() > deadline {
+            if timeout.is_over() {
                 return Ok(false);
             }
             self.shared.launcher.wake();

@@ -8,6 +8,7 @@ use super::shared::{MirrorState, Request};
 use crate::postgres::database;
 use crate::postgres::errors::{or_raise, Failure};
 use crate::postgres::settings::{self, MirrorMode};
+use crate::postgres::timeout::Timeout;
 use crate::postgres::transaction;
 use crate::postgres::wait_events;
 use pgrx::prelude::*;
@@ -15,7 +16,7 @@ use pgrx::{PgSqlErrorCode, PgTryBuilder};
 use std::cell::Cell;
 use std::ffi::CStr;
 use std::panic::AssertUnwindSafe;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 thread_local! {
     /// What this process waits for: the number of requests that were answered before its own.
@@ -136,7 +137,7 @@ fn failed(request: Request, kind: CauseKind, has_kept: bool, cause: String) -> F
 }
 
 fn wait_for_answer(mirror: &Mirror, request: Request, done_before: u64) -> Result<String, Failure> {
-    let mut missing_since = None;
+    let mut missing = None;
     loop {
         {
             let fields = mirror.lock();
@@ -149,8 +150,8 @@ fn wait_for_answer(mirror: &Mirror, request: Request, done_before: u64) -> Resul
             }
         }
         if mirror.slot.worker.pid() != 0 {
-            missing_since = None;
-        } else if missing_since.get_or_insert_with(Instant::now).elapsed() > WORKER_DEADLINE {
+            missing = None;
+        } else if missing.get_or_insert_with(|| Timeout::after(WORKER_DEADLINE)).is_over() {
             take_back(mirror, done_before);
             return Err(Failure::new(
                 PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,

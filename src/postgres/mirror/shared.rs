@@ -10,13 +10,11 @@ use super::owners::Owners;
 use super::round_waiters::{Ended, Rounds};
 use crate::ledger::file_ranges::{FileRange, FileRanges};
 use crate::postgres::locks::LockGuard;
-use crate::postgres::tables;
 use pgrx::pg_sys;
 use std::cell::UnsafeCell;
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::AtomicU64;
-use std::time::Duration;
 
 /// Bytes that can wait for the next round: a few hundred commits of one entry. More would only make the rounds larger.
 pub const RING_BYTES: usize = 256 * 1024;
@@ -257,12 +255,6 @@ impl MirrorFields {
 
     pub fn room(&self) -> usize {
         RING_BYTES - (self.head - self.tail) as usize
-    }
-
-    /// How long the current round has been under way.
-    pub fn writes_for(&self) -> Duration {
-        let now = tables::timestamp_to_postgres(tables::now());
-        Duration::from_micros((now - self.writing_since).max(0) as u64)
     }
 
     /// What to report as wrong with the file now, if anything.

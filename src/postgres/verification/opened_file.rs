@@ -6,12 +6,13 @@ use crate::postgres::mirror::remembered::{self, Remembered};
 use crate::postgres::mirror::shared::Attachment;
 use crate::postgres::regular_file;
 use crate::postgres::settings::{self, MirrorMode};
+use crate::postgres::timeout::Timeout;
 use pgrx::check_for_interrupts;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How long a verification waits for a worker. One that starts with the server is there by then.
 const WORKER_DEADLINE: Duration = Duration::from_secs(2);
@@ -51,7 +52,7 @@ pub struct OpenedFile {
 impl OpenedFile {
     /// Opens the file, together with what is acknowledged of this very file.
     pub fn open(path: PathBuf) -> (OpenedFile, io::Result<File>, Acknowledged) {
-        let deadline = Instant::now() + OPEN_DEADLINE;
+        let mut timeout = Timeout::after(OPEN_DEADLINE);
         loop {
             check_for_interrupts!();
             let is_awaited = wait_for_repair();
@@ -59,7 +60,7 @@ impl OpenedFile {
             let file = regular_file::open_own(&path);
             let acknowledged = Acknowledged::now();
             let is_the_same = before == attachment() && !before.is_some_and(|(state, _)| is_under_way(state));
-            if is_the_same || !is_awaited || Instant::now() > deadline {
+            if is_the_same || !is_awaited || timeout.is_over() {
                 let metadata = file.as_ref().ok().and_then(|file| file.metadata().ok());
                 let identity = metadata.map(|metadata| (metadata.dev(), metadata.ino()));
                 return (OpenedFile { path, identity }, file, acknowledged);

@@ -7,11 +7,12 @@
 
 use crate::postgres::shared::{shared, DatabaseSlot};
 use crate::postgres::spi;
+use crate::postgres::timeout::Timeout;
 use crate::postgres::transaction;
 use crate::postgres::wait_events;
 use pgrx::{check_for_interrupts, pg_guard, pg_sys};
 use std::ffi::{c_char, CStr};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How long a command waits for the worker to leave. After that, Postgres itself complains.
 const STOP_DEADLINE: Duration = Duration::from_secs(30);
@@ -125,8 +126,8 @@ fn pause_worker(database: pg_sys::Oid) {
 }
 
 fn wait_until_gone(slot: &DatabaseSlot) {
-    let deadline = Instant::now() + STOP_DEADLINE;
-    while slot.worker.pid() != 0 && Instant::now() < deadline {
+    let mut timeout = Timeout::after(STOP_DEADLINE);
+    while slot.worker.pid() != 0 && !timeout.is_over() {
         check_for_interrupts!();
         // SAFETY: MyLatch is this process's own latch, which exists as long as the process.
         unsafe {

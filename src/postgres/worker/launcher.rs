@@ -4,6 +4,7 @@ use crate::postgres::background_process;
 use crate::postgres::errors::Failure;
 use crate::postgres::secrets;
 use crate::postgres::shared::{shared, DatabaseSlot, Shared, WorkerState};
+use crate::postgres::timeout::Timeout;
 use crate::postgres::wait_events;
 use pgrx::bgworkers::{BackgroundWorkerBuilder, BackgroundWorkerStatus, BgWorkerStartTime, DynamicBackgroundWorker};
 use pgrx::{pg_guard, pg_sys, IntoDatum, PgSqlErrorCode};
@@ -211,8 +212,8 @@ impl Launcher {
 
     /// Waits until a worker that was just started is working, or has left because there is nothing to do.
     fn wait_until_settled(&self, worker: &DynamicBackgroundWorker, database: pg_sys::Oid) {
-        let deadline = Instant::now() + SETTLE_DEADLINE;
-        while Instant::now() < deadline {
+        let mut timeout = Timeout::after(SETTLE_DEADLINE);
+        while !timeout.is_over() {
             let ended =
                 matches!(worker.pid(), Err(BackgroundWorkerStatus::Stopped | BackgroundWorkerStatus::PostmasterDied));
             let at_work = self.shared.find(database).is_some_and(|slot| slot.worker.pid() != 0);
