@@ -281,7 +281,7 @@ fn a_server_that_was_suspended_is_given_the_time_that_it_has_lost() {
     let worker = worker_pid(&mut client);
     set_fault(&cluster, "before_sync:hang");
     let commits = Background::waiting(&cluster, &mut client, RECORD);
-    set(&mut client, "ledger.mirror_mode", "off");
+    let restart = Background::run(&cluster, "", "SELECT ledger.mirror_restart()");
     wait_for(&mut client, "(SELECT state = 'repairing' FROM ledger.mirror_status)");
     let mut resumed = None;
     cluster.suspend(Duration::from_secs(6), worker, || {
@@ -290,7 +290,6 @@ fn a_server_that_was_suspended_is_given_the_time_that_it_has_lost() {
     });
     clear_fault(&cluster);
     commits.ends().unwrap();
-    set(&mut client, "ledger.mirror_mode", "sync");
-    wait_until_attached(&mut client);
+    restart.ends().unwrap();
     assert_whole(&cluster, &mut client);
 }
