@@ -5,14 +5,12 @@ mod common;
 
 use common::faults::*;
 use common::ledger::*;
-use common::{send, wait_until, Cluster, Options, Stop};
+use common::{wait_until, Options, Stop};
 use postgres::error::SqlState;
 use postgres::Client;
 use std::fs;
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
-
-const WORKERS: &str = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'pg_notary worker'";
 
 #[test]
 fn create_extension_starts_a_worker_and_drop_extension_stops_it() {
@@ -162,30 +160,6 @@ fn a_ledger_created_while_a_worker_finds_none_has_a_worker() {
     worker_pid(&mut second);
     record(&mut second);
     assert_intact(&mut second);
-}
-
-#[test]
-fn a_worker_does_not_keep_its_database_from_being_dropped_renamed_or_copied() {
-    let (cluster, mut client) = start(Options::new());
-    client.batch_execute("CREATE DATABASE old").unwrap();
-    let mut old = cluster.connect("old");
-    old.batch_execute("CREATE EXTENSION pg_notary").unwrap();
-    record(&mut old);
-    worker_pid(&mut old);
-    drop(old);
-
-    client.batch_execute("CREATE DATABASE copy TEMPLATE old").unwrap();
-    wait_until("the worker of the template is back", PATIENCE, || has_worker(&mut client, "old"));
-    client.batch_execute("ALTER DATABASE old RENAME TO renamed").unwrap();
-    wait_until("the worker is back", PATIENCE, || has_worker(&mut client, "renamed"));
-    client.batch_execute("DROP DATABASE renamed").unwrap();
-    assert!(!has_worker(&mut client, "renamed"));
-    client.batch_execute("DROP DATABASE copy WITH (FORCE)").unwrap();
-    wait_until("one worker is left", PATIENCE, || number(&mut client, WORKERS) == 1);
-}
-
-fn has_worker(client: &mut Client, database: &str) -> bool {
-    number(client, &format!("{WORKERS} AND datname = '{database}'")) == 1
 }
 
 #[test]
@@ -499,153 +473,4 @@ fn a_database_that_was_dropped_in_part_is_left_alone() {
     assert_intact(&mut client);
     assert!(!cluster.log().contains("cannot connect to invalid database"), "{}", cluster.log());
     client.batch_execute("DROP DATABASE other").unwrap();
-}
-
-// ---- commands that need a database for themselves -------------------------------------------------------------------------
-
-#[test]
-fn a_drop_that_a_savepoint_takes_back_leaves_worker_and_file_as_they_were() {
-    let (_cluster, mut client) = start(Options::new());
-    record(&mut client);
-    let worker = worker_pid(&mut client);
-    let attachment = value(&mut client, ATTACHMENT);
-    client
-        .batch_execute(
-            "BEGIN; SAVEPOINT s; DROP EXTENSION pg_notary CASCADE; ROLLBACK TO s; CREATE TABLE app (n int); COMMIT",
-        )
-        .unwrap();
-    record(&mut client);
-    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
-    wait_until_sealed(&mut client);
-    assert_eq!((worker_pid(&mut client), value(&mut client, ATTACHMENT)), (worker, attachment));
-    assert_intact(&mut client);
-}
-
-#[test]
-fn a_command_that_one_may_not_run_keeps_no_worker_from_its_work() {
-    let (cluster, mut client) = start(Options::new());
-    client.batch_execute("CREATE ROLE outsider LOGIN").unwrap();
-    client.batch_execute("CREATE DATABASE other").unwrap();
-    record(&mut client);
-    wait_until_attached(&mut client);
-    let worker = worker_pid(&mut client);
-    let mut outsider = cluster.connect_as("outsider", "other");
-    let commands = [
-        "DROP DATABASE postgres",
-        "ALTER DATABASE postgres RENAME TO mine",
-        "ALTER DATABASE postgres CONNECTION LIMIT 1",
-        "CREATE DATABASE mine TEMPLATE postgres",
-    ];
-    for command in commands {
-        // What fails in a savepoint leaves the transaction open.
-        outsider.batch_execute("BEGIN; SAVEPOINT here").unwrap();
-        outsider.batch_execute(command).unwrap_err();
-        outsider.batch_execute("ROLLBACK TO here").unwrap();
-        assert_eq!(value(&mut client, "SELECT state FROM ledger.workers"), "running", "{command}");
-        client.batch_execute(&format!("SET statement_timeout = '25s'; {RECORD}; RESET statement_timeout")).unwrap();
-        outsider.batch_execute("ROLLBACK").unwrap();
-        outsider.batch_execute(command).unwrap_err();
-    }
-    assert_eq!(worker_pid(&mut client), worker, "the worker has left");
-}
-
-#[test]
-fn the_workers_of_all_databases_that_one_transaction_renames_come_back() {
-    let (cluster, mut client) = start(Options::new());
-    for database in ["one", "two"] {
-        client.batch_execute(&format!("CREATE DATABASE {database}")).unwrap();
-        let mut other = cluster.connect(database);
-        other.batch_execute("CREATE EXTENSION pg_notary").unwrap();
-        record(&mut other);
-    }
-    let rename = |from: &str, to: &str| format!("ALTER DATABASE {from} RENAME TO {to}");
-    let both = |first: &str, second: &str| format!("BEGIN; {first}; {second}; COMMIT");
-    wait_until("the databases are renamed", PATIENCE, || {
-        // Sessions that have just been closed may still be there.
-        let is_done = client.batch_execute(&both(&rename("one", "three"), &rename("two", "four"))).is_ok();
-        client.batch_execute("ROLLBACK").unwrap();
-        is_done
-    });
-    for database in ["three", "four"] {
-        record(&mut cluster.connect(database));
-    }
-    wait_for(&mut client, "(SELECT count(*) = 3 FROM ledger.workers WHERE state = 'running')");
-}
-
-/// A cluster with a ledger in the database `app` too, whose worker is stopped, with its pid.
-fn start_with_stopped_worker() -> (Cluster, Client, u32) {
-    let (cluster, mut client) = start(Options::new());
-    client.batch_execute("CREATE DATABASE app").unwrap();
-    let mut app = cluster.connect("app");
-    app.batch_execute("CREATE EXTENSION pg_notary").unwrap();
-    record(&mut app);
-    let worker = worker_pid(&mut app);
-    stop_between_transactions(&mut client, worker);
-    (cluster, client, worker)
-}
-
-/// Begins to copy `app`, which waits for its worker to leave; returns the session's pid.
-fn begin_to_copy(cluster: &Cluster, client: &mut Client) -> (thread::JoinHandle<Result<(), postgres::Error>>, i64) {
-    let mut session = cluster.connect("postgres");
-    let pid = number(&mut session, "SELECT pg_backend_pid()");
-    let copying = thread::spawn(move || session.batch_execute("CREATE DATABASE copy TEMPLATE app"));
-    wait_for(client, "(SELECT state = 'paused' FROM ledger.workers WHERE database = 'app')");
-    (copying, pid)
-}
-
-#[test]
-fn a_command_that_fails_brings_no_worker_back_while_another_needs_the_database() {
-    let (cluster, mut client, worker) = start_with_stopped_worker();
-    let (copying, _) = begin_to_copy(&cluster, &mut client);
-    let mut impatient = cluster.connect("postgres");
-    impatient.batch_execute("SET statement_timeout = '300ms'").unwrap();
-    let failed = error(&mut impatient, "ALTER DATABASE app SET TABLESPACE nowhere");
-    assert_eq!(*failed.code(), SqlState::QUERY_CANCELED, "it waits for the worker as well");
-    send(worker, libc::SIGCONT);
-    in_time("copying the database", || copying.join().unwrap()).unwrap();
-    for database in ["app", "copy"] {
-        wait_until("there is a worker", PATIENCE, || has_worker(&mut client, database));
-        record(&mut cluster.connect(database));
-    }
-}
-
-#[test]
-fn a_session_that_dies_while_it_keeps_a_worker_away_lets_it_go_on() {
-    let (cluster, mut client, worker) = start_with_stopped_worker();
-    for _ in 0..2 {
-        let (copying, pid) = begin_to_copy(&cluster, &mut client);
-        client.batch_execute(&format!("SELECT pg_terminate_backend({pid})")).unwrap();
-        in_time("the session that is terminated", || copying.join().unwrap()).unwrap_err();
-        wait_for(&mut client, "(SELECT state <> 'paused' FROM ledger.workers WHERE database = 'app')");
-    }
-    send(worker, libc::SIGCONT);
-    let mut app = cluster.connect("app");
-    record(&mut app);
-    app.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
-    wait_until_sealed(&mut app);
-    drop(app);
-    wait_until("the database is copied", PATIENCE, || {
-        client.batch_execute("CREATE DATABASE copy TEMPLATE app").is_ok()
-    });
-}
-
-#[test]
-fn a_worker_stays_away_when_only_a_later_savepoint_is_rolled_back() {
-    let (cluster, mut client, worker) = start_with_stopped_worker();
-    send(worker, libc::SIGCONT);
-    let paused = "(SELECT state = 'paused' FROM ledger.workers WHERE database = 'app')";
-    wait_until("the database is renamed", PATIENCE, || {
-        client.batch_execute("ROLLBACK; BEGIN").unwrap();
-        client.batch_execute("ALTER DATABASE app RENAME TO renamed").is_ok()
-    });
-    client.batch_execute("SAVEPOINT here; SELECT 1; ROLLBACK TO here").unwrap();
-    let mut other = cluster.connect("postgres");
-    assert!(is_true(&mut other, paused));
-    // Both of them are given back once: by the savepoint, and by the transaction that takes the other over.
-    client.batch_execute("SAVEPOINT kept; ALTER DATABASE renamed RENAME TO app; RELEASE kept").unwrap();
-    client.batch_execute("SAVEPOINT gone; ALTER DATABASE app RENAME TO renamed; ROLLBACK TO gone").unwrap();
-    assert!(is_true(&mut other, paused));
-    client.batch_execute("ROLLBACK").unwrap();
-    wait_for(&mut other, "(SELECT state = 'running' FROM ledger.workers WHERE database = 'app')");
-    record(&mut cluster.connect("app"));
 }

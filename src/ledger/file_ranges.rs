@@ -125,6 +125,16 @@ mod tests {
     }
 
     #[test]
+    fn one_range_of_two_has_both_and_an_empty_one_adds_nothing() {
+        assert_eq!(range(10, 20).and(range(40, 50)), range(10, 50));
+        assert_eq!(range(40, 50).and(range(10, 20)), range(10, 50));
+        for empty in [FileRange::NONE, range(90, 90)] {
+            assert_eq!(empty.and(range(40, 50)), range(40, 50));
+            assert_eq!(range(40, 50).and(empty), range(40, 50));
+        }
+    }
+
+    #[test]
     fn parts_that_touch_are_one() {
         assert_eq!(of(&[range(10, 20), range(30, 40), range(20, 30)]).as_slice(), [range(10, 40)]);
         assert!(of(&[range(10, 10)]).is_empty());

@@ -169,6 +169,9 @@ pub fn wait_until_sealed(client: &mut Client) {
     wait_for(client, "(SELECT last_block = block_count FROM ledger.mirror_status, ledger.chain_stats)");
 }
 
+/// How many workers there are, of all databases.
+pub const WORKERS: &str = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'pg_notary worker'";
+
 /// The worker of this session's database, once it is there.
 #[track_caller]
 pub fn worker_pid(client: &mut Client) -> u32 {
