@@ -170,7 +170,12 @@ fn a_file_must_have_the_blocks_whose_hashes_were_noted() {
     assert!(stdout(&output).contains(
         "noted_hash_mismatch block 5: a hash was noted for this block, but the file does not have the block"
     ));
-    for wrong in ["4", "x:ab", "0:ab", &LAST[..20], &LAST.to_uppercase()] {
+    // A hash is the same in either case, and so is another one.
+    assert_eq!(noted(&[&LAST.to_uppercase()]).status.code(), Some(0));
+    let output = noted(&[&other.to_uppercase()]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stdout(&output).contains(&expected), "{}", stdout(&output));
+    for wrong in ["4", "x:ab", "0:ab", &LAST[..20], &LAST.replace("8f", "8g")] {
         let output = noted(&[wrong]);
         assert_eq!(output.status.code(), Some(2), "{wrong}");
         assert!(stderr(&output).contains("write it as NUMBER:HASH"), "{}", stderr(&output));
