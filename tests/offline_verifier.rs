@@ -207,6 +207,15 @@ fn signatures_are_checked_with_a_secret_file() {
 }
 
 #[test]
+fn a_secret_file_may_have_the_line_ends_of_either_kind() {
+    let directory = Directory::new("line-ends");
+    let secret = directory.secret(&format!("# keys\r\n\r\n{}\r\n", SECRET.trim_end()), 0o600);
+    let output = run(&[&"verify", &vector_file(), &"--secret-file", &secret]);
+    assert_eq!(output.status.code(), Some(0), "{}", stdout(&output));
+    assert!(stdout(&output).contains("signatures  checked: 88 valid, 28 unsigned\n"), "{}", stdout(&output));
+}
+
+#[test]
 fn a_secret_file_that_others_can_use_is_refused() {
     let directory = Directory::new("mode");
     for mode in [0o640, 0o604, 0o620, 0o602, 0o610, 0o644, 0o777] {
@@ -230,6 +239,11 @@ fn a_bad_secret_file_exits_with_2_and_shows_no_secret() {
     let output = run(&[&"verify", &vector_file(), &"--secret-file", &secret]);
     assert_eq!(output.status.code(), Some(2));
     assert!(stderr(&output).contains("larger than 1 MiB"), "{}", stderr(&output));
+    let secret = directory.secret("\u{feff}default:hunter2\n", 0o600);
+    let output = run(&[&"verify", &vector_file(), &"--secret-file", &secret]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("it begins with a byte order mark"), "{}", stderr(&output));
+    assert!(!stderr(&output).contains("hunter2"));
     let missing = directory.0.join("missing");
     let output = run(&[&"verify", &vector_file(), &"--secret-file", &missing]);
     assert_eq!(output.status.code(), Some(2));

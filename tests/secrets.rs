@@ -181,17 +181,21 @@ fn a_secret_file_that_others_can_read_is_refused() {
     fs::remove_file(&path).unwrap();
     reload(&mut client);
     assert!(all_text(&error(&mut client, RECORD)).contains("No such file"));
-    for nonsense in ["", "just confidential words\n", ":confidential\n", "empty:\n"] {
+    let of_editor = "\u{feff}one:confidential\n";
+    for nonsense in ["", "just confidential words\n", ":confidential\n", "empty:\n", of_editor] {
         write_secrets(&path, nonsense, 0o600);
         reload(&mut client);
         let refused = all_text(&error(&mut client, RECORD));
         assert!(refused.contains(path.to_str().unwrap()), "{nonsense:?}: {refused}");
         assert!(!refused.contains("confidential"), "an error shows the file's content: {refused}");
     }
-    write_secrets(&path, "one:first secret\n", 0o600);
-    reload(&mut client);
-    assert!(verifies(&mut client, &recorded));
-    record(&mut client);
+    // The same secret, with line ends of another kind.
+    for text in ["one:first secret\n", "one:first secret\r\n"] {
+        write_secrets(&path, text, 0o600);
+        reload(&mut client);
+        assert!(verifies(&mut client, &recorded), "{text:?}");
+        record(&mut client);
+    }
     assert_intact(&mut client);
 }
 

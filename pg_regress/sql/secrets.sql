@@ -26,6 +26,8 @@ COPY (SELECT) TO PROGRAM :'command';
 \set write 'cat >"' :file '"; chmod 600 "' :file '"'
 COPY (SELECT 'sesame-without-key-id') TO PROGRAM :'write';
 SELECT * FROM error_of('SELECT ledger.add_entry(''note'', ''1'')');
+COPY (SELECT E'\ufeffone:sesame-one') TO PROGRAM :'write' WITH (ENCODING 'UTF8');
+SELECT * FROM error_of('SELECT ledger.add_entry(''note'', ''1'')');
 COPY (SELECT WHERE false) TO PROGRAM :'write';
 SELECT * FROM error_of('SELECT ledger.add_entry(''note'', ''1'')');
 SELECT * FROM error_of('SELECT ledger.create_signature(ledger.hash_data(''1''))');
@@ -34,6 +36,11 @@ SELECT * FROM error_of('INSERT INTO ledger.entries (entry_type, data_hash) VALUE
 
 -- The first line signs.
 COPY (SELECT 'one:sesame-one') TO PROGRAM :'write';
+\i pg_regress/reload.sql
+SELECT ledger.create_signature(ledger.hash_data('1')) = ledger.create_signature(ledger.hash_data('1'), 'sesame-one') AS signed_by_one;
+-- Lines may end with CR LF: the secret is the same.
+\set crlf '{ while read -r line; do printf "%s\\r\\n" "$line"; done; } >"' :file '"'
+COPY (SELECT 'one:sesame-one') TO PROGRAM :'crlf';
 \i pg_regress/reload.sql
 SELECT ledger.create_signature(ledger.hash_data('1')) = ledger.create_signature(ledger.hash_data('1'), 'sesame-one') AS signed_by_one;
 SELECT ledger.append_entry('note', '00000000-0000-0000-0000-000000000001', ledger.hash_data('1')) IS NOT NULL AS appended;

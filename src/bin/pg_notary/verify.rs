@@ -192,7 +192,7 @@ fn about_keys(counts: &SignatureCounts) -> String {
         }
     }
     if counts.valid == 0 && counts.invalid > 0 {
-        text += "No signature is valid. Perhaps the secret is another one, or its line in the secret file ends with a space or a carriage return, which belongs to the secret then.\n";
+        text += "No signature is valid. Perhaps the secret is another one, or its line in the secret file ends with a space, which belongs to the secret then.\n";
     }
     text
 }
