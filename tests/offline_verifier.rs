@@ -344,6 +344,41 @@ fn a_ledger_without_its_header_exits_with_1() {
     assert!(stdout(&output).contains("header_missing: line 1: "));
 }
 
+/// Nothing that the ledger has written was changed, but it is no file that it has written.
+#[test]
+fn a_file_that_an_editor_has_saved_with_a_byte_order_mark_exits_with_1_and_is_named_as_such() {
+    let directory = Directory::new("editor");
+    let file = directory.write("ledger.jsonl", format!("\u{feff}{}", vector_text()));
+    let output = run(&[&"verify", &file]);
+    assert_eq!(output.status.code(), Some(1));
+    let expected = ": 1 problem\n  header_missing: line 1: begins with a byte order mark: an editor or another program has saved the file\n";
+    assert!(stdout(&output).contains(expected), "{}", stdout(&output));
+}
+
+#[test]
+fn a_file_of_a_later_format_needs_a_later_program_and_exits_with_2() {
+    let directory = Directory::new("later");
+    let (header, rest) = vector_text().split_once('\n').map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
+    let later = header.replace("\"format\": 1", "\"format\": 2");
+    assert_ne!(later, header);
+    for header in [&later, &later.replace("\"record_type\"", "\"more\": null, \"record_type\"")] {
+        let file = directory.write("ledger.jsonl", format!("{header}\n{rest}"));
+        for options in [&[][..], &["--json"]] {
+            let output =
+                Command::new(env!("CARGO_BIN_EXE_pg_notary")).arg("verify").arg(&file).args(options).output().unwrap();
+            assert_eq!(output.status.code(), Some(2), "{}", stdout(&output));
+            assert_eq!(stdout(&output), "");
+            let said = stderr(&output);
+            assert!(said.contains("it has format 2, and this program knows only format 1: take"), "{said}");
+        }
+    }
+    // No version writes such a format.
+    let file = directory.write("ledger.jsonl", header.replace("\"format\": 1", "\"format\": 0") + "\n" + &rest);
+    let output = run(&[&"verify", &file]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stdout(&output).contains("TAMPERED: 1 problem\n  header_missing: line 1: "), "{}", stdout(&output));
+}
+
 #[test]
 fn a_last_line_without_an_end_is_a_warning_and_exits_with_0() {
     let directory = Directory::new("torn");

@@ -23,6 +23,8 @@ pub struct LineError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LineErrorKind {
     NotUtf8,
+    /// As some editors put it before a text.
+    ByteOrderMark,
     /// Not JSON; why not.
     NotJson(&'static str),
     /// A JSON value, but not the one text that it has in a ledger.
@@ -45,6 +47,7 @@ impl fmt::Display for LineError {
         use LineErrorKind::*;
         match &self.kind {
             NotUtf8 => f.write_str("not UTF-8"),
+            ByteOrderMark => f.write_str("begins with a byte order mark"),
             NotJson(reason) => write!(f, "not JSON: {reason}"),
             NotCanonical => f.write_str("not in canonical form"),
             NotAnObject => f.write_str("not a JSON object"),
@@ -344,6 +347,8 @@ fn invalid_value<T>(offset: usize, key: &'static str, reason: &'static str) -> S
     Err(Mismatch::Value { offset, key, reason })
 }
 
+const BYTE_ORDER_MARK: char = '\u{feff}';
+
 /// Of a longer line, only the place is said: what is wrong there is not worth the time and the memory that parsing and
 /// printing all of it takes, some ten times its length.
 const LONGEST_DIAGNOSED: usize = 16 << 20;
@@ -351,6 +356,9 @@ const LONGEST_DIAGNOSED: usize = 16 << 20;
 /// Says what is wrong with a line whose layout differs at `at` from the one it should have.
 fn diagnose(text: &str, at: usize) -> LineError {
     let error = |offset, kind| LineError { offset, kind };
+    if text.starts_with(BYTE_ORDER_MARK) {
+        return error(0, LineErrorKind::ByteOrderMark);
+    }
     if text.len() > LONGEST_DIAGNOSED {
         return error(at, LineErrorKind::NotCanonical);
     }

@@ -387,6 +387,9 @@ impl<'a> FileVerifier<'a> {
 
     fn header_missing(&self, error: Option<&LineError>) -> Problem {
         let detail = match error {
+            Some(LineError { kind: LineErrorKind::ByteOrderMark, .. }) => {
+                "begins with a byte order mark: an editor or another program has saved the file".to_owned()
+            }
             Some(error) => format!("not the header of a ledger: {error}"),
             None => "not the header of a ledger".to_owned(),
         };
