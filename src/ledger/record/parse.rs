@@ -8,6 +8,7 @@ use super::{check_entry_type, BlockLine, EntryLine, Header, Record, Timestamp, V
 use crate::ledger::block::BlockHeader;
 use crate::ledger::canonical_json::{self, canonical, string_end, Workspace};
 use crate::ledger::record::check_data_hash;
+use crate::ledger::shortened;
 use std::borrow::Cow;
 use std::fmt;
 use uuid::Uuid;
@@ -397,7 +398,7 @@ fn diagnose(text: &str, at: usize) -> LineError {
 
 /// Enough of a text to recognise it in a message, without characters that a terminal would act on.
 fn shorten(text: &str) -> String {
-    text.chars().take(60).map(|character| if character.is_control() { '\u{fffd}' } else { character }).collect()
+    shortened(text, 60).replace(char::is_control, "\u{fffd}")
 }
 
 const ENTRY_KEYS: [&str; 7] = ["data_hash", "entry_id", "entry_type", "key_id", "metadata", "signature", "timestamp"];
