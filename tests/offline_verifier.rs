@@ -189,13 +189,20 @@ fn signatures_are_checked_with_a_secret_file() {
     let output = run(&[&"verify", &vector_file(), &"--secret-file", &secret]);
     assert_eq!(output.status.code(), Some(0));
     assert!(stdout(&output).contains("signatures  checked: 88 valid, 28 unsigned\n"), "{}", stdout(&output));
-    let secret = directory.secret("default:another secret\n", 0o400);
+    let secret = directory.secret("default:hunter2\n", 0o400);
     let output = run(&[&"verify", &vector_file(), &"--secret-file", &secret]);
     assert_eq!(output.status.code(), Some(1));
     let text = stdout(&output);
     assert!(text.contains("signature_invalid block 1 leaf 0 entry 892f902b-"), "{text}");
     assert!(text.contains("  and "), "{text}");
-    assert!(!text.contains("another secret") && !text.contains("Add these keys"), "{text}");
+    assert!(!text.contains("hunter2") && !text.contains("Add these keys"), "{text}");
+    // Nearly always it is the secret that is wrong.
+    let hint = "88 of 88 signatures with key_id \"default\" are not those that its secret makes: \
+                perhaps that is another secret, or begins or ends with a space or line end that does not belong to it";
+    assert!(text.ends_with(&format!("\n{hint}.\n")), "{text}");
+    let output = run(&[&"verify", &vector_file(), &"--secret-file", &secret, &"--json"]);
+    let verdict: Value = serde_json::from_str(&stdout(&output)).unwrap();
+    assert_eq!(verdict["warnings"], serde_json::json!([hint]));
     // A key that is missing is no proof of anything, and says so.
     let secret = directory.secret("other:another secret\n", 0o400);
     let output = run(&[&"verify", &vector_file(), &"--secret-file", &secret]);
@@ -351,7 +358,9 @@ fn a_file_that_an_editor_has_saved_with_a_byte_order_mark_exits_with_1_and_is_na
     let file = directory.write("ledger.jsonl", format!("\u{feff}{}", vector_text()));
     let output = run(&[&"verify", &file]);
     assert_eq!(output.status.code(), Some(1));
-    let expected = ": 1 problem\n  header_missing: line 1: begins with a byte order mark: an editor or another program has saved the file\n";
+    let expected =
+        ": 1 problem\n  header_missing: line 1: begins with a byte order mark: an editor or another program has \
+                    saved the file\n";
     assert!(stdout(&output).contains(expected), "{}", stdout(&output));
 }
 

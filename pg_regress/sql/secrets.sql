@@ -62,6 +62,12 @@ SELECT ledger.verify_entry('00000000-0000-0000-0000-000000000001', '1') ->> 'sig
 -- The environment's key is not in the file: what it signed cannot be verified now.
 SELECT source, problem, detail FROM ledger.find_tampering() ORDER BY source, problem;
 SELECT ledger.verify_entry(id, '1') ->> 'verified' AS verified FROM ledger.entries WHERE entry_type = 'environment';
+-- A space too many makes another secret of it. Nearly always that is why nothing verifies.
+COPY (SELECT * FROM (VALUES ('two:sesame:two '), ('one:sesame-one')) AS lines) TO PROGRAM :'write';
+\i pg_regress/reload.sql
+SELECT source, problem, count(*) FROM ledger.find_tampering() GROUP BY source, problem ORDER BY source, problem;
+SELECT v #>> '{postgres_chain,warnings,0}' AS warning, jsonb_array_length(v #> '{file_chain,warnings}') AS of_file FROM ledger.verify_chain() AS v;
+SELECT ledger.verify_entry('00000000-0000-0000-0000-000000000002', '2') ->> 'signature_valid' AS two;
 
 -- Nowhere to be seen.
 SELECT count(*) AS in_settings FROM pg_settings WHERE setting || COALESCE(boot_val, '') || COALESCE(reset_val, '') ~ 'sesame.';

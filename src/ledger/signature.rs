@@ -152,14 +152,15 @@ impl Keyring {
     }
 
     /// The place of a key in the ring.
-    pub(super) fn position(&self, key_id: &str) -> Option<usize> {
-        self.keys.iter().position(|key| key.key_id == key_id)
+    pub(super) fn position(&self, key_id: &str) -> Option<u32> {
+        // A keyring has far fewer keys than bytes.
+        self.keys.iter().position(|key| key.key_id == key_id).map(|position| position as u32)
     }
 
     /// Whether the key in this place made the signature.
-    pub(super) fn has_made(&self, position: usize, data_hash: &str, signature: &Hash) -> bool {
+    pub(super) fn has_made(&self, position: u32, data_hash: &str, signature: &Hash) -> bool {
         let made = |key: &Key| key.keyed.clone().chain_update(data_hash).verify_slice(signature).is_ok();
-        self.keys.get(position).is_some_and(made)
+        self.keys.get(position as usize).is_some_and(made)
     }
 
     fn key(&self, key_id: &str) -> Option<&Key> {

@@ -161,7 +161,7 @@ fn verdict(report: &FileReport) -> String {
     if count > shown {
         text += &format!("  and {} more\n", count - shown);
     }
-    text + &report.signatures.as_ref().map(about_keys).unwrap_or_default()
+    text + &about_keys(report)
 }
 
 fn is_of_key(problem: &Problem) -> bool {
@@ -169,19 +169,20 @@ fn is_of_key(problem: &Problem) -> bool {
 }
 
 /// What to do about keys that are missing, or seem to be wrong.
-fn about_keys(counts: &SignatureCounts) -> String {
+fn about_keys(report: &FileReport) -> String {
     let mut text = String::new();
-    if !counts.missing_keys.is_empty() {
+    let missing_keys = report.signatures.as_ref().map(|counts| &counts.missing_keys[..]).unwrap_or_default();
+    if !missing_keys.is_empty() {
         text += "Signatures made with an unknown key cannot be checked. Add these keys to the secret file, and verify again:\n";
-        for missing in &counts.missing_keys {
+        for missing in missing_keys {
             let (key_id, plural) =
                 (printable(&short_name(&missing.key_id)), if missing.entries == 1 { "y" } else { "ies" });
             text +=
                 &format!("  {key_id} ({} entr{plural}, the first on line {})\n", missing.entries, missing.first_line);
         }
     }
-    if counts.valid == 0 && counts.invalid > 0 {
-        text += "No signature is valid. Perhaps the secret is another one, or its line in the secret file ends with a space, which belongs to the secret then.\n";
+    for wrong in &report.wrong_keys {
+        text += &format!("{}.\n", printable(&wrong.to_string()));
     }
     text
 }
