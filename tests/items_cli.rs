@@ -491,6 +491,28 @@ fn a_tree_of_many_files_is_signed_whole() {
 }
 
 #[test]
+fn a_very_long_version_or_id_does_not_fill_the_report() {
+    let project = Project::new();
+    let long = format!("1{}", "0".repeat(100_000));
+    project.write("tools/tool.py", format!("__version__ = \"{long}\"\n"));
+    let id = "x".repeat(100_000);
+    project.write("directives/long.md", format!("<directive name=\"{id}\" version=\"1.0.0\">\n<a/>\n</directive>\n"));
+    project.write("directives/open.md", format!("<directive name=\"open\">\n<{id}>\n</directive>\n"));
+    let output = project.run("verify");
+    assert_eq!(output.status.code(), Some(1));
+    let text = stdout(&output);
+    let shown = format!("tools/tool.py  tool@{}…: \"{}…\" is not a semantic version", &long[..80], &long[..80]);
+    assert!(text.contains(&shown), "{text}");
+    assert!(text.contains(&format!("directives/long.md  {}…@1.0.0: ", &id[..80])), "{text}");
+    assert!(text.contains("directives/open.md: line 3: not well-formed XML: "), "{text}");
+    assert!(text.lines().all(|line| line.chars().count() < 1000), "{} characters", text.len());
+    // Programs read it in full.
+    let (report, _) = project.verified();
+    assert_eq!(item(&report, "tool.py")["version"], long.as_str());
+    assert_eq!(item(&report, "long.md")["item_id"], id.as_str());
+}
+
+#[test]
 fn a_file_name_writes_no_lines_of_its_own() {
     let project = Project::new();
     project.write("tools/x\nVALID\n.py", "");

@@ -170,7 +170,12 @@ fn a_file_must_have_the_blocks_whose_hashes_were_noted() {
     assert!(stdout(&output).contains(
         "noted_hash_mismatch block 5: a hash was noted for this block, but the file does not have the block"
     ));
-    for wrong in ["4", "x:ab", "0:ab", &LAST[..20], &LAST.to_uppercase()] {
+    // A hash is the same in either case, and so is another one.
+    assert_eq!(noted(&[&LAST.to_uppercase()]).status.code(), Some(0));
+    let output = noted(&[&other.to_uppercase()]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stdout(&output).contains(&expected), "{}", stdout(&output));
+    for wrong in ["4", "x:ab", "0:ab", &LAST[..20], &LAST.replace("8f", "8g")] {
         let output = noted(&[wrong]);
         assert_eq!(output.status.code(), Some(2), "{wrong}");
         assert!(stderr(&output).contains("write it as NUMBER:HASH"), "{}", stderr(&output));
@@ -184,13 +189,20 @@ fn signatures_are_checked_with_a_secret_file() {
     let output = run(&[&"verify", &vector_file(), &"--secret-file", &secret]);
     assert_eq!(output.status.code(), Some(0));
     assert!(stdout(&output).contains("signatures  checked: 88 valid, 28 unsigned\n"), "{}", stdout(&output));
-    let secret = directory.secret("default:another secret\n", 0o400);
+    let secret = directory.secret("default:hunter2\n", 0o400);
     let output = run(&[&"verify", &vector_file(), &"--secret-file", &secret]);
     assert_eq!(output.status.code(), Some(1));
     let text = stdout(&output);
     assert!(text.contains("signature_invalid block 1 leaf 0 entry 892f902b-"), "{text}");
     assert!(text.contains("  and "), "{text}");
-    assert!(!text.contains("another secret") && !text.contains("Add these keys"), "{text}");
+    assert!(!text.contains("hunter2") && !text.contains("Add these keys"), "{text}");
+    // Nearly always it is the secret that is wrong.
+    let hint = "88 of 88 signatures with key_id \"default\" are not those that its secret makes: \
+                perhaps that is another secret, or begins or ends with a space or line end that does not belong to it";
+    assert!(text.ends_with(&format!("\n{hint}.\n")), "{text}");
+    let output = run(&[&"verify", &vector_file(), &"--secret-file", &secret, &"--json"]);
+    let verdict: Value = serde_json::from_str(&stdout(&output)).unwrap();
+    assert_eq!(verdict["warnings"], serde_json::json!([hint]));
     // A key that is missing is no proof of anything, and says so.
     let secret = directory.secret("other:another secret\n", 0o400);
     let output = run(&[&"verify", &vector_file(), &"--secret-file", &secret]);
@@ -199,6 +211,15 @@ fn signatures_are_checked_with_a_secret_file() {
     assert!(text.contains("\nNOT VERIFIED: ") && !text.contains("TAMPERED"), "{text}");
     assert!(text.contains("unknown_key block 1") && text.contains("Add these keys to the secret file"), "{text}");
     assert!(text.contains("\n  default (88 entries, the first on line "), "{text}");
+}
+
+#[test]
+fn a_secret_file_may_have_the_line_ends_of_either_kind() {
+    let directory = Directory::new("line-ends");
+    let secret = directory.secret(&format!("# keys\r\n\r\n{}\r\n", SECRET.trim_end()), 0o600);
+    let output = run(&[&"verify", &vector_file(), &"--secret-file", &secret]);
+    assert_eq!(output.status.code(), Some(0), "{}", stdout(&output));
+    assert!(stdout(&output).contains("signatures  checked: 88 valid, 28 unsigned\n"), "{}", stdout(&output));
 }
 
 #[test]
@@ -225,6 +246,11 @@ fn a_bad_secret_file_exits_with_2_and_shows_no_secret() {
     let output = run(&[&"verify", &vector_file(), &"--secret-file", &secret]);
     assert_eq!(output.status.code(), Some(2));
     assert!(stderr(&output).contains("larger than 1 MiB"), "{}", stderr(&output));
+    let secret = directory.secret("\u{feff}default:hunter2\n", 0o600);
+    let output = run(&[&"verify", &vector_file(), &"--secret-file", &secret]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("it begins with a byte order mark"), "{}", stderr(&output));
+    assert!(!stderr(&output).contains("hunter2"));
     let missing = directory.0.join("missing");
     let output = run(&[&"verify", &vector_file(), &"--secret-file", &missing]);
     assert_eq!(output.status.code(), Some(2));
@@ -323,6 +349,43 @@ fn a_ledger_without_its_header_exits_with_1() {
     let output = run(&[&"verify", &file]);
     assert_eq!(output.status.code(), Some(1));
     assert!(stdout(&output).contains("header_missing: line 1: "));
+}
+
+/// Nothing that the ledger has written was changed, but it is no file that it has written.
+#[test]
+fn a_file_that_an_editor_has_saved_with_a_byte_order_mark_exits_with_1_and_is_named_as_such() {
+    let directory = Directory::new("editor");
+    let file = directory.write("ledger.jsonl", format!("\u{feff}{}", vector_text()));
+    let output = run(&[&"verify", &file]);
+    assert_eq!(output.status.code(), Some(1));
+    let expected =
+        ": 1 problem\n  header_missing: line 1: begins with a byte order mark: an editor or another program has \
+                    saved the file\n";
+    assert!(stdout(&output).contains(expected), "{}", stdout(&output));
+}
+
+#[test]
+fn a_file_of_a_later_format_needs_a_later_program_and_exits_with_2() {
+    let directory = Directory::new("later");
+    let (header, rest) = vector_text().split_once('\n').map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
+    let later = header.replace("\"format\": 1", "\"format\": 2");
+    assert_ne!(later, header);
+    for header in [&later, &later.replace("\"record_type\"", "\"more\": null, \"record_type\"")] {
+        let file = directory.write("ledger.jsonl", format!("{header}\n{rest}"));
+        for options in [&[][..], &["--json"]] {
+            let output =
+                Command::new(env!("CARGO_BIN_EXE_pg_notary")).arg("verify").arg(&file).args(options).output().unwrap();
+            assert_eq!(output.status.code(), Some(2), "{}", stdout(&output));
+            assert_eq!(stdout(&output), "");
+            let said = stderr(&output);
+            assert!(said.contains("it has format 2, and this program knows only format 1: take"), "{said}");
+        }
+    }
+    // No version writes such a format.
+    let file = directory.write("ledger.jsonl", header.replace("\"format\": 1", "\"format\": 0") + "\n" + &rest);
+    let output = run(&[&"verify", &file]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stdout(&output).contains("TAMPERED: 1 problem\n  header_missing: line 1: "), "{}", stdout(&output));
 }
 
 #[test]

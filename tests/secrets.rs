@@ -127,6 +127,53 @@ fn what_verifies_without_a_secret_says_that_signatures_were_not_checked() {
     }
 }
 
+/// Otherwise each entry alone would be called tampered with, and nobody would think of the secret.
+#[test]
+fn a_secret_that_nearly_no_signature_verifies_with_is_named_by_what_verifies() {
+    let (cluster, mut client, path) = start_with_file(&format!("one:{OLD}\n"));
+    client
+        .batch_execute(
+            "CREATE TABLE kept (id int PRIMARY KEY); SELECT ledger.track('kept'); INSERT INTO kept VALUES (1);
+             SELECT ledger.create_item('tool', 'a', '1.0.0', 'a', 'a.py')",
+        )
+        .unwrap();
+    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
+    wait_until_sealed(&mut client);
+    let entry = record(&mut client);
+    let verify_entry = format!("SELECT ledger.verify_entry('{entry}', '{{\"n\": 1}}')");
+    let of_many = [
+        "SELECT ledger.verify_chain()",
+        "SELECT ledger.verify_file_integrity()",
+        "SELECT * FROM ledger.find_tampering()",
+        "SELECT ledger.verify_all()",
+        "SELECT * FROM ledger.verify_table('kept')",
+        "SELECT ledger.verify_items()",
+        "SELECT * FROM ledger.registry_sync('[]')",
+    ];
+    let of_one = [&verify_entry, "SELECT ledger.verify_row('kept', '{\"id\": 1}')"];
+    for statement in of_many.iter().chain(&of_one) {
+        assert_eq!(notices(&cluster, statement), Vec::<String>::new(), "{statement}");
+    }
+    write_secrets(&path, &format!("one:{OLD} \n"), 0o600);
+    reload(&mut client);
+    for statement in of_many {
+        let expected = "HMAC secret with key_id \"one\" seems to be wrong";
+        assert_eq!(notices(&cluster, statement), [expected], "{statement}");
+    }
+    for statement in of_one {
+        let said = notices(&cluster, statement);
+        assert!(said.len() == 1 && said[0].starts_with("the signature is invalid; if other signatures"), "{said:?}");
+    }
+    let refused = error(&mut client, "SELECT ledger.verified(k) FROM kept AS k");
+    assert!(refused.hint().unwrap().contains("begins or ends with a space"), "{refused:?}");
+    let verdict = json(&mut client, "SELECT ledger.verify_chain()");
+    for side in ["postgres_chain", "file_chain"] {
+        let warning = verdict[side]["warnings"][0].as_str().unwrap_or_default();
+        assert!(warning.contains(" signatures with key_id \"one\" are not those that its secret makes"), "{verdict:#}");
+    }
+    assert!(!cluster.log().contains(OLD), "the log shows a secret");
+}
+
 /// What a statement says beside its result.
 fn notices(cluster: &Cluster, statement: &str) -> Vec<String> {
     let said = Arc::new(Mutex::new(Vec::new()));
@@ -181,17 +228,21 @@ fn a_secret_file_that_others_can_read_is_refused() {
     fs::remove_file(&path).unwrap();
     reload(&mut client);
     assert!(all_text(&error(&mut client, RECORD)).contains("No such file"));
-    for nonsense in ["", "just confidential words\n", ":confidential\n", "empty:\n"] {
+    let of_editor = "\u{feff}one:confidential\n";
+    for nonsense in ["", "just confidential words\n", ":confidential\n", "empty:\n", of_editor] {
         write_secrets(&path, nonsense, 0o600);
         reload(&mut client);
         let refused = all_text(&error(&mut client, RECORD));
         assert!(refused.contains(path.to_str().unwrap()), "{nonsense:?}: {refused}");
         assert!(!refused.contains("confidential"), "an error shows the file's content: {refused}");
     }
-    write_secrets(&path, "one:first secret\n", 0o600);
-    reload(&mut client);
-    assert!(verifies(&mut client, &recorded));
-    record(&mut client);
+    // The same secret, with line ends of another kind.
+    for text in ["one:first secret\n", "one:first secret\r\n"] {
+        write_secrets(&path, text, 0o600);
+        reload(&mut client);
+        assert!(verifies(&mut client, &recorded), "{text:?}");
+        record(&mut client);
+    }
     assert_intact(&mut client);
 }
 

@@ -26,6 +26,8 @@ COPY (SELECT) TO PROGRAM :'command';
 \set write 'cat >"' :file '"; chmod 600 "' :file '"'
 COPY (SELECT 'sesame-without-key-id') TO PROGRAM :'write';
 SELECT * FROM error_of('SELECT ledger.add_entry(''note'', ''1'')');
+COPY (SELECT E'\ufeffone:sesame-one') TO PROGRAM :'write' WITH (ENCODING 'UTF8');
+SELECT * FROM error_of('SELECT ledger.add_entry(''note'', ''1'')');
 COPY (SELECT WHERE false) TO PROGRAM :'write';
 SELECT * FROM error_of('SELECT ledger.add_entry(''note'', ''1'')');
 SELECT * FROM error_of('SELECT ledger.create_signature(ledger.hash_data(''1''))');
@@ -34,6 +36,11 @@ SELECT * FROM error_of('INSERT INTO ledger.entries (entry_type, data_hash) VALUE
 
 -- The first line signs.
 COPY (SELECT 'one:sesame-one') TO PROGRAM :'write';
+\i pg_regress/reload.sql
+SELECT ledger.create_signature(ledger.hash_data('1')) = ledger.create_signature(ledger.hash_data('1'), 'sesame-one') AS signed_by_one;
+-- Lines may end with CR LF: the secret is the same.
+\set crlf '{ while read -r line; do printf "%s\\r\\n" "$line"; done; } >"' :file '"'
+COPY (SELECT 'one:sesame-one') TO PROGRAM :'crlf';
 \i pg_regress/reload.sql
 SELECT ledger.create_signature(ledger.hash_data('1')) = ledger.create_signature(ledger.hash_data('1'), 'sesame-one') AS signed_by_one;
 SELECT ledger.append_entry('note', '00000000-0000-0000-0000-000000000001', ledger.hash_data('1')) IS NOT NULL AS appended;
@@ -55,6 +62,12 @@ SELECT ledger.verify_entry('00000000-0000-0000-0000-000000000001', '1') ->> 'sig
 -- The environment's key is not in the file: what it signed cannot be verified now.
 SELECT source, problem, detail FROM ledger.find_tampering() ORDER BY source, problem;
 SELECT ledger.verify_entry(id, '1') ->> 'verified' AS verified FROM ledger.entries WHERE entry_type = 'environment';
+-- A space too many makes another secret of it. Nearly always that is why nothing verifies.
+COPY (SELECT * FROM (VALUES ('two:sesame:two '), ('one:sesame-one')) AS lines) TO PROGRAM :'write';
+\i pg_regress/reload.sql
+SELECT source, problem, count(*) FROM ledger.find_tampering() GROUP BY source, problem ORDER BY source, problem;
+SELECT v #>> '{postgres_chain,warnings,0}' AS warning, jsonb_array_length(v #> '{file_chain,warnings}') AS of_file FROM ledger.verify_chain() AS v;
+SELECT ledger.verify_entry('00000000-0000-0000-0000-000000000002', '2') ->> 'signature_valid' AS two;
 
 -- Nowhere to be seen.
 SELECT count(*) AS in_settings FROM pg_settings WHERE setting || COALESCE(boot_val, '') || COALESCE(reset_val, '') ~ 'sesame.';

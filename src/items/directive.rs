@@ -6,6 +6,7 @@
 //! however its end is written: a reader of the file would find a directive that is not signed.
 
 use super::error::{line_of, ContentError};
+use crate::ledger::shortened;
 use memchr::memmem;
 use quick_xml::events::{BytesStart, Event};
 use quick_xml::{Reader, XmlVersion};
@@ -175,6 +176,8 @@ impl<'a> Outline<'a> {
         let first = line_of(self.text, self.start);
         let last = line_of(self.text, self.start + self.directive.xml.len());
         let bounds = format!("the first {OPENING} (line {first}) to the last {CLOSING} (line {last})");
+        // It may name an element, which may have a name of any length.
+        let problem = shortened(&problem.to_string(), 200);
         self.error(at, &format!("not well-formed XML: {problem}; all from {bounds} must be one element"))
     }
 }

@@ -1,7 +1,11 @@
 //! Why an item cannot be hashed, signed or verified.
 
 use super::item_type::{ItemType, MAX_CONTENT, MAX_ID, MAX_METADATA};
+use crate::ledger::shortened;
 use std::fmt;
+
+/// How much of an id, a version or another name an error shows.
+pub(super) const SHOWN: usize = 80;
 
 /// Why an item cannot be hashed. Shown as what is wrong, where, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +57,7 @@ impl fmt::Display for ItemError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ItemError::UnknownType(name) => {
+                let name = shortened(name, SHOWN);
                 write!(f, "unknown item type {name:?}: it must be tool, directive or knowledge")
             }
             ItemError::ContentTooLong(bytes) => {
@@ -76,6 +81,7 @@ impl fmt::Display for ItemError {
                 write!(f, "{path:?} is not the path of a {item_type} below {base}: {reason}")
             }
             ItemError::UnknownLanguage(name) => {
+                let name = shortened(name, SHOWN);
                 write!(f, "unknown language {name:?}: give a file extension such as py, or a comment prefix such as //")
             }
             ItemError::NoComments(extension) => {

@@ -1,7 +1,8 @@
 //! What an item is: its type, id, version and text.
 
-use super::error::ItemError;
+use super::error::{ItemError, SHOWN};
 use super::item_type::{ItemType, MAX_CONTENT, MAX_ID, MAX_METADATA};
+use crate::ledger::shortened;
 use semver::Version;
 use std::str::FromStr;
 
@@ -67,8 +68,7 @@ pub fn check_content_length(bytes: u64) -> Result<(), ItemError> {
 pub fn check_id(id: &str) -> Result<(), ItemError> {
     let length = id.chars().take(MAX_ID + 1).count();
     if length == 0 || length > MAX_ID || id.chars().any(char::is_control) {
-        let shown: String = id.chars().take(MAX_ID).collect();
-        return Err(ItemError::BadId(shown));
+        return Err(ItemError::BadId(shortened(id, SHOWN)));
     }
     Ok(())
 }
@@ -78,10 +78,7 @@ pub fn check_id(id: &str) -> Result<(), ItemError> {
 /// # Errors
 /// If it is not.
 pub fn check_version(version: &str) -> Result<(), ItemError> {
-    let refused = |reason: String| {
-        let shown = version.chars().take(MAX_ID).collect();
-        Err(ItemError::BadVersion { version: shown, reason })
-    };
+    let refused = |reason: String| Err(ItemError::BadVersion { version: shortened(version, SHOWN), reason });
     match Version::parse(version) {
         Ok(Version { major: 0, minor: 0, patch: 0, .. }) => refused("0.0.0 stands for no version".to_owned()),
         Ok(_) if version.len() > MAX_ID => refused(format!("it has more than {MAX_ID} characters")),
@@ -114,7 +111,15 @@ mod tests {
         {
             assert!(check_version(version).is_err(), "{version}");
         }
-        assert!(check_version(&format!("1.0.0-{}", "a".repeat(1000))).is_err());
+        let long = format!("1.0.0-{}", "a".repeat(1000));
+        let error = check_version(&long).unwrap_err().to_string();
+        let shown = &long[..80];
+        assert_eq!(
+            error,
+            format!(
+                "\"{shown}…\" is not a semantic version (it has more than 255 characters): write one such as 1.0.0"
+            )
+        );
         let error = check_version("1.0").unwrap_err().to_string();
         assert!(
             error.starts_with("\"1.0\" is not a semantic version (") && error.ends_with("such as 1.0.0"),
@@ -128,7 +133,8 @@ mod tests {
             assert_eq!(check_id(id), Ok(()), "{id}");
         }
         for id in ["", "a\nb", "a\0", &"é".repeat(256)] {
-            assert!(check_id(id).is_err(), "{id}");
+            let error = check_id(id).unwrap_err().to_string();
+            assert!(error.chars().count() < 200, "{error}");
         }
     }
 

@@ -86,6 +86,14 @@ pub(crate) fn ascii_text(bytes: Vec<u8>) -> String {
     String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
 }
 
+/// The beginning of a text, enough to recognise it in a message: at most `most` characters, and an ellipsis for the rest.
+pub fn shortened(text: &str, most: usize) -> String {
+    match text.char_indices().nth(most) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
 /// The value of each lower-case hex digit, and `NO_DIGIT` for other bytes. A table because every hash of every line goes
 /// through it, and because the `hex` crate also takes upper case.
 const DIGIT_VALUES: [u8; 256] = {
@@ -133,5 +141,13 @@ mod tests {
         assert_eq!(parse_hash(&format!("{text}0")), None);
         assert_eq!(parse_hash(&text.replace(&text[..1], "g")), None);
         assert_eq!(parse_hash(""), None);
+    }
+
+    #[test]
+    fn only_a_text_that_is_too_long_is_shortened_and_says_so() {
+        assert_eq!(shortened("", 3), "");
+        assert_eq!(shortened("né ", 3), "né ");
+        assert_eq!(shortened("né x", 3), "né …");
+        assert_eq!(shortened(&"日".repeat(1000), 80), "日".repeat(80) + "…");
     }
 }

@@ -34,6 +34,9 @@ fn keyed(secret: &[u8]) -> Hmac<Sha256> {
 /// one byte more, so that it notices a longer file instead of cutting it off.
 pub const MAX_KEYRING: usize = 1 << 20;
 
+/// Some editors put it before a text in UTF-8. It would be the beginning of the first key_id.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// A shorter secret can be found by trying.
 pub const SHORTEST_SECRET: usize = 16;
 
@@ -61,24 +64,29 @@ impl Keyring {
     /// A ring of one secret.
     ///
     /// # Errors
-    /// If the key_id is empty or over [`MAX_KEY_ID`] characters, or the secret is empty.
+    /// If the key_id is empty or over [`MAX_KEY_ID`] characters, or the secret is empty or ends with a carriage return.
     pub fn single(key_id: &str, secret: &[u8]) -> Result<Self, KeyringError> {
         let key = checked_key(key_id, secret).map_err(|reason| KeyringError { line: None, reason })?;
         Ok(Keyring { keys: vec![key] })
     }
 
-    /// Reads lines `key_id:secret`. The secret is every byte after the first colon up to the newline, spaces and carriage
-    /// returns included. Blank lines and lines that start with `#` are skipped.
+    /// Reads lines `key_id:secret`, which end with LF or CR LF. The secret is every byte after the first colon up to the
+    /// end of the line, spaces included. Blank lines and lines that start with `#` are skipped.
     ///
     /// # Errors
-    /// If a line has no colon, an empty or over-long or repeated key_id, or an empty secret, if there is no key at all,
-    /// or if the text is longer than [`MAX_KEYRING`]. The error names the line and never shows the secret.
+    /// If a line has no colon, an empty or over-long or repeated key_id, or a secret that is empty or ends with a
+    /// carriage return, if there is no key at all, if the text begins with a byte order mark, or if it is longer than
+    /// [`MAX_KEYRING`]. The error names the line and never shows the secret.
     pub fn parse(text: impl AsRef<[u8]>) -> Result<Self, KeyringError> {
         if text.as_ref().len() > MAX_KEYRING {
             return Err(KeyringError { line: None, reason: "it is larger than 1 MiB" });
         }
+        if text.as_ref().starts_with(BYTE_ORDER_MARK) {
+            let reason = "it begins with a byte order mark: save it as UTF-8 without one";
+            return Err(KeyringError { line: None, reason });
+        }
         let mut ring = Keyring { keys: Vec::new() };
-        for (index, line) in text.as_ref().split(|byte| *byte == b'\n').enumerate() {
+        for (index, line) in lines(text.as_ref()).enumerate() {
             if line.trim_ascii().is_empty() || line.starts_with(b"#") {
                 continue;
             }
@@ -144,14 +152,15 @@ impl Keyring {
     }
 
     /// The place of a key in the ring.
-    pub(super) fn position(&self, key_id: &str) -> Option<usize> {
-        self.keys.iter().position(|key| key.key_id == key_id)
+    pub(super) fn position(&self, key_id: &str) -> Option<u32> {
+        // A keyring has far fewer keys than bytes.
+        self.keys.iter().position(|key| key.key_id == key_id).map(|position| position as u32)
     }
 
     /// Whether the key in this place made the signature.
-    pub(super) fn has_made(&self, position: usize, data_hash: &str, signature: &Hash) -> bool {
+    pub(super) fn has_made(&self, position: u32, data_hash: &str, signature: &Hash) -> bool {
         let made = |key: &Key| key.keyed.clone().chain_update(data_hash).verify_slice(signature).is_ok();
-        self.keys.get(position).is_some_and(made)
+        self.keys.get(position as usize).is_some_and(made)
     }
 
     fn key(&self, key_id: &str) -> Option<&Key> {
@@ -167,6 +176,14 @@ impl fmt::Debug for Keyring {
     }
 }
 
+/// The lines of a text, without the LF or CR LF that each ends with, and what stands behind the last of these.
+fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    text.split_inclusive(|byte| *byte == b'\n').map(|line| match line.strip_suffix(b"\n") {
+        Some(line) => line.strip_suffix(b"\r").unwrap_or(line),
+        None => line,
+    })
+}
+
 fn checked_key(key_id: &str, secret: &[u8]) -> Result<Key, &'static str> {
     if key_id.is_empty() {
         return Err("the key_id is empty");
@@ -176,6 +193,10 @@ fn checked_key(key_id: &str, secret: &[u8]) -> Result<Key, &'static str> {
     }
     if secret.is_empty() {
         return Err("the secret is empty");
+    }
+    // Nobody sees it, and another program that reads the same file would take it for a part of the line's end.
+    if secret.ends_with(b"\r") {
+        return Err("the secret ends with a carriage return");
     }
     Ok(Key::new(key_id, secret))
 }
@@ -252,12 +273,39 @@ mod tests {
 
     #[test]
     fn a_secret_is_everything_after_the_first_colon() {
-        let ring = Keyring::parse("# keys\n\nnew: a:b \r\n  \nold:x\n").unwrap();
-        assert_eq!(ring.signing_key(), ("new", &b" a:b \r"[..]));
+        let ring = Keyring::parse("# keys\n\nnew: a:b \n  \nold:x\n").unwrap();
+        assert_eq!(ring.signing_key(), ("new", &b" a:b "[..]));
         assert_eq!(ring.get("old"), Some(&b"x"[..]));
         assert_eq!(ring.get("none"), None);
         assert_eq!(ring.verify("none", HASH, "00"), None);
         assert_eq!(ring.iter().count(), 2);
+    }
+
+    #[test]
+    fn a_secret_is_the_same_whichever_way_its_line_ends() {
+        let ring = Keyring::parse("# keys\nnew:a b\n\nold:x\r y\n").unwrap();
+        for text in ["# keys\r\nnew:a b\r\n\r\nold:x\r y\r\n", "new:a b\r\nold:x\r y\n", "new:a b\nold:x\r y"] {
+            assert!(Keyring::parse(text).unwrap().is_same(&ring), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_secret_never_ends_with_a_carriage_return() {
+        for (text, line) in [("a:1\r\r\n", 1), ("a:1\r\nb:2\r", 2), ("a:\r\r\n", 1)] {
+            let error = Keyring::parse(text).unwrap_err();
+            let expected = KeyringError { line: Some(line), reason: "the secret ends with a carriage return" };
+            assert_eq!(error, expected, "{text:?}");
+        }
+        assert!(Keyring::single("default", b"hunter2\r").is_err());
+        assert_eq!(Keyring::parse("a:\r\n").unwrap_err().reason, "the secret is empty");
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_a_key_id() {
+        for text in ["\u{feff}a:1\n", "\u{feff}# keys\na:1\n", "\u{feff}"] {
+            let error = Keyring::parse(text).unwrap_err().to_string();
+            assert_eq!(error, "it begins with a byte order mark: save it as UTF-8 without one", "{text:?}");
+        }
     }
 
     #[test]

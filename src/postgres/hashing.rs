@@ -4,7 +4,7 @@ use super::errors::{or_raise, Failure};
 use super::jsonb::{self, Json, Jsonb, JsonbText};
 use super::secrets;
 use crate::ledger::merkle::{self, ProofStep, Side};
-use crate::ledger::{parse_hash, sha256_hex, signature};
+use crate::ledger::{parse_hash, sha256_hex, shortened, signature};
 use pgrx::prelude::*;
 use pgrx::PgSqlErrorCode;
 use serde_json::{json, Value};
@@ -15,17 +15,12 @@ pub fn check_hash(what: &str, text: &str) -> Result<(), Failure> {
         return Ok(());
     }
     Err(Failure::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, format!("invalid {what}"))
-        .detail(format!("\"{}\" is not a SHA-256 hash: 64 lower-case hex digits.", shortened(text)))
+        .detail(format!("\"{}\" is not a SHA-256 hash: 64 lower-case hex digits.", shortened(text, SHOWN)))
         .hint("ledger.hash_data(jsonb) and ledger.hash_json(json) compute such a hash."))
 }
 
-/// The start of a wrong value, enough to recognise it.
-fn shortened(text: &str) -> String {
-    match text.char_indices().nth(80) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
-    }
-}
+/// How much of a wrong value an error shows.
+const SHOWN: usize = 80;
 
 #[pg_extern(name = "canonical_json", immutable, strict, parallel_safe)]
 fn canonical_json_text(data: Jsonb) -> String {
@@ -77,7 +72,7 @@ fn verify_signature_with_server_secret(
 }
 
 fn unknown_key(key_id: &str) -> Failure {
-    Failure::new(PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT, format!("HMAC key \"{}\" is not known", shortened(key_id)))
+    Failure::new(PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT, format!("HMAC key \"{}\" is not known", shortened(key_id, SHOWN)))
         .hint("ledger.hmac_secret_file must hold a line for every key_id that was ever used to sign. The secret of INTEGRITY_HMAC_SECRET has the key_id \"default\".")
 }
 

@@ -8,6 +8,7 @@ use super::regular_file;
 use super::roles;
 use super::settings;
 use crate::ledger::signature::{Keyring, MAX_KEYRING, SHORTEST_SECRET};
+use crate::ledger::verifier::{KeyCounts, WrongKey};
 use once_cell::sync::OnceCell;
 use pgrx::{pg_sys, PgSqlErrorCode};
 use std::cell::RefCell;
@@ -172,4 +173,36 @@ pub fn note_unchecked_signatures() {
     if or_raise(keyring()).is_none() {
         pgrx::notice!("signatures were not checked: the server has no HMAC secret");
     }
+}
+
+/// Tells the user who verifies which secrets seem to be wrong, from the signatures that were checked with the server's
+/// keyring.
+pub fn warn_of_wrong_keys(counts: &KeyCounts) {
+    // Without a keyring, nothing was counted.
+    let Ok(Some(keyring)) = keyring() else { return };
+    counts.wrong_keys(&keyring).iter().for_each(warn_of_wrong_key);
+}
+
+/// Tells the user who verifies that a secret seems to be wrong.
+pub fn warn_of_wrong_key(wrong: &WrongKey) {
+    let WrongKey { key_id, invalid, checked } = wrong;
+    let message = format!("HMAC secret with key_id \"{key_id}\" seems to be wrong");
+    Failure::new(PgSqlErrorCode::ERRCODE_CONFIG_FILE_ERROR, message)
+        .detail(format!(
+            "{invalid} of {checked} signatures with this key_id that were checked are not those that the secret makes."
+        ))
+        .hint(
+            "Perhaps it is another secret, or begins or ends with a space or line end that does not belong to it. If \
+             it was changed, put the old secret back under this key_id in ledger.hmac_secret_file, and give the new \
+             one a new key_id.",
+        )
+        .warn();
+}
+
+/// Tells the user who verifies one entry what its invalid signature may mean. Only other entries tell whether it does.
+pub fn note_invalid_signature() {
+    pgrx::notice!(
+        "the signature is invalid; if other signatures with its key_id are invalid too, that key_id probably has a \
+         wrong secret: see SELECT * FROM ledger.find_tampering()"
+    );
 }

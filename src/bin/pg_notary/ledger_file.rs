@@ -1,7 +1,8 @@
 //! Opens a ledger file, and says what a file is that is none.
 
+use pg_notary::ledger::record::{Header, FORMAT};
 use std::fs::File;
-use std::io::{Read, Seek};
+use std::io::{self, BufRead, BufReader, Read, Seek};
 use std::path::Path;
 
 /// How some files begin that are no ledger files, each with what to do.
@@ -15,7 +16,7 @@ const OTHERS: [(&[u8], &str); 4] = [
 /// A header line is shorter.
 const HEADER_BYTES: u64 = 4096;
 
-/// Opens a file that can be read more than once.
+/// Opens a file that can be read more than once, and that is not of a later format.
 pub fn open(path: &Path) -> Result<File, String> {
     // Opening a named pipe would wait for its other end.
     let kind = std::fs::metadata(path).map_err(|error| error.to_string())?;
@@ -28,7 +29,21 @@ pub fn open(path: &Path) -> Result<File, String> {
     if kind.len() == 0 {
         return Err("the file is empty".to_owned());
     }
-    File::open(path).map_err(|error| error.to_string())
+    let file = File::open(path).map_err(|error| error.to_string())?;
+    match stated_format(&file).map_err(|error| error.to_string())? {
+        Some(format) if format > FORMAT.into() => Err(format!(
+            "it has format {format}, and this program knows only format {FORMAT}: take the pg_notary of a later version"
+        )),
+        _ => Ok(file),
+    }
+}
+
+/// The format that the first line states, if it is a header.
+fn stated_format(mut file: &File) -> io::Result<Option<u64>> {
+    let mut line = Vec::new();
+    BufReader::new(file.take(HEADER_BYTES)).read_until(b'\n', &mut line)?;
+    file.rewind()?;
+    Ok(Header::stated_format(&line))
 }
 
 /// What a file is that has no line of a ledger; `found` is what verification says of its beginning.

@@ -10,6 +10,7 @@ use std::str::FromStr;
 #[derive(Debug, Clone)]
 pub struct NotedBlock {
     number: i64,
+    /// In lower case, as in the file.
     hash: String,
 }
 
@@ -21,8 +22,10 @@ impl FromStr for NotedBlock {
             "write it as NUMBER:HASH, as in 12:4a26101870eff965b6d66beef11c63e9820615a550dd4ad211c46b0490d66ff2";
         let (number, hash) = text.split_once(':').ok_or(usage)?;
         let number = number.parse().ok().filter(|number| *number > 0).ok_or(usage)?;
-        parse_hash(hash).ok_or(usage)?;
-        Ok(NotedBlock { number, hash: hash.to_owned() })
+        // Other programs print the same hash in upper case.
+        let hash = hash.to_ascii_lowercase();
+        parse_hash(&hash).ok_or(usage)?;
+        Ok(NotedBlock { number, hash })
     }
 }
 

@@ -1,7 +1,9 @@
 //! What the program prints.
 
 use crate::UNREADABLE;
+use pg_notary::ledger::shortened;
 use std::io::{self, ErrorKind, Write};
+use std::path::Path;
 
 /// Prints a report; gives the exit status that it has with it. A reader that has gone away does not change the verdict,
 /// but a report that cannot be written must not pass for one that was.
@@ -21,6 +23,26 @@ pub fn complain(message: &str) {
     let _ = writeln!(io::stderr(), "pg_notary: {}", printable(message));
 }
 
+/// How much is printed of a name that a file states, which may be of any length.
+const SHOWN_OF_NAME: usize = 80;
+
+/// How much is printed of a path; enough for nearly all in full.
+const SHOWN_OF_PATH: usize = 255;
+
+/// The beginning of a name.
+pub fn short_name(name: &str) -> String {
+    shortened(name, SHOWN_OF_NAME)
+}
+
+/// The end of a path, which tells files apart.
+pub fn short_path(path: &Path) -> String {
+    let text = path.display().to_string();
+    match text.char_indices().rev().nth(SHOWN_OF_PATH - 1) {
+        Some((start, _)) if start > 0 => format!("…{}", &text[start..]),
+        _ => text,
+    }
+}
+
 /// `text` without control characters, so that no file name writes lines of its own.
 pub fn printable(text: &str) -> String {
     let escape = |c: char| match c.is_control() {
@@ -28,4 +50,16 @@ pub fn printable(text: &str) -> String {
         false => c.to_string(),
     };
     text.chars().map(escape).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_long_path_is_shown() {
+        let long = "é/".repeat(128) + "x";
+        assert_eq!(short_path(Path::new(&long[3..])), long[3..]);
+        assert_eq!(short_path(Path::new(&long)), format!("…{}", &long[3..]));
+    }
 }

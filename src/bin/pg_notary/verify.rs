@@ -2,7 +2,7 @@
 
 use crate::ledger_file;
 use crate::noted_blocks::{NotedBlock, NotedBlocks};
-use crate::output::{complain, print, printable};
+use crate::output::{complain, print, printable, short_name};
 use crate::progress;
 use crate::{INVALID, UNREADABLE, VALID};
 use indicatif::ProgressBar;
@@ -22,9 +22,6 @@ const MOST_HELPERS: usize = 4;
 
 /// How many problems the verdict for people names.
 const SHOWN: usize = 20;
-
-/// The longest name that Postgres gives a database.
-const LONGEST_NAME: usize = 63;
 
 #[derive(clap::Args)]
 pub struct VerifyArguments {
@@ -122,7 +119,7 @@ fn describe(path: &Path, report: &FileReport) -> String {
     line("file", printable(&path.display().to_string()));
     if let Some(header) = &report.header {
         line("ledger", header.ledger_id.to_string());
-        line("database", database(&header.database));
+        line("database", short_name(&header.database).escape_debug().to_string());
     }
     line("blocks", report.block_count.to_string());
     line("entries", report.entry_count.to_string());
@@ -136,15 +133,6 @@ fn describe(path: &Path, report: &FileReport) -> String {
         line("warning", warning.clone());
     }
     text + &verdict(report)
-}
-
-/// The name that the header gives: of any length, if the file was not written by a server.
-fn database(name: &str) -> String {
-    let mut shown: String = name.chars().take(LONGEST_NAME).flat_map(char::escape_debug).collect();
-    if name.chars().nth(LONGEST_NAME).is_some() {
-        shown += "...";
-    }
-    shown
 }
 
 fn signatures(counts: Option<&SignatureCounts>) -> String {
@@ -173,7 +161,7 @@ fn verdict(report: &FileReport) -> String {
     if count > shown {
         text += &format!("  and {} more\n", count - shown);
     }
-    text + &report.signatures.as_ref().map(about_keys).unwrap_or_default()
+    text + &about_keys(report)
 }
 
 fn is_of_key(problem: &Problem) -> bool {
@@ -181,18 +169,20 @@ fn is_of_key(problem: &Problem) -> bool {
 }
 
 /// What to do about keys that are missing, or seem to be wrong.
-fn about_keys(counts: &SignatureCounts) -> String {
+fn about_keys(report: &FileReport) -> String {
     let mut text = String::new();
-    if !counts.missing_keys.is_empty() {
+    let missing_keys = report.signatures.as_ref().map(|counts| &counts.missing_keys[..]).unwrap_or_default();
+    if !missing_keys.is_empty() {
         text += "Signatures made with an unknown key cannot be checked. Add these keys to the secret file, and verify again:\n";
-        for missing in &counts.missing_keys {
-            let (key_id, plural) = (printable(&missing.key_id), if missing.entries == 1 { "y" } else { "ies" });
+        for missing in missing_keys {
+            let (key_id, plural) =
+                (printable(&short_name(&missing.key_id)), if missing.entries == 1 { "y" } else { "ies" });
             text +=
                 &format!("  {key_id} ({} entr{plural}, the first on line {})\n", missing.entries, missing.first_line);
         }
     }
-    if counts.valid == 0 && counts.invalid > 0 {
-        text += "No signature is valid. Perhaps the secret is another one, or its line in the secret file ends with a space or a carriage return, which belongs to the secret then.\n";
+    for wrong in &report.wrong_keys {
+        text += &format!("{}.\n", printable(&wrong.to_string()));
     }
     text
 }

@@ -18,7 +18,7 @@ mod parse;
 mod tests;
 
 use super::block::{write_uuid, write_uuids, BlockHeader};
-use super::canonical_json::{starts_object, write_string};
+use super::canonical_json::{canonical, member, plain_member, starts_object, write_string};
 use super::timestamp::write_timestamp;
 use std::borrow::Cow;
 use std::fmt;
@@ -157,6 +157,13 @@ impl Header {
         out.extend_from_slice(br#", "record_type": "ledger""#);
         write_timestamp_and_end(&mut out, self.timestamp);
         out
+    }
+
+    /// The format that a line states if it is a header, perhaps one of a later version with other keys.
+    pub fn stated_format(line: &[u8]) -> Option<u64> {
+        let header = canonical(std::str::from_utf8(line).ok()?).ok().filter(|json| starts_object(json))?;
+        let is_header = plain_member(&header, "record_type") == Some("ledger");
+        member(&header, "format").filter(|_| is_header)?.parse().ok()
     }
 }
 

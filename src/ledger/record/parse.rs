@@ -8,6 +8,7 @@ use super::{check_entry_type, BlockLine, EntryLine, Header, Record, Timestamp, V
 use crate::ledger::block::BlockHeader;
 use crate::ledger::canonical_json::{self, canonical, string_end, Workspace};
 use crate::ledger::record::check_data_hash;
+use crate::ledger::shortened;
 use std::borrow::Cow;
 use std::fmt;
 use uuid::Uuid;
@@ -23,6 +24,8 @@ pub struct LineError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LineErrorKind {
     NotUtf8,
+    /// As some editors put it before a text.
+    ByteOrderMark,
     /// Not JSON; why not.
     NotJson(&'static str),
     /// A JSON value, but not the one text that it has in a ledger.
@@ -45,6 +48,7 @@ impl fmt::Display for LineError {
         use LineErrorKind::*;
         match &self.kind {
             NotUtf8 => f.write_str("not UTF-8"),
+            ByteOrderMark => f.write_str("begins with a byte order mark"),
             NotJson(reason) => write!(f, "not JSON: {reason}"),
             NotCanonical => f.write_str("not in canonical form"),
             NotAnObject => f.write_str("not a JSON object"),
@@ -344,6 +348,8 @@ fn invalid_value<T>(offset: usize, key: &'static str, reason: &'static str) -> S
     Err(Mismatch::Value { offset, key, reason })
 }
 
+const BYTE_ORDER_MARK: char = '\u{feff}';
+
 /// Of a longer line, only the place is said: what is wrong there is not worth the time and the memory that parsing and
 /// printing all of it takes, some ten times its length.
 const LONGEST_DIAGNOSED: usize = 16 << 20;
@@ -351,6 +357,9 @@ const LONGEST_DIAGNOSED: usize = 16 << 20;
 /// Says what is wrong with a line whose layout differs at `at` from the one it should have.
 fn diagnose(text: &str, at: usize) -> LineError {
     let error = |offset, kind| LineError { offset, kind };
+    if text.starts_with(BYTE_ORDER_MARK) {
+        return error(0, LineErrorKind::ByteOrderMark);
+    }
     if text.len() > LONGEST_DIAGNOSED {
         return error(at, LineErrorKind::NotCanonical);
     }
@@ -389,7 +398,7 @@ fn diagnose(text: &str, at: usize) -> LineError {
 
 /// Enough of a text to recognise it in a message, without characters that a terminal would act on.
 fn shorten(text: &str) -> String {
-    text.chars().take(60).map(|character| if character.is_control() { '\u{fffd}' } else { character }).collect()
+    shortened(text, 60).replace(char::is_control, "\u{fffd}")
 }
 
 const ENTRY_KEYS: [&str; 7] = ["data_hash", "entry_id", "entry_type", "key_id", "metadata", "signature", "timestamp"];

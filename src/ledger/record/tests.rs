@@ -116,6 +116,34 @@ fn a_line_that_is_not_utf8_or_too_deep_is_refused() {
 }
 
 #[test]
+fn a_line_that_begins_with_a_byte_order_mark_is_refused_as_such() {
+    let line = format!("\u{feff}{}", String::from_utf8(entry().line()).unwrap());
+    let error = Record::parse(line.as_bytes()).unwrap_err();
+    assert_eq!(error, LineError { offset: 0, kind: LineErrorKind::ByteOrderMark });
+}
+
+#[test]
+fn the_format_of_a_header_is_read_whatever_else_it_states() {
+    let timestamp = Timestamp::from_micros(0).unwrap();
+    let header = Header { database: "format".to_owned(), ledger_id: uuid(7), timestamp };
+    assert_eq!(Header::stated_format(&header.line()), Some(u64::from(FORMAT)));
+    for (line, format) in [
+        (r#"{"format": 2, "more": {"format": 3}, "record_type": "ledger"}"#, Some(2)),
+        (r#"{"record_type":"ledger","format":18}"#, Some(18)),
+        (r#"{"format": 2, "record_type": "entry"}"#, None),
+        (r#"{"format": 2}"#, None),
+        (r#"{"format": "2", "record_type": "ledger"}"#, None),
+        (r#"{"format": -2, "record_type": "ledger"}"#, None),
+        (r#"{"record_type": "ledger"}"#, None),
+        (r#""format""#, None),
+        (r#"{"format": 2, "record_type": "ledger""#, None),
+        ("", None),
+    ] {
+        assert_eq!(Header::stated_format(line.as_bytes()), format, "{line}");
+    }
+}
+
+#[test]
 fn numbers_of_a_block_line_have_one_spelling() {
     let text = vector_text("ledger.jsonl");
     let line = text.lines().find(|line| line.starts_with("{\"block_hash\"")).unwrap();

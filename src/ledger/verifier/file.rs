@@ -5,7 +5,7 @@ use super::line::{Content, ReadEntry, ReadLine};
 use super::pending::{PendingEntries, PendingEntry};
 use super::problem::{Findings, Problem, ProblemKind, Source, MAX_LISTED};
 use super::sealed::{DataHash, SealedEntry};
-use super::signatures::SignatureCounts;
+use super::signatures::{SignatureCounts, WrongKey};
 use crate::ledger::block::BlockHeader;
 use crate::ledger::log_tree::LogTree;
 use crate::ledger::record::{BlockLine, Header, LineError, LineErrorKind, LineParser, Record, Void};
@@ -60,6 +60,8 @@ pub struct FileReport {
     pub last_block: Option<BlockHeader>,
     /// `None` if there was no keyring to check signatures with.
     pub signatures: Option<SignatureCounts>,
+    /// Keys of the keyring whose secret seems to be wrong.
+    pub wrong_keys: Vec<WrongKey>,
     /// The length of the file up to the end of its last whole line.
     pub bytes: u64,
 }
@@ -76,6 +78,11 @@ impl FileReport {
     /// Whether nothing is wrong.
     pub fn valid(&self) -> bool {
         self.error_count == 0
+    }
+
+    /// What is worth knowing, with what may explain invalid signatures.
+    pub fn all_warnings(&self) -> Vec<String> {
+        self.warnings.iter().cloned().chain(self.wrong_keys.iter().map(WrongKey::to_string)).collect()
     }
 
     /// The report as an object: `valid, block_count, entry_count, pending_count, void_count, error_count, errors,
@@ -95,7 +102,7 @@ impl FileReport {
             "void_count": self.void_count,
             "error_count": self.error_count,
             "errors": errors,
-            "warnings": self.warnings,
+            "warnings": self.all_warnings(),
             "ledger_id": self.header.as_ref().map(|header| header.ledger_id.to_string()),
             "database": self.header.as_ref().map(|header| &header.database),
             "last_block": last_block,
@@ -253,6 +260,7 @@ impl<'a> FileVerifier<'a> {
         for (entry_id, entry) in pending {
             self.signature(entry_id, &entry);
         }
+        let wrong_keys = self.keyring.as_deref().map(|keyring| self.signatures.by_key.wrong_keys(keyring));
         FileReport {
             header: self.header,
             block_count: self.block_count,
@@ -265,6 +273,7 @@ impl<'a> FileVerifier<'a> {
             warnings: self.warnings,
             last_block: self.last_block,
             signatures: self.keyring.is_some().then_some(self.signatures),
+            wrong_keys: wrong_keys.unwrap_or_default(),
             bytes,
         }
     }
@@ -387,6 +396,9 @@ impl<'a> FileVerifier<'a> {
 
     fn header_missing(&self, error: Option<&LineError>) -> Problem {
         let detail = match error {
+            Some(LineError { kind: LineErrorKind::ByteOrderMark, .. }) => {
+                "begins with a byte order mark: an editor or another program has saved the file".to_owned()
+            }
             Some(error) => format!("not the header of a ledger: {error}"),
             None => "not the header of a ledger".to_owned(),
         };

@@ -52,4 +52,4 @@ pub use pending::{PendingEntries, PendingEntry};
 pub use problem::{Findings, Problem, ProblemKind, Source, MAX_LISTED};
 pub use reader::{verify_file, FileOptions, Observer};
 pub use sealed::{DataHash, SealedEntry};
-pub use signatures::{check_signature, MissingKey, SignatureCheck, SignatureCounts};
+pub use signatures::{check_signature, KeyCounts, MissingKey, SignatureCheck, SignatureCounts, WrongKey};

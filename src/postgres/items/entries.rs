@@ -6,7 +6,7 @@ use crate::ledger::metadata::Member;
 use crate::ledger::record::{Entry, Timestamp};
 use crate::ledger::row_change::ITEM_ENTRY_TYPES;
 use crate::ledger::row_index::LogPosition;
-use crate::ledger::verifier::SealedEntry;
+use crate::ledger::verifier::{KeyCounts, SealedEntry, SignatureCheck};
 use crate::ledger::Hash;
 use crate::postgres::entries::{self, RowEntry};
 use crate::postgres::entry_clock;
@@ -84,6 +84,11 @@ impl ItemEntry {
 
     /// What the entry says of the item, if it is what was recorded; otherwise what is wrong with it.
     pub fn registration(&self, name: &ItemName) -> Result<Registration, String> {
+        self.registration_counted(name, &mut KeyCounts::default())
+    }
+
+    /// As [`Self::registration`]; counts what the signature is worth.
+    pub fn registration_counted(&self, name: &ItemName, by_key: &mut KeyCounts) -> Result<Registration, String> {
         let entry: &Entry = match self {
             ItemEntry::Stored { entry, .. } => entry,
             ItemEntry::Gone { block_number, leaf_index, .. } => {
@@ -96,22 +101,24 @@ impl ItemEntry {
         let Entry { entry_type, data_hash, metadata, .. } = entry;
         let registration = Registration::parse(entry_type, data_hash, metadata).filter(|found| found.name == *name);
         let registration = registration.ok_or("its metadata is not what its data hash covers")?;
-        check_signature(entry)?;
+        check_signature(entry, by_key)?;
         Ok(registration)
     }
 }
 
-fn check_signature(entry: &Entry) -> Result<(), String> {
+fn check_signature(entry: &Entry, by_key: &mut KeyCounts) -> Result<(), String> {
     let keyring = secrets::keyring().map_err(|failure| failure.text())?;
     let Some(keyring) = keyring else { return Ok(()) };
     // Recording signs wherever there is a secret. So an unsigned entry was made without the secret, or by somebody who
     // lacks it.
     let signature = entry.signature.as_deref().ok_or("it is not signed, and the server has a secret")?;
     let key_id = entry.key_id.as_deref().unwrap_or_default();
-    match keyring.verify(key_id, &entry.data_hash, signature) {
-        Some(true) => Ok(()),
-        Some(false) => Err(format!("its signature is not that of key \"{key_id}\"")),
-        None => Err(format!("it is signed with key \"{key_id}\", which is not known")),
+    let check = SignatureCheck::of(&keyring, key_id, &entry.data_hash, signature);
+    by_key.note(check);
+    match check {
+        SignatureCheck::Valid { .. } => Ok(()),
+        SignatureCheck::UnknownKey => Err(format!("it is signed with key \"{key_id}\", which is not known")),
+        _ => Err(format!("its signature is not that of key \"{key_id}\"")),
     }
 }
 

@@ -6,8 +6,10 @@ use super::verifier::{with_latest_snapshot, Verifier};
 use crate::items::item::{check_id, check_version};
 use crate::items::registration::{Event, ItemName, Registration};
 use crate::ledger::parse_hash;
+use crate::ledger::verifier::KeyCounts;
 use crate::postgres::errors::{or_raise, required, Failure};
 use crate::postgres::jsonb::Jsonb;
+use crate::postgres::secrets;
 use pgrx::prelude::*;
 use pgrx::PgSqlErrorCode;
 use serde_json::Value;
@@ -52,21 +54,29 @@ fn compare_all(verifier: &Verifier, local: Vec<Local>) -> Vec<SyncRow> {
     let known: HashSet<&ItemName> = registered.iter().collect();
     let here: HashSet<ItemName> = local.iter().map(|file| file.name.clone()).collect();
     let mut compared = Vec::with_capacity(local.len());
+    let mut by_key = KeyCounts::default();
     for file in local {
         let has_row = known.contains(&file.name);
         let name = file.name.clone();
-        compared.push(compare(verifier, &name, Some(file), has_row));
+        compared.push(compare(verifier, &name, Some(file), has_row, &mut by_key));
     }
     for name in registered.iter().filter(|name| !here.contains(name)) {
-        compared.push(compare(verifier, name, None, true));
+        compared.push(compare(verifier, name, None, true, &mut by_key));
     }
+    secrets::warn_of_wrong_keys(&by_key);
     compared
 }
 
-fn compare(verifier: &Verifier, name: &ItemName, local: Option<Local>, has_row: bool) -> SyncRow {
+fn compare(
+    verifier: &Verifier,
+    name: &ItemName,
+    local: Option<Local>,
+    has_row: bool,
+    by_key: &mut KeyCounts,
+) -> SyncRow {
     check_for_interrupts!();
     // Compared with what the ledger says of the item; a row of the registry alone proves nothing.
-    let found = verifier.entries().newest(name).map(|entry| entry.registration(name));
+    let found = verifier.entries().newest(name).map(|entry| entry.registration_counted(name, by_key));
     let (status, detail) = match (&found, &local) {
         (Some(Ok(Registration { event: Event::Revoked { reason }, .. })), _) => {
             ("revoked", Some(format!("reason: {reason}")))

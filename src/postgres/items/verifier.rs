@@ -9,6 +9,7 @@ use super::rows;
 use crate::items::registration::{ItemName, Pin, Registration};
 use crate::items::verifier::{verify_integrity, verify_registered, Status, Verification, SOLUTION};
 use crate::items::ItemError;
+use crate::ledger::verifier::KeyCounts;
 use pgrx::{check_for_interrupts, pg_sys};
 use std::collections::{HashMap, HashSet};
 use uuid::Uuid;
@@ -50,6 +51,8 @@ pub struct Verifier {
     pub verified: u64,
     /// How many of these were in the cache.
     pub cached: u64,
+    /// What the signatures of the entries about items are worth.
+    pub by_key: KeyCounts,
 }
 
 /// Runs `work` with a snapshot of what is committed now and what this transaction has done, whatever its isolation
@@ -72,7 +75,8 @@ fn with_snapshot<T>(to_sign: bool, work: impl FnOnce(Verifier) -> T) -> T {
         let kept_as_of = if to_sign { AsOf::snapshot(latest) } else { None };
         pg_sys::PushActiveSnapshot(latest);
         let entries = ItemEntries::of_snapshot(pg_sys::GetActiveSnapshot(), kept_as_of);
-        let done = work(Verifier { entries, valid: HashMap::new(), verified: 0, cached: 0 });
+        let by_key = KeyCounts::default();
+        let done = work(Verifier { entries, valid: HashMap::new(), verified: 0, cached: 0, by_key });
         pg_sys::PopActiveSnapshot();
         done
     }
@@ -138,7 +142,8 @@ impl Verifier {
         name: &ItemName,
         entry: Option<&ItemEntry>,
     ) -> (Verification, Option<Registration>) {
-        let registration = match entry.map(|entry| entry.registration(name)).transpose() {
+        let registered = entry.map(|entry| entry.registration_counted(name, &mut self.by_key));
+        let registration = match registered.transpose() {
             Ok(None) if given.is_registered() => return (unrecorded(name), None),
             Ok(registration) => registration,
             Err(problem) => return (unproven(name, entry, &problem), None),

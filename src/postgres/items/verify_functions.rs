@@ -7,6 +7,7 @@ use super::verifier::{with_latest_snapshot, Outcome, Verifier};
 use crate::items::verifier::Verification;
 use crate::postgres::errors::{or_raise, required};
 use crate::postgres::jsonb::{Jsonb, JsonbText};
+use crate::postgres::secrets;
 use pgrx::prelude::*;
 use serde_json::{json, Value};
 use std::time::Instant;
@@ -67,6 +68,7 @@ fn verify_batch(mut verifier: Verifier, items: Option<Vec<Listed>>) -> Value {
         let outcome = verify_listed(&mut verifier, item);
         batch.add(index, item, outcome);
     }
+    secrets::warn_of_wrong_keys(&verifier.by_key);
     let mut report = batch.report(items.len());
     Counts::of(&verifier).add_to(&mut report, batch.failed_at, batch.failed_item.take(), started);
     report

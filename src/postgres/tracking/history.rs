@@ -9,11 +9,12 @@ use super::readers::{check_reader, check_selects, sees_whole_table};
 use super::row_key::RowKey;
 use super::rows;
 use super::targets::not_tracked;
-use super::verify_row::{check_signature, presence, ByLedger, Comparer, Finding, Problem};
+use super::verify_row::{check_signature, presence, signature_of, ByLedger, Comparer, Finding, Problem};
 use super::verify_tables;
 use super::versions::{self, text_member, Version};
 use crate::ledger::canonical_json::member;
 use crate::ledger::row_change::row_id;
+use crate::ledger::verifier::SignatureCheck;
 use crate::postgres::errorless;
 use crate::postgres::errors::{or_raise, required, sentence, Failure};
 use crate::postgres::jsonb::{Jsonb, JsonbText};
@@ -57,9 +58,11 @@ fn verify_table(
             true => rows.push(problem_row(problem)),
             false => more += 1,
         });
-        if or_raise(verified).signed > 0 {
+        let counts = or_raise(verified);
+        if counts.signed > 0 {
             secrets::note_unchecked_signatures();
         }
+        secrets::warn_of_wrong_keys(&counts.by_key);
     });
     if more > 0 {
         let detail = format!("{more} further problems are not listed");
@@ -91,6 +94,11 @@ fn verify_row(target: Option<Regclass>, row_key: Option<Jsonb>) -> JsonbText {
     let (version, finding) = or_raise(row.check());
     if version.as_ref().is_some_and(|version| version.signature.is_some()) {
         secrets::note_unchecked_signatures();
+    }
+    if let (Some(version), Some((Problem::Signature, _))) = (&version, &finding) {
+        if matches!(or_raise(signature_of(version)), SignatureCheck::Invalid { .. }) {
+            secrets::note_invalid_signature();
+        }
     }
     JsonbText::from(json!({
         "verified": finding.is_none() && version.is_some(),
@@ -246,6 +254,12 @@ fn refused(plan: &Plan, key: &str, (problem, detail): Finding) -> Failure {
              * FROM ledger.verify_table({}) lists all such rows.",
             literal(name)
         ),
+        Problem::Signature => {
+            "If other rows are refused for this too, the secret of this key_id is probably missing or \
+             wrong: another one, or one that begins or ends with a space or line end that does not belong to it. See \
+             ledger.hmac_secret_file."
+                .to_owned()
+        }
         _ => format!(
             "SELECT * FROM ledger.history({}, {}) shows what was recorded about the row.",
             literal(name),

@@ -6,6 +6,7 @@ use super::shape::Shape;
 use super::versions::Version;
 use crate::ledger::canonical_json::member;
 use crate::ledger::sha256_hex;
+use crate::ledger::verifier::SignatureCheck;
 use crate::postgres::errors::Failure;
 use crate::postgres::relation::{self, TableColumn};
 use crate::postgres::secrets;
@@ -236,14 +237,21 @@ fn modified(differences: Differences) -> String {
     }
 }
 
+/// What the entry's own signature is worth.
+pub fn signature_of(version: &Version) -> Result<SignatureCheck, Failure> {
+    let Some(signature) = &version.signature else { return Ok(SignatureCheck::Unsigned) };
+    let Some(keyring) = secrets::keyring()? else { return Ok(SignatureCheck::NotChecked) };
+    let key_id = version.key_id.as_deref().unwrap_or_default();
+    Ok(SignatureCheck::of(&keyring, key_id, &version.data_hash, signature))
+}
+
 /// What is wrong with the entry's own signature.
 pub fn check_signature(version: &Version) -> Result<Option<Finding>, Failure> {
-    let (Some(signature), Some(keyring)) = (&version.signature, secrets::keyring()?) else { return Ok(None) };
     let key_id = version.key_id.as_deref().unwrap_or_default();
-    let detail = match keyring.verify(key_id, &version.data_hash, signature) {
-        Some(true) => return Ok(None),
-        Some(false) => format!("the signature of the entry is not that of key \"{key_id}\""),
-        None => format!("the entry is signed with key \"{key_id}\", which is not known"),
+    let detail = match signature_of(version)? {
+        SignatureCheck::UnknownKey => format!("the entry is signed with key \"{key_id}\", which is not known"),
+        check if check.problem().is_some() => format!("the signature of the entry is not that of key \"{key_id}\""),
+        _ => return Ok(None),
     };
     Ok(Some((Problem::Signature, detail)))
 }

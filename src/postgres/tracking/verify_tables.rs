@@ -13,9 +13,10 @@ use super::plan;
 use super::row_key::RowKey;
 use super::sorter::{shape_number, Kind, Record, RowLocation, Sorter};
 use super::targets::{self, not_tracked, Target};
-use super::verify_row::check_signature;
+use super::verify_row::signature_of;
 use super::versions::{self, Version};
 use crate::ledger::row_change::{Operation, RowChange};
+use crate::ledger::verifier::KeyCounts;
 use crate::ledger::{parse_hash, sha256, Hash};
 use crate::postgres::all_entries;
 use crate::postgres::errors::Failure;
@@ -33,6 +34,8 @@ pub struct Counts {
     pub entries: u64,
     /// The entries that have a signature.
     pub signed: u64,
+    /// What the signatures of entries about rows are worth.
+    pub by_key: KeyCounts,
     pub problems: u64,
 }
 
@@ -199,6 +202,8 @@ impl Verified {
             self.truncates.push((version.created_at.micros(), version.entry_id));
             return Ok(());
         }
+        let signature = signature_of(version)?;
+        self.counts.by_key.note(signature);
         let mut record = Record {
             table: self.number,
             row_id: change.row_id,
@@ -216,7 +221,7 @@ impl Verified {
             transaction: change.transaction_id.parse().unwrap_or(0),
             is_baseline: change.is_baseline,
             precedes_baseline: change.precedes_baseline,
-            has_bad_signature: check_signature(version)?.is_some(),
+            has_bad_signature: signature.problem().is_some(),
             place: RowLocation::default(),
         };
         if let Some(old) = change.old_row_id {

@@ -14,8 +14,8 @@ use super::table_blocks::{self, TableBlocks};
 use crate::ledger::block::BlockHeader;
 use crate::ledger::signature::Keyring;
 use crate::ledger::verifier::{
-    compare_blocks, verify_file, ChainVerifier, FileBlock, FileOptions, FileReport, Findings, Observer, Problem,
-    ProblemKind, SealedEntry, Source,
+    compare_blocks, verify_file, ChainVerifier, FileBlock, FileOptions, FileReport, Findings, KeyCounts, Observer,
+    Problem, ProblemKind, SealedEntry, Source, WrongKey,
 };
 use crate::ledger::{parse_hash, to_hex};
 use crate::postgres::database;
@@ -69,6 +69,8 @@ pub enum FileOutcome {
 pub struct ChainReport {
     pub tables: TableReport,
     pub file: FileOutcome,
+    /// Keys whose secret seems to be wrong, going by tables and file.
+    pub wrong_keys: Vec<WrongKey>,
 }
 
 /// Verifies the tables and, unless the mirror is off, the file. `sink` gets each problem as soon as it is found.
@@ -93,7 +95,12 @@ pub fn verify(extent: Extent, sink: &mut dyn FnMut(&Problem)) -> ChainReport {
         },
         Err(message) => FileOutcome::NotChecked(message),
     };
-    ChainReport { tables: both.finish_tables(), file }
+    let (tables, mut by_key) = both.finish_tables();
+    if let FileOutcome::Checked(report) = &file {
+        report.signatures.iter().for_each(|counts| by_key.add(&counts.by_key));
+    }
+    let wrong_keys = keyring.map(|keyring| by_key.wrong_keys(&keyring)).unwrap_or_default();
+    ChainReport { tables, file, wrong_keys }
 }
 
 /// The verification of the tables, driven by the blocks of the file while there are any.
@@ -112,6 +119,8 @@ struct SideBySide<'a> {
     acknowledged: Acknowledged,
     pending: PendingComparison,
     progress: &'a Progress,
+    /// What the signatures of sealed entries in the tables are worth.
+    by_key: KeyCounts,
     /// The newest block when the verification began.
     head: i64,
     last_table_block: i64,
@@ -150,6 +159,7 @@ impl<'a> SideBySide<'a> {
             acknowledged,
             pending,
             progress,
+            by_key: KeyCounts::default(),
             head,
             last_table_block: 0,
             tree_size: 0,
@@ -226,6 +236,7 @@ impl<'a> SideBySide<'a> {
             Some(file) => self.chain.block_beside(header, entries, file.computed_for(entries), &mut self.findings),
             None => self.chain.block(header, entries, &mut self.findings),
         }
+        entries.iter().for_each(|entry| self.by_key.note(entry.signature));
         self.check_nodes(header);
         if self.chain.tree().is_none() {
             self.find_tree_again(header);
@@ -297,7 +308,8 @@ impl<'a> SideBySide<'a> {
         }
     }
 
-    fn finish_tables(mut self) -> TableReport {
+    /// Also gives what the signatures in the tables are worth.
+    fn finish_tables(mut self) -> (TableReport, KeyCounts) {
         self.verify_tables_to_end(None);
         self.check_end();
         if self.extent.is_whole() {
@@ -311,13 +323,15 @@ impl<'a> SideBySide<'a> {
             strays::check(&read, &mut self.findings);
             self.check_log_state();
         }
-        TableReport {
+        self.by_key.add(self.pending.by_key());
+        let report = TableReport {
             block_count: self.block_count,
             entry_count: self.entry_count,
             pending_count: self.pending.count(),
             error_count: self.findings.count(),
             errors: self.findings.into_listed(),
-        }
+        };
+        (report, self.by_key)
     }
 
     /// A gap in the numbers shows at the block after it. A gap that reaches to the end of the extent shows only here.

@@ -30,11 +30,14 @@ fn verify_entry(entry_id: Option<pgrx::Uuid>, original_data: Option<Jsonb>) -> J
     let hash_valid = entry.data_hash.text() == data_hash;
     let signature_valid = match entry.signature {
         SignatureCheck::Unsigned | SignatureCheck::NotChecked => None,
-        signature => Some(signature == SignatureCheck::Valid),
+        signature => Some(matches!(signature, SignatureCheck::Valid { .. })),
     };
     let signature_checked = entry.signature != SignatureCheck::NotChecked;
     if !signature_checked {
         pgrx::notice!("the signature was not checked: the server has no HMAC secret");
+    }
+    if matches!(entry.signature, SignatureCheck::Invalid { .. }) {
+        secrets::note_invalid_signature();
     }
     if !is_only {
         pgrx::notice!("there is more than one entry {entry_id} in the ledger");

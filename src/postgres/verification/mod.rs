@@ -34,7 +34,7 @@ use super::roles::as_ledger_owner;
 use super::secrets;
 use super::tables::{self, RegisteredSnapshot};
 use super::tracking::verify_all;
-use crate::ledger::verifier::{FileReport, Problem};
+use crate::ledger::verifier::{FileReport, Problem, WrongKey};
 use chain::{ChainReport, Extent, FileOutcome, TableReport};
 use pgrx::prelude::*;
 use pgrx::PgSqlErrorCode;
@@ -63,7 +63,8 @@ fn note_end(last_asked_for: Option<i64>) {
 
 fn chain_verdict(extent: Extent) -> Value {
     secrets::note_unchecked_signatures();
-    let ChainReport { tables, file } = chain::verify(extent, &mut |_| {});
+    let ChainReport { tables, file, wrong_keys } = chain::verify(extent, &mut |_| {});
+    wrong_keys.iter().for_each(secrets::warn_of_wrong_key);
     let tables_valid = tables.error_count == 0;
     let file_valid = match &file {
         FileOutcome::Checked(report) => report.valid(),
@@ -74,7 +75,7 @@ fn chain_verdict(extent: Extent) -> Value {
         FileOutcome::NotChecked(message) => json!({"valid": null, "message": message}),
     };
     json!({
-        "postgres_chain": tables_json(&tables),
+        "postgres_chain": tables_json(&tables, &wrong_keys),
         "file_chain": file_chain,
         "overall_valid": tables_valid && file_valid,
     })
@@ -102,27 +103,32 @@ fn extent(from: Option<i64>, to: Option<i64>) -> Result<Extent, Failure> {
     Ok(extent)
 }
 
-fn tables_json(report: &TableReport) -> Value {
-    json!({
+fn tables_json(report: &TableReport, wrong_keys: &[WrongKey]) -> Value {
+    let object = json!({
         "valid": report.error_count == 0,
         "block_count": report.block_count,
         "entry_count": report.entry_count,
         "pending_count": report.pending_count,
         "error_count": report.error_count,
         "errors": errors_json(&report.errors),
-    })
+    });
+    with_warnings(object, wrong_keys.iter().map(WrongKey::to_string).collect())
 }
 
 fn file_json(report: &FileReport) -> Value {
-    let mut object = json!({
+    let object = json!({
         "valid": report.valid(),
         "block_count": report.block_count,
         "entry_count": report.entry_count,
         "error_count": report.error_count,
         "errors": errors_json(&report.errors),
     });
-    if !report.warnings.is_empty() {
-        object["warnings"] = json!(report.warnings);
+    with_warnings(object, report.all_warnings())
+}
+
+fn with_warnings(mut object: Value, warnings: Vec<String>) -> Value {
+    if !warnings.is_empty() {
+        object["warnings"] = json!(warnings);
     }
     object
 }
@@ -148,7 +154,9 @@ fn verify_file_integrity(path: default!(Option<String>, "NULL")) -> JsonbText {
             return JsonbText::from(json!({"valid": null, "message": message}));
         }
         secrets::note_unchecked_signatures();
-        JsonbText::from(file_json(&or_raise(own_file::verify_file_alone(&path, is_own))))
+        let report = or_raise(own_file::verify_file_alone(&path, is_own));
+        report.wrong_keys.iter().for_each(secrets::warn_of_wrong_key);
+        JsonbText::from(file_json(&report))
     })
 }
 
@@ -188,13 +196,14 @@ fn find_tampering() -> TableIterator<
     let mut rows = Vec::new();
     let mut more = 0u64;
     secrets::note_unchecked_signatures();
-    chain::verify(Extent::WHOLE, &mut |problem| {
+    let ChainReport { wrong_keys, .. } = chain::verify(Extent::WHOLE, &mut |problem| {
         if rows.len() < MAX_ROWS {
             rows.push(problem_row(problem));
         } else {
             more += 1;
         }
     });
+    wrong_keys.iter().for_each(secrets::warn_of_wrong_key);
     if more > 0 {
         let detail = format!("{more} further problems are not listed");
         rows.push(("postgres".to_owned(), None, None, None, "more_problems".to_owned(), detail));

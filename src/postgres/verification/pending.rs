@@ -8,7 +8,9 @@ use super::opened_file::OpenedFile;
 use super::table_blocks::{self, Buffers};
 use crate::ledger::record::Record;
 use crate::ledger::signature::Keyring;
-use crate::ledger::verifier::{FileReport, Findings, PendingEntry, Problem, ProblemKind, SealedEntry, Source};
+use crate::ledger::verifier::{
+    FileReport, Findings, KeyCounts, PendingEntry, Problem, ProblemKind, SealedEntry, Source,
+};
 use crate::ledger::Hash;
 use crate::postgres::database;
 use crate::postgres::mirror::prepared;
@@ -35,6 +37,8 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 /// The pending rows as they were before the file was read.
 pub struct PendingComparison {
     rows: HashMap<Uuid, PendingRow>,
+    /// What their signatures are worth.
+    by_key: KeyCounts,
     /// The attachment of the file that had the lines of all entries by then, if there was one.
     complete: Option<u64>,
 }
@@ -49,6 +53,7 @@ struct PendingRow {
 struct Reading<'a> {
     keyring: Option<&'a Keyring>,
     rows: HashMap<Uuid, PendingRow>,
+    by_key: KeyCounts,
     buffers: Buffers,
 }
 
@@ -64,6 +69,7 @@ impl Reading<'_> {
             }
         }
         let of_entry = |kind, detail: &str| Problem::new(Source::Postgres, kind, detail).of_entry(entry.entry_id);
+        self.by_key.note(entry.signature);
         if let Some((kind, detail)) = entry.signature.problem() {
             findings.report(of_entry(kind, detail));
         }
@@ -81,7 +87,8 @@ impl PendingComparison {
         let snapshot = RegisteredSnapshot::latest();
         let table = Table::open("entries_pending", pg_sys::AccessShareLock);
         let mut scan = TableScan::start(&table, &snapshot, 0);
-        let mut reading = Reading { keyring, rows: HashMap::new(), buffers: Buffers::default() };
+        let mut reading =
+            Reading { keyring, rows: HashMap::new(), by_key: KeyCounts::default(), buffers: Buffers::default() };
         // A row's metadata may be as large as the row. This context frees its copy before the next row is read.
         let mut context = PgMemoryContexts::new("pg_notary verification");
         while let Some(tuple) = scan.next() {
@@ -95,7 +102,11 @@ impl PendingComparison {
                 context.reset();
             }
         }
-        PendingComparison { rows: reading.rows, complete }
+        PendingComparison { rows: reading.rows, by_key: reading.by_key, complete }
+    }
+
+    pub fn by_key(&self) -> &KeyCounts {
+        &self.by_key
     }
 
     pub fn count(&self) -> u64 {

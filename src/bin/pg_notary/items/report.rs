@@ -1,10 +1,11 @@
 //! What was done and found, for people and for programs.
 
-use crate::output::printable;
+use crate::output::{printable, short_name, short_path};
 use crate::{INVALID, UNREADABLE, VALID};
 use pg_notary::items::signature_line::to_seconds;
 use pg_notary::items::verifier::{Status, Verification};
 use pg_notary::items::ItemType;
+use pg_notary::ledger::shortened;
 use serde_json::{json, Map, Value};
 use std::path::PathBuf;
 
@@ -62,6 +63,19 @@ impl State {
     }
 }
 
+/// How much of what is wrong a line shows. It may name what the file states, of any length.
+const SHOWN_OF_ERROR: usize = 500;
+
+/// `ID@VERSION`, as far as a line shows it.
+pub fn short_id(id: &str, version: &str) -> String {
+    format!("{}@{}", short_name(id), short_name(version))
+}
+
+/// What is wrong, as far as a line shows it.
+pub fn short_error(error: &str) -> String {
+    shortened(error, SHOWN_OF_ERROR)
+}
+
 /// What became of one file.
 pub struct Record {
     pub path: PathBuf,
@@ -112,17 +126,17 @@ impl Record {
         self.reason.as_deref().or(error)
     }
 
-    /// `STATE PATH ID@VERSION: ERROR (DETAIL)`, as far as there is.
+    /// `STATE PATH ID@VERSION: ERROR (DETAIL)`, as far as there is; what is very long, in part.
     fn line(&self) -> String {
-        let mut line = format!("{:<9} {}", self.state.as_str(), self.path.display());
+        let mut line = format!("{:<9} {}", self.state.as_str(), short_path(&self.path));
         if let Some((id, version)) = &self.id_and_version {
-            line += &format!("  {id}@{version}");
+            line += &format!("  {}", short_id(id, version));
         }
         if let Some(error) = self.error() {
-            line += &format!(": {error}");
+            line += &format!(": {}", short_error(error));
         }
         if let Some(detail) = self.verification.as_ref().and_then(|verification| verification.detail.as_deref()) {
-            line += &format!(" ({detail})");
+            line += &format!(" ({})", short_error(detail));
         }
         printable(&line) + "\n"
     }

@@ -1,13 +1,13 @@
 //! How files and registry differ, for people and for programs.
 
-use super::report::{Record, State};
-use crate::output::printable;
+use super::report::{short_error, short_id, Record, State};
+use crate::output::{printable, short_path};
 use crate::{INVALID, VALID};
 use pg_notary::items::ItemType;
 use semver::Version;
 use serde_json::{json, Map, Value};
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// How a file and the registry differ, by the names that `ledger.registry_sync` gives it. Only the last one is not from
 /// there: it takes all files to tell.
@@ -84,13 +84,13 @@ impl Comparison {
     /// `STATUS PATH ID@VERSION: DETAIL`, with the type and location for an item that is in no file.
     fn line(&self) -> String {
         let place = match (&self.shown, &self.registry_path) {
-            (Some(path), _) => path.display().to_string(),
-            (None, Some(location)) => format!("{}/{location}", self.item_type.base()),
+            (Some(path), _) => short_path(path),
+            (None, Some(location)) => short_path(&Path::new(self.item_type.base()).join(location)),
             (None, None) => self.item_type.as_str().to_owned(),
         };
-        let mut line = format!("{:<15} {place}  {}@{}", self.outcome.as_str(), self.id, self.version);
+        let mut line = format!("{:<15} {place}  {}", self.outcome.as_str(), short_id(&self.id, &self.version));
         if let Some(detail) = &self.detail {
-            line += &format!(": {detail}");
+            line += &format!(": {}", short_error(detail));
         }
         printable(&line) + "\n"
     }
@@ -209,8 +209,8 @@ fn mark_superseded(compared: &mut [Comparison]) {
 }
 
 fn problem_line(record: &Record) -> String {
-    let line = format!("{:<15} {}", record.state.as_str(), record.path.display());
-    printable(&format!("{line}: {}", record.error().unwrap_or_default())) + "\n"
+    let line = format!("{:<15} {}", record.state.as_str(), short_path(&record.path));
+    printable(&format!("{line}: {}", short_error(record.error().unwrap_or_default()))) + "\n"
 }
 
 #[cfg(test)]

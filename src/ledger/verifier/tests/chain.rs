@@ -104,7 +104,7 @@ fn a_changed_field_of_an_entry_is_one_problem() {
 #[test]
 fn a_bad_signature_names_its_entry() {
     for (signature, kind) in [
-        (SignatureCheck::Invalid, ProblemKind::SignatureInvalid),
+        (SignatureCheck::Invalid { key: 0 }, ProblemKind::SignatureInvalid),
         (SignatureCheck::UnknownKey, ProblemKind::UnknownKey),
         (SignatureCheck::Incomplete, ProblemKind::SignatureIncomplete),
     ] {
