@@ -194,6 +194,18 @@ mod tests {
     }
 
     #[test]
+    fn what_is_said_of_the_baseline_counts_only_where_it_is_true() {
+        let of = |said: &str| {
+            let metadata = METADATA.replacen('{', &format!("{{{said}, "), 1);
+            let change = RowChange::parse("table_insert", &metadata).unwrap();
+            (change.is_baseline, change.precedes_baseline)
+        };
+        assert_eq!(of(r#""baseline": true"#), (true, false));
+        assert_eq!(of(r#""precedes_baseline": true"#), (false, true));
+        assert_eq!(of(r#""baseline": false, "precedes_baseline": "true""#), (false, false));
+    }
+
+    #[test]
     fn a_jsonb_tells_the_same_rows() {
         let of_jsonb = |entry_type, metadata: &str| {
             let jsonb = jsonb::encode(metadata).unwrap();
