@@ -106,6 +106,41 @@ fn a_table_that_comes_into_a_schema_before_it_is_dropped_is_said_to_be_gone() {
     assert!(all_valid(&mut client));
 }
 
+/// The command finds the table locked, and without a trigger.
+#[test]
+fn a_table_that_is_tracked_for_the_first_time_before_it_is_dropped_is_said_to_be_gone() {
+    for command in ["DROP SCHEMA s CASCADE", "DROP OWNED BY bob CASCADE"] {
+        let (cluster, mut client) = start(Options::new());
+        client.batch_execute(SCHEMAS).unwrap();
+        client.batch_execute("CREATE TABLE s.t4 (id int PRIMARY KEY); ALTER TABLE s.t4 OWNER TO bob").unwrap();
+        after_waiting(&cluster, &mut client, "SELECT ledger.track('s.t4')", command).unwrap();
+        assert_eq!(column(&mut client, UNTRACKED), ["s.t1", "s.t2", "s.t4"], "{command}");
+        assert!(all_valid(&mut client), "{command}");
+    }
+}
+
+#[test]
+fn the_rows_of_a_partition_are_recorded_if_its_table_is_tracked_for_the_first_time_before_it_is_dropped() {
+    for command in ["DROP SCHEMA s CASCADE", "DROP OWNED BY bob CASCADE"] {
+        let (cluster, mut client) = start(Options::new());
+        client
+            .batch_execute(
+                "CREATE ROLE bob; CREATE SCHEMA s;
+                 CREATE TABLE events (id int, day int, PRIMARY KEY (id, day)) PARTITION BY LIST (day);
+                 CREATE TABLE s.events_1 PARTITION OF events FOR VALUES IN (1);
+                 CREATE TABLE events_2 PARTITION OF events FOR VALUES IN (2);
+                 ALTER TABLE s.events_1 OWNER TO bob;
+                 INSERT INTO events VALUES (1, 1), (2, 1), (3, 2)",
+            )
+            .unwrap();
+        after_waiting(&cluster, &mut client, "SELECT ledger.track('events')", command).unwrap();
+        assert_eq!(column(&mut client, "SELECT id FROM events"), ["3"], "{command}");
+        let deleted = "SELECT metadata->'key'->>'id' FROM ledger.entries WHERE entry_type = 'table_delete' ORDER BY 1";
+        assert_eq!(column(&mut client, deleted), ["1", "2"], "{command}");
+        assert_clean(&mut client, "events");
+    }
+}
+
 // ---- track() and untrack() ----------------------------------------------------------------------------------------------
 
 #[test]
