@@ -141,6 +141,43 @@ fn the_rows_of_a_partition_are_recorded_if_its_table_is_tracked_for_the_first_ti
     }
 }
 
+/// Runs DROP OWNED, and makes a change after it has listed bob's tables, when it is going to record that they go.
+fn drop_owned_while_listed(cluster: &Cluster, client: &mut Client, change: &str) -> Result<(), Error> {
+    client.batch_execute("BEGIN; LOCK TABLE ledger.entries_pending IN EXCLUSIVE MODE").unwrap();
+    let dropping = waiting(cluster, cluster.connect("postgres"), DROP_OWNED);
+    cluster.connect("postgres").batch_execute(change).unwrap();
+    client.batch_execute("COMMIT").unwrap();
+    in_time("the command", || dropping.join().unwrap())
+}
+
+const DROP_OWNED: &str = "DROP OWNED BY bob CASCADE";
+
+#[test]
+fn a_table_that_is_given_to_a_role_when_the_others_are_listed_is_said_to_be_gone() {
+    let (cluster, mut client) = start(Options::new());
+    client.batch_execute(SCHEMAS).unwrap();
+    drop_owned_while_listed(&cluster, &mut client, "ALTER TABLE other.t3 OWNER TO bob").unwrap();
+    assert_eq!(column(&mut client, UNTRACKED), ["other.t3", "s.t1", "s.t2"]);
+    assert!(all_valid(&mut client));
+}
+
+#[test]
+fn a_partition_that_is_given_to_a_role_when_the_others_are_listed_does_not_go_without_its_rows() {
+    let (cluster, mut client) = start(Options::new());
+    client.batch_execute(SCHEMAS).unwrap();
+    client.batch_execute(EVENTS).unwrap();
+    let change = "ALTER TABLE events_1 OWNER TO bob";
+    let refused = drop_owned_while_listed(&cluster, &mut client, change).unwrap_err();
+    let message = refused.as_db_error().unwrap().message();
+    assert_eq!(message, "cannot drop partition public.events_1 of tracked table public.events by this command");
+    assert!(column(&mut client, UNTRACKED).is_empty());
+    // As the hint says.
+    client.batch_execute(DROP_OWNED).unwrap();
+    assert_eq!(column(&mut client, UNTRACKED), ["s.t1", "s.t2"]);
+    assert_eq!(column(&mut client, "SELECT DISTINCT day FROM events"), ["2"]);
+    assert_clean(&mut client, "events");
+}
+
 // ---- track() and untrack() ----------------------------------------------------------------------------------------------
 
 #[test]

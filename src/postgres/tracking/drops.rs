@@ -1,11 +1,13 @@
 //! DROP TABLE, DROP SCHEMA and DROP OWNED. The rows of a partition that is dropped are recorded; of a tracked table
-//! that is dropped, an entry says so. What counts is whether Postgres lets the caller drop them, not who owns them.
+//! that is dropped, an entry says so. What counts is whether Postgres lets the caller drop them, not who owns them. Of
+//! tables that these commands do not name, [`dropped`] takes care.
 //!
 //! # Safety
 //! Every `unsafe fn` here takes the statement that Postgres passed to the ProcessUtility hook, a part of it, or Oids
 //! (any may be given), and runs inside a transaction.
 
 use super::command_parts::{list_of, lock, named};
+use super::dropped;
 use super::manage;
 use super::options::{tracked_root, Options};
 use super::partitions::{record_all, Passage};
@@ -166,6 +168,7 @@ unsafe fn record(dropped: &[pg_sys::Oid]) -> Result<(), Failure> {
             Some(_) => record_all(&table, &options, Passage::Departure)?,
         }
     }
+    dropped::note_recorded(&all);
     Ok(())
 }
 
