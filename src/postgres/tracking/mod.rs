@@ -11,6 +11,7 @@
 //! | [`manage`] | track(), untrack(), and the triggers |
 //! | [`options`] | what a table is tracked with |
 //! | [`own_triggers`], [`catalog_triggers`] | who may make such triggers, and what the catalog says of one |
+//! | [`renamed_trigger`] | a trigger that has another name by now |
 //! | [`primary_key`], [`rows`] | what names a row, and finding it by that |
 //! | [`plan`], [`shape`], [`columns`], [`fixed_settings`] | which columns are recorded, and a row as JSON |
 //! | [`row_key`] | how a row is named |
@@ -54,6 +55,7 @@ pub mod plan;
 pub mod primary_key;
 pub mod readers;
 pub mod record;
+mod renamed_trigger;
 pub mod row_key;
 pub mod rows;
 pub mod run_writer;
