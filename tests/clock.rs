@@ -7,7 +7,7 @@ mod common;
 use common::faults::{clear_fault, set_fault};
 use common::ledger::*;
 use common::tracking::*;
-use common::{Cluster, Options, Stop};
+use common::{send, Cluster, Options, Stop};
 use postgres::Client;
 use std::thread;
 
@@ -182,8 +182,9 @@ fn changes_that_triggers_make_to_a_row_come_after_what_others_did_to_it_though_t
     assert_right(&mut client);
 }
 
-#[test]
-fn what_is_recorded_after_an_import_is_later_than_what_was_imported() {
+/// A session in another database, with a ledger that is empty and a table; and the command that imports a ledger there whose
+/// newest time is ahead of the clock.
+fn start_import() -> (Cluster, Client, String) {
     let (cluster, mut client) = start_tracked("off");
     set_clock(&cluster, 20);
     change_rows(&mut client);
@@ -193,13 +194,46 @@ fn what_is_recorded_after_an_import_is_later_than_what_was_imported() {
     client.batch_execute("CREATE DATABASE other").unwrap();
     let mut other = cluster.connect("other");
     other.batch_execute("CREATE EXTENSION pg_notary; CREATE TABLE t (id int PRIMARY KEY)").unwrap();
-    // So that times were given before the import.
-    other.batch_execute("BEGIN; SELECT ledger.track('t'); ROLLBACK").unwrap();
-    other.batch_execute(&format!("COPY ledger.entries FROM '{}' WITH (FORMAT jsonl)", exported.display())).unwrap();
-    let newest = value(&mut other, "SELECT max(created_at) FROM ledger.entries");
-    other.batch_execute("SELECT ledger.track('t')").unwrap();
+    let import = format!("COPY ledger.entries FROM '{}' WITH (FORMAT jsonl)", exported.display());
+    (cluster, other, import)
+}
+
+const NEWEST: &str = "SELECT max(created_at) FROM ledger.entries";
+
+#[track_caller]
+fn assert_tracked_after(client: &mut Client, newest: &str) {
     let tracked = "SELECT max(created_at) FROM ledger.entries WHERE entry_type = 'table_tracked'";
-    assert!(is_true(&mut other, &format!("({tracked}) > '{newest}'")), "tracked before {newest}");
+    assert!(is_true(client, &format!("({tracked}) > '{newest}'")), "tracked before {newest}");
+}
+
+#[test]
+fn what_is_recorded_after_an_import_is_later_than_what_was_imported() {
+    let (_cluster, mut client, import) = start_import();
+    // So that times were given before the import.
+    client.batch_execute("BEGIN; SELECT ledger.track('t'); ROLLBACK").unwrap();
+    client.batch_execute(&import).unwrap();
+    let newest = value(&mut client, NEWEST);
+    client.batch_execute("SELECT ledger.track('t')").unwrap();
+    assert_tracked_after(&mut client, &newest);
+}
+
+/// The session has found that nothing is pending, and waits to look for the newest block. It goes on after the import.
+#[test]
+fn what_a_session_has_read_of_the_ledger_before_an_import_does_not_count_after_it() {
+    let (cluster, mut client, import) = start_import();
+    let mut session = cluster.connect("other");
+    // It is to be stopped where it holds no lock that others wait for, as it would while it looks for a deadlock.
+    session.batch_execute("SET deadlock_timeout = '1h'").unwrap();
+    let pid = number(&mut session, "SELECT pg_backend_pid()") as u32;
+    client.batch_execute("BEGIN; LOCK TABLE ledger.blocks IN ACCESS EXCLUSIVE MODE").unwrap();
+    let tracking = waiting(&cluster, session, "SELECT ledger.track('t')");
+    send(pid, libc::SIGSTOP);
+    client.batch_execute("COMMIT; SET lock_timeout = '20s'").unwrap();
+    client.batch_execute(&import).unwrap();
+    let newest = value(&mut client, NEWEST);
+    send(pid, libc::SIGCONT);
+    in_time("the call", || tracking.join().unwrap()).unwrap();
+    assert_tracked_after(&mut client, &newest);
 }
 
 #[test]

@@ -106,6 +106,78 @@ fn a_table_that_comes_into_a_schema_before_it_is_dropped_is_said_to_be_gone() {
     assert!(all_valid(&mut client));
 }
 
+/// The command finds the table locked, and without a trigger.
+#[test]
+fn a_table_that_is_tracked_for_the_first_time_before_it_is_dropped_is_said_to_be_gone() {
+    for command in ["DROP SCHEMA s CASCADE", "DROP OWNED BY bob CASCADE"] {
+        let (cluster, mut client) = start(Options::new());
+        client.batch_execute(SCHEMAS).unwrap();
+        client.batch_execute("CREATE TABLE s.t4 (id int PRIMARY KEY); ALTER TABLE s.t4 OWNER TO bob").unwrap();
+        after_waiting(&cluster, &mut client, "SELECT ledger.track('s.t4')", command).unwrap();
+        assert_eq!(column(&mut client, UNTRACKED), ["s.t1", "s.t2", "s.t4"], "{command}");
+        assert!(all_valid(&mut client), "{command}");
+    }
+}
+
+#[test]
+fn the_rows_of_a_partition_are_recorded_if_its_table_is_tracked_for_the_first_time_before_it_is_dropped() {
+    for command in ["DROP SCHEMA s CASCADE", "DROP OWNED BY bob CASCADE"] {
+        let (cluster, mut client) = start(Options::new());
+        client
+            .batch_execute(
+                "CREATE ROLE bob; CREATE SCHEMA s;
+                 CREATE TABLE events (id int, day int, PRIMARY KEY (id, day)) PARTITION BY LIST (day);
+                 CREATE TABLE s.events_1 PARTITION OF events FOR VALUES IN (1);
+                 CREATE TABLE events_2 PARTITION OF events FOR VALUES IN (2);
+                 ALTER TABLE s.events_1 OWNER TO bob;
+                 INSERT INTO events VALUES (1, 1), (2, 1), (3, 2)",
+            )
+            .unwrap();
+        after_waiting(&cluster, &mut client, "SELECT ledger.track('events')", command).unwrap();
+        assert_eq!(column(&mut client, "SELECT id FROM events"), ["3"], "{command}");
+        let deleted = "SELECT metadata->'key'->>'id' FROM ledger.entries WHERE entry_type = 'table_delete' ORDER BY 1";
+        assert_eq!(column(&mut client, deleted), ["1", "2"], "{command}");
+        assert_clean(&mut client, "events");
+    }
+}
+
+/// Runs DROP OWNED, and makes a change after it has listed bob's tables, when it is going to record that they go.
+fn drop_owned_while_listed(cluster: &Cluster, client: &mut Client, change: &str) -> Result<(), Error> {
+    client.batch_execute("BEGIN; LOCK TABLE ledger.entries_pending IN EXCLUSIVE MODE").unwrap();
+    let dropping = waiting(cluster, cluster.connect("postgres"), DROP_OWNED);
+    cluster.connect("postgres").batch_execute(change).unwrap();
+    client.batch_execute("COMMIT").unwrap();
+    in_time("the command", || dropping.join().unwrap())
+}
+
+const DROP_OWNED: &str = "DROP OWNED BY bob CASCADE";
+
+#[test]
+fn a_table_that_is_given_to_a_role_when_the_others_are_listed_is_said_to_be_gone() {
+    let (cluster, mut client) = start(Options::new());
+    client.batch_execute(SCHEMAS).unwrap();
+    drop_owned_while_listed(&cluster, &mut client, "ALTER TABLE other.t3 OWNER TO bob").unwrap();
+    assert_eq!(column(&mut client, UNTRACKED), ["other.t3", "s.t1", "s.t2"]);
+    assert!(all_valid(&mut client));
+}
+
+#[test]
+fn a_partition_that_is_given_to_a_role_when_the_others_are_listed_does_not_go_without_its_rows() {
+    let (cluster, mut client) = start(Options::new());
+    client.batch_execute(SCHEMAS).unwrap();
+    client.batch_execute(EVENTS).unwrap();
+    let change = "ALTER TABLE events_1 OWNER TO bob";
+    let refused = drop_owned_while_listed(&cluster, &mut client, change).unwrap_err();
+    let message = refused.as_db_error().unwrap().message();
+    assert_eq!(message, "cannot drop partition public.events_1 of tracked table public.events by this command");
+    assert!(column(&mut client, UNTRACKED).is_empty());
+    // As the hint says.
+    client.batch_execute(DROP_OWNED).unwrap();
+    assert_eq!(column(&mut client, UNTRACKED), ["s.t1", "s.t2"]);
+    assert_eq!(column(&mut client, "SELECT DISTINCT day FROM events"), ["2"]);
+    assert_clean(&mut client, "events");
+}
+
 // ---- track() and untrack() ----------------------------------------------------------------------------------------------
 
 #[test]

@@ -96,7 +96,55 @@ fn a_renamed_trigger_hides_nothing() {
     assert_eq!(fault(&mut client, "shop.accounts").unwrap().0, "altered");
     let refused = error(&mut owner, "UPDATE shop.accounts SET amount = 1");
     assert_eq!(*refused.code(), SqlState::E_R_I_E_TRIGGER_PROTOCOL_VIOLATED);
-    assert!(refused.hint().unwrap().contains("call ledger.track() again with the same options"), "{refused:?}");
+}
+
+const RENAMES: [(&str, &str); 2] = [
+    ("shop.accounts", "UPDATE shop.accounts SET amount = amount + 1"),
+    ("shop.events", "UPDATE shop.events_1 SET what = what || 'x'"),
+];
+
+/// Who changes a row is told, and so is who verifies.
+#[test]
+fn a_renamed_trigger_is_said_to_be_renamed_and_either_of_the_two_ways_that_are_named_makes_it_good() {
+    let (_cluster, mut client, mut owner) = start_tracked();
+    for (table, change) in RENAMES {
+        for is_renamed_back in [false, true] {
+            owner.batch_execute(&format!("ALTER TRIGGER ledger_record_change ON {table} RENAME TO \"Other\"")).unwrap();
+            let refused = error(&mut owner, change);
+            let what = format!("trigger \"ledger_record_change\" of table {table} was renamed to \"Other\"");
+            assert_eq!(refused.message(), what);
+            let ways = refused.hint().unwrap().strip_suffix(" renames it back.").unwrap();
+            let verdict = json(&mut client, "SELECT ledger.verify_all()");
+            let detail = verdict["tables"][0]["errors"][0]["detail"].as_str().unwrap();
+            assert!(detail.contains(&what) && detail.contains(ways), "{verdict:#}");
+            let (call, rename) = ways.split_once(" makes it anew, or ").unwrap();
+            owner.batch_execute(if is_renamed_back { rename } else { call }).unwrap();
+            owner.batch_execute(change).unwrap();
+            assert_eq!(state(&mut client, table), "tracked", "{ways}");
+            assert_eq!(number(&mut client, "SELECT count(columns) FROM ledger.tracked_tables"), 1, "{ways}");
+            assert!(all_valid(&mut client), "{ways}");
+        }
+    }
+}
+
+#[test]
+fn a_renamed_trigger_whose_name_another_has_is_made_good_as_the_hint_says() {
+    let (_cluster, mut client, mut owner) = start_tracked();
+    owner
+        .batch_execute(
+            "ALTER TRIGGER ledger_record_change ON shop.accounts RENAME TO other;
+             CREATE TRIGGER ledger_record_change BEFORE UPDATE ON shop.accounts FOR EACH ROW
+             EXECUTE FUNCTION suppress_redundant_updates_trigger()",
+        )
+        .unwrap();
+    let change = "UPDATE shop.accounts SET amount = amount + 1";
+    let refused = error(&mut owner, change);
+    let hint = refused.hint().unwrap();
+    let (drop, rest) = hint.split_once(" drops the other trigger that has its name; then ").unwrap();
+    owner.batch_execute(drop).unwrap();
+    owner.batch_execute(rest.split_once(" makes it anew").unwrap().0).unwrap();
+    owner.batch_execute(change).unwrap();
+    assert!(all_valid(&mut client));
 }
 
 /// What the catalogs say of a trigger only a superuser can change, and the ledger knows what a table is tracked with.

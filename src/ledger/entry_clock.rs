@@ -9,9 +9,6 @@ use std::sync::atomic::{AtomicI64, Ordering};
 pub const LIMIT_SECONDS: i64 = 60;
 const LIMIT: i64 = LIMIT_SECONDS * 1_000_000;
 
-/// It is not known yet which times the ledger has given.
-const UNKNOWN: i64 = 0;
-
 /// The newest time that a ledger has given, in microseconds since 1970. It lies in shared memory, and is all zeros at
 /// first.
 ///
@@ -20,8 +17,15 @@ const UNKNOWN: i64 = 0;
 #[repr(C, align(64))]
 #[derive(Default)]
 pub struct EntryClock {
+    /// If it is not known, it is zero or negative, and another number after each [`EntryClock::forget`].
     newest: AtomicI64,
+    /// How often it was forgotten.
+    forgotten: AtomicI64,
 }
+
+/// It is not known which times the ledger has given: not since the start, or not since it was forgotten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unknown(i64);
 
 /// A time for an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,24 +37,27 @@ pub struct Given {
 
 impl EntryClock {
     /// A time for an entry: the clock's, or, where that is not later than the newest time given, `apart` microseconds
-    /// after that. `None` while the newest time is not known.
-    pub fn next(&self, clock: i64, apart: i64) -> Option<Given> {
-        let follow = |newest| (newest != UNKNOWN).then(|| time_after(newest, clock, apart));
-        let newest = self.newest.fetch_update(Ordering::AcqRel, Ordering::Acquire, follow).ok()?;
+    /// after that. An error while the newest time is not known.
+    pub fn next(&self, clock: i64, apart: i64) -> Result<Given, Unknown> {
+        let follow = |newest| (newest > 0).then(|| time_after(newest, clock, apart));
+        let newest = self.newest.fetch_update(Ordering::AcqRel, Ordering::Acquire, follow).map_err(Unknown)?;
         let given_up = is_given_up(newest, clock).then_some(newest);
-        Some(Given { at: time_after(newest, clock, apart), given_up })
+        Ok(Given { at: time_after(newest, clock, apart), given_up })
     }
 
-    /// Notes that the ledger has given this time, or, if `None`, no time at all. Any number of processes may do so at
-    /// once.
-    pub fn learn(&self, newest: Option<i64>) {
-        self.newest.fetch_max(newest.unwrap_or(0).max(UNKNOWN + 1), Ordering::AcqRel);
+    /// Notes that the ledger has given this time, or, if `None`, no time at all: what was read since the newest time was
+    /// found to be `unknown`. If it was forgotten meanwhile, what was read may be of the ledger before, and does not
+    /// count. Any number of processes may do so at once, and the first one counts: until then, no time is given.
+    pub fn learn(&self, unknown: Unknown, newest: Option<i64>) {
+        let newest = newest.unwrap_or(0).max(1);
+        self.newest.compare_exchange(unknown.0, newest, Ordering::AcqRel, Ordering::Acquire).ok();
     }
 
     /// Forgets the newest time, because the ledger is another one, or was rebuilt. Cannot fail, so it may be called at
     /// COMMIT.
     pub fn forget(&self) {
-        self.newest.store(UNKNOWN, Ordering::Release);
+        let before = self.forgotten.fetch_add(1, Ordering::AcqRel);
+        self.newest.store(-before - 1, Ordering::Release);
     }
 }
 
@@ -75,12 +82,16 @@ mod tests {
 
     fn clock_at(newest: i64) -> EntryClock {
         let clock = EntryClock::default();
-        clock.learn(Some(newest));
+        clock.learn(unknown(&clock), Some(newest));
         clock
     }
 
-    fn given(at: i64) -> Option<Given> {
-        Some(Given { at, given_up: None })
+    fn unknown(clock: &EntryClock) -> Unknown {
+        clock.next(NOW, 1).unwrap_err()
+    }
+
+    fn given(at: i64) -> Result<Given, Unknown> {
+        Ok(Given { at, given_up: None })
     }
 
     #[test]
@@ -103,7 +114,7 @@ mod tests {
     fn a_clock_that_is_far_behind_is_followed_and_one_process_is_told() {
         let clock = clock_at(NOW);
         let back = NOW - LIMIT - 1;
-        assert_eq!(clock.next(back, 1), Some(Given { at: back, given_up: Some(NOW) }));
+        assert_eq!(clock.next(back, 1), Ok(Given { at: back, given_up: Some(NOW) }));
         assert_eq!(clock.next(back, 1), given(back + 1));
         assert_eq!(clock.next(back + 5, 1), given(back + 5));
     }
@@ -111,14 +122,26 @@ mod tests {
     #[test]
     fn no_time_is_given_before_the_newest_is_known() {
         let clock = EntryClock::default();
-        assert_eq!(clock.next(NOW, 1), None);
-        clock.learn(None);
+        clock.learn(unknown(&clock), None);
         assert_eq!(clock.next(NOW, 1), given(NOW));
         clock.forget();
-        assert_eq!(clock.next(NOW, 1), None);
-        clock.learn(Some(NOW + 3));
-        clock.learn(Some(NOW + 2));
+        let (first, second) = (unknown(&clock), unknown(&clock));
+        clock.learn(first, Some(NOW + 3));
+        clock.learn(second, Some(NOW + 2));
         assert_eq!(clock.next(NOW, 1), given(NOW + 4));
+    }
+
+    #[test]
+    fn what_was_read_before_the_newest_time_was_forgotten_does_not_count() {
+        let clock = EntryClock::default();
+        let mut read = Vec::new();
+        for _ in 0..3 {
+            read.push(unknown(&clock));
+            clock.forget();
+        }
+        read.into_iter().for_each(|unknown| clock.learn(unknown, Some(NOW + 7)));
+        clock.learn(unknown(&clock), Some(NOW));
+        assert_eq!(clock.next(NOW, 1), given(NOW + 1));
     }
 
     #[test]

@@ -27,8 +27,8 @@ pub fn now_apart(micros: i64) -> Timestamp {
     let Ok((_, slot)) = database::slot() else { return clock };
     let given = loop {
         match slot.entry_clock.next(clock.micros(), micros) {
-            Some(given) => break given,
-            None => slot.entry_clock.learn(newest_in_ledger()),
+            Ok(given) => break given,
+            Err(unknown) => slot.entry_clock.learn(unknown, newest_in_ledger()),
         }
     };
     if let Some(newest) = given.given_up {

@@ -1,6 +1,6 @@
 //! The object access hook: runs whenever an object is created or dropped in the catalogs.
 
-use super::tracking::own_triggers;
+use super::tracking::{dropped, own_triggers};
 use super::worker::commands;
 use pgrx::{pg_guard, pg_sys};
 use std::ffi::c_void;
@@ -30,6 +30,11 @@ unsafe extern "C-unwind" fn object_access(
         (pg_sys::ExtensionRelationId, pg_sys::ObjectAccessType::OAT_POST_CREATE) => commands::extension_created(object),
         (pg_sys::ExtensionRelationId, pg_sys::ObjectAccessType::OAT_DROP) => commands::extension_dropped(object),
         (pg_sys::TriggerRelationId, pg_sys::ObjectAccessType::OAT_POST_CREATE) => own_triggers::check_created(object),
+        (pg_sys::TriggerRelationId, pg_sys::ObjectAccessType::OAT_DROP) => dropped::trigger_dropped(object),
+        // With a part it is one of its columns.
+        (pg_sys::RelationRelationId, pg_sys::ObjectAccessType::OAT_DROP) if part == 0 => {
+            dropped::relation_dropped(object)
+        }
         _ => {}
     }
 }

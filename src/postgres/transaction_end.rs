@@ -70,7 +70,7 @@ unsafe extern "C-unwind" fn on_subtransaction_event(
         pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB => {
             current.subtransaction_aborted(level);
             queue::subtransaction_aborted(level);
-            tracking::after_rollback();
+            tracking::after_rollback(level);
         }
         _ => {}
     });
@@ -281,7 +281,7 @@ fn end(current: &mut Transaction, committed: bool) {
         database::baseline_begun();
     }
     if !committed {
-        tracking::after_rollback();
+        tracking::after_rollback(1);
     }
     tracking::at_end();
     queue::clear();

@@ -11,6 +11,7 @@
 //! runs inside a transaction.
 
 use super::command_parts::{list_of, lock, named};
+use super::dropped;
 use super::drops;
 use super::manage;
 use super::options::{self, tracked_root, Options};
@@ -46,8 +47,14 @@ pub unsafe fn concerns(statement: *mut pg_sys::Node) -> bool {
 pub unsafe extern "C-unwind" fn before_utility(statement: *mut pg_sys::Node) {
     or_raise(match (*statement).type_ {
         pg_sys::NodeTag::T_AlterTableStmt => before_alter(&*statement.cast()),
-        pg_sys::NodeTag::T_DropStmt => drops::before_drop(&*statement.cast()),
-        pg_sys::NodeTag::T_DropOwnedStmt => drops::before_drop_owned(&*statement.cast()),
+        pg_sys::NodeTag::T_DropStmt => {
+            dropped::begin();
+            drops::before_drop(&*statement.cast())
+        }
+        pg_sys::NodeTag::T_DropOwnedStmt => {
+            dropped::begin();
+            drops::before_drop_owned(&*statement.cast())
+        }
         _ => {
             let create = &*statement.cast::<pg_sys::CreateStmt>();
             if !create.partbound.is_null() {
@@ -58,7 +65,8 @@ pub unsafe extern "C-unwind" fn before_utility(statement: *mut pg_sys::Node) {
     });
 }
 
-/// Records rows that the command has brought, and gives new partitions their triggers.
+/// Records rows that the command has brought, and tables that it has taken away without naming them. Gives new
+/// partitions their triggers.
 ///
 /// # Safety
 /// `statement` is the one that ProcessUtility was called with.
@@ -79,7 +87,7 @@ pub unsafe extern "C-unwind" fn after_utility(statement: *mut pg_sys::Node) {
                 false => after_create(create),
             }
         }
-        _ => Ok(()),
+        _ => dropped::record(),
     });
 }
 

@@ -1,11 +1,13 @@
 //! DROP TABLE, DROP SCHEMA and DROP OWNED. The rows of a partition that is dropped are recorded; of a tracked table
-//! that is dropped, an entry says so. What counts is whether Postgres lets the caller drop them, not who owns them.
+//! that is dropped, an entry says so. What counts is whether Postgres lets the caller drop them, not who owns them. Of
+//! tables that these commands do not name, [`dropped`] takes care.
 //!
 //! # Safety
 //! Every `unsafe fn` here takes the statement that Postgres passed to the ProcessUtility hook, a part of it, or Oids
 //! (any may be given), and runs inside a transaction.
 
 use super::command_parts::{list_of, lock, named};
+use super::dropped;
 use super::manage;
 use super::options::{tracked_root, Options};
 use super::partitions::{record_all, Passage};
@@ -48,17 +50,20 @@ pub unsafe fn before_drop_owned(drop: &pg_sys::DropOwnedStmt) -> Result<(), Fail
     record(&lock_all(OF_OWNER, &roles))
 }
 
-/// The tables of a schema that are tracked, or may have partitions that are.
+/// The tables of a schema that can be tracked, or are partitions of such. Also those without triggers: another session
+/// may just be tracking one of them, and commit while this one waits for its lock.
 const IN_SCHEMA: &str = "SELECT c.oid FROM pg_catalog.pg_class AS c \
     WHERE c.relnamespace OPERATOR(pg_catalog.=) $1::pg_catalog.oid \
-    AND (c.relkind OPERATOR(pg_catalog.=) 'p' OR c.relkind OPERATOR(pg_catalog.=) 'r' AND c.relhastriggers)";
+    AND (c.relkind OPERATOR(pg_catalog.=) 'p' OR c.relkind OPERATOR(pg_catalog.=) 'r') \
+    AND c.relpersistence OPERATOR(pg_catalog.<>) 't'";
 
 /// The same for a role: its tables, and all tables in its schemas, because a dropped schema takes all its tables with
 /// it, regardless of their owner.
 const OF_OWNER: &str = "SELECT c.oid FROM pg_catalog.pg_class AS c \
     JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace \
     WHERE (c.relowner OPERATOR(pg_catalog.=) $1::pg_catalog.oid OR n.nspowner OPERATOR(pg_catalog.=) $1::pg_catalog.oid) \
-    AND (c.relkind OPERATOR(pg_catalog.=) 'p' OR c.relkind OPERATOR(pg_catalog.=) 'r' AND c.relhastriggers)";
+    AND (c.relkind OPERATOR(pg_catalog.=) 'p' OR c.relkind OPERATOR(pg_catalog.=) 'r') \
+    AND c.relpersistence OPERATOR(pg_catalog.<>) 't'";
 
 /// A table, and the tables that it is a partition of.
 type WithAncestors = (pg_sys::Oid, Vec<pg_sys::Oid>);
@@ -163,6 +168,7 @@ unsafe fn record(dropped: &[pg_sys::Oid]) -> Result<(), Failure> {
             Some(_) => record_all(&table, &options, Passage::Departure)?,
         }
     }
+    dropped::note_recorded(&all);
     Ok(())
 }
 

@@ -10,7 +10,8 @@
 //! |---|---|
 //! | [`manage`] | track(), untrack(), and the triggers |
 //! | [`options`] | what a table is tracked with |
-//! | [`own_triggers`] | who may make such triggers |
+//! | [`own_triggers`], [`catalog_triggers`] | who may make such triggers, and what the catalog says of one |
+//! | [`renamed_trigger`] | a trigger that has another name by now |
 //! | [`primary_key`], [`rows`] | what names a row, and finding it by that |
 //! | [`plan`], [`shape`], [`columns`], [`fixed_settings`] | which columns are recorded, and a row as JSON |
 //! | [`row_key`] | how a row is named |
@@ -20,6 +21,7 @@
 //! | [`trackable`] | which tables can be recorded |
 //! | [`partitions`] | rows that come and go with a partition |
 //! | [`commands`], [`drops`], [`truncation`] | the commands that bring partitions, and take them away |
+//! | [`dropped`] | tables that go with a DROP that does not name them |
 //! | [`command_parts`] | what such commands are made of |
 //! | [`versions`], [`version_runs`], [`run_writer`] | the entries about one row, and how they are found |
 //! | [`verify_row`] | one row against its entries |
@@ -30,11 +32,13 @@
 
 pub mod baseline;
 pub mod baseline_table;
+mod catalog_triggers;
 pub mod columns;
 pub mod command_order;
 pub mod command_parts;
 pub mod commands;
 pub mod compare_rows;
+pub mod dropped;
 pub mod drops;
 pub mod fixed_settings;
 pub mod history;
@@ -51,6 +55,7 @@ pub mod plan;
 pub mod primary_key;
 pub mod readers;
 pub mod record;
+mod renamed_trigger;
 pub mod row_key;
 pub mod rows;
 pub mod run_writer;
@@ -76,8 +81,9 @@ fn at_rollback_forget_plans() {
     FORGETS_AT_ROLLBACK.set(true);
 }
 
-/// A transaction or a subtransaction has been rolled back. Cannot fail.
-pub fn after_rollback() {
+/// A subtransaction of this level, or the transaction (1), has been rolled back. Cannot fail.
+pub fn after_rollback(level: i32) {
+    dropped::after_rollback(level);
     if FORGETS_AT_ROLLBACK.get() {
         plan::forget_all();
     }
@@ -87,4 +93,5 @@ pub fn after_rollback() {
 pub fn at_end() {
     FORGETS_AT_ROLLBACK.set(false);
     command_order::forget();
+    dropped::forget();
 }

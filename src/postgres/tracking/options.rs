@@ -211,17 +211,7 @@ fn array_of(names: &[String]) -> String {
     format!("ARRAY[{}]::text[]", names.join(", "))
 }
 
-/// Refuses to record for a trigger of another name: beside the table's own it would record each row once more, as if
-/// the row had been inserted or updated twice.
-///
-/// # Safety
-/// `trigger` is that of a trigger call.
-pub unsafe fn require_row_trigger(trigger: &pg_sys::Trigger) -> Result<(), Failure> {
-    let is_own = CStr::from_ptr(trigger.tgname) == ROW_TRIGGER;
-    is_own.then_some(()).ok_or_else(not_made_by_track)
-}
-
-fn not_made_by_track() -> Failure {
+pub(super) fn not_made_by_track() -> Failure {
     Failure::new(
         PgSqlErrorCode::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED,
         "this trigger was not made by ledger.track()",

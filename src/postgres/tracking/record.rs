@@ -4,8 +4,9 @@
 use super::command_order;
 use super::horizon::{self, HasEntry, Horizon};
 use super::metadata::Metadata;
-use super::options::{require_row_trigger, Coverage, Options};
+use super::options::{Coverage, Options};
 use super::plan::{self, Plan, UnknownColumn};
+use super::renamed_trigger::require_own_name;
 use super::row_key::RowKey;
 use crate::ledger::canonical_json::write_string;
 use crate::ledger::metadata::Member;
@@ -38,8 +39,8 @@ const ROW_CHANGE: Declared = Declared {
 pub unsafe extern "C-unwind" fn ledger_record_change(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
     use pg_sys::{TRIGGER_EVENT_DELETE, TRIGGER_EVENT_INSERT, TRIGGER_EVENT_OPMASK, TRIGGER_EVENT_UPDATE};
     let data = trigger_data(fcinfo, &ROW_CHANGE);
-    or_raise(require_row_trigger(&*data.tg_trigger));
     let table = Table::of_trigger(data);
+    or_raise(require_own_name(&*data.tg_trigger, &table));
     let plan = or_raise(plan::of(&table, || Options::of_trigger(&*data.tg_trigger)));
     let row = table.deform(data.tg_trigtuple);
     let header = (*data.tg_trigtuple).t_data;

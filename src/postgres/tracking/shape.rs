@@ -34,6 +34,14 @@ pub struct ShapeColumn {
     pub type_name: String,
 }
 
+/// What the columns of a shape are in a table now.
+pub struct ColumnsNow<'a> {
+    pub columns: Vec<(&'a ShapeColumn, Option<&'a TableColumn>)>,
+    /// All are there, with the types that they had. Otherwise the table may have been restored with other numbers, and
+    /// altered since.
+    pub is_whole: bool,
+}
+
 const ID_DIGITS: usize = 32;
 
 impl Shape {
@@ -71,19 +79,21 @@ impl Shape {
     /// The columns of the shape, each with the table's column that it is now. The number of a column identifies it,
     /// whatever its name is. But in a table restored from a dump, columns have lower numbers if one before them had
     /// been dropped; there names identify them. (A column of that name with a higher number was added since.)
-    pub fn columns_in<'a>(&'a self, live: &'a [TableColumn]) -> Vec<(&'a ShapeColumn, Option<&'a TableColumn>)> {
-        let matched = |is_same: fn(&ShapeColumn, &TableColumn) -> bool| -> Vec<(&ShapeColumn, Option<&TableColumn>)> {
-            self.columns.iter().map(|column| (column, live.iter().find(|now| is_same(column, now)))).collect()
-        };
-        let is_whole = |found: &[(&ShapeColumn, Option<&TableColumn>)]| {
-            found.iter().all(|(column, now)| now.is_some_and(|now| now.own_type() == column.type_name))
+    pub fn columns_in<'a>(&'a self, live: &'a [TableColumn]) -> ColumnsNow<'a> {
+        let matched = |is_same: fn(&ShapeColumn, &TableColumn) -> bool| {
+            let now = |column| live.iter().find(|now| is_same(column, now));
+            let columns: Vec<_> = self.columns.iter().map(|column| (column, now(column))).collect();
+            let is_found = |(column, now): &(&ShapeColumn, Option<&TableColumn>)| {
+                now.is_some_and(|now| now.own_type() == column.type_name)
+            };
+            ColumnsNow { is_whole: columns.iter().all(is_found), columns }
         };
         let by_number = matched(|column, now| now.number == column.number);
-        if is_whole(&by_number) {
+        if by_number.is_whole {
             return by_number;
         }
         let by_name = matched(|column, now| now.name == column.name && now.number <= column.number);
-        if is_whole(&by_name) {
+        if by_name.is_whole {
             by_name
         } else {
             by_number

@@ -5,6 +5,7 @@ use super::compare_rows::RowProblem;
 use super::history::still_recorded;
 use super::lost::{self, Noted};
 use super::options::{Coverage, Options};
+use super::renamed_trigger::RenamedTrigger;
 use super::targets::Target;
 use super::verify_tables::{self, Counts};
 use crate::postgres::errors::Failure;
@@ -134,18 +135,11 @@ fn fault_of_tracking(table: &Tracked, noted: Option<&Noted>) -> Option<Value> {
     let recorded = noted.and_then(|noted| noted.options.as_ref());
     let call = recorded.unwrap_or(&table.options).call(&table.name);
     let (problem, detail) = match table.state.as_str() {
-        "altered" => (
-            "altered",
-            format!(
-                "the triggers that record its rows are not as ledger.track() makes them, on the table or on a partition: one was \
-                 dropped, renamed, or given a condition or another argument; {call} makes them anew"
-            ),
-        ),
+        "altered" => ("altered", alteration(table, &call)),
         "disabled" => ("disabled", format!("the triggers that record its rows are disabled; {call} enables them")),
-        "not always" => (
-            "disabled",
-            format!("its triggers do not fire for replicated changes; {call} makes them fire always"),
-        ),
+        "not always" => {
+            ("disabled", format!("its triggers do not fire for replicated changes; {call} makes them fire always"))
+        }
         _ if recorded.is_some_and(|recorded| recorded.settings() != table.options.settings()) => (
             "altered",
             format!(
@@ -157,6 +151,18 @@ fn fault_of_tracking(table: &Tracked, noted: Option<&Noted>) -> Option<Value> {
         _ => return None,
     };
     Some(table_problem(&table.name, problem, &detail))
+}
+
+/// How the triggers of a table are not as track() makes them, and the call that does.
+fn alteration(table: &Tracked, call: &str) -> String {
+    let open = Table::open_oid(table.oid, pg_sys::AccessShareLock);
+    if let Some(renamed) = RenamedTrigger::of(&open) {
+        return format!("{}, and changes of its rows are refused; {}", renamed.what(), renamed.remedy(call));
+    }
+    format!(
+        "the triggers that record its rows are not as ledger.track() makes them, on the table or on a partition: one was \
+         dropped, renamed, or given a condition or another argument; {call} makes them anew"
+    )
 }
 
 /// All tracked tables, and those that the ledger has as tracked. Both are read with one snapshot: otherwise a table

@@ -112,7 +112,7 @@ impl OlderShape {
         let (in_root, in_table) = (relation::live_columns(root), relation::live_columns(table));
         let (mut columns, mut dropped, mut retyped) = (Vec::new(), Vec::new(), Vec::new());
         let memory = Rc::default();
-        for (column, now) in shape.columns_in(&in_root) {
+        for (column, now) in shape.columns_in(&in_root).columns {
             let now: Option<&TableColumn> = now.and_then(|now| in_table.iter().find(|own| own.name == now.name));
             let Some(now) = now else {
                 dropped.push(column.name.clone());
