@@ -8,7 +8,7 @@ mod common;
 
 use common::faults::*;
 use common::ledger::*;
-use common::tracking::TRIGGERS_OFF;
+use common::tampering::TRIGGERS_OFF;
 use common::{send, wait_until, Cluster, Options, Stop};
 use postgres::Client;
 use std::fs::{self, Permissions};

@@ -5,7 +5,7 @@
 mod common;
 
 use common::ledger::*;
-use common::tracking::TRIGGERS_OFF;
+use common::tampering::TRIGGERS_OFF;
 use common::{give_to_server, Cluster, Options, Stop};
 use postgres::Client;
 use std::fs::{self, Permissions};

@@ -4,7 +4,7 @@
 mod common;
 
 use common::ledger::*;
-use common::tracking::TRIGGERS_OFF;
+use common::tampering::TRIGGERS_OFF;
 use common::{send, wait_until, Options, Stop};
 use postgres::error::SqlState;
 use postgres::Client;

@@ -4,7 +4,7 @@
 mod common;
 
 use common::ledger::*;
-use common::tracking::TRIGGERS_OFF;
+use common::tampering::TRIGGERS_OFF;
 use common::{give_to_server, pg_major, send, wait_until, Cluster, Options, Stop};
 use pg_notary::ledger::block;
 use pg_notary::ledger::log_tree::{leaf_hash, LogTree};

@@ -4,7 +4,8 @@
 mod common;
 
 use common::ledger::*;
-use common::tracking::{seal, TRIGGERS_OFF};
+use common::tampering::TRIGGERS_OFF;
+use common::tracking::seal;
 use common::{Cluster, Options};
 use postgres::Client;
 

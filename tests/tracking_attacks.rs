@@ -7,6 +7,7 @@
 mod common;
 
 use common::ledger::*;
+use common::tampering::TRIGGERS_OFF;
 use common::tracking::*;
 use common::{Cluster, Options, Stop};
 use postgres::error::SqlState;

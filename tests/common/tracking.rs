@@ -3,19 +3,7 @@
 use super::ledger::*;
 use postgres::Client;
 
-/// Turns off all that stands in a superuser's way: the triggers of the ledger and those of the application's tables.
-pub const TRIGGERS_OFF: &str = "
-DO $$
-DECLARE
-    t regclass;
-BEGIN
-    FOR t IN SELECT c.oid FROM pg_class c WHERE relnamespace IN ('ledger'::regnamespace, 'public'::regnamespace)
-             AND relkind IN ('r', 'p') LOOP
-        EXECUTE format('ALTER TABLE %s DISABLE TRIGGER ALL', t);
-    END LOOP;
-END $$";
-
-/// Those of the application's tables alone.
+/// Turns off the triggers of the application's tables, and not those of the ledger.
 pub const APPLICATION_TRIGGERS_OFF: &str = "
 DO $$
 DECLARE
