@@ -16,8 +16,6 @@ use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::thread;
 
-const SEAL: &str = "SELECT * FROM ledger.commit_block()";
-
 /// Sealing only where a test asks for it.
 fn quiet(mode: &str) -> Options {
     let options = Options::new().conf("ledger.block_interval = 1h").conf("ledger.block_size = 10000");
@@ -86,8 +84,7 @@ fn the_lines_of_a_large_prepared_transaction_are_appended_together() {
     client.batch_execute("ROLLBACK PREPARED 'large'").unwrap();
     wait_until("the lines are voided", PATIENCE, || ids_in_file(&file(&mut client)).len() == 2);
     client.batch_execute("COMMIT PREPARED 'small'").unwrap();
-    client.batch_execute(SEAL).unwrap();
-    wait_until_sealed(&mut client);
+    seal(&mut client);
     assert_intact(&mut client);
 }
 
@@ -181,8 +178,7 @@ fn start_with_a_line() -> (Cluster, Client, u32) {
 /// The entry stands in the file twice, the first line voided, and all is sealed.
 #[track_caller]
 fn assert_recorded_again(client: &mut Client) {
-    client.batch_execute(SEAL).unwrap();
-    wait_until_sealed(client);
+    seal(client);
     let path = file(client);
     wait_until("the line of the block is there", PATIENCE, || {
         let kinds: Vec<String> = lines(&path).iter().map(|line| line["record_type"].as_str().unwrap().into()).collect();
@@ -281,8 +277,7 @@ fn aborted_lines_are_voided_while_somebody_keeps_everyone_else_from_sealing() {
         let path = file(&mut client);
         wait_until("the line is voided", PATIENCE, || of_type(&lines(&path), "void").len() == 1);
         sealer.batch_execute("COMMIT").unwrap();
-        client.batch_execute(SEAL).unwrap();
-        wait_until_sealed(&mut client);
+        seal(&mut client);
         wait_until_file_has_followed(&mut client);
         assert_eq!(ids_in_table(&mut client).len(), 5, "{mode}");
         assert_intact(&mut client);
@@ -308,8 +303,7 @@ fn an_entry_whose_id_the_ledger_gives_waits_for_no_void_line() {
     send(worker, libc::SIGCONT);
     wait_until_file_has_followed(&mut client);
     assert_eq!(ids_in_table(&mut client).len(), 303);
-    client.batch_execute(SEAL).unwrap();
-    wait_until_sealed(&mut client);
+    seal(&mut client);
     assert_intact(&mut client);
 }
 

@@ -259,11 +259,6 @@ fn record_some(client: &mut Client, entries: usize) {
     client.batch_execute(&sql.replace("COUNT", &entries.to_string())).unwrap();
 }
 
-fn seal(client: &mut Client) {
-    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
-    wait_until_sealed(client);
-}
-
 impl Ledger {
     /// Six blocks with void lines between them, and pending entries behind.
     fn start() -> Ledger {

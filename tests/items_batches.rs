@@ -21,8 +21,7 @@ fn registry() -> (Cluster, Client) {
     let create = each("ledger.create_item('tool', 't' || n, '1.0.0', n::text, 't/' || n || '.py')");
     client.batch_execute("CREATE ROLE writer IN ROLE ledger_writer; CREATE ROLE admin IN ROLE ledger_admin").unwrap();
     client.batch_execute(&create).unwrap();
-    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
-    wait_until_sealed(&mut client);
+    seal(&mut client);
     (cluster, client)
 }
 

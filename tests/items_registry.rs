@@ -31,11 +31,6 @@ fn registry() -> (Cluster, Client) {
     (cluster, client)
 }
 
-fn seal(client: &mut Client) {
-    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
-    wait_until_sealed(client);
-}
-
 /// What the gate says after a change, which is then rolled back: the error, and whether verify_all() sees it as well.
 fn refusal(client: &mut Client, change: &str) -> (String, bool) {
     client.batch_execute("BEGIN").unwrap();

@@ -18,11 +18,6 @@ fn quiet() -> Options {
     Options::new().conf("ledger.block_interval = 1h").conf("ledger.block_size = 10000")
 }
 
-fn seal(client: &mut Client) {
-    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
-    wait_until_sealed(client);
-}
-
 #[test]
 fn the_file_is_named_after_database_and_ledger_and_is_private() {
     let (cluster, mut client) = start(quiet());

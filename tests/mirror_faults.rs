@@ -76,8 +76,7 @@ fn assert_refused_for_one_of(client: &mut Client, path: &Path, causes: &[&str]) 
 fn survives(at_once: &str, then: &str, break_it: impl Fn(&Path, &mut Client), repair_it: impl Fn(&Path)) {
     let (cluster, mut client) = start_in_own_directory(Options::new());
     record_many(&mut client, 3);
-    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
-    wait_until_sealed(&mut client);
+    seal(&mut client);
     let path = file(&mut client);
     let server = cluster.postmaster();
 
@@ -95,8 +94,7 @@ fn survives(at_once: &str, then: &str, break_it: impl Fn(&Path, &mut Client), re
     repair_it(&path);
     wait_until("recording works again", PATIENCE, || client.simple_query(RECORD).is_ok());
     wait_for(&mut client, "(SELECT state = 'attached' AND problem IS NULL FROM ledger.mirror_status)");
-    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
-    wait_until_sealed(&mut client);
+    seal(&mut client);
     assert_intact(&mut client);
     assert!(cluster.is_running() && cluster.postmaster() == server);
     assert!(!cluster.log().contains("PANIC") && !cluster.log().contains("terminated by signal"));
@@ -411,8 +409,7 @@ fn a_second_server_on_the_same_file_is_kept_out() {
     assert!(all_text(&error(&mut second, RECORD)).contains("give one of them another ledger.mirror_directory"));
 
     record(&mut client);
-    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
-    wait_until_sealed(&mut client);
+    seal(&mut client);
     assert_intact(&mut client);
 
     // The first has gone on: the file is ahead of the second, which must not touch it, lock or no lock.

@@ -25,11 +25,6 @@ fn quiet() -> Options {
     Options::new().conf("ledger.block_interval = 1h").conf("ledger.block_size = 10000")
 }
 
-fn seal(client: &mut Client) {
-    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
-    wait_until_sealed(client);
-}
-
 /// A ledger with sealed, pending and voided entries.
 fn start_with_ledger() -> (Cluster, Client) {
     let (cluster, mut client) = start(quiet());

@@ -253,8 +253,7 @@ fn a_promoted_standby_goes_on_signing_items() {
     });
     reader.batch_execute("SELECT ledger.sign_item('tool', 'api', '1.0.0')").unwrap();
     assert!(value(&mut reader, LOAD).ends_with("call()\n"));
-    reader.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
-    wait_until_sealed(&mut reader);
+    seal(&mut reader);
     let verdict = json(&mut reader, "SELECT ledger.verify_all()");
     assert!(verdict["overall_valid"] == true && verdict["items"]["item_count"] == 2, "{verdict:#}");
 }
@@ -303,8 +302,7 @@ fn a_promoted_standby_continues_the_chain_in_the_same_file() {
 
     worker_pid(&mut reader);
     record_many(&mut reader, 5);
-    reader.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
-    wait_until_sealed(&mut reader);
+    seal(&mut reader);
     assert_eq!(value(&mut reader, "SELECT previous_hash FROM ledger.blocks WHERE block_number = 4"), head);
     assert_eq!(number(&mut reader, "SELECT count(*) FROM ledger.entries"), 21);
     assert_intact(&mut reader);
@@ -348,8 +346,7 @@ fn a_promoted_standby_without_the_file_says_so_and_goes_on_once_it_has_it() {
     fs::copy(&original, &expected).unwrap();
     give_to_server(&expected);
     wait_until("recording works", PATIENCE, || reader.simple_query(RECORD).is_ok());
-    reader.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
-    wait_until_sealed(&mut reader);
+    seal(&mut reader);
     assert_eq!(number(&mut reader, "SELECT count(*) FROM ledger.entries"), 13);
     assert_intact(&mut reader);
 }

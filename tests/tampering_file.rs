@@ -104,8 +104,7 @@ fn assert_found(changes: impl Fn(&[String]) -> Vec<(String, String, By, Option<i
     // The server goes on with the file as it is again, once it has looked at all of it.
     let client = &mut ledger.client;
     wait_until("recording works again", PATIENCE, || client.simple_query(RECORD).is_ok());
-    ledger.client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
-    wait_until_sealed(&mut ledger.client);
+    seal(&mut ledger.client);
     assert_intact(&mut ledger.client);
     assert!(ledger.cluster.is_running());
 }

@@ -5,7 +5,6 @@ mod common;
 
 use common::ledger::*;
 use common::tampering::TRIGGERS_OFF;
-use common::tracking::seal;
 use common::{send, Cluster, Options};
 use postgres::Client;
 

@@ -96,8 +96,7 @@ fn what_many_writers_do_to_few_rows_is_recorded_in_the_order_in_which_it_was_don
     write_with_many(&cluster, "what_many_writers_do", 40);
     assert_clean(&mut client, "accounts");
     assert_history_agrees(&mut client, "accounts");
-    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
-    wait_until_sealed(&mut client);
+    seal(&mut client);
     assert!(number(&mut client, "SELECT block_count FROM ledger.chain_stats") > 3);
     assert_clean(&mut client, "accounts");
     assert_history_agrees(&mut client, "accounts");

@@ -33,12 +33,6 @@ fn decide(client: &mut Client, end: &str, gid: &str) {
     client.batch_execute(&format!("{end} PREPARED '{gid}'")).unwrap();
 }
 
-#[track_caller]
-fn seal(client: &mut Client) {
-    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
-    wait_until_sealed(client);
-}
-
 /// What may happen between PREPARE and the decision.
 #[derive(Clone, Copy, Debug)]
 enum Meanwhile {

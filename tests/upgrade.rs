@@ -51,8 +51,7 @@ fn fill(cluster: &Cluster, directory: &Path) -> Client {
         )
         .unwrap();
     record_many(&mut client, 20);
-    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
-    wait_until_sealed(&mut client);
+    seal(&mut client);
     client.batch_execute("UPDATE accounts SET amount = 0 WHERE id = 1; DELETE FROM moves WHERE id = 2").unwrap();
     record(&mut client);
     client
@@ -105,8 +104,7 @@ fn takes_the_ledger_along(transfer: &[&str]) {
     assert_eq!(row_entries(&mut client, "moves"), rows + 1);
     client.batch_execute("SELECT ledger.sign_item('tool', 'api', '1.0.0', E'new()\n')").unwrap();
     record(&mut client);
-    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
-    wait_until_sealed(&mut client);
+    seal(&mut client);
     assert_eq!(number(&mut client, "SELECT block_count FROM ledger.chain_stats"), 2);
     assert_eq!(number(&mut client, "SELECT count(*) FROM ledger.history('accounts', '{\"id\": 1}')"), 3);
     assert_clean(&mut client, "accounts");
@@ -156,8 +154,7 @@ fn a_server_that_pg_upgrade_runs_has_no_worker_and_records_nothing() {
 fn a_file_in_the_old_data_directory_is_moved_by_hand() {
     let (old, mut client) = start(quiet());
     record(&mut client);
-    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
-    wait_until_sealed(&mut client);
+    seal(&mut client);
     record(&mut client);
     let name = file(&mut client).file_name().unwrap().to_owned();
     drop(client);
@@ -173,7 +170,6 @@ fn a_file_in_the_old_data_directory_is_moved_by_hand() {
         fs::rename(from.join(name), to.join(name)).unwrap();
     }
     wait_until("recording goes on", PATIENCE, || client.simple_query(RECORD).is_ok());
-    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
-    wait_until_sealed(&mut client);
+    seal(&mut client);
     assert_intact(&mut client);
 }

@@ -25,11 +25,6 @@ pub fn start_outside(options: Options) -> (Cluster, Client, PathBuf) {
     (cluster, client, path)
 }
 
-pub fn seal(client: &mut Client) {
-    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
-    wait_until_sealed(client);
-}
-
 /// Recording is refused with this cause, the view names it, and the file stays as it is.
 #[track_caller]
 pub fn assert_diverged(client: &mut Client, path: &Path, cause: &str) {

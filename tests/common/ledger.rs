@@ -135,6 +135,8 @@ pub const ATTACHMENT: &str = "SELECT mirror_attachment FROM ledger.log_state";
 
 pub const RECORD: &str = "SELECT ledger.hash_and_record('test', '{\"n\": 1}')->>'entry_id'";
 
+pub const SEAL: &str = "SELECT * FROM ledger.commit_block()";
+
 /// Records one entry and returns its id.
 #[track_caller]
 pub fn record(client: &mut Client) -> String {
@@ -160,6 +162,13 @@ pub fn fail_a_commit(cluster: &Cluster, entries: usize) -> Vec<String> {
     sessions[0].batch_execute("COMMIT").unwrap();
     assert_eq!(*error(&mut sessions[1], "COMMIT").code(), SqlState::T_R_SERIALIZATION_FAILURE);
     ids
+}
+
+/// Seals all that is pending.
+#[track_caller]
+pub fn seal(client: &mut Client) {
+    client.batch_execute(SEAL).unwrap();
+    wait_until_sealed(client);
 }
 
 /// Waits until nothing is pending and the lines of all blocks are in the file.
@@ -339,8 +348,7 @@ pub fn assert_intact(client: &mut Client) {
 /// Everything is sealed, in the file, and in it once.
 #[track_caller]
 pub fn assert_complete(client: &mut Client) {
-    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
-    wait_until_sealed(client);
+    seal(client);
     wait_for(client, "(SELECT last_block = (SELECT max(block_number) FROM ledger.blocks) FROM ledger.mirror_status)");
     let path = file(client);
     assert_eq!(ids_in_file(&path), ids_in_table(client));

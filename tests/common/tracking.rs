@@ -89,10 +89,3 @@ pub fn wait_until_tracked(client: &mut Client, table: &str) {
         &format!("(SELECT state = 'tracked' FROM ledger.tracked_tables WHERE table_name = '{table}'::regclass)"),
     );
 }
-
-/// Seals all that is pending.
-#[track_caller]
-pub fn seal(client: &mut Client) {
-    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
-    wait_until_sealed(client);
-}
