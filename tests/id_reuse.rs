@@ -9,10 +9,10 @@ mod common;
 use common::faults::*;
 use common::ledger::*;
 use common::{send, wait_until, Cluster, Options, Stop};
-use postgres::{Client, Error};
+use postgres::Client;
 use std::fs;
 use std::path::Path;
-use std::thread::{self, sleep, JoinHandle};
+use std::thread::sleep;
 use std::time::Duration;
 
 const ID: &str = "01a20057-47fa-7376-9c1c-a0206f4cd8e1";
@@ -38,33 +38,6 @@ fn insert_as(id: &str, hash: char) -> String {
 
 fn insert(hash: char) -> String {
     insert_as(ID, hash)
-}
-
-/// A statement that runs in the background.
-struct Background {
-    pid: u32,
-    running: JoinHandle<Result<(), Error>>,
-}
-
-impl Background {
-    fn run(mut session: Client, statement: &str) -> Background {
-        let pid = number(&mut session, "SELECT pg_backend_pid()") as u32;
-        let statement = statement.to_owned();
-        Background { pid, running: thread::spawn(move || session.batch_execute(&statement)) }
-    }
-
-    #[track_caller]
-    fn ends(self) -> Result<(), Error> {
-        in_time("a statement", move || self.running.join().unwrap())
-    }
-
-    /// Until the fault holds it up.
-    #[track_caller]
-    fn wait_until_held(&self) {
-        wait_until("it hangs", PATIENCE, || {
-            fs::read_to_string(format!("/proc/{}/wchan", self.pid)).is_ok_and(|place| place.contains("nanosleep"))
-        });
-    }
 }
 
 /// What the file has, in order.
@@ -107,22 +80,21 @@ fn abort_and_hold(cluster: &Cluster, client: &mut Client, how: Abort, statement:
             client.batch_execute(&format!("{SERIALIZABLE}; COMMIT")).unwrap();
             set_fault(cluster, "after_abort:hang");
             let end = if matches!(how, Abort::Prepare) { "PREPARE TRANSACTION 'a'" } else { "COMMIT" };
-            Background::run(session, end)
+            Background::run_in(session, end)
         }
         Abort::Cancel | Abort::Terminate => {
             let writer = stop_writer(client);
-            let waits = Background::run(session, statement);
-            let is_waiting = "wait_event ~ '^(PgNotaryMirror.*|Extension)$' FROM pg_stat_activity WHERE pid";
-            wait_for(client, &format!("(SELECT {is_waiting} = {})", waits.pid));
+            let waits = Background::run_in(session, statement);
+            waits.wait_until_waiting(client);
             set_fault(cluster, "after_abort:hang");
             let end = if matches!(how, Abort::Cancel) { "pg_cancel_backend" } else { "pg_terminate_backend" };
             client.batch_execute(&format!("SELECT {end}({})", waits.pid)).unwrap();
-            waits.wait_until_held();
+            waits.wait_until_hanging();
             send(writer, libc::SIGCONT);
             waits
         }
     };
-    held.wait_until_held();
+    held.wait_until_hanging();
     wait_until("its line is in the file", PATIENCE, || of_type(&lines(&path), "entry").len() == 1);
     held
 }
@@ -144,7 +116,7 @@ fn an_id_is_not_used_again_before_the_transaction_that_aborts_has_said_what_it_l
             let mount = if matches!(how, Abort::Serialization) { Local } else { Network };
             let (cluster, mut client) = start_in(mount, mode);
             let held = abort_and_hold(&cluster, &mut client, how, &insert('a'));
-            let again = Background::run(cluster.connect("postgres"), &insert('b'));
+            let again = Background::run(&cluster, "", &insert('b'));
             assert_not_in_file(&mut client);
             clear_fault(&cluster);
             assert!(held.ends().is_err(), "{how:?}");
@@ -159,7 +131,7 @@ fn an_id_is_not_used_again_before_the_transaction_that_aborts_has_said_what_it_l
 fn an_id_of_a_prepare_that_fails_can_be_used_again() {
     let (cluster, mut client) = start_in(Local, "sync");
     let held = abort_and_hold(&cluster, &mut client, Abort::Prepare, &insert('a'));
-    let again = Background::run(cluster.connect("postgres"), &insert('b'));
+    let again = Background::run(&cluster, "", &insert('b'));
     sleep(Duration::from_millis(300));
     clear_fault(&cluster);
     assert!(held.ends().is_err());
@@ -175,14 +147,13 @@ fn an_id_that_is_used_again_by_several_at_once_is_recorded_once() {
     // Where the test is too slow to see one wait, the next has more time.
     let given_up = [1, 2, 4, 8].into_iter().find_map(|seconds| {
         let limited = format!("SET statement_timeout = '{seconds}s'; {}", insert('b'));
-        let given_up = Background::run(cluster.connect("postgres"), &limited);
+        let given_up = Background::run(&cluster, "", &limited);
         let is_waiting = format!("{waits} = {})", given_up.pid);
-        let is_over = || given_up.running.is_finished();
-        wait_until("it waits", PATIENCE, || is_over() || is_true(&mut client, &is_waiting));
-        (!is_over()).then_some(given_up)
+        wait_until("it waits", PATIENCE, || given_up.is_over() || is_true(&mut client, &is_waiting));
+        (!given_up.is_over()).then_some(given_up)
     });
     let given_up = given_up.expect("none was seen while it waited");
-    let again = Background::run(cluster.connect("postgres"), &insert('c'));
+    let again = Background::run(&cluster, "", &insert('c'));
     // The second goes on with the id when the first, which has nothing in the file yet, runs out of time.
     assert!(given_up.ends().is_err());
     assert_not_in_file(&mut client);
@@ -198,7 +169,7 @@ fn an_id_that_the_ledger_gave_waits_as_well_where_another_has_used_it_and_aborts
     let mut owner = cluster.connect("postgres");
     let id = value(&mut owner, "SELECT ledger.uuid_v7()");
     let held = abort_and_hold(&cluster, &mut client, Abort::Serialization, &insert_as(&id, 'a'));
-    let again = Background::run(owner, &insert_as(&id, 'b'));
+    let again = Background::run_in(owner, &insert_as(&id, 'b'));
     assert_not_in_file(&mut client);
     clear_fault(&cluster);
     assert!(held.ends().is_err());
@@ -212,7 +183,7 @@ fn entries_whose_ids_the_ledger_gives_wait_for_no_transaction_that_aborts() {
     let held = abort_and_hold(&cluster, &mut client, Abort::Serialization, &insert('a'));
     let plain = "INSERT INTO ledger.entries (entry_type, data_hash) VALUES ('plain', repeat('a', 64))";
     for statement in [RECORD, plain] {
-        Background::run(cluster.connect("postgres"), statement).ends().unwrap();
+        Background::run(&cluster, "", statement).ends().unwrap();
     }
     clear_fault(&cluster);
     assert!(held.ends().is_err());
@@ -229,8 +200,8 @@ fn in_mode_async_the_worker_waits_for_a_transaction_that_aborts() {
     client.batch_execute(&format!("{SERIALIZABLE}; COMMIT")).unwrap();
     switch(&mut client, "async");
     set_fault(&cluster, "after_abort:hang");
-    let held = Background::run(session, "COMMIT");
-    held.wait_until_held();
+    let held = Background::run_in(session, "COMMIT");
+    held.wait_until_hanging();
     client.batch_execute(&insert('b')).unwrap();
     assert_not_in_file(&mut client);
     clear_fault(&cluster);
@@ -306,14 +277,13 @@ fn prepare_around_a_line(cluster: &Cluster, client: &mut Client) {
     let large = "SELECT ledger.hash_and_record('large', '1', jsonb_build_object('pad', repeat('x', 40000)))";
     set_fault(cluster, "before_write:hang");
     let around = Background::run(
-        cluster.connect("postgres"),
+        cluster,
+        "",
         &format!("BEGIN; {large} FROM generate_series(1, 12); PREPARE TRANSACTION 'around'"),
     );
-    let waits = "(SELECT wait_event ~ '^(PgNotaryMirror.*|Extension)$' FROM pg_stat_activity WHERE pid";
-    wait_for(client, &format!("{waits} = {})", around.pid));
-    let inside =
-        Background::run(cluster.connect("postgres"), &format!("BEGIN; {}; PREPARE TRANSACTION 'inside'", insert('a')));
-    wait_for(client, &format!("{waits} = {})", inside.pid));
+    around.wait_until_waiting(client);
+    let inside = Background::run(cluster, "", &format!("BEGIN; {}; PREPARE TRANSACTION 'inside'", insert('a')));
+    inside.wait_until_waiting(client);
     clear_fault(cluster);
     around.ends().unwrap();
     inside.ends().unwrap();

@@ -93,20 +93,21 @@ pub struct Background {
 }
 
 impl Background {
-    pub fn run(cluster: &Cluster, before: &str, statement: &'static str) -> Background {
+    pub fn run(cluster: &Cluster, before: &str, statement: &str) -> Background {
         let mut session = cluster.connect("postgres");
         session.batch_execute(before).unwrap();
         Background::run_in(session, statement)
     }
 
-    pub fn run_in(mut session: Client, statement: &'static str) -> Background {
+    pub fn run_in(mut session: Client, statement: &str) -> Background {
         let pid = number(&mut session, "SELECT pg_backend_pid()") as u32;
-        Background { pid, running: thread::spawn(move || session.simple_query(statement).map(|_| ())) }
+        let statement = statement.to_owned();
+        Background { pid, running: thread::spawn(move || session.batch_execute(&statement)) }
     }
 
     /// One that waits for the file, or hangs at it.
     #[track_caller]
-    pub fn waiting(cluster: &Cluster, client: &mut Client, statement: &'static str) -> Background {
+    pub fn waiting(cluster: &Cluster, client: &mut Client, statement: &str) -> Background {
         let background = Background::run(cluster, "", statement);
         background.wait_until_waiting(client);
         background
@@ -128,6 +129,10 @@ impl Background {
     #[track_caller]
     pub fn wait_until_hanging(&self) {
         wait_until_hanging(self.pid);
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.running.is_finished()
     }
 
     #[track_caller]
