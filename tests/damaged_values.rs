@@ -5,7 +5,7 @@
 mod common;
 
 use common::ledger::*;
-use common::{Cluster, Options, Stop};
+use common::{Cluster, Stop};
 use postgres::error::SqlState;
 use postgres::Client;
 
@@ -35,8 +35,7 @@ fn damage(edits: &[(u32, &str)]) -> String {
 }
 
 fn start_with_casts() -> (Cluster, Client) {
-    let options = Options::new().conf("ledger.block_interval = 1h").conf("ledger.block_size = 10000");
-    let (cluster, mut client) = start(options);
+    let (cluster, mut client) = start(quiet());
     client.batch_execute(CASTS).unwrap();
     wait_until_attached(&mut client);
     (cluster, client)

@@ -13,7 +13,7 @@ mod common;
 
 use common::ledger::*;
 use common::random::Random;
-use common::{give_to_server, wait_until, Cluster, Options, SECRET};
+use common::{give_to_server, wait_until, Cluster, SECRET};
 use pg_notary::ledger::record::{BlockLine, EntryLine, Record};
 use postgres::Client;
 use serde_json::Value;
@@ -262,8 +262,7 @@ fn record_some(client: &mut Client, entries: usize) {
 impl Ledger {
     /// Six blocks with void lines between them, and pending entries behind.
     fn start() -> Ledger {
-        let options = Options::new().conf("ledger.block_interval = 1h").conf("ledger.block_size = 10000");
-        let (cluster, mut client) = start(options);
+        let (cluster, mut client) = start(quiet());
         client.batch_execute("CREATE TABLE skew (n int)").unwrap();
         wait_until_attached(&mut client);
         let path = file(&mut client);

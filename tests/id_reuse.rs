@@ -8,7 +8,7 @@ mod common;
 
 use common::faults::*;
 use common::ledger::*;
-use common::{send, wait_until, Cluster, Options, Stop};
+use common::{send, wait_until, Cluster, Stop};
 use postgres::Client;
 use std::fs;
 use std::path::Path;
@@ -20,8 +20,7 @@ const SERIALIZABLE: &str = "BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT sum(n) FR
 
 /// Sealing only where a test asks for it.
 fn start_in(mount: Mount, mode: &str) -> (Cluster, Client) {
-    let options = Options::new().conf("ledger.block_interval = 1h").conf("ledger.block_size = 10000");
-    let options = options.conf(&format!("ledger.mirror_mode = {mode}"));
+    let options = quiet().conf(&format!("ledger.mirror_mode = {mode}"));
     let (cluster, mut client) = start(match mount {
         Local => options,
         Network => options.env("PG_NOTARY_FAULT_NETWORK_MOUNT", "1"),

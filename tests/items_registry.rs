@@ -15,8 +15,7 @@ const LOAD: &str = "SELECT ledger.load_item('tool', 'api', '1.0.0')";
 
 /// An item that calls another, signed twice and sealed: the newest entry and an older one, both found by index.
 fn registry() -> (Cluster, Client) {
-    let options = Options::new().conf("ledger.block_interval = 1h").conf("ledger.block_size = 10000");
-    let (cluster, mut client) = start(options);
+    let (cluster, mut client) = start(quiet());
     client
         .batch_execute(
             r#"SELECT ledger.create_item('tool', 'base', '1.0.0', E'base()\n', 'base.py');

@@ -20,11 +20,6 @@ use std::process::{Child, Stdio};
 use std::thread;
 use uuid::Uuid;
 
-/// Sealing only where a test asks for it.
-fn quiet() -> Options {
-    Options::new().conf("ledger.block_interval = 1h").conf("ledger.block_size = 10000")
-}
-
 /// A ledger with sealed, pending and voided entries.
 fn start_with_ledger() -> (Cluster, Client) {
     let (cluster, mut client) = start(quiet());

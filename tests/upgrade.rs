@@ -12,11 +12,8 @@ use std::fs;
 use std::path::Path;
 
 /// Sealing only where a test asks for it, and a log that names the workers that a server starts.
-fn quiet() -> Options {
-    Options::new()
-        .conf("ledger.block_interval = 1h")
-        .conf("ledger.block_size = 10000")
-        .conf("log_min_messages = debug1")
+fn quiet_with_log() -> Options {
+    quiet().conf("log_min_messages = debug1")
 }
 
 fn set_directory(cluster: &Cluster, directory: &Path) {
@@ -77,13 +74,13 @@ fn seen(client: &mut Client) -> Vec<String> {
 }
 
 fn takes_the_ledger_along(transfer: &[&str]) {
-    let old = quiet().start();
+    let old = quiet_with_log().start();
     let directory = old.scratch_dir().join("mirror");
     let mut client = fill(&old, &directory);
     let before = seen(&mut client);
     drop(client);
 
-    let new = quiet().lay_out();
+    let new = quiet_with_log().lay_out();
     set_directory(&new, &directory);
     let log = old.upgrade_to(&new, transfer);
     assert!(log.contains("database system is ready"), "this is not the log of the servers:\n{log}");
@@ -126,7 +123,7 @@ fn an_upgrade_that_links_takes_the_ledger_along() {
 
 #[test]
 fn a_server_that_pg_upgrade_runs_has_no_worker_and_records_nothing() {
-    let (cluster, mut client) = start(quiet());
+    let (cluster, mut client) = start(quiet_with_log());
     record(&mut client);
     wait_until_attached(&mut client);
     let before = fs::read(file(&mut client)).unwrap();
@@ -134,7 +131,7 @@ fn a_server_that_pg_upgrade_runs_has_no_worker_and_records_nothing() {
     cluster.stop(Stop::Fast);
 
     // As pg_upgrade starts it.
-    let cluster = quiet().arg("-b").start_on_copy_of(&cluster.data_dir());
+    let cluster = quiet_with_log().arg("-b").start_on_copy_of(&cluster.data_dir());
     let mut client = cluster.connect("postgres");
     let recordings =
         [RECORD, "INSERT INTO ledger.entries (entry_type, data_hash) VALUES ('test', ledger.hash_data('1'))"];
@@ -152,13 +149,13 @@ fn a_server_that_pg_upgrade_runs_has_no_worker_and_records_nothing() {
 
 #[test]
 fn a_file_in_the_old_data_directory_is_moved_by_hand() {
-    let (old, mut client) = start(quiet());
+    let (old, mut client) = start(quiet_with_log());
     record(&mut client);
     seal(&mut client);
     record(&mut client);
     let name = file(&mut client).file_name().unwrap().to_owned();
     drop(client);
-    let new = quiet().lay_out();
+    let new = quiet_with_log().lay_out();
     old.upgrade_to(&new, &[]);
 
     new.start_again();

@@ -22,6 +22,11 @@ pub fn let_a_tick_pass() {
     sleep(Duration::from_millis(20));
 }
 
+/// Sealing only where a test asks for it.
+pub fn quiet() -> Options {
+    Options::new().conf("ledger.block_interval = 1h").conf("ledger.block_size = 10000")
+}
+
 /// A cluster with a ledger in the database `postgres`, and a session there.
 pub fn start(options: Options) -> (Cluster, Client) {
     let cluster = options.start();
