@@ -13,7 +13,7 @@ mod common;
 
 use common::ledger::*;
 use common::random::Random;
-use common::{give_to_server, wait_until, Cluster, SECRET};
+use common::{wait_until, write_file, Cluster, SECRET};
 use pg_notary::ledger::record::{BlockLine, EntryLine, Record};
 use postgres::Client;
 use serde_json::Value;
@@ -431,8 +431,7 @@ fn every_random_edit_is_found_where_it_is_by_whoever_can_know() {
     fs::write(&secret_file, format!("default:{SECRET}\n")).unwrap();
     fs::set_permissions(&secret_file, Permissions::from_mode(0o600)).unwrap();
     let copy = ledger.cluster.scratch_dir().join("copy.jsonl");
-    fs::write(&copy, "").unwrap();
-    give_to_server(&copy);
+    write_file(&copy, "");
 
     let (mut complaints, mut counts) = (Vec::new(), BTreeMap::new());
     let edits = edits();

@@ -6,10 +6,8 @@ mod common;
 
 use common::ledger::*;
 use common::tampering::TRIGGERS_OFF;
-use common::{give_to_server, Cluster, Options, Stop};
+use common::{copy_file, Cluster, Options, Stop};
 use postgres::Client;
-use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
 
 const LOAD: &str = "SELECT ledger.load_item('tool', 'api', '1.0.0')";
 
@@ -427,9 +425,7 @@ fn items_verify_in_a_ledger_that_was_rebuilt_from_its_file() {
     let (new, mut client) = start(Options::new().conf("ledger.block_interval = 1h"));
     let hand_over = |from: &std::path::Path, name: &str| {
         let to = new.scratch_dir().join(name);
-        fs::copy(from, &to).unwrap();
-        fs::set_permissions(&to, Permissions::from_mode(0o600)).unwrap();
-        give_to_server(&to);
+        copy_file(from, &to);
         to.display().to_string()
     };
     let (ledger, items) = (hand_over(&written, "ledger.jsonl"), hand_over(&items, "items"));

@@ -5,7 +5,10 @@
 mod common;
 
 use common::ledger::*;
-use common::{as_server, children_of, give_to_server, send, succeed, wait_until, Cluster, Options, Stop};
+use common::{
+    as_server, children_of, give_to_server, make_directory, send, succeed, wait_until, write_file, Cluster, Options,
+    Stop,
+};
 use postgres::error::SqlState;
 use postgres::Client;
 use std::ffi::CString;
@@ -31,12 +34,6 @@ fn directory_of(cluster: &Cluster) -> PathBuf {
     cluster.scratch_dir().join("mirror")
 }
 
-fn make_directory(path: &Path) {
-    fs::create_dir(path).unwrap();
-    set_mode(path, 0o700);
-    give_to_server(path);
-}
-
 fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
 }
@@ -44,9 +41,7 @@ fn set_mode(path: &Path, mode: u32) {
 /// Puts a new file in place of another.
 fn replace(path: &Path, content: &[u8]) {
     let new = path.with_extension("new");
-    fs::write(&new, content).unwrap();
-    set_mode(&new, 0o600);
-    give_to_server(&new);
+    write_file(&new, content);
     fs::rename(&new, path).unwrap();
 }
 

@@ -222,8 +222,7 @@ fn verify_file_integrity_reads_any_file_it_is_given_and_says_the_same() {
         json(client, &format!("SELECT ledger.verify_file_integrity('{}')", path.display()))
     };
     let copy = ledger.cluster.scratch_dir().join("copy.jsonl");
-    fs::write(&copy, ledger.lines.concat()).unwrap();
-    common::give_to_server(&copy);
+    common::write_file(&copy, ledger.lines.concat());
     assert_eq!(verdict_on(&mut ledger.client, &copy)["valid"], true);
     fs::write(&copy, with_line(&ledger.lines, 3, |line| flipped(line, "data_hash"))).unwrap();
     let verdict = verdict_on(&mut ledger.client, &copy);

@@ -354,8 +354,7 @@ fn a_standby_verifies_tracked_tables() {
     client.batch_execute("INSERT INTO accounts SELECT n, n, 'x' FROM generate_series(1, 5) n").unwrap();
     seal(&mut client);
     let elsewhere = primary.scratch_dir().join("elsewhere");
-    std::fs::create_dir(&elsewhere).unwrap();
-    common::give_to_server(&elsewhere);
+    common::make_directory(&elsewhere);
     let directory = format!("ledger.mirror_directory = '{}'", elsewhere.display());
     let standby = Options::new().conf(&directory).standby_of(&primary);
     let mut reader = standby.connect("postgres");

@@ -6,7 +6,7 @@ mod common;
 
 use common::ledger::*;
 use common::tracking::{assert_clean, row_entries};
-use common::{give_to_server, wait_until, Cluster, Options, Stop};
+use common::{make_directory, wait_until, Cluster, Options, Stop};
 use postgres::Client;
 use std::fs;
 use std::path::Path;
@@ -22,8 +22,7 @@ fn set_directory(cluster: &Cluster, directory: &Path) {
 
 /// A ledger with everything in it, whose file is in that directory: entries that are sealed, and some that are not.
 fn fill(cluster: &Cluster, directory: &Path) -> Client {
-    fs::create_dir(directory).unwrap();
-    give_to_server(directory);
+    make_directory(directory);
     set_directory(cluster, directory);
     cluster.restart(Stop::Fast);
     let mut client = cluster.connect("postgres");

@@ -1,7 +1,7 @@
 //! The server with faults on purpose: see src/postgres/faults.rs for the places.
 
 use super::ledger::*;
-use super::{give_to_server, wait_until, Cluster, Options};
+use super::{wait_until, write_file, Cluster, Options};
 use postgres::error::SqlState;
 use postgres::{Client, Error};
 use std::fs;
@@ -14,8 +14,7 @@ pub fn fault_file(cluster: &Cluster) -> PathBuf {
 
 pub fn set_fault(cluster: &Cluster, fault: &str) {
     let new = cluster.scratch_dir().join("fault");
-    fs::write(&new, fault).unwrap();
-    give_to_server(&new);
+    write_file(&new, fault);
     fs::rename(&new, fault_file(cluster)).unwrap();
 }
 
