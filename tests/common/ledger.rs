@@ -1,5 +1,6 @@
 //! What the tests of the ledger have in common: recording, reading the file, and the verdicts on both.
 
+use super::program::program;
 use super::{send, wait_until, Cluster, Options};
 use postgres::error::{DbError, SqlState};
 use postgres::{Client, Error, SimpleQueryMessage};
@@ -8,7 +9,6 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::{self, sleep, JoinHandle};
 use std::time::{Duration, Instant};
@@ -332,8 +332,7 @@ pub fn cli_verify(path: &Path) -> (i32, Value) {
 
 /// The same with further options.
 pub fn cli_verify_with(path: &Path, options: &[&str]) -> (i32, Value) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_pg_notary"));
-    let output = command.arg("verify").arg(path).arg("--json").args(options).output().unwrap();
+    let output = program().arg("verify").arg(path).arg("--json").args(options).output().unwrap();
     let report = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
     (output.status.code().expect("the program was not killed"), report)
 }
