@@ -8,7 +8,7 @@ mod common;
 
 use common::faults::*;
 use common::ledger::*;
-use common::tracking::TRIGGERS_OFF;
+use common::tampering::TRIGGERS_OFF;
 use common::{send, wait_until, Cluster, Options, Stop};
 use postgres::Client;
 use std::fs::{self, Permissions};
@@ -16,12 +16,9 @@ use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::thread;
 
-const SEAL: &str = "SELECT * FROM ledger.commit_block()";
-
 /// Sealing only where a test asks for it.
-fn quiet(mode: &str) -> Options {
-    let options = Options::new().conf("ledger.block_interval = 1h").conf("ledger.block_size = 10000");
-    options.conf(&format!("ledger.mirror_mode = {mode}"))
+fn quiet_in(mode: &str) -> Options {
+    quiet().conf(&format!("ledger.mirror_mode = {mode}"))
 }
 
 fn prepare(cluster: &Cluster, gid: &str, entries: usize) {
@@ -36,7 +33,7 @@ fn syncs(client: &mut Client) -> i64 {
 
 #[test]
 fn a_block_of_entries_that_have_no_lines_yet_has_its_line_behind_theirs() {
-    let (cluster, mut client) = start(quiet("async"));
+    let (cluster, mut client) = start(quiet_in("async"));
     record_many(&mut client, 3);
     let mut sealer = cluster.connect("postgres");
     // Its mode is what it was when it first recorded.
@@ -57,7 +54,7 @@ fn a_block_of_entries_that_have_no_lines_yet_has_its_line_behind_theirs() {
 
 #[test]
 fn a_prepared_transaction_that_is_committed_while_the_file_is_brought_up_to_date_is_in_it() {
-    let (cluster, mut client) = start(quiet("off"));
+    let (cluster, mut client) = start(quiet_in("off"));
     record_many(&mut client, 3);
     prepare(&cluster, "without a file", 2);
     set_fault(&cluster, "before_write:hang");
@@ -76,7 +73,7 @@ fn a_prepared_transaction_that_is_committed_while_the_file_is_brought_up_to_date
 
 #[test]
 fn the_lines_of_a_large_prepared_transaction_are_appended_together() {
-    let (cluster, mut client) = start(quiet("off"));
+    let (cluster, mut client) = start(quiet_in("off"));
     prepare(&cluster, "large", 3000);
     let before = syncs(&mut client);
     switch(&mut client, "sync");
@@ -86,14 +83,13 @@ fn the_lines_of_a_large_prepared_transaction_are_appended_together() {
     client.batch_execute("ROLLBACK PREPARED 'large'").unwrap();
     wait_until("the lines are voided", PATIENCE, || ids_in_file(&file(&mut client)).len() == 2);
     client.batch_execute("COMMIT PREPARED 'small'").unwrap();
-    client.batch_execute(SEAL).unwrap();
-    wait_until_sealed(&mut client);
+    seal(&mut client);
     assert_intact(&mut client);
 }
 
 #[test]
 fn a_file_that_was_caught_up_is_read_from_where_it_is_settled_itself() {
-    let (cluster, mut client) = start(quiet("sync"));
+    let (cluster, mut client) = start(quiet_in("sync"));
     record(&mut client);
     let path = file(&mut client);
     let older = fs::read(&path).unwrap();
@@ -132,7 +128,7 @@ fn a_file_that_was_caught_up_is_read_from_where_it_is_settled_itself() {
 #[test]
 fn a_block_whose_line_is_in_the_file_survives_a_crash_whatever_synchronous_commit_was() {
     // So that nobody else writes the WAL.
-    let (cluster, mut client) = start(quiet("sync").conf("wal_writer_delay = 10s"));
+    let (cluster, mut client) = start(quiet_in("sync").conf("wal_writer_delay = 10s"));
     record_many(&mut client, 3);
     let worker = worker_pid(&mut client);
     let mut sealer = cluster.connect("postgres");
@@ -170,7 +166,7 @@ fn leave_a_line(client: &mut Client) {
 
 /// Has such a line in the file, and the worker stopped before it could void it.
 fn start_with_a_line() -> (Cluster, Client, u32) {
-    let (cluster, mut client) = start(quiet("sync"));
+    let (cluster, mut client) = start(quiet_in("sync"));
     wait_until_attached(&mut client);
     let worker = worker_pid(&mut client);
     stop_between_transactions(&mut client, worker);
@@ -181,8 +177,7 @@ fn start_with_a_line() -> (Cluster, Client, u32) {
 /// The entry stands in the file twice, the first line voided, and all is sealed.
 #[track_caller]
 fn assert_recorded_again(client: &mut Client) {
-    client.batch_execute(SEAL).unwrap();
-    wait_until_sealed(client);
+    seal(client);
     let path = file(client);
     wait_until("the line of the block is there", PATIENCE, || {
         let kinds: Vec<String> = lines(&path).iter().map(|line| line["record_type"].as_str().unwrap().into()).collect();
@@ -220,7 +215,7 @@ fn a_row_that_uses_an_id_again_and_is_not_committed_is_no_divergence() {
 /// Its id is none that an application gives, so nobody has used it again.
 #[test]
 fn a_row_change_that_was_edited_beside_aborted_lines_is_a_divergence() {
-    let (cluster, mut client) = start(quiet("sync"));
+    let (cluster, mut client) = start(quiet_in("sync"));
     client.batch_execute("CREATE TABLE t (id int PRIMARY KEY); SELECT ledger.track('t')").unwrap();
     wait_until_attached(&mut client);
     let worker = worker_pid(&mut client);
@@ -245,7 +240,7 @@ fn a_row_change_that_was_edited_beside_aborted_lines_is_a_divergence() {
 
 #[test]
 fn in_mode_async_a_void_line_stands_before_the_entry_that_uses_the_id_again() {
-    let (cluster, mut client) = start(quiet("async"));
+    let (cluster, mut client) = start(quiet_in("async"));
     wait_until_attached(&mut client);
     let mut sealer = cluster.connect("postgres");
     sealer.batch_execute(&format!("BEGIN; {SEAL}")).unwrap();
@@ -268,7 +263,7 @@ const PLAIN: &str = "INSERT INTO ledger.entries (entry_type, data_hash)";
 #[test]
 fn aborted_lines_are_voided_while_somebody_keeps_everyone_else_from_sealing() {
     for mode in ["sync", "async"] {
-        let (cluster, mut client) = start(quiet(mode).conf("ledger.block_size = 3"));
+        let (cluster, mut client) = start(quiet_in(mode).conf("ledger.block_size = 3"));
         wait_until_attached(&mut client);
         let mut sealer = cluster.connect("postgres");
         sealer.batch_execute(&format!("BEGIN; {SEAL}")).unwrap();
@@ -281,8 +276,7 @@ fn aborted_lines_are_voided_while_somebody_keeps_everyone_else_from_sealing() {
         let path = file(&mut client);
         wait_until("the line is voided", PATIENCE, || of_type(&lines(&path), "void").len() == 1);
         sealer.batch_execute("COMMIT").unwrap();
-        client.batch_execute(SEAL).unwrap();
-        wait_until_sealed(&mut client);
+        seal(&mut client);
         wait_until_file_has_followed(&mut client);
         assert_eq!(ids_in_table(&mut client).len(), 5, "{mode}");
         assert_intact(&mut client);
@@ -308,14 +302,13 @@ fn an_entry_whose_id_the_ledger_gives_waits_for_no_void_line() {
     send(worker, libc::SIGCONT);
     wait_until_file_has_followed(&mut client);
     assert_eq!(ids_in_table(&mut client).len(), 303);
-    client.batch_execute(SEAL).unwrap();
-    wait_until_sealed(&mut client);
+    seal(&mut client);
     assert_intact(&mut client);
 }
 
 #[test]
 fn an_id_that_the_ledger_gave_waits_for_the_void_line_where_another_has_used_it_since() {
-    let (cluster, mut client) = start(quiet("sync"));
+    let (cluster, mut client) = start(quiet_in("sync"));
     wait_until_attached(&mut client);
     let id = value(&mut client, "SELECT ledger.uuid_v7()");
     let by_id = |hash: char| {

@@ -284,8 +284,7 @@ impl Load {
     fn finish(&self) {
         let mut client = self.connect();
         record(&mut client);
-        client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
-        wait_until_sealed(&mut client);
+        seal(&mut client);
         assert_intact(&mut client);
         let told = self.told.lock().unwrap();
         let voids = of_type(&lines(&file(&mut client)), "void").len();

@@ -5,7 +5,7 @@
 mod common;
 
 use common::ledger::*;
-use common::{Cluster, Options, Stop};
+use common::{Cluster, Stop};
 use postgres::error::SqlState;
 use postgres::Client;
 
@@ -35,8 +35,7 @@ fn damage(edits: &[(u32, &str)]) -> String {
 }
 
 fn start_with_casts() -> (Cluster, Client) {
-    let options = Options::new().conf("ledger.block_interval = 1h").conf("ledger.block_size = 10000");
-    let (cluster, mut client) = start(options);
+    let (cluster, mut client) = start(quiet());
     client.batch_execute(CASTS).unwrap();
     wait_until_attached(&mut client);
     (cluster, client)
@@ -50,7 +49,7 @@ fn record_as(client: &mut Client, number: usize) {
     client.execute(RECORD, &[&id(number)]).unwrap();
 }
 
-fn seal(client: &mut Client) {
+fn commit_block(client: &mut Client) {
     client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
 }
 
@@ -72,7 +71,7 @@ fn damaged_metadata_is_named_wherever_it_is() {
     let (cluster, mut client) = start_with_casts();
     record_as(&mut client, 1);
     record_as(&mut client, 2);
-    seal(&mut client);
+    commit_block(&mut client);
     record_as(&mut client, 3);
     assert_intact(&mut client);
     for (what, edits) in DAMAGES {
@@ -102,7 +101,7 @@ fn damaged_metadata_is_named_wherever_it_is() {
 fn a_server_starts_and_works_with_a_damaged_entry() {
     let (cluster, mut client) = start_with_casts();
     record_as(&mut client, 1);
-    seal(&mut client);
+    commit_block(&mut client);
     // Else the start would look at entry 1 first.
     wait_until_sealed(&mut client);
     record_as(&mut client, 2);
@@ -124,7 +123,7 @@ fn a_server_starts_and_works_with_a_damaged_entry() {
         client.batch_execute(&overwrite(number, old, table)).unwrap();
     }
     wait_until_attached(&mut client);
-    seal(&mut client);
+    commit_block(&mut client);
     assert_intact(&mut client);
     assert!(!cluster.log().contains("was terminated by signal"), "{}", cluster.log());
 }
@@ -177,7 +176,7 @@ fn the_line_of_a_damaged_entry_is_not_written() {
                     "{refused:?}"
                 );
             } else {
-                seal(&mut client);
+                commit_block(&mut client);
                 client.batch_execute(&update(&value)).unwrap();
             }
             set(&mut client, "ledger.mirror_mode", "sync");
@@ -194,7 +193,7 @@ fn the_line_of_a_damaged_entry_is_not_written() {
 fn a_damaged_entry_about_an_item_is_found_and_takes_nobody_down() {
     let (_cluster, mut client) = start_with_casts();
     client.batch_execute("SELECT ledger.create_item('tool', 'a', '1.0.0', 'x', 'a.py')").unwrap();
-    seal(&mut client);
+    commit_block(&mut client);
     let (_, edits) = DAMAGES[0];
     let damaged = damage(edits).replace("metadata", r#"'{"aa": "one", "bb": "two", "num": 1.5}'::jsonb"#);
     client
@@ -257,6 +256,6 @@ fn what_postgres_makes_itself_is_never_damaged() {
         ))
         .unwrap();
     assert_intact(&mut client);
-    seal(&mut client);
+    commit_block(&mut client);
     assert_intact(&mut client);
 }

@@ -46,8 +46,7 @@ fn a_drop_that_a_savepoint_takes_back_leaves_worker_and_file_as_they_were() {
         )
         .unwrap();
     record(&mut client);
-    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
-    wait_until_sealed(&mut client);
+    seal(&mut client);
     assert_eq!((worker_pid(&mut client), value(&mut client, ATTACHMENT)), (worker, attachment));
     assert_intact(&mut client);
 }
@@ -152,8 +151,7 @@ fn a_session_that_dies_while_it_keeps_a_worker_away_lets_it_go_on() {
     send(worker, libc::SIGCONT);
     let mut app = cluster.connect("app");
     record(&mut app);
-    app.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
-    wait_until_sealed(&mut app);
+    seal(&mut app);
     drop(app);
     wait_until("the database is copied", PATIENCE, || {
         client.batch_execute("CREATE DATABASE copy TEMPLATE app").is_ok()

@@ -6,7 +6,7 @@ mod common;
 
 use common::diverged::*;
 use common::ledger::*;
-use common::{children_of, give_to_server, send, wait_until, Options, Stop};
+use common::{children_of, copy_file, give_to_server, send, wait_until, Options, Stop};
 use postgres::error::SqlState;
 use postgres::Client;
 use std::fs;
@@ -83,7 +83,7 @@ fn a_file_of_another_ledger_is_refused() {
     record(&mut theirs);
     let aside = path.with_extension("aside");
     fs::rename(&path, &aside).unwrap();
-    copy(&file(&mut theirs), &path);
+    copy_file(&file(&mut theirs), &path);
     client.simple_query(RECORD).unwrap_err();
     assert_diverged(&mut client, &path, "it belongs to ledger");
     fs::rename(&aside, &path).unwrap();

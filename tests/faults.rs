@@ -64,7 +64,7 @@ fn survives_kill_at(cluster: &Cluster, mut client: Client, place: &str, fate: Fa
     assert!(before.is_subset(&ids_in_table(&mut client)), "{place}: lost what was acknowledged");
     assert_eq!(added, if fate == Fate::Kept { 2 } else { 0 }, "{place}: {outcome:?}");
     assert!(fate == Fate::Kept || outcome.is_err(), "{place}: acknowledged and lost");
-    seal(&mut client);
+    seal_once_it_works(&mut client);
     assert_intact(&mut client);
     client
 }
@@ -107,7 +107,7 @@ fn survives_error_at(mount: Mount, mode: &str, place: &str, cause: &str) {
         assert_eq!(ids_in_table(&mut client), before, "half recorded");
     }
     wait_until("recording works again", PATIENCE, || client.simple_query(RECORD).is_ok());
-    seal(&mut client);
+    seal_once_it_works(&mut client);
     assert_intact(&mut client);
     assert_eq!(ids_in_table(&mut client).len(), before.len() + 1);
     let entries = of_type(&lines(&file(&mut client)), "entry").len();
@@ -137,7 +137,7 @@ fn a_write_that_fails_half_way_fails_the_transaction_and_leaves_no_line() {
     set_fault(&cluster, "mid_write:error");
     assert!(all_text(&error(&mut client, RECORD)).contains("could not write to mirror file"));
     record_many(&mut client, 2);
-    seal(&mut client);
+    seal_once_it_works(&mut client);
     assert_intact(&mut client);
     assert_eq!(of_type(&lines(&file(&mut client)), "entry").len(), 4);
 }
@@ -150,7 +150,7 @@ fn in_mode_write_lines_that_a_failed_sync_has_lost_are_put_back_from_the_databas
     wait_for(&mut client, "(SELECT state = 'failed' AND problem LIKE '%could not sync%' FROM ledger.mirror_status)");
     clear_fault(&cluster);
     wait_until("recording works again", PATIENCE, || client.simple_query(RECORD).is_ok());
-    seal(&mut client);
+    seal_once_it_works(&mut client);
     assert!(ids.iter().all(|id| ids_in_file(&file(&mut client)).contains(id)));
     assert_intact(&mut client);
 }
@@ -176,7 +176,7 @@ fn commits_without_the_writer(mount: Mount, mode: &str) -> bool {
     assert_eq!(in_file, if is_committed { 2 } else { 1 }, "{mount:?}, {mode}");
     // What a commit has written itself is synced like everything else.
     wait_for(&mut client, "(SELECT lag_entries = 0 FROM ledger.mirror_status)");
-    seal(&mut client);
+    seal_once_it_works(&mut client);
     assert_intact(&mut client);
     is_committed
 }
@@ -220,7 +220,7 @@ fn a_file_that_was_changed_and_put_back_is_looked_at_before_the_next_write() {
             record(&mut client);
             let_a_tick_pass();
         }
-        seal(&mut client);
+        seal_once_it_works(&mut client);
         assert_intact(&mut client);
     }
 }
@@ -270,7 +270,7 @@ fn a_commit_that_waits_for_a_hanging_mount_is_visible_and_can_be_cancelled_and_i
             == 3
     });
     record(&mut client);
-    seal(&mut client);
+    seal_once_it_works(&mut client);
     assert_intact(&mut client);
 }
 
@@ -296,7 +296,7 @@ fn a_line_longer_than_the_buffer_that_is_cancelled_half_way_leaves_no_part_of_it
     client
         .simple_query("SELECT ledger.hash_and_record('long', '1', jsonb_build_object('pad', repeat('y', 3000000)))")
         .unwrap();
-    seal(&mut client);
+    seal_once_it_works(&mut client);
     assert_intact(&mut client);
     assert_eq!(of_type(&lines(&file(&mut client)), "entry").len(), 4);
 }
@@ -312,7 +312,7 @@ fn in_mode_async_nobody_waits_for_a_hanging_mount() {
     wait_for(&mut client, "(SELECT lag_entries > 0 FROM ledger.mirror_status)");
     clear_fault(&cluster);
     wait_for(&mut client, "(SELECT lag_entries = 0 AND state = 'attached' FROM ledger.mirror_status)");
-    seal(&mut client);
+    seal_once_it_works(&mut client);
     wait_for(
         &mut client,
         "(SELECT last_block = (SELECT max(block_number) FROM ledger.blocks) FROM ledger.mirror_status)",
@@ -366,7 +366,7 @@ fn the_mirror_can_be_switched_off_while_the_mount_hangs() {
     clear_fault(&cluster);
     set(&mut client, "ledger.mirror_mode", "sync");
     wait_for(&mut client, "(SELECT state = 'attached' FROM ledger.mirror_status)");
-    seal(&mut client);
+    seal_once_it_works(&mut client);
     assert_intact(&mut client);
     assert_eq!(ids_in_file(&file(&mut client)), ids_in_table(&mut client));
     assert_eq!(ids_in_table(&mut client).len(), 2);
@@ -394,7 +394,7 @@ fn the_mode_can_be_changed_while_the_worker_waits_for_a_hanging_mount_to_void_li
         clear_fault(&cluster);
         set(&mut client, "ledger.mirror_mode", "sync");
         wait_until("recording works again", PATIENCE, || client.simple_query(RECORD).is_ok());
-        seal(&mut client);
+        seal_once_it_works(&mut client);
         assert_intact(&mut client);
     }
 }
@@ -421,7 +421,7 @@ fn an_id_that_is_used_again_while_the_mount_hangs_is_no_divergence() {
         clear_fault(&cluster);
         set(&mut client, "ledger.mirror_mode", "sync");
         wait_for(&mut client, "(SELECT state = 'attached' FROM ledger.mirror_status)");
-        seal(&mut client);
+        seal_once_it_works(&mut client);
         assert_intact(&mut client);
         assert_eq!(ids_in_table(&mut client).len(), 2, "{mode}");
     }
@@ -463,7 +463,7 @@ fn a_file_system_that_turns_read_only_fails_the_transaction_until_it_can_be_writ
     }
     clear_fault(&cluster);
     wait_until("recording works again", PATIENCE, || client.simple_query(RECORD).is_ok());
-    seal(&mut client);
+    seal_once_it_works(&mut client);
     assert_intact(&mut client);
     assert_eq!(of_type(&lines(&path), "entry").len(), 2);
 }

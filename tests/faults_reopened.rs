@@ -14,8 +14,6 @@ use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-const COMMIT_BLOCK: &str = "SELECT * FROM ledger.commit_block()";
-
 /// What a file system says that has turned read-only: it takes nothing, and cannot cut off what it has not taken.
 const READ_ONLY: &str = "write:read_only\ncut:read_only";
 
@@ -69,14 +67,14 @@ fn whoever_seals_does_not_wait_for_a_file_whose_worker_has_gone() {
     let mut in_block = cluster.connect("postgres");
     for commits in [false, true] {
         if commits {
-            in_block.batch_execute(&format!("BEGIN; {COMMIT_BLOCK}; {RECORD}")).unwrap();
+            in_block.batch_execute(&format!("BEGIN; {SEAL}; {RECORD}")).unwrap();
         }
         set_fault(&cluster, "before_sync:hang");
         let at_the_file = Background::waiting(&cluster, &mut client, RECORD);
         let behind_it = Background::waiting(&cluster, &mut client, RECORD);
         let sealer = match commits {
             true => Background::run_in(std::mem::replace(&mut in_block, cluster.connect("postgres")), "COMMIT"),
-            false => Background::run(&cluster, "", COMMIT_BLOCK),
+            false => Background::run(&cluster, "", SEAL),
         };
         sealer.wait_until_waiting(&mut client);
         terminate_worker(&mut client);

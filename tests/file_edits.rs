@@ -13,7 +13,7 @@ mod common;
 
 use common::ledger::*;
 use common::random::Random;
-use common::{give_to_server, wait_until, Cluster, Options, SECRET};
+use common::{wait_until, write_file, Cluster, SECRET};
 use pg_notary::ledger::record::{BlockLine, EntryLine, Record};
 use postgres::Client;
 use serde_json::Value;
@@ -259,16 +259,10 @@ fn record_some(client: &mut Client, entries: usize) {
     client.batch_execute(&sql.replace("COUNT", &entries.to_string())).unwrap();
 }
 
-fn seal(client: &mut Client) {
-    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
-    wait_until_sealed(client);
-}
-
 impl Ledger {
     /// Six blocks with void lines between them, and pending entries behind.
     fn start() -> Ledger {
-        let options = Options::new().conf("ledger.block_interval = 1h").conf("ledger.block_size = 10000");
-        let (cluster, mut client) = start(options);
+        let (cluster, mut client) = start(quiet());
         client.batch_execute("CREATE TABLE skew (n int)").unwrap();
         wait_until_attached(&mut client);
         let path = file(&mut client);
@@ -437,8 +431,7 @@ fn every_random_edit_is_found_where_it_is_by_whoever_can_know() {
     fs::write(&secret_file, format!("default:{SECRET}\n")).unwrap();
     fs::set_permissions(&secret_file, Permissions::from_mode(0o600)).unwrap();
     let copy = ledger.cluster.scratch_dir().join("copy.jsonl");
-    fs::write(&copy, "").unwrap();
-    give_to_server(&copy);
+    write_file(&copy, "");
 
     let (mut complaints, mut counts) = (Vec::new(), BTreeMap::new());
     let edits = edits();

@@ -8,21 +8,19 @@ mod common;
 
 use common::faults::*;
 use common::ledger::*;
-use common::{send, wait_until, Cluster, Options, Stop};
-use postgres::{Client, Error};
+use common::{send, wait_until, Cluster, Stop};
+use postgres::Client;
 use std::fs;
 use std::path::Path;
-use std::thread::{self, sleep, JoinHandle};
+use std::thread::sleep;
 use std::time::Duration;
 
-const SEAL: &str = "SELECT * FROM ledger.commit_block()";
 const ID: &str = "01a20057-47fa-7376-9c1c-a0206f4cd8e1";
 const SERIALIZABLE: &str = "BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT sum(n) FROM skew; INSERT INTO skew VALUES (1)";
 
 /// Sealing only where a test asks for it.
 fn start_in(mount: Mount, mode: &str) -> (Cluster, Client) {
-    let options = Options::new().conf("ledger.block_interval = 1h").conf("ledger.block_size = 10000");
-    let options = options.conf(&format!("ledger.mirror_mode = {mode}"));
+    let options = quiet().conf(&format!("ledger.mirror_mode = {mode}"));
     let (cluster, mut client) = start(match mount {
         Local => options,
         Network => options.env("PG_NOTARY_FAULT_NETWORK_MOUNT", "1"),
@@ -41,33 +39,6 @@ fn insert(hash: char) -> String {
     insert_as(ID, hash)
 }
 
-/// A statement that runs in the background.
-struct Background {
-    pid: u32,
-    running: JoinHandle<Result<(), Error>>,
-}
-
-impl Background {
-    fn run(mut session: Client, statement: &str) -> Background {
-        let pid = number(&mut session, "SELECT pg_backend_pid()") as u32;
-        let statement = statement.to_owned();
-        Background { pid, running: thread::spawn(move || session.batch_execute(&statement)) }
-    }
-
-    #[track_caller]
-    fn ends(self) -> Result<(), Error> {
-        in_time("a statement", move || self.running.join().unwrap())
-    }
-
-    /// Until the fault holds it up.
-    #[track_caller]
-    fn wait_until_held(&self) {
-        wait_until("it hangs", PATIENCE, || {
-            fs::read_to_string(format!("/proc/{}/wchan", self.pid)).is_ok_and(|place| place.contains("nanosleep"))
-        });
-    }
-}
-
 /// What the file has, in order.
 fn kinds(path: &Path) -> Vec<String> {
     lines(path).iter().map(|line| line["record_type"].as_str().unwrap().to_owned()).collect()
@@ -76,8 +47,7 @@ fn kinds(path: &Path) -> Vec<String> {
 /// The id stands in the file twice, the first line voided, and all is sealed and agrees.
 #[track_caller]
 fn assert_recorded_again(client: &mut Client) {
-    wait_until("sealing works", PATIENCE, || client.batch_execute(SEAL).is_ok());
-    wait_until_sealed(client);
+    seal_once_it_works(client);
     let path = file(client);
     wait_until("the line of the block is there", PATIENCE, || kinds(&path).last().is_some_and(|kind| kind == "block"));
     assert_eq!(kinds(&path), ["ledger", "entry", "void", "entry", "block"]);
@@ -109,22 +79,21 @@ fn abort_and_hold(cluster: &Cluster, client: &mut Client, how: Abort, statement:
             client.batch_execute(&format!("{SERIALIZABLE}; COMMIT")).unwrap();
             set_fault(cluster, "after_abort:hang");
             let end = if matches!(how, Abort::Prepare) { "PREPARE TRANSACTION 'a'" } else { "COMMIT" };
-            Background::run(session, end)
+            Background::run_in(session, end)
         }
         Abort::Cancel | Abort::Terminate => {
             let writer = stop_writer(client);
-            let waits = Background::run(session, statement);
-            let is_waiting = "wait_event ~ '^(PgNotaryMirror.*|Extension)$' FROM pg_stat_activity WHERE pid";
-            wait_for(client, &format!("(SELECT {is_waiting} = {})", waits.pid));
+            let waits = Background::run_in(session, statement);
+            waits.wait_until_waiting(client);
             set_fault(cluster, "after_abort:hang");
             let end = if matches!(how, Abort::Cancel) { "pg_cancel_backend" } else { "pg_terminate_backend" };
             client.batch_execute(&format!("SELECT {end}({})", waits.pid)).unwrap();
-            waits.wait_until_held();
+            waits.wait_until_hanging();
             send(writer, libc::SIGCONT);
             waits
         }
     };
-    held.wait_until_held();
+    held.wait_until_hanging();
     wait_until("its line is in the file", PATIENCE, || of_type(&lines(&path), "entry").len() == 1);
     held
 }
@@ -146,7 +115,7 @@ fn an_id_is_not_used_again_before_the_transaction_that_aborts_has_said_what_it_l
             let mount = if matches!(how, Abort::Serialization) { Local } else { Network };
             let (cluster, mut client) = start_in(mount, mode);
             let held = abort_and_hold(&cluster, &mut client, how, &insert('a'));
-            let again = Background::run(cluster.connect("postgres"), &insert('b'));
+            let again = Background::run(&cluster, "", &insert('b'));
             assert_not_in_file(&mut client);
             clear_fault(&cluster);
             assert!(held.ends().is_err(), "{how:?}");
@@ -161,7 +130,7 @@ fn an_id_is_not_used_again_before_the_transaction_that_aborts_has_said_what_it_l
 fn an_id_of_a_prepare_that_fails_can_be_used_again() {
     let (cluster, mut client) = start_in(Local, "sync");
     let held = abort_and_hold(&cluster, &mut client, Abort::Prepare, &insert('a'));
-    let again = Background::run(cluster.connect("postgres"), &insert('b'));
+    let again = Background::run(&cluster, "", &insert('b'));
     sleep(Duration::from_millis(300));
     clear_fault(&cluster);
     assert!(held.ends().is_err());
@@ -177,14 +146,13 @@ fn an_id_that_is_used_again_by_several_at_once_is_recorded_once() {
     // Where the test is too slow to see one wait, the next has more time.
     let given_up = [1, 2, 4, 8].into_iter().find_map(|seconds| {
         let limited = format!("SET statement_timeout = '{seconds}s'; {}", insert('b'));
-        let given_up = Background::run(cluster.connect("postgres"), &limited);
+        let given_up = Background::run(&cluster, "", &limited);
         let is_waiting = format!("{waits} = {})", given_up.pid);
-        let is_over = || given_up.running.is_finished();
-        wait_until("it waits", PATIENCE, || is_over() || is_true(&mut client, &is_waiting));
-        (!is_over()).then_some(given_up)
+        wait_until("it waits", PATIENCE, || given_up.is_over() || is_true(&mut client, &is_waiting));
+        (!given_up.is_over()).then_some(given_up)
     });
     let given_up = given_up.expect("none was seen while it waited");
-    let again = Background::run(cluster.connect("postgres"), &insert('c'));
+    let again = Background::run(&cluster, "", &insert('c'));
     // The second goes on with the id when the first, which has nothing in the file yet, runs out of time.
     assert!(given_up.ends().is_err());
     assert_not_in_file(&mut client);
@@ -200,7 +168,7 @@ fn an_id_that_the_ledger_gave_waits_as_well_where_another_has_used_it_and_aborts
     let mut owner = cluster.connect("postgres");
     let id = value(&mut owner, "SELECT ledger.uuid_v7()");
     let held = abort_and_hold(&cluster, &mut client, Abort::Serialization, &insert_as(&id, 'a'));
-    let again = Background::run(owner, &insert_as(&id, 'b'));
+    let again = Background::run_in(owner, &insert_as(&id, 'b'));
     assert_not_in_file(&mut client);
     clear_fault(&cluster);
     assert!(held.ends().is_err());
@@ -214,7 +182,7 @@ fn entries_whose_ids_the_ledger_gives_wait_for_no_transaction_that_aborts() {
     let held = abort_and_hold(&cluster, &mut client, Abort::Serialization, &insert('a'));
     let plain = "INSERT INTO ledger.entries (entry_type, data_hash) VALUES ('plain', repeat('a', 64))";
     for statement in [RECORD, plain] {
-        Background::run(cluster.connect("postgres"), statement).ends().unwrap();
+        Background::run(&cluster, "", statement).ends().unwrap();
     }
     clear_fault(&cluster);
     assert!(held.ends().is_err());
@@ -231,8 +199,8 @@ fn in_mode_async_the_worker_waits_for_a_transaction_that_aborts() {
     client.batch_execute(&format!("{SERIALIZABLE}; COMMIT")).unwrap();
     switch(&mut client, "async");
     set_fault(&cluster, "after_abort:hang");
-    let held = Background::run(session, "COMMIT");
-    held.wait_until_held();
+    let held = Background::run_in(session, "COMMIT");
+    held.wait_until_hanging();
     client.batch_execute(&insert('b')).unwrap();
     assert_not_in_file(&mut client);
     clear_fault(&cluster);
@@ -298,7 +266,7 @@ fn the_line_of_a_prepared_entry_whose_id_was_voided_before_is_not_appended_again
     assert!(ids_in_file(&file(&mut client)).contains(ID));
     assert_overall_valid(&mut client);
     client.batch_execute("COMMIT PREPARED 'again'").unwrap();
-    seal(&mut client);
+    seal_once_it_works(&mut client);
     assert_intact(&mut client);
 }
 
@@ -308,14 +276,13 @@ fn prepare_around_a_line(cluster: &Cluster, client: &mut Client) {
     let large = "SELECT ledger.hash_and_record('large', '1', jsonb_build_object('pad', repeat('x', 40000)))";
     set_fault(cluster, "before_write:hang");
     let around = Background::run(
-        cluster.connect("postgres"),
+        cluster,
+        "",
         &format!("BEGIN; {large} FROM generate_series(1, 12); PREPARE TRANSACTION 'around'"),
     );
-    let waits = "(SELECT wait_event ~ '^(PgNotaryMirror.*|Extension)$' FROM pg_stat_activity WHERE pid";
-    wait_for(client, &format!("{waits} = {})", around.pid));
-    let inside =
-        Background::run(cluster.connect("postgres"), &format!("BEGIN; {}; PREPARE TRANSACTION 'inside'", insert('a')));
-    wait_for(client, &format!("{waits} = {})", inside.pid));
+    around.wait_until_waiting(client);
+    let inside = Background::run(cluster, "", &format!("BEGIN; {}; PREPARE TRANSACTION 'inside'", insert('a')));
+    inside.wait_until_waiting(client);
     clear_fault(cluster);
     around.ends().unwrap();
     inside.ends().unwrap();
@@ -347,7 +314,7 @@ fn a_voided_line_inside_those_of_a_prepared_transaction_is_no_divergence_when_it
         }
         client.batch_execute("ROLLBACK PREPARED 'around'").unwrap();
         wait_until_file_has_followed(&mut client);
-        seal(&mut client);
+        seal_once_it_works(&mut client);
         assert_intact(&mut client);
     }
 }

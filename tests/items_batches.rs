@@ -5,24 +5,19 @@
 mod common;
 
 use common::ledger::*;
-use common::{Cluster, Options};
+use common::Cluster;
 use postgres::Client;
 
 const ITEMS: i64 = 600;
 
 /// So many items, sealed: `t1`, `t2` and so on.
 fn registry() -> (Cluster, Client) {
-    let options = Options::new()
-        .conf("ledger.block_interval = 1h")
-        .conf("ledger.block_size = 10000")
-        .conf("max_prepared_transactions = 5")
-        .conf("autovacuum = off");
+    let options = quiet().conf("max_prepared_transactions = 5").conf("autovacuum = off");
     let (cluster, mut client) = start(options);
     let create = each("ledger.create_item('tool', 't' || n, '1.0.0', n::text, 't/' || n || '.py')");
     client.batch_execute("CREATE ROLE writer IN ROLE ledger_writer; CREATE ROLE admin IN ROLE ledger_admin").unwrap();
     client.batch_execute(&create).unwrap();
-    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
-    wait_until_sealed(&mut client);
+    seal(&mut client);
     (cluster, client)
 }
 

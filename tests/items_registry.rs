@@ -5,18 +5,15 @@
 mod common;
 
 use common::ledger::*;
-use common::tracking::TRIGGERS_OFF;
-use common::{give_to_server, Cluster, Options, Stop};
+use common::tampering::TRIGGERS_OFF;
+use common::{copy_file, Cluster, Options, Stop};
 use postgres::Client;
-use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
 
 const LOAD: &str = "SELECT ledger.load_item('tool', 'api', '1.0.0')";
 
 /// An item that calls another, signed twice and sealed: the newest entry and an older one, both found by index.
 fn registry() -> (Cluster, Client) {
-    let options = Options::new().conf("ledger.block_interval = 1h").conf("ledger.block_size = 10000");
-    let (cluster, mut client) = start(options);
+    let (cluster, mut client) = start(quiet());
     client
         .batch_execute(
             r#"SELECT ledger.create_item('tool', 'base', '1.0.0', E'base()\n', 'base.py');
@@ -29,11 +26,6 @@ fn registry() -> (Cluster, Client) {
     seal(&mut client);
     assert!(value(&mut client, LOAD).contains("call()"));
     (cluster, client)
-}
-
-fn seal(client: &mut Client) {
-    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
-    wait_until_sealed(client);
 }
 
 /// What the gate says after a change, which is then rolled back: the error, and whether verify_all() sees it as well.
@@ -433,9 +425,7 @@ fn items_verify_in_a_ledger_that_was_rebuilt_from_its_file() {
     let (new, mut client) = start(Options::new().conf("ledger.block_interval = 1h"));
     let hand_over = |from: &std::path::Path, name: &str| {
         let to = new.scratch_dir().join(name);
-        fs::copy(from, &to).unwrap();
-        fs::set_permissions(&to, Permissions::from_mode(0o600)).unwrap();
-        give_to_server(&to);
+        copy_file(from, &to);
         to.display().to_string()
     };
     let (ledger, items) = (hand_over(&written, "ledger.jsonl"), hand_over(&items, "items"));

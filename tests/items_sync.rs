@@ -4,6 +4,7 @@
 mod common;
 
 use common::ledger::*;
+use common::program::*;
 use common::{wait_until, Cluster, Options};
 use postgres::Client;
 use serde_json::Value;
@@ -38,13 +39,9 @@ fn database(cluster: &Cluster, user: &str) -> String {
 }
 
 fn sync_command(database: &str) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_pg_notary"));
+    let mut command = program();
     command.args(["items", "sync", "--database", database]).env_remove("PGPASSWORD");
     command
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).unwrap()
 }
 
 fn report(output: &Output) -> Value {
@@ -136,7 +133,7 @@ fn what_cannot_be_asked_exits_with_2_and_shows_no_password() {
     let said = String::from_utf8(refused.stderr).unwrap();
     assert!(said.contains("cannot ask the registry: permission denied"), "{said}");
 
-    let unreachable = Command::new(env!("CARGO_BIN_EXE_pg_notary"))
+    let unreachable = program()
         .args(["items", "sync", "--database", "postgresql://u:hunter2@127.0.0.1:1/d"])
         .arg(project.path())
         .output()

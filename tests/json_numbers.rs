@@ -4,7 +4,7 @@
 mod common;
 
 use common::ledger::*;
-use common::tracking::{all_valid, assert_clean, seal};
+use common::tracking::{all_valid, assert_clean};
 use common::Options;
 
 #[test]

@@ -4,7 +4,7 @@
 mod common;
 
 use common::ledger::*;
-use common::tracking::TRIGGERS_OFF;
+use common::tampering::TRIGGERS_OFF;
 use common::{send, wait_until, Options, Stop};
 use postgres::error::SqlState;
 use postgres::Client;
@@ -270,8 +270,7 @@ fn an_entry_whose_line_nobody_could_read_is_not_recorded() {
     client.batch_execute(table).unwrap();
     let numbers = "INSERT INTO many SELECT 1, array_fill('1e131071'::numeric, ARRAY[10000])";
     assert_too_long(&mut client, numbers, "row {\"id\": 1} of table public.many cannot be recorded");
-    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
-    wait_until_sealed(&mut client);
+    seal(&mut client);
     assert_intact(&mut client);
 }
 
@@ -279,8 +278,7 @@ fn an_entry_whose_line_nobody_could_read_is_not_recorded() {
 fn a_text_that_is_too_long_takes_bounded_memory_and_is_found_where_it_was_put() {
     let (_cluster, mut client) = start(Options::new());
     let id = record(&mut client);
-    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
-    wait_until_sealed(&mut client);
+    seal(&mut client);
     store_long(&mut client, 20_000);
     let pid = own_pid(&mut client);
     let taken = growth(pid, || {

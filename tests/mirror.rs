@@ -4,7 +4,7 @@
 mod common;
 
 use common::ledger::*;
-use common::{wait_until, Options};
+use common::wait_until;
 use postgres::error::SqlState;
 use postgres::Client;
 use std::fs::{self, OpenOptions};
@@ -12,16 +12,6 @@ use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::thread;
-
-/// Sealing only where a test asks for it.
-fn quiet() -> Options {
-    Options::new().conf("ledger.block_interval = 1h").conf("ledger.block_size = 10000")
-}
-
-fn seal(client: &mut Client) {
-    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
-    wait_until_sealed(client);
-}
 
 #[test]
 fn the_file_is_named_after_database_and_ledger_and_is_private() {

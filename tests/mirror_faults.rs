@@ -5,7 +5,10 @@
 mod common;
 
 use common::ledger::*;
-use common::{as_server, children_of, give_to_server, send, succeed, wait_until, Cluster, Options, Stop};
+use common::{
+    as_server, children_of, give_to_server, make_directory, send, succeed, wait_until, write_file, Cluster, Options,
+    Stop,
+};
 use postgres::error::SqlState;
 use postgres::Client;
 use std::ffi::CString;
@@ -31,12 +34,6 @@ fn directory_of(cluster: &Cluster) -> PathBuf {
     cluster.scratch_dir().join("mirror")
 }
 
-fn make_directory(path: &Path) {
-    fs::create_dir(path).unwrap();
-    set_mode(path, 0o700);
-    give_to_server(path);
-}
-
 fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
 }
@@ -44,9 +41,7 @@ fn set_mode(path: &Path, mode: u32) {
 /// Puts a new file in place of another.
 fn replace(path: &Path, content: &[u8]) {
     let new = path.with_extension("new");
-    fs::write(&new, content).unwrap();
-    set_mode(&new, 0o600);
-    give_to_server(&new);
+    write_file(&new, content);
     fs::rename(&new, path).unwrap();
 }
 
@@ -76,8 +71,7 @@ fn assert_refused_for_one_of(client: &mut Client, path: &Path, causes: &[&str]) 
 fn survives(at_once: &str, then: &str, break_it: impl Fn(&Path, &mut Client), repair_it: impl Fn(&Path)) {
     let (cluster, mut client) = start_in_own_directory(Options::new());
     record_many(&mut client, 3);
-    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
-    wait_until_sealed(&mut client);
+    seal(&mut client);
     let path = file(&mut client);
     let server = cluster.postmaster();
 
@@ -95,8 +89,7 @@ fn survives(at_once: &str, then: &str, break_it: impl Fn(&Path, &mut Client), re
     repair_it(&path);
     wait_until("recording works again", PATIENCE, || client.simple_query(RECORD).is_ok());
     wait_for(&mut client, "(SELECT state = 'attached' AND problem IS NULL FROM ledger.mirror_status)");
-    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
-    wait_until_sealed(&mut client);
+    seal(&mut client);
     assert_intact(&mut client);
     assert!(cluster.is_running() && cluster.postmaster() == server);
     assert!(!cluster.log().contains("PANIC") && !cluster.log().contains("terminated by signal"));
@@ -411,8 +404,7 @@ fn a_second_server_on_the_same_file_is_kept_out() {
     assert!(all_text(&error(&mut second, RECORD)).contains("give one of them another ledger.mirror_directory"));
 
     record(&mut client);
-    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
-    wait_until_sealed(&mut client);
+    seal(&mut client);
     assert_intact(&mut client);
 
     // The first has gone on: the file is ahead of the second, which must not touch it, lock or no lock.

@@ -93,8 +93,7 @@ fn in_mode_write_what_a_crash_of_the_machine_took_from_the_file_is_put_back() {
     let (cluster, mut client) = start(Options::new().conf("ledger.mirror_mode = write"));
     record_many(&mut client, 3);
     wait_for_no_lag(&mut client);
-    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
-    wait_until_sealed(&mut client);
+    seal(&mut client);
     let path = file(&mut client);
     wait_for(&mut client, "(SELECT bytes = (pg_stat_file(path)).size FROM ledger.mirror_status)");
     let durable = fs::metadata(&path).unwrap().len();

@@ -1,6 +1,9 @@
 //! The offline verifier as its users run it.
 #![cfg(feature = "cli")]
 
+mod common;
+
+use common::program::*;
 use serde_json::Value;
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
@@ -56,15 +59,7 @@ fn tampered_text() -> String {
 }
 
 fn run(arguments: &[&dyn AsRef<std::ffi::OsStr>]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_pg_notary")).args(arguments).output().unwrap()
-}
-
-fn stdout(output: &Output) -> String {
-    String::from_utf8(output.stdout.clone()).unwrap()
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).unwrap()
+    program().args(arguments).output().unwrap()
 }
 
 #[test]
@@ -304,7 +299,6 @@ fn a_name_that_holds_control_characters_writes_no_lines_of_its_own() {
 #[test]
 fn a_report_that_cannot_be_written_is_not_taken_for_one_that_was() {
     let full = || File::options().write(true).open("/dev/full").unwrap();
-    let program = || Command::new(env!("CARGO_BIN_EXE_pg_notary"));
     let output = program().arg("verify").arg(vector_file()).stdout(full()).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
     assert!(stderr(&output).contains("cannot write the report"), "{}", stderr(&output));
@@ -373,8 +367,7 @@ fn a_file_of_a_later_format_needs_a_later_program_and_exits_with_2() {
     for header in [&later, &later.replace("\"record_type\"", "\"more\": null, \"record_type\"")] {
         let file = directory.write("ledger.jsonl", format!("{header}\n{rest}"));
         for options in [&[][..], &["--json"]] {
-            let output =
-                Command::new(env!("CARGO_BIN_EXE_pg_notary")).arg("verify").arg(&file).args(options).output().unwrap();
+            let output = program().arg("verify").arg(&file).args(options).output().unwrap();
             assert_eq!(output.status.code(), Some(2), "{}", stdout(&output));
             assert_eq!(stdout(&output), "");
             let said = stderr(&output);
@@ -407,7 +400,7 @@ fn the_help_says_what_the_program_does() {
 #[test]
 fn bad_usage_exits_with_2() {
     for arguments in [&[][..], &["verify"], &["check", "x"], &["verify", "x", "--what"]] {
-        let output = Command::new(env!("CARGO_BIN_EXE_pg_notary")).args(arguments).output().unwrap();
+        let output = program().args(arguments).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
     }
 }

@@ -4,7 +4,7 @@
 mod common;
 
 use common::ledger::*;
-use common::tracking::{seal, wait_until_tracked};
+use common::tracking::wait_until_tracked;
 use common::{as_server, Options};
 use postgres::error::SqlState;
 use postgres::Client;

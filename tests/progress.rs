@@ -17,8 +17,7 @@ fn a_running_verification_shows_its_progress_and_can_be_cancelled() {
     let insert = "INSERT INTO ledger.entries (entry_type, data_hash) SELECT 'many', \
                   encode(sha256(n::text::bytea), 'hex') FROM generate_series(1, 150000) n";
     client.batch_execute(insert).unwrap();
-    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
-    wait_until_sealed(&mut client);
+    seal(&mut client);
     assert_eq!(number(&mut client, "SELECT count(*) FROM ledger.progress"), 0);
 
     let mut verifying = cluster.connect("postgres");
@@ -64,8 +63,7 @@ fn a_terminated_verification_is_not_shown_any_more() {
     let insert = "INSERT INTO ledger.entries (entry_type, data_hash) SELECT 'many', \
                   encode(sha256(n::text::bytea), 'hex') FROM generate_series(1, 100000) n";
     client.batch_execute(insert).unwrap();
-    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
-    wait_until_sealed(&mut client);
+    seal(&mut client);
     let mut verifying = cluster.connect("postgres");
     let pid = number(&mut verifying, "SELECT pg_backend_pid()");
     let verification = thread::spawn(move || while verifying.simple_query("SELECT ledger.verify_chain()").is_ok() {});

@@ -4,31 +4,20 @@
 mod common;
 
 use common::ledger::*;
-use common::tracking::TRIGGERS_OFF;
-use common::{give_to_server, pg_major, send, wait_until, Cluster, Options, Stop};
+use common::tampering::TRIGGERS_OFF;
+use common::{copy_file, make_directory, pg_major, send, wait_until, write_file, Cluster, Options, Stop};
 use pg_notary::ledger::block;
 use pg_notary::ledger::log_tree::{leaf_hash, LogTree};
 use pg_notary::ledger::record::{Entry, Header, Timestamp};
 use postgres::error::SqlState;
 use postgres::Client;
 use std::collections::BTreeSet;
-use std::fs::{self, Permissions};
+use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::thread;
 use uuid::Uuid;
-
-/// Sealing only where a test asks for it.
-fn quiet() -> Options {
-    Options::new().conf("ledger.block_interval = 1h").conf("ledger.block_size = 10000")
-}
-
-fn seal(client: &mut Client) {
-    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
-    wait_until_sealed(client);
-}
 
 /// A ledger with sealed, pending and voided entries.
 fn start_with_ledger() -> (Cluster, Client) {
@@ -75,9 +64,7 @@ fn void_one(cluster: &Cluster, client: &mut Client) {
 /// Copies a file to where the server of `cluster` can read it.
 fn hand_over(from: &Path, cluster: &Cluster, name: &str) -> PathBuf {
     let to = cluster.scratch_dir().join(name);
-    fs::copy(from, &to).unwrap();
-    fs::set_permissions(&to, Permissions::from_mode(0o600)).unwrap();
-    give_to_server(&to);
+    copy_file(from, &to);
     to
 }
 
@@ -166,9 +153,7 @@ fn a_rebuilt_ledger_goes_on_in_the_file_that_survived() {
 
     let new = quiet().start();
     let directory = new.scratch_dir().join("mirror");
-    fs::create_dir(&directory).unwrap();
-    fs::set_permissions(&directory, Permissions::from_mode(0o700)).unwrap();
-    give_to_server(&directory);
+    make_directory(&directory);
     let survivor = hand_over(&path, &new, &format!("mirror/{}", path.file_name().unwrap().to_str().unwrap()));
     let before = fs::read(&survivor).unwrap();
     let mut client = new.connect("postgres");
@@ -195,9 +180,7 @@ fn a_ledger_rebuilt_from_an_older_export_does_not_void_what_its_file_has_besides
 
     let new = quiet().start();
     let directory = new.scratch_dir().join("mirror");
-    fs::create_dir(&directory).unwrap();
-    fs::set_permissions(&directory, Permissions::from_mode(0o700)).unwrap();
-    give_to_server(&directory);
+    make_directory(&directory);
     let name = format!("mirror/{}", path.file_name().unwrap().to_str().unwrap());
     for state in [true, false] {
         let survivor = hand_over(&path, &new, &name);
@@ -209,8 +192,7 @@ fn a_ledger_rebuilt_from_an_older_export_does_not_void_what_its_file_has_besides
         }
         let before = fs::read(&survivor).unwrap();
         let export = new.scratch_dir().join("export.jsonl");
-        fs::write(&export, &exported).unwrap();
-        give_to_server(&export);
+        write_file(&export, &exported);
         let mut client = new.connect("postgres");
         set(&mut client, "ledger.mirror_directory", &format!("'{}'", directory.display()));
         client.batch_execute("CREATE EXTENSION pg_notary").unwrap();
@@ -237,8 +219,7 @@ fn an_import_that_no_worker_has_seen_was_compared_with_no_file() {
     let exported = export(&mut client);
     let new = quiet().conf("max_worker_processes = 1").conf("max_logical_replication_workers = 0").start();
     let copy = new.scratch_dir().join("export.jsonl");
-    fs::write(&copy, exported).unwrap();
-    give_to_server(&copy);
+    write_file(&copy, exported);
     let mut client = new.connect("postgres");
     client.batch_execute("CREATE EXTENSION pg_notary").unwrap();
     client.batch_execute(&import(&copy)).unwrap();
@@ -274,8 +255,7 @@ fn the_database_is_free_for_others_as_soon_as_an_import_has_ended() {
     let exported = export(&mut client);
     let (new, mut client) = start(quiet());
     let copy = new.scratch_dir().join("copy.jsonl");
-    fs::write(&copy, exported).unwrap();
-    give_to_server(&copy);
+    write_file(&copy, exported);
     // Recording waits for the import, and then for its file.
     client.batch_execute(&format!("BEGIN; {}", import(&copy))).unwrap();
     let mut other = new.connect("postgres");

@@ -137,8 +137,7 @@ fn a_secret_that_nearly_no_signature_verifies_with_is_named_by_what_verifies() {
              SELECT ledger.create_item('tool', 'a', '1.0.0', 'a', 'a.py')",
         )
         .unwrap();
-    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
-    wait_until_sealed(&mut client);
+    seal(&mut client);
     let entry = record(&mut client);
     let verify_entry = format!("SELECT ledger.verify_entry('{entry}', '{{\"n\": 1}}')");
     let of_many = [
@@ -267,8 +266,7 @@ fn keys_are_rotated_by_a_reload_and_old_entries_still_verify() {
     let id = record(&mut session);
     assert_eq!(key_of(&mut session, &id), "two");
     assert!(verifies(&mut client, &old) && verifies(&mut client, &new));
-    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
-    wait_until_sealed(&mut client);
+    seal(&mut client);
     assert_intact(&mut client);
 
     // A key that is gone is named, and so is one that was changed.
@@ -368,8 +366,7 @@ fn a_key_id_that_was_taken_away_is_in_the_log_before_anybody_verifies() {
 fn another_secret_in_the_environment_is_in_the_log_at_the_start() {
     let (cluster, mut client) = start(Options::new());
     let entry = record(&mut client);
-    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
-    wait_until_sealed(&mut client);
+    seal(&mut client);
     drop(client);
     cluster.restart(Stop::Fast);
     record(&mut cluster.connect("postgres"));
@@ -398,8 +395,7 @@ fn a_secret_under_its_own_key_id_is_no_news_and_an_old_one_is_looked_at_as_well(
     // Whoever can record, the worker has read the secrets.
     let mut client = cluster.connect("postgres");
     record_many(&mut client, 1000);
-    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
-    wait_until_sealed(&mut client);
+    seal(&mut client);
 
     let wrong = format!("two:{NEW}\none:yet another secret of many bytes\n");
     write_secrets(&path, &wrong, 0o600);
@@ -422,8 +418,7 @@ fn a_secret_under_its_own_key_id_is_no_news_and_an_old_one_is_looked_at_as_well(
 fn looking_whether_secrets_verify_waits_for_nobody() {
     let (cluster, mut client, path) = start_with_file(&format!("one:{OLD}\n"));
     record_many(&mut client, 10);
-    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
-    wait_until_sealed(&mut client);
+    seal(&mut client);
     record(&mut client);
     for (round, table) in ["ledger.entries_sealed_1", "ONLY ledger.entries_sealed"].into_iter().enumerate() {
         let mut other = cluster.connect("postgres");

@@ -5,7 +5,6 @@
 mod common;
 
 use common::ledger::*;
-use common::tracking::seal;
 use common::{as_server, succeed, Cluster, Options, Stop};
 use std::fs;
 use std::path::Path;

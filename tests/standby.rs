@@ -4,18 +4,15 @@
 mod common;
 
 use common::ledger::*;
-use common::{give_to_server, wait_until, Cluster, Options};
+use common::{copy_file, make_directory, wait_until, Cluster, Options};
 use postgres::error::SqlState;
 use postgres::Client;
-use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::fs;
 use std::path::{Path, PathBuf};
 
-fn make_directory(cluster: &Cluster, name: &str) -> PathBuf {
+fn directory_beside(cluster: &Cluster, name: &str) -> PathBuf {
     let path = cluster.scratch_dir().join(name);
-    fs::create_dir(&path).unwrap();
-    fs::set_permissions(&path, Permissions::from_mode(0o700)).unwrap();
-    give_to_server(&path);
+    make_directory(&path);
     path
 }
 
@@ -27,7 +24,7 @@ fn in_directory(path: &Path) -> Options {
 /// A primary whose file is outside its data directory, so that no base backup copies it.
 fn start_primary() -> (Cluster, Client, PathBuf) {
     let cluster = Options::new().conf("ledger.block_size = 5").conf("ledger.block_interval = 1h").start();
-    let directory = make_directory(&cluster, "mirror");
+    let directory = directory_beside(&cluster, "mirror");
     cluster.add_conf(&format!("ledger.mirror_directory = '{}'", directory.display()));
     let mut client = cluster.connect("postgres");
     reload(&mut client);
@@ -61,7 +58,7 @@ fn promote(standby: &mut Client) {
 #[test]
 fn a_standby_verifies_and_does_not_record() {
     let (primary, mut client, _) = start_primary();
-    let elsewhere = make_directory(&primary, "elsewhere");
+    let elsewhere = directory_beside(&primary, "elsewhere");
     let standby = in_directory(&elsewhere).standby_of(&primary);
     let mut reader = standby.connect("postgres");
     let sealed = value(&mut client, "SELECT id FROM ledger.entries WHERE leaf_index = 7");
@@ -253,8 +250,7 @@ fn a_promoted_standby_goes_on_signing_items() {
     });
     reader.batch_execute("SELECT ledger.sign_item('tool', 'api', '1.0.0')").unwrap();
     assert!(value(&mut reader, LOAD).ends_with("call()\n"));
-    reader.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
-    wait_until_sealed(&mut reader);
+    seal(&mut reader);
     let verdict = json(&mut reader, "SELECT ledger.verify_all()");
     assert!(verdict["overall_valid"] == true && verdict["items"]["item_count"] == 2, "{verdict:#}");
 }
@@ -303,8 +299,7 @@ fn a_promoted_standby_continues_the_chain_in_the_same_file() {
 
     worker_pid(&mut reader);
     record_many(&mut reader, 5);
-    reader.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
-    wait_until_sealed(&mut reader);
+    seal(&mut reader);
     assert_eq!(value(&mut reader, "SELECT previous_hash FROM ledger.blocks WHERE block_number = 4"), head);
     assert_eq!(number(&mut reader, "SELECT count(*) FROM ledger.entries"), 21);
     assert_intact(&mut reader);
@@ -329,7 +324,7 @@ fn a_promoted_standby_continues_the_chain_in_the_same_file() {
 #[test]
 fn a_promoted_standby_without_the_file_says_so_and_goes_on_once_it_has_it() {
     let (primary, mut client, _) = start_primary();
-    let elsewhere = make_directory(&primary, "elsewhere");
+    let elsewhere = directory_beside(&primary, "elsewhere");
     let standby = in_directory(&elsewhere).standby_of(&primary);
     let mut reader = standby.connect("postgres");
     catch_up(&mut client, &mut reader);
@@ -345,11 +340,9 @@ fn a_promoted_standby_without_the_file_says_so_and_goes_on_once_it_has_it() {
     assert_eq!(value(&mut reader, "SELECT state FROM ledger.mirror_status"), "failed");
     assert_eq!(verdict(&mut reader)["overall_valid"], false, "a primary without its file is not well");
 
-    fs::copy(&original, &expected).unwrap();
-    give_to_server(&expected);
+    copy_file(&original, &expected);
     wait_until("recording works", PATIENCE, || reader.simple_query(RECORD).is_ok());
-    reader.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
-    wait_until_sealed(&mut reader);
+    seal(&mut reader);
     assert_eq!(number(&mut reader, "SELECT count(*) FROM ledger.entries"), 13);
     assert_intact(&mut reader);
 }

@@ -32,7 +32,7 @@ fn three_levels_of_savepoints_leave_what_every_level_keeps() {
         client.batch_execute(&(sql + if stays(0) { "COMMIT" } else { "ROLLBACK" })).unwrap();
     }
     assert_recorded(&mut client, kept, 0);
-    seal(&mut client);
+    seal_and_verify(&mut client);
 }
 
 #[test]
@@ -99,7 +99,7 @@ fn any_sequence_of_savepoints_leaves_its_entries_in_their_order() {
     assert!(expected.len() > 100 && expected.len() < next as usize, "{} of {next}", expected.len());
     assert!(numbers_in_file(&mut client) == expected, "{}", transactions.join("\n"));
     assert_recorded(&mut client, expected.len(), 0);
-    seal(&mut client);
+    seal_and_verify(&mut client);
 }
 
 // ---- PL/pgSQL ---------------------------------------------------------------------------------------------------------
@@ -132,7 +132,7 @@ fn exception_blocks_in_loops_leave_what_they_keep() {
     let failing = sql.replace("keep()", "drop()").replace("END LOOP;", "END LOOP; RAISE division_by_zero;");
     error(&mut client, &failing);
     assert_recorded(&mut client, 50, 0);
-    seal(&mut client);
+    seal_and_verify(&mut client);
 }
 
 #[test]
@@ -150,10 +150,10 @@ fn more_subtransactions_than_shared_memory_lists_change_nothing() {
     .unwrap();
     // To others they are neither committed nor gone.
     assert_recorded(&mut client, 1, 0);
-    seal(&mut client);
+    seal_and_verify(&mut client);
     open.batch_execute("COMMIT").unwrap();
     assert_recorded(&mut client, 201, 0);
-    seal(&mut client);
+    seal_and_verify(&mut client);
     assert_eq!(number(&mut client, "SELECT count(*) FROM ledger.entries_sealed"), 201);
 }
 
@@ -172,7 +172,7 @@ fn subtransactions_of_a_commit_that_fails_are_all_voided() {
     sessions[0].batch_execute("COMMIT").unwrap();
     assert_eq!(*error(&mut sessions[1], "COMMIT").code(), SqlState::T_R_SERIALIZATION_FAILURE);
     assert_recorded(&mut client, 100, 100);
-    seal(&mut client);
+    seal_and_verify(&mut client);
 }
 
 const PROCEDURES: &str = "
@@ -249,7 +249,7 @@ fn procedures_that_commit_and_roll_back_leave_what_they_committed() {
     // Within a transaction block they may do neither.
     error(&mut client, "BEGIN; CALL commits_and_rolls_back()");
     client.batch_execute("ROLLBACK").unwrap();
-    seal(&mut client);
+    seal_and_verify(&mut client);
 }
 
 #[test]

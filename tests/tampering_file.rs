@@ -104,8 +104,7 @@ fn assert_found(changes: impl Fn(&[String]) -> Vec<(String, String, By, Option<i
     // The server goes on with the file as it is again, once it has looked at all of it.
     let client = &mut ledger.client;
     wait_until("recording works again", PATIENCE, || client.simple_query(RECORD).is_ok());
-    ledger.client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
-    wait_until_sealed(&mut ledger.client);
+    seal(&mut ledger.client);
     assert_intact(&mut ledger.client);
     assert!(ledger.cluster.is_running());
 }
@@ -223,8 +222,7 @@ fn verify_file_integrity_reads_any_file_it_is_given_and_says_the_same() {
         json(client, &format!("SELECT ledger.verify_file_integrity('{}')", path.display()))
     };
     let copy = ledger.cluster.scratch_dir().join("copy.jsonl");
-    fs::write(&copy, ledger.lines.concat()).unwrap();
-    common::give_to_server(&copy);
+    common::write_file(&copy, ledger.lines.concat());
     assert_eq!(verdict_on(&mut ledger.client, &copy)["valid"], true);
     fs::write(&copy, with_line(&ledger.lines, 3, |line| flipped(line, "data_hash"))).unwrap();
     let verdict = verdict_on(&mut ledger.client, &copy);

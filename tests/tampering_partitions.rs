@@ -4,7 +4,7 @@
 mod common;
 
 use common::ledger::*;
-use common::tracking::{seal, TRIGGERS_OFF};
+use common::tampering::TRIGGERS_OFF;
 use common::{Cluster, Options};
 use postgres::Client;
 

@@ -96,8 +96,7 @@ fn what_many_writers_do_to_few_rows_is_recorded_in_the_order_in_which_it_was_don
     write_with_many(&cluster, "what_many_writers_do", 40);
     assert_clean(&mut client, "accounts");
     assert_history_agrees(&mut client, "accounts");
-    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
-    wait_until_sealed(&mut client);
+    seal(&mut client);
     assert!(number(&mut client, "SELECT block_count FROM ledger.chain_stats") > 3);
     assert_clean(&mut client, "accounts");
     assert_history_agrees(&mut client, "accounts");
@@ -355,8 +354,7 @@ fn a_standby_verifies_tracked_tables() {
     client.batch_execute("INSERT INTO accounts SELECT n, n, 'x' FROM generate_series(1, 5) n").unwrap();
     seal(&mut client);
     let elsewhere = primary.scratch_dir().join("elsewhere");
-    std::fs::create_dir(&elsewhere).unwrap();
-    common::give_to_server(&elsewhere);
+    common::make_directory(&elsewhere);
     let directory = format!("ledger.mirror_directory = '{}'", elsewhere.display());
     let standby = Options::new().conf(&directory).standby_of(&primary);
     let mut reader = standby.connect("postgres");

@@ -7,6 +7,7 @@
 mod common;
 
 use common::ledger::*;
+use common::tampering::TRIGGERS_OFF;
 use common::tracking::*;
 use common::{Cluster, Options, Stop};
 use postgres::error::SqlState;
@@ -376,9 +377,7 @@ fn a_store_put_back_to_an_older_state_is_found_by_the_file() {
     let options = || Options::new().conf("ledger.block_size = 4").conf("ledger.block_interval = 1h");
     let (cluster, mut client) = start(options());
     let directory = cluster.scratch_dir().join("mirror");
-    std::fs::create_dir(&directory).unwrap();
-    std::fs::set_permissions(&directory, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
-    common::give_to_server(&directory);
+    common::make_directory(&directory);
     let outside = format!("ledger.mirror_directory = '{}'", directory.display());
     cluster.add_conf(&outside);
     reload(&mut client);

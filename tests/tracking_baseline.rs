@@ -183,8 +183,7 @@ fn a_table_that_a_prepared_transaction_tracks_is_recorded_once_that_is_committed
     client.batch_execute(&format!("BEGIN; {TRACK}; PREPARE TRANSACTION 'track'")).unwrap();
     // The worker has looked, and has seen nothing yet.
     record(&mut client);
-    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
-    wait_until_sealed(&mut client);
+    seal(&mut client);
     client.batch_execute("COMMIT PREPARED 'track'").unwrap();
     wait_for(&mut client, "(SELECT state = 'tracked' FROM ledger.tracked_tables)");
     assert!(column(&mut client, "SELECT * FROM ledger.verify_table('accounts')").is_empty());

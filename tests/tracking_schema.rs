@@ -5,6 +5,7 @@
 mod common;
 
 use common::ledger::*;
+use common::tampering::TRIGGERS_OFF;
 use common::tracking::*;
 use common::{Cluster, Options};
 use postgres::Client;

@@ -5,14 +5,14 @@
 mod common;
 
 use common::ledger::*;
+use common::tampering::TRIGGERS_OFF;
 use common::tracking::*;
 use common::{Cluster, Options, Stop};
 use postgres::Client;
 use std::collections::HashSet;
 
 fn start_tracked() -> (Cluster, Client) {
-    let settings = Options::new().conf("ledger.block_size = 10000").conf("ledger.block_interval = 1h");
-    let (cluster, mut client) = start(settings.conf("ledger.mirror_mode = off"));
+    let (cluster, mut client) = start(quiet().conf("ledger.mirror_mode = off"));
     client.batch_execute("CREATE TABLE items (id int PRIMARY KEY, note text); SELECT ledger.track('items')").unwrap();
     (cluster, client)
 }

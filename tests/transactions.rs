@@ -39,8 +39,7 @@ fn an_entry_recorded_again_after_its_commit_failed_is_there_once() {
     assert_eq!(types, ["ledger", "entry", "entry", "void", "entry"]);
     assert_eq!(lines[3]["entry_ids"], serde_json::json!([lines[2]["entry_id"]]));
     assert_eq!((&lines[2]["entry_type"], &lines[4]["entry_type"]), (&"drop".into(), &"keep".into()));
-    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
-    wait_until_sealed(&mut client);
+    seal(&mut client);
     assert_eq!(verdict(&mut client)["overall_valid"], true);
     assert_eq!(cli_verify(&file(&mut client)).0, 0);
     assert_no_gaps(&mut client);
@@ -107,7 +106,7 @@ fn what_a_held_cursor_records_in_the_commit_is_in_the_file() {
     client.batch_execute(&declare("WITH HOLD", "drop(n) / (3 - n)")).unwrap();
     assert_eq!(*error(&mut client, "COMMIT").code(), SqlState::DIVISION_BY_ZERO);
     assert_recorded(&mut client, 7, 0);
-    seal(&mut client);
+    seal_and_verify(&mut client);
 }
 
 // ---- implicit transactions ----------------------------------------------------------------------------------------------
@@ -153,7 +152,7 @@ fn a_pipeline_is_committed_as_a_whole_by_its_sync() {
     drop(wire);
     wait_for(&mut client, "(SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'client backend')");
     assert_recorded(&mut client, 6, 0);
-    seal(&mut client);
+    seal_and_verify(&mut client);
 }
 
 #[test]
@@ -222,7 +221,7 @@ fn insert_on_conflict_do_nothing_leaves_a_line_where_it_did_something() {
     }
     assert_recorded(&mut client, 3, 0);
     // What is sealed is there too, if in another partition: an error, as for any other insert of its id.
-    seal(&mut client);
+    seal_and_verify(&mut client);
     assert_eq!(*error(&mut client, &insert_unless_there("drop", 1)).code(), SqlState::UNIQUE_VIOLATION);
     assert_recorded(&mut client, 3, 0);
 }
@@ -270,7 +269,7 @@ fn a_copy_that_fails_on_its_last_row_leaves_no_line() {
     copy(&mut client, "keep", 10, "").unwrap();
     client.batch_execute("COMMIT").unwrap();
     assert_recorded(&mut client, 2011, 0);
-    seal(&mut client);
+    seal_and_verify(&mut client);
 }
 
 // ---- ended from outside ---------------------------------------------------------------------------------------------------
@@ -383,7 +382,7 @@ fn cancels_and_terminations_at_any_moment_leave_nothing_half_there() {
     let is_drop = |line: &&Value| line["entry_type"] == "drop";
     assert!(!of_type(&lines(&path), "entry").iter().any(is_drop), "what was rolled back before its commit has a line");
     assert_intact(&mut client);
-    seal(&mut client);
+    seal_and_verify(&mut client);
 }
 
 #[test]

@@ -12,8 +12,7 @@ use std::thread;
 
 /// Sealing only where a test asks for it.
 fn start_quiet() -> (Cluster, Client) {
-    let options = Options::new().conf("ledger.block_interval = 1h").conf("ledger.block_size = 10000");
-    let (cluster, mut client) = start(options);
+    let (cluster, mut client) = start(quiet());
     client.batch_execute("CREATE TABLE app (n int); CREATE TABLE skew (n int)").unwrap();
     wait_until_attached(&mut client);
     (cluster, client)
@@ -31,12 +30,6 @@ fn prepare(client: &mut Client, gid: &str, entries: usize) -> Vec<String> {
 #[track_caller]
 fn decide(client: &mut Client, end: &str, gid: &str) {
     client.batch_execute(&format!("{end} PREPARED '{gid}'")).unwrap();
-}
-
-#[track_caller]
-fn seal(client: &mut Client) {
-    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
-    wait_until_sealed(client);
 }
 
 /// What may happen between PREPARE and the decision.

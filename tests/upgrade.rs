@@ -6,17 +6,14 @@ mod common;
 
 use common::ledger::*;
 use common::tracking::{assert_clean, row_entries};
-use common::{give_to_server, wait_until, Cluster, Options, Stop};
+use common::{make_directory, wait_until, Cluster, Options, Stop};
 use postgres::Client;
 use std::fs;
 use std::path::Path;
 
 /// Sealing only where a test asks for it, and a log that names the workers that a server starts.
-fn quiet() -> Options {
-    Options::new()
-        .conf("ledger.block_interval = 1h")
-        .conf("ledger.block_size = 10000")
-        .conf("log_min_messages = debug1")
+fn quiet_with_log() -> Options {
+    quiet().conf("log_min_messages = debug1")
 }
 
 fn set_directory(cluster: &Cluster, directory: &Path) {
@@ -25,8 +22,7 @@ fn set_directory(cluster: &Cluster, directory: &Path) {
 
 /// A ledger with everything in it, whose file is in that directory: entries that are sealed, and some that are not.
 fn fill(cluster: &Cluster, directory: &Path) -> Client {
-    fs::create_dir(directory).unwrap();
-    give_to_server(directory);
+    make_directory(directory);
     set_directory(cluster, directory);
     cluster.restart(Stop::Fast);
     let mut client = cluster.connect("postgres");
@@ -51,8 +47,7 @@ fn fill(cluster: &Cluster, directory: &Path) -> Client {
         )
         .unwrap();
     record_many(&mut client, 20);
-    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
-    wait_until_sealed(&mut client);
+    seal(&mut client);
     client.batch_execute("UPDATE accounts SET amount = 0 WHERE id = 1; DELETE FROM moves WHERE id = 2").unwrap();
     record(&mut client);
     client
@@ -78,13 +73,13 @@ fn seen(client: &mut Client) -> Vec<String> {
 }
 
 fn takes_the_ledger_along(transfer: &[&str]) {
-    let old = quiet().start();
+    let old = quiet_with_log().start();
     let directory = old.scratch_dir().join("mirror");
     let mut client = fill(&old, &directory);
     let before = seen(&mut client);
     drop(client);
 
-    let new = quiet().lay_out();
+    let new = quiet_with_log().lay_out();
     set_directory(&new, &directory);
     let log = old.upgrade_to(&new, transfer);
     assert!(log.contains("database system is ready"), "this is not the log of the servers:\n{log}");
@@ -105,8 +100,7 @@ fn takes_the_ledger_along(transfer: &[&str]) {
     assert_eq!(row_entries(&mut client, "moves"), rows + 1);
     client.batch_execute("SELECT ledger.sign_item('tool', 'api', '1.0.0', E'new()\n')").unwrap();
     record(&mut client);
-    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
-    wait_until_sealed(&mut client);
+    seal(&mut client);
     assert_eq!(number(&mut client, "SELECT block_count FROM ledger.chain_stats"), 2);
     assert_eq!(number(&mut client, "SELECT count(*) FROM ledger.history('accounts', '{\"id\": 1}')"), 3);
     assert_clean(&mut client, "accounts");
@@ -128,7 +122,7 @@ fn an_upgrade_that_links_takes_the_ledger_along() {
 
 #[test]
 fn a_server_that_pg_upgrade_runs_has_no_worker_and_records_nothing() {
-    let (cluster, mut client) = start(quiet());
+    let (cluster, mut client) = start(quiet_with_log());
     record(&mut client);
     wait_until_attached(&mut client);
     let before = fs::read(file(&mut client)).unwrap();
@@ -136,7 +130,7 @@ fn a_server_that_pg_upgrade_runs_has_no_worker_and_records_nothing() {
     cluster.stop(Stop::Fast);
 
     // As pg_upgrade starts it.
-    let cluster = quiet().arg("-b").start_on_copy_of(&cluster.data_dir());
+    let cluster = quiet_with_log().arg("-b").start_on_copy_of(&cluster.data_dir());
     let mut client = cluster.connect("postgres");
     let recordings =
         [RECORD, "INSERT INTO ledger.entries (entry_type, data_hash) VALUES ('test', ledger.hash_data('1'))"];
@@ -154,14 +148,13 @@ fn a_server_that_pg_upgrade_runs_has_no_worker_and_records_nothing() {
 
 #[test]
 fn a_file_in_the_old_data_directory_is_moved_by_hand() {
-    let (old, mut client) = start(quiet());
+    let (old, mut client) = start(quiet_with_log());
     record(&mut client);
-    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
-    wait_until_sealed(&mut client);
+    seal(&mut client);
     record(&mut client);
     let name = file(&mut client).file_name().unwrap().to_owned();
     drop(client);
-    let new = quiet().lay_out();
+    let new = quiet_with_log().lay_out();
     old.upgrade_to(&new, &[]);
 
     new.start_again();
@@ -173,7 +166,6 @@ fn a_file_in_the_old_data_directory_is_moved_by_hand() {
         fs::rename(from.join(name), to.join(name)).unwrap();
     }
     wait_until("recording goes on", PATIENCE, || client.simple_query(RECORD).is_ok());
-    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
-    wait_until_sealed(&mut client);
+    seal(&mut client);
     assert_intact(&mut client);
 }

@@ -32,8 +32,7 @@ fn create_extension_starts_a_worker_and_drop_extension_stops_it() {
     record(&mut second);
     let second_file = file(&mut second);
     assert_ne!(first_file, second_file, "another ledger has another file");
-    second.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
-    wait_until_sealed(&mut second);
+    seal(&mut second);
     assert_intact(&mut second);
 
     second.batch_execute("BEGIN; DROP EXTENSION pg_notary; CREATE EXTENSION pg_notary; COMMIT").unwrap();
@@ -56,8 +55,7 @@ fn a_create_extension_that_is_rolled_back_leaves_no_worker() {
     worker_pid(&mut client);
     client.batch_execute("BEGIN; DROP EXTENSION pg_notary; ROLLBACK").unwrap();
     record(&mut client);
-    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
-    wait_until_sealed(&mut client);
+    seal(&mut client);
     assert_intact(&mut client);
 }
 
@@ -240,8 +238,7 @@ fn a_large_backlog_is_sealed_in_several_transactions() {
     assert!(counts.len() >= 5, "{counts:?}");
     assert!(counts.iter().all(|count| *count <= 50_000), "{counts:?}");
     assert_eq!(number(&mut client, "SELECT pending_count FROM ledger.chain_stats"), 500);
-    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
-    wait_until_sealed(&mut client);
+    seal(&mut client);
     assert_intact(&mut client);
 }
 
@@ -358,8 +355,7 @@ fn a_restart_continues_the_chain() {
         record(&mut client);
         wait_until_attached(&mut client);
     }
-    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
-    wait_until_sealed(&mut client);
+    seal(&mut client);
     assert_eq!(number(&mut client, "SELECT count(*) FROM ledger.entries"), 24);
     assert_intact(&mut client);
 }

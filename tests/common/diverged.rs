@@ -1,20 +1,17 @@
 //! A file that is not the database's, and what becomes of it.
 
 use super::ledger::*;
-use super::{give_to_server, Cluster, Options};
+use super::{make_directory, Cluster, Options};
 use postgres::error::SqlState;
 use postgres::Client;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// A ledger with its file in a directory outside the cluster's, with sealed and pending entries.
 pub fn start_outside(options: Options) -> (Cluster, Client, PathBuf) {
     let cluster = options.conf("ledger.block_interval = 1h").start();
     let directory = cluster.scratch_dir().join("mirror");
-    fs::create_dir(&directory).unwrap();
-    fs::set_permissions(&directory, fs::Permissions::from_mode(0o700)).unwrap();
-    give_to_server(&directory);
+    make_directory(&directory);
     let mut client = cluster.connect("postgres");
     set(&mut client, "ledger.mirror_directory", &format!("'{}'", directory.display()));
     client.batch_execute("CREATE EXTENSION pg_notary").unwrap();
@@ -23,11 +20,6 @@ pub fn start_outside(options: Options) -> (Cluster, Client, PathBuf) {
     record_many(&mut client, 3);
     let path = file(&mut client);
     (cluster, client, path)
-}
-
-pub fn seal(client: &mut Client) {
-    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
-    wait_until_sealed(client);
 }
 
 /// Recording is refused with this cause, the view names it, and the file stays as it is.
@@ -62,10 +54,4 @@ pub fn assert_restarts(client: &mut Client, path: &Path) {
     seal(client);
     assert_intact(client);
     assert_eq!(ids_in_file(path), ids_in_table(client));
-}
-
-pub fn copy(from: &Path, to: &Path) {
-    fs::copy(from, to).unwrap();
-    fs::set_permissions(to, fs::Permissions::from_mode(0o600)).unwrap();
-    give_to_server(to);
 }

@@ -1,7 +1,7 @@
 //! The server with faults on purpose: see src/postgres/faults.rs for the places.
 
 use super::ledger::*;
-use super::{give_to_server, wait_until, Cluster, Options};
+use super::{wait_until, write_file, Cluster, Options};
 use postgres::error::SqlState;
 use postgres::{Client, Error};
 use std::fs;
@@ -14,8 +14,7 @@ pub fn fault_file(cluster: &Cluster) -> PathBuf {
 
 pub fn set_fault(cluster: &Cluster, fault: &str) {
     let new = cluster.scratch_dir().join("fault");
-    fs::write(&new, fault).unwrap();
-    give_to_server(&new);
+    write_file(&new, fault);
     fs::rename(&new, fault_file(cluster)).unwrap();
 }
 
@@ -42,8 +41,10 @@ pub fn start_small(mount: Mount, mode: &str) -> (Cluster, Client) {
     })
 }
 
-pub fn seal(client: &mut Client) {
-    wait_until("sealing works", PATIENCE, || client.simple_query("SELECT * FROM ledger.commit_block()").is_ok());
+/// Seals all that is pending, where sealing may be refused for a time.
+#[track_caller]
+pub fn seal_once_it_works(client: &mut Client) {
+    wait_until("sealing works", PATIENCE, || client.simple_query(SEAL).is_ok());
     wait_until_sealed(client);
 }
 
@@ -91,20 +92,21 @@ pub struct Background {
 }
 
 impl Background {
-    pub fn run(cluster: &Cluster, before: &str, statement: &'static str) -> Background {
+    pub fn run(cluster: &Cluster, before: &str, statement: &str) -> Background {
         let mut session = cluster.connect("postgres");
         session.batch_execute(before).unwrap();
         Background::run_in(session, statement)
     }
 
-    pub fn run_in(mut session: Client, statement: &'static str) -> Background {
+    pub fn run_in(mut session: Client, statement: &str) -> Background {
         let pid = number(&mut session, "SELECT pg_backend_pid()") as u32;
-        Background { pid, running: thread::spawn(move || session.simple_query(statement).map(|_| ())) }
+        let statement = statement.to_owned();
+        Background { pid, running: thread::spawn(move || session.batch_execute(&statement)) }
     }
 
     /// One that waits for the file, or hangs at it.
     #[track_caller]
-    pub fn waiting(cluster: &Cluster, client: &mut Client, statement: &'static str) -> Background {
+    pub fn waiting(cluster: &Cluster, client: &mut Client, statement: &str) -> Background {
         let background = Background::run(cluster, "", statement);
         background.wait_until_waiting(client);
         background
@@ -126,6 +128,10 @@ impl Background {
     #[track_caller]
     pub fn wait_until_hanging(&self) {
         wait_until_hanging(self.pid);
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.running.is_finished()
     }
 
     #[track_caller]
@@ -150,7 +156,7 @@ impl Background {
 #[track_caller]
 pub fn assert_whole(cluster: &Cluster, client: &mut Client) {
     Background::run(cluster, "SET statement_timeout = '25s'", RECORD).ends().unwrap();
-    seal(client);
+    seal_once_it_works(client);
     assert!(!fs::read(file(client)).unwrap().contains(&0), "zeros in the file");
     assert_intact(client);
     assert!(ids_in_table(client).is_subset(&ids_in_file(&file(client))), "an entry without its line");

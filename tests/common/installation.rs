@@ -1,8 +1,8 @@
 //! The Postgres under test, and who runs it.
 
 use std::ffi::OsStr;
-use std::fs;
-use std::os::unix::fs::{chown, MetadataExt};
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{chown, MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -53,6 +53,25 @@ pub fn give_to_server(path: &Path) {
         let (uid, gid) = server_user();
         chown(path, Some(uid), Some(gid)).unwrap();
     }
+}
+
+/// Makes a directory for the servers alone.
+pub fn make_directory(path: &Path) {
+    fs::create_dir(path).unwrap();
+    fs::set_permissions(path, Permissions::from_mode(0o700)).unwrap();
+    give_to_server(path);
+}
+
+/// Writes a file for the servers alone.
+pub fn write_file(path: &Path, content: impl AsRef<[u8]>) {
+    fs::write(path, content).unwrap();
+    fs::set_permissions(path, Permissions::from_mode(0o600)).unwrap();
+    give_to_server(path);
+}
+
+/// Copies a file, for the servers alone.
+pub fn copy_file(from: &Path, to: &Path) {
+    write_file(to, fs::read(from).unwrap());
 }
 
 /// A program run as the servers' user, with none of the caller's settings for libpq.

@@ -1,5 +1,6 @@
 //! What the tests of the ledger have in common: recording, reading the file, and the verdicts on both.
 
+use super::program::program;
 use super::{send, wait_until, Cluster, Options};
 use postgres::error::{DbError, SqlState};
 use postgres::{Client, Error, SimpleQueryMessage};
@@ -8,7 +9,6 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::{self, sleep, JoinHandle};
 use std::time::{Duration, Instant};
@@ -20,6 +20,11 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// as old as docs/mirror.md says: a tick of the clock that files take their times from, 10 ms at most. Here, twice as old.
 pub fn let_a_tick_pass() {
     sleep(Duration::from_millis(20));
+}
+
+/// Sealing only where a test asks for it.
+pub fn quiet() -> Options {
+    Options::new().conf("ledger.block_interval = 1h").conf("ledger.block_size = 10000")
 }
 
 /// A cluster with a ledger in the database `postgres`, and a session there.
@@ -135,6 +140,8 @@ pub const ATTACHMENT: &str = "SELECT mirror_attachment FROM ledger.log_state";
 
 pub const RECORD: &str = "SELECT ledger.hash_and_record('test', '{\"n\": 1}')->>'entry_id'";
 
+pub const SEAL: &str = "SELECT * FROM ledger.commit_block()";
+
 /// Records one entry and returns its id.
 #[track_caller]
 pub fn record(client: &mut Client) -> String {
@@ -160,6 +167,13 @@ pub fn fail_a_commit(cluster: &Cluster, entries: usize) -> Vec<String> {
     sessions[0].batch_execute("COMMIT").unwrap();
     assert_eq!(*error(&mut sessions[1], "COMMIT").code(), SqlState::T_R_SERIALIZATION_FAILURE);
     ids
+}
+
+/// Seals all that is pending.
+#[track_caller]
+pub fn seal(client: &mut Client) {
+    client.batch_execute(SEAL).unwrap();
+    wait_until_sealed(client);
 }
 
 /// Waits until nothing is pending and the lines of all blocks are in the file.
@@ -318,8 +332,7 @@ pub fn cli_verify(path: &Path) -> (i32, Value) {
 
 /// The same with further options.
 pub fn cli_verify_with(path: &Path, options: &[&str]) -> (i32, Value) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_pg_notary"));
-    let output = command.arg("verify").arg(path).arg("--json").args(options).output().unwrap();
+    let output = program().arg("verify").arg(path).arg("--json").args(options).output().unwrap();
     let report = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
     (output.status.code().expect("the program was not killed"), report)
 }
@@ -339,8 +352,7 @@ pub fn assert_intact(client: &mut Client) {
 /// Everything is sealed, in the file, and in it once.
 #[track_caller]
 pub fn assert_complete(client: &mut Client) {
-    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
-    wait_until_sealed(client);
+    seal(client);
     wait_for(client, "(SELECT last_block = (SELECT max(block_number) FROM ledger.blocks) FROM ledger.mirror_status)");
     let path = file(client);
     assert_eq!(ids_in_file(&path), ids_in_table(client));

@@ -8,8 +8,10 @@
 pub mod diverged;
 pub mod faults;
 mod installation;
+pub mod items;
 pub mod ledger;
 mod processes;
+pub mod program;
 pub mod random;
 pub mod tampering;
 pub mod tracking;

@@ -16,13 +16,14 @@ pub fn ledger() -> (Cluster, Client) {
     (cluster, client)
 }
 
-/// Turns off all that stands in a superuser's way; one of the sealed partitions is ahead of need, and empty.
+/// Turns off all that stands in a superuser's way: the triggers of the ledger and those of the application's tables.
 pub const TRIGGERS_OFF: &str = "
 DO $$
 DECLARE
     t regclass;
 BEGIN
-    FOR t IN SELECT c.oid FROM pg_class c WHERE relnamespace = 'ledger'::regnamespace AND relkind IN ('r', 'p') LOOP
+    FOR t IN SELECT c.oid FROM pg_class c WHERE relnamespace IN ('ledger'::regnamespace, 'public'::regnamespace)
+             AND relkind IN ('r', 'p') LOOP
         EXECUTE format('ALTER TABLE %s DISABLE TRIGGER ALL', t);
     END LOOP;
 END $$";

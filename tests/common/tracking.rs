@@ -3,19 +3,7 @@
 use super::ledger::*;
 use postgres::Client;
 
-/// Turns off all that stands in a superuser's way: the triggers of the ledger and those of the application's tables.
-pub const TRIGGERS_OFF: &str = "
-DO $$
-DECLARE
-    t regclass;
-BEGIN
-    FOR t IN SELECT c.oid FROM pg_class c WHERE relnamespace IN ('ledger'::regnamespace, 'public'::regnamespace)
-             AND relkind IN ('r', 'p') LOOP
-        EXECUTE format('ALTER TABLE %s DISABLE TRIGGER ALL', t);
-    END LOOP;
-END $$";
-
-/// Those of the application's tables alone.
+/// Turns off the triggers of the application's tables, and not those of the ledger.
 pub const APPLICATION_TRIGGERS_OFF: &str = "
 DO $$
 DECLARE
@@ -100,11 +88,4 @@ pub fn wait_until_tracked(client: &mut Client, table: &str) {
         client,
         &format!("(SELECT state = 'tracked' FROM ledger.tracked_tables WHERE table_name = '{table}'::regclass)"),
     );
-}
-
-/// Seals all that is pending.
-#[track_caller]
-pub fn seal(client: &mut Client) {
-    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
-    wait_until_sealed(client);
 }

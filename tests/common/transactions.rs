@@ -1,7 +1,7 @@
 //! What the tests of transactions have in common: what is to be committed and what not is told apart by its type.
 
 use super::ledger::*;
-use super::{wait_until, Cluster, Options};
+use super::{wait_until, Cluster};
 use postgres::Client;
 
 /// `keep()` and `drop()` record what the transaction is to commit and what not.
@@ -17,8 +17,7 @@ CREATE TABLE skew (n int);";
 
 /// Sealing only where a test asks for it.
 pub fn start_quiet() -> (Cluster, Client) {
-    let (cluster, mut client) =
-        start(Options::new().conf("ledger.block_interval = 1h").conf("ledger.block_size = 10000"));
+    let (cluster, mut client) = start(quiet());
     client.batch_execute(SCHEMA).unwrap();
     wait_until_attached(&mut client);
     (cluster, client)
@@ -48,8 +47,7 @@ pub fn numbers_in_file(client: &mut Client) -> Vec<i64> {
 
 /// Seals all, and both copies are valid.
 #[track_caller]
-pub fn seal(client: &mut Client) {
-    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
-    wait_until_sealed(client);
+pub fn seal_and_verify(client: &mut Client) {
+    seal(client);
     assert_intact(client);
 }

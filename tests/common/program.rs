@@ -1,0 +1,15 @@
+//! The program `pg_notary` as its users run it.
+
+use std::process::{Command, Output};
+
+pub fn program() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_pg_notary"))
+}
+
+pub fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+pub fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
