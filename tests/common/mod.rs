@@ -16,6 +16,7 @@ pub mod random;
 pub mod tampering;
 pub mod tracking;
 pub mod transactions;
+pub mod two_phase;
 pub mod wire;
 
 pub use installation::*;
