@@ -3,10 +3,10 @@
 
 mod common;
 
+use common::copy_jsonl::*;
 use common::ledger::*;
 use common::{send, wait_until, Options};
 use std::fs;
-use std::io::{Read, Write};
 use std::thread;
 
 const RENEW: &str = "DROP EXTENSION pg_notary; CREATE EXTENSION pg_notary";
@@ -22,9 +22,7 @@ fn a_worker_that_waited_for_a_dropped_ledger_waits_for_the_one_created_in_its_pl
     let (cluster, mut client) = start(Options::new().conf("ledger.mirror_mode = off"));
     record_many(&mut client, 3);
     client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
-    let mut exported = Vec::new();
-    let copy = "COPY ledger.entries TO STDOUT WITH (FORMAT jsonl)";
-    client.copy_out(copy).unwrap().read_to_end(&mut exported).unwrap();
+    let exported = export(&mut client);
     let worker = worker_pid(&mut client);
     let waits = waits_to_seal(worker);
 
@@ -35,9 +33,7 @@ fn a_worker_that_waited_for_a_dropped_ledger_waits_for_the_one_created_in_its_pl
     wait_for(&mut other, &waits);
     send(worker, libc::SIGSTOP);
     client.batch_execute("COMMIT; BEGIN").unwrap();
-    let mut writer = client.copy_in("COPY ledger.entries FROM STDIN WITH (FORMAT jsonl)").unwrap();
-    writer.write_all(&exported).unwrap();
-    writer.finish().unwrap();
+    import_lines(&mut client, &exported).unwrap();
     send(worker, libc::SIGCONT);
     wait_for(&mut other, &waits);
     client.batch_execute("COMMIT").unwrap();

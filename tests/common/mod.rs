@@ -5,6 +5,7 @@
 //! that directory runs the servers (they refuse to run as root).
 #![allow(dead_code)] // each test file uses its own part of this
 
+pub mod copy_jsonl;
 pub mod diverged;
 pub mod faults;
 mod installation;
