@@ -14,6 +14,7 @@ pub mod ledger;
 mod processes;
 pub mod program;
 pub mod random;
+pub mod secrets;
 pub mod tampering;
 pub mod tracking;
 pub mod transactions;
