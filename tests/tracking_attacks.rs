@@ -9,37 +9,8 @@ mod common;
 use common::ledger::*;
 use common::tampering::TRIGGERS_OFF;
 use common::tracking::*;
-use common::{Cluster, Options, Stop};
-use postgres::error::SqlState;
+use common::{Options, Stop};
 use postgres::Client;
-
-/// Six rows of which one was changed twice and one deleted, sealed; then a row inserted and one changed, pending.
-const STORY: &str = "
-INSERT INTO memories (id, agent, content) SELECT n, 'agent ' || n % 2, 'memory ' || n FROM generate_series(1, 6) n;
-UPDATE memories SET content = 'second version' WHERE id = 2;
-UPDATE memories SET content = 'third version' WHERE id = 2;
-DELETE FROM memories WHERE id = 6;";
-
-const STORY_GOES_ON: &str = "
-INSERT INTO memories (id, agent, content) VALUES (7, 'agent 1', 'memory 7');
-UPDATE memories SET content = 'another version' WHERE id = 3;";
-
-const MEMORIES: &str =
-    "CREATE TABLE memories (id int PRIMARY KEY, agent text NOT NULL, content text NOT NULL, seen int DEFAULT 0)";
-
-/// What the table is tracked with.
-fn ledger(options: &str) -> (Cluster, Client) {
-    let (cluster, mut client) = start(Options::new().conf("ledger.block_size = 4").conf("ledger.block_interval = 1h"));
-    client.batch_execute(MEMORIES).unwrap();
-    client.batch_execute(&format!("SELECT ledger.track('memories'{options})")).unwrap();
-    for statement in STORY.split_inclusive(';') {
-        client.batch_execute(statement).unwrap();
-    }
-    seal(&mut client);
-    client.batch_execute(STORY_GOES_ON).unwrap();
-    assert_clean(&mut client, "memories");
-    (cluster, client)
-}
 
 /// Looks at what the change gives: the problems of rows, and whether the whole is valid.
 fn after(client: &mut Client, triggers_off: &str, change: &str) -> Result<(Vec<String>, bool), String> {
@@ -56,7 +27,7 @@ fn after(client: &mut Client, triggers_off: &str, change: &str) -> Result<(Vec<S
 /// Each change gives these problems, and no others.
 #[track_caller]
 fn assert_found(options: &str, triggers_off: &str, attacks: &[(&str, &[&str])]) {
-    let (_cluster, mut client) = ledger(options);
+    let (_cluster, mut client) = start_with_memories(options);
     let mut complaints = Vec::new();
     for (change, expected) in attacks {
         let seen = after(&mut client, triggers_off, change);
@@ -181,7 +152,7 @@ const ENTRY_ATTACKS: &[(&str, Option<&[&str]>)] = &[
 
 #[test]
 fn entries_about_rows_that_are_changed_are_found() {
-    let (_cluster, mut client) = ledger("");
+    let (_cluster, mut client) = start_with_memories("");
     let mut complaints = Vec::new();
     assert_eq!(after(&mut client, TRIGGERS_OFF, "SELECT 1").unwrap(), (vec![], true), "the control");
     for (change, expected) in ENTRY_ATTACKS {
@@ -199,7 +170,7 @@ fn entries_about_rows_that_are_changed_are_found() {
 /// Who changes both so that they agree is found by the chain and by the file.
 #[test]
 fn a_row_changed_together_with_its_entries_is_found() {
-    let (_cluster, mut client) = ledger("");
+    let (_cluster, mut client) = start_with_memories("");
     let forged = "ledger.hash_data(jsonb_strip_nulls(to_jsonb(m)))";
     let forge = |id: i32| {
         format!(
@@ -226,7 +197,7 @@ fn a_row_changed_together_with_its_entries_is_found() {
 /// is the same with nothing changed.
 #[test]
 fn each_edit_at_rest_of_both_is_found() {
-    let (_cluster, mut client) = ledger("");
+    let (_cluster, mut client) = start_with_memories("");
     let of = |id: i32| format!("metadata->'key'->>'id' = '{id}'");
     let newest = |id: i32| format!("(SELECT id FROM ledger.entries WHERE {} ORDER BY created_at DESC LIMIT 1)", of(id));
     let hash = "ledger.hash_data(jsonb_strip_nulls(to_jsonb(m)))";
@@ -274,7 +245,7 @@ fn each_edit_at_rest_of_both_is_found() {
     assert_clean(&mut client, "memories");
     // An entry of one's own transaction need not be in the file yet: these are committed.
     for (name, change) in &insertions {
-        let (_cluster, mut client) = ledger("");
+        let (_cluster, mut client) = start_with_memories("");
         client.batch_execute(&format!("BEGIN; {TRIGGERS_OFF}; {change}; {TRACKING_ON}; COMMIT")).unwrap();
         let found = problems(&mut client, "memories");
         assert!(found.is_empty(), "{name}: rows and entries do not agree, so this is no test of both: {found:?}");
@@ -285,7 +256,7 @@ fn each_edit_at_rest_of_both_is_found() {
 /// A superuser can have replicas' triggers skipped, but these are not among them.
 #[test]
 fn session_replication_role_does_not_stop_recording() {
-    let (_cluster, mut client) = ledger("");
+    let (_cluster, mut client) = start_with_memories("");
     let before = row_entries(&mut client, "memories");
     client.batch_execute("SET session_replication_role = replica").unwrap();
     client.batch_execute("UPDATE memories SET content = 'from a replica' WHERE id = 1").unwrap();
@@ -323,7 +294,7 @@ fn a_column_that_was_left_out_may_change_and_no_other() {
 
 #[test]
 fn an_update_of_columns_that_were_left_out_makes_no_entry() {
-    let (_cluster, mut client) = ledger(", excluded => '{seen}'");
+    let (_cluster, mut client) = start_with_memories(", excluded => '{seen}'");
     let before = row_entries(&mut client, "memories");
     client.batch_execute("UPDATE memories SET seen = seen + 1").unwrap();
     assert_eq!(row_entries(&mut client, "memories"), before);
@@ -333,7 +304,7 @@ fn an_update_of_columns_that_were_left_out_makes_no_entry() {
 /// Though the row is what the newest entry says.
 #[test]
 fn a_row_changed_behind_the_applications_back_and_then_by_it_is_named() {
-    let (_cluster, mut client) = ledger("");
+    let (_cluster, mut client) = start_with_memories("");
     let off = "ALTER TABLE memories DISABLE TRIGGER ALL";
     let on = "ALTER TABLE memories ENABLE ALWAYS TRIGGER ledger_record_change";
     let forge = "UPDATE memories SET content = 'forged' WHERE id";
@@ -352,7 +323,7 @@ fn a_row_changed_behind_the_applications_back_and_then_by_it_is_named() {
 /// Deleted behind its back, and inserted again by the application; and the other way round.
 #[test]
 fn a_row_removed_or_added_behind_the_applications_back_is_named_afterwards() {
-    let (_cluster, mut client) = ledger("");
+    let (_cluster, mut client) = start_with_memories("");
     let off = "ALTER TABLE memories DISABLE TRIGGER ALL";
     let on = "ALTER TABLE memories ENABLE ALWAYS TRIGGER ledger_record_change";
     let forgeries = [
@@ -409,7 +380,7 @@ fn a_store_put_back_to_an_older_state_is_found_by_the_file() {
 /// One row at a time.
 #[test]
 fn one_row_is_verified_by_its_key_and_given_back_only_if_it_is_what_was_recorded() {
-    let (_cluster, mut client) = ledger("");
+    let (_cluster, mut client) = start_with_memories("");
     client.batch_execute("BEGIN").unwrap();
     client.batch_execute(APPLICATION_TRIGGERS_OFF).unwrap();
     let forge = "UPDATE memories SET content = 'forged' WHERE id = 1; DELETE FROM memories WHERE id = 5; \
@@ -430,81 +401,4 @@ fn one_row_is_verified_by_its_key_and_given_back_only_if_it_is_what_was_recorded
         assert!(refused.message().contains("does not verify"), "{refused:?}");
         client.batch_execute("ROLLBACK TO s").unwrap();
     }
-}
-
-/// What is wrong with a row that somebody has made up tells whether there is one with this key.
-#[test]
-fn who_may_not_see_a_row_is_not_told_whether_the_ledger_has_it() {
-    let (cluster, mut client) = ledger("");
-    client
-        .batch_execute(
-            "CREATE ROLE reader LOGIN; GRANT SELECT ON memories TO reader;
-             ALTER TABLE memories ENABLE ROW LEVEL SECURITY; CREATE POLICY own ON memories FOR SELECT USING (id = 2)",
-        )
-        .unwrap();
-    let mut reader = cluster.connect_as("reader", "postgres");
-    assert_eq!(value(&mut reader, "SELECT (ledger.verified(m)).id FROM memories AS m"), "2");
-    let mut told = |id: i32| {
-        let guess = format!("SELECT ledger.verified(ROW({id}, 'agent', 'guess', 0)::memories)");
-        let refused = error(&mut reader, &guess);
-        (refused.code().clone(), all_text(&refused))
-    };
-    let none = told(999);
-    assert_eq!(told(1), none);
-    // All that was sealed is out of reach, and those who may see the row are told so.
-    client.batch_execute("ALTER TABLE ledger.entries_sealed DETACH PARTITION ledger.entries_sealed_1").unwrap();
-    assert_eq!(told(1), none);
-    assert_eq!(told(6), none);
-    assert_eq!(told(999), none);
-    let refused = error(&mut client, "SELECT ledger.verified(m) FROM memories AS m WHERE id = 1");
-    assert!(all_text(&refused).contains("It was sealed in block 1"), "{refused:?}");
-    cluster.wait_for_log("an entry about the row is gone from the ledger: It was sealed in block 1");
-}
-
-/// A value of a partition's row type is one of the whole table, by its key.
-#[test]
-fn who_may_not_use_a_tables_schema_is_told_nothing_of_it() {
-    let (cluster, mut client) = start(Options::new());
-    client
-        .batch_execute(
-            "CREATE SCHEMA hidden; CREATE TABLE hidden.kept (id int PRIMARY KEY, note text); CREATE ROLE reader LOGIN;
-             SELECT ledger.track('hidden.kept', keep_image => true); INSERT INTO hidden.kept VALUES (1, 'a secret');
-             GRANT SELECT ON hidden.kept TO reader; GRANT USAGE ON SCHEMA ledger TO reader",
-        )
-        .unwrap();
-    let oid = number(&mut client, "SELECT 'hidden.kept'::regclass::oid");
-    let mut reader = cluster.connect_as("reader", "postgres");
-    let ask = [
-        format!("SELECT after FROM ledger.history({oid}, '{{\"id\": 1}}')"),
-        format!("SELECT ledger.verify_row({oid}, '{{\"id\": 1}}')"),
-        format!("SELECT count(*) FROM ledger.verify_table({oid})"),
-    ];
-    for ask in &ask {
-        assert_eq!(*error(&mut reader, ask).code(), SqlState::INSUFFICIENT_PRIVILEGE, "{ask}");
-    }
-    client.batch_execute("GRANT USAGE ON SCHEMA hidden TO reader").unwrap();
-    for ask in &ask {
-        reader.simple_query(ask).unwrap_or_else(|error| panic!("{ask}: {error:?}"));
-    }
-}
-
-#[test]
-fn who_may_see_a_partition_only_is_not_told_of_rows_of_others() {
-    let (cluster, mut client) = start(Options::new());
-    client
-        .batch_execute(
-            "CREATE TABLE parts (id int PRIMARY KEY, value text) PARTITION BY RANGE (id);
-             CREATE TABLE part_1 PARTITION OF parts FOR VALUES FROM (0) TO (10);
-             CREATE TABLE part_2 PARTITION OF parts FOR VALUES FROM (10) TO (20);
-             SELECT ledger.track('parts', keep_image => true); INSERT INTO parts VALUES (1, 'one'), (11, 'eleven');
-             CREATE ROLE reader LOGIN; GRANT SELECT ON part_1 TO reader",
-        )
-        .unwrap();
-    let mut reader = cluster.connect_as("reader", "postgres");
-    assert_eq!(value(&mut reader, "SELECT (ledger.verified(p)).value FROM part_1 AS p"), "one");
-    let mut told = |id: i32| {
-        let refused = error(&mut reader, &format!("SELECT ledger.verified(ROW({id}, 'guess')::part_1)"));
-        (refused.code().clone(), all_text(&refused))
-    };
-    assert_eq!(told(11), told(12));
 }

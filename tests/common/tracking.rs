@@ -1,6 +1,7 @@
 //! What the tests of tracked tables have in common: what a verification says of their rows, and that it is right.
 
 use super::ledger::*;
+use super::{Cluster, Options};
 use postgres::Client;
 
 /// Turns off the triggers of the application's tables, and not those of the ledger.
@@ -25,6 +26,34 @@ BEGIN
         EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', t.name, t.tgname);
     END LOOP;
 END $$";
+
+/// Six rows of which one was changed twice and one deleted, sealed; then a row inserted and one changed, pending.
+pub const STORY: &str = "
+INSERT INTO memories (id, agent, content) SELECT n, 'agent ' || n % 2, 'memory ' || n FROM generate_series(1, 6) n;
+UPDATE memories SET content = 'second version' WHERE id = 2;
+UPDATE memories SET content = 'third version' WHERE id = 2;
+DELETE FROM memories WHERE id = 6;";
+
+pub const STORY_GOES_ON: &str = "
+INSERT INTO memories (id, agent, content) VALUES (7, 'agent 1', 'memory 7');
+UPDATE memories SET content = 'another version' WHERE id = 3;";
+
+pub const MEMORIES: &str =
+    "CREATE TABLE memories (id int PRIMARY KEY, agent text NOT NULL, content text NOT NULL, seen int DEFAULT 0)";
+
+/// A ledger with this story of a table, which is tracked with these options.
+pub fn start_with_memories(options: &str) -> (Cluster, Client) {
+    let (cluster, mut client) = start(Options::new().conf("ledger.block_size = 4").conf("ledger.block_interval = 1h"));
+    client.batch_execute(MEMORIES).unwrap();
+    client.batch_execute(&format!("SELECT ledger.track('memories'{options})")).unwrap();
+    for statement in STORY.split_inclusive(';') {
+        client.batch_execute(statement).unwrap();
+    }
+    seal(&mut client);
+    client.batch_execute(STORY_GOES_ON).unwrap();
+    assert_clean(&mut client, "memories");
+    (cluster, client)
+}
 
 /// What verify_table() reports, as `KEY PROBLEM`.
 #[track_caller]

@@ -1,0 +1,185 @@
+//! Verification of a tracked table tells nobody what he may not see, and gives nobody what he may not do.
+#![cfg(feature = "cluster-tests")]
+
+mod common;
+
+use common::ledger::*;
+use common::tracking::*;
+use common::Options;
+use postgres::error::SqlState;
+
+/// The caller need not be able to read the ledger, nor see it by row security.
+#[test]
+fn who_may_read_a_table_may_verify_it() {
+    let (cluster, mut client) = start(Options::new());
+    client
+        .batch_execute(
+            "CREATE ROLE app LOGIN; CREATE ROLE stranger LOGIN; CREATE ROLE auditor LOGIN; GRANT ledger_auditor TO auditor;
+             GRANT USAGE ON SCHEMA ledger TO app, stranger;
+             CREATE TABLE accounts (id int PRIMARY KEY, amount int); GRANT SELECT, INSERT, UPDATE, DELETE ON accounts TO app;
+             SELECT ledger.track('accounts')",
+        )
+        .unwrap();
+    let mut app = cluster.connect_as("app", "postgres");
+    app.batch_execute("INSERT INTO accounts VALUES (1, 1), (2, 2); UPDATE accounts SET amount = 3 WHERE id = 1")
+        .unwrap();
+    let row = "SELECT ledger.verify_row('accounts', '{\"id\": 1}')->>'verified'";
+    let mut auditor = cluster.connect_as("auditor", "postgres");
+    assert!(problems(&mut app, "accounts").is_empty());
+    assert!(problems(&mut auditor, "accounts").is_empty());
+    for reader in [&mut app, &mut auditor] {
+        assert_eq!(value(reader, row), "true");
+    }
+    // Though the auditor may not read the table.
+    let rows = error(&mut auditor, "SELECT * FROM accounts");
+    assert_eq!(*rows.code(), SqlState::INSUFFICIENT_PRIVILEGE);
+    assert_eq!(value(&mut app, "SELECT (ledger.verified(a)).amount FROM accounts a WHERE id = 1"), "3");
+    let mut stranger = cluster.connect_as("stranger", "postgres");
+    for refused in [
+        "SELECT * FROM ledger.verify_table('accounts')",
+        row,
+        "SELECT * FROM ledger.history('accounts', '{\"id\": 1}')",
+    ] {
+        assert_eq!(*error(&mut stranger, refused).code(), SqlState::INSUFFICIENT_PRIVILEGE, "{refused}");
+    }
+}
+
+/// A key is taken apart as the caller, and the row is looked up below the executor: the owner of a table gets no code of his
+/// own run with an auditor's or the ledger's privileges.
+#[test]
+fn the_owner_of_a_table_gains_nothing_when_others_verify_it() {
+    let (cluster, mut client) = start(Options::new());
+    client
+        .batch_execute(
+            "CREATE ROLE mallory LOGIN; CREATE ROLE auditor LOGIN; GRANT ledger_auditor TO auditor;
+             GRANT CREATE ON SCHEMA public TO mallory; GRANT USAGE ON SCHEMA ledger TO mallory",
+        )
+        .unwrap();
+    let mut mallory = cluster.connect_as("mallory", "postgres");
+    mallory
+        .batch_execute(
+            "CREATE TABLE seen (who text); GRANT INSERT ON seen TO PUBLIC;
+             CREATE FUNCTION spy(int) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$
+             BEGIN
+                 BEGIN
+                     EXECUTE format('INSERT INTO public.seen VALUES (%L)', current_user);
+                 EXCEPTION WHEN OTHERS THEN NULL;
+                 END;
+                 RETURN true;
+             END $$;
+             CREATE TABLE trap (id int PRIMARY KEY, v int, CHECK (public.spy(1)));
+             SELECT ledger.track('trap');
+             INSERT INTO trap VALUES (1, 1);
+             CREATE INDEX ON trap (v) WHERE public.spy(2);
+             TRUNCATE seen",
+        )
+        .unwrap();
+    let mut auditor = cluster.connect_as("auditor", "postgres");
+    assert_eq!(value(&mut auditor, "SELECT ledger.verify_row('trap', '{\"id\": 1}')->>'verified'"), "true");
+    assert!(problems(&mut auditor, "trap").is_empty());
+    assert_eq!(column(&mut auditor, "SELECT operation FROM ledger.history('trap', '{\"id\": 1}')"), ["insert"]);
+    assert!(column(&mut client, "SELECT who FROM seen").is_empty());
+}
+
+/// What was recorded of rows that a policy hides is hidden too.
+#[test]
+fn row_security_is_not_bypassed() {
+    let (cluster, mut client) = start(Options::new());
+    client
+        .batch_execute(
+            "CREATE ROLE app LOGIN; GRANT USAGE ON SCHEMA ledger TO app; CREATE ROLE auditor LOGIN; GRANT ledger_auditor TO auditor;
+             CREATE TABLE accounts (id int PRIMARY KEY, owner text); GRANT ALL ON accounts TO app;
+             SELECT ledger.track('accounts', keep_image => true);
+             ALTER TABLE accounts ENABLE ROW LEVEL SECURITY; CREATE POLICY own ON accounts USING (owner = current_user);
+             INSERT INTO accounts VALUES (1, 'app'), (2, 'other')",
+        )
+        .unwrap();
+    let mut app = cluster.connect_as("app", "postgres");
+    let history = "SELECT after FROM ledger.history('accounts', '{\"id\": 2}')";
+    let row = "SELECT ledger.verify_row('accounts', '{\"id\": 2}')";
+    for refused in ["SELECT * FROM ledger.verify_table('accounts')", history, row] {
+        assert_eq!(*error(&mut app, refused).code(), SqlState::INSUFFICIENT_PRIVILEGE, "{refused}");
+    }
+    assert_eq!(value(&mut app, "SELECT (ledger.verified(a)).id FROM accounts a"), "1");
+    let mut auditor = cluster.connect_as("auditor", "postgres");
+    assert_eq!(column(&mut auditor, history).len(), 1);
+    assert_eq!(value(&mut auditor, &format!("{row}->>'verified'")), "true");
+    assert!(problems(&mut auditor, "accounts").is_empty());
+}
+
+/// What is wrong with a row that somebody has made up tells whether there is one with this key.
+#[test]
+fn who_may_not_see_a_row_is_not_told_whether_the_ledger_has_it() {
+    let (cluster, mut client) = start_with_memories("");
+    client
+        .batch_execute(
+            "CREATE ROLE reader LOGIN; GRANT SELECT ON memories TO reader;
+             ALTER TABLE memories ENABLE ROW LEVEL SECURITY; CREATE POLICY own ON memories FOR SELECT USING (id = 2)",
+        )
+        .unwrap();
+    let mut reader = cluster.connect_as("reader", "postgres");
+    assert_eq!(value(&mut reader, "SELECT (ledger.verified(m)).id FROM memories AS m"), "2");
+    let mut told = |id: i32| {
+        let guess = format!("SELECT ledger.verified(ROW({id}, 'agent', 'guess', 0)::memories)");
+        let refused = error(&mut reader, &guess);
+        (refused.code().clone(), all_text(&refused))
+    };
+    let none = told(999);
+    assert_eq!(told(1), none);
+    // All that was sealed is out of reach, and those who may see the row are told so.
+    client.batch_execute("ALTER TABLE ledger.entries_sealed DETACH PARTITION ledger.entries_sealed_1").unwrap();
+    assert_eq!(told(1), none);
+    assert_eq!(told(6), none);
+    assert_eq!(told(999), none);
+    let refused = error(&mut client, "SELECT ledger.verified(m) FROM memories AS m WHERE id = 1");
+    assert!(all_text(&refused).contains("It was sealed in block 1"), "{refused:?}");
+    cluster.wait_for_log("an entry about the row is gone from the ledger: It was sealed in block 1");
+}
+
+#[test]
+fn who_may_not_use_a_tables_schema_is_told_nothing_of_it() {
+    let (cluster, mut client) = start(Options::new());
+    client
+        .batch_execute(
+            "CREATE SCHEMA hidden; CREATE TABLE hidden.kept (id int PRIMARY KEY, note text); CREATE ROLE reader LOGIN;
+             SELECT ledger.track('hidden.kept', keep_image => true); INSERT INTO hidden.kept VALUES (1, 'a secret');
+             GRANT SELECT ON hidden.kept TO reader; GRANT USAGE ON SCHEMA ledger TO reader",
+        )
+        .unwrap();
+    let oid = number(&mut client, "SELECT 'hidden.kept'::regclass::oid");
+    let mut reader = cluster.connect_as("reader", "postgres");
+    let ask = [
+        format!("SELECT after FROM ledger.history({oid}, '{{\"id\": 1}}')"),
+        format!("SELECT ledger.verify_row({oid}, '{{\"id\": 1}}')"),
+        format!("SELECT count(*) FROM ledger.verify_table({oid})"),
+    ];
+    for ask in &ask {
+        assert_eq!(*error(&mut reader, ask).code(), SqlState::INSUFFICIENT_PRIVILEGE, "{ask}");
+    }
+    client.batch_execute("GRANT USAGE ON SCHEMA hidden TO reader").unwrap();
+    for ask in &ask {
+        reader.simple_query(ask).unwrap_or_else(|error| panic!("{ask}: {error:?}"));
+    }
+}
+
+/// A value of a partition's row type is one of the whole table, by its key.
+#[test]
+fn who_may_see_a_partition_only_is_not_told_of_rows_of_others() {
+    let (cluster, mut client) = start(Options::new());
+    client
+        .batch_execute(
+            "CREATE TABLE parts (id int PRIMARY KEY, value text) PARTITION BY RANGE (id);
+             CREATE TABLE part_1 PARTITION OF parts FOR VALUES FROM (0) TO (10);
+             CREATE TABLE part_2 PARTITION OF parts FOR VALUES FROM (10) TO (20);
+             SELECT ledger.track('parts', keep_image => true); INSERT INTO parts VALUES (1, 'one'), (11, 'eleven');
+             CREATE ROLE reader LOGIN; GRANT SELECT ON part_1 TO reader",
+        )
+        .unwrap();
+    let mut reader = cluster.connect_as("reader", "postgres");
+    assert_eq!(value(&mut reader, "SELECT (ledger.verified(p)).value FROM part_1 AS p"), "one");
+    let mut told = |id: i32| {
+        let refused = error(&mut reader, &format!("SELECT ledger.verified(ROW({id}, 'guess')::part_1)"));
+        (refused.code().clone(), all_text(&refused))
+    };
+    assert_eq!(told(11), told(12));
+}
