@@ -5,6 +5,7 @@ mod chain;
 mod driven;
 mod files;
 mod parallel;
+mod planted;
 
 use super::*;
 use crate::ledger::block::{seal, BlockHeader};
