@@ -5,8 +5,7 @@ mod common;
 
 use common::ledger::*;
 use common::tracking::*;
-use common::{Cluster, Options};
-use postgres::Client;
+use common::Cluster;
 use std::thread;
 
 const EVENTS: &str = "
@@ -18,12 +17,6 @@ INSERT INTO events SELECT n, 1 + n % 2, 'x' FROM generate_series(1, 10) n;
 CREATE TABLE jobs (id int PRIMARY KEY, tries int);
 SELECT ledger.track('jobs');
 INSERT INTO jobs VALUES (1, 0), (2, 0);";
-
-fn start_tracked() -> (Cluster, Client) {
-    let (cluster, mut client) = start(Options::new());
-    client.batch_execute(EVENTS).unwrap();
-    (cluster, client)
-}
 
 /// What the statement gives that waits for a transaction which does this.
 #[track_caller]
@@ -51,7 +44,7 @@ const CHANGES: [&str; 6] = [
 
 #[test]
 fn a_table_that_is_changed_while_it_is_to_be_verified_is_verified_as_it_is_then() {
-    let (cluster, mut client) = start_tracked();
+    let (cluster, mut client) = start_with(EVENTS);
     for change in CHANGES {
         let found = meanwhile(&cluster, change, "", "SELECT detail FROM ledger.verify_table('events')");
         assert!(found.is_empty(), "{change}: {found:?}");
@@ -61,7 +54,7 @@ fn a_table_that_is_changed_while_it_is_to_be_verified_is_verified_as_it_is_then(
 
 #[test]
 fn so_it_is_for_a_transaction_that_began_before() {
-    let (cluster, mut client) = start_tracked();
+    let (cluster, mut client) = start_with(EVENTS);
     let before = "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM ledger.entries";
     for change in CHANGES {
         let found = meanwhile(&cluster, change, before, "SELECT detail FROM ledger.verify_table('events')");
@@ -72,7 +65,7 @@ fn so_it_is_for_a_transaction_that_began_before() {
 
 #[test]
 fn a_row_of_a_table_that_is_truncated_meanwhile_is_gone_and_not_missing() {
-    let (cluster, _client) = start_tracked();
+    let (cluster, _client) = start_with(EVENTS);
     let verify = "SELECT ledger.verify_row('events', '{\"id\": 1, \"day\": 2}') ->> 'problem'";
     for truncate in ["TRUNCATE events_2", "TRUNCATE events"] {
         assert_eq!(meanwhile(&cluster, truncate, "", verify), ["NULL"], "{truncate}");
@@ -83,7 +76,7 @@ fn a_row_of_a_table_that_is_truncated_meanwhile_is_gone_and_not_missing() {
 /// waits for the entries.
 #[test]
 fn a_partition_that_is_attached_meanwhile_is_not_unrecorded() {
-    let (cluster, mut client) = start_tracked();
+    let (cluster, mut client) = start_with(EVENTS);
     let rows = "INSERT INTO events_3 VALUES (1, 3, 'x'), (2, 3, 'y')";
     client.batch_execute(&format!("CREATE TABLE events_3 (LIKE events INCLUDING ALL); {rows}")).unwrap();
     seal(&mut client);
@@ -109,7 +102,7 @@ fn a_partition_that_is_attached_meanwhile_is_not_unrecorded() {
 /// It waits for the table that comes first, and finds another one gone, one not tracked any more, and one tracked.
 #[test]
 fn tables_that_come_and_go_while_all_are_verified_are_not_lost() {
-    let (cluster, mut client) = start_tracked();
+    let (cluster, mut client) = start_with(EVENTS);
     client
         .batch_execute(
             "CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE x (id int PRIMARY KEY); CREATE TABLE y (id int PRIMARY KEY);
@@ -130,7 +123,7 @@ fn tables_that_come_and_go_while_all_are_verified_are_not_lost() {
 /// It gets the row as it is when it has the lock, and its query does not see the entry about that.
 #[test]
 fn a_row_that_was_changed_while_it_was_waited_for_is_what_was_recorded() {
-    let (cluster, mut client) = start_tracked();
+    let (cluster, mut client) = start_with(EVENTS);
     let tries = "SELECT (ledger.verified(j)).tries FROM jobs j WHERE id = 1 FOR UPDATE";
     assert_eq!(meanwhile(&cluster, "UPDATE jobs SET tries = 1 WHERE id = 1", "", tries), ["1"]);
     let more = "UPDATE jobs j SET tries = (ledger.verified(j)).tries + 1 WHERE id = 1 RETURNING tries";

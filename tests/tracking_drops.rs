@@ -5,7 +5,6 @@ mod common;
 
 use common::ledger::*;
 use common::tracking::*;
-use common::{Cluster, Options};
 use postgres::error::SqlState;
 use postgres::Client;
 
@@ -26,12 +25,6 @@ SELECT ledger.track('people'), ledger.track('child'), ledger.track('member'), le
 
 const UNTRACKED: &str = "SELECT metadata->>'table' FROM ledger.entries WHERE entry_type = 'table_untracked' ORDER BY 1";
 
-fn start_tracked() -> (Cluster, Client) {
-    let (cluster, mut client) = start(Options::new());
-    client.batch_execute(TABLES).unwrap();
-    (cluster, client)
-}
-
 /// Runs a command in a transaction that is rolled back. It drops these tracked tables, each of which has its entry.
 #[track_caller]
 fn assert_recorded(client: &mut Client, command: &str, dropped: &[&str]) {
@@ -44,7 +37,7 @@ fn assert_recorded(client: &mut Client, command: &str, dropped: &[&str]) {
 
 #[test]
 fn a_table_that_goes_with_something_else_is_said_to_be_gone() {
-    let (_cluster, mut client) = start_tracked();
+    let (_cluster, mut client) = start_with(TABLES);
     for (command, dropped) in [
         ("DROP TYPE person CASCADE", "public.people"),
         ("DROP TABLE parent CASCADE", "public.child"),
@@ -60,7 +53,7 @@ fn a_table_that_goes_with_something_else_is_said_to_be_gone() {
 /// What was recorded before a command is void if the command fails.
 #[test]
 fn a_table_that_goes_after_a_command_has_failed_is_said_to_be_gone_once() {
-    let (_cluster, mut client) = start_tracked();
+    let (_cluster, mut client) = start_with(TABLES);
     client.batch_execute("CREATE VIEW names AS SELECT name FROM people; BEGIN; SAVEPOINT s").unwrap();
     assert_eq!(*error(&mut client, "DROP TABLE people").code(), SqlState::DEPENDENT_OBJECTS_STILL_EXIST);
     client.batch_execute("ROLLBACK TO s; DROP TYPE person CASCADE; COMMIT").unwrap();
@@ -71,7 +64,7 @@ fn a_table_that_goes_after_a_command_has_failed_is_said_to_be_gone_once() {
 /// They roll back a part of the transaction, before the command drops anything and after.
 #[test]
 fn event_triggers_keep_no_table_from_being_said_to_be_gone_and_none_is_twice() {
-    let (_cluster, mut client) = start_tracked();
+    let (_cluster, mut client) = start_with(TABLES);
     client
         .batch_execute(
             "ALTER EXTENSION plpgsql DROP TABLE member; CREATE SCHEMA tools;
@@ -96,7 +89,7 @@ fn event_triggers_keep_no_table_from_being_said_to_be_gone_and_none_is_twice() {
 /// Postgres drops such a partition when its rows can no longer be recorded.
 #[test]
 fn a_partition_does_not_go_with_something_else() {
-    let (_cluster, mut client) = start_tracked();
+    let (_cluster, mut client) = start_with(TABLES);
     client.batch_execute("ALTER EXTENSION plpgsql ADD TABLE events_1").unwrap();
     let refused = error(&mut client, "DROP EXTENSION plpgsql");
     assert_eq!(*refused.code(), SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE);

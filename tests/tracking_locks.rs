@@ -4,8 +4,6 @@
 mod common;
 
 use common::ledger::*;
-use common::{Cluster, Options};
-use postgres::Client;
 
 const TABLES: &str = "
 CREATE TABLE jobs (id int PRIMARY KEY, tries int);
@@ -14,15 +12,9 @@ CREATE TABLE events (id int, day int, note text, PRIMARY KEY (id, day)) PARTITIO
 CREATE TABLE events_1 PARTITION OF events FOR VALUES IN (1);
 INSERT INTO events VALUES (1, 1, 'x');";
 
-fn start_with_tables() -> (Cluster, Client) {
-    let (cluster, mut client) = start(Options::new());
-    client.batch_execute(TABLES).unwrap();
-    (cluster, client)
-}
-
 #[test]
 fn a_call_that_changes_nothing_waits_for_nobody_and_holds_nobody_up() {
-    let (cluster, mut client) = start_with_tables();
+    let (cluster, mut client) = start_with(TABLES);
     client.batch_execute("SELECT ledger.track('jobs'), ledger.track('events', excluded => '{note}')").unwrap();
     let mut writer = cluster.connect("postgres");
     writer.batch_execute("BEGIN; UPDATE jobs SET tries = 1; INSERT INTO events VALUES (2, 1, 'y')").unwrap();
@@ -37,7 +29,7 @@ fn a_call_that_changes_nothing_waits_for_nobody_and_holds_nobody_up() {
 #[test]
 fn two_who_track_a_table_at_once_do_not_deadlock_with_who_reads_it_for_update() {
     for again in ["SELECT ledger.track('jobs')", "SELECT ledger.track('jobs', keep_image => true)"] {
-        let (cluster, mut client) = start_with_tables();
+        let (cluster, mut client) = start_with(TABLES);
         let mut reader = cluster.connect("postgres");
         reader.batch_execute("BEGIN; SELECT FROM jobs WHERE id = 1 FOR UPDATE").unwrap();
         client.batch_execute("BEGIN; SELECT ledger.track('jobs')").unwrap();
@@ -52,7 +44,7 @@ fn two_who_track_a_table_at_once_do_not_deadlock_with_who_reads_it_for_update() 
 
 #[test]
 fn who_tracks_a_table_with_other_options_or_ends_it_does_not_deadlock_with_who_reads_it_for_update() {
-    let (cluster, mut client) = start_with_tables();
+    let (cluster, mut client) = start_with(TABLES);
     client.batch_execute("SELECT ledger.track('jobs')").unwrap();
     for change in ["SELECT ledger.track('jobs', columns => '{tries}')", "SELECT ledger.untrack('jobs')"] {
         client.batch_execute("BEGIN; SELECT FROM jobs WHERE id = 1 FOR UPDATE").unwrap();
@@ -66,7 +58,7 @@ fn who_tracks_a_table_with_other_options_or_ends_it_does_not_deadlock_with_who_r
 /// The call waits for the migration's locks, and holds none on the table meanwhile.
 #[test]
 fn a_migration_that_goes_on_while_options_are_to_change_does_not_deadlock_with_that() {
-    let (cluster, mut client) = start_with_tables();
+    let (cluster, mut client) = start_with(TABLES);
     client.batch_execute("SELECT ledger.track('jobs')").unwrap();
     client.batch_execute("BEGIN; UPDATE jobs SET tries = 3").unwrap();
     let changing = waiting(&cluster, cluster.connect("postgres"), "SELECT ledger.track('jobs', keep_image => true)");
@@ -78,7 +70,7 @@ fn a_migration_that_goes_on_while_options_are_to_change_does_not_deadlock_with_t
 /// The entry about the row covers the column that is left out from then on, so the first change to it is still recorded.
 #[test]
 fn a_row_that_is_written_to_a_partition_while_a_column_is_to_be_left_out_is_clean() {
-    let (cluster, mut client) = start_with_tables();
+    let (cluster, mut client) = start_with(TABLES);
     client.batch_execute("SELECT ledger.track('events')").unwrap();
     // A session that knows the partition already locks nothing else when it writes to it.
     client.batch_execute("INSERT INTO events_1 VALUES (6, 1, 'x')").unwrap();

@@ -6,7 +6,6 @@ mod common;
 
 use common::ledger::*;
 use common::tracking::*;
-use common::{Cluster, Options};
 use postgres::Client;
 
 /// Two tables with two partitions each, of which the second has keys to the first, and a table that notes what is done.
@@ -25,12 +24,6 @@ const ROWS: &str = "
 INSERT INTO accounts SELECT generate_series(1, 4) ON CONFLICT DO NOTHING;
 INSERT INTO events SELECT n, 1 + n % 2, n FROM generate_series(1, 4) n ON CONFLICT DO NOTHING;
 INSERT INTO notes SELECT n, 1 + n % 2, n FROM generate_series(1, 4) n ON CONFLICT DO NOTHING;";
-
-fn start_tracked() -> (Cluster, Client) {
-    let (cluster, mut client) = start(Options::new());
-    client.batch_execute(TABLES).unwrap();
-    (cluster, client)
-}
 
 /// A function that runs these statements.
 fn function(client: &mut Client, name: &str, body: &str) {
@@ -56,7 +49,7 @@ fn assert_recorded(client: &mut Client, statements: &[&str]) {
 
 #[test]
 fn several_tables_truncated_by_one_command_are_recorded() {
-    let (_cluster, mut client) = start_tracked();
+    let (_cluster, mut client) = start_with(TABLES);
     assert_recorded(
         &mut client,
         &[
@@ -74,7 +67,7 @@ fn several_tables_truncated_by_one_command_are_recorded() {
 
 #[test]
 fn what_triggers_do_before_a_truncation_is_recorded_apart_from_it() {
-    let (_cluster, mut client) = start_tracked();
+    let (_cluster, mut client) = start_with(TABLES);
     // Its name comes after that of the ledger's trigger.
     let trigger = "CREATE OR REPLACE TRIGGER z BEFORE TRUNCATE ON events FOR EACH STATEMENT EXECUTE FUNCTION";
     for body in [
@@ -92,7 +85,7 @@ fn what_triggers_do_before_a_truncation_is_recorded_apart_from_it() {
 
 #[test]
 fn what_triggers_do_after_a_truncation_is_recorded_apart_from_it() {
-    let (_cluster, mut client) = start_tracked();
+    let (_cluster, mut client) = start_with(TABLES);
     let trigger = "CREATE OR REPLACE TRIGGER a AFTER TRUNCATE ON events FOR EACH STATEMENT EXECUTE FUNCTION";
     for body in ["TRUNCATE notes;", "TRUNCATE notes_1;", "INSERT INTO events VALUES (9, 1), (8, 2);"] {
         function(&mut client, "afterwards", body);
@@ -104,7 +97,7 @@ fn what_triggers_do_after_a_truncation_is_recorded_apart_from_it() {
 /// A TRUNCATE that comes to nothing stands for none of those that come after.
 #[test]
 fn a_truncation_that_is_rolled_back_says_nothing_of_the_next() {
-    let (_cluster, mut client) = start_tracked();
+    let (_cluster, mut client) = start_with(TABLES);
     function(&mut client, "refuse", "RAISE EXCEPTION 'not this one';");
     client
         .batch_execute(
@@ -136,7 +129,7 @@ fn a_truncation_that_is_rolled_back_says_nothing_of_the_next() {
 
 #[test]
 fn a_truncation_inside_another_command_is_recorded() {
-    let (_cluster, mut client) = start_tracked();
+    let (_cluster, mut client) = start_with(TABLES);
     client
         .batch_execute(
             "CREATE FUNCTION empty(tables text) RETURNS int LANGUAGE plpgsql AS
@@ -160,7 +153,7 @@ fn a_truncation_inside_another_command_is_recorded() {
 /// The entry of a whole table says it of its partitions too: each is not recorded again, row by row.
 #[test]
 fn a_truncated_table_is_one_entry() {
-    let (_cluster, mut client) = start_tracked();
+    let (_cluster, mut client) = start_with(TABLES);
     client.batch_execute(ROWS).unwrap();
     let before = row_entries(&mut client, "events");
     client.batch_execute("TRUNCATE events, notes").unwrap();

@@ -35,6 +35,13 @@ pub fn start(options: Options) -> (Cluster, Client) {
     (cluster, client)
 }
 
+/// The same, with these tables there.
+pub fn start_with(tables: &str) -> (Cluster, Client) {
+    let (cluster, mut client) = start(Options::new());
+    client.batch_execute(tables).unwrap();
+    (cluster, client)
+}
+
 // ---- SQL ------------------------------------------------------------------------------------------------------------
 
 /// The first column of all rows, as text.
