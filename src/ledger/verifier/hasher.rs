@@ -4,7 +4,7 @@ mod batch;
 #[cfg(test)]
 mod tests;
 
-use super::parallel::Helpers;
+use super::parallel::{prepare_to_wait, Helpers};
 use crate::ledger::signature::Keyring;
 use batch::{Batch, Work};
 use std::collections::VecDeque;
@@ -121,7 +121,9 @@ impl HashingThread {
     fn start(work: Work, helpers: Helpers) -> Option<Self> {
         let (batches, queue) = sync_channel::<Batch>(QUEUED);
         let (finished, results) = channel();
+        prepare_to_wait();
         let mut run = Some(move || {
+            prepare_to_wait();
             for mut batch in queue {
                 batch.work(&work, None);
                 if finished.send(batch).is_err() {

@@ -75,6 +75,7 @@ pub(super) fn each_line<R: Read + Send, T: Send, W: FnMut(Line<'_>) -> T>(
     if helpers.count == 0 {
         return alone(chunks, worker, consumer);
     }
+    prepare_to_wait();
     let max_line = chunks.max_line();
     let source = Mutex::new(&mut *chunks);
     let stop = AtomicBool::new(false);
@@ -187,6 +188,15 @@ impl<R, F> Clone for Shared<'_, R, F> {
     }
 }
 
+/// Waits for a channel once, for no time. With the first wait in a thread, the standard library registers what is to be
+/// freed at the thread's end, and glibc aborts the process where it has no memory for that. So memory that is enough is
+/// asked for before, of the allocator, which can say so in its own way.
+pub(super) fn prepare_to_wait() {
+    drop(std::hint::black_box(Vec::<u8>::with_capacity(4096)));
+    let (_sender, nothing) = sync_channel::<()>(0);
+    let _ = nothing.recv_timeout(Duration::ZERO);
+}
+
 /// Gives how many could be started.
 fn start_threads<'scope, 'env, R: Read + Send, T: Send + 'scope, W: FnMut(Line<'_>) -> T, F: Fn() -> W + Sync>(
     scope: &'scope Scope<'scope, 'env>,
@@ -205,6 +215,7 @@ fn start_threads<'scope, 'env, R: Read + Send, T: Send + 'scope, W: FnMut(Line<'
 
 /// Reads chunks and works on their lines until the end of the file, or until the consumer is gone.
 fn help<R: Read, T, W: FnMut(Line<'_>) -> T, F: Fn() -> W>(shared: &Shared<'_, R, F>, queue: &SyncSender<Next<T>>) {
+    prepare_to_wait();
     let (mut worker, mut chunk) = ((shared.worker)(), Chunk::default());
     loop {
         let Ok(mut source) = shared.source.lock() else {
