@@ -6,7 +6,7 @@ mod common;
 
 use common::diverged::*;
 use common::ledger::*;
-use common::{children_of, copy_file, give_to_server, send, wait_until, Options, Stop};
+use common::{children_of, copy_file, give_to_server, send, wait_until, write_file, Options, Stop};
 use postgres::error::SqlState;
 use postgres::Client;
 use std::fs;
@@ -86,6 +86,27 @@ fn a_file_of_another_ledger_is_refused() {
     copy_file(&file(&mut theirs), &path);
     client.simple_query(RECORD).unwrap_err();
     assert_diverged(&mut client, &path, "it belongs to ledger");
+    fs::rename(&aside, &path).unwrap();
+    wait_until("recording works again", PATIENCE, || client.simple_query(RECORD).is_ok());
+    assert_intact(&mut client);
+}
+
+#[test]
+fn a_first_line_that_is_no_header_of_this_version_is_said_to_be_what_it_is() {
+    let (_cluster, mut client, path) = start_outside(Options::new());
+    let aside = path.with_extension("aside");
+    fs::rename(&path, &aside).unwrap();
+    let whole = fs::read_to_string(&aside).unwrap();
+    for (edited, what) in [
+        (format!("\u{feff}{whole}"), "its first line is not the header of a ledger (begins with a byte order mark"),
+        (whole.replacen(r#""format": 1"#, r#""format": 2"#, 1), "it has format 2, and this server knows only format 1"),
+        (whole.replacen(r#""format": 1"#, r#""format": 0"#, 1), "not the header of a ledger (invalid format"),
+    ] {
+        write_file(&path, &edited);
+        client.simple_query(RECORD).unwrap_err();
+        assert_diverged(&mut client, &path, what);
+        fs::remove_file(&path).unwrap();
+    }
     fs::rename(&aside, &path).unwrap();
     wait_until("recording works again", PATIENCE, || client.simple_query(RECORD).is_ok());
     assert_intact(&mut client);

@@ -47,14 +47,16 @@ fn an_empty_secret_is_none() {
 }
 
 #[test]
-fn a_secret_that_is_no_text_is_an_error_and_not_none() {
-    let options = Options::new().secret_of_bytes(b"not \xff text");
-    let (_cluster, mut client) = start(options);
-    for statement in [RECORD, "SELECT ledger.add_entry('test', '1')"] {
-        let refused = error(&mut client, statement);
-        assert_eq!(*refused.code(), SqlState::CONFIG_FILE_ERROR);
-        let text = all_text(&refused);
-        assert!(text.contains("INTEGRITY_HMAC_SECRET") && text.contains("UTF-8"), "{text}");
+fn a_secret_that_cannot_be_used_is_an_error_and_not_none() {
+    for (secret, why) in [(&b"not \xff text"[..], "UTF-8"), (&b"hunter2, of a file\n"[..], "contains a newline")] {
+        let (_cluster, mut client) = start(Options::new().secret_of_bytes(secret));
+        for statement in [RECORD, "SELECT ledger.add_entry('test', '1')"] {
+            let refused = error(&mut client, statement);
+            assert_eq!(*refused.code(), SqlState::CONFIG_FILE_ERROR);
+            let text = all_text(&refused);
+            assert!(text.contains("INTEGRITY_HMAC_SECRET") && text.contains(why), "{text}");
+            assert!(!text.contains("hunter2"), "{text}");
+        }
     }
 }
 

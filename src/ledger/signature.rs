@@ -64,7 +64,8 @@ impl Keyring {
     /// A ring of one secret.
     ///
     /// # Errors
-    /// If the key_id is empty or over [`MAX_KEY_ID`] characters, or the secret is empty or ends with a carriage return.
+    /// If the key_id is empty or over [`MAX_KEY_ID`] characters, or the secret is empty, contains a newline or ends with a
+    /// carriage return.
     pub fn single(key_id: &str, secret: &[u8]) -> Result<Self, KeyringError> {
         let key = checked_key(key_id, secret).map_err(|reason| KeyringError { line: None, reason })?;
         Ok(Keyring { keys: vec![key] })
@@ -198,6 +199,11 @@ fn checked_key(key_id: &str, secret: &[u8]) -> Result<Key, &'static str> {
     if secret.ends_with(b"\r") {
         return Err("the secret ends with a carriage return");
     }
+    // No line of a secret file can hold it, so the offline verifier could never check what it signed. A variable that
+    // was filled from a file often ends with one.
+    if secret.contains(&b'\n') {
+        return Err("the secret contains a newline");
+    }
     Ok(Key::new(key_id, secret))
 }
 
@@ -298,6 +304,14 @@ mod tests {
         }
         assert!(Keyring::single("default", b"hunter2\r").is_err());
         assert_eq!(Keyring::parse("a:\r\n").unwrap_err().reason, "the secret is empty");
+    }
+
+    #[test]
+    fn a_secret_that_no_line_of_a_file_can_hold_is_refused() {
+        for secret in ["hunter2\n", "hunter2\r\n", "hun\nter2", "\n"] {
+            let error = Keyring::single("default", secret.as_bytes()).unwrap_err().to_string();
+            assert_eq!(error, "the secret contains a newline", "{secret:?}");
+        }
     }
 
     #[test]

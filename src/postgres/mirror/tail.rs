@@ -8,7 +8,7 @@ use super::refused::Refused;
 use super::remembered::Remembered;
 use super::voiding::{self, Judge, Standing};
 use crate::ledger::file_ranges::FileRange;
-use crate::ledger::record::Record;
+use crate::ledger::record::{Header, LineError, Record, FORMAT};
 use crate::ledger::verifier::{verify_file, FileBlock, FileOptions, FileReport, Observer};
 use crate::postgres::errors::{cause, Failure};
 use crate::postgres::log_state::Settled;
@@ -129,14 +129,28 @@ pub fn check_header(file: &File, path: &Path, remembered: &Remembered) -> Result
     reader.seek(SeekFrom::Start(0)).map_err(&error)?;
     // A header is much shorter: without a newline by then, this is not one.
     reader.take(1 << 16).read_until(b'\n', &mut line).map_err(&error)?;
-    match Record::parse(line.trim_ascii_end()) {
+    let text = line.trim_ascii_end();
+    match Record::parse(text) {
         _ if line.is_empty() => Err(diverged(path, "it is empty")),
         Ok(Record::Ledger(header)) if header.ledger_id == remembered.ledger_id => Ok(line.len() as u64),
         Ok(Record::Ledger(header)) => Err(diverged(
             path,
             &format!("it belongs to ledger {}, this is ledger {}", header.ledger_id, remembered.ledger_id),
         )),
-        _ => Err(diverged(path, "its first line is not the header of a ledger")),
+        Ok(_) => Err(diverged(path, NO_HEADER)),
+        Err(error) => Err(diverged(path, &no_header(text, &error))),
+    }
+}
+
+const NO_HEADER: &str = "its first line is not the header of a ledger";
+
+/// What a line is that cannot be read as the header.
+fn no_header(line: &[u8], error: &LineError) -> String {
+    match Header::stated_format(line) {
+        Some(format) if format > FORMAT.into() => {
+            format!("it has format {format}, and this server knows only format {FORMAT}")
+        }
+        _ => format!("{NO_HEADER} ({error})"),
     }
 }
 
