@@ -5,6 +5,7 @@ mod common;
 
 use common::ledger::*;
 use common::Options;
+use postgres::error::SqlState;
 
 /// A server may have the variable in its environment for the sake of another extension.
 #[test]
@@ -38,4 +39,27 @@ fn errors_are_the_same_where_backtraces_of_rust_are_asked_for() {
     for (usual, asked_for) in usual.iter().zip(&asked_for) {
         assert_eq!(usual, asked_for);
     }
+}
+
+/// VACUUM FULL of a catalog holds such a lock. Each command first looks whether its database has the ledger.
+#[test]
+fn a_command_that_gives_up_its_wait_for_a_catalog_ends_only_itself() {
+    let (cluster, mut bystander) = start(Options::new());
+    bystander
+        .batch_execute("CREATE TABLE t (id int PRIMARY KEY); CREATE ROLE nobody; CREATE TEMP TABLE mine ()")
+        .unwrap();
+    bystander.batch_execute("CREATE DATABASE plain").unwrap();
+    for (database, catalog) in [("postgres", "pg_extension"), ("postgres", "pg_namespace"), ("plain", "pg_namespace")] {
+        for command in ["CREATE TABLE n ()", "ALTER TABLE t ADD n int", "DROP TABLE t", "DROP OWNED BY nobody"] {
+            let mut client = cluster.connect(database);
+            client.batch_execute("SET lock_timeout = '100ms'").unwrap();
+            let mut holder = cluster.connect(database);
+            holder.batch_execute(&format!("BEGIN; LOCK TABLE pg_catalog.{catalog} IN ACCESS EXCLUSIVE MODE")).unwrap();
+            let refused = error(&mut client, command);
+            assert_eq!(*refused.code(), SqlState::LOCK_NOT_AVAILABLE, "{database} {catalog} {command}: {refused:?}");
+            holder.batch_execute("ROLLBACK").unwrap();
+            client.batch_execute("CREATE TABLE IF NOT EXISTS n ()").unwrap();
+        }
+    }
+    bystander.batch_execute("TABLE mine").expect("the bystander's session lives");
 }

@@ -25,11 +25,13 @@ use crate::postgres::schema;
 use crate::postgres::tables::Table;
 use pgrx::{pg_guard, pg_sys, PgSqlErrorCode};
 
-/// Whether the command can concern tracked tables, in a database that has the ledger.
+/// Whether the command can concern tracked tables, in a database that has the ledger. Guarded, because to look for the
+/// ledger may wait for a lock on a catalog, and the wait may be cancelled.
 ///
 /// # Safety
 /// `statement` is the one that ProcessUtility was called with.
-pub unsafe fn concerns(statement: *mut pg_sys::Node) -> bool {
+#[pg_guard]
+pub unsafe extern "C-unwind" fn concerns(statement: *mut pg_sys::Node) -> bool {
     use pg_sys::NodeTag::*;
     let may = matches!(
         (*statement).type_,
