@@ -10,6 +10,10 @@ use postgres::Client;
 use std::collections::BTreeSet;
 use std::fs;
 
+/// Locks of sessions that have ended: nobody else uses the table. Those of a process that is gone show as another's, which
+/// has its place now.
+const ORPHANED: &str = "SELECT count(*) FROM pg_locks WHERE relation = 'rows'::regclass";
+
 /// How a statement ended.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Outcome {
@@ -22,12 +26,12 @@ enum Outcome {
     Done,
 }
 
-/// Lets this process grow by at most that many MB. Not even root may limit the process of another user everywhere.
-fn limit(pid: i64, megabytes: u64) {
+/// Lets this process grow by at most that much. Not even root may limit the process of another user everywhere.
+fn limit(pid: i64, kilobytes: u64) {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let size = status.lines().find(|line| line.starts_with("VmSize:")).unwrap();
-    let kilobytes: u64 = size.split_whitespace().nth(1).unwrap().parse().unwrap();
-    let bytes = (kilobytes + megabytes * 1024) * 1024;
+    let now: u64 = size.split_whitespace().nth(1).unwrap().parse().unwrap();
+    let bytes = (now + kilobytes) * 1024;
     let status = as_server("prlimit").arg(format!("--pid={pid}")).arg(format!("--as={bytes}")).status();
     assert!(status.unwrap().success());
 }
@@ -35,7 +39,7 @@ fn limit(pid: i64, megabytes: u64) {
 fn run_limited(cluster: &Cluster, statement: &str, megabytes: u64) -> Outcome {
     let mut session = cluster.connect("postgres");
     let pid = number(&mut session, "SELECT pg_backend_pid()");
-    limit(pid, megabytes);
+    limit(pid, megabytes * 1024);
     let Err(error) = session.batch_execute(statement) else { return Outcome::Done };
     let Some(error) = error.as_db_error() else {
         // There was not even memory for the message.
@@ -99,9 +103,30 @@ fn a_session_that_gets_no_memory_ends_alone() {
         0 => client.batch_execute("SELECT FROM of_this_session").expect("the bystander's session lives"),
         _ => client = cluster.connect("postgres"),
     }
-    let others = "SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid) \
-                  WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()";
-    assert_eq!(number(&mut client, others), 0, "ended sessions have left locks");
+    wait_until("ended sessions have left no locks", PATIENCE, || number(&mut client, ORPHANED) == 0);
+    record(&mut client);
+    assert_intact(&mut client);
+}
+
+/// What a session keeps for its transaction grows in steps. The session may end in the middle of any of them.
+#[test]
+fn a_session_that_gets_no_memory_for_its_transaction_leaves_no_locks() {
+    let (cluster, mut client) = start_with_bystander();
+    let rows = "DO $$ BEGIN FOR i IN 1..%n LOOP INSERT INTO rows VALUES (%f + i, 'x'); END LOOP; END $$";
+    let insert = |from: i32, count: i32| rows.replace("%n", &count.to_string()).replace("%f", &from.to_string());
+    let mut ended = 0;
+    // The list of its commands grows at 16,384 by 256 kB.
+    for kilobytes in (64..768).step_by(64) {
+        let mut session = cluster.connect("postgres");
+        let pid = number(&mut session, "SELECT pg_backend_pid()");
+        session.batch_execute(&format!("BEGIN; {}", insert(0, 16_300))).unwrap();
+        limit(pid, kilobytes);
+        ended += usize::from(session.batch_execute(&insert(20_000, 2_000)).is_err());
+        drop(session);
+        wait_until("it has left no locks", PATIENCE, || number(&mut client, ORPHANED) == 0);
+    }
+    assert!(ended > 0, "there was always enough");
+    client.batch_execute("SELECT FROM of_this_session").expect("the bystander's session lives");
     record(&mut client);
     assert_intact(&mut client);
 }

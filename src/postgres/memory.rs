@@ -8,10 +8,10 @@
 use super::errors::Failure;
 use pgrx::{pg_sys, PgSqlErrorCode};
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::ffi::{c_char, c_int};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
+use std::thread::{self, LocalKey};
 use std::time::Duration;
 
 /// How long a helper thread waits for the main thread to end the process. If it does not, because it waits for this very
@@ -63,6 +63,19 @@ pub fn check_helpers() {
     if wanted != 0 {
         end_session(wanted);
     }
+}
+
+/// Calls `work` with what a cell holds for its transaction, for the callbacks at the end of that. A session that ends for
+/// lack of memory may have borrowed the cell when it asked for more, and never gives the borrow back. Then nothing is
+/// done: what the cell holds ends with the process. An error instead would end the abort half way, and leave locks and
+/// pins behind that hold up all others.
+pub fn at_end_of_transaction<T>(cell: &'static LocalKey<RefCell<T>>, work: impl FnOnce(&mut T)) {
+    cell.with(|cell| match cell.try_borrow_mut() {
+        Ok(mut held) => work(&mut held),
+        // SAFETY: reads a flag of this process.
+        Err(_) if unsafe { pg_sys::proc_exit_inprogress } => {}
+        Err(_) => unreachable!("borrowed at the end of a transaction"),
+    })
 }
 
 /// The system's allocator, which ends the session instead of returning null.

@@ -6,6 +6,7 @@
 //! that one is current, handed to the parent when that one commits, or forgotten when it aborts.
 
 use super::errorless;
+use super::memory::at_end_of_transaction;
 use super::queued_entry::{self, QueuedEntry};
 use pgrx::{pg_guard, pg_sys};
 use std::cell::RefCell;
@@ -72,17 +73,19 @@ pub fn flush_before_commit() {
 
 /// Forgets the entries of the subtransaction at this level. Cannot fail.
 pub fn subtransaction_aborted(level: i32) {
-    WAITING.with_borrow_mut(|waiting| waiting.truncate(waiting.partition_point(|waiting| waiting.level < level)));
+    at_end_of_transaction(&WAITING, |waiting| {
+        waiting.truncate(waiting.partition_point(|waiting| waiting.level < level));
+    });
 }
 
 /// Hands the entries of the subtransaction at this level to its parent. Cannot fail.
 pub fn subtransaction_committed(level: i32) {
-    WAITING.with_borrow_mut(|waiting| {
+    at_end_of_transaction(&WAITING, |waiting| {
         waiting.iter_mut().for_each(|waiting| waiting.level = waiting.level.min(level - 1));
     });
 }
 
 /// Forgets all entries, as the transaction has ended. Cannot fail.
 pub fn clear() {
-    WAITING.with_borrow_mut(Vec::clear);
+    at_end_of_transaction(&WAITING, Vec::clear);
 }

@@ -8,6 +8,7 @@
 
 use crate::ledger::record::Timestamp;
 use crate::ledger::row_change;
+use crate::postgres::memory::at_end_of_transaction;
 use crate::postgres::tables::{self, entry_column, Row};
 use crate::postgres::tracking::versions;
 use pgrx::pg_sys;
@@ -95,7 +96,7 @@ pub fn note(row_id: Uuid, created_at: Timestamp, entry_id: Uuid) {
     });
 }
 
-/// The transaction has ended.
+/// The transaction has ended. Cannot fail.
 pub fn forget() {
-    KEPT.set(None);
+    at_end_of_transaction(&KEPT, |kept| *kept = None);
 }

@@ -19,6 +19,7 @@
 use super::rows;
 use crate::ledger::record::Timestamp;
 use crate::postgres::entry_clock;
+use crate::postgres::memory::at_end_of_transaction;
 use crate::postgres::tables::{Row, Table};
 use pgrx::pg_sys::{self, CommandId};
 use std::cell::RefCell;
@@ -48,8 +49,9 @@ fn unrecorded_before(command: CommandId) -> i64 {
     command.saturating_sub(recorded).into()
 }
 
+/// A transaction has ended. Cannot fail.
 pub fn forget() {
-    COMMANDS.with_borrow_mut(|commands| {
+    at_end_of_transaction(&COMMANDS, |commands| {
         commands.clear();
         // Otherwise the session would keep the memory that its longest transaction took.
         commands.shrink_to(KEPT);

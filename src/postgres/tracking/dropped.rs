@@ -11,6 +11,7 @@ use super::manage;
 use super::options::{is_function, Options, ROW_FUNCTION};
 use crate::postgres::errorless;
 use crate::postgres::errors::Failure;
+use crate::postgres::memory::at_end_of_transaction;
 use crate::postgres::relation;
 use crate::postgres::schema;
 use crate::postgres::tables::Table;
@@ -130,7 +131,7 @@ fn rows_lost(partition: &str, table: &str) -> Failure {
 
 /// A subtransaction of this level has been rolled back. Cannot fail.
 pub fn after_rollback(level: i32) {
-    DROPS.with_borrow_mut(|drops| {
+    at_end_of_transaction(&DROPS, |drops| {
         drops.recorded.retain(|_, of| *of < level);
         drops.tracked.clear();
         drops.unrecorded.retain(|table| table.level < level);
