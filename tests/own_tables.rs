@@ -29,6 +29,13 @@ const REFUSED: [(&str, &str); 16] = [
     ("SET search_path = ledger; ALTER TABLE entries ADD COLUMN more int", "entries"),
 ];
 
+/// With the table that the message names. After a crash it would be empty.
+const EMPTY_AFTER_A_CRASH: [(&str, &str); 3] = [
+    ("ALTER TABLE ledger.log_state SET UNLOGGED", "log_state"),
+    ("ALTER TABLE ledger.entries_pending SET (fillfactor = 90), SET UNLOGGED", "entries_pending"),
+    ("ALTER TABLE ledger.entries_sealed_1 SET UNLOGGED", "entries_sealed_1"),
+];
+
 const ALLOWED: [&str; 12] = [
     "ALTER TABLE ledger.entries_sealed_1 SET TABLESPACE elsewhere",
     "ALTER TABLE ledger.blocks SET TABLESPACE elsewhere",
@@ -47,7 +54,7 @@ const ALLOWED: [&str; 12] = [
 ];
 
 #[test]
-fn the_columns_of_the_ledgers_tables_cannot_be_changed() {
+fn what_the_ledgers_tables_cannot_bear_is_refused() {
     let (_cluster, mut client) = start(Options::new());
     record(&mut client);
     seal(&mut client);
@@ -56,6 +63,11 @@ fn the_columns_of_the_ledgers_tables_cannot_be_changed() {
         assert_eq!(refused.code(), &SqlState::FEATURE_NOT_SUPPORTED, "{sql}: {refused:?}");
         assert_eq!(refused.message(), format!("cannot change the columns of table \"ledger.{table}\""), "{sql}");
         assert!(refused.detail().is_some() && refused.hint().is_some(), "{sql}");
+    }
+    for (sql, table) in EMPTY_AFTER_A_CRASH {
+        let refused = error(&mut client, sql);
+        assert_eq!(refused.code(), &SqlState::FEATURE_NOT_SUPPORTED, "{sql}: {refused:?}");
+        assert_eq!(refused.message(), format!("cannot make table \"ledger.{table}\" unlogged"), "{sql}");
     }
     // Whoever may not is told that.
     client.batch_execute("CREATE ROLE nobody; SET ROLE nobody").unwrap();
@@ -225,4 +237,24 @@ fn indexes_of_any_kind_have_what_the_ledger_notes_of_itself() {
     }
     assert!(!cluster.log().contains("was terminated by signal"));
     assert_intact(&mut client);
+}
+
+/// The command locks the extension until its transaction ends, which may be a prepared one, and so would hold up sealing
+/// and the worker's start.
+#[test]
+fn only_the_owner_of_the_extension_can_make_an_object_depend_on_it() {
+    let (cluster, mut client) = start(Options::new());
+    client.batch_execute("CREATE ROLE app LOGIN; GRANT CREATE ON SCHEMA public TO app").unwrap();
+    let depend = "ALTER FUNCTION f() DEPENDS ON EXTENSION";
+    let mut app = cluster.connect_as("app", "postgres");
+    app.batch_execute("CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'; BEGIN; SAVEPOINT s").unwrap();
+    let refused = error(&mut app, &format!("{depend} pg_notary"));
+    assert_eq!(*refused.code(), SqlState::INSUFFICIENT_PRIVILEGE, "{refused:?}");
+    app.batch_execute("ROLLBACK TO s").unwrap();
+    record(&mut client);
+    seal(&mut client);
+    app.batch_execute(&format!("{depend} plpgsql; COMMIT")).unwrap();
+    let missing = error(&mut app, &format!("{depend} nowhere"));
+    assert_eq!(*missing.code(), SqlState::UNDEFINED_OBJECT);
+    client.batch_execute(&format!("{depend} pg_notary")).unwrap();
 }

@@ -4,7 +4,7 @@
 mod common;
 
 use common::ledger::*;
-use common::{copy_file, make_directory, wait_until, Cluster, Options};
+use common::{copy_file, make_directory, wait_until, Cluster, Options, Stop};
 use postgres::error::SqlState;
 use postgres::Client;
 use std::fs;
@@ -166,6 +166,23 @@ fn a_standby_verifies_items() {
         assert!(is_true(&mut reader, "(SELECT valid >= 3 AND hits > 0 FROM ledger.verifier_cache)"));
         assert!(number(&mut reader, "SELECT ledger.invalidate_verifier_cache()") > 0);
         assert_eq!(number(&mut reader, "SELECT entries FROM ledger.verifier_cache"), 0);
+    }
+}
+
+/// Sessions then go on without it, and so does the worker.
+#[test]
+fn a_synchronous_standby_that_is_gone_holds_nobody_up_where_commits_do_not_wait_for_it() {
+    for level in ["local", "off"] {
+        let options = Options::new().conf("ledger.block_size = 5").conf("synchronous_standby_names = 'gone'");
+        let (cluster, mut client) = start(options.conf(&format!("synchronous_commit = {level}")));
+        record_many(&mut client, 5);
+        wait_for(&mut client, "(SELECT last_block = 1 FROM ledger.mirror_status)");
+        drop(client);
+        cluster.restart(Stop::Fast);
+        let mut client = cluster.connect("postgres");
+        record_many(&mut client, 5);
+        wait_for(&mut client, "(SELECT last_block = 2 FROM ledger.mirror_status)");
+        assert_intact(&mut client);
     }
 }
 

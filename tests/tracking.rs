@@ -302,28 +302,6 @@ fn prepared_transactions_record_when_they_are_committed() {
     assert_eq!(row_entries(&mut client, "accounts"), 6);
 }
 
-#[test]
-fn changes_that_a_subscription_applies_are_recorded() {
-    let (publisher, mut source) = start(Options::new().conf("wal_level = logical"));
-    source.batch_execute(&format!("{ACCOUNTS}; CREATE PUBLICATION p FOR TABLE accounts")).unwrap();
-    source.batch_execute("INSERT INTO accounts VALUES (1, 1), (2, 2), (3, 3)").unwrap();
-    let (_subscriber, mut client) = start_tracked("");
-    let socket = publisher.socket();
-    let (name, directory) = (socket.file_name().unwrap().to_string_lossy().into_owned(), socket.parent().unwrap());
-    let port = name.rsplit('.').next().unwrap();
-    let from = format!("host={} port={port} user=postgres dbname=postgres", directory.display());
-    client.batch_execute(&format!("CREATE SUBSCRIPTION s CONNECTION '{from}' PUBLICATION p")).unwrap();
-    wait_for(&mut client, "(SELECT count(*) = 3 FROM accounts)");
-    source.batch_execute("UPDATE accounts SET amount = 10 WHERE id = 1; DELETE FROM accounts WHERE id = 2").unwrap();
-    source.batch_execute("INSERT INTO accounts VALUES (4, 4); UPDATE accounts SET id = 5 WHERE id = 4").unwrap();
-    wait_for(&mut client, "EXISTS (SELECT FROM accounts WHERE id = 5)");
-    assert_eq!(row_entries(&mut client, "accounts"), 7);
-    assert_clean(&mut client, "accounts");
-    source.batch_execute("TRUNCATE accounts").unwrap();
-    wait_for(&mut client, "NOT EXISTS (SELECT FROM accounts)");
-    assert_clean(&mut client, "accounts");
-}
-
 /// The triggers are restored and nothing is recorded at restore: the rows are there, and the new ledger has no entry.
 #[test]
 fn a_dump_restores_the_tracking_and_not_the_ledger() {

@@ -258,6 +258,24 @@ fn a_terminated_worker_comes_back_and_goes_on() {
 }
 
 /// What a savepoint has sealed, and its rollback has undone, is another's to seal, at once.
+/// The owner of a database may set this. Its sessions then act for another role; the worker never does.
+#[test]
+fn a_worker_keeps_its_rights_whatever_role_its_database_gives_to_sessions() {
+    let (cluster, mut client) = start(Options::new());
+    client.batch_execute("CREATE ROLE app LOGIN").unwrap();
+    for setting in ["role", "session_authorization"] {
+        client.batch_execute(&format!("ALTER DATABASE postgres SET {setting} = 'app'")).unwrap();
+        let pid = worker_pid(&mut client);
+        client.batch_execute(&format!("SELECT pg_terminate_backend({pid})")).unwrap();
+        wait_until("there is another worker", PATIENCE, || ![0, pid].contains(&worker_pid(&mut client)));
+        record(&mut client);
+        seal(&mut client);
+        client.batch_execute(&format!("ALTER DATABASE postgres RESET {setting}")).unwrap();
+    }
+    assert!(!cluster.log().contains("cannot go on"), "{}", cluster.log());
+    assert_intact(&mut client);
+}
+
 #[test]
 fn a_block_that_a_savepoint_takes_back_leaves_sealing_as_it_was() {
     let options = Options::new().conf("ledger.block_size = 10").conf("ledger.block_interval = 1h");

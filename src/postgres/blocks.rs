@@ -13,6 +13,7 @@ use super::log_state::{damaged, LogState};
 use super::mirror::block_lines;
 use super::partitions;
 use super::pending_scan::{is_sparse, PendingScan};
+use super::sealing_lock;
 use super::settings;
 use super::tables::{self, KeyScan, RegisteredSnapshot, Row, SealedTuple, Table, TableScan};
 use super::tracking::versions::NewVersions;
@@ -33,9 +34,6 @@ use uuid::Uuid;
 /// About how many entries one transaction of the worker seals: enough to make its fixed cost small, but few enough to
 /// take a fraction of a second and little memory, which is then reused instead of going back to the system.
 const BATCH_ENTRIES: usize = 16_384;
-
-/// The mode of the lock on the extension that a sealer holds. DROP EXTENSION takes a stronger one.
-const SEALING_LOCK: pg_sys::LOCKMODE = pg_sys::ShareUpdateExclusiveLock as _;
 
 /// What to seal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,36 +135,13 @@ fn commit_block() -> TableIterator<
     }))
 }
 
-/// Waits until this transaction is the one that may seal.
-pub fn lock_sealing() {
-    loop {
-        let extension = extension_oid();
-        // SAFETY: inside a transaction, whose end releases the lock. DROP EXTENSION and a batch wait for each other; VACUUM
-        // and sessions that record do not take it.
-        unsafe { pg_sys::LockDatabaseObject(pg_sys::ExtensionRelationId, extension, 0, SEALING_LOCK) };
-        // If the extension was dropped and created again during the wait, this is the lock of a ledger that is gone,
-        // and others may hold that of the new one.
-        if extension == extension_oid() {
-            break;
-        }
-        // SAFETY: the lock taken above.
-        unsafe { pg_sys::UnlockDatabaseObject(pg_sys::ExtensionRelationId, extension, 0, SEALING_LOCK) };
-    }
-    transaction::note_sealing_lock();
-}
-
-fn extension_oid() -> pg_sys::Oid {
-    // SAFETY: a catalog look-up inside a transaction; an ERROR if there is none. The name is NUL-terminated.
-    unsafe { pg_sys::get_extension_oid(c"pg_notary".as_ptr(), false) }
-}
-
 /// Seals one batch in the current transaction, starting to look for entries at `from_page`. `pending` is how many there
 /// are, as far as is known: if they are few for the number of pages, all of them are looked up by their key.
 pub fn seal_batch(extent: Extent, from_page: u32, pending: i64) -> Result<Batch, Failure> {
     transaction::require_no_import()?;
     // Before the lock, which the worker needs to open the file.
     block_lines::wait_for_file()?;
-    lock_sealing();
+    sealing_lock::take();
     if !transaction::has_sealed() {
         block_lines::append_missing(None)?;
     }

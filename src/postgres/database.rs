@@ -45,6 +45,11 @@ fn own_oid() -> pg_sys::Oid {
     unsafe { pg_sys::MyDatabaseId }
 }
 
+/// Whether this process's database has a slot, as one with a ledger has. Takes none. Cannot fail.
+pub fn has_slot() -> bool {
+    shared().is_some_and(|shared| shared.find(own_oid()).is_some())
+}
+
 /// The slot of this process's database.
 pub fn slot() -> Result<(&'static Shared, &'static DatabaseSlot), Failure> {
     let shared = require_preloaded()?;

@@ -13,6 +13,7 @@ mod postgres {
         pub fn GetTopTransactionIdIfAny() -> pg_sys::TransactionId;
         pub fn GetCurrentTimestamp() -> pg_sys::TimestampTz;
         pub fn GetDatabaseEncoding() -> i32;
+        pub fn IsLogicalWorker() -> bool;
         pub fn HeapTupleHeaderGetCmin(header: pg_sys::HeapTupleHeader) -> pg_sys::CommandId;
         pub fn heap_deform_tuple(
             tuple: pg_sys::HeapTuple,
@@ -50,6 +51,12 @@ pub fn own_xid() -> u32 {
 pub fn clock() -> pg_sys::TimestampTz {
     // SAFETY: reads the clock, with no preconditions.
     unsafe { postgres::GetCurrentTimestamp() }
+}
+
+/// Whether this process applies a subscription.
+pub fn is_logical_worker() -> bool {
+    // SAFETY: reads a global of this process, with no preconditions.
+    unsafe { postgres::IsLogicalWorker() }
 }
 
 pub fn database_encoding() -> i32 {

@@ -21,7 +21,7 @@
 //! | [`queued_entry`], [`queue`], [`entries_pending`] | the ledger's own entries before their insert; those that are inserted together; the table where entries wait |
 //! | [`transaction`], [`transaction_end`] | what a transaction has recorded, and what happens when it ends |
 //! | [`mirror`] | the JSONL file |
-//! | [`blocks`], [`pending_scan`], [`log_state`], [`partitions`], [`emptied_pages`] | sealing |
+//! | [`blocks`], [`pending_scan`], [`log_state`], [`partitions`], [`emptied_pages`], [`sealing_lock`] | sealing |
 //! | [`copy_hook`], [`line_functions`], [`import`] | writing a ledger out, and rebuilding one |
 //! | [`utility_hook`], [`executor_hook`], [`object_access_hook`] | hooks for commands, for queries, and for what they create or drop |
 //! | [`items`] | signed files, and their registry |
@@ -77,6 +77,7 @@ mod regular_file;
 mod relation;
 mod roles;
 mod schema;
+mod sealing_lock;
 mod secrets;
 mod settings;
 mod shared;

@@ -1,6 +1,6 @@
-//! Refuses ALTER TABLE of the ledger's own tables if it concerns columns. Rows of these tables are read and written by
-//! position: with a column more or less, or of another type, nothing could be recorded any more. Other changes are the
-//! administrator's business.
+//! Refuses ALTER TABLE of the ledger's own tables if it concerns columns, or would leave the table empty after a crash.
+//! Rows of these tables are read and written by position: with a column more or less, or of another type, nothing could
+//! be recorded any more. Other changes are the administrator's business.
 //!
 //! # Safety
 //!
@@ -12,39 +12,51 @@ use super::tracking::manage;
 use pgrx::{pg_guard, pg_sys, PgSqlErrorCode};
 use std::ffi::{c_char, CStr};
 
-/// Refuses to change the columns of a table that belongs to the extension.
+/// What a command would do to a table that no table of the extension can bear.
+#[derive(Clone, Copy)]
+enum Change {
+    Columns,
+    Unlogged,
+}
+
+/// Refuses it for a table that belongs to the extension.
 ///
 /// # Safety
 /// A statement that ProcessUtility was called with.
 #[pg_guard]
 pub unsafe extern "C-unwind" fn before_utility(statement: *mut pg_sys::Node) {
-    let name = match (*statement).type_ {
+    let change = match (*statement).type_ {
         pg_sys::NodeTag::T_AlterTableStmt => {
             let alter = &*statement.cast::<pg_sys::AlterTableStmt>();
-            changes_columns(alter.cmds).then_some(alter.relation)
+            first_change(alter.cmds).map(|change| (change, alter.relation))
         }
         pg_sys::NodeTag::T_RenameStmt => {
             let rename = &*statement.cast::<pg_sys::RenameStmt>();
-            (rename.renameType == pg_sys::ObjectType::OBJECT_COLUMN).then_some(rename.relation)
+            let is_of_column = rename.renameType == pg_sys::ObjectType::OBJECT_COLUMN;
+            is_of_column.then_some((Change::Columns, rename.relation))
         }
         _ => None,
     };
     // The extension's own scripts may do it. So may pg_upgrade, which rebuilds tables from their parts.
-    if let Some(name) = name.filter(|_| !pg_sys::creating_extension && !pg_sys::IsBinaryUpgrade) {
-        or_raise(check(name));
+    if let Some((change, name)) = change.filter(|_| !pg_sys::creating_extension && !pg_sys::IsBinaryUpgrade) {
+        or_raise(check(change, name));
     }
 }
 
-unsafe fn changes_columns(commands: *mut pg_sys::List) -> bool {
+unsafe fn first_change(commands: *mut pg_sys::List) -> Option<Change> {
     use pg_sys::AlterTableType as Kind;
     let count = if commands.is_null() { 0 } else { (*commands).length };
-    (0..count).any(|at| {
+    (0..count).find_map(|at| {
         let command = (*(*commands).elements.add(at as usize)).ptr_value.cast::<pg_sys::AlterTableCmd>();
-        [Kind::AT_AddColumn, Kind::AT_DropColumn, Kind::AT_AlterColumnType].contains(&(*command).subtype)
+        match (*command).subtype {
+            Kind::AT_AddColumn | Kind::AT_DropColumn | Kind::AT_AlterColumnType => Some(Change::Columns),
+            Kind::AT_SetUnLogged => Some(Change::Unlogged),
+            _ => None,
+        }
     })
 }
 
-unsafe fn check(name: *mut pg_sys::RangeVar) -> Result<(), Failure> {
+unsafe fn check(change: Change, name: *mut pg_sys::RangeVar) -> Result<(), Failure> {
     let oid = pg_sys::RangeVarGetRelidExtended(
         name,
         pg_sys::NoLock as pg_sys::LOCKMODE,
@@ -58,14 +70,21 @@ unsafe fn check(name: *mut pg_sys::RangeVar) -> Result<(), Failure> {
     }
     let name = text(pg_sys::get_rel_name(oid));
     let schema = text(pg_sys::get_namespace_name(pg_sys::get_rel_namespace(oid)));
-    Err(Failure::new(
-        PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
-        format!("cannot change the columns of table \"{schema}.{name}\""),
-    )
-    .detail(
-        "It belongs to extension pg_notary, whose formats are fixed: with other columns, nothing could be recorded.",
-    )
-    .hint("Put additional columns in a table of your own that refers to the rows of this table by their key."))
+    Err(refusal(change, &format!("\"{schema}.{name}\"")))
+}
+
+fn refusal(change: Change, table: &str) -> Failure {
+    let refuse = |message: String| Failure::new(PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED, message);
+    match change {
+        Change::Columns => refuse(format!("cannot change the columns of table {table}"))
+            .detail(
+                "It belongs to extension pg_notary, whose formats are fixed: with other columns, nothing could be \
+                 recorded.",
+            )
+            .hint("Put additional columns in a table of your own that refers to the rows of this table by their key."),
+        Change::Unlogged => refuse(format!("cannot make table {table} unlogged"))
+            .detail("It belongs to extension pg_notary. After a crash it would be empty, and the ledger lost."),
+    }
 }
 
 unsafe fn is_of_extension(relation: pg_sys::Oid) -> bool {

@@ -215,6 +215,7 @@ fn import_committed(mirror: &Mirror) {
 
 fn after_commit() {
     at_its_end(|current| {
+        current.at_end.prepared_decided |= prepared::may_have_decided();
         if let Some(mirror) = current.mirror() {
             // Counted as pending before it counts as decided: see Mark in mirror/settled_mark.rs.
             if current.entries > 0 {

@@ -3,6 +3,7 @@
 use super::copy_hook;
 use super::own_tables;
 use super::queue;
+use super::sealing_lock;
 use super::tracking::commands as tracking;
 use super::worker::commands;
 use pgrx::pg_sys;
@@ -35,7 +36,8 @@ extern "C-unwind" {
 }
 
 /// Not guarded as a whole: an error of the command passes through this frame as through a frame of C, and nothing in it
-/// has a destructor.
+/// has a destructor. So each function that is called here and can raise an error is guarded itself: no frame above would
+/// catch its panic, and the server would abort.
 #[allow(clippy::too_many_arguments, reason = "the hook's signature")]
 unsafe extern "C-unwind" fn process_utility(
     statement: *mut pg_sys::PlannedStmt,
@@ -49,6 +51,7 @@ unsafe extern "C-unwind" fn process_utility(
 ) {
     commands::before_utility((*statement).utilityStmt);
     own_tables::before_utility((*statement).utilityStmt);
+    sealing_lock::before_utility((*statement).utilityStmt);
     let is_tracking = tracking::concerns((*statement).utilityStmt);
     if is_tracking {
         tracking::before_utility((*statement).utilityStmt);

@@ -11,12 +11,13 @@ use super::all_entries;
 use super::database;
 use super::errorless;
 use super::errors::{or_raise, Failure};
+use super::memory::at_end_of_transaction;
 use super::roles;
 use super::secrets;
 use super::tables::{RegisteredSnapshot, Table, TableScan};
 use super::transaction;
 use super::triggers::{inserted_row, trigger_data, version_1_function, Declared};
-use super::{blocks, log_state};
+use super::{log_state, sealing_lock};
 use crate::ledger::record::{Header, Record};
 use crate::ledger::signature::Keyring;
 use crate::ledger::verifier::{FileBlock, FileVerifier, Findings, Problem, ProblemKind};
@@ -76,7 +77,7 @@ pub fn lines_read() -> u64 {
 unsafe extern "C-unwind" fn on_transaction_event(event: pg_sys::XactEvent::Type, _arg: *mut c_void) {
     use pg_sys::XactEvent::*;
     if matches!(event, XACT_EVENT_COMMIT | XACT_EVENT_ABORT | XACT_EVENT_PREPARE) {
-        CURRENT.take();
+        at_end_of_transaction(&CURRENT, |current| *current = None);
     }
 }
 
@@ -89,7 +90,7 @@ unsafe extern "C-unwind" fn on_subtransaction_event(
 ) {
     if event == pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB {
         let level = pg_sys::GetCurrentTransactionNestLevel();
-        CURRENT.with_borrow_mut(|current| *current = current.take().filter(|import| import.level < level));
+        at_end_of_transaction(&CURRENT, |current| *current = current.take().filter(|import| import.level < level));
     }
 }
 
@@ -167,7 +168,7 @@ fn begin() -> Result<(), Failure> {
         ));
     }
     transaction::require_no_part()?;
-    blocks::lock_sealing();
+    sealing_lock::take();
     // Waits for transactions that are recording, and keeps new ones out until this transaction has ended.
     drop(Table::open("entries_pending", pg_sys::ExclusiveLock));
     require_empty_ledger()?;

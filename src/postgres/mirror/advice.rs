@@ -37,6 +37,12 @@ pub fn after_catch_up(kind: CauseKind) -> String {
     }
 }
 
+/// The hint beside the worker's own failure. What it appends is committed, but for the rows of a new table's baseline.
+pub fn for_worker(kind: CauseKind) -> String {
+    let repair = repair_of(kind);
+    format!("What is committed is in the database, and the worker appends it once the file can take it. {repair}; view ledger.mirror_status shows the state of the file.")
+}
+
 /// The hint for a transaction that failed with a cause of this kind.
 pub fn after(kind: CauseKind) -> String {
     format!("Nothing of this transaction was recorded{}", next(kind))

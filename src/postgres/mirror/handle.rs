@@ -31,9 +31,8 @@ impl Mirror {
     }
 
     pub(super) fn failure(&self, kind: CauseKind, cause: &str) -> Failure {
-        Failure::new(PgSqlErrorCode::ERRCODE_IO_ERROR, "could not record in the mirror file")
-            .detail(cause)
-            .hint(advice::after(kind))
+        let hint = if self.slot.worker.is_me() { advice::for_worker(kind) } else { advice::after(kind) };
+        Failure::new(PgSqlErrorCode::ERRCODE_IO_ERROR, "could not record in the mirror file").detail(cause).hint(hint)
     }
 
     /// The failure of an append that met the cause which is noted in shared memory.

@@ -2,14 +2,15 @@
 //!
 //! No transaction callback runs when a prepared transaction is decided: COMMIT PREPARED and ROLLBACK PREPARED are
 //! commands of some other session. So PREPARE notes in shared memory where the lines stand, the deciding command wakes
-//! the worker, and the worker looks up which transactions have been decided. After a restart, the rows tell which lines
-//! belong to which transaction.
+//! the worker, and the worker looks up which transactions have been decided. The process that applies a subscription
+//! decides without a command: it wakes the worker after each transaction that may have been one of that kind. After a
+//! restart, the rows tell which lines belong to which transaction.
 
 use super::handle::Mirror;
 use super::shared::{PreparedLines, MAX_PREPARED};
 use crate::ledger::file_ranges::FileRange;
 use crate::postgres::database;
-use crate::postgres::errorless::own_xid;
+use crate::postgres::errorless::{self, own_xid};
 use crate::postgres::errors::Failure;
 use crate::postgres::spi;
 use pgrx::{pg_sys, PgSqlErrorCode};
@@ -18,7 +19,11 @@ use std::sync::atomic::Ordering;
 
 /// Notes where the lines of the transaction that is being prepared stand.
 pub fn note(mirror: &Mirror, range: FileRange) -> Result<(), Failure> {
-    note_for(mirror, own_xid(), range)
+    note_for(mirror, own_xid(), range).or_else(|_| {
+        // The worker may not have had the time to look which of them have been decided.
+        settle_decided(mirror);
+        note_for(mirror, own_xid(), range)
+    })
 }
 
 /// Notes where lines of a prepared transaction stand, in addition to those that are known.
@@ -41,6 +46,12 @@ pub fn note_for(mirror: &Mirror, xid: u32, range: FileRange) -> Result<(), Failu
 pub fn note_end(mirror: &Mirror, xid: u32, end: u64) {
     let mut fields = mirror.lock();
     fields.prepared.iter_mut().filter(|lines| lines.xid == xid).for_each(|lines| lines.to = lines.to.min(end));
+}
+
+/// Whether the transaction that commits may be one in which this process, which applies a subscription, has decided a
+/// prepared transaction. Such a one writes nothing itself. Cannot fail.
+pub fn may_have_decided() -> bool {
+    errorless::is_logical_worker() && own_xid() == 0 && database::has_slot()
 }
 
 /// COMMIT PREPARED or ROLLBACK PREPARED has ended, with or without an error. Cannot fail: it runs at the end of that

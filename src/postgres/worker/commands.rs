@@ -5,6 +5,7 @@
 //! process is connected to the database, and a background worker counts. So the database's worker is paused before the
 //! command, and wanted again after it.
 
+use crate::postgres::database;
 use crate::postgres::shared::{shared, DatabaseSlot};
 use crate::postgres::spi;
 use crate::postgres::timeout::Timeout;
@@ -94,7 +95,7 @@ fn may_copy(database: pg_sys::Oid) -> bool {
 unsafe fn note_decision(statement: &pg_sys::TransactionStmt) {
     use pg_sys::TransactionStmtKind::{TRANS_STMT_COMMIT_PREPARED, TRANS_STMT_ROLLBACK_PREPARED};
     let decides = matches!(statement.kind, TRANS_STMT_COMMIT_PREPARED | TRANS_STMT_ROLLBACK_PREPARED);
-    if decides && shared().is_some_and(|shared| shared.find(pg_sys::MyDatabaseId).is_some()) {
+    if decides && database::has_slot() {
         transaction::at_end_prepared_decided();
     }
 }

@@ -2,7 +2,6 @@
 
 use super::pace::Pace;
 use super::transactions::{in_sealing, in_transaction};
-use crate::postgres::blocks;
 use crate::postgres::errors::{or_raise, Failure};
 use crate::postgres::log_state::Settled;
 use crate::postgres::mirror::attach::{self, Attached, How};
@@ -14,6 +13,7 @@ use crate::postgres::mirror::remembered;
 use crate::postgres::mirror::settled_mark::{self, Mark};
 use crate::postgres::mirror::shared::{Attachment, Request};
 use crate::postgres::mirror::{block_lines, catch_up, prepared, requests, voiding};
+use crate::postgres::sealing_lock;
 use crate::postgres::settings::{self, MirrorMode};
 use crate::postgres::shared::DatabaseSlot;
 use crate::postgres::tables;
@@ -299,7 +299,7 @@ impl Keeper {
 fn in_attaching<T>(work: impl FnOnce() -> Result<T, Refused>) -> Result<T, Refused> {
     let refused_for = Cell::new((CauseKind::Other, false));
     let outcome = in_transaction(|| {
-        blocks::lock_sealing();
+        sealing_lock::take();
         work().unwrap_or_else(|refused| {
             refused_for.set((refused.kind, refused.has_kept));
             refused.failure.raise()

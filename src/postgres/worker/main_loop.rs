@@ -5,11 +5,11 @@
 
 use super::baseline_work::Baselines;
 use super::keeper::Keeper;
+use super::pinned_settings;
 use super::sealing::Sealing;
 use super::signing_keys;
 use super::transactions::{in_transaction, own_name};
 use crate::postgres::background_process;
-use crate::postgres::blocks;
 use crate::postgres::errors::Failure;
 use crate::postgres::faults;
 use crate::postgres::ids;
@@ -18,6 +18,7 @@ use crate::postgres::mirror::file;
 use crate::postgres::mirror::handle::Mirror;
 use crate::postgres::mirror::prepared;
 use crate::postgres::mirror::remembered::{self, Remembered};
+use crate::postgres::sealing_lock;
 use crate::postgres::secrets::Watch;
 use crate::postgres::settings::{self, MirrorMode};
 use crate::postgres::shared::{shared, DatabaseSlot, Shared, WorkerState};
@@ -40,7 +41,10 @@ pub unsafe extern "C-unwind" fn pg_notary_worker_main(arg: pg_sys::Datum) {
     background_process::set_up_signals();
     background_process::keep_memory();
     pg_sys::BackgroundWorkerInitializeConnectionByOid(database, pg_sys::InvalidOid, 0);
-    pin_settings();
+    if pinned_settings::pin().is_err() {
+        // The launcher starts another worker.
+        return;
+    }
     let shared = shared().expect("background workers have shared memory");
     let idle_slot = || shared.find(database).filter(|slot| slot.worker.pid() == 0);
     // Before the look: a session that creates a ledger afterwards sets the flag again.
@@ -67,37 +71,6 @@ pub unsafe extern "C-unwind" fn pg_notary_worker_main(arg: pg_sys::Datum) {
     slot.worker.enlist();
     slot.set_worker_state(WorkerState::Running);
     Worker::new(shared, slot).run();
-}
-
-/// Shields the worker from settings that a database or the superuser's role has for the sake of clients.
-fn pin_settings() {
-    let settings = [
-        (c"search_path", c"pg_catalog, pg_temp"),
-        (c"default_transaction_isolation", c"read committed"),
-        (c"default_transaction_read_only", c"off"),
-        (c"default_tablespace", c""),
-        (c"row_security", c"off"),
-        (c"statement_timeout", c"0"),
-        (c"lock_timeout", c"0"),
-        (c"idle_in_transaction_session_timeout", c"0"),
-        // An error that the worker catches must end only what it was doing.
-        (c"exit_on_error", c"off"),
-        #[cfg(any(feature = "pg17", feature = "pg18"))]
-        (c"transaction_timeout", c"0"),
-        // A backup or a standby must be able to have the block before the file says that it was sealed.
-        (c"synchronous_commit", c"on"),
-    ];
-    for (name, value) in settings {
-        // SAFETY: NUL-terminated names and values of Postgres' own settings; Postgres copies both.
-        unsafe {
-            pg_sys::SetConfigOption(
-                name.as_ptr(),
-                value.as_ptr(),
-                pg_sys::GucContext::PGC_SUSET,
-                pg_sys::GucSource::PGC_S_OVERRIDE,
-            );
-        }
-    }
 }
 
 /// Runs whenever the worker exits.
@@ -305,7 +278,7 @@ impl Worker {
             return Ok(());
         }
         in_transaction(|| {
-            blocks::lock_sealing();
+            sealing_lock::take();
             let remembered = Remembered::read();
             // SAFETY: reads a global of this process, set before its main function connects.
             if remembered.database != unsafe { pg_sys::MyDatabaseId } {

@@ -16,6 +16,7 @@ mod keeper;
 pub mod launcher;
 pub mod main_loop;
 mod pace;
+mod pinned_settings;
 mod sealing;
 mod signing_keys;
 mod transactions;

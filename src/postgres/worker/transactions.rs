@@ -1,8 +1,8 @@
 //! The transactions of a worker, which has no client to send errors to.
 
-use crate::postgres::blocks;
 use crate::postgres::errors::Failure;
 use crate::postgres::mirror::remembered::database_name;
+use crate::postgres::sealing_lock;
 use pgrx::{check_for_interrupts, pg_sys, PgSqlErrorCode, PgTryBuilder};
 use std::cell::Cell;
 use std::panic::AssertUnwindSafe;
@@ -43,6 +43,7 @@ pub(super) fn in_transaction<T>(work: impl FnOnce() -> T) -> Result<T, Failure> 
     PgTryBuilder::new(AssertUnwindSafe(|| unsafe {
         pg_sys::SetCurrentStatementStartTimestamp();
         pg_sys::StartTransactionCommand();
+        commit_to_disk();
         pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
         let result = work();
         pg_sys::PopActiveSnapshot();
@@ -57,13 +58,25 @@ pub(super) fn in_transaction<T>(work: impl FnOnce() -> T) -> Result<T, Failure> 
     .execute()
 }
 
+/// With synchronous_commit off, too, the transaction is on disk when it has committed: what the file says of it must not
+/// be undone by a crash. Which standbys it waits for is as the administrator has configured it for all sessions: if none
+/// answers, those that may go on without would otherwise wait for the worker.
+///
+/// # Safety
+/// A transaction is open.
+unsafe fn commit_to_disk() {
+    if pg_sys::synchronous_commit == pg_sys::SyncCommitLevel::SYNCHRONOUS_COMMIT_OFF as i32 {
+        pg_sys::ForceSyncCommit();
+    }
+}
+
 /// As [`in_transaction`], holding the sealing lock. `None` if another process has kept the lock for
 /// [`SEALING_PATIENCE`].
 pub(super) fn in_sealing<T>(work: impl FnOnce() -> T) -> Result<Option<T>, Failure> {
     let is_locked = Cell::new(false);
     let outcome = in_transaction(|| {
         let patience = LockLimit::set(SEALING_PATIENCE);
-        blocks::lock_sealing();
+        sealing_lock::take();
         drop(patience);
         // The timeout may have fired when the lock was granted.
         check_for_interrupts!();

@@ -1,0 +1,73 @@
+//! The lock that one sealer at a time holds: one on the extension itself, so that DROP EXTENSION and a batch wait for
+//! each other. VACUUM and sessions that record do not take it.
+
+use super::errors::Failure;
+use super::transaction;
+use pgrx::{pg_guard, pg_sys, PgSqlErrorCode};
+use std::ffi::CStr;
+
+const EXTENSION: &CStr = c"pg_notary";
+
+/// DROP EXTENSION takes a stronger one.
+const MODE: pg_sys::LOCKMODE = pg_sys::ShareUpdateExclusiveLock as _;
+
+/// Waits until this transaction is the one that may seal.
+pub fn take() {
+    loop {
+        let extension = extension_oid();
+        // SAFETY: inside a transaction, whose end releases the lock.
+        unsafe { pg_sys::LockDatabaseObject(pg_sys::ExtensionRelationId, extension, 0, MODE) };
+        // If the extension was dropped and created again during the wait, this is the lock of a ledger that is gone,
+        // and others may hold that of the new one.
+        if extension == extension_oid() {
+            break;
+        }
+        // SAFETY: the lock taken above.
+        unsafe { pg_sys::UnlockDatabaseObject(pg_sys::ExtensionRelationId, extension, 0, MODE) };
+    }
+    transaction::note_sealing_lock();
+}
+
+fn extension_oid() -> pg_sys::Oid {
+    // SAFETY: a catalog look-up inside a transaction; an ERROR if there is none. The name is NUL-terminated.
+    unsafe { pg_sys::get_extension_oid(EXTENSION.as_ptr(), false) }
+}
+
+/// Refuses the one command by which a role without any right in the ledger could hold up all who seal, and the worker
+/// at its start: ALTER ... DEPENDS ON EXTENSION locks the extension until its transaction ends, and asks only for the
+/// ownership of the object that is to depend on it.
+///
+/// # Safety
+/// A statement that ProcessUtility was called with.
+#[pg_guard]
+pub unsafe extern "C-unwind" fn before_utility(statement: *mut pg_sys::Node) {
+    if (*statement).type_ == pg_sys::NodeTag::T_AlterObjectDependsStmt {
+        let name = extension_name(&*statement.cast::<pg_sys::AlterObjectDependsStmt>());
+        // Where there is no such extension, the command itself says so.
+        let extension = pg_sys::get_extension_oid(EXTENSION.as_ptr(), true);
+        if name == EXTENSION && extension != pg_sys::InvalidOid && !owns(extension) {
+            not_owner().raise();
+        }
+    }
+}
+
+unsafe fn extension_name(depends: &pg_sys::AlterObjectDependsStmt) -> &CStr {
+    #[cfg(feature = "pg14")]
+    return CStr::from_ptr((*depends.extname).val.str_);
+    #[cfg(not(feature = "pg14"))]
+    return CStr::from_ptr((*depends.extname).sval);
+}
+
+unsafe fn owns(extension: pg_sys::Oid) -> bool {
+    #[cfg(any(feature = "pg14", feature = "pg15"))]
+    return pg_sys::pg_extension_ownercheck(extension, pg_sys::GetUserId());
+    #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+    return pg_sys::object_ownercheck(pg_sys::ExtensionRelationId, extension, pg_sys::GetUserId());
+}
+
+fn not_owner() -> Failure {
+    let message = "must be owner of extension pg_notary to make an object depend on it";
+    Failure::new(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, message)
+        .detail("The command locks the extension until its transaction ends, and nothing could be sealed meanwhile.")
+        .hint("Leave the dependency out, or ask the owner of the extension to run the command.")
+}

@@ -1,0 +1,75 @@
+//! Tracked tables that a subscription writes to.
+#![cfg(feature = "cluster-tests")]
+
+mod common;
+
+use common::ledger::*;
+use common::tracking::*;
+use common::{wait_until, Cluster, Options};
+use postgres::Client;
+
+const ACCOUNTS: &str = "CREATE TABLE accounts (id int PRIMARY KEY, amount int)";
+
+fn start_publisher() -> (Cluster, Client) {
+    let (publisher, mut source) = start(Options::new().conf("wal_level = logical"));
+    source.batch_execute(&format!("{ACCOUNTS}; CREATE PUBLICATION p FOR TABLE accounts")).unwrap();
+    (publisher, source)
+}
+
+fn start_subscriber() -> (Cluster, Client) {
+    let options = Options::new().conf("ledger.block_size = 50").conf("ledger.block_interval = 1s");
+    let (subscriber, mut client) = start(options);
+    client.batch_execute(&format!("{ACCOUNTS}; SELECT ledger.track('accounts')")).unwrap();
+    (subscriber, client)
+}
+
+fn subscribe(client: &mut Client, publisher: &Cluster, options: &str) {
+    let socket = publisher.socket();
+    let (name, directory) = (socket.file_name().unwrap().to_string_lossy().into_owned(), socket.parent().unwrap());
+    let port = name.rsplit('.').next().unwrap();
+    let from = format!("host={} port={port} user=postgres dbname=postgres", directory.display());
+    client.batch_execute(&format!("CREATE SUBSCRIPTION s CONNECTION '{from}' PUBLICATION p {options}")).unwrap();
+}
+
+#[test]
+fn changes_that_a_subscription_applies_are_recorded() {
+    let (publisher, mut source) = start_publisher();
+    source.batch_execute("INSERT INTO accounts VALUES (1, 1), (2, 2), (3, 3)").unwrap();
+    let (_subscriber, mut client) = start_subscriber();
+    subscribe(&mut client, &publisher, "");
+    wait_for(&mut client, "(SELECT count(*) = 3 FROM accounts)");
+    source.batch_execute("UPDATE accounts SET amount = 10 WHERE id = 1; DELETE FROM accounts WHERE id = 2").unwrap();
+    source.batch_execute("INSERT INTO accounts VALUES (4, 4); UPDATE accounts SET id = 5 WHERE id = 4").unwrap();
+    wait_for(&mut client, "EXISTS (SELECT FROM accounts WHERE id = 5)");
+    assert_eq!(row_entries(&mut client, "accounts"), 7);
+    assert_clean(&mut client, "accounts");
+    source.batch_execute("TRUNCATE accounts").unwrap();
+    wait_for(&mut client, "NOT EXISTS (SELECT FROM accounts)");
+    assert_clean(&mut client, "accounts");
+}
+
+/// The process that applies them decides without a command. Places in shared memory are few, so they must become free;
+/// what is committed must be sealed, and what is rolled back voided.
+#[test]
+fn prepared_transactions_of_a_subscription_are_settled_like_others() {
+    let (publisher, mut source) = start_publisher();
+    let (_subscriber, mut client) = start_subscriber();
+    subscribe(&mut client, &publisher, "WITH (two_phase = on)");
+    wait_for(&mut client, "(SELECT bool_and(subtwophasestate = 'e') FROM pg_subscription)");
+    for (ids, end) in [(1..=300, "COMMIT"), (301..=320, "ROLLBACK")] {
+        for n in ids {
+            source.batch_execute(&format!("BEGIN; INSERT INTO accounts VALUES ({n}, 1)")).unwrap();
+            source.batch_execute(&format!("PREPARE TRANSACTION '{end}{n}'")).unwrap();
+            source.batch_execute(&format!("{end} PREPARED '{end}{n}'")).unwrap();
+        }
+    }
+    source.batch_execute("INSERT INTO accounts VALUES (0, 0)").unwrap();
+    wait_for(&mut client, "EXISTS (SELECT FROM accounts WHERE id = 0)");
+    wait_for(&mut client, "(SELECT prepared_transactions = 0 FROM ledger.mirror_status)");
+    wait_for(&mut client, "(SELECT pending_count = 0 FROM ledger.chain_stats)");
+    assert_eq!(row_entries(&mut client, "accounts"), 301);
+    let path = file(&mut client);
+    wait_until("what was rolled back is voided", PATIENCE, || voided_ids(&lines(&path)).len() == 20);
+    assert_clean(&mut client, "accounts");
+    assert_intact(&mut client);
+}
