@@ -8,6 +8,7 @@ use super::handle::Mirror;
 use super::remembered::Remembered;
 use super::state_file::State;
 use crate::postgres::faults;
+use pgrx::check_for_interrupts;
 use std::cell::Cell;
 use std::fs::{File, OpenOptions};
 use std::io::{Error, ErrorKind};
@@ -89,6 +90,8 @@ fn number(file: &File, path: &Path) -> Result<(u64, u64), Trouble> {
 fn copy(from: &File, to: &File, range: Range<u64>) -> Result<(), Error> {
     let mut piece = vec![0; PIECE.min((range.end - range.start) as usize)];
     for offset in range.clone().step_by(PIECE) {
+        // All of a large file may have to be written again.
+        check_for_interrupts!();
         let length = PIECE.min((range.end - offset) as usize);
         from.read_exact_at(&mut piece[..length], offset)?;
         to.write_all_at(&piece[..length], offset)?;
