@@ -122,6 +122,7 @@ fn what_is_added_to_the_signature_line_was_modified() {
             (content.replacen(line, &format!("{line}\n{smuggled}"), 1), "there is more than one signature line"),
             (content.replacen(line, &format!("{line}\n{line}"), 1), "there is more than one signature line"),
             (content.replacen(line, &format!("{line} \t"), 1), "its signature line is not as signing writes it"),
+            (content.replacen(line, &format!("{line}\r"), 1), "its signature line is not as signing writes it"),
         ] {
             let changed_item = Item { content: &changed, ..item };
             let outcome = verified(&changed_item);
