@@ -75,6 +75,28 @@ impl LineFormat {
         }
     }
 
+    /// The text of `item` as it was before it was first signed, and the format of a signature line that is written into
+    /// it. That of the text with its signature lines may be another one, if they hide a `#!` line.
+    ///
+    /// # Errors
+    /// As [`of`](Self::of).
+    pub fn of_unsigned<'a>(item: &Item<'a>) -> Result<(LineFormat, Cow<'a, str>), ItemError> {
+        let mut unsigned = Cow::Borrowed(item.content);
+        // Repeated: when the lines above a `#!` line are gone, that line may choose other comments. It does so once.
+        loop {
+            let format = LineFormat::of(&Item { content: &unsigned, ..*item })?;
+            let Cow::Owned(shorter) = format.remove(&unsigned) else {
+                return Ok((format, unsigned));
+            };
+            unsigned = Cow::Owned(shorter);
+        }
+    }
+
+    /// The comments of this kind of file.
+    pub fn style(self) -> CommentStyle {
+        self.style
+    }
+
     /// The signature of `content`, from the topmost signature line. `None` if there is none in its place, or if that
     /// line does not hold a timestamp and a hash.
     pub fn extract(self, content: &str) -> Option<SignatureLine> {

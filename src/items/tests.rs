@@ -1,5 +1,6 @@
 //! What signing and verifying promise together.
 
+use super::attributes;
 use super::signature_line::LineFormat;
 use super::signer::{sign, text_hash};
 use super::verifier::{verify, verify_integrity, Status, Verification, SOLUTION};
@@ -15,6 +16,9 @@ const KNOWLEDGE: &str = "---\ntitle: T\nzettel_id: z\ncategory: c\ntags: [a, b]\
 /// What another signer left.
 const OLD_LINE: &str =
     "kiwi-mcp:validated:2025-01-01T00:00:00Z:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+/// What signing writes here, but for the hash.
+const LINE: &str = "kiwi-mcp:validated:2026-02-04T12:00:00Z:HASH";
 
 fn tool(content: &str) -> Item<'_> {
     Item {
@@ -59,6 +63,44 @@ fn what_was_signed_is_valid() {
         assert_eq!(outcome.stored, outcome.computed);
         assert_eq!(outcome.location, signed.location);
         assert_eq!(outcome.to_json()["signed_at"], "2026-02-04T12:00:00Z");
+    }
+}
+
+/// Old signature lines hide the `#!` line, whose interpreter decides what a comment is.
+#[test]
+fn a_tool_whose_interpreter_was_hidden_is_valid_once_it_is_signed() {
+    let node = "#!/usr/bin/env node\n";
+    for (content, expected) in [
+        (format!("# kiwi-mcp:validated:x\n{node}go()\n"), format!("{node}// {LINE}\ngo()\n")),
+        (format!("# {OLD_LINE}\n{node}// {OLD_LINE}\ngo()\n"), format!("{node}// {LINE}\ngo()\n")),
+        (format!("\u{feff}# {OLD_LINE}\n{node}go()\n"), format!("\u{feff}{node}// {LINE}\ngo()\n")),
+        // Behind two byte order marks it is not first, and no `#!` line.
+        (format!("\u{feff}\u{feff}{node}"), format!("\u{feff}# {LINE}\n\u{feff}{node}")),
+    ] {
+        let item = Item { file_path: Some("bin/go"), ..tool(&content) };
+        let result = sign(&item, timestamp()).unwrap();
+        assert_eq!(result.content.replace(&result.signature.integrity, "HASH"), expected);
+        let signed_item = Item { content: &result.content, ..item };
+        assert!(verified(&signed_item).success());
+        assert_eq!(result.text_hash, text_hash(&signed_item).unwrap());
+        assert_eq!(sign(&signed_item, timestamp()).unwrap(), result);
+    }
+}
+
+/// Otherwise the signature would be for another version than the one that the next reader finds.
+#[test]
+fn a_tool_states_the_same_version_before_and_after_it_is_signed() {
+    let line_100 = format!("{}__version__ = \"1.2.0\"\n", "# l\n".repeat(99));
+    let line_101 = format!("# l\n{line_100}");
+    for (path, content, version) in [
+        ("b.yaml", "\u{feff}version: 1.2.0\nname: x\n", Some("1.2.0")),
+        ("l.py", &line_100, Some("1.2.0")),
+        ("l.py", &line_101, None),
+        ("go", "# kiwi-mcp:validated:x\n#!/usr/bin/env node\n// version: 1.2.0\n", Some("1.2.0")),
+    ] {
+        let stated = |content: &str| attributes::read(ItemType::Tool, content, Some(path), None).unwrap().version;
+        assert_eq!(stated(content).as_deref(), version);
+        assert_eq!(stated(&signed(&Item { file_path: Some(path), ..tool(content) })).as_deref(), version);
     }
 }
 
@@ -210,14 +252,24 @@ fn what_cannot_be_signed_is_an_error() {
 
 /// A path for each kind of comment.
 fn any_tool_path() -> impl Strategy<Value = Option<&'static str>> {
-    let paths =
-        [None, Some("a.py"), Some("a.js"), Some("a.sql"), Some("a.clj"), Some("a.tex"), Some("a.css"), Some("a.html")];
+    let paths = [
+        None,
+        Some("a"),
+        Some("a.py"),
+        Some("a.js"),
+        Some("a.sql"),
+        Some("a.clj"),
+        Some("a.tex"),
+        Some("a.css"),
+        Some("a.html"),
+    ];
     proptest::sample::select(paths.to_vec())
 }
 
 fn any_text() -> impl Strategy<Value = String> {
     let pieces = prop_oneof![
         Just("#!/bin/sh".to_owned()),
+        Just("#!/usr/bin/env node\n".to_owned()),
         Just("<?xml?>".to_owned()),
         Just("\n".to_owned()),
         Just("\r\n".to_owned()),
@@ -386,9 +438,21 @@ proptest! {
                 let signed_item = Item { content: &signed.content, ..item };
                 prop_assert!(verified(&signed_item).success());
                 prop_assert_eq!(sign(&signed_item, timestamp()).unwrap(), signed.clone());
-                let format = LineFormat::of(&item).unwrap();
-                prop_assert_eq!(format.remove(&signed.content), format.remove(content));
+                let unsigned = LineFormat::of_unsigned(&item).unwrap();
+                prop_assert_eq!(LineFormat::of_unsigned(&signed_item).unwrap(), unsigned);
             }
+        }
+    }
+
+    /// Verification looks for the line where the text with it has its place; hashing reads the text without it.
+    #[test]
+    fn a_text_in_which_a_signature_is_found_is_hashed_without_that_line_alone(
+        text in any_text(), path in any_tool_path()
+    ) {
+        let item = Item { file_path: path, ..tool(&text) };
+        let format = LineFormat::of(&item).unwrap();
+        if format.extract(&text).is_some() && format.find_fault(&text).is_none() {
+            prop_assert_eq!(LineFormat::of_unsigned(&item).unwrap(), (format, format.remove(&text)));
         }
     }
 
