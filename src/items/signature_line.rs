@@ -2,18 +2,22 @@
 //!
 //! TIMESTAMP is `YYYY-MM-DDTHH:MM:SSZ`, HASH the item's integrity hash, 64 lower-case hex digits. The line is the first
 //! of a directive or knowledge, and of a tool, unless that starts with `#!` or `<?` (PHP, XML): then it comes after
-//! those lines, which have to be first. A byte order mark stays first as well.
+//! those lines, which have to be first; in markup, after all lines up to `?>`. A byte order mark stays first as well.
 
 use super::comment_style::CommentStyle;
-use super::error::ItemError;
+use super::error::{line_of, ContentError, ItemError};
 use super::item::Item;
 use super::item_type::ItemType;
 use crate::ledger::parse_hash;
 use crate::ledger::record::Timestamp;
+use memchr::memmem;
 use std::borrow::Cow;
 
 const MARK: &str = "kiwi-mcp:validated:";
 const BYTE_ORDER_MARK: &str = "\u{feff}";
+
+/// What opens and closes code in PHP, and a declaration or instruction in XML.
+const CODE: [&str; 2] = ["<?", "?>"];
 
 /// What a signature line says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,7 +65,7 @@ impl LineFormat {
 
     /// The format of tools in a language with such comments.
     pub const fn tool(style: CommentStyle) -> LineFormat {
-        LineFormat { style, leading: &["#!", "<?"] }
+        LineFormat { style, leading: &["#!", CODE[0]] }
     }
 
     /// The format for this item.
@@ -90,6 +94,31 @@ impl LineFormat {
             };
             unsigned = Cow::Owned(shorter);
         }
+    }
+
+    /// Checks that a signature line in its place in `unsigned` would be a comment. In a file that starts with `<?`, it is
+    /// one inside of PHP, but in markup only outside. This is for what is to be signed: what was signed before stays
+    /// valid.
+    ///
+    /// # Errors
+    /// If it would be none.
+    pub fn check_place(self, unsigned: &str) -> Result<(), ContentError> {
+        let head = &unsigned[..self.head_end(unsigned)];
+        let lines = head.trim_start_matches(BYTE_ORDER_MARK);
+        let code = if lines.starts_with("#!") { &lines[first_line(lines).len()..] } else { lines };
+        let [open, close] = CODE;
+        let is_closed = code.rfind(close) > code.rfind(open);
+        let is_markup = self.style == CommentStyle::Markup;
+        if !code.starts_with(open) || is_closed == is_markup {
+            return Ok(());
+        }
+        let reason = match is_markup {
+            true => "<? is not closed: close it with ?>, so that a signature line can stand behind it",
+            false => {
+                "?> ends the code on its first line, so a signature line below would be text: put ?> on a later line"
+            }
+        };
+        Err(ContentError::on_line(line_of(unsigned, head.len() - code.len()), reason))
     }
 
     /// The comments of this kind of file.
@@ -189,10 +218,19 @@ impl LineFormat {
         for start in self.leading {
             let rest = &content[end..];
             if rest.starts_with(start) {
-                end += first_line(rest).len();
+                end += self.leading_end(rest);
             }
         }
         end
+    }
+
+    /// Where the line, or in markup the lines, at the start of `text` end that have to be first.
+    fn leading_end(self, text: &str) -> usize {
+        let [open, close] = CODE;
+        let is_markup = self.style == CommentStyle::Markup && text.starts_with(open);
+        let closed = if is_markup { memmem::find(text.as_bytes(), close.as_bytes()) } else { None };
+        let last = closed.unwrap_or(0);
+        last + first_line(&text[last..]).len()
     }
 
     /// What stands behind the mark, if `line` is a signature line. It is one only if all of it is inside the comment.
@@ -274,6 +312,54 @@ mod tests {
         assert_eq!(signed(php, "<?php\necho 1;\n"), format!("<?php\n// {LINE}\necho 1;\n"));
         assert_eq!(signed(php, "#!/usr/bin/php\n<?php\n"), format!("#!/usr/bin/php\n<?php\n// {LINE}\n"));
         assert_eq!(signed(LineFormat::MARKDOWN, "#!x\n"), format!("<!-- {LINE} -->\n#!x\n"));
+    }
+
+    /// A comment inside an XML declaration is an error.
+    #[test]
+    fn in_markup_the_line_comes_after_the_whole_declaration() {
+        let xml = LineFormat::tool(CommentStyle::Markup);
+        for (head, rest) in [
+            ("<?xml version=\"1.0\"?>\n", "<svg/>\n"),
+            ("<?xml version=\"1.0\"\n encoding=\"UTF-8\"?>\n", "<svg/>\n"),
+            ("\u{feff}<?xml version=\"1.0\"\n encoding=\"UTF-8\"\n?><svg>\n", "</svg>\n<?x?>"),
+        ] {
+            let content = format!("{head}{rest}");
+            let signed = signed(xml, &content);
+            assert_eq!(signed, format!("{head}<!-- {LINE} -->\n{rest}"));
+            assert_eq!(xml.extract(&signed), Some(signature()));
+            assert_eq!(xml.find_fault(&signed), None);
+            assert_eq!(xml.remove(&signed), content);
+            assert_eq!(xml.check_place(&content), Ok(()));
+        }
+        let head = "<?xml version=\"1.0\"\r\n?>";
+        assert_eq!(signed(xml, head), format!("{head}\n<!-- {LINE} -->"));
+        assert_eq!(xml.remove(&signed(xml, head)), head);
+    }
+
+    #[test]
+    fn a_place_where_the_line_would_be_no_comment_is_refused() {
+        let (php, html) = (LineFormat::tool(CommentStyle::Slashes), LineFormat::tool(CommentStyle::Markup));
+        let closed = "?> ends the code on its first line";
+        for (format, content, error) in [
+            (php, "<?php echo 1; ?>\n<b>hi</b>\n", Some((1, closed))),
+            (php, "#!/usr/bin/php\n<?= 1 ?> <b>\n", Some((2, closed))),
+            (php, "#!/usr/bin/php\n<?php\necho 1; ?>\n", None),
+            (php, "<?php f(); ?><b><?php\ng();\n", None),
+            (php, "f(); ?>\n", None),
+            (PYTHON, "\u{feff}<?xml version=\"1.0\"?>\n<a/>\n", Some((1, closed))),
+            (html, "<?php\necho 1;\n", Some((1, "<? is not closed"))),
+            (html, "<?php f() ?>\n<b>\n", None),
+            (html, "<b>\n<?php\n", None),
+            (LineFormat::MARKDOWN, "<?php f() ?>\n", None),
+            (LineFormat::MARKDOWN, "<?php\n", None),
+        ] {
+            let found = format.check_place(content).err();
+            assert_eq!(found.is_some(), error.is_some(), "{content}");
+            if let Some((found, (line, reason))) = found.zip(error) {
+                assert_eq!(found.line, Some(line), "{content}");
+                assert!(found.reason.starts_with(reason), "{content}: {found}");
+            }
+        }
     }
 
     #[test]
@@ -372,6 +458,7 @@ mod tests {
         let pieces = prop_oneof![
             Just("#!/bin/sh".to_owned()),
             Just("<?php".to_owned()),
+            Just("?>".to_owned()),
             Just("\n".to_owned()),
             Just("\r\n".to_owned()),
             Just("\u{feff}".to_owned()),

@@ -24,10 +24,12 @@ pub struct SignedItem {
 /// Signs `item` as of `timestamp`, which is written to the second.
 ///
 /// # Errors
-/// If the item is not one, or its text is over 1 GB with the signature line; or if the signed text would not verify.
+/// If the item is not one, or its text is over 1 GB with the signature line; or if the signature line would be no
+/// comment, or the signed text would not verify.
 pub fn sign(item: &Item<'_>, timestamp: Timestamp) -> Result<SignedItem, ItemError> {
     let (format, unsigned) = LineFormat::of_unsigned(item)?;
     let payload = Payload::of(item)?;
+    format.check_place(&unsigned)?;
     let signature = SignatureLine { timestamp, integrity: payload.integrity() };
     let content = format.replace(&unsigned, &signature);
     check_content_length(content.len() as u64)?;
@@ -40,7 +42,8 @@ pub fn sign(item: &Item<'_>, timestamp: Timestamp) -> Result<SignedItem, ItemErr
     })
 }
 
-/// Checks that an item verifies as it was signed. It must be neither written nor recorded otherwise: nobody could use it.
+/// Checks that an item verifies as it was signed. Otherwise it must be neither written nor recorded: nobody could use
+/// it.
 fn check_signed(item: &Item<'_>) -> Result<(), ItemError> {
     match verify(item, &[])?.error {
         Some(error) => Err(ItemError::Unverifiable(error)),

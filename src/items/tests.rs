@@ -1,7 +1,8 @@
 //! What signing and verifying promise together.
 
 use super::attributes;
-use super::signature_line::LineFormat;
+use super::payload::Payload;
+use super::signature_line::{LineFormat, SignatureLine};
 use super::signer::{sign, text_hash};
 use super::verifier::{verify, verify_integrity, Status, Verification, SOLUTION};
 use super::{Item, ItemError, ItemType};
@@ -241,6 +242,18 @@ fn the_text_hash_covers_what_the_integrity_hash_leaves_out() {
     assert_eq!(two.text_hash, text_hash(&directive(&two.content)).unwrap());
 }
 
+/// Only signing refuses such a text. It is what was signed, and verification says so.
+#[test]
+fn what_was_signed_where_no_line_is_written_any_more_stays_valid() {
+    let content = "<?php echo 1; ?>\n<b>hi</b>\n";
+    let item = Item { file_path: Some("a.php"), ..tool(content) };
+    let error = sign(&item, timestamp()).unwrap_err();
+    assert!(matches!(&error, ItemError::Content(error) if error.line == Some(1)), "{error}");
+    let signature = SignatureLine { timestamp: timestamp(), integrity: Payload::of(&item).unwrap().integrity() };
+    let before = LineFormat::of(&item).unwrap().replace(content, &signature);
+    assert!(verified(&Item { content: &before, ..item }).success());
+}
+
 #[test]
 fn what_cannot_be_signed_is_an_error() {
     assert!(matches!(sign(&directive("nothing"), timestamp()), Err(ItemError::Content(_))));
@@ -270,7 +283,8 @@ fn any_text() -> impl Strategy<Value = String> {
     let pieces = prop_oneof![
         Just("#!/bin/sh".to_owned()),
         Just("#!/usr/bin/env node\n".to_owned()),
-        Just("<?xml?>".to_owned()),
+        Just("<?".to_owned()),
+        Just("?>".to_owned()),
         Just("\n".to_owned()),
         Just("\r\n".to_owned()),
         Just("---".to_owned()),
@@ -323,6 +337,11 @@ impl Change {
     }
 }
 
+/// Whether a signature line can be written into the text of `item`.
+fn has_place(item: &Item<'_>) -> bool {
+    LineFormat::of_unsigned(item).is_ok_and(|(format, unsigned)| format.check_place(&unsigned).is_ok())
+}
+
 /// What is before the signature line of a signed text, the line itself, and what is after it.
 fn parts(signed: &str) -> [&str; 3] {
     let mark = signed.find("kiwi-mcp:validated:2026-02-04T12:00:00Z:").unwrap();
@@ -338,6 +357,7 @@ proptest! {
         text in any_text(), path in any_tool_path(), change in Change::any()
     ) {
         let item = Item { file_path: path, ..tool(&text) };
+        prop_assume!(has_place(&item));
         let content = signed(&item);
         let outcome = verified(&Item { content: &content, ..item });
         prop_assert!(outcome.success(), "{outcome:?}");
@@ -421,6 +441,7 @@ proptest! {
 
     #[test]
     fn any_change_of_the_hash_in_the_line_is_found(text in any_text(), change in Change::any()) {
+        prop_assume!(has_place(&tool(&text)));
         for item in [tool(&text), directive(DIRECTIVE), knowledge(KNOWLEDGE)] {
             let signed = sign(&item, timestamp()).unwrap();
             let hash = signed.signature.integrity.as_str();
@@ -459,7 +480,9 @@ proptest! {
     #[test]
     fn signing_again_later_changes_the_time_alone(text in any_text(), path in any_tool_path()) {
         let later = Timestamp::parse("2027-03-05T13:01:01.000000Z").unwrap();
-        for item in [Item { file_path: path, ..tool(&text) }, directive(DIRECTIVE), knowledge(KNOWLEDGE)] {
+        let item = Item { file_path: path, ..tool(&text) };
+        prop_assume!(has_place(&item));
+        for item in [item, directive(DIRECTIVE), knowledge(KNOWLEDGE)] {
             let first = signed(&item);
             let again = sign(&Item { content: &first, ..item }, later).unwrap().content;
             prop_assert_eq!(again.replace("2027-03-05T13:01:01Z", "2026-02-04T12:00:00Z"), first);
