@@ -96,8 +96,8 @@ impl LineFormat {
         }
     }
 
-    /// Checks that a signature line in its place in `unsigned` would be a comment. In a file that starts with `<?`, it is
-    /// one inside of PHP, but in markup only outside. This is for what is to be signed: what was signed before stays
+    /// Checks that a signature line in its place in `unsigned` would be a comment. In a file that starts with `<?`, it
+    /// is one inside of PHP, but in markup only outside. This is for what is to be signed: what was signed before stays
     /// valid.
     ///
     /// # Errors

@@ -1,7 +1,9 @@
 //! Signing: putting an item's integrity hash into its own text. What does not verify afterwards is not signed.
 
+use super::directive;
 use super::error::ItemError;
 use super::item::{check_content_length, Item};
+use super::item_type::ItemType;
 use super::payload::Payload;
 use super::signature_line::{LineFormat, SignatureLine};
 use super::verifier::verify;
@@ -24,12 +26,15 @@ pub struct SignedItem {
 /// Signs `item` as of `timestamp`, which is written to the second.
 ///
 /// # Errors
-/// If the item is not one, or its text is over 1 GB with the signature line; or if the signature line would be no
-/// comment, or the signed text would not verify.
+/// If the item is not one, its text is over 1 GB with the signature line, or a directive is not well-formed; or if the
+/// signature line would be no comment, or the signed text would not verify.
 pub fn sign(item: &Item<'_>, timestamp: Timestamp) -> Result<SignedItem, ItemError> {
     let (format, unsigned) = LineFormat::of_unsigned(item)?;
     let payload = Payload::of(item)?;
     format.check_place(&unsigned)?;
+    if item.item_type == ItemType::Directive {
+        directive::check(item.content)?;
+    }
     let signature = SignatureLine { timestamp, integrity: payload.integrity() };
     let content = format.replace(&unsigned, &signature);
     check_content_length(content.len() as u64)?;
@@ -63,7 +68,6 @@ pub fn text_hash(item: &Item<'_>) -> Result<String, ItemError> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::item_type::ItemType;
     use super::*;
 
     #[test]
