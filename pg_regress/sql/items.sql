@@ -169,5 +169,8 @@ SET ROLE regress_admin;
 SELECT count(ledger.revoke_signature('tool', 'actor', '1.0.0', 'not needed'));
 RESET ROLE;
 SELECT entry_type, metadata ->> 'current_user' AS "current_user", metadata ->> 'session_user' = session_user AS by_session FROM ledger.entries WHERE metadata -> 'item' ->> 'item_id' = 'actor' ORDER BY created_at, id;
+-- Old signature lines that hide a #! line do not keep the item from being loaded once it is signed.
+SELECT ledger.create_item('tool', 'hidden', '1.0.0', E'# kiwi-mcp:validated:x\n#!/usr/bin/env node\ngo()\n', 'hidden') ->> 'version' AS version;
+SELECT split_part(ledger.load_item('tool', 'hidden', '1.0.0'), ':', 1) AS begins;
 DROP ROLE regress_writer, regress_auditor, regress_admin, regress_stranger;
 DROP FUNCTION brief, load, known, calls;

@@ -1,10 +1,9 @@
 //! Reads what an item's own text says of it, for callers that were not told its id and version.
 
-use super::comment_style::CommentStyle;
 use super::directive;
 use super::error::{lines_removed, ItemError};
 use super::front_matter;
-use super::item::check_content_length;
+use super::item::{check_content_length, Item};
 use super::item_type::ItemType;
 use super::signature_line::LineFormat;
 use super::tool_version::stated_version;
@@ -41,8 +40,9 @@ pub fn read(
     check_content_length(content.len() as u64)?;
     match item_type {
         ItemType::Tool => {
-            let style = CommentStyle::of_tool(language, file_path, content)?;
-            let version = stated_version(content, style).map(str::to_owned);
+            let item = Item { item_type, id: "", version: "", content, file_path, metadata: None, language };
+            let (format, unsigned) = LineFormat::of_unsigned(&item)?;
+            let version = stated_version(&unsigned, format.style()).map(str::to_owned);
             Ok(Attributes { version, ..Attributes::default() })
         }
         ItemType::Directive => {

@@ -264,7 +264,7 @@ impl CommentStyle {
 
 /// The name of the program that the `#!` line of `content` runs, or has env run.
 fn interpreter(content: &str) -> Option<&str> {
-    let line = content.trim_start_matches('\u{feff}').lines().next()?.strip_prefix("#!")?;
+    let line = content.strip_prefix('\u{feff}').unwrap_or(content).lines().next()?.strip_prefix("#!")?;
     let mut words =
         line.split_whitespace().map(|word| word.trim_start_matches("-S").trim_start_matches("--split-string="));
     let program = file_name(words.next()?);

@@ -8,8 +8,10 @@
 use super::error::{line_of, ContentError};
 use crate::ledger::shortened;
 use memchr::memmem;
-use quick_xml::events::{BytesStart, Event};
+use quick_xml::escape::resolve_predefined_entity;
+use quick_xml::events::{BytesRef, BytesStart, Event};
 use quick_xml::{Reader, XmlVersion};
+use std::collections::HashSet;
 
 const OPENING: &str = "<directive";
 const CLOSING: &str = "</directive>";
@@ -29,8 +31,21 @@ pub struct Directive<'a> {
 /// Finds and reads the directive in `text`.
 ///
 /// # Errors
-/// If there is none or more than one, or it is not well-formed XML. A document type is refused.
+/// If there is none or more than one, or it is not one element whose tags match. A document type is refused.
 pub fn read(text: &str) -> Result<Directive<'_>, ContentError> {
+    outline(text, false)
+}
+
+/// Checks more of what an XML parser refuses in the directive in `text`: attributes, references, comments, `]]>`, and
+/// how names begin. This is for what is to be signed: what was signed before stays valid, as the hash covers all of it.
+///
+/// # Errors
+/// As [`read`], and if one of these is not well-formed.
+pub fn check(text: &str) -> Result<(), ContentError> {
+    outline(text, true).map(drop)
+}
+
+fn outline(text: &str, is_strict: bool) -> Result<Directive<'_>, ContentError> {
     let start = memmem::find(text.as_bytes(), OPENING.as_bytes());
     let start = start.ok_or_else(|| ContentError::new("there is no <directive> element: add the directive's XML"))?;
     let end = memmem::rfind(text.as_bytes(), CLOSING.as_bytes()).filter(|end| *end > start);
@@ -38,7 +53,8 @@ pub fn read(text: &str) -> Result<Directive<'_>, ContentError> {
         return Err(ContentError::on_line(line_of(text, start), "this <directive> has no </directive>: add it"));
     };
     let xml = &text[start..end + CLOSING.len()];
-    let mut outline = Outline { text, start, depth: 0, directive: Directive { xml, name: None, version: None } };
+    let directive = Directive { xml, name: None, version: None };
+    let mut outline = Outline { text, start, is_strict, depth: 0, directive };
     outline.read()?;
     outline.check_behind()?;
     Ok(outline.directive)
@@ -82,6 +98,8 @@ struct Outline<'a> {
     text: &'a str,
     /// Where in the text the XML starts.
     start: usize,
+    /// Whether more is checked than what the outline depends on.
+    is_strict: bool,
     /// How many elements are open.
     depth: usize,
     directive: Directive<'a>,
@@ -90,6 +108,7 @@ struct Outline<'a> {
 impl<'a> Outline<'a> {
     fn read(&mut self) -> Result<(), ContentError> {
         let mut reader = Reader::from_str(self.directive.xml);
+        reader.config_mut().check_comments = self.is_strict;
         loop {
             let at = reader.buffer_position() as usize;
             let event = reader.read_event();
@@ -99,6 +118,9 @@ impl<'a> Outline<'a> {
             })?;
             if self.depth == 0 {
                 self.check_outside(&event, at)?;
+            }
+            if self.is_strict {
+                self.check_event(&event, at)?;
             }
             match event {
                 Event::Start(_) => self.depth += 1,
@@ -118,6 +140,48 @@ impl<'a> Outline<'a> {
             Event::Text(text) if text.trim().is_empty() => Ok(()),
             Event::Comment(_) | Event::PI(_) | Event::Eof => Ok(()),
             _ => Err(self.outside(at)),
+        }
+    }
+
+    fn check_event(&self, event: &Event<'a>, at: usize) -> Result<(), ContentError> {
+        match event {
+            Event::Start(element) | Event::Empty(element) => self.check_element(element, at),
+            Event::GeneralRef(reference) if !is_known(reference) => {
+                Err(self.ill_formed(at, &format!("&{}; is not known", &**reference)))
+            }
+            Event::Text(text) => match text.find("]]>") {
+                Some(end) => Err(self.ill_formed(at + end, &"]]> is in a text")),
+                None => Ok(()),
+            },
+            Event::Decl(_) => Err(self.ill_formed(at, &"an XML declaration is in the element")),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_element(&self, element: &BytesStart<'a>, at: usize) -> Result<(), ContentError> {
+        self.check_name(element.name().as_ref(), at)?;
+        let mut seen = HashSet::new();
+        // Its own check for duplicates compares each with all before it.
+        for attribute in element.attributes().with_checks(false) {
+            let attribute = attribute.map_err(|error| self.ill_formed(at, &error))?;
+            let name = attribute.key.as_ref();
+            self.check_name(name, at)?;
+            if !seen.insert(attribute.key) {
+                return Err(self.ill_formed(at, &format!("the attribute {name} is there twice")));
+            }
+            if attribute.value.contains('<') {
+                return Err(self.ill_formed(at, &format!("< is in the attribute {name}")));
+            }
+            attribute.normalized_value(XmlVersion::Explicit1_0).map_err(|error| self.ill_formed(at, &error))?;
+        }
+        Ok(())
+    }
+
+    fn check_name(&self, name: &str, at: usize) -> Result<(), ContentError> {
+        let may_start = |c: char| !c.is_ascii() || c.is_ascii_alphabetic() || matches!(c, '_' | ':');
+        match name.starts_with(may_start) {
+            true => Ok(()),
+            false => Err(self.ill_formed(at, &format!("a name cannot begin as {name} does"))),
         }
     }
 
@@ -179,6 +243,15 @@ impl<'a> Outline<'a> {
         // It may name an element, which may have a name of any length.
         let problem = shortened(&problem.to_string(), 200);
         self.error(at, &format!("not well-formed XML: {problem}; all from {bounds} must be one element"))
+    }
+}
+
+/// Whether a reference is to one of the five entities that XML knows, or to a character that it allows.
+fn is_known(reference: &BytesRef<'_>) -> bool {
+    let is_allowed = |c: char| matches!(c, '\t' | '\n' | '\r' | ' '..) && !matches!(c, '\u{fffe}' | '\u{ffff}');
+    match reference.is_char_ref() {
+        true => reference.resolve_char_ref().ok().flatten().is_some_and(is_allowed),
+        false => resolve_predefined_entity(reference).is_some(),
     }
 }
 
@@ -287,6 +360,42 @@ mod tests {
         }
     }
 
+    /// Verification does not check these, since they were signed before.
+    #[test]
+    fn what_an_xml_parser_refuses_is_not_signed() {
+        for (inside, problem) in [
+            ("<a x=\"1\" x=\"2\"/>", "the attribute x is there twice"),
+            ("<a x=\"1\" y='<'/>", "< is in the attribute y"),
+            ("<a b=c d/>", "position"),
+            ("<a b></a>", "position"),
+            ("<a b=\"&nbsp;\"/>", "nbsp"),
+            ("&undefined;", "&undefined; is not known"),
+            ("&#0;", "&#0; is not known"),
+            ("&#x1;", "&#x1; is not known"),
+            ("&#xffff;", "&#xffff; is not known"),
+            ("&;", "&; is not known"),
+            ("<!-- a -- b -->", "forbidden string `--`"),
+            ("a ]]> b", "]]> is in a text"),
+            ("<?xml version=\"1.0\"?>", "an XML declaration is in the element"),
+            ("<1a/>", "a name cannot begin as 1a does"),
+            ("<a -b=\"1\"/>", "a name cannot begin as -b does"),
+        ] {
+            let text = format!("<directive>\n{inside}</directive>");
+            let error = check(&text).unwrap_err().to_string();
+            assert!(error.starts_with("line 2: not well-formed XML: ") && error.contains(problem), "{inside}: {error}");
+            assert!(read(&text).is_ok(), "{inside}");
+        }
+        let fine = "<?x?><!-- a - b --><_a.b:c é=\"&lt;&#9;>\" f='\"'/>&amp;&#x1f600;<![CDATA[&x; ]]> ]] ><é/>";
+        assert_eq!(check(&format!("<directive name=\"a\">{fine}</directive>")), Ok(()));
+    }
+
+    /// With a comparison of each with all before it, this would take minutes.
+    #[test]
+    fn many_attributes_are_no_danger() {
+        let attributes: String = (0..200_000).map(|n| format!(" a{n}=\"\"")).collect();
+        assert_eq!(check(&format!("<directive><a{attributes}/></directive>")), Ok(()));
+    }
+
     #[test]
     fn deep_nesting_is_no_danger() {
         let (open, close) = ("<a>".repeat(200_000), "</a>".repeat(200_000));
@@ -297,8 +406,9 @@ mod tests {
     proptest! {
         #[test]
         fn no_text_is_too_odd(text in "[<>/!\\[\\]a-c&;\"'= -]{0,40}", around in any::<String>()) {
-            let _ = read(&text);
-            let _ = read(&around);
+            let _ = check(&text);
+            let _ = check(&around);
+            let _ = check(&format!("<directive>{text}</directive>"));
             let _ = read(&format!("{around}<directive {text}</directive>"));
         }
     }

@@ -28,6 +28,8 @@ pub enum ItemError {
     UnknownLanguage(String),
     /// Files with this extension have no comments.
     NoComments(String),
+    /// With its new signature line, the text does not verify: the error that it gives.
+    Unverifiable(String),
     /// The text itself is not that of an item.
     Content(ContentError),
 }
@@ -48,6 +50,7 @@ impl ItemError {
             ItemError::UnknownLanguage(_) | ItemError::NoComments(_) => {
                 "Give a language that has comments, or the path of a file that has".to_owned()
             }
+            ItemError::Unverifiable(_) => "Take the old signature lines out of the text, and sign it again".to_owned(),
             ItemError::Content(_) => "Repair the text where it says, and sign it again".to_owned(),
         }
     }
@@ -87,6 +90,7 @@ impl fmt::Display for ItemError {
             ItemError::NoComments(extension) => {
                 write!(f, "a .{extension} file has no comments and cannot carry a signature line")
             }
+            ItemError::Unverifiable(error) => write!(f, "the text does not verify after it is signed: {error}"),
             ItemError::Content(error) => error.fmt(f),
         }
     }

@@ -1,9 +1,12 @@
 //! The front matter of knowledge: YAML between two lines `---` at the top of the file.
 //!
-//! It is read as a stream of events: an alias is never expanded, and depth and size are bounded.
+//! It is read as a stream of events: an alias is never expanded, and depth and size are bounded. What readers of YAML
+//! take in different ways is refused where it could set one of the keys that matter: otherwise the hash would cover
+//! another value than the one that a reader finds.
 
-use super::error::ContentError;
-use saphyr_parser::{Event, Parser, ScalarStyle, StrInput};
+use super::error::{line_of, ContentError};
+use saphyr_parser::{Event, Parser, ScalarStyle, StrInput, Tag};
+use std::borrow::Cow;
 
 /// The longest front matter, in bytes.
 const MAX_FRONT_MATTER: usize = 256 << 10;
@@ -13,6 +16,16 @@ const MAX_DEPTH: usize = 64;
 
 /// The line before the front matter, and the one after it.
 const FENCE: &str = "---";
+
+/// The key whose value, a mapping, many readers merge into the mapping that it stands in.
+const MERGE: &str = "<<";
+
+/// Characters that break a line in YAML 1.1 but not in YAML 1.2, and the byte order mark, which some readers skip at
+/// the start of a line. Behind any of them, one reader finds a key where another finds none.
+const AMBIGUOUS: [char; 4] = ['\u{85}', '\u{2028}', '\u{2029}', '\u{feff}'];
+
+/// What may be tagged as what it is. Other tags can make another value of the same text.
+const TEXT_TAGS: [&str; 4] = ["str", "int", "float", "bool"];
 
 /// What front matter says of its item. Keys that are not here are left alone.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -31,8 +44,9 @@ pub struct FrontMatter {
 /// matter, all is text.
 ///
 /// # Errors
-/// If the front matter is not closed, is over 256 KiB or 64 levels deep, or is not one YAML mapping; if one of the keys
-/// that matter is there twice, or is not text, or `tags` is not a list of texts.
+/// If the front matter is not closed, is over 256 KiB or 64 levels deep, or is not one YAML mapping whose keys are
+/// text; if one of the keys that matter is there twice, or is not text, or `tags` is not a list of texts; if there is a merge
+/// key, or a character that not all readers take as the same.
 pub fn read(text: &str) -> Result<(FrontMatter, &str), ContentError> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let Some((yaml, body)) = split(text)? else {
@@ -43,8 +57,19 @@ pub fn read(text: &str) -> Result<(FrontMatter, &str), ContentError> {
         return Err(ContentError::on_line(1, reason));
     }
     // The first line of the YAML is the second of the text.
+    check_characters(yaml).map_err(|error| error.below(1))?;
     let front_matter = Events(Parser::new_from_str(yaml)).read_document().map_err(|error| error.below(1))?;
     Ok((front_matter, strip(body)))
+}
+
+fn check_characters(yaml: &str) -> Result<(), ContentError> {
+    let Some((at, character)) = yaml.char_indices().find(|(_, c)| AMBIGUOUS.contains(c)) else {
+        return Ok(());
+    };
+    let code = u32::from(character);
+    let reason =
+        format!("U+{code:04X} is in the front matter: remove it, for readers disagree on whether a line begins there");
+    Err(ContentError::on_line(line_of(yaml, at), reason))
 }
 
 /// The YAML and what follows it; `None` if `text` does not start with a fence.
@@ -73,7 +98,7 @@ enum Value {
     Null,
     Text(String),
     List(Vec<String>),
-    /// A mapping, an alias, or a list of other things than texts.
+    /// A mapping, an alias, a list of other things than texts, or what a tag makes something else.
     Other,
 }
 
@@ -103,9 +128,11 @@ impl<'y> Events<'y> {
                     return Err(ContentError::on_line(line, "the front matter must be one YAML document"));
                 }
                 Event::DocumentStart(_) => documents += 1,
-                Event::MappingStart(..) => front_matter = self.read_mapping()?,
+                Event::MappingStart(_, tag) if is_tagged(tag.as_deref(), &["map"]) => {
+                    front_matter = self.read_mapping()?;
+                }
                 Event::Scalar(text, style, ..) if is_null(&text, style) => (),
-                Event::Scalar(..) | Event::SequenceStart(..) | Event::Alias(_) => {
+                Event::Scalar(..) | Event::SequenceStart(..) | Event::MappingStart(..) | Event::Alias(_) => {
                     return Err(ContentError::on_line(
                         line,
                         "the front matter must be a mapping, such as title: A title",
@@ -125,10 +152,17 @@ impl<'y> Events<'y> {
             if matches!(event, Event::MappingEnd) {
                 return Ok(front_matter);
             }
-            let key = self.read_value(event, line)?;
+            let key = match self.read_value(event, line)? {
+                Value::Text(key) if key == MERGE => {
+                    let reason = "the key << is there: write the keys that it would add in its place";
+                    return Err(ContentError::on_line(line, reason));
+                }
+                Value::Text(key) => key,
+                // An alias may stand for the name of one of ours, and readers make texts of other keys.
+                _ => return Err(ContentError::on_line(line, "each key must be text, without an alias or a tag")),
+            };
             let (event, line) = self.next()?;
             let value = self.read_value(event, line)?;
-            let Value::Text(key) = key else { continue };
             let Some(set) = setter(&key) else { continue };
             if seen.contains(&key) {
                 return Err(ContentError::on_line(line, format!("{key} is there twice: keep one")));
@@ -142,9 +176,11 @@ impl<'y> Events<'y> {
     /// Reads the value that starts with `event`, to its end.
     fn read_value(&mut self, event: Event<'y>, line: usize) -> Result<Value, ContentError> {
         match event {
-            Event::Scalar(text, style, ..) if is_null(&text, style) => Ok(Value::Null),
-            Event::Scalar(text, ..) => Ok(Value::Text(text.into_owned())),
-            Event::SequenceStart(..) => self.read_list(line),
+            Event::Scalar(text, style, _, tag) => Ok(scalar(text, style, tag.as_deref())),
+            Event::SequenceStart(_, tag) => {
+                let list = self.read_list(line)?;
+                Ok(if is_tagged(tag.as_deref(), &["seq"]) { list } else { Value::Other })
+            }
             Event::MappingStart(..) => {
                 self.skip(line)?;
                 Ok(Value::Other)
@@ -161,7 +197,10 @@ impl<'y> Events<'y> {
             match self.next()?.0 {
                 Event::SequenceEnd if other => return Ok(Value::Other),
                 Event::SequenceEnd => return Ok(Value::List(texts)),
-                Event::Scalar(text, style, ..) if !is_null(&text, style) => texts.push(text.into_owned()),
+                Event::Scalar(text, style, _, tag) => match scalar(text, style, tag.as_deref()) {
+                    Value::Text(text) => texts.push(text),
+                    _ => other = true,
+                },
                 Event::SequenceStart(..) | Event::MappingStart(..) => {
                     self.skip(line)?;
                     other = true;
@@ -187,6 +226,20 @@ impl<'y> Events<'y> {
         }
         Ok(())
     }
+}
+
+/// The value of a scalar. Tagged as text, even `null` is text.
+fn scalar(text: Cow<'_, str>, style: ScalarStyle, tag: Option<&Tag>) -> Value {
+    match tag {
+        None if is_null(&text, style) => Value::Null,
+        _ if is_tagged(tag, &TEXT_TAGS) => Value::Text(text.into_owned()),
+        _ => Value::Other,
+    }
+}
+
+/// Whether there is no tag, or one of these.
+fn is_tagged(tag: Option<&Tag>, names: &[&str]) -> bool {
+    tag.is_none_or(|tag| tag.is_yaml_core_schema() && names.contains(&tag.suffix.as_str()))
 }
 
 /// Whether a scalar is YAML's null. Quoted, it is text.
@@ -282,8 +335,62 @@ mod tests {
 
     #[test]
     fn other_keys_may_hold_anything() {
-        let front_matter = fields("base: &b {a: [1, {b: c}]}\nother: *b\n? [x, y]\n: z\n*b : 1\ntitle: A").unwrap();
+        let front_matter = fields("base: &b {a: [1, {b: c}], <<: {&c d: 1}}\nother: *b\nlast: !x y\ntitle: A").unwrap();
         assert_eq!(front_matter.title.as_deref(), Some("A"));
+    }
+
+    /// A reader that resolves it would find the key `category` with another value than the hash covers.
+    #[test]
+    fn no_key_is_hidden_from_the_hash_that_a_reader_of_yaml_finds() {
+        let plain = "line 4: each key must be text, without an alias or a tag";
+        let merge = "line 4: the key << is there: write the keys that it would add in its place";
+        for (hidden, expected) in [
+            ("*k : secret", plain),
+            ("? *k\n: secret", plain),
+            ("? [category]\n: secret", plain),
+            ("? {category}\n: secret", plain),
+            ("? null\n: secret", plain),
+            ("!!binary Y2F0ZWdvcnk=: secret", plain),
+            ("!!merge x: {category: secret}", plain),
+            ("<<: {category: secret}", merge),
+            ("\"<<\": {category: secret}", merge),
+            ("<<: [*m]", merge),
+        ] {
+            let found = fields(&format!("x: &k category\nm: &m {{category: secret}}\n{hidden}\ncategory: public"));
+            assert_eq!(found.unwrap_err(), expected, "{hidden}");
+        }
+        for (code, character) in [("0085", '\u{85}'), ("2028", '\u{2028}'), ("2029", '\u{2029}'), ("FEFF", '\u{feff}')]
+        {
+            for hidden in [format!("# c{character}category: secret"), format!("{character}category: secret")] {
+                let expected = format!("line 3: U+{code} is in the front matter: remove it");
+                let found = fields(&format!("title: A\n{hidden}\nlast: x")).unwrap_err();
+                assert!(found.starts_with(&expected), "{found}");
+            }
+        }
+        // A carriage return breaks a line for every reader, this one too.
+        assert_eq!(fields("# c\rcategory: c").unwrap().category.as_deref(), Some("c"));
+    }
+
+    /// With a tag, a reader takes the same text as another value.
+    #[test]
+    fn a_tag_does_not_change_what_the_hash_covers() {
+        for (yaml, expected) in [
+            ("category: !!binary public", "line 2: category must be text"),
+            ("category: !!null public", "line 2: category must be text"),
+            ("category: !other public", "line 2: category must be text"),
+            ("entry_type: ! x", "line 2: entry_type must be text"),
+            ("tags: [a, !!null b]", "line 2: tags must be a list of texts"),
+            ("tags: !!set [a]", "line 2: tags must be a list of texts"),
+            ("!!set\ncategory: public", "line 2: the front matter must be a mapping"),
+        ] {
+            let error = fields(yaml).unwrap_err();
+            assert!(error.starts_with(expected), "{yaml:?}: {error}");
+        }
+        let front_matter =
+            fields("!!map\n!!str category: !!str null\nentry_type: !!int 5\ntags: !!seq [!!str a]").unwrap();
+        assert_eq!(front_matter.category.as_deref(), Some("null"));
+        assert_eq!(front_matter.entry_type.as_deref(), Some("5"));
+        assert_eq!(front_matter.tags, ["a"]);
     }
 
     #[test]

@@ -42,7 +42,7 @@ impl<'a> Payload<'a> {
         item.check()?;
         let location = item.file_path.map(|path| extract_location_path(item.item_type, path)).transpose()?;
         let metadata = metadata_object(item.metadata)?;
-        let unsigned = LineFormat::of(item)?.remove(item.content);
+        let (_, unsigned) = LineFormat::of_unsigned(item)?;
         let (covered, metadata) = match item.item_type {
             ItemType::Tool => (unsigned.as_ref(), metadata),
             // No signature line is in the XML; so it is read with them, for the lines of errors.

@@ -2,18 +2,22 @@
 //!
 //! TIMESTAMP is `YYYY-MM-DDTHH:MM:SSZ`, HASH the item's integrity hash, 64 lower-case hex digits. The line is the first
 //! of a directive or knowledge, and of a tool, unless that starts with `#!` or `<?` (PHP, XML): then it comes after
-//! those lines, which have to be first. A byte order mark stays first as well.
+//! those lines, which have to be first; in markup, after all lines up to `?>`. A byte order mark stays first as well.
 
 use super::comment_style::CommentStyle;
-use super::error::ItemError;
+use super::error::{line_of, ContentError, ItemError};
 use super::item::Item;
 use super::item_type::ItemType;
 use crate::ledger::parse_hash;
 use crate::ledger::record::Timestamp;
+use memchr::memmem;
 use std::borrow::Cow;
 
 const MARK: &str = "kiwi-mcp:validated:";
 const BYTE_ORDER_MARK: &str = "\u{feff}";
+
+/// What opens and closes code in PHP, and a declaration or instruction in XML.
+const CODE: [&str; 2] = ["<?", "?>"];
 
 /// What a signature line says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,7 +65,7 @@ impl LineFormat {
 
     /// The format of tools in a language with such comments.
     pub const fn tool(style: CommentStyle) -> LineFormat {
-        LineFormat { style, leading: &["#!", "<?"] }
+        LineFormat { style, leading: &["#!", CODE[0]] }
     }
 
     /// The format for this item.
@@ -73,6 +77,53 @@ impl LineFormat {
             ItemType::Tool => CommentStyle::of_tool(item.language, item.file_path, item.content).map(LineFormat::tool),
             ItemType::Directive | ItemType::Knowledge => Ok(LineFormat::MARKDOWN),
         }
+    }
+
+    /// The text of `item` as it was before it was first signed, and the format of a signature line that is written into
+    /// it. That of the text with its signature lines may be another one, if they hide a `#!` line.
+    ///
+    /// # Errors
+    /// As [`of`](Self::of).
+    pub fn of_unsigned<'a>(item: &Item<'a>) -> Result<(LineFormat, Cow<'a, str>), ItemError> {
+        let mut unsigned = Cow::Borrowed(item.content);
+        // Repeated: when the lines above a `#!` line are gone, that line may choose other comments. It does so once.
+        loop {
+            let format = LineFormat::of(&Item { content: &unsigned, ..*item })?;
+            let Cow::Owned(shorter) = format.remove(&unsigned) else {
+                return Ok((format, unsigned));
+            };
+            unsigned = Cow::Owned(shorter);
+        }
+    }
+
+    /// Checks that a signature line in its place in `unsigned` would be a comment. In a file that starts with `<?`, it
+    /// is one inside of PHP, but in markup only outside. This is for what is to be signed: what was signed before stays
+    /// valid.
+    ///
+    /// # Errors
+    /// If it would be none.
+    pub fn check_place(self, unsigned: &str) -> Result<(), ContentError> {
+        let head = &unsigned[..self.head_end(unsigned)];
+        let lines = head.trim_start_matches(BYTE_ORDER_MARK);
+        let code = if lines.starts_with("#!") { &lines[first_line(lines).len()..] } else { lines };
+        let [open, close] = CODE;
+        let is_closed = code.rfind(close) > code.rfind(open);
+        let is_markup = self.style == CommentStyle::Markup;
+        if !code.starts_with(open) || is_closed == is_markup {
+            return Ok(());
+        }
+        let reason = match is_markup {
+            true => "<? is not closed: close it with ?>, so that a signature line can stand behind it",
+            false => {
+                "?> ends the code on its first line, so a signature line below would be text: put ?> on a later line"
+            }
+        };
+        Err(ContentError::on_line(line_of(unsigned, head.len() - code.len()), reason))
+    }
+
+    /// The comments of this kind of file.
+    pub fn style(self) -> CommentStyle {
+        self.style
     }
 
     /// The signature of `content`, from the topmost signature line. `None` if there is none in its place, or if that
@@ -91,9 +142,9 @@ impl LineFormat {
     /// one line that signing writes. No hash covers them, and programs read comments: Python takes the encoding of a
     /// file from one.
     pub fn find_fault(self, content: &str) -> Option<&'static str> {
-        if matches!(self.remove(content), Cow::Borrowed(_)) {
+        let Cow::Owned(unsigned) = self.remove(content) else {
             return None;
-        }
+        };
         let Some(signature) = self.extract(content) else {
             return Some("what stands in the place of its signature line is none");
         };
@@ -102,8 +153,9 @@ impl LineFormat {
         if self.text_after_mark(first_line(&signed[line.len()..])).is_some() {
             return Some("there is more than one signature line");
         }
-        let text = line.strip_suffix("\r\n").or(line.strip_suffix('\n')).unwrap_or(line);
-        (text != self.comment(&signature)).then_some("its signature line is not as signing writes it")
+        let (_, after) = self.line_ends(&unsigned);
+        let is_as_written = line.strip_suffix(after).is_some_and(|line| line == self.comment(&signature));
+        (!is_as_written).then_some("its signature line is not as signing writes it")
     }
 
     /// `content` without its signature lines: all that stand one below the other in their place, whatever they hold.
@@ -139,15 +191,18 @@ impl LineFormat {
     pub fn replace(self, content: &str, signature: &SignatureLine) -> String {
         let unsigned = self.remove(content);
         let (head, rest) = unsigned.split_at(self.head_end(&unsigned));
-        let comment = self.comment(signature);
-        let line_end = line_end(&unsigned);
-        // After a head without a line end nothing follows, and the signature line has none either.
-        let (before, after) = match head.trim_start_matches(BYTE_ORDER_MARK) {
-            "" => ("", line_end),
-            lines if lines.ends_with('\n') => ("", line_end),
+        let (before, after) = self.line_ends(&unsigned);
+        [head, before, &self.comment(signature), after, rest].concat()
+    }
+
+    /// What comes before and after the signature line when it is written into `unsigned`. After a head without a line
+    /// end nothing follows, and the signature line has none either.
+    fn line_ends(self, unsigned: &str) -> (&'static str, &'static str) {
+        match unsigned[..self.head_end(unsigned)].trim_start_matches(BYTE_ORDER_MARK) {
+            "" => ("", line_end(unsigned)),
+            lines if lines.ends_with('\n') => ("", line_end(unsigned)),
             _ => ("\n", ""),
-        };
-        [head, before, &comment, after, rest].concat()
+        }
     }
 
     /// The signature line without its end.
@@ -163,10 +218,19 @@ impl LineFormat {
         for start in self.leading {
             let rest = &content[end..];
             if rest.starts_with(start) {
-                end += first_line(rest).len();
+                end += self.leading_end(rest);
             }
         }
         end
+    }
+
+    /// Where the line, or in markup the lines, at the start of `text` end that have to be first.
+    fn leading_end(self, text: &str) -> usize {
+        let [open, close] = CODE;
+        let is_markup = self.style == CommentStyle::Markup && text.starts_with(open);
+        let closed = if is_markup { memmem::find(text.as_bytes(), close.as_bytes()) } else { None };
+        let last = closed.unwrap_or(0);
+        last + first_line(&text[last..]).len()
     }
 
     /// What stands behind the mark, if `line` is a signature line. It is one only if all of it is inside the comment.
@@ -250,6 +314,54 @@ mod tests {
         assert_eq!(signed(LineFormat::MARKDOWN, "#!x\n"), format!("<!-- {LINE} -->\n#!x\n"));
     }
 
+    /// A comment inside an XML declaration is an error.
+    #[test]
+    fn in_markup_the_line_comes_after_the_whole_declaration() {
+        let xml = LineFormat::tool(CommentStyle::Markup);
+        for (head, rest) in [
+            ("<?xml version=\"1.0\"?>\n", "<svg/>\n"),
+            ("<?xml version=\"1.0\"\n encoding=\"UTF-8\"?>\n", "<svg/>\n"),
+            ("\u{feff}<?xml version=\"1.0\"\n encoding=\"UTF-8\"\n?><svg>\n", "</svg>\n<?x?>"),
+        ] {
+            let content = format!("{head}{rest}");
+            let signed = signed(xml, &content);
+            assert_eq!(signed, format!("{head}<!-- {LINE} -->\n{rest}"));
+            assert_eq!(xml.extract(&signed), Some(signature()));
+            assert_eq!(xml.find_fault(&signed), None);
+            assert_eq!(xml.remove(&signed), content);
+            assert_eq!(xml.check_place(&content), Ok(()));
+        }
+        let head = "<?xml version=\"1.0\"\r\n?>";
+        assert_eq!(signed(xml, head), format!("{head}\n<!-- {LINE} -->"));
+        assert_eq!(xml.remove(&signed(xml, head)), head);
+    }
+
+    #[test]
+    fn a_place_where_the_line_would_be_no_comment_is_refused() {
+        let (php, html) = (LineFormat::tool(CommentStyle::Slashes), LineFormat::tool(CommentStyle::Markup));
+        let closed = "?> ends the code on its first line";
+        for (format, content, error) in [
+            (php, "<?php echo 1; ?>\n<b>hi</b>\n", Some((1, closed))),
+            (php, "#!/usr/bin/php\n<?= 1 ?> <b>\n", Some((2, closed))),
+            (php, "#!/usr/bin/php\n<?php\necho 1; ?>\n", None),
+            (php, "<?php f(); ?><b><?php\ng();\n", None),
+            (php, "f(); ?>\n", None),
+            (PYTHON, "\u{feff}<?xml version=\"1.0\"?>\n<a/>\n", Some((1, closed))),
+            (html, "<?php\necho 1;\n", Some((1, "<? is not closed"))),
+            (html, "<?php f() ?>\n<b>\n", None),
+            (html, "<b>\n<?php\n", None),
+            (LineFormat::MARKDOWN, "<?php f() ?>\n", None),
+            (LineFormat::MARKDOWN, "<?php\n", None),
+        ] {
+            let found = format.check_place(content).err();
+            assert_eq!(found.is_some(), error.is_some(), "{content}");
+            if let Some((found, (line, reason))) = found.zip(error) {
+                assert_eq!(found.line, Some(line), "{content}");
+                assert!(found.reason.starts_with(reason), "{content}: {found}");
+            }
+        }
+    }
+
     #[test]
     fn a_line_that_displaces_a_shebang_is_no_signature() {
         let content = format!("# {LINE}\n#!/bin/sh\n");
@@ -284,8 +396,10 @@ mod tests {
         for (content, fault) in [
             ("x\n".to_owned(), None),
             (format!("# {LINE}\nx\n"), None),
-            (format!("# {LINE}\r\nx\n"), None),
+            (format!("# {LINE}\nx"), None),
+            (format!("# {LINE}\r\nx\r\n"), None),
             (format!("#!x\n# {LINE}"), None),
+            (format!("#!x\r\n# {LINE}\r\nx\n"), None),
             (format!("# {LINE}\nx\n{coding}\n"), None),
             (format!("# {LINE}\n{coding}\nx\n"), more),
             (format!("# {LINE}\n# {LINE}"), more),
@@ -295,6 +409,11 @@ mod tests {
             (format!("# {LINE} \nx\n"), odd),
             (format!("# {LINE}\t\r\nx\n"), odd),
             (format!("# {LINE}\r"), odd),
+            (format!("# {LINE}\r\nx\n"), odd),
+            (format!("# {LINE}\r\nx"), odd),
+            (format!("#!x\n# {LINE}\r\nx\n"), odd),
+            (format!("# {LINE}\nx\r\n"), odd),
+            (format!("# {LINE}"), odd),
         ] {
             assert_eq!(PYTHON.find_fault(&content), fault, "{content:?}");
         }
@@ -339,6 +458,7 @@ mod tests {
         let pieces = prop_oneof![
             Just("#!/bin/sh".to_owned()),
             Just("<?php".to_owned()),
+            Just("?>".to_owned()),
             Just("\n".to_owned()),
             Just("\r\n".to_owned()),
             Just("\u{feff}".to_owned()),
@@ -371,9 +491,7 @@ mod tests {
         ) {
             for content in [format!("{before}# {LINE}\n{after}"), format!("{before}<!-- {LINE} -->\n{after}"), after] {
                 if format.find_fault(&content).is_none() && format.extract(&content).is_some() {
-                    // But for the ends of lines.
-                    let ends = |text: &str| text.replace("\r\n", "\n").trim_end_matches('\n').to_owned();
-                    prop_assert_eq!(ends(&signed(format, &content)), ends(&content));
+                    prop_assert_eq!(signed(format, &content), content);
                 }
             }
         }

@@ -1,6 +1,8 @@
 //! What signing and verifying promise together.
 
-use super::signature_line::LineFormat;
+use super::attributes;
+use super::payload::Payload;
+use super::signature_line::{LineFormat, SignatureLine};
 use super::signer::{sign, text_hash};
 use super::verifier::{verify, verify_integrity, Status, Verification, SOLUTION};
 use super::{Item, ItemError, ItemType};
@@ -15,6 +17,9 @@ const KNOWLEDGE: &str = "---\ntitle: T\nzettel_id: z\ncategory: c\ntags: [a, b]\
 /// What another signer left.
 const OLD_LINE: &str =
     "kiwi-mcp:validated:2025-01-01T00:00:00Z:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+/// What signing writes here, but for the hash.
+const LINE: &str = "kiwi-mcp:validated:2026-02-04T12:00:00Z:HASH";
 
 fn tool(content: &str) -> Item<'_> {
     Item {
@@ -59,6 +64,44 @@ fn what_was_signed_is_valid() {
         assert_eq!(outcome.stored, outcome.computed);
         assert_eq!(outcome.location, signed.location);
         assert_eq!(outcome.to_json()["signed_at"], "2026-02-04T12:00:00Z");
+    }
+}
+
+/// Old signature lines hide the `#!` line, whose interpreter decides what a comment is.
+#[test]
+fn a_tool_whose_interpreter_was_hidden_is_valid_once_it_is_signed() {
+    let node = "#!/usr/bin/env node\n";
+    for (content, expected) in [
+        (format!("# kiwi-mcp:validated:x\n{node}go()\n"), format!("{node}// {LINE}\ngo()\n")),
+        (format!("# {OLD_LINE}\n{node}// {OLD_LINE}\ngo()\n"), format!("{node}// {LINE}\ngo()\n")),
+        (format!("\u{feff}# {OLD_LINE}\n{node}go()\n"), format!("\u{feff}{node}// {LINE}\ngo()\n")),
+        // Behind two byte order marks it is not first, and no `#!` line.
+        (format!("\u{feff}\u{feff}{node}"), format!("\u{feff}# {LINE}\n\u{feff}{node}")),
+    ] {
+        let item = Item { file_path: Some("bin/go"), ..tool(&content) };
+        let result = sign(&item, timestamp()).unwrap();
+        assert_eq!(result.content.replace(&result.signature.integrity, "HASH"), expected);
+        let signed_item = Item { content: &result.content, ..item };
+        assert!(verified(&signed_item).success());
+        assert_eq!(result.text_hash, text_hash(&signed_item).unwrap());
+        assert_eq!(sign(&signed_item, timestamp()).unwrap(), result);
+    }
+}
+
+/// Otherwise the signature would be for another version than the one that the next reader finds.
+#[test]
+fn a_tool_states_the_same_version_before_and_after_it_is_signed() {
+    let line_100 = format!("{}__version__ = \"1.2.0\"\n", "# l\n".repeat(99));
+    let line_101 = format!("# l\n{line_100}");
+    for (path, content, version) in [
+        ("b.yaml", "\u{feff}version: 1.2.0\nname: x\n", Some("1.2.0")),
+        ("l.py", &line_100, Some("1.2.0")),
+        ("l.py", &line_101, None),
+        ("go", "# kiwi-mcp:validated:x\n#!/usr/bin/env node\n// version: 1.2.0\n", Some("1.2.0")),
+    ] {
+        let stated = |content: &str| attributes::read(ItemType::Tool, content, Some(path), None).unwrap().version;
+        assert_eq!(stated(content).as_deref(), version);
+        assert_eq!(stated(&signed(&Item { file_path: Some(path), ..tool(content) })).as_deref(), version);
     }
 }
 
@@ -122,6 +165,7 @@ fn what_is_added_to_the_signature_line_was_modified() {
             (content.replacen(line, &format!("{line}\n{smuggled}"), 1), "there is more than one signature line"),
             (content.replacen(line, &format!("{line}\n{line}"), 1), "there is more than one signature line"),
             (content.replacen(line, &format!("{line} \t"), 1), "its signature line is not as signing writes it"),
+            (content.replacen(line, &format!("{line}\r"), 1), "its signature line is not as signing writes it"),
         ] {
             let changed_item = Item { content: &changed, ..item };
             let outcome = verified(&changed_item);
@@ -198,6 +242,21 @@ fn the_text_hash_covers_what_the_integrity_hash_leaves_out() {
     assert_eq!(two.text_hash, text_hash(&directive(&two.content)).unwrap());
 }
 
+/// Only signing refuses such a text. It is what was signed, and verification says so.
+#[test]
+fn what_was_signed_before_signing_refused_it_stays_valid() {
+    for item in [
+        Item { file_path: Some("a.php"), ..tool("<?php echo 1; ?>\n<b>hi</b>\n") },
+        directive("<directive name=\"test\">&nbsp;</directive>\n"),
+    ] {
+        let error = sign(&item, timestamp()).unwrap_err();
+        assert!(matches!(&error, ItemError::Content(error) if error.line == Some(1)), "{error}");
+        let signature = SignatureLine { timestamp: timestamp(), integrity: Payload::of(&item).unwrap().integrity() };
+        let before = LineFormat::of(&item).unwrap().replace(item.content, &signature);
+        assert!(verified(&Item { content: &before, ..item }).success());
+    }
+}
+
 #[test]
 fn what_cannot_be_signed_is_an_error() {
     assert!(matches!(sign(&directive("nothing"), timestamp()), Err(ItemError::Content(_))));
@@ -209,15 +268,26 @@ fn what_cannot_be_signed_is_an_error() {
 
 /// A path for each kind of comment.
 fn any_tool_path() -> impl Strategy<Value = Option<&'static str>> {
-    let paths =
-        [None, Some("a.py"), Some("a.js"), Some("a.sql"), Some("a.clj"), Some("a.tex"), Some("a.css"), Some("a.html")];
+    let paths = [
+        None,
+        Some("a"),
+        Some("a.py"),
+        Some("a.js"),
+        Some("a.sql"),
+        Some("a.clj"),
+        Some("a.tex"),
+        Some("a.css"),
+        Some("a.html"),
+    ];
     proptest::sample::select(paths.to_vec())
 }
 
 fn any_text() -> impl Strategy<Value = String> {
     let pieces = prop_oneof![
         Just("#!/bin/sh".to_owned()),
-        Just("<?xml?>".to_owned()),
+        Just("#!/usr/bin/env node\n".to_owned()),
+        Just("<?".to_owned()),
+        Just("?>".to_owned()),
         Just("\n".to_owned()),
         Just("\r\n".to_owned()),
         Just("---".to_owned()),
@@ -270,6 +340,11 @@ impl Change {
     }
 }
 
+/// Whether a signature line can be written into the text of `item`.
+fn has_place(item: &Item<'_>) -> bool {
+    LineFormat::of_unsigned(item).is_ok_and(|(format, unsigned)| format.check_place(&unsigned).is_ok())
+}
+
 /// What is before the signature line of a signed text, the line itself, and what is after it.
 fn parts(signed: &str) -> [&str; 3] {
     let mark = signed.find("kiwi-mcp:validated:2026-02-04T12:00:00Z:").unwrap();
@@ -285,6 +360,7 @@ proptest! {
         text in any_text(), path in any_tool_path(), change in Change::any()
     ) {
         let item = Item { file_path: path, ..tool(&text) };
+        prop_assume!(has_place(&item));
         let content = signed(&item);
         let outcome = verified(&Item { content: &content, ..item });
         prop_assert!(outcome.success(), "{outcome:?}");
@@ -368,6 +444,7 @@ proptest! {
 
     #[test]
     fn any_change_of_the_hash_in_the_line_is_found(text in any_text(), change in Change::any()) {
+        prop_assume!(has_place(&tool(&text)));
         for item in [tool(&text), directive(DIRECTIVE), knowledge(KNOWLEDGE)] {
             let signed = sign(&item, timestamp()).unwrap();
             let hash = signed.signature.integrity.as_str();
@@ -381,20 +458,40 @@ proptest! {
     fn no_text_is_too_odd(text in any_text(), any in any::<String>()) {
         for content in [&text, &any] {
             for item in [tool(content), directive(content), knowledge(content)] {
-                let Ok(signed) = sign(&item, timestamp()) else { continue };
+                let signed = match sign(&item, timestamp()) {
+                    Ok(signed) => signed,
+                    Err(error) => {
+                        prop_assert!(!matches!(error, ItemError::Unverifiable(_)), "{content:?}");
+                        continue;
+                    }
+                };
                 let signed_item = Item { content: &signed.content, ..item };
                 prop_assert!(verified(&signed_item).success());
                 prop_assert_eq!(sign(&signed_item, timestamp()).unwrap(), signed.clone());
-                let format = LineFormat::of(&item).unwrap();
-                prop_assert_eq!(format.remove(&signed.content), format.remove(content));
+                let unsigned = LineFormat::of_unsigned(&item).unwrap();
+                prop_assert_eq!(LineFormat::of_unsigned(&signed_item).unwrap(), unsigned);
             }
+        }
+    }
+
+    /// Verification looks for the line where the text with it has its place; hashing reads the text without it.
+    #[test]
+    fn a_text_in_which_a_signature_is_found_is_hashed_without_that_line_alone(
+        text in any_text(), path in any_tool_path()
+    ) {
+        let item = Item { file_path: path, ..tool(&text) };
+        let format = LineFormat::of(&item).unwrap();
+        if format.extract(&text).is_some() && format.find_fault(&text).is_none() {
+            prop_assert_eq!(LineFormat::of_unsigned(&item).unwrap(), (format, format.remove(&text)));
         }
     }
 
     #[test]
     fn signing_again_later_changes_the_time_alone(text in any_text(), path in any_tool_path()) {
         let later = Timestamp::parse("2027-03-05T13:01:01.000000Z").unwrap();
-        for item in [Item { file_path: path, ..tool(&text) }, directive(DIRECTIVE), knowledge(KNOWLEDGE)] {
+        let item = Item { file_path: path, ..tool(&text) };
+        prop_assume!(has_place(&item));
+        for item in [item, directive(DIRECTIVE), knowledge(KNOWLEDGE)] {
             let first = signed(&item);
             let again = sign(&Item { content: &first, ..item }, later).unwrap().content;
             prop_assert_eq!(again.replace("2027-03-05T13:01:01Z", "2026-02-04T12:00:00Z"), first);

@@ -12,8 +12,11 @@ const LINES: usize = 100;
 ///
 /// `=` and `:` may stand for each other in the first form; quotes do not matter. What does not start with a digit is no
 /// version. Whether it is a semantic version is not checked here.
+///
+/// `text` is the tool without signature lines: they must not move a version out of the lines that are looked at, or from
+/// behind a byte order mark.
 pub fn stated_version(text: &str, style: CommentStyle) -> Option<&str> {
-    text.lines().take(LINES).find_map(|line| version_in(line, style))
+    text.strip_prefix('\u{feff}').unwrap_or(text).lines().take(LINES).find_map(|line| version_in(line, style))
 }
 
 fn version_in(line: &str, style: CommentStyle) -> Option<&str> {
@@ -44,6 +47,7 @@ mod tests {
             ("'use strict';\n// version: 1.2.3\n", CommentStyle::Slashes),
             ("/* version: 1.2.3 */", CommentStyle::Block),
             ("<!-- version: 1.2.3 -->", CommentStyle::Markup),
+            ("\u{feff}version: 1.2.3\n", CommentStyle::Hash),
             ("version: str\n# version: 1.2.3\n# version: 4.5.6\n", CommentStyle::Hash),
         ] {
             assert_eq!(stated_version(text, style), Some("1.2.3"), "{text}");

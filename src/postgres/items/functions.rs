@@ -4,7 +4,7 @@ use super::failure;
 use crate::items::item::Item;
 use crate::items::payload::Payload;
 use crate::items::signature_line::LineFormat;
-use crate::items::{signer, ItemError, ItemType};
+use crate::items::{signer, ItemType};
 use crate::postgres::errors::{or_raise, required};
 use crate::postgres::jsonb::Jsonb;
 use crate::postgres::tables;
@@ -69,7 +69,9 @@ fn get_signature(
     language: default!(Option<&str>, "NULL"),
 ) -> TableIterator<'static, (name!(signed_at, TimestampWithTimeZone), name!(hash, String))> {
     let content = required(file_content, "file_content");
-    let signature = or_raise(line_format(item_type, content, file_path, language)).extract(content);
+    let item_type = or_raise(type_of(item_type));
+    let item = Item { item_type, id: "", version: "", content, file_path, metadata: None, language };
+    let signature = or_raise(LineFormat::of(&item).map_err(failure)).extract(content);
     let row = signature.map(|signature| {
         let micros = tables::timestamp_to_postgres(signature.timestamp);
         let signed_at = TimestampWithTimeZone::try_from(micros).expect("a signature line states years from 1 to 9999");
@@ -86,21 +88,11 @@ fn remove_signature(
     language: default!(Option<&str>, "NULL"),
 ) -> String {
     let content = required(file_content, "file_content");
-    or_raise(line_format(item_type, content, file_path, language)).remove(content).into_owned()
+    let item_type = or_raise(type_of(item_type));
+    let item = Item { item_type, id: "", version: "", content, file_path, metadata: None, language };
+    or_raise(LineFormat::of_unsigned(&item).map_err(failure)).1.into_owned()
 }
 
 fn type_of(name: Option<&str>) -> Result<ItemType, crate::postgres::errors::Failure> {
     required(name, "item_type").parse().map_err(failure)
-}
-
-/// How the signature line of such an item is written.
-fn line_format(
-    item_type: Option<&str>,
-    content: &str,
-    file_path: Option<&str>,
-    language: Option<&str>,
-) -> Result<LineFormat, crate::postgres::errors::Failure> {
-    let item_type = type_of(item_type)?;
-    let item = Item { item_type, id: "", version: "", content, file_path, metadata: None, language };
-    LineFormat::of(&item).map_err(|error: ItemError| failure(error))
 }

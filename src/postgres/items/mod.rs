@@ -37,9 +37,16 @@ fn failure(error: ItemError) -> Failure {
     let code = match error {
         ItemError::ContentTooLong(_) | ItemError::MetadataTooLong(_) => PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
         ItemError::Content(_) => PgSqlErrorCode::ERRCODE_INVALID_TEXT_REPRESENTATION,
+        ItemError::Unverifiable(_) => PgSqlErrorCode::ERRCODE_DATA_EXCEPTION,
         _ => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
     };
-    Failure::new(code, error.to_string())
+    let failure = Failure::new(code, error.to_string());
+    match error {
+        ItemError::Unverifiable(_) => {
+            failure.detail("Nothing was recorded: the item could not be loaded.").hint(format!("{}.", error.solution()))
+        }
+        _ => failure,
+    }
 }
 
 /// A time that a signature line can state.

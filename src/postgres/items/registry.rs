@@ -402,7 +402,7 @@ fn check_acyclic(entries: &ItemEntries, caller: &ItemName, pins: &[Pin]) -> Resu
 }
 
 fn unsigned(draft: &GivenItem) -> Result<String, ItemError> {
-    Ok(LineFormat::of(&draft.item()?)?.remove(&draft.content).into_owned())
+    Ok(LineFormat::of_unsigned(&draft.item()?)?.1.into_owned())
 }
 
 fn item_name(item_type: Option<&str>, item_id: Option<String>, version: Option<String>) -> Result<ItemName, Failure> {

@@ -110,7 +110,8 @@ impl<'a> Processor<'a> {
             let outcome = self.verify(item, &found.path)?;
             match self.action {
                 Action::Verify => record.verified(outcome),
-                Action::Sign => self.sign_file(file, item, &outcome, record)?,
+                Action::Sign if outcome.success() => record.verified(outcome),
+                Action::Sign => self.sign_file(file, item, record)?,
             }
             Ok(())
         });
@@ -172,24 +173,12 @@ impl<'a> Processor<'a> {
         verify(item, &places)
     }
 
-    /// Signs a file, unless that changes nothing but the time.
-    fn sign_file(
-        &self,
-        file: &ItemFile,
-        item: &Item<'_>,
-        outcome: &Verification,
-        record: &mut Record,
-    ) -> Result<(), Failure> {
-        let valid_since = outcome.signature.as_ref().filter(|_| outcome.success());
-        let timestamp = valid_since.map_or(self.now, |signature| signature.timestamp);
-        let signed = sign(item, timestamp)?;
-        let changed = signed.content != item.content;
-        if changed {
-            file.replace(&signed.content).map_err(Failure::Io)?;
-        }
-        let signed_item = Item { content: &signed.content, ..*item };
-        record.verified(verify(&signed_item, &[])?);
-        if changed {
+    /// Signs a file whose signature is not valid.
+    fn sign_file(&self, file: &ItemFile, item: &Item<'_>, record: &mut Record) -> Result<(), Failure> {
+        let signed = sign(item, self.now)?;
+        file.replace(&signed.content).map_err(Failure::Io)?;
+        record.verified(verify(&Item { content: &signed.content, ..*item }, &[])?);
+        if record.state == State::Valid {
             record.state = State::Signed;
         }
         Ok(())
@@ -212,6 +201,31 @@ mod tests {
     use super::*;
     use std::fs;
     use std::os::unix::fs::symlink;
+
+    #[test]
+    fn what_is_signed_is_valid_for_whoever_looks_next() {
+        let project = tempfile::TempDir::new().unwrap();
+        let tools = project.path().join(".ai/tools");
+        fs::create_dir_all(&tools).unwrap();
+        let line_100 = format!("{}__version__ = \"1.2.0\"\n", "# l\n".repeat(99));
+        for (name, text) in [
+            ("b.yaml", "\u{feff}version: 1.2.0\nname: x\n"),
+            ("l100.py", &line_100),
+            ("prog.sh", "# kiwi-mcp:validated:x\n#!/bin/sh\n# version: 1.2.0\n"),
+        ] {
+            fs::write(tools.join(name), text).unwrap();
+        }
+        for (action, state) in [(Action::Sign, State::Signed), (Action::Verify, State::Valid)] {
+            let Tree { found, directories } = Tree::read(&[project.path().to_owned()]).unwrap();
+            let processor = Processor::new(action, "1.0.0", directories);
+            let records: Vec<Record> = found.into_iter().map(|found| processor.process(found)).collect();
+            assert_eq!(records.len(), 3);
+            for record in records {
+                assert_eq!(record.state, state, "{:?}: {:?}", record.path, record.error());
+                assert_eq!(record.id_and_version.unwrap().1, "1.2.0");
+            }
+        }
+    }
 
     /// After the tree was examined, the owner of a directory may put a link in its place before a file is processed.
     #[test]
