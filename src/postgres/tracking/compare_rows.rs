@@ -61,7 +61,11 @@ impl<'a> Comparison<'a> {
                 group = Group { row_id: Some(record.row_id), ..Group::default() };
             }
             match record.kind {
-                Kind::Live => group.live = Some(record),
+                Kind::Live => {
+                    if let Some(other) = group.add_live(record) {
+                        self.report_live(&other, (Problem::Unrecorded, "another row has this key".to_owned()))?;
+                    }
+                }
                 _ => {
                     self.check_link(group.newest.as_ref(), &record)?;
                     group.newest = Some(record);
@@ -110,7 +114,8 @@ impl<'a> Comparison<'a> {
     /// Compares what the newest entry says of a row with the row.
     fn judge(&mut self, group: &Group) -> Result<(), Failure> {
         let Some(newest) = &group.newest else {
-            return group.live.as_ref().map_or(Ok(()), |live| self.report_live(live));
+            let finding = presence(None, ByLedger::Gone, true);
+            return group.live.as_ref().zip(finding).map_or(Ok(()), |(live, finding)| self.report_live(live, finding));
         };
         let last_truncate = self.truncates.last();
         let is_truncated = last_truncate.is_some_and(|at| *at > (newest.at, newest.entry_id));
@@ -191,13 +196,13 @@ impl<'a> Comparison<'a> {
         Ok(())
     }
 
-    fn report_live(&mut self, live: &Record) -> Result<(), Failure> {
+    /// Reports a row that no entry is about.
+    fn report_live(&mut self, live: &Record, (problem, detail): Finding) -> Result<(), Failure> {
         let snapshot = self.snapshot.as_ptr();
         let comparer = self.comparer(live.place.relation)?;
         let key = |row: &tables::Row| columns::object(&comparer.plan.key, row);
         // SAFETY: the snapshot is registered.
         let key = unsafe { rows::fetch(comparer.table(), live.place.tid, snapshot, key) };
-        let Some((problem, detail)) = presence(None, ByLedger::Gone, true) else { return Ok(()) };
         let row_key = key.transpose()?.unwrap_or_default();
         self.found(RowProblem { row_key, problem, entry_id: None, block_number: None, detail });
         Ok(())
@@ -215,4 +220,21 @@ struct Group {
     row_id: Option<Uuid>,
     newest: Option<Record>,
     live: Option<Record>,
+}
+
+impl Group {
+    /// Takes the row, or another one with the same key, which an index that was switched off has let in. Of two, the one
+    /// is kept that is as recorded. Returns the other.
+    fn add_live(&mut self, live: Record) -> Option<Record> {
+        let Some(known) = &self.live else {
+            self.live = Some(live);
+            return None;
+        };
+        let newest = self.newest.as_ref();
+        let is_as_recorded = |row: &Record| newest.is_some_and(|newest| newest.data_hash == row.data_hash);
+        match is_as_recorded(&live) && !is_as_recorded(known) {
+            true => self.live.replace(live),
+            false => Some(live),
+        }
+    }
 }
