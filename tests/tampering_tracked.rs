@@ -39,3 +39,36 @@ fn a_second_row_with_the_key_of_another_is_found() {
     assert!(details(&mut client, "dup").iter().all(|problem| problem.ends_with("another row has this key")));
     assert!(!all_valid(&mut client));
 }
+
+/// The worker signs what it finds in a table that is said to have been there before it was tracked.
+#[test]
+fn a_change_that_a_superuser_has_the_worker_record_as_what_was_there_before_is_found() {
+    let (_cluster, mut client) = start(Options::new());
+    client
+        .batch_execute(
+            "CREATE TABLE bl (id int PRIMARY KEY, amount int); INSERT INTO bl VALUES (1, 100);
+             SELECT ledger.track('bl', keep_image => true); INSERT INTO bl VALUES (2, 200), (3, 300), (4, 400);
+             DELETE FROM bl WHERE id = 3",
+        )
+        .unwrap();
+    client
+        .batch_execute(
+            "BEGIN; ALTER TABLE bl DISABLE TRIGGER ledger_record_change; UPDATE bl SET amount = 999 WHERE id < 3;
+             INSERT INTO bl VALUES (3, 300); ALTER TABLE bl ENABLE ALWAYS TRIGGER ledger_record_change; COMMIT;
+             BEGIN; ALTER TABLE ledger.baselines DISABLE TRIGGER refuse_statement;
+             INSERT INTO ledger.baselines SELECT table_id, 'bl'::regclass, 9e18::bigint,
+                 (SELECT (metadata ->> 'transaction_id')::bigint FROM ledger.entries WHERE metadata ? 'baseline'),
+                 clock_timestamp(), 0, 1, 0, pg_relation_filenode('bl'), 9e18::bigint
+                 FROM ledger.tracked_tables WHERE table_name = 'bl'::regclass;
+             ALTER TABLE ledger.baselines ENABLE ALWAYS TRIGGER refuse_statement; COMMIT;
+             SELECT pg_terminate_backend(pid) FROM ledger.workers",
+        )
+        .unwrap();
+    wait_until_tracked(&mut client, "bl");
+    let newest = "SELECT operation || ' ' || (after ->> 'amount') FROM ledger.history('bl', '{\"id\": 1}')";
+    assert_eq!(column(&mut client, newest), ["baseline 100", "baseline 999"]);
+    // Row 4 is what it was.
+    let expected = ["{\"id\": 1} modified", "{\"id\": 2} modified", "{\"id\": 3} resurrected"];
+    assert_eq!(problems(&mut client, "bl"), expected);
+    assert!(!all_valid(&mut client));
+}

@@ -78,14 +78,16 @@ impl<'a> Comparison<'a> {
 
     /// Checks that an entry found what the entry before it left: the same row, or no row.
     fn check_link(&mut self, before: Option<&Record>, entry: &Record) -> Result<(), Failure> {
-        // The transaction that tracks a table may write to it before the baseline is taken, and a row's baseline may be
-        // taken twice.
+        // The transaction that tracks a table may write to it before the baseline is taken.
         let is_of_tracking = before.is_some_and(|before| before.is_baseline && before.transaction == entry.transaction);
-        if entry.is_baseline || is_of_tracking {
+        if is_of_tracking && !entry.is_baseline {
             return Ok(());
         }
+        // A baseline says what was there. It comes before all other entries about the row, or says what they say: otherwise
+        // a superuser could have the worker record a change as what was there.
+        let found = if entry.is_baseline { Some(entry.data_hash) } else { entry.previous };
         let left = before.filter(|before| before.kind == Kind::Exists && !self.is_truncated_between(before, entry));
-        let finding = match (left, entry.previous) {
+        let finding = match (left, found) {
             (Some(left), Some(found)) if left.shape == entry.shape && left.data_hash != found => Some((
                 Problem::Modified,
                 format!("the row was changed without a record after this entry, and before entry {}", entry.entry_id),
@@ -98,7 +100,7 @@ impl<'a> Comparison<'a> {
                 Problem::Resurrected,
                 format!("the row was put back without a record after this entry, and before entry {}", entry.entry_id),
             )),
-            (None, Some(_)) if !entry.precedes_baseline => {
+            (None, Some(_)) if !entry.precedes_baseline && !entry.is_baseline => {
                 Some((Problem::Unrecorded, "this entry found the row, but no earlier entry is about it".to_owned()))
             }
             _ => None,
