@@ -2,6 +2,7 @@
 //! about one row stand together, in the order in which it was changed, and the row itself comes last.
 
 use super::columns;
+use super::compare_shapes::ShapeChanges;
 use super::options::Options;
 use super::plan;
 use super::row_key;
@@ -35,6 +36,7 @@ pub struct Comparison<'a> {
     truncates: &'a [(i64, Uuid)],
     /// Comparers by relation, for those in which a row had to be read again.
     comparers: HashMap<pg_sys::Oid, Comparer>,
+    shapes: ShapeChanges,
     each: &'a mut dyn FnMut(RowProblem),
     problem_count: u64,
 }
@@ -48,7 +50,16 @@ impl<'a> Comparison<'a> {
         truncates: &'a [(i64, Uuid)],
         each: &'a mut dyn FnMut(RowProblem),
     ) -> Self {
-        Comparison { root, options, snapshot, truncates, comparers: HashMap::new(), each, problem_count: 0 }
+        Comparison {
+            root,
+            options,
+            snapshot,
+            truncates,
+            comparers: HashMap::new(),
+            shapes: ShapeChanges::default(),
+            each,
+            problem_count: 0,
+        }
     }
 
     /// Takes the table's records from the sorter, in which they come next. Returns the number of problems.
@@ -88,7 +99,8 @@ impl<'a> Comparison<'a> {
         let found = if entry.is_baseline { Some(entry.data_hash) } else { entry.previous };
         let left = before.filter(|before| before.kind == Kind::Exists && !self.is_truncated_between(before, entry));
         let finding = match (left, found) {
-            (Some(left), Some(found)) if left.shape == entry.shape && left.data_hash != found => Some((
+            (Some(left), Some(_)) if left.shape != entry.shape => self.shapes.compare(left, entry),
+            (Some(left), Some(found)) if left.data_hash != found => Some((
                 Problem::Modified,
                 format!("the row was changed without a record after this entry, and before entry {}", entry.entry_id),
             )),

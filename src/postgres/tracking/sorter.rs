@@ -48,6 +48,11 @@ pub fn shape_number(shape: &str) -> u128 {
     u128::from_str_radix(shape, 16).unwrap_or_default()
 }
 
+/// The shape with this number.
+pub fn shape_id(number: u128) -> String {
+    format!("{number:032x}")
+}
+
 impl Record {
     pub fn live(table: u32, row_id: Uuid, data_hash: Hash, shape: u128, place: RowLocation) -> Record {
         Record {

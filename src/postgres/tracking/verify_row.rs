@@ -5,6 +5,7 @@ use super::plan::Plan;
 use super::shape::Shape;
 use super::versions::Version;
 use crate::ledger::canonical_json::member;
+use crate::ledger::row_shape::exchanged;
 use crate::ledger::sha256_hex;
 use crate::ledger::verifier::SignatureCheck;
 use crate::postgres::errors::Failure;
@@ -62,6 +63,7 @@ struct OlderShape {
     columns: Columns,
     dropped: Vec<String>,
     retyped: Vec<String>,
+    exchanged: Vec<String>,
 }
 
 impl Comparer {
@@ -87,10 +89,7 @@ impl Comparer {
         }
         match self.older(&shape)? {
             Some(older) => compare_older(&older, &self.table, row, version),
-            None => Ok(Some((
-                Problem::Unverifiable,
-                format!("the entry covers the columns of shape {shape}, which ledger.table_shapes does not have"),
-            ))),
+            None => Ok(Some(unknown_shape(&shape))),
         }
     }
 
@@ -123,11 +122,30 @@ impl OlderShape {
             }
             columns.push(Column::new(&column.name, now.position(), now.type_oid, &memory)?);
         }
-        Ok(OlderShape { columns: Columns::new(columns), dropped, retyped })
+        let now = |number: i16| in_root.iter().find(|now| now.number == number);
+        let exchanged = exchanged(&shape.columns, |column| now(column.number).map(|now| now.name.as_str()));
+        let exchanged = exchanged.into_iter().map(str::to_owned).collect();
+        Ok(OlderShape { columns: Columns::new(columns), dropped, retyped, exchanged })
     }
 }
 
+pub fn unknown_shape(shape: &str) -> Finding {
+    let detail = format!("the entry covers the columns of shape {shape}, which ledger.table_shapes does not have");
+    (Problem::Unverifiable, detail)
+}
+
+/// The finding about columns that have exchanged their names. Their values may be what was recorded, but who reads one of
+/// them by its name gets what was recorded of another.
+pub fn exchanged_names(names: &[String], when: &str) -> Option<Finding> {
+    let quoted: Vec<String> = names.iter().map(|name| format!("\"{name}\"")).collect();
+    let detail = format!("columns {} exchanged their names {when}", quoted.join(", "));
+    (!names.is_empty()).then_some((Problem::Modified, detail))
+}
+
 fn compare_older(older: &OlderShape, table: &Table, row: &Row, version: &Version) -> Result<Option<Finding>, Failure> {
+    if let Some(finding) = exchanged_names(&older.exchanged, "since the entry was recorded") {
+        return Ok(Some(finding));
+    }
     let image = columns::object(&older.columns, row)?;
     if sha256_hex(image.as_bytes()) == version.data_hash {
         return Ok(None);
