@@ -127,3 +127,72 @@ fn columns_that_exchange_their_names_are_found_before_and_after_the_row_is_recor
         assert_clean(&mut client, "sw");
     }
 }
+
+const ACCOUNTS: &str = "
+CREATE TABLE accounts (junk int, id int PRIMARY KEY, owner text, amount int, note text);
+SELECT ledger.track('accounts', keep_image => true);
+INSERT INTO accounts VALUES (7, 1, 'ada', 100, 'a'), (7, 2, 'bob', 200, 'b');";
+
+/// Someone who owns the table disables no trigger for it.
+#[test]
+fn a_row_that_is_changed_together_with_its_table_and_then_recorded_is_found() {
+    const USING: &str = "ALTER amount TYPE int USING CASE id WHEN 1 THEN 999999 ELSE amount END";
+    const TRIGGER_OFF: &str = "ALTER TABLE accounts DISABLE TRIGGER ledger_record_change; \
+                               UPDATE accounts SET amount = 999999 WHERE id = 1; \
+                               ALTER TABLE accounts ENABLE ALWAYS TRIGGER ledger_record_change";
+    let (_cluster, mut client) = start(Options::new());
+    client.batch_execute(ACCOUNTS).unwrap();
+    let changes = [
+        format!("ALTER TABLE accounts {USING}, ADD COLUMN z int"),
+        format!("{TRIGGER_OFF}; ALTER TABLE accounts ADD COLUMN z int"),
+        format!("{TRIGGER_OFF}; ALTER TABLE accounts ADD COLUMN z int DEFAULT 1"),
+        format!("ALTER TABLE accounts {USING}, DROP COLUMN note"),
+        format!("ALTER TABLE accounts {USING}; ALTER TABLE accounts RENAME amount TO balance"),
+        format!("ALTER TABLE accounts {USING}, DROP COLUMN note; ALTER TABLE accounts RENAME amount TO balance"),
+        format!(
+            "ALTER TABLE accounts {USING}; ALTER TABLE accounts RENAME junk TO j; ALTER TABLE accounts RENAME amount TO junk"
+        ),
+        format!("{TRIGGER_OFF}; SELECT ledger.track('accounts', keep_image => true, excluded => '{{note}}')"),
+    ];
+    for change in &changes {
+        for record in ["UPDATE accounts SET owner = owner", "DELETE FROM accounts WHERE id = 1"] {
+            client.batch_execute(&format!("BEGIN; {change}; {record}")).unwrap();
+            let found = details(&mut client, "accounts");
+            assert_eq!(found.len(), 1, "{change}; {record}: {found:#?}");
+            assert!(found[0].starts_with("{\"id\": 1} modified column "), "{change}; {record}: {found:#?}");
+            assert!(found[0].contains(" was changed without a record after this entry"), "{found:#?}");
+            // The columns of before do not make it good.
+            client.batch_execute("ALTER TABLE accounts DROP COLUMN IF EXISTS z").unwrap();
+            assert_eq!(problems(&mut client, "accounts"), ["{\"id\": 1} modified"], "{change}; {record}");
+            client.batch_execute("ROLLBACK").unwrap();
+        }
+    }
+    assert_clean(&mut client, "accounts");
+}
+
+/// What is compared is the same in both entries, and no more than that.
+#[test]
+fn a_row_that_is_recorded_anew_after_a_change_of_its_table_is_as_it_was() {
+    let (_cluster, mut client) = start(Options::new());
+    client.batch_execute(ACCOUNTS).unwrap();
+    for change in [
+        "ALTER TABLE accounts ADD COLUMN z int DEFAULT 5",
+        "ALTER TABLE accounts ADD COLUMN at timestamptz NOT NULL DEFAULT clock_timestamp()",
+        "ALTER TABLE accounts ALTER z TYPE text USING 'z' || z, ALTER amount TYPE bigint",
+        "ALTER TABLE accounts RENAME amount TO balance; ALTER TABLE accounts ALTER balance TYPE numeric(12, 2)",
+        "ALTER TABLE accounts DROP COLUMN note; ALTER TABLE accounts ADD COLUMN note text DEFAULT 'other'",
+        "SELECT ledger.track('accounts', keep_image => true, excluded => '{note}'); UPDATE accounts SET note = 'n'",
+        "UPDATE accounts SET note = 'm'; SELECT ledger.track('accounts', keep_image => true)",
+        "SELECT ledger.track('accounts')",
+        "ALTER TABLE accounts DROP COLUMN z; SELECT ledger.track('accounts', keep_image => true)",
+        "ALTER TABLE accounts RENAME owner TO person; ALTER TABLE accounts ADD COLUMN owner text",
+        "ALTER TABLE accounts DROP COLUMN junk; ALTER TABLE accounts RENAME person TO junk",
+    ] {
+        let write = "UPDATE accounts SET id = id; INSERT INTO accounts (id) VALUES (3) ON CONFLICT DO NOTHING; \
+                     UPDATE accounts SET id = 4 WHERE id = 2; UPDATE accounts SET id = 2 WHERE id = 4; \
+                     DELETE FROM accounts WHERE id = 3";
+        client.batch_execute(change).unwrap();
+        client.batch_execute(write).unwrap();
+        assert_clean(&mut client, "accounts");
+    }
+}

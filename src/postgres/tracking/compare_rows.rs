@@ -56,7 +56,7 @@ impl<'a> Comparison<'a> {
             snapshot,
             truncates,
             comparers: HashMap::new(),
-            shapes: ShapeChanges::default(),
+            shapes: ShapeChanges::new(),
             each,
             problem_count: 0,
         }
@@ -99,7 +99,10 @@ impl<'a> Comparison<'a> {
         let found = if entry.is_baseline { Some(entry.data_hash) } else { entry.previous };
         let left = before.filter(|before| before.kind == Kind::Exists && !self.is_truncated_between(before, entry));
         let finding = match (left, found) {
-            (Some(left), Some(_)) if left.shape != entry.shape => self.shapes.compare(left, entry),
+            (Some(left), Some(found)) if left.shape != entry.shape => {
+                let snapshot = self.snapshot;
+                self.shapes.compare(left, entry, found, |record| version_of(record, snapshot))
+            }
             (Some(left), Some(found)) if left.data_hash != found => Some((
                 Problem::Modified,
                 format!("the row was changed without a record after this entry, and before entry {}", entry.entry_id),
@@ -180,18 +183,8 @@ impl<'a> Comparison<'a> {
         Ok(self.comparers.get_mut(&relation).expect("it has just been put there"))
     }
 
-    /// The entry behind a record.
     fn version(&self, record: &Record) -> Option<Version> {
-        let snapshot = self.snapshot.as_ptr();
-        let read = |row: &tables::Row| Version::from_row(row);
-        let found = match record.block {
-            0 => {
-                let table = Table::open("entries_pending", pg_sys::AccessShareLock);
-                partitions::find(&table, record.entry_id, snapshot, read)
-            }
-            block => partitions::find_in_block(block, record.entry_id, snapshot, read),
-        };
-        found.flatten()
+        version_of(record, self.snapshot)
     }
 
     fn report(&mut self, entry: &Record, finding: Finding) -> Result<(), Failure> {
@@ -226,6 +219,20 @@ impl<'a> Comparison<'a> {
         self.problem_count += 1;
         (self.each)(problem);
     }
+}
+
+/// The entry behind a record.
+fn version_of(record: &Record, snapshot: &RegisteredSnapshot) -> Option<Version> {
+    let snapshot = snapshot.as_ptr();
+    let read = |row: &tables::Row| Version::from_row(row);
+    let found = match record.block {
+        0 => {
+            let table = Table::open("entries_pending", pg_sys::AccessShareLock);
+            partitions::find(&table, record.entry_id, snapshot, read)
+        }
+        block => partitions::find_in_block(block, record.entry_id, snapshot, read),
+    };
+    found.flatten()
 }
 
 /// What is known of one row as its entries go by.

@@ -137,8 +137,7 @@ pub fn unknown_shape(shape: &str) -> Finding {
 /// The finding about columns that have exchanged their names. Their values may be what was recorded, but who reads one of
 /// them by its name gets what was recorded of another.
 pub fn exchanged_names(names: &[String], when: &str) -> Option<Finding> {
-    let quoted: Vec<String> = names.iter().map(|name| format!("\"{name}\"")).collect();
-    let detail = format!("columns {} exchanged their names {when}", quoted.join(", "));
+    let detail = format!("{} exchanged their names {when}", quoted_columns(names));
     (!names.is_empty()).then_some((Problem::Modified, detail))
 }
 
@@ -198,9 +197,7 @@ fn plain(json: &str) -> String {
 }
 
 fn listed(names: &[String]) -> String {
-    let quoted: Vec<String> = names.iter().map(|name| format!("\"{name}\"")).collect();
-    let (noun, verb) = if names.len() == 1 { ("column", "was") } else { ("columns", "were") };
-    format!("{noun} {} {verb}", quoted.join(", "))
+    format!("{} {}", quoted_columns(names), if names.len() == 1 { "was" } else { "were" })
 }
 
 /// In which columns a row differs from the image that was kept.
@@ -244,12 +241,16 @@ fn judged(found: Differences, columns: &[Column], table: &Table, version: &Versi
     }
 }
 
+/// As `columns "a", "b"`.
+pub fn quoted_columns(names: &[String]) -> String {
+    let quoted: Vec<String> = names.iter().map(|name| format!("\"{name}\"")).collect();
+    format!("{} {}", if names.len() == 1 { "column" } else { "columns" }, quoted.join(", "))
+}
+
 fn modified(differences: Differences) -> String {
     match differences {
         Differences::Columns(names) => {
-            let quoted: Vec<String> = names.iter().map(|name| format!("\"{name}\"")).collect();
-            let noun = if names.len() == 1 { "column" } else { "columns" };
-            format!("{noun} {} differ{} from the image", quoted.join(", "), if names.len() == 1 { "s" } else { "" })
+            format!("{} differ{} from the image", quoted_columns(&names), if names.len() == 1 { "s" } else { "" })
         }
         Differences::NoImage | Differences::None => "the row is not what was recorded".to_owned(),
     }
