@@ -32,7 +32,12 @@ CROSS JOIN LATERAL (
         JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) i.inhrelid AND c.relispartition
     )
     SELECT pg_catalog.bool_or(
-               by_row.oid IS NULL OR by_row.tgname OPERATOR(pg_catalog.<>) 'ledger_record_change'
+               -- Postgres fires no trigger of such a table, and record_change() takes no such options.
+               NOT relation.relhastriggers
+               OR pg_catalog.jsonb_typeof(o.options OPERATOR(pg_catalog.->) 'table_id') IS DISTINCT FROM 'string'
+               OR pg_catalog.jsonb_typeof(o.options OPERATOR(pg_catalog.->) 'keep_image') IS DISTINCT FROM 'boolean'
+               OR pg_catalog.jsonb_typeof(o.options OPERATOR(pg_catalog.->) 'with_signature') IS DISTINCT FROM 'boolean'
+               OR by_row.oid IS NULL OR by_row.tgname OPERATOR(pg_catalog.<>) 'ledger_record_change'
                OR by_row.tgtype OPERATOR(pg_catalog.<>) 29
                OR by_row.tgqual IS NOT NULL OR by_row.tgattr::pg_catalog.text OPERATOR(pg_catalog.<>) ''
                OR by_row.tgargs OPERATOR(pg_catalog.<>) t.tgargs
@@ -42,6 +47,7 @@ CROSS JOIN LATERAL (
            pg_catalog.bool_or(by_row.tgenabled OPERATOR(pg_catalog.=) 'D' OR truncates.tgenabled OPERATOR(pg_catalog.=) 'D') AS is_disabled,
            pg_catalog.bool_or(by_row.tgenabled OPERATOR(pg_catalog.<>) 'A' OR truncates.tgenabled OPERATOR(pg_catalog.<>) 'A') AS is_not_always
     FROM tree
+    JOIN pg_catalog.pg_class AS relation ON relation.oid OPERATOR(pg_catalog.=) tree.relation
     LEFT JOIN pg_catalog.pg_trigger AS by_row ON by_row.tgrelid OPERATOR(pg_catalog.=) tree.relation
         AND by_row.tgfoid OPERATOR(pg_catalog.=) t.tgfoid
     LEFT JOIN pg_catalog.pg_trigger AS truncates ON truncates.tgrelid OPERATOR(pg_catalog.=) tree.relation

@@ -184,6 +184,64 @@ fn triggers_that_a_superuser_has_changed_are_said_to_be_others() {
     }
 }
 
+/// Postgres then fires none of them, and nothing of what is done to the rows is recorded.
+#[test]
+fn a_table_whose_triggers_a_superuser_hides_from_postgres_is_not_left_out() {
+    let (_cluster, mut client, _owner) = start_tracked();
+    let changes = [
+        ("shop.accounts", "shop.accounts", "UPDATE shop.accounts SET amount = 999 WHERE id = 1"),
+        (
+            "shop.events",
+            "shop.events_2",
+            "DELETE FROM shop.events WHERE id = 101; INSERT INTO shop.events VALUES (102, 'x')",
+        ),
+    ];
+    for (table, hidden, change) in changes {
+        let hide = format!("UPDATE pg_class SET relhastriggers = false WHERE oid = '{hidden}'::regclass");
+        client.batch_execute(&hide).unwrap();
+        client.batch_execute(change).unwrap();
+        assert_eq!(state(&mut client, table), "altered");
+        let verdict = json(&mut client, "SELECT ledger.verify_all()");
+        assert_eq!(verdict["overall_valid"], false, "{verdict:#}");
+        let of_table: Vec<&Value> =
+            verdict["tables"].as_array().unwrap().iter().filter(|element| element["table"] == table).collect();
+        // What is wrong with its tracking, and with its rows.
+        assert!(of_table.len() == 2 && of_table.iter().all(|element| element["valid"] == false), "{verdict:#}");
+        assert_eq!(of_table[0]["errors"][0]["problem"], "altered");
+        let detail = of_table[0]["errors"][0]["detail"].as_str().unwrap();
+        let (_, remedy) = detail.split_once("; ").unwrap();
+        client.batch_execute(remedy.strip_suffix(" puts that right").unwrap()).unwrap();
+        assert_eq!(state(&mut client, table), "tracked");
+    }
+    assert_eq!(problems(&mut client, "shop.accounts"), ["{\"id\": 1} modified"]);
+    assert_eq!(problems(&mut client, "shop.events"), ["{\"id\": 101} missing", "{\"id\": 102} unrecorded"]);
+}
+
+#[test]
+fn a_table_whose_trigger_says_what_track_does_not_is_not_left_out() {
+    let (cluster, mut client, _owner) = start_tracked();
+    client
+        .batch_execute(
+            "UPDATE pg_trigger SET tgargs = convert_to(replace(convert_from(substring(tgargs, 1, length(tgargs) - 1), 'UTF8'),
+                 '\"keep_image\":false', '\"keep_image\":\"false\"'), 'UTF8') || '\\x00'
+             WHERE tgrelid = 'shop.accounts'::regclass",
+        )
+        .unwrap();
+    // Another session does not know the trigger from before.
+    let mut client = cluster.connect("postgres");
+    assert_eq!(
+        number(
+            &mut client,
+            "SELECT count(*) FROM pg_trigger WHERE tgargs::text LIKE '%22' || encode('false\"', 'hex') || '%'"
+        ),
+        2
+    );
+    assert_eq!(fault(&mut client, "shop.accounts").unwrap().0, "altered");
+    let verdict = json(&mut client, "SELECT ledger.verify_all()");
+    let said = |element: &Value| element["table"] == "shop.accounts" && element.get("message").is_some();
+    assert!(verdict["tables"].as_array().unwrap().iter().any(said), "{verdict:#}");
+}
+
 /// Only a superuser, or who has been granted them, can make such triggers.
 #[test]
 fn functions_of_the_ledgers_triggers_refuse_others() {

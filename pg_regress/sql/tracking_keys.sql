@@ -47,19 +47,18 @@ SELECT metadata -> 'key' AS key, metadata ->> 'row_id' = row_id(:'table_id', jso
 FROM ledger.entries WHERE metadata ->> 'table_id' = :'table_id' AND metadata ? 'key' ORDER BY created_at, metadata ->> 'key';
 ALTER TABLE pairs RENAME COLUMN a TO z;
 SELECT * FROM ledger.verify_table('pairs');
-ALTER TABLE pairs RENAME COLUMN b TO a;
-ALTER TABLE pairs RENAME COLUMN z TO b;
+ALTER TABLE pairs RENAME COLUMN b TO y;
 SELECT * FROM ledger.verify_table('pairs');
-ALTER TABLE pairs DROP CONSTRAINT pairs_pkey, ADD PRIMARY KEY (a, b);
+ALTER TABLE pairs DROP CONSTRAINT pairs_pkey, ADD PRIMARY KEY (y, z);
 SELECT * FROM ledger.verify_table('pairs');
-UPDATE pairs SET v = 'swapped' WHERE a = 1 AND b = 2;
+UPDATE pairs SET v = 'renamed' WHERE y = 1 AND z = 2;
 SELECT * FROM ledger.verify_table('pairs');
-SELECT operation, after FROM ledger.history('pairs', '{"a": 1, "b": 2}');
-SELECT operation, after FROM ledger.history('pairs', '{"b": 1, "a": 2}');
+SELECT operation, after FROM ledger.history('pairs', '{"y": 1, "z": 2}');
+SELECT operation, after FROM ledger.history('pairs', '{"z": 1, "y": 2}');
 -- Two rows that exchange their contents, and one that is removed.
 ALTER TABLE pairs DISABLE TRIGGER ledger_record_change;
-UPDATE pairs SET v = CASE a WHEN 1 THEN 'two and one' ELSE 'swapped' END WHERE (a, b) IN ((1, 2), (2, 1));
-DELETE FROM pairs WHERE a = 1 AND b = 4;
+UPDATE pairs SET v = CASE y WHEN 1 THEN 'two and one' ELSE 'renamed' END WHERE (y, z) IN ((1, 2), (2, 1));
+DELETE FROM pairs WHERE y = 1 AND z = 4;
 SELECT row_key, problem, detail FROM ledger.verify_table('pairs') ORDER BY row_key;
 DROP TABLE pairs;
 

@@ -14,6 +14,7 @@
 //! | [`block`] | how a block is made and hashed |
 //! | [`metadata`] | the metadata of an entry that the ledger makes by itself |
 //! | [`row_change`] | what an entry says about a row of a tracked table |
+//! | [`row_shape`] | the columns that such an entry covers, and what becomes of them |
 //! | [`row_index`], [`row_runs`], [`row_filter`] | how the sealed entries about one row are found |
 //! | [`file_ranges`] | parts of a ledger file |
 //! | [`lag`] | how far a ledger file is behind its database |
@@ -35,6 +36,7 @@ pub mod row_change;
 pub mod row_filter;
 pub mod row_index;
 pub mod row_runs;
+pub mod row_shape;
 pub mod signature;
 pub mod timestamp;
 pub mod verifier;

@@ -12,6 +12,7 @@
 //! | `previous_hash` | the data hash of the row that was updated, as it was found |
 //! | `shape` | the columns that `data` covers: hash of an entry of type `table_shape` |
 //! | `baseline` | true: the row was there before the table was tracked |
+//! | `before`, `after` | the row before and after the change |
 //! | `precedes_baseline` | true: the row that was found was there before, too, and may not have been recorded yet |
 
 use super::canonical_json::{members, plain};
@@ -78,6 +79,9 @@ pub struct RowChange<'a> {
     pub transaction_id: &'a str,
     pub is_baseline: bool,
     pub precedes_baseline: bool,
+    /// The row before and after the change, where images are kept.
+    pub before: Option<&'a str>,
+    pub after: Option<&'a str>,
 }
 
 impl<'a> RowChange<'a> {
@@ -87,6 +91,7 @@ impl<'a> RowChange<'a> {
         let (mut table_id, mut key, mut row, mut old_key, mut old_row) = (None, None, None, None, None);
         let (mut previous_hash, mut shape, mut transaction_id) = (None, "", "");
         let (mut is_baseline, mut precedes_baseline) = (false, false);
+        let (mut before, mut after) = (None, None);
         for (name, value) in members(metadata) {
             match name {
                 "table_id" => table_id = plain(value),
@@ -99,6 +104,8 @@ impl<'a> RowChange<'a> {
                 "transaction_id" => transaction_id = value,
                 "baseline" => is_baseline = value == "true",
                 "precedes_baseline" => precedes_baseline = value == "true",
+                "before" => before = Some(value),
+                "after" => after = Some(value),
                 _ => {}
             }
         }
@@ -119,6 +126,8 @@ impl<'a> RowChange<'a> {
             transaction_id,
             is_baseline,
             precedes_baseline,
+            before,
+            after,
         })
     }
 }

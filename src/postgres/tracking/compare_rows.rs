@@ -2,6 +2,7 @@
 //! about one row stand together, in the order in which it was changed, and the row itself comes last.
 
 use super::columns;
+use super::compare_shapes::ShapeChanges;
 use super::options::Options;
 use super::plan;
 use super::row_key;
@@ -35,6 +36,7 @@ pub struct Comparison<'a> {
     truncates: &'a [(i64, Uuid)],
     /// Comparers by relation, for those in which a row had to be read again.
     comparers: HashMap<pg_sys::Oid, Comparer>,
+    shapes: ShapeChanges,
     each: &'a mut dyn FnMut(RowProblem),
     problem_count: u64,
 }
@@ -48,7 +50,16 @@ impl<'a> Comparison<'a> {
         truncates: &'a [(i64, Uuid)],
         each: &'a mut dyn FnMut(RowProblem),
     ) -> Self {
-        Comparison { root, options, snapshot, truncates, comparers: HashMap::new(), each, problem_count: 0 }
+        Comparison {
+            root,
+            options,
+            snapshot,
+            truncates,
+            comparers: HashMap::new(),
+            shapes: ShapeChanges::new(),
+            each,
+            problem_count: 0,
+        }
     }
 
     /// Takes the table's records from the sorter, in which they come next. Returns the number of problems.
@@ -61,7 +72,11 @@ impl<'a> Comparison<'a> {
                 group = Group { row_id: Some(record.row_id), ..Group::default() };
             }
             match record.kind {
-                Kind::Live => group.live = Some(record),
+                Kind::Live => {
+                    if let Some(other) = group.add_live(record) {
+                        self.report_live(&other, (Problem::Unrecorded, "another row has this key".to_owned()))?;
+                    }
+                }
                 _ => {
                     self.check_link(group.newest.as_ref(), &record)?;
                     group.newest = Some(record);
@@ -74,15 +89,21 @@ impl<'a> Comparison<'a> {
 
     /// Checks that an entry found what the entry before it left: the same row, or no row.
     fn check_link(&mut self, before: Option<&Record>, entry: &Record) -> Result<(), Failure> {
-        // The transaction that tracks a table may write to it before the baseline is taken, and a row's baseline may be
-        // taken twice.
+        // The transaction that tracks a table may write to it before the baseline is taken.
         let is_of_tracking = before.is_some_and(|before| before.is_baseline && before.transaction == entry.transaction);
-        if entry.is_baseline || is_of_tracking {
+        if is_of_tracking && !entry.is_baseline {
             return Ok(());
         }
+        // A baseline says what was there. It comes before all other entries about the row, or says what they say: otherwise
+        // a superuser could have the worker record a change as what was there.
+        let found = if entry.is_baseline { Some(entry.data_hash) } else { entry.previous };
         let left = before.filter(|before| before.kind == Kind::Exists && !self.is_truncated_between(before, entry));
-        let finding = match (left, entry.previous) {
-            (Some(left), Some(found)) if left.shape == entry.shape && left.data_hash != found => Some((
+        let finding = match (left, found) {
+            (Some(left), Some(found)) if left.shape != entry.shape => {
+                let snapshot = self.snapshot;
+                self.shapes.compare(left, entry, found, |record| version_of(record, snapshot))
+            }
+            (Some(left), Some(found)) if left.data_hash != found => Some((
                 Problem::Modified,
                 format!("the row was changed without a record after this entry, and before entry {}", entry.entry_id),
             )),
@@ -94,7 +115,7 @@ impl<'a> Comparison<'a> {
                 Problem::Resurrected,
                 format!("the row was put back without a record after this entry, and before entry {}", entry.entry_id),
             )),
-            (None, Some(_)) if !entry.precedes_baseline => {
+            (None, Some(_)) if !entry.precedes_baseline && !entry.is_baseline => {
                 Some((Problem::Unrecorded, "this entry found the row, but no earlier entry is about it".to_owned()))
             }
             _ => None,
@@ -110,7 +131,8 @@ impl<'a> Comparison<'a> {
     /// Compares what the newest entry says of a row with the row.
     fn judge(&mut self, group: &Group) -> Result<(), Failure> {
         let Some(newest) = &group.newest else {
-            return group.live.as_ref().map_or(Ok(()), |live| self.report_live(live));
+            let finding = presence(None, ByLedger::Gone, true);
+            return group.live.as_ref().zip(finding).map_or(Ok(()), |(live, finding)| self.report_live(live, finding));
         };
         let last_truncate = self.truncates.last();
         let is_truncated = last_truncate.is_some_and(|at| *at > (newest.at, newest.entry_id));
@@ -161,18 +183,8 @@ impl<'a> Comparison<'a> {
         Ok(self.comparers.get_mut(&relation).expect("it has just been put there"))
     }
 
-    /// The entry behind a record.
     fn version(&self, record: &Record) -> Option<Version> {
-        let snapshot = self.snapshot.as_ptr();
-        let read = |row: &tables::Row| Version::from_row(row);
-        let found = match record.block {
-            0 => {
-                let table = Table::open("entries_pending", pg_sys::AccessShareLock);
-                partitions::find(&table, record.entry_id, snapshot, read)
-            }
-            block => partitions::find_in_block(block, record.entry_id, snapshot, read),
-        };
-        found.flatten()
+        version_of(record, self.snapshot)
     }
 
     fn report(&mut self, entry: &Record, finding: Finding) -> Result<(), Failure> {
@@ -191,13 +203,13 @@ impl<'a> Comparison<'a> {
         Ok(())
     }
 
-    fn report_live(&mut self, live: &Record) -> Result<(), Failure> {
+    /// Reports a row that no entry is about.
+    fn report_live(&mut self, live: &Record, (problem, detail): Finding) -> Result<(), Failure> {
         let snapshot = self.snapshot.as_ptr();
         let comparer = self.comparer(live.place.relation)?;
         let key = |row: &tables::Row| columns::object(&comparer.plan.key, row);
         // SAFETY: the snapshot is registered.
         let key = unsafe { rows::fetch(comparer.table(), live.place.tid, snapshot, key) };
-        let Some((problem, detail)) = presence(None, ByLedger::Gone, true) else { return Ok(()) };
         let row_key = key.transpose()?.unwrap_or_default();
         self.found(RowProblem { row_key, problem, entry_id: None, block_number: None, detail });
         Ok(())
@@ -209,10 +221,41 @@ impl<'a> Comparison<'a> {
     }
 }
 
+/// The entry behind a record.
+fn version_of(record: &Record, snapshot: &RegisteredSnapshot) -> Option<Version> {
+    let snapshot = snapshot.as_ptr();
+    let read = |row: &tables::Row| Version::from_row(row);
+    let found = match record.block {
+        0 => {
+            let table = Table::open("entries_pending", pg_sys::AccessShareLock);
+            partitions::find(&table, record.entry_id, snapshot, read)
+        }
+        block => partitions::find_in_block(block, record.entry_id, snapshot, read),
+    };
+    found.flatten()
+}
+
 /// What is known of one row as its entries go by.
 #[derive(Default)]
 struct Group {
     row_id: Option<Uuid>,
     newest: Option<Record>,
     live: Option<Record>,
+}
+
+impl Group {
+    /// Takes the row, or another one with the same key, which an index that was switched off has let in. Of two, the one
+    /// is kept that is as recorded. Returns the other.
+    fn add_live(&mut self, live: Record) -> Option<Record> {
+        let Some(known) = &self.live else {
+            self.live = Some(live);
+            return None;
+        };
+        let newest = self.newest.as_ref();
+        let is_as_recorded = |row: &Record| newest.is_some_and(|newest| newest.data_hash == row.data_hash);
+        match is_as_recorded(&live) && !is_as_recorded(known) {
+            true => self.live.replace(live),
+            false => Some(live),
+        }
+    }
 }

@@ -26,6 +26,7 @@
 //! | [`versions`], [`version_runs`], [`run_writer`] | the entries about one row, and how they are found |
 //! | [`verify_row`] | one row against its entries |
 //! | [`verify_tables`], [`targets`], [`sorter`], [`compare_rows`] | all rows of one or more tables against all entries |
+//! | [`compare_shapes`] | entries about a row from before and after a change of the table's columns |
 //! | [`verify_all`] | all tables, and whether they are tracked as the ledger says |
 //! | [`history`], [`readers`] | the functions for one row, and who may call them |
 //! | [`lost`] | tables that are not tracked any more, though nobody has said so |
@@ -38,6 +39,7 @@ pub mod command_order;
 pub mod command_parts;
 pub mod commands;
 pub mod compare_rows;
+mod compare_shapes;
 pub mod dropped;
 pub mod drops;
 pub mod fixed_settings;

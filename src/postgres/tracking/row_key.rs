@@ -3,9 +3,10 @@
 use super::columns::{self, json_name, Columns};
 use super::plan::Plan;
 use super::primary_key;
-use super::shape::{Shape, ShapeColumn};
+use super::shape::Shape;
 use crate::ledger::canonical_json::{member, write_string};
 use crate::ledger::row_change::row_id;
+use crate::ledger::row_shape::ShapeColumn;
 use crate::postgres::errors::Failure;
 use crate::postgres::jsonb;
 use crate::postgres::relation;

@@ -4,6 +4,7 @@
 //! A shape's id is the beginning of its hash. So what is looked up in `ledger.table_shapes` is checked against the id,
 //! and the table need not be trusted.
 
+use crate::ledger::row_shape::ShapeColumn;
 use crate::ledger::{canonical_json, sha256_hex};
 use crate::postgres::entries::{self, RowEntry};
 use crate::postgres::errors::Failure;
@@ -24,14 +25,6 @@ pub struct Shape {
     /// Canonical JSON.
     text: String,
     is_recorded: Cell<bool>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ShapeColumn {
-    /// As in pg_attribute: it stays the same when the column is renamed.
-    pub number: i16,
-    pub name: String,
-    pub type_name: String,
 }
 
 /// What the columns of a shape are in a table now.

@@ -41,11 +41,18 @@ pub struct Record {
     pub is_baseline: bool,
     pub precedes_baseline: bool,
     pub has_bad_signature: bool,
+    /// The entry keeps an image of the row.
+    pub has_image: bool,
     pub place: RowLocation,
 }
 
 pub fn shape_number(shape: &str) -> u128 {
     u128::from_str_radix(shape, 16).unwrap_or_default()
+}
+
+/// The shape with this number.
+pub fn shape_id(number: u128) -> String {
+    format!("{number:032x}")
 }
 
 impl Record {
@@ -64,6 +71,7 @@ impl Record {
             is_baseline: false,
             precedes_baseline: false,
             has_bad_signature: false,
+            has_image: false,
             place,
         }
     }
@@ -76,7 +84,8 @@ impl Record {
         // The sign bit is flipped, so that the bytes sort as the numbers do.
         bytes.extend_from_slice(&((self.at as u64) ^ (1 << 63)).to_be_bytes());
         bytes.extend_from_slice(self.entry_id.as_bytes());
-        let flags = [self.previous.is_some(), self.is_baseline, self.precedes_baseline, self.has_bad_signature];
+        let flags =
+            [self.previous.is_some(), self.is_baseline, self.precedes_baseline, self.has_bad_signature, self.has_image];
         bytes.push(self.kind as u8);
         bytes.extend(flags.map(u8::from));
         bytes.extend_from_slice(&self.data_hash);
@@ -98,7 +107,7 @@ impl Record {
         let row_id = Uuid::from_bytes(take(&mut rest)?);
         let at = (u64::from_be_bytes(take(&mut rest)?) ^ (1 << 63)) as i64;
         let entry_id = Uuid::from_bytes(take(&mut rest)?);
-        let [kind, has_previous, is_baseline, precedes_baseline, has_bad_signature] = take(&mut rest)?;
+        let [kind, has_previous, is_baseline, precedes_baseline, has_bad_signature, has_image] = take(&mut rest)?;
         let (data_hash, previous) = (take(&mut rest)?, take(&mut rest)?);
         let shape = u128::from_be_bytes(take(&mut rest)?);
         let block = i64::from_be_bytes(take(&mut rest)?);
@@ -123,6 +132,7 @@ impl Record {
             is_baseline: is_baseline != 0,
             precedes_baseline: precedes_baseline != 0,
             has_bad_signature: has_bad_signature != 0,
+            has_image: has_image != 0,
             place: RowLocation { relation, tid },
         })
     }

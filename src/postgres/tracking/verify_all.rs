@@ -13,7 +13,7 @@ use crate::postgres::jsonb::Jsonb;
 use crate::postgres::relation;
 use crate::postgres::spi;
 use crate::postgres::tables::{RegisteredSnapshot, Row, Table};
-use pgrx::{check_for_interrupts, pg_sys};
+use pgrx::{check_for_interrupts, pg_sys, PgSqlErrorCode};
 use serde_json::{json, Value};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -102,17 +102,37 @@ fn verify_rows(tracked: &[Tracked]) -> HashMap<pg_sys::Oid, Value> {
     verdicts
 }
 
-/// What there is to verify of a table: `None` if it has been untracked since. The error is the verdict on a table whose
-/// rows cannot be verified.
+/// What there is to verify of a table: `None` if it has been untracked since, while this session waited for its lock. The
+/// error is the verdict on a table whose rows cannot be verified.
 fn target_of(table: &Tracked, under_way: &HashMap<String, Progress>) -> Result<Option<Target>, Value> {
     let open = Table::open_oid(table.oid, pg_sys::AccessShareLock);
     // SAFETY: the relation is open.
-    let Some(options) = (unsafe { Options::of_relation(open.relation()) }) else { return Ok(None) };
+    let Some(options) = (unsafe { Options::of_relation(open.relation()) }) else {
+        return match is_in_view(table.oid) {
+            true => Err(message(table, Some(false), &without_trigger(&open))),
+            false => Ok(None),
+        };
+    };
     if let Some(progress) = under_way.get(&options.table_id) {
         return Err(message(table, None, &still_recorded(&open, progress)));
     }
     // The table has lost its primary key, for example: what was done to its rows cannot be told, so it is not valid.
     Target::lock(&open, options).map(Some).map_err(|failure| message(table, Some(false), &failure))
+}
+
+/// Whether `ledger.tracked_tables`, which goes by pg_trigger alone, has the table now.
+fn is_in_view(table: pg_sys::Oid) -> bool {
+    let query = "SELECT 1 FROM ledger.tracked_tables WHERE table_name = $1::pg_catalog.oid";
+    let mut is_in_view = false;
+    spi::for_each_as_of_now(query, &[i64::from(table.to_u32()).into()], |_| is_in_view = true);
+    is_in_view
+}
+
+fn without_trigger(table: &Table) -> Failure {
+    let message = format!("the rows of table {} are not recorded", relation::qualified_name(table));
+    Failure::new(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message).detail(
+        "pg_trigger has the trigger that records them, but Postgres does not fire it, or its argument was changed",
+    )
 }
 
 fn verdict_on(table: &Tracked, outcome: Result<Counts, Failure>, problems: Vec<Value>) -> Value {
@@ -156,6 +176,13 @@ fn fault_of_tracking(table: &Tracked, noted: Option<&Noted>) -> Option<Value> {
 /// How the triggers of a table are not as track() makes them, and the call that does.
 fn alteration(table: &Tracked, call: &str) -> String {
     let open = Table::open_oid(table.oid, pg_sys::AccessShareLock);
+    if let Some(name) = without_triggers(table.oid).and_then(relation::name_of) {
+        return format!(
+            "no trigger of table {name} is fired, because relhastriggers is false in its row of pg_class; UPDATE \
+             pg_catalog.pg_class SET relhastriggers = true WHERE oid = {}::pg_catalog.regclass puts that right",
+            relation::literal(&name)
+        );
+    }
     if let Some(renamed) = RenamedTrigger::of(&open) {
         return format!("{}, and changes of its rows are refused; {}", renamed.what(), renamed.remedy(call));
     }
@@ -163,6 +190,19 @@ fn alteration(table: &Tracked, call: &str) -> String {
         "the triggers that record its rows are not as ledger.track() makes them, on the table or on a partition: one was \
          dropped, renamed, or given a condition or another argument; {call} makes them anew"
     )
+}
+
+/// The table, or a partition of it, whose triggers Postgres does not look for. Asks the catalogs: partitions are not locked
+/// yet.
+fn without_triggers(table: pg_sys::Oid) -> Option<pg_sys::Oid> {
+    let query = "WITH RECURSIVE tree AS ( \
+                     SELECT $1::pg_catalog.oid AS oid UNION ALL SELECT i.inhrelid FROM tree \
+                     JOIN pg_catalog.pg_inherits AS i ON i.inhparent OPERATOR(pg_catalog.=) tree.oid \
+                 ) SELECT c.oid FROM tree JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) tree.oid \
+                 WHERE NOT c.relhastriggers AND (c.relispartition OR c.oid OPERATOR(pg_catalog.=) $1::pg_catalog.oid)";
+    let mut found = None;
+    spi::for_each_in_catalogs_as_of_now(query, &[i64::from(table.to_u32()).into()], |row| found = row.get(0));
+    found
 }
 
 /// All tracked tables, and those that the ledger has as tracked. Both are read with one snapshot: otherwise a table

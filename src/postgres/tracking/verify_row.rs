@@ -5,6 +5,7 @@ use super::plan::Plan;
 use super::shape::Shape;
 use super::versions::Version;
 use crate::ledger::canonical_json::member;
+use crate::ledger::row_shape::exchanged;
 use crate::ledger::sha256_hex;
 use crate::ledger::verifier::SignatureCheck;
 use crate::postgres::errors::Failure;
@@ -62,6 +63,7 @@ struct OlderShape {
     columns: Columns,
     dropped: Vec<String>,
     retyped: Vec<String>,
+    exchanged: Vec<String>,
 }
 
 impl Comparer {
@@ -87,10 +89,7 @@ impl Comparer {
         }
         match self.older(&shape)? {
             Some(older) => compare_older(&older, &self.table, row, version),
-            None => Ok(Some((
-                Problem::Unverifiable,
-                format!("the entry covers the columns of shape {shape}, which ledger.table_shapes does not have"),
-            ))),
+            None => Ok(Some(unknown_shape(&shape))),
         }
     }
 
@@ -123,11 +122,29 @@ impl OlderShape {
             }
             columns.push(Column::new(&column.name, now.position(), now.type_oid, &memory)?);
         }
-        Ok(OlderShape { columns: Columns::new(columns), dropped, retyped })
+        let now = |number: i16| in_root.iter().find(|now| now.number == number);
+        let exchanged = exchanged(&shape.columns, |column| now(column.number).map(|now| now.name.as_str()));
+        let exchanged = exchanged.into_iter().map(str::to_owned).collect();
+        Ok(OlderShape { columns: Columns::new(columns), dropped, retyped, exchanged })
     }
 }
 
+pub fn unknown_shape(shape: &str) -> Finding {
+    let detail = format!("the entry covers the columns of shape {shape}, which ledger.table_shapes does not have");
+    (Problem::Unverifiable, detail)
+}
+
+/// The finding about columns that have exchanged their names. Their values may be what was recorded, but who reads one of
+/// them by its name gets what was recorded of another.
+pub fn exchanged_names(names: &[String], when: &str) -> Option<Finding> {
+    let detail = format!("{} exchanged their names {when}", quoted_columns(names));
+    (!names.is_empty()).then_some((Problem::Modified, detail))
+}
+
 fn compare_older(older: &OlderShape, table: &Table, row: &Row, version: &Version) -> Result<Option<Finding>, Failure> {
+    if let Some(finding) = exchanged_names(&older.exchanged, "since the entry was recorded") {
+        return Ok(Some(finding));
+    }
     let image = columns::object(&older.columns, row)?;
     if sha256_hex(image.as_bytes()) == version.data_hash {
         return Ok(None);
@@ -180,9 +197,7 @@ fn plain(json: &str) -> String {
 }
 
 fn listed(names: &[String]) -> String {
-    let quoted: Vec<String> = names.iter().map(|name| format!("\"{name}\"")).collect();
-    let (noun, verb) = if names.len() == 1 { ("column", "was") } else { ("columns", "were") };
-    format!("{noun} {} {verb}", quoted.join(", "))
+    format!("{} {}", quoted_columns(names), if names.len() == 1 { "was" } else { "were" })
 }
 
 /// In which columns a row differs from the image that was kept.
@@ -226,12 +241,16 @@ fn judged(found: Differences, columns: &[Column], table: &Table, version: &Versi
     }
 }
 
+/// As `columns "a", "b"`.
+pub fn quoted_columns(names: &[String]) -> String {
+    let quoted: Vec<String> = names.iter().map(|name| format!("\"{name}\"")).collect();
+    format!("{} {}", if names.len() == 1 { "column" } else { "columns" }, quoted.join(", "))
+}
+
 fn modified(differences: Differences) -> String {
     match differences {
         Differences::Columns(names) => {
-            let quoted: Vec<String> = names.iter().map(|name| format!("\"{name}\"")).collect();
-            let noun = if names.len() == 1 { "column" } else { "columns" };
-            format!("{noun} {} differ{} from the image", quoted.join(", "), if names.len() == 1 { "s" } else { "" })
+            format!("{} differ{} from the image", quoted_columns(&names), if names.len() == 1 { "s" } else { "" })
         }
         Differences::NoImage | Differences::None => "the row is not what was recorded".to_owned(),
     }

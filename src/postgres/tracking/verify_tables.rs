@@ -222,6 +222,7 @@ impl Verified {
             is_baseline: change.is_baseline,
             precedes_baseline: change.precedes_baseline,
             has_bad_signature: signature.problem().is_some(),
+            has_image: change.before.or(change.after).is_some(),
             place: RowLocation::default(),
         };
         if let Some(old) = change.old_row_id {
