@@ -94,6 +94,10 @@ SELECT ledger.sign_item('tool', 'base', '1.0.0', depends_on => calls('top'));
 SELECT ledger.sign_item('tool', 'base', '1.0.0', depends_on => calls('base'));
 SELECT ledger.sign_item('tool', 'base', '1.0.0', depends_on => calls('nothing'));
 SELECT ledger.sign_item('tool', 'base', '1.0.0', depends_on => '[1]');
+-- A list is refused if something in it would go unchecked: a text that came out as null is not taken for what is registered.
+SELECT ledger.verify_items(jsonb_set(calls('base'), '{0,file_content}', 'null'));
+SELECT ledger.verify_item_chain(calls('left') || jsonb_set(calls('base'), '{0,stored_hash}', to_jsonb(repeat('0', 64))));
+SELECT ledger.verify_items(jsonb_strip_nulls(jsonb_build_array(calls('base') -> 0 || jsonb_build_object('file_path', 'x/base.py', 'file_content', NULL))));
 
 -- Files elsewhere.
 SELECT item_id, version, status, local_path, registry_path, detail FROM ledger.registry_sync((
