@@ -1,9 +1,10 @@
-//! The lists of items that callers give as JSON.
+//! The lists of items that callers give as JSON: what to verify, and what an item calls.
 //!
 //! A member that would not be looked at is refused, and so is null in place of what has to be checked: a caller who gives
 //! it relies on it.
 
-use super::error::SHOWN;
+use super::error::{ItemError, SHOWN};
+use super::registration::{ItemName, MAX_DEPENDENCIES};
 use crate::ledger::shortened;
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
@@ -11,6 +12,8 @@ use std::collections::BTreeMap;
 /// What is wrong with a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ListError {
+    /// An element names what cannot be an item.
+    Item(ItemError),
     /// It is not made as it has to be: what is wrong, and why that matters if it is not plain.
     Bad { message: String, detail: Option<String> },
 }
@@ -47,9 +50,18 @@ pub struct ListedText {
     pub stored_hash: Option<Option<String>>,
 }
 
+/// An item that another is to call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Call {
+    pub name: ItemName,
+    /// The integrity hash that it must have, if one is required.
+    pub integrity: Option<String>,
+}
+
 const NAME: [&str; 3] = ["item_type", "item_id", "version"];
 const CONTENT: &str = "file_content";
 const BESIDES_CONTENT: [&str; 4] = ["file_path", "metadata", "language", "stored_hash"];
+const INTEGRITY: &str = "integrity_hash";
 
 /// Reads the items to verify.
 pub fn read_items(list: &str) -> Result<Vec<ListedItem>, ListError> {
@@ -57,6 +69,19 @@ pub fn read_items(list: &str) -> Result<Vec<ListedItem>, ListError> {
     let elements = elements(list).ok_or_else(not_a_list)?;
     let read = |(index, element): (usize, &RawValue)| {
         Element::read(format!("items[{index}]"), element).ok_or_else(not_a_list)?.item()
+    };
+    elements.into_iter().enumerate().map(read).collect()
+}
+
+/// Reads the items that an item is to call.
+pub fn read_calls(list: &str) -> Result<Vec<Call>, ListError> {
+    let elements = elements(list).ok_or_else(|| ListError::new("it is not an array".to_owned()))?;
+    if elements.len() > MAX_DEPENDENCIES {
+        return Err(ListError::new(format!("it has more than {MAX_DEPENDENCIES} elements")));
+    }
+    let read = |(index, element): (usize, &RawValue)| {
+        let no_name = || ListError::new(format!("element {index} does not name an item"));
+        Element::read(format!("element {index}"), element).ok_or_else(no_name)?.call()
     };
     elements.into_iter().enumerate().map(read).collect()
 }
@@ -105,6 +130,14 @@ impl<'a> Element<'a> {
         }))
     }
 
+    fn call(&self) -> Result<Call, ListError> {
+        let known: Vec<&str> = NAME.into_iter().chain([INTEGRITY]).collect();
+        self.refuse_all_but(&known)?;
+        let [item_type, id, version] = self.name()?;
+        let item_type = item_type.parse().map_err(ListError::Item)?;
+        Ok(Call { name: ItemName { item_type, id, version }, integrity: self.text_to_check(INTEGRITY)? })
+    }
+
     fn refuse_all_but(&self, known: &[&str]) -> Result<(), ListError> {
         match self.members.keys().find(|name| !known.contains(&name.as_str())) {
             None => Ok(()),
@@ -143,6 +176,7 @@ impl<'a> Element<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::items::ItemType;
 
     fn element(members: &str) -> String {
         format!(r#"[{{"item_type": "tool", "item_id": "a", "version": "1.0.0"{members}}}]"#)
@@ -195,9 +229,28 @@ mod tests {
     }
 
     #[test]
+    fn a_hash_that_a_call_requires_is_not_passed_over() {
+        let read = |members: &str| read_calls(&element(members));
+        let name = ItemName { item_type: ItemType::Tool, id: "a".to_owned(), version: "1.0.0".to_owned() };
+        let call =
+            |integrity: Option<&str>| Ok(vec![Call { name: name.clone(), integrity: integrity.map(str::to_owned) }]);
+        assert_eq!(read(""), call(None));
+        assert_eq!(read(r#", "integrity_hash": "ab""#), call(Some("ab")));
+        for value in ["12345", r#"["x"]"#, "{}", "true"] {
+            assert_bad(
+                read(&format!(r#", "integrity_hash": {value}"#)),
+                "integrity_hash of element 0 must be a string",
+            );
+        }
+        assert_bad(read(r#", "integrity_hash": null"#), "integrity_hash of element 0 is null");
+        assert_bad(read(r#", "integrity-hash": "ab""#), "element 0 has an unknown member \"integrity-hash\"");
+    }
+
+    #[test]
     fn an_unknown_member_is_named_however_deep_it_is_and_however_long_its_name() {
         let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
         let members = format!(r#", "x": {deep}"#);
+        assert_bad(read_calls(&element(&members)), "element 0 has an unknown member \"x\"");
         assert_bad(read_items(&element(&members)), "items[0] has an unknown member \"x\"");
         let members = format!(r#", "{}": 1"#, "y".repeat(1000));
         let expected = format!("items[0] has an unknown member \"{}…\"", "y".repeat(SHOWN));
@@ -214,5 +267,18 @@ mod tests {
         // Verification says so of the one item, and goes on.
         let other = element("").replace("tool", "script");
         assert_eq!(read_items(&other).unwrap()[0].item_type, "script");
+    }
+
+    #[test]
+    fn what_is_no_list_of_calls_is_named() {
+        for list in ["{}", "null", ""] {
+            assert_bad(read_calls(list), "it is not an array");
+        }
+        assert_bad(read_calls("[1]"), "element 0 does not name an item");
+        assert_bad(read_calls(r#"[{"item_type": "tool"}]"#), "element 0 has no item_id");
+        let other = element("").replace("tool", "script");
+        assert_eq!(read_calls(&other), Err(ListError::Item(ItemError::UnknownType("script".to_owned()))));
+        let many = format!("[{}1]", "1,".repeat(MAX_DEPENDENCIES));
+        assert_bad(read_calls(&many), "it has more than 10000 elements");
     }
 }

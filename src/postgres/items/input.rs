@@ -124,15 +124,24 @@ impl Listed {
 
 /// The items in a JSON array.
 pub fn read_list(items: Jsonb) -> Result<Vec<Listed>, Failure> {
-    let listed = lists::read_items(&items.text()).map_err(bad_list)?;
+    let listed = lists::read_items(&items.text()).map_err(|error| {
+        bad_list(
+            error,
+            "",
+            "Each item is an object with item_type, item_id and version; give file_content, and file_path, metadata, \
+             language and stored_hash as needed, or leave all of these out to use what the registry has.",
+        )
+    })?;
     listed.into_iter().map(Listed::of).collect()
 }
 
-fn bad_list(ListError::Bad { message, detail }: ListError) -> Failure {
-    let hint =
-        "Each item is an object with item_type, item_id and version; give file_content, and file_path, metadata, \
-                language and stored_hash as needed, or leave all of these out to use what the registry has.";
-    let refused = Failure::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, message).hint(hint);
+/// The error for a list that cannot be read; `about` stands before what is wrong.
+pub fn bad_list(error: ListError, about: &str, hint: &str) -> Failure {
+    let (message, detail) = match error {
+        ListError::Item(error) => return failure(error),
+        ListError::Bad { message, detail } => (message, detail),
+    };
+    let refused = Failure::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, format!("{about}{message}")).hint(hint);
     match detail {
         Some(detail) => refused.detail(detail),
         None => refused,
