@@ -94,6 +94,20 @@ SELECT ledger.sign_item('tool', 'base', '1.0.0', depends_on => calls('top'));
 SELECT ledger.sign_item('tool', 'base', '1.0.0', depends_on => calls('base'));
 SELECT ledger.sign_item('tool', 'base', '1.0.0', depends_on => calls('nothing'));
 SELECT ledger.sign_item('tool', 'base', '1.0.0', depends_on => '[1]');
+-- A hash that is required is not passed over, also if the item is named before without one.
+SELECT ledger.sign_item('tool', 'left', '1.0.0', depends_on => calls('base') || jsonb_set(calls('base'), '{0,integrity_hash}', '"dead"'));
+SELECT ledger.sign_item('tool', 'left', '1.0.0', depends_on => calls('base') || jsonb_set(calls('base'), '{0,integrity_hash}', '12345'));
+SELECT ledger.sign_item('tool', 'left', '1.0.0', depends_on => calls('base') || jsonb_set(calls('base'), '{0,integrity_hash}', 'null'));
+SELECT ledger.sign_item('tool', 'left', '1.0.0', depends_on => calls('base') || jsonb_set(calls('base'), '{0,integrity-hash}', '"dead"'));
+SELECT ledger.sign_item('tool', 'left', '1.0.0', depends_on => calls('base') || jsonb_set(calls('base'), '{0,x}', (repeat('[', 200) || repeat(']', 200))::jsonb));
+BEGIN;
+SELECT count(ledger.sign_item('tool', 'left', '1.0.0', depends_on => calls('base') || depends_on)) FROM ledger.items WHERE item_id = 'left';
+SELECT jsonb_array_length(depends_on) AS pinned FROM ledger.items WHERE item_id = 'left';
+ROLLBACK;
+-- A list is refused if something in it would go unchecked: a text that came out as null is not taken for what is registered.
+SELECT ledger.verify_items(jsonb_set(calls('base'), '{0,file_content}', 'null'));
+SELECT ledger.verify_item_chain(calls('left') || jsonb_set(calls('base'), '{0,stored_hash}', to_jsonb(repeat('0', 64))));
+SELECT ledger.verify_items(jsonb_strip_nulls(jsonb_build_array(calls('base') -> 0 || jsonb_build_object('file_path', 'x/base.py', 'file_content', NULL))));
 
 -- Files elsewhere.
 SELECT item_id, version, status, local_path, registry_path, detail FROM ledger.registry_sync((

@@ -17,6 +17,7 @@
 //! | [`payload`] | what is hashed, byte for byte |
 //! | [`signer`] | signing |
 //! | [`registration`] | what the ledger records of an item |
+//! | [`lists`] | items in JSON, as callers give them |
 //! | [`verifier`] | telling an intact item from a changed, moved or unsigned one |
 #![forbid(unsafe_code)]
 
@@ -27,6 +28,7 @@ pub mod error;
 pub mod front_matter;
 pub mod item;
 pub mod item_type;
+pub mod lists;
 pub mod location;
 pub mod payload;
 pub mod registration;

@@ -3,13 +3,12 @@
 use super::failure;
 use crate::items::attributes::Attributes;
 use crate::items::item::Item;
+use crate::items::lists::{self, ListError, ListedItem, ListedText};
 use crate::items::registration::ItemName;
 use crate::items::ItemError;
 use crate::postgres::errors::Failure;
 use crate::postgres::jsonb::Jsonb;
 use pgrx::PgSqlErrorCode;
-use serde_json::value::RawValue;
-use std::collections::BTreeMap;
 
 /// Where the hash is stored that an item is compared with.
 #[derive(Debug, Clone)]
@@ -93,6 +92,27 @@ pub enum Listed {
 }
 
 impl Listed {
+    fn of(listed: ListedItem) -> Result<Listed, Failure> {
+        let ListedItem { item_type, id, version, text } = listed;
+        let Some(text) = text else {
+            let item_type = item_type.parse().map_err(failure)?;
+            return Ok(Listed::Registered(ItemName { item_type, id, version }));
+        };
+        let ListedText { content, file_path, metadata, language, stored_hash } = text;
+        Ok(Listed::Given(Box::new(GivenItem {
+            item_type,
+            id,
+            version,
+            content,
+            file_path,
+            metadata,
+            language,
+            stored: stored_hash.map_or(Stored::InContent, Stored::Elsewhere),
+            registered_at: None,
+            revoked: None,
+        })))
+    }
+
     /// `ID@VERSION`
     pub fn shown(&self) -> String {
         match self {
@@ -102,53 +122,28 @@ impl Listed {
     }
 }
 
-const MEMBERS: [&str; 8] =
-    ["item_type", "item_id", "version", "file_content", "file_path", "metadata", "language", "stored_hash"];
-
-/// The items in a JSON array. Their metadata is left as text, so that its numbers keep their digits.
+/// The items in a JSON array.
 pub fn read_list(items: Jsonb) -> Result<Vec<Listed>, Failure> {
-    let text = items.text();
-    let items: Vec<BTreeMap<String, &RawValue>> =
-        serde_json::from_str(&text).map_err(|_| bad_list("items must be a JSON array of objects".to_owned()))?;
-    items.iter().enumerate().map(|(index, item)| listed(index, item)).collect()
+    let listed = lists::read_items(&items.text()).map_err(|error| {
+        bad_list(
+            error,
+            "",
+            "Each item is an object with item_type, item_id and version; give file_content, and file_path, metadata, \
+             language and stored_hash as needed, or leave all of these out to use what the registry has.",
+        )
+    })?;
+    listed.into_iter().map(Listed::of).collect()
 }
 
-fn listed(index: usize, item: &BTreeMap<String, &RawValue>) -> Result<Listed, Failure> {
-    if let Some(unknown) = item.keys().find(|key| !MEMBERS.contains(&key.as_str())) {
-        return Err(bad_list(format!("items[{index}] has an unknown member \"{unknown}\"")));
+/// The error for a list that cannot be read; `about` stands before what is wrong.
+pub fn bad_list(error: ListError, about: &str, hint: &str) -> Failure {
+    let (message, detail) = match error {
+        ListError::Item(error) => return failure(error),
+        ListError::Bad { message, detail } => (message, detail),
+    };
+    let refused = Failure::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, format!("{about}{message}")).hint(hint);
+    match detail {
+        Some(detail) => refused.detail(detail),
+        None => refused,
     }
-    let text = |name: &str| match item.get(name) {
-        None => Ok(None),
-        Some(value) => serde_json::from_str::<Option<String>>(value.get())
-            .map_err(|_| bad_list(format!("{name} of items[{index}] must be a string"))),
-    };
-    let required = |name: &str| text(name)?.ok_or_else(|| bad_list(format!("items[{index}] has no {name}")));
-    let (item_type, id, version) = (required("item_type")?, required("item_id")?, required("version")?);
-    let Some(content) = text("file_content")? else {
-        let item_type = item_type.parse().map_err(failure)?;
-        return Ok(Listed::Registered(ItemName { item_type, id, version }));
-    };
-    let stored = match item.contains_key("stored_hash") {
-        true => Stored::Elsewhere(text("stored_hash")?),
-        false => Stored::InContent,
-    };
-    Ok(Listed::Given(Box::new(GivenItem {
-        item_type,
-        id,
-        version,
-        content,
-        file_path: text("file_path")?,
-        metadata: item.get("metadata").map(|value| value.get().to_owned()),
-        language: text("language")?,
-        stored,
-        registered_at: None,
-        revoked: None,
-    })))
-}
-
-fn bad_list(message: String) -> Failure {
-    Failure::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, message).hint(
-        "Each item is an object with item_type, item_id and version; give file_content, and file_path, metadata, \
-         language and stored_hash as needed, or leave these out to use what the registry has.",
-    )
 }

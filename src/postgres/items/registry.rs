@@ -3,13 +3,14 @@
 
 use super::entries::{self, ItemEntries, ItemEntry};
 use super::failure;
-use super::input::{id_and_version, GivenItem, Stored};
+use super::input::{bad_list, id_and_version, GivenItem, Stored};
 use super::rows::{self, SignedRow};
 use super::verifier::{with_latest_snapshot, with_latest_snapshot_to_sign, ROW_GONE_SOLUTION};
 use crate::items::attributes;
 use crate::items::item::Item;
+use crate::items::lists::{self, Call};
 use crate::items::location::extract_location_path;
-use crate::items::registration::{parse_pins, Event, ItemName, Pin, Registration, MAX_DEPENDENCIES};
+use crate::items::registration::{parse_pins, Event, ItemName, Pin, Registration};
 use crate::items::signature_line::{to_seconds, LineFormat};
 use crate::items::signer::{self, SignedItem};
 use crate::items::verifier::{Status, Verification, SOLUTION};
@@ -22,7 +23,8 @@ use crate::postgres::roles::{self, as_ledger_owner};
 use pgrx::prelude::*;
 use pgrx::{check_for_interrupts, PgSqlErrorCode};
 use serde_json::{json, Value};
-use std::collections::HashSet;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::ffi::CStr;
 
 /// Signs an item that is not registered yet. Its id and version may be omitted if its text states them.
@@ -231,7 +233,9 @@ fn sign(draft: &GivenItem, calls: Calls, place: Relocation, signer: Signer) -> R
         let depends_on = match calls {
             // A move leaves what is called as it is.
             Calls::Same if is_move => before,
-            Calls::Same => pin(entries, &name, before.into_iter().map(|pin| (pin.name, None)).collect())?,
+            Calls::Same => {
+                pin(entries, &name, before.into_iter().map(|pin| Call { name: pin.name, integrity: None }).collect())?
+            }
             Calls::Given(list) => pin(entries, &name, read_calls(list)?)?,
         };
         // No item can call one that the ledger has no entry about, so a new item is in no cycle.
@@ -316,66 +320,61 @@ impl Signer {
     }
 }
 
-/// An item that is called, and the hash that it must have, if one is given.
-type Call = (ItemName, Option<String>);
-
 fn read_calls(list: Jsonb) -> Result<Vec<Call>, Failure> {
-    let bad = |reason: &str| {
-        Failure::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, format!("invalid depends_on: {reason}")).hint(
+    lists::read_calls(&list.text()).map_err(|error| {
+        bad_list(
+            error,
+            "invalid depends_on: ",
             "Pass an array of objects with item_type, item_id and version, and with integrity_hash to require a certain hash.",
         )
-    };
-    let list: Value = serde_json::from_str(&list.text()).unwrap_or_default();
-    let list = list.as_array().ok_or_else(|| bad("it is not an array"))?;
-    if list.len() > MAX_DEPENDENCIES {
-        return Err(bad(&format!("it has more than {MAX_DEPENDENCIES} elements")));
-    }
-    let read = |(index, call): (usize, &Value)| {
-        let text = |name: &str| call.get(name).and_then(Value::as_str);
-        let (Some(item_type), Some(id), Some(version)) = (text("item_type"), text("item_id"), text("version")) else {
-            return Err(bad(&format!("element {index} does not name an item")));
-        };
-        let item_type = item_type.parse().map_err(failure)?;
-        let name = ItemName { item_type, id: id.to_owned(), version: version.to_owned() };
-        Ok((name, text("integrity_hash").map(str::to_owned)))
-    };
-    list.iter().enumerate().map(read).collect()
+    })
 }
 
-/// The items that are called, as the ledger has them now.
+/// The items that are called, as the ledger has them now: each once, also if it is named repeatedly.
 fn pin(entries: &ItemEntries, caller: &ItemName, calls: Vec<Call>) -> Result<Vec<Pin>, Failure> {
-    let mut seen = HashSet::new();
+    let mut known: HashMap<ItemName, String> = HashMap::new();
     let mut pins = Vec::with_capacity(calls.len());
-    for (name, wanted) in calls {
+    for Call { name, integrity: wanted } in calls {
         check_for_interrupts!();
-        let cannot = |reason: &str| {
-            Failure::new(
-                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-                format!("{caller} cannot depend on {} {name}: {reason}", name.item_type),
-            )
+        let integrity = match known.entry(name.clone()) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => {
+                let integrity = integrity_to_call(entries, caller, &name)?;
+                pins.push(Pin { name: name.clone(), integrity: integrity.clone() });
+                new.insert(integrity)
+            }
         };
-        if name == *caller {
-            return Err(cannot("an item cannot call itself"));
+        if wanted.is_some_and(|wanted| wanted != *integrity) {
+            let detail = format!("Its integrity hash is {integrity}.");
+            return Err(cannot_call(caller, &name, "it has another integrity hash").detail(detail));
         }
-        if !seen.insert(name.clone()) {
-            continue;
-        }
-        let create = "Register it first: SELECT ledger.create_item(...).";
-        let entry = entries.newest(&name).ok_or_else(|| cannot("it is not registered").hint(create))?;
-        let registration = entry.registration(&name).map_err(|problem| {
-            let id = entry.id().map(|id| format!("Entry {id}: ")).unwrap_or_default();
-            cannot("the ledger's entry about it does not verify").detail(format!("{id}{problem}."))
-        })?;
-        if let Event::Revoked { reason } = &registration.event {
-            return Err(cannot("its signature was revoked").detail(format!("Reason: {reason}.")));
-        }
-        if wanted.is_some_and(|wanted| wanted != registration.integrity) {
-            let detail = format!("Its integrity hash is {}.", registration.integrity);
-            return Err(cannot("it has another integrity hash").detail(detail));
-        }
-        pins.push(Pin { name, integrity: registration.integrity });
     }
     Ok(pins)
+}
+
+/// The integrity hash that an item has now, if `caller` may call it.
+fn integrity_to_call(entries: &ItemEntries, caller: &ItemName, name: &ItemName) -> Result<String, Failure> {
+    let cannot = |reason: &str| cannot_call(caller, name, reason);
+    if name == caller {
+        return Err(cannot("an item cannot call itself"));
+    }
+    let create = "Register it first: SELECT ledger.create_item(...).";
+    let entry = entries.newest(name).ok_or_else(|| cannot("it is not registered").hint(create))?;
+    let registration = entry.registration(name).map_err(|problem| {
+        let id = entry.id().map(|id| format!("Entry {id}: ")).unwrap_or_default();
+        cannot("the ledger's entry about it does not verify").detail(format!("{id}{problem}."))
+    })?;
+    match registration.event {
+        Event::Revoked { reason } => Err(cannot("its signature was revoked").detail(format!("Reason: {reason}."))),
+        Event::Signed | Event::Moved { .. } => Ok(registration.integrity),
+    }
+}
+
+fn cannot_call(caller: &ItemName, called: &ItemName, reason: &str) -> Failure {
+    Failure::new(
+        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        format!("{caller} cannot depend on {} {called}: {reason}", called.item_type),
+    )
 }
 
 /// Refuses calls that lead back to the caller.
