@@ -246,6 +246,16 @@ fn a_tree_of_many_files_is_signed_whole() {
 }
 
 #[test]
+fn a_report_for_a_closed_output_exits_with_2() {
+    let project = Project::signed();
+    for arguments in [&["sign"][..], &["verify"], &["status"], &["verify", "--json"]] {
+        let output = run_without_stdout(program().arg("items").args(arguments).arg(project.root()));
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert_eq!(stderr(&output), "pg_notary: cannot write the report: standard output is closed\n");
+    }
+}
+
+#[test]
 fn what_is_no_project_and_bad_usage_exit_with_2() {
     let empty = TempDir::new().unwrap();
     let missing = empty.path().join("missing");
