@@ -66,11 +66,26 @@ fn a_modified_item_is_named_until_it_is_signed_again() {
     let problem = project.problem("hello.py");
     assert_eq!(problem["state"], "modified");
     assert_eq!(problem["error"], "Content has been modified since last validation");
-    assert_eq!(problem["solution"], "Run ledger.sign_item(...) to re-validate");
     let signed = stdout(&project.run("sign"));
     assert!(signed.ends_with("\n3 items: 1 signed, 2 valid\n\nVALID\n"), "{signed}");
     assert_eq!(project.read("tools/core/hello.py").matches("kiwi-mcp").count(), 1);
     assert_eq!(project.verified().1, 0);
+}
+
+#[test]
+fn the_solution_of_what_is_wrong_with_a_file_is_a_command_of_the_program() {
+    let project = Project::signed();
+    fs::rename(project.path("tools/core/hello.py"), project.path("tools/hello.py")).unwrap();
+    project.write("directives/deploy.md", project.read("directives/deploy.md").replace("<a/>", "<b/>"));
+    project.write("knowledge/patterns/example.md", KNOWLEDGE);
+    for (name, state) in [("hello.py", "moved"), ("deploy.md", "modified"), ("example.md", "unsigned")] {
+        let problem = project.problem(name);
+        assert_eq!(problem["state"], state);
+        let solution = problem["solution"].as_str().unwrap();
+        assert!(solution.contains("run pg_notary items sign on it") && !solution.contains("ledger."), "{solution}");
+    }
+    assert_eq!(project.run("sign").status.code(), Some(0));
+    assert!(project.verified().0["items"].as_array().unwrap().iter().all(|item| item["solution"].is_null()));
 }
 
 #[test]
@@ -228,6 +243,16 @@ fn a_tree_of_many_files_is_signed_whole() {
     assert_eq!(project.run("sign").status.code(), Some(0));
     let (report, status) = project.verified();
     assert_eq!((report["counts"]["valid"].as_u64(), status), (Some(1003), 0));
+}
+
+#[test]
+fn a_report_for_a_closed_output_exits_with_2() {
+    let project = Project::signed();
+    for arguments in [&["sign"][..], &["verify"], &["status"], &["verify", "--json"]] {
+        let output = run_without_stdout(program().arg("items").args(arguments).arg(project.root()));
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert_eq!(stderr(&output), "pg_notary: cannot write the report: standard output is closed\n");
+    }
 }
 
 #[test]

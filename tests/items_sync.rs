@@ -93,6 +93,10 @@ fn a_tree_that_the_registry_has_is_in_sync() {
     }
     let output = sync(&cluster, "reader", &["--json"], project.path());
     assert_eq!((output.status.code(), report(&output)["counts"]["match"].as_i64()), (Some(0), Some(2)), "{output:?}");
+    // But nobody has been told so if the output is closed.
+    let output = run_without_stdout(sync_command(&database(&cluster, "reader")).arg(project.path()));
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    assert_eq!(stderr(&output), "pg_notary: cannot write the report: standard output is closed\n");
 }
 
 /// The registry keeps every version, and a tree of files has one of each item.

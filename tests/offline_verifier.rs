@@ -306,6 +306,20 @@ fn a_report_that_cannot_be_written_is_not_taken_for_one_that_was() {
     assert_eq!(output.status.code(), Some(2), "nobody can be told, and it must not panic");
 }
 
+/// Rust opens /dev/null in place of a closed output.
+#[test]
+fn a_report_for_a_closed_output_is_not_taken_for_one_that_was_written() {
+    for options in [&[][..], &["--json"]] {
+        let output = run_without_stdout(program().arg("verify").arg(vector_file()).args(options));
+        assert_eq!(output.status.code(), Some(2));
+        assert_eq!(stderr(&output), "pg_notary: cannot write the report: standard output is closed\n");
+    }
+    // Who opens /dev/null, in whatever way, wants the exit status alone.
+    let null = File::options().read(true).write(true).open("/dev/null").unwrap();
+    let output = program().arg("verify").arg(vector_file()).stdout(null).output().unwrap();
+    assert_eq!((output.status.code(), stderr(&output).as_str()), (Some(0), ""));
+}
+
 /// An entry signed with a missing key is one problem, and a ledger has many such entries.
 #[test]
 fn a_missing_key_hides_no_change() {

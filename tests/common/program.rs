@@ -13,3 +13,10 @@ pub fn stdout(output: &Output) -> String {
 pub fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
+
+/// Runs `command` with its standard output closed; of what it sets up, only the arguments count.
+pub fn run_without_stdout(command: &Command) -> Output {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "exec \"$@\" >&-", "sh"]).arg(command.get_program()).args(command.get_args());
+    shell.output().unwrap()
+}

@@ -1,5 +1,6 @@
 //! `pg_notary`: verifies ledger files, and signs and verifies items, without a server.
 
+mod closed_output;
 mod items;
 mod ledger_file;
 mod noted_blocks;

@@ -1,6 +1,6 @@
 //! What the program prints.
 
-use crate::UNREADABLE;
+use crate::{closed_output, UNREADABLE};
 use pg_notary::ledger::shortened;
 use std::io::{self, ErrorKind, Write};
 use std::path::Path;
@@ -8,14 +8,22 @@ use std::path::Path;
 /// Prints a report; gives the exit status that it has with it. A reader that has gone away does not change the verdict,
 /// but a report that cannot be written must not pass for one that was.
 pub fn print(report: &str, status: u8) -> u8 {
-    let mut out = io::stdout().lock();
-    match out.write_all(report.as_bytes()).and_then(|()| out.flush()) {
+    match write(report) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
             complain(&format!("cannot write the report: {error}"));
             UNREADABLE
         }
         _ => status,
     }
+}
+
+fn write(report: &str) -> io::Result<()> {
+    if closed_output::was_closed() {
+        return Err(io::Error::other("standard output is closed"));
+    }
+    let mut out = io::stdout().lock();
+    out.write_all(report.as_bytes())?;
+    out.flush()
 }
 
 /// Prints why there is no report. Nobody can be told if that fails.

@@ -126,6 +126,15 @@ impl Record {
         self.reason.as_deref().or(error)
     }
 
+    /// What to do about it with this program. What verification says is for items in the registry.
+    fn solution(&self) -> Option<&'static str> {
+        match self.state {
+            State::Unsigned | State::Modified => Some("Review its text, then run pg_notary items sign on it"),
+            State::Moved => Some("Move it back, or run pg_notary items sign on it to sign it for this place"),
+            State::Signed | State::Valid | State::Invalid | State::Refused | State::Failed | State::Skipped => None,
+        }
+    }
+
     /// `STATE PATH ID@VERSION: ERROR (DETAIL)`, as far as there is; what is very long, in part.
     fn line(&self) -> String {
         let mut line = format!("{:<9} {}", self.state.as_str(), short_path(&self.path));
@@ -151,7 +160,7 @@ impl Record {
             "version": self.id_and_version.as_ref().map(|(_, version)| version),
             "state": self.state.as_str(),
             "error": self.error(),
-            "solution": verification.and_then(|verification| verification.solution.as_ref()),
+            "solution": self.solution(),
             "detail": verification.and_then(|verification| verification.detail.as_ref()),
             "location_path": verification.and_then(|verification| verification.location.as_ref()),
             "integrity": verification.and_then(|verification| verification.computed.as_ref()),
