@@ -109,6 +109,29 @@ fn a_directory_that_was_moved_is_told_from_modified_items() {
     assert_eq!(problem["detail"], "signed at core/hello.py, found at other/core/hello.py");
 }
 
+/// As paths, the locations of these files lead elsewhere or nowhere. None stops what is done with the others.
+#[test]
+fn a_file_is_at_its_location_whatever_that_looks_like() {
+    let project = Project::new();
+    project.write("tools/~/home.py", "x\n");
+    project.write("tools/C:/drive.py", "x\n");
+    project.write("knowledge/faq/Q: why.md", "Text\n");
+    assert_eq!(project.run("sign").status.code(), Some(0));
+    let (report, status) = project.verified();
+    assert_eq!((report["counts"]["valid"].as_u64(), status), (Some(6), 0), "{report}");
+    assert_eq!(item(&report, "home.py")["location_path"], "~/home.py");
+    for name in ["tools/core/hello.py", "tools/~/home.py", "knowledge/faq/Q: why.md"] {
+        project.write(name, project.read(name) + "\nmore\n");
+        let problem = project.problem(name);
+        assert_eq!(problem["state"], "modified", "{problem}");
+        let signed = project.run("sign");
+        assert_eq!(signed.status.code(), Some(0), "{}", stdout(&signed));
+    }
+    fs::rename(project.path("tools/~/home.py"), project.path("tools/home.py")).unwrap();
+    let problem = project.problem("home.py");
+    assert_eq!(problem["detail"], "signed at ~/home.py, found at home.py", "{problem}");
+}
+
 #[test]
 fn what_is_signed_as_it_is_is_left_alone() {
     let project = Project::signed();

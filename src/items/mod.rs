@@ -41,3 +41,4 @@ mod tests;
 pub use error::{ContentError, ItemError};
 pub use item::Item;
 pub use item_type::ItemType;
+pub use location::Place;

@@ -2,6 +2,7 @@
 
 use super::error::ItemError;
 use super::item::{check_content_length, Item};
+use super::location::check_location;
 use super::payload::Payload;
 use super::signature_line::{LineFormat, SignatureLine};
 use crate::ledger::record::Timestamp;
@@ -23,10 +24,11 @@ pub struct SignedItem {
 /// Signs `item` as of `timestamp`, which is written to the second.
 ///
 /// # Errors
-/// If the item is not one, or its text is over 1 GB with the signature line.
+/// If the item is not one, if it is stored at what is no location, or if its text is over 1 GB with the signature line.
 pub fn sign(item: &Item<'_>, timestamp: Timestamp) -> Result<SignedItem, ItemError> {
     let format = LineFormat::of(item)?;
     let payload = Payload::of(item)?;
+    payload.location().map(|location| check_location(item.item_type, location)).transpose()?;
     let signature = SignatureLine { timestamp, integrity: payload.integrity() };
     let content = format.replace(item.content, &signature);
     check_content_length(content.len() as u64)?;

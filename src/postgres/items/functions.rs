@@ -4,7 +4,7 @@ use super::failure;
 use crate::items::item::Item;
 use crate::items::payload::Payload;
 use crate::items::signature_line::LineFormat;
-use crate::items::{signer, ItemError, ItemType};
+use crate::items::{signer, ItemError, ItemType, Place};
 use crate::postgres::errors::{or_raise, required};
 use crate::postgres::jsonb::Jsonb;
 use crate::postgres::tables;
@@ -27,7 +27,7 @@ fn compute_unified_integrity(
         id: required(item_id, "item_id"),
         version: required(version, "version"),
         content: required(file_content, "file_content"),
-        file_path,
+        file_path: file_path.map(Place::Path),
         metadata: metadata.as_deref(),
         language,
     };
@@ -52,7 +52,7 @@ fn sign_content(
         id: required(item_id, "item_id"),
         version: required(version, "version"),
         content: required(file_content, "file_content"),
-        file_path,
+        file_path: file_path.map(Place::Path),
         metadata: metadata.as_deref(),
         language,
     };
@@ -101,6 +101,7 @@ fn line_format(
     language: Option<&str>,
 ) -> Result<LineFormat, crate::postgres::errors::Failure> {
     let item_type = type_of(item_type)?;
+    let file_path = file_path.map(Place::Path);
     let item = Item { item_type, id: "", version: "", content, file_path, metadata: None, language };
     LineFormat::of(&item).map_err(|error: ItemError| failure(error))
 }

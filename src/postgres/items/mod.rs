@@ -39,7 +39,11 @@ fn failure(error: ItemError) -> Failure {
         ItemError::Content(_) => PgSqlErrorCode::ERRCODE_INVALID_TEXT_REPRESENTATION,
         _ => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
     };
-    Failure::new(code, error.to_string())
+    let failure = Failure::new(code, error.to_string());
+    match error {
+        ItemError::NoLocation { .. } => failure.hint(format!("{}.", error.solution())),
+        _ => failure,
+    }
 }
 
 /// A time that a signature line can state.

@@ -8,7 +8,7 @@ use pg_notary::items::payload::Payload;
 use pg_notary::items::signature_line::LineFormat;
 use pg_notary::items::signer::{sign, text_hash};
 use pg_notary::items::verifier::{verify, Status, Verification};
-use pg_notary::items::{ContentError, Item, ItemError, ItemType};
+use pg_notary::items::{ContentError, Item, ItemError, ItemType, Place};
 use pg_notary::ledger::record::Timestamp;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -149,7 +149,7 @@ impl<'a> Processor<'a> {
             id: "",
             version: self.default_version,
             content: &content,
-            file_path: Some(file_path),
+            file_path: Some(Place::Path(file_path)),
             metadata: None,
             language: None,
         };
@@ -198,7 +198,8 @@ impl<'a> Processor<'a> {
 
 /// What the item says of itself. A signed text that cannot be read says nothing: verification calls it modified.
 fn own_attributes(item: &Item<'_>) -> Result<Attributes, ItemError> {
-    match attributes::read(item.item_type, item.content, item.file_path, item.language) {
+    let file_path = item.file_path.map(Place::text);
+    match attributes::read(item.item_type, item.content, file_path, item.language) {
         Err(ItemError::Content(_)) if LineFormat::of(item)?.extract(item.content).is_some() => {
             Ok(Attributes::default())
         }
