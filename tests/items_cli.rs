@@ -8,7 +8,7 @@ use common::program::*;
 use serde_json::Value;
 use std::ffi::OsStr;
 use std::fs::{self, Permissions};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{symlink, MetadataExt, PermissionsExt};
 use std::path::Path;
 use tempfile::TempDir;
 
@@ -203,6 +203,30 @@ fn any_place_in_a_project_can_be_named() {
     let relative = program().current_dir(project.path("tools")).args(["items", "status", "."]).output().unwrap();
     assert_eq!(relative.status.code(), Some(0));
     assert!(stdout(&relative).starts_with("valid     core/hello.py  hello@1.2.0\n"), "{}", stdout(&relative));
+}
+
+#[test]
+fn a_base_that_is_a_link_within_its_project_can_be_named() {
+    let project = Project::signed();
+    let verify = |name: &str, expected: &str| {
+        let output = run(&[OsStr::new("status"), project.path(name).as_os_str()]);
+        assert_eq!(output.status.code(), Some(0), "{name}: {}{}", stdout(&output), stderr(&output));
+        assert!(stdout(&output).ends_with(expected), "{name}: {}", stdout(&output));
+        // Under the name that the user gave.
+        let shown = format!("{}  hello@1.2.0\n", project.path("tools/core/hello.py").display());
+        assert!(stdout(&output).contains(&shown), "{name}: {}", stdout(&output));
+    };
+    fs::rename(project.path("tools"), project.root().join("kept")).unwrap();
+    symlink("../kept", project.path("tools")).unwrap();
+    for name in ["tools", "tools/core", "tools/core/hello.py"] {
+        verify(name, "\n1 item: 1 valid\n\nVALID\n");
+    }
+    fs::rename(project.root().join(".ai"), project.root().join("all")).unwrap();
+    symlink("all", project.root().join(".ai")).unwrap();
+    for name in ["tools", "tools/core", "tools/core/hello.py"] {
+        verify(name, "\n1 item: 1 valid\n\nVALID\n");
+    }
+    verify("", "\n3 items: 3 valid\n\nVALID\n");
 }
 
 #[test]

@@ -14,6 +14,9 @@ use std::path::{Path, PathBuf};
 /// seconds.
 const MOST_PLACES: usize = 1000;
 
+/// The directory of a project that holds the bases.
+const PROJECT_DIRECTORY: &str = ".ai";
+
 /// A file or directory, and whether it is to be examined.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
@@ -76,7 +79,7 @@ struct Root {
     start: PathBuf,
     /// The same, with no symbolic link in it.
     real_start: PathBuf,
-    /// What the user named, and what it is.
+    /// What the user named, and the beginning of the paths of what is in it.
     named: (PathBuf, PathBuf),
 }
 
@@ -97,7 +100,7 @@ impl Tree {
         let mut tree = Tree { found: Vec::new(), directories: Directories(BTreeSet::new()) };
         let mut all = Vec::new();
         for named in named {
-            all.extend(roots(named)?);
+            all.extend(Named::find(named)?.roots()?);
         }
         for root in &all {
             root.find(&all, &mut tree);
@@ -108,34 +111,91 @@ impl Tree {
     }
 }
 
-fn roots(directory: &Path) -> Result<Vec<Root>, String> {
-    let real = fs::canonicalize(directory).map_err(|error| format!("{}: {error}", directory.display()))?;
-    let named = (directory.to_owned(), real.clone());
-    if let Some((item_type, base)) = base_above(&real) {
-        return Ok(vec![Root { item_type, real_base: base, start: real.clone(), real_start: real, named }]);
+/// What the user named, whatever it is.
+struct Named<'a> {
+    given: &'a Path,
+    /// As the user named it, but absolute: a base or `.ai` that is a symbolic link shows only here.
+    absolute: PathBuf,
+    /// With no symbolic link in it.
+    real: PathBuf,
+}
+
+impl<'a> Named<'a> {
+    fn find(given: &'a Path) -> Result<Self, String> {
+        Ok(Named {
+            given,
+            absolute: std::path::absolute(given).map_err(|error| failed(given, &error))?,
+            real: real(given)?,
+        })
     }
-    let project = if real.ends_with(".ai") { real.parent().unwrap_or(&real) } else { &real };
-    let mut roots = Vec::new();
-    for item_type in ItemType::ALL {
-        let start = project.join(item_type.base());
-        // Either a file was named, or .ai is one: in both cases there is nothing in it.
-        let is_nothing = |error: io::Error| matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory);
-        if fs::symlink_metadata(&start).is_err_and(is_nothing) {
-            continue;
+
+    fn roots(&self) -> Result<Vec<Root>, String> {
+        if let Some(root) = self.root_in_base()? {
+            return Ok(vec![root]);
         }
-        let real_base = fs::canonicalize(&start).map_err(|error| format!("{}: {error}", start.display()))?;
-        if !real_base.starts_with(project) {
-            return Err(format!("{}: a symbolic link that leaves {}", start.display(), project.display()));
+        let roots = self.roots_of_project()?;
+        if roots.is_empty() {
+            return Err(format!(
+                "{}: it neither contains .ai/tools, .ai/directives or .ai/knowledge nor lies in one of them",
+                self.given.display()
+            ));
         }
-        roots.push(Root { item_type, real_start: real_base.clone(), real_base, start, named: named.clone() });
+        Ok(roots)
     }
-    if roots.is_empty() {
-        return Err(format!(
-            "{}: it neither contains .ai/tools, .ai/directives or .ai/knowledge nor lies in one of them",
-            directory.display()
-        ));
+
+    /// Where to look if it is or is in a base.
+    fn root_in_base(&self) -> Result<Option<Root>, String> {
+        let Some((item_type, base)) = base_above(&self.real).or_else(|| base_above(&self.absolute)) else {
+            return Ok(None);
+        };
+        let Ok(below) = self.real.strip_prefix(real(&base)?) else { return Ok(None) };
+        let project = real(base.ancestors().nth(2).unwrap_or(&base))?;
+        let real_base = real_base(&project, item_type)?;
+        // Collected, so that there is no slash behind the base itself.
+        let start: PathBuf = project.join(item_type.base()).components().chain(below.components()).collect();
+        let named = (self.given.to_owned(), start.clone());
+        Ok(Some(Root { item_type, real_base, start, real_start: self.real.clone(), named }))
     }
-    Ok(roots)
+
+    /// Where to look if it is a project or its `.ai`.
+    fn roots_of_project(&self) -> Result<Vec<Root>, String> {
+        let dot_ai = [&self.real, &self.absolute].into_iter().find(|path| path.ends_with(PROJECT_DIRECTORY));
+        let (project, start) = match dot_ai.and_then(|dot_ai| dot_ai.parent()) {
+            Some(project) => (real(project)?, real(project)?.join(PROJECT_DIRECTORY)),
+            None => (self.real.clone(), self.real.clone()),
+        };
+        let named = (self.given.to_owned(), start);
+        let mut roots = Vec::new();
+        for item_type in ItemType::ALL {
+            let start = project.join(item_type.base());
+            // Either a file was named, or .ai is one: in both cases there is nothing in it.
+            let is_nothing = |error: io::Error| matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory);
+            if fs::symlink_metadata(&start).is_err_and(is_nothing) {
+                continue;
+            }
+            let real_base = real_base(&project, item_type)?;
+            roots.push(Root { item_type, real_start: real_base.clone(), real_base, start, named: named.clone() });
+        }
+        Ok(roots)
+    }
+}
+
+/// The base of the type in `project`, with no symbolic link in it; `project` has none.
+fn real_base(project: &Path, item_type: ItemType) -> Result<PathBuf, String> {
+    let base = project.join(item_type.base());
+    let real_base = real(&base)?;
+    if !real_base.starts_with(project) {
+        return Err(format!("{}: a symbolic link that leaves {}", base.display(), project.display()));
+    }
+    Ok(real_base)
+}
+
+fn real(path: &Path) -> Result<PathBuf, String> {
+    fs::canonicalize(path).map_err(|error| failed(path, &error))
+}
+
+fn failed(path: &Path, error: &io::Error) -> String {
+    format!("{}: {error}", path.display())
 }
 
 /// The first base that `path` is or is in, and its type.
@@ -236,8 +296,8 @@ impl Root {
     }
 
     fn found(&self, path: PathBuf, kind: Kind) -> Found {
-        let (named, real) = &self.named;
-        let shown = match path.strip_prefix(real) {
+        let (named, start) = &self.named;
+        let shown = match path.strip_prefix(start) {
             Ok(below) if below.as_os_str().is_empty() => named.clone(),
             Ok(below) if named.as_os_str() == "." => below.to_owned(),
             Ok(below) => named.join(below),
