@@ -230,6 +230,39 @@ fn a_base_that_is_a_link_within_its_project_can_be_named() {
 }
 
 #[test]
+fn a_project_in_a_base_of_another_is_looked_at_if_it_is_named() {
+    let project = Project::signed();
+    project.write("tools/inner/main.py", "x\n");
+    project.write("tools/inner/.ai/tools/x.py", "x\n");
+    project.write("tools/inner/.ai/knowledge/k.md", "Text\n");
+    let items = |command: &str, name: &str| {
+        let output = run(&[OsStr::new(command), OsStr::new("--json"), project.path(name).as_os_str()]);
+        let report: Value = serde_json::from_str(&stdout(&output)).unwrap();
+        let shown = |item: &Value| {
+            let text = |key: &str| item[key].as_str().unwrap().to_owned();
+            format!("{} {} {}", text("state"), text("item_type"), text("location_path"))
+        };
+        assert_eq!(report["skipped"], serde_json::json!([]), "{name}");
+        report["items"].as_array().unwrap().iter().map(shown).collect::<Vec<_>>()
+    };
+    // Each type from the first of its bases on, as in the database.
+    let all = ["knowledge k.md", "tool inner/.ai/tools/x.py", "tool inner/main.py"];
+    for (command, state) in [("verify", "unsigned"), ("sign", "signed"), ("verify", "valid")] {
+        let expected = all.map(|item| format!("{state} {item}"));
+        assert_eq!(items(command, "tools/inner"), expected);
+    }
+    assert_eq!(items("verify", "tools/inner/.ai"), ["valid knowledge k.md", "valid tool inner/.ai/tools/x.py"]);
+    for name in ["knowledge", "knowledge/k.md"] {
+        assert_eq!(items("verify", &format!("tools/inner/.ai/{name}")), ["valid knowledge k.md"]);
+    }
+    assert_eq!(items("verify", "tools/inner/.ai/tools"), ["valid tool inner/.ai/tools/x.py"]);
+    // Not named, it is hidden.
+    let (report, status) = project.verified();
+    assert_eq!((report["item_count"].as_u64(), status), (Some(4), 0), "{report}");
+    assert!(report["skipped"][0]["path"].as_str().unwrap().ends_with("inner/.ai"), "{report}");
+}
+
+#[test]
 fn the_default_version_is_for_items_that_state_none() {
     let project = Project::new();
     let arguments = |command| [OsStr::new(command), OsStr::new("--default-version=3.1.4"), project.root().as_os_str()];

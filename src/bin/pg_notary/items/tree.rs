@@ -130,10 +130,11 @@ impl<'a> Named<'a> {
     }
 
     fn roots(&self) -> Result<Vec<Root>, String> {
-        if let Some(root) = self.root_in_base()? {
-            return Ok(vec![root]);
+        let mut roots = self.roots_of_project()?;
+        // A project can be in a base of another: then it is a directory of items as well, but its .ai is not.
+        if roots.is_empty() || self.dot_ai().is_none() {
+            roots.extend(self.root_in_base()?);
         }
-        let roots = self.roots_of_project()?;
         if roots.is_empty() {
             return Err(format!(
                 "{}: it neither contains .ai/tools, .ai/directives or .ai/knowledge nor lies in one of them",
@@ -141,6 +142,12 @@ impl<'a> Named<'a> {
             ));
         }
         Ok(roots)
+    }
+
+    /// Its path if it is the `.ai` of a project.
+    fn dot_ai(&self) -> Option<&Path> {
+        let paths = [&self.real, &self.absolute].into_iter().map(PathBuf::as_path);
+        paths.into_iter().find(|path| path.ends_with(PROJECT_DIRECTORY))
     }
 
     /// Where to look if it is or is in a base.
@@ -159,8 +166,7 @@ impl<'a> Named<'a> {
 
     /// Where to look if it is a project or its `.ai`.
     fn roots_of_project(&self) -> Result<Vec<Root>, String> {
-        let dot_ai = [&self.real, &self.absolute].into_iter().find(|path| path.ends_with(PROJECT_DIRECTORY));
-        let (project, start) = match dot_ai.and_then(|dot_ai| dot_ai.parent()) {
+        let (project, start) = match self.dot_ai().and_then(Path::parent) {
             Some(project) => (real(project)?, real(project)?.join(PROJECT_DIRECTORY)),
             None => (self.real.clone(), self.real.clone()),
         };
@@ -198,12 +204,12 @@ fn failed(path: &Path, error: &io::Error) -> String {
     format!("{}: {error}", path.display())
 }
 
-/// The first base that `path` is or is in, and its type.
+/// The type of the last base that `path` is or is in, and the first base of that type, from which locations are counted.
 fn base_above(path: &Path) -> Option<(ItemType, PathBuf)> {
-    let mut above: Vec<&Path> = path.ancestors().collect();
-    above.reverse();
-    let is_base = |path: &&Path| ItemType::ALL.into_iter().find(|item_type| path.ends_with(item_type.base()));
-    above.iter().find_map(|path| is_base(path).map(|item_type| (item_type, path.to_path_buf())))
+    let type_of = |path: &Path| ItemType::ALL.into_iter().find(|item_type| path.ends_with(item_type.base()));
+    let item_type = path.ancestors().find_map(type_of)?;
+    let base = path.ancestors().filter(|above| type_of(above) == Some(item_type)).last()?;
+    Some((item_type, base.to_owned()))
 }
 
 impl Root {
@@ -234,7 +240,7 @@ impl Root {
             let (path, file_type) = (entry.path(), entry.file_type()?);
             if file_type.is_dir() && !is_left_out(&path) {
                 below.push(path);
-            } else {
+            } else if !holds_roots(&path, all) {
                 let kind = self.kind(&path, file_type, all);
                 found.push(self.found(path, kind));
             }
@@ -309,6 +315,11 @@ impl Root {
         };
         Found { path, real_path, shown, item_type: self.item_type, kind }
     }
+}
+
+/// Whether `path` is the `.ai` of a project that is looked at as well.
+fn holds_roots(path: &Path, all: &[Root]) -> bool {
+    path.ends_with(PROJECT_DIRECTORY) && all.iter().any(|root| root.start.starts_with(path))
 }
 
 fn is_left_out(path: &Path) -> bool {
