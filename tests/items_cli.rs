@@ -133,6 +133,25 @@ fn a_file_is_at_its_location_whatever_that_looks_like() {
 }
 
 #[test]
+fn what_may_have_been_moved_from_more_places_than_are_tried_is_not_said_to_be_modified_alone() {
+    let project = Project::new();
+    project.write("tools/zz/last.py", "x\n");
+    assert_eq!(project.run("sign").status.code(), Some(0));
+    fs::rename(project.path("tools/zz/last.py"), project.path("tools/core/last.py")).unwrap();
+    assert_eq!(project.problem("last.py")["state"], "moved");
+    for n in 0..1000 {
+        fs::create_dir(project.path(format!("tools/d{n}"))).unwrap();
+    }
+    let problem = project.problem("last.py");
+    assert_eq!(problem["state"], "modified");
+    assert_eq!(problem["detail"], "or moved: of the places where it may have been, 1000 were tried");
+    // What else is known to be wrong shows that it was modified.
+    let line = project.read("tools/core/last.py").lines().next().unwrap().to_owned();
+    project.write("tools/core/last.py", format!("{line}\n{line}\nx\n"));
+    assert_eq!(project.problem("last.py")["detail"], "there is more than one signature line");
+}
+
+#[test]
 fn what_is_signed_as_it_is_is_left_alone() {
     let project = Project::signed();
     let identity = |name| {

@@ -2,7 +2,7 @@
 
 use super::file::{ItemFile, ReadError};
 use super::report::{Record, State};
-use super::tree::{Directories, Found, Kind};
+use super::tree::{Directories, Found, Kind, MOST_PLACES};
 use pg_notary::items::attributes::{self, Attributes};
 use pg_notary::items::payload::Payload;
 use pg_notary::items::signature_line::LineFormat;
@@ -168,8 +168,13 @@ impl<'a> Processor<'a> {
             return Ok(outcome);
         }
         let places = self.directories.places_before(item.item_type, path);
-        let places: Vec<&str> = places.iter().map(String::as_str).collect();
-        verify(item, &places)
+        let first: Vec<&str> = places.first.iter().map(String::as_str).collect();
+        let mut outcome = verify(item, &first)?;
+        if outcome.status == Status::Modified && !places.are_all {
+            let perhaps = || format!("or moved: of the places where it may have been, {MOST_PLACES} were tried");
+            outcome.detail = outcome.detail.or_else(|| Some(perhaps()));
+        }
+        Ok(outcome)
     }
 
     /// Signs a file, unless that changes nothing but the time.

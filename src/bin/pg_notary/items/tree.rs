@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 /// How many earlier places of an item are tried: few enough that a tree in which everything was modified is verified in
 /// seconds.
-const MOST_PLACES: usize = 1000;
+pub const MOST_PLACES: usize = 1000;
 
 /// The directory of a project that holds the bases.
 const PROJECT_DIRECTORY: &str = ".ai";
@@ -50,19 +50,27 @@ impl Directories {
         }
     }
 
-    /// Where the file that is at `path` now may have been, if it or a directory it is in was moved: at most
-    /// [`MOST_PLACES`] paths relative to the base.
-    pub fn places_before(&self, item_type: ItemType, path: &Path) -> Vec<String> {
+    /// Where the file that is at `path` now may have been, if it or a directory it is in was moved: locations of its
+    /// type, the first [`MOST_PLACES`] of them.
+    pub fn places_before(&self, item_type: ItemType, path: &Path) -> PlacesBefore {
         let location = path.to_str().and_then(|path| extract_location_path(item_type, path).ok()).unwrap_or_default();
         let directories = self.0.iter().filter(|(of_type, _)| *of_type == item_type);
-        let places = directories.flat_map(|(_, directory)| {
+        let mut places = directories.flat_map(|(_, directory)| {
             ends(&location).map(move |end| match directory.as_str() {
                 "" => end.to_owned(),
                 directory => format!("{directory}/{end}"),
             })
         });
-        places.take(MOST_PLACES).collect()
+        let first = places.by_ref().take(MOST_PLACES).collect();
+        PlacesBefore { first, are_all: places.next().is_none() }
     }
+}
+
+/// Where a file may have been.
+pub struct PlacesBefore {
+    pub first: Vec<String>,
+    /// Whether there are no more.
+    pub are_all: bool,
 }
 
 /// `c`, `b/c` and `a/b/c` of `a/b/c`.
