@@ -8,7 +8,7 @@ use common::program::*;
 use serde_json::Value;
 use std::ffi::OsStr;
 use std::fs::{self, Permissions};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{symlink, MetadataExt, PermissionsExt};
 use std::path::Path;
 use tempfile::TempDir;
 
@@ -124,6 +124,48 @@ fn a_directory_that_was_moved_is_told_from_modified_items() {
     assert_eq!(problem["detail"], "signed at core/hello.py, found at other/core/hello.py");
 }
 
+/// As paths, the locations of these files lead elsewhere or nowhere. None stops what is done with the others.
+#[test]
+fn a_file_is_at_its_location_whatever_that_looks_like() {
+    let project = Project::new();
+    project.write("tools/~/home.py", "x\n");
+    project.write("tools/C:/drive.py", "x\n");
+    project.write("knowledge/faq/Q: why.md", "Text\n");
+    assert_eq!(project.run("sign").status.code(), Some(0));
+    let (report, status) = project.verified();
+    assert_eq!((report["counts"]["valid"].as_u64(), status), (Some(6), 0), "{report}");
+    assert_eq!(item(&report, "home.py")["location_path"], "~/home.py");
+    for name in ["tools/core/hello.py", "tools/~/home.py", "knowledge/faq/Q: why.md"] {
+        project.write(name, project.read(name) + "\nmore\n");
+        let problem = project.problem(name);
+        assert_eq!(problem["state"], "modified", "{problem}");
+        let signed = project.run("sign");
+        assert_eq!(signed.status.code(), Some(0), "{}", stdout(&signed));
+    }
+    fs::rename(project.path("tools/~/home.py"), project.path("tools/home.py")).unwrap();
+    let problem = project.problem("home.py");
+    assert_eq!(problem["detail"], "signed at ~/home.py, found at home.py", "{problem}");
+}
+
+#[test]
+fn what_may_have_been_moved_from_more_places_than_are_tried_is_not_said_to_be_modified_alone() {
+    let project = Project::new();
+    project.write("tools/zz/last.py", "x\n");
+    assert_eq!(project.run("sign").status.code(), Some(0));
+    fs::rename(project.path("tools/zz/last.py"), project.path("tools/core/last.py")).unwrap();
+    assert_eq!(project.problem("last.py")["state"], "moved");
+    for n in 0..1000 {
+        fs::create_dir(project.path(format!("tools/d{n}"))).unwrap();
+    }
+    let problem = project.problem("last.py");
+    assert_eq!(problem["state"], "modified");
+    assert_eq!(problem["detail"], "or moved: of the places where it may have been, 1000 were tried");
+    // What else is known to be wrong shows that it was modified.
+    let line = project.read("tools/core/last.py").lines().next().unwrap().to_owned();
+    project.write("tools/core/last.py", format!("{line}\n{line}\nx\n"));
+    assert_eq!(project.problem("last.py")["detail"], "there is more than one signature line");
+}
+
 #[test]
 fn what_is_signed_as_it_is_is_left_alone() {
     let project = Project::signed();
@@ -195,6 +237,63 @@ fn any_place_in_a_project_can_be_named() {
     let relative = program().current_dir(project.path("tools")).args(["items", "status", "."]).output().unwrap();
     assert_eq!(relative.status.code(), Some(0));
     assert!(stdout(&relative).starts_with("valid     core/hello.py  hello@1.2.0\n"), "{}", stdout(&relative));
+}
+
+#[test]
+fn a_base_that_is_a_link_within_its_project_can_be_named() {
+    let project = Project::signed();
+    let verify = |name: &str, expected: &str| {
+        let output = run(&[OsStr::new("status"), project.path(name).as_os_str()]);
+        assert_eq!(output.status.code(), Some(0), "{name}: {}{}", stdout(&output), stderr(&output));
+        assert!(stdout(&output).ends_with(expected), "{name}: {}", stdout(&output));
+        // Under the name that the user gave.
+        let shown = format!("{}  hello@1.2.0\n", project.path("tools/core/hello.py").display());
+        assert!(stdout(&output).contains(&shown), "{name}: {}", stdout(&output));
+    };
+    fs::rename(project.path("tools"), project.root().join("kept")).unwrap();
+    symlink("../kept", project.path("tools")).unwrap();
+    for name in ["tools", "tools/core", "tools/core/hello.py"] {
+        verify(name, "\n1 item: 1 valid\n\nVALID\n");
+    }
+    fs::rename(project.root().join(".ai"), project.root().join("all")).unwrap();
+    symlink("all", project.root().join(".ai")).unwrap();
+    for name in ["tools", "tools/core", "tools/core/hello.py"] {
+        verify(name, "\n1 item: 1 valid\n\nVALID\n");
+    }
+    verify("", "\n3 items: 3 valid\n\nVALID\n");
+}
+
+#[test]
+fn a_project_in_a_base_of_another_is_looked_at_if_it_is_named() {
+    let project = Project::signed();
+    project.write("tools/inner/main.py", "x\n");
+    project.write("tools/inner/.ai/tools/x.py", "x\n");
+    project.write("tools/inner/.ai/knowledge/k.md", "Text\n");
+    let items = |command: &str, name: &str| {
+        let output = run(&[OsStr::new(command), OsStr::new("--json"), project.path(name).as_os_str()]);
+        let report: Value = serde_json::from_str(&stdout(&output)).unwrap();
+        let shown = |item: &Value| {
+            let text = |key: &str| item[key].as_str().unwrap().to_owned();
+            format!("{} {} {}", text("state"), text("item_type"), text("location_path"))
+        };
+        assert_eq!(report["skipped"], serde_json::json!([]), "{name}");
+        report["items"].as_array().unwrap().iter().map(shown).collect::<Vec<_>>()
+    };
+    // Each type from the first of its bases on, as in the database.
+    let all = ["knowledge k.md", "tool inner/.ai/tools/x.py", "tool inner/main.py"];
+    for (command, state) in [("verify", "unsigned"), ("sign", "signed"), ("verify", "valid")] {
+        let expected = all.map(|item| format!("{state} {item}"));
+        assert_eq!(items(command, "tools/inner"), expected);
+    }
+    assert_eq!(items("verify", "tools/inner/.ai"), ["valid knowledge k.md", "valid tool inner/.ai/tools/x.py"]);
+    for name in ["knowledge", "knowledge/k.md"] {
+        assert_eq!(items("verify", &format!("tools/inner/.ai/{name}")), ["valid knowledge k.md"]);
+    }
+    assert_eq!(items("verify", "tools/inner/.ai/tools"), ["valid tool inner/.ai/tools/x.py"]);
+    // Not named, it is hidden.
+    let (report, status) = project.verified();
+    assert_eq!((report["item_count"].as_u64(), status), (Some(4), 0), "{report}");
+    assert!(report["skipped"][0]["path"].as_str().unwrap().ends_with("inner/.ai"), "{report}");
 }
 
 #[test]

@@ -356,26 +356,39 @@ fn an_item_with_a_language_of_its_own_is_loaded_by_that_alone() {
     assert_eq!(json(&mut client, "SELECT ledger.verify_all()")["overall_valid"], true);
 }
 
-/// Were a path only compared by the location that it leads to, what reads the table would be led elsewhere.
+/// Were the location of a row converted as a path is, what reads the table would be led elsewhere.
 #[test]
 fn a_row_that_was_moved_behind_the_ledgers_back_is_put_back_or_signed_where_it_is() {
+    const SIGN: &str = "SELECT ledger.sign_item('tool', 'api', '1.0.0')";
     let (_cluster, mut client) = registry();
-    client
-        .batch_execute("UPDATE ledger.items SET location_path = '/evil/.ai/tools/core/api.py' WHERE item_id = 'api'")
-        .unwrap();
+    let put = |client: &mut Client, location: &str| {
+        let update = format!("UPDATE ledger.items SET location_path = '{location}' WHERE item_id = 'api'");
+        client.batch_execute(&update).unwrap();
+    };
     let with_path = "SELECT ledger.load_item('tool', 'api', '1.0.0', 'core/api.py')";
-    for load in [LOAD, with_path, "SELECT ledger.move_item('tool', 'api', '1.0.0', 'net/api.py')"] {
-        let error = error(&mut client, load);
-        assert_eq!(error.message(), "Not signed for this location");
-        assert!(
-            all_text(&error).contains("signed at core/api.py, and its row in ledger.items is at /evil/"),
-            "{error:?}"
-        );
-        assert!(error.hint().unwrap().contains("ledger.sign_item(...)"), "{error:?}");
+    let with_move = "SELECT ledger.move_item('tool', 'api', '1.0.0', 'lib/api.py')";
+    for (location, can_be_signed) in [("/evil/.ai/tools/core/api.py", false), ("evil/.ai/tools/core/api.py", true)] {
+        put(&mut client, location);
+        for load in [LOAD, with_path, with_move] {
+            let error = error(&mut client, load);
+            assert_eq!(error.message(), "Not signed for this location");
+            let expected = format!("signed at core/api.py, and its row in ledger.items is at {location}");
+            assert!(all_text(&error).contains(&expected), "{error:?}");
+            let hint = error.hint().unwrap();
+            assert!(hint.starts_with("Set location_path in ledger.items back to core/api.py"), "{error:?}");
+            assert_eq!(hint.contains("ledger.sign_item(...)"), can_be_signed, "{error:?}");
+        }
     }
-    client.batch_execute("SELECT ledger.sign_item('tool', 'api', '1.0.0')").unwrap();
+    put(&mut client, "/evil/.ai/tools/core/api.py");
+    let refused = error(&mut client, SIGN);
+    assert!(refused.message().contains("is not the location of a tool"), "{refused:?}");
+    put(&mut client, "core/api.py");
     assert!(value(&mut client, LOAD).contains("call()"));
-    assert_eq!(value(&mut client, "SELECT location_path FROM ledger.items WHERE item_id = 'api'"), "core/api.py");
+    put(&mut client, "evil/.ai/tools/core/api.py");
+    client.batch_execute(SIGN).unwrap();
+    assert!(value(&mut client, LOAD).contains("call()"));
+    let location = value(&mut client, "SELECT location_path FROM ledger.items WHERE item_id = 'api'");
+    assert_eq!(location, "evil/.ai/tools/core/api.py");
 }
 
 #[test]

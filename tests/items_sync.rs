@@ -272,6 +272,23 @@ fn a_password_is_taken_from_string_or_environment_and_never_shown() {
     }
 }
 
+/// As paths, these locations lead elsewhere or nowhere.
+#[test]
+fn a_file_is_at_its_location_whatever_that_looks_like() {
+    let (cluster, mut client) = start(Options::new());
+    let project = TempDir::new().unwrap();
+    for (id, path) in [("nested", "q/.ai/tools/nested.py"), ("home", "~/home.py"), ("Q: why", "Q: why.py")] {
+        create(&mut client, id, &format!("/srv/.ai/tools/{path}"), "1.0.0");
+        write(project.path(), id, path, "1.0.0");
+    }
+    // A directory that is hidden is looked into if it is named.
+    let hidden = project.path().join(".ai/tools/q/.ai/tools");
+    let output = sync(&cluster, "postgres", &["--json", hidden.to_str().unwrap()], project.path());
+    let found = report(&output);
+    assert_eq!((output.status.code(), found["in_sync"].as_bool()), (Some(0), Some(true)), "{found:#}");
+    assert_eq!(found["item_count"], 3, "{found:#}");
+}
+
 #[test]
 fn a_database_without_a_registry_exits_with_2() {
     let cluster = Cluster::start();

@@ -5,6 +5,7 @@ use super::error::{lines_removed, ItemError};
 use super::front_matter;
 use super::item::{check_content_length, Item};
 use super::item_type::ItemType;
+use super::location::Place;
 use super::signature_line::LineFormat;
 use super::tool_version::stated_version;
 
@@ -40,6 +41,7 @@ pub fn read(
     check_content_length(content.len() as u64)?;
     match item_type {
         ItemType::Tool => {
+            let file_path = file_path.map(Place::Path);
             let item = Item { item_type, id: "", version: "", content, file_path, metadata: None, language };
             let (format, unsigned) = LineFormat::of_unsigned(&item)?;
             let version = stated_version(&unsigned, format.style()).map(str::to_owned);

@@ -24,6 +24,8 @@ pub enum ItemError {
     BadMetadata(String),
     /// Not a path below the base of the type.
     BadLocation { item_type: ItemType, path: String, reason: &'static str },
+    /// Stored as a location, and no path leads to such a one.
+    NoLocation { item_type: ItemType, location: String, reason: &'static str },
     /// A language whose comments are not known.
     UnknownLanguage(String),
     /// Files with this extension have no comments.
@@ -46,6 +48,9 @@ impl ItemError {
             ItemError::BadMetadata(_) => "Give an object as the metadata, or none".to_owned(),
             ItemError::BadLocation { item_type, .. } => {
                 format!("Give a path below {}, or one that is relative to it", item_type.base())
+            }
+            ItemError::NoLocation { item_type, .. } => {
+                format!("Make location_path the path below {}, such as core/NAME", item_type.base())
             }
             ItemError::UnknownLanguage(_) | ItemError::NoComments(_) => {
                 "Give a language that has comments, or the path of a file that has".to_owned()
@@ -82,6 +87,10 @@ impl fmt::Display for ItemError {
             ItemError::BadLocation { item_type, path, reason } => {
                 let base = item_type.base();
                 write!(f, "{path:?} is not the path of a {item_type} below {base}: {reason}")
+            }
+            ItemError::NoLocation { item_type, location, reason } => {
+                let base = item_type.base();
+                write!(f, "{location:?} is not the location of a {item_type}, its path below {base}: {reason}")
             }
             ItemError::UnknownLanguage(name) => {
                 let name = shortened(name, SHOWN);

@@ -2,6 +2,7 @@
 
 use super::error::{ItemError, SHOWN};
 use super::item_type::{ItemType, MAX_CONTENT, MAX_ID, MAX_METADATA};
+use super::location::Place;
 use crate::ledger::shortened;
 use semver::Version;
 use std::str::FromStr;
@@ -25,8 +26,8 @@ pub struct Item<'a> {
     pub version: &'a str,
     /// The text of the file, with or without a signature line.
     pub content: &'a str,
-    /// Where the file is; see [`extract_location_path`](super::location::extract_location_path).
-    pub file_path: Option<&'a str>,
+    /// Where the file is.
+    pub file_path: Option<Place<'a>>,
     /// JSON text of an object: a tool's manifest, a directive's metadata, or knowledge's `category`, `entry_type` and
     /// `tags`, each of which is taken from the front matter when it is not here. `None` and JSON null are the same.
     pub metadata: Option<&'a str>,

@@ -43,3 +43,4 @@ mod tests;
 pub use error::{ContentError, ItemError};
 pub use item::Item;
 pub use item_type::ItemType;
+pub use location::Place;

@@ -15,11 +15,12 @@ use super::error::{lines_removed, ItemError};
 use super::front_matter::{self, FrontMatter};
 use super::item::Item;
 use super::item_type::ItemType;
-use super::location::{extract_location_path, file_name};
+use super::location::file_name;
 use super::signature_line::LineFormat;
 use crate::ledger::canonical_json::{compact, starts_object, write_string};
 use crate::ledger::sha256_hex;
 use serde_json::value::RawValue;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 /// An item made ready to be hashed, for its own place or for another.
@@ -40,7 +41,7 @@ impl<'a> Payload<'a> {
     /// If the item is not one: see [`ItemError`].
     pub fn of(item: &Item<'a>) -> Result<Self, ItemError> {
         item.check()?;
-        let location = item.file_path.map(|path| extract_location_path(item.item_type, path)).transpose()?;
+        let location = item.file_path.map(|place| place.location(item.item_type)).transpose()?.map(Cow::into_owned);
         let metadata = metadata_object(item.metadata)?;
         let (_, unsigned) = LineFormat::of_unsigned(item)?;
         let (covered, metadata) = match item.item_type {
@@ -148,6 +149,7 @@ fn quoted(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::location::Place;
     use super::*;
     use crate::ledger::test_support::vectors;
     use serde_json::Value;
@@ -175,7 +177,7 @@ mod tests {
                 id: field("item_id"),
                 version: field("version"),
                 content: field("content"),
-                file_path: vector["file_path"].as_str(),
+                file_path: vector["file_path"].as_str().map(Place::Path),
                 metadata: Some(&metadata),
                 language: None,
             };
@@ -251,7 +253,7 @@ mod tests {
         let refused = |item: Item<'_>| Payload::of(&item).unwrap_err().to_string();
         assert!(refused(Item { id: "", ..good }).contains("cannot be an item's id"));
         assert!(refused(Item { version: "0.0.0", ..good }).contains("is not a semantic version"));
-        assert!(refused(Item { file_path: Some("../x"), ..good }).contains("below .ai/tools"));
+        assert!(refused(Item { file_path: Some(Place::Path("../x")), ..good }).contains("below .ai/tools"));
         assert!(refused(Item { language: Some("?"), ..good }).contains("unknown language"));
         assert!(refused(Item { item_type: ItemType::Directive, ..good }).contains("there is no <directive>"));
         let text: Value = serde_json::from_str(&payload(&good)).unwrap();

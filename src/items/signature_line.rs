@@ -8,6 +8,7 @@ use super::comment_style::CommentStyle;
 use super::error::{line_of, ContentError, ItemError};
 use super::item::Item;
 use super::item_type::ItemType;
+use super::location::Place;
 use crate::ledger::parse_hash;
 use crate::ledger::record::Timestamp;
 use memchr::memmem;
@@ -74,7 +75,10 @@ impl LineFormat {
     /// If the item is a tool in a language that is not known, or that has no comments.
     pub fn of(item: &Item<'_>) -> Result<LineFormat, ItemError> {
         match item.item_type {
-            ItemType::Tool => CommentStyle::of_tool(item.language, item.file_path, item.content).map(LineFormat::tool),
+            ItemType::Tool => {
+                let file_path = item.file_path.map(Place::text);
+                CommentStyle::of_tool(item.language, file_path, item.content).map(LineFormat::tool)
+            }
             ItemType::Directive | ItemType::Knowledge => Ok(LineFormat::MARKDOWN),
         }
     }

@@ -4,6 +4,7 @@ use super::directive;
 use super::error::ItemError;
 use super::item::{check_content_length, Item};
 use super::item_type::ItemType;
+use super::location::check_location;
 use super::payload::Payload;
 use super::signature_line::{LineFormat, SignatureLine};
 use super::verifier::verify;
@@ -26,11 +27,12 @@ pub struct SignedItem {
 /// Signs `item` as of `timestamp`, which is written to the second.
 ///
 /// # Errors
-/// If the item is not one, its text is over 1 GB with the signature line, or a directive is not well-formed; or if the
-/// signature line would be no comment, or the signed text would not verify.
+/// If the item is not one, is stored at what is no location, its text is over 1 GB with the signature line, or a directive
+/// is not well-formed; or if the signature line would be no comment, or the signed text would not verify.
 pub fn sign(item: &Item<'_>, timestamp: Timestamp) -> Result<SignedItem, ItemError> {
     let (format, unsigned) = LineFormat::of_unsigned(item)?;
     let payload = Payload::of(item)?;
+    payload.location().map(|location| check_location(item.item_type, location)).transpose()?;
     format.check_place(&unsigned)?;
     if item.item_type == ItemType::Directive {
         directive::check(item.content)?;
@@ -69,6 +71,7 @@ pub fn text_hash(item: &Item<'_>) -> Result<String, ItemError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::items::Place;
 
     #[test]
     fn what_does_not_verify_as_it_was_signed_is_refused() {
@@ -77,7 +80,7 @@ mod tests {
             id: "x",
             version: "1.0.0",
             content: "print()\n",
-            file_path: Some("x.py"),
+            file_path: Some(Place::Path("x.py")),
             metadata: None,
             language: None,
         };

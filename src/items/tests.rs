@@ -5,7 +5,7 @@ use super::payload::Payload;
 use super::signature_line::{LineFormat, SignatureLine};
 use super::signer::{sign, text_hash};
 use super::verifier::{verify, verify_integrity, Status, Verification, SOLUTION};
-use super::{Item, ItemError, ItemType};
+use super::{Item, ItemError, ItemType, Place};
 use crate::ledger::record::Timestamp;
 use crate::ledger::sha256_hex;
 use proptest::prelude::*;
@@ -27,18 +27,18 @@ fn tool(content: &str) -> Item<'_> {
         id: "x",
         version: "1.0.0",
         content,
-        file_path: Some("core/x.py"),
+        file_path: Some(Place::Path("core/x.py")),
         metadata: None,
         language: None,
     }
 }
 
 fn directive(content: &str) -> Item<'_> {
-    Item { item_type: ItemType::Directive, id: "test", file_path: Some("core/test.md"), ..tool(content) }
+    Item { item_type: ItemType::Directive, id: "test", file_path: Some(Place::Path("core/test.md")), ..tool(content) }
 }
 
 fn knowledge(content: &str) -> Item<'_> {
-    Item { item_type: ItemType::Knowledge, id: "z", file_path: Some("z.md"), ..tool(content) }
+    Item { item_type: ItemType::Knowledge, id: "z", file_path: Some(Place::Path("z.md")), ..tool(content) }
 }
 
 fn timestamp() -> Timestamp {
@@ -78,7 +78,7 @@ fn a_tool_whose_interpreter_was_hidden_is_valid_once_it_is_signed() {
         // Behind two byte order marks it is not first, and no `#!` line.
         (format!("\u{feff}\u{feff}{node}"), format!("\u{feff}# {LINE}\n\u{feff}{node}")),
     ] {
-        let item = Item { file_path: Some("bin/go"), ..tool(&content) };
+        let item = Item { file_path: Some(Place::Path("bin/go")), ..tool(&content) };
         let result = sign(&item, timestamp()).unwrap();
         assert_eq!(result.content.replace(&result.signature.integrity, "HASH"), expected);
         let signed_item = Item { content: &result.content, ..item };
@@ -101,7 +101,7 @@ fn a_tool_states_the_same_version_before_and_after_it_is_signed() {
     ] {
         let stated = |content: &str| attributes::read(ItemType::Tool, content, Some(path), None).unwrap().version;
         assert_eq!(stated(content).as_deref(), version);
-        assert_eq!(stated(&signed(&Item { file_path: Some(path), ..tool(content) })).as_deref(), version);
+        assert_eq!(stated(&signed(&Item { file_path: Some(Place::Path(path)), ..tool(content) })).as_deref(), version);
     }
 }
 
@@ -189,9 +189,9 @@ fn a_moved_item_is_told_from_a_modified_one() {
         (Some("/p/.ai/tools/lib/y.py"), "signed at core/x.py, found at lib/y.py"),
         (None, "signed at core/x.py, found without a location"),
     ] {
-        let item = Item { file_path: path, ..tool(&here) };
+        let item = Item { file_path: path.map(Place::Path), ..tool(&here) };
         assert_eq!(verified(&item).status, Status::Modified);
-        let outcome = verify(&item, &["other.py", "/old/.ai/tools/core/x.py"]).unwrap();
+        let outcome = verify(&item, &["other.py", "core/x.py"]).unwrap();
         assert_eq!(outcome.status, Status::Moved);
         assert_eq!(outcome.detail.as_deref(), Some(detail));
     }
@@ -203,13 +203,56 @@ fn a_moved_item_is_told_from_a_modified_one() {
 #[test]
 fn an_item_that_was_moved_to_a_file_with_other_comments_is_moved() {
     let here = signed(&tool("x\n"));
-    let elsewhere = Item { file_path: Some("lib/x.js"), ..tool(&here) };
+    let elsewhere = Item { file_path: Some(Place::Path("lib/x.js")), ..tool(&here) };
     assert_eq!(verified(&elsewhere).status, Status::Unsigned);
     let outcome = verify(&elsewhere, &["core/x.json", "other.py", "core/x.py"]).unwrap();
     assert_eq!(outcome.status, Status::Moved);
     assert_eq!(outcome.detail.as_deref(), Some("signed at core/x.py, found at lib/x.js"));
     let changed = here.replace('x', "y");
     assert_eq!(verify(&Item { content: &changed, ..elsewhere }, &["core/x.py"]).unwrap().status, Status::Unsigned);
+}
+
+/// As paths from outside, these lead elsewhere or nowhere.
+const ODD_LOCATIONS: [&str; 6] = ["Q: why.py", "~/x.py", "C:/x.py", "q/.ai/tools/x.py", ".ai/x.py", ".ai/tools/x.py"];
+
+#[test]
+fn what_was_signed_by_its_path_is_valid_at_its_location_and_signing_it_there_does_not_move_it() {
+    for location in ODD_LOCATIONS {
+        let path = format!("/p/.ai/tools/{location}");
+        let first = sign(&Item { file_path: Some(Place::Path(&path)), ..tool("x\n") }, timestamp()).unwrap();
+        assert_eq!(first.location.as_deref(), Some(location));
+        let stored = Item { file_path: Some(Place::Location(location)), ..tool(&first.content) };
+        assert!(verified(&stored).success(), "{location}");
+        assert_eq!(sign(&stored, timestamp()), Ok(first.clone()), "{location}");
+        let elsewhere = Item { file_path: Some(Place::Location("core/y.py")), ..stored };
+        let outcome = verify_integrity(&elsewhere, Some(&first.signature.integrity), &[location]).unwrap();
+        assert_eq!(outcome.status, Status::Moved);
+        assert_eq!(outcome.detail, Some(format!("signed at {location}, found at core/y.py")));
+    }
+}
+
+#[test]
+fn a_place_that_is_merely_guessed_is_no_error() {
+    let long = "x/".repeat(4000) + "x.js";
+    let mut guesses = vec!["", "/", "..", "a//b", "back\\slash", "x.json", &long];
+    guesses.extend(ODD_LOCATIONS);
+    let modified = signed(&tool("x\n")).replace('x', "y");
+    assert_eq!(verify(&tool(&modified), &guesses).unwrap().status, Status::Modified);
+    assert_eq!(verify(&tool("x\n"), &guesses).unwrap().status, Status::Unsigned);
+    guesses.push("core/x.py");
+    let here = signed(&tool("x\n"));
+    for path in ["lib/y.py", "lib/y.js"] {
+        let moved = Item { file_path: Some(Place::Path(path)), ..tool(&here) };
+        assert_eq!(verify(&moved, &guesses).unwrap().status, Status::Moved, "{path}");
+    }
+}
+
+#[test]
+fn nothing_is_signed_for_what_is_no_location() {
+    for stored in ["", "/srv/.ai/tools/x.py", "../x.py"] {
+        let item = Item { file_path: Some(Place::Location(stored)), ..tool("x") };
+        assert!(matches!(sign(&item, timestamp()), Err(ItemError::NoLocation { .. })), "{stored}");
+    }
 }
 
 #[test]
@@ -227,7 +270,7 @@ fn a_hash_stored_elsewhere_is_compared() {
     assert_eq!(mismatch.status, Status::Mismatch);
     let expected = format!("Integrity mismatch for x@1.0.0: computed={}, stored=0123456789ab", &integrity[..12]);
     assert_eq!(mismatch.error, Some(expected));
-    let elsewhere = sign(&Item { file_path: Some("old.py"), ..tool("x") }, timestamp()).unwrap();
+    let elsewhere = sign(&Item { file_path: Some(Place::Path("old.py")), ..tool("x") }, timestamp()).unwrap();
     assert_eq!(check(Some(&elsewhere.signature.integrity), &["old.py"]).status, Status::Moved);
     assert!(check(Some("é"), &[]).error.unwrap().ends_with("stored=é"));
 }
@@ -246,7 +289,7 @@ fn the_text_hash_covers_what_the_integrity_hash_leaves_out() {
 #[test]
 fn what_was_signed_before_signing_refused_it_stays_valid() {
     for item in [
-        Item { file_path: Some("a.php"), ..tool("<?php echo 1; ?>\n<b>hi</b>\n") },
+        Item { file_path: Some(Place::Path("a.php")), ..tool("<?php echo 1; ?>\n<b>hi</b>\n") },
         directive("<directive name=\"test\">&nbsp;</directive>\n"),
     ] {
         let error = sign(&item, timestamp()).unwrap_err();
@@ -261,7 +304,7 @@ fn what_was_signed_before_signing_refused_it_stays_valid() {
 fn what_cannot_be_signed_is_an_error() {
     assert!(matches!(sign(&directive("nothing"), timestamp()), Err(ItemError::Content(_))));
     assert!(matches!(sign(&knowledge("---\n"), timestamp()), Err(ItemError::Content(_))));
-    let json = Item { file_path: Some("x.json"), ..tool("{}") };
+    let json = Item { file_path: Some(Place::Path("x.json")), ..tool("{}") };
     assert_eq!(sign(&json, timestamp()), Err(ItemError::NoComments("json".to_owned())));
     assert!(verify(&Item { version: "0.0.0", ..tool("x") }, &[]).is_err());
 }
@@ -359,7 +402,7 @@ proptest! {
     fn signed_tools_are_valid_and_any_change_is_found(
         text in any_text(), path in any_tool_path(), change in Change::any()
     ) {
-        let item = Item { file_path: path, ..tool(&text) };
+        let item = Item { file_path: path.map(Place::Path), ..tool(&text) };
         prop_assume!(has_place(&item));
         let content = signed(&item);
         let outcome = verified(&Item { content: &content, ..item });
@@ -427,14 +470,14 @@ proptest! {
         let other_id = format!("i{}", change.apply(&id));
         let id = format!("i{id}");
         for item in [tool("x"), directive(DIRECTIVE), knowledge(KNOWLEDGE)] {
-            let item = Item { id: &id, version: &version, file_path: Some(&path), ..item };
+            let item = Item { id: &id, version: &version, file_path: Some(Place::Path(&path)), ..item };
             let content = signed(&item);
             let item = Item { content: &content, ..item };
             prop_assert!(verified(&item).success());
             for other in [
                 Item { id: &other_id, ..item },
                 Item { version: &other_version, ..item },
-                Item { file_path: Some(&other_path), ..item },
+                Item { file_path: Some(Place::Path(&other_path)), ..item },
                 Item { file_path: None, ..item },
             ] {
                 prop_assert!(!verified(&other).success(), "{other:?}");
@@ -479,7 +522,7 @@ proptest! {
     fn a_text_in_which_a_signature_is_found_is_hashed_without_that_line_alone(
         text in any_text(), path in any_tool_path()
     ) {
-        let item = Item { file_path: path, ..tool(&text) };
+        let item = Item { file_path: path.map(Place::Path), ..tool(&text) };
         let format = LineFormat::of(&item).unwrap();
         if format.extract(&text).is_some() && format.find_fault(&text).is_none() {
             prop_assert_eq!(LineFormat::of_unsigned(&item).unwrap(), (format, format.remove(&text)));
@@ -489,7 +532,7 @@ proptest! {
     #[test]
     fn signing_again_later_changes_the_time_alone(text in any_text(), path in any_tool_path()) {
         let later = Timestamp::parse("2027-03-05T13:01:01.000000Z").unwrap();
-        let item = Item { file_path: path, ..tool(&text) };
+        let item = Item { file_path: path.map(Place::Path), ..tool(&text) };
         prop_assume!(has_place(&item));
         for item in [item, directive(DIRECTIVE), knowledge(KNOWLEDGE)] {
             let first = signed(&item);

@@ -5,7 +5,7 @@
 
 use super::error::ItemError;
 use super::item::Item;
-use super::location::extract_location_path;
+use super::location::Place;
 use super::payload::Payload;
 use super::registration::{Event, Registration};
 use super::signature_line::{to_seconds, LineFormat, SignatureLine};
@@ -185,15 +185,16 @@ impl Verification {
     }
 }
 
-/// Verifies `item` against its own signature line. If it was signed without a path, or at one of `previous_paths`, where
-/// it may have been before, it is reported as moved instead of modified or unsigned.
+/// Verifies `item` against its own signature line. If it was signed without a path, or at one of `previous_locations`,
+/// where it may have been before, it is reported as moved instead of modified or unsigned. These may be mere guesses:
+/// one that is no location is no error.
 ///
 /// Signing refuses a text that is not an item's. So a signed text that is not an item's was modified: that is an
 /// outcome, not an error.
 ///
 /// # Errors
 /// If the id, version, metadata, path or language given is not one, or the content is over 1 GB.
-pub fn verify(item: &Item<'_>, previous_paths: &[&str]) -> Result<Verification, ItemError> {
+pub fn verify(item: &Item<'_>, previous_locations: &[&str]) -> Result<Verification, ItemError> {
     let format = LineFormat::of(item)?;
     let signature = format.extract(item.content);
     let payload = match Payload::of(item) {
@@ -202,7 +203,7 @@ pub fn verify(item: &Item<'_>, previous_paths: &[&str]) -> Result<Verification, 
     };
     let outcome = Verification::valid(signature, payload.as_ref().ok());
     let Some(stored) = outcome.signature.as_ref().map(|signature| signature.integrity.clone()) else {
-        if let Some(detail) = moved_from_other_comments(item, format, previous_paths)? {
+        if let Some(detail) = moved_from_other_comments(item, format, previous_locations) {
             return Ok(outcome.fails(Status::Moved, MOVED.to_owned(), Some(detail)));
         }
         let error = format!("{} has no signature", item.item_type.title());
@@ -216,21 +217,21 @@ pub fn verify(item: &Item<'_>, previous_paths: &[&str]) -> Result<Verification, 
     match payload {
         Err(unreadable) => Ok(outcome.fails(Status::Modified, error, Some(unreadable.to_string()))),
         Ok(payload) if payload.integrity() == stored => Ok(outcome),
-        Ok(payload) => Ok(match moved(item, &payload, &stored, previous_paths)? {
+        Ok(payload) => Ok(match moved(&payload, &stored, previous_locations) {
             Some(detail) => outcome.fails(Status::Moved, MOVED.to_owned(), Some(detail)),
             None => outcome.fails(Status::Modified, error, None),
         }),
     }
 }
 
-/// Verifies `item` against a hash stored elsewhere, such as a registry's. `previous_paths` are as in [`verify`].
+/// Verifies `item` against a hash stored elsewhere, such as a registry's. `previous_locations` are as in [`verify`].
 ///
 /// # Errors
 /// As [`verify`]; also if the text is not that of an item.
 pub fn verify_integrity(
     item: &Item<'_>,
     stored: Option<&str>,
-    previous_paths: &[&str],
+    previous_locations: &[&str],
 ) -> Result<Verification, ItemError> {
     let signature = LineFormat::of(item)?.extract(item.content);
     let payload = Payload::of(item)?;
@@ -245,7 +246,7 @@ pub fn verify_integrity(
     if computed == stored {
         return Ok(outcome);
     }
-    if let Some(detail) = moved(item, &payload, stored, previous_paths)? {
+    if let Some(detail) = moved(&payload, stored, previous_locations) {
         return Ok(outcome.fails(Status::Moved, MOVED.to_owned(), Some(detail)));
     }
     let (computed, stored) = (start(&computed), start(stored));
@@ -283,46 +284,24 @@ pub fn verify_registered(
     Ok(outcome)
 }
 
-/// From where to where the item was moved, if `stored` is its hash without a place or for one of `previous_paths`.
-fn moved(
-    item: &Item<'_>,
-    payload: &Payload<'_>,
-    stored: &str,
-    previous_paths: &[&str],
-) -> Result<Option<String>, ItemError> {
-    let moved_from = |location: Option<&str>| {
-        let to = place("found", payload.location());
-        (payload.integrity_at(location) == stored).then(|| format!("{}, {to}", place("signed", location)))
-    };
-    if let Some(detail) = moved_from(None) {
-        return Ok(Some(detail));
-    }
-    for path in previous_paths {
-        let location = extract_location_path(item.item_type, path)?;
-        if let Some(detail) = moved_from(Some(&location)) {
-            return Ok(Some(detail));
-        }
-    }
-    Ok(None)
+/// From where to where the item was moved, if `stored` is its hash without a place or for one of `previous_locations`.
+fn moved(payload: &Payload<'_>, stored: &str, previous_locations: &[&str]) -> Option<String> {
+    let previous = previous_locations.iter().map(|location| Some(*location));
+    let from = [None].into_iter().chain(previous).find(|from| payload.integrity_at(*from) == stored)?;
+    Some(format!("{}, {}", place("signed", from), place("found", payload.location())))
 }
 
 /// The same where the item has no signature line in its place. It may have one in the comments of files at one of
-/// `previous_paths`, if those are not the comments of files where it is now.
-fn moved_from_other_comments(
-    item: &Item<'_>,
-    format: LineFormat,
-    previous_paths: &[&str],
-) -> Result<Option<String>, ItemError> {
-    let location = |path: &str| extract_location_path(item.item_type, path);
-    for path in previous_paths {
-        let before = Item { file_path: Some(path), ..*item };
-        if LineFormat::of(&before).is_ok_and(|before| before != format) && verify(&before, &[])?.success() {
-            let found = item.file_path.map(location).transpose()?;
-            let (from, to) = (place("signed", Some(&location(path)?)), place("found", found.as_deref()));
-            return Ok(Some(format!("{from}, {to}")));
-        }
-    }
-    Ok(None)
+/// `previous_locations`, if those are not the comments of files where it is now.
+fn moved_from_other_comments(item: &Item<'_>, format: LineFormat, previous_locations: &[&str]) -> Option<String> {
+    let is_signed_at = |location: &str| {
+        let before = Item { file_path: Some(Place::Location(location)), ..*item };
+        LineFormat::of(&before).is_ok_and(|before| before != format)
+            && verify(&before, &[]).is_ok_and(|outcome| outcome.success())
+    };
+    let from = *previous_locations.iter().find(|location| is_signed_at(location))?;
+    let found = item.file_path.and_then(|found| found.location(item.item_type).ok());
+    Some(format!("{}, {}", place("signed", Some(from)), place("found", found.as_deref())))
 }
 
 fn place(verb: &str, location: Option<&str>) -> String {

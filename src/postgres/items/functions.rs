@@ -4,7 +4,7 @@ use super::failure;
 use crate::items::item::Item;
 use crate::items::payload::Payload;
 use crate::items::signature_line::LineFormat;
-use crate::items::{signer, ItemType};
+use crate::items::{signer, ItemType, Place};
 use crate::postgres::errors::{or_raise, required};
 use crate::postgres::jsonb::Jsonb;
 use crate::postgres::tables;
@@ -27,7 +27,7 @@ fn compute_unified_integrity(
         id: required(item_id, "item_id"),
         version: required(version, "version"),
         content: required(file_content, "file_content"),
-        file_path,
+        file_path: file_path.map(Place::Path),
         metadata: metadata.as_deref(),
         language,
     };
@@ -52,7 +52,7 @@ fn sign_content(
         id: required(item_id, "item_id"),
         version: required(version, "version"),
         content: required(file_content, "file_content"),
-        file_path,
+        file_path: file_path.map(Place::Path),
         metadata: metadata.as_deref(),
         language,
     };
@@ -70,6 +70,7 @@ fn get_signature(
 ) -> TableIterator<'static, (name!(signed_at, TimestampWithTimeZone), name!(hash, String))> {
     let content = required(file_content, "file_content");
     let item_type = or_raise(type_of(item_type));
+    let file_path = file_path.map(Place::Path);
     let item = Item { item_type, id: "", version: "", content, file_path, metadata: None, language };
     let signature = or_raise(LineFormat::of(&item).map_err(failure)).extract(content);
     let row = signature.map(|signature| {
@@ -89,6 +90,7 @@ fn remove_signature(
 ) -> String {
     let content = required(file_content, "file_content");
     let item_type = or_raise(type_of(item_type));
+    let file_path = file_path.map(Place::Path);
     let item = Item { item_type, id: "", version: "", content, file_path, metadata: None, language };
     or_raise(LineFormat::of_unsigned(&item).map_err(failure)).1.into_owned()
 }

@@ -5,7 +5,7 @@ use crate::items::attributes::Attributes;
 use crate::items::item::Item;
 use crate::items::lists::{self, ListError, ListedItem, ListedText};
 use crate::items::registration::ItemName;
-use crate::items::ItemError;
+use crate::items::{ItemError, Place};
 use crate::postgres::errors::Failure;
 use crate::postgres::jsonb::Jsonb;
 use pgrx::PgSqlErrorCode;
@@ -26,12 +26,14 @@ pub struct GivenItem {
     pub id: String,
     pub version: String,
     pub content: String,
+    /// A path from outside; `None` if none is given.
     pub file_path: Option<String>,
     /// JSON text.
     pub metadata: Option<String>,
     pub language: Option<String>,
     pub stored: Stored,
-    /// The place in the row of the registry, if the item is from there: then the ledger must have an entry about it.
+    /// The location in the row of the registry, if the item is from there: then the ledger must have an entry about it.
+    /// The item is there, unless a path is given.
     pub registered_at: Option<String>,
     /// Why it was revoked, according to the registry.
     pub revoked: Option<String>,
@@ -47,13 +49,18 @@ impl GivenItem {
         Ok(ItemName { item_type, id: self.id.clone(), version: self.version.clone() })
     }
 
+    fn place(&self) -> Option<Place<'_>> {
+        let given = self.file_path.as_deref().map(Place::Path);
+        given.or(self.registered_at.as_deref().map(Place::Location))
+    }
+
     pub fn item(&self) -> Result<Item<'_>, ItemError> {
         Ok(Item {
             item_type: self.item_type.parse()?,
             id: &self.id,
             version: &self.version,
             content: &self.content,
-            file_path: self.file_path.as_deref(),
+            file_path: self.place(),
             metadata: self.metadata.as_deref(),
             language: self.language.as_deref(),
         })

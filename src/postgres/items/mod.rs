@@ -45,6 +45,7 @@ fn failure(error: ItemError) -> Failure {
         ItemError::Unverifiable(_) => {
             failure.detail("Nothing was recorded: the item could not be loaded.").hint(format!("{}.", error.solution()))
         }
+        ItemError::NoLocation { .. } => failure.hint(format!("{}.", error.solution())),
         _ => failure,
     }
 }

@@ -9,7 +9,6 @@ use super::verifier::{with_latest_snapshot, with_latest_snapshot_to_sign, ROW_GO
 use crate::items::attributes;
 use crate::items::item::Item;
 use crate::items::lists::{self, Call};
-use crate::items::location::extract_location_path;
 use crate::items::registration::{parse_pins, Event, ItemName, Pin, Registration};
 use crate::items::signature_line::{to_seconds, LineFormat};
 use crate::items::signer::{self, SignedItem};
@@ -113,7 +112,8 @@ fn move_item(
         // Removes the old line as the old place has it: files at the new place may have other comments, and then the
         // old line would stay.
         draft.content = or_raise(unsigned(&draft).map_err(failure));
-        let from = draft.file_path.replace(file_path).unwrap_or_default();
+        draft.file_path = Some(file_path);
+        let from = draft.registered_at.clone().unwrap_or_default();
         or_raise(sign(&draft, Calls::Same, Relocation::Moved { from }, signer))
     })
 }
@@ -170,7 +170,7 @@ fn registration_of_row(row: &GivenItem, name: &ItemName) -> Result<Registration,
     Ok(Registration {
         name: name.clone(),
         event: Event::Signed,
-        location: row.file_path.clone().unwrap_or_default(),
+        location: row.registered_at.clone().unwrap_or_default(),
         integrity: integrity.clone(),
         text_hash,
         language: row.language.clone(),
@@ -472,9 +472,4 @@ fn prepare(function: &CStr) {
         pg_sys::PreventCommandIfReadOnly(function.as_ptr());
         pg_sys::PreventCommandIfParallelMode(function.as_ptr());
     }
-}
-
-/// A place in the form in which places are compared.
-pub fn location(item_type: crate::items::ItemType, path: &str) -> Result<String, Failure> {
-    extract_location_path(item_type, path).map_err(failure)
 }

@@ -43,7 +43,7 @@ fn read(name: &ItemName, row: &Row) -> GivenItem {
         id: name.id.clone(),
         version: name.version.clone(),
         content: row.get(0).unwrap_or_default(),
-        file_path: row.get(1),
+        file_path: None,
         metadata: row.get(2),
         language: row.get(3),
         stored: Stored::Elsewhere(row.get(4)),

@@ -1,9 +1,9 @@
 //! registry_sync(): compares files outside the database with the registry.
 
-use super::registry::location;
 use super::rows;
 use super::verifier::{with_latest_snapshot, Verifier};
 use crate::items::item::{check_id, check_version};
+use crate::items::location::check_location;
 use crate::items::registration::{Event, ItemName, Registration};
 use crate::ledger::parse_hash;
 use crate::ledger::verifier::KeyCounts;
@@ -140,9 +140,10 @@ fn read_file(index: usize, file: &Value) -> Result<Local, Failure> {
     let item_type = text("item_type")?.parse().map_err(super::failure)?;
     check_id(text("item_id")?).map_err(super::failure)?;
     check_version(text("version")?).map_err(super::failure)?;
+    check_location(item_type, text("location_path")?).map_err(super::failure)?;
     Ok(Local {
         name: ItemName { item_type, id: text("item_id")?.to_owned(), version: text("version")?.to_owned() },
-        location: location(item_type, text("location_path")?)?,
+        location: text("location_path")?.to_owned(),
         integrity: hash("integrity_hash")?,
         text_hash: hash("text_hash")?,
     })

@@ -6,9 +6,10 @@ use super::entries::{ItemEntries, ItemEntry};
 use super::input::{GivenItem, Stored};
 use super::pending::AsOf;
 use super::rows;
+use crate::items::location::check_location;
 use crate::items::registration::{ItemName, Pin, Registration};
 use crate::items::verifier::{verify_integrity, verify_registered, Status, Verification, SOLUTION};
-use crate::items::ItemError;
+use crate::items::{ItemError, ItemType};
 use crate::ledger::verifier::KeyCounts;
 use pgrx::{check_for_interrupts, pg_sys};
 use std::collections::{HashMap, HashSet};
@@ -273,22 +274,22 @@ fn verify_text(given: &GivenItem, registration: Option<&Registration>) -> Result
 /// Checks what a row says of its item that is not hashed, against the ledger's entry. `None` if they agree.
 fn verify_row(given: &GivenItem, registration: &Registration) -> Option<Verification> {
     let row_location = given.registered_at.as_ref()?;
-    let Registration { location, language, .. } = registration;
+    let Registration { name, location, language, .. } = registration;
     if given.language != *language {
         return Some(Verification::modified("the language of its row is not the one that was recorded".to_owned()));
     }
-    // Compared as text: paths in other projects lead to the same location, but the ledger gave exactly this one to the
-    // row.
-    (row_location != location).then(|| row_elsewhere(location, row_location))
+    (row_location != location).then(|| row_elsewhere(name.item_type, location, row_location))
 }
 
 /// Only somebody who can change the ledger's tables can have moved the row so. The solution is not to move the item
 /// from there: that would make the change permanent.
-fn row_elsewhere(signed_at: &str, row_location: &str) -> Verification {
+fn row_elsewhere(item_type: ItemType, signed_at: &str, row_location: &str) -> Verification {
     let detail = format!("signed at {signed_at}, and its row in ledger.items is at {row_location}");
-    Verification::moved(detail).with_solution(format!(
-        "Set location_path in ledger.items back to {signed_at}, or run ledger.sign_item(...) to sign the item where it is"
-    ))
+    let mut solution = format!("Set location_path in ledger.items back to {signed_at}");
+    if check_location(item_type, row_location).is_ok() {
+        solution += ", or run ledger.sign_item(...) to sign the item where it is";
+    }
+    Verification::moved(detail).with_solution(solution)
 }
 
 fn not_found(name: &ItemName) -> Verification {

@@ -2,13 +2,13 @@
 
 use super::file::{ItemFile, ReadError};
 use super::report::{Record, State};
-use super::tree::{Directories, Found, Kind};
+use super::tree::{Directories, Found, Kind, MOST_PLACES};
 use pg_notary::items::attributes::{self, Attributes};
 use pg_notary::items::payload::Payload;
 use pg_notary::items::signature_line::LineFormat;
 use pg_notary::items::signer::{sign, text_hash};
 use pg_notary::items::verifier::{verify, Status, Verification};
-use pg_notary::items::{ContentError, Item, ItemError, ItemType};
+use pg_notary::items::{ContentError, Item, ItemError, ItemType, Place};
 use pg_notary::ledger::record::Timestamp;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -150,7 +150,7 @@ impl<'a> Processor<'a> {
             id: "",
             version: self.default_version,
             content: &content,
-            file_path: Some(file_path),
+            file_path: Some(Place::Path(file_path)),
             metadata: None,
             language: None,
         };
@@ -169,8 +169,13 @@ impl<'a> Processor<'a> {
             return Ok(outcome);
         }
         let places = self.directories.places_before(item.item_type, path);
-        let places: Vec<&str> = places.iter().map(String::as_str).collect();
-        verify(item, &places)
+        let first: Vec<&str> = places.first.iter().map(String::as_str).collect();
+        let mut outcome = verify(item, &first)?;
+        if outcome.status == Status::Modified && !places.are_all {
+            let perhaps = || format!("or moved: of the places where it may have been, {MOST_PLACES} were tried");
+            outcome.detail = outcome.detail.or_else(|| Some(perhaps()));
+        }
+        Ok(outcome)
     }
 
     /// Signs a file whose signature is not valid.
@@ -187,7 +192,8 @@ impl<'a> Processor<'a> {
 
 /// What the item says of itself. A signed text that cannot be read says nothing: verification calls it modified.
 fn own_attributes(item: &Item<'_>) -> Result<Attributes, ItemError> {
-    match attributes::read(item.item_type, item.content, item.file_path, item.language) {
+    let file_path = item.file_path.map(Place::text);
+    match attributes::read(item.item_type, item.content, file_path, item.language) {
         Err(ItemError::Content(_)) if LineFormat::of(item)?.extract(item.content).is_some() => {
             Ok(Attributes::default())
         }

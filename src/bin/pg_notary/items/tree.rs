@@ -12,7 +12,10 @@ use std::path::{Path, PathBuf};
 
 /// How many earlier places of an item are tried: few enough that a tree in which everything was modified is verified in
 /// seconds.
-const MOST_PLACES: usize = 1000;
+pub const MOST_PLACES: usize = 1000;
+
+/// The directory of a project that holds the bases.
+const PROJECT_DIRECTORY: &str = ".ai";
 
 /// A file or directory, and whether it is to be examined.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,19 +50,27 @@ impl Directories {
         }
     }
 
-    /// Where the file that is at `path` now may have been, if it or a directory it is in was moved: at most
-    /// [`MOST_PLACES`] paths relative to the base.
-    pub fn places_before(&self, item_type: ItemType, path: &Path) -> Vec<String> {
+    /// Where the file that is at `path` now may have been, if it or a directory it is in was moved: locations of its
+    /// type, the first [`MOST_PLACES`] of them.
+    pub fn places_before(&self, item_type: ItemType, path: &Path) -> PlacesBefore {
         let location = path.to_str().and_then(|path| extract_location_path(item_type, path).ok()).unwrap_or_default();
         let directories = self.0.iter().filter(|(of_type, _)| *of_type == item_type);
-        let places = directories.flat_map(|(_, directory)| {
+        let mut places = directories.flat_map(|(_, directory)| {
             ends(&location).map(move |end| match directory.as_str() {
                 "" => end.to_owned(),
                 directory => format!("{directory}/{end}"),
             })
         });
-        places.take(MOST_PLACES).collect()
+        let first = places.by_ref().take(MOST_PLACES).collect();
+        PlacesBefore { first, are_all: places.next().is_none() }
     }
+}
+
+/// Where a file may have been.
+pub struct PlacesBefore {
+    pub first: Vec<String>,
+    /// Whether there are no more.
+    pub are_all: bool,
 }
 
 /// `c`, `b/c` and `a/b/c` of `a/b/c`.
@@ -76,7 +87,7 @@ struct Root {
     start: PathBuf,
     /// The same, with no symbolic link in it.
     real_start: PathBuf,
-    /// What the user named, and what it is.
+    /// What the user named, and the beginning of the paths of what is in it.
     named: (PathBuf, PathBuf),
 }
 
@@ -97,7 +108,7 @@ impl Tree {
         let mut tree = Tree { found: Vec::new(), directories: Directories(BTreeSet::new()) };
         let mut all = Vec::new();
         for named in named {
-            all.extend(roots(named)?);
+            all.extend(Named::find(named)?.roots()?);
         }
         for root in &all {
             root.find(&all, &mut tree);
@@ -108,42 +119,105 @@ impl Tree {
     }
 }
 
-fn roots(directory: &Path) -> Result<Vec<Root>, String> {
-    let real = fs::canonicalize(directory).map_err(|error| format!("{}: {error}", directory.display()))?;
-    let named = (directory.to_owned(), real.clone());
-    if let Some((item_type, base)) = base_above(&real) {
-        return Ok(vec![Root { item_type, real_base: base, start: real.clone(), real_start: real, named }]);
-    }
-    let project = if real.ends_with(".ai") { real.parent().unwrap_or(&real) } else { &real };
-    let mut roots = Vec::new();
-    for item_type in ItemType::ALL {
-        let start = project.join(item_type.base());
-        // Either a file was named, or .ai is one: in both cases there is nothing in it.
-        let is_nothing = |error: io::Error| matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory);
-        if fs::symlink_metadata(&start).is_err_and(is_nothing) {
-            continue;
-        }
-        let real_base = fs::canonicalize(&start).map_err(|error| format!("{}: {error}", start.display()))?;
-        if !real_base.starts_with(project) {
-            return Err(format!("{}: a symbolic link that leaves {}", start.display(), project.display()));
-        }
-        roots.push(Root { item_type, real_start: real_base.clone(), real_base, start, named: named.clone() });
-    }
-    if roots.is_empty() {
-        return Err(format!(
-            "{}: it neither contains .ai/tools, .ai/directives or .ai/knowledge nor lies in one of them",
-            directory.display()
-        ));
-    }
-    Ok(roots)
+/// What the user named, whatever it is.
+struct Named<'a> {
+    given: &'a Path,
+    /// As the user named it, but absolute: a base or `.ai` that is a symbolic link shows only here.
+    absolute: PathBuf,
+    /// With no symbolic link in it.
+    real: PathBuf,
 }
 
-/// The first base that `path` is or is in, and its type.
+impl<'a> Named<'a> {
+    fn find(given: &'a Path) -> Result<Self, String> {
+        Ok(Named {
+            given,
+            absolute: std::path::absolute(given).map_err(|error| failed(given, &error))?,
+            real: real(given)?,
+        })
+    }
+
+    fn roots(&self) -> Result<Vec<Root>, String> {
+        let mut roots = self.roots_of_project()?;
+        // A project can be in a base of another: then it is a directory of items as well, but its .ai is not.
+        if roots.is_empty() || self.dot_ai().is_none() {
+            roots.extend(self.root_in_base()?);
+        }
+        if roots.is_empty() {
+            return Err(format!(
+                "{}: it neither contains .ai/tools, .ai/directives or .ai/knowledge nor lies in one of them",
+                self.given.display()
+            ));
+        }
+        Ok(roots)
+    }
+
+    /// Its path if it is the `.ai` of a project.
+    fn dot_ai(&self) -> Option<&Path> {
+        let paths = [&self.real, &self.absolute].into_iter().map(PathBuf::as_path);
+        paths.into_iter().find(|path| path.ends_with(PROJECT_DIRECTORY))
+    }
+
+    /// Where to look if it is or is in a base.
+    fn root_in_base(&self) -> Result<Option<Root>, String> {
+        let Some((item_type, base)) = base_above(&self.real).or_else(|| base_above(&self.absolute)) else {
+            return Ok(None);
+        };
+        let Ok(below) = self.real.strip_prefix(real(&base)?) else { return Ok(None) };
+        let project = real(base.ancestors().nth(2).unwrap_or(&base))?;
+        let real_base = real_base(&project, item_type)?;
+        // Collected, so that there is no slash behind the base itself.
+        let start: PathBuf = project.join(item_type.base()).components().chain(below.components()).collect();
+        let named = (self.given.to_owned(), start.clone());
+        Ok(Some(Root { item_type, real_base, start, real_start: self.real.clone(), named }))
+    }
+
+    /// Where to look if it is a project or its `.ai`.
+    fn roots_of_project(&self) -> Result<Vec<Root>, String> {
+        let (project, start) = match self.dot_ai().and_then(Path::parent) {
+            Some(project) => (real(project)?, real(project)?.join(PROJECT_DIRECTORY)),
+            None => (self.real.clone(), self.real.clone()),
+        };
+        let named = (self.given.to_owned(), start);
+        let mut roots = Vec::new();
+        for item_type in ItemType::ALL {
+            let start = project.join(item_type.base());
+            // Either a file was named, or .ai is one: in both cases there is nothing in it.
+            let is_nothing = |error: io::Error| matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory);
+            if fs::symlink_metadata(&start).is_err_and(is_nothing) {
+                continue;
+            }
+            let real_base = real_base(&project, item_type)?;
+            roots.push(Root { item_type, real_start: real_base.clone(), real_base, start, named: named.clone() });
+        }
+        Ok(roots)
+    }
+}
+
+/// The base of the type in `project`, with no symbolic link in it; `project` has none.
+fn real_base(project: &Path, item_type: ItemType) -> Result<PathBuf, String> {
+    let base = project.join(item_type.base());
+    let real_base = real(&base)?;
+    if !real_base.starts_with(project) {
+        return Err(format!("{}: a symbolic link that leaves {}", base.display(), project.display()));
+    }
+    Ok(real_base)
+}
+
+fn real(path: &Path) -> Result<PathBuf, String> {
+    fs::canonicalize(path).map_err(|error| failed(path, &error))
+}
+
+fn failed(path: &Path, error: &io::Error) -> String {
+    format!("{}: {error}", path.display())
+}
+
+/// The type of the last base that `path` is or is in, and the first base of that type, from which locations are counted.
 fn base_above(path: &Path) -> Option<(ItemType, PathBuf)> {
-    let mut above: Vec<&Path> = path.ancestors().collect();
-    above.reverse();
-    let is_base = |path: &&Path| ItemType::ALL.into_iter().find(|item_type| path.ends_with(item_type.base()));
-    above.iter().find_map(|path| is_base(path).map(|item_type| (item_type, path.to_path_buf())))
+    let type_of = |path: &Path| ItemType::ALL.into_iter().find(|item_type| path.ends_with(item_type.base()));
+    let item_type = path.ancestors().find_map(type_of)?;
+    let base = path.ancestors().filter(|above| type_of(above) == Some(item_type)).last()?;
+    Some((item_type, base.to_owned()))
 }
 
 impl Root {
@@ -174,7 +248,7 @@ impl Root {
             let (path, file_type) = (entry.path(), entry.file_type()?);
             if file_type.is_dir() && !is_left_out(&path) {
                 below.push(path);
-            } else {
+            } else if !holds_roots(&path, all) {
                 let kind = self.kind(&path, file_type, all);
                 found.push(self.found(path, kind));
             }
@@ -236,8 +310,8 @@ impl Root {
     }
 
     fn found(&self, path: PathBuf, kind: Kind) -> Found {
-        let (named, real) = &self.named;
-        let shown = match path.strip_prefix(real) {
+        let (named, start) = &self.named;
+        let shown = match path.strip_prefix(start) {
             Ok(below) if below.as_os_str().is_empty() => named.clone(),
             Ok(below) if named.as_os_str() == "." => below.to_owned(),
             Ok(below) => named.join(below),
@@ -249,6 +323,11 @@ impl Root {
         };
         Found { path, real_path, shown, item_type: self.item_type, kind }
     }
+}
+
+/// Whether `path` is the `.ai` of a project that is looked at as well.
+fn holds_roots(path: &Path, all: &[Root]) -> bool {
+    path.ends_with(PROJECT_DIRECTORY) && all.iter().any(|root| root.start.starts_with(path))
 }
 
 fn is_left_out(path: &Path) -> bool {
