@@ -201,3 +201,26 @@ fn a_former_owner_neither_ends_nor_changes_the_tracking_of_a_table() {
     assert_eq!(number(&mut client, "SELECT count(*) FROM ledger.entries WHERE entry_type = 'table_tracked'"), 1);
     assert_clean(&mut client, "jobs");
 }
+
+// ---- a row that is recorded -----------------------------------------------------------------------------------------------
+
+/// The session has looked up the columns' types when it waits, and must not remember them as they were.
+#[test]
+fn rows_are_recorded_under_the_name_that_a_type_was_given_while_the_first_one_waited() {
+    let (cluster, mut client) = start(Options::new());
+    client
+        .batch_execute(
+            "CREATE SCHEMA early; CREATE TYPE early.mood AS ENUM ('good');
+             CREATE TABLE days (id int PRIMARY KEY, mood early.mood); SELECT ledger.track('days')",
+        )
+        .unwrap();
+    let rename = "LOCK TABLE ledger.baselines IN ACCESS EXCLUSIVE MODE; ALTER SCHEMA early RENAME TO late";
+    let inserts = "INSERT INTO days VALUES (1, 'good'); INSERT INTO days VALUES (2, 'good')";
+    after_waiting(&cluster, &mut client, rename, inserts).unwrap();
+    let of_second = "SELECT s.columns FROM ledger.entries AS e \
+                     JOIN ledger.table_shapes AS s ON replace(s.shape::text, '-', '') = e.metadata->>'shape' \
+                     WHERE e.entry_type = 'table_insert' AND (e.metadata->'key'->>'id')::int = 2";
+    let columns = value(&mut client, &format!("SELECT columns::text FROM ({of_second}) AS of_second"));
+    assert!(columns.contains("late.mood"), "{columns}");
+    assert_clean(&mut client, "days");
+}

@@ -213,8 +213,9 @@ fn moved(candidates: &[Candidate]) -> Moved {
     let mut pages: Vec<u32> = candidates.iter().map(|candidate| page_of(&candidate.place)).collect();
     pages.sort_unstable();
     pages.dedup();
+    // Of the transaction itself, because the worker, which makes use of it, has no subtransactions.
     // SAFETY: reads the state of a transaction, which has an id if it has moved anything.
-    let transaction = unsafe { pg_sys::GetCurrentTransactionIdIfAny() };
+    let transaction = unsafe { pg_sys::GetTopFullTransactionIdIfAny() };
     Moved { transaction, pages }
 }
 

@@ -23,7 +23,8 @@ pub struct EmptiedPages(VecDeque<Moved>);
 /// The pages that one transaction has moved entries from.
 #[derive(Default)]
 pub struct Moved {
-    pub transaction: pg_sys::TransactionId,
+    /// With 64 bits: of 32 it could not be told, two billion transactions later, that it is over.
+    pub transaction: pg_sys::FullTransactionId,
     /// Ascending.
     pub pages: Vec<u32>,
 }
@@ -41,7 +42,7 @@ impl EmptiedPages {
         let mut cleaned = 0;
         while let Some(moved) = self.0.front().filter(|_| cleaned < PAGES_AT_ONCE) {
             // SAFETY: the table is open, and the transaction has ended.
-            if !unsafe { pg_sys::GlobalVisCheckRemovableXid(pending.relation(), moved.transaction) } {
+            if !unsafe { pg_sys::GlobalVisCheckRemovableFullXid(pending.relation(), moved.transaction) } {
                 return;
             }
             reclaim_pages(pending, &moved.pages);

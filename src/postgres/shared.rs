@@ -47,9 +47,10 @@ impl Wakeable {
         self.pid.store(pid, Ordering::Release);
     }
 
+    /// The latch goes first: once there is no pid, another process may enlist, and set its own.
     pub fn retire(&self) {
-        self.pid.store(0, Ordering::Release);
         self.latch.store(std::ptr::null_mut(), Ordering::Release);
+        self.pid.store(0, Ordering::Release);
     }
 
     /// Sets the latch. Cannot fail, so it may be called at COMMIT and ABORT.
@@ -446,6 +447,17 @@ impl Shared {
         Some(slot)
     }
 
+    /// Makes the calling process the worker of the slot. Returns false if there is one already, which may have started
+    /// at the same time, or if the slot has been given back meanwhile.
+    pub fn enlist_worker(&self, slot: &DatabaseSlot, database: pg_sys::Oid) -> bool {
+        let _registry = self.lock_registry();
+        let is_vacant = slot.database() == database && slot.worker.pid() == 0;
+        if is_vacant {
+            slot.worker.enlist();
+        }
+        is_vacant
+    }
+
     /// Gives back the slot of a database that is gone, unless another database has taken it meanwhile.
     pub fn release(&self, slot: &DatabaseSlot, gone: pg_sys::Oid) {
         {
@@ -462,11 +474,12 @@ impl Shared {
     }
 
     /// Gives back the slot of a database in which no ledger was found, unless one was created since `check_extension`
-    /// was last cleared, which was before the search.
+    /// was last cleared, which was before the search; or unless the slot has another process as its worker by now.
     pub fn release_without_ledger(&self, slot: &DatabaseSlot) {
         {
             let _registry = self.lock_registry();
-            if slot.check_extension.load(Ordering::Acquire) {
+            let is_others = slot.worker.pid() != 0 && !slot.worker.is_me();
+            if is_others || slot.check_extension.load(Ordering::Acquire) {
                 return;
             }
             slot.mirror.detach(self.lock_mirror(slot));

@@ -10,6 +10,7 @@ use super::round::{Done, Failed, Round};
 use super::shared::{Attachment, FileIdentity, FileStamp, Unsynced};
 use super::state_file::{self, Known, StateFile};
 use crate::postgres::background_process;
+use crate::postgres::faults;
 use crate::postgres::shared::{shared, DatabaseSlot, Shared};
 use crate::postgres::wait_events;
 use pgrx::bgworkers::{BackgroundWorkerBuilder, BgWorkerStartTime};
@@ -53,9 +54,26 @@ pub unsafe extern "C-unwind" fn pg_notary_writer_main(_arg: pg_sys::Datum) {
     wait_events::register();
     shared.writer.enlist();
     loop {
-        let wait = OPEN_FILES.with_borrow_mut(|files| files.serve(shared));
+        while serve(shared) {}
+        let wait = OPEN_FILES.with_borrow_mut(|files| {
+            files.close_abandoned(shared);
+            files.until_next()
+        });
         background_process::sleep(wait, wait_events::writer_main());
     }
+}
+
+/// Does what is due for all databases; returns whether there was anything. Logs only while the files are not borrowed:
+/// if this process was told to end, it does so when it logs, and [`leave`] needs the files.
+fn serve(shared: &'static Shared) -> bool {
+    let mut has_worked = false;
+    for slot in shared.slots() {
+        // Also before, because a file of this database may hang.
+        log_change(shared, slot);
+        has_worked |= OPEN_FILES.with_borrow_mut(|files| files.serve_database(shared, slot));
+        log_change(shared, slot);
+    }
+    has_worked
 }
 
 thread_local! {
@@ -103,18 +121,8 @@ struct OpenFile {
 }
 
 impl OpenFiles {
-    /// Does what is due for all databases; returns how long there is nothing to do.
-    fn serve(&mut self, shared: &'static Shared) -> Option<i64> {
-        loop {
-            let mut worked = false;
-            for slot in shared.slots() {
-                worked |= self.serve_database(shared, slot);
-            }
-            if !worked {
-                break;
-            }
-        }
-        self.close_abandoned(shared);
+    /// Milliseconds until there is something to do for which no process wakes this one.
+    fn until_next(&self) -> Option<i64> {
         let due = self.0.values().flat_map(|open| [open.sync_at, open.state_at]).flatten().min();
         due.map(|due| due.saturating_duration_since(Instant::now()).as_millis() as i64 + 1)
     }
@@ -135,10 +143,8 @@ impl OpenFiles {
         if let Some(round) = begin_round(shared, slot, sync_due) {
             let outcome = self.do_round(shared, slot, round);
             round.end(shared, slot, outcome);
-            log_change(shared, slot);
             return true;
         }
-        log_change(shared, slot);
         self.attend(shared, slot);
         if let Some(open) = self.0.get_mut(&slot.database()) {
             // Nothing is left to sync, or the process that does the current round has been told.
@@ -228,11 +234,13 @@ fn log_change(shared: &Shared, slot: &DatabaseSlot) {
     let named = NAMED.with_borrow(|named| named.get(&database).cloned());
     if let Some(cause) = cause.map(|cause| cause.text()) {
         if named.is_none_or(|named| named.cause != cause) {
+            faults::at("writer_log");
             pgrx::log!("pg_notary cannot record in a mirror file: {cause}");
         }
         NAMED.with_borrow_mut(|all| all.insert(database, Named { cause, syncs }));
     } else if named.is_some_and(|named| syncs != named.syncs) {
         NAMED.with_borrow_mut(|all| all.remove(&database));
+        faults::at("writer_log");
         pgrx::log!("pg_notary writes mirror file \"{}\" again", path.get());
     }
 }

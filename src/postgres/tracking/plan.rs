@@ -51,6 +51,8 @@ thread_local! {
     static IS_LISTENING: Cell<bool> = const { Cell::new(false) };
     /// A relation changed while PLANS was borrowed: they are dropped when a plan is asked for next.
     static ALL_STALE: Cell<bool> = const { Cell::new(false) };
+    /// How often plans were dropped, or would have been if there had been any.
+    static CHANGES: Cell<u64> = const { Cell::new(0) };
 }
 
 /// The plan for rows of this relation. `options`, which gives what it is tracked with, is called only to make a new
@@ -64,17 +66,28 @@ pub fn of(table: &Table, options: impl FnOnce() -> Result<Options, Failure>) -> 
         return Ok(plan);
     }
     listen();
+    let changes = CHANGES.get();
     let plan = Rc::new(Plan::make(table, options()?)?);
-    PLANS.with_borrow_mut(|plans| plans.insert(oid, plan.clone()));
+    // What was reported meanwhile found no plan to drop, although this one may rely on what has changed. It is good for
+    // the present use: the caller's lock keeps the table as it is, and what else has changed, such as a schema's name,
+    // may be seen as it was until the next command.
+    if CHANGES.get() == changes {
+        PLANS.with_borrow_mut(|plans| plans.insert(oid, plan.clone()));
+    }
     Ok(plan)
 }
 
 /// Drops all plans, also those that rely on a shape whose transaction was rolled back.
 pub fn forget_all() {
+    note_change();
     PLANS.with(|plans| match plans.try_borrow_mut() {
         Ok(mut plans) => plans.clear(),
         Err(_) => ALL_STALE.set(true),
     });
+}
+
+fn note_change() {
+    CHANGES.set(CHANGES.get().wrapping_add(1));
 }
 
 fn listen() {
@@ -106,6 +119,7 @@ unsafe extern "C-unwind" fn forget(_arg: pg_sys::Datum, relation: pg_sys::Oid) {
     if relation == pg_sys::InvalidOid {
         return forget_all();
     }
+    note_change();
     PLANS.with(|plans| match plans.try_borrow_mut() {
         // A partition's plan holds the name and the columns of its table, so it goes when that changes.
         Ok(mut plans) => plans.retain(|oid, plan| *oid != relation && plan.root != relation),

@@ -51,6 +51,7 @@ pub unsafe extern "C-unwind" fn pg_notary_launcher_main(_arg: pg_sys::Datum) {
     let mut launcher = Launcher {
         shared,
         last_start: HashMap::new(),
+        processes: HashMap::new(),
         looked_at: Vec::new(),
         complained: HashMap::new(),
         complained_of_unknown: None,
@@ -75,6 +76,8 @@ pub unsafe extern "C-unwind" fn pg_notary_launcher_main(_arg: pg_sys::Datum) {
 struct Launcher {
     shared: &'static Shared,
     last_start: HashMap<pg_sys::Oid, Instant>,
+    /// The process that was last started for each database. It may be waiting for a lock before it can come to work.
+    processes: HashMap<pg_sys::Oid, DynamicBackgroundWorker>,
     /// Databases to which a worker has been sent since this launcher started. Those without the extension are not
     /// looked at again until they ask for it.
     looked_at: Vec<pg_sys::Oid>,
@@ -114,7 +117,7 @@ impl Launcher {
         self.forget_gone(&databases, &others);
         let (mut unknown, mut wait) = (Vec::new(), None);
         for database in databases {
-            if self.looked_at.contains(&database) {
+            if self.looked_at.contains(&database) || self.has_process(database) {
                 continue;
             }
             // There can be thousands of databases to look at, and commits wait for the workers of those with a ledger.
@@ -136,20 +139,28 @@ impl Launcher {
         let is_there = |database: &pg_sys::Oid| databases.contains(database) || others.contains(database);
         self.looked_at.retain(|database| databases.contains(database));
         self.last_start.retain(|database, _| is_there(database));
+        self.processes.retain(|database, _| is_there(database));
         self.complained.retain(|database, _| is_there(database));
         self.without_worker.retain(is_there);
     }
 
-    /// Whether to start the slot's worker: it has ended, or was started and never came to work.
+    /// Whether to start the slot's worker: it has ended, or has left without having come to work. One that is on its way
+    /// is left alone, however long that takes: when it ends, the postmaster wakes this process.
     fn is_wanted(&self, slot: &DatabaseSlot) -> bool {
         let started = self.last_start.get(&slot.database()).map(Instant::elapsed);
         let failed_to_start = || started.is_none_or(|since| since >= SETTLE_DEADLINE);
         slot.worker.pid() == 0
+            && !self.has_process(slot.database())
             && match slot.worker_state() {
                 WorkerState::Wanted => true,
                 WorkerState::Starting => failed_to_start(),
                 WorkerState::Running | WorkerState::Failing | WorkerState::Paused => false,
             }
+    }
+
+    /// Whether the process that was last started for the database still runs.
+    fn has_process(&self, database: pg_sys::Oid) -> bool {
+        self.processes.get(&database).is_some_and(|process| !has_ended(process))
     }
 
     /// Starts the worker of a slot again. Returns when to try again, if it is too early or did not work.
@@ -203,6 +214,7 @@ impl Launcher {
             // One after the other, so that a cluster with many databases does not use up max_worker_processes at once.
             Ok(worker) => {
                 self.wait_until_settled(&worker, database);
+                self.processes.insert(database, worker);
                 self.complained.remove(&database);
                 true
             }
@@ -214,8 +226,7 @@ impl Launcher {
     fn wait_until_settled(&self, worker: &DynamicBackgroundWorker, database: pg_sys::Oid) {
         let mut timeout = Timeout::after(SETTLE_DEADLINE);
         while !timeout.is_over() {
-            let ended =
-                matches!(worker.pid(), Err(BackgroundWorkerStatus::Stopped | BackgroundWorkerStatus::PostmasterDied));
+            let ended = has_ended(worker);
             let at_work = self.shared.find(database).is_some_and(|slot| slot.worker.pid() != 0);
             if ended && !at_work {
                 // If the database has a ledger after all, another worker is started.
@@ -272,6 +283,10 @@ impl Launcher {
             }
         }
     }
+}
+
+fn has_ended(process: &DynamicBackgroundWorker) -> bool {
+    matches!(process.pid(), Err(BackgroundWorkerStatus::Stopped | BackgroundWorkerStatus::PostmasterDied))
 }
 
 /// The connection limit of such a database: `DATCONNLIMIT_INVALID_DB` of catalog/pg_database.h, which releases before

@@ -63,12 +63,14 @@ pub unsafe extern "C-unwind" fn pg_notary_worker_main(arg: pg_sys::Datum) {
         pgrx::warning!("pg_notary cannot seal database {}: too many databases have a ledger", database.to_u32());
         return;
     };
-    if slot.worker.pid() != 0 || slot.worker_state() == WorkerState::Paused {
+    if slot.worker_state() == WorkerState::Paused {
         return;
     }
     // Registered before the worker has anything to clean up: if it dies, its entry in shared memory must not stay.
     pg_sys::before_shmem_exit(Some(leave), pg_sys::Datum::from(std::ptr::from_ref(slot) as usize));
-    slot.worker.enlist();
+    if !shared.enlist_worker(slot, database) {
+        return;
+    }
     slot.set_worker_state(WorkerState::Running);
     Worker::new(shared, slot).run();
 }

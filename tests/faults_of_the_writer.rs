@@ -1,0 +1,43 @@
+//! The writer leaves the file as it should, whatever it is doing when it is told to end.
+//!
+//! Needs an extension that was built with the feature `fault-injection`.
+#![cfg(feature = "cluster-tests")]
+
+mod common;
+
+use common::faults::*;
+use common::ledger::*;
+use common::{send, wait_until, Stop};
+use std::thread;
+
+/// To log is to end, if the process was told to.
+#[test]
+fn a_server_that_stops_while_the_writer_logs_has_everything_on_disk_and_noted() {
+    let (cluster, mut client) = start_small(Local, "write");
+    record(&mut client);
+    let path = file(&mut client);
+    // Then a commit that fails takes nothing along.
+    let is_on_disk = || is_as_noted(&path) && state_file(&path)["synced"] == state_file(&path)["size"];
+    wait_until("all is on disk", PATIENCE, is_on_disk);
+    set_fault(&cluster, "write:errors");
+    client.simple_query(RECORD).unwrap_err();
+    cluster.wait_for_log("pg_notary cannot record in a mirror file");
+    set_fault(&cluster, "writer_log:hang");
+    wait_until("recording works again", PATIENCE, || client.simple_query(RECORD).is_ok());
+    let writer = number(&mut client, "SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_notary writer'") as u32;
+    // It is about to say so.
+    wait_until_hanging(writer);
+    record_many(&mut client, 3);
+    drop(client);
+    thread::scope(|scope| {
+        send(writer, libc::SIGTERM);
+        let stopping = scope.spawn(|| cluster.stop(Stop::Fast));
+        cluster.wait_for_log("received fast shutdown request");
+        clear_fault(&cluster);
+        stopping.join().unwrap();
+    });
+    assert!(cluster.log().contains("pg_notary writes mirror file"), "it has not logged");
+    assert!(is_on_disk(), "{}", state_file(&path));
+    cluster.start_again();
+    assert_whole(&cluster, &mut cluster.connect("postgres"));
+}
