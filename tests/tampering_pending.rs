@@ -5,7 +5,9 @@ mod common;
 
 use common::ledger::*;
 use common::tampering::TRIGGERS_OFF;
+use common::tracking::all_valid;
 use common::{send, Cluster, Options};
+use postgres::error::SqlState;
 use postgres::Client;
 
 fn start_quiet() -> (Cluster, Client) {
@@ -57,6 +59,53 @@ fn an_entry_that_came_by_itself_and_was_sealed_is_named_before_its_block_is_in_t
     send(worker, libc::SIGCONT);
     assert!(!is_valid);
     assert_eq!(found, [format!("file entry_not_in_file {forged}")]);
+}
+
+/// The trigger that queues an entry for the file does not take it on trust that the other has checked it.
+#[test]
+fn without_the_trigger_that_checks_an_entry_the_file_gets_none_that_it_would_refuse() {
+    let (_cluster, mut client) = start_quiet();
+    client
+        .batch_execute(
+            "CREATE TABLE fg (id int PRIMARY KEY, amount int); SELECT ledger.track('fg'); INSERT INTO fg VALUES (1, 100);
+             ALTER TABLE fg DISABLE TRIGGER ledger_record_change; UPDATE fg SET amount = 999 WHERE id = 1;
+             ALTER TABLE fg ENABLE ALWAYS TRIGGER ledger_record_change;
+             ALTER TABLE ledger.entries_pending DISABLE TRIGGER zz_complete_entry",
+        )
+        .unwrap();
+    let about_row = "INSERT INTO ledger.entries_pending (id, entry_type, data_hash, metadata, signature, key_id, created_at)
+         SELECT ledger.uuid_v7(), 'table_update', h, metadata || jsonb_build_object('previous_hash', data_hash, 'session_user', 'alice',
+             'current_user', 'alice'), ledger.create_signature(h), 'default', created_at + interval '1 microsecond'
+         FROM ledger.entries, ledger.hash_data('{\"id\": 1, \"amount\": 999}') AS h
+         WHERE entry_type = 'table_insert' AND metadata->>'table' = 'public.fg'";
+    let refused = error(&mut client, about_row);
+    assert_eq!(*refused.code(), SqlState::INSUFFICIENT_PRIVILEGE);
+    assert!(refused.message().contains("reserved for tracked tables"), "{refused:?}");
+    let hash = "ledger.hash_data('1')";
+    let not_completed = [
+        // Signed by nobody, for another hash, and under a name that the key does not have.
+        "NULL, NULL".to_owned(),
+        "ledger.create_signature(ledger.hash_data('2')), 'default'".to_owned(),
+        format!("ledger.create_signature({hash}), 'other'"),
+        format!("ledger.create_signature({hash}), NULL"),
+    ];
+    let insert = |signature: &str| {
+        let columns = "(entry_type, data_hash, signature, key_id)";
+        format!("INSERT INTO ledger.entries_pending {columns} VALUES ('test', {hash}, {signature})")
+    };
+    for signature in not_completed {
+        let refused = error(&mut client, &insert(&signature));
+        assert!(refused.message().contains("zz_complete_entry"), "{signature}: {refused:?}");
+    }
+    let no_object = "INSERT INTO ledger.entries_pending (entry_type, data_hash, metadata) VALUES ('test', ledger.hash_data('1'), '[]')";
+    assert!(error(&mut client, no_object).message().contains("metadata must be a JSON object"));
+    // What the trigger would have let through is recorded, and in the file.
+    client.batch_execute(&insert(&format!("ledger.create_signature({hash}), 'default'"))).unwrap();
+    assert_intact(&mut client);
+    assert_eq!(number(&mut client, "SELECT count(*) FROM ledger.history('fg', '{\"id\": 1}')"), 1);
+    client.batch_execute("ALTER TABLE ledger.entries_pending ENABLE ALWAYS TRIGGER zz_complete_entry").unwrap();
+    client.batch_execute(&insert("NULL, NULL")).unwrap();
+    assert!(!all_valid(&mut client), "the row was changed without a record");
 }
 
 /// A transaction that has not ended excuses only a line that is the one of its row.

@@ -18,6 +18,7 @@ use super::transaction;
 use crate::ledger::metadata::Metadata;
 use crate::ledger::record::{self, Entry, Timestamp};
 use crate::ledger::signature::{self, Keyring};
+use crate::ledger::verifier::{check_signature, SignatureCheck};
 use crate::ledger::{row_change, sha256_hex};
 use pgrx::prelude::*;
 use pgrx::PgSqlErrorCode;
@@ -272,6 +273,28 @@ fn sign(data_hash: &str, signing: Signing) -> Result<(Option<String>, Option<Str
     Ok((Some(signature), Some(key_id.to_owned())))
 }
 
+/// The signature must be one that [`complete_row`] leaves: of the server, wherever it has a secret.
+fn check_completed(entry: &Entry) -> Result<(), Failure> {
+    let keyring = secrets::keyring()?;
+    match check_signature(keyring.as_deref(), &entry.as_line()) {
+        SignatureCheck::Valid { .. } => Ok(()),
+        SignatureCheck::Unsigned if keyring.is_none() => Ok(()),
+        _ => Err(not_completed(entry)),
+    }
+}
+
+fn not_completed(entry: &Entry) -> Failure {
+    Failure::new(
+        PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+        format!("entry {} is not as trigger \"zz_complete_entry\" leaves it", entry.entry_id),
+    )
+    .detail("That trigger checks and signs a row before it is inserted. It is disabled, or another changed the row after it.")
+    .hint(
+        "ALTER TABLE ledger.entries_pending ENABLE ALWAYS TRIGGER zz_complete_entry enables it. Give triggers of your own \
+         names that sort before it.",
+    )
+}
+
 fn invalid_signature() -> Failure {
     Failure::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, "signature is not valid for this data")
         .detail("None of the server's HMAC keys makes this signature for the entry's data_hash.")
@@ -384,10 +407,14 @@ pub fn complete_row(row: &tables::Row) -> Result<Vec<Option<pg_sys::Datum>>, Fai
     Ok(columns)
 }
 
-/// What AFTER INSERT does with a row that comes by INSERT or COPY.
+/// What AFTER INSERT does with a row that comes by INSERT or COPY. It takes nothing from [`complete_row`] on trust: a
+/// superuser can disable the one trigger and leave the other, and then the file would vouch for the row.
 pub fn queue_row(row: &tables::Row) -> Result<(), Failure> {
     let entry = tables::new_entry_from_row(row)?;
+    check_not_reserved(&entry.entry_type)?;
+    check_metadata(row.get(entry_column::METADATA).ok_or_else(|| not_completed(&entry))?)?;
     validate(&entry)?;
+    check_completed(&entry)?;
     check_not_sealed(entry.entry_id)?;
     transaction::add_entry(&entry.as_line());
     Ok(())
