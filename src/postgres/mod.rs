@@ -20,6 +20,7 @@
 //! | [`entry_clock`] | the times of entries that the ledger makes by itself |
 //! | [`queued_entry`], [`queue`], [`entries_pending`] | the ledger's own entries before their insert; those that are inserted together; the table where entries wait |
 //! | [`transaction`], [`transaction_end`] | what a transaction has recorded, and what happens when it ends |
+//! | [`subtransaction`] | work whose failure must not end the transaction |
 //! | [`mirror`] | the JSONL file |
 //! | [`blocks`], [`pending_scan`], [`log_state`], [`partitions`], [`emptied_pages`], [`sealing_lock`] | sealing |
 //! | [`copy_hook`], [`line_functions`], [`import`] | writing a ledger out, and rebuilding one |
@@ -84,6 +85,7 @@ mod shared;
 mod single_insert;
 mod single_row;
 mod spi;
+mod subtransaction;
 mod tables;
 mod timeout;
 mod tracking;

@@ -5,6 +5,7 @@ use super::columns;
 use super::compare_shapes::ShapeChanges;
 use super::options::Options;
 use super::plan;
+use super::row_hashes::unverifiable_row;
 use super::row_key;
 use super::rows;
 use super::sorter::{Kind, Record, Sorter};
@@ -12,6 +13,7 @@ use super::verify_row::{check_signature, presence, ByLedger, Comparer, Finding, 
 use super::versions::Version;
 use crate::postgres::errors::Failure;
 use crate::postgres::partitions;
+use crate::postgres::subtransaction::attempt;
 use crate::postgres::tables::{self, RegisteredSnapshot, Table};
 use pgrx::{check_for_interrupts, pg_sys};
 use std::collections::HashMap;
@@ -169,9 +171,17 @@ impl<'a> Comparison<'a> {
         let snapshot = self.snapshot.as_ptr();
         let comparer = self.comparer(live.place.relation)?;
         let table = Table::open_oid(live.place.relation, pg_sys::AccessShareLock);
+        let mut compare = |row: &tables::Row| comparer.compare(row, &version);
+        // The entry may cover a column that is not covered any more, and whose value cannot be printed.
         // SAFETY: the snapshot is registered.
-        let compared = unsafe { rows::fetch(&table, live.place.tid, snapshot, |row| comparer.compare(row, &version)) };
-        compared.unwrap_or(Ok(None))
+        let compared = attempt(|| unsafe { rows::fetch(&table, live.place.tid, snapshot, &mut compare) });
+        match compared {
+            Ok(compared) => compared.unwrap_or(Ok(None)),
+            Err(cause) => {
+                let key = version.change().map(|change| change.key).unwrap_or_default();
+                Err(unverifiable_row(&format!("row {key}"), &comparer.plan, &cause))
+            }
+        }
     }
 
     fn comparer(&mut self, relation: pg_sys::Oid) -> Result<&mut Comparer, Failure> {

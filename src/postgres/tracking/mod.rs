@@ -25,7 +25,7 @@
 //! | [`command_parts`] | what such commands are made of |
 //! | [`versions`], [`version_runs`], [`run_writer`] | the entries about one row, and how they are found |
 //! | [`verify_row`] | one row against its entries |
-//! | [`verify_tables`], [`targets`], [`sorter`], [`compare_rows`] | all rows of one or more tables against all entries |
+//! | [`verify_tables`], [`targets`], [`row_hashes`], [`sorter`], [`compare_rows`] | all rows of one or more tables against all entries |
 //! | [`compare_shapes`] | entries about a row from before and after a change of the table's columns |
 //! | [`verify_all`] | all tables, and whether they are tracked as the ledger says |
 //! | [`history`], [`readers`] | the functions for one row, and who may call them |
@@ -58,6 +58,7 @@ pub mod primary_key;
 pub mod readers;
 pub mod record;
 mod renamed_trigger;
+pub mod row_hashes;
 pub mod row_key;
 pub mod rows;
 pub mod run_writer;

@@ -10,6 +10,7 @@ use super::plan;
 use crate::postgres::errors::Failure;
 use crate::postgres::relation;
 use crate::postgres::spi;
+use crate::postgres::subtransaction::attempt;
 use crate::postgres::tables::{RegisteredSnapshot, Table};
 use pgrx::{check_for_interrupts, pg_sys, PgSqlErrorCode};
 use std::collections::HashMap;
@@ -107,7 +108,8 @@ fn tree_of(root: pg_sys::Oid, partitions: &Partitions) -> Vec<pg_sys::Oid> {
 
 /// Refuses a partition: entries say which table a row is in, not which partition of it.
 fn check_whole(table: &Table, options: &Options) -> Result<(), Failure> {
-    let plan = plan::of(table, || Ok(options.clone()))?;
+    // A type may be damaged: that is an error of this table alone.
+    let plan = attempt(|| plan::of(table, || Ok(options.clone())))??;
     if !plan.is_partition {
         return Ok(());
     }

@@ -10,20 +10,21 @@
 use super::compare_rows::{Comparison, RowProblem};
 use super::options::Options;
 use super::plan;
-use super::row_key::RowKey;
+use super::row_hashes::{RowHash, RowHashes};
 use super::sorter::{shape_number, Kind, Record, RowLocation, Sorter};
 use super::targets::{self, not_tracked, Target};
 use super::verify_row::signature_of;
 use super::versions::{self, Version};
+use crate::ledger::parse_hash;
 use crate::ledger::row_change::{Operation, RowChange};
 use crate::ledger::verifier::KeyCounts;
-use crate::ledger::{parse_hash, sha256, Hash};
 use crate::postgres::all_entries;
 use crate::postgres::errors::Failure;
 use crate::postgres::relation;
-use crate::postgres::tables::{self, entry_column, RegisteredSnapshot, Table, TableScan};
+use crate::postgres::subtransaction::attempt;
+use crate::postgres::tables::{self, entry_column, RegisteredSnapshot, Table};
 use crate::postgres::verification::progress::{Phase, Progress};
-use pgrx::{check_for_interrupts, pg_sys, PgMemoryContexts, PgSqlErrorCode};
+use pgrx::{check_for_interrupts, pg_sys, PgSqlErrorCode};
 use std::collections::HashMap;
 use uuid::Uuid;
 
@@ -242,28 +243,17 @@ impl Verified {
     }
 
     fn read_rows_of(&self, leaf: &Table, reading: &mut Reading) -> Result<u64, Failure> {
-        let mut context = PgMemoryContexts::new("pg_notary verification");
         let options = &self.target.options;
-        let plan = plan::of(leaf, || Ok(options.clone()))?;
+        let plan = attempt(|| plan::of(leaf, || Ok(options.clone())))??;
         let shape = shape_number(&plan.shape.id);
         let relation = relation::oid(leaf);
         let before = reading.row_count;
-        let mut scan = TableScan::start(leaf, &reading.snapshot, 0);
-        while let Some(tuple) = scan.next() {
-            check_for_interrupts!();
-            let row = leaf.deform(tuple);
-            let hash = || -> Result<(Uuid, Hash), Failure> {
-                let image = plan.image(&row)?;
-                Ok((RowKey::id_of(&options.table_id, &plan.key, &row)?, sha256(image.as_bytes())))
-            };
-            // SAFETY: nothing that is allocated for a row is used after the context is reset.
-            let (row_id, data_hash) = unsafe { context.switch_to(|_| hash())? };
-            // SAFETY: what was allocated for this row is not used any more: id and hash are not in the context.
-            unsafe { context.reset() };
-            // SAFETY: the tuple is valid until the scan's next one is asked for.
-            let tid = unsafe { (*tuple).t_self };
-            reading.sorter.put(&Record::live(self.number, row_id, data_hash, shape, RowLocation { relation, tid }));
-            reading.row_count += 1;
+        let mut hashes = RowHashes::of(leaf, plan, &reading.snapshot);
+        while let Some(batch) = hashes.next_batch()? {
+            reading.row_count += batch.len() as u64;
+            for RowHash { row_id, data_hash, tid } in batch {
+                reading.sorter.put(&Record::live(self.number, row_id, data_hash, shape, RowLocation { relation, tid }));
+            }
             reading.progress.rows(reading.row_count);
         }
         Ok(reading.row_count - before)

@@ -1,0 +1,58 @@
+//! Work whose failure must not end the transaction.
+
+use super::errors::Failure;
+use pgrx::pg_sys::panic::CaughtError;
+use pgrx::{pg_sys, PgSqlErrorCode, PgTryBuilder};
+use std::panic::AssertUnwindSafe;
+
+/// Runs `work` in a subtransaction of its own. An ERROR rolls that back and is returned. It needs no transaction number,
+/// so it works on a standby too.
+///
+/// An ERROR that is not about the work is raised again: the statement was cancelled, the process is to end, or another
+/// transaction is in the way.
+///
+/// What `work` opens it must also close: a table, a scan, a snapshot.
+pub fn attempt<T>(work: impl FnOnce() -> T) -> Result<T, Failure> {
+    // SAFETY: inside a transaction. Every way out of here ends the subtransaction and restores both globals.
+    unsafe {
+        let (context, owner) = (pg_sys::CurrentMemoryContext, pg_sys::CurrentResourceOwner);
+        let restore = || {
+            pg_sys::CurrentMemoryContext = context;
+            pg_sys::CurrentResourceOwner = owner;
+        };
+        pg_sys::BeginInternalSubTransaction(std::ptr::null());
+        // What `work` returns may be allocated there.
+        pg_sys::CurrentMemoryContext = context;
+        PgTryBuilder::new(AssertUnwindSafe(|| {
+            let done = work();
+            pg_sys::ReleaseCurrentSubTransaction();
+            restore();
+            Ok(done)
+        }))
+        .catch_others(|error| {
+            pg_sys::RollbackAndReleaseCurrentSubTransaction();
+            restore();
+            match is_about_work(&error) {
+                true => Err(Failure::caught(&error)),
+                false => error.rethrow(),
+            }
+        })
+        .execute()
+    }
+}
+
+fn is_about_work(error: &CaughtError) -> bool {
+    let code = match error {
+        CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => report.sql_error_code(),
+        CaughtError::RustPanic { .. } => return false,
+    };
+    let class = class_of(code);
+    class != class_of(PgSqlErrorCode::ERRCODE_OPERATOR_INTERVENTION)
+        && class != class_of(PgSqlErrorCode::ERRCODE_TRANSACTION_ROLLBACK)
+        && code != PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE
+}
+
+/// The first two characters of an SQLSTATE: ERRCODE_TO_CATEGORY() in utils/elog.h.
+fn class_of(code: PgSqlErrorCode) -> i32 {
+    code as i32 & ((1 << 12) - 1)
+}
