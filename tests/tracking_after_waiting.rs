@@ -217,10 +217,12 @@ fn rows_are_recorded_under_the_name_that_a_type_was_given_while_the_first_one_wa
     let rename = "LOCK TABLE ledger.baselines IN ACCESS EXCLUSIVE MODE; ALTER SCHEMA early RENAME TO late";
     let inserts = "INSERT INTO days VALUES (1, 'good'); INSERT INTO days VALUES (2, 'good')";
     after_waiting(&cluster, &mut client, rename, inserts).unwrap();
-    let of_second = "SELECT s.columns FROM ledger.entries AS e \
-                     JOIN ledger.table_shapes AS s ON replace(s.shape::text, '-', '') = e.metadata->>'shape' \
-                     WHERE e.entry_type = 'table_insert' AND (e.metadata->'key'->>'id')::int = 2";
-    let columns = value(&mut client, &format!("SELECT columns::text FROM ({of_second}) AS of_second"));
+    let columns = value(
+        &mut client,
+        "SELECT s.definition::text FROM ledger.entries AS e \
+         JOIN ledger.table_shapes AS s ON replace(s.shape::text, '-', '') = e.metadata->>'shape' \
+         WHERE e.entry_type = 'table_insert' AND (e.metadata->'key'->>'id')::int = 2",
+    );
     assert!(columns.contains("late.mood"), "{columns}");
     assert_clean(&mut client, "days");
 }
