@@ -27,7 +27,7 @@ pub struct Attributes {
 }
 
 /// Reads what `content`, with or without a signature line, says of itself. `file_path` and `language` are as in
-/// [`Item`](super::Item).
+/// [`Item`].
 ///
 /// # Errors
 /// If the content is too long, is no directive, or has front matter that does not parse; or if a tool's language is not
