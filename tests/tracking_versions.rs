@@ -57,6 +57,8 @@ fn runs(client: &mut Client) -> i64 {
          WHERE abs(run) NOT IN (SELECT number FROM ({RUNS}) r WHERE length > 0)"
     );
     assert_eq!(number(client, &unknown), 0);
+    let mismatch = "SELECT count(*) FROM ledger.find_tampering() WHERE problem = 'row_versions_mismatch'";
+    assert_eq!(number(client, mismatch), 0);
     number(client, &format!("SELECT count(*) FROM ({RUNS}) r"))
 }
 

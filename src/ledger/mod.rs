@@ -16,6 +16,7 @@
 //! | [`row_change`] | what an entry says about a row of a tracked table |
 //! | [`row_shape`] | the columns that such an entry covers, and what becomes of them |
 //! | [`row_index`], [`row_runs`], [`row_filter`] | how the sealed entries about one row are found |
+//! | [`row_check`] | whether all of them are found so |
 //! | [`file_ranges`] | parts of a ledger file |
 //! | [`lag`] | how far a ledger file is behind its database |
 //! | [`wal`] | places in the WAL of a Postgres server |
@@ -33,6 +34,7 @@ pub mod merkle;
 pub mod metadata;
 pub mod record;
 pub mod row_change;
+pub mod row_check;
 pub mod row_filter;
 pub mod row_index;
 pub mod row_runs;

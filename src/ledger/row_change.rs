@@ -132,6 +132,11 @@ impl<'a> RowChange<'a> {
     }
 }
 
+/// Whether [`row_ids`] of an entry of this type gives any, if its metadata is of the form that recording gives it.
+pub fn has_row_ids(entry_type: &str) -> bool {
+    ITEM_ENTRY_TYPES.contains(&entry_type) || Operation::from_entry_type(entry_type).is_some()
+}
+
 /// The ids of the rows, or of the item, that the entry is about. None for entries of other kinds.
 pub fn row_ids(entry_type: &str, metadata: &str) -> [Option<Uuid>; 2] {
     if ITEM_ENTRY_TYPES.contains(&entry_type) {

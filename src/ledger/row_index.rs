@@ -9,7 +9,7 @@ use std::ops::Range;
 
 /// Where an entry about a row stands in the log. Of two places for one row, that of the later change is greater; of two
 /// with the same time, the one that was sealed later.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LogPosition {
     /// The row's id, as a number.
     pub row: u128,
@@ -59,6 +59,12 @@ pub fn sort(places: &mut Vec<LogPosition>) {
 /// The place at position `at` of a chunk, if it has that many.
 pub fn place_at(chunk: &[u8], at: usize) -> Option<LogPosition> {
     LogPosition::read(chunk.get(at * LogPosition::BYTES..)?)
+}
+
+/// All places of a chunk.
+pub fn places_of(chunk: &[u8]) -> impl Iterator<Item = LogPosition> + '_ {
+    let (places, _) = chunk.as_chunks::<{ LogPosition::BYTES }>();
+    places.iter().filter_map(|place| LogPosition::read(place))
 }
 
 /// The positions of the places for `row` in a chunk, which is sorted.

@@ -185,7 +185,9 @@ pub unsafe fn version_runs(snapshot: pg_sys::Snapshot) -> Vec<Run> {
 }
 
 fn runs_of(row: &Row) -> Vec<Run> {
-    let numbers = row.get::<Vec<i64>>(column::VERSION_RUNS).unwrap_or_default();
+    // Only a superuser can have put a null there. Read as 0, it shows when the ledger is verified.
+    let numbers = row.get::<Vec<Option<i64>>>(column::VERSION_RUNS).unwrap_or_default();
+    let numbers: Vec<i64> = numbers.into_iter().map(Option::unwrap_or_default).collect();
     let (runs, _) = numbers.as_chunks();
     runs.iter().map(|numbers| Run::from_numbers(*numbers)).collect()
 }

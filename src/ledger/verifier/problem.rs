@@ -88,6 +88,8 @@ pub enum ProblemKind {
     NotedHashMismatch,
     /// A stored node of the log tree is not what the entries give.
     TreeNodeMismatch,
+    /// What finds the entries about a row does not lead to those that there are.
+    RowVersionsMismatch,
     /// A row holds a value that the ledger never writes.
     RowMalformed,
     /// What a query shows is not the table that the ledger writes.
@@ -130,6 +132,7 @@ impl ProblemKind {
             OtherLedger => "other_ledger",
             NotedHashMismatch => "noted_hash_mismatch",
             TreeNodeMismatch => "tree_node_mismatch",
+            RowVersionsMismatch => "row_versions_mismatch",
             RowMalformed => "row_malformed",
             TableReplaced => "table_replaced",
         }

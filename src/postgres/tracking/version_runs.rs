@@ -48,7 +48,8 @@ impl Drop for VersionTable {
 
 /// The value of column `run` in the filters of a run.
 pub fn filters_of(run: i64) -> i64 {
-    -run
+    // The number may be any that a superuser has put into ledger.log_state.
+    run.wrapping_neg()
 }
 
 /// The chunks of one run, or its filters.
@@ -63,6 +64,8 @@ pub struct Chunks<'a> {
 /// A chunk.
 pub struct Chunk<'a> {
     pub bytes: &'a [u8],
+    /// The row that it is stored under.
+    pub first_row: u128,
     /// How many places of its run stand before it.
     pub position: i64,
     pub tid: pg_sys::ItemPointerData,
@@ -127,8 +130,9 @@ impl<'a> Chunks<'a> {
             }
             let row = self.versions.table.deform(tuple);
             let (bytes, position) = (row.get(column::PLACES), row.get(column::CHUNK));
-            let tid = (*tuple).t_self;
-            Some(read(Chunk { bytes: bytes.unwrap_or_default(), position: position.unwrap_or_default(), tid }))
+            let (first_row, tid) = (row.uuid(column::FIRST_ROW).unwrap_or_default().as_u128(), (*tuple).t_self);
+            let (bytes, position) = (bytes.unwrap_or_default(), position.unwrap_or_default());
+            Some(read(Chunk { bytes, first_row, position, tid }))
         }
     }
 }
@@ -185,13 +189,18 @@ impl<'a> RowPlaces<'a> {
     }
 }
 
+/// Whether look-ups ask the filters of the run, if it has any. A source of a merge was long enough for filters, however
+/// little is left of it.
+pub fn asks_filters(run: &Run) -> bool {
+    run.target.is_some() || faults::run_sizes().has_filter(run.length)
+}
+
 /// Whether the run may have places for the row. False only if a filter says so.
 ///
 /// # Safety
 /// The snapshot is registered or active.
 unsafe fn may_hold(run: &Run, row: u128, versions: &VersionTable, snapshot: pg_sys::Snapshot) -> bool {
-    // A source of a merge was long enough for filters, however little is left of it.
-    if run.target.is_none() && !faults::run_sizes().has_filter(run.length) {
+    if !asks_filters(run) {
         return true;
     }
     let mut filters = Chunks::down(versions, filters_of(run.number), run.first_row()..=row, snapshot);

@@ -7,6 +7,7 @@ use super::opened_file::{Acknowledged, OpenedFile};
 use super::own_file::{check_own_file, file_to_check, unreadable};
 use super::pending::PendingComparison;
 use super::progress::{Phase, Progress};
+use super::row_versions::RowVersions;
 use super::shown_tables;
 use super::stored_tree::{self, NodesInOrder};
 use super::strays::{self, ReadInOrder};
@@ -51,6 +52,14 @@ impl Extent {
     }
 }
 
+/// What to verify of these blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Thoroughness {
+    Chain,
+    /// Also whether `ledger.row_versions` leads to their entries. For the whole ledger.
+    RowVersions,
+}
+
 /// What was found in the tables.
 pub struct TableReport {
     pub block_count: u64,
@@ -74,7 +83,7 @@ pub struct ChainReport {
 }
 
 /// Verifies the tables and, unless the mirror is off, the file. `sink` gets each problem as soon as it is found.
-pub fn verify(extent: Extent, sink: &mut dyn FnMut(&Problem)) -> ChainReport {
+pub fn verify(extent: Extent, thoroughness: Thoroughness, sink: &mut dyn FnMut(&Problem)) -> ChainReport {
     let progress = Progress::start();
     let keyring = or_raise(secrets::keyring());
     let sink = std::cell::RefCell::new(sink);
@@ -88,6 +97,9 @@ pub fn verify(extent: Extent, sink: &mut dyn FnMut(&Problem)) -> ChainReport {
         Err(message) => (Err(message), Acknowledged::now()),
     };
     let mut both = SideBySide::start(extent, keyring.clone(), opened.is_ok(), acknowledged, &progress, &pass_on);
+    if thoroughness == Thoroughness::RowVersions {
+        both.tables.compare_with(RowVersions::start());
+    }
     let file = match opened {
         Ok((opened, file)) => match both.verify_with_file(&opened, file, keyring.as_deref()) {
             Ok(report) => FileOutcome::Checked(Box::new(report)),
@@ -322,6 +334,8 @@ impl<'a> SideBySide<'a> {
             };
             strays::check(&read, &mut self.findings);
             self.check_log_state();
+            self.progress.phase(Phase::RowVersions);
+            self.tables.finish_row_versions(&mut self.findings);
         }
         self.by_key.add(self.pending.by_key());
         let report = TableReport {

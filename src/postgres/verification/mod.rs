@@ -6,6 +6,7 @@
 //! | [`opened_file`] | whether the file is the same one from beginning to end |
 //! | [`own_file`] | which file is verified, and a file by itself |
 //! | [`pending`] | what is not sealed yet |
+//! | [`row_versions`] | whether the entries about a row are found |
 //! | [`shown_tables`] | whether queries show the same tables that are verified |
 //! | [`strays`] | rows that reading in order does not reach |
 //! | [`table_blocks`], [`leaves`], [`in_order`], [`stored_tree`] | the chain and the log tree as the tables have them |
@@ -20,6 +21,7 @@ mod opened_file;
 mod own_file;
 mod pending;
 pub mod progress;
+mod row_versions;
 mod shown_tables;
 pub mod stored_tree;
 mod strays;
@@ -35,7 +37,7 @@ use super::secrets;
 use super::tables::{self, RegisteredSnapshot};
 use super::tracking::verify_all;
 use crate::ledger::verifier::{FileReport, Problem, WrongKey};
-use chain::{ChainReport, Extent, FileOutcome, TableReport};
+use chain::{ChainReport, Extent, FileOutcome, TableReport, Thoroughness};
 use pgrx::prelude::*;
 use pgrx::PgSqlErrorCode;
 use serde_json::{json, Value};
@@ -48,7 +50,7 @@ const MAX_ROWS: usize = 100_000;
 fn verify_chain(from_block: default!(Option<i64>, "NULL"), to_block: default!(Option<i64>, "NULL")) -> JsonbText {
     let extent = or_raise(extent(from_block, to_block));
     note_end(from_block.max(to_block));
-    JsonbText::from(chain_verdict(extent))
+    JsonbText::from(chain_verdict(extent, Thoroughness::Chain))
 }
 
 /// Tells the caller if the last block that they asked for is behind the end of the ledger.
@@ -61,9 +63,9 @@ fn note_end(last_asked_for: Option<i64>) {
     }
 }
 
-fn chain_verdict(extent: Extent) -> Value {
+fn chain_verdict(extent: Extent, thoroughness: Thoroughness) -> Value {
     secrets::note_unchecked_signatures();
-    let ChainReport { tables, file, wrong_keys } = chain::verify(extent, &mut |_| {});
+    let ChainReport { tables, file, wrong_keys } = chain::verify(extent, thoroughness, &mut |_| {});
     wrong_keys.iter().for_each(secrets::warn_of_wrong_key);
     let tables_valid = tables.error_count == 0;
     let file_valid = match &file {
@@ -85,7 +87,7 @@ fn chain_verdict(extent: Extent) -> Value {
 #[pg_extern(volatile, parallel_unsafe, security_definer, requires = ["tables"])]
 #[search_path(pg_catalog, pg_temp)]
 fn verify_all() -> JsonbText {
-    let mut verdict = chain_verdict(Extent::WHOLE);
+    let mut verdict = chain_verdict(Extent::WHOLE, Thoroughness::RowVersions);
     let (tables_valid, tables) = verify_all::verify_all_tables();
     verdict["tables"] = tables;
     let (items_valid, items) = verify_registry();
@@ -196,7 +198,7 @@ fn find_tampering() -> TableIterator<
     let mut rows = Vec::new();
     let mut more = 0u64;
     secrets::note_unchecked_signatures();
-    let ChainReport { wrong_keys, .. } = chain::verify(Extent::WHOLE, &mut |problem| {
+    let ChainReport { wrong_keys, .. } = chain::verify(Extent::WHOLE, Thoroughness::RowVersions, &mut |problem| {
         if rows.len() < MAX_ROWS {
             rows.push(problem_row(problem));
         } else {

@@ -20,6 +20,8 @@ pub enum Phase {
     Rows = 4,
     /// Comparing rows and entries.
     Comparing = 5,
+    /// Comparing what finds the entries about a row with all entries.
+    RowVersions = 6,
 }
 
 impl Phase {
@@ -30,6 +32,7 @@ impl Phase {
             3 => "reading entries about rows",
             4 => "reading rows",
             5 => "comparing rows and entries",
+            6 => "comparing row versions",
             _ => "starting",
         }
     }

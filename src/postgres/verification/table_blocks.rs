@@ -2,6 +2,7 @@
 
 use super::in_order::Stretch;
 use super::leaves::Leaves;
+use super::row_versions::RowVersions;
 use crate::ledger::block::BlockHeader;
 use crate::ledger::log_tree::leaf_hash;
 use crate::ledger::record::EntryLine;
@@ -43,6 +44,8 @@ pub struct TableBlocks {
     read_to: i64,
     leaves: Leaves,
     hasher: EntryHasher,
+    /// Is told of each entry.
+    row_versions: Option<RowVersions>,
     /// Rows that were read, but hold what no line can state.
     malformed: Vec<Problem>,
 }
@@ -60,6 +63,7 @@ impl TableBlocks {
             read_to: first_leaf,
             leaves: Leaves::new(),
             hasher,
+            row_versions: None,
             malformed: Vec::new(),
         }
     }
@@ -69,6 +73,16 @@ impl TableBlocks {
     pub fn beside_file(mut self) -> Self {
         self.hasher = self.hasher.without_signatures();
         self
+    }
+
+    /// Has all entries that are read from now on compared with `ledger.row_versions`.
+    pub fn compare_with(&mut self, row_versions: RowVersions) {
+        self.row_versions = Some(row_versions);
+    }
+
+    /// What this comparison has found, once all entries were read.
+    pub fn finish_row_versions(&mut self, findings: &mut Findings<'_>) {
+        self.row_versions.take().into_iter().for_each(|row_versions| row_versions.finish(findings));
     }
 
     /// The number of the next block, if there is one now.
@@ -157,10 +171,12 @@ impl TableBlocks {
             return;
         }
         self.read_to = from.saturating_add(CHUNK_LEAVES).min(known);
-        let TableBlocks { leaves, hasher, malformed, .. } = self;
+        let TableBlocks { leaves, hasher, row_versions, malformed, .. } = self;
         leaves.each_next(from, self.read_to, |row| {
             malformed.extend(tables::malformation(row).map(|what| malformed_entry(row, what)));
-            hasher.push(&tables::stored_entry(row));
+            let entry = tables::stored_entry(row);
+            row_versions.iter_mut().for_each(|row_versions| row_versions.entry(&entry));
+            hasher.push(&entry);
         });
     }
 

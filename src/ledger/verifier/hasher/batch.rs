@@ -3,6 +3,7 @@
 use crate::ledger::jsonb;
 use crate::ledger::log_tree::leaf_hash;
 use crate::ledger::record::{EntryLine, Timestamp};
+use crate::ledger::row_change;
 use crate::ledger::signature::Keyring;
 use crate::ledger::verifier::sealed::{DataHash, SealedEntry};
 use crate::ledger::verifier::signatures::{SignatureCheck, SignatureClaim};
@@ -206,6 +207,19 @@ impl Item {
 }
 
 impl<'a> StoredEntry<'a> {
+    /// The ids of the rows, or of the item, that the entry is about. `render` is called for few entries that are about
+    /// any.
+    pub fn row_ids(&self, render: Render) -> [Option<Uuid>; 2] {
+        if !row_change::has_row_ids(self.entry_type) {
+            return [None, None];
+        }
+        match self.metadata {
+            Metadata::Text(text) => row_change::row_ids(self.entry_type, text),
+            Metadata::Jsonb(bytes) => row_change::row_ids_of_jsonb(self.entry_type, bytes)
+                .unwrap_or_else(|| row_change::row_ids(self.entry_type, &render(bytes))),
+        }
+    }
+
     fn line(&self, metadata: &'a str) -> EntryLine<'a> {
         EntryLine {
             entry_id: self.entry_id,
