@@ -128,6 +128,9 @@ INSERT INTO ledger.entries (entry_type, data_hash, signature) VALUES ('note', :'
 \echo :SQLSTATE
 SELECT sqlstate_of(format('INSERT INTO ledger.entries (entry_type, data_hash, signature) VALUES (%L, %L, %L)', 'note', :'hash', repeat('0', 257)));
 
+-- The line of a block names all of its entries.
+SELECT ledger.block_line(b, ARRAY[:sealed_id, NULL]::uuid[]) FROM ledger.blocks AS b;
+\echo :SQLSTATE
 -- The triggers' functions are nothing else.
 SELECT sqlstate_of('SELECT ledger.complete_entry()'), sqlstate_of('SELECT ledger.queue_entry()'), sqlstate_of('SELECT ledger.refuse_change()');
 

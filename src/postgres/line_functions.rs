@@ -1,13 +1,14 @@
 //! The SQL functions behind the view `lines`: they turn the ledger's rows into the lines of its file. (The lines of a
-//! transaction on their way to the file are in `mirror/lines.rs`.)
+//! transaction on their way to the file are in `mirror/line_buffer.rs`.)
 //!
 //! They take whole rows, so that the view reads every table with the one snapshot of its query.
 
+use super::errors::{or_raise, Failure};
 use super::mirror::remembered;
 use super::tables::{self, Row};
 use super::triggers::version_1_function;
 use crate::ledger::record::Header;
-use pgrx::{pg_guard, pg_sys, FromDatum, IntoDatum};
+use pgrx::{pg_guard, pg_sys, FromDatum, IntoDatum, PgSqlErrorCode};
 use uuid::Uuid;
 
 version_1_function!(pg_finfo_ledger_header_line);
@@ -43,9 +44,15 @@ pub unsafe extern "C-unwind" fn ledger_entry_line(fcinfo: pg_sys::FunctionCallIn
 #[pg_guard]
 #[doc(hidden)]
 pub unsafe extern "C-unwind" fn ledger_block_line(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
-    let ids = Vec::<pgrx::Uuid>::from_datum(argument(fcinfo, 1), false).unwrap_or_default();
-    let ids: Vec<Uuid> = ids.iter().map(|id| Uuid::from_bytes(*id.as_bytes())).collect();
+    let ids = Vec::<Option<pgrx::Uuid>>::from_datum(argument(fcinfo, 1), false).unwrap_or_default();
+    let ids: Option<Vec<Uuid>> = ids.into_iter().map(|id| Some(Uuid::from_bytes(*id?.as_bytes()))).collect();
+    let ids = or_raise(ids.ok_or_else(null_id));
     text(with_row(argument(fcinfo, 0), |row| tables::header_from_row(row).line(&ids)))
+}
+
+fn null_id() -> Failure {
+    Failure::new(PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED, "entry_ids must not hold nulls")
+        .hint("Give the ids of all entries of the block, in leaf order.")
 }
 
 /// An argument of a strict function.
