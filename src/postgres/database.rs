@@ -1,7 +1,7 @@
 //! The database of the current process, as it is in shared memory: its slot, its mirror, and what other processes are
 //! told when a ledger is created or dropped.
 //!
-//! (The worker that seals for one database is in `worker/database.rs`.)
+//! (The worker that seals for one database is in `worker/main_loop.rs`.)
 
 use super::encoding;
 use super::errors::Failure;

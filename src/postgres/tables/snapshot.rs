@@ -1,5 +1,6 @@
 //! A registered snapshot, which stays valid for as long as this value.
 
+use crate::postgres::errors::is_unwinding;
 use pgrx::pg_sys;
 
 /// Unregistered when dropped.
@@ -36,8 +37,13 @@ impl RegisteredSnapshot {
 
 impl Drop for RegisteredSnapshot {
     fn drop(&mut self) {
-        // SAFETY: registered when this value was made. After an error the resource owner may have done so already, but
-        // then this only takes a count off a snapshot that is still there until the transaction ends.
+        // The current resource owner may be another one than the snapshot was registered with, and to take it from that
+        // one would raise a second ERROR. The end of the transaction or subtransaction releases it.
+        if is_unwinding() {
+            return;
+        }
+        // SAFETY: registered when this value was made, with the resource owner that is current here: a value is dropped
+        // by the call that made it, and what runs meanwhile puts back the owner that it found.
         unsafe { pg_sys::UnregisterSnapshot(self.0) }
     }
 }

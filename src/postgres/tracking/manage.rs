@@ -394,6 +394,7 @@ fn run(statement: &str) {
     // A trigger that is not there is nothing to be told of.
     // SAFETY: the setting is put back below, or when the transaction aborts.
     let level = unsafe { pg_sys::NewGUCNestLevel() };
+    // SAFETY: both texts are NUL-terminated, and every user may set this.
     unsafe {
         pg_sys::set_config_option(
             c"client_min_messages".as_ptr(),
