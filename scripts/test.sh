@@ -72,7 +72,7 @@ run_cluster() {
     private_postgres
     run_directory test
     export PG_NOTARY_TEST_BINDIR=$PG_BINDIR PG_NOTARY_TEST_DIR=$RUN_DIR
-    run_cargo "domain and clusters" cli,cluster-tests -- --test-threads=2
+    run_cargo "domain and clusters" cli,cluster-tests -- --test-threads=4
 }
 
 case ${1:-all} in

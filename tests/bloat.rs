@@ -1,10 +1,8 @@
 //! What a large transaction, an old snapshot or a dropped database leaves behind costs nothing for good.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::ledger::*;
-use common::{wait_until, Cluster, Options};
+use crate::common::ledger::*;
+use crate::common::{wait_until, Cluster, Options};
 use postgres::Client;
 use std::fs;
 

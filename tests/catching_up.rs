@@ -4,12 +4,10 @@
 //! Needs an extension that was built with the feature `fault-injection`.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::faults::*;
-use common::ledger::*;
-use common::tampering::TRIGGERS_OFF;
-use common::{send, wait_until, Cluster, Options, Stop};
+use crate::common::faults::*;
+use crate::common::ledger::*;
+use crate::common::tampering::TRIGGERS_OFF;
+use crate::common::{send, wait_until, Cluster, Options, Stop};
 use postgres::Client;
 use std::fs::{self, Permissions};
 use std::io::Write;

@@ -2,12 +2,10 @@
 //! next, unless it is set back by so much that the ledger follows it.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::faults::{clear_fault, set_fault};
-use common::ledger::*;
-use common::tracking::*;
-use common::{send, Cluster, Options, Stop};
+use crate::common::faults::{clear_fault, set_fault};
+use crate::common::ledger::*;
+use crate::common::tracking::*;
+use crate::common::{send, Cluster, Options, Stop};
 use postgres::Client;
 use std::thread;
 

@@ -1,10 +1,8 @@
 //! Many sessions at once: nothing is lost, the chain neither forks nor has gaps, and sealing holds nobody up.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::ledger::*;
-use common::{wait_until, Cluster, Options};
+use crate::common::ledger::*;
+use crate::common::{wait_until, Cluster, Options};
 use postgres::error::SqlState;
 use postgres::Client;
 use std::collections::BTreeSet;

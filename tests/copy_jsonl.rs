@@ -2,12 +2,10 @@
 //! all, and it works on a standby and beside the hooks of other libraries. What is rebuilt with it is in restore.rs.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::copy_jsonl::*;
-use common::ledger::*;
-use common::tampering::TRIGGERS_OFF;
-use common::{pg_major, send, wait_until, write_file, Cluster, Options};
+use crate::common::copy_jsonl::*;
+use crate::common::ledger::*;
+use crate::common::tampering::TRIGGERS_OFF;
+use crate::common::{pg_major, send, wait_until, write_file, Cluster, Options};
 use pg_notary::ledger::block;
 use pg_notary::ledger::log_tree::{leaf_hash, LogTree};
 use pg_notary::ledger::record::{Entry, Header, Timestamp};
@@ -193,7 +191,7 @@ fn an_entry_that_two_blocks_hold_is_refused_even_where_all_hashes_are_right() {
 
 /// The libraries in shared_preload_libraries that this installation has.
 fn companions() -> Vec<&'static str> {
-    let library = |name: &str| common::library_dir().join(format!("{name}.so")).exists();
+    let library = |name: &str| crate::common::library_dir().join(format!("{name}.so")).exists();
     let (found, missing): (Vec<_>, Vec<_>) =
         ["pgaudit", "pg_stat_statements"].into_iter().partition(|name| library(name));
     if !missing.is_empty() {

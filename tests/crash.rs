@@ -5,11 +5,9 @@
 //! `PG_NOTARY_TEST_SEED`, which repeats them as far as a race can be repeated.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::ledger::*;
-use common::random::Random;
-use common::{children_of, kill, wait_until, Cluster, Options};
+use crate::common::ledger::*;
+use crate::common::random::Random;
+use crate::common::{children_of, kill, wait_until, Cluster, Options};
 use postgres::error::SqlState;
 use postgres::{Client, Error, SimpleQueryMessage};
 use std::collections::{BTreeMap, BTreeSet};

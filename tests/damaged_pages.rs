@@ -2,11 +2,9 @@
 //! background processes go on with what can be read.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::ledger::*;
-use common::tracking::*;
-use common::{Cluster, Options, Stop};
+use crate::common::ledger::*;
+use crate::common::tracking::*;
+use crate::common::{Cluster, Options, Stop};
 use postgres::error::SqlState;
 use postgres::Client;
 use std::fs::OpenOptions;

@@ -2,10 +2,8 @@
 //! takes nobody else down. What Postgres itself stores is never taken for damaged.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::ledger::*;
-use common::{Cluster, Stop};
+use crate::common::ledger::*;
+use crate::common::{Cluster, Stop};
 use postgres::error::SqlState;
 use postgres::Client;
 

@@ -2,10 +2,8 @@
 //! back however they end.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::ledger::*;
-use common::{send, wait_until, Cluster, Options};
+use crate::common::ledger::*;
+use crate::common::{send, wait_until, Cluster, Options};
 use postgres::error::SqlState;
 use postgres::Client;
 use std::thread;

@@ -2,11 +2,9 @@
 //! is a way on from each.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::diverged::*;
-use common::ledger::*;
-use common::{children_of, copy_file, give_to_server, send, wait_until, write_file, Options, Stop};
+use crate::common::diverged::*;
+use crate::common::ledger::*;
+use crate::common::{children_of, copy_file, give_to_server, send, wait_until, write_file, Options, Stop};
 use postgres::error::SqlState;
 use postgres::Client;
 use std::fs;

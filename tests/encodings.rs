@@ -1,10 +1,8 @@
 //! A ledger is in UTF-8: databases in other encodings are refused, before anything is recorded that could not be read again.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::ledger::*;
-use common::{Cluster, Options, Stop};
+use crate::common::ledger::*;
+use crate::common::{Cluster, Options, Stop};
 use postgres::error::{DbError, SqlState};
 
 const OTHER_ENCODINGS: [&str; 3] = ["LATIN1", "EUC_JP", "SQL_ASCII"];

@@ -2,11 +2,9 @@
 //! all that reads entries reads those in every one, and sealing spoils none.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::ledger::*;
-use common::tracking::*;
-use common::{Cluster, Options};
+use crate::common::ledger::*;
+use crate::common::tracking::*;
+use crate::common::{Cluster, Options};
 use postgres::Client;
 
 /// Takes the one partition that holds entries away, and keeps it as `public.taken`.
@@ -236,7 +234,7 @@ fn recovery_and_export_know_entries_of_every_partition() {
         let (cluster, mut client, _) = ledger();
         client.batch_execute(&format!("{TAKE}{arrange}")).unwrap_or_else(|error| panic!("{what}: {error:?}"));
         drop(client);
-        cluster.restart(common::Stop::Immediate);
+        cluster.restart(crate::common::Stop::Immediate);
         let mut client = cluster.connect("postgres");
         wait_until_attached(&mut client);
         assert_intact(&mut client);

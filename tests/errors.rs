@@ -1,10 +1,8 @@
 //! Errors as their readers see them.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::ledger::*;
-use common::Options;
+use crate::common::ledger::*;
+use crate::common::Options;
 use postgres::error::SqlState;
 
 /// A server may have the variable in its environment for the sake of another extension.

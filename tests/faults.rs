@@ -4,11 +4,9 @@
 //! Needs an extension that was built with the feature `fault-injection`; see src/postgres/faults.rs for the places.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::faults::*;
-use common::ledger::*;
-use common::{send, wait_until, Cluster};
+use crate::common::faults::*;
+use crate::common::ledger::*;
+use crate::common::{send, wait_until, Cluster};
 use postgres::error::SqlState;
 use postgres::Client;
 use std::fs::{File, OpenOptions};
@@ -230,7 +228,7 @@ fn a_file_that_was_changed_and_put_back_is_looked_at_before_the_next_write() {
 #[track_caller]
 fn wait_until_waiting(client: &mut Client, pid: i64) {
     // Before Postgres 17 an extension cannot name its wait events.
-    let event = if common::pg_major() >= 17 { "PgNotaryMirrorSync" } else { "Extension" };
+    let event = if crate::common::pg_major() >= 17 { "PgNotaryMirrorSync" } else { "Extension" };
     wait_for(
         client,
         &format!("(SELECT wait_event = '{event}' AND wait_event_type = 'Extension' AND state = 'active' FROM pg_stat_activity WHERE pid = {pid})"),
@@ -284,7 +282,7 @@ fn a_line_longer_than_the_buffer_that_is_cancelled_half_way_leaves_no_part_of_it
         let pid = number(&mut session, "SELECT pg_backend_pid()");
         let long = "SELECT ledger.hash_and_record('long', '1', jsonb_build_object('pad', repeat('x', 3000000)))";
         let ended = thread::spawn(move || session.simple_query(long).map(|_| ()));
-        let event = if common::pg_major() >= 17 { "PgNotaryMirrorWrite" } else { "Extension" };
+        let event = if crate::common::pg_major() >= 17 { "PgNotaryMirrorWrite" } else { "Extension" };
         wait_for(&mut client, &format!("(SELECT wait_event = '{event}' FROM pg_stat_activity WHERE pid = {pid})"));
         let end = if terminate { "pg_terminate_backend" } else { "pg_cancel_backend" };
         client.batch_execute(&format!("SELECT {end}({pid})")).unwrap();

@@ -3,11 +3,9 @@
 //! Needs an extension that was built with the feature `fault-injection`.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::faults::*;
-use common::ledger::*;
-use common::{send, wait_until, Stop};
+use crate::common::faults::*;
+use crate::common::ledger::*;
+use crate::common::{send, wait_until, Stop};
 use std::thread;
 
 /// To log is to end, if the process was told to.

@@ -4,11 +4,9 @@
 //! Needs an extension that was built with the feature `fault-injection`.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::faults::*;
-use common::ledger::*;
-use common::{send, wait_until};
+use crate::common::faults::*;
+use crate::common::ledger::*;
+use crate::common::{send, wait_until};
 use postgres::error::SqlState;
 use std::fs;
 use std::time::Duration;
@@ -67,7 +65,7 @@ fn what_is_acknowledged_of_the_file_ends_with_a_line() {
     assert!(long.ends().is_err());
     assert_whole(&cluster, &mut client);
     drop(client);
-    cluster.restart(common::Stop::Immediate);
+    cluster.restart(crate::common::Stop::Immediate);
     let mut client = cluster.connect("postgres");
     wait_until_attached(&mut client);
     assert_whole(&cluster, &mut client);
@@ -86,7 +84,7 @@ fn a_worker_that_is_cancelled_while_it_appends_a_block_does_not_append_it_twice(
         let worker = worker_pid(&mut client);
         let writer = "(SELECT wait_event <> 'PgNotaryWriterMain' OR wait_event IS NULL FROM pg_stat_activity \
                       WHERE backend_type = 'pg_notary writer')";
-        match common::pg_major() >= 17 {
+        match crate::common::pg_major() >= 17 {
             true => wait_for(&mut client, writer),
             false => wait_until("the line is in the file", PATIENCE, || {
                 let path = file(&mut client);
@@ -133,7 +131,7 @@ fn a_worker_that_is_terminated_while_it_voids_leaves_that_to_the_next() {
     let worker = worker_pid(&mut client);
     Background::waiting(&cluster, &mut client, RECORD).cancel(&mut client);
     let waits = "(SELECT wait_event ~ '^(PgNotaryMirror.*|Extension)$' FROM pg_stat_activity WHERE pid = ";
-    if common::pg_major() >= 17 {
+    if crate::common::pg_major() >= 17 {
         wait_for(&mut client, &format!("{waits}{worker})"));
     }
     client.batch_execute(&format!("SELECT pg_terminate_backend({worker})")).unwrap();
@@ -168,7 +166,7 @@ fn the_worker_does_not_wait_for_a_line_that_is_cut_off() {
     // The worker is to void this one, and waits for all that stands in the ring by then.
     first.cancel(&mut client);
     let worker = worker_pid(&mut client);
-    if common::pg_major() >= 17 {
+    if crate::common::pg_major() >= 17 {
         wait_for(
             &mut client,
             &format!("(SELECT wait_event ~ '^PgNotaryMirror' FROM pg_stat_activity WHERE pid = {worker})"),

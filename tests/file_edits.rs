@@ -9,11 +9,9 @@
 //! makes the same edits again.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::ledger::*;
-use common::random::Random;
-use common::{wait_until, write_file, Cluster, SECRET};
+use crate::common::ledger::*;
+use crate::common::random::Random;
+use crate::common::{wait_until, write_file, Cluster, SECRET};
 use pg_notary::ledger::record::{BlockLine, EntryLine, Record};
 use postgres::Client;
 use serde_json::Value;

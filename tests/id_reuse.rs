@@ -4,11 +4,9 @@
 //! Needs an extension that was built with the feature `fault-injection`.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::faults::*;
-use common::ledger::*;
-use common::{send, wait_until, Cluster, Stop};
+use crate::common::faults::*;
+use crate::common::ledger::*;
+use crate::common::{send, wait_until, Cluster, Stop};
 use postgres::Client;
 use std::fs;
 use std::path::Path;

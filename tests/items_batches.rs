@@ -2,10 +2,8 @@
 //! that others, or it itself, have done in between.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::ledger::*;
-use common::Cluster;
+use crate::common::ledger::*;
+use crate::common::Cluster;
 use postgres::Client;
 
 const ITEMS: i64 = 600;

@@ -1,10 +1,7 @@
 //! `pg_notary items` as its users run it. What it refuses is in items_refused.rs.
-#![cfg(feature = "cli")]
 
-mod common;
-
-use common::items::*;
-use common::program::*;
+use crate::common::items::*;
+use crate::common::program::*;
 use serde_json::Value;
 use std::ffi::OsStr;
 use std::fs::{self, Permissions};

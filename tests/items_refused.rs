@@ -1,11 +1,8 @@
 //! What `pg_notary items` does not take for an item, or not as it is: links and paths that lead elsewhere, files that cannot
 //! be items or are none, and names that are made to mislead.
-#![cfg(feature = "cli")]
 
-mod common;
-
-use common::items::*;
-use common::program::*;
+use crate::common::items::*;
+use crate::common::program::*;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;

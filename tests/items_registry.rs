@@ -2,11 +2,9 @@
 //! and a ledger that is rebuilt.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::ledger::*;
-use common::tampering::TRIGGERS_OFF;
-use common::{copy_file, Cluster, Options, Stop};
+use crate::common::ledger::*;
+use crate::common::tampering::TRIGGERS_OFF;
+use crate::common::{copy_file, Cluster, Options, Stop};
 use postgres::Client;
 
 const LOAD: &str = "SELECT ledger.load_item('tool', 'api', '1.0.0')";

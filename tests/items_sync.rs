@@ -1,11 +1,9 @@
 //! `pg_notary items sync` against a registry: every way in which files and registry can differ is told.
-#![cfg(all(feature = "cluster-tests", feature = "cli"))]
+#![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::ledger::*;
-use common::program::*;
-use common::{wait_until, Cluster, Options};
+use crate::common::ledger::*;
+use crate::common::program::*;
+use crate::common::{wait_until, Cluster, Options};
 use postgres::Client;
 use serde_json::Value;
 use std::fs;

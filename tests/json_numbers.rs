@@ -1,11 +1,9 @@
 //! Numbers that JSON text can state and jsonb cannot hold: what is recorded of them stays what the line says.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::ledger::*;
-use common::tracking::{all_valid, assert_clean};
-use common::Options;
+use crate::common::ledger::*;
+use crate::common::tracking::{all_valid, assert_clean};
+use crate::common::Options;
 
 #[test]
 fn a_minus_zero_in_a_json_column_is_recorded_as_its_text() {

@@ -1,11 +1,9 @@
 //! Memory stays bounded, however much one transaction records and however long the chain is.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::ledger::*;
-use common::tampering::TRIGGERS_OFF;
-use common::{send, wait_until, Options, Stop};
+use crate::common::ledger::*;
+use crate::common::tampering::TRIGGERS_OFF;
+use crate::common::{send, wait_until, Options, Stop};
 use postgres::error::SqlState;
 use postgres::Client;
 use std::fs;

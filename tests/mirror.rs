@@ -1,10 +1,8 @@
 //! The mirror file holds what is committed, before it is committed, and nothing else that is not marked as void.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::ledger::*;
-use common::wait_until;
+use crate::common::ledger::*;
+use crate::common::wait_until;
 use postgres::error::SqlState;
 use postgres::Client;
 use std::fs::{self, OpenOptions};

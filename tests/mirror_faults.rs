@@ -2,10 +2,8 @@
 //! the cause is gone everything goes on by itself.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::ledger::*;
-use common::{
+use crate::common::ledger::*;
+use crate::common::{
     as_server, children_of, give_to_server, make_directory, send, succeed, wait_until, write_file, Cluster, Options,
     Stop,
 };

@@ -2,10 +2,8 @@
 //! was recorded.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::ledger::*;
-use common::{wait_until, Options, Stop};
+use crate::common::ledger::*;
+use crate::common::{wait_until, Options, Stop};
 use postgres::Client;
 use std::fs;
 use std::path::Path;

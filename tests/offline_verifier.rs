@@ -1,9 +1,6 @@
 //! The offline verifier as its users run it.
-#![cfg(feature = "cli")]
 
-mod common;
-
-use common::program::*;
+use crate::common::program::*;
 use serde_json::Value;
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;

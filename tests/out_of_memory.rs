@@ -1,10 +1,8 @@
 //! Memory that runs out ends the statement or the session that wanted it, and not the server.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::ledger::*;
-use common::{as_server, wait_until, Cluster, Options};
+use crate::common::ledger::*;
+use crate::common::{as_server, wait_until, Cluster, Options};
 use postgres::error::SqlState;
 use postgres::Client;
 use std::collections::BTreeSet;

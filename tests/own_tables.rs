@@ -1,11 +1,9 @@
 //! The ledger's own tables: their columns stay as they are, and the rest of them is the administrator's.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::ledger::*;
-use common::tracking::wait_until_tracked;
-use common::{as_server, Options};
+use crate::common::ledger::*;
+use crate::common::tracking::wait_until_tracked;
+use crate::common::{as_server, Options};
 use postgres::error::SqlState;
 use postgres::Client;
 
@@ -85,7 +83,7 @@ fn what_the_ledgers_tables_cannot_bear_is_refused() {
 fn what_administrators_do_to_the_ledgers_tables_still_works() {
     let (cluster, mut client) = start(Options::new());
     let location = cluster.scratch_dir().join("elsewhere");
-    common::succeed(as_server("mkdir").arg(&location));
+    crate::common::succeed(as_server("mkdir").arg(&location));
     client.batch_execute(&format!("CREATE TABLESPACE elsewhere LOCATION '{}'", location.display())).unwrap();
     client.batch_execute("CREATE ROLE keeper SUPERUSER").unwrap();
     record(&mut client);

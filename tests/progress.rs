@@ -1,10 +1,8 @@
 //! A running verification shows what it has done, and can be cancelled.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::ledger::*;
-use common::{wait_until, Options};
+use crate::common::ledger::*;
+use crate::common::{wait_until, Options};
 use postgres::error::SqlState;
 use std::fs;
 use std::thread;

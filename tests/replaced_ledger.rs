@@ -1,11 +1,9 @@
 //! A ledger that is dropped, created anew or rebuilt while others wait for it: nothing of the old one gets into the new.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::copy_jsonl::*;
-use common::ledger::*;
-use common::{send, wait_until, Options};
+use crate::common::copy_jsonl::*;
+use crate::common::ledger::*;
+use crate::common::{send, wait_until, Options};
 use std::fs;
 use std::thread;
 

@@ -1,11 +1,9 @@
 //! A ledger that was lost is rebuilt, with COPY, from its file or an export: it is the same as before, and goes on.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::copy_jsonl::*;
-use common::ledger::*;
-use common::{copy_file, make_directory, write_file, Cluster, Options, Stop};
+use crate::common::copy_jsonl::*;
+use crate::common::ledger::*;
+use crate::common::{copy_file, make_directory, write_file, Cluster, Options, Stop};
 use postgres::Client;
 use std::collections::BTreeSet;
 use std::fs;
@@ -76,7 +74,7 @@ fn a_lost_database_is_rebuilt_from_its_file_in_a_new_cluster() {
 
     // It is the same after a restart.
     drop(client);
-    new.restart(common::Stop::Immediate);
+    new.restart(crate::common::Stop::Immediate);
     let mut client = new.connect("postgres");
     wait_until_attached(&mut client);
     record(&mut client);

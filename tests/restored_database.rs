@@ -2,12 +2,10 @@
 //! and there is a documented way to bring it up to the file.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::diverged::*;
-use common::ledger::*;
-use common::tracking::problems;
-use common::{wait_until, Cluster, Options, Stop};
+use crate::common::diverged::*;
+use crate::common::ledger::*;
+use crate::common::tracking::problems;
+use crate::common::{wait_until, Cluster, Options, Stop};
 use postgres::Client;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -102,7 +100,7 @@ fn snapshot_behind_its_file(stop: Stop) -> (Cluster, PathBuf, PathBuf) {
     drop(client);
     cluster.stop(Stop::Immediate);
     let snapshot = cluster.scratch_dir().join("snapshot");
-    common::copy_directory(&cluster.data_dir(), &snapshot);
+    crate::common::copy_directory(&cluster.data_dir(), &snapshot);
     cluster.start_again();
     let mut client = cluster.connect("postgres");
     record_many(&mut client, 2);

@@ -1,11 +1,9 @@
 //! The HMAC secrets: needed for signatures, read from a private place, changed without a restart, and never shown.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::ledger::*;
-use common::secrets::*;
-use common::{wait_until, Options, SECRET};
+use crate::common::ledger::*;
+use crate::common::secrets::*;
+use crate::common::{wait_until, Options, SECRET};
 use postgres::error::SqlState;
 use postgres::Client;
 use std::fs;

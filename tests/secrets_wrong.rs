@@ -2,11 +2,9 @@
 //! verifies.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::ledger::*;
-use common::secrets::*;
-use common::{wait_until, Cluster, Options, Stop, SECRET};
+use crate::common::ledger::*;
+use crate::common::secrets::*;
+use crate::common::{wait_until, Cluster, Options, Stop, SECRET};
 use postgres::NoTls;
 use std::sync::{Arc, Mutex};
 

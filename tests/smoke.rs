@@ -1,9 +1,7 @@
 //! A cluster starts with the library loaded, and the extension can be created in it.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::Cluster;
+use crate::common::Cluster;
 
 #[test]
 fn the_extension_loads() {

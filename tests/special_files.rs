@@ -2,10 +2,8 @@
 //! cancel ends that.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::ledger::*;
-use common::{as_server, succeed, Cluster, Options, Stop};
+use crate::common::ledger::*;
+use crate::common::{as_server, succeed, Cluster, Options, Stop};
 use std::fs;
 use std::path::Path;
 

@@ -1,10 +1,8 @@
 //! Hot standbys: they verify and do not record; after promotion the chain goes on where it was, without a fork.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::ledger::*;
-use common::{copy_file, make_directory, wait_until, Cluster, Options, Stop};
+use crate::common::ledger::*;
+use crate::common::{copy_file, make_directory, wait_until, Cluster, Options, Stop};
 use postgres::error::SqlState;
 use postgres::Client;
 use std::fs;

@@ -1,11 +1,9 @@
 //! Tracked tables that a subscription writes to.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::ledger::*;
-use common::tracking::*;
-use common::{wait_until, Cluster, Options};
+use crate::common::ledger::*;
+use crate::common::tracking::*;
+use crate::common::{wait_until, Cluster, Options};
 use postgres::Client;
 
 const ACCOUNTS: &str = "CREATE TABLE accounts (id int PRIMARY KEY, amount int)";

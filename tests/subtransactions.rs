@@ -2,11 +2,9 @@
 //! is rolled back before has no line at all.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::ledger::*;
-use common::random::Random;
-use common::transactions::*;
+use crate::common::ledger::*;
+use crate::common::random::Random;
+use crate::common::transactions::*;
 use postgres::error::SqlState;
 
 // ---- savepoints -------------------------------------------------------------------------------------------------------

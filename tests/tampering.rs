@@ -3,11 +3,9 @@
 //! Each change is made in a transaction with the triggers off, looked at, and rolled back.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::ledger::*;
-use common::tampering::*;
-use common::Options;
+use crate::common::ledger::*;
+use crate::common::tampering::*;
+use crate::common::Options;
 
 const ANOTHER_HASH: &str = "'5feceb66ffc86f38d952786c6d696c79c2dbc239dd4e91b46729d73a27fb57e9'";
 const SIGNATURE: &str = "'aa' || substr(signature, 3)";

@@ -2,10 +2,8 @@
 //! too, and the first bad place is named. Once the file is as it was, the running server goes on.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::ledger::*;
-use common::{wait_until, Cluster, Options};
+use crate::common::ledger::*;
+use crate::common::{wait_until, Cluster, Options};
 use postgres::error::SqlState;
 use postgres::Client;
 use serde_json::Value;
@@ -222,7 +220,7 @@ fn verify_file_integrity_reads_any_file_it_is_given_and_says_the_same() {
         json(client, &format!("SELECT ledger.verify_file_integrity('{}')", path.display()))
     };
     let copy = ledger.cluster.scratch_dir().join("copy.jsonl");
-    common::write_file(&copy, ledger.lines.concat());
+    crate::common::write_file(&copy, ledger.lines.concat());
     assert_eq!(verdict_on(&mut ledger.client, &copy)["valid"], true);
     fs::write(&copy, with_line(&ledger.lines, 3, |line| flipped(line, "data_hash"))).unwrap();
     let verdict = verdict_on(&mut ledger.client, &copy);

@@ -1,11 +1,9 @@
 //! What `ledger.entries` and `ledger.blocks` show is what verification reads, whatever tables a superuser makes them of.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::ledger::*;
-use common::tampering::TRIGGERS_OFF;
-use common::{Cluster, Options};
+use crate::common::ledger::*;
+use crate::common::tampering::TRIGGERS_OFF;
+use crate::common::{Cluster, Options};
 use postgres::Client;
 
 /// Two blocks of four entries, and two pending entries.

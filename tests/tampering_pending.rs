@@ -1,12 +1,10 @@
 //! What the file has the line of does not go unnoticed where the tables have another entry of that id, sealed or pending.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::ledger::*;
-use common::tampering::TRIGGERS_OFF;
-use common::tracking::all_valid;
-use common::{send, Cluster, Options};
+use crate::common::ledger::*;
+use crate::common::tampering::TRIGGERS_OFF;
+use crate::common::tracking::all_valid;
+use crate::common::{send, Cluster, Options};
 use postgres::error::SqlState;
 use postgres::Client;
 

@@ -1,11 +1,9 @@
 //! Rows and blocks that are hidden from who reads in order, and ranges of blocks: what a superuser does to them is found.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::ledger::*;
-use common::tampering::*;
-use common::Options;
+use crate::common::ledger::*;
+use crate::common::tampering::*;
+use crate::common::Options;
 use postgres::Client;
 
 /// Does something to a table while its indexes take no new rows.
@@ -80,7 +78,7 @@ fn a_changed_row_is_not_covered_by_an_entry_that_no_index_leads_to() {
 }
 
 /// A ledger of 5,000 sealed entries, on many pages, whose triggers are off.
-fn large_ledger() -> (common::Cluster, Client) {
+fn large_ledger() -> (crate::common::Cluster, Client) {
     let (cluster, mut client) = start(Options::new().conf("ledger.block_interval = 1h"));
     let record = "SELECT count(ledger.hash_and_record('test', to_jsonb(n))) FROM generate_series(1, 5000) n";
     client.batch_execute(&format!("{record}; SELECT * FROM ledger.commit_block()")).unwrap();

@@ -2,11 +2,9 @@
 //! are found all the same.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::ledger::*;
-use common::tracking::*;
-use common::Options;
+use crate::common::ledger::*;
+use crate::common::tracking::*;
+use crate::common::Options;
 
 /// Whichever of the two comes first where rows are sorted.
 #[test]

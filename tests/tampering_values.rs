@@ -1,11 +1,9 @@
 //! Values that no line can state do not read as others that a line can state.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::ledger::*;
-use common::tampering::TRIGGERS_OFF;
-use common::{Cluster, Options};
+use crate::common::ledger::*;
+use crate::common::tampering::TRIGGERS_OFF;
+use crate::common::{Cluster, Options};
 use postgres::Client;
 
 const NIL: &str = "00000000-0000-0000-0000-000000000000";

@@ -2,11 +2,9 @@
 //! changes there is found by `verify_all()` and `find_tampering()`, and nothing is found where nothing was changed.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::ledger::*;
-use common::tampering::TRIGGERS_OFF;
-use common::{Cluster, Options};
+use crate::common::ledger::*;
+use crate::common::tampering::TRIGGERS_OFF;
+use crate::common::{Cluster, Options};
 use postgres::Client;
 use std::thread;
 

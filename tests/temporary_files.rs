@@ -2,10 +2,8 @@
 //! nothing else.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::ledger::*;
-use common::{give_to_server, Options};
+use crate::common::ledger::*;
+use crate::common::{give_to_server, Options};
 use std::fs;
 
 #[test]

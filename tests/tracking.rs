@@ -2,12 +2,10 @@
 //! is recorded once, and nothing that was rolled back is.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::ledger::*;
-use common::random::Random;
-use common::tracking::*;
-use common::{wait_until, Cluster, Options, Stop};
+use crate::common::ledger::*;
+use crate::common::random::Random;
+use crate::common::tracking::*;
+use crate::common::{wait_until, Cluster, Options, Stop};
 use postgres::error::SqlState;
 use postgres::Client;
 use std::thread;
@@ -81,7 +79,7 @@ fn write(cluster: &Cluster, mut random: Random, transactions: usize, has_merge: 
 
 fn write_with_many(cluster: &Cluster, test: &str, transactions: usize) {
     let mut random = Random::new(test);
-    let has_merge = common::pg_major() >= 15;
+    let has_merge = crate::common::pg_major() >= 15;
     thread::scope(|scope| {
         for _ in 0..16 {
             let random = random.split();
@@ -332,7 +330,7 @@ fn a_standby_verifies_tracked_tables() {
     client.batch_execute("INSERT INTO accounts SELECT n, n, 'x' FROM generate_series(1, 5) n").unwrap();
     seal(&mut client);
     let elsewhere = primary.scratch_dir().join("elsewhere");
-    common::make_directory(&elsewhere);
+    crate::common::make_directory(&elsewhere);
     let directory = format!("ledger.mirror_directory = '{}'", elsewhere.display());
     let standby = Options::new().conf(&directory).standby_of(&primary);
     let mut reader = standby.connect("postgres");

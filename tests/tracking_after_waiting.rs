@@ -1,11 +1,9 @@
 //! A command that has waited for a lock goes by the names, places and owners that tables have then, as Postgres does.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::ledger::*;
-use common::tracking::*;
-use common::{Cluster, Options};
+use crate::common::ledger::*;
+use crate::common::tracking::*;
+use crate::common::{Cluster, Options};
 use postgres::error::SqlState;
 use postgres::{Client, Error};
 

@@ -4,12 +4,10 @@
 //! Each change is made in a transaction with the triggers off, looked at, and rolled back.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::ledger::*;
-use common::tampering::TRIGGERS_OFF;
-use common::tracking::*;
-use common::{Options, Stop};
+use crate::common::ledger::*;
+use crate::common::tampering::TRIGGERS_OFF;
+use crate::common::tracking::*;
+use crate::common::{Options, Stop};
 use postgres::Client;
 
 /// Looks at what the change gives: the problems of rows, and whether the whole is valid.
@@ -348,7 +346,7 @@ fn a_store_put_back_to_an_older_state_is_found_by_the_file() {
     let options = || Options::new().conf("ledger.block_size = 4").conf("ledger.block_interval = 1h");
     let (cluster, mut client) = start(options());
     let directory = cluster.scratch_dir().join("mirror");
-    common::make_directory(&directory);
+    crate::common::make_directory(&directory);
     let outside = format!("ledger.mirror_directory = '{}'", directory.display());
     cluster.add_conf(&outside);
     reload(&mut client);
@@ -360,7 +358,7 @@ fn a_store_put_back_to_an_older_state_is_found_by_the_file() {
     drop(client);
     cluster.stop(Stop::Fast);
     let snapshot = cluster.scratch_dir().join("snapshot");
-    common::copy_directory(&cluster.data_dir(), &snapshot);
+    crate::common::copy_directory(&cluster.data_dir(), &snapshot);
     cluster.start_again();
     let mut client = cluster.connect("postgres");
     client.batch_execute(STORY_GOES_ON).unwrap();

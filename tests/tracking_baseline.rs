@@ -1,11 +1,9 @@
 //! Rows that were there before their table was tracked are recorded as they are, each once, while the application goes on.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::ledger::*;
-use common::tracking::*;
-use common::{send, succeed, wait_until, Cluster, Options, Stop};
+use crate::common::ledger::*;
+use crate::common::tracking::*;
+use crate::common::{send, succeed, wait_until, Cluster, Options, Stop};
 use postgres::error::SqlState;
 use postgres::Client;
 use std::sync::atomic::{AtomicBool, Ordering};

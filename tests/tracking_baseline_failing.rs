@@ -1,11 +1,9 @@
 //! Tables whose rows cannot be recorded take little of the worker's time.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::ledger::*;
-use common::tracking::*;
-use common::{send, Options};
+use crate::common::ledger::*;
+use crate::common::tracking::*;
+use crate::common::{send, Options};
 
 /// What keeps a table from being recorded may take long to show. Here it is a lock on a catalog in which the worker looks
 /// up whose partition it is to record, until it is cancelled.

@@ -2,11 +2,9 @@
 //! seen when it has ended, what is rolled back is gone, and the bytes are those that Postgres itself would have made.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::ledger::*;
-use common::tracking::*;
-use common::{Cluster, Options};
+use crate::common::ledger::*;
+use crate::common::tracking::*;
+use crate::common::{Cluster, Options};
 use postgres::Client;
 use std::io::Write;
 

@@ -1,11 +1,9 @@
 //! What others do to a tracked table while somebody verifies it, or one of its rows, makes nothing look changed that is not.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::ledger::*;
-use common::tracking::*;
-use common::Cluster;
+use crate::common::ledger::*;
+use crate::common::tracking::*;
+use crate::common::Cluster;
 use std::thread;
 
 const EVENTS: &str = "

@@ -1,10 +1,8 @@
 //! A tracked table does not go without an entry, nor a row of it, whatever the command that takes it has named.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::ledger::*;
-use common::tracking::*;
+use crate::common::ledger::*;
+use crate::common::tracking::*;
 use postgres::error::SqlState;
 use postgres::Client;
 

@@ -2,11 +2,9 @@
 //! record, and nobody is left to believe that they are.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::ledger::*;
-use common::tracking::*;
-use common::{pg_major, Options};
+use crate::common::ledger::*;
+use crate::common::tracking::*;
+use crate::common::{pg_major, Options};
 
 #[test]
 fn a_stored_generated_column_is_recorded_and_verified() {

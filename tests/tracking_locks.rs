@@ -1,9 +1,7 @@
 //! Whom track() and untrack() wait for, and whom they hold up.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::ledger::*;
+use crate::common::ledger::*;
 
 const TABLES: &str = "
 CREATE TABLE jobs (id int PRIMARY KEY, tries int);

@@ -1,11 +1,9 @@
 //! All tracked tables are verified in one pass through the entries, and each is judged for itself.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::ledger::*;
-use common::tracking::*;
-use common::{Cluster, Options};
+use crate::common::ledger::*;
+use crate::common::tracking::*;
+use crate::common::{Cluster, Options};
 use postgres::Client;
 use serde_json::Value;
 

@@ -2,11 +2,9 @@
 //! transaction changes the row while one waits for it.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::ledger::*;
-use common::tracking::*;
-use common::{Cluster, Options};
+use crate::common::ledger::*;
+use crate::common::tracking::*;
+use crate::common::{Cluster, Options};
 use postgres::Client;
 use std::thread;
 

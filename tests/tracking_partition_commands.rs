@@ -2,11 +2,9 @@
 //! others as Postgres would; and a partition whose rows cannot be recorded is refused.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::ledger::*;
-use common::tracking::*;
-use common::{wait_until, Cluster, Options};
+use crate::common::ledger::*;
+use crate::common::tracking::*;
+use crate::common::{wait_until, Cluster, Options};
 use postgres::error::SqlState;
 use postgres::Client;
 use std::thread;

@@ -1,11 +1,9 @@
 //! Rows of a partitioned table come and go in more ways than others: each is recorded.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::ledger::*;
-use common::tracking::*;
-use common::{Cluster, Options};
+use crate::common::ledger::*;
+use crate::common::tracking::*;
+use crate::common::{Cluster, Options};
 use postgres::Client;
 
 /// Partitions by day, of which one has partitions itself and one has its columns in another order.

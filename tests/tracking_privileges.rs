@@ -1,11 +1,9 @@
 //! Verification of a tracked table tells nobody what he may not see, and gives nobody what he may not do.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::ledger::*;
-use common::tracking::*;
-use common::Options;
+use crate::common::ledger::*;
+use crate::common::tracking::*;
+use crate::common::Options;
 use postgres::error::SqlState;
 
 /// The caller need not be able to read the ledger, nor see it by row security.

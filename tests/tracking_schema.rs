@@ -2,12 +2,10 @@
 //! what cannot is said to be so, and later writes are recorded in the new shape.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::ledger::*;
-use common::tampering::TRIGGERS_OFF;
-use common::tracking::*;
-use common::{Cluster, Options};
+use crate::common::ledger::*;
+use crate::common::tampering::TRIGGERS_OFF;
+use crate::common::tracking::*;
+use crate::common::{Cluster, Options};
 use postgres::Client;
 
 const NOTES: &str = "
@@ -276,9 +274,8 @@ fn another_modifier_of_a_columns_type_is_another_type() {
     }
 }
 
-/// pg_dump leaves no gaps between the columns.
-/// A tracked table that had a column before its own was dropped; and the same one restored in another database, together with the
-/// ledger, where its columns have other numbers.
+/// A tracked table that had a column before its own was dropped; and the same one restored in another database, together
+/// with the ledger. There its columns have other numbers: pg_dump leaves no gaps between them.
 fn start_restored() -> (Cluster, Client, Client) {
     let (cluster, mut client) = start(Options::new());
     client

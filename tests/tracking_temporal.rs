@@ -1,11 +1,9 @@
 //! Keys that hold for a time, of Postgres 18: a row is named by such a key like any other.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::ledger::*;
-use common::tracking::*;
-use common::{pg_major, Options};
+use crate::common::ledger::*;
+use crate::common::tracking::*;
+use crate::common::{pg_major, Options};
 use postgres::Client;
 
 /// Definitions of the table's columns, and three keys, of which the second takes the place of the first. The fourth is another

@@ -2,11 +2,9 @@
 //! somebody has changed that, verification says so, whatever the rows are.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::ledger::*;
-use common::tracking::*;
-use common::{Cluster, Options};
+use crate::common::ledger::*;
+use crate::common::tracking::*;
+use crate::common::{Cluster, Options};
 use postgres::error::SqlState;
 use postgres::Client;
 use serde_json::Value;

@@ -2,10 +2,8 @@
 //! happens in between.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::ledger::*;
-use common::tracking::*;
+use crate::common::ledger::*;
+use crate::common::tracking::*;
 use postgres::Client;
 
 /// Two tables with two partitions each, of which the second has keys to the first, and a table that notes what is done.

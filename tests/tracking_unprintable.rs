@@ -1,10 +1,8 @@
 //! What Postgres cannot print of one table says nothing about the others, and a verification is ended by who may end it.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::ledger::*;
-use common::tracking::*;
+use crate::common::ledger::*;
+use crate::common::tracking::*;
 use postgres::error::SqlState;
 use postgres::Client;
 use serde_json::Value;

@@ -2,11 +2,9 @@
 //! what is recorded of a table comes from the table alone.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::ledger::*;
-use common::tracking::*;
-use common::Options;
+use crate::common::ledger::*;
+use crate::common::tracking::*;
+use crate::common::Options;
 use postgres::error::SqlState;
 
 const TYPES: &str = r#"

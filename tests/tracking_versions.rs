@@ -2,12 +2,10 @@
 //! entries about a row, and whatever has been merged since, they are all found, in their order.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::ledger::*;
-use common::tampering::TRIGGERS_OFF;
-use common::tracking::*;
-use common::{Cluster, Options, Stop};
+use crate::common::ledger::*;
+use crate::common::tampering::TRIGGERS_OFF;
+use crate::common::tracking::*;
+use crate::common::{Cluster, Options, Stop};
 use postgres::Client;
 use std::collections::HashSet;
 

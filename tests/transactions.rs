@@ -2,13 +2,11 @@
 //! is rolled back before the commit has no line at all, what fails in the commit itself is voided.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::ledger::*;
-use common::random::Random;
-use common::transactions::*;
-use common::wire::Wire;
-use common::{Cluster, Options};
+use crate::common::ledger::*;
+use crate::common::random::Random;
+use crate::common::transactions::*;
+use crate::common::wire::Wire;
+use crate::common::{Cluster, Options};
 use postgres::error::SqlState;
 use postgres::{Client, Error};
 use serde_json::Value;

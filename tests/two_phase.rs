@@ -2,11 +2,9 @@
 //! whatever happens to the server in between. Then the entries are sealed, or a void line follows.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::ledger::*;
-use common::two_phase::*;
-use common::{wait_until, Cluster, Options, Stop};
+use crate::common::ledger::*;
+use crate::common::two_phase::*;
+use crate::common::{wait_until, Cluster, Options, Stop};
 use postgres::error::SqlState;
 use std::thread;
 

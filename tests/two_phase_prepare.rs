@@ -1,11 +1,9 @@
 //! PREPARE TRANSACTION: what of a transaction it puts in the file, what it refuses, and what becomes of the lines where it fails.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::ledger::*;
-use common::two_phase::*;
-use common::wait_until;
+use crate::common::ledger::*;
+use crate::common::two_phase::*;
+use crate::common::wait_until;
 use postgres::error::SqlState;
 use postgres::Client;
 

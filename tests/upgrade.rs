@@ -2,11 +2,9 @@
 //! done here is what the README tells to do.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::ledger::*;
-use common::tracking::{assert_clean, row_entries};
-use common::{make_directory, wait_until, Cluster, Options, Stop};
+use crate::common::ledger::*;
+use crate::common::tracking::{assert_clean, row_entries};
+use crate::common::{make_directory, wait_until, Cluster, Options, Stop};
 use postgres::Client;
 use std::fs;
 use std::path::Path;

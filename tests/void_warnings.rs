@@ -2,10 +2,8 @@
 //! no others. What a promoted standby lacks is in standby.rs.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::ledger::*;
-use common::{send, wait_until, Options, Stop};
+use crate::common::ledger::*;
+use crate::common::{send, wait_until, Options, Stop};
 use std::fs;
 
 /// Its WAL locations only grow, so by them nothing is missing.

@@ -1,11 +1,9 @@
 //! The workers: one for each database with a ledger, there when needed, gone when not, idle when there is nothing to do.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::faults::*;
-use common::ledger::*;
-use common::{wait_until, Options, Stop};
+use crate::common::faults::*;
+use crate::common::ledger::*;
+use crate::common::{wait_until, Options, Stop};
 use postgres::error::SqlState;
 use postgres::Client;
 use std::fs;
@@ -48,7 +46,7 @@ fn create_extension_starts_a_worker_and_drop_extension_stops_it() {
 
 #[test]
 fn a_create_extension_that_is_rolled_back_leaves_no_worker() {
-    let cluster = common::Cluster::start();
+    let cluster = crate::common::Cluster::start();
     let mut client = cluster.connect("postgres");
     client.batch_execute("BEGIN; CREATE EXTENSION pg_notary; ROLLBACK").unwrap();
     client.batch_execute("BEGIN; CREATE EXTENSION pg_notary; COMMIT").unwrap();

@@ -1,10 +1,8 @@
 //! A database has one worker, also where workers are held up while they start.
 #![cfg(feature = "cluster-tests")]
 
-mod common;
-
-use common::ledger::*;
-use common::{wait_until, Cluster, Options};
+use crate::common::ledger::*;
+use crate::common::{wait_until, Cluster, Options};
 use postgres::Client;
 use std::thread::sleep;
 use std::time::Duration;

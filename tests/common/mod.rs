@@ -3,7 +3,7 @@
 //! `make test` builds the extension into a private copy of Postgres and names it here:
 //! `PG_NOTARY_TEST_BINDIR` is where its programs are, `PG_NOTARY_TEST_DIR` a directory for the clusters. The owner of
 //! that directory runs the servers (they refuse to run as root).
-#![allow(dead_code)] // each test file uses its own part of this
+#![cfg_attr(not(feature = "cluster-tests"), allow(dead_code))]
 
 pub mod copy_jsonl;
 pub mod diverged;
@@ -174,8 +174,6 @@ impl Options {
 /// How a server is stopped.
 #[derive(Clone, Copy, Debug)]
 pub enum Stop {
-    /// Waits for sessions to end.
-    Smart,
     /// Ends sessions, then shuts down cleanly.
     Fast,
     /// Ends everything at once; the next start recovers.
@@ -488,7 +486,6 @@ impl Drop for Cluster {
 impl Stop {
     fn signal(self) -> libc::c_int {
         match self {
-            Stop::Smart => libc::SIGTERM,
             Stop::Fast => libc::SIGINT,
             Stop::Immediate => libc::SIGQUIT,
         }
