@@ -18,34 +18,51 @@ pub struct ShapeColumn {
 /// A column in an earlier and in a later set of columns.
 pub type Pair<'a> = (&'a ShapeColumn, &'a ShapeColumn);
 
-/// The columns that both have, with the same type: unless it was changed, a value has the same JSON in both.
-pub fn shared<'a>(earlier: &'a [ShapeColumn], later: &'a [ShapeColumn]) -> Vec<Pair<'a>> {
-    let pairs = |is_same: &dyn Fn(&ShapeColumn, &ShapeColumn) -> bool| -> Vec<Pair<'a>> {
-        let pair =
-            |column: &'a ShapeColumn| later.iter().find(|other| is_same(column, other)).map(|other| (column, other));
-        let pairs = earlier.iter().filter_map(pair);
-        pairs.filter(|(column, other)| column.type_name == other.type_name).collect()
+/// What became of the columns of an earlier set in a later one.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Successors<'a> {
+    /// Of each column in turn: the one that it is now, whatever its type, or none if it was dropped.
+    Known(Vec<Option<&'a ShapeColumn>>),
+    /// The table may have been restored, and its columns dropped or renamed since. Then neither numbers nor names tell.
+    Unknown,
+}
+
+pub fn successors<'a>(earlier: &[ShapeColumn], later: &'a [ShapeColumn]) -> Successors<'a> {
+    let all = |is_same: &dyn Fn(&ShapeColumn, &ShapeColumn) -> bool| -> Vec<Option<&'a ShapeColumn>> {
+        earlier.iter().map(|column| later.iter().find(|other| is_same(column, other))).collect()
     };
     // In a table that was not restored, all names are found this way only if each is still that of the same column: new
     // columns have higher numbers.
-    let by_name = pairs(&|column, other| column.name == other.name && other.number <= column.number);
-    if by_name.len() == earlier.len() {
-        return by_name;
+    let by_name = all(&|column, other| column.name == other.name && other.number <= column.number);
+    if by_name.iter().all(Option::is_some) {
+        return Successors::Known(by_name);
     }
-    let by_number = pairs(&|column, other| column.number == other.number);
-    if by_number.len() == earlier.len() {
-        return by_number;
-    }
-    // The table may have been restored, and altered since: a number counts only if no name speaks against it.
-    let of_name = |columns: &'a [ShapeColumn], name: &str| columns.iter().find(|column| column.name == name);
-    let is_lower =
-        |column: &ShapeColumn| of_name(later, &column.name).is_some_and(|other| other.number < column.number);
-    let may_be_restored = earlier.iter().any(is_lower);
-    let is_renamed = |(column, other): &Pair| {
-        !may_be_restored && of_name(later, &column.name).is_none() && of_name(earlier, &other.name).is_none()
+    let by_number = all(&|column, other| column.number == other.number);
+    let is_lower = |(column, other): (&ShapeColumn, &Option<&ShapeColumn>)| {
+        other.is_some_and(|other| other.number < column.number)
     };
-    let agrees = |pair: &Pair| pair.0.name == pair.1.name || is_renamed(pair);
-    by_number.into_iter().filter(agrees).collect()
+    let may_be_restored = earlier.iter().zip(&by_name).any(is_lower);
+    let has_its_type = |(column, other): (&ShapeColumn, &Option<&ShapeColumn>)| {
+        other.is_some_and(|other| other.type_name == column.type_name)
+    };
+    match !may_be_restored || earlier.iter().zip(&by_number).all(has_its_type) {
+        true => Successors::Known(by_number),
+        false => Successors::Unknown,
+    }
+}
+
+/// The columns that both have, with the same type: unless it was changed, a value has the same JSON in both. Where numbers
+/// and names contradict each other, only the columns for which they agree.
+pub fn shared<'a>(earlier: &'a [ShapeColumn], later: &'a [ShapeColumn]) -> Vec<Pair<'a>> {
+    let pairs: Vec<Pair<'a>> = match successors(earlier, later) {
+        Successors::Known(now) => earlier.iter().zip(now).filter_map(|(column, now)| Some((column, now?))).collect(),
+        Successors::Unknown => {
+            let is_same = |(column, other): &Pair| column.number == other.number && column.name == other.name;
+            let pairs = earlier.iter().flat_map(|column| later.iter().map(move |other| (column, other)));
+            pairs.filter(is_same).collect()
+        }
+    };
+    pairs.into_iter().filter(|(column, other)| column.type_name == other.type_name).collect()
 }
 
 /// The columns that have exchanged their names, two or more: each now has the name that another one had. `name_now` is
@@ -125,6 +142,40 @@ mod tests {
         assert_shared(earlier, "1 id int, 2 a int, 4 c int", &[]);
         assert_shared(earlier, "1 id int, 3 b int", &[]);
         assert_shared("1 id int, 3 a int, 4 b int", "1 id int, 3 b int", &[("id", "id")]);
+    }
+
+    /// The successors' numbers, 0 for a dropped column.
+    #[track_caller]
+    fn assert_successors(earlier: &str, later: &str, expected: Option<&[i16]>) {
+        let (earlier, later) = (shape(earlier), shape(later));
+        let numbers = match successors(&earlier, &later) {
+            Successors::Known(now) => Some(now.iter().map(|now| now.map_or(0, |now| now.number)).collect()),
+            Successors::Unknown => None,
+        };
+        assert_eq!(numbers, expected.map(<[i16]>::to_vec));
+    }
+
+    #[test]
+    fn a_column_keeps_its_number_whatever_becomes_of_its_name_and_type() {
+        let earlier = "1 id int, 2 paid int, 3 due int";
+        assert_successors(earlier, "1 id int, 2 paid text, 3 due int, 4 more int", Some(&[1, 2, 3]));
+        assert_successors(earlier, "1 id int, 2 due int, 3 paid int", Some(&[1, 2, 3]));
+        assert_successors(earlier, "1 id int, 2 a int, 3 b text", Some(&[1, 2, 3]));
+        // Dropped, and another one in its place, by name.
+        assert_successors(earlier, "1 id int, 3 paid int", Some(&[1, 0, 3]));
+        assert_successors(earlier, "1 id int, 3 due int, 4 paid int", Some(&[1, 0, 3]));
+    }
+
+    #[test]
+    fn in_a_restored_table_a_column_keeps_its_name_or_it_is_not_known_which_it_is() {
+        let earlier = "2 id int, 3 a int, 4 b int";
+        assert_successors(earlier, "1 id int, 2 a int, 3 b int", Some(&[1, 2, 3]));
+        // Altered since, so that each number is that of a column with the type that it had.
+        assert_successors(earlier, "1 id int, 2 a int, 3 b int, 4 c int", Some(&[1, 2, 3]));
+        assert_successors(earlier, "1 id int, 2 a int, 3 b text", Some(&[1, 2, 3]));
+        assert_successors(earlier, "1 id int, 2 a int", None);
+        assert_successors(earlier, "1 id int, 2 a int, 3 c int", None);
+        assert_successors("2 id int, 3 a text, 4 b text", "1 id int, 2 a text, 3 d text, 4 c text", None);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What the catalogs say of a table.
 
+use crate::ledger::row_shape::ShapeColumn;
 use crate::postgres::errors::{required, Failure};
 use crate::postgres::quoting::PlainQuotes;
 use crate::postgres::tables::Table;
@@ -72,6 +73,11 @@ impl TableColumn {
     /// modifier, unchanged values can have another text.
     pub fn own_type(&self) -> String {
         type_with_modifier(self.type_oid, self.type_modifier)
+    }
+
+    /// As an entry about a shape states it.
+    pub fn as_shape(&self) -> ShapeColumn {
+        ShapeColumn { number: self.number, name: self.name.clone(), type_name: self.own_type() }
     }
 
     /// As [`TableColumn::own_type`], but for a domain, the type that it is based on.

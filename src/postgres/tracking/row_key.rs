@@ -2,7 +2,6 @@
 
 use super::columns::{self, json_name, Columns};
 use super::plan::Plan;
-use super::primary_key;
 use super::shape::Shape;
 use crate::ledger::canonical_json::{member, write_string};
 use crate::ledger::row_change::row_id;
@@ -46,26 +45,17 @@ impl RowKey {
     }
 }
 
-/// A key from an entry of this shape, with the names that its columns have in the tracked table now. Where columns of the
-/// shape are gone, their numbers may be those of other columns: then the names count if they are those of the primary
-/// key, and otherwise the key keeps its own.
+/// A key from an entry of this shape, with the names that its columns have in the tracked table now. A column that is
+/// gone keeps its name, and so do all where it cannot be told which columns they are now.
 pub fn renamed(key: &str, shape: &str, table: &Table) -> Result<String, Failure> {
     let Some(shape) = Shape::find(shape) else { return Ok(key.to_owned()) };
     let live = relation::live_columns(table);
-    let now = shape.columns_in(&live);
+    let Some(columns) = shape.columns_in(&live) else { return Ok(key.to_owned()) };
     let value_of = |column: &ShapeColumn| member(key, &json_name(&column.name));
-    let values = now
-        .columns
-        .iter()
-        .filter_map(|(column, now)| Some((now.map_or(&column.name, |now| &now.name), value_of(column)?)));
-    let values: Vec<(&String, &str)> = values.collect();
-    let is_primary_key =
-        |names: Vec<String>| names.len() == values.len() && values.iter().all(|(name, _)| names.contains(name));
-    if !now.is_whole && !primary_key::key_of(table).is_ok_and(is_primary_key) {
-        return Ok(key.to_owned());
-    }
+    let values =
+        columns.iter().filter_map(|(column, now)| Some((now.map_or(&column.name, |now| &now.name), value_of(column)?)));
     let mut json = vec![b'{'];
-    for (at, (name, value)) in values.iter().enumerate() {
+    for (at, (name, value)) in values.enumerate() {
         if at > 0 {
             json.extend_from_slice(b", ");
         }

@@ -4,7 +4,7 @@
 //! A shape's id is the beginning of its hash. So what is looked up in `ledger.table_shapes` is checked against the id,
 //! and the table need not be trusted.
 
-use crate::ledger::row_shape::ShapeColumn;
+use crate::ledger::row_shape::{successors, ShapeColumn, Successors};
 use crate::ledger::{canonical_json, sha256_hex};
 use crate::postgres::entries::{self, RowEntry};
 use crate::postgres::errors::Failure;
@@ -27,21 +27,14 @@ pub struct Shape {
     is_recorded: Cell<bool>,
 }
 
-/// What the columns of a shape are in a table now.
-pub struct ColumnsNow<'a> {
-    pub columns: Vec<(&'a ShapeColumn, Option<&'a TableColumn>)>,
-    /// All are there, with the types that they had. Otherwise the table may have been restored with other numbers, and
-    /// altered since.
-    pub is_whole: bool,
-}
+/// The columns of a shape, each with the column of the table that it is now.
+pub type ColumnsNow<'a> = Vec<(&'a ShapeColumn, Option<&'a TableColumn>)>;
 
 const ID_DIGITS: usize = 32;
 
 impl Shape {
     pub fn of(columns: impl Iterator<Item = TableColumn>) -> Result<Shape, Failure> {
-        let columns: Vec<ShapeColumn> = columns
-            .map(|column| ShapeColumn { number: column.number, type_name: column.own_type(), name: column.name })
-            .collect();
+        let columns: Vec<ShapeColumn> = columns.map(|column| column.as_shape()).collect();
         let members: Vec<Value> = columns
             .iter()
             .map(|column| json!({"number": column.number, "name": column.name, "type": column.type_name}))
@@ -69,28 +62,13 @@ impl Shape {
         (shape.id == id).then_some(shape)
     }
 
-    /// The columns of the shape, each with the table's column that it is now. The number of a column identifies it,
-    /// whatever its name is. But in a table restored from a dump, columns have lower numbers if one before them had
-    /// been dropped; there names identify them. (A column of that name with a higher number was added since.)
-    pub fn columns_in<'a>(&'a self, live: &'a [TableColumn]) -> ColumnsNow<'a> {
-        let matched = |is_same: fn(&ShapeColumn, &TableColumn) -> bool| {
-            let now = |column| live.iter().find(|now| is_same(column, now));
-            let columns: Vec<_> = self.columns.iter().map(|column| (column, now(column))).collect();
-            let is_found = |(column, now): &(&ShapeColumn, Option<&TableColumn>)| {
-                now.is_some_and(|now| now.own_type() == column.type_name)
-            };
-            ColumnsNow { is_whole: columns.iter().all(is_found), columns }
-        };
-        let by_number = matched(|column, now| now.number == column.number);
-        if by_number.is_whole {
-            return by_number;
-        }
-        let by_name = matched(|column, now| now.name == column.name && now.number <= column.number);
-        if by_name.is_whole {
-            by_name
-        } else {
-            by_number
-        }
+    /// What the columns of the shape are in the table now, if that can be told.
+    pub fn columns_in<'a>(&'a self, live: &'a [TableColumn]) -> Option<ColumnsNow<'a>> {
+        let later: Vec<ShapeColumn> = live.iter().map(TableColumn::as_shape).collect();
+        let Successors::Known(successors) = successors(&self.columns, &later) else { return None };
+        let of_table = |column: &ShapeColumn| live.iter().find(|now| now.number == column.number);
+        let now = successors.into_iter().map(|successor| successor.and_then(of_table));
+        Some(self.columns.iter().zip(now).collect())
     }
 
     /// Makes sure that the shape is in the ledger. Two transactions may both record a new one, so that neither waits

@@ -5,7 +5,7 @@ use super::plan::Plan;
 use super::shape::Shape;
 use super::versions::Version;
 use crate::ledger::canonical_json::member;
-use crate::ledger::row_shape::exchanged;
+use crate::ledger::row_shape::{exchanged, ShapeColumn};
 use crate::ledger::sha256_hex;
 use crate::ledger::verifier::SignatureCheck;
 use crate::postgres::errors::Failure;
@@ -55,7 +55,8 @@ pub struct Comparer {
     /// The tracked table, of which `table` may be a partition.
     root: Table,
     pub plan: Rc<Plan>,
-    older: HashMap<String, Option<Rc<OlderShape>>>,
+    /// Or why rows cannot be compared with entries of this shape.
+    older: HashMap<String, Result<Rc<OlderShape>, Finding>>,
 }
 
 /// The columns of an older shape, as they are now.
@@ -63,7 +64,6 @@ struct OlderShape {
     columns: Columns,
     dropped: Vec<String>,
     retyped: Vec<String>,
-    exchanged: Vec<String>,
 }
 
 impl Comparer {
@@ -88,30 +88,39 @@ impl Comparer {
             return Ok(Some(judged(found, &self.plan.columns, &self.table, version)));
         }
         match self.older(&shape)? {
-            Some(older) => compare_older(&older, &self.table, row, version),
-            None => Ok(Some(unknown_shape(&shape))),
+            Ok(older) => compare_older(&older, &self.table, row, version),
+            Err(finding) => Ok(Some(finding)),
         }
     }
 
-    fn older(&mut self, id: &str) -> Result<Option<Rc<OlderShape>>, Failure> {
+    fn older(&mut self, id: &str) -> Result<Result<Rc<OlderShape>, Finding>, Failure> {
         if let Some(known) = self.older.get(id) {
             return Ok(known.clone());
         }
-        let shape = Shape::find(id);
-        let older = shape.map(|shape| OlderShape::of(&shape, &self.root, &self.table).map(Rc::new)).transpose()?;
+        let older = match Shape::find(id) {
+            Some(shape) => OlderShape::of(&shape, &self.root, &self.table)?.map(Rc::new),
+            None => Err(unknown_shape(id)),
+        };
         self.older.insert(id.to_owned(), older.clone());
         Ok(older)
     }
 }
 
 impl OlderShape {
-    /// A column is identified by its number, whatever its name is now. A partition has it under the same name as its
-    /// parent.
-    fn of(shape: &Shape, root: &Table, table: &Table) -> Result<OlderShape, Failure> {
+    /// What the shape's columns are in the table, or why they cannot be compared. A partition has a column under the same
+    /// name as its parent.
+    fn of(shape: &Shape, root: &Table, table: &Table) -> Result<Result<OlderShape, Finding>, Failure> {
         let (in_root, in_table) = (relation::live_columns(root), relation::live_columns(table));
+        let now = |column: &ShapeColumn| in_root.iter().find(|now| now.number == column.number);
+        let exchanged = exchanged(&shape.columns, |column| now(column).map(|now| now.name.as_str()));
+        let exchanged: Vec<String> = exchanged.into_iter().map(str::to_owned).collect();
+        if let Some(finding) = exchanged_names(&exchanged, "since the entry was recorded") {
+            return Ok(Err(finding));
+        }
+        let Some(columns_now) = shape.columns_in(&in_root) else { return Ok(Err(unknown_columns())) };
         let (mut columns, mut dropped, mut retyped) = (Vec::new(), Vec::new(), Vec::new());
         let memory = Rc::default();
-        for (column, now) in shape.columns_in(&in_root).columns {
+        for (column, now) in columns_now {
             let now: Option<&TableColumn> = now.and_then(|now| in_table.iter().find(|own| own.name == now.name));
             let Some(now) = now else {
                 dropped.push(column.name.clone());
@@ -122,16 +131,20 @@ impl OlderShape {
             }
             columns.push(Column::new(&column.name, now.position(), now.type_oid, &memory)?);
         }
-        let now = |number: i16| in_root.iter().find(|now| now.number == number);
-        let exchanged = exchanged(&shape.columns, |column| now(column.number).map(|now| now.name.as_str()));
-        let exchanged = exchanged.into_iter().map(str::to_owned).collect();
-        Ok(OlderShape { columns: Columns::new(columns), dropped, retyped, exchanged })
+        Ok(Ok(OlderShape { columns: Columns::new(columns), dropped, retyped }))
     }
 }
 
 pub fn unknown_shape(shape: &str) -> Finding {
     let detail = format!("the entry covers the columns of shape {shape}, which ledger.table_shapes does not have");
     (Problem::Unverifiable, detail)
+}
+
+/// The finding about a row of a table of which [`Shape::columns_in`] says nothing.
+fn unknown_columns() -> Finding {
+    let detail = "since the entry was recorded, the table seems to have been restored, and columns of it dropped or \
+                  renamed: it cannot be told which of its columns the entry covers";
+    (Problem::Unverifiable, detail.to_owned())
 }
 
 /// The finding about columns that have exchanged their names. Their values may be what was recorded, but who reads one of
@@ -142,9 +155,6 @@ pub fn exchanged_names(names: &[String], when: &str) -> Option<Finding> {
 }
 
 fn compare_older(older: &OlderShape, table: &Table, row: &Row, version: &Version) -> Result<Option<Finding>, Failure> {
-    if let Some(finding) = exchanged_names(&older.exchanged, "since the entry was recorded") {
-        return Ok(Some(finding));
-    }
     let image = columns::object(&older.columns, row)?;
     if sha256_hex(image.as_bytes()) == version.data_hash {
         return Ok(None);
