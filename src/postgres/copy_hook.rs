@@ -13,6 +13,8 @@
 
 use super::errors::{or_raise, Failure};
 use super::import;
+use super::lists;
+use super::relation;
 use super::schema;
 use pgrx::{pg_guard, pg_sys, PgBox, PgSqlErrorCode};
 use std::ffi::CStr;
@@ -62,9 +64,7 @@ pub unsafe extern "C-unwind" fn count_lines(
 
 /// The options of a COPY.
 unsafe fn options(copy: &pg_sys::CopyStmt) -> impl Iterator<Item = *mut pg_sys::DefElem> + '_ {
-    let count = if copy.options.is_null() { 0 } else { (*copy.options).length };
-    // SAFETY: the grammar makes a list with that many elements, all of them options.
-    (0..count as usize).map(|position| unsafe { (*(*copy.options).elements.add(position)).ptr_value.cast() })
+    lists::pointers(copy.options).map(|option| option.cast())
 }
 
 unsafe fn name_of(option: *mut pg_sys::DefElem) -> &'static CStr {
@@ -84,14 +84,7 @@ unsafe fn has_ledger_format(copy: &pg_sys::CopyStmt) -> bool {
 
 /// Whether this database has the extension, and the statement is about its entries.
 unsafe fn is_of_ledger(copy: &pg_sys::CopyStmt) -> bool {
-    let missing_ok = pg_sys::RVROption::RVR_MISSING_OK;
-    let named = pg_sys::RangeVarGetRelidExtended(
-        copy.relation,
-        pg_sys::NoLock as pg_sys::LOCKMODE,
-        missing_ok,
-        None,
-        std::ptr::null_mut(),
-    );
+    let named = relation::named(copy.relation);
     named != pg_sys::InvalidOid && named == entries()
 }
 

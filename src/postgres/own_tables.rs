@@ -8,7 +8,9 @@
 //! ProcessUtility was called with, or what a catalog look-up has returned.
 
 use super::errors::{or_raise, Failure};
-use super::tracking::manage;
+use super::lists;
+use super::ownership::Object;
+use super::relation;
 use pgrx::{pg_guard, pg_sys, PgSqlErrorCode};
 use std::ffi::{c_char, CStr};
 
@@ -45,27 +47,17 @@ pub unsafe extern "C-unwind" fn before_utility(statement: *mut pg_sys::Node) {
 
 unsafe fn first_change(commands: *mut pg_sys::List) -> Option<Change> {
     use pg_sys::AlterTableType as Kind;
-    let count = if commands.is_null() { 0 } else { (*commands).length };
-    (0..count).find_map(|at| {
-        let command = (*(*commands).elements.add(at as usize)).ptr_value.cast::<pg_sys::AlterTableCmd>();
-        match (*command).subtype {
-            Kind::AT_AddColumn | Kind::AT_DropColumn | Kind::AT_AlterColumnType => Some(Change::Columns),
-            Kind::AT_SetUnLogged => Some(Change::Unlogged),
-            _ => None,
-        }
+    lists::pointers(commands).find_map(|command| match (*command.cast::<pg_sys::AlterTableCmd>()).subtype {
+        Kind::AT_AddColumn | Kind::AT_DropColumn | Kind::AT_AlterColumnType => Some(Change::Columns),
+        Kind::AT_SetUnLogged => Some(Change::Unlogged),
+        _ => None,
     })
 }
 
 unsafe fn check(change: Change, name: *mut pg_sys::RangeVar) -> Result<(), Failure> {
-    let oid = pg_sys::RangeVarGetRelidExtended(
-        name,
-        pg_sys::NoLock as pg_sys::LOCKMODE,
-        pg_sys::RVROption::RVR_MISSING_OK,
-        None,
-        std::ptr::null_mut(),
-    );
+    let oid = relation::named(name);
     // If the table does not exist, or is not the caller's, the command itself says so.
-    if oid == pg_sys::InvalidOid || !manage::owns(oid, pg_sys::GetUserId()) || !is_of_extension(oid) {
+    if oid == pg_sys::InvalidOid || !Object::Relation(oid).is_own() || !is_of_extension(oid) {
         return Ok(());
     }
     let name = text(pg_sys::get_rel_name(oid));

@@ -4,6 +4,7 @@
 //! of them are read. New entries go only into those that are as sealing would make them.
 
 use super::errors::Failure;
+use super::lists;
 use super::relation;
 use super::settings;
 use super::tables::{self, entry_column, RegisteredSnapshot, Table};
@@ -359,8 +360,7 @@ fn find_index(table: &Table, is_wanted: impl Fn(pg_sys::Relation) -> bool) -> Op
     // SAFETY: the relation is open, the list is a copy, and each index is open while it is looked at.
     unsafe {
         let list = pg_sys::RelationGetIndexList(table.relation());
-        let length = if list.is_null() { 0 } else { (*list).length as usize };
-        let found = (0..length).map(|at| (*(*list).elements.add(at)).oid_value).find(|oid| {
+        let found = lists::oids(list).find(|oid| {
             let index = pg_sys::index_open(*oid, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
             let form = &*(*index).rd_index;
             let is_whole = form.indisvalid && form.indisready && pg_sys::RelationGetIndexPredicate(index).is_null();

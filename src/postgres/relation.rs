@@ -2,6 +2,7 @@
 
 use crate::ledger::row_shape::ShapeColumn;
 use crate::postgres::errors::{required, Failure};
+use crate::postgres::lists;
 use crate::postgres::quoting::PlainQuotes;
 use crate::postgres::tables::Table;
 use pgrx::callconv::{Arg, ArgAbi};
@@ -235,9 +236,29 @@ pub fn ancestors_of(relation: pg_sys::Oid) -> Vec<pg_sys::Oid> {
             return Vec::new();
         }
         let list = guarded(get_partition_ancestors, relation);
-        let length = if list.is_null() { 0 } else { (*list).length as usize };
-        (0..length).map(|at| (*(*list).elements.add(at)).oid_value).collect()
+        lists::oids(list).collect()
     }
+}
+
+/// The relation with this name now, without a lock, or InvalidOid.
+///
+/// # Safety
+/// `name` is part of a parse tree that Postgres passed to a hook; inside a transaction.
+pub unsafe fn named(name: *mut pg_sys::RangeVar) -> pg_sys::Oid {
+    let lock = pg_sys::NoLock as pg_sys::LOCKMODE;
+    pg_sys::RangeVarGetRelidExtended(name, lock, pg_sys::RVROption::RVR_MISSING_OK, None, std::ptr::null_mut())
+}
+
+/// Locks a relation until the transaction ends.
+pub fn lock(relation: pg_sys::Oid, mode: u32) {
+    // SAFETY: inside a transaction. Any oid may be locked, whether or not a relation has it.
+    unsafe { pg_sys::LockRelationOid(relation, mode as pg_sys::LOCKMODE) }
+}
+
+/// As [`lock`], unless it would have to wait: then false.
+pub fn lock_if_free(relation: pg_sys::Oid, mode: u32) -> bool {
+    // SAFETY: as in lock().
+    unsafe { pg_sys::ConditionalLockRelationOid(relation, mode as pg_sys::LOCKMODE) }
 }
 
 /// The direct partitions of a table.

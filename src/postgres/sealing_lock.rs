@@ -2,6 +2,7 @@
 //! each other. VACUUM and sessions that record do not take it.
 
 use super::errors::Failure;
+use super::ownership::Object;
 use super::transaction;
 use pgrx::{pg_guard, pg_sys, PgSqlErrorCode};
 use std::ffi::CStr;
@@ -45,7 +46,7 @@ pub unsafe extern "C-unwind" fn before_utility(statement: *mut pg_sys::Node) {
         let name = extension_name(&*statement.cast::<pg_sys::AlterObjectDependsStmt>());
         // Where there is no such extension, the command itself says so.
         let extension = pg_sys::get_extension_oid(EXTENSION.as_ptr(), true);
-        if name == EXTENSION && extension != pg_sys::InvalidOid && !owns(extension) {
+        if name == EXTENSION && extension != pg_sys::InvalidOid && !Object::Extension(extension).is_own() {
             not_owner().raise();
         }
     }
@@ -56,13 +57,6 @@ unsafe fn extension_name(depends: &pg_sys::AlterObjectDependsStmt) -> &CStr {
     return CStr::from_ptr((*depends.extname).val.str_);
     #[cfg(not(feature = "pg14"))]
     return CStr::from_ptr((*depends.extname).sval);
-}
-
-unsafe fn owns(extension: pg_sys::Oid) -> bool {
-    #[cfg(any(feature = "pg14", feature = "pg15"))]
-    return pg_sys::pg_extension_ownercheck(extension, pg_sys::GetUserId());
-    #[cfg(not(any(feature = "pg14", feature = "pg15")))]
-    return pg_sys::object_ownercheck(pg_sys::ExtensionRelationId, extension, pg_sys::GetUserId());
 }
 
 fn not_owner() -> Failure {

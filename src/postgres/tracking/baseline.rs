@@ -154,7 +154,7 @@ pub enum Turn {
 /// worker, and neither would go on.
 pub fn record_batch(table_id: &str, relation: pg_sys::Oid) -> Turn {
     // The lock that an INSERT takes: meanwhile no session can untrack the table, or build an index on it.
-    if !lock_if_free(relation, pg_sys::RowExclusiveLock) {
+    if !relation::lock_if_free(relation, pg_sys::RowExclusiveLock) {
         return Turn::Locked;
     }
     // Read only now: under the lock no other session can end the baseline.
@@ -171,7 +171,7 @@ pub fn record_batch(table_id: &str, relation: pg_sys::Oid) -> Turn {
     // A table without a primary key cannot be recorded: go_on() raises that error.
     let key = Some(table.primary_key()).filter(|key| *key != pg_sys::InvalidOid);
     let mut needed = relation::ancestors(&table).into_iter().chain(key);
-    if !needed.all(|oid| lock_if_free(oid, pg_sys::AccessShareLock)) {
+    if !needed.all(|oid| relation::lock_if_free(oid, pg_sys::AccessShareLock)) {
         return Turn::Locked;
     }
     // SAFETY: the relation is open.
@@ -181,11 +181,6 @@ pub fn record_batch(table_id: &str, relation: pg_sys::Oid) -> Turn {
         Some(options) => baseline.go_on(&table, options),
     }
     Turn::Taken
-}
-
-fn lock_if_free(relation: pg_sys::Oid, lock: u32) -> bool {
-    // SAFETY: inside a transaction; any Oid may be locked, whether or not a relation has it.
-    unsafe { pg_sys::ConditionalLockRelationOid(relation, lock as pg_sys::LOCKMODE) }
 }
 
 impl Baseline {

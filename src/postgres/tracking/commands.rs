@@ -10,7 +10,6 @@
 //! Every `unsafe fn` here takes the statement that Postgres passed to the ProcessUtility hook, or a part of it, and
 //! runs inside a transaction.
 
-use super::command_parts::{list_of, lock, named};
 use super::dropped;
 use super::drops;
 use super::manage;
@@ -19,6 +18,8 @@ use super::partitions::{record_all, Passage};
 use super::primary_key;
 use super::trackable;
 use crate::postgres::errors::{or_raise, Failure};
+use crate::postgres::lists;
+use crate::postgres::ownership::Object;
 use crate::postgres::relation;
 use crate::postgres::roles::as_ledger_owner;
 use crate::postgres::schema;
@@ -60,7 +61,7 @@ pub unsafe extern "C-unwind" fn before_utility(statement: *mut pg_sys::Node) {
         _ => {
             let create = &*statement.cast::<pg_sys::CreateStmt>();
             if !create.partbound.is_null() {
-                list_of(create.inhRelations).for_each(|parent| lock_ancestors(parent.cast()));
+                lists::pointers(create.inhRelations).for_each(|parent| lock_ancestors(parent.cast()));
             }
             Ok(())
         }
@@ -96,7 +97,7 @@ pub unsafe extern "C-unwind" fn after_utility(statement: *mut pg_sys::Node) {
 /// The parts of an ALTER TABLE.
 unsafe fn commands_of(alter: &pg_sys::AlterTableStmt) -> impl Iterator<Item = *mut pg_sys::AlterTableCmd> {
     let is_table = alter.objtype == pg_sys::ObjectType::OBJECT_TABLE;
-    list_of(if is_table { alter.cmds } else { std::ptr::null_mut() }).map(|command| command.cast())
+    lists::pointers(if is_table { alter.cmds } else { std::ptr::null_mut() }).map(|command| command.cast())
 }
 
 /// The partition that such a part names.
@@ -106,15 +107,15 @@ unsafe fn partition_of(command: *mut pg_sys::AlterTableCmd) -> *mut pg_sys::Rang
 
 /// The table with this name, which the command has locked.
 unsafe fn locked_table(name: *mut pg_sys::RangeVar) -> Option<Table> {
-    let oid = named(name);
+    let oid = relation::named(name);
     (oid != pg_sys::InvalidOid).then(|| Table::open_oid(oid, pg_sys::NoLock))
 }
 
 /// Locks the tables that this one is a partition of, if the caller may change it.
 unsafe fn lock_ancestors(name: *mut pg_sys::RangeVar) {
-    let relation = named(name);
-    if relation != pg_sys::InvalidOid && manage::owns(relation, pg_sys::GetUserId()) {
-        relation::ancestors_of(relation).into_iter().rev().for_each(|oid| lock(oid, pg_sys::AccessShareLock));
+    let relation = relation::named(name);
+    if relation != pg_sys::InvalidOid && Object::Relation(relation).is_own() {
+        relation::ancestors_of(relation).into_iter().rev().for_each(|oid| relation::lock(oid, pg_sys::AccessShareLock));
     }
 }
 
@@ -149,7 +150,7 @@ unsafe fn before_attach(alter: &pg_sys::AlterTableStmt, command: *mut pg_sys::Al
         return Ok(());
     }
     // A caller who may not attach it gets no lock either: the command itself raises the error.
-    let may_attach = |partition| manage::owns(partition, pg_sys::GetUserId());
+    let may_attach = |partition| Object::Relation(partition).is_own();
     let Some(partition) = lock_partition(&parent, partition_of(command), may_attach) else { return Ok(()) };
     let kind = pg_sys::get_rel_relkind(partition) as u8;
     if !matches!(kind, pg_sys::RELKIND_RELATION | pg_sys::RELKIND_PARTITIONED_TABLE) {
@@ -170,13 +171,13 @@ unsafe fn lock_partition(
     is_concerned: impl Fn(pg_sys::Oid) -> bool,
 ) -> Option<pg_sys::Oid> {
     loop {
-        let partition = named(name);
+        let partition = relation::named(name);
         if partition == pg_sys::InvalidOid || !is_concerned(partition) {
             return None;
         }
         lock_default(parent);
-        lock(partition, pg_sys::AccessExclusiveLock);
-        if named(name) == partition {
+        relation::lock(partition, pg_sys::AccessExclusiveLock);
+        if relation::named(name) == partition {
             return Some(partition);
         }
     }
@@ -186,7 +187,7 @@ unsafe fn lock_partition(
 /// it before the partition that it names.
 unsafe fn lock_default(parent: &Table) {
     if let Some(partition) = relation::default_partition(parent) {
-        lock(partition, pg_sys::AccessExclusiveLock);
+        relation::lock(partition, pg_sys::AccessExclusiveLock);
     }
 }
 

@@ -6,12 +6,13 @@
 //! Every `unsafe fn` here takes the statement that Postgres passed to the ProcessUtility hook, a part of it, or Oids
 //! (any may be given), and runs inside a transaction.
 
-use super::command_parts::{list_of, lock, named};
 use super::dropped;
 use super::manage;
 use super::options::{tracked_root, Options};
 use super::partitions::{record_all, Passage};
 use crate::postgres::errors::Failure;
+use crate::postgres::lists;
+use crate::postgres::ownership::Object;
 use crate::postgres::relation;
 use crate::postgres::roles::as_ledger_owner;
 use crate::postgres::spi;
@@ -23,12 +24,12 @@ use pgrx::pg_sys;
 pub unsafe fn before_drop(drop: &pg_sys::DropStmt) -> Result<(), Failure> {
     match drop.removeType {
         pg_sys::ObjectType::OBJECT_TABLE => {
-            let locked = list_of(drop.objects).filter_map(|names| lock_named(names.cast())).collect::<Vec<_>>();
+            let locked = lists::pointers(drop.objects).filter_map(|names| lock_named(names.cast())).collect::<Vec<_>>();
             record(&locked)
         }
         // Without CASCADE a schema goes only if it is empty.
         pg_sys::ObjectType::OBJECT_SCHEMA if drop.behavior == pg_sys::DropBehavior::DROP_CASCADE => {
-            let schemas = list_of(drop.objects).filter_map(|name| lock_schema(name.cast())).collect::<Vec<_>>();
+            let schemas = lists::pointers(drop.objects).filter_map(|name| lock_schema(name.cast())).collect::<Vec<_>>();
             record(&lock_all(IN_SCHEMA, &schemas))
         }
         _ => Ok(()),
@@ -39,7 +40,7 @@ pub unsafe fn before_drop(drop: &pg_sys::DropStmt) -> Result<(), Failure> {
 /// `drop` is the statement that ProcessUtility was called with.
 pub unsafe fn before_drop_owned(drop: &pg_sys::DropOwnedStmt) -> Result<(), Failure> {
     let mut roles = Vec::new();
-    for role in list_of(drop.roles) {
+    for role in lists::pointers(drop.roles) {
         let role = pg_sys::get_rolespec_oid(role.cast::<pg_sys::RoleSpec>(), true);
         // Postgres does not drop what the first role of a cluster owns.
         let is_first = role == pg_sys::Oid::from(pg_sys::BOOTSTRAP_SUPERUSERID);
@@ -103,7 +104,7 @@ unsafe fn lock_schema(name: *mut pg_sys::Node) -> Option<pg_sys::Oid> {
     loop {
         let schema = pg_sys::get_namespace_oid(name, true);
         // A caller who may not drop it gets no lock either: the command itself raises the error.
-        if schema == pg_sys::InvalidOid || !owns_schema(schema, pg_sys::GetUserId()) {
+        if schema == pg_sys::InvalidOid || !Object::Schema(schema).is_own() {
             return None;
         }
         let lock = pg_sys::AccessExclusiveLock as pg_sys::LOCKMODE;
@@ -118,16 +119,16 @@ unsafe fn lock_schema(name: *mut pg_sys::Node) -> Option<pg_sys::Oid> {
 /// Locks as DROP TABLE does: first the parent of a partition, so that no session uses it meanwhile.
 unsafe fn lock_with_ancestors(relation: pg_sys::Oid, ancestors: &[pg_sys::Oid]) {
     for (depth, ancestor) in ancestors.iter().enumerate().rev() {
-        lock(*ancestor, if depth == 0 { pg_sys::AccessExclusiveLock } else { pg_sys::AccessShareLock });
+        relation::lock(*ancestor, if depth == 0 { pg_sys::AccessExclusiveLock } else { pg_sys::AccessShareLock });
     }
-    lock(relation, pg_sys::AccessExclusiveLock);
+    relation::lock(relation, pg_sys::AccessExclusiveLock);
 }
 
 /// Locks the table that DROP TABLE names, if the caller may drop it.
 unsafe fn lock_named(names: *mut pg_sys::List) -> Option<pg_sys::Oid> {
     let name = pg_sys::makeRangeVarFromNameList(names);
     loop {
-        let oid = named(name);
+        let oid = relation::named(name);
         if oid == pg_sys::InvalidOid || !may_drop(oid) {
             // The command itself says what is wrong.
             return None;
@@ -135,7 +136,7 @@ unsafe fn lock_named(names: *mut pg_sys::List) -> Option<pg_sys::Oid> {
         let ancestors = relation::ancestors_of(oid);
         lock_with_ancestors(oid, &ancestors);
         // While this session waited for the lock, another table may have got the name.
-        if named(name) == oid && relation::ancestors_of(oid) == ancestors {
+        if relation::named(name) == oid && relation::ancestors_of(oid) == ancestors {
             return Some(oid);
         }
     }
@@ -148,7 +149,8 @@ unsafe fn may_drop(relation: pg_sys::Oid) -> bool {
     let user = pg_sys::GetUserId();
     is_table
         && !is_catalog()
-        && (manage::owns(relation, user) || owns_schema(pg_sys::get_rel_namespace(relation), user))
+        && (Object::Relation(relation).is_owned_by(user)
+            || Object::Schema(pg_sys::get_rel_namespace(relation)).is_owned_by(user))
 }
 
 /// Records what is lost with these tables, which are locked, and with their partitions.
@@ -170,15 +172,6 @@ unsafe fn record(dropped: &[pg_sys::Oid]) -> Result<(), Failure> {
     }
     dropped::note_recorded(&all);
     Ok(())
-}
-
-/// # Safety
-/// Inside a transaction; an Oid without a schema raises an ERROR.
-unsafe fn owns_schema(schema: pg_sys::Oid, user: pg_sys::Oid) -> bool {
-    #[cfg(any(feature = "pg14", feature = "pg15"))]
-    return pg_sys::pg_namespace_ownercheck(schema, user);
-    #[cfg(not(any(feature = "pg14", feature = "pg15")))]
-    return pg_sys::object_ownercheck(pg_sys::NamespaceRelationId, schema, user);
 }
 
 /// # Safety

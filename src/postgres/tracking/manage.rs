@@ -17,6 +17,7 @@ use crate::postgres::errorless;
 use crate::postgres::errors::{or_raise, required, Failure};
 use crate::postgres::ids;
 use crate::postgres::jsonb;
+use crate::postgres::ownership::Object;
 use crate::postgres::relation::{self, Regclass, TableColumn};
 use crate::postgres::roles::{self, as_ledger_owner};
 use crate::postgres::schema;
@@ -224,22 +225,12 @@ fn new_table_id() -> String {
 
 fn check_privilege(target: pg_sys::Oid, verb: &str) -> Result<(), Failure> {
     let user = errorless::user();
-    // SAFETY: inside a transaction.
-    if unsafe { owns(target, user) } || roles::is_member(user, c"ledger_admin") {
+    if Object::Relation(target).is_owned_by(user) || roles::is_member(user, c"ledger_admin") {
         return Ok(());
     }
     let message = format!("permission denied to {verb} table {}", relation::shown_name(target));
     Err(Failure::new(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, message)
         .detail("Only the owner of a table and members of ledger_admin may start or end its tracking."))
-}
-
-/// # Safety
-/// Inside a transaction.
-pub unsafe fn owns(relation: pg_sys::Oid, user: pg_sys::Oid) -> bool {
-    #[cfg(any(feature = "pg14", feature = "pg15"))]
-    return pg_sys::pg_class_ownercheck(relation, user);
-    #[cfg(not(any(feature = "pg14", feature = "pg15")))]
-    return pg_sys::object_ownercheck(pg_sys::RelationRelationId, relation, user);
 }
 
 fn check_kind(tree: &LockedTree) -> Result<(), Failure> {

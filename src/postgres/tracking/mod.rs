@@ -22,7 +22,6 @@
 //! | [`partitions`] | rows that come and go with a partition |
 //! | [`commands`], [`drops`], [`truncation`] | the commands that bring partitions, and take them away |
 //! | [`dropped`] | tables that go with a DROP that does not name them |
-//! | [`command_parts`] | what such commands are made of |
 //! | [`versions`], [`version_runs`], [`run_writer`] | the entries about one row, and how they are found |
 //! | [`verify_row`] | one row against its entries |
 //! | [`verify_tables`], [`targets`], [`row_hashes`], [`sorter`], [`compare_rows`] | all rows of one or more tables against all entries |
@@ -36,7 +35,6 @@ pub mod baseline_table;
 mod catalog_triggers;
 pub mod columns;
 pub mod command_order;
-pub mod command_parts;
 pub mod commands;
 pub mod compare_rows;
 mod compare_shapes;

@@ -3,6 +3,7 @@
 
 use super::options::{tracked_root, Options};
 use crate::postgres::errors::Failure;
+use crate::postgres::lists;
 use crate::postgres::relation::{literal, qualified_name, text};
 use crate::postgres::tables::Table;
 use pgrx::{pg_sys, PgSqlErrorCode};
@@ -35,10 +36,9 @@ fn has_deferrable_key(table: &Table) -> bool {
     // SAFETY: the relation is open; the list is a copy, and each index is closed again.
     unsafe {
         let indexes = pg_sys::RelationGetIndexList(table.relation());
-        let length = if indexes.is_null() { 0 } else { (*indexes).length as usize };
-        (0..length).any(|at| {
+        lists::oids(indexes).any(|oid| {
             let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
-            let index = pg_sys::index_open((*(*indexes).elements.add(at)).oid_value, lock);
+            let index = pg_sys::index_open(oid, lock);
             let is_it = (*(*index).rd_index).indisprimary && !(*(*index).rd_index).indimmediate;
             pg_sys::index_close(index, lock);
             is_it

@@ -6,6 +6,8 @@
 //! command, and wanted again after it.
 
 use crate::postgres::database;
+use crate::postgres::lists;
+use crate::postgres::ownership::Object;
 use crate::postgres::shared::{shared, DatabaseSlot};
 use crate::postgres::spi;
 use crate::postgres::timeout::Timeout;
@@ -25,20 +27,20 @@ const STOP_DEADLINE: Duration = Duration::from_secs(30);
 #[pg_guard]
 pub unsafe extern "C-unwind" fn before_utility(statement: *mut pg_sys::Node) {
     let (database, may): (_, fn(pg_sys::Oid) -> bool) = match (*statement).type_ {
-        pg_sys::NodeTag::T_DropdbStmt if is_alone() => ((*statement.cast::<pg_sys::DropdbStmt>()).dbname, owns),
+        pg_sys::NodeTag::T_DropdbStmt if is_alone() => ((*statement.cast::<pg_sys::DropdbStmt>()).dbname, is_own),
         pg_sys::NodeTag::T_AlterDatabaseStmt if is_alone() => {
             let alter = &*statement.cast::<pg_sys::AlterDatabaseStmt>();
             if option(alter.options, c"tablespace").is_null() {
                 return;
             }
-            (alter.dbname, owns)
+            (alter.dbname, is_own)
         }
         pg_sys::NodeTag::T_RenameStmt => {
             let rename = &*statement.cast::<pg_sys::RenameStmt>();
             if rename.renameType != pg_sys::ObjectType::OBJECT_DATABASE {
                 return;
             }
-            (rename.subname, owns)
+            (rename.subname, is_own)
         }
         pg_sys::NodeTag::T_TransactionStmt => {
             note_decision(&*statement.cast::<pg_sys::TransactionStmt>());
@@ -63,19 +65,13 @@ fn is_alone() -> bool {
     unsafe { !pg_sys::IsTransactionBlock() && !pg_sys::IsSubTransaction() }
 }
 
-fn owns(database: pg_sys::Oid) -> bool {
-    // SAFETY: a catalog look-up inside a transaction.
-    unsafe {
-        #[cfg(any(feature = "pg14", feature = "pg15"))]
-        return pg_sys::pg_database_ownercheck(database, pg_sys::GetUserId());
-        #[cfg(not(any(feature = "pg14", feature = "pg15")))]
-        return pg_sys::object_ownercheck(pg_sys::DatabaseRelationId, database, pg_sys::GetUserId());
-    }
+fn is_own(database: pg_sys::Oid) -> bool {
+    Object::Database(database).is_own()
 }
 
 /// Whether the user may make a copy of the database.
 fn may_copy(database: pg_sys::Oid) -> bool {
-    let mut may = owns(database);
+    let mut may = is_own(database);
     if !may {
         spi::for_each_in_catalogs(
             "SELECT FROM pg_catalog.pg_roles AS r, pg_catalog.pg_database AS d \
@@ -105,9 +101,8 @@ unsafe fn note_decision(statement: &pg_sys::TransactionStmt) {
 /// # Safety
 /// `options` is null or a list of DefElem nodes, as the grammar makes it.
 unsafe fn option(options: *mut pg_sys::List, name: &CStr) -> *mut c_char {
-    let count = if options.is_null() { 0 } else { (*options).length };
-    for position in 0..count {
-        let option = (*(*options).elements.add(position as usize)).ptr_value.cast::<pg_sys::DefElem>();
+    for option in lists::pointers(options) {
+        let option = option.cast::<pg_sys::DefElem>();
         if CStr::from_ptr((*option).defname) == name && !(*option).arg.is_null() {
             return pg_sys::defGetString(option);
         }

@@ -9,7 +9,7 @@ use crate::ledger::signature::Keyring;
 use crate::postgres::errors::Failure;
 use crate::postgres::mirror::remembered;
 use crate::postgres::partitions;
-use crate::postgres::relation;
+use crate::postgres::relation::{self, lock_if_free};
 use crate::postgres::tables::{self, entry_column, RegisteredSnapshot, Row, Table, TableScan};
 use pgrx::{check_for_interrupts, pg_sys, PgSqlErrorCode};
 use std::collections::BTreeMap;
@@ -72,7 +72,11 @@ impl Found {
 fn look(keyring: &Keyring) -> BTreeMap<String, Found> {
     let snapshot = RegisteredSnapshot::latest();
     let pending = tables::oid_of("entries_pending");
-    let sealed = if lock_if_free(tables::oid_of("entries_sealed")) { partitions::sealed() } else { Vec::new() };
+    let sealed = if lock_if_free(tables::oid_of("entries_sealed"), pg_sys::AccessShareLock) {
+        partitions::sealed()
+    } else {
+        Vec::new()
+    };
     let newest_first = sealed.iter().rev().map(|partition| partition.oid);
     let mut found = BTreeMap::new();
     let mut left = MOST_PAGES;
@@ -89,15 +93,12 @@ fn look(keyring: &Keyring) -> BTreeMap<String, Found> {
 
 /// Does not wait: a table that others have locked exclusively is left out, and so is one that cannot be scanned.
 fn open_unless_locked(oid: pg_sys::Oid) -> Option<Table> {
-    lock_if_free(oid).then(|| Table::open_entries(oid, pg_sys::AccessShareLock)).filter(Table::is_heap)
+    lock_if_free(oid, pg_sys::AccessShareLock)
+        .then(|| Table::open_entries(oid, pg_sys::AccessShareLock))
+        .filter(Table::is_heap)
 }
 
 /// Locks a table for reading, if that is possible at once.
-fn lock_if_free(oid: pg_sys::Oid) -> bool {
-    // SAFETY: inside a transaction, which keeps the lock. Any oid may be locked.
-    unsafe { pg_sys::ConditionalLockRelationOid(oid, pg_sys::AccessShareLock as pg_sys::LOCKMODE) }
-}
-
 /// The last of so many pages, then pages that are each twice as far from the end as the one before.
 fn sample(pages: u32) -> impl Iterator<Item = u32> {
     let farther = std::iter::successors(NEWEST_PAGES.checked_mul(2), |distance| distance.checked_mul(2));
