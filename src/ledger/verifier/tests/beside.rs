@@ -178,7 +178,7 @@ fn the_same_wrong_signature_in_both_copies_is_found_in_both() {
 fn any_changes_in_both_copies_are_found_as_if_each_was_checked_by_itself() {
     let mut numbers = Numbers(34);
     let (mut all_shared, mut with_problems) = (0, 0);
-    for _ in 0..400 {
+    for _ in 0..150 {
         let mut lines = ledger(numbers.below(50) as u64, 4 + numbers.below(12), 1 + numbers.below(9));
         let mut tables = tables(&lines);
         for _ in 0..numbers.below(4) {
@@ -192,7 +192,7 @@ fn any_changes_in_both_copies_are_found_as_if_each_was_checked_by_itself() {
         all_shared += shared;
         with_problems += usize::from(!problems.is_empty());
     }
-    assert!(all_shared > 1000 && with_problems > 100, "{all_shared} {with_problems}");
+    assert!(all_shared > 400 && with_problems > 40, "{all_shared} {with_problems}");
 }
 
 fn change_block(tables: &mut Vec<TableBlock>, at: usize, numbers: &mut Numbers) {
