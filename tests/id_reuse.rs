@@ -114,6 +114,7 @@ fn an_id_is_not_used_again_before_the_transaction_that_aborts_has_said_what_it_l
             let (cluster, mut client) = start_in(mount, mode);
             let held = abort_and_hold(&cluster, &mut client, how, &insert('a'));
             let again = Background::run(&cluster, "", &insert('b'));
+            again.wait_until_waiting(&mut client);
             assert_not_in_file(&mut client);
             clear_fault(&cluster);
             assert!(held.ends().is_err(), "{how:?}");
@@ -167,6 +168,7 @@ fn an_id_that_the_ledger_gave_waits_as_well_where_another_has_used_it_and_aborts
     let id = value(&mut owner, "SELECT ledger.uuid_v7()");
     let held = abort_and_hold(&cluster, &mut client, Abort::Serialization, &insert_as(&id, 'a'));
     let again = Background::run_in(owner, &insert_as(&id, 'b'));
+    again.wait_until_waiting(&mut client);
     assert_not_in_file(&mut client);
     clear_fault(&cluster);
     assert!(held.ends().is_err());
