@@ -3,6 +3,7 @@
 
 use crate::common::ledger::*;
 use crate::common::tracking::*;
+use crate::common::Options;
 use postgres::error::SqlState;
 use postgres::Client;
 use serde_json::Value;
@@ -53,6 +54,26 @@ fn a_value_that_cannot_be_printed_keeps_no_other_table_from_being_verified() {
     let others = of_table(&verdict, "others");
     assert_eq!((&others["valid"], &others["row_count"]), (&true.into(), &10.into()), "{others}");
     assert!(problems(&mut client, "others").is_empty());
+}
+
+#[test]
+fn whoever_cannot_record_what_was_there_says_at_which_row() {
+    let (cluster, mut client) = start(Options::new());
+    client
+        .batch_execute(
+            "CREATE TYPE mood AS ENUM ('good', 'bad');
+             CREATE TABLE days (id int PRIMARY KEY, mood mood);
+             INSERT INTO days SELECT n, CASE n WHEN 3 THEN 'bad' ELSE 'good' END::mood FROM generate_series(1, 5) n;
+             CREATE TABLE many (id int PRIMARY KEY, mood mood, filler text DEFAULT repeat('x', 1000));
+             INSERT INTO many SELECT n, CASE n WHEN 3 THEN 'bad' ELSE 'good' END::mood FROM generate_series(1, 1000) n",
+        )
+        .unwrap();
+    damage(&mut client);
+    let refused = error(&mut client, "SELECT ledger.track('days')");
+    assert_eq!(refused.code(), &SqlState::INVALID_BINARY_REPRESENTATION);
+    assert_eq!(refused.detail(), Some("The row has ctid (0,3) in table public.days."));
+    client.batch_execute("SELECT ledger.track('many')").unwrap();
+    cluster.wait_for_log("The row has ctid (0,3) in table public.many.");
 }
 
 /// The session goes on, in the same transaction, with all that it had open.

@@ -1,8 +1,8 @@
 //! Errors for users: one shape, always with an SQLSTATE, and a detail and a hint where they help.
 
 use pgrx::pg_sys::panic::{CaughtError, ErrorReport, ErrorReportWithLevel};
-use pgrx::{PgLogLevel, PgSqlErrorCode};
-use std::panic;
+use pgrx::{PgLogLevel, PgSqlErrorCode, PgTryBuilder};
+use std::panic::{self, AssertUnwindSafe};
 
 /// What went wrong, ready to be raised as a Postgres ERROR.
 #[derive(Debug, Clone)]
@@ -122,6 +122,38 @@ pub fn init() {
             of_pgrx(panicked);
         }
     }));
+}
+
+/// Whether an error is about what was done. Otherwise the statement was cancelled, the process is to end, or another
+/// transaction is in the way.
+pub fn is_about_work(error: &CaughtError) -> bool {
+    let code = match error {
+        CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => report.sql_error_code(),
+        CaughtError::RustPanic { .. } => return false,
+    };
+    let class = class_of(code);
+    class != class_of(PgSqlErrorCode::ERRCODE_OPERATOR_INTERVENTION)
+        && class != class_of(PgSqlErrorCode::ERRCODE_TRANSACTION_ROLLBACK)
+        && code != PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE
+}
+
+/// The first two characters of an SQLSTATE: ERRCODE_TO_CATEGORY() in utils/elog.h.
+fn class_of(code: PgSqlErrorCode) -> i32 {
+    code as i32 & ((1 << 12) - 1)
+}
+
+/// Runs `work`. What it fails with gets one more sentence of detail, if there is one to say.
+pub fn with_place<T>(work: impl FnOnce() -> Result<T, Failure>, place: impl Fn() -> Option<String>) -> T {
+    let place = AssertUnwindSafe(place);
+    let raised = |error: CaughtError| {
+        // All of it, so that it is the assertion that is captured.
+        let AssertUnwindSafe(place) = &place;
+        match place().filter(|_| is_about_work(&error)) {
+            Some(place) => Failure::caught(&error).and_detail(&place).raise(),
+            None => error.rethrow(),
+        }
+    };
+    PgTryBuilder::new(AssertUnwindSafe(|| or_raise(work()))).catch_others(raised).execute()
 }
 
 /// Unwraps a result whose error is a [`Failure`] by raising it.

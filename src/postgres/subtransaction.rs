@@ -1,8 +1,7 @@
 //! Work whose failure must not end the transaction.
 
-use super::errors::Failure;
-use pgrx::pg_sys::panic::CaughtError;
-use pgrx::{pg_sys, PgSqlErrorCode, PgTryBuilder};
+use super::errors::{is_about_work, Failure};
+use pgrx::{pg_sys, PgTryBuilder};
 use std::panic::AssertUnwindSafe;
 
 /// Runs `work` in a subtransaction of its own. An ERROR rolls that back and is returned. It needs no transaction number,
@@ -39,20 +38,4 @@ pub fn attempt<T>(work: impl FnOnce() -> T) -> Result<T, Failure> {
         })
         .execute()
     }
-}
-
-fn is_about_work(error: &CaughtError) -> bool {
-    let code = match error {
-        CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => report.sql_error_code(),
-        CaughtError::RustPanic { .. } => return false,
-    };
-    let class = class_of(code);
-    class != class_of(PgSqlErrorCode::ERRCODE_OPERATOR_INTERVENTION)
-        && class != class_of(PgSqlErrorCode::ERRCODE_TRANSACTION_ROLLBACK)
-        && code != PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE
-}
-
-/// The first two characters of an SQLSTATE: ERRCODE_TO_CATEGORY() in utils/elog.h.
-fn class_of(code: PgSqlErrorCode) -> i32 {
-    code as i32 & ((1 << 12) - 1)
 }

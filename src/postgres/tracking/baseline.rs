@@ -25,12 +25,13 @@ use crate::ledger::metadata::Member;
 use crate::ledger::row_change::Operation;
 use crate::ledger::sha256_hex;
 use crate::postgres::entries::{self, RowEntry};
-use crate::postgres::errors::{or_raise, Failure};
+use crate::postgres::errors::{or_raise, with_place, Failure};
 use crate::postgres::queue;
 use crate::postgres::relation;
 use crate::postgres::tables::{self, RegisteredSnapshot, Table, TableScan};
 use crate::postgres::transaction;
 use pgrx::{check_for_interrupts, pg_sys, PgMemoryContexts};
+use std::cell::Cell;
 use std::collections::HashSet;
 use uuid::Uuid;
 
@@ -49,7 +50,7 @@ pub fn begin(table: Table, options: &Options) -> Result<(), Failure> {
     for leaf in leaves {
         if at_once {
             let plan = plan::of(&leaf, || Ok(options.clone()))?;
-            record_pages(&plan, &leaf, 0, leaf.pages(), horizon)?;
+            record_pages(&plan, &leaf, 0, leaf.pages(), horizon);
         } else {
             leave_to_worker(&leaf, options, horizon);
             transaction::at_end_baseline_begun();
@@ -71,8 +72,26 @@ fn leave_to_worker(leaf: &Table, options: &Options, horizon: Horizon) {
     baseline.add();
 }
 
-/// Records the rows of these pages that have no entry; returns how many it recorded.
-fn record_pages(plan: &Plan, table: &Table, from: u32, count: u32, horizon: Horizon) -> Result<i64, Failure> {
+/// Records the rows of these pages that have no entry; returns how many it recorded. An error says at which row.
+fn record_pages(plan: &Plan, table: &Table, from: u32, count: u32, horizon: Horizon) -> i64 {
+    let at = Cell::new(None);
+    let name = relation::qualified_name(table);
+    let place = || {
+        let (page, number) = tables::tid(at.get()?);
+        Some(format!("The row has ctid ({page},{number}) in table {name}."))
+    };
+    with_place(|| record_rows(plan, table, from, count, horizon, &at), place)
+}
+
+/// `at` says which row is being recorded.
+fn record_rows(
+    plan: &Plan,
+    table: &Table,
+    from: u32,
+    count: u32,
+    horizon: Horizon,
+    at: &Cell<Option<pg_sys::ItemPointerData>>,
+) -> Result<i64, Failure> {
     let mut context = PgMemoryContexts::new("pg_notary baseline");
     let snapshot = RegisteredSnapshot::latest();
     let next = horizon::next_transaction();
@@ -84,6 +103,7 @@ fn record_pages(plan: &Plan, table: &Table, from: u32, count: u32, horizon: Hori
         // SAFETY: the tuple is valid until the scan's next one is asked for. Nothing that is allocated for a row is
         // used after the context is reset.
         unsafe {
+            at.set(Some((*tuple).t_self));
             let has_entry = horizon.has_entry((*tuple).t_data, next);
             if has_entry != HasEntry::Yes {
                 let mut record = || -> Result<i64, Failure> {
@@ -96,6 +116,7 @@ fn record_pages(plan: &Plan, table: &Table, from: u32, count: u32, horizon: Hori
                 rows += context.switch_to(|_| record())?;
             }
             context.reset();
+            at.set(None);
         }
     }
     queue::flush();
@@ -199,7 +220,7 @@ impl Baseline {
         if count == 0 {
             return self.remove();
         }
-        self.row_count += or_raise(record_pages(&plan, table, self.next_page, count, self.horizon));
+        self.row_count += record_pages(&plan, table, self.next_page, count, self.horizon);
         self.next_page += count;
         self.store();
     }
