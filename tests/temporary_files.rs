@@ -3,7 +3,9 @@
 #![cfg(feature = "cluster-tests")]
 
 use crate::common::ledger::*;
-use crate::common::{give_to_server, Options};
+use crate::common::{as_server, give_to_server, succeed, Options};
+use postgres::error::SqlState;
+use postgres::Client;
 use std::fs;
 
 #[test]
@@ -36,6 +38,51 @@ fn a_table_is_not_tracked_where_its_lines_find_no_temporary_file_and_nobody_else
     assert!(number(&mut client, "SELECT count(*) FROM ledger.entries") > 6000);
     assert!(cluster.is_running() && cluster.postmaster() == server);
     assert!(!cluster.log().contains("terminated by signal"), "a session has crashed");
+}
+
+const BLOCK: i64 = 8192;
+
+/// The size that files of this session's process may have, in bytes, or `unlimited`.
+fn limit_files(client: &mut Client, bytes: &str) {
+    let pid = number(client, "SELECT pg_backend_pid()");
+    succeed(as_server("prlimit").args(["--pid", &pid.to_string(), &format!("--fsize={bytes}:")]));
+}
+
+/// What does not fit is not written at all, or in part: wherever it stops, a transaction that goes on without it commits
+/// what it has recorded, and nothing else.
+#[test]
+fn a_transaction_that_finds_no_room_goes_on_from_a_savepoint_with_what_it_had_recorded() {
+    let (cluster, mut client) = start(Options::new().conf("ledger.block_interval = 1h"));
+    let mut session = cluster.connect("postgres");
+    let record = |from: i64, count: i64| {
+        let filler = "jsonb_build_object('filler', repeat('b', 7000))";
+        format!(
+            "SELECT count(ledger.hash_and_record('large', to_jsonb(n), {filler})) \
+             FROM generate_series({from}, {from} + {count} - 1) AS n"
+        )
+    };
+    session.batch_execute(&record(0, 1)).unwrap();
+    let length = number(&mut session, "SELECT length(ledger.entry_line(e)) + 1 FROM ledger.entries AS e");
+    // The lines go to the file in parts of a megabyte.
+    let part = (1 << 20) / length + 1;
+    // Limits larger than Postgres' own files: where a part ends and the block around it is half full, there or in between.
+    let ends = (17..60).map(|parts| (parts * part, parts * part * length));
+    let within_block: Vec<(i64, i64)> = ends.filter(|(_, end)| end % BLOCK > BLOCK / 2 + 100).take(2).collect();
+    for (number_of_lines, end) in within_block {
+        for limit in [end / BLOCK * BLOCK + BLOCK / 2, end + 100, end + 300_000] {
+            session.batch_execute(&format!("BEGIN; {}; SAVEPOINT s", record(0, number_of_lines))).unwrap();
+            limit_files(&mut session, &limit.to_string());
+            let refused = error(&mut session, &record(0, 2 * part));
+            assert_eq!(refused.code(), &SqlState::DISK_FULL, "{refused:?}");
+            assert!(refused.message().contains("temporary file: File too large"), "{refused:?}");
+            session.batch_execute("ROLLBACK TO s").unwrap();
+            limit_files(&mut session, "unlimited");
+            session.batch_execute(&format!("{}; {}; COMMIT", record(0, 2 * part), record(0, 3))).unwrap();
+        }
+    }
+    seal(&mut client);
+    assert_complete(&mut client);
+    assert_intact(&mut client);
 }
 
 /// A FATAL unwinds nothing: what the session held would stay held until the server is started again.

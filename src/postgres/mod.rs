@@ -89,6 +89,7 @@ mod single_row;
 mod spi;
 mod subtransaction;
 mod tables;
+mod temporary_file;
 mod timeout;
 mod tracking;
 mod transaction;

@@ -4,27 +4,26 @@
 //! Few lines stay in memory. More go to a temporary file of Postgres, so that a transaction may record any number of
 //! entries.
 
-use pgrx::{check_for_interrupts, pg_sys};
-use std::ffi::c_void;
+use crate::postgres::temporary_file::TemporaryFile;
+use pgrx::check_for_interrupts;
 
 /// What is kept in memory before it goes to the temporary file.
 const MEMORY_BYTES: usize = 1 << 20;
 /// Size of a piece when the lines are read back; a longer line makes a longer piece.
 const PIECE_BYTES: usize = 1 << 20;
-/// Postgres splits temporary files into segments of this size, and seeks by segment and offset.
-const SEGMENT_BYTES: u64 = 1 << 30;
 
 /// Lines in the order in which they were recorded, each ending in a newline.
 pub struct LineBuffer {
     /// The lines behind those in the temporary file.
     memory: Vec<u8>,
-    spill: *mut pg_sys::BufFile,
+    spill: Option<TemporaryFile>,
+    /// How many bytes of the temporary file count. Behind them may be what was rolled back, or part of a failed write.
     spilled: u64,
 }
 
 impl LineBuffer {
     pub const fn new() -> Self {
-        LineBuffer { memory: Vec::new(), spill: std::ptr::null_mut(), spilled: 0 }
+        LineBuffer { memory: Vec::new(), spill: None, spilled: 0 }
     }
 
     pub fn len(&self) -> u64 {
@@ -58,7 +57,7 @@ impl LineBuffer {
     pub fn clear(&mut self) {
         self.memory.clear();
         self.memory.shrink_to(MEMORY_BYTES / 16);
-        self.spill = std::ptr::null_mut();
+        self.spill = None;
         self.spilled = 0;
     }
 
@@ -67,80 +66,17 @@ impl LineBuffer {
         Pieces { lines: self, at: 0, memory_at: 0, piece: Vec::new(), rest: Vec::new() }
     }
 
-    /// Closes the temporary file: at COMMIT Postgres would take an open one for a leak.
+    /// Closes the temporary file, which has to happen before COMMIT.
     pub fn close_spill(&mut self) {
-        if !self.spill.is_null() {
-            let _owned = Owned::by_transaction();
-            // SAFETY: spill_memory() created the file in this transaction, which still runs, and it has not been closed
-            // since.
-            unsafe { pg_sys::BufFileClose(self.spill) }
-            self.spill = std::ptr::null_mut();
+        if let Some(spill) = self.spill.take() {
+            spill.close();
         }
     }
 
     fn spill_memory(&mut self) {
-        let _owned = Owned::by_transaction();
-        // SAFETY: a transaction is open, and `_owned` makes it the owner of the file. The memory stays in place during
-        // the write.
-        unsafe {
-            if self.spill.is_null() {
-                self.spill = pg_sys::BufFileCreateTemp(false);
-            }
-            self.seek(self.spilled);
-            pg_sys::BufFileWrite(self.spill, self.memory.as_mut_ptr() as *mut c_void as *mut _, self.memory.len());
-        }
+        self.spill.get_or_insert_with(TemporaryFile::create).write(&self.memory, self.spilled);
         self.spilled += self.memory.len() as u64;
         self.memory.clear();
-    }
-
-    fn seek(&self, offset: u64) {
-        let (segment, within) = ((offset / SEGMENT_BYTES) as i32, (offset % SEGMENT_BYTES) as i64);
-        // SAFETY: the file is open; seeking to or before its end is always possible.
-        unsafe { pg_sys::BufFileSeek(self.spill, segment, within, libc::SEEK_SET) };
-    }
-
-    fn read(&self, offset: u64, into: &mut [u8]) {
-        // Seeking may first write out what is buffered.
-        let _owned = Owned::by_transaction();
-        self.seek(offset);
-        // SAFETY: the file is open and `into` has room for that many bytes.
-        let read = unsafe { pg_sys::BufFileRead(self.spill, into.as_mut_ptr().cast(), into.len()) };
-        if read != into.len() {
-            pgrx::error!("could not read back temporary file of recorded entries: {read} of {} bytes", into.len());
-        }
-    }
-}
-
-/// While this value lives, what Postgres allocates belongs to the whole transaction: it outlives subtransactions and
-/// portals, and goes when the transaction aborts.
-///
-/// An ERROR drops this value too, and so restores the previous owner. Postgres leaves the temporary file's owner in
-/// place then, as none of its code runs before the abort. But here destructors run, and one that releases a buffer of
-/// another owner would raise a second ERROR.
-struct Owned {
-    context: pg_sys::MemoryContext,
-    owner: pg_sys::ResourceOwner,
-}
-
-impl Owned {
-    fn by_transaction() -> Owned {
-        // SAFETY: globals of this process. Inside a transaction its own context and owner exist.
-        unsafe {
-            let owned = Owned { context: pg_sys::CurrentMemoryContext, owner: pg_sys::CurrentResourceOwner };
-            pg_sys::CurrentMemoryContext = pg_sys::TopTransactionContext;
-            pg_sys::CurrentResourceOwner = pg_sys::TopTransactionResourceOwner;
-            owned
-        }
-    }
-}
-
-impl Drop for Owned {
-    fn drop(&mut self) {
-        // SAFETY: restores what was current when this value was made, which outlives the call that made it.
-        unsafe {
-            pg_sys::CurrentMemoryContext = self.context;
-            pg_sys::CurrentResourceOwner = self.owner;
-        }
     }
 }
 
@@ -169,7 +105,10 @@ impl Pieces<'_> {
             let more = (self.lines.spilled - self.at).min(PIECE_BYTES as u64) as usize;
             let have = self.piece.len();
             self.piece.resize(have + more, 0);
-            self.lines.read(self.at, &mut self.piece[have..]);
+            match &self.lines.spill {
+                Some(spill) if more > 0 => spill.read(&mut self.piece[have..], self.at),
+                _ => pgrx::error!("the last recorded line in the temporary file has no end"),
+            }
             self.at += more as u64;
             // Only the new part can hold a newline. Searching all of a long line again for each part would take
             // quadratic time.
