@@ -24,13 +24,15 @@ impl TemporaryFile {
         }
     }
 
-    pub fn write(&self, bytes: &[u8], mut at: u64) {
-        for chunk in bytes.chunks(CALL_BYTES) {
-            // Postgres sets errno too if only a part was written.
-            if by_version::write(self.0, chunk, at) != chunk.len() as isize {
+    pub fn write(&self, mut bytes: &[u8], mut at: u64) {
+        while !bytes.is_empty() {
+            let written = by_version::write(self.0, &bytes[..bytes.len().min(CALL_BYTES)], at);
+            // After a part, the next call says why there was no more.
+            if written <= 0 {
                 failed("write", Error::last_os_error()).raise();
             }
-            at += chunk.len() as u64;
+            bytes = &bytes[written as usize..];
+            at += written as u64;
         }
     }
 
