@@ -66,19 +66,18 @@ fn a_transaction_that_finds_no_room_goes_on_from_a_savepoint_with_what_it_had_re
     // The lines go to the file in parts of a megabyte.
     let part = (1 << 20) / length + 1;
     // Limits larger than Postgres' own files: where a part ends and the block around it is half full, there or in between.
-    let ends = (17..60).map(|parts| (parts * part, parts * part * length));
-    let within_block: Vec<(i64, i64)> = ends.filter(|(_, end)| end % BLOCK > BLOCK / 2 + 100).take(2).collect();
-    for (number_of_lines, end) in within_block {
-        for limit in [end / BLOCK * BLOCK + BLOCK / 2, end + 100, end + 300_000] {
-            session.batch_execute(&format!("BEGIN; {}; SAVEPOINT s", record(0, number_of_lines))).unwrap();
-            limit_files(&mut session, &limit.to_string());
-            let refused = error(&mut session, &record(0, 2 * part));
-            assert_eq!(refused.code(), &SqlState::DISK_FULL, "{refused:?}");
-            assert!(refused.message().contains("temporary file: File too large"), "{refused:?}");
-            session.batch_execute("ROLLBACK TO s").unwrap();
-            limit_files(&mut session, "unlimited");
-            session.batch_execute(&format!("{}; {}; COMMIT", record(0, 2 * part), record(0, 3))).unwrap();
-        }
+    let is_within_block = |parts: &i64| parts * part * length % BLOCK > BLOCK / 2 + 100;
+    let number_of_lines = part * (17..60).find(is_within_block).expect("some part ends there");
+    let end = number_of_lines * length;
+    for limit in [end / BLOCK * BLOCK + BLOCK / 2, end + 100, end + 300_000] {
+        session.batch_execute(&format!("BEGIN; {}; SAVEPOINT s", record(0, number_of_lines))).unwrap();
+        limit_files(&mut session, &limit.to_string());
+        let refused = error(&mut session, &record(0, 2 * part));
+        assert_eq!(refused.code(), &SqlState::DISK_FULL, "{refused:?}");
+        assert!(refused.message().contains("temporary file: File too large"), "{refused:?}");
+        session.batch_execute("ROLLBACK TO s").unwrap();
+        limit_files(&mut session, "unlimited");
+        session.batch_execute(&format!("{}; {}; COMMIT", record(0, 2 * part), record(0, 3))).unwrap();
     }
     seal(&mut client);
     assert_complete(&mut client);
