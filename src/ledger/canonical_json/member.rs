@@ -81,6 +81,27 @@ pub fn keeps_numbers(json: &str) -> bool {
     true
 }
 
+/// Whether the canonical form of this JSON text has all of its members: of several with one key, it has the last.
+pub fn keeps_members(json: &str, canonical: &str) -> bool {
+    member_count(json) == member_count(canonical)
+}
+
+/// How many members the objects in a JSON text have, whatever their depth. Outside of strings, each has one colon.
+fn member_count(json: &str) -> usize {
+    let bytes = json.as_bytes();
+    let (mut at, mut count) = (0, 0);
+    while let Some(found) = memchr::memchr2(b'"', b':', &bytes[at..]) {
+        at += found;
+        if bytes[at] == b':' {
+            count += 1;
+            at += 1;
+        } else {
+            at = string_end(bytes, at).map_or(bytes.len(), |(end, _)| end);
+        }
+    }
+    count
+}
+
 /// So many decimal digits survive the way to a double and back (IEEE 754, `DBL_DIG`).
 pub(crate) const KEPT_DECIMALS: usize = 15;
 

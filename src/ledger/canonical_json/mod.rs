@@ -37,7 +37,7 @@ pub const MAX_DEPTH: usize = 100_000;
 const LARGE: usize = 1 << 20;
 
 pub use decimals::with_fractions;
-pub use member::{is_jsonb, keeps_number, keeps_numbers, member, members, plain, plain_member};
+pub use member::{is_jsonb, keeps_members, keeps_number, keeps_numbers, member, members, plain, plain_member};
 pub(crate) use member::{value_end, KEPT_DECIMALS};
 pub(crate) use parser::{is_plain_text, string_end};
 pub(crate) use strings::decode;

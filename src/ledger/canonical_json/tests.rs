@@ -396,3 +396,27 @@ proptest! {
         let _ = canonical(&text);
     }
 }
+
+#[test]
+fn an_object_with_a_key_twice_loses_a_member_and_no_other_text_does() {
+    for (json, is_kept) in [
+        (r#"{}"#, true),
+        (r#"[":", {"a:": 1, "b": [{"a": ":\":"}]}]"#, true),
+        (r#"{"role": "admin", "role": "user"}"#, false),
+        (r#"[{"x": {"a": 1, "\u0061": 1}}]"#, false),
+        (r#"{"a": {"b": 1}, "a": {}}"#, false),
+    ] {
+        assert_eq!(keeps_members(json, &canonical(json).unwrap()), is_kept, "{json}");
+    }
+    let mut texts = Texts { numbers: Numbers(77), out: String::new() };
+    let mut lost = 0;
+    for _ in 0..2000 {
+        let json = texts.make();
+        let is_kept = keeps_members(&json, &canonical(&json).unwrap());
+        lost += usize::from(!is_kept);
+        // Once that is all, a canonical text has all of it.
+        let canonical_text = canonical(&json).unwrap();
+        assert!(keeps_members(&canonical_text, &canonical(&canonical_text).unwrap()));
+    }
+    assert!((1..2000).contains(&lost), "{lost}");
+}

@@ -18,7 +18,9 @@
 
 use super::fixed_settings::FixedSettings;
 use super::output_function::{FunctionMemory, OutputFunction};
-use crate::ledger::canonical_json::{canonical, is_jsonb, keeps_number, keeps_numbers, write_number, write_string};
+use crate::ledger::canonical_json::{
+    canonical, is_jsonb, keeps_members, keeps_number, keeps_numbers, write_number, write_string,
+};
 use crate::ledger::record::MAX_METADATA;
 use crate::ledger::{ascii_text, to_hex};
 use crate::postgres::errors::Failure;
@@ -370,6 +372,10 @@ fn write_float(out: &mut Vec<u8>, number: f64, print: impl FnOnce(*mut c_char) -
     if number.is_infinite() {
         return out.extend_from_slice(if number > 0.0 { b"\"Infinity\"" } else { b"\"-Infinity\"" });
     }
+    if number == 0.0 && number.is_sign_negative() {
+        // In jsonb, and so in an image, a number has no such sign.
+        return out.extend_from_slice(b"\"-0\"");
+    }
     let mut buffer = [0_u8; 32];
     // At most 25 characters.
     let length = print(buffer.as_mut_ptr().cast()) as usize;
@@ -431,7 +437,7 @@ fn write_json(text: &str, out: &mut Vec<u8>) {
 
 /// The canonical form, if it states the value exactly.
 fn kept_json(text: &str) -> Option<String> {
-    canonical(text).ok().filter(|json| keeps_numbers(text) && is_jsonb(json))
+    canonical(text).ok().filter(|json| keeps_numbers(text) && keeps_members(text, json) && is_jsonb(json))
 }
 
 fn is_like_text_of_json(json: &str) -> bool {
