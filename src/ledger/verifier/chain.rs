@@ -189,6 +189,7 @@ impl ChainVerifier {
         let mut check = Check { source: self.source, header, contents, findings };
         if header.block_number <= self.previous.number {
             check.out_of_order(self.previous.number);
+            check.by_itself();
             return Computed::default();
         }
         self.skip_missing(&mut check);
@@ -308,6 +309,17 @@ impl Check<'_, '_, '_> {
             _ => format!("block {number} comes after block {last}"),
         };
         self.report(ProblemKind::BlockOutOfOrder, detail);
+    }
+
+    /// What a block out of order shows without those around it. A forged block in front of all others, with a high number,
+    /// puts them all out of order: that must not hide what was done to them.
+    fn by_itself(&mut self) {
+        self.entries();
+        let is_complete = self.contents.entries.len() == self.contents.listed;
+        if is_complete && self.contents.listed > 0 {
+            self.merkle_root(&self.contents.merkle_root());
+        }
+        self.block_hash(&self.header.compute_hash());
     }
 
     fn missing_blocks(&mut self, first: i64, last: i64) {

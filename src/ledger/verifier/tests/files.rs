@@ -163,3 +163,32 @@ proptest! {
         verify_lines(&file);
     }
 }
+
+/// Anyone who can write the file can add such a line, which needs no secret.
+#[test]
+fn a_forged_block_before_all_others_hides_nothing_that_was_done_to_them() {
+    let text = vector_text("ledger.jsonl");
+    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    let is_block = |line: &&String| line.contains("\"record_type\": \"block\"");
+    let last = lines.iter().filter(is_block).next_back().unwrap().clone();
+    let hash = |line: &str, name: &str| {
+        let start = line.find(&format!("\"{name}\": \"")).unwrap() + name.len() + 5;
+        line[start..start + 64].to_owned()
+    };
+    let changed = hash(&lines[1], "data_hash");
+    lines[1] = lines[1].replace(&changed, &"a".repeat(64));
+    let second = lines.iter().position(|line| line.contains("\"block_number\": 2,")).unwrap();
+    let stated = hash(&lines[second], "block_hash");
+    lines[second] = lines[second].replace(&stated, &"b".repeat(64));
+    let forged = last.replace("\"block_number\": 4", &format!("\"block_number\": {}", i64::MAX));
+    for line in [last, forged] {
+        let mut lines = lines.clone();
+        lines.insert(1, line);
+        let report = verify((lines.join("\n") + "\n").as_bytes());
+        let found =
+            |kind, block| report.errors.iter().any(|error| error.problem == kind && error.block_number == Some(block));
+        assert!(found(ProblemKind::SignatureInvalid, 1), "{:#?}", report.errors);
+        assert!(found(ProblemKind::MerkleRootMismatch, 1), "{:#?}", report.errors);
+        assert!(found(ProblemKind::BlockHashMismatch, 2), "{:#?}", report.errors);
+    }
+}
