@@ -71,7 +71,18 @@ pub struct Attached {
 /// Opens, checks and repairs the file, then lets sessions append. The caller is the worker, in a transaction, and holds
 /// the sealing lock.
 pub fn attach(mirror: &Mirror, how: How) -> Result<Attached, Refused> {
-    let mut outcome = mirror.silence().map_err(Refused::from).and_then(|()| try_attach(mirror, how));
+    let outcome = mirror.silence().map_err(Refused::from).and_then(|()| try_attach(mirror, how));
+    note_attempt(mirror, outcome)
+}
+
+/// Gives up the file for a reason that lies before it. Sessions then fail, and do not wait for the next attempt.
+pub fn give_up<T>(mirror: &Mirror, refused: Refused) -> Result<T, Refused> {
+    let refused = mirror.silence().err().map_or(refused, Refused::from);
+    note_attempt(mirror, Err(refused))
+}
+
+/// Notes how an attempt has ended, and tells the sessions that wait for that.
+fn note_attempt<T>(mirror: &Mirror, mut outcome: Result<T, Refused>) -> Result<T, Refused> {
     let text = outcome.as_ref().err().map(|refused| refused.failure.text());
     let mut fields = mirror.lock();
     fields.attempts += 1;
