@@ -18,6 +18,7 @@ use super::fixed_text::FixedText;
 use super::handle::Mirror;
 use super::lost_commits;
 use super::open_lines::OpenLine;
+use super::prepared;
 use super::refused::Refused;
 use super::remembered::{self, MirrorPath, Remembered};
 use super::shared::{Attachment, FileStamp, LastChange, LockedMirror, MirrorState, Ownership, Unsynced};
@@ -153,7 +154,8 @@ fn try_attach(mirror: &Mirror, how: How) -> Result<Attached, Refused> {
     let known = tail.open.iter().map(|line| (line.entry_id, line.range)).collect();
     // Prepared transactions first: if one commits meanwhile, the search of the pending entries finds it, or it has its
     // lines.
-    catch_up::append_prepared(mirror, &known, &mut in_file, HashSet::new)?;
+    catch_up::append_prepared(mirror, &known, &mut in_file, HashSet::new)
+        .map_err(|failure| Refused::new(prepared::cause_of(&failure), failure))?;
     catch_up::append_missing(mirror, &mut in_file)?;
     void_undone(mirror, &tail.open, &judged.uncommitted);
     mirror.lock().attachment = Attachment::Attached;

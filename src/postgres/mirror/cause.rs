@@ -39,6 +39,8 @@ pub enum CauseKind {
     Passing = 13,
     /// Another transaction holds the lock under which the worker opens the file.
     LockedOut = 14,
+    /// More transactions are prepared than can be noted.
+    TooManyPrepared = 15,
 }
 
 impl CauseKind {
