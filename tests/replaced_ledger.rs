@@ -85,6 +85,53 @@ fn a_drop_that_is_rolled_back_keeps_no_line_of_the_new_ledger_in_the_old_file() 
     assert_intact(&mut client);
 }
 
+/// The worker that runs still has the old file open.
+#[test]
+fn nothing_is_recorded_in_the_transaction_that_replaces_the_ledger() {
+    for mode in ["sync", "write", "async"] {
+        let (_cluster, mut client) = start(quiet().conf(&format!("ledger.mirror_mode = {mode}")));
+        client.batch_execute("CREATE TABLE t (i int PRIMARY KEY); INSERT INTO t VALUES (1)").unwrap();
+        wait_until_attached(&mut client);
+        record(&mut client);
+        wait_until_file_has_followed(&mut client);
+        let old = file(&mut client);
+        let before = fs::read(&old).unwrap();
+        client.batch_execute(&format!("BEGIN; {RENEW}; SAVEPOINT s")).unwrap();
+        let insert = "INSERT INTO ledger.entries (entry_type, data_hash) VALUES ('test', repeat('ab', 32))";
+        for statement in [RECORD, insert, "SELECT ledger.track('t')"] {
+            let refused = error(&mut client, statement);
+            assert_eq!(refused.message(), "cannot record in the transaction that creates the extension", "{mode}");
+            client.batch_execute("ROLLBACK TO s").unwrap();
+        }
+        client.batch_execute("COMMIT").unwrap();
+        wait_until_attached(&mut client);
+        assert_ne!(file(&mut client), old);
+        assert!(fs::read(&old).unwrap() == before, "the old ledger's file was written to in mode {mode}");
+        client.batch_execute("SELECT ledger.track('t')").unwrap();
+        record(&mut client);
+        seal(&mut client);
+        assert_intact(&mut client);
+    }
+}
+
+/// There, entries wait for a file of their own.
+#[test]
+fn in_mode_off_what_the_transaction_that_replaces_the_ledger_records_gets_into_the_new_file() {
+    let (_cluster, mut client) = start(quiet());
+    record(&mut client);
+    let old = file(&mut client);
+    switch(&mut client, "off");
+    let before = fs::read(&old).unwrap();
+    client.batch_execute(&format!("BEGIN; {RENEW}; {RECORD}; COMMIT")).unwrap();
+    switch(&mut client, "sync");
+    record(&mut client);
+    assert_ne!(file(&mut client), old);
+    assert!(fs::read(&old).unwrap() == before, "the old ledger's file was written to");
+    seal(&mut client);
+    assert_eq!(number(&mut client, "SELECT count(*) FROM ledger.entries"), 2);
+    assert_intact(&mut client);
+}
+
 #[test]
 fn who_asked_the_worker_of_a_dropped_ledger_is_told() {
     let (cluster, mut client) = start(Options::new());

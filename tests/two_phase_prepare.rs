@@ -157,6 +157,35 @@ fn a_prepare_beyond_the_number_allowed_is_voided() {
     assert_only_these_are_sealed(&mut client, &[&kept]);
 }
 
+/// In mode off no line is in the way, and nobody counts. The limit is met once the file is opened.
+#[test]
+fn who_has_prepared_too_many_in_mode_off_is_told_which_to_decide() {
+    let (_cluster, mut client) =
+        start(quiet().conf("ledger.mirror_mode = off").conf("max_prepared_transactions = 300"));
+    client.batch_execute("CREATE TABLE app (n int)").unwrap();
+    let mut kept: Vec<Vec<String>> = (0..258).map(|n| prepare(&mut client, &format!("g{n}"), 1)).collect();
+    set(&mut client, "ledger.mirror_mode", "sync");
+    let too_many = "too many prepared transactions with ledger entries";
+    let is_refused =
+        format!("(SELECT state = 'failed' AND starts_with(problem, '{too_many}') FROM ledger.mirror_status)");
+    wait_for(&mut client, &is_refused);
+    let refused = error(&mut client, RECORD);
+    assert_eq!(*refused.code(), SqlState::IO_ERROR, "{refused:?}");
+    assert!(refused.detail().unwrap_or("").starts_with(too_many), "{refused:?}");
+    let hint = refused.hint().unwrap_or("");
+    assert!(hint.contains("Commit or roll back") && hint.contains("pg_prepared_xacts"), "{refused:?}");
+
+    decide(&mut client, "ROLLBACK", "g0");
+    decide(&mut client, "COMMIT", "g1");
+    wait_until_attached(&mut client);
+    kept.remove(0);
+    client.batch_execute(&format!("BEGIN; {RECORD}")).unwrap();
+    let refused = error(&mut client, "PREPARE TRANSACTION 'more'");
+    assert_eq!(*refused.code(), SqlState::CONFIGURATION_LIMIT_EXCEEDED, "{refused:?}");
+    (2..258).for_each(|n| decide(&mut client, "COMMIT", &format!("g{n}")));
+    assert_only_these_are_sealed(&mut client, &[&kept.concat()]);
+}
+
 #[test]
 fn a_prepare_that_postgres_refuses_is_voided() {
     let (cluster, mut client) = start_quiet();

@@ -185,18 +185,17 @@ fn require_recording() -> Result<(), Failure> {
 }
 
 /// Refuses to record in the transaction that creates the extension. The worker, which opens the mirror file, cannot see
-/// the ledger before that transaction has committed, and the transaction could not commit without the file.
+/// the ledger before that transaction has committed, and the transaction could not commit without the file. A worker
+/// that runs already has the file of a ledger that the same transaction has dropped: lines there would be foreign to it.
 fn require_committed_extension() -> Result<(), Failure> {
-    if !transaction::creates_ledger()
-        || transaction::mirror_mode() == MirrorMode::Off
-        || database::slot()?.1.worker.pid() != 0
-    {
+    if !transaction::creates_ledger() || transaction::mirror_mode() == MirrorMode::Off {
         return Ok(());
     }
     Err(Failure::new(
         PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
         "cannot record in the transaction that creates the extension",
     )
+    .detail("The new ledger has no mirror file before that transaction has committed.")
     .hint("Commit CREATE EXTENSION pg_notary first."))
 }
 

@@ -3,6 +3,7 @@
 
 use super::errors::Failure;
 use super::ownership::Object;
+use super::spi;
 use super::transaction;
 use pgrx::{pg_guard, pg_sys, PgSqlErrorCode};
 use std::ffi::CStr;
@@ -27,6 +28,22 @@ pub fn take() {
         unsafe { pg_sys::UnlockDatabaseObject(pg_sys::ExtensionRelationId, extension, 0, MODE) };
     }
     transaction::note_sealing_lock();
+}
+
+/// Who keeps others from taking the lock, as a message names it; `None` if nobody does any more.
+pub fn holder() -> Option<String> {
+    let mut holder = None;
+    spi::for_each_in_catalogs(
+        "SELECT CASE WHEN pid IS NULL THEN 'a prepared transaction' ELSE pg_catalog.concat('session ', pid) END \
+         FROM pg_catalog.pg_locks \
+         WHERE locktype = 'object' AND classid = 'pg_catalog.pg_extension'::pg_catalog.regclass \
+         AND objid = (SELECT oid FROM pg_catalog.pg_extension WHERE extname = 'pg_notary') \
+         AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()) \
+         AND granted AND mode NOT IN ('AccessShareLock', 'RowShareLock', 'RowExclusiveLock')",
+        &[],
+        |row| holder = row.get::<String>(0),
+    );
+    holder
 }
 
 fn extension_oid() -> pg_sys::Oid {

@@ -13,6 +13,8 @@ fn repair_of(kind: CauseKind) -> &'static str {
         CauseKind::WritableByOthers => "Remove this permission (chmod go-w)",
         // The directory below a mount is best left to root: given to the server's user, it would take a new file.
         CauseKind::OtherOwner => "If a file system is to be mounted there, mount it; if the file or directory itself was put there by another user, give it to the server's user (chown)",
+        CauseKind::LockedOut => "End the transaction that holds the lock: pg_terminate_backend() ends its session, and ROLLBACK PREPARED a prepared one",
+        CauseKind::TooManyPrepared => "Commit or roll back those transactions in view pg_prepared_xacts that are left over",
         CauseKind::FileMissing
         | CauseKind::NotFound
         | CauseKind::Changed
@@ -65,6 +67,8 @@ fn next(kind: CauseKind) -> String {
         | CauseKind::NotRegular
         | CauseKind::WritableByOthers
         | CauseKind::OtherOwner
+        | CauseKind::LockedOut
+        | CauseKind::TooManyPrepared
         | CauseKind::Other => {
             return format!(". {}, then try again; view ledger.mirror_status shows the state of the file.", repair_of(kind));
         }

@@ -18,6 +18,7 @@ use super::fixed_text::FixedText;
 use super::handle::Mirror;
 use super::lost_commits;
 use super::open_lines::OpenLine;
+use super::prepared;
 use super::refused::Refused;
 use super::remembered::{self, MirrorPath, Remembered};
 use super::shared::{Attachment, FileStamp, LastChange, LockedMirror, MirrorState, Ownership, Unsynced};
@@ -71,7 +72,18 @@ pub struct Attached {
 /// Opens, checks and repairs the file, then lets sessions append. The caller is the worker, in a transaction, and holds
 /// the sealing lock.
 pub fn attach(mirror: &Mirror, how: How) -> Result<Attached, Refused> {
-    let mut outcome = mirror.silence().map_err(Refused::from).and_then(|()| try_attach(mirror, how));
+    let outcome = mirror.silence().map_err(Refused::from).and_then(|()| try_attach(mirror, how));
+    note_attempt(mirror, outcome)
+}
+
+/// Gives up the file for a reason that lies before it. Sessions then fail, and do not wait for the next attempt.
+pub fn give_up<T>(mirror: &Mirror, refused: Refused) -> Result<T, Refused> {
+    let refused = mirror.silence().err().map_or(refused, Refused::from);
+    note_attempt(mirror, Err(refused))
+}
+
+/// Notes how an attempt has ended, and tells the sessions that wait for that.
+fn note_attempt<T>(mirror: &Mirror, mut outcome: Result<T, Refused>) -> Result<T, Refused> {
     let text = outcome.as_ref().err().map(|refused| refused.failure.text());
     let mut fields = mirror.lock();
     fields.attempts += 1;
@@ -142,7 +154,8 @@ fn try_attach(mirror: &Mirror, how: How) -> Result<Attached, Refused> {
     let known = tail.open.iter().map(|line| (line.entry_id, line.range)).collect();
     // Prepared transactions first: if one commits meanwhile, the search of the pending entries finds it, or it has its
     // lines.
-    catch_up::append_prepared(mirror, &known, &mut in_file, HashSet::new)?;
+    catch_up::append_prepared(mirror, &known, &mut in_file, HashSet::new)
+        .map_err(|failure| Refused::new(prepared::cause_of(&failure), failure))?;
     catch_up::append_missing(mirror, &mut in_file)?;
     void_undone(mirror, &tail.open, &judged.uncommitted);
     mirror.lock().attachment = Attachment::Attached;

@@ -37,6 +37,10 @@ pub enum CauseKind {
     NoWorker = 12,
     /// It is a passing state of the ledger's processes, not of the file: nothing needs repair.
     Passing = 13,
+    /// Another transaction holds the lock under which the worker opens the file.
+    LockedOut = 14,
+    /// More transactions are prepared than can be noted.
+    TooManyPrepared = 15,
 }
 
 impl CauseKind {

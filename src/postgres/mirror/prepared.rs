@@ -6,6 +6,7 @@
 //! decides without a command: it wakes the worker after each transaction that may have been one of that kind. After a
 //! restart, the rows tell which lines belong to which transaction.
 
+use super::cause::CauseKind;
 use super::handle::Mirror;
 use super::shared::{PreparedLines, MAX_PREPARED};
 use crate::ledger::file_ranges::FileRange;
@@ -40,6 +41,14 @@ pub fn note_for(mirror: &Mirror, xid: u32, range: FileRange) -> Result<(), Failu
     let known = if place.xid == xid { *place } else { PreparedLines { xid, from: range.from, to: range.to } };
     *place = PreparedLines { xid, from: known.from.min(range.from), to: known.to.max(range.to) };
     Ok(())
+}
+
+/// Why the lines of prepared transactions could not be appended.
+pub fn cause_of(failure: &Failure) -> CauseKind {
+    match failure.code() {
+        PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED => CauseKind::TooManyPrepared,
+        _ => CauseKind::Other,
+    }
 }
 
 /// Notes that no line of this transaction stands behind `end`.

@@ -1,7 +1,9 @@
 //! The worker's part in the mirror: it holds the file open and locked, repairs it, and appends the ledger's own lines.
 
 use super::pace::Pace;
-use super::transactions::{in_sealing, in_transaction};
+use super::transactions::{
+    holding_sealing_lock, in_sealing, in_transaction, sealing_is_locked, OPENING_PATIENCE, SEALING_PATIENCE,
+};
 use crate::postgres::errors::{or_raise, Failure};
 use crate::postgres::log_state::Settled;
 use crate::postgres::mirror::attach::{self, Attached, How};
@@ -13,7 +15,6 @@ use crate::postgres::mirror::remembered;
 use crate::postgres::mirror::settled_mark::{self, Mark};
 use crate::postgres::mirror::shared::{Attachment, Request};
 use crate::postgres::mirror::{block_lines, catch_up, prepared, requests, voiding};
-use crate::postgres::sealing_lock;
 use crate::postgres::settings::{self, MirrorMode};
 use crate::postgres::shared::DatabaseSlot;
 use crate::postgres::tables;
@@ -21,6 +22,7 @@ use pgrx::{pg_sys, PgSqlErrorCode};
 use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 /// How often to check whether transactions that commit without lines have ended: one that fails wakes no process.
 const COMMIT_WAIT_MS: i64 = 100;
@@ -92,11 +94,10 @@ impl Keeper {
             Request::None => {}
             request => return self.do_request(request),
         }
-        let is_attached = self.attached.is_some() && self.mirror.is_attached();
         let is_in_mode = self.attached_async == (mode == MirrorMode::Async);
         // In mode async the file is always behind, which does not need a new attachment.
         let is_current = mode == MirrorMode::Async || !self.slot().behind.load(Ordering::SeqCst);
-        if is_attached && is_in_mode && is_current && self.is_where_configured() {
+        if self.is_usable() && is_in_mode && is_current && self.is_where_configured() {
             return Ok(());
         }
         self.attach(How::Usual).map_err(|refused| refused.failure)
@@ -130,10 +131,9 @@ impl Keeper {
     }
 
     fn attach(&mut self, how: How) -> Result<(), Refused> {
-        (self.attached, self.mark) = (None, None);
         self.has_waited = true;
         let mirror = self.mirror;
-        let (attached, last_block) = in_attaching(|| {
+        let (attached, last_block) = self.in_attaching(|| {
             let attached = attach::attach(&mirror, how)?;
             Ok((attached, mirror.lock().last_block))
         })?;
@@ -147,14 +147,72 @@ impl Keeper {
         Ok(())
     }
 
+    /// Does `work` on the ledger that comes before its file is opened. If it fails, nothing can be done for an
+    /// administrator either.
+    pub fn before_attaching(&mut self, work: impl FnOnce()) -> Result<(), Failure> {
+        let outcome = self.in_attaching(|| {
+            work();
+            Ok(String::new())
+        });
+        if outcome.is_err() && requests::pending(&self.mirror) != Request::None {
+            requests::answer(&self.mirror, &outcome);
+        }
+        outcome.map(|_| ()).map_err(|refused| refused.failure)
+    }
+
+    /// As [`in_transaction`], holding the sealing lock, for work that may be refused the file. Only an ERROR aborts the
+    /// transaction, and it keeps no more than the failure. An open file is given up as soon as the lock is there.
+    fn in_attaching<T>(&mut self, work: impl FnOnce() -> Result<T, Refused>) -> Result<T, Refused> {
+        let refused_for = Cell::new((CauseKind::Other, false));
+        let outcome = holding_sealing_lock(self.patience(), || {
+            (self.attached, self.mark) = (None, None);
+            work().unwrap_or_else(|refused| {
+                refused_for.set((refused.kind, refused.has_kept));
+                refused.failure.raise()
+            })
+        });
+        let (kind, has_kept) = refused_for.get();
+        match outcome {
+            Ok(Some(done)) => Ok(done),
+            Ok(None) => self.locked_out(),
+            Err(failure) => Err(Refused { failure, kind, has_kept }),
+        }
+    }
+
+    /// How long to wait for the sealing lock.
+    fn patience(&self) -> Duration {
+        // They fail at once where the last attempt has failed, and do not wait where they can go on.
+        let do_sessions_wait = !self.is_usable() && self.mirror.lock().attachment != Attachment::Failed;
+        if do_sessions_wait {
+            OPENING_PATIENCE
+        } else {
+            SEALING_PATIENCE
+        }
+    }
+
+    /// Another transaction has kept the sealing lock. It may do so for long, so sessions must not wait for the file. If
+    /// there is one that is only to be opened anew, they go on with it.
+    fn locked_out<T>(&mut self) -> Result<T, Refused> {
+        let refused = Refused::new(CauseKind::LockedOut, sealing_is_locked());
+        if self.is_usable() || settings::mirror_mode() == MirrorMode::Off {
+            return Err(refused);
+        }
+        self.attached = None;
+        attach::give_up(&self.mirror, refused)
+    }
+
+    /// Whether sessions can append to the file.
+    fn is_usable(&self) -> bool {
+        self.attached.is_some() && self.mirror.is_attached()
+    }
+
     /// Does what an administrator has asked for, and answers.
     fn do_request(&mut self, request: Request) -> Result<(), Failure> {
-        self.attached = None;
         let mirror = self.mirror;
         let outcome = match request {
             Request::None => return Ok(()),
             Request::CatchUp => self.attach(How::CatchUp).map(|()| format!("{} bytes", mirror.lock().durable)),
-            Request::Restart => in_attaching(|| attach::set_aside(&mirror)).and_then(|kept| {
+            Request::Restart => self.in_attaching(|| attach::set_aside(&mirror)).and_then(|kept| {
                 self.attach(How::Usual).map_err(|refused| match &kept {
                     Some(kept) => refused.having_kept(kept),
                     None => refused,
@@ -292,21 +350,6 @@ impl Keeper {
         let rest = self.pace.rest().filter(|_| self.attached_async)?;
         Some(rest.as_millis() as i64 + 1)
     }
-}
-
-/// As [`in_transaction`], holding the sealing lock, for work that may be refused the file. Only an ERROR aborts the
-/// transaction, and it keeps no more than the failure.
-fn in_attaching<T>(work: impl FnOnce() -> Result<T, Refused>) -> Result<T, Refused> {
-    let refused_for = Cell::new((CauseKind::Other, false));
-    let outcome = in_transaction(|| {
-        sealing_lock::take();
-        work().unwrap_or_else(|refused| {
-            refused_for.set((refused.kind, refused.has_kept));
-            refused.failure.raise()
-        })
-    });
-    let (kind, has_kept) = refused_for.get();
-    outcome.map_err(|failure| Refused { failure, kind, has_kept })
 }
 
 /// Moves the settled place past the mark that was set. If nothing is open at all, moves it past a new mark, too.

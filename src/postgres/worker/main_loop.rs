@@ -18,12 +18,11 @@ use crate::postgres::mirror::file;
 use crate::postgres::mirror::handle::Mirror;
 use crate::postgres::mirror::prepared;
 use crate::postgres::mirror::remembered::{self, Remembered};
-use crate::postgres::sealing_lock;
 use crate::postgres::secrets::Watch;
 use crate::postgres::settings::{self, MirrorMode};
 use crate::postgres::shared::{shared, DatabaseSlot, Shared, WorkerState};
 use crate::postgres::wait_events;
-use pgrx::{pg_guard, pg_sys, FromDatum};
+use pgrx::{pg_guard, pg_sys, FromDatum, PgSqlErrorCode};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -216,8 +215,12 @@ impl Worker {
                 }
                 self.slot().set_worker_state(WorkerState::Failing);
                 std::thread::sleep(SHORTEST_RETRY);
-                let wait = self.backoff;
-                self.backoff = (self.backoff * 2).min(LONGEST_BACKOFF);
+                let (wait, next) = match failure.code() {
+                    // Another transaction is in the way. When it ends, no process wakes this one.
+                    PgSqlErrorCode::ERRCODE_OBJECT_IN_USE => (FIRST_BACKOFF, FIRST_BACKOFF),
+                    _ => (self.backoff, (self.backoff * 2).min(LONGEST_BACKOFF)),
+                };
+                self.backoff = next;
                 Some(wait.as_millis() as i64)
             }
         }
@@ -244,7 +247,9 @@ impl Worker {
         self.own_the_ledger()?;
         self.settle_prepared()?;
         let mode = settings::mirror_mode();
-        let mirrored = self.keeper.see_to(mode).and_then(|()| self.keeper.void_aborted());
+        let seen_to = self.keeper.see_to(mode);
+        // If the file cannot be opened anew yet, sessions go on with it, and some wait for void lines.
+        let mirrored = seen_to.and(self.keeper.void_aborted());
         if matches!(mode, MirrorMode::Sync | MirrorMode::Write) {
             mirrored?;
             // A table that cannot be recorded does not hold up sealing, so its failure is returned last.
@@ -279,8 +284,8 @@ impl Worker {
         if self.is_own {
             return Ok(());
         }
-        in_transaction(|| {
-            sealing_lock::take();
+        let shared = self.mirror.shared;
+        self.keeper.before_attaching(|| {
             let remembered = Remembered::read();
             // SAFETY: reads a global of this process, set before its main function connects.
             if remembered.database != unsafe { pg_sys::MyDatabaseId } {
@@ -291,7 +296,7 @@ impl Worker {
                     remembered.ledger_id
                 );
             }
-            remembered::note_start(self.mirror.shared);
+            remembered::note_start(shared);
         })?;
         self.is_own = true;
         Ok(())

@@ -11,7 +11,10 @@ use std::time::Duration;
 /// How long the worker waits for the sealing lock before it looks for other work. A session that calls commit_block()
 /// in a transaction block keeps the lock until the block ends, and lines of transactions that abort meanwhile must be
 /// voided.
-const SEALING_PATIENCE: Duration = Duration::from_millis(500);
+pub(super) const SEALING_PATIENCE: Duration = Duration::from_millis(500);
+
+/// As [`SEALING_PATIENCE`], if sessions wait for the file that the worker is to open. They fail once it gives up.
+pub(super) const OPENING_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long the worker, holding the sealing lock, waits for each lock on the ledger's tables. A session that builds an
 /// index on sealed entries, or rewrites a table, holds such a lock for as long as that takes, and other sealers would
@@ -73,23 +76,43 @@ unsafe fn commit_to_disk() {
 /// As [`in_transaction`], holding the sealing lock. `None` if another process has kept the lock for
 /// [`SEALING_PATIENCE`].
 pub(super) fn in_sealing<T>(work: impl FnOnce() -> T) -> Result<Option<T>, Failure> {
-    let is_locked = Cell::new(false);
-    let outcome = in_transaction(|| {
-        let patience = LockLimit::set(SEALING_PATIENCE);
-        sealing_lock::take();
-        drop(patience);
-        // The timeout may have fired when the lock was granted.
-        check_for_interrupts!();
-        is_locked.set(true);
+    let outcome = holding_sealing_lock(SEALING_PATIENCE, || {
         let _patience = LockLimit::set(TABLE_PATIENCE);
         work()
     });
+    outcome.map_err(|error| if is_timeout(&error) { tables_are_locked() } else { error })
+}
+
+/// As [`in_transaction`], holding the sealing lock. `None` if another process has kept the lock for so long.
+pub(super) fn holding_sealing_lock<T>(patience: Duration, work: impl FnOnce() -> T) -> Result<Option<T>, Failure> {
+    let is_locked = Cell::new(false);
+    let outcome = in_transaction(|| {
+        let limit = LockLimit::set(patience);
+        sealing_lock::take();
+        drop(limit);
+        // The timeout may have fired when the lock was granted.
+        check_for_interrupts!();
+        is_locked.set(true);
+        work()
+    });
     match outcome {
-        Ok(result) => Ok(Some(result)),
-        Err(error) if error.code() != PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE => Err(error),
-        Err(_) if !is_locked.get() => Ok(None),
-        Err(_) => Err(tables_are_locked()),
+        Err(error) if is_timeout(&error) && !is_locked.get() => Ok(None),
+        outcome => outcome.map(Some),
     }
+}
+
+fn is_timeout(error: &Failure) -> bool {
+    error.code() == PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE
+}
+
+/// Why the worker does not get the sealing lock.
+pub(super) fn sealing_is_locked() -> Failure {
+    let holder = in_transaction(sealing_lock::holder).ok().flatten();
+    let holder = holder.as_deref().unwrap_or("another session");
+    // It is passing, and who ends it wakes no process: see Worker::account.
+    Failure::new(PgSqlErrorCode::ERRCODE_OBJECT_IN_USE, format!("{holder} holds the lock on extension pg_notary"))
+        .detail("Its transaction has called ledger.commit_block(), rebuilt the ledger, or run a command on the extension, and has not ended. The worker needs the lock to open the mirror file and to seal.")
+        .hint("End that transaction: pg_terminate_backend() ends its session, and ROLLBACK PREPARED a prepared one. View pg_locks shows the lock.")
 }
 
 fn tables_are_locked() -> Failure {

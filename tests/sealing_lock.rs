@@ -1,0 +1,135 @@
+//! The lock under which one process seals, or opens the file: a session that keeps it holds up no more than it must, and is
+//! named to those who wait.
+#![cfg(feature = "cluster-tests")]
+
+use crate::common::ledger::*;
+use crate::common::{wait_until, Cluster};
+use postgres::error::SqlState;
+use postgres::Client;
+
+const APPEND: &str = "SELECT ledger.append_entry('test', '0188ffff-0000-7000-8000-000000000001', repeat('ab', 32))";
+
+/// A session that has sealed and goes on with something else; and its pid.
+#[track_caller]
+fn idle_after_sealing(cluster: &Cluster) -> (Client, i64) {
+    let mut holder = cluster.connect("postgres");
+    let pid = number(&mut holder, "SELECT pg_backend_pid()");
+    holder.batch_execute(&format!("BEGIN; {SEAL}")).unwrap();
+    (holder, pid)
+}
+
+/// The view, those who record and those who ask the worker are told which session it is, and wait for nothing.
+#[track_caller]
+fn assert_named(cluster: &Cluster, client: &mut Client, holder: i64) {
+    let named = format!("session {holder} holds the lock on extension pg_notary");
+    wait_for(
+        client,
+        &format!("(SELECT state = 'failed' AND starts_with(problem, '{named}') FROM ledger.mirror_status)"),
+    );
+    for statement in [RECORD, "SELECT ledger.mirror_restart()"] {
+        let mut other = cluster.connect("postgres");
+        let refused = in_time(statement, move || error(&mut other, statement));
+        assert_eq!(*refused.code(), SqlState::IO_ERROR, "{refused:?}");
+        let text = all_text(&refused);
+        assert!(text.contains(&named) && text.contains("pg_terminate_backend()"), "{text}");
+    }
+    cluster.wait_for_log(&format!("cannot go on: {named}"));
+}
+
+#[test]
+fn who_keeps_the_file_from_being_opened_is_named_until_its_transaction_ends() {
+    let (cluster, mut client) = start(quiet());
+    for end in ["COMMIT", "ROLLBACK"] {
+        switch(&mut client, "off");
+        record_many(&mut client, 3);
+        let (mut holder, pid) = idle_after_sealing(&cluster);
+        set(&mut client, "ledger.mirror_mode", "sync");
+        assert_named(&cluster, &mut client, pid);
+        holder.batch_execute(end).unwrap();
+        // By itself: nobody records.
+        wait_until_attached(&mut client);
+        record(&mut client);
+        seal(&mut client);
+        assert_intact(&mut client);
+    }
+}
+
+#[test]
+fn who_keeps_a_new_worker_from_its_work_is_named_until_its_session_ends() {
+    let (cluster, mut client) = start(quiet());
+    record(&mut client);
+    let (_holder, pid) = idle_after_sealing(&cluster);
+    let worker = worker_pid(&mut client);
+    client.batch_execute(&format!("SELECT pg_terminate_backend({worker})")).unwrap();
+    assert_named(&cluster, &mut client, pid);
+    client.batch_execute(&format!("SELECT pg_terminate_backend({pid})")).unwrap();
+    wait_until_attached(&mut client);
+    wait_for(&mut client, "(SELECT state = 'running' FROM ledger.workers)");
+    record(&mut client);
+    seal(&mut client);
+    assert_intact(&mut client);
+}
+
+#[test]
+fn a_prepared_transaction_that_keeps_the_file_from_being_opened_is_named() {
+    let (cluster, mut client) = start(quiet());
+    record(&mut client);
+    switch(&mut client, "off");
+    let mut holder = cluster.connect("postgres");
+    holder.batch_execute("BEGIN; COMMENT ON EXTENSION pg_notary IS 'held'; PREPARE TRANSACTION 'held'").unwrap();
+    set(&mut client, "ledger.mirror_mode", "sync");
+    let named = "problem LIKE 'a prepared transaction holds the lock on extension pg_notary%'";
+    wait_for(&mut client, &format!("(SELECT {named} FROM ledger.mirror_status)"));
+    client.batch_execute("ROLLBACK PREPARED 'held'").unwrap();
+    wait_until_attached(&mut client);
+    record(&mut client);
+    assert_intact(&mut client);
+}
+
+/// The mode can be left again, which no longer asks for the file.
+#[test]
+fn a_worker_that_cannot_open_the_file_obeys_a_change_of_mode() {
+    let (cluster, mut client) = start(quiet());
+    switch(&mut client, "off");
+    let (mut holder, pid) = idle_after_sealing(&cluster);
+    set(&mut client, "ledger.mirror_mode", "sync");
+    assert_named(&cluster, &mut client, pid);
+    switch(&mut client, "off");
+    record(&mut client);
+    wait_for(&mut client, "(SELECT state = 'running' FROM ledger.workers)");
+    holder.batch_execute("COMMIT").unwrap();
+    switch(&mut client, "sync");
+    assert_intact(&mut client);
+}
+
+/// A change out of mode async has the worker open the file anew.
+#[test]
+fn a_file_that_cannot_be_opened_anew_yet_is_written_and_voided_as_before() {
+    let (cluster, mut client) = start(quiet().conf("ledger.mirror_mode = async"));
+    client.batch_execute("CREATE TABLE skew (n int)").unwrap();
+    wait_until_attached(&mut client);
+    let before = value(&mut client, ATTACHMENT);
+    let (mut holder, pid) = idle_after_sealing(&cluster);
+    set(&mut client, "ledger.mirror_mode", "sync");
+    cluster.wait_for_log(&format!("cannot go on: session {pid} holds the lock on extension pg_notary"));
+
+    let mut sessions = [cluster.connect("postgres"), cluster.connect("postgres")];
+    for (session, record) in sessions.iter_mut().zip([RECORD, APPEND]) {
+        let sql = "BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT sum(n) FROM skew; INSERT INTO skew VALUES (1)";
+        session.batch_execute(&format!("{sql}; {record}")).unwrap();
+    }
+    let [mut first, mut second] = sessions;
+    in_time("a commit", move || first.batch_execute("COMMIT").unwrap());
+    assert_eq!(*error(&mut second, "COMMIT").code(), SqlState::T_R_SERIALIZATION_FAILURE);
+    // It waits for the void line.
+    in_time("an id used again", move || second.batch_execute(APPEND).unwrap());
+    assert_eq!(value(&mut client, "SELECT state FROM ledger.mirror_status"), "attached");
+    assert_eq!(value(&mut client, ATTACHMENT), before);
+
+    holder.batch_execute("ROLLBACK").unwrap();
+    wait_until("the file is opened anew", PATIENCE, || value(&mut client, ATTACHMENT) != before);
+    wait_until_attached(&mut client);
+    seal(&mut client);
+    assert_intact(&mut client);
+    assert_eq!(number(&mut client, "SELECT count(*) FROM ledger.entries"), 2);
+}
