@@ -2,7 +2,7 @@
 //!
 //! A column is identified by its number, which stays when it is renamed, and which no other column of the table ever
 //! gets. But in a table that was restored from a dump, columns have lower numbers if one before them had been dropped.
-//! There, names identify them.
+//! There, names identify them, as far as they can.
 
 use std::collections::HashMap;
 
@@ -27,17 +27,29 @@ pub enum Successors<'a> {
     Unknown,
 }
 
-pub fn successors<'a>(earlier: &[ShapeColumn], later: &'a [ShapeColumn]) -> Successors<'a> {
+/// What is known of the table between an earlier and a later set of columns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Table {
+    /// It is still the same.
+    Same,
+    /// It may have been restored in between.
+    PerhapsRestored,
+}
+
+pub fn successors<'a>(earlier: &[ShapeColumn], later: &'a [ShapeColumn], table: Table) -> Successors<'a> {
     let all = |is_same: &dyn Fn(&ShapeColumn, &ShapeColumn) -> bool| -> Vec<Option<&'a ShapeColumn>> {
         earlier.iter().map(|column| later.iter().find(|other| is_same(column, other))).collect()
     };
-    // In a table that was not restored, all names are found this way only if each is still that of the same column: new
-    // columns have higher numbers.
+    let by_number = all(&|column, other| column.number == other.number);
+    if table == Table::Same {
+        return Successors::Known(by_number);
+    }
+    // If the table was not restored after all, all names are found this way mostly if each is still that of the same
+    // column: new columns have higher numbers.
     let by_name = all(&|column, other| column.name == other.name && other.number <= column.number);
     if by_name.iter().all(Option::is_some) {
         return Successors::Known(by_name);
     }
-    let by_number = all(&|column, other| column.number == other.number);
     let is_lower = |(column, other): (&ShapeColumn, &Option<&ShapeColumn>)| {
         other.is_some_and(|other| other.number < column.number)
     };
@@ -51,18 +63,12 @@ pub fn successors<'a>(earlier: &[ShapeColumn], later: &'a [ShapeColumn]) -> Succ
     }
 }
 
-/// The columns that both have, with the same type: unless it was changed, a value has the same JSON in both. Where numbers
-/// and names contradict each other, only the columns for which they agree.
-pub fn shared<'a>(earlier: &'a [ShapeColumn], later: &'a [ShapeColumn]) -> Vec<Pair<'a>> {
-    let pairs: Vec<Pair<'a>> = match successors(earlier, later) {
-        Successors::Known(now) => earlier.iter().zip(now).filter_map(|(column, now)| Some((column, now?))).collect(),
-        Successors::Unknown => {
-            let is_same = |(column, other): &Pair| column.number == other.number && column.name == other.name;
-            let pairs = earlier.iter().flat_map(|column| later.iter().map(move |other| (column, other)));
-            pairs.filter(is_same).collect()
-        }
-    };
-    pairs.into_iter().filter(|(column, other)| column.type_name == other.type_name).collect()
+/// The columns that both have, with the same type: unless it was changed, a value has the same JSON in both. `None` if it
+/// cannot be told which they are.
+pub fn shared<'a>(earlier: &'a [ShapeColumn], later: &'a [ShapeColumn], table: Table) -> Option<Vec<Pair<'a>>> {
+    let Successors::Known(now) = successors(earlier, later, table) else { return None };
+    let pairs = earlier.iter().zip(now).filter_map(|(column, now)| Some((column, now?)));
+    Some(pairs.filter(|(column, other)| column.type_name == other.type_name).collect())
 }
 
 /// The columns that have exchanged their names, two or more: each now has the name that another one had. `name_now` is
@@ -94,11 +100,12 @@ mod tests {
     }
 
     #[track_caller]
-    fn assert_shared(earlier: &str, later: &str, expected: &[(&str, &str)]) {
+    fn assert_shared(table: Table, earlier: &str, later: &str, expected: Option<&[(&str, &str)]>) {
         let (earlier, later) = (shape(earlier), shape(later));
-        let pairs = shared(&earlier, &later);
-        let names: Vec<_> = pairs.iter().map(|(column, other)| (column.name.as_str(), other.name.as_str())).collect();
-        assert_eq!(names, expected);
+        let names = |(column, other): &Pair| (column.name.clone(), other.name.clone());
+        let found: Option<Vec<_>> = shared(&earlier, &later, table).map(|pairs| pairs.iter().map(names).collect());
+        let owned = |(column, other): &(&str, &str)| ((*column).to_owned(), (*other).to_owned());
+        assert_eq!(found, expected.map(|pairs| pairs.iter().map(owned).collect()));
     }
 
     #[track_caller]
@@ -112,43 +119,44 @@ mod tests {
     fn a_column_is_shared_whatever_its_name_if_it_has_its_type() {
         let earlier = "1 id int, 2 paid int, 3 due int, 4 note text";
         let ids = ("id", "id");
-        assert_shared(
-            earlier,
+        let assert = |later: &str, expected: &[(&str, &str)]| {
+            assert_shared(Table::Same, earlier, later, Some(expected));
+        };
+        assert(
             "1 id int, 2 paid int, 3 due int, 4 note text, 5 more int",
             &[ids, ("paid", "paid"), ("due", "due"), ("note", "note")],
         );
-        assert_shared(
-            earlier,
+        assert(
             "1 id int, 2 was int, 3 paid int, 4 note text",
             &[ids, ("paid", "was"), ("due", "paid"), ("note", "note")],
         );
-        assert_shared(earlier, "1 id int, 2 paid text, 3 due int", &[ids, ("due", "due")]);
+        assert("1 id int, 2 paid text, 3 due int", &[ids, ("due", "due")]);
         // Dropped and added again, with another one renamed.
-        assert_shared(
-            earlier,
-            "1 id int, 2 paid int, 3 rest int, 5 note text",
-            &[ids, ("paid", "paid"), ("due", "rest")],
-        );
+        assert("1 id int, 2 paid int, 3 rest int, 5 note text", &[ids, ("paid", "paid"), ("due", "rest")]);
+        // Renamed to what another one was called, which was dropped.
+        assert("1 id int, 2 due int, 4 note text", &[ids, ("paid", "due"), ("note", "note")]);
     }
 
     #[test]
     fn in_a_restored_table_the_names_tell_which_columns_are_shared() {
         let earlier = "2 id int, 3 a int, 4 b int";
-        let same = [("id", "id"), ("a", "a"), ("b", "b")];
-        assert_shared(earlier, "1 id int, 2 a int, 3 b int", &same);
+        let assert = |later: &str, expected: Option<&[(&str, &str)]>| {
+            assert_shared(Table::PerhapsRestored, earlier, later, expected);
+        };
+        let same: &[_] = &[("id", "id"), ("a", "a"), ("b", "b")];
+        assert("1 id int, 2 a int, 3 b int", Some(same));
         // Here each number is that of some column.
-        assert_shared(earlier, "1 id int, 2 a int, 3 b int, 4 c int", &same);
+        assert("1 id int, 2 a int, 3 b int, 4 c int", Some(same));
         // No number is that of the column that it was.
-        assert_shared(earlier, "1 id int, 2 a int, 4 c int", &[]);
-        assert_shared(earlier, "1 id int, 3 b int", &[]);
-        assert_shared("1 id int, 3 a int, 4 b int", "1 id int, 3 b int", &[("id", "id")]);
+        assert("1 id int, 2 a int, 4 c int", None);
+        assert("1 id int, 3 b int", None);
     }
 
     /// The successors' numbers, 0 for a dropped column.
     #[track_caller]
-    fn assert_successors(earlier: &str, later: &str, expected: Option<&[i16]>) {
+    fn assert_successors(table: Table, earlier: &str, later: &str, expected: Option<&[i16]>) {
         let (earlier, later) = (shape(earlier), shape(later));
-        let numbers = match successors(&earlier, &later) {
+        let numbers = match successors(&earlier, &later, table) {
             Successors::Known(now) => Some(now.iter().map(|now| now.map_or(0, |now| now.number)).collect()),
             Successors::Unknown => None,
         };
@@ -157,25 +165,38 @@ mod tests {
 
     #[test]
     fn a_column_keeps_its_number_whatever_becomes_of_its_name_and_type() {
-        let earlier = "1 id int, 2 paid int, 3 due int";
-        assert_successors(earlier, "1 id int, 2 paid text, 3 due int, 4 more int", Some(&[1, 2, 3]));
-        assert_successors(earlier, "1 id int, 2 due int, 3 paid int", Some(&[1, 2, 3]));
-        assert_successors(earlier, "1 id int, 2 a int, 3 b text", Some(&[1, 2, 3]));
-        // Dropped, and another one in its place, by name.
-        assert_successors(earlier, "1 id int, 3 paid int", Some(&[1, 0, 3]));
-        assert_successors(earlier, "1 id int, 3 due int, 4 paid int", Some(&[1, 0, 3]));
+        let earlier = "1 id int, 3 paid int, 4 due int";
+        for (later, numbers) in [
+            ("1 id int, 3 paid text, 4 due int, 5 more int", [1, 3, 4]),
+            ("1 id int, 3 due int, 4 paid int", [1, 3, 4]),
+            ("1 id int, 3 a int, 4 b text", [1, 3, 4]),
+            // Dropped, and another one in its place, by name: a later one, an earlier one, one that is not covered.
+            ("1 id int, 4 paid int", [1, 0, 4]),
+            ("1 id int, 3 due int", [1, 3, 0]),
+            ("1 id int, 2 due int, 3 paid int", [1, 3, 0]),
+            ("1 id int, 4 due int, 5 paid int", [1, 0, 4]),
+            ("1 id int, 2 paid int, 3 was int, 4 due int", [1, 3, 4]),
+        ] {
+            assert_successors(Table::Same, earlier, later, Some(&numbers));
+        }
     }
 
     #[test]
     fn in_a_restored_table_a_column_keeps_its_name_or_it_is_not_known_which_it_is() {
+        let assert = |earlier: &str, later: &str, expected: Option<&[i16]>| {
+            assert_successors(Table::PerhapsRestored, earlier, later, expected);
+        };
         let earlier = "2 id int, 3 a int, 4 b int";
-        assert_successors(earlier, "1 id int, 2 a int, 3 b int", Some(&[1, 2, 3]));
+        assert(earlier, "1 id int, 2 a int, 3 b int", Some(&[1, 2, 3]));
         // Altered since, so that each number is that of a column with the type that it had.
-        assert_successors(earlier, "1 id int, 2 a int, 3 b int, 4 c int", Some(&[1, 2, 3]));
-        assert_successors(earlier, "1 id int, 2 a int, 3 b text", Some(&[1, 2, 3]));
-        assert_successors(earlier, "1 id int, 2 a int", None);
-        assert_successors(earlier, "1 id int, 2 a int, 3 c int", None);
-        assert_successors("2 id int, 3 a text, 4 b text", "1 id int, 2 a text, 3 d text, 4 c text", None);
+        assert(earlier, "1 id int, 2 a int, 3 b int, 4 c int", Some(&[1, 2, 3]));
+        assert(earlier, "1 id int, 2 a int, 3 b text", Some(&[1, 2, 3]));
+        assert(earlier, "1 id int, 2 a int", None);
+        assert(earlier, "1 id int, 2 a int, 3 c int", None);
+        assert("2 id int, 3 a text, 4 b text", "1 id int, 2 a text, 3 d text, 4 c text", None);
+        // The numbers are those of before: no column had been dropped.
+        assert("1 id int, 2 a int, 3 b int", "1 id int, 2 c text, 3 b int", Some(&[1, 2, 3]));
+        assert("1 id int, 2 a int, 3 b int", "1 id int, 3 d int", Some(&[1, 0, 3]));
     }
 
     #[test]

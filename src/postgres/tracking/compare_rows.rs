@@ -52,16 +52,8 @@ impl<'a> Comparison<'a> {
         truncates: &'a [(i64, Uuid)],
         each: &'a mut dyn FnMut(RowProblem),
     ) -> Self {
-        Comparison {
-            root,
-            options,
-            snapshot,
-            truncates,
-            comparers: HashMap::new(),
-            shapes: ShapeChanges::new(),
-            each,
-            problem_count: 0,
-        }
+        let shapes = ShapeChanges::new(options.table_since(&root));
+        Comparison { root, options, snapshot, truncates, comparers: HashMap::new(), shapes, each, problem_count: 0 }
     }
 
     /// Takes the table's records from the sorter, in which they come next. Returns the number of problems.
@@ -201,7 +193,7 @@ impl<'a> Comparison<'a> {
         let version = self.version(entry);
         let key = version.as_ref().and_then(Version::change).map(|change| {
             let key = if change.row_id == entry.row_id { change.key } else { change.old_key.unwrap_or_default() };
-            row_key::renamed(key, change.shape, &self.root)
+            row_key::renamed(key, change.shape, &self.root, self.options)
         });
         self.found(RowProblem {
             row_key: key.transpose()?.unwrap_or_default(),

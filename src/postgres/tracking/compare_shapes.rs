@@ -5,17 +5,18 @@
 use super::columns::json_name;
 use super::shape::Shape;
 use super::sorter::{shape_id, Record};
-use super::verify_row::{exchanged_names, quoted_columns, unknown_shape, Finding, Problem};
+use super::verify_row::{exchanged_names, quoted_columns, unknown_columns, unknown_shape, Finding, Problem};
 use super::versions::Version;
 use crate::ledger::canonical_json::member;
 use crate::ledger::row_change::RowChange;
-use crate::ledger::row_shape::{exchanged, shared, ShapeColumn};
+use crate::ledger::row_shape::{exchanged, shared, ShapeColumn, Table};
 use crate::ledger::{sha256, Hash};
 use pgrx::PgMemoryContexts;
 use std::collections::HashMap;
 use std::rc::Rc;
 
 pub struct ShapeChanges {
+    table: Table,
     /// By the two shapes.
     known: HashMap<(u128, u128), Rc<ShapeChange>>,
     context: PgMemoryContexts,
@@ -26,14 +27,15 @@ pub struct ShapeChanges {
 struct ShapeChange {
     exchanged: Vec<String>,
     /// The columns that both have, with the names that they have in each.
-    shared: Vec<(String, String)>,
+    /// `None` if it cannot be told which they are.
+    shared: Option<Vec<(String, String)>>,
     /// A shape that is not stored.
     unknown: Option<String>,
 }
 
 impl ShapeChanges {
-    pub fn new() -> ShapeChanges {
-        ShapeChanges { known: HashMap::new(), context: PgMemoryContexts::new("pg_notary comparison of images") }
+    pub fn new(table: Table) -> ShapeChanges {
+        ShapeChanges { table, known: HashMap::new(), context: PgMemoryContexts::new("pg_notary comparison of images") }
     }
 
     /// What was done to the row between two entries without a record. `found` is the hash of the row as the later one
@@ -54,6 +56,7 @@ impl ShapeChanges {
         if exchanged.is_some() || !left.has_image || !entry.has_image {
             return exchanged;
         }
+        let Some(shared) = &change.shared else { return Some(unknown_columns(&when)) };
         // There may be as many such pairs as there are rows.
         // SAFETY: a version is a copy, which is not in the context.
         let (earlier, later) = unsafe { self.context.switch_to(|_| (read(left), read(entry))) };
@@ -62,14 +65,15 @@ impl ShapeChanges {
         let (earlier, later) = (earlier?, later?);
         let left_as = image_of(&earlier, left.data_hash, |change| change.after)?;
         let found_as = image_of(&later, found, as_found)?;
-        let names = change.differences(left_as, found_as);
+        let names = differences(shared, left_as, found_as);
         let verb = if names.len() == 1 { "was" } else { "were" };
         let detail = || format!("{} {verb} changed without a record {when}", quoted_columns(&names));
         (!names.is_empty()).then(|| (Problem::Modified, detail()))
     }
 
     fn between(&mut self, earlier: u128, later: u128) -> Rc<ShapeChange> {
-        let change = self.known.entry((earlier, later)).or_insert_with(|| Rc::new(ShapeChange::of(earlier, later)));
+        let change =
+            self.known.entry((earlier, later)).or_insert_with(|| Rc::new(ShapeChange::of(earlier, later, self.table)));
         change.clone()
     }
 }
@@ -88,7 +92,7 @@ fn as_found(change: RowChange<'_>) -> Option<&str> {
 }
 
 impl ShapeChange {
-    fn of(earlier: u128, later: u128) -> ShapeChange {
+    fn of(earlier: u128, later: u128, table: Table) -> ShapeChange {
         let ids = [shape_id(earlier), shape_id(later)];
         let [Some(earlier), Some(later)] = ids.each_ref().map(|id| Shape::find(id)) else {
             let unknown = ids.into_iter().find(|id| Shape::find(id).is_none());
@@ -96,18 +100,19 @@ impl ShapeChange {
         };
         let now = |column: &ShapeColumn| later.columns.iter().find(|now| now.number == column.number);
         let exchanged = exchanged(&earlier.columns, |column| now(column).map(|now| now.name.as_str()));
-        let shared = shared(&earlier.columns, &later.columns).into_iter();
+        let names = |(column, now): (&ShapeColumn, &ShapeColumn)| (column.name.clone(), now.name.clone());
+        let shared = shared(&earlier.columns, &later.columns, table);
         ShapeChange {
             exchanged: exchanged.into_iter().map(str::to_owned).collect(),
-            shared: shared.map(|(column, now)| (column.name.clone(), now.name.clone())).collect(),
+            shared: shared.map(|pairs| pairs.into_iter().map(names).collect()),
             unknown: None,
         }
     }
+}
 
-    /// The columns that differ, under their later names.
-    fn differences(&self, earlier: &str, later: &str) -> Vec<String> {
-        let differs =
-            |(before, now): &&(String, String)| member(earlier, &json_name(before)) != member(later, &json_name(now));
-        self.shared.iter().filter(differs).map(|(_, now)| now.clone()).collect()
-    }
+/// The columns that differ, under their later names.
+fn differences(shared: &[(String, String)], earlier: &str, later: &str) -> Vec<String> {
+    let differs =
+        |(before, now): &&(String, String)| member(earlier, &json_name(before)) != member(later, &json_name(now));
+    shared.iter().filter(differs).map(|(_, now)| now.clone()).collect()
 }

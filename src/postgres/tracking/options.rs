@@ -1,6 +1,7 @@
 //! What a table is tracked with. It stands in the argument of the table's triggers, so that it is part of the table: it
 //! is dumped and restored with it, cloned to its partitions, and read without looking anything up.
 
+use crate::ledger::row_shape;
 use crate::postgres::errors::Failure;
 use crate::postgres::relation::{self, literal, TableColumn};
 use crate::postgres::schema;
@@ -38,11 +39,15 @@ pub struct MadeFor {
     cluster: u64,
     /// The numbers of the columns that the coverage names, as they were then.
     numbers: Vec<i16>,
+    /// The options before were given for another table, or that one had been restored already.
+    is_restored: bool,
 }
 
 impl MadeFor {
-    pub fn new(table: &Table, numbers: Vec<i16>) -> MadeFor {
-        MadeFor { oid: relation::oid(table).to_u32(), cluster: own_cluster(), numbers }
+    /// `before` are the options that the table had, if it was tracked.
+    pub fn new(table: &Table, numbers: Vec<i16>, before: Option<&Options>) -> MadeFor {
+        let is_restored = before.is_some_and(|before| before.table_since(table) != row_shape::Table::Same);
+        MadeFor { oid: relation::oid(table).to_u32(), cluster: own_cluster(), numbers, is_restored }
     }
 
     fn is(&self, table: &Table) -> bool {
@@ -95,6 +100,15 @@ impl Options {
         self.made_for.as_ref().filter(|made_for| made_for.is(table)).map(|made_for| &made_for.numbers[..])
     }
 
+    /// Whether the table is known to be the one that it was when it was first tracked. Columns of a restored one may have
+    /// other numbers than in the entries of before.
+    pub fn table_since(&self, table: &Table) -> row_shape::Table {
+        match &self.made_for {
+            Some(made_for) if made_for.is(table) && !made_for.is_restored => row_shape::Table::Same,
+            _ => row_shape::Table::PerhapsRestored,
+        }
+    }
+
     /// The name of the table that they were given for, if that is another one, and is tracked with the same id: then
     /// this one is a copy that was restored beside it, and what is done to its rows would be recorded of the rows
     /// there.
@@ -115,8 +129,11 @@ impl Options {
         if let Some(since) = self.coverage_since {
             value["coverage_since"] = json!(since);
         }
-        if let Some(MadeFor { oid, cluster, numbers }) = &self.made_for {
+        if let Some(MadeFor { oid, cluster, numbers, is_restored }) = &self.made_for {
             value["made_for"] = json!({"table": oid, "cluster": cluster, "numbers": numbers});
+            if *is_restored {
+                value["made_for"]["restored"] = true.into();
+            }
         }
         value.to_string()
     }
@@ -202,6 +219,7 @@ impl MadeFor {
             oid: value["table"].as_u64()?.try_into().ok()?,
             cluster: value["cluster"].as_u64()?,
             numbers: value["numbers"].as_array()?.iter().map(number).collect::<Option<_>>()?,
+            is_restored: value["restored"].as_bool().unwrap_or_default(),
         })
     }
 }

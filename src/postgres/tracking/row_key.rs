@@ -1,6 +1,7 @@
 //! How an entry names a row: by its key, as JSON for people, and by its id, a hash of fixed length for look-ups.
 
 use super::columns::{self, json_name, Columns};
+use super::options::Options;
 use super::plan::Plan;
 use super::shape::Shape;
 use crate::ledger::canonical_json::{member, write_string};
@@ -47,10 +48,10 @@ impl RowKey {
 
 /// A key from an entry of this shape, with the names that its columns have in the tracked table now. A column that is
 /// gone keeps its name, and so do all where it cannot be told which columns they are now.
-pub fn renamed(key: &str, shape: &str, table: &Table) -> Result<String, Failure> {
+pub fn renamed(key: &str, shape: &str, table: &Table, options: &Options) -> Result<String, Failure> {
     let Some(shape) = Shape::find(shape) else { return Ok(key.to_owned()) };
     let live = relation::live_columns(table);
-    let Some(columns) = shape.columns_in(&live) else { return Ok(key.to_owned()) };
+    let Some(columns) = shape.columns_in(&live, options.table_since(table)) else { return Ok(key.to_owned()) };
     let value_of = |column: &ShapeColumn| member(key, &json_name(&column.name));
     let values =
         columns.iter().filter_map(|(column, now)| Some((now.map_or(&column.name, |now| &now.name), value_of(column)?)));

@@ -4,7 +4,7 @@
 //! A shape's id is the beginning of its hash. So what is looked up in `ledger.table_shapes` is checked against the id,
 //! and the table need not be trusted.
 
-use crate::ledger::row_shape::{successors, ShapeColumn, Successors};
+use crate::ledger::row_shape::{self, successors, ShapeColumn, Successors};
 use crate::ledger::{canonical_json, sha256_hex};
 use crate::postgres::entries::{self, RowEntry};
 use crate::postgres::errors::Failure;
@@ -63,9 +63,9 @@ impl Shape {
     }
 
     /// What the columns of the shape are in the table now, if that can be told.
-    pub fn columns_in<'a>(&'a self, live: &'a [TableColumn]) -> Option<ColumnsNow<'a>> {
+    pub fn columns_in<'a>(&'a self, live: &'a [TableColumn], table: row_shape::Table) -> Option<ColumnsNow<'a>> {
         let later: Vec<ShapeColumn> = live.iter().map(TableColumn::as_shape).collect();
-        let Successors::Known(successors) = successors(&self.columns, &later) else { return None };
+        let Successors::Known(successors) = successors(&self.columns, &later, table) else { return None };
         let of_table = |column: &ShapeColumn| live.iter().find(|now| now.number == column.number);
         let now = successors.into_iter().map(|successor| successor.and_then(of_table));
         Some(self.columns.iter().zip(now).collect())

@@ -1,6 +1,7 @@
 //! Compares one row with the newest entry about it, and says what is wrong.
 
 use super::columns::{self, json_name, Column, Columns};
+use super::options::Options;
 use super::plan::Plan;
 use super::shape::Shape;
 use super::versions::Version;
@@ -98,7 +99,7 @@ impl Comparer {
             return Ok(known.clone());
         }
         let older = match Shape::find(id) {
-            Some(shape) => OlderShape::of(&shape, &self.root, &self.table)?.map(Rc::new),
+            Some(shape) => OlderShape::of(&shape, &self.plan.options, &self.root, &self.table)?.map(Rc::new),
             None => Err(unknown_shape(id)),
         };
         self.older.insert(id.to_owned(), older.clone());
@@ -109,15 +110,22 @@ impl Comparer {
 impl OlderShape {
     /// What the shape's columns are in the table, or why they cannot be compared. A partition has a column under the same
     /// name as its parent.
-    fn of(shape: &Shape, root: &Table, table: &Table) -> Result<Result<OlderShape, Finding>, Failure> {
+    fn of(
+        shape: &Shape,
+        options: &Options,
+        root: &Table,
+        table: &Table,
+    ) -> Result<Result<OlderShape, Finding>, Failure> {
         let (in_root, in_table) = (relation::live_columns(root), relation::live_columns(table));
         let now = |column: &ShapeColumn| in_root.iter().find(|now| now.number == column.number);
         let exchanged = exchanged(&shape.columns, |column| now(column).map(|now| now.name.as_str()));
         let exchanged: Vec<String> = exchanged.into_iter().map(str::to_owned).collect();
-        if let Some(finding) = exchanged_names(&exchanged, "since the entry was recorded") {
+        if let Some(finding) = exchanged_names(&exchanged, SINCE) {
             return Ok(Err(finding));
         }
-        let Some(columns_now) = shape.columns_in(&in_root) else { return Ok(Err(unknown_columns())) };
+        let Some(columns_now) = shape.columns_in(&in_root, options.table_since(root)) else {
+            return Ok(Err(unknown_columns(SINCE)));
+        };
         let (mut columns, mut dropped, mut retyped) = (Vec::new(), Vec::new(), Vec::new());
         let memory = Rc::default();
         for (column, now) in columns_now {
@@ -135,16 +143,20 @@ impl OlderShape {
     }
 }
 
+const SINCE: &str = "since the entry was recorded";
+
 pub fn unknown_shape(shape: &str) -> Finding {
     let detail = format!("the entry covers the columns of shape {shape}, which ledger.table_shapes does not have");
     (Problem::Unverifiable, detail)
 }
 
 /// The finding about a row of a table of which [`Shape::columns_in`] says nothing.
-fn unknown_columns() -> Finding {
-    let detail = "since the entry was recorded, the table seems to have been restored, and columns of it dropped or \
-                  renamed: it cannot be told which of its columns the entry covers";
-    (Problem::Unverifiable, detail.to_owned())
+pub fn unknown_columns(when: &str) -> Finding {
+    let detail = format!(
+        "the table was restored, and columns of it were dropped or renamed {when}: it cannot be told which of its \
+         columns the entry covers"
+    );
+    (Problem::Unverifiable, detail)
 }
 
 /// The finding about columns that have exchanged their names. Their values may be what was recorded, but who reads one of
