@@ -170,7 +170,7 @@ fn a_forged_block_before_all_others_hides_nothing_that_was_done_to_them() {
     let text = vector_text("ledger.jsonl");
     let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
     let is_block = |line: &&String| line.contains("\"record_type\": \"block\"");
-    let last = lines.iter().filter(is_block).next_back().unwrap().clone();
+    let last = lines.iter().rfind(is_block).unwrap().clone();
     let hash = |line: &str, name: &str| {
         let start = line.find(&format!("\"{name}\": \"")).unwrap() + name.len() + 5;
         line[start..start + 64].to_owned()
