@@ -90,6 +90,8 @@ fn a_prepared_transaction_that_keeps_the_file_from_being_opened_is_named() {
 #[test]
 fn a_worker_that_cannot_open_the_file_obeys_a_change_of_mode() {
     let (cluster, mut client) = start(quiet());
+    // A worker that has just started needs the lock whatever the mode is.
+    wait_until_attached(&mut client);
     switch(&mut client, "off");
     let (mut holder, pid) = idle_after_sealing(&cluster);
     set(&mut client, "ledger.mirror_mode", "sync");
