@@ -59,7 +59,11 @@ fn run_limited(cluster: &Cluster, statement: &str, megabytes: u64) -> Outcome {
 /// How many processes the C library has aborted because it had no memory for itself. Rare, because what it wants is small:
 /// README says so.
 fn aborts(cluster: &Cluster) -> usize {
-    cluster.log().matches("Fatal glibc error").count()
+    let log = cluster.log();
+    ["Fatal glibc error", "cannot allocate memory for thread-local data: ABORT"]
+        .map(|text| log.matches(text).count())
+        .iter()
+        .sum()
 }
 
 /// Runs it with more and more memory, until there is enough.

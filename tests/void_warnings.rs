@@ -39,6 +39,8 @@ fn what_a_reset_of_the_wal_has_lost_is_not_voided_in_silence() {
     fail_a_commit(&cluster, 2);
     cluster.restart(Stop::Fast);
     cluster.restart(Stop::Immediate);
+    // A stop while the file is being opened may raise a doubt that is not warranted.
+    wait_until_attached(&mut cluster.connect("postgres"));
     cluster.restart(Stop::Fast);
     // Nor is what a process leaves behind that was killed in a server which was started after a regular stop.
     let mut client = cluster.connect("postgres");
