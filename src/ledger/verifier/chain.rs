@@ -189,7 +189,9 @@ impl ChainVerifier {
         let mut check = Check { source: self.source, header, contents, findings };
         if header.block_number <= self.previous.number {
             check.out_of_order(self.previous.number);
-            check.by_itself();
+            if self.source == Source::File {
+                check.by_itself();
+            }
             return Computed::default();
         }
         self.skip_missing(&mut check);
@@ -311,8 +313,8 @@ impl Check<'_, '_, '_> {
         self.report(ProblemKind::BlockOutOfOrder, detail);
     }
 
-    /// What a block out of order shows without those around it. A forged block in front of all others, with a high number,
-    /// puts them all out of order: that must not hide what was done to them.
+    /// What a block out of order shows without those around it. In a file, a forged block in front of all others, with a
+    /// high number, puts them all out of order: that must not hide what was done to them.
     fn by_itself(&mut self) {
         self.entries();
         let is_complete = self.contents.entries.len() == self.contents.listed;
