@@ -256,3 +256,23 @@ fn only_the_owner_of_the_extension_can_make_an_object_depend_on_it() {
     assert_eq!(*missing.code(), SqlState::UNDEFINED_OBJECT);
     client.batch_execute(&format!("{depend} pg_notary")).unwrap();
 }
+
+/// It would wait for whoever looks at the extension in an open transaction, as any role can, and all who seal for it.
+#[test]
+fn whoever_does_not_own_the_extension_does_not_wait_to_drop_it() {
+    let (cluster, mut client) = start(Options::new());
+    client.batch_execute("CREATE ROLE app LOGIN").unwrap();
+    let mut other = cluster.connect_as("app", "postgres");
+    other.batch_execute("BEGIN; SELECT * FROM pg_get_object_address('extension', '{pg_notary}', '{}')").unwrap();
+    let mut app = cluster.connect_as("app", "postgres");
+    app.batch_execute("SET lock_timeout = '10s'").unwrap();
+    for drop in ["DROP EXTENSION pg_notary", "DROP EXTENSION IF EXISTS nowhere, pg_notary CASCADE"] {
+        let refused = error(&mut app, drop);
+        assert_eq!(*refused.code(), SqlState::INSUFFICIENT_PRIVILEGE, "{refused:?}");
+        assert_eq!(refused.message(), "must be owner of extension pg_notary");
+    }
+    record(&mut client);
+    seal(&mut client);
+    other.batch_execute("COMMIT").unwrap();
+    client.batch_execute("DROP EXTENSION pg_notary").unwrap();
+}

@@ -2,11 +2,12 @@
 //! each other. VACUUM and sessions that record do not take it.
 
 use super::errors::Failure;
+use super::lists;
 use super::ownership::Object;
 use super::spi;
 use super::transaction;
 use pgrx::{pg_guard, pg_sys, PgSqlErrorCode};
-use std::ffi::CStr;
+use std::ffi::{c_void, CStr};
 
 const EXTENSION: &CStr = c"pg_notary";
 
@@ -51,34 +52,50 @@ fn extension_oid() -> pg_sys::Oid {
     unsafe { pg_sys::get_extension_oid(EXTENSION.as_ptr(), false) }
 }
 
-/// Refuses the one command by which a role without any right in the ledger could hold up all who seal, and the worker
-/// at its start: ALTER ... DEPENDS ON EXTENSION locks the extension until its transaction ends, and asks only for the
-/// ownership of the object that is to depend on it.
+/// Refuses the commands by which a role without any right in the ledger could hold up all who seal, and the worker at its
+/// start. ALTER ... DEPENDS ON EXTENSION locks the extension until its transaction ends, and asks only for the ownership
+/// of the object that is to depend on it. DROP EXTENSION asks for a lock before it looks whose the extension is; while it
+/// waits for it, all others wait behind it.
 ///
 /// # Safety
 /// A statement that ProcessUtility was called with.
 #[pg_guard]
 pub unsafe extern "C-unwind" fn before_utility(statement: *mut pg_sys::Node) {
-    if (*statement).type_ == pg_sys::NodeTag::T_AlterObjectDependsStmt {
-        let name = extension_name(&*statement.cast::<pg_sys::AlterObjectDependsStmt>());
-        // Where there is no such extension, the command itself says so.
-        let extension = pg_sys::get_extension_oid(EXTENSION.as_ptr(), true);
-        if name == EXTENSION && extension != pg_sys::InvalidOid && !Object::Extension(extension).is_own() {
-            not_owner().raise();
+    let (names_own, purpose) = match (*statement).type_ {
+        pg_sys::NodeTag::T_AlterObjectDependsStmt => {
+            let depends = &*statement.cast::<pg_sys::AlterObjectDependsStmt>();
+            (is_own_name(depends.extname.cast()), " to make an object depend on it")
         }
+        pg_sys::NodeTag::T_DropStmt => {
+            let drop = &*statement.cast::<pg_sys::DropStmt>();
+            let is_of_extensions = drop.removeType == pg_sys::ObjectType::OBJECT_EXTENSION;
+            (is_of_extensions && lists::pointers(drop.objects).any(|name| is_own_name(name)), "")
+        }
+        _ => return,
+    };
+    if !names_own {
+        return;
+    }
+    // Where there is no such extension, the command itself says so.
+    let extension = pg_sys::get_extension_oid(EXTENSION.as_ptr(), true);
+    if extension != pg_sys::InvalidOid && !Object::Extension(extension).is_own() {
+        not_owner(purpose).raise();
     }
 }
 
-unsafe fn extension_name(depends: &pg_sys::AlterObjectDependsStmt) -> &CStr {
+/// # Safety
+/// `name` is a node of type String.
+unsafe fn is_own_name(name: *mut c_void) -> bool {
     #[cfg(feature = "pg14")]
-    return CStr::from_ptr((*depends.extname).val.str_);
+    let name = (*name.cast::<pg_sys::Value>()).val.str_;
     #[cfg(not(feature = "pg14"))]
-    return CStr::from_ptr((*depends.extname).sval);
+    let name = (*name.cast::<pg_sys::String>()).sval;
+    CStr::from_ptr(name) == EXTENSION
 }
 
-fn not_owner() -> Failure {
-    let message = "must be owner of extension pg_notary to make an object depend on it";
+fn not_owner(purpose: &str) -> Failure {
+    let message = format!("must be owner of extension pg_notary{purpose}");
     Failure::new(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, message)
-        .detail("The command locks the extension until its transaction ends, and nothing could be sealed meanwhile.")
-        .hint("Leave the dependency out, or ask the owner of the extension to run the command.")
+        .detail("The command locks the extension, and nothing could be sealed meanwhile.")
+        .hint("Ask the owner of the extension to run the command.")
 }
