@@ -29,19 +29,20 @@ pub enum Successors<'a> {
 
 /// What is known of the table between an earlier and a later set of columns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Table {
+pub enum TableIdentity {
     /// It is still the same.
     Same,
     /// It may have been restored in between.
     PerhapsRestored,
 }
 
-pub fn successors<'a>(earlier: &[ShapeColumn], later: &'a [ShapeColumn], table: Table) -> Successors<'a> {
+/// What each column of `earlier` is in `later`.
+pub fn successors<'a>(earlier: &[ShapeColumn], later: &'a [ShapeColumn], table: TableIdentity) -> Successors<'a> {
     let all = |is_same: &dyn Fn(&ShapeColumn, &ShapeColumn) -> bool| -> Vec<Option<&'a ShapeColumn>> {
         earlier.iter().map(|column| later.iter().find(|other| is_same(column, other))).collect()
     };
     let by_number = all(&|column, other| column.number == other.number);
-    if table == Table::Same {
+    if table == TableIdentity::Same {
         return Successors::Known(by_number);
     }
     // If the table was not restored after all, all names are found this way mostly if each is still that of the same
@@ -65,7 +66,7 @@ pub fn successors<'a>(earlier: &[ShapeColumn], later: &'a [ShapeColumn], table: 
 
 /// The columns that both have, with the same type: unless it was changed, a value has the same JSON in both. `None` if it
 /// cannot be told which they are.
-pub fn shared<'a>(earlier: &'a [ShapeColumn], later: &'a [ShapeColumn], table: Table) -> Option<Vec<Pair<'a>>> {
+pub fn shared<'a>(earlier: &'a [ShapeColumn], later: &'a [ShapeColumn], table: TableIdentity) -> Option<Vec<Pair<'a>>> {
     let Successors::Known(now) = successors(earlier, later, table) else { return None };
     let pairs = earlier.iter().zip(now).filter_map(|(column, now)| Some((column, now?)));
     Some(pairs.filter(|(column, other)| column.type_name == other.type_name).collect())
@@ -100,7 +101,7 @@ mod tests {
     }
 
     #[track_caller]
-    fn assert_shared(table: Table, earlier: &str, later: &str, expected: Option<&[(&str, &str)]>) {
+    fn assert_shared(table: TableIdentity, earlier: &str, later: &str, expected: Option<&[(&str, &str)]>) {
         let (earlier, later) = (shape(earlier), shape(later));
         let names = |(column, other): &Pair| (column.name.clone(), other.name.clone());
         let found: Option<Vec<_>> = shared(&earlier, &later, table).map(|pairs| pairs.iter().map(names).collect());
@@ -120,7 +121,7 @@ mod tests {
         let earlier = "1 id int, 2 paid int, 3 due int, 4 note text";
         let ids = ("id", "id");
         let assert = |later: &str, expected: &[(&str, &str)]| {
-            assert_shared(Table::Same, earlier, later, Some(expected));
+            assert_shared(TableIdentity::Same, earlier, later, Some(expected));
         };
         assert(
             "1 id int, 2 paid int, 3 due int, 4 note text, 5 more int",
@@ -141,7 +142,7 @@ mod tests {
     fn in_a_restored_table_the_names_tell_which_columns_are_shared() {
         let earlier = "2 id int, 3 a int, 4 b int";
         let assert = |later: &str, expected: Option<&[(&str, &str)]>| {
-            assert_shared(Table::PerhapsRestored, earlier, later, expected);
+            assert_shared(TableIdentity::PerhapsRestored, earlier, later, expected);
         };
         let same: &[_] = &[("id", "id"), ("a", "a"), ("b", "b")];
         assert("1 id int, 2 a int, 3 b int", Some(same));
@@ -154,7 +155,7 @@ mod tests {
 
     /// The successors' numbers, 0 for a dropped column.
     #[track_caller]
-    fn assert_successors(table: Table, earlier: &str, later: &str, expected: Option<&[i16]>) {
+    fn assert_successors(table: TableIdentity, earlier: &str, later: &str, expected: Option<&[i16]>) {
         let (earlier, later) = (shape(earlier), shape(later));
         let numbers = match successors(&earlier, &later, table) {
             Successors::Known(now) => Some(now.iter().map(|now| now.map_or(0, |now| now.number)).collect()),
@@ -177,14 +178,14 @@ mod tests {
             ("1 id int, 4 due int, 5 paid int", [1, 0, 4]),
             ("1 id int, 2 paid int, 3 was int, 4 due int", [1, 3, 4]),
         ] {
-            assert_successors(Table::Same, earlier, later, Some(&numbers));
+            assert_successors(TableIdentity::Same, earlier, later, Some(&numbers));
         }
     }
 
     #[test]
     fn in_a_restored_table_a_column_keeps_its_name_or_it_is_not_known_which_it_is() {
         let assert = |earlier: &str, later: &str, expected: Option<&[i16]>| {
-            assert_successors(Table::PerhapsRestored, earlier, later, expected);
+            assert_successors(TableIdentity::PerhapsRestored, earlier, later, expected);
         };
         let earlier = "2 id int, 3 a int, 4 b int";
         assert(earlier, "1 id int, 2 a int, 3 b int", Some(&[1, 2, 3]));

@@ -9,14 +9,14 @@ use super::verify_row::{exchanged_names, quoted_columns, unknown_columns, unknow
 use super::versions::Version;
 use crate::ledger::canonical_json::member;
 use crate::ledger::row_change::RowChange;
-use crate::ledger::row_shape::{exchanged, shared, ShapeColumn, Table};
+use crate::ledger::row_shape::{exchanged, shared, ShapeColumn, TableIdentity};
 use crate::ledger::{sha256, Hash};
 use pgrx::PgMemoryContexts;
 use std::collections::HashMap;
 use std::rc::Rc;
 
 pub struct ShapeChanges {
-    table: Table,
+    table: TableIdentity,
     /// By the two shapes.
     known: HashMap<(u128, u128), Rc<ShapeChange>>,
     context: PgMemoryContexts,
@@ -34,7 +34,7 @@ struct ShapeChange {
 }
 
 impl ShapeChanges {
-    pub fn new(table: Table) -> ShapeChanges {
+    pub fn new(table: TableIdentity) -> ShapeChanges {
         ShapeChanges { table, known: HashMap::new(), context: PgMemoryContexts::new("pg_notary comparison of images") }
     }
 
@@ -92,7 +92,7 @@ fn as_found(change: RowChange<'_>) -> Option<&str> {
 }
 
 impl ShapeChange {
-    fn of(earlier: u128, later: u128, table: Table) -> ShapeChange {
+    fn of(earlier: u128, later: u128, table: TableIdentity) -> ShapeChange {
         let ids = [shape_id(earlier), shape_id(later)];
         let [Some(earlier), Some(later)] = ids.each_ref().map(|id| Shape::find(id)) else {
             let unknown = ids.into_iter().find(|id| Shape::find(id).is_none());

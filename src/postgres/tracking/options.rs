@@ -46,7 +46,7 @@ pub struct MadeFor {
 impl MadeFor {
     /// `before` are the options that the table had, if it was tracked.
     pub fn new(table: &Table, numbers: Vec<i16>, before: Option<&Options>) -> MadeFor {
-        let is_restored = before.is_some_and(|before| before.table_since(table) != row_shape::Table::Same);
+        let is_restored = before.is_some_and(|before| before.table_since(table) != row_shape::TableIdentity::Same);
         MadeFor { oid: relation::oid(table).to_u32(), cluster: own_cluster(), numbers, is_restored }
     }
 
@@ -102,10 +102,10 @@ impl Options {
 
     /// Whether the table is known to be the one that it was when it was first tracked. Columns of a restored one may have
     /// other numbers than in the entries of before.
-    pub fn table_since(&self, table: &Table) -> row_shape::Table {
+    pub fn table_since(&self, table: &Table) -> row_shape::TableIdentity {
         match &self.made_for {
-            Some(made_for) if made_for.is(table) && !made_for.is_restored => row_shape::Table::Same,
-            _ => row_shape::Table::PerhapsRestored,
+            Some(made_for) if made_for.is(table) && !made_for.is_restored => row_shape::TableIdentity::Same,
+            _ => row_shape::TableIdentity::PerhapsRestored,
         }
     }
 

@@ -63,7 +63,11 @@ impl Shape {
     }
 
     /// What the columns of the shape are in the table now, if that can be told.
-    pub fn columns_in<'a>(&'a self, live: &'a [TableColumn], table: row_shape::Table) -> Option<ColumnsNow<'a>> {
+    pub fn columns_in<'a>(
+        &'a self,
+        live: &'a [TableColumn],
+        table: row_shape::TableIdentity,
+    ) -> Option<ColumnsNow<'a>> {
         let later: Vec<ShapeColumn> = live.iter().map(TableColumn::as_shape).collect();
         let Successors::Known(successors) = successors(&self.columns, &later, table) else { return None };
         let of_table = |column: &ShapeColumn| live.iter().find(|now| now.number == column.number);
