@@ -63,13 +63,15 @@ fn what_an_old_snapshot_has_kept_of_the_state_is_not_read_again() {
     let size = pages(&mut client, table);
     assert!(size > 10, "only {size} pages");
     record(&mut client);
-    for _ in 0..2 {
-        let read = pages_read(&mut client, table, "SELECT count(*) FROM ledger.commit_block()");
-        assert!(read < size / 2, "{read} of {size} pages were read");
-        // Also once the snapshot is gone.
-        old.batch_execute("ROLLBACK").unwrap();
+    let read = pages_read(&mut client, table, "SELECT count(*) FROM ledger.commit_block()");
+    assert!(read < size / 2, "{read} of {size} pages were read");
+    old.batch_execute("ROLLBACK").unwrap();
+    // If the worker notes something in between, the row goes to a page in front, and the pages behind it are empty until
+    // the next VACUUM.
+    wait_until("the pages of the state that nobody sees any more are not read", PATIENCE, || {
         client.batch_execute("VACUUM ledger.log_state").unwrap();
-    }
+        pages_read(&mut client, table, "SELECT count(*) FROM ledger.commit_block()") < size / 2
+    });
     client.batch_execute("SELECT ledger.commit_block()").unwrap();
     assert_intact(&mut client);
 }
