@@ -6,6 +6,8 @@
 . "$ROOT/scripts/cluster.sh"
 
 passed=0 failed=0
+# What failed, to be said again at the end: logs are often cut in the middle.
+failures=
 logs=$(mktemp -d "$WORK/.test.XXXX")
 RUN_DIRS+=("$logs")
 
@@ -44,6 +46,8 @@ run_cargo() {
         if ($i == "failed;" || $i == "ignored;") f += $(i-1) } } END { print p + 0, f + 0 }' "$logs/$name")
     # shellcheck disable=SC2086
     add "$name" "$status" $counts
+    # As cargo reports them: between these lines.
+    failures+=$(sed -n '/^failures:$/,/^test result: /p' "$logs/$name")
 }
 
 run_regress() {
@@ -86,5 +90,6 @@ all)
     ;;
 *) die "usage: $0 [all|domain|cluster]" ;;
 esac
+[ -z "$failures" ] || printf '%s\n' "$failures"
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ]

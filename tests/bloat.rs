@@ -63,15 +63,18 @@ fn what_an_old_snapshot_has_kept_of_the_state_is_not_read_again() {
     let size = pages(&mut client, table);
     assert!(size > 10, "only {size} pages");
     record(&mut client);
-    let read = pages_read(&mut client, table, "SELECT count(*) FROM ledger.commit_block()");
+    // A change that finds no room on the page of the row looks for it elsewhere, which reads some pages too. It does so
+    // once: what is rolled back leaves its page behind.
+    let fewest = |client: &mut Client| {
+        let reads = (0..3).map(|_| pages_read(client, table, "SELECT count(*) FROM ledger.commit_block()"));
+        reads.min().unwrap()
+    };
+    let read = fewest(&mut client);
     assert!(read < size / 2, "{read} of {size} pages were read");
     old.batch_execute("ROLLBACK").unwrap();
-    // If the worker notes something in between, the row goes to a page in front, and the pages behind it are empty until
-    // the next VACUUM.
-    wait_until("the pages of the state that nobody sees any more are not read", PATIENCE, || {
-        client.batch_execute("VACUUM ledger.log_state").unwrap();
-        pages_read(&mut client, table, "SELECT count(*) FROM ledger.commit_block()") < size / 2
-    });
+    client.batch_execute("VACUUM ledger.log_state").unwrap();
+    let read = fewest(&mut client);
+    assert!(read < size / 2, "{read} of {size} pages were read once the snapshot was gone");
     client.batch_execute("SELECT ledger.commit_block()").unwrap();
     assert_intact(&mut client);
 }
