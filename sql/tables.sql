@@ -53,11 +53,13 @@ CREATE TABLE ledger.log_state (
     open_ranges BIGINT[] NOT NULL,
     version_runs BIGINT[] NOT NULL,
     start_timeline BIGINT,
-    start_location BIGINT
+    start_location BIGINT,
+    installation UUID NOT NULL
 ) USING heap WITH (fillfactor = 10);
 
 INSERT INTO ledger.log_state
-SELECT pg_catalog.gen_random_uuid(), pg_catalog.clock_timestamp(), '', 0, 0, 0, 0, d.oid, NULL, '{}', '{}', NULL, NULL
+SELECT pg_catalog.gen_random_uuid(), pg_catalog.clock_timestamp(), '', 0, 0, 0, 0, d.oid, NULL, '{}', '{}', NULL, NULL,
+       pg_catalog.gen_random_uuid()
 FROM pg_catalog.pg_database AS d WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database();
 
 -- Which sealed entries are about a row of a tracked table: runs, each sorted by row, in chunks of a page. A place is
@@ -116,6 +118,7 @@ COMMENT ON COLUMN ledger.log_state.database_oid IS 'the database this ledger bel
 COMMENT ON COLUMN ledger.log_state.mirror_attachment IS 'the id of the server''s last attachment to the mirror file';
 COMMENT ON COLUMN ledger.log_state.start_timeline IS 'the timeline of the first server start after that attachment; null until then';
 COMMENT ON COLUMN ledger.log_state.start_location IS 'where the WAL ended at that start: shows whether the database has what the file was written with before, or was put back to an older state';
+COMMENT ON COLUMN ledger.log_state.installation IS 'made by CREATE EXTENSION: a copy of the whole database by pg_upgrade, from a template or from a base backup has the same, a database that was restored from a dump has another';
 COMMENT ON COLUMN ledger.entries.leaf_index IS '0-based position in the log tree';
 COMMENT ON COLUMN ledger.blocks.tree_size IS 'leaves of the log tree after this block';
 COMMENT ON COLUMN ledger.blocks.tree_root IS 'root of the log tree after this block';

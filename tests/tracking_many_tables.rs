@@ -160,7 +160,7 @@ fn tables_that_cannot_be_verified_hide_no_others() {
     client.batch_execute("ROLLBACK").unwrap();
 }
 
-/// As where both were restored in another cluster: then nothing tells that one is a copy, which would not be verified.
+/// As where both were restored in another database: then nothing tells that one is a copy, which would not be verified.
 #[test]
 fn two_tables_with_one_id_are_both_verified() {
     let (_cluster, mut client) = start_quiet();
@@ -173,7 +173,7 @@ fn two_tables_with_one_id_are_both_verified() {
                  t record;
              BEGIN
                  FOR t IN SELECT tgname, pg_get_triggerdef(oid) AS made FROM pg_trigger WHERE tgrelid = 'a_1'::regclass LOOP
-                     EXECUTE replace(regexp_replace(t.made, '\"cluster\": ?[0-9]+', '\"cluster\":1'), 'public.a_1', 'beside.a_1');
+                     EXECUTE replace(regexp_replace(t.made, '\"table\": ?[0-9]+', '\"table\":1'), 'public.a_1', 'beside.a_1');
                      EXECUTE format('ALTER TABLE beside.a_1 ENABLE ALWAYS TRIGGER %I', t.tgname);
                  END LOOP;
              END $$",

@@ -33,12 +33,15 @@ fn fill(cluster: &Cluster, directory: &Path) -> Client {
              CREATE TABLE accounts (id int PRIMARY KEY, amount numeric NOT NULL);
              CREATE TABLE moves (id int, day date, amount numeric, PRIMARY KEY (id, day)) PARTITION BY RANGE (day);
              CREATE TABLE moves_old PARTITION OF moves FOR VALUES FROM ('2025-01-01') TO ('2026-01-01');
-             CREATE TABLE moves_new PARTITION OF moves DEFAULT",
+             CREATE TABLE moves_new PARTITION OF moves DEFAULT;
+             CREATE TABLE people (id int PRIMARY KEY, full_name text, name text, note text)",
         )
         .unwrap();
     client
         .batch_execute(
-            "SELECT ledger.track('accounts', keep_image => true), ledger.track('moves');
+            "SELECT ledger.track('accounts', keep_image => true), ledger.track('moves'),
+                    ledger.track('people', excluded => '{note}');
+             INSERT INTO people VALUES (1, 'Ada Lovelace');
              INSERT INTO accounts SELECT n, n FROM generate_series(1, 20) n;
              INSERT INTO moves SELECT n, date '2025-12-20' + n, n FROM generate_series(1, 20) n;
              SELECT ledger.create_item('tool', 'api', '1.0.0', E'call()\n', 'api.py')",
@@ -104,8 +107,41 @@ fn takes_the_ledger_along(transfer: &[&str]) {
     assert_clean(&mut client, "accounts");
     assert_clean(&mut client, "moves");
     assert_intact(&mut client);
+    assert_people_are_the_same_table(&mut client);
     assert_eq!(file(&mut client).parent(), Some(directory.as_path()));
     assert_eq!(fs::read_dir(&directory).unwrap().count(), 2, "the file, and its state file");
+}
+
+/// Its columns have the numbers that they had, also once track() is called again. What is restored beside it is known as
+/// a copy.
+fn assert_people_are_the_same_table(client: &mut Client) {
+    client
+        .batch_execute(
+            "CREATE SCHEMA beside; CREATE TABLE beside.people (LIKE people INCLUDING ALL);
+             DO $$
+             DECLARE
+                 made text;
+             BEGIN
+                 FOR made IN SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE tgrelid = 'people'::regclass LOOP
+                     EXECUTE replace(made, 'public.people', 'beside.people');
+                 END LOOP;
+             END $$",
+        )
+        .unwrap();
+    let refused = error(client, "INSERT INTO beside.people VALUES (1, 'Eva')");
+    assert!(refused.message().contains("is a copy of tracked table"), "{refused:?}");
+    client.batch_execute("DROP SCHEMA beside CASCADE").unwrap();
+
+    let exchange = "ALTER TABLE people RENAME note TO t; ALTER TABLE people RENAME name TO note; \
+                    ALTER TABLE people RENAME t TO name";
+    client.batch_execute(&format!("BEGIN; {exchange}")).unwrap();
+    let refused = error(client, "UPDATE people SET note = 'x'");
+    assert!(refused.message().ends_with("names \"note\", which is now another column"), "{refused:?}");
+    client.batch_execute("ROLLBACK").unwrap();
+    client.batch_execute("ALTER TABLE people DROP COLUMN name; ALTER TABLE people RENAME full_name TO name").unwrap();
+    assert_clean(client, "people");
+    client.batch_execute("SELECT ledger.track('people', excluded => '{note}')").unwrap();
+    assert_clean(client, "people");
 }
 
 #[test]

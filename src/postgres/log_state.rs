@@ -29,6 +29,7 @@ mod column {
     pub const VERSION_RUNS: usize = 10;
     pub const START_TIMELINE: usize = 11;
     pub const START_LOCATION: usize = 12;
+    pub const INSTALLATION: usize = 13;
 }
 
 /// A place in the mirror file. Every entry line before it stands in a block, is voided, or belongs to a transaction in
@@ -182,6 +183,14 @@ pub unsafe fn version_runs(snapshot: pg_sys::Snapshot) -> Vec<Run> {
     let table = Table::open("log_state", pg_sys::AccessShareLock);
     let mut scan = TableScan::start_with(&table, snapshot, 0);
     scan.last().map(|tuple| runs_of(&table.deform(tuple))).unwrap_or_default()
+}
+
+/// The id that CREATE EXTENSION has made. `None` only if somebody has changed the table.
+pub fn installation() -> Option<Uuid> {
+    let table = Table::open("log_state", pg_sys::AccessShareLock);
+    let snapshot = RegisteredSnapshot::latest();
+    let mut scan = TableScan::start(&table, &snapshot, 0);
+    scan.last().and_then(|tuple| table.deform(tuple).uuid(column::INSTALLATION))
 }
 
 fn runs_of(row: &Row) -> Vec<Run> {

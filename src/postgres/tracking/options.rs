@@ -3,12 +3,14 @@
 
 use crate::ledger::row_shape;
 use crate::postgres::errors::Failure;
+use crate::postgres::log_state;
 use crate::postgres::relation::{self, literal, TableColumn};
 use crate::postgres::schema;
 use crate::postgres::tables::Table;
 use pgrx::{pg_sys, PgSqlErrorCode};
 use serde_json::{json, Value};
 use std::ffi::CStr;
+use uuid::Uuid;
 
 /// The name of the row trigger of every tracked table.
 pub const ROW_TRIGGER: &CStr = c"ledger_record_change";
@@ -32,11 +34,13 @@ pub struct Options {
     pub made_for: Option<MadeFor>,
 }
 
-/// A table of one cluster: in another one the same oid can be that of its copy.
+/// A table of one database: in another one the same oid can be that of its copy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MadeFor {
     oid: u32,
     cluster: u64,
+    /// That of the extension, which a copy of the whole database has too.
+    installation: Option<Uuid>,
     /// The numbers of the columns that the coverage names, as they were then.
     numbers: Vec<i16>,
     /// The options before were given for another table, or that one had been restored already.
@@ -47,11 +51,22 @@ impl MadeFor {
     /// `before` are the options that the table had, if it was tracked.
     pub fn new(table: &Table, numbers: Vec<i16>, before: Option<&Options>) -> MadeFor {
         let is_restored = before.is_some_and(|before| before.table_since(table) != row_shape::TableIdentity::Same);
-        MadeFor { oid: relation::oid(table).to_u32(), cluster: own_cluster(), numbers, is_restored }
+        let (oid, installation) = (relation::oid(table).to_u32(), log_state::installation());
+        MadeFor { oid, cluster: own_cluster(), installation, numbers, is_restored }
     }
 
     fn is(&self, table: &Table) -> bool {
-        (self.oid, self.cluster) == (relation::oid(table).to_u32(), own_cluster())
+        self.has_oid_of(table) && self.is_of_here()
+    }
+
+    fn has_oid_of(&self, table: &Table) -> bool {
+        self.oid == relation::oid(table).to_u32()
+    }
+
+    /// Whether its oid is one of this database. pg_upgrade keeps oids, and gives the cluster another identifier; the
+    /// extension has another installation if it was dropped and created again, and the triggers were put back.
+    fn is_of_here(&self) -> bool {
+        self.cluster == own_cluster() || (self.installation.is_some() && self.installation == log_state::installation())
     }
 }
 
@@ -113,10 +128,7 @@ impl Options {
     /// this one is a copy that was restored beside it, and what is done to its rows would be recorded of the rows
     /// there.
     pub fn copied_from(&self, table: &Table) -> Option<String> {
-        let made_for = self.made_for.as_ref().filter(|made_for| !made_for.is(table))?;
-        if made_for.cluster != own_cluster() {
-            return None;
-        }
+        let made_for = self.made_for.as_ref().filter(|made_for| !made_for.has_oid_of(table))?;
         let original = Table::open_if_there(pg_sys::Oid::from(made_for.oid), pg_sys::AccessShareLock)?;
         // SAFETY: the relation is open.
         let options = unsafe { Options::of_relation(original.relation()) }?;
@@ -129,8 +141,10 @@ impl Options {
         if let Some(since) = self.coverage_since {
             value["coverage_since"] = json!(since);
         }
-        if let Some(MadeFor { oid, cluster, numbers, is_restored }) = &self.made_for {
-            value["made_for"] = json!({"table": oid, "cluster": cluster, "numbers": numbers});
+        if let Some(MadeFor { oid, cluster, installation, numbers, is_restored }) = &self.made_for {
+            let installation = installation.map(|id| id.to_string());
+            value["made_for"] =
+                json!({"table": oid, "cluster": cluster, "installation": installation, "numbers": numbers});
             if *is_restored {
                 value["made_for"]["restored"] = true.into();
             }
@@ -218,6 +232,7 @@ impl MadeFor {
         Some(MadeFor {
             oid: value["table"].as_u64()?.try_into().ok()?,
             cluster: value["cluster"].as_u64()?,
+            installation: value["installation"].as_str().and_then(|id| Uuid::try_parse(id).ok()),
             numbers: value["numbers"].as_array()?.iter().map(number).collect::<Option<_>>()?,
             is_restored: value["restored"].as_bool().unwrap_or_default(),
         })
