@@ -72,6 +72,7 @@ mod tracking_order;
 mod tracking_partition_commands;
 mod tracking_partitions;
 mod tracking_privileges;
+mod tracking_restored;
 mod tracking_schema;
 mod tracking_temporal;
 mod tracking_triggers;

@@ -1,0 +1,114 @@
+//! In a table that was restored from a dump, columns can have other numbers than in the entries of before. What the names
+//! tell is compared, and nothing is taken for something else; in a copy of the whole database a table is the same.
+#![cfg(feature = "cluster-tests")]
+
+use crate::common::ledger::*;
+use crate::common::tracking::*;
+use crate::common::{wait_until, Cluster, Options};
+use postgres::Client;
+
+/// A tracked table that had a column before its own was dropped; and the same one restored in another database, together
+/// with the ledger. There its columns have other numbers: pg_dump leaves no gaps between them.
+fn start_restored(options: &str) -> (Cluster, Client, Client) {
+    let (cluster, mut client) = start(Options::new());
+    client
+        .batch_execute(&format!(
+            "CREATE TABLE kept (gone int, id int PRIMARY KEY, a text, b text); ALTER TABLE kept DROP COLUMN gone;
+             SELECT ledger.track('kept'{options}); INSERT INTO kept VALUES (1, 'a', 'b'), (2, 'c', 'd')"
+        ))
+        .unwrap();
+    seal(&mut client);
+    let export = cluster.data_dir().join("export.jsonl");
+    client.batch_execute(&format!("COPY ledger.entries TO '{}' WITH (FORMAT jsonl)", export.display())).unwrap();
+    client.batch_execute("CREATE DATABASE other").unwrap();
+    let dump = cluster.data_dir().join("dump");
+    cluster.run("pg_dump", &["-Fc", "-f", dump.to_str().unwrap(), "postgres"]);
+    cluster.run("pg_restore", &["-d", "other", dump.to_str().unwrap()]);
+    let mut other = cluster.connect("other");
+    other.batch_execute(&format!("COPY ledger.entries FROM '{}' WITH (FORMAT jsonl)", export.display())).unwrap();
+    assert_eq!(value(&mut other, "SELECT max(attnum) FROM pg_attribute WHERE attrelid = 'kept'::regclass"), "3");
+    (cluster, client, other)
+}
+
+#[test]
+fn a_restored_table_that_had_a_dropped_column_is_compared_by_its_columns_names() {
+    let (_cluster, mut client, mut other) = start_restored("");
+    assert_clean(&mut other, "kept");
+    // Also if it was altered since.
+    other.batch_execute("ALTER TABLE kept ALTER b TYPE varchar, ADD COLUMN c int").unwrap();
+    assert_clean(&mut other, "kept");
+    other.batch_execute("ALTER TABLE kept ALTER b TYPE text").unwrap();
+    // Or tracked anew, which gives its columns other numbers than the entries of before state.
+    other.batch_execute("SELECT ledger.track('kept')").unwrap();
+    assert_clean(&mut other, "kept");
+    other.batch_execute("SELECT ledger.verified(k) FROM kept k; ALTER TABLE kept DISABLE TRIGGER ALL").unwrap();
+    other.batch_execute("UPDATE kept SET a = 'z' WHERE id = 1").unwrap();
+    assert_eq!(problems(&mut other, "kept"), ["{\"id\": 1} modified"]);
+    // A column that was added again is another one.
+    client.batch_execute("ALTER TABLE kept DROP COLUMN b; ALTER TABLE kept ADD COLUMN b text").unwrap();
+    assert_eq!(problems(&mut client, "kept"), ["{\"id\": 1} unverifiable", "{\"id\": 2} unverifiable"]);
+}
+
+/// Whether or not its numbers say which columns it has lost, and which have other names.
+#[test]
+fn a_row_is_named_by_the_columns_of_its_key_whatever_became_of_others() {
+    let (_cluster, mut client, mut other) = start_restored("");
+    for session in [&mut client, &mut other] {
+        session.batch_execute("ALTER TABLE kept DISABLE TRIGGER ALL; DELETE FROM kept WHERE id = 1").unwrap();
+        session.batch_execute("ALTER TABLE kept DROP COLUMN b").unwrap();
+        assert_eq!(problems(session, "kept"), ["{\"id\": 1} missing", "{\"id\": 2} unverifiable"]);
+    }
+    client.batch_execute("ALTER TABLE kept RENAME COLUMN id TO number").unwrap();
+    assert_eq!(problems(&mut client, "kept"), ["{\"number\": 1} missing", "{\"number\": 2} unverifiable"]);
+}
+
+/// Who calls track() in the restored database changes nothing about which entries are from before.
+#[test]
+fn a_restored_table_stays_one_that_was_restored_when_it_is_tracked_again() {
+    let (_cluster, _client, mut other) = start_restored(", keep_image => true");
+    wait_until("the ledger that was imported records", PATIENCE, || other.simple_query(RECORD).is_ok());
+    let track = "SELECT ledger.track('kept', keep_image => true)";
+    for call in ["SELECT ledger.track('kept', keep_image => true, excluded => '{b}')", track] {
+        other.batch_execute(&format!("{call}; {call}")).unwrap();
+        assert_clean(&mut other, "kept");
+    }
+    other.batch_execute("ALTER TABLE kept ADD COLUMN c int").unwrap();
+    assert_clean(&mut other, "kept");
+    // A change that comes with other names is never passed over, not even once the names are back and the rows recorded.
+    let expected = ["{\"id\": 1} unverifiable", "{\"id\": 2} unverifiable"];
+    other.batch_execute("ALTER TABLE kept ALTER a TYPE text USING 'forged'").unwrap();
+    other.batch_execute("ALTER TABLE kept DROP COLUMN b; ALTER TABLE kept RENAME a TO b").unwrap();
+    assert_eq!(problems(&mut other, "kept"), expected);
+    assert!(details(&mut other, "kept")[0].contains("the table was restored"));
+    other.batch_execute("UPDATE kept SET c = 1").unwrap();
+    assert_eq!(problems(&mut other, "kept"), expected);
+    other.batch_execute(&format!("ALTER TABLE kept RENAME b TO a; UPDATE kept SET c = 2; {track}")).unwrap();
+    assert_eq!(problems(&mut other, "kept"), expected);
+    // The way on: nothing from before is compared any more.
+    other.batch_execute(&format!("SELECT ledger.untrack('kept'); {track}")).unwrap();
+    other.batch_execute("ALTER TABLE kept DROP COLUMN c; ALTER TABLE kept RENAME a TO c").unwrap();
+    assert_clean(&mut other, "kept");
+}
+
+#[test]
+fn in_a_database_that_was_copied_as_a_whole_a_table_is_the_same() {
+    let (cluster, mut client) = start(Options::new());
+    client.batch_execute("CREATE DATABASE app").unwrap();
+    let mut app = cluster.connect("app");
+    app.batch_execute("CREATE EXTENSION pg_notary").unwrap();
+    app.batch_execute(
+        "CREATE TABLE people (id int PRIMARY KEY, full_name text, name text, age int);
+         SELECT ledger.track('people'); INSERT INTO people VALUES (1, 'Ada Lovelace', NULL, 36), (2, 'A', 'B', 1)",
+    )
+    .unwrap();
+    drop(app);
+    wait_until("nobody is connected", PATIENCE, || client.batch_execute("CREATE DATABASE copy TEMPLATE app").is_ok());
+    for database in ["app", "copy"] {
+        let mut client = cluster.connect(database);
+        client
+            .batch_execute("ALTER TABLE people DROP COLUMN name; ALTER TABLE people RENAME full_name TO name")
+            .unwrap();
+        assert_eq!(problems(&mut client, "people"), ["{\"id\": 2} unverifiable"], "{database}");
+        assert!(details(&mut client, "people")[0].contains("column \"name\" was dropped"), "{database}");
+    }
+}
