@@ -42,7 +42,7 @@ fn who_may_read_a_table_may_verify_it() {
     }
 }
 
-/// A key is taken apart as the caller, and the row is looked up below the executor: the owner of a table gets no code of his
+/// A key is taken apart as the owner, and the row is looked up below the executor: the owner of a table gets no code of his
 /// own run with an auditor's or the ledger's privileges.
 #[test]
 fn the_owner_of_a_table_gains_nothing_when_others_verify_it() {
@@ -84,6 +84,42 @@ fn the_owner_of_a_table_gains_nothing_when_others_verify_it() {
     assert_eq!(column(&mut auditor, "SELECT operation FROM ledger.history('trap', '{\"id\": 1}')"), ["insert"]);
     assert!(all_valid(&mut auditor));
     assert!(column(&mut client, "SELECT who FROM seen").is_empty());
+}
+
+/// A type's schema matters to who names the type, not to who has values of it.
+#[test]
+fn a_row_is_looked_up_though_the_owner_may_not_use_the_schema_of_its_keys_types() {
+    let (cluster, mut client) = start(Options::new());
+    client
+        .batch_execute(
+            "CREATE ROLE app LOGIN; CREATE ROLE auditor LOGIN; GRANT ledger_auditor TO auditor; CREATE SCHEMA apart;
+             GRANT USAGE ON SCHEMA ledger TO app;
+             CREATE TYPE apart.state AS ENUM ('open', 'closed'); CREATE TYPE apart.pair AS (s apart.state, n int);
+             CREATE DOMAIN apart.code AS varchar(4); CREATE TYPE apart.span AS RANGE (subtype = int);
+             CREATE TABLE orders (s apart.state, a apart.state[], p apart.pair, c apart.code, r apart.span,
+                 PRIMARY KEY (s, a, p, c, r));
+             SELECT ledger.track('orders');
+             INSERT INTO orders VALUES ('open', '{closed,open}', '(open,1)', 'abcd', '[1,5)');
+             ALTER TABLE orders OWNER TO app",
+        )
+        .unwrap();
+    let mut app = cluster.connect_as("app", "postgres");
+    // The control: the owner may not name the types, but has the row.
+    assert_eq!(*error(&mut app, "SELECT 'open'::apart.state").code(), SqlState::INSUFFICIENT_PRIVILEGE);
+    assert_eq!(number(&mut app, "SELECT count(*) FROM orders"), 1);
+    let mut auditor = cluster.connect_as("auditor", "postgres");
+    let keys = [
+        r#"{"s": "open", "a": ["closed", "open"], "p": "(open,1)", "c": "abcd", "r": "[1,5)"}"#,
+        r#"{"s": "open", "a": "{closed,open}", "p": {"s": "open", "n": 1}, "c": "abcd", "r": "[1, 5)"}"#,
+    ];
+    for reader in [&mut client, &mut app, &mut auditor] {
+        for key in keys {
+            let verdict = json(reader, &format!("SELECT ledger.verify_row('orders', '{key}')"));
+            assert_eq!(verdict["verified"], true, "{key}: {verdict}");
+            let history = format!("SELECT operation FROM ledger.history('orders', '{key}')");
+            assert_eq!(column(reader, &history), ["insert"], "{key}");
+        }
+    }
 }
 
 /// What was recorded of rows that a policy hides is hidden too.

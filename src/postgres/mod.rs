@@ -34,7 +34,7 @@
 //! | [`install`] | the SQL of the install script |
 //! | [`faults`] | failing on purpose, in tests |
 //! | [`roles`], [`schema`] | with whose rights work is done, and which schema is the extension's |
-//! | [`tables`], [`bulk_insert`], [`single_insert`], [`single_row`], [`spi`], [`jsonb`], [`encoding`], [`errors`], [`errorless`], [`wait_events`] | access to Postgres' own functions |
+//! | [`tables`], [`bulk_insert`], [`single_insert`], [`single_row`], [`spi`], [`jsonb`], [`jsonb_record`], [`encoding`], [`errors`], [`errorless`], [`wait_events`] | access to Postgres' own functions |
 //! | [`ids`] | new ids |
 //! | [`regular_file`] | opening files that others may have put there |
 //! | [`helper_threads`] | threads that must not call Postgres |
@@ -62,6 +62,7 @@ mod import;
 mod install;
 mod items;
 mod jsonb;
+mod jsonb_record;
 mod line_functions;
 mod lists;
 mod locks;

@@ -81,18 +81,12 @@ impl TableColumn {
         ShapeColumn { number: self.number, name: self.name.clone(), type_name: self.own_type() }
     }
 
-    /// As [`TableColumn::own_type`], but for a domain, the type that it is based on.
-    pub fn base_type(&self) -> String {
+    /// Its type and modifier; for a domain, those that it is based on.
+    pub fn base_type(&self) -> (pg_sys::Oid, i32) {
         let mut modifier = self.type_modifier;
         // SAFETY: a catalog look-up inside a transaction.
         let base = unsafe { pg_sys::getBaseTypeAndTypmod(self.type_oid, &mut modifier) };
-        type_with_modifier(base, modifier)
-    }
-
-    /// Whether it is of type money, or of a domain over money.
-    pub fn is_money(&self) -> bool {
-        // SAFETY: a catalog look-up inside a transaction.
-        unsafe { pg_sys::getBaseType(self.type_oid) == pg_sys::MONEYOID }
+        (base, modifier)
     }
 }
 
@@ -176,11 +170,6 @@ pub fn quoted(name: &CStr) -> String {
     let _quotes = PlainQuotes::set();
     // SAFETY: the result is the name itself or a palloc'd copy; both are NUL-terminated.
     unsafe { CStr::from_ptr(pg_sys::quote_identifier(name.as_ptr())) }.to_string_lossy().into_owned()
-}
-
-pub fn quoted_text(name: &str) -> String {
-    let name = std::ffi::CString::new(name).unwrap_or_default();
-    quoted(&name)
 }
 
 /// As `pg_catalog.integer`, whatever the search_path.

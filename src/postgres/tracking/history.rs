@@ -18,10 +18,10 @@ use crate::ledger::verifier::SignatureCheck;
 use crate::postgres::errorless;
 use crate::postgres::errors::{or_raise, required, sentence, Failure};
 use crate::postgres::jsonb::{Jsonb, JsonbText};
+use crate::postgres::jsonb_record::{self, Member};
 use crate::postgres::relation::{self, literal, Regclass, TableColumn};
 use crate::postgres::roles::{as_ledger_owner, as_owner_of};
 use crate::postgres::secrets;
-use crate::postgres::spi;
 use crate::postgres::tables::{self, RegisteredSnapshot, Row, Table};
 use pgrx::prelude::*;
 use pgrx::PgSqlErrorCode;
@@ -412,17 +412,14 @@ fn key_columns(table: &Table, plan: &Plan) -> Vec<TableColumn> {
 /// The CHECK of a domain is code of the table's owner. Where a column's own type is a domain, it does not run. For
 /// elements of an array, fields of a composite type and bounds of a range it does, with the owner's rights.
 fn typed_key(table: &Table, columns: &[TableColumn], key: Jsonb, given: &Value) -> Row {
-    let typed = |column: &TableColumn| {
+    let typed = |column: &TableColumn| match (column.base_type(), &given[&column.name]) {
         // Money is recorded as the number that it is stored as. Postgres would take such a number for whole dollars.
-        let is_stored = given[&column.name].is_number() && column.is_money();
-        let of_type = if is_stored { "pg_catalog.int8".to_owned() } else { column.base_type() };
-        format!("{} {of_type}", relation::quoted_text(&column.name))
+        ((pg_sys::MONEYOID, _), Value::Number(_)) => (pg_sys::INT8OID, -1),
+        (base, _) => base,
     };
-    let columns: Vec<String> = columns.iter().map(typed).collect();
-    let query = format!("SELECT k.* FROM pg_catalog.jsonb_to_record($1) AS k({})", columns.join(", "));
+    let members: Vec<Member> = columns.iter().map(|column| (column.name.as_str(), typed(column))).collect();
     // SAFETY: the relation is open.
-    let values = unsafe { as_owner_of(table.relation(), || spi::first_row(&query, pg_sys::JSONBOID, key.datum())) };
-    values.unwrap_or_else(|| pgrx::error!("a key has no values"))
+    unsafe { as_owner_of(table.relation(), || jsonb_record::values(key, &members)) }
 }
 
 fn check_key(plan: &Plan, key: Jsonb) -> Result<Value, Failure> {
