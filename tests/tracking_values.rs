@@ -6,6 +6,7 @@ use crate::common::ledger::*;
 use crate::common::tracking::*;
 use crate::common::Options;
 use postgres::error::SqlState;
+use postgres::Client;
 
 const TYPES: &str = r#"
 CREATE TYPE mood AS ENUM ('happy', 'sad');
@@ -82,6 +83,41 @@ fn one_row_is_found_by_a_key_of_any_type() {
     assert_eq!(column(&mut client, &format!("SELECT operation FROM ledger.history('t', '{key}')")), ["insert"]);
     assert_eq!(value(&mut client, "SELECT (ledger.verified(x)).r FROM t AS x"), "x");
     assert_clean(&mut client, "t");
+}
+
+/// Whichever partition it is in, and however many other rows there are: the index does not lead to such a key, as the
+/// null of jsonb looks like that of SQL.
+#[test]
+fn a_key_that_its_types_misread_leads_to_its_row() {
+    let (_cluster, mut client) = start(Options::new());
+    client
+        .batch_execute(
+            "CREATE TABLE places (region text, k jsonb[], v int, PRIMARY KEY (region, k)) PARTITION BY LIST (region);
+             CREATE TABLE east PARTITION OF places FOR VALUES IN ('east');
+             CREATE TABLE west (v int, gone int, k jsonb[] NOT NULL, region text NOT NULL);
+             ALTER TABLE west DROP COLUMN gone; ALTER TABLE places ATTACH PARTITION west FOR VALUES IN ('west');
+             SELECT ledger.track('places');
+             INSERT INTO places SELECT region, ARRAY['null', to_jsonb(n)], n
+             FROM unnest('{east,west}'::text[]) AS region, generate_series(1, 12000) AS n",
+        )
+        .unwrap();
+    let key = r#"{"region": "west", "k": [null, 11999]}"#;
+    let assert_found = |client: &mut Client, verified: bool, problem: Option<&str>| {
+        for table in ["places", "west", "east"] {
+            let verdict = json(client, &format!("SELECT ledger.verify_row('{table}', '{key}')"));
+            assert_eq!((&verdict["verified"], verdict["problem"].as_str()), (&verified.into(), problem), "{table}");
+            let history = format!("SELECT operation FROM ledger.history('{table}', '{key}')");
+            assert_eq!(column(client, &history), ["insert"], "{table}");
+        }
+    };
+    assert_found(&mut client, true, None);
+    seal(&mut client);
+    assert_found(&mut client, true, None);
+    client.batch_execute(APPLICATION_TRIGGERS_OFF).unwrap();
+    client.batch_execute("UPDATE places SET v = -1 WHERE region = 'west' AND k[2] = '11999'").unwrap();
+    assert_found(&mut client, false, Some("modified"));
+    client.batch_execute("DELETE FROM places WHERE v = -1").unwrap();
+    assert_found(&mut client, false, Some("missing"));
 }
 
 #[test]

@@ -128,6 +128,8 @@ SET ROLE regress_outsider;
 CREATE OR REPLACE FUNCTION outside.spy(number int) RETURNS boolean LANGUAGE sql AS 'SELECT false';
 RESET ROLE;
 SELECT operation FROM ledger.history('outside.numbers', '{"id": 1}');
+SELECT operation FROM ledger.history('outside.lists', '{"id": [1]}');
+SELECT ledger.verify_row('outside.lists', '{"id": [1]}') -> 'verified' AS verified;
 RESET application_name;
 
 -- A schema with the name of the ledger's that is none: nothing in it is run as the ledger's owner.

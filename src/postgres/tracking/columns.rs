@@ -118,6 +118,12 @@ impl Columns {
         let depend_on_settings = columns.iter().any(|column| column.encoding.depends_on_settings());
         Columns { columns, by_name, depend_on_settings }
     }
+
+    /// Whether JSON states all their values exactly. What the output function of some type prints, its input function
+    /// may read as another value.
+    pub fn are_exact(&self) -> bool {
+        !self.iter().any(|column| matches!(column.encoding, Encoding::Array(_) | Encoding::Output(_)))
+    }
 }
 
 impl Deref for Columns {

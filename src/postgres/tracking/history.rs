@@ -1,10 +1,10 @@
 //! The SQL functions about one table or one row: verify_table(), verify_row(), history() and verified().
 
 use super::baseline_table;
-use super::columns::{Column, Columns};
 use super::compare_rows::RowProblem;
+use super::one_row::{by_ledger, plan_of, OneRow};
 use super::options::Options;
-use super::plan::{self, Plan};
+use super::plan::Plan;
 use super::readers::{check_reader, check_selects, sees_whole_table};
 use super::row_key::RowKey;
 use super::rows;
@@ -13,19 +13,17 @@ use super::verify_row::{check_signature, presence, signature_of, ByLedger, Compa
 use super::verify_tables;
 use super::versions::{self, text_member, Version};
 use crate::ledger::canonical_json::member;
-use crate::ledger::row_change::row_id;
 use crate::ledger::verifier::SignatureCheck;
 use crate::postgres::errorless;
 use crate::postgres::errors::{or_raise, required, sentence, Failure};
 use crate::postgres::jsonb::{Jsonb, JsonbText};
-use crate::postgres::jsonb_record::{self, Member};
-use crate::postgres::relation::{self, literal, Regclass, TableColumn};
-use crate::postgres::roles::{as_ledger_owner, as_owner_of};
+use crate::postgres::relation::{self, literal, Regclass};
+use crate::postgres::roles::as_ledger_owner;
 use crate::postgres::secrets;
 use crate::postgres::tables::{self, RegisteredSnapshot, Row, Table};
 use pgrx::prelude::*;
 use pgrx::PgSqlErrorCode;
-use serde_json::{json, Value};
+use serde_json::json;
 use std::rc::Rc;
 
 /// How many problems verify_table() keeps in memory. Further ones are counted in a last row.
@@ -136,9 +134,7 @@ fn history(
     let target = relation::target(target);
     or_raise(check_reader(target, errorless::user()));
     let row = or_raise(OneRow::of_key(target, required(row_key, "row_key"), RegisteredSnapshot::of_query));
-    // SAFETY: the snapshot is registered.
-    let versions = or_raise(unsafe { versions::all(row.row_id, row.snapshot.as_ptr()) });
-    let rows: Vec<_> = versions
+    let rows: Vec<_> = or_raise(row.versions())
         .into_iter()
         .zip(1_i64..)
         .map(|(version, number)| {
@@ -274,28 +270,6 @@ fn refused(plan: &Plan, key: &str, (problem, detail): Finding) -> Failure {
     .hint(hint)
 }
 
-/// What the newest entry about a row, and a `TRUNCATE` since, say of it.
-fn by_ledger(
-    newest: &Option<Version>,
-    id: uuid::Uuid,
-    plan: &Plan,
-    snapshot: &RegisteredSnapshot,
-) -> Result<ByLedger, Failure> {
-    let Some(version) = newest.as_ref().filter(|version| version.leaves_row(id)) else { return Ok(ByLedger::Gone) };
-    // SAFETY: the snapshot is registered.
-    let truncate = unsafe { versions::newest(row_id(&plan.options.table_id, ""), snapshot.as_ptr()) }?;
-    let is_newer =
-        |truncate: Version| (truncate.created_at, truncate.entry_id) > (version.created_at, version.entry_id);
-    Ok(if truncate.is_some_and(is_newer) { ByLedger::Truncated } else { ByLedger::Exists })
-}
-
-fn plan_of(table: &Table) -> Result<Rc<Plan>, Failure> {
-    // SAFETY: the relation is open.
-    let options = unsafe { Options::of_relation(table.relation()) };
-    let options = options.ok_or_else(|| not_tracked(table))?;
-    plan::of(table, || Ok(options))
-}
-
 /// Refuses a table whose rows are still being recorded: rows without an entry would be reported as unrecorded.
 pub fn require_baseline(target: pg_sys::Oid) -> Result<(), Failure> {
     let table = Table::open_oid(target, pg_sys::AccessShareLock);
@@ -310,133 +284,4 @@ pub fn still_recorded(table: &Table, progress: &baseline_table::Progress) -> Fai
     Failure::new(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
         .detail(format!("{} of {} pages are done.", progress.pages_done, progress.pages))
         .hint("View ledger.tracked_tables shows the progress; verify again when its state is \"tracked\". If there is no progress, see ledger.workers, and the server's log for the reason.")
-}
-
-/// A row, found by the key that the caller gave.
-struct OneRow {
-    row_id: uuid::Uuid,
-    plan: Rc<Plan>,
-    snapshot: RegisteredSnapshot,
-    /// Where the row is stored, if it exists.
-    place: Option<RowPlace>,
-}
-
-type RowPlace = (pg_sys::Oid, pg_sys::ItemPointerData);
-
-impl OneRow {
-    /// `take` takes the snapshot, after the locks: no session can truncate or rewrite the table any more.
-    fn of_key(target: pg_sys::Oid, key: Jsonb, take: fn() -> RegisteredSnapshot) -> Result<OneRow, Failure> {
-        let table = Table::open_oid(target, pg_sys::AccessShareLock);
-        let plan = plan_of(&table)?;
-        let given = check_key(&plan, key)?;
-        // In the columns' own types, so that '42' and 42 are the same key.
-        let key_columns = key_columns(&table, &plan);
-        let memory = Rc::default();
-        let encode = |(column, at): (&TableColumn, usize)| Column::new(&column.name, at, column.type_oid, &memory);
-        let encoders = key_columns.iter().zip(0..).map(encode);
-        let encoders = Columns::new(encoders.collect::<Result<_, _>>()?);
-        let values = typed_key(&table, &key_columns, key, &given);
-        let row_id = RowKey::id_of(&plan.options.table_id, &encoders, &values)?;
-        lock_partitions(&table, &plan);
-        let mut row = OneRow { row_id, plan, snapshot: take(), place: None };
-        row.place = row.find(table, &key_columns, &values);
-        // Entries say which table a row is in, not which partition of it: the row may be in another one.
-        if row.place.is_none() && row.plan.is_partition {
-            let whole = Table::open_oid(row.plan.root, pg_sys::AccessShareLock);
-            row.place = row.find(whole, &key_columns, &values);
-        }
-        row.row_id = row.recorded_id()?;
-        Ok(row)
-    }
-
-    /// The id under which the row is recorded, which is that of the stored key. Equal values can be written in several
-    /// ways (intervals, say, and texts under some collations), and so have different ids.
-    fn recorded_id(&self) -> Result<uuid::Uuid, Failure> {
-        let Some((oid, tid)) = self.place else { return Ok(self.row_id) };
-        let table = Table::open_oid(oid, pg_sys::AccessShareLock);
-        let plan = plan_of(&table)?;
-        let id_of = |row: &Row| RowKey::id_of(&plan.options.table_id, &plan.key, row);
-        // SAFETY: the snapshot is registered.
-        unsafe { rows::fetch(&table, tid, self.snapshot.as_ptr(), id_of) }.unwrap_or(Ok(self.row_id))
-    }
-
-    fn find(&self, table: Table, key_columns: &[TableColumn], values: &Row) -> Option<RowPlace> {
-        let value_of = |name: &str| values.datum(key_columns.iter().position(|column| column.name == name)?);
-        relation::leaves(table).iter().find_map(|leaf| {
-            // SAFETY: the snapshot is registered, and the values were made for these columns.
-            let tid = unsafe { rows::find_by_key(leaf, value_of, self.snapshot.as_ptr()) };
-            tid.map(|tid| (relation::oid(leaf), tid))
-        })
-    }
-
-    /// The newest entry about the row, and what is wrong with it.
-    fn check(&self) -> Result<(Option<Version>, Option<Finding>), Failure> {
-        // SAFETY: the snapshot is registered.
-        let newest = unsafe { versions::newest(self.row_id, self.snapshot.as_ptr()) }?;
-        let by_ledger = by_ledger(&newest, self.row_id, &self.plan, &self.snapshot)?;
-        let (Some(version), Some((oid, tid)), ByLedger::Exists) = (&newest, self.place, by_ledger) else {
-            let finding = presence(newest.as_ref(), by_ledger, self.place.is_some());
-            return Ok((newest, finding));
-        };
-        if let Some(finding) = check_signature(version)? {
-            return Ok((newest, Some(finding)));
-        }
-        let table = Table::open_oid(oid, pg_sys::AccessShareLock);
-        let plan = plan_of(&table)?;
-        let mut comparer = Comparer::new(Table::open_oid(oid, pg_sys::NoLock), plan);
-        let compare = |row: &Row| comparer.compare(row, version);
-        // SAFETY: the snapshot is registered.
-        let finding = unsafe { rows::fetch(&table, tid, self.snapshot.as_ptr(), compare) };
-        let finding = finding.unwrap_or(Ok(None))?;
-        Ok((newest, finding))
-    }
-}
-
-/// Locks all partitions of the tracked table, if this table is one of them or has partitions.
-fn lock_partitions(table: &Table, plan: &Plan) {
-    if plan.is_partition || table.is_partitioned() {
-        relation::tree(&Table::open_oid(plan.root, pg_sys::AccessShareLock), pg_sys::AccessShareLock);
-    }
-}
-
-/// The columns of the key, in the plan's order.
-fn key_columns(table: &Table, plan: &Plan) -> Vec<TableColumn> {
-    let mut live = relation::live_columns(table);
-    let mut take = |key: &Column| Some(live.swap_remove(live.iter().position(|column| column.name == key.name)?));
-    plan.key.iter().filter_map(&mut take).collect()
-}
-
-/// The values of a key, in the types of its columns. Does not build a whole row: a column outside the key may be of a
-/// domain that refuses null.
-///
-/// The CHECK of a domain is code of the table's owner. Where a column's own type is a domain, it does not run. For
-/// elements of an array, fields of a composite type and bounds of a range it does, with the owner's rights.
-fn typed_key(table: &Table, columns: &[TableColumn], key: Jsonb, given: &Value) -> Row {
-    let typed = |column: &TableColumn| match (column.base_type(), &given[&column.name]) {
-        // Money is recorded as the number that it is stored as. Postgres would take such a number for whole dollars.
-        ((pg_sys::MONEYOID, _), Value::Number(_)) => (pg_sys::INT8OID, -1),
-        (base, _) => base,
-    };
-    let members: Vec<Member> = columns.iter().map(|column| (column.name.as_str(), typed(column))).collect();
-    // SAFETY: the relation is open.
-    unsafe { as_owner_of(table.relation(), || jsonb_record::values(key, &members)) }
-}
-
-fn check_key(plan: &Plan, key: Jsonb) -> Result<Value, Failure> {
-    let text = key.text();
-    let value: Value = serde_json::from_str(&text).unwrap_or_default();
-    let names: Vec<&str> = plan.key.iter().map(|column| column.name.as_str()).collect();
-    let is_whole = value.as_object().is_some_and(|object| {
-        object.len() == names.len() && names.iter().all(|name| object.get(*name).is_some_and(|value| !value.is_null()))
-    });
-    if is_whole {
-        return Ok(value);
-    }
-    let example: Vec<String> = names.iter().map(|name| format!("\"{name}\": ...")).collect();
-    Err(Failure::new(
-        PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
-        "row_key must hold the columns of the primary key",
-    )
-    .detail(format!("The primary key of table {} is ({}).", plan.table, names.join(", ")))
-    .hint(format!("Pass an object such as {{{}}}.", example.join(", "))))
 }

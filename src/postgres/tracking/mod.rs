@@ -28,6 +28,7 @@
 //! | [`compare_shapes`] | entries about a row from before and after a change of the table's columns |
 //! | [`verify_all`] | all tables, and whether they are tracked as the ledger says |
 //! | [`history`], [`readers`] | the functions for one row, and who may call them |
+//! | [`given_key`], [`one_row`] | a key as a caller gives it, and the row that it leads to |
 //! | [`lost`] | tables that are not tracked any more, though nobody has said so |
 
 pub mod baseline;
@@ -41,12 +42,14 @@ mod compare_shapes;
 pub mod dropped;
 pub mod drops;
 pub mod fixed_settings;
+mod given_key;
 pub mod history;
 pub mod horizon;
 mod locked_tree;
 pub mod lost;
 pub mod manage;
 pub mod metadata;
+mod one_row;
 pub mod options;
 mod output_function;
 pub mod own_triggers;

@@ -1,0 +1,127 @@
+//! A key as a caller gives it, as JSON: in the words of the ledger, or in others that the types of its columns read.
+//!
+//! For most values both are the same. But the ledger states some values in words that mean another one to the type:
+//! `[150]` for a `money[]` with 1.50, a string for a jsonb with a number of many digits. And there are words of the
+//! ledger that no type reads any more, as a label of an enum that was renamed.
+
+use super::columns::{json_name, Column, Columns};
+use super::plan::Plan;
+use super::row_key::RowKey;
+use crate::ledger::canonical_json::{canonical, keeps_numbers, member};
+use crate::ledger::row_change::row_id;
+use crate::postgres::errors::Failure;
+use crate::postgres::jsonb::Jsonb;
+use crate::postgres::jsonb_record::{self, Member};
+use crate::postgres::relation::{self, TableColumn};
+use crate::postgres::roles::as_owner_of;
+use crate::postgres::subtransaction::attempt;
+use crate::postgres::tables::{Row, Table};
+use pgrx::{pg_sys, PgSqlErrorCode};
+use serde_json::Value;
+use std::rc::Rc;
+use uuid::Uuid;
+
+pub struct GivenKey {
+    /// The id of the row whose key the ledger states in these words, if it states any in them.
+    pub stated: Option<Uuid>,
+    /// An array in it has elements that are null. The ledger states a null of jsonb like one of SQL.
+    pub has_null_elements: bool,
+    /// What the words mean to the types of the columns; or why they mean nothing.
+    pub typed: Result<TypedKey, Failure>,
+}
+
+/// A key in the types of its columns, so that '42' and 42 are the same.
+pub struct TypedKey {
+    pub row_id: Uuid,
+    /// Whether no other value has the same JSON.
+    pub is_exact: bool,
+    names: Vec<String>,
+    values: Row,
+}
+
+impl GivenKey {
+    pub fn read(table: &Table, plan: &Plan, key: Jsonb) -> Result<GivenKey, Failure> {
+        let columns = key_columns(table, plan);
+        let text = key.text();
+        let given = check_key(plan, &columns, &text)?;
+        Ok(GivenKey {
+            stated: stated_id(plan, &text),
+            has_null_elements: columns.iter().any(|column| has_null_elements(&given[&column.name])),
+            typed: typed_key(table, &columns, key, &given).and_then(|values| TypedKey::of(plan, &columns, values)),
+        })
+    }
+}
+
+impl TypedKey {
+    fn of(plan: &Plan, columns: &[TableColumn], values: Row) -> Result<TypedKey, Failure> {
+        let memory = Rc::default();
+        let encode = |(column, at): (&TableColumn, usize)| Column::new(&column.name, at, column.type_oid, &memory);
+        let encoders = Columns::new(columns.iter().zip(0..).map(encode).collect::<Result<_, _>>()?);
+        let names = columns.iter().map(|column| column.name.clone()).collect();
+        let row_id = RowKey::id_of(&plan.options.table_id, &encoders, &values)?;
+        Ok(TypedKey { row_id, is_exact: encoders.are_exact(), names, values })
+    }
+
+    /// Of the column of this name, in its type.
+    pub fn value_of(&self, name: &str) -> Option<pg_sys::Datum> {
+        self.values.datum(self.names.iter().position(|own| own == name)?)
+    }
+}
+
+/// The ledger states no number that its canonical form would not keep. Such a number would only look like the key of
+/// another row.
+fn stated_id(plan: &Plan, key: &str) -> Option<Uuid> {
+    let key = canonical(key).ok().filter(|_| keeps_numbers(key))?;
+    let values: Option<Vec<&str>> = plan.key.iter().map(|column| member(&key, &json_name(&column.name))).collect();
+    Some(row_id(&plan.options.table_id, &format!("[{}]", values?.join(", "))))
+}
+
+fn has_null_elements(value: &Value) -> bool {
+    value.as_array().is_some_and(|elements| elements.iter().any(|value| value.is_null() || has_null_elements(value)))
+}
+
+/// The columns of the key, in the plan's order.
+fn key_columns(table: &Table, plan: &Plan) -> Vec<TableColumn> {
+    let mut live = relation::live_columns(table);
+    let mut take = |key: &Column| Some(live.swap_remove(live.iter().position(|column| column.name == key.name)?));
+    plan.key.iter().filter_map(&mut take).collect()
+}
+
+/// The values of a key, in the types of its columns. Does not build a whole row: a column outside the key may be of a
+/// domain that refuses null.
+///
+/// The CHECK of a domain is code of the table's owner. Where a column's own type is a domain, it does not run. For
+/// elements of an array, fields of a composite type and bounds of a range it does, with the owner's rights.
+fn typed_key(table: &Table, columns: &[TableColumn], key: Jsonb, given: &Value) -> Result<Row, Failure> {
+    let typed = |column: &TableColumn| match (column.base_type(), &given[&column.name]) {
+        // Money is recorded as the number that it is stored as. Postgres would take such a number for whole dollars.
+        ((pg_sys::MONEYOID, _), Value::Number(_)) => (pg_sys::INT8OID, -1),
+        (base, _) => base,
+    };
+    let members: Vec<Member> = columns.iter().map(|column| (column.name.as_str(), typed(column))).collect();
+    // SAFETY: the relation is open.
+    attempt(|| unsafe { as_owner_of(table.relation(), || jsonb_record::values(key, &members)) })
+}
+
+fn check_key(plan: &Plan, columns: &[TableColumn], key: &str) -> Result<Value, Failure> {
+    let value: Value = serde_json::from_str(key).unwrap_or_default();
+    // The null of jsonb is a value.
+    let may_be_null = |column: &TableColumn| column.base_type().0 == pg_sys::JSONBOID;
+    let is_whole = value.as_object().is_some_and(|object| {
+        let has = |column: &TableColumn| {
+            object.get(&column.name).is_some_and(|value| !value.is_null() || may_be_null(column))
+        };
+        object.len() == columns.len() && columns.iter().all(has)
+    });
+    if is_whole {
+        return Ok(value);
+    }
+    let names: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
+    let example: Vec<String> = names.iter().map(|name| format!("\"{name}\": ...")).collect();
+    Err(Failure::new(
+        PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+        "row_key must hold the columns of the primary key",
+    )
+    .detail(format!("The primary key of table {} is ({}).", plan.table, names.join(", ")))
+    .hint(format!("Pass an object such as {{{}}}.", example.join(", "))))
+}

@@ -1,0 +1,204 @@
+//! One row of a tracked table, found by the key that the caller gave.
+
+use super::given_key::{GivenKey, TypedKey};
+use super::options::Options;
+use super::plan::{self, Plan};
+use super::row_hashes::RowHashes;
+use super::row_key::RowKey;
+use super::rows;
+use super::targets::not_tracked;
+use super::verify_row::{check_signature, presence, ByLedger, Comparer, Finding};
+use super::versions::{self, Version};
+use crate::ledger::row_change::row_id;
+use crate::postgres::errors::Failure;
+use crate::postgres::jsonb::Jsonb;
+use crate::postgres::relation;
+use crate::postgres::tables::{RegisteredSnapshot, Row, Table};
+use pgrx::pg_sys;
+use std::rc::Rc;
+use uuid::Uuid;
+
+pub struct OneRow {
+    found: Found,
+    plan: Rc<Plan>,
+    snapshot: RegisteredSnapshot,
+}
+
+/// What a key leads to.
+struct Found {
+    /// Under which the row is recorded.
+    row_id: Uuid,
+    /// Where the row is stored, if it was found.
+    place: Option<RowPlace>,
+    absence: Absence,
+}
+
+type RowPlace = (pg_sys::Oid, pg_sys::ItemPointerData);
+
+/// What it means that the index does not lead to the row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Absence {
+    /// It is not there.
+    Certain,
+    /// It is hardly there: what its types print, they may read as other values.
+    Likely,
+    /// Nothing: the values that are stored are not known, only what the ledger says of them.
+    Unknown,
+}
+
+impl OneRow {
+    /// `take` takes the snapshot, after the locks: no session can truncate or rewrite the table any more.
+    pub fn of_key(target: pg_sys::Oid, key: Jsonb, take: fn() -> RegisteredSnapshot) -> Result<OneRow, Failure> {
+        let table = Table::open_oid(target, pg_sys::AccessShareLock);
+        let plan = plan_of(&table)?;
+        let GivenKey { stated, has_null_elements, typed } = GivenKey::read(&table, &plan, key)?;
+        lock_partitions(&table, &plan);
+        let snapshot = take();
+        let by_values = typed.and_then(|key| Found::by_values(table, &plan, &key, &snapshot));
+        let means_other = |id: &Uuid| match &by_values {
+            Ok(found) => found.row_id != *id || (found.place.is_none() && has_null_elements),
+            Err(_) => true,
+        };
+        let found = match stated.filter(means_other) {
+            Some(id) if is_recorded_beside(&by_values, id, &plan, &snapshot)? => {
+                Found { row_id: id, place: None, absence: Absence::Unknown }
+            }
+            _ => by_values?,
+        };
+        Ok(OneRow { found, plan, snapshot })
+    }
+
+    /// All entries about the row, the oldest first.
+    pub fn versions(&self) -> Result<Vec<Version>, Failure> {
+        // SAFETY: the snapshot is registered.
+        unsafe { versions::all(self.found.row_id, self.snapshot.as_ptr()) }
+    }
+
+    /// The newest entry about the row, and what is wrong with it.
+    pub fn check(&self) -> Result<(Option<Version>, Option<Finding>), Failure> {
+        let row_id = self.found.row_id;
+        // SAFETY: the snapshot is registered.
+        let newest = unsafe { versions::newest(row_id, self.snapshot.as_ptr()) }?;
+        let by_ledger = by_ledger(&newest, row_id, &self.plan, &self.snapshot)?;
+        let place = match self.found.place {
+            None if newest.is_some() && self.may_be_there(by_ledger) => self.search()?,
+            place => place,
+        };
+        let (Some(version), Some((oid, tid)), ByLedger::Exists) = (&newest, place, by_ledger) else {
+            let finding = presence(newest.as_ref(), by_ledger, place.is_some());
+            return Ok((newest, finding));
+        };
+        if let Some(finding) = check_signature(version)? {
+            return Ok((newest, Some(finding)));
+        }
+        let table = Table::open_oid(oid, pg_sys::AccessShareLock);
+        let plan = plan_of(&table)?;
+        let mut comparer = Comparer::new(Table::open_oid(oid, pg_sys::NoLock), plan);
+        let compare = |row: &Row| comparer.compare(row, version);
+        // SAFETY: the snapshot is registered.
+        let finding = unsafe { rows::fetch(&table, tid, self.snapshot.as_ptr(), compare) };
+        let finding = finding.unwrap_or(Ok(None))?;
+        Ok((newest, finding))
+    }
+
+    /// Whether the row may be in the table, although the index did not lead to it.
+    fn may_be_there(&self, by_ledger: ByLedger) -> bool {
+        match self.found.absence {
+            Absence::Certain => false,
+            // To look for every row that was deleted would take too long.
+            Absence::Likely => by_ledger == ByLedger::Exists,
+            Absence::Unknown => true,
+        }
+    }
+
+    /// The place of the row, found by its id: reads the whole table.
+    fn search(&self) -> Result<Option<RowPlace>, Failure> {
+        let root = Table::open_oid(self.plan.root, pg_sys::AccessShareLock);
+        for leaf in relation::leaves(root) {
+            let mut hashes = RowHashes::of(&leaf, plan_of(&leaf)?, &self.snapshot);
+            while let Some(batch) = hashes.next_batch()? {
+                if let Some(row) = batch.iter().find(|row| row.row_id == self.found.row_id) {
+                    return Ok(Some((relation::oid(&leaf), row.tid)));
+                }
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl Found {
+    /// What the index leads to.
+    fn by_values(table: Table, plan: &Plan, key: &TypedKey, snapshot: &RegisteredSnapshot) -> Result<Found, Failure> {
+        let mut place = place_of(table, key, snapshot);
+        // Entries say which table a row is in, not which partition of it: the row may be in another one.
+        if place.is_none() && plan.is_partition {
+            place = place_of(Table::open_oid(plan.root, pg_sys::AccessShareLock), key, snapshot);
+        }
+        let row_id = place.map_or(Ok(key.row_id), |place| recorded_id(place, key, snapshot))?;
+        let absence = if key.is_exact { Absence::Certain } else { Absence::Likely };
+        Ok(Found { row_id, place, absence })
+    }
+}
+
+fn place_of(table: Table, key: &TypedKey, snapshot: &RegisteredSnapshot) -> Option<RowPlace> {
+    relation::leaves(table).iter().find_map(|leaf| {
+        // SAFETY: the snapshot is registered, and the values were made for these columns.
+        let tid = unsafe { rows::find_by_key(leaf, |name| key.value_of(name), snapshot.as_ptr()) };
+        tid.map(|tid| (relation::oid(leaf), tid))
+    })
+}
+
+/// The id under which the row is recorded, which is that of the stored key. Equal values can be written in several ways
+/// (intervals, say, and texts under some collations), and so have different ids.
+fn recorded_id((oid, tid): RowPlace, key: &TypedKey, snapshot: &RegisteredSnapshot) -> Result<Uuid, Failure> {
+    let table = Table::open_oid(oid, pg_sys::AccessShareLock);
+    let plan = plan_of(&table)?;
+    let id_of = |row: &Row| RowKey::id_of(&plan.options.table_id, &plan.key, row);
+    // SAFETY: the snapshot is registered.
+    unsafe { rows::fetch(&table, tid, snapshot.as_ptr(), id_of) }.unwrap_or(Ok(key.row_id))
+}
+
+/// Whether the ledger has a row with this id, although the values of the key lead to another row or to none.
+fn is_recorded_beside(
+    by_values: &Result<Found, Failure>,
+    id: Uuid,
+    plan: &Plan,
+    snapshot: &RegisteredSnapshot,
+) -> Result<bool, Failure> {
+    // SAFETY: the snapshot is registered.
+    let newest = unsafe { versions::newest(id, snapshot.as_ptr()) }?;
+    match by_values {
+        // That row may have had this id before: then its key was changed to an equal one, written in another way.
+        Ok(Found { place: Some(_), .. }) => Ok(by_ledger(&newest, id, plan, snapshot)? == ByLedger::Exists),
+        _ => Ok(newest.is_some()),
+    }
+}
+
+/// What the newest entry about a row, and a `TRUNCATE` since, say of it.
+pub fn by_ledger(
+    newest: &Option<Version>,
+    id: Uuid,
+    plan: &Plan,
+    snapshot: &RegisteredSnapshot,
+) -> Result<ByLedger, Failure> {
+    let Some(version) = newest.as_ref().filter(|version| version.leaves_row(id)) else { return Ok(ByLedger::Gone) };
+    // SAFETY: the snapshot is registered.
+    let truncate = unsafe { versions::newest(row_id(&plan.options.table_id, ""), snapshot.as_ptr()) }?;
+    let is_newer =
+        |truncate: Version| (truncate.created_at, truncate.entry_id) > (version.created_at, version.entry_id);
+    Ok(if truncate.is_some_and(is_newer) { ByLedger::Truncated } else { ByLedger::Exists })
+}
+
+pub fn plan_of(table: &Table) -> Result<Rc<Plan>, Failure> {
+    // SAFETY: the relation is open.
+    let options = unsafe { Options::of_relation(table.relation()) };
+    let options = options.ok_or_else(|| not_tracked(table))?;
+    plan::of(table, || Ok(options))
+}
+
+/// Locks all partitions of the tracked table, if this table is one of them or has partitions.
+fn lock_partitions(table: &Table, plan: &Plan) {
+    if plan.is_partition || table.is_partitioned() {
+        relation::tree(&Table::open_oid(plan.root, pg_sys::AccessShareLock), pg_sys::AccessShareLock);
+    }
+}
