@@ -111,3 +111,22 @@ fn a_verification_of_rows_that_is_cancelled_ends() {
     }
     assert!(problems(&mut client, "texts").is_empty());
 }
+
+/// One row is looked for among all others, of which nothing but the key matters.
+#[test]
+fn a_row_is_found_beside_one_that_cannot_be_printed() {
+    let (_cluster, mut client) = start_with(
+        "CREATE TYPE mood AS ENUM ('good', 'bad');
+         CREATE TABLE notes (k jsonb[] PRIMARY KEY, mood mood);
+         CREATE TABLE words (k jsonb[], mood mood, PRIMARY KEY (k, mood));
+         SELECT ledger.track('notes'), ledger.track('words');
+         INSERT INTO notes VALUES (ARRAY['1']::jsonb[], 'bad'), (ARRAY['null']::jsonb[], 'good');
+         INSERT INTO words TABLE notes",
+    );
+    damage(&mut client);
+    let verdict = json(&mut client, r#"SELECT ledger.verify_row('notes', '{"k": [null]}')"#);
+    assert_eq!(verdict["verified"], true, "{verdict}");
+    let refused = error(&mut client, r#"SELECT ledger.verify_row('words', '{"k": [null], "mood": "good"}')"#);
+    assert_eq!(refused.code(), &SqlState::INVALID_BINARY_REPRESENTATION);
+    assert_eq!(refused.message(), "the row with ctid (0,1) of table public.words cannot be verified");
+}

@@ -111,15 +111,11 @@ impl OneRow {
         }
     }
 
-    /// The place of the row, found by its id: reads the whole table.
+    /// The place of the row, found by its id: reads the keys of the whole table.
     fn search(&self) -> Result<Option<RowPlace>, Failure> {
-        let root = Table::open_oid(self.plan.root, pg_sys::AccessShareLock);
-        for leaf in relation::leaves(root) {
-            let mut hashes = RowHashes::of(&leaf, plan_of(&leaf)?, &self.snapshot);
-            while let Some(batch) = hashes.next_batch()? {
-                if let Some(row) = batch.iter().find(|row| row.row_id == self.found.row_id) {
-                    return Ok(Some((relation::oid(&leaf), row.tid)));
-                }
+        for leaf in relation::leaves(Table::open_oid(self.plan.root, pg_sys::AccessShareLock)) {
+            if let Some(tid) = RowHashes::of(&leaf, plan_of(&leaf)?, &self.snapshot).find(self.found.row_id)? {
+                return Ok(Some((relation::oid(&leaf), tid)));
             }
         }
         Ok(None)

@@ -1,4 +1,4 @@
-//! The hashes of all rows of a relation, some pages at a time.
+//! The ids and hashes of all rows of a relation, some pages at a time.
 //!
 //! The owner of a table chooses the types of its columns, and their output functions may fail on a value; or a page of
 //! the table may be damaged. That must not keep other tables from being verified. So rows are read and hashed in
@@ -11,7 +11,7 @@ use super::rows;
 use crate::ledger::{sha256, Hash};
 use crate::postgres::errors::{sentence, Failure};
 use crate::postgres::subtransaction::attempt;
-use crate::postgres::tables::{tid, RegisteredSnapshot, Table, TableScan};
+use crate::postgres::tables::{tid, RegisteredSnapshot, Row, Table, TableScan};
 use pgrx::{check_for_interrupts, pg_sys, PgMemoryContexts};
 use std::cell::Cell;
 use std::rc::Rc;
@@ -45,39 +45,64 @@ impl<'a> RowHashes<'a> {
 
     /// The next rows, perhaps none; `None` at the end of the table.
     pub fn next_batch(&mut self) -> Result<Option<Vec<RowHash>>, Failure> {
+        let plan = Rc::clone(&self.plan);
+        self.next_rows(|row, tid| {
+            let image = plan.image(row)?;
+            let row_id = RowKey::id_of(&plan.options.table_id, &plan.key, row)?;
+            Ok(RowHash { row_id, data_hash: sha256(image.as_bytes()), tid })
+        })
+    }
+
+    /// The place of the row with this id, of those that were not read yet. Reads nothing of a row but its key.
+    pub fn find(&mut self, row_id: Uuid) -> Result<Option<pg_sys::ItemPointerData>, Failure> {
+        let plan = Rc::clone(&self.plan);
+        let id_of = |row: &Row| RowKey::id_of(&plan.options.table_id, &plan.key, row);
+        while let Some(rows) = self.next_rows(|row, tid| Ok((id_of(row)? == row_id).then_some(tid)))? {
+            if let Some(tid) = rows.into_iter().flatten().next() {
+                return Ok(Some(tid));
+            }
+        }
+        Ok(None)
+    }
+
+    /// What `read` makes of the next rows. What it allocates as Postgres does is freed after each row.
+    fn next_rows<T>(
+        &mut self,
+        read: impl Fn(&Row, pg_sys::ItemPointerData) -> Result<T, Failure>,
+    ) -> Result<Option<Vec<T>>, Failure> {
         if self.next_page >= self.pages {
             return Ok(None);
         }
         let count = BATCH_PAGES.min(self.pages - self.next_page);
         let at = Cell::new(None);
-        let hashed = attempt(|| self.hash_pages(count, &at));
+        let done = attempt(|| self.read_pages(count, &at, read));
         self.next_page += count;
-        hashed.unwrap_or_else(|cause| Err(self.unverifiable(at.get(), cause))).map(Some)
+        done.unwrap_or_else(|cause| Err(self.unverifiable(at.get(), cause))).map(Some)
     }
 
-    /// `at` says which row is being hashed.
-    fn hash_pages(&mut self, count: u32, at: &Cell<Option<pg_sys::ItemPointerData>>) -> Result<Vec<RowHash>, Failure> {
+    /// `at` says which row is being read.
+    fn read_pages<T>(
+        &mut self,
+        count: u32,
+        at: &Cell<Option<pg_sys::ItemPointerData>>,
+        read: impl Fn(&Row, pg_sys::ItemPointerData) -> Result<T, Failure>,
+    ) -> Result<Vec<T>, Failure> {
         let mut scan = TableScan::start_pages(self.table, self.snapshot, self.next_page, count);
-        let mut hashes = Vec::new();
+        let mut done = Vec::new();
         while let Some(tuple) = scan.next() {
             check_for_interrupts!();
             // SAFETY: the tuple is valid until the scan's next one is asked for.
             let tid = unsafe { (*tuple).t_self };
             at.set(Some(tid));
-            let (plan, table) = (&self.plan, self.table);
-            let hash = || -> Result<(Uuid, Hash), Failure> {
-                let row = table.deform(tuple);
-                let image = plan.image(&row)?;
-                Ok((RowKey::id_of(&plan.options.table_id, &plan.key, &row)?, sha256(image.as_bytes())))
-            };
+            let table = self.table;
             // SAFETY: nothing that is allocated for a row is used after the context is reset.
-            let (row_id, data_hash) = unsafe { self.scratch.switch_to(|_| hash())? };
-            // SAFETY: what was allocated for this row is not used any more: id and hash are not in the context.
+            let row = unsafe { self.scratch.switch_to(|_| read(&table.deform(tuple), tid))? };
+            // SAFETY: what was allocated for this row is not used any more: what was made of it is not in the context.
             unsafe { self.scratch.reset() };
             at.set(None);
-            hashes.push(RowHash { row_id, data_hash, tid });
+            done.push(row);
         }
-        Ok(hashes)
+        Ok(done)
     }
 
     /// The error where Postgres cannot read the table, or cannot print a value of a row.
