@@ -110,6 +110,13 @@ DELETE FROM documents WHERE k IN ('1.00000000000000000000000001', 'null');
 UPDATE documents SET v = 'forged' WHERE k <> '1';
 SELECT * FROM stated('documents');
 DROP TABLE documents;
+-- Numbers that no double holds, and values nested deep.
+CREATE TABLE large (n numeric, d double precision, k jsonb, PRIMARY KEY (n, d, k));
+SELECT ledger.track('large') IS NOT NULL AS tracked;
+INSERT INTO large VALUES ('1e400', '1.7976931348623157e308', '[1e400]'), ('1e400'::numeric + 0.5, 1, (repeat('[', 200) || repeat(']', 200))::jsonb);
+SELECT verified, is_it, history FROM stated('large');
+SELECT ledger.verify_row('large', to_jsonb(large)) -> 'verified' AS verified FROM large;
+DROP TABLE large;
 -- Money is a number of the smallest unit, and another one to its type.
 CREATE TABLE price_lists (k money[] PRIMARY KEY, v text);
 SELECT ledger.track('price_lists') IS NOT NULL AS tracked;

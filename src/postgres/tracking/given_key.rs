@@ -17,7 +17,8 @@ use crate::postgres::roles::as_owner_of;
 use crate::postgres::subtransaction::attempt;
 use crate::postgres::tables::{Row, Table};
 use pgrx::{pg_sys, PgSqlErrorCode};
-use serde_json::Value;
+use serde_json::value::RawValue;
+use std::collections::HashMap;
 use std::rc::Rc;
 use uuid::Uuid;
 
@@ -44,9 +45,11 @@ impl GivenKey {
         let columns = key_columns(table, plan);
         let text = key.text();
         let given = check_key(plan, &columns, &text)?;
+        // The word may stand in a string as well: then the table is perhaps read in vain.
+        let has_null = |column: &TableColumn| given[&column.name].get().contains("null");
         Ok(GivenKey {
             stated: stated_id(plan, &text),
-            has_null_elements: columns.iter().any(|column| has_null_elements(&given[&column.name])),
+            has_null_elements: columns.iter().any(has_null),
             typed: typed_key(table, &columns, key, &given).and_then(|values| TypedKey::of(plan, &columns, values)),
         })
     }
@@ -76,10 +79,6 @@ fn stated_id(plan: &Plan, key: &str) -> Option<Uuid> {
     Some(row_id(&plan.options.table_id, &format!("[{}]", values?.join(", "))))
 }
 
-fn has_null_elements(value: &Value) -> bool {
-    value.as_array().is_some_and(|elements| elements.iter().any(|value| value.is_null() || has_null_elements(value)))
-}
-
 /// The columns of the key, in the plan's order.
 fn key_columns(table: &Table, plan: &Plan) -> Vec<TableColumn> {
     let mut live = relation::live_columns(table);
@@ -87,34 +86,39 @@ fn key_columns(table: &Table, plan: &Plan) -> Vec<TableColumn> {
     plan.key.iter().filter_map(&mut take).collect()
 }
 
+/// The members of a key. Their values are texts: there are numbers in jsonb that no double holds, and values nested so
+/// deep that serde_json does not read them.
+type Given<'a> = HashMap<String, &'a RawValue>;
+
 /// The values of a key, in the types of its columns. Does not build a whole row: a column outside the key may be of a
 /// domain that refuses null.
 ///
 /// The CHECK of a domain is code of the table's owner. Where a column's own type is a domain, it does not run. For
 /// elements of an array, fields of a composite type and bounds of a range it does, with the owner's rights.
-fn typed_key(table: &Table, columns: &[TableColumn], key: Jsonb, given: &Value) -> Result<Row, Failure> {
-    let typed = |column: &TableColumn| match (column.base_type(), &given[&column.name]) {
+fn typed_key(table: &Table, columns: &[TableColumn], key: Jsonb, given: &Given) -> Result<Row, Failure> {
+    let is_number = |json: &str| json.starts_with(|first: char| first == '-' || first.is_ascii_digit());
+    let typed = |column: &TableColumn| match column.base_type() {
         // Money is recorded as the number that it is stored as. Postgres would take such a number for whole dollars.
-        ((pg_sys::MONEYOID, _), Value::Number(_)) => (pg_sys::INT8OID, -1),
-        (base, _) => base,
+        (pg_sys::MONEYOID, _) if is_number(given[&column.name].get()) => (pg_sys::INT8OID, -1),
+        base => base,
     };
     let members: Vec<Member> = columns.iter().map(|column| (column.name.as_str(), typed(column))).collect();
     // SAFETY: the relation is open.
     attempt(|| unsafe { as_owner_of(table.relation(), || jsonb_record::values(key, &members)) })
 }
 
-fn check_key(plan: &Plan, columns: &[TableColumn], key: &str) -> Result<Value, Failure> {
-    let value: Value = serde_json::from_str(key).unwrap_or_default();
-    // The null of jsonb is a value.
-    let may_be_null = |column: &TableColumn| column.base_type().0 == pg_sys::JSONBOID;
-    let is_whole = value.as_object().is_some_and(|object| {
-        let has = |column: &TableColumn| {
-            object.get(&column.name).is_some_and(|value| !value.is_null() || may_be_null(column))
-        };
-        object.len() == columns.len() && columns.iter().all(has)
-    });
-    if is_whole {
-        return Ok(value);
+/// Whether null is a value of the column's type.
+fn may_be_null(column: &TableColumn) -> bool {
+    column.base_type().0 == pg_sys::JSONBOID
+}
+
+fn check_key<'a>(plan: &Plan, columns: &[TableColumn], key: &'a str) -> Result<Given<'a>, Failure> {
+    let given: Given = serde_json::from_str(key).unwrap_or_default();
+    let has = |column: &TableColumn| {
+        given.get(&column.name).is_some_and(|value| value.get() != "null" || may_be_null(column))
+    };
+    if given.len() == columns.len() && columns.iter().all(has) {
+        return Ok(given);
     }
     let names: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
     let example: Vec<String> = names.iter().map(|name| format!("\"{name}\": ...")).collect();
