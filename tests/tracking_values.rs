@@ -120,6 +120,35 @@ fn a_key_that_its_types_misread_leads_to_its_row() {
     assert_found(&mut client, false, Some("missing"));
 }
 
+/// How many times verify_row() reads the whole table.
+fn scans_of_table(client: &mut Client, table: &str, key: &str) -> i64 {
+    client.batch_execute("BEGIN").unwrap();
+    let count = format!("SELECT pg_stat_get_xact_numscans('{table}'::regclass)");
+    let before = number(client, &count);
+    json(client, &format!("SELECT ledger.verify_row('{table}', '{key}')"));
+    let after = number(client, &count);
+    client.batch_execute("COMMIT").unwrap();
+    after - before
+}
+
+#[test]
+fn a_whole_table_is_read_for_one_row_only_if_its_index_cannot_tell() {
+    let (_cluster, mut client) = start_with(
+        "CREATE TABLE documents (k jsonb PRIMARY KEY); CREATE TABLE parts (k jsonb[] PRIMARY KEY);
+         CREATE TABLE labels (k text[] PRIMARY KEY);
+         SELECT ledger.track('documents'), ledger.track('parts'), ledger.track('labels');
+         INSERT INTO documents VALUES ('null'), ('1'), ('[null]'); DELETE FROM documents WHERE k = '[null]';
+         INSERT INTO parts VALUES (ARRAY['null']::jsonb[]), (ARRAY['1']::jsonb[]);
+         INSERT INTO labels VALUES ('{a}'), ('{NULL}'); DELETE FROM labels WHERE k = '{NULL}'",
+    );
+    let of_documents = ["null", "1", "2", "[null]", "[null, 1]"].map(|key| ("documents", key));
+    let of_labels = [r#"["a"]"#, "[null]", r#"["null"]"#].map(|key| ("labels", key));
+    for (table, key) in of_documents.into_iter().chain(of_labels).chain([("parts", "[1]"), ("parts", "[2]")]) {
+        assert_eq!(scans_of_table(&mut client, table, &format!("{{\"k\": {key}}}")), 0, "{key} in {table}");
+    }
+    assert_eq!(scans_of_table(&mut client, "parts", r#"{"k": [null]}"#), 1);
+}
+
 #[test]
 fn large_values_are_compared_in_full() {
     let (_cluster, mut client) = start(Options::new());

@@ -117,6 +117,14 @@ INSERT INTO large VALUES ('1e400', '1.7976931348623157e308', '[1e400]'), ('1e400
 SELECT verified, is_it, history FROM stated('large');
 SELECT ledger.verify_row('large', to_jsonb(large)) -> 'verified' AS verified FROM large;
 DROP TABLE large;
+-- The null of jsonb is a value of a key like any other: this is not the row that had the rest of it for its key.
+CREATE TABLE revisions (n integer PRIMARY KEY, v text);
+SELECT ledger.track('revisions') IS NOT NULL AS tracked;
+INSERT INTO revisions VALUES (1, 'first');
+ALTER TABLE revisions ADD COLUMN k jsonb NOT NULL DEFAULT 'null', DROP CONSTRAINT revisions_pkey, ADD PRIMARY KEY (n, k);
+SELECT ledger.verify_row('revisions', '{"n": 1, "k": null}') -> 'problem' AS problem;
+SELECT count(*) FROM ledger.history('revisions', '{"n": 1, "k": null}');
+DROP TABLE revisions;
 -- Money is a number of the smallest unit, and another one to its type.
 CREATE TABLE price_lists (k money[] PRIMARY KEY, v text);
 SELECT ledger.track('price_lists') IS NOT NULL AS tracked;

@@ -88,6 +88,18 @@ impl TableColumn {
         let base = unsafe { pg_sys::getBaseTypeAndTypmod(self.type_oid, &mut modifier) };
         (base, modifier)
     }
+
+    /// Whether its values are arrays of jsonb, or arrays of such arrays.
+    pub fn is_array_of_jsonb(&self) -> bool {
+        let element_of = |array: &pg_sys::Oid| {
+            // SAFETY: catalog look-ups inside a transaction; the second is made only for a type that there is.
+            unsafe {
+                let element = pg_sys::get_element_type(*array);
+                (element != pg_sys::InvalidOid).then(|| pg_sys::getBaseType(element))
+            }
+        };
+        std::iter::successors(element_of(&self.base_type().0), element_of).any(|element| element == pg_sys::JSONBOID)
+    }
 }
 
 fn type_with_modifier(type_oid: pg_sys::Oid, modifier: i32) -> String {

@@ -341,6 +341,11 @@ impl Row {
         self.nulls[column]
     }
 
+    /// Gives a column another value, of its type and valid as long as the row.
+    pub fn put(&mut self, column: usize, value: pg_sys::Datum) {
+        (self.values[column], self.nulls[column]) = (value, false);
+    }
+
     /// The value of a column whose SQL type `T` stands for.
     pub fn get<T: FromDatum>(&self, column: usize) -> Option<T> {
         // SAFETY: callers name the type of a column of the ledger's own table. from_datum detoasts a varlena.

@@ -10,7 +10,7 @@ use super::row_key::RowKey;
 use crate::ledger::canonical_json::{canonical, keeps_numbers, member};
 use crate::ledger::row_change::row_id;
 use crate::postgres::errors::Failure;
-use crate::postgres::jsonb::Jsonb;
+use crate::postgres::jsonb::{datum_of_canonical, Jsonb};
 use crate::postgres::jsonb_record::{self, Member};
 use crate::postgres::relation::{self, TableColumn};
 use crate::postgres::roles::as_owner_of;
@@ -25,7 +25,7 @@ use uuid::Uuid;
 pub struct GivenKey {
     /// The id of the row whose key the ledger states in these words, if it states any in them.
     pub stated: Option<Uuid>,
-    /// An array in it has elements that are null. The ledger states a null of jsonb like one of SQL.
+    /// An array of jsonb in it has elements that are null. The ledger states a null of jsonb like one of SQL.
     pub has_null_elements: bool,
     /// What the words mean to the types of the columns; or why they mean nothing.
     pub typed: Result<TypedKey, Failure>,
@@ -49,7 +49,7 @@ impl GivenKey {
         let has_null = |column: &TableColumn| given[&column.name].get().contains("null");
         Ok(GivenKey {
             stated: stated_id(plan, &text),
-            has_null_elements: columns.iter().any(has_null),
+            has_null_elements: columns.iter().any(|column| column.is_array_of_jsonb() && has_null(column)),
             typed: typed_key(table, &columns, key, &given).and_then(|values| TypedKey::of(plan, &columns, values)),
         })
     }
@@ -104,7 +104,18 @@ fn typed_key(table: &Table, columns: &[TableColumn], key: Jsonb, given: &Given) 
     };
     let members: Vec<Member> = columns.iter().map(|column| (column.name.as_str(), typed(column))).collect();
     // SAFETY: the relation is open.
-    attempt(|| unsafe { as_owner_of(table.relation(), || jsonb_record::values(key, &members)) })
+    let values = attempt(|| unsafe { as_owner_of(table.relation(), || jsonb_record::values(key, &members)) });
+    values.map(|values| with_json_nulls(values, columns))
+}
+
+/// The null of jsonb is a value. Where the key has it, Postgres gives that of SQL.
+fn with_json_nulls(mut values: Row, columns: &[TableColumn]) -> Row {
+    for (at, column) in columns.iter().enumerate() {
+        if values.is_null(at) && may_be_null(column) {
+            values.put(at, datum_of_canonical("null"));
+        }
+    }
+    values
 }
 
 /// Whether null is a value of the column's type.
