@@ -40,6 +40,7 @@ mod progress;
 mod replaced_ledger;
 mod restore;
 mod restored_database;
+mod sealing_behind;
 mod sealing_lock;
 mod secrets;
 mod secrets_wrong;

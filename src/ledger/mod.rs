@@ -19,6 +19,7 @@
 //! | [`row_check`] | whether all of them are found so |
 //! | [`file_ranges`] | parts of a ledger file |
 //! | [`lag`] | how far a ledger file is behind its database |
+//! | [`sealing_pace`] | how much of its time the process that seals spends on it |
 //! | [`wal`] | places in the WAL of a Postgres server |
 //! | [`verifier`] | streaming verification of tables and files |
 #![forbid(unsafe_code)]
@@ -39,6 +40,7 @@ pub mod row_filter;
 pub mod row_index;
 pub mod row_runs;
 pub mod row_shape;
+pub mod sealing_pace;
 pub mod signature;
 pub mod timestamp;
 pub mod verifier;

@@ -5,6 +5,7 @@
 
 use super::baseline_work::Baselines;
 use super::keeper::Keeper;
+use super::pace;
 use super::pinned_settings;
 use super::sealing::Sealing;
 use super::signing_keys;
@@ -228,7 +229,8 @@ impl Worker {
 
     /// Milliseconds until there is something to do for which no process wakes this one.
     fn until_next(&self) -> Option<i64> {
-        let next = [self.sealing.until_next(), self.keeper.until_next(), self.baselines.until_next()];
+        let baselines = self.baselines.until_next().filter(|_| !pace::is_behind(self.slot()));
+        let next = [self.sealing.until_next(), self.keeper.until_next(), baselines];
         next.into_iter().flatten().min()
     }
 
@@ -271,8 +273,12 @@ impl Worker {
         mirrored.and_then(|()| self.keeper.append_owed()).and(recorded)
     }
 
-    /// Records some rows that were in a table before it was tracked.
+    /// Records some rows that were in a table before it was tracked. They wait while sealing is behind: their table may
+    /// be large, and nobody waits for them.
     fn record_baseline(&mut self) -> Result<(), Failure> {
+        if pace::is_behind(self.slot()) {
+            return Ok(());
+        }
         self.look_again |= self.baselines.work()?;
         Ok(())
     }

@@ -1,15 +1,10 @@
 //! How much of its time the worker spends on sealing. It shares the machine with the sessions whose entries it seals.
 //! Each pass has a fixed cost, so a few large passes use less of the machine than many small ones.
 
+use crate::ledger::sealing_pace;
 use crate::postgres::shared::DatabaseSlot;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-
-/// While sessions write, work is followed by a rest this many times as long, so passes of up to 111 ms take a tenth of
-/// the time. Longer passes take more, because [`LONGEST_REST`] limits the rest.
-const REST: u32 = 9;
-/// The longest rest: a full block does not wait longer for its turn, however long the work before it took.
-const LONGEST_REST: Duration = Duration::from_secs(1);
 
 /// Work that is repeated while sessions write.
 #[derive(Default)]
@@ -36,7 +31,8 @@ impl Pace {
     pub fn end(&mut self, slot: &DatabaseSlot) -> bool {
         let begun = slot.begun.load(Ordering::Acquire);
         let shared = self.work.take().filter(|work| work.begun != begun);
-        self.rest_until = shared.map(|work| Instant::now() + (work.since.elapsed() * REST).min(LONGEST_REST));
+        let pending = slot.pending.load(Ordering::Acquire);
+        self.rest_until = shared.map(|work| Instant::now() + sealing_pace::rest_after(work.since.elapsed(), pending));
         self.rest_until.is_some()
     }
 
@@ -44,4 +40,9 @@ impl Pace {
     pub fn rest(&self) -> Option<Duration> {
         self.rest_until?.checked_duration_since(Instant::now()).filter(|rest| !rest.is_zero())
     }
+}
+
+/// Whether sealing comes before other work of the worker that makes more entries pending.
+pub fn is_behind(slot: &DatabaseSlot) -> bool {
+    sealing_pace::is_behind(slot.pending.load(Ordering::Acquire))
 }
