@@ -54,6 +54,7 @@ mod entry_clock;
 mod errorless;
 mod errors;
 mod executor_hook;
+mod extension;
 mod faults;
 mod hashing;
 mod helper_threads;

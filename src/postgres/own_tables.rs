@@ -8,11 +8,11 @@
 //! ProcessUtility was called with, or what a catalog look-up has returned.
 
 use super::errors::{or_raise, Failure};
+use super::extension;
 use super::lists;
 use super::ownership::Object;
 use super::relation;
 use pgrx::{pg_guard, pg_sys, PgSqlErrorCode};
-use std::ffi::{c_char, CStr};
 
 /// What a command would do to a table that no table of the extension can bear.
 #[derive(Clone, Copy)]
@@ -57,12 +57,10 @@ unsafe fn first_change(commands: *mut pg_sys::List) -> Option<Change> {
 unsafe fn check(change: Change, name: *mut pg_sys::RangeVar) -> Result<(), Failure> {
     let oid = relation::named(name);
     // If the table does not exist, or is not the caller's, the command itself says so.
-    if oid == pg_sys::InvalidOid || !Object::Relation(oid).is_own() || !is_of_extension(oid) {
+    if oid == pg_sys::InvalidOid || !Object::Relation(oid).is_own() || !extension::has(oid) {
         return Ok(());
     }
-    let name = text(pg_sys::get_rel_name(oid));
-    let schema = text(pg_sys::get_namespace_name(pg_sys::get_rel_namespace(oid)));
-    Err(refusal(change, &format!("\"{schema}.{name}\"")))
+    Err(refusal(change, &format!("\"{}\"", relation::shown_name(oid))))
 }
 
 fn refusal(change: Change, table: &str) -> Failure {
@@ -77,17 +75,4 @@ fn refusal(change: Change, table: &str) -> Failure {
         Change::Unlogged => refuse(format!("cannot make table {table} unlogged"))
             .detail("It belongs to extension pg_notary. After a crash it would be empty, and the ledger lost."),
     }
-}
-
-unsafe fn is_of_extension(relation: pg_sys::Oid) -> bool {
-    let owner = pg_sys::getExtensionOfObject(pg_sys::RelationRelationId, relation);
-    owner != pg_sys::InvalidOid && owner == pg_sys::get_extension_oid(c"pg_notary".as_ptr(), true)
-}
-
-/// Empty if there is no name, because another session has dropped the table meanwhile.
-unsafe fn text(name: *const c_char) -> String {
-    if name.is_null() {
-        return String::new();
-    }
-    CStr::from_ptr(name).to_string_lossy().into_owned()
 }

@@ -2,6 +2,7 @@
 //! each other. VACUUM and sessions that record do not take it.
 
 use super::errors::Failure;
+use super::extension;
 use super::lists;
 use super::ownership::Object;
 use super::spi;
@@ -9,20 +10,18 @@ use super::transaction;
 use pgrx::{pg_guard, pg_sys, PgSqlErrorCode};
 use std::ffi::{c_void, CStr};
 
-const EXTENSION: &CStr = c"pg_notary";
-
 /// DROP EXTENSION takes a stronger one.
 const MODE: pg_sys::LOCKMODE = pg_sys::ShareUpdateExclusiveLock as _;
 
 /// Waits until this transaction is the one that may seal.
 pub fn take() {
     loop {
-        let extension = extension_oid();
+        let extension = extension::require();
         // SAFETY: inside a transaction, whose end releases the lock.
         unsafe { pg_sys::LockDatabaseObject(pg_sys::ExtensionRelationId, extension, 0, MODE) };
         // If the extension was dropped and created again during the wait, this is the lock of a ledger that is gone,
         // and others may hold that of the new one.
-        if extension == extension_oid() {
+        if extension == extension::require() {
             break;
         }
         // SAFETY: the lock taken above.
@@ -45,11 +44,6 @@ pub fn holder() -> Option<String> {
         |row| holder = row.get::<String>(0),
     );
     holder
-}
-
-fn extension_oid() -> pg_sys::Oid {
-    // SAFETY: a catalog look-up inside a transaction; an ERROR if there is none. The name is NUL-terminated.
-    unsafe { pg_sys::get_extension_oid(EXTENSION.as_ptr(), false) }
 }
 
 /// Refuses the commands by which a role without any right in the ledger could hold up all who seal, and the worker at its
@@ -77,7 +71,7 @@ pub unsafe extern "C-unwind" fn before_utility(statement: *mut pg_sys::Node) {
         return;
     }
     // Where there is no such extension, the command itself says so.
-    let extension = pg_sys::get_extension_oid(EXTENSION.as_ptr(), true);
+    let extension = extension::oid();
     if extension != pg_sys::InvalidOid && !Object::Extension(extension).is_own() {
         not_owner(purpose).raise();
     }
@@ -90,7 +84,7 @@ unsafe fn is_own_name(name: *mut c_void) -> bool {
     let name = (*name.cast::<pg_sys::Value>()).val.str_;
     #[cfg(not(feature = "pg14"))]
     let name = (*name.cast::<pg_sys::String>()).sval;
-    CStr::from_ptr(name) == EXTENSION
+    CStr::from_ptr(name) == extension::NAME
 }
 
 fn not_owner(purpose: &str) -> Failure {

@@ -5,6 +5,7 @@
 
 use super::errorless;
 use super::errors::Failure;
+use super::extension;
 use super::mirror::id_reuse::IdReuse;
 use super::mirror::line_buffer::LineBuffer;
 use super::settings::{self, may_prepare, MirrorMode};
@@ -135,8 +136,7 @@ pub fn mirror_mode() -> MirrorMode {
 /// looked up.
 pub fn creates_ledger() -> bool {
     let created = CURRENT.with_borrow(|current| current.at_end.created.clone());
-    // SAFETY: a catalog look-up inside a transaction.
-    !created.is_empty() && created.contains(&unsafe { pg_sys::get_extension_oid(c"pg_notary".as_ptr(), true) })
+    !created.is_empty() && created.contains(&extension::oid())
 }
 
 /// Refuses to record or seal in the transaction that rebuilds the ledger: until it has committed, the mirror file is

@@ -10,6 +10,7 @@
 use super::database;
 use super::errorless::{self, own_xid};
 use super::errors::{or_raise, Failure};
+use super::extension;
 use super::faults;
 use super::items::pending;
 use super::mirror::append::Goal;
@@ -189,8 +190,7 @@ fn refuse_to_prepare() {
 /// Whether the extension was dropped, and no rollback to a savepoint has brought it back.
 fn has_dropped_ledger() -> bool {
     let dropped = CURRENT.with_borrow(|current| current.at_end.extension_dropped);
-    // SAFETY: a catalog look-up inside a transaction.
-    dropped.is_some_and(|dropped| unsafe { pg_sys::get_extension_oid(c"pg_notary".as_ptr(), true) } != dropped)
+    dropped.is_some_and(|dropped| extension::oid() != dropped)
 }
 
 /// The entries are not pending yet. Shared memory holds what is known of their lines.

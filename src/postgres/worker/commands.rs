@@ -6,6 +6,7 @@
 //! command, and wanted again after it.
 
 use crate::postgres::database;
+use crate::postgres::extension;
 use crate::postgres::lists;
 use crate::postgres::ownership::Object;
 use crate::postgres::shared::{shared, DatabaseSlot};
@@ -140,11 +141,8 @@ pub fn extension_created(extension: pg_sys::Oid) {
 }
 
 /// An extension is dropped.
-///
-/// # Safety
-/// Inside a transaction.
-pub unsafe fn extension_dropped(extension: pg_sys::Oid) {
-    if extension == pg_sys::get_extension_oid(c"pg_notary".as_ptr(), true) {
+pub fn extension_dropped(extension: pg_sys::Oid) {
+    if extension == extension::oid() {
         transaction::at_end_extension_dropped(extension);
     }
 }

@@ -12,6 +12,7 @@ use super::signing_keys;
 use super::transactions::{in_transaction, own_name};
 use crate::postgres::background_process;
 use crate::postgres::errors::Failure;
+use crate::postgres::extension;
 use crate::postgres::faults;
 use crate::postgres::ids;
 use crate::postgres::log_state;
@@ -49,7 +50,7 @@ pub unsafe extern "C-unwind" fn pg_notary_worker_main(arg: pg_sys::Datum) {
     let idle_slot = || shared.find(database).filter(|slot| slot.worker.pid() == 0);
     // Before the look: a session that creates a ledger afterwards sets the flag again.
     idle_slot().inspect(|slot| slot.check_extension.store(false, Ordering::Release));
-    match in_transaction(extension_exists) {
+    match in_transaction(extension::exists) {
         Ok(true) => {}
         Ok(false) => {
             faults::at("no_ledger");
@@ -91,24 +92,17 @@ unsafe extern "C-unwind" fn leave(_code: i32, slot: pg_sys::Datum) {
     shared.launcher.wake();
 }
 
-fn extension_exists() -> bool {
-    // SAFETY: a catalog look-up inside a transaction; the name is NUL-terminated.
-    unsafe { pg_sys::get_extension_oid(c"pg_notary".as_ptr(), true) != pg_sys::InvalidOid }
-}
-
-/// As [`extension_exists`], once a transaction that has just dropped it is over. It wakes the worker before others are
+/// Whether the extension exists, once a transaction that has just dropped it is over. It wakes the worker before others are
 /// told that the cached row of the catalog is not valid any more (Postgres 18 has such a cache), and nothing would wake
 /// the worker again.
 fn extension_is_left() -> bool {
-    // SAFETY: catalog look-ups inside a transaction, whose end releases the lock; the name is NUL-terminated.
-    unsafe {
-        let extension = pg_sys::get_extension_oid(c"pg_notary".as_ptr(), true);
-        if extension == pg_sys::InvalidOid {
-            return false;
-        }
-        pg_sys::LockDatabaseObject(pg_sys::ExtensionRelationId, extension, 0, pg_sys::AccessShareLock as _);
+    let extension = extension::oid();
+    if extension == pg_sys::InvalidOid {
+        return false;
     }
-    extension_exists()
+    // SAFETY: inside a transaction, whose end releases the lock.
+    unsafe { pg_sys::LockDatabaseObject(pg_sys::ExtensionRelationId, extension, 0, pg_sys::AccessShareLock as _) };
+    extension::exists()
 }
 
 struct Worker {
