@@ -39,8 +39,8 @@ pub unsafe extern "C-unwind" fn before_utility(statement: *mut pg_sys::Node) {
         }
         _ => None,
     };
-    // The extension's own scripts may do it. So may pg_upgrade, which rebuilds tables from their parts.
-    if let Some((change, name)) = change.filter(|_| !pg_sys::creating_extension && !pg_sys::IsBinaryUpgrade) {
+    // The extension's own scripts may do it.
+    if let Some((change, name)) = change.filter(|_| !pg_sys::creating_extension) {
         or_raise(check(change, name));
     }
 }
