@@ -3,7 +3,7 @@
 
 use crate::common::ledger::*;
 use crate::common::tracking::wait_until_tracked;
-use crate::common::{as_server, Options};
+use crate::common::{as_server, Cluster, Options};
 use postgres::error::SqlState;
 use postgres::Client;
 
@@ -255,6 +255,119 @@ fn only_the_owner_of_the_extension_can_make_an_object_depend_on_it() {
     let missing = error(&mut app, &format!("{depend} nowhere"));
     assert_eq!(*missing.code(), SqlState::UNDEFINED_OBJECT);
     client.batch_execute(&format!("{depend} pg_notary")).unwrap();
+}
+
+/// Statements that a role may prepare without any right, and with them hold locks that are in the way of the commands below.
+const IN_THE_WAY: &str =
+    "BEGIN; PREPARE read AS SELECT 1 FROM ledger.entries_pending, ledger.entries_sealed, ledger.chain_stats; \
+                          PREPARE change AS DELETE FROM ledger.entries_pending";
+
+/// With what Postgres itself says, once it has waited for its lock.
+const LOCKING: [(&str, &str); 13] = [
+    ("CREATE RULE r AS ON INSERT TO ledger.entries_pending DO ALSO NOTHING", "must be owner of table entries_pending"),
+    ("CREATE RULE r AS ON DELETE TO ledger.chain_stats DO INSTEAD NOTHING", "must be owner of view chain_stats"),
+    (
+        "CREATE TRIGGER t BEFORE INSERT ON ledger.entries_pending FOR EACH STATEMENT EXECUTE FUNCTION f()",
+        "permission denied for table entries_pending",
+    ),
+    (
+        "CREATE TABLE part PARTITION OF ledger.entries_sealed FOR VALUES FROM (900000000) TO (MAXVALUE)",
+        "must be owner of table entries_sealed",
+    ),
+    (
+        "ALTER TABLE parted ATTACH PARTITION ledger.entries_pending FOR VALUES FROM (1) TO (2)",
+        "must be owner of table entries_pending",
+    ),
+    ("ALTER TABLE parted DETACH PARTITION ledger.entries_pending", "must be owner of table entries_pending"),
+    ("ALTER TABLE parted DETACH PARTITION ledger.entries_pending FINALIZE", "must be owner of table entries_pending"),
+    (
+        "ALTER INDEX parted_n ATTACH PARTITION ledger.entries_pending_pkey",
+        "must be owner of index entries_pending_pkey",
+    ),
+    (
+        "ALTER TABLE plain ADD FOREIGN KEY (id) REFERENCES ledger.entries_pending",
+        "permission denied for table entries_pending",
+    ),
+    (
+        "ALTER TABLE plain ADD COLUMN entry uuid REFERENCES ledger.entries_pending",
+        "permission denied for table entries_pending",
+    ),
+    ("CREATE TABLE more (id uuid REFERENCES ledger.entries_pending)", "permission denied for table entries_pending"),
+    (
+        "ALTER MATERIALIZED VIEW ledger.entries_pending DEPENDS ON EXTENSION plpgsql",
+        "must be owner of table entries_pending",
+    ),
+    (
+        "DO $$ BEGIN EXECUTE 'CREATE RULE r AS ON UPDATE TO ledger.entries_pending DO ALSO NOTHING'; END $$",
+        "must be owner of table entries_pending",
+    ),
+];
+
+/// A role `app` with tables of its own in its own schema.
+fn connect_app(cluster: &Cluster, client: &mut Client) -> Client {
+    client.batch_execute("CREATE ROLE app LOGIN; CREATE SCHEMA app AUTHORIZATION app").unwrap();
+    let mut app = cluster.connect_as("app", "postgres");
+    app.batch_execute(
+        "CREATE TABLE plain (id uuid); CREATE TABLE parted (n int) PARTITION BY RANGE (n);
+         CREATE INDEX parted_n ON parted (n);
+         CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+    )
+    .unwrap();
+    app
+}
+
+/// It would wait for whoever has locked the table, as any role can, and all who record for it.
+#[test]
+fn whoever_may_not_change_a_table_of_the_ledger_does_not_wait_to_lock_it() {
+    let (cluster, mut client) = start(Options::new());
+    let mut app = connect_app(&cluster, &mut client);
+    app.batch_execute("SET lock_timeout = '10s'").unwrap();
+    let mut other = cluster.connect_as("app", "postgres");
+    other.batch_execute(IN_THE_WAY).unwrap();
+    for (sql, message) in LOCKING {
+        let refused = error(&mut app, sql);
+        assert_eq!(*refused.code(), SqlState::INSUFFICIENT_PRIVILEGE, "{sql}: {refused:?}");
+        assert_eq!(refused.message(), message, "{sql}");
+        assert!(refused.detail().is_some() && refused.hint().is_some(), "{sql}");
+    }
+    record(&mut client);
+    seal(&mut client);
+    assert_intact(&mut client);
+}
+
+/// Each is rolled back.
+#[test]
+fn whoever_has_been_granted_the_right_may_lock_a_table_of_the_ledger() {
+    let (cluster, mut client) = start(Options::new());
+    let mut app = connect_app(&cluster, &mut client);
+    record(&mut client);
+    seal(&mut client);
+    let granted = [
+        (
+            "GRANT TRIGGER ON ledger.entries_pending TO app",
+            "CREATE TRIGGER t BEFORE INSERT ON ledger.entries_pending FOR EACH STATEMENT EXECUTE FUNCTION f()",
+        ),
+        (
+            "GRANT REFERENCES (id) ON ledger.entries_pending TO app",
+            "CREATE TABLE more (id uuid REFERENCES ledger.entries_pending (id))",
+        ),
+        (
+            "GRANT REFERENCES ON ledger.entries_pending TO app",
+            "ALTER TABLE plain ADD COLUMN entry uuid REFERENCES ledger.entries_pending",
+        ),
+        (
+            "ALTER TABLE ledger.entries_sealed OWNER TO app",
+            "ALTER TABLE ledger.entries_sealed DETACH PARTITION ledger.entries_sealed_1",
+        ),
+    ];
+    for (grant, sql) in granted {
+        client.batch_execute(grant).unwrap();
+        app.batch_execute(&format!("BEGIN; {sql}; ROLLBACK")).unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    }
+    client.batch_execute("ALTER TABLE ledger.entries_sealed OWNER TO CURRENT_USER").unwrap();
+    record(&mut client);
+    seal(&mut client);
+    assert_intact(&mut client);
 }
 
 /// It would wait for whoever looks at the extension in an open transaction, as any role can, and all who seal for it.

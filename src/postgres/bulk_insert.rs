@@ -1,10 +1,10 @@
 //! Inserting many rows at once: one WAL record a page instead of one a row, and one index after the other.
 
 use super::errors::Failure;
+use super::relation;
 use super::tables::Table;
 use pgrx::{pg_sys, PgSqlErrorCode};
 use std::cell::Cell;
-use std::ffi::CStr;
 
 // Declared here because pgrx wraps each call in error handling, which is a good part of the time of these short calls.
 // Here one such wrapper surrounds many calls.
@@ -323,11 +323,8 @@ pub unsafe fn insert_index_entries(
 
 /// Raises the error of a deferrable constraint, which Postgres would check again by a trigger: no row of the ledger has
 /// one.
-///
-/// # Safety
-/// `index` is the oid of an index that is open.
-unsafe fn refuse_doubt(index: pg_sys::Oid) -> ! {
-    let name = CStr::from_ptr(pg_sys::get_rel_name(index)).to_string_lossy();
+fn refuse_doubt(index: pg_sys::Oid) -> ! {
+    let name = relation::bare_name(index);
     Failure::new(
         PgSqlErrorCode::ERRCODE_UNIQUE_VIOLATION,
         format!("a new row violates deferrable constraint \"{name}\""),

@@ -90,6 +90,7 @@ mod single_insert;
 mod single_row;
 mod spi;
 mod subtransaction;
+mod table_locks;
 mod tables;
 mod temporary_file;
 mod timeout;

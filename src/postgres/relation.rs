@@ -163,6 +163,19 @@ pub fn name_of(relation: pg_sys::Oid) -> Option<String> {
         .then(|| unsafe { format!("{}.{}", quoted(CStr::from_ptr(schema)), quoted(CStr::from_ptr(name))) })
 }
 
+/// Its name alone and not quoted, as Postgres' own messages have it; empty if it does not exist.
+pub fn bare_name(relation: pg_sys::Oid) -> String {
+    // SAFETY: a catalog look-up inside a transaction, which returns a NUL-terminated copy, or null.
+    unsafe {
+        let name = pg_sys::get_rel_name(relation);
+        if name.is_null() {
+            String::new()
+        } else {
+            CStr::from_ptr(name).to_string_lossy().into_owned()
+        }
+    }
+}
+
 /// A name for a message, which may be about a relation that was dropped meanwhile: then its oid.
 pub fn shown_name(relation: pg_sys::Oid) -> String {
     name_of(relation).unwrap_or_else(|| relation.to_u32().to_string())

@@ -4,6 +4,7 @@ use super::copy_hook;
 use super::own_tables;
 use super::queue;
 use super::sealing_lock;
+use super::table_locks;
 use super::tracking::commands as tracking;
 use super::worker::commands;
 use pgrx::pg_sys;
@@ -52,6 +53,7 @@ unsafe extern "C-unwind" fn process_utility(
     commands::before_utility((*statement).utilityStmt);
     own_tables::before_utility((*statement).utilityStmt);
     sealing_lock::before_utility((*statement).utilityStmt);
+    table_locks::before_utility((*statement).utilityStmt);
     let is_tracking = tracking::concerns((*statement).utilityStmt);
     if is_tracking {
         tracking::before_utility((*statement).utilityStmt);

@@ -1,0 +1,170 @@
+//! Refuses the commands by which a role without any right in the ledger could hold up all who record. Postgres waits for
+//! a strong lock on the table before it looks whether the role may run the command, and while it waits, all others wait
+//! behind it. What it waits for, any role can hold: a statement that is only prepared locks its tables until the
+//! transaction ends.
+//!
+//! Most commands look first, such as ALTER TABLE, CREATE INDEX, CREATE POLICY, DROP, TRUNCATE and LOCK. Others do not,
+//! but get by with a lock that is in the way of nobody who records, seals or reads: COMMENT, SECURITY LABEL, CREATE
+//! STATISTICS, INHERIT, CREATE PUBLICATION.
+//!
+//! # Safety
+//!
+//! The unsafe functions here run inside a transaction, within the hook. They take parts of the statement that
+//! ProcessUtility was called with.
+
+use super::errors::Failure;
+use super::extension;
+use super::lists;
+use super::ownership::Object;
+use super::relation;
+use pgrx::{pg_guard, pg_sys, PgSqlErrorCode};
+
+/// What a command asks for once it has its lock.
+#[derive(Clone, Copy)]
+enum Right {
+    Ownership,
+    Trigger,
+    References,
+}
+
+/// A table that a command locks, and what it then asks for.
+type Locked = (*mut pg_sys::RangeVar, Right);
+
+/// Refuses the command if a table of the ledger is among those that it locks, and the role lacks the right.
+///
+/// # Safety
+/// A statement that ProcessUtility was called with.
+#[pg_guard]
+pub unsafe extern "C-unwind" fn before_utility(statement: *mut pg_sys::Node) {
+    for (name, right) in locked(statement) {
+        if let Some(relation) = of_ledger(name).filter(|relation| !right.is_granted(*relation)) {
+            refusal(relation, right).raise();
+        }
+    }
+}
+
+unsafe fn locked(statement: *mut pg_sys::Node) -> Vec<Locked> {
+    use pg_sys::NodeTag::*;
+    match (*statement).type_ {
+        T_RuleStmt => vec![((*statement.cast::<pg_sys::RuleStmt>()).relation, Right::Ownership)],
+        T_CreateTrigStmt => vec![((*statement.cast::<pg_sys::CreateTrigStmt>()).relation, Right::Trigger)],
+        T_CreateStmt | T_CreateForeignTableStmt => locked_by_create(&*statement.cast()),
+        T_AlterTableStmt => locked_by_alter(&*statement.cast()),
+        T_AlterObjectDependsStmt => locked_by_depends(&*statement.cast()),
+        _ => Vec::new(),
+    }
+}
+
+/// Its foreign keys come here again, as an ALTER TABLE.
+unsafe fn locked_by_create(create: &pg_sys::CreateStmt) -> Vec<Locked> {
+    if create.partbound.is_null() {
+        return Vec::new();
+    }
+    lists::pointers(create.inhRelations).map(|parent| (parent.cast(), Right::Ownership)).collect()
+}
+
+unsafe fn locked_by_alter(alter: &pg_sys::AlterTableStmt) -> Vec<Locked> {
+    let mut locked = Vec::new();
+    lists::pointers(alter.cmds).for_each(|command| add_locked(&*command.cast(), &mut locked));
+    // Who owns a table of the ledger may detach its partitions, whoever owns those.
+    let is_own = |relation| Object::Relation(relation).is_own();
+    if !locked.is_empty() && of_ledger(alter.relation).is_some_and(is_own) {
+        locked.clear();
+    }
+    locked
+}
+
+/// Adds what a part of an ALTER TABLE, or an ALTER INDEX, locks besides its own table.
+unsafe fn add_locked(command: &pg_sys::AlterTableCmd, locked: &mut Vec<Locked>) {
+    use pg_sys::AlterTableType as Kind;
+    match command.subtype {
+        Kind::AT_AttachPartition | Kind::AT_DetachPartition | Kind::AT_DetachPartitionFinalize => {
+            locked.push(((*command.def.cast::<pg_sys::PartitionCmd>()).name, Right::Ownership));
+        }
+        Kind::AT_AddConstraint => locked.extend(referenced(command.def.cast())),
+        Kind::AT_AddColumn => {
+            let constraints = lists::pointers((*command.def.cast::<pg_sys::ColumnDef>()).constraints);
+            locked.extend(constraints.filter_map(|constraint| referenced(constraint.cast())));
+        }
+        _ => {}
+    }
+}
+
+/// The table that a foreign key refers to.
+unsafe fn referenced(constraint: *mut pg_sys::Constraint) -> Option<Locked> {
+    let is_foreign = (*constraint).contype == pg_sys::ConstrType::CONSTR_FOREIGN;
+    is_foreign.then(|| ((*constraint).pktable, Right::References))
+}
+
+/// A table is locked before Postgres sees that it is no index, and no materialized view.
+unsafe fn locked_by_depends(depends: &pg_sys::AlterObjectDependsStmt) -> Vec<Locked> {
+    use pg_sys::ObjectType::*;
+    match depends.objectType {
+        OBJECT_INDEX | OBJECT_MATVIEW => vec![(depends.relation, Right::Ownership)],
+        _ => Vec::new(),
+    }
+}
+
+/// The relation with this name, if it is one of the ledger.
+unsafe fn of_ledger(name: *mut pg_sys::RangeVar) -> Option<pg_sys::Oid> {
+    let relation = relation::named(name);
+    let table = match kind_of(relation) {
+        pg_sys::RELKIND_INDEX | pg_sys::RELKIND_PARTITIONED_INDEX => pg_sys::IndexGetRelation(relation, true),
+        _ => relation,
+    };
+    // A partition that a DBA has attached need not be a member of the extension.
+    let is_of_ledger = || extension::has(table) || relation::ancestors_of(table).into_iter().any(extension::has);
+    (table != pg_sys::InvalidOid && is_of_ledger()).then_some(relation)
+}
+
+fn kind_of(relation: pg_sys::Oid) -> u8 {
+    // SAFETY: a catalog look-up inside a transaction; any oid may be asked for.
+    unsafe { pg_sys::get_rel_relkind(relation) as u8 }
+}
+
+impl Right {
+    fn is_granted(self, relation: pg_sys::Oid) -> bool {
+        match self {
+            Right::Ownership => Object::Relation(relation).is_own(),
+            Right::Trigger => has_privilege(relation, pg_sys::ACL_TRIGGER),
+            Right::References => {
+                has_privilege(relation, pg_sys::ACL_REFERENCES) || has_on_a_column(relation, pg_sys::ACL_REFERENCES)
+            }
+        }
+    }
+}
+
+fn has_privilege(relation: pg_sys::Oid, privilege: u32) -> bool {
+    // SAFETY: a catalog look-up inside a transaction; an ERROR if the relation is gone.
+    let found = unsafe { pg_sys::pg_class_aclcheck(relation, pg_sys::GetUserId(), privilege as pg_sys::AclMode) };
+    found == pg_sys::AclResult::ACLCHECK_OK
+}
+
+fn has_on_a_column(relation: pg_sys::Oid, privilege: u32) -> bool {
+    let (mode, any) = (privilege as pg_sys::AclMode, pg_sys::AclMaskHow::ACLMASK_ANY);
+    // SAFETY: a catalog look-up inside a transaction.
+    let found = unsafe { pg_sys::pg_attribute_aclcheck_all(relation, pg_sys::GetUserId(), mode, any) };
+    found == pg_sys::AclResult::ACLCHECK_OK
+}
+
+/// With the message of Postgres.
+fn refusal(relation: pg_sys::Oid, right: Right) -> Failure {
+    let kind = match kind_of(relation) {
+        pg_sys::RELKIND_VIEW => "view",
+        pg_sys::RELKIND_INDEX | pg_sys::RELKIND_PARTITIONED_INDEX => "index",
+        _ => "table",
+    };
+    let name = relation::bare_name(relation);
+    let denied = format!("permission denied for {kind} {name}");
+    let (message, privilege) = match right {
+        Right::Ownership => (format!("must be owner of {kind} {name}"), ""),
+        Right::Trigger => (denied, ", or to grant the privilege TRIGGER"),
+        Right::References => (denied, ", or to grant the privilege REFERENCES"),
+    };
+    Failure::new(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, message)
+        .detail(format!(
+            "The {kind} belongs to the ledger. The command would wait for a lock on it before it asks for this right, \
+             and all who record, seal or verify would wait behind it."
+        ))
+        .hint(format!("Ask the owner of the {kind} to run the command{privilege}."))
+}
