@@ -4,7 +4,7 @@
 
 use crate::common::ledger::*;
 use crate::common::tracking::*;
-use crate::common::{Cluster, Options};
+use crate::common::{as_server, Cluster, Options};
 use postgres::Client;
 
 /// Takes the one partition that holds entries away, and keeps it as `public.taken`.
@@ -296,6 +296,43 @@ fn sealing_makes_no_partition_in_the_place_of_one_that_was_taken_away() {
     seal(&mut client);
     assert_intact(&mut client);
     assert_clean(&mut client, "notes");
+}
+
+/// The tablespaces that the newest partition, its indexes and its TOAST table are in; empty for that of the database.
+const TABLESPACES: &str = "
+    SELECT DISTINCT coalesce(spcname, '') FROM pg_class c LEFT JOIN pg_tablespace t ON t.oid = reltablespace
+    WHERE c.oid IN (SELECT 'ledger.entries_sealed_6'::regclass
+                    UNION SELECT reltoastrelid FROM pg_class WHERE oid = 'ledger.entries_sealed_6'::regclass
+                    UNION SELECT indexrelid FROM pg_index WHERE indrelid = 'ledger.entries_sealed_6'::regclass)";
+
+/// Else whoever may seal could put entries of the ledger on storage of its own, or fill that of others.
+#[test]
+fn a_new_partition_goes_where_its_table_is_whatever_tablespace_the_caller_prefers() {
+    for (is_by_worker, chosen) in [(false, ""), (false, "archive"), (true, "archive")] {
+        let (cluster, mut client, _) = ledger();
+        for name in ["own", "archive"] {
+            let location = cluster.scratch_dir().join(name);
+            crate::common::succeed(as_server("mkdir").arg(&location));
+            client.batch_execute(&format!("CREATE TABLESPACE {name} LOCATION '{}'", location.display())).unwrap();
+        }
+        if !chosen.is_empty() {
+            client.batch_execute(&format!("ALTER TABLE ledger.entries_sealed SET TABLESPACE {chosen}")).unwrap();
+        }
+        client.batch_execute(&format!("{TAKE}{}", ARRANGEMENTS[0].1.replace("(50)", "(6)"))).unwrap();
+        client.batch_execute("CREATE ROLE app LOGIN IN ROLE ledger_writer").unwrap();
+        if is_by_worker {
+            record_many(&mut client, 100);
+            wait_for(&mut client, "to_regclass('ledger.entries_sealed_6') IS NOT NULL");
+        } else {
+            client.batch_execute("GRANT CREATE ON TABLESPACE own TO app").unwrap();
+            let mut app = cluster.connect_as("app", "postgres");
+            app.batch_execute("SET default_tablespace = own; SELECT count(*) FROM ledger.commit_block()").unwrap();
+            assert_eq!(value(&mut app, "SHOW default_tablespace"), "own");
+        }
+        assert_eq!(column(&mut client, TABLESPACES), [chosen], "by the worker: {is_by_worker}");
+        seal(&mut client);
+        assert_intact(&mut client);
+    }
 }
 
 #[test]

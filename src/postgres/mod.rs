@@ -66,6 +66,7 @@ mod jsonb;
 mod jsonb_record;
 mod line_functions;
 mod lists;
+mod local_settings;
 mod locks;
 mod log_state;
 mod memory;

@@ -5,12 +5,14 @@
 
 use super::errors::Failure;
 use super::lists;
+use super::local_settings::with_setting;
 use super::relation;
 use super::settings;
 use super::tables::{self, entry_column, RegisteredSnapshot, Table};
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 use pgrx::{pg_sys, FromDatum, PgSqlErrorCode, PgTryBuilder, Spi};
+use std::ffi::{CStr, CString};
 use std::panic::AssertUnwindSafe;
 use uuid::Uuid;
 
@@ -203,7 +205,8 @@ fn name(from: i64) -> String {
 }
 
 /// Creates a table and then attaches it. That neither waits for sessions that record nor holds them up. CREATE TABLE
-/// ... PARTITION OF would lock the parent against all others.
+/// ... PARTITION OF would lock the parent against all others. The table is stored where its parent is, and not where the
+/// caller's `default_tablespace` points to: no tablespace asks whether the caller may create anything there.
 fn create(from: i64, to: i64) {
     let name = name(from);
     let statements = [
@@ -214,7 +217,9 @@ fn create(from: i64, to: i64) {
         format!("ALTER TABLE ledger.{name} ENABLE ALWAYS TRIGGER refuse_statement"),
         format!("ALTER TABLE ledger.entries_sealed ATTACH PARTITION ledger.{name} FOR VALUES FROM ({from}) TO ({to})"),
     ];
-    let make = AssertUnwindSafe(|| statements.iter().for_each(|statement| run(statement)));
+    let make = AssertUnwindSafe(|| {
+        with_setting(c"default_tablespace", &tablespace(), || statements.iter().for_each(|statement| run(statement)));
+    });
     // For example, a trigger of another application may refuse all DDL. It knows nothing of the ledger.
     let refused = |error: CaughtError| {
         let detail =
@@ -222,6 +227,20 @@ fn create(from: i64, to: i64) {
         Failure::caught(&error).and_detail(&detail).raise()
     };
     PgTryBuilder::new(make).catch_others(refused).execute();
+}
+
+/// The tablespace of the partitioned table, as a setting names it: empty for that of the database.
+fn tablespace() -> CString {
+    let parent = open_parent();
+    // SAFETY: the relation is open. The look-up gives a copy, or null where the relation states no tablespace.
+    unsafe {
+        let name = pg_sys::get_tablespace_name((*(*parent.relation()).rd_rel).reltablespace);
+        if name.is_null() {
+            CString::default()
+        } else {
+            CStr::from_ptr(name).to_owned()
+        }
+    }
 }
 
 fn run(statement: &str) {

@@ -4,6 +4,7 @@
 //! cannot become the caller by SET ROLE, and cannot leave anything behind that the caller would run later.
 
 use super::errors::or_raise;
+use super::local_settings::with_setting;
 use super::schema;
 use pgrx::pg_sys;
 use std::ffi::CStr;
@@ -42,31 +43,8 @@ fn as_role<T>(role: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
         pg_sys::SetUserIdAndSecContext(role, context | restricted);
     }
     let _restore = Restore(user, context);
-    with_own_settings(work)
-}
-
-/// Does work for which names mean those of pg_catalog, whatever the caller's search_path. Settings that it changes are
-/// restored.
-fn with_own_settings<T>(work: impl FnOnce() -> T) -> T {
-    // SAFETY: the level ends below, or when the transaction aborts. Name and value are NUL-terminated.
-    let level = unsafe {
-        let level = pg_sys::NewGUCNestLevel();
-        pg_sys::set_config_option(
-            c"search_path".as_ptr(),
-            c"pg_catalog, pg_temp".as_ptr(),
-            pg_sys::GucContext::PGC_USERSET,
-            pg_sys::GucSource::PGC_S_SESSION,
-            pg_sys::GucAction::GUC_ACTION_SAVE,
-            true,
-            0,
-            false,
-        );
-        level
-    };
-    let result = work();
-    // SAFETY: ends the level that was begun above.
-    unsafe { pg_sys::AtEOXact_GUC(false, level) };
-    result
+    // Names mean those of pg_catalog.
+    with_setting(c"search_path", c"pg_catalog, pg_temp", work)
 }
 
 /// Whether the user has the privileges of one of the ledger's roles, which may have been dropped.

@@ -9,7 +9,6 @@ const PINNED: &[(&CStr, &CStr)] = &[
     (c"search_path", c"pg_catalog, pg_temp"),
     (c"default_transaction_isolation", c"read committed"),
     (c"default_transaction_read_only", c"off"),
-    (c"default_tablespace", c""),
     (c"row_security", c"off"),
     (c"statement_timeout", c"0"),
     (c"lock_timeout", c"0"),

@@ -1,0 +1,27 @@
+//! Settings of Postgres that hold for a piece of work, whatever the caller has set.
+
+use pgrx::pg_sys;
+use std::ffi::CStr;
+
+/// Does work with this setting. Settings that the work itself changes are restored as well.
+pub fn with_setting<T>(name: &CStr, value: &CStr, work: impl FnOnce() -> T) -> T {
+    // SAFETY: the level ends below, or when the transaction or subtransaction aborts. Name and value are NUL-terminated.
+    let level = unsafe {
+        let level = pg_sys::NewGUCNestLevel();
+        pg_sys::set_config_option(
+            name.as_ptr(),
+            value.as_ptr(),
+            pg_sys::GucContext::PGC_USERSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+            pg_sys::GucAction::GUC_ACTION_SAVE,
+            true,
+            0,
+            false,
+        );
+        level
+    };
+    let result = work();
+    // SAFETY: ends the level that was begun above.
+    unsafe { pg_sys::AtEOXact_GUC(false, level) };
+    result
+}
