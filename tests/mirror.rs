@@ -2,7 +2,7 @@
 #![cfg(feature = "cluster-tests")]
 
 use crate::common::ledger::*;
-use crate::common::wait_until;
+use crate::common::{send, wait_until};
 use postgres::error::SqlState;
 use postgres::Client;
 use std::fs::{self, OpenOptions};
@@ -212,6 +212,33 @@ fn block_lines_follow_the_lines_of_their_entries() {
         assert_eq!(json(&mut client, &sql), block["entry_ids"]);
     }
     assert_intact(&mut client);
+}
+
+/// Of blocks, the file lacks no more than those of the last batch.
+#[test]
+fn whoever_seals_first_writes_the_lines_of_earlier_blocks_even_of_those_that_its_snapshot_does_not_see() {
+    let (cluster, mut client) = start(quiet());
+    record(&mut client);
+    seal(&mut client);
+    let path = file(&mut client);
+    let blocks = || of_type(&lines(&path), "block").len();
+    for (earlier, level) in (1..).step_by(2).zip(["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]) {
+        let mut session = cluster.connect("postgres");
+        session.batch_execute(&format!("BEGIN ISOLATION LEVEL {level}; SELECT count(*) FROM pg_class")).unwrap();
+        // The worker would write it.
+        let worker = worker_pid(&mut client);
+        stop_between_transactions(&mut client, worker);
+        record(&mut client);
+        client.batch_execute(SEAL).unwrap();
+        assert_eq!(blocks(), earlier, "{level}");
+        record(&mut session);
+        session.batch_execute(SEAL).unwrap();
+        assert_eq!(blocks(), earlier + 1, "{level}");
+        session.batch_execute("COMMIT").unwrap();
+        send(worker, libc::SIGCONT);
+        wait_until_sealed(&mut client);
+        assert_intact(&mut client);
+    }
 }
 
 fn append(path: &Path, text: &str) {

@@ -169,7 +169,7 @@ fn check_block(header: &BlockHeader, entry_ids: &[Uuid]) -> Result<(), Failure> 
 fn next_headers(last: i64) -> Vec<BlockHeader> {
     let mut headers = Vec::new();
     let mut entries = 0;
-    spi::for_each(
+    spi::for_each_as_of_now(
         "SELECT block_number, previous_hash, block_hash, merkle_root, \"timestamp\", data_count, tree_size, tree_root \
          FROM ledger.blocks WHERE block_number > $1 ORDER BY block_number LIMIT 1000",
         &[last.into()],
@@ -197,7 +197,7 @@ fn extent(headers: &[BlockHeader]) -> Option<[spi::Parameter; 4]> {
 fn entry_ids(headers: &[BlockHeader]) -> Vec<Uuid> {
     let mut ids = Vec::new();
     let Some(extent) = extent(headers) else { return ids };
-    spi::for_each(
+    spi::for_each_as_of_now(
         "SELECT id FROM ledger.entries_sealed WHERE block_number BETWEEN $1 AND $2 \
          AND leaf_index >= $3 AND leaf_index < $4 ORDER BY leaf_index",
         &extent,
@@ -209,7 +209,7 @@ fn entry_ids(headers: &[BlockHeader]) -> Vec<Uuid> {
 /// Gives each entry of consecutive blocks to `each`, in leaf order.
 pub fn for_each_entry(headers: &[BlockHeader], mut each: impl FnMut(&tables::Row)) {
     let Some(extent) = extent(headers) else { return };
-    spi::for_each(
+    spi::for_each_as_of_now(
         "SELECT id, block_number, entry_type, data_hash, metadata, signature, key_id, created_at, leaf_index \
          FROM ledger.entries_sealed WHERE block_number BETWEEN $1 AND $2 \
          AND leaf_index >= $3 AND leaf_index < $4 ORDER BY leaf_index",
