@@ -86,6 +86,28 @@ fn a_prepared_transaction_that_keeps_the_file_from_being_opened_is_named() {
     assert_intact(&mut client);
 }
 
+/// DROP EXTENSION waits for whoever looks at the extension, and all who seal wait behind it.
+#[test]
+fn who_waits_for_a_stronger_lock_is_named_to_those_behind() {
+    let (cluster, mut client) = start(quiet());
+    record(&mut client);
+    switch(&mut client, "off");
+    let mut other = cluster.connect("postgres");
+    other.batch_execute("BEGIN; SELECT * FROM pg_get_object_address('extension', '{pg_notary}', '{}')").unwrap();
+    let mut session = cluster.connect("postgres");
+    let pid = number(&mut session, "SELECT pg_backend_pid()");
+    let dropping = waiting(&cluster, session, "DROP EXTENSION pg_notary");
+    set(&mut client, "ledger.mirror_mode", "sync");
+    let named = format!("problem LIKE 'session {pid} waits for the lock on extension pg_notary%'");
+    wait_for(&mut client, &format!("(SELECT {named} FROM ledger.mirror_status)"));
+    client.batch_execute(&format!("SELECT pg_cancel_backend({pid})")).unwrap();
+    assert_eq!(dropping.join().unwrap().unwrap_err().code(), Some(&SqlState::QUERY_CANCELED));
+    wait_until_attached(&mut client);
+    record(&mut client);
+    seal(&mut client);
+    assert_intact(&mut client);
+}
+
 /// The mode can be left again, which no longer asks for the file.
 #[test]
 fn a_worker_that_cannot_open_the_file_obeys_a_change_of_mode() {

@@ -108,11 +108,11 @@ fn is_timeout(error: &Failure) -> bool {
 /// Why the worker does not get the sealing lock.
 pub(super) fn sealing_is_locked() -> Failure {
     let holder = in_transaction(sealing_lock::holder).ok().flatten();
-    let holder = holder.as_deref().unwrap_or("another session");
+    let holder = holder.as_deref().unwrap_or("another session holds");
     // It is passing, and who ends it wakes no process: see Worker::account.
-    Failure::new(PgSqlErrorCode::ERRCODE_OBJECT_IN_USE, format!("{holder} holds the lock on extension pg_notary"))
+    Failure::new(PgSqlErrorCode::ERRCODE_OBJECT_IN_USE, format!("{holder} the lock on extension pg_notary"))
         .detail("Its transaction has called ledger.commit_block(), rebuilt the ledger, or run a command on the extension, and has not ended. The worker needs the lock to open the mirror file and to seal.")
-        .hint("End that transaction: pg_terminate_backend() ends its session, and ROLLBACK PREPARED a prepared one. View pg_locks shows the lock.")
+        .hint("End that transaction: pg_terminate_backend() ends its session, and ROLLBACK PREPARED a prepared one. View pg_locks shows the lock; pg_blocking_pids() shows for whom a session waits.")
 }
 
 fn tables_are_locked() -> Failure {
