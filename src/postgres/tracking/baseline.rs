@@ -37,7 +37,7 @@ use uuid::Uuid;
 
 /// Tables of up to this many pages are recorded at once: making the triggers holds their lock for a few milliseconds
 /// anyway.
-const AT_ONCE_PAGES: u32 = 64;
+const AT_ONCE_PAGES: u64 = 64;
 /// The worker records this many pages in one transaction.
 const BATCH_PAGES: u32 = 256;
 
@@ -46,7 +46,8 @@ const BATCH_PAGES: u32 = 256;
 pub fn begin(table: Table, options: &Options) -> Result<(), Failure> {
     let horizon = Horizon::now();
     let leaves = relation::leaves(table);
-    let at_once = leaves.iter().map(Table::pages).sum::<u32>() <= AT_ONCE_PAGES;
+    // Partitions may have more pages together than one table can have.
+    let at_once = leaves.iter().map(|leaf| u64::from(leaf.pages())).sum::<u64>() <= AT_ONCE_PAGES;
     for leaf in leaves {
         if at_once {
             let plan = plan::of(&leaf, || Ok(options.clone()))?;
