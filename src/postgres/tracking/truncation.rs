@@ -11,6 +11,7 @@ use super::partitions::{record_all, Passage};
 use super::plan::{self, Plan};
 use super::record::record_truncate;
 use crate::postgres::errors::{or_raise, Failure};
+use crate::postgres::memory::at_end_of_transaction;
 use crate::postgres::tables::Table;
 use crate::postgres::triggers::{trigger_data, version_1_function, Declared};
 use pgrx::{pg_guard, pg_sys};
@@ -70,17 +71,19 @@ unsafe fn note_whole(plan: &Plan) {
         arg: context.cast(),
         next: std::ptr::null_mut(),
     });
-    WHOLE.with_borrow_mut(|whole| whole.push((context, plan.options.table_id.clone())));
+    let table_id = plan.options.table_id.clone();
+    WHOLE.with_borrow_mut(|whole| whole.push((context, table_id)));
     pg_sys::MemoryContextRegisterResetCallback(context, callback);
 }
 
-/// The TRUNCATE with this memory has ended. Cannot fail.
+/// The TRUNCATE with this memory has ended. Cannot fail, not even in a session that ends because the list above found no
+/// memory to grow.
 ///
 /// # Safety
 /// Called by Postgres when it releases `context`, as registered in note_whole().
 #[pg_guard]
 unsafe extern "C-unwind" fn forget(context: *mut c_void) {
-    WHOLE.with_borrow_mut(|whole| whole.retain(|(of, _)| *of != context.cast()));
+    at_end_of_transaction(&WHOLE, |whole| whole.retain(|(of, _)| *of != context.cast()));
 }
 
 /// Records the rows of a partition that is truncated alone. They are still there.
