@@ -84,6 +84,31 @@ fn a_transaction_that_finds_no_room_goes_on_from_a_savepoint_with_what_it_had_re
     assert_intact(&mut client);
 }
 
+/// Another program, or a bad disk, has taken away what was written.
+#[test]
+fn a_transaction_whose_temporary_file_was_cut_off_fails_and_can_be_run_again() {
+    let (cluster, mut client) = start(Options::new().conf("ledger.block_interval = 1h"));
+    let mut session = cluster.connect("postgres");
+    let prefix = format!("pgsql_tmp{}.", number(&mut session, "SELECT pg_backend_pid()"));
+    let record =
+        "SELECT count(ledger.hash_and_record('large', to_jsonb(n), jsonb_build_object('filler', repeat('b', 7000)))) \
+                  FROM generate_series(1, 400) AS n";
+    session.batch_execute(&format!("BEGIN; {record}")).unwrap();
+    let files = fs::read_dir(cluster.data_dir().join("base/pgsql_tmp")).unwrap().map(|file| file.unwrap());
+    let own: Vec<_> = files.filter(|file| file.file_name().to_string_lossy().starts_with(&prefix)).collect();
+    assert!(!own.is_empty(), "the lines are in memory");
+    for file in own {
+        fs::OpenOptions::new().write(true).open(file.path()).unwrap().set_len(0).unwrap();
+    }
+    let refused = error(&mut session, "COMMIT");
+    assert_eq!(refused.code(), &SqlState::IO_ERROR, "{refused:?}");
+    assert!(refused.message().ends_with("temporary file: it is shorter than what was written"), "{refused:?}");
+    assert!(refused.hint().unwrap().starts_with("Run the transaction again."), "{refused:?}");
+    session.batch_execute(&format!("BEGIN; {record}; COMMIT")).unwrap();
+    assert_eq!(number(&mut client, "SELECT count(*) FROM ledger.entries"), 400);
+    assert_complete(&mut client);
+}
+
 /// A FATAL unwinds nothing: what the session held would stay held until the server is started again.
 #[test]
 fn a_session_that_ends_where_its_lines_find_no_room_holds_nothing_any_more() {

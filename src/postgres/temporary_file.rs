@@ -29,7 +29,7 @@ impl TemporaryFile {
             let written = by_version::write(self.0, &bytes[..bytes.len().min(CALL_BYTES)], at);
             // After a part, the next call says why there was no more.
             if written <= 0 {
-                failed("write", Error::last_os_error()).raise();
+                unwritten(&Error::last_os_error()).raise();
             }
             bytes = &bytes[written as usize..];
             at += written as u64;
@@ -40,10 +40,8 @@ impl TemporaryFile {
         while !into.is_empty() {
             let length = into.len().min(CALL_BYTES);
             let read = match by_version::read(self.0, &mut into[..length], at) {
-                ..0 => failed("read", Error::last_os_error()).raise(),
-                0 => {
-                    failed("read", Error::new(ErrorKind::UnexpectedEof, "it is shorter than what was written")).raise()
-                }
+                ..0 => unread(&cause(&Error::last_os_error())).raise(),
+                0 => unread("it is shorter than what was written").raise(),
                 read => read as usize,
             };
             into = &mut into[read..];
@@ -58,16 +56,24 @@ impl TemporaryFile {
     }
 }
 
-fn failed(verb: &str, error: Error) -> Failure {
+const DETAIL: &str = "It holds what a large transaction has recorded, until that commits.";
+
+fn unwritten(error: &Error) -> Failure {
     let code = match error.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
             PgSqlErrorCode::ERRCODE_DISK_FULL
         }
         _ => PgSqlErrorCode::ERRCODE_IO_ERROR,
     };
-    Failure::new(code, format!("could not {verb} a temporary file: {}", cause(&error)))
-        .detail("It holds what a large transaction has recorded, until that commits.")
+    Failure::new(code, format!("could not write a temporary file: {}", cause(error)))
+        .detail(DETAIL)
         .hint("Make room where temp_tablespaces points to, by default in base/pgsql_tmp of the data directory.")
+}
+
+fn unread(cause: &str) -> Failure {
+    Failure::new(PgSqlErrorCode::ERRCODE_IO_ERROR, format!("could not read a temporary file: {cause}"))
+        .detail(DETAIL)
+        .hint("Run the transaction again. If that fails too, check the disk that temp_tablespaces points to, by default that of base/pgsql_tmp in the data directory, and that no other program changes files there.")
 }
 
 /// Both return how many bytes were written or read, or a negative number.
