@@ -210,18 +210,13 @@ fn seal_candidates(extent: Extent, from_page: u32, count: i64) -> Result<Batch, 
 }
 
 fn moved(candidates: &[Candidate]) -> Moved {
-    let mut pages: Vec<u32> = candidates.iter().map(|candidate| page_of(&candidate.place)).collect();
+    let mut pages: Vec<u32> = candidates.iter().map(|candidate| tables::tid(candidate.place).0).collect();
     pages.sort_unstable();
     pages.dedup();
     // Of the transaction itself, because the worker, which makes use of it, has no subtransactions.
     // SAFETY: reads the state of a transaction, which has an id if it has moved anything.
     let transaction = unsafe { pg_sys::GetTopFullTransactionIdIfAny() };
     Moved { transaction, pages }
-}
-
-/// The page of a place in a table.
-fn page_of(place: &pg_sys::ItemPointerData) -> u32 {
-    (u32::from(place.ip_blkid.bi_hi) << 16) | u32::from(place.ip_blkid.bi_lo)
 }
 
 /// Where a scan has ended.
@@ -262,7 +257,7 @@ fn collect(pending: &Table, mut scan: PendingScan<'_>, limit: usize) -> Result<(
             tuple: SealedTuple::form(pending, &row),
         });
         if candidates.len() == limit {
-            return Ok((candidates, End::Limit(page_of(&place))));
+            return Ok((candidates, End::Limit(tables::tid(place).0)));
         }
     }
     Ok((candidates, End::Table))

@@ -307,12 +307,11 @@ pub fn index_leads_to(
     tid: pg_sys::ItemPointerData,
     snapshot: &RegisteredSnapshot,
 ) -> bool {
-    let place = |tid: pg_sys::ItemPointerData| (tid.ip_blkid.bi_hi, tid.ip_blkid.bi_lo, tid.ip_posid);
     let mut found = false;
     // SAFETY: the snapshot is registered; a tuple is read before the next one is fetched.
     unsafe {
         scan_by_bigint(table, Some(index), column, value, snapshot.as_ptr(), |tuple| {
-            found = place((*tuple).t_self) == place(tid);
+            found = tables::tid_of(tuple) == tables::tid(tid);
             !found
         });
     }

@@ -98,7 +98,6 @@ fn open_unless_locked(oid: pg_sys::Oid) -> Option<Table> {
         .filter(Table::is_heap)
 }
 
-/// Locks a table for reading, if that is possible at once.
 /// The last of so many pages, then pages that are each twice as far from the end as the one before.
 fn sample(pages: u32) -> impl Iterator<Item = u32> {
     let farther = std::iter::successors(NEWEST_PAGES.checked_mul(2), |distance| distance.checked_mul(2));
