@@ -5,7 +5,8 @@ use std::ffi::CStr;
 
 /// Does work with this setting. Settings that the work itself changes are restored as well.
 pub fn with_setting<T>(name: &CStr, value: &CStr, work: impl FnOnce() -> T) -> T {
-    // SAFETY: the level ends below, or when the transaction or subtransaction aborts. Name and value are NUL-terminated.
+    // SAFETY: the level ends below, or when the transaction or subtransaction aborts. Name and value are
+    // NUL-terminated.
     let level = unsafe {
         let level = pg_sys::NewGUCNestLevel();
         pg_sys::set_config_option(

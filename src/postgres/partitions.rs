@@ -205,8 +205,8 @@ fn name(from: i64) -> String {
 }
 
 /// Creates a table and then attaches it. That neither waits for sessions that record nor holds them up. CREATE TABLE
-/// ... PARTITION OF would lock the parent against all others. The table is stored where its parent is, and not where the
-/// caller's `default_tablespace` points to: no tablespace asks whether the caller may create anything there.
+/// ... PARTITION OF would lock the parent against all others. The table is stored where its parent is, and not where
+/// the caller's `default_tablespace` points to: no tablespace asks whether the caller may create anything there.
 fn create(from: i64, to: i64) {
     let name = name(from);
     let statements = [

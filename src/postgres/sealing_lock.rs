@@ -30,12 +30,13 @@ pub fn take() {
     transaction::note_sealing_lock();
 }
 
-/// Who keeps others from taking the lock, and by what, as a message begins; `None` if nobody does any more. It may be who
-/// holds it, or who waits for a stronger one: others wait behind that.
+/// Who keeps others from taking the lock, and by what, as a message begins; `None` if nobody does any more. It may be
+/// who holds it, or who waits for a stronger one: others wait behind that.
 pub fn holder() -> Option<String> {
     let mut holder = None;
     spi::for_each_in_catalogs(
-        "SELECT pg_catalog.concat(CASE WHEN pid IS NULL THEN 'a prepared transaction' ELSE pg_catalog.concat('session ', pid) END, \
+        "SELECT pg_catalog.concat( \
+         CASE WHEN pid IS NULL THEN 'a prepared transaction' ELSE pg_catalog.concat('session ', pid) END, \
          CASE WHEN granted THEN ' holds' ELSE ' waits for' END) \
          FROM pg_catalog.pg_locks \
          WHERE locktype = 'object' AND classid = 'pg_catalog.pg_extension'::pg_catalog.regclass \

@@ -1,6 +1,6 @@
-//! Refuses the commands by which a role without any right in the ledger could hold up all who record. Postgres waits for
-//! a strong lock on the table before it looks whether the role may run the command, and while it waits, all others wait
-//! behind it. What it waits for, any role can hold: a statement that is only prepared locks its tables until the
+//! Refuses the commands by which a role without any right in the ledger could hold up all who record. Postgres waits
+//! for a strong lock on the table before it looks whether the role may run the command, and while it waits, all others
+//! wait behind it. What it waits for, any role can hold: a statement that is only prepared locks its tables until the
 //! transaction ends.
 //!
 //! Most commands look first, such as ALTER TABLE, CREATE INDEX, CREATE POLICY, DROP, TRUNCATE and LOCK. Others do not,

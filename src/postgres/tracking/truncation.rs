@@ -76,8 +76,8 @@ unsafe fn note_whole(plan: &Plan) {
     pg_sys::MemoryContextRegisterResetCallback(context, callback);
 }
 
-/// The TRUNCATE with this memory has ended. Cannot fail, not even in a session that ends because the list above found no
-/// memory to grow.
+/// The TRUNCATE with this memory has ended. Cannot fail, not even in a session that ends because the list above found
+/// no memory to grow.
 ///
 /// # Safety
 /// Called by Postgres when it releases `context`, as registered in note_whole().

@@ -92,9 +92,9 @@ unsafe extern "C-unwind" fn leave(_code: i32, slot: pg_sys::Datum) {
     shared.launcher.wake();
 }
 
-/// Whether the extension exists, once a transaction that has just dropped it is over. It wakes the worker before others are
-/// told that the cached row of the catalog is not valid any more (Postgres 18 has such a cache), and nothing would wake
-/// the worker again.
+/// Whether the extension exists, once a transaction that has just dropped it is over. It wakes the worker before others
+/// are told that the cached row of the catalog is not valid any more (Postgres 18 has such a cache), and nothing would
+/// wake the worker again.
 fn extension_is_left() -> bool {
     let extension = extension::oid();
     if extension == pg_sys::InvalidOid {
