@@ -11,6 +11,7 @@ import export
 import growth
 import hashing
 import inserts
+import load
 import recording
 import scale as scales
 import sealing
@@ -70,6 +71,7 @@ def compare(scale, results, server, directory):
         "insert": lambda: inserts.measure(results, contenders, scale, os.environ["BENCH_DIRECTORY"], say),
         "update": lambda: updates.measure(results, contenders, scale, say),
         "bulk": lambda: bulk.measure(results, contenders, scale, directory, say),
+        "load": lambda: load.measure(results, contenders, scale, say),
         "record": lambda: recording.measure(results, contenders, scale, say),
         "sealing": lambda: sealing.measure(results, contenders, scale, say),
         "storage": lambda: storage.measure(results, contenders, scale, say),

@@ -5,7 +5,7 @@ import sys
 from dataclasses import dataclass
 
 # In the order in which they are measured.
-KINDS = ("insert", "update", "bulk", "record", "sealing", "verify", "hash", "storage", "waits")
+KINDS = ("insert", "update", "bulk", "load", "record", "sealing", "verify", "hash", "storage", "waits")
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,8 @@ class Scale:
     update_clients: tuple
     # Rows of one bulk statement.
     bulk_rows: int
+    # Length of a load.
+    load_seconds: float
     # Pending entries to seal.
     backlog: int
     # Entries of the ledgers to verify.
@@ -60,10 +62,11 @@ def in_turn(contenders, turn):
 
 
 FULL = dict(rounds=5, seconds=5, clients=(1, 8, 16, 32, 64), essential_clients=(64,), table_rows=1_000_000,
-            update_clients=(1, 16), bulk_rows=200_000, backlog=1_000_000, ledgers=(1_000_000, 10_000_000), hash_seconds=1.0,
-            wal_segments=192)
+            update_clients=(1, 16), bulk_rows=200_000, load_seconds=20, backlog=1_000_000,
+            ledgers=(1_000_000, 10_000_000), hash_seconds=1.0, wal_segments=192)
 QUICK = dict(rounds=1, seconds=1, clients=(1, 8, 16, 32, 64), essential_clients=(8, 32, 64), table_rows=20_000,
-             update_clients=(16,), bulk_rows=20_000, backlog=50_000, ledgers=(50_000,), hash_seconds=0.1, wal_segments=8)
+             update_clients=(16,), bulk_rows=20_000, load_seconds=1, backlog=50_000, ledgers=(50_000,),
+             hash_seconds=0.1, wal_segments=8)
 
 
 def is_set(name):

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import growth
 import hashing
+import load
 import verification
 from contenders import ASYNC, AUDIT, OFF, PLAIN, SYNC, WRITE
 from inserts import ALONE, FSYNC, SEALING_HELD, insert_id
@@ -186,6 +187,7 @@ def all_targets(scale):
     targets += [AddedLatency(insert_id(1), SYNC)]
     targets += [GrowsWithClients(8, 32, contender) for contender in (SYNC, WRITE)]
     targets += [AtLeastRatio(sixteen, contender, 0.90, SEALING_HELD[contender]) for contender in SEALING_HELD]
+    targets += [AtLeastRatio(load.WORKLOAD.id, contender, 0.90, SEALING_HELD[contender]) for contender in SEALING_HELD]
     for workload in ("insert-select", "copy"):
         targets += [AtLeastRatio(workload, contender, 1.0, AUDIT) for contender in (SYNC, WRITE, ASYNC, OFF)]
     targets += [AtLeast("sealing", contender, 150_000) for contender in (SYNC, OFF)]
