@@ -255,6 +255,62 @@ fn a_terminated_worker_comes_back_and_goes_on() {
     assert_intact(&mut client);
 }
 
+/// The ledger's processes, each with its kind.
+const PROCESSES: &str =
+    "SELECT backend_type || ' ' || pid FROM pg_stat_activity WHERE backend_type LIKE 'pg_notary%' ORDER BY 1";
+
+#[test]
+fn a_cancel_of_a_process_that_is_idle_does_nothing() {
+    let (cluster, mut client) = start(Options::new().conf("ledger.mirror_mode = write"));
+    record(&mut client);
+    seal(&mut client);
+    let before = column(&mut client, PROCESSES);
+    assert_eq!(before.len(), 3, "{before:?}");
+    let cancel = "SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity WHERE backend_type LIKE 'pg_notary%'";
+    for _ in 0..3 {
+        assert_eq!(number(&mut client, cancel), 3);
+        // Each has work to do now, and meets the signal before that: worker, writer and launcher.
+        record(&mut client);
+        seal(&mut client);
+        let path = file(&mut client);
+        wait_until("the state file is up to date", PATIENCE, || is_as_noted(&path));
+        client.batch_execute("CREATE DATABASE other").unwrap();
+        let mut other = cluster.connect("other");
+        other.batch_execute("CREATE EXTENSION pg_notary").unwrap();
+        worker_pid(&mut other);
+        drop(other);
+        client.batch_execute("DROP DATABASE other").unwrap();
+        wait_until("the other worker has gone", PATIENCE, || number(&mut client, WORKERS) == 1);
+    }
+    assert_eq!(column(&mut client, PROCESSES), before);
+    assert!(!cluster.log().contains("canceling statement due to user request"), "{}", cluster.log());
+    assert_intact(&mut client);
+}
+
+#[test]
+fn a_cancel_of_a_worker_stops_what_it_does_and_not_the_worker() {
+    let options = Options::new().conf("ledger.block_size = 5").conf("ledger.block_interval = 1s");
+    let (cluster, mut client) = start(options);
+    record(&mut client);
+    wait_until_attached(&mut client);
+    let worker = worker_pid(&mut client);
+    let mut locking = cluster.connect("postgres");
+    locking.batch_execute("BEGIN; LOCK TABLE ledger.entries_sealed IN ACCESS EXCLUSIVE MODE").unwrap();
+    record_many(&mut client, 5);
+    // Each of its attempts waits for the lock.
+    let cancel = format!(
+        "SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity WHERE pid = {worker} AND wait_event_type = 'Lock'"
+    );
+    wait_until("it is cancelled", PATIENCE, || {
+        number(&mut client, &cancel);
+        cluster.log().contains("cannot go on: canceling statement due to user request; it tries again by itself")
+    });
+    locking.batch_execute("COMMIT").unwrap();
+    wait_until_sealed(&mut client);
+    assert_eq!(worker_pid(&mut client), worker);
+    assert_intact(&mut client);
+}
+
 /// What a savepoint has sealed, and its rollback has undone, is another's to seal, at once.
 /// The owner of a database may set this. Its sessions then act for another role; the worker never does.
 #[test]

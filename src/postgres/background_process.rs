@@ -5,6 +5,7 @@ use pgrx::pg_sys::pqsignal;
 #[cfg(feature = "pg18")]
 use pgrx::pg_sys::pqsignal_be as pqsignal;
 use pgrx::{check_for_interrupts, pg_sys};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// How much free memory, and how large a piece of it, the worker keeps. A batch needs some 20 MB.
 #[cfg(target_env = "gnu")]
@@ -13,17 +14,47 @@ const KEPT_MEMORY: libc::c_int = 32 << 20;
 // Declared here because pgrx wraps functions in error handling, which has no place in a signal handler.
 extern "C-unwind" {
     fn SignalHandlerForConfigReload(signal: i32);
+    fn StatementCancelHandler(signal: i32);
     fn die(signal: i32);
 }
 
+/// Whether this process does something now that can be cancelled.
+static IS_CANCELLABLE: AtomicBool = AtomicBool::new(false);
+
+/// Work that a cancel stops, until dropped. Elsewhere the ERROR of a cancel would end the process.
+pub struct CancellableWork;
+
+impl CancellableWork {
+    pub fn begin() -> CancellableWork {
+        IS_CANCELLABLE.store(true, Ordering::Relaxed);
+        CancellableWork
+    }
+}
+
+impl Drop for CancellableWork {
+    fn drop(&mut self) {
+        IS_CANCELLABLE.store(false, Ordering::Relaxed);
+        // SAFETY: a flag of this process. No signal sets it from here on.
+        unsafe { pg_sys::QueryCancelPending = 0 };
+    }
+}
+
+/// What pg_cancel_backend() sends, and lock_timeout.
+unsafe extern "C-unwind" fn cancel_work(signal: i32) {
+    if IS_CANCELLABLE.load(Ordering::Relaxed) {
+        StatementCancelHandler(signal);
+    }
+}
+
 /// Sets up signals as in Postgres' own long-lived processes: SIGHUP reloads, SIGTERM ends the process at the next point
-/// where it may be interrupted.
+/// where it may be interrupted, and SIGINT stops what it works at, if anything.
 ///
 /// # Safety
 /// Called once, at the start of a background worker's main function.
 pub unsafe fn set_up_signals() {
     pqsignal(libc::SIGHUP, Some(SignalHandlerForConfigReload));
     pqsignal(libc::SIGTERM, Some(die));
+    pqsignal(libc::SIGINT, Some(cancel_work));
     pg_sys::BackgroundWorkerUnblockSignals();
 }
 

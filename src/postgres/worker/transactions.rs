@@ -1,5 +1,6 @@
 //! The transactions of a worker, which has no client to send errors to.
 
+use crate::postgres::background_process::CancellableWork;
 use crate::postgres::errors::Failure;
 use crate::postgres::mirror::remembered::database_name;
 use crate::postgres::sealing_lock;
@@ -40,8 +41,10 @@ impl Drop for LockLimit {
     }
 }
 
-/// Runs `work` in a transaction of its own. An error aborts it and is returned, not logged.
+/// Runs `work` in a transaction of its own. An error aborts it and is returned, not logged. So is a cancel, which
+/// stops nothing but such work.
 pub(super) fn in_transaction<T>(work: impl FnOnce() -> T) -> Result<T, Failure> {
+    let _cancellable = CancellableWork::begin();
     // SAFETY: no transaction is open here. The commit pops the snapshot, or the abort drops it.
     PgTryBuilder::new(AssertUnwindSafe(|| unsafe {
         pg_sys::SetCurrentStatementStartTimestamp();
