@@ -109,6 +109,31 @@ fn each_ledger_for_which_no_process_is_left_is_wanted_once_it_is_known() {
     assert!(!cluster.log().contains(&format!("for database {}:", oid_of(&mut client, "without_ledger"))));
 }
 
+/// Only its log tells the administrator of a database in which nobody records yet.
+#[test]
+fn a_new_ledger_for_which_no_process_is_left_is_named_and_has_a_worker_once_there_is_room() {
+    let options = Options::new().conf("max_worker_processes = 3").conf("max_logical_replication_workers = 0");
+    let (cluster, mut client) = start(options);
+    worker_pid(&mut client);
+    client.batch_execute("CREATE DATABASE second").unwrap();
+    let mut second = cluster.connect("second");
+    second.batch_execute("CREATE EXTENSION pg_notary").unwrap();
+    let complaint = format!("could not register a pg_notary worker for database {}:", oid_of(&mut client, "second"));
+    cluster.wait_for_log(&complaint);
+    let launcher = number(&mut client, LAUNCHER) as u32;
+    // It tries again ever more rarely.
+    wait_until("the launcher sleeps for six seconds", 2 * PATIENCE, || {
+        let before = wakeups(launcher);
+        sleep(Duration::from_secs(6));
+        wakeups(launcher) == before
+    });
+    assert_eq!(cluster.log().matches(&complaint).count(), 1);
+    client.batch_execute("DROP EXTENSION pg_notary").unwrap();
+    worker_pid(&mut second);
+    record(&mut second);
+    assert_intact(&mut second);
+}
+
 fn oid_of(client: &mut Client, database: &str) -> i64 {
     number(client, &format!("SELECT oid::bigint FROM pg_database WHERE datname = '{database}'"))
 }
@@ -195,6 +220,8 @@ fn a_new_block_interval_takes_effect_on_reload() {
     assert_intact(&mut client);
 }
 
+const LAUNCHER: &str = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_notary launcher'";
+
 /// CPU time and voluntary context switches of a process: they stay what they are while it sleeps.
 fn wakeups(pid: u32) -> (String, String) {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
@@ -207,8 +234,7 @@ fn wakeups(pid: u32) -> (String, String) {
 #[test]
 fn idle_workers_and_the_launcher_do_not_wake_up() {
     let (_cluster, mut client) = start(Options::new().conf("ledger.block_interval = 1h"));
-    let launcher = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_notary launcher'";
-    let processes = [worker_pid(&mut client), number(&mut client, launcher) as u32];
+    let processes = [worker_pid(&mut client), number(&mut client, LAUNCHER) as u32];
     // Once with nothing to wait for, once with entries that are due much later.
     for _ in 0..2 {
         // What was begun is finished first; a timer of any period up to this would show every time.

@@ -16,8 +16,11 @@ use std::time::{Duration, Instant};
 const RESTART_INTERVAL: Duration = Duration::from_secs(1);
 /// How long to wait for a new worker to say whether there is work for it.
 const SETTLE_DEADLINE: Duration = Duration::from_secs(10);
-/// Waiting time when no worker could be registered.
-const RETRY_MS: i64 = 5_000;
+/// How soon to look again at a worker that was started.
+const LOOK_AGAIN_MS: i64 = 5_000;
+/// After no worker could be registered: first and longest wait before the next try.
+const FIRST_BACKOFF: Duration = Duration::from_secs(1);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
 /// How often to look at all databases: no event tells that one now allows connections or is no longer a template.
 const RESCAN_INTERVAL: Duration = Duration::from_secs(30);
 /// How often the log repeats that a database has no worker: users are sent to the log, and may look days later.
@@ -56,6 +59,9 @@ pub unsafe extern "C-unwind" fn pg_notary_launcher_main(_arg: pg_sys::Datum) {
         complained: HashMap::new(),
         complained_of_unknown: None,
         without_worker: Vec::new(),
+        was_refused: false,
+        backoff: FIRST_BACKOFF,
+        retry_at: None,
     };
     let mut secrets = secrets::Watch::default();
     let mut rescanned = Instant::now();
@@ -87,17 +93,51 @@ struct Launcher {
     complained_of_unknown: Option<Instant>,
     /// Databases that can have no worker, and the log has said so.
     without_worker: Vec<pg_sys::Oid>,
+    /// A worker could not be registered in this pass, so there is no room for others either.
+    was_refused: bool,
+    backoff: Duration,
+    /// When to try again after that.
+    retry_at: Option<Instant>,
 }
 
 impl Launcher {
-    /// Starts what is to be started; returns how long to sleep at most.
+    /// Starts what is to be started; returns how long to sleep at most. Where there was no room for a worker, that can
+    /// wait, however often sessions wake this process.
     fn run_once(&mut self) -> Option<i64> {
+        if self.forget_ended() {
+            self.retry_at = None;
+        }
+        if let Some(left) = self.retry_at.and_then(|at| at.checked_duration_since(Instant::now())) {
+            return Some(left.as_millis() as i64 + 1);
+        }
+        self.was_refused = false;
+        let wait = self.start_missing();
+        shortest(wait, self.back_off())
+    }
+
+    fn start_missing(&mut self) -> Option<i64> {
         let mut wait = self.restart_wanted();
         // After the databases that are known to have a ledger: there may be too few processes for the rest.
         if self.shared.rescan.swap(false, Ordering::AcqRel) {
             wait = shortest(wait, self.look_for_ledgers());
         }
         wait
+    }
+
+    /// Forgets the workers that have ended; returns whether there were any, and so room for others.
+    fn forget_ended(&mut self) -> bool {
+        let before = self.processes.len();
+        self.processes.retain(|_, process| !has_ended(process));
+        self.processes.len() < before
+    }
+
+    /// Notes when to try again, if there was no room for a worker; returns how long that is.
+    fn back_off(&mut self) -> Option<i64> {
+        let backoff = self.backoff;
+        let next = if self.was_refused { (backoff * 2).min(LONGEST_BACKOFF) } else { FIRST_BACKOFF };
+        self.backoff = next;
+        self.retry_at = self.was_refused.then(|| Instant::now() + backoff);
+        self.was_refused.then_some(backoff.as_millis() as i64 + 1)
     }
 
     /// Starts the workers of databases that are known to have a ledger. Returns when to look again at those for which
@@ -107,8 +147,8 @@ impl Launcher {
         wanted.into_iter().fold(None, |wait, slot| shortest(wait, self.restart(slot)))
     }
 
-    /// Sends a worker to each database that none has been sent to. If one could not be started, returns when to try
-    /// again.
+    /// Sends a worker to each database that none has been sent to. Returns when to look again at databases that are
+    /// known to have a ledger.
     fn look_for_ledgers(&mut self) -> Option<i64> {
         // Before the databases are read: one that is created afterwards may take a slot and is not among them.
         let slots: Vec<_> = self.shared.slots().map(|slot| (slot, slot.database())).collect();
@@ -132,7 +172,7 @@ impl Launcher {
         }
         self.complain_of_unknown(&unknown);
         self.shared.rescan.store(true, Ordering::Release);
-        shortest(wait, Some(RETRY_MS))
+        wait
     }
 
     fn forget_gone(&mut self, databases: &[pg_sys::Oid], others: &[pg_sys::Oid]) {
@@ -163,7 +203,7 @@ impl Launcher {
         self.processes.get(&database).is_some_and(|process| !has_ended(process))
     }
 
-    /// Starts the worker of a slot again. Returns when to try again, if it is too early or did not work.
+    /// Starts the worker of a slot again. Returns when to look again, if it is too early, or for how it has started.
     fn restart(&mut self, slot: &DatabaseSlot) -> Option<i64> {
         let database = slot.database();
         if let Some(since) = self.last_start.get(&database).map(Instant::elapsed) {
@@ -185,8 +225,9 @@ impl Launcher {
         if !self.start(database) {
             slot.set_worker_state(WorkerState::Wanted);
             self.complain(database);
+            return None;
         }
-        Some(RETRY_MS)
+        Some(LOOK_AGAIN_MS)
     }
 
     fn say_without_worker(&mut self, database: pg_sys::Oid) {
@@ -197,8 +238,8 @@ impl Launcher {
         }
     }
 
+    /// Returns false if there is no room for another process.
     fn start(&mut self, database: pg_sys::Oid) -> bool {
-        self.last_start.insert(database, Instant::now());
         let registered = BackgroundWorkerBuilder::new(&format!("pg_notary worker {}", database.to_u32()))
             .set_type("pg_notary worker")
             .set_library("pg_notary")
@@ -213,12 +254,16 @@ impl Launcher {
         match registered {
             // One after the other, so that a cluster with many databases does not use up max_worker_processes at once.
             Ok(worker) => {
+                self.last_start.insert(database, Instant::now());
                 self.wait_until_settled(&worker, database);
                 self.processes.insert(database, worker);
                 self.complained.remove(&database);
                 true
             }
-            Err(_) => false,
+            Err(_) => {
+                self.was_refused = true;
+                false
+            }
         }
     }
 
