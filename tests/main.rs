@@ -17,6 +17,7 @@ mod encodings;
 mod entry_partitions;
 mod errors;
 mod faults;
+mod faults_of_the_launcher;
 mod faults_of_the_worker;
 mod faults_of_the_writer;
 mod faults_reopened;

@@ -6,7 +6,7 @@
 use super::encoding;
 use super::errors::Failure;
 use super::mirror::handle::Mirror;
-use super::shared::{shared, DatabaseSlot, Shared, MAX_DATABASES};
+use super::shared::{most_databases, shared, DatabaseSlot, Shared};
 use pgrx::{pg_sys, PgSqlErrorCode};
 use std::cell::Cell;
 use std::sync::atomic::Ordering;
@@ -52,20 +52,35 @@ pub fn has_slot() -> bool {
 
 /// The slot of this process's database.
 pub fn slot() -> Result<(&'static Shared, &'static DatabaseSlot), Failure> {
+    slot_if_left()?.ok_or_else(|| too_many("this database"))
+}
+
+/// The same; `None` if other databases have taken all.
+fn slot_if_left() -> Result<Option<(&'static Shared, &'static DatabaseSlot)>, Failure> {
     let shared = require_preloaded()?;
     encoding::require_utf8()?;
     let own = own_oid();
     if let Some(slot) = OWN_SLOT.get().filter(|slot| slot.database() == own) {
-        return Ok((shared, slot));
+        return Ok(Some((shared, slot)));
     }
-    let slot = shared.find_or_take(own).ok_or_else(|| {
-        Failure::new(
-            PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
-            format!("too many databases with a ledger: at most {MAX_DATABASES} in one cluster"),
-        )
-    })?;
-    OWN_SLOT.set(Some(slot));
-    Ok((shared, slot))
+    let slot = shared.find_or_take(own);
+    OWN_SLOT.set(slot);
+    Ok(slot.map(|slot| (shared, slot)))
+}
+
+/// There is no slot for a database that has a ledger.
+pub fn too_many(database: &str) -> Failure {
+    let message = format!("too many databases with a ledger: at most {} in one cluster", most_databases());
+    Failure::new(PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED, message)
+        .detail(format!("Nothing can be recorded or sealed in {database} until another database has no ledger any more."))
+        .hint("View ledger.workers lists the others. Run DROP EXTENSION pg_notary or DROP DATABASE for one that is not needed: this ledger then works by itself.")
+}
+
+/// Says so to whoever has just created the ledger.
+pub fn warn_if_too_many() {
+    if shared().is_some_and(|shared| !shared.has_room_for(own_oid())) {
+        too_many("this database").warn();
+    }
 }
 
 /// Whether this server replays WAL, as a standby does.
@@ -76,6 +91,11 @@ pub fn is_in_recovery() -> bool {
 
 pub fn mirror() -> Result<Mirror, Failure> {
     slot().map(|(shared, slot)| Mirror { shared, slot })
+}
+
+/// The same; `None` if other databases have taken all slots.
+pub fn mirror_if_left() -> Result<Option<Mirror>, Failure> {
+    Ok(slot_if_left()?.map(|(shared, slot)| Mirror { shared, slot }))
 }
 
 /// Tells the worker to look for tables whose rows it must record. Cannot fail.

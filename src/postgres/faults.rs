@@ -31,6 +31,9 @@ mod none {
     pub fn run_sizes() -> Sizes {
         Sizes::STANDARD
     }
+    pub fn most_databases(usual: usize) -> usize {
+        usual
+    }
     pub fn is_network_mount() -> bool {
         false
     }
@@ -63,6 +66,12 @@ mod injected {
             Some(_) => Sizes::SMALL,
             None => Sizes::STANDARD,
         }
+    }
+
+    /// How many databases can have a ledger: set by the server's environment, to less than usual.
+    pub fn most_databases(usual: usize) -> usize {
+        let set = std::env::var("PG_NOTARY_FAULT_DATABASES").ok().and_then(|number| number.parse().ok());
+        set.unwrap_or(usual)
     }
 
     /// Whether to treat the mirror's directory as a network mount: set by the server's environment.

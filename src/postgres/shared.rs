@@ -3,6 +3,7 @@
 //! Everything here is valid when zeroed, so the area is initialised in place: a value built on the stack first would
 //! overflow the stack.
 
+use super::faults;
 use super::ids;
 use super::locks::{self, LockGuard};
 use super::mirror::shared::{LockedMirror, MirrorState};
@@ -14,13 +15,18 @@ use uuid::Uuid;
 
 /// Databases of one cluster that can have a ledger at the same time. A slot is mostly its mirror's ring, which takes
 /// memory only once it is used.
-pub const MAX_DATABASES: usize = 64;
+const MAX_DATABASES: usize = 64;
 /// Verifications whose progress is shown at the same time; one more runs unseen.
 pub const MAX_VERIFICATIONS: usize = 64;
 
 const AREA: &std::ffi::CStr = c"pg_notary";
 /// One lock for the registry of slots, then one for each slot's mirror.
 const LOCKS: usize = 1 + MAX_DATABASES;
+
+/// How many databases can have a ledger.
+pub fn most_databases() -> usize {
+    faults::most_databases(MAX_DATABASES)
+}
 
 /// A process that can be woken: its pid (0 when there is none) and its latch.
 #[repr(C)]
@@ -266,6 +272,8 @@ pub struct Shared {
     run: AtomicU64,
     /// Databases came or went: the launcher is to look at pg_database again.
     pub rescan: AtomicBool,
+    /// A database with a ledger has found no slot: the launcher is to look for such when one comes free.
+    is_short: AtomicBool,
     databases: [DatabaseSlot; MAX_DATABASES],
     pub verifications: [ProgressSlot; MAX_VERIFICATIONS],
 }
@@ -428,7 +436,10 @@ impl Shared {
         if let Some(slot) = self.find(database) {
             return Some(slot);
         }
-        let slot = self.databases.iter().find(|slot| slot.database.load(Ordering::Acquire) == 0)?;
+        let Some(slot) = self.free_slot() else {
+            self.is_short.store(true, Ordering::Release);
+            return None;
+        };
         slot.pending.store(0, Ordering::Release);
         slot.undecided.iter().for_each(|count| count.store(0, Ordering::Release));
         slot.committing_behind.store(0, Ordering::Release);
@@ -445,6 +456,20 @@ impl Shared {
         slot.mirror.detach(self.lock_mirror(slot));
         slot.database.store(database.to_u32(), Ordering::Release);
         Some(slot)
+    }
+
+    fn free_slot(&self) -> Option<&DatabaseSlot> {
+        self.databases.iter().take(most_databases()).find(|slot| slot.database.load(Ordering::Acquire) == 0)
+    }
+
+    /// Whether a database can have a ledger, by the number of those that have one.
+    pub fn has_room_for(&self, database: pg_sys::Oid) -> bool {
+        self.find(database).is_some() || self.free_slot().is_some()
+    }
+
+    /// Whether databases that have found no slot are to be looked for, because there is one now.
+    pub fn take_room(&self) -> bool {
+        self.free_slot().is_some() && self.is_short.swap(false, Ordering::AcqRel)
     }
 
     /// Makes the calling process the worker of the slot. Returns false if there is one already, which may have started
@@ -469,8 +494,7 @@ impl Shared {
             slot.worker.retire();
             slot.database.store(0, Ordering::Release);
         }
-        // The writer may have the file open, and the space of a deleted file is free only once it has closed it.
-        self.writer.wake();
+        self.note_released();
     }
 
     /// Gives back the slot of a database in which no ledger was found, unless one was created since `check_extension`
@@ -486,6 +510,15 @@ impl Shared {
             slot.worker.retire();
             slot.database.store(0, Ordering::Release);
         }
+        self.note_released();
+    }
+
+    fn note_released(&self) {
+        // The writer may have the file open, and the space of a deleted file is free only once it has closed it.
         self.writer.wake();
+        if self.is_short.load(Ordering::Acquire) {
+            self.rescan.store(true, Ordering::Release);
+            self.launcher.wake();
+        }
     }
 }

@@ -81,6 +81,9 @@ unsafe extern "C-unwind" fn on_subtransaction_event(
 fn before_commit() {
     queue::flush_before_commit();
     let (ledger_created, ledger_dropped) = (creates_ledger(), has_dropped_ledger());
+    if ledger_created {
+        database::warn_if_too_many();
+    }
     CURRENT.with_borrow_mut(|current| {
         (current.at_end.ledger_created, current.at_end.ledger_dropped) = (ledger_created, ledger_dropped);
     });

@@ -40,10 +40,16 @@ fn mirror_state() -> TableIterator<
         name!(syncs, i64),
     ),
 > {
-    let mirror = or_raise(database::mirror());
+    let mirror = or_raise(database::mirror_if_left());
     let mode = settings::mirror_mode();
     let remembered = Remembered::read();
     let path = remembered::configured_path(remembered.ledger_id).path.to_string_lossy().into_owned();
+    let Some(mirror) = mirror else {
+        let state = if mode == MirrorMode::Off { Attachment::Off } else { Attachment::Failed };
+        let (mode, state) = (mode.name().to_owned(), state.name().to_owned());
+        let problem = Some(database::too_many("this database").text());
+        return TableIterator::once((mode, state, path, problem, None, None, 0, 0, None, None, None, None, 0));
+    };
     let prepared = prepared::noted(&mirror).len() as i64;
     let fields = mirror.lock();
     let (attachment, durable, end) = (fields.attachment, fields.durable, fields.end());

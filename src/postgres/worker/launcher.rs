@@ -85,7 +85,7 @@ struct Launcher {
     /// The process that was last started for each database. It may be waiting for a lock before it can come to work.
     processes: HashMap<pg_sys::Oid, DynamicBackgroundWorker>,
     /// Databases to which a worker has been sent since this launcher started. Those without the extension are not
-    /// looked at again until they ask for it.
+    /// looked at again until they ask for it, or there is room for one that had found none.
     looked_at: Vec<pg_sys::Oid>,
     /// When the log last said that no worker could be registered for each of these databases.
     complained: HashMap<pg_sys::Oid, Instant>,
@@ -155,6 +155,9 @@ impl Launcher {
         let (databases, others) = databases();
         self.drop_gone(&slots, &databases, &others);
         self.forget_gone(&databases, &others);
+        if self.shared.take_room() {
+            self.looked_at.retain(|database| self.shared.find(*database).is_some());
+        }
         let (mut unknown, mut wait) = (Vec::new(), None);
         for database in databases {
             if self.looked_at.contains(&database) || self.has_process(database) {

@@ -11,6 +11,7 @@ use super::sealing::Sealing;
 use super::signing_keys;
 use super::transactions::{in_transaction, own_name};
 use crate::postgres::background_process;
+use crate::postgres::database::too_many;
 use crate::postgres::errors::Failure;
 use crate::postgres::extension;
 use crate::postgres::faults;
@@ -61,7 +62,7 @@ pub unsafe extern "C-unwind" fn pg_notary_worker_main(arg: pg_sys::Datum) {
         Err(_) => return,
     }
     let Some(slot) = shared.find_or_take(database) else {
-        pgrx::warning!("pg_notary cannot seal database {}: too many databases have a ledger", database.to_u32());
+        too_many(&own_name()).warn();
         return;
     };
     if slot.worker_state() == WorkerState::Paused {
