@@ -4,10 +4,10 @@
 
 use crate::common::ledger::*;
 use crate::common::tracking::*;
-use crate::common::{Cluster, Options, Stop};
+use crate::common::{wait_until, Cluster, Options, Stop};
 use postgres::error::SqlState;
 use postgres::Client;
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 
 const PAGE: usize = 8192;
@@ -78,6 +78,25 @@ fn a_damaged_page_keeps_the_worker_from_that_table_alone() {
     cluster.wait_for_log("cannot record the rows of table public.kept: ");
     record(&mut client);
     wait_until_sealed(&mut client);
+    assert_no_process_crashed(&cluster);
+}
+
+#[test]
+fn a_damaged_page_that_keeps_the_file_from_being_opened_is_named() {
+    let (cluster, mut client) = start(Options::new().conf("ledger.block_interval = 1h"));
+    record(&mut client);
+    seal(&mut client);
+    client.batch_execute("CHECKPOINT").unwrap();
+    let path = cluster.data_dir().join(value(&mut client, "SELECT pg_relation_filepath('ledger.blocks')"));
+    let page = fs::read(&path).unwrap();
+    let mut client = damage(&cluster, client, "ledger.blocks", &[0]);
+    wait_for(&mut client, "(SELECT state = 'failed' AND problem LIKE 'invalid page%' FROM ledger.mirror_status)");
+    let refused = all_text(&error(&mut client, RECORD));
+    assert!(refused.contains("invalid page"), "{refused}");
+    OpenOptions::new().write(true).open(path).unwrap().write_all_at(&page, 0).unwrap();
+    wait_until("recording works again", PATIENCE, || client.simple_query(RECORD).is_ok());
+    seal(&mut client);
+    assert_intact(&mut client);
     assert_no_process_crashed(&cluster);
 }
 

@@ -1,5 +1,5 @@
-//! The lock under which one process seals, or opens the file: a session that keeps it holds up no more than it must, and is
-//! named to those who wait.
+//! The lock under which one process seals, or opens the file, and those on the ledger's tables: a session that keeps one
+//! holds up no more than it must, and is named to those who wait.
 #![cfg(feature = "cluster-tests")]
 
 use crate::common::ledger::*;
@@ -22,16 +22,21 @@ fn idle_after_sealing(cluster: &Cluster) -> (Client, i64) {
 #[track_caller]
 fn assert_named(cluster: &Cluster, client: &mut Client, holder: i64) {
     let named = format!("session {holder} holds the lock on extension pg_notary");
+    assert_told(cluster, client, &named, "SELECT ledger.mirror_restart()");
+}
+
+#[track_caller]
+fn assert_told(cluster: &Cluster, client: &mut Client, named: &str, request: &'static str) {
     wait_for(
         client,
         &format!("(SELECT state = 'failed' AND starts_with(problem, '{named}') FROM ledger.mirror_status)"),
     );
-    for statement in [RECORD, "SELECT ledger.mirror_restart()"] {
+    for statement in [RECORD, request] {
         let mut other = cluster.connect("postgres");
         let refused = in_time(statement, move || error(&mut other, statement));
         assert_eq!(*refused.code(), SqlState::IO_ERROR, "{refused:?}");
         let text = all_text(&refused);
-        assert!(text.contains(&named) && text.contains("pg_terminate_backend()"), "{text}");
+        assert!(text.contains(named) && text.contains("pg_terminate_backend()"), "{text}");
     }
     cluster.wait_for_log(&format!("cannot go on: {named}"));
 }
@@ -52,6 +57,32 @@ fn who_keeps_the_file_from_being_opened_is_named_until_its_transaction_ends() {
         seal(&mut client);
         assert_intact(&mut client);
     }
+}
+
+/// The worker waits for the first lock before it looks at the file, and for the second when it has brought the file up to date.
+#[test]
+fn who_has_locked_a_table_of_the_ledger_does_not_keep_others_waiting_for_the_file() {
+    let (cluster, mut client) = start(quiet());
+    wait_until_attached(&mut client);
+    for (table, mode, request) in [
+        ("blocks", "ACCESS EXCLUSIVE", "SELECT ledger.mirror_catch_up()"),
+        ("log_state", "SHARE", "SELECT ledger.mirror_restart()"),
+    ] {
+        switch(&mut client, "off");
+        record_many(&mut client, 3);
+        let mut holder = cluster.connect("postgres");
+        let pid = number(&mut holder, "SELECT pg_backend_pid()");
+        holder.batch_execute(&format!("BEGIN; LOCK TABLE ledger.{table} IN {mode} MODE")).unwrap();
+        set(&mut client, "ledger.mirror_mode", "sync");
+        assert_told(&cluster, &mut client, &format!("session {pid} holds a lock on ledger.{table}"), request);
+        holder.batch_execute("COMMIT").unwrap();
+        // By itself: nobody records.
+        wait_until_attached(&mut client);
+        record(&mut client);
+        seal(&mut client);
+        assert_intact(&mut client);
+    }
+    assert_eq!(number(&mut client, "SELECT count(*) FROM ledger.entries"), 8);
 }
 
 #[test]

@@ -2,7 +2,8 @@
 
 use super::pace::Pace;
 use super::transactions::{
-    holding_sealing_lock, in_sealing, in_transaction, sealing_is_locked, OPENING_PATIENCE, SEALING_PATIENCE,
+    holding_sealing_lock, in_sealing, in_transaction, is_timeout, opening_is_locked, sealing_is_locked, LockLimit,
+    OPENING_PATIENCE, SEALING_PATIENCE,
 };
 use crate::postgres::errors::{or_raise, Failure};
 use crate::postgres::log_state::Settled;
@@ -22,7 +23,6 @@ use pgrx::{pg_sys, PgSqlErrorCode};
 use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 /// How often to check whether transactions that commit without lines have ended: one that fails wakes no process.
 const COMMIT_WAIT_MS: i64 = 100;
@@ -163,37 +163,35 @@ impl Keeper {
     /// As [`in_transaction`], holding the sealing lock, for work that may be refused the file. Only an ERROR aborts the
     /// transaction, and it keeps no more than the failure. An open file is given up as soon as the lock is there.
     fn in_attaching<T>(&mut self, work: impl FnOnce() -> Result<T, Refused>) -> Result<T, Refused> {
-        let refused_for = Cell::new((CauseKind::Other, false));
-        let outcome = holding_sealing_lock(self.patience(), || {
+        let refused_for = Cell::new(None);
+        // Sessions fail at once where the last attempt has failed.
+        let has_failed = self.mirror.lock().attachment == Attachment::Failed;
+        let table_patience = if has_failed { SEALING_PATIENCE } else { OPENING_PATIENCE };
+        // They do not wait either where they can go on until the lock is there.
+        let patience = if self.is_usable() { SEALING_PATIENCE } else { table_patience };
+        let outcome = holding_sealing_lock(patience, || {
             (self.attached, self.mark) = (None, None);
+            let _patience = LockLimit::set(table_patience);
             work().unwrap_or_else(|refused| {
-                refused_for.set((refused.kind, refused.has_kept));
+                refused_for.set(Some((refused.kind, refused.has_kept)));
                 refused.failure.raise()
             })
         });
-        let (kind, has_kept) = refused_for.get();
-        match outcome {
-            Ok(Some(done)) => Ok(done),
-            Ok(None) => self.locked_out(),
-            Err(failure) => Err(Refused { failure, kind, has_kept }),
+        match (outcome, refused_for.get()) {
+            (Ok(Some(done)), _) => Ok(done),
+            (Ok(None), _) => self.give_up(Refused::new(CauseKind::LockedOut, sealing_is_locked())),
+            (Err(failure), Some((kind, has_kept))) => Err(Refused { failure, kind, has_kept }),
+            (Err(failure), None) if is_timeout(&failure) => {
+                self.give_up(Refused::new(CauseKind::LockedOut, opening_is_locked()))
+            }
+            // An ERROR has stopped the work, which has noted nothing itself.
+            (Err(failure), None) => self.give_up(failure.into()),
         }
     }
 
-    /// How long to wait for the sealing lock.
-    fn patience(&self) -> Duration {
-        // They fail at once where the last attempt has failed, and do not wait where they can go on.
-        let do_sessions_wait = !self.is_usable() && self.mirror.lock().attachment != Attachment::Failed;
-        if do_sessions_wait {
-            OPENING_PATIENCE
-        } else {
-            SEALING_PATIENCE
-        }
-    }
-
-    /// Another transaction has kept the sealing lock. It may do so for long, so sessions must not wait for the file. If
-    /// there is one that is only to be opened anew, they go on with it.
-    fn locked_out<T>(&mut self) -> Result<T, Refused> {
-        let refused = Refused::new(CauseKind::LockedOut, sealing_is_locked());
+    /// What lies before the file keeps it from being opened. It may do so for long, so sessions must not wait for the
+    /// file. If there is one that is only to be opened anew, they go on with it.
+    fn give_up<T>(&mut self, refused: Refused) -> Result<T, Refused> {
         if self.is_usable() || settings::mirror_mode() == MirrorMode::Off {
             return Err(refused);
         }

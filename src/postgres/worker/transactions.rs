@@ -4,6 +4,7 @@ use crate::postgres::background_process::CancellableWork;
 use crate::postgres::errors::Failure;
 use crate::postgres::mirror::remembered::database_name;
 use crate::postgres::sealing_lock;
+use crate::postgres::spi;
 use pgrx::{check_for_interrupts, pg_sys, PgSqlErrorCode, PgTryBuilder};
 use std::cell::Cell;
 use std::panic::AssertUnwindSafe;
@@ -14,7 +15,8 @@ use std::time::Duration;
 /// voided.
 pub(super) const SEALING_PATIENCE: Duration = Duration::from_millis(500);
 
-/// As [`SEALING_PATIENCE`], if sessions wait for the file that the worker is to open. They fail once it gives up.
+/// As [`SEALING_PATIENCE`], if sessions wait for the file that the worker is to open. They fail once it gives up. So
+/// long it also waits for each lock on the ledger's tables, without which it cannot open the file.
 pub(super) const OPENING_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long the worker, holding the sealing lock, waits for each lock on the ledger's tables. A session that builds an
@@ -23,12 +25,12 @@ pub(super) const OPENING_PATIENCE: Duration = Duration::from_secs(5);
 const TABLE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long this process waits for locks, until dropped.
-struct LockLimit {
+pub(super) struct LockLimit {
     before: std::ffi::c_int,
 }
 
 impl LockLimit {
-    fn set(limit: Duration) -> LockLimit {
+    pub(super) fn set(limit: Duration) -> LockLimit {
         // SAFETY: lock_timeout is a global of this process, read only when it waits for a lock.
         LockLimit { before: unsafe { (&raw mut pg_sys::LockTimeout).replace(limit.as_millis() as _) } }
     }
@@ -104,7 +106,7 @@ pub(super) fn holding_sealing_lock<T>(patience: Duration, work: impl FnOnce() ->
     }
 }
 
-fn is_timeout(error: &Failure) -> bool {
+pub(super) fn is_timeout(error: &Failure) -> bool {
     error.code() == PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE
 }
 
@@ -116,6 +118,33 @@ pub(super) fn sealing_is_locked() -> Failure {
     Failure::new(PgSqlErrorCode::ERRCODE_OBJECT_IN_USE, format!("{holder} the lock on extension pg_notary"))
         .detail("Its transaction has called ledger.commit_block(), rebuilt the ledger, or run a command on the extension, and has not ended. The worker needs the lock to open the mirror file and to seal.")
         .hint("End that transaction: pg_terminate_backend() ends its session, and ROLLBACK PREPARED a prepared one. View pg_locks shows the lock; pg_blocking_pids() shows for whom a session waits.")
+}
+
+/// Why the worker cannot open the file, where it has waited in vain for a lock on a table.
+pub(super) fn opening_is_locked() -> Failure {
+    let holder = in_transaction(table_holder).ok().flatten();
+    let holder = holder.as_deref().unwrap_or("another session holds a lock on a table of the ledger");
+    Failure::new(PgSqlErrorCode::ERRCODE_OBJECT_IN_USE, holder)
+        .detail("The worker needs that table to open the mirror file, and waits for it only for a short time.")
+        .hint("End that transaction: pg_terminate_backend() ends its session, and ROLLBACK PREPARED a prepared one. View pg_locks shows the lock.")
+}
+
+/// Who holds a lock on a table of the ledger against those who read or write it.
+fn table_holder() -> Option<String> {
+    let mut holder = None;
+    spi::for_each_in_catalogs(
+        "SELECT pg_catalog.concat(CASE WHEN l.pid IS NULL THEN 'a prepared transaction' \
+         ELSE pg_catalog.concat('session ', l.pid) END, ' holds a lock on ledger.', c.relname) \
+         FROM pg_catalog.pg_locks AS l JOIN pg_catalog.pg_class AS c ON c.oid = l.relation \
+         WHERE l.locktype = 'relation' AND l.granted \
+         AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()) \
+         AND c.relnamespace = (SELECT extnamespace FROM pg_catalog.pg_extension WHERE extname = 'pg_notary') \
+         AND l.mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock') \
+         ORDER BY l.mode = 'AccessExclusiveLock', c.relkind <> 'i'",
+        &[],
+        |row| holder = row.get::<String>(0),
+    );
+    holder
 }
 
 fn tables_are_locked() -> Failure {
