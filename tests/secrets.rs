@@ -7,6 +7,7 @@ use crate::common::{wait_until, Options, SECRET};
 use postgres::error::SqlState;
 use postgres::Client;
 use std::fs;
+use std::thread;
 
 const UNSIGNED: &str = "SELECT ledger.hash_and_record('test', '{\"n\": 1}', '{}', false)";
 
@@ -241,4 +242,27 @@ fn only_a_superuser_sees_where_the_secrets_are() {
     reload(&mut client);
     wait_until("the entry is there", PATIENCE, || number(&mut client, "SELECT count(*) FROM ledger.entries") == 1);
     assert!(path.exists());
+}
+
+/// It has read the secrets, and waits for the pending entries. The entry that comes meanwhile is in the file that it reads
+/// then.
+#[test]
+fn a_key_that_is_added_while_a_verification_runs_is_known_to_it() {
+    let (cluster, mut client, path) = start_with_file(&format!("one:{OLD}\n"));
+    record(&mut client);
+    seal(&mut client);
+    let mut recording = cluster.connect("postgres");
+    recording.batch_execute("BEGIN; LOCK TABLE ledger.entries_pending IN ACCESS EXCLUSIVE MODE").unwrap();
+    let mut verifying = cluster.connect("postgres");
+    let pid = number(&mut verifying, "SELECT pg_backend_pid()");
+    let verification = thread::spawn(move || verdict(&mut verifying));
+    wait_for(&mut client, &format!("(SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = {pid})"));
+    write_secrets(&path, &format!("two:{NEW}\none:{OLD}\n"), 0o600);
+    reload(&mut recording);
+    let id = record(&mut recording);
+    recording.batch_execute("COMMIT").unwrap();
+    let verdict = in_time("the verification", || verification.join().unwrap());
+    assert!(verdict["overall_valid"] == true && verdict["file_chain"]["valid"] == true, "{verdict:#}");
+    let key_id = format!("SELECT key_id FROM ledger.entries WHERE id = '{id}'");
+    assert_eq!(value(&mut client, &key_id), "two");
 }

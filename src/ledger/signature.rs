@@ -7,6 +7,7 @@ use super::Hash;
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
 use std::fmt;
+use std::sync::{Arc, OnceLock};
 
 /// The longest key_id, in characters: the width of its column.
 pub const MAX_KEY_ID: usize = 64;
@@ -44,6 +45,14 @@ pub const SHORTEST_SECRET: usize = 16;
 #[derive(Clone)]
 pub struct Keyring {
     keys: Vec<Key>,
+    /// Where to look for a key that is not among these.
+    added: Option<Arc<Added>>,
+}
+
+/// Keys that were added to a ring since it was read.
+struct Added {
+    read: Box<dyn Fn() -> Option<Keyring> + Send + Sync>,
+    keys: OnceLock<Vec<Key>>,
 }
 
 #[derive(Clone)]
@@ -68,7 +77,7 @@ impl Keyring {
     /// carriage return.
     pub fn single(key_id: &str, secret: &[u8]) -> Result<Self, KeyringError> {
         let key = checked_key(key_id, secret).map_err(|reason| KeyringError { line: None, reason })?;
-        Ok(Keyring { keys: vec![key] })
+        Ok(Keyring { keys: vec![key], added: None })
     }
 
     /// Reads lines `key_id:secret`, which end with LF or CR LF. The secret is every byte after the first colon up to the
@@ -86,7 +95,7 @@ impl Keyring {
             let reason = "it begins with a byte order mark: save it as UTF-8 without one";
             return Err(KeyringError { line: None, reason });
         }
-        let mut ring = Keyring { keys: Vec::new() };
+        let mut ring = Keyring { keys: Vec::new(), added: None };
         for (index, line) in lines(text.as_ref()).enumerate() {
             if line.trim_ascii().is_empty() || line.starts_with(b"#") {
                 continue;
@@ -112,6 +121,32 @@ impl Keyring {
         Ok(())
     }
 
+    /// The same ring, for checks that take long. It calls `read` once, from whichever thread first asks for a key that it
+    /// lacks, and has from then on what that gives, behind its own keys. Clones share these.
+    pub fn rereading(self, read: impl Fn() -> Option<Keyring> + Send + Sync + 'static) -> Keyring {
+        let added = Added { read: Box::new(read), keys: OnceLock::new() };
+        Keyring { keys: self.keys, added: Some(Arc::new(added)) }
+    }
+
+    /// Those that were added, as far as they have been read.
+    fn added(&self) -> &[Key] {
+        self.added.as_ref().and_then(|added| added.keys.get()).map_or(&[], |keys| &keys[..])
+    }
+
+    fn read_added(&self) {
+        if let Some(added) = &self.added {
+            added.keys.get_or_init(|| {
+                let mut keys = (added.read)().map_or_else(Vec::new, |ring| ring.keys);
+                keys.retain(|key| self.keys.iter().all(|own| own.key_id != key.key_id));
+                keys
+            });
+        }
+    }
+
+    fn known(&self) -> impl Iterator<Item = &Key> {
+        self.keys.iter().chain(self.added())
+    }
+
     /// The key that signs: its key_id and secret.
     pub fn signing_key(&self) -> (&str, &[u8]) {
         let key = &self.keys[0];
@@ -125,7 +160,7 @@ impl Keyring {
 
     /// All keys in order: key_id and secret.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        self.keys.iter().map(|key| (&key.key_id[..], &key.secret[..]))
+        self.known().map(|key| (&key.key_id[..], &key.secret[..]))
     }
 
     /// Whether both have the same secrets under the same names, in the same order. The time that this takes says
@@ -154,25 +189,30 @@ impl Keyring {
 
     /// The place of a key in the ring.
     pub(super) fn position(&self, key_id: &str) -> Option<u32> {
+        let position = || self.known().position(|key| key.key_id == key_id);
+        let found = position().or_else(|| {
+            self.read_added();
+            position()
+        });
         // A keyring has far fewer keys than bytes.
-        self.keys.iter().position(|key| key.key_id == key_id).map(|position| position as u32)
+        found.map(|position| position as u32)
     }
 
     /// Whether the key in this place made the signature.
     pub(super) fn has_made(&self, position: u32, data_hash: &str, signature: &Hash) -> bool {
         let made = |key: &Key| key.keyed.clone().chain_update(data_hash).verify_slice(signature).is_ok();
-        self.keys.get(position as usize).is_some_and(made)
+        self.known().nth(position as usize).is_some_and(made)
     }
 
     fn key(&self, key_id: &str) -> Option<&Key> {
-        self.keys.iter().find(|key| key.key_id == key_id)
+        self.known().nth(self.position(key_id)? as usize)
     }
 }
 
 impl fmt::Debug for Keyring {
     /// Names the keys and shows no secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let key_ids = self.keys.iter().map(|key| &key.key_id);
+        let key_ids = self.known().map(|key| &key.key_id);
         f.debug_list().entries(key_ids).finish()
     }
 }
@@ -342,6 +382,33 @@ mod tests {
         assert!(Keyring::parse(format!("{}:s", "é".repeat(64))).is_ok());
         assert!(Keyring::single("", b"s").is_err());
         assert!(Keyring::single("default", b"").is_err());
+    }
+
+    #[test]
+    fn a_ring_takes_on_the_keys_that_were_added_when_it_first_lacks_one() {
+        let reads = Arc::new(std::sync::atomic::AtomicU32::new(0));
+        let counted = Arc::clone(&reads);
+        let read = move || {
+            counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            Keyring::parse("new:2\nold:changed").ok()
+        };
+        let ring = Keyring::parse("old:1").unwrap().rereading(read);
+        let clone = ring.clone();
+        let verify = |ring: &Keyring, key_id, secret| ring.verify(key_id, HASH, &sign(secret, HASH));
+        let reads = || reads.load(std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(verify(&ring, "old", b"1"), Some(true));
+        assert_eq!(reads(), 0);
+        for ring in [&ring, &clone] {
+            assert_eq!(verify(ring, "new", b"2"), Some(true));
+            assert_eq!(verify(ring, "new", b"3"), Some(false));
+            assert_eq!(verify(ring, "old", b"1"), Some(true), "a key of its own stays");
+            assert_eq!(verify(ring, "none", b"2"), None);
+            assert_eq!(ring.iter().map(|(key_id, _)| key_id).collect::<Vec<_>>(), ["old", "new"]);
+            assert_eq!(ring.signing_key().0, "old");
+        }
+        assert_eq!(reads(), 1);
+        let unreadable = Keyring::parse("old:1").unwrap().rereading(|| None);
+        assert_eq!(verify(&unreadable, "new", b"2"), None);
     }
 
     #[test]

@@ -28,6 +28,8 @@ thread_local! {
     static ENVIRONMENT_KEYRING: once_cell::unsync::OnceCell<Rc<Keyring>> = const { once_cell::unsync::OnceCell::new() };
     /// The keyring of the file, with the path and the reload it was read at.
     static FROM_FILE: RefCell<Option<(String, pg_sys::TimestampTz, Rc<Keyring>)>> = const { RefCell::new(None) };
+    /// The keyring that verifies in one statement, which began at that time.
+    static VERIFYING: RefCell<Option<(pg_sys::TimestampTz, Rc<Keyring>)>> = const { RefCell::new(None) };
 }
 
 /// Takes the secret out of the environment, so that neither a child process nor a function of another language sees it.
@@ -45,6 +47,22 @@ pub fn keyring() -> Result<Option<Rc<Keyring>>, Failure> {
         Some(path) => from_file(&path).map(Some).map_err(|why| unusable_file(&path, &why)),
         None => from_environment(),
     }
+}
+
+/// As [`keyring`], to verify with. A key may be added while a verification runs, which learns of a reload only after its
+/// statement: at the first key that it lacks, the file is read once more.
+pub fn verifying_keyring() -> Result<Option<Rc<Keyring>>, Failure> {
+    // SAFETY: reads a global of this process.
+    let statement = unsafe { pg_sys::GetCurrentStatementStartTimestamp() };
+    let known = VERIFYING.with_borrow(|known| known.clone());
+    if let Some((_, keyring)) = known.filter(|(of_statement, _)| *of_statement == statement) {
+        return Ok(Some(keyring));
+    }
+    let keyring = keyring()?;
+    let (Some(own), Some(path)) = (&keyring, settings::hmac_secret_file()) else { return Ok(keyring) };
+    let keyring = Rc::new(Keyring::clone(own).rereading(move || read_file(&path).ok()));
+    VERIFYING.set(Some((statement, Rc::clone(&keyring))));
+    Ok(Some(keyring))
 }
 
 fn from_environment() -> Result<Option<Rc<Keyring>>, Failure> {
@@ -179,7 +197,7 @@ pub fn note_unchecked_signatures() {
 /// keyring.
 pub fn warn_of_wrong_keys(counts: &KeyCounts) {
     // Without a keyring, nothing was counted.
-    let Ok(Some(keyring)) = keyring() else { return };
+    let Ok(Some(keyring)) = verifying_keyring() else { return };
     counts.wrong_keys(&keyring).iter().for_each(warn_of_wrong_key);
 }
 

@@ -107,7 +107,7 @@ impl ItemEntry {
 }
 
 fn check_signature(entry: &Entry, by_key: &mut KeyCounts) -> Result<(), String> {
-    let keyring = secrets::keyring().map_err(|failure| failure.text())?;
+    let keyring = secrets::verifying_keyring().map_err(|failure| failure.text())?;
     let Some(keyring) = keyring else { return Ok(()) };
     // Recording signs wherever there is a secret. So an unsigned entry was made without the secret, or by somebody who
     // lacks it.

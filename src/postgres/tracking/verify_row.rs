@@ -281,7 +281,7 @@ fn modified(differences: Differences) -> String {
 /// What the entry's own signature is worth.
 pub fn signature_of(version: &Version) -> Result<SignatureCheck, Failure> {
     let Some(signature) = &version.signature else { return Ok(SignatureCheck::Unsigned) };
-    let Some(keyring) = secrets::keyring()? else { return Ok(SignatureCheck::NotChecked) };
+    let Some(keyring) = secrets::verifying_keyring()? else { return Ok(SignatureCheck::NotChecked) };
     let key_id = version.key_id.as_deref().unwrap_or_default();
     Ok(SignatureCheck::of(&keyring, key_id, &version.data_hash, signature))
 }

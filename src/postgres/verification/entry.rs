@@ -61,7 +61,7 @@ struct Found {
 
 /// The entry's row, wherever it is. If a sealed entry is pending as well, the sealed row is what was recorded.
 fn find(entry_id: Uuid) -> Option<Found> {
-    let keyring = or_raise(secrets::keyring());
+    let keyring = or_raise(secrets::verifying_keyring());
     let snapshot = RegisteredSnapshot::latest();
     let mut buffers = Buffers::default();
     let pending = Table::open("entries_pending", pg_sys::AccessShareLock);

@@ -80,7 +80,7 @@ pub fn check_own_file(acknowledged: &Acknowledged, report: &FileReport, length: 
 /// Verifies a file by itself.
 pub fn verify_file_alone(path: &Path, is_own: bool) -> Result<FileReport, Failure> {
     let progress = Progress::start();
-    let keyring = secrets::keyring()?;
+    let keyring = secrets::verifying_keyring()?;
     let unreadable = |error: std::io::Error| {
         let code = match error.kind() {
             ErrorKind::NotFound => PgSqlErrorCode::ERRCODE_UNDEFINED_FILE,
