@@ -4,6 +4,7 @@
 mod common;
 
 mod bloat;
+mod cancelled_functions;
 mod catching_up;
 mod clock;
 mod concurrency;

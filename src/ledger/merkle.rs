@@ -8,6 +8,7 @@
 //! root proves a list only together with its length. A block states its length, and the [log tree](super::log_tree) does
 //! not have this weakness.
 
+use super::pauses::Pauses;
 use super::Hash;
 use sha2::{Digest, Sha256};
 use std::fmt;
@@ -80,24 +81,36 @@ impl Digits {
 
 /// The Merkle root of `hashes`.
 pub fn root<T: Text>(hashes: &[T]) -> String {
+    root_pausing(hashes, &mut || ())
+}
+
+/// As [`root`]; calls `pause` now and then, which may end it by unwinding.
+pub fn root_pausing<T: Text>(hashes: &[T], pause: &mut dyn FnMut()) -> String {
+    let mut pauses = Pauses::new(pause);
     match hashes {
         [] => super::sha256_hex(b"empty"),
         [only] => super::ascii_text(only.bytes().to_vec()),
         _ => {
-            let mut level = parents(hashes);
+            let mut level = parents(hashes, &mut pauses);
             while level.len() > 1 {
-                level = parents(&level);
+                level = parents(&level, &mut pauses);
             }
             text(&level[0])
         }
     }
 }
 
-/// The siblings from leaf `index` up to the root, leaf's sibling first.
+/// The siblings from leaf `index` up to the root, leaf's sibling first. Calls `pause` now and then, which may end it by
+/// unwinding.
 ///
 /// # Errors
 /// If there is no hash with that index.
-pub fn proof<S: AsRef<str>>(hashes: &[S], index: usize) -> Result<Vec<ProofStep>, IndexOutOfRange> {
+pub fn proof_pausing<S: AsRef<str>>(
+    hashes: &[S],
+    index: usize,
+    pause: &mut dyn FnMut(),
+) -> Result<Vec<ProofStep>, IndexOutOfRange> {
+    let mut pauses = Pauses::new(pause);
     let count = hashes.len();
     if index >= count {
         return Err(IndexOutOfRange { index, count });
@@ -106,11 +119,11 @@ pub fn proof<S: AsRef<str>>(hashes: &[S], index: usize) -> Result<Vec<ProofStep>
     if count > 1 {
         steps.push(sibling(hashes, index, |hash| hash.as_ref().to_owned()));
     }
-    let mut level = parents(hashes);
+    let mut level = parents(hashes, &mut pauses);
     let mut at = index / 2;
     while level.len() > 1 {
         steps.push(sibling(&level, at, text));
-        level = parents(&level);
+        level = parents(&level, &mut pauses);
         at /= 2;
     }
     Ok(steps)
@@ -136,8 +149,12 @@ fn sibling<T>(level: &[T], index: usize, text: impl Fn(&T) -> String) -> ProofSt
 }
 
 /// The level above.
-fn parents<T: Text>(level: &[T]) -> Vec<Digits> {
-    level.chunks(2).map(|pair| parent(pair[0].bytes(), pair[pair.len() - 1].bytes())).collect()
+fn parents<T: Text>(level: &[T], pauses: &mut Pauses<'_>) -> Vec<Digits> {
+    let parent_of = |pair: &[T]| {
+        pauses.step();
+        parent(pair[0].bytes(), pair[pair.len() - 1].bytes())
+    };
+    level.chunks(2).map(parent_of).collect()
 }
 
 fn parent(left: &[u8], right: &[u8]) -> Digits {
@@ -178,6 +195,22 @@ mod tests {
 
     fn hashes(count: usize) -> Vec<String> {
         (0..count).map(|n| sha256_hex(n.to_string().as_bytes())).collect()
+    }
+
+    fn proof<S: AsRef<str>>(hashes: &[S], index: usize) -> Result<Vec<ProofStep>, IndexOutOfRange> {
+        proof_pausing(hashes, index, &mut || ())
+    }
+
+    #[test]
+    fn the_caller_is_let_in_while_a_long_list_is_hashed() {
+        let list = vec![sha256_hex(b"one"); 50_000];
+        let mut pauses = 0;
+        let expected = root(&list);
+        assert_eq!(root_pausing(&list, &mut || pauses += 1), expected);
+        assert!(pauses >= 10, "{pauses}");
+        let mut pauses = 0;
+        let steps = proof_pausing(&list, 7, &mut || pauses += 1).unwrap();
+        assert!(verify_proof(&list[7], &steps, &expected) && pauses >= 10, "{pauses}");
     }
 
     #[test]

@@ -18,6 +18,7 @@
 //! | [`row_index`], [`row_runs`], [`row_filter`] | how the sealed entries about one row are found |
 //! | [`row_check`] | whether all of them are found so |
 //! | [`file_ranges`] | parts of a ledger file |
+//! | [`pauses`] | lets the caller in during long work |
 //! | [`lag`] | how far a ledger file is behind its database |
 //! | [`sealing_pace`] | how much of its time the process that seals spends on it |
 //! | [`wal`] | places in the WAL of a Postgres server |
@@ -33,6 +34,7 @@ pub mod lag;
 pub mod log_tree;
 pub mod merkle;
 pub mod metadata;
+pub mod pauses;
 pub mod record;
 pub mod row_change;
 pub mod row_check;

@@ -4,6 +4,7 @@ use super::errors::{or_raise, Failure};
 use super::jsonb::{self, Json, Jsonb, JsonbText};
 use super::secrets;
 use crate::ledger::merkle::{self, ProofStep, Side};
+use crate::ledger::pauses::Pauses;
 use crate::ledger::{parse_hash, sha256_hex, shortened, signature};
 use pgrx::prelude::*;
 use pgrx::PgSqlErrorCode;
@@ -78,14 +79,15 @@ fn unknown_key(key_id: &str) -> Failure {
 
 #[pg_extern(immutable, strict, parallel_safe)]
 fn merkle_root(hashes: Vec<Option<String>>) -> String {
-    merkle::root(&or_raise(checked_hashes(hashes)))
+    merkle::root_pausing(&or_raise(checked_hashes(hashes)), &mut end_if_cancelled)
 }
 
 /// The steps from one hash to the root, as a jsonb array of `{"hash", "position"}`.
 #[pg_extern(immutable, strict, parallel_safe)]
 fn merkle_proof(hashes: Vec<Option<String>>, index: i32) -> JsonbText {
     let hashes = or_raise(checked_hashes(hashes));
-    let proof = usize::try_from(index).ok().and_then(|index| merkle::proof(&hashes, index).ok());
+    let proof_of = |index| merkle::proof_pausing(&hashes, index, &mut end_if_cancelled).ok();
+    let proof = usize::try_from(index).ok().and_then(proof_of);
     let proof = or_raise(proof.ok_or_else(|| {
         Failure::new(PgSqlErrorCode::ERRCODE_ARRAY_ELEMENT_ERROR, format!("index {index} is out of range"))
             .detail(format!("The list has {} hashes, counted from 0.", hashes.len()))
@@ -126,10 +128,18 @@ fn proof_steps(proof: &str) -> Result<Vec<ProofStep>, Failure> {
         .collect()
 }
 
+/// For work of the domain that may take long.
+fn end_if_cancelled() {
+    check_for_interrupts!();
+}
+
 fn checked_hashes(hashes: Vec<Option<String>>) -> Result<Vec<String>, Failure> {
+    let mut pause = end_if_cancelled;
+    let mut pauses = Pauses::new(&mut pause);
     hashes
         .into_iter()
         .map(|hash| {
+            pauses.step();
             let hash = hash.ok_or_else(|| {
                 Failure::new(PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED, "a list of hashes must not hold nulls")
             })?;

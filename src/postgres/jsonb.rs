@@ -10,14 +10,19 @@ use pgrx::nullable::Nullable;
 use pgrx::pgrx_sql_entity_graph::metadata::{
     ArgumentError, ReturnsError, ReturnsRef, SqlMappingRef, SqlTranslatable, TypeOrigin,
 };
-use pgrx::{direct_function_call_as_datum, pg_sys, FromDatum, IntoDatum, PgSqlErrorCode, PgTryBuilder};
+use pgrx::{
+    check_for_interrupts, direct_function_call_as_datum, pg_sys, FromDatum, IntoDatum, PgSqlErrorCode, PgTryBuilder,
+};
 use std::ffi::{CStr, CString};
 use std::panic::AssertUnwindSafe;
 use uuid::Uuid;
 
 /// The canonical text of a JSON text that Postgres has accepted.
 pub fn canonical(json: &str) -> Result<String, Failure> {
-    canonical_json::canonical(json).map_err(|error| {
+    let canonical = canonical_json::canonical_pausing(json, &mut || {
+        check_for_interrupts!();
+    });
+    canonical.map_err(|error| {
         Failure::new(PgSqlErrorCode::ERRCODE_INVALID_TEXT_REPRESENTATION, "JSON value has no canonical form")
             .detail(format!("There is {error}."))
     })

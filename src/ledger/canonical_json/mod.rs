@@ -28,6 +28,7 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+use super::pauses::Pauses;
 use std::fmt;
 
 /// How deep values may be nested.
@@ -75,7 +76,15 @@ enum Style {
 /// If `json` is not one JSON value, a number overflows a double, values are nested deeper than [`MAX_DEPTH`], or the
 /// text is over 4 GiB.
 pub fn canonical(json: &str) -> Result<String, JsonError> {
-    print(json, Style::Canonical)
+    canonical_pausing(json, &mut || ())
+}
+
+/// As [`canonical`]; calls `pause` now and then, which may end it by unwinding.
+///
+/// # Errors
+/// As [`canonical`].
+pub fn canonical_pausing(json: &str, pause: &mut dyn FnMut()) -> Result<String, JsonError> {
+    print(json, Style::Canonical, &mut Pauses::new(pause))
 }
 
 /// The canonical text without spaces: `json.dumps(value, sort_keys=True, separators=(",", ":"))`.
@@ -83,7 +92,7 @@ pub fn canonical(json: &str) -> Result<String, JsonError> {
 /// # Errors
 /// As [`canonical`].
 pub fn compact(json: &str) -> Result<String, JsonError> {
-    print(json, Style::Compact)
+    print(json, Style::Compact, &mut Pauses::new(&mut || ()))
 }
 
 /// Whether `json` is an object, not another kind of value. Looks no further than the first character.
@@ -91,11 +100,11 @@ pub fn starts_object(json: &str) -> bool {
     json.trim_start_matches([' ', '\t', '\n', '\r']).starts_with('{')
 }
 
-fn print(json: &str, style: Style) -> Result<String, JsonError> {
+fn print(json: &str, style: Style, pauses: &mut Pauses<'_>) -> Result<String, JsonError> {
     let mut workspace = Workspace::default();
-    parser::parse_document(json, &mut workspace.parsed)?;
+    parser::parse_document(json, &mut workspace.parsed, pauses)?;
     let mut out = Vec::with_capacity(json.len() + json.len() / 8);
-    writer::write(json, &workspace.parsed, style, &mut workspace.pending, &mut out);
+    writer::write(json, &workspace.parsed, style, &mut workspace.pending, &mut out, pauses);
     Ok(crate::ledger::ascii_text(out))
 }
 
@@ -125,9 +134,11 @@ impl Workspace {
 
     /// The same by printing the value.
     fn rendered_value_end(&mut self, text: &str, start: usize) -> Result<Option<usize>, JsonError> {
-        let end = parser::parse_value(text, start, &mut self.parsed)?;
+        let mut nothing = || ();
+        let mut pauses = Pauses::new(&mut nothing);
+        let end = parser::parse_value(text, start, &mut self.parsed, &mut pauses)?;
         self.out.clear();
-        writer::write(text, &self.parsed, Style::Canonical, &mut self.pending, &mut self.out);
+        writer::write(text, &self.parsed, Style::Canonical, &mut self.pending, &mut self.out, &mut pauses);
         let same = text.as_bytes()[start..end] == self.out[..];
         Ok(same.then_some(end))
     }

@@ -3,6 +3,7 @@
 //! A node refers to the text by offsets, so strings and integers are never copied before they are written.
 
 use super::{JsonError, MAX_DEPTH};
+use crate::ledger::pauses::Pauses;
 
 /// One value or key. Offsets are bytes of the text; `end` of a container is the index of the node after its last member.
 #[derive(Debug, Clone, Copy)]
@@ -35,8 +36,8 @@ pub(super) struct Parsed {
 }
 
 /// Parses a text that is one value and white space.
-pub(super) fn parse_document(text: &str, into: &mut Parsed) -> Result<(), JsonError> {
-    let end = parse_value(text, 0, into)?;
+pub(super) fn parse_document(text: &str, into: &mut Parsed, pauses: &mut Pauses<'_>) -> Result<(), JsonError> {
+    let end = parse_value(text, 0, into, pauses)?;
     let rest = &text.as_bytes()[end..];
     match rest.iter().position(|byte| !is_space(*byte)) {
         None => Ok(()),
@@ -45,7 +46,12 @@ pub(super) fn parse_document(text: &str, into: &mut Parsed) -> Result<(), JsonEr
 }
 
 /// Parses the one value that starts at byte `start`, and gives the offset just after it.
-pub(super) fn parse_value(text: &str, start: usize, into: &mut Parsed) -> Result<usize, JsonError> {
+pub(super) fn parse_value(
+    text: &str,
+    start: usize,
+    into: &mut Parsed,
+    pauses: &mut Pauses<'_>,
+) -> Result<usize, JsonError> {
     if u32::try_from(text.len()).is_err() {
         return Err(error(0, "text over 4 GiB"));
     }
@@ -57,6 +63,7 @@ pub(super) fn parse_value(text: &str, start: usize, into: &mut Parsed) -> Result
     let mut parser = Parser { text, bytes: text.as_bytes(), at: start, nodes: &mut into.nodes, open: &mut into.open };
     parser.value()?;
     while parser.after_value()? {
+        pauses.step();
         parser.value()?;
     }
     Ok(parser.at)

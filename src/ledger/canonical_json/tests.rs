@@ -420,3 +420,14 @@ fn an_object_with_a_key_twice_loses_a_member_and_no_other_text_does() {
     }
     assert!((1..2000).contains(&lost), "{lost}");
 }
+
+#[test]
+fn the_caller_is_let_in_while_a_long_text_is_read_and_while_it_is_written() {
+    for (value, count) in [("1", 20_000), ("\"\\u00e9\"", 20_000), ("[]", 20_000), ("{\"a\": 1}", 10_000)] {
+        let text = format!("[{}{value}]", format!("{value}, ").repeat(count));
+        let mut pauses = 0;
+        assert_eq!(canonical_pausing(&text, &mut || pauses += 1), canonical(&text));
+        // Once in 4096 values, and that twice.
+        assert!(pauses >= 2 * (count / 4096), "{value}: {pauses}");
+    }
+}

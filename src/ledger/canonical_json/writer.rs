@@ -3,6 +3,7 @@
 use super::parser::{Node, Parsed};
 use super::strings::{code_points, inside_quotes, write_token};
 use super::{JsonError, Style};
+use crate::ledger::pauses::Pauses;
 use std::cmp::Ordering;
 use std::io::Write;
 
@@ -30,7 +31,14 @@ enum Frame {
 }
 
 /// Appends the value in `parsed`, whose nodes refer to `text`.
-pub(super) fn write(text: &str, parsed: &Parsed, style: Style, pending: &mut Pending, out: &mut Vec<u8>) {
+pub(super) fn write(
+    text: &str,
+    parsed: &Parsed,
+    style: Style,
+    pending: &mut Pending,
+    out: &mut Vec<u8>,
+    pauses: &mut Pauses<'_>,
+) {
     pending.members.clear();
     pending.frames.clear();
     pending.members.reserve(16);
@@ -39,25 +47,27 @@ pub(super) fn write(text: &str, parsed: &Parsed, style: Style, pending: &mut Pen
         Style::Canonical => (&b", "[..], &b": "[..]),
         Style::Compact => (&b","[..], &b":"[..]),
     };
-    let mut writer = Writer { text, nodes: &parsed.nodes, comma, colon, pending, out };
+    let mut writer = Writer { text, nodes: &parsed.nodes, comma, colon, pending, out, pauses };
     writer.begin(0);
     while let Some(value) = writer.next_value() {
         writer.begin(value);
     }
 }
 
-struct Writer<'a> {
+struct Writer<'a, 'p> {
     text: &'a str,
     nodes: &'a [Node],
     comma: &'static [u8],
     colon: &'static [u8],
     pending: &'a mut Pending,
     out: &'a mut Vec<u8>,
+    pauses: &'a mut Pauses<'p>,
 }
 
-impl Writer<'_> {
+impl Writer<'_, '_> {
     /// Writes a scalar, or opens a container.
     fn begin(&mut self, index: u32) {
+        self.pauses.step();
         match self.nodes[index as usize] {
             Node::Verbatim { start, end } => {
                 let text = &self.text.as_bytes()[start as usize..end as usize];
@@ -123,6 +133,7 @@ impl Writer<'_> {
         let mut key = index + 1;
         let mut ascending = true;
         while key < end {
+            self.pauses.step();
             let value = key + 1;
             if let Some(previous) = self.pending.members[first..].last() {
                 ascending &= self.compare_keys(previous.key, key).is_lt();
