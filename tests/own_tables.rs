@@ -370,19 +370,29 @@ fn whoever_has_been_granted_the_right_may_lock_a_table_of_the_ledger() {
     assert_intact(&mut client);
 }
 
-/// It would wait for whoever looks at the extension in an open transaction, as any role can, and all who seal for it.
+/// It would wait for whoever looks at the extension or its schema in an open transaction, as any role can, and all who
+/// seal for it.
 #[test]
-fn whoever_does_not_own_the_extension_does_not_wait_to_drop_it() {
+fn whoever_does_not_own_the_extension_does_not_wait_to_drop_it_or_its_schema() {
     let (cluster, mut client) = start(Options::new());
     client.batch_execute("CREATE ROLE app LOGIN").unwrap();
     let mut other = cluster.connect_as("app", "postgres");
-    other.batch_execute("BEGIN; SELECT * FROM pg_get_object_address('extension', '{pg_notary}', '{}')").unwrap();
+    other
+        .batch_execute(
+            "BEGIN; SELECT * FROM pg_get_object_address('extension', '{pg_notary}', '{}');
+             SELECT * FROM pg_get_object_address('schema', '{ledger}', '{}')",
+        )
+        .unwrap();
     let mut app = cluster.connect_as("app", "postgres");
     app.batch_execute("SET lock_timeout = '10s'").unwrap();
-    for drop in ["DROP EXTENSION pg_notary", "DROP EXTENSION IF EXISTS nowhere, pg_notary CASCADE"] {
+    for (drop, what) in [
+        ("DROP EXTENSION pg_notary", "extension pg_notary"),
+        ("DROP EXTENSION IF EXISTS nowhere, pg_notary CASCADE", "extension pg_notary"),
+        ("DROP SCHEMA IF EXISTS nowhere, ledger CASCADE", "schema ledger"),
+    ] {
         let refused = error(&mut app, drop);
         assert_eq!(*refused.code(), SqlState::INSUFFICIENT_PRIVILEGE, "{refused:?}");
-        assert_eq!(refused.message(), "must be owner of extension pg_notary");
+        assert_eq!(refused.message(), format!("must be owner of {what}"));
     }
     record(&mut client);
     seal(&mut client);

@@ -337,7 +337,6 @@ fn a_cancel_of_a_worker_stops_what_it_does_and_not_the_worker() {
     assert_intact(&mut client);
 }
 
-/// What a savepoint has sealed, and its rollback has undone, is another's to seal, at once.
 /// The owner of a database may set this. Its sessions then act for another role; the worker never does.
 #[test]
 fn a_worker_keeps_its_rights_whatever_role_its_database_gives_to_sessions() {
@@ -356,6 +355,7 @@ fn a_worker_keeps_its_rights_whatever_role_its_database_gives_to_sessions() {
     assert_intact(&mut client);
 }
 
+/// What a savepoint has sealed, and its rollback has undone, is another's to seal, at once.
 #[test]
 fn a_block_that_a_savepoint_takes_back_leaves_sealing_as_it_was() {
     let options = Options::new().conf("ledger.block_size = 10").conf("ledger.block_interval = 1h");

@@ -5,6 +5,9 @@
 use super::errors::Failure;
 use pgrx::{pg_sys, PgSqlErrorCode};
 use std::cell::Cell;
+use std::ffi::CStr;
+
+pub const NAME: &CStr = c"ledger";
 
 thread_local! {
     /// A schema that was found to be the extension's, with its table `entries`, which goes when the extension does.
@@ -15,7 +18,7 @@ thread_local! {
 pub fn find() -> Option<pg_sys::Oid> {
     // SAFETY: catalog look-ups inside a transaction.
     let named = unsafe {
-        let schema = pg_sys::get_namespace_oid(c"ledger".as_ptr(), true);
+        let schema = pg_sys::get_namespace_oid(NAME.as_ptr(), true);
         if schema == pg_sys::InvalidOid {
             return None;
         }

@@ -5,6 +5,7 @@ use super::errors::Failure;
 use super::extension;
 use super::lists;
 use super::ownership::Object;
+use super::schema;
 use super::spi;
 use super::transaction;
 use pgrx::{pg_guard, pg_sys, PgSqlErrorCode};
@@ -52,48 +53,69 @@ pub fn holder() -> Option<String> {
 
 /// Refuses the commands by which a role without any right in the ledger could hold up all who seal, and the worker at its
 /// start. ALTER ... DEPENDS ON EXTENSION locks the extension until its transaction ends, and asks only for the ownership
-/// of the object that is to depend on it. DROP EXTENSION asks for a lock before it looks whose the extension is; while it
-/// waits for it, all others wait behind it.
+/// of the object that is to depend on it. DROP asks for a lock on the extension, or on its schema, before it looks whose
+/// it is; while it waits for it, all others wait behind it: who seals locks the schema where a new partition is due.
 ///
 /// # Safety
 /// A statement that ProcessUtility was called with.
 #[pg_guard]
 pub unsafe extern "C-unwind" fn before_utility(statement: *mut pg_sys::Node) {
-    let (names_own, purpose) = match (*statement).type_ {
+    let (locked, purpose) = match (*statement).type_ {
         pg_sys::NodeTag::T_AlterObjectDependsStmt => {
             let depends = &*statement.cast::<pg_sys::AlterObjectDependsStmt>();
-            (is_own_name(depends.extname.cast()), " to make an object depend on it")
+            (own_extension(depends.extname.cast()), " to make an object depend on it")
         }
-        pg_sys::NodeTag::T_DropStmt => {
-            let drop = &*statement.cast::<pg_sys::DropStmt>();
-            let is_of_extensions = drop.removeType == pg_sys::ObjectType::OBJECT_EXTENSION;
-            (is_of_extensions && lists::pointers(drop.objects).any(|name| is_own_name(name)), "")
-        }
+        pg_sys::NodeTag::T_DropStmt => (dropped(&*statement.cast()), ""),
         _ => return,
     };
-    if !names_own {
-        return;
-    }
-    // Where there is no such extension, the command itself says so.
-    let extension = extension::oid();
-    if extension != pg_sys::InvalidOid && !Object::Extension(extension).is_own() {
-        not_owner(purpose).raise();
+    if let Some(object) = locked.filter(|object| !object.is_own()) {
+        not_owner(object, purpose).raise();
     }
 }
 
+/// What of the extension is to be dropped.
+///
+/// # Safety
+/// As for [`before_utility`].
+unsafe fn dropped(drop: &pg_sys::DropStmt) -> Option<Object> {
+    let find = match drop.removeType {
+        pg_sys::ObjectType::OBJECT_EXTENSION => own_extension,
+        pg_sys::ObjectType::OBJECT_SCHEMA => own_schema,
+        _ => return None,
+    };
+    lists::pointers(drop.objects).find_map(|name| find(name))
+}
+
+/// The extension, if that is its name. Where there is none, the command itself says so.
+///
 /// # Safety
 /// `name` is a node of type String.
-unsafe fn is_own_name(name: *mut c_void) -> bool {
+unsafe fn own_extension(name: *mut c_void) -> Option<Object> {
+    let is_there = text(name) == extension::NAME && extension::exists();
+    is_there.then(|| Object::Extension(extension::oid()))
+}
+
+/// The extension's schema, if that is its name.
+///
+/// # Safety
+/// As for [`own_extension`].
+unsafe fn own_schema(name: *mut c_void) -> Option<Object> {
+    schema::find().filter(|_| text(name) == schema::NAME).map(Object::Schema)
+}
+
+/// # Safety
+/// As for [`own_extension`], and the node outlives the result.
+unsafe fn text<'a>(name: *mut c_void) -> &'a CStr {
     #[cfg(feature = "pg14")]
     let name = (*name.cast::<pg_sys::Value>()).val.str_;
     #[cfg(not(feature = "pg14"))]
     let name = (*name.cast::<pg_sys::String>()).sval;
-    CStr::from_ptr(name) == extension::NAME
+    CStr::from_ptr(name)
 }
 
-fn not_owner(purpose: &str) -> Failure {
-    let message = format!("must be owner of extension pg_notary{purpose}");
-    Failure::new(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, message)
-        .detail("The command locks the extension, and nothing could be sealed meanwhile.")
+fn not_owner(object: Object, purpose: &str) -> Failure {
+    let what = if matches!(object, Object::Schema(_)) { "schema ledger" } else { "extension pg_notary" };
+    Failure::new(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, format!("must be owner of {what}{purpose}"))
+        .detail("The command locks it, and nothing could be sealed meanwhile.")
         .hint("Ask the owner of the extension to run the command.")
 }

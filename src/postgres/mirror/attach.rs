@@ -29,12 +29,11 @@ use super::voiding;
 use crate::ledger::file_ranges::FileRanges;
 use crate::postgres::errors::{cause, Failure};
 use crate::postgres::log_state;
-use crate::postgres::relation;
 use crate::postgres::settings::{self, MirrorMode};
 use crate::postgres::tables;
 use crate::postgres::timeout::Timeout;
 use crate::postgres::wait_events;
-use pgrx::{pg_sys, PgSqlErrorCode};
+use pgrx::PgSqlErrorCode;
 use std::cell::Cell;
 use std::collections::HashSet;
 use std::fs::{File, Metadata, OpenOptions};
@@ -465,8 +464,6 @@ pub fn set_aside(mirror: &Mirror) -> Result<Option<PathBuf>, Refused> {
     mirror.silence()?;
     let remembered = Remembered::read();
     let place = remembered::configured_path(remembered.ledger_id);
-    // Whoever has locked it must not keep this from being forgotten once the file is renamed.
-    relation::lock(tables::oid_of("log_state"), pg_sys::RowExclusiveLock);
     let kept = rename_aside(&place)?;
     log_state::forget_mirror();
     let mut fields = mirror.lock();

@@ -16,6 +16,7 @@ use crate::postgres::mirror::remembered;
 use crate::postgres::mirror::settled_mark::{self, Mark};
 use crate::postgres::mirror::shared::{Attachment, Request};
 use crate::postgres::mirror::{block_lines, catch_up, prepared, requests, voiding};
+use crate::postgres::relation;
 use crate::postgres::settings::{self, MirrorMode};
 use crate::postgres::shared::DatabaseSlot;
 use crate::postgres::tables;
@@ -172,6 +173,9 @@ impl Keeper {
         let outcome = holding_sealing_lock(patience, || {
             (self.attached, self.mark) = (None, None);
             let _patience = LockLimit::set(table_patience);
+            // What is done to the file is noted there at the end. By then nobody must be in the way: the file may have
+            // another name, and sessions may be using it.
+            relation::lock(tables::oid_of("log_state"), pg_sys::RowExclusiveLock);
             work().unwrap_or_else(|refused| {
                 refused_for.set(Some((refused.kind, refused.has_kept)));
                 refused.failure.raise()
