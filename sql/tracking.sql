@@ -58,6 +58,7 @@ CROSS JOIN LATERAL (
     SELECT pg_catalog.count(*) OPERATOR(pg_catalog.>) 0 AS is_copy FROM pg_catalog.pg_trigger AS other
     WHERE other.tgrelid OPERATOR(pg_catalog.=) (o.options OPERATOR(pg_catalog.->) 'made_for' OPERATOR(pg_catalog.->>) 'table')::pg_catalog.oid
       AND other.tgrelid OPERATOR(pg_catalog.<>) t.tgrelid AND other.tgfoid OPERATOR(pg_catalog.=) t.tgfoid
+      AND other.tgparentid OPERATOR(pg_catalog.=) 0::pg_catalog.oid
       AND pg_catalog.strpos(pg_catalog.convert_from(pg_catalog.substring(other.tgargs, 1, pg_catalog.length(other.tgargs) OPERATOR(pg_catalog.-) 1),
                                                     pg_catalog.getdatabaseencoding()),
                             o.options OPERATOR(pg_catalog.->>) 'table_id') OPERATOR(pg_catalog.>) 0

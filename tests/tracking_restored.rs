@@ -112,3 +112,34 @@ fn in_a_database_that_was_copied_as_a_whole_a_table_is_the_same() {
         assert!(details(&mut client, "people")[0].contains("column \"name\" was dropped"), "{database}");
     }
 }
+
+/// In another cluster, it can get the oid that the table had where the triggers were made.
+#[test]
+fn a_restored_table_is_no_copy_of_its_own_partition() {
+    let (_cluster, mut client) = start(Options::new());
+    client
+        .batch_execute(
+            "CREATE TABLE parts (id int PRIMARY KEY, v text) PARTITION BY RANGE (id);
+             CREATE TABLE parts_1 PARTITION OF parts FOR VALUES FROM (0) TO (100);
+             SELECT ledger.track('parts');
+             CREATE TABLE restored (id int PRIMARY KEY, v text) PARTITION BY RANGE (id);
+             CREATE TABLE restored_1 PARTITION OF restored FOR VALUES FROM (0) TO (100);
+             DO $$
+             DECLARE
+                 t record;
+                 old_oid text := format('\"table\":%s', 'restored_1'::regclass::oid);
+             BEGIN
+                 FOR t IN SELECT format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', 'public.' || tgrelid::regclass, tgname) AS always,
+                             pg_get_triggerdef(oid) AS made
+                          FROM pg_trigger WHERE tgrelid IN ('parts'::regclass, 'parts_1'::regclass) AND tgparentid = 0 LOOP
+                     EXECUTE replace(regexp_replace(t.made, '\"table\": ?[0-9]+', old_oid), 'public.parts', 'public.restored');
+                     EXECUTE replace(t.always, 'public.parts', 'public.restored');
+                 END LOOP;
+             END $$;
+             DROP TABLE parts;
+             INSERT INTO restored VALUES (1, 'a')",
+        )
+        .unwrap();
+    assert_clean(&mut client, "restored");
+    assert_eq!(column(&mut client, "SELECT state FROM ledger.tracked_tables"), ["tracked"]);
+}

@@ -133,6 +133,12 @@ SELECT * FROM stated('price_lists');
 DELETE FROM price_lists WHERE v = 'large';
 SELECT * FROM stated('price_lists');
 SELECT ledger.verify_row('price_lists', '{"k": ["1.50"]}') -> 'verified' AS verified;
+-- That the one is gone, and should be, does not hide that the other is gone and should not.
+INSERT INTO price_lists VALUES ('{150.00}', 'large');
+DELETE FROM price_lists WHERE v = 'small';
+ALTER TABLE price_lists DISABLE TRIGGER USER;
+DELETE FROM price_lists;
+SELECT ledger.verify_row('price_lists', '{"k": [150]}') -> 'problem' AS problem;
 DROP TABLE price_lists;
 -- The null of jsonb looks like that of SQL.
 CREATE TABLE parts_of_documents (k jsonb[] PRIMARY KEY, v text);

@@ -162,11 +162,14 @@ fn is_recorded_beside(
     snapshot: &RegisteredSnapshot,
 ) -> Result<bool, Failure> {
     // SAFETY: the snapshot is registered.
-    let newest = unsafe { versions::newest(id, snapshot.as_ptr()) }?;
+    let newest = |id: Uuid| unsafe { versions::newest(id, snapshot.as_ptr()) };
+    let exists = |id: Uuid| Ok(by_ledger(&newest(id)?, id, plan, snapshot)? == ByLedger::Exists);
     match by_values {
         // That row may have had this id before: then its key was changed to an equal one, written in another way.
-        Ok(Found { place: Some(_), .. }) => Ok(by_ledger(&newest, id, plan, snapshot)? == ByLedger::Exists),
-        _ => Ok(newest.is_some()),
+        Ok(Found { place: Some(_), .. }) => exists(id),
+        // That the one row is gone, and should be, must not hide that the other is gone and should not.
+        Ok(other) if other.row_id != id => Ok(newest(id)?.is_some() && (exists(id)? || !exists(other.row_id)?)),
+        _ => Ok(newest(id)?.is_some()),
     }
 }
 

@@ -52,7 +52,15 @@ impl MadeFor {
     pub fn new(table: &Table, numbers: Vec<i16>, before: Option<&Options>) -> MadeFor {
         let is_restored = before.is_some_and(|before| before.table_since(table) != row_shape::TableIdentity::Same);
         let (oid, installation) = (relation::oid(table).to_u32(), log_state::installation());
-        MadeFor { oid, cluster: own_cluster(), installation, numbers, is_restored }
+        let made_for = MadeFor { oid, cluster: own_cluster(), installation, numbers, is_restored };
+        // After pg_upgrade the cluster is another, and nothing is to be changed for that.
+        let before = before.and_then(|before| before.made_for.as_ref());
+        before.filter(|before| before.is(table) && before.says_as(&made_for)).cloned().unwrap_or(made_for)
+    }
+
+    /// Whether they say the same of the table.
+    fn says_as(&self, other: &MadeFor) -> bool {
+        (&self.numbers, self.is_restored) == (&other.numbers, other.is_restored)
     }
 
     fn is(&self, table: &Table) -> bool {
@@ -130,6 +138,10 @@ impl Options {
     pub fn copied_from(&self, table: &Table) -> Option<String> {
         let made_for = self.made_for.as_ref().filter(|made_for| !made_for.has_oid_of(table))?;
         let original = Table::open_if_there(pg_sys::Oid::from(made_for.oid), pg_sys::AccessShareLock)?;
+        // In another cluster, a partition of a restored table can have got the oid that the table had.
+        if relation::ancestors(&original).contains(&relation::oid(table)) {
+            return None;
+        }
         // SAFETY: the relation is open.
         let options = unsafe { Options::of_relation(original.relation()) }?;
         (options.table_id == self.table_id).then(|| relation::qualified_name(&original))
