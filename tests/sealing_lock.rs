@@ -86,6 +86,22 @@ fn who_has_locked_a_table_of_the_ledger_does_not_keep_others_waiting_for_the_fil
 }
 
 #[test]
+fn a_file_in_use_that_cannot_be_opened_anew_yet_is_used_until_then() {
+    let (cluster, mut client) = start(quiet());
+    switch(&mut client, "async");
+    let mut holder = cluster.connect("postgres");
+    holder.batch_execute("BEGIN; LOCK TABLE ledger.log_state IN SHARE MODE").unwrap();
+    set(&mut client, "ledger.mirror_mode", "sync");
+    cluster.wait_for_log("holds a lock on ledger.log_state");
+    let mut other = cluster.connect("postgres");
+    in_time("a commit in the file that is there", move || record(&mut other));
+    holder.batch_execute("COMMIT").unwrap();
+    switch(&mut client, "sync");
+    seal(&mut client);
+    assert_intact(&mut client);
+}
+
+#[test]
 fn who_keeps_a_new_worker_from_its_work_is_named_until_its_session_ends() {
     let (cluster, mut client) = start(quiet());
     record(&mut client);

@@ -24,6 +24,7 @@ use pgrx::{pg_sys, PgSqlErrorCode};
 use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 /// How often to check whether transactions that commit without lines have ended: one that fails wakes no process.
 const COMMIT_WAIT_MS: i64 = 100;
@@ -162,7 +163,7 @@ impl Keeper {
     }
 
     /// As [`in_transaction`], holding the sealing lock, for work that may be refused the file. Only an ERROR aborts the
-    /// transaction, and it keeps no more than the failure. An open file is given up as soon as the lock is there.
+    /// transaction, and it keeps no more than the failure. An open file is given up as soon as the locks are there.
     fn in_attaching<T>(&mut self, work: impl FnOnce() -> Result<T, Refused>) -> Result<T, Refused> {
         let refused_for = Cell::new(None);
         // Sessions fail at once where the last attempt has failed.
@@ -171,11 +172,9 @@ impl Keeper {
         // They do not wait either where they can go on until the lock is there.
         let patience = if self.is_usable() { SEALING_PATIENCE } else { table_patience };
         let outcome = holding_sealing_lock(patience, || {
+            lock_log_state(patience);
             (self.attached, self.mark) = (None, None);
             let _patience = LockLimit::set(table_patience);
-            // What is done to the file is noted there at the end. By then nobody must be in the way: the file may have
-            // another name, and sessions may be using it.
-            relation::lock(tables::oid_of("log_state"), pg_sys::RowExclusiveLock);
             work().unwrap_or_else(|refused| {
                 refused_for.set(Some((refused.kind, refused.has_kept)));
                 refused.failure.raise()
@@ -310,8 +309,12 @@ impl Keeper {
     /// Appends lines for what is committed and has none yet (mode async).
     pub fn append_owed(&mut self) -> Result<(), Failure> {
         let slot = self.slot();
-        let Some(attached) = self.attached.as_mut() else { return Ok(()) };
-        if self.pace.rest().is_some() {
+        let Some(attached) = self.attached.as_mut() else {
+            // Nothing is put off any more.
+            self.pace = Pace::default();
+            return Ok(());
+        };
+        if self.pace.is_resting() {
             return Ok(());
         }
         if !slot.behind.load(Ordering::SeqCst) && !has_new_blocks(&self.mirror)? {
@@ -349,9 +352,16 @@ impl Keeper {
         if self.awaits_commits() {
             return Some(COMMIT_WAIT_MS);
         }
-        let rest = self.pace.rest().filter(|_| self.attached_async)?;
+        let rest = self.pace.until_rested().filter(|_| self.attached_async)?;
         Some(rest.as_millis() as i64 + 1)
     }
+}
+
+/// What is done to the file is noted in this table at the end. By then nobody must be in the way: the file may have
+/// another name, and sessions may be using it.
+fn lock_log_state(patience: Duration) {
+    let _patience = LockLimit::set(patience);
+    relation::lock(tables::oid_of("log_state"), pg_sys::RowExclusiveLock);
 }
 
 /// Moves the settled place past the mark that was set. If nothing is open at all, moves it past a new mark, too.

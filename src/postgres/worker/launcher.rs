@@ -164,7 +164,9 @@ impl Launcher {
                 continue;
             }
             // There can be thousands of databases to look at, and commits wait for the workers of those with a ledger.
-            wait = shortest(wait, self.restart_wanted());
+            if !self.was_refused {
+                wait = shortest(wait, self.restart_wanted());
+            }
             match self.start(database) {
                 true => self.looked_at.push(database),
                 false => unknown.push(database),
@@ -243,6 +245,9 @@ impl Launcher {
 
     /// Returns false if there is no room for another process.
     fn start(&mut self, database: pg_sys::Oid) -> bool {
+        if self.was_refused {
+            return false;
+        }
         let registered = BackgroundWorkerBuilder::new(&format!("pg_notary worker {}", database.to_u32()))
             .set_type("pg_notary worker")
             .set_library("pg_notary")

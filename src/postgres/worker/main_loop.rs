@@ -17,6 +17,7 @@ use crate::postgres::extension;
 use crate::postgres::faults;
 use crate::postgres::ids;
 use crate::postgres::log_state;
+use crate::postgres::mirror::block_lines;
 use crate::postgres::mirror::file;
 use crate::postgres::mirror::handle::Mirror;
 use crate::postgres::mirror::prepared;
@@ -225,7 +226,10 @@ impl Worker {
     /// Milliseconds until there is something to do for which no process wakes this one.
     fn until_next(&self) -> Option<i64> {
         let baselines = self.baselines.until_next().filter(|_| !pace::is_behind(self.slot()));
-        let next = [self.sealing.until_next(), self.keeper.until_next(), baselines];
+        // As in work(): until these have ended, sealing has no turn.
+        let is_sealing_held = block_lines::is_waited_for() && self.keeper.awaits_commits();
+        let sealing = self.sealing.until_next().filter(|_| !is_sealing_held);
+        let next = [sealing, self.keeper.until_next(), baselines];
         next.into_iter().flatten().min()
     }
 

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 pub struct Pace {
     work: Option<Work>,
     rest_until: Option<Instant>,
+    /// There was work to do during the rest.
+    has_put_off: bool,
 }
 
 struct Work {
@@ -32,12 +34,24 @@ impl Pace {
         let begun = slot.begun.load(Ordering::Acquire);
         let shared = self.work.take().filter(|work| work.begun != begun);
         let pending = slot.pending.load(Ordering::Acquire);
-        self.rest_until = shared.map(|work| Instant::now() + sealing_pace::rest_after(work.since.elapsed(), pending));
+        let rest = shared.map(|work| sealing_pace::rest_after(work.since.elapsed(), pending));
+        self.rest_until = rest.filter(|rest| !rest.is_zero()).map(|rest| Instant::now() + rest);
         self.rest_until.is_some()
     }
 
-    /// How long to rest from now.
-    pub fn rest(&self) -> Option<Duration> {
+    /// Whether work has to be put off.
+    pub fn is_resting(&mut self) -> bool {
+        self.has_put_off = self.rest().is_some();
+        self.has_put_off
+    }
+
+    /// How long until work can go on. Zero if work was put off and the rest has ended since: no process wakes the
+    /// worker for it.
+    pub fn until_rested(&self) -> Option<Duration> {
+        self.rest().or_else(|| self.has_put_off.then_some(Duration::ZERO))
+    }
+
+    fn rest(&self) -> Option<Duration> {
         self.rest_until?.checked_duration_since(Instant::now()).filter(|rest| !rest.is_zero())
     }
 }

@@ -83,7 +83,7 @@ impl Sealing {
     /// Milliseconds until there is something to seal for which no process wakes the worker.
     pub fn until_next(&self) -> Option<i64> {
         let milliseconds = |time: Duration| time.as_millis() as i64 + 1;
-        let rest = self.pace.rest().map(milliseconds);
+        let rest = self.pace.until_rested().map(milliseconds);
         let due = self.due().map(|due| ((due - tables::now().micros()) / 1000 + 1).max(0));
         let recount = self.recount_at.map(|at| milliseconds(at.saturating_duration_since(Instant::now())));
         let next = due.into_iter().chain(recount).chain(rest.filter(|_| self.has_full_block())).min();
@@ -177,7 +177,7 @@ impl Sealing {
             return false;
         }
         let may_find = self.must_recount() || self.waiting_since.is_none() || self.is_due() || self.has_full_block();
-        may_find && self.pace.rest().is_none()
+        may_find && !self.pace.is_resting()
     }
 
     /// Also returns the count of pending entries before the batch. It is read under the lock that every sealer holds
