@@ -14,7 +14,7 @@ const BEHIND: i64 = 100_000;
 const FAR_BEHIND: i64 = 400_000;
 
 /// Whether sealing has fallen behind.
-pub fn is_behind(pending: i64) -> bool {
+pub fn has_fallen_behind(pending: i64) -> bool {
     pending > BEHIND
 }
 
@@ -33,7 +33,7 @@ mod tests {
     #[test]
     fn while_sealing_keeps_up_it_takes_a_tenth_of_the_time_and_no_rest_is_longer_than_a_second() {
         for pending in [-1, 0, 1000, BEHIND] {
-            assert!(!is_behind(pending));
+            assert!(!has_fallen_behind(pending));
             assert_eq!(rest_after(Duration::from_millis(20), pending), Duration::from_millis(180));
             assert_eq!(rest_after(Duration::from_secs(1), pending), Duration::from_secs(1));
         }
@@ -46,7 +46,7 @@ mod tests {
         assert!(rests.is_sorted_by(|one, next| one > next), "{rests:?}");
         assert_eq!(rest((BEHIND + FAR_BEHIND) / 2), Duration::from_millis(450));
         for pending in [FAR_BEHIND, FAR_BEHIND + 1, i64::MAX / 2] {
-            assert!(is_behind(pending));
+            assert!(has_fallen_behind(pending));
             assert_eq!(rest(pending), Duration::ZERO);
         }
     }

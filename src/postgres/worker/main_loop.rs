@@ -225,7 +225,7 @@ impl Worker {
 
     /// Milliseconds until there is something to do for which no process wakes this one.
     fn until_next(&self) -> Option<i64> {
-        let baselines = self.baselines.until_next().filter(|_| !pace::is_behind(self.slot()));
+        let baselines = self.baselines.until_next().filter(|_| !pace::has_fallen_behind(self.slot()));
         // As in work(): until these have ended, sealing has no turn.
         let is_sealing_held = block_lines::is_waited_for() && self.keeper.awaits_commits();
         let sealing = self.sealing.until_next().filter(|_| !is_sealing_held);
@@ -275,7 +275,7 @@ impl Worker {
     /// Records some rows that were in a table before it was tracked. They wait while sealing is behind: their table may
     /// be large, and nobody waits for them.
     fn record_baseline(&mut self) -> Result<(), Failure> {
-        if pace::is_behind(self.slot()) {
+        if pace::has_fallen_behind(self.slot()) {
             return Ok(());
         }
         self.look_again |= self.baselines.work()?;

@@ -57,6 +57,6 @@ impl Pace {
 }
 
 /// Whether sealing comes before other work of the worker that makes more entries pending.
-pub fn is_behind(slot: &DatabaseSlot) -> bool {
-    sealing_pace::is_behind(slot.pending.load(Ordering::Acquire))
+pub fn has_fallen_behind(slot: &DatabaseSlot) -> bool {
+    sealing_pace::has_fallen_behind(slot.pending.load(Ordering::Acquire))
 }
