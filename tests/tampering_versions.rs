@@ -143,10 +143,10 @@ fn nothing_is_found_while_others_seal_and_runs_are_merged() {
     let mut isolated = cluster.connect("postgres");
     isolated.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM ledger.entries").unwrap();
     let mut sealing = cluster.connect("postgres");
-    let passes = 80;
-    let sealer = thread::spawn(move || (0..passes).for_each(|number| change_and_seal(&mut sealing, number)));
     let blocks = "SELECT count(*) FROM ledger.blocks";
     let before = number(&mut client, blocks);
+    let passes = 80;
+    let sealer = thread::spawn(move || (0..passes).for_each(|number| change_and_seal(&mut sealing, number)));
     let find = "SELECT detail FROM ledger.find_tampering()";
     let mut meanwhile = 0;
     while !sealer.is_finished() {
