@@ -3,10 +3,11 @@
 //!
 //! (The worker that seals for one database is in `worker/main_loop.rs`.)
 
+use super::database_slot::DatabaseSlot;
 use super::encoding;
 use super::errors::Failure;
 use super::mirror::handle::Mirror;
-use super::shared::{most_databases, shared, DatabaseSlot, Shared};
+use super::shared::{most_databases, shared, Shared};
 use pgrx::{pg_sys, PgSqlErrorCode};
 use std::cell::Cell;
 use std::sync::atomic::Ordering;

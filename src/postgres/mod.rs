@@ -29,7 +29,7 @@
 //! | [`tracking`] | application tables whose rows are recorded |
 //! | [`verification`] | SQL functions that verify |
 //! | [`worker`], [`background_process`] | launcher and workers; what they have in common with the mirror's writer |
-//! | [`shared`], [`locks`], [`database`] | shared memory, and this process's part of it |
+//! | [`shared`], [`database_slot`], [`locks`], [`database`] | shared memory, and this process's part of it |
 //! | [`relation`], [`quoting`] | what the catalogs say of a table, the ledger's or an application's; its names as SQL |
 //! | [`install`] | the SQL of the install script |
 //! | [`faults`] | failing on purpose, in tests |
@@ -46,6 +46,7 @@ mod blocks;
 mod bulk_insert;
 mod copy_hook;
 mod database;
+mod database_slot;
 mod emptied_pages;
 mod encoding;
 mod entries;

@@ -3,13 +3,14 @@
 //!
 //! [`transaction_end`]: super::transaction_end
 
+use super::database_slot::DatabaseSlot;
 use super::errorless;
 use super::errors::Failure;
 use super::extension;
 use super::mirror::id_reuse::IdReuse;
 use super::mirror::line_buffer::LineBuffer;
 use super::settings::{self, may_prepare, MirrorMode};
-use super::shared::{resume_workers, DatabaseSlot};
+use super::shared::resume_workers;
 use crate::ledger::file_ranges::FileRange;
 use crate::ledger::record::EntryLine;
 use pgrx::{pg_sys, PgSqlErrorCode};

@@ -1,13 +1,14 @@
 //! The functions behind the views `mirror_status`, `workers` and `progress`.
 
 use super::database;
+use super::database_slot::{DatabaseSlot, WorkerState};
 use super::errors::or_raise;
 use super::mirror::handle::Mirror;
 use super::mirror::prepared;
 use super::mirror::remembered::{self, Remembered};
 use super::mirror::shared::Attachment;
 use super::settings::{self, MirrorMode};
-use super::shared::{shared, DatabaseSlot, WorkerState};
+use super::shared::shared;
 use super::tables;
 use super::verification::progress;
 use crate::ledger::lag::Behind;

@@ -5,8 +5,9 @@
 use super::advice;
 use super::cause::{Cause, CauseKind};
 use super::shared::{Attachment, LockedMirror, MirrorState};
+use crate::postgres::database_slot::DatabaseSlot;
 use crate::postgres::errors::Failure;
-use crate::postgres::shared::{DatabaseSlot, Shared};
+use crate::postgres::shared::Shared;
 use pgrx::PgSqlErrorCode;
 
 /// The mirror of one database.

@@ -6,7 +6,7 @@
 //! transactions that have given ids are counted when they abort or are prepared: while none has, a new id stays new.
 //! The ids of a transaction are fixed when it begins to append, so it cannot have one that is made later.
 
-use crate::postgres::shared::DatabaseSlot;
+use crate::postgres::database_slot::DatabaseSlot;
 use std::sync::atomic::Ordering;
 
 /// Which aborted transactions may have left lines that hold an id.

@@ -7,9 +7,9 @@
 //! again in a small part of its time.
 
 use super::transactions::{in_transaction, own_name};
+use crate::postgres::database_slot::DatabaseSlot;
 use crate::postgres::errors::Failure;
 use crate::postgres::relation;
-use crate::postgres::shared::DatabaseSlot;
 use crate::postgres::tracking::baseline::{self, Turn};
 use crate::postgres::tracking::baseline_table;
 use pgrx::pg_sys;

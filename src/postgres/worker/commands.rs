@@ -6,10 +6,11 @@
 //! command, and wanted again after it.
 
 use crate::postgres::database;
+use crate::postgres::database_slot::DatabaseSlot;
 use crate::postgres::extension;
 use crate::postgres::lists;
 use crate::postgres::ownership::Object;
-use crate::postgres::shared::{shared, DatabaseSlot};
+use crate::postgres::shared::shared;
 use crate::postgres::spi;
 use crate::postgres::timeout::Timeout;
 use crate::postgres::transaction;

@@ -5,6 +5,7 @@ use super::transactions::{
     holding_sealing_lock, in_sealing, in_transaction, is_timeout, opening_is_locked, sealing_is_locked, LockLimit,
     OPENING_PATIENCE, SEALING_PATIENCE,
 };
+use crate::postgres::database_slot::DatabaseSlot;
 use crate::postgres::errors::{or_raise, Failure};
 use crate::postgres::log_state::Settled;
 use crate::postgres::mirror::attach::{self, Attached, How};
@@ -18,7 +19,6 @@ use crate::postgres::mirror::shared::{Attachment, Request};
 use crate::postgres::mirror::{block_lines, catch_up, prepared, requests, voiding};
 use crate::postgres::relation;
 use crate::postgres::settings::{self, MirrorMode};
-use crate::postgres::shared::DatabaseSlot;
 use crate::postgres::tables;
 use pgrx::{pg_sys, PgSqlErrorCode};
 use std::cell::Cell;

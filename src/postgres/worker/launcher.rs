@@ -1,9 +1,10 @@
 //! The launcher: finds the databases that have a ledger and sees that each has a worker.
 
 use crate::postgres::background_process;
+use crate::postgres::database_slot::{DatabaseSlot, WorkerState};
 use crate::postgres::errors::Failure;
 use crate::postgres::secrets;
-use crate::postgres::shared::{shared, DatabaseSlot, Shared, WorkerState};
+use crate::postgres::shared::{shared, Shared};
 use crate::postgres::timeout::Timeout;
 use crate::postgres::wait_events;
 use pgrx::bgworkers::{BackgroundWorkerBuilder, BackgroundWorkerStatus, BgWorkerStartTime, DynamicBackgroundWorker};

@@ -2,7 +2,7 @@
 //! Each pass has a fixed cost, so a few large passes use less of the machine than many small ones.
 
 use crate::ledger::sealing_pace;
-use crate::postgres::shared::DatabaseSlot;
+use crate::postgres::database_slot::DatabaseSlot;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
