@@ -1,61 +1,12 @@
-//! The workers: one for each database with a ledger, there when needed, gone when not, idle when there is nothing to do.
+//! Workers seal what is to be sealed, are idle when there is nothing to do, and go on after whatever ends them.
 #![cfg(feature = "cluster-tests")]
 
-use crate::common::faults::*;
 use crate::common::ledger::*;
-use crate::common::{wait_until, Options, Stop};
+use crate::common::{wait_until, wait_until_asleep, Options, Stop};
 use postgres::error::SqlState;
 use postgres::Client;
-use std::fs;
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
-
-#[test]
-fn create_extension_starts_a_worker_and_drop_extension_stops_it() {
-    let (cluster, mut client) = start(Options::new());
-    worker_pid(&mut client);
-    client.batch_execute("CREATE DATABASE second").unwrap();
-    let mut second = cluster.connect("second");
-    second.batch_execute("CREATE EXTENSION pg_notary").unwrap();
-    worker_pid(&mut second);
-    record(&mut second);
-    let first_file = file(&mut second);
-    wait_until("there are two workers", PATIENCE, || number(&mut client, WORKERS) == 2);
-
-    second.batch_execute("DROP EXTENSION pg_notary").unwrap();
-    wait_until("the second worker is gone", PATIENCE, || number(&mut client, WORKERS) == 1);
-    assert!(first_file.exists(), "the file of a dropped ledger is evidence, and stays");
-
-    second.batch_execute("CREATE EXTENSION pg_notary").unwrap();
-    record(&mut second);
-    let second_file = file(&mut second);
-    assert_ne!(first_file, second_file, "another ledger has another file");
-    seal(&mut second);
-    assert_intact(&mut second);
-
-    second.batch_execute("BEGIN; DROP EXTENSION pg_notary; CREATE EXTENSION pg_notary; COMMIT").unwrap();
-    record(&mut second);
-    let third_file = file(&mut second);
-    assert_ne!(third_file, second_file);
-    assert_intact(&mut second);
-
-    // The first database never noticed.
-    record(&mut client);
-    assert_intact(&mut client);
-}
-
-#[test]
-fn a_create_extension_that_is_rolled_back_leaves_no_worker() {
-    let cluster = crate::common::Cluster::start();
-    let mut client = cluster.connect("postgres");
-    client.batch_execute("BEGIN; CREATE EXTENSION pg_notary; ROLLBACK").unwrap();
-    client.batch_execute("BEGIN; CREATE EXTENSION pg_notary; COMMIT").unwrap();
-    worker_pid(&mut client);
-    client.batch_execute("BEGIN; DROP EXTENSION pg_notary; ROLLBACK").unwrap();
-    record(&mut client);
-    seal(&mut client);
-    assert_intact(&mut client);
-}
 
 /// Nothing of the ledger is new there.
 #[test]
@@ -71,71 +22,6 @@ fn another_extension_that_is_created_keeps_nobody_from_recording() {
     assert_eq!(number(&mut client, "SELECT count(*) FROM ledger.entries"), 1);
     client.batch_execute("DROP EXTENSION pg_notary; BEGIN; CREATE EXTENSION pg_notary").unwrap();
     assert!(all_text(&error(&mut client, RECORD)).contains("the transaction that creates the extension"));
-}
-
-#[test]
-fn a_worker_for_which_no_process_is_left_is_wanted_before_anybody_records() {
-    let (cluster, client) = start(Options::new());
-    drop(client);
-    // One each for the launcher and the writer.
-    cluster.add_conf("max_worker_processes = 2\nmax_logical_replication_workers = 0");
-    cluster.restart(Stop::Fast);
-    cluster.wait_for_log("could not look for a ledger in all databases: out of background worker slots");
-    let mut client = cluster.connect("postgres");
-    assert_eq!(value(&mut client, "SELECT (database, state) FROM ledger.workers"), "(postgres,wanted)");
-}
-
-/// A database that is only looked into is no ledger without a worker, and one that has none is named.
-#[test]
-fn each_ledger_for_which_no_process_is_left_is_wanted_once_it_is_known() {
-    let (cluster, mut client) = start(Options::new());
-    for name in ["second", "third", "without_ledger"] {
-        client.batch_execute(&format!("CREATE DATABASE {name}")).unwrap();
-    }
-    for name in ["second", "third"] {
-        cluster.connect(name).batch_execute("CREATE EXTENSION pg_notary").unwrap();
-    }
-    drop(client);
-    cluster.add_conf("max_worker_processes = 3\nmax_logical_replication_workers = 0\nledger.mirror_mode = async");
-    cluster.restart(Stop::Fast);
-    cluster.wait_for_log("could not look for a ledger in");
-    for name in ["postgres", "second", "third"] {
-        record(&mut cluster.connect(name));
-    }
-    let mut client = cluster.connect("postgres");
-    let states = "SELECT state FROM ledger.workers ORDER BY state";
-    wait_until("two are wanted", PATIENCE, || column(&mut client, states) == ["running", "wanted", "wanted"]);
-    cluster.wait_for_log("could not register a pg_notary worker for database");
-    assert!(!cluster.log().contains(&format!("for database {}:", oid_of(&mut client, "without_ledger"))));
-}
-
-/// Only its log tells the administrator of a database in which nobody records yet.
-#[test]
-fn a_new_ledger_for_which_no_process_is_left_is_named_and_has_a_worker_once_there_is_room() {
-    let options = Options::new().conf("max_worker_processes = 3").conf("max_logical_replication_workers = 0");
-    let (cluster, mut client) = start(options);
-    worker_pid(&mut client);
-    client.batch_execute("CREATE DATABASE second").unwrap();
-    let mut second = cluster.connect("second");
-    second.batch_execute("CREATE EXTENSION pg_notary").unwrap();
-    let complaint = format!("could not register a pg_notary worker for database {}:", oid_of(&mut client, "second"));
-    cluster.wait_for_log(&complaint);
-    let launcher = number(&mut client, LAUNCHER) as u32;
-    // It tries again ever more rarely.
-    wait_until("the launcher sleeps for six seconds", 2 * PATIENCE, || {
-        let before = wakeups(launcher);
-        sleep(Duration::from_secs(6));
-        wakeups(launcher) == before
-    });
-    assert_eq!(cluster.log().matches(&complaint).count(), 1);
-    client.batch_execute("DROP EXTENSION pg_notary").unwrap();
-    worker_pid(&mut second);
-    record(&mut second);
-    assert_intact(&mut second);
-}
-
-fn oid_of(client: &mut Client, database: &str) -> i64 {
-    number(client, &format!("SELECT oid::bigint FROM pg_database WHERE datname = '{database}'"))
 }
 
 #[test]
@@ -162,25 +48,6 @@ fn who_waits_to_record_while_the_extension_is_dropped_is_told_that_it_is_gone() 
     wait_for(&mut client, &format!("EXISTS (SELECT FROM pg_locks WHERE pid = {pid} AND NOT granted)"));
     client.batch_execute("COMMIT").unwrap();
     assert_eq!(waiting.join().unwrap().code(), Some(&SqlState::UNDEFINED_TABLE));
-}
-
-/// The worker that was sent to look at a new database looks just before the ledger is there, and leaves just after.
-#[test]
-fn a_ledger_created_while_a_worker_finds_none_has_a_worker() {
-    let (cluster, mut client) = start(Options::new());
-    worker_pid(&mut client);
-    set_fault(&cluster, "no_ledger:hang");
-    client.batch_execute("CREATE DATABASE second").unwrap();
-    let mut second = cluster.connect("second");
-    let found_none = worker_pid(&mut second);
-    // It has looked by then.
-    wait_until_hanging(found_none);
-    second.batch_execute("CREATE EXTENSION pg_notary").unwrap();
-    clear_fault(&cluster);
-    wait_for(&mut client, &format!("NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = {found_none})"));
-    worker_pid(&mut second);
-    record(&mut second);
-    assert_intact(&mut second);
 }
 
 #[test]
@@ -220,29 +87,14 @@ fn a_new_block_interval_takes_effect_on_reload() {
     assert_intact(&mut client);
 }
 
-const LAUNCHER: &str = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_notary launcher'";
-
-/// CPU time and voluntary context switches of a process: they stay what they are while it sleeps.
-fn wakeups(pid: u32) -> (String, String) {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let times = stat.rsplit_once(") ").unwrap().1.split(' ').skip(11).take(2).collect::<Vec<_>>().join(" ");
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let switches = status.lines().find(|line| line.starts_with("voluntary_ctxt_switches")).unwrap();
-    (times, switches.to_owned())
-}
-
 #[test]
 fn idle_workers_and_the_launcher_do_not_wake_up() {
     let (_cluster, mut client) = start(Options::new().conf("ledger.block_interval = 1h"));
     let processes = [worker_pid(&mut client), number(&mut client, LAUNCHER) as u32];
     // Once with nothing to wait for, once with entries that are due much later.
     for _ in 0..2 {
-        // What was begun is finished first; a timer of any period up to this would show every time.
-        wait_until("nothing wakes up for six seconds", PATIENCE, || {
-            let before = processes.map(wakeups);
-            sleep(Duration::from_secs(6));
-            processes.map(wakeups) == before
-        });
+        // What was begun is finished first.
+        wait_until_asleep(&processes, PATIENCE);
         record_many(&mut client, 3);
     }
 }
@@ -494,77 +346,4 @@ fn who_records_waits_for_the_worker_that_comes_after_one_that_was_told_to_end() 
     record(&mut client);
     assert!(!cluster.log().contains("could not lock mirror file"), "{}", cluster.log());
     assert_intact(&mut client);
-}
-
-/// Nothing tells the launcher of either, and what is recorded in mode async wakes it no more.
-#[test]
-fn a_database_that_had_no_worker_at_the_start_gets_one_once_it_can_have_one() {
-    let (cluster, mut client) =
-        start(Options::new().conf("ledger.mirror_mode = async").conf("ledger.block_interval = 1s"));
-    for (name, closed, open) in [
-        ("closed", "ALLOW_CONNECTIONS false", "ALLOW_CONNECTIONS true"),
-        ("copied", "IS_TEMPLATE true", "IS_TEMPLATE false"),
-    ] {
-        client.batch_execute(&format!("CREATE DATABASE {name}")).unwrap();
-        let mut other = cluster.connect(name);
-        other.batch_execute("CREATE EXTENSION pg_notary").unwrap();
-        record(&mut other);
-        client.batch_execute(&format!("ALTER DATABASE {name} {closed}")).unwrap();
-        drop(other);
-        drop(client);
-        cluster.restart(Stop::Fast);
-        client = cluster.connect("postgres");
-        wait_until_attached(&mut client);
-        client.batch_execute(&format!("ALTER DATABASE {name} {open}")).unwrap();
-        let mut other = cluster.connect(name);
-        record(&mut other);
-        // The launcher looks twice a minute.
-        wait_until("it has a worker", 2 * PATIENCE, || {
-            is_true(&mut other, "(SELECT state = 'attached' FROM ledger.mirror_status)")
-        });
-        wait_until_sealed(&mut other);
-    }
-}
-
-/// Its sessions record on, into their own file.
-#[test]
-fn a_database_that_can_have_no_worker_keeps_its_place() {
-    let (cluster, mut client) = start(Options::new().conf("ledger.block_interval = 1s"));
-    let mut inside = cluster.connect("postgres");
-    record(&mut client);
-    client.batch_execute("CREATE DATABASE other; ").unwrap();
-    let mut other = cluster.connect("other");
-    other.batch_execute("ALTER DATABASE postgres IS_TEMPLATE true").unwrap();
-    let worker = worker_pid(&mut client);
-    client.execute("SELECT pg_terminate_backend($1)", &[&(worker as i32)]).unwrap();
-    cluster.wait_for_log("it is a template, does not allow connections, or was partly dropped");
-    let waits = std::thread::spawn(move || inside.simple_query(RECORD).map(|_| ()));
-    other.batch_execute("CREATE EXTENSION pg_notary").unwrap();
-    record(&mut other);
-    other.batch_execute("ALTER DATABASE postgres IS_TEMPLATE false").unwrap();
-    in_time("the session that waits", || waits.join().unwrap()).ok();
-    wait_until("it records again", PATIENCE, || client.simple_query(RECORD).is_ok());
-    assert_intact(&mut client);
-    assert_intact(&mut other);
-    assert_eq!(cluster.log().matches("it is a template, does not allow connections, or was partly dropped").count(), 1);
-}
-
-/// A DROP DATABASE that was interrupted leaves a database that nobody can connect to.
-#[test]
-fn a_database_that_was_dropped_in_part_is_left_alone() {
-    let (cluster, mut client) = start(Options::new());
-    client.batch_execute("CREATE DATABASE other").unwrap();
-    let mut other = cluster.connect("other");
-    other.batch_execute("CREATE EXTENSION pg_notary").unwrap();
-    let worker = worker_pid(&mut other);
-    drop(other);
-    client.batch_execute("UPDATE pg_database SET datconnlimit = -2 WHERE datname = 'other'").unwrap();
-    client.execute("SELECT pg_terminate_backend($1)", &[&(worker as i32)]).unwrap();
-    cluster.wait_for_log("it is a template, does not allow connections, or was partly dropped");
-    cluster.restart(Stop::Fast);
-    let mut client = cluster.connect("postgres");
-    record(&mut client);
-    assert_intact(&mut client);
-    assert!(!cluster.log().contains("cannot connect to invalid database"), "{}", cluster.log());
-    client.batch_execute("DROP DATABASE other").unwrap();
 }

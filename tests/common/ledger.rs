@@ -193,6 +193,9 @@ pub fn wait_until_sealed(client: &mut Client) {
 /// How many workers there are, of all databases.
 pub const WORKERS: &str = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'pg_notary worker'";
 
+/// The launcher's pid.
+pub const LAUNCHER: &str = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_notary launcher'";
+
 /// The worker of this session's database, once it is there.
 #[track_caller]
 pub fn worker_pid(client: &mut Client) -> u32 {

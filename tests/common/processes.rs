@@ -118,3 +118,23 @@ pub(super) fn remove_shared_memory(data: &Path) {
         unsafe { libc::shmctl(id, libc::IPC_RMID, std::ptr::null_mut()) };
     }
 }
+
+/// CPU time and voluntary context switches of a process: they stay what they are while it sleeps.
+fn wakeups(pid: u32) -> (String, String) {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let times = stat.rsplit_once(") ").unwrap().1.split(' ').skip(11).take(2).collect::<Vec<_>>().join(" ");
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let switches = status.lines().find(|line| line.starts_with("voluntary_ctxt_switches")).unwrap();
+    (times, switches.to_owned())
+}
+
+/// Waits until processes sleep for six seconds: a timer of any period up to this would show every time.
+#[track_caller]
+pub fn wait_until_asleep(processes: &[u32], patience: Duration) {
+    let wakeups = || processes.iter().map(|pid| wakeups(*pid)).collect::<Vec<_>>();
+    wait_until("nothing wakes up for six seconds", patience, || {
+        let before = wakeups();
+        sleep(Duration::from_secs(6));
+        wakeups() == before
+    });
+}
