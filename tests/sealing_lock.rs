@@ -85,6 +85,26 @@ fn who_has_locked_a_table_of_the_ledger_does_not_keep_others_waiting_for_the_fil
     assert_eq!(number(&mut client, "SELECT count(*) FROM ledger.entries"), 8);
 }
 
+/// Behind one who only reads: who reads as well would not wait for that one.
+#[test]
+fn who_waits_for_a_table_of_the_ledger_and_keeps_all_others_waiting_is_named() {
+    let (cluster, mut client) = start(quiet());
+    switch(&mut client, "off");
+    record(&mut client);
+    let mut reader = cluster.connect("postgres");
+    reader.batch_execute("BEGIN; SELECT FROM ledger.blocks").unwrap();
+    let mut next = cluster.connect("postgres");
+    let pid = number(&mut next, "SELECT pg_backend_pid()");
+    let next = waiting(&cluster, next, "BEGIN; LOCK TABLE ledger.blocks; COMMIT");
+    set(&mut client, "ledger.mirror_mode", "sync");
+    let told = format!("session {pid} waits for a lock on ledger.blocks");
+    assert_told(&cluster, &mut client, &told, "SELECT ledger.mirror_catch_up()");
+    reader.batch_execute("COMMIT").unwrap();
+    next.join().unwrap().unwrap();
+    wait_until_attached(&mut client);
+    assert_intact(&mut client);
+}
+
 #[test]
 fn a_file_in_use_that_cannot_be_opened_anew_yet_is_used_until_then() {
     let (cluster, mut client) = start(quiet());

@@ -5,7 +5,7 @@ use pgrx::pg_sys::pqsignal;
 #[cfg(feature = "pg18")]
 use pgrx::pg_sys::pqsignal_be as pqsignal;
 use pgrx::{check_for_interrupts, pg_sys};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{compiler_fence, AtomicBool, Ordering};
 
 /// How much free memory, and how large a piece of it, the worker keeps. A batch needs some 20 MB.
 #[cfg(target_env = "gnu")]
@@ -34,6 +34,8 @@ impl CancellableWork {
 impl Drop for CancellableWork {
     fn drop(&mut self) {
         IS_CANCELLABLE.store(false, Ordering::Relaxed);
+        // For the handler, which runs in this thread: it must not find the other order.
+        compiler_fence(Ordering::SeqCst);
         // SAFETY: a flag of this process. No signal sets it from here on.
         unsafe { pg_sys::QueryCancelPending = 0 };
     }

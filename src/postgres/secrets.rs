@@ -28,8 +28,8 @@ thread_local! {
     static ENVIRONMENT_KEYRING: once_cell::unsync::OnceCell<Rc<Keyring>> = const { once_cell::unsync::OnceCell::new() };
     /// The keyring of the file, with the path and the reload it was read at.
     static FROM_FILE: RefCell<Option<(String, pg_sys::TimestampTz, Rc<Keyring>)>> = const { RefCell::new(None) };
-    /// The keyring that verifies in one statement, which began at that time.
-    static VERIFYING: RefCell<Option<(pg_sys::TimestampTz, Rc<Keyring>)>> = const { RefCell::new(None) };
+    /// The keyring that verifies in one statement: when that began, and the reload before it.
+    static VERIFYING: RefCell<Option<([pg_sys::TimestampTz; 2], Rc<Keyring>)>> = const { RefCell::new(None) };
 }
 
 /// Takes the secret out of the environment, so that neither a child process nor a function of another language sees it.
@@ -52,8 +52,9 @@ pub fn keyring() -> Result<Option<Rc<Keyring>>, Failure> {
 /// As [`keyring`], to verify with. A key may be added while a verification runs, which learns of a reload only after its
 /// statement: at the first key that it lacks, the file is read once more.
 pub fn verifying_keyring() -> Result<Option<Rc<Keyring>>, Failure> {
+    // A process of another extension may never say that a statement begins: there, a reload ends one.
     // SAFETY: reads a global of this process.
-    let statement = unsafe { pg_sys::GetCurrentStatementStartTimestamp() };
+    let statement = [unsafe { pg_sys::GetCurrentStatementStartTimestamp() }, reloaded_at()];
     let known = VERIFYING.with_borrow(|known| known.clone());
     if let Some((_, keyring)) = known.filter(|(of_statement, _)| *of_statement == statement) {
         return Ok(Some(keyring));

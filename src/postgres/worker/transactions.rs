@@ -126,21 +126,23 @@ pub(super) fn opening_is_locked() -> Failure {
     let holder = holder.as_deref().unwrap_or("another session holds a lock on a table of the ledger");
     Failure::new(PgSqlErrorCode::ERRCODE_OBJECT_IN_USE, holder)
         .detail("The worker needs that table to open the mirror file, and waits for it only for a short time.")
-        .hint("End that transaction: pg_terminate_backend() ends its session, and ROLLBACK PREPARED a prepared one. View pg_locks shows the lock.")
+        .hint("End that transaction: pg_terminate_backend() ends its session, and ROLLBACK PREPARED a prepared one. View pg_locks shows the lock; pg_blocking_pids() shows for whom a session waits.")
 }
 
-/// Who holds a lock on a table of the ledger against those who read or write it.
+/// Who holds a lock on a table of the ledger against those who read or write it, or else who waits for one: all others
+/// wait behind that.
 fn table_holder() -> Option<String> {
     let mut holder = None;
     spi::for_each_in_catalogs(
-        "SELECT pg_catalog.concat(CASE WHEN l.pid IS NULL THEN 'a prepared transaction' \
-         ELSE pg_catalog.concat('session ', l.pid) END, ' holds a lock on ledger.', c.relname) \
+        "SELECT pg_catalog.concat( \
+         CASE WHEN l.pid IS NULL THEN 'a prepared transaction' ELSE pg_catalog.concat('session ', l.pid) END, \
+         CASE WHEN l.granted THEN ' holds' ELSE ' waits for' END, ' a lock on ledger.', c.relname) \
          FROM pg_catalog.pg_locks AS l JOIN pg_catalog.pg_class AS c ON c.oid = l.relation \
-         WHERE l.locktype = 'relation' AND l.granted \
+         WHERE l.locktype = 'relation' \
          AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()) \
          AND c.relnamespace = (SELECT extnamespace FROM pg_catalog.pg_extension WHERE extname = 'pg_notary') \
          AND l.mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock') \
-         ORDER BY l.mode = 'AccessExclusiveLock', c.relkind <> 'i'",
+         ORDER BY l.granted DESC, l.mode = 'AccessExclusiveLock' DESC, c.relkind = 'i', l.waitstart LIMIT 1",
         &[],
         |row| holder = row.get::<String>(0),
     );
