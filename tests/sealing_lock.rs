@@ -44,6 +44,7 @@ fn assert_told(cluster: &Cluster, client: &mut Client, named: &str, request: &'s
 #[test]
 fn who_keeps_the_file_from_being_opened_is_named_until_its_transaction_ends() {
     let (cluster, mut client) = start(quiet());
+    wait_until_attached(&mut client);
     for end in ["COMMIT", "ROLLBACK"] {
         switch(&mut client, "off");
         record_many(&mut client, 3);
@@ -89,6 +90,7 @@ fn who_has_locked_a_table_of_the_ledger_does_not_keep_others_waiting_for_the_fil
 #[test]
 fn who_waits_for_a_table_of_the_ledger_and_keeps_all_others_waiting_is_named() {
     let (cluster, mut client) = start(quiet());
+    wait_until_attached(&mut client);
     switch(&mut client, "off");
     record(&mut client);
     let mut reader = cluster.connect("postgres");
@@ -108,6 +110,7 @@ fn who_waits_for_a_table_of_the_ledger_and_keeps_all_others_waiting_is_named() {
 #[test]
 fn a_file_in_use_that_cannot_be_opened_anew_yet_is_used_until_then() {
     let (cluster, mut client) = start(quiet());
+    wait_until_attached(&mut client);
     switch(&mut client, "async");
     let mut holder = cluster.connect("postgres");
     holder.batch_execute("BEGIN; LOCK TABLE ledger.log_state IN SHARE MODE").unwrap();

@@ -16,18 +16,21 @@ fn a_secret_file_that_cannot_be_used_is_in_the_log_before_anybody_records() {
         || cluster.log().matches(&format!("WARNING:  cannot use HMAC secret file \"{}\"", path.display())).count();
     write_secrets(&path, "just confidential words\n", 0o600);
     reload(&mut client);
-    wait_until("the log says so after a reload", PATIENCE, || warnings() == 1);
+    // Once for each look at the file; a worker that has just started may look twice.
+    wait_until("the log says so after a reload", PATIENCE, || warnings() >= 1);
     cluster.wait_for_log("DETAIL:  In line 1 there is no colon: write it as key_id:secret.");
     drop(client);
-    cluster.restart(Stop::Fast);
-    wait_until("the log says so after a start", PATIENCE, || warnings() == 2);
+    cluster.stop(Stop::Fast);
+    let before = warnings();
+    cluster.start_again();
+    wait_until("the log says so after a start", PATIENCE, || warnings() == before + 1);
     assert!(!cluster.log().contains("confidential"));
 
     let mut client = cluster.connect("postgres");
     write_secrets(&path, "one:first secret\n", 0o600);
     reload(&mut client);
     record(&mut client);
-    assert_eq!(warnings(), 2);
+    assert_eq!(warnings(), before + 1);
 }
 
 #[test]

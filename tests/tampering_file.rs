@@ -173,7 +173,11 @@ fn lines_dropped_repeated_swapped_or_inserted_are_found() {
         change("entry behind its block".into(), By::Both, Some(1), &|lines| lines.swap(4, 5));
         change("blocks swapped".into(), By::Both, None, &|lines| lines.swap(12, 17));
         change("header not first".into(), By::Both, None, &|lines| lines.swap(0, 1));
-        let forged = lines[19].replace("\"entry_type\": \"test\"", "\"entry_type\": \"more\"").replace("01", "02");
+        let forged = lines[19].replace("\"entry_type\": \"test\"", "\"entry_type\": \"more\"").replacen(
+            "\"entry_id\": \"01",
+            "\"entry_id\": \"02",
+            1,
+        );
         change("a forged entry".into(), By::Server, None, &|lines| lines.push(forged.clone()));
         change("a line of something else".into(), By::Both, None, &|lines| lines.insert(7, "{\"a\": 1}\n".into()));
         change("an empty line".into(), By::Both, None, &|lines| lines.insert(7, "\n".into()));

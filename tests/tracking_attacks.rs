@@ -344,13 +344,14 @@ fn a_row_removed_or_added_behind_the_applications_back_is_named_afterwards() {
 #[test]
 fn a_store_put_back_to_an_older_state_is_found_by_the_file() {
     let options = || Options::new().conf("ledger.block_size = 4").conf("ledger.block_interval = 1h");
-    let (cluster, mut client) = start(options());
+    let cluster = options().start();
     let directory = cluster.scratch_dir().join("mirror");
     crate::common::make_directory(&directory);
     let outside = format!("ledger.mirror_directory = '{}'", directory.display());
     cluster.add_conf(&outside);
+    let mut client = cluster.connect("postgres");
     reload(&mut client);
-    client.batch_execute("SELECT ledger.mirror_restart()").unwrap();
+    client.batch_execute("CREATE EXTENSION pg_notary").unwrap();
     client.batch_execute(MEMORIES).unwrap();
     client.batch_execute("SELECT ledger.track('memories')").unwrap();
     client.batch_execute(STORY).unwrap();

@@ -36,6 +36,9 @@ fn what_a_reset_of_the_wal_has_lost_is_not_voided_in_silence() {
     client.batch_execute("CREATE TABLE skew (n int)").unwrap();
     drop(client);
     cluster.restart(Stop::Fast);
+    // A stop before the writer has the file may raise a doubt that is not warranted.
+    record(&mut cluster.connect("postgres"));
+    wait_until("the writer has the file", PATIENCE, || is_as_noted(&path));
     fail_a_commit(&cluster, 2);
     cluster.restart(Stop::Fast);
     cluster.restart(Stop::Immediate);

@@ -142,6 +142,18 @@ fn a_cancel_of_a_process_that_is_idle_does_nothing() {
     let (cluster, mut client) = start(Options::new().conf("ledger.mirror_mode = write"));
     record(&mut client);
     seal(&mut client);
+    // What sealing leaves to the worker is done, and it sleeps.
+    wait_for(
+        &mut client,
+        "(SELECT mirror_block = (SELECT max(block_number) FROM ledger.blocks) FROM ledger.log_state)",
+    );
+    let worker = worker_pid(&mut client);
+    wait_for(
+        &mut client,
+        &format!(
+            "(SELECT xact_start IS NULL AND wait_event_type = 'Extension' FROM pg_stat_activity WHERE pid = {worker})"
+        ),
+    );
     let before = column(&mut client, PROCESSES);
     assert_eq!(before.len(), 3, "{before:?}");
     let cancel = "SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity WHERE backend_type LIKE 'pg_notary%'";

@@ -1,7 +1,7 @@
 //! What the tests of the ledger have in common: recording, reading the file, and the verdicts on both.
 
 use super::program::program;
-use super::{send, wait_until, Cluster, Options};
+use super::{has_open, send, wait_until, Cluster, Options};
 use postgres::error::{DbError, SqlState};
 use postgres::{Client, Error, SimpleQueryMessage};
 use serde_json::Value;
@@ -229,6 +229,10 @@ pub fn stop_writer(client: &mut Client) -> u32 {
 fn stop_where(client: &mut Client, pid: u32, is_there: &str) {
     let is_there = format!("(SELECT {is_there} FROM pg_stat_activity WHERE pid = {pid})");
     wait_until("the process is stopped there", PATIENCE, || {
+        // Elsewhere it may hold a lock that the look below would wait for.
+        if !is_true(client, &is_there) {
+            return false;
+        }
         send(pid, libc::SIGSTOP);
         let is_stopped = is_true(client, &is_there);
         if !is_stopped {
@@ -249,6 +253,11 @@ pub fn switch(client: &mut Client, mode: &str) {
     set(client, "ledger.mirror_mode", mode);
     let state = if mode == "off" { "off" } else { "attached" };
     wait_for(client, &format!("(SELECT mode = '{mode}' AND state = '{state}' FROM ledger.mirror_status)"));
+    if mode == "off" {
+        // The view says so because of this session's settings alone.
+        let (path, worker) = (file(client), worker_pid(client));
+        wait_until("the worker has let the file go", PATIENCE, || !has_open(worker, &path));
+    }
 }
 
 // ---- the file ---------------------------------------------------------------------------------------------------------

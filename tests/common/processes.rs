@@ -108,6 +108,12 @@ pub fn children_of(parent: u32) -> Vec<u32> {
         .collect()
 }
 
+/// Whether a process has a file open.
+pub fn has_open(pid: u32, path: &Path) -> bool {
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+    descriptors.flatten().any(|descriptor| fs::read_link(descriptor.path()).is_ok_and(|open| open == path))
+}
+
 /// A server that was killed leaves a segment of System V shared memory, of which the system has only so many. Postgres
 /// notes it in the seventh line of postmaster.pid, by key and id.
 pub(super) fn remove_shared_memory(data: &Path) {

@@ -10,11 +10,13 @@ use std::path::{Path, PathBuf};
 pub const OLD: &str = "the old secret of many bytes";
 pub const NEW: &str = "the new secret of many bytes";
 
-/// Writes the secret file.
+/// Writes the secret file. No process finds a part of it.
 pub fn write_secrets(path: &Path, text: &str, mode: u32) {
-    fs::write(path, text).unwrap();
-    fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
-    give_to_server(path);
+    let new = path.with_extension("new");
+    fs::write(&new, text).unwrap();
+    fs::set_permissions(&new, Permissions::from_mode(mode)).unwrap();
+    give_to_server(&new);
+    fs::rename(&new, path).unwrap();
 }
 
 /// A ledger that has its secrets from a file.
