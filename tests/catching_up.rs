@@ -7,7 +7,7 @@
 use crate::common::faults::*;
 use crate::common::ledger::*;
 use crate::common::tampering::TRIGGERS_OFF;
-use crate::common::{send, wait_until, Cluster, Options, Stop};
+use crate::common::{is_pending, send, wait_until, Cluster, Options, Stop};
 use postgres::Client;
 use std::fs::{self, Permissions};
 use std::io::Write;
@@ -93,7 +93,7 @@ fn a_file_that_was_caught_up_is_read_from_where_it_is_settled_itself() {
     let older = fs::read(&path).unwrap();
     // Lines that are not there any more when the file is caught up.
     for gid in ["a", "b"] {
-        prepare(&cluster, gid, 20);
+        prepare(&cluster, gid, 200);
         client.batch_execute(&format!("ROLLBACK PREPARED '{gid}'")).unwrap();
         wait_until("the lines are voided", PATIENCE, || ids_in_file(&path).len() == 1);
     }
@@ -205,6 +205,7 @@ fn a_row_that_uses_an_id_again_and_is_not_committed_is_no_divergence() {
     // The file is opened anew.
     set(&mut client, "ledger.mirror_mode", "write");
     set(&mut client, "ledger.mirror_directory", "'pg_notary/../pg_notary'");
+    wait_until("the worker is told to read its settings", PATIENCE, || is_pending(worker, libc::SIGHUP));
     send(worker, libc::SIGCONT);
     again.batch_execute("COMMIT").unwrap();
     assert_recorded_again(&mut client);
@@ -228,6 +229,7 @@ fn a_row_change_that_was_edited_beside_aborted_lines_is_a_divergence() {
     let edit = "UPDATE ledger.entries_pending SET data_hash = repeat('e', 64) WHERE entry_type = 'table_insert'";
     client.batch_execute(edit).unwrap();
     set(&mut client, "ledger.mirror_directory", "'pg_notary/../pg_notary'");
+    wait_until("the worker is told to read its settings", PATIENCE, || is_pending(worker, libc::SIGHUP));
     send(worker, libc::SIGCONT);
     wait_for(&mut client, "(SELECT state = 'failed' FROM ledger.mirror_status)");
     let problem = value(&mut client, "SELECT problem FROM ledger.mirror_status");

@@ -22,7 +22,8 @@ fn a_worker_does_not_keep_its_database_from_being_dropped_renamed_or_copied() {
     worker_pid(&mut old);
     drop(old);
 
-    client.batch_execute("CREATE DATABASE copy TEMPLATE old").unwrap();
+    let copy = "CREATE DATABASE copy TEMPLATE old";
+    wait_until("nobody is connected", PATIENCE, || client.batch_execute(copy).is_ok());
     wait_until("the worker of the template is back", PATIENCE, || has_worker(&mut client, "old"));
     client.batch_execute("ALTER DATABASE old RENAME TO renamed").unwrap();
     wait_until("the worker is back", PATIENCE, || has_worker(&mut client, "renamed"));
@@ -36,6 +37,7 @@ fn a_worker_does_not_keep_its_database_from_being_dropped_renamed_or_copied() {
 fn a_drop_that_a_savepoint_takes_back_leaves_worker_and_file_as_they_were() {
     let (_cluster, mut client) = start(Options::new());
     record(&mut client);
+    wait_until_attachment_is_noted(&mut client);
     let worker = worker_pid(&mut client);
     let attachment = value(&mut client, ATTACHMENT);
     client

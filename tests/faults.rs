@@ -236,6 +236,24 @@ fn wait_until_waiting(client: &mut Client, pid: i64) {
 }
 
 #[test]
+fn commits_that_wait_at_the_same_time_share_a_sync() {
+    for options in [quiet(), quiet().env("PG_NOTARY_FAULT_NETWORK_MOUNT", "1")] {
+        let (cluster, mut client) = start(options);
+        record(&mut client);
+        let syncs = "SELECT syncs FROM ledger.mirror_status";
+        let before = number(&mut client, syncs);
+        set_fault(&cluster, "before_sync:hang");
+        let commits: Vec<_> = (0..16).map(|_| Background::waiting(&cluster, &mut client, RECORD)).collect();
+        clear_fault(&cluster);
+        commits.into_iter().for_each(|commit| commit.ends().unwrap());
+        // That of the first, and one of the others; it may begin before the last of them has come.
+        let syncs = number(&mut client, syncs) - before;
+        assert!((2..=3).contains(&syncs), "{syncs} syncs for 16 commits");
+        assert_whole(&cluster, &mut client);
+    }
+}
+
+#[test]
 fn a_commit_that_waits_for_a_hanging_mount_is_visible_and_can_be_cancelled_and_is_voided() {
     let (cluster, mut client) = start_small(Network, "sync");
     record(&mut client);
@@ -245,8 +263,11 @@ fn a_commit_that_waits_for_a_hanging_mount_is_visible_and_can_be_cancelled_and_i
     let timed_out = time_out_at_the_file(&cluster, RECORD);
     let (terminated, third) = commit_in_background(&cluster);
     wait_until_waiting(&mut client, third);
-    let writer = "SELECT wait_event FROM pg_stat_activity WHERE backend_type = 'pg_notary writer'";
-    assert_ne!(value(&mut client, writer), "NULL", "the writer does not show what it waits for");
+    // The writer shows what it waits for.
+    wait_for(
+        &mut client,
+        "(SELECT wait_event IS NOT NULL FROM pg_stat_activity WHERE backend_type = 'pg_notary writer')",
+    );
 
     wait_for(&mut client, "(SELECT problem LIKE '%does not answer%' FROM ledger.mirror_status)");
 

@@ -35,7 +35,7 @@ fn a_ledger_too_many_is_told_so_and_has_a_worker_once_another_one_is_gone() {
     let (mut third, warnings) = create_ledger(&cluster, &mut client, "third");
     assert!(warnings.len() == 1 && warnings[0].contains(TOO_MANY), "{warnings:?}");
     assert!(warnings[0].contains("DROP DATABASE"), "{warnings:?}");
-    client.batch_execute("DROP DATABASE second").unwrap();
+    wait_until("nobody is connected", PATIENCE, || client.batch_execute("DROP DATABASE second").is_ok());
     // Nobody has recorded there.
     worker_pid(&mut third);
     record(&mut third);

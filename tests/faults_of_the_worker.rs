@@ -58,8 +58,11 @@ fn a_restart_that_is_given_up_before_the_worker_begins_is_not_done() {
         let restart = Background::waiting(&cluster, &mut client, RESTART);
         match terminate {
             true => {
-                client.batch_execute(&format!("SELECT pg_terminate_backend({})", restart.pid)).unwrap();
+                let pid = restart.pid;
+                client.batch_execute(&format!("SELECT pg_terminate_backend({pid})")).unwrap();
                 restart.ends().unwrap_err();
+                // It is told before it takes back what it has asked for.
+                wait_for(&mut client, &format!("NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = {pid})"));
             }
             false => restart.cancel(&mut client),
         }

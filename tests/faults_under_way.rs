@@ -226,6 +226,7 @@ fn in_mode_write_a_line_that_is_lost_while_its_transaction_commits_is_put_back()
 fn the_file_is_not_opened_again_and_again_while_a_transaction_of_another_mode_commits() {
     let (cluster, mut client) = start_small(Local, "async");
     seal_once_it_works(&mut client);
+    wait_until_attachment_is_noted(&mut client);
     set_fault(&cluster, "before_commit:hang");
     let commits = Background::run(&cluster, "", RECORD);
     commits.wait_until_hanging();

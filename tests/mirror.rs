@@ -9,7 +9,6 @@ use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::thread;
 
 #[test]
 fn the_file_is_named_after_database_and_ledger_and_is_private() {
@@ -268,26 +267,6 @@ fn an_unterminated_last_line_is_a_warning_and_the_next_start_cuts_it_off() {
     assert_eq!(fs::metadata(&path).unwrap().len(), length);
     record(&mut client);
     seal(&mut client);
-    assert_intact(&mut client);
-}
-
-#[test]
-fn concurrent_commits_share_syncs() {
-    const WRITERS: i64 = 16;
-    const COMMITS: i64 = 60;
-    let (cluster, mut client) = start(quiet());
-    record(&mut client);
-    let before = number(&mut client, "SELECT syncs FROM ledger.mirror_status");
-    thread::scope(|scope| {
-        for _ in 0..WRITERS {
-            scope.spawn(|| {
-                let mut client = cluster.connect("postgres");
-                (0..COMMITS).for_each(|_| drop(record(&mut client)));
-            });
-        }
-    });
-    let syncs = number(&mut client, "SELECT syncs FROM ledger.mirror_status") - before;
-    assert!(syncs > 0 && syncs < WRITERS * COMMITS * 3 / 4, "{syncs} syncs for {} commits", WRITERS * COMMITS);
     assert_intact(&mut client);
 }
 

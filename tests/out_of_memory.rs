@@ -42,9 +42,8 @@ fn run_limited(cluster: &Cluster, statement: &str, megabytes: u64) -> Outcome {
     let Some(error) = error.as_db_error() else {
         // There was not even memory for the message.
         assert!(error.is_closed(), "with {megabytes} MB: {error:?}");
-        if aborts(cluster) > 0 {
-            wait_until("the server is up again", PATIENCE, || cluster.try_connect("postgres").is_ok());
-        }
+        let ready = "database system is ready to accept connections";
+        wait_until("the server is up again", PATIENCE, || cluster.log().matches(ready).count() == 1 + aborts(cluster));
         return Outcome::Session;
     };
     assert_eq!(*error.code(), SqlState::OUT_OF_MEMORY, "{error:?}");

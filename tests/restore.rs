@@ -3,7 +3,7 @@
 
 use crate::common::copy_jsonl::*;
 use crate::common::ledger::*;
-use crate::common::{copy_file, make_directory, write_file, Cluster, Options, Stop};
+use crate::common::{copy_file, make_directory, wait_until, write_file, Cluster, Options, Stop};
 use postgres::Client;
 use std::collections::BTreeSet;
 use std::fs;
@@ -218,6 +218,8 @@ fn a_ledger_of_many_partitions_is_rebuilt_whatever_becomes_of_the_server_then() 
     let insert = "INSERT INTO ledger.entries (entry_type, data_hash) SELECT 'one a block', \
                   encode(sha256(n::text::bytea), 'hex') FROM generate_series(1, 6000) n";
     client.batch_execute(insert).unwrap();
+    let blocks = "SELECT block_count FROM ledger.chain_stats";
+    wait_until("all blocks are sealed", 5 * PATIENCE, || number(&mut client, blocks) == BLOCKS);
     wait_until_sealed(&mut client);
     let exported = export(&mut client);
 

@@ -201,7 +201,7 @@ fn a_worker_that_cannot_open_the_file_obeys_a_change_of_mode() {
 fn a_file_that_cannot_be_opened_anew_yet_is_written_and_voided_as_before() {
     let (cluster, mut client) = start(quiet().conf("ledger.mirror_mode = async"));
     client.batch_execute("CREATE TABLE skew (n int)").unwrap();
-    wait_until_attached(&mut client);
+    wait_until_attachment_is_noted(&mut client);
     let before = value(&mut client, ATTACHMENT);
     let (mut holder, pid) = idle_after_sealing(&cluster);
     set(&mut client, "ledger.mirror_mode", "sync");

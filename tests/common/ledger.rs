@@ -247,6 +247,12 @@ pub fn wait_until_attached(client: &mut Client) {
     wait_for(client, "(SELECT state = 'attached' FROM ledger.mirror_status)");
 }
 
+/// Waits until the worker has noted in the database which file it has opened. Sessions record into it a little earlier.
+#[track_caller]
+pub fn wait_until_attachment_is_noted(client: &mut Client) {
+    wait_for(client, "(SELECT mirror_attachment IS NOT NULL FROM ledger.log_state)");
+}
+
 /// Switches the mode and waits until the worker has taken it up.
 #[track_caller]
 pub fn switch(client: &mut Client, mode: &str) {

@@ -108,6 +108,13 @@ pub fn children_of(parent: u32) -> Vec<u32> {
         .collect()
 }
 
+/// Whether a signal waits for a process, as for one that is stopped.
+pub fn is_pending(pid: u32, signal: libc::c_int) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let pending = status.lines().find_map(|line| line.strip_prefix("ShdPnd:")).unwrap();
+    u64::from_str_radix(pending.trim(), 16).unwrap() >> (signal - 1) & 1 == 1
+}
+
 /// Whether a process has a file open.
 pub fn has_open(pid: u32, path: &Path) -> bool {
     let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
