@@ -3,7 +3,8 @@
 use pgrx::pg_sys;
 use std::ffi::CStr;
 
-/// Does work with this setting. Settings that the work itself changes are restored as well.
+/// Does work with this setting, which may be one that only superusers set. Settings that the work itself changes are
+/// restored as well.
 pub fn with_setting<T>(name: &CStr, value: &CStr, work: impl FnOnce() -> T) -> T {
     // SAFETY: the level ends below, or when the transaction or subtransaction aborts. Name and value are
     // NUL-terminated.
@@ -12,7 +13,7 @@ pub fn with_setting<T>(name: &CStr, value: &CStr, work: impl FnOnce() -> T) -> T
         pg_sys::set_config_option(
             name.as_ptr(),
             value.as_ptr(),
-            pg_sys::GucContext::PGC_USERSET,
+            pg_sys::GucContext::PGC_SUSET,
             pg_sys::GucSource::PGC_S_SESSION,
             pg_sys::GucAction::GUC_ACTION_SAVE,
             true,
