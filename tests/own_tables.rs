@@ -237,6 +237,48 @@ fn indexes_of_any_kind_have_what_the_ledger_notes_of_itself() {
     assert_intact(&mut client);
 }
 
+/// A table of the ledger may have been given to another role, as REASSIGN OWNED does. What that role's indexes run has the
+/// role's rights, and not those of the worker or of a superuser who records.
+#[test]
+fn an_index_of_a_tables_owner_is_evaluated_with_the_owners_rights() {
+    let (cluster, mut client) = start(Options::new().conf("ledger.block_interval = 1h"));
+    client
+        .batch_execute(
+            "CREATE ROLE boss SUPERUSER; CREATE ROLE team LOGIN; CREATE SCHEMA work AUTHORIZATION team;
+             GRANT USAGE, CREATE ON SCHEMA ledger TO team",
+        )
+        .unwrap();
+    for table in ["blocks", "entries_pending", "entries_sealed", "entries_sealed_1", "log_state"] {
+        client.batch_execute(&format!("ALTER TABLE ledger.{table} OWNER TO boss")).unwrap();
+    }
+    client.batch_execute("REASSIGN OWNED BY boss TO team").unwrap();
+    let mut team = cluster.connect_as("team", "postgres");
+    // A function that the planner does not find to be other than it says.
+    team.batch_execute(
+        "CREATE TABLE work.seen (name text, place text);
+         CREATE FUNCTION work.note(place text) RETURNS void LANGUAGE plpgsql AS
+             $$ BEGIN INSERT INTO work.seen VALUES (current_user, place); END $$;
+         CREATE FUNCTION work.noted(value text, place text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS
+             $$ BEGIN PERFORM work.note(place); RETURN value; END $$;
+         CREATE INDEX ON ledger.blocks (work.noted(block_hash, 'blocks'));
+         CREATE INDEX ON ledger.entries_pending (work.noted(data_hash, 'entries_pending'));
+         CREATE INDEX ON ledger.entries_sealed_1 (work.noted(data_hash, 'entries_sealed_1'));
+         CREATE INDEX ON ledger.log_state (work.noted(mirror_block::text, 'log_state'))",
+    )
+    .unwrap();
+    client
+        .batch_execute("CREATE TABLE t (id int PRIMARY KEY); SELECT ledger.track('t'); INSERT INTO t VALUES (1)")
+        .unwrap();
+    record_many(&mut client, 200);
+    wait_for(&mut client, "(SELECT last_block = 2 FROM ledger.mirror_status)");
+    wait_for(&mut client, "(SELECT mirror_block = 2 FROM ledger.log_state)");
+    seal(&mut client);
+    let places = column(&mut client, "SELECT DISTINCT place FROM work.seen ORDER BY 1");
+    assert_eq!(places, ["blocks", "entries_pending", "entries_sealed_1", "log_state"]);
+    assert_eq!(column(&mut client, "SELECT DISTINCT name FROM work.seen"), ["team"]);
+    assert_intact(&mut client);
+}
+
 /// The command locks the extension until its transaction ends, which may be a prepared one, and so would hold up sealing
 /// and the worker's start.
 #[test]

@@ -2,6 +2,7 @@
 
 use super::errors::Failure;
 use super::relation;
+use super::roles::as_owner_of;
 use super::tables::Table;
 use pgrx::{pg_sys, PgSqlErrorCode};
 use std::cell::Cell;
@@ -53,9 +54,10 @@ pub struct BulkInsert<'a> {
 /// How the indexes are filled.
 enum Filling {
     Columns(Vec<IndexColumns>),
-    /// An index is on an expression or on some of the rows, or belongs to an exclusion constraint: only the owner of
-    /// the ledger's tables can have created it. Postgres' executor can fill it; the functions for catalogs cannot, and
-    /// crash.
+    /// An index is on an expression or on some of the rows, or belongs to an exclusion constraint: the owner of the
+    /// table can have created it. Postgres' executor can fill it; the functions for catalogs cannot, and crash. It
+    /// evaluates the owner's functions, with the owner's rights: the worker has those of a superuser, which the owner
+    /// may not be any more.
     Executor(*mut pg_sys::EState),
 }
 
@@ -170,7 +172,7 @@ impl<'a> BulkInsert<'a> {
                     pg_sys::simple_heap_insert(self.table.relation(), tuple);
                     let slot = pg_sys::MakeSingleTupleTableSlot(self.descriptor, &raw const pg_sys::TTSOpsHeapTuple);
                     pg_sys::ExecStoreHeapTuple(tuple, slot, false);
-                    self.insert_by(executor, slot);
+                    as_owner_of(self.table.relation(), || self.insert_by(executor, slot));
                     pg_sys::ExecDropSingleTupleTableSlot(slot);
                 }
             }
@@ -194,9 +196,9 @@ impl<'a> BulkInsert<'a> {
             pg_sys::heap_multi_insert(relation, slots, filled, command, 0, std::ptr::null_mut());
             match &self.filling {
                 Filling::Columns(columns) => columns.iter().for_each(|index| self.insert_into(index)),
-                Filling::Executor(executor) => {
+                Filling::Executor(executor) => as_owner_of(relation, || {
                     self.slots[..self.tuples.len()].iter().for_each(|slot| self.insert_by(*executor, *slot));
-                }
+                }),
             }
         }
         // SAFETY: the tuples are still in place. A slot keeps its own tuple until it is used again or dropped, and the
@@ -262,7 +264,7 @@ impl<'a> BulkInsert<'a> {
         });
     }
 
-    /// Inserts the entries of one row.
+    /// Inserts the entries of one row. Called as the owner of the table.
     ///
     /// # Safety
     /// The row has been inserted, and the slot knows where.

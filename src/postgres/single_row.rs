@@ -1,6 +1,7 @@
 //! Writes one row of a table of the ledger, whatever indexes it has.
 
 use super::bulk_insert::{insert_index_entries, BulkInsert};
+use super::roles::as_owner_of;
 use super::tables::Table;
 use pgrx::pg_sys;
 
@@ -39,7 +40,8 @@ pub fn update(table: &Table, tid: &mut pg_sys::ItemPointerData, row: &[Option<pg
 /// As for [`insert_index_entries`].
 unsafe fn index(table: &Table, slot: *mut pg_sys::TupleTableSlot, only_summarizing: bool) {
     let (indexes, executor) = (pg_sys::CatalogOpenIndexes(table.relation()), pg_sys::CreateExecutorState());
-    insert_index_entries(indexes, executor, slot, only_summarizing);
+    // For indexes on expressions of the owner: see `Filling::Executor`.
+    as_owner_of(table.relation(), || insert_index_entries(indexes, executor, slot, only_summarizing));
     pg_sys::FreeExecutorState(executor);
     pg_sys::CatalogCloseIndexes(indexes);
 }
