@@ -63,6 +63,22 @@ fn a_regular_stop_makes_it_current_even_if_nothing_was_recorded_since() {
 }
 
 #[test]
+fn it_is_current_after_the_files_were_moved_with_the_mirror_file_first_even_if_nobody_records() {
+    let (cluster, mut client, path, older) = start_twice();
+    let directory = cluster.scratch_dir().join("mirror");
+    make_directory(&directory);
+    set(&mut client, "ledger.mirror_directory", &format!("'{}'", directory.display()));
+    wait_for(&mut client, "(SELECT state = 'failed' FROM ledger.mirror_status)");
+    let moved = directory.join(path.file_name().unwrap());
+    fs::rename(&path, &moved).unwrap();
+    wait_until("the writer has the file", PATIENCE, || {
+        moved.with_extension("state").exists() && state_file(&moved)["is_remembered"] == true
+    });
+    replace_state(&moved, &older);
+    assert_records_after(Stop::Fast, &cluster, client);
+}
+
+#[test]
 fn a_state_file_that_is_deleted_is_made_again() {
     let (cluster, mut client, path, _) = start_twice();
     fs::remove_file(path.with_extension("state")).unwrap();
