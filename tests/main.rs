@@ -49,6 +49,7 @@ mod secrets_wrong;
 mod smoke;
 mod special_files;
 mod standby;
+mod state_file;
 mod subscriptions;
 mod subtransactions;
 mod tampering;

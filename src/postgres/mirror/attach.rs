@@ -454,7 +454,12 @@ fn take_over(
 
 /// The attachment is committed: from now on, a state file with another one was written by another server.
 pub fn note_remembered(mirror: &Mirror) {
-    mirror.lock().ownership.is_remembered = true;
+    {
+        let mut fields = mirror.lock();
+        fields.ownership.is_remembered = true;
+        // The writer opens the file, and so keeps the state file current even if nobody records before the stop.
+        fields.is_attended = true;
+    }
     mirror.shared.writer.wake();
 }
 

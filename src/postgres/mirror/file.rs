@@ -216,8 +216,17 @@ fn cannot_examine(path: &Path, error: std::io::Error) -> Trouble {
     Trouble { reattach: true, ..Trouble::passing("examine", path, error) }
 }
 
+/// Whether the path still leads to the file that was opened as `expected`.
+pub fn is_there(path: &Path, expected: FileIdentity) -> bool {
+    Look::at(path, false).is_ok_and(|look| is_same(&look, expected))
+}
+
+fn is_same(look: &Look, expected: FileIdentity) -> bool {
+    (look.device, look.inode) == (expected.device, expected.inode)
+}
+
 fn check_same(path: &Path, look: &Look, expected: FileIdentity) -> Result<(), Trouble> {
-    match (look.device, look.inode) == (expected.device, expected.inode) {
+    match is_same(look, expected) {
         true => Ok(()),
         false => Err(Trouble::suspicious(format!("mirror file \"{}\" was replaced by another file", path.display()))),
     }

@@ -157,8 +157,8 @@ pub struct MirrorFields {
     pub is_failure_unnamed: bool,
     /// The file is on a file system of this machine, not on a network mount.
     pub is_local: bool,
-    /// The writer knows that sessions have written to the file since it last looked, and that they have left something
-    /// to sync.
+    /// The writer knows that since it last looked the file was opened, or sessions have written to it, and that they
+    /// have left something to sync.
     pub is_attended: bool,
     pub is_sync_attended: bool,
     /// When the settings that say there is to be no file were read.

@@ -47,6 +47,13 @@ impl StateFile {
                 Trouble::lasting(CauseKind::of(&error), text)
             })
     }
+
+    /// Whether the state file beside this mirror is this one. It is not if it was deleted, or another was put in its
+    /// place.
+    pub fn is_beside(&self, mirror: &Path) -> bool {
+        let (Ok(own), Ok(found)) = (self.0.metadata(), path_of(mirror).symlink_metadata()) else { return false };
+        (own.dev(), own.ino()) == (found.dev(), found.ino())
+    }
 }
 
 /// How far the WAL is on disk now. A crash can lose only what lies behind it.

@@ -318,10 +318,23 @@ impl OpenFile {
             Some(Attachment::Detached) => is_last,
             _ => false,
         };
+        if is_due {
+            self.follow_state_file();
+        }
         if let (Some(state), true) = (&self.state, is_due) {
             // The state file only helps to notice what must not happen: if it cannot be written, recording still goes
             // on.
             state_file::write(state, &ownership, &known, wal, is_last).ok();
+        }
+    }
+
+    /// Opens the state file again if it is not the one beside the mirror any more. Files are moved while the server runs:
+    /// if the mirror comes first, the one that was made beside it is replaced. Makes none beside a file that is not ours,
+    /// such as another server's in the same place. The state file moves along with a directory that is renamed.
+    fn follow_state_file(&mut self) {
+        let is_current = self.state.as_ref().is_some_and(|state| state.is_beside(&self.path));
+        if !is_current && file::is_there(&self.path, self.identity) {
+            self.state = StateFile::open(&self.path).ok();
         }
     }
 
