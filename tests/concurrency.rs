@@ -2,6 +2,7 @@
 #![cfg(feature = "cluster-tests")]
 
 use crate::common::ledger::*;
+use crate::common::stop_at_end::StopAtEnd;
 use crate::common::{wait_until, Cluster, Options};
 use postgres::error::SqlState;
 use postgres::Client;
@@ -102,8 +103,9 @@ fn sealing_from_many_sessions_neither_forks_nor_skips() {
     let (acknowledged, sealed) = thread::scope(|scope| {
         let start = |_| scope.spawn(|| seal_until(stop, cluster.connect("postgres")));
         let sealers: Vec<_> = (0..4).map(start).collect();
+        let stop_at_end = StopAtEnd(stop);
         let acknowledged = write_with(&cluster, 6, Instant::now() + Duration::from_secs(6));
-        stop.store(true, Ordering::Release);
+        drop(stop_at_end);
         let sealed: Vec<String> = sealers.into_iter().flat_map(|sealer| sealer.join().unwrap()).collect();
         (acknowledged, sealed)
     });

@@ -3,6 +3,7 @@
 #![cfg(feature = "cluster-tests")]
 
 use crate::common::ledger::*;
+use crate::common::stop_at_end::StopAtEnd;
 use crate::common::{wait_until, Options, Stop};
 use postgres::Client;
 use std::fs;
@@ -189,13 +190,14 @@ fn switching_between_all_modes_under_load_leaves_every_line_once() {
                 })
             })
             .collect();
+        let stop_at_end = StopAtEnd(stop);
         let modes = ["write", "async", "off", "async", "sync", "off", "write", "sync", "async", "write", "off", "sync"];
         for mode in modes {
             let goal = number(&mut client, "SELECT count(*) FROM acknowledged") + 60;
             switch(&mut client, mode);
             wait_for(&mut client, &format!("(SELECT count(*) > {goal} FROM acknowledged)"));
         }
-        stop.store(true, Ordering::Release);
+        drop(stop_at_end);
         writers.into_iter().for_each(|writer| writer.join().unwrap());
     });
     assert_eq!(
@@ -249,13 +251,13 @@ fn recovery_reads_a_bounded_tail_also_under_load_and_with_an_open_prepared_trans
                 }
             });
         }
+        let _stop_at_end = StopAtEnd(&stop);
         // The tail is a small part of the file while nobody ever pauses, and stays so.
         for bytes in [1 << 20, 2 << 20] {
             let is_bounded =
                 format!("(SELECT bytes > {bytes} AND recovery_bytes < bytes / 4 FROM ledger.mirror_status)");
             wait_until("there is much more than the tail", 5 * PATIENCE, || is_true(&mut client, &is_bounded));
         }
-        stop.store(true, Ordering::Release);
     });
     drop(client);
     cluster.kill9_everything();

@@ -120,7 +120,7 @@ fn in_mode_off_what_the_transaction_that_replaces_the_ledger_records_gets_into_t
     let (_cluster, mut client) = start(quiet());
     record(&mut client);
     let old = file(&mut client);
-    switch(&mut client, "off");
+    switch_off(&mut client);
     let before = fs::read(&old).unwrap();
     client.batch_execute(&format!("BEGIN; {RENEW}; {RECORD}; COMMIT")).unwrap();
     switch(&mut client, "sync");

@@ -33,7 +33,7 @@ fn a_baseline_waits_until_sealing_is_not_behind_any_more() {
              INSERT INTO accounts SELECT n, repeat('x', 900) FROM generate_series(1, 3000) n",
         )
         .unwrap();
-    switch(&mut client, "off");
+    switch_off(&mut client);
     let mut holder = cluster.connect("postgres");
     holder.batch_execute(&format!("BEGIN; {SEAL}")).unwrap();
     record_much(&mut client, 110_000);

@@ -46,7 +46,7 @@ fn who_keeps_the_file_from_being_opened_is_named_until_its_transaction_ends() {
     let (cluster, mut client) = start(quiet());
     wait_until_attached(&mut client);
     for end in ["COMMIT", "ROLLBACK"] {
-        switch(&mut client, "off");
+        switch_off(&mut client);
         record_many(&mut client, 3);
         let (mut holder, pid) = idle_after_sealing(&cluster);
         set(&mut client, "ledger.mirror_mode", "sync");
@@ -69,7 +69,7 @@ fn who_has_locked_a_table_of_the_ledger_does_not_keep_others_waiting_for_the_fil
         ("blocks", "ACCESS EXCLUSIVE", "SELECT ledger.mirror_catch_up()"),
         ("log_state", "SHARE", "SELECT ledger.mirror_restart()"),
     ] {
-        switch(&mut client, "off");
+        switch_off(&mut client);
         record_many(&mut client, 3);
         let mut holder = cluster.connect("postgres");
         let pid = number(&mut holder, "SELECT pg_backend_pid()");
@@ -91,7 +91,7 @@ fn who_has_locked_a_table_of_the_ledger_does_not_keep_others_waiting_for_the_fil
 fn who_waits_for_a_table_of_the_ledger_and_keeps_all_others_waiting_is_named() {
     let (cluster, mut client) = start(quiet());
     wait_until_attached(&mut client);
-    switch(&mut client, "off");
+    switch_off(&mut client);
     record(&mut client);
     let mut reader = cluster.connect("postgres");
     reader.batch_execute("BEGIN; SELECT FROM ledger.blocks").unwrap();
@@ -144,7 +144,7 @@ fn who_keeps_a_new_worker_from_its_work_is_named_until_its_session_ends() {
 fn a_prepared_transaction_that_keeps_the_file_from_being_opened_is_named() {
     let (cluster, mut client) = start(quiet());
     record(&mut client);
-    switch(&mut client, "off");
+    switch_off(&mut client);
     let mut holder = cluster.connect("postgres");
     holder.batch_execute("BEGIN; COMMENT ON EXTENSION pg_notary IS 'held'; PREPARE TRANSACTION 'held'").unwrap();
     set(&mut client, "ledger.mirror_mode", "sync");
@@ -161,7 +161,7 @@ fn a_prepared_transaction_that_keeps_the_file_from_being_opened_is_named() {
 fn who_waits_for_a_stronger_lock_is_named_to_those_behind() {
     let (cluster, mut client) = start(quiet());
     record(&mut client);
-    switch(&mut client, "off");
+    switch_off(&mut client);
     let mut other = cluster.connect("postgres");
     other.batch_execute("BEGIN; SELECT * FROM pg_get_object_address('extension', '{pg_notary}', '{}')").unwrap();
     let mut session = cluster.connect("postgres");
@@ -184,11 +184,11 @@ fn a_worker_that_cannot_open_the_file_obeys_a_change_of_mode() {
     let (cluster, mut client) = start(quiet());
     // A worker that has just started needs the lock whatever the mode is.
     wait_until_attached(&mut client);
-    switch(&mut client, "off");
+    switch_off(&mut client);
     let (mut holder, pid) = idle_after_sealing(&cluster);
     set(&mut client, "ledger.mirror_mode", "sync");
     assert_named(&cluster, &mut client, pid);
-    switch(&mut client, "off");
+    switch_off(&mut client);
     record(&mut client);
     wait_for(&mut client, "(SELECT state = 'running' FROM ledger.workers)");
     holder.batch_execute("COMMIT").unwrap();

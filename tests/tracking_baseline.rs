@@ -2,6 +2,7 @@
 #![cfg(feature = "cluster-tests")]
 
 use crate::common::ledger::*;
+use crate::common::stop_at_end::StopAtEnd;
 use crate::common::tracking::*;
 use crate::common::{send, succeed, wait_until, Cluster, Options, Stop};
 use postgres::error::SqlState;
@@ -79,8 +80,8 @@ fn rows_that_were_there_before_are_recorded_while_writers_go_on() {
                 }
             });
         }
+        let _stop_at_end = StopAtEnd(&is_done);
         wait_until_tracked(&mut client, "accounts");
-        is_done.store(true, Ordering::Relaxed);
     });
     assert_clean(&mut client, "accounts");
     // Each row has one entry for each time it was written, and one of the baseline if it was not written before that.

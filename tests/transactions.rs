@@ -4,6 +4,7 @@
 
 use crate::common::ledger::*;
 use crate::common::random::Random;
+use crate::common::stop_at_end::StopAtEnd;
 use crate::common::transactions::*;
 use crate::common::wire::Wire;
 use crate::common::{Cluster, Options};
@@ -356,6 +357,7 @@ fn cancels_and_terminations_at_any_moment_leave_nothing_half_there() {
             })
         };
         let writers: Vec<_> = (0..WRITERS).map(start).collect();
+        let stop_at_end = StopAtEnd(stop);
         let begun = Instant::now();
         let is_enough = || begun.elapsed() > Duration::from_secs(2) && count.load(Ordering::Acquire) > 10;
         while !is_enough() && begun.elapsed() < PATIENCE {
@@ -365,7 +367,7 @@ fn cancels_and_terminations_at_any_moment_leave_nothing_half_there() {
             client.batch_execute(&hit).unwrap();
             thread::sleep(Duration::from_micros(random.below(5000) as u64));
         }
-        stop.store(true, Ordering::Release);
+        drop(stop_at_end);
         writers.into_iter().flat_map(|writer| writer.join().unwrap()).collect()
     });
     assert!(acknowledged.len() > 10, "only {acknowledged:?}");

@@ -253,17 +253,21 @@ pub fn wait_until_attachment_is_noted(client: &mut Client) {
     wait_for(client, "(SELECT mirror_attachment IS NOT NULL FROM ledger.log_state)");
 }
 
-/// Switches the mode and waits until the worker has taken it up.
+/// Switches the mode and waits until this session has it, and the file is attached if there is to be one. The worker may
+/// learn of it later.
 #[track_caller]
 pub fn switch(client: &mut Client, mode: &str) {
     set(client, "ledger.mirror_mode", mode);
     let state = if mode == "off" { "off" } else { "attached" };
     wait_for(client, &format!("(SELECT mode = '{mode}' AND state = '{state}' FROM ledger.mirror_status)"));
-    if mode == "off" {
-        // The view says so because of this session's settings alone.
-        let (path, worker) = (file(client), worker_pid(client));
-        wait_until("the worker has let the file go", PATIENCE, || !has_open(worker, &path));
-    }
+}
+
+/// Switches to mode off and waits until the worker has let the file go, so that the next mode has it open the file again.
+#[track_caller]
+pub fn switch_off(client: &mut Client) {
+    switch(client, "off");
+    let (path, worker) = (file(client), worker_pid(client));
+    wait_until("the worker has let the file go", PATIENCE, || !has_open(worker, &path));
 }
 
 // ---- the file ---------------------------------------------------------------------------------------------------------

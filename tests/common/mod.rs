@@ -15,6 +15,7 @@ mod processes;
 pub mod program;
 pub mod random;
 pub mod secrets;
+pub mod stop_at_end;
 pub mod tampering;
 pub mod tracking;
 pub mod transactions;
