@@ -104,12 +104,27 @@ pub unsafe fn all(row_id: Uuid, snapshot: pg_sys::Snapshot) -> Result<Vec<Versio
 /// The snapshot is registered or active.
 unsafe fn pending(row_id: Uuid, snapshot: pg_sys::Snapshot) -> Vec<Version> {
     let mut versions = Vec::new();
-    each_pending(snapshot, is_about_rows, Version::from_row, |version| {
-        if version.row_ids().any(|id| id == row_id) {
-            versions.push(version);
-        }
-    });
+    each_pending(
+        snapshot,
+        |row| may_be_about(row, row_id),
+        Version::from_row,
+        |version| {
+            if version.row_ids().any(|id| id == row_id) {
+                versions.push(version);
+            }
+        },
+    );
     versions
+}
+
+/// False only if the pending entry is not about the row. Nearly all pending entries are about others, and to make a
+/// [`Version`] of an entry takes many times as long as to find this.
+fn may_be_about(entry: &Row, row_id: Uuid) -> bool {
+    let entry_type = entry.text(entry_column::ENTRY_TYPE).filter(|entry_type| is_of_rows(entry_type));
+    entry_type.is_some_and(|entry_type| {
+        let quick = tables::detoasted_metadata(entry).and_then(|metadata| metadata.row_ids(entry_type));
+        quick.is_none_or(|ids| ids.contains(&Some(row_id)))
+    })
 }
 
 /// The rows that pending entries are about.
@@ -141,15 +156,16 @@ pub unsafe fn has_sealed(row_id: Uuid, snapshot: pg_sys::Snapshot) -> bool {
 /// The snapshot is registered or active.
 pub unsafe fn each_pending<T>(
     snapshot: pg_sys::Snapshot,
-    is_wanted: fn(&Row) -> bool,
+    is_wanted: impl Fn(&Row) -> bool,
     read: fn(&Row) -> Option<T>,
     mut each: impl FnMut(T),
 ) {
     let table = Table::open("entries_pending", pg_sys::AccessShareLock);
+    let mut row = Row::default();
     let mut scan = KeyScan::start_with(&table, snapshot);
     while let Some(tuple) = scan.next() {
         check_for_interrupts!();
-        let row = table.deform(tuple);
+        table.deform_into(tuple, &mut row);
         if is_wanted(&row) {
             read(&row).into_iter().for_each(&mut each);
         }
@@ -158,7 +174,11 @@ pub unsafe fn each_pending<T>(
 
 /// Whether the entry in this row of `ledger.entries` is about a row of a tracked table. Reads only its type.
 pub fn is_about_rows(row: &Row) -> bool {
-    row.text(entry_column::ENTRY_TYPE).is_some_and(|entry_type| Operation::from_entry_type(entry_type).is_some())
+    row.text(entry_column::ENTRY_TYPE).is_some_and(is_of_rows)
+}
+
+fn is_of_rows(entry_type: &str) -> bool {
+    Operation::from_entry_type(entry_type).is_some()
 }
 
 impl Version {
