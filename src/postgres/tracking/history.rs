@@ -11,7 +11,7 @@ use super::rows;
 use super::targets::not_tracked;
 use super::verify_row::{check_signature, presence, signature_of, ByLedger, Comparer, Finding, Problem};
 use super::verify_tables;
-use super::versions::{self, text_member, Version};
+use super::versions::{text_member, Version};
 use crate::ledger::canonical_json::member;
 use crate::ledger::verifier::SignatureCheck;
 use crate::postgres::errorless;
@@ -228,9 +228,7 @@ fn finding_about(
     row_id: uuid::Uuid,
     snapshot: &RegisteredSnapshot,
 ) -> Result<Option<Finding>, Failure> {
-    // SAFETY: the snapshot is registered.
-    let newest = unsafe { versions::newest(row_id, snapshot.as_ptr()) }?;
-    let by_ledger = by_ledger(&newest, row_id, plan, snapshot)?;
+    let (newest, by_ledger) = by_ledger(row_id, plan, snapshot)?;
     let Some(version) = newest.as_ref().filter(|_| by_ledger == ByLedger::Exists) else {
         return Ok(presence(newest.as_ref(), by_ledger, true));
     };

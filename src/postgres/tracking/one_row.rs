@@ -77,9 +77,7 @@ impl OneRow {
     /// The newest entry about the row, and what is wrong with it.
     pub fn check(&self) -> Result<(Option<Version>, Option<Finding>), Failure> {
         let row_id = self.found.row_id;
-        // SAFETY: the snapshot is registered.
-        let newest = unsafe { versions::newest(row_id, self.snapshot.as_ptr()) }?;
-        let by_ledger = by_ledger(&newest, row_id, &self.plan, &self.snapshot)?;
+        let (newest, by_ledger) = by_ledger(row_id, &self.plan, &self.snapshot)?;
         let place = match self.found.place {
             None if newest.is_some() && self.may_be_there(by_ledger) => self.search()?,
             place => place,
@@ -161,31 +159,36 @@ fn is_recorded_beside(
     plan: &Plan,
     snapshot: &RegisteredSnapshot,
 ) -> Result<bool, Failure> {
-    // SAFETY: the snapshot is registered.
-    let newest = |id: Uuid| unsafe { versions::newest(id, snapshot.as_ptr()) };
-    let exists = |id: Uuid| Ok(by_ledger(&newest(id)?, id, plan, snapshot)? == ByLedger::Exists);
+    let exists = |id: Uuid| Ok(by_ledger(id, plan, snapshot)?.1 == ByLedger::Exists);
     match by_values {
         // That row may have had this id before: then its key was changed to an equal one, written in another way.
         Ok(Found { place: Some(_), .. }) => exists(id),
         // That the one row is gone, and should be, must not hide that the other is gone and should not.
-        Ok(other) if other.row_id != id => Ok(newest(id)?.is_some() && (exists(id)? || !exists(other.row_id)?)),
-        _ => Ok(newest(id)?.is_some()),
+        Ok(other) if other.row_id != id => {
+            let (newest, state) = by_ledger(id, plan, snapshot)?;
+            Ok(newest.is_some() && (state == ByLedger::Exists || !exists(other.row_id)?))
+        }
+        // SAFETY: the snapshot is registered.
+        _ => Ok(unsafe { versions::newest(id, snapshot.as_ptr()) }?.is_some()),
     }
 }
 
-/// What the newest entry about a row, and a `TRUNCATE` since, say of it.
-pub fn by_ledger(
-    newest: &Option<Version>,
-    id: Uuid,
-    plan: &Plan,
-    snapshot: &RegisteredSnapshot,
-) -> Result<ByLedger, Failure> {
-    let Some(version) = newest.as_ref().filter(|version| version.leaves_row(id)) else { return Ok(ByLedger::Gone) };
+/// The newest entry about a row, and what it and a `TRUNCATE` since say of the row.
+pub fn by_ledger(id: Uuid, plan: &Plan, snapshot: &RegisteredSnapshot) -> Result<(Option<Version>, ByLedger), Failure> {
+    let table_id = row_id(&plan.options.table_id, "");
     // SAFETY: the snapshot is registered.
-    let truncate = unsafe { versions::newest(row_id(&plan.options.table_id, ""), snapshot.as_ptr()) }?;
+    let [pending, pending_truncate] = unsafe { versions::newest_pending([id, table_id], snapshot.as_ptr()) };
+    // SAFETY: the snapshot is registered.
+    let newest = unsafe { versions::newest_with(pending, id, snapshot.as_ptr()) }?;
+    let Some(version) = newest.as_ref().filter(|version| version.leaves_row(id)) else {
+        return Ok((newest, ByLedger::Gone));
+    };
+    // SAFETY: the snapshot is registered.
+    let truncate = unsafe { versions::newest_with(pending_truncate, table_id, snapshot.as_ptr()) }?;
     let is_newer =
         |truncate: Version| (truncate.created_at, truncate.entry_id) > (version.created_at, version.entry_id);
-    Ok(if truncate.is_some_and(is_newer) { ByLedger::Truncated } else { ByLedger::Exists })
+    let state = if truncate.is_some_and(is_newer) { ByLedger::Truncated } else { ByLedger::Exists };
+    Ok((newest, state))
 }
 
 pub fn plan_of(table: &Table) -> Result<Rc<Plan>, Failure> {

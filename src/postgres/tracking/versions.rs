@@ -1,5 +1,5 @@
 //! Finds the entries about one row: sealed ones through `ledger.row_versions`, which sealing fills, and pending ones by
-//! reading all that is pending, which is little.
+//! reading all that is pending, which is little while sealing keeps up.
 
 use super::run_writer;
 use super::version_runs::{RowPlaces, VersionTable};
@@ -71,11 +71,39 @@ impl Version {
 /// # Safety
 /// The snapshot is registered or active.
 pub unsafe fn newest(row_id: Uuid, snapshot: pg_sys::Snapshot) -> Result<Option<Version>, Failure> {
-    let mut pending = pending(row_id, snapshot);
+    let [pending] = newest_pending([row_id], snapshot);
+    newest_with(pending, row_id, snapshot)
+}
+
+/// The same for a caller that has the newest pending entry about the row from [`newest_pending`].
+///
+/// # Errors
+/// If an entry is gone that could be the newest.
+///
+/// # Safety
+/// The snapshot is registered or active.
+pub unsafe fn newest_with(
+    pending: Option<Version>,
+    row_id: Uuid,
+    snapshot: pg_sys::Snapshot,
+) -> Result<Option<Version>, Failure> {
     let (sealed, lost) = newest_sealed(row_id, snapshot, Version::from_row, Version::order);
     require_none(lost)?;
-    pending.extend(sealed);
-    Ok(pending.into_iter().max_by_key(Version::order))
+    Ok(pending.into_iter().chain(sealed).max_by_key(Version::order))
+}
+
+/// The newest pending entry about each of the rows, found in one pass.
+///
+/// # Safety
+/// The snapshot is registered or active.
+pub unsafe fn newest_pending<const N: usize>(row_ids: [Uuid; N], snapshot: pg_sys::Snapshot) -> [Option<Version>; N] {
+    let mut newest = [const { None }; N];
+    each_pending_about(&row_ids, snapshot, |version| {
+        for (_, newest) in row_ids.iter().zip(&mut newest).filter(|(row_id, _)| version.is_about(**row_id)) {
+            *newest = newest.take().into_iter().chain([version.clone()]).max_by_key(Version::order);
+        }
+    });
+    newest
 }
 
 /// All entries about the row, the oldest first.
@@ -86,7 +114,12 @@ pub unsafe fn newest(row_id: Uuid, snapshot: pg_sys::Snapshot) -> Result<Option<
 /// # Safety
 /// The snapshot is registered or active.
 pub unsafe fn all(row_id: Uuid, snapshot: pg_sys::Snapshot) -> Result<Vec<Version>, Failure> {
-    let mut versions = pending(row_id, snapshot);
+    let mut versions = Vec::new();
+    each_pending_about(&[row_id], snapshot, |version| {
+        if version.is_about(row_id) {
+            versions.push(version);
+        }
+    });
     let lost = scan_sealed(row_id, snapshot, Version::from_row, |version| {
         versions.push(version);
         true
@@ -96,20 +129,22 @@ pub unsafe fn all(row_id: Uuid, snapshot: pg_sys::Snapshot) -> Result<Vec<Versio
     Ok(versions)
 }
 
-/// Reads the pending entries through the index on the id, not page by page. The table holds many rows that were sealed
-/// and not yet vacuumed. The first session that meets them marks their index entries dead, and then they cost the next
-/// one nearly nothing.
+/// Gives `each` the pending entries about the rows, and perhaps others.
 ///
 /// # Safety
 /// The snapshot is registered or active.
-unsafe fn pending(row_id: Uuid, snapshot: pg_sys::Snapshot) -> Vec<Version> {
-    let mut versions = Vec::new();
-    each_pending(snapshot, is_about_rows, Version::from_row, |version| {
-        if version.row_ids().any(|id| id == row_id) {
-            versions.push(version);
-        }
-    });
-    versions
+unsafe fn each_pending_about(row_ids: &[Uuid], snapshot: pg_sys::Snapshot, each: impl FnMut(Version)) {
+    each_pending(snapshot, |entry| may_be_about(entry, row_ids), Version::from_row, each);
+}
+
+/// False only if the pending entry is about none of the rows. Nearly all pending entries are about others, and to make
+/// a [`Version`] of an entry takes many times as long as to find this.
+fn may_be_about(entry: &Row, row_ids: &[Uuid]) -> bool {
+    let entry_type = entry.text(entry_column::ENTRY_TYPE).filter(|entry_type| is_of_rows(entry_type));
+    entry_type.is_some_and(|entry_type| {
+        let quick = tables::detoasted_metadata(entry).and_then(|metadata| metadata.row_ids(entry_type));
+        quick.is_none_or(|ids| ids.iter().flatten().any(|id| row_ids.contains(id)))
+    })
 }
 
 /// The rows that pending entries are about.
@@ -137,19 +172,24 @@ pub unsafe fn has_sealed(row_id: Uuid, snapshot: pg_sys::Snapshot) -> bool {
 
 /// Gives `each` what `read` makes of every pending entry for which `is_wanted` holds, in no particular order.
 ///
+/// Reads them through the index on the id, not page by page. The table holds many rows that were sealed and not yet
+/// vacuumed. The first session that meets them marks their index entries dead, and then they cost the next one nearly
+/// nothing.
+///
 /// # Safety
 /// The snapshot is registered or active.
 pub unsafe fn each_pending<T>(
     snapshot: pg_sys::Snapshot,
-    is_wanted: fn(&Row) -> bool,
+    is_wanted: impl Fn(&Row) -> bool,
     read: fn(&Row) -> Option<T>,
     mut each: impl FnMut(T),
 ) {
     let table = Table::open("entries_pending", pg_sys::AccessShareLock);
+    let mut row = Row::default();
     let mut scan = KeyScan::start_with(&table, snapshot);
     while let Some(tuple) = scan.next() {
         check_for_interrupts!();
-        let row = table.deform(tuple);
+        table.deform_into(tuple, &mut row);
         if is_wanted(&row) {
             read(&row).into_iter().for_each(&mut each);
         }
@@ -158,10 +198,18 @@ pub unsafe fn each_pending<T>(
 
 /// Whether the entry in this row of `ledger.entries` is about a row of a tracked table. Reads only its type.
 pub fn is_about_rows(row: &Row) -> bool {
-    row.text(entry_column::ENTRY_TYPE).is_some_and(|entry_type| Operation::from_entry_type(entry_type).is_some())
+    row.text(entry_column::ENTRY_TYPE).is_some_and(is_of_rows)
+}
+
+fn is_of_rows(entry_type: &str) -> bool {
+    Operation::from_entry_type(entry_type).is_some()
 }
 
 impl Version {
+    fn is_about(&self, row_id: Uuid) -> bool {
+        self.row_ids().any(|id| id == row_id)
+    }
+
     fn row_ids(&self) -> impl Iterator<Item = Uuid> {
         row_change::row_ids(self.operation.entry_type(), &self.metadata).into_iter().flatten()
     }
