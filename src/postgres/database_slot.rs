@@ -180,7 +180,13 @@ impl DatabaseSlot {
 
     /// Notes that a transaction begins to commit entries; returns the epoch to end it with.
     pub fn begin_commit(&self) -> usize {
+        let epoch = self.enter_epoch();
+        // Only now: whoever finds it among those that have begun finds it undecided, too, until it ends.
         self.begun.fetch_add(1, Ordering::SeqCst);
+        epoch
+    }
+
+    fn enter_epoch(&self) -> usize {
         loop {
             let epoch = self.epoch.load(Ordering::SeqCst);
             self.undecided[epoch % 2].fetch_add(1, Ordering::SeqCst);
