@@ -72,6 +72,7 @@ mod tracking_drops;
 mod tracking_generated;
 mod tracking_locks;
 mod tracking_many_tables;
+mod tracking_one_partition;
 mod tracking_order;
 mod tracking_partition_commands;
 mod tracking_partitions;

@@ -269,6 +269,12 @@ pub fn lock(relation: pg_sys::Oid, mode: u32) {
     unsafe { pg_sys::LockRelationOid(relation, mode as pg_sys::LOCKMODE) }
 }
 
+/// Gives a lock back before the transaction ends.
+pub fn unlock(relation: pg_sys::Oid, mode: u32) {
+    // SAFETY: inside a transaction. The caller has that lock; if it had not, there would only be a warning.
+    unsafe { pg_sys::UnlockRelationOid(relation, mode as pg_sys::LOCKMODE) }
+}
+
 /// As [`lock`], unless it would have to wait: then false.
 pub fn lock_if_free(relation: pg_sys::Oid, mode: u32) -> bool {
     // SAFETY: as in lock().

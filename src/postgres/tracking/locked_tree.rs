@@ -60,9 +60,6 @@ impl LockedTree {
     pub fn unlock(self) {
         let LockedTree { table, oids, lock } = self;
         drop(table);
-        for oid in oids.into_iter().rev() {
-            // SAFETY: gives back a lock that lock() has taken.
-            unsafe { pg_sys::UnlockRelationOid(oid, lock as pg_sys::LOCKMODE) };
-        }
+        oids.into_iter().rev().for_each(|oid| relation::unlock(oid, lock));
     }
 }

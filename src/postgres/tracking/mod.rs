@@ -28,7 +28,7 @@
 //! | [`compare_shapes`] | entries about a row from before and after a change of the table's columns |
 //! | [`verify_all`] | all tables, and whether they are tracked as the ledger says |
 //! | [`history`], [`readers`] | the functions for one row, and who may call them |
-//! | [`given_key`], [`one_row`] | a key as a caller gives it, and the row that it leads to |
+//! | [`given_key`], [`partition_bounds`], [`one_row`] | a key as a caller gives it, and the partition and the row that it leads to |
 //! | [`lost`] | tables that are not tracked any more, though nobody has said so |
 
 pub mod baseline;
@@ -53,6 +53,7 @@ mod one_row;
 pub mod options;
 mod output_function;
 pub mod own_triggers;
+mod partition_bounds;
 pub mod partitions;
 pub mod plan;
 pub mod primary_key;

@@ -2,6 +2,7 @@
 
 use super::given_key::{GivenKey, TypedKey};
 use super::options::Options;
+use super::partition_bounds;
 use super::plan::{self, Plan};
 use super::row_hashes::RowHashes;
 use super::row_key::RowKey;
@@ -51,19 +52,57 @@ impl OneRow {
     pub fn of_key(target: pg_sys::Oid, key: Jsonb, take: fn() -> RegisteredSnapshot) -> Result<OneRow, Failure> {
         let table = Table::open_oid(target, pg_sys::AccessShareLock);
         let plan = plan_of(&table)?;
-        let GivenKey { stated, has_null_elements, typed } = GivenKey::read(&table, &plan, key)?;
-        lock_partitions(&table, &plan);
-        let snapshot = take();
-        let by_values = typed.and_then(|key| Found::by_values(table, &plan, &key, &snapshot));
-        let means_other = |id: &Uuid| match &by_values {
-            Ok(found) => found.row_id != *id || (found.place.is_none() && has_null_elements),
-            Err(_) => true,
-        };
-        let found = match stated.filter(means_other) {
-            Some(id) if is_recorded_beside(&by_values, id, &plan, &snapshot)? => {
-                Found { row_id: id, place: None, absence: Absence::Unknown }
+        let given = GivenKey::read(&table, &plan, key)?;
+        if plan.is_partition || table.is_partitioned() {
+            if let Some(row) = OneRow::by_bounds(&table, &plan, &given, take)? {
+                return Ok(row);
             }
-            _ => by_values?,
+            relation::tree(&Table::open_oid(plan.root, pg_sys::AccessShareLock), pg_sys::AccessShareLock);
+        }
+        OneRow::of_locked(table, plan, &given, take())
+    }
+
+    /// The row, if it is where the bounds of the partitions put its key. Locks only what leads there: a table can have
+    /// more partitions than a transaction can lock. What is not found there is looked for everywhere: the bounds may
+    /// have been tampered with, and a row that is in the wrong partition is not missing.
+    fn by_bounds(
+        table: &Table,
+        plan: &Rc<Plan>,
+        given: &GivenKey,
+        take: fn() -> RegisteredSnapshot,
+    ) -> Result<Option<OneRow>, Failure> {
+        let Ok(key) = &given.typed else { return Ok(None) };
+        let from = std::iter::once(relation::oid(table)).chain(plan.is_partition.then_some(plan.root));
+        // SAFETY: the values were made for the columns of these names.
+        let paths: Vec<Table> =
+            from.flat_map(|from| unsafe { partition_bounds::path(from, |name| key.value_of(name)) }).collect();
+        let snapshot = take();
+        let mut leaves = paths.iter().filter(|table| !table.is_partitioned());
+        if let Some(place) = leaves.find_map(|leaf| place_in(leaf, key, &snapshot)) {
+            let by_values = Found::at(Some(place), key, &snapshot);
+            if by_values.is_ok() && stated_beside(given, &by_values, plan, &snapshot)?.is_none() {
+                return Ok(Some(OneRow { found: by_values?, plan: Rc::clone(plan), snapshot }));
+            }
+        }
+        drop(snapshot);
+        // Or who locks the partitions in their order, and this session, which is about to do that, could wait for each
+        // other.
+        partition_bounds::unlock(paths);
+        Ok(None)
+    }
+
+    /// Looks in all partitions. They are locked, and the snapshot is newer than their locks.
+    fn of_locked(
+        table: Table,
+        plan: Rc<Plan>,
+        given: &GivenKey,
+        snapshot: RegisteredSnapshot,
+    ) -> Result<OneRow, Failure> {
+        let typed = given.typed.as_ref().map_err(Clone::clone);
+        let by_values = typed.and_then(|key| Found::by_values(table, &plan, key, &snapshot));
+        let found = match stated_beside(given, &by_values, &plan, &snapshot)? {
+            Some(id) => Found { row_id: id, place: None, absence: Absence::Unknown },
+            None => by_values?,
         };
         Ok(OneRow { found, plan, snapshot })
     }
@@ -128,6 +167,10 @@ impl Found {
         if place.is_none() && plan.is_partition {
             place = place_of(Table::open_oid(plan.root, pg_sys::AccessShareLock), key, snapshot);
         }
+        Found::at(place, key, snapshot)
+    }
+
+    fn at(place: Option<RowPlace>, key: &TypedKey, snapshot: &RegisteredSnapshot) -> Result<Found, Failure> {
         let row_id = place.map_or(Ok(key.row_id), |place| recorded_id(place, key, snapshot))?;
         let absence = if key.is_exact { Absence::Certain } else { Absence::Likely };
         Ok(Found { row_id, place, absence })
@@ -135,11 +178,13 @@ impl Found {
 }
 
 fn place_of(table: Table, key: &TypedKey, snapshot: &RegisteredSnapshot) -> Option<RowPlace> {
-    relation::leaves(table).iter().find_map(|leaf| {
-        // SAFETY: the snapshot is registered, and the values were made for these columns.
-        let tid = unsafe { rows::find_by_key(leaf, |name| key.value_of(name), snapshot.as_ptr()) };
-        tid.map(|tid| (relation::oid(leaf), tid))
-    })
+    relation::leaves(table).iter().find_map(|leaf| place_in(leaf, key, snapshot))
+}
+
+fn place_in(leaf: &Table, key: &TypedKey, snapshot: &RegisteredSnapshot) -> Option<RowPlace> {
+    // SAFETY: the snapshot is registered, and the values were made for these columns.
+    let tid = unsafe { rows::find_by_key(leaf, |name| key.value_of(name), snapshot.as_ptr()) };
+    tid.map(|tid| (relation::oid(leaf), tid))
 }
 
 /// The id under which the row is recorded, which is that of the stored key. Equal values can be written in several ways
@@ -150,6 +195,23 @@ fn recorded_id((oid, tid): RowPlace, key: &TypedKey, snapshot: &RegisteredSnapsh
     let id_of = |row: &Row| RowKey::id_of(&plan.options.table_id, &plan.key, row);
     // SAFETY: the snapshot is registered.
     unsafe { rows::fetch(&table, tid, snapshot.as_ptr(), id_of) }.unwrap_or(Ok(key.row_id))
+}
+
+/// The id of the row that the ledger has under the key's own words, if that is another one than the values lead to.
+fn stated_beside(
+    given: &GivenKey,
+    by_values: &Result<Found, Failure>,
+    plan: &Plan,
+    snapshot: &RegisteredSnapshot,
+) -> Result<Option<Uuid>, Failure> {
+    let means_other = |id: &Uuid| match by_values {
+        Ok(found) => found.row_id != *id || (found.place.is_none() && given.has_null_elements),
+        Err(_) => true,
+    };
+    match given.stated.filter(means_other) {
+        Some(id) if is_recorded_beside(by_values, id, plan, snapshot)? => Ok(Some(id)),
+        _ => Ok(None),
+    }
 }
 
 /// Whether the ledger has a row with this id, although the values of the key lead to another row or to none.
@@ -196,11 +258,4 @@ pub fn plan_of(table: &Table) -> Result<Rc<Plan>, Failure> {
     let options = unsafe { Options::of_relation(table.relation()) };
     let options = options.ok_or_else(|| not_tracked(table))?;
     plan::of(table, || Ok(options))
-}
-
-/// Locks all partitions of the tracked table, if this table is one of them or has partitions.
-fn lock_partitions(table: &Table, plan: &Plan) {
-    if plan.is_partition || table.is_partitioned() {
-        relation::tree(&Table::open_oid(plan.root, pg_sys::AccessShareLock), pg_sys::AccessShareLock);
-    }
 }
