@@ -66,6 +66,7 @@ mod tracking_after_waiting;
 mod tracking_attacks;
 mod tracking_baseline;
 mod tracking_baseline_failing;
+mod tracking_baseline_list;
 mod tracking_batches;
 mod tracking_concurrency;
 mod tracking_drops;

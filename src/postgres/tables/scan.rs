@@ -1,4 +1,4 @@
-//! Scans of a whole table, by its pages or by its primary key.
+//! Scans of a table, by its pages or by its primary key.
 
 use super::{RegisteredSnapshot, Table};
 use crate::postgres::errors::is_unwinding;
@@ -97,15 +97,18 @@ impl<T: Borrow<Table>, S> Drop for TableScan<T, S> {
     }
 }
 
-/// A scan of a whole table by its primary key. The time depends on the number of rows, however many pages the table
-/// has.
+/// A scan of a table by its primary key. The time depends on the number of rows, however many pages the table has.
 pub struct KeyScan<'a> {
     scan: pg_sys::SysScanDesc,
     /// Table and snapshot outlive the scan.
     lends: PhantomData<(&'a Table, &'a RegisteredSnapshot)>,
 }
 
+/// What a column is to be equal to, and the function that compares it.
+pub type KeyValue = (pg_sys::Datum, u32);
+
 impl<'a> KeyScan<'a> {
+    /// All rows.
     pub fn start(table: &'a Table, snapshot: &'a RegisteredSnapshot) -> Self {
         // SAFETY: the snapshot is registered, and borrowed as long as the scan lives.
         unsafe { Self::start_with(table, snapshot.as_ptr()) }
@@ -114,10 +117,26 @@ impl<'a> KeyScan<'a> {
     /// # Safety
     /// The snapshot outlives the scan.
     pub unsafe fn start_with(table: &'a Table, snapshot: pg_sys::Snapshot) -> Self {
-        let (relation, key) = (table.relation(), table.primary_key());
-        // A superuser may have dropped it: then all pages are read.
-        let has_key = key != pg_sys::InvalidOid;
-        let scan = pg_sys::systable_beginscan(relation, key, has_key, snapshot, 0, std::ptr::null_mut());
+        Self::begin(table, snapshot, &mut [])
+    }
+
+    /// Only the rows whose first columns have these values.
+    ///
+    /// # Safety
+    /// The values are of the types of the columns, and outlive the scan.
+    pub unsafe fn start_at(table: &'a Table, snapshot: &'a RegisteredSnapshot, values: &[KeyValue]) -> Self {
+        let conditions = values.iter().enumerate().map(|(column, value)| condition(table, column, value));
+        Self::begin(table, snapshot.as_ptr(), &mut conditions.collect::<Vec<_>>())
+    }
+
+    /// # Safety
+    /// The snapshot, and the values of the conditions, outlive the scan.
+    unsafe fn begin(table: &'a Table, snapshot: pg_sys::Snapshot, conditions: &mut [pg_sys::ScanKeyData]) -> Self {
+        let (count, first) = (conditions.len(), conditions.as_mut_ptr());
+        // A superuser may have dropped the key, or put another in its place: then all pages are read.
+        let key = table.primary_key();
+        let has_key = key != pg_sys::InvalidOid && begins_with_first_columns(key, count);
+        let scan = pg_sys::systable_beginscan(table.relation(), key, has_key, snapshot, count as i32, first);
         KeyScan { scan, lends: PhantomData }
     }
 
@@ -134,9 +153,42 @@ impl Drop for KeyScan<'_> {
         if is_unwinding() {
             return;
         }
-        // SAFETY: opened in start_with() and closed only here.
+        // SAFETY: opened in begin() and closed only here.
         unsafe { pg_sys::systable_endscan(self.scan) }
     }
+}
+
+/// The condition that the column has the value. The collation is the column's, by which its primary key is ordered: with
+/// that of the catalogs, a search in the index would take a wrong turn.
+///
+/// # Safety
+/// The value is of the type of the column.
+unsafe fn condition(table: &Table, column: usize, (value, equality): &KeyValue) -> pg_sys::ScanKeyData {
+    let mut key = pg_sys::ScanKeyData::default();
+    pg_sys::ScanKeyEntryInitialize(
+        &mut key,
+        0,
+        (column + 1) as pg_sys::AttrNumber,
+        pg_sys::BTEqualStrategyNumber as pg_sys::StrategyNumber,
+        pg_sys::InvalidOid,
+        table.attribute(column).attcollation,
+        pg_sys::Oid::from(*equality),
+        *value,
+    );
+    key
+}
+
+/// Whether an index has the first columns of its table as its first ones, in their order.
+///
+/// # Safety
+/// `index` is an index of a table that is locked.
+unsafe fn begins_with_first_columns(index: pg_sys::Oid, columns: usize) -> bool {
+    let index = pg_sys::index_open(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+    let form = &*(*index).rd_index;
+    let numbers = form.indkey.values.as_slice(form.indnkeyatts as usize);
+    let is_so = numbers.len() >= columns && (1..).zip(&numbers[..columns]).all(|(column, number)| *number == column);
+    pg_sys::index_close(index, pg_sys::NoLock as pg_sys::LOCKMODE);
+    is_so
 }
 
 /// Where a row version stands in its table: the page, and its number on it. Ordered as the table is.

@@ -166,8 +166,12 @@ fn record_row(plan: &Plan, row: &tables::Row, horizon: Horizon) -> Result<(), Fa
 /// What the worker's turn at a relation came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Turn {
-    /// Some rows were recorded, or none were left to record.
+    /// Some rows were recorded, and others are left.
     Taken,
+    /// Nothing is left to record.
+    Done,
+    /// There was nothing to record: since the worker looked, the table was untracked.
+    Gone,
     /// Another session has locked the relation.
     Locked,
 }
@@ -180,12 +184,11 @@ pub fn record_batch(table_id: &str, relation: pg_sys::Oid) -> Turn {
         return Turn::Locked;
     }
     // Read only now: under the lock no other session can end the baseline.
-    let Some(baseline) = baseline_table::find(table_id, relation) else { return Turn::Taken };
+    let Some(baseline) = baseline_table::find(table_id, relation) else { return Turn::Gone };
     // SAFETY: inside a transaction; any Oid may be given. The result is null if no such relation exists any more.
     let opened = unsafe { pg_sys::try_relation_open(relation, pg_sys::NoLock as pg_sys::LOCKMODE) };
     if opened.is_null() {
-        baseline.remove();
-        return Turn::Taken;
+        return baseline.end();
     }
     // SAFETY: `opened` is not null, was opened above, and is not used again.
     unsafe { pg_sys::relation_close(opened, pg_sys::NoLock as pg_sys::LOCKMODE) };
@@ -199,14 +202,13 @@ pub fn record_batch(table_id: &str, relation: pg_sys::Oid) -> Turn {
     // SAFETY: the relation is open.
     let options = unsafe { Options::of_relation(table.relation()) };
     match options.filter(|options| options.table_id == table_id) {
-        None => baseline.remove(),
+        None => baseline.end(),
         Some(options) => baseline.go_on(&table, options),
     }
-    Turn::Taken
 }
 
 impl Baseline {
-    fn go_on(mut self, table: &Table, options: Options) {
+    fn go_on(mut self, table: &Table, options: Options) -> Turn {
         let plan = or_raise(plan::of(table, || Ok(options)));
         let file_node = relation::file_node(table);
         if file_node != self.file_node {
@@ -218,11 +220,19 @@ impl Baseline {
         // A table that has become shorter is done earlier. Rows in pages that were added have entries.
         let end = self.page_count.min(table.pages());
         let count = BATCH_PAGES.min(end.saturating_sub(self.next_page));
-        if count == 0 {
-            return self.remove();
+        if count > 0 {
+            self.row_count += record_pages(&plan, table, self.next_page, count, self.horizon);
+            self.next_page += count;
         }
-        self.row_count += record_pages(&plan, table, self.next_page, count, self.horizon);
-        self.next_page += count;
+        if self.next_page >= end {
+            return self.end();
+        }
         self.store();
+        Turn::Taken
+    }
+
+    fn end(&self) -> Turn {
+        self.remove();
+        Turn::Done
     }
 }

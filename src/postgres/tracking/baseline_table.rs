@@ -7,7 +7,7 @@
 use super::horizon::Horizon;
 use crate::postgres::relation;
 use crate::postgres::single_row;
-use crate::postgres::tables::{self, RegisteredSnapshot, Row, Table, TableScan};
+use crate::postgres::tables::{self, KeyScan, RegisteredSnapshot, Row, Table};
 use pgrx::{pg_sys, IntoDatum};
 use std::collections::HashMap;
 
@@ -58,8 +58,9 @@ impl Baseline {
         ]
     }
 
-    fn is_of(&self, table_id: &str, relation: pg_sys::Oid) -> bool {
-        self.table_id == table_id && self.relation == relation
+    /// The stored row about the relation.
+    fn stored(&self) -> Which<'_> {
+        Which::OfRelation(&self.table_id, self.relation)
     }
 
     pub fn add(&self) {
@@ -69,14 +70,14 @@ impl Baseline {
     /// Replaces the stored row about the relation.
     pub fn store(&self) {
         let table = Table::open("baselines", pg_sys::RowExclusiveLock);
-        for (mut tid, _) in select(&table, |other| other.is_of(&self.table_id, self.relation)) {
+        for (mut tid, _) in select(&table, self.stored()) {
             single_row::update(&table, &mut tid, &self.columns());
         }
     }
 
     /// Deletes the stored row: nothing is left to record.
     pub fn remove(&self) {
-        delete(|other| other.is_of(&self.table_id, self.relation));
+        delete(self.stored());
         forget_plans(self.relation);
     }
 }
@@ -95,14 +96,14 @@ fn forget_plans(relation: pg_sys::Oid) {
 
 /// All baselines. Those of the table that was tracked first come first.
 pub fn all() -> Vec<Baseline> {
-    let mut all = of(|_| true);
+    let mut all = of(Which::All);
     all.sort_by_key(|baseline| (baseline.horizon.at, baseline.relation.to_u32()));
     all
 }
 
 /// The baseline of a relation; `None` if it is complete.
 pub fn find(table_id: &str, relation: pg_sys::Oid) -> Option<Baseline> {
-    of(|baseline| baseline.is_of(table_id, relation)).pop()
+    of(Which::OfRelation(table_id, relation)).pop()
 }
 
 /// How much of a table's baseline is recorded.
@@ -114,8 +115,17 @@ pub struct Progress {
 
 /// The progress of each table that has a baseline under way, by its table id.
 pub fn progress() -> HashMap<String, Progress> {
+    progress_in(of(Which::All))
+}
+
+/// The progress of a table; `None` if its baseline is complete.
+pub fn progress_of(table_id: &str) -> Option<Progress> {
+    progress_in(of(Which::OfTable(table_id))).remove(table_id)
+}
+
+fn progress_in(baselines: Vec<Baseline>) -> HashMap<String, Progress> {
     let mut by_table: HashMap<String, Progress> = HashMap::new();
-    for baseline in of(|_| true) {
+    for baseline in baselines {
         let progress = by_table.entry(baseline.table_id).or_default();
         progress.pages_done += i64::from(baseline.next_page);
         progress.pages += i64::from(baseline.page_count);
@@ -131,31 +141,45 @@ pub fn pending_horizon(table: &Table, table_id: &str) -> Option<Horizon> {
 }
 
 pub fn forget(table_id: &str) {
-    delete(|baseline| baseline.table_id == table_id);
+    delete(Which::OfTable(table_id));
 }
 
-fn of(is_wanted: impl Fn(&Baseline) -> bool) -> Vec<Baseline> {
+/// Which rows are read. A table may have thousands of partitions, each with a row, and those of one are looked up again
+/// and again: so all are read only where all are wanted.
+#[derive(Clone, Copy)]
+enum Which<'a> {
+    All,
+    OfTable(&'a str),
+    OfRelation(&'a str, pg_sys::Oid),
+}
+
+fn of(which: Which) -> Vec<Baseline> {
     let table = Table::open("baselines", pg_sys::AccessShareLock);
-    select(&table, is_wanted).into_iter().map(|(_, baseline)| baseline).collect()
+    select(&table, which).into_iter().map(|(_, baseline)| baseline).collect()
 }
 
-fn delete(is_wanted: impl Fn(&Baseline) -> bool) {
+fn delete(which: Which) {
     let table = Table::open("baselines", pg_sys::RowExclusiveLock);
-    for (mut tid, _) in select(&table, is_wanted) {
+    for (mut tid, _) in select(&table, which) {
         table.delete(&mut tid);
     }
 }
 
-fn select(table: &Table, is_wanted: impl Fn(&Baseline) -> bool) -> Vec<(pg_sys::ItemPointerData, Baseline)> {
+fn select(table: &Table, which: Which) -> Vec<(pg_sys::ItemPointerData, Baseline)> {
+    let of_table = |table_id: &str| (tables::text_datum(table_id).expect("a text is not null"), pg_sys::F_TEXTEQ);
+    let values = match which {
+        Which::All => vec![],
+        Which::OfTable(table_id) => vec![of_table(table_id)],
+        Which::OfRelation(table_id, relation) => vec![of_table(table_id), (relation.into(), pg_sys::F_OIDEQ)],
+    };
     let snapshot = RegisteredSnapshot::latest();
-    let mut scan = TableScan::start(table, &snapshot, 0);
+    // SAFETY: the first columns are a text and an oid. The text is in the current memory context, which outlives the
+    // scan.
+    let mut scan = unsafe { KeyScan::start_at(table, &snapshot, &values) };
     let mut found = Vec::new();
     while let Some(tuple) = scan.next() {
-        let baseline = Baseline::from_row(&table.deform(tuple));
-        if is_wanted(&baseline) {
-            // SAFETY: the tuple is valid until the scan's next one is asked for.
-            found.push((unsafe { (*tuple).t_self }, baseline));
-        }
+        // SAFETY: the tuple is valid until the scan's next one is asked for.
+        found.push((unsafe { (*tuple).t_self }, Baseline::from_row(&table.deform(tuple))));
     }
     found
 }

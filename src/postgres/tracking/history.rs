@@ -274,7 +274,7 @@ pub fn require_baseline(target: pg_sys::Oid) -> Result<(), Failure> {
     // SAFETY: the relation is open.
     let options = unsafe { Options::of_relation(table.relation()) };
     let options = options.ok_or_else(|| not_tracked(&table))?;
-    baseline_table::progress().get(&options.table_id).map_or(Ok(()), |progress| Err(still_recorded(&table, progress)))
+    baseline_table::progress_of(&options.table_id).map_or(Ok(()), |progress| Err(still_recorded(&table, &progress)))
 }
 
 pub fn still_recorded(table: &Table, progress: &baseline_table::Progress) -> Failure {

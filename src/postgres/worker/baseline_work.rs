@@ -13,10 +13,14 @@ use crate::postgres::relation;
 use crate::postgres::tracking::baseline::{self, Turn};
 use crate::postgres::tracking::baseline_table;
 use pgrx::pg_sys;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+/// How long the worker goes by the list that it has read, unless a session says that there is more to do. A table may
+/// have thousands of partitions, each of which takes a turn: to read the list for every turn would take far longer than
+/// to record them.
+const LIST_LIFETIME: Duration = Duration::from_secs(1);
 /// How soon a table that was locked is tried again.
 const LOCKED_RETRY: Duration = Duration::from_secs(1);
 /// How soon a table that could not be recorded is tried again: the first time, and at most.
@@ -29,11 +33,18 @@ pub(super) struct Baselines {
     slot: &'static DatabaseSlot,
     /// When to work again, if no session asks for it before.
     due: Option<Instant>,
+    /// Tables, and partitions, that have rows left to record, in the order of their turns: as of when the list was read,
+    /// without those that were completed since.
+    left: VecDeque<Part>,
+    read_at: Instant,
     /// Tables that have to wait.
     waiting: HashMap<pg_sys::Oid, Wait>,
     /// Tables that could not be recorded are not tried again before this.
     rest_until: Instant,
 }
+
+/// What has a turn: the id of a tracked table, and a relation that holds rows of it.
+type Part = (String, pg_sys::Oid);
 
 struct Wait {
     until: Instant,
@@ -47,7 +58,8 @@ impl Baselines {
     pub fn new(slot: &'static DatabaseSlot) -> Baselines {
         // The previous worker may have ended in the middle of a table.
         slot.baselines.store(true, Ordering::Release);
-        Baselines { slot, due: None, waiting: HashMap::new(), rest_until: Instant::now() }
+        let now = Instant::now();
+        Baselines { slot, due: None, left: VecDeque::new(), read_at: now, waiting: HashMap::new(), rest_until: now }
     }
 
     /// Whether some table cannot be recorded.
@@ -68,14 +80,50 @@ impl Baselines {
         }
         // It stays at this if what follows fails.
         self.due = Some(Instant::now() + LOCKED_RETRY);
-        let left = in_transaction(baseline_table::all)?;
-        self.waiting.retain(|relation, _| left.iter().any(|baseline| baseline.relation == *relation));
-        let has_had_turn = left.iter().any(|baseline| self.give_turn(&baseline.table_id, baseline.relation));
+        if has_begun || self.read_at.elapsed() >= LIST_LIFETIME {
+            self.left.clear();
+        }
+        if self.left.is_empty() {
+            self.read()?;
+        }
+        let has_had_turn = self.give_first_turn();
         self.due = match has_had_turn {
             true => Some(Instant::now()),
             false => self.waiting.values().map(|wait| self.end_of(wait)).min(),
         };
         Ok(has_had_turn)
+    }
+
+    fn read(&mut self) -> Result<(), Failure> {
+        let all = in_transaction(baseline_table::all)?;
+        self.left = all.into_iter().map(|baseline| (baseline.table_id, baseline.relation)).collect();
+        self.read_at = Instant::now();
+        let relations: HashSet<pg_sys::Oid> = self.left.iter().map(|(_, relation)| *relation).collect();
+        self.waiting.retain(|relation, _| relations.contains(relation));
+        Ok(())
+    }
+
+    /// Gives a turn to the first that can take one. Returns whether there was one.
+    fn give_first_turn(&mut self) -> bool {
+        let mut at = 0;
+        while let Some((table_id, relation)) = self.left.get(at) {
+            if self.has_to_wait(*relation) {
+                at += 1;
+                continue;
+            }
+            let (table_id, relation) = (table_id.clone(), *relation);
+            match self.give_turn(&table_id, relation) {
+                Turn::Taken => return true,
+                Turn::Done => return self.left.remove(at).is_some(),
+                Turn::Gone => drop(self.left.remove(at)),
+                Turn::Locked => at += 1,
+            }
+        }
+        false
+    }
+
+    fn has_to_wait(&self, relation: pg_sys::Oid) -> bool {
+        self.waiting.get(&relation).is_some_and(|wait| self.end_of(wait) > Instant::now())
     }
 
     fn end_of(&self, wait: &Wait) -> Instant {
@@ -85,23 +133,19 @@ impl Baselines {
         }
     }
 
-    /// Records a batch of the table, unless it has to wait. Returns whether it did, or tried to.
-    fn give_turn(&mut self, table_id: &str, relation: pg_sys::Oid) -> bool {
-        let before = self.waiting.get(&relation);
-        if before.is_some_and(|wait| self.end_of(wait) > Instant::now()) {
-            return false;
-        }
+    /// Records a batch of the table, or tries to.
+    fn give_turn(&mut self, table_id: &str, relation: pg_sys::Oid) -> Turn {
         let before = self.waiting.remove(&relation);
         let began = Instant::now();
         let outcome = in_transaction(|| baseline::record_batch(table_id, relation));
         let now = Instant::now();
         match outcome {
-            Ok(Turn::Taken) => true,
             Ok(Turn::Locked) => {
                 let (retry, cause) = before.map_or((FIRST_RETRY, None), |wait| (wait.retry, wait.cause));
                 self.waiting.insert(relation, Wait { until: now + LOCKED_RETRY, retry, cause });
-                false
+                Turn::Locked
             }
+            Ok(turn) => turn,
             Err(cause) => {
                 let said = before.as_ref().and_then(|wait| wait.cause.as_ref()).map(Failure::text);
                 if said.as_ref() != Some(&cause.text()) {
@@ -112,7 +156,7 @@ impl Baselines {
                 let retry = (wait * 2).min(LONGEST_RETRY);
                 self.waiting.insert(relation, Wait { until: now + wait, retry, cause: Some(cause) });
                 self.rest_until = now + (now - began) * REST_FACTOR;
-                true
+                Turn::Taken
             }
         }
     }
