@@ -72,6 +72,7 @@ mod tracking_concurrency;
 mod tracking_drops;
 mod tracking_generated;
 mod tracking_locks;
+mod tracking_many_rows;
 mod tracking_many_tables;
 mod tracking_one_partition;
 mod tracking_order;

@@ -175,6 +175,31 @@ fn other_sessions_record_in_the_new_shape() {
     assert_eq!(value(&mut client, newest), expected);
 }
 
+/// A session keeps what it has found out about the columns that entries have.
+#[test]
+fn a_change_of_the_table_counts_for_entries_that_the_session_has_met_before_it() {
+    let (cluster, mut client) = start_tracked(false);
+    let mut other = cluster.connect("postgres");
+    let verify = "SELECT ledger.verified(n) FROM notes AS n";
+    other.batch_execute("ALTER TABLE notes ADD COLUMN more int").unwrap();
+    client.batch_execute(verify).unwrap();
+    other.batch_execute("ALTER TABLE notes RENAME title TO heading").unwrap();
+    client.batch_execute(verify).unwrap();
+    other.batch_execute("ALTER TABLE notes RENAME heading TO t").unwrap();
+    other.batch_execute("ALTER TABLE notes RENAME extra TO title; ALTER TABLE notes RENAME t TO extra").unwrap();
+    let refused = all_text(&error(&mut client, verify));
+    assert!(refused.contains("Columns \"title\", \"extra\" exchanged their names"), "{refused}");
+    other.batch_execute("ALTER TABLE notes RENAME title TO t; ALTER TABLE notes RENAME extra TO title").unwrap();
+    other.batch_execute("ALTER TABLE notes RENAME t TO extra").unwrap();
+    client.batch_execute(verify).unwrap();
+    client.batch_execute("BEGIN; ALTER TABLE notes DROP COLUMN extra").unwrap();
+    let refused = all_text(&error(&mut client, verify));
+    assert!(refused.contains("column \"extra\" was dropped"), "{refused}");
+    client.batch_execute("ROLLBACK").unwrap();
+    client.batch_execute(verify).unwrap();
+    assert_clean(&mut client, "notes");
+}
+
 #[test]
 fn what_a_table_is_tracked_with_may_change() {
     let (_cluster, mut client) = start_tracked(false);

@@ -4,7 +4,7 @@
 //! gets. But in a table that was restored from a dump, columns have lower numbers if one before them had been dropped.
 //! There, names identify them, as far as they can.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// A column, as an entry about a shape states it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,15 +38,17 @@ pub enum TableIdentity {
 
 /// What each column of `earlier` is in `later`.
 pub fn successors<'a>(earlier: &[ShapeColumn], later: &'a [ShapeColumn], table: TableIdentity) -> Successors<'a> {
-    let all = |is_same: &dyn Fn(&ShapeColumn, &ShapeColumn) -> bool| -> Vec<Option<&'a ShapeColumn>> {
-        earlier.iter().map(|column| later.iter().find(|other| is_same(column, other))).collect()
-    };
-    let by_number = all(&|column, other| column.number == other.number);
+    let numbers: HashMap<i16, &ShapeColumn> = later.iter().map(|other| (other.number, other)).collect();
+    let by_number: Vec<_> = earlier.iter().map(|column| numbers.get(&column.number).copied()).collect();
     if table == TableIdentity::Same {
         return Successors::Known(by_number);
     }
-    // A restore makes numbers lower, or leaves them as they are.
-    let by_name = all(&|column, other| column.name == other.name && other.number <= column.number);
+    let names: HashMap<&str, &ShapeColumn> = later.iter().map(|other| (other.name.as_str(), other)).collect();
+    let named_so = |column: &ShapeColumn| {
+        // A restore makes numbers lower, or leaves them as they are.
+        names.get(column.name.as_str()).copied().filter(|other| other.number <= column.number)
+    };
+    let by_name: Vec<_> = earlier.iter().map(named_so).collect();
     if by_name.iter().all(Option::is_some) {
         return Successors::Known(by_name);
     }
@@ -71,14 +73,19 @@ pub fn shared<'a>(earlier: &'a [ShapeColumn], later: &'a [ShapeColumn], table: T
 /// the present name of a column that is still there.
 pub fn exchanged<'a>(earlier: &'a [ShapeColumn], name_now: impl Fn(&ShapeColumn) -> Option<&'a str>) -> Vec<&'a str> {
     let renamed = |column: &'a ShapeColumn| Some((column.name.as_str(), name_now(column)?));
-    let renamed: HashMap<&str, &str> =
+    let mut renamed: HashMap<&str, &str> =
         earlier.iter().filter_map(renamed).filter(|(before, now)| before != now).collect();
-    // No two columns have one name, so this either ends or comes back to where it began.
-    let comes_back = |name: &str| {
-        let mut next = std::iter::successors(renamed.get(name), |name| renamed.get(**name)).take(renamed.len());
-        next.any(|now| *now == name)
-    };
-    earlier.iter().map(|column| column.name.as_str()).filter(|name| comes_back(name)).collect()
+    // No two columns have one name. So from name to name, each renaming is on a way that comes back to where it began,
+    // or on one that begins with a name that no column has now.
+    let taken: HashSet<&str> = renamed.values().copied().collect();
+    let given_up: Vec<&str> = renamed.keys().copied().filter(|name| !taken.contains(name)).collect();
+    for begin in given_up {
+        let mut next = Some(begin);
+        while let Some(name) = next {
+            next = renamed.remove(name);
+        }
+    }
+    earlier.iter().map(|column| column.name.as_str()).filter(|name| renamed.contains_key(name)).collect()
 }
 
 #[cfg(test)]
@@ -212,6 +219,12 @@ mod tests {
         assert_exchanged(earlier, "1 id int, 2 paid_old int, 3 paid int, 4 note text", &[]);
         assert_exchanged(earlier, "1 id int, 3 paid int, 4 note text", &[]);
         assert_exchanged(earlier, "1 id int, 2 paid_old int, 3 due int, 4 note text, 5 paid int", &[]);
+        // Two at once, and between them some that went on to names that nobody had, or that were given up.
+        assert_exchanged(
+            "1 a int, 2 b int, 3 c int, 4 d int, 5 e int, 6 f int, 7 g int",
+            "1 b int, 2 a int, 3 d int, 4 new int, 5 f int, 6 g int, 7 e int",
+            &["a", "b", "e", "f", "g"],
+        );
         // Restored, with other numbers.
         assert_exchanged("2 id int, 3 a int, 4 b int", "1 id int, 2 a int, 3 b int", &[]);
     }

@@ -47,14 +47,19 @@ pub fn init() {
 
 /// Makes room for as much as a document takes, or raises an ERROR.
 pub fn reserve(buffer: &mut Vec<u8>, more: usize) {
-    IS_OPTIONAL.set(true);
-    let reserved = buffer.try_reserve(more);
-    IS_OPTIONAL.set(false);
-    if reserved.is_err() {
+    if !try_reserve(buffer, more) {
         Failure::new(PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY, "out of memory")
             .detail(format!("Failed on request of size {more} in pg_notary."))
             .raise();
     }
+}
+
+/// Makes room for a caller that can do without it; false if there is none.
+pub fn try_reserve<T>(buffer: &mut Vec<T>, more: usize) -> bool {
+    IS_OPTIONAL.set(true);
+    let reserved = buffer.try_reserve(more);
+    IS_OPTIONAL.set(false);
+    reserved.is_ok()
 }
 
 /// Ends the session if a helper thread has got no memory. The main thread calls this while it waits for helpers.

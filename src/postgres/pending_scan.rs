@@ -4,8 +4,8 @@
 //! pages each time would do little else. So the entries are then found by the primary key: scans mark the dead entries
 //! of the index that they meet, and later scans skip these.
 
-use super::tables::{KeyScan, RegisteredSnapshot, Table, TableScan};
-use pgrx::pg_sys;
+use super::tables::{KeyScan, RegisteredSnapshot, Row, Table, TableScan};
+use pgrx::{check_for_interrupts, pg_sys};
 
 /// So many pages are read so fast that a choice is not worth it.
 const FEW_PAGES: u32 = 1024;
@@ -36,6 +36,30 @@ impl<'a> PendingScan<'a> {
         match self {
             PendingScan::Pages(scan) => scan.next(),
             PendingScan::Key(scan) => scan.next(),
+        }
+    }
+}
+
+/// Gives `each` every pending entry, in no particular order, until it returns false.
+///
+/// Reads them through the index on the id, not page by page. The table holds many rows that were sealed and not yet
+/// vacuumed. The first session that meets them marks their index entries dead, and then they cost the next one nearly
+/// nothing.
+///
+/// # Safety
+/// `table` is `ledger.entries_pending`; the snapshot is registered or active.
+pub unsafe fn each_by_key(
+    table: &Table,
+    snapshot: pg_sys::Snapshot,
+    mut each: impl FnMut(pg_sys::HeapTuple, &Row) -> bool,
+) {
+    let mut row = Row::default();
+    let mut scan = KeyScan::start_with(table, snapshot);
+    while let Some(tuple) = scan.next() {
+        check_for_interrupts!();
+        table.deform_into(tuple, &mut row);
+        if !each(tuple, &row) {
+            break;
         }
     }
 }

@@ -28,7 +28,7 @@ pub use entries::{
 };
 pub use scan::{tid, tid_of, KeyScan, TableScan, Tid};
 pub use short_values::ShortValues;
-pub use snapshot::RegisteredSnapshot;
+pub use snapshot::{RegisteredSnapshot, SnapshotContent};
 
 /// Microseconds from the Unix epoch to Postgres' (2000-01-01).
 const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;

@@ -1,4 +1,4 @@
-//! A registered snapshot, which stays valid for as long as this value.
+//! A registered snapshot, which stays valid for as long as this value, and what a snapshot sees.
 
 use crate::postgres::errors::is_unwinding;
 use pgrx::pg_sys;
@@ -46,4 +46,57 @@ impl Drop for RegisteredSnapshot {
         // by the call that made it, and what runs meanwhile puts back the owner that it found.
         unsafe { pg_sys::UnregisterSnapshot(self.0) }
     }
+}
+
+/// All that decides which rows a snapshot sees. Snapshots of queries are copies, which have no other identity: each
+/// query of a transaction has its own, and most are equal.
+///
+/// Snapshots of equal content see the same until this session's transaction ends or rolls back a subtransaction:
+/// - What another transaction did, they see if it had ended when they were taken, and if it committed. The content says
+///   the former; the latter does not change any more.
+/// - What this transaction did, they see if the number of the command is less than theirs. The ledger writes with the
+///   number that is current at the time, which no snapshot taken before exceeds. So nothing is added to what they see.
+///   A rollback to a savepoint takes something away from it, and gives back no number of a command.
+///
+/// A row that one of them sees is not removed from the table before the other one looks, though no snapshot may be held
+/// in between. To be removed, a transaction that deleted it has to end. If one ends that has a transaction number, what
+/// is taken afterwards has another content: either that one was among the running ones, or it is not below `end`. And
+/// if the other one was taken before, it has been held since. On a standby, replay ends transactions in the same way.
+#[derive(Debug, PartialEq, Eq)]
+pub struct SnapshotContent {
+    begin: pg_sys::TransactionId,
+    end: pg_sys::TransactionId,
+    running: Vec<pg_sys::TransactionId>,
+    running_subtransactions: Vec<pg_sys::TransactionId>,
+    lacks_subtransactions: bool,
+    is_of_recovery: bool,
+    command: pg_sys::CommandId,
+}
+
+impl SnapshotContent {
+    /// `None` of a snapshot that sees by other rules.
+    ///
+    /// # Safety
+    /// The snapshot is registered or active.
+    pub unsafe fn of(snapshot: pg_sys::Snapshot) -> Option<SnapshotContent> {
+        let data = &*snapshot;
+        (data.snapshot_type == pg_sys::SnapshotType::SNAPSHOT_MVCC).then(|| SnapshotContent {
+            begin: data.xmin,
+            end: data.xmax,
+            running: numbers(data.xip, data.xcnt as usize),
+            running_subtransactions: numbers(data.subxip, data.subxcnt as usize),
+            lacks_subtransactions: data.suboverflowed,
+            is_of_recovery: data.takenDuringRecovery,
+            command: data.curcid,
+        })
+    }
+}
+
+/// # Safety
+/// There are that many numbers, or the pointer is null: a copy leaves out those that do not count.
+unsafe fn numbers(first: *const pg_sys::TransactionId, count: usize) -> Vec<pg_sys::TransactionId> {
+    if first.is_null() {
+        return Vec::new();
+    }
+    std::slice::from_raw_parts(first, count).to_vec()
 }

@@ -163,10 +163,10 @@ impl<'a> Comparison<'a> {
         let snapshot = self.snapshot.as_ptr();
         let comparer = self.comparer(live.place.relation)?;
         let table = Table::open_oid(live.place.relation, pg_sys::AccessShareLock);
-        let mut compare = |row: &tables::Row| comparer.compare(row, &version);
+        let compare = |row: &tables::Row| comparer.compare(row, &version);
         // The entry may cover a column that is not covered any more, and whose value cannot be printed.
         // SAFETY: the snapshot is registered.
-        let compared = attempt(|| unsafe { rows::fetch(&table, live.place.tid, snapshot, &mut compare) });
+        let compared = attempt(|| unsafe { rows::fetch(&table, live.place.tid, snapshot, compare) });
         match compared {
             Ok(compared) => compared.unwrap_or(Ok(None)),
             Err(cause) => {

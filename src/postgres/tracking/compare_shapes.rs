@@ -3,9 +3,10 @@
 //! the same: the columns are compared that both entries cover.
 
 use super::columns::json_name;
+use super::older_shape::{exchanged_names, unknown_columns, unknown_shape};
 use super::shape::Shape;
 use super::sorter::{shape_id, Record};
-use super::verify_row::{exchanged_names, quoted_columns, unknown_columns, unknown_shape, Finding, Problem};
+use super::verify_row::{quoted_columns, Finding, Problem};
 use super::versions::Version;
 use crate::ledger::canonical_json::member;
 use crate::ledger::row_change::RowChange;
@@ -98,7 +99,8 @@ impl ShapeChange {
             let unknown = ids.into_iter().find(|id| Shape::find(id).is_none());
             return ShapeChange { unknown, ..ShapeChange::default() };
         };
-        let now = |column: &ShapeColumn| later.columns.iter().find(|now| now.number == column.number);
+        let by_number: HashMap<i16, &ShapeColumn> = later.columns.iter().map(|now| (now.number, now)).collect();
+        let now = |column: &ShapeColumn| by_number.get(&column.number);
         let exchanged = exchanged(&earlier.columns, |column| now(column).map(|now| now.name.as_str()));
         let names = |(column, now): (&ShapeColumn, &ShapeColumn)| (column.name.clone(), now.name.clone());
         let shared = shared(&earlier.columns, &later.columns, table);

@@ -23,7 +23,8 @@
 //! | [`commands`], [`drops`], [`truncation`] | the commands that bring partitions, and take them away |
 //! | [`dropped`] | tables that go with a DROP that does not name them |
 //! | [`versions`], [`version_runs`], [`run_writer`] | the entries about one row, and how they are found |
-//! | [`verify_row`] | one row against its entries |
+//! | [`pending_list`] | which rows the pending entries are about, for many look-ups |
+//! | [`verify_row`], [`older_shape`] | one row against its entries, also those from before the table's columns changed |
 //! | [`verify_tables`], [`targets`], [`row_hashes`], [`sorter`], [`compare_rows`] | all rows of one or more tables against all entries |
 //! | [`compare_shapes`] | entries about a row from before and after a change of the table's columns |
 //! | [`verify_all`] | all tables, and whether they are tracked as the ledger says |
@@ -49,12 +50,14 @@ mod locked_tree;
 pub mod lost;
 pub mod manage;
 pub mod metadata;
+mod older_shape;
 mod one_row;
 pub mod options;
 mod output_function;
 pub mod own_triggers;
 mod partition_bounds;
 pub mod partitions;
+mod pending_list;
 pub mod plan;
 pub mod primary_key;
 pub mod readers;
@@ -89,6 +92,7 @@ fn at_rollback_forget_plans() {
 /// A subtransaction of this level, or the transaction (1), has been rolled back. Cannot fail.
 pub fn after_rollback(level: i32) {
     dropped::after_rollback(level);
+    pending_list::forget();
     if FORGETS_AT_ROLLBACK.get() {
         plan::forget_all();
     }
@@ -99,4 +103,5 @@ pub fn at_end() {
     FORGETS_AT_ROLLBACK.set(false);
     command_order::forget();
     dropped::forget();
+    pending_list::forget();
 }

@@ -130,7 +130,7 @@ impl OneRow {
         }
         let table = Table::open_oid(oid, pg_sys::AccessShareLock);
         let plan = plan_of(&table)?;
-        let mut comparer = Comparer::new(Table::open_oid(oid, pg_sys::NoLock), plan);
+        let comparer = Comparer::new(Table::open_oid(oid, pg_sys::NoLock), plan);
         let compare = |row: &Row| comparer.compare(row, version);
         // SAFETY: the snapshot is registered.
         let finding = unsafe { rows::fetch(&table, tid, self.snapshot.as_ptr(), compare) };

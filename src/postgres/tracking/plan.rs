@@ -4,6 +4,7 @@
 use super::baseline_table;
 use super::columns::{self, json_string, Column, Columns};
 use super::horizon::Horizon;
+use super::older_shape::OlderShapes;
 use super::options::{tracked_root, Coverage, Options};
 use super::primary_key;
 use super::shape::Shape;
@@ -30,6 +31,8 @@ pub struct Plan {
     /// All covered columns, those of the key included.
     pub columns: Columns,
     pub shape: Shape,
+    /// Shapes that the table had before, as far as entries about rows of this relation were met that have them.
+    pub older: OlderShapes,
     /// A column that the options name, but that the table does not have any more, or does not store.
     pub unknown_column: Option<UnknownColumn>,
     /// The tracked table.
@@ -155,7 +158,20 @@ impl Plan {
             (Member::Shape, json_string(&shape.id)),
         ];
         let table = name;
-        Ok(Plan { options, table, names, key, columns, shape, unknown_column, root, is_partition, baseline_horizon })
+        let older = OlderShapes::default();
+        Ok(Plan {
+            options,
+            table,
+            names,
+            key,
+            columns,
+            shape,
+            older,
+            unknown_column,
+            root,
+            is_partition,
+            baseline_horizon,
+        })
     }
 }
 

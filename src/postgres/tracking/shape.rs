@@ -15,6 +15,7 @@ use crate::postgres::tables::{self, RegisteredSnapshot, Table};
 use pgrx::{pg_sys, FromDatum, IntoDatum};
 use serde_json::{json, Value};
 use std::cell::Cell;
+use std::collections::HashMap;
 use uuid::Uuid;
 
 /// The columns of a tracked table that are recorded at some time.
@@ -70,7 +71,8 @@ impl Shape {
     ) -> Option<ColumnsNow<'a>> {
         let later: Vec<ShapeColumn> = live.iter().map(TableColumn::as_shape).collect();
         let Successors::Known(successors) = successors(&self.columns, &later, table) else { return None };
-        let of_table = |column: &ShapeColumn| live.iter().find(|now| now.number == column.number);
+        let by_number: HashMap<i16, &TableColumn> = live.iter().map(|now| (now.number, now)).collect();
+        let of_table = |column: &ShapeColumn| by_number.get(&column.number).copied();
         let now = successors.into_iter().map(|successor| successor.and_then(of_table));
         Some(self.columns.iter().zip(now).collect())
     }

@@ -1,20 +1,17 @@
 //! Compares one row with the newest entry about it, and says what is wrong.
 
-use super::columns::{self, json_name, Column, Columns};
-use super::options::Options;
+use super::columns::{self, json_name, Column};
+use super::older_shape::OlderShape;
 use super::plan::Plan;
-use super::shape::Shape;
 use super::versions::Version;
 use crate::ledger::canonical_json::member;
-use crate::ledger::row_shape::{exchanged, ShapeColumn};
 use crate::ledger::sha256_hex;
 use crate::ledger::verifier::SignatureCheck;
 use crate::postgres::errors::Failure;
-use crate::postgres::relation::{self, TableColumn};
+use crate::postgres::relation;
 use crate::postgres::secrets;
 use crate::postgres::tables::{Row, Table};
 use pgrx::pg_sys;
-use std::collections::HashMap;
 use std::rc::Rc;
 
 /// What can be wrong with a row.
@@ -56,21 +53,12 @@ pub struct Comparer {
     /// The tracked table, of which `table` may be a partition.
     root: Table,
     pub plan: Rc<Plan>,
-    /// Or why rows cannot be compared with entries of this shape.
-    older: HashMap<String, Result<Rc<OlderShape>, Finding>>,
-}
-
-/// The columns of an older shape, as they are now.
-struct OlderShape {
-    columns: Columns,
-    dropped: Vec<String>,
-    retyped: Vec<String>,
 }
 
 impl Comparer {
     pub fn new(table: Table, plan: Rc<Plan>) -> Comparer {
         let root = Table::open_oid(plan.root, pg_sys::AccessShareLock);
-        Comparer { table, root, plan, older: HashMap::new() }
+        Comparer { table, root, plan }
     }
 
     pub fn table(&self) -> &Table {
@@ -78,7 +66,7 @@ impl Comparer {
     }
 
     /// Compares the row with what the entry says of it.
-    pub fn compare(&mut self, row: &Row, version: &Version) -> Result<Option<Finding>, Failure> {
+    pub fn compare(&self, row: &Row, version: &Version) -> Result<Option<Finding>, Failure> {
         let shape = version.change().map(|change| change.shape.to_owned()).unwrap_or_default();
         if shape == self.plan.shape.id {
             let image = self.plan.image(row)?;
@@ -88,82 +76,11 @@ impl Comparer {
             let found = differences(self.plan.columns.iter(), row, version)?;
             return Ok(Some(judged(found, &self.plan.columns, &self.table, version)));
         }
-        match self.older(&shape)? {
+        match self.plan.older.of(&shape, &self.plan.options, &self.root, &self.table)? {
             Ok(older) => compare_older(&older, &self.table, row, version),
             Err(finding) => Ok(Some(finding)),
         }
     }
-
-    fn older(&mut self, id: &str) -> Result<Result<Rc<OlderShape>, Finding>, Failure> {
-        if let Some(known) = self.older.get(id) {
-            return Ok(known.clone());
-        }
-        let older = match Shape::find(id) {
-            Some(shape) => OlderShape::of(&shape, &self.plan.options, &self.root, &self.table)?.map(Rc::new),
-            None => Err(unknown_shape(id)),
-        };
-        self.older.insert(id.to_owned(), older.clone());
-        Ok(older)
-    }
-}
-
-impl OlderShape {
-    /// What the shape's columns are in the table, or why they cannot be compared. A partition has a column under the same
-    /// name as its parent.
-    fn of(
-        shape: &Shape,
-        options: &Options,
-        root: &Table,
-        table: &Table,
-    ) -> Result<Result<OlderShape, Finding>, Failure> {
-        let (in_root, in_table) = (relation::live_columns(root), relation::live_columns(table));
-        let now = |column: &ShapeColumn| in_root.iter().find(|now| now.number == column.number);
-        let exchanged = exchanged(&shape.columns, |column| now(column).map(|now| now.name.as_str()));
-        let exchanged: Vec<String> = exchanged.into_iter().map(str::to_owned).collect();
-        if let Some(finding) = exchanged_names(&exchanged, SINCE) {
-            return Ok(Err(finding));
-        }
-        let Some(columns_now) = shape.columns_in(&in_root, options.table_since(root)) else {
-            return Ok(Err(unknown_columns(SINCE)));
-        };
-        let (mut columns, mut dropped, mut retyped) = (Vec::new(), Vec::new(), Vec::new());
-        let memory = Rc::default();
-        for (column, now) in columns_now {
-            let now: Option<&TableColumn> = now.and_then(|now| in_table.iter().find(|own| own.name == now.name));
-            let Some(now) = now else {
-                dropped.push(column.name.clone());
-                continue;
-            };
-            if now.own_type() != column.type_name {
-                retyped.push(column.name.clone());
-            }
-            columns.push(Column::new(&column.name, now.position(), now.type_oid, &memory)?);
-        }
-        Ok(Ok(OlderShape { columns: Columns::new(columns), dropped, retyped }))
-    }
-}
-
-const SINCE: &str = "since the entry was recorded";
-
-pub fn unknown_shape(shape: &str) -> Finding {
-    let detail = format!("the entry covers the columns of shape {shape}, which ledger.table_shapes does not have");
-    (Problem::Unverifiable, detail)
-}
-
-/// The finding about a row of a table of which [`Shape::columns_in`] says nothing.
-pub fn unknown_columns(when: &str) -> Finding {
-    let detail = format!(
-        "the table was restored, and columns of it were dropped or renamed {when}: it cannot be told which of its \
-         columns the entry covers"
-    );
-    (Problem::Unverifiable, detail)
-}
-
-/// The finding about columns that have exchanged their names. Their values may be what was recorded, but who reads one of
-/// them by its name gets what was recorded of another.
-pub fn exchanged_names(names: &[String], when: &str) -> Option<Finding> {
-    let detail = format!("{} exchanged their names {when}", quoted_columns(names));
-    (!names.is_empty()).then_some((Problem::Modified, detail))
 }
 
 fn compare_older(older: &OlderShape, table: &Table, row: &Row, version: &Version) -> Result<Option<Finding>, Failure> {

@@ -1,6 +1,9 @@
 //! Finds the entries about one row: sealed ones through `ledger.row_versions`, which sealing fills, and pending ones by
-//! reading all that is pending, which is little while sealing keeps up.
+//! reading all that is pending, which is little while sealing keeps up. For further rows there is a [list](pending_list)
+//! of what was read.
 
+use super::pending_list::{self, PendingList, Place};
+use super::rows;
 use super::run_writer;
 use super::version_runs::{RowPlaces, VersionTable};
 use crate::ledger::record::Timestamp;
@@ -10,8 +13,9 @@ use crate::ledger::row_runs::Run;
 use crate::postgres::errors::Failure;
 use crate::postgres::log_state::{self, LogState};
 use crate::postgres::partitions;
-use crate::postgres::tables::{self, entry_column, KeyScan, RegisteredSnapshot, Row, Table};
-use pgrx::{check_for_interrupts, pg_sys, PgSqlErrorCode};
+use crate::postgres::pending_scan;
+use crate::postgres::tables::{self, entry_column, RegisteredSnapshot, Row, Table};
+use pgrx::{pg_sys, PgSqlErrorCode};
 use std::borrow::Cow;
 use std::collections::HashSet;
 use uuid::Uuid;
@@ -92,11 +96,15 @@ pub unsafe fn newest_with(
     Ok(pending.into_iter().chain(sealed).max_by_key(Version::order))
 }
 
-/// The newest pending entry about each of the rows, found in one pass.
+/// The newest pending entry about each of the rows, found by the list or in one pass.
 ///
 /// # Safety
 /// The snapshot is registered or active.
 pub unsafe fn newest_pending<const N: usize>(row_ids: [Uuid; N], snapshot: pg_sys::Snapshot) -> [Option<Version>; N] {
+    let table = Table::open("entries_pending", pg_sys::AccessShareLock);
+    if let Some(list) = pending_list::of(&table, snapshot) {
+        return row_ids.map(|row_id| newest_listed(&list, row_id, &table, snapshot));
+    }
     let mut newest = [const { None }; N];
     each_pending_about(&row_ids, snapshot, |version| {
         for (_, newest) in row_ids.iter().zip(&mut newest).filter(|(row_id, _)| version.is_about(**row_id)) {
@@ -104,6 +112,38 @@ pub unsafe fn newest_pending<const N: usize>(row_ids: [Uuid; N], snapshot: pg_sy
         }
     });
     newest
+}
+
+/// # Safety
+/// The list is of the table as the snapshot sees it.
+unsafe fn newest_listed(
+    list: &PendingList,
+    row_id: Uuid,
+    table: &Table,
+    snapshot: pg_sys::Snapshot,
+) -> Option<Version> {
+    let mut newest: Option<Version> = None;
+    for place in list.about(row_id).iter().rev() {
+        if newest.as_ref().is_some_and(|newest| newest.created_at != place.created_at) {
+            break;
+        }
+        newest = newest.into_iter().chain(listed(place, row_id, table, snapshot)).max_by_key(Version::order);
+    }
+    newest
+}
+
+/// The entry that stands in the list, if it is about the row: the list has only a part of a row's id.
+///
+/// # Safety
+/// The place is of the table as the snapshot sees it.
+unsafe fn listed(place: &Place, row_id: Uuid, table: &Table, snapshot: pg_sys::Snapshot) -> Option<Version> {
+    let found = rows::fetch(table, place.tid, snapshot, Version::from_row);
+    let version = found.unwrap_or_else(|| {
+        // Without it, an older one would be taken for the newest.
+        let message = "a pending entry is gone that the same snapshot has seen";
+        Failure::new(PgSqlErrorCode::ERRCODE_DATA_CORRUPTED, message).raise()
+    });
+    version.filter(|version| version.is_about(row_id))
 }
 
 /// All entries about the row, the oldest first.
@@ -115,11 +155,17 @@ pub unsafe fn newest_pending<const N: usize>(row_ids: [Uuid; N], snapshot: pg_sy
 /// The snapshot is registered or active.
 pub unsafe fn all(row_id: Uuid, snapshot: pg_sys::Snapshot) -> Result<Vec<Version>, Failure> {
     let mut versions = Vec::new();
-    each_pending_about(&[row_id], snapshot, |version| {
-        if version.is_about(row_id) {
-            versions.push(version);
+    let table = Table::open("entries_pending", pg_sys::AccessShareLock);
+    match pending_list::of(&table, snapshot) {
+        Some(list) => {
+            versions.extend(list.about(row_id).iter().filter_map(|place| listed(place, row_id, &table, snapshot)));
         }
-    });
+        None => each_pending_about(&[row_id], snapshot, |version| {
+            if version.is_about(row_id) {
+                versions.push(version);
+            }
+        }),
+    }
     let lost = scan_sealed(row_id, snapshot, Version::from_row, |version| {
         versions.push(version);
         true
@@ -172,10 +218,6 @@ pub unsafe fn has_sealed(row_id: Uuid, snapshot: pg_sys::Snapshot) -> bool {
 
 /// Gives `each` what `read` makes of every pending entry for which `is_wanted` holds, in no particular order.
 ///
-/// Reads them through the index on the id, not page by page. The table holds many rows that were sealed and not yet
-/// vacuumed. The first session that meets them marks their index entries dead, and then they cost the next one nearly
-/// nothing.
-///
 /// # Safety
 /// The snapshot is registered or active.
 pub unsafe fn each_pending<T>(
@@ -185,15 +227,12 @@ pub unsafe fn each_pending<T>(
     mut each: impl FnMut(T),
 ) {
     let table = Table::open("entries_pending", pg_sys::AccessShareLock);
-    let mut row = Row::default();
-    let mut scan = KeyScan::start_with(&table, snapshot);
-    while let Some(tuple) = scan.next() {
-        check_for_interrupts!();
-        table.deform_into(tuple, &mut row);
-        if is_wanted(&row) {
-            read(&row).into_iter().for_each(&mut each);
+    pending_scan::each_by_key(&table, snapshot, |_, row| {
+        if is_wanted(row) {
+            read(row).into_iter().for_each(&mut each);
         }
-    }
+        true
+    });
 }
 
 /// Whether the entry in this row of `ledger.entries` is about a row of a tracked table. Reads only its type.
