@@ -2,6 +2,7 @@
 //! that others, or it itself, have done in between.
 #![cfg(feature = "cluster-tests")]
 
+use crate::common::faults::{clear_fault, set_fault, Background};
 use crate::common::ledger::*;
 use crate::common::Cluster;
 use postgres::Client;
@@ -16,7 +17,13 @@ fn registry() -> (Cluster, Client) {
     client.batch_execute("CREATE ROLE writer IN ROLE ledger_writer; CREATE ROLE admin IN ROLE ledger_admin").unwrap();
     client.batch_execute(&create).unwrap();
     seal(&mut client);
+    client.batch_execute("CREATE TABLE elsewhere (n int)").unwrap();
     (cluster, client)
+}
+
+/// Commits what is not recorded.
+fn commit_elsewhere(other: &mut Client) {
+    other.batch_execute("INSERT INTO elsewhere VALUES (1)").unwrap();
 }
 
 fn each(call: &str) -> String {
@@ -75,6 +82,119 @@ fn many_items_in_one_transaction_cost_no_more_each_than_few() {
         assert_eq!(fetched(&mut client) - after, all, "the counter counts what is looked through");
         client.batch_execute("ROLLBACK").unwrap();
     }
+}
+
+#[test]
+fn what_others_commit_elsewhere_does_not_have_everything_looked_through_again() {
+    let (cluster, mut client) = registry();
+    let mut other = cluster.connect("postgres");
+    client.batch_execute(&revoke("t500")).unwrap();
+    // One that stays prepared does not either.
+    other.batch_execute(&format!("BEGIN; {}; PREPARE TRANSACTION 'open'", revoke("t600"))).unwrap();
+    client.batch_execute(&format!("BEGIN; SET LOCAL ROLE writer; {}; RESET ROLE", sign("t1"))).unwrap();
+    let before = fetched(&mut client);
+    for n in 2..=ITEMS / 2 {
+        commit_elsewhere(&mut other);
+        client.batch_execute(&sign(&format!("t{n}"))).unwrap();
+    }
+    let after = fetched(&mut client);
+    // Looking through all for each would be some 45,000.
+    assert!(after - before < 2 * ITEMS, "{}", after - before);
+    // Nor does a savepoint that is rolled back because an item is refused.
+    for n in ITEMS / 2..ITEMS / 2 + 100 {
+        commit_elsewhere(&mut other);
+        client.batch_execute("SET LOCAL ROLE writer; SAVEPOINT s").unwrap();
+        assert_revoked(&mut client, "t500");
+        client.batch_execute(&format!("ROLLBACK TO s; RESET ROLE; {}", sign(&format!("t{n}")))).unwrap();
+    }
+    assert!(fetched(&mut client) - after < 2 * ITEMS, "{}", fetched(&mut client) - after);
+    client.batch_execute("COMMIT").unwrap();
+    other.batch_execute("ROLLBACK PREPARED 'open'").unwrap();
+    assert_eq!(json(&mut client, "SELECT ledger.verify_all()")["overall_valid"], true);
+}
+
+#[test]
+fn a_revocation_that_is_committed_between_two_calls_is_seen_by_the_next() {
+    let (cluster, mut client) = registry();
+    let mut other = cluster.connect("postgres");
+    // Prepared before the first call, or after it.
+    other.batch_execute(&format!("BEGIN; {}; PREPARE TRANSACTION 'before'", revoke("t3"))).unwrap();
+    for (isolation, revoked) in [("READ COMMITTED", "t4"), ("REPEATABLE READ", "t5"), ("SERIALIZABLE", "t6")] {
+        client.batch_execute(&format!("BEGIN ISOLATION LEVEL {isolation}; SET LOCAL ROLE writer")).unwrap();
+        for id in ["t1", "t2"] {
+            client.batch_execute(&sign(id)).unwrap();
+            commit_elsewhere(&mut other);
+        }
+        other.batch_execute(&revoke(revoked)).unwrap();
+        // Not signed itself: its row has changed, which these levels refuse.
+        let refused = error(&mut client, &sign_calling("t1", revoked));
+        let reason = format!("t1@1.0.0 cannot depend on tool {revoked}@1.0.0: its signature was revoked");
+        assert_eq!(refused.message(), reason, "{isolation}");
+        client.batch_execute("ROLLBACK").unwrap();
+    }
+    let prepare_after = format!("BEGIN; {}; PREPARE TRANSACTION 'after'", revoke("t7"));
+    for (prepare, prepared, revoked) in [("SELECT 1", "before", "t3"), (&prepare_after, "after", "t7")] {
+        client.batch_execute(&format!("BEGIN; SET LOCAL ROLE writer; {}", sign("t1"))).unwrap();
+        other.batch_execute(prepare).unwrap();
+        client.batch_execute(&sign("t2")).unwrap();
+        other.batch_execute(&format!("COMMIT PREPARED '{prepared}'")).unwrap();
+        assert_revoked(&mut client, revoked);
+        client.batch_execute("ROLLBACK").unwrap();
+    }
+}
+
+#[test]
+fn a_revocation_that_is_about_to_be_committed_at_the_first_call_is_seen_by_the_next() {
+    let (cluster, mut client) = registry();
+    client.batch_execute("BEGIN; SET LOCAL ROLE writer").unwrap();
+    set_fault(&cluster, "before_commit:hang");
+    let commits = Background::run(&cluster, "", &revoke("t2"));
+    commits.wait_until_hanging();
+    client.batch_execute(&sign("t1")).unwrap();
+    clear_fault(&cluster);
+    commits.ends().unwrap();
+    assert_revoked(&mut client, "t2");
+}
+
+#[test]
+fn a_revocation_that_an_import_brings_between_two_calls_is_seen_by_the_next() {
+    let (cluster, mut client) = registry();
+    client.batch_execute(&revoke("t2")).unwrap();
+    let export = cluster.scratch_dir().join("export.jsonl");
+    client.batch_execute(&format!("COPY ledger.entries TO '{}' WITH (FORMAT jsonl)", export.display())).unwrap();
+    client.batch_execute("CREATE DATABASE other").unwrap();
+    let mut other = cluster.connect("other");
+    other.batch_execute("CREATE EXTENSION pg_notary").unwrap();
+    other
+        .batch_execute(&format!("BEGIN; COPY ledger.entries FROM '{}' WITH (FORMAT jsonl)", export.display()))
+        .unwrap();
+    let create = |id: &str| format!("SELECT ledger.create_item('tool', '{id}', '1.0.0', '1', 't/{id}.py')");
+    let calls = format!("BEGIN; SET LOCAL ROLE writer; {}; {}", create("new"), create("t2"));
+    let signs = Background::run_in(cluster.connect("other"), &calls);
+    wait_for(
+        &mut client,
+        &format!("(SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = {})", signs.pid),
+    );
+    other.batch_execute("COMMIT").unwrap();
+    let refused = signs.fails();
+    assert!(refused.starts_with("the signature of t2@1.0.0 was revoked"), "{refused}");
+}
+
+#[test]
+fn a_revocation_is_seen_whether_it_was_sealed_or_is_pending_again() {
+    let (cluster, mut client) = registry();
+    let mut other = cluster.connect("postgres");
+    other.batch_execute(&revoke("t2")).unwrap();
+    // Sealed in a subtransaction of the same transaction that is rolled back, or whose parent is.
+    for (begin, end) in [("SAVEPOINT s", ""), ("SAVEPOINT s; SAVEPOINT i", "RELEASE i;")] {
+        client.batch_execute(&format!("BEGIN; {begin}; {SEAL}; {}", sign("t1"))).unwrap();
+        client.batch_execute(&format!("{end} ROLLBACK TO s; SET LOCAL ROLE writer")).unwrap();
+        assert_revoked(&mut client, "t2");
+        client.batch_execute("ROLLBACK").unwrap();
+    }
+    client.batch_execute(&format!("BEGIN; SET LOCAL ROLE writer; {}", sign("t1"))).unwrap();
+    other.batch_execute(SEAL).unwrap();
+    assert_revoked(&mut client, "t2");
 }
 
 #[test]

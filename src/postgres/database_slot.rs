@@ -234,7 +234,8 @@ impl DatabaseSlot {
         PendingCount { entries: self.pending.load(Ordering::Acquire), begun: is_quiet.then_some(begun) }
     }
 
-    /// Whether the count includes every entry that has become visible until now.
+    /// Whether the count includes every entry that has become visible until now, except for those of transactions that
+    /// were prepared: these become visible unnoticed.
     pub fn is_exact(&self, count: PendingCount) -> bool {
         count.begun == Some(self.begun.load(Ordering::Acquire))
     }

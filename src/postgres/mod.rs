@@ -21,6 +21,7 @@
 //! | [`queued_entry`], [`queue`], [`entries_pending`] | the ledger's own entries before their insert; those that are inserted together; the table where entries wait |
 //! | [`transaction`], [`transaction_end`] | what a transaction has recorded, and what happens when it ends |
 //! | [`subtransaction`] | work whose failure must not end the transaction |
+//! | [`prepared_transactions`] | which transactions are prepared |
 //! | [`mirror`] | the JSONL file |
 //! | [`blocks`], [`pending_scan`], [`log_state`], [`partitions`], [`emptied_pages`], [`sealing_lock`] | sealing |
 //! | [`copy_hook`], [`line_functions`], [`import`] | writing a ledger out, and rebuilding one |
@@ -77,6 +78,7 @@ mod own_tables;
 mod ownership;
 mod partitions;
 mod pending_scan;
+mod prepared_transactions;
 mod queue;
 mod queued_entry;
 mod quoting;

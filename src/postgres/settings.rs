@@ -149,8 +149,13 @@ extern "C" {
     static max_prepared_xacts: std::ffi::c_int;
 }
 
+/// How many transactions can be prepared at the same time.
+pub fn max_prepared() -> usize {
+    // SAFETY: a global that is set before any transaction begins, and never changes.
+    unsafe { max_prepared_xacts as usize }
+}
+
 /// Whether this server can prepare transactions.
 pub fn may_prepare() -> bool {
-    // SAFETY: a global that is set before any transaction begins, and never changes.
-    unsafe { max_prepared_xacts > 0 }
+    max_prepared() > 0
 }

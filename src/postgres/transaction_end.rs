@@ -67,10 +67,12 @@ unsafe extern "C-unwind" fn on_subtransaction_event(
             current.subtransaction_committed(level);
             current.at_end.hand_up_pauses(level);
             queue::subtransaction_committed(level);
+            pending::subtransaction_committed(level);
         }
         pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB => {
             current.subtransaction_aborted(level);
             queue::subtransaction_aborted(level);
+            pending::subtransaction_aborted(level);
             tracking::after_rollback(level);
         }
         _ => {}

@@ -1,6 +1,6 @@
 //! Finds, checks and records the ledger's entries about items. Only the newest one about an item counts.
 
-use super::pending::{self, is_about_an_item, AsOf, Newest};
+use super::pending::{self, is_about_an_item, AsOf, PendingItems};
 use crate::items::registration::{ItemName, Registration};
 use crate::ledger::metadata::Member;
 use crate::ledger::record::{Entry, Timestamp};
@@ -20,7 +20,6 @@ use crate::postgres::verification::entry::is_included;
 use crate::postgres::verification::stored_tree::StoredNodes;
 use crate::postgres::verification::table_blocks::{sealed_entry, Buffers};
 use pgrx::pg_sys;
-use std::cell::OnceCell;
 use uuid::Uuid;
 
 /// The newest entry about an item.
@@ -125,17 +124,17 @@ fn check_signature(entry: &Entry, by_key: &mut KeyCounts) -> Result<(), String> 
 /// The entries that a snapshot sees.
 pub struct ItemEntries {
     snapshot: pg_sys::Snapshot,
-    /// If set: pending entries that were read as of this time need not be read again.
-    kept_as_of: Option<AsOf>,
-    pending: OnceCell<Newest>,
+    pending: PendingItems,
     tree: StoredNodes,
 }
 
 impl ItemEntries {
+    /// With `as_of`, uses what an earlier call has read of pending entries, and keeps it for the next.
+    ///
     /// # Safety
-    /// The snapshot stays registered or active for as long as this value is there.
-    pub unsafe fn of_snapshot(snapshot: pg_sys::Snapshot, kept_as_of: Option<AsOf>) -> ItemEntries {
-        ItemEntries { snapshot, kept_as_of, pending: OnceCell::new(), tree: StoredNodes::default() }
+    /// The snapshot stays registered or active for as long as this value is there. It was taken after `as_of`.
+    pub unsafe fn of_snapshot(snapshot: pg_sys::Snapshot, as_of: Option<AsOf>) -> ItemEntries {
+        ItemEntries { snapshot, pending: PendingItems::of_snapshot(snapshot, as_of), tree: StoredNodes::default() }
     }
 
     /// The entry that was recorded last about the item, if there is one.
@@ -146,13 +145,10 @@ impl ItemEntries {
     }
 
     fn newest_pending(&self, row_id: Uuid) -> Option<ItemEntry> {
-        // SAFETY: the caller of of_snapshot() promised that the snapshot stays registered or active.
-        let entry_id = match self.kept_as_of {
-            Some(as_of) => unsafe { pending::find_kept(row_id, self.snapshot, as_of) },
-            None => self.pending.get_or_init(|| unsafe { Newest::read(self.snapshot) }).about(row_id),
-        };
-        let table = Table::open("entries_pending", pg_sys::AccessShareLock);
-        partitions::find(&table, entry_id?, self.snapshot, ItemEntry::from_row).flatten()
+        self.pending.find(row_id, |entry_id| {
+            let table = Table::open("entries_pending", pg_sys::AccessShareLock);
+            partitions::find(&table, entry_id, self.snapshot, ItemEntry::from_row).flatten()
+        })
     }
 
     /// The newest sealed entry about the item.

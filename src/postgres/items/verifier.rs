@@ -72,10 +72,9 @@ fn with_snapshot<T>(to_sign: bool, work: impl FnOnce(Verifier) -> T) -> T {
     // SAFETY: inside a transaction. After an ERROR, its end takes the snapshot off the stack.
     unsafe {
         pg_sys::CommandCounterIncrement();
-        let latest = pg_sys::GetLatestSnapshot();
-        let kept_as_of = if to_sign { AsOf::snapshot(latest) } else { None };
-        pg_sys::PushActiveSnapshot(latest);
-        let entries = ItemEntries::of_snapshot(pg_sys::GetActiveSnapshot(), kept_as_of);
+        let as_of = if to_sign { AsOf::now() } else { None };
+        pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot());
+        let entries = ItemEntries::of_snapshot(pg_sys::GetActiveSnapshot(), as_of);
         let by_key = KeyCounts::default();
         let done = work(Verifier { entries, valid: HashMap::new(), verified: 0, cached: 0, by_key });
         pg_sys::PopActiveSnapshot();

@@ -1,0 +1,30 @@
+//! Which transactions are prepared, as snapshots see them. To be asked often: without a lock, and without a query of
+//! `pg_prepared_xacts`.
+
+use super::settings::max_prepared;
+use pgrx::pg_sys;
+
+/// The prepared transactions of this database, and perhaps some that are being prepared or have been decided.
+pub fn of_database() -> Vec<pg_sys::TransactionId> {
+    // SAFETY: reads a global of this process, set before any SQL runs.
+    let database = unsafe { pg_sys::MyDatabaseId };
+    let of_place = |place| {
+        // SAFETY: Postgres has an array of so many processes in shared memory, where a prepared transaction has one in
+        // place of its session's. Its fields are read one by one as another process may write them. Those of a
+        // transaction are written before it is prepared, and stay as they are until it has been decided.
+        unsafe {
+            let process = pg_sys::PreparedXactProcs.add(place);
+            ((&raw const (*process).databaseId).read_volatile(), (&raw const (*process).xid).read_volatile())
+        }
+    };
+    let all = (0..max_prepared()).map(of_place);
+    all.filter(|(of, xid)| *of == database && *xid != pg_sys::InvalidTransactionId).map(|(_, xid)| xid).collect()
+}
+
+/// Whether the snapshot sees a top-level transaction as one that has neither committed nor aborted.
+///
+/// # Safety
+/// The snapshot is an MVCC snapshot, registered or active.
+pub unsafe fn is_running(xid: pg_sys::TransactionId, snapshot: pg_sys::Snapshot) -> bool {
+    pg_sys::XidInMVCCSnapshot(xid, snapshot)
+}
