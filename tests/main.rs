@@ -35,6 +35,8 @@ mod memory;
 mod mirror;
 mod mirror_faults;
 mod mirror_modes;
+mod new_ids;
+mod new_partitions;
 mod offline_verifier;
 mod out_of_memory;
 mod own_tables;

@@ -52,8 +52,8 @@ pub struct Batch {
     /// Pending entries that were seen and left, and the oldest of them.
     pub left: i64,
     pub oldest_left: Option<Timestamp>,
-    /// The page of `entries_pending` to go on from; 0 when the scan has come to the end.
-    pub next_page: u32,
+    /// The page of `entries_pending` to go on from, unless the scan has come to the end.
+    pub next_page: Option<u32>,
     /// The scan has seen all pending entries.
     pub is_whole: bool,
     /// Pages the table had.
@@ -113,8 +113,8 @@ fn commit_block() -> TableIterator<
     loop {
         let pending = or_raise(database::mirror()).slot.pending.load(Ordering::Acquire) + transaction::entries();
         let batch = or_raise(seal_batch(Extent::Everything, page, pending));
-        let finished = batch.is_whole || (batch.next_page == 0 && batch.blocks.is_empty());
-        page = batch.next_page;
+        let finished = batch.next_page.is_none() && (batch.is_whole || batch.blocks.is_empty());
+        page = batch.next_page.unwrap_or(0);
         sealed.extend(batch.blocks);
         if finished {
             break;
@@ -185,23 +185,23 @@ fn seal_candidates(extent: Extent, from_page: u32, count: i64) -> Result<Batch, 
     // Entries without a line become visible only after this check can see that the file is behind.
     block_lines::check_not_behind()?;
     candidates.sort_by_key(|candidate| (candidate.created_at, candidate.entry_id));
-    let count = match extent {
+    let due = match extent {
         Extent::FullBlocks => candidates.len() / block_size * block_size,
         Extent::Everything => candidates.len(),
     };
-    let left = &candidates[count..];
-    let (left_count, oldest_left) = (left.len() as i64, left.first().map(|candidate| candidate.created_at));
-    let blocks =
-        if count == 0 { Vec::new() } else { write_blocks(&candidates[..count], block_size, &pending, &snapshot)? };
-    let sealed = &candidates[..count];
+    let blocks = if due == 0 { Vec::new() } else { write_blocks(&candidates[..due], block_size, &pending, &snapshot)? };
+    let count: i64 = blocks.iter().map(|block| block.data_count).sum();
+    let (sealed, left) = candidates.split_at(count as usize);
     Ok(Batch {
         blocks,
         entry_ids: sealed.iter().map(|candidate| candidate.entry_id).collect(),
-        left: left_count,
-        oldest_left,
+        left: left.len() as i64,
+        oldest_left: left.first().map(|candidate| candidate.created_at),
         next_page: match end {
-            End::Limit(page) if !is_sparse => page,
-            _ => 0,
+            // The others had no place.
+            _ if sealed.len() < due => Some(from_page),
+            End::Limit(page) if !is_sparse => Some(page),
+            _ => None,
         },
         is_whole: end == End::Table && (is_sparse || from_page == 0),
         pages: pending.pages(),
@@ -263,6 +263,7 @@ fn collect(pending: &Table, mut scan: PendingScan<'_>, limit: usize) -> Result<(
     Ok((candidates, End::Table))
 }
 
+/// Writes the blocks for which there is a place, of those that the candidates fill: at least the first.
 fn write_blocks(
     candidates: &[Candidate],
     block_size: usize,
@@ -272,6 +273,8 @@ fn write_blocks(
     let head = tables::newest_block(snapshot);
     let mut state = LogState::read(snapshot)?;
     let mut tree = state.tree(head.as_ref())?;
+    let first = head.as_ref().map_or(1, |head| head.block_number + 1);
+    let candidates = &candidates[..with_place(candidates.len(), block_size, first)];
     let mut nodes = Vec::new();
     let mut blocks: Vec<BlockHeader> = Vec::with_capacity(candidates.len() / block_size + 1);
     for entries in candidates.chunks(block_size) {
@@ -291,6 +294,14 @@ fn write_blocks(
     insert_nodes(&nodes);
     state.update(&tree);
     Ok(blocks)
+}
+
+/// How many of so many entries go into blocks, from `first` on, that have a partition. The others wait for the next
+/// batch. If that cannot have a partition made, it fails, and not the blocks before.
+fn with_place(entries: usize, block_size: usize, first: i64) -> usize {
+    let blocks = entries.div_ceil(block_size) as i64;
+    let places = partitions::ensure_for(first, first + blocks - 1) - first;
+    entries.min(places.min(blocks) as usize * block_size)
 }
 
 pub(super) fn insert_blocks(blocks: &[BlockHeader]) {
@@ -335,10 +346,6 @@ fn move_entries(candidates: &[Candidate], blocks: &[BlockHeader], pending: &Tabl
 
 /// Calls `insert` for each of the consecutive `blocks`, to put its entries into the partition that holds the block.
 pub(super) fn fill_partitions(blocks: &[BlockHeader], mut insert: impl FnMut(&BlockHeader, &mut BulkInsert)) {
-    let (Some(first), Some(last)) = (blocks.first(), blocks.last()) else {
-        return;
-    };
-    partitions::ensure_for(first.block_number, last.block_number);
     let all = partitions::sealed();
     let mut blocks = blocks.iter().peekable();
     while let Some(block) = blocks.peek() {

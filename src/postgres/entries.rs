@@ -8,6 +8,7 @@ use super::hashing;
 use super::ids;
 use super::jsonb::{Jsonb, JsonbText};
 use super::mirror::id_reuse::IdReuse;
+use super::new_ids;
 use super::partitions;
 use super::queue;
 use super::queued_entry::{self, QueuedEntry};
@@ -23,7 +24,6 @@ use crate::ledger::{row_change, sha256_hex};
 use pgrx::prelude::*;
 use pgrx::PgSqlErrorCode;
 use serde_json::json;
-use std::cell::Cell;
 use std::rc::Rc;
 use uuid::Uuid;
 
@@ -330,31 +330,6 @@ fn check_metadata(metadata: Jsonb) -> Result<(), Failure> {
         .hint("Pass an object such as '{\"source\": \"import\"}', or leave metadata out."))
 }
 
-thread_local! {
-    /// The last id that was made here, and which lines may hold it by now.
-    static LAST_ID: Cell<Option<(Uuid, IdReuse)>> = const { Cell::new(None) };
-}
-
-/// A new time-ordered id; the default of column `id`.
-#[pg_extern(volatile, parallel_safe)]
-fn uuid_v7() -> pgrx::Uuid {
-    pgrx::Uuid::from_bytes(*new_id().as_bytes())
-}
-
-fn new_id() -> Uuid {
-    // First read which lines there are: they cannot hold an id that is made afterwards.
-    let repeats = database::slot().map_or(IdReuse::Any, |(_, slot)| IdReuse::after(slot));
-    let id = ids::time_ordered();
-    LAST_ID.set(Some((id, repeats)));
-    id
-}
-
-/// Which lines may already hold this id of an inserted row. The column default is evaluated right before BEFORE INSERT.
-/// If the application has asked for the id itself, others may have seen it, but the id counts as new only once.
-fn repeats(entry_id: Uuid) -> IdReuse {
-    LAST_ID.take().filter(|(last, _)| *last == entry_id).map_or(IdReuse::Any, |(_, repeats)| repeats)
-}
-
 /// The other half of "an id is unique over the whole ledger": the index of the pending partition knows only what is
 /// pending. The look-up comes after the insert, with a current snapshot: if the entry was sealed in between, the insert
 /// has waited for that.
@@ -399,7 +374,7 @@ pub fn complete_row(row: &tables::Row) -> Result<Vec<Option<pg_sys::Datum>>, Fai
     check_metadata(row.get(METADATA).ok_or_else(|| missing("metadata"))?)?;
     hashing::check_hash("data_hash", data_hash)?;
     let (signature, key_id) = sign(data_hash, row.text(SIGNATURE).map_or(Signing::IfPossible, Signing::Given))?;
-    transaction::note_id(repeats(entry_id));
+    new_ids::announce(entry_id);
     let mut columns = row.columns();
     columns[SIGNATURE] = signature.as_deref().and_then(tables::text_datum);
     columns[KEY_ID] = key_id.as_deref().and_then(tables::text_datum);
@@ -414,7 +389,9 @@ pub fn queue_row(row: &tables::Row) -> Result<(), Failure> {
     check_metadata(row.get(entry_column::METADATA).ok_or_else(|| not_completed(&entry))?)?;
     validate(&entry)?;
     check_completed(&entry)?;
-    check_not_sealed(entry.entry_id)?;
+    if !new_ids::is_unused(entry.entry_id) {
+        check_not_sealed(entry.entry_id)?;
+    }
     transaction::add_entry(&entry.as_line());
     Ok(())
 }

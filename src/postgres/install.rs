@@ -3,7 +3,7 @@
 use pgrx::extension_sql_file;
 
 extension_sql_file!("../../sql/roles.sql", name = "roles", bootstrap);
-extension_sql_file!("../../sql/tables.sql", name = "tables", requires = ["roles", postgres::entries::uuid_v7]);
+extension_sql_file!("../../sql/tables.sql", name = "tables", requires = ["roles", postgres::new_ids::uuid_v7]);
 extension_sql_file!("../../sql/triggers.sql", name = "triggers", requires = ["tables"]);
 extension_sql_file!(
     "../../sql/views.sql",
@@ -18,7 +18,7 @@ extension_sql_file!(
 extension_sql_file!(
     "../../sql/partitions.sql",
     name = "partitions",
-    requires = ["triggers", postgres::partitions::make_first_partition]
+    requires = ["triggers", postgres::partitions::creation::make_first_partition]
 );
 extension_sql_file!("../../sql/tracking.sql", name = "tracking", requires = ["tables"]);
 extension_sql_file!(

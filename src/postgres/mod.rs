@@ -36,7 +36,7 @@
 //! | [`faults`] | failing on purpose, in tests |
 //! | [`roles`], [`schema`] | with whose rights work is done, and which schema is the extension's |
 //! | [`tables`], [`bulk_insert`], [`single_insert`], [`single_row`], [`spi`], [`jsonb`], [`jsonb_record`], [`encoding`], [`errors`], [`errorless`], [`wait_events`] | access to Postgres' own functions |
-//! | [`ids`] | new ids |
+//! | [`ids`], [`new_ids`] | new ids; which of them need not be searched for |
 //! | [`regular_file`] | opening files that others may have put there |
 //! | [`helper_threads`] | threads that must not call Postgres |
 //! | [`memory`] | what happens if there is none left |
@@ -73,6 +73,7 @@ mod locks;
 mod log_state;
 mod memory;
 mod mirror;
+mod new_ids;
 mod object_access_hook;
 mod own_tables;
 mod ownership;

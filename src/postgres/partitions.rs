@@ -1,33 +1,18 @@
 //! The partitions of `ledger.entries_sealed`: where a block's entries go, and finding an entry among them.
 //!
-//! Sealing creates them, but a DBA may put others in their place: moved, merged, or with partitions of their own. All
+//! Sealing [creates](creation) them, but a DBA may put others in their place: moved, merged, or with partitions of their own. All
 //! of them are read. New entries go only into those that are as sealing would make them.
 
-use super::errors::{with_place, Failure};
+mod creation;
+
+use super::errors::Failure;
 use super::lists;
-use super::local_settings::with_setting;
 use super::relation;
-use super::settings;
-use super::subtransaction::attempt;
 use super::tables::{self, entry_column, RegisteredSnapshot, Table};
-use pgrx::prelude::*;
-use pgrx::{pg_sys, FromDatum, PgSqlErrorCode, Spi};
-use std::cell::Cell;
-use std::ffi::{CStr, CString};
-use std::time::{Duration, Instant};
+use pgrx::{pg_sys, FromDatum, PgSqlErrorCode};
 use uuid::Uuid;
 
-/// About how many entries one partition holds: large enough that looking an id up in every partition stays cheap, small
-/// enough that one can be moved to other storage in reasonable time.
-const PARTITION_ENTRIES: i64 = 10_000_000;
-
-/// How long a process leaves it at that, after it could not create the next partition in advance.
-const ADVANCE_RETRY: Duration = Duration::from_secs(60);
-
-thread_local! {
-    /// When this process last could not create the next partition in advance.
-    static REFUSED_AT: Cell<Option<Instant>> = const { Cell::new(None) };
-}
+pub use creation::{ensure_for, ensure_for_all};
 
 /// A table that holds sealed entries: a partition, or a partition of a partition. It may have the blocks `from <=
 /// block_number < to`.
@@ -180,141 +165,6 @@ fn no_place(block_number: i64) -> Failure {
     )
     .detail("Sealing only fills partitions that have a range of block numbers, are not partitioned themselves, and have the columns of ledger.entries in the same order.")
     .hint("If a partition was detached or dropped, attach it again.")
-}
-
-/// Makes sure that blocks up to `last` have a partition, and that the next partition exists before it is needed. Runs
-/// DDL as the current user, who must own the ledger's tables.
-///
-/// It must exist before it is needed, because Postgres tells other sessions of a new partition only after they can see
-/// its transaction as committed. If the same transaction filled it, a session that takes a snapshot in between would
-/// find the new block's entries neither there nor in the pending table.
-pub fn ensure_for(first: i64, last: i64) {
-    let mut partitions = sealed();
-    partitions.retain(|partition| partition.kind != Kind::Default);
-    let last_end = partitions.iter().map(|partition| partition.to).max();
-    let is_there = |end| first == end || partitions.iter().any(|own| own.may_hold(first));
-    // If a DBA has taken a partition away, another one in its place would keep it from being attached again.
-    let Some(mut end) = last_end.filter(|end| is_there(*end)) else { return };
-    let span = span();
-    while end <= last {
-        add_needed(end, end + span);
-        end += span;
-    }
-    if end <= last + span / 10 && !was_refused_lately() {
-        add_in_advance(end, end + span);
-    }
-}
-
-/// Adds the partition without which the block `from` cannot be sealed.
-fn add_needed(from: i64, to: i64) {
-    let adding = || {
-        add(from, to);
-        Ok(())
-    };
-    let place = || {
-        let name = name(from);
-        Some(format!("Sealing was creating ledger.{name}, the partition of ledger.entries_sealed for block {from}."))
-    };
-    with_place(adding, place);
-}
-
-/// Adds a partition while there is still room in the one before. If that fails, sealing goes on.
-fn add_in_advance(from: i64, to: i64) {
-    let Err(failure) = attempt(|| add(from, to)) else { return };
-    REFUSED_AT.set(Some(Instant::now()));
-    let message = format!("could not create ledger.{} in advance: {}", name(from), failure.text());
-    Failure::new(failure.code(), message)
-        .detail(format!("It is the next partition of ledger.entries_sealed. Without it, sealing goes on until block {}.", from - 1))
-        .hint("Remove what keeps it from being created: for example, an event trigger that refuses the command, or a relation with its name. Sealing tries again by itself, at most once a minute in each process.")
-        .warn();
-}
-
-fn was_refused_lately() -> bool {
-    REFUSED_AT.get().is_some_and(|at| at.elapsed() < ADVANCE_RETRY)
-}
-
-fn add(from: i64, to: i64) {
-    without_event_triggers(|| {
-        create(from, to);
-        // A member of the extension, as its parent is: pg_dump must not dump one without the other.
-        run(&format!("ALTER EXTENSION pg_notary ADD TABLE ledger.{}", name(from)));
-    });
-}
-
-/// An event trigger of another application may refuse all DDL. It knows nothing of the ledger.
-#[cfg(any(feature = "pg17", feature = "pg18"))]
-fn without_event_triggers(work: impl FnOnce()) {
-    with_setting(c"event_triggers", c"off", work);
-}
-
-/// Before version 17, Postgres has no setting for that.
-#[cfg(not(any(feature = "pg17", feature = "pg18")))]
-fn without_event_triggers(work: impl FnOnce()) {
-    work();
-}
-
-/// How many blocks one partition holds.
-fn span() -> i64 {
-    (PARTITION_ENTRIES / settings::block_size() as i64).max(1)
-}
-
-fn name(from: i64) -> String {
-    format!("entries_sealed_{from}")
-}
-
-/// Creates a table and then attaches it. That neither waits for sessions that record nor holds them up. CREATE TABLE
-/// ... PARTITION OF would lock the parent against all others. The table is stored where its parent is, and not where
-/// the caller's `default_tablespace` points to: no tablespace asks whether the caller may create anything there.
-fn create(from: i64, to: i64) {
-    let name = name(from);
-    let grant = readers().map(|readers| format!("GRANT SELECT ON ledger.{name} TO {readers}"));
-    let statements = [
-        format!("CREATE TABLE ledger.{name} (LIKE ledger.entries_sealed INCLUDING ALL, PRIMARY KEY (id), UNIQUE (leaf_index), CHECK (leaf_index IS NOT NULL)) USING heap"),
-        format!("REVOKE ALL ON ledger.{name} FROM PUBLIC"),
-        format!("CREATE TRIGGER refuse_statement BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON ledger.{name} FOR EACH STATEMENT EXECUTE FUNCTION ledger.refuse_change()"),
-        format!("ALTER TABLE ledger.{name} ENABLE ALWAYS TRIGGER refuse_statement"),
-        format!("ALTER TABLE ledger.entries_sealed ATTACH PARTITION ledger.{name} FOR VALUES FROM ({from}) TO ({to})"),
-    ];
-    with_setting(c"default_tablespace", &tablespace(), || {
-        statements.iter().chain(&grant).for_each(|statement| run(statement));
-    });
-}
-
-/// The roles that were granted to read the partitioned table, as a list in SQL. Those of the ledger may have been renamed
-/// or dropped.
-fn readers() -> Option<String> {
-    Spi::get_one(
-        "SELECT pg_catalog.string_agg(DISTINCT CAST(CAST(a.grantee AS pg_catalog.regrole) AS pg_catalog.text), ', ') \
-         FROM pg_catalog.pg_class AS c, pg_catalog.aclexplode(c.relacl) AS a \
-         WHERE c.oid = CAST('ledger.entries_sealed' AS pg_catalog.regclass) AND a.privilege_type = 'SELECT' \
-         AND a.grantee NOT IN (0, c.relowner)",
-    )
-    .unwrap_or_else(|error| pgrx::error!("could not read who may read ledger.entries_sealed: {error}"))
-}
-
-/// The tablespace of the partitioned table, as a setting names it: empty for that of the database.
-fn tablespace() -> CString {
-    let parent = open_parent();
-    // SAFETY: the relation is open. The look-up gives a copy, or null where the relation states no tablespace.
-    unsafe {
-        let name = pg_sys::get_tablespace_name((*(*parent.relation()).rd_rel).reltablespace);
-        if name.is_null() {
-            CString::default()
-        } else {
-            CStr::from_ptr(name).to_owned()
-        }
-    }
-}
-
-fn run(statement: &str) {
-    Spi::run(statement)
-        .unwrap_or_else(|error| pgrx::error!("could not create a partition of ledger.entries_sealed: {error}"));
-}
-
-/// Creates the partition for the first blocks. Only the install script calls this; it makes the table a member.
-#[pg_extern(volatile, parallel_unsafe)]
-fn make_first_partition() {
-    create(1, 1 + span());
 }
 
 /// What `read` returns for the entry's row, if it is sealed as of now.

@@ -21,7 +21,7 @@ use std::ffi::{CStr, CString};
 use std::mem::ManuallyDrop;
 use uuid::Uuid;
 
-pub use blocks::{block_column, block_malformation, header_from_row, newest_block};
+pub use blocks::{block, block_column, block_malformation, header_from_row, newest_block};
 pub use entries::{
     block_number, detoasted_metadata, entry_column, entry_from_row, entry_line, entry_line_with, fault_of, leaf_index,
     malformation, metadata_text, new_entry_from_row, stored_entry, SealedTuple,

@@ -183,9 +183,14 @@ pub fn entries() -> i64 {
     CURRENT.with_borrow(|current| current.entries)
 }
 
+/// Who may already have used an id of this transaction.
+pub fn repeats() -> IdReuse {
+    CURRENT.with_borrow(|current| current.repeats)
+}
+
 /// Whether the application has given ids of this transaction.
 pub fn gives_ids() -> bool {
-    CURRENT.with_borrow(|current| current.repeats == IdReuse::Any)
+    repeats() == IdReuse::Any
 }
 
 /// Queues the line of an entry that has just been inserted.

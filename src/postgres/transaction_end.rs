@@ -17,6 +17,7 @@ use super::mirror::append::Goal;
 use super::mirror::handle::Mirror;
 use super::mirror::id_reuse::IdReuse;
 use super::mirror::{prepared, requests, under_way};
+use super::new_ids;
 use super::queue;
 use super::settings::{self, MirrorMode};
 use super::shared::resume_workers;
@@ -93,6 +94,10 @@ fn before_commit() {
         append_lines(&or_raise(database::mirror()), false);
         faults::at("before_commit");
     }
+    if CURRENT.with_borrow(|current| current.import.is_some()) {
+        // A file gives the ids of all its entries.
+        IdReuse::Any.give(or_raise(database::mirror()).slot);
+    }
     // A savepoint that was rolled back may have left an empty temporary file.
     TakenLines::take().close_spill();
 }
@@ -103,6 +108,7 @@ fn append_lines(mirror: &Mirror, prepare: bool) {
         current.undecided = Some(mirror.slot.begin_commit());
         (current.mode.unwrap_or(MirrorMode::Off), current.repeats)
     });
+    repeats.give(mirror.slot);
     let goal = match mode {
         MirrorMode::Sync => Some(Goal::Synced),
         MirrorMode::Write => Some(Goal::Written),
@@ -292,6 +298,7 @@ fn end(current: &mut Transaction, committed: bool) {
     tracking::at_end();
     queue::clear();
     pending::forget();
+    new_ids::forget();
     under_way::forget();
     current.clear();
     if at_end.prepared_decided {

@@ -65,6 +65,9 @@ impl Batch {
     pub fn write(&self, nodes: &[(u8, u64, Hash)]) -> Result<(), Failure> {
         blocks::insert_blocks(&self.blocks);
         let progress = CopyProgress::of_statement();
+        if let (Some(first), Some(last)) = (self.blocks.first(), self.blocks.last()) {
+            partitions::ensure_for_all(first.block_number, last.block_number);
+        }
         self.write_entries()?;
         progress.restore();
         blocks::insert_nodes(nodes);

@@ -15,8 +15,9 @@ const PLACES: usize = 512;
 pub struct Owners {
     places: [AtomicU32; PLACES],
     others: AtomicU32,
-    /// How many of all owners use ids that the application gave, and how many such owners there have ever been.
+    /// How many of all owners use ids that the application gave.
     givers: AtomicU32,
+    /// How many transactions with such ids have ever begun to commit, owners or not.
     all_givers: AtomicU64,
 }
 
@@ -29,9 +30,13 @@ pub struct OwnerSlot {
 }
 
 impl Owners {
+    /// Counts a transaction with ids that the application gave, before it enters. It cannot have any further ids.
+    pub fn note_giver(&self) {
+        self.all_givers.fetch_add(1, Ordering::SeqCst);
+    }
+
     pub fn enter(&self, xid: u32, gives_ids: bool) -> OwnerSlot {
         if gives_ids {
-            self.all_givers.fetch_add(1, Ordering::SeqCst);
             self.givers.fetch_add(1, Ordering::SeqCst);
         }
         // The search starts at the transaction's own number, so that concurrent transactions do not compete for one
@@ -89,7 +94,8 @@ impl Owners {
         self.givers.load(Ordering::SeqCst) > 0
     }
 
-    /// How many such owners there have been so far. The ids of each are known by the time it is counted.
+    /// How many transactions with such ids have begun to commit so far. The ids of each are known by the time it is
+    /// counted.
     pub fn all_givers(&self) -> u64 {
         self.all_givers.load(Ordering::SeqCst)
     }

@@ -46,16 +46,37 @@ pub fn header_from_row(row: &Row) -> BlockHeader {
 
 /// The newest block that the snapshot sees, if there is one.
 pub fn newest_block(snapshot: &RegisteredSnapshot) -> Option<BlockHeader> {
+    last_of_blocks(snapshot, &mut [])
+}
+
+/// The block with this number, if the snapshot sees it.
+pub fn block(block_number: i64, snapshot: &RegisteredSnapshot) -> Option<BlockHeader> {
+    let mut key = pg_sys::ScanKeyData::default();
+    // SAFETY: fills in the key. The function is that of the operator = of the column's type.
+    unsafe {
+        pg_sys::ScanKeyInit(
+            &mut key,
+            (block_column::BLOCK_NUMBER + 1) as pg_sys::AttrNumber,
+            pg_sys::BTEqualStrategyNumber as pg_sys::StrategyNumber,
+            pg_sys::Oid::from(pg_sys::F_INT8EQ),
+            block_number.into(),
+        );
+    }
+    last_of_blocks(snapshot, &mut [key])
+}
+
+/// The last of the blocks that these keys on the block number leave.
+fn last_of_blocks(snapshot: &RegisteredSnapshot, keys: &mut [pg_sys::ScanKeyData]) -> Option<BlockHeader> {
     let table = Table::open("blocks", pg_sys::AccessShareLock);
-    // SAFETY: table, index and snapshot outlive the scan, and the tuple is read before the scan ends.
+    let (count, keys) = (keys.len() as i32, keys.as_mut_ptr());
+    // SAFETY: table, index, keys and snapshot outlive the scan, and the tuple is read before the scan ends.
     unsafe {
         let index = pg_sys::index_open(table.primary_key(), pg_sys::AccessShareLock as pg_sys::LOCKMODE);
-        let scan =
-            pg_sys::systable_beginscan_ordered(table.relation(), index, snapshot.as_ptr(), 0, std::ptr::null_mut());
+        let scan = pg_sys::systable_beginscan_ordered(table.relation(), index, snapshot.as_ptr(), count, keys);
         let tuple = pg_sys::systable_getnext_ordered(scan, pg_sys::ScanDirection::BackwardScanDirection);
-        let newest = (!tuple.is_null()).then(|| header_from_row(&table.deform(tuple)));
+        let last = (!tuple.is_null()).then(|| header_from_row(&table.deform(tuple)));
         pg_sys::systable_endscan_ordered(scan);
         pg_sys::index_close(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
-        newest
+        last
     }
 }

@@ -126,8 +126,8 @@ impl Sealing {
         let looked_at = tables::now().micros();
         let Some((batch, count)) = self.seal_batch(keeper, page)? else { return Ok(None) };
         self.note_left(&batch);
-        if batch.next_page != 0 {
-            return Ok(Some(batch.next_page));
+        if batch.next_page.is_some() {
+            return Ok(batch.next_page);
         }
         self.resume_page = batch.pages.saturating_sub(RESUME_MARGIN_PAGES);
         if batch.is_whole {
