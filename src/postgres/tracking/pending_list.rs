@@ -1,7 +1,8 @@
 //! Which rows the pending entries are about, and where they stand: for a session that looks up many rows.
 //!
 //! One look-up passes through all pending entries, and that is cheap for one row. A query that verifies n rows would
-//! pass through them n times. So from the second look-up on that sees the same, a list is made in a pass, and used.
+//! pass through them n times. So the second look-up that sees the same makes a list in its pass, by which it and further
+//! ones find their rows.
 
 use crate::ledger::record::Timestamp;
 use crate::ledger::row_change::{self, Operation};
