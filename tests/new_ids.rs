@@ -101,6 +101,17 @@ fn an_id_that_the_ledger_gave_is_recorded_once_by_the_session_itself() {
     client.batch_execute(&format!("SELECT ledger.append_entry('given', '{id}', repeat('b', 64))")).unwrap();
     client.batch_execute(SEAL).unwrap();
     assert_is_taken(&mut client, &id);
+
+    // The first row is sealed before the statement ends.
+    client
+        .batch_execute(
+            "CREATE FUNCTION hash_after_sealing() RETURNS text LANGUAGE plpgsql AS
+             $$ BEGIN PERFORM ledger.commit_block(); RETURN repeat('c', 64); END $$",
+        )
+        .unwrap();
+    let rows = "SELECT 'new', hash_after_sealing() FROM generate_series(1, 2)";
+    let refused = error(&mut client, &format!("INSERT INTO ledger.entries (entry_type, data_hash) {rows}"));
+    assert_eq!(refused.code().code(), "23505");
 }
 
 /// A superuser can disable one of the two triggers, or have another change the row between them.
