@@ -118,3 +118,18 @@ pub fn wait_until_tracked(client: &mut Client, table: &str) {
         &format!("(SELECT state = 'tracked' FROM ledger.tracked_tables WHERE table_name = '{table}'::regclass)"),
     );
 }
+
+/// The history of each row of table `items` has the entries that a search of all finds, and rows that never were have none.
+#[track_caller]
+pub fn assert_history_is_whole(client: &mut Client) {
+    let wrong = "WITH noted AS (
+            SELECT id, (SELECT array_agg(entry_id::uuid ORDER BY version)
+                        FROM ledger.history('items', jsonb_build_object('id', id))) AS found
+            FROM generate_series(-20, 1400) AS id),
+        searched AS (
+            SELECT key::int AS id, array_agg(e.id ORDER BY created_at, e.id) AS found
+            FROM ledger.entries AS e, LATERAL (VALUES (metadata->'key'->>'id'), (metadata->'old_key'->>'id')) AS k(key)
+            WHERE key IS NOT NULL GROUP BY key)
+        SELECT count(*) FROM noted LEFT JOIN searched USING (id) WHERE noted.found IS DISTINCT FROM searched.found";
+    assert_eq!(number(client, wrong), 0);
+}
