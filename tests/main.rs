@@ -93,6 +93,7 @@ mod transactions;
 mod two_phase;
 mod two_phase_prepare;
 mod upgrade;
+mod verification_beside_sealing;
 mod void_warnings;
 mod worker;
 mod worker_start;

@@ -115,6 +115,8 @@ fn a_worker_for_which_no_process_is_left_is_wanted_before_anybody_records() {
     cluster.wait_for_log("could not look for a ledger in all databases: out of background worker slots");
     let mut client = cluster.connect("postgres");
     assert_eq!(value(&mut client, "SELECT (database, state) FROM ledger.workers"), "(postgres,wanted)");
+    let problem = value(&mut client, "SELECT (state, problem) FROM ledger.mirror_status");
+    assert!(problem.starts_with("(detached,\"The worker of this database does not run: "), "{problem}");
 }
 
 /// A database that is only looked into is no ledger without a worker, and one that has none is named.

@@ -3,6 +3,7 @@
 use super::database;
 use super::database_slot::{DatabaseSlot, WorkerState};
 use super::errors::or_raise;
+use super::mirror::cause;
 use super::mirror::handle::Mirror;
 use super::mirror::prepared;
 use super::mirror::remembered::{self, Remembered};
@@ -57,6 +58,7 @@ fn mirror_state() -> TableIterator<
     let (last_block, syncs, was_attached) = (fields.last_block, fields.syncs, fields.was_attached);
     let problem = fields.problem(tables::timestamp_to_postgres(tables::now()));
     drop(fields);
+    let problem = problem.or_else(|| (attachment == Attachment::Detached).then(|| missing_worker(&mirror)).flatten());
     let is_off = mode == MirrorMode::Off;
     let is_attached = matches!(attachment, Attachment::Attached | Attachment::Repairing) && !is_off;
     let recovery = (durable as i64 - remembered.settled.bytes as i64).max(0);
@@ -77,6 +79,12 @@ fn mirror_state() -> TableIterator<
         is_attached.then_some(recovery),
         syncs as i64,
     ))
+}
+
+/// Why the file of a database is not opened that has no worker. A standby needs none.
+fn missing_worker(mirror: &Mirror) -> Option<String> {
+    let is_missing = mirror.slot.worker.pid() == 0 && !database::is_in_recovery();
+    is_missing.then(|| cause::NO_WORKER.to_owned())
 }
 
 /// What is committed and not on disk in the file.

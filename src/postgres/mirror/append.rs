@@ -5,7 +5,7 @@
 //! of others, or wait until another process has done so. The wait can be cancelled, and shows as a wait event.
 
 use super::bounded_wait::{BoundedWait, DEADLINE};
-use super::cause::CauseKind;
+use super::cause::{CauseKind, NO_WORKER};
 use super::handle::Mirror;
 use super::line_buffer::LineBuffer;
 use super::round_leader::{self, LedRound};
@@ -161,7 +161,7 @@ impl Mirror {
             if in_vain || timeout.is_over() {
                 let (kind, cause) = match attachment {
                     Attachment::Repairing => (CauseKind::Passing, "The worker is still bringing the file up to date."),
-                    _ if self.slot.worker.pid() == 0 => (CauseKind::NoWorker, "The worker of this database does not run: usually max_worker_processes is too small, or the database is a template; see ledger.workers and the server's log."),
+                    _ if self.slot.worker.pid() == 0 => (CauseKind::NoWorker, NO_WORKER),
                     _ => (CauseKind::Passing, "The worker is still looking at the file."),
                 };
                 return Err(self.failure(kind, cause));

@@ -5,6 +5,10 @@
 use super::fixed_text::FixedText;
 use std::io::Error;
 
+/// The text of [`CauseKind::NoWorker`].
+pub const NO_WORKER: &str = "The worker of this database does not run: usually max_worker_processes is too small, or \
+                             the database is a template; see ledger.workers and the server's log.";
+
 /// What a cause is, as far as there is advice about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]

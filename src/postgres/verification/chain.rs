@@ -152,9 +152,10 @@ impl<'a> SideBySide<'a> {
     ) -> SideBySide<'a> {
         let mut findings = Findings::with_sink(sink);
         shown_tables::check(&mut findings);
+        // Before the pending rows are read: none of them is in a block up to this one.
+        let head = tables::newest_block(&RegisteredSnapshot::latest()).map_or(0, |head| head.block_number);
         // Before the file is read: what is committed now must be in the file by then.
         let pending = PendingComparison::read(keyring.as_deref(), &mut findings);
-        let head = tables::newest_block(&RegisteredSnapshot::latest()).map_or(0, |head| head.block_number);
         progress.totals(extent.blocks_up_to(head), 0);
         progress.phase(Phase::Blocks);
         let (mut chain, tables) = start_chain(extent, keyring, &mut findings);
@@ -249,6 +250,9 @@ impl<'a> SideBySide<'a> {
             None => self.chain.block(header, entries, &mut self.findings),
         }
         entries.iter().for_each(|entry| self.by_key.note(entry.signature));
+        if header.block_number > self.head {
+            self.pending.note_sealed(entries);
+        }
         self.check_nodes(header);
         if self.chain.tree().is_none() {
             self.find_tree_again(header);

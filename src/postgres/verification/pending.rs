@@ -47,6 +47,8 @@ struct PendingRow {
     leaf_hash: Hash,
     /// Written by the verifying transaction itself: its lines are appended only when it commits.
     is_uncommitted: bool,
+    /// A block that was verified has it: it was sealed after the pending rows were read.
+    is_sealed: bool,
 }
 
 /// The pending rows that have been read so far.
@@ -76,7 +78,7 @@ impl Reading<'_> {
         if row.datum(entry_column::LEAF_INDEX).is_some() || row.datum(entry_column::BLOCK_NUMBER).is_some() {
             findings.report(of_entry(ProblemKind::RowMalformed, "a pending entry claims to be sealed"));
         }
-        self.rows.insert(entry.entry_id, PendingRow { leaf_hash: entry.leaf_hash, is_uncommitted });
+        self.rows.insert(entry.entry_id, PendingRow { leaf_hash: entry.leaf_hash, is_uncommitted, is_sealed: false });
     }
 }
 
@@ -109,8 +111,19 @@ impl PendingComparison {
         &self.by_key
     }
 
+    /// Notes entries of a block that was sealed after the pending rows were read. They count as sealed, and no longer as
+    /// pending too.
+    pub fn note_sealed(&mut self, entries: &[SealedEntry]) {
+        for entry in entries {
+            if let Some(row) = self.rows.get_mut(&entry.entry_id) {
+                row.is_sealed = true;
+            }
+        }
+    }
+
+    /// How many are in none of the blocks that were verified.
     pub fn count(&self) -> u64 {
-        self.rows.len() as u64
+        self.rows.values().filter(|row| !row.is_sealed).count() as u64
     }
 
     /// Compares the rows with the lines that no block of the file holds.
