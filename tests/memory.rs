@@ -98,6 +98,22 @@ fn a_hundred_thousand_calls_in_one_transaction_take_bounded_memory() {
     assert_intact(&mut client);
 }
 
+/// Sessions of a connection pool live for days.
+#[test]
+fn a_session_keeps_no_memory_of_its_verifications() {
+    let (_cluster, mut client) = start(Options::new().secret(None).conf("ledger.block_size = 1000"));
+    let pid = own_pid(&mut client);
+    record_many_unsigned(&mut client, 100_000);
+    wait_until_all_sealed(&mut client, 100);
+    let kept = |client: &mut Client| {
+        assert_eq!(verdict(client)["overall_valid"], true);
+        anonymous_memory(pid).unwrap()
+    };
+    let first = kept(&mut client);
+    let later: Vec<u64> = (0..4).map(|_| kept(&mut client)).collect();
+    assert!(later.iter().all(|memory| *memory < first + 8), "after the first {first} MB, then {later:?}");
+}
+
 /// As above, in ten transactions, each sealed before the next: what verification keeps does not grow with the chain.
 #[test]
 fn verifying_takes_no_more_memory_for_a_longer_chain() {

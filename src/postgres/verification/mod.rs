@@ -29,6 +29,7 @@ pub mod table_blocks;
 
 use super::database;
 use super::errors::{or_raise, Failure};
+use super::helper_threads::FreedMemory;
 use super::items::audit::verify_registry;
 use super::jsonb::JsonbText;
 use super::mirror::remembered;
@@ -64,6 +65,7 @@ fn note_end(last_asked_for: Option<i64>) {
 }
 
 fn chain_verdict(extent: Extent, thoroughness: Thoroughness) -> Value {
+    let _freed = FreedMemory;
     secrets::note_unchecked_signatures();
     let ChainReport { tables, file, wrong_keys } = chain::verify(extent, thoroughness, &mut |_| {});
     wrong_keys.iter().for_each(secrets::warn_of_wrong_key);
@@ -155,6 +157,7 @@ fn verify_file_integrity(path: default!(Option<String>, "NULL")) -> JsonbText {
         if let (true, Err(message)) = (is_own, own_file::file_to_read()) {
             return JsonbText::from(json!({"valid": null, "message": message}));
         }
+        let _freed = FreedMemory;
         secrets::note_unchecked_signatures();
         let report = or_raise(own_file::verify_file_alone(&path, is_own));
         report.wrong_keys.iter().for_each(secrets::warn_of_wrong_key);
@@ -195,6 +198,7 @@ fn find_tampering() -> TableIterator<
         name!(detail, String),
     ),
 > {
+    let _freed = FreedMemory;
     let mut rows = Vec::new();
     let mut more = 0u64;
     secrets::note_unchecked_signatures();
