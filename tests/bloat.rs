@@ -79,6 +79,102 @@ fn what_an_old_snapshot_has_kept_of_the_state_is_not_read_again() {
     assert_intact(&mut client);
 }
 
+/// A ledger with a tracked table of one pending row, and a session whose snapshot sees it as pending.
+fn with_old_snapshot() -> (Cluster, Client, Client) {
+    let (cluster, mut client) = start_sealing_by_hand();
+    client
+        .batch_execute(
+            "CREATE TABLE notes (id bigint PRIMARY KEY, text text); SELECT ledger.track('notes');
+             INSERT INTO notes VALUES (0, 'pending')",
+        )
+        .unwrap();
+    let mut old = cluster.connect("postgres");
+    old.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM notes").unwrap();
+    (cluster, client, old)
+}
+
+const ENTRY_OF_ROW_0: &str = "SELECT block_number IS NULL FROM ledger.history('notes', '{\"id\": 0}')";
+const LOOK_UP: &str = "SELECT ledger.verified(n) FROM notes AS n WHERE id = 1";
+
+/// Records enough rows that the pending table keeps some thousand pages, all sealed.
+fn leave_many_pages(client: &mut Client, first: i64) -> i64 {
+    let rows = format!("SELECT n, repeat('x', 50) FROM generate_series({first}, {}) n", first + 29_999);
+    client.batch_execute(&format!("INSERT INTO notes {rows}; SELECT ledger.commit_block()")).unwrap();
+    let size = pages(client, "ledger.entries_pending");
+    assert!(size > 1500, "only {size} pages");
+    size
+}
+
+/// Waits until the worker has noted that only the last pages can have pending entries. It does so when it next looks for
+/// entries to seal.
+fn wait_until_few_are_read(client: &mut Client, statement: &str) {
+    let mut read = 0;
+    wait_until(&format!("few pages are read by {statement}"), PATIENCE, || {
+        record_many(client, 100);
+        wait_until_sealed(client);
+        read = pages_read(client, "ledger.entries_pending", statement);
+        read < 200
+    });
+}
+
+#[test]
+fn what_an_old_snapshot_has_kept_of_sealed_entries_is_not_read_again() {
+    let (_cluster, mut client, mut old) = with_old_snapshot();
+    leave_many_pages(&mut client, 1);
+    wait_until_few_are_read(&mut client, LOOK_UP);
+    record(&mut client);
+    for statement in [
+        "SELECT count(*) FROM ledger.commit_block()",
+        "SELECT ledger.verify_row('notes', '{\"id\": 2}')",
+        "SELECT count(*) FROM ledger.history('notes', '{\"id\": 3}')",
+        LOOK_UP,
+    ] {
+        let read = pages_read(&mut client, "ledger.entries_pending", statement);
+        assert!(read < 200, "{read} pages were read by {statement}");
+    }
+    old.batch_execute("COMMIT").unwrap();
+    assert_intact(&mut client);
+}
+
+#[test]
+fn an_old_snapshot_finds_the_entries_that_were_pending_when_it_was_taken() {
+    let (_cluster, mut client, mut old) = with_old_snapshot();
+    leave_many_pages(&mut client, 1);
+    wait_until_few_are_read(&mut client, LOOK_UP);
+    assert!(is_true(&mut old, &format!("({ENTRY_OF_ROW_0})")), "it is pending still");
+    assert_eq!(number(&mut old, "SELECT count(ledger.verified(n)) FROM notes AS n"), 1);
+    assert!(!is_true(&mut client, &format!("({ENTRY_OF_ROW_0})")), "it is sealed");
+    old.batch_execute("COMMIT").unwrap();
+    assert_intact(&mut client);
+}
+
+#[test]
+fn entries_on_pages_that_are_mostly_skipped_are_found_and_sealed() {
+    let (cluster, mut client, mut old) = with_old_snapshot();
+    // The rows of this transaction are on the first pages, and nobody sees them yet.
+    let mut open = cluster.connect("postgres");
+    open.batch_execute("BEGIN; INSERT INTO notes VALUES (-1, 'open')").unwrap();
+    let size = leave_many_pages(&mut client, 1);
+    open.batch_execute("COMMIT").unwrap();
+    assert_eq!(number(&mut client, "SELECT count(ledger.verified(n)) FROM notes AS n WHERE id = -1"), 1);
+    client.batch_execute("SELECT ledger.commit_block()").unwrap();
+    wait_until_few_are_read(&mut client, LOOK_UP);
+    // Now rows come on pages before those that are read.
+    old.batch_execute("COMMIT").unwrap();
+    let mut last = cluster.connect("postgres");
+    last.batch_execute("BEGIN; INSERT INTO notes VALUES (-2, 'keeps the last page')").unwrap();
+    client.batch_execute("VACUUM ledger.entries_pending").unwrap();
+    // A new session, as the others go on from the page that they have last inserted on.
+    cluster.connect("postgres").batch_execute("INSERT INTO notes VALUES (-3, 'first page')").unwrap();
+    let place = "SELECT ((ctid::text::point)[0])::bigint FROM ledger.entries_pending";
+    assert!(number(&mut client, place) < size / 2, "the row is on an earlier page");
+    assert_eq!(number(&mut client, "SELECT count(ledger.verified(n)) FROM notes AS n WHERE id = -3"), 1);
+    client.batch_execute("SELECT ledger.commit_block()").unwrap();
+    assert_eq!(number(&mut client, "SELECT count(*) FROM ledger.entries_pending"), 0);
+    last.batch_execute("COMMIT").unwrap();
+    assert_intact(&mut client);
+}
+
 /// The mirror files that a process has open.
 fn open_files(pid: i64) -> Vec<String> {
     let links =

@@ -35,6 +35,7 @@ pub mod log_tree;
 pub mod merkle;
 pub mod metadata;
 pub mod pauses;
+pub mod pending_floor;
 pub mod record;
 pub mod row_change;
 pub mod row_check;

@@ -12,6 +12,7 @@ use super::errors::{or_raise, Failure};
 use super::log_state::{damaged, LogState};
 use super::mirror::block_lines;
 use super::partitions;
+use super::pending_floor;
 use super::pending_scan::{is_sparse, PendingScan};
 use super::sealing_lock;
 use super::settings;
@@ -159,6 +160,7 @@ pub fn seal_batch(extent: Extent, from_page: u32, pending: i64) -> Result<Batch,
         .execute()?;
     if !batch.blocks.is_empty() {
         transaction::note_sealed(batch.sealed());
+        database::slot()?.1.pending_floor.note_sealer();
         // SAFETY: inside a transaction. Makes this batch visible to the next one of the same transaction, and sets a
         // flag of the transaction: the next sealer writes the blocks' lines as soon as it sees them committed. With
         // synchronous_commit off, a crash could still undo the blocks after that.
@@ -176,10 +178,12 @@ fn seal_candidates(extent: Extent, from_page: u32, count: i64) -> Result<Batch, 
     let block_size = settings::block_size();
     let limit = (BATCH_ENTRIES / block_size).max(1) * block_size;
     // Behind an old snapshot the key has as many dead entries as the table; what is new is on the last pages.
-    let is_sparse = is_sparse(pending.pages().saturating_sub(from_page), count) && count < limit as i64;
+    // SAFETY: the table is the pending one, and the snapshot is registered.
+    let start = from_page.max(unsafe { pending_floor::first_page(&pending, snapshot.as_ptr()) });
+    let is_sparse = is_sparse(pending.pages().saturating_sub(start), count) && count < limit as i64;
     let scan = match is_sparse {
         true => PendingScan::Key(KeyScan::start(&pending, &snapshot)),
-        false => PendingScan::Pages(TableScan::start_to_change(&pending, &snapshot, from_page)),
+        false => PendingScan::Pages(TableScan::start_to_change(&pending, &snapshot, start)),
     };
     let (mut candidates, end) = collect(&pending, scan, limit)?;
     // Entries without a line become visible only after this check can see that the file is behind.

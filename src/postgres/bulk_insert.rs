@@ -3,7 +3,7 @@
 use super::errors::Failure;
 use super::relation;
 use super::roles::as_owner_of;
-use super::tables::Table;
+use super::tables::{tid, tid_of, Table};
 use pgrx::{pg_sys, PgSqlErrorCode};
 use std::cell::Cell;
 
@@ -49,6 +49,8 @@ pub struct BulkInsert<'a> {
     tuples: Vec<(pg_sys::HeapTuple, bool)>,
     values: Vec<pg_sys::Datum>,
     nulls: Vec<bool>,
+    /// The lowest page that a row was put on.
+    lowest_page: u32,
 }
 
 /// How the indexes are filled.
@@ -121,6 +123,7 @@ impl<'a> BulkInsert<'a> {
                 tuples: Vec::new(),
                 values: Vec::new(),
                 nulls: Vec::new(),
+                lowest_page: u32::MAX,
             }
         }
     }
@@ -177,6 +180,7 @@ impl<'a> BulkInsert<'a> {
                 }
             }
             LOGGED.set(LOGGED.get() + (*tuple).t_len as usize);
+            self.lowest_page = self.lowest_page.min(tid_of(tuple).0);
             if is_own {
                 pg_sys::heap_freetuple(tuple);
             }
@@ -194,6 +198,8 @@ impl<'a> BulkInsert<'a> {
         unsafe {
             let command = pg_sys::GetCurrentCommandId(true);
             pg_sys::heap_multi_insert(relation, slots, filled, command, 0, std::ptr::null_mut());
+            let pages = self.slots[..self.tuples.len()].iter().map(|slot| tid((**slot).tts_tid).0);
+            self.lowest_page = pages.fold(self.lowest_page, u32::min);
             match &self.filling {
                 Filling::Columns(columns) => columns.iter().for_each(|index| self.insert_into(index)),
                 Filling::Executor(executor) => as_owner_of(relation, || {
@@ -276,7 +282,8 @@ impl<'a> BulkInsert<'a> {
         }
     }
 
-    pub fn finish(mut self) {
+    /// Returns the lowest page that a row was put on.
+    pub fn finish(mut self) -> u32 {
         self.flush();
         // SAFETY: this value made all of these, and does not use them any more.
         unsafe {
@@ -289,6 +296,7 @@ impl<'a> BulkInsert<'a> {
                 pg_sys::FreeExecutorState(executor);
             }
         }
+        self.lowest_page
     }
 }
 

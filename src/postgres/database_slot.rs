@@ -2,6 +2,7 @@
 //! mirror.
 
 use super::mirror::shared::MirrorState;
+use super::pending_floor::SharedFloor;
 use crate::ledger::entry_clock::EntryClock;
 use crate::ledger::lag::Lag;
 use pgrx::pg_sys;
@@ -112,6 +113,7 @@ pub struct DatabaseSlot {
     pub committing_behind: AtomicI64,
     pub lag: Lag,
     pub entry_clock: EntryClock,
+    pub pending_floor: SharedFloor,
     pub mirror: MirrorState,
 }
 
@@ -140,6 +142,7 @@ impl DatabaseSlot {
         self.baselines.store(true, Ordering::Release);
         self.lag.clear();
         self.entry_clock.forget();
+        self.pending_floor.forget();
         self.blocks_sealed.store(0, Ordering::Release);
         self.check_extension.store(false, Ordering::Release);
         self.recount.store(false, Ordering::Release);

@@ -1,5 +1,6 @@
 //! The table `ledger.entries_pending`, for inserting into it: what a session remembers of the table and its indexes.
 
+use super::database;
 use super::single_insert::Indexes;
 use super::single_row;
 use super::tables::{self, Table};
@@ -30,9 +31,18 @@ pub fn open() -> Table {
 /// Inserts one row. [`open`] has locked the table, so what an insert has to do does not change until the transaction
 /// ends.
 pub fn insert<const COLUMNS: usize>(table: &Table, row: &[Option<pg_sys::Datum>; COLUMNS]) {
-    match indexes(table) {
+    let page = match indexes(table) {
         Some(indexes) => indexes.insert(table, row),
         None => single_row::insert(table, row),
+    };
+    note(page);
+}
+
+/// Notes the lowest page on which this session has inserted rows.
+pub fn note(page: u32) {
+    // Without a slot nothing is recorded.
+    if let Ok((_, slot)) = database::slot() {
+        slot.pending_floor.note(page);
     }
 }
 

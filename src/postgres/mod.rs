@@ -23,7 +23,7 @@
 //! | [`subtransaction`] | work whose failure must not end the transaction |
 //! | [`prepared_transactions`] | which transactions are prepared |
 //! | [`mirror`] | the JSONL file |
-//! | [`blocks`], [`pending_scan`], [`log_state`], [`partitions`], [`emptied_pages`], [`sealing_lock`] | sealing |
+//! | [`blocks`], [`pending_scan`], [`pending_floor`], [`log_state`], [`partitions`], [`emptied_pages`], [`sealing_lock`] | sealing |
 //! | [`copy_hook`], [`line_functions`], [`import`] | writing a ledger out, and rebuilding one |
 //! | [`utility_hook`], [`executor_hook`], [`object_access_hook`] | hooks for commands, for queries, and for what they create or drop |
 //! | [`items`] | signed files, and their registry |
@@ -78,6 +78,7 @@ mod object_access_hook;
 mod own_tables;
 mod ownership;
 mod partitions;
+mod pending_floor;
 mod pending_scan;
 mod prepared_transactions;
 mod queue;

@@ -1,9 +1,11 @@
 //! Reads all of `ledger.entries_pending`.
 //!
-//! A large transaction, or an old snapshot, leaves the table with far more pages than entries. A process that read all
-//! pages each time would do little else. So the entries are then found by the primary key: scans mark the dead entries
-//! of the index that they meet, and later scans skip these.
+//! A large transaction leaves the table with far more pages than entries. A process that read all pages each time would
+//! do little else. So the entries are then found by the primary key: scans mark the dead entries of the index that they
+//! meet, and later scans skip these. They cannot do so while an old snapshot is held. Then new rows come behind all
+//! others, and the pages before the [floor](pending_floor) are not read.
 
+use super::pending_floor;
 use super::tables::{KeyScan, RegisteredSnapshot, Row, Table, TableScan};
 use pgrx::{check_for_interrupts, pg_sys};
 
@@ -25,9 +27,11 @@ pub enum PendingScan<'a> {
 impl<'a> PendingScan<'a> {
     /// `entries` is how many there are, as far as is known.
     pub fn start(table: &'a Table, snapshot: &'a RegisteredSnapshot, entries: i64) -> Self {
-        match is_sparse(table.pages(), entries) {
+        // SAFETY: the table is the pending one, and the snapshot is registered.
+        let from = unsafe { pending_floor::first_page(table, snapshot.as_ptr()) };
+        match is_sparse(table.pages().saturating_sub(from), entries) {
             true => PendingScan::Key(KeyScan::start(table, snapshot)),
-            false => PendingScan::Pages(TableScan::start(table, snapshot, 0)),
+            false => PendingScan::Pages(TableScan::start(table, snapshot, from)),
         }
     }
 
@@ -42,20 +46,30 @@ impl<'a> PendingScan<'a> {
 
 /// Gives `each` every pending entry, in no particular order, until it returns false.
 ///
-/// Reads them through the index on the id, not page by page. The table holds many rows that were sealed and not yet
-/// vacuumed. The first session that meets them marks their index entries dead, and then they cost the next one nearly
-/// nothing.
+/// Reads them through the index on the id, not page by page, unless few pages are left behind the floor. The table holds
+/// many rows that were sealed and not yet vacuumed. The first session that meets them marks their index entries dead, and
+/// then they cost the next one nearly nothing.
 ///
 /// # Safety
 /// `table` is `ledger.entries_pending`; the snapshot is registered or active.
-pub unsafe fn each_by_key(
+pub unsafe fn each(table: &Table, snapshot: pg_sys::Snapshot, each: impl FnMut(pg_sys::HeapTuple, &Row) -> bool) {
+    let from = pending_floor::first_page(table, snapshot);
+    if from > 0 && table.pages() - from <= FEW_PAGES {
+        let mut scan = TableScan::start_with(table, snapshot, from);
+        each_of(table, || scan.next(), each);
+    } else {
+        let mut scan = KeyScan::start_with(table, snapshot);
+        each_of(table, || scan.next(), each);
+    }
+}
+
+fn each_of(
     table: &Table,
-    snapshot: pg_sys::Snapshot,
+    mut next: impl FnMut() -> Option<pg_sys::HeapTuple>,
     mut each: impl FnMut(pg_sys::HeapTuple, &Row) -> bool,
 ) {
     let mut row = Row::default();
-    let mut scan = KeyScan::start_with(table, snapshot);
-    while let Some(tuple) = scan.next() {
+    while let Some(tuple) = next() {
         check_for_interrupts!();
         table.deform_into(tuple, &mut row);
         if !each(tuple, &row) {

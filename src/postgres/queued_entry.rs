@@ -60,7 +60,7 @@ pub fn insert_all<'a>(mut entries: impl ExactSizeIterator<Item = &'a QueuedEntry
     for entry in std::iter::once(first).chain(entries) {
         bulk.insert(&entry.columns(&mut ShortValues::new()));
     }
-    bulk.finish();
+    pending::note(bulk.finish());
 }
 
 /// The row of a pending entry. It borrows from `values`.

@@ -2,7 +2,7 @@
 //! each row which triggers the table has and what its indexes are on.
 
 use super::bulk_insert::{index_insert, IndexShape, MAX_KEYS};
-use super::tables::Table;
+use super::tables::{self, Table};
 use pgrx::pg_sys::{self, ffi::pg_guard_ffi_boundary, Datum};
 
 /// The indexes of a table. Valid as long as the table does not change.
@@ -57,8 +57,8 @@ impl Indexes {
         }
     }
 
-    /// Inserts one row and its index entries, into the table that these are the indexes of.
-    pub fn insert<const COLUMNS: usize>(&self, table: &Table, row: &[Option<Datum>; COLUMNS]) {
+    /// Inserts one row and its index entries, into the table that these are the indexes of. Returns the page of the row.
+    pub fn insert<const COLUMNS: usize>(&self, table: &Table, row: &[Option<Datum>; COLUMNS]) -> u32 {
         assert_eq!(COLUMNS, table.column_count());
         let (relation, descriptor) = (table.relation(), table.descriptor());
         let (values, nulls) = (row.map(|value| value.unwrap_or(Datum::null())), row.map(|value| value.is_none()));
@@ -72,8 +72,10 @@ impl Indexes {
                 for index in &self.0 {
                     index.insert(relation, &raw mut (*tuple).t_self, &values, &nulls);
                 }
+                let place = (*tuple).t_self;
                 postgres::heap_freetuple(tuple);
-            });
+                tables::tid(place).0
+            })
         }
     }
 }

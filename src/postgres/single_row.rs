@@ -5,11 +5,11 @@ use super::roles::as_owner_of;
 use super::tables::Table;
 use pgrx::pg_sys;
 
-/// Inserts one row and its index entries.
-pub fn insert(table: &Table, row: &[Option<pg_sys::Datum>]) {
+/// Inserts one row and its index entries. Returns the page of the row.
+pub fn insert(table: &Table, row: &[Option<pg_sys::Datum>]) -> u32 {
     let mut rows = BulkInsert::new(table);
     rows.insert(row);
-    rows.finish();
+    rows.finish()
 }
 
 /// Puts `row` in the place of the row at `tid`; an ERROR if another transaction has changed that row meanwhile.

@@ -1,8 +1,9 @@
 //! The triggers on the ledger's own tables, as plain trigger functions: they work on the tuple Postgres hands them.
 
 use super::entries;
+use super::entries_pending;
 use super::errors::{or_raise, Failure};
-use super::tables::{entry_column, Row, Table};
+use super::tables::{entry_column, tid_of, Row, Table};
 use pgrx::{pg_guard, pg_sys, PgSqlErrorCode};
 use std::mem::ManuallyDrop;
 
@@ -108,7 +109,9 @@ pub unsafe extern "C-unwind" fn ledger_complete_entry(fcinfo: pg_sys::FunctionCa
 #[pg_guard]
 #[doc(hidden)]
 pub unsafe extern "C-unwind" fn ledger_queue_entry(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
-    let (_table, row) = inserted_row(trigger_data(fcinfo, &AFTER_ROW), &entry_column::TYPES);
+    let data = trigger_data(fcinfo, &AFTER_ROW);
+    let (_table, row) = inserted_row(data, &entry_column::TYPES);
+    entries_pending::note(tid_of(data.tg_trigtuple).0);
     or_raise(entries::queue_row(&row));
     pg_sys::Datum::null()
 }

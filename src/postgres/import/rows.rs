@@ -7,6 +7,7 @@ use crate::ledger::row_change;
 use crate::ledger::Hash;
 use crate::postgres::blocks;
 use crate::postgres::bulk_insert::BulkInsert;
+use crate::postgres::entries_pending;
 use crate::postgres::errors::Failure;
 use crate::postgres::jsonb;
 use crate::postgres::partitions;
@@ -128,7 +129,7 @@ pub fn write_pending(pending: &[KeptEntry]) -> Result<(), Failure> {
         }
         kept.insert(&mut bulk, None)?;
     }
-    bulk.finish();
+    entries_pending::note(bulk.finish());
     Ok(())
 }
 

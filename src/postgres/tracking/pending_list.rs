@@ -101,7 +101,7 @@ impl PendingList {
     /// As for [`of`].
     unsafe fn read(table: &Table, snapshot: pg_sys::Snapshot) -> Option<PendingList> {
         let (mut places, mut has_room) = (Vec::new(), true);
-        pending_scan::each_by_key(table, snapshot, |tuple, entry| {
+        pending_scan::each(table, snapshot, |tuple, entry| {
             for row_id in rows_of(entry).into_iter().flatten() {
                 has_room = has_room && make_room(&mut places);
                 if has_room {

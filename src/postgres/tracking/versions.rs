@@ -227,7 +227,7 @@ pub unsafe fn each_pending<T>(
     mut each: impl FnMut(T),
 ) {
     let table = Table::open("entries_pending", pg_sys::AccessShareLock);
-    pending_scan::each_by_key(&table, snapshot, |_, row| {
+    pending_scan::each(&table, snapshot, |_, row| {
         if is_wanted(row) {
             read(row).into_iter().for_each(&mut each);
         }

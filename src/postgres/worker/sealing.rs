@@ -12,6 +12,7 @@ use crate::postgres::mirror::block_lines::SealedBlocks;
 use crate::postgres::mirror::handle::Mirror;
 use crate::postgres::mirror::requests;
 use crate::postgres::mirror::shared::Request;
+use crate::postgres::pending_floor::FloorRaiser;
 use crate::postgres::settings::{self, MirrorMode};
 use crate::postgres::tables::{self, Table};
 use crate::postgres::wait_events;
@@ -31,7 +32,10 @@ pub struct Sealing {
     mirror: Mirror,
     /// Where to start looking for pending entries: there is most likely nothing before this page.
     resume_page: u32,
+    /// Pages that the pending table had when the last batch was sealed.
+    pages: u32,
     emptied: EmptiedPages,
+    floor: FloorRaiser,
     /// The blocks of the last batch. The next batch writes their lines before it seals, or the worker does if there is
     /// none.
     unwritten: Option<SealedBlocks>,
@@ -51,7 +55,9 @@ impl Sealing {
         Sealing {
             mirror,
             resume_page: 0,
+            pages: 0,
             emptied: EmptiedPages::default(),
+            floor: FloorRaiser::default(),
             unwritten: None,
             pace: Pace::default(),
             recount_at: Some(Instant::now()),
@@ -100,6 +106,11 @@ impl Sealing {
         if !self.has_something_to_seal() {
             return Ok(());
         }
+        self.seal_batches(keeper)?;
+        self.raise_floor()
+    }
+
+    fn seal_batches(&mut self, keeper: &mut Keeper) -> Result<(), Failure> {
         let since = Instant::now();
         let mut page = if self.must_recount() || self.is_due() { 0 } else { self.resume_page };
         loop {
@@ -121,11 +132,22 @@ impl Sealing {
         }
     }
 
+    /// Where nothing can remove what was sealed, has others skip it.
+    fn raise_floor(&mut self) -> Result<(), Failure> {
+        let (slot, floor) = (self.slot(), &mut self.floor);
+        if !floor.is_due(self.pages, slot) {
+            return Ok(());
+        }
+        self.has_waited = true;
+        in_sealing(|| floor.raise(&Table::open("entries_pending", pg_sys::AccessShareLock), slot)).map(|_| ())
+    }
+
     /// Seals one batch; returns the page to go on from, if there is more to seal.
     fn seal_from(&mut self, keeper: &mut Keeper, page: u32) -> Result<Option<u32>, Failure> {
         let looked_at = tables::now().micros();
         let Some((batch, count)) = self.seal_batch(keeper, page)? else { return Ok(None) };
         self.note_left(&batch);
+        self.pages = batch.pages;
         if batch.next_page.is_some() {
             return Ok(batch.next_page);
         }

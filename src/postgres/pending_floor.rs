@@ -1,0 +1,137 @@
+//! Where in `ledger.entries_pending` the pending entries begin: see [`PendingFloor`].
+//!
+//! What stands before the floor was sealed. An older snapshot may still see it as pending, and must find it there. Sealers
+//! come one after the other, and each has ended before the next one takes the lock. So a snapshot that sees the last of
+//! them as ended sees what all of them have done.
+
+use super::database;
+use super::database_slot::DatabaseSlot;
+use super::prepared_transactions::is_running;
+use super::relation;
+use super::tables::{tid_of, Table, TableScan};
+use crate::ledger::pending_floor::PendingFloor;
+use pgrx::pg_sys;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
+
+/// A smaller table is read as a whole.
+const FEW_PAGES: u32 = 1024;
+/// With fewer pages behind the floor, it is not worth raising.
+const STEP_PAGES: u32 = 64;
+/// After raising the floor, the worker leaves it alone for so many times the time that this took. Where there is room on
+/// pages far below, sessions insert rows there again and again, and each time all pages from there on have to be read.
+const REST: u32 = 50;
+
+/// The floor of one database's ledger. Recording reads it and seldom writes it. It has a cache line of its own, so that
+/// what is written beside it does not slow this down.
+#[repr(C, align(64))]
+#[derive(Default)]
+pub struct SharedFloor {
+    page: PendingFloor,
+    /// A snapshot that sees this transaction as running cannot use the floor; 0 if nobody has sealed since the server
+    /// started.
+    sealer: AtomicU32,
+    /// The last transaction that has sealed.
+    last_sealer: AtomicU32,
+    /// The file of the table. In another one, rows stand elsewhere.
+    file: AtomicU32,
+}
+
+impl SharedFloor {
+    /// Notes that a row was inserted on this page. To be called before its transaction reads the table or commits.
+    pub fn note(&self, page: u32) {
+        self.page.note(page);
+    }
+
+    /// Notes that the current transaction, which holds the sealing lock, has sealed entries.
+    pub fn note_sealer(&self) {
+        // SAFETY: inside a transaction, which has written.
+        let sealer = unsafe { pg_sys::GetTopTransactionId() };
+        self.last_sealer.store(sealer.into_inner(), Ordering::SeqCst);
+    }
+
+    /// The slot is another database's.
+    pub fn forget(&self) {
+        self.page.reset();
+        self.file.store(0, Ordering::SeqCst);
+        self.sealer.store(0, Ordering::SeqCst);
+        self.last_sealer.store(0, Ordering::SeqCst);
+    }
+
+    /// The floor is that of this file. Its page is reset before, because [`first_page`] asks for the file first.
+    fn begin_file(&self, file: u32) {
+        self.page.reset();
+        self.file.store(file, Ordering::SeqCst);
+    }
+}
+
+/// The page before which the snapshot sees no entry: 0 if that is not known.
+///
+/// # Safety
+/// `table` is `ledger.entries_pending`; the snapshot is registered or active.
+pub unsafe fn first_page(table: &Table, snapshot: pg_sys::Snapshot) -> u32 {
+    let Ok((_, slot)) = database::slot() else { return 0 };
+    let floor = &slot.pending_floor;
+    // In this order: the worker, which raises the floor, sets file and sealer so that they fit whatever page is read.
+    let is_of_file = floor.file.load(Ordering::SeqCst) == relation::file_node(table).to_u32();
+    let page = floor.page.page();
+    let sealer = pg_sys::TransactionId::from_inner(floor.sealer.load(Ordering::SeqCst));
+    let is_known = page > 0 && is_of_file && sees_end_of(sealer, snapshot);
+    // VACUUM may have cut off the pages behind.
+    if is_known {
+        page.min(table.pages().saturating_sub(1))
+    } else {
+        0
+    }
+}
+
+/// Whether the snapshot sees all that this sealer, and others before it, have done.
+///
+/// # Safety
+/// The snapshot is registered or active.
+unsafe fn sees_end_of(sealer: pg_sys::TransactionId, snapshot: pg_sys::Snapshot) -> bool {
+    let is_mvcc = (*snapshot).snapshot_type == pg_sys::SnapshotType::SNAPSHOT_MVCC;
+    // Sealers of the primary are not known here. A session may hold a snapshot from before the promotion.
+    is_mvcc && !(*snapshot).takenDuringRecovery && !is_running(sealer, snapshot)
+}
+
+/// When the worker raises the floor.
+#[derive(Default)]
+pub struct FloorRaiser {
+    rests_until: Option<Instant>,
+}
+
+impl FloorRaiser {
+    /// Whether to raise the floor, in a table with so many pages.
+    pub fn is_due(&self, pages: u32, slot: &DatabaseSlot) -> bool {
+        let is_resting = self.rests_until.is_some_and(|until| Instant::now() < until);
+        pages > FEW_PAGES && slot.pending_floor.page.page().saturating_add(STEP_PAGES) <= pages && !is_resting
+    }
+
+    /// Raises the floor as far as possible. The caller holds the sealing lock, in a transaction that has not sealed.
+    pub fn raise(&mut self, table: &Table, slot: &DatabaseSlot) {
+        let (floor, file, since) = (&slot.pending_floor, relation::file_node(table).to_u32(), Instant::now());
+        if floor.file.load(Ordering::SeqCst) != file {
+            floor.begin_file(file);
+        }
+        let pages = table.pages();
+        floor.page.begin();
+        let found = first_with_row(table, floor.page.page(), pages);
+        // Before the floor: whoever finds the new one must find this sealer, or a later one.
+        floor.sealer.store(floor.last_sealer.load(Ordering::SeqCst), Ordering::SeqCst);
+        floor.page.raise(found);
+        self.rests_until = Some(Instant::now() + since.elapsed() * REST);
+    }
+}
+
+/// The first of these pages with a row that is not gone, or `end`. Rows of running transactions count too.
+fn first_with_row(table: &Table, from: u32, end: u32) -> u32 {
+    if from >= end {
+        return end;
+    }
+    // A dirty snapshot needs only its type.
+    let mut dirty = pg_sys::SnapshotData { snapshot_type: pg_sys::SnapshotType::SNAPSHOT_DIRTY, ..Default::default() };
+    // SAFETY: the snapshot outlives the scan, which is declared after it.
+    let mut scan = unsafe { TableScan::start_with(table, &mut dirty, from) };
+    scan.next().map_or(end, |tuple| tid_of(tuple).0.min(end))
+}
