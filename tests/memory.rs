@@ -215,6 +215,40 @@ fn record_large(client: &mut Client, count: usize) {
 }
 
 #[test]
+fn recording_takes_no_more_memory_for_more_images_of_large_rows_in_a_statement() {
+    let (_cluster, mut client) = start(Options::new().conf("ledger.mirror_mode = off"));
+    let pid = own_pid(&mut client);
+    client
+        .batch_execute(
+            "CREATE TABLE documents (id int PRIMARY KEY, text text);
+             SELECT ledger.track('documents', keep_image => true)",
+        )
+        .unwrap();
+    let insert = "INSERT INTO documents SELECT n, repeat('x', 4000000) FROM generate_series(1, 100) n";
+    let recording = growth(pid, || client.batch_execute(insert).unwrap());
+    assert!(recording < 100, "recording took {recording} MB");
+    // A large entry that is rolled back leaves the smaller ones waiting that were recorded outside.
+    client
+        .batch_execute(
+            "CREATE FUNCTION rename() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                 BEGIN
+                     UPDATE documents SET text = repeat('y', 4000000) WHERE id = NEW.id;
+                     RAISE division_by_zero;
+                 EXCEPTION WHEN division_by_zero THEN NULL;
+                 END;
+                 RETURN NULL;
+             END $$;
+             CREATE TRIGGER rename AFTER INSERT ON documents FOR EACH ROW EXECUTE FUNCTION rename();
+             INSERT INTO documents SELECT n, repeat('z', 10 * n) FROM generate_series(101, 120) n",
+        )
+        .unwrap();
+    assert_eq!(number(&mut client, "SELECT count(*) FROM ledger.entries WHERE entry_type = 'table_insert'"), 120);
+    assert_eq!(number(&mut client, "SELECT count(*) FROM ledger.entries WHERE entry_type = 'table_update'"), 0);
+    client.batch_execute("SELECT ledger.commit_block()").unwrap();
+    assert_eq!(verdict(&mut client)["overall_valid"], true);
+}
+
+#[test]
 fn sealing_and_appending_takes_no_more_memory_for_more_large_entries() {
     let (_cluster, mut client) =
         start(Options::new().conf("ledger.block_interval = 1h").conf("ledger.mirror_mode = off"));

@@ -171,6 +171,13 @@ pub struct Metadata {
     pub jsonb: Option<Vec<u8>>,
 }
 
+impl Metadata {
+    /// How many bytes it takes in the forms that it has.
+    pub fn length(&self) -> usize {
+        self.text.len() + self.jsonb.as_ref().map_or(0, Vec::len)
+    }
+}
+
 impl From<String> for Metadata {
     fn from(text: String) -> Self {
         Metadata { text, jsonb: None }

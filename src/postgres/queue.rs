@@ -15,6 +15,10 @@ use std::cell::RefCell;
 /// requested and zeroed again.
 const BATCH: usize = 128;
 
+/// An entry with longer metadata does not wait: a batch of images of large rows would take gigabytes. That of others is
+/// at most 8 MB.
+const LARGE: usize = 64 << 10;
+
 struct Waiting {
     /// Nesting level of its subtransaction.
     level: i32,
@@ -26,14 +30,15 @@ thread_local! {
     static WAITING: RefCell<Vec<Waiting>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Adds an entry. Once [`BATCH`] entries wait, inserts them.
+/// Adds an entry. If it is large, or [`BATCH`] entries wait, inserts them.
 pub fn add(entry: QueuedEntry) {
     let level = errorless::nest_level();
+    let is_large = entry.metadata.length() > LARGE;
     let count = WAITING.with_borrow_mut(|waiting| {
         waiting.push(Waiting { level, entry });
         waiting.len()
     });
-    if count >= BATCH {
+    if is_large || count >= BATCH {
         flush();
     }
 }
