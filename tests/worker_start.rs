@@ -115,8 +115,31 @@ fn a_worker_for_which_no_process_is_left_is_wanted_before_anybody_records() {
     cluster.wait_for_log("could not look for a ledger in all databases: out of background worker slots");
     let mut client = cluster.connect("postgres");
     assert_eq!(value(&mut client, "SELECT (database, state) FROM ledger.workers"), "(postgres,wanted)");
+    wait_for(&mut client, "(SELECT problem IS NOT NULL FROM ledger.mirror_status)");
     let problem = value(&mut client, "SELECT (state, problem) FROM ledger.mirror_status");
     assert!(problem.starts_with("(detached,\"The worker of this database does not run: "), "{problem}");
+}
+
+#[test]
+fn a_ledger_whose_worker_is_on_its_way_has_no_problem() {
+    let (cluster, mut client) = start(Options::new());
+    let no_problem = "(SELECT problem IS NULL FROM ledger.mirror_status)";
+    for name in ["second", "third", "fourth"] {
+        client.batch_execute(&format!("CREATE DATABASE {name}")).unwrap();
+        let mut other = cluster.connect(name);
+        other.batch_execute("CREATE EXTENSION pg_notary").unwrap();
+        assert!(is_true(&mut other, no_problem));
+        wait_until_attached(&mut other);
+    }
+    let worker = worker_pid(&mut client);
+    client.execute("SELECT pg_terminate_backend($1::bigint::int)", &[&i64::from(worker)]).unwrap();
+    wait_until("there is another worker", PATIENCE, || {
+        assert!(is_true(&mut client, no_problem));
+        is_true(
+            &mut client,
+            &format!("(SELECT pid <> {worker} FROM ledger.workers WHERE database = current_database())"),
+        )
+    });
 }
 
 /// A database that is only looked into is no ledger without a worker, and one that has none is named.

@@ -1,12 +1,16 @@
 //! What shared memory has of one database with a ledger: its worker, the counts that tell the worker when to work, and its
 //! mirror.
 
+use super::errorless;
 use super::mirror::shared::MirrorState;
 use super::pending_floor::SharedFloor;
 use crate::ledger::entry_clock::EntryClock;
 use crate::ledger::lag::Lag;
 use pgrx::pg_sys;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU32, AtomicUsize, Ordering};
+
+/// A database that has no worker for longer than this is reported. One whose worker ends is started again after a second.
+const LONGEST_VACANCY_MICROS: i64 = 5_000_000;
 
 /// A process that can be woken: its pid (0 when there is none) and its latch.
 #[repr(C)]
@@ -84,6 +88,8 @@ pub struct DatabaseSlot {
     database: AtomicU32,
     pub worker: Wakeable,
     worker_state: AtomicU32,
+    /// When the slot was taken, or its last worker left.
+    vacant_since: AtomicI64,
     /// Commands that keep the worker away. Each takes back what it has added, even if the slot is another database's by
     /// then.
     pauses: AtomicU32,
@@ -146,7 +152,19 @@ impl DatabaseSlot {
         self.blocks_sealed.store(0, Ordering::Release);
         self.check_extension.store(false, Ordering::Release);
         self.recount.store(false, Ordering::Release);
+        self.become_vacant();
+    }
+
+    /// Notes that there is no worker, or that it leaves. Cannot fail.
+    pub fn become_vacant(&self) {
+        self.vacant_since.store(errorless::clock(), Ordering::Release);
         self.set_worker_state(WorkerState::Wanted);
+    }
+
+    /// Whether there has been no worker for so long that none is on its way.
+    pub fn lacks_worker(&self) -> bool {
+        let vacancy = || errorless::clock() - self.vacant_since.load(Ordering::Acquire);
+        self.worker.pid() == 0 && vacancy() >= LONGEST_VACANCY_MICROS
     }
 
     pub fn worker_state(&self) -> WorkerState {

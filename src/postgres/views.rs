@@ -83,7 +83,7 @@ fn mirror_state() -> TableIterator<
 
 /// Why the file of a database is not opened that has no worker. A standby needs none.
 fn missing_worker(mirror: &Mirror) -> Option<String> {
-    let is_missing = mirror.slot.worker.pid() == 0 && !database::is_in_recovery();
+    let is_missing = mirror.slot.lacks_worker() && !database::is_in_recovery();
     is_missing.then(|| cause::NO_WORKER.to_owned())
 }
 

@@ -91,7 +91,7 @@ unsafe extern "C-unwind" fn leave(_code: i32, slot: pg_sys::Datum) {
     shared.lock_mirror(slot).close();
     file::unlock_at_exit();
     slot.worker.retire();
-    slot.set_worker_state(WorkerState::Wanted);
+    slot.become_vacant();
     shared.launcher.wake();
 }
 
