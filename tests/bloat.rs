@@ -148,6 +148,56 @@ fn an_old_snapshot_finds_the_entries_that_were_pending_when_it_was_taken() {
     assert_intact(&mut client);
 }
 
+/// A snapshot does not list its own transaction among those that are running.
+#[test]
+fn a_cursor_finds_what_was_pending_although_its_transaction_has_taken_back_that_it_sealed() {
+    let (cluster, mut client, mut old) = with_old_snapshot();
+    let mut own = cluster.connect("postgres");
+    own.batch_execute("BEGIN; SELECT pg_current_xact_id()").unwrap();
+    record(&mut client);
+    own.batch_execute(&format!("DECLARE from_before CURSOR FOR {ENTRY_OF_ROW_0}")).unwrap();
+    leave_many_pages(&mut client, 1);
+    own.batch_execute(
+        "SAVEPOINT sealed; SELECT ledger.add_entry('x', '{}'); SELECT ledger.commit_block(); ROLLBACK TO sealed",
+    )
+    .unwrap();
+    wait_until("the worker has looked for entries", PATIENCE, || {
+        record(&mut client);
+        pages_read(&mut client, "ledger.entries_pending", LOOK_UP) < 200
+    });
+    assert_eq!(column(&mut own, "FETCH from_before"), ["t"], "it is pending still");
+    own.batch_execute("COMMIT").unwrap();
+    old.batch_execute("COMMIT").unwrap();
+    assert_intact(&mut client);
+}
+
+/// Only a superuser can put it back, with the table's triggers off. So nothing notes where its row is.
+#[test]
+fn a_lost_entry_that_was_put_back_on_a_skipped_page_is_sealed_once_it_is_verified() {
+    let (cluster, mut client, mut old) = with_old_snapshot();
+    let size = leave_many_pages(&mut client, 1);
+    let entry = value(&mut client, RECORD);
+    client
+        .batch_execute(&format!(
+            "CREATE TABLE saved AS SELECT * FROM ledger.entries_pending WHERE id = '{entry}';
+             ALTER TABLE ledger.entries_pending DISABLE TRIGGER ALL;
+             DELETE FROM ledger.entries_pending WHERE id = '{entry}'"
+        ))
+        .unwrap();
+    wait_until_few_are_read(&mut client, LOOK_UP);
+    old.batch_execute("COMMIT").unwrap();
+    let mut last = cluster.connect("postgres");
+    last.batch_execute("BEGIN; INSERT INTO notes VALUES (-2, 'keeps the last page')").unwrap();
+    client.batch_execute("VACUUM ledger.entries_pending").unwrap();
+    let mut other = cluster.connect("postgres");
+    other.batch_execute("INSERT INTO ledger.entries_pending SELECT * FROM saved").unwrap();
+    let page = "SELECT ((ctid::text::point)[0])::bigint FROM ledger.entries_pending";
+    assert!(number(&mut client, page) < size / 2, "the row is on an earlier page");
+    client.batch_execute("SELECT ledger.verify_chain(); SELECT ledger.commit_block()").unwrap();
+    assert_eq!(number(&mut client, &format!("SELECT count(*) FROM ledger.entries_sealed WHERE id = '{entry}'")), 1);
+    last.batch_execute("COMMIT").unwrap();
+}
+
 #[test]
 fn entries_on_pages_that_are_mostly_skipped_are_found_and_sealed() {
     let (cluster, mut client, mut old) = with_old_snapshot();

@@ -160,7 +160,6 @@ pub fn seal_batch(extent: Extent, from_page: u32, pending: i64) -> Result<Batch,
         .execute()?;
     if !batch.blocks.is_empty() {
         transaction::note_sealed(batch.sealed());
-        database::slot()?.1.pending_floor.note_sealer();
         // SAFETY: inside a transaction. Makes this batch visible to the next one of the same transaction, and sets a
         // flag of the transaction: the next sealer writes the blocks' lines as soon as it sees them committed. With
         // synchronous_commit off, a crash could still undo the blocks after that.

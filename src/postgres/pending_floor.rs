@@ -1,8 +1,8 @@
 //! Where in `ledger.entries_pending` the pending entries begin: see [`PendingFloor`].
 //!
-//! What stands before the floor was sealed. An older snapshot may still see it as pending, and must find it there. Sealers
-//! come one after the other, and each has ended before the next one takes the lock. So a snapshot that sees the last of
-//! them as ended sees what all of them have done.
+//! What stands before the floor is gone: all transactions that have deleted it had ended when the worker raised the floor.
+//! An older snapshot may still see it as pending, and must find it there. So only a snapshot that sees the transaction as
+//! ended in which the worker has raised the floor begins there.
 
 use super::database;
 use super::database_slot::DatabaseSlot;
@@ -28,11 +28,8 @@ const REST: u32 = 50;
 #[derive(Default)]
 pub struct SharedFloor {
     page: PendingFloor,
-    /// A snapshot that sees this transaction as running cannot use the floor; 0 if nobody has sealed since the server
-    /// started.
-    sealer: AtomicU32,
-    /// The last transaction that has sealed.
-    last_sealer: AtomicU32,
+    /// The transaction in which the worker has raised the floor; 0 if it has not since the server started.
+    raiser: AtomicU32,
     /// The file of the table. In another one, rows stand elsewhere.
     file: AtomicU32,
 }
@@ -43,19 +40,11 @@ impl SharedFloor {
         self.page.note(page);
     }
 
-    /// Notes that the current transaction, which holds the sealing lock, has sealed entries.
-    pub fn note_sealer(&self) {
-        // SAFETY: inside a transaction, which has written.
-        let sealer = unsafe { pg_sys::GetTopTransactionId() };
-        self.last_sealer.store(sealer.into_inner(), Ordering::SeqCst);
-    }
-
     /// The slot is another database's.
     pub fn forget(&self) {
         self.page.reset();
         self.file.store(0, Ordering::SeqCst);
-        self.sealer.store(0, Ordering::SeqCst);
-        self.last_sealer.store(0, Ordering::SeqCst);
+        self.raiser.store(0, Ordering::SeqCst);
     }
 
     /// The floor is that of this file. Its page is reset before, because [`first_page`] asks for the file first.
@@ -72,11 +61,11 @@ impl SharedFloor {
 pub unsafe fn first_page(table: &Table, snapshot: pg_sys::Snapshot) -> u32 {
     let Ok((_, slot)) = database::slot() else { return 0 };
     let floor = &slot.pending_floor;
-    // In this order: the worker, which raises the floor, sets file and sealer so that they fit whatever page is read.
+    // In this order: the worker, which raises the floor, sets file and raiser so that they fit whatever page is read.
     let is_of_file = floor.file.load(Ordering::SeqCst) == relation::file_node(table).to_u32();
     let page = floor.page.page();
-    let sealer = pg_sys::TransactionId::from_inner(floor.sealer.load(Ordering::SeqCst));
-    let is_known = page > 0 && is_of_file && sees_end_of(sealer, snapshot);
+    let raiser = pg_sys::TransactionId::from_inner(floor.raiser.load(Ordering::SeqCst));
+    let is_known = page > 0 && is_of_file && sees_end_of(raiser, snapshot);
     // VACUUM may have cut off the pages behind.
     if is_known {
         page.min(table.pages().saturating_sub(1))
@@ -85,14 +74,14 @@ pub unsafe fn first_page(table: &Table, snapshot: pg_sys::Snapshot) -> u32 {
     }
 }
 
-/// Whether the snapshot sees all that this sealer, and others before it, have done.
+/// Whether the snapshot was taken after this transaction of the worker has ended.
 ///
 /// # Safety
 /// The snapshot is registered or active.
-unsafe fn sees_end_of(sealer: pg_sys::TransactionId, snapshot: pg_sys::Snapshot) -> bool {
+unsafe fn sees_end_of(raiser: pg_sys::TransactionId, snapshot: pg_sys::Snapshot) -> bool {
     let is_mvcc = (*snapshot).snapshot_type == pg_sys::SnapshotType::SNAPSHOT_MVCC;
-    // Sealers of the primary are not known here. A session may hold a snapshot from before the promotion.
-    is_mvcc && !(*snapshot).takenDuringRecovery && !is_running(sealer, snapshot)
+    // Transactions of the primary are not known here. A session may hold a snapshot from before the promotion.
+    is_mvcc && !(*snapshot).takenDuringRecovery && !is_running(raiser, snapshot)
 }
 
 /// When the worker raises the floor.
@@ -108,7 +97,7 @@ impl FloorRaiser {
         pages > FEW_PAGES && slot.pending_floor.page.page().saturating_add(STEP_PAGES) <= pages && !is_resting
     }
 
-    /// Raises the floor as far as possible. The caller holds the sealing lock, in a transaction that has not sealed.
+    /// Raises the floor as far as possible. The caller holds the sealing lock, in a transaction that does nothing else.
     pub fn raise(&mut self, table: &Table, slot: &DatabaseSlot) {
         let (floor, file, since) = (&slot.pending_floor, relation::file_node(table).to_u32(), Instant::now());
         if floor.file.load(Ordering::SeqCst) != file {
@@ -117,8 +106,10 @@ impl FloorRaiser {
         let pages = table.pages();
         floor.page.begin();
         let found = first_with_row(table, floor.page.page(), pages);
-        // Before the floor: whoever finds the new one must find this sealer, or a later one.
-        floor.sealer.store(floor.last_sealer.load(Ordering::SeqCst), Ordering::SeqCst);
+        // SAFETY: inside a transaction of the worker.
+        let raiser = unsafe { pg_sys::GetTopTransactionId() };
+        // Before the floor: whoever finds the new one must find this transaction, or a later one.
+        floor.raiser.store(raiser.into_inner(), Ordering::SeqCst);
         floor.page.raise(found);
         self.rests_until = Some(Instant::now() + since.elapsed() * REST);
     }

@@ -13,6 +13,7 @@ use crate::ledger::verifier::{
 };
 use crate::ledger::Hash;
 use crate::postgres::database;
+use crate::postgres::entries_pending;
 use crate::postgres::mirror::prepared;
 use crate::postgres::mirror::remembered;
 use crate::postgres::mirror::shared::Attachment;
@@ -20,7 +21,7 @@ use crate::postgres::mirror::voiding;
 use crate::postgres::partitions;
 use crate::postgres::regular_file;
 use crate::postgres::settings::{self, MirrorMode};
-use crate::postgres::tables::{self, entry_column, RegisteredSnapshot, Row, Table, TableScan};
+use crate::postgres::tables::{self, entry_column, tid_of, RegisteredSnapshot, Row, Table, TableScan};
 use crate::postgres::transaction;
 use pgrx::{check_for_interrupts, pg_sys, PgMemoryContexts};
 use std::collections::{HashMap, HashSet};
@@ -95,6 +96,9 @@ impl PendingComparison {
         let mut context = PgMemoryContexts::new("pg_notary verification");
         while let Some(tuple) = scan.next() {
             check_for_interrupts!();
+            // An administrator who puts a lost row back does so with the table's triggers off, and nothing notes it. Now
+            // the worker finds it.
+            entries_pending::note(tid_of(tuple).0);
             // SAFETY: the scan's tuple is valid until the next one is fetched.
             let is_uncommitted =
                 unsafe { pg_sys::TransactionIdIsCurrentTransactionId((*(*tuple).t_data).t_choice.t_heap.t_xmin) };
