@@ -79,10 +79,10 @@ COMMENT ON FUNCTION ledger.hash_and_record(text, jsonb, jsonb, boolean) IS 'hash
 COMMENT ON FUNCTION ledger.add_entry(text, jsonb, text, jsonb) IS 'hashes and records data, with the caller''s signature or the server''s; returns the entry''s id';
 COMMENT ON FUNCTION ledger.append_entry(text, uuid, text, jsonb) IS 'records a hash that the caller has computed, under the caller''s id';
 COMMENT ON FUNCTION ledger.commit_block() IS 'seals all pending entries; returns the new blocks';
-COMMENT ON FUNCTION ledger.verify_entry(uuid, jsonb) IS 'whether an entry is as it was recorded, of this data if any is given, its signature is good, and its block and the log tree include it';
+COMMENT ON FUNCTION ledger.verify_entry(uuid, jsonb) IS 'whether an entry is of this data and as it was recorded, its signature is good, and the log tree of its block includes it; a pending entry is in no block yet';
 COMMENT ON FUNCTION ledger.verify_chain(bigint, bigint) IS 'verifies the tables and the mirror file, and compares them';
 COMMENT ON FUNCTION ledger.verify_file_integrity(text) IS 'verifies the mirror file, or the ledger file at a path on the server';
-COMMENT ON FUNCTION ledger.find_tampering() IS 'one row for each problem that a full verification finds';
+COMMENT ON FUNCTION ledger.find_tampering() IS 'one row for each problem of the ledger''s tables and of the mirror file; verify_all() also verifies tracked tables and items';
 COMMENT ON FUNCTION ledger.track(regclass, boolean, boolean, text[], text[]) IS 'starts recording every change of the table''s rows; returns the table''s id in the ledger';
 COMMENT ON FUNCTION ledger.untrack(regclass) IS 'stops recording changes of the table''s rows; what was recorded stays';
 COMMENT ON FUNCTION ledger.untrack_lost(text) IS 'records that a table whose triggers were dropped is no longer tracked';

@@ -74,7 +74,8 @@ impl Jsonb {
             return Err(Failure::new(PgSqlErrorCode::ERRCODE_DATA_CORRUPTED, "a jsonb value is damaged").detail(
                 "Postgres stores no value as these bytes: a disk has damaged the value, or someone has written the \
                  bytes past all checks.",
-            ));
+            )
+            .hint("If it is a value of the ledger, SELECT * FROM ledger.find_tampering() names the entry."));
         }
         canonical(&text)
     }

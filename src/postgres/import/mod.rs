@@ -165,7 +165,8 @@ fn begin() -> Result<(), Failure> {
         return Err(Failure::new(
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             "an import of a ledger is already running in this session",
-        ));
+        )
+        .hint("Wait until that COPY has ended."));
     }
     transaction::require_no_part()?;
     sealing_lock::take();

@@ -15,8 +15,8 @@ fn repair_of(kind: CauseKind) -> &'static str {
         CauseKind::OtherOwner => "If a file system is to be mounted there, mount it; if the file or directory itself was put there by another user, give it to the server's user (chown)",
         CauseKind::LockedOut => "End the transaction that holds the lock: pg_terminate_backend() ends its session, and ROLLBACK PREPARED a prepared one",
         CauseKind::TooManyPrepared => "Commit or roll back those transactions in view pg_prepared_xacts that are left over",
+        CauseKind::NotFound => "If the file system that ledger.mirror_directory is on is not mounted, mount it; otherwise correct that setting",
         CauseKind::FileMissing
-        | CauseKind::NotFound
         | CauseKind::Changed
         | CauseKind::Diverged
         | CauseKind::NoWorker

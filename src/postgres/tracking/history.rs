@@ -217,7 +217,9 @@ fn require_verified(row: &pgrx::AnyElement) -> Result<(), Failure> {
         return Err(refusal);
     }
     let message = format!("a row of table {} does not verify", plan.table);
-    Err(Failure::new(PgSqlErrorCode::ERRCODE_DATA_CORRUPTED, message).log_beside(refusal.text()))
+    let refused = Failure::new(PgSqlErrorCode::ERRCODE_DATA_CORRUPTED, message)
+        .hint("The server's log says what is wrong with the row.");
+    Err(refused.log_beside(refusal.text()))
 }
 
 /// What is wrong with a row that has these values, going by the entries about it that the snapshot sees.

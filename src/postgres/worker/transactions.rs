@@ -122,11 +122,15 @@ pub(super) fn sealing_is_locked() -> Failure {
 
 /// Why the worker cannot open the file, where it has waited in vain for a lock on a table.
 pub(super) fn opening_is_locked() -> Failure {
-    let holder = in_transaction(table_holder).ok().flatten();
-    let holder = holder.as_deref().unwrap_or("another session holds a lock on a table of the ledger");
-    Failure::new(PgSqlErrorCode::ERRCODE_OBJECT_IN_USE, holder)
+    Failure::new(PgSqlErrorCode::ERRCODE_OBJECT_IN_USE, lock_in_the_way())
         .detail("The worker needs that table to open the mirror file, and waits for it only for a short time.")
         .hint("End that transaction: pg_terminate_backend() ends its session, and ROLLBACK PREPARED a prepared one. View pg_locks shows the lock; pg_blocking_pids() shows for whom a session waits.")
+}
+
+/// Whose lock on a table of the ledger is in the way, as far as it can be found.
+fn lock_in_the_way() -> String {
+    let holder = in_transaction(table_holder).ok().flatten();
+    holder.unwrap_or_else(|| "another session holds a lock on a table of the ledger".to_owned())
 }
 
 /// Who holds a lock on a table of the ledger against those who read or write it, or else who waits for one: all others
@@ -150,10 +154,9 @@ fn table_holder() -> Option<String> {
 }
 
 fn tables_are_locked() -> Failure {
-    let message = "another session holds a lock on a table of the ledger";
-    Failure::new(PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE, message)
+    Failure::new(PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE, lock_in_the_way())
         .detail(format!("Nothing can be sealed until the lock is released; the worker waited {} seconds for it.", TABLE_PATIENCE.as_secs()))
-        .hint("See pg_locks for the session that holds it. CREATE INDEX without CONCURRENTLY, REINDEX and VACUUM FULL hold it while they run, and a transaction holds it until it ends.")
+        .hint("CREATE INDEX without CONCURRENTLY, REINDEX and VACUUM FULL hold such a lock until their transaction ends. View pg_locks shows the lock, and pg_stat_activity what its session does.")
 }
 
 /// How the log names this database. The prefix of its lines does not, because no client is connected.
