@@ -3,6 +3,7 @@
 
 use super::columns;
 use super::compare_shapes::ShapeChanges;
+use super::older_shape::OlderShape;
 use super::options::Options;
 use super::plan;
 use super::row_hashes::unverifiable_row;
@@ -11,11 +12,12 @@ use super::rows;
 use super::sorter::{Kind, Record, Sorter};
 use super::verify_row::{check_signature, presence, ByLedger, Comparer, Finding, Problem};
 use super::versions::Version;
+use crate::ledger::sha256;
 use crate::postgres::errors::Failure;
 use crate::postgres::partitions;
 use crate::postgres::subtransaction::attempt;
 use crate::postgres::tables::{self, RegisteredSnapshot, Table};
-use pgrx::{check_for_interrupts, pg_sys};
+use pgrx::{check_for_interrupts, pg_sys, PgMemoryContexts};
 use std::collections::HashMap;
 use uuid::Uuid;
 
@@ -153,26 +155,25 @@ impl<'a> Comparison<'a> {
         if live.shape == newest.shape && live.data_hash == newest.data_hash {
             return Ok(());
         }
-        let finding = self.compare_fully(newest, live)?;
+        let finding = self.compare_again(newest, live)?;
         finding.map_or(Ok(()), |finding| self.report(newest, finding))
     }
 
-    /// Reads the row and the entry again, and compares them under the entry's shape, so that the finding names columns.
-    fn compare_fully(&mut self, newest: &Record, live: &Record) -> Result<Option<Finding>, Failure> {
-        let Some(version) = self.version(newest) else { return Ok(None) };
-        let snapshot = self.snapshot.as_ptr();
+    /// Reads the row again, and compares it with the entry under the entry's shape. After the table's columns have
+    /// changed, this is done for every row that has not changed since.
+    fn compare_again(&mut self, newest: &Record, live: &Record) -> Result<Option<Finding>, Failure> {
+        let snapshot = self.snapshot;
         let comparer = self.comparer(live.place.relation)?;
-        let table = Table::open_oid(live.place.relation, pg_sys::AccessShareLock);
-        let compare = |row: &tables::Row| comparer.compare(row, &version);
-        // The entry may cover a column that is not covered any more, and whose value cannot be printed.
-        // SAFETY: the snapshot is registered.
-        let compared = attempt(|| unsafe { rows::fetch(&table, live.place.tid, snapshot, compare) });
-        match compared {
-            Ok(compared) => compared.unwrap_or(Ok(None)),
-            Err(cause) => {
-                let key = version.change().map(|change| change.key).unwrap_or_default();
-                Err(unverifiable_row(&format!("row {key}"), &comparer.plan, &cause))
-            }
+        // Before the context, because it is kept.
+        let older = comparer.older_shape(newest.shape)?;
+        let mut context = PgMemoryContexts::new("pg_notary comparison of a row");
+        // SAFETY: the older shape, which is allocated when it is first asked for, has just been; and what is returned is
+        // not in the context.
+        unsafe {
+            context.switch_to(|_| match older.is_some_and(|older| is_under(&older, comparer, newest, live, snapshot)) {
+                true => Ok(None),
+                false => compare_fully(comparer, newest, live, snapshot),
+            })
         }
     }
 
@@ -220,6 +221,43 @@ impl<'a> Comparison<'a> {
     fn found(&mut self, problem: RowProblem) {
         self.problem_count += 1;
         (self.each)(problem);
+    }
+}
+
+/// Whether the row is what the entry says, under the older shape that the entry has. Without reading the entry: its record
+/// has the hash.
+fn is_under(
+    older: &OlderShape,
+    comparer: &Comparer,
+    newest: &Record,
+    live: &Record,
+    snapshot: &RegisteredSnapshot,
+) -> bool {
+    let image = |row: &tables::Row| columns::object(&older.columns, row);
+    // SAFETY: the snapshot is registered.
+    let image = attempt(|| unsafe { rows::fetch(comparer.table(), live.place.tid, snapshot.as_ptr(), image) });
+    // Where there is none, the full comparison says why.
+    matches!(image, Ok(Some(Ok(image))) if sha256(image.as_bytes()) == newest.data_hash)
+}
+
+/// Reads the entry too, so that the finding names columns.
+fn compare_fully(
+    comparer: &Comparer,
+    newest: &Record,
+    live: &Record,
+    snapshot: &RegisteredSnapshot,
+) -> Result<Option<Finding>, Failure> {
+    let Some(version) = version_of(newest, snapshot) else { return Ok(None) };
+    let compare = |row: &tables::Row| comparer.compare(row, &version);
+    // The entry may cover a column that is not covered any more, and whose value cannot be printed.
+    // SAFETY: the snapshot is registered.
+    let compared = attempt(|| unsafe { rows::fetch(comparer.table(), live.place.tid, snapshot.as_ptr(), compare) });
+    match compared {
+        Ok(compared) => compared.unwrap_or(Ok(None)),
+        Err(cause) => {
+            let key = version.change().map(|change| change.key).unwrap_or_default();
+            Err(unverifiable_row(&format!("row {key}"), &comparer.plan, &cause))
+        }
     }
 }
 

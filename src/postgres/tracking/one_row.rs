@@ -255,7 +255,5 @@ pub fn by_ledger(id: Uuid, plan: &Plan, snapshot: &RegisteredSnapshot) -> Result
 
 pub fn plan_of(table: &Table) -> Result<Rc<Plan>, Failure> {
     // SAFETY: the relation is open.
-    let options = unsafe { Options::of_relation(table.relation()) };
-    let options = options.ok_or_else(|| not_tracked(table))?;
-    plan::of(table, || Ok(options))
+    plan::of(table, || unsafe { Options::of_relation(table.relation()) }.ok_or_else(|| not_tracked(table)))
 }

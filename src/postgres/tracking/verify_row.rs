@@ -3,6 +3,7 @@
 use super::columns::{self, json_name, Column};
 use super::older_shape::OlderShape;
 use super::plan::Plan;
+use super::sorter::shape_id;
 use super::versions::Version;
 use crate::ledger::canonical_json::member;
 use crate::ledger::sha256_hex;
@@ -63,6 +64,15 @@ impl Comparer {
 
     pub fn table(&self) -> &Table {
         &self.table
+    }
+
+    /// What the columns of an older shape are now; `None` for the present shape, and where rows cannot be compared.
+    pub fn older_shape(&self, shape: u128) -> Result<Option<Rc<OlderShape>>, Failure> {
+        let id = shape_id(shape);
+        if id == self.plan.shape.id {
+            return Ok(None);
+        }
+        Ok(self.plan.older.of(&id, &self.plan.options, &self.root, &self.table)?.ok())
     }
 
     /// Compares the row with what the entry says of it.

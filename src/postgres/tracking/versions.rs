@@ -199,8 +199,18 @@ fn may_be_about(entry: &Row, row_ids: &[Uuid]) -> bool {
 /// The snapshot is registered or active.
 pub unsafe fn pending_rows(snapshot: pg_sys::Snapshot) -> HashSet<Uuid> {
     let mut rows = HashSet::new();
-    each_pending(snapshot, is_about_rows, Version::from_row, |version| rows.extend(version.row_ids()));
+    each_pending(snapshot, is_about_rows, row_ids_of, |ids| rows.extend(ids));
     rows
+}
+
+/// The rows that the entry is about.
+fn row_ids_of(entry: &Row) -> Option<Vec<Uuid>> {
+    let entry_type = entry.text(entry_column::ENTRY_TYPE)?;
+    let quick = tables::detoasted_metadata(entry).and_then(|metadata| metadata.row_ids(entry_type));
+    match quick {
+        Some(ids) => Some(ids.into_iter().flatten().collect()),
+        None => Some(Version::from_row(entry)?.row_ids().collect()),
+    }
 }
 
 /// Whether a sealed entry is about the row.
