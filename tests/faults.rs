@@ -6,7 +6,7 @@
 
 use crate::common::faults::*;
 use crate::common::ledger::*;
-use crate::common::{send, wait_until, Cluster};
+use crate::common::{send, wait_until, Cluster, Options};
 use postgres::error::SqlState;
 use postgres::Client;
 use std::fs::{File, OpenOptions};
@@ -337,6 +337,37 @@ fn in_mode_async_nobody_waits_for_a_hanging_mount() {
         "(SELECT last_block = (SELECT max(block_number) FROM ledger.blocks) FROM ledger.mirror_status)",
     );
     assert_intact(&mut client);
+}
+
+#[test]
+fn in_mode_async_entries_are_not_appended_again_once_the_line_of_their_block_has_failed() {
+    let (cluster, mut client) = start_small(Local, "async");
+    record_many(&mut client, 4);
+    wait_for(&mut client, "(SELECT lag_entries = 0 FROM ledger.mirror_status)");
+    let worker = worker_pid(&mut client);
+    set_fault(&cluster, "before_block_line:hang");
+    record(&mut client);
+    wait_until_hanging(worker);
+    set_fault(&cluster, "write:error");
+    wait_until("the block line has failed", PATIENCE, || !fault_file(&cluster).exists());
+    wait_until_sealed(&mut client);
+    assert_eq!(ids_in_file(&file(&mut client)).len(), of_type(&lines(&file(&mut client)), "entry").len());
+    assert_whole(&cluster, &mut client);
+}
+
+#[test]
+fn in_mode_async_a_transaction_whose_lines_may_reach_the_file_is_not_prepared_without_them() {
+    let options = Options::new().conf("ledger.block_interval = 1h").conf("ledger.mirror_mode = async");
+    let options = options.conf("max_prepared_transactions = 5").env("PG_NOTARY_FAULT_NETWORK_MOUNT", "1");
+    let (cluster, mut client) = start(options);
+    record(&mut client);
+    wait_for(&mut client, "(SELECT lag_entries = 0 FROM ledger.mirror_status)");
+    set_fault(&cluster, "before_write:hang");
+    client.batch_execute(&format!("BEGIN; {RECORD}; SET LOCAL statement_timeout = '1s'")).unwrap();
+    let refused = client.batch_execute("PREPARE TRANSACTION 'prepared'").unwrap_err();
+    assert_eq!(refused.code(), Some(&SqlState::QUERY_CANCELED));
+    clear_fault(&cluster);
+    assert_whole(&cluster, &mut client);
 }
 
 #[test]

@@ -6,7 +6,7 @@
 
 use crate::common::faults::*;
 use crate::common::ledger::*;
-use crate::common::{send, wait_until, Stop};
+use crate::common::{send, wait_until, write_file, Stop};
 use postgres::Client;
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -182,6 +182,26 @@ fn what_is_found_at_the_start_and_cannot_be_synced_is_written_again() {
     // So that no more is known to be on disk than the database knows.
     fs::remove_file(path.with_extension("state")).ok();
     set_fault(&cluster, "take_over:error");
+    cluster.start_again();
+    cluster.wait_for_log("may not be on disk");
+    let mut client = cluster.connect("postgres");
+    wait_until_attached(&mut client);
+    assert!(ids.iter().all(|id| ids_in_file(&path).contains(id)));
+    assert_whole(&cluster, &mut client);
+}
+
+#[test]
+fn what_stands_before_a_torn_line_that_could_not_be_cut_off_for_good_is_written_again() {
+    let (cluster, mut client) = start_small(Local, "sync");
+    let ids = record_many(&mut client, 3);
+    let path = file(&mut client);
+    drop(client);
+    cluster.stop(Stop::Immediate);
+    fs::remove_file(path.with_extension("state")).ok();
+    let mut left = fs::read(&path).unwrap();
+    left.extend(b"{\"record_type\": \"ent");
+    write_file(&path, &left);
+    set_fault(&cluster, "cut_sync:error");
     cluster.start_again();
     cluster.wait_for_log("may not be on disk");
     let mut client = cluster.connect("postgres");

@@ -143,7 +143,7 @@ fn try_attach(mirror: &Mirror, how: How) -> Result<Attached, Refused> {
         ),
     }
     if tail.torn > 0 {
-        file::cut(&opened, path, tail.end)?;
+        unsynced::cut_torn(mirror, &opened, path, tail.end, &remembered)?;
     }
     unsynced::sync_found(mirror, &opened, path, &remembered)?;
     let attachment = mirror.shared.new_attachment();
@@ -448,7 +448,10 @@ fn take_over(
     let state = StateFile::open(path)?;
     let known =
         Known { size: metadata.len(), synced: metadata.len(), inode: metadata.ino(), stamp: FileStamp::of(&metadata) };
+    // Before the database remembers the attachment. Otherwise a loss of power could leave the state of an earlier one, as
+    // if another database had been put in place of this one.
     state_file::write(&state, &ownership, &known, wal, false)
+        .and_then(|()| state.sync())
         .map_err(|error| Trouble::passing("write the state file of", path, error))
 }
 

@@ -30,16 +30,25 @@ pub type InFile = HashSet<Uuid>;
 pub fn append_missing(mirror: &Mirror, in_file: &mut InFile) -> Result<(), Failure> {
     void_first(mirror, in_file)?;
     let last = mirror.lock().last_block;
+    // Should the lines of these blocks not reach the file, those of their entries are there nevertheless.
+    let mut of_last_blocks: Vec<Uuid> = Vec::new();
     block_lines::append_after(mirror, last, |headers, ids| {
+        forget(in_file, &of_last_blocks);
         void_first(mirror, in_file)?;
         note_others(mirror, in_file)?;
         append_sealed(mirror, headers, ids, in_file)?;
-        ids.iter().for_each(|id| {
-            in_file.remove(id);
-        });
+        in_file.extend(ids);
+        of_last_blocks = ids.to_vec();
         Ok(())
     })?;
+    forget(in_file, &of_last_blocks);
     append_pending(mirror, in_file)
+}
+
+fn forget(in_file: &mut InFile, ids: &[Uuid]) {
+    ids.iter().for_each(|id| {
+        in_file.remove(id);
+    });
 }
 
 /// Voids the lines that must be voided, so that an entry which reuses an id gets its line behind the void line. If
@@ -49,40 +58,56 @@ pub fn void_first(mirror: &Mirror, in_file: &mut InFile) -> Result<bool, Failure
     mirror.wait_for_leaving()?;
     prepared::settle_decided(mirror);
     let voided = voiding::void_aborted(mirror)?;
-    voided.iter().for_each(|id| {
-        in_file.remove(id);
-    });
+    forget(in_file, &voided);
     Ok(!voided.is_empty())
 }
 
 /// Notes entries whose lines sessions have appended: those of transactions that began in another mode, and of prepared
 /// ones. If called after the committed entries are known, it misses none of them.
 fn note_others(mirror: &Mirror, in_file: &mut InFile) -> Result<(), Failure> {
-    let (range, path) = {
+    let (taken, path) = OthersRange::take(mirror);
+    if taken.range.from == taken.range.to {
+        return Ok(());
+    }
+    let end = mirror.flush()?;
+    let path = Path::new(&path);
+    let lines = open_lines::in_range(path, taken.range, end)
+        .map_err(|error| voiding::unreadable(&path.to_string_lossy(), &error))?;
+    // Without lines of transactions that have aborted since: other entries may reuse their ids.
+    let judge = Judge::new(mirror, path);
+    let good = lines.iter().filter(|line| judge.standing(line) == Standing::Recorded);
+    in_file.extend(good.map(|line| line.entry_id));
+    taken.done();
+    Ok(())
+}
+
+/// The part of the file in which sessions have appended. If an error or a cancel drops this before it is done, the part
+/// is given back: its lines would be appended again.
+struct OthersRange<'a> {
+    mirror: &'a Mirror,
+    range: FileRange,
+}
+
+impl OthersRange<'_> {
+    /// Also returns the path of the file.
+    fn take(mirror: &Mirror) -> (OthersRange<'_>, String) {
         let mut fields = mirror.lock();
         let range = FileRange { from: fields.others_from, to: fields.others_to };
         (fields.others_from, fields.others_to) = (0, 0);
-        (range, fields.path.get())
-    };
-    if range.from == range.to {
-        return Ok(());
+        (OthersRange { mirror, range }, fields.path.get())
     }
-    let read = mirror.flush().and_then(|end| {
-        open_lines::in_range(Path::new(&path), range, end).map_err(|error| voiding::unreadable(&path, &error))
-    });
-    match read {
-        Ok(lines) => {
-            // Without lines of transactions that have aborted since: other entries may reuse their ids.
-            let judge = Judge::new(mirror, Path::new(&path));
-            let good = lines.iter().filter(|line| judge.standing(line) == Standing::Recorded);
-            in_file.extend(good.map(|line| line.entry_id));
-        }
-        Err(failure) => {
-            mirror.lock().note_others(range.from, range.to);
-            return Err(failure);
+
+    fn done(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for OthersRange<'_> {
+    fn drop(&mut self) {
+        if self.range.from != self.range.to {
+            self.mirror.lock().note_others(self.range.from, self.range.to);
         }
     }
-    Ok(())
 }
 
 fn append_sealed(mirror: &Mirror, headers: &[BlockHeader], ids: &[Uuid], in_file: &InFile) -> Result<(), Failure> {

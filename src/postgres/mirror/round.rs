@@ -196,6 +196,8 @@ impl Round {
                 _ if fields.identity.generation != self.identity.generation => {
                     call_worker = true;
                     if let Err(failed) = outcome {
+                        // Before it is opened again, which waits for the end of this round.
+                        fields.has_lost |= failed.keep < fields.promised;
                         self.note_unsynced(&mut fields, &failed);
                     }
                 }

@@ -48,6 +48,11 @@ impl StateFile {
             })
     }
 
+    /// Returns once what was written is on disk.
+    pub fn sync(&self) -> std::io::Result<()> {
+        self.0.sync_data()
+    }
+
     /// Whether the state file beside this mirror is this one. It is not if it was deleted, or another was put in its
     /// place.
     pub fn is_beside(&self, mirror: &Path) -> bool {

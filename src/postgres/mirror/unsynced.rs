@@ -101,15 +101,26 @@ fn copy(from: &File, to: &File, range: Range<u64>) -> Result<(), Error> {
 
 /// Syncs what an earlier attachment wrote and did not sync.
 pub fn sync_found(mirror: &Mirror, file: &File, path: &Path, remembered: &Remembered) -> Result<(), Trouble> {
-    let metadata = file.metadata().map_err(|error| Trouble::passing("examine", path, error))?;
     let synced = faults::error_at("take_over").map_err(|error| Trouble::passing("sync", path, error));
-    synced.and_then(|()| file::sync(file, path)).inspect_err(|_| {
-        let on_disk = on_disk(mirror, State::read(path).as_ref(), remembered);
-        // It may be another file of this ledger, about which that is not known.
-        if ends_line(file, on_disk) {
-            mirror.lock().note_unsynced(metadata.dev(), metadata.ino(), on_disk);
-        }
-    })
+    let synced = synced.and_then(|()| file::sync(file, path));
+    synced.or_else(|trouble| note_found(mirror, file, path, remembered).and(Err(trouble)))
+}
+
+/// Cuts off a torn last line, which also syncs what stands before it.
+pub fn cut_torn(mirror: &Mirror, file: &File, path: &Path, end: u64, remembered: &Remembered) -> Result<(), Trouble> {
+    let cut = file::cut(file, path, end);
+    cut.or_else(|trouble| note_found(mirror, file, path, remembered).and(Err(trouble)))
+}
+
+/// Notes that what was found in the file could not be synced.
+fn note_found(mirror: &Mirror, file: &File, path: &Path, remembered: &Remembered) -> Result<(), Trouble> {
+    let (device, inode) = number(file, path)?;
+    let on_disk = on_disk(mirror, State::read(path).as_ref(), remembered);
+    // It may be another file of this ledger, about which that is not known.
+    if ends_line(file, on_disk) {
+        mirror.lock().note_unsynced(device, inode, on_disk);
+    }
+    Ok(())
 }
 
 /// Whether a line ends before this offset.
