@@ -3,6 +3,7 @@
 
 use crate::common::ledger::*;
 use crate::common::tampering::TRIGGERS_OFF;
+use crate::common::tracking::APPLICATION_TRIGGERS_OFF;
 use crate::common::{send, wait_until, Options, Stop};
 use postgres::error::SqlState;
 use postgres::Client;
@@ -156,6 +157,34 @@ fn verifying_items_takes_no_more_memory_for_more_that_was_recorded_of_them() {
     let taken = growth(pid, || verdict = json(&mut session, "SELECT ledger.verify_all()"));
     assert_eq!(verdict["items"]["errors"][0]["problem"], "missing", "{verdict:#}");
     assert!(taken < 60, "200 MB of metadata took {taken} MB");
+}
+
+/// After a change of the columns each row is read again, and of each problem its entry.
+#[test]
+fn verifying_rows_takes_no_more_memory_for_more_that_have_to_be_read_again() {
+    const ROWS: i64 = 60_000;
+    let (cluster, mut client) = start(Options::new().conf("ledger.mirror_mode = off"));
+    client
+        .batch_execute(&format!(
+            "CREATE TABLE notes (id int PRIMARY KEY, a text, b text, c text, d text);
+             SELECT ledger.track('notes', with_signature => false);
+             INSERT INTO notes SELECT n, 'a', 'b', 'c', repeat('d', 500) FROM generate_series(1, {ROWS}) n;
+             ALTER TABLE notes ADD COLUMN e int"
+        ))
+        .unwrap();
+    let pid = own_pid(&mut client);
+    let mut verify = |problems: i64| {
+        let verify = "SELECT count(*) FROM ledger.verify_table('notes')";
+        growth(pid, || assert_eq!(number(&mut client, verify), problems))
+    };
+    let of_earlier_columns = verify(0);
+    assert!(of_earlier_columns < 40, "verifying rows of earlier columns took {of_earlier_columns} MB");
+    let changing = cluster
+        .connect("postgres")
+        .batch_execute(&format!("{APPLICATION_TRIGGERS_OFF}; UPDATE notes SET a = 'forged'"));
+    changing.unwrap();
+    let changed = verify(ROWS);
+    assert!(changed < 60, "verifying changed rows took {changed} MB");
 }
 
 #[test]

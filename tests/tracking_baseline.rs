@@ -254,6 +254,28 @@ fn rows_of_transactions_long_ago_are_recorded() {
     }
 }
 
+/// After four billion transactions, a row may be much older than the number that it has from its transaction.
+#[test]
+fn a_row_from_before_a_column_was_left_out_is_recorded_whatever_number_its_transaction_had() {
+    let (cluster, mut client) = start(Options::new());
+    client
+        .batch_execute(
+            "CREATE TABLE notes (id int PRIMARY KEY, seen int); SELECT ledger.track('notes');
+             INSERT INTO notes VALUES (1, 0), (2, 0)",
+        )
+        .unwrap();
+    client.batch_execute("SELECT ledger.track('notes', excluded => '{seen}')").unwrap();
+    drop(client);
+    cluster.run("vacuumdb", &["--all", "--freeze", "--quiet"]);
+    cluster.stop(Stop::Fast);
+    succeed(cluster.command("pg_resetwal").args(["-e", "1"]).arg("-D").arg(cluster.data_dir()));
+    cluster.start_again();
+    let mut client = cluster.connect("postgres");
+    wait_until_attached(&mut client);
+    client.batch_execute("UPDATE notes SET seen = 1 WHERE id = 1").unwrap();
+    assert_clean(&mut client, "notes");
+}
+
 #[test]
 fn rows_that_are_frozen_before_they_have_their_turn_are_recorded_once() {
     let (_cluster, mut client) = start_large(3000);
@@ -455,6 +477,33 @@ fn nobody_has_the_worker_record_what_was_not_recorded() {
         assert_eq!(code, Some(SqlState::INSUFFICIENT_PRIVILEGE), "{user}: {sql}: {outcome:?}");
     }
     assert_eq!(problems(&mut client, "accounts"), ["{\"id\": 5} modified", "{\"id\": 9000} unrecorded"]);
+}
+
+/// The worker records as what was there whatever it finds in a row that nobody has recorded.
+#[test]
+fn nothing_is_changed_past_the_triggers_before_the_worker_has_recorded_what_was_there() {
+    let (_cluster, mut client) = start_large(3000);
+    let worker = worker_pid(&mut client);
+    stop_between_transactions(&mut client, worker);
+    client.batch_execute(TRACK).unwrap();
+    client.batch_execute("CREATE ROLE owner; ALTER TABLE accounts OWNER TO owner; SET ROLE owner").unwrap();
+    for command in [
+        "DISABLE TRIGGER ledger_record_change",
+        "DISABLE TRIGGER ALL",
+        "DISABLE TRIGGER USER",
+        "ENABLE TRIGGER ledger_record_change",
+        "ENABLE REPLICA TRIGGER ledger_record_change",
+        "ALTER COLUMN amount TYPE bigint USING 1000000",
+        "ADD COLUMN other int, DISABLE TRIGGER ALL",
+    ] {
+        let refused = all_text(&error(&mut client, &format!("ALTER TABLE accounts {command}")));
+        assert!(refused.contains("are still being recorded"), "{command}: {refused}");
+    }
+    client.batch_execute("RESET ROLE").unwrap();
+    send(worker, libc::SIGCONT);
+    wait_until_tracked(&mut client, "accounts");
+    assert_clean(&mut client, "accounts");
+    client.batch_execute("ALTER TABLE accounts DISABLE TRIGGER ALL").unwrap();
 }
 
 /// While rows wait for their turn, what is said of a made-up row does not tell which of them have had it.

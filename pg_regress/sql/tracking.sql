@@ -423,3 +423,8 @@ DROP SEQUENCE a_sequence;
 DROP TYPE a_type;
 DROP FOREIGN DATA WRAPPER regress_wrapper CASCADE;
 DROP ROLE regress_owner, regress_reader, regress_stranger, regress_auditor, regress_tracker;
+
+-- What has the name already is left alone, whatever it is.
+CREATE TABLE parted (id int PRIMARY KEY) PARTITION BY RANGE (id);
+CREATE TABLE IF NOT EXISTS parted_pkey PARTITION OF parted FOR VALUES FROM (1) TO (2);
+DROP TABLE parted;

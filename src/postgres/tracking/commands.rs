@@ -10,6 +10,7 @@
 //! Every `unsafe fn` here takes the statement that Postgres passed to the ProcessUtility hook, or a part of it, and
 //! runs inside a transaction.
 
+use super::baseline_table;
 use super::dropped;
 use super::drops;
 use super::manage;
@@ -126,7 +127,10 @@ unsafe fn before_alter(alter: &pg_sys::AlterTableStmt) -> Result<(), Failure> {
         match (*command).subtype {
             pg_sys::AlterTableType::AT_AttachPartition => before_attach(alter, command)?,
             pg_sys::AlterTableType::AT_DetachPartition => before_detach(alter, command)?,
-            _ => check_storage(alter, command)?,
+            _ => {
+                check_storage(alter, command)?;
+                check_baseline(alter, command)?;
+            }
         }
     }
     Ok(())
@@ -271,6 +275,40 @@ unsafe fn check_storage(alter: &pg_sys::AlterTableStmt, command: *mut pg_sys::Al
         .hint(format!("To stop tracking the table instead: SELECT ledger.untrack({}).", relation::literal(&tracked))))
 }
 
+/// Refuses what would let the table's owner change rows before the worker has recorded what was there: the change would be
+/// recorded as what was there when tracking began.
+unsafe fn check_baseline(alter: &pg_sys::AlterTableStmt, command: *mut pg_sys::AlterTableCmd) -> Result<(), Failure> {
+    let what = match (*command).subtype {
+        pg_sys::AlterTableType::AT_EnableTrig
+        | pg_sys::AlterTableType::AT_EnableReplicaTrig
+        | pg_sys::AlterTableType::AT_DisableTrig
+        | pg_sys::AlterTableType::AT_DisableTrigAll
+        | pg_sys::AlterTableType::AT_DisableTrigUser => "enable or disable triggers",
+        pg_sys::AlterTableType::AT_AlterColumnType if has_using(command) => "change the values of a column",
+        #[cfg(any(feature = "pg17", feature = "pg18"))]
+        pg_sys::AlterTableType::AT_SetExpression => "change the values of a column",
+        _ => return Ok(()),
+    };
+    let lock = pg_sys::AlterTableGetLockLevel(alter.cmds);
+    let Some(table) = target_of(alter, lock as u32) else { return Ok(()) };
+    let Some(options) = Options::of_relation(table.relation()) else { return Ok(()) };
+    if baseline_table::progress_of(&options.table_id).is_none() {
+        return Ok(());
+    }
+    let name = relation::qualified_name(&table);
+    Err(Failure::new(
+        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        format!("cannot {what} of table {name} while the rows that it had are still being recorded"),
+    )
+    .detail("What is changed now would be recorded as what was there when tracking began.")
+    .hint("Wait until view ledger.tracked_tables shows the state \"tracked\"."))
+}
+
+/// Whether ALTER COLUMN ... TYPE says how the values are made.
+unsafe fn has_using(command: *mut pg_sys::AlterTableCmd) -> bool {
+    !(*(*command).def.cast::<pg_sys::ColumnDef>()).raw_default.is_null()
+}
+
 /// Whether the access method with this name (null: the default one) is not heap.
 #[cfg(not(feature = "pg14"))]
 unsafe fn is_other_method(name: *const std::ffi::c_char) -> bool {
@@ -286,6 +324,11 @@ unsafe fn after_create(create: &pg_sys::CreateStmt) -> Result<(), Failure> {
     let schema = pg_sys::RangeVarGetCreationNamespace(create.relation);
     let oid = pg_sys::get_relname_relid((*create.relation).relname, schema);
     if oid == pg_sys::InvalidOid {
+        return Ok(());
+    }
+    // With IF NOT EXISTS, it may be something else that has this name.
+    let kind = pg_sys::get_rel_relkind(oid) as u8;
+    if !matches!(kind, pg_sys::RELKIND_RELATION | pg_sys::RELKIND_PARTITIONED_TABLE) {
         return Ok(());
     }
     let partition = Table::open_oid(oid, pg_sys::AccessShareLock);

@@ -191,13 +191,12 @@ impl<'a> Comparison<'a> {
     }
 
     fn report(&mut self, entry: &Record, finding: Finding) -> Result<(), Failure> {
-        let version = self.version(entry);
-        let key = version.as_ref().and_then(Version::change).map(|change| {
-            let key = if change.row_id == entry.row_id { change.key } else { change.old_key.unwrap_or_default() };
-            row_key::renamed(key, change.shape, &self.root, self.options)
-        });
+        let (root, options, snapshot) = (&self.root, self.options, self.snapshot);
+        let mut context = PgMemoryContexts::new("pg_notary problem with a row");
+        // SAFETY: a key is text of its own, not in the context.
+        let key = unsafe { context.switch_to(|_| key_in(entry, root, options, snapshot)) };
         self.found(RowProblem {
-            row_key: key.transpose()?.unwrap_or_default(),
+            row_key: key?,
             problem: finding.0,
             entry_id: Some(entry.entry_id),
             block_number: (entry.block != 0).then_some(entry.block),
@@ -211,8 +210,9 @@ impl<'a> Comparison<'a> {
         let snapshot = self.snapshot.as_ptr();
         let comparer = self.comparer(live.place.relation)?;
         let key = |row: &tables::Row| columns::object(&comparer.plan.key, row);
-        // SAFETY: the snapshot is registered.
-        let key = unsafe { rows::fetch(comparer.table(), live.place.tid, snapshot, key) };
+        let mut context = PgMemoryContexts::new("pg_notary problem with a row");
+        // SAFETY: the snapshot is registered; a key is text of its own, not in the context.
+        let key = unsafe { context.switch_to(|_| rows::fetch(comparer.table(), live.place.tid, snapshot, key)) };
         let row_key = key.transpose()?.unwrap_or_default();
         self.found(RowProblem { row_key, problem, entry_id: None, block_number: None, detail });
         Ok(())
@@ -259,6 +259,16 @@ fn compare_fully(
             Err(unverifiable_row(&format!("row {key}"), &comparer.plan, &cause))
         }
     }
+}
+
+/// The key of the row that the entry is about, by the names that its columns have now.
+fn key_in(entry: &Record, root: &Table, options: &Options, snapshot: &RegisteredSnapshot) -> Result<String, Failure> {
+    let version = version_of(entry, snapshot);
+    let key = version.as_ref().and_then(Version::change).map(|change| {
+        let key = if change.row_id == entry.row_id { change.key } else { change.old_key.unwrap_or_default() };
+        row_key::renamed(key, change.shape, root, options)
+    });
+    Ok(key.transpose()?.unwrap_or_default())
 }
 
 /// The entry behind a record.

@@ -49,14 +49,12 @@ impl Horizon {
     /// # Safety
     /// `header` points to the header of a row version.
     pub unsafe fn has_entry(&self, header: pg_sys::HeapTupleHeader, next: u64) -> HasEntry {
-        let frozen = pg_sys::HEAP_XMIN_FROZEN as u16;
-        let is_frozen = (*header).t_infomask & frozen == frozen;
         // A frozen row version was written by this transaction or an earlier one: its number may have been used several
         // times.
         let xid = in_full((*header).t_choice.t_heap.t_xmin, next);
         if xid < self.oldest_running {
             HasEntry::No
-        } else if is_frozen || xid < self.xid {
+        } else if is_frozen(header) || xid < self.xid {
             HasEntry::Perhaps
         } else {
             HasEntry::Yes
@@ -64,13 +62,21 @@ impl Horizon {
     }
 }
 
+/// # Safety
+/// `header` points to the header of a row version.
+unsafe fn is_frozen(header: pg_sys::HeapTupleHeader) -> bool {
+    let frozen = pg_sys::HEAP_XMIN_FROZEN as u16;
+    (*header).t_infomask & frozen == frozen
+}
+
 /// Whether a row version may have been written by a transaction before `xid`. True of every row version if `xid` comes
-/// from another cluster and is higher than any number here.
+/// from another cluster and is higher than any number here, and of every frozen one whose number has been used before.
 ///
 /// # Safety
 /// `header` points to the header of a row version.
 pub unsafe fn is_from_before(header: pg_sys::HeapTupleHeader, xid: u64) -> bool {
-    in_full((*header).t_choice.t_heap.t_xmin, next_transaction()) < xid
+    let by = in_full((*header).t_choice.t_heap.t_xmin, next_transaction());
+    by < xid || (is_frozen(header) && by > u64::from(u32::MAX))
 }
 
 /// The transaction that begins next.
