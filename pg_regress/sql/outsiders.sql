@@ -123,6 +123,18 @@ SELECT ledger.verify_row('outside.lists', '{"id": [1]}') -> 'verified' AS verifi
 SELECT ledger.verify_row('outside.pairs', '{"id": {"a": 1, "b": 2}}') -> 'verified' AS verified;
 SELECT count(*) AS with_other_rights FROM outside.seen WHERE who <> 'regress_outsider';
 SHOW application_name;
+-- Code of a domain's owner does not run with the rights of the owner of a table that uses the domain.
+CREATE ROLE regress_user;
+ALTER TABLE outside.lists OWNER TO regress_user;
+TRUNCATE outside.seen;
+SELECT operation FROM ledger.history('outside.lists', '{"id": [1]}');
+SELECT ledger.verify_row('outside.lists', '{"id": [1]}') -> 'verified' AS verified;
+\set VERBOSITY default
+SELECT ledger.verify_row('outside.lists', '{"id": ["1"]}') -> 'verified' AS verified;
+\set VERBOSITY terse
+SELECT count(*) AS with_other_rights FROM outside.seen;
+ALTER TABLE outside.lists OWNER TO regress_outsider;
+DROP ROLE regress_user;
 -- Nor can it keep anybody from looking, where the key is of a domain.
 SET ROLE regress_outsider;
 CREATE OR REPLACE FUNCTION outside.spy(number int) RETURNS boolean LANGUAGE sql AS 'SELECT false';

@@ -278,7 +278,7 @@ impl Table {
 
 /// # Safety
 /// The descriptor has that attribute, and outlives the result.
-unsafe fn attribute<'a>(descriptor: pg_sys::TupleDesc, position: usize) -> &'a pg_sys::FormData_pg_attribute {
+pub unsafe fn attribute<'a>(descriptor: pg_sys::TupleDesc, position: usize) -> &'a pg_sys::FormData_pg_attribute {
     // From Postgres 18 the attributes stand behind their compact forms (TupleDescAttr() in access/tupdesc.h).
     #[cfg(feature = "pg18")]
     return &*(*descriptor)

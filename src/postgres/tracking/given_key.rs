@@ -5,6 +5,7 @@
 //! ledger that no type reads any more, as a label of an enum that was renamed.
 
 use super::columns::{json_name, Column, Columns};
+use super::key_types;
 use super::plan::Plan;
 use super::row_key::RowKey;
 use crate::ledger::canonical_json::{canonical, keeps_numbers, member};
@@ -93,8 +94,9 @@ type Given<'a> = HashMap<String, &'a RawValue>;
 /// The values of a key, in the types of its columns. Does not build a whole row: a column outside the key may be of a
 /// domain that refuses null.
 ///
-/// The CHECK of a domain is code of the table's owner. Where a column's own type is a domain, it does not run. For
-/// elements of an array, fields of a composite type and bounds of a range it does, with the owner's rights.
+/// The CHECK of a domain is code of the domain's owner. Where a column's own type is a domain, it does not run. For
+/// elements of an array, fields of a composite type and bounds of a range it does, with the rights of the table's owner:
+/// so these must not be domains of another role, who could have it run by asking for a row.
 fn typed_key(table: &Table, columns: &[TableColumn], key: Jsonb, given: &Given) -> Result<Row, Failure> {
     let is_number = |json: &str| json.starts_with(|first: char| first == '-' || first.is_ascii_digit());
     let typed = |column: &TableColumn| match column.base_type() {
@@ -104,8 +106,25 @@ fn typed_key(table: &Table, columns: &[TableColumn], key: Jsonb, given: &Given) 
     };
     let members: Vec<Member> = columns.iter().map(|column| (column.name.as_str(), typed(column))).collect();
     // SAFETY: the relation is open.
+    let owner = unsafe { (*(*table.relation()).rd_rel).relowner };
+    // SAFETY: inside a transaction.
+    let is_foreign = |(_, (type_oid, _)): &&Member| unsafe { !key_types::runs_only_code_of(owner, *type_oid) };
+    if let Some((name, _)) = members.iter().find(is_foreign) {
+        return Err(foreign_type(table, name));
+    }
+    // SAFETY: the relation is open.
     let values = attempt(|| unsafe { as_owner_of(table.relation(), || jsonb_record::values(key, &members)) });
     values.map(|values| with_json_nulls(values, columns))
+}
+
+fn foreign_type(table: &Table, column: &str) -> Failure {
+    let name = relation::qualified_name(table);
+    Failure::new(
+        PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+        format!("values of column \"{column}\" of table {name} are not read"),
+    )
+    .detail("Its type has a domain that belongs neither to the owner of the table nor to a superuser.")
+    .hint("Pass row_key as the ledger states it: see \"key\" in the metadata of an entry about the row. Or give the domain to the owner of the table.")
 }
 
 /// The null of jsonb is a value. Where the key has it, Postgres gives that of SQL.

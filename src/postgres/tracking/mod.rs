@@ -30,6 +30,7 @@
 //! | [`verify_all`] | all tables, and whether they are tracked as the ledger says |
 //! | [`history`], [`readers`] | the functions for one row, and who may call them |
 //! | [`given_key`], [`partition_bounds`], [`one_row`] | a key as a caller gives it, and the partition and the row that it leads to |
+//! | [`key_types`] | whose code runs where a value of a key is read |
 //! | [`lost`] | tables that are not tracked any more, though nobody has said so |
 
 pub mod baseline;
@@ -46,6 +47,7 @@ pub mod fixed_settings;
 mod given_key;
 pub mod history;
 pub mod horizon;
+mod key_types;
 mod locked_tree;
 pub mod lost;
 pub mod manage;
