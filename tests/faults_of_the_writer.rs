@@ -6,6 +6,8 @@
 use crate::common::faults::*;
 use crate::common::ledger::*;
 use crate::common::{send, wait_until, Stop};
+use postgres::Client;
+use std::fs;
 use std::thread;
 
 /// To log is to end, if the process was told to.
@@ -22,7 +24,7 @@ fn a_server_that_stops_while_the_writer_logs_has_everything_on_disk_and_noted() 
     cluster.wait_for_log("pg_notary cannot record in a mirror file");
     set_fault(&cluster, "writer_log:hang");
     wait_until("recording works again", PATIENCE, || client.simple_query(RECORD).is_ok());
-    let writer = number(&mut client, "SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_notary writer'") as u32;
+    let writer = writer_pid(&mut client);
     // It is about to say so.
     wait_until_hanging(writer);
     record_many(&mut client, 3);
@@ -38,4 +40,45 @@ fn a_server_that_stops_while_the_writer_logs_has_everything_on_disk_and_noted() 
     assert!(is_on_disk(), "{}", state_file(&path));
     cluster.start_again();
     assert_whole(&cluster, &mut cluster.connect("postgres"));
+}
+
+/// A shutdown is the last time that anyone can know of a failed sync.
+#[test]
+fn lines_that_cannot_be_synced_at_a_shutdown_are_cut_off_and_appended_again_after_the_start() {
+    let (cluster, mut client) = start_small(Local, "write");
+    record(&mut client);
+    let path = file(&mut client);
+    let length = || fs::metadata(&path).unwrap().len();
+    let is_on_disk = || is_as_noted(&path) && state_file(&path)["synced"] == state_file(&path)["size"];
+    wait_until("all is on disk", PATIENCE, is_on_disk);
+    let on_disk = length();
+    set_fault(&cluster, "sync:errors");
+    record_many(&mut client, 3);
+    assert!(length() > on_disk, "{}", length());
+    drop(client);
+    cluster.stop(Stop::Fast);
+    assert_eq!(length(), on_disk);
+    clear_fault(&cluster);
+    cluster.start_again();
+    assert_whole(&cluster, &mut cluster.connect("postgres"));
+}
+
+#[test]
+fn a_writer_that_exits_in_the_middle_of_a_round_keeps_no_later_commit_waiting() {
+    for (mount, mode) in [(Network, "sync"), (Local, "write")] {
+        let (cluster, mut client) = start_small(mount, mode);
+        let before = writer_pid(&mut client);
+        set_fault(&cluster, "before_sync:exit");
+        // In mode sync this commit waits for that round, and fails. In mode write the writer syncs later.
+        client.simple_query(RECORD).ok();
+        wait_until("another writer runs", PATIENCE, || writer_pid(&mut client) != before);
+        wait_until("recording works again", PATIENCE, || client.simple_query(RECORD).is_ok());
+        assert_whole(&cluster, &mut client);
+    }
+}
+
+/// 0 while there is none.
+fn writer_pid(client: &mut Client) -> u32 {
+    let writers = "SELECT coalesce(max(pid), 0) FROM pg_stat_activity WHERE backend_type = 'pg_notary writer'";
+    number(client, writers) as u32
 }

@@ -40,6 +40,7 @@ mod new_partitions;
 mod offline_verifier;
 mod out_of_memory;
 mod own_tables;
+mod power_loss;
 mod progress;
 mod replaced_ledger;
 mod restore;

@@ -17,7 +17,7 @@
 //! | [`row_shape`] | the columns that such an entry covers, and what becomes of them |
 //! | [`row_index`], [`row_runs`], [`row_filter`] | how the sealed entries about one row are found |
 //! | [`row_check`] | whether all of them are found so |
-//! | [`file_ranges`] | parts of a ledger file |
+//! | [`file_ranges`], [`file_hole`] | parts of a ledger file; zeros that a loss of power leaves in it |
 //! | [`pauses`] | lets the caller in during long work |
 //! | [`lag`] | how far a ledger file is behind its database |
 //! | [`sealing_pace`] | how much of its time the process that seals spends on it |
@@ -28,6 +28,7 @@
 pub mod block;
 pub mod canonical_json;
 pub mod entry_clock;
+pub mod file_hole;
 pub mod file_ranges;
 pub mod jsonb;
 pub mod lag;

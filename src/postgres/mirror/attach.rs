@@ -4,7 +4,7 @@
 //! whenever a write finds that the file is not what it was. Everything before the settled place is known to agree, so
 //! the worker reads only the tail behind it, unless another program may have changed the file. In the tail
 //!
-//! * a torn last line is cut off, and only that;
+//! * a torn last line is cut off, and what a loss of power has left behind a hole, but nothing else;
 //! * entry lines whose transaction did not commit are voided;
 //! * entries and blocks that the database has and the file lacks are appended.
 //!
@@ -16,8 +16,10 @@ use super::cause::CauseKind;
 use super::file::{self, Trouble};
 use super::fixed_text::FixedText;
 use super::handle::Mirror;
+use super::hole;
 use super::lost_commits;
 use super::open_lines::OpenLine;
+use super::opening;
 use super::prepared;
 use super::refused::Refused;
 use super::remembered::{self, MirrorPath, Remembered};
@@ -118,7 +120,7 @@ fn try_attach(mirror: &Mirror, how: How) -> Result<Attached, Refused> {
     let remembered = Remembered::read();
     let place = remembered::configured_path(remembered.ledger_id);
     let path = &place.path;
-    let opened = open(&place, &remembered)?;
+    let opened = opening::open(&place, &remembered)?;
     if may_have_lost(mirror, &opened) {
         wait_for_committing(mirror)?;
     }
@@ -224,76 +226,6 @@ fn void_undone(mirror: &Mirror, open: &[OpenLine], voided: &[Uuid]) {
     }
 }
 
-fn open(place: &MirrorPath, remembered: &Remembered) -> Result<File, Trouble> {
-    file::prepare_directory(&place.directory, place.is_default)?;
-    let is_first = remembered.acknowledged == 0;
-    if !is_first && !place.path.exists() {
-        rename_with_database(place, remembered)?;
-    }
-    let opened = file::open(&place.path, is_first)?;
-    file::lock(&opened, &place.path)?;
-    if is_first && file::size(&opened, &place.path)? == 0 {
-        let header = remembered.header_line();
-        let written = file::write(&opened, &place.path, &header).and_then(|()| file::sync(&opened, &place.path));
-        // The header may not be on disk, so the next attempt must write it again.
-        written.inspect_err(|_| drop(opened.set_len(0)))?;
-        file::sync_directory(&place.directory)?;
-        unsynced::note_new(&opened, &place.path)?;
-    }
-    Ok(opened)
-}
-
-/// Renames the file after its database was renamed: the file's name begins with the database's.
-fn rename_with_database(place: &MirrorPath, remembered: &Remembered) -> Result<(), Trouble> {
-    let Some(old) = remembered::under_other_name(place, remembered.ledger_id) else {
-        return Ok(());
-    };
-    check_own(&old, place, remembered)?;
-    let locked = file::open(&old, false)?;
-    file::lock(&locked, &old)?;
-    let renamed = std::fs::rename(state_file::path_of(&old), state_file::path_of(&place.path));
-    // The mirror works without its state file, so a failure is ignored.
-    renamed.ok();
-    rename(&old, &place.path)?;
-    pgrx::log!("pg_notary renamed mirror file \"{}\" to \"{}\"", old.display(), place.path.display());
-    file::sync_directory(&place.directory)
-}
-
-fn rename(from: &Path, to: &Path) -> Result<(), Trouble> {
-    std::fs::rename(from, to).map_err(|error| {
-        let (old, new) = (from.display(), to.display());
-        let text = format!("could not rename mirror file \"{old}\" to \"{new}\": {}", cause(&error));
-        Trouble::lasting(CauseKind::of(&error), text)
-    })
-}
-
-/// Two databases have the same ledger if one was filled from a dump or an export of the other. The other database's
-/// file must not be taken for this database's own file under its old name.
-fn check_own(old: &Path, place: &MirrorPath, remembered: &Remembered) -> Result<(), Trouble> {
-    let state = State::read(old).filter(|state| state.ledger_id == remembered.ledger_id);
-    let other = match state {
-        Some(state) if remembered.attachment.is_none_or(|own| is_written_by(&state, own)) => return Ok(()),
-        Some(_) => "its state file says that another database has written it",
-        None if remembered::is_of_other_database(old, place, remembered.ledger_id) => {
-            "there is a database of that name"
-        }
-        None => return Ok(()),
-    };
-    let text = format!(
-        "mirror file \"{}\" does not exist, and \"{}\", which belongs to the same ledger, is not used in its place: {other}",
-        place.path.display(),
-        old.display()
-    );
-    Err(Trouble::lasting(CauseKind::Other, text))
-}
-
-/// Whether the database with this attachment was the last to write the file.
-fn is_written_by(state: &State, own: Uuid) -> bool {
-    // The database does not know this attachment yet: the server died before it was remembered.
-    let died_between = state.previous == own && !state.is_remembered;
-    state.attachment == own || died_between
-}
-
 /// What the state file says, if it belongs to this ledger.
 fn own_state(path: &Path, remembered: &Remembered) -> Option<State> {
     State::read(path).filter(|state| state.ledger_id == remembered.ledger_id)
@@ -312,6 +244,7 @@ fn read(mirror: &Mirror, file: &File, path: &Path, remembered: &Remembered, how:
         let what = format!("it has {size} bytes, and had at least {had}");
         return Err(diverged(path, &what));
     }
+    hole::cut_off(mirror, file, path, had)?;
     // What is read must be on disk, and not only in the kernel's memory.
     unsynced::write_again(mirror, file, path, had)?;
     if how == How::CatchUp || must_read_all(mirror, &metadata, path, state.as_ref()) {
@@ -333,7 +266,7 @@ fn check_only_behind(mirror: &Mirror, path: &Path, remembered: &Remembered) -> R
 fn check_state(mirror: &Mirror, state: &State, path: &Path, remembered: &Remembered) -> Result<(), Refused> {
     // A new file, or one that a rebuilt ledger takes over.
     let Some(own) = remembered.attachment else { return Ok(()) };
-    if !is_written_by(state, own) {
+    if !state.is_written_by(own) {
         let what = format!(
             "its state file \"{}\" says that another copy of this database has written it, or the database, the file \
              or the state file was put back to an older state",
@@ -498,7 +431,7 @@ fn rename_aside(place: &MirrorPath) -> Result<Option<PathBuf>, Refused> {
     // 2026-11-24T03:15:25.123456Z: to the microsecond, and sorted by age.
     let now: String = tables::now().to_string().chars().filter(|c| c.is_ascii_alphanumeric()).collect();
     let kept = PathBuf::from(format!("{}.{now}", place.path.display()));
-    rename(&place.path, &kept)?;
+    opening::rename(&place.path, &kept)?;
     std::fs::remove_file(state_file::path_of(&place.path)).ok();
     file::sync_directory(&place.directory).map_err(|trouble| Refused::from(trouble).having_kept(&kept))?;
     Ok(Some(kept))

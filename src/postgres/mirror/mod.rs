@@ -15,8 +15,10 @@
 //! | [`mod@file`] | the file: name, opening, checks, writing |
 //! | [`last_change`] | how the server notices that another program has changed the file |
 //! | [`state_file`] | the state file beside it |
+//! | [`opening`] | creating the file, or renaming it after its database |
 //! | [`attach`], [`refused`] | opening the file, and making it agree with the database; why that failed |
 //! | [`lost_commits`] | whether lines that are voided may have been acknowledged |
+//! | [`hole`] | what a loss of power leaves at the end |
 //! | [`unsynced`] | what can be read in the file but may not be on disk |
 //! | [`tail`], [`open_lines`] | reading what is not settled in the file |
 //! | [`remembered`], [`settled_mark`] | how far the database knows the file to agree |
@@ -39,11 +41,13 @@ pub mod cause;
 pub mod file;
 pub mod fixed_text;
 pub mod handle;
+mod hole;
 pub mod id_reuse;
 pub mod last_change;
 pub mod line_buffer;
 pub mod lost_commits;
 pub mod open_lines;
+mod opening;
 pub mod owners;
 pub mod prepared;
 pub mod refused;

@@ -5,6 +5,7 @@
 //! Only the process that has begun the round touches the file. Nothing in a round may raise an error or handle
 //! interrupts: the others would wait for its end for ever.
 
+use super::cause::CauseKind;
 use super::file::{self, Trouble};
 use super::round_waiters::Rounds;
 use super::shared::{Attachment, FileIdentity, LastChange, LockedMirror, MirrorFields};
@@ -16,12 +17,18 @@ use crate::postgres::shared::Shared;
 use crate::postgres::tables;
 use crate::postgres::wait_events;
 use pgrx::pg_sys;
+use std::cell::Cell;
 use std::fs::File;
 use std::path::Path;
 
 /// How long a check of the directory and of the file's times holds good, in microseconds. More checks would not help: a
 /// user who opens the directory to others can do so right after a check as well.
 const DIRECTORY_INTERVAL: i64 = 10_000;
+
+thread_local! {
+    /// The round that this process is doing, and of which database.
+    static UNDER_WAY: Cell<Option<(Round, &'static DatabaseSlot)>> = const { Cell::new(None) };
+}
 
 /// A round that has begun.
 #[derive(Clone, Copy)]
@@ -80,7 +87,19 @@ impl Failed {
 
 impl Round {
     /// Begins a round. The file is attached, and no other round is under way.
-    pub fn begin(fields: &mut LockedMirror<'_>, slot: &DatabaseSlot, sync_due: bool) -> Round {
+    pub fn begin(fields: &mut LockedMirror<'_>, slot: &'static DatabaseSlot, sync_due: bool) -> Round {
+        let end = fields.end();
+        Round::begin_up_to(end, fields, slot, sync_due)
+    }
+
+    /// Begins a round that syncs what is written, and leaves alone what waits in the ring: nobody has the file attached
+    /// any more. No other round is under way, and no line is to be cut off.
+    pub fn begin_last_sync(fields: &mut LockedMirror<'_>, slot: &'static DatabaseSlot) -> Round {
+        let written = fields.written();
+        Round::begin_up_to(written, fields, slot, true)
+    }
+
+    fn begin_up_to(end: u64, fields: &mut LockedMirror<'_>, slot: &'static DatabaseSlot, sync_due: bool) -> Round {
         let now = tables::timestamp_to_postgres(tables::now());
         fields.writing = true;
         fields.rounds += 1;
@@ -89,9 +108,9 @@ impl Round {
         // Lines of other sessions may stand before the line that is to be cut off. They are written first.
         let (end, cut_to) = match fields.cut_to > written {
             true => (fields.cut_to, 0),
-            false => (fields.end(), fields.cut_to),
+            false => (end, fields.cut_to),
         };
-        Round {
+        let round = Round {
             number: fields.rounds,
             identity: fields.identity,
             tail: fields.tail,
@@ -108,7 +127,9 @@ impl Round {
             sync: sync_due || fields.sync_wanted > fields.durable,
             lag: slot.lag.seen(now),
             is_led: false,
-        }
+        };
+        UNDER_WAY.set(Some((round, slot)));
+        round
     }
 
     /// Whether the file is where it was, and as the last round left it.
@@ -184,6 +205,7 @@ impl Round {
 
     /// Ends the round, and tells all who wait for it how it ended.
     pub fn end(self, shared: &Shared, slot: &DatabaseSlot, outcome: Result<Done, Failed>) -> Left {
+        UNDER_WAY.set(None);
         let mut call_worker = false;
         let mut woken = Rounds::ALL;
         let left;
@@ -257,6 +279,16 @@ impl Round {
         (fields.is_troubled, fields.is_refused) = (false, false);
         true
     }
+}
+
+/// Ends the round of a process that exits in the middle of it: after an error where none may occur, or because a
+/// background worker of another extension exits in its signal handler. Others would wait for its end for ever. What it
+/// has written is unknown, so the worker examines the file. Cannot fail.
+pub fn end_broken_off(shared: &Shared) {
+    let Some((round, slot)) = UNDER_WAY.take() else { return };
+    let cause = "a process was terminated while it wrote the mirror file".to_owned();
+    let trouble = Trouble::lasting(CauseKind::Other, cause);
+    round.end(shared, slot, Err(Failed::keeping(round.safe())(trouble)));
 }
 
 /// Returns whether the writer must be woken: it does not know yet what a session has left to it.

@@ -6,7 +6,6 @@
 //! the writer does every round. The writer also does what is rare: going on after a failure, cutting off a line that
 //! has not become whole, and syncing what no session waits for.
 
-use super::cause::CauseKind;
 use super::file::{self, Trouble};
 use super::handle::Mirror;
 use super::round::{Done, Failed, Round};
@@ -21,8 +20,6 @@ thread_local! {
     static KEPT: RefCell<Option<OpenFile>> = const { RefCell::new(None) };
     /// Whether Postgres leaves one descriptor free for this file.
     static IS_COUNTED: Cell<bool> = const { Cell::new(false) };
-    /// The round that this process is doing.
-    static UNDER_WAY: Cell<Option<LedRound>> = const { Cell::new(None) };
 }
 
 struct OpenFile {
@@ -63,9 +60,7 @@ impl LedRound {
         }
         let mut round = Round::begin(fields, mirror.slot, false);
         round.is_led = true;
-        let led = LedRound { round, identity: fields.identity, failures: fields.failures };
-        UNDER_WAY.set(Some(led));
-        Some(led)
+        Some(LedRound { round, identity: fields.identity, failures: fields.failures })
     }
 
     /// Does the round. One of the sessions that have come meanwhile does the next.
@@ -74,7 +69,6 @@ impl LedRound {
             Ok((done, file)) => (Ok(done), Some(file)),
             Err(failed) => (Err(failed), None),
         };
-        UNDER_WAY.set(None);
         let left = self.round.end(mirror.shared, mirror.slot, outcome);
         let is_passed_on = left.for_next && mirror.state().ended.call_one(self.round.next());
         if left.for_writer || (left.for_next && !is_passed_on) {
@@ -102,14 +96,4 @@ impl LedRound {
         let path = PathBuf::from(path.get());
         Ok(OpenFile { file: file::open_attached(&path, identity)?, path, identity, failures })
     }
-}
-
-/// Ends the round of a process that is told to end in the middle of it. A session notices that only after the round,
-/// but a background worker of another extension may exit in the signal handler. What it has written is unknown, so the
-/// worker examines the file. Cannot fail.
-pub fn end_broken_off(mirror: &Mirror) {
-    let Some(led) = UNDER_WAY.take() else { return };
-    let cause = "a process was terminated while it wrote the mirror file".to_owned();
-    let trouble = Trouble::lasting(CauseKind::Other, cause);
-    led.round.end(mirror.shared, mirror.slot, Err(Failed::keeping(led.round.safe())(trouble)));
 }

@@ -113,6 +113,13 @@ impl State {
         State::parse(&serde_json::from_str(&text).ok()?)
     }
 
+    /// Whether the database with this attachment was the last to write the file.
+    pub fn is_written_by(&self, own: Uuid) -> bool {
+        // The database does not know this attachment yet: the server died before it was remembered.
+        let died_between = self.previous == own && !self.is_remembered;
+        self.attachment == own || died_between
+    }
+
     fn parse(value: &Value) -> Option<State> {
         let uuid = |name: &str| Uuid::parse_str(value[name].as_str()?).ok();
         Some(State {

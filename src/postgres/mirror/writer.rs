@@ -6,7 +6,7 @@
 
 use super::cause::CauseKind;
 use super::file::{self, Trouble};
-use super::round::{Done, Failed, Round};
+use super::round::{self, Done, Failed, Round};
 use super::shared::{Attachment, FileIdentity, FileStamp, Unsynced};
 use super::state_file::{self, Known, StateFile};
 use crate::postgres::background_process;
@@ -27,6 +27,10 @@ use std::time::{Duration, Instant};
 const SYNC_DELAY: Duration = Duration::from_millis(500);
 /// How soon the state file is brought up to date after the mirror was written.
 const STATE_DELAY: Duration = Duration::from_secs(1);
+
+/// How long, when it exits, the writer waits for the round of a session to end before it syncs: that many turns.
+const LAST_ROUND_TURN: Duration = Duration::from_millis(5);
+const LAST_ROUND_TURNS: usize = 200;
 
 /// The process title tells it from the workers, for those who look for it or kill it.
 const NAME: &str = "pg_notary writer";
@@ -91,13 +95,15 @@ struct Named {
     syncs: u64,
 }
 
-/// Runs whenever the writer exits: at a shutdown it syncs what was written in mode write.
+/// Runs whenever the writer exits: at a shutdown it syncs what was written in mode write. If it exits because of an
+/// error in the middle of a round, the files are borrowed still, and the worker examines that database's.
 #[pg_guard]
 unsafe extern "C-unwind" fn leave(_code: i32, _arg: pg_sys::Datum) {
     let Some(shared) = shared() else { return };
     if shared.writer.is_me() {
         shared.writer.retire();
     }
+    round::end_broken_off(shared);
     OPEN_FILES.with(|files| {
         if let Ok(mut files) = files.try_borrow_mut() {
             files.close(shared);
@@ -136,7 +142,7 @@ impl OpenFiles {
         self.0.retain(|database, _| databases.contains(database));
     }
 
-    fn serve_database(&mut self, shared: &Shared, slot: &DatabaseSlot) -> bool {
+    fn serve_database(&mut self, shared: &Shared, slot: &'static DatabaseSlot) -> bool {
         let now = Instant::now();
         let open = self.0.get_mut(&slot.database());
         let sync_due = open.as_ref().is_some_and(|open| open.sync_at.is_some_and(|at| at <= now));
@@ -193,13 +199,11 @@ impl OpenFiles {
         Ok(self.0.get_mut(&database).expect("it was there, or was opened above"))
     }
 
-    fn close(&mut self, shared: &Shared) {
+    fn close(&mut self, shared: &'static Shared) {
         for slot in shared.slots() {
             if let Some(open) = self.0.get_mut(&slot.database()) {
-                // At a shutdown the worker may have left before.
-                if open.sync_all(shared, slot).is_ok() {
-                    open.write_state(shared, slot, true);
-                }
+                open.sync_last(shared, slot);
+                open.write_state(shared, slot, true);
             }
         }
         self.0.clear();
@@ -207,7 +211,7 @@ impl OpenFiles {
 }
 
 /// Begins a round, if there is something to do and the file may be written.
-fn begin_round(shared: &Shared, slot: &DatabaseSlot, sync_due: bool) -> Option<Round> {
+fn begin_round(shared: &Shared, slot: &'static DatabaseSlot, sync_due: bool) -> Option<Round> {
     let mut fields = shared.lock_mirror(slot);
     let may_write = matches!(fields.attachment, Attachment::Attached | Attachment::Repairing) && !fields.writing;
     let sync_due = sync_due && fields.written() > fields.durable;
@@ -264,20 +268,33 @@ impl OpenFile {
         Ok(done)
     }
 
-    /// Syncs everything written, whichever process wrote it, and notes that it is on disk.
-    fn sync_all(&self, shared: &Shared, slot: &DatabaseSlot) -> Result<(), Trouble> {
-        let written = {
-            let fields = shared.lock_mirror(slot);
-            fields.lines_before(fields.written())
-        };
-        file::sync(&self.file, &self.path)?;
-        let mut fields = shared.lock_mirror(slot);
-        let is_same = (fields.identity, fields.failures) == (self.identity, self.failures);
-        // This sync says nothing about data that another sync has failed on.
-        if is_same && !fields.is_troubled && fields.unsynced == Unsynced::NONE {
-            fields.durable = fields.durable.max(written.min(fields.written()));
+    /// Syncs everything written, whichever process wrote it. If that fails, it is cut off as after any other sync: the
+    /// database has the entries, and nothing would remember that their lines may be missing after a crash.
+    fn sync_last(&mut self, shared: &Shared, slot: &'static DatabaseSlot) {
+        if let Some(round) = self.begin_last_round(shared, slot) {
+            let outcome = self.do_round(slot, round);
+            round.end(shared, slot, outcome);
         }
-        Ok(())
+    }
+
+    fn begin_last_round(&self, shared: &Shared, slot: &'static DatabaseSlot) -> Option<Round> {
+        for _ in 0..LAST_ROUND_TURNS {
+            let mut fields = shared.lock_mirror(slot);
+            let is_same = (fields.identity, fields.failures) == (self.identity, self.failures);
+            // A sync says nothing about lines that another sync has failed on. At a shutdown the worker may have left
+            // the file before.
+            let is_sound = !fields.is_troubled && fields.unsynced == Unsynced::NONE && fields.cut_to == 0;
+            let may = is_same && is_sound && matches!(fields.attachment, Attachment::Attached | Attachment::Detached);
+            if !may || fields.written() <= fields.durable {
+                return None;
+            }
+            if !fields.writing {
+                return Some(Round::begin_last_sync(&mut fields, slot));
+            }
+            drop(fields);
+            std::thread::sleep(LAST_ROUND_TURN);
+        }
+        None
     }
 
     /// Notes that something new is in the file, and whether it has to be synced.
