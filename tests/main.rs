@@ -59,6 +59,7 @@ mod tampering;
 mod tampering_file;
 mod tampering_partitions;
 mod tampering_pending;
+mod tampering_reopened;
 mod tampering_rows;
 mod tampering_tracked;
 mod tampering_values;

@@ -4,7 +4,7 @@
 
 use crate::common::ledger::*;
 use crate::common::tracking::*;
-use crate::common::{wait_until, Cluster, Options};
+use crate::common::{pg_major, wait_until, Cluster, Options};
 use postgres::error::SqlState;
 use postgres::Client;
 use std::thread;
@@ -371,7 +371,10 @@ fn partitions_that_cannot_be_recorded_are_refused() {
         ("ALTER TABLE watched SET ACCESS METHOD heap2", "public.watched"),
         ("ALTER TABLE events ATTACH PARTITION watched FOR VALUES IN (1)", "public.watched"),
     ] {
-        assert_refused(&mut client, statement, partition);
+        // Postgres 14 has no such command.
+        if pg_major() >= 15 || !statement.contains("SET ACCESS METHOD") {
+            assert_refused(&mut client, statement, partition);
+        }
         assert_clean(&mut client, "events");
     }
     // What is to be untracked is the table, as a partition of it cannot be.
@@ -388,10 +391,13 @@ fn partitions_that_cannot_be_recorded_are_refused() {
              RESET default_table_access_method;
              DROP TABLE tree_1;
              ALTER TABLE events ATTACH PARTITION tree FOR VALUES IN (1);
-             ALTER TABLE parts.events_2 SET ACCESS METHOD heap, SET LOGGED;
+             ALTER TABLE parts.events_2 SET LOGGED;
              INSERT INTO events VALUES (2, 1, 'new')",
         )
         .unwrap();
+    if pg_major() >= 15 {
+        client.batch_execute("ALTER TABLE parts.events_2 SET ACCESS METHOD heap").unwrap();
+    }
     assert_clean(&mut client, "events");
 }
 

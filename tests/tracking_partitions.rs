@@ -3,7 +3,7 @@
 
 use crate::common::ledger::*;
 use crate::common::tracking::*;
-use crate::common::{Cluster, Options};
+use crate::common::{pg_major, Cluster, Options};
 use postgres::Client;
 
 /// Partitions by day, of which one has partitions itself and one has its columns in another order.
@@ -53,7 +53,7 @@ fn rows_that_follow_others_are_recorded() {
     let fill = "INSERT INTO events SELECT n, day, 'event ' || n FROM generate_series(1, 12) n
                 JOIN days ON day = 1 + n % 4 ON CONFLICT DO NOTHING;
                 INSERT INTO details SELECT id, day, id FROM events ON CONFLICT DO NOTHING";
-    for statement in [
+    let statements = [
         "DELETE FROM days WHERE day = 1",
         "UPDATE days SET day = 12 WHERE day = 2",
         "UPDATE days SET day = 2 WHERE day = 12",
@@ -77,9 +77,13 @@ fn rows_that_follow_others_are_recorded() {
         "BEGIN; DELETE FROM events WHERE day = 6; DROP TABLE events_6; COMMIT",
         "BEGIN; SAVEPOINT a; DROP TABLE events_1; ROLLBACK TO a; UPDATE events SET what = 'kept' WHERE day = 1; COMMIT",
         "ALTER TABLE events_2 DETACH PARTITION events_2b; DROP TABLE events_2b",
+    ];
+    let merge =
         "MERGE INTO events USING (VALUES (1, 2), (1000, 4)) AS v (id, day) ON events.id = v.id AND events.day = v.day \
-         WHEN MATCHED THEN DELETE WHEN NOT MATCHED THEN INSERT VALUES (v.id, v.day, 'merged')",
-    ] {
+         WHEN MATCHED THEN DELETE WHEN NOT MATCHED THEN INSERT VALUES (v.id, v.day, 'merged')";
+    // Postgres 14 has no MERGE.
+    let merge = (pg_major() >= 15).then_some(merge);
+    for statement in statements.into_iter().chain(merge) {
         client.batch_execute(fill).unwrap_or_else(|error| panic!("before {statement}: {error:?}"));
         client.batch_execute(statement).unwrap_or_else(|error| panic!("{statement}: {error:?}"));
         for table in ["events", "details"] {

@@ -4,7 +4,7 @@
 
 use crate::common::ledger::*;
 use crate::common::tracking::*;
-use crate::common::{Cluster, Options};
+use crate::common::{pg_major, Cluster, Options};
 use postgres::error::SqlState;
 use postgres::Client;
 use serde_json::Value;
@@ -105,7 +105,9 @@ const RENAMES: [(&str, &str); 2] = [
 #[test]
 fn a_renamed_trigger_is_said_to_be_renamed_and_either_of_the_two_ways_that_are_named_makes_it_good() {
     let (_cluster, mut client, mut owner) = start_tracked();
-    for (table, change) in RENAMES {
+    // Postgres 14 renames no triggers of partitions, which go on recording.
+    let renames = RENAMES.into_iter().filter(|(table, _)| pg_major() >= 15 || *table != "shop.events");
+    for (table, change) in renames {
         for is_renamed_back in [false, true] {
             owner.batch_execute(&format!("ALTER TRIGGER ledger_record_change ON {table} RENAME TO \"Other\"")).unwrap();
             let refused = error(&mut owner, change);

@@ -4,7 +4,7 @@
 
 use crate::common::ledger::*;
 use crate::common::tracking::{assert_clean, row_entries};
-use crate::common::{make_directory, wait_until, Cluster, Options, Stop};
+use crate::common::{make_directory, pg_major, wait_until, Cluster, Options, Stop};
 use postgres::Client;
 use std::fs;
 use std::path::Path;
@@ -74,6 +74,10 @@ fn seen(client: &mut Client) -> Vec<String> {
 }
 
 fn takes_the_ledger_along(transfer: &[&str]) {
+    if pg_major() < 15 {
+        // The databases get new oids, so the ledger counts as a copy.
+        return;
+    }
     let old = quiet_with_log().start();
     let directory = old.scratch_dir().join("mirror");
     let mut client = fill(&old, &directory);
@@ -182,6 +186,10 @@ fn a_server_that_pg_upgrade_runs_has_no_worker_and_records_nothing() {
 
 #[test]
 fn a_file_in_the_old_data_directory_is_moved_by_hand() {
+    if pg_major() < 15 {
+        // The databases get new oids, so the ledger counts as a copy.
+        return;
+    }
     let (old, mut client) = start(quiet_with_log());
     record(&mut client);
     seal(&mut client);

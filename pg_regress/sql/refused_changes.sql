@@ -81,3 +81,12 @@ SELECT file_has_all_blocks();
 SELECT * FROM ledger_state();
 DROP FUNCTION refusals();
 DROP TABLE before, commands;
+
+-- A partition that an administrator has attached has no trigger of its own for TRUNCATE.
+CREATE TABLE attached (LIKE ledger.entries_sealed INCLUDING ALL, PRIMARY KEY (id), UNIQUE (leaf_index)) USING heap;
+ALTER TABLE ledger.entries_sealed ATTACH PARTITION attached FOR VALUES FROM (9223372036854775000) TO (9223372036854775001);
+TRUNCATE before, attached;
+TRUNCATE attached CASCADE;
+ALTER TABLE ledger.entries_sealed DETACH PARTITION attached;
+TRUNCATE attached;
+DROP TABLE attached;

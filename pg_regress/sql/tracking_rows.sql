@@ -25,10 +25,16 @@ SELECT * FROM recorded();
 INSERT INTO items VALUES (2, 'twice', 2) ON CONFLICT (id) DO NOTHING;
 INSERT INTO items VALUES (2, 'twice', 2), (3, 'three', 3) ON CONFLICT (id) DO UPDATE SET name = excluded.name;
 SELECT * FROM recorded();
+-- Postgres 14 has no MERGE.
+SELECT current_setting('server_version_num')::int >= 150000 AS has_merge \gset
+\if :has_merge
 MERGE INTO items AS i USING (VALUES (2, 'merged'), (3, 'gone'), (4, 'new')) AS v (id, name) ON i.id = v.id
     WHEN MATCHED AND v.name = 'gone' THEN DELETE
     WHEN MATCHED THEN UPDATE SET name = v.name
     WHEN NOT MATCHED THEN INSERT VALUES (v.id, v.name, 0);
+\else
+UPDATE items SET name = 'merged' WHERE id = 2; DELETE FROM items WHERE id = 3; INSERT INTO items VALUES (4, 'new', 0);
+\endif
 SELECT * FROM recorded();
 COPY items FROM stdin;
 5	five	5

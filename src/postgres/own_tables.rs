@@ -1,6 +1,7 @@
 //! Refuses ALTER TABLE of the ledger's own tables if it concerns columns, or would leave the table empty after a crash.
 //! Rows of these tables are read and written by position: with a column more or less, or of another type, nothing could
-//! be recorded any more. Other changes are the administrator's business.
+//! be recorded any more. Also refuses TRUNCATE of partitions that an administrator has attached: a partition gets the
+//! row triggers of its parent, but not those for statements. Other changes are the administrator's business.
 //!
 //! # Safety
 //!
@@ -12,6 +13,8 @@ use super::extension;
 use super::lists;
 use super::ownership::Object;
 use super::relation;
+use super::spi;
+use super::triggers;
 use pgrx::{pg_guard, pg_sys, PgSqlErrorCode};
 
 /// What a command would do to a table that no table of the extension can bear.
@@ -27,6 +30,10 @@ enum Change {
 /// A statement that ProcessUtility was called with.
 #[pg_guard]
 pub unsafe extern "C-unwind" fn before_utility(statement: *mut pg_sys::Node) {
+    if let pg_sys::NodeTag::T_TruncateStmt = (*statement).type_ {
+        let truncate = &*statement.cast::<pg_sys::TruncateStmt>();
+        lists::pointers(truncate.relations).for_each(|name| or_raise(check_truncate(name.cast())));
+    }
     let change = match (*statement).type_ {
         pg_sys::NodeTag::T_AlterTableStmt => {
             let alter = &*statement.cast::<pg_sys::AlterTableStmt>();
@@ -61,6 +68,28 @@ unsafe fn check(change: Change, name: *mut pg_sys::RangeVar) -> Result<(), Failu
         return Ok(());
     }
     Err(refusal(change, &format!("\"{}\"", relation::shown_name(oid))))
+}
+
+/// Refuses it for a partition without a trigger of its own that would. One that a superuser has disabled is left to do as
+/// it is told.
+unsafe fn check_truncate(name: *mut pg_sys::RangeVar) -> Result<(), Failure> {
+    let oid = relation::named(name);
+    let is_partition = oid != pg_sys::InvalidOid && relation::ancestors_of(oid).into_iter().any(extension::has);
+    if !is_partition || has_own_trigger(oid) {
+        return Ok(());
+    }
+    Err(triggers::refusal("TRUNCATE", &relation::shown_name(oid), false))
+}
+
+/// Whether the table has a trigger for TRUNCATE that refuses it.
+fn has_own_trigger(table: pg_sys::Oid) -> bool {
+    let query = "SELECT 1 FROM pg_catalog.pg_trigger WHERE tgrelid OPERATOR(pg_catalog.=) $1::pg_catalog.oid \
+                 AND tgfoid OPERATOR(pg_catalog.=) 'ledger.refuse_change'::pg_catalog.regproc \
+                 AND (tgtype OPERATOR(pg_catalog.&) $2::pg_catalog.int2) OPERATOR(pg_catalog.<>) 0";
+    let mut has_trigger = false;
+    let of_truncate = i64::from(pg_sys::TRIGGER_TYPE_TRUNCATE);
+    spi::for_each_in_catalogs(query, &[i64::from(table.to_u32()).into(), of_truncate.into()], |_| has_trigger = true);
+    has_trigger
 }
 
 fn refusal(change: Change, table: &str) -> Failure {

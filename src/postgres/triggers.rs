@@ -132,9 +132,13 @@ pub unsafe extern "C-unwind" fn ledger_refuse_change(fcinfo: pg_sys::FunctionCal
     };
     let name =
         std::ffi::CStr::from_ptr((*(*data.tg_relation).rd_rel).relname.data.as_ptr()).to_string_lossy().into_owned();
-    let failure =
-        Failure::new(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, format!("cannot {verb} \"ledger.{name}\""));
-    with_reason(failure, &name, event == TRIGGER_EVENT_INSERT).raise()
+    refusal(verb, &format!("ledger.{name}"), event == TRIGGER_EVENT_INSERT).raise()
+}
+
+/// The refusal of a statement that would change or remove what is recorded. `table` is the name to show.
+pub fn refusal(verb: &str, table: &str, is_insert: bool) -> Failure {
+    let failure = Failure::new(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, format!("cannot {verb} \"{table}\""));
+    with_reason(failure, table.strip_prefix("ledger.").unwrap_or(table), is_insert)
 }
 
 /// Why a table of the ledger is not to be changed by statements, and what to do instead.

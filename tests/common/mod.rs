@@ -455,7 +455,8 @@ impl Cluster {
                 .args(["--username", "postgres", "--retain"])
                 .args(transfer),
         );
-        let logs = succeed(as_server("find").arg(new.data_dir().join("pg_upgrade_output.d")).args(["-name", "*.log"]));
+        // Postgres 14 leaves them in the working directory, others in the data directory.
+        let logs = succeed(as_server("find").arg(&new.dir).args(["-name", "*.log"]));
         let read = |path: &str| String::from_utf8_lossy(&fs::read(path).unwrap()).into_owned();
         logs.lines().filter(|path| path.ends_with("pg_upgrade_server.log")).map(read).collect()
     }

@@ -26,8 +26,9 @@ use super::remembered::{self, MirrorPath, Remembered};
 use super::shared::{Attachment, FileStamp, LastChange, LockedMirror, MirrorState, Ownership, Unsynced};
 use super::state_file::{self, Known, State, StateFile};
 use super::tail::{self, diverged, Tail};
+use super::unexpected;
 use super::unsynced;
-use super::voiding;
+use super::voiding::{self, Knowledge};
 use crate::ledger::file_ranges::FileRanges;
 use crate::postgres::errors::{cause, Failure};
 use crate::postgres::log_state;
@@ -114,6 +115,7 @@ fn note_refused(fields: &mut LockedMirror<'_>, refused: &mut Refused, text: &str
 }
 
 fn try_attach(mirror: &Mirror, how: How) -> Result<Attached, Refused> {
+    unexpected::note_behind(mirror);
     // Before anything is read: a later commit without a line sets it again.
     mirror.slot.behind.store(false, Ordering::SeqCst);
     let lag = mirror.slot.lag.seen(tables::timestamp_to_postgres(tables::now()));
@@ -121,16 +123,16 @@ fn try_attach(mirror: &Mirror, how: How) -> Result<Attached, Refused> {
     let place = remembered::configured_path(remembered.ledger_id);
     let path = &place.path;
     let opened = opening::open(&place, &remembered)?;
+    unexpected::note_lost(mirror, is_as_before(mirror, &opened));
     if may_have_lost(mirror, &opened) {
         wait_for_committing(mirror)?;
     }
     unsynced::cut_off(mirror, &opened, path)?;
     let tail = read(mirror, &opened, path, &remembered, how)?;
-    let judged = tail::judge(mirror, path, &tail.open)?;
-    let doubt = match judged.uncommitted.is_empty() {
-        true => None,
-        false => lost_commits::of(mirror, path, own_state(path, &remembered).as_ref()),
-    };
+    let doubt = lost_commits::of(mirror, path, own_state(path, &remembered).as_ref());
+    let of_aborted = how == How::Usual && is_as_before(mirror, &opened);
+    let judged = tail::judge(mirror, path, &tail.open, Knowledge { of_aborted, of_committed: doubt.is_none() })?;
+    let doubt = doubt.filter(|_| !judged.uncommitted.is_empty());
     check_taken_over(path, &remembered, judged.uncommitted.len())?;
     if how == How::CatchUp && !judged.uncommitted.is_empty() {
         check_only_behind(mirror, path, &remembered)?;
@@ -149,17 +151,20 @@ fn try_attach(mirror: &Mirror, how: How) -> Result<Attached, Refused> {
     }
     unsynced::sync_found(mirror, &opened, path, &remembered)?;
     let attachment = mirror.shared.new_attachment();
+    note_uncommitted(mirror, &judged.uncommitted);
     take_over(mirror, &opened, path, &tail, &remembered, attachment)?;
 
-    voiding::append_void(mirror, &judged.uncommitted, doubt.map_or("not committed", |doubt| doubt.reason))?;
+    let uncommitted: Vec<Uuid> = judged.uncommitted.iter().map(|line| line.entry_id).collect();
+    voiding::append_void(mirror, &uncommitted, doubt.map_or("not committed", |doubt| doubt.reason))?;
     let mut in_file = judged.recorded;
     let known = tail.open.iter().map(|line| (line.entry_id, line.range)).collect();
     // Prepared transactions first: if one commits meanwhile, the search of the pending entries finds it, or it has its
     // lines.
     catch_up::append_prepared(mirror, &known, &mut in_file, HashSet::new)
         .map_err(|failure| Refused::new(prepared::cause_of(&failure), failure))?;
-    catch_up::append_missing(mirror, &mut in_file)?;
-    void_undone(mirror, &tail.open, &judged.uncommitted);
+    let appended = catch_up::append_missing(mirror, &mut in_file)?;
+    unexpected::warn_of(mirror, path, &appended);
+    void_undone(mirror, &tail.open, &uncommitted);
     mirror.lock().attachment = Attachment::Attached;
     // The settled place may have been that of another file, or of one with another layout.
     remembered::remember(mirror, tail.settled, Some(attachment));
@@ -170,10 +175,23 @@ fn try_attach(mirror: &Mirror, how: How) -> Result<Attached, Refused> {
 /// Whether transactions that have not ended may rely on lines that this file lacks: their lines were appended to
 /// another file than this one, or were cut off.
 fn may_have_lost(mirror: &Mirror, file: &File) -> bool {
+    let is_as_before = is_as_before(mirror, file);
+    let fields = mirror.lock();
+    fields.was_attached && (fields.has_lost || !is_as_before)
+}
+
+/// Whether this is the file that this server has had open since it started, and no other.
+fn is_as_before(mirror: &Mirror, file: &File) -> bool {
     let fields = mirror.lock();
     let before = (fields.identity.device, fields.identity.inode);
-    let is_same = file.metadata().is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == before);
-    fields.was_attached && (fields.has_lost || !is_same)
+    fields.was_attached && file.metadata().is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == before)
+}
+
+/// Notes whose lines are to be voided. If this process ends before it has done so, or fails, its successor has the file
+/// of a server that has had it open, and must know of them.
+fn note_uncommitted(mirror: &Mirror, uncommitted: &[OpenLine]) {
+    let mut fields = mirror.lock();
+    uncommitted.iter().for_each(|line| fields.add_void(line.range));
 }
 
 /// Waits until all transactions that have appended lines have ended. Appends that are under way fail. The entries of
@@ -369,6 +387,7 @@ fn take_over(
     (fields.head, fields.tail, fields.shift, fields.durable) = (0, 0, metadata.len(), metadata.len());
     (fields.sync_wanted, fields.promised, fields.suspect, fields.is_troubled) = (0, 0, false, false);
     (fields.must_be_read, fields.has_lost, fields.unsynced) = (false, false, Unsynced::NONE);
+    fields.uncut_from = 0;
     fields.last_change = LastChange::At(FileStamp::of(&metadata));
     fields.last_block = tail.last_block;
     fields.was_attached = true;

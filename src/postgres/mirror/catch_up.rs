@@ -7,7 +7,7 @@ use super::handle::Mirror;
 use super::line_buffer::LineBuffer;
 use super::open_lines;
 use super::prepared;
-use super::voiding::{self, Judge, Standing};
+use super::voiding::{self, Judge, Knowledge, Standing};
 use crate::ledger::block::BlockHeader;
 use crate::ledger::file_ranges::FileRange;
 use crate::ledger::record::Entry;
@@ -25,9 +25,28 @@ use uuid::Uuid;
 /// Ids of entries that have a line in the file, but no block there yet.
 pub type InFile = HashSet<Uuid>;
 
+/// Pending entries that were given a line.
+#[derive(Default)]
+pub struct Appended {
+    pub count: usize,
+    /// The first of them.
+    pub named: Vec<Uuid>,
+}
+
+impl Appended {
+    const MOST_NAMED: usize = 20;
+
+    fn add(&mut self, id: Uuid) {
+        self.count += 1;
+        if self.named.len() < Self::MOST_NAMED {
+            self.named.push(id);
+        }
+    }
+}
+
 /// Appends the lines that the file lacks, in the order of the ledger: what is sealed, block by block, then what is
 /// pending. The caller is the worker, in a transaction, and holds the sealing lock.
-pub fn append_missing(mirror: &Mirror, in_file: &mut InFile) -> Result<(), Failure> {
+pub fn append_missing(mirror: &Mirror, in_file: &mut InFile) -> Result<Appended, Failure> {
     void_first(mirror, in_file)?;
     let last = mirror.lock().last_block;
     // Should the lines of these blocks not reach the file, those of their entries are there nevertheless.
@@ -74,7 +93,7 @@ fn note_others(mirror: &Mirror, in_file: &mut InFile) -> Result<(), Failure> {
     let lines = open_lines::in_range(path, taken.range, end)
         .map_err(|error| voiding::unreadable(&path.to_string_lossy(), &error))?;
     // Without lines of transactions that have aborted since: other entries may reuse their ids.
-    let judge = Judge::new(mirror, path);
+    let judge = Judge::new(mirror, path, Knowledge::NONE);
     let good = lines.iter().filter(|line| judge.standing(line) == Standing::Recorded);
     in_file.extend(good.map(|line| line.entry_id));
     taken.done();
@@ -140,7 +159,7 @@ fn entry_and_fault(row: &Row) -> (Entry, Option<&'static str>) {
     (entry, fault)
 }
 
-fn append_pending(mirror: &Mirror, in_file: &mut InFile) -> Result<(), Failure> {
+fn append_pending(mirror: &Mirror, in_file: &mut InFile) -> Result<Appended, Failure> {
     let table = Table::open("entries_pending", pg_sys::AccessShareLock);
     let (snapshot, missing) = loop {
         let snapshot = RegisteredSnapshot::latest();
@@ -152,9 +171,10 @@ fn append_pending(mirror: &Mirror, in_file: &mut InFile) -> Result<(), Failure> 
         }
     };
     note_others(mirror, in_file)?;
-    let mut lines = LineBuffer::new();
+    let (mut lines, mut appended) = (LineBuffer::new(), Appended::default());
     for (id, line) in missing.entries.iter().filter(|(id, _)| !in_file.contains(id)) {
         check_for_interrupts!();
+        appended.add(*id);
         if let Some(line) = line {
             lines.push(|out| out.extend_from_slice(&missing.lines[line.clone()]));
         } else if let Some((entry, fault)) = partitions::find(&table, *id, snapshot.as_ptr(), entry_and_fault) {
@@ -165,7 +185,7 @@ fn append_pending(mirror: &Mirror, in_file: &mut InFile) -> Result<(), Failure> 
     mirror.append_now(lines)?;
     in_file.extend(missing.entries.iter().map(|(id, _)| id));
     give_back_room(in_file);
-    Ok(())
+    Ok(appended)
 }
 
 /// Frees what a large transaction has needed: the worker would otherwise keep it as long as it lives.

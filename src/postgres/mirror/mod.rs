@@ -19,6 +19,7 @@
 //! | [`attach`], [`refused`] | opening the file, and making it agree with the database; why that failed |
 //! | [`lost_commits`] | whether lines that are voided may have been acknowledged |
 //! | [`hole`] | what a loss of power leaves at the end |
+//! | [`unexpected`] | entries that should have had a line when the file was opened |
 //! | [`unsynced`] | what can be read in the file but may not be on disk |
 //! | [`tail`], [`open_lines`] | reading what is not settled in the file |
 //! | [`remembered`], [`settled_mark`] | how far the database knows the file to agree |
@@ -61,6 +62,7 @@ pub mod shared;
 pub mod state_file;
 pub mod tail;
 pub mod under_way;
+mod unexpected;
 pub mod unsynced;
 pub mod voiding;
 pub mod writer;

@@ -217,6 +217,7 @@ impl Round {
                 // place, or the worker gave up the file because it hung. The worker can open it again now.
                 _ if fields.identity.generation != self.identity.generation => {
                     call_worker = true;
+                    fields.note_uncut(self.safe());
                     if let Err(failed) = outcome {
                         // Before it is opened again, which waits for the end of this round.
                         fields.has_lost |= failed.keep < fields.promised;
@@ -316,6 +317,9 @@ fn note_failed(fields: &mut MirrorFields, failed: &Failed) -> bool {
     let reattach = failed.trouble.reattach || has_lost;
     fields.has_lost |= has_lost;
     fields.suspect |= failed.trouble.suspect;
+    if failed.last_change.is_none() {
+        fields.note_uncut(failed.keep);
+    }
     fields.last_change = failed.last_change.unwrap_or(fields.last_change);
     fields.fail(failed.trouble.kind, &failed.trouble.cause, failed.keep);
     fields.is_failure_unnamed = true;

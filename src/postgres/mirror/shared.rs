@@ -170,6 +170,12 @@ pub struct MirrorFields {
     pub must_be_read: bool,
     /// Lines that commits rely on may be missing from the file.
     pub has_lost: bool,
+    /// From here on the file may hold what a failed round has written and not cut off. Which of it is to be voided is not
+    /// noted in `void`. 0: from nowhere.
+    pub uncut_from: u64,
+    /// Entries may have been committed without lines since the file had all. An attempt to open it that fails leaves it
+    /// so.
+    pub may_lack: bool,
     /// What must be cut off before the file is read.
     pub unsynced: Unsynced,
     /// The last sync, or the write before it, has failed, and none has succeeded since. `cause` says why.
@@ -325,6 +331,19 @@ impl MirrorFields {
         self.has_lost |= from < self.promised;
     }
 
+    /// Notes that a failed round may have left something behind `keep`.
+    pub fn note_uncut(&mut self, keep: u64) {
+        self.uncut_from = match self.uncut_from {
+            0 => keep,
+            known => known.min(keep),
+        };
+    }
+
+    /// Whether lines of aborted transactions at this offset are noted, if there are any.
+    pub fn knows_aborted(&self, offset: u64) -> bool {
+        self.was_attached && (self.uncut_from == 0 || offset < self.uncut_from)
+    }
+
     /// Notes what a session appends. To be called before the commit, so that a process that sees the entry can know of
     /// its line.
     pub fn note_others(&mut self, from: u64, to: u64) {
@@ -447,6 +466,7 @@ impl MirrorState {
         (fields.appending, fields.is_troubled, fields.is_refused) = (0, false, false);
         self.owners.clear();
         (fields.must_be_read, fields.has_lost, fields.unsynced) = (false, false, Unsynced::NONE);
+        (fields.may_lack, fields.uncut_from) = (false, 0);
         fields.prepared.iter_mut().for_each(|lines| lines.xid = 0);
         fields.was_attached = false;
     }

@@ -6,7 +6,7 @@ use super::handle::Mirror;
 use super::open_lines::{self, OpenLine, OpenLines};
 use super::refused::Refused;
 use super::remembered::Remembered;
-use super::voiding::{self, Judge, Standing};
+use super::voiding::{self, Judge, Knowledge, Standing};
 use crate::ledger::file_ranges::FileRange;
 use crate::ledger::record::{Header, LineError, Record, FORMAT};
 use crate::ledger::verifier::{verify_file, FileBlock, FileOptions, FileReport, Observer};
@@ -239,11 +239,11 @@ pub struct Judged {
     /// Their rows are there, committed or not yet decided.
     pub recorded: HashSet<Uuid>,
     /// Their transactions did not commit.
-    pub uncommitted: Vec<Uuid>,
+    pub uncommitted: Vec<OpenLine>,
 }
 
-pub fn judge(mirror: &Mirror, path: &Path, open: &[OpenLine]) -> Result<Judged, Refused> {
-    let judge = Judge::new(mirror, path);
+pub fn judge(mirror: &Mirror, path: &Path, open: &[OpenLine], knowledge: Knowledge) -> Result<Judged, Refused> {
+    let judge = Judge::new(mirror, path, knowledge);
     let mut judged = Judged { recorded: HashSet::with_capacity(open.len()), uncommitted: Vec::new() };
     for line in open {
         match judge.standing(line) {
@@ -255,7 +255,14 @@ pub fn judge(mirror: &Mirror, path: &Path, open: &[OpenLine]) -> Result<Judged, 
                     format!("entry {} at byte {} differs from the one in the database", line.entry_id, line.range.from);
                 return Err(diverged(path, &what));
             }
-            Standing::Stale => judged.uncommitted.push(line.entry_id),
+            Standing::Vanished => {
+                let what = format!(
+                    "entry {} at byte {} is not in the database, although its transaction was not rolled back",
+                    line.entry_id, line.range.from
+                );
+                return Err(diverged(path, &what));
+            }
+            Standing::Stale => judged.uncommitted.push(*line),
         }
     }
     Ok(judged)

@@ -3,6 +3,9 @@
 //!
 //! The database decides. An entry line counts if its row is there: pending, sealed, or inserted by a transaction that
 //! still runs and has appended its lines. Rows only move from pending to sealed, so a search in that order misses none.
+//!
+//! A line without a row is voided only if its transaction can have been rolled back. Otherwise somebody has removed the
+//! row past the triggers, and a void line would hide that.
 
 use super::handle::Mirror;
 use super::line_buffer::LineBuffer;
@@ -11,14 +14,15 @@ use super::prepared;
 use crate::ledger::file_ranges::{FileRange, FileRanges};
 use crate::ledger::log_tree::leaf_hash;
 use crate::ledger::record::{Record, Void};
-use crate::ledger::row_change;
+use crate::ledger::row_change::{self, RowChange};
 use crate::ledger::Hash;
 use crate::postgres::errors::{cause, Failure};
 use crate::postgres::partitions;
 use crate::postgres::regular_file;
+use crate::postgres::spi;
 use crate::postgres::tables::{self, Row, Table};
 use pgrx::{check_for_interrupts, pg_sys, PgSqlErrorCode};
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Seek, SeekFrom};
@@ -95,7 +99,8 @@ struct Voiding<'a> {
 impl Voiding<'_> {
     fn read(&mut self, range: FileRange) -> Result<(), Failure> {
         let unreadable = |error: std::io::Error| unreadable(&self.path.to_string_lossy(), &error);
-        let judge = Judge::new(self.mirror, self.path);
+        // The ranges are those of aborted transactions, with lines of others between them.
+        let judge = Judge::new(self.mirror, self.path, Knowledge { of_aborted: false, of_committed: true });
         let range = FileRange { to: range.to.min(self.end), ..range };
         let mut reader = RangeReader::open(self.path, range).map_err(unreadable)?;
         loop {
@@ -103,8 +108,13 @@ impl Voiding<'_> {
             if lines.is_empty() {
                 return Ok(());
             }
-            let stale = lines.iter().filter(|line| judge.standing(line) == Standing::Stale);
-            stale.for_each(|line| self.stale.add(*line));
+            for line in lines.iter() {
+                match judge.standing(line) {
+                    Standing::Stale => self.stale.add(*line),
+                    Standing::Vanished => warn_of_vanished(line, self.path),
+                    Standing::Recorded | Standing::Differs => {}
+                }
+            }
             if self.stale.len() >= MOST_LINES {
                 self.append()?;
             }
@@ -132,15 +142,21 @@ pub fn unreadable(path: &str, error: &std::io::Error) -> Failure {
         .detail(cause(error))
 }
 
-/// The type of the entry whose line starts at this offset.
-fn entry_type_at(mut file: &File, offset: u64) -> Option<String> {
+fn warn_of_vanished(line: &OpenLine, path: &Path) {
+    let message = format!("entry {} was removed from the database after its transaction had committed", line.entry_id);
+    Failure::new(PgSqlErrorCode::ERRCODE_DATA_CORRUPTED, message)
+        .detail(format!("Its line is at byte {} of mirror file \"{}\".", line.range.from, path.display()))
+        .hint("SELECT * FROM ledger.find_tampering() compares the file with the database.")
+        .warn();
+}
+
+/// The entry whose line starts at this offset, without its line break.
+fn line_at(mut file: &File, offset: u64) -> Option<Vec<u8>> {
     file.seek(SeekFrom::Start(offset)).ok()?;
     let mut line = Vec::new();
     BufReader::new(file).read_until(b'\n', &mut line).ok()?;
-    match Record::parse(line.trim_ascii_end()) {
-        Ok(Record::Entry(entry)) => Some(entry.entry_type.into_owned()),
-        _ => None,
-    }
+    line.truncate(line.trim_ascii_end().len());
+    Some(line)
 }
 
 /// What the tables say about a line that is in no block and not voided.
@@ -153,12 +169,32 @@ pub enum Standing {
     /// Its transaction did not commit. The id may have been reused by a row whose transaction has not appended lines
     /// yet, or has committed while there was no file.
     Stale,
+    /// There is no row, although its transaction has committed.
+    Vanished,
+}
+
+/// What can be told of the transaction of a line that has no row.
+#[derive(Debug, Clone, Copy)]
+pub struct Knowledge {
+    /// All lines of transactions that have aborted are noted, as in a file that this server has had open since they were
+    /// written.
+    pub of_aborted: bool,
+    /// The transactions that entries about rows name are this server's. After a promotion, others may have their
+    /// numbers.
+    pub of_committed: bool,
+}
+
+impl Knowledge {
+    pub const NONE: Knowledge = Knowledge { of_aborted: false, of_committed: false };
 }
 
 /// Judges each line by its row and by the owners of lines in the file.
 pub struct Judge<'a> {
     mirror: &'a Mirror,
     path: &'a Path,
+    knowledge: Knowledge,
+    /// The transaction that was looked up last, and whether it has committed.
+    last: Cell<Option<(u64, bool)>>,
     file: OnceCell<Option<File>>,
     /// The open prepared transactions. Those from before this server started are noted nowhere else.
     prepared: OnceCell<HashSet<u32>>,
@@ -166,13 +202,15 @@ pub struct Judge<'a> {
 
 impl Judge<'_> {
     /// `path` is the file that the lines were read from.
-    pub fn new<'a>(mirror: &'a Mirror, path: &'a Path) -> Judge<'a> {
-        Judge { mirror, path, file: OnceCell::new(), prepared: OnceCell::new() }
+    pub fn new<'a>(mirror: &'a Mirror, path: &'a Path, knowledge: Knowledge) -> Judge<'a> {
+        Judge { mirror, path, knowledge, last: Cell::new(None), file: OnceCell::new(), prepared: OnceCell::new() }
     }
 
     pub fn standing(&self, line: &OpenLine) -> Standing {
         loop {
-            let Some(Recorded { leaf, writer }) = recorded(line.entry_id) else { return Standing::Stale };
+            let Some(Recorded { leaf, writer }) = recorded(line.entry_id) else {
+                return self.standing_without_row(line);
+            };
             if writer.is_none_or(|writer| self.may_own_lines(writer)) {
                 return if leaf == line.leaf { Standing::Recorded } else { self.standing_of_other(line) };
             }
@@ -183,30 +221,65 @@ impl Judge<'_> {
         }
     }
 
+    fn standing_without_row(&self, line: &OpenLine) -> Standing {
+        let has_committed = self.knowledge.of_committed && self.has_committed(line);
+        let is_known = || self.knowledge.of_aborted && self.mirror.lock().knows_aborted(line.range.from);
+        match has_committed || (is_known() && !self.may_be_aborted(line)) {
+            true => Standing::Vanished,
+            false => Standing::Stale,
+        }
+    }
+
     /// Judges a line that is not the row's.
     fn standing_of_other(&self, line: &OpenLine) -> Standing {
-        if !self.may_be_aborted(line) {
-            // A transaction that still has not said so does not count. The next attempt to open the file looks again.
-            self.mirror.wait_for_leaving().ok();
-        }
         match self.may_be_aborted(line) && !self.has_id_of_the_ledger(line) {
             true => Standing::Stale,
             false => Standing::Differs,
         }
     }
 
+    /// Whether this may be a line of an aborted transaction.
     fn may_be_aborted(&self, line: &OpenLine) -> bool {
-        prepared::settle_decided(self.mirror);
-        self.mirror.lock().may_be_aborted(line.range.from)
+        let is_noted = || {
+            prepared::settle_decided(self.mirror);
+            self.mirror.lock().may_be_aborted(line.range.from)
+        };
+        is_noted() || {
+            // A transaction that still has not said so does not count. The next attempt to open the file looks again.
+            self.mirror.wait_for_leaving().ok();
+            is_noted()
+        }
+    }
+
+    /// Whether the line is of an entry that names its transaction, as those about rows do, and that has committed.
+    fn has_committed(&self, line: &OpenLine) -> bool {
+        let text = self.text(line).unwrap_or_default();
+        let Ok(Record::Entry(entry)) = Record::parse(&text) else { return false };
+        let change = RowChange::parse(&entry.entry_type, entry.metadata);
+        let Some(transaction) = change.and_then(|change| change.transaction_id.parse().ok()) else { return false };
+        let known = self.last.get().filter(|(last, _)| *last == transaction);
+        known
+            .unwrap_or_else(|| {
+                let found = (transaction, has_committed(transaction));
+                self.last.set(Some(found));
+                found
+            })
+            .1
+    }
+
+    fn text(&self, line: &OpenLine) -> Option<Vec<u8>> {
+        let file = self.file.get_or_init(|| regular_file::open_own(self.path).ok());
+        line_at(file.as_ref()?, line.range.from)
     }
 
     /// Whether the ledger itself made the line's id, so that no other entry can have it: an application cannot give an
     /// id to an entry of the ledger's own types. A line that cannot be read any more must not be voided, and counts as
     /// such.
     fn has_id_of_the_ledger(&self, line: &OpenLine) -> bool {
-        let file = self.file.get_or_init(|| regular_file::open_own(self.path).ok());
-        let entry_type = file.as_ref().and_then(|file| entry_type_at(file, line.range.from));
-        entry_type.is_none_or(|entry_type| row_change::is_reserved(&entry_type))
+        match self.text(line).as_deref().map(Record::parse) {
+            Some(Ok(Record::Entry(entry))) => row_change::is_reserved(&entry.entry_type),
+            _ => true,
+        }
     }
 
     fn may_own_lines(&self, xid: u32) -> bool {
@@ -214,6 +287,19 @@ impl Judge<'_> {
         let is_prepared = || self.prepared.get_or_init(prepared::open_transactions).contains(&xid);
         self.mirror.slot.mirror.owners.may_have(xid) || is_noted() || is_prepared()
     }
+}
+
+/// Whether the transaction with this full id has committed, as far as the server still knows.
+fn has_committed(transaction: u64) -> bool {
+    // SAFETY: reads a counter in shared memory.
+    let next = unsafe { pg_sys::ReadNextFullTransactionId() }.value;
+    // pg_xact_status() raises an error for one that is still to come. It is null for one that is too old.
+    let status = "SELECT pg_catalog.pg_xact_status($1::pg_catalog.text::pg_catalog.xid8)";
+    let mut has_committed = false;
+    if let Some(transaction) = i64::try_from(transaction).ok().filter(|_| transaction < next) {
+        spi::for_each(status, &[transaction.into()], |row| has_committed = row.text(0) == Some("committed"));
+    }
+    has_committed
 }
 
 fn is_in_progress(xid: u32) -> bool {

@@ -348,7 +348,8 @@ pub fn make_truncate_triggers(target: pg_sys::Oid, options: &Options, lock: u32)
             "CREATE TRIGGER {TRUNCATE_TRIGGER} BEFORE TRUNCATE ON {name} \
              FOR EACH STATEMENT EXECUTE FUNCTION ledger.record_truncate({argument})"
         ));
-        run(&format!("ALTER TABLE {name} ENABLE ALWAYS TRIGGER {TRUNCATE_TRIGGER}"));
+        // Without ONLY, the first minor releases of Postgres 14 look for the trigger in partitions that have none yet.
+        run(&format!("ALTER TABLE ONLY {name} ENABLE ALWAYS TRIGGER {TRUNCATE_TRIGGER}"));
     }
 }
 

@@ -20,7 +20,7 @@ pub fn key_of(table: &Table) -> Result<Vec<String>, Failure> {
         let form = &*(*index).rd_index;
         let numbers = form.indkey.values.as_slice(form.indnkeyatts as usize);
         let names = numbers.iter().map(|number| text(&table.attribute(*number as usize - 1).attname)).collect();
-        // Two rows can have a deferrable key at the same time. Before Postgres 18 such a key is not found above.
+        // Two rows can have a deferrable key at the same time. Before Postgres 17 such a key is not found above.
         let is_immediate = form.indimmediate;
         pg_sys::index_close(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
         if is_immediate {
@@ -31,7 +31,7 @@ pub fn key_of(table: &Table) -> Result<Vec<String>, Failure> {
     }
 }
 
-/// Whether the table has a deferrable primary key. Before Postgres 18, Table::primary_key() does not find it.
+/// Whether the table has a deferrable primary key. Before Postgres 17, Table::primary_key() does not find it.
 fn has_deferrable_key(table: &Table) -> bool {
     // SAFETY: the relation is open; the list is a copy, and each index is closed again.
     unsafe {

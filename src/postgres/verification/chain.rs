@@ -5,6 +5,7 @@
 
 use super::opened_file::{Acknowledged, OpenedFile};
 use super::own_file::{check_own_file, file_to_check, unreadable};
+use super::paged;
 use super::pending::PendingComparison;
 use super::progress::{Phase, Progress};
 use super::row_versions::RowVersions;
@@ -391,8 +392,9 @@ impl<'a> SideBySide<'a> {
         // A stored node ahead of the tree would be in the way of sealing.
         let query = "SELECT level, node_index FROM ledger.log_nodes \
                      WHERE (level NOT BETWEEN 8 AND 62 OR node_index < 0 OR node_index >= $2 >> level::integer) \
-                       AND NOT EXISTS (SELECT FROM ledger.blocks WHERE block_number > $1) ORDER BY 1, 2 LIMIT 1000";
-        spi::for_each(query, &[self.last_table_block.into(), size.into()], |row| {
+                       AND NOT EXISTS (SELECT FROM ledger.blocks WHERE block_number > $1) \
+                     ORDER BY 1, 2 LIMIT $3 OFFSET $4";
+        paged::for_each(query, &[self.last_table_block.into(), size.into()], |row| {
             let (level, index) = (row.get::<i16>(0).unwrap_or_default(), row.get::<i64>(1).unwrap_or_default());
             let detail =
                 format!("the node of level {level} and index {index} in ledger.log_nodes is not part of the log tree");

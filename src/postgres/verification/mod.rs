@@ -8,6 +8,7 @@
 //! | [`pending`] | what is not sealed yet |
 //! | [`row_versions`] | whether the entries about a row are found |
 //! | [`shown_tables`] | whether queries show the same tables that are verified |
+//! | [`paged`] | queries that may find any number of problems |
 //! | [`strays`] | rows that reading in order does not reach |
 //! | [`table_blocks`], [`leaves`], [`in_order`], [`stored_tree`] | the chain and the log tree as the tables have them |
 //! | [`entry`] | one entry |
@@ -19,6 +20,7 @@ mod in_order;
 mod leaves;
 mod opened_file;
 mod own_file;
+mod paged;
 mod pending;
 pub mod progress;
 mod row_versions;

@@ -34,6 +34,9 @@ pub fn file_to_read() -> Result<PathBuf, String> {
     let path = remembered::own_file();
     let standby = database::is_in_recovery();
     match regular_file::open_own(&path).and_then(|file| file.metadata()) {
+        Err(error) if error.kind() == ErrorKind::NotFound && settings::mirror_mode() == MirrorMode::Off => {
+            Err("the mirror is off, and there is no file of an earlier time".to_owned())
+        }
         Err(error) if standby => Err(format!("the mirror file cannot be read from this standby: {}", cause(&error))),
         Ok(file) if standby && (is_in_data_directory(&path) || file.len() < Remembered::read().acknowledged) => {
             Err("the mirror file beside this standby is an older copy, not the primary's file".to_owned())

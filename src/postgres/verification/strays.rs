@@ -9,6 +9,7 @@
 //! show but verification does not read is always named, whatever is missing elsewhere.
 
 use super::in_order::Stretch;
+use super::paged;
 use crate::ledger::verifier::{Findings, Problem, ProblemKind, Source};
 use crate::postgres::partitions;
 use crate::postgres::relation;
@@ -17,9 +18,6 @@ use crate::postgres::tables::{
     self, block_column, entry_column, tid_of, RegisteredSnapshot, Row, Table, TableScan, Tid,
 };
 use pgrx::{check_for_interrupts, pg_sys};
-
-/// How many rows of a table to name.
-const MAX_NAMED: usize = 1000;
 
 /// What was read in order.
 pub struct ReadInOrder {
@@ -55,11 +53,12 @@ pub fn check(read: &ReadInOrder, findings: &mut Findings<'_>) {
 
 /// Entries whose leaf_index lies outside the log, and that are not in a block sealed since.
 fn outside_the_log(read: &ReadInOrder, findings: &mut Findings<'_>) {
-    spi::for_each(
+    paged::for_each(
         "SELECT id, block_number, leaf_index FROM ledger.entries_sealed AS e \
          WHERE (leaf_index < 0 OR leaf_index >= $1 OR leaf_index IS NULL) AND NOT EXISTS \
          (SELECT FROM ledger.blocks AS b WHERE b.block_number > $2 AND b.block_number = e.block_number \
-         AND e.leaf_index >= b.tree_size::numeric - b.data_count AND e.leaf_index < b.tree_size) ORDER BY leaf_index, id LIMIT 1000",
+         AND e.leaf_index >= b.tree_size::numeric - b.data_count AND e.leaf_index < b.tree_size) \
+         ORDER BY leaf_index, id LIMIT $3 OFFSET $4",
         &[read.tree_size.into(), read.last_block.into()],
         |row| {
             let mut problem = problem_of_entry("a sealed entry that is in no block");
@@ -231,7 +230,7 @@ fn name_foreign(counted: &Counted, part: &Part, findings: &mut Findings<'_>) {
     let mut scan = TableScan::start(table, &counted.snapshot, 0);
     let tuples =
         std::iter::from_fn(|| scan.next()).filter(|tuple| counted.has(table.bigint(*tuple, part.block_number)));
-    for tuple in tuples.take(MAX_NAMED) {
+    for tuple in tuples {
         check_for_interrupts!();
         let detail = format!("an entry that the ledger does not read, in {name}");
         findings.report(Problem { detail, ..unread_entry(&table.deform(tuple)) });
@@ -254,7 +253,7 @@ fn name_unread_of(counted: &Counted, part: &Part, findings: &mut Findings<'_>) -
     }
     let mut found = 0;
     let mut scan = TableScan::start(table, &counted.snapshot, 0);
-    while let Some(tuple) = scan.next().filter(|_| found < MAX_NAMED) {
+    while let Some(tuple) = scan.next() {
         check_for_interrupts!();
         if !counted.has(table.bigint(tuple, part.block_number)) || is_read(counted, part, tuple) {
             continue;

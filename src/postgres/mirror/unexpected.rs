@@ -1,0 +1,46 @@
+//! Entries that should have had a line when the file was opened again. In the modes sync and write no transaction commits
+//! without its lines, so such an entry was put into the table past the triggers. Its line is appended all the same: the
+//! file must say what the database says. But from then on the file vouches for the entry, so the log names it.
+
+use super::catch_up::Appended;
+use super::handle::Mirror;
+use crate::postgres::errors::Failure;
+use crate::postgres::settings::{self, MirrorMode};
+use pgrx::PgSqlErrorCode;
+use std::path::Path;
+
+/// Before it is no longer noted that the file is behind: notes that it may lack lines.
+pub fn note_behind(mirror: &Mirror) {
+    let is_behind = mirror.slot.is_behind();
+    let mut fields = mirror.lock();
+    // In mode async every entry is committed without its line.
+    fields.may_lack |= is_behind || fields.is_followed;
+}
+
+/// Before it is no longer noted that lines were lost: notes that they are missing. So may be those of any file that this
+/// server has not had open until now.
+pub fn note_lost(mirror: &Mirror, is_as_before: bool) {
+    let mut fields = mirror.lock();
+    fields.may_lack |= fields.has_lost || !is_as_before;
+}
+
+/// Now the file has all lines.
+pub fn warn_of(mirror: &Mirror, path: &Path, appended: &Appended) {
+    let might_lack = std::mem::replace(&mut mirror.lock().may_lack, false);
+    if might_lack || appended.count == 0 || !matches!(settings::mirror_mode(), MirrorMode::Sync | MirrorMode::Write) {
+        return;
+    }
+    let named: Vec<String> = appended.named.iter().map(ToString::to_string).collect();
+    let more = if appended.count > named.len() { ", ..." } else { "" };
+    let (count, path) = (appended.count, path.display());
+    let message =
+        format!("pg_notary appends lines of {count} entries to mirror file \"{path}\" that should have had one");
+    Failure::new(PgSqlErrorCode::ERRCODE_DATA_CORRUPTED, message)
+        .detail(format!(
+            "No transaction has committed without its lines since the file was opened before, so somebody has inserted \
+             these entries past the triggers: {}{more}.",
+            named.join(", ")
+        ))
+        .hint("Compare them with what the application has recorded. From now on they are in the file like all others.")
+        .warn();
+}

@@ -1,0 +1,142 @@
+//! What a superuser does to pending entries does not go unnoticed once the file is opened again: the worker repairs the
+//! file after crashes and aborts, and must not take a forgery for one of these.
+#![cfg(feature = "cluster-tests")]
+
+use crate::common::diverged::assert_diverged;
+use crate::common::ledger::*;
+use crate::common::{wait_until, Cluster, Stop};
+use postgres::Client;
+
+const VANISHED: &str = "although its transaction was not rolled back";
+const UNEXPECTED: &str = "that should have had one";
+
+/// One pending entry about a row, one recorded by hand, and the ids of both.
+fn start_with_pending() -> (Cluster, Client, [String; 2]) {
+    let (cluster, mut client) = start(quiet());
+    client.batch_execute("CREATE TABLE t (id int PRIMARY KEY); SELECT ledger.track('t')").unwrap();
+    seal(&mut client);
+    let by_hand = record(&mut client);
+    client.batch_execute("INSERT INTO t VALUES (1)").unwrap();
+    let of_row = value(&mut client, "SELECT id FROM ledger.entries_pending WHERE entry_type = 'table_insert'");
+    (cluster, client, [of_row, by_hand])
+}
+
+/// Does something to the pending entries past their triggers, and puts these back.
+fn past_the_triggers(client: &mut Client, sql: &str) {
+    let of_table =
+        "SELECT tgname FROM pg_trigger WHERE tgrelid = 'ledger.entries_pending'::regclass AND NOT tgisinternal";
+    let enable: String = column(client, of_table)
+        .iter()
+        .map(|trigger| format!("ALTER TABLE ledger.entries_pending ENABLE ALWAYS TRIGGER {trigger};"))
+        .collect();
+    let disable = "ALTER TABLE ledger.entries_pending DISABLE TRIGGER ALL";
+    client.batch_execute(&format!("BEGIN; {disable}; {sql}; {enable} COMMIT")).unwrap();
+}
+
+fn remove(client: &mut Client, id: &str) {
+    let keep = format!("CREATE TABLE IF NOT EXISTS kept AS SELECT * FROM ledger.entries_pending WHERE id = '{id}'");
+    client.batch_execute(&keep).unwrap();
+    past_the_triggers(client, &format!("DELETE FROM ledger.entries_pending WHERE id = '{id}'"));
+}
+
+/// The row is named, and once it is back all is as it was.
+#[track_caller]
+fn assert_not_voided(client: &mut Client, id: &str) {
+    let path = file(client);
+    assert_diverged(client, &path, VANISHED);
+    let problem = value(client, "SELECT problem FROM ledger.mirror_status");
+    assert!(problem.contains(id), "{problem}");
+    assert!(ids_in_file(&path).contains(id), "it was voided");
+    assert_eq!(verdict(client)["overall_valid"], false);
+    past_the_triggers(client, "INSERT INTO ledger.entries_pending SELECT * FROM kept");
+    wait_until("recording works again", PATIENCE, || client.simple_query(RECORD).is_ok());
+    assert_intact(client);
+}
+
+fn end_worker(client: &mut Client) {
+    let worker = worker_pid(client);
+    client.batch_execute(&format!("SELECT pg_terminate_backend({worker})")).unwrap();
+    wait_until("another worker runs", PATIENCE, || worker_pid(client) != worker);
+}
+
+#[test]
+fn a_pending_entry_that_was_removed_is_not_voided_by_the_next_worker() {
+    for which in [0, 1] {
+        let (_cluster, mut client, ids) = start_with_pending();
+        remove(&mut client, &ids[which]);
+        end_worker(&mut client);
+        assert_not_voided(&mut client, &ids[which]);
+    }
+}
+
+#[test]
+fn a_pending_entry_that_was_removed_is_not_voided_when_the_mirror_is_switched_on_again() {
+    let (_cluster, mut client, ids) = start_with_pending();
+    remove(&mut client, &ids[1]);
+    switch_off(&mut client);
+    set(&mut client, "ledger.mirror_mode", "write");
+    assert_not_voided(&mut client, &ids[1]);
+}
+
+/// The number of its transaction tells that it has committed.
+#[test]
+fn a_pending_entry_about_a_row_that_was_removed_is_not_voided_after_a_restart_either() {
+    for stop in [Stop::Fast, Stop::Immediate] {
+        let (cluster, mut client, ids) = start_with_pending();
+        remove(&mut client, &ids[0]);
+        drop(client);
+        cluster.restart(stop);
+        assert_not_voided(&mut cluster.connect("postgres"), &ids[0]);
+    }
+}
+
+/// What was rolled back is still voided, whenever the file is opened again.
+#[test]
+fn lines_of_what_was_rolled_back_are_voided_while_a_new_worker_opens_the_file() {
+    let (_cluster, mut client, _) = start_with_pending();
+    let path = file(&mut client);
+    let doubled = "BEGIN; INSERT INTO t VALUES (2);
+        CREATE TABLE c (id int UNIQUE DEFERRABLE INITIALLY DEFERRED); INSERT INTO c VALUES (1), (1); COMMIT";
+    for _ in 0..3 {
+        client.batch_execute(doubled).unwrap_err();
+        client.batch_execute("ROLLBACK").unwrap();
+        let prepared = "BEGIN; INSERT INTO t VALUES (3); PREPARE TRANSACTION 'p'; ROLLBACK PREPARED 'p'";
+        for statement in prepared.split("; ") {
+            client.batch_execute(statement).unwrap();
+        }
+        end_worker(&mut client);
+        wait_until("recording works again", PATIENCE, || client.simple_query(RECORD).is_ok());
+        wait_until_file_has_followed(&mut client);
+        assert_intact(&mut client);
+    }
+    assert!(!voided_ids(&lines(&path)).is_empty());
+}
+
+#[test]
+fn an_entry_that_was_inserted_past_the_triggers_is_named_when_the_file_gets_its_line() {
+    let (cluster, mut client, _) = start_with_pending();
+    let insert = "INSERT INTO ledger.entries_pending (entry_type, data_hash) VALUES ('forged', ledger.hash_data('1'))";
+    past_the_triggers(&mut client, insert);
+    let forged = value(&mut client, "SELECT id FROM ledger.entries_pending WHERE entry_type = 'forged'");
+    end_worker(&mut client);
+    cluster.wait_for_log(UNEXPECTED);
+    assert!(cluster.log().contains(&forged));
+}
+
+#[test]
+fn entries_that_lawfully_had_no_line_are_not_named_when_they_get_one() {
+    let (cluster, mut client, _) = start_with_pending();
+    for mode in ["off", "async"] {
+        switch(&mut client, mode);
+        record_many(&mut client, 3);
+        switch(&mut client, "sync");
+        assert_intact(&mut client);
+        end_worker(&mut client);
+        wait_until_attached(&mut client);
+        assert_intact(&mut client);
+    }
+    drop(client);
+    cluster.restart(Stop::Immediate);
+    wait_until_attached(&mut cluster.connect("postgres"));
+    assert!(!cluster.log().contains(UNEXPECTED), "{}", cluster.log());
+}
