@@ -1,11 +1,15 @@
 //! What a superuser does to pending entries does not go unnoticed once the file is opened again: the worker repairs the
-//! file after crashes and aborts, and must not take a forgery for one of these.
+//! file after crashes and aborts, and must not take a forgery for one of these, nor one of these for a forgery.
+//!
+//! Needs an extension that was built with the feature `fault-injection`.
 #![cfg(feature = "cluster-tests")]
 
 use crate::common::diverged::assert_diverged;
+use crate::common::faults::set_fault;
 use crate::common::ledger::*;
-use crate::common::{wait_until, Cluster, Stop};
+use crate::common::{make_directory, wait_until, Cluster, Stop};
 use postgres::Client;
+use std::fs;
 
 const VANISHED: &str = "although its transaction was not rolled back";
 const UNEXPECTED: &str = "that should have had one";
@@ -81,13 +85,47 @@ fn a_pending_entry_that_was_removed_is_not_voided_when_the_mirror_is_switched_on
 /// The number of its transaction tells that it has committed.
 #[test]
 fn a_pending_entry_about_a_row_that_was_removed_is_not_voided_after_a_restart_either() {
-    for stop in [Stop::Fast, Stop::Immediate] {
-        let (cluster, mut client, ids) = start_with_pending();
-        remove(&mut client, &ids[0]);
-        drop(client);
-        cluster.restart(stop);
-        assert_not_voided(&mut cluster.connect("postgres"), &ids[0]);
+    let (cluster, mut client, ids) = start_with_pending();
+    remove(&mut client, &ids[0]);
+    drop(client);
+    cluster.restart(Stop::Fast);
+    assert_not_voided(&mut cluster.connect("postgres"), &ids[0]);
+}
+
+/// A transaction of which the crash has left nothing but the line loses its number to the next one.
+#[test]
+fn a_crash_before_the_commit_of_an_entry_about_a_row_is_no_removal() {
+    let (cluster, mut client, _) = start_with_pending();
+    for id in 2..5 {
+        set_fault(&cluster, "before_commit:kill");
+        client.batch_execute(&format!("INSERT INTO t VALUES ({id})")).unwrap_err();
+        wait_until("the server is back", PATIENCE, || cluster.try_connect("postgres").is_ok());
+        client = cluster.connect("postgres");
+        wait_until("recording works again", PATIENCE, || client.simple_query(RECORD).is_ok());
+        assert_intact(&mut client);
     }
+}
+
+/// Prepared transactions of an earlier run are noted only once the file is open.
+#[test]
+fn what_was_prepared_before_a_restart_and_is_rolled_back_before_the_file_is_open_is_voided() {
+    let (cluster, mut client, _) = start_with_pending();
+    client.batch_execute("BEGIN; INSERT INTO t VALUES (2); PREPARE TRANSACTION 'p'").unwrap();
+    let path = file(&mut client);
+    drop(client);
+    cluster.stop(Stop::Fast);
+    // The worker opens the file, and cannot write the state file.
+    let state = path.with_extension("state");
+    fs::remove_file(&state).unwrap();
+    make_directory(&state);
+    cluster.start_again();
+    let mut client = cluster.connect("postgres");
+    wait_for(&mut client, "(SELECT state = 'failed' FROM ledger.mirror_status)");
+    client.batch_execute("ROLLBACK PREPARED 'p'").unwrap();
+    fs::remove_dir(&state).unwrap();
+    wait_until("recording works again", PATIENCE, || client.simple_query(RECORD).is_ok());
+    wait_until_file_has_followed(&mut client);
+    assert_intact(&mut client);
 }
 
 /// What was rolled back is still voided, whenever the file is opened again.
@@ -135,6 +173,14 @@ fn entries_that_lawfully_had_no_line_are_not_named_when_they_get_one() {
         wait_until_attached(&mut client);
         assert_intact(&mut client);
     }
+    // A file that has lost its end, too.
+    let path = file(&mut client);
+    let whole = fs::read(&path).unwrap();
+    let last = whole[..whole.len() - 1].iter().rposition(|byte| *byte == b'\n').unwrap();
+    fs::write(&path, &whole[..=last]).unwrap();
+    client.simple_query(RECORD).unwrap_err();
+    client.simple_query("SELECT ledger.mirror_catch_up()").unwrap();
+    assert_intact(&mut client);
     drop(client);
     cluster.restart(Stop::Immediate);
     wait_until_attached(&mut cluster.connect("postgres"));

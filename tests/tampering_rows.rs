@@ -191,3 +191,14 @@ fn a_transaction_does_not_miss_blocks_that_came_after_its_snapshot() {
     }
     assert_eq!(verdict(&mut old)["overall_valid"], true);
 }
+
+#[test]
+fn all_rows_outside_the_log_are_counted_however_many() {
+    let (_cluster, mut client) = ledger();
+    client.batch_execute(TRIGGERS_OFF).unwrap();
+    let forge = "INSERT INTO ledger.entries_sealed_1 (id, block_number, entry_type, data_hash, leaf_index)
+                 SELECT gen_random_uuid(), 1, 'forged', ledger.hash_data('1'), 1000000 + n FROM generate_series(1, 1500) n";
+    client.batch_execute(forge).unwrap();
+    assert_eq!(verdict(&mut client)["postgres_chain"]["error_count"], 1500);
+    assert_eq!(number(&mut client, "SELECT count(*) FROM ledger.find_tampering()"), 1500);
+}

@@ -16,11 +16,11 @@ use super::items::pending;
 use super::mirror::append::Goal;
 use super::mirror::handle::Mirror;
 use super::mirror::id_reuse::IdReuse;
-use super::mirror::{prepared, requests, under_way};
+use super::mirror::{prepared, requests, round, under_way};
 use super::new_ids;
 use super::queue;
 use super::settings::{self, MirrorMode};
-use super::shared::resume_workers;
+use super::shared::{resume_workers, shared};
 use super::tracking;
 use super::transaction::{at_its_end, creates_ledger, Lines, TakenLines, Transaction, CURRENT};
 use pgrx::{pg_guard, pg_sys, PgSqlErrorCode};
@@ -253,6 +253,9 @@ fn after_commit() {
 /// Ends an append that an error has interrupted, and other waits.
 fn abandon_waits() {
     requests::give_up();
+    if let Some(shared) = shared() {
+        round::end_broken_off(shared);
+    }
     if under_way::is_appending() {
         if let Ok(mirror) = database::mirror() {
             mirror.abandon();

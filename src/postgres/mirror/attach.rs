@@ -42,7 +42,6 @@ use std::collections::HashSet;
 use std::fs::{File, Metadata, OpenOptions};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -115,24 +114,28 @@ fn note_refused(fields: &mut LockedMirror<'_>, refused: &mut Refused, text: &str
 }
 
 fn try_attach(mirror: &Mirror, how: How) -> Result<Attached, Refused> {
-    unexpected::note_behind(mirror);
-    // Before anything is read: a later commit without a line sets it again.
-    mirror.slot.behind.store(false, Ordering::SeqCst);
+    unexpected::take_behind(mirror);
     let lag = mirror.slot.lag.seen(tables::timestamp_to_postgres(tables::now()));
     let remembered = Remembered::read();
     let place = remembered::configured_path(remembered.ledger_id);
     let path = &place.path;
     let opened = opening::open(&place, &remembered)?;
-    unexpected::note_lost(mirror, is_as_before(mirror, &opened));
-    if may_have_lost(mirror, &opened) {
+    let is_as_before = is_as_before(mirror, &opened);
+    unexpected::note_lost(mirror, is_as_before && how == How::Usual);
+    if may_have_lost(mirror, is_as_before) {
         wait_for_committing(mirror)?;
     }
     unsynced::cut_off(mirror, &opened, path)?;
     let tail = read(mirror, &opened, path, &remembered, how)?;
-    let doubt = lost_commits::of(mirror, path, own_state(path, &remembered).as_ref());
-    let of_aborted = how == How::Usual && is_as_before(mirror, &opened);
-    let judged = tail::judge(mirror, path, &tail.open, Knowledge { of_aborted, of_committed: doubt.is_none() })?;
-    let doubt = doubt.filter(|_| !judged.uncommitted.is_empty());
+    let knowledge = Knowledge {
+        of_aborted: how == How::Usual && is_as_before && remembered.attachment.is_some(),
+        of_committed: lost_commits::keeps_transactions(mirror, path, &remembered),
+    };
+    let judged = tail::judge(mirror, path, &tail.open, knowledge)?;
+    let doubt = match judged.uncommitted.is_empty() {
+        true => None,
+        false => lost_commits::of(mirror, path, own_state(path, &remembered).as_ref()),
+    };
     check_taken_over(path, &remembered, judged.uncommitted.len())?;
     if how == How::CatchUp && !judged.uncommitted.is_empty() {
         check_only_behind(mirror, path, &remembered)?;
@@ -151,11 +154,10 @@ fn try_attach(mirror: &Mirror, how: How) -> Result<Attached, Refused> {
     }
     unsynced::sync_found(mirror, &opened, path, &remembered)?;
     let attachment = mirror.shared.new_attachment();
-    note_uncommitted(mirror, &judged.uncommitted);
+    mirror.lock().knows_aborted &= knowledge.of_aborted;
     take_over(mirror, &opened, path, &tail, &remembered, attachment)?;
 
-    let uncommitted: Vec<Uuid> = judged.uncommitted.iter().map(|line| line.entry_id).collect();
-    voiding::append_void(mirror, &uncommitted, doubt.map_or("not committed", |doubt| doubt.reason))?;
+    voiding::append_void(mirror, &judged.uncommitted, doubt.map_or("not committed", |doubt| doubt.reason))?;
     let mut in_file = judged.recorded;
     let known = tail.open.iter().map(|line| (line.entry_id, line.range)).collect();
     // Prepared transactions first: if one commits meanwhile, the search of the pending entries finds it, or it has its
@@ -164,8 +166,11 @@ fn try_attach(mirror: &Mirror, how: How) -> Result<Attached, Refused> {
         .map_err(|failure| Refused::new(prepared::cause_of(&failure), failure))?;
     let appended = catch_up::append_missing(mirror, &mut in_file)?;
     unexpected::warn_of(mirror, path, &appended);
-    void_undone(mirror, &tail.open, &uncommitted);
-    mirror.lock().attachment = Attachment::Attached;
+    void_undone(mirror, &tail.open, &judged.uncommitted);
+    {
+        let mut fields = mirror.lock();
+        (fields.attachment, fields.knows_aborted) = (Attachment::Attached, true);
+    }
     // The settled place may have been that of another file, or of one with another layout.
     remembered::remember(mirror, tail.settled, Some(attachment));
     mirror.slot.lag.take_off(lag);
@@ -174,24 +179,16 @@ fn try_attach(mirror: &Mirror, how: How) -> Result<Attached, Refused> {
 
 /// Whether transactions that have not ended may rely on lines that this file lacks: their lines were appended to
 /// another file than this one, or were cut off.
-fn may_have_lost(mirror: &Mirror, file: &File) -> bool {
-    let is_as_before = is_as_before(mirror, file);
+fn may_have_lost(mirror: &Mirror, is_as_before: bool) -> bool {
     let fields = mirror.lock();
     fields.was_attached && (fields.has_lost || !is_as_before)
 }
 
-/// Whether this is the file that this server has had open since it started, and no other.
+/// Whether this is the file that this server has had open before, and no other.
 fn is_as_before(mirror: &Mirror, file: &File) -> bool {
+    let found = file.metadata().ok().map(|metadata| (metadata.dev(), metadata.ino()));
     let fields = mirror.lock();
-    let before = (fields.identity.device, fields.identity.inode);
-    fields.was_attached && file.metadata().is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == before)
-}
-
-/// Notes whose lines are to be voided. If this process ends before it has done so, or fails, its successor has the file
-/// of a server that has had it open, and must know of them.
-fn note_uncommitted(mirror: &Mirror, uncommitted: &[OpenLine]) {
-    let mut fields = mirror.lock();
-    uncommitted.iter().for_each(|line| fields.add_void(line.range));
+    fields.was_attached && found == Some((fields.identity.device, fields.identity.inode))
 }
 
 /// Waits until all transactions that have appended lines have ended. Appends that are under way fail. The entries of
@@ -262,7 +259,10 @@ fn read(mirror: &Mirror, file: &File, path: &Path, remembered: &Remembered, how:
         let what = format!("it has {size} bytes, and had at least {had}");
         return Err(diverged(path, &what));
     }
-    hole::cut_off(mirror, file, path, had)?;
+    // In a file that another server has written, zeros are damage.
+    if how == How::Usual && remembered.attachment.is_some() {
+        hole::cut_off(mirror, file, path, had)?;
+    }
     // What is read must be on disk, and not only in the kernel's memory.
     unsynced::write_again(mirror, file, path, had)?;
     if how == How::CatchUp || must_read_all(mirror, &metadata, path, state.as_ref()) {
@@ -387,7 +387,8 @@ fn take_over(
     (fields.head, fields.tail, fields.shift, fields.durable) = (0, 0, metadata.len(), metadata.len());
     (fields.sync_wanted, fields.promised, fields.suspect, fields.is_troubled) = (0, 0, false, false);
     (fields.must_be_read, fields.has_lost, fields.unsynced) = (false, false, Unsynced::NONE);
-    fields.uncut_from = 0;
+    // Lines behind this place were judged without knowing.
+    fields.knows_aborted &= std::mem::take(&mut fields.uncut_from) == 0;
     fields.last_change = LastChange::At(FileStamp::of(&metadata));
     fields.last_block = tail.last_block;
     fields.was_attached = true;
@@ -431,6 +432,7 @@ pub fn set_aside(mirror: &Mirror) -> Result<Option<PathBuf>, Refused> {
     // These are offsets in the old file. Where each transaction's lines stand is found anew.
     fields.prepared.iter_mut().for_each(|lines| lines.xid = 0);
     (fields.void, fields.voiding) = (FileRanges::NONE, FileRanges::NONE);
+    fields.knows_aborted = false;
     drop(fields);
     Ok(kept)
 }

@@ -94,8 +94,11 @@ fn note_others(mirror: &Mirror, in_file: &mut InFile) -> Result<(), Failure> {
         .map_err(|error| voiding::unreadable(&path.to_string_lossy(), &error))?;
     // Without lines of transactions that have aborted since: other entries may reuse their ids.
     let judge = Judge::new(mirror, path, Knowledge::NONE);
-    let good = lines.iter().filter(|line| judge.standing(line) == Standing::Recorded);
-    in_file.extend(good.map(|line| line.entry_id));
+    for line in lines.iter() {
+        if judge.standing(line)? == Standing::Recorded {
+            in_file.insert(line.entry_id);
+        }
+    }
     taken.done();
     Ok(())
 }

@@ -6,6 +6,7 @@
 //! tables yet. Only the file still tells of these commits then.
 
 use super::handle::Mirror;
+use super::remembered::Remembered;
 use super::state_file::{self, State};
 use crate::postgres::errors::Failure;
 use crate::postgres::shared::has_crashed;
@@ -74,6 +75,20 @@ pub fn of(mirror: &Mirror, path: &Path, state: Option<&State>) -> Option<Doubt> 
     }
     let why = "The file was not closed, and this server has started as after a regular stop: its WAL was reset (pg_resetwal), or it ran without pg_notary meanwhile.";
     Some(Doubt { reason: "not in the database, which has not recovered from the crash", why: why.to_owned() })
+}
+
+/// Whether no transaction since the file was written can have lost its number: the server that wrote it was stopped in the
+/// regular way, and none has crashed since. After a crash, another transaction may get the number of one that the crash has
+/// undone.
+pub fn keeps_transactions(mirror: &Mirror, path: &Path, remembered: &Remembered) -> bool {
+    let state = State::read(path).filter(|state| state.is_of_this_cluster() && state.is_closed);
+    let is_own = |state: State| Some(state.attachment) == remembered.attachment;
+    let is_left_by_own = state.is_some_and(|state| {
+        let is_of_this_timeline = state.timeline() == state_file::flushed_wal().timeline;
+        is_of_this_timeline && is_own(state)
+    });
+    let was_stopped = WAS_SHUT_DOWN.load(Ordering::Acquire) && !has_crashed() && !has_recovered_since(path);
+    is_left_by_own && was_stopped && !mirror.lock().was_attached
 }
 
 impl Doubt {

@@ -170,8 +170,10 @@ pub struct MirrorFields {
     pub must_be_read: bool,
     /// Lines that commits rely on may be missing from the file.
     pub has_lost: bool,
-    /// From here on the file may hold what a failed round has written and not cut off. Which of it is to be voided is not
-    /// noted in `void`. 0: from nowhere.
+    /// All lines of aborted transactions in the file are voided or noted in `void`, up to `uncut_from`: an attempt to open
+    /// it has come to its end, and no other was needed since.
+    pub knows_aborted: bool,
+    /// From here on the file may hold what a failed round has written and not cut off. 0: from nowhere.
     pub uncut_from: u64,
     /// Entries may have been committed without lines since the file had all. An attempt to open it that fails leaves it
     /// so.
@@ -340,8 +342,8 @@ impl MirrorFields {
     }
 
     /// Whether lines of aborted transactions at this offset are noted, if there are any.
-    pub fn knows_aborted(&self, offset: u64) -> bool {
-        self.was_attached && (self.uncut_from == 0 || offset < self.uncut_from)
+    pub fn knows_aborted_at(&self, offset: u64) -> bool {
+        self.knows_aborted && (self.uncut_from == 0 || offset < self.uncut_from)
     }
 
     /// Notes what a session appends. To be called before the commit, so that a process that sees the entry can know of
@@ -466,7 +468,7 @@ impl MirrorState {
         (fields.appending, fields.is_troubled, fields.is_refused) = (0, false, false);
         self.owners.clear();
         (fields.must_be_read, fields.has_lost, fields.unsynced) = (false, false, Unsynced::NONE);
-        (fields.may_lack, fields.uncut_from) = (false, 0);
+        (fields.may_lack, fields.knows_aborted, fields.uncut_from) = (false, false, 0);
         fields.prepared.iter_mut().for_each(|lines| lines.xid = 0);
         fields.was_attached = false;
     }

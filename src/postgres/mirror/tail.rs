@@ -239,14 +239,14 @@ pub struct Judged {
     /// Their rows are there, committed or not yet decided.
     pub recorded: HashSet<Uuid>,
     /// Their transactions did not commit.
-    pub uncommitted: Vec<OpenLine>,
+    pub uncommitted: Vec<Uuid>,
 }
 
 pub fn judge(mirror: &Mirror, path: &Path, open: &[OpenLine], knowledge: Knowledge) -> Result<Judged, Refused> {
     let judge = Judge::new(mirror, path, knowledge);
     let mut judged = Judged { recorded: HashSet::with_capacity(open.len()), uncommitted: Vec::new() };
     for line in open {
-        match judge.standing(line) {
+        match judge.standing(line)? {
             Standing::Recorded => {
                 judged.recorded.insert(line.entry_id);
             }
@@ -262,7 +262,7 @@ pub fn judge(mirror: &Mirror, path: &Path, open: &[OpenLine], knowledge: Knowled
                 );
                 return Err(diverged(path, &what));
             }
-            Standing::Stale => judged.uncommitted.push(*line),
+            Standing::Stale => judged.uncommitted.push(line.entry_id),
         }
     }
     Ok(judged)

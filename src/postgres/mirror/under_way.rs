@@ -3,7 +3,6 @@
 
 use super::handle::Mirror;
 use super::owners::OwnerSlot;
-use super::round;
 use super::shared::{Attachment, LockedMirror, MirrorState};
 use crate::postgres::errorless::own_xid;
 use crate::postgres::transaction;
@@ -113,7 +112,6 @@ impl Mirror {
     /// transaction stays among the owners until it has said which lines it leaves. Cannot fail: it runs when a
     /// transaction aborts, also when its process is told to end and nothing else of it runs.
     pub fn abandon(&self) {
-        round::end_broken_off(self.shared);
         if let Stage::Appending(begun) = STAGE.get() {
             STAGE.set(Stage::Nothing);
             let mut fields = self.lock();

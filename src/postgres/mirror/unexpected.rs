@@ -8,25 +8,31 @@ use crate::postgres::errors::Failure;
 use crate::postgres::settings::{self, MirrorMode};
 use pgrx::PgSqlErrorCode;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 
-/// Before it is no longer noted that the file is behind: notes that it may lack lines.
-pub fn note_behind(mirror: &Mirror) {
-    let is_behind = mirror.slot.is_behind();
+/// Notes that the file may lack lines, where it is behind, and that it is behind no more: what is read from now on has
+/// what was committed so far. A later commit without a line sets `behind` again.
+pub fn take_behind(mirror: &Mirror) {
+    // In this order: a commit without lines first sets `behind`, and then counts itself out.
+    let is_committing = mirror.slot.committing_behind.load(Ordering::SeqCst) > 0;
+    let was_behind = mirror.slot.behind.swap(false, Ordering::SeqCst);
     let mut fields = mirror.lock();
     // In mode async every entry is committed without its line.
-    fields.may_lack |= is_behind || fields.is_followed;
+    fields.may_lack |= is_committing || was_behind || fields.is_followed;
 }
 
-/// Before it is no longer noted that lines were lost: notes that they are missing. So may be those of any file that this
-/// server has not had open until now.
-pub fn note_lost(mirror: &Mirror, is_as_before: bool) {
+/// Before it is no longer noted that lines were lost: notes that they are missing. So may be those of any file that is not
+/// as this server has left it.
+pub fn note_lost(mirror: &Mirror, is_as_left: bool) {
     let mut fields = mirror.lock();
-    fields.may_lack |= fields.has_lost || !is_as_before;
+    fields.may_lack |= fields.has_lost || !is_as_left;
 }
 
 /// Now the file has all lines.
 pub fn warn_of(mirror: &Mirror, path: &Path, appended: &Appended) {
     let might_lack = std::mem::replace(&mut mirror.lock().may_lack, false);
+    // Meanwhile, transactions that began in another mode may have committed.
+    let might_lack = might_lack || mirror.slot.is_behind();
     if might_lack || appended.count == 0 || !matches!(settings::mirror_mode(), MirrorMode::Sync | MirrorMode::Write) {
         return;
     }

@@ -30,6 +30,11 @@ pub fn cut_off(mirror: &Mirror, file: &File, path: &Path) -> Result<(), Trouble>
     let metadata = file.metadata().map_err(|error| Trouble::passing("examine", path, error))?;
     let unsynced = mirror.lock().unsynced;
     let Some(from) = unsynced.from(&metadata) else { return Ok(()) };
+    {
+        // Void lines may be among what is cut off, and lines of entries that are committed.
+        let mut fields = mirror.lock();
+        (fields.may_lack, fields.knows_aborted) = (true, false);
+    }
     file::cut(file, path, from)?;
     pgrx::log!(
         "pg_notary has cut mirror file \"{}\" back to {from} bytes and appends the rest again: a sync has failed, \

@@ -99,8 +99,7 @@ struct Voiding<'a> {
 impl Voiding<'_> {
     fn read(&mut self, range: FileRange) -> Result<(), Failure> {
         let unreadable = |error: std::io::Error| unreadable(&self.path.to_string_lossy(), &error);
-        // The ranges are those of aborted transactions, with lines of others between them.
-        let judge = Judge::new(self.mirror, self.path, Knowledge { of_aborted: false, of_committed: true });
+        let judge = Judge::new(self.mirror, self.path, Knowledge::NONE);
         let range = FileRange { to: range.to.min(self.end), ..range };
         let mut reader = RangeReader::open(self.path, range).map_err(unreadable)?;
         loop {
@@ -109,10 +108,8 @@ impl Voiding<'_> {
                 return Ok(());
             }
             for line in lines.iter() {
-                match judge.standing(line) {
-                    Standing::Stale => self.stale.add(*line),
-                    Standing::Vanished => warn_of_vanished(line, self.path),
-                    Standing::Recorded | Standing::Differs => {}
+                if judge.standing(line)? == Standing::Stale {
+                    self.stale.add(*line);
                 }
             }
             if self.stale.len() >= MOST_LINES {
@@ -140,14 +137,6 @@ impl Voiding<'_> {
 pub fn unreadable(path: &str, error: &std::io::Error) -> Failure {
     Failure::new(PgSqlErrorCode::ERRCODE_IO_ERROR, format!("could not read mirror file \"{path}\""))
         .detail(cause(error))
-}
-
-fn warn_of_vanished(line: &OpenLine, path: &Path) {
-    let message = format!("entry {} was removed from the database after its transaction had committed", line.entry_id);
-    Failure::new(PgSqlErrorCode::ERRCODE_DATA_CORRUPTED, message)
-        .detail(format!("Its line is at byte {} of mirror file \"{}\".", line.range.from, path.display()))
-        .hint("SELECT * FROM ledger.find_tampering() compares the file with the database.")
-        .warn();
 }
 
 /// The entry whose line starts at this offset, without its line break.
@@ -179,8 +168,8 @@ pub struct Knowledge {
     /// All lines of transactions that have aborted are noted, as in a file that this server has had open since they were
     /// written.
     pub of_aborted: bool,
-    /// The transactions that entries about rows name are this server's. After a promotion, others may have their
-    /// numbers.
+    /// A transaction that an entry about a row names has not lost its number to another one, as it may in a crash or a
+    /// promotion.
     pub of_committed: bool,
 }
 
@@ -206,49 +195,50 @@ impl Judge<'_> {
         Judge { mirror, path, knowledge, last: Cell::new(None), file: OnceCell::new(), prepared: OnceCell::new() }
     }
 
-    pub fn standing(&self, line: &OpenLine) -> Standing {
+    pub fn standing(&self, line: &OpenLine) -> Result<Standing, Failure> {
         loop {
             let Some(Recorded { leaf, writer }) = recorded(line.entry_id) else {
                 return self.standing_without_row(line);
             };
             if writer.is_none_or(|writer| self.may_own_lines(writer)) {
-                return if leaf == line.leaf { Standing::Recorded } else { self.standing_of_other(line) };
+                return if leaf == line.leaf { Ok(Standing::Recorded) } else { self.standing_of_other(line) };
             }
             // A transaction stays among the owners until it has ended. If this one has ended, its row now says how.
             if writer.is_some_and(is_in_progress) {
-                return Standing::Stale;
+                return Ok(Standing::Stale);
             }
         }
     }
 
-    fn standing_without_row(&self, line: &OpenLine) -> Standing {
+    fn standing_without_row(&self, line: &OpenLine) -> Result<Standing, Failure> {
+        let is_known = || self.knowledge.of_aborted && self.mirror.lock().knows_aborted_at(line.range.from);
         let has_committed = self.knowledge.of_committed && self.has_committed(line);
-        let is_known = || self.knowledge.of_aborted && self.mirror.lock().knows_aborted(line.range.from);
-        match has_committed || (is_known() && !self.may_be_aborted(line)) {
-            true => Standing::Vanished,
-            false => Standing::Stale,
+        match has_committed || (is_known() && !self.may_be_aborted(line)?) {
+            true => Ok(Standing::Vanished),
+            false => Ok(Standing::Stale),
         }
     }
 
     /// Judges a line that is not the row's.
-    fn standing_of_other(&self, line: &OpenLine) -> Standing {
-        match self.may_be_aborted(line) && !self.has_id_of_the_ledger(line) {
-            true => Standing::Stale,
-            false => Standing::Differs,
+    fn standing_of_other(&self, line: &OpenLine) -> Result<Standing, Failure> {
+        match self.may_be_aborted(line)? && !self.has_id_of_the_ledger(line) {
+            true => Ok(Standing::Stale),
+            false => Ok(Standing::Differs),
         }
     }
 
-    /// Whether this may be a line of an aborted transaction.
-    fn may_be_aborted(&self, line: &OpenLine) -> bool {
+    /// Whether this may be a line of an aborted transaction. Fails if a transaction that has aborted does not say which
+    /// lines it leaves: the next attempt to open the file looks again.
+    fn may_be_aborted(&self, line: &OpenLine) -> Result<bool, Failure> {
         let is_noted = || {
             prepared::settle_decided(self.mirror);
             self.mirror.lock().may_be_aborted(line.range.from)
         };
-        is_noted() || {
-            // A transaction that still has not said so does not count. The next attempt to open the file looks again.
-            self.mirror.wait_for_leaving().ok();
-            is_noted()
+        if is_noted() {
+            return Ok(true);
         }
+        self.mirror.wait_for_leaving()?;
+        Ok(is_noted())
     }
 
     /// Whether the line is of an entry that names its transaction, as those about rows do, and that has committed.

@@ -203,7 +203,9 @@ impl OpenFiles {
         for slot in shared.slots() {
             if let Some(open) = self.0.get_mut(&slot.database()) {
                 open.sync_last(shared, slot);
-                open.write_state(shared, slot, true);
+                // A session that is still at the file changes it.
+                let is_last = !shared.lock_mirror(slot).writing;
+                open.write_state(shared, slot, is_last);
             }
         }
         self.0.clear();
@@ -274,6 +276,8 @@ impl OpenFile {
         if let Some(round) = self.begin_last_round(shared, slot) {
             let outcome = self.do_round(slot, round);
             round.end(shared, slot, outcome);
+        } else {
+            file::sync(&self.file, &self.path).ok();
         }
     }
 
@@ -284,7 +288,13 @@ impl OpenFile {
             // A sync says nothing about lines that another sync has failed on. At a shutdown the worker may have left
             // the file before.
             let is_sound = !fields.is_troubled && fields.unsynced == Unsynced::NONE && fields.cut_to == 0;
-            let may = is_same && is_sound && matches!(fields.attachment, Attachment::Attached | Attachment::Detached);
+            let may = match fields.attachment {
+                Attachment::Attached => true,
+                // Otherwise the worker is reading it.
+                Attachment::Detached => slot.worker.pid() == 0,
+                _ => false,
+            };
+            let may = may && is_same && is_sound;
             if !may || fields.written() <= fields.durable {
                 return None;
             }
