@@ -24,7 +24,10 @@ fn a_worker_that_waited_for_a_dropped_ledger_waits_for_the_one_created_in_its_pl
     let worker = worker_pid(&mut client);
     let waits = waits_to_seal(worker);
 
-    client.batch_execute("BEGIN; DROP EXTENSION pg_notary; CREATE EXTENSION pg_notary").unwrap();
+    // It must not be at work on what was sealed, where it would wait for the lock on a table.
+    stop_between_transactions(&mut client, worker);
+    client.batch_execute(&format!("BEGIN; {RENEW}")).unwrap();
+    send(worker, libc::SIGCONT);
     let mut other = cluster.connect("postgres");
     set(&mut other, "ledger.mirror_mode", "sync");
     // To open a file.
