@@ -52,11 +52,18 @@ fn lines_that_cannot_be_synced_at_a_shutdown_are_cut_off_and_appended_again_afte
     let is_on_disk = || is_as_noted(&path) && state_file(&path)["synced"] == state_file(&path)["size"];
     wait_until("all is on disk", PATIENCE, is_on_disk);
     let on_disk = length();
+    // Otherwise it may sync before the shutdown.
+    let writer = stop_writer(&mut client);
     set_fault(&cluster, "sync:errors");
     record_many(&mut client, 3);
     assert!(length() > on_disk, "{}", length());
     drop(client);
-    cluster.stop(Stop::Fast);
+    thread::scope(|scope| {
+        let stopping = scope.spawn(|| cluster.stop(Stop::Fast));
+        cluster.wait_for_log("received fast shutdown request");
+        send(writer, libc::SIGCONT);
+        stopping.join().unwrap();
+    });
     assert_eq!(length(), on_disk);
     clear_fault(&cluster);
     cluster.start_again();

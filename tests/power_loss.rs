@@ -56,7 +56,7 @@ fn start_after(lost: &Lost) -> Client {
 fn lines_that_are_zeros_after_a_loss_of_power_are_appended_again_with_all_behind_them() {
     let holes: [fn(&Lost) -> Range<u64>; 3] = [
         // In the midst of lines, up to a page.
-        |lost| lost.on_disk + 1000..(lost.on_disk + 1000).next_multiple_of(4096),
+        |lost| lost.on_disk + 1000..(lost.on_disk + 1001).next_multiple_of(4096),
         |lost| lost.on_disk..(lost.on_disk + 1).next_multiple_of(512),
         |lost| lost.size - 5..lost.size,
     ];
@@ -75,9 +75,9 @@ fn lines_that_are_zeros_after_a_loss_of_power_are_appended_again_with_all_behind
 #[test]
 fn zeros_where_a_loss_of_power_leaves_none_are_refused() {
     let elsewhere: [fn(&Lost) -> Range<u64>; 2] = [
-        |lost| lost.on_disk - 1000..(lost.on_disk - 1000).next_multiple_of(512),
+        |lost| lost.on_disk - 1000..(lost.on_disk - 999).next_multiple_of(512),
         // Not up to the end of a sector.
-        |lost| lost.on_disk + 1000..(lost.on_disk + 1000).next_multiple_of(512) + 1,
+        |lost| lost.on_disk + 1000..(lost.on_disk + 1001).next_multiple_of(512) + 1,
     ];
     for zeros in elsewhere {
         let lost = lose_power();

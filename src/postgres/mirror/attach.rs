@@ -121,15 +121,16 @@ fn try_attach(mirror: &Mirror, how: How) -> Result<Attached, Refused> {
     let path = &place.path;
     let opened = opening::open(&place, &remembered)?;
     let is_as_before = is_as_before(mirror, &opened);
-    unexpected::note_lost(mirror, is_as_before && how == How::Usual);
+    unexpected::note_lost(mirror, is_as_before && how == How::Usual && remembered.attachment.is_some());
     if may_have_lost(mirror, is_as_before) {
         wait_for_committing(mirror)?;
     }
     unsynced::cut_off(mirror, &opened, path)?;
     let tail = read(mirror, &opened, path, &remembered, how)?;
     let knowledge = Knowledge {
-        of_aborted: how == How::Usual && is_as_before && remembered.attachment.is_some(),
-        of_committed: lost_commits::keeps_transactions(mirror, path, &remembered),
+        of_aborted: is_as_before && remembered.attachment.is_some(),
+        of_committed: !is_short(mirror, &opened, path, &remembered)?
+            && lost_commits::keeps_transactions(mirror, path, &remembered),
     };
     let judged = tail::judge(mirror, path, &tail.open, knowledge)?;
     let doubt = match judged.uncommitted.is_empty() {
@@ -184,11 +185,18 @@ fn may_have_lost(mirror: &Mirror, is_as_before: bool) -> bool {
     fields.was_attached && (fields.has_lost || !is_as_before)
 }
 
-/// Whether this is the file that this server has had open before, and no other.
+/// Whether this is the file that this server has had open before, and no shorter than then.
 fn is_as_before(mirror: &Mirror, file: &File) -> bool {
-    let found = file.metadata().ok().map(|metadata| (metadata.dev(), metadata.ino()));
+    let Ok(found) = file.metadata() else { return false };
     let fields = mirror.lock();
-    fields.was_attached && found == Some((fields.identity.device, fields.identity.inode))
+    let is_same = (found.dev(), found.ino()) == (fields.identity.device, fields.identity.inode);
+    fields.was_attached && is_same && found.len() >= fields.written()
+}
+
+/// Whether the file lacks something that was on disk, as an older copy does: void lines may be missing, too.
+fn is_short(mirror: &Mirror, file: &File, path: &Path, remembered: &Remembered) -> Result<bool, Trouble> {
+    let had = unsynced::on_disk(mirror, own_state(path, remembered).as_ref(), remembered);
+    Ok(file::size(file, path)? < had)
 }
 
 /// Waits until all transactions that have appended lines have ended. Appends that are under way fail. The entries of
@@ -259,8 +267,10 @@ fn read(mirror: &Mirror, file: &File, path: &Path, remembered: &Remembered, how:
         let what = format!("it has {size} bytes, and had at least {had}");
         return Err(diverged(path, &what));
     }
-    // In a file that another server has written, zeros are damage.
-    if how == How::Usual && remembered.attachment.is_some() {
+    // In a file that another server has written, zeros are damage. Where this database may lack what the file has, nothing
+    // of that may be lost.
+    let is_own = remembered.attachment.is_some() && lost_commits::of(mirror, path, state.as_ref()).is_none();
+    if how == How::Usual && is_own {
         hole::cut_off(mirror, file, path, had)?;
     }
     // What is read must be on disk, and not only in the kernel's memory.
@@ -376,7 +386,7 @@ fn take_over(
     };
     let is_local = file::is_local(file);
     let mut fields = mirror.lock();
-    let generation = fields.identity.generation + 1;
+    let (generation, uncut_from) = (fields.identity.generation + 1, fields.uncut_from);
     let is_other = (fields.identity.device, fields.identity.inode) != (metadata.dev(), metadata.ino());
     fields.is_refused &= !is_other;
     fields.identity = file::identity(&metadata, generation);
@@ -387,8 +397,9 @@ fn take_over(
     (fields.head, fields.tail, fields.shift, fields.durable) = (0, 0, metadata.len(), metadata.len());
     (fields.sync_wanted, fields.promised, fields.suspect, fields.is_troubled) = (0, 0, false, false);
     (fields.must_be_read, fields.has_lost, fields.unsynced) = (false, false, Unsynced::NONE);
-    // Lines behind this place were judged without knowing.
-    fields.knows_aborted &= std::mem::take(&mut fields.uncut_from) == 0;
+    // Lines behind that place were judged without knowing.
+    fields.knows_aborted &= uncut_from == 0;
+    fields.uncut_from = 0;
     fields.last_change = LastChange::At(FileStamp::of(&metadata));
     fields.last_block = tail.last_block;
     fields.was_attached = true;

@@ -39,7 +39,8 @@ pub fn init() {
     }
 }
 
-/// If the note is missing, there may be an unwarranted warning, and nothing worse.
+/// If the note is missing, there may be an unwarranted warning. Or, if the crash came in the moment between the writer's
+/// exit and its next write of the state file, a transaction is taken for one that the crash has undone.
 fn note_recovery() {
     std::fs::write(RECOVERED, "The server has started here after a crash.\n").ok();
 }

@@ -317,11 +317,12 @@ fn note_failed(fields: &mut MirrorFields, failed: &Failed) -> bool {
     let reattach = failed.trouble.reattach || has_lost;
     fields.has_lost |= has_lost;
     fields.suspect |= failed.trouble.suspect;
-    if failed.last_change.is_none() {
-        fields.note_uncut(failed.keep);
-    }
-    fields.last_change = failed.last_change.unwrap_or(fields.last_change);
+    let uncut_from = fields.uncut_from;
     fields.fail(failed.trouble.kind, &failed.trouble.cause, failed.keep);
+    if let Some(change) = failed.last_change {
+        // What has failed was cut off.
+        (fields.last_change, fields.uncut_from) = (change, uncut_from);
+    }
     fields.is_failure_unnamed = true;
     fields.is_troubled = !reattach;
     fields.is_refused |= failed.is_refused;

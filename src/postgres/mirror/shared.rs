@@ -173,7 +173,7 @@ pub struct MirrorFields {
     /// All lines of aborted transactions in the file are voided or noted in `void`, up to `uncut_from`: an attempt to open
     /// it has come to its end, and no other was needed since.
     pub knows_aborted: bool,
-    /// From here on the file may hold what a failed round has written and not cut off. 0: from nowhere.
+    /// From here on the file may hold what was given up and not cut off. 0: from nowhere.
     pub uncut_from: u64,
     /// Entries may have been committed without lines since the file had all. An attempt to open it that fails leaves it
     /// so.
@@ -293,8 +293,9 @@ impl MirrorFields {
         self.head != self.tail || self.sync_wanted > self.durable || self.cut_to != 0
     }
 
-    /// Discards everything behind the offset `keep`: the file has been cut back there.
+    /// Discards everything behind the offset `keep`. The file may still hold some of it.
     pub fn fail(&mut self, kind: CauseKind, cause: &str, keep: u64) {
+        self.note_uncut(keep);
         self.failures += 1;
         self.kept_at_failure = keep;
         self.cause.set(kind, cause);
@@ -333,7 +334,7 @@ impl MirrorFields {
         self.has_lost |= from < self.promised;
     }
 
-    /// Notes that a failed round may have left something behind `keep`.
+    /// Notes that the file may hold something behind `keep` that was given up.
     pub fn note_uncut(&mut self, keep: u64) {
         self.uncut_from = match self.uncut_from {
             0 => keep,

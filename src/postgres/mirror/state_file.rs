@@ -131,8 +131,7 @@ impl State {
             synced: value["synced"].as_u64()?,
             inode: value["inode"].as_u64()?,
             stamp: FileStamp { modified: value["modified"].as_i64()?, changed: value["changed"].as_i64()? },
-            // State files of earlier versions do not say.
-            is_closed: value["is_closed"].as_bool().unwrap_or(true),
+            is_closed: value["is_closed"].as_bool()?,
             system_identifier: value["system_identifier"].as_u64()?,
             wal: WalPosition {
                 timeline: value["timeline"].as_u64()?.try_into().ok()?,

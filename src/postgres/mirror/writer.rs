@@ -28,7 +28,7 @@ const SYNC_DELAY: Duration = Duration::from_millis(500);
 /// How soon the state file is brought up to date after the mirror was written.
 const STATE_DELAY: Duration = Duration::from_secs(1);
 
-/// How long, when it exits, the writer waits for the round of a session to end before it syncs: that many turns.
+/// How long, when it exits, the writer waits for others who are at the file before it syncs: that many turns.
 const LAST_ROUND_TURN: Duration = Duration::from_millis(5);
 const LAST_ROUND_TURNS: usize = 200;
 
@@ -284,22 +284,15 @@ impl OpenFile {
     fn begin_last_round(&self, shared: &Shared, slot: &'static DatabaseSlot) -> Option<Round> {
         for _ in 0..LAST_ROUND_TURNS {
             let mut fields = shared.lock_mirror(slot);
-            let is_same = (fields.identity, fields.failures) == (self.identity, self.failures);
-            // A sync says nothing about lines that another sync has failed on. At a shutdown the worker may have left
-            // the file before.
-            let is_sound = !fields.is_troubled && fields.unsynced == Unsynced::NONE && fields.cut_to == 0;
-            let may = match fields.attachment {
-                Attachment::Attached => true,
-                // Otherwise the worker is reading it.
-                Attachment::Detached => slot.worker.pid() == 0,
-                _ => false,
-            };
-            let may = may && is_same && is_sound;
-            if !may || fields.written() <= fields.durable {
-                return None;
-            }
-            if !fields.writing {
-                return Some(Round::begin_last_sync(&mut fields, slot));
+            // A session ends its round and begins no other: there is no writer. The worker is leaving, or reads the file.
+            let is_worker_at_it = fields.attachment == Attachment::Detached && slot.worker.pid() != 0;
+            if !fields.writing && !is_worker_at_it {
+                let is_same = (fields.identity, fields.failures) == (self.identity, self.failures);
+                // A sync says nothing about lines that another sync has failed on.
+                let is_sound = !fields.is_troubled && fields.unsynced == Unsynced::NONE && fields.cut_to == 0;
+                let is_open = matches!(fields.attachment, Attachment::Attached | Attachment::Detached);
+                let may = is_same && is_sound && is_open && fields.written() > fields.durable;
+                return may.then(|| Round::begin_last_sync(&mut fields, slot));
             }
             drop(fields);
             std::thread::sleep(LAST_ROUND_TURN);
