@@ -4,7 +4,7 @@
 
 use crate::common::ledger::*;
 use crate::common::stop_at_end::StopAtEnd;
-use crate::common::{wait_until, Options, Stop};
+use crate::common::{send, wait_until, Options, Stop};
 use postgres::Client;
 use std::fs;
 use std::path::Path;
@@ -25,11 +25,14 @@ fn in_mode_write_a_commit_is_in_the_file_at_once_and_on_disk_within_a_second() {
     let first = record(&mut client);
     wait_for_no_lag(&mut client);
     let syncs = number(&mut client, "SELECT syncs FROM ledger.mirror_status");
+    let writer = stop_writer(&mut client);
     let receipt = json(&mut client, "SELECT ledger.hash_and_record('test', '{}')");
     assert_eq!(receipt["file_recorded"], true);
     let ids = ids_in_file(&file(&mut client));
     assert!(ids.contains(&first) && ids.contains(receipt["entry_id"].as_str().unwrap()), "{ids:?}");
     // The commit did not wait for a sync; one follows by itself.
+    assert_eq!(number(&mut client, "SELECT syncs FROM ledger.mirror_status"), syncs);
+    send(writer, libc::SIGCONT);
     wait_for(&mut client, &format!("(SELECT syncs > {syncs} FROM ledger.mirror_status)"));
     wait_for_no_lag(&mut client);
     assert_complete(&mut client);
@@ -96,12 +99,14 @@ fn in_mode_write_what_a_crash_of_the_machine_took_from_the_file_is_put_back() {
     let path = file(&mut client);
     wait_for(&mut client, "(SELECT bytes = (pg_stat_file(path)).size FROM ledger.mirror_status)");
     let durable = fs::metadata(&path).unwrap().len();
+    wait_until("all is on disk", PATIENCE, || synced(&path) == durable);
+    stop_writer(&mut client);
     let lost = record_many(&mut client, 2);
     drop(client);
     cluster.kill9_everything();
-    // What was written and not synced is gone; the database has all of it.
-    let synced = synced(&path).max(durable + 20);
-    fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(synced).unwrap();
+    // What was written and not synced is gone, but for a part of a line; the database has all of it.
+    assert!(synced(&path) == durable && fs::metadata(&path).unwrap().len() > durable + 20, "nothing is lost");
+    fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(durable + 20).unwrap();
     cluster.start_again();
     let mut client = cluster.connect("postgres");
     wait_for_no_lag(&mut client);
@@ -267,4 +272,18 @@ fn recovery_reads_a_bounded_tail_also_under_load_and_with_an_open_prepared_trans
     assert_eq!(number(&mut client, "SELECT prepared_transactions FROM ledger.mirror_status"), 1);
     client.batch_execute("COMMIT PREPARED 'stays'").unwrap();
     assert_complete(&mut client);
+}
+
+#[test]
+fn in_mode_off_a_file_that_was_never_begun_is_neither_valid_nor_a_failure() {
+    let (_cluster, mut client) = start(Options::new().conf("ledger.mirror_mode = off"));
+    record(&mut client);
+    client.batch_execute(SEAL).unwrap();
+    let verdict = json(&mut client, "SELECT ledger.verify_file_integrity()");
+    assert!(verdict["valid"].is_null() && verdict["message"].as_str().unwrap().contains("off"), "{verdict}");
+    switch(&mut client, "sync");
+    wait_until_file_has_followed(&mut client);
+    switch_off(&mut client);
+    let verdict = json(&mut client, "SELECT ledger.verify_file_integrity()");
+    assert!(verdict["valid"] == true && verdict["entry_count"] == 1, "{verdict}");
 }

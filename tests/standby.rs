@@ -1,6 +1,10 @@
 //! Hot standbys: they verify and do not record; after promotion the chain goes on where it was, without a fork.
+//!
+//! Needs an extension that was built with the feature `fault-injection`.
 #![cfg(feature = "cluster-tests")]
 
+use crate::common::diverged::assert_diverged;
+use crate::common::faults::{clear_fault, set_fault};
 use crate::common::ledger::*;
 use crate::common::{copy_file, make_directory, wait_until, Cluster, Options, Stop};
 use postgres::error::SqlState;
@@ -44,9 +48,13 @@ fn start_with_standby_cut_off() -> (Cluster, Client, Cluster, Client) {
     let standby = in_directory(&directory).standby_of(&primary);
     let mut reader = standby.connect("postgres");
     catch_up(&mut client, &mut reader);
-    set(&mut reader, "primary_conninfo", "''");
-    wait_for(&mut reader, "NOT EXISTS (SELECT FROM pg_stat_wal_receiver)");
+    cut_off(&mut reader);
     (primary, client, standby, reader)
+}
+
+fn cut_off(standby: &mut Client) {
+    set(standby, "primary_conninfo", "''");
+    wait_for(standby, "NOT EXISTS (SELECT FROM pg_stat_wal_receiver)");
 }
 
 fn promote(standby: &mut Client) {
@@ -277,11 +285,21 @@ fn a_standby_that_reaches_the_file_compares_it_while_the_primary_goes_on() {
     let standby = in_directory(&directory).standby_of(&primary);
     let mut reader = standby.connect("postgres");
     for _ in 0..10 {
-        // The file is ahead of the standby at times, and must not be blamed for it.
         record_many(&mut client, 7);
         let verdict = verdict(&mut reader);
         assert!(verdict["overall_valid"] == true && verdict["file_chain"]["valid"] == true, "{verdict:#}");
     }
+    // A file that is ahead of the standby must not be blamed for it.
+    catch_up(&mut client, &mut reader);
+    reader.batch_execute("SELECT pg_wal_replay_pause()").unwrap();
+    wait_for(&mut reader, "pg_get_wal_replay_pause_state() = 'paused'");
+    record_many(&mut client, 7);
+    seal(&mut client);
+    let ahead = verdict(&mut reader);
+    assert!(ahead["overall_valid"] == true && ahead["file_chain"]["valid"] == true, "{ahead:#}");
+    let entries = |chain: &str| ahead[chain]["entry_count"].as_i64().unwrap();
+    assert!(entries("file_chain") > entries("postgres_chain"), "the file is not ahead: {ahead:#}");
+    reader.batch_execute("SELECT pg_wal_replay_resume()").unwrap();
 }
 
 #[test]
@@ -396,7 +414,11 @@ fn lines_that_never_reached_the_promoted_standby_are_not_voided_in_silence() {
     let lost = record_many(&mut client, 2);
     drop(client);
     primary.kill9_everything();
+    // The first attempt to void them fails, after the state file says that this server has written the file.
+    set_fault(&standby, "write:errors");
     promote(&mut reader);
+    wait_for(&mut reader, "(SELECT state = 'failed' FROM ledger.mirror_status)");
+    clear_fault(&standby);
     wait_until_attached(&mut reader);
     standby.wait_for_log("WARNING:  pg_notary voids 2 lines of mirror file");
     standby.wait_for_log("The file was last written on timeline 1, and this server is on timeline 2");
@@ -405,4 +427,30 @@ fn lines_that_never_reached_the_promoted_standby_are_not_voided_in_silence() {
     assert_eq!(of_type(&lines, "void")[0]["reason"], "not in the database that was promoted");
     record(&mut reader);
     assert_intact(&mut reader);
+}
+
+/// A loss of power leaves them, but what stands behind them may be all that is left of the primary's last commits.
+#[test]
+fn a_promoted_standby_does_not_cut_off_zeros_and_what_follows() {
+    let (primary, mut client, directory) = start_primary();
+    switch(&mut client, "write");
+    let standby = in_directory(&directory).standby_of(&primary);
+    let mut reader = standby.connect("postgres");
+    let path = file(&mut client);
+    wait_until("all is on disk", PATIENCE, || {
+        is_as_noted(&path) && state_file(&path)["synced"] == state_file(&path)["size"]
+    });
+    // Or the state file says of WAL that the standby will not have.
+    stop_writer(&mut client);
+    catch_up(&mut client, &mut reader);
+    cut_off(&mut reader);
+    record_many(&mut client, 2);
+    drop(client);
+    primary.kill9_everything();
+    let on_disk = state_file(&path)["synced"].as_u64().unwrap();
+    let zeros = on_disk..(on_disk + 1).next_multiple_of(512);
+    assert!(zeros.end < fs::metadata(&path).unwrap().len(), "nothing is behind the zeros");
+    zero(&path, zeros);
+    promote(&mut reader);
+    assert_diverged(&mut reader, &path, "it is inconsistent in itself");
 }

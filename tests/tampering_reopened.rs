@@ -133,6 +133,25 @@ fn what_was_prepared_before_a_restart_and_is_rolled_back_before_the_file_is_open
     assert_intact(&mut client);
 }
 
+/// What this server had on disk counts, also if the last attempt to open the file has not come to its end.
+#[test]
+fn a_file_that_is_cut_between_two_attempts_to_open_it_is_refused() {
+    let (_cluster, mut client, _) = start_with_pending();
+    let path = file(&mut client);
+    let state = path.with_extension("state");
+    fs::remove_file(&state).unwrap();
+    make_directory(&state);
+    end_worker(&mut client);
+    wait_for(&mut client, "(SELECT problem LIKE '%state file%' FROM ledger.mirror_status)");
+    let whole = fs::read(&path).unwrap();
+    let last = whole[..whole.len() - 1].iter().rposition(|byte| *byte == b'\n').unwrap();
+    let noted = number(&mut client, "SELECT mirror_bytes FROM ledger.log_state");
+    assert!(noted <= last as i64, "the database knows of all {} bytes: {noted}", whole.len());
+    fs::write(&path, &whole[..=last]).unwrap();
+    fs::remove_dir(&state).unwrap();
+    assert_diverged(&mut client, &path, &format!("had at least {}", whole.len()));
+}
+
 /// What was rolled back is still voided by whichever worker comes to it.
 #[test]
 fn lines_of_what_was_rolled_back_are_voided_by_the_next_worker() {

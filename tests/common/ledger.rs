@@ -6,8 +6,9 @@ use postgres::error::{DbError, SqlState};
 use postgres::{Client, Error, SimpleQueryMessage};
 use serde_json::Value;
 use std::collections::BTreeSet;
-use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::fs::{self, OpenOptions};
+use std::ops::Range;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::{self, sleep, JoinHandle};
@@ -292,6 +293,12 @@ pub fn of_type<'a>(lines: &'a [Value], record_type: &str) -> Vec<&'a Value> {
 /// What the state file beside a file says. Null where it is just being written.
 pub fn state_file(path: &Path) -> Value {
     serde_json::from_str(&fs::read_to_string(path.with_extension("state")).unwrap()).unwrap_or_default()
+}
+
+/// Puts zeros there, as a loss of power does where it undoes a write.
+pub fn zero(path: &Path, range: Range<u64>) {
+    let file = OpenOptions::new().write(true).open(path).unwrap();
+    file.write_all_at(&vec![0; (range.end - range.start) as usize], range.start).unwrap();
 }
 
 /// Whether the state file beside a file says how it is left.

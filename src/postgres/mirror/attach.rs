@@ -17,13 +17,13 @@ use super::file::{self, Trouble};
 use super::fixed_text::FixedText;
 use super::handle::Mirror;
 use super::hole;
-use super::lost_commits;
+use super::lost_commits::{self, Lost};
 use super::open_lines::OpenLine;
 use super::opening;
 use super::prepared;
 use super::refused::Refused;
 use super::remembered::{self, MirrorPath, Remembered};
-use super::shared::{Attachment, FileStamp, LastChange, LockedMirror, MirrorState, Ownership, Unsynced};
+use super::shared::{Attachment, FileStamp, LastChange, LockedMirror, MirrorState, Ownership};
 use super::state_file::{self, Known, State, StateFile};
 use super::tail::{self, diverged, Tail};
 use super::unexpected;
@@ -126,39 +126,34 @@ fn try_attach(mirror: &Mirror, how: How) -> Result<Attached, Refused> {
         wait_for_committing(mirror)?;
     }
     unsynced::cut_off(mirror, &opened, path)?;
-    let tail = read(mirror, &opened, path, &remembered, how)?;
+    let lost = lost_commits::of(mirror, path, own_state(path, &remembered).as_ref());
+    let tail = read(mirror, &opened, path, &remembered, lost, how)?;
     let knowledge = Knowledge {
         of_aborted: is_as_before && remembered.attachment.is_some(),
         of_committed: !is_short(mirror, &opened, path, &remembered)?
             && lost_commits::keeps_transactions(mirror, path, &remembered),
     };
     let judged = tail::judge(mirror, path, &tail.open, knowledge)?;
-    let doubt = match judged.uncommitted.is_empty() {
-        true => None,
-        false => lost_commits::of(mirror, path, own_state(path, &remembered).as_ref()),
-    };
     check_taken_over(path, &remembered, judged.uncommitted.len())?;
     if how == How::CatchUp && !judged.uncommitted.is_empty() {
         check_only_behind(mirror, path, &remembered)?;
     }
-    match &doubt {
-        Some(doubt) => doubt.warn(path, judged.uncommitted.len()),
-        None if judged.uncommitted.is_empty() => {}
-        None => pgrx::log!(
-            "pg_notary voids {} lines of mirror file \"{}\": the database has no such entries",
-            judged.uncommitted.len(),
-            path.display()
-        ),
+    if !judged.uncommitted.is_empty() {
+        lost.tell_of_voiding(path, judged.uncommitted.len());
     }
     if tail.torn > 0 {
         unsynced::cut_torn(mirror, &opened, path, tail.end, &remembered)?;
     }
     unsynced::sync_found(mirror, &opened, path, &remembered)?;
     let attachment = mirror.shared.new_attachment();
-    mirror.lock().knows_aborted &= knowledge.of_aborted;
+    {
+        let mut fields = mirror.lock();
+        fields.reopening.knows_aborted &= knowledge.of_aborted;
+        fields.reopening.lost = lost;
+    }
     take_over(mirror, &opened, path, &tail, &remembered, attachment)?;
 
-    voiding::append_void(mirror, &judged.uncommitted, doubt.map_or("not committed", |doubt| doubt.reason))?;
+    voiding::append_void(mirror, &judged.uncommitted, lost.reason())?;
     let mut in_file = judged.recorded;
     let known = tail.open.iter().map(|line| (line.entry_id, line.range)).collect();
     // Prepared transactions first: if one commits meanwhile, the search of the pending entries finds it, or it has its
@@ -170,7 +165,8 @@ fn try_attach(mirror: &Mirror, how: How) -> Result<Attached, Refused> {
     void_undone(mirror, &tail.open, &judged.uncommitted);
     {
         let mut fields = mirror.lock();
-        (fields.attachment, fields.knows_aborted) = (Attachment::Attached, true);
+        fields.attachment = Attachment::Attached;
+        fields.reopening.end();
     }
     // The settled place may have been that of another file, or of one with another layout.
     remembered::remember(mirror, tail.settled, Some(attachment));
@@ -182,7 +178,7 @@ fn try_attach(mirror: &Mirror, how: How) -> Result<Attached, Refused> {
 /// another file than this one, or were cut off.
 fn may_have_lost(mirror: &Mirror, is_as_before: bool) -> bool {
     let fields = mirror.lock();
-    fields.was_attached && (fields.has_lost || !is_as_before)
+    fields.was_attached && (fields.reopening.has_lost || !is_as_before)
 }
 
 /// Whether this is the file that this server has had open before, and no shorter than then.
@@ -254,7 +250,14 @@ fn own_state(path: &Path, remembered: &Remembered) -> Option<State> {
     State::read(path).filter(|state| state.ledger_id == remembered.ledger_id)
 }
 
-fn read(mirror: &Mirror, file: &File, path: &Path, remembered: &Remembered, how: How) -> Result<Tail, Refused> {
+fn read(
+    mirror: &Mirror,
+    file: &File,
+    path: &Path,
+    remembered: &Remembered,
+    lost: Lost,
+    how: How,
+) -> Result<Tail, Refused> {
     let metadata = file.metadata().map_err(|error| Trouble::passing("examine", path, error))?;
     tail::check_header(file, path, remembered)?;
     let size = metadata.len();
@@ -269,7 +272,7 @@ fn read(mirror: &Mirror, file: &File, path: &Path, remembered: &Remembered, how:
     }
     // In a file that another server has written, zeros are damage. Where this database may lack what the file has, nothing
     // of that may be lost.
-    let is_own = remembered.attachment.is_some() && lost_commits::of(mirror, path, state.as_ref()).is_none();
+    let is_own = remembered.attachment.is_some() && lost == Lost::Nothing;
     if how == How::Usual && is_own {
         hole::cut_off(mirror, file, path, had)?;
     }
@@ -386,7 +389,7 @@ fn take_over(
     };
     let is_local = file::is_local(file);
     let mut fields = mirror.lock();
-    let (generation, uncut_from) = (fields.identity.generation + 1, fields.uncut_from);
+    let (generation, reopening) = (fields.identity.generation + 1, fields.reopening.taken_over());
     let is_other = (fields.identity.device, fields.identity.inode) != (metadata.dev(), metadata.ino());
     fields.is_refused &= !is_other;
     fields.identity = file::identity(&metadata, generation);
@@ -396,10 +399,7 @@ fn take_over(
     fields.failures += 1;
     (fields.head, fields.tail, fields.shift, fields.durable) = (0, 0, metadata.len(), metadata.len());
     (fields.sync_wanted, fields.promised, fields.suspect, fields.is_troubled) = (0, 0, false, false);
-    (fields.must_be_read, fields.has_lost, fields.unsynced) = (false, false, Unsynced::NONE);
-    // Lines behind that place were judged without knowing.
-    fields.knows_aborted &= uncut_from == 0;
-    fields.uncut_from = 0;
+    (fields.must_be_read, fields.reopening) = (false, reopening);
     fields.last_change = LastChange::At(FileStamp::of(&metadata));
     fields.last_block = tail.last_block;
     fields.was_attached = true;
@@ -443,7 +443,7 @@ pub fn set_aside(mirror: &Mirror) -> Result<Option<PathBuf>, Refused> {
     // These are offsets in the old file. Where each transaction's lines stand is found anew.
     fields.prepared.iter_mut().for_each(|lines| lines.xid = 0);
     (fields.void, fields.voiding) = (FileRanges::NONE, FileRanges::NONE);
-    fields.knows_aborted = false;
+    (fields.reopening.knows_aborted, fields.reopening.lost) = (false, Lost::Nothing);
     drop(fields);
     Ok(kept)
 }

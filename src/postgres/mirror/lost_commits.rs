@@ -52,30 +52,40 @@ fn has_recovered_since(mirror: &Path) -> bool {
     written(Path::new(RECOVERED)).zip(written(&state_file::path_of(mirror))).is_some_and(|(note, state)| note > state)
 }
 
-/// Why these lines may have been acknowledged.
-pub struct Doubt {
-    /// The reason that the void lines state.
-    pub reason: &'static str,
-    why: String,
+/// What the database may have lost of the commits that it acknowledged. Zeroes in shared memory are a valid value: the
+/// first variant.
+#[repr(C, u32)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lost {
+    Nothing,
+    /// The last commits of the primary, at the promotion that lies between these timelines.
+    AtPromotion {
+        then: u32,
+        now: u32,
+    },
+    /// What was only in the WAL: the server has crashed, and has not recovered from that.
+    WithWal,
 }
 
-/// `state` is what the state file said before this server wrote it. Returns `None` once this server has had the file
-/// open.
-pub fn of(mirror: &Mirror, path: &Path, state: Option<&State>) -> Option<Doubt> {
-    let state = state.filter(|state| state.is_of_this_cluster())?;
-    if mirror.lock().was_attached {
-        return None;
+/// `state` is what the state file said before this server wrote it. Once an attempt has taken the file over, what it has
+/// noted counts.
+pub fn of(mirror: &Mirror, path: &Path, state: Option<&State>) -> Lost {
+    {
+        let fields = mirror.lock();
+        if fields.was_attached {
+            return fields.reopening.lost;
+        }
     }
+    let Some(state) = state.filter(|state| state.is_of_this_cluster()) else { return Lost::Nothing };
     let (then, now) = (state.timeline(), state_file::flushed_wal().timeline);
     if then != now {
-        let why = format!("The file was last written on timeline {then}, and this server is on timeline {now}: it was promoted since.");
-        return Some(Doubt { reason: "not in the database that was promoted", why });
+        return Lost::AtPromotion { then, now };
     }
-    if state.is_closed || !WAS_SHUT_DOWN.load(Ordering::Acquire) || has_crashed() || has_recovered_since(path) {
-        return None;
+    let has_recovered = !WAS_SHUT_DOWN.load(Ordering::Acquire) || has_crashed() || has_recovered_since(path);
+    match state.is_closed || has_recovered {
+        true => Lost::Nothing,
+        false => Lost::WithWal,
     }
-    let why = "The file was not closed, and this server has started as after a regular stop: its WAL was reset (pg_resetwal), or it ran without pg_notary meanwhile.";
-    Some(Doubt { reason: "not in the database, which has not recovered from the crash", why: why.to_owned() })
 }
 
 /// Whether no transaction since the file was written can have lost its number: the server that wrote it was stopped in the
@@ -92,13 +102,26 @@ pub fn keeps_transactions(mirror: &Mirror, path: &Path, remembered: &Remembered)
     is_left_by_own && was_stopped && !mirror.lock().was_attached
 }
 
-impl Doubt {
-    pub fn warn(&self, path: &Path, lines: usize) {
-        let Doubt { reason, why } = self;
-        let message = format!(
-            "pg_notary voids {lines} lines of mirror file \"{}\" that this database does not have",
-            path.display()
-        );
+impl Lost {
+    /// The reason that the void lines state.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Lost::Nothing => "not committed",
+            Lost::AtPromotion { .. } => "not in the database that was promoted",
+            Lost::WithWal => "not in the database, which has not recovered from the crash",
+        }
+    }
+
+    /// Says in the log that lines are about to be voided.
+    pub fn tell_of_voiding(self, path: &Path, lines: usize) {
+        let path = path.display();
+        let Some(why) = self.why() else {
+            pgrx::log!("pg_notary voids {lines} lines of mirror file \"{path}\": the database has no such entries");
+            return;
+        };
+        let reason = self.reason();
+        let message =
+            format!("pg_notary voids {lines} lines of mirror file \"{path}\" that this database does not have");
         Failure::new(PgSqlErrorCode::ERRCODE_DATA_CORRUPTED, message)
             .detail(format!(
                 "{why} Acknowledged transactions may be among them. In that case the database has lost them, and \
@@ -106,5 +129,13 @@ impl Doubt {
             ))
             .hint(format!("The void lines with the reason \"{reason}\" name these entries. Look for them in the old server or in the application, before either is gone."))
             .warn();
+    }
+
+    fn why(self) -> Option<String> {
+        match self {
+            Lost::Nothing => None,
+            Lost::AtPromotion { then, now } => Some(format!("The file was last written on timeline {then}, and this server is on timeline {now}: it was promoted since.")),
+            Lost::WithWal => Some("The file was not closed, and this server has started as after a regular stop: its WAL was reset (pg_resetwal), or it ran without pg_notary meanwhile.".to_owned()),
+        }
     }
 }

@@ -18,6 +18,7 @@
 //! | [`opening`] | creating the file, or renaming it after its database |
 //! | [`attach`], [`refused`] | opening the file, and making it agree with the database; why that failed |
 //! | [`lost_commits`] | whether lines that are voided may have been acknowledged |
+//! | [`reopening`] | what one attempt to open the file must know of the time since the last |
 //! | [`hole`] | what a loss of power leaves at the end |
 //! | [`unexpected`] | entries that should have had a line when the file was opened |
 //! | [`unsynced`] | what can be read in the file but may not be on disk |
@@ -53,6 +54,7 @@ pub mod owners;
 pub mod prepared;
 pub mod refused;
 pub mod remembered;
+mod reopening;
 pub mod requests;
 pub mod round;
 pub mod round_leader;

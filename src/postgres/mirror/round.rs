@@ -217,10 +217,10 @@ impl Round {
                 // place, or the worker gave up the file because it hung. The worker can open it again now.
                 _ if fields.identity.generation != self.identity.generation => {
                     call_worker = true;
-                    fields.note_uncut(self.safe());
+                    fields.reopening.note_uncut(self.safe());
                     if let Err(failed) = outcome {
                         // Before it is opened again, which waits for the end of this round.
-                        fields.has_lost |= failed.keep < fields.promised;
+                        fields.reopening.has_lost |= failed.keep < fields.promised;
                         self.note_unsynced(&mut fields, &failed);
                     }
                 }
@@ -315,13 +315,13 @@ fn note_failed(fields: &mut MirrorFields, failed: &Failed) -> bool {
     // entries.
     let has_lost = failed.keep < fields.promised;
     let reattach = failed.trouble.reattach || has_lost;
-    fields.has_lost |= has_lost;
+    fields.reopening.has_lost |= has_lost;
     fields.suspect |= failed.trouble.suspect;
-    let uncut_from = fields.uncut_from;
+    let uncut_from = fields.reopening.uncut_from;
     fields.fail(failed.trouble.kind, &failed.trouble.cause, failed.keep);
     if let Some(change) = failed.last_change {
         // What has failed was cut off.
-        (fields.last_change, fields.uncut_from) = (change, uncut_from);
+        (fields.last_change, fields.reopening.uncut_from) = (change, uncut_from);
     }
     fields.is_failure_unnamed = true;
     fields.is_troubled = !reattach;

@@ -7,6 +7,7 @@
 use super::cause::{Cause, CauseKind};
 use super::fixed_text::FixedText;
 use super::owners::Owners;
+use super::reopening::Reopening;
 use super::round_waiters::{Ended, Rounds};
 use crate::ledger::file_ranges::{FileRange, FileRanges};
 use crate::postgres::locks::LockGuard;
@@ -15,6 +16,7 @@ use std::cell::UnsafeCell;
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::AtomicU64;
+use uuid::Uuid;
 
 /// Bytes that can wait for the next round: a few hundred commits of one entry. More would only make the rounds larger.
 pub const RING_BYTES: usize = 256 * 1024;
@@ -133,6 +135,15 @@ pub struct Ownership {
     pub is_remembered: bool,
 }
 
+impl Ownership {
+    /// Whether the database that remembers `own` has made this attachment. If the attempt to open the file has failed, it
+    /// does not remember this one.
+    pub fn is_of(&self, own: Uuid) -> bool {
+        let is_to_be_remembered = self.previous == *own.as_bytes() && !self.is_remembered;
+        self.attachment == *own.as_bytes() || is_to_be_remembered
+    }
+}
+
 /// Guarded by the slot's mirror lock.
 #[repr(C)]
 pub struct MirrorFields {
@@ -168,18 +179,7 @@ pub struct MirrorFields {
     /// The file must be opened anew before anything more is appended: it may hold lines that the process which appended
     /// them does not know of.
     pub must_be_read: bool,
-    /// Lines that commits rely on may be missing from the file.
-    pub has_lost: bool,
-    /// All lines of aborted transactions in the file are voided or noted in `void`, up to `uncut_from`: an attempt to open
-    /// it has come to its end, and no other was needed since.
-    pub knows_aborted: bool,
-    /// From here on the file may hold what was given up and not cut off. 0: from nowhere.
-    pub uncut_from: u64,
-    /// Entries may have been committed without lines since the file had all. An attempt to open it that fails leaves it
-    /// so.
-    pub may_lack: bool,
-    /// What must be cut off before the file is read.
-    pub unsynced: Unsynced,
+    pub reopening: Reopening,
     /// The last sync, or the write before it, has failed, and none has succeeded since. `cause` says why.
     pub is_troubled: bool,
     /// A write or sync has failed, and what was written could not be cut off either. Opening the file again does not
@@ -295,7 +295,7 @@ impl MirrorFields {
 
     /// Discards everything behind the offset `keep`. The file may still hold some of it.
     pub fn fail(&mut self, kind: CauseKind, cause: &str, keep: u64) {
-        self.note_uncut(keep);
+        self.reopening.note_uncut(keep);
         self.failures += 1;
         self.kept_at_failure = keep;
         self.cause.set(kind, cause);
@@ -330,21 +330,8 @@ impl MirrorFields {
 
     /// Notes that a sync has failed for what stands behind `from`, and that it still stands there.
     pub fn note_unsynced(&mut self, device: u64, inode: u64, from: u64) {
-        self.unsynced = Unsynced { device, inode, from };
-        self.has_lost |= from < self.promised;
-    }
-
-    /// Notes that the file may hold something behind `keep` that was given up.
-    pub fn note_uncut(&mut self, keep: u64) {
-        self.uncut_from = match self.uncut_from {
-            0 => keep,
-            known => known.min(keep),
-        };
-    }
-
-    /// Whether lines of aborted transactions at this offset are noted, if there are any.
-    pub fn knows_aborted_at(&self, offset: u64) -> bool {
-        self.knows_aborted && (self.uncut_from == 0 || offset < self.uncut_from)
+        self.reopening.unsynced = Unsynced { device, inode, from };
+        self.reopening.has_lost |= from < self.promised;
     }
 
     /// Notes what a session appends. To be called before the commit, so that a process that sees the entry can know of
@@ -468,8 +455,7 @@ impl MirrorState {
         fields.refuse_request();
         (fields.appending, fields.is_troubled, fields.is_refused) = (0, false, false);
         self.owners.clear();
-        (fields.must_be_read, fields.has_lost, fields.unsynced) = (false, false, Unsynced::NONE);
-        (fields.may_lack, fields.knows_aborted, fields.uncut_from) = (false, false, 0);
+        (fields.must_be_read, fields.reopening) = (false, Reopening::NOTHING_KNOWN);
         fields.prepared.iter_mut().for_each(|lines| lines.xid = 0);
         fields.was_attached = false;
     }

@@ -18,19 +18,19 @@ pub fn take_behind(mirror: &Mirror) {
     let was_behind = mirror.slot.behind.swap(false, Ordering::SeqCst);
     let mut fields = mirror.lock();
     // In mode async every entry is committed without its line.
-    fields.may_lack |= is_committing || was_behind || fields.is_followed;
+    fields.reopening.may_lack |= is_committing || was_behind || fields.is_followed;
 }
 
 /// Before it is no longer noted that lines were lost: notes that they are missing. So may be those of any file that is not
 /// as this server has left it.
 pub fn note_lost(mirror: &Mirror, is_as_left: bool) {
     let mut fields = mirror.lock();
-    fields.may_lack |= fields.has_lost || !is_as_left;
+    fields.reopening.may_lack |= fields.reopening.has_lost || !is_as_left;
 }
 
 /// Now the file has all lines.
 pub fn warn_of(mirror: &Mirror, path: &Path, appended: &Appended) {
-    let might_lack = std::mem::replace(&mut mirror.lock().may_lack, false);
+    let might_lack = std::mem::replace(&mut mirror.lock().reopening.may_lack, false);
     // Meanwhile, transactions that began in another mode may have committed.
     let might_lack = might_lack || mirror.slot.is_behind();
     if might_lack || appended.count == 0 || !matches!(settings::mirror_mode(), MirrorMode::Sync | MirrorMode::Write) {

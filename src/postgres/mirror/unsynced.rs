@@ -28,13 +28,9 @@ thread_local! {
 /// is appended again, or it was rolled back.
 pub fn cut_off(mirror: &Mirror, file: &File, path: &Path) -> Result<(), Trouble> {
     let metadata = file.metadata().map_err(|error| Trouble::passing("examine", path, error))?;
-    let unsynced = mirror.lock().unsynced;
+    let unsynced = mirror.lock().reopening.unsynced;
     let Some(from) = unsynced.from(&metadata) else { return Ok(()) };
-    {
-        // Void lines may be among what is cut off, and lines of entries that are committed.
-        let mut fields = mirror.lock();
-        (fields.may_lack, fields.knows_aborted) = (true, false);
-    }
+    mirror.lock().reopening.note_cut_off();
     file::cut(file, path, from)?;
     pgrx::log!(
         "pg_notary has cut mirror file \"{}\" back to {from} bytes and appends the rest again: a sync has failed, \
@@ -137,8 +133,9 @@ fn ends_line(file: &File, offset: u64) -> bool {
 
 /// How much of the file has been on disk, as far as is known.
 pub fn on_disk(mirror: &Mirror, state: Option<&State>, remembered: &Remembered) -> u64 {
-    let is_own =
-        |state: &&State| state.ledger_id == remembered.ledger_id && Some(state.attachment) == remembered.attachment;
+    let is_own = |state: &&State| {
+        state.ledger_id == remembered.ledger_id && remembered.attachment.is_some_and(|own| state.is_written_by(own))
+    };
     let synced = state.filter(is_own).map_or(0, |state| state.synced);
     remembered.acknowledged.max(synced).max(durable_before(mirror, remembered))
 }
@@ -147,8 +144,8 @@ pub fn on_disk(mirror: &Mirror, state: Option<&State>, remembered: &Remembered) 
 /// voided, so a file without them has been cut.
 fn durable_before(mirror: &Mirror, remembered: &Remembered) -> u64 {
     let fields = mirror.lock();
-    let is_same = Some(fields.ownership.attachment) == remembered.attachment.map(|id| *id.as_bytes());
-    if is_same && fields.was_attached {
+    let is_own = remembered.attachment.is_some_and(|own| fields.ownership.is_of(own));
+    if is_own && fields.was_attached {
         fields.durable
     } else {
         0

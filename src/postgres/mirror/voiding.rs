@@ -211,7 +211,7 @@ impl Judge<'_> {
     }
 
     fn standing_without_row(&self, line: &OpenLine) -> Result<Standing, Failure> {
-        let is_known = || self.knowledge.of_aborted && self.mirror.lock().knows_aborted_at(line.range.from);
+        let is_known = || self.knowledge.of_aborted && self.mirror.lock().reopening.knows_aborted_at(line.range.from);
         let has_committed = self.knowledge.of_committed && self.has_committed(line);
         match has_committed || (is_known() && !self.may_be_aborted(line)?) {
             true => Ok(Standing::Vanished),

@@ -289,7 +289,7 @@ impl OpenFile {
             if !fields.writing && !is_worker_at_it {
                 let is_same = (fields.identity, fields.failures) == (self.identity, self.failures);
                 // A sync says nothing about lines that another sync has failed on.
-                let is_sound = !fields.is_troubled && fields.unsynced == Unsynced::NONE && fields.cut_to == 0;
+                let is_sound = !fields.is_troubled && fields.reopening.unsynced == Unsynced::NONE && fields.cut_to == 0;
                 let is_open = matches!(fields.attachment, Attachment::Attached | Attachment::Detached);
                 let may = is_same && is_sound && is_open && fields.written() > fields.durable;
                 return may.then(|| Round::begin_last_sync(&mut fields, slot));
