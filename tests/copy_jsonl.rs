@@ -10,9 +10,12 @@ use pg_notary::ledger::block;
 use pg_notary::ledger::log_tree::{leaf_hash, LogTree};
 use pg_notary::ledger::record::{Entry, Header, Timestamp};
 use postgres::error::SqlState;
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
 use std::process::{Child, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
 use std::thread;
 use uuid::Uuid;
 
@@ -57,19 +60,27 @@ fn a_standby_exports_the_same_lines() {
 fn an_export_is_of_one_moment() {
     let (cluster, mut client) = start(Options::new().conf("ledger.block_size = 7").conf("ledger.block_interval = 1h"));
     let mut writer = cluster.connect("postgres");
+    let is_over = Arc::new(AtomicBool::new(false));
+    let goes_on = Arc::clone(&is_over);
     let writing = thread::spawn(move || {
-        for _ in 0..40 {
+        while !goes_on.load(Ordering::Acquire) {
             record_many(&mut writer, 10);
         }
     });
     let scratch = cluster.scratch_dir().join("export.jsonl");
-    while !writing.is_finished() {
+    let mut lengths = BTreeSet::new();
+    // Until that many were of a ledger that was just being written.
+    wait_until("some exports of different length", PATIENCE, || {
         let exported = export(&mut client);
         fs::write(&scratch, &exported).unwrap();
         let (status, report) = cli_verify(&scratch);
         assert_eq!(status, 0, "{report:#}");
-        assert_eq!(ids_in_file(&scratch).len() % 10, 0, "a transaction was exported in part");
-    }
+        let length = ids_in_file(&scratch).len();
+        assert_eq!(length % 10, 0, "a transaction was exported in part");
+        lengths.insert(length);
+        lengths.len() > 5
+    });
+    is_over.store(true, Ordering::Release);
     writing.join().unwrap();
 }
 
@@ -158,8 +169,8 @@ fn a_ledger_that_was_emptied_by_hand_is_not_rebuilt_on_what_is_left_of_it() {
     assert_eq!(number(&mut client, "SELECT count(*) FROM ledger.history('t', '{\"id\": 7}')"), 1);
 }
 
-/// A file, good in every hash, whose second block holds the entry of its first once more.
-fn file_with_an_entry_in_two_blocks() -> String {
+/// A file, good in every hash, whose last block holds the entry of its first once more. So many blocks stand between them.
+fn file_with_an_entry_in_two_blocks(between: u128) -> String {
     let timestamp = Timestamp::from_micros(1_770_000_000_000_000).unwrap();
     let header = Header { database: "postgres".to_owned(), ledger_id: Uuid::from_u128(7), timestamp };
     let entry = Entry {
@@ -171,21 +182,44 @@ fn file_with_an_entry_in_two_blocks() -> String {
         key_id: None,
         created_at: timestamp,
     };
-    let leaf = [(leaf_hash(&entry.line()), entry.data_hash.as_str())];
+    let others = (0..between).map(|n| Entry { entry_id: Uuid::from_u128(2 + n), ..entry.clone() });
     let mut tree = LogTree::new();
-    let first = block::seal(None, &mut tree, &leaf, timestamp, |_, _, _| {});
-    let second = block::seal(Some(&first), &mut tree, &leaf, timestamp, |_, _, _| {});
-    let ids = [entry.entry_id];
-    let lines = [header.line(), entry.line(), first.line(&ids), entry.line(), second.line(&ids)];
+    let mut head = None;
+    let mut lines = vec![header.line()];
+    for entry in std::iter::once(entry.clone()).chain(others).chain([entry.clone()]) {
+        let leaf = [(leaf_hash(&entry.line()), entry.data_hash.as_str())];
+        let block = block::seal(head.as_ref(), &mut tree, &leaf, timestamp, |_, _, _| {});
+        lines.extend([entry.line(), block.line(&[entry.entry_id])]);
+        head = Some(block);
+    }
     lines.iter().map(|line| format!("{}\n", std::str::from_utf8(line).unwrap())).collect()
 }
 
 #[test]
 fn an_entry_that_two_blocks_hold_is_refused_even_where_all_hashes_are_right() {
     let (_cluster, mut client) = start(quiet());
-    let refused = import_lines(&mut client, &file_with_an_entry_in_two_blocks()).unwrap_err();
-    let detail = refused.as_db_error().and_then(|error| error.detail()).unwrap_or_default();
-    assert!(detail.starts_with("line 4: repeats an entry that an earlier block holds"), "{refused:?}");
+    // The second time, they are in two partitions.
+    for between in [0, 999] {
+        let refused = import_lines(&mut client, &file_with_an_entry_in_two_blocks(between)).unwrap_err();
+        let detail = refused.as_db_error().and_then(|error| error.detail()).unwrap_or_default();
+        let expected = format!("line {}: repeats an entry that an earlier block holds", 2 * between + 4);
+        assert!(detail.starts_with(&expected), "{refused:?}");
+        assert_intact(&mut client);
+    }
+}
+
+/// An administrator may give the command in the wrong database.
+#[test]
+fn an_import_into_a_ledger_in_use_is_refused_and_waits_for_nobody() {
+    let (old, mut client) = start_with_ledger();
+    let copy = old.scratch_dir().join("copy.jsonl");
+    write_file(&copy, export(&mut client));
+    let mut busy = old.connect("postgres");
+    busy.batch_execute("BEGIN").unwrap();
+    record(&mut busy);
+    client.batch_execute("SET lock_timeout = '5s'").unwrap();
+    assert_eq!(error(&mut client, &import(&copy)).message(), "cannot rebuild the ledger: it is not empty");
+    busy.batch_execute("COMMIT").unwrap();
     assert_intact(&mut client);
 }
 

@@ -3,27 +3,91 @@
 #![cfg(feature = "cluster-tests")]
 
 use crate::common::ledger::*;
+use crate::common::secrets::{start_with_file, write_secrets, NEW, OLD};
 use crate::common::tampering::TRIGGERS_OFF;
-use crate::common::{copy_file, Cluster, Options, Stop};
+use crate::common::{copy_file, wait_until, Cluster, Options, Stop};
 use postgres::Client;
 
 const LOAD: &str = "SELECT ledger.load_item('tool', 'api', '1.0.0')";
 
+/// An item, and one that calls it.
+const REGISTER: &str = r#"
+    SELECT ledger.create_item('tool', 'base', '1.0.0', E'base()\n', 'base.py');
+    SELECT ledger.create_item('tool', 'api', '1.0.0', E'old()\n', 'core/api.py',
+        depends_on => '[{"item_type": "tool", "item_id": "base", "version": "1.0.0"}]')"#;
+
 /// An item that calls another, signed twice and sealed: the newest entry and an older one, both found by index.
 fn registry() -> (Cluster, Client) {
     let (cluster, mut client) = start(quiet());
+    client.batch_execute(REGISTER).unwrap();
     client
         .batch_execute(
-            r#"SELECT ledger.create_item('tool', 'base', '1.0.0', E'base()\n', 'base.py');
-               SELECT ledger.create_item('tool', 'api', '1.0.0', E'old()\n', 'core/api.py',
-                   depends_on => '[{"item_type": "tool", "item_id": "base", "version": "1.0.0"}]');
-               CREATE TABLE older AS SELECT * FROM ledger.items;
+            r#"CREATE TABLE older AS SELECT * FROM ledger.items;
                SELECT ledger.sign_item('tool', 'api', '1.0.0', E'call()\n');"#,
         )
         .unwrap();
     seal(&mut client);
     assert!(value(&mut client, LOAD).contains("call()"));
     (cluster, client)
+}
+
+/// Its entry is signed with a key that is gone, so it proves nothing. What is not given stays as registered all the same.
+#[test]
+fn an_item_that_is_signed_again_because_its_entry_does_not_verify_keeps_what_it_calls() {
+    let (_cluster, mut client, path) = start_with_file(&format!("one:{OLD}\n"));
+    client.batch_execute(REGISTER).unwrap();
+    let replace_key = |client: &mut Client, key_id: &str| {
+        write_secrets(&path, &format!("{key_id}:{NEW}\n"), 0o600);
+        reload(client);
+        wait_until("the entry does not verify", PATIENCE, || {
+            let refused = client.query_one(LOAD, &[]).err();
+            refused.is_some_and(|refused| all_text(refused.as_db_error().unwrap()).contains("which is not known"))
+        });
+    };
+    replace_key(&mut client, "two");
+    client.batch_execute("SELECT ledger.sign_item('tool', 'base', '1.0.0')").unwrap();
+    client.batch_execute("SELECT ledger.sign_item('tool', 'api', '1.0.0')").unwrap();
+    assert_eq!(value(&mut client, "SELECT depends_on->0->>'item_id' FROM ledger.items WHERE item_id = 'api'"), "base");
+    client.query_one(LOAD, &[]).unwrap();
+    client.batch_execute("SELECT ledger.revoke_signature('tool', 'base', '1.0.0', 'leaks')").unwrap();
+    assert!(error(&mut client, LOAD).message().starts_with("Dependency api@1.0.0 -> base@1.0.0"));
+
+    replace_key(&mut client, "three");
+    let unreadable = "UPDATE ledger.items SET depends_on = '[1]' WHERE item_id = 'api'";
+    client.batch_execute(&format!("BEGIN; {TRIGGERS_OFF}; {unreadable}; COMMIT")).unwrap();
+    let refused = error(&mut client, "SELECT ledger.sign_item('tool', 'api', '1.0.0')");
+    assert_eq!(refused.message(), "cannot tell what api@1.0.0 depends on");
+}
+
+/// The entry of the revocation now says what the older one does, with its signature. Only the log tree knows.
+#[test]
+fn a_revocation_that_was_rewritten_is_seen_by_all_and_undone_by_no_signer() {
+    let (cluster, mut client) = registry();
+    client.batch_execute("CREATE ROLE signer LOGIN IN ROLE ledger_writer").unwrap();
+    let entry = "SELECT entry_id FROM ledger.items WHERE item_id = 'api'";
+    let signed = value(&mut client, entry);
+    client.batch_execute("SELECT ledger.revoke_signature('tool', 'api', '1.0.0', 'leaks')").unwrap();
+    seal(&mut client);
+    let revoked = value(&mut client, entry);
+    let rewrite = format!(
+        "UPDATE ledger.entries AS n SET entry_type = o.entry_type, data_hash = o.data_hash, metadata = o.metadata,
+             signature = o.signature, key_id = o.key_id
+         FROM ledger.entries AS o WHERE n.id = '{revoked}' AND o.id = '{signed}'"
+    );
+    client.batch_execute(&format!("BEGIN; {TRIGGERS_OFF}; {rewrite}; COMMIT")).unwrap();
+    let status = "SELECT status || ': ' || detail FROM ledger.registry_sync('[]') WHERE item_id = 'api'";
+    assert_eq!(
+        value(&mut client, status),
+        "differs: the ledger's entry about it does not verify: the log tree does not include it"
+    );
+    let mut signer = cluster.connect_as("signer", "postgres");
+    let refused = error(&mut signer, "SELECT ledger.sign_item('tool', 'api', '1.0.0')");
+    assert_eq!(refused.message(), "only members of ledger_admin may sign api@1.0.0 again");
+    let calls = r#"'[{"item_type": "tool", "item_id": "api", "version": "1.0.0"}]'"#;
+    let caller =
+        format!("SELECT ledger.create_item('tool', 'caller', '1.0.0', 'x', 'caller.py', depends_on => {calls})");
+    assert!(all_text(&error(&mut signer, &caller)).contains("the log tree does not include it"));
+    client.batch_execute("SELECT ledger.sign_item('tool', 'api', '1.0.0')").unwrap();
 }
 
 /// What the gate says after a change, which is then rolled back: the error, and whether verify_all() sees it as well.
@@ -131,7 +195,7 @@ fn a_superuser_who_edits_the_registry_consistently_is_caught() {
         assert_eq!(is_seen, !expected.is_empty(), "verify_all() after {change}");
     }
     // The gate goes by the index, which is emptied here; verify_all() reads all entries.
-    assert!(refusal(&mut client, &hidden).1, "a hidden entry");
+    assert_eq!(refusal(&mut client, &hidden), (String::new(), true), "a hidden entry");
     // What was not recorded cannot be made to look so by a row.
     let invented = "INSERT INTO ledger.items SELECT 'tool', 'new', '1.0.0', location_path, content, metadata, language,
         integrity_hash, signed_at, entry_id FROM ledger.items WHERE item_id = 'api'";

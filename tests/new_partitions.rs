@@ -77,6 +77,30 @@ fn the_worker_seals_while_there_is_room_though_the_next_partition_cannot_be_made
     assert_intact(&mut client);
 }
 
+/// A foreign key leads there, and any role can have the statement prepared.
+#[test]
+fn who_has_locked_the_blocks_keeps_the_next_partition_from_being_made_and_nothing_from_being_sealed() {
+    let (cluster, mut client, _) = ledger();
+    end_at(&mut client, 9000);
+    client.batch_execute("CREATE ROLE app LOGIN").unwrap();
+    let mut app = cluster.connect_as("app", "postgres");
+    app.batch_execute("BEGIN; PREPARE p AS DELETE FROM ledger.blocks").unwrap();
+    (0..3).for_each(|_| have_a_block_sealed(&mut client));
+    cluster.wait_for_log(
+        "could not create ledger.entries_sealed_9000 in advance: canceling statement due to lock timeout",
+    );
+    record(&mut client);
+    seal(&mut client);
+    assert!(!is_true(&mut client, HAS_NEXT));
+    app.batch_execute("ROLLBACK").unwrap();
+    // A session of its own tries at once.
+    let mut other = cluster.connect("postgres");
+    record(&mut other);
+    seal(&mut other);
+    assert!(is_true(&mut other, HAS_NEXT));
+    assert_intact(&mut other);
+}
+
 /// Postgres lets the ledger pass by such triggers from version 17 on.
 #[test]
 fn an_event_trigger_that_refuses_all_commands_keeps_nothing_from_being_sealed() {

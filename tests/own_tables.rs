@@ -4,6 +4,7 @@
 use crate::common::ledger::*;
 use crate::common::tracking::wait_until_tracked;
 use crate::common::{as_server, Cluster, Options};
+use crate::entry_partitions::{ledger, ARRANGEMENTS, TAKE};
 use postgres::error::SqlState;
 use postgres::Client;
 
@@ -372,8 +373,35 @@ fn whoever_may_not_change_a_table_of_the_ledger_does_not_wait_to_lock_it() {
         assert_eq!(refused.message(), message, "{sql}");
         assert!(refused.detail().is_some() && refused.hint().is_some(), "{sql}");
     }
+    for table in ["entries", "entries_sealed"] {
+        let refused = error(&mut app, &format!("VACUUM (VERBOSE, FULL) ledger.{table}"));
+        assert_eq!(*refused.code(), SqlState::INSUFFICIENT_PRIVILEGE, "{table}: {refused:?}");
+    }
+    // Which locks nobody out.
+    app.batch_execute("VACUUM ledger.entries").unwrap();
     record(&mut client);
     seal(&mut client);
+    assert_intact(&mut client);
+    drop(other);
+    client.batch_execute("VACUUM FULL ledger.entries").unwrap();
+    assert_intact(&mut client);
+}
+
+#[test]
+fn a_partition_that_an_administrator_has_attached_is_not_unlogged() {
+    let (_cluster, mut client, _) = ledger();
+    client.batch_execute(&format!("{TAKE}{}", ARRANGEMENTS[0].1)).unwrap();
+    let refused = error(&mut client, "ALTER TABLE taken SET UNLOGGED");
+    assert_eq!(refused.message(), "cannot make table \"public.taken\" unlogged");
+    client
+        .batch_execute("ALTER TABLE ledger.entries_sealed DETACH PARTITION taken; ALTER TABLE taken SET UNLOGGED")
+        .unwrap();
+    let refused = error(&mut client, ARRANGEMENTS[0].1);
+    assert_eq!(
+        refused.message(),
+        "cannot attach unlogged table \"public.taken\" as a partition of \"ledger.entries_sealed\""
+    );
+    client.batch_execute(&format!("ALTER TABLE taken SET LOGGED; {}", ARRANGEMENTS[0].1)).unwrap();
     assert_intact(&mut client);
 }
 

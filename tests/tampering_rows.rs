@@ -202,3 +202,17 @@ fn all_rows_outside_the_log_are_counted_however_many() {
     assert_eq!(verdict(&mut client)["postgres_chain"]["error_count"], 1500);
     assert_eq!(number(&mut client, "SELECT count(*) FROM ledger.find_tampering()"), 1500);
 }
+
+/// What a row says of its own place proves nothing.
+#[test]
+fn a_sealed_entry_that_says_it_is_pending_does_not_verify() {
+    let (_cluster, mut client) = start(quiet());
+    let id = record(&mut client);
+    seal(&mut client);
+    let verify = format!("SELECT ledger.verify_entry('{id}', '{{\"n\": 1}}')");
+    assert_eq!(json(&mut client, &verify)["verified"], true);
+    let change = "UPDATE ledger.entries_sealed_1 SET leaf_index = -1, metadata = '{\"amount\": 1}'";
+    client.batch_execute(&format!("BEGIN; {TRIGGERS_OFF}; {change}; COMMIT")).unwrap();
+    let verdict = json(&mut client, &verify);
+    assert!(verdict["verified"] == false && verdict["included"] == false && verdict["block_number"] == 1, "{verdict}");
+}

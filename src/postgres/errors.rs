@@ -127,14 +127,23 @@ pub fn init() {
 /// Whether an error is about what was done. Otherwise the statement was cancelled, the process is to end, or another
 /// transaction is in the way.
 pub fn is_about_work(error: &CaughtError) -> bool {
-    let code = match error {
-        CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => report.sql_error_code(),
-        CaughtError::RustPanic { .. } => return false,
-    };
+    let Some(code) = code_of(error) else { return false };
     let class = class_of(code);
     class != class_of(PgSqlErrorCode::ERRCODE_OPERATOR_INTERVENTION)
         && class != class_of(PgSqlErrorCode::ERRCODE_TRANSACTION_ROLLBACK)
         && code != PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE
+}
+
+/// Whether `lock_timeout` has ended the wait for a lock.
+pub fn is_about_lock(error: &CaughtError) -> bool {
+    code_of(error) == Some(PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE)
+}
+
+fn code_of(error: &CaughtError) -> Option<PgSqlErrorCode> {
+    match error {
+        CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => Some(report.sql_error_code()),
+        CaughtError::RustPanic { .. } => None,
+    }
 }
 
 /// The first two characters of an SQLSTATE: ERRCODE_TO_CATEGORY() in utils/elog.h.

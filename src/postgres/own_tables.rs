@@ -1,7 +1,8 @@
 //! Refuses ALTER TABLE of the ledger's own tables if it concerns columns, or would leave the table empty after a crash.
 //! Rows of these tables are read and written by position: with a column more or less, or of another type, nothing could
-//! be recorded any more. Also refuses TRUNCATE of partitions that an administrator has attached: a partition gets the
-//! row triggers of its parent, but not those for statements. Other changes are the administrator's business.
+//! be recorded any more. Also refuses TRUNCATE of partitions that an administrator has attached, because a partition gets
+//! the row triggers of its parent, but not those for statements; and that such a partition is unlogged. Other changes are
+//! the administrator's business.
 //!
 //! # Safety
 //!
@@ -37,6 +38,7 @@ pub unsafe extern "C-unwind" fn before_utility(statement: *mut pg_sys::Node) {
     let change = match (*statement).type_ {
         pg_sys::NodeTag::T_AlterTableStmt => {
             let alter = &*statement.cast::<pg_sys::AlterTableStmt>();
+            or_raise(check_attached(alter));
             first_change(alter.cmds).map(|change| (change, alter.relation))
         }
         pg_sys::NodeTag::T_RenameStmt => {
@@ -61,10 +63,34 @@ unsafe fn first_change(commands: *mut pg_sys::List) -> Option<Change> {
     })
 }
 
+/// Refuses to attach an unlogged table to one of the extension.
+unsafe fn check_attached(alter: &pg_sys::AlterTableStmt) -> Result<(), Failure> {
+    let parent = relation::named(alter.relation);
+    let mut attached = lists::pointers(alter.cmds).filter_map(|command| {
+        let command = &*command.cast::<pg_sys::AlterTableCmd>();
+        let is_attached = command.subtype == pg_sys::AlterTableType::AT_AttachPartition;
+        is_attached.then(|| relation::named((*command.def.cast::<pg_sys::PartitionCmd>()).name))
+    });
+    let is_unlogged = |table: &pg_sys::Oid| {
+        *table != pg_sys::InvalidOid && pg_sys::get_rel_persistence(*table) as u8 == pg_sys::RELPERSISTENCE_UNLOGGED
+    };
+    let Some(unlogged) = attached.find(is_unlogged) else { return Ok(()) };
+    if parent == pg_sys::InvalidOid || !(extension::has(parent) || is_partition(parent)) {
+        return Ok(());
+    }
+    let (table, parent) = (relation::shown_name(unlogged), relation::shown_name(parent));
+    let message = format!("cannot attach unlogged table \"{table}\" as a partition of \"{parent}\"");
+    Err(Failure::new(PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED, message)
+        .detail("After a crash it would be empty, and the entries in it lost.")
+        .hint(format!("Run ALTER TABLE {table} SET LOGGED first.")))
+}
+
 unsafe fn check(change: Change, name: *mut pg_sys::RangeVar) -> Result<(), Failure> {
     let oid = relation::named(name);
+    // A partition that an administrator has attached has all its columns from its parent.
+    let is_partition = || matches!(change, Change::Unlogged) && is_partition(oid);
     // If the table does not exist, or is not the caller's, the command itself says so.
-    if oid == pg_sys::InvalidOid || !Object::Relation(oid).is_own() || !extension::has(oid) {
+    if oid == pg_sys::InvalidOid || !Object::Relation(oid).is_own() || !(extension::has(oid) || is_partition()) {
         return Ok(());
     }
     Err(refusal(change, &format!("\"{}\"", relation::shown_name(oid))))
@@ -74,11 +100,15 @@ unsafe fn check(change: Change, name: *mut pg_sys::RangeVar) -> Result<(), Failu
 /// it is told.
 unsafe fn check_truncate(name: *mut pg_sys::RangeVar) -> Result<(), Failure> {
     let oid = relation::named(name);
-    let is_partition = oid != pg_sys::InvalidOid && relation::ancestors_of(oid).into_iter().any(extension::has);
-    if !is_partition || has_own_trigger(oid) {
+    if oid == pg_sys::InvalidOid || !is_partition(oid) || has_own_trigger(oid) {
         return Ok(());
     }
     Err(triggers::refusal("TRUNCATE", &relation::shown_name(oid), false))
+}
+
+/// Whether it is a partition of a table of the ledger.
+fn is_partition(table: pg_sys::Oid) -> bool {
+    relation::ancestors_of(table).into_iter().any(extension::has)
 }
 
 /// Whether the table has a trigger for TRUNCATE that refuses it.

@@ -204,7 +204,11 @@ fn find_leaf_in<T>(
     // SAFETY: callers pass a snapshot that is registered or active; the tuple is read before the scan goes on.
     unsafe {
         scan_by_bigint(table, leaf_index_of(table), entry_column::LEAF_INDEX, leaf_index, snapshot, |tuple| {
-            found = read.take().map(|read| read(&table.deform(tuple)));
+            let row = table.deform(tuple);
+            // A row that was changed in the data file has another place than the index says.
+            if tables::leaf_index(&row) == leaf_index {
+                found = read.take().map(|read| read(&row));
+            }
             false
         });
     }

@@ -1,6 +1,7 @@
 //! Work whose failure must not end the transaction.
 
-use super::errors::{is_about_work, Failure};
+use super::errors::{is_about_lock, is_about_work, Failure};
+use pgrx::pg_sys::panic::CaughtError;
 use pgrx::{pg_sys, PgTryBuilder};
 use std::panic::AssertUnwindSafe;
 
@@ -12,6 +13,16 @@ use std::panic::AssertUnwindSafe;
 ///
 /// What `work` opens it must also close: a table, a scan, a snapshot.
 pub fn attempt<T>(work: impl FnOnce() -> T) -> Result<T, Failure> {
+    attempt_but_for(work, is_about_work)
+}
+
+/// As [`attempt`], for work that can be put off: an ERROR because of a lock that another transaction holds is returned
+/// too.
+pub fn attempt_unlocked<T>(work: impl FnOnce() -> T) -> Result<T, Failure> {
+    attempt_but_for(work, |error| is_about_work(error) || is_about_lock(error))
+}
+
+fn attempt_but_for<T>(work: impl FnOnce() -> T, is_returned: fn(&CaughtError) -> bool) -> Result<T, Failure> {
     // SAFETY: inside a transaction. Every way out of here ends the subtransaction and restores both globals.
     unsafe {
         let (context, owner) = (pg_sys::CurrentMemoryContext, pg_sys::CurrentResourceOwner);
@@ -31,7 +42,7 @@ pub fn attempt<T>(work: impl FnOnce() -> T) -> Result<T, Failure> {
         .catch_others(|error| {
             pg_sys::RollbackAndReleaseCurrentSubTransaction();
             restore();
-            match is_about_work(&error) {
+            match is_returned(&error) {
                 true => Err(Failure::caught(&error)),
                 false => error.rethrow(),
             }

@@ -18,6 +18,7 @@ use super::lists;
 use super::ownership::Object;
 use super::relation;
 use pgrx::{pg_guard, pg_sys, PgSqlErrorCode};
+use std::ffi::CStr;
 
 /// What a command asks for once it has its lock.
 #[derive(Clone, Copy)]
@@ -25,6 +26,7 @@ enum Right {
     Ownership,
     Trigger,
     References,
+    Maintain,
 }
 
 /// A table that a command locks, and what it then asks for.
@@ -51,6 +53,7 @@ unsafe fn locked(statement: *mut pg_sys::Node) -> Vec<Locked> {
         T_CreateStmt | T_CreateForeignTableStmt => locked_by_create(&*statement.cast()),
         T_AlterTableStmt => locked_by_alter(&*statement.cast()),
         T_AlterObjectDependsStmt => locked_by_depends(&*statement.cast()),
+        T_VacuumStmt => locked_by_vacuum(&*statement.cast()),
         _ => Vec::new(),
     }
 }
@@ -105,6 +108,17 @@ unsafe fn locked_by_depends(depends: &pg_sys::AlterObjectDependsStmt) -> Vec<Loc
     }
 }
 
+/// VACUUM FULL of a partitioned table looks whether the role may vacuum a partition only once it has the partition's lock.
+unsafe fn locked_by_vacuum(vacuum: &pg_sys::VacuumStmt) -> Vec<Locked> {
+    let is_full =
+        |option: *mut pg_sys::DefElem| CStr::from_ptr((*option).defname) == c"full" && pg_sys::defGetBoolean(option);
+    if !vacuum.is_vacuumcmd || !lists::pointers(vacuum.options).any(|option| is_full(option.cast())) {
+        return Vec::new();
+    }
+    let named = lists::pointers(vacuum.rels).map(|named| (*named.cast::<pg_sys::VacuumRelation>()).relation);
+    named.filter(|name| !name.is_null()).map(|name| (name, Right::Maintain)).collect()
+}
+
 /// The relation with this name, if it is one of the ledger.
 unsafe fn of_ledger(name: *mut pg_sys::RangeVar) -> Option<pg_sys::Oid> {
     let relation = relation::named(name);
@@ -130,8 +144,19 @@ impl Right {
             Right::References => {
                 has_privilege(relation, pg_sys::ACL_REFERENCES) || has_on_a_column(relation, pg_sys::ACL_REFERENCES)
             }
+            Right::Maintain => may_maintain(relation),
         }
     }
+}
+
+fn may_maintain(relation: pg_sys::Oid) -> bool {
+    // SAFETY: reads a global of this session.
+    let database = Object::Database(unsafe { pg_sys::MyDatabaseId });
+    #[cfg(any(feature = "pg17", feature = "pg18"))]
+    if has_privilege(relation, pg_sys::ACL_MAINTAIN) {
+        return true;
+    }
+    Object::Relation(relation).is_own() || database.is_own()
 }
 
 fn has_privilege(relation: pg_sys::Oid, privilege: u32) -> bool {
@@ -160,6 +185,10 @@ fn refusal(relation: pg_sys::Oid, right: Right) -> Failure {
         Right::Ownership => (format!("must be owner of {kind} {name}"), ""),
         Right::Trigger => (denied, ", or to grant the privilege TRIGGER"),
         Right::References => (denied, ", or to grant the privilege REFERENCES"),
+        Right::Maintain if cfg!(any(feature = "pg17", feature = "pg18")) => {
+            (denied, ", or to grant the privilege MAINTAIN")
+        }
+        Right::Maintain => (format!("must be owner of {kind} {name}"), ""),
     };
     Failure::new(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, message)
         .detail(format!(

@@ -169,6 +169,8 @@ fn begin() -> Result<(), Failure> {
         .hint("Wait until that COPY has ended."));
     }
     transaction::require_no_part()?;
+    // Before the locks too, so that a ledger in use is left alone: while this waits for one, all who record would wait.
+    require_empty_ledger()?;
     sealing_lock::take();
     // Waits for transactions that are recording, and keeps new ones out until this transaction has ended.
     drop(Table::open("entries_pending", pg_sys::ExclusiveLock));

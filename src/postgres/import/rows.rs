@@ -11,7 +11,7 @@ use crate::postgres::entries_pending;
 use crate::postgres::errors::Failure;
 use crate::postgres::jsonb;
 use crate::postgres::partitions;
-use crate::postgres::tables::{self, Table};
+use crate::postgres::tables::{self, RegisteredSnapshot, Table};
 use crate::postgres::tracking::shape;
 use crate::postgres::tracking::versions::NewVersions;
 use pgrx::pg_sys::panic::CaughtError;
@@ -24,6 +24,7 @@ const BATCH_BYTES: usize = 16 << 20;
 /// The widths of columns for texts that a line does not limit.
 const MAX_SIGNATURE: usize = 256;
 const MAX_KEY_ID: usize = 64;
+const REPEATED: &str = "repeats an entry that an earlier block holds";
 
 /// An entry whose block has not come yet.
 pub struct KeptEntry {
@@ -74,6 +75,32 @@ impl Batch {
         blocks::insert_nodes(nodes);
         // SAFETY: inside a transaction. Makes this batch, and partitions that it has created, visible to what follows.
         unsafe { pg_sys::CommandCounterIncrement() };
+        self.check_other_partitions()
+    }
+
+    /// An id is unique in the whole ledger, but the key of a partition covers that partition alone.
+    fn check_other_partitions(&self) -> Result<(), Failure> {
+        let Some(last) = self.blocks.last() else { return Ok(()) };
+        let mut filled = partitions::sealed();
+        filled.retain(|partition| partition.from <= last.block_number);
+        if filled.len() < 2 {
+            return Ok(());
+        }
+        let filled: Vec<_> = filled.iter().map(|partition| (partition, partition.open())).collect();
+        let snapshot = RegisteredSnapshot::latest();
+        let of_blocks =
+            self.blocks.iter().flat_map(|block| std::iter::repeat_n(block.block_number, block.data_count as usize));
+        let placed: Vec<_> = of_blocks.zip(&self.entries).collect();
+        // Of two in this batch, the later one repeats the earlier.
+        for (block_number, kept) in placed.into_iter().rev() {
+            check_for_interrupts!();
+            let mut others = filled.iter().filter(|(partition, _)| !partition.may_hold(block_number));
+            let is_in =
+                |table: &Table| partitions::find(table, kept.entry.entry_id, snapshot.as_ptr(), |_| ()).is_some();
+            if others.any(|(_, table)| is_in(table)) {
+                return Err(kept.refused(REPEATED));
+            }
+        }
         Ok(())
     }
 
@@ -111,7 +138,7 @@ impl Batch {
     fn repeated(&self, detail: &str) -> Failure {
         let is_named = |kept: &&KeptEntry| detail.contains(&kept.entry.entry_id.to_string());
         match self.entries.iter().rev().find(is_named) {
-            Some(kept) => kept.refused("repeats an entry that an earlier block holds"),
+            Some(kept) => kept.refused(REPEATED),
             None => refused(detail.to_owned()),
         }
     }

@@ -27,8 +27,10 @@ use uuid::Uuid;
 pub enum ItemEntry {
     Stored {
         entry: Box<Entry>,
-        /// Its leaf index in the log tree (negative while it is pending), and its leaf hash.
+        /// Its leaf index in the log tree (none while it is pending), and its leaf hash.
         in_tree: SealedEntry,
+        /// By the table that it was found in: what the row says of itself proves nothing.
+        is_sealed: bool,
     },
     /// It was sealed, and is gone, for example with a partition that was detached. What it said of the item is not
     /// known, and an older entry must not be taken for it.
@@ -36,10 +38,19 @@ pub enum ItemEntry {
 }
 
 impl ItemEntry {
-    fn from_row(row: &Row) -> Option<ItemEntry> {
+    fn pending(row: &Row) -> Option<ItemEntry> {
+        ItemEntry::from_row(row, false)
+    }
+
+    fn sealed(row: &Row) -> Option<ItemEntry> {
+        ItemEntry::from_row(row, true)
+    }
+
+    fn from_row(row: &Row, is_sealed: bool) -> Option<ItemEntry> {
         is_about_an_item(row).then(|| ItemEntry::Stored {
             entry: Box::new(tables::entry_from_row(row)),
             in_tree: sealed_entry(row, None, &mut Buffers::default()),
+            is_sealed,
         })
     }
 
@@ -81,7 +92,8 @@ impl ItemEntry {
         }
     }
 
-    /// What the entry says of the item, if it is what was recorded; otherwise what is wrong with it.
+    /// What the entry says of the item, if its hash and signature are right; otherwise what is wrong with it. Whether the
+    /// log tree includes it is asked for [separately](ItemEntries::check_tree).
     pub fn registration(&self, name: &ItemName) -> Result<Registration, String> {
         self.registration_counted(name, &mut KeyCounts::default())
     }
@@ -147,7 +159,7 @@ impl ItemEntries {
     fn newest_pending(&self, row_id: Uuid) -> Option<ItemEntry> {
         self.pending.find(row_id, |entry_id| {
             let table = Table::open("entries_pending", pg_sys::AccessShareLock);
-            partitions::find(&table, entry_id, self.snapshot, ItemEntry::from_row).flatten()
+            partitions::find(&table, entry_id, self.snapshot, ItemEntry::pending).flatten()
         })
     }
 
@@ -155,17 +167,24 @@ impl ItemEntries {
     fn newest_sealed(&self, row_id: Uuid) -> Option<ItemEntry> {
         // SAFETY: the caller of of_snapshot() promised that the snapshot stays registered or active.
         let (newest, lost) =
-            unsafe { versions::newest_sealed(row_id, self.snapshot, ItemEntry::from_row, ItemEntry::order) };
+            unsafe { versions::newest_sealed(row_id, self.snapshot, ItemEntry::sealed, ItemEntry::order) };
         lost.map(ItemEntry::gone).or(newest)
     }
 
-    /// Whether the log tree includes the entry as it is now, if it is sealed. An attacker who rewrites an entry can
-    /// make everything in it agree, but not with the tree.
-    pub fn is_in_tree(&self, entry: &ItemEntry) -> bool {
-        match entry {
-            ItemEntry::Stored { in_tree, .. } => in_tree.leaf_index < 0 || is_included(in_tree, &self.tree),
+    /// What the entry says of the item, if it is what was recorded; otherwise what is wrong with it.
+    pub fn proved(&self, entry: &ItemEntry, name: &ItemName) -> Result<Registration, String> {
+        let registration = entry.registration(name)?;
+        self.check_tree(entry).map(|()| registration)
+    }
+
+    /// If the entry is sealed, the log tree must include it as it is now. An attacker who rewrites an entry, or puts an
+    /// older one in its place, can make everything in it agree, but not with the tree.
+    pub fn check_tree(&self, entry: &ItemEntry) -> Result<(), String> {
+        let is_proved = match entry {
+            ItemEntry::Stored { in_tree, is_sealed, .. } => !is_sealed || is_included(in_tree, &self.tree),
             ItemEntry::Gone { .. } => false,
-        }
+        };
+        is_proved.then_some(()).ok_or_else(|| "the log tree does not include it".to_owned())
     }
 }
 

@@ -227,13 +227,12 @@ fn sign(draft: &GivenItem, calls: Calls, place: Relocation, signer: Signer) -> R
         let entries = verifier.entries();
         // Looked up even if the item has no row: it may have been revoked a moment ago, and its row removed.
         let previous = entries.newest(&name);
-        check_revocation(&name, previous.as_ref(), signer)?;
-        let before = previous.as_ref().and_then(|entry| entry.registration(&name).ok());
-        let before = before.map(|before| before.depends_on).unwrap_or_default();
+        check_revocation(entries, &name, previous.as_ref(), signer)?;
         let depends_on = match calls {
             // A move leaves what is called as it is.
-            Calls::Same if is_move => before,
+            Calls::Same if is_move => calls_before(entries, &name, previous.as_ref())?,
             Calls::Same => {
+                let before = calls_before(entries, &name, previous.as_ref())?;
                 pin(entries, &name, before.into_iter().map(|pin| Call { name: pin.name, integrity: None }).collect())?
             }
             Calls::Given(list) => pin(entries, &name, read_calls(list)?)?,
@@ -284,18 +283,38 @@ fn name_receipt(name: &ItemName) -> Value {
     json!({"item_type": name.item_type.as_str(), "item_id": name.id, "version": name.version})
 }
 
-/// Only an administrator may sign a revoked item again: otherwise every signer could undo every revocation.
-fn check_revocation(name: &ItemName, previous: Option<&ItemEntry>, signer: Signer) -> Result<(), Failure> {
-    if signer.is_admin {
-        return Ok(());
-    }
-    if let Some(gone) = previous.filter(|entry| entry.is_gone()) {
-        // The entry that is gone may have been a revocation.
-        let problem = gone.registration(name).err().unwrap_or_default();
+/// What the item has called so far. If its newest entry does not verify, for example because it was made before the server
+/// had a secret, the row tells, like all else that stays as registered.
+fn calls_before(entries: &ItemEntries, name: &ItemName, previous: Option<&ItemEntry>) -> Result<Vec<Pin>, Failure> {
+    let Some(previous) = previous else { return Ok(Vec::new()) };
+    let problem = match entries.proved(previous, name) {
+        Ok(before) => return Ok(before.depends_on),
+        Err(problem) => problem,
+    };
+    rows::repeated(name).and_then(|row| parse_pins(&row.depends_on)).ok_or_else(|| {
+        let message = format!("cannot tell what {name} depends on");
+        Failure::new(PgSqlErrorCode::ERRCODE_DATA_CORRUPTED, message)
+            .detail(format!("Its newest entry does not verify: {problem}. Nor does its row in ledger.items tell."))
+            .hint("Pass depends_on, or '[]' if it depends on nothing.")
+    })
+}
+
+/// Only an administrator may sign a revoked item again: otherwise every signer could undo every revocation. An entry that
+/// is gone, or that the log tree does not include, may have been a revocation.
+fn check_revocation(
+    entries: &ItemEntries,
+    name: &ItemName,
+    previous: Option<&ItemEntry>,
+    signer: Signer,
+) -> Result<(), Failure> {
+    let Some(previous) = previous.filter(|_| !signer.is_admin) else { return Ok(()) };
+    let gone = if previous.is_gone() { previous.registration(name).err() } else { None };
+    if let Some(problem) = gone.or_else(|| entries.check_tree(previous).err()) {
+        let id = previous.id().map(|id| format!("Entry {id}: ")).unwrap_or_default();
         let message = format!("only members of ledger_admin may sign {name} again");
-        return Err(Failure::new(PgSqlErrorCode::ERRCODE_DATA_CORRUPTED, message).detail(format!("{problem}.")));
+        return Err(Failure::new(PgSqlErrorCode::ERRCODE_DATA_CORRUPTED, message).detail(format!("{id}{problem}.")));
     }
-    if !previous.is_some_and(ItemEntry::is_revocation) {
+    if !previous.is_revocation() {
         return Ok(());
     }
     Err(Failure::new(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, format!("the signature of {name} was revoked"))
@@ -360,7 +379,7 @@ fn integrity_to_call(entries: &ItemEntries, caller: &ItemName, name: &ItemName) 
     }
     let create = "Register it first: SELECT ledger.create_item(...).";
     let entry = entries.newest(name).ok_or_else(|| cannot("it is not registered").hint(create))?;
-    let registration = entry.registration(name).map_err(|problem| {
+    let registration = entries.proved(&entry, name).map_err(|problem| {
         let id = entry.id().map(|id| format!("Entry {id}: ")).unwrap_or_default();
         cannot("the ledger's entry about it does not verify").detail(format!("{id}{problem}."))
     })?;

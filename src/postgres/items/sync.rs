@@ -76,7 +76,11 @@ fn compare(
 ) -> SyncRow {
     check_for_interrupts!();
     // Compared with what the ledger says of the item; a row of the registry alone proves nothing.
-    let found = verifier.entries().newest(name).map(|entry| entry.registration_counted(name, by_key));
+    let entries = verifier.entries();
+    let found = entries.newest(name).map(|entry| {
+        let registration = entry.registration_counted(name, by_key)?;
+        entries.check_tree(&entry).map(|()| registration)
+    });
     let (status, detail) = match (&found, &local) {
         (Some(Ok(Registration { event: Event::Revoked { reason }, .. })), _) => {
             ("revoked", Some(format!("reason: {reason}")))

@@ -158,8 +158,8 @@ impl Verifier {
             self.cached += u64::from(verification.success());
             return (verification, registration);
         }
-        if entry.is_some_and(|entry| !self.entries.is_in_tree(entry)) {
-            return (unproven(name, entry, "the log tree does not include it"), None);
+        if let Some(Err(problem)) = entry.map(|entry| self.entries.check_tree(entry)) {
+            return (unproven(name, entry, &problem), None);
         }
         let verification =
             verify_text(given, registration.as_ref()).unwrap_or_else(|error| Verification::invalid(&error));

@@ -4,7 +4,7 @@ use super::{no_place, open_parent, sealed, Kind, SealedPartition};
 use crate::postgres::errors::{with_place, Failure};
 use crate::postgres::local_settings::with_setting;
 use crate::postgres::settings;
-use crate::postgres::subtransaction::attempt;
+use crate::postgres::subtransaction::attempt_unlocked;
 use crate::postgres::tables::{self, RegisteredSnapshot};
 use pgrx::prelude::*;
 use pgrx::{pg_sys, Spi};
@@ -24,6 +24,10 @@ const MOST_SPANS: i64 = 16;
 
 /// How long a process leaves it at that, after it could not create the next partition in advance.
 const ADVANCE_RETRY: Duration = Duration::from_secs(60);
+
+/// How long to wait for a lock meanwhile. The new partition refers to `ledger.blocks`, which Postgres locks for that, and
+/// any role can hold a lock on it that is in the way. Nobody else can seal while this waits.
+const LOCK_LIMIT: &CStr = c"1s";
 
 thread_local! {
     /// When this process last could not create the next partition in advance.
@@ -88,12 +92,12 @@ fn add_needed(from: i64) -> i64 {
 
 /// Adds a partition while there is still room in the one before. If that fails, sealing goes on.
 fn add_in_advance(from: i64) {
-    let Err(failure) = attempt(|| add(from, from + span())) else { return };
+    let Err(failure) = attempt_unlocked(|| add(from, from + span())) else { return };
     REFUSED_AT.set(Some(Instant::now()));
     let message = format!("could not create ledger.{} in advance: {}", name(from), failure.text());
     Failure::new(failure.code(), message)
         .detail(format!("It is the next partition of ledger.entries_sealed. Without it, sealing goes on until block {}.", from - 1))
-        .hint("Remove what keeps it from being created: for example, an event trigger that refuses the command, or a relation with its name. Sealing tries again by itself, at most once a minute in each process.")
+        .hint("Remove what keeps it from being created: for example, an event trigger that refuses the command, a relation with its name, or a transaction that has locked ledger.blocks. Sealing tries again by itself, at most once a minute in each process.")
         .warn();
 }
 
@@ -102,11 +106,12 @@ fn was_refused_lately() -> bool {
 }
 
 fn add(from: i64, to: i64) {
-    without_event_triggers(|| {
+    let adding = || {
         create(from, to);
         // A member of the extension, as its parent is: pg_dump must not dump one without the other.
         run(&format!("ALTER EXTENSION pg_notary ADD TABLE ledger.{}", name(from)));
-    });
+    };
+    with_setting(c"lock_timeout", LOCK_LIMIT, || without_event_triggers(adding));
 }
 
 /// An event trigger of another application may refuse all DDL. It knows nothing of the ledger.

@@ -21,7 +21,7 @@ fn verify_entry(entry_id: Option<pgrx::Uuid>, original_data: Option<Jsonb>) -> J
     let entry_id = Uuid::from_bytes(*required(entry_id, "entry_id").as_bytes());
     let data = required(original_data, "original_data");
     let data_hash = sha256_hex(or_raise(data.canonical()).as_bytes());
-    let Some(Found { entry, is_only }) = find(entry_id) else {
+    let Some(Found { entry, is_sealed, is_only }) = find(entry_id) else {
         pgrx::notice!("there is no entry {entry_id} in the ledger");
         return JsonbText::from(json!({
             "verified": false, "hash_valid": false, "signature_valid": null, "included": false, "block_number": null,
@@ -42,7 +42,6 @@ fn verify_entry(entry_id: Option<pgrx::Uuid>, original_data: Option<Jsonb>) -> J
     if !is_only {
         pgrx::notice!("there is more than one entry {entry_id} in the ledger");
     }
-    let is_sealed = entry.leaf_index >= 0;
     let included = is_sealed && is_included(&entry, &StoredNodes::default());
     JsonbText::from(json!({
         "verified": is_only && hash_valid && signature_checked && signature_valid != Some(false) && (included || !is_sealed),
@@ -55,6 +54,8 @@ fn verify_entry(entry_id: Option<pgrx::Uuid>, original_data: Option<Jsonb>) -> J
 
 struct Found {
     entry: SealedEntry,
+    /// By the table that it was found in: what the row says of itself proves nothing.
+    is_sealed: bool,
     /// No other table has an entry with this id. Only a superuser could have made a second one.
     is_only: bool,
 }
@@ -66,13 +67,13 @@ fn find(entry_id: Uuid) -> Option<Found> {
     let mut buffers = Buffers::default();
     let pending = Table::open("entries_pending", pg_sys::AccessShareLock);
     let sealed = partitions::sealed();
-    let tables = sealed.iter().rev().map(|partition| partition.open()).chain(std::iter::once(pending));
-    let mut found = tables.filter_map(|table| {
-        let read = |row: &_| table_blocks::sealed_entry(row, keyring.as_deref(), &mut buffers);
+    let tables = sealed.iter().rev().map(|partition| (partition.open(), true)).chain(std::iter::once((pending, false)));
+    let mut found = tables.filter_map(|(table, is_sealed)| {
+        let read = |row: &_| (table_blocks::sealed_entry(row, keyring.as_deref(), &mut buffers), is_sealed);
         partitions::find(&table, entry_id, snapshot.as_ptr(), read)
     });
-    let entry = found.next()?;
-    Some(Found { entry, is_only: found.next().is_none() })
+    let (entry, is_sealed) = found.next()?;
+    Some(Found { entry, is_sealed, is_only: found.next().is_none() })
 }
 
 /// Whether the log tree of the entry's block includes the entry's line as it is now, and the block's hash covers that

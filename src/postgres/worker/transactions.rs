@@ -134,7 +134,7 @@ fn lock_in_the_way() -> String {
 }
 
 /// Who holds a lock on a table of the ledger against those who read or write it, or else who waits for one: all others
-/// wait behind that.
+/// wait behind that. Who has locked `ledger.blocks` to write to it keeps a new partition from being attached.
 fn table_holder() -> Option<String> {
     let mut holder = None;
     spi::for_each_in_catalogs(
@@ -145,8 +145,9 @@ fn table_holder() -> Option<String> {
          WHERE l.locktype = 'relation' \
          AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()) \
          AND c.relnamespace = (SELECT extnamespace FROM pg_catalog.pg_extension WHERE extname = 'pg_notary') \
-         AND l.mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock') \
-         ORDER BY l.granted DESC, l.mode = 'AccessExclusiveLock' DESC, c.relkind = 'i', l.waitstart LIMIT 1",
+         AND (l.mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock') \
+         OR l.mode = 'RowExclusiveLock' AND c.relname = 'blocks') \
+         ORDER BY l.mode = 'RowExclusiveLock', l.granted DESC, l.mode = 'AccessExclusiveLock' DESC, c.relkind = 'i', l.waitstart LIMIT 1",
         &[],
         |row| holder = row.get::<String>(0),
     );
