@@ -244,9 +244,11 @@ fn the_writer_lets_go_of_the_file_of_a_dropped_database() {
         record(&mut other);
         open_files(writer).len() == 2
     });
+    let kept = file(&mut other);
     drop(other);
     client.batch_execute("DROP DATABASE other WITH (FORCE)").unwrap();
     wait_until("the writer has the dropped database's file closed", PATIENCE, || open_files(writer).len() == 1);
+    assert!(kept.exists(), "it is gone");
     record(&mut client);
     assert_intact(&mut client);
 }

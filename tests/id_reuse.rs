@@ -124,7 +124,7 @@ fn an_id_is_not_used_again_before_the_transaction_that_aborts_has_said_what_it_l
     }
 }
 
-/// It was noted as prepared, so others can tell what it leaves before it does.
+/// Who uses it waits until the transaction has said what it leaves.
 #[test]
 fn an_id_of_a_prepare_that_fails_can_be_used_again() {
     let (cluster, mut client) = start_in(Local, "sync");
@@ -259,10 +259,10 @@ fn the_line_of_a_prepared_entry_whose_id_was_voided_before_is_not_appended_again
     drop(client);
     cluster.kill9_everything();
     send(worker, libc::SIGCONT);
+    assert!(is_as_noted(&path), "the file will be read as a whole");
     cluster.start_again();
     let mut client = cluster.connect("postgres");
     wait_until_attached(&mut client);
-    assert!(!cluster.log().contains("reads all of mirror file"));
     assert!(ids_in_file(&file(&mut client)).contains(ID));
     assert_overall_valid(&mut client);
     client.batch_execute("COMMIT PREPARED 'again'").unwrap();

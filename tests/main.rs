@@ -37,6 +37,7 @@ mod mirror_faults;
 mod mirror_modes;
 mod new_ids;
 mod new_partitions;
+mod not_preloaded;
 mod offline_verifier;
 mod out_of_memory;
 mod own_tables;

@@ -259,7 +259,8 @@ fn looking_whether_secrets_verify_waits_for_nobody() {
         write_secrets(&path, &format!("one:{NEW}{round}\n"), 0o600);
         reload(&mut client);
         wait_until("the log says so of the pending one", PATIENCE, || complaints(&cluster, "one") == round + 1);
-        cluster.wait_for_log("Of 1 such entries");
+        let pending = || cluster.log().matches("Of 1 such entries").count();
+        wait_until("and has not waited for the sealed ones", PATIENCE, || pending() == round + 1);
     }
     record(&mut client);
 }

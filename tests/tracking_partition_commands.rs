@@ -4,7 +4,7 @@
 
 use crate::common::ledger::*;
 use crate::common::tracking::*;
-use crate::common::{pg_major, wait_until, Cluster, Options};
+use crate::common::{pg_major, send, wait_until, Cluster, Options};
 use postgres::error::SqlState;
 use postgres::Client;
 use std::thread;
@@ -251,15 +251,19 @@ fn the_worker_locks_a_partition_after_its_table() {
             "CREATE TABLE t (id int, what text, PRIMARY KEY (id)) PARTITION BY RANGE (id);
              CREATE TABLE t_1 PARTITION OF t FOR VALUES FROM (1) TO (1000);
              CREATE TABLE t_2 PARTITION OF t FOR VALUES FROM (1000) TO (3000);
-             INSERT INTO t SELECT n, repeat('x', 900) FROM generate_series(1, 2000) n;
-             BEGIN; SELECT ledger.track('t', with_signature => false); COMMIT",
+             INSERT INTO t SELECT n, repeat('x', 900) FROM generate_series(1, 2000) n",
         )
         .unwrap();
+    let worker = worker_pid(&mut client);
+    stop_between_transactions(&mut client, worker);
+    client.batch_execute("SELECT ledger.track('t', with_signature => false)").unwrap();
     let mut other = cluster.connect("postgres");
     // While the table is locked, and its partitions are not, for longer than a batch takes to begin.
-    client.batch_execute("BEGIN; LOCK TABLE ONLY t IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(1)").unwrap();
-    let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted";
-    assert_eq!(number(&mut other, waits), 0);
+    client.batch_execute("BEGIN; LOCK TABLE ONLY t IN ACCESS EXCLUSIVE MODE").unwrap();
+    send(worker, libc::SIGCONT);
+    client.batch_execute("SELECT pg_sleep(1)").unwrap();
+    assert_eq!(number(&mut other, "SELECT count(*) FROM pg_locks WHERE NOT granted"), 0);
+    assert_eq!(number(&mut other, "SELECT count(*) FROM ledger.entries WHERE metadata ? 'key'"), 0);
     client.batch_execute("LOCK TABLE t_1, t_2 IN ACCESS EXCLUSIVE MODE; COMMIT").unwrap();
     wait_until_tracked(&mut client, "t");
     assert_clean(&mut client, "t");
