@@ -402,6 +402,10 @@ fn a_partition_that_an_administrator_has_attached_is_not_unlogged() {
         "cannot attach unlogged table \"public.taken\" as a partition of \"ledger.entries_sealed\""
     );
     client.batch_execute(&format!("ALTER TABLE taken SET LOGGED; {}", ARRANGEMENTS[0].1)).unwrap();
+    let created =
+        "CREATE UNLOGGED TABLE more PARTITION OF ledger.entries_sealed FOR VALUES FROM (900000000) TO (MAXVALUE)";
+    let refused = error(&mut client, created);
+    assert_eq!(refused.message(), "cannot create unlogged table \"more\" as a partition of \"ledger.entries_sealed\"");
     assert_intact(&mut client);
 }
 

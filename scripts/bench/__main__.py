@@ -21,10 +21,12 @@ import targets
 import updates
 import verification
 import waits
-from contenders import REFERENCES, all_contenders, other_servers
+from contenders import OTHER_CLUSTER, REFERENCES, all_contenders, other_servers
 from ledger import Ledger
 from results import Results
 from server import Failed, Server
+
+CLUSTER = os.environ["PGHOST"], os.environ["PGPORT"]
 
 
 def say(message):
@@ -57,41 +59,54 @@ def make_wal_segments(scale, server):
 def measure(scale, results, server, directory):
     make_wal_segments(scale, server)
     if scale.sizes:
-        growth.measure(results, os.environ["PGHOST"], os.environ["PGPORT"], scale, say)
+        growth.measure(results, *CLUSTER, scale, say)
     else:
-        compare(scale, results, server, directory)
+        compare(scale, results, directory)
 
 
-def compare(scale, results, server, directory):
-    ledger = Ledger(server)
-    without, pgaudit = other_servers()
-    make_wal_segments(scale, without)
-    contenders = all_contenders(server, ledger, without, pgaudit, say)
+def compare(scale, results, directory):
+    make_wal_segments(scale, Server(*OTHER_CLUSTER, "postgres"))
     measures = {
-        "insert": lambda: inserts.measure(results, contenders, scale, os.environ["BENCH_DIRECTORY"], say),
-        "update": lambda: updates.measure(results, contenders, scale, say),
-        "bulk": lambda: bulk.measure(results, contenders, scale, directory, say),
-        "load": lambda: load.measure(results, contenders, scale, say),
-        "record": lambda: recording.measure(results, contenders, scale, say),
-        "sealing": lambda: sealing.measure(results, contenders, scale, say),
-        "storage": lambda: storage.measure(results, contenders, scale, say),
-        "hash": lambda: hashing.measure(results, server, scale, say),
-        "waits": lambda: waits.measure(results, contenders, scale, say),
-        "verify": lambda: verification.measure(results, os.environ["PGHOST"], os.environ["PGPORT"], scale, say),
+        "insert": lambda contenders: inserts.measure(results, contenders, scale, os.environ["BENCH_DIRECTORY"], say),
+        "update": lambda contenders: updates.measure(results, contenders, scale, say),
+        "bulk": lambda contenders: bulk.measure(results, contenders, scale, directory, say),
+        "load": lambda contenders: load.measure(results, contenders, scale, say),
+        "record": lambda contenders: recording.measure(results, contenders, scale, say),
+        "sealing": lambda contenders: sealing.measure(results, contenders, scale, say),
+        "storage": lambda contenders: storage.measure(results, contenders, scale, say),
+        "hash": lambda contenders: hashing.measure(results, contenders[0].server, scale, say),
+        "waits": lambda contenders: waits.measure(results, contenders, scale, say),
     }
     for kind in scales.KINDS:
         if kind in scale.kinds:
             started = time.monotonic()
-            measures[kind]()
+            if kind == "verify":
+                # On ledgers of its own.
+                verification.measure(results, *CLUSTER, scale, say)
+            else:
+                measure_contenders(measures[kind])
             say(f"{kind}: {time.monotonic() - started:.0f} seconds")
+
+
+def measure_contenders(measure):
+    """In databases that are dropped afterwards: all that is recorded for all kinds of work together would fill a disk."""
+    server = Server.create(*CLUSTER, "bench_work")
+    ledger = Ledger(server)
+    others = other_servers()
+    measure(all_contenders(server, ledger, *others, say))
     ledger.verify()
+    path = ledger.mirror_path()
+    for each in (server, *others):
+        if each is not None:
+            each.drop()
+    os.unlink(path)
 
 
 def main():
     scale = scales.from_environment()
     directory = os.environ["BENCH_RESULTS"]
     os.makedirs(directory, exist_ok=True)
-    server = Server.create(os.environ["PGHOST"], os.environ["PGPORT"], "bench")
+    server = Server(*CLUSTER, "postgres")
     results = Results({**REFERENCES, **growth.references(scale.sizes)})
     facts = about(server, scale)
     try:

@@ -18,6 +18,7 @@ OFF = "tracked, off"
 MODES = {SYNC: "sync", WRITE: "write", ASYNC: "async", OFF: "off"}
 # The order of the tables and plots.
 NAMES = (PLAIN, WITHOUT, AUDIT, CHAIN, PGAUDIT, SYNC, WRITE, ASYNC, OFF)
+OTHER_CLUSTER = os.environ["BENCH_OTHER_HOST"], os.environ["BENCH_OTHER_PORT"]
 # With whom a contender is compared, if not with the plain table that all others are: the one in its own cluster.
 REFERENCES = {PGAUDIT: WITHOUT}
 
@@ -182,6 +183,5 @@ def all_contenders(server, ledger, without, pgaudit, say):
 
 def other_servers():
     """Two databases of the cluster without pg_notary: for the plain table, and one where pgaudit logs, if it is there."""
-    place = os.environ["BENCH_OTHER_HOST"], os.environ["BENCH_OTHER_PORT"]
-    pgaudit = Server.create(*place, "bench_pgaudit") if os.environ.get("BENCH_PGAUDIT_LOG") else None
-    return Server.create(*place, "bench"), pgaudit
+    pgaudit = Server.create(*OTHER_CLUSTER, "bench_pgaudit") if os.environ.get("BENCH_PGAUDIT_LOG") else None
+    return Server.create(*OTHER_CLUSTER, "bench_work"), pgaudit

@@ -17,6 +17,7 @@ use super::relation;
 use super::spi;
 use super::triggers;
 use pgrx::{pg_guard, pg_sys, PgSqlErrorCode};
+use std::ffi::CStr;
 
 /// What a command would do to a table that no table of the extension can bear.
 #[derive(Clone, Copy)]
@@ -34,6 +35,9 @@ pub unsafe extern "C-unwind" fn before_utility(statement: *mut pg_sys::Node) {
     if let pg_sys::NodeTag::T_TruncateStmt = (*statement).type_ {
         let truncate = &*statement.cast::<pg_sys::TruncateStmt>();
         lists::pointers(truncate.relations).for_each(|name| or_raise(check_truncate(name.cast())));
+    }
+    if let pg_sys::NodeTag::T_CreateStmt = (*statement).type_ {
+        or_raise(check_created(&*statement.cast()));
     }
     let change = match (*statement).type_ {
         pg_sys::NodeTag::T_AlterTableStmt => {
@@ -65,7 +69,6 @@ unsafe fn first_change(commands: *mut pg_sys::List) -> Option<Change> {
 
 /// Refuses to attach an unlogged table to one of the extension.
 unsafe fn check_attached(alter: &pg_sys::AlterTableStmt) -> Result<(), Failure> {
-    let parent = relation::named(alter.relation);
     let mut attached = lists::pointers(alter.cmds).filter_map(|command| {
         let command = &*command.cast::<pg_sys::AlterTableCmd>();
         let is_attached = command.subtype == pg_sys::AlterTableType::AT_AttachPartition;
@@ -75,14 +78,40 @@ unsafe fn check_attached(alter: &pg_sys::AlterTableStmt) -> Result<(), Failure> 
         *table != pg_sys::InvalidOid && pg_sys::get_rel_persistence(*table) as u8 == pg_sys::RELPERSISTENCE_UNLOGGED
     };
     let Some(unlogged) = attached.find(is_unlogged) else { return Ok(()) };
-    if parent == pg_sys::InvalidOid || !(extension::has(parent) || is_partition(parent)) {
+    let parent = relation::named(alter.relation);
+    if !is_of_ledger(parent) {
         return Ok(());
     }
-    let (table, parent) = (relation::shown_name(unlogged), relation::shown_name(parent));
-    let message = format!("cannot attach unlogged table \"{table}\" as a partition of \"{parent}\"");
-    Err(Failure::new(PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED, message)
+    let table = relation::shown_name(unlogged);
+    let hint = format!("Run ALTER TABLE {table} SET LOGGED first.");
+    Err(unlogged_partition("attach", &table, parent).hint(hint))
+}
+
+/// Refuses to create an unlogged table as a partition of one of the extension.
+unsafe fn check_created(create: &pg_sys::CreateStmt) -> Result<(), Failure> {
+    let is_unlogged = (*create.relation).relpersistence as u8 == pg_sys::RELPERSISTENCE_UNLOGGED;
+    if create.partbound.is_null() || !is_unlogged {
+        return Ok(());
+    }
+    let parents = lists::pointers(create.inhRelations).map(|parent| relation::named(parent.cast()));
+    match parents.filter(|parent| is_of_ledger(*parent)).last() {
+        None => Ok(()),
+        Some(parent) => {
+            let name = CStr::from_ptr((*create.relation).relname).to_string_lossy();
+            Err(unlogged_partition("create", &name, parent).hint("Leave out UNLOGGED."))
+        }
+    }
+}
+
+fn unlogged_partition(verb: &str, table: &str, parent: pg_sys::Oid) -> Failure {
+    let parent = relation::shown_name(parent);
+    let message = format!("cannot {verb} unlogged table \"{table}\" as a partition of \"{parent}\"");
+    Failure::new(PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED, message)
         .detail("After a crash it would be empty, and the entries in it lost.")
-        .hint(format!("Run ALTER TABLE {table} SET LOGGED first.")))
+}
+
+fn is_of_ledger(table: pg_sys::Oid) -> bool {
+    table != pg_sys::InvalidOid && (extension::has(table) || is_partition(table))
 }
 
 unsafe fn check(change: Change, name: *mut pg_sys::RangeVar) -> Result<(), Failure> {

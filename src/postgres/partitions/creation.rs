@@ -26,8 +26,9 @@ const MOST_SPANS: i64 = 16;
 const ADVANCE_RETRY: Duration = Duration::from_secs(60);
 
 /// How long to wait for a lock meanwhile. The new partition refers to `ledger.blocks`, which Postgres locks for that, and
-/// any role can hold a lock on it that is in the way. Nobody else can seal while this waits.
-const LOCK_LIMIT: &CStr = c"1s";
+/// any role can hold a lock on it that is in the way. Nobody else can seal while this waits. Longer than deadlock_timeout,
+/// after which autovacuum gives way.
+const LOCK_LIMIT: &CStr = c"2s";
 
 thread_local! {
     /// When this process last could not create the next partition in advance.
