@@ -87,7 +87,46 @@ fn a_revocation_that_was_rewritten_is_seen_by_all_and_undone_by_no_signer() {
     let caller =
         format!("SELECT ledger.create_item('tool', 'caller', '1.0.0', 'x', 'caller.py', depends_on => {calls})");
     assert!(all_text(&error(&mut signer, &caller)).contains("the log tree does not include it"));
+    // What a revocation keeps is the row's then.
+    client.batch_execute("SELECT ledger.revoke_signature('tool', 'api', '1.0.0', 'still')").unwrap();
+    let kept =
+        "SELECT metadata->'item'->>'integrity_hash' = (SELECT integrity_hash FROM ledger.items WHERE item_id = 'api') \
+                FROM ledger.entries WHERE entry_type = 'item_revoked' ORDER BY created_at DESC LIMIT 1";
+    assert_eq!(value(&mut client, kept), "t");
     client.batch_execute("SELECT ledger.sign_item('tool', 'api', '1.0.0')").unwrap();
+}
+
+/// As after a restore of the table into a new ledger.
+#[test]
+fn an_item_that_the_ledger_has_no_entry_about_keeps_what_it_calls_when_it_is_signed() {
+    let (_cluster, mut client) = start(quiet());
+    client.batch_execute(REGISTER).unwrap();
+    let remove = "DELETE FROM ledger.entries_pending WHERE metadata->'item'->>'item_id' = 'api'";
+    client.batch_execute(&format!("BEGIN; {TRIGGERS_OFF}; {remove}; COMMIT")).unwrap();
+    client.batch_execute("SELECT ledger.sign_item('tool', 'api', '1.0.0')").unwrap();
+    assert_eq!(value(&mut client, "SELECT depends_on->0->>'item_id' FROM ledger.items WHERE item_id = 'api'"), "base");
+}
+
+/// All but its place in the log is that of an entry which the session has verified and remembers.
+#[test]
+fn a_session_that_has_loaded_an_item_is_not_deceived_by_a_replay_of_its_entry() {
+    let (_cluster, mut client) = registry();
+    client.batch_execute("CREATE TABLE before AS SELECT * FROM ledger.items").unwrap();
+    client.query_one(LOAD, &[]).unwrap();
+    let entry = "SELECT entry_id FROM ledger.items WHERE item_id = 'api'";
+    let signed = value(&mut client, entry);
+    client.batch_execute("SELECT ledger.revoke_signature('tool', 'api', '1.0.0', 'leaks')").unwrap();
+    seal(&mut client);
+    let revoked = value(&mut client, entry);
+    let replay = format!(
+        "ALTER TABLE ledger.entries_sealed_1 DROP CONSTRAINT entries_sealed_1_pkey;
+         UPDATE ledger.entries_sealed_1 AS n SET id = o.id, entry_type = o.entry_type, data_hash = o.data_hash,
+             metadata = o.metadata, signature = o.signature, key_id = o.key_id, created_at = o.created_at
+         FROM ledger.entries AS o WHERE n.id = '{revoked}' AND o.id = '{signed}';
+         DELETE FROM ledger.items WHERE item_id = 'api'; INSERT INTO ledger.items SELECT * FROM before WHERE item_id = 'api'"
+    );
+    client.batch_execute(&format!("BEGIN; {TRIGGERS_OFF}; {replay}; COMMIT")).unwrap();
+    assert_eq!(error(&mut client, LOAD).message(), "The ledger's entry about api@1.0.0 does not verify");
 }
 
 /// What the gate says after a change, which is then rolled back: the error, and whether verify_all() sees it as well.

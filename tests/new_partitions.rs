@@ -3,6 +3,7 @@
 #![cfg(feature = "cluster-tests")]
 
 use crate::common::copy_jsonl::{export, import};
+use crate::common::faults::seal_once_it_works;
 use crate::common::ledger::*;
 use crate::common::tracking::*;
 use crate::common::{as_server, pg_major, wait_until, write_file, Options};
@@ -99,6 +100,22 @@ fn who_has_locked_the_blocks_keeps_the_next_partition_from_being_made_and_nothin
     seal(&mut other);
     assert!(is_true(&mut other, HAS_NEXT));
     assert_intact(&mut other);
+}
+
+/// A caller of commit_block() would hold the sealing lock meanwhile.
+#[test]
+fn who_has_locked_the_blocks_where_there_is_no_room_is_named_and_waited_for_by_no_caller() {
+    let (cluster, mut client, _) = ledger();
+    end_at(&mut client, 6);
+    let mut other = cluster.connect("postgres");
+    other.batch_execute("BEGIN; PREPARE p AS DELETE FROM ledger.blocks").unwrap();
+    record(&mut client);
+    assert_eq!(error(&mut client, SEAL).message(), "canceling statement due to lock timeout");
+    record_many(&mut client, 100);
+    cluster.wait_for_log(" holds a lock on ledger.blocks");
+    other.batch_execute("ROLLBACK").unwrap();
+    seal_once_it_works(&mut client);
+    assert_intact(&mut client);
 }
 
 /// Postgres lets the ledger pass by such triggers from version 17 on.

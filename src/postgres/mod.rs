@@ -69,6 +69,7 @@ mod jsonb_record;
 mod line_functions;
 mod lists;
 mod local_settings;
+mod lock_limit;
 mod locks;
 mod log_state;
 mod memory;

@@ -39,52 +39,62 @@ pub unsafe extern "C-unwind" fn before_utility(statement: *mut pg_sys::Node) {
     if let pg_sys::NodeTag::T_CreateStmt = (*statement).type_ {
         or_raise(check_created(&*statement.cast()));
     }
-    let change = match (*statement).type_ {
+    // The extension's own scripts may do it.
+    if pg_sys::creating_extension {
+        return;
+    }
+    match (*statement).type_ {
         pg_sys::NodeTag::T_AlterTableStmt => {
             let alter = &*statement.cast::<pg_sys::AlterTableStmt>();
             or_raise(check_attached(alter));
-            first_change(alter.cmds).map(|change| (change, alter.relation))
+            changes(alter.cmds).for_each(|change| or_raise(check(change, alter.relation)));
         }
         pg_sys::NodeTag::T_RenameStmt => {
             let rename = &*statement.cast::<pg_sys::RenameStmt>();
-            let is_of_column = rename.renameType == pg_sys::ObjectType::OBJECT_COLUMN;
-            is_of_column.then_some((Change::Columns, rename.relation))
+            if rename.renameType == pg_sys::ObjectType::OBJECT_COLUMN {
+                or_raise(check(Change::Columns, rename.relation));
+            }
         }
-        _ => None,
-    };
-    // The extension's own scripts may do it.
-    if let Some((change, name)) = change.filter(|_| !pg_sys::creating_extension) {
-        or_raise(check(change, name));
+        _ => {}
     }
 }
 
-unsafe fn first_change(commands: *mut pg_sys::List) -> Option<Change> {
+unsafe fn changes(commands: *mut pg_sys::List) -> impl Iterator<Item = Change> {
     use pg_sys::AlterTableType as Kind;
-    lists::pointers(commands).find_map(|command| match (*command.cast::<pg_sys::AlterTableCmd>()).subtype {
+    lists::pointers(commands).filter_map(|command| match (*command.cast::<pg_sys::AlterTableCmd>()).subtype {
         Kind::AT_AddColumn | Kind::AT_DropColumn | Kind::AT_AlterColumnType => Some(Change::Columns),
         Kind::AT_SetUnLogged => Some(Change::Unlogged),
         _ => None,
     })
 }
 
-/// Refuses to attach an unlogged table to one of the extension.
+/// Refuses to attach an unlogged table to one of the extension, or one with such a partition.
 unsafe fn check_attached(alter: &pg_sys::AlterTableStmt) -> Result<(), Failure> {
-    let mut attached = lists::pointers(alter.cmds).filter_map(|command| {
+    let attached = lists::pointers(alter.cmds).filter_map(|command| {
         let command = &*command.cast::<pg_sys::AlterTableCmd>();
         let is_attached = command.subtype == pg_sys::AlterTableType::AT_AttachPartition;
-        is_attached.then(|| relation::named((*command.def.cast::<pg_sys::PartitionCmd>()).name))
+        is_attached.then(|| (*command.def.cast::<pg_sys::PartitionCmd>()).name)
     });
-    let is_unlogged = |table: &pg_sys::Oid| {
-        *table != pg_sys::InvalidOid && pg_sys::get_rel_persistence(*table) as u8 == pg_sys::RELPERSISTENCE_UNLOGGED
-    };
-    let Some(unlogged) = attached.find(is_unlogged) else { return Ok(()) };
-    let parent = relation::named(alter.relation);
-    if !is_of_ledger(parent) {
-        return Ok(());
+    for name in attached {
+        let (table, parent) = (relation::named(name), relation::named(alter.relation));
+        let is_to_be_checked = table != pg_sys::InvalidOid && is_of_ledger(parent);
+        if let Some(unlogged) = is_to_be_checked.then(|| unlogged_in(table)).flatten() {
+            let name = relation::shown_name(unlogged);
+            let hint = format!("Run ALTER TABLE {name} SET LOGGED first.");
+            return Err(unlogged_partition("attach", &name, parent).hint(hint));
+        }
     }
-    let table = relation::shown_name(unlogged);
-    let hint = format!("Run ALTER TABLE {table} SET LOGGED first.");
-    Err(unlogged_partition("attach", &table, parent).hint(hint))
+    Ok(())
+}
+
+/// The table itself, or a partition of it at any depth, if one is unlogged.
+fn unlogged_in(table: pg_sys::Oid) -> Option<pg_sys::Oid> {
+    let query = "SELECT oid FROM pg_catalog.pg_class WHERE relpersistence OPERATOR(pg_catalog.=) 'u' \
+                 AND (oid OPERATOR(pg_catalog.=) $1::pg_catalog.oid OR oid OPERATOR(pg_catalog.=) ANY \
+                 (ARRAY(SELECT relid::pg_catalog.oid FROM pg_catalog.pg_partition_tree($1::pg_catalog.oid::pg_catalog.regclass))))";
+    let mut unlogged = None;
+    spi::for_each_in_catalogs(query, &[i64::from(table.to_u32()).into()], |row| unlogged = row.get(0));
+    unlogged
 }
 
 /// Refuses to create an unlogged table as a partition of one of the extension.

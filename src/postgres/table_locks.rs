@@ -110,13 +110,17 @@ unsafe fn locked_by_depends(depends: &pg_sys::AlterObjectDependsStmt) -> Vec<Loc
 
 /// VACUUM FULL of a partitioned table looks whether the role may vacuum a partition only once it has the partition's lock.
 unsafe fn locked_by_vacuum(vacuum: &pg_sys::VacuumStmt) -> Vec<Locked> {
-    let is_full =
-        |option: *mut pg_sys::DefElem| CStr::from_ptr((*option).defname) == c"full" && pg_sys::defGetBoolean(option);
-    if !vacuum.is_vacuumcmd || !lists::pointers(vacuum.options).any(|option| is_full(option.cast())) {
+    let options = lists::pointers(vacuum.options).map(|option| option.cast::<pg_sys::DefElem>());
+    // The last one counts.
+    let full = options.filter(|option| CStr::from_ptr((**option).defname) == c"full").last();
+    if !vacuum.is_vacuumcmd || !full.is_some_and(|full| pg_sys::defGetBoolean(full)) {
         return Vec::new();
     }
     let named = lists::pointers(vacuum.rels).map(|named| (*named.cast::<pg_sys::VacuumRelation>()).relation);
-    named.filter(|name| !name.is_null()).map(|name| (name, Right::Maintain)).collect()
+    let is_partitioned = |name: *mut pg_sys::RangeVar| {
+        !name.is_null() && kind_of(relation::named(name)) == pg_sys::RELKIND_PARTITIONED_TABLE
+    };
+    named.filter(|name| is_partitioned(*name)).map(|name| (name, Right::Maintain)).collect()
 }
 
 /// The relation with this name, if it is one of the ledger.

@@ -90,11 +90,9 @@ impl Batch {
         let snapshot = RegisteredSnapshot::latest();
         let of_blocks =
             self.blocks.iter().flat_map(|block| std::iter::repeat_n(block.block_number, block.data_count as usize));
-        let placed: Vec<_> = of_blocks.zip(&self.entries).collect();
-        // Of two in this batch, the later one repeats the earlier.
-        for (block_number, kept) in placed.into_iter().rev() {
+        for (block_number, kept) in of_blocks.zip(&self.entries) {
             check_for_interrupts!();
-            let mut others = filled.iter().filter(|(partition, _)| !partition.may_hold(block_number));
+            let mut others = filled.iter().filter(|(partition, _)| partition.to <= block_number);
             let is_in =
                 |table: &Table| partitions::find(table, kept.entry.entry_id, snapshot.as_ptr(), |_| ()).is_some();
             if others.any(|(_, table)| is_in(table)) {

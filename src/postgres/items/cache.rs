@@ -45,7 +45,10 @@ impl Key {
             hasher.update(part.map_or(-1, |part| part.len() as i64).to_le_bytes());
             hasher.update(part.unwrap_or_default());
         }
-        hasher.update(entry.and_then(ItemEntry::leaf_hash).unwrap_or_default());
+        // Of an entry that was overwritten with an older one about the item, only the place differs from that.
+        let (place, leaf) = entry.and_then(ItemEntry::place_and_leaf).unwrap_or_default();
+        hasher.update(place.unwrap_or(-1).to_le_bytes());
+        hasher.update(leaf);
         Key(hasher.finalize().into())
     }
 }

@@ -67,10 +67,12 @@ impl ItemEntry {
         }
     }
 
-    /// Differs if anything in the entry differs; `None` if the entry is gone.
-    pub fn leaf_hash(&self) -> Option<Hash> {
+    /// Differs if anything in the entry differs, or it has another place in the log; `None` if the entry is gone.
+    pub fn place_and_leaf(&self) -> Option<(Option<i64>, Hash)> {
         match self {
-            ItemEntry::Stored { in_tree, .. } => Some(in_tree.leaf_hash),
+            ItemEntry::Stored { in_tree, is_sealed, .. } => {
+                Some((is_sealed.then_some(in_tree.leaf_index), in_tree.leaf_hash))
+            }
             ItemEntry::Gone { .. } => None,
         }
     }

@@ -139,8 +139,11 @@ fn revoke(name: ItemName, reason: String, signer: Signer) -> Result<JsonbText, F
         return Err(Failure::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, "reason must not be empty"));
     }
     let row = lock(&name)?;
-    let previous = with_latest_snapshot_to_sign(|verifier| verifier.entries().newest(&name));
-    let known = previous.as_ref().and_then(|entry| entry.registration(&name).ok());
+    let (previous, known) = with_latest_snapshot_to_sign(|verifier| {
+        let previous = verifier.entries().newest(&name);
+        let known = previous.as_ref().and_then(|entry| verifier.entries().proved(entry, &name).ok());
+        (previous, known)
+    });
     let mut registration = match known {
         Some(known) => known,
         // The ledger has no good entry about it: it is revoked as the table has it.
@@ -222,7 +225,7 @@ impl Calls {
 fn sign(draft: &GivenItem, calls: Calls, place: Relocation, signer: Signer) -> Result<JsonbText, Failure> {
     let name = draft.name().map_err(failure)?;
     let item = draft.item().map_err(failure)?;
-    let is_move = matches!(place, Relocation::Moved { .. });
+    let (is_move, is_new) = (matches!(place, Relocation::Moved { .. }), matches!(place, Relocation::New));
     let (previous, depends_on) = with_latest_snapshot_to_sign(|verifier| {
         let entries = verifier.entries();
         // Looked up even if the item has no row: it may have been revoked a moment ago, and its row removed.
@@ -231,6 +234,7 @@ fn sign(draft: &GivenItem, calls: Calls, place: Relocation, signer: Signer) -> R
         let depends_on = match calls {
             // A move leaves what is called as it is.
             Calls::Same if is_move => calls_before(entries, &name, previous.as_ref())?,
+            Calls::Same if is_new && previous.is_none() => Vec::new(),
             Calls::Same => {
                 let before = calls_before(entries, &name, previous.as_ref())?;
                 pin(entries, &name, before.into_iter().map(|pin| Call { name: pin.name, integrity: None }).collect())?
@@ -284,17 +288,17 @@ fn name_receipt(name: &ItemName) -> Value {
 }
 
 /// What the item has called so far. If its newest entry does not verify, for example because it was made before the server
-/// had a secret, the row tells, like all else that stays as registered.
+/// had a secret, or if there is none, the row tells, like all else that stays as registered.
 fn calls_before(entries: &ItemEntries, name: &ItemName, previous: Option<&ItemEntry>) -> Result<Vec<Pin>, Failure> {
-    let Some(previous) = previous else { return Ok(Vec::new()) };
-    let problem = match entries.proved(previous, name) {
-        Ok(before) => return Ok(before.depends_on),
-        Err(problem) => problem,
+    let problem = match previous.map(|previous| entries.proved(previous, name)) {
+        Some(Ok(before)) => return Ok(before.depends_on),
+        Some(Err(problem)) => format!("Its newest entry does not verify: {problem}"),
+        None => "The ledger has no entry about it".to_owned(),
     };
     rows::repeated(name).and_then(|row| parse_pins(&row.depends_on)).ok_or_else(|| {
         let message = format!("cannot tell what {name} depends on");
         Failure::new(PgSqlErrorCode::ERRCODE_DATA_CORRUPTED, message)
-            .detail(format!("Its newest entry does not verify: {problem}. Nor does its row in ledger.items tell."))
+            .detail(format!("{problem}. Nor does its row in ledger.items tell."))
             .hint("Pass depends_on, or '[]' if it depends on nothing.")
     })
 }

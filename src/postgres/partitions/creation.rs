@@ -3,6 +3,7 @@
 use super::{no_place, open_parent, sealed, Kind, SealedPartition};
 use crate::postgres::errors::{with_place, Failure};
 use crate::postgres::local_settings::with_setting;
+use crate::postgres::lock_limit::LockLimit;
 use crate::postgres::settings;
 use crate::postgres::subtransaction::attempt_unlocked;
 use crate::postgres::tables::{self, RegisteredSnapshot};
@@ -28,7 +29,7 @@ const ADVANCE_RETRY: Duration = Duration::from_secs(60);
 /// How long to wait for a lock meanwhile. The new partition refers to `ledger.blocks`, which Postgres locks for that, and
 /// any role can hold a lock on it that is in the way. Nobody else can seal while this waits. Longer than deadlock_timeout,
 /// after which autovacuum gives way.
-const LOCK_LIMIT: &CStr = c"2s";
+const LOCK_LIMIT: Duration = Duration::from_secs(2);
 
 thread_local! {
     /// When this process last could not create the next partition in advance.
@@ -43,6 +44,19 @@ thread_local! {
 /// its transaction as committed. If the same transaction filled it, a session that takes a snapshot in between would
 /// find the new block's entries neither there nor in the pending table.
 pub fn ensure_for(first: i64, last: i64) -> i64 {
+    let _limit = LockLimit::at_most(LOCK_LIMIT);
+    place_for(first, last)
+}
+
+/// As [`ensure_for`], for blocks that one transaction writes or none. It waits for locks as its caller wants to.
+pub fn ensure_for_all(first: i64, last: i64) {
+    let mut next = first;
+    while next <= last {
+        next = place_for(next, last);
+    }
+}
+
+fn place_for(first: i64, last: i64) -> i64 {
     let mut partitions = sealed();
     partitions.retain(|partition| partition.kind != Kind::Default);
     let last_end = partitions.iter().map(|partition| partition.to).max();
@@ -58,14 +72,6 @@ pub fn ensure_for(first: i64, last: i64) -> i64 {
         add_in_advance(end);
     }
     end
-}
-
-/// As [`ensure_for`], for blocks that one transaction writes or none.
-pub fn ensure_for_all(first: i64, last: i64) {
-    let mut next = first;
-    while next <= last {
-        next = ensure_for(next, last);
-    }
 }
 
 /// The first block from `first` on that has no partition.
@@ -93,6 +99,7 @@ fn add_needed(from: i64) -> i64 {
 
 /// Adds a partition while there is still room in the one before. If that fails, sealing goes on.
 fn add_in_advance(from: i64) {
+    let _limit = LockLimit::at_most(LOCK_LIMIT);
     let Err(failure) = attempt_unlocked(|| add(from, from + span())) else { return };
     REFUSED_AT.set(Some(Instant::now()));
     let message = format!("could not create ledger.{} in advance: {}", name(from), failure.text());
@@ -107,12 +114,11 @@ fn was_refused_lately() -> bool {
 }
 
 fn add(from: i64, to: i64) {
-    let adding = || {
+    without_event_triggers(|| {
         create(from, to);
         // A member of the extension, as its parent is: pg_dump must not dump one without the other.
         run(&format!("ALTER EXTENSION pg_notary ADD TABLE ledger.{}", name(from)));
-    };
-    with_setting(c"lock_timeout", LOCK_LIMIT, || without_event_triggers(adding));
+    });
 }
 
 /// An event trigger of another application may refuse all DDL. It knows nothing of the ledger.

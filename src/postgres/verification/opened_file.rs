@@ -100,7 +100,9 @@ fn wait_for_repair() -> bool {
         return false;
     }
     let state = mirror.lock().attachment;
-    if !is_under_way(state) {
+    // The mode has been changed from off, and the worker has not noticed yet.
+    let is_to_be_opened = state == Attachment::Off;
+    if !is_under_way(state) && !is_to_be_opened {
         return true;
     }
     // A template has no worker, and neither has a database for which no process was left. The file can be read all the

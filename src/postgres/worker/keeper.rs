@@ -2,11 +2,12 @@
 
 use super::pace::Pace;
 use super::transactions::{
-    holding_sealing_lock, in_sealing, in_transaction, is_timeout, opening_is_locked, sealing_is_locked, LockLimit,
+    holding_sealing_lock, in_sealing, in_transaction, is_timeout, opening_is_locked, sealing_is_locked,
     OPENING_PATIENCE, SEALING_PATIENCE,
 };
 use crate::postgres::database_slot::DatabaseSlot;
 use crate::postgres::errors::{or_raise, Failure};
+use crate::postgres::lock_limit::LockLimit;
 use crate::postgres::log_state::Settled;
 use crate::postgres::mirror::attach::{self, Attached, How};
 use crate::postgres::mirror::block_lines::SealedBlocks;

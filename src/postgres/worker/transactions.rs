@@ -2,6 +2,7 @@
 
 use crate::postgres::background_process::CancellableWork;
 use crate::postgres::errors::Failure;
+use crate::postgres::lock_limit::LockLimit;
 use crate::postgres::mirror::remembered::database_name;
 use crate::postgres::sealing_lock;
 use crate::postgres::spi;
@@ -23,25 +24,6 @@ pub(super) const OPENING_PATIENCE: Duration = Duration::from_secs(5);
 /// index on sealed entries, or rewrites a table, holds such a lock for as long as that takes, and other sealers would
 /// wait too.
 const TABLE_PATIENCE: Duration = Duration::from_secs(2);
-
-/// How long this process waits for locks, until dropped.
-pub(super) struct LockLimit {
-    before: std::ffi::c_int,
-}
-
-impl LockLimit {
-    pub(super) fn set(limit: Duration) -> LockLimit {
-        // SAFETY: lock_timeout is a global of this process, read only when it waits for a lock.
-        LockLimit { before: unsafe { (&raw mut pg_sys::LockTimeout).replace(limit.as_millis() as _) } }
-    }
-}
-
-impl Drop for LockLimit {
-    fn drop(&mut self) {
-        // SAFETY: restores lock_timeout, a global of this process that only it reads.
-        unsafe { pg_sys::LockTimeout = self.before };
-    }
-}
 
 /// Runs `work` in a transaction of its own. An error aborts it and is returned, not logged. So is a cancel, which
 /// stops nothing but such work.
