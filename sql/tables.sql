@@ -96,7 +96,7 @@ CREATE TABLE ledger.baselines (
     PRIMARY KEY (table_id, relation)
 ) USING heap;
 
-COMMENT ON TABLE ledger.row_versions IS 'which sealed entries are about a row of a tracked table';
+COMMENT ON TABLE ledger.row_versions IS 'which sealed entries are about a row of a tracked table, or about an item';
 COMMENT ON TABLE ledger.table_shapes IS 'the sets of columns that entries about rows cover';
 COMMENT ON TABLE ledger.baselines IS 'tracked tables whose baseline, the rows from before they were tracked, is still being recorded';
 COMMENT ON COLUMN ledger.row_versions.run IS 'the number of the run; negative if the row is a filter of that run';

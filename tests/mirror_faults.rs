@@ -421,3 +421,42 @@ fn a_second_server_on_the_same_file_is_kept_out() {
     record(&mut client);
     assert_intact(&mut client);
 }
+
+/// An editor, too, writes a copy and renames it.
+#[test]
+fn an_edited_copy_in_place_of_the_file_is_compared_with_what_is_pending() {
+    let (_cluster, mut client) = start(quiet());
+    let id = record(&mut client);
+    let path = file(&mut client);
+    let content = fs::read_to_string(&path).unwrap();
+    let found = |client: &mut Client| {
+        column(client, "SELECT concat_ws(' ', source, problem, entry_id) FROM ledger.find_tampering()")
+    };
+    replace(&path, content.replace("\"entry_type\": \"test\"", "\"entry_type\": \"tost\"").as_bytes());
+    assert_eq!(verdict(&mut client)["overall_valid"], false);
+    assert_eq!(found(&mut client), [format!("postgres entry_differs {id}")]);
+    let without: Vec<&str> = content.split_inclusive('\n').filter(|line| !line.contains(&id)).collect();
+    replace(&path, without.concat().as_bytes());
+    assert_eq!(verdict(&mut client)["overall_valid"], false);
+    assert!(found(&mut client).contains(&format!("file entry_not_in_file {id}")));
+    replace(&path, content.as_bytes());
+    assert_intact(&mut client);
+}
+
+/// The server knows that the file lacks them, and will append them.
+#[test]
+fn while_the_file_cannot_be_opened_again_entries_recorded_without_it_are_not_called_missing() {
+    let (_cluster, mut client) = start_in_own_directory(quiet());
+    let path = file(&mut client);
+    switch_off(&mut client);
+    let ids = record_many(&mut client, 3);
+    set_mode(&path, 0o400);
+    set(&mut client, "ledger.mirror_mode", "sync");
+    wait_for(&mut client, "(SELECT state = 'failed' FROM ledger.mirror_status)");
+    let verdict = verdict(&mut client);
+    assert_eq!(verdict["overall_valid"], true, "{verdict:#}");
+    set_mode(&path, 0o600);
+    wait_until_attached(&mut client);
+    assert_complete(&mut client);
+    assert!(ids.iter().all(|id| ids_in_file(&path).contains(id)));
+}

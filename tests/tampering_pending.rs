@@ -2,7 +2,7 @@
 #![cfg(feature = "cluster-tests")]
 
 use crate::common::ledger::*;
-use crate::common::tampering::TRIGGERS_OFF;
+use crate::common::tampering::{past_the_indexes, TRIGGERS_OFF};
 use crate::common::tracking::all_valid;
 use crate::common::{send, Cluster, Options};
 use postgres::error::SqlState;
@@ -149,4 +149,48 @@ fn an_entry_that_is_sealed_and_pending_once_more_is_not_verified() {
     let verdict = verify(&mut client, r#"{"n": 1}"#);
     assert_eq!((&verdict["verified"], &verdict["hash_valid"]), (&false.into(), &true.into()), "{verdict}");
     assert_eq!((&verdict["included"], &verdict["block_number"]), (&true.into(), &2.into()), "{verdict}");
+}
+
+/// A query that reads the table shows it.
+#[test]
+fn a_pending_row_that_no_index_leads_to_is_named_if_its_id_is_that_of_another_entry() {
+    let (_cluster, mut client) = start_quiet();
+    let sealed = value(&mut client, "SELECT id FROM ledger.entries_sealed LIMIT 1");
+    let pending = record(&mut client);
+    client.batch_execute(TRIGGERS_OFF).unwrap();
+    for mode in ["sync", "off"] {
+        switch(&mut client, mode);
+        for id in [&sealed, &pending] {
+            let forge = format!(
+                "INSERT INTO ledger.entries_pending (id, entry_type, data_hash) \
+                 VALUES ('{id}', 'forged', ledger.hash_data('2'))"
+            );
+            client.batch_execute(&past_the_indexes("entries_pending", &forge)).unwrap();
+            assert_eq!(verdict(&mut client)["overall_valid"], false);
+            let found = found(&mut client);
+            assert!(found.contains(&format!("postgres entry_repeated {id}")), "{mode}: {found:?}");
+            client.batch_execute("DELETE FROM ledger.entries_pending WHERE entry_type = 'forged'").unwrap();
+            assert_eq!(verdict(&mut client)["overall_valid"], true, "{mode}");
+        }
+    }
+}
+
+/// Its line is still to be voided. The application may use its id for another entry.
+#[test]
+fn an_id_that_is_used_again_before_its_line_is_voided_is_not_taken_for_changed() {
+    let (cluster, mut client) = start_quiet();
+    let id = "00000000-0000-0000-0000-000000000001";
+    let insert = |data: &str| {
+        format!("INSERT INTO ledger.entries (id, entry_type, data_hash) VALUES ('{id}', 'test', ledger.hash_data('{data}'))")
+    };
+    let prepare = format!("BEGIN; {}; PREPARE TRANSACTION 'before'", insert("1"));
+    cluster.connect("postgres").batch_execute(&prepare).unwrap();
+    let worker = stop_worker(&mut client);
+    client.batch_execute("ROLLBACK PREPARED 'before'").unwrap();
+    client.batch_execute(&format!("BEGIN; {}", insert("2"))).unwrap();
+    let verdict = verdict(&mut client);
+    send(worker, libc::SIGCONT);
+    assert_eq!(verdict["overall_valid"], true, "{verdict:#}");
+    client.batch_execute("COMMIT").unwrap();
+    assert_intact(&mut client);
 }

@@ -6,15 +6,6 @@ use crate::common::tampering::*;
 use crate::common::Options;
 use postgres::Client;
 
-/// Does something to a table while its indexes take no new rows.
-fn past_the_indexes(table: &str, sql: &str) -> String {
-    let switch = |on: bool| {
-        format!("UPDATE pg_index SET indisready = {on}, indisvalid = {on} WHERE indrelid = 'ledger.{table}'::regclass")
-    };
-    // The last has the server look at the table's indexes again.
-    format!("{}; {sql}; {}; ALTER TABLE ledger.{table} SET (autovacuum_enabled = true)", switch(false), switch(true))
-}
-
 #[test]
 fn rows_that_no_index_leads_to_are_found() {
     let entry = |block: &str, leaf: &str, from: i64| {
@@ -215,4 +206,68 @@ fn a_sealed_entry_that_says_it_is_pending_does_not_verify() {
     client.batch_execute(&format!("BEGIN; {TRIGGERS_OFF}; {change}; COMMIT")).unwrap();
     let verdict = json(&mut client, &verify);
     assert!(verdict["verified"] == false && verdict["included"] == false && verdict["block_number"] == 1, "{verdict}");
+}
+
+/// The log tree of a later block has the leaf, too.
+#[test]
+fn an_entry_that_says_it_is_in_a_later_block_does_not_verify() {
+    let (_cluster, mut client) = start(quiet());
+    let id = record(&mut client);
+    seal(&mut client);
+    record(&mut client);
+    seal(&mut client);
+    let change = format!("UPDATE ledger.entries_sealed SET block_number = 2 WHERE id = '{id}'");
+    client.batch_execute(&format!("BEGIN; {TRIGGERS_OFF}; {change}; COMMIT")).unwrap();
+    let verdict = json(&mut client, &format!("SELECT ledger.verify_entry('{id}', '{{\"n\": 1}}')"));
+    assert!(verdict["verified"] == false && verdict["included"] == false, "{verdict}");
+}
+
+/// As if the disk had changed it: the index still leads to the row. What comes after it is read all the same.
+#[test]
+fn a_row_that_claims_a_later_leaf_than_its_index_does_not_hide_those_after_it() {
+    let (_cluster, mut client) = ledger();
+    let index =
+        "(SELECT indexrelid FROM pg_index WHERE indrelid = 'ledger.entries_sealed_1'::regclass AND NOT indisprimary)";
+    let switch = |on: bool| {
+        format!(
+            "UPDATE pg_index SET indislive = {on} WHERE indexrelid = {index}; \
+             ALTER TABLE ledger.entries_sealed_1 SET (autovacuum_enabled = true)"
+        )
+    };
+    client.batch_execute(TRIGGERS_OFF).unwrap();
+    for statement in [
+        switch(false),
+        "UPDATE ledger.entries_sealed_1 SET leaf_index = 1000000000000000 WHERE leaf_index = 2".to_owned(),
+        switch(true),
+        // In another block.
+        "UPDATE ledger.entries_sealed_1 SET entry_type = 'forged' WHERE leaf_index = 9".to_owned(),
+    ] {
+        client.batch_execute(&statement).unwrap();
+    }
+    let by_index = "SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_indexonlyscan = off";
+    client.batch_execute(by_index).unwrap();
+    let claimed = "SELECT leaf_index FROM ledger.entries_sealed_1 WHERE leaf_index >= 2 LIMIT 1";
+    assert_eq!(number(&mut client, claimed), 1_000_000_000_000_000, "the index leads to the row");
+    let found = column(
+        &mut client,
+        "SELECT DISTINCT concat_ws(' ', block_number, problem) FROM ledger.find_tampering() \
+         WHERE source = 'file' AND leaf_index IS NOT NULL OR problem = 'row_malformed' ORDER BY 1",
+    );
+    assert_eq!(found, ["1 row_malformed"], "{:#}", verdict(&mut client));
+}
+
+#[test]
+fn what_a_superuser_has_taken_from_the_tables_does_not_keep_the_rest_from_being_verified() {
+    let (_cluster, mut client) = ledger();
+    for change in [
+        "ALTER TABLE ledger.blocks DROP CONSTRAINT blocks_pkey CASCADE",
+        "UPDATE ledger.log_state SET open_ranges = '{NULL}'",
+    ] {
+        client.batch_execute(&format!("BEGIN; {TRIGGERS_OFF}; {change}")).unwrap();
+        assert_eq!(verdict(&mut client)["overall_valid"], true, "{change}");
+        client.batch_execute("UPDATE ledger.entries_sealed SET entry_type = 'forged' WHERE leaf_index = 9").unwrap();
+        let found = column(&mut client, "SELECT DISTINCT block_number FROM ledger.find_tampering()");
+        assert_eq!(found, ["3"], "{change}");
+        client.batch_execute("ROLLBACK").unwrap();
+    }
 }

@@ -109,6 +109,8 @@ pub struct DatabaseSlot {
     pub recount: AtomicBool,
     /// Blocks the worker sealed since it started.
     pub blocks_sealed: AtomicI64,
+    /// Blocks were committed whose lines may not be in the file yet: the worker is to append them.
+    pub has_new_blocks: AtomicBool,
     /// Prepared transactions have been decided: the worker is to look at their lines, and to count what is pending.
     pub prepared_decided: AtomicBool,
     /// Rows of tables that were tracked are still to be recorded.
@@ -150,6 +152,7 @@ impl DatabaseSlot {
         self.entry_clock.forget();
         self.pending_floor.forget();
         self.blocks_sealed.store(0, Ordering::Release);
+        self.has_new_blocks.store(false, Ordering::Release);
         self.check_extension.store(false, Ordering::Release);
         self.recount.store(false, Ordering::Release);
         self.become_vacant();
@@ -239,6 +242,11 @@ impl DatabaseSlot {
 
     pub fn is_drained(&self, epoch: usize) -> bool {
         self.undecided[epoch % 2].load(Ordering::SeqCst) == 0
+    }
+
+    /// Whether transactions count themselves in here, which have to count themselves out again.
+    pub fn has_committing(&self) -> bool {
+        self.undecided() != 0 || self.committing_behind.load(Ordering::SeqCst) != 0
     }
 
     /// Whether entries may be committed whose lines are not in the file.

@@ -14,6 +14,10 @@ mod postgres {
         pub fn GetCurrentTimestamp() -> pg_sys::TimestampTz;
         pub fn GetDatabaseEncoding() -> i32;
         pub fn IsLogicalWorker() -> bool;
+        pub fn ForceSyncCommit();
+        pub fn LWLockAcquire(lock: *mut pg_sys::LWLock, mode: pg_sys::LWLockMode::Type) -> bool;
+        pub fn LWLockRelease(lock: *mut pg_sys::LWLock);
+        pub fn ConditionVariableBroadcast(variable: *mut pg_sys::ConditionVariable);
         pub fn HeapTupleHeaderGetCmin(header: pg_sys::HeapTupleHeader) -> pg_sys::CommandId;
         pub fn heap_deform_tuple(
             tuple: pg_sys::HeapTuple,
@@ -57,6 +61,34 @@ pub fn clock() -> pg_sys::TimestampTz {
 pub fn is_logical_worker() -> bool {
     // SAFETY: reads a global of this process, with no preconditions.
     unsafe { postgres::IsLogicalWorker() }
+}
+
+/// The commit of this transaction waits until it is on disk, whatever `synchronous_commit` is.
+pub fn force_sync_commit() {
+    // SAFETY: sets a flag of this session's transaction, with no preconditions.
+    unsafe { postgres::ForceSyncCommit() }
+}
+
+/// Takes a lock for this process alone. It would be an error to hold hundreds.
+///
+/// # Safety
+/// The lock lies in shared memory, was initialised, and is not held by this process.
+pub unsafe fn lock(lock: *mut pg_sys::LWLock) {
+    postgres::LWLockAcquire(lock, pg_sys::LWLockMode::LW_EXCLUSIVE);
+}
+
+/// # Safety
+/// This process holds the lock.
+pub unsafe fn unlock(lock: *mut pg_sys::LWLock) {
+    postgres::LWLockRelease(lock)
+}
+
+/// Wakes all processes that wait for the condition variable.
+///
+/// # Safety
+/// It lies in shared memory, and was initialised.
+pub unsafe fn broadcast(variable: *mut pg_sys::ConditionVariable) {
+    postgres::ConditionVariableBroadcast(variable)
 }
 
 pub fn database_encoding() -> i32 {

@@ -1,5 +1,6 @@
 //! The lightweight locks of this library.
 
+use super::errorless;
 use pgrx::pg_sys;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
@@ -34,7 +35,7 @@ impl LockGuard {
     /// More locks than `index` were requested, and [`attach`] has found them.
     pub unsafe fn acquire(index: usize) -> Self {
         let lock = &raw mut (*LOCK_ARRAY.load(Ordering::Acquire).add(index)).lock;
-        pg_sys::LWLockAcquire(lock, pg_sys::LWLockMode::LW_EXCLUSIVE);
+        errorless::lock(lock);
         LockGuard(lock)
     }
 }
@@ -42,6 +43,6 @@ impl LockGuard {
 impl Drop for LockGuard {
     fn drop(&mut self) {
         // SAFETY: acquire() took the lock, and only this releases it.
-        unsafe { pg_sys::LWLockRelease(self.0) }
+        unsafe { errorless::unlock(self.0) }
     }
 }

@@ -120,7 +120,8 @@ fn unlogged_partition(verb: &str, table: &str, parent: pg_sys::Oid) -> Failure {
         .detail("After a crash it would be empty, and the entries in it lost.")
 }
 
-fn is_of_ledger(table: pg_sys::Oid) -> bool {
+/// Whether it is a table of the ledger. A partition that a DBA has attached need not be a member of the extension.
+pub fn is_of_ledger(table: pg_sys::Oid) -> bool {
     table != pg_sys::InvalidOid && (extension::has(table) || is_partition(table))
 }
 

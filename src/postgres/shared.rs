@@ -240,7 +240,7 @@ impl Shared {
     pub fn release(&self, slot: &DatabaseSlot, gone: pg_sys::Oid) {
         {
             let _registry = self.lock_registry();
-            if slot.database() != gone || slot.worker.pid() != 0 {
+            if slot.database() != gone || slot.worker.pid() != 0 || slot.has_committing() {
                 return;
             }
             slot.mirror.detach(self.lock_mirror(slot));
@@ -256,7 +256,7 @@ impl Shared {
         {
             let _registry = self.lock_registry();
             let is_others = slot.worker.pid() != 0 && !slot.worker.is_me();
-            if is_others || slot.check_extension.load(Ordering::Acquire) {
+            if is_others || slot.check_extension.load(Ordering::Acquire) || slot.has_committing() {
                 return;
             }
             slot.mirror.detach(self.lock_mirror(slot));

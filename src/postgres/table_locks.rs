@@ -13,8 +13,8 @@
 //! ProcessUtility was called with.
 
 use super::errors::Failure;
-use super::extension;
 use super::lists;
+use super::own_tables::is_of_ledger;
 use super::ownership::Object;
 use super::relation;
 use pgrx::{pg_guard, pg_sys, PgSqlErrorCode};
@@ -130,9 +130,7 @@ unsafe fn of_ledger(name: *mut pg_sys::RangeVar) -> Option<pg_sys::Oid> {
         pg_sys::RELKIND_INDEX | pg_sys::RELKIND_PARTITIONED_INDEX => pg_sys::IndexGetRelation(relation, true),
         _ => relation,
     };
-    // A partition that a DBA has attached need not be a member of the extension.
-    let is_of_ledger = || extension::has(table) || relation::ancestors_of(table).into_iter().any(extension::has);
-    (table != pg_sys::InvalidOid && is_of_ledger()).then_some(relation)
+    is_of_ledger(table).then_some(relation)
 }
 
 fn kind_of(relation: pg_sys::Oid) -> u8 {

@@ -129,8 +129,7 @@ fn append_lines(mirror: &Mirror, prepare: bool) {
     match outcome {
         // Otherwise, with synchronous_commit off, a crash could undo the transaction after it was acknowledged,
         // although the file says that it was recorded.
-        // SAFETY: sets a flag of this transaction.
-        Lines::Appended => unsafe { pg_sys::ForceSyncCommit() },
+        Lines::Appended => errorless::force_sync_commit(),
         // Before the entries are visible to a session that seals: see blocks::seal_batch.
         Lines::Owed => {
             mirror.slot.committing_behind.fetch_add(1, Ordering::SeqCst);
@@ -240,6 +239,7 @@ fn after_commit() {
             if let Some(sealed) = current.sealed {
                 mirror.slot.pending.fetch_sub(sealed, Ordering::AcqRel);
                 // The worker writes the lines of the blocks, now that the blocks are committed.
+                mirror.slot.has_new_blocks.store(true, Ordering::SeqCst);
                 mirror.slot.worker.wake();
             }
             if current.import.is_some() {

@@ -28,6 +28,15 @@ BEGIN
     END LOOP;
 END $$";
 
+/// Does something to a table while its indexes take no new rows.
+pub fn past_the_indexes(table: &str, sql: &str) -> String {
+    let switch = |on: bool| {
+        format!("UPDATE pg_index SET indisready = {on}, indisvalid = {on} WHERE indrelid = 'ledger.{table}'::regclass")
+    };
+    // The last has the server look at the table's indexes again.
+    format!("{}; {sql}; {}; ALTER TABLE ledger.{table} SET (autovacuum_enabled = true)", switch(false), switch(true))
+}
+
 /// What a problem says of its place.
 #[derive(Debug)]
 pub struct Found {

@@ -53,10 +53,10 @@ pub fn after(kind: CauseKind) -> String {
 fn next(kind: CauseKind) -> String {
     let next = match kind {
         // Trying again does not repair that.
-        CauseKind::Diverged => ", and nothing can be recorded until the mirror file and the database agree. SELECT * FROM ledger.find_tampering() shows how they differ; the server's log says what to do.",
+        CauseKind::Diverged => ", and nothing can be recorded until the mirror file and the database agree. SELECT * FROM ledger.find_tampering() shows how they differ. If it shows nothing, only the state file may be old: see view ledger.mirror_status, then call ledger.mirror_catch_up(). ledger.mirror_restart() begins a new file and keeps the old one.",
         // Whether the file still agrees is not known until the worker has read it.
         CauseKind::Changed => ". Try again. If the whole file agrees with the database, recording continues; if not, view ledger.mirror_status says why.",
-        CauseKind::FileMissing => ", and nothing can be recorded until the mirror file is there again. Mount its file system, put the file back with its .state file, or set ledger.mirror_directory to the directory that holds it; recording then continues by itself. If the file was deleted, do not restart the server before you have copied it from /proc/PID/fd of the process \"pg_notary writer\".",
+        CauseKind::FileMissing => ", and nothing can be recorded until the mirror file is there again. Mount its file system, put the file back with its .state file, or set ledger.mirror_directory to the directory that holds it; recording then continues by itself. If the file was deleted, do not restart the server before you have copied it from /proc/PID/fd of the process \"pg_notary writer\". If no copy is left, ledger.mirror_restart() begins a new file.",
         CauseKind::NoWorker => ". If the server's log says that no worker could be registered, raise max_worker_processes and restart the server. A template database has no worker, because a worker would keep it from being copied: ALTER DATABASE ... IS_TEMPLATE false.",
         CauseKind::Passing => ". Try again; view ledger.mirror_status shows the state of the file.",
         CauseKind::NoSpace

@@ -31,11 +31,12 @@ pub struct BoundedWait {
     statement_end: Option<i64>,
     /// How far the writer had come when it was last seen to make progress, and how long it may take for more.
     progress: Option<(Timeout, (u64, u64))>,
+    has_slept: bool,
 }
 
 impl BoundedWait {
     pub fn new() -> Self {
-        BoundedWait { missing: None, statement_end: statement_end(), progress: None }
+        BoundedWait { missing: None, statement_end: statement_end(), progress: None, has_slept: false }
     }
 
     /// Sleeps while this process waits for the writer.
@@ -48,6 +49,7 @@ impl BoundedWait {
     pub fn sleep_for(&mut self, mirror: &Mirror, rounds: Rounds, count: u32, event: u32) -> Result<(), Failure> {
         check_for_interrupts!();
         self.check_writer(mirror)?;
+        self.has_slept = true;
         mirror.state().sleep_until_ended(rounds, count, self.longest_sleep()?, event);
         Ok(())
     }
@@ -90,7 +92,9 @@ impl BoundedWait {
     }
 
     fn sleep_at_most(&mut self, mirror: &Mirror, most_ms: i64, event: u32) -> Result<(), Failure> {
-        mirror.state().sleep(self.longest_sleep()?.min(most_ms), event);
+        let sleep_ms = self.longest_sleep()?.min(most_ms);
+        self.has_slept = true;
+        mirror.state().sleep(sleep_ms, event);
         Ok(())
     }
 
@@ -155,7 +159,9 @@ fn is_released() -> bool {
 
 impl Drop for BoundedWait {
     fn drop(&mut self) {
-        MirrorState::stop_sleeping();
+        if self.has_slept {
+            MirrorState::stop_sleeping();
+        }
     }
 }
 

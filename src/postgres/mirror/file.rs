@@ -1,7 +1,7 @@
 //! The mirror file itself: its name, how it is opened, and what is checked before each write.
 
 use super::cause::CauseKind;
-use super::last_change::Look;
+use super::last_change::{ChangeBegun, Look};
 use super::shared::{FileIdentity, LastChange};
 use crate::postgres::errors::cause;
 use crate::postgres::faults;
@@ -179,8 +179,8 @@ pub fn identity(metadata: &Metadata, generation: u64) -> FileIdentity {
 }
 
 /// Call this after changing the file, before another process may change it.
-pub fn last_change(file: &File, path: &Path, is_local: bool) -> Result<LastChange, Trouble> {
-    LastChange::now(file, is_local).map_err(|error| Trouble::passing("examine", path, error))
+pub fn last_change(begun: ChangeBegun, file: &File, path: &Path, is_local: bool) -> Result<LastChange, Trouble> {
+    begun.last_change(file, is_local).map_err(|error| Trouble::passing("examine", path, error))
 }
 
 /// Opens the file that the worker has attached, to keep it open.

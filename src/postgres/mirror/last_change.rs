@@ -18,15 +18,27 @@ use std::path::Path;
 /// everything that is written within a tick.
 const TICK: i64 = 4_000_000;
 
-impl LastChange {
+/// The time before a change of the file.
+#[derive(Clone, Copy)]
+pub struct ChangeBegun(i64);
+
+impl ChangeBegun {
+    pub fn now() -> ChangeBegun {
+        ChangeBegun(kernel::now())
+    }
+
     /// To be called after this process has changed the file, before another process may change it.
-    pub fn now(file: &File, is_local: bool) -> io::Result<LastChange> {
-        match is_local {
-            true => Ok(LastChange::NotAfter(kernel::now())),
+    pub fn last_change(self, file: &File, is_local: bool) -> io::Result<LastChange> {
+        let now = kernel::now();
+        // If the clock was set back meanwhile, the file may have a later time than it shows now.
+        match is_local && now >= self.0 {
+            true => Ok(LastChange::NotAfter(now)),
             false => Ok(LastChange::At(FileStamp::of(&file.metadata()?))),
         }
     }
+}
 
+impl LastChange {
     /// Whether the file's times can show a change.
     pub fn is_to_be_checked(self) -> bool {
         match self {

@@ -39,7 +39,9 @@ impl Remembered {
             &[],
             |row| {
                 let bytes = |column| row.get::<i64>(column).unwrap_or_default().max(0) as u64;
-                let open: Vec<i64> = row.get(6).unwrap_or_default();
+                // A superuser may have put anything there.
+                let open: Vec<Option<i64>> = row.get(6).unwrap_or_default();
+                let open: Vec<i64> = open.into_iter().map(Option::unwrap_or_default).collect();
                 remembered = Some(Remembered {
                     ledger_id: row.uuid(0).unwrap_or_default(),
                     started_at: row.timestamp(1).unwrap_or_default(),

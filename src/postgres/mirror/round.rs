@@ -7,6 +7,7 @@
 
 use super::cause::CauseKind;
 use super::file::{self, Trouble};
+use super::last_change::ChangeBegun;
 use super::round_waiters::Rounds;
 use super::shared::{Attachment, FileIdentity, LastChange, LockedMirror, MirrorFields};
 use crate::ledger::lag::SeenLag;
@@ -146,6 +147,7 @@ impl Round {
     pub fn work(&self, slot: &DatabaseSlot, file: &File, path: &Path) -> Result<Done, Failed> {
         // How much of the file counts if it cannot be synced, or must not be touched.
         let safe = self.safe();
+        let begun = ChangeBegun::now();
         if self.cut_to != 0 {
             file::cut(file, path, self.cut_to).map_err(Failed::keeping(safe))?;
         } else {
@@ -156,7 +158,7 @@ impl Round {
             sync(file, path).map_err(|trouble| self.cut_after(file, path, trouble, safe))?;
             durable = self.durable_then;
         }
-        let last_change = file::last_change(file, path, self.is_local).map_err(Failed::keeping(safe))?;
+        let last_change = file::last_change(begun, file, path, self.is_local).map_err(Failed::keeping(safe))?;
         Ok(Done { durable, last_change })
     }
 
@@ -187,7 +189,8 @@ impl Round {
         if trouble.reattach {
             return Failed::keeping(keep)(trouble);
         }
-        match file::cut(file, path, keep).and_then(|()| file::last_change(file, path, self.is_local)) {
+        let begun = ChangeBegun::now();
+        match file::cut(file, path, keep).and_then(|()| file::last_change(begun, file, path, self.is_local)) {
             Ok(change) => {
                 let trouble = Trouble { unsynced: false, ..trouble };
                 Failed { last_change: Some(change), ..Failed::keeping(keep)(trouble) }

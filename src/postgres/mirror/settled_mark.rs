@@ -10,8 +10,9 @@ use crate::ledger::file_ranges::FileRange;
 use crate::postgres::log_state::Settled;
 use crate::postgres::partitions;
 use crate::postgres::pending_scan::PendingScan;
-use crate::postgres::tables::{entry_column, RegisteredSnapshot, Table};
+use crate::postgres::tables::{entry_column, RegisteredSnapshot, Row, Table};
 use pgrx::{check_for_interrupts, pg_sys};
+use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 use uuid::Uuid;
 
@@ -28,7 +29,7 @@ pub struct Mark {
 
 /// What was still open before the mark once every transaction that may have lines there had ended.
 struct Before {
-    pending: Vec<Uuid>,
+    pending: HashSet<Uuid>,
     prepared: Vec<FileRange>,
 }
 
@@ -61,16 +62,28 @@ impl Mark {
         self.before = pending.map(|pending| Before { pending, prepared });
     }
 
+    /// Strikes out entries of committed blocks. Others are looked up one by one.
+    pub fn note_sealed(&mut self, entry_ids: &[Uuid]) {
+        if let Some(before) = self.before.as_mut().filter(|before| !before.pending.is_empty()) {
+            entry_ids.iter().for_each(|entry_id| {
+                before.pending.remove(entry_id);
+            });
+        }
+    }
+
     fn is_settled(&mut self) -> bool {
         let Some(before) = &mut self.before else { return false };
+        if before.pending.is_empty() {
+            return true;
+        }
         let table = Table::open("entries_pending", pg_sys::AccessShareLock);
         let snapshot = RegisteredSnapshot::latest();
-        while let Some(entry_id) = before.pending.last() {
+        while let Some(entry_id) = before.pending.iter().next().copied() {
             check_for_interrupts!();
-            if partitions::find(&table, *entry_id, snapshot.as_ptr(), |_| ()).is_some() {
+            if partitions::find(&table, entry_id, snapshot.as_ptr(), |_| ()).is_some() {
                 return false;
             }
-            before.pending.pop();
+            before.pending.remove(&entry_id);
         }
         true
     }
@@ -93,14 +106,15 @@ pub fn advance(mark: &mut Option<Mark>, mirror: &Mirror) -> Option<Settled> {
 }
 
 /// The ids of pending entries, if they are few enough to be noted.
-fn pending_entries(mirror: &Mirror) -> Option<Vec<Uuid>> {
+fn pending_entries(mirror: &Mirror) -> Option<HashSet<Uuid>> {
     let snapshot = RegisteredSnapshot::latest();
     let table = Table::open("entries_pending", pg_sys::AccessShareLock);
     let mut scan = PendingScan::start(&table, &snapshot, mirror.slot.pending.load(Ordering::Acquire));
-    let mut pending = Vec::new();
+    let (mut pending, mut row) = (HashSet::new(), Row::default());
     while let Some(tuple) = scan.next() {
         check_for_interrupts!();
-        pending.extend(table.deform(tuple).uuid(entry_column::ID));
+        table.deform_into(tuple, &mut row);
+        pending.extend(row.uuid(entry_column::ID));
         if pending.len() > MAX_NOTED {
             return None;
         }

@@ -10,6 +10,7 @@ use super::owners::Owners;
 use super::reopening::Reopening;
 use super::round_waiters::{Ended, Rounds};
 use crate::ledger::file_ranges::{FileRange, FileRanges};
+use crate::postgres::errorless;
 use crate::postgres::locks::LockGuard;
 use pgrx::pg_sys;
 use std::cell::UnsafeCell;
@@ -469,7 +470,7 @@ impl MirrorState {
     pub fn wake(&self, rounds: Rounds) {
         self.ended.wake(rounds);
         // SAFETY: init() has initialised the condition variable, which lives in shared memory as long as the server.
-        unsafe { pg_sys::ConditionVariableBroadcast(self.changed.get()) }
+        unsafe { errorless::broadcast(self.changed.get()) }
     }
 
     /// Sleeps until a broadcast or for `timeout_ms`; true if time ran out. A cancel raises an ERROR.

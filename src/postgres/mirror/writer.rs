@@ -170,9 +170,16 @@ impl OpenFiles {
             let is_open = matches!(fields.attachment, Attachment::Attached | Attachment::Repairing);
             (fields.is_attended && is_open, fields.written() > fields.durable, fields.identity.generation)
         };
-        // If the file cannot be opened now, the next commit finds out.
-        if let (true, Ok(open)) = (is_attended, self.open(shared, slot, generation)) {
-            open.note_written(is_written);
+        if !is_attended {
+            return;
+        }
+        match self.open(shared, slot, generation) {
+            Ok(open) => open.note_written(is_written),
+            // The next commit finds out, or else tells this process again that there is something to sync.
+            Err(_) => {
+                let mut fields = shared.lock_mirror(slot);
+                (fields.is_attended, fields.is_sync_attended) = (false, false);
+            }
         }
     }
 

@@ -68,10 +68,14 @@ pub fn block(block_number: i64, snapshot: &RegisteredSnapshot) -> Option<BlockHe
 /// The last of the blocks that these keys on the block number leave.
 fn last_of_blocks(snapshot: &RegisteredSnapshot, keys: &mut [pg_sys::ScanKeyData]) -> Option<BlockHeader> {
     let table = Table::open("blocks", pg_sys::AccessShareLock);
+    let key = table.primary_key();
+    if key == pg_sys::InvalidOid {
+        return last_without_key(&table, snapshot, keys);
+    }
     let (count, keys) = (keys.len() as i32, keys.as_mut_ptr());
     // SAFETY: table, index, keys and snapshot outlive the scan, and the tuple is read before the scan ends.
     unsafe {
-        let index = pg_sys::index_open(table.primary_key(), pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+        let index = pg_sys::index_open(key, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
         let scan = pg_sys::systable_beginscan_ordered(table.relation(), index, snapshot.as_ptr(), count, keys);
         let tuple = pg_sys::systable_getnext_ordered(scan, pg_sys::ScanDirection::BackwardScanDirection);
         let last = (!tuple.is_null()).then(|| header_from_row(&table.deform(tuple)));
@@ -79,4 +83,31 @@ fn last_of_blocks(snapshot: &RegisteredSnapshot, keys: &mut [pg_sys::ScanKeyData
         pg_sys::index_close(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
         last
     }
+}
+
+/// A superuser has dropped the primary key. Verification must be able to say what else is wrong.
+fn last_without_key(
+    table: &Table,
+    snapshot: &RegisteredSnapshot,
+    keys: &mut [pg_sys::ScanKeyData],
+) -> Option<BlockHeader> {
+    let mut last: Option<BlockHeader> = None;
+    // SAFETY: table, keys and snapshot outlive the scan, and each tuple is read before the next one is asked for.
+    unsafe {
+        let (none, count) = (pg_sys::InvalidOid, keys.len() as i32);
+        let scan =
+            pg_sys::systable_beginscan(table.relation(), none, false, snapshot.as_ptr(), count, keys.as_mut_ptr());
+        loop {
+            let tuple = pg_sys::systable_getnext(scan);
+            if tuple.is_null() {
+                break;
+            }
+            let block = header_from_row(&table.deform(tuple));
+            if last.as_ref().is_none_or(|last| last.block_number < block.block_number) {
+                last = Some(block);
+            }
+        }
+        pg_sys::systable_endscan(scan);
+    }
+    last
 }

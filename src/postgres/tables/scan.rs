@@ -1,6 +1,6 @@
-//! Scans of a table, by its pages or by its primary key.
+//! Reads rows of a table: by scans of its pages or of its primary key, and one by its place.
 
-use super::{RegisteredSnapshot, Table};
+use super::{RegisteredSnapshot, Row, Table};
 use crate::postgres::errors::is_unwinding;
 use pgrx::pg_sys;
 use std::borrow::Borrow;
@@ -203,4 +203,31 @@ pub fn tid_of(tuple: pg_sys::HeapTuple) -> Tid {
 pub fn tid(tid: pg_sys::ItemPointerData) -> Tid {
     let pg_sys::BlockIdData { bi_hi, bi_lo } = tid.ip_blkid;
     (u32::from(bi_hi) << 16 | u32::from(bi_lo), tid.ip_posid)
+}
+
+impl Table {
+    /// What `read` makes of the row at this place, as the snapshot sees it; `None` if it sees no row there.
+    ///
+    /// # Safety
+    /// The snapshot is registered or active.
+    pub unsafe fn fetch<T>(
+        &self,
+        tid: pg_sys::ItemPointerData,
+        snapshot: pg_sys::Snapshot,
+        read: impl FnOnce(&Row) -> T,
+    ) -> Option<T> {
+        self.require_heap();
+        let mut tuple = pg_sys::HeapTupleData { t_self: tid, ..Default::default() };
+        let mut buffer = pg_sys::InvalidBuffer as pg_sys::Buffer;
+        #[cfg(feature = "pg14")]
+        let found = pg_sys::heap_fetch(self.relation, snapshot, &mut tuple, &mut buffer);
+        #[cfg(not(feature = "pg14"))]
+        let found = pg_sys::heap_fetch(self.relation, snapshot, &mut tuple, &mut buffer, false);
+        if !found {
+            return None;
+        }
+        let copy = pg_sys::heap_copytuple(&mut tuple);
+        pg_sys::ReleaseBuffer(buffer);
+        Some(read(&self.deform(copy)))
+    }
 }

@@ -216,13 +216,18 @@ impl Unfit {
             Unfit::NotText => (
                 PgSqlErrorCode::ERRCODE_CHARACTER_NOT_IN_REPERTOIRE,
                 "It holds bytes that are not UTF-8 text.".to_owned(),
-                "Postgres accepts no such text: it was written past the checks of Postgres, or is damaged. Set the \
+                "Postgres accepts no such text: it was written past the checks of Postgres, or is damaged. Track the \
+                 table without the column (see argument excluded of ledger.track()), or stop tracking it, to set the \
                  column to another value.",
             ),
         };
         Failure::new(code, format!("{row} cannot be recorded")).detail(detail).hint(hint)
     }
 }
+
+/// A longer text of type json becomes a string, without being parsed: that takes many times its memory, and no jsonb holds
+/// as much.
+const LONGEST_JSON: usize = 256 << 20;
 
 /// Elements of an array, and columns, are many, and each may be long: a numeric of a few bytes has up to 131,072 digits.
 fn check_length(json: &[u8]) -> Result<(), Unfit> {
@@ -235,8 +240,11 @@ fn check_length(json: &[u8]) -> Result<(), Unfit> {
 impl Encoding {
     fn of(type_oid: pg_sys::Oid, memory: &Rc<FunctionMemory>) -> Result<Encoding, Failure> {
         use pg_sys::*;
-        // SAFETY: catalog look-ups inside a transaction.
-        let base = unsafe { pg_sys::getBaseType(type_oid) };
+        // SAFETY: catalog look-ups inside a transaction. An array's elements can be a domain over an array, and so on.
+        let base = unsafe {
+            pg_sys::check_stack_depth();
+            pg_sys::getBaseType(type_oid)
+        };
         Ok(match base {
             BOOLOID => Encoding::Bool,
             INT2OID => Encoding::Int2,
@@ -284,11 +292,22 @@ impl Encoding {
                     write_float(out, value, |text| double_to_shortest_decimal_buf(value, text));
                 }
                 Encoding::Numeric(function) => write_numeric(out, &printed(function, value)?),
-                Encoding::Json => write_json(utf8(bytes_of(value))?, out),
+                Encoding::Json => {
+                    let text = bytes_of(value);
+                    check_length(text)?;
+                    match text.len() <= LONGEST_JSON {
+                        true => write_json(utf8(text)?, out),
+                        false => write_string(out, utf8(text)?),
+                    }
+                }
                 Encoding::Jsonb => {
                     Jsonb::from_datum(value, false).into_iter().for_each(|value| write_jsonb(value, out))
                 }
-                Encoding::Text => write_string(out, utf8(bytes_of(value))?),
+                Encoding::Text => {
+                    let text = bytes_of(value);
+                    check_length(text)?;
+                    write_string(out, utf8(text)?);
+                }
                 Encoding::Uuid => {
                     let mut buffer = uuid::Uuid::encode_buffer();
                     let digits = uuid_from_datum(value).hyphenated().encode_lower(&mut buffer);
@@ -297,7 +316,11 @@ impl Encoding {
                     out.extend_from_slice(digits.as_bytes());
                     out.push(b'"');
                 }
-                Encoding::Bytea => write_string(out, &format!("\\x{}", to_hex(bytes_of(value)))),
+                Encoding::Bytea => {
+                    let bytes = bytes_of(value);
+                    check_length(bytes)?;
+                    write_string(out, &format!("\\x{}", to_hex(bytes)));
+                }
                 Encoding::DateTime(type_oid) => {
                     let mut buffer: [c_char; 128] = [0; 128];
                     let utc = 0;
@@ -331,6 +354,7 @@ impl Element {
     /// # Safety
     /// `value` is an array of such elements.
     unsafe fn write_array(&self, value: pg_sys::Datum, out: &mut Vec<u8>) -> Result<(), Unfit> {
+        pg_sys::check_stack_depth();
         let array = pg_sys::pg_detoast_datum(value.cast_mut_ptr()).cast::<pg_sys::ArrayType>();
         let lower_bound = || *array.cast::<u8>().add(size_of::<pg_sys::ArrayType>() + size_of::<i32>()).cast::<i32>();
         if (*array).ndim > 1 || ((*array).ndim == 1 && lower_bound() != 1) {

@@ -24,6 +24,11 @@ use crate::postgres::tables::{Row, Table};
 use pgrx::pg_sys::{self, CommandId};
 use std::cell::RefCell;
 
+/// Only commands within which others run have something left to record, each by a trigger or a function in the one
+/// before: the stack has no room for more. All others of a long transaction have ended, and must not push the ledger's
+/// clock ahead.
+const MOST_OPEN: CommandId = 10_000;
+
 /// The capacity that is kept after a transaction: enough for most.
 const KEPT: usize = 64;
 
@@ -46,7 +51,7 @@ pub fn time_of(command: CommandId, next: Option<CommandId>) -> Timestamp {
 /// microseconds must lie between this time and what other transactions recorded of the row before.
 fn unrecorded_before(command: CommandId) -> i64 {
     let recorded = COMMANDS.with_borrow(|commands| commands.last().map_or(0, |(last, _)| *last));
-    command.saturating_sub(recorded).into()
+    command.saturating_sub(recorded).min(MOST_OPEN).into()
 }
 
 /// A transaction has ended. Cannot fail.

@@ -8,7 +8,6 @@ use super::options::Options;
 use super::plan;
 use super::row_hashes::unverifiable_row;
 use super::row_key;
-use super::rows;
 use super::sorter::{Kind, Record, Sorter};
 use super::verify_row::{check_signature, presence, ByLedger, Comparer, Finding, Problem};
 use super::versions::Version;
@@ -212,7 +211,7 @@ impl<'a> Comparison<'a> {
         let key = |row: &tables::Row| columns::object(&comparer.plan.key, row);
         let mut context = PgMemoryContexts::new("pg_notary problem with a row");
         // SAFETY: the snapshot is registered; a key is text of its own, not in the context.
-        let key = unsafe { context.switch_to(|_| rows::fetch(comparer.table(), live.place.tid, snapshot, key)) };
+        let key = unsafe { context.switch_to(|_| comparer.table().fetch(live.place.tid, snapshot, key)) };
         let row_key = key.transpose()?.unwrap_or_default();
         self.found(RowProblem { row_key, problem, entry_id: None, block_number: None, detail });
         Ok(())
@@ -235,7 +234,7 @@ fn is_under(
 ) -> bool {
     let image = |row: &tables::Row| columns::object(&older.columns, row);
     // SAFETY: the snapshot is registered.
-    let image = attempt(|| unsafe { rows::fetch(comparer.table(), live.place.tid, snapshot.as_ptr(), image) });
+    let image = attempt(|| unsafe { comparer.table().fetch(live.place.tid, snapshot.as_ptr(), image) });
     // Where there is none, the full comparison says why.
     matches!(image, Ok(Some(Ok(image))) if sha256(image.as_bytes()) == newest.data_hash)
 }
@@ -251,7 +250,7 @@ fn compare_fully(
     let compare = |row: &tables::Row| comparer.compare(row, &version);
     // The entry may cover a column that is not covered any more, and whose value cannot be printed.
     // SAFETY: the snapshot is registered.
-    let compared = attempt(|| unsafe { rows::fetch(comparer.table(), live.place.tid, snapshot.as_ptr(), compare) });
+    let compared = attempt(|| unsafe { comparer.table().fetch(live.place.tid, snapshot.as_ptr(), compare) });
     match compared {
         Ok(compared) => compared.unwrap_or(Ok(None)),
         Err(cause) => {

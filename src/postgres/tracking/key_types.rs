@@ -2,20 +2,32 @@
 //! type run other code.
 
 use crate::postgres::tables::attribute;
-use pgrx::pg_sys;
+use pgrx::{check_for_interrupts, pg_sys};
 
 /// Whether every domain in the type is of this role or of a superuser.
 ///
 /// # Safety
 /// Inside a transaction.
 pub unsafe fn runs_only_code_of(role: pg_sys::Oid, type_oid: pg_sys::Oid) -> bool {
-    let Some(form) = type_form(type_oid) else { return false };
+    // Types can be nested as deep as their owner likes.
+    pg_sys::check_stack_depth();
+    let (mut type_oid, mut form) = match type_form(type_oid) {
+        Some(form) => (type_oid, form),
+        None => return false,
+    };
+    while form.typtype as u8 == pg_sys::TYPTYPE_DOMAIN {
+        check_for_interrupts!();
+        if form.typowner != role && !pg_sys::superuser_arg(form.typowner) {
+            return false;
+        }
+        type_oid = form.typbasetype;
+        form = match type_form(type_oid) {
+            Some(form) => form,
+            None => return false,
+        };
+    }
     let is_of = |part: pg_sys::Oid| runs_only_code_of(role, part);
     match form.typtype as u8 {
-        pg_sys::TYPTYPE_DOMAIN => {
-            let is_trusted = form.typowner == role || pg_sys::superuser_arg(form.typowner);
-            is_trusted && is_of(form.typbasetype)
-        }
         pg_sys::TYPTYPE_COMPOSITE => column_types(type_oid).into_iter().all(is_of),
         pg_sys::TYPTYPE_RANGE => is_of(pg_sys::get_range_subtype(type_oid)),
         pg_sys::TYPTYPE_MULTIRANGE => is_of(pg_sys::get_multirange_range(type_oid)),

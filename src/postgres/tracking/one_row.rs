@@ -133,7 +133,7 @@ impl OneRow {
         let comparer = Comparer::new(Table::open_oid(oid, pg_sys::NoLock), plan);
         let compare = |row: &Row| comparer.compare(row, version);
         // SAFETY: the snapshot is registered.
-        let finding = unsafe { rows::fetch(&table, tid, self.snapshot.as_ptr(), compare) };
+        let finding = unsafe { table.fetch(tid, self.snapshot.as_ptr(), compare) };
         let finding = finding.unwrap_or(Ok(None))?;
         Ok((newest, finding))
     }
@@ -194,7 +194,7 @@ fn recorded_id((oid, tid): RowPlace, key: &TypedKey, snapshot: &RegisteredSnapsh
     let plan = plan_of(&table)?;
     let id_of = |row: &Row| RowKey::id_of(&plan.options.table_id, &plan.key, row);
     // SAFETY: the snapshot is registered.
-    unsafe { rows::fetch(&table, tid, snapshot.as_ptr(), id_of) }.unwrap_or(Ok(key.row_id))
+    unsafe { table.fetch(tid, snapshot.as_ptr(), id_of) }.unwrap_or(Ok(key.row_id))
 }
 
 /// The id of the row that the ledger has under the key's own words, if that is another one than the values lead to.

@@ -7,7 +7,6 @@
 use super::columns;
 use super::plan::Plan;
 use super::row_key::RowKey;
-use super::rows;
 use crate::ledger::{sha256, Hash};
 use crate::postgres::errors::{sentence, Failure};
 use crate::postgres::subtransaction::attempt;
@@ -113,7 +112,7 @@ impl<'a> RowHashes<'a> {
         };
         let key = |row: &_| columns::object(&self.plan.key, row);
         // SAFETY: the snapshot is registered.
-        let key = attempt(|| unsafe { rows::fetch(self.table, place, self.snapshot.as_ptr(), key) });
+        let key = attempt(|| unsafe { self.table.fetch(place, self.snapshot.as_ptr(), key) });
         // The value may be part of the key.
         let (page, number) = tid(place);
         let name = match key {
@@ -129,7 +128,7 @@ pub fn unverifiable_row(row: &str, plan: &Plan, cause: &Failure) -> Failure {
     Failure::new(cause.code(), format!("{row} of table {} cannot be verified", plan.table))
         .detail(sentence(cause.text().trim_end_matches('.')))
         .hint(
-            "Postgres cannot read or print a value of this row. Set the column to another value, or track the table \
-             without it: see argument excluded of ledger.track().",
+            "Postgres cannot read or print a value of this row. Track the table without the column (see argument \
+             excluded of ledger.track()), or stop tracking it, to set the column to another value or delete the row.",
         )
 }

@@ -1,33 +1,8 @@
-//! Reads rows of an application's table: by their place in it, and by their primary key.
+//! Finds rows of an application's table by their primary key.
 
 use crate::postgres::relation;
 use crate::postgres::tables::{Row, Table};
 use pgrx::pg_sys;
-
-/// What `read` makes of the row at this place, as the snapshot sees it; `None` if it sees no row there.
-///
-/// # Safety
-/// The snapshot is registered or active.
-pub unsafe fn fetch<T>(
-    table: &Table,
-    tid: pg_sys::ItemPointerData,
-    snapshot: pg_sys::Snapshot,
-    read: impl FnOnce(&Row) -> T,
-) -> Option<T> {
-    table.require_heap();
-    let mut tuple = pg_sys::HeapTupleData { t_self: tid, ..Default::default() };
-    let mut buffer = pg_sys::InvalidBuffer as pg_sys::Buffer;
-    #[cfg(feature = "pg14")]
-    let found = pg_sys::heap_fetch(table.relation(), snapshot, &mut tuple, &mut buffer);
-    #[cfg(not(feature = "pg14"))]
-    let found = pg_sys::heap_fetch(table.relation(), snapshot, &mut tuple, &mut buffer, false);
-    if !found {
-        return None;
-    }
-    let copy = pg_sys::heap_copytuple(&mut tuple);
-    pg_sys::ReleaseBuffer(buffer);
-    Some(read(&table.deform(copy)))
-}
 
 /// The place of the row with this key, as the snapshot sees it. Uses the index and not a query: a query would need
 /// privileges on the table, and a caller with more privileges than the table's owner would run the owner's code.

@@ -3,7 +3,6 @@
 //! of what was read.
 
 use super::pending_list::{self, PendingList, Place};
-use super::rows;
 use super::run_writer;
 use super::version_runs::{RowPlaces, VersionTable};
 use crate::ledger::record::Timestamp;
@@ -137,7 +136,7 @@ unsafe fn newest_listed(
 /// # Safety
 /// The place is of the table as the snapshot sees it.
 unsafe fn listed(place: &Place, row_id: Uuid, table: &Table, snapshot: pg_sys::Snapshot) -> Option<Version> {
-    let found = rows::fetch(table, place.tid, snapshot, Version::from_row);
+    let found = table.fetch(place.tid, snapshot, Version::from_row);
     let version = found.unwrap_or_else(|| {
         // Without it, an older one would be taken for the newest.
         let message = "a pending entry is gone that the same snapshot has seen";

@@ -251,8 +251,9 @@ impl<'a> SideBySide<'a> {
             None => self.chain.block(header, entries, &mut self.findings),
         }
         entries.iter().for_each(|entry| self.by_key.note(entry.signature));
-        if header.block_number > self.head {
-            self.pending.note_sealed(entries);
+        match header.block_number > self.head {
+            true => self.pending.note_sealed(entries),
+            false => self.pending.check_sealed_before(entries, &mut self.findings),
         }
         self.check_nodes(header);
         if self.chain.tree().is_none() {
@@ -328,6 +329,7 @@ impl<'a> SideBySide<'a> {
     /// Also gives what the signatures in the tables are worth.
     fn finish_tables(mut self) -> (TableReport, KeyCounts) {
         self.verify_tables_to_end(None);
+        self.pending.check_sealed_since(&mut self.findings);
         self.check_end();
         if self.extent.is_whole() {
             let read = ReadInOrder {

@@ -80,7 +80,15 @@ fn find(entry_id: Uuid) -> Option<Found> {
 /// tree.
 pub fn is_included(entry: &SealedEntry, nodes: &StoredNodes) -> bool {
     let Some(block) = table_blocks::header_from(entry.block_number) else { return false };
-    block.block_number == entry.block_number && block.compute_hash() == block.block_hash && proves(entry, &block, nodes)
+    block.block_number == entry.block_number
+        && is_of(entry, &block)
+        && block.compute_hash() == block.block_hash
+        && proves(entry, &block, nodes)
+}
+
+/// Whether the leaf is one of the block's own. Its log tree has those of all blocks before it, too.
+fn is_of(entry: &SealedEntry, block: &BlockHeader) -> bool {
+    (block.tree_size.saturating_sub(block.data_count)..block.tree_size).contains(&entry.leaf_index)
 }
 
 fn proves(entry: &SealedEntry, block: &BlockHeader, nodes: &StoredNodes) -> bool {

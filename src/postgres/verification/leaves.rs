@@ -68,7 +68,7 @@ impl Leaves {
                 &[from.into(), to.into()],
                 |row| {
                     check_for_interrupts!();
-                    each(row);
+                    in_context(&mut self.context, || each(row));
                 },
             ),
         }

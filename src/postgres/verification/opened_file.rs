@@ -47,6 +47,8 @@ pub struct OpenedFile {
     pub path: PathBuf,
     /// Device and inode, if it was there.
     identity: Option<(u64, u64)>,
+    /// The number of the attachment at that time.
+    generation: Option<u64>,
 }
 
 impl OpenedFile {
@@ -63,19 +65,22 @@ impl OpenedFile {
             if is_the_same || !is_awaited || timeout.is_over() {
                 let metadata = file.as_ref().ok().and_then(|file| file.metadata().ok());
                 let identity = metadata.map(|metadata| (metadata.dev(), metadata.ino()));
-                return (OpenedFile { path, identity }, file, acknowledged);
+                let generation = before.map(|(_, generation)| generation);
+                return (OpenedFile { path, identity, generation }, file, acknowledged);
             }
         }
     }
 
-    /// Whether lines of new commits go to another file.
+    /// Whether the server has another file since, to which the lines of new commits go. If only this one was put in place
+    /// of the server's, as an editor does, it must have all lines all the same.
     pub fn is_replaced(&self) -> bool {
         database::mirror().is_ok_and(|mirror| {
             let fields = mirror.lock();
             // Shared memory may be about an earlier time, or about the file of a ledger that was dropped.
             let is_known = fields.attachment == Attachment::Attached && Path::new(&fields.path.get()) == self.path;
             let attached = (fields.identity.device, fields.identity.inode);
-            is_known && self.identity.is_some_and(|own| own != attached)
+            let is_new = self.generation != Some(fields.identity.generation);
+            is_known && is_new && self.identity.is_some_and(|own| own != attached)
         })
     }
 }

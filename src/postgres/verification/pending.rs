@@ -42,14 +42,26 @@ pub struct PendingComparison {
     by_key: KeyCounts,
     /// The attachment of the file that had the lines of all entries by then, if there was one.
     complete: Option<u64>,
+    /// The file may have lacked lines of what was committed by then: the worker had yet to append them.
+    may_lack: bool,
 }
 
 struct PendingRow {
     leaf_hash: Hash,
+    place: pg_sys::ItemPointerData,
     /// Written by the verifying transaction itself: its lines are appended only when it commits.
     is_uncommitted: bool,
-    /// A block that was verified has it: it was sealed after the pending rows were read.
-    is_sealed: bool,
+    in_block: InBlock,
+}
+
+/// Whether a block that was verified has the entry of a pending row.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum InBlock {
+    No,
+    /// It was sealed after the pending rows were read.
+    Since,
+    /// It was sealed before, so it should not have been pending any more. This is reported.
+    Before,
 }
 
 /// The pending rows that have been read so far.
@@ -61,7 +73,7 @@ struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    fn take(&mut self, row: &Row, is_uncommitted: bool, findings: &mut Findings<'_>) {
+    fn take(&mut self, row: &Row, place: pg_sys::ItemPointerData, is_uncommitted: bool, findings: &mut Findings<'_>) {
         let (entry, fault) = table_blocks::entry_and_fault(row, self.keyring, &mut self.buffers);
         if let Some(fault) = fault {
             let mut problem = Problem::new(Source::Postgres, ProblemKind::RowMalformed, fault);
@@ -79,7 +91,10 @@ impl Reading<'_> {
         if row.datum(entry_column::LEAF_INDEX).is_some() || row.datum(entry_column::BLOCK_NUMBER).is_some() {
             findings.report(of_entry(ProblemKind::RowMalformed, "a pending entry claims to be sealed"));
         }
-        self.rows.insert(entry.entry_id, PendingRow { leaf_hash: entry.leaf_hash, is_uncommitted, is_sealed: false });
+        let pending = PendingRow { leaf_hash: entry.leaf_hash, place, is_uncommitted, in_block: InBlock::No };
+        if self.rows.insert(entry.entry_id, pending).is_some() {
+            findings.report(of_entry(ProblemKind::EntryRepeated, "more than one pending entry has this id"));
+        }
     }
 }
 
@@ -88,6 +103,7 @@ impl PendingComparison {
     pub fn read(keyring: Option<&Keyring>, findings: &mut Findings<'_>) -> Self {
         let complete = complete_attachment();
         let snapshot = RegisteredSnapshot::latest();
+        let may_lack = may_lack_lines();
         let table = Table::open("entries_pending", pg_sys::AccessShareLock);
         let mut scan = TableScan::start(&table, &snapshot, 0);
         let mut reading =
@@ -100,15 +116,17 @@ impl PendingComparison {
             // the worker finds it.
             entries_pending::note(tid_of(tuple).0);
             // SAFETY: the scan's tuple is valid until the next one is fetched.
-            let is_uncommitted =
-                unsafe { pg_sys::TransactionIdIsCurrentTransactionId((*(*tuple).t_data).t_choice.t_heap.t_xmin) };
+            let (place, is_uncommitted) = unsafe {
+                let inserted_by = (*(*tuple).t_data).t_choice.t_heap.t_xmin;
+                ((*tuple).t_self, pg_sys::TransactionIdIsCurrentTransactionId(inserted_by))
+            };
             // SAFETY: the context belongs to this function, and nothing that is kept of a row is allocated in it.
             unsafe {
-                context.switch_to(|_| reading.take(&table.deform(tuple), is_uncommitted, findings));
+                context.switch_to(|_| reading.take(&table.deform(tuple), place, is_uncommitted, findings));
                 context.reset();
             }
         }
-        PendingComparison { rows: reading.rows, by_key: reading.by_key, complete }
+        PendingComparison { rows: reading.rows, by_key: reading.by_key, complete, may_lack }
     }
 
     pub fn by_key(&self) -> &KeyCounts {
@@ -119,15 +137,39 @@ impl PendingComparison {
     /// pending too.
     pub fn note_sealed(&mut self, entries: &[SealedEntry]) {
         for entry in entries {
-            if let Some(row) = self.rows.get_mut(&entry.entry_id) {
-                row.is_sealed = true;
+            if let Some(row) = self.rows.get_mut(&entry.entry_id).filter(|row| row.in_block == InBlock::No) {
+                row.in_block = InBlock::Since;
             }
         }
     }
 
-    /// How many are in none of the blocks that were verified.
+    /// Reports entries of a block that was sealed before the pending rows were read, if they are still among these.
+    pub fn check_sealed_before(&mut self, entries: &[SealedEntry], findings: &mut Findings<'_>) {
+        if self.rows.is_empty() {
+            return;
+        }
+        for entry in entries {
+            if let Some(row) = self.rows.get_mut(&entry.entry_id).filter(|row| row.in_block != InBlock::Before) {
+                row.in_block = InBlock::Before;
+                findings.report(also_pending(entry.entry_id));
+            }
+        }
+    }
+
+    /// Reports entries that were sealed since and whose pending rows are still there. The commit that seals an entry
+    /// removes its row.
+    pub fn check_sealed_since(&self, findings: &mut Findings<'_>) {
+        for (entry_id, row) in self.rows.iter().filter(|(_, row)| row.in_block == InBlock::Since) {
+            check_for_interrupts!();
+            if is_still_there(*entry_id, row) {
+                findings.report(also_pending(*entry_id));
+            }
+        }
+    }
+
+    /// How many were not sealed since.
     pub fn count(&self) -> u64 {
-        self.rows.values().filter(|row| !row.is_sealed).count() as u64
+        self.rows.values().filter(|row| row.in_block != InBlock::Since).count() as u64
     }
 
     /// Compares the rows with the lines that no block of the file holds.
@@ -143,18 +185,18 @@ impl PendingComparison {
         if opened.is_replaced() {
             return;
         }
-        self.rows_without_line(report, last_block, tables, file);
+        settle_decided();
+        let differing = self.rows_without_line(report, last_block, tables, file);
         let without_row = lines_without_row(report);
         let vanished = still_without_row(opened, report, without_row);
         let mut vanished: Vec<(&Uuid, &PendingEntry)> =
             vanished.iter().filter_map(|id| Some((id, report.pending.get(id)?))).collect();
         vanished.sort_by_key(|(_, line)| line.line_number);
         for (entry_id, line) in vanished {
-            if self.rows.get(entry_id).is_some_and(|row| row.leaf_hash != line.leaf_hash) {
-                // This was reported above.
+            if differing.contains(entry_id) {
                 continue;
             }
-            let (kind, detail) = match is_still_pending(*entry_id) || partitions::block_of(*entry_id).is_some() {
+            let (kind, detail) = match is_pending(*entry_id) || partitions::block_of(*entry_id).is_some() {
                 true => (ProblemKind::EntryDiffers, "the entry is not the same in the database and in the file"),
                 false => {
                     let detail = "the database does not have this entry, which is in no block and not voided";
@@ -179,37 +221,42 @@ impl PendingComparison {
         }
     }
 
+    /// Reports rows that have no line, or another one. Returns those that have another.
     fn rows_without_line(
         &self,
         report: &FileReport,
         last_block: i64,
         tables: &mut Findings<'_>,
         file: &mut Findings<'_>,
-    ) {
+    ) -> HashSet<Uuid> {
         // A standby that lags behind the file does not know yet that an entry is in one of the file's blocks.
         let standby = database::is_in_recovery();
         let head = tables::newest_block(&RegisteredSnapshot::latest()).map_or(0, |head| head.block_number);
         // In mode async, and right after it, lines come after their commit.
         let is_behind = settings::mirror_mode() == MirrorMode::Async
             || database::mirror().is_ok_and(|mirror| mirror.slot.is_behind());
-        let lags = standby && last_block > head || is_behind;
+        let lags = standby && last_block > head || is_behind || self.may_lack;
+        let mut differing = HashSet::new();
         for (entry_id, row) in &self.rows {
             check_for_interrupts!();
             match report.pending.get(entry_id) {
                 Some(line) if line.leaf_hash == row.leaf_hash => {}
+                // The id was that of an entry that was rolled back, and its line is still to be voided.
+                Some(line) if row.is_uncommitted || may_be_aborted(line) => {}
                 Some(line) => {
+                    differing.insert(*entry_id);
                     let detail =
                         "the pending entry is not the same in the database and in the file; no block holds it yet, so \
                                   either may have been changed";
                     let problem = Problem::new(Source::Postgres, ProblemKind::EntryDiffers, detail);
                     tables.report(problem.of_entry(*entry_id).on_line(line.line_number));
                 }
-                // It was sealed while the file was read, and compared with its block.
+                // In a block that was verified: see the checks of what is sealed.
+                None if row.in_block != InBlock::No => {}
+                // In one that this transaction does not see yet, so it was not verified.
                 None if partitions::block_of(*entry_id).is_some_and(|block| block <= last_block) => {
-                    if is_still_pending(*entry_id) {
-                        let detail = "the entry is sealed, but is also still pending";
-                        let problem = Problem::new(Source::Postgres, ProblemKind::EntryRepeated, detail);
-                        tables.report(problem.of_entry(*entry_id));
+                    if is_still_there(*entry_id, row) {
+                        tables.report(also_pending(*entry_id));
                     }
                 }
                 None if row.is_uncommitted || lags => {}
@@ -220,7 +267,24 @@ impl PendingComparison {
                 }
             }
         }
+        differing
     }
+}
+
+fn also_pending(entry_id: Uuid) -> Problem {
+    let detail = "the entry is sealed, but is also still pending";
+    Problem::new(Source::Postgres, ProblemKind::EntryRepeated, detail).of_entry(entry_id)
+}
+
+/// Whether the worker has yet to append lines of what is committed by now. Once the file is attached, it has them.
+fn may_lack_lines() -> bool {
+    let standby = database::is_in_recovery();
+    database::mirror().is_ok_and(|mirror| {
+        // In this order: an attempt to attach the file begins by noting that it is behind no more.
+        let is_behind = mirror.slot.is_behind();
+        let state = mirror.lock().attachment;
+        is_behind || !standby && matches!(state, Attachment::Detached | Attachment::Repairing | Attachment::Off)
+    })
 }
 
 /// The attachment of the file, if it has the lines of all committed entries: in the modes `sync` and `write`, once what
@@ -240,8 +304,18 @@ fn complete_attachment() -> Option<u64> {
     is_own.then_some(fields.identity.generation)
 }
 
-/// Whether the pending table has the entry now. The commit that seals an entry also removes it from there.
-fn is_still_pending(entry_id: Uuid) -> bool {
+/// Whether the row is where it was read. No index may lead to it, if a superuser has inserted it.
+fn is_still_there(entry_id: Uuid, row: &PendingRow) -> bool {
+    let table = Table::open("entries_pending", pg_sys::AccessShareLock);
+    let snapshot = RegisteredSnapshot::latest();
+    // SAFETY: the snapshot is registered.
+    let found = unsafe { table.fetch(row.place, snapshot.as_ptr(), |row| row.uuid(entry_column::ID)) };
+    // The place may have been given to another row.
+    found.flatten() == Some(entry_id)
+}
+
+/// Whether the pending table has the entry now.
+fn is_pending(entry_id: Uuid) -> bool {
     let table = Table::open("entries_pending", pg_sys::AccessShareLock);
     let snapshot = RegisteredSnapshot::latest();
     partitions::find(&table, entry_id, snapshot.as_ptr(), |_| ()).is_some()
@@ -286,9 +360,8 @@ fn still_without_row(opened: &OpenedFile, report: &FileReport, mut entries: Hash
 /// Whether lines of aborted transactions wait to be voided, transactions that wrote lines have not ended, or the worker
 /// has yet to look at what a crash left.
 fn is_void_waiting() -> bool {
+    settle_decided();
     database::mirror().is_ok_and(|mirror| {
-        // ROLLBACK PREPARED does not say itself that lines are to be voided.
-        prepared::settle_decided(&mirror);
         // In this order: a transaction says that its lines are to be voided before it counts as decided.
         let undecided = mirror.slot.undecided() > 0;
         let fields = mirror.lock();
@@ -297,9 +370,20 @@ fn is_void_waiting() -> bool {
     })
 }
 
+/// ROLLBACK PREPARED does not say itself that lines are to be voided.
+fn settle_decided() {
+    let standby = database::is_in_recovery();
+    if let Some(mirror) = database::mirror().ok().filter(|_| !standby) {
+        prepared::settle_decided(&mirror);
+    }
+}
+
 /// Whether the line is known to belong to an aborted transaction, and only waits for the worker to void it.
 fn is_to_be_voided(report: &FileReport, entry_id: &Uuid) -> bool {
-    let Some(line) = report.pending.get(entry_id) else { return false };
+    report.pending.get(entry_id).is_some_and(may_be_aborted)
+}
+
+fn may_be_aborted(line: &PendingEntry) -> bool {
     database::mirror().is_ok_and(|mirror| mirror.lock().may_be_aborted(line.offset))
 }
 

@@ -170,9 +170,15 @@ impl TableBlocks {
         if known <= from {
             return;
         }
-        self.read_to = from.saturating_add(CHUNK_LEAVES).min(known);
+        let to = from.saturating_add(CHUNK_LEAVES).min(known);
+        self.read_to = to;
         let TableBlocks { leaves, hasher, row_versions, malformed, .. } = self;
-        leaves.each_next(from, self.read_to, |row| {
+        leaves.each_next(from, to, |row| {
+            // Entries leave the queue in the order of their leaves: one that claims a later leaf would hold up all others.
+            if !(from..to).contains(&tables::leaf_index(row)) {
+                malformed.push(malformed_entry(row, "the row has another leaf_index than the index that leads to it"));
+                return;
+            }
             malformed.extend(tables::malformation(row).map(|what| malformed_entry(row, what)));
             let entry = tables::stored_entry(row);
             row_versions.iter_mut().for_each(|row_versions| row_versions.entry(&entry));

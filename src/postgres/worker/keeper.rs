@@ -3,7 +3,7 @@
 use super::pace::Pace;
 use super::transactions::{
     holding_sealing_lock, in_sealing, in_transaction, is_timeout, opening_is_locked, sealing_is_locked,
-    OPENING_PATIENCE, SEALING_PATIENCE,
+    voiding_is_locked, OPENING_PATIENCE, SEALING_PATIENCE, TABLE_PATIENCE,
 };
 use crate::postgres::database_slot::DatabaseSlot;
 use crate::postgres::errors::{or_raise, Failure};
@@ -47,6 +47,8 @@ pub struct Keeper {
     remembering: Option<i64>,
     /// The pace of appending the lines that the file lacks.
     pace: Pace,
+    /// A lock was in the way when lines were last to be voided.
+    voiding_is_locked: bool,
 }
 
 impl Keeper {
@@ -61,11 +63,16 @@ impl Keeper {
             remembered_block: 0,
             remembering: None,
             pace: Pace::default(),
+            voiding_is_locked: false,
         }
     }
 
     fn slot(&self) -> &'static DatabaseSlot {
         self.mirror.slot
+    }
+
+    fn has_new_blocks(&self) -> bool {
+        self.slot().has_new_blocks.load(Ordering::SeqCst)
     }
 
     pub fn has_file(&self) -> bool {
@@ -248,7 +255,13 @@ impl Keeper {
         }
         self.has_waited = true;
         let mirror = self.mirror;
-        let voided = in_transaction(|| or_raise(voiding::void_aborted(&mirror)))?;
+        // Whether an entry is sealed is looked up in all partitions, any of which a session may have locked for long.
+        let outcome = in_transaction(|| {
+            let _patience = LockLimit::set(TABLE_PATIENCE);
+            or_raise(voiding::void_aborted(&mirror))
+        });
+        self.voiding_is_locked = outcome.as_ref().is_err_and(is_timeout);
+        let voided = outcome.map_err(|failure| if is_timeout(&failure) { voiding_is_locked() } else { failure })?;
         if let Some(attached) = &mut self.attached {
             // Their ids may be used again.
             voided.iter().for_each(|id| {
@@ -256,6 +269,14 @@ impl Keeper {
             });
         }
         Ok(())
+    }
+
+    /// As [`Keeper::void_aborted`], between batches of sealing, which a lock does not hold up.
+    pub fn void_between_batches(&mut self) -> Result<(), Failure> {
+        match self.voiding_is_locked {
+            true => Ok(()),
+            false => self.void_aborted(),
+        }
     }
 
     fn has_something_to_void(&self) -> bool {
@@ -266,7 +287,7 @@ impl Keeper {
     /// Writes the lines of committed blocks, and notes how far the file is acknowledged. The blocks in `sealed` need
     /// not be read.
     pub fn append_block_lines(&mut self, sealed: Option<&SealedBlocks>) -> Result<(), Failure> {
-        if self.attached.is_none() || !(self.is_unremembered() || has_new_blocks(&self.mirror)?) {
+        if self.attached.is_none() || !(self.is_unremembered() || self.has_new_blocks()) {
             return Ok(());
         }
         self.has_waited = true;
@@ -287,7 +308,15 @@ impl Keeper {
         if !is_kept || self.mirror.slot.is_behind() {
             return;
         }
-        or_raise(block_lines::append_missing(sealed));
+        let slot = self.slot();
+        // Before the blocks are read: another process may commit some meanwhile.
+        slot.has_new_blocks.store(false, Ordering::SeqCst);
+        let appended = block_lines::append_missing(sealed);
+        slot.has_new_blocks.fetch_or(appended.is_err(), Ordering::SeqCst);
+        or_raise(appended);
+        if let (Some(mark), Some(sealed)) = (&mut self.mark, sealed) {
+            mark.note_sealed(&sealed.entry_ids);
+        }
         if self.is_unremembered() {
             self.remembering = Some(self.mirror.lock().last_block);
             remembered::remember(&self.mirror, settle_more(&mut self.mark, &self.mirror), None);
@@ -318,7 +347,7 @@ impl Keeper {
         if self.pace.is_resting() {
             return Ok(());
         }
-        if !slot.behind.load(Ordering::SeqCst) && !has_new_blocks(&self.mirror)? {
+        if !slot.behind.load(Ordering::SeqCst) && !slot.has_new_blocks.load(Ordering::SeqCst) {
             return Ok(());
         }
         self.has_waited = true;
@@ -332,6 +361,7 @@ impl Keeper {
             // Before anything is read, and under the sealing lock, so that no other process seals and takes the file
             // for complete.
             slot.behind.store(false, Ordering::SeqCst);
+            slot.has_new_blocks.store(false, Ordering::SeqCst);
             let lag = slot.lag.seen(tables::timestamp_to_postgres(tables::now()));
             or_raise(catch_up::void_first(&mirror, &mut attached.in_file));
             // Prepared transactions first, for the reason that attach() gives.
@@ -343,6 +373,7 @@ impl Keeper {
         });
         if outcome.is_err() {
             slot.behind.store(true, Ordering::SeqCst);
+            slot.has_new_blocks.store(true, Ordering::SeqCst);
         }
         self.pace.end(slot);
         outcome.map(|_| ())
@@ -369,10 +400,4 @@ fn lock_log_state(patience: Duration) {
 fn settle_more(mark: &mut Option<Mark>, mirror: &Mirror) -> Option<Settled> {
     let settled = settled_mark::advance(mark, mirror)?;
     settled_mark::advance(mark, mirror).or(Some(settled))
-}
-
-fn has_new_blocks(mirror: &Mirror) -> Result<bool, Failure> {
-    let last = mirror.lock().last_block;
-    let head = in_transaction(|| tables::newest_block(&tables::RegisteredSnapshot::latest()))?;
-    Ok(head.is_some_and(|head| head.block_number > last))
 }

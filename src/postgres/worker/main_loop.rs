@@ -45,11 +45,10 @@ pub unsafe extern "C-unwind" fn pg_notary_worker_main(arg: pg_sys::Datum) {
     background_process::set_up_signals();
     background_process::keep_memory();
     pg_sys::BackgroundWorkerInitializeConnectionByOid(database, pg_sys::InvalidOid, 0);
-    if pinned_settings::pin().is_err() {
-        // The launcher starts another worker.
-        return;
-    }
     let shared = shared().expect("background workers have shared memory");
+    if let Err(failure) = pinned_settings::pin() {
+        return ask_for_another(shared, database, &failure);
+    }
     let idle_slot = || shared.find(database).filter(|slot| slot.worker.pid() == 0);
     // Before the look: a session that creates a ledger afterwards sets the flag again.
     idle_slot().inspect(|slot| slot.check_extension.store(false, Ordering::Release));
@@ -60,8 +59,7 @@ pub unsafe extern "C-unwind" fn pg_notary_worker_main(arg: pg_sys::Datum) {
             idle_slot().inspect(|slot| shared.release_without_ledger(slot));
             return;
         }
-        // The launcher starts another worker.
-        Err(_) => return,
+        Err(failure) => return ask_for_another(shared, database, &failure),
     }
     let Some(slot) = shared.find_or_take(database) else {
         too_many(&own_name()).warn();
@@ -79,11 +77,21 @@ pub unsafe extern "C-unwind" fn pg_notary_worker_main(arg: pg_sys::Datum) {
     Worker::new(shared, slot).run();
 }
 
+/// This process could not find out whether the database has a ledger. As one that may have, the launcher sends another.
+fn ask_for_another(shared: &Shared, database: pg_sys::Oid, failure: &Failure) {
+    if shared.find(database).is_none() {
+        failure.log_retried(&format!("pg_notary could not look for a ledger in {}", own_name()));
+        shared.find_or_take(database);
+    }
+}
+
 /// Runs whenever the worker exits.
 #[pg_guard]
 unsafe extern "C-unwind" fn leave(_code: i32, slot: pg_sys::Datum) {
     let slot = &*(slot.value() as *const DatabaseSlot);
     let Some(shared) = shared() else { return };
+    // The worker may exit for want of memory while it holds a lock, which Postgres releases only after this.
+    pg_sys::LWLockReleaseAll();
     if !slot.worker.is_me() {
         // The slot was given back, and another database has taken it since.
         return;
@@ -251,9 +259,14 @@ impl Worker {
         let mode = settings::mirror_mode();
         let seen_to = self.keeper.see_to(mode);
         // If the file cannot be opened anew yet, sessions go on with it, and some wait for void lines.
-        let mirrored = seen_to.and(self.keeper.void_aborted());
+        let voided = self.keeper.void_aborted();
         if matches!(mode, MirrorMode::Sync | MirrorMode::Write) {
-            mirrored?;
+            seen_to?;
+            // A lock on one partition does not hold up sealing, so it is returned last.
+            let voided = match voided {
+                Err(failure) if failure.code() != PgSqlErrorCode::ERRCODE_OBJECT_IN_USE => return Err(failure),
+                voided => voided,
+            };
             // A table that cannot be recorded does not hold up sealing, so its failure is returned last.
             let recorded = self.record_baseline();
             if self.keeper.awaits_commits() {
@@ -264,11 +277,11 @@ impl Worker {
                 return sealed;
             }
             let unwritten = self.sealing.take_unwritten();
-            return sealed.and(self.keeper.append_block_lines(unwritten.as_ref())).and(recorded);
+            return sealed.and(self.keeper.append_block_lines(unwritten.as_ref())).and(recorded).and(voided);
         }
         let recorded = self.record_baseline();
         // No session waits for the file, so sealing does not either.
-        let mirrored = mirrored.and_then(|()| self.keeper.append_owed());
+        let mirrored = seen_to.and(voided).and_then(|()| self.keeper.append_owed());
         self.sealing.seal(&mut self.keeper)?;
         mirrored.and_then(|()| self.keeper.append_owed()).and(recorded)
     }

@@ -115,7 +115,7 @@ impl Sealing {
         let mut page = if self.must_recount() || self.is_due() { 0 } else { self.resume_page };
         loop {
             // A backlog takes many batches, and sessions that reuse an id wait for the void line.
-            keeper.void_aborted()?;
+            keeper.void_between_batches()?;
             if self.is_called_away() || (keeper.is_async() && since.elapsed() > LONGEST_SEALING) {
                 return Ok(());
             }

@@ -20,10 +20,10 @@ pub(super) const SEALING_PATIENCE: Duration = Duration::from_millis(500);
 /// long it also waits for each lock on the ledger's tables, without which it cannot open the file.
 pub(super) const OPENING_PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long the worker, holding the sealing lock, waits for each lock on the ledger's tables. A session that builds an
-/// index on sealed entries, or rewrites a table, holds such a lock for as long as that takes, and other sealers would
-/// wait too.
-const TABLE_PATIENCE: Duration = Duration::from_secs(2);
+/// How long the worker waits for each lock on the ledger's tables, when it seals or voids lines. A session that builds an
+/// index on sealed entries, or rewrites a table, holds such a lock for as long as that takes, and other work of the
+/// worker would wait too.
+pub(super) const TABLE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Runs `work` in a transaction of its own. An error aborts it and is returned, not logged. So is a cancel, which
 /// stops nothing but such work.
@@ -107,6 +107,13 @@ pub(super) fn opening_is_locked() -> Failure {
     Failure::new(PgSqlErrorCode::ERRCODE_OBJECT_IN_USE, lock_in_the_way())
         .detail("The worker needs that table to open the mirror file, and waits for it only for a short time.")
         .hint("End that transaction: pg_terminate_backend() ends its session, and ROLLBACK PREPARED a prepared one. View pg_locks shows the lock; pg_blocking_pids() shows for whom a session waits.")
+}
+
+/// Why the worker cannot say of lines whether they are to be voided.
+pub(super) fn voiding_is_locked() -> Failure {
+    Failure::new(PgSqlErrorCode::ERRCODE_OBJECT_IN_USE, lock_in_the_way())
+        .detail(format!("Lines of transactions that were rolled back cannot be voided until the lock is released; the worker waited {} seconds for it. Their ids cannot be used again meanwhile.", TABLE_PATIENCE.as_secs()))
+        .hint("REINDEX, VACUUM FULL and CLUSTER hold such a lock until their transaction ends. View pg_locks shows the lock, and pg_stat_activity what its session does.")
 }
 
 /// Whose lock on a table of the ledger is in the way, as far as it can be found.
