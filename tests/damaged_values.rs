@@ -204,7 +204,8 @@ fn a_damaged_entry_about_an_item_is_found_and_takes_nobody_down() {
     for part in ["postgres_chain", "items"] {
         assert!(verdict[part]["valid"] == false, "{verdict:#}");
     }
-    error(&mut client, "SELECT ledger.load_item('tool', 'a', '1.0.0')");
+    let refused = error(&mut client, "SELECT ledger.load_item('tool', 'a', '1.0.0')");
+    assert_eq!(*refused.code(), SqlState::DATA_CORRUPTED, "{refused:?}");
 }
 
 /// jsonb that came about in other ways than by reading a text.

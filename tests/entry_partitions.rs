@@ -4,7 +4,7 @@
 
 use crate::common::ledger::*;
 use crate::common::tracking::*;
-use crate::common::{Cluster, Options};
+use crate::common::{wait_until, Cluster, Options};
 use postgres::Client;
 
 /// Takes the one partition that holds entries away, and keeps it as `public.taken`.
@@ -286,5 +286,41 @@ fn a_block_whose_entries_were_taken_away_before_its_line_was_written_says_to_att
     record(&mut client);
     client.batch_execute("SELECT ledger.commit_block()").unwrap();
     wait_until_sealed(&mut client);
+    assert_intact(&mut client);
+}
+
+/// Whether an entry is sealed is looked up in every partition. Who rewrites an old one locks it for as long as that takes.
+#[test]
+fn a_locked_partition_of_old_entries_keeps_lines_from_being_voided_and_blocks_not_from_being_sealed() {
+    let options = Options::new().conf("ledger.block_size = 10").conf("ledger.block_interval = 1h");
+    let (cluster, mut client) = start(options);
+    client.batch_execute("CREATE TABLE skew (n int)").unwrap();
+    record_many(&mut client, 10);
+    wait_until_sealed(&mut client);
+    client
+        .batch_execute(
+            "ALTER TABLE ledger.entries_sealed DETACH PARTITION ledger.entries_sealed_1;
+             ALTER TABLE ledger.entries_sealed ATTACH PARTITION ledger.entries_sealed_1 FOR VALUES FROM (1) TO (2)",
+        )
+        .unwrap();
+    record_many(&mut client, 10);
+    wait_until_sealed(&mut client);
+    let mut locking = cluster.connect("postgres");
+    locking.batch_execute("BEGIN; LOCK TABLE ledger.entries_sealed_1 IN ACCESS EXCLUSIVE MODE").unwrap();
+    let mut rolled_back = fail_a_commit(&cluster, 2);
+    for blocks in 3..6 {
+        record_many(&mut client, 10);
+        wait_for(&mut client, &format!("(SELECT count(*) = {blocks} FROM ledger.blocks)"));
+    }
+    cluster.wait_for_log("a lock on ledger.entries_sealed_1");
+    cluster.wait_for_log("Lines of transactions that were rolled back cannot be voided until the lock is released");
+    let path = file(&mut client);
+    assert!(voided_ids(&lines(&path)).is_empty());
+    locking.batch_execute("COMMIT").unwrap();
+    wait_until("they are voided", PATIENCE, || voided_ids(&lines(&path)).len() == 2);
+    let mut voided = voided_ids(&lines(&path));
+    voided.sort();
+    rolled_back.sort();
+    assert_eq!(voided, rolled_back);
     assert_intact(&mut client);
 }

@@ -159,6 +159,28 @@ fn verifying_items_takes_no_more_memory_for_more_that_was_recorded_of_them() {
     assert!(taken < 60, "200 MB of metadata took {taken} MB");
 }
 
+/// Without the index, entries are read by a query.
+#[test]
+fn verifying_large_entries_takes_no_more_memory_where_an_index_is_missing() {
+    let options = Options::new().secret(None).conf("ledger.block_interval = 1h").conf("ledger.mirror_mode = off");
+    let (cluster, mut client) = start(options);
+    client.batch_execute(TRIGGERS_OFF).unwrap();
+    let insert = "INSERT INTO ledger.entries_pending (entry_type, data_hash, metadata) SELECT 'test', lpad(to_hex(n), 64, '0'), \
+                  jsonb_build_object('note', repeat('x', 1000000)) FROM generate_series(1, 300) n";
+    client.batch_execute(insert).unwrap();
+    client.batch_execute("SELECT * FROM ledger.commit_block()").unwrap();
+    let constraint = value(
+        &mut client,
+        "SELECT conname FROM pg_constraint WHERE conrelid = 'ledger.entries_sealed_1'::regclass AND contype = 'u'",
+    );
+    let drop = format!("ALTER TABLE ledger.entries_sealed_1 DROP CONSTRAINT \"{constraint}\"");
+    client.batch_execute(&drop).unwrap();
+    let mut session = cluster.connect("postgres");
+    let pid = own_pid(&mut session);
+    let taken = growth(pid, || assert_eq!(verdict(&mut session)["overall_valid"], true));
+    assert!(taken < 100, "300 MB of metadata took {taken} MB");
+}
+
 /// After a change of the columns each row is read again, and of each problem its entry.
 #[test]
 fn verifying_rows_takes_no_more_memory_for_more_that_have_to_be_read_again() {

@@ -24,7 +24,8 @@ fn a_database_restored_from_an_older_backup_does_not_write_to_its_file() {
     let mut client = restored.connect("postgres");
     assert_diverged(&mut client, &path, "put back to an older state");
     assert!(!verdict(&mut client)["overall_valid"].as_bool().unwrap());
-    error(&mut client, "SELECT ledger.mirror_catch_up()");
+    let refused = all_text(&error(&mut client, "SELECT ledger.mirror_catch_up()"));
+    assert!(refused.contains("put back to an older state"), "{refused}");
     assert!(!restored.log().contains("pg_notary voids"), "the log tells of what was not done");
     assert_restarts(&mut client, &path);
 }

@@ -194,3 +194,26 @@ fn an_id_that_is_used_again_before_its_line_is_voided_is_not_taken_for_changed()
     client.batch_execute("COMMIT").unwrap();
     assert_intact(&mut client);
 }
+
+#[test]
+fn an_id_that_is_used_again_without_the_file_before_its_line_is_voided_is_not_taken_for_changed() {
+    let (cluster, mut client) = start_quiet();
+    let id = "00000000-0000-0000-0000-000000000001";
+    let insert = |data: &str| {
+        format!("INSERT INTO ledger.entries (id, entry_type, data_hash) VALUES ('{id}', 'test', ledger.hash_data('{data}'))")
+    };
+    let prepare = format!("BEGIN; {}; PREPARE TRANSACTION 'before'", insert("1"));
+    cluster.connect("postgres").batch_execute(&prepare).unwrap();
+    let worker = stop_worker(&mut client);
+    client.batch_execute("ROLLBACK PREPARED 'before'").unwrap();
+    for (mode, statement) in [("async", insert("2")), ("sync", "SELECT".to_owned())] {
+        set(&mut client, "ledger.mirror_mode", mode);
+        wait_for(&mut client, &format!("(SELECT current_setting('ledger.mirror_mode') = '{mode}')"));
+        client.batch_execute(&statement).unwrap();
+    }
+    let verdict = verdict(&mut client);
+    send(worker, libc::SIGCONT);
+    assert_eq!(verdict["overall_valid"], true, "{verdict:#}");
+    wait_until_file_has_followed(&mut client);
+    assert_intact(&mut client);
+}

@@ -486,7 +486,15 @@ fn nothing_is_changed_past_the_triggers_before_the_worker_has_recorded_what_was_
     let worker = worker_pid(&mut client);
     stop_between_transactions(&mut client, worker);
     client.batch_execute(TRACK).unwrap();
-    client.batch_execute("CREATE ROLE owner; ALTER TABLE accounts OWNER TO owner; SET ROLE owner").unwrap();
+    client
+        .batch_execute(
+            "CREATE ROLE owner; ALTER TABLE accounts OWNER TO owner; CREATE TABLE parent (amount int);
+             ALTER TABLE parent OWNER TO owner; SET ROLE owner; ALTER TABLE accounts INHERIT parent",
+        )
+        .unwrap();
+    let by_parent = all_text(&error(&mut client, "ALTER TABLE parent ALTER COLUMN amount TYPE int USING 1000000"));
+    assert!(by_parent.contains("table public.accounts while the rows"), "{by_parent}");
+    client.batch_execute("ALTER TABLE accounts NO INHERIT parent").unwrap();
     for command in [
         "DISABLE TRIGGER ledger_record_change",
         "DISABLE TRIGGER ALL",

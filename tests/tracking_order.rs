@@ -165,3 +165,27 @@ fn a_row_that_a_trigger_makes_and_takes_away_before_comes_before() {
     assert_clean(&mut client, "accounts");
     assert_history_agrees(&mut client, "accounts");
 }
+
+/// Each command of a transaction might have changed something that is yet to be recorded, but most have ended.
+#[test]
+fn a_transaction_of_many_commands_does_not_push_the_clock_of_the_ledger_ahead() {
+    let (cluster, mut client) = start(Options::new());
+    client
+        .batch_execute(
+            "CREATE TABLE scratch (n int); CREATE TABLE notes (id int PRIMARY KEY); SELECT ledger.track('notes')",
+        )
+        .unwrap();
+    client
+        .batch_execute(
+            "BEGIN; INSERT INTO notes VALUES (1);
+             DO $$ BEGIN FOR n IN 1..200000 LOOP UPDATE scratch SET n = 1 WHERE false; END LOOP; END $$",
+        )
+        .unwrap();
+    // Right before it another session gives the ledger the time of now.
+    cluster.connect("postgres").batch_execute("INSERT INTO notes VALUES (2)").unwrap();
+    client.batch_execute("INSERT INTO notes VALUES (3)").unwrap();
+    let ahead = "(SELECT max(created_at) > clock_timestamp() + interval '20 ms' FROM ledger.entries_pending)";
+    assert!(!is_true(&mut client, ahead));
+    client.batch_execute("COMMIT").unwrap();
+    assert_clean(&mut client, "notes");
+}

@@ -299,3 +299,20 @@ fn a_value_that_some_programs_read_as_what_was_recorded_is_found() {
         }
     }
 }
+
+/// They are an error, and do not take the server down.
+#[test]
+fn arrays_nested_deeper_than_the_stack_allows_are_refused() {
+    let (_cluster, mut client) = start(quiet());
+    client
+        .batch_execute(
+            "CREATE DOMAIN d0 AS int;
+             DO $$ BEGIN FOR n IN 1..200 LOOP EXECUTE format('CREATE DOMAIN d%s AS d%s[]', n, n - 1); END LOOP; END $$;
+             CREATE TABLE deep (id int PRIMARY KEY, v d200); SELECT ledger.track('deep'); SET max_stack_depth = '100kB'",
+        )
+        .unwrap();
+    let refused = error(&mut client, "INSERT INTO deep VALUES (1, NULL)");
+    assert_eq!(*refused.code(), SqlState::STATEMENT_TOO_COMPLEX, "{refused:?}");
+    client.batch_execute("RESET max_stack_depth; INSERT INTO deep VALUES (1, NULL)").unwrap();
+    assert_clean(&mut client, "deep");
+}

@@ -59,6 +59,22 @@ fn of_several_workers_that_are_held_up_when_they_start_one_comes_to_work() {
 }
 
 #[test]
+fn a_worker_that_ends_before_it_could_look_for_a_ledger_is_followed_by_another() {
+    let (cluster, mut client) = start(Options::new());
+    record(&mut client);
+    drop(client);
+    cluster.stop(Stop::Immediate);
+    set_fault(&cluster, "look_for_ledger:error");
+    cluster.start_again();
+    cluster.wait_for_log("pg_notary could not look for a ledger in database");
+    // Before any session uses the ledger.
+    let mut client = cluster.connect("postgres");
+    let at_work = "(SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'pg_notary worker' AND wait_event = 'Extension')";
+    wait_for(&mut client, at_work);
+    assert_intact(&mut client);
+}
+
+#[test]
 fn create_extension_starts_a_worker_and_drop_extension_stops_it() {
     let (cluster, mut client) = start(Options::new());
     worker_pid(&mut client);

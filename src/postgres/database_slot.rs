@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU32, 
 
 /// A database that has no worker for longer than this is reported. One whose worker ends is started again after a second.
 const LONGEST_VACANCY_MICROS: i64 = 5_000_000;
+/// How often the log says that workers end before their work.
+const COMPLAINT_INTERVAL_MICROS: i64 = 600_000_000;
 
 /// A process that can be woken: its pid (0 when there is none) and its latch.
 #[repr(C)]
@@ -88,6 +90,8 @@ pub struct DatabaseSlot {
     database: AtomicU32,
     pub worker: Wakeable,
     worker_state: AtomicU32,
+    /// When the log last said that a worker has ended before it could find out whether there is a ledger.
+    complained_at: AtomicI64,
     /// When the slot was taken, or its last worker left.
     vacant_since: AtomicI64,
     /// Commands that keep the worker away. Each takes back what it has added, even if the slot is another database's by
@@ -155,6 +159,7 @@ impl DatabaseSlot {
         self.has_new_blocks.store(false, Ordering::Release);
         self.check_extension.store(false, Ordering::Release);
         self.recount.store(false, Ordering::Release);
+        self.complained_at.store(0, Ordering::Release);
         self.become_vacant();
     }
 
@@ -162,6 +167,14 @@ impl DatabaseSlot {
     pub fn become_vacant(&self) {
         self.vacant_since.store(errorless::clock(), Ordering::Release);
         self.set_worker_state(WorkerState::Wanted);
+    }
+
+    /// Whether the log is to say that a worker has ended before its work. If so, notes that it does.
+    pub fn is_complaint_due(&self) -> bool {
+        let now = errorless::clock();
+        let is_due = |last: &i64| now - last >= COMPLAINT_INTERVAL_MICROS;
+        let noted = |last: i64| is_due(&last).then_some(now);
+        self.complained_at.fetch_update(Ordering::AcqRel, Ordering::Acquire, noted).is_ok()
     }
 
     /// Whether there has been no worker for so long that none is on its way.

@@ -10,7 +10,7 @@ use pgrx::nullable::Nullable;
 use pgrx::pgrx_sql_entity_graph::metadata::{
     ArgumentError, ReturnsError, ReturnsRef, SqlMappingRef, SqlTranslatable, TypeOrigin,
 };
-use pgrx::{pg_sys, FromDatum, PgSqlErrorCode};
+use pgrx::{pg_sys, pg_sys::ffi::pg_guard_ffi_boundary, FromDatum, PgSqlErrorCode};
 use std::ffi::CStr;
 
 /// An argument of type regclass: a table, by its name or oid.
@@ -340,4 +340,26 @@ pub fn tree(table: &Table, lock: u32) -> Vec<pg_sys::Oid> {
         next += 1;
     }
     all
+}
+
+extern "C-unwind" {
+    // Not among pgrx's declarations.
+    fn find_all_inheritors(
+        parent: pg_sys::Oid,
+        lock: pg_sys::LOCKMODE,
+        parents: *mut *mut pg_sys::List,
+    ) -> *mut pg_sys::List;
+}
+
+/// A table that is locked, and all that inherit from it: its partitions, and tables that were made with `INHERITS`. They are
+/// locked in the order in which Postgres locks them.
+pub fn with_heirs(table: pg_sys::Oid, lock: pg_sys::LOCKMODE) -> Vec<pg_sys::Oid> {
+    // SAFETY: inside a transaction; an error may jump out of the call, which has nothing with a destructor. The list is a
+    // copy.
+    unsafe {
+        let list = pg_guard_ffi_boundary(|| find_all_inheritors(table, lock, std::ptr::null_mut()));
+        let all = lists::oids(list).collect();
+        pg_sys::list_free(list);
+        all
+    }
 }

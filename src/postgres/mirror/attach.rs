@@ -42,7 +42,6 @@ use std::collections::HashSet;
 use std::fs::{File, Metadata, OpenOptions};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -75,13 +74,7 @@ pub struct Attached {
 /// Opens, checks and repairs the file, then lets sessions append. The caller is the worker, in a transaction, and holds
 /// the sealing lock.
 pub fn attach(mirror: &Mirror, how: How) -> Result<Attached, Refused> {
-    let outcome = mirror.silence().map_err(Refused::from).and_then(|()| {
-        let was_behind = unexpected::take_behind(mirror);
-        try_attach(mirror, how).inspect_err(|_| {
-            // It still lacks the lines. Otherwise verification would call them missing.
-            mirror.slot.behind.fetch_or(was_behind, Ordering::SeqCst);
-        })
-    });
+    let outcome = mirror.silence().map_err(Refused::from).and_then(|()| try_attach(mirror, how));
     note_attempt(mirror, outcome)
 }
 
@@ -121,6 +114,7 @@ fn note_refused(fields: &mut LockedMirror<'_>, refused: &mut Refused, text: &str
 }
 
 fn try_attach(mirror: &Mirror, how: How) -> Result<Attached, Refused> {
+    unexpected::take_behind(mirror);
     let lag = mirror.slot.lag.seen(tables::timestamp_to_postgres(tables::now()));
     let remembered = Remembered::read();
     let place = remembered::configured_path(remembered.ledger_id);

@@ -11,15 +11,14 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 
 /// Notes that the file may lack lines, where it is behind, and that it is behind no more: what is read from now on has
-/// what was committed so far. A later commit without a line sets `behind` again. Returns whether it was behind.
-pub fn take_behind(mirror: &Mirror) -> bool {
+/// what was committed so far. A later commit without a line sets `behind` again.
+pub fn take_behind(mirror: &Mirror) {
     // In this order: a commit without lines first sets `behind`, and then counts itself out.
     let is_committing = mirror.slot.committing_behind.load(Ordering::SeqCst) > 0;
     let was_behind = mirror.slot.behind.swap(false, Ordering::SeqCst);
     let mut fields = mirror.lock();
     // In mode async every entry is committed without its line.
     fields.reopening.may_lack |= is_committing || was_behind || fields.is_followed;
-    was_behind
 }
 
 /// Before it is no longer noted that lines were lost: notes that they are missing. So may be those of any file that is not

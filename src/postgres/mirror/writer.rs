@@ -178,7 +178,9 @@ impl OpenFiles {
             // The next commit finds out, or else tells this process again that there is something to sync.
             Err(_) => {
                 let mut fields = shared.lock_mirror(slot);
-                (fields.is_attended, fields.is_sync_attended) = (false, false);
+                if fields.identity.generation == generation {
+                    (fields.is_attended, fields.is_sync_attended) = (false, false);
+                }
             }
         }
     }

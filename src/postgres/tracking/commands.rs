@@ -291,17 +291,46 @@ unsafe fn check_baseline(alter: &pg_sys::AlterTableStmt, command: *mut pg_sys::A
     };
     let lock = pg_sys::AlterTableGetLockLevel(alter.cmds);
     let Some(table) = target_of(alter, lock as u32) else { return Ok(()) };
-    let Some(options) = Options::of_relation(table.relation()) else { return Ok(()) };
-    if baseline_table::progress_of(&options.table_id).is_none() {
-        return Ok(());
+    let mut complete = None;
+    for oid in changed_with(&table, alter, command, lock) {
+        let table = Table::open_oid(oid, pg_sys::NoLock);
+        let Some(options) = Options::of_relation(table.relation()) else { continue };
+        // The partitions of a tracked table all have its id.
+        if complete.as_ref() == Some(&options.table_id) {
+            continue;
+        }
+        if baseline_table::progress_of(&options.table_id).is_some() {
+            return Err(before_its_baseline(&table, what));
+        }
+        complete = Some(options.table_id);
     }
-    let name = relation::qualified_name(&table);
-    Err(Failure::new(
+    Ok(())
+}
+
+/// The tables that such a part changes, locked as the command does: a column's values also change in tables that inherit the
+/// column, unless the command is for its table `ONLY`.
+unsafe fn changed_with(
+    table: &Table,
+    alter: &pg_sys::AlterTableStmt,
+    command: *mut pg_sys::AlterTableCmd,
+    lock: pg_sys::LOCKMODE,
+) -> Vec<pg_sys::Oid> {
+    let own = relation::oid(table);
+    let is_of_column = !(*command).def.is_null();
+    match (*alter.relation).inh && (is_of_column || table.is_partitioned()) {
+        true => relation::with_heirs(own, lock),
+        false => vec![own],
+    }
+}
+
+fn before_its_baseline(table: &Table, what: &str) -> Failure {
+    let name = relation::qualified_name(table);
+    Failure::new(
         PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
         format!("cannot {what} of table {name} while the rows that it had are still being recorded"),
     )
     .detail("What is changed now would be recorded as what was there when tracking began.")
-    .hint("Wait until view ledger.tracked_tables shows the state \"tracked\"."))
+    .hint("Wait until view ledger.tracked_tables shows the state \"tracked\".")
 }
 
 /// Whether ALTER COLUMN ... TYPE says how the values are made.

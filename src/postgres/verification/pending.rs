@@ -54,12 +54,18 @@ struct PendingRow {
     in_block: InBlock,
 }
 
+impl PendingRow {
+    fn is_sealed_since(&self) -> bool {
+        matches!(self.in_block, InBlock::Since(_))
+    }
+}
+
 /// Whether a block that was verified has the entry of a pending row.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum InBlock {
     No,
-    /// It was sealed after the pending rows were read.
-    Since,
+    /// It was sealed after the pending rows were read, in this one.
+    Since(i64),
     /// It was sealed before, so it should not have been pending any more. This is reported.
     Before,
 }
@@ -138,7 +144,7 @@ impl PendingComparison {
     pub fn note_sealed(&mut self, entries: &[SealedEntry]) {
         for entry in entries {
             if let Some(row) = self.rows.get_mut(&entry.entry_id).filter(|row| row.in_block == InBlock::No) {
-                row.in_block = InBlock::Since;
+                row.in_block = InBlock::Since(entry.block_number);
             }
         }
     }
@@ -159,7 +165,7 @@ impl PendingComparison {
     /// Reports entries that were sealed since and whose pending rows are still there. The commit that seals an entry
     /// removes its row.
     pub fn check_sealed_since(&self, findings: &mut Findings<'_>) {
-        for (entry_id, row) in self.rows.iter().filter(|(_, row)| row.in_block == InBlock::Since) {
+        for (entry_id, row) in self.rows.iter().filter(|(_, row)| row.is_sealed_since()) {
             check_for_interrupts!();
             if is_still_there(*entry_id, row) {
                 findings.report(also_pending(*entry_id));
@@ -169,7 +175,7 @@ impl PendingComparison {
 
     /// How many were not sealed since.
     pub fn count(&self) -> u64 {
-        self.rows.values().filter(|row| row.in_block != InBlock::Since).count() as u64
+        self.rows.values().filter(|row| !row.is_sealed_since()).count() as u64
     }
 
     /// Compares the rows with the lines that no block of the file holds.
@@ -251,8 +257,9 @@ impl PendingComparison {
                     let problem = Problem::new(Source::Postgres, ProblemKind::EntryDiffers, detail);
                     tables.report(problem.of_entry(*entry_id).on_line(line.line_number));
                 }
-                // In a block that was verified: see the checks of what is sealed.
-                None if row.in_block != InBlock::No => {}
+                // Reported before; or compared with its block in the file.
+                None if row.in_block == InBlock::Before => {}
+                None if matches!(row.in_block, InBlock::Since(block) if block <= last_block) => {}
                 // In one that this transaction does not see yet, so it was not verified.
                 None if partitions::block_of(*entry_id).is_some_and(|block| block <= last_block) => {
                     if is_still_there(*entry_id, row) {
@@ -276,14 +283,21 @@ fn also_pending(entry_id: Uuid) -> Problem {
     Problem::new(Source::Postgres, ProblemKind::EntryRepeated, detail).of_entry(entry_id)
 }
 
-/// Whether the worker has yet to append lines of what is committed by now. Once the file is attached, it has them.
+/// Whether the worker may have yet to append lines of what is committed by now. Once the file is attached, it has them.
 fn may_lack_lines() -> bool {
     let standby = database::is_in_recovery();
     database::mirror().is_ok_and(|mirror| {
-        // In this order: an attempt to attach the file begins by noting that it is behind no more.
+        // In this order: an attempt to attach the file begins by noting in the fields what it takes from there.
         let is_behind = mirror.slot.is_behind();
-        let state = mirror.lock().attachment;
-        is_behind || !standby && matches!(state, Attachment::Detached | Attachment::Repairing | Attachment::Off)
+        let has_worker = mirror.slot.worker.pid() != 0;
+        let fields = mirror.lock();
+        let is_to_be_attached = match fields.attachment {
+            Attachment::Attached | Attachment::Failed => false,
+            Attachment::Repairing | Attachment::Off => true,
+            // A template has no worker, for example: nothing will be appended.
+            Attachment::Detached => has_worker,
+        };
+        is_behind || !standby && (is_to_be_attached || fields.reopening.may_lack)
     })
 }
 

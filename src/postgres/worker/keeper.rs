@@ -25,10 +25,13 @@ use pgrx::{pg_sys, PgSqlErrorCode};
 use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often to check whether transactions that commit without lines have ended: one that fails wakes no process.
 const COMMIT_WAIT_MS: i64 = 100;
+
+/// How long sealing goes on before it looks again whether the lock is gone that keeps lines from being voided.
+const VOID_AGAIN: Duration = Duration::from_secs(30);
 
 /// Keeps the mirror file of one database.
 pub struct Keeper {
@@ -47,8 +50,8 @@ pub struct Keeper {
     remembering: Option<i64>,
     /// The pace of appending the lines that the file lacks.
     pace: Pace,
-    /// A lock was in the way when lines were last to be voided.
-    voiding_is_locked: bool,
+    /// When a lock was in the way of voiding, if it was the last time.
+    locked_at: Option<Instant>,
 }
 
 impl Keeper {
@@ -63,7 +66,7 @@ impl Keeper {
             remembered_block: 0,
             remembering: None,
             pace: Pace::default(),
-            voiding_is_locked: false,
+            locked_at: None,
         }
     }
 
@@ -260,7 +263,7 @@ impl Keeper {
             let _patience = LockLimit::set(TABLE_PATIENCE);
             or_raise(voiding::void_aborted(&mirror))
         });
-        self.voiding_is_locked = outcome.as_ref().is_err_and(is_timeout);
+        self.locked_at = outcome.as_ref().is_err_and(is_timeout).then(Instant::now);
         let voided = outcome.map_err(|failure| if is_timeout(&failure) { voiding_is_locked() } else { failure })?;
         if let Some(attached) = &mut self.attached {
             // Their ids may be used again.
@@ -273,7 +276,7 @@ impl Keeper {
 
     /// As [`Keeper::void_aborted`], between batches of sealing, which a lock does not hold up.
     pub fn void_between_batches(&mut self) -> Result<(), Failure> {
-        match self.voiding_is_locked {
+        match self.locked_at.is_some_and(|at| at.elapsed() < VOID_AGAIN) {
             true => Ok(()),
             false => self.void_aborted(),
         }
@@ -308,12 +311,9 @@ impl Keeper {
         if !is_kept || self.mirror.slot.is_behind() {
             return;
         }
-        let slot = self.slot();
-        // Before the blocks are read: another process may commit some meanwhile.
-        slot.has_new_blocks.store(false, Ordering::SeqCst);
-        let appended = block_lines::append_missing(sealed);
-        slot.has_new_blocks.fetch_or(appended.is_err(), Ordering::SeqCst);
-        or_raise(appended);
+        let new_blocks = NewBlocks::take(self.slot());
+        or_raise(block_lines::append_missing(sealed));
+        new_blocks.are_appended();
         if let (Some(mark), Some(sealed)) = (&mut self.mark, sealed) {
             mark.note_sealed(&sealed.entry_ids);
         }
@@ -397,6 +397,28 @@ fn lock_log_state(patience: Duration) {
 }
 
 /// Moves the settled place past the mark that was set. If nothing is open at all, moves it past a new mark, too.
+/// The blocks that this process has been told of. Dropped, also by an error, before their lines are appended, it notes them
+/// again.
+struct NewBlocks(&'static DatabaseSlot);
+
+impl NewBlocks {
+    /// To be called before the blocks are read: another process may commit some meanwhile.
+    fn take(slot: &'static DatabaseSlot) -> NewBlocks {
+        slot.has_new_blocks.store(false, Ordering::SeqCst);
+        NewBlocks(slot)
+    }
+
+    fn are_appended(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for NewBlocks {
+    fn drop(&mut self) {
+        self.0.has_new_blocks.store(true, Ordering::SeqCst);
+    }
+}
+
 fn settle_more(mark: &mut Option<Mark>, mirror: &Mirror) -> Option<Settled> {
     let settled = settled_mark::advance(mark, mirror)?;
     settled_mark::advance(mark, mirror).or(Some(settled))

@@ -173,6 +173,10 @@ impl Launcher {
                 false => unknown.push(database),
             }
         }
+        if !self.was_refused {
+            // Workers that have ended before they could find out whether there is a ledger have asked for others.
+            wait = shortest(wait, self.restart_wanted());
+        }
         if unknown.is_empty() {
             return wait;
         }

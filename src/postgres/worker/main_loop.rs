@@ -52,7 +52,11 @@ pub unsafe extern "C-unwind" fn pg_notary_worker_main(arg: pg_sys::Datum) {
     let idle_slot = || shared.find(database).filter(|slot| slot.worker.pid() == 0);
     // Before the look: a session that creates a ledger afterwards sets the flag again.
     idle_slot().inspect(|slot| slot.check_extension.store(false, Ordering::Release));
-    match in_transaction(extension::exists) {
+    let look = || {
+        faults::raise_at("look_for_ledger");
+        extension::exists()
+    };
+    match in_transaction(look) {
         Ok(true) => {}
         Ok(false) => {
             faults::at("no_ledger");
@@ -79,9 +83,9 @@ pub unsafe extern "C-unwind" fn pg_notary_worker_main(arg: pg_sys::Datum) {
 
 /// This process could not find out whether the database has a ledger. As one that may have, the launcher sends another.
 fn ask_for_another(shared: &Shared, database: pg_sys::Oid, failure: &Failure) {
-    if shared.find(database).is_none() {
+    let Some(slot) = shared.find_or_take(database) else { return };
+    if slot.is_complaint_due() {
         failure.log_retried(&format!("pg_notary could not look for a ledger in {}", own_name()));
-        shared.find_or_take(database);
     }
 }
 
