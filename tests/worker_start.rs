@@ -69,7 +69,7 @@ fn a_worker_that_ends_before_it_could_look_for_a_ledger_is_followed_by_another()
     cluster.wait_for_log("pg_notary could not look for a ledger in database");
     // Before any session uses the ledger.
     let mut client = cluster.connect("postgres");
-    let at_work = "(SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'pg_notary worker' AND wait_event = 'Extension')";
+    let at_work = "(SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'pg_notary worker' AND wait_event_type = 'Extension')";
     wait_for(&mut client, at_work);
     assert_intact(&mut client);
 }

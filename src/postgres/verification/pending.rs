@@ -202,6 +202,10 @@ impl PendingComparison {
             if differing.contains(entry_id) {
                 continue;
             }
+            if self.rows.get(entry_id).is_some_and(|row| row.leaf_hash != line.leaf_hash) {
+                tables.report(differs(*entry_id, line));
+                continue;
+            }
             let (kind, detail) = match is_pending(*entry_id) || partitions::block_of(*entry_id).is_some() {
                 true => (ProblemKind::EntryDiffers, "the entry is not the same in the database and in the file"),
                 false => {
@@ -251,11 +255,7 @@ impl PendingComparison {
                 Some(line) if row.is_uncommitted || may_be_aborted(line) => {}
                 Some(line) => {
                     differing.insert(*entry_id);
-                    let detail =
-                        "the pending entry is not the same in the database and in the file; no block holds it yet, so \
-                                  either may have been changed";
-                    let problem = Problem::new(Source::Postgres, ProblemKind::EntryDiffers, detail);
-                    tables.report(problem.of_entry(*entry_id).on_line(line.line_number));
+                    tables.report(differs(*entry_id, line));
                 }
                 // Reported before; or compared with its block in the file.
                 None if row.in_block == InBlock::Before => {}
@@ -276,6 +276,13 @@ impl PendingComparison {
         }
         differing
     }
+}
+
+fn differs(entry_id: Uuid, line: &PendingEntry) -> Problem {
+    let detail =
+        "the pending entry is not the same in the database and in the file; no block holds it yet, so either may \
+                  have been changed";
+    Problem::new(Source::Postgres, ProblemKind::EntryDiffers, detail).of_entry(entry_id).on_line(line.line_number)
 }
 
 fn also_pending(entry_id: Uuid) -> Problem {
