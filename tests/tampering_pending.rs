@@ -175,19 +175,29 @@ fn a_pending_row_that_no_index_leads_to_is_named_if_its_id_is_that_of_another_en
     }
 }
 
+const USED_AGAIN: &str = "00000000-0000-0000-0000-000000000001";
+
+fn insert_again(data: &str) -> String {
+    format!(
+        "INSERT INTO ledger.entries (id, entry_type, data_hash) VALUES ('{USED_AGAIN}', 'test', ledger.hash_data('{data}'))"
+    )
+}
+
+/// Rolls an entry of that id back whose line is in the file, and stops the worker before it can void the line.
+fn leave_a_line(cluster: &Cluster, client: &mut Client) -> u32 {
+    let prepare = format!("BEGIN; {}; PREPARE TRANSACTION 'before'", insert_again("1"));
+    cluster.connect("postgres").batch_execute(&prepare).unwrap();
+    let worker = stop_worker(client);
+    client.batch_execute("ROLLBACK PREPARED 'before'").unwrap();
+    worker
+}
+
 /// Its line is still to be voided. The application may use its id for another entry.
 #[test]
 fn an_id_that_is_used_again_before_its_line_is_voided_is_not_taken_for_changed() {
     let (cluster, mut client) = start_quiet();
-    let id = "00000000-0000-0000-0000-000000000001";
-    let insert = |data: &str| {
-        format!("INSERT INTO ledger.entries (id, entry_type, data_hash) VALUES ('{id}', 'test', ledger.hash_data('{data}'))")
-    };
-    let prepare = format!("BEGIN; {}; PREPARE TRANSACTION 'before'", insert("1"));
-    cluster.connect("postgres").batch_execute(&prepare).unwrap();
-    let worker = stop_worker(&mut client);
-    client.batch_execute("ROLLBACK PREPARED 'before'").unwrap();
-    client.batch_execute(&format!("BEGIN; {}", insert("2"))).unwrap();
+    let worker = leave_a_line(&cluster, &mut client);
+    client.batch_execute(&format!("BEGIN; {}", insert_again("2"))).unwrap();
     let verdict = verdict(&mut client);
     send(worker, libc::SIGCONT);
     assert_eq!(verdict["overall_valid"], true, "{verdict:#}");
@@ -198,15 +208,8 @@ fn an_id_that_is_used_again_before_its_line_is_voided_is_not_taken_for_changed()
 #[test]
 fn an_id_that_is_used_again_without_the_file_before_its_line_is_voided_is_not_taken_for_changed() {
     let (cluster, mut client) = start_quiet();
-    let id = "00000000-0000-0000-0000-000000000001";
-    let insert = |data: &str| {
-        format!("INSERT INTO ledger.entries (id, entry_type, data_hash) VALUES ('{id}', 'test', ledger.hash_data('{data}'))")
-    };
-    let prepare = format!("BEGIN; {}; PREPARE TRANSACTION 'before'", insert("1"));
-    cluster.connect("postgres").batch_execute(&prepare).unwrap();
-    let worker = stop_worker(&mut client);
-    client.batch_execute("ROLLBACK PREPARED 'before'").unwrap();
-    for (mode, statement) in [("async", insert("2")), ("sync", "SELECT".to_owned())] {
+    let worker = leave_a_line(&cluster, &mut client);
+    for (mode, statement) in [("async", insert_again("2")), ("sync", "SELECT".to_owned())] {
         set(&mut client, "ledger.mirror_mode", mode);
         wait_for(&mut client, &format!("(SELECT current_setting('ledger.mirror_mode') = '{mode}')"));
         client.batch_execute(&statement).unwrap();
