@@ -24,11 +24,15 @@ fi
 say "starting a cluster without pg_notary${pgaudit:+, with pgaudit}"
 cluster_start bench-other "${config[@]}" "shared_preload_libraries = '$pgaudit'"
 export BENCH_OTHER_HOST=$PGHOST BENCH_OTHER_PORT=$PGPORT BENCH_PGAUDIT_LOG=${pgaudit:+$CLUSTER_LOG}
+OTHER_LOG=$CLUSTER_LOG
 say "starting a cluster"
 CLUSTER_SECRET=$(new_secret)
 cluster_start bench "${config[@]}"
 # For the offline verifier.
 export BENCH_SECRET_FILE=$RUN_DIR/secret
 (umask 077 && echo "default:$CLUSTER_SECRET" >"$BENCH_SECRET_FILE")
+BENCH_COMMIT=$(git -C "$ROOT" describe --always --dirty 2>/dev/null || echo "of an unknown commit")
+export BENCH_COMMIT
 export PATH=$PG_BINDIR:$PATH BENCH_DIRECTORY=$RUN_DIR BENCH_RESULTS=$WORK/bench PYTHONDONTWRITEBYTECODE=1
-step python3 "$ROOT/scripts/bench" || die "the benchmark failed; the server's log ends:" "$(tail -n 20 "$CLUSTER_LOG")"
+step python3 "$ROOT/scripts/bench" ||
+    die "the benchmark failed; the servers' logs end:" "$(tail -n 20 "$OTHER_LOG" "$CLUSTER_LOG")"

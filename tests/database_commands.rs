@@ -33,6 +33,20 @@ fn a_worker_does_not_keep_its_database_from_being_dropped_renamed_or_copied() {
     wait_until("one worker is left", PATIENCE, || number(&mut client, WORKERS) == 1);
 }
 
+/// CREATE DATABASE copies template1 unless it is told otherwise. The launcher leaves templates alone.
+#[test]
+fn a_worker_does_not_keep_template1_from_being_copied_without_being_named() {
+    let (cluster, mut client) = start(Options::new());
+    client.batch_execute("ALTER DATABASE template1 IS_TEMPLATE false").unwrap();
+    let mut template = cluster.connect("template1");
+    template.batch_execute("CREATE EXTENSION pg_notary").unwrap();
+    record(&mut template);
+    worker_pid(&mut template);
+    drop(template);
+    wait_until("nobody is connected", PATIENCE, || client.batch_execute("CREATE DATABASE plain").is_ok());
+    wait_until("the worker of the template is back", PATIENCE, || has_worker(&mut client, "template1"));
+}
+
 #[test]
 fn a_drop_that_a_savepoint_takes_back_leaves_worker_and_file_as_they_were() {
     let (_cluster, mut client) = start(Options::new());

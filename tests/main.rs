@@ -46,6 +46,7 @@ mod progress;
 mod replaced_ledger;
 mod restore;
 mod restored_database;
+mod sealed_order;
 mod sealing_behind;
 mod sealing_lock;
 mod secrets;

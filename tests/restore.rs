@@ -169,6 +169,47 @@ fn an_import_that_no_worker_has_seen_was_compared_with_no_file() {
     assert!(warning.contains("there is no mirror file yet"), "{verdict:#}");
 }
 
+/// A copy of a database becomes a ledger of its own once it has a worker, but what was imported before is no copy.
+#[test]
+fn a_ledger_rebuilt_in_a_copied_database_stays_that_ledger() {
+    let (_old, mut client) = start_with_ledger();
+    let exported = export(&mut client);
+    let new = quiet().conf("max_worker_processes = 1").conf("max_logical_replication_workers = 0").start();
+    let mut client = new.connect("template1");
+    client.batch_execute("CREATE EXTENSION pg_notary").unwrap();
+    drop(client);
+    let mut client = new.connect("postgres");
+    wait_until("nobody is connected", PATIENCE, || client.batch_execute("CREATE DATABASE shop").is_ok());
+    let mut shop = new.connect("shop");
+    import_lines(&mut shop, &exported).unwrap();
+    drop(shop);
+    set(&mut client, "max_worker_processes", "8");
+    drop(client);
+    new.restart(Stop::Fast);
+    let mut shop = new.connect("shop");
+    wait_until_attached(&mut shop);
+    // Its header names the database.
+    assert!(export(&mut shop) == exported.replacen("\"postgres\"", "\"shop\"", 1), "it is another ledger");
+    assert_intact(&mut shop);
+}
+
+/// As doubles, these are negative zeros, which jsonb does not have.
+#[test]
+fn numbers_that_are_too_small_for_a_double_can_be_rebuilt() {
+    let (_old, mut client) = start(quiet());
+    for number in ["-1e-400", "-1e-324", "1e-400", "-4e-320"] {
+        let record = format!("SELECT ledger.hash_and_record('small', '1', '{{\"v\": [{number}, 1]}}')");
+        client.batch_execute(&record).unwrap();
+    }
+    seal(&mut client);
+    let exported = export(&mut client);
+    assert!(exported.contains(r#"{"v": [-0.0, 1]}"#), "{exported}");
+    let (_new, mut client) = start(quiet());
+    import_lines(&mut client, &exported).unwrap();
+    assert!(export(&mut client) == exported, "the second export is not the first one");
+    assert_intact(&mut client);
+}
+
 #[test]
 fn an_export_rebuilds_the_same_ledger_through_the_protocol() {
     let (_old, mut client) = start_with_ledger();

@@ -165,7 +165,7 @@ SELECT * FROM attempt(changed(26, $$replace(line, '"note"', '"Note\u0000"')$$));
 SELECT * FROM attempt(changed(26, $$replace(line, '"n": 23', '"n": "\u0000"')$$));
 SELECT * FROM attempt(changed(26, $$regexp_replace(line, '"metadata": \{.*?\}', '"metadata": {"n": "\\u0000"}')$$));
 SELECT * FROM attempt(changed(26, $$regexp_replace(line, '"metadata": \{.*?\}', '"metadata": {"\\u0000": 1}')$$));
-SELECT * FROM attempt(changed(26, $$replace(line, '"n": 23', '"n": -0.0')$$));
+SELECT * FROM attempt(changed(26, $$replace(line, '"n": 23', '"n": 1' || repeat('0', 131072))$$));
 SELECT * FROM attempt(changed(26, $$replace(line, '"default"', '"' || repeat('k', 65) || '"')$$));
 SELECT * FROM ledger_state();
 -- Void lines are read, and leave nothing behind. A key that the server does not have is no error.

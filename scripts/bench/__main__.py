@@ -4,6 +4,7 @@ import os
 import platform
 import sys
 import time
+from contextlib import suppress
 
 import bulk
 import charts
@@ -41,23 +42,49 @@ def processor():
         return platform.machine()
 
 
+def memory():
+    return f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9:.0f} GB of memory"
+
+
+def runs(scale):
+    parts = [f"{scale.rounds} rounds", f"{scale.seconds} seconds each"]
+    parts += ["QUICK"] if scale.is_quick else []
+    parts += [f"mode {scale.mode}"] if scale.sizes else []
+    parts += [f"only {' '.join(scale.kinds)}"] if not scale.sizes and set(scale.kinds) != set(scales.KINDS) else []
+    return ", ".join(parts)
+
+
+def missing(server):
+    """What is not installed, and so not compared with."""
+    return [name for name in ("pgcrypto", "pgaudit")
+            if not server.session.value(f"SELECT 1 FROM pg_available_extensions WHERE name = '{name}'")]
+
+
 def about(server, scale):
-    return {
+    facts = {
+        "pg_notary": os.environ["BENCH_COMMIT"],
         "server": "PostgreSQL " + server.session.value("SHOW server_version"),
-        "machine": f"{len(os.sched_getaffinity(0))} cores, {processor()}, Linux {platform.release()}",
-        "runs": f"{scale.rounds} rounds, {scale.seconds} seconds each" + (", QUICK" if scale.is_quick else "")
-                + (f", mode {scale.mode}" if scale.sizes else ""),
+        "machine": f"{len(os.sched_getaffinity(0))} cores, {processor()}, {memory()}, Linux {platform.release()}",
+        "runs": runs(scale),
         "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
     }
+    left_out = missing(server)
+    if left_out:
+        facts["left out"] = f"{', '.join(left_out)}: not installed"
+    return facts
 
 
-def make_wal_segments(scale, server):
+def warm_up(scale, server):
+    """What a server has done that has run for a while."""
+    if not scale.is_quick:
+        say("touching all shared buffers")
+        server.touch_buffers()
     say(f"making {scale.wal_segments} WAL segments")
     server.make_wal_segments(scale.wal_segments)
 
 
 def measure(scale, results, server, directory):
-    make_wal_segments(scale, server)
+    warm_up(scale, server)
     if scale.sizes:
         growth.measure(results, *CLUSTER, scale, say)
     else:
@@ -65,7 +92,7 @@ def measure(scale, results, server, directory):
 
 
 def compare(scale, results, directory):
-    make_wal_segments(scale, Server(*OTHER_CLUSTER, "postgres"))
+    warm_up(scale, Server(*OTHER_CLUSTER, "postgres"))
     measures = {
         "insert": lambda contenders: inserts.measure(results, contenders, scale, os.environ["BENCH_DIRECTORY"], say),
         "update": lambda contenders: updates.measure(results, contenders, scale, say),
@@ -111,34 +138,42 @@ def main():
     facts = about(server, scale)
     try:
         measure(scale, results, server, directory)
-    except Failed:
-        # What was measured before is kept.
-        report(results, scale, facts, directory)
+    except Exception as failure:
+        # What was measured before is kept, but must not look like all of it.
+        facts["incomplete"] = "ended by: " + (str(failure).splitlines() or [repr(failure)])[0]
+        if results.workloads:
+            report(results, scale, facts, directory)
         raise
     report(results, scale, facts, directory)
-    drawing = charts.draw(results, scale, facts)
-    if drawing:
-        write(directory, f"{report_name(scale)}.svg", drawing)
 
 
 def report_name(scale):
     return "growth" if scale.sizes else "bench"
 
 
+def drawing(results, scale, facts):
+    """Empty where there is no chart of what was measured."""
+    return "" if "incomplete" in facts else charts.draw(results, scale, facts)
+
+
 def write(directory, name, content):
-    with open(os.path.join(directory, name), "w", encoding="utf-8") as file:
-        file.write(content)
+    """Without content there is no such file afterwards: one of an earlier run would be taken for one of this."""
+    path = os.path.join(directory, name)
+    with suppress(FileNotFoundError):
+        os.unlink(path)
+    if content:
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(content)
 
 
 def report(results, scale, facts, directory):
     verdicts, unmeasured = targets.judge(results, scale)
-    if scale.sizes or set(scale.kinds) == set(scales.KINDS):
-        for target in unmeasured:
-            say(f"not measured: {target}")
-    text = "\n".join(table.lines(results, verdicts, facts))
+    text = "\n".join(table.lines(results, verdicts, unmeasured, facts))
     print(text, flush=True)
-    write(directory, f"{report_name(scale)}.txt", text + "\n")
-    write(directory, f"{report_name(scale)}.json", export.text(results, verdicts, facts))
+    name = report_name(scale)
+    write(directory, f"{name}.txt", text + "\n")
+    write(directory, f"{name}.json", export.text(results, verdicts, unmeasured, facts))
+    write(directory, f"{name}.svg", drawing(results, scale, facts))
     say(f"results: {directory}")
 
 

@@ -4,8 +4,8 @@ import os
 import time
 
 from contenders import COLUMNS, PLAIN, ROW
-from inserts import catch_up_notes
 from results import Workload
+from run import measure_run
 
 TABLE = "bulk"
 SOURCE = "source"
@@ -28,16 +28,17 @@ def make_source(server, rows, path):
 
 def measure_one(results, workload, contender, rows, run):
     session = contender.server.session
+
+    def write():
+        started = time.perf_counter()
+        run(session, contender.table(TABLE))
+        seconds = time.perf_counter() - started
+        contender.written[TABLE] += rows
+        return rows, seconds
+
     session.run(f"TRUNCATE {contender.table(TABLE)}")
     contender.prepare()
-    position = contender.server.wal_position()
-    started = time.perf_counter()
-    run(session, contender.table(TABLE))
-    seconds = time.perf_counter() - started
-    contender.written[TABLE] += rows
-    backlog = contender.work_off()
-    wal = contender.server.wal_position() - position
-    results.add(workload, contender.name, rows / seconds, **{"wal bytes/row": wal / rows}, **catch_up_notes(backlog))
+    measure_run(results, workload, contender.name, contender, write)
 
 
 def measure(results, contenders, scale, directory, say):

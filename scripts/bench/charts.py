@@ -62,12 +62,14 @@ def verification_panel(results, scale):
     return panel
 
 
-def sealing_panel(results):
+def sealing_panel(results, scale):
     colours = {name: COLOURS[name] for name in (SYNC, OFF)}
     groups = {results.workloads["sealing"].title: "sealing"}
     values = medians(results, groups, colours)
-    marks = {key: 150_000 for key in values}
-    panel = Panel("Sealing (black line: target)", "entries a second", WIDTH, HEIGHT, max(150_000, *values.values()))
+    marks = {(group, target.contender): target.minimum for group in groups for target in all_targets(scale)
+             if isinstance(target, AtLeast) and target.workload == "sealing"}
+    panel = Panel("Sealing (black line: target)", "entries a second", WIDTH, HEIGHT,
+                  max([*values.values(), *marks.values()]))
     panel.bars(list(groups), colours, values, marks)
     return panel
 
@@ -125,7 +127,7 @@ def draw(results, scale, facts):
     if "verify" in scale.kinds:
         panels.append(verification_panel(results, scale))
     if "sealing" in scale.kinds:
-        panels.append(sealing_panel(results))
+        panels.append(sealing_panel(results, scale))
     if "hash" in scale.kinds:
         panels.append(hashing_panel(results))
     if "storage" in scale.kinds:

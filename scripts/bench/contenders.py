@@ -136,8 +136,13 @@ class Contender:
             self.ledger.set_mode(MODES[self.name])
         self.server.checkpoint()
 
+    def refuse_checkpoint(self):
+        if self.server.had_checkpoint():
+            raise Failed(f"{self.name}: a checkpoint fell into the run. Make SECONDS_EACH smaller, or max_wal_size larger")
+
     def work_off(self):
         """After each run: what is left to be done, once it is done."""
+        self.refuse_checkpoint()
         return self.ledger.work_off() if self.ledger is not None else None
 
 

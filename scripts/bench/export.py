@@ -3,7 +3,7 @@
 import json
 
 
-def document(results, verdicts, about):
+def document(results, verdicts, unmeasured, about):
     return {
         "about": about,
         "workloads": [
@@ -21,6 +21,7 @@ def document(results, verdicts, about):
              "measured": verdict.measured, "met": verdict.is_met}
             for verdict in verdicts
         ],
+        "unmeasured": [{"workload": target.workload, "contender": target.contender} for target in unmeasured],
     }
 
 
@@ -28,8 +29,9 @@ def contender_object(results, workload, name):
     series = results.series(workload.id, name)
     return {"name": name, "median": series.median, "values": series.values, "ratio": results.ratio(workload.id, name),
             "reference": results.reference(workload.id, name) or None,
-            "notes": {note: series.note(note) for note in series.note_names()}}
+            # Of each round that has it.
+            "notes": {note: series.noted(note) for note in series.note_names()}}
 
 
-def text(results, verdicts, about):
-    return json.dumps(document(results, verdicts, about), indent=1) + "\n"
+def text(results, verdicts, unmeasured, about):
+    return json.dumps(document(results, verdicts, unmeasured, about), indent=1) + "\n"

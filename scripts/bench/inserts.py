@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from contenders import AUDIT, BODY, PGAUDIT, PLAIN, SYNC, WRITE, Contender
 from results import Workload
+from run import measure_run
 
 SCRIPT = """\\set n random(1, 1000000000)
 INSERT INTO {table} VALUES (gen_random_uuid(), 'item number ' || :n::text, :body, now());
@@ -49,12 +50,6 @@ def run_once(contender, clients, seconds):
     return run
 
 
-def catch_up_notes(backlog):
-    if backlog is None:
-        return {}
-    return {"pending": backlog.pending, "lines behind": backlog.lag, "seconds to catch up": backlog.seconds}
-
-
 @dataclass(frozen=True)
 class Run:
     """What takes its turn: a contender, or one while nothing is sealed."""
@@ -76,15 +71,13 @@ class Run:
 
 
 def measure_one(results, run, clients, seconds):
-    contender = run.contender
-    prepare(contender)
-    position = contender.server.wal_position()
-    with run.circumstances():
-        done = run_once(contender, clients, seconds)
-    backlog = contender.work_off()
-    wal = contender.server.wal_position() - position
-    results.add(workload(clients), run.name, done.rate, **{"wal bytes/row": wal / done.transactions},
-                **catch_up_notes(backlog))
+    def write():
+        with run.circumstances():
+            done = run_once(run.contender, clients, seconds)
+        return done.transactions, done.seconds
+
+    prepare(run.contender)
+    measure_run(results, workload(clients), run.name, run.contender, write)
 
 
 def sync_seconds(file):

@@ -119,9 +119,15 @@ class Ledger:
         return int(self.query("SELECT pid FROM ledger.workers WHERE database = current_database()"))
 
     def sealer_pids(self):
-        """Of the processes that seal and that write the file: this database's worker, and the writer of the cluster."""
-        writers = self.server.session.run("SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_notary writer'")
+        """Of the processes that seal, write the file and write the WAL meanwhile: this database's worker, and the cluster's
+        writer of the file and its WAL writer."""
+        writers = self.server.session.run(
+            "SELECT pid FROM pg_stat_activity WHERE backend_type IN ('pg_notary writer', 'walwriter')")
         return [self.worker_pid(), *map(int, writers)]
+
+    def shrink_pending(self):
+        """The table of what is pending as it is in a new ledger, whatever has been in it."""
+        self.server.session.run("VACUUM FULL ledger.entries_pending")
 
     def mirror_path(self):
         return self.query("SELECT path FROM ledger.mirror_status")

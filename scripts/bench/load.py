@@ -2,8 +2,9 @@
 the time."""
 
 from contenders import AUDIT, BODY, PLAIN, SYNC, WRITE
-from inserts import SEALING_HELD, Run, catch_up_notes
+from inserts import SEALING_HELD, Run
 from results import Workload
+from run import measure_run
 
 WORKLOAD = Workload("load", "load, 1,000 rows a statement, 2 clients", "rows/s", PLAIN)
 ROWS = 1_000
@@ -17,13 +18,21 @@ COMPARED = (PLAIN, AUDIT, SYNC, WRITE)
 
 def measure_one(results, run, seconds):
     contender = run.contender
+
+    def write():
+        with run.circumstances():
+            done = contender.server.pgbench(SCRIPT.format(table=contender.table(TABLE)), CLIENTS, seconds,
+                                            variables={"body": BODY})
+        rows = done.transactions * ROWS
+        contender.written[TABLE] += rows
+        return rows, done.seconds
+
     contender.server.session.run(f"TRUNCATE {contender.table(TABLE)}")
+    if contender.ledger is not None:
+        # Without this it would begin as large as the load before has left it.
+        contender.ledger.shrink_pending()
     contender.prepare()
-    with run.circumstances():
-        done = contender.server.pgbench(SCRIPT.format(table=contender.table(TABLE)), CLIENTS, seconds,
-                                        variables={"body": BODY})
-    contender.written[TABLE] += done.transactions * ROWS
-    results.add(WORKLOAD, run.name, done.rate * ROWS, **catch_up_notes(contender.work_off()))
+    measure_run(results, WORKLOAD, run.name, contender, write)
 
 
 def measure(results, contenders, scale, say):

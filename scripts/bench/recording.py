@@ -1,8 +1,9 @@
 """hash_and_record: documents that are in no table. Beside it, the single-row INSERT into the plain table."""
 
 from contenders import BODY, PLAIN
-from inserts import TABLE, catch_up_notes, prepare, run_once
+from inserts import TABLE, prepare, run_once
 from results import Workload
+from run import measure_run
 from server import Failed
 
 ENTRY_TYPE = "document"
@@ -24,10 +25,14 @@ def measure_one(results, contender, clients, seconds):
         prepare(contender)
         results.add(workload(clients), contender.name, run_once(contender, clients, seconds).rate)
         return
+
+    def write():
+        run = contender.server.pgbench(SCRIPT, clients, seconds, variables={"body": BODY})
+        contender.written[ENTRY_TYPE] += run.transactions
+        return run.transactions, run.seconds
+
     contender.prepare()
-    run = contender.server.pgbench(SCRIPT, clients, seconds, variables={"body": BODY})
-    contender.written[ENTRY_TYPE] += run.transactions
-    results.add(workload(clients), name(contender), run.rate, **catch_up_notes(contender.work_off()))
+    measure_run(results, workload(clients), name(contender), contender, write)
 
 
 def measure(results, contenders, scale, say):

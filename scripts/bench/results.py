@@ -60,13 +60,18 @@ class Results:
         """With whom it is compared; empty if with nobody."""
         return self.references.get(contender) or self.workloads[workload_id].reference
 
-    def ratio(self, workload_id, contender, reference=None):
-        """The contender's figure as a multiple of the reference's: the median of the ratios of each round, since what else
-        the machine does changes from round to round. None where one of them was not measured."""
+    def ratios(self, workload_id, contender, reference=None):
+        """The contender's figure as a multiple of the reference's, in each round. Empty where one of them was not measured."""
         mine = self.series(workload_id, contender)
         if mine is None:
-            return None
+            return []
         other = self.series(workload_id, reference or self.reference(workload_id, contender))
         if other is None:
-            return None
-        return statistics.median(value / base for value, base in zip(mine.values, other.values))
+            return []
+        return [value / base for value, base in zip(mine.values, other.values)]
+
+    def ratio(self, workload_id, contender, reference=None):
+        """The median of the ratios of each round, since what else the machine does changes from round to round. None where
+        one of them was not measured."""
+        ratios = self.ratios(workload_id, contender, reference)
+        return statistics.median(ratios) if ratios else None

@@ -42,11 +42,11 @@ class Scale:
 
     def interleaved(self, settings, contenders, takes_part=lambda setting, contender: True):
         """Numbers of rounds, settings and contenders: in each round every setting, in each setting every contender that takes
-        part in it. Every second round goes backwards, so that nobody always runs before whom it is compared with: what changes
-        from run to run, as tables grow, then falls to both."""
+        part in it. Every second round is the one before backwards, so that nobody always runs before whom it is compared
+        with: what changes from run to run, as tables grow, then falls to both."""
         for number in range(self.rounds):
             for place, setting in enumerate(settings):
-                order = in_turn([each for each in contenders if takes_part(setting, each)], number + place)
+                order = in_turn([each for each in contenders if takes_part(setting, each)], number // 2 + place)
                 for contender in order[::-1] if number % 2 else order:
                     yield number + 1, setting, contender
 
@@ -61,9 +61,9 @@ def in_turn(contenders, turn):
     return [circle[(step + turn) % count] for step in steps]
 
 
-FULL = dict(rounds=5, seconds=5, clients=(1, 8, 16, 32, 64), essential_clients=(64,), table_rows=1_000_000,
+FULL = dict(rounds=4, seconds=10, clients=(1, 8, 16, 32, 64), essential_clients=(64,), table_rows=1_000_000,
             update_clients=(1, 16), bulk_rows=200_000, load_seconds=20, backlog=1_000_000,
-            ledgers=(1_000_000, 10_000_000), hash_seconds=1.0, wal_segments=192)
+            ledgers=(1_000_000, 10_000_000), hash_seconds=1.0, wal_segments=256)
 QUICK = dict(rounds=1, seconds=1, clients=(1, 8, 16, 32, 64), essential_clients=(8, 32, 64), table_rows=20_000,
              update_clients=(16,), bulk_rows=20_000, load_seconds=1, backlog=50_000, ledgers=(50_000,),
              hash_seconds=0.1, wal_segments=8)

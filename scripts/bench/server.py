@@ -93,6 +93,7 @@ class Server:
         self.environment = {**os.environ, "PGHOST": host, "PGPORT": port, "PGDATABASE": database,
                             "PGCLIENTENCODING": "UTF8"}
         self._session = None
+        self.last_checkpoint = ""
 
     @classmethod
     def create(cls, host, port, database):
@@ -132,8 +133,26 @@ class Server:
             END LOOP; END $$""")
         self.checkpoint()
 
+    def touch_buffers(self):
+        """Uses all of shared_buffers once, as a server that has run for a while has. The first use of its memory costs
+        time: without this, it would be the time of whoever comes to new pages, and not of those whose tables are emptied
+        before each run and find the pages of the last."""
+        self.session.run("CREATE UNLOGGED TABLE touched (page text)")
+        self.session.run("ALTER TABLE touched ALTER page SET STORAGE PLAIN")
+        self.session.run("""INSERT INTO touched SELECT repeat('x', 8000)
+            FROM pg_settings, generate_series(1, setting::bigint) WHERE name = 'shared_buffers'""")
+        self.session.run("DROP TABLE touched")
+
     def checkpoint(self):
         self.session.run("CHECKPOINT")
+        self.last_checkpoint = self.redo_position()
+
+    def redo_position(self):
+        return self.session.value("SELECT redo_lsn FROM pg_control_checkpoint()")
+
+    def had_checkpoint(self):
+        """Another one, since the last that was asked for."""
+        return self.redo_position() != self.last_checkpoint
 
     def wal_position(self):
         return int(self.session.value("SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')"))

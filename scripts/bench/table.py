@@ -32,7 +32,7 @@ def workload_lines(results, workload, verdicts):
             yield f"      {', '.join(notes)}"
 
 
-def target_lines(results, verdicts):
+def target_lines(results, verdicts, unmeasured):
     rows = [(f"{results.workloads[verdict.workload].title}: {verdict.contender}", verdict.wanted, verdict.measured,
              "met" if verdict.is_met else "MISS") for verdict in verdicts]
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
@@ -41,14 +41,16 @@ def target_lines(results, verdicts):
         yield f"  {what:<{widths[0]}}  {wanted:<{widths[1]}}  {measured:>{widths[2]}}  {verdict}"
     met = sum(verdict.is_met for verdict in verdicts)
     yield f"  {met} of {len(verdicts)} targets met"
+    if unmeasured:
+        yield f"  not measured: {len(unmeasured)} more targets ({', '.join(dict.fromkeys(each.workload for each in unmeasured))})"
 
 
-def lines(results, verdicts, about):
+def lines(results, verdicts, unmeasured, about):
     for name, value in about.items():
-        yield f"{name:<10}{value}"
+        yield f"{name:<12}{value}"
     for workload in results.workloads.values():
         yield ""
         yield from workload_lines(results, workload, verdicts)
     if verdicts:
         yield ""
-        yield from target_lines(results, verdicts)
+        yield from target_lines(results, verdicts, unmeasured)

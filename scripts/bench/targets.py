@@ -1,10 +1,12 @@
 """What is aimed at. A figure that misses its target stays in the table as a miss."""
 
-from dataclasses import dataclass
+import statistics
+from dataclasses import dataclass, replace
 
 import growth
 import hashing
 import load
+import sealing
 import verification
 from contenders import ASYNC, AUDIT, OFF, PLAIN, SYNC, WRITE
 from inserts import ALONE, FSYNC, SEALING_HELD, insert_id
@@ -55,6 +57,21 @@ class AtLeast:
 
 
 @dataclass(frozen=True)
+class OnOneCore(AtLeast):
+    """A rate that is reached, and that one core would reach too: the work may be that of several processes."""
+
+    note: str
+
+    def judge(self, results):
+        verdict = super().judge(results)
+        if verdict is None:
+            return None
+        rate = results.series(self.workload, self.contender).note(self.note)
+        return replace(verdict, wanted=f"{verdict.wanted} on one core", measured=f"{verdict.measured}, {rate:,.0f}",
+                       is_met=verdict.is_met and rate >= self.minimum)
+
+
+@dataclass(frozen=True)
 class NoteAtMost:
     """The most that was noted beside the figure in any round."""
 
@@ -95,15 +112,15 @@ class Linear:
     """The rate of the larger one is that of the smaller, within a tenth."""
 
     smaller: str
-    larger: str
+    workload: str
     contender: str
 
     def judge(self, results):
-        smaller, larger = results.series(self.smaller, self.contender), results.series(self.larger, self.contender)
+        smaller, larger = results.series(self.smaller, self.contender), results.series(self.workload, self.contender)
         if smaller is None or larger is None:
             return None
         ratio = larger.median / smaller.median
-        return Verdict(self.larger, self.contender, f">= 0.90 of {results.workloads[self.smaller].title}", f"{ratio:.2f}",
+        return Verdict(self.workload, self.contender, f">= 0.90 of {results.workloads[self.smaller].title}", f"{ratio:.2f}",
                        ratio >= 0.90)
 
 
@@ -115,12 +132,17 @@ class GrowsWithClients:
     more: int
     contender: str
 
+    @property
+    def workload(self):
+        return insert_id(self.more)
+
     def judge(self, results):
-        fewer, more = (results.ratio(insert_id(clients), self.contender) for clients in (self.fewer, self.more))
-        if fewer is None or more is None:
+        fewer, more = (results.ratios(insert_id(clients), self.contender) for clients in (self.fewer, self.more))
+        if not fewer or not more:
             return None
-        return Verdict(insert_id(self.more), self.contender, f">= 0.90 of what {PLAIN} gains from {self.fewer} clients",
-                       f"{more / fewer:.2f}", more / fewer >= 0.90)
+        gain = statistics.median(high / low for low, high in zip(fewer, more))
+        return Verdict(self.workload, self.contender, f">= 0.90 of what {PLAIN} gains from {self.fewer} clients",
+                       f"{gain:.2f}", gain >= 0.90)
 
 
 @dataclass(frozen=True)
@@ -152,7 +174,7 @@ class AddedLatency:
         if mine is None or plain is None or sync is None:
             return None
         # In each round, in microseconds.
-        added = sorted(1e6 / value - 1e6 / base for value, base in zip(mine.values, plain.values))[len(plain.values) // 2]
+        added = statistics.median(1e6 / value - 1e6 / base for value, base in zip(mine.values, plain.values))
         allowed = 1.2 * min(sync.values)
         return Verdict(self.workload, self.contender, f"<= {allowed:,.0f} us added (1.2 fdatasync)", f"{added:,.0f} us",
                        added <= allowed)
@@ -185,12 +207,12 @@ def all_targets(scale):
     targets += [AtLeastRatio(sixteen, contender, 1.0, AUDIT) for contender in (WRITE, ASYNC)]
     targets += [AtLeastRatio(sixteen, SYNC, 0.60), AtLeastRatio(insert_id(64), SYNC, 0.70)]
     targets += [AddedLatency(insert_id(1), SYNC)]
-    targets += [GrowsWithClients(8, 32, contender) for contender in (SYNC, WRITE)]
+    targets += [GrowsWithClients(8, 32, contender) for contender in (SYNC, WRITE, ASYNC, OFF)]
     targets += [AtLeastRatio(sixteen, contender, 0.90, SEALING_HELD[contender]) for contender in SEALING_HELD]
     targets += [AtLeastRatio(load.WORKLOAD.id, contender, 0.90, SEALING_HELD[contender]) for contender in SEALING_HELD]
     for workload in ("insert-select", "copy"):
         targets += [AtLeastRatio(workload, contender, 1.0, AUDIT) for contender in (SYNC, WRITE, ASYNC, OFF)]
-    targets += [AtLeast("sealing", contender, 150_000) for contender in (SYNC, OFF)]
+    targets += [OnOneCore("sealing", contender, 150_000, sealing.PER_CPU_SECOND) for contender in (SYNC, OFF)]
     targets += verification_targets(scale)
     targets += [AtLeastRatio(hashing.workload(size).id, hashing.OURS, 1.0, hashing.DIGEST) for size in hashing.SIZES]
     return targets

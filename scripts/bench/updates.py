@@ -1,8 +1,8 @@
 """UPDATE of one row of a large table, a transaction each."""
 
 from contenders import ID, OTHER_BODY, PLAIN
-from inserts import catch_up_notes
 from results import Workload
+from run import measure_run
 
 SCRIPT = f"""\\set n random(1, :rows)
 UPDATE {{table}} SET body = :body, seen_at = now() WHERE id = {ID.format(n=':n')};
@@ -33,15 +33,14 @@ def prepare(contender):
 
 
 def measure_one(results, contender, clients, scale):
+    def write():
+        run = contender.server.pgbench(SCRIPT.format(table=contender.table(TABLE)), clients, scale.seconds,
+                                       variables={"body": OTHER_BODY, "rows": scale.table_rows})
+        contender.written[TABLE] += run.transactions
+        return run.transactions, run.seconds
+
     prepare(contender)
-    position = contender.server.wal_position()
-    run = contender.server.pgbench(SCRIPT.format(table=contender.table(TABLE)), clients, scale.seconds,
-                                   variables={"body": OTHER_BODY, "rows": scale.table_rows})
-    contender.written[TABLE] += run.transactions
-    backlog = contender.work_off()
-    wal = contender.server.wal_position() - position
-    results.add(workload(clients, scale.table_rows), contender.name, run.rate,
-                **{"wal bytes/row": wal / run.transactions}, **catch_up_notes(backlog))
+    measure_run(results, workload(clients, scale.table_rows), contender.name, contender, write)
 
 
 def set_up(contenders, rows):

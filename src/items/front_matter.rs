@@ -74,13 +74,15 @@ fn check_characters(yaml: &str) -> Result<(), ContentError> {
 
 /// The YAML and what follows it; `None` if `text` does not start with a fence.
 fn split(text: &str) -> Result<Option<(&str, &str)>, ContentError> {
-    let mut lines = text.split_inclusive('\n');
-    let Some(opening) = lines.next().filter(|line| line.trim_end() == FENCE) else {
+    let mut lines = (1..).zip(text.split_inclusive('\n'));
+    let Some((number, opening)) = lines.next().filter(|(_, line)| line.trim_end_matches(is_white) == FENCE) else {
         return Ok(None);
     };
+    check_fence(number, opening)?;
     let mut end = opening.len();
-    for line in lines {
-        if line.trim_end() == FENCE {
+    for (number, line) in lines {
+        if line.trim_end_matches(is_white) == FENCE {
+            check_fence(number, line)?;
             return Ok(Some((&text[opening.len()..end], &text[end + line.len()..])));
         }
         end += line.len();
@@ -88,9 +90,28 @@ fn split(text: &str) -> Result<Option<(&str, &str)>, ContentError> {
     Err(ContentError::on_line(1, "the front matter is not closed: end it with a line ---"))
 }
 
-/// `text` without the white space around it. Python's also strips the four separators of ASCII.
+/// Refuses a fence that only some readers take for one: for others the front matter would end further down, and no hash
+/// covers what they would read in it.
+fn check_fence(number: usize, line: &str) -> Result<(), ContentError> {
+    match line[FENCE.len()..].chars().find(|character| !matches!(character, ' ' | '\t' | '\r' | '\n')) {
+        None => Ok(()),
+        Some(character) => {
+            let code = u32::from(character);
+            let reason =
+                format!("U+{code:04X} follows ---: remove it, for readers disagree on whether that is white space");
+            Err(ContentError::on_line(number, reason))
+        }
+    }
+}
+
+/// `text` without the white space around it.
 fn strip(text: &str) -> &str {
-    text.trim_matches(|c: char| c.is_whitespace() || matches!(c, '\x1c'..='\x1f'))
+    text.trim_matches(is_white)
+}
+
+/// What Python takes for white space: the four separators of ASCII, too.
+fn is_white(character: char) -> bool {
+    character.is_whitespace() || matches!(character, '\x1c'..='\x1f')
 }
 
 /// The value of a key.
@@ -414,6 +435,22 @@ mod tests {
         }
         let error = read("---\ntitle: A\n").unwrap_err().to_string();
         assert_eq!(error, "line 1: the front matter is not closed: end it with a line ---");
+    }
+
+    #[test]
+    fn a_fence_that_only_some_readers_see_is_refused() {
+        for space in ['\u{a0}', '\u{2003}', '\u{2028}', '\u{85}', '\x0b', '\x1d'] {
+            for (text, line) in [
+                (format!("---\ntitle: A\n---{space}\nb\n---\n"), 3),
+                (format!("---\ntitle: A\n--- {space}"), 3),
+                (format!("---{space}\ntitle: A\n---\nb\n"), 1),
+            ] {
+                let error = read(&text).unwrap_err().to_string();
+                let code = u32::from(space);
+                assert!(error.starts_with(&format!("line {line}: U+{code:04X} follows ---: ")), "{text:?}: {error}");
+            }
+        }
+        assert_eq!(read("--- \t\r\ntitle: A\n---\t \r\nb\n").unwrap().1, "b");
     }
 
     /// Each of these is small, and would take gigabytes, minutes or the whole stack of a reader that is not careful.

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-/// A rest takes this many times as long as the work before it, so work of up to 111 ms takes a tenth of the time. Longer
-/// work takes more, because [`LONGEST_REST`] limits the rest.
-const REST: u32 = 9;
+/// A rest takes this many times as long as the work before it, so work of up to 52 ms takes a twentieth of the time.
+/// Longer work takes more, because [`LONGEST_REST`] limits the rest: at most a tenth as long as it takes 111 ms. Every pass
+/// has a fixed cost; rests half as long made twice as many passes of the same work.
+const REST: u32 = 19;
 /// A full block does not wait longer for its turn, however long the work before it took.
 const LONGEST_REST: Duration = Duration::from_secs(1);
 /// With more pending entries than this, sealing has fallen behind, and rests are shorter. Everything that passes through
@@ -31,10 +32,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn while_sealing_keeps_up_it_takes_a_tenth_of_the_time_and_no_rest_is_longer_than_a_second() {
+    fn while_sealing_keeps_up_it_takes_a_twentieth_of_the_time_and_no_rest_is_longer_than_a_second() {
         for pending in [-1, 0, 1000, BEHIND] {
             assert!(!has_fallen_behind(pending));
-            assert_eq!(rest_after(Duration::from_millis(20), pending), Duration::from_millis(180));
+            assert_eq!(rest_after(Duration::from_millis(20), pending), Duration::from_millis(380));
             assert_eq!(rest_after(Duration::from_secs(1), pending), Duration::from_secs(1));
         }
     }
@@ -44,7 +45,7 @@ mod tests {
         let rest = |pending| rest_after(Duration::from_millis(100), pending);
         let rests: Vec<Duration> = (BEHIND..=FAR_BEHIND).step_by(20_000).map(rest).collect();
         assert!(rests.is_sorted_by(|one, next| one > next), "{rests:?}");
-        assert_eq!(rest((BEHIND + FAR_BEHIND) / 2), Duration::from_millis(450));
+        assert_eq!(rest((BEHIND + FAR_BEHIND) / 2), Duration::from_millis(500));
         for pending in [FAR_BEHIND, FAR_BEHIND + 1, i64::MAX / 2] {
             assert!(has_fallen_behind(pending));
             assert_eq!(rest(pending), Duration::ZERO);

@@ -236,6 +236,7 @@ fn collect(pending: &Table, mut scan: PendingScan<'_>, limit: usize) -> Result<(
     let (mut row, mut metadata, mut line) = (Row::default(), String::new(), Vec::new());
     while let Some(tuple) = scan.next() {
         check_for_interrupts!();
+        tables::prefetch_next(tuple);
         // The tuple stays in the table's page until the next one is fetched.
         pending.deform_into(tuple, &mut row);
         let jsonb = tables::detoasted_metadata(&row);
@@ -336,7 +337,8 @@ fn move_entries(candidates: &[Candidate], blocks: &[BlockHeader], pending: &Tabl
         let (entries, others) = rest.split_at(block.data_count as usize);
         for (leaf_index, entry) in (block.tree_size - block.data_count..).zip(entries) {
             entry.tuple.set_place(block.block_number, leaf_index);
-            bulk.insert_tuple(entry.tuple.as_ptr());
+            // SAFETY: the tuple was made for a table of this shape, and is not used again.
+            unsafe { bulk.insert_tuple(entry.tuple.as_ptr()) };
             versions.add(entry.row_ids, entry.created_at, leaf_index, block.block_number);
         }
         places.clear();
@@ -354,7 +356,7 @@ pub(super) fn fill_partitions(blocks: &[BlockHeader], mut insert: impl FnMut(&Bl
     while let Some(block) = blocks.peek() {
         let partition = partitions::to_fill(&all, block.block_number);
         let table = partition.open_for_sealing(block.block_number);
-        let mut bulk = BulkInsert::new(&table);
+        let mut bulk = BulkInsert::at_end(&table);
         while let Some(block) = blocks.next_if(|block| block.block_number < partition.to) {
             insert(block, &mut bulk);
         }

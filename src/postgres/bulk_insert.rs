@@ -3,7 +3,7 @@
 use super::errors::Failure;
 use super::relation;
 use super::roles::as_owner_of;
-use super::tables::{tid, tid_of, Table};
+use super::tables::{tid, Table};
 use pgrx::{pg_sys, PgSqlErrorCode};
 use std::cell::Cell;
 
@@ -44,9 +44,10 @@ pub struct BulkInsert<'a> {
     descriptor: pg_sys::TupleDesc,
     indexes: pg_sys::CatalogIndexState,
     filling: Filling,
+    placement: Placement,
     slots: Vec<*mut pg_sys::TupleTableSlot>,
-    /// The rows that wait, and whether they are to be freed.
-    tuples: Vec<(pg_sys::HeapTuple, bool)>,
+    /// The rows that wait.
+    tuples: Vec<pg_sys::HeapTuple>,
     values: Vec<pg_sys::Datum>,
     nulls: Vec<bool>,
     /// The lowest page that a row was put on.
@@ -97,11 +98,90 @@ impl IndexShape {
     }
 }
 
+/// Where the rows go.
+enum Placement {
+    /// Where there is room.
+    Anywhere,
+    /// Behind all rows that the table has, and in the order in which they come. Otherwise a short row would fill what a
+    /// longer one has left of an earlier page, and whoever reads the table from its start would not find this order.
+    AtEnd(Box<AtEnd>),
+}
+
+/// The state of a bulk insert as Postgres keeps it (access/hio.h). Pages that a table grew by are found by way of it, so
+/// that they need not be in the free space map. This one has no ring of buffers: what is inserted is soon read and
+/// changed again, and a ring would make this process write it to the disk itself.
+#[repr(C)]
+#[allow(dead_code, reason = "what is not read here is read by Postgres")]
+struct AtEnd {
+    strategy: pg_sys::BufferAccessStrategy,
+    current_buffer: pg_sys::Buffer,
+    #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+    next_free: pg_sys::BlockNumber,
+    #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+    last_free: pg_sys::BlockNumber,
+    #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+    already_extended_by: u32,
+}
+
+impl AtEnd {
+    fn new() -> Self {
+        AtEnd {
+            strategy: std::ptr::null_mut(),
+            current_buffer: pg_sys::InvalidBuffer as pg_sys::Buffer,
+            #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+            next_free: pg_sys::InvalidBlockNumber,
+            #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+            last_free: pg_sys::InvalidBlockNumber,
+            #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+            already_extended_by: 0,
+        }
+    }
+}
+
+impl Placement {
+    /// What the functions of a heap are told: options, and the state of a bulk insert.
+    fn arguments(&mut self) -> (i32, pg_sys::BulkInsertState) {
+        match self {
+            Placement::Anywhere => (0, std::ptr::null_mut()),
+            Placement::AtEnd(state) => {
+                // Each time Postgres would grow the table by at least as many pages as before. What is not filled would
+                // stay empty for ever, as nothing else inserts here.
+                #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+                {
+                    state.already_extended_by = 0;
+                }
+                (pg_sys::HEAP_INSERT_SKIP_FSM as i32, (&raw mut **state).cast())
+            }
+        }
+    }
+
+    /// Lets go of the page that was filled last. After an error, the end of the transaction does so.
+    fn release(&mut self) {
+        if let Placement::AtEnd(state) = self {
+            if state.current_buffer != pg_sys::InvalidBuffer as pg_sys::Buffer {
+                // SAFETY: the functions of a heap have left a pin on it, for whoever has this state.
+                unsafe { pg_sys::ReleaseBuffer(state.current_buffer) };
+            }
+            **state = AtEnd::new();
+        }
+    }
+}
+
 impl<'a> BulkInsert<'a> {
     /// Rows that go in at once.
     const ROWS: usize = 512;
 
+    /// Puts rows where there is room.
     pub fn new(table: &'a Table) -> Self {
+        Self::with(table, Placement::Anywhere)
+    }
+
+    /// Puts rows at the end of the table, which must be a heap, in the order in which they come.
+    pub fn at_end(table: &'a Table) -> Self {
+        Self::with(table, Placement::AtEnd(Box::new(AtEnd::new())))
+    }
+
+    fn with(table: &'a Table, placement: Placement) -> Self {
         // SAFETY: the table is open, and stays open while this value borrows it. CatalogOpenIndexes says how many
         // indexes there are, and keeps them open until finish().
         unsafe {
@@ -119,6 +199,7 @@ impl<'a> BulkInsert<'a> {
                 descriptor,
                 indexes,
                 filling: columns.map_or_else(|| Filling::Executor(pg_sys::CreateExecutorState()), Filling::Columns),
+                placement,
                 slots: Vec::new(),
                 tuples: Vec::new(),
                 values: Vec::new(),
@@ -130,21 +211,20 @@ impl<'a> BulkInsert<'a> {
 
     pub fn insert(&mut self, row: &[Option<pg_sys::Datum>]) {
         let tuple = self.form(row);
-        self.add(tuple, true);
+        // SAFETY: nobody else has seen the tuple.
+        unsafe { self.insert_tuple(tuple) };
     }
 
-    /// Inserts a tuple of this table's shape. It belongs to the caller, who keeps it in place until this has finished.
-    pub fn insert_tuple(&mut self, tuple: pg_sys::HeapTuple) {
-        self.add(tuple, false);
-    }
-
-    fn add(&mut self, tuple: pg_sys::HeapTuple, is_own: bool) {
-        // SAFETY: the tuple is in place: form() has just made it, or the caller keeps it until this has finished.
-        if unsafe { may_be_toasted(tuple) } {
-            self.insert_alone(tuple, is_own);
+    /// Inserts a tuple, and frees it: of one that it may not free, Postgres would make a copy.
+    ///
+    /// # Safety
+    /// The tuple has this table's shape, and was allocated by itself. The caller does not use it any more.
+    pub unsafe fn insert_tuple(&mut self, tuple: pg_sys::HeapTuple) {
+        if may_be_toasted(tuple) {
+            self.insert_alone(tuple);
             return;
         }
-        self.tuples.push((tuple, is_own));
+        self.tuples.push(tuple);
         if self.tuples.len() == Self::ROWS {
             self.flush();
         }
@@ -163,29 +243,20 @@ impl<'a> BulkInsert<'a> {
 
     /// Inserts a tuple that TOAST will rewrite, after the tuples before it. The multi-insert is made for catalogs
     /// without TOAST: its index entries would point to nowhere.
-    fn insert_alone(&mut self, tuple: pg_sys::HeapTuple, is_own: bool) {
+    ///
+    /// # Safety
+    /// As for [`Self::insert_tuple`].
+    unsafe fn insert_alone(&mut self, tuple: pg_sys::HeapTuple) {
         self.flush();
-        // SAFETY: the tuple has this table's shape. If it is this value's own, it is not used after this.
-        unsafe {
-            match self.filling {
-                Filling::Columns(_) => {
-                    pg_sys::CatalogTupleInsertWithInfo(self.table.relation(), tuple, self.indexes);
-                }
-                Filling::Executor(executor) => {
-                    pg_sys::simple_heap_insert(self.table.relation(), tuple);
-                    let slot = pg_sys::MakeSingleTupleTableSlot(self.descriptor, &raw const pg_sys::TTSOpsHeapTuple);
-                    pg_sys::ExecStoreHeapTuple(tuple, slot, false);
-                    as_owner_of(self.table.relation(), || self.insert_by(executor, slot));
-                    pg_sys::ExecDropSingleTupleTableSlot(slot);
-                }
-            }
-            LOGGED.set(LOGGED.get() + (*tuple).t_len as usize);
-            self.lowest_page = self.lowest_page.min(tid_of(tuple).0);
-            if is_own {
-                pg_sys::heap_freetuple(tuple);
-            }
-        }
-        self.write_wal_meanwhile();
+        let (options, state) = self.placement.arguments();
+        let command = pg_sys::GetCurrentCommandId(true);
+        pg_sys::heap_insert(self.table.relation(), tuple, command, options, state);
+        self.tuples.push(tuple);
+        self.fill_slots();
+        self.end_rows();
+        // It may be large, and no other row may come.
+        let slot = self.slots[0];
+        (*(*slot).tts_ops).clear.expect("all kinds of slots have this function")(slot);
     }
 
     fn flush(&mut self) {
@@ -194,22 +265,30 @@ impl<'a> BulkInsert<'a> {
         }
         self.fill_slots();
         let (relation, slots, filled) = (self.table.relation(), self.slots.as_mut_ptr(), self.tuples.len() as i32);
-        // SAFETY: the first `filled` slots hold tuples of this table, which is open.
+        let (options, state) = self.placement.arguments();
+        // SAFETY: the first `filled` slots hold tuples of this table, which is open. The state outlives the call.
         unsafe {
             let command = pg_sys::GetCurrentCommandId(true);
-            pg_sys::heap_multi_insert(relation, slots, filled, command, 0, std::ptr::null_mut());
-            let pages = self.slots[..self.tuples.len()].iter().map(|slot| tid((**slot).tts_tid).0);
-            self.lowest_page = pages.fold(self.lowest_page, u32::min);
-            match &self.filling {
-                Filling::Columns(columns) => columns.iter().for_each(|index| self.insert_into(index)),
-                Filling::Executor(executor) => as_owner_of(relation, || {
-                    self.slots[..self.tuples.len()].iter().for_each(|slot| self.insert_by(*executor, *slot));
-                }),
-            }
+            pg_sys::heap_multi_insert(relation, slots, filled, command, options, state);
+            self.end_rows();
         }
-        // SAFETY: the tuples are still in place. A slot keeps its own tuple until it is used again or dropped, and the
-        // caller keeps the others until finish().
-        let bytes: usize = self.tuples.drain(..).map(|(tuple, _)| unsafe { (*tuple).t_len } as usize).sum();
+    }
+
+    /// Fills the indexes.
+    ///
+    /// # Safety
+    /// The rows that wait have been inserted, and the first slots hold them.
+    unsafe fn end_rows(&mut self) {
+        let slots = &self.slots[..self.tuples.len()];
+        self.lowest_page = slots.iter().map(|slot| tid((**slot).tts_tid).0).fold(self.lowest_page, u32::min);
+        match &self.filling {
+            Filling::Columns(columns) => columns.iter().for_each(|index| self.insert_into(index)),
+            Filling::Executor(executor) => as_owner_of(self.table.relation(), || {
+                slots.iter().for_each(|slot| self.insert_by(*executor, *slot));
+            }),
+        }
+        // A slot keeps its tuple until it is used again or dropped.
+        let bytes: usize = self.tuples.drain(..).map(|tuple| (*tuple).t_len as usize).sum();
         LOGGED.set(LOGGED.get() + bytes);
         self.write_wal_meanwhile();
     }
@@ -233,12 +312,12 @@ impl<'a> BulkInsert<'a> {
             self.slots.push(slot);
         }
         let slots = self.slots.iter().zip(&self.tuples);
-        // SAFETY: the tuples have the slots' shape, and a slot frees only tuples that it was given to free. An error
-        // may jump out of the closure: nothing in it has a destructor or can panic.
+        // SAFETY: the tuples have the slots' shape, and only the slots free them. An error may jump out of the closure:
+        // nothing in it has a destructor or can panic.
         unsafe {
             pg_sys::ffi::pg_guard_ffi_boundary(|| {
-                slots.for_each(|(slot, (tuple, is_own))| {
-                    ExecStoreHeapTuple(*tuple, *slot, *is_own);
+                slots.for_each(|(slot, tuple)| {
+                    ExecStoreHeapTuple(*tuple, *slot, true);
                 });
             });
         }
@@ -285,6 +364,7 @@ impl<'a> BulkInsert<'a> {
     /// Returns the lowest page that a row was put on.
     pub fn finish(mut self) -> u32 {
         self.flush();
+        self.placement.release();
         // SAFETY: this value made all of these, and does not use them any more.
         unsafe {
             for slot in &self.slots {

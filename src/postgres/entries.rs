@@ -181,6 +181,7 @@ impl RowEntry {
 fn require_recording() -> Result<(), Failure> {
     database::require_preloaded()?;
     require_committed_extension()?;
+    transaction::require_open()?;
     transaction::require_no_import()
 }
 

@@ -122,7 +122,9 @@ impl Detoasted {
     /// `stored` is a non-null jsonb datum. No code changes or frees it, or resets the memory context, while this value
     /// lives.
     pub unsafe fn of(stored: pg_sys::Datum) -> Self {
-        let detoasted = pg_sys::pg_detoast_datum(stored.cast_mut_ptr()).into();
+        let is_plain = pgrx::varatt_is_4b_u(stored.cast_mut_ptr::<pg_sys::varlena>());
+        // Of what is plain it would make the same, but the call costs more than all else here.
+        let detoasted = if is_plain { stored } else { pg_sys::pg_detoast_datum(stored.cast_mut_ptr()).into() };
         Detoasted { jsonb: Jsonb(detoasted), is_copy: detoasted != stored }
     }
 }
@@ -213,7 +215,7 @@ pub fn datum_of_canonical(canonical: &str) -> pg_sys::Datum {
     match jsonb::encode(canonical) {
         Some(bytes) => copied(&bytes),
         None => {
-            let text = canonical_json::with_fractions(canonical).into_owned();
+            let text = canonical_json::for_decimals(canonical).into_owned();
             let convert = AssertUnwindSafe(|| JsonbText(text).into_datum().unwrap_or(pg_sys::Datum::null()));
             let is_too_long = PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED;
             let datum = PgTryBuilder::new(convert)

@@ -97,13 +97,16 @@ fn forget_file(row: &mut [Option<pg_sys::Datum>]) {
 
 /// Makes the ledger of a copied database one of its own, with an id of its own, from now.
 pub fn become_own_ledger(ledger_id: Uuid) {
-    change_log_state(|row| {
-        forget_file(row);
-        row[column::LEDGER_ID] = Some(tables::uuid_datum(&ledger_id));
-        row[column::STARTED_AT] = tables::timestamp_to_postgres(tables::now()).into_datum();
-        // SAFETY: reads a global of this process, which only its one thread writes.
-        row[column::DATABASE_OID] = unsafe { pg_sys::MyDatabaseId }.into_datum();
-    });
+    change_log_state(|row| make_own(row, &ledger_id, tables::now()));
+}
+
+/// Makes it a ledger of this database, which has no file yet. The row borrows the id.
+fn make_own(row: &mut [Option<pg_sys::Datum>], ledger_id: &Uuid, started_at: Timestamp) {
+    forget_file(row);
+    row[column::LEDGER_ID] = Some(tables::uuid_datum(ledger_id));
+    row[column::STARTED_AT] = tables::timestamp_to_postgres(started_at).into_datum();
+    // SAFETY: reads a global of this process, which only its one thread writes.
+    row[column::DATABASE_OID] = unsafe { pg_sys::MyDatabaseId }.into_datum();
 }
 
 fn change_log_state(change: impl FnOnce(&mut [Option<pg_sys::Datum>])) {
@@ -116,9 +119,8 @@ fn change_log_state(change: impl FnOnce(&mut [Option<pg_sys::Datum>])) {
 /// Makes this ledger the one that these blocks were taken from, with no mirror file yet.
 pub fn restore_state(ledger_id: Uuid, started_at: Timestamp, tree: &LogTree) -> Result<(), Failure> {
     let mut state = LogState::read(&RegisteredSnapshot::latest())?;
-    state.row[column::LEDGER_ID] = Some(tables::uuid_datum(&ledger_id));
-    state.row[column::STARTED_AT] = tables::timestamp_to_postgres(started_at).into_datum();
-    forget_file(&mut state.row);
+    // Also in a copy of a database whose worker has not seen yet that it is one: it would make another ledger of this.
+    make_own(&mut state.row, &ledger_id, started_at);
     state.update(tree);
     Ok(())
 }

@@ -26,7 +26,7 @@ pub use entries::{
     block_number, detoasted_metadata, entry_column, entry_from_row, entry_line, entry_line_with, fault_of, leaf_index,
     malformation, metadata_text, new_entry_from_row, stored_entry, SealedTuple,
 };
-pub use scan::{tid, tid_of, KeyScan, TableScan, Tid};
+pub use scan::{prefetch_next, tid, tid_of, KeyScan, TableScan, Tid};
 pub use short_values::ShortValues;
 pub use snapshot::{RegisteredSnapshot, SnapshotContent};
 

@@ -93,6 +93,8 @@ pub(super) struct Transaction {
     pub range: Option<FileRange>,
     /// What was done about the file, from PRE_COMMIT on.
     pub outcome: Option<Lines>,
+    /// Its lines have been appended: what is recorded now would have none.
+    pub is_closed: bool,
     /// This transaction has entered the prepared ones.
     pub is_preparing: bool,
     pub at_end: AtEnd,
@@ -113,6 +115,7 @@ thread_local! {
             undecided: None,
             range: None,
             outcome: None,
+            is_closed: false,
             is_preparing: false,
             at_end: AtEnd {
                 created: Vec::new(),
@@ -151,6 +154,21 @@ pub fn require_no_import() -> Result<(), Failure> {
         "cannot record or seal in the transaction that rebuilds the ledger",
     )
     .hint("Commit the COPY first."))
+}
+
+/// Refuses to record once the lines of this transaction have been appended.
+pub fn require_open() -> Result<(), Failure> {
+    if CURRENT.with_borrow(|current| !current.is_closed) {
+        return Ok(());
+    }
+    Err(Failure::new(
+        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        "cannot record any more: the transaction has begun to commit",
+    )
+    .detail("Another library writes to a tracked table, or to the ledger, when a transaction commits.")
+    .hint(
+        "Name pg_notary before that library in shared_preload_libraries: what was loaded last comes first at a commit.",
+    ))
 }
 
 /// Refuses to rebuild the ledger if this transaction has a part in the old one.
@@ -386,6 +404,7 @@ impl Transaction {
         self.import = None;
         self.range = None;
         self.outcome = None;
+        self.is_closed = false;
         self.is_preparing = false;
         self.at_end = AtEnd::default();
     }

@@ -100,6 +100,7 @@ fn before_commit() {
     }
     // A savepoint that was rolled back may have left an empty temporary file.
     TakenLines::take().close_spill();
+    CURRENT.with_borrow_mut(|current| current.is_closed = true);
 }
 
 /// Puts the lines into the file as far as the mode promises, and notes what the file still lacks.
@@ -167,6 +168,7 @@ fn before_prepare() {
         }
     }
     TakenLines::take().close_spill();
+    CURRENT.with_borrow_mut(|current| current.is_closed = true);
 }
 
 /// Refuses what a prepared transaction would withhold from others until it is decided.

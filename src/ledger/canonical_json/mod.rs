@@ -37,7 +37,7 @@ pub const MAX_DEPTH: usize = 100_000;
 /// A [`Workspace`] does not keep its buffers after a text that is longer than this.
 const LARGE: usize = 1 << 20;
 
-pub use decimals::with_fractions;
+pub use decimals::for_decimals;
 pub use member::{is_jsonb, keeps_members, keeps_number, keeps_numbers, member, members, plain, plain_member};
 pub(crate) use member::{value_end, KEPT_DECIMALS};
 pub(crate) use parser::{is_plain_text, string_end};

@@ -3,7 +3,7 @@
 use super::chain::{ChainVerifier, Computed, Contents};
 use super::line::{Content, ReadEntry, ReadLine};
 use super::pending::{PendingEntries, PendingEntry};
-use super::problem::{Findings, Problem, ProblemKind, Source, MAX_LISTED};
+use super::problem::{Findings, List, Problem, ProblemKind, Source};
 use super::sealed::{DataHash, SealedEntry};
 use super::signatures::{SignatureCounts, WrongKey};
 use crate::ledger::block::BlockHeader;
@@ -53,7 +53,7 @@ pub struct FileReport {
     /// Lines that are records.
     pub record_count: u64,
     pub error_count: u64,
-    /// The first problems of each kind, at most [`MAX_LISTED`].
+    /// The first problems of each kind, at most [`MAX_LISTED`](super::MAX_LISTED).
     pub errors: Vec<Problem>,
     /// What is worth knowing, but is no error.
     pub warnings: Vec<String>,
@@ -70,9 +70,10 @@ impl FileReport {
     /// Adds what was found in comparison with something else.
     pub fn add(&mut self, findings: Findings<'_>) {
         self.error_count += findings.count();
-        let more = findings.into_listed();
-        self.errors.truncate(MAX_LISTED - more.len());
-        self.errors.extend(more);
+        let mut list = List::default();
+        let errors = std::mem::take(&mut self.errors);
+        errors.into_iter().chain(findings.into_listed()).for_each(|problem| list.add(problem));
+        self.errors = list.into_problems();
     }
 
     /// Whether nothing is wrong.

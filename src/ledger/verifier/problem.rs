@@ -6,8 +6,9 @@ use uuid::Uuid;
 /// At most this many problems are listed; all are counted.
 pub const MAX_LISTED: usize = 100;
 
-/// The first problems of each kind that have a place in a full list, in place of the last ones of a kind that has more.
-/// One missing key makes a problem of each entry that it signed, and must not keep another problem from being listed.
+/// The first problems of each kind that have a place in a full list, in place of the last ones of the kind that has most;
+/// fewer where there are more kinds than fit so. One missing key makes a problem of each entry that it signed, and must
+/// not keep another problem from being listed.
 const SURE_OF_KIND: usize = 20;
 
 /// Where a problem shows.
@@ -223,12 +224,54 @@ impl Problem {
     }
 }
 
-/// All problems, counted; the first [`MAX_LISTED`], and the first 20 of each kind, listed; each, given to a
-/// sink if there is one.
+/// The problems that are listed: the first [`MAX_LISTED`], and the first 20 of each kind.
+#[derive(Debug, Default)]
+pub(super) struct List {
+    problems: Vec<Problem>,
+    /// How many there are of each kind that there is.
+    kinds: Vec<(ProblemKind, usize)>,
+}
+
+impl List {
+    pub fn add(&mut self, problem: Problem) {
+        let kind = problem.problem;
+        if self.problems.len() < MAX_LISTED || self.make_room(kind) {
+            self.problems.push(problem);
+            *self.count_of(kind) += 1;
+        }
+    }
+
+    fn count_of(&mut self, kind: ProblemKind) -> &mut usize {
+        let place = self.kinds.iter().position(|(other, _)| *other == kind).unwrap_or_else(|| {
+            self.kinds.push((kind, 0));
+            self.kinds.len() - 1
+        });
+        &mut self.kinds[place].1
+    }
+
+    /// Takes one problem off a full list, if a problem of this kind should be on it instead.
+    fn make_room(&mut self, kind: ProblemKind) -> bool {
+        let count = *self.count_of(kind);
+        let most = self.kinds.iter().copied().max_by_key(|(_, count)| *count);
+        let Some((crowded, most)) = most.filter(|_| count < SURE_OF_KIND) else { return false };
+        let last = self.problems.iter().rposition(|listed| listed.problem == crowded);
+        // Between kinds that have as many, none would have more for it.
+        let Some(last) = last.filter(|_| most > count + 1) else { return false };
+        self.problems.remove(last);
+        *self.count_of(crowded) -= 1;
+        true
+    }
+
+    pub fn into_problems(self) -> Vec<Problem> {
+        self.problems
+    }
+}
+
+/// All problems, counted; those of a [`List`], listed; each, given to a sink if there is one.
 #[derive(Default)]
 pub struct Findings<'a> {
     count: u64,
-    listed: Vec<Problem>,
+    list: List,
     sink: Option<Sink<'a>>,
 }
 
@@ -236,7 +279,7 @@ type Sink<'a> = Box<dyn FnMut(&Problem) + 'a>;
 
 impl fmt::Debug for Findings<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Findings").field("count", &self.count).field("listed", &self.listed).finish_non_exhaustive()
+        f.debug_struct("Findings").field("count", &self.count).field("list", &self.list).finish_non_exhaustive()
     }
 }
 
@@ -255,22 +298,7 @@ impl<'a> Findings<'a> {
         if let Some(sink) = &mut self.sink {
             sink(&problem);
         }
-        if self.listed.len() < MAX_LISTED || self.make_room(problem.problem) {
-            self.listed.push(problem);
-        }
-    }
-
-    fn of_kind(&self, kind: ProblemKind) -> usize {
-        self.listed.iter().filter(|listed| listed.problem == kind).count()
-    }
-
-    /// Takes one problem off a full list, if a problem of this kind should be on it instead.
-    fn make_room(&mut self, kind: ProblemKind) -> bool {
-        if self.of_kind(kind) >= SURE_OF_KIND {
-            return false;
-        }
-        let last = self.listed.iter().rposition(|listed| self.of_kind(listed.problem) > SURE_OF_KIND);
-        last.map(|last| self.listed.remove(last)).is_some()
+        self.list.add(problem);
     }
 
     /// How many there are.
@@ -280,11 +308,11 @@ impl<'a> Findings<'a> {
 
     /// The first of each kind.
     pub fn listed(&self) -> &[Problem] {
-        &self.listed
+        &self.list.problems
     }
 
     pub fn into_listed(self) -> Vec<Problem> {
-        self.listed
+        self.list.into_problems()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -304,13 +332,30 @@ mod tests {
         findings
     }
 
+    fn of_kind(problems: &[Problem], kind: ProblemKind) -> usize {
+        problems.iter().filter(|problem| problem.problem == kind).count()
+    }
+
+    #[test]
+    fn every_kind_is_listed_however_many_there_are() {
+        use ProblemKind::*;
+        let kinds = [UnknownKey, SignatureInvalid, EntryMissing, EntryRepeated, VoidUnknown, HeaderRepeated];
+        let mut floods: Vec<(ProblemKind, usize)> = kinds.map(|kind| (kind, 50)).to_vec();
+        floods.push((TreeRootMismatch, 1));
+        let findings = found(&floods);
+        assert_eq!((findings.count(), findings.listed().len()), (301, MAX_LISTED));
+        let of = |kind| of_kind(findings.listed(), kind);
+        assert_eq!(of(TreeRootMismatch), 1);
+        assert!(kinds.iter().all(|kind| of(*kind) >= 16), "{:?}", kinds.map(of));
+    }
+
     #[test]
     fn a_flood_of_one_kind_keeps_no_other_off_the_list() {
         use ProblemKind::*;
         let findings =
             found(&[(UnknownKey, 1000), (TreeRootMismatch, 1), (SignatureInvalid, 1000), (EntryMissing, 30)]);
         assert_eq!((findings.count(), findings.listed().len()), (2031, MAX_LISTED));
-        let of = |kind| findings.of_kind(kind);
+        let of = |kind| of_kind(findings.listed(), kind);
         assert_eq!(of(TreeRootMismatch), 1);
         assert_eq!((of(SignatureInvalid), of(EntryMissing)), (SURE_OF_KIND, SURE_OF_KIND));
         assert_eq!(of(UnknownKey), MAX_LISTED - 1 - 2 * SURE_OF_KIND);

@@ -332,7 +332,9 @@ fn bad_line(problem: &Problem, line_number: u64) -> Failure {
             format!(" If this is the last line, torn by a crash, import the file without it: head -n {whole}.")
         }
         ProblemKind::SignatureInvalid => {
-            " If the file was not changed, the server's key with this key_id is not the key that signed the entry."
+            " If the file was not changed, the server's key with this key_id is not the key that signed the entry. Give the \
+             server that key, or take this key_id out of ledger.hmac_secret_file for the import: signatures of a key that \
+             the server does not have are counted, and not checked."
                 .to_owned()
         }
         _ => String::new(),

@@ -38,17 +38,18 @@ fn select(statement: &'static str, name: &ItemName, access: Access) -> Option<Gi
 
 fn read(name: &ItemName, row: &Row) -> GivenItem {
     let is_revoked = row.get::<bool>(5) == Some(true);
+    let text = |column| row.text(column).map(str::to_owned);
     GivenItem {
         item_type: name.item_type.as_str().to_owned(),
         id: name.id.clone(),
         version: name.version.clone(),
-        content: row.get(0).unwrap_or_default(),
+        content: text(0).unwrap_or_default(),
         file_path: None,
-        metadata: row.get(2),
-        language: row.get(3),
-        stored: Stored::Elsewhere(row.get(4)),
-        registered_at: Some(row.get(1).unwrap_or_default()),
-        revoked: is_revoked.then(|| row.get(6).unwrap_or_default()),
+        metadata: text(2),
+        language: text(3),
+        stored: Stored::Elsewhere(text(4)),
+        registered_at: Some(text(1).unwrap_or_default()),
+        revoked: is_revoked.then(|| text(6).unwrap_or_default()),
     }
 }
 
@@ -73,9 +74,9 @@ pub fn repeated(name: &ItemName) -> Option<Repeated> {
             signed_at: row.get(1),
             depends_on: row.text(2).and_then(|pins| serde_json::from_str(pins).ok()).unwrap_or_default(),
             revoked_at: row.get(3),
-            revoked_reason: row.get(4),
-            location: row.get(5),
-            language: row.get(6),
+            revoked_reason: row.text(4).map(str::to_owned),
+            location: row.text(5).map(str::to_owned),
+            language: row.text(6).map(str::to_owned),
         });
     });
     found
@@ -87,9 +88,14 @@ pub fn all_names() -> Vec<ItemName> {
     let statement = "SELECT item_type, item_id, version FROM ledger.items \
          ORDER BY item_type COLLATE \"C\", item_id COLLATE \"C\", version COLLATE \"C\"";
     spi::run(statement, &[], Access::Read, |row| {
-        let item_type = row.get::<String>(0).and_then(|item_type| item_type.parse().ok());
-        let name = item_type.zip(row.get(1)).zip(row.get(2));
-        names.extend(name.map(|((item_type, id), version)| ItemName { item_type, id, version }));
+        let item_type = row.text(0).and_then(|item_type| item_type.parse().ok());
+        let name = item_type.zip(row.text(1)).zip(row.text(2));
+        let owned = |((item_type, id), version): ((_, &str), &str)| ItemName {
+            item_type,
+            id: id.to_owned(),
+            version: version.to_owned(),
+        };
+        names.extend(name.map(owned));
     });
     names
 }

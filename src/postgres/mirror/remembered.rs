@@ -159,8 +159,9 @@ pub fn is_of_other_database(path: &Path, place: &MirrorPath, ledger_id: Uuid) ->
         "SELECT datname::text FROM pg_database WHERE datname <> current_database()",
         &[],
         |row| {
-            let name: String = row.get(0).unwrap_or_default();
-            is_of_other |= file::path_of(&place.directory, &name, ledger_id) == path;
+            // The name may be in another encoding than this database's.
+            let name = row.text(0).unwrap_or_default();
+            is_of_other |= file::path_of(&place.directory, name, ledger_id) == path;
         },
     );
     is_of_other

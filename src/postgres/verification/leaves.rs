@@ -5,12 +5,8 @@ use crate::postgres::errors::is_unwinding;
 use crate::postgres::partitions;
 use crate::postgres::relation;
 use crate::postgres::spi;
-use crate::postgres::tables::{entry_column, RegisteredSnapshot, Row, Table};
+use crate::postgres::tables::{entry_column, prefetch_next, RegisteredSnapshot, Row, Table};
 use pgrx::{check_for_interrupts, pg_sys, PgMemoryContexts};
-
-/// In bytes.
-const CACHE_LINE: usize = 64;
-const MAX_PREFETCHED: usize = 2048;
 
 /// Reads entries by their index on leaf_index. It does not use the executor, because a query would copy each row twice.
 pub struct Leaves {
@@ -123,23 +119,6 @@ fn in_context(context: &mut PgMemoryContexts, each: impl FnOnce()) {
             context.reset();
         }
     }
-}
-
-/// Prefetches the memory of the row that most likely comes next: rows are stored in the order of the log, and a page is
-/// filled from its end. Most of the time for a row is spent waiting for its memory.
-fn prefetch_next(tuple: pg_sys::HeapTuple) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::x86_64::{_mm_prefetch, _MM_HINT_T0};
-        // SAFETY: the scan's tuple is valid until the next one is fetched.
-        let (start, length) = unsafe { ((*tuple).t_data.cast::<i8>(), (*tuple).t_len as usize) };
-        for back in (0..length.min(MAX_PREFETCHED)).step_by(CACHE_LINE) {
-            // SAFETY: a prefetch is only a hint, and never faults at any address.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(start.wrapping_sub(back + CACHE_LINE)) };
-        }
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = tuple;
 }
 
 /// All partitions, each with its index on leaf_index; `None` if one lacks that index.

@@ -50,7 +50,8 @@ pub unsafe extern "C-unwind" fn before_utility(statement: *mut pg_sys::Node) {
         }
         pg_sys::NodeTag::T_CreatedbStmt if is_alone() => {
             transaction::at_end_databases_changed();
-            (option((*statement.cast::<pg_sys::CreatedbStmt>()).options, c"template"), may_copy)
+            let template = option((*statement.cast::<pg_sys::CreatedbStmt>()).options, c"template");
+            (if template.is_null() { c"template1".as_ptr().cast_mut() } else { template }, may_copy)
         }
         _ => return,
     };

@@ -396,7 +396,6 @@ fn lock_log_state(patience: Duration) {
     relation::lock(tables::oid_of("log_state"), pg_sys::RowExclusiveLock);
 }
 
-/// Moves the settled place past the mark that was set. If nothing is open at all, moves it past a new mark, too.
 /// The blocks that this process has been told of. Dropped, also by an error, before their lines are appended, it notes them
 /// again.
 struct NewBlocks(&'static DatabaseSlot);
@@ -419,6 +418,7 @@ impl Drop for NewBlocks {
     }
 }
 
+/// Moves the settled place past the mark that was set. If nothing is open at all, moves it past a new mark, too.
 fn settle_more(mark: &mut Option<Mark>, mirror: &Mirror) -> Option<Settled> {
     let settled = settled_mark::advance(mark, mirror)?;
     settled_mark::advance(mark, mirror).or(Some(settled))
