@@ -267,7 +267,8 @@ impl List {
     }
 }
 
-/// All problems, counted; those of a [`List`], listed; each, given to a sink if there is one.
+/// All problems, counted; the first [`MAX_LISTED`], and the first 20 of each kind, listed; each, given to a sink if there is
+/// one.
 #[derive(Default)]
 pub struct Findings<'a> {
     count: u64,
