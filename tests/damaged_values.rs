@@ -139,6 +139,27 @@ fn unstatable() -> [(&'static str, String); 7] {
     ]
 }
 
+/// Else what stands in the place of a text that cannot be read would be signed, and written over it.
+#[test]
+fn an_item_whose_text_is_damaged_is_signed_only_with_its_content() {
+    let (_cluster, mut client) = start_with_casts();
+    client
+        .batch_execute(
+            r"CREATE CAST (bytea AS text) WITHOUT FUNCTION;
+             SELECT ledger.create_item('tool', 'hello', '1.0.0', 'hello()', 'hello.py');
+             UPDATE ledger.items SET content = '\x68ff'::bytea::text",
+        )
+        .unwrap();
+    for call in ["sign_item('tool', 'hello', '1.0.0')", "sign_item('tool', 'hello', '1.0.0', language => 'js')"] {
+        let refused = error(&mut client, &format!("SELECT ledger.{call}"));
+        assert_eq!(refused.message(), "the row of hello@1.0.0 in ledger.items is damaged", "{call}");
+    }
+    error(&mut client, "SELECT ledger.load_item('tool', 'hello', '1.0.0')");
+    client.batch_execute("SELECT ledger.sign_item('tool', 'hello', '1.0.0', 'hello()')").unwrap();
+    client.batch_execute("SELECT ledger.load_item('tool', 'hello', '1.0.0')").unwrap();
+    assert_intact(&mut client);
+}
+
 /// A line that is none would make the file invalid for good.
 #[test]
 fn the_line_of_a_damaged_entry_is_not_written() {

@@ -3,6 +3,7 @@
 
 use crate::common::ledger::*;
 use crate::common::Stop;
+use postgres::Client;
 
 /// Entries that are stored before one whose leaf comes earlier.
 const OUT_OF_ORDER: &str = "SELECT count(*) FROM (
@@ -36,4 +37,44 @@ fn sealed_entries_of_any_length_stand_in_the_order_of_the_log() {
     let empty = number(&mut client, EMPTY_PAGES);
     assert!(empty <= 3, "{empty} pages were never filled");
     assert_intact(&mut client);
+}
+
+/// Postgres 16 and later make a table grow by many pages at once.
+#[test]
+fn no_page_of_a_partition_stays_empty_however_long_the_entries_are() {
+    let (_cluster, mut client) = start(quiet().conf("ledger.block_size = 10000"));
+    for (count, length) in [(400, 1100), (1000, 1300), (300, 1700), (2000, 300)] {
+        let record = format!(
+            "SELECT ledger.hash_and_record('test', to_jsonb(n), jsonb_build_object('text', repeat('x', {length})))
+             FROM generate_series(1, {count}) AS n"
+        );
+        client.batch_execute(&record).unwrap();
+        seal(&mut client);
+    }
+    let empty = number(&mut client, EMPTY_PAGES);
+    assert!(empty <= 4, "{empty} pages were never filled");
+    assert_eq!(number(&mut client, OUT_OF_ORDER), 0);
+    assert_intact(&mut client);
+}
+
+#[test]
+fn sealed_entries_stand_in_order_whoever_has_sealed_them() {
+    let (cluster, mut one) = start(quiet());
+    let mut other = cluster.connect("postgres");
+    let record = |client: &mut Client, count: usize, length: usize| {
+        let record = format!(
+            "SELECT ledger.hash_and_record('test', to_jsonb(n), jsonb_build_object('text', repeat('x', {length})))
+             FROM generate_series(1, {count}) AS n"
+        );
+        client.batch_execute(&record).unwrap();
+        seal(client);
+    };
+    for _ in 0..3 {
+        record(&mut one, 41, 1500);
+        record(&mut other, 100, 1500);
+        record(&mut one, 3, 10);
+        record(&mut other, 3, 10);
+    }
+    assert_eq!(number(&mut one, OUT_OF_ORDER), 0);
+    assert_intact(&mut one);
 }

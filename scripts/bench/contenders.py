@@ -137,7 +137,7 @@ class Contender:
         self.server.checkpoint()
 
     def refuse_checkpoint(self):
-        if self.server.had_checkpoint():
+        if self.server.may_have_begun_checkpoint():
             raise Failed(f"{self.name}: a checkpoint fell into the run. Make SECONDS_EACH smaller, or max_wal_size larger")
 
     def work_off(self):

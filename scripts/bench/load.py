@@ -1,5 +1,5 @@
-"""A load: statements of 1,000 rows, one after the other, by two clients, who record more than is sealed in a tenth of
-the time."""
+"""A load: statements of 1,000 rows, one after the other, by two clients, who record more than the worker
+seals with its rests."""
 
 from contenders import AUDIT, BODY, PLAIN, SYNC, WRITE
 from inserts import SEALING_HELD, Run

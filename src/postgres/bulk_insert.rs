@@ -46,8 +46,9 @@ pub struct BulkInsert<'a> {
     filling: Filling,
     placement: Placement,
     slots: Vec<*mut pg_sys::TupleTableSlot>,
-    /// The rows that wait.
+    /// The rows that wait, and their bytes.
     tuples: Vec<pg_sys::HeapTuple>,
+    bytes: usize,
     values: Vec<pg_sys::Datum>,
     nulls: Vec<bool>,
     /// The lowest page that a row was put on.
@@ -168,8 +169,10 @@ impl Placement {
 }
 
 impl<'a> BulkInsert<'a> {
-    /// Rows that go in at once.
+    /// Rows that go in at once, and their bytes: at most 64 pages, by which Postgres lets a table grow in one step. If a
+    /// second step were needed, it would again be one of 64 pages.
     const ROWS: usize = 512;
+    const BYTES: usize = 256 << 10;
 
     /// Puts rows where there is room.
     pub fn new(table: &'a Table) -> Self {
@@ -178,6 +181,13 @@ impl<'a> BulkInsert<'a> {
 
     /// Puts rows at the end of the table, which must be a heap, in the order in which they come.
     pub fn at_end(table: &'a Table) -> Self {
+        // SAFETY: the table is open. Postgres would go on where this process has last put a row; another may have put
+        // some behind it since.
+        unsafe {
+            if let Some(storage) = (*table.relation()).rd_smgr.as_mut() {
+                storage.smgr_targblock = pg_sys::InvalidBlockNumber;
+            }
+        }
         Self::with(table, Placement::AtEnd(Box::new(AtEnd::new())))
     }
 
@@ -202,6 +212,7 @@ impl<'a> BulkInsert<'a> {
                 placement,
                 slots: Vec::new(),
                 tuples: Vec::new(),
+                bytes: 0,
                 values: Vec::new(),
                 nulls: Vec::new(),
                 lowest_page: u32::MAX,
@@ -225,7 +236,8 @@ impl<'a> BulkInsert<'a> {
             return;
         }
         self.tuples.push(tuple);
-        if self.tuples.len() == Self::ROWS {
+        self.bytes += (*tuple).t_len as usize;
+        if self.tuples.len() == Self::ROWS || self.bytes >= Self::BYTES {
             self.flush();
         }
     }
@@ -287,6 +299,7 @@ impl<'a> BulkInsert<'a> {
                 slots.iter().for_each(|slot| self.insert_by(*executor, *slot));
             }),
         }
+        self.bytes = 0;
         // A slot keeps its tuple until it is used again or dropped.
         let bytes: usize = self.tuples.drain(..).map(|tuple| (*tuple).t_len as usize).sum();
         LOGGED.set(LOGGED.get() + bytes);

@@ -390,6 +390,7 @@ pub fn queue_row(row: &tables::Row) -> Result<(), Failure> {
     check_metadata(row.get(entry_column::METADATA).ok_or_else(|| not_completed(&entry))?)?;
     validate(&entry)?;
     check_completed(&entry)?;
+    transaction::require_open()?;
     if !new_ids::is_unused(entry.entry_id) {
         check_not_sealed(entry.entry_id)?;
     }

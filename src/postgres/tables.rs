@@ -358,11 +358,16 @@ impl Row {
 
     /// A text, valid as long as the row; [`NOT_TEXT`] if its bytes are not valid text.
     pub fn text(&self, column: usize) -> Option<&str> {
-        // SAFETY: a non-null varlena of this row. If it must be detoasted, its bytes are in the current memory context.
-        let bytes = self.datum(column).map(|text| unsafe { jsonb::bytes_of(text) })?;
+        let bytes = self.bytes(column)?;
         // A superuser or a failing disk may have put any bytes there.
         let text = std::str::from_utf8(bytes).ok().filter(|text| memchr::memchr(0, text.as_bytes()).is_none());
         Some(text.unwrap_or(NOT_TEXT))
+    }
+
+    /// The bytes of a varlena, valid as long as the row.
+    pub fn bytes(&self, column: usize) -> Option<&[u8]> {
+        // SAFETY: a non-null varlena of this row. If it must be detoasted, its bytes are in the current memory context.
+        self.datum(column).map(|value| unsafe { jsonb::bytes_of(value) })
     }
 
     pub fn timestamp(&self, column: usize) -> Option<Timestamp> {

@@ -15,6 +15,7 @@ use crate::items::signer::{self, SignedItem};
 use crate::items::verifier::{Status, Verification, SOLUTION};
 use crate::items::ItemError;
 use crate::ledger::parse_hash;
+use crate::postgres::encoding::NOT_TEXT;
 use crate::postgres::errorless;
 use crate::postgres::errors::{or_raise, required, Failure};
 use crate::postgres::jsonb::{Jsonb, JsonbText};
@@ -160,7 +161,24 @@ fn revoke(name: ItemName, reason: String, signer: Signer) -> Result<JsonbText, F
     Ok(JsonbText::from(receipt))
 }
 
+/// Refuses an item whose row holds bytes that are no text: what stands in their place must not be vouched for.
+fn check_readable(item: &GivenItem, name: &ItemName) -> Result<(), Failure> {
+    let texts = [Some(&item.content), item.language.as_ref(), item.registered_at.as_ref(), item.metadata.as_ref()];
+    match texts.into_iter().flatten().any(|text| text == NOT_TEXT) {
+        false => Ok(()),
+        true => Err(Failure::new(
+            PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
+            format!("the row of {name} in ledger.items is damaged"),
+        )
+        .detail("It holds bytes that are not text in the encoding of the database.")
+        .hint(
+            "Restore the row from a backup, or sign the item with its content: ledger.sign_item(..., content => ...).",
+        )),
+    }
+}
+
 fn registration_of_row(row: &GivenItem, name: &ItemName) -> Result<Registration, Failure> {
+    check_readable(row, name)?;
     let text_hash = signer::text_hash(&row.item().map_err(failure)?).map_err(failure)?;
     let Stored::Elsewhere(Some(integrity)) = &row.stored else { unreachable!("the column is not null") };
     if parse_hash(integrity).is_none() {
@@ -224,6 +242,7 @@ impl Calls {
 /// Signs, records, and writes the row.
 fn sign(draft: &GivenItem, calls: Calls, place: Relocation, signer: Signer) -> Result<JsonbText, Failure> {
     let name = draft.name().map_err(failure)?;
+    check_readable(draft, &name)?;
     let item = draft.item().map_err(failure)?;
     let (is_move, is_new) = (matches!(place, Relocation::Moved { .. }), matches!(place, Relocation::New));
     let (previous, depends_on) = with_latest_snapshot_to_sign(|verifier| {

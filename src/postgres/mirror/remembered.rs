@@ -160,8 +160,8 @@ pub fn is_of_other_database(path: &Path, place: &MirrorPath, ledger_id: Uuid) ->
         &[],
         |row| {
             // The name may be in another encoding than this database's.
-            let name = row.text(0).unwrap_or_default();
-            is_of_other |= file::path_of(&place.directory, name, ledger_id) == path;
+            let name = String::from_utf8_lossy(row.bytes(0).unwrap_or_default());
+            is_of_other |= file::path_of(&place.directory, &name, ledger_id) == path;
         },
     );
     is_of_other
