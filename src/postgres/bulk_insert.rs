@@ -170,7 +170,8 @@ impl Placement {
 
 impl<'a> BulkInsert<'a> {
     /// Rows that go in at once, and their bytes: at most 64 pages, by which Postgres lets a table grow in one step. If a
-    /// second step were needed, it would again be one of 64 pages.
+    /// second step were needed, it would be as large as the first, and some of it could stay empty. (Where there are
+    /// fewer buffers for each connection, steps are smaller, and so is what can stay empty.)
     const ROWS: usize = 512;
     const BYTES: usize = 256 << 10;
 

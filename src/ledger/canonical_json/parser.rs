@@ -2,6 +2,7 @@
 //!
 //! A node refers to the text by offsets, so strings and integers are never copied before they are written.
 
+use super::writer::double;
 use super::{JsonError, MAX_DEPTH};
 use crate::ledger::pauses::Pauses;
 
@@ -237,10 +238,7 @@ impl Parser<'_> {
     }
 
     fn double(&self, start: usize, end: usize) -> Result<f64, JsonError> {
-        match self.text[start..end].parse::<f64>() {
-            Ok(value) if value.is_finite() => Ok(value),
-            _ => Err(error(start, "a number too large for a double")),
-        }
+        double(&self.text[start..end]).map_err(|reason| error(start, reason))
     }
 
     fn skip_space(&mut self) {

@@ -233,6 +233,23 @@ fn integers_keep_all_their_digits() {
     assert_eq!(canonical("[-0,-0.0,0e9,-0E-1]").unwrap(), "[0, -0.0, 0.0, -0.0]");
 }
 
+/// Both are 1.0 to Python. Read wrongly, they would have the hash of another number.
+#[test]
+fn a_number_whose_exponent_would_be_misread_is_refused() {
+    let zeros = "0".repeat(655_360);
+    for token in [format!("0.{zeros}1e655361"), format!("1{zeros}e-655360")] {
+        let refused = canonical(&format!("[{token}]")).unwrap_err();
+        assert_eq!(refused.offset, 1);
+        assert!(refused.reason.contains("longer than 60,000 characters"), "{}", refused.reason);
+        write_number(&mut Vec::new(), &token).unwrap_err();
+    }
+    // The longest that is taken, and those without an exponent.
+    let zeros = "0".repeat(59_990);
+    assert_eq!(canonical(&format!("0.{zeros}1e59991")).unwrap(), "1.0");
+    assert_eq!(canonical(&format!("1{zeros}e-59990")).unwrap(), "1.0");
+    assert_eq!(canonical(&format!("1.{}", "0".repeat(100_000))).unwrap(), "1.0");
+}
+
 #[test]
 fn what_is_not_json_is_refused_with_its_place() {
     let cases = [

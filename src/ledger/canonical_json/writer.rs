@@ -199,11 +199,24 @@ pub fn write_number(out: &mut Vec<u8>, token: &str) -> Result<(), JsonError> {
         out.extend_from_slice(if token == "-0" { b"0" } else { token.as_bytes() });
         return Ok(());
     }
-    match token.parse::<f64>() {
-        Ok(value) if value.is_finite() => write_double(out, value),
-        _ => return Err(JsonError { offset: 0, reason: "a number too large for a double" }),
-    }
+    write_double(out, double(token).map_err(|reason| JsonError { offset: 0, reason })?);
     Ok(())
+}
+
+/// With more characters, a number with an exponent is refused: the standard library stops reading an exponent at five
+/// digits, which changes what is left only of numbers that have as many digits before it.
+const LONGEST_WITH_EXPONENT: usize = 60_000;
+
+/// The double that a number token stands for.
+///
+/// # Errors
+/// Why there is none.
+pub(super) fn double(token: &str) -> Result<f64, &'static str> {
+    if token.len() > LONGEST_WITH_EXPONENT && token.contains(['e', 'E']) {
+        return Err("a number with an exponent that is longer than 60,000 characters");
+    }
+    let value = token.parse::<f64>().ok().filter(|value| value.is_finite());
+    value.ok_or("a number too large for a double")
 }
 
 /// Appends a finite double as Python's `repr` prints it: the shortest digits that read back as the same double, of those
