@@ -57,6 +57,9 @@ pub unsafe fn set_up_signals() {
     pqsignal(libc::SIGHUP, Some(SignalHandlerForConfigReload));
     pqsignal(libc::SIGTERM, Some(die));
     pqsignal(libc::SIGINT, Some(cancel_work));
+    // This process began with the settings that the postmaster had. If the postmaster has read others since, the signal
+    // that says so is lost: Postgres has background workers ignore SIGHUP until they set a handler.
+    pg_sys::ConfigReloadPending = 1;
     pg_sys::BackgroundWorkerUnblockSignals();
 }
 
