@@ -109,8 +109,8 @@ enum Placement {
 }
 
 /// The state of a bulk insert as Postgres keeps it (access/hio.h). Pages that a table grew by are found by way of it, so
-/// that they need not be in the free space map. This one has no ring of buffers: what is inserted is soon read and
-/// changed again, and a ring would make this process write it to the disk itself.
+/// that they need not be in the free space map. This one has no ring of buffers: a ring would make this process write to
+/// the disk what it inserts, and sync the WAL for it.
 #[repr(C)]
 #[allow(dead_code, reason = "what is not read here is read by Postgres")]
 struct AtEnd {
