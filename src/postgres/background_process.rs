@@ -49,7 +49,7 @@ unsafe extern "C-unwind" fn cancel_work(signal: i32) {
 }
 
 /// Sets up signals as in Postgres' own long-lived processes: SIGHUP reloads, SIGTERM ends the process at the next point
-/// where it may be interrupted, and SIGINT stops what it works at, if anything.
+/// where it may be interrupted, and SIGINT stops what it works at, if anything. Then reads the settings once more.
 ///
 /// # Safety
 /// Called once, at the start of a background worker's main function.
@@ -57,10 +57,12 @@ pub unsafe fn set_up_signals() {
     pqsignal(libc::SIGHUP, Some(SignalHandlerForConfigReload));
     pqsignal(libc::SIGTERM, Some(die));
     pqsignal(libc::SIGINT, Some(cancel_work));
-    // This process began with the settings that the postmaster had. If the postmaster has read others since, the signal
-    // that says so is lost: Postgres has background workers ignore SIGHUP until they set a handler.
-    pg_sys::ConfigReloadPending = 1;
     pg_sys::BackgroundWorkerUnblockSignals();
+    // This process began with the settings that the postmaster had. If the postmaster has read others since, the signal
+    // that says so may be lost: Postgres has background workers ignore SIGHUP at first, which drops one that waits. The
+    // settings are read here, and not as after a signal, so that what looks at them does so once.
+    pg_sys::ConfigReloadPending = 1;
+    reload_if_asked();
 }
 
 /// Makes this process keep the memory of one batch for the next. Otherwise each page would go back to the system, and
