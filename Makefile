@@ -37,7 +37,7 @@ installcheck: ## the SQL surface against a running server where pg_notary is ins
 lint: ## formatting, clippy and rustdoc on all feature sets, as in CI
 	@scripts/lint.sh $(PG)
 
-bench: ## what recording costs, against its targets; QUICK=1 takes two minutes (README, Benchmarks)
+bench: ## what recording costs, against its targets; QUICK=1 takes less than two minutes (README, Benchmarks)
 	@scripts/bench.sh
 
 clean: ## remove what was built; what was fetched (target/tools) stays

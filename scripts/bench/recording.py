@@ -8,7 +8,6 @@ from server import Failed
 
 ENTRY_TYPE = "document"
 SCRIPT = f"SELECT ledger.hash_and_record('{ENTRY_TYPE}', :body, '{{}}');\n"
-CLIENTS = (1, 16)
 
 
 def workload(clients):
@@ -40,7 +39,7 @@ def measure(results, contenders, scale, say):
     for contender in compared:
         if contender.ledger is None:
             contender.create_table(TABLE)
-    for number, clients, contender in scale.interleaved(CLIENTS, compared):
+    for number, clients, contender in scale.interleaved(scale.record_clients, compared):
         say(f"hash_and_record, round {number} of {scale.rounds}, {clients} clients: {name(contender)}")
         measure_one(results, contender, clients, scale.seconds)
     check(compared)

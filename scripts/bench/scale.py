@@ -21,6 +21,8 @@ class Scale:
     # Rows of the table whose rows are updated, and by how many clients.
     table_rows: int
     update_clients: tuple
+    # By how many documents are recorded.
+    record_clients: tuple
     # Rows of one bulk statement.
     bulk_rows: int
     # Length of a load.
@@ -62,10 +64,10 @@ def in_turn(contenders, turn):
 
 
 FULL = dict(rounds=4, seconds=10, clients=(1, 8, 16, 32, 64), essential_clients=(64,), table_rows=1_000_000,
-            update_clients=(1, 16), bulk_rows=200_000, load_seconds=20, backlog=1_000_000,
-            ledgers=(1_000_000, 10_000_000), hash_seconds=1.0, wal_segments=256)
-QUICK = dict(rounds=1, seconds=1, clients=(1, 8, 16, 32), essential_clients=(8, 32), table_rows=20_000,
-             update_clients=(16,), bulk_rows=20_000, load_seconds=1, backlog=50_000, ledgers=(50_000,),
+            update_clients=(1, 16), record_clients=(1, 16), bulk_rows=200_000, load_seconds=20,
+            backlog=1_000_000, ledgers=(1_000_000, 10_000_000), hash_seconds=1.0, wal_segments=256)
+QUICK = dict(rounds=1, seconds=1, clients=(1, 16, 32), essential_clients=(32,), table_rows=20_000,
+             update_clients=(16,), record_clients=(16,), bulk_rows=20_000, load_seconds=1, backlog=50_000, ledgers=(50_000,),
              hash_seconds=0.05, wal_segments=8)
 
 
