@@ -349,3 +349,21 @@ fn an_id_that_is_used_again_while_its_line_cannot_be_voided_is_no_divergence() {
         assert_recorded_again(&mut client);
     }
 }
+
+/// The transaction that uses the id again is prepared while there is no file, and decided once there is.
+#[test]
+fn an_id_that_a_prepared_transaction_uses_again_has_a_line_of_its_own() {
+    let (cluster, mut client, worker) = start_with_a_line();
+    let path = file(&mut client);
+    // Refused, as others may write it.
+    fs::set_permissions(&path, Permissions::from_mode(0o666)).unwrap();
+    send(worker, libc::SIGCONT);
+    wait_for(&mut client, "(SELECT state = 'failed' FROM ledger.mirror_status)");
+    set(&mut client, "ledger.mirror_mode", "off");
+    goes_through(&cluster, &format!("BEGIN; {}; PREPARE TRANSACTION 'again'", insert('b')));
+    fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+    set(&mut client, "ledger.mirror_mode", "sync");
+    wait_until_attached(&mut client);
+    client.batch_execute("COMMIT PREPARED 'again'").unwrap();
+    assert_recorded_again(&mut client);
+}

@@ -6,9 +6,10 @@
 
 use crate::common::faults::*;
 use crate::common::ledger::*;
-use crate::common::{send, wait_until};
+use crate::common::{send, wait_until, Stop};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread;
 
 const RESTART: &str = "SELECT ledger.mirror_restart()";
 
@@ -94,4 +95,37 @@ fn a_restart_that_is_given_up_after_the_worker_has_begun_is_done_and_logged() {
     cluster.wait_for_log(&format!("the old file is kept as \"{}\"", kept.display()));
     assert_whole(&cluster, &mut client);
     assert_eq!(put_aside(&path), [kept]);
+}
+
+/// Entries of a baseline name the transaction that has tracked the table, and which committed long before the one that
+/// records them.
+#[test]
+fn a_stop_while_the_worker_records_what_a_table_had_leaves_lines_that_are_voided() {
+    let (cluster, mut client) = start_small(Network, "sync");
+    record(&mut client);
+    let path = file(&mut client);
+    client
+        .batch_execute(
+            "CREATE TABLE large (id int PRIMARY KEY, note text) WITH (fillfactor = 10);
+             INSERT INTO large SELECT n, repeat('x', 500) FROM generate_series(1, 1000) n",
+        )
+        .unwrap();
+    let worker = worker_pid(&mut client);
+    stop_between_transactions(&mut client, worker);
+    client.batch_execute("SELECT ledger.track('large')").unwrap();
+    set_fault(&cluster, "before_sync:hang");
+    send(worker, libc::SIGCONT);
+    wait_until("its lines are in the file", PATIENCE, || fs::metadata(&path).unwrap().len() > 100_000);
+    drop(client);
+    thread::scope(|scope| {
+        scope.spawn(|| cluster.stop(Stop::Fast));
+        wait_until("the worker has ended", PATIENCE, || !Path::new(&format!("/proc/{worker}")).exists());
+        clear_fault(&cluster);
+    });
+    cluster.start_again();
+    let mut client = cluster.connect("postgres");
+    wait_until_attached(&mut client);
+    assert!(!of_type(&lines(&path), "void").is_empty(), "the stop has come too late");
+    wait_for(&mut client, "(SELECT state = 'tracked' FROM ledger.tracked_tables)");
+    assert_whole(&cluster, &mut client);
 }

@@ -6,7 +6,7 @@ use crate::common::ledger::*;
 use crate::common::{
     as_server, children_of, give_to_server, make_directory, send, wait_until, write_file, Cluster, Options, Stop,
 };
-use postgres::error::SqlState;
+use postgres::error::{DbError, SqlState};
 use postgres::Client;
 use std::ffi::CString;
 use std::fs::{self, OpenOptions, Permissions};
@@ -284,28 +284,23 @@ fn a_writer_that_waits_for_the_file_can_be_cancelled() {
 
 const PADDED: &str = "SELECT ledger.hash_and_record('padded', '1', jsonb_build_object('pad', repeat('x', 200000)))";
 
-/// Records until there is no room. Returns what the error says.
-fn fill(client: &mut Client) -> String {
-    for _ in 0..1000 {
-        match client.simple_query(PADDED) {
-            Ok(_) => {}
-            Err(error) => {
-                let error = error.as_db_error().expect("the server is up").clone();
-                assert_eq!(*error.code(), SqlState::IO_ERROR, "{error:?}");
-                return all_text(&error);
-            }
-        }
-    }
-    panic!("the disk never was full");
+/// Records until there is no room. Returns the error.
+fn fill(client: &mut Client) -> DbError {
+    let failed = (0..1000).find_map(|_| client.simple_query(PADDED).err()).expect("the disk never was full");
+    failed.as_db_error().expect("the server is up").clone()
 }
 
 /// No line lost, none there twice, whether there was room or not.
 fn goes_on_when_there_is_room(cluster: &Cluster, client: &mut Client, cause: &str, make_room: impl FnOnce()) {
     let path = file(client);
-    let text = fill(client);
+    let refused = fill(client);
+    let text = all_text(&refused);
     assert!(text.contains(path.to_str().unwrap()) && text.contains(cause), "{text}");
-    let repair = if cause == "No space left on device" { "Make room" } else { "Repair the cause" };
-    assert!(text.contains(repair), "{text}");
+    let (code, repair) = match cause {
+        "No space left on device" => (SqlState::DISK_FULL, "Make room"),
+        _ => (SqlState::IO_ERROR, "Repair the cause"),
+    };
+    assert!(*refused.code() == code && text.contains(repair), "{refused:?}");
     let entries = number(client, "SELECT count(*) FROM ledger.entries");
     for _ in 0..5 {
         assert!(client.simple_query(PADDED).is_err());

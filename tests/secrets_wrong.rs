@@ -196,6 +196,17 @@ fn a_key_id_that_was_taken_away_is_in_the_log_before_anybody_verifies() {
 }
 
 #[test]
+fn a_server_that_has_lost_its_only_secret_says_so_in_the_log_at_the_start() {
+    let (cluster, mut client) = start(Options::new());
+    let entry = record(&mut client);
+    drop(client);
+    cluster.stop(Stop::Fast);
+    let other = Options::new().secret(None).start_on_copy_of(&cluster.data_dir());
+    other.wait_for_log("WARNING:  HMAC secret with key_id \"default\" is missing, and entries were signed with it");
+    other.wait_for_log(&format!("one of them entry {entry}."));
+}
+
+#[test]
 fn another_secret_in_the_environment_is_in_the_log_at_the_start() {
     let (cluster, mut client) = start(Options::new());
     let entry = record(&mut client);

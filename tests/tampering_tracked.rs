@@ -71,6 +71,39 @@ fn a_change_that_a_superuser_has_the_worker_record_as_what_was_there_before_is_f
     assert!(!all_valid(&mut client));
 }
 
+/// A baseline that never ends, because its relation stays locked, takes a table out of no verification.
+#[test]
+fn a_change_is_found_though_a_superuser_has_the_table_recorded_anew_for_ever() {
+    let (_cluster, mut client) = start(Options::new().conf("max_prepared_transactions = 5"));
+    client
+        .batch_execute(
+            "CREATE TABLE bl (id int PRIMARY KEY, amount int); INSERT INTO bl VALUES (1, 100);
+             SELECT ledger.track('bl'); INSERT INTO bl VALUES (2, 200), (3, 300); CREATE TABLE locked (i int)",
+        )
+        .unwrap();
+    client.batch_execute("BEGIN; LOCK TABLE locked IN SHARE MODE; PREPARE TRANSACTION 'hold'").unwrap();
+    client
+        .batch_execute(
+            "BEGIN; ALTER TABLE bl DISABLE TRIGGER ledger_record_change; UPDATE bl SET amount = 999 WHERE id = 1;
+             DELETE FROM bl WHERE id = 3; ALTER TABLE bl ENABLE ALWAYS TRIGGER ledger_record_change; COMMIT;
+             BEGIN; ALTER TABLE ledger.baselines DISABLE TRIGGER refuse_statement;
+             INSERT INTO ledger.baselines SELECT table_id, 'locked'::regclass, 0, 0, now(), 0, 1, 0, 0, 0
+                 FROM ledger.tracked_tables WHERE table_name = 'bl'::regclass;
+             ALTER TABLE ledger.baselines ENABLE ALWAYS TRIGGER refuse_statement; COMMIT",
+        )
+        .unwrap();
+    let state = "(SELECT state = 'recording baseline' FROM ledger.tracked_tables WHERE table_name = 'bl'::regclass)";
+    assert!(is_true(&mut client, state));
+    let verdict = json(&mut client, "SELECT ledger.verify_all()");
+    assert_eq!(verdict["overall_valid"], false);
+    let errors = verdict["tables"][0]["errors"].as_array().unwrap();
+    let mut problems: Vec<_> =
+        errors.iter().map(|error| (error["row_key"]["id"].as_i64(), error["problem"].as_str())).collect();
+    problems.sort_unstable();
+    assert_eq!(problems, [(Some(1), Some("modified")), (Some(3), Some("missing"))]);
+    client.batch_execute("ROLLBACK PREPARED 'hold'").unwrap();
+}
+
 /// The values are what they were, but who reads one by its name gets another.
 #[test]
 fn columns_that_exchange_their_names_are_found_before_and_after_the_row_is_recorded_anew() {

@@ -3,7 +3,7 @@
 
 use crate::common::ledger::*;
 use crate::common::tracking::*;
-use crate::common::{send, Options};
+use crate::common::{send, wait_until, Options};
 
 /// What keeps a table from being recorded may take long to show. Here it is a lock on a catalog in which the worker looks
 /// up whose partition it is to record, until it is cancelled.
@@ -43,4 +43,22 @@ fn between_two_tables_that_cannot_be_recorded_the_worker_seals() {
         wait_until_tracked(&mut client, table);
         assert_clean(&mut client, table);
     }
+}
+
+/// Rows that take little room, and are recorded as 50 MB each.
+#[test]
+fn a_table_whose_rows_take_long_to_record_does_not_keep_the_worker_from_sealing() {
+    let (_cluster, mut client) = start(Options::new().conf("ledger.block_interval = 1s"));
+    client
+        .batch_execute(
+            "CREATE TABLE wide (id int PRIMARY KEY, numbers numeric[]) WITH (fillfactor = 10);
+             INSERT INTO wide SELECT n, array_fill(1e131071::numeric, ARRAY[400]) FROM generate_series(1, 1200) n;
+             SELECT ledger.track('wide', with_signature => false)",
+        )
+        .unwrap();
+    let done = "SELECT baseline_pages_done FROM ledger.tracked_tables";
+    wait_until("it has begun", PATIENCE, || number(&mut client, done) > 0);
+    let entry = record(&mut client);
+    wait_for(&mut client, &format!("(SELECT block_number IS NOT NULL FROM ledger.entries WHERE id = '{entry}')"));
+    assert!(is_true(&mut client, "(SELECT state = 'recording baseline' FROM ledger.tracked_tables)"));
 }

@@ -17,7 +17,7 @@
 use super::item::{check_id, check_version};
 use super::item_type::ItemType;
 use crate::ledger::canonical_json::{canonical, member};
-use crate::ledger::row_change::{row_id, ITEM_ENTRY_TYPES};
+use crate::ledger::row_change::{row_id, ITEM_MOVED, ITEM_REVOKED, ITEM_SIGNED};
 use crate::ledger::{parse_hash, sha256_hex};
 use serde_json::{json, Map, Value};
 use std::fmt;
@@ -40,9 +40,9 @@ pub enum Event {
 impl Event {
     pub fn entry_type(&self) -> &'static str {
         match self {
-            Event::Signed => ITEM_ENTRY_TYPES[0],
-            Event::Moved { .. } => ITEM_ENTRY_TYPES[1],
-            Event::Revoked { .. } => ITEM_ENTRY_TYPES[2],
+            Event::Signed => ITEM_SIGNED,
+            Event::Moved { .. } => ITEM_MOVED,
+            Event::Revoked { .. } => ITEM_REVOKED,
         }
     }
 }
@@ -124,10 +124,11 @@ impl Registration {
         let data: Value = serde_json::from_str(data).ok()?;
         let text = |name: &str| data.get(name)?.as_str().map(str::to_owned);
         let hash = |name: &str| text(name).filter(|hash| parse_hash(hash).is_some());
-        let event = match ITEM_ENTRY_TYPES.iter().position(|known| *known == entry_type)? {
-            0 => Event::Signed,
-            1 => Event::Moved { from: text("moved_from")? },
-            _ => Event::Revoked { reason: text("reason")? },
+        let event = match entry_type {
+            ITEM_SIGNED => Event::Signed,
+            ITEM_MOVED => Event::Moved { from: text("moved_from")? },
+            ITEM_REVOKED => Event::Revoked { reason: text("reason")? },
+            _ => return None,
         };
         let registration = Registration {
             name: parse_name(&data)?,

@@ -9,6 +9,12 @@ use std::sync::atomic::{AtomicI64, Ordering};
 pub const LIMIT_SECONDS: i64 = 60;
 const LIMIT: i64 = LIMIT_SECONDS * 1_000_000;
 
+/// How far ahead of the clock times may get because callers ask for time between them: well below the limit, beyond
+/// which a server that starts takes its clock for right. Each microsecond that is asked for weighs as so many here, so
+/// that who asks for few goes on where others ask for thousands.
+const MOST_AHEAD: i64 = 20_000_000;
+const WEIGHT: i64 = 1_000;
+
 /// The newest time that a ledger has given, in microseconds since 1970. It lies in shared memory, and is all zeros at
 /// first.
 ///
@@ -19,6 +25,9 @@ const LIMIT: i64 = LIMIT_SECONDS * 1_000_000;
 pub struct EntryClock {
     /// If it is not known, it is zero or negative, and another number after each [`EntryClock::forget`].
     newest: AtomicI64,
+    /// What it would be had nobody asked for time in between. That it is ahead of the clock shows that the clock went
+    /// back.
+    plain: AtomicI64,
     /// How often it was forgotten.
     forgotten: AtomicI64,
 }
@@ -26,6 +35,14 @@ pub struct EntryClock {
 /// It is not known which times the ledger has given: not since the start, or not since it was forgotten.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unknown(i64);
+
+/// Why no time is given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotYet {
+    Unknown(Unknown),
+    /// Times are far ahead of the clock because of what callers ask for: to be asked again a little later.
+    Ahead,
+}
 
 /// A time for an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,12 +54,24 @@ pub struct Given {
 
 impl EntryClock {
     /// A time for an entry: the clock's, or, where that is not later than the newest time given, `apart` microseconds
-    /// after that. An error while the newest time is not known.
-    pub fn next(&self, clock: i64, apart: i64) -> Result<Given, Unknown> {
-        let follow = |newest| (newest > 0).then(|| time_after(newest, clock, apart));
-        let newest = self.newest.fetch_update(Ordering::AcqRel, Ordering::Acquire, follow).map_err(Unknown)?;
-        let given_up = is_given_up(newest, clock).then_some(newest);
-        Ok(Given { at: time_after(newest, clock, apart), given_up })
+    /// after that. An error while the newest time is not known, or is too far ahead; never for the latter if `apart` is 1.
+    pub fn next(&self, clock: i64, apart: i64) -> Result<Given, NotYet> {
+        let newest = self.newest.load(Ordering::Acquire);
+        if newest <= 0 {
+            return Err(NotYet::Unknown(Unknown(newest)));
+        }
+        let ahead = newest.saturating_sub(self.plain.load(Ordering::Relaxed).max(clock));
+        if apart > 1 && ahead.saturating_add((apart - 1).saturating_mul(WEIGHT)) > MOST_AHEAD {
+            return Err(NotYet::Ahead);
+        }
+        let follow = |plain| Some(if is_given_up(plain, clock) { clock } else { clock.max(plain + 1) });
+        let plain = self.plain.fetch_update(Ordering::Relaxed, Ordering::Relaxed, follow).unwrap_or_default();
+        let is_given_up = is_given_up(plain, clock);
+        let after = |newest: i64| if is_given_up { clock } else { clock.max(newest.saturating_add(apart)) };
+        let follow = |newest| (newest > 0).then(|| after(newest));
+        let newest = self.newest.fetch_update(Ordering::AcqRel, Ordering::Acquire, follow);
+        let newest = newest.map_err(|unknown| NotYet::Unknown(Unknown(unknown)))?;
+        Ok(Given { at: after(newest), given_up: is_given_up.then_some(newest) })
     }
 
     /// Notes that the ledger has given this time, or, if `None`, no time at all: what was read since the newest time was
@@ -50,7 +79,10 @@ impl EntryClock {
     /// count. Any number of processes may do so at once, and the first one counts: until then, no time is given.
     pub fn learn(&self, unknown: Unknown, newest: Option<i64>) {
         let newest = newest.unwrap_or(0).max(1);
-        self.newest.compare_exchange(unknown.0, newest, Ordering::AcqRel, Ordering::Acquire).ok();
+        if self.newest.compare_exchange(unknown.0, newest, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+            // Whoever asks before this may be given a time by a clock that should have been given up.
+            self.plain.fetch_max(newest, Ordering::Relaxed);
+        }
     }
 
     /// Forgets the newest time, because the ledger is another one, or was rebuilt. Cannot fail, so it may be called at
@@ -61,15 +93,8 @@ impl EntryClock {
     }
 }
 
-fn time_after(newest: i64, clock: i64, apart: i64) -> i64 {
-    match is_given_up(newest, clock) {
-        true => clock,
-        false => clock.max(newest.saturating_add(apart)),
-    }
-}
-
-fn is_given_up(newest: i64, clock: i64) -> bool {
-    newest.saturating_sub(clock) > LIMIT
+fn is_given_up(plain: i64, clock: i64) -> bool {
+    plain.saturating_sub(clock) > LIMIT
 }
 
 #[cfg(test)]
@@ -87,10 +112,13 @@ mod tests {
     }
 
     fn unknown(clock: &EntryClock) -> Unknown {
-        clock.next(NOW, 1).unwrap_err()
+        match clock.next(NOW, 1) {
+            Err(NotYet::Unknown(unknown)) => unknown,
+            known => panic!("{known:?}"),
+        }
     }
 
-    fn given(at: i64) -> Result<Given, Unknown> {
+    fn given(at: i64) -> Result<Given, NotYet> {
         Ok(Given { at, given_up: None })
     }
 
@@ -117,6 +145,35 @@ mod tests {
         assert_eq!(clock.next(back, 1), Ok(Given { at: back, given_up: Some(NOW) }));
         assert_eq!(clock.next(back, 1), given(back + 1));
         assert_eq!(clock.next(back + 5, 1), given(back + 5));
+    }
+
+    /// Asks for so much time in between until it is refused. Returns how far ahead of the clock times are then.
+    fn push(clock: &EntryClock, shown: i64, apart: i64) -> i64 {
+        let last = (0..100_000).map_while(|_| clock.next(shown, apart).ok()).last().unwrap();
+        assert_eq!((clock.next(shown, apart), last.given_up), (Err(NotYet::Ahead), None));
+        last.at - shown
+    }
+
+    #[test]
+    fn who_asks_for_time_in_between_waits_where_times_would_run_far_ahead_of_the_clock() {
+        let clock = clock_at(NOW);
+        let ahead = push(&clock, NOW, 10_001);
+        assert!(ahead <= MOST_AHEAD / 2 + 20_000, "{ahead}");
+        // Others do not wait, and it goes on once the clock does.
+        assert_eq!(clock.next(NOW, 1), given(NOW + ahead + 1));
+        assert_eq!(clock.next(NOW, 5), given(NOW + ahead + 6));
+        assert_eq!(clock.next(NOW + 20_000, 10_001), given(NOW + ahead + 10_007));
+        assert_eq!(clock.next(NOW + ahead + 20_000, 10_001), given(NOW + ahead + 20_008));
+        assert!(push(&clock, NOW + ahead + 30_000, 1_001) <= MOST_AHEAD);
+    }
+
+    #[test]
+    fn a_clock_is_not_given_up_for_times_that_were_asked_for() {
+        let clock = clock_at(NOW);
+        let ahead = push(&clock, NOW, 1_001);
+        let back = NOW - LIMIT + 1_000_000;
+        assert!(NOW + ahead - back > LIMIT);
+        assert_eq!(clock.next(back, 1), given(NOW + ahead + 1));
     }
 
     #[test]

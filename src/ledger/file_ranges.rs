@@ -62,6 +62,11 @@ impl FileRanges {
         self.as_slice().iter().any(|range| range.has(offset))
     }
 
+    /// Whether one of them begins before this offset.
+    pub fn begins_before(&self, offset: u64) -> bool {
+        self.as_slice().first().is_some_and(|range| range.from < offset)
+    }
+
     pub fn add(&mut self, range: FileRange) {
         if range.is_empty() {
             return;

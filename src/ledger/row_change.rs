@@ -20,20 +20,26 @@ use super::jsonb::{self, Found};
 use super::sha256;
 use uuid::Uuid;
 
-/// The entry_types that only the recording of tables makes.
-pub const ENTRY_TYPES: [&str; 7] = [
-    "table_insert",
-    "table_update",
-    "table_delete",
-    "table_truncate",
-    "table_shape",
-    "table_tracked",
-    "table_untracked",
-];
+pub const TABLE_INSERT: &str = "table_insert";
+pub const TABLE_UPDATE: &str = "table_update";
+pub const TABLE_DELETE: &str = "table_delete";
+pub const TABLE_TRUNCATE: &str = "table_truncate";
+/// Says which columns an entry with its hash as `shape` covers.
+pub const TABLE_SHAPE: &str = "table_shape";
+pub const TABLE_TRACKED: &str = "table_tracked";
+pub const TABLE_UNTRACKED: &str = "table_untracked";
 
-/// The entry_types about items: signed, moved, revoked. An item is named as a row is, by `row_id` in the metadata; the
-/// rest of it is the concern of `items::registration`.
-pub const ITEM_ENTRY_TYPES: [&str; 3] = ["item_signed", "item_moved", "item_revoked"];
+/// The entry_types that only the recording of tables makes.
+pub const ENTRY_TYPES: [&str; 7] =
+    [TABLE_INSERT, TABLE_UPDATE, TABLE_DELETE, TABLE_TRUNCATE, TABLE_SHAPE, TABLE_TRACKED, TABLE_UNTRACKED];
+
+pub const ITEM_SIGNED: &str = "item_signed";
+pub const ITEM_MOVED: &str = "item_moved";
+pub const ITEM_REVOKED: &str = "item_revoked";
+
+/// The entry_types about items. An item is named as a row is, by `row_id` in the metadata; the rest of it is the concern
+/// of `items::registration`.
+pub const ITEM_ENTRY_TYPES: [&str; 3] = [ITEM_SIGNED, ITEM_MOVED, ITEM_REVOKED];
 
 /// Whether only the ledger itself records entries of this type.
 pub fn is_reserved(entry_type: &str) -> bool {
@@ -54,7 +60,17 @@ impl Operation {
     pub const ALL: [Operation; 4] = [Operation::Insert, Operation::Update, Operation::Delete, Operation::Truncate];
 
     pub fn entry_type(self) -> &'static str {
-        ENTRY_TYPES[self as usize]
+        match self {
+            Operation::Insert => TABLE_INSERT,
+            Operation::Update => TABLE_UPDATE,
+            Operation::Delete => TABLE_DELETE,
+            Operation::Truncate => TABLE_TRUNCATE,
+        }
+    }
+
+    /// Whether the row exists afterwards, under its new key if that was changed.
+    pub fn leaves_row(self) -> bool {
+        matches!(self, Operation::Insert | Operation::Update)
     }
 
     pub fn from_entry_type(entry_type: &str) -> Option<Operation> {

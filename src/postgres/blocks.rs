@@ -107,8 +107,7 @@ fn commit_block() -> TableIterator<
     ),
 > {
     or_raise(database::require_preloaded());
-    // SAFETY: the name is NUL-terminated. Raises an ERROR if the transaction must not write.
-    unsafe { pg_sys::PreventCommandIfReadOnly(c"commit_block()".as_ptr()) };
+    database::require_writable(c"commit_block()");
     let mut sealed = Vec::new();
     let mut page = 0;
     loop {

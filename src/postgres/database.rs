@@ -10,6 +10,7 @@ use super::mirror::handle::Mirror;
 use super::shared::{most_databases, shared, Shared};
 use pgrx::{pg_sys, PgSqlErrorCode};
 use std::cell::Cell;
+use std::ffi::CStr;
 use std::sync::atomic::Ordering;
 
 thread_local! {
@@ -39,6 +40,15 @@ pub fn require_preloaded() -> Result<&'static Shared, Failure> {
         .detail("This operation needs the worker, the mirror or the secret, which exist only if the server has preloaded the library.")
         .hint("Add pg_notary to shared_preload_libraries in postgresql.conf and restart the server.")
     })
+}
+
+/// Raises an ERROR where the transaction must not write, before anything is written. `command` is what the error names.
+pub fn require_writable(command: &CStr) {
+    // SAFETY: a NUL-terminated string, inside a transaction.
+    unsafe {
+        pg_sys::PreventCommandIfReadOnly(command.as_ptr());
+        pg_sys::PreventCommandIfParallelMode(command.as_ptr());
+    }
 }
 
 fn own_oid() -> pg_sys::Oid {

@@ -24,6 +24,7 @@ use crate::ledger::{row_change, sha256_hex};
 use pgrx::prelude::*;
 use pgrx::PgSqlErrorCode;
 use serde_json::json;
+use std::ffi::CStr;
 use std::rc::Rc;
 use uuid::Uuid;
 
@@ -62,13 +63,13 @@ fn hash_and_record(
         metadata: required(metadata, "metadata"),
         signing,
     };
-    let entry = or_raise(record("hash_and_record()", draft));
+    let entry = or_raise(record(c"hash_and_record()", draft));
     JsonbText::from(json!({
         "entry_id": entry.entry_id.to_string(),
         "data_hash": entry.data_hash,
         "signature": entry.signature,
         "postgres_recorded": true,
-        "file_recorded": matches!(transaction::mirror_mode(), MirrorMode::Sync | MirrorMode::Write),
+        "file_recorded": transaction::mirror_mode().waits_for_file(),
         "timestamp": entry.created_at.to_string(),
     }))
 }
@@ -87,7 +88,7 @@ fn add_entry(
         metadata: required(metadata, "metadata"),
         signing: signature.map_or(Signing::IfPossible, Signing::Given),
     };
-    sql_uuid(or_raise(record("add_entry()", draft)).entry_id)
+    sql_uuid(or_raise(record(c"add_entry()", draft)).entry_id)
 }
 
 #[pg_extern(volatile, parallel_unsafe)]
@@ -105,7 +106,7 @@ fn append_entry(
         metadata: required(metadata, "metadata"),
         signing: Signing::IfPossible,
     };
-    sql_uuid(or_raise(record("append_entry()", draft)).entry_id)
+    sql_uuid(or_raise(record(c"append_entry()", draft)).entry_id)
 }
 
 fn sql_uuid(uuid: Uuid) -> pgrx::Uuid {
@@ -220,15 +221,10 @@ fn check_not_reserved(entry_type: &str) -> Result<(), Failure> {
 }
 
 /// Validates, signs, inserts, and queues the line for the mirror.
-fn record(function: &str, draft: Draft) -> Result<Entry, Failure> {
+fn record(function: &CStr, draft: Draft) -> Result<Entry, Failure> {
     require_recording()?;
     check_not_reserved(draft.entry_type)?;
-    let command = std::ffi::CString::new(function).expect("our own names hold no NUL");
-    // SAFETY: the name is NUL-terminated. Both calls raise an ERROR if the transaction must not write.
-    unsafe {
-        pg_sys::PreventCommandIfReadOnly(command.as_ptr());
-        pg_sys::PreventCommandIfParallelMode(command.as_ptr());
-    }
+    database::require_writable(function);
     check_metadata(draft.metadata)?;
     let (signature, key_id) = sign(&draft.data_hash, draft.signing)?;
     let entry = Entry {

@@ -10,31 +10,44 @@ use super::errorless;
 use super::errors::Failure;
 use super::faults;
 use super::tables::{self, entry_column, RegisteredSnapshot, Row, Table, TableScan};
-use crate::ledger::entry_clock::{Given, LIMIT_SECONDS};
+use crate::ledger::entry_clock::{Given, NotYet, LIMIT_SECONDS};
 use crate::ledger::record::Timestamp;
 use crate::ledger::row_change;
 use pgrx::{check_for_interrupts, pg_sys, PgSqlErrorCode};
+use std::time::Duration;
+
+/// How long to wait where times are far ahead of the clock.
+const AHEAD_WAIT: Duration = Duration::from_millis(1);
 
 /// A time later than all times that were given.
 pub fn now() -> Timestamp {
     now_apart(1)
 }
 
-/// As [`now`], but later by this many microseconds if the clock is behind.
+/// As [`now`], but later by this many microseconds if the clock is behind. Waits where others who ask for so many have
+/// brought times far ahead of it.
 pub fn now_apart(micros: i64) -> Timestamp {
-    let clock = tables::timestamp_from_postgres(errorless::clock() + faults::clock_offset());
     // Without a slot nothing is recorded, and the recording function says why.
-    let Ok((_, slot)) = database::slot() else { return clock };
-    let given = loop {
+    let Ok((_, slot)) = database::slot() else { return clock() };
+    let (clock, given) = loop {
+        let clock = clock();
         match slot.entry_clock.next(clock.micros(), micros) {
-            Ok(given) => break given,
-            Err(unknown) => slot.entry_clock.learn(unknown, newest_in_ledger()),
+            Ok(given) => break (clock, given),
+            Err(NotYet::Unknown(unknown)) => slot.entry_clock.learn(unknown, newest_in_ledger()),
+            Err(NotYet::Ahead) => {
+                check_for_interrupts!();
+                std::thread::sleep(AHEAD_WAIT);
+            }
         }
     };
     if let Some(newest) = given.given_up {
         warn_of(given, newest);
     }
     Timestamp::from_micros(given.at).unwrap_or(clock)
+}
+
+fn clock() -> Timestamp {
+    tables::timestamp_from_postgres(errorless::clock() + faults::clock_offset())
 }
 
 /// The newest time that the ledger has given, by its tables; `None` if they have none.

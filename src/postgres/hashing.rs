@@ -92,10 +92,8 @@ fn merkle_proof(hashes: Vec<Option<String>>, index: i32) -> JsonbText {
         Failure::new(PgSqlErrorCode::ERRCODE_ARRAY_ELEMENT_ERROR, format!("index {index} is out of range"))
             .detail(format!("The list has {} hashes, counted from 0.", hashes.len()))
     }));
-    let steps: Vec<Value> = proof
-        .iter()
-        .map(|step| json!({"hash": step.hash, "position": if step.side == Side::Left { "left" } else { "right" }}))
-        .collect();
+    let steps: Vec<Value> =
+        proof.iter().map(|step| json!({"hash": step.hash, "position": step.side.as_str()})).collect();
     JsonbText(Value::from(steps).to_string())
 }
 
@@ -116,11 +114,7 @@ fn proof_steps(proof: &str) -> Result<Vec<ProofStep>, Failure> {
     steps
         .iter()
         .map(|step| {
-            let side = match step["position"].as_str() {
-                Some("left") => Side::Left,
-                Some("right") => Side::Right,
-                _ => return Err(malformed()),
-            };
+            let side = step["position"].as_str().and_then(Side::parse).ok_or_else(malformed)?;
             let hash = step["hash"].as_str().ok_or_else(malformed)?;
             check_hash("hash", hash)?;
             Ok(ProofStep { hash: hash.to_owned(), side })

@@ -223,7 +223,9 @@ pub fn datum_of_canonical(canonical: &str) -> pg_sys::Datum {
                 .execute();
             if or_raise(Jsonb(datum).canonical()) != canonical {
                 let code = PgSqlErrorCode::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE;
-                Failure::new(code, "metadata has a number that jsonb cannot hold").raise();
+                Failure::new(code, format!("metadata has a number that jsonb cannot hold{}", about_row(canonical)))
+                    .detail("A jsonb holds up to 131072 digits before the decimal point, and up to 16383 behind it.")
+                    .raise();
             }
             datum
         }
@@ -232,13 +234,18 @@ pub fn datum_of_canonical(canonical: &str) -> pg_sys::Datum {
 
 /// Postgres says which of its limits was exceeded. This adds what was to be recorded.
 fn too_long(canonical: &str, error: &Failure) -> Failure {
-    let table = canonical_json::member(canonical, "table").map(|table| format!(", about a row of table {table}"));
-    let message = format!("metadata of an entry is too long for jsonb{}", table.unwrap_or_default());
+    let message = format!("metadata of an entry is too long for jsonb{}", about_row(canonical));
     Failure::new(PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED, message).detail(error.text()).hint(
         "A jsonb holds at most 256 MiB. If a table is tracked with keep_image, the metadata holds the image of the \
          row, and for an UPDATE both the image before and the image after. Without keep_image, only the row's hash \
          is recorded.",
     )
+}
+
+/// What metadata of an entry about a row says of its table, for a message; otherwise nothing.
+fn about_row(canonical: &str) -> String {
+    let table = canonical_json::member(canonical, "table").map(|table| format!(", about a row of table {table}"));
+    table.unwrap_or_default()
 }
 
 /// A jsonb value of these bytes, which include its header. It is valid as long as they are, or as long as the current

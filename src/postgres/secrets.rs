@@ -149,18 +149,22 @@ fn unusable(message: String, why: &str) -> Failure {
         .hint("It must be a regular file of the server's user with mode 0600 and lines of the form key_id:secret.")
 }
 
+/// The server's secrets, if it has any.
+pub type Secrets = Option<Rc<Keyring>>;
+
 /// What a process that lives long knows of the secrets.
 #[derive(Default)]
 pub struct Watch {
     /// The reload after which it last looked.
     reloaded_at: Option<pg_sys::TimestampTz>,
-    keyring: Option<Rc<Keyring>>,
+    /// What it found when it last could use what is configured.
+    known: Option<Secrets>,
 }
 
 impl Watch {
-    /// Looks at the first call, and after each reload. Returns the secrets if they have changed since the last look,
-    /// and an error if what is configured cannot be used. Needs no transaction.
-    pub fn look(&mut self) -> Result<Option<Rc<Keyring>>, Failure> {
+    /// Looks at the first call, and after each reload. Returns the secrets at the first look and if they have changed
+    /// since the last, and an error if what is configured cannot be used. Needs no transaction.
+    pub fn look(&mut self) -> Result<Option<Secrets>, Failure> {
         let reloaded_at = Some(reloaded_at());
         if std::mem::replace(&mut self.reloaded_at, reloaded_at) == reloaded_at {
             return Ok(None);
@@ -169,10 +173,16 @@ impl Watch {
             Some(path) => Some(from_file(&path).map_err(|why| unusable_file_named(&path, &why))?),
             None => from_environment()?,
         };
-        let is_known = |keyring: &Rc<Keyring>| self.keyring.as_ref().is_some_and(|known| known.is_same(keyring));
-        let Some(keyring) = found.filter(|keyring| !is_known(keyring)) else { return Ok(None) };
-        self.keyring = Some(Rc::clone(&keyring));
-        Ok(Some(keyring))
+        let is_known = match (&self.known, &found) {
+            (Some(Some(known)), Some(found)) => known.is_same(found),
+            (Some(known), found) => known.is_none() && found.is_none(),
+            (None, _) => false,
+        };
+        if is_known {
+            return Ok(None);
+        }
+        self.known = Some(found.clone());
+        Ok(Some(found))
     }
 }
 

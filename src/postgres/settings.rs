@@ -35,11 +35,18 @@ pub enum MirrorMode {
     Off,
 }
 
+impl MirrorMode {
+    /// Whether commits wait for the file, and what is sealed does.
+    pub fn waits_for_file(self) -> bool {
+        matches!(self, MirrorMode::Sync | MirrorMode::Write)
+    }
+}
+
 pub fn init() {
     GucRegistry::define_int_guc(
         c"ledger.block_size",
         c"Number of pending entries that fill a block.",
-        c"A block is sealed as soon as this many entries are pending.",
+        c"A block is sealed as soon as this many entries are pending; under load, within about a second.",
         &BLOCK_SIZE,
         1,
         10_000,

@@ -14,6 +14,7 @@ use super::encoding::{self, NOT_TEXT};
 use super::errorless;
 use super::errors::{or_raise, Failure};
 use super::jsonb;
+use super::relation;
 use super::schema;
 use crate::ledger::record::Timestamp;
 use pgrx::{pg_sys, FromDatum, IntoDatum};
@@ -21,10 +22,10 @@ use std::ffi::{CStr, CString};
 use std::mem::ManuallyDrop;
 use uuid::Uuid;
 
-pub use blocks::{block, block_column, block_malformation, header_from_row, newest_block};
+pub use blocks::{block, block_column, block_malformation, head_number, header_from_row, newest_block};
 pub use entries::{
     block_number, detoasted_metadata, entry_column, entry_from_row, entry_line, entry_line_with, fault_of, leaf_index,
-    malformation, metadata_text, new_entry_from_row, stored_entry, SealedTuple,
+    leaf_of, malformation, metadata_text, new_entry_from_row, stored_entry, SealedTuple,
 };
 pub use scan::{prefetch_next, tid, tid_of, KeyScan, TableScan, Tid};
 pub use short_values::ShortValues;
@@ -249,13 +250,13 @@ impl Table {
     /// Refuses a table whose rows would be misread. Code that can report this better does so before.
     pub fn require_heap(&self) {
         if !self.is_heap() {
-            // SAFETY: a `Table` keeps its relation open as long as it lives.
-            let oid = unsafe { (*self.relation).rd_id };
-            Failure::new(
-                pgrx::PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
-                format!("cannot read the rows of relation {}: it is not a table with access method heap", oid.to_u32()),
-            )
-            .raise()
+            let name = relation::qualified_name(self);
+            let message = format!("cannot read the rows of {name}: it is not a table with access method heap");
+            Failure::new(pgrx::PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE, message)
+                .hint(format!(
+                    "ALTER TABLE {name} SET ACCESS METHOD heap rewrites a table as one (Postgres 15 and later)."
+                ))
+                .raise()
         }
     }
 

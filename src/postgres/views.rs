@@ -2,6 +2,7 @@
 
 use super::database;
 use super::database_slot::{DatabaseSlot, WorkerState};
+use super::errorless;
 use super::errors::or_raise;
 use super::mirror::cause;
 use super::mirror::handle::Mirror;
@@ -10,7 +11,6 @@ use super::mirror::remembered::{self, Remembered};
 use super::mirror::shared::Attachment;
 use super::settings::{self, MirrorMode};
 use super::shared::shared;
-use super::tables;
 use super::verification::progress;
 use crate::ledger::lag::Behind;
 use pgrx::prelude::*;
@@ -56,7 +56,7 @@ fn mirror_state() -> TableIterator<
     let fields = mirror.lock();
     let (attachment, durable, end) = (fields.attachment, fields.durable, fields.end());
     let (last_block, syncs, was_attached) = (fields.last_block, fields.syncs, fields.was_attached);
-    let problem = fields.problem(tables::timestamp_to_postgres(tables::now()));
+    let problem = fields.problem(errorless::clock());
     drop(fields);
     let problem = problem.or_else(|| (attachment == Attachment::Detached).then(|| missing_worker(&mirror)).flatten());
     let is_off = mode == MirrorMode::Off;

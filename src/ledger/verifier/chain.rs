@@ -286,22 +286,15 @@ impl Check<'_, '_, '_> {
     }
 
     fn problem(&self, kind: ProblemKind, detail: impl Into<String>) -> Problem {
-        let problem = Problem::new(self.source, kind, detail).in_block(self.header.block_number);
-        match self.contents.line_number {
-            Some(line_number) => problem.on_line(line_number),
-            None => problem,
-        }
+        Problem::new(self.source, kind, detail).in_block(self.header.block_number).on_line(self.contents.line_number)
     }
 
     fn entry_problem(&self, entry: &SealedEntry, kind: ProblemKind, detail: &str) -> Problem {
-        let problem = Problem::new(self.source, kind, detail)
+        Problem::new(self.source, kind, detail)
             .in_block(self.header.block_number)
             .at_leaf(entry.leaf_index)
-            .of_entry(entry.entry_id);
-        match entry.line_number {
-            Some(line_number) => problem.on_line(line_number),
-            None => problem,
-        }
+            .of_entry(entry.entry_id)
+            .on_line(entry.line_number)
     }
 
     fn out_of_order(&mut self, last: i64) {
@@ -326,10 +319,7 @@ impl Check<'_, '_, '_> {
 
     fn missing_blocks(&mut self, first: i64, last: i64) {
         let problem = Problem::missing_blocks(self.source, first, last);
-        self.findings.report(match self.contents.line_number {
-            Some(line_number) => problem.on_line(line_number),
-            None => problem,
-        });
+        self.findings.report(problem.on_line(self.contents.line_number));
     }
 
     fn link(&mut self, allowed: &[String]) {

@@ -53,11 +53,9 @@ fn compare_entries(
         let problem = Problem::new(Source::File, kind, detail)
             .in_block(block_number)
             .at_leaf(entry.leaf_index)
-            .of_entry(entry.entry_id);
-        findings.report(match line_number {
-            Some(line_number) => problem.on_line(line_number),
-            None => problem,
-        });
+            .of_entry(entry.entry_id)
+            .on_line(line_number);
+        findings.report(problem);
     };
     loop {
         let order = match (postgres.first(), file.first()) {

@@ -201,11 +201,13 @@ impl Problem {
         self
     }
 
-    /// Also puts the line's number before the detail.
+    /// Also puts the line's number, if there is one, before the detail.
     #[must_use]
-    pub fn on_line(mut self, line_number: u64) -> Self {
-        self.line_number = Some(line_number);
-        self.detail.insert_str(0, &format!("line {line_number}: "));
+    pub fn on_line(mut self, line_number: impl Into<Option<u64>>) -> Self {
+        self.line_number = line_number.into();
+        if let Some(line_number) = self.line_number {
+            self.detail.insert_str(0, &format!("line {line_number}: "));
+        }
         self
     }
 }

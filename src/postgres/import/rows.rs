@@ -4,6 +4,7 @@ use super::progress::CopyProgress;
 use crate::ledger::block::BlockHeader;
 use crate::ledger::record::Entry;
 use crate::ledger::row_change;
+use crate::ledger::signature::MAX_KEY_ID;
 use crate::ledger::Hash;
 use crate::postgres::blocks;
 use crate::postgres::bulk_insert::BulkInsert;
@@ -23,7 +24,6 @@ const BATCH_ENTRIES: usize = 4096;
 const BATCH_BYTES: usize = 16 << 20;
 /// The widths of columns for texts that a line does not limit.
 const MAX_SIGNATURE: usize = 256;
-const MAX_KEY_ID: usize = 64;
 const REPEATED: &str = "repeats an entry that an earlier block holds";
 
 /// An entry whose block has not come yet.

@@ -7,6 +7,7 @@ use super::rows::{self, Repeated};
 use super::verifier::{with_latest_snapshot, Alone, Verifier};
 use crate::items::registration::{pins_json, Event, ItemName, Registration};
 use crate::items::verifier::Status;
+use crate::ledger::row_change::{ITEM_MOVED, ITEM_REVOKED, ITEM_SIGNED};
 use crate::postgres::all_entries;
 use crate::postgres::errors::or_raise;
 use crate::postgres::jsonb::Jsonb;
@@ -166,8 +167,8 @@ fn newest_entries() -> BTreeMap<ItemName, Newest> {
 
 fn note_entry(row: &Row, found: &mut BTreeMap<ItemName, Newest>) {
     let is_revoked = match row.text(entry_column::ENTRY_TYPE) {
-        Some("item_signed" | "item_moved") => false,
-        Some("item_revoked") => true,
+        Some(ITEM_SIGNED | ITEM_MOVED) => false,
+        Some(ITEM_REVOKED) => true,
         _ => return,
     };
     // An entry that cannot be read is a problem of the chain.

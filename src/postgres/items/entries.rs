@@ -4,7 +4,7 @@ use super::pending::{self, is_about_an_item, AsOf, PendingItems};
 use crate::items::registration::{ItemName, Registration};
 use crate::ledger::metadata::Member;
 use crate::ledger::record::{Entry, Timestamp};
-use crate::ledger::row_change::ITEM_ENTRY_TYPES;
+use crate::ledger::row_change::ITEM_REVOKED;
 use crate::ledger::row_index::LogPosition;
 use crate::ledger::verifier::{KeyCounts, SealedEntry, SignatureCheck};
 use crate::ledger::Hash;
@@ -82,7 +82,7 @@ impl ItemEntry {
     }
 
     pub fn is_revocation(&self) -> bool {
-        matches!(self, ItemEntry::Stored { entry, .. } if entry.entry_type == ITEM_ENTRY_TYPES[2])
+        matches!(self, ItemEntry::Stored { entry, .. } if entry.entry_type == ITEM_REVOKED)
     }
 
     /// Of two entries about an item, the later one is greater. Of two with one time, the one that is gone counts as the

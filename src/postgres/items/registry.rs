@@ -15,6 +15,7 @@ use crate::items::signer::{self, SignedItem};
 use crate::items::verifier::{Status, Verification, SOLUTION};
 use crate::items::ItemError;
 use crate::ledger::parse_hash;
+use crate::postgres::database;
 use crate::postgres::encoding::NOT_TEXT;
 use crate::postgres::errorless;
 use crate::postgres::errors::{or_raise, required, Failure};
@@ -25,7 +26,6 @@ use pgrx::{check_for_interrupts, PgSqlErrorCode};
 use serde_json::{json, Value};
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
-use std::ffi::CStr;
 
 /// Signs an item that is not registered yet. Its id and version may be omitted if its text states them.
 #[pg_extern(volatile, parallel_unsafe, requires = ["items"])]
@@ -41,7 +41,7 @@ fn create_item(
     depends_on: default!(Option<Jsonb>, "NULL"),
     language: default!(Option<String>, "NULL"),
 ) -> JsonbText {
-    prepare(c"create_item()");
+    database::require_writable(c"create_item()");
     let item_type = or_raise(required(item_type, "item_type").parse().map_err(failure));
     let content = required(content, "content");
     let file_path = required(file_path, "file_path");
@@ -76,7 +76,7 @@ fn sign_item(
     depends_on: default!(Option<Jsonb>, "NULL"),
     language: default!(Option<String>, "NULL"),
 ) -> JsonbText {
-    prepare(c"sign_item()");
+    database::require_writable(c"sign_item()");
     let name = or_raise(item_name(item_type, item_id, version));
     let signer = Signer::caller();
     as_ledger_owner(|| {
@@ -102,7 +102,7 @@ fn move_item(
     version: Option<String>,
     file_path: Option<String>,
 ) -> JsonbText {
-    prepare(c"move_item()");
+    database::require_writable(c"move_item()");
     let name = or_raise(item_name(item_type, item_id, version));
     let file_path = required(file_path, "file_path");
     let signer = Signer::caller();
@@ -128,7 +128,7 @@ fn revoke_signature(
     version: Option<String>,
     reason: Option<String>,
 ) -> JsonbText {
-    prepare(c"revoke_signature()");
+    database::require_writable(c"revoke_signature()");
     let name = or_raise(item_name(item_type, item_id, version));
     let reason = required(reason, "reason");
     let signer = Signer::caller();
@@ -505,13 +505,4 @@ fn require_success(name: &ItemName, verification: Verification) -> Result<(), Fa
         Some(solution) => failure.hint(solution),
         None => failure,
     })
-}
-
-/// Raises an ERROR where nothing may be written, before anything is written.
-fn prepare(function: &CStr) {
-    // SAFETY: a NUL-terminated string.
-    unsafe {
-        pg_sys::PreventCommandIfReadOnly(function.as_ptr());
-        pg_sys::PreventCommandIfParallelMode(function.as_ptr());
-    }
 }

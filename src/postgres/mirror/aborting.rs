@@ -30,9 +30,15 @@ impl Mirror {
         }
         // Also a prepared transaction that was just rolled back: its rows are gone before the worker knows.
         prepared::settle_decided(self);
+        // These ids are this transaction's by now, so no other that aborts from here on has had one. Where the lines of
+        // all end that may have had one; `None` while one of these may still say which lines it leaves, which it does
+        // before it ceases to be an owner.
+        let mut end = None;
         self.wait_while(DEADLINE, || {
-            // In this order: a transaction says which lines it leaves before it ceases to be an owner.
-            self.is_anyone_leaving() || (repeats.may_be_left(self.slot) && self.lock().has_aborted())
+            if end.is_none() && !self.is_anyone_leaving() {
+                end = Some(self.lock().end());
+            }
+            end.is_none_or(|end| repeats.may_be_left(self.slot) && self.lock().has_aborted_before(end))
         })
     }
 
@@ -41,7 +47,7 @@ impl Mirror {
         self.wait_while(LEAVING_DEADLINE, || self.is_anyone_leaving())
     }
 
-    fn wait_while(&self, limit: Duration, is_so: impl Fn() -> bool) -> Result<(), Failure> {
+    fn wait_while(&self, limit: Duration, mut is_so: impl FnMut() -> bool) -> Result<(), Failure> {
         let mut timeout = Timeout::after(limit);
         let mut patience = BoundedWait::new();
         while is_so() {

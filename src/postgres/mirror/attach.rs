@@ -28,8 +28,9 @@ use super::state_file::{self, Known, State, StateFile};
 use super::tail::{self, diverged, Tail};
 use super::unexpected;
 use super::unsynced;
-use super::voiding::{self, Knowledge};
+use super::voiding::{self, Judge, Knowledge, Standing};
 use crate::ledger::file_ranges::FileRanges;
+use crate::postgres::errorless;
 use crate::postgres::errors::{cause, Failure};
 use crate::postgres::log_state;
 use crate::postgres::settings::{self, MirrorMode};
@@ -115,7 +116,7 @@ fn note_refused(fields: &mut LockedMirror<'_>, refused: &mut Refused, text: &str
 
 fn try_attach(mirror: &Mirror, how: How) -> Result<Attached, Refused> {
     unexpected::take_behind(mirror);
-    let lag = mirror.slot.lag.seen(tables::timestamp_to_postgres(tables::now()));
+    let lag = mirror.slot.lag.seen(errorless::clock());
     let remembered = Remembered::read();
     let place = remembered::configured_path(remembered.ledger_id);
     let path = &place.path;
@@ -155,14 +156,18 @@ fn try_attach(mirror: &Mirror, how: How) -> Result<Attached, Refused> {
 
     voiding::append_void(mirror, &judged.uncommitted, lost.reason())?;
     let mut in_file = judged.recorded;
-    let known = tail.open.iter().map(|line| (line.entry_id, line.range)).collect();
+    // Of what has aborted since it was judged, the ids may be those of prepared transactions by now.
+    let mut voided: HashSet<Uuid> = catch_up::void_first(mirror, &mut in_file)?.into_iter().collect();
+    voided.extend(judged.uncommitted);
+    let standing = || tail.open.iter().filter(|line| !voided.contains(&line.entry_id));
     // Prepared transactions first: if one commits meanwhile, the search of the pending entries finds it, or it has its
     // lines.
+    let known = standing().map(|line| (line.entry_id, *line)).collect();
     catch_up::append_prepared(mirror, &known, &mut in_file, HashSet::new)
         .map_err(|failure| Refused::new(prepared::cause_of(&failure), failure))?;
     let appended = catch_up::append_missing(mirror, &mut in_file)?;
     unexpected::warn_of(mirror, path, &appended);
-    void_undone(mirror, &tail.open, &judged.uncommitted);
+    void_undone(mirror, &Judge::new(mirror, path, knowledge), standing())?;
     {
         let mut fields = mirror.lock();
         fields.attachment = Attachment::Attached;
@@ -236,13 +241,18 @@ fn fail_those_who_wait(fields: &mut LockedMirror<'_>, keep: u64) {
 }
 
 /// A prepared transaction from before this server started may be rolled back after its lines were judged good, and
-/// before they were noted as its own. Nothing else would void them then.
-fn void_undone(mirror: &Mirror, open: &[OpenLine], voided: &[Uuid]) {
-    let voided: HashSet<&Uuid> = voided.iter().collect();
-    let open = open.iter().filter(|line| !voided.contains(&line.entry_id));
-    for line in open.filter(|line| !voiding::is_recorded(line.entry_id)) {
-        mirror.lock().add_void(line.range);
-    }
+/// before they were noted as its own. Nothing else would void them then. Its ids may be those of other rows by now.
+fn void_undone<'a>(
+    mirror: &Mirror,
+    judge: &Judge,
+    mut standing: impl Iterator<Item = &'a OpenLine>,
+) -> Result<(), Failure> {
+    standing.try_for_each(|line| {
+        if judge.standing(line)? == Standing::Stale {
+            mirror.lock().add_void(line.range);
+        }
+        Ok(())
+    })
 }
 
 /// What the state file says, if it belongs to this ledger.

@@ -9,7 +9,7 @@ use crate::ledger::block::BlockHeader;
 use crate::postgres::database;
 use crate::postgres::errors::Failure;
 use crate::postgres::faults;
-use crate::postgres::settings::{self, MirrorMode};
+use crate::postgres::settings;
 use crate::postgres::spi;
 use crate::postgres::tables::{self, RegisteredSnapshot};
 use crate::postgres::timeout::Timeout;
@@ -26,7 +26,7 @@ const BEHIND_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Whether sealing must wait until the lines of earlier blocks are in the file.
 pub fn is_waited_for() -> bool {
-    matches!(settings::mirror_mode(), MirrorMode::Sync | MirrorMode::Write)
+    settings::mirror_mode().waits_for_file()
 }
 
 /// Waits until the file can be written and holds the lines of all that is committed; fails with the reason if it does

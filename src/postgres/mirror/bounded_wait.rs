@@ -7,7 +7,7 @@ use super::shared::{Attachment, MirrorState};
 use crate::postgres::background_process;
 use crate::postgres::errorless;
 use crate::postgres::errors::Failure;
-use crate::postgres::settings::{self, MirrorMode};
+use crate::postgres::settings;
 use crate::postgres::timeout::Timeout;
 use crate::postgres::wait_events;
 use pgrx::{check_for_interrupts, pg_sys, PgSqlErrorCode};
@@ -154,7 +154,7 @@ impl Mirror {
 /// otherwise it finishes its work in the mode in which it began.
 fn is_released() -> bool {
     background_process::reload_if_asked();
-    matches!(settings::mirror_mode(), MirrorMode::Async | MirrorMode::Off)
+    !settings::mirror_mode().waits_for_file()
 }
 
 impl Drop for BoundedWait {

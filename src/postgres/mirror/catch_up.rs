@@ -5,7 +5,7 @@ use super::block_lines;
 use super::cause::CauseKind;
 use super::handle::Mirror;
 use super::line_buffer::LineBuffer;
-use super::open_lines;
+use super::open_lines::{self, OpenLine};
 use super::prepared;
 use super::voiding::{self, Judge, Knowledge, Standing};
 use crate::ledger::block::BlockHeader;
@@ -71,14 +71,14 @@ fn forget(in_file: &mut InFile, ids: &[Uuid]) {
 }
 
 /// Voids the lines that must be voided, so that an entry which reuses an id gets its line behind the void line. If
-/// called after the committed entries are known, it misses no line whose id one of them reuses. Returns whether it
-/// voided anything.
-pub fn void_first(mirror: &Mirror, in_file: &mut InFile) -> Result<bool, Failure> {
+/// called after the committed entries are known, it misses no line whose id one of them reuses. Returns the ids of the
+/// entries whose lines it voided.
+pub fn void_first(mirror: &Mirror, in_file: &mut InFile) -> Result<Vec<Uuid>, Failure> {
     mirror.wait_for_leaving()?;
     prepared::settle_decided(mirror);
     let voided = voiding::void_aborted(mirror)?;
     forget(in_file, &voided);
-    Ok(!voided.is_empty())
+    Ok(voided)
 }
 
 /// Notes entries whose lines sessions have appended: those of transactions that began in another mode, and of prepared
@@ -169,7 +169,7 @@ fn append_pending(mirror: &Mirror, in_file: &mut InFile) -> Result<Appended, Fai
         let scan = PendingScan::start(&table, &snapshot, mirror.slot.pending.load(Ordering::Acquire));
         let missing = Missing::find(&table, scan, in_file)?;
         // A line that seemed to be in the file was voided, so its id may be another entry's by now: search again.
-        if !void_first(mirror, in_file)? {
+        if void_first(mirror, in_file)?.is_empty() {
             break (snapshot, missing);
         }
     };
@@ -243,7 +243,7 @@ impl Missing {
 /// because each of them noted its lines before it was open.
 pub fn append_prepared(
     mirror: &Mirror,
-    known: &HashMap<Uuid, FileRange>,
+    known: &HashMap<Uuid, OpenLine>,
     in_file: &mut InFile,
     noted: impl FnOnce() -> HashSet<u32>,
 ) -> Result<(), Failure> {
@@ -258,8 +258,8 @@ pub fn append_prepared(
     for_each_prepared_entry(&open, |xid, row| {
         let Some(entry_id) = row.uuid(entry_column::ID) else { return Ok(()) };
         placed.push(entry_id);
-        if let Some(range) = known.get(&entry_id) {
-            return prepared::note_for(mirror, xid, *range);
+        if let Some(line) = known.get(&entry_id).filter(|line| line.leaf == tables::leaf_of(row)) {
+            return prepared::note_for(mirror, xid, line.range);
         }
         let (entry, fault) = entry_and_fault(row);
         check(entry_id, fault)?;

@@ -3,6 +3,7 @@
 //! server's lc_messages.
 
 use super::fixed_text::FixedText;
+use pgrx::PgSqlErrorCode;
 use std::io::Error;
 
 /// The text of [`CauseKind::NoWorker`].
@@ -15,7 +16,7 @@ pub const NO_WORKER: &str = "The worker of this database does not run: usually m
 pub enum CauseKind {
     /// Only the text says what it is.
     Other = 0,
-    /// The file system has no room.
+    /// The file system has no room, or not for this user.
     NoSpace = 1,
     /// The operating system does not permit it even to the owner of the file, which has attributes that forbid it.
     NotPermitted = 2,
@@ -51,7 +52,7 @@ impl CauseKind {
     /// The kind of a system error that is not about the mirror file alone.
     pub fn of(error: &Error) -> CauseKind {
         match error.raw_os_error() {
-            Some(libc::ENOSPC) => CauseKind::NoSpace,
+            Some(libc::ENOSPC | libc::EDQUOT) => CauseKind::NoSpace,
             Some(libc::EPERM) => CauseKind::NotPermitted,
             Some(libc::ELOOP) => CauseKind::SymbolicLink,
             Some(libc::ENOENT) => CauseKind::NotFound,
@@ -64,6 +65,14 @@ impl CauseKind {
         match CauseKind::of(error) {
             CauseKind::NotFound => CauseKind::FileMissing,
             kind => kind,
+        }
+    }
+
+    /// The SQLSTATE of what fails for it: what watches for full disks knows them by their own.
+    pub fn sqlstate(self) -> PgSqlErrorCode {
+        match self {
+            CauseKind::NoSpace => PgSqlErrorCode::ERRCODE_DISK_FULL,
+            _ => PgSqlErrorCode::ERRCODE_IO_ERROR,
         }
     }
 

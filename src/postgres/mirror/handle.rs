@@ -8,7 +8,6 @@ use super::shared::{Attachment, LockedMirror, MirrorState};
 use crate::postgres::database_slot::DatabaseSlot;
 use crate::postgres::errors::Failure;
 use crate::postgres::shared::Shared;
-use pgrx::PgSqlErrorCode;
 
 /// The mirror of one database.
 #[derive(Clone, Copy)]
@@ -33,7 +32,7 @@ impl Mirror {
 
     pub(super) fn failure(&self, kind: CauseKind, cause: &str) -> Failure {
         let hint = if self.slot.worker.is_me() { advice::for_worker(kind) } else { advice::after(kind) };
-        Failure::new(PgSqlErrorCode::ERRCODE_IO_ERROR, "could not record in the mirror file").detail(cause).hint(hint)
+        Failure::new(kind.sqlstate(), "could not record in the mirror file").detail(cause).hint(hint)
     }
 
     /// The failure of an append that met the cause which is noted in shared memory.

@@ -3,7 +3,6 @@
 use super::cause::CauseKind;
 use super::file::Trouble;
 use crate::postgres::errors::Failure;
-use pgrx::PgSqlErrorCode;
 use std::path::Path;
 
 /// The failure to report, and what the advice about it depends on. An ERROR keeps only the failure.
@@ -29,7 +28,7 @@ impl Refused {
 
 impl From<Trouble> for Refused {
     fn from(trouble: Trouble) -> Self {
-        let failure = Failure::new(PgSqlErrorCode::ERRCODE_IO_ERROR, trouble.cause)
+        let failure = Failure::new(trouble.kind.sqlstate(), trouble.cause)
             .hint("In the modes sync and write, nothing is recorded until this is repaired. The worker tries again by itself, and whenever a transaction records.");
         Refused::new(trouble.kind, failure)
     }

@@ -39,8 +39,7 @@ fn mirror_restart() -> Option<String> {
 /// Has the worker do what is asked, and waits for its answer.
 fn ask(request: Request, function: &CStr) -> Result<String, Failure> {
     let mirror = database::mirror()?;
-    // SAFETY: the name is NUL-terminated. Raises an ERROR if the transaction must not write.
-    unsafe { pg_sys::PreventCommandIfReadOnly(function.as_ptr()) };
+    database::require_writable(function);
     check_may_ask()?;
     let done_before = {
         let mut fields = mirror.lock();
@@ -133,7 +132,7 @@ fn failed(request: Request, kind: CauseKind, has_kept: bool, cause: String) -> F
         }
         Request::CatchUp | Request::None => ("could not catch up the mirror file", advice::after_catch_up(kind)),
     };
-    Failure::new(PgSqlErrorCode::ERRCODE_IO_ERROR, message).detail(cause).hint(hint)
+    Failure::new(kind.sqlstate(), message).detail(cause).hint(hint)
 }
 
 fn wait_for_answer(mirror: &Mirror, request: Request, done_before: u64) -> Result<String, Failure> {

@@ -12,10 +12,10 @@ use super::round_waiters::Rounds;
 use super::shared::{Attachment, FileIdentity, LastChange, LockedMirror, MirrorFields};
 use crate::ledger::lag::SeenLag;
 use crate::postgres::database_slot::DatabaseSlot;
+use crate::postgres::errorless;
 use crate::postgres::faults;
 use crate::postgres::settings::{self, MirrorMode};
 use crate::postgres::shared::Shared;
-use crate::postgres::tables;
 use crate::postgres::wait_events;
 use pgrx::pg_sys;
 use std::cell::Cell;
@@ -101,7 +101,7 @@ impl Round {
     }
 
     fn begin_up_to(end: u64, fields: &mut LockedMirror<'_>, slot: &'static DatabaseSlot, sync_due: bool) -> Round {
-        let now = tables::timestamp_to_postgres(tables::now());
+        let now = errorless::clock();
         fields.writing = true;
         fields.rounds += 1;
         fields.writing_since = now;

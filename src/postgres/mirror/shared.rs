@@ -366,6 +366,11 @@ impl MirrorFields {
         !(self.void.is_empty() && self.voiding.is_empty())
     }
 
+    /// The same, for lines before this offset.
+    pub fn has_aborted_before(&self, offset: u64) -> bool {
+        self.void.begins_before(offset) || self.voiding.begins_before(offset)
+    }
+
     /// Whether the line at this offset may be such a line.
     pub fn may_be_aborted(&self, offset: u64) -> bool {
         self.void.has(offset) || self.voiding.has(offset)

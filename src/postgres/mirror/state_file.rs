@@ -16,7 +16,7 @@ use crate::postgres::tables;
 use pgrx::pg_sys;
 use serde_json::{json, Value};
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::Read;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use uuid::Uuid;
@@ -217,6 +217,5 @@ pub fn write(
     .to_string();
     text.push('\n');
     state.0.write_all_at(text.as_bytes(), 0)?;
-    state.0.set_len(text.len() as u64)?;
-    (&state.0).flush()
+    state.0.set_len(text.len() as u64)
 }

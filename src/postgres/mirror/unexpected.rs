@@ -5,7 +5,7 @@
 use super::catch_up::Appended;
 use super::handle::Mirror;
 use crate::postgres::errors::Failure;
-use crate::postgres::settings::{self, MirrorMode};
+use crate::postgres::settings;
 use pgrx::PgSqlErrorCode;
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -33,7 +33,7 @@ pub fn warn_of(mirror: &Mirror, path: &Path, appended: &Appended) {
     let might_lack = std::mem::replace(&mut mirror.lock().reopening.may_lack, false);
     // Meanwhile, transactions that began in another mode may have committed.
     let might_lack = might_lack || mirror.slot.is_behind();
-    if might_lack || appended.count == 0 || !matches!(settings::mirror_mode(), MirrorMode::Sync | MirrorMode::Write) {
+    if might_lack || appended.count == 0 || !settings::mirror_mode().waits_for_file() {
         return;
     }
     let named: Vec<String> = appended.named.iter().map(ToString::to_string).collect();

@@ -20,7 +20,7 @@ use crate::postgres::errors::{cause, Failure};
 use crate::postgres::partitions;
 use crate::postgres::regular_file;
 use crate::postgres::spi;
-use crate::postgres::tables::{self, Row, Table};
+use crate::postgres::tables::{self, Table};
 use pgrx::{check_for_interrupts, pg_sys, PgSqlErrorCode};
 use std::cell::{Cell, OnceCell};
 use std::collections::HashSet;
@@ -139,6 +139,12 @@ pub fn unreadable(path: &str, error: &std::io::Error) -> Failure {
         .detail(cause(error))
 }
 
+/// The leaf hash of the line that starts at this offset of the file, if there is one.
+pub fn leaf_at(path: &Path, offset: u64) -> Option<Hash> {
+    let line = line_at(&regular_file::open_own(path).ok()?, offset)?;
+    Some(leaf_hash(&line))
+}
+
 /// The entry whose line starts at this offset, without its line break.
 fn line_at(mut file: &File, offset: u64) -> Option<Vec<u8>> {
     file.seek(SeekFrom::Start(offset)).ok()?;
@@ -241,11 +247,12 @@ impl Judge<'_> {
         Ok(is_noted())
     }
 
-    /// Whether the line is of an entry that names its transaction, as those about rows do, and that has committed.
+    /// Whether the line is of an entry that names its transaction, as those about rows do, and that has committed. An
+    /// entry of a baseline names the one that has tracked the table, and is written after that.
     fn has_committed(&self, line: &OpenLine) -> bool {
         let text = self.text(line).unwrap_or_default();
         let Ok(Record::Entry(entry)) = Record::parse(&text) else { return false };
-        let change = RowChange::parse(&entry.entry_type, entry.metadata);
+        let change = RowChange::parse(&entry.entry_type, entry.metadata).filter(|change| !change.is_baseline);
         let Some(transaction) = change.and_then(|change| change.transaction_id.parse().ok()) else { return false };
         let known = self.last.get().filter(|(last, _)| *last == transaction);
         known
@@ -297,11 +304,6 @@ fn is_in_progress(xid: u32) -> bool {
     unsafe { pg_sys::TransactionIdIsInProgress(pg_sys::TransactionId::from_inner(xid)) }
 }
 
-/// Whether the entry is in a table, committed or inserted by a running transaction.
-pub fn is_recorded(entry_id: Uuid) -> bool {
-    recorded_leaf(entry_id).is_some()
-}
-
 /// The leaf hash of the entry in its table, committed or inserted by a running transaction.
 pub fn recorded_leaf(entry_id: Uuid) -> Option<Hash> {
     recorded(entry_id).map(|recorded| recorded.leaf)
@@ -318,15 +320,14 @@ fn recorded(entry_id: Uuid) -> Option<Recorded> {
     // A dirty snapshot needs only its type.
     let mut dirty = pg_sys::SnapshotData { snapshot_type: pg_sys::SnapshotType::SNAPSHOT_DIRTY, ..Default::default() };
     let table = Table::open("entries_pending", pg_sys::AccessShareLock);
-    let leaf_of = |row: &Row| leaf_hash(&tables::entry_from_row(row).line());
-    if let Some(leaf) = partitions::find(&table, entry_id, &mut dirty, leaf_of) {
+    if let Some(leaf) = partitions::find(&table, entry_id, &mut dirty, tables::leaf_of) {
         // The search has set it for the row that it found.
         let writer = Some(dirty.xmin).filter(|xmin| *xmin != pg_sys::InvalidTransactionId);
         // SAFETY: the transaction ran a moment ago, so its parents are still known.
         let top = |xid| unsafe { pg_sys::SubTransGetTopmostTransaction(xid) }.into_inner();
         return Some(Recorded { leaf, writer: writer.map(top) });
     }
-    partitions::find_sealed(entry_id, leaf_of).map(|leaf| Recorded { leaf, writer: None })
+    partitions::find_sealed(entry_id, tables::leaf_of).map(|leaf| Recorded { leaf, writer: None })
 }
 
 /// Appends void lines for these entries.

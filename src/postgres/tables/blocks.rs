@@ -49,6 +49,11 @@ pub fn newest_block(snapshot: &RegisteredSnapshot) -> Option<BlockHeader> {
     last_of_blocks(snapshot, &mut [])
 }
 
+/// Its number, 0 if there is none.
+pub fn head_number(snapshot: &RegisteredSnapshot) -> i64 {
+    newest_block(snapshot).map_or(0, |head| head.block_number)
+}
+
 /// The block with this number, if the snapshot sees it.
 pub fn block(block_number: i64, snapshot: &RegisteredSnapshot) -> Option<BlockHeader> {
     let mut key = pg_sys::ScanKeyData::default();

@@ -2,8 +2,10 @@
 
 use super::{checked_timestamp, Row, Table};
 use crate::ledger::ascii_text;
+use crate::ledger::log_tree::leaf_hash;
 use crate::ledger::record::{check_data_hash, check_entry_type, check_metadata, Entry, EntryLine};
 use crate::ledger::verifier::{Metadata, StoredEntry};
+use crate::ledger::Hash;
 use crate::postgres::encoding::NOT_TEXT;
 use crate::postgres::errors::Failure;
 use crate::postgres::jsonb::{self, Detoasted, Jsonb};
@@ -110,6 +112,11 @@ fn data_hash(row: &Row) -> &str {
 pub fn entry_from_row(row: &Row) -> Entry {
     let metadata = detoasted_metadata(row).map(|jsonb| canonical_metadata(*jsonb)).unwrap_or_default();
     entry_with_metadata(row, metadata)
+}
+
+/// The leaf hash of the entry in a row of `ledger.entries`.
+pub fn leaf_of(row: &Row) -> Hash {
+    leaf_hash(&entry_from_row(row).line())
 }
 
 /// As [`entry_from_row`], but borrows what the row has as text. `metadata` is a buffer for what it does not have as

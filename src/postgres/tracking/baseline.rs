@@ -33,13 +33,17 @@ use crate::postgres::transaction;
 use pgrx::{check_for_interrupts, pg_sys, PgMemoryContexts};
 use std::cell::Cell;
 use std::collections::HashSet;
+use std::ops::Range;
+use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 /// Tables of up to this many pages are recorded at once: making the triggers holds their lock for a few milliseconds
 /// anyway.
 const AT_ONCE_PAGES: u64 = 64;
-/// The worker records this many pages in one transaction.
+/// The worker records this many pages in one transaction, but begins no page after this time: a row that takes little
+/// room can be a long text, and everything else that the worker does waits meanwhile.
 const BATCH_PAGES: u32 = 256;
+const BATCH_TIME: Duration = Duration::from_secs(1);
 
 /// Records the rows of a table that has just been given its triggers, or leaves them to the worker. The caller holds a
 /// lock that keeps other sessions from writing to the table until its transaction ends.
@@ -51,7 +55,7 @@ pub fn begin(table: Table, options: &Options) -> Result<(), Failure> {
     for leaf in leaves {
         if at_once {
             let plan = plan::of(&leaf, || Ok(options.clone()))?;
-            record_pages(&plan, &leaf, 0, leaf.pages(), horizon);
+            record_pages(&plan, &leaf, 0..leaf.pages(), horizon, None);
         } else {
             leave_to_worker(&leaf, options, horizon);
             transaction::at_end_baseline_begun();
@@ -73,34 +77,49 @@ fn leave_to_worker(leaf: &Table, options: &Options, horizon: Horizon) {
     baseline.add();
 }
 
-/// Records the rows of these pages that have no entry; returns how many it recorded. An error says at which row.
-fn record_pages(plan: &Plan, table: &Table, from: u32, count: u32, horizon: Horizon) -> i64 {
+/// What was recorded of a table.
+struct Part {
+    rows: i64,
+    /// The page to go on with.
+    next_page: u32,
+}
+
+/// Records the rows of these pages that have no entry. Begins no page after `deadline`. An error says at which row.
+fn record_pages(plan: &Plan, table: &Table, pages: Range<u32>, horizon: Horizon, deadline: Option<Instant>) -> Part {
     let at = Cell::new(None);
     let name = relation::qualified_name(table);
     let place = || {
         let (page, number) = tables::tid(at.get()?);
         Some(format!("The row has ctid ({page},{number}) in table {name}."))
     };
-    with_place(|| record_rows(plan, table, from, count, horizon, &at), place)
+    with_place(|| record_rows(plan, table, pages, horizon, deadline, &at), place)
 }
 
 /// `at` says which row is being recorded.
 fn record_rows(
     plan: &Plan,
     table: &Table,
-    from: u32,
-    count: u32,
+    pages: Range<u32>,
     horizon: Horizon,
+    deadline: Option<Instant>,
     at: &Cell<Option<pg_sys::ItemPointerData>>,
-) -> Result<i64, Failure> {
+) -> Result<Part, Failure> {
     let mut context = PgMemoryContexts::new("pg_notary baseline");
     let snapshot = RegisteredSnapshot::latest();
     let next = horizon::next_transaction();
-    let mut scan = TableScan::start_pages(table, &snapshot, from, count);
+    let mut scan = TableScan::start_pages(table, &snapshot, pages.start, pages.end - pages.start);
     let mut recorded = RecordedRows::new(&snapshot);
-    let mut rows = 0;
+    let mut part = Part { rows: 0, next_page: pages.end };
+    let mut page = pages.start;
     while let Some(tuple) = scan.next() {
         check_for_interrupts!();
+        // SAFETY: the tuple is valid until the scan's next one is asked for.
+        let (of_tuple, _) = tables::tid(unsafe { (*tuple).t_self });
+        if of_tuple != page && deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            part.next_page = of_tuple;
+            break;
+        }
+        page = of_tuple;
         // SAFETY: the tuple is valid until the scan's next one is asked for. Nothing that is allocated for a row is
         // used after the context is reset.
         unsafe {
@@ -114,14 +133,14 @@ fn record_rows(
                     }
                     record_row(plan, &row, horizon).map(|()| 1)
                 };
-                rows += context.switch_to(|_| record())?;
+                part.rows += context.switch_to(|_| record())?;
             }
             context.reset();
             at.set(None);
         }
     }
     queue::flush();
-    Ok(rows)
+    Ok(part)
 }
 
 /// Which rows have an entry that the snapshot sees.
@@ -219,10 +238,11 @@ impl Baseline {
         }
         // A table that has become shorter is done earlier. Rows in pages that were added have entries.
         let end = self.page_count.min(table.pages());
-        let count = BATCH_PAGES.min(end.saturating_sub(self.next_page));
-        if count > 0 {
-            self.row_count += record_pages(&plan, table, self.next_page, count, self.horizon);
-            self.next_page += count;
+        let pages = self.next_page..end.min(self.next_page.saturating_add(BATCH_PAGES));
+        if !pages.is_empty() {
+            let part = record_pages(&plan, table, pages, self.horizon, Some(Instant::now() + BATCH_TIME));
+            self.row_count += part.rows;
+            self.next_page = part.next_page;
         }
         if self.next_page >= end {
             return self.end();

@@ -5,7 +5,9 @@ use super::manage;
 use super::options::Options;
 use super::versions::text_member;
 use crate::ledger::canonical_json::member;
+use crate::ledger::row_change::{TABLE_TRACKED, TABLE_UNTRACKED};
 use crate::postgres::all_entries;
+use crate::postgres::database;
 use crate::postgres::errors::{or_raise, required, Failure};
 use crate::postgres::relation;
 use crate::postgres::tables::{self, entry_column, RegisteredSnapshot, Row};
@@ -51,8 +53,8 @@ struct Note {
 
 fn note_of(row: &Row) -> Option<Note> {
     let is_tracked = match row.text(entry_column::ENTRY_TYPE)? {
-        "table_tracked" => true,
-        "table_untracked" => false,
+        TABLE_TRACKED => true,
+        TABLE_UNTRACKED => false,
         _ => return None,
     };
     let entry = tables::entry_from_row(row);
@@ -67,7 +69,8 @@ fn note_of(row: &Row) -> Option<Note> {
 #[search_path(pg_catalog, pg_temp)]
 fn untrack_lost(table_id: Option<&str>) {
     let table_id = required(table_id, "table_id");
-    or_raise(manage::prepare("untrack_lost()"));
+    or_raise(database::require_preloaded());
+    database::require_writable(c"untrack_lost()");
     or_raise(record_lost(table_id));
 }
 

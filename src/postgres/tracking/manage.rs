@@ -10,6 +10,7 @@ use super::plan;
 use super::primary_key;
 use super::trackable::{self, Obstacle};
 use crate::ledger::metadata::Member;
+use crate::ledger::row_change::{TABLE_TRACKED, TABLE_UNTRACKED};
 use crate::ledger::sha256_hex;
 use crate::postgres::database;
 use crate::postgres::entries::{self, RowEntry};
@@ -73,7 +74,8 @@ fn untrack(target: Option<Regclass>) {
 }
 
 fn track_table(target: pg_sys::Oid, wanted: Options) -> Result<String, Failure> {
-    prepare("track()")?;
+    database::require_preloaded()?;
+    database::require_writable(c"track()");
     check_privilege(target, "track")?;
     // A call that changes nothing, as deployments repeat it, waits for no application.
     let seen = LockedTree::to_read(target);
@@ -118,7 +120,7 @@ impl Change {
         drop(tree);
         make_triggers(target, &wanted, lock);
         let table = Table::open_oid(target, pg_sys::NoLock);
-        note(&table, &wanted, "table_tracked")?;
+        note(&table, &wanted, TABLE_TRACKED)?;
         if is_new {
             baseline::begin(table, &wanted)?;
         }
@@ -175,7 +177,8 @@ fn tell_of_change(table: &Table, before: &Options) {
 }
 
 fn untrack_table(target: pg_sys::Oid) -> Result<(), Failure> {
-    prepare("untrack()")?;
+    database::require_preloaded()?;
+    database::require_writable(c"untrack()");
     check_privilege(target, "untrack")?;
     let tree = locked_to_change(target, "untrack")?;
     let table = &tree.table;
@@ -197,7 +200,7 @@ fn untrack_table(target: pg_sys::Oid) -> Result<(), Failure> {
         return Ok(());
     }
     as_ledger_owner(|| baseline_table::forget(&options.table_id));
-    note(&Table::open_oid(target, pg_sys::NoLock), &options, "table_untracked")
+    note(&Table::open_oid(target, pg_sys::NoLock), &options, TABLE_UNTRACKED)
 }
 
 /// The table and its partitions, locked to change their triggers. While this session waited for the locks, the table
@@ -206,14 +209,6 @@ fn locked_to_change(target: pg_sys::Oid, verb: &str) -> Result<LockedTree, Failu
     let tree = LockedTree::to_change_triggers(target);
     check_privilege(target, verb)?;
     Ok(tree)
-}
-
-pub fn prepare(function: &str) -> Result<(), Failure> {
-    database::require_preloaded()?;
-    let command = std::ffi::CString::new(function).expect("our own names hold no NUL");
-    // SAFETY: raises an ERROR where nothing may be written.
-    unsafe { pg_sys::PreventCommandIfReadOnly(command.as_ptr()) };
-    Ok(())
 }
 
 /// 64 random bits: a table is tracked anew under another id, as nobody knows what was done to it in between.
@@ -430,7 +425,7 @@ pub fn note_untracked(name: &str, table_id: &str, is_lost: bool) -> Result<(), F
     let data_hash = sha256_hex(jsonb::canonical(&data)?.as_bytes());
     let metadata = Metadata::default().text(Member::Table, name).text(Member::TableId, table_id);
     let metadata = metadata.text(Member::Reason, if is_lost { "lost" } else { "dropped" }).actor();
-    entries::record_row(RowEntry::now("table_untracked", data_hash, metadata.finish(), false))
+    entries::record_row(RowEntry::now(TABLE_UNTRACKED, data_hash, metadata.finish(), false))
 }
 
 /// Records that tracking ends with the table.

@@ -72,7 +72,7 @@ fn check_reader_of(target: pg_sys::Oid, user: pg_sys::Oid) -> Result<(), Failure
     match may {
         true => Ok(()),
         false => Err(denied(target).detail(
-            "Only members of ledger_auditor, and roles that may SELECT every row of the table, may verify it.",
+            "Only members of ledger_auditor, and roles that have USAGE on the table's schema and may SELECT every row of the table, may verify it.",
         )),
     }
 }

@@ -4,6 +4,7 @@
 //! A shape's id is the beginning of its hash. So what is looked up in `ledger.table_shapes` is checked against the id,
 //! and the table need not be trusted.
 
+use crate::ledger::row_change::TABLE_SHAPE;
 use crate::ledger::row_shape::{self, successors, ShapeColumn, Successors};
 use crate::ledger::{canonical_json, sha256_hex};
 use crate::postgres::entries::{self, RowEntry};
@@ -96,7 +97,7 @@ impl Shape {
         let names = json!({"shape": self.id, "table": table, "table_id": table_id}).to_string();
         let metadata = format!("{{\"columns\": {columns}, {}", &names[1..]);
         let data_hash = sha256_hex(self.text.as_bytes());
-        entries::record_row(RowEntry::now("table_shape", data_hash, jsonb::canonical(&metadata)?.into(), false))?;
+        entries::record_row(RowEntry::now(TABLE_SHAPE, data_hash, jsonb::canonical(&metadata)?.into(), false))?;
         insert(uuid, &self.text);
         super::at_rollback_forget_plans();
         Ok(())
@@ -105,7 +106,7 @@ impl Shape {
 
 /// Stores a shape that comes with an entry of a ledger that is being rebuilt.
 pub fn restore(entry_type: &str, metadata: &str) {
-    let columns = canonical_json::member(metadata, "columns").filter(|_| entry_type == "table_shape");
+    let columns = canonical_json::member(metadata, "columns").filter(|_| entry_type == TABLE_SHAPE);
     let Some(text) = columns.map(|columns| format!("{{\"columns\": {columns}}}")) else { return };
     let id = id_of(&text);
     if canonical_json::plain_member(metadata, "shape") == Some(&id) {

@@ -76,9 +76,8 @@ impl Record {
         }
     }
 
-    /// Bytes that sort as the record does: by table, by row, then by time.
-    fn bytes(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(168);
+    /// Appends bytes that sort as the record does: by table, by row, then by time.
+    fn write(&self, bytes: &mut Vec<u8>) {
         bytes.extend_from_slice(&self.table.to_be_bytes());
         bytes.extend_from_slice(self.row_id.as_bytes());
         // The sign bit is flipped, so that the bytes sort as the numbers do.
@@ -98,7 +97,6 @@ impl Record {
         for part in [tid.ip_blkid.bi_hi, tid.ip_blkid.bi_lo, tid.ip_posid] {
             bytes.extend_from_slice(&part.to_be_bytes());
         }
-        bytes
     }
 
     fn parse(bytes: &[u8]) -> Option<Record> {
@@ -144,11 +142,16 @@ fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
     Some(*first)
 }
 
+/// The header of a varlena, as Postgres calls it.
+const VARHDRSZ: usize = 4;
+
 /// Postgres' external sort, of byte strings.
 pub struct Sorter {
     state: *mut pg_sys::Tuplesortstate,
     /// A record that was read, but is of another table than the one that was asked for.
     ahead: Option<Record>,
+    /// A record on its way to the sort.
+    varlena: Vec<u8>,
 }
 
 impl Sorter {
@@ -166,14 +169,14 @@ impl Sorter {
                 NO_OPTIONS,
             )
         };
-        Sorter { state, ahead: None }
+        Sorter { state, ahead: None, varlena: Vec::new() }
     }
 
     pub fn put(&mut self, record: &Record) {
-        let bytes = record.bytes();
-        let mut varlena = Vec::with_capacity(bytes.len() + 4);
-        varlena.extend_from_slice(&[0; 4]);
-        varlena.extend_from_slice(&bytes);
+        let varlena = &mut self.varlena;
+        varlena.clear();
+        varlena.extend_from_slice(&[0; VARHDRSZ]);
+        record.write(varlena);
         // SAFETY: the tuplesort is open. It copies the varlena, which begins with room for a four-byte header; an
         // allocation of this size is aligned for it.
         unsafe {

@@ -7,6 +7,7 @@ use super::lost::{self, Noted};
 use super::options::{Coverage, Options};
 use super::renamed_trigger::RenamedTrigger;
 use super::targets::Target;
+use super::verify_row::Problem;
 use super::verify_tables::{self, Counts};
 use crate::postgres::errors::Failure;
 use crate::postgres::jsonb::Jsonb;
@@ -78,9 +79,9 @@ fn verify_rows(tracked: &[Tracked]) -> HashMap<pg_sys::Oid, Value> {
     let (mut verdicts, mut tables, mut targets) = (HashMap::new(), Vec::new(), Vec::new());
     for table in in_order_of_oids(tracked) {
         check_for_interrupts!();
-        match target_of(table, &under_way) {
+        match target_of(table) {
             Ok(Some(target)) => {
-                tables.push(table);
+                tables.push(Judged::new(table, under_way.get(&target.options.table_id)));
                 targets.push(target);
             }
             Ok(None) => {}
@@ -90,21 +91,55 @@ fn verify_rows(tracked: &[Tracked]) -> HashMap<pg_sys::Oid, Value> {
     if targets.is_empty() {
         return verdicts;
     }
-    let mut problems = vec![Vec::new(); targets.len()];
-    let outcomes = verify_tables::verify(targets, &mut |number, problem| {
-        if problems[number].len() < MAX_LISTED {
-            problems[number].push(problem_json(&problem));
-        }
-    });
-    for ((table, outcome), problems) in tables.into_iter().zip(outcomes).zip(problems) {
-        verdicts.insert(table.oid, verdict_on(table, outcome, problems));
-    }
+    let outcomes = verify_tables::verify(targets, &mut |number, problem| tables[number].note(&problem));
+    verdicts.extend(tables.into_iter().zip(outcomes).map(|(table, outcome)| (table.table.oid, table.verdict(outcome))));
     verdicts
+}
+
+/// A table whose rows are verified, and what was found of it.
+struct Judged<'a> {
+    table: &'a Tracked,
+    /// While its baseline is recorded, a row that no entry is about is no problem. All others are judged: otherwise who
+    /// keeps a baseline from ending would keep the table from being verified.
+    under_way: Option<Progress>,
+    problems: Vec<Value>,
+    problem_count: u64,
+}
+
+impl<'a> Judged<'a> {
+    fn new(table: &'a Tracked, under_way: Option<&Progress>) -> Judged<'a> {
+        Judged { table, under_way: under_way.copied(), problems: Vec::new(), problem_count: 0 }
+    }
+
+    fn note(&mut self, problem: &RowProblem) {
+        if self.under_way.is_some() && problem.problem == Problem::Unrecorded && problem.entry_id.is_none() {
+            return;
+        }
+        self.problem_count += 1;
+        if self.problems.len() < MAX_LISTED {
+            self.problems.push(problem_json(problem));
+        }
+    }
+
+    fn verdict(self, outcome: Result<Counts, Failure>) -> Value {
+        let counts = match outcome {
+            Ok(counts) => counts,
+            Err(failure) => return message(self.table, Some(false), &failure),
+        };
+        match self.under_way {
+            Some(progress) if self.problem_count == 0 => {
+                let table = Table::open_oid(self.table.oid, pg_sys::AccessShareLock);
+                message(self.table, None, &still_recorded(&table, &progress))
+            }
+            _ => json!({"table": self.table.name, "valid": self.problem_count == 0, "row_count": counts.rows,
+                        "entry_count": counts.entries, "error_count": self.problem_count, "errors": self.problems}),
+        }
+    }
 }
 
 /// What there is to verify of a table: `None` if it has been untracked since, while this session waited for its lock. The
 /// error is the verdict on a table whose rows cannot be verified.
-fn target_of(table: &Tracked, under_way: &HashMap<String, Progress>) -> Result<Option<Target>, Value> {
+fn target_of(table: &Tracked) -> Result<Option<Target>, Value> {
     let open = Table::open_oid(table.oid, pg_sys::AccessShareLock);
     // SAFETY: the relation is open.
     let Some(options) = (unsafe { Options::of_relation(open.relation()) }) else {
@@ -113,9 +148,6 @@ fn target_of(table: &Tracked, under_way: &HashMap<String, Progress>) -> Result<O
             false => Ok(None),
         };
     };
-    if let Some(progress) = under_way.get(&options.table_id) {
-        return Err(message(table, None, &still_recorded(&open, progress)));
-    }
     // The table has lost its primary key, for example: what was done to its rows cannot be told, so it is not valid.
     Target::lock(&open, options).map(Some).map_err(|failure| message(table, Some(false), &failure))
 }
@@ -133,16 +165,6 @@ fn without_trigger(table: &Table) -> Failure {
     Failure::new(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message).detail(
         "pg_trigger has the trigger that records them, but Postgres does not fire it, or its argument was changed",
     )
-}
-
-fn verdict_on(table: &Tracked, outcome: Result<Counts, Failure>, problems: Vec<Value>) -> Value {
-    match outcome {
-        Ok(counts) => {
-            json!({"table": table.name, "valid": counts.problems == 0, "row_count": counts.rows, "entry_count": counts.entries,
-                   "error_count": counts.problems, "errors": problems})
-        }
-        Err(failure) => message(table, Some(false), &failure),
-    }
 }
 
 /// The verdict on a table whose rows cannot be verified.

@@ -210,7 +210,7 @@ impl Verified {
             row_id: change.row_id,
             at: version.created_at.micros(),
             entry_id: version.entry_id,
-            kind: if version.leaves_row(change.row_id) { Kind::Exists } else { Kind::Gone },
+            kind: if version.operation.leaves_row() { Kind::Exists } else { Kind::Gone },
             data_hash: parse_hash(&version.data_hash).unwrap_or_default(),
             // A delete has the hash of the row as it was found.
             previous: match version.operation {

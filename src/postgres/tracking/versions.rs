@@ -56,8 +56,7 @@ impl Version {
 
     /// Whether the row with this id exists after this change.
     pub fn leaves_row(&self, row_id: Uuid) -> bool {
-        let is_at_key = self.change().is_some_and(|change| change.row_id == row_id);
-        is_at_key && matches!(self.operation, Operation::Insert | Operation::Update)
+        self.operation.leaves_row() && self.change().is_some_and(|change| change.row_id == row_id)
     }
 
     /// Of two changes of a row, the later one is greater.
@@ -140,7 +139,9 @@ unsafe fn listed(place: &Place, row_id: Uuid, table: &Table, snapshot: pg_sys::S
     let version = found.unwrap_or_else(|| {
         // Without it, an older one would be taken for the newest.
         let message = "a pending entry is gone that the same snapshot has seen";
-        Failure::new(PgSqlErrorCode::ERRCODE_DATA_CORRUPTED, message).raise()
+        Failure::new(PgSqlErrorCode::ERRCODE_DATA_CORRUPTED, message)
+            .hint("Run SELECT * FROM ledger.find_tampering() to see what is wrong.")
+            .raise()
     });
     version.filter(|version| version.is_about(row_id))
 }

@@ -154,7 +154,7 @@ impl<'a> SideBySide<'a> {
         let mut findings = Findings::with_sink(sink);
         shown_tables::check(&mut findings);
         // Before the pending rows are read: none of them is in a block up to this one.
-        let head = tables::newest_block(&RegisteredSnapshot::latest()).map_or(0, |head| head.block_number);
+        let head = tables::head_number(&RegisteredSnapshot::latest());
         // Before the file is read: what is committed now must be in the file by then.
         let pending = PendingComparison::read(keyring.as_deref(), &mut findings);
         progress.totals(extent.blocks_up_to(head), 0);
@@ -189,7 +189,7 @@ impl<'a> SideBySide<'a> {
         file: std::io::Result<File>,
         keyring: Option<&Keyring>,
     ) -> std::io::Result<FileReport> {
-        let head = tables::newest_block(&RegisteredSnapshot::latest()).map_or(0, |head| head.block_number);
+        let head = tables::head_number(&RegisteredSnapshot::latest());
         let (mut report, length) = match file {
             // The first entry creates the file. Before that, a missing file is no problem.
             Err(error) if error.kind() == ErrorKind::NotFound && self.acknowledged.bytes == 0 => (not_begun(head), 0),
@@ -306,7 +306,7 @@ impl<'a> SideBySide<'a> {
     /// yet.
     fn not_in_tables(&mut self, block: &FileBlock) {
         let number = block.header.block_number;
-        let head = tables::newest_block(&RegisteredSnapshot::latest()).map_or(0, |head| head.block_number);
+        let head = tables::head_number(&RegisteredSnapshot::latest());
         let standby = database::is_in_recovery();
         let leaves_gap = number <= head && number > self.last_table_block;
         // A standby has in its tables what it knows to be in the file.

@@ -49,6 +49,8 @@ pub struct OpenedFile {
     identity: Option<(u64, u64)>,
     /// The number of the attachment at that time.
     generation: Option<u64>,
+    /// How many writes and syncs of the file had failed by then.
+    failures: Option<u64>,
 }
 
 impl OpenedFile {
@@ -59,6 +61,7 @@ impl OpenedFile {
             check_for_interrupts!();
             let is_awaited = wait_for_repair();
             let before = attachment();
+            let failures = failures();
             let file = regular_file::open_own(&path);
             let acknowledged = Acknowledged::now();
             let is_the_same = before == attachment() && !before.is_some_and(|(state, _)| is_under_way(state));
@@ -66,9 +69,14 @@ impl OpenedFile {
                 let metadata = file.as_ref().ok().and_then(|file| file.metadata().ok());
                 let identity = metadata.map(|metadata| (metadata.dev(), metadata.ino()));
                 let generation = before.map(|(_, generation)| generation);
-                return (OpenedFile { path, identity, generation }, file, acknowledged);
+                return (OpenedFile { path, identity, generation, failures }, file, acknowledged);
             }
         }
+    }
+
+    /// Whether a write or a sync of the server's file has failed since, so that lines may have been cut off.
+    pub fn has_failed_since(&self) -> bool {
+        self.failures != failures()
     }
 
     /// Whether the server has another file since, to which the lines of new commits go. If only this one was put in place
@@ -90,6 +98,10 @@ fn attachment() -> Option<(Attachment, u64)> {
     let mirror = database::mirror().ok()?;
     let fields = mirror.lock();
     Some((fields.attachment, fields.identity.generation))
+}
+
+fn failures() -> Option<u64> {
+    Some(database::mirror().ok()?.lock().failures)
 }
 
 fn is_under_way(state: Attachment) -> bool {

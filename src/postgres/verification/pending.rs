@@ -197,6 +197,10 @@ impl PendingComparison {
         let vanished = still_without_row(opened, report, without_row);
         let mut vanished: Vec<(&Uuid, &PendingEntry)> =
             vanished.iter().filter_map(|id| Some((id, report.pending.get(id)?))).collect();
+        // After a failed sync the server cuts off lines whose transactions fail with it.
+        if opened.has_failed_since() {
+            vanished.retain(|(_, line)| voiding::leaf_at(&opened.path, line.offset) == Some(line.leaf_hash));
+        }
         vanished.sort_by_key(|(_, line)| line.line_number);
         for (entry_id, line) in vanished {
             if differing.contains(entry_id) {
@@ -208,10 +212,7 @@ impl PendingComparison {
             }
             let (kind, detail) = match is_pending(*entry_id) || partitions::block_of(*entry_id).is_some() {
                 true => (ProblemKind::EntryDiffers, "the entry is not the same in the database and in the file"),
-                false => {
-                    let detail = "the database does not have this entry, which is in no block and not voided";
-                    (ProblemKind::EntryNotInDatabase, detail)
-                }
+                false => (ProblemKind::EntryNotInDatabase, not_in_database()),
             };
             tables.report(Problem::new(Source::Postgres, kind, detail).of_entry(*entry_id).on_line(line.line_number));
         }
@@ -241,11 +242,11 @@ impl PendingComparison {
     ) -> HashSet<Uuid> {
         // A standby that lags behind the file does not know yet that an entry is in one of the file's blocks.
         let standby = database::is_in_recovery();
-        let head = tables::newest_block(&RegisteredSnapshot::latest()).map_or(0, |head| head.block_number);
+        let head = tables::head_number(&RegisteredSnapshot::latest());
         // In mode async, and right after it, lines come after their commit.
         let is_behind = settings::mirror_mode() == MirrorMode::Async
             || database::mirror().is_ok_and(|mirror| mirror.slot.is_behind());
-        let lags = standby && last_block > head || is_behind || self.may_lack;
+        let lags = standby && last_block > head || is_behind || self.may_lack || may_lack_lines();
         let mut differing = HashSet::new();
         for (entry_id, row) in &self.rows {
             check_for_interrupts!();
@@ -290,6 +291,21 @@ fn also_pending(entry_id: Uuid) -> Problem {
     Problem::new(Source::Postgres, ProblemKind::EntryRepeated, detail).of_entry(entry_id)
 }
 
+/// What is said of a line whose entry the database does not have.
+fn not_in_database() -> &'static str {
+    let is_undecided = database::mirror().is_ok_and(|mirror| {
+        let fields = mirror.lock();
+        fields.attachment == Attachment::Failed && !fields.was_attached
+    });
+    match is_undecided {
+        true => {
+            "the database does not have this entry, which is in no block and not voided; since the server has started, \
+             it could not open the file, and it voids what a crash has left only when it has"
+        }
+        false => "the database does not have this entry, which is in no block and not voided",
+    }
+}
+
 /// Whether the worker may have yet to append lines of what is committed by now. Once the file is attached, it has them.
 fn may_lack_lines() -> bool {
     let standby = database::is_in_recovery();
@@ -304,7 +320,8 @@ fn may_lack_lines() -> bool {
             // A template has no worker, for example: nothing will be appended.
             Attachment::Detached => has_worker,
         };
-        is_behind || !standby && (is_to_be_attached || fields.reopening.may_lack)
+        // What a failed sync has lost, the worker appends again when it has opened the file anew.
+        is_behind || !standby && (is_to_be_attached || fields.reopening.may_lack || fields.reopening.has_lost)
     })
 }
 
@@ -313,7 +330,7 @@ fn may_lack_lines() -> bool {
 /// get their lines only when it commits.
 fn complete_attachment() -> Option<u64> {
     let standby = database::is_in_recovery();
-    let is_waited_for = matches!(settings::mirror_mode(), MirrorMode::Sync | MirrorMode::Write);
+    let is_waited_for = settings::mirror_mode().waits_for_file();
     if standby || !is_waited_for || transaction::has_sealed() {
         return None;
     }

@@ -28,7 +28,7 @@ impl RowVersions {
     pub fn start() -> Self {
         // An isolated transaction does not read blocks that were sealed since it began.
         let snapshot = if spi::is_isolated() { RegisteredSnapshot::of_query() } else { RegisteredSnapshot::latest() };
-        let head = tables::newest_block(&snapshot).map_or(0, |head| head.block_number);
+        let head = tables::head_number(&snapshot);
         RowVersions { snapshot, head, check: PlaceCheck::default() }
     }
 

@@ -33,7 +33,7 @@ pub struct ReadInOrder {
 pub fn check(read: &ReadInOrder, findings: &mut Findings<'_>) {
     outside_the_log(read, findings);
     let snapshot = RegisteredSnapshot::latest();
-    let head = tables::newest_block(&snapshot).map_or(0, |head| head.block_number);
+    let head = tables::head_number(&snapshot);
     let counted = Counted { last_block: read.last_block, head, snapshot };
     let blocks = Part::blocks();
     if counted.count(&blocks, &[]) != read.blocks {

@@ -6,6 +6,7 @@ use super::transactions::{
     voiding_is_locked, OPENING_PATIENCE, SEALING_PATIENCE, TABLE_PATIENCE,
 };
 use crate::postgres::database_slot::DatabaseSlot;
+use crate::postgres::errorless;
 use crate::postgres::errors::{or_raise, Failure};
 use crate::postgres::lock_limit::LockLimit;
 use crate::postgres::log_state::Settled;
@@ -362,7 +363,7 @@ impl Keeper {
             // for complete.
             slot.behind.store(false, Ordering::SeqCst);
             slot.has_new_blocks.store(false, Ordering::SeqCst);
-            let lag = slot.lag.seen(tables::timestamp_to_postgres(tables::now()));
+            let lag = slot.lag.seen(errorless::clock());
             or_raise(catch_up::void_first(&mirror, &mut attached.in_file));
             // Prepared transactions first, for the reason that attach() gives.
             let noted = || prepared::noted(&mirror).iter().map(|lines| lines.xid).collect();

@@ -68,7 +68,7 @@ pub unsafe extern "C-unwind" fn pg_notary_launcher_main(_arg: pg_sys::Datum) {
     let mut rescanned = Instant::now();
     loop {
         // Workers report a secret that cannot be used.
-        if let Ok(Some(keyring)) = secrets.look() {
+        if let Ok(Some(Some(keyring))) = secrets.look() {
             secrets::warn_if_short(&keyring);
         }
         let wait = launcher.run_once();

@@ -24,7 +24,7 @@ use crate::postgres::mirror::handle::Mirror;
 use crate::postgres::mirror::prepared;
 use crate::postgres::mirror::remembered::{self, Remembered};
 use crate::postgres::secrets::Watch;
-use crate::postgres::settings::{self, MirrorMode};
+use crate::postgres::settings;
 use crate::postgres::shared::{shared, Shared};
 use crate::postgres::wait_events;
 use pgrx::{pg_guard, pg_sys, FromDatum, PgSqlErrorCode};
@@ -128,6 +128,8 @@ struct Worker {
     baselines: Baselines,
     /// The worker has made sure that the ledger is this database's own.
     is_own: bool,
+    /// It has not had its first turn.
+    is_new: bool,
     /// Something is left to do that no process wakes this one for: it must look again before it sleeps.
     look_again: bool,
     /// What the log already says.
@@ -145,6 +147,7 @@ impl Worker {
             sealing: Sealing::new(mirror),
             baselines: Baselines::new(slot),
             is_own: false,
+            is_new: true,
             look_again: false,
             logged: None,
             backoff: FIRST_BACKOFF,
@@ -165,9 +168,10 @@ impl Worker {
                 None
             });
             let outcome = self.work();
+            self.is_new = false;
             // After the work, because sessions that record wait for the work.
-            if let Some(keyring) = news {
-                signing_keys::check(&keyring);
+            if let Some(secrets) = news {
+                signing_keys::check(secrets.as_deref());
                 self.look_again = true;
             }
             let wait = self.account(outcome);
@@ -264,7 +268,7 @@ impl Worker {
         let seen_to = self.keeper.see_to(mode);
         // If the file cannot be opened anew yet, sessions go on with it, and some wait for void lines.
         let voided = self.keeper.void_aborted();
-        if matches!(mode, MirrorMode::Sync | MirrorMode::Write) {
+        if mode.waits_for_file() {
             seen_to?;
             // A lock on one partition does not hold up sealing, so it is returned last.
             let voided = match voided {
@@ -293,6 +297,11 @@ impl Worker {
     /// Records some rows that were in a table before it was tracked. They wait while sealing is behind: their table may
     /// be large, and nobody waits for them.
     fn record_baseline(&mut self) -> Result<(), Failure> {
+        if self.is_new {
+            // If the worker before ended over a row that takes too much memory, so will this one: after it has sealed.
+            self.look_again = true;
+            return Ok(());
+        }
         if pace::has_fallen_behind(self.slot()) {
             return Ok(());
         }

@@ -13,7 +13,7 @@ use crate::postgres::mirror::handle::Mirror;
 use crate::postgres::mirror::requests;
 use crate::postgres::mirror::shared::Request;
 use crate::postgres::pending_floor::FloorRaiser;
-use crate::postgres::settings::{self, MirrorMode};
+use crate::postgres::settings;
 use crate::postgres::tables::{self, Table};
 use crate::postgres::wait_events;
 use pgrx::pg_sys;
@@ -176,7 +176,7 @@ impl Sealing {
         // This takes what woke the process, so it must look again after the last batch at the latest.
         self.has_waited = true;
         let slot = self.slot();
-        let must_catch_up = matches!(mode, MirrorMode::Sync | MirrorMode::Write) && slot.is_behind();
+        let must_catch_up = mode.waits_for_file() && slot.is_behind();
         must_catch_up
             || mode != settings::mirror_mode()
             || slot.worker_state() == WorkerState::Paused

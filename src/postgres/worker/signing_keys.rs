@@ -31,8 +31,9 @@ struct Found {
     is_unknown: bool,
 }
 
-/// Logs which secrets do not verify what was signed under their names, and which are missing.
-pub(super) fn check(keyring: &Keyring) {
+/// Logs which secrets do not verify what was signed under their names, and which are missing: all, if there is no
+/// keyring.
+pub(super) fn check(keyring: Option<&Keyring>) {
     match in_transaction(|| (look(keyring), remembered::database_name())) {
         Ok((found, database)) => {
             let wrong = found.iter().filter(|(_, found)| found.bad > 0 || found.is_unknown);
@@ -52,7 +53,11 @@ impl Found {
                     "{entries} entries of database \"{database}\" that were looked at have this key_id, one of them entry {example}. \
                      Verification reports each as unknown_key."
                 ))
-                .hint("Put the line of this key_id back into ledger.hmac_secret_file, below the one that signs, and reload.");
+                .hint(
+                    "Put the line of this key_id back into ledger.hmac_secret_file, below the one that signs, and \
+                     reload. The secret with key_id \"default\" may have been that of the variable \
+                     INTEGRITY_HMAC_SECRET, which a server without a secret file takes from its environment.",
+                );
         }
         let message = format!("HMAC secret with key_id \"{key_id}\" does not verify what was signed with that key_id");
         Failure::new(PgSqlErrorCode::ERRCODE_CONFIG_FILE_ERROR, message)
@@ -69,7 +74,7 @@ impl Found {
 
 /// Looks at some entries: those that are pending, the newest sealed ones, and ever fewer older ones, so that older keys
 /// are found as well. The newest alone would not do: they may be signed with the current secret.
-fn look(keyring: &Keyring) -> BTreeMap<String, Found> {
+fn look(keyring: Option<&Keyring>) -> BTreeMap<String, Found> {
     let snapshot = RegisteredSnapshot::latest();
     let pending = tables::oid_of("entries_pending");
     let sealed = if lock_if_free(tables::oid_of("entries_sealed"), pg_sys::AccessShareLock) {
@@ -109,7 +114,7 @@ fn look_at(
     table: &Table,
     page: u32,
     snapshot: &RegisteredSnapshot,
-    keyring: &Keyring,
+    keyring: Option<&Keyring>,
     found: &mut BTreeMap<String, Found>,
 ) {
     check_for_interrupts!();
@@ -121,11 +126,11 @@ fn look_at(
     }
 }
 
-fn note(row: &Row, keyring: &Keyring, found: &mut BTreeMap<String, Found>) {
+fn note(row: &Row, keyring: Option<&Keyring>, found: &mut BTreeMap<String, Found>) {
     let text = |column| row.text(column);
     let (Some(key_id), Some(signature)) = (text(entry_column::KEY_ID), text(entry_column::SIGNATURE)) else { return };
     let data_hash = text(entry_column::DATA_HASH).unwrap_or_default();
-    let is_good = keyring.verify(key_id, data_hash, signature);
+    let is_good = keyring.and_then(|keyring| keyring.verify(key_id, data_hash, signature));
     let found = found.entry(key_id.to_owned()).or_default();
     found.entries += 1;
     found.is_unknown = is_good.is_none();
