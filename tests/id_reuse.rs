@@ -272,6 +272,12 @@ fn the_line_of_a_prepared_entry_whose_id_was_voided_before_is_not_appended_again
 
 /// Has a large transaction prepared, with the line of another inside its lines; that one is rolled back.
 fn prepare_around_a_line(cluster: &Cluster, client: &mut Client) {
+    prepare_around(cluster, client, &format!("BEGIN; {}; PREPARE TRANSACTION 'inside'", insert('a')));
+    roll_back(client, "inside", 1);
+}
+
+/// Prepares the transaction `around`, and runs a statement whose line stands in between the lines of that.
+fn prepare_around(cluster: &Cluster, client: &mut Client, statement: &str) {
     // Of these a piece holds one each, and the ring six.
     let large = "SELECT ledger.hash_and_record('large', '1', jsonb_build_object('pad', repeat('x', 40000)))";
     set_fault(cluster, "before_write:hang");
@@ -281,7 +287,7 @@ fn prepare_around_a_line(cluster: &Cluster, client: &mut Client) {
         &format!("BEGIN; {large} FROM generate_series(1, 12); PREPARE TRANSACTION 'around'"),
     );
     around.wait_until_waiting(client);
-    let inside = Background::run(cluster, "", &format!("BEGIN; {}; PREPARE TRANSACTION 'inside'", insert('a')));
+    let inside = Background::run(cluster, "", statement);
     inside.wait_until_waiting(client);
     clear_fault(cluster);
     around.ends().unwrap();
@@ -291,7 +297,32 @@ fn prepare_around_a_line(cluster: &Cluster, client: &mut Client) {
         .map(|line| line["entry_type"].as_str().unwrap().to_owned())
         .collect();
     assert_eq!((&types[0][..], &types[types.len() - 1][..]), ("large", "large"), "the other line is not inside");
-    roll_back(client, "inside", 1);
+}
+
+#[test]
+fn an_entry_inside_those_of_a_prepared_transaction_is_not_voided_with_them_while_its_partition_is_detached() {
+    for restarts in [false, true] {
+        let (cluster, mut client) = start_in(Network, "sync");
+        prepare_around(&cluster, &mut client, RECORD);
+        client.batch_execute(SEAL).unwrap();
+        let path = file(&mut client);
+        wait_until("its block has a line", PATIENCE, || of_type(&lines(&path), "block").len() == 1);
+        let bounds = "SELECT pg_get_expr(relpartbound, oid) FROM pg_class WHERE relname = 'entries_sealed_1'";
+        let bounds = value(&mut client, bounds);
+        let partition =
+            |command: &str| format!("ALTER TABLE ledger.entries_sealed {command} PARTITION ledger.entries_sealed_1");
+        client.batch_execute(&partition("DETACH")).unwrap();
+        if restarts {
+            drop(client);
+            cluster.restart(Stop::Fast);
+            client = cluster.connect("postgres");
+            wait_until_attached(&mut client);
+        }
+        roll_back(&mut client, "around", 12);
+        client.batch_execute(&format!("{} {bounds}", partition("ATTACH"))).unwrap();
+        seal_once_it_works(&mut client);
+        assert_intact(&mut client);
+    }
 }
 
 #[test]

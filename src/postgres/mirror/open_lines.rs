@@ -16,8 +16,9 @@ use std::path::Path;
 use uuid::Uuid;
 
 const BUFFER_BYTES: usize = 1 << 20;
-/// How a void line begins, and no other.
+/// How a line begins that decides entries, a void line or a block line, and no other.
 const VOID_BEGINS: &[u8] = br#"{"entry_ids": "#;
+const BLOCK_BEGINS: &[u8] = br#"{"block_hash": "#;
 
 /// An entry line with no block and no void line behind it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,17 +106,24 @@ impl Lines {
         self.moved_by(length)
     }
 
-    /// As [`Lines::advance`], but keeps only the first bytes of a line that does not begin with `beginning`.
-    fn advance_over(&mut self, beginning: &[u8]) -> Result<bool> {
+    /// As [`Lines::advance`], but keeps only the first bytes of a line that decides nothing.
+    fn advance_over_undeciding(&mut self) -> Result<bool> {
         check_for_interrupts!();
         self.text.clear();
-        let mut length = self.reader.by_ref().take(beginning.len() as u64).read_until(b'\n', &mut self.text)?;
-        if self.text == beginning {
-            length += self.reader.read_until(b'\n', &mut self.text)?;
-        } else if self.text.last() != Some(&b'\n') {
-            length += self.reader.skip_until(b'\n')?;
+        let beginning = VOID_BEGINS.len().max(BLOCK_BEGINS.len()) as u64;
+        let mut length = self.reader.by_ref().take(beginning).read_until(b'\n', &mut self.text)?;
+        if self.text.last() == Some(&b'\n') {
+            return self.moved_by(length);
         }
+        length += match self.decides() {
+            true => self.reader.read_until(b'\n', &mut self.text)?,
+            false => self.reader.skip_until(b'\n')?,
+        };
         self.moved_by(length)
+    }
+
+    fn decides(&self) -> bool {
+        self.text.starts_with(VOID_BEGINS) || self.text.starts_with(BLOCK_BEGINS)
     }
 
     fn moved_by(&mut self, length: usize) -> Result<bool> {
@@ -155,26 +163,27 @@ impl RangeReader {
     }
 }
 
-/// Entry lines that start in `range`, without those that a line in it decides, or that a void line between it and `end`
-/// names.
+/// Entry lines that start in `range`, without those that a line before `end` decides.
 pub fn in_range(path: &Path, range: FileRange, end: u64) -> Result<OpenLines> {
     let mut open = RangeReader::open(path, range)?.next_lines(usize::MAX)?;
-    drop_voided(path, FileRange { from: range.to, to: end }, &mut open)?;
+    drop_decided(path, FileRange { from: range.to, to: end }, &mut open)?;
     Ok(open)
 }
 
-/// Takes out the entries that void lines in `range` name.
-pub fn drop_voided(path: &Path, range: FileRange, open: &mut OpenLines) -> Result<()> {
+/// Takes out the entries that void lines and block lines in `range` name.
+pub fn drop_decided(path: &Path, range: FileRange, open: &mut OpenLines) -> Result<()> {
     if range.is_empty() || open.is_empty() {
         return Ok(());
     }
     let mut lines = Lines::open(path, range.from)?;
-    while !open.is_empty() && lines.next < range.to && lines.advance_over(VOID_BEGINS)? {
-        if !lines.text.starts_with(VOID_BEGINS) {
+    while !open.is_empty() && lines.next < range.to && lines.advance_over_undeciding()? {
+        if !lines.decides() {
             continue;
         }
-        if let Ok(Record::Void(void)) = Record::parse(lines.text()) {
-            open.decide(&void.entry_ids, lines.at);
+        match Record::parse(lines.text()) {
+            Ok(Record::Void(void)) => open.decide(&void.entry_ids, lines.at),
+            Ok(Record::Block(block)) => open.decide(&block.entry_ids, lines.at),
+            _ => {}
         }
     }
     Ok(())

@@ -83,7 +83,7 @@ pub fn read(file: &File, path: &Path, remembered: &Remembered) -> Result<Tail, R
         tail.last_block = take_line(path, &line[..line.len() - 1], at, &mut open)?.unwrap_or(tail.last_block);
         at += length;
     }
-    drop_voided_before(path, settled.bytes, &mut open).map_err(&error)?;
+    drop_decided_before(path, settled.bytes, &mut open).map_err(&error)?;
     tail.open = open.into_sorted();
     check_torn(path, &tail, remembered)?;
     Ok(tail)
@@ -112,11 +112,11 @@ fn take_line(path: &Path, text: &[u8], at: u64, open: &mut OpenLines) -> Result<
 
 /// The ranges of prepared transactions also hold lines of others, which may have been voided before the tail begins.
 /// That is worth searching for only if a line does not match the tables: it has no row, or the id was reused.
-fn drop_voided_before(path: &Path, settled: u64, open: &mut OpenLines) -> std::io::Result<()> {
+fn drop_decided_before(path: &Path, settled: u64, open: &mut OpenLines) -> std::io::Result<()> {
     let is_doubtful = |line: &&OpenLine| voiding::recorded_leaf(line.entry_id) != Some(line.leaf);
     let doubtful = open.iter().filter(|line| line.range.from < settled).filter(is_doubtful);
     match doubtful.map(|line| line.range.from).min() {
-        Some(from) => open_lines::drop_voided(path, FileRange { from, to: settled }, open),
+        Some(from) => open_lines::drop_decided(path, FileRange { from, to: settled }, open),
         None => Ok(()),
     }
 }

@@ -118,13 +118,13 @@ impl Voiding<'_> {
         }
     }
 
-    /// Appends void lines for the stale lines that have none yet. This reads all that follows in the file, but keeps
-    /// only void lines in memory.
+    /// Appends void lines for the stale lines that nothing decides yet: not those of entries that a block holds, whose row
+    /// is in a partition that was detached. This reads all that follows in the file, and keeps nothing of it in memory.
     fn append(&mut self) -> Result<(), Failure> {
         let mut stale = std::mem::take(&mut self.stale);
         if let Some(from) = stale.iter().map(|line| line.range.from).min() {
             let behind = FileRange { from, to: self.end };
-            open_lines::drop_voided(self.path, behind, &mut stale)
+            open_lines::drop_decided(self.path, behind, &mut stale)
                 .map_err(|error| unreadable(&self.path.to_string_lossy(), &error))?;
         }
         let uncommitted: Vec<Uuid> = stale.into_sorted().iter().map(|line| line.entry_id).collect();
