@@ -62,6 +62,7 @@ mod tampering_file;
 mod tampering_partitions;
 mod tampering_pending;
 mod tampering_reopened;
+mod tampering_repaired;
 mod tampering_rows;
 mod tampering_tracked;
 mod tampering_values;
