@@ -8,8 +8,8 @@ use crate::common::faults::*;
 use crate::common::ledger::*;
 use crate::common::{send, wait_until, write_file, Stop};
 use postgres::Client;
-use std::fs::{self, OpenOptions};
-use std::os::unix::fs::FileExt;
+use std::fs::{self, OpenOptions, Permissions};
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 
 /// What a file system says that has turned read-only: it takes nothing, and cannot cut off what it has not taken.
@@ -241,5 +241,50 @@ fn what_is_known_to_be_on_disk_is_not_written_again() {
     wait_until_attached(&mut client);
     record(&mut client);
     assert!(!cluster.log().contains("again: they may not have been"), "{}", cluster.log());
+    assert_whole(&cluster, &mut client);
+}
+
+// ---- what verification says meanwhile ---------------------------------------------------------------------------------
+
+#[test]
+fn lines_that_a_failed_sync_has_lost_are_not_missed_before_they_are_appended_again() {
+    let (cluster, mut client) = start_small(Local, "write");
+    record(&mut client);
+    wait_until_file_has_followed(&mut client);
+    // Keeps the worker from opening the file anew.
+    let mut sealer = cluster.connect("postgres");
+    sealer.batch_execute(&format!("BEGIN; {SEAL}")).unwrap();
+    set_fault(&cluster, "sync:error");
+    let lost = record(&mut client);
+    wait_until("the sync fails", PATIENCE, || !fault_file(&cluster).exists());
+    let path = file(&mut client);
+    wait_until("the line is cut off", PATIENCE, || !ids_in_file(&path).contains(&lost));
+    let verdict = verdict(&mut client);
+    assert!(verdict["overall_valid"] == true, "{verdict:#}");
+    sealer.batch_execute("ROLLBACK").unwrap();
+    wait_until_attached(&mut client);
+    assert_whole(&cluster, &mut client);
+}
+
+#[test]
+fn a_line_that_a_crash_has_left_is_said_to_be_undecided_while_the_file_cannot_be_opened() {
+    let (cluster, mut client) = start_small(Local, "sync");
+    record(&mut client);
+    let path = file(&mut client);
+    set_fault(&cluster, "before_commit:hang");
+    let commit = Background::run(&cluster, "", RECORD);
+    commit.wait_until_hanging();
+    cluster.kill9_everything();
+    assert!(commit.ends().is_err());
+    clear_fault(&cluster);
+    fs::set_permissions(&path, Permissions::from_mode(0o400)).unwrap();
+    cluster.start_again();
+    let mut client = cluster.connect("postgres");
+    wait_until_failed(&mut client);
+    let found =
+        column(&mut client, "SELECT detail FROM ledger.find_tampering() WHERE problem = 'entry_not_in_database'");
+    assert!(found.len() == 1 && found[0].contains("it voids what a crash has left only when it has"), "{found:?}");
+    fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+    wait_until_attached(&mut client);
     assert_whole(&cluster, &mut client);
 }
