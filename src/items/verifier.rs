@@ -11,6 +11,7 @@ use super::registration::{Event, Registration};
 use super::signature_line::{to_seconds, LineFormat, SignatureLine};
 use super::signer::text_hash;
 use serde_json::json;
+use std::fmt;
 
 /// What to do about an item that is not valid.
 pub const SOLUTION: &str = "Run ledger.sign_item(...) to re-validate";
@@ -160,6 +161,11 @@ impl Verification {
         Verification::failed(Status::Invalid, error.to_string(), None).with_solution(error.solution())
     }
 
+    /// The outcome for an item whose signature was revoked, for this reason.
+    pub fn revoked(reason: &str) -> Self {
+        Verification::failed(Status::Revoked, "Signature revoked".to_owned(), Some(format!("reason: {reason}")))
+    }
+
     /// Something that no hash covers is not what was recorded.
     pub fn modified(detail: String) -> Self {
         Verification::failed(Status::Modified, MODIFIED.to_owned(), Some(detail))
@@ -236,10 +242,9 @@ pub fn verify_integrity(
     let signature = LineFormat::of(item)?.extract(item.content);
     let payload = Payload::of(item)?;
     let outcome = Verification::valid(signature, Some(&payload));
-    let Item { id, version, .. } = item;
+    let name = format!("{}@{}", item.id, item.version);
     let Some(stored) = stored else {
-        let error = format!("No integrity hash found for {id}@{version} - cannot verify integrity");
-        return Ok(outcome.fails(Status::Unknown, error, None));
+        return Ok(outcome.fails(Status::Unknown, no_hash(&name), None));
     };
     let outcome = Verification { stored: Some(stored.to_owned()), ..outcome };
     let computed = payload.integrity();
@@ -249,9 +254,17 @@ pub fn verify_integrity(
     if let Some(detail) = moved(&payload, stored, previous_locations) {
         return Ok(outcome.fails(Status::Moved, MOVED.to_owned(), Some(detail)));
     }
-    let (computed, stored) = (start(&computed), start(stored));
-    let error = format!("Integrity mismatch for {id}@{version}: computed={computed}, stored={stored}");
-    Ok(outcome.fails(Status::Mismatch, error, None))
+    Ok(outcome.fails(Status::Mismatch, mismatch(&name, &computed, stored), None))
+}
+
+/// The error of an item that nothing is known of to compare it with.
+pub fn no_hash(name: &impl fmt::Display) -> String {
+    format!("No integrity hash found for {name} - cannot verify integrity")
+}
+
+/// The error of an item whose hash is not the one that was stored elsewhere.
+pub fn mismatch(name: &impl fmt::Display, computed: &str, stored: &str) -> String {
+    format!("Integrity mismatch for {name}: computed={}, stored={}", start(computed), start(stored))
 }
 
 /// Verifies `item` against its own signature line, against `stored` if a hash is stored elsewhere, and against what the
@@ -265,8 +278,7 @@ pub fn verify_registered(
     registration: Option<&Registration>,
 ) -> Result<Verification, ItemError> {
     if let Some(Registration { event: Event::Revoked { reason }, .. }) = registration {
-        let error = "Signature revoked".to_owned();
-        return Ok(Verification::failed(Status::Revoked, error, Some(format!("reason: {reason}"))));
+        return Ok(Verification::revoked(reason));
     }
     let previous: Vec<&str> = registration.iter().map(|registration| registration.location.as_str()).collect();
     let mut outcome = verify(item, &previous)?;

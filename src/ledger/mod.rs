@@ -18,6 +18,7 @@
 //! | [`row_index`], [`row_runs`], [`row_filter`] | how the sealed entries about one row are found |
 //! | [`row_check`] | whether all of them are found so |
 //! | [`file_ranges`], [`file_hole`] | parts of a ledger file; zeros that a loss of power leaves in it |
+//! | [`pending_floor`] | before which page of a table nothing is pending |
 //! | [`pauses`] | lets the caller in during long work |
 //! | [`lag`] | how far a ledger file is behind its database |
 //! | [`sealing_pace`] | how much of its time the process that seals spends on it |

@@ -40,78 +40,29 @@ impl Drop for Connection {
     }
 }
 
-/// A parameter of a query.
+/// An argument of a statement.
 #[derive(Debug, Clone, Copy)]
-pub struct Parameter(i64);
+pub struct Argument {
+    data_type: pg_sys::Oid,
+    /// `None` is null.
+    value: Option<pg_sys::Datum>,
+}
 
-impl From<i64> for Parameter {
-    fn from(value: i64) -> Self {
-        Parameter(value)
+impl Argument {
+    /// The value is one of the type.
+    pub fn new(data_type: pg_sys::Oid, value: Option<pg_sys::Datum>) -> Argument {
+        Argument { data_type, value }
+    }
+
+    pub fn text(value: Option<&str>) -> Argument {
+        Argument::new(pg_sys::TEXTOID, value.and_then(super::tables::text_datum))
     }
 }
 
-/// Runs a query on the ledger's tables, with only bigint parameters, and calls `each` with each row. The query sees
-/// what is committed when it starts, or, if the transaction is isolated, what the transaction sees. Values in a row are
-/// valid until `each` returns.
-pub fn for_each(query: &'static str, parameters: &[Parameter], each: impl FnMut(&Row)) {
-    execute(Connection::to_ledger(), query, parameters, Access::Write, each);
-}
-
-/// As [`for_each`], but as of now, whatever the transaction's isolation level. For rows that never change once they
-/// exist and belong to others that are read as of now: an isolated transaction would miss what was sealed since it
-/// began, and report it as missing.
-pub fn for_each_as_of_now(query: &'static str, parameters: &[Parameter], each: impl FnMut(&Row)) {
-    let latest = RegisteredSnapshot::latest();
-    latest.while_active(|| execute(Connection::to_ledger(), query, parameters, Access::Read, each));
-}
-
-/// As [`for_each`], for a query on Postgres' catalogs alone, which also works where there is no ledger.
-pub fn for_each_in_catalogs(query: &'static str, parameters: &[Parameter], each: impl FnMut(&Row)) {
-    execute(Connection::open(), query, parameters, Access::Write, each);
-}
-
-/// As [`for_each_in_catalogs`], but as of now, whatever the transaction's isolation level, as Postgres' own commands see
-/// the catalogs.
-pub fn for_each_in_catalogs_as_of_now(query: &'static str, parameters: &[Parameter], each: impl FnMut(&Row)) {
-    let latest = RegisteredSnapshot::latest();
-    latest.while_active(|| execute(Connection::open(), query, parameters, Access::Read, each));
-}
-
-fn execute(
-    _connection: Connection,
-    query: &'static str,
-    parameters: &[Parameter],
-    access: Access,
-    mut each: impl FnMut(&Row),
-) {
-    let plan = plan(query, &vec![pg_sys::INT8OID; parameters.len()]);
-    let mut values: Vec<pg_sys::Datum> = parameters.iter().map(|parameter| parameter.0.into()).collect();
-    // SAFETY: the plan takes that many bigints; the result stays until it is freed below, or with the connection.
-    unsafe {
-        let read_only = access == Access::Read;
-        let status = pg_sys::SPI_execute_plan(plan, values.as_mut_ptr(), std::ptr::null(), read_only, 0);
-        if status != pg_sys::SPI_OK_SELECT as i32 {
-            pgrx::error!("unexpected result {status} of an internal query");
-        }
-        let result = pg_sys::SPI_tuptable;
-        for index in 0..pg_sys::SPI_processed as usize {
-            each(&Row::deform(*(*result).vals.add(index), (*result).tupdesc));
-        }
-        pg_sys::SPI_freetuptable(result);
+impl From<i64> for Argument {
+    fn from(value: i64) -> Argument {
+        Argument::new(pg_sys::INT8OID, Some(value.into()))
     }
-}
-
-/// Whether such queries see only what was committed when the transaction began.
-pub fn is_isolated() -> bool {
-    // SAFETY: reads a global of this process, which only its one thread writes.
-    unsafe { pg_sys::XactIsoLevel >= pg_sys::XACT_REPEATABLE_READ as i32 }
-}
-
-/// An argument of a statement: its type and its value, or null.
-pub type Argument = (pg_sys::Oid, Option<pg_sys::Datum>);
-
-pub fn text(value: Option<&str>) -> Argument {
-    (pg_sys::TEXTOID, value.and_then(super::tables::text_datum))
 }
 
 /// What a statement may do.
@@ -125,33 +76,78 @@ pub enum Access {
 
 /// Runs a statement on the ledger's tables, and calls `each` with each row of its result. Values in a row are valid
 /// until that returns.
-pub fn run(statement: &'static str, arguments: &[Argument], access: Access, mut each: impl FnMut(&Row)) {
-    let _connection = Connection::to_ledger();
-    let types: Vec<pg_sys::Oid> = arguments.iter().map(|(oid, _)| *oid).collect();
-    let plan = plan(statement, &types);
+pub fn run(statement: &'static str, arguments: &[Argument], access: Access, each: impl FnMut(&Row)) {
+    execute(Connection::to_ledger(), statement, arguments, access, each);
+}
+
+/// As [`run`], for a query. It sees what is committed when it starts, or, if the transaction is isolated, what the
+/// transaction sees.
+pub fn for_each(query: &'static str, arguments: &[Argument], each: impl FnMut(&Row)) {
+    execute(Connection::to_ledger(), query, arguments, Access::Write, each);
+}
+
+/// As [`for_each`], but as of now, whatever the transaction's isolation level. For rows that never change once they
+/// exist and belong to others that are read as of now: an isolated transaction would miss what was sealed since it
+/// began, and report it as missing.
+pub fn for_each_as_of_now(query: &'static str, arguments: &[Argument], each: impl FnMut(&Row)) {
+    let latest = RegisteredSnapshot::latest();
+    latest.while_active(|| execute(Connection::to_ledger(), query, arguments, Access::Read, each));
+}
+
+/// As [`for_each`], for a query on Postgres' catalogs alone, which also works where there is no ledger.
+pub fn for_each_in_catalogs(query: &'static str, arguments: &[Argument], each: impl FnMut(&Row)) {
+    execute(Connection::open(), query, arguments, Access::Write, each);
+}
+
+/// As [`for_each_in_catalogs`], but as of now, whatever the transaction's isolation level, as Postgres' own commands see
+/// the catalogs.
+pub fn for_each_in_catalogs_as_of_now(query: &'static str, arguments: &[Argument], each: impl FnMut(&Row)) {
+    let latest = RegisteredSnapshot::latest();
+    latest.while_active(|| execute(Connection::open(), query, arguments, Access::Read, each));
+}
+
+fn execute(
+    _connection: Connection,
+    statement: &'static str,
+    arguments: &[Argument],
+    access: Access,
+    mut each: impl FnMut(&Row),
+) {
+    let types: Vec<pg_sys::Oid> = arguments.iter().map(|argument| argument.data_type).collect();
+    let plan = plan(statement, types);
     let mut values: Vec<pg_sys::Datum> =
-        arguments.iter().map(|(_, value)| value.unwrap_or(pg_sys::Datum::null())).collect();
-    let nulls: Vec<u8> = arguments.iter().map(|(_, value)| if value.is_some() { b' ' } else { b'n' }).collect();
-    // SAFETY: the plan takes arguments of these types; the result stays until the connection is closed.
+        arguments.iter().map(|argument| argument.value.unwrap_or(pg_sys::Datum::null())).collect();
+    let nulls: Vec<u8> = arguments.iter().map(|argument| if argument.value.is_some() { b' ' } else { b'n' }).collect();
+    // SAFETY: the plan takes arguments of these types; the result stays until it is freed below, or with the connection.
     unsafe {
         let read_only = access == Access::Read;
         let status = pg_sys::SPI_execute_plan(plan, values.as_mut_ptr(), nulls.as_ptr().cast(), read_only, 0);
         if status < 0 {
             pgrx::error!("unexpected result {status} of an internal statement");
         }
+        // A statement that returns no rows has none.
         let result = pg_sys::SPI_tuptable;
-        for index in 0..if result.is_null() { 0 } else { pg_sys::SPI_processed as usize } {
+        if result.is_null() {
+            return;
+        }
+        for index in 0..pg_sys::SPI_processed as usize {
             each(&Row::deform(*(*result).vals.add(index), (*result).tupdesc));
         }
+        pg_sys::SPI_freetuptable(result);
     }
 }
 
-fn plan(query: &'static str, types: &[pg_sys::Oid]) -> pg_sys::SPIPlanPtr {
+/// Whether such queries see only what was committed when the transaction began.
+pub fn is_isolated() -> bool {
+    // SAFETY: reads a global of this process, which only its one thread writes.
+    unsafe { pg_sys::XactIsoLevel >= pg_sys::XACT_REPEATABLE_READ as i32 }
+}
+
+fn plan(query: &'static str, mut types: Vec<pg_sys::Oid>) -> pg_sys::SPIPlanPtr {
     if let Some(plan) = PLANS.with_borrow(|plans| plans.get(query).copied()) {
         return plan;
     }
     let text = CString::new(query).expect("our own queries hold no NUL");
-    let mut types = types.to_vec();
     // SAFETY: connected. A kept plan outlives the connection, and Postgres plans it again when its tables change.
     let plan = unsafe {
         let plan = pg_sys::SPI_prepare(text.as_ptr(), types.len() as i32, types.as_mut_ptr());

@@ -101,34 +101,7 @@ pub(super) struct Transaction {
 }
 
 thread_local! {
-    pub(super) static CURRENT: RefCell<Transaction> = const {
-        RefCell::new(Transaction {
-            lines: LineBuffer::new(),
-            line_bytes: 0,
-            entries: 0,
-            repeats: IdReuse::None,
-            marks: Vec::new(),
-            mode: None,
-            holds_sealing_lock: false,
-            sealed: None,
-            import: None,
-            undecided: None,
-            range: None,
-            outcome: None,
-            is_closed: false,
-            is_preparing: false,
-            at_end: AtEnd {
-                created: Vec::new(),
-                ledger_created: false,
-                extension_dropped: None,
-                ledger_dropped: false,
-                databases_changed: false,
-                paused: Vec::new(),
-                prepared_decided: false,
-                baseline_begun: false,
-            },
-        })
-    };
+    pub(super) static CURRENT: RefCell<Transaction> = const { RefCell::new(Transaction::new()) };
 }
 
 /// The mirror mode that holds for this transaction.
@@ -338,8 +311,7 @@ pub fn at_end_prepared_decided() {
 /// Notes where lines of this transaction stand in the file. Called with the mirror's lock held.
 pub fn note_lines(range: FileRange) {
     CURRENT.with_borrow_mut(|current| {
-        let so_far = current.range.unwrap_or(range);
-        current.range = Some(FileRange { from: so_far.from.min(range.from), to: so_far.to.max(range.to) });
+        current.range = Some(current.range.unwrap_or(FileRange::NONE).and(range));
     });
 }
 
@@ -351,6 +323,35 @@ pub fn at_end_resume_worker(slot: &'static DatabaseSlot) {
 }
 
 impl Transaction {
+    const fn new() -> Transaction {
+        Transaction {
+            lines: LineBuffer::new(),
+            line_bytes: 0,
+            entries: 0,
+            repeats: IdReuse::None,
+            marks: Vec::new(),
+            mode: None,
+            holds_sealing_lock: false,
+            sealed: None,
+            import: None,
+            undecided: None,
+            range: None,
+            outcome: None,
+            is_closed: false,
+            is_preparing: false,
+            at_end: AtEnd {
+                created: Vec::new(),
+                ledger_created: false,
+                extension_dropped: None,
+                ledger_dropped: false,
+                databases_changed: false,
+                paused: Vec::new(),
+                prepared_decided: false,
+                baseline_begun: false,
+            },
+        }
+    }
+
     /// Notes where the current subtransaction begins, before it first changes what a rollback of it restores.
     fn mark_level(&mut self) {
         let level = errorless::nest_level();
@@ -392,20 +393,15 @@ impl Transaction {
         }
     }
 
+    /// Forgets all but the epoch in which it is not decided, and keeps memory for the next transaction. Cannot fail.
     pub fn clear(&mut self) {
         self.lines.clear();
-        self.line_bytes = 0;
-        self.entries = 0;
-        self.repeats = IdReuse::None;
         self.marks.clear();
-        self.mode = None;
-        self.holds_sealing_lock = false;
-        self.sealed = None;
-        self.import = None;
-        self.range = None;
-        self.outcome = None;
-        self.is_closed = false;
-        self.is_preparing = false;
-        self.at_end = AtEnd::default();
+        *self = Transaction {
+            lines: std::mem::replace(&mut self.lines, LineBuffer::new()),
+            marks: std::mem::take(&mut self.marks),
+            undecided: self.undecided,
+            ..Transaction::new()
+        };
     }
 }

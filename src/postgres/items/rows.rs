@@ -134,13 +134,13 @@ impl SignedRow<'_> {
         let mut arguments = name_arguments(&registration.name).to_vec();
         let signed_at = tables::timestamp_to_postgres(signed.signature.timestamp);
         arguments.extend([
-            spi::text(Some(&registration.location)),
-            spi::text(Some(&signed.content)),
+            Argument::text(Some(&registration.location)),
+            Argument::text(Some(&signed.content)),
             jsonb(self.metadata.to_owned()),
-            spi::text(self.language),
-            spi::text(Some(&registration.integrity)),
-            (pg_sys::TIMESTAMPTZOID, signed_at.into_datum()),
-            (pg_sys::UUIDOID, Some(tables::uuid_datum(&self.entry_id))),
+            Argument::text(self.language),
+            Argument::text(Some(&registration.integrity)),
+            Argument::new(pg_sys::TIMESTAMPTZOID, signed_at.into_datum()),
+            Argument::new(pg_sys::UUIDOID, Some(tables::uuid_datum(&self.entry_id))),
             jsonb(pins_json(&registration.depends_on).to_string()),
         ]);
         let mut is_written = false;
@@ -153,9 +153,9 @@ impl SignedRow<'_> {
 pub fn revoke(name: &ItemName, entry_id: Uuid, at: Timestamp, reason: &str) {
     let mut arguments = name_arguments(name).to_vec();
     arguments.extend([
-        (pg_sys::UUIDOID, Some(tables::uuid_datum(&entry_id))),
-        (pg_sys::TIMESTAMPTZOID, tables::timestamp_to_postgres(at).into_datum()),
-        spi::text(Some(reason)),
+        Argument::new(pg_sys::UUIDOID, Some(tables::uuid_datum(&entry_id))),
+        Argument::new(pg_sys::TIMESTAMPTZOID, tables::timestamp_to_postgres(at).into_datum()),
+        Argument::text(Some(reason)),
     ]);
     let statement = "UPDATE ledger.items SET entry_id = $4, revoked_at = $5, revoked_reason = $6 \
          WHERE item_type = $1 AND item_id = $2 AND version = $3";
@@ -163,9 +163,9 @@ pub fn revoke(name: &ItemName, entry_id: Uuid, at: Timestamp, reason: &str) {
 }
 
 fn name_arguments(name: &ItemName) -> [Argument; 3] {
-    [spi::text(Some(name.item_type.as_str())), spi::text(Some(&name.id)), spi::text(Some(&name.version))]
+    [Argument::text(Some(name.item_type.as_str())), Argument::text(Some(&name.id)), Argument::text(Some(&name.version))]
 }
 
 fn jsonb(text: String) -> Argument {
-    (pg_sys::JSONBOID, JsonbText(text).into_datum())
+    Argument::new(pg_sys::JSONBOID, JsonbText(text).into_datum())
 }

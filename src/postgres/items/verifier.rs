@@ -8,7 +8,7 @@ use super::pending::AsOf;
 use super::rows;
 use crate::items::location::check_location;
 use crate::items::registration::{ItemName, Pin, Registration};
-use crate::items::verifier::{verify_integrity, verify_registered, Status, Verification, SOLUTION};
+use crate::items::verifier::{mismatch, no_hash, verify_integrity, verify_registered, Status, Verification, SOLUTION};
 use crate::items::{ItemError, ItemType};
 use crate::ledger::verifier::KeyCounts;
 use pgrx::{check_for_interrupts, pg_sys};
@@ -149,8 +149,7 @@ impl Verifier {
             Err(problem) => return (unproven(name, entry, &problem), None),
         };
         if let Some(reason) = &given.revoked {
-            let detail = Some(format!("reason: {reason}"));
-            return (Verification::failed(Status::Revoked, "Signature revoked".to_owned(), detail), registration);
+            return (Verification::revoked(reason), registration);
         }
         let key = cache::Key::of(given, entry);
         if let Some(verification) = cache::find(&key) {
@@ -232,8 +231,7 @@ fn check_pin(pin: &Pin, integrity: &str) -> Result<(), Box<Verification>> {
     if pin.integrity == integrity {
         return Ok(());
     }
-    let (computed, stored) = (&integrity[..12], &pin.integrity[..12]);
-    let error = format!("Integrity mismatch for {}: computed={computed}, stored={stored}", pin.name);
+    let error = mismatch(&pin.name, integrity, &pin.integrity);
     let detail =
         "it was signed again after its caller was signed; sign the callers again, the nearest first".to_owned();
     Err(Box::new(Verification::failed(Status::Mismatch, error, Some(detail))))
@@ -305,10 +303,6 @@ fn row_gone(name: &ItemName) -> Verification {
 fn unrecorded(name: &ItemName) -> Verification {
     let detail = "the ledger has no entry about it".to_owned();
     Verification::failed(Status::Unknown, no_hash(name), Some(detail)).with_solution(SOLUTION.to_owned())
-}
-
-fn no_hash(name: &ItemName) -> String {
-    format!("No integrity hash found for {name} - cannot verify integrity")
 }
 
 fn unproven(name: &ItemName, entry: Option<&ItemEntry>, problem: &str) -> Verification {

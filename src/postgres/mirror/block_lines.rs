@@ -186,8 +186,8 @@ fn next_headers(last: i64) -> Vec<BlockHeader> {
     headers
 }
 
-/// The blocks' numbers and leaf indexes, as parameters of a query for their entries.
-fn extent(headers: &[BlockHeader]) -> Option<[spi::Parameter; 4]> {
+/// The blocks' numbers and leaf indexes, as arguments of a query for their entries.
+fn extent(headers: &[BlockHeader]) -> Option<[spi::Argument; 4]> {
     let (first, last) = (headers.first()?, headers.last()?);
     let from = first.tree_size - first.data_count;
     Some([first.block_number.into(), last.block_number.into(), from.into(), last.tree_size.into()])

@@ -8,12 +8,12 @@
 //!
 //! | module | concern |
 //! |---|---|
-//! | [`manage`] | track(), untrack(), and the triggers |
+//! | [`manage`], [`locked_tree`] | track(), untrack(), and the triggers; a table with its partitions, locked for that |
 //! | [`options`] | what a table is tracked with |
 //! | [`own_triggers`], [`catalog_triggers`] | who may make such triggers, and what the catalog says of one |
 //! | [`renamed_trigger`] | a trigger that has another name by now |
 //! | [`primary_key`], [`rows`] | what names a row, and finding it by that |
-//! | [`plan`], [`shape`], [`columns`], [`fixed_settings`] | which columns are recorded, and a row as JSON |
+//! | [`plan`], [`shape`], [`columns`], [`output_function`], [`fixed_settings`] | which columns are recorded, and a row as JSON |
 //! | [`row_key`] | how a row is named |
 //! | [`record`], [`metadata`] | the triggers' functions, and what they say of a change |
 //! | [`command_order`] | the times of changes that one transaction makes to one row |
