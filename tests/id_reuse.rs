@@ -130,7 +130,10 @@ fn an_id_of_a_prepare_that_fails_can_be_used_again() {
     let (cluster, mut client) = start_in(Local, "sync");
     let held = abort_and_hold(&cluster, &mut client, Abort::Prepare, &insert('a'));
     let again = Background::run(&cluster, "", &insert('b'));
-    sleep(Duration::from_millis(300));
+    // For the transaction itself, or for what it has to say.
+    let waits =
+        format!("(SELECT wait_event_type IN ('Lock', 'Extension') FROM pg_stat_activity WHERE pid = {})", again.pid);
+    wait_for(&mut client, &waits);
     clear_fault(&cluster);
     assert!(held.ends().is_err());
     again.ends().unwrap();

@@ -5,6 +5,7 @@
 use crate::common::ledger::*;
 use crate::common::tracking::*;
 use crate::common::{Cluster, Options};
+use postgres::error::SqlState;
 use postgres::Client;
 use std::io::Write;
 
@@ -55,7 +56,8 @@ fn what_is_rolled_back_is_not_recorded() {
     client.batch_execute("ROLLBACK TO s").unwrap();
     client.batch_execute("SAVEPOINT t").unwrap();
     // The last of many rows is refused, after its entries have begun to be inserted.
-    assert!(client.batch_execute(&format!("{} UNION ALL SELECT 700, 'again'", insert(2001, 2700))).is_err());
+    let refused = error(&mut client, &format!("{} UNION ALL SELECT 700, 'again'", insert(2001, 2700)));
+    assert_eq!(*refused.code(), SqlState::UNIQUE_VIOLATION, "{refused:?}");
     client.batch_execute("ROLLBACK TO t").unwrap();
     client.batch_execute(&insert(3001, 3010)).unwrap();
     client.batch_execute("RELEASE t; COMMIT").unwrap();

@@ -249,12 +249,20 @@ fn copy(client: &mut Client, entry_type: &str, rows: usize, last: &str) -> Resul
     writer.finish()
 }
 
+/// A copy whose last line is refused.
+#[track_caller]
+fn copy_fails_at_its_end(client: &mut Client, rows: usize, last: &str) {
+    let refused = copy(client, "drop", rows, last).unwrap_err();
+    let place = refused.as_db_error().and_then(|refused| refused.where_()).unwrap_or_default();
+    assert!(place.contains(&format!("line {}", rows + 1)), "{refused:?}");
+}
+
 #[test]
 fn a_copy_that_fails_on_its_last_row_leaves_no_line() {
     let (_cluster, mut client) = start_quiet();
     assert_eq!(copy(&mut client, "keep", 2000, "").unwrap(), 2000);
     for last in ["drop\tnot a hash\n", "drop\n", "drop\t\\N\n"] {
-        assert!(copy(&mut client, "drop", 2000, last).is_err());
+        copy_fails_at_its_end(&mut client, 2000, last);
     }
     // The client gives up.
     let mut writer = client.copy_in(COPY).unwrap();
@@ -263,7 +271,7 @@ fn a_copy_that_fails_on_its_last_row_leaves_no_line() {
     assert_recorded(&mut client, 2000, 0);
     // A savepoint saves what was before.
     client.batch_execute("BEGIN; SELECT keep(); SAVEPOINT a").unwrap();
-    assert!(copy(&mut client, "drop", 100, "drop\tnot a hash\n").is_err());
+    copy_fails_at_its_end(&mut client, 100, "drop\tnot a hash\n");
     client.batch_execute("ROLLBACK TO a").unwrap();
     copy(&mut client, "keep", 10, "").unwrap();
     client.batch_execute("COMMIT").unwrap();
