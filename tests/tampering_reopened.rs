@@ -95,6 +95,19 @@ fn a_pending_entry_about_a_row_that_was_removed_is_not_voided_after_a_restart_ei
     assert_not_voided(&mut cluster.connect("postgres"), &ids[0]);
 }
 
+/// Its line names the transaction that has tracked the table, and which has recorded it.
+#[test]
+fn a_pending_entry_about_a_row_that_was_there_before_is_not_voided_after_a_restart_either() {
+    let (cluster, mut client, _) = start_with_pending();
+    client.batch_execute("CREATE TABLE u (id int PRIMARY KEY); INSERT INTO u VALUES (1)").unwrap();
+    client.batch_execute("SELECT ledger.track('u')").unwrap();
+    let baseline = value(&mut client, "SELECT id FROM ledger.entries_pending WHERE metadata ? 'baseline'");
+    remove(&mut client, &baseline);
+    drop(client);
+    cluster.restart(Stop::Fast);
+    assert_not_voided(&mut cluster.connect("postgres"), &baseline);
+}
+
 /// A transaction of which the crash has left nothing but the line loses its number to the next one.
 #[test]
 fn a_crash_before_the_commit_of_an_entry_about_a_row_is_no_removal() {

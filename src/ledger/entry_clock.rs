@@ -55,13 +55,15 @@ pub struct Given {
 impl EntryClock {
     /// A time for an entry: the clock's, or, where that is not later than the newest time given, `apart` microseconds
     /// after that. An error while the newest time is not known, or is too far ahead; never for the latter if `apart` is 1.
-    pub fn next(&self, clock: i64, apart: i64) -> Result<Given, NotYet> {
+    /// Who has been refused for that so many times gets what is asked for before others who have not.
+    pub fn next(&self, clock: i64, apart: i64, refused: i64) -> Result<Given, NotYet> {
         let newest = self.newest.load(Ordering::Acquire);
         if newest <= 0 {
             return Err(NotYet::Unknown(Unknown(newest)));
         }
         let ahead = newest.saturating_sub(self.plain.load(Ordering::Relaxed).max(clock));
-        if apart > 1 && ahead.saturating_add((apart - 1).saturating_mul(WEIGHT)) > MOST_AHEAD {
+        let weight = (WEIGHT / (refused + 1)).max(1);
+        if apart > 1 && ahead.saturating_add((apart - 1).saturating_mul(weight)) > MOST_AHEAD {
             return Err(NotYet::Ahead);
         }
         let follow = |plain| Some(if is_given_up(plain, clock) { clock } else { clock.max(plain + 1) });
@@ -89,6 +91,7 @@ impl EntryClock {
     /// COMMIT.
     pub fn forget(&self) {
         let before = self.forgotten.fetch_add(1, Ordering::AcqRel);
+        self.plain.store(0, Ordering::Relaxed);
         self.newest.store(-before - 1, Ordering::Release);
     }
 }
@@ -112,7 +115,7 @@ mod tests {
     }
 
     fn unknown(clock: &EntryClock) -> Unknown {
-        match clock.next(NOW, 1) {
+        match clock.next(NOW, 1, 0) {
             Err(NotYet::Unknown(unknown)) => unknown,
             known => panic!("{known:?}"),
         }
@@ -125,32 +128,32 @@ mod tests {
     #[test]
     fn a_clock_that_goes_forward_is_followed() {
         let clock = clock_at(NOW);
-        assert_eq!(clock.next(NOW + 5, 1), given(NOW + 5));
-        assert_eq!(clock.next(NOW + 9, 1), given(NOW + 9));
+        assert_eq!(clock.next(NOW + 5, 1, 0), given(NOW + 5));
+        assert_eq!(clock.next(NOW + 9, 1, 0), given(NOW + 9));
     }
 
     #[test]
     fn times_go_on_from_the_newest_while_the_clock_is_a_little_behind() {
         let clock = clock_at(NOW);
-        assert_eq!(clock.next(NOW - LIMIT, 1), given(NOW + 1));
-        assert_eq!(clock.next(NOW - 20, 7), given(NOW + 8));
-        assert_eq!(clock.next(NOW + 8, 1), given(NOW + 9));
-        assert_eq!(clock.next(NOW + 20, 1), given(NOW + 20));
+        assert_eq!(clock.next(NOW - LIMIT, 1, 0), given(NOW + 1));
+        assert_eq!(clock.next(NOW - 20, 7, 0), given(NOW + 8));
+        assert_eq!(clock.next(NOW + 8, 1, 0), given(NOW + 9));
+        assert_eq!(clock.next(NOW + 20, 1, 0), given(NOW + 20));
     }
 
     #[test]
     fn a_clock_that_is_far_behind_is_followed_and_one_process_is_told() {
         let clock = clock_at(NOW);
         let back = NOW - LIMIT - 1;
-        assert_eq!(clock.next(back, 1), Ok(Given { at: back, given_up: Some(NOW) }));
-        assert_eq!(clock.next(back, 1), given(back + 1));
-        assert_eq!(clock.next(back + 5, 1), given(back + 5));
+        assert_eq!(clock.next(back, 1, 0), Ok(Given { at: back, given_up: Some(NOW) }));
+        assert_eq!(clock.next(back, 1, 0), given(back + 1));
+        assert_eq!(clock.next(back + 5, 1, 0), given(back + 5));
     }
 
     /// Asks for so much time in between until it is refused. Returns how far ahead of the clock times are then.
     fn push(clock: &EntryClock, shown: i64, apart: i64) -> i64 {
-        let last = (0..100_000).map_while(|_| clock.next(shown, apart).ok()).last().unwrap();
-        assert_eq!((clock.next(shown, apart), last.given_up), (Err(NotYet::Ahead), None));
+        let last = (0..100_000).map_while(|_| clock.next(shown, apart, 0).ok()).last().unwrap();
+        assert_eq!((clock.next(shown, apart, 0), last.given_up), (Err(NotYet::Ahead), None));
         last.at - shown
     }
 
@@ -159,11 +162,16 @@ mod tests {
         let clock = clock_at(NOW);
         let ahead = push(&clock, NOW, 10_001);
         assert!(ahead <= MOST_AHEAD / 2 + 20_000, "{ahead}");
+        // Who has waited long goes first.
+        let waited = EntryClock::default();
+        waited.learn(unknown(&waited), Some(NOW));
+        push(&waited, NOW, 10_001);
+        assert!(waited.next(NOW, 10_001, 1_000).is_ok());
         // Others do not wait, and it goes on once the clock does.
-        assert_eq!(clock.next(NOW, 1), given(NOW + ahead + 1));
-        assert_eq!(clock.next(NOW, 5), given(NOW + ahead + 6));
-        assert_eq!(clock.next(NOW + 20_000, 10_001), given(NOW + ahead + 10_007));
-        assert_eq!(clock.next(NOW + ahead + 20_000, 10_001), given(NOW + ahead + 20_008));
+        assert_eq!(clock.next(NOW, 1, 0), given(NOW + ahead + 1));
+        assert_eq!(clock.next(NOW, 5, 0), given(NOW + ahead + 6));
+        assert_eq!(clock.next(NOW + 20_000, 10_001, 0), given(NOW + ahead + 10_007));
+        assert_eq!(clock.next(NOW + ahead + 20_000, 10_001, 0), given(NOW + ahead + 20_008));
         assert!(push(&clock, NOW + ahead + 30_000, 1_001) <= MOST_AHEAD);
     }
 
@@ -173,19 +181,23 @@ mod tests {
         let ahead = push(&clock, NOW, 1_001);
         let back = NOW - LIMIT + 1_000_000;
         assert!(NOW + ahead - back > LIMIT);
-        assert_eq!(clock.next(back, 1), given(NOW + ahead + 1));
+        assert_eq!(clock.next(back, 1, 0), given(NOW + ahead + 1));
     }
 
     #[test]
     fn no_time_is_given_before_the_newest_is_known() {
         let clock = EntryClock::default();
         clock.learn(unknown(&clock), None);
-        assert_eq!(clock.next(NOW, 1), given(NOW));
+        assert_eq!(clock.next(NOW, 1, 0), given(NOW));
+        clock.forget();
+        clock.learn(unknown(&clock), None);
+        // The clock before was far ahead, and was of another ledger.
+        assert_eq!(clock.next(NOW - 2 * LIMIT, 1, 0), given(NOW - 2 * LIMIT));
         clock.forget();
         let (first, second) = (unknown(&clock), unknown(&clock));
         clock.learn(first, Some(NOW + 3));
         clock.learn(second, Some(NOW + 2));
-        assert_eq!(clock.next(NOW, 1), given(NOW + 4));
+        assert_eq!(clock.next(NOW, 1, 0), given(NOW + 4));
     }
 
     #[test]
@@ -198,13 +210,13 @@ mod tests {
         }
         read.into_iter().for_each(|unknown| clock.learn(unknown, Some(NOW + 7)));
         clock.learn(unknown(&clock), Some(NOW));
-        assert_eq!(clock.next(NOW, 1), given(NOW + 1));
+        assert_eq!(clock.next(NOW, 1, 0), given(NOW + 1));
     }
 
     #[test]
     fn processes_that_ask_at_once_are_given_different_times() {
         let clock = clock_at(NOW);
-        let ask = |behind: i64| (0..10_000).map(|n| clock.next(NOW - behind + n, 1).unwrap().at).collect::<Vec<_>>();
+        let ask = |behind: i64| (0..10_000).map(|n| clock.next(NOW - behind + n, 1, 0).unwrap().at).collect::<Vec<_>>();
         let mut times = thread::scope(|scope| {
             let asking: Vec<_> = [0, 1, 5_000, 20_000_000].map(|behind| scope.spawn(move || ask(behind))).into();
             asking.into_iter().flat_map(|asked| asked.join().unwrap()).collect::<Vec<_>>()
@@ -223,7 +235,7 @@ mod tests {
             let (clock, mut shown, mut newest) = (clock_at(NOW), NOW, NOW);
             for (step, apart) in steps {
                 shown += step;
-                let Given { at, given_up } = clock.next(shown, apart).unwrap();
+                let Given { at, given_up } = clock.next(shown, apart, 0).unwrap();
                 prop_assert!(at >= newest + apart && at >= shown && given_up.is_none());
                 newest = at;
             }

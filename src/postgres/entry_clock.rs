@@ -10,6 +10,7 @@ use super::errorless;
 use super::errors::Failure;
 use super::faults;
 use super::tables::{self, entry_column, RegisteredSnapshot, Row, Table, TableScan};
+use super::wait_events;
 use crate::ledger::entry_clock::{Given, NotYet, LIMIT_SECONDS};
 use crate::ledger::record::Timestamp;
 use crate::ledger::row_change;
@@ -29,14 +30,17 @@ pub fn now() -> Timestamp {
 pub fn now_apart(micros: i64) -> Timestamp {
     // Without a slot nothing is recorded, and the recording function says why.
     let Ok((_, slot)) = database::slot() else { return clock() };
+    let mut refused = 0;
     let (clock, given) = loop {
         let clock = clock();
-        match slot.entry_clock.next(clock.micros(), micros) {
+        match slot.entry_clock.next(clock.micros(), micros, refused) {
             Ok(given) => break (clock, given),
             Err(NotYet::Unknown(unknown)) => slot.entry_clock.learn(unknown, newest_in_ledger()),
             Err(NotYet::Ahead) => {
                 check_for_interrupts!();
+                let _waiting = wait_events::Shown::as_waiting_for(pg_sys::WaitEventTimeout::WAIT_EVENT_PG_SLEEP);
                 std::thread::sleep(AHEAD_WAIT);
+                refused += 1;
             }
         }
     };

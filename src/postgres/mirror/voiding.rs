@@ -21,6 +21,7 @@ use crate::postgres::partitions;
 use crate::postgres::regular_file;
 use crate::postgres::spi;
 use crate::postgres::tables::{self, Table};
+use crate::postgres::tracking::baseline_table;
 use pgrx::{check_for_interrupts, pg_sys, PgSqlErrorCode};
 use std::cell::{Cell, OnceCell};
 use std::collections::HashSet;
@@ -248,11 +249,13 @@ impl Judge<'_> {
     }
 
     /// Whether the line is of an entry that names its transaction, as those about rows do, and that has committed. An
-    /// entry of a baseline names the one that has tracked the table, and is written after that.
+    /// entry of a baseline names the one that has tracked the table; while the worker records that, it may be of a
+    /// later one.
     fn has_committed(&self, line: &OpenLine) -> bool {
         let text = self.text(line).unwrap_or_default();
         let Ok(Record::Entry(entry)) = Record::parse(&text) else { return false };
-        let change = RowChange::parse(&entry.entry_type, entry.metadata).filter(|change| !change.is_baseline);
+        let change = RowChange::parse(&entry.entry_type, entry.metadata);
+        let change = change.filter(|change| !change.is_baseline || baseline_table::is_complete(change.table_id));
         let Some(transaction) = change.and_then(|change| change.transaction_id.parse().ok()) else { return false };
         let known = self.last.get().filter(|(last, _)| *last == transaction);
         known

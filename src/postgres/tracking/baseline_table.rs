@@ -118,6 +118,11 @@ pub fn progress() -> HashMap<String, Progress> {
     progress_in(of(Which::All))
 }
 
+/// Whether nothing is left to record of the baseline of the table with this id.
+pub fn is_complete(table_id: &str) -> bool {
+    of(Which::OfTable(table_id)).is_empty()
+}
+
 /// The progress of a table; `None` if its baseline is complete.
 pub fn progress_of(table_id: &str) -> Option<Progress> {
     progress_in(of(Which::OfTable(table_id))).remove(table_id)

@@ -69,7 +69,8 @@ impl<'a> Comparison<'a> {
             match record.kind {
                 Kind::Live => {
                     if let Some(other) = group.add_live(record) {
-                        self.report_live(&other, (Problem::Unrecorded, "another row has this key".to_owned()))?;
+                        let finding = (Problem::Unrecorded, "another row has this key".to_owned());
+                        self.report_live(&other, group.newest.as_ref(), finding)?;
                     }
                 }
                 _ => {
@@ -127,7 +128,11 @@ impl<'a> Comparison<'a> {
     fn judge(&mut self, group: &Group) -> Result<(), Failure> {
         let Some(newest) = &group.newest else {
             let finding = presence(None, ByLedger::Gone, true);
-            return group.live.as_ref().zip(finding).map_or(Ok(()), |(live, finding)| self.report_live(live, finding));
+            return group
+                .live
+                .as_ref()
+                .zip(finding)
+                .map_or(Ok(()), |(live, finding)| self.report_live(live, None, finding));
         };
         let last_truncate = self.truncates.last();
         let is_truncated = last_truncate.is_some_and(|at| *at > (newest.at, newest.entry_id));
@@ -204,8 +209,13 @@ impl<'a> Comparison<'a> {
         Ok(())
     }
 
-    /// Reports a row that no entry is about.
-    fn report_live(&mut self, live: &Record, (problem, detail): Finding) -> Result<(), Failure> {
+    /// Reports a row that is in no entry, beside the newest one about its key, if there is one.
+    fn report_live(
+        &mut self,
+        live: &Record,
+        newest: Option<&Record>,
+        (problem, detail): Finding,
+    ) -> Result<(), Failure> {
         let snapshot = self.snapshot.as_ptr();
         let comparer = self.comparer(live.place.relation)?;
         let key = |row: &tables::Row| columns::object(&comparer.plan.key, row);
@@ -213,7 +223,9 @@ impl<'a> Comparison<'a> {
         // SAFETY: the snapshot is registered; a key is text of its own, not in the context.
         let key = unsafe { context.switch_to(|_| comparer.table().fetch(live.place.tid, snapshot, key)) };
         let row_key = key.transpose()?.unwrap_or_default();
-        self.found(RowProblem { row_key, problem, entry_id: None, block_number: None, detail });
+        let entry_id = newest.map(|newest| newest.entry_id);
+        let block_number = newest.map(|newest| newest.block).filter(|block| *block != 0);
+        self.found(RowProblem { row_key, problem, entry_id, block_number, detail });
         Ok(())
     }
 

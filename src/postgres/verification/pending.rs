@@ -246,7 +246,7 @@ impl PendingComparison {
         // In mode async, and right after it, lines come after their commit.
         let is_behind = settings::mirror_mode() == MirrorMode::Async
             || database::mirror().is_ok_and(|mirror| mirror.slot.is_behind());
-        let lags = standby && last_block > head || is_behind || self.may_lack || may_lack_lines();
+        let lags = standby && last_block > head || is_behind || self.may_lack || has_lost_lines();
         let mut differing = HashSet::new();
         for (entry_id, row) in &self.rows {
             check_for_interrupts!();
@@ -320,8 +320,15 @@ fn may_lack_lines() -> bool {
             // A template has no worker, for example: nothing will be appended.
             Attachment::Detached => has_worker,
         };
-        // What a failed sync has lost, the worker appends again when it has opened the file anew.
         is_behind || !standby && (is_to_be_attached || fields.reopening.may_lack || fields.reopening.has_lost)
+    })
+}
+
+/// Whether a failed sync has lost lines, which the worker appends again when it has opened the file anew.
+fn has_lost_lines() -> bool {
+    database::mirror().is_ok_and(|mirror| {
+        let fields = mirror.lock();
+        fields.reopening.may_lack || fields.reopening.has_lost
     })
 }
 

@@ -128,7 +128,7 @@ struct Worker {
     baselines: Baselines,
     /// The worker has made sure that the ledger is this database's own.
     is_own: bool,
-    /// It has not had its first turn.
+    /// It has not tried to seal yet.
     is_new: bool,
     /// Something is left to do that no process wakes this one for: it must look again before it sleeps.
     look_again: bool,
@@ -168,7 +168,6 @@ impl Worker {
                 None
             });
             let outcome = self.work();
-            self.is_new = false;
             // After the work, because sessions that record wait for the work.
             if let Some(secrets) = news {
                 signing_keys::check(secrets.as_deref());
@@ -280,7 +279,7 @@ impl Worker {
             if self.keeper.awaits_commits() {
                 return recorded;
             }
-            let sealed = self.sealing.seal(&mut self.keeper);
+            let sealed = self.seal();
             if sealed.is_err() && !self.keeper.is_unremembered() {
                 return sealed;
             }
@@ -290,8 +289,15 @@ impl Worker {
         let recorded = self.record_baseline();
         // No session waits for the file, so sealing does not either.
         let mirrored = seen_to.and(voided).and_then(|()| self.keeper.append_owed());
-        self.sealing.seal(&mut self.keeper)?;
+        self.seal()?;
         mirrored.and_then(|()| self.keeper.append_owed()).and(recorded)
+    }
+
+    fn seal(&mut self) -> Result<(), Failure> {
+        let sealed = self.sealing.seal(&mut self.keeper);
+        // Baselines have their turn from now on.
+        self.look_again |= std::mem::take(&mut self.is_new);
+        sealed
     }
 
     /// Records some rows that were in a table before it was tracked. They wait while sealing is behind: their table may
@@ -299,7 +305,6 @@ impl Worker {
     fn record_baseline(&mut self) -> Result<(), Failure> {
         if self.is_new {
             // If the worker before ended over a row that takes too much memory, so will this one: after it has sealed.
-            self.look_again = true;
             return Ok(());
         }
         if pace::has_fallen_behind(self.slot()) {
