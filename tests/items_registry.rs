@@ -32,6 +32,29 @@ fn registry() -> (Cluster, Client) {
     (cluster, client)
 }
 
+/// What is a comment to one language is a part of the program to another.
+#[test]
+fn a_signature_line_in_the_comments_of_another_language_than_was_recorded_is_a_change() {
+    let (_cluster, mut client) = start(quiet());
+    let create = r"SELECT ledger.create_item('tool', 'q', '1.0.0', E'SET ROLE reader;\nDELETE FROM t;\n', 'bin/q', language => 'sql')";
+    client.batch_execute(create).unwrap();
+    let status = |client: &mut Client, content: &str, language: &str| {
+        let call = format!("ledger.verify_single_file('tool', 'q', '1.0.0', {content}, 'bin/q'{language})");
+        value(client, &format!("SELECT {call} ->> 'status' FROM ledger.items"))
+    };
+    assert_eq!(status(&mut client, "content", ", language => 'sql'"), "valid");
+    assert_eq!(status(&mut client, "overlay(content placing '# ' from 1 for 3)", ""), "modified");
+}
+
+#[test]
+fn a_called_item_whose_row_was_deleted_is_said_to_have_been_registered() {
+    let (_cluster, mut client) = registry();
+    client.batch_execute(TRIGGERS_OFF).unwrap();
+    client.batch_execute("DELETE FROM ledger.items WHERE item_id = 'base'").unwrap();
+    let refused = all_text(&error(&mut client, LOAD));
+    assert!(refused.contains("was registered, and its row in ledger.items is gone"), "{refused}");
+}
+
 /// Its entry is signed with a key that is gone, so it proves nothing. What is not given stays as registered all the same.
 #[test]
 fn an_item_that_is_signed_again_because_its_entry_does_not_verify_keeps_what_it_calls() {

@@ -15,6 +15,7 @@ use std::collections::HashSet;
 
 const OPENING: &str = "<directive";
 const CLOSING: &str = "</directive>";
+const NO_DOCUMENT_TYPE: &str = "a document type is not allowed: remove it";
 const XML_SPACE: [char; 4] = [' ', '\t', '\r', '\n'];
 
 /// A directive, and what its own attributes say of it.
@@ -52,12 +53,30 @@ fn outline(text: &str, is_strict: bool) -> Result<Directive<'_>, ContentError> {
     let Some(end) = end else {
         return Err(ContentError::on_line(line_of(text, start), "this <directive> has no </directive>: add it"));
     };
+    if let Some(at) = document_type(text) {
+        return Err(ContentError::on_line(line_of(text, at), NO_DOCUMENT_TYPE));
+    }
     let xml = &text[start..end + CLOSING.len()];
     let directive = Directive { xml, name: None, version: None };
     let mut outline = Outline { text, start, is_strict, depth: 0, directive };
     outline.read()?;
     outline.check_behind()?;
     Ok(outline.directive)
+}
+
+/// Where the document type is that `text` has as an XML document, if it has one: it could give the directive's elements
+/// other attributes, or have text stand for another directive in front of it.
+fn document_type(text: &str) -> Option<usize> {
+    let mut rest = text.trim_start_matches('\u{feff}');
+    loop {
+        rest = rest.trim_start_matches(XML_SPACE);
+        let end = match rest {
+            _ if rest.starts_with("<!--") => "-->",
+            _ if rest.starts_with("<?") => "?>",
+            _ => return rest.starts_with("<!DOCTYPE").then(|| text.len() - rest.len()),
+        };
+        rest = &rest[rest.find(end)? + end.len()..];
+    }
 }
 
 /// Where in `text` the first end tag is that has white space in it, as in `</directive >`.
@@ -125,7 +144,7 @@ impl<'a> Outline<'a> {
             match event {
                 Event::Start(_) => self.depth += 1,
                 Event::End(_) => self.depth -= 1,
-                Event::DocType(_) => return Err(self.error(at, "a document type is not allowed: remove it")),
+                Event::DocType(_) => return Err(self.error(at, NO_DOCUMENT_TYPE)),
                 Event::Eof if self.depth > 0 => return Err(self.ill_formed(at, &"an element is not closed")),
                 Event::Eof => return Ok(()),
                 _ => (),
@@ -401,6 +420,22 @@ mod tests {
         let (open, close) = ("<a>".repeat(200_000), "</a>".repeat(200_000));
         assert!(read(&format!("<directive>{open}{close}</directive>")).is_ok());
         assert!(read(&format!("<directive>{open}</directive>")).is_err());
+    }
+
+    #[test]
+    fn a_document_type_in_front_of_the_directive_is_refused() {
+        let directive = "<directive name=\"a\"><step/></directive>";
+        for (before, line) in [
+            ("<!DOCTYPE directive [<!ATTLIST step run CDATA \"evil\">]>\n", 1),
+            ("\u{feff}<?xml version=\"1.0\"?>\n<!-- signature -->\n <!DOCTYPE r [<!ENTITY d \"evil\">]><r>&d;", 3),
+        ] {
+            let error = read(&format!("{before}{directive}")).unwrap_err().to_string();
+            assert_eq!(error, format!("line {line}: {NO_DOCUMENT_TYPE}"), "{before}");
+        }
+        // No parser of XML takes this for a document.
+        for before in ["Begin a page with\n\n    <!DOCTYPE html>\n", "<!-- <!DOCTYPE html> -->", "<!-- "] {
+            assert!(read(&format!("{before}{directive}")).is_ok(), "{before}");
+        }
     }
 
     proptest! {

@@ -17,6 +17,9 @@ const MAX_DEPTH: usize = 64;
 /// The line before the front matter, and the one after it.
 const FENCE: &str = "---";
 
+/// The line that ends a YAML document.
+const DOCUMENT_END: &str = "...";
+
 /// The key whose value, a mapping, many readers merge into the mapping that it stands in.
 const MERGE: &str = "<<";
 
@@ -58,6 +61,7 @@ pub fn read(text: &str) -> Result<(FrontMatter, &str), ContentError> {
     }
     // The first line of the YAML is the second of the text.
     check_characters(yaml).map_err(|error| error.below(1))?;
+    check_markers(yaml).map_err(|error| error.below(1))?;
     let front_matter = Events(Parser::new_from_str(yaml)).read_document().map_err(|error| error.below(1))?;
     Ok((front_matter, strip(body)))
 }
@@ -70,6 +74,19 @@ fn check_characters(yaml: &str) -> Result<(), ContentError> {
     let reason =
         format!("U+{code:04X} is in the front matter: remove it, for readers disagree on whether a line begins there");
     Err(ContentError::on_line(line_of(yaml, at), reason))
+}
+
+/// Refuses a line that some readers take for the end of the front matter, or for the end of a document in it: they would
+/// find fewer keys than others, and another text below. A carriage return alone ends a line for some.
+fn check_markers(yaml: &str) -> Result<(), ContentError> {
+    let is_marker = |line: &str| line.starts_with(FENCE) || line.trim_end_matches(is_white) == DOCUMENT_END;
+    match (1..).zip(yaml.split('\n')).find(|(_, line)| line.split('\r').any(is_marker)) {
+        None => Ok(()),
+        Some((number, _)) => {
+            let reason = "a line in the front matter begins with --- or is ..., where some readers end it: remove it";
+            Err(ContentError::on_line(number, reason))
+        }
+    }
 }
 
 /// The YAML and what follows it; `None` if `text` does not start with a fence.
@@ -451,6 +468,26 @@ mod tests {
             }
         }
         assert_eq!(read("--- \t\r\ntitle: A\n---\t \r\nb\n").unwrap().1, "b");
+    }
+
+    #[test]
+    fn a_line_that_some_readers_end_the_front_matter_at_is_refused() {
+        for (text, line) in [
+            ("---\ntitle: A\n---x: injected\ncategory: b\n---\nc", 3),
+            ("---\ntitle: A\n...\n# to be ignored\n---\nb", 3),
+            ("---\ntitle: A\n... \r\n---\nb", 3),
+            ("---\n# c\r---\r\ntitle: A\n---\nb", 2),
+            ("---\n--- # c\ntitle: A\n---\nb", 2),
+        ] {
+            let error = read(text).unwrap_err().to_string();
+            assert!(
+                error.starts_with(&format!("line {line}: a line in the front matter begins with ---")),
+                "{text:?}: {error}"
+            );
+        }
+        for text in ["---\ntitle: |\n  ---\n  ...\n---\nb", "---\ntitle: --- a\nnote: ...\n---\nb"] {
+            assert_eq!(read(text).unwrap().1, "b", "{text:?}");
+        }
     }
 
     /// Each of these is small, and would take gigabytes, minutes or the whole stack of a reader that is not careful.

@@ -108,6 +108,10 @@ impl LineFormat {
     /// If it would be none.
     pub fn check_place(self, unsigned: &str) -> Result<(), ContentError> {
         let head = &unsigned[..self.head_end(unsigned)];
+        if head.trim_end_matches(['\r', '\n']).ends_with('\\') {
+            let reason = "a backslash ends it, so a signature line below would go on from it: remove the backslash";
+            return Err(ContentError::on_line(line_of(unsigned, head.trim_end().len()), reason));
+        }
         let lines = head.trim_start_matches(BYTE_ORDER_MARK);
         let code = if lines.starts_with("#!") { &lines[first_line(lines).len()..] } else { lines };
         let [open, close] = CODE;

@@ -46,6 +46,7 @@ mod tests {
     fn a_database_behind_the_file_is_told_by_its_wal() {
         assert_eq!(contains(at(1, 100), "", at(1, 100)), Some(true));
         assert_eq!(contains(at(1, 99), "", at(1, 100)), Some(false));
+        assert_eq!(contains(at(1, 100), "", at(2, 90)), Some(false));
         assert_eq!(contains(at(3, 0x2_0000_0000), HISTORY, at(1, 0x300_0000)), Some(true));
         assert_eq!(contains(at(3, 0x2_0000_0000), HISTORY, at(1, 0x300_0001)), Some(false));
         assert_eq!(contains(at(3, 0x2_0000_0000), HISTORY, at(2, 0x1_0000_00A0)), Some(true));

@@ -421,13 +421,11 @@ fn cannot_call(caller: &ItemName, called: &ItemName, reason: &str) -> Failure {
 
 /// Refuses calls that lead back to the caller.
 fn check_acyclic(entries: &ItemEntries, caller: &ItemName, pins: &[Pin]) -> Result<(), Failure> {
-    let mut seen = HashSet::new();
-    let mut open: Vec<ItemName> = pins.iter().map(|pin| pin.name.clone()).collect();
+    // Each is noted once, when it is first called: of many items that call the same ones, there may be any number of calls.
+    let mut seen: HashSet<ItemName> = pins.iter().map(|pin| pin.name.clone()).collect();
+    let mut open: Vec<ItemName> = seen.iter().cloned().collect();
     while let Some(name) = open.pop() {
         check_for_interrupts!();
-        if !seen.insert(name.clone()) {
-            continue;
-        }
         let registration = entries.newest(&name).and_then(|entry| entry.registration(&name).ok());
         let calls = registration.map(|registration| registration.depends_on).unwrap_or_default();
         if calls.iter().any(|pin| pin.name == *caller) {
@@ -437,7 +435,7 @@ fn check_acyclic(entries: &ItemEntries, caller: &ItemName, pins: &[Pin]) -> Resu
             )
             .detail(format!("Its dependencies lead back to it: {name} calls {caller}.")));
         }
-        open.extend(calls.into_iter().map(|pin| pin.name));
+        open.extend(calls.into_iter().map(|pin| pin.name).filter(|name| seen.insert(name.clone())));
     }
     Ok(())
 }

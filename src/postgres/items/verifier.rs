@@ -6,8 +6,10 @@ use super::entries::{ItemEntries, ItemEntry};
 use super::input::{GivenItem, Stored};
 use super::pending::AsOf;
 use super::rows;
+use crate::items::item::Item;
 use crate::items::location::check_location;
 use crate::items::registration::{ItemName, Pin, Registration};
+use crate::items::signature_line::LineFormat;
 use crate::items::verifier::{mismatch, no_hash, verify_integrity, verify_registered, Status, Verification, SOLUTION};
 use crate::items::{ItemError, ItemType};
 use crate::ledger::verifier::KeyCounts;
@@ -17,6 +19,9 @@ use uuid::Uuid;
 
 /// The longest path from an item down to what it calls.
 const MAX_DEPTH: usize = 2_000;
+
+/// How many calls the items of such a path may have together. So many take some hundred megabytes.
+const MAX_CALLS: usize = 1_000_000;
 
 /// How many items of a path an error names at either end.
 const SHOWN: usize = 10;
@@ -87,6 +92,8 @@ struct Frame {
     name: ItemName,
     integrity: String,
     calls: std::vec::IntoIter<Pin>,
+    /// How many there were at first.
+    call_count: usize,
     is_registered: bool,
 }
 
@@ -169,10 +176,12 @@ impl Verifier {
 
     /// Verifies what the item calls, and what that calls: depth first, each once. Gives the first that fails.
     fn verify_calls(&mut self, root: Registration, is_registered: bool) -> Option<(ItemName, Verification)> {
+        let mut call_count = root.depends_on.len();
         let mut path = vec![Frame::of(root, is_registered)];
         let mut on_path: HashSet<Uuid> = path.iter().map(|frame| frame.name.row_id()).collect();
         while let Some(frame) = path.last_mut() {
             let Some(pin) = frame.calls.next() else {
+                call_count -= frame.call_count;
                 self.leave(&mut path, &mut on_path);
                 continue;
             };
@@ -182,6 +191,9 @@ impl Verifier {
                 () if path.len() >= MAX_DEPTH => {
                     Err(by_itself(&format!("more than {MAX_DEPTH} items call each other")))
                 }
+                () if call_count > MAX_CALLS => {
+                    Err(by_itself(&format!("items that call each other have more than {MAX_CALLS} calls together")))
+                }
                 () => self.verify_call(&pin),
             };
             match found {
@@ -189,6 +201,7 @@ impl Verifier {
                 Ok(None) => {}
                 Ok(Some(registration)) => {
                     on_path.insert(row_id);
+                    call_count += registration.depends_on.len();
                     path.push(Frame::of(registration, true));
                 }
             }
@@ -211,7 +224,10 @@ impl Verifier {
         if let Some(integrity) = self.valid.get(&pin.name.row_id()) {
             return check_pin(pin, integrity).map(|()| None);
         }
-        let row = rows::find(&pin.name).ok_or_else(|| Box::new(not_found(&pin.name)))?;
+        let row = rows::find(&pin.name).ok_or_else(|| match self.entries.newest(&pin.name) {
+            Some(_) => Box::new(row_gone(&pin.name)),
+            None => Box::new(not_found(&pin.name)),
+        })?;
         let Alone { verification, registration, .. } = self.verify_alone(&row);
         let registration = registration.filter(|_| verification.success()).ok_or_else(|| Box::new(verification))?;
         check_pin(pin, &registration.integrity)?;
@@ -222,7 +238,7 @@ impl Verifier {
 impl Frame {
     fn of(registration: Registration, is_registered: bool) -> Frame {
         let Registration { name, integrity, depends_on, .. } = registration;
-        Frame { name, integrity, calls: depends_on.into_iter(), is_registered }
+        Frame { name, integrity, call_count: depends_on.len(), calls: depends_on.into_iter(), is_registered }
     }
 }
 
@@ -262,10 +278,20 @@ fn verify_text(given: &GivenItem, registration: Option<&Registration>) -> Result
     }?;
     match registration {
         Some(registration) if matches!(outcome.status, Status::Valid | Status::Moved) => {
-            Ok(verify_row(given, registration).unwrap_or(outcome))
+            let other = verify_row(given, registration);
+            Ok(other.map_or_else(|| verify_comments(&item, registration), |other| Ok(Some(other)))?.unwrap_or(outcome))
         }
         _ => Ok(outcome),
     }
+}
+
+/// Checks that the signature line is in the comments of the language that was recorded: what is none in these is a part
+/// of the program. `None` if it is.
+fn verify_comments(item: &Item<'_>, registration: &Registration) -> Result<Option<Verification>, ItemError> {
+    let recorded = Item { language: registration.language.as_deref(), ..*item };
+    let is_same = LineFormat::of(item)?.style() == LineFormat::of(&recorded)?.style();
+    let detail = "its signature line is in the comments of another language than the one that was recorded";
+    Ok((!is_same).then(|| Verification::modified(detail.to_owned())))
 }
 
 /// Checks what a row says of its item that is not hashed, against the ledger's entry. `None` if they agree.

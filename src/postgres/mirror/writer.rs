@@ -326,13 +326,13 @@ impl OpenFile {
         // Not with the lock held, or every session would wait for a file that hangs. If another program has changed the
         // file, its times do not match the stated ones.
         let found = self.times(shared, slot);
-        let (ownership, known, attachment) = {
+        let (ownership, known, attachment, is_local) = {
             let mut fields = shared.lock_mirror(slot);
             (fields.is_attended, fields.is_sync_attended) = (false, false);
             let is_same = fields.identity.generation == self.identity.generation;
             let (size, synced) = (fields.written(), fields.durable);
             let known = Known { size, synced, inode: fields.identity.inode, stamp: fields.last_change.stamp(found) };
-            (fields.ownership, known, is_same.then_some(fields.attachment))
+            (fields.ownership, known, is_same.then_some(fields.attachment), fields.is_local)
         };
         // Sessions do not report again what they have written since this process last looked.
         if known.size > known.synced {
@@ -353,7 +353,11 @@ impl OpenFile {
         if let (Some(state), true) = (&self.state, is_due) {
             // The state file only helps to notice what must not happen: if it cannot be written, recording still goes
             // on.
-            state_file::write(state, &ownership, &known, wal, is_last).ok();
+            let written = state_file::write(state, &ownership, &known, wal, is_last);
+            // Another host that takes over must not find one of half a minute before, as this host's memory may go with it.
+            if !is_local || is_last {
+                written.and_then(|()| state.sync()).ok();
+            }
         }
     }
 

@@ -21,7 +21,7 @@ use crate::postgres::mirror::voiding;
 use crate::postgres::partitions;
 use crate::postgres::regular_file;
 use crate::postgres::settings::{self, MirrorMode};
-use crate::postgres::tables::{self, entry_column, tid_of, RegisteredSnapshot, Row, Table, TableScan};
+use crate::postgres::tables::{entry_column, tid_of, RegisteredSnapshot, Row, Table, TableScan};
 use crate::postgres::transaction;
 use pgrx::{check_for_interrupts, pg_sys, PgMemoryContexts};
 use std::collections::{HashMap, HashSet};
@@ -240,13 +240,11 @@ impl PendingComparison {
         tables: &mut Findings<'_>,
         file: &mut Findings<'_>,
     ) -> HashSet<Uuid> {
-        // A standby that lags behind the file does not know yet that an entry is in one of the file's blocks.
-        let standby = database::is_in_recovery();
-        let head = tables::head_number(&RegisteredSnapshot::latest());
         // In mode async, and right after it, lines come after their commit.
         let is_behind = settings::mirror_mode() == MirrorMode::Async
             || database::mirror().is_ok_and(|mirror| mirror.slot.is_behind());
-        let lags = standby && last_block > head || is_behind || self.may_lack || has_lost_lines();
+        // A standby may lag behind the file; or what it reads of the file may, on a network mount or in a copy, lag behind it.
+        let lags = database::is_in_recovery() || is_behind || self.may_lack || has_lost_lines();
         let mut differing = HashSet::new();
         for (entry_id, row) in &self.rows {
             check_for_interrupts!();

@@ -112,14 +112,16 @@ impl Sealing {
 
     fn seal_batches(&mut self, keeper: &mut Keeper) -> Result<(), Failure> {
         let since = Instant::now();
+        let mut batches = 0;
         let mut page = if self.must_recount() || self.is_due() { 0 } else { self.resume_page };
         loop {
             // A backlog takes many batches, and sessions that reuse an id wait for the void line.
             keeper.void_between_batches()?;
-            if self.is_called_away() || (keeper.is_async() && since.elapsed() > LONGEST_SEALING) {
+            if self.is_called_away(batches) || (keeper.is_async() && since.elapsed() > LONGEST_SEALING) {
                 return Ok(());
             }
             let next = self.seal_from(keeper, page)?;
+            batches += 1;
             let is_resting = self.pace.end(self.slot());
             match next {
                 Some(next) if is_resting => {
@@ -169,8 +171,9 @@ impl Sealing {
     }
 
     /// Runs between batches, whose end may never come while entries arrive faster than they are sealed. Obeys signals,
-    /// reads the settings, and returns whether something else must be done first.
-    fn is_called_away(&mut self) -> bool {
+    /// reads the settings, and returns whether something else must be done first. Prepared transactions that are decided
+    /// all the time do not keep it from the first batch.
+    fn is_called_away(&mut self, batches: usize) -> bool {
         let mode = settings::mirror_mode();
         background_process::sleep(Some(0), wait_events::worker_main());
         // This takes what woke the process, so it must look again after the last batch at the latest.
@@ -181,7 +184,7 @@ impl Sealing {
             || mode != settings::mirror_mode()
             || slot.worker_state() == WorkerState::Paused
             || slot.check_extension.load(Ordering::Acquire)
-            || slot.prepared_decided.load(Ordering::SeqCst)
+            || (batches > 0 && slot.prepared_decided.load(Ordering::SeqCst))
             || requests::pending(&self.mirror) != Request::None
     }
 
@@ -198,6 +201,9 @@ impl Sealing {
             self.waiting_since = None;
             return false;
         }
+        // The clock may have been set back since: no entry waits longer for that than once more the interval.
+        let now = tables::now().micros();
+        self.waiting_since = self.waiting_since.map(|since| since.min(now));
         let may_find = self.must_recount() || self.waiting_since.is_none() || self.is_due() || self.has_full_block();
         may_find && !self.pace.is_resting()
     }
