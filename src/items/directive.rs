@@ -70,12 +70,14 @@ fn document_type(text: &str) -> Option<usize> {
     let mut rest = text.trim_start_matches('\u{feff}');
     loop {
         rest = rest.trim_start_matches(XML_SPACE);
-        let end = match rest {
-            _ if rest.starts_with("<!--") => "-->",
-            _ if rest.starts_with("<?") => "?>",
+        let (open, close) = match rest {
+            _ if rest.starts_with("<!--") => ("<!--", "-->"),
+            _ if rest.starts_with("<?") => ("<?", "?>"),
             _ => return rest.starts_with("<!DOCTYPE").then(|| text.len() - rest.len()),
         };
-        rest = &rest[rest.find(end)? + end.len()..];
+        // Behind the beginning: <!--> is not a whole comment.
+        let inside = &rest[open.len()..];
+        rest = &inside[inside.find(close)? + close.len()..];
     }
 }
 
@@ -427,13 +429,19 @@ mod tests {
         let directive = "<directive name=\"a\"><step/></directive>";
         for (before, line) in [
             ("<!DOCTYPE directive [<!ATTLIST step run CDATA \"evil\">]>\n", 1),
+            ("<!--> -->\n<!DOCTYPE directive []>\n", 2),
             ("\u{feff}<?xml version=\"1.0\"?>\n<!-- signature -->\n <!DOCTYPE r [<!ENTITY d \"evil\">]><r>&d;", 3),
         ] {
             let error = read(&format!("{before}{directive}")).unwrap_err().to_string();
             assert_eq!(error, format!("line {line}: {NO_DOCUMENT_TYPE}"), "{before}");
         }
         // No parser of XML takes this for a document.
-        for before in ["Begin a page with\n\n    <!DOCTYPE html>\n", "<!-- <!DOCTYPE html> -->", "<!-- "] {
+        for before in [
+            "Begin a page with\n\n    <!DOCTYPE html>\n",
+            "<!-- <!DOCTYPE html> -->",
+            "<!--> <!DOCTYPE x> -->",
+            "<!-- ",
+        ] {
             assert!(read(&format!("{before}{directive}")).is_ok(), "{before}");
         }
     }

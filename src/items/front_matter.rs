@@ -23,9 +23,9 @@ const DOCUMENT_END: &str = "...";
 /// The key whose value, a mapping, many readers merge into the mapping that it stands in.
 const MERGE: &str = "<<";
 
-/// Characters that break a line in YAML 1.1 but not in YAML 1.2, and the byte order mark, which some readers skip at
-/// the start of a line. Behind any of them, one reader finds a key where another finds none.
-const AMBIGUOUS: [char; 4] = ['\u{85}', '\u{2028}', '\u{2029}', '\u{feff}'];
+/// Characters that break a line in YAML 1.1 but not in YAML 1.2, or only in Python, and the byte order mark, which some
+/// readers skip at the start of a line. Behind any of them, one reader finds a key, or a fence, where another finds none.
+const AMBIGUOUS: [char; 9] = ['\x0b', '\x0c', '\x1c', '\x1d', '\x1e', '\u{85}', '\u{2028}', '\u{2029}', '\u{feff}'];
 
 /// What may be tagged as what it is. Other tags can make another value of the same text.
 const TEXT_TAGS: [&str; 4] = ["str", "int", "float", "bool"];
@@ -438,7 +438,7 @@ mod tests {
             ("a: b\ntitle: \"x", "line 3: the front matter is not YAML: "),
             ("- a", "line 2: the front matter must be a mapping"),
             ("text", "line 2: the front matter must be a mapping"),
-            ("a: b\n...\nc: d", "line 4: the front matter must be one YAML document"),
+            ("a: b\n... # c\nc: d", "line 4: the front matter must be one YAML document"),
             ("a: 1\ntitle: a\ntitle: b", "line 4: title is there twice: keep one"),
             ("title: {a: b}", "line 2: title must be text"),
             ("tags: a, b", "line 2: tags must be a list of texts, such as [a, b]"),

@@ -360,6 +360,8 @@ mod tests {
             (html, "<b>\n<?php\n", None),
             (LineFormat::MARKDOWN, "<?php f() ?>\n", None),
             (LineFormat::MARKDOWN, "<?php\n", None),
+            (PYTHON, "#!/usr/bin/guile \\\n-s\n!#\n", Some((1, "a backslash ends it"))),
+            (PYTHON, "x = 1 + \\\n2\n", None),
         ] {
             let found = format.check_place(content).err();
             assert_eq!(found.is_some(), error.is_some(), "{content}");

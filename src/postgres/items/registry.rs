@@ -422,8 +422,8 @@ fn cannot_call(caller: &ItemName, called: &ItemName, reason: &str) -> Failure {
 /// Refuses calls that lead back to the caller.
 fn check_acyclic(entries: &ItemEntries, caller: &ItemName, pins: &[Pin]) -> Result<(), Failure> {
     // Each is noted once, when it is first called: of many items that call the same ones, there may be any number of calls.
-    let mut seen: HashSet<ItemName> = pins.iter().map(|pin| pin.name.clone()).collect();
-    let mut open: Vec<ItemName> = seen.iter().cloned().collect();
+    let mut open: Vec<ItemName> = pins.iter().map(|pin| pin.name.clone()).collect();
+    let mut seen: HashSet<ItemName> = open.iter().cloned().collect();
     while let Some(name) = open.pop() {
         check_for_interrupts!();
         let registration = entries.newest(&name).and_then(|entry| entry.registration(&name).ok());

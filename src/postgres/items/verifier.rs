@@ -277,10 +277,11 @@ fn verify_text(given: &GivenItem, registration: Option<&Registration>) -> Result
         Stored::InContent => verify_registered(&item, None, registration),
     }?;
     match registration {
-        Some(registration) if matches!(outcome.status, Status::Valid | Status::Moved) => {
+        Some(registration) if outcome.success() => {
             let other = verify_row(given, registration);
             Ok(other.map_or_else(|| verify_comments(&item, registration), |other| Ok(Some(other)))?.unwrap_or(outcome))
         }
+        Some(registration) if outcome.status == Status::Moved => Ok(verify_row(given, registration).unwrap_or(outcome)),
         _ => Ok(outcome),
     }
 }

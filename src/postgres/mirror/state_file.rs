@@ -24,9 +24,6 @@ use uuid::Uuid;
 /// A longer file is not a state file of the ledger.
 const MAX_BYTES: u64 = 4096;
 
-/// The timeline of a cluster that was never recovered to a point in time and is no promoted standby.
-const FIRST_TIMELINE: u32 = 1;
-
 pub struct StateFile(File);
 
 pub fn path_of(mirror: &Path) -> PathBuf {
@@ -168,15 +165,9 @@ impl State {
         if !self.is_of_this_cluster() {
             return None;
         }
-        // The first timeline has no parent, and no history file.
-        let history = match start.timeline == self.wal.timeline || start.timeline == FIRST_TIMELINE {
-            true => String::new(),
-            false => {
-                let name = data_directory.join("pg_wal").join(format!("{:08X}.history", start.timeline));
-                std::fs::read_to_string(name).ok()?
-            }
-        };
-        let is_there = wal::contains(start, &history, self.wal)?;
+        let name = data_directory.join("pg_wal").join(format!("{:08X}.history", start.timeline));
+        let history = std::fs::read_to_string(name).ok();
+        let is_there = wal::contains(start, history.as_deref(), self.wal)?;
         (!is_there).then(|| {
             format!("it started at WAL location {}, the file was last written at {}", start.text(), self.wal.text())
         })

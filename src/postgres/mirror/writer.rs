@@ -339,7 +339,8 @@ impl OpenFile {
             self.sync_at.get_or_insert(Instant::now() + SYNC_DELAY);
         }
         // The worker is still writing, and may be the last to write for a long time.
-        if attachment == Some(Attachment::Repairing) {
+        let is_behind_sync = !is_local && known.size > known.synced;
+        if attachment == Some(Attachment::Repairing) || is_behind_sync {
             self.state_at = Some(Instant::now() + STATE_DELAY);
         }
         let is_due = match attachment {
@@ -355,7 +356,8 @@ impl OpenFile {
             // on.
             let written = state_file::write(state, &ownership, &known, wal, is_last);
             // Another host that takes over must not find one of half a minute before, as this host's memory may go with it.
-            if !is_local || is_last {
+            // It must not say there that the file has more than is on disk.
+            if is_last || !(is_local || is_behind_sync) {
                 written.and_then(|()| state.sync()).ok();
             }
         }
