@@ -68,12 +68,12 @@ impl EntryClock {
         }
         let follow = |plain| Some(if is_given_up(plain, clock) { clock } else { clock.max(plain + 1) });
         let plain = self.plain.fetch_update(Ordering::Relaxed, Ordering::Relaxed, follow).unwrap_or_default();
-        let is_given_up = is_given_up(plain, clock);
-        let after = |newest: i64| if is_given_up { clock } else { clock.max(newest.saturating_add(apart)) };
+        let gives_up = is_given_up(plain, clock);
+        let after = |newest: i64| if gives_up { clock } else { clock.max(newest.saturating_add(apart)) };
         let follow = |newest| (newest > 0).then(|| after(newest));
         let newest = self.newest.fetch_update(Ordering::AcqRel, Ordering::Acquire, follow);
         let newest = newest.map_err(|unknown| NotYet::Unknown(Unknown(unknown)))?;
-        Ok(Given { at: after(newest), given_up: is_given_up.then_some(newest) })
+        Ok(Given { at: after(newest), given_up: gives_up.then_some(newest) })
     }
 
     /// Notes that the ledger has given this time, or, if `None`, no time at all: what was read since the newest time was

@@ -276,13 +276,14 @@ fn verify_text(given: &GivenItem, registration: Option<&Registration>) -> Result
         Stored::Elsewhere(Some(hash)) => verify_registered(&item, Some(hash), registration),
         Stored::InContent => verify_registered(&item, None, registration),
     }?;
-    match registration {
-        Some(registration) if outcome.success() => {
-            let other = verify_row(given, registration);
-            Ok(other.map_or_else(|| verify_comments(&item, registration), |other| Ok(Some(other)))?.unwrap_or(outcome))
-        }
-        Some(registration) if outcome.status == Status::Moved => Ok(verify_row(given, registration).unwrap_or(outcome)),
-        _ => Ok(outcome),
+    let is_placed = matches!(outcome.status, Status::Valid | Status::Moved);
+    let Some(registration) = registration.filter(|_| is_placed) else { return Ok(outcome) };
+    if let Some(differs) = verify_row(given, registration) {
+        return Ok(differs);
+    }
+    match outcome.success() {
+        true => Ok(verify_comments(&item, registration)?.unwrap_or(outcome)),
+        false => Ok(outcome),
     }
 }
 
