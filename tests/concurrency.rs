@@ -169,6 +169,8 @@ fn who_locks_a_table_of_sealed_entries_holds_up_nothing_but_sealing() {
         let named = format!("session {holder_pid} holds a lock on ledger.");
         let times_said = || cluster.log().matches(&named).count();
         let before = times_said();
+        let partition = "SELECT pg_relation_size('ledger.entries_sealed_1')";
+        let size = number(&mut client, partition);
         client.batch_execute("TRUNCATE held; INSERT INTO held SELECT generate_series(1, 300)").unwrap();
         wait_until("the log says what is locked", PATIENCE, || times_said() > before);
         // Its lines are voided, and the id can be used again.
@@ -183,6 +185,7 @@ fn who_locks_a_table_of_sealed_entries_holds_up_nothing_but_sealing() {
         fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
         wait_until("recording works again", PATIENCE, || client.simple_query(RECORD).is_ok());
         client.batch_execute("SELECT ledger.mirror_restart()").unwrap();
+        assert_eq!(number(&mut client, partition), size, "each attempt to seal leaves a hole in the partition");
         holder.batch_execute("ROLLBACK").unwrap();
         wait_for(&mut client, "(SELECT pending_count < 5 FROM ledger.chain_stats)");
         assert_intact(&mut client);

@@ -58,3 +58,31 @@ fn the_documented_way_puts_back_entries_and_blocks_that_were_changed() {
     seal(&mut client);
     assert_intact(&mut client);
 }
+
+/// Nothing counts what is put back past the triggers.
+#[test]
+fn an_entry_that_was_put_back_is_sealed_by_the_worker_once_it_is_verified() {
+    let (_cluster, mut client) = start(quiet());
+    let id = record(&mut client);
+    client
+        .batch_execute(
+            "CREATE TABLE kept AS SELECT * FROM ledger.entries_pending;
+             ALTER TABLE ledger.entries_pending DISABLE TRIGGER USER; DELETE FROM ledger.entries_pending",
+        )
+        .unwrap();
+    set(&mut client, "ledger.block_interval", "'1s'");
+    wait_for(&mut client, "(SELECT pending = 0 FROM ledger.workers)");
+    client
+        .batch_execute(
+            "INSERT INTO ledger.entries_pending SELECT * FROM kept;
+             ALTER TABLE ledger.entries_pending
+                 ENABLE ALWAYS TRIGGER zz_complete_entry, ENABLE ALWAYS TRIGGER queue_entry,
+                 ENABLE ALWAYS TRIGGER refuse_row, ENABLE ALWAYS TRIGGER refuse_statement",
+        )
+        .unwrap();
+    assert_eq!(verdict(&mut client)["overall_valid"], true);
+    wait_for(&mut client, &format!("EXISTS (SELECT FROM ledger.entries_sealed WHERE id = '{id}')"));
+    record(&mut client);
+    wait_until_sealed(&mut client);
+    assert_intact(&mut client);
+}

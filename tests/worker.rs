@@ -2,9 +2,11 @@
 #![cfg(feature = "cluster-tests")]
 
 use crate::common::ledger::*;
+use crate::common::stop_at_end::StopAtEnd;
 use crate::common::{wait_until, wait_until_asleep, Options, Stop};
 use postgres::error::SqlState;
 use postgres::Client;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
@@ -32,6 +34,7 @@ fn a_verification_where_there_is_no_worker_does_not_wait_for_one() {
     cluster.add_conf("max_worker_processes = 2\nmax_logical_replication_workers = 0");
     cluster.restart(Stop::Fast);
     let mut client = cluster.connect("postgres");
+    assert_eq!(number(&mut client, WORKERS), 0);
     client.batch_execute("SET statement_timeout = '25s'").unwrap();
     assert!(is_true(&mut client, "(ledger.verify_chain() ->> 'overall_valid')::bool"));
     assert!(is_true(&mut client, "(ledger.verify_all() ->> 'overall_valid')::bool"));
@@ -305,12 +308,41 @@ fn sealing_recovers_from_a_detached_partition() {
     );
 }
 
+/// The worker leaves less than a block behind a full batch, and rests while others write. Nobody wakes it afterwards.
+#[test]
+fn what_a_batch_leaves_is_sealed_after_the_interval_though_the_worker_rests() {
+    let options = Options::new().conf("ledger.block_interval = 2s").conf("ledger.mirror_mode = off");
+    let (cluster, mut client) = start(options);
+    for _ in 0..3 {
+        let stop = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let stop_at_end = StopAtEnd(&stop);
+            scope.spawn(|| {
+                let mut session = cluster.connect("postgres");
+                while !stop.load(Ordering::Acquire) {
+                    record(&mut session);
+                    sleep(Duration::from_millis(10));
+                }
+            });
+            // Some more than a batch.
+            let insert = "INSERT INTO ledger.entries (entry_type, data_hash) SELECT 'many', repeat('a', 64)";
+            client.batch_execute(&format!("{insert} FROM generate_series(1, 16350)")).unwrap();
+            wait_for(&mut client, "(SELECT pending_count < 200 FROM ledger.chain_stats)");
+            drop(stop_at_end);
+        });
+        wait_for(&mut client, "(SELECT pending_count = 0 FROM ledger.chain_stats)");
+    }
+    assert!(is_true(&mut client, "(ledger.verify_chain() ->> 'overall_valid')::bool"));
+}
+
 #[test]
 fn a_restart_continues_the_chain() {
     let options = Options::new().conf("ledger.block_size = 5").conf("ledger.block_interval = 1h");
     let (cluster, mut client) = start(options);
     for how in [Stop::Fast, Stop::Immediate, Stop::Fast] {
+        let before = number(&mut client, "SELECT block_count FROM ledger.chain_stats");
         record_many(&mut client, 7);
+        wait_for(&mut client, &format!("(SELECT block_count > {before} FROM ledger.chain_stats)"));
         drop(client);
         cluster.restart(how);
         client = cluster.connect("postgres");

@@ -17,6 +17,7 @@ use super::pending_scan::{is_sparse, PendingScan};
 use super::sealing_lock;
 use super::settings;
 use super::tables::{self, KeyScan, RegisteredSnapshot, Row, SealedTuple, Table, TableScan};
+use super::tracking::version_runs::VersionTable;
 use super::tracking::versions::NewVersions;
 use super::transaction;
 use crate::ledger::block::{self, BlockHeader};
@@ -215,6 +216,8 @@ fn moved(candidates: &[Candidate]) -> Moved {
     let mut pages: Vec<u32> = candidates.iter().map(|candidate| tables::tid(candidate.place).0).collect();
     pages.sort_unstable();
     pages.dedup();
+    // Thousands of these are kept, each with the room for a page per entry, while an old snapshot is held.
+    pages.shrink_to_fit();
     // Of the transaction itself, because the worker, which makes use of it, has no subtransactions.
     // SAFETY: reads the state of a transaction, which has an id if it has moved anything.
     let transaction = unsafe { pg_sys::GetTopFullTransactionIdIfAny() };
@@ -278,6 +281,7 @@ fn write_blocks(
     let mut tree = state.tree(head.as_ref())?;
     let first = head.as_ref().map_or(1, |head| head.block_number + 1);
     let candidates = &candidates[..with_place(candidates.len(), block_size, first)];
+    lock_tables(candidates);
     let mut nodes = Vec::new();
     let mut blocks: Vec<BlockHeader> = Vec::with_capacity(candidates.len() / block_size + 1);
     for entries in candidates.chunks(block_size) {
@@ -297,6 +301,15 @@ fn write_blocks(
     insert_nodes(&nodes);
     state.update(&tree);
     Ok(blocks)
+}
+
+/// Waits here for whoever has locked one of the tables that are written to after the partition, as far as that is known.
+/// What is rolled back stays in the partition as a hole, and sealing tries again and again.
+fn lock_tables(candidates: &[Candidate]) {
+    Table::open("log_nodes", pg_sys::RowExclusiveLock);
+    if candidates.iter().any(|candidate| candidate.row_ids[0].is_some()) {
+        VersionTable::open(pg_sys::RowExclusiveLock);
+    }
 }
 
 /// How many of so many entries go into blocks, from `first` on, that have a partition. The others wait for the next

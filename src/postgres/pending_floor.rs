@@ -12,7 +12,7 @@ use super::tables::{tid_of, Table, TableScan};
 use crate::ledger::pending_floor::PendingFloor;
 use pgrx::pg_sys;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// A smaller table is read as a whole.
 const FEW_PAGES: u32 = 1024;
@@ -21,6 +21,8 @@ const STEP_PAGES: u32 = 64;
 /// After raising the floor, the worker leaves it alone for so many times the time that this took. Where there is room on
 /// pages far below, sessions insert rows there again and again, and each time all pages from there on have to be read.
 const REST: u32 = 50;
+/// At least so long: rows that stay low in the table keep the floor where it is.
+const LEAST_REST: Duration = Duration::from_secs(1);
 
 /// The floor of one database's ledger. Recording reads it and seldom writes it. It has a cache line of its own, so that
 /// what is written beside it does not slow this down.
@@ -106,12 +108,16 @@ impl FloorRaiser {
         let pages = table.pages();
         floor.page.begin();
         let found = first_with_row(table, floor.page.page(), pages);
+        self.rests_until = Some(Instant::now() + (since.elapsed() * REST).max(LEAST_REST));
+        // The commit of a transaction with an id waits for the disk, under the sealing lock.
+        if found <= floor.page.page() {
+            return;
+        }
         // SAFETY: inside a transaction of the worker.
         let raiser = unsafe { pg_sys::GetTopTransactionId() };
         // Before the floor: whoever finds the new one must find this transaction, or a later one.
         floor.raiser.store(raiser.into_inner(), Ordering::SeqCst);
         floor.page.raise(found);
-        self.rests_until = Some(Instant::now() + since.elapsed() * REST);
     }
 }
 

@@ -27,6 +27,7 @@ use pgrx::{check_for_interrupts, pg_sys, PgMemoryContexts};
 use std::collections::{HashMap, HashSet};
 use std::io::{BufRead, BufReader, Seek, SeekFrom};
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -104,6 +105,15 @@ impl Reading<'_> {
     }
 }
 
+/// Has the worker count the pending entries if it knows of fewer: those that were put back would not be sealed.
+fn have_them_counted(found: i64) {
+    let Ok((_, slot)) = database::slot() else { return };
+    if slot.pending.load(Ordering::Acquire) < found {
+        slot.recount.store(true, Ordering::Release);
+        slot.worker.wake();
+    }
+}
+
 impl PendingComparison {
     /// Reads the pending rows, and checks each by itself.
     pub fn read(keyring: Option<&Keyring>, findings: &mut Findings<'_>) -> Self {
@@ -132,6 +142,7 @@ impl PendingComparison {
                 context.reset();
             }
         }
+        have_them_counted(reading.rows.len() as i64);
         PendingComparison { rows: reading.rows, by_key: reading.by_key, complete, may_lack }
     }
 

@@ -92,9 +92,15 @@ impl Sealing {
         let rest = self.pace.until_rested().map(milliseconds);
         let due = self.due().map(|due| ((due - tables::now().micros()) / 1000 + 1).max(0));
         let recount = self.recount_at.map(|at| milliseconds(at.saturating_duration_since(Instant::now())));
-        let next = due.into_iter().chain(recount).chain(rest.filter(|_| self.has_full_block())).min();
+        let next = due.into_iter().chain(recount).chain(rest.filter(|_| self.has_full_block() || self.is_age_unknown())).min();
         // Nothing is sealed before the rest is over.
         next.map(|next| next.max(rest.unwrap_or(0)))
+    }
+
+    /// Whether entries are pending, and it is not known since when. Their sessions woke the worker while it rested, and no
+    /// process does so again before they fill a block.
+    fn is_age_unknown(&self) -> bool {
+        self.waiting_since.is_none() && self.slot().pending.load(Ordering::Acquire) > 0
     }
 
     fn has_full_block(&self) -> bool {
