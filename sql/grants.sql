@@ -1,6 +1,25 @@
 GRANT USAGE ON SCHEMA ledger TO PUBLIC;
-REVOKE ALL ON ALL TABLES IN SCHEMA ledger FROM PUBLIC;
-REVOKE ALL ON ALL FUNCTIONS IN SCHEMA ledger FROM PUBLIC;
+-- Nobody has other rights than those below, whatever ALTER DEFAULT PRIVILEGES gives on new tables and functions.
+DO $privileges$
+DECLARE
+    grantee text;
+BEGIN
+    FOR grantee IN
+        SELECT DISTINCT CASE a.grantee WHEN CAST(0 AS pg_catalog.oid) THEN 'PUBLIC' ELSE CAST(CAST(a.grantee AS pg_catalog.regrole) AS text) END
+        FROM (SELECT COALESCE(c.relacl, pg_catalog.acldefault('r', c.relowner)) AS acl, c.relowner AS owner, c.relnamespace AS namespace
+              FROM pg_catalog.pg_class AS c
+              UNION ALL
+              SELECT COALESCE(p.proacl, pg_catalog.acldefault('f', p.proowner)), p.proowner, p.pronamespace
+              FROM pg_catalog.pg_proc AS p) AS object,
+             pg_catalog.aclexplode(object.acl) AS a
+        WHERE object.namespace OPERATOR(pg_catalog.=) CAST('ledger' AS pg_catalog.regnamespace)
+            AND a.grantee OPERATOR(pg_catalog.<>) object.owner
+    LOOP
+        EXECUTE pg_catalog.format('REVOKE ALL ON ALL TABLES IN SCHEMA ledger FROM %s', grantee);
+        EXECUTE pg_catalog.format('REVOKE ALL ON ALL FUNCTIONS IN SCHEMA ledger FROM %s', grantee);
+    END LOOP;
+END
+$privileges$;
 
 -- Every role may call functions that only compute.
 GRANT EXECUTE ON FUNCTION ledger.canonical_json(jsonb), ledger.hash_data(jsonb), ledger.hash_json(json),
@@ -18,7 +37,7 @@ GRANT EXECUTE ON FUNCTION ledger.hash_and_record(text, jsonb, jsonb, boolean),
     ledger.create_signature(text), ledger.verify_signature(text, text, text), ledger.commit_block(),
     ledger.verify_entry(uuid, jsonb) TO ledger_writer;
 
-GRANT SELECT ON ledger.blocks, ledger.entries, ledger.entries_pending, ledger.log_nodes, ledger.log_state,
+GRANT SELECT ON ledger.blocks, ledger.entries, ledger.entries_pending, ledger.entries_sealed, ledger.entries_sealed_1, ledger.log_nodes, ledger.log_state,
     ledger.chain_stats, ledger.mirror_status, ledger.workers, ledger.progress
     TO ledger_auditor;
 GRANT EXECUTE ON FUNCTION ledger.verify_signature(text, text, text), ledger.verify_entry(uuid, jsonb),
@@ -52,7 +71,7 @@ GRANT UPDATE ON ledger.items TO ledger_admin;
 GRANT SELECT ON ledger.verifier_cache TO ledger_writer, ledger_auditor;
 
 GRANT SELECT ON ledger.lines TO ledger_auditor;
--- pg_read_all_data may read the view, which calls these functions.
+-- pg_read_all_data may read the views, which call these functions.
 GRANT EXECUTE ON FUNCTION ledger.header_line(ledger.log_state), ledger.entry_line(ledger.entries),
     ledger.block_line(ledger.blocks, uuid[]) TO ledger_auditor, pg_read_all_data;
 
@@ -61,7 +80,8 @@ GRANT EXECUTE ON FUNCTION ledger.mirror_catch_up(), ledger.mirror_restart(), led
 GRANT INSERT ON ledger.import TO ledger_admin;
 
 GRANT SELECT ON ledger.chain_stats, ledger.mirror_status, ledger.workers, ledger.progress TO pg_monitor;
-GRANT EXECUTE ON FUNCTION ledger.mirror_state(), ledger.worker_state(), ledger.verification_progress() TO pg_monitor;
+GRANT EXECUTE ON FUNCTION ledger.mirror_state(), ledger.worker_state(), ledger.verification_progress()
+    TO pg_monitor, pg_read_all_data;
 
 COMMENT ON FUNCTION ledger.canonical_json(jsonb) IS 'the canonical text of a JSON value, which is what is hashed: keys sorted, ASCII only';
 COMMENT ON FUNCTION ledger.hash_data(jsonb) IS 'hex SHA-256 of the canonical JSON';

@@ -181,5 +181,28 @@ DROP SCHEMA IF EXISTS ledger;
 CREATE SCHEMA ledger AUTHORIZATION regress_outsider;
 CREATE EXTENSION pg_notary;
 DROP SCHEMA ledger;
+-- One that is not empty: nothing in it is run.
+CREATE SCHEMA ledger;
+GRANT CREATE ON SCHEMA ledger TO regress_outsider;
+SET ROLE regress_outsider;
+CREATE FUNCTION ledger.intrude(oid, integer) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'run as %', current_user; END $$;
+CREATE OPERATOR ledger.<> (FUNCTION = ledger.intrude, LEFTARG = oid, RIGHTARG = integer);
+RESET ROLE;
 CREATE EXTENSION pg_notary;
+DROP SCHEMA ledger CASCADE;
+-- Nobody has rights there that were given before, or by default.
+CREATE SCHEMA ledger;
+GRANT ALL ON SCHEMA ledger TO regress_outsider;
+ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO regress_outsider;
+ALTER DEFAULT PRIVILEGES GRANT ALL ON FUNCTIONS TO regress_outsider;
+CREATE EXTENSION pg_notary;
+SELECT count(*) AS rights FROM
+    (SELECT nspacl FROM pg_namespace WHERE nspname = 'ledger'
+     UNION ALL SELECT relacl FROM pg_class WHERE relnamespace = 'ledger'::regnamespace
+     UNION ALL SELECT proacl FROM pg_proc WHERE pronamespace = 'ledger'::regnamespace) AS object (acl), aclexplode(acl) AS a
+WHERE a.grantee = 'regress_outsider'::regrole;
+SELECT has_table_privilege('ledger_auditor', 'ledger.entries_sealed_1', 'SELECT') AS auditor_reads,
+    has_table_privilege('ledger_auditor', 'ledger.entries_sealed_1', 'INSERT') AS auditor_writes;
+ALTER DEFAULT PRIVILEGES REVOKE ALL ON TABLES FROM regress_outsider;
+ALTER DEFAULT PRIVILEGES REVOKE ALL ON FUNCTIONS FROM regress_outsider;
 DROP ROLE regress_outsider;

@@ -281,7 +281,7 @@ SELECT ledger.add_entry('note', '1');
 \echo :SQLSTATE
 SELECT * FROM ledger.verify_table('owned');
 SELECT ledger.verify_row('owned', '{"id": 1}') -> 'verified' AS verified;
-SELECT operation, "session_user" = session_user AS session_user, "current_user", after FROM ledger.history('owned', '{"id": 1}');
+SELECT operation, session_user_name = session_user AS by_session, current_user_name, after FROM ledger.history('owned', '{"id": 1}');
 SELECT (ledger.verified(o)).* FROM owned AS o;
 SELECT ledger.verify_all();
 \echo :SQLSTATE
@@ -314,7 +314,7 @@ GRANT INSERT ON owned TO regress_stranger;
 SET ROLE regress_stranger;
 INSERT INTO owned VALUES (2, 'by another');
 RESET ROLE;
-SELECT "current_user" FROM ledger.history('owned', '{"id": 2}');
+SELECT current_user_name FROM ledger.history('owned', '{"id": 2}');
 -- Objects of the owner's do not get into what runs as the ledger's owner.
 GRANT CREATE ON SCHEMA public TO regress_owner;
 SET ROLE regress_owner;

@@ -211,7 +211,7 @@ SELECT ledger.verified(ROW(3, 'recorded')::proofs);
 SELECT ledger.verified(ROW(3, 'made up')::proofs);
 SELECT operation, block_number IS NOT NULL AS sealed FROM ledger.history('proofs', '{"id": 5}') ORDER BY version;
 SELECT operation FROM ledger.history('proofs', '{"id": 6}') ORDER BY version;
-SELECT history.version, history.transaction_id > 0 AS transaction, history."session_user" = session_user AS by_session, history.data_hash ~ '^[0-9a-f]{64}$' AS data_hash
+SELECT history.version, history.transaction_id > 0 AS transaction, history.session_user_name = session_user AS by_session, history.data_hash ~ '^[0-9a-f]{64}$' AS data_hash
 FROM ledger.history('proofs', '{"id": 5}');
 SELECT r ->> 'table' AS table_name, r -> 'valid' AS valid, r -> 'row_count' AS rows, r -> 'entry_count' AS entries, r -> 'error_count' AS error_count,
        (SELECT jsonb_agg(e -> 'problem' ORDER BY e ->> 'problem') FROM jsonb_array_elements(r -> 'errors') AS e) AS problems

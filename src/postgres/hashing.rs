@@ -67,13 +67,15 @@ fn verify_signature_with_server_secret(
     let keyring = or_raise(secrets::required_keyring());
     let secret = match key_id {
         None => keyring.signing_key().1,
-        Some(key_id) => or_raise(keyring.get(key_id).ok_or_else(|| unknown_key(key_id))),
+        Some(key_id) => or_raise(keyring.get(key_id).ok_or_else(unknown_key)),
     };
     Some(signature::verify(secret, data_hash, signature))
 }
 
-fn unknown_key(key_id: &str) -> Failure {
-    Failure::new(PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT, format!("HMAC key \"{}\" is not known", shortened(key_id, SHOWN)))
+/// Does not show the key_id: a secret that is given without a type is taken for one, and must not get into a log.
+fn unknown_key() -> Failure {
+    Failure::new(PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT, "the server has no HMAC key with this key_id")
+        .detail("A third argument that is text, or a literal without a type, is a key_id. A secret of your own has type bytea.")
         .hint("ledger.hmac_secret_file must hold a line for every key_id that was ever used to sign. The secret of INTEGRITY_HMAC_SECRET has the key_id \"default\".")
 }
 

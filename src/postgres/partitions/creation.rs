@@ -171,29 +171,36 @@ fn name(from: i64) -> String {
 /// after 50 million transactions, to freeze them then.
 fn create(from: i64, to: i64) {
     let name = name(from);
-    let grant = readers().map(|readers| format!("GRANT SELECT ON ledger.{name} TO {readers}"));
-    let statements = [
+    let make = [
         format!("CREATE TABLE ledger.{name} (LIKE ledger.entries_sealed INCLUDING ALL, PRIMARY KEY (id), UNIQUE (leaf_index), CHECK (leaf_index IS NOT NULL)) USING heap WITH (autovacuum_freeze_min_age = 0)"),
-        format!("REVOKE ALL ON ledger.{name} FROM PUBLIC"),
         format!("CREATE TRIGGER refuse_statement BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON ledger.{name} FOR EACH STATEMENT EXECUTE FUNCTION ledger.refuse_change()"),
         format!("ALTER TABLE ledger.{name} ENABLE ALWAYS TRIGGER refuse_statement"),
         format!("ALTER TABLE ledger.entries_sealed ATTACH PARTITION ledger.{name} FOR VALUES FROM ({from}) TO ({to})"),
     ];
-    with_setting(c"default_tablespace", &tablespace(), || {
-        statements.iter().chain(&grant).for_each(|statement| run(statement));
-    });
+    with_setting(c"default_tablespace", &tablespace(), || make.iter().for_each(|statement| run(statement)));
+    set_readers(&name);
 }
 
-/// The roles that were granted to read the partitioned table, as a list in SQL. Those of the ledger may have been renamed
-/// or dropped.
-fn readers() -> Option<String> {
-    Spi::get_one(
+/// Lets the roles that were granted to read the partitioned table read a new partition, and nobody else do anything with
+/// it, whatever ALTER DEFAULT PRIVILEGES gives. The ledger's own roles may have been renamed or dropped.
+fn set_readers(partition: &str) {
+    run(&format!("REVOKE ALL ON ledger.{partition} FROM PUBLIC"));
+    if let Some(others) = grantees(partition, "true") {
+        run(&format!("REVOKE ALL ON ledger.{partition} FROM {others}"));
+    }
+    if let Some(readers) = grantees("entries_sealed", "a.privilege_type = 'SELECT'") {
+        run(&format!("GRANT SELECT ON ledger.{partition} TO {readers}"));
+    }
+}
+
+/// The roles, but the owner and PUBLIC, that were granted such a privilege on a table of the ledger: a list in SQL.
+fn grantees(table: &str, condition: &str) -> Option<String> {
+    Spi::get_one(&format!(
         "SELECT pg_catalog.string_agg(DISTINCT CAST(CAST(a.grantee AS pg_catalog.regrole) AS pg_catalog.text), ', ') \
          FROM pg_catalog.pg_class AS c, pg_catalog.aclexplode(c.relacl) AS a \
-         WHERE c.oid = CAST('ledger.entries_sealed' AS pg_catalog.regclass) AND a.privilege_type = 'SELECT' \
-         AND a.grantee NOT IN (0, c.relowner)",
-    )
-    .unwrap_or_else(|error| pgrx::error!("could not read who may read ledger.entries_sealed: {error}"))
+         WHERE c.oid = CAST('ledger.{table}' AS pg_catalog.regclass) AND a.grantee NOT IN (0, c.relowner) AND {condition}",
+    ))
+    .unwrap_or_else(|error| pgrx::error!("could not read who has privileges on ledger.{table}: {error}"))
 }
 
 /// The tablespace of the partitioned table, as a setting names it: empty for that of the database.
@@ -217,6 +224,7 @@ fn run(statement: &str) {
 
 /// Creates the partition for the first blocks. Only the install script calls this; it makes the table a member.
 #[pg_extern(volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
 fn make_first_partition() {
     create(1, 1 + full_span());
 }

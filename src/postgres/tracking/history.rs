@@ -122,8 +122,9 @@ fn history(
         name!(block_number, Option<i64>),
         name!(entry_id, pgrx::Uuid),
         name!(transaction_id, Option<i64>),
-        name!(session_user, Option<String>),
-        name!(current_user, Option<String>),
+        // Not `session_user`: without quotes that names who asks.
+        name!(session_user_name, Option<String>),
+        name!(current_user_name, Option<String>),
         name!(application_name, Option<String>),
         name!(client_address, Option<String>),
         name!(before, Option<JsonbText>),
