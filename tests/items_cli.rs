@@ -236,6 +236,21 @@ fn any_place_in_a_project_can_be_named() {
     assert!(stdout(&relative).starts_with("valid     core/hello.py  hello@1.2.0\n"), "{}", stdout(&relative));
 }
 
+/// A directory has only items of some names, and none of others.
+#[test]
+fn a_file_that_is_named_is_examined_beside_its_project_in_any_order() {
+    let project = Project::signed();
+    let hidden = project.path("tools/.run.py");
+    fs::write(&hidden, "print(1)\n").unwrap();
+    symlink(".run.py", project.path("tools/run.py")).unwrap();
+    let (root, hidden) = (project.root().as_os_str(), hidden.as_os_str());
+    for named in [[root, hidden], [hidden, root]] {
+        let output = run(&[OsStr::new("verify"), named[0], named[1]]);
+        assert_eq!(output.status.code(), Some(1), "{}", stdout(&output));
+        assert!(stdout(&output).contains(".run.py") && stdout(&output).contains("4 items"), "{}", stdout(&output));
+    }
+}
+
 #[test]
 fn a_base_that_is_a_link_within_its_project_can_be_named() {
     let project = Project::signed();

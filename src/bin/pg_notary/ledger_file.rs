@@ -1,8 +1,8 @@
 //! Opens a ledger file, and says what a file is that is none.
 
-use pg_notary::ledger::record::{Header, FORMAT};
+use pg_notary::ledger::record::{Header, FORMAT, MAX_HEADER};
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read, Seek};
+use std::io::{Read, Seek};
 use std::path::Path;
 
 /// How some files begin that are no ledger files, each with what to do.
@@ -12,9 +12,6 @@ const OTHERS: [(&[u8], &str); 4] = [
     (b"\xff\xfe", "it is UTF-16: a program has converted it, so copy the original again"),
     (b"\xfe\xff", "it is UTF-16: a program has converted it, so copy the original again"),
 ];
-
-/// A header line is shorter.
-const HEADER_BYTES: u64 = 4096;
 
 /// Opens a file that can be read more than once, and that is not of a later format.
 pub fn open(path: &Path) -> Result<File, String> {
@@ -30,26 +27,18 @@ pub fn open(path: &Path) -> Result<File, String> {
         return Err("the file is empty".to_owned());
     }
     let file = File::open(path).map_err(|error| error.to_string())?;
-    match stated_format(&file).map_err(|error| error.to_string())? {
-        Some(format) if format > FORMAT.into() => Err(format!(
+    match Header::later_format(&file).map_err(|error| error.to_string())? {
+        Some(format) => Err(format!(
             "it has format {format}, and this program knows only format {FORMAT}: take the pg_notary of a later version"
         )),
-        _ => Ok(file),
+        None => Ok(file),
     }
-}
-
-/// The format that the first line states, if it is a header.
-fn stated_format(mut file: &File) -> io::Result<Option<u64>> {
-    let mut line = Vec::new();
-    BufReader::new(file.take(HEADER_BYTES)).read_until(b'\n', &mut line)?;
-    file.rewind()?;
-    Ok(Header::stated_format(&line))
 }
 
 /// What a file is that has no line of a ledger; `found` is what verification says of its beginning.
 pub fn describe(mut file: &File, found: &str) -> String {
     let mut start = Vec::new();
-    let read = file.rewind().and_then(|()| file.take(HEADER_BYTES).read_to_end(&mut start));
+    let read = file.rewind().and_then(|()| file.take(MAX_HEADER).read_to_end(&mut start));
     let known = OTHERS.iter().find(|(magic, _)| start.starts_with(magic)).map(|(_, what)| *what);
     let is_converted = || start.split(|byte| *byte == b'\n').next().is_some_and(|line| line.ends_with(b"\r"));
     match known {

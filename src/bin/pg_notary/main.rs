@@ -29,7 +29,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Verify a ledger file. Exits with 0 if it is valid, 1 if it is not (it was tampered with, or the secret file
-    /// lacks a key), 2 if it cannot be verified: it cannot be read, or has a later format.
+    /// lacks a key or has a wrong one), 2 if it cannot be verified: it cannot be read, or has a later format.
     Verify(verify::VerifyArguments),
     /// Sign and verify the items of a project: tools, directives and knowledge.
     #[command(subcommand)]

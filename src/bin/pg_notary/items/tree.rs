@@ -113,7 +113,8 @@ impl Tree {
         for root in &all {
             root.find(&all, &mut tree);
         }
-        tree.found.sort_by(|a, b| a.path.cmp(&b.path));
+        // A file that is named is an item, also where the directory that it is in, named as well, has none of that name.
+        tree.found.sort_by_key(|found| (found.path.clone(), matches!(found.kind, Kind::Other(..))));
         tree.found.dedup_by(|a, b| a.path == b.path);
         Ok(tree)
     }
