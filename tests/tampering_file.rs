@@ -143,7 +143,7 @@ fn a_flipped_byte_in_any_field_of_any_kind_of_line_is_found() {
         let fields = ["block_hash", "data_count", "entry_ids", "merkle_root", "timestamp", "tree_root", "tree_size"];
         flip(13, &fields, By::Both, Some(2));
         flip(13, &["previous_hash"], By::Both, Some(2));
-        flip(18, &["block_hash", "block_number"], By::Both, None);
+        flip(18, &["block_hash", "block_number"], By::Both, Some(3));
         // Nothing in the file itself vouches for what is not sealed.
         flip(20, &["data_hash", "entry_id", "entry_type", "signature", "timestamp"], By::Server, None);
         changes
@@ -171,7 +171,7 @@ fn lines_dropped_repeated_swapped_or_inserted_are_found() {
             change(name + " at the end", By::Both, None, &|lines| lines.push(lines[number - 1].clone()));
         }
         change("entry behind its block".into(), By::Both, Some(1), &|lines| lines.swap(4, 5));
-        change("blocks swapped".into(), By::Both, None, &|lines| lines.swap(12, 17));
+        change("blocks swapped".into(), By::Both, Some(2), &|lines| lines.swap(12, 17));
         change("header not first".into(), By::Both, None, &|lines| lines.swap(0, 1));
         let forged = lines[19].replace("\"entry_type\": \"test\"", "\"entry_type\": \"more\"").replacen(
             "\"entry_id\": \"01",
@@ -214,6 +214,24 @@ fn another_ledgers_file_is_found() {
     let text = format!("{}{}", ledger.lines[0], other.lines[1..].concat());
     let complaint = ledger.complaint("another ledger's entries", &text, By::Server, Some(1));
     assert_eq!(complaint, None);
+    assert_intact(&mut ledger.client);
+}
+
+/// Which is not to say that it was changed.
+#[test]
+fn a_file_of_a_later_format_is_one_that_this_server_cannot_verify() {
+    let mut ledger = Ledger::start();
+    let later = with_line(&ledger.lines, 1, |line| line.replace("\"format\": 1", "\"format\": 2"));
+    fs::write(&ledger.path, &later).unwrap();
+    let expected = "it has format 2, and this server knows only format 1";
+    let refused = error(&mut ledger.client, "SELECT ledger.verify_file_integrity()");
+    assert_eq!(*refused.code(), SqlState::FEATURE_NOT_SUPPORTED);
+    assert!(all_text(&refused).contains(expected), "{refused:?}");
+    let found = column(&mut ledger.client, "SELECT problem || ' ' || detail FROM ledger.find_tampering()");
+    assert!(found.len() == 1 && found[0].starts_with("file_unreadable ") && found[0].contains(expected), "{found:?}");
+    fs::write(&ledger.path, ledger.lines.concat()).unwrap();
+    let client = &mut ledger.client;
+    wait_until("recording works again", PATIENCE, || client.simple_query(RECORD).is_ok());
     assert_intact(&mut ledger.client);
 }
 

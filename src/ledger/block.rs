@@ -13,6 +13,9 @@ use uuid::Uuid;
 /// What the first block states as the hash of its predecessor.
 pub const GENESIS_PREVIOUS_HASH: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
+/// The most entries that a block can have. A header that claims more was changed.
+pub const MAX_ENTRIES: i64 = 10_000;
+
 /// Everything that a block states except the ids of its entries.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BlockHeader {
@@ -25,7 +28,7 @@ pub struct BlockHeader {
     /// The [Merkle root](merkle::root) over the entries' data hashes, in leaf order.
     pub merkle_root: String,
     pub timestamp: Timestamp,
-    /// The number of entries.
+    /// The number of entries, 1 to [`MAX_ENTRIES`].
     pub data_count: i64,
     /// The number of leaves of the log tree after this block.
     pub tree_size: i64,

@@ -1,5 +1,6 @@
 //! The settings under the prefix `ledger.`. They decide what is proved, so an ordinary user cannot change any of them.
 
+use crate::ledger::block::MAX_ENTRIES;
 use pgrx::{pg_sys, GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 use std::ffi::{CStr, CString};
 
@@ -49,7 +50,7 @@ pub fn init() {
         c"A block is sealed as soon as this many entries are pending; under load, within about a second.",
         &BLOCK_SIZE,
         1,
-        10_000,
+        MAX_ENTRIES as i32,
         GucContext::Sighup,
         GucFlags::default(),
     );

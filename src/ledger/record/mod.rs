@@ -22,6 +22,8 @@ use super::canonical_json::{canonical, member, plain_member, starts_object, writ
 use super::timestamp::write_timestamp;
 use std::borrow::Cow;
 use std::fmt;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read, Seek};
 use uuid::Uuid;
 
 pub use super::timestamp::{Timestamp, TimestampError};
@@ -29,6 +31,9 @@ pub use parse::{LineError, LineErrorKind, LineParser};
 
 /// The version of the format that the header line states.
 pub const FORMAT: u32 = 1;
+
+/// No header line is longer than this, in bytes: the name of a database has 63, each of which may be escaped.
+pub const MAX_HEADER: u64 = 4096;
 
 /// The longest entry_type, in characters: the width of its column.
 pub const MAX_ENTRY_TYPE: usize = 100;
@@ -157,6 +162,14 @@ impl Header {
         out.extend_from_slice(br#", "record_type": "ledger""#);
         write_timestamp_and_end(&mut out, self.timestamp);
         out
+    }
+
+    /// The format of a file, if it is one that only a later version knows. Leaves the file at its beginning.
+    pub fn later_format(mut file: &File) -> io::Result<Option<u64>> {
+        let mut line = Vec::new();
+        BufReader::new(file.take(MAX_HEADER)).read_until(b'\n', &mut line)?;
+        file.rewind()?;
+        Ok(Header::stated_format(&line).filter(|format| *format > FORMAT.into()))
     }
 
     /// The format that a line states if it is a header, perhaps one of a later version with other keys.

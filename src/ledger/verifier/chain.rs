@@ -2,7 +2,7 @@
 
 use super::problem::{Findings, Problem, ProblemKind, Source};
 use super::sealed::SealedEntry;
-use crate::ledger::block::{BlockHeader, GENESIS_PREVIOUS_HASH};
+use crate::ledger::block::{BlockHeader, GENESIS_PREVIOUS_HASH, MAX_ENTRIES};
 use crate::ledger::log_tree::{LogTree, STORED_LEVEL};
 use crate::ledger::merkle::Digits;
 use crate::ledger::{merkle, parse_hash, to_hex, Hash};
@@ -374,8 +374,11 @@ impl Check<'_, '_, '_> {
             true => listed,
             false => count.saturating_add(missing),
         };
-        if accounted != header.data_count || header.data_count < 1 {
+        if accounted != header.data_count || !(1..=MAX_ENTRIES).contains(&header.data_count) {
             let detail = match header.data_count {
+                many if many > MAX_ENTRIES => {
+                    format!("data_count is {many}, but a block holds at most {MAX_ENTRIES} entries")
+                }
                 1.. => format!("data_count is {}, but there are {listed} entries", header.data_count),
                 empty => format!("data_count is {empty}, but a block holds at least one entry"),
             };

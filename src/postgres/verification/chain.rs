@@ -4,7 +4,7 @@
 //! current block and what is not sealed yet are kept in memory.
 
 use super::opened_file::{Acknowledged, OpenedFile};
-use super::own_file::{check_own_file, file_to_check, unreadable};
+use super::own_file::{check_own_file, file_to_check, refuse_later_format, unreadable};
 use super::paged;
 use super::pending::PendingComparison;
 use super::progress::{Phase, Progress};
@@ -195,6 +195,7 @@ impl<'a> SideBySide<'a> {
             Err(error) if error.kind() == ErrorKind::NotFound && self.acknowledged.bytes == 0 => (not_begun(head), 0),
             file => {
                 let file = file?;
+                refuse_later_format(&file)?;
                 let length = file.metadata()?.len();
                 self.progress.totals(self.extent.blocks_up_to(head), length);
                 (verify_file(file, FileOptions { keyring, helpers: helpers() }, self)?, length)

@@ -2,6 +2,7 @@
 
 use super::opened_file::{Acknowledged, OpenedFile};
 use super::progress::{Phase, Progress};
+use crate::ledger::record::{Header, FORMAT};
 use crate::ledger::verifier::{
     verify_file, FileBlock, FileOptions, FileReport, Findings, Observer, Problem, ProblemKind, Source,
 };
@@ -14,6 +15,7 @@ use crate::postgres::regular_file;
 use crate::postgres::secrets;
 use crate::postgres::settings::{self, MirrorMode};
 use pgrx::{check_for_interrupts, PgSqlErrorCode};
+use std::fs::File;
 use std::io::ErrorKind;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -62,6 +64,17 @@ pub fn unreadable(path: &Path, error: &std::io::Error, sink: &dyn Fn(&Problem)) 
     report
 }
 
+/// Only a later version can say whether a file of its format is valid.
+pub fn refuse_later_format(file: &File) -> std::io::Result<()> {
+    match Header::later_format(file)? {
+        Some(format) => Err(std::io::Error::new(
+            ErrorKind::Unsupported,
+            format!("it has format {format}, and this server knows only format {FORMAT}"),
+        )),
+        None => Ok(()),
+    }
+}
+
 /// What the ledger's own file must be: it has this ledger's header, and is no shorter than what was acknowledged.
 pub fn check_own_file(acknowledged: &Acknowledged, report: &FileReport, length: u64, findings: &mut Findings<'_>) {
     let own = &acknowledged.remembered;
@@ -87,6 +100,7 @@ pub fn verify_file_alone(path: &Path, is_own: bool) -> Result<FileReport, Failur
     let unreadable = |error: std::io::Error| {
         let code = match error.kind() {
             ErrorKind::NotFound => PgSqlErrorCode::ERRCODE_UNDEFINED_FILE,
+            ErrorKind::Unsupported => PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
             _ => PgSqlErrorCode::ERRCODE_IO_ERROR,
         };
         Failure::new(code, format!("could not read file \"{}\": {}", path.display(), cause(&error)))
@@ -100,6 +114,7 @@ pub fn verify_file_alone(path: &Path, is_own: bool) -> Result<FileReport, Failur
     };
     let file = file.map_err(unreadable)?;
     let length = file.metadata().map_err(unreadable)?.len();
+    refuse_later_format(&file).map_err(unreadable)?;
     progress.totals(0, length);
     progress.phase(Phase::Blocks);
     let mut watcher = Watcher { progress: &progress, blocks: 0, entries: 0 };

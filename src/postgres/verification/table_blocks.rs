@@ -3,7 +3,7 @@
 use super::in_order::Stretch;
 use super::leaves::Leaves;
 use super::row_versions::RowVersions;
-use crate::ledger::block::BlockHeader;
+use crate::ledger::block::{BlockHeader, MAX_ENTRIES};
 use crate::ledger::log_tree::leaf_hash;
 use crate::ledger::record::EntryLine;
 use crate::ledger::signature::Keyring;
@@ -21,8 +21,6 @@ use std::rc::Rc;
 const CHUNK_LEAVES: i64 = 2_000;
 /// How far to read ahead of what is asked for, so that the hashing threads always have something to do.
 const AHEAD: i64 = 6_000;
-/// The largest block there can be. A header that claims more was changed.
-const MAX_BLOCK: i64 = 10_000;
 /// `$2` headers, from number `$1` on.
 const HEADERS: &str =
     "SELECT block_number, previous_hash, block_hash, merkle_root, \"timestamp\", data_count, tree_size, tree_root \
@@ -124,7 +122,7 @@ impl TableBlocks {
 
     /// Whether the log can have this many leaves after the next block. The tables may state any number.
     fn is_next_size(&self, tree_size: i64) -> bool {
-        (0..=MAX_BLOCK).contains(&tree_size.saturating_sub(self.next_leaf))
+        (0..=MAX_ENTRIES).contains(&tree_size.saturating_sub(self.next_leaf))
     }
 
     fn read_headers(&mut self) {
@@ -150,7 +148,7 @@ impl TableBlocks {
 
     /// How many of the next entries name this block.
     fn entries_of(&mut self, block_number: i64) -> usize {
-        let end = self.next_leaf.saturating_add(MAX_BLOCK);
+        let end = self.next_leaf.saturating_add(MAX_ENTRIES);
         while self.read_to < end {
             self.read_entries(end);
         }

@@ -1,6 +1,7 @@
 //! Changes planted in blocks and entries, as they come from tables.
 
 use super::*;
+use crate::ledger::block::MAX_ENTRIES;
 use crate::ledger::log_tree::STORED_LEVEL;
 use crate::ledger::parse_hash;
 
@@ -57,6 +58,13 @@ fn other_hash() -> String {
 fn a_sealed_chain_is_valid() {
     for size in [1, 4, 5] {
         assert_eq!(check(&blocks(12, size)), []);
+    }
+}
+
+#[test]
+fn a_block_of_more_entries_than_a_server_makes_is_found_though_all_hashes_are_right() {
+    for (entries, problems) in [(MAX_ENTRIES, &[][..]), (MAX_ENTRIES + 1, &[(ProblemKind::DataCountMismatch, 1, None)])] {
+        assert_eq!(places(&check(&blocks(1, entries as usize))), problems);
     }
 }
 

@@ -222,7 +222,8 @@ fn other_byte(byte: u8, numbers: &mut Numbers) -> u8 {
         b'g'..=b'z' => &b"ghijklmnopqrstuvwxyz"[..],
         _ => &b" \",:{}[]\\\n\r\0\x7f\xffaA1"[..],
     };
-    choices[numbers.below(choices.len())]
+    let others: Vec<u8> = choices.iter().copied().filter(|choice| *choice != byte).collect();
+    others[numbers.below(others.len())]
 }
 
 #[test]
@@ -233,6 +234,7 @@ fn every_byte_of_a_file_is_covered() {
         for byte in 0..valid.lines[at].len() {
             let mut changed = valid.lines[at].clone();
             changed[byte] = other_byte(changed[byte], &mut numbers);
+            assert_ne!(changed, valid.lines[at]);
             valid.assert_change_found(at, changed);
         }
     }
