@@ -7,8 +7,8 @@ use postgres::error::SqlState;
 #[test]
 fn a_function_that_computes_for_long_ends_when_it_is_cancelled() {
     let (_cluster, mut client) = start_with(
-        "CREATE TABLE long_values AS SELECT ('[' || repeat('1.5,', 3000000) || '1]')::json AS value;
-         CREATE TABLE long_lists AS SELECT array_agg(ledger.hash_data(to_jsonb(n))) AS hashes FROM generate_series(1, 500000) n;
+        "CREATE TABLE long_values AS SELECT ('[' || repeat('1.5,', 10000000) || '1]')::json AS value;
+         CREATE TABLE long_lists AS SELECT array_agg(ledger.hash_data(to_jsonb(n))) AS hashes FROM generate_series(1, 1000000) n;
          CREATE SEQUENCE finished",
     );
     for function in [

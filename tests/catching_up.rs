@@ -191,9 +191,10 @@ fn an_entry_that_is_recorded_again_just_as_it_was_has_its_line_behind_the_void_o
     let mut again = cluster.connect("postgres");
     again.batch_execute(&format!("BEGIN; {}", insert('a'))).unwrap();
     // It waits for the line of before to be voided, and its row is there meanwhile.
-    let commits = thread::spawn(move || again.batch_execute("COMMIT"));
+    let commits = Background::run_in(again, "COMMIT");
+    commits.wait_until_waiting(&mut client);
     send(worker, libc::SIGCONT);
-    commits.join().unwrap().unwrap();
+    commits.ends().unwrap();
     assert_recorded_again(&mut client);
 }
 
@@ -321,12 +322,11 @@ fn an_id_that_the_ledger_gave_waits_for_the_void_line_where_another_has_used_it_
     other.batch_execute(&format!("BEGIN; {}; PREPARE TRANSACTION 'gone'", by_id('a'))).unwrap();
     other.batch_execute("ROLLBACK PREPARED 'gone'").unwrap();
     client.batch_execute(&format!("BEGIN; {}", by_id('b'))).unwrap();
-    let commits = thread::spawn(move || {
-        client.batch_execute("COMMIT").unwrap();
-        client
-    });
+    let commits = Background::run_in(client, "COMMIT");
+    commits.wait_until_waiting(&mut other);
     send(worker, libc::SIGCONT);
-    assert_recorded_again(&mut commits.join().unwrap());
+    commits.ends().unwrap();
+    assert_recorded_again(&mut other);
 }
 
 #[test]

@@ -8,6 +8,7 @@
 
 use crate::common::ledger::*;
 use crate::common::random::Random;
+use crate::common::stop_at_end::StopAtEnd;
 use crate::common::{children_of, kill, send, wait_until, Cluster, Options, Stop};
 use postgres::error::SqlState;
 use postgres::{Client, Error, SimpleQueryMessage};
@@ -225,12 +226,13 @@ fn survives(test: &str, mode: Mode, rounds: usize, kill: impl Fn(&Load, &mut Ran
     for _ in 0..rounds {
         thread::scope(|scope| {
             let writers: Vec<_> = (0..WRITERS).map(|_| scope.spawn(|| load.write())).collect();
+            let stop_at_end = StopAtEnd(&load.stop);
             load.wait_for_random_moment();
             load.is_killed.store(true, Ordering::Release);
             // Its own: a writer that has still to begin would wait for the common one as long as this waits for a writer.
             let mut random = load.random().split();
             kill(&load, &mut random);
-            load.stop.store(true, Ordering::Release);
+            drop(stop_at_end);
             writers.into_iter().for_each(|writer| writer.join().unwrap());
         });
         load.is_killed.store(false, Ordering::Release);

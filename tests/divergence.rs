@@ -331,8 +331,8 @@ fn a_database_made_from_a_template_gets_a_ledger_and_a_file_of_its_own() {
     record_many(&mut other, 3);
     let original = file(&mut other);
     let before = (ids_in_table(&mut other), fs::read(&original).unwrap());
-    drop(other);
-    wait_until("nobody is connected", PATIENCE, || client.batch_execute("CREATE DATABASE copy TEMPLATE other").is_ok());
+    close(other, &mut client);
+    client.batch_execute("CREATE DATABASE copy TEMPLATE other").unwrap();
     let mut copy = cluster.connect("copy");
     wait_until("the copy records", PATIENCE, || copy.simple_query(RECORD).is_ok());
     let (own, id) = (file(&mut copy), value(&mut copy, "SELECT ledger_id FROM ledger.log_state"));
@@ -358,10 +358,8 @@ fn the_file_of_a_renamed_database_is_renamed_with_it() {
     other.batch_execute("CREATE EXTENSION pg_notary").unwrap();
     record_many(&mut other, 3);
     let old = file(&mut other);
-    drop(other);
-    wait_until("nobody is connected", PATIENCE, || {
-        client.batch_execute("ALTER DATABASE before RENAME TO \"after\"").is_ok()
-    });
+    close(other, &mut client);
+    client.batch_execute("ALTER DATABASE before RENAME TO \"after\"").unwrap();
     let mut other = cluster.connect("after");
     wait_until("it records", PATIENCE, || other.simple_query(RECORD).is_ok());
     let new = file(&mut other);

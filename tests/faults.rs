@@ -149,6 +149,7 @@ fn in_mode_write_lines_that_a_failed_sync_has_lost_are_put_back_from_the_databas
     clear_fault(&cluster);
     wait_until("recording works again", PATIENCE, || client.simple_query(RECORD).is_ok());
     seal_once_it_works(&mut client);
+    assert!(!ids.is_empty(), "nothing was recorded before the sync failed");
     assert!(ids.iter().all(|id| ids_in_file(&file(&mut client)).contains(id)));
     assert_intact(&mut client);
 }
@@ -497,6 +498,27 @@ fn a_file_that_cannot_be_written_is_named_until_it_can_be_again() {
         wait_for(&mut client, "(SELECT problem IS NULL FROM ledger.mirror_status)");
         let goes_on = || cluster.log().matches("pg_notary writes mirror file").count();
         wait_until("the end of it is logged", PATIENCE, || goes_on() == round);
+    }
+}
+
+#[test]
+fn a_full_disk_is_named_as_one_until_there_is_room() {
+    for mount in [Local, Network] {
+        let (cluster, mut client) = start_small(mount, "sync");
+        record(&mut client);
+        let path = file(&mut client);
+        set_fault(&cluster, "write:no_space");
+        for _ in 0..3 {
+            let refused = error(&mut client, RECORD);
+            let text = all_text(&refused);
+            assert_eq!(*refused.code(), SqlState::DISK_FULL, "{mount:?}: {text}");
+            assert!(text.contains(path.to_str().unwrap()) && text.contains("Make room"), "{mount:?}: {text}");
+        }
+        clear_fault(&cluster);
+        wait_until("recording works again", PATIENCE, || client.simple_query(RECORD).is_ok());
+        seal_once_it_works(&mut client);
+        assert_intact(&mut client);
+        assert_eq!(of_type(&lines(&path), "entry").len(), 2, "{mount:?}");
     }
 }
 

@@ -138,6 +138,7 @@ fn a_directory_that_others_can_write_is_refused() {
     // Nor is it accepted by a worker that opens the file anew.
     let worker = worker_pid(&mut client);
     client.batch_execute(&format!("SELECT pg_terminate_backend({worker})")).unwrap();
+    wait_until("another worker runs", PATIENCE, || worker_pid(&mut client) != worker);
     wait_for(&mut client, "(SELECT state = 'failed' FROM ledger.mirror_status)");
     assert_refused(&mut client, directory, "its mode 0777 lets others write it");
     set_mode(directory, 0o700);
@@ -364,8 +365,8 @@ fn a_full_disk_fails_the_transaction_until_there_is_room() {
     let directory = directory_of(&cluster);
     make_directory(&directory);
     let Some(mounted) = Tmpfs::mount(&directory) else {
-        // Without the right to mount, a limit on the size of files stands in for the end of the disk.
-        a_file_that_may_not_grow_fails_the_transaction_until_it_may();
+        // What a full disk says is also had without one: see tests/faults.rs.
+        eprintln!("skipped: no right to mount a small file system");
         return;
     };
     give_to_server(&directory);

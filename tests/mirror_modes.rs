@@ -10,6 +10,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 #[track_caller]
 fn wait_for_no_lag(client: &mut Client) {
@@ -35,7 +36,18 @@ fn in_mode_write_a_commit_is_in_the_file_at_once_and_on_disk_within_a_second() {
     send(writer, libc::SIGCONT);
     wait_for(&mut client, &format!("(SELECT syncs > {syncs} FROM ledger.mirror_status)"));
     wait_for_no_lag(&mut client);
+    // What a busy machine is at may make some of them late; a longer delay would all of them.
+    let is_in_time = (0..10).any(|_| time_until_synced(&mut client) < Duration::from_secs(1));
+    assert!(is_in_time, "each line took a second or longer");
     assert_complete(&mut client);
+}
+
+/// How long it takes from a commit until its line is on disk.
+fn time_until_synced(client: &mut Client) -> Duration {
+    record(client);
+    let since = Instant::now();
+    wait_for_no_lag(client);
+    since.elapsed()
 }
 
 #[test]

@@ -8,6 +8,7 @@ use crate::common::ledger::*;
 use crate::common::tracking::*;
 use crate::common::{as_server, pg_major, wait_until, write_file, Options};
 use crate::entry_partitions::{ledger, ARRANGEMENTS, TAKE};
+use postgres::error::SqlState;
 use postgres::Client;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -34,6 +35,41 @@ fn sealing_makes_no_partition_in_the_place_of_one_that_was_taken_away() {
     seal(&mut client);
     assert_intact(&mut client);
     assert_clean(&mut client, "notes");
+}
+
+/// The first partition, `taken`, has its triggers from the installation, others from sealing.
+#[test]
+fn what_changes_entries_is_refused_in_a_new_partition_as_in_the_first() {
+    let (_cluster, mut client, _) = ledger();
+    end_at(&mut client, 6);
+    record_many(&mut client, 3);
+    seal(&mut client);
+    let sealed = "SELECT count(*) FROM ledger.entries_sealed_6";
+    assert!(number(&mut client, sealed) > 0);
+    let triggers = |client: &mut Client, partition: &str| {
+        let list = "SELECT (tgname, tgtype, tgenabled, tgfoid::regproc) FROM pg_trigger WHERE NOT tgisinternal";
+        column(client, &format!("{list} AND tgrelid = '{partition}'::regclass ORDER BY tgname"))
+    };
+    assert_eq!(triggers(&mut client, "ledger.entries_sealed_6"), triggers(&mut client, "taken"));
+
+    let before = value(&mut client, "SELECT array_agg(e ORDER BY leaf_index) FROM ledger.entries_sealed AS e");
+    let columns = "id, block_number, entry_type, data_hash, leaf_index";
+    let forged = "gen_random_uuid(), block_number, 'forged', data_hash, leaf_index + 100";
+    for role in ["origin", "replica", "local"] {
+        client.batch_execute(&format!("SET session_replication_role = {role}")).unwrap();
+        for statement in [
+            "UPDATE ledger.entries_sealed_6 SET entry_type = 'changed'".to_owned(),
+            "DELETE FROM ledger.entries_sealed_6".to_owned(),
+            "TRUNCATE ledger.entries_sealed_6".to_owned(),
+            format!("INSERT INTO ledger.entries_sealed_6 ({columns}) SELECT {forged} FROM ledger.entries_sealed_6"),
+        ] {
+            let refused = error(&mut client, &statement);
+            assert_eq!(*refused.code(), SqlState::INSUFFICIENT_PRIVILEGE, "{statement}: {refused:?}");
+        }
+    }
+    client.batch_execute("RESET session_replication_role").unwrap();
+    assert_eq!(value(&mut client, "SELECT array_agg(e ORDER BY leaf_index) FROM ledger.entries_sealed AS e"), before);
+    assert_intact(&mut client);
 }
 
 /// Moves the end of the one partition that holds entries, so that the next one is to be made where it is.
@@ -116,6 +152,22 @@ fn who_has_locked_the_blocks_where_there_is_no_room_is_named_and_waited_for_by_n
     other.batch_execute("ROLLBACK").unwrap();
     seal_once_it_works(&mut client);
     assert_intact(&mut client);
+}
+
+#[test]
+fn the_next_partition_is_made_while_others_write_and_none_waits() {
+    let (cluster, mut client, _) = ledger();
+    end_at(&mut client, 9000);
+    let mut writer = cluster.connect("postgres");
+    writer.batch_execute(&format!("BEGIN; {RECORD}")).unwrap();
+    in_time("sealing", move || {
+        record(&mut client);
+        client.batch_execute(SEAL).unwrap();
+        assert!(is_true(&mut client, HAS_NEXT));
+    });
+    writer.batch_execute(&format!("{RECORD}; COMMIT")).unwrap();
+    seal(&mut writer);
+    assert_intact(&mut writer);
 }
 
 /// Postgres lets the ledger pass by such triggers from version 17 on.

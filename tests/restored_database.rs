@@ -140,9 +140,12 @@ fn it_does_not_after_a_restart_or_a_crash_either() {
         client = restored.connect("postgres");
         assert_diverged(&mut client, &path, "put back to an older state");
         // In a mode that does not wait for the file it is not written to either.
+        let before = fs::read(&path).unwrap();
         set(&mut client, "ledger.mirror_mode", "async");
         record(&mut client);
-        wait_for(&mut client, "(SELECT problem ~ 'put back' FROM ledger.mirror_status)");
+        let is_known = "mode = 'async' AND state = 'failed' AND problem ~ 'put back' AND lag_entries > 0";
+        wait_for(&mut client, &format!("(SELECT {is_known} FROM ledger.mirror_status)"));
+        assert!(fs::read(&path).unwrap() == before, "the file was written to");
         set(&mut client, "ledger.mirror_mode", "sync");
     }
     assert!(!restored.log().contains("pg_notary voids"), "{}", restored.log());

@@ -70,9 +70,9 @@ fn a_change_of_an_entrys_place_is_found() {
         (update("block_number = NULL", 0), Place::Block(1)),
         (
             format!("{seal}; DELETE FROM ledger.entries_pending WHERE id IN (SELECT id FROM ledger.entries_sealed)"),
-            Place::Anywhere,
+            Place::Block(5),
         ),
-        (seal.into(), Place::Anywhere),
+        (seal.into(), Place::Block(5)),
         ("UPDATE ledger.entries_pending SET leaf_index = 20 WHERE signature IS NULL".into(), Place::Pending(1)),
     ]);
 }
@@ -97,10 +97,10 @@ fn entries_deleted_or_added_are_found() {
             Place::Pending(0),
         ),
         ("DELETE FROM ledger.entries_pending".into(), Place::Pending(2)),
-        (copy(5, 20, 3), Place::Anywhere),
-        (copy(2, 1000, 3), Place::Anywhere),
-        (copy(2, -5, 3), Place::Anywhere),
-        (copy(7, 20, 3), Place::Anywhere),
+        (copy(5, 20, 3), Place::Block(5)),
+        (copy(2, 1000, 3), Place::Block(2)),
+        (copy(2, -5, 3), Place::Block(2)),
+        (copy(7, 20, 3), Place::Block(7)),
         ("TRUNCATE ledger.entries_pending".into(), Place::Pending(0)),
     ]);
 }
@@ -169,8 +169,8 @@ fn blocks_deleted_or_added_are_found() {
         (number_block("-1"), Place::Block(-1)),
         (number_block("-9223372036854775808"), Place::Block(i64::MIN)),
         (number_block("9223372036854775807"), Place::Block(6)),
-        ("UPDATE ledger.log_state SET frontier = '\\x00'".into(), Place::Anywhere),
-        ("UPDATE ledger.log_state SET ledger_id = gen_random_uuid()".into(), Place::Anywhere),
+        ("UPDATE ledger.log_state SET frontier = '\\x00'".into(), Place::Ledger),
+        ("UPDATE ledger.log_state SET ledger_id = gen_random_uuid()".into(), Place::Ledger),
     ]);
 }
 

@@ -74,6 +74,24 @@ fn a_partition_is_recorded_whoever_takes_it_away() {
 }
 
 /// The owner of a partition's schema may drop it, and who drops a schema, or what a role owns, drops what is in it.
+/// With IF EXISTS that is no error. Nobody has been asked then whether the caller may do anything with the partition.
+#[test]
+fn a_command_for_a_table_that_is_not_there_does_nothing_to_the_partition_that_it_names() {
+    let (cluster, mut client) = start_tracked(Options::new());
+    client.batch_execute("CREATE ROLE stranger LOGIN").unwrap();
+    let mut stranger = cluster.connect_as("stranger", "postgres");
+    let pid = number(&mut stranger, "SELECT pg_backend_pid()");
+    let before = row_entries(&mut client, "events");
+    for command in ["ATTACH PARTITION events_1 DEFAULT", "DETACH PARTITION events_1"] {
+        stranger.batch_execute(&format!("BEGIN; ALTER TABLE IF EXISTS nothing {command}")).unwrap();
+        let locks = format!("SELECT count(*) FROM pg_locks WHERE pid = {pid} AND relation = 'events_1'::regclass");
+        assert_eq!(number(&mut client, &locks), 0, "{command}");
+        stranger.batch_execute("COMMIT").unwrap();
+        assert_eq!(row_entries(&mut client, "events"), before, "{command}");
+    }
+    assert_clean(&mut client, "events");
+}
+
 #[test]
 fn partitions_that_go_with_their_schema_or_their_owner_are_recorded() {
     let (_cluster, mut client) = start_tracked(Options::new());
@@ -181,6 +199,7 @@ fn assert_no_deadlock(cluster: &Cluster, client: &mut Client, first: &str, comma
     let running = thread::spawn(move || other.batch_execute(&statement));
     let waits = format!("EXISTS (SELECT FROM pg_locks WHERE pid = {pid} AND NOT granted)");
     wait_until("the command waits", PATIENCE, || running.is_finished() || is_true(client, &waits));
+    assert!(!running.is_finished(), "{command}: it did not wait");
     let then = client.batch_execute(then);
     let end = client.batch_execute(if then.is_ok() { "COMMIT" } else { "ROLLBACK" });
     let command_ended = running.join().unwrap();

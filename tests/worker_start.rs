@@ -113,11 +113,14 @@ fn a_create_extension_that_is_rolled_back_leaves_no_worker() {
     let cluster = crate::common::Cluster::start();
     let mut client = cluster.connect("postgres");
     client.batch_execute("BEGIN; CREATE EXTENSION pg_notary; ROLLBACK").unwrap();
+    // One may look for the ledger, and leave.
+    wait_until("no worker is left", PATIENCE, || number(&mut client, WORKERS) == 0);
     client.batch_execute("BEGIN; CREATE EXTENSION pg_notary; COMMIT").unwrap();
-    worker_pid(&mut client);
+    let worker = worker_pid(&mut client);
     client.batch_execute("BEGIN; DROP EXTENSION pg_notary; ROLLBACK").unwrap();
     record(&mut client);
     seal(&mut client);
+    assert_eq!((number(&mut client, WORKERS), worker_pid(&mut client)), (1, worker));
     assert_intact(&mut client);
 }
 

@@ -3,8 +3,8 @@
 //! value.
 //!
 //! The file `pg_notary.fault` in the data directory names a place and what happens there, as `PLACE:ACTION`, one or
-//! more of them, one a line. `kill`, `exit` and `error` happen once: the file is removed first. `hang`, `errors` and
-//! `read_only` last as long as the file is there.
+//! more of them, one a line. `kill`, `exit` and `error` happen once: the file is removed first. `hang`, `errors`,
+//! `read_only` and `no_space` last as long as the file is there.
 //!
 //! The places, in the order in which a commit reaches them: `before_write`, `write`, `mid_write`, `before_sync`,
 //! `sync`, `after_sync`, `before_commit`, `after_commit`. Also `cut` and `cut_sync`, when the file is cut back, before
@@ -118,10 +118,12 @@ mod injected {
         }
     }
 
-    /// An I/O error, or the error of a file system that has become read-only.
+    /// An I/O error, or the error of a file system that has become read-only, or is full.
     pub fn error_at(place: &str) -> Result<()> {
-        if is_set(place, "read_only") {
-            return Err(Error::from_raw_os_error(libc::EROFS));
+        for (action, error) in [("read_only", libc::EROFS), ("no_space", libc::ENOSPC)] {
+            if is_set(place, action) {
+                return Err(Error::from_raw_os_error(error));
+            }
         }
         match is_set(place, "errors") || happens_once(place, "error") {
             true => Err(Error::from_raw_os_error(libc::EIO)),

@@ -43,6 +43,14 @@ pub fn start_with(tables: &str) -> (Cluster, Client) {
     (cluster, client)
 }
 
+/// Closes a session, and waits until the server has ended it too.
+#[track_caller]
+pub fn close(mut session: Client, client: &mut Client) {
+    let pid = number(&mut session, "SELECT pg_backend_pid()");
+    drop(session);
+    wait_for(client, &format!("NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = {pid})"));
+}
+
 // ---- SQL ------------------------------------------------------------------------------------------------------------
 
 /// The first column of all rows, as text.

@@ -60,8 +60,8 @@ pub enum Place {
     Leaf(i64),
     /// At this pending entry.
     Pending(i64),
-    /// At no place that has a number.
-    Anywhere,
+    /// Of the ledger as a whole: at no block, leaf or entry.
+    Ledger,
 }
 
 pub fn is_named(place: Place, found: &[Found], pending: &[String]) -> bool {
@@ -75,7 +75,10 @@ pub fn is_named(place: Place, found: &[Found], pending: &[String]) -> bool {
             first_block.is_none()
                 && found.iter().any(|problem| problem.entry.as_ref() == Some(&pending[number as usize]))
         }
-        Place::Anywhere => !found.is_empty(),
+        Place::Ledger => {
+            let has_place = |problem: &Found| problem.block.is_some() || problem.leaf.is_some() || problem.entry.is_some();
+            !found.is_empty() && !found.iter().any(has_place)
+        }
     }
 }
 
