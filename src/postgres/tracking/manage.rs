@@ -18,6 +18,7 @@ use crate::postgres::errorless;
 use crate::postgres::errors::{or_raise, required, Failure};
 use crate::postgres::ids;
 use crate::postgres::jsonb;
+use crate::postgres::local_settings::with_setting;
 use crate::postgres::ownership::Object;
 use crate::postgres::relation::{self, Regclass, TableColumn};
 use crate::postgres::roles::{self, as_ledger_owner};
@@ -379,25 +380,8 @@ fn tree_with_names(target: pg_sys::Oid, lock: u32) -> Vec<(String, pg_sys::Oid)>
 
 fn run(statement: &str) {
     // A trigger that is not there is nothing to be told of.
-    // SAFETY: the setting is put back below, or when the transaction aborts.
-    let level = unsafe { pg_sys::NewGUCNestLevel() };
-    // SAFETY: both texts are NUL-terminated, and every user may set this.
-    unsafe {
-        pg_sys::set_config_option(
-            c"client_min_messages".as_ptr(),
-            c"warning".as_ptr(),
-            pg_sys::GucContext::PGC_USERSET,
-            pg_sys::GucSource::PGC_S_SESSION,
-            // Else the value would stay when the level ends.
-            pg_sys::GucAction::GUC_ACTION_SAVE,
-            true,
-            0,
-            false,
-        );
-    }
-    Spi::run(statement).unwrap_or_else(|error| pgrx::error!("{statement}: {error}"));
-    // SAFETY: the level that was begun above.
-    unsafe { pg_sys::AtEOXact_GUC(true, level) };
+    with_setting(c"client_min_messages", c"warning", || Spi::run(statement))
+        .unwrap_or_else(|error| pgrx::error!("{statement}: {error}"));
 }
 
 fn quoted_literal(text: &str) -> String {
