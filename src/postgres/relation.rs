@@ -136,18 +136,17 @@ pub fn oid(table: &Table) -> pg_sys::Oid {
 
 /// The file of its rows. If it is another one, the rows were rewritten.
 pub fn file_node(table: &Table) -> pg_sys::Oid {
-    // SAFETY: a `Table` keeps its relation open as long as it lives.
-    unsafe { (*(*table.relation()).rd_rel).relfilenode }
+    table.pg_class().relfilenode
 }
 
 /// Its name with its schema, quoted where needed.
 pub fn qualified_name(table: &Table) -> String {
     // SAFETY: the relation is open; the look-up gives a copy, or null where the schema is gone.
     unsafe {
-        let form = &*(*table.relation()).rd_rel;
-        let schema = pg_sys::get_namespace_name(form.relnamespace);
+        let class = table.pg_class();
+        let schema = pg_sys::get_namespace_name(class.relnamespace);
         let schema = if schema.is_null() { String::new() } else { quoted(CStr::from_ptr(schema)) };
-        format!("{schema}.{}", quoted(CStr::from_ptr(form.relname.data.as_ptr())))
+        format!("{schema}.{}", quoted(CStr::from_ptr(class.relname.data.as_ptr())))
     }
 }
 
@@ -301,8 +300,8 @@ pub fn default_partition(table: &Table) -> Option<pg_sys::Oid> {
 
 /// Whether a DETACH ... CONCURRENTLY of the table has begun and is not finished.
 pub fn is_leaving(table: &Table) -> bool {
-    // SAFETY: the relation is open. The second call is made only for a partition, as it requires.
-    unsafe { (*(*table.relation()).rd_rel).relispartition && guarded(PartitionHasPendingDetach, oid(table)) }
+    // SAFETY: a catalog look-up inside a transaction, for a partition only, as it requires.
+    table.pg_class().relispartition && unsafe { guarded(PartitionHasPendingDetach, oid(table)) }
 }
 
 /// The partitions that hold rows, or the table itself where it has none.

@@ -150,6 +150,12 @@ impl Table {
         self.relation
     }
 
+    /// What `pg_class` says of the table.
+    pub fn pg_class(&self) -> &pg_sys::FormData_pg_class {
+        // SAFETY: a `Table` keeps its relation open as long as it lives. Postgres updates this copy of the row in place.
+        unsafe { &*(*self.relation).rd_rel }
+    }
+
     pub fn descriptor(&self) -> pg_sys::TupleDesc {
         // SAFETY: a `Table` keeps its relation open as long as it lives.
         unsafe { (*self.relation).rd_att }
@@ -231,20 +237,17 @@ impl Table {
 
     /// Whether the table holds its rows itself, and not in partitions or elsewhere.
     pub fn is_plain(&self) -> bool {
-        // SAFETY: a `Table` keeps its relation open as long as it lives.
-        unsafe { (*(*self.relation).rd_rel).relkind as u8 == pg_sys::RELKIND_RELATION }
+        self.pg_class().relkind as u8 == pg_sys::RELKIND_RELATION
     }
 
     /// Whether the table holds its rows in partitions.
     pub fn is_partitioned(&self) -> bool {
-        // SAFETY: a `Table` keeps its relation open as long as it lives.
-        unsafe { (*(*self.relation).rd_rel).relkind as u8 == pg_sys::RELKIND_PARTITIONED_TABLE }
+        self.pg_class().relkind as u8 == pg_sys::RELKIND_PARTITIONED_TABLE
     }
 
     /// Whether a [`TableScan`] can read its rows.
     pub fn is_heap(&self) -> bool {
-        // SAFETY: a `Table` keeps its relation open as long as it lives.
-        self.is_plain() && unsafe { (*(*self.relation).rd_rel).relam } == pg_sys::HEAP_TABLE_AM_OID
+        self.is_plain() && self.pg_class().relam == pg_sys::HEAP_TABLE_AM_OID
     }
 
     /// Refuses a table whose rows would be misread. Code that can report this better does so before.

@@ -206,9 +206,9 @@ fn grantees(table: &str, condition: &str) -> Option<String> {
 /// The tablespace of the partitioned table, as a setting names it: empty for that of the database.
 fn tablespace() -> CString {
     let parent = open_parent();
-    // SAFETY: the relation is open. The look-up gives a copy, or null where the relation states no tablespace.
+    // SAFETY: a catalog look-up inside a transaction. It gives a copy, or null where the relation states no tablespace.
     unsafe {
-        let name = pg_sys::get_tablespace_name((*(*parent.relation()).rd_rel).reltablespace);
+        let name = pg_sys::get_tablespace_name(parent.pg_class().reltablespace);
         if name.is_null() {
             CString::default()
         } else {

@@ -218,9 +218,7 @@ pub fn record_batch(table_id: &str, relation: pg_sys::Oid) -> Turn {
     if !needed.all(|oid| relation::lock_if_free(oid, pg_sys::AccessShareLock)) {
         return Turn::Locked;
     }
-    // SAFETY: the relation is open.
-    let options = unsafe { Options::of_relation(table.relation()) };
-    match options.filter(|options| options.table_id == table_id) {
+    match Options::of(&table).filter(|options| options.table_id == table_id) {
         None => baseline.end(),
         Some(options) => baseline.go_on(&table, options),
     }

@@ -150,7 +150,7 @@ unsafe fn target_of(alter: &pg_sys::AlterTableStmt, lock: u32) -> Option<Table> 
 
 unsafe fn before_attach(alter: &pg_sys::AlterTableStmt, command: *mut pg_sys::AlterTableCmd) -> Result<(), Failure> {
     let Some(parent) = target_of(alter, pg_sys::ShareUpdateExclusiveLock) else { return Ok(()) };
-    if Options::of_relation(parent.relation()).is_none() {
+    if Options::of(&parent).is_none() {
         return Ok(());
     }
     // A caller who may not attach it gets no lock either: the command itself raises the error.
@@ -197,7 +197,7 @@ unsafe fn lock_default(parent: &Table) {
 
 unsafe fn after_attach(partition: *mut pg_sys::RangeVar) -> Result<(), Failure> {
     let Some(partition) = locked_table(partition) else { return Ok(()) };
-    let Some(options) = Options::of_relation(partition.relation()) else { return Ok(()) };
+    let Some(options) = Options::of(&partition) else { return Ok(()) };
     if tracked_root(&partition, &options).is_none() {
         return Ok(());
     }
@@ -211,7 +211,7 @@ unsafe fn before_detach(alter: &pg_sys::AlterTableStmt, command: *mut pg_sys::Al
     let is_concurrent = (*(*command).def.cast::<pg_sys::PartitionCmd>()).concurrent;
     let lock_mode = if is_concurrent { pg_sys::ShareUpdateExclusiveLock } else { pg_sys::AccessExclusiveLock };
     let Some(parent) = target_of(alter, lock_mode) else { return Ok(()) };
-    let Some(options) = Options::of_relation(parent.relation()) else { return Ok(()) };
+    let Some(options) = Options::of(&parent) else { return Ok(()) };
     if is_concurrent {
         return Err(Failure::new(
             PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
@@ -233,8 +233,8 @@ unsafe fn after_detach(partition: *mut pg_sys::RangeVar) -> Result<(), Failure> 
     let Some(partition) = locked_table(partition) else { return Ok(()) };
     // drop_truncate_triggers() goes through the whole tree. If the partition was not tracked, its own partitions may be
     // tracked as tables of their own, and must keep their triggers.
-    let was_tracked = options::has_truncate_trigger(partition.relation());
-    if was_tracked && Options::of_relation(partition.relation()).is_none() {
+    let was_tracked = options::has_truncate_trigger(&partition);
+    if was_tracked && Options::of(&partition).is_none() {
         let oid = relation::oid(&partition);
         drop(partition);
         as_ledger_owner(|| manage::drop_truncate_triggers(oid));
@@ -254,7 +254,7 @@ unsafe fn check_storage(alter: &pg_sys::AlterTableStmt, command: *mut pg_sys::Al
     // A partitioned table has no rows: its access method is only what new partitions get, and those are checked when
     // they come.
     let has_rows = is_unlogged || !table.is_partitioned();
-    if Options::of_relation(table.relation()).is_none() || !has_rows {
+    if Options::of(&table).is_none() || !has_rows {
         return Ok(());
     }
     let name = relation::qualified_name(&table);
@@ -294,7 +294,7 @@ unsafe fn check_baseline(alter: &pg_sys::AlterTableStmt, command: *mut pg_sys::A
     let mut complete = None;
     for oid in changed_with(&table, alter, command, lock) {
         let table = Table::open_oid(oid, pg_sys::NoLock);
-        let Some(options) = Options::of_relation(table.relation()) else { continue };
+        let Some(options) = Options::of(&table) else { continue };
         // The partitions of a tracked table all have its id.
         if complete.as_ref() == Some(&options.table_id) {
             continue;
@@ -361,10 +361,10 @@ unsafe fn after_create(create: &pg_sys::CreateStmt) -> Result<(), Failure> {
         return Ok(());
     }
     let partition = Table::open_oid(oid, pg_sys::AccessShareLock);
-    let Some(options) = Options::of_relation(partition.relation()) else { return Ok(()) };
+    let Some(options) = Options::of(&partition) else { return Ok(()) };
     let root = tracked_root(&partition, &options);
     // With IF NOT EXISTS the partition may have existed before, and have its trigger.
-    let (Some(root), false) = (root, options::has_truncate_trigger(partition.relation())) else { return Ok(()) };
+    let (Some(root), false) = (root, options::has_truncate_trigger(&partition)) else { return Ok(()) };
     trackable::check_partitions(&[oid], || {
         let (partition, root) = (relation::qualified_name(&partition), relation::qualified_name(&root));
         format!("cannot create {partition} as a partition of tracked table {root}")

@@ -172,7 +172,7 @@ unsafe fn may_drop(relation: pg_sys::Oid) -> bool {
 }
 
 /// Records what is lost with these tables, which are locked, and with their partitions.
-unsafe fn record(dropped: &[pg_sys::Oid]) -> Result<(), Failure> {
+fn record(dropped: &[pg_sys::Oid]) -> Result<(), Failure> {
     let open = |oid: &pg_sys::Oid| Table::open_oid(*oid, pg_sys::NoLock);
     let mut all: Vec<pg_sys::Oid> =
         dropped.iter().flat_map(|oid| relation::tree(&open(oid), pg_sys::AccessExclusiveLock)).collect();
@@ -180,7 +180,7 @@ unsafe fn record(dropped: &[pg_sys::Oid]) -> Result<(), Failure> {
     all.dedup();
     for oid in &all {
         let table = open(oid);
-        let Some(options) = Options::of_relation(table.relation()) else { continue };
+        let Some(options) = Options::of(&table) else { continue };
         match tracked_root(&table, &options) {
             None if options.copied_from(&table).is_some() => {}
             None => manage::note_dropped(&table, &options)?,

@@ -105,8 +105,7 @@ fn typed_key(table: &Table, columns: &[TableColumn], key: Jsonb, given: &Given) 
         base => base,
     };
     let members: Vec<Member> = columns.iter().map(|column| (column.name.as_str(), typed(column))).collect();
-    // SAFETY: the relation is open.
-    let owner = unsafe { (*(*table.relation()).rd_rel).relowner };
+    let owner = table.pg_class().relowner;
     // SAFETY: inside a transaction.
     let is_foreign = |(_, (type_oid, _)): &&Member| unsafe { !key_types::runs_only_code_of(owner, *type_oid) };
     if let Some((name, _)) = members.iter().find(is_foreign) {

@@ -274,9 +274,7 @@ fn refused(plan: &Plan, key: &str, (problem, detail): Finding) -> Failure {
 /// Refuses a table whose rows are still being recorded: rows without an entry would be reported as unrecorded.
 pub fn require_baseline(target: pg_sys::Oid) -> Result<(), Failure> {
     let table = Table::open_oid(target, pg_sys::AccessShareLock);
-    // SAFETY: the relation is open.
-    let options = unsafe { Options::of_relation(table.relation()) };
-    let options = options.ok_or_else(|| not_tracked(&table))?;
+    let options = Options::of(&table).ok_or_else(|| not_tracked(&table))?;
     baseline_table::progress_of(&options.table_id).map_or(Ok(()), |progress| Err(still_recorded(&table, &progress)))
 }
 

@@ -49,8 +49,7 @@ impl LockedTree {
 
     /// The lock that a change of the triggers needs.
     fn needed(&self) -> u32 {
-        // SAFETY: the relation is open.
-        match unsafe { Options::of_relation(self.table.relation()) } {
+        match Options::of(&self.table) {
             Some(_) => pg_sys::AccessExclusiveLock,
             None => pg_sys::ShareRowExclusiveLock,
         }

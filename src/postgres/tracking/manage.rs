@@ -137,10 +137,8 @@ fn planned(tree: &LockedTree, mut wanted: Options) -> Result<Change, Failure> {
     if wanted.with_signature {
         secrets::required_keyring()?;
     }
-    // SAFETY: the relation is open.
-    let before = unsafe { Options::of_relation(table.relation()) };
     // A copy begins as a table that has not been tracked.
-    let before = before.filter(|options| options.copied_from(table).is_none());
+    let before = Options::of(table).filter(|options| options.copied_from(table).is_none());
     wanted.table_id = before.as_ref().map_or_else(new_table_id, |options| options.table_id.clone());
     wanted.made_for = Some(made_for(table, &wanted.coverage, before.as_ref()));
     wanted.coverage_since = coverage_since(table, before.as_ref(), &wanted);
@@ -183,8 +181,7 @@ fn untrack_table(target: pg_sys::Oid) -> Result<(), Failure> {
     check_privilege(target, "untrack")?;
     let tree = locked_to_change(target, "untrack")?;
     let table = &tree.table;
-    // SAFETY: the relation is open.
-    let Some(options) = (unsafe { Options::of_relation(table.relation()) }) else {
+    let Some(options) = Options::of(table) else {
         pgrx::notice!("table {} is not tracked", relation::qualified_name(table));
         return Ok(());
     };
@@ -238,9 +235,7 @@ fn check_kind(tree: &LockedTree) -> Result<(), Failure> {
     if unsafe { pg_sys::IsCatalogRelationOid(relation::oid(table)) } {
         return Err(refused(table, "It is a system catalog.", "Track tables of your own."));
     }
-    // SAFETY: the relation is open.
-    let namespace = unsafe { (*(*table.relation()).rd_rel).relnamespace };
-    if Some(namespace) == schema::find() {
+    if Some(table.pg_class().relnamespace) == schema::find() {
         return Err(refused(table, "It is the ledger's own.", "Track tables of your own."));
     }
     check_partition(table, "track")?;
@@ -260,8 +255,7 @@ fn refused(table: &Table, why: &str, hint: &str) -> Failure {
 fn check_partition(table: &Table, what: &str) -> Result<(), Failure> {
     for oid in relation::ancestors(table) {
         let ancestor = Table::open_oid(oid, pg_sys::AccessShareLock);
-        // SAFETY: the relation is open.
-        if unsafe { Options::of_relation(ancestor.relation()) }.is_some() {
+        if Options::of(&ancestor).is_some() {
             let name = relation::qualified_name(&ancestor);
             let message = format!("cannot {what} {}", relation::qualified_name(table));
             return Err(Failure::new(PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE, message)

@@ -254,6 +254,5 @@ pub fn by_ledger(id: Uuid, plan: &Plan, snapshot: &RegisteredSnapshot) -> Result
 }
 
 pub fn plan_of(table: &Table) -> Result<Rc<Plan>, Failure> {
-    // SAFETY: the relation is open.
-    plan::of(table, || unsafe { Options::of_relation(table.relation()) }.ok_or_else(|| not_tracked(table)))
+    plan::of(table, || Options::of(table).ok_or_else(|| not_tracked(table)))
 }

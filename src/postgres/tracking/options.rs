@@ -142,8 +142,7 @@ impl Options {
         if relation::ancestors(&original).contains(&relation::oid(table)) {
             return None;
         }
-        // SAFETY: the relation is open.
-        let options = unsafe { Options::of_relation(original.relation()) }?;
+        let options = Options::of(&original)?;
         (options.table_id == self.table_id).then(|| relation::qualified_name(&original))
     }
 
@@ -229,12 +228,12 @@ impl Options {
     }
 
     /// The options of a table, if it is tracked.
-    ///
-    /// # Safety
-    /// The relation is open.
-    pub unsafe fn of_relation(relation: pg_sys::Relation) -> Option<Options> {
-        let own = triggers_of(relation).iter().find(|trigger| is_row_trigger(trigger))?;
-        Options::of_trigger(own).ok()
+    pub fn of(table: &Table) -> Option<Options> {
+        // SAFETY: a `Table` keeps its relation open as long as it lives, and the trigger is one of it.
+        unsafe {
+            let own = triggers_of(table.relation()).iter().find(|trigger| is_row_trigger(trigger))?;
+            Options::of_trigger(own).ok()
+        }
     }
 }
 
@@ -296,12 +295,10 @@ pub unsafe fn is_truncate_trigger(trigger: &pg_sys::Trigger) -> bool {
     is_function(trigger.tgfoid, TRUNCATE_FUNCTION)
 }
 
-/// Whether the relation has the statement trigger.
-///
-/// # Safety
-/// The relation is open.
-pub unsafe fn has_truncate_trigger(relation: pg_sys::Relation) -> bool {
-    triggers_of(relation).iter().any(|trigger| is_truncate_trigger(trigger))
+/// Whether the table has the statement trigger.
+pub fn has_truncate_trigger(table: &Table) -> bool {
+    // SAFETY: a `Table` keeps its relation open as long as it lives, and the triggers are those of it.
+    unsafe { triggers_of(table.relation()).iter().any(|trigger| is_truncate_trigger(trigger)) }
 }
 
 /// Whether it is this function of the ledger. Nobody but track() makes triggers with it: see
@@ -318,8 +315,7 @@ pub unsafe fn is_function(function: pg_sys::Oid, name: &CStr) -> bool {
 /// The table that was tracked, if this is a partition of it.
 pub fn tracked_root(table: &Table, options: &Options) -> Option<Table> {
     let ancestors = relation::ancestors(table).into_iter().rev();
-    ancestors.map(|oid| Table::open_oid(oid, pg_sys::AccessShareLock)).find(|ancestor| {
-        // SAFETY: the relation is open.
-        unsafe { Options::of_relation(ancestor.relation()) }.is_some_and(|other| other.table_id == options.table_id)
-    })
+    ancestors
+        .map(|oid| Table::open_oid(oid, pg_sys::AccessShareLock))
+        .find(|ancestor| Options::of(ancestor).is_some_and(|other| other.table_id == options.table_id))
 }

@@ -70,8 +70,7 @@ fn no_key(table: &Table, is_deferrable: bool) -> Failure {
 
 /// The name of the tracked table that this table is, or is a partition of.
 pub(super) fn tracked_name(table: &Table) -> Option<String> {
-    // SAFETY: the relation is open.
-    let options = unsafe { Options::of_relation(table.relation()) }?;
+    let options = Options::of(table)?;
     let root = tracked_root(table, &options);
     Some(qualified_name(root.as_ref().unwrap_or(table)))
 }

@@ -19,11 +19,10 @@ const UNLOGGED: &str =
 
 /// What prevents recording the rows of a relation, whatever role owns it.
 pub fn obstacle(table: &Table) -> Option<Obstacle> {
-    // SAFETY: the relation is open.
-    let form = unsafe { &*(*table.relation()).rd_rel };
+    let class = table.pg_class();
     let obstacle = |why, hint| Some(Obstacle { why, hint });
     let tables_only = "Track the tables that hold the rows.";
-    match form.relkind as u8 {
+    match class.relkind as u8 {
         pg_sys::RELKIND_RELATION | pg_sys::RELKIND_PARTITIONED_TABLE => {}
         pg_sys::RELKIND_VIEW => return obstacle("is a view and holds no rows", tables_only),
         pg_sys::RELKIND_MATVIEW => return obstacle("is a materialized view: its rows are computed", tables_only),
@@ -32,7 +31,7 @@ pub fn obstacle(table: &Table) -> Option<Obstacle> {
         }
         _ => return obstacle("is not a table", tables_only),
     }
-    match form.relpersistence as u8 {
+    match class.relpersistence as u8 {
         pg_sys::RELPERSISTENCE_PERMANENT => {}
         _ if is_unlogged(table) => return obstacle(UNLOGGED, "ALTER TABLE ... SET LOGGED first."),
         _ => return obstacle("is temporary: its rows are gone with the session", "Track a permanent table."),
@@ -44,8 +43,7 @@ pub fn obstacle(table: &Table) -> Option<Obstacle> {
 }
 
 pub fn is_unlogged(table: &Table) -> bool {
-    // SAFETY: the relation is open.
-    unsafe { (*(*table.relation()).rd_rel).relpersistence as u8 == pg_sys::RELPERSISTENCE_UNLOGGED }
+    table.pg_class().relpersistence as u8 == pg_sys::RELPERSISTENCE_UNLOGGED
 }
 
 /// Refuses a table with another access method: rows are read with the functions of a heap, and of nothing else.

@@ -141,8 +141,7 @@ impl<'a> Judged<'a> {
 /// error is the verdict on a table whose rows cannot be verified.
 fn target_of(table: &Tracked) -> Result<Option<Target>, Value> {
     let open = Table::open_oid(table.oid, pg_sys::AccessShareLock);
-    // SAFETY: the relation is open.
-    let Some(options) = (unsafe { Options::of_relation(open.relation()) }) else {
+    let Some(options) = Options::of(&open) else {
         return match is_in_view(table.oid) {
             true => Err(message(table, Some(false), &without_trigger(&open))),
             false => Ok(None),

@@ -43,8 +43,7 @@ pub struct Counts {
 /// Verifies one table; gives `each` every problem.
 pub fn verify_one(target: pg_sys::Oid, each: &mut dyn FnMut(RowProblem)) -> Result<Counts, Failure> {
     let table = Table::open_oid(target, pg_sys::AccessShareLock);
-    // SAFETY: the relation is open.
-    let options = unsafe { Options::of_relation(table.relation()) }.ok_or_else(|| not_tracked(&table))?;
+    let options = Options::of(&table).ok_or_else(|| not_tracked(&table))?;
     let targets = vec![Target::lock(&table, options)?];
     let mut outcomes = verify(targets, &mut |_, problem| each(problem));
     outcomes.pop().expect("one for each table")
