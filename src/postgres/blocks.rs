@@ -8,6 +8,7 @@ use super::bulk_insert::BulkInsert;
 use super::database;
 use super::emptied_pages::Moved;
 use super::entry_clock;
+use super::errorless;
 use super::errors::{or_raise, Failure};
 use super::log_state::{damaged, LogState};
 use super::mirror::block_lines;
@@ -160,13 +161,11 @@ pub fn seal_batch(extent: Extent, from_page: u32, pending: i64) -> Result<Batch,
         .execute()?;
     if !batch.blocks.is_empty() {
         transaction::note_sealed(batch.sealed());
-        // SAFETY: inside a transaction. Makes this batch visible to the next one of the same transaction, and sets a
-        // flag of the transaction: the next sealer writes the blocks' lines as soon as it sees them committed. With
-        // synchronous_commit off, a crash could still undo the blocks after that.
-        unsafe {
-            pg_sys::CommandCounterIncrement();
-            pg_sys::ForceSyncCommit();
-        }
+        // SAFETY: inside a transaction. Makes this batch visible to the next one of the same transaction.
+        unsafe { pg_sys::CommandCounterIncrement() };
+        // The next sealer writes the blocks' lines as soon as it sees them committed. With synchronous_commit off, a
+        // crash could still undo the blocks after that.
+        errorless::force_sync_commit();
     }
     Ok(batch)
 }

@@ -11,6 +11,7 @@
 //! option get a node that Postgres passed to the hook, or a part of one, as the grammar makes it. The others only build
 //! nodes in the current memory context.
 
+use super::errorless;
 use super::errors::{or_raise, Failure};
 use super::import;
 use super::lists;
@@ -120,7 +121,7 @@ unsafe fn check_clauses(copy: &pg_sys::CopyStmt) -> Result<(), Failure> {
 
 /// Requires the privileges of core COPY on `ledger.entries`. Core COPY itself checks those on files and programs.
 unsafe fn check_privileges(copy: &pg_sys::CopyStmt) {
-    let user = pg_sys::GetUserId();
+    let user = errorless::user();
     let needed = if copy.is_from { pg_sys::ACL_INSERT } else { pg_sys::ACL_SELECT };
     let allowed = pg_sys::pg_class_aclcheck(entries(), user, needed as pg_sys::AclMode);
     if allowed != pg_sys::AclResult::ACLCHECK_OK {

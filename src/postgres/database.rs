@@ -51,7 +51,8 @@ pub fn require_writable(command: &CStr) {
     }
 }
 
-fn own_oid() -> pg_sys::Oid {
+/// The oid of this process's database.
+pub fn own_oid() -> pg_sys::Oid {
     // SAFETY: a plain global of this process, set before any SQL runs.
     unsafe { pg_sys::MyDatabaseId }
 }

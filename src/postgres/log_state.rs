@@ -1,6 +1,7 @@
 //! `ledger.log_state`, a table of one row: which ledger this is, and from where sealing, its look-up of rows and the
 //! mirror go on.
 
+use super::database;
 use super::errors::{or_raise, Failure};
 use super::single_row;
 use super::tables::{self, RegisteredSnapshot, Row, Table, TableScan};
@@ -105,8 +106,7 @@ fn make_own(row: &mut [Option<pg_sys::Datum>], ledger_id: &Uuid, started_at: Tim
     forget_file(row);
     row[column::LEDGER_ID] = Some(tables::uuid_datum(ledger_id));
     row[column::STARTED_AT] = tables::timestamp_to_postgres(started_at).into_datum();
-    // SAFETY: reads a global of this process, which only its one thread writes.
-    row[column::DATABASE_OID] = unsafe { pg_sys::MyDatabaseId }.into_datum();
+    row[column::DATABASE_OID] = database::own_oid().into_datum();
 }
 
 fn change_log_state(change: impl FnOnce(&mut [Option<pg_sys::Datum>])) {

@@ -1,5 +1,6 @@
 //! Who owns an object.
 
+use super::errorless;
 use pgrx::pg_sys;
 
 /// An object by its oid.
@@ -40,7 +41,6 @@ impl Object {
 
     /// Whether the present user does.
     pub fn is_own(self) -> bool {
-        // SAFETY: reads the state of this session.
-        self.is_owned_by(unsafe { pg_sys::GetUserId() })
+        self.is_owned_by(errorless::user())
     }
 }

@@ -1,13 +1,13 @@
 //! Which transactions are prepared, as snapshots see them. To be asked often: without a lock, and without a query of
 //! `pg_prepared_xacts`.
 
+use super::database;
 use super::settings::max_prepared;
 use pgrx::pg_sys;
 
 /// The prepared transactions of this database, and perhaps some that are being prepared or have been decided.
 pub fn of_database() -> Vec<pg_sys::TransactionId> {
-    // SAFETY: reads a global of this process, set before any SQL runs.
-    let database = unsafe { pg_sys::MyDatabaseId };
+    let database = database::own_oid();
     let of_place = |place| {
         // SAFETY: Postgres has an array of so many processes in shared memory, where a prepared transaction has one in
         // place of its session's. Its fields are read one by one as another process may write them. Those of a

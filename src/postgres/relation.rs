@@ -141,7 +141,7 @@ pub fn file_node(table: &Table) -> pg_sys::Oid {
 
 /// Its name with its schema, quoted where needed.
 pub fn qualified_name(table: &Table) -> String {
-    // SAFETY: the relation is open; the look-up gives a copy, or null where the schema is gone.
+    // SAFETY: the look-up gives a copy, or null where the schema is gone; a name ends with a zero byte.
     unsafe {
         let class = table.pg_class();
         let schema = pg_sys::get_namespace_name(class.relnamespace);
@@ -333,8 +333,7 @@ pub fn tree(table: &Table, lock: u32) -> Vec<pg_sys::Oid> {
     while let Some(parent) = all.get(next) {
         let mut parts = partitions(&Table::open_oid(*parent, pg_sys::NoLock));
         parts.sort_unstable_by_key(|part| part.to_u32());
-        // SAFETY: takes a lock, which is kept until the transaction ends.
-        parts.iter().for_each(|part| unsafe { pg_sys::LockRelationOid(*part, lock as pg_sys::LOCKMODE) });
+        parts.iter().for_each(|part| self::lock(*part, lock));
         all.append(&mut parts);
         next += 1;
     }

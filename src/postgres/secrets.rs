@@ -54,7 +54,7 @@ pub fn keyring() -> Result<Option<Rc<Keyring>>, Failure> {
 pub fn verifying_keyring() -> Result<Option<Rc<Keyring>>, Failure> {
     // A process of another extension may never say that a statement begins: there, a reload ends one.
     // SAFETY: reads a global of this process.
-    let statement = [unsafe { pg_sys::GetCurrentStatementStartTimestamp() }, reloaded_at()];
+    let statement = [unsafe { pg_sys::GetCurrentStatementStartTimestamp() }, settings::read_at()];
     let known = VERIFYING.with_borrow(|known| known.clone());
     if let Some((_, keyring)) = known.filter(|(of_statement, _)| *of_statement == statement) {
         return Ok(Some(keyring));
@@ -97,7 +97,7 @@ pub fn required_keyring() -> Result<Rc<Keyring>, Failure> {
 
 /// What the file gives, or why it cannot be used.
 fn from_file(path: &str) -> Result<Rc<Keyring>, String> {
-    let reloaded_at = reloaded_at();
+    let reloaded_at = settings::read_at();
     FROM_FILE.with_borrow_mut(|cached| {
         if let Some((of_path, at, keyring)) = cached {
             if of_path == path && *at == reloaded_at {
@@ -108,12 +108,6 @@ fn from_file(path: &str) -> Result<Rc<Keyring>, String> {
         *cached = Some((path.to_owned(), reloaded_at, Rc::clone(&keyring)));
         Ok(keyring)
     })
-}
-
-/// When this process last read the settings.
-fn reloaded_at() -> pg_sys::TimestampTz {
-    // SAFETY: a global of this process, written only by ProcessConfigFile in this same thread.
-    unsafe { pg_sys::PgReloadTime }
 }
 
 fn read_file(path: &str) -> Result<Keyring, String> {
@@ -165,7 +159,7 @@ impl Watch {
     /// Looks at the first call, and after each reload. Returns the secrets at the first look and if they have changed
     /// since the last, and an error if what is configured cannot be used. Needs no transaction.
     pub fn look(&mut self) -> Result<Option<Secrets>, Failure> {
-        let reloaded_at = Some(reloaded_at());
+        let reloaded_at = Some(settings::read_at());
         if std::mem::replace(&mut self.reloaded_at, reloaded_at) == reloaded_at {
             return Ok(None);
         }

@@ -43,6 +43,12 @@ impl MirrorMode {
     }
 }
 
+/// When this process last read the settings.
+pub fn read_at() -> pg_sys::TimestampTz {
+    // SAFETY: a global of this process, which only its one thread writes.
+    unsafe { pg_sys::PgReloadTime }
+}
+
 pub fn init() {
     GucRegistry::define_int_guc(
         c"ledger.block_size",

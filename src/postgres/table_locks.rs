@@ -12,6 +12,8 @@
 //! The unsafe functions here run inside a transaction, within the hook. They take parts of the statement that
 //! ProcessUtility was called with.
 
+use super::database;
+use super::errorless;
 use super::errors::Failure;
 use super::lists;
 use super::own_tables::is_of_ledger;
@@ -152,8 +154,7 @@ impl Right {
 }
 
 fn may_maintain(relation: pg_sys::Oid) -> bool {
-    // SAFETY: reads a global of this session.
-    let database = Object::Database(unsafe { pg_sys::MyDatabaseId });
+    let database = Object::Database(database::own_oid());
     #[cfg(any(feature = "pg17", feature = "pg18"))]
     if has_privilege(relation, pg_sys::ACL_MAINTAIN) {
         return true;
@@ -163,14 +164,14 @@ fn may_maintain(relation: pg_sys::Oid) -> bool {
 
 fn has_privilege(relation: pg_sys::Oid, privilege: u32) -> bool {
     // SAFETY: a catalog look-up inside a transaction; an ERROR if the relation is gone.
-    let found = unsafe { pg_sys::pg_class_aclcheck(relation, pg_sys::GetUserId(), privilege as pg_sys::AclMode) };
+    let found = unsafe { pg_sys::pg_class_aclcheck(relation, errorless::user(), privilege as pg_sys::AclMode) };
     found == pg_sys::AclResult::ACLCHECK_OK
 }
 
 fn has_on_a_column(relation: pg_sys::Oid, privilege: u32) -> bool {
     let (mode, any) = (privilege as pg_sys::AclMode, pg_sys::AclMaskHow::ACLMASK_ANY);
     // SAFETY: a catalog look-up inside a transaction.
-    let found = unsafe { pg_sys::pg_attribute_aclcheck_all(relation, pg_sys::GetUserId(), mode, any) };
+    let found = unsafe { pg_sys::pg_attribute_aclcheck_all(relation, errorless::user(), mode, any) };
     found == pg_sys::AclResult::ACLCHECK_OK
 }
 

@@ -129,8 +129,7 @@ fn worker_state() -> TableIterator<
             slot.blocks_sealed.load(Ordering::Acquire),
         )
     };
-    // SAFETY: reads a global of this process, set before any SQL runs.
-    let (own, is_primary) = (unsafe { pg_sys::MyDatabaseId }, !database::is_in_recovery());
+    let (own, is_primary) = (database::own_oid(), !database::is_in_recovery());
     // A worker that never started because no process was left for it has no slot. This database has a ledger, because
     // the caller runs a function of the extension.
     let is_missing = is_primary && shared.find(own).is_none();

@@ -89,7 +89,7 @@ unsafe extern "C-unwind" fn on_subtransaction_event(
     _arg: *mut c_void,
 ) {
     if event == pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB {
-        let level = pg_sys::GetCurrentTransactionNestLevel();
+        let level = errorless::nest_level();
         at_end_of_transaction(&CURRENT, |current| *current = current.take().filter(|import| import.level < level));
     }
 }
@@ -215,8 +215,7 @@ impl Import {
         let mut verifier = FileVerifier::new(keyring, findings);
         verifier.collect_nodes();
         Ok(Import {
-            // SAFETY: reads the state of this session's transaction, with no preconditions.
-            level: unsafe { pg_sys::GetCurrentTransactionNestLevel() },
+            level: errorless::nest_level(),
             verifier,
             found,
             has_keyring,

@@ -17,7 +17,7 @@ use crate::postgres::settings::{self, MirrorMode};
 use crate::postgres::timeout::Timeout;
 use crate::postgres::transaction;
 use crate::postgres::wait_events;
-use pgrx::{check_for_interrupts, pg_sys};
+use pgrx::check_for_interrupts;
 use std::time::Duration;
 
 /// A larger append goes through the ring in pieces of this size, so that it leaves room for lines of other sessions.
@@ -381,8 +381,7 @@ impl Mirror {
 /// Whether the mode has been changed from off and the worker has not noticed yet: its settings are older than those of
 /// this process.
 fn worker_is_to_attach(fields: &LockedMirror<'_>) -> bool {
-    // SAFETY: reads a global of this process, which only its one thread writes.
-    settings::mirror_mode() != MirrorMode::Off && fields.off_as_of < unsafe { pg_sys::PgReloadTime }
+    settings::mirror_mode() != MirrorMode::Off && fields.off_as_of < settings::read_at()
 }
 
 /// The lock, held while there is room in the ring.

@@ -5,6 +5,7 @@ use super::handle::Mirror;
 use super::state_file;
 use crate::ledger::record::{Header, Timestamp};
 use crate::ledger::wal::WalPosition;
+use crate::postgres::database;
 use crate::postgres::log_state::{self, ranges_from, Settled};
 use crate::postgres::settings::{self, MirrorDirectory};
 use crate::postgres::shared::Shared;
@@ -108,7 +109,7 @@ pub fn remember(mirror: &Mirror, settled: Option<Settled>, attachment: Option<Uu
 pub fn database_name() -> String {
     // SAFETY: a catalog look-up inside a transaction. The result is a palloc'd string, or null if the row is gone.
     unsafe {
-        let name = pg_sys::get_database_name(pg_sys::MyDatabaseId);
+        let name = pg_sys::get_database_name(database::own_oid());
         if name.is_null() {
             return String::new();
         }

@@ -10,6 +10,7 @@ use super::dropped;
 use super::manage;
 use super::options::{tracked_root, Options};
 use super::partitions::{record_all, Passage};
+use crate::postgres::errorless;
 use crate::postgres::errors::Failure;
 use crate::postgres::lists;
 use crate::postgres::ownership::Object;
@@ -44,7 +45,7 @@ pub unsafe fn before_drop_owned(drop: &pg_sys::DropOwnedStmt) -> Result<(), Fail
         let role = pg_sys::get_rolespec_oid(role.cast::<pg_sys::RoleSpec>(), true);
         // Postgres does not drop what the first role of a cluster owns.
         let is_first = role == pg_sys::Oid::from(pg_sys::BOOTSTRAP_SUPERUSERID);
-        if role != pg_sys::InvalidOid && !is_first && pg_sys::has_privs_of_role(pg_sys::GetUserId(), role) {
+        if role != pg_sys::InvalidOid && !is_first && pg_sys::has_privs_of_role(errorless::user(), role) {
             roles.push(role);
         }
     }
@@ -164,7 +165,7 @@ unsafe fn may_drop(relation: pg_sys::Oid) -> bool {
     let kind = pg_sys::get_rel_relkind(relation) as u8;
     let is_table = matches!(kind, pg_sys::RELKIND_RELATION | pg_sys::RELKIND_PARTITIONED_TABLE);
     let is_catalog = || relation.to_u32() < pg_sys::FirstNormalObjectId;
-    let user = pg_sys::GetUserId();
+    let user = errorless::user();
     is_table
         && !is_catalog()
         && (Object::Relation(relation).is_owned_by(user)

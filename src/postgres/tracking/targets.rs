@@ -50,10 +50,8 @@ impl Target {
         if self.tree == tree {
             return false;
         }
-        // SAFETY: inside a transaction; any Oid may be locked, whether or not a relation has it. The next snapshot does
-        // not see a partition that is gone meanwhile.
-        tree.iter()
-            .for_each(|oid| unsafe { pg_sys::LockRelationOid(*oid, pg_sys::AccessShareLock as pg_sys::LOCKMODE) });
+        // The next snapshot does not see a partition that is gone meanwhile.
+        tree.iter().for_each(|oid| relation::lock(*oid, pg_sys::AccessShareLock));
         self.tree = tree;
         true
     }

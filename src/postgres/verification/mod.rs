@@ -30,6 +30,7 @@ mod strays;
 pub mod table_blocks;
 
 use super::database;
+use super::errorless;
 use super::errors::{or_raise, Failure};
 use super::helper_threads::FreedMemory;
 use super::items::audit::verify_registry;
@@ -172,7 +173,7 @@ fn require_file_privilege(path: &std::path::Path) -> Result<(), Failure> {
     // SAFETY: catalog look-ups inside a transaction.
     let may = unsafe {
         let role = pg_sys::Oid::from(pg_sys::ROLE_PG_READ_SERVER_FILES);
-        pg_sys::has_privs_of_role(pg_sys::GetUserId(), role)
+        pg_sys::has_privs_of_role(errorless::user(), role)
     };
     if may {
         return Ok(());

@@ -1,5 +1,7 @@
 //! What running verifications have done, for the view `ledger.progress`.
 
+use crate::postgres::database;
+use crate::postgres::errorless;
 use crate::postgres::shared::shared;
 use pgrx::{pg_guard, pg_sys};
 use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU32, Ordering};
@@ -61,8 +63,8 @@ pub struct Progress(Option<&'static ProgressSlot>);
 
 impl Progress {
     pub fn start() -> Self {
-        // SAFETY: reads globals of this process, set before any SQL runs, and the clock.
-        let (pid, database, now) = unsafe { (pg_sys::MyProcPid, pg_sys::MyDatabaseId, pg_sys::GetCurrentTimestamp()) };
+        // SAFETY: reads a global of this process, set before any SQL runs.
+        let pid = unsafe { pg_sys::MyProcPid };
         let free = shared().and_then(|shared| {
             shared
                 .verifications
@@ -71,9 +73,9 @@ impl Progress {
         });
         if let Some(slot) = free {
             free_at_exit();
-            slot.database.store(database.to_u32(), Ordering::Relaxed);
+            slot.database.store(database::own_oid().to_u32(), Ordering::Relaxed);
             slot.phase.store(Phase::Starting as u32, Ordering::Relaxed);
-            slot.started_at.store(now, Ordering::Relaxed);
+            slot.started_at.store(errorless::clock(), Ordering::Relaxed);
             for counter in [
                 &slot.blocks_done,
                 &slot.blocks_total,

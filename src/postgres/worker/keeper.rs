@@ -139,8 +139,7 @@ impl Keeper {
     /// Whether the file is let go. If so, notes that this follows from the settings as they are now.
     fn is_off(&self) -> bool {
         let mut fields = self.mirror.lock();
-        // SAFETY: reads a global of this process, which only it writes.
-        fields.off_as_of = unsafe { pg_sys::PgReloadTime };
+        fields.off_as_of = settings::read_at();
         fields.attachment == Attachment::Off
     }
 
@@ -239,8 +238,7 @@ impl Keeper {
 
     /// Whether the attached file is still the one the settings name.
     fn is_where_configured(&mut self) -> bool {
-        // SAFETY: reads a global of this process, which only it writes.
-        let reloaded_at = unsafe { pg_sys::PgReloadTime };
+        let reloaded_at = settings::read_at();
         if self.configured_at == reloaded_at {
             return true;
         }

@@ -11,7 +11,7 @@ use super::sealing::Sealing;
 use super::signing_keys;
 use super::transactions::{in_transaction, own_name};
 use crate::postgres::background_process;
-use crate::postgres::database::too_many;
+use crate::postgres::database::{self, too_many};
 use crate::postgres::database_slot::{DatabaseSlot, WorkerState};
 use crate::postgres::errors::Failure;
 use crate::postgres::extension;
@@ -324,8 +324,7 @@ impl Worker {
         let shared = self.mirror.shared;
         self.keeper.before_attaching(|| {
             let remembered = Remembered::read();
-            // SAFETY: reads a global of this process, set before its main function connects.
-            if remembered.database != unsafe { pg_sys::MyDatabaseId } {
+            if remembered.database != database::own_oid() {
                 let ledger_id = ids::random();
                 log_state::become_own_ledger(ledger_id);
                 pgrx::log!(

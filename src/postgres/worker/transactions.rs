@@ -1,6 +1,8 @@
 //! The transactions of a worker, which has no client to send errors to.
 
 use crate::postgres::background_process::CancellableWork;
+use crate::postgres::database;
+use crate::postgres::errorless;
 use crate::postgres::errors::Failure;
 use crate::postgres::lock_limit::LockLimit;
 use crate::postgres::mirror::remembered::database_name;
@@ -56,7 +58,7 @@ pub(super) fn in_transaction<T>(work: impl FnOnce() -> T) -> Result<T, Failure> 
 /// A transaction is open.
 unsafe fn commit_to_disk() {
     if pg_sys::synchronous_commit == pg_sys::SyncCommitLevel::SYNCHRONOUS_COMMIT_OFF as i32 {
-        pg_sys::ForceSyncCommit();
+        errorless::force_sync_commit();
     }
 }
 
@@ -153,7 +155,6 @@ fn tables_are_locked() -> Failure {
 pub(super) fn own_name() -> String {
     match in_transaction(database_name) {
         Ok(name) => format!("database \"{name}\""),
-        // SAFETY: reads a global of this process, set before its main function connects.
-        Err(_) => format!("database {}", unsafe { pg_sys::MyDatabaseId }.to_u32()),
+        Err(_) => format!("database {}", database::own_oid().to_u32()),
     }
 }
