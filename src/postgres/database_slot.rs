@@ -170,7 +170,7 @@ impl DatabaseSlot {
     }
 
     /// Whether the log is to say that a worker has ended before its work. If so, notes that it does.
-    pub fn is_complaint_due(&self) -> bool {
+    pub fn take_due_complaint(&self) -> bool {
         let now = errorless::clock();
         let is_due = |last: &i64| now - last >= COMPLAINT_INTERVAL_MICROS;
         let noted = |last: i64| is_due(&last).then_some(now);

@@ -122,22 +122,24 @@ impl Keeper {
             let code = PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE;
             requests::answer(&self.mirror, &Err(Failure::new(code, "The mirror is off.").into()));
         }
-        if self.is_off() {
+        if self.note_off_settings() {
             return Ok(());
         }
         // While the file is still there. Lines that are left are found when it is attached again.
         let voided = self.void_aborted();
         // A file that hangs is let go, too.
         let _ = self.mirror.silence();
-        self.mirror.lock().attachment = Attachment::Off;
-        self.is_off();
+        {
+            let mut fields = self.mirror.lock();
+            (fields.attachment, fields.off_as_of) = (Attachment::Off, settings::read_at());
+        }
         self.slot().mirror.broadcast();
         self.attached = None;
         voided
     }
 
-    /// Whether the file is let go. If so, notes that this follows from the settings as they are now.
-    fn is_off(&self) -> bool {
+    /// Notes the settings that the answer follows from; returns whether the file is let go.
+    fn note_off_settings(&self) -> bool {
         let mut fields = self.mirror.lock();
         fields.off_as_of = settings::read_at();
         fields.attachment == Attachment::Off
@@ -343,7 +345,7 @@ impl Keeper {
             self.pace = Pace::default();
             return Ok(());
         };
-        if self.pace.is_resting() {
+        if self.pace.put_off_if_resting() {
             return Ok(());
         }
         if !slot.behind.load(Ordering::SeqCst) && !slot.has_new_blocks.load(Ordering::SeqCst) {

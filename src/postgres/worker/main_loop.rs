@@ -84,7 +84,7 @@ pub unsafe extern "C-unwind" fn pg_notary_worker_main(arg: pg_sys::Datum) {
 /// This process could not find out whether the database has a ledger. As one that may have, the launcher sends another.
 fn ask_for_another(shared: &Shared, database: pg_sys::Oid, failure: &Failure) {
     let Some(slot) = shared.find_or_take(database) else { return };
-    if slot.is_complaint_due() {
+    if slot.take_due_complaint() {
         failure.log_retried(&format!("pg_notary could not look for a ledger in {}", own_name()));
     }
 }

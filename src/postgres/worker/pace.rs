@@ -39,8 +39,8 @@ impl Pace {
         self.rest_until.is_some()
     }
 
-    /// Whether work has to be put off.
-    pub fn is_resting(&mut self) -> bool {
+    /// Puts work off while it rests; returns whether it does.
+    pub fn put_off_if_resting(&mut self) -> bool {
         self.has_put_off = self.rest().is_some();
         self.has_put_off
     }

@@ -13,7 +13,7 @@ use crate::postgres::mirror::handle::Mirror;
 use crate::postgres::mirror::requests;
 use crate::postgres::mirror::shared::Request;
 use crate::postgres::pending_floor::FloorRaiser;
-use crate::postgres::settings;
+use crate::postgres::settings::{self, MirrorMode};
 use crate::postgres::tables::{self, Table};
 use crate::postgres::wait_events;
 use pgrx::pg_sys;
@@ -123,7 +123,9 @@ impl Sealing {
         loop {
             // A backlog takes many batches, and sessions that reuse an id wait for the void line.
             keeper.void_between_batches()?;
-            if self.is_called_away(batches) || (keeper.is_async() && since.elapsed() > LONGEST_SEALING) {
+            let mode = settings::mirror_mode();
+            self.obey_signals();
+            if self.is_called_away(mode, batches) || (keeper.is_async() && since.elapsed() > LONGEST_SEALING) {
                 return Ok(());
             }
             let next = self.seal_from(keeper, page)?;
@@ -176,14 +178,17 @@ impl Sealing {
         Ok(next)
     }
 
-    /// Runs between batches, whose end may never come while entries arrive faster than they are sealed. Obeys signals,
-    /// reads the settings, and returns whether something else must be done first. Prepared transactions that are decided
-    /// all the time do not keep it from the first batch.
-    fn is_called_away(&mut self, batches: usize) -> bool {
-        let mode = settings::mirror_mode();
+    /// Obeys signals and reads the settings between batches, whose end may never come while entries arrive faster than
+    /// they are sealed.
+    fn obey_signals(&mut self) {
         background_process::sleep(Some(0), wait_events::worker_main());
         // This takes what woke the process, so it must look again after the last batch at the latest.
         self.has_waited = true;
+    }
+
+    /// Whether something else must be done before the next batch; `mode` is the one before the settings were read.
+    /// Prepared transactions that are decided all the time do not keep it from the first batch.
+    fn is_called_away(&self, mode: MirrorMode, batches: usize) -> bool {
         let slot = self.slot();
         let must_catch_up = mode.waits_for_file() && slot.is_behind();
         must_catch_up
@@ -211,7 +216,7 @@ impl Sealing {
         let now = tables::now().micros();
         self.waiting_since = self.waiting_since.map(|since| since.min(now));
         let may_find = self.must_recount() || self.waiting_since.is_none() || self.is_due() || self.has_full_block();
-        may_find && !self.pace.is_resting()
+        may_find && !self.pace.put_off_if_resting()
     }
 
     /// Also returns the count of pending entries before the batch. It is read under the lock that every sealer holds
