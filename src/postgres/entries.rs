@@ -118,7 +118,7 @@ fn hash_of(data: Jsonb) -> String {
 }
 
 /// An entry that the ledger makes by itself: about a row of a tracked table, about the table, or about an item.
-pub struct RowEntry {
+pub struct OwnEntry {
     pub entry_type: &'static str,
     pub data_hash: String,
     pub metadata: Metadata,
@@ -126,34 +126,15 @@ pub struct RowEntry {
     pub created_at: Timestamp,
 }
 
-impl RowEntry {
+impl OwnEntry {
     /// An entry with the time of the change, not of the transaction: of two changes to one row, the later one may
     /// belong to the transaction that began first.
-    pub fn now(entry_type: &'static str, data_hash: String, metadata: Metadata, with_signature: bool) -> RowEntry {
-        RowEntry { entry_type, data_hash, metadata, with_signature, created_at: entry_clock::now() }
+    pub fn now(entry_type: &'static str, data_hash: String, metadata: Metadata, with_signature: bool) -> OwnEntry {
+        OwnEntry { entry_type, data_hash, metadata, with_signature, created_at: entry_clock::now() }
     }
-}
 
-/// Signs and inserts an entry of the ledger's own, and queues its line for the mirror.
-pub fn record_row(row: RowEntry) -> Result<(), Failure> {
-    record_item(row).map(|_| ())
-}
-
-/// As [`record_row`], for a caller that needs the entry's id.
-pub fn record_item(row: RowEntry) -> Result<Uuid, Failure> {
-    let recorded = row.sign()?;
-    queued_entry::insert_all([&recorded].into_iter());
-    Ok(recorded.entry_id)
-}
-
-/// As [`record_row`], for one of many entries: they are inserted together when the statement ends.
-pub fn record_row_of_many(row: RowEntry) -> Result<(), Failure> {
-    queue::add(row.sign()?);
-    Ok(())
-}
-
-impl RowEntry {
-    fn sign(self) -> Result<QueuedEntry, Failure> {
+    /// Checks and signs the entry, gives it an id, and queues its line for the mirror.
+    fn prepare(self) -> Result<QueuedEntry, Failure> {
         require_recording()?;
         let keyring = self.with_signature.then(secrets::required_keyring).transpose()?;
         let sign = |keyring: Rc<Keyring>| {
@@ -177,6 +158,19 @@ impl RowEntry {
         }
         Ok(recorded)
     }
+}
+
+/// Signs and inserts an entry of the ledger's own, and queues its line for the mirror. Returns the entry's id.
+pub fn record_own(entry: OwnEntry) -> Result<Uuid, Failure> {
+    let recorded = entry.prepare()?;
+    queued_entry::insert_all([&recorded].into_iter());
+    Ok(recorded.entry_id)
+}
+
+/// As [`record_own`], for one of many entries: they are inserted together when the statement ends.
+pub fn record_own_later(entry: OwnEntry) -> Result<(), Failure> {
+    queue::add(entry.prepare()?);
+    Ok(())
 }
 
 fn require_recording() -> Result<(), Failure> {

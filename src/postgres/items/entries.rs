@@ -8,7 +8,7 @@ use crate::ledger::row_change::ITEM_REVOKED;
 use crate::ledger::row_index::LogPosition;
 use crate::ledger::verifier::{KeyCounts, SealedEntry, SignatureCheck};
 use crate::ledger::Hash;
-use crate::postgres::entries::{self, RowEntry};
+use crate::postgres::entries::{self, OwnEntry};
 use crate::postgres::entry_clock;
 use crate::postgres::errors::Failure;
 use crate::postgres::partitions;
@@ -203,7 +203,7 @@ pub fn record(registration: &Registration, time: Timestamp, user: pg_sys::Oid) -
     let row_id = registration.name.row_id();
     let metadata = metadata.text(Member::RowId, &row_id.simple().to_string());
     let with_signature = secrets::keyring()?.is_some();
-    let entry_id = entries::record_item(RowEntry {
+    let entry_id = entries::record_own(OwnEntry {
         entry_type: registration.event.entry_type(),
         data_hash: registration.data_hash(),
         metadata: metadata.finish(),

@@ -24,7 +24,7 @@ use super::versions;
 use crate::ledger::metadata::Member;
 use crate::ledger::row_change::Operation;
 use crate::ledger::sha256_hex;
-use crate::postgres::entries::{self, RowEntry};
+use crate::postgres::entries::{self, OwnEntry};
 use crate::postgres::errors::{or_raise, with_place, Failure};
 use crate::postgres::queue;
 use crate::postgres::relation;
@@ -173,7 +173,7 @@ fn record_row(plan: &Plan, row: &tables::Row, horizon: Horizon) -> Result<(), Fa
         .row_key(&RowKey::of(plan, row)?)
         .json(Member::Baseline, "true")
         .json(Member::TransactionId, &horizon.by.to_string());
-    entries::record_row_of_many(RowEntry {
+    entries::record_own_later(OwnEntry {
         entry_type: Operation::Insert.entry_type(),
         data_hash: sha256_hex(image.as_bytes()),
         metadata: metadata.finish(),

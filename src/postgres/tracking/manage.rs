@@ -13,7 +13,7 @@ use crate::ledger::metadata::Member;
 use crate::ledger::row_change::{TABLE_TRACKED, TABLE_UNTRACKED};
 use crate::ledger::sha256_hex;
 use crate::postgres::database;
-use crate::postgres::entries::{self, RowEntry};
+use crate::postgres::entries::{self, OwnEntry};
 use crate::postgres::errorless;
 use crate::postgres::errors::{or_raise, required, Failure};
 use crate::postgres::ids;
@@ -403,7 +403,7 @@ pub fn note_untracked(name: &str, table_id: &str, is_lost: bool) -> Result<(), F
     let data_hash = sha256_hex(jsonb::canonical(&data)?.as_bytes());
     let metadata = Metadata::default().text(Member::Table, name).text(Member::TableId, table_id);
     let metadata = metadata.text(Member::Reason, if is_lost { "lost" } else { "dropped" }).actor();
-    entries::record_row(RowEntry::now(TABLE_UNTRACKED, data_hash, metadata.finish(), false))
+    entries::record_own(OwnEntry::now(TABLE_UNTRACKED, data_hash, metadata.finish(), false)).map(|_| ())
 }
 
 /// Records that tracking ends with the table.
@@ -425,5 +425,5 @@ fn note(table: &Table, options: &Options, entry_type: &'static str) -> Result<()
         .actor();
     // Without the secret a table can still be given up.
     let with_signature = options.with_signature && secrets::keyring()?.is_some();
-    entries::record_row(RowEntry::now(entry_type, data_hash, metadata.finish(), with_signature))
+    entries::record_own(OwnEntry::now(entry_type, data_hash, metadata.finish(), with_signature)).map(|_| ())
 }

@@ -13,7 +13,7 @@ use crate::ledger::metadata::Member;
 use crate::ledger::record::Timestamp;
 use crate::ledger::row_change::Operation;
 use crate::ledger::sha256_hex;
-use crate::postgres::entries::{self, RowEntry};
+use crate::postgres::entries::{self, OwnEntry};
 use crate::postgres::entry_clock;
 use crate::postgres::errorless;
 use crate::postgres::errors::{or_raise, Failure};
@@ -178,7 +178,7 @@ impl Plan {
     }
 
     fn record(&self, operation: Operation, data: &str, metadata: Metadata, at: Timestamp) -> Result<(), Failure> {
-        entries::record_row_of_many(RowEntry {
+        entries::record_own_later(OwnEntry {
             entry_type: operation.entry_type(),
             data_hash: sha256_hex(data.as_bytes()),
             metadata: metadata.finish(),

@@ -7,7 +7,7 @@
 use crate::ledger::row_change::TABLE_SHAPE;
 use crate::ledger::row_shape::{self, successors, ShapeColumn, Successors};
 use crate::ledger::{canonical_json, sha256_hex};
-use crate::postgres::entries::{self, RowEntry};
+use crate::postgres::entries::{self, OwnEntry};
 use crate::postgres::errors::Failure;
 use crate::postgres::jsonb::{self, Jsonb, JsonbText};
 use crate::postgres::relation::TableColumn;
@@ -97,7 +97,7 @@ impl Shape {
         let names = json!({"shape": self.id, "table": table, "table_id": table_id}).to_string();
         let metadata = format!("{{\"columns\": {columns}, {}", &names[1..]);
         let data_hash = sha256_hex(self.text.as_bytes());
-        entries::record_row(RowEntry::now(TABLE_SHAPE, data_hash, jsonb::canonical(&metadata)?.into(), false))?;
+        entries::record_own(OwnEntry::now(TABLE_SHAPE, data_hash, jsonb::canonical(&metadata)?.into(), false))?;
         insert(uuid, &self.text);
         super::at_rollback_forget_plans();
         Ok(())
