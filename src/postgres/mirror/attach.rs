@@ -17,13 +17,14 @@ use super::file::{self, Trouble};
 use super::fixed_text::FixedText;
 use super::handle::Mirror;
 use super::hole;
+use super::last_change::{FileStamp, LastChange};
 use super::lost_commits::{self, Lost};
 use super::open_lines::OpenLine;
 use super::opening;
 use super::prepared;
 use super::refused::Refused;
 use super::remembered::{self, MirrorPath, Remembered};
-use super::shared::{Attachment, FileStamp, LastChange, LockedMirror, MirrorState, Ownership};
+use super::shared::{Attachment, LockedMirror, MirrorState, Ownership};
 use super::state_file::{self, Known, State, StateFile};
 use super::tail::{self, diverged, Tail};
 use super::unexpected;
@@ -451,7 +452,7 @@ pub fn set_aside(mirror: &Mirror) -> Result<Option<PathBuf>, Refused> {
     let mut fields = mirror.lock();
     fields.suspect = false;
     // These are offsets in the old file. Where each transaction's lines stand is found anew.
-    fields.prepared.iter_mut().for_each(|lines| lines.xid = 0);
+    fields.forget_all_prepared();
     (fields.void, fields.voiding) = (FileRanges::NONE, FileRanges::NONE);
     (fields.reopening.knows_aborted, fields.reopening.lost) = (false, Lost::Nothing);
     drop(fields);

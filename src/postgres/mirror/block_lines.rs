@@ -24,15 +24,10 @@ const CHUNK_ENTRIES: i64 = 20_000;
 /// How long a session that seals waits for the worker to append lines that the file lacks.
 const BEHIND_DEADLINE: Duration = Duration::from_secs(30);
 
-/// Whether sealing must wait until the lines of earlier blocks are in the file.
-pub fn is_waited_for() -> bool {
-    settings::mirror_mode().waits_for_file()
-}
-
 /// Waits until the file can be written and holds the lines of all that is committed; fails with the reason if it does
 /// not.
 pub fn wait_for_file() -> Result<(), Failure> {
-    if !is_waited_for() {
+    if !settings::mirror_mode().waits_for_file() {
         return Ok(());
     }
     let mirror = database::mirror()?;
@@ -51,7 +46,7 @@ pub fn wait_for_file() -> Result<(), Failure> {
 /// In the modes that wait for the file, an entry must not be sealed before its line is in the file. Right after a time
 /// in mode `off` or `async`, some entries may still lack their lines.
 pub fn check_not_behind() -> Result<(), Failure> {
-    if !is_waited_for() || !database::mirror()?.slot.is_behind() {
+    if !settings::mirror_mode().waits_for_file() || !database::mirror()?.slot.is_behind() {
         return Ok(());
     }
     Err(Failure::new(
@@ -81,7 +76,7 @@ impl SealedBlocks {
 /// Appends the lines of all committed blocks that the file lacks. The blocks in `sealed` need not be read from the
 /// tables. The caller holds the sealing lock and has not sealed in this transaction, so all that it sees is committed.
 pub fn append_missing(sealed: Option<&SealedBlocks>) -> Result<(), Failure> {
-    if !is_waited_for() {
+    if !settings::mirror_mode().waits_for_file() {
         return Ok(());
     }
     // While this process waited for the lock, another one may have sealed entries that have no line yet: a transaction

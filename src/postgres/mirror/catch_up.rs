@@ -3,6 +3,7 @@
 
 use super::block_lines;
 use super::cause::CauseKind;
+use super::file;
 use super::handle::Mirror;
 use super::line_buffer::LineBuffer;
 use super::open_lines::{self, OpenLine};
@@ -90,8 +91,7 @@ fn note_others(mirror: &Mirror, in_file: &mut InFile) -> Result<(), Failure> {
     }
     let end = mirror.flush()?;
     let path = Path::new(&path);
-    let lines = open_lines::in_range(path, taken.range, end)
-        .map_err(|error| voiding::unreadable(&path.to_string_lossy(), &error))?;
+    let lines = open_lines::in_range(path, taken.range, end).map_err(|error| file::unreadable(path, &error))?;
     // Without lines of transactions that have aborted since: other entries may reuse their ids.
     let judge = Judge::new(mirror, path, Knowledge::NONE);
     for line in lines.iter() {

@@ -1,10 +1,11 @@
 //! The mirror file itself: its name, how it is opened, and what is checked before each write.
 
 use super::cause::CauseKind;
-use super::last_change::{ChangeBegun, Look};
-use super::shared::{FileIdentity, LastChange};
-use crate::postgres::errors::cause;
+use super::last_change::{ChangeBegun, LastChange, Look};
+use super::shared::FileIdentity;
+use crate::postgres::errors::{cause, Failure};
 use crate::postgres::faults;
+use pgrx::PgSqlErrorCode;
 use std::cell::Cell;
 use std::fs::{DirBuilder, File, Metadata, OpenOptions};
 use std::io::{Error, ErrorKind, Write};
@@ -12,6 +13,12 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use uuid::Uuid;
+
+/// The error of a file that cannot be read.
+pub fn unreadable(path: &Path, error: &Error) -> Failure {
+    let message = format!("could not read mirror file \"{}\"", path.display());
+    Failure::new(PgSqlErrorCode::ERRCODE_IO_ERROR, message).detail(cause(error))
+}
 
 /// Why the file cannot be used.
 #[derive(Debug)]

@@ -8,7 +8,6 @@
 //! another time after each commit, instead of one each tick, and ext4 without a journal writes the inode of such a file
 //! with each fdatasync.
 
-use super::shared::{FileStamp, LastChange};
 use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -17,6 +16,25 @@ use std::path::Path;
 /// For how long after a write the times are not asked for, in nanoseconds: one tick. Most kernels give the same time to
 /// everything that is written within a tick.
 const TICK: i64 = 4_000_000;
+
+/// The times of a file, in nanoseconds since the epoch. No program can edit the file and restore both.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct FileStamp {
+    pub modified: i64,
+    pub changed: i64,
+}
+
+/// What is known about when this server last changed the file. Zeroes are a valid value: the first variant.
+#[repr(C, u64)]
+#[derive(Debug, Clone, Copy)]
+pub enum LastChange {
+    /// The file's times were these.
+    At(FileStamp),
+    /// It was done by this time of this machine's clock, in nanoseconds since the epoch. The file's times come from the
+    /// same clock.
+    NotAfter(i64),
+}
 
 /// The time before a change of the file.
 #[derive(Clone, Copy)]

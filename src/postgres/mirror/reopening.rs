@@ -34,6 +34,11 @@ impl Reopening {
         lost: Lost::Nothing,
     };
 
+    /// Whether lines of what is committed may be missing from the file.
+    pub fn may_miss_lines(&self) -> bool {
+        self.may_lack || self.has_lost
+    }
+
     /// Notes that the file may hold something behind `keep` that was given up.
     pub fn note_uncut(&mut self, keep: u64) {
         self.uncut_from = match self.uncut_from {

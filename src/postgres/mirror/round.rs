@@ -8,8 +8,9 @@
 use super::cause::CauseKind;
 use super::file::{self, Trouble};
 use super::last_change::ChangeBegun;
+use super::last_change::LastChange;
 use super::round_waiters::Rounds;
-use super::shared::{Attachment, FileIdentity, LastChange, LockedMirror, MirrorFields};
+use super::shared::{Attachment, FileIdentity, LockedMirror, MirrorFields};
 use crate::ledger::lag::SeenLag;
 use crate::postgres::database_slot::DatabaseSlot;
 use crate::postgres::errorless;

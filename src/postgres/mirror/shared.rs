@@ -6,6 +6,7 @@
 
 use super::cause::{Cause, CauseKind};
 use super::fixed_text::FixedText;
+use super::last_change::LastChange;
 use super::owners::Owners;
 use super::reopening::Reopening;
 use super::round_waiters::{Ended, Rounds};
@@ -61,25 +62,6 @@ pub struct FileIdentity {
     pub inode: u64,
     /// Counts attachments, so that a process notices that its open file is of an earlier one.
     pub generation: u64,
-}
-
-/// The times of a file, in nanoseconds since the epoch. No program can edit the file and restore both.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct FileStamp {
-    pub modified: i64,
-    pub changed: i64,
-}
-
-/// What is known about when this server last changed the file. Zeroes are a valid value: the first variant.
-#[repr(C, u64)]
-#[derive(Debug, Clone, Copy)]
-pub enum LastChange {
-    /// The file's times were these.
-    At(FileStamp),
-    /// It was done by this time of this machine's clock, in nanoseconds since the epoch. The file's times come from the
-    /// same clock.
-    NotAfter(i64),
 }
 
 /// The part of a file that may not be on disk because a sync has failed: everything behind `from`. The kernel reports a
@@ -308,6 +290,11 @@ impl MirrorFields {
         (self.long_line_from, self.long_line_to) = (0, 0);
     }
 
+    /// Forgets the lines of all prepared transactions.
+    pub fn forget_all_prepared(&mut self) {
+        self.prepared.iter_mut().for_each(|lines| lines.xid = 0);
+    }
+
     /// Lets no lines in until a worker has attached the file again.
     pub fn close(&mut self) {
         self.attachment = Attachment::Detached;
@@ -462,7 +449,7 @@ impl MirrorState {
         (fields.appending, fields.is_troubled, fields.is_refused) = (0, false, false);
         self.owners.clear();
         (fields.must_be_read, fields.reopening) = (false, Reopening::NOTHING_KNOWN);
-        fields.prepared.iter_mut().for_each(|lines| lines.xid = 0);
+        fields.forget_all_prepared();
         fields.was_attached = false;
     }
 

@@ -7,7 +7,8 @@
 
 use super::cause::CauseKind;
 use super::file::Trouble;
-use super::shared::{FileStamp, Ownership};
+use super::last_change::FileStamp;
+use super::shared::Ownership;
 use crate::ledger::wal::{self, WalPosition};
 use crate::postgres::errors::cause;
 use crate::postgres::regular_file;

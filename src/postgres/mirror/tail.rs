@@ -2,6 +2,7 @@
 //! the tables what stands there.
 
 use super::cause::CauseKind;
+use super::file;
 use super::handle::Mirror;
 use super::open_lines::{self, OpenLine, OpenLines};
 use super::refused::Refused;
@@ -10,7 +11,7 @@ use super::voiding::{self, Judge, Knowledge, Standing};
 use crate::ledger::file_ranges::FileRange;
 use crate::ledger::record::{Header, LineError, Record, FORMAT};
 use crate::ledger::verifier::{verify_file, FileBlock, FileOptions, FileReport, Observer};
-use crate::postgres::errors::{cause, Failure};
+use crate::postgres::errors::Failure;
 use crate::postgres::log_state::Settled;
 use crate::postgres::spi;
 use pgrx::{check_for_interrupts, PgSqlErrorCode};
@@ -47,11 +48,7 @@ pub fn diverged(path: &Path, what: &str) -> Refused {
 }
 
 fn unreadable(path: &Path) -> impl Fn(std::io::Error) -> Refused + '_ {
-    move |error| {
-        let message = format!("could not read mirror file \"{}\"", path.display());
-        let failure = Failure::new(PgSqlErrorCode::ERRCODE_IO_ERROR, message).detail(cause(&error));
-        Refused::new(CauseKind::of(&error), failure)
-    }
+    move |error| Refused::new(CauseKind::of(&error), file::unreadable(path, &error))
 }
 
 /// Reads what is behind the settled place, and the lines of prepared transactions before it.

@@ -7,6 +7,7 @@
 //! A line without a row is voided only if its transaction can have been rolled back. Otherwise somebody has removed the
 //! row past the triggers, and a void line would hide that.
 
+use super::file;
 use super::handle::Mirror;
 use super::line_buffer::LineBuffer;
 use super::open_lines::{self, OpenLine, OpenLines, RangeReader};
@@ -16,13 +17,13 @@ use crate::ledger::log_tree::leaf_hash;
 use crate::ledger::record::{Record, Void};
 use crate::ledger::row_change::{self, RowChange};
 use crate::ledger::Hash;
-use crate::postgres::errors::{cause, Failure};
+use crate::postgres::errors::Failure;
 use crate::postgres::partitions;
 use crate::postgres::regular_file;
 use crate::postgres::spi;
 use crate::postgres::tables::{self, Table};
 use crate::postgres::tracking::baseline_table;
-use pgrx::{check_for_interrupts, pg_sys, PgSqlErrorCode};
+use pgrx::{check_for_interrupts, pg_sys};
 use std::cell::{Cell, OnceCell};
 use std::collections::HashSet;
 use std::fs::File;
@@ -99,7 +100,7 @@ struct Voiding<'a> {
 
 impl Voiding<'_> {
     fn read(&mut self, range: FileRange) -> Result<(), Failure> {
-        let unreadable = |error: std::io::Error| unreadable(&self.path.to_string_lossy(), &error);
+        let unreadable = |error: std::io::Error| file::unreadable(self.path, &error);
         let judge = Judge::new(self.mirror, self.path, Knowledge::NONE);
         let range = FileRange { to: range.to.min(self.end), ..range };
         let mut reader = RangeReader::open(self.path, range).map_err(unreadable)?;
@@ -126,18 +127,13 @@ impl Voiding<'_> {
         if let Some(from) = stale.iter().map(|line| line.range.from).min() {
             let behind = FileRange { from, to: self.end };
             open_lines::drop_decided(self.path, behind, &mut stale)
-                .map_err(|error| unreadable(&self.path.to_string_lossy(), &error))?;
+                .map_err(|error| file::unreadable(self.path, &error))?;
         }
         let uncommitted: Vec<Uuid> = stale.into_sorted().iter().map(|line| line.entry_id).collect();
         append_void(self.mirror, &uncommitted, "rolled back")?;
         self.voided.extend(uncommitted);
         Ok(())
     }
-}
-
-pub fn unreadable(path: &str, error: &std::io::Error) -> Failure {
-    Failure::new(PgSqlErrorCode::ERRCODE_IO_ERROR, format!("could not read mirror file \"{path}\""))
-        .detail(cause(error))
 }
 
 /// The leaf hash of the line that starts at this offset of the file, if there is one.

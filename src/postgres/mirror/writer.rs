@@ -6,8 +6,9 @@
 
 use super::cause::CauseKind;
 use super::file::{self, Trouble};
+use super::last_change::FileStamp;
 use super::round::{self, Done, Failed, Round};
-use super::shared::{Attachment, FileIdentity, FileStamp, Unsynced};
+use super::shared::{Attachment, FileIdentity, Unsynced};
 use super::state_file::{self, Known, StateFile};
 use crate::postgres::background_process;
 use crate::postgres::database_slot::DatabaseSlot;

@@ -329,16 +329,13 @@ fn may_lack_lines() -> bool {
             // A template has no worker, for example: nothing will be appended.
             Attachment::Detached => has_worker,
         };
-        is_behind || !standby && (is_to_be_attached || fields.reopening.may_lack || fields.reopening.has_lost)
+        is_behind || !standby && (is_to_be_attached || fields.reopening.may_miss_lines())
     })
 }
 
 /// Whether a failed sync has lost lines, which the worker appends again when it has opened the file anew.
 fn has_lost_lines() -> bool {
-    database::mirror().is_ok_and(|mirror| {
-        let fields = mirror.lock();
-        fields.reopening.may_lack || fields.reopening.has_lost
-    })
+    database::mirror().is_ok_and(|mirror| mirror.lock().reopening.may_miss_lines())
 }
 
 /// The attachment of the file, if it has the lines of all committed entries: in the modes `sync` and `write`, once what

@@ -308,7 +308,7 @@ impl Keeper {
         self.remembering = None;
         // The blocks may hold entries without lines. Attaching the file anew appends all that it lacks. Under settings
         // that have changed since the file was attached, nothing would be appended, and nothing may be remembered.
-        let is_kept = self.attached.is_some() && !self.attached_async && block_lines::is_waited_for();
+        let is_kept = self.attached.is_some() && !self.attached_async && settings::mirror_mode().waits_for_file();
         if !is_kept || self.mirror.slot.is_behind() {
             return;
         }

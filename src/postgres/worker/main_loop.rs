@@ -18,7 +18,6 @@ use crate::postgres::extension;
 use crate::postgres::faults;
 use crate::postgres::ids;
 use crate::postgres::log_state;
-use crate::postgres::mirror::block_lines;
 use crate::postgres::mirror::file;
 use crate::postgres::mirror::handle::Mirror;
 use crate::postgres::mirror::prepared;
@@ -243,7 +242,7 @@ impl Worker {
     fn until_next(&self) -> Option<i64> {
         let baselines = self.baselines.until_next().filter(|_| !pace::has_fallen_behind(self.slot()));
         // As in work(): until these have ended, sealing has no turn.
-        let is_sealing_held = block_lines::is_waited_for() && self.keeper.awaits_commits();
+        let is_sealing_held = settings::mirror_mode().waits_for_file() && self.keeper.awaits_commits();
         let sealing = self.sealing.until_next().filter(|_| !is_sealing_held);
         let next = [sealing, self.keeper.until_next(), baselines];
         next.into_iter().flatten().min()
