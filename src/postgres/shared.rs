@@ -238,25 +238,21 @@ impl Shared {
 
     /// Gives back the slot of a database that is gone, unless another database has taken it meanwhile.
     pub fn release(&self, slot: &DatabaseSlot, gone: pg_sys::Oid) {
-        {
-            let _registry = self.lock_registry();
-            if slot.database() != gone || slot.worker.pid() != 0 || slot.has_committing() {
-                return;
-            }
-            slot.mirror.detach(self.lock_mirror(slot));
-            slot.worker.retire();
-            slot.give_to(pg_sys::InvalidOid);
-        }
-        self.note_released();
+        self.give_back(slot, || slot.database() != gone || slot.worker.pid() != 0);
     }
 
     /// Gives back the slot of a database in which no ledger was found, unless one was created since `check_extension`
     /// was last cleared, which was before the search; or unless the slot has another process as its worker by now.
     pub fn release_without_ledger(&self, slot: &DatabaseSlot) {
+        let is_others = || slot.worker.pid() != 0 && !slot.worker.is_me();
+        self.give_back(slot, || is_others() || slot.check_extension.load(Ordering::Acquire));
+    }
+
+    /// Gives back the slot, unless it `must_stay`, which is asked under the lock.
+    fn give_back(&self, slot: &DatabaseSlot, must_stay: impl FnOnce() -> bool) {
         {
             let _registry = self.lock_registry();
-            let is_others = slot.worker.pid() != 0 && !slot.worker.is_me();
-            if is_others || slot.check_extension.load(Ordering::Acquire) || slot.has_committing() {
+            if must_stay() || slot.has_committing() {
                 return;
             }
             slot.mirror.detach(self.lock_mirror(slot));
