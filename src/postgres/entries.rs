@@ -1,7 +1,7 @@
 //! Recording: every entry of the ledger is made by the functions here.
 
 use super::database;
-use super::entries_pending as pending;
+use super::entries_pending;
 use super::entry_clock;
 use super::errors::{or_raise, required, Failure};
 use super::hashing;
@@ -233,7 +233,8 @@ fn record(function: &CStr, draft: Draft) -> Result<Entry, Failure> {
     };
     validate(&entry)?;
     let mut values = ShortValues::new();
-    pending::insert(&pending::open(), &queued_entry::columns_of(&entry.as_line(), draft.metadata.datum(), &mut values));
+    let columns = queued_entry::columns_of(&entry.as_line(), draft.metadata.datum(), &mut values);
+    entries_pending::insert(&entries_pending::open(), &columns);
     if draft.entry_id.is_some() {
         transaction::note_id(IdReuse::Any);
         check_not_sealed(entry.entry_id)?;

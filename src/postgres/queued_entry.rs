@@ -4,7 +4,7 @@
 //! [`super::queue`] holds those that wait for the end of their statement.
 
 use super::bulk_insert::BulkInsert;
-use super::entries_pending as pending;
+use super::entries_pending;
 use super::jsonb;
 use super::tables::{self, entry_column, ShortValues};
 use crate::ledger::metadata::Metadata;
@@ -52,15 +52,15 @@ impl QueuedEntry {
 /// Inserts entries of the ledger's own.
 pub fn insert_all<'a>(mut entries: impl ExactSizeIterator<Item = &'a QueuedEntry>) {
     let Some(first) = entries.next() else { return };
-    let table = pending::open();
+    let table = entries_pending::open();
     if entries.len() == 0 {
-        return pending::insert(&table, &first.columns(&mut ShortValues::new()));
+        return entries_pending::insert(&table, &first.columns(&mut ShortValues::new()));
     }
     let mut bulk = BulkInsert::new(&table);
     for entry in std::iter::once(first).chain(entries) {
         bulk.insert(&entry.columns(&mut ShortValues::new()));
     }
-    pending::note(bulk.finish());
+    entries_pending::note(bulk.finish());
 }
 
 /// The row of a pending entry. It borrows from `values`.

@@ -5,8 +5,8 @@ use super::own_tables;
 use super::queue;
 use super::sealing_lock;
 use super::table_locks;
-use super::tracking::commands as tracking;
-use super::worker::commands;
+use super::tracking;
+use super::worker;
 use pgrx::pg_sys;
 use std::ffi::c_char;
 
@@ -50,13 +50,13 @@ unsafe extern "C-unwind" fn process_utility(
     destination: *mut pg_sys::DestReceiver,
     completion: *mut pg_sys::QueryCompletion,
 ) {
-    commands::before_utility((*statement).utilityStmt);
+    worker::commands::before_utility((*statement).utilityStmt);
     own_tables::before_utility((*statement).utilityStmt);
     sealing_lock::before_utility((*statement).utilityStmt);
     table_locks::before_utility((*statement).utilityStmt);
-    let is_tracking = tracking::concerns((*statement).utilityStmt);
+    let is_tracking = tracking::commands::concerns((*statement).utilityStmt);
     if is_tracking {
-        tracking::before_utility((*statement).utilityStmt);
+        tracking::commands::before_utility((*statement).utilityStmt);
     }
     let next = PREVIOUS.unwrap_or(standard_ProcessUtility);
     let rewritten = copy_hook::rewrite(statement);
@@ -66,7 +66,7 @@ unsafe extern "C-unwind" fn process_utility(
         copy_hook::count_lines(rewritten, completion);
     }
     if is_tracking {
-        tracking::after_utility((*statement).utilityStmt);
+        tracking::commands::after_utility((*statement).utilityStmt);
     }
     // COPY fires triggers without the executor.
     if !queue::is_empty() {
