@@ -72,7 +72,7 @@ pub enum WorkerState {
 }
 
 impl WorkerState {
-    pub fn name(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             WorkerState::Wanted => "wanted",
             WorkerState::Starting => "starting",

@@ -91,6 +91,6 @@ pub fn subtransaction_committed(level: i32) {
 }
 
 /// Forgets all entries, as the transaction has ended. Cannot fail.
-pub fn clear() {
+pub fn forget() {
     at_end_of_transaction(&WAITING, Vec::clear);
 }

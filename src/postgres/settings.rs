@@ -121,7 +121,7 @@ pub fn block_interval_micros() -> i64 {
 }
 
 impl MirrorMode {
-    pub fn name(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             MirrorMode::Sync => "sync",
             MirrorMode::Write => "write",

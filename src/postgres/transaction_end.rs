@@ -301,8 +301,8 @@ fn end(current: &mut Transaction, committed: bool) {
     if !committed {
         tracking::after_rollback(1);
     }
-    tracking::at_end();
-    queue::clear();
+    tracking::forget();
+    queue::forget();
     pending::forget();
     new_ids::forget();
     under_way::forget();

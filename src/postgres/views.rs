@@ -48,7 +48,7 @@ fn mirror_state() -> TableIterator<
     let path = remembered::configured_path(remembered.ledger_id).path.to_string_lossy().into_owned();
     let Some(mirror) = mirror else {
         let state = if mode == MirrorMode::Off { Attachment::Off } else { Attachment::Failed };
-        let (mode, state) = (mode.name().to_owned(), state.name().to_owned());
+        let (mode, state) = (mode.as_str().to_owned(), state.as_str().to_owned());
         let problem = Some(database::too_many("this database").text());
         return TableIterator::once((mode, state, path, problem, None, None, 0, 0, None, None, None, None, 0));
     };
@@ -62,10 +62,10 @@ fn mirror_state() -> TableIterator<
     let is_off = mode == MirrorMode::Off;
     let is_attached = matches!(attachment, Attachment::Attached | Attachment::Repairing) && !is_off;
     let recovery = (durable as i64 - remembered.settled.bytes as i64).max(0);
-    let lag = Lag::now(&mirror, mode, is_attached && durable == end);
+    let lag = ShownLag::now(&mirror, mode, is_attached && durable == end);
     TableIterator::once((
-        mode.name().to_owned(),
-        if is_off { Attachment::Off.name() } else { attachment.name() }.to_owned(),
+        mode.as_str().to_owned(),
+        if is_off { Attachment::Off.as_str() } else { attachment.as_str() }.to_owned(),
         path,
         problem.filter(|_| !is_off),
         is_attached.then_some(durable as i64),
@@ -88,22 +88,22 @@ fn missing_worker(mirror: &Mirror) -> Option<String> {
 }
 
 /// What is committed and not on disk in the file.
-struct Lag {
+struct ShownLag {
     entries: i64,
     bytes: i64,
     since: Option<TimestampWithTimeZone>,
 }
 
-impl Lag {
+impl ShownLag {
     /// `is_synced` says that everything written is on disk. In mode write a commit may be counted after its sync, so
     /// the count does not matter then.
-    fn now(mirror: &Mirror, mode: MirrorMode, is_synced: bool) -> Lag {
+    fn now(mirror: &Mirror, mode: MirrorMode, is_synced: bool) -> ShownLag {
         let Behind { entries, bytes, since } = mirror.slot.lag.behind();
         let is_none = entries == 0 || (mode == MirrorMode::Write && is_synced);
         if is_none || mode == MirrorMode::Off {
-            return Lag { entries: 0, bytes: 0, since: None };
+            return ShownLag { entries: 0, bytes: 0, since: None };
         }
-        Lag { entries, bytes, since: (since != 0).then(|| timestamp(since)) }
+        ShownLag { entries, bytes, since: (since != 0).then(|| timestamp(since)) }
     }
 }
 
@@ -124,7 +124,7 @@ fn worker_state() -> TableIterator<
         (
             slot.database(),
             (pid != 0).then_some(pid),
-            slot.worker_state().name().to_owned(),
+            slot.worker_state().as_str().to_owned(),
             slot.pending.load(Ordering::Acquire).max(0),
             slot.blocks_sealed.load(Ordering::Acquire),
         )
@@ -133,7 +133,7 @@ fn worker_state() -> TableIterator<
     // A worker that never started because no process was left for it has no slot. This database has a ledger, because
     // the caller runs a function of the extension.
     let is_missing = is_primary && shared.find(own).is_none();
-    let missing = is_missing.then(|| (own, None, WorkerState::Wanted.name().to_owned(), 0, 0));
+    let missing = is_missing.then(|| (own, None, WorkerState::Wanted.as_str().to_owned(), 0, 0));
     let rows: Vec<_> = shared.slots().map(row_of).chain(missing).collect();
     TableIterator::new(rows)
 }

@@ -12,7 +12,7 @@ use std::sync::mpsc::{channel, sync_channel, Receiver, SyncSender};
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 
-pub use batch::{HashedEntry, Metadata, Render, StoredEntry};
+pub use batch::{HashedEntry, Render, StoredEntry, StoredMetadata};
 
 /// Batches that wait to be worked on.
 const QUEUED: usize = 32;

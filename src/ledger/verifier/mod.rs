@@ -45,7 +45,7 @@ mod tests;
 pub use chain::{ChainVerifier, Computed};
 pub use compare::compare_blocks;
 pub use file::{FileBlock, FileReport, FileVerifier};
-pub use hasher::{EntryHasher, HashedEntry, Metadata, StoredEntry};
+pub use hasher::{EntryHasher, HashedEntry, StoredEntry, StoredMetadata};
 pub use lines::MAX_LINE;
 pub use parallel::Helpers;
 pub use pending::{PendingEntries, PendingEntry};

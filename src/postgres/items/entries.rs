@@ -14,7 +14,7 @@ use crate::postgres::errors::Failure;
 use crate::postgres::partitions;
 use crate::postgres::secrets;
 use crate::postgres::tables::{self, Row, Table};
-use crate::postgres::tracking::metadata::Metadata;
+use crate::postgres::tracking::metadata::MetadataBuilder;
 use crate::postgres::tracking::versions;
 use crate::postgres::verification::entry::is_included;
 use crate::postgres::verification::stored_tree::StoredNodes;
@@ -199,7 +199,7 @@ pub fn time_after(previous: Option<&ItemEntry>) -> Timestamp {
 
 /// Records what `user` did with an item at `time`, which is later than its previous entry. Returns the entry's id.
 pub fn record(registration: &Registration, time: Timestamp, user: pg_sys::Oid) -> Result<Uuid, Failure> {
-    let metadata = Metadata::default().actor_as(user).json(Member::Item, &registration.data());
+    let metadata = MetadataBuilder::default().actor_as(user).json(Member::Item, &registration.data());
     let row_id = registration.name.row_id();
     let metadata = metadata.text(Member::RowId, &row_id.simple().to_string());
     let with_signature = secrets::keyring()?.is_some();

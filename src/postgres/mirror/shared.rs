@@ -43,7 +43,7 @@ pub enum Attachment {
 }
 
 impl Attachment {
-    pub fn name(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Attachment::Detached => "detached",
             Attachment::Attached => "attached",

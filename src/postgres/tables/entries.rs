@@ -4,7 +4,7 @@ use super::{checked_timestamp, Row, Table};
 use crate::ledger::ascii_text;
 use crate::ledger::log_tree::leaf_hash;
 use crate::ledger::record::{check_data_hash, check_entry_type, check_metadata, Entry, EntryLine};
-use crate::ledger::verifier::{Metadata, StoredEntry};
+use crate::ledger::verifier::{StoredEntry, StoredMetadata};
 use crate::ledger::Hash;
 use crate::postgres::encoding::NOT_TEXT;
 use crate::postgres::errors::Failure;
@@ -156,7 +156,7 @@ pub fn stored_entry(row: &Row) -> StoredEntry<'_> {
         entry_id: row.uuid(ID).unwrap_or_default(),
         entry_type: row.text(ENTRY_TYPE).unwrap_or_default(),
         data_hash: data_hash(row),
-        metadata: row.datum(METADATA).map_or(Metadata::Text(""), stored_metadata),
+        metadata: row.datum(METADATA).map_or(StoredMetadata::Text(""), stored_metadata),
         signature: row.text(SIGNATURE),
         key_id: row.text(KEY_ID),
         created_at: row.timestamp(CREATED_AT).unwrap_or_default(),
@@ -165,9 +165,9 @@ pub fn stored_entry(row: &Row) -> StoredEntry<'_> {
     }
 }
 
-fn stored_metadata<'r>(jsonb: pg_sys::Datum) -> Metadata<'r> {
+fn stored_metadata<'r>(jsonb: pg_sys::Datum) -> StoredMetadata<'r> {
     // SAFETY: a jsonb datum that is not null, and that is detoasted for as long as its row is read.
-    Metadata::Jsonb(unsafe { jsonb::bytes_of(jsonb) })
+    StoredMetadata::Jsonb(unsafe { jsonb::bytes_of(jsonb) })
 }
 
 /// The metadata of a line for a jsonb given without its varlena header, by way of Postgres.

@@ -16,7 +16,7 @@
 
 use super::baseline_table::{self, Baseline};
 use super::horizon::{self, HasEntry, Horizon};
-use super::metadata::Metadata;
+use super::metadata::MetadataBuilder;
 use super::options::Options;
 use super::plan::{self, Plan};
 use super::row_key::RowKey;
@@ -168,7 +168,7 @@ impl RecordedRows<'_> {
 fn record_row(plan: &Plan, row: &tables::Row, horizon: Horizon) -> Result<(), Failure> {
     plan.ensure_shape()?;
     let image = plan.image(row)?;
-    let metadata = Metadata::of_table(plan)
+    let metadata = MetadataBuilder::of_table(plan)
         .image(Member::After, &image)
         .row_key(&RowKey::of(plan, row)?)
         .json(Member::Baseline, "true")

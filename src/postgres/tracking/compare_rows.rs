@@ -9,7 +9,7 @@ use super::plan;
 use super::row_hashes::unverifiable_row;
 use super::row_key;
 use super::sorter::{Kind, Record, Sorter};
-use super::verify_row::{check_signature, presence, ByLedger, Comparer, Finding, Problem};
+use super::verify_row::{check_signature, presence, ByLedger, Comparer, Finding, RowProblemKind};
 use super::versions::Version;
 use crate::ledger::sha256;
 use crate::postgres::errors::Failure;
@@ -24,7 +24,7 @@ use uuid::Uuid;
 pub struct RowProblem {
     /// Canonical JSON; empty where the key is not known.
     pub row_key: String,
-    pub problem: Problem,
+    pub problem: RowProblemKind,
     pub entry_id: Option<Uuid>,
     pub block_number: Option<i64>,
     pub detail: String,
@@ -69,7 +69,7 @@ impl<'a> Comparison<'a> {
             match record.kind {
                 Kind::Live => {
                     if let Some(other) = group.add_live(record) {
-                        let finding = (Problem::Unrecorded, "another row has this key".to_owned());
+                        let finding = (RowProblemKind::Unrecorded, "another row has this key".to_owned());
                         self.report_live(&other, group.newest.as_ref(), finding)?;
                     }
                 }
@@ -100,20 +100,21 @@ impl<'a> Comparison<'a> {
                 self.shapes.compare(left, entry, found, |record| version_of(record, snapshot))
             }
             (Some(left), Some(found)) if left.data_hash != found => Some((
-                Problem::Modified,
+                RowProblemKind::Modified,
                 format!("the row was changed without a record after this entry, and before entry {}", entry.entry_id),
             )),
             (Some(_), None) => Some((
-                Problem::Missing,
+                RowProblemKind::Missing,
                 format!("the row was removed without a record after this entry, and before entry {}", entry.entry_id),
             )),
             (None, Some(_)) if before.is_some() => Some((
-                Problem::Resurrected,
+                RowProblemKind::Resurrected,
                 format!("the row was put back without a record after this entry, and before entry {}", entry.entry_id),
             )),
-            (None, Some(_)) if !entry.precedes_baseline && !entry.is_baseline => {
-                Some((Problem::Unrecorded, "this entry found the row, but no earlier entry is about it".to_owned()))
-            }
+            (None, Some(_)) if !entry.precedes_baseline && !entry.is_baseline => Some((
+                RowProblemKind::Unrecorded,
+                "this entry found the row, but no earlier entry is about it".to_owned(),
+            )),
             _ => None,
         };
         finding.map_or(Ok(()), |finding| self.report(before.unwrap_or(entry), finding))
@@ -145,7 +146,8 @@ impl<'a> Comparison<'a> {
         if newest.has_bad_signature {
             let version = self.version(newest);
             let finding = version.map(|version| check_signature(&version)).transpose()?.flatten();
-            let finding = finding.unwrap_or((Problem::Signature, "the signature of the entry is not valid".to_owned()));
+            let finding =
+                finding.unwrap_or((RowProblemKind::Signature, "the signature of the entry is not valid".to_owned()));
             self.report(newest, finding)?;
         }
         let Some(live) = group.live.as_ref().filter(|_| exists) else {

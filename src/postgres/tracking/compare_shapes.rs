@@ -6,7 +6,7 @@ use super::columns::json_name;
 use super::older_shape::{exchanged_names, unknown_columns, unknown_shape};
 use super::shape::Shape;
 use super::sorter::{shape_id, Record};
-use super::verify_row::{quoted_columns, Finding, Problem};
+use super::verify_row::{quoted_columns, Finding, RowProblemKind};
 use super::versions::Version;
 use crate::ledger::canonical_json::member;
 use crate::ledger::row_change::RowChange;
@@ -69,7 +69,7 @@ impl ShapeChanges {
         let names = differences(shared, left_as, found_as);
         let verb = if names.len() == 1 { "was" } else { "were" };
         let detail = || format!("{} {verb} changed without a record {when}", quoted_columns(&names));
-        (!names.is_empty()).then(|| (Problem::Modified, detail()))
+        (!names.is_empty()).then(|| (RowProblemKind::Modified, detail()))
     }
 
     fn between(&mut self, earlier: u128, later: u128) -> Rc<ShapeChange> {

@@ -9,7 +9,7 @@ use super::readers::{check_reader, check_selects, sees_whole_table};
 use super::row_key::RowKey;
 use super::rows;
 use super::targets::not_tracked;
-use super::verify_row::{check_signature, presence, signature_of, ByLedger, Comparer, Finding, Problem};
+use super::verify_row::{check_signature, presence, signature_of, ByLedger, Comparer, Finding, RowProblemKind};
 use super::verify_tables;
 use super::versions::{text_member, Version};
 use crate::ledger::canonical_json::member;
@@ -72,7 +72,7 @@ fn verify_table(
 fn problem_row(problem: RowProblem) -> ProblemRow {
     (
         (!problem.row_key.is_empty()).then_some(JsonbText(problem.row_key)),
-        problem.problem.name().to_owned(),
+        problem.problem.as_str().to_owned(),
         problem.entry_id.map(|id| pgrx::Uuid::from_bytes(*id.as_bytes())),
         problem.block_number,
         problem.detail,
@@ -93,14 +93,14 @@ fn verify_row(target: Option<Regclass>, row_key: Option<Jsonb>) -> JsonbText {
     if version.as_ref().is_some_and(|version| version.signature.is_some()) {
         secrets::note_unchecked_signatures();
     }
-    if let (Some(version), Some((Problem::Signature, _))) = (&version, &finding) {
+    if let (Some(version), Some((RowProblemKind::Signature, _))) = (&version, &finding) {
         if matches!(or_raise(signature_of(version)), SignatureCheck::Invalid { .. }) {
             secrets::note_invalid_signature();
         }
     }
     JsonbText::from(json!({
         "verified": finding.is_none() && version.is_some(),
-        "problem": finding.as_ref().map(|(problem, _)| problem.name()),
+        "problem": finding.as_ref().map(|(problem, _)| problem.as_str()),
         "entry_id": version.as_ref().map(|version| version.entry_id.to_string()),
         "block_number": version.as_ref().and_then(|version| version.block_number),
         "detail": finding.map(|(_, detail)| detail),
@@ -203,7 +203,7 @@ fn require_verified(row: &pgrx::AnyElement) -> Result<(), Failure> {
     let (refusal, is_unrecorded) = match found {
         Ok(None) => return Ok(()),
         Ok(Some(finding)) => {
-            let is_unrecorded = finding.0 == Problem::Unrecorded;
+            let is_unrecorded = finding.0 == RowProblemKind::Unrecorded;
             (refused(&plan, &key.json, finding), is_unrecorded)
         }
         Err(failure) => (failure, false),
@@ -246,12 +246,12 @@ fn finding_about(
 fn refused(plan: &Plan, key: &str, (problem, detail): Finding) -> Failure {
     let name = &plan.table;
     let hint = match problem {
-        Problem::Unrecorded => format!(
+        RowProblemKind::Unrecorded => format!(
             "The row was written without the table's triggers, so the ledger does not know what it should be. SELECT \
              * FROM ledger.verify_table({}) lists all such rows.",
             literal(name)
         ),
-        Problem::Signature => {
+        RowProblemKind::Signature => {
             "If other rows are refused for this too, the secret of this key_id is probably missing or \
              wrong: another one, or one that begins or ends with a space or line end that does not belong to it. See \
              ledger.hmac_secret_file."
@@ -265,7 +265,7 @@ fn refused(plan: &Plan, key: &str, (problem, detail): Finding) -> Failure {
     };
     Failure::new(
         PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
-        format!("row {key} of table {name} does not verify: {}", problem.name()),
+        format!("row {key} of table {name} does not verify: {}", problem.as_str()),
     )
     .detail(sentence(&detail))
     .hint(hint)

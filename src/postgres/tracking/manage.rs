@@ -4,7 +4,7 @@ use super::baseline;
 use super::baseline_table;
 use super::horizon;
 use super::locked_tree::LockedTree;
-use super::metadata::Metadata;
+use super::metadata::MetadataBuilder;
 use super::options::{self, Coverage, MadeFor, Options, ROW_TRIGGER, TRUNCATE_TRIGGER};
 use super::plan;
 use super::primary_key;
@@ -401,7 +401,7 @@ pub fn tracked_as(table_id: &str) -> Option<String> {
 pub fn note_untracked(name: &str, table_id: &str, is_lost: bool) -> Result<(), Failure> {
     let data = json!({"table": name, "table_id": table_id}).to_string();
     let data_hash = sha256_hex(jsonb::canonical(&data)?.as_bytes());
-    let metadata = Metadata::default().text(Member::Table, name).text(Member::TableId, table_id);
+    let metadata = MetadataBuilder::default().text(Member::Table, name).text(Member::TableId, table_id);
     let metadata = metadata.text(Member::Reason, if is_lost { "lost" } else { "dropped" }).actor();
     entries::record_own(OwnEntry::now(TABLE_UNTRACKED, data_hash, metadata.finish(), false)).map(|_| ())
 }
@@ -418,7 +418,7 @@ fn note(table: &Table, options: &Options, entry_type: &'static str) -> Result<()
     let settings = options.settings();
     let data = json!({"table": name, "options": settings}).to_string();
     let data_hash = sha256_hex(jsonb::canonical(&data)?.as_bytes());
-    let metadata = Metadata::default()
+    let metadata = MetadataBuilder::default()
         .text(Member::Table, &name)
         .text(Member::TableId, &options.table_id)
         .json(Member::Options, &jsonb::canonical(&settings.to_string())?)

@@ -12,30 +12,30 @@ use std::ffi::{CStr, CString};
 
 /// Metadata being put together. Members can come in any order.
 #[derive(Default)]
-pub struct Metadata {
+pub struct MetadataBuilder {
     members: Members,
     keep_image: bool,
 }
 
-impl Metadata {
+impl MetadataBuilder {
     /// Names the table, and the user who acts.
-    pub fn of(plan: &Plan) -> Result<Metadata, Failure> {
+    pub fn of(plan: &Plan) -> Result<MetadataBuilder, Failure> {
         plan.ensure_shape()?;
-        Ok(Metadata::of_table(plan).actor())
+        Ok(MetadataBuilder::of_table(plan).actor())
     }
 
-    pub fn of_table(plan: &Plan) -> Metadata {
-        let mut metadata = Metadata { keep_image: plan.options.keep_image, ..Metadata::default() };
+    pub fn of_table(plan: &Plan) -> MetadataBuilder {
+        let mut metadata = MetadataBuilder { keep_image: plan.options.keep_image, ..MetadataBuilder::default() };
         plan.names.iter().for_each(|(member, json)| metadata.members.set_json(*member, json));
         metadata
     }
 
-    pub fn actor(self) -> Metadata {
+    pub fn actor(self) -> MetadataBuilder {
         self.actor_as(errorless::user())
     }
 
-    /// As [`Metadata::actor`], where the work runs as another role than the user who called for it.
-    pub fn actor_as(mut self, current_user: pg_sys::Oid) -> Metadata {
+    /// As [`MetadataBuilder::actor`], where the work runs as another role than the user who called for it.
+    pub fn actor_as(mut self, current_user: pg_sys::Oid) -> MetadataBuilder {
         // SAFETY: inside a transaction that writes.
         let transaction_id = unsafe { pg_sys::GetTopFullTransactionId().value };
         with_actor(current_user, |actor| {
@@ -46,34 +46,34 @@ impl Metadata {
     }
 
     /// Sets a member to text that is canonical JSON already.
-    pub fn json(mut self, member: Member, json: &str) -> Metadata {
+    pub fn json(mut self, member: Member, json: &str) -> MetadataBuilder {
         self.members.set_json(member, json);
         self
     }
 
-    pub fn text(mut self, member: Member, value: &str) -> Metadata {
+    pub fn text(mut self, member: Member, value: &str) -> MetadataBuilder {
         self.members.set_text(member, value);
         self
     }
 
     /// Names the row that the entry is about.
-    pub fn row_key(self, key: &RowKey) -> Metadata {
+    pub fn row_key(self, key: &RowKey) -> MetadataBuilder {
         self.json(Member::Key, &key.json).text(Member::RowId, key.digits(&mut RowKey::buffer()))
     }
 
     /// Names the row that it has taken the place of: the one under the old key.
-    pub fn old_row_key(self, key: &RowKey) -> Metadata {
+    pub fn old_row_key(self, key: &RowKey) -> MetadataBuilder {
         self.json(Member::OldKey, &key.json).text(Member::OldRowId, key.digits(&mut RowKey::buffer()))
     }
 
-    pub fn precedes_baseline(self, precedes: bool) -> Metadata {
+    pub fn precedes_baseline(self, precedes: bool) -> MetadataBuilder {
         match precedes {
             true => self.json(Member::PrecedesBaseline, "true"),
             false => self,
         }
     }
 
-    pub fn image(self, member: Member, json: &str) -> Metadata {
+    pub fn image(self, member: Member, json: &str) -> MetadataBuilder {
         match self.keep_image {
             true => self.json(member, json),
             false => self,

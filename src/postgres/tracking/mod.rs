@@ -101,7 +101,7 @@ pub fn after_rollback(level: i32) {
 }
 
 /// A transaction has ended.
-pub fn at_end() {
+pub fn forget() {
     FORGETS_AT_ROLLBACK.set(false);
     command_order::forget();
     dropped::forget();

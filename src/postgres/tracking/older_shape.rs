@@ -3,7 +3,7 @@
 use super::columns::{Column, Columns};
 use super::options::Options;
 use super::shape::Shape;
-use super::verify_row::{quoted_columns, Finding, Problem};
+use super::verify_row::{quoted_columns, Finding, RowProblemKind};
 use crate::ledger::row_shape::{exchanged, ShapeColumn};
 use crate::postgres::errors::Failure;
 use crate::postgres::relation::{self, TableColumn};
@@ -82,7 +82,7 @@ const SINCE: &str = "since the entry was recorded";
 
 pub fn unknown_shape(shape: &str) -> Finding {
     let detail = format!("the entry covers the columns of shape {shape}, which ledger.table_shapes does not have");
-    (Problem::Unverifiable, detail)
+    (RowProblemKind::Unverifiable, detail)
 }
 
 /// The finding about a row of a table of which [`Shape::columns_in`] says nothing.
@@ -91,12 +91,12 @@ pub fn unknown_columns(when: &str) -> Finding {
         "the table was restored, and columns of it were dropped or renamed {when}: it cannot be told which of its \
          columns the entry covers"
     );
-    (Problem::Unverifiable, detail)
+    (RowProblemKind::Unverifiable, detail)
 }
 
 /// The finding about columns that have exchanged their names. Their values may be what was recorded, but who reads one of
 /// them by its name gets what was recorded of another.
 pub fn exchanged_names(names: &[String], when: &str) -> Option<Finding> {
     let detail = format!("{} exchanged their names {when}", quoted_columns(names));
-    (!names.is_empty()).then_some((Problem::Modified, detail))
+    (!names.is_empty()).then_some((RowProblemKind::Modified, detail))
 }

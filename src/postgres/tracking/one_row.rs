@@ -6,7 +6,7 @@ use super::partition_bounds;
 use super::plan::{self, Plan};
 use super::row_hashes::RowHashes;
 use super::row_key::RowKey;
-use super::rows;
+use super::rows::{self, RowLocation};
 use super::targets::not_tracked;
 use super::verify_row::{check_signature, presence, ByLedger, Comparer, Finding};
 use super::versions::{self, Version};
@@ -30,11 +30,9 @@ struct Found {
     /// Under which the row is recorded.
     row_id: Uuid,
     /// Where the row is stored, if it was found.
-    place: Option<RowPlace>,
+    place: Option<RowLocation>,
     absence: Absence,
 }
-
-type RowPlace = (pg_sys::Oid, pg_sys::ItemPointerData);
 
 /// What it means that the index does not lead to the row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,16 +119,16 @@ impl OneRow {
             None if newest.is_some() && self.may_be_there(by_ledger) => self.search()?,
             place => place,
         };
-        let (Some(version), Some((oid, tid)), ByLedger::Exists) = (&newest, place, by_ledger) else {
+        let (Some(version), Some(RowLocation { relation, tid }), ByLedger::Exists) = (&newest, place, by_ledger) else {
             let finding = presence(newest.as_ref(), by_ledger, place.is_some());
             return Ok((newest, finding));
         };
         if let Some(finding) = check_signature(version)? {
             return Ok((newest, Some(finding)));
         }
-        let table = Table::open_oid(oid, pg_sys::AccessShareLock);
+        let table = Table::open_oid(relation, pg_sys::AccessShareLock);
         let plan = plan_of(&table)?;
-        let comparer = Comparer::new(Table::open_oid(oid, pg_sys::NoLock), plan);
+        let comparer = Comparer::new(Table::open_oid(relation, pg_sys::NoLock), plan);
         let compare = |row: &Row| comparer.compare(row, version);
         // SAFETY: the snapshot is registered.
         let finding = unsafe { table.fetch(tid, self.snapshot.as_ptr(), compare) };
@@ -149,10 +147,10 @@ impl OneRow {
     }
 
     /// The place of the row, found by its id: reads the keys of the whole table.
-    fn search(&self) -> Result<Option<RowPlace>, Failure> {
+    fn search(&self) -> Result<Option<RowLocation>, Failure> {
         for leaf in relation::leaves(Table::open_oid(self.plan.root, pg_sys::AccessShareLock)) {
             if let Some(tid) = RowHashes::of(&leaf, plan_of(&leaf)?, &self.snapshot).find(self.found.row_id)? {
-                return Ok(Some((relation::oid(&leaf), tid)));
+                return Ok(Some(RowLocation { relation: relation::oid(&leaf), tid }));
             }
         }
         Ok(None)
@@ -170,31 +168,31 @@ impl Found {
         Found::at(place, key, snapshot)
     }
 
-    fn at(place: Option<RowPlace>, key: &TypedKey, snapshot: &RegisteredSnapshot) -> Result<Found, Failure> {
+    fn at(place: Option<RowLocation>, key: &TypedKey, snapshot: &RegisteredSnapshot) -> Result<Found, Failure> {
         let row_id = place.map_or(Ok(key.row_id), |place| recorded_id(place, key, snapshot))?;
         let absence = if key.is_exact { Absence::Certain } else { Absence::Likely };
         Ok(Found { row_id, place, absence })
     }
 }
 
-fn place_of(table: Table, key: &TypedKey, snapshot: &RegisteredSnapshot) -> Option<RowPlace> {
+fn place_of(table: Table, key: &TypedKey, snapshot: &RegisteredSnapshot) -> Option<RowLocation> {
     relation::leaves(table).iter().find_map(|leaf| place_in(leaf, key, snapshot))
 }
 
-fn place_in(leaf: &Table, key: &TypedKey, snapshot: &RegisteredSnapshot) -> Option<RowPlace> {
+fn place_in(leaf: &Table, key: &TypedKey, snapshot: &RegisteredSnapshot) -> Option<RowLocation> {
     // SAFETY: the snapshot is registered, and the values were made for these columns.
     let tid = unsafe { rows::find_by_key(leaf, |name| key.value_of(name), snapshot.as_ptr()) };
-    tid.map(|tid| (relation::oid(leaf), tid))
+    tid.map(|tid| RowLocation { relation: relation::oid(leaf), tid })
 }
 
 /// The id under which the row is recorded, which is that of the stored key. Equal values can be written in several ways
 /// (intervals, say, and texts under some collations), and so have different ids.
-fn recorded_id((oid, tid): RowPlace, key: &TypedKey, snapshot: &RegisteredSnapshot) -> Result<Uuid, Failure> {
-    let table = Table::open_oid(oid, pg_sys::AccessShareLock);
+fn recorded_id(place: RowLocation, key: &TypedKey, snapshot: &RegisteredSnapshot) -> Result<Uuid, Failure> {
+    let table = Table::open_oid(place.relation, pg_sys::AccessShareLock);
     let plan = plan_of(&table)?;
     let id_of = |row: &Row| RowKey::id_of(&plan.options.table_id, &plan.key, row);
     // SAFETY: the snapshot is registered.
-    unsafe { table.fetch(tid, snapshot.as_ptr(), id_of) }.unwrap_or(Ok(key.row_id))
+    unsafe { table.fetch(place.tid, snapshot.as_ptr(), id_of) }.unwrap_or(Ok(key.row_id))
 }
 
 /// The id of the row that the ledger has under the key's own words, if that is another one than the values lead to.

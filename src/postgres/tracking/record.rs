@@ -3,7 +3,7 @@
 
 use super::command_order;
 use super::horizon::{self, HasEntry, Horizon};
-use super::metadata::Metadata;
+use super::metadata::MetadataBuilder;
 use super::options::{Coverage, Options};
 use super::plan::{self, Plan, UnknownColumn};
 use super::renamed_trigger::require_own_name;
@@ -79,7 +79,7 @@ pub fn record_departure(plan: &Plan, tuple: &Row, precedes_baseline: bool) -> Re
 
 fn record_insert(plan: &Plan, row: &Row, at: Timestamp) -> Result<(), Failure> {
     let image = plan.image(row)?;
-    let metadata = Metadata::of(plan)?.image(Member::After, &image).row_key(&RowKey::of(plan, row)?);
+    let metadata = MetadataBuilder::of(plan)?.image(Member::After, &image).row_key(&RowKey::of(plan, row)?);
     plan.record(Operation::Insert, &image, metadata, at)
 }
 
@@ -100,7 +100,7 @@ unsafe fn record_update(plan: &Plan, table: &Table, old: &Row, data: &pg_sys::Tr
     }
     let command = deleting_command(header);
     let mut next = command_order::ended_by((*data.tg_newtuple).t_data);
-    let mut metadata = Metadata::of(plan)?
+    let mut metadata = MetadataBuilder::of(plan)?
         .image(Member::Before, &before)
         .image(Member::After, &after)
         .row_key(&key)
@@ -116,7 +116,7 @@ unsafe fn record_update(plan: &Plan, table: &Table, old: &Row, data: &pg_sys::Tr
 
 fn record_delete(plan: &Plan, row: &Row, at: Timestamp, precedes_baseline: bool) -> Result<(), Failure> {
     let image = plan.image(row)?;
-    let metadata = Metadata::of(plan)?
+    let metadata = MetadataBuilder::of(plan)?
         .image(Member::Before, &image)
         .row_key(&RowKey::of(plan, row)?)
         .precedes_baseline(precedes_baseline);
@@ -127,7 +127,7 @@ pub fn record_truncate(plan: &Plan) -> Result<(), Failure> {
     let mut data = Vec::new();
     write_string(&mut data, &plan.table);
     let data = format!("{{\"table\": {}}}", String::from_utf8_lossy(&data));
-    plan.record(Operation::Truncate, &data, Metadata::of(plan)?, entry_clock::now())
+    plan.record(Operation::Truncate, &data, MetadataBuilder::of(plan)?, entry_clock::now())
 }
 
 impl Plan {
@@ -177,7 +177,13 @@ impl Plan {
         self.options.coverage_since.is_some_and(|since| horizon::is_from_before(header, since))
     }
 
-    fn record(&self, operation: Operation, data: &str, metadata: Metadata, at: Timestamp) -> Result<(), Failure> {
+    fn record(
+        &self,
+        operation: Operation,
+        data: &str,
+        metadata: MetadataBuilder,
+        at: Timestamp,
+    ) -> Result<(), Failure> {
         entries::record_own_later(OwnEntry {
             entry_type: operation.entry_type(),
             data_hash: sha256_hex(data.as_bytes()),

@@ -4,6 +4,13 @@ use crate::postgres::relation;
 use crate::postgres::tables::{Row, Table};
 use pgrx::pg_sys;
 
+/// Where a row version is stored.
+#[derive(Clone, Copy, Default)]
+pub struct RowLocation {
+    pub relation: pg_sys::Oid,
+    pub tid: pg_sys::ItemPointerData,
+}
+
 /// The place of the row with this key, as the snapshot sees it. Uses the index and not a query: a query would need
 /// privileges on the table, and a caller with more privileges than the table's owner would run the owner's code.
 ///

@@ -1,6 +1,7 @@
 //! Sorts entries and rows together: those of one table stand together, and among them those about one row, in the order
 //! in which it was changed, and the row itself last.
 
+use super::rows::RowLocation;
 use crate::ledger::Hash;
 use crate::postgres::errors::is_unwinding;
 use pgrx::pg_sys;
@@ -14,12 +15,6 @@ pub enum Kind {
     Gone,
     /// The row itself. It comes after all entries.
     Live,
-}
-
-#[derive(Clone, Copy, Default)]
-pub struct RowLocation {
-    pub relation: pg_sys::Oid,
-    pub tid: pg_sys::ItemPointerData,
 }
 
 /// An entry about a row, or the row.

@@ -7,7 +7,7 @@ use super::lost::{self, Noted};
 use super::options::{Coverage, Options};
 use super::renamed_trigger::RenamedTrigger;
 use super::targets::Target;
-use super::verify_row::Problem;
+use super::verify_row::RowProblemKind;
 use super::verify_tables::{self, Counts};
 use crate::postgres::errors::Failure;
 use crate::postgres::jsonb::Jsonb;
@@ -112,7 +112,7 @@ impl<'a> Judged<'a> {
     }
 
     fn note(&mut self, problem: &RowProblem) {
-        if self.under_way.is_some() && problem.problem == Problem::Unrecorded && problem.entry_id.is_none() {
+        if self.under_way.is_some() && problem.problem == RowProblemKind::Unrecorded && problem.entry_id.is_none() {
             return;
         }
         self.problem_count += 1;
@@ -269,7 +269,7 @@ fn table_problem(name: &str, problem: &str, detail: &str) -> Value {
 fn problem_json(problem: &RowProblem) -> Value {
     json!({
         "row_key": serde_json::from_str::<Value>(&problem.row_key).unwrap_or_default(),
-        "problem": problem.problem.name(),
+        "problem": problem.problem.as_str(),
         "entry_id": problem.entry_id.map(|id| id.to_string()),
         "block_number": problem.block_number,
         "detail": problem.detail,

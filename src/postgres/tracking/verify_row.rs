@@ -17,7 +17,7 @@ use std::rc::Rc;
 
 /// What can be wrong with a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Problem {
+pub enum RowProblemKind {
     /// It is not what was recorded.
     Modified,
     /// It was recorded, and is not there.
@@ -32,21 +32,21 @@ pub enum Problem {
     Unverifiable,
 }
 
-impl Problem {
-    pub fn name(self) -> &'static str {
+impl RowProblemKind {
+    pub fn as_str(self) -> &'static str {
         match self {
-            Problem::Modified => "modified",
-            Problem::Missing => "missing",
-            Problem::Unrecorded => "unrecorded",
-            Problem::Resurrected => "resurrected",
-            Problem::Signature => "signature",
-            Problem::Unverifiable => "unverifiable",
+            RowProblemKind::Modified => "modified",
+            RowProblemKind::Missing => "missing",
+            RowProblemKind::Unrecorded => "unrecorded",
+            RowProblemKind::Resurrected => "resurrected",
+            RowProblemKind::Signature => "signature",
+            RowProblemKind::Unverifiable => "unverifiable",
         }
     }
 }
 
 /// A problem, and what there is to say about it.
-pub type Finding = (Problem, String);
+pub type Finding = (RowProblemKind, String);
 
 /// Compares rows of one relation with entries, also with those from before the table's columns changed.
 pub struct Comparer {
@@ -113,13 +113,13 @@ fn compare_older(older: &OlderShape, table: &Table, row: &Row, version: &Version
     let changed = format!("since the entry was recorded: {}", changed.join(", "));
     match differences(kept, row, version)? {
         Differences::NoImage => Ok(Some((
-            Problem::Unverifiable,
+            RowProblemKind::Unverifiable,
             format!("{changed}; without an image of the row there is nothing left to compare"),
         ))),
         // A retyped column may print an unchanged value in another way.
         Differences::None => Ok(reworded(&retyped, row, version)?.map(|names| {
             (
-                Problem::Unverifiable,
+                RowProblemKind::Unverifiable,
                 format!("{changed}; {names} differs from the image, because of that or because it was changed"),
             )
         })),
@@ -176,7 +176,7 @@ fn differences<'a>(
 /// What differences mean. Renaming a label of an enum (`ALTER TYPE ... RENAME VALUE`) makes unchanged values look
 /// changed. An attacker can hide a change behind such a renaming, so it is not passed over either.
 fn judged(found: Differences, columns: &[Column], table: &Table, version: &Version) -> Finding {
-    let Differences::Columns(names) = &found else { return (Problem::Modified, modified(found)) };
+    let Differences::Columns(names) = &found else { return (RowProblemKind::Modified, modified(found)) };
     let image = member(&version.metadata, "after").unwrap_or_default();
     let unknown = |name: &String| {
         let column = columns.iter().find(|column| column.name == *name)?;
@@ -185,8 +185,8 @@ fn judged(found: Differences, columns: &[Column], table: &Table, version: &Versi
         Some(format!("column \"{name}\" had \"{label}\", which type {type_name} does not have any more"))
     };
     match names.iter().map(unknown).collect::<Option<Vec<String>>>() {
-        Some(details) => (Problem::Unverifiable, details.join("; ")),
-        None => (Problem::Modified, modified(found)),
+        Some(details) => (RowProblemKind::Unverifiable, details.join("; ")),
+        None => (RowProblemKind::Modified, modified(found)),
     }
 }
 
@@ -221,7 +221,7 @@ pub fn check_signature(version: &Version) -> Result<Option<Finding>, Failure> {
         check if check.problem().is_some() => format!("the signature of the entry is not that of key \"{key_id}\""),
         _ => return Ok(None),
     };
-    Ok(Some((Problem::Signature, detail)))
+    Ok(Some((RowProblemKind::Signature, detail)))
 }
 
 /// What the ledger says of a row.
@@ -238,13 +238,15 @@ pub enum ByLedger {
 pub fn presence(version: Option<&Version>, by_ledger: ByLedger, is_there: bool) -> Option<Finding> {
     match (version, by_ledger, is_there) {
         (_, ByLedger::Truncated, true) => {
-            Some((Problem::Resurrected, "the table was truncated, and the row is there".to_owned()))
+            Some((RowProblemKind::Resurrected, "the table was truncated, and the row is there".to_owned()))
         }
-        (None, _, true) => Some((Problem::Unrecorded, "no entry is about this row".to_owned())),
-        (Some(_), ByLedger::Exists, false) => Some((Problem::Missing, "the row was recorded and is gone".to_owned())),
+        (None, _, true) => Some((RowProblemKind::Unrecorded, "no entry is about this row".to_owned())),
+        (Some(_), ByLedger::Exists, false) => {
+            Some((RowProblemKind::Missing, "the row was recorded and is gone".to_owned()))
+        }
         (Some(version), ByLedger::Gone, true) => {
             let what = version.operation.entry_type();
-            Some((Problem::Resurrected, format!("the newest entry about it ({what}) says that the row is gone")))
+            Some((RowProblemKind::Resurrected, format!("the newest entry about it ({what}) says that the row is gone")))
         }
         _ => None,
     }

@@ -21,7 +21,7 @@ pub struct StoredEntry<'a> {
     pub entry_id: Uuid,
     pub entry_type: &'a str,
     pub data_hash: &'a str,
-    pub metadata: Metadata<'a>,
+    pub metadata: StoredMetadata<'a>,
     pub signature: Option<&'a str>,
     pub key_id: Option<&'a str>,
     pub created_at: Timestamp,
@@ -30,7 +30,7 @@ pub struct StoredEntry<'a> {
 }
 
 #[derive(Debug, Clone, Copy)]
-pub enum Metadata<'a> {
+pub enum StoredMetadata<'a> {
     /// As it stands in the line.
     Text(&'a str),
     /// The bytes of a jsonb in UTF-8, without its varlena header.
@@ -117,8 +117,8 @@ impl Batch {
             entry_type: self.push_text(entry.entry_type),
             data_hash: self.push_text(entry.data_hash),
             metadata: match entry.metadata {
-                Metadata::Text(text) => Length::Text(self.push_text(text)),
-                Metadata::Jsonb(bytes) => {
+                StoredMetadata::Text(text) => Length::Text(self.push_text(text)),
+                StoredMetadata::Jsonb(bytes) => {
                     self.jsonb.extend_from_slice(bytes);
                     Length::Jsonb(bytes.len())
                 }
@@ -191,10 +191,10 @@ impl Item {
             entry_type: take(self.entry_type),
             data_hash: take(self.data_hash),
             metadata: match self.metadata {
-                Length::Text(length) => Metadata::Text(take(length)),
+                Length::Text(length) => StoredMetadata::Text(take(length)),
                 Length::Jsonb(length) => {
                     *start += length;
-                    Metadata::Jsonb(&jsonb[*start - length..*start])
+                    StoredMetadata::Jsonb(&jsonb[*start - length..*start])
                 }
             },
             signature: self.signature.map(&mut take),
@@ -214,8 +214,8 @@ impl<'a> StoredEntry<'a> {
             return [None, None];
         }
         match self.metadata {
-            Metadata::Text(text) => row_change::row_ids(self.entry_type, text),
-            Metadata::Jsonb(bytes) => row_change::row_ids_of_jsonb(self.entry_type, bytes)
+            StoredMetadata::Text(text) => row_change::row_ids(self.entry_type, text),
+            StoredMetadata::Jsonb(bytes) => row_change::row_ids_of_jsonb(self.entry_type, bytes)
                 .unwrap_or_else(|| row_change::row_ids(self.entry_type, &render(bytes))),
         }
     }
@@ -236,11 +236,11 @@ impl<'a> StoredEntry<'a> {
 /// Appends the entry's line; false, with an unspecified part appended, if that needs `render` and it is not given.
 fn write_line(entry: &StoredEntry<'_>, render: Option<Render>, line: &mut Vec<u8>) -> bool {
     let bytes = match entry.metadata {
-        Metadata::Text(text) => {
+        StoredMetadata::Text(text) => {
             entry.line(text).write_line(line);
             return true;
         }
-        Metadata::Jsonb(bytes) => bytes,
+        StoredMetadata::Jsonb(bytes) => bytes,
     };
     if entry.line("").write_line_with(line, |out| jsonb::write_canonical(out, bytes)).is_some() {
         return true;

@@ -21,7 +21,7 @@ fn as_stored<'a>(entry: &'a Entry, jsonb: Option<&'a [u8]>, leaf_index: i64) -> 
         entry_id: entry.entry_id,
         entry_type: &entry.entry_type,
         data_hash: &entry.data_hash,
-        metadata: jsonb.map_or(Metadata::Text(&entry.metadata), Metadata::Jsonb),
+        metadata: jsonb.map_or(StoredMetadata::Text(&entry.metadata), StoredMetadata::Jsonb),
         signature: entry.signature.as_deref(),
         key_id: entry.key_id.as_deref(),
         created_at: entry.created_at,

@@ -39,7 +39,7 @@ fn sealed(block: &TableBlock, file: Option<&FileBlock>) -> Vec<SealedEntry> {
             entry_id: entry.entry_id,
             entry_type: &entry.entry_type,
             data_hash: &entry.data_hash,
-            metadata: Metadata::Text(&entry.metadata),
+            metadata: StoredMetadata::Text(&entry.metadata),
             signature: entry.signature.as_deref(),
             key_id: entry.key_id.as_deref(),
             created_at: entry.created_at,
