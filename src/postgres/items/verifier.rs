@@ -1,4 +1,4 @@
-//! The verifier behind [`verification`](super::verify_functions) and signing: checks an item against its own text, its
+//! The verifier behind [`verify_functions`](super::verify_functions) and signing: checks an item against its own text, its
 //! stored hash and the ledger, and then everything that it calls.
 
 use super::cache;

@@ -1,5 +1,5 @@
 //! The SQL functions that verify items, and the JSON that they return. The verifying itself is in
-//! [`verify`](super::verifier).
+//! [`verifier`](super::verifier).
 
 use super::input::{read_list, GivenItem, Listed, Stored};
 use super::rows;

@@ -3,7 +3,7 @@
 use super::file;
 use super::handle::Mirror;
 use super::state_file;
-use crate::ledger::record::{Header, Timestamp};
+use crate::ledger::record::{Header, Record, Timestamp};
 use crate::ledger::wal::WalPosition;
 use crate::postgres::database;
 use crate::postgres::log_state::{self, ranges_from, Settled};
@@ -12,6 +12,7 @@ use crate::postgres::shared::Shared;
 use crate::postgres::spi;
 use pgrx::pg_sys;
 use std::ffi::CStr;
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
@@ -170,11 +171,10 @@ pub fn is_of_other_database(path: &Path, place: &MirrorPath, ledger_id: Uuid) ->
 
 /// Whether the file's header names this ledger.
 fn is_of(path: &Path, ledger_id: Uuid) -> bool {
-    use std::io::{BufRead, BufReader, Read};
     let Ok(file) = file::open(path, false) else { return false };
     let mut line = Vec::new();
     // A header is short: a name has at most 63 bytes, each at most six characters when escaped.
     let read = BufReader::new(file.take(4096)).read_until(b'\n', &mut line);
-    let record = crate::ledger::record::Record::parse(line.trim_ascii_end());
-    read.is_ok() && matches!(record, Ok(crate::ledger::record::Record::Ledger(header)) if header.ledger_id == ledger_id)
+    let record = Record::parse(line.trim_ascii_end());
+    read.is_ok() && matches!(record, Ok(Record::Ledger(header)) if header.ledger_id == ledger_id)
 }

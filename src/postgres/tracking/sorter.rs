@@ -137,9 +137,6 @@ fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
     Some(*first)
 }
 
-/// The header of a varlena, as Postgres calls it.
-const VARHDRSZ: usize = 4;
-
 /// Postgres' external sort, of byte strings.
 pub struct Sorter {
     state: *mut pg_sys::Tuplesortstate,
@@ -170,7 +167,7 @@ impl Sorter {
     pub fn put(&mut self, record: &Record) {
         let varlena = &mut self.varlena;
         varlena.clear();
-        varlena.extend_from_slice(&[0; VARHDRSZ]);
+        varlena.extend_from_slice(&[0; pg_sys::VARHDRSZ]);
         record.write(varlena);
         // SAFETY: the tuplesort is open. It copies the varlena, which begins with room for a four-byte header; an
         // allocation of this size is aligned for it.
