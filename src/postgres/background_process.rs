@@ -6,6 +6,7 @@ use pgrx::pg_sys::pqsignal;
 use pgrx::pg_sys::pqsignal_be as pqsignal;
 use pgrx::{check_for_interrupts, pg_sys};
 use std::sync::atomic::{compiler_fence, AtomicBool, Ordering};
+use std::time::Duration;
 
 /// How much free memory, and how large a piece of it, the worker keeps. A batch needs some 20 MB.
 #[cfg(target_env = "gnu")]
@@ -74,6 +75,11 @@ pub fn keep_memory() {
         libc::mallopt(libc::M_MMAP_THRESHOLD, KEPT_MEMORY);
         libc::mallopt(libc::M_TRIM_THRESHOLD, KEPT_MEMORY);
     }
+}
+
+/// How many milliseconds to sleep until the time is over. A process that wakes earlier would only sleep once more.
+pub fn rounded_up_ms(time: Duration) -> i64 {
+    time.as_millis() as i64 + 1
 }
 
 /// Sleeps until the latch is set or the time is over. Then does what every loop must: resets the latch, obeys signals,

@@ -63,8 +63,7 @@ fn newest_in_ledger() -> Option<i64> {
 }
 
 fn newest_pending() -> Option<i64> {
-    // A dirty snapshot needs only its type.
-    let mut dirty = pg_sys::SnapshotData { snapshot_type: pg_sys::SnapshotType::SNAPSHOT_DIRTY, ..Default::default() };
+    let mut dirty = tables::dirty_snapshot();
     let table = Table::open("entries_pending", pg_sys::AccessShareLock);
     // SAFETY: the snapshot outlives the scan, which is declared after it.
     let mut scan = unsafe { TableScan::start_with(&table, &mut dirty, 0) };

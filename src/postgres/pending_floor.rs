@@ -8,7 +8,7 @@ use super::database;
 use super::database_slot::DatabaseSlot;
 use super::prepared_transactions::is_running;
 use super::relation;
-use super::tables::{tid_of, Table, TableScan};
+use super::tables::{self, tid_of, Table, TableScan};
 use crate::ledger::pending_floor::PendingFloor;
 use pgrx::pg_sys;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -126,8 +126,7 @@ fn first_with_row(table: &Table, from: u32, end: u32) -> u32 {
     if from >= end {
         return end;
     }
-    // A dirty snapshot needs only its type.
-    let mut dirty = pg_sys::SnapshotData { snapshot_type: pg_sys::SnapshotType::SNAPSHOT_DIRTY, ..Default::default() };
+    let mut dirty = tables::dirty_snapshot();
     // SAFETY: the snapshot outlives the scan, which is declared after it.
     let mut scan = unsafe { TableScan::start_with(table, &mut dirty, from) };
     scan.next().map_or(end, |tuple| tid_of(tuple).0.min(end))

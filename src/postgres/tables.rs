@@ -29,7 +29,7 @@ pub use entries::{
 };
 pub use scan::{prefetch_next, tid, tid_of, KeyScan, TableScan, Tid};
 pub use short_values::ShortValues;
-pub use snapshot::{RegisteredSnapshot, SnapshotContent};
+pub use snapshot::{dirty_snapshot, RegisteredSnapshot, SnapshotContent};
 
 /// Microseconds from the Unix epoch to Postgres' (2000-01-01).
 const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;

@@ -295,8 +295,7 @@ fn for_each_prepared_entry(
     open: &HashSet<u32>,
     mut each: impl FnMut(u32, &Row) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
-    let mut dirty =
-        Box::new(pg_sys::SnapshotData { snapshot_type: pg_sys::SnapshotType::SNAPSHOT_DIRTY, ..Default::default() });
+    let mut dirty = Box::new(tables::dirty_snapshot());
     let dirty: *mut pg_sys::SnapshotData = &mut *dirty;
     let table = Table::open("entries_pending", pg_sys::AccessShareLock);
     // SAFETY: the snapshot is declared before the scan, so it outlives it.

@@ -316,8 +316,7 @@ struct Recorded {
 
 fn recorded(entry_id: Uuid) -> Option<Recorded> {
     check_for_interrupts!();
-    // A dirty snapshot needs only its type.
-    let mut dirty = pg_sys::SnapshotData { snapshot_type: pg_sys::SnapshotType::SNAPSHOT_DIRTY, ..Default::default() };
+    let mut dirty = tables::dirty_snapshot();
     let table = Table::open("entries_pending", pg_sys::AccessShareLock);
     if let Some(leaf) = partitions::find(&table, entry_id, &mut dirty, tables::leaf_of) {
         // The search has set it for the row that it found.

@@ -132,7 +132,7 @@ impl OpenFiles {
     /// Milliseconds until there is something to do for which no process wakes this one.
     fn until_next(&self) -> Option<i64> {
         let due = self.0.values().flat_map(|open| [open.sync_at, open.state_at]).flatten().min();
-        due.map(|due| due.saturating_duration_since(Instant::now()).as_millis() as i64 + 1)
+        due.map(|due| background_process::rounded_up_ms(due.saturating_duration_since(Instant::now())))
     }
 
     /// Closes the files of databases that have no ledger any more: the space of a deleted file is free only once no

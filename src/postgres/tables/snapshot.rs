@@ -48,6 +48,12 @@ impl Drop for RegisteredSnapshot {
     }
 }
 
+/// A snapshot that also sees the rows of running and prepared transactions. It is not registered.
+pub fn dirty_snapshot() -> pg_sys::SnapshotData {
+    // It needs only its type.
+    pg_sys::SnapshotData { snapshot_type: pg_sys::SnapshotType::SNAPSHOT_DIRTY, ..Default::default() }
+}
+
 /// All that decides which rows a snapshot sees. Snapshots of queries are copies, which have no other identity: each
 /// query of a transaction has its own, and most are equal.
 ///

@@ -7,6 +7,7 @@
 //! again in a small part of its time.
 
 use super::transactions::{in_transaction, own_name};
+use crate::postgres::background_process::rounded_up_ms;
 use crate::postgres::database_slot::DatabaseSlot;
 use crate::postgres::errors::Failure;
 use crate::postgres::relation;
@@ -69,7 +70,7 @@ impl Baselines {
 
     /// Milliseconds until there is something to do.
     pub fn until_next(&self) -> Option<i64> {
-        self.due.map(|due| due.saturating_duration_since(Instant::now()).as_millis() as i64 + 1)
+        self.due.map(|due| rounded_up_ms(due.saturating_duration_since(Instant::now())))
     }
 
     /// Records some rows, if any are left. Returns whether more can be done at once.

@@ -5,6 +5,7 @@ use super::transactions::{
     holding_sealing_lock, in_sealing, in_transaction, is_timeout, opening_is_locked, sealing_is_locked,
     voiding_is_locked, OPENING_PATIENCE, SEALING_PATIENCE, TABLE_PATIENCE,
 };
+use crate::postgres::background_process::rounded_up_ms;
 use crate::postgres::database_slot::DatabaseSlot;
 use crate::postgres::errorless;
 use crate::postgres::errors::{or_raise, Failure};
@@ -386,7 +387,7 @@ impl Keeper {
             return Some(COMMIT_WAIT_MS);
         }
         let rest = self.pace.until_rested().filter(|_| self.attached_async)?;
-        Some(rest.as_millis() as i64 + 1)
+        Some(rounded_up_ms(rest))
     }
 }
 

@@ -109,7 +109,7 @@ impl Launcher {
             self.retry_at = None;
         }
         if let Some(left) = self.retry_at.and_then(|at| at.checked_duration_since(Instant::now())) {
-            return Some(left.as_millis() as i64 + 1);
+            return Some(background_process::rounded_up_ms(left));
         }
         self.was_refused = false;
         let wait = self.start_missing();
@@ -138,7 +138,7 @@ impl Launcher {
         let next = if self.was_refused { (backoff * 2).min(LONGEST_BACKOFF) } else { FIRST_BACKOFF };
         self.backoff = next;
         self.retry_at = self.was_refused.then(|| Instant::now() + backoff);
-        self.was_refused.then_some(backoff.as_millis() as i64 + 1)
+        self.was_refused.then_some(background_process::rounded_up_ms(backoff))
     }
 
     /// Starts the workers of databases that are known to have a ledger. Returns when to look again at those for which
@@ -218,7 +218,7 @@ impl Launcher {
         let database = slot.database();
         if let Some(since) = self.last_start.get(&database).map(Instant::elapsed) {
             if since < RESTART_INTERVAL {
-                return Some((RESTART_INTERVAL - since).as_millis() as i64 + 1);
+                return Some(background_process::rounded_up_ms(RESTART_INTERVAL - since));
             }
         }
         let (connectable, others) = databases();

@@ -3,7 +3,7 @@
 use super::keeper::Keeper;
 use super::pace::Pace;
 use super::transactions::in_sealing;
-use crate::postgres::background_process;
+use crate::postgres::background_process::{self, rounded_up_ms};
 use crate::postgres::blocks::{self, Batch, Extent};
 use crate::postgres::database_slot::{DatabaseSlot, PendingCount, WorkerState};
 use crate::postgres::emptied_pages::EmptiedPages;
@@ -88,11 +88,11 @@ impl Sealing {
 
     /// Milliseconds until there is something to seal for which no process wakes the worker.
     pub fn until_next(&self) -> Option<i64> {
-        let milliseconds = |time: Duration| time.as_millis() as i64 + 1;
-        let rest = self.pace.until_rested().map(milliseconds);
+        let rest = self.pace.until_rested().map(rounded_up_ms);
         let due = self.due().map(|due| ((due - tables::now().micros()) / 1000 + 1).max(0));
-        let recount = self.recount_at.map(|at| milliseconds(at.saturating_duration_since(Instant::now())));
-        let next = due.into_iter().chain(recount).chain(rest.filter(|_| self.has_full_block() || self.is_age_unknown())).min();
+        let recount = self.recount_at.map(|at| rounded_up_ms(at.saturating_duration_since(Instant::now())));
+        let waits_for_rest = self.has_full_block() || self.is_age_unknown();
+        let next = due.into_iter().chain(recount).chain(rest.filter(|_| waits_for_rest)).min();
         // Nothing is sealed before the rest is over.
         next.map(|next| next.max(rest.unwrap_or(0)))
     }
