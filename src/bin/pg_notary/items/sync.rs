@@ -54,7 +54,7 @@ fn compare(arguments: &SyncArguments) -> Result<SyncReport, String> {
     let surveyed = map_all(found, |found| processor.survey(found));
     let (files, others) = one_of_each(surveyed);
     let rows = ask(&config, &to_json(&files))?;
-    let compared = rows.iter().map(Answer::read).collect::<Result<Vec<_>, _>>()?;
+    let compared = rows.iter().map(read_row).collect::<Result<Vec<_>, _>>()?;
     Ok(SyncReport::new(join(files, compared)?, others))
 }
 
@@ -156,74 +156,42 @@ fn to_json(files: &[Local]) -> Value {
     files.iter().map(file).collect()
 }
 
-/// A row of `ledger.registry_sync`.
-struct Answer {
-    item_type: ItemType,
-    id: String,
-    version: String,
-    outcome: Outcome,
-    local_path: Option<String>,
-    registry_path: Option<String>,
-    local_hash: Option<String>,
-    registry_hash: Option<String>,
-    detail: Option<String>,
-}
-
-impl Answer {
-    fn read(row: &Row) -> Result<Self, String> {
-        let text = |column: &str| {
-            row.try_get::<_, Option<String>>(column).map_err(|_| format!("the registry's answer has no text {column}"))
-        };
-        let word = |column: &str| text(column)?.ok_or_else(|| format!("the registry's answer has no {column}"));
-        let status = word("status")?;
-        Ok(Answer {
-            item_type: word("item_type")?.parse().map_err(|error| format!("the registry's answer: {error}"))?,
-            id: word("item_id")?,
-            version: word("version")?,
-            outcome: Outcome::parse(&status).ok_or_else(|| {
-                format!("the registry's answer has the status {status:?}, which this program is too old to know")
-            })?,
-            local_path: text("local_path")?,
-            registry_path: text("registry_path")?,
-            local_hash: text("local_hash")?,
-            registry_hash: text("registry_hash")?,
-            detail: text("detail")?,
-        })
-    }
-
-    fn into_comparison(self, shown: Option<PathBuf>) -> Comparison {
-        Comparison {
-            shown,
-            item_type: self.item_type,
-            id: self.id,
-            version: self.version,
-            outcome: self.outcome,
-            local_path: self.local_path,
-            registry_path: self.registry_path,
-            local_hash: self.local_hash,
-            registry_hash: self.registry_hash,
-            detail: self.detail,
-        }
-    }
+/// Reads a row of `ledger.registry_sync`, which does not know the file by the user's name for it.
+fn read_row(row: &Row) -> Result<Comparison, String> {
+    let text = |column: &str| {
+        row.try_get::<_, Option<String>>(column).map_err(|_| format!("the registry's answer has no text {column}"))
+    };
+    let word = |column: &str| text(column)?.ok_or_else(|| format!("the registry's answer has no {column}"));
+    let status = word("status")?;
+    Ok(Comparison {
+        shown: None,
+        item_type: word("item_type")?.parse().map_err(|error| format!("the registry's answer: {error}"))?,
+        id: word("item_id")?,
+        version: word("version")?,
+        outcome: Outcome::parse(&status).ok_or_else(|| {
+            format!("the registry's answer has the status {status:?}, which this program is too old to know")
+        })?,
+        local_path: text("local_path")?,
+        registry_path: text("registry_path")?,
+        local_hash: text("local_hash")?,
+        registry_hash: text("registry_hash")?,
+        detail: text("detail")?,
+    })
 }
 
 /// What the registry said, with the names of the files.
 ///
 /// # Errors
 /// If the registry said nothing about one of them, which must not pass for a match.
-fn join(files: Vec<Local>, answers: Vec<Answer>) -> Result<Vec<Comparison>, String> {
+fn join(files: Vec<Local>, mut answers: Vec<Comparison>) -> Result<Vec<Comparison>, String> {
     let mut shown: HashMap<_, PathBuf> =
         files.into_iter().map(|file| ((file.item_type, file.id, file.version), file.shown)).collect();
-    let compared = answers
-        .into_iter()
-        .map(|answer| {
-            let file = shown.remove(&(answer.item_type, answer.id.clone(), answer.version.clone()));
-            answer.into_comparison(file)
-        })
-        .collect();
+    for item in &mut answers {
+        item.shown = shown.remove(&(item.item_type, item.id.clone(), item.version.clone()));
+    }
     match shown.values().min() {
         Some(file) => Err(format!("the registry's answer does not mention {}", file.display())),
-        None => Ok(compared),
+        None => Ok(answers),
     }
 }
 
@@ -243,8 +211,9 @@ mod tests {
         }
     }
 
-    fn answer(id: &str, outcome: Outcome) -> Answer {
-        Answer {
+    fn answer(id: &str, outcome: Outcome) -> Comparison {
+        Comparison {
+            shown: None,
             item_type: ItemType::Tool,
             id: id.to_owned(),
             version: "1.0.0".to_owned(),
