@@ -5,13 +5,11 @@
 //! which asks for perfect nodes by level and index and so fits a table of them; growing is ours, because that crate
 //! grows a tree by reading back nodes that the frontier already holds.
 //!
-//! Proofs are lists of hashes in the order of RFC 6962, sections 2.1.1 and 2.1.2, so any Certificate Transparency tool
-//! can check them.
+//! Proofs are lists of hashes in the order of RFC 6962, section 2.1.1, so any Certificate Transparency tool can check
+//! them.
 
 use super::{sha256, Hash};
 use sha2::{Digest, Sha256};
-use std::cell::RefCell;
-use std::fmt;
 use tlog_tiles::tlog;
 
 /// Perfect nodes of this level and above are stored, one per 256 leaves and up, so that a proof reads at most 255 leaves
@@ -40,39 +38,16 @@ pub struct LogTree {
     frontier: Vec<Hash>,
 }
 
-/// A frontier has one node for each set bit of the tree's size.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FrontierError {
-    pub size: u64,
-    pub nodes: usize,
-}
-
-impl fmt::Display for FrontierError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let FrontierError { size, nodes } = self;
-        let expected = size.count_ones();
-        write!(f, "a log tree of {size} leaves has a frontier of {expected} nodes, not {nodes}")
-    }
-}
-
-impl std::error::Error for FrontierError {}
-
 impl LogTree {
     /// The tree without leaves.
     pub fn new() -> Self {
         LogTree::default()
     }
 
-    /// The tree of `size` leaves whose perfect subtrees have these roots, largest first.
-    ///
-    /// # Errors
-    /// If there is not one node for each set bit of `size`.
-    pub fn from_frontier(size: u64, frontier: Vec<Hash>) -> Result<Self, FrontierError> {
-        if frontier.len() != size.count_ones() as usize {
-            let nodes = frontier.len();
-            return Err(FrontierError { size, nodes });
-        }
-        Ok(LogTree { size, frontier })
+    /// The tree of `size` leaves whose perfect subtrees have these roots, largest first. `None` if there is not one node
+    /// for each set bit of `size`.
+    pub fn from_frontier(size: u64, frontier: Vec<Hash>) -> Option<Self> {
+        (frontier.len() == size.count_ones() as usize).then_some(LogTree { size, frontier })
     }
 
     /// The roots of the perfect subtrees, largest first.
@@ -123,66 +98,18 @@ pub trait Nodes {
     fn node(&self, level: u8, index: u64) -> Result<Hash, Self::Error>;
 }
 
-/// Why there is no proof.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ProofError<E> {
-    /// The tree does not have the leaf, or the older tree is not a part of the newer.
-    OutOfRange,
-    /// A node could not be read.
-    Node(E),
-}
-
-impl<E: fmt::Display> fmt::Display for ProofError<E> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            ProofError::OutOfRange => f.write_str("outside the log tree"),
-            ProofError::Node(error) => error.fmt(f),
-        }
-    }
-}
-
-impl<E: fmt::Debug + fmt::Display> std::error::Error for ProofError<E> {}
-
-/// Proves that leaf `index` is in the tree of the first `size` leaves.
-///
-/// # Errors
-/// If it is not, or a node cannot be read.
-pub fn inclusion_proof<N: Nodes>(index: u64, size: u64, nodes: &N) -> Result<Vec<Hash>, ProofError<N::Error>> {
+/// Proves that leaf `index` is in the tree of the first `size` leaves. `None` if it is not, or a node cannot be read.
+pub fn inclusion_proof<N: Nodes>(index: u64, size: u64, nodes: &N) -> Option<Vec<Hash>> {
     if index >= size || !is_proper_size(size) {
-        return Err(ProofError::OutOfRange);
+        return None;
     }
-    prove(nodes, |reader| tlog::prove_record(size, index, reader))
-}
-
-/// Proves that the tree of the first `new` leaves extends that of the first `old`. The proof that it extends the empty
-/// tree is empty.
-///
-/// # Errors
-/// If `old` is larger than `new`, or a node cannot be read.
-pub fn consistency_proof<N: Nodes>(old: u64, new: u64, nodes: &N) -> Result<Vec<Hash>, ProofError<N::Error>> {
-    if old > new || !is_proper_size(new) {
-        return Err(ProofError::OutOfRange);
-    }
-    if old == 0 {
-        return Ok(Vec::new());
-    }
-    prove(nodes, |reader| tlog::prove_tree(new, old, reader))
+    tlog::prove_record(size, index, &Reader(nodes)).ok().map(from_tlog)
 }
 
 /// Whether `proof` shows that the tree of `size` leaves with this `root` has `leaf` at `index`.
 pub fn verify_inclusion(leaf: &Hash, index: u64, size: u64, proof: &[Hash], root: &Hash) -> bool {
     let proof = to_tlog(proof);
     is_proper_size(size) && tlog::check_record(&proof, size, tlog::Hash(*root), index, tlog::Hash(*leaf)).is_ok()
-}
-
-/// Whether `proof` shows that the tree of `new` leaves with `new_root` extends that of `old` leaves with `old_root`.
-pub fn verify_consistency(old: u64, new: u64, old_root: &Hash, new_root: &Hash, proof: &[Hash]) -> bool {
-    if old == 0 {
-        return proof.is_empty() && *old_root == sha256(b"") && (new > 0 || new_root == old_root);
-    }
-    let proof = to_tlog(proof);
-    let (old_root, new_root) = (tlog::Hash(*old_root), tlog::Hash(*new_root));
-    is_proper_size(new) && tlog::check_tree(&proof, new, new_root, old, old_root).is_ok()
 }
 
 /// Sizes are counted in signed 64 bits everywhere else; larger ones would overflow the node numbers of `tlog_tiles`.
@@ -194,34 +121,20 @@ fn to_tlog(proof: &[Hash]) -> Vec<tlog::Hash> {
     proof.iter().map(|hash| tlog::Hash(*hash)).collect()
 }
 
-fn prove<N: Nodes>(
-    nodes: &N,
-    make: impl FnOnce(&Reader<'_, N>) -> Result<Vec<tlog::Hash>, tlog::Error>,
-) -> Result<Vec<Hash>, ProofError<N::Error>> {
-    let reader = Reader { nodes, error: RefCell::new(None) };
-    match make(&reader) {
-        Ok(proof) => Ok(proof.into_iter().map(|hash| hash.0).collect()),
-        Err(_) => Err(reader.error.into_inner().map_or(ProofError::OutOfRange, ProofError::Node)),
-    }
+fn from_tlog(proof: Vec<tlog::Hash>) -> Vec<Hash> {
+    proof.into_iter().map(|hash| hash.0).collect()
 }
 
-/// Reads nodes for `tlog_tiles`, and keeps the error that its own error type cannot carry.
-struct Reader<'a, N: Nodes> {
-    nodes: &'a N,
-    error: RefCell<Option<N::Error>>,
-}
+/// Reads nodes for `tlog_tiles`, whose error has no room for why a node cannot be read.
+struct Reader<'a, N: Nodes>(&'a N);
 
 impl<N: Nodes> tlog::HashReader for Reader<'_, N> {
     fn read_hashes(&self, indexes: &[u64]) -> Result<Vec<tlog::Hash>, tlog::Error> {
         let read = |index: &u64| {
             let (level, index) = tlog::split_stored_hash_index(*index);
-            self.nodes.node(level, index).map(tlog::Hash)
+            self.0.node(level, index).map(tlog::Hash).map_err(|_| tlog::Error::IndexesNotInTree)
         };
-        let hashes: Result<Vec<_>, N::Error> = indexes.iter().map(read).collect();
-        hashes.map_err(|error| {
-            *self.error.borrow_mut() = Some(error);
-            tlog::Error::IndexesNotInTree
-        })
+        indexes.iter().map(read).collect()
     }
 }
 

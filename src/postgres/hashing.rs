@@ -88,7 +88,7 @@ fn merkle_root(hashes: Vec<Option<String>>) -> String {
 #[pg_extern(immutable, strict, parallel_safe)]
 fn merkle_proof(hashes: Vec<Option<String>>, index: i32) -> JsonbText {
     let hashes = or_raise(checked_hashes(hashes));
-    let proof_of = |index| merkle::proof_pausing(&hashes, index, &mut end_if_cancelled).ok();
+    let proof_of = |index| merkle::proof_pausing(&hashes, index, &mut end_if_cancelled);
     let proof = usize::try_from(index).ok().and_then(proof_of);
     let proof = or_raise(proof.ok_or_else(|| {
         Failure::new(PgSqlErrorCode::ERRCODE_ARRAY_ELEMENT_ERROR, format!("index {index} is out of range"))

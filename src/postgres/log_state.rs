@@ -156,7 +156,7 @@ impl LogState {
     pub fn tree(&self, head: Option<&BlockHeader>) -> Result<LogTree, Failure> {
         let size = head.map_or(0, |head| head.tree_size);
         let hashes: Vec<Hash> = self.frontier.chunks(32).filter_map(|hash| hash.try_into().ok()).collect();
-        let tree = u64::try_from(size).ok().and_then(|size| LogTree::from_frontier(size, hashes).ok());
+        let tree = u64::try_from(size).ok().and_then(|size| LogTree::from_frontier(size, hashes));
         let root = head.and_then(|head| parse_hash(&head.tree_root));
         match tree {
             Some(tree) if head.is_none() || root == Some(tree.root()) => Ok(tree),

@@ -268,7 +268,7 @@ impl ChainVerifier {
 fn tree_of_root(header: &BlockHeader) -> Option<LogTree> {
     let size = u64::try_from(header.tree_size).ok()?;
     let root = parse_hash(&header.tree_root)?;
-    size.is_power_of_two().then(|| LogTree::from_frontier(size, vec![root]).ok()).flatten()
+    LogTree::from_frontier(size, vec![root])
 }
 
 /// The checks of one block that need nothing but it.

@@ -95,5 +95,5 @@ fn proves(entry: &SealedEntry, block: &BlockHeader, nodes: &StoredNodes) -> bool
     let (Ok(index), Ok(size)) = (u64::try_from(entry.leaf_index), u64::try_from(block.tree_size)) else { return false };
     let Some(root) = parse_hash(&block.tree_root) else { return false };
     log_tree::inclusion_proof(index, size, nodes)
-        .is_ok_and(|proof| log_tree::verify_inclusion(&entry.leaf_hash, index, size, &proof, &root))
+        .is_some_and(|proof| log_tree::verify_inclusion(&entry.leaf_hash, index, size, &proof, &root))
 }

@@ -114,5 +114,5 @@ pub fn tree_of_size(size: i64) -> Option<LogTree> {
     let nodes = StoredNodes::default();
     let frontier: Result<Vec<Hash>, MissingNode> =
         log_tree::frontier_nodes(size).map(|(level, index)| nodes.node(level, index)).collect();
-    LogTree::from_frontier(size, frontier.ok()?).ok()
+    LogTree::from_frontier(size, frontier.ok()?)
 }

@@ -220,7 +220,7 @@ fn a_tree_told_from_elsewhere_lets_roots_be_checked_again() {
         chain.block(header, entries, &mut findings);
     }
     let root = |block| (ProblemKind::TreeRootMismatch, block, None);
-    assert_eq!(places(findings.listed()), [root(1), root(7)]);
+    assert_eq!(places(&findings.into_listed()), [root(1), root(7)]);
 }
 
 #[test]
@@ -261,7 +261,7 @@ fn a_chain_is_verified_from_any_block_on() {
         for (header, entries) in &blocks[from..] {
             chain.block(header, entries, &mut findings);
         }
-        assert_eq!(findings.listed(), []);
+        assert_eq!(findings.into_listed(), []);
         assert_eq!(chain.last_number(), 12);
     }
 }
