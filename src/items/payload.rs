@@ -17,7 +17,7 @@ use super::item::Item;
 use super::item_type::ItemType;
 use super::location::file_name;
 use super::signature_line::LineFormat;
-use crate::ledger::canonical_json::{compact, starts_object, write_string};
+use crate::ledger::canonical_json::{compact, starts_object, string};
 use crate::ledger::sha256_hex;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
@@ -65,11 +65,11 @@ impl<'a> Payload<'a> {
     /// The payload, with `location` in place of the item's own.
     pub fn text(&self, location: Option<&str>) -> String {
         let Item { item_type, id, version, .. } = self.item;
-        let (id, version, content_hash) = (quoted(id), quoted(version), quoted(&self.content_hash));
+        let (id, version, content_hash) = (string(id), string(version), string(&self.content_hash));
         let metadata = self.metadata.clone();
         let mut members = match item_type {
             ItemType::Tool => {
-                let path = quoted(file_name(location.unwrap_or_default()));
+                let path = string(file_name(location.unwrap_or_default()));
                 let files = format!("[{{\"path\":{path},\"sha256\":{content_hash}}}]");
                 vec![("files", files), ("manifest", metadata), ("tool_id", id), ("version", version)]
             }
@@ -80,7 +80,7 @@ impl<'a> Payload<'a> {
                 vec![("content_hash", content_hash), ("metadata", metadata), ("version", version), ("zettel_id", id)]
             }
         };
-        members.extend(location.map(|location| ("location_path", quoted(location))));
+        members.extend(location.map(|location| ("location_path", string(location))));
         object(members)
     }
 
@@ -126,11 +126,11 @@ fn knowledge_metadata(given: &str, front_matter: &FrontMatter) -> Result<String,
 }
 
 fn text_or_null(text: Option<&str>) -> String {
-    text.map_or("null".to_owned(), quoted)
+    text.map_or("null".to_owned(), string)
 }
 
 fn list(texts: &[String]) -> String {
-    let texts: Vec<String> = texts.iter().map(|text| quoted(text)).collect();
+    let texts: Vec<String> = texts.iter().map(|text| string(text)).collect();
     format!("[{}]", texts.join(","))
 }
 
@@ -139,12 +139,6 @@ fn object(mut members: Vec<(&str, String)>) -> String {
     members.sort_unstable();
     let members: Vec<String> = members.iter().map(|(key, value)| format!("\"{key}\":{value}")).collect();
     format!("{{{}}}", members.join(","))
-}
-
-fn quoted(text: &str) -> String {
-    let mut out = Vec::with_capacity(text.len() + 2);
-    write_string(&mut out, text);
-    crate::ledger::ascii_text(out)
 }
 
 #[cfg(test)]

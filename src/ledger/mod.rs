@@ -15,6 +15,7 @@
 //! | [`metadata`] | the metadata of an entry that the ledger makes by itself |
 //! | [`row_change`] | what an entry says about a row of a tracked table |
 //! | [`row_shape`] | the columns that such an entry covers, and what becomes of them |
+//! | [`row_value`] | how a value of a row is stated, where that is not plain |
 //! | [`row_index`], [`row_runs`], [`row_filter`] | how the sealed entries about one row are found |
 //! | [`row_check`] | whether all of them are found so |
 //! | [`file_ranges`], [`file_hole`] | parts of a ledger file; zeros that a loss of power leaves in it |
@@ -45,6 +46,7 @@ pub mod row_filter;
 pub mod row_index;
 pub mod row_runs;
 pub mod row_shape;
+pub mod row_value;
 pub mod sealing_pace;
 pub mod signature;
 pub mod timestamp;

@@ -42,7 +42,7 @@ pub use member::{is_jsonb, keeps_members, keeps_number, keeps_numbers, member, m
 pub(crate) use member::{value_end, KEPT_DECIMALS};
 pub(crate) use parser::{is_plain_text, string_end};
 pub(crate) use strings::decode;
-pub use strings::write_string;
+pub use strings::{key, string, write_string};
 pub(crate) use writer::write_decimal;
 pub use writer::write_number;
 

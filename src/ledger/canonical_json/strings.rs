@@ -1,6 +1,7 @@
 //! The characters of a string: decoding escapes, and writing them the canonical way.
 
 use super::parser::plain_end;
+use crate::ledger::ascii_text;
 use std::borrow::Cow;
 
 /// Appends `text` as a canonical JSON string, quotes included: ASCII, with Python's short escapes and `\uXXXX` otherwise.
@@ -17,6 +18,18 @@ pub fn write_string(out: &mut Vec<u8>, text: &str) {
         at = end + character.len_utf8();
     }
     out.push(b'"');
+}
+
+/// `text` as a canonical JSON string, quotes included.
+pub fn string(text: &str) -> String {
+    let mut out = Vec::with_capacity(text.len() + 2);
+    write_string(&mut out, text);
+    ascii_text(out)
+}
+
+/// `name` as the key of a member stands between its quotes in canonical JSON: see [`members`](super::members).
+pub fn key(name: &str) -> String {
+    inside_quotes(&string(name)).to_owned()
 }
 
 /// Appends a string token (quotes included, escapes checked by the parser) the canonical way.

@@ -39,6 +39,17 @@ fn every_byte_that_is_not_copied_as_it_is_ends_what_is_plain_wherever_it_stands(
     }
 }
 
+#[test]
+fn a_text_becomes_a_string_and_a_name_a_key_that_is_found() {
+    assert_eq!(string(""), "\"\"");
+    assert_eq!(string("a \"é\"\\\n\u{1}😀"), r#""a \"\u00e9\"\\\n\u0001\ud83d\ude00""#);
+    for name in ["a", "é \"x\"", "\\", ""] {
+        let object = format!("{{{}: 1}}", string(name));
+        assert_eq!(canonical(&object).as_ref(), Ok(&object));
+        assert_eq!(member(&object, &key(name)), Some("1"));
+    }
+}
+
 /// Makes JSON texts that use all that the grammar allows.
 struct Texts {
     numbers: Numbers,

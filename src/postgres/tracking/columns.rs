@@ -1,4 +1,5 @@
-//! One row of an application's table as JSON, whatever the session's settings.
+//! One row of an application's table as JSON, whatever the session's settings. What takes more than the type's own text
+//! is in [`row_value`](crate::ledger::row_value).
 //!
 //! | type | JSON |
 //! |---|---|
@@ -18,19 +19,19 @@
 
 use super::fixed_settings::FixedSettings;
 use super::output_function::{FunctionMemory, OutputFunction};
-use crate::ledger::canonical_json::{
-    canonical, is_jsonb, keeps_members, keeps_number, keeps_numbers, write_number, write_string,
-};
+use crate::ledger::canonical_json::write_string;
 use crate::ledger::record::MAX_METADATA;
+use crate::ledger::row_value::{write_float, write_json, write_numeric};
 use crate::ledger::{ascii_text, to_hex};
 use crate::postgres::errors::Failure;
 use crate::postgres::jsonb::{bytes_of, Jsonb};
 use crate::postgres::tables::{uuid_from_datum, Row};
 use pgrx::{pg_sys, FromDatum, PgSqlErrorCode};
-use std::borrow::Cow;
 use std::ffi::{c_char, CStr};
 use std::ops::Deref;
 use std::rc::Rc;
+
+pub use crate::ledger::canonical_json::{key as json_name, string as json_string};
 
 // Of Postgres, and not among pgrx's declarations. They only write to the buffer that they are given, and raise no error.
 extern "C" {
@@ -180,20 +181,6 @@ fn elements(columns: &Columns, row: &Row) -> Result<String, Unfit> {
     Ok(ascii_text(out))
 }
 
-/// As it stands in canonical JSON.
-pub fn json_string(text: &str) -> String {
-    let mut json = Vec::new();
-    write_string(&mut json, text);
-    ascii_text(json)
-}
-
-/// A name as it stands in JSON, between the quotes.
-pub fn json_name(name: &str) -> String {
-    let mut json = Vec::new();
-    write_string(&mut json, name);
-    String::from_utf8_lossy(&json[1..json.len() - 1]).into_owned()
-}
-
 /// One that nobody has named.
 const SOME_ROW: &str = "a row";
 
@@ -285,18 +272,18 @@ impl Encoding {
                 Encoding::Oid => write_integer(out, value.value() as u32),
                 Encoding::Float4 => {
                     let value = f32::from_bits(value.value() as u32);
-                    write_float(out, value.into(), |text| float_to_shortest_decimal_buf(value, text));
+                    write_float(out, shortest(&mut [0; 32], |text| float_to_shortest_decimal_buf(value, text)));
                 }
                 Encoding::Float8 => {
                     let value = f64::from_datum(value, false).unwrap_or_default();
-                    write_float(out, value, |text| double_to_shortest_decimal_buf(value, text));
+                    write_float(out, shortest(&mut [0; 32], |text| double_to_shortest_decimal_buf(value, text)));
                 }
                 Encoding::Numeric(function) => write_numeric(out, &printed(function, value)?),
                 Encoding::Json => {
                     let text = bytes_of(value);
                     check_length(text)?;
                     match text.len() <= LONGEST_JSON {
-                        true => write_json(utf8(text)?, out),
+                        true => write_json(out, utf8(text)?),
                         false => write_string(out, utf8(text)?),
                     }
                 }
@@ -393,54 +380,10 @@ fn write_integer(out: &mut Vec<u8>, number: impl std::fmt::Display) {
     let _ = write!(out, "{number}");
 }
 
-/// `print` gives the shortest digits that are this number and no other. Those of Postgres, of which there may be one more
-/// than elsewhere.
-fn write_float(out: &mut Vec<u8>, number: f64, print: impl FnOnce(*mut c_char) -> i32) {
-    if number.is_nan() {
-        return out.extend_from_slice(b"\"NaN\"");
-    }
-    if number.is_infinite() {
-        return out.extend_from_slice(if number > 0.0 { b"\"Infinity\"" } else { b"\"-Infinity\"" });
-    }
-    if number == 0.0 && number.is_sign_negative() {
-        // In jsonb, and so in an image, a number has no such sign.
-        return out.extend_from_slice(b"\"-0\"");
-    }
-    let mut buffer = [0_u8; 32];
-    // At most 25 characters.
+/// The text that `print` puts into the buffer: at most 25 characters, all of them ASCII.
+fn shortest(buffer: &mut [u8; 32], print: impl FnOnce(*mut c_char) -> i32) -> &str {
     let length = print(buffer.as_mut_ptr().cast()) as usize;
-    write_token(out, &without_exponent(&String::from_utf8_lossy(&buffer[..length])));
-}
-
-/// `token` is a number that a double holds.
-fn write_token(out: &mut Vec<u8>, token: &str) {
-    if write_number(out, token).is_err() {
-        write_string(out, token);
-    }
-}
-
-/// A decimal number as jsonb states it: `1.5e+03` as `1500`.
-fn without_exponent(text: &str) -> Cow<'_, str> {
-    let Some((mantissa, exponent)) = text.split_once('e') else { return text.into() };
-    let (sign, mantissa) = mantissa.strip_prefix('-').map_or(("", mantissa), |digits| ("-", digits));
-    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
-    let digits = format!("{whole}{fraction}");
-    let point = whole.len() as i64 + exponent.parse::<i64>().unwrap_or(0);
-    let zeros = |count: i64| "0".repeat(usize::try_from(count).unwrap_or(0));
-    match usize::try_from(point) {
-        Ok(at @ 1..) if at < digits.len() => format!("{sign}{}.{}", &digits[..at], &digits[at..]),
-        Ok(1..) => format!("{sign}{digits}{}", zeros(point - digits.len() as i64)),
-        _ => format!("{sign}0.{}{digits}", zeros(-point)),
-    }
-    .into()
-}
-
-fn write_numeric(out: &mut Vec<u8>, text: &str) {
-    let is_number = text.ends_with(|last: char| last.is_ascii_digit());
-    match is_number && keeps_number(text) {
-        true => write_token(out, text),
-        false => write_string(out, text),
-    }
+    std::str::from_utf8(&buffer[..length]).unwrap_or_default()
 }
 
 /// As [`write_json`]. Few values need the long way.
@@ -450,35 +393,8 @@ fn write_jsonb(value: Jsonb, out: &mut Vec<u8>) {
         Some(written) if written.keeps_numbers && out[start] != b'"' => {}
         _ => {
             out.truncate(start);
-            write_json(&value.text(), out);
+            write_json(out, &value.text());
         }
-    }
-}
-
-/// A value that the canonical form would not keep becomes a string with its text. A string that could be taken for such
-/// a text becomes one too, so that no two values look the same.
-fn write_json(text: &str, out: &mut Vec<u8>) {
-    match kept_json(text) {
-        Some(json) if is_like_text_of_json(&json) => write_string(out, &json),
-        Some(json) => out.extend_from_slice(json.as_bytes()),
-        None => write_string(out, text),
-    }
-}
-
-/// The canonical form, if it states the value exactly.
-fn kept_json(text: &str) -> Option<String> {
-    canonical(text).ok().filter(|json| keeps_numbers(text) && keeps_members(text, json) && is_jsonb(json))
-}
-
-fn is_like_text_of_json(json: &str) -> bool {
-    if !json.starts_with('"') {
-        return false;
-    }
-    let content = serde_json::from_str::<String>(json).unwrap_or_default();
-    match content.trim_start().chars().next() {
-        Some('"') => true,
-        Some('[' | '{' | '-' | '0'..='9') => kept_json(&content).is_none(),
-        _ => false,
     }
 }
 

@@ -8,7 +8,7 @@ use super::options::{Coverage, Options};
 use super::plan::{self, Plan, UnknownColumn};
 use super::renamed_trigger::require_own_name;
 use super::row_key::RowKey;
-use crate::ledger::canonical_json::write_string;
+use crate::ledger::canonical_json;
 use crate::ledger::metadata::Member;
 use crate::ledger::record::Timestamp;
 use crate::ledger::row_change::Operation;
@@ -124,9 +124,7 @@ fn record_delete(plan: &Plan, row: &Row, at: Timestamp, precedes_baseline: bool)
 }
 
 pub fn record_truncate(plan: &Plan) -> Result<(), Failure> {
-    let mut data = Vec::new();
-    write_string(&mut data, &plan.table);
-    let data = format!("{{\"table\": {}}}", String::from_utf8_lossy(&data));
+    let data = format!("{{\"table\": {}}}", canonical_json::string(&plan.table));
     plan.record(Operation::Truncate, &data, MetadataBuilder::of(plan)?, entry_clock::now())
 }
 
