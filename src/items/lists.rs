@@ -4,6 +4,7 @@
 //! it relies on it.
 
 use super::error::{ItemError, SHOWN};
+use super::item_type::ItemType;
 use super::registration::{ItemName, MAX_DEPENDENCIES};
 use crate::ledger::shortened;
 use serde_json::value::RawValue;
@@ -18,8 +19,14 @@ pub enum ListError {
     Bad { message: String, detail: Option<String> },
 }
 
+impl From<ItemError> for ListError {
+    fn from(error: ItemError) -> Self {
+        ListError::Item(error)
+    }
+}
+
 impl ListError {
-    fn new(message: String) -> Self {
+    pub(super) fn new(message: String) -> Self {
         ListError::Bad { message, detail: None }
     }
 
@@ -134,7 +141,7 @@ impl<'a> Element<'a> {
         let known: Vec<&str> = NAME.into_iter().chain([INTEGRITY]).collect();
         self.refuse_all_but(&known)?;
         let [item_type, id, version] = self.name()?;
-        let item_type = item_type.parse().map_err(ListError::Item)?;
+        let item_type = item_type.parse::<ItemType>()?;
         Ok(Call { name: ItemName { item_type, id, version }, integrity: self.text_to_check(INTEGRITY)? })
     }
 
@@ -176,7 +183,6 @@ impl<'a> Element<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::items::ItemType;
 
     fn element(members: &str) -> String {
         format!(r#"[{{"item_type": "tool", "item_id": "a", "version": "1.0.0"{members}}}]"#)

@@ -18,11 +18,13 @@
 //! | [`signer`] | signing |
 //! | [`registration`] | what the ledger records of an item |
 //! | [`lists`] | items in JSON, as callers give them |
+//! | [`comparison`] | files outside the database, as the registry is asked about them, and how they differ from it |
 //! | [`verifier`] | telling an intact item from a changed, moved or unsigned one |
 #![forbid(unsafe_code)]
 
 pub mod attributes;
 pub mod comment_style;
+pub mod comparison;
 pub mod directive;
 pub mod error;
 pub mod front_matter;

@@ -4,11 +4,13 @@ use super::file::{ItemFile, ReadError};
 use super::report::{Record, State};
 use super::tree::{Directories, Found, Kind, MOST_PLACES};
 use pg_notary::items::attributes::{self, Attributes};
+use pg_notary::items::comparison::LocalItem;
 use pg_notary::items::payload::Payload;
+use pg_notary::items::registration::ItemName;
 use pg_notary::items::signature_line::LineFormat;
 use pg_notary::items::signer::{sign, text_hash};
 use pg_notary::items::verifier::{verify, Status, Verification};
-use pg_notary::items::{ContentError, Item, ItemError, ItemType, Place};
+use pg_notary::items::{ContentError, Item, ItemError, Place};
 use pg_notary::ledger::record::Timestamp;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -61,17 +63,11 @@ impl Failure {
     }
 }
 
-/// A file as the registry is asked about it.
+/// A file that the registry is asked about.
 pub struct Local {
     /// As the user would name it.
     pub shown: PathBuf,
-    pub item_type: ItemType,
-    pub id: String,
-    pub version: String,
-    pub location: String,
-    /// What its signature line would say if it were signed now.
-    pub integrity: String,
-    pub text_hash: String,
+    pub item: LocalItem,
 }
 
 impl Local {
@@ -82,15 +78,11 @@ impl Local {
             return Err(Failure::Item(ContentError::new(format!("{fault}: sign it again")).into()));
         }
         let payload = Payload::of(item)?;
-        Ok(Local {
-            shown,
-            item_type: item.item_type,
-            id: item.id.to_owned(),
-            version: item.version.to_owned(),
-            location: payload.location().unwrap_or_default().to_owned(),
-            integrity: payload.integrity(),
-            text_hash: text_hash(item)?,
-        })
+        let name =
+            ItemName { item_type: item.item_type, id: item.id.to_owned(), version: item.version.to_owned() };
+        let location = payload.location().unwrap_or_default().to_owned();
+        let item = LocalItem { name, location, integrity: payload.integrity(), text_hash: text_hash(item)? };
+        Ok(Local { shown, item })
     }
 }
 

@@ -7,10 +7,11 @@ use super::sync_report::{Comparison, Outcome, SyncReport};
 use super::tree::Tree;
 use crate::output::{complain, print};
 use crate::UNREADABLE;
-use pg_notary::items::ItemType;
+use pg_notary::items::comparison::SyncStatus;
+use pg_notary::items::registration::ItemName;
 use postgres::error::SqlState;
 use postgres::{Client, Config, NoTls, Row};
-use serde_json::{json, Value};
+use serde_json::Value;
 use std::collections::HashMap;
 use std::error::Error;
 use std::path::PathBuf;
@@ -53,7 +54,7 @@ fn compare(arguments: &SyncArguments) -> Result<SyncReport, String> {
     let processor = Processor::new(Action::Verify, &arguments.items.default_version, directories);
     let surveyed = map_all(found, |found| processor.survey(found));
     let (files, others) = one_of_each(surveyed);
-    let rows = ask(&config, &to_json(&files))?;
+    let rows = ask(&config, &files.iter().map(|file| file.item.to_json()).collect())?;
     let compared = rows.iter().map(read_row).collect::<Result<Vec<_>, _>>()?;
     Ok(SyncReport::new(join(files, compared)?, others))
 }
@@ -128,10 +129,10 @@ fn one_of_each(surveyed: Vec<Result<Local, Box<Record>>>) -> (Vec<Local>, Vec<Re
                 continue;
             }
         };
-        let name = (file.item_type, file.id.clone(), file.version.clone());
+        let name = file.item.name.clone();
         if let Some(first) = places.get(&name).map(|at: &usize| &files[*at]) {
-            let mut record = Record::new(file.shown, file.item_type);
-            record.name(&file.id, &file.version);
+            let mut record = Record::new(file.shown, name.item_type);
+            record.name(&name.id, &name.version);
             let reason = format!("the same id and version as {}", first.shown.display());
             others.push(record.in_state(State::Invalid, reason));
             continue;
@@ -140,20 +141,6 @@ fn one_of_each(surveyed: Vec<Result<Local, Box<Record>>>) -> (Vec<Local>, Vec<Re
         files.push(file);
     }
     (files, others)
-}
-
-fn to_json(files: &[Local]) -> Value {
-    let file = |file: &Local| {
-        json!({
-            "item_type": file.item_type.as_str(),
-            "item_id": file.id,
-            "version": file.version,
-            "location_path": file.location,
-            "integrity_hash": file.integrity,
-            "text_hash": file.text_hash,
-        })
-    };
-    files.iter().map(file).collect()
 }
 
 /// Reads a row of `ledger.registry_sync`, which does not know the file by the user's name for it.
@@ -165,10 +152,12 @@ fn read_row(row: &Row) -> Result<Comparison, String> {
     let status = word("status")?;
     Ok(Comparison {
         shown: None,
-        item_type: word("item_type")?.parse().map_err(|error| format!("the registry's answer: {error}"))?,
-        id: word("item_id")?,
-        version: word("version")?,
-        outcome: Outcome::parse(&status).ok_or_else(|| {
+        name: ItemName {
+            item_type: word("item_type")?.parse().map_err(|error| format!("the registry's answer: {error}"))?,
+            id: word("item_id")?,
+            version: word("version")?,
+        },
+        outcome: SyncStatus::parse(&status).map(Outcome::Status).ok_or_else(|| {
             format!("the registry's answer has the status {status:?}, which this program is too old to know")
         })?,
         local_path: text("local_path")?,
@@ -184,10 +173,10 @@ fn read_row(row: &Row) -> Result<Comparison, String> {
 /// # Errors
 /// If the registry said nothing about one of them, which must not pass for a match.
 fn join(files: Vec<Local>, mut answers: Vec<Comparison>) -> Result<Vec<Comparison>, String> {
-    let mut shown: HashMap<_, PathBuf> =
-        files.into_iter().map(|file| ((file.item_type, file.id, file.version), file.shown)).collect();
+    let mut shown: HashMap<ItemName, PathBuf> =
+        files.into_iter().map(|file| (file.item.name, file.shown)).collect();
     for item in &mut answers {
-        item.shown = shown.remove(&(item.item_type, item.id.clone(), item.version.clone()));
+        item.shown = shown.remove(&item.name);
     }
     match shown.values().min() {
         Some(file) => Err(format!("the registry's answer does not mention {}", file.display())),
@@ -198,26 +187,26 @@ fn join(files: Vec<Local>, mut answers: Vec<Comparison>) -> Result<Vec<Compariso
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pg_notary::items::comparison::LocalItem;
+    use pg_notary::items::ItemType;
+
+    fn name(id: &str) -> ItemName {
+        ItemName { item_type: ItemType::Tool, id: id.to_owned(), version: "1.0.0".to_owned() }
+    }
 
     fn local(id: &str, path: &str) -> Local {
+        let (integrity, text_hash) = ("1".repeat(64), "2".repeat(64));
         Local {
             shown: path.into(),
-            item_type: ItemType::Tool,
-            id: id.to_owned(),
-            version: "1.0.0".to_owned(),
-            location: path.to_owned(),
-            integrity: "1".repeat(64),
-            text_hash: "2".repeat(64),
+            item: LocalItem { name: name(id), location: path.to_owned(), integrity, text_hash },
         }
     }
 
-    fn answer(id: &str, outcome: Outcome) -> Comparison {
+    fn answer(id: &str) -> Comparison {
         Comparison {
             shown: None,
-            item_type: ItemType::Tool,
-            id: id.to_owned(),
-            version: "1.0.0".to_owned(),
-            outcome,
+            name: name(id),
+            outcome: Outcome::Status(SyncStatus::Match),
             local_path: None,
             registry_path: None,
             local_hash: None,
@@ -227,22 +216,12 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_sent_with_all_that_the_registry_asks_for() {
-        let expected = json!([{
-            "item_type": "tool", "item_id": "a", "version": "1.0.0", "location_path": "core/a.py",
-            "integrity_hash": "1".repeat(64), "text_hash": "2".repeat(64),
-        }]);
-        assert_eq!(to_json(&[local("a", "core/a.py")]), expected);
-        assert_eq!(to_json(&[]), json!([]));
-    }
-
-    #[test]
     fn two_files_of_one_item_are_not_both_asked_about() {
         let skipped = Record::new("c.txt".into(), ItemType::Tool);
         let surveyed =
             vec![Ok(local("a", "a.py")), Err(Box::new(skipped)), Ok(local("a", "b/a.py")), Ok(local("b", "b.py"))];
         let (files, others) = one_of_each(surveyed);
-        assert_eq!(files.iter().map(|file| file.location.as_str()).collect::<Vec<_>>(), ["a.py", "b.py"]);
+        assert_eq!(files.iter().map(|file| file.item.location.as_str()).collect::<Vec<_>>(), ["a.py", "b.py"]);
         assert_eq!(others.len(), 2);
         assert_eq!(others[1].error(), Some("the same id and version as a.py"));
         assert_eq!(others[1].state, State::Invalid);
@@ -251,14 +230,14 @@ mod tests {
     #[test]
     fn answers_find_their_files_whatever_their_order() {
         let files = vec![local("a", "a.py"), local("b", "b.py")];
-        let answers = ["b", "c", "a"].map(|id| answer(id, Outcome::Match)).into();
+        let answers = ["b", "c", "a"].map(answer).into();
         let shown: Vec<_> = join(files, answers).unwrap().into_iter().map(|compared| compared.shown).collect();
         assert_eq!(shown, [Some("b.py".into()), None, Some("a.py".into())]);
     }
 
     #[test]
     fn a_file_without_an_answer_is_an_error() {
-        let joined = join(vec![local("a", "a.py"), local("b", "b.py")], vec![answer("a", Outcome::Match)]);
+        let joined = join(vec![local("a", "a.py"), local("b", "b.py")], vec![answer("a")]);
         assert_eq!(joined.err().as_deref(), Some("the registry's answer does not mention b.py"));
     }
 

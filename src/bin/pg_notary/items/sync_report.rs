@@ -3,55 +3,33 @@
 use super::report::{short_error, short_id, Record, State};
 use crate::output::{printable, short_path};
 use crate::{INVALID, VALID};
+use pg_notary::items::comparison::SyncStatus;
+use pg_notary::items::registration::ItemName;
 use pg_notary::items::ItemType;
 use semver::Version;
 use serde_json::{json, Map, Value};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-/// How a file and the registry differ, by the names that `ledger.registry_sync` gives it. Only the last one is not from
-/// there: it takes all files to tell.
+/// How a file and the registry differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    Match,
-    Differs,
-    Moved,
-    Revoked,
-    /// Only the registry has it.
-    MissingLocally,
-    /// Only the files have it.
-    MissingHere,
-    /// Only the registry has it, and a file has a newer version.
+    /// By what the registry says.
+    Status(SyncStatus),
+    /// Only the registry has it, and a file has a newer version. It takes all files to tell.
     Superseded,
 }
 
 impl Outcome {
-    const ALL: [Outcome; 7] = [
-        Outcome::Match,
-        Outcome::Differs,
-        Outcome::Moved,
-        Outcome::Revoked,
-        Outcome::MissingLocally,
-        Outcome::MissingHere,
-        Outcome::Superseded,
-    ];
+    fn all() -> impl Iterator<Item = Outcome> {
+        SyncStatus::ALL.into_iter().map(Outcome::Status).chain([Outcome::Superseded])
+    }
 
     pub fn as_str(self) -> &'static str {
         match self {
-            Outcome::Match => "match",
-            Outcome::Differs => "differs",
-            Outcome::Moved => "moved",
-            Outcome::Revoked => "revoked",
-            Outcome::MissingLocally => "missing_locally",
-            Outcome::MissingHere => "missing_here",
+            Outcome::Status(status) => status.as_str(),
             Outcome::Superseded => "superseded",
         }
-    }
-
-    /// Reads a status of `ledger.registry_sync`.
-    pub fn parse(text: &str) -> Option<Self> {
-        let known = Self::ALL.into_iter().find(|outcome| outcome.as_str() == text);
-        known.filter(|outcome| *outcome != Outcome::Superseded)
     }
 }
 
@@ -59,9 +37,7 @@ impl Outcome {
 pub struct Comparison {
     /// The file, as the user would name it.
     pub shown: Option<PathBuf>,
-    pub item_type: ItemType,
-    pub id: String,
-    pub version: String,
+    pub name: ItemName,
     pub outcome: Outcome,
     pub local_path: Option<String>,
     pub registry_path: Option<String>,
@@ -74,21 +50,23 @@ impl Comparison {
     /// Whether files and registry are not as they should be. The registry keeps all versions, and revoked ones: it is
     /// no problem that no file has them.
     fn is_problem(&self) -> bool {
+        use SyncStatus::*;
         match self.outcome {
-            Outcome::Match | Outcome::Superseded => false,
-            Outcome::Revoked => self.shown.is_some(),
-            Outcome::Differs | Outcome::Moved | Outcome::MissingLocally | Outcome::MissingHere => true,
+            Outcome::Status(Match) | Outcome::Superseded => false,
+            Outcome::Status(Revoked) => self.shown.is_some(),
+            Outcome::Status(Differs | Moved | MissingLocally | MissingHere) => true,
         }
     }
 
     /// `STATUS PATH ID@VERSION: DETAIL`, with the type and location for an item that is in no file.
     fn line(&self) -> String {
+        let ItemName { item_type, id, version } = &self.name;
         let place = match (&self.shown, &self.registry_path) {
             (Some(path), _) => short_path(path),
-            (None, Some(location)) => short_path(&Path::new(self.item_type.base()).join(location)),
-            (None, None) => self.item_type.as_str().to_owned(),
+            (None, Some(location)) => short_path(&Path::new(item_type.base()).join(location)),
+            (None, None) => item_type.as_str().to_owned(),
         };
-        let mut line = format!("{:<15} {place}  {}", self.outcome.as_str(), short_id(&self.id, &self.version));
+        let mut line = format!("{:<15} {place}  {}", self.outcome.as_str(), short_id(id, version));
         if let Some(detail) = &self.detail {
             line += &format!(": {}", short_error(detail));
         }
@@ -98,9 +76,9 @@ impl Comparison {
     fn to_json(&self) -> Value {
         json!({
             "path": self.shown.as_ref().map(|path| path.to_string_lossy()),
-            "item_type": self.item_type.as_str(),
-            "item_id": self.id,
-            "version": self.version,
+            "item_type": self.name.item_type.as_str(),
+            "item_id": self.name.id,
+            "version": self.name.version,
             "status": self.outcome.as_str(),
             "local_path": self.local_path,
             "registry_path": self.registry_path,
@@ -134,8 +112,7 @@ impl SyncReport {
 
     /// How many there are in each state: of what was compared, and of what could not be.
     fn counts(&self) -> Vec<(&'static str, usize)> {
-        let compared = Outcome::ALL
-            .into_iter()
+        let compared = Outcome::all()
             .map(|outcome| (outcome.as_str(), self.compared.iter().filter(|item| item.outcome == outcome).count()));
         let problems = [State::Invalid, State::Refused, State::Failed]
             .into_iter()
@@ -191,16 +168,19 @@ impl SyncReport {
 /// Marks versions that no file has as superseded, not as missing, if a file has a newer version.
 fn mark_superseded(compared: &mut [Comparison]) {
     let mut newest: HashMap<(ItemType, String), Version> = HashMap::new();
-    for file in compared.iter().filter(|item| item.shown.is_some()) {
-        let Ok(version) = Version::parse(&file.version) else { continue };
-        let newest = newest.entry((file.item_type, file.id.clone())).or_insert_with(|| version.clone());
+    for ItemName { item_type, id, version } in
+        compared.iter().filter(|item| item.shown.is_some()).map(|file| &file.name)
+    {
+        let Ok(version) = Version::parse(version) else { continue };
+        let newest = newest.entry((*item_type, id.clone())).or_insert_with(|| version.clone());
         if version.cmp_precedence(newest).is_gt() {
             *newest = version;
         }
     }
-    for item in compared.iter_mut().filter(|item| item.outcome == Outcome::MissingLocally) {
-        let newest = newest.get(&(item.item_type, item.id.clone()));
-        let version = Version::parse(&item.version).ok();
+    let missing = Outcome::Status(SyncStatus::MissingLocally);
+    for item in compared.iter_mut().filter(|item| item.outcome == missing) {
+        let newest = newest.get(&(item.name.item_type, item.name.id.clone()));
+        let version = Version::parse(&item.name.version).ok();
         if let Some((newest, _)) = newest.zip(version).filter(|(newest, own)| newest.cmp_precedence(own).is_gt()) {
             item.outcome = Outcome::Superseded;
             item.detail = Some(format!("a file has version {newest}"));
@@ -217,19 +197,30 @@ fn problem_line(record: &Record) -> String {
 mod tests {
     use super::*;
     use crate::UNREADABLE;
+    use SyncStatus::*;
 
-    fn compared(outcome: Outcome) -> Comparison {
+    impl From<SyncStatus> for Outcome {
+        fn from(status: SyncStatus) -> Self {
+            Outcome::Status(status)
+        }
+    }
+
+    fn name(version: &str) -> ItemName {
+        ItemName { item_type: ItemType::Tool, id: "a".to_owned(), version: version.to_owned() }
+    }
+
+    fn compared(outcome: impl Into<Outcome>) -> Comparison {
+        let outcome = outcome.into();
+        let is_in_no_file = matches!(outcome, Outcome::Status(MissingLocally) | Outcome::Superseded);
         Comparison {
-            shown: (!matches!(outcome, Outcome::MissingLocally | Outcome::Superseded)).then(|| "demo/a.py".into()),
-            item_type: ItemType::Tool,
-            id: "a".to_owned(),
-            version: "1.0.0".to_owned(),
+            shown: (!is_in_no_file).then(|| "demo/a.py".into()),
+            name: name("1.0.0"),
             outcome,
             local_path: None,
             registry_path: Some("core/a.py".to_owned()),
             local_hash: None,
             registry_hash: None,
-            detail: (outcome != Outcome::Match).then(|| "why".to_owned()),
+            detail: (outcome != Outcome::Status(Match)).then(|| "why".to_owned()),
         }
     }
 
@@ -238,17 +229,8 @@ mod tests {
     }
 
     #[test]
-    fn every_status_of_the_registry_is_known_and_no_other() {
-        for outcome in Outcome::ALL {
-            let known = Some(outcome).filter(|outcome| *outcome != Outcome::Superseded);
-            assert_eq!(Outcome::parse(outcome.as_str()), known);
-        }
-        assert_eq!(Outcome::parse("matches"), None);
-    }
-
-    #[test]
     fn what_no_file_has_is_superseded_if_one_has_a_newer_version() {
-        let of = |outcome, version: &str| Comparison { version: version.to_owned(), ..compared(outcome) };
+        let of = |status: SyncStatus, version: &str| Comparison { name: name(version), ..compared(status) };
         for (file, registered, is_superseded) in [
             ("1.1.0", "1.0.0", true),
             ("1.10.0", "1.9.0", true),
@@ -256,23 +238,25 @@ mod tests {
             ("1.0.0", "1.1.0", false),
             ("1.0.0+b", "1.0.0+a", false),
         ] {
-            let oldest = of(Outcome::Differs, "0.1.0");
-            let items = vec![oldest, of(Outcome::Match, file), of(Outcome::MissingLocally, registered)];
+            let oldest = of(Differs, "0.1.0");
+            let items = vec![oldest, of(Match, file), of(MissingLocally, registered)];
             let outcome = SyncReport::new(items, vec![]).compared[2].outcome;
             assert_eq!(outcome == Outcome::Superseded, is_superseded, "{registered} besides {file}");
         }
-        let other = Comparison { id: "b".to_owned(), ..of(Outcome::Match, "2.0.0") };
-        let directive = Comparison { item_type: ItemType::Directive, ..of(Outcome::Match, "2.0.0") };
-        let report = SyncReport::new(vec![other, directive, of(Outcome::MissingLocally, "1.0.0")], vec![]);
+        let mut other = of(Match, "2.0.0");
+        other.name.id = "b".to_owned();
+        let mut directive = of(Match, "2.0.0");
+        directive.name.item_type = ItemType::Directive;
+        let report = SyncReport::new(vec![other, directive, of(MissingLocally, "1.0.0")], vec![]);
         assert_eq!(report.exit_status(), INVALID);
     }
 
     /// Otherwise a registry would never be in sync again once it has two versions, or a revoked one.
     #[test]
     fn old_and_revoked_versions_that_no_file_has_are_no_problem() {
-        let gone = Comparison { shown: None, version: "0.9.0".to_owned(), ..compared(Outcome::Revoked) };
-        let old = Comparison { version: "0.1.0".to_owned(), ..compared(Outcome::MissingLocally) };
-        let report = SyncReport::new(vec![compared(Outcome::Match), gone, old], vec![]);
+        let gone = Comparison { shown: None, name: name("0.9.0"), ..compared(Revoked) };
+        let old = Comparison { name: name("0.1.0"), ..compared(MissingLocally) };
+        let report = SyncReport::new(vec![compared(Match), gone, old], vec![]);
         assert_eq!(report.describe(), "3 items: 1 match, 1 revoked, 1 superseded\n\nIN SYNC\n");
         let json = report.to_json();
         assert_eq!((&json["in_sync"], &json["items"][2]["status"]), (&true.into(), &"superseded".into()));
@@ -283,21 +267,21 @@ mod tests {
     #[test]
     fn only_matches_and_what_is_superseded_exit_with_0() {
         assert_eq!(SyncReport::new(vec![], vec![]).exit_status(), VALID);
-        for outcome in Outcome::ALL {
+        for outcome in Outcome::all() {
             let report =
-                SyncReport::new(vec![compared(Outcome::Match), compared(outcome)], vec![other(State::Skipped)]);
-            let is_good = matches!(outcome, Outcome::Match | Outcome::Superseded);
+                SyncReport::new(vec![compared(Match), compared(outcome)], vec![other(State::Skipped)]);
+            let is_good = matches!(outcome, Outcome::Status(Match) | Outcome::Superseded);
             assert_eq!(report.exit_status() == VALID, is_good, "{outcome:?}");
             assert_eq!(report.to_json()["in_sync"], is_good);
         }
         for (state, status) in [(State::Invalid, INVALID), (State::Refused, INVALID), (State::Failed, UNREADABLE)] {
-            assert_eq!(SyncReport::new(vec![compared(Outcome::Differs)], vec![other(state)]).exit_status(), status);
+            assert_eq!(SyncReport::new(vec![compared(Differs)], vec![other(state)]).exit_status(), status);
         }
     }
 
     #[test]
     fn people_are_told_of_what_differs() {
-        let items = vec![compared(Outcome::Match), compared(Outcome::Moved), compared(Outcome::MissingLocally)];
+        let items = vec![compared(Match), compared(Moved), compared(MissingLocally)];
         let expected = "\
 moved           demo/a.py  a@1.0.0: why
 missing_locally .ai/tools/core/a.py  a@1.0.0: why
@@ -308,6 +292,6 @@ invalid         b.py: because
 NOT IN SYNC
 ";
         assert_eq!(SyncReport::new(items, vec![other(State::Invalid), other(State::Skipped)]).describe(), expected);
-        assert_eq!(SyncReport::new(vec![compared(Outcome::Match)], vec![]).describe(), "1 item: 1 match\n\nIN SYNC\n");
+        assert_eq!(SyncReport::new(vec![compared(Match)], vec![]).describe(), "1 item: 1 match\n\nIN SYNC\n");
     }
 }
