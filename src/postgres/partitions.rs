@@ -6,9 +6,8 @@
 mod creation;
 
 use super::errors::Failure;
-use super::lists;
 use super::relation;
-use super::tables::{self, entry_column, RegisteredSnapshot, Table};
+use super::tables::{self, entry_column, look_up, RegisteredSnapshot, Table};
 use pgrx::{pg_sys, FromDatum, PgSqlErrorCode};
 use uuid::Uuid;
 
@@ -170,7 +169,15 @@ fn no_place(block_number: i64) -> Failure {
 /// What `read` returns for the entry's row, if it is sealed as of now.
 pub fn find_sealed<T>(entry_id: Uuid, mut read: impl FnMut(&tables::Row) -> T) -> Option<T> {
     let snapshot = RegisteredSnapshot::latest();
-    sealed().iter().rev().find_map(|partition| find(&partition.open(), entry_id, snapshot.as_ptr(), &mut read))
+    let find = |partition: &SealedPartition| {
+        look_up::find_entry(&partition.open(), entry_id, snapshot.as_ptr(), &mut read)
+    };
+    sealed().iter().rev().find_map(find)
+}
+
+/// The block that holds the entry, if it is sealed as of now.
+pub fn block_of(entry_id: Uuid) -> Option<i64> {
+    find_sealed(entry_id, |row| row.get(entry_column::BLOCK_NUMBER).unwrap_or(0))
 }
 
 /// What `read` returns for the entry's row in this block, as the snapshot sees it.
@@ -180,7 +187,8 @@ pub fn find_in_block<T>(
     snapshot: pg_sys::Snapshot,
     mut read: impl FnMut(&tables::Row) -> T,
 ) -> Option<T> {
-    holding(block_number).iter().find_map(|partition| find(&partition.open(), entry_id, snapshot, &mut read))
+    let find = |partition: &SealedPartition| look_up::find_entry(&partition.open(), entry_id, snapshot, &mut read);
+    holding(block_number).iter().find_map(find)
 }
 
 /// What `read` returns for the entry at this place of the log, as the snapshot sees it.
@@ -190,162 +198,6 @@ pub fn find_leaf<T>(
     snapshot: pg_sys::Snapshot,
     mut read: impl FnMut(&tables::Row) -> T,
 ) -> Option<T> {
-    holding(block_number).iter().find_map(|partition| find_leaf_in(&partition.open(), leaf_index, snapshot, &mut read))
-}
-
-fn find_leaf_in<T>(
-    table: &Table,
-    leaf_index: i64,
-    snapshot: pg_sys::Snapshot,
-    read: impl FnOnce(&tables::Row) -> T,
-) -> Option<T> {
-    let mut read = Some(read);
-    let mut found = None;
-    // SAFETY: callers pass a snapshot that is registered or active; the tuple is read before the scan goes on.
-    unsafe {
-        scan_by_bigint(table, leaf_index_of(table), entry_column::LEAF_INDEX, leaf_index, snapshot, |tuple| {
-            let row = table.deform(tuple);
-            // A row that was changed in the data file has another place than the index says.
-            if tables::leaf_index(&row) == leaf_index {
-                found = read.take().map(|read| read(&row));
-            }
-            false
-        });
-    }
-    found
-}
-
-/// Whether the index on this column, which is a bigint, leads from the value to the row at `tid`.
-pub fn index_leads_to(
-    table: &Table,
-    index: pg_sys::Oid,
-    column: usize,
-    value: i64,
-    tid: pg_sys::ItemPointerData,
-    snapshot: &RegisteredSnapshot,
-) -> bool {
-    let mut found = false;
-    // SAFETY: the snapshot is registered; a tuple is read before the next one is fetched.
-    unsafe {
-        scan_by_bigint(table, Some(index), column, value, snapshot.as_ptr(), |tuple| {
-            found = tables::tid_of(tuple) == tables::tid(tid);
-            !found
-        });
-    }
-    found
-}
-
-/// Calls `each` with the tuples that an index on a bigint column leads to, until it returns false. Without the index
-/// this takes longer.
-///
-/// # Safety
-/// The snapshot is registered or active.
-unsafe fn scan_by_bigint(
-    table: &Table,
-    index: Option<pg_sys::Oid>,
-    column: usize,
-    value: i64,
-    snapshot: pg_sys::Snapshot,
-    mut each: impl FnMut(pg_sys::HeapTuple) -> bool,
-) {
-    let mut key = pg_sys::ScanKeyData::default();
-    pg_sys::ScanKeyInit(
-        &mut key,
-        table.attribute_number(column),
-        pg_sys::BTEqualStrategyNumber as pg_sys::StrategyNumber,
-        pg_sys::Oid::from(pg_sys::F_INT8EQ),
-        value.into(),
-    );
-    let (oid, has_index) = (index.unwrap_or(pg_sys::InvalidOid), index.is_some());
-    let scan = pg_sys::systable_beginscan(table.relation(), oid, has_index, snapshot, 1, &mut key);
-    loop {
-        let tuple = pg_sys::systable_getnext(scan);
-        if tuple.is_null() || !each(tuple) {
-            break;
-        }
-    }
-    pg_sys::systable_endscan(scan);
-}
-
-/// The index on leaf_index that every sealed partition has, unless a user has dropped it. An index in another order
-/// than that of the numbers does not count.
-pub fn leaf_index_of(table: &Table) -> Option<pg_sys::Oid> {
-    let own = table.attribute_number(entry_column::LEAF_INDEX);
-    // SAFETY: find_index() keeps the index open while the closure looks at it.
-    find_index(table, |index| unsafe {
-        let form = &*(*index).rd_index;
-        let columns = form.indkey.values.as_slice(form.indnatts as usize);
-        form.indisunique && columns == [own] && is_ascending(index)
-    })
-}
-
-/// An index that leads from an id to its row: in a table that sealing has made, the one behind the primary key. In
-/// others the key may be on other columns, or missing. Columns that the index only includes may come behind the id.
-fn id_index_of(table: &Table) -> Option<pg_sys::Oid> {
-    let own = table.attribute_number(entry_column::ID);
-    // SAFETY: find_index() keeps the index open while the closure looks at it, and every index has a column.
-    find_index(table, |index| unsafe {
-        let first = (*(*index).rd_index).indkey.values.as_slice(1)[0];
-        first == own && (*(*index).rd_rel).relam == pg_sys::BTREE_AM_OID
-    })
-}
-
-/// The first index that `is_wanted`, among those that are complete and hold all rows.
-fn find_index(table: &Table, is_wanted: impl Fn(pg_sys::Relation) -> bool) -> Option<pg_sys::Oid> {
-    // SAFETY: the relation is open, the list is a copy, and each index is open while it is looked at.
-    unsafe {
-        let list = pg_sys::RelationGetIndexList(table.relation());
-        let found = lists::oids(list).find(|oid| {
-            let index = pg_sys::index_open(*oid, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
-            let form = &*(*index).rd_index;
-            let is_whole = form.indisvalid && form.indisready && pg_sys::RelationGetIndexPredicate(index).is_null();
-            let is_found = is_whole && is_wanted(index);
-            pg_sys::index_close(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
-            is_found
-        });
-        pg_sys::list_free(list);
-        found
-    }
-}
-
-/// Whether an index is in ascending order of its first column, as is the default for a bigint, with nulls at the end.
-///
-/// # Safety
-/// The index is open, and has a column.
-unsafe fn is_ascending(index: pg_sys::Relation) -> bool {
-    (*(*index).rd_rel).relam == pg_sys::BTREE_AM_OID
-        && *(*index).rd_opfamily == pg_sys::INTEGER_BTREE_FAM_OID
-        && *(*index).rd_indoption == 0
-}
-
-/// The block that holds the entry, if it is sealed as of now.
-pub fn block_of(entry_id: Uuid) -> Option<i64> {
-    find_sealed(entry_id, |row| row.get(entry_column::BLOCK_NUMBER).unwrap_or(0))
-}
-
-/// What `read` returns for the row with this id in one leaf partition. Without an index on the id this takes longer.
-pub fn find<T>(
-    table: &Table,
-    entry_id: Uuid,
-    snapshot: pg_sys::Snapshot,
-    read: impl FnOnce(&tables::Row) -> T,
-) -> Option<T> {
-    // SAFETY: the key and the scan live until the scan ends. The tuple is read before that.
-    unsafe {
-        let mut key = pg_sys::ScanKeyData::default();
-        pg_sys::ScanKeyInit(
-            &mut key,
-            table.attribute_number(entry_column::ID),
-            pg_sys::BTEqualStrategyNumber as pg_sys::StrategyNumber,
-            pg_sys::Oid::from(pg_sys::F_UUID_EQ),
-            tables::uuid_datum(&entry_id),
-        );
-        let index = id_index_of(table);
-        let oid = index.unwrap_or(pg_sys::InvalidOid);
-        let scan = pg_sys::systable_beginscan(table.relation(), oid, index.is_some(), snapshot, 1, &mut key);
-        let tuple = pg_sys::systable_getnext(scan);
-        let found = (!tuple.is_null()).then(|| read(&table.deform(tuple)));
-        pg_sys::systable_endscan(scan);
-        found
-    }
+    let find = |partition: &SealedPartition| look_up::find_leaf_in(&partition.open(), leaf_index, snapshot, &mut read);
+    holding(block_number).iter().find_map(find)
 }

@@ -3,6 +3,7 @@
 //! owner.
 
 use super::errors::Failure;
+use super::tables::look_up::equality_key;
 use pgrx::{pg_sys, PgSqlErrorCode};
 use std::cell::Cell;
 use std::ffi::CStr;
@@ -53,14 +54,8 @@ pub fn require() -> Result<pg_sys::Oid, Failure> {
 /// Inside a transaction.
 unsafe fn of_extension() -> Option<pg_sys::Oid> {
     let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
-    let mut key = pg_sys::ScanKeyData::default();
-    pg_sys::ScanKeyInit(
-        &mut key,
-        pg_sys::Anum_pg_extension_extname as pg_sys::AttrNumber,
-        pg_sys::BTEqualStrategyNumber as pg_sys::StrategyNumber,
-        pg_sys::Oid::from(pg_sys::F_NAMEEQ),
-        c"pg_notary".as_ptr().into(),
-    );
+    let attribute = pg_sys::Anum_pg_extension_extname as pg_sys::AttrNumber;
+    let mut key = equality_key(attribute, pg_sys::F_NAMEEQ, c"pg_notary".as_ptr().into());
     let catalog = pg_sys::table_open(pg_sys::ExtensionRelationId, lock);
     let index = pg_sys::Oid::from(pg_sys::ExtensionNameIndexId);
     let scan = pg_sys::systable_beginscan(catalog, index, true, std::ptr::null_mut(), 1, &mut key);

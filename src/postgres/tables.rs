@@ -6,6 +6,7 @@
 
 mod blocks;
 mod entries;
+pub mod look_up;
 mod scan;
 mod short_values;
 mod snapshot;
@@ -395,33 +396,4 @@ pub fn uuid_datum(uuid: &Uuid) -> pg_sys::Datum {
 
 pub fn text_datum(text: &str) -> Option<pg_sys::Datum> {
     text.into_datum()
-}
-
-/// Calls `each` with the rows whose first column is this uuid, by an index that begins with it, until it returns false.
-pub fn scan_by_uuid(
-    table: &Table,
-    index: pg_sys::Oid,
-    id: Uuid,
-    snapshot: pg_sys::Snapshot,
-    mut each: impl FnMut(&Row) -> bool,
-) {
-    // SAFETY: the key and the scan live until the scan ends. A tuple is read before the next one is fetched.
-    unsafe {
-        let mut key = pg_sys::ScanKeyData::default();
-        pg_sys::ScanKeyInit(
-            &mut key,
-            1,
-            pg_sys::BTEqualStrategyNumber as pg_sys::StrategyNumber,
-            pg_sys::Oid::from(pg_sys::F_UUID_EQ),
-            uuid_datum(&id),
-        );
-        let scan = pg_sys::systable_beginscan(table.relation(), index, true, snapshot, 1, &mut key);
-        loop {
-            let tuple = pg_sys::systable_getnext(scan);
-            if tuple.is_null() || !each(&table.deform(tuple)) {
-                break;
-            }
-        }
-        pg_sys::systable_endscan(scan);
-    }
 }

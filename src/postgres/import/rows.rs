@@ -12,7 +12,7 @@ use crate::postgres::entries_pending;
 use crate::postgres::errors::Failure;
 use crate::postgres::jsonb;
 use crate::postgres::partitions;
-use crate::postgres::tables::{self, RegisteredSnapshot, Table};
+use crate::postgres::tables::{self, look_up, RegisteredSnapshot, Table};
 use crate::postgres::tracking::shape;
 use crate::postgres::tracking::versions::NewVersions;
 use pgrx::pg_sys::panic::CaughtError;
@@ -94,7 +94,7 @@ impl Batch {
             check_for_interrupts!();
             let mut others = filled.iter().filter(|(partition, _)| partition.to <= block_number);
             let is_in =
-                |table: &Table| partitions::find(table, kept.entry.entry_id, snapshot.as_ptr(), |_| ()).is_some();
+                |table: &Table| look_up::find_entry(table, kept.entry.entry_id, snapshot.as_ptr(), |_| ()).is_some();
             if others.any(|(_, table)| is_in(table)) {
                 return Err(kept.refused(REPEATED));
             }

@@ -11,9 +11,8 @@ use crate::ledger::Hash;
 use crate::postgres::entries::{self, OwnEntry};
 use crate::postgres::entry_clock;
 use crate::postgres::errors::Failure;
-use crate::postgres::partitions;
 use crate::postgres::secrets;
-use crate::postgres::tables::{self, Row, Table};
+use crate::postgres::tables::{self, look_up, Row, Table};
 use crate::postgres::tracking::metadata::MetadataBuilder;
 use crate::postgres::tracking::versions;
 use crate::postgres::verification::entry::is_included;
@@ -161,7 +160,7 @@ impl ItemEntries {
     fn newest_pending(&self, row_id: Uuid) -> Option<ItemEntry> {
         self.pending.find(row_id, |entry_id| {
             let table = Table::open("entries_pending", pg_sys::AccessShareLock);
-            partitions::find(&table, entry_id, self.snapshot, ItemEntry::pending).flatten()
+            look_up::find_entry(&table, entry_id, self.snapshot, ItemEntry::pending).flatten()
         })
     }
 

@@ -13,9 +13,8 @@ use crate::ledger::block::BlockHeader;
 use crate::ledger::file_ranges::FileRange;
 use crate::ledger::record::Entry;
 use crate::postgres::errors::Failure;
-use crate::postgres::partitions;
 use crate::postgres::pending_scan::PendingScan;
-use crate::postgres::tables::{self, entry_column, RegisteredSnapshot, Row, Table, TableScan};
+use crate::postgres::tables::{self, entry_column, look_up, RegisteredSnapshot, Row, Table, TableScan};
 use pgrx::{check_for_interrupts, pg_sys, PgSqlErrorCode};
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
@@ -180,7 +179,7 @@ fn append_pending(mirror: &Mirror, in_file: &mut InFile) -> Result<Appended, Fai
         appended.add(*id);
         if let Some(line) = line {
             lines.push(|out| out.extend_from_slice(&missing.lines[line.clone()]));
-        } else if let Some((entry, fault)) = partitions::find(&table, *id, snapshot.as_ptr(), entry_and_fault) {
+        } else if let Some((entry, fault)) = look_up::find_entry(&table, *id, snapshot.as_ptr(), entry_and_fault) {
             check(*id, fault)?;
             lines.push(|out| entry.write_line(out));
         }

@@ -8,9 +8,8 @@
 use super::handle::Mirror;
 use crate::ledger::file_ranges::FileRange;
 use crate::postgres::log_state::Settled;
-use crate::postgres::partitions;
 use crate::postgres::pending_scan::PendingScan;
-use crate::postgres::tables::{entry_column, RegisteredSnapshot, Row, Table};
+use crate::postgres::tables::{entry_column, look_up, RegisteredSnapshot, Row, Table};
 use pgrx::{check_for_interrupts, pg_sys};
 use std::collections::HashSet;
 use std::sync::atomic::Ordering;
@@ -80,7 +79,7 @@ impl Mark {
         let snapshot = RegisteredSnapshot::latest();
         while let Some(entry_id) = before.pending.iter().next().copied() {
             check_for_interrupts!();
-            if partitions::find(&table, entry_id, snapshot.as_ptr(), |_| ()).is_some() {
+            if look_up::find_entry(&table, entry_id, snapshot.as_ptr(), |_| ()).is_some() {
                 return false;
             }
             before.pending.remove(&entry_id);

@@ -21,7 +21,7 @@ use crate::postgres::errors::Failure;
 use crate::postgres::partitions;
 use crate::postgres::regular_file;
 use crate::postgres::spi;
-use crate::postgres::tables::{self, Table};
+use crate::postgres::tables::{self, look_up, Table};
 use crate::postgres::tracking::baseline_table;
 use pgrx::{check_for_interrupts, pg_sys};
 use std::cell::{Cell, OnceCell};
@@ -318,7 +318,7 @@ fn recorded(entry_id: Uuid) -> Option<Recorded> {
     check_for_interrupts!();
     let mut dirty = tables::dirty_snapshot();
     let table = Table::open("entries_pending", pg_sys::AccessShareLock);
-    if let Some(leaf) = partitions::find(&table, entry_id, &mut dirty, tables::leaf_of) {
+    if let Some(leaf) = look_up::find_entry(&table, entry_id, &mut dirty, tables::leaf_of) {
         // The search has set it for the row that it found.
         let writer = Some(dirty.xmin).filter(|xmin| *xmin != pg_sys::InvalidTransactionId);
         // SAFETY: the transaction ran a moment ago, so its parents are still known.

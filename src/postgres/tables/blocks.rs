@@ -1,5 +1,6 @@
 //! Reads the rows of `ledger.blocks`.
 
+use super::look_up::equality_key;
 use super::{checked_timestamp, RegisteredSnapshot, Row, Table};
 use crate::ledger::block::BlockHeader;
 use pgrx::pg_sys;
@@ -56,18 +57,8 @@ pub fn head_number(snapshot: &RegisteredSnapshot) -> i64 {
 
 /// The block with this number, if the snapshot sees it.
 pub fn block(block_number: i64, snapshot: &RegisteredSnapshot) -> Option<BlockHeader> {
-    let mut key = pg_sys::ScanKeyData::default();
-    // SAFETY: fills in the key. The function is that of the operator = of the column's type.
-    unsafe {
-        pg_sys::ScanKeyInit(
-            &mut key,
-            (block_column::BLOCK_NUMBER + 1) as pg_sys::AttrNumber,
-            pg_sys::BTEqualStrategyNumber as pg_sys::StrategyNumber,
-            pg_sys::Oid::from(pg_sys::F_INT8EQ),
-            block_number.into(),
-        );
-    }
-    last_of_blocks(snapshot, &mut [key])
+    let attribute = (block_column::BLOCK_NUMBER + 1) as pg_sys::AttrNumber;
+    last_of_blocks(snapshot, &mut [equality_key(attribute, pg_sys::F_INT8EQ, block_number.into())])
 }
 
 /// The last of the blocks that these keys on the block number leave.

@@ -1,6 +1,7 @@
 //! A trigger as `pg_trigger` has it, for the object access hook, which is given its Oid.
 
 use super::options::Options;
+use crate::postgres::tables::look_up::equality_key;
 use crate::postgres::tables::Row;
 use pgrx::pg_sys;
 
@@ -21,14 +22,8 @@ impl CatalogTrigger {
     pub unsafe fn find(trigger: pg_sys::Oid) -> Option<CatalogTrigger> {
         let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
         let catalog = pg_sys::table_open(pg_sys::TriggerRelationId, lock);
-        let mut key = pg_sys::ScanKeyData::default();
-        pg_sys::ScanKeyInit(
-            &mut key,
-            pg_sys::Anum_pg_trigger_oid as pg_sys::AttrNumber,
-            pg_sys::BTEqualStrategyNumber as pg_sys::StrategyNumber,
-            pg_sys::Oid::from(pg_sys::F_OIDEQ),
-            trigger.into(),
-        );
+        let mut key =
+            equality_key(pg_sys::Anum_pg_trigger_oid as pg_sys::AttrNumber, pg_sys::F_OIDEQ, trigger.into());
         let as_of_now = &raw mut pg_sys::SnapshotSelfData;
         let index = pg_sys::Oid::from(pg_sys::TriggerOidIndexId);
         let scan = pg_sys::systable_beginscan(catalog, index, true, as_of_now, 1, &mut key);

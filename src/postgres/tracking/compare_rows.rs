@@ -15,7 +15,7 @@ use crate::ledger::sha256;
 use crate::postgres::errors::Failure;
 use crate::postgres::partitions;
 use crate::postgres::subtransaction::attempt;
-use crate::postgres::tables::{self, RegisteredSnapshot, Table};
+use crate::postgres::tables::{self, look_up, RegisteredSnapshot, Table};
 use pgrx::{check_for_interrupts, pg_sys, PgMemoryContexts};
 use std::collections::HashMap;
 use uuid::Uuid;
@@ -291,7 +291,7 @@ fn version_of(record: &Record, snapshot: &RegisteredSnapshot) -> Option<Version>
     let found = match record.block {
         0 => {
             let table = Table::open("entries_pending", pg_sys::AccessShareLock);
-            partitions::find(&table, record.entry_id, snapshot, read)
+            look_up::find_entry(&table, record.entry_id, snapshot, read)
         }
         block => partitions::find_in_block(block, record.entry_id, snapshot, read),
     };

@@ -12,7 +12,7 @@ use crate::postgres::errors::Failure;
 use crate::postgres::jsonb::{self, Jsonb, JsonbText};
 use crate::postgres::relation::TableColumn;
 use crate::postgres::single_row;
-use crate::postgres::tables::{self, RegisteredSnapshot, Table};
+use crate::postgres::tables::{self, look_up, RegisteredSnapshot, Table};
 use pgrx::{pg_sys, FromDatum, IntoDatum};
 use serde_json::{json, Value};
 use std::cell::Cell;
@@ -131,7 +131,7 @@ fn stored(id: Uuid) -> Option<String> {
     let index = tables::oid_of("table_shapes_shape");
     let snapshot = RegisteredSnapshot::latest();
     let mut found = None;
-    tables::scan_by_uuid(&shapes, index, id, snapshot.as_ptr(), |row| {
+    look_up::scan_by_uuid(&shapes, index, id, snapshot.as_ptr(), |row| {
         // SAFETY: column 1 of `ledger.table_shapes` is of type jsonb.
         let columns = row.datum(1).and_then(|datum| unsafe { Jsonb::from_datum(datum, false) });
         found = columns.and_then(|columns| columns.canonical().ok());

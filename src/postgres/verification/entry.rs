@@ -10,7 +10,7 @@ use crate::postgres::errors::{or_raise, required};
 use crate::postgres::jsonb::{Jsonb, JsonbText};
 use crate::postgres::partitions;
 use crate::postgres::secrets;
-use crate::postgres::tables::{RegisteredSnapshot, Table};
+use crate::postgres::tables::{look_up, RegisteredSnapshot, Table};
 use pgrx::prelude::*;
 use serde_json::json;
 use uuid::Uuid;
@@ -70,7 +70,7 @@ fn find(entry_id: Uuid) -> Option<Found> {
     let tables = sealed.iter().rev().map(|partition| (partition.open(), true)).chain(std::iter::once((pending, false)));
     let mut found = tables.filter_map(|(table, is_sealed)| {
         let read = |row: &_| (table_blocks::sealed_entry(row, keyring.as_deref(), &mut buffers), is_sealed);
-        partitions::find(&table, entry_id, snapshot.as_ptr(), read)
+        look_up::find_entry(&table, entry_id, snapshot.as_ptr(), read)
     });
     let (entry, is_sealed) = found.next()?;
     Some(Found { entry, is_sealed, is_only: found.next().is_none() })

@@ -5,7 +5,7 @@ use crate::postgres::errors::is_unwinding;
 use crate::postgres::partitions;
 use crate::postgres::relation;
 use crate::postgres::spi;
-use crate::postgres::tables::{entry_column, prefetch_next, RegisteredSnapshot, Row, Table};
+use crate::postgres::tables::{entry_column, look_up, prefetch_next, RegisteredSnapshot, Row, Table};
 use pgrx::{check_for_interrupts, pg_sys, PgMemoryContexts};
 
 /// Reads entries by their index on leaf_index. It does not use the executor, because a query would copy each row twice.
@@ -127,7 +127,7 @@ fn indexed_partitions() -> Option<Vec<(Table, pg_sys::Oid)>> {
     let tables = sealed.map(|partition| Table::open_entries(partition.oid, pg_sys::AccessShareLock));
     tables
         .map(|table| {
-            let index = table.is_plain().then(|| partitions::leaf_index_of(&table)).flatten()?;
+            let index = table.is_plain().then(|| look_up::leaf_index_of(&table)).flatten()?;
             Some((table, index))
         })
         .collect()

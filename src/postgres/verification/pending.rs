@@ -21,7 +21,7 @@ use crate::postgres::mirror::voiding;
 use crate::postgres::partitions;
 use crate::postgres::regular_file;
 use crate::postgres::settings::{self, MirrorMode};
-use crate::postgres::tables::{entry_column, tid_of, RegisteredSnapshot, Row, Table, TableScan};
+use crate::postgres::tables::{entry_column, look_up, tid_of, RegisteredSnapshot, Row, Table, TableScan};
 use crate::postgres::transaction;
 use pgrx::{check_for_interrupts, pg_sys, PgMemoryContexts};
 use std::collections::{HashMap, HashSet};
@@ -369,7 +369,7 @@ fn is_still_there(entry_id: Uuid, row: &PendingRow) -> bool {
 fn is_pending(entry_id: Uuid) -> bool {
     let table = Table::open("entries_pending", pg_sys::AccessShareLock);
     let snapshot = RegisteredSnapshot::latest();
-    partitions::find(&table, entry_id, snapshot.as_ptr(), |_| ()).is_some()
+    look_up::find_entry(&table, entry_id, snapshot.as_ptr(), |_| ()).is_some()
 }
 
 /// Entries that are in the file but in no block, and whose row is not in the tables, committed or inserted by a running

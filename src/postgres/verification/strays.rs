@@ -15,7 +15,7 @@ use crate::postgres::partitions;
 use crate::postgres::relation;
 use crate::postgres::spi;
 use crate::postgres::tables::{
-    self, block_column, entry_column, tid_of, RegisteredSnapshot, Row, Table, TableScan, Tid,
+    self, block_column, entry_column, look_up, tid_of, RegisteredSnapshot, Row, Table, TableScan, Tid,
 };
 use pgrx::{check_for_interrupts, pg_sys};
 
@@ -192,7 +192,7 @@ impl Part {
 
     fn entries(oid: pg_sys::Oid) -> Part {
         let table = Table::open_entries(oid, pg_sys::AccessShareLock);
-        let read = match partitions::leaf_index_of(&table) {
+        let read = match look_up::leaf_index_of(&table) {
             Some(index) if table.is_heap() => ReadBy::Index(index),
             _ => ReadBy::Query,
         };
@@ -270,5 +270,5 @@ fn is_read(counted: &Counted, part: &Part, tuple: pg_sys::HeapTuple) -> bool {
     let Some(key) = part.table.bigint(tuple, part.key) else { return true };
     // SAFETY: the scan's tuple is valid until the next one is fetched.
     let tid = unsafe { (*tuple).t_self };
-    partitions::index_leads_to(&part.table, index, part.key, key, tid, &counted.snapshot)
+    look_up::index_leads_to(&part.table, index, part.key, key, tid, &counted.snapshot)
 }
