@@ -176,8 +176,7 @@ fn seal_candidates(extent: Extent, from_page: u32, count: i64) -> Result<Batch, 
     let block_size = settings::block_size();
     let limit = (BATCH_ENTRIES / block_size).max(1) * block_size;
     // Behind an old snapshot the key has as many dead entries as the table; what is new is on the last pages.
-    // SAFETY: the table is the pending one, and the snapshot is registered.
-    let start = from_page.max(unsafe { pending_floor::first_page(&pending, snapshot.as_ptr()) });
+    let start = from_page.max(pending_floor::first_page(&pending, &snapshot));
     let is_sparse = is_sparse(pending.pages().saturating_sub(start), count) && count < limit as i64;
     let scan = match is_sparse {
         true => PendingScan::Key(KeyScan::start(&pending, &snapshot)),

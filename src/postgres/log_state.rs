@@ -178,12 +178,9 @@ impl LogState {
 }
 
 /// The runs of `ledger.row_versions`.
-///
-/// # Safety
-/// The snapshot is registered or active.
-pub unsafe fn version_runs(snapshot: pg_sys::Snapshot) -> Vec<Run> {
+pub fn version_runs(snapshot: &RegisteredSnapshot) -> Vec<Run> {
     let table = Table::open("log_state", pg_sys::AccessShareLock);
-    let mut scan = TableScan::start_with(&table, snapshot, 0);
+    let mut scan = TableScan::start(&table, snapshot, 0);
     scan.last().map(|tuple| runs_of(&table.deform(tuple))).unwrap_or_default()
 }
 

@@ -169,9 +169,7 @@ fn no_place(block_number: i64) -> Failure {
 /// What `read` returns for the entry's row, if it is sealed as of now.
 pub fn find_sealed<T>(entry_id: Uuid, mut read: impl FnMut(&tables::Row) -> T) -> Option<T> {
     let snapshot = RegisteredSnapshot::latest();
-    let find = |partition: &SealedPartition| {
-        look_up::find_entry(&partition.open(), entry_id, snapshot.as_ptr(), &mut read)
-    };
+    let find = |partition: &SealedPartition| look_up::find_entry(&partition.open(), entry_id, &snapshot, &mut read);
     sealed().iter().rev().find_map(find)
 }
 
@@ -184,7 +182,7 @@ pub fn block_of(entry_id: Uuid) -> Option<i64> {
 pub fn find_in_block<T>(
     block_number: i64,
     entry_id: Uuid,
-    snapshot: pg_sys::Snapshot,
+    snapshot: &RegisteredSnapshot,
     mut read: impl FnMut(&tables::Row) -> T,
 ) -> Option<T> {
     let find = |partition: &SealedPartition| look_up::find_entry(&partition.open(), entry_id, snapshot, &mut read);
@@ -195,7 +193,7 @@ pub fn find_in_block<T>(
 pub fn find_leaf<T>(
     block_number: i64,
     leaf_index: i64,
-    snapshot: pg_sys::Snapshot,
+    snapshot: &RegisteredSnapshot,
     mut read: impl FnMut(&tables::Row) -> T,
 ) -> Option<T> {
     let find = |partition: &SealedPartition| look_up::find_leaf_in(&partition.open(), leaf_index, snapshot, &mut read);

@@ -8,7 +8,7 @@ use super::database;
 use super::database_slot::DatabaseSlot;
 use super::prepared_transactions::is_running;
 use super::relation;
-use super::tables::{self, tid_of, Table, TableScan};
+use super::tables::{self, tid_of, RegisteredSnapshot, Table, TableScan};
 use crate::ledger::pending_floor::PendingFloor;
 use pgrx::pg_sys;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -56,11 +56,8 @@ impl SharedFloor {
     }
 }
 
-/// The page before which the snapshot sees no entry: 0 if that is not known.
-///
-/// # Safety
-/// `table` is `ledger.entries_pending`; the snapshot is registered or active.
-pub unsafe fn first_page(table: &Table, snapshot: pg_sys::Snapshot) -> u32 {
+/// The page of `ledger.entries_pending` before which the snapshot sees no entry: 0 if that is not known.
+pub fn first_page(table: &Table, snapshot: &RegisteredSnapshot) -> u32 {
     let Ok((_, slot)) = database::slot() else { return 0 };
     let floor = &slot.pending_floor;
     // In this order: the worker, which raises the floor, sets file and raiser so that they fit whatever page is read.
@@ -77,13 +74,12 @@ pub unsafe fn first_page(table: &Table, snapshot: pg_sys::Snapshot) -> u32 {
 }
 
 /// Whether the snapshot was taken after this transaction of the worker has ended.
-///
-/// # Safety
-/// The snapshot is registered or active.
-unsafe fn sees_end_of(raiser: pg_sys::TransactionId, snapshot: pg_sys::Snapshot) -> bool {
-    let is_mvcc = (*snapshot).snapshot_type == pg_sys::SnapshotType::SNAPSHOT_MVCC;
+fn sees_end_of(raiser: pg_sys::TransactionId, snapshot: &RegisteredSnapshot) -> bool {
+    // SAFETY: it stays as it is while it is registered.
+    let data = unsafe { &*snapshot.as_ptr() };
+    let is_mvcc = data.snapshot_type == pg_sys::SnapshotType::SNAPSHOT_MVCC;
     // Transactions of the primary are not known here. A session may hold a snapshot from before the promotion.
-    is_mvcc && !(*snapshot).takenDuringRecovery && !is_running(raiser, snapshot)
+    is_mvcc && !data.takenDuringRecovery && !is_running(raiser, snapshot)
 }
 
 /// When the worker raises the floor.

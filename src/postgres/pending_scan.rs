@@ -27,8 +27,7 @@ pub enum PendingScan<'a> {
 impl<'a> PendingScan<'a> {
     /// `entries` is how many there are, as far as is known.
     pub fn start(table: &'a Table, snapshot: &'a RegisteredSnapshot, entries: i64) -> Self {
-        // SAFETY: the table is the pending one, and the snapshot is registered.
-        let from = unsafe { pending_floor::first_page(table, snapshot.as_ptr()) };
+        let from = pending_floor::first_page(table, snapshot);
         match is_sparse(table.pages().saturating_sub(from), entries) {
             true => PendingScan::Key(KeyScan::start(table, snapshot)),
             false => PendingScan::Pages(TableScan::start(table, snapshot, from)),
@@ -44,21 +43,18 @@ impl<'a> PendingScan<'a> {
     }
 }
 
-/// Gives `each` every pending entry, in no particular order, until it returns false.
+/// Gives `each` every entry of `ledger.entries_pending`, in no particular order, until it returns false.
 ///
 /// Reads them through the index on the id, not page by page, unless few pages are left behind the floor. The table holds
 /// many rows that were sealed and not yet vacuumed. The first session that meets them marks their index entries dead, and
 /// then they cost the next one nearly nothing.
-///
-/// # Safety
-/// `table` is `ledger.entries_pending`; the snapshot is registered or active.
-pub unsafe fn each(table: &Table, snapshot: pg_sys::Snapshot, each: impl FnMut(pg_sys::HeapTuple, &Row) -> bool) {
+pub fn each(table: &Table, snapshot: &RegisteredSnapshot, each: impl FnMut(pg_sys::HeapTuple, &Row) -> bool) {
     let from = pending_floor::first_page(table, snapshot);
     if from > 0 && table.pages() - from <= FEW_PAGES {
-        let mut scan = TableScan::start_with(table, snapshot, from);
+        let mut scan = TableScan::start(table, snapshot, from);
         each_of(table, || scan.next(), each);
     } else {
-        let mut scan = KeyScan::start_with(table, snapshot);
+        let mut scan = KeyScan::start(table, snapshot);
         each_of(table, || scan.next(), each);
     }
 }

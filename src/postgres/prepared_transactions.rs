@@ -3,6 +3,7 @@
 
 use super::database;
 use super::settings::max_prepared;
+use super::tables::RegisteredSnapshot;
 use pgrx::pg_sys;
 
 /// The prepared transactions of this database, and perhaps some that are being prepared or have been decided.
@@ -21,10 +22,8 @@ pub fn of_database() -> Vec<pg_sys::TransactionId> {
     all.filter(|(of, xid)| *of == database && *xid != pg_sys::InvalidTransactionId).map(|(_, xid)| xid).collect()
 }
 
-/// Whether the snapshot sees a top-level transaction as one that has neither committed nor aborted.
-///
-/// # Safety
-/// The snapshot is an MVCC snapshot, registered or active.
-pub unsafe fn is_running(xid: pg_sys::TransactionId, snapshot: pg_sys::Snapshot) -> bool {
-    pg_sys::XidInMVCCSnapshot(xid, snapshot)
+/// Whether the snapshot, an MVCC snapshot, sees a top-level transaction as one that has neither committed nor aborted.
+pub fn is_running(xid: pg_sys::TransactionId, snapshot: &RegisteredSnapshot) -> bool {
+    // SAFETY: the snapshot is registered. Postgres searches its lists of transactions, for any number.
+    unsafe { pg_sys::XidInMVCCSnapshot(xid, snapshot.as_ptr()) }
 }

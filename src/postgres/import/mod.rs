@@ -187,13 +187,11 @@ fn require_empty_ledger() -> Result<(), Failure> {
     // If blocks were removed, what sealing keeps beside them may still be there.
     let names = ["blocks", "log_nodes", "row_versions"];
     let tables = names.map(|name| Table::open(name, pg_sys::AccessShareLock));
-    // SAFETY: the snapshot is registered.
-    let has_runs = unsafe { !log_state::version_runs(snapshot.as_ptr()).is_empty() };
+    let has_runs = !log_state::version_runs(&snapshot).is_empty();
     if has_runs || !tables.into_iter().all(is_empty) {
         return Err(not_empty());
     }
-    // SAFETY: the snapshot is registered.
-    unsafe { all_entries::for_each(snapshot.as_ptr(), |_| Err(not_empty())) }
+    all_entries::for_each(&snapshot, |_| Err(not_empty()))
 }
 
 fn not_empty() -> Failure {

@@ -93,8 +93,7 @@ impl Batch {
         for (block_number, kept) in of_blocks.zip(&self.entries) {
             check_for_interrupts!();
             let mut others = filled.iter().filter(|(partition, _)| partition.to <= block_number);
-            let is_in =
-                |table: &Table| look_up::find_entry(table, kept.entry.entry_id, snapshot.as_ptr(), |_| ()).is_some();
+            let is_in = |table: &Table| look_up::find_entry(table, kept.entry.entry_id, &snapshot, |_| ()).is_some();
             if others.any(|(_, table)| is_in(table)) {
                 return Err(kept.refused(REPEATED));
             }

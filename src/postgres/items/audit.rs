@@ -11,8 +11,8 @@ use crate::ledger::row_change::{ITEM_MOVED, ITEM_REVOKED, ITEM_SIGNED};
 use crate::postgres::all_entries;
 use crate::postgres::errors::or_raise;
 use crate::postgres::jsonb::Jsonb;
-use crate::postgres::tables::{entry_column, Row};
-use pgrx::pg_sys::{self, TimestampTz};
+use crate::postgres::tables::{entry_column, RegisteredSnapshot, Row};
+use pgrx::pg_sys::TimestampTz;
 use serde_json::{json, Value};
 use std::collections::BTreeMap;
 use uuid::Uuid;
@@ -41,7 +41,7 @@ struct Audit {
 pub fn verify_registry() -> (bool, Value) {
     let audit = with_latest_snapshot(|mut verifier| {
         let mut audit = Audit::default();
-        let mut recorded = newest_entries();
+        let mut recorded = newest_entries(verifier.entries().snapshot());
         for name in rows::all_names() {
             let newest = recorded.remove(&name).unwrap_or_default();
             let registration = audit.check(&mut verifier, &name);
@@ -154,14 +154,13 @@ fn differences(row: &Repeated, newest: &Newest, entry_id: Uuid, registration: &R
 
 /// Reads all entries: an attacker could hide one from the index. Metadata is parsed here and not by Postgres, whose
 /// functions trust that a stored value is sound.
-fn newest_entries() -> BTreeMap<ItemName, Newest> {
+fn newest_entries(snapshot: &RegisteredSnapshot) -> BTreeMap<ItemName, Newest> {
     let mut found: BTreeMap<ItemName, Newest> = BTreeMap::new();
     let note = |row: &Row| {
         note_entry(row, &mut found);
         Ok(())
     };
-    // SAFETY: the snapshot is active, and stays so until this has returned.
-    or_raise(unsafe { all_entries::for_each(pg_sys::GetActiveSnapshot(), note) });
+    or_raise(all_entries::for_each(snapshot, note));
     found
 }
 

@@ -12,7 +12,7 @@ use crate::postgres::entries::{self, OwnEntry};
 use crate::postgres::entry_clock;
 use crate::postgres::errors::Failure;
 use crate::postgres::secrets;
-use crate::postgres::tables::{self, look_up, Row, Table};
+use crate::postgres::tables::{self, look_up, RegisteredSnapshot, Row, Table};
 use crate::postgres::tracking::metadata::MetadataBuilder;
 use crate::postgres::tracking::versions;
 use crate::postgres::verification::entry::is_included;
@@ -135,19 +135,21 @@ fn check_signature(entry: &Entry, by_key: &mut KeyCounts) -> Result<(), String> 
 }
 
 /// The entries that a snapshot sees.
-pub struct ItemEntries {
-    snapshot: pg_sys::Snapshot,
-    pending: PendingItems,
+pub struct ItemEntries<'a> {
+    snapshot: &'a RegisteredSnapshot,
+    pending: PendingItems<'a>,
     tree: StoredNodes,
 }
 
-impl ItemEntries {
-    /// With `as_of`, uses what an earlier call has read of pending entries, and keeps it for the next.
-    ///
-    /// # Safety
-    /// The snapshot stays registered or active for as long as this value is there. It was taken after `as_of`.
-    pub unsafe fn of_snapshot(snapshot: pg_sys::Snapshot, as_of: Option<AsOf>) -> ItemEntries {
+impl<'a> ItemEntries<'a> {
+    /// With `as_of`, after which the snapshot was taken, uses what an earlier call has read of pending entries, and
+    /// keeps it for the next.
+    pub fn of_snapshot(snapshot: &'a RegisteredSnapshot, as_of: Option<AsOf>) -> ItemEntries<'a> {
         ItemEntries { snapshot, pending: PendingItems::of_snapshot(snapshot, as_of), tree: StoredNodes::default() }
+    }
+
+    pub fn snapshot(&self) -> &RegisteredSnapshot {
+        self.snapshot
     }
 
     /// The entry that was recorded last about the item, if there is one.
@@ -166,9 +168,7 @@ impl ItemEntries {
 
     /// The newest sealed entry about the item.
     fn newest_sealed(&self, row_id: Uuid) -> Option<ItemEntry> {
-        // SAFETY: the caller of of_snapshot() promised that the snapshot stays registered or active.
-        let (newest, lost) =
-            unsafe { versions::newest_sealed(row_id, self.snapshot, ItemEntry::sealed, ItemEntry::order) };
+        let (newest, lost) = versions::newest_sealed(row_id, self.snapshot, ItemEntry::sealed, ItemEntry::order);
         lost.map(ItemEntry::gone).or(newest)
     }
 

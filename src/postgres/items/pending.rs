@@ -21,7 +21,7 @@ use crate::postgres::entries_pending;
 use crate::postgres::errorless;
 use crate::postgres::memory::at_end_of_transaction;
 use crate::postgres::prepared_transactions::{self, is_running};
-use crate::postgres::tables::{self, entry_column, Row};
+use crate::postgres::tables::{self, entry_column, RegisteredSnapshot, Row};
 use crate::postgres::tracking::versions;
 use crate::postgres::transaction;
 use pgrx::pg_sys;
@@ -42,11 +42,8 @@ struct Newest {
 }
 
 impl Newest {
-    /// Reads all that is pending.
-    ///
-    /// # Safety
-    /// The snapshot is registered or active, and was taken after `as_of`.
-    unsafe fn read(snapshot: pg_sys::Snapshot, as_of: Option<AsOf>) -> Newest {
+    /// Reads all that is pending. The snapshot was taken after `as_of`.
+    fn read(snapshot: &RegisteredSnapshot, as_of: Option<AsOf>) -> Newest {
         let as_of = as_of.map(|as_of| as_of.seen_by(snapshot));
         let mut newest = Newest { entries: HashMap::new(), as_of, level: errorless::nest_level() };
         versions::each_pending(snapshot, is_about_an_item, read_row, |(row_id, at)| newest.note(row_id, at));
@@ -62,9 +59,7 @@ impl Newest {
         *newest = at.max(*newest);
     }
 
-    /// # Safety
-    /// The snapshot is registered or active.
-    unsafe fn holds_for(&self, snapshot: pg_sys::Snapshot) -> bool {
+    fn holds_for(&self, snapshot: &RegisteredSnapshot) -> bool {
         self.as_of.as_ref().is_some_and(|as_of| as_of.holds_for(snapshot))
     }
 }
@@ -108,19 +103,13 @@ impl AsOf {
     }
 
     /// Forgets prepared transactions that the snapshot sees as decided.
-    ///
-    /// # Safety
-    /// The snapshot is registered or active.
-    unsafe fn seen_by(mut self, snapshot: pg_sys::Snapshot) -> AsOf {
+    fn seen_by(mut self, snapshot: &RegisteredSnapshot) -> AsOf {
         self.prepared.retain(|xid| is_running(*xid, snapshot));
         self
     }
 
     /// Whether this snapshot sees no entries of others that the earlier one did not see.
-    ///
-    /// # Safety
-    /// The snapshot is registered or active.
-    unsafe fn holds_for(&self, snapshot: pg_sys::Snapshot) -> bool {
+    fn holds_for(&self, snapshot: &RegisteredSnapshot) -> bool {
         self.slot.is_exact(self.count) && self.prepared.iter().all(|xid| is_running(*xid, snapshot))
     }
 }
@@ -130,8 +119,8 @@ thread_local! {
 }
 
 /// The newest pending entries about items, for a snapshot. They are read when they are first asked for.
-pub struct PendingItems {
-    snapshot: pg_sys::Snapshot,
+pub struct PendingItems<'a> {
+    snapshot: &'a RegisteredSnapshot,
     /// When the snapshot was taken, if what is read is to be kept for the next call.
     as_of: Option<AsOf>,
     newest: RefCell<Option<Newest>>,
@@ -141,10 +130,9 @@ pub struct PendingItems {
     own_entries: i64,
 }
 
-impl PendingItems {
-    /// # Safety
-    /// The snapshot stays registered or active for as long as this value is there. It was taken after `as_of`.
-    pub unsafe fn of_snapshot(snapshot: pg_sys::Snapshot, as_of: Option<AsOf>) -> PendingItems {
+impl<'a> PendingItems<'a> {
+    /// The snapshot was taken after `as_of`.
+    pub fn of_snapshot(snapshot: &'a RegisteredSnapshot, as_of: Option<AsOf>) -> PendingItems<'a> {
         let kept = as_of.as_ref().and_then(|_| KEPT.take()).filter(|kept| kept.holds_for(snapshot));
         PendingItems {
             snapshot,
@@ -167,13 +155,11 @@ impl PendingItems {
 
     fn about(&self, row_id: Uuid) -> Option<Uuid> {
         let mut newest = self.newest.borrow_mut();
-        // SAFETY: the caller of of_snapshot() promised that the snapshot stays registered or active, and when it was
-        // taken.
-        newest.get_or_insert_with(|| unsafe { Newest::read(self.snapshot, self.as_of.clone()) }).about(row_id)
+        newest.get_or_insert_with(|| Newest::read(self.snapshot, self.as_of.clone())).about(row_id)
     }
 }
 
-impl Drop for PendingItems {
+impl Drop for PendingItems<'_> {
     /// Keeps what was read. But not if this transaction has recorded meanwhile: that could not be noted.
     fn drop(&mut self) {
         if self.as_of.is_some() && transaction::entries() == self.own_entries {

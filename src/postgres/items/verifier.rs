@@ -13,6 +13,7 @@ use crate::items::signature_line::LineFormat;
 use crate::items::verifier::{mismatch, no_hash, verify_integrity, verify_registered, Status, Verification, SOLUTION};
 use crate::items::{ItemError, ItemType};
 use crate::ledger::verifier::KeyCounts;
+use crate::postgres::tables::RegisteredSnapshot;
 use pgrx::{check_for_interrupts, pg_sys};
 use std::collections::{HashMap, HashSet};
 use uuid::Uuid;
@@ -49,8 +50,8 @@ pub struct Alone {
 }
 
 /// One run over any number of items, all as one snapshot sees them.
-pub struct Verifier {
-    entries: ItemEntries,
+pub struct Verifier<'a> {
+    entries: ItemEntries<'a>,
     /// Items of the registry that are valid with all that they call, and their hashes.
     valid: HashMap<Uuid, String>,
     /// How many items were found valid, those that others call included.
@@ -63,28 +64,25 @@ pub struct Verifier {
 
 /// Runs `work` with a snapshot of what is committed now and what this transaction has done, whatever its isolation
 /// level: a transaction that began before an item was revoked must not use it.
-pub fn with_latest_snapshot<T>(work: impl FnOnce(Verifier) -> T) -> T {
+pub fn with_latest_snapshot<T>(work: impl FnOnce(Verifier<'_>) -> T) -> T {
     with_snapshot(false, work)
 }
 
 /// The same for signing, often of many items in one transaction: what is read of pending entries is kept for the next
 /// call.
-pub fn with_latest_snapshot_to_sign<T>(work: impl FnOnce(Verifier) -> T) -> T {
+pub fn with_latest_snapshot_to_sign<T>(work: impl FnOnce(Verifier<'_>) -> T) -> T {
     with_snapshot(true, work)
 }
 
-fn with_snapshot<T>(to_sign: bool, work: impl FnOnce(Verifier) -> T) -> T {
-    // SAFETY: inside a transaction. After an ERROR, its end takes the snapshot off the stack.
-    unsafe {
-        pg_sys::CommandCounterIncrement();
-        let as_of = if to_sign { AsOf::now() } else { None };
-        pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot());
-        let entries = ItemEntries::of_snapshot(pg_sys::GetActiveSnapshot(), as_of);
-        let by_key = KeyCounts::default();
-        let done = work(Verifier { entries, valid: HashMap::new(), verified: 0, cached: 0, by_key });
-        pg_sys::PopActiveSnapshot();
-        done
-    }
+fn with_snapshot<T>(to_sign: bool, work: impl FnOnce(Verifier<'_>) -> T) -> T {
+    // SAFETY: inside a transaction.
+    unsafe { pg_sys::CommandCounterIncrement() };
+    let as_of = if to_sign { AsOf::now() } else { None };
+    let snapshot = RegisteredSnapshot::latest();
+    snapshot.while_active(|| {
+        let (entries, by_key) = (ItemEntries::of_snapshot(&snapshot, as_of), KeyCounts::default());
+        work(Verifier { entries, valid: HashMap::new(), verified: 0, cached: 0, by_key })
+    })
 }
 
 /// An item on the way down, and how far its calls have been verified.
@@ -97,8 +95,8 @@ struct Frame {
     is_registered: bool,
 }
 
-impl Verifier {
-    pub fn entries(&self) -> &ItemEntries {
+impl<'a> Verifier<'a> {
+    pub fn entries(&self) -> &ItemEntries<'a> {
         &self.entries
     }
 

@@ -179,7 +179,7 @@ fn append_pending(mirror: &Mirror, in_file: &mut InFile) -> Result<Appended, Fai
         appended.add(*id);
         if let Some(line) = line {
             lines.push(|out| out.extend_from_slice(&missing.lines[line.clone()]));
-        } else if let Some((entry, fault)) = look_up::find_entry(&table, *id, snapshot.as_ptr(), entry_and_fault) {
+        } else if let Some((entry, fault)) = look_up::find_entry(&table, *id, &snapshot, entry_and_fault) {
             check(*id, fault)?;
             lines.push(|out| entry.write_line(out));
         }

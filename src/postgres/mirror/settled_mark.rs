@@ -79,7 +79,7 @@ impl Mark {
         let snapshot = RegisteredSnapshot::latest();
         while let Some(entry_id) = before.pending.iter().next().copied() {
             check_for_interrupts!();
-            if look_up::find_entry(&table, entry_id, snapshot.as_ptr(), |_| ()).is_some() {
+            if look_up::find_entry(&table, entry_id, &snapshot, |_| ()).is_some() {
                 return false;
             }
             before.pending.remove(&entry_id);

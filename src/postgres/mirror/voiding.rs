@@ -318,7 +318,9 @@ fn recorded(entry_id: Uuid) -> Option<Recorded> {
     check_for_interrupts!();
     let mut dirty = tables::dirty_snapshot();
     let table = Table::open("entries_pending", pg_sys::AccessShareLock);
-    if let Some(leaf) = look_up::find_entry(&table, entry_id, &mut dirty, tables::leaf_of) {
+    // SAFETY: the snapshot outlives the search.
+    let pending = unsafe { look_up::find_entry_with(&table, entry_id, &mut dirty, tables::leaf_of) };
+    if let Some(leaf) = pending {
         // The search has set it for the row that it found.
         let writer = Some(dirty.xmin).filter(|xmin| *xmin != pg_sys::InvalidTransactionId);
         // SAFETY: the transaction ran a moment ago, so its parents are still known.

@@ -48,12 +48,12 @@ pub fn scan_by_uuid(
     table: &Table,
     index: pg_sys::Oid,
     id: Uuid,
-    snapshot: pg_sys::Snapshot,
+    snapshot: &RegisteredSnapshot,
     mut each: impl FnMut(&Row) -> bool,
 ) {
     let key = equality_key(1, pg_sys::F_UUID_EQ, uuid_datum(&id));
     // SAFETY: the column is a uuid, and so is the value. A tuple is read before the next one is fetched.
-    unsafe { scan_by(table, Some(index), key, snapshot, |tuple| each(&table.deform(tuple))) }
+    unsafe { scan_by(table, Some(index), key, snapshot.as_ptr(), |tuple| each(&table.deform(tuple))) }
 }
 
 /// What `read` returns for the row with this id in one table of entries, as the snapshot sees it. Without an index on
@@ -61,18 +61,29 @@ pub fn scan_by_uuid(
 pub fn find_entry<T>(
     table: &Table,
     entry_id: Uuid,
+    snapshot: &RegisteredSnapshot,
+    read: impl FnOnce(&Row) -> T,
+) -> Option<T> {
+    // SAFETY: the snapshot is registered, and borrowed for the call.
+    unsafe { find_entry_with(table, entry_id, snapshot.as_ptr(), read) }
+}
+
+/// As [`find_entry`], with a snapshot that cannot be registered, as a dirty one cannot.
+///
+/// # Safety
+/// The snapshot outlives the call.
+pub unsafe fn find_entry_with<T>(
+    table: &Table,
+    entry_id: Uuid,
     snapshot: pg_sys::Snapshot,
     read: impl FnOnce(&Row) -> T,
 ) -> Option<T> {
     let key = equality_key(table.attribute_number(entry_column::ID), pg_sys::F_UUID_EQ, uuid_datum(&entry_id));
     let (mut read, mut found) = (Some(read), None);
-    // SAFETY: the column is a uuid, and so is the value. The tuple is read before the scan goes on.
-    unsafe {
-        scan_by(table, id_index_of(table), key, snapshot, |tuple| {
-            found = read.take().map(|read| read(&table.deform(tuple)));
-            false
-        });
-    }
+    scan_by(table, id_index_of(table), key, snapshot, |tuple| {
+        found = read.take().map(|read| read(&table.deform(tuple)));
+        false
+    });
     found
 }
 
@@ -80,14 +91,14 @@ pub fn find_entry<T>(
 pub fn find_leaf_in<T>(
     table: &Table,
     leaf_index: i64,
-    snapshot: pg_sys::Snapshot,
+    snapshot: &RegisteredSnapshot,
     read: impl FnOnce(&Row) -> T,
 ) -> Option<T> {
     let key = bigint_key(table, entry_column::LEAF_INDEX, leaf_index);
     let (mut read, mut found) = (Some(read), None);
-    // SAFETY: callers pass a snapshot that is registered or active; the tuple is read before the scan goes on.
+    // SAFETY: the column is a bigint; the tuple is read before the scan goes on.
     unsafe {
-        scan_by(table, leaf_index_of(table), key, snapshot, |tuple| {
+        scan_by(table, leaf_index_of(table), key, snapshot.as_ptr(), |tuple| {
             let row = table.deform(tuple);
             // A row that was changed in the data file has another place than the index says.
             if super::leaf_index(&row) == leaf_index {

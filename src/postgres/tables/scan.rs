@@ -114,14 +114,8 @@ pub type KeyValue = (pg_sys::Datum, u32);
 impl<'a> KeyScan<'a> {
     /// All rows.
     pub fn start(table: &'a Table, snapshot: &'a RegisteredSnapshot) -> Self {
-        // SAFETY: the snapshot is registered, and borrowed as long as the scan lives.
-        unsafe { Self::start_with(table, snapshot.as_ptr()) }
-    }
-
-    /// # Safety
-    /// The snapshot outlives the scan.
-    pub unsafe fn start_with(table: &'a Table, snapshot: pg_sys::Snapshot) -> Self {
-        Self::begin(table, snapshot, &mut [])
+        // SAFETY: there are no values.
+        unsafe { Self::begin(table, snapshot, &mut []) }
     }
 
     /// Only the rows whose first columns have these values.
@@ -130,17 +124,22 @@ impl<'a> KeyScan<'a> {
     /// The values are of the types of the columns, and outlive the scan.
     pub unsafe fn start_at(table: &'a Table, snapshot: &'a RegisteredSnapshot, values: &[KeyValue]) -> Self {
         let conditions = values.iter().enumerate().map(|(column, value)| condition(table, column, value));
-        Self::begin(table, snapshot.as_ptr(), &mut conditions.collect::<Vec<_>>())
+        Self::begin(table, snapshot, &mut conditions.collect::<Vec<_>>())
     }
 
     /// # Safety
-    /// The snapshot, and the values of the conditions, outlive the scan.
-    unsafe fn begin(table: &'a Table, snapshot: pg_sys::Snapshot, conditions: &mut [pg_sys::ScanKeyData]) -> Self {
+    /// The values of the conditions are of the types of the columns, and outlive the scan.
+    unsafe fn begin(
+        table: &'a Table,
+        snapshot: &'a RegisteredSnapshot,
+        conditions: &mut [pg_sys::ScanKeyData],
+    ) -> Self {
         let (count, first) = (conditions.len(), conditions.as_mut_ptr());
         // A superuser may have dropped the key, or put another in its place: then all pages are read.
         let key = table.primary_key();
         let has_key = key != pg_sys::InvalidOid && begins_with_first_columns(key, count);
-        let scan = pg_sys::systable_beginscan(table.relation(), key, has_key, snapshot, count as i32, first);
+        let (relation, snapshot) = (table.relation(), snapshot.as_ptr());
+        let scan = pg_sys::systable_beginscan(relation, key, has_key, snapshot, count as i32, first);
         KeyScan { scan, lends: PhantomData }
     }
 
@@ -228,27 +227,28 @@ pub fn tid(tid: pg_sys::ItemPointerData) -> Tid {
 
 impl Table {
     /// What `read` makes of the row at this place, as the snapshot sees it; `None` if it sees no row there.
-    ///
-    /// # Safety
-    /// The snapshot is registered or active.
-    pub unsafe fn fetch<T>(
+    pub fn fetch<T>(
         &self,
         tid: pg_sys::ItemPointerData,
-        snapshot: pg_sys::Snapshot,
+        snapshot: &RegisteredSnapshot,
         read: impl FnOnce(&Row) -> T,
     ) -> Option<T> {
         self.require_heap();
         let mut tuple = pg_sys::HeapTupleData { t_self: tid, ..Default::default() };
         let mut buffer = pg_sys::InvalidBuffer as pg_sys::Buffer;
-        #[cfg(feature = "pg14")]
-        let found = pg_sys::heap_fetch(self.relation, snapshot, &mut tuple, &mut buffer);
-        #[cfg(not(feature = "pg14"))]
-        let found = pg_sys::heap_fetch(self.relation, snapshot, &mut tuple, &mut buffer, false);
-        if !found {
-            return None;
-        }
-        let copy = pg_sys::heap_copytuple(&mut tuple);
-        pg_sys::ReleaseBuffer(buffer);
+        // SAFETY: the table is a heap, and the snapshot is registered. The tuple is copied while its buffer is held.
+        let copy = unsafe {
+            #[cfg(feature = "pg14")]
+            let found = pg_sys::heap_fetch(self.relation, snapshot.as_ptr(), &mut tuple, &mut buffer);
+            #[cfg(not(feature = "pg14"))]
+            let found = pg_sys::heap_fetch(self.relation, snapshot.as_ptr(), &mut tuple, &mut buffer, false);
+            if !found {
+                return None;
+            }
+            let copy = pg_sys::heap_copytuple(&mut tuple);
+            pg_sys::ReleaseBuffer(buffer);
+            copy
+        };
         Some(read(&self.deform(copy)))
     }
 }

@@ -81,16 +81,16 @@ pub struct SnapshotContent {
 
 impl SnapshotContent {
     /// `None` of a snapshot that sees by other rules.
-    ///
-    /// # Safety
-    /// The snapshot is registered or active.
-    pub unsafe fn of(snapshot: pg_sys::Snapshot) -> Option<SnapshotContent> {
-        let data = &*snapshot;
+    pub fn of(snapshot: &RegisteredSnapshot) -> Option<SnapshotContent> {
+        // SAFETY: it stays as it is while it is registered.
+        let data = unsafe { &*snapshot.as_ptr() };
         (data.snapshot_type == pg_sys::SnapshotType::SNAPSHOT_MVCC).then(|| SnapshotContent {
             begin: data.xmin,
             end: data.xmax,
-            running: numbers(data.xip, data.xcnt as usize),
-            running_subtransactions: numbers(data.subxip, data.subxcnt as usize),
+            // SAFETY: Postgres keeps so many numbers in each list, or, in a copy, none.
+            running: unsafe { numbers(data.xip, data.xcnt as usize) },
+            // SAFETY: as above.
+            running_subtransactions: unsafe { numbers(data.subxip, data.subxcnt as usize) },
             lacks_subtransactions: data.suboverflowed,
             is_of_recovery: data.takenDuringRecovery,
             command: data.curcid,

@@ -157,11 +157,8 @@ impl RecordedRows<'_> {
 
     fn has(&mut self, plan: &Plan, row: &tables::Row) -> Result<bool, Failure> {
         let row_id = RowKey::id_of(&plan.options.table_id, &plan.key, row)?;
-        let snapshot = self.snapshot.as_ptr();
-        // SAFETY: `self.snapshot` is registered for as long as `self` borrows it.
-        let pending = self.pending.get_or_insert_with(|| unsafe { versions::pending_rows(snapshot) });
-        // SAFETY: `self.snapshot` is registered for as long as `self` borrows it.
-        Ok(pending.contains(&row_id) || unsafe { versions::has_sealed(row_id, snapshot) })
+        let pending = self.pending.get_or_insert_with(|| versions::pending_rows(self.snapshot));
+        Ok(pending.contains(&row_id) || versions::has_sealed(row_id, self.snapshot))
     }
 }
 

@@ -218,11 +218,11 @@ impl<'a> Comparison<'a> {
         newest: Option<&Record>,
         (problem, detail): Finding,
     ) -> Result<(), Failure> {
-        let snapshot = self.snapshot.as_ptr();
+        let snapshot = self.snapshot;
         let comparer = self.comparer(live.place.relation)?;
         let key = |row: &tables::Row| columns::object(&comparer.plan.key, row);
         let mut context = PgMemoryContexts::new("pg_notary problem with a row");
-        // SAFETY: the snapshot is registered; a key is text of its own, not in the context.
+        // SAFETY: a key is text of its own, not in the context.
         let key = unsafe { context.switch_to(|_| comparer.table().fetch(live.place.tid, snapshot, key)) };
         let row_key = key.transpose()?.unwrap_or_default();
         let entry_id = newest.map(|newest| newest.entry_id);
@@ -247,8 +247,7 @@ fn is_under(
     snapshot: &RegisteredSnapshot,
 ) -> bool {
     let image = |row: &tables::Row| columns::object(&older.columns, row);
-    // SAFETY: the snapshot is registered.
-    let image = attempt(|| unsafe { comparer.table().fetch(live.place.tid, snapshot.as_ptr(), image) });
+    let image = attempt(|| comparer.table().fetch(live.place.tid, snapshot, image));
     // Where there is none, the full comparison says why.
     matches!(image, Ok(Some(Ok(image))) if sha256(image.as_bytes()) == newest.data_hash)
 }
@@ -263,8 +262,7 @@ fn compare_fully(
     let Some(version) = version_of(newest, snapshot) else { return Ok(None) };
     let compare = |row: &tables::Row| comparer.compare(row, &version);
     // The entry may cover a column that is not covered any more, and whose value cannot be printed.
-    // SAFETY: the snapshot is registered.
-    let compared = attempt(|| unsafe { comparer.table().fetch(live.place.tid, snapshot.as_ptr(), compare) });
+    let compared = attempt(|| comparer.table().fetch(live.place.tid, snapshot, compare));
     match compared {
         Ok(compared) => compared.unwrap_or(Ok(None)),
         Err(cause) => {
@@ -286,7 +284,6 @@ fn key_in(entry: &Record, root: &Table, options: &Options, snapshot: &Registered
 
 /// The entry behind a record.
 fn version_of(record: &Record, snapshot: &RegisteredSnapshot) -> Option<Version> {
-    let snapshot = snapshot.as_ptr();
     let read = |row: &tables::Row| Version::from_row(row);
     let found = match record.block {
         0 => {

@@ -30,8 +30,7 @@ pub fn tracked_by_ledger(snapshot: &RegisteredSnapshot) -> BTreeMap<String, Note
         notes.extend(note_of(row));
         Ok(())
     };
-    // SAFETY: the snapshot is registered.
-    or_raise(unsafe { all_entries::for_each(snapshot.as_ptr(), read) });
+    or_raise(all_entries::for_each(snapshot, read));
     notes.sort_by_key(|note| (note.at, note.is_tracked));
     let mut tracked = BTreeMap::new();
     for note in notes {

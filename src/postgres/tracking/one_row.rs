@@ -107,8 +107,7 @@ impl OneRow {
 
     /// All entries about the row, the oldest first.
     pub fn versions(&self) -> Result<Vec<Version>, Failure> {
-        // SAFETY: the snapshot is registered.
-        unsafe { versions::all(self.found.row_id, self.snapshot.as_ptr()) }
+        versions::all(self.found.row_id, &self.snapshot)
     }
 
     /// The newest entry about the row, and what is wrong with it.
@@ -130,9 +129,7 @@ impl OneRow {
         let plan = plan_of(&table)?;
         let comparer = Comparer::new(Table::open_oid(relation, pg_sys::NoLock), plan);
         let compare = |row: &Row| comparer.compare(row, version);
-        // SAFETY: the snapshot is registered.
-        let finding = unsafe { table.fetch(tid, self.snapshot.as_ptr(), compare) };
-        let finding = finding.unwrap_or(Ok(None))?;
+        let finding = table.fetch(tid, &self.snapshot, compare).unwrap_or(Ok(None))?;
         Ok((newest, finding))
     }
 
@@ -180,8 +177,8 @@ fn place_of(table: Table, key: &TypedKey, snapshot: &RegisteredSnapshot) -> Opti
 }
 
 fn place_in(leaf: &Table, key: &TypedKey, snapshot: &RegisteredSnapshot) -> Option<RowLocation> {
-    // SAFETY: the snapshot is registered, and the values were made for these columns.
-    let tid = unsafe { rows::find_by_key(leaf, |name| key.value_of(name), snapshot.as_ptr()) };
+    // SAFETY: the values were made for these columns.
+    let tid = unsafe { rows::find_by_key(leaf, |name| key.value_of(name), snapshot) };
     tid.map(|tid| RowLocation { relation: relation::oid(leaf), tid })
 }
 
@@ -191,8 +188,7 @@ fn recorded_id(place: RowLocation, key: &TypedKey, snapshot: &RegisteredSnapshot
     let table = Table::open_oid(place.relation, pg_sys::AccessShareLock);
     let plan = plan_of(&table)?;
     let id_of = |row: &Row| RowKey::id_of(&plan.options.table_id, &plan.key, row);
-    // SAFETY: the snapshot is registered.
-    unsafe { table.fetch(place.tid, snapshot.as_ptr(), id_of) }.unwrap_or(Ok(key.row_id))
+    table.fetch(place.tid, snapshot, id_of).unwrap_or(Ok(key.row_id))
 }
 
 /// The id of the row that the ledger has under the key's own words, if that is another one than the values lead to.
@@ -228,23 +224,19 @@ fn is_recorded_beside(
             let (newest, state) = by_ledger(id, plan, snapshot)?;
             Ok(newest.is_some() && (state == ByLedger::Exists || !exists(other.row_id)?))
         }
-        // SAFETY: the snapshot is registered.
-        _ => Ok(unsafe { versions::newest(id, snapshot.as_ptr()) }?.is_some()),
+        _ => Ok(versions::newest(id, snapshot)?.is_some()),
     }
 }
 
 /// The newest entry about a row, and what it and a `TRUNCATE` since say of the row.
 pub fn by_ledger(id: Uuid, plan: &Plan, snapshot: &RegisteredSnapshot) -> Result<(Option<Version>, ByLedger), Failure> {
     let table_id = row_id(&plan.options.table_id, "");
-    // SAFETY: the snapshot is registered.
-    let [pending, pending_truncate] = unsafe { versions::newest_pending([id, table_id], snapshot.as_ptr()) };
-    // SAFETY: the snapshot is registered.
-    let newest = unsafe { versions::newest_with(pending, id, snapshot.as_ptr()) }?;
+    let [pending, pending_truncate] = versions::newest_pending([id, table_id], snapshot);
+    let newest = versions::newest_with(pending, id, snapshot)?;
     let Some(version) = newest.as_ref().filter(|version| version.leaves_row(id)) else {
         return Ok((newest, ByLedger::Gone));
     };
-    // SAFETY: the snapshot is registered.
-    let truncate = unsafe { versions::newest_with(pending_truncate, table_id, snapshot.as_ptr()) }?;
+    let truncate = versions::newest_with(pending_truncate, table_id, snapshot)?;
     let is_newer =
         |truncate: Version| (truncate.created_at, truncate.entry_id) > (version.created_at, version.entry_id);
     let state = if truncate.is_some_and(is_newer) { ByLedger::Truncated } else { ByLedger::Exists };

@@ -9,7 +9,7 @@ use crate::ledger::row_change::{self, Operation};
 use crate::postgres::memory::{at_end_of_transaction, try_reserve};
 use crate::postgres::pending_scan;
 use crate::postgres::relation;
-use crate::postgres::tables::{self, entry_column, Row, SnapshotContent, Table};
+use crate::postgres::tables::{self, entry_column, RegisteredSnapshot, Row, SnapshotContent, Table};
 use pgrx::pg_sys;
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -55,12 +55,9 @@ thread_local! {
     static KNOWN: RefCell<Vec<(Source, Known)>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The list for this snapshot; `None` if the caller is to pass through the entries: for the first row, and if there are
-/// too many of them.
-///
-/// # Safety
-/// `table` is `ledger.entries_pending`; the snapshot is registered or active.
-pub unsafe fn of(table: &Table, snapshot: pg_sys::Snapshot) -> Option<Rc<PendingList>> {
+/// The list for this snapshot, of `ledger.entries_pending`; `None` if the caller is to pass through the entries: for
+/// the first row, and if there are too many of them.
+pub fn of(table: &Table, snapshot: &RegisteredSnapshot) -> Option<Rc<PendingList>> {
     let source = Source { seen: SnapshotContent::of(snapshot)?, file: relation::file_node(table) };
     match KNOWN.with_borrow_mut(|known| recall(known, source))? {
         Known::List(list) => Some(list),
@@ -96,17 +93,16 @@ pub fn forget() {
 
 impl PendingList {
     /// Reads all that is pending. `None` if the list would take too much memory.
-    ///
-    /// # Safety
-    /// As for [`of`].
-    unsafe fn read(table: &Table, snapshot: pg_sys::Snapshot) -> Option<PendingList> {
+    fn read(table: &Table, snapshot: &RegisteredSnapshot) -> Option<PendingList> {
         let (mut places, mut has_room) = (Vec::new(), true);
         pending_scan::each(table, snapshot, |tuple, entry| {
+            // SAFETY: the scan's tuple is valid until the next one is fetched.
+            let tid = unsafe { (*tuple).t_self };
             for row_id in rows_of(entry).into_iter().flatten() {
                 has_room = has_room && make_room(&mut places);
                 if has_room {
                     let created_at = entry.timestamp(entry_column::CREATED_AT).unwrap_or_default();
-                    places.push(Place { row: half_of(row_id), created_at, tid: (*tuple).t_self });
+                    places.push(Place { row: half_of(row_id), created_at, tid });
                 }
             }
             has_room

@@ -111,8 +111,7 @@ impl<'a> RowHashes<'a> {
             return cause.restated(message);
         };
         let key = |row: &_| columns::object(&self.plan.key, row);
-        // SAFETY: the snapshot is registered.
-        let key = attempt(|| unsafe { self.table.fetch(place, self.snapshot.as_ptr(), key) });
+        let key = attempt(|| self.table.fetch(place, self.snapshot, key));
         // The value may be part of the key.
         let (page, number) = tid(place);
         let name = match key {

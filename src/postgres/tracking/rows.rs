@@ -1,7 +1,7 @@
 //! Finds rows of an application's table by their primary key.
 
 use crate::postgres::relation;
-use crate::postgres::tables::{Row, Table};
+use crate::postgres::tables::{RegisteredSnapshot, Row, Table};
 use pgrx::pg_sys;
 
 /// Where a row version is stored.
@@ -15,11 +15,11 @@ pub struct RowLocation {
 /// privileges on the table, and a caller with more privileges than the table's owner would run the owner's code.
 ///
 /// # Safety
-/// The snapshot is registered or active; `value_of` gives values of the types of the key's columns, by their names.
+/// `value_of` gives values of the types of the key's columns, by their names.
 pub unsafe fn find_by_key(
     table: &Table,
     value_of: impl Fn(&str) -> Option<pg_sys::Datum>,
-    snapshot: pg_sys::Snapshot,
+    snapshot: &RegisteredSnapshot,
 ) -> Option<pg_sys::ItemPointerData> {
     let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
     let index = pg_sys::index_open(table.primary_key(), lock);
@@ -104,16 +104,15 @@ pub unsafe fn each_version_of_key(
 }
 
 /// # Safety
-/// `index` is one of the table's, open; the conditions are on its columns, and the snapshot is registered, active or
-/// static.
+/// `index` is one of the table's, open; the conditions are on its columns.
 unsafe fn find_by_index(
     table: &Table,
     index: pg_sys::Relation,
     conditions: Vec<Condition>,
-    snapshot: pg_sys::Snapshot,
+    snapshot: &RegisteredSnapshot,
 ) -> Option<pg_sys::ItemPointerData> {
     let mut place = None;
-    scan_index(table, index, conditions, snapshot, |slot| {
+    scan_index(table, index, conditions, snapshot.as_ptr(), |slot| {
         place = Some((*slot).tts_tid);
         false
     });
@@ -123,8 +122,7 @@ unsafe fn find_by_index(
 /// Gives `each` the row versions that meet the conditions, until it returns false.
 ///
 /// # Safety
-/// `index` is one of the table's, open; the conditions are on its columns, and the snapshot is registered, active or
-/// static.
+/// `index` is one of the table's, open; the conditions are on its columns, and the snapshot is registered or static.
 unsafe fn scan_index(
     table: &Table,
     index: pg_sys::Relation,

@@ -3,9 +3,6 @@
 //!
 //! All of it happens in the transaction that seals, so a pass that fails undoes what it has merged. Only one session
 //! seals at a time, so no other changes runs meanwhile.
-//!
-//! # Safety
-//! Every private `unsafe fn` here reads with the snapshot of the `Pass`, which the caller of `write` promised to keep.
 
 use super::version_runs::{filters_of, Chunks, VersionTable};
 use crate::ledger::row_filter;
@@ -13,7 +10,7 @@ use crate::ledger::row_index::{self, LogPosition};
 use crate::ledger::row_runs::{self, Merge, Run, Sizes, Taken};
 use crate::postgres::bulk_insert::BulkInsert;
 use crate::postgres::faults;
-use crate::postgres::tables;
+use crate::postgres::tables::{self, RegisteredSnapshot};
 use pgrx::{check_for_interrupts, pg_sys, IntoDatum};
 use uuid::Uuid;
 
@@ -25,10 +22,9 @@ const HEADER: usize = pg_sys::VARHDRSZ;
 /// Writes the places of a sealing pass, in any order, as a run, and merges the runs that are due into it. Then carries
 /// on with merges that are under way.
 ///
-/// # Safety
-/// The snapshot is registered or active until this returns, and sees what this transaction has done before. It sees
-/// nothing that is written here, so nothing is read twice.
-pub unsafe fn write(places: Vec<LogPosition>, runs: &mut Vec<Run>, snapshot: pg_sys::Snapshot) {
+/// The snapshot sees what this transaction has done before. It sees nothing that is written here, so nothing is read
+/// twice.
+pub fn write(places: Vec<LogPosition>, runs: &mut Vec<Run>, snapshot: &RegisteredSnapshot) {
     if places.is_empty() {
         return;
     }
@@ -49,11 +45,11 @@ pub unsafe fn write(places: Vec<LogPosition>, runs: &mut Vec<Run>, snapshot: pg_
 struct Pass<'a> {
     versions: &'a VersionTable,
     sizes: Sizes,
-    snapshot: pg_sys::Snapshot,
+    snapshot: &'a RegisteredSnapshot,
 }
 
 impl<'a> Pass<'a> {
-    unsafe fn write_run(&self, mut places: Vec<LogPosition>, runs: &mut Vec<Run>) {
+    fn write_run(&self, mut places: Vec<LogPosition>, runs: &mut Vec<Run>) {
         row_index::sort(&mut places);
         let number = row_runs::next_number(runs);
         let due = self.sizes.take_due(runs, places.len() as i64);
@@ -72,7 +68,7 @@ impl<'a> Pass<'a> {
 
     /// Moves up to `limit` places to the target, and returns how many. Where a source is left in the middle of a chunk,
     /// a chunk with the rest takes the place of that chunk.
-    unsafe fn step(&self, merge: &Merge, limit: i64, runs: &mut Vec<Run>) -> i64 {
+    fn step(&self, merge: &Merge, limit: i64, runs: &mut Vec<Run>) -> i64 {
         let mut sources: Vec<RunReader> = merge.sources.iter().map(|run| self.reader(run)).collect();
         let mut out = self.writer(&merge.target, self.sizes.long);
         let mut moved = 0;
@@ -95,7 +91,7 @@ impl<'a> Pass<'a> {
 
     /// Deletes the filters of a source that begin at `rest` or before it: they are also about places that were moved. A
     /// look-up that finds no filter reads the run.
-    unsafe fn delete_filters(&self, run: &Run, rest: Option<u128>) {
+    fn delete_filters(&self, run: &Run, rest: Option<u128>) {
         let rows = run.first_row()..=rest.unwrap_or(u128::MAX);
         let mut filters = Chunks::up(self.versions, filters_of(run.number), rows, self.snapshot);
         while let Some(mut tid) = filters.next(|filter| filter.tid) {
@@ -103,7 +99,7 @@ impl<'a> Pass<'a> {
         }
     }
 
-    unsafe fn reader(&self, run: &Run) -> RunReader<'a> {
+    fn reader(&self, run: &Run) -> RunReader<'a> {
         let chunks = Chunks::up(self.versions, run.number, run.first_row()..=u128::MAX, self.snapshot);
         RunReader { chunks, chunk: Vec::new(), position: 0, at: 0, given: 0 }
     }

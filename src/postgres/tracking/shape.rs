@@ -131,7 +131,7 @@ fn stored(id: Uuid) -> Option<String> {
     let index = tables::oid_of("table_shapes_shape");
     let snapshot = RegisteredSnapshot::latest();
     let mut found = None;
-    look_up::scan_by_uuid(&shapes, index, id, snapshot.as_ptr(), |row| {
+    look_up::scan_by_uuid(&shapes, index, id, &snapshot, |row| {
         // SAFETY: column 1 of `ledger.table_shapes` is of type jsonb.
         let columns = row.datum(1).and_then(|datum| unsafe { Jsonb::from_datum(datum, false) });
         found = columns.and_then(|columns| columns.canonical().ok());

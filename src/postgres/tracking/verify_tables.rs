@@ -27,6 +27,7 @@ use crate::postgres::tables::{self, entry_column, RegisteredSnapshot, Table};
 use crate::postgres::verification::progress::{Phase, Progress};
 use pgrx::{check_for_interrupts, pg_sys, PgSqlErrorCode};
 use std::collections::HashMap;
+use std::rc::Rc;
 use uuid::Uuid;
 
 /// What a verification has seen of a table.
@@ -83,7 +84,7 @@ struct Verified {
 
 /// What all tables share.
 struct Reading {
-    snapshot: RegisteredSnapshot,
+    snapshot: Rc<RegisteredSnapshot>,
     progress: Progress,
     sorter: Sorter,
     entry_count: u64,
@@ -94,7 +95,7 @@ impl Verification {
     fn of(mut targets: Vec<Target>) -> Verification {
         // Taken under the locks: no session can truncate or rewrite a table any more, which would show in older
         // snapshots as well.
-        let snapshot = targets::snapshot_of(&mut targets);
+        let snapshot = Rc::new(targets::snapshot_of(&mut targets));
         let mut by_id: HashMap<String, Vec<usize>> = HashMap::new();
         for (number, target) in targets.iter().enumerate() {
             by_id.entry(target.options.table_id.clone()).or_default().push(number);
@@ -119,8 +120,8 @@ impl Verification {
         self.reading.progress.phase(Phase::RowEntries);
         // Reading fails only once no table is left that can be verified. Each table then has its own reason, so this
         // error is dropped.
-        // SAFETY: the snapshot is registered as long as this verification.
-        unsafe { all_entries::for_each(self.reading.snapshot.as_ptr(), |row| self.take_entry(row)).ok() };
+        let snapshot = self.reading.snapshot.clone();
+        all_entries::for_each(&snapshot, |row| self.take_entry(row)).ok();
         self.tables.iter_mut().for_each(|table| table.truncates.sort_unstable());
     }
 

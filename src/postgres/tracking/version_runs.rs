@@ -11,7 +11,7 @@ use crate::ledger::row_index::{self, LogPosition};
 use crate::ledger::row_runs::Run;
 use crate::postgres::errors::is_unwinding;
 use crate::postgres::faults;
-use crate::postgres::tables::{self, Table};
+use crate::postgres::tables::{self, RegisteredSnapshot, Table};
 use pgrx::{check_for_interrupts, pg_sys};
 use std::ops::RangeInclusive;
 use uuid::Uuid;
@@ -59,6 +59,8 @@ pub struct Chunks<'a> {
     direction: pg_sys::ScanDirection::Type,
     /// The bounds of the scan, to which its keys point.
     _rows: Box<[Uuid; 2]>,
+    /// Outlives the scan.
+    _snapshot: &'a RegisteredSnapshot,
 }
 
 /// A chunk.
@@ -73,51 +75,48 @@ pub struct Chunk<'a> {
 
 impl<'a> Chunks<'a> {
     /// The chunks that begin with one of the rows, in order.
-    ///
-    /// # Safety
-    /// The snapshot outlives the scan.
-    pub unsafe fn up(
+    pub fn up(
         versions: &'a VersionTable,
         run: i64,
         rows: RangeInclusive<u128>,
-        snapshot: pg_sys::Snapshot,
+        snapshot: &'a RegisteredSnapshot,
     ) -> Self {
         Self::scan(versions, run, rows, snapshot, pg_sys::ScanDirection::ForwardScanDirection)
     }
 
     /// The same, from the last to the first. Places of the last of the rows are in the first chunk that this gives, and
     /// in further ones up to a chunk that begins with a smaller row.
-    ///
-    /// # Safety
-    /// The snapshot outlives the scan.
-    unsafe fn down(
+    fn down(
         versions: &'a VersionTable,
         run: i64,
         rows: RangeInclusive<u128>,
-        snapshot: pg_sys::Snapshot,
+        snapshot: &'a RegisteredSnapshot,
     ) -> Self {
         Self::scan(versions, run, rows, snapshot, pg_sys::ScanDirection::BackwardScanDirection)
     }
 
-    /// # Safety
-    /// The snapshot outlives the scan.
-    unsafe fn scan(
+    fn scan(
         versions: &'a VersionTable,
         run: i64,
         rows: RangeInclusive<u128>,
-        snapshot: pg_sys::Snapshot,
+        snapshot: &'a RegisteredSnapshot,
         direction: pg_sys::ScanDirection::Type,
     ) -> Self {
         let rows = Box::new([*rows.start(), *rows.end()].map(Uuid::from_u128));
         let [first, last] = [&rows[0], &rows[1]].map(tables::uuid_datum);
-        let keys = &mut [
-            key(column::RUN, pg_sys::BTEqualStrategyNumber, pg_sys::F_INT8EQ, run.into()),
-            key(column::FIRST_ROW, pg_sys::BTGreaterEqualStrategyNumber, pg_sys::F_UUID_GE, first),
-            key(column::FIRST_ROW, pg_sys::BTLessEqualStrategyNumber, pg_sys::F_UUID_LE, last),
-        ];
-        let (table, count) = (versions.table.relation(), keys.len() as i32);
-        let scan = pg_sys::systable_beginscan_ordered(table, versions.index, snapshot, count, keys.as_mut_ptr());
-        Chunks { versions, scan, direction, _rows: rows }
+        let table = versions.table.relation();
+        // SAFETY: the values are of the columns' types, and what they point to, the table and the snapshot outlive the
+        // scan.
+        let scan = unsafe {
+            let keys = &mut [
+                key(column::RUN, pg_sys::BTEqualStrategyNumber, pg_sys::F_INT8EQ, run.into()),
+                key(column::FIRST_ROW, pg_sys::BTGreaterEqualStrategyNumber, pg_sys::F_UUID_GE, first),
+                key(column::FIRST_ROW, pg_sys::BTLessEqualStrategyNumber, pg_sys::F_UUID_LE, last),
+            ];
+            let (count, first) = (keys.len() as i32, keys.as_mut_ptr());
+            pg_sys::systable_beginscan_ordered(table, versions.index, snapshot.as_ptr(), count, first)
+        };
+        Chunks { versions, scan, direction, _rows: rows, _snapshot: snapshot }
     }
 
     /// What `read` makes of the next chunk.
@@ -170,9 +169,7 @@ struct RowCursor<'a> {
 }
 
 impl<'a> RowPlaces<'a> {
-    /// # Safety
-    /// The snapshot and the table outlive it.
-    pub unsafe fn of(row_id: &Uuid, runs: &[Run], versions: &'a VersionTable, snapshot: pg_sys::Snapshot) -> Self {
+    pub fn of(row_id: &Uuid, runs: &[Run], versions: &'a VersionTable, snapshot: &'a RegisteredSnapshot) -> Self {
         let row = row_id.as_u128();
         let mut cursors = Vec::new();
         for run in runs.iter().filter(|run| row >= run.first_row()) {
@@ -196,10 +193,7 @@ pub fn asks_filters(run: &Run) -> bool {
 }
 
 /// Whether the run may have places for the row. False only if a filter says so.
-///
-/// # Safety
-/// The snapshot is registered or active.
-unsafe fn may_hold(run: &Run, row: u128, versions: &VersionTable, snapshot: pg_sys::Snapshot) -> bool {
+fn may_hold(run: &Run, row: u128, versions: &VersionTable, snapshot: &RegisteredSnapshot) -> bool {
     if !asks_filters(run) {
         return true;
     }

@@ -69,10 +69,7 @@ impl Version {
 ///
 /// # Errors
 /// If an entry is gone that could be the newest.
-///
-/// # Safety
-/// The snapshot is registered or active.
-pub unsafe fn newest(row_id: Uuid, snapshot: pg_sys::Snapshot) -> Result<Option<Version>, Failure> {
+pub fn newest(row_id: Uuid, snapshot: &RegisteredSnapshot) -> Result<Option<Version>, Failure> {
     let [pending] = newest_pending([row_id], snapshot);
     newest_with(pending, row_id, snapshot)
 }
@@ -81,13 +78,10 @@ pub unsafe fn newest(row_id: Uuid, snapshot: pg_sys::Snapshot) -> Result<Option<
 ///
 /// # Errors
 /// If an entry is gone that could be the newest.
-///
-/// # Safety
-/// The snapshot is registered or active.
-pub unsafe fn newest_with(
+pub fn newest_with(
     pending: Option<Version>,
     row_id: Uuid,
-    snapshot: pg_sys::Snapshot,
+    snapshot: &RegisteredSnapshot,
 ) -> Result<Option<Version>, Failure> {
     let (sealed, lost) = newest_sealed(row_id, snapshot, Version::from_row, Version::order);
     require_none(lost)?;
@@ -95,10 +89,7 @@ pub unsafe fn newest_with(
 }
 
 /// The newest pending entry about each of the rows, found by the list or in one pass.
-///
-/// # Safety
-/// The snapshot is registered or active.
-pub unsafe fn newest_pending<const N: usize>(row_ids: [Uuid; N], snapshot: pg_sys::Snapshot) -> [Option<Version>; N] {
+pub fn newest_pending<const N: usize>(row_ids: [Uuid; N], snapshot: &RegisteredSnapshot) -> [Option<Version>; N] {
     let table = Table::open("entries_pending", pg_sys::AccessShareLock);
     if let Some(list) = pending_list::of(&table, snapshot) {
         return row_ids.map(|row_id| newest_listed(&list, row_id, &table, snapshot));
@@ -112,13 +103,12 @@ pub unsafe fn newest_pending<const N: usize>(row_ids: [Uuid; N], snapshot: pg_sy
     newest
 }
 
-/// # Safety
 /// The list is of the table as the snapshot sees it.
-unsafe fn newest_listed(
+fn newest_listed(
     list: &PendingList,
     row_id: Uuid,
     table: &Table,
-    snapshot: pg_sys::Snapshot,
+    snapshot: &RegisteredSnapshot,
 ) -> Option<Version> {
     let mut newest: Option<Version> = None;
     for place in list.about(row_id).iter().rev() {
@@ -131,10 +121,8 @@ unsafe fn newest_listed(
 }
 
 /// The entry that stands in the list, if it is about the row: the list has only a part of a row's id.
-///
-/// # Safety
 /// The place is of the table as the snapshot sees it.
-unsafe fn listed(place: &Place, row_id: Uuid, table: &Table, snapshot: pg_sys::Snapshot) -> Option<Version> {
+fn listed(place: &Place, row_id: Uuid, table: &Table, snapshot: &RegisteredSnapshot) -> Option<Version> {
     let found = table.fetch(place.tid, snapshot, Version::from_row);
     let version = found.unwrap_or_else(|| {
         // Without it, an older one would be taken for the newest.
@@ -150,10 +138,7 @@ unsafe fn listed(place: &Place, row_id: Uuid, table: &Table, snapshot: pg_sys::S
 ///
 /// # Errors
 /// If an entry about the row is gone.
-///
-/// # Safety
-/// The snapshot is registered or active.
-pub unsafe fn all(row_id: Uuid, snapshot: pg_sys::Snapshot) -> Result<Vec<Version>, Failure> {
+pub fn all(row_id: Uuid, snapshot: &RegisteredSnapshot) -> Result<Vec<Version>, Failure> {
     let mut versions = Vec::new();
     let table = Table::open("entries_pending", pg_sys::AccessShareLock);
     match pending_list::of(&table, snapshot) {
@@ -176,10 +161,7 @@ pub unsafe fn all(row_id: Uuid, snapshot: pg_sys::Snapshot) -> Result<Vec<Versio
 }
 
 /// Gives `each` the pending entries about the rows, and perhaps others.
-///
-/// # Safety
-/// The snapshot is registered or active.
-unsafe fn each_pending_about(row_ids: &[Uuid], snapshot: pg_sys::Snapshot, each: impl FnMut(Version)) {
+fn each_pending_about(row_ids: &[Uuid], snapshot: &RegisteredSnapshot, each: impl FnMut(Version)) {
     each_pending(snapshot, |entry| may_be_about(entry, row_ids), Version::from_row, each);
 }
 
@@ -194,10 +176,7 @@ fn may_be_about(entry: &Row, row_ids: &[Uuid]) -> bool {
 }
 
 /// The rows that pending entries are about.
-///
-/// # Safety
-/// The snapshot is registered or active.
-pub unsafe fn pending_rows(snapshot: pg_sys::Snapshot) -> HashSet<Uuid> {
+pub fn pending_rows(snapshot: &RegisteredSnapshot) -> HashSet<Uuid> {
     let mut rows = HashSet::new();
     each_pending(snapshot, is_about_rows, row_ids_of, |ids| rows.extend(ids));
     rows
@@ -214,10 +193,7 @@ fn row_ids_of(entry: &Row) -> Option<Vec<Uuid>> {
 }
 
 /// Whether a sealed entry is about the row.
-///
-/// # Safety
-/// The snapshot is registered or active.
-pub unsafe fn has_sealed(row_id: Uuid, snapshot: pg_sys::Snapshot) -> bool {
+pub fn has_sealed(row_id: Uuid, snapshot: &RegisteredSnapshot) -> bool {
     let mut found = false;
     scan_sealed(row_id, snapshot, Version::from_row, |_| {
         found = true;
@@ -227,11 +203,8 @@ pub unsafe fn has_sealed(row_id: Uuid, snapshot: pg_sys::Snapshot) -> bool {
 }
 
 /// Gives `each` what `read` makes of every pending entry for which `is_wanted` holds, in no particular order.
-///
-/// # Safety
-/// The snapshot is registered or active.
-pub unsafe fn each_pending<T>(
-    snapshot: pg_sys::Snapshot,
+pub fn each_pending<T>(
+    snapshot: &RegisteredSnapshot,
     is_wanted: impl Fn(&Row) -> bool,
     read: fn(&Row) -> Option<T>,
     mut each: impl FnMut(T),
@@ -281,12 +254,9 @@ fn require_none(lost: Option<LogPosition>) -> Result<(), Failure> {
 ///
 /// Of two entries with the same time, the one that was sealed later stands later in the runs, whatever their ids. Also
 /// returns the place of an entry that is gone, if that could be the newest.
-///
-/// # Safety
-/// The snapshot is registered or active.
-pub unsafe fn newest_sealed<T>(
+pub fn newest_sealed<T>(
     row_id: Uuid,
-    snapshot: pg_sys::Snapshot,
+    snapshot: &RegisteredSnapshot,
     read: fn(&Row) -> Option<T>,
     order: fn(&T) -> (Timestamp, Uuid),
 ) -> (Option<T>, Option<LogPosition>) {
@@ -310,12 +280,9 @@ pub unsafe fn newest_sealed<T>(
 /// Gives `each` what `read` makes of the sealed entries about the row, until it returns false. The newest comes first;
 /// of entries of one time, the one that was sealed last. Returns the place of the first of these entries that is gone,
 /// if one is.
-///
-/// # Safety
-/// The snapshot is registered or active.
-pub unsafe fn scan_sealed<T>(
+pub fn scan_sealed<T>(
     row_id: Uuid,
-    snapshot: pg_sys::Snapshot,
+    snapshot: &RegisteredSnapshot,
     read: fn(&Row) -> Option<T>,
     mut each: impl FnMut(T) -> bool,
 ) -> Option<LogPosition> {
@@ -358,10 +325,10 @@ impl NewVersions {
         Ok(())
     }
 
-    /// Writes all places, and notes in `runs` where they are.
+    /// Writes all places, and notes in `runs` where they are. The snapshot sees all that this transaction has sealed
+    /// before.
     pub fn write(self, runs: &mut Vec<Run>, snapshot: &RegisteredSnapshot) {
-        // SAFETY: the snapshot is registered, and taken after all that this transaction has sealed before.
-        unsafe { run_writer::write(self.0, runs, snapshot.as_ptr()) }
+        run_writer::write(self.0, runs, snapshot);
     }
 }
 

@@ -70,7 +70,7 @@ fn find(entry_id: Uuid) -> Option<Found> {
     let tables = sealed.iter().rev().map(|partition| (partition.open(), true)).chain(std::iter::once((pending, false)));
     let mut found = tables.filter_map(|(table, is_sealed)| {
         let read = |row: &_| (table_blocks::sealed_entry(row, keyring.as_deref(), &mut buffers), is_sealed);
-        look_up::find_entry(&table, entry_id, snapshot.as_ptr(), read)
+        look_up::find_entry(&table, entry_id, &snapshot, read)
     });
     let (entry, is_sealed) = found.next()?;
     Some(Found { entry, is_sealed, is_only: found.next().is_none() })

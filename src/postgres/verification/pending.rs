@@ -359,8 +359,7 @@ fn complete_attachment() -> Option<u64> {
 fn is_still_there(entry_id: Uuid, row: &PendingRow) -> bool {
     let table = Table::open("entries_pending", pg_sys::AccessShareLock);
     let snapshot = RegisteredSnapshot::latest();
-    // SAFETY: the snapshot is registered.
-    let found = unsafe { table.fetch(row.place, snapshot.as_ptr(), |row| row.uuid(entry_column::ID)) };
+    let found = table.fetch(row.place, &snapshot, |row| row.uuid(entry_column::ID));
     // The place may have been given to another row.
     found.flatten() == Some(entry_id)
 }
@@ -369,7 +368,7 @@ fn is_still_there(entry_id: Uuid, row: &PendingRow) -> bool {
 fn is_pending(entry_id: Uuid) -> bool {
     let table = Table::open("entries_pending", pg_sys::AccessShareLock);
     let snapshot = RegisteredSnapshot::latest();
-    look_up::find_entry(&table, entry_id, snapshot.as_ptr(), |_| ()).is_some()
+    look_up::find_entry(&table, entry_id, &snapshot, |_| ()).is_some()
 }
 
 /// Entries that are in the file but in no block, and whose row is not in the tables, committed or inserted by a running

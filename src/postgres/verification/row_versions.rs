@@ -50,8 +50,7 @@ impl RowVersions {
     /// Compares what was taken with the runs.
     pub fn finish(mut self, findings: &mut Findings<'_>) {
         let versions = VersionTable::open(pg_sys::AccessShareLock);
-        // SAFETY: the snapshot is registered.
-        let runs = unsafe { log_state::version_runs(self.snapshot.as_ptr()) };
+        let runs = log_state::version_runs(&self.snapshot);
         let mut report = |what: String| {
             let detail = format!("ledger.row_versions: {what}; history(), verify_row() and load_item() may go wrong");
             findings.report(Problem::new(Source::Postgres, ProblemKind::RowVersionsMismatch, detail));
@@ -64,19 +63,15 @@ impl RowVersions {
 
     /// What is wrong with a run, if anything is.
     fn check_run(&mut self, run: &Run, versions: &VersionTable) -> Option<String> {
-        let snapshot = self.snapshot.as_ptr();
+        let snapshot = &self.snapshot;
         let rows = || run.first_row()..=u128::MAX;
         let mut check = self.check.run(run);
-        // SAFETY: the snapshot is registered for longer than these scans take.
-        unsafe {
-            let filters = asks_filters(run).then(|| Chunks::up(versions, filters_of(run.number), rows(), snapshot));
-            let mut filters = Filters { scan: filters, current: None, next: None };
-            filters.read();
-            let mut chunks = Chunks::up(versions, run.number, rows(), snapshot);
-            while chunks.next(|chunk| check.chunk(chunk.first_row, chunk.bytes, |row| filters.may_hold(row))).is_some()
-            {
-                check_for_interrupts!();
-            }
+        let filters = asks_filters(run).then(|| Chunks::up(versions, filters_of(run.number), rows(), snapshot));
+        let mut filters = Filters { scan: filters, current: None, next: None };
+        filters.read();
+        let mut chunks = Chunks::up(versions, run.number, rows(), snapshot);
+        while chunks.next(|chunk| check.chunk(chunk.first_row, chunk.bytes, |row| filters.may_hold(row))).is_some() {
+            check_for_interrupts!();
         }
         check.finish()
     }
