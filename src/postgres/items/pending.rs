@@ -69,9 +69,7 @@ pub fn is_about_an_item(row: &Row) -> bool {
 }
 
 fn read_row(row: &Row) -> Option<(Uuid, At)> {
-    let entry_type = row.text(entry_column::ENTRY_TYPE)?;
-    let quick = tables::detoasted_metadata(row).and_then(|metadata| metadata.row_ids(entry_type));
-    let [row_id, _] = quick.unwrap_or_else(|| row_change::row_ids(entry_type, &tables::entry_from_row(row).metadata));
+    let [row_id, _] = tables::row_ids(row);
     let created_at = row.timestamp(entry_column::CREATED_AT).unwrap_or_default();
     Some((row_id?, (created_at, row.uuid(entry_column::ID)?)))
 }

@@ -4,6 +4,7 @@ use super::{checked_timestamp, Row, Table};
 use crate::ledger::ascii_text;
 use crate::ledger::log_tree::leaf_hash;
 use crate::ledger::record::{check_data_hash, check_entry_type, check_metadata, Entry, EntryLine};
+use crate::ledger::row_change;
 use crate::ledger::verifier::{StoredEntry, StoredMetadata};
 use crate::ledger::Hash;
 use crate::postgres::encoding::NOT_TEXT;
@@ -147,6 +148,14 @@ pub fn entry_line_with<'r>(row: &'r Row, jsonb: Option<&Jsonb>, metadata: &'r mu
 pub fn detoasted_metadata(row: &Row) -> Option<Detoasted> {
     // SAFETY: a non-null jsonb datum of a row that outlives what is made of it.
     row.datum(entry_column::METADATA).map(|stored| unsafe { Detoasted::of(stored) })
+}
+
+/// The ids of the rows, or of the item, that the entry in a row of `ledger.entries` is about, the quick way if there is
+/// one.
+pub fn row_ids(row: &Row) -> [Option<Uuid>; 2] {
+    let Some(entry_type) = row.text(entry_column::ENTRY_TYPE) else { return [None, None] };
+    let quick = detoasted_metadata(row).and_then(|metadata| metadata.row_ids(entry_type));
+    quick.unwrap_or_else(|| row_change::row_ids(entry_type, &entry_from_row(row).metadata))
 }
 
 /// The entry in a row of `ledger.entries` as it is stored, for [`EntryHasher`](crate::ledger::verifier::EntryHasher).

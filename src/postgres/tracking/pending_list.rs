@@ -4,8 +4,8 @@
 //! pass through them n times. So the second look-up that sees the same makes a list in its pass, by which it and further
 //! ones find their rows.
 
+use super::versions::is_about_rows;
 use crate::ledger::record::Timestamp;
-use crate::ledger::row_change::{self, Operation};
 use crate::postgres::memory::{at_end_of_transaction, try_reserve};
 use crate::postgres::pending_scan;
 use crate::postgres::relation;
@@ -138,12 +138,10 @@ fn make_room(places: &mut Vec<Place>) -> bool {
     (room + room + more) * size_of::<Place>() <= limit && try_reserve(places, more)
 }
 
-/// The rows that the pending entry is about.
+/// The rows that the pending entry is about, and not an item.
 fn rows_of(entry: &Row) -> [Option<Uuid>; 2] {
-    let entry_type = entry.text(entry_column::ENTRY_TYPE);
-    let Some(entry_type) = entry_type.filter(|entry_type| Operation::from_entry_type(entry_type).is_some()) else {
-        return [None, None];
-    };
-    let quick = tables::detoasted_metadata(entry).and_then(|metadata| metadata.row_ids(entry_type));
-    quick.unwrap_or_else(|| row_change::row_ids(entry_type, &tables::entry_from_row(entry).metadata))
+    match is_about_rows(entry) {
+        true => tables::row_ids(entry),
+        false => [None, None],
+    }
 }

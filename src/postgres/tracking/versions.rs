@@ -178,18 +178,9 @@ fn may_be_about(entry: &Row, row_ids: &[Uuid]) -> bool {
 /// The rows that pending entries are about.
 pub fn pending_rows(snapshot: &RegisteredSnapshot) -> HashSet<Uuid> {
     let mut rows = HashSet::new();
-    each_pending(snapshot, is_about_rows, row_ids_of, |ids| rows.extend(ids));
+    let read = |entry: &Row| Some(tables::row_ids(entry));
+    each_pending(snapshot, is_about_rows, read, |ids| rows.extend(ids.into_iter().flatten()));
     rows
-}
-
-/// The rows that the entry is about.
-fn row_ids_of(entry: &Row) -> Option<Vec<Uuid>> {
-    let entry_type = entry.text(entry_column::ENTRY_TYPE)?;
-    let quick = tables::detoasted_metadata(entry).and_then(|metadata| metadata.row_ids(entry_type));
-    match quick {
-        Some(ids) => Some(ids.into_iter().flatten().collect()),
-        None => Some(Version::from_row(entry)?.row_ids().collect()),
-    }
 }
 
 /// Whether a sealed entry is about the row.
