@@ -11,15 +11,24 @@ use crate::postgres::errors::Failure;
 use crate::postgres::faults;
 use crate::postgres::settings;
 use crate::postgres::spi;
-use crate::postgres::tables::{self, RegisteredSnapshot};
+use crate::postgres::tables::{self, RegisteredSnapshot, BLOCKS_FROM};
 use crate::postgres::timeout::Timeout;
 use crate::postgres::wait_events;
 use pgrx::{check_for_interrupts, PgSqlErrorCode};
+use std::sync::LazyLock;
 use std::time::Duration;
 use uuid::Uuid;
 
 /// Entries whose ids are read at once: those of many small blocks, or of one of the largest.
 const CHUNK_ENTRIES: i64 = 20_000;
+
+/// The most blocks whose headers are read at once.
+const BLOCKS_AT_ONCE: i64 = 1_000;
+
+/// The entries of consecutive blocks: see [`extent`].
+static ENTRIES: LazyLock<String> = LazyLock::new(|| {
+    tables::sealed_where("block_number BETWEEN $1 AND $2 AND leaf_index >= $3 AND leaf_index < $4")
+});
 
 /// How long a session that seals waits for the worker to append lines that the file lacks.
 const BEHIND_DEADLINE: Duration = Duration::from_secs(30);
@@ -164,20 +173,16 @@ fn check_block(header: &BlockHeader, entry_ids: &[Uuid]) -> Result<(), Failure> 
 fn next_headers(last: i64) -> Vec<BlockHeader> {
     let mut headers = Vec::new();
     let mut entries = 0;
-    spi::for_each_as_of_now(
-        "SELECT block_number, previous_hash, block_hash, merkle_root, \"timestamp\", data_count, tree_size, tree_root \
-         FROM ledger.blocks WHERE block_number > $1 ORDER BY block_number LIMIT 1000",
-        &[last.into()],
-        |row| {
-            let header = tables::header_from_row(row);
-            entries += header.data_count;
-            if headers.is_empty() || entries <= CHUNK_ENTRIES {
-                headers.push(header);
-            } else {
-                entries = CHUNK_ENTRIES;
-            }
-        },
-    );
+    let Some(first) = last.checked_add(1) else { return headers };
+    spi::for_each_as_of_now(BLOCKS_FROM, &[first.into(), BLOCKS_AT_ONCE.into()], |row| {
+        let header = tables::header_from_row(row);
+        entries += header.data_count;
+        if headers.is_empty() || entries <= CHUNK_ENTRIES {
+            headers.push(header);
+        } else {
+            entries = CHUNK_ENTRIES;
+        }
+    });
     headers
 }
 
@@ -204,11 +209,5 @@ fn entry_ids(headers: &[BlockHeader]) -> Vec<Uuid> {
 /// Gives each entry of consecutive blocks to `each`, in leaf order.
 pub fn for_each_entry(headers: &[BlockHeader], mut each: impl FnMut(&tables::Row)) {
     let Some(extent) = extent(headers) else { return };
-    spi::for_each_as_of_now(
-        "SELECT id, block_number, entry_type, data_hash, metadata, signature, key_id, created_at, leaf_index \
-         FROM ledger.entries_sealed WHERE block_number BETWEEN $1 AND $2 \
-         AND leaf_index >= $3 AND leaf_index < $4 ORDER BY leaf_index",
-        &extent,
-        |row| each(row),
-    );
+    spi::for_each_as_of_now(&ENTRIES, &extent, |row| each(row));
 }

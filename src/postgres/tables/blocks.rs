@@ -18,6 +18,11 @@ pub mod block_column {
     pub const COUNT: usize = 8;
 }
 
+/// `$2` blocks from number `$1` on, with the columns in the order of [`block_column`].
+pub const BLOCKS_FROM: &str =
+    "SELECT block_number, previous_hash, block_hash, merkle_root, \"timestamp\", data_count, tree_size, tree_root \
+     FROM ledger.blocks WHERE block_number >= $1 ORDER BY block_number LIMIT $2";
+
 /// What is wrong with a row of `ledger.blocks` that holds a value no line can state. Only a superuser can have put it
 /// there.
 pub fn block_malformation(row: &Row) -> Option<&'static str> {

@@ -53,6 +53,12 @@ pub mod entry_column {
     ];
 }
 
+/// A query for sealed entries in leaf order, with the columns in the order of [`entry_column`].
+pub fn sealed_where(condition: &str) -> String {
+    let columns = entry_column::NAMES.join(", ");
+    format!("SELECT {columns} FROM ledger.entries_sealed WHERE {condition} ORDER BY leaf_index")
+}
+
 /// The places of the columns of `ledger.entries` in a partition. `None` if they are the same there, and no column
 /// stands or stood behind them. Only a partition that the ledger has not made can have another order, or have had more
 /// columns.

@@ -5,8 +5,13 @@ use crate::postgres::errors::is_unwinding;
 use crate::postgres::partitions;
 use crate::postgres::relation;
 use crate::postgres::spi;
-use crate::postgres::tables::{entry_column, look_up, prefetch_next, RegisteredSnapshot, Row, Table};
+use crate::postgres::tables::{self, entry_column, look_up, prefetch_next, RegisteredSnapshot, Row, Table};
 use pgrx::{check_for_interrupts, pg_sys, PgMemoryContexts};
+use std::sync::LazyLock;
+
+/// The entries of a range of leaves, where their index cannot be used.
+static ENTRIES: LazyLock<String> =
+    LazyLock::new(|| tables::sealed_where("leaf_index >= $1 AND leaf_index < $2"));
 
 /// Reads entries by their index on leaf_index. It does not use the executor, because a query would copy each row twice.
 pub struct Leaves {
@@ -58,15 +63,10 @@ impl Leaves {
             }
             // The range crosses the border of two partitions, or a user has put rows into the wrong partition or
             // dropped an index.
-            _ => spi::for_each_as_of_now(
-                "SELECT id, block_number, entry_type, data_hash, metadata, signature, key_id, created_at, leaf_index \
-                 FROM ledger.entries_sealed WHERE leaf_index >= $1 AND leaf_index < $2 ORDER BY leaf_index",
-                &[from.into(), to.into()],
-                |row| {
-                    check_for_interrupts!();
-                    in_context(&mut self.context, || each(row));
-                },
-            ),
+            _ => spi::for_each_as_of_now(&ENTRIES, &[from.into(), to.into()], |row| {
+                check_for_interrupts!();
+                in_context(&mut self.context, || each(row));
+            }),
         }
     }
 

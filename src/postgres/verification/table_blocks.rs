@@ -12,7 +12,7 @@ use crate::ledger::verifier::{
 };
 use crate::postgres::helper_threads::helpers;
 use crate::postgres::spi;
-use crate::postgres::tables::{self, entry_column, Row};
+use crate::postgres::tables::{self, entry_column, Row, BLOCKS_FROM};
 use pgrx::check_for_interrupts;
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -21,10 +21,6 @@ use std::rc::Rc;
 const CHUNK_LEAVES: i64 = 2_000;
 /// How far to read ahead of what is asked for, so that the hashing threads always have something to do.
 const AHEAD: i64 = 6_000;
-/// `$2` headers, from number `$1` on.
-const HEADERS: &str =
-    "SELECT block_number, previous_hash, block_hash, merkle_root, \"timestamp\", data_count, tree_size, tree_root \
-     FROM ledger.blocks WHERE block_number >= $1 ORDER BY block_number LIMIT $2";
 const HEADERS_AT_ONCE: i64 = 1_000;
 /// How much memory of an entry's text to keep for the next entry.
 const MAX_BUFFER: usize = 1 << 20;
@@ -128,7 +124,7 @@ impl TableBlocks {
     fn read_headers(&mut self) {
         let Some(lowest) = self.lowest else { return };
         let TableBlocks { headers, malformed, .. } = self;
-        spi::for_each(HEADERS, &[lowest.into(), HEADERS_AT_ONCE.into()], |row| {
+        spi::for_each(BLOCKS_FROM, &[lowest.into(), HEADERS_AT_ONCE.into()], |row| {
             malformed.extend(tables::block_malformation(row).map(|what| malformed_block(row, what)));
             headers.push_back(tables::header_from_row(row));
         });
@@ -215,7 +211,7 @@ fn malformed_entry(row: &Row, what: &str) -> Problem {
 /// after an isolated transaction began.
 pub fn header_from(from: i64) -> Option<BlockHeader> {
     let mut header = None;
-    spi::for_each_as_of_now(HEADERS, &[from.into(), 1.into()], |row| header = Some(tables::header_from_row(row)));
+    spi::for_each_as_of_now(BLOCKS_FROM, &[from.into(), 1.into()], |row| header = Some(tables::header_from_row(row)));
     header
 }
 
