@@ -57,6 +57,9 @@ fn what_verifies_without_a_secret_says_that_signatures_were_not_checked() {
         ("SELECT ledger.verify_row('signed', '{\"id\": 1}')", true),
         ("SELECT * FROM ledger.verify_table('unsigned')", false),
         ("SELECT ledger.verify_row('unsigned', '{\"id\": 1}')", false),
+        ("SELECT ledger.verify_items()", true),
+        ("SELECT ledger.verify_item_chain('[]')", true),
+        ("SELECT * FROM ledger.registry_sync('[]')", true),
     ];
     assert_eq!(notices(&cluster, statements[0].0), Vec::<String>::new());
     set(&mut client, "ledger.hmac_secret_file", "''");

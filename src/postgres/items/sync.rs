@@ -35,6 +35,7 @@ fn registry_sync(
     ),
 > {
     let local = or_raise(read_local(required(local, "local")));
+    secrets::note_unchecked_signatures();
     TableIterator::new(with_latest_snapshot(|verifier| compare_all(&verifier, local)))
 }
 

@@ -81,8 +81,11 @@ fn read_config(given: &str, password: Option<String>) -> Result<Config, String> 
 /// Asks the registry about `files`, the JSON that `ledger.registry_sync` takes.
 fn ask(config: &Config, files: &Value) -> Result<Vec<Row>, String> {
     let describe = |what: &str, reason: &str| without_password(&format!("{what}: {reason}"), config);
+    let mut config_with_notices = config.clone();
+    // The server warns of a wrong secret, and says so if it has none.
+    config_with_notices.notice_callback(|notice| complain(&format!("{}: {}", notice.severity(), notice.message())));
     let mut client: Client =
-        config.connect(NoTls).map_err(|error| describe("cannot connect to the database", &reason(&error)))?;
+        config_with_notices.connect(NoTls).map_err(|error| describe("cannot connect to the database", &reason(&error)))?;
     client.query("SELECT * FROM ledger.registry_sync($1::text::jsonb)", &[&files.to_string()]).map_err(|error| {
         let reason = match error.code() == Some(&SqlState::INVALID_SCHEMA_NAME) {
             true => format!("{} has no extension pg_notary", named(config)),
