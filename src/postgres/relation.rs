@@ -306,6 +306,8 @@ pub fn is_leaving(table: &Table) -> bool {
 
 /// The partitions that hold rows, or the table itself where it has none.
 pub fn leaves(table: Table) -> Vec<Table> {
+    // SAFETY: raises an ERROR before the stack ends, however deep the partitions are.
+    unsafe { pg_sys::check_stack_depth() };
     if !table.is_partitioned() {
         return vec![table];
     }

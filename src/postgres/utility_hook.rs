@@ -54,10 +54,8 @@ unsafe extern "C-unwind" fn process_utility(
     own_tables::before_utility((*statement).utilityStmt);
     sealing_lock::before_utility((*statement).utilityStmt);
     table_locks::before_utility((*statement).utilityStmt);
-    let is_tracking = tracking::commands::concerns((*statement).utilityStmt);
-    if is_tracking {
-        tracking::commands::before_utility((*statement).utilityStmt);
-    }
+    let is_tracking = tracking::commands::concerns((*statement).utilityStmt)
+        && tracking::commands::before_utility((*statement).utilityStmt);
     let next = PREVIOUS.unwrap_or(standard_ProcessUtility);
     let rewritten = copy_hook::rewrite(statement);
     let statement = if rewritten.is_null() { statement } else { rewritten };

@@ -43,12 +43,14 @@ pub unsafe extern "C-unwind" fn concerns(statement: *mut pg_sys::Node) -> bool {
     may && pg_sys::IsTransactionState() && !pg_sys::XactReadOnly && schema::find().is_some()
 }
 
-/// Records rows that the command takes away, while they are there.
+/// Records rows that the command takes away, while they are there. Returns whether [`after_utility`] is to be called: not
+/// where the command alters a table that is not there. With IF EXISTS it then does nothing, asks for no privilege and
+/// locks no partition that it names, which may be one of a tracked table.
 ///
 /// # Safety
 /// `statement` is the one that ProcessUtility was called with.
 #[pg_guard]
-pub unsafe extern "C-unwind" fn before_utility(statement: *mut pg_sys::Node) {
+pub unsafe extern "C-unwind" fn before_utility(statement: *mut pg_sys::Node) -> bool {
     or_raise(match (*statement).type_ {
         pg_sys::NodeTag::T_AlterTableStmt => before_alter(&*statement.cast()),
         pg_sys::NodeTag::T_DropStmt => {
@@ -67,6 +69,8 @@ pub unsafe extern "C-unwind" fn before_utility(statement: *mut pg_sys::Node) {
             Ok(())
         }
     });
+    let is_alter = (*statement).type_ == pg_sys::NodeTag::T_AlterTableStmt;
+    !is_alter || relation::named((*statement.cast::<pg_sys::AlterTableStmt>()).relation) != pg_sys::InvalidOid
 }
 
 /// Records rows that the command has brought, and tables that it has taken away without naming them. Gives new

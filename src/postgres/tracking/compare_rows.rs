@@ -37,9 +37,10 @@ pub struct Comparison<'a> {
     snapshot: &'a RegisteredSnapshot,
     /// The TRUNCATEs of the table, as time and entry id, in ascending order.
     truncates: &'a [(i64, Uuid)],
-    /// Comparers by relation, for those in which a row had to be read again.
-    comparers: HashMap<pg_sys::Oid, Comparer>,
+    comparers: Comparers<'a>,
     shapes: ShapeChanges,
+    /// For what is read of one row: reset after it. To make one for each row would leave its name behind each time.
+    context: PgMemoryContexts,
     each: &'a mut dyn FnMut(RowProblem),
     problem_count: u64,
 }
@@ -54,7 +55,9 @@ impl<'a> Comparison<'a> {
         each: &'a mut dyn FnMut(RowProblem),
     ) -> Self {
         let shapes = ShapeChanges::new(options.table_since(&root));
-        Comparison { root, options, snapshot, truncates, comparers: HashMap::new(), shapes, each, problem_count: 0 }
+        let comparers = Comparers { options, known: HashMap::new() };
+        let context = PgMemoryContexts::new("pg_notary comparison of rows");
+        Comparison { root, options, snapshot, truncates, comparers, shapes, context, each, problem_count: 0 }
     }
 
     /// Takes the table's records from the sorter, in which they come next. Returns the number of problems.
@@ -169,27 +172,18 @@ impl<'a> Comparison<'a> {
     /// changed, this is done for every row that has not changed since.
     fn compare_again(&mut self, newest: &Record, live: &Record) -> Result<Option<Finding>, Failure> {
         let snapshot = self.snapshot;
-        let comparer = self.comparer(live.place.relation)?;
+        let comparer = self.comparers.of(live.place.relation)?;
         // Before the context, because it is kept.
         let older = comparer.older_shape(newest.shape)?;
-        let mut context = PgMemoryContexts::new("pg_notary comparison of a row");
+        self.context.reset();
         // SAFETY: the older shape, which is allocated when it is first asked for, has just been; and what is returned is
         // not in the context.
         unsafe {
-            context.switch_to(|_| match older.is_some_and(|older| is_under(&older, comparer, newest, live, snapshot)) {
+            self.context.switch_to(|_| match older.is_some_and(|older| is_under(&older, comparer, newest, live, snapshot)) {
                 true => Ok(None),
                 false => compare_fully(comparer, newest, live, snapshot),
             })
         }
-    }
-
-    fn comparer(&mut self, relation: pg_sys::Oid) -> Result<&mut Comparer, Failure> {
-        if !self.comparers.contains_key(&relation) {
-            let leaf = Table::open_oid(relation, pg_sys::AccessShareLock);
-            let plan = plan::of(&leaf, || Ok(self.options.clone()))?;
-            self.comparers.insert(relation, Comparer::new(leaf, plan));
-        }
-        Ok(self.comparers.get_mut(&relation).expect("it has just been put there"))
     }
 
     fn version(&self, record: &Record) -> Option<Version> {
@@ -198,9 +192,9 @@ impl<'a> Comparison<'a> {
 
     fn report(&mut self, entry: &Record, finding: Finding) -> Result<(), Failure> {
         let (root, options, snapshot) = (&self.root, self.options, self.snapshot);
-        let mut context = PgMemoryContexts::new("pg_notary problem with a row");
+        self.context.reset();
         // SAFETY: a key is text of its own, not in the context.
-        let key = unsafe { context.switch_to(|_| key_in(entry, root, options, snapshot)) };
+        let key = unsafe { self.context.switch_to(|_| key_in(entry, root, options, snapshot)) };
         self.found(RowProblem {
             row_key: key?,
             problem: finding.0,
@@ -219,11 +213,11 @@ impl<'a> Comparison<'a> {
         (problem, detail): Finding,
     ) -> Result<(), Failure> {
         let snapshot = self.snapshot;
-        let comparer = self.comparer(live.place.relation)?;
+        let comparer = self.comparers.of(live.place.relation)?;
         let key = |row: &tables::Row| columns::object(&comparer.plan.key, row);
-        let mut context = PgMemoryContexts::new("pg_notary problem with a row");
+        self.context.reset();
         // SAFETY: a key is text of its own, not in the context.
-        let key = unsafe { context.switch_to(|_| comparer.table().fetch(live.place.tid, snapshot, key)) };
+        let key = unsafe { self.context.switch_to(|_| comparer.table().fetch(live.place.tid, snapshot, key)) };
         let row_key = key.transpose()?.unwrap_or_default();
         let entry_id = newest.map(|newest| newest.entry_id);
         let block_number = newest.map(|newest| newest.block).filter(|block| *block != 0);
@@ -234,6 +228,23 @@ impl<'a> Comparison<'a> {
     fn found(&mut self, problem: RowProblem) {
         self.problem_count += 1;
         (self.each)(problem);
+    }
+}
+
+/// Comparers by relation, for those in which a row had to be read again.
+struct Comparers<'a> {
+    options: &'a Options,
+    known: HashMap<pg_sys::Oid, Comparer>,
+}
+
+impl Comparers<'_> {
+    fn of(&mut self, relation: pg_sys::Oid) -> Result<&mut Comparer, Failure> {
+        if !self.known.contains_key(&relation) {
+            let leaf = Table::open_oid(relation, pg_sys::AccessShareLock);
+            let plan = plan::of(&leaf, || Ok(self.options.clone()))?;
+            self.known.insert(relation, Comparer::new(leaf, plan));
+        }
+        Ok(self.known.get_mut(&relation).expect("it has just been put there"))
     }
 }
 
