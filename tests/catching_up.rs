@@ -58,10 +58,8 @@ fn a_prepared_transaction_that_is_committed_while_the_file_is_brought_up_to_date
     set_fault(&cluster, "before_write:hang");
     set(&mut client, "ledger.mirror_mode", "sync");
     let worker = worker_pid(&mut client);
-    // Before Postgres 17 an extension cannot name its wait events.
-    let waits = "(SELECT wait_event ~ '^(PgNotaryMirror.*|Extension)$' FROM pg_stat_activity WHERE pid";
     let is_repairing = "(SELECT state = 'repairing' FROM ledger.mirror_status)";
-    wait_for(&mut client, &format!("{is_repairing} AND {waits} = {worker})"));
+    wait_for(&mut client, &format!("{is_repairing} AND {}", waits_for_file(worker)));
     client.batch_execute("COMMIT PREPARED 'without a file'").unwrap();
     clear_fault(&cluster);
     wait_until_attached(&mut client);

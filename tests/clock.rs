@@ -125,8 +125,7 @@ fn rows_verify_that_are_written_on_both_sides_of_a_promotion_to_a_host_whose_clo
     set_clock(&primary, 20);
     change_rows(&mut client);
     let mut reader = standby.connect("postgres");
-    let written = value(&mut client, "SELECT pg_current_wal_flush_lsn()");
-    wait_for(&mut reader, &format!("pg_last_wal_replay_lsn() >= '{written}'"));
+    catch_up(&mut client, &mut reader);
     primary.stop(Stop::Immediate);
     assert_eq!(value(&mut reader, "SELECT pg_promote()"), "t");
     change_rows(&mut reader);

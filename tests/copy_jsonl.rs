@@ -49,8 +49,7 @@ fn a_standby_exports_the_same_lines() {
     let standby = quiet().standby_of(&primary);
     let mut reader = standby.connect("postgres");
     record_many(&mut client, 3);
-    let written = value(&mut client, "SELECT pg_current_wal_flush_lsn()");
-    wait_for(&mut reader, &format!("pg_last_wal_replay_lsn() >= '{written}'"));
+    catch_up(&mut client, &mut reader);
     assert!(export(&mut reader) == export(&mut client), "the standby exports something else");
     let refused = reader.copy_in(IMPORT).err();
     assert_eq!(refused.unwrap().code(), Some(&SqlState::READ_ONLY_SQL_TRANSACTION));
@@ -122,14 +121,12 @@ fn an_import_that_is_killed_leaves_an_empty_ledger_that_works() {
             new.kill9_everything();
             new.start_again();
         } else {
-            let restarts = || new.log().matches("all server processes terminated; reinitializing").count();
-            let before = restarts();
+            let before = new.crash_count();
             send(pid, libc::SIGKILL);
-            wait_until("the server starts again", PATIENCE, || restarts() > before);
-            wait_until("the server is up", PATIENCE, || new.try_connect("postgres").is_ok());
+            wait_until("the server starts again", PATIENCE, || new.crash_count() > before);
         }
         assert!(!importing.wait().unwrap().success());
-        client = new.connect("postgres");
+        client = new.reconnect();
         assert_eq!(number(&mut client, "SELECT block_count + pending_count FROM ledger.chain_stats"), 0);
         assert_eq!(number(&mut client, "SELECT count(*) FROM ledger.log_nodes"), 0);
         assert_eq!(file(&mut client), original);

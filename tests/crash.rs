@@ -253,7 +253,7 @@ type Counts = BTreeMap<String, i64>;
 impl Load {
     /// Looks at everything, with no writer about.
     fn check(&self) {
-        let mut client = self.connect();
+        let mut client = self.cluster.reconnect();
         // At once: what recovery has still to do is no tampering.
         assert_valid(&mut client);
         wait_until_attached(&mut client);
@@ -272,15 +272,6 @@ impl Load {
         assert_same("ledger.entries", &table, "the file", &counts_in_file(&path));
         self.assert_as_told(&app);
         assert_intact(&mut client);
-    }
-
-    fn connect(&self) -> Client {
-        let mut client = None;
-        wait_until("the server is up", PATIENCE, || {
-            client = self.cluster.try_connect("postgres").ok();
-            client.is_some()
-        });
-        client.unwrap()
     }
 
     /// Ends what was prepared when the server was killed, and waits until the file has followed.
@@ -309,7 +300,7 @@ impl Load {
 
     /// The server goes on, and in the end everything is sealed.
     fn finish(&self) {
-        let mut client = self.connect();
+        let mut client = self.cluster.reconnect();
         record(&mut client);
         seal(&mut client);
         assert_intact(&mut client);
@@ -374,14 +365,13 @@ fn processes(cluster: &Cluster, title: &str) -> Vec<u32> {
 
 /// Kills one process of that title, as soon as there is one, and waits until the postmaster has started all over.
 fn kill_one(Load { cluster, .. }: &Load, title: &str, random: &mut Random) {
-    let restarts = || cluster.log().matches("all server processes terminated; reinitializing").count();
-    let before = restarts();
+    let before = cluster.crash_count();
     // A session that has just been closed may end before it is killed, which leaves the server as it was.
     wait_until("a process is killed", PATIENCE, || {
         let found = processes(cluster, title);
         !found.is_empty() && kill(*random.pick(&found))
     });
-    wait_until("the server starts again", PATIENCE, || restarts() > before);
+    wait_until("the server starts again", PATIENCE, || cluster.crash_count() > before);
 }
 
 /// Starts the server, and once in a while kills it again while it recovers.

@@ -31,30 +31,19 @@ enum Fate {
     Lost,
 }
 
-/// A new session, once the server takes one after a crash of one of its processes.
-fn reconnect(cluster: &Cluster) -> Client {
-    let mut client = None;
-    wait_until("the server is up again", PATIENCE, || {
-        client = cluster.try_connect("postgres").ok();
-        client.is_some()
-    });
-    client.unwrap()
-}
-
 /// The server is killed at the place while a transaction commits; whatever became of that one, all is whole afterwards.
 fn survives_kill_at(cluster: &Cluster, mut client: Client, place: &str, fate: Fate) -> Client {
     // Two more fill a block, so that its line is written too.
     record_many(&mut client, 3);
     // In mode write they are synced later, which is not to be what the fault hits.
     wait_for(&mut client, "(SELECT lag_entries = 0 FROM ledger.mirror_status)");
-    let restarts = || cluster.log().matches("all server processes terminated; reinitializing").count();
-    let (before, crashes) = (ids_in_table(&mut client), restarts());
+    let (before, crashes) = (ids_in_table(&mut client), cluster.crash_count());
     set_fault(cluster, &format!("{place}:kill"));
     let outcome = client.simple_query(&format!("{RECORD}; {RECORD}"));
-    wait_until("the fault happens", PATIENCE, || !fault_file(cluster).exists() && restarts() > crashes);
+    wait_until("the fault happens", PATIENCE, || !fault_file(cluster).exists() && cluster.crash_count() > crashes);
     drop(client);
 
-    let mut client = reconnect(cluster);
+    let mut client = cluster.reconnect();
     wait_until("the ledger is open again", PATIENCE, || {
         is_true(&mut client, "(SELECT state = 'attached' FROM ledger.mirror_status)")
     });

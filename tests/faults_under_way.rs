@@ -130,9 +130,8 @@ fn a_worker_that_is_terminated_while_it_voids_leaves_that_to_the_next() {
     let at_the_file = Background::waiting(&cluster, &mut client, RECORD);
     let worker = worker_pid(&mut client);
     Background::waiting(&cluster, &mut client, RECORD).cancel(&mut client);
-    let waits = "(SELECT wait_event ~ '^(PgNotaryMirror.*|Extension)$' FROM pg_stat_activity WHERE pid = ";
     if crate::common::pg_major() >= 17 {
-        wait_for(&mut client, &format!("{waits}{worker})"));
+        wait_for(&mut client, &waits_for_file(worker));
     }
     client.batch_execute(&format!("SELECT pg_terminate_backend({worker})")).unwrap();
     wait_for(&mut client, &format!("(SELECT count(*) = 0 FROM pg_stat_activity WHERE pid = {worker})"));

@@ -144,12 +144,11 @@ fn an_id_of_a_prepare_that_fails_can_be_used_again() {
 fn an_id_that_is_used_again_by_several_at_once_is_recorded_once() {
     let (cluster, mut client) = start_in(Local, "sync");
     let held = abort_and_hold(&cluster, &mut client, Abort::Serialization, &insert('a'));
-    let waits = "(SELECT wait_event ~ '^(PgNotaryMirror.*|Extension)$' FROM pg_stat_activity WHERE pid";
     // Where the test is too slow to see one wait, the next has more time.
     let given_up = [1, 2, 4, 8].into_iter().find_map(|seconds| {
         let limited = format!("SET statement_timeout = '{seconds}s'; {}", insert('b'));
         let given_up = Background::run(&cluster, "", &limited);
-        let is_waiting = format!("{waits} = {})", given_up.pid);
+        let is_waiting = waits_for_file(given_up.pid);
         wait_until("it waits", PATIENCE, || given_up.is_over() || is_true(&mut client, &is_waiting));
         (!given_up.is_over()).then_some(given_up)
     });

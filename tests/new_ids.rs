@@ -166,8 +166,7 @@ fn an_id_that_a_standby_gave_is_recorded_once_if_the_primary_has_used_it() {
     let id = new_id(&mut reader);
     client.batch_execute(&insert(&id)).unwrap();
     client.batch_execute(SEAL).unwrap();
-    let written = value(&mut client, "SELECT pg_current_wal_flush_lsn()");
-    wait_for(&mut reader, &format!("pg_last_wal_replay_lsn() >= '{written}'"));
+    catch_up(&mut client, &mut reader);
     primary.stop(Stop::Fast);
     assert_eq!(value(&mut reader, "SELECT pg_promote()"), "t");
     assert_is_taken(&mut reader, &id);

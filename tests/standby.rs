@@ -36,12 +36,6 @@ fn start_primary() -> (Cluster, Client, PathBuf) {
     (cluster, client, directory)
 }
 
-/// Waits until the standby has replayed all that the primary has written.
-fn catch_up(primary: &mut Client, standby: &mut Client) {
-    let written = value(primary, "SELECT pg_current_wal_flush_lsn()");
-    wait_for(standby, &format!("pg_last_wal_replay_lsn() >= '{written}'"));
-}
-
 /// A primary and a standby on the same directory, which gets nothing from it any more; each with a session.
 fn start_with_standby_cut_off() -> (Cluster, Client, Cluster, Client) {
     let (primary, mut client, directory) = start_primary();

@@ -115,8 +115,7 @@ fn a_crash_before_the_commit_of_an_entry_about_a_row_is_no_removal() {
     for id in 2..5_usize {
         set_fault(&cluster, "before_commit:kill");
         client.batch_execute(&format!("INSERT INTO t VALUES ({id})")).unwrap_err();
-        let restarts = || cluster.log().matches("all server processes terminated; reinitializing").count();
-        wait_until("the server restarts", PATIENCE, || restarts() == id - 1);
+        wait_until("the server restarts", PATIENCE, || cluster.crash_count() == id - 1);
         wait_until("the server is back", PATIENCE, || cluster.try_connect("postgres").is_ok());
         client = cluster.connect("postgres");
         wait_until("recording works again", PATIENCE, || client.simple_query(RECORD).is_ok());

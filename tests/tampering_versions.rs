@@ -187,8 +187,7 @@ fn a_standby_finds_what_was_changed_on_its_primary() {
         Options::new().conf("ledger.mirror_mode = off").env("PG_NOTARY_FAULT_SMALL_RUNS", "1").standby_of(&primary);
     let mut reader = standby.connect("postgres");
     let mut on_standby = |client: &mut Client| {
-        let written = value(client, "SELECT pg_current_wal_flush_lsn()");
-        wait_for(&mut reader, &format!("pg_last_wal_replay_lsn() >= '{written}'"));
+        catch_up(client, &mut reader);
         found(&mut reader)
     };
     change_and_seal(&mut client, 3);

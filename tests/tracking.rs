@@ -337,10 +337,6 @@ fn a_standby_verifies_tracked_tables() {
     let standby = Options::new().conf(&directory).standby_of(&primary);
     let mut reader = standby.connect("postgres");
     client.batch_execute("UPDATE accounts SET amount = 0 WHERE id = 1").unwrap();
-    let catch_up = |client: &mut Client, reader: &mut Client| {
-        let written = value(client, "SELECT pg_current_wal_flush_lsn()");
-        wait_for(reader, &format!("pg_last_wal_replay_lsn() >= '{written}'"));
-    };
     catch_up(&mut client, &mut reader);
     assert_clean(&mut reader, "accounts");
     assert_eq!(value(&mut reader, "SELECT ledger.verify_row('accounts', '{\"id\": 1}')->>'verified'"), "true");

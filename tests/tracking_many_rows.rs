@@ -255,10 +255,6 @@ fn a_standby_finds_what_it_has_replayed() {
     let (primary, mut client) = start_tracked();
     let standby = Options::new().conf("ledger.mirror_mode = off").standby_of(&primary);
     let mut reader = standby.connect("postgres");
-    let catch_up = |client: &mut Client, reader: &mut Client| {
-        let written = value(client, "SELECT pg_current_wal_flush_lsn()");
-        wait_for(reader, &format!("pg_last_wal_replay_lsn() >= '{written}'"));
-    };
     catch_up(&mut client, &mut reader);
     begin(&mut reader, "READ COMMITTED");
     assert_eq!(passes_of(&mut reader, assert_verified), 2);

@@ -85,6 +85,12 @@ pub fn wait_until_hanging(pid: u32) {
     wait_until("it hangs", PATIENCE, || fs::read_to_string(&place).is_ok_and(|place| place.contains("nanosleep")));
 }
 
+/// The condition that a process waits for the file, or hangs at it.
+pub fn waits_for_file(pid: u32) -> String {
+    // Before Postgres 17 an extension cannot name its wait events.
+    format!("(SELECT wait_event ~ '^(PgNotaryMirror.*|Extension)$' FROM pg_stat_activity WHERE pid = {pid})")
+}
+
 /// A session that runs a statement in the background.
 pub struct Background {
     pub pid: u32,
@@ -114,14 +120,7 @@ impl Background {
 
     #[track_caller]
     pub fn wait_until_waiting(&self, client: &mut Client) {
-        // Before Postgres 17 an extension cannot name its wait events.
-        wait_for(
-            client,
-            &format!(
-                "(SELECT wait_event ~ '^(PgNotaryMirror.*|Extension)$' FROM pg_stat_activity WHERE pid = {})",
-                self.pid
-            ),
-        );
+        wait_for(client, &waits_for_file(self.pid));
     }
 
     /// Hangs where the fault says: whoever is stopped there is not stopped on the way there.

@@ -117,6 +117,13 @@ pub fn reload(client: &mut Client) {
     wait_until("the settings are read again", PATIENCE, || value(client, "SELECT pg_conf_load_time()") != before);
 }
 
+/// Waits until the standby has replayed all that the primary has written.
+#[track_caller]
+pub fn catch_up(primary: &mut Client, standby: &mut Client) {
+    let written = value(primary, "SELECT pg_current_wal_flush_lsn()");
+    wait_for(standby, &format!("pg_last_wal_replay_lsn() >= '{written}'"));
+}
+
 /// Waits for a condition in SQL.
 #[track_caller]
 pub fn wait_for(client: &mut Client, condition: &str) {

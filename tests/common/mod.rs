@@ -361,6 +361,11 @@ impl Cluster {
         String::from_utf8_lossy(&fs::read(self.log_path()).unwrap()).into_owned()
     }
 
+    /// How often the server has ended all sessions and recovered, because a process of it crashed.
+    pub fn crash_count(&self) -> usize {
+        self.log().matches("all server processes terminated; reinitializing").count()
+    }
+
     /// Waits until the log has this text.
     pub fn wait_for_log(&self, text: &str) {
         wait_until(&format!("the log has \"{text}\""), PATIENCE, || self.log().contains(text));
@@ -380,6 +385,16 @@ impl Cluster {
 
     pub fn connect(&self, database: &str) -> postgres::Client {
         self.try_connect(database).unwrap_or_else(|error| panic!("cannot connect to {database}: {error:?}"))
+    }
+
+    /// Connects once the server, which is recovering by itself, takes sessions.
+    pub fn reconnect(&self) -> postgres::Client {
+        let mut client = None;
+        wait_until("the server is up again", PATIENCE, || {
+            client = self.try_connect("postgres").ok();
+            client.is_some()
+        });
+        client.unwrap()
     }
 
     pub fn connect_as(&self, user: &str, database: &str) -> postgres::Client {
