@@ -69,6 +69,7 @@ fn a_ledger_too_many_is_named_in_the_log_of_each_start() {
     let before = cluster.log().len();
     cluster.start_again();
     // Which of them has no room is not said: they come in no order.
-    let named = ["postgres", "second", "third"].map(|name| format!("Nothing can be recorded or sealed in database \"{name}\""));
+    let named =
+        ["postgres", "second", "third"].map(|name| format!("Nothing can be recorded or sealed in database \"{name}\""));
     wait_until("the log names it", PATIENCE, || named.iter().any(|name| cluster.log()[before..].contains(name)));
 }

@@ -76,7 +76,8 @@ pub fn is_named(place: Place, found: &[Found], pending: &[String]) -> bool {
                 && found.iter().any(|problem| problem.entry.as_ref() == Some(&pending[number as usize]))
         }
         Place::Ledger => {
-            let has_place = |problem: &Found| problem.block.is_some() || problem.leaf.is_some() || problem.entry.is_some();
+            let has_place =
+                |problem: &Found| problem.block.is_some() || problem.leaf.is_some() || problem.entry.is_some();
             !found.is_empty() && !found.iter().any(has_place)
         }
     }

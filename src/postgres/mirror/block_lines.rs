@@ -26,9 +26,8 @@ const CHUNK_ENTRIES: i64 = 20_000;
 const BLOCKS_AT_ONCE: i64 = 1_000;
 
 /// The entries of consecutive blocks: see [`extent`].
-static ENTRIES: LazyLock<String> = LazyLock::new(|| {
-    tables::sealed_where("block_number BETWEEN $1 AND $2 AND leaf_index >= $3 AND leaf_index < $4")
-});
+static ENTRIES: LazyLock<String> =
+    LazyLock::new(|| tables::sealed_where("block_number BETWEEN $1 AND $2 AND leaf_index >= $3 AND leaf_index < $4"));
 
 /// How long a session that seals waits for the worker to append lines that the file lacks.
 const BEHIND_DEADLINE: Duration = Duration::from_secs(30);

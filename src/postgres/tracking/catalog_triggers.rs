@@ -22,8 +22,7 @@ impl CatalogTrigger {
     pub unsafe fn find(trigger: pg_sys::Oid) -> Option<CatalogTrigger> {
         let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
         let catalog = pg_sys::table_open(pg_sys::TriggerRelationId, lock);
-        let mut key =
-            equality_key(pg_sys::Anum_pg_trigger_oid as pg_sys::AttrNumber, pg_sys::F_OIDEQ, trigger.into());
+        let mut key = equality_key(pg_sys::Anum_pg_trigger_oid as pg_sys::AttrNumber, pg_sys::F_OIDEQ, trigger.into());
         let as_of_now = &raw mut pg_sys::SnapshotSelfData;
         let index = pg_sys::Oid::from(pg_sys::TriggerOidIndexId);
         let scan = pg_sys::systable_beginscan(catalog, index, true, as_of_now, 1, &mut key);

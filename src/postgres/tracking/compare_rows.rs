@@ -175,13 +175,15 @@ impl<'a> Comparison<'a> {
         let comparer = self.comparers.of(live.place.relation)?;
         // Before the context, because it is kept.
         let older = comparer.older_shape(newest.shape)?;
-        self.context.reset();
-        // SAFETY: the older shape, which is allocated when it is first asked for, has just been; and what is returned is
-        // not in the context.
+        // SAFETY: nothing is left that was in the context. The older shape, which is allocated when it is first asked for,
+        // has just been; and what is returned is not in the context.
         unsafe {
-            self.context.switch_to(|_| match older.is_some_and(|older| is_under(&older, comparer, newest, live, snapshot)) {
-                true => Ok(None),
-                false => compare_fully(comparer, newest, live, snapshot),
+            self.context.reset();
+            self.context.switch_to(|_| {
+                match older.is_some_and(|older| is_under(&older, comparer, newest, live, snapshot)) {
+                    true => Ok(None),
+                    false => compare_fully(comparer, newest, live, snapshot),
+                }
             })
         }
     }
@@ -192,9 +194,11 @@ impl<'a> Comparison<'a> {
 
     fn report(&mut self, entry: &Record, finding: Finding) -> Result<(), Failure> {
         let (root, options, snapshot) = (&self.root, self.options, self.snapshot);
-        self.context.reset();
-        // SAFETY: a key is text of its own, not in the context.
-        let key = unsafe { self.context.switch_to(|_| key_in(entry, root, options, snapshot)) };
+        // SAFETY: nothing is left that was in the context. A key is text of its own, not in it.
+        let key = unsafe {
+            self.context.reset();
+            self.context.switch_to(|_| key_in(entry, root, options, snapshot))
+        };
         self.found(RowProblem {
             row_key: key?,
             problem: finding.0,
@@ -215,9 +219,11 @@ impl<'a> Comparison<'a> {
         let snapshot = self.snapshot;
         let comparer = self.comparers.of(live.place.relation)?;
         let key = |row: &tables::Row| columns::object(&comparer.plan.key, row);
-        self.context.reset();
-        // SAFETY: a key is text of its own, not in the context.
-        let key = unsafe { self.context.switch_to(|_| comparer.table().fetch(live.place.tid, snapshot, key)) };
+        // SAFETY: as in report().
+        let key = unsafe {
+            self.context.reset();
+            self.context.switch_to(|_| comparer.table().fetch(live.place.tid, snapshot, key))
+        };
         let row_key = key.transpose()?.unwrap_or_default();
         let entry_id = newest.map(|newest| newest.entry_id);
         let block_number = newest.map(|newest| newest.block).filter(|block| *block != 0);

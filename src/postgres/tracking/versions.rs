@@ -104,12 +104,7 @@ pub fn newest_pending<const N: usize>(row_ids: [Uuid; N], snapshot: &RegisteredS
 }
 
 /// The list is of the table as the snapshot sees it.
-fn newest_listed(
-    list: &PendingList,
-    row_id: Uuid,
-    table: &Table,
-    snapshot: &RegisteredSnapshot,
-) -> Option<Version> {
+fn newest_listed(list: &PendingList, row_id: Uuid, table: &Table, snapshot: &RegisteredSnapshot) -> Option<Version> {
     let mut newest: Option<Version> = None;
     for place in list.about(row_id).iter().rev() {
         if newest.as_ref().is_some_and(|newest| newest.created_at != place.created_at) {

@@ -10,8 +10,7 @@ use pgrx::{check_for_interrupts, pg_sys, PgMemoryContexts};
 use std::sync::LazyLock;
 
 /// The entries of a range of leaves, where their index cannot be used.
-static ENTRIES: LazyLock<String> =
-    LazyLock::new(|| tables::sealed_where("leaf_index >= $1 AND leaf_index < $2"));
+static ENTRIES: LazyLock<String> = LazyLock::new(|| tables::sealed_where("leaf_index >= $1 AND leaf_index < $2"));
 
 /// Reads entries by their index on leaf_index. It does not use the executor, because a query would copy each row twice.
 pub struct Leaves {

@@ -78,8 +78,7 @@ impl Local {
             return Err(Failure::Item(ContentError::new(format!("{fault}: sign it again")).into()));
         }
         let payload = Payload::of(item)?;
-        let name =
-            ItemName { item_type: item.item_type, id: item.id.to_owned(), version: item.version.to_owned() };
+        let name = ItemName { item_type: item.item_type, id: item.id.to_owned(), version: item.version.to_owned() };
         let location = payload.location().unwrap_or_default().to_owned();
         let item = LocalItem { name, location, integrity: payload.integrity(), text_hash: text_hash(item)? };
         Ok(Local { shown, item })

@@ -84,8 +84,9 @@ fn ask(config: &Config, files: &Value) -> Result<Vec<Row>, String> {
     let mut config_with_notices = config.clone();
     // The server warns of a wrong secret, and says so if it has none.
     config_with_notices.notice_callback(|notice| complain(&format!("{}: {}", notice.severity(), notice.message())));
-    let mut client: Client =
-        config_with_notices.connect(NoTls).map_err(|error| describe("cannot connect to the database", &reason(&error)))?;
+    let mut client: Client = config_with_notices
+        .connect(NoTls)
+        .map_err(|error| describe("cannot connect to the database", &reason(&error)))?;
     client.query("SELECT * FROM ledger.registry_sync($1::text::jsonb)", &[&files.to_string()]).map_err(|error| {
         let reason = match error.code() == Some(&SqlState::INVALID_SCHEMA_NAME) {
             true => format!("{} has no extension pg_notary", named(config)),
@@ -176,8 +177,7 @@ fn read_row(row: &Row) -> Result<Comparison, String> {
 /// # Errors
 /// If the registry said nothing about one of them, which must not pass for a match.
 fn join(files: Vec<Local>, mut answers: Vec<Comparison>) -> Result<Vec<Comparison>, String> {
-    let mut shown: HashMap<ItemName, PathBuf> =
-        files.into_iter().map(|file| (file.item.name, file.shown)).collect();
+    let mut shown: HashMap<ItemName, PathBuf> = files.into_iter().map(|file| (file.item.name, file.shown)).collect();
     for item in &mut answers {
         item.shown = shown.remove(&item.name);
     }

@@ -268,8 +268,7 @@ mod tests {
     fn only_matches_and_what_is_superseded_exit_with_0() {
         assert_eq!(SyncReport::new(vec![], vec![]).exit_status(), VALID);
         for outcome in Outcome::all() {
-            let report =
-                SyncReport::new(vec![compared(Match), compared(outcome)], vec![other(State::Skipped)]);
+            let report = SyncReport::new(vec![compared(Match), compared(outcome)], vec![other(State::Skipped)]);
             let is_good = matches!(outcome, Outcome::Status(Match) | Outcome::Superseded);
             assert_eq!(report.exit_status() == VALID, is_good, "{outcome:?}");
             assert_eq!(report.to_json()["in_sync"], is_good);

@@ -63,7 +63,8 @@ fn a_sealed_chain_is_valid() {
 
 #[test]
 fn a_block_of_more_entries_than_a_server_makes_is_found_though_all_hashes_are_right() {
-    for (entries, problems) in [(MAX_ENTRIES, &[][..]), (MAX_ENTRIES + 1, &[(ProblemKind::DataCountMismatch, 1, None)])] {
+    for (entries, problems) in [(MAX_ENTRIES, &[][..]), (MAX_ENTRIES + 1, &[(ProblemKind::DataCountMismatch, 1, None)])]
+    {
         assert_eq!(places(&check(&blocks(1, entries as usize))), problems);
     }
 }
