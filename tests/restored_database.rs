@@ -5,7 +5,7 @@
 use crate::common::diverged::*;
 use crate::common::ledger::*;
 use crate::common::tracking::problems;
-use crate::common::{wait_until, Cluster, Options, Stop};
+use crate::common::{send, wait_until, Cluster, Options, Stop};
 use postgres::Client;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -134,17 +134,21 @@ fn it_does_not_after_a_restart_or_a_crash_either() {
     let mut client = restored.connect("postgres");
     assert_diverged(&mut client, &path, "put back to an older state");
     client.batch_execute(WORK_ELSEWHERE).unwrap();
+    let before = fs::read(&path).unwrap();
     for stop in [Stop::Fast, Stop::Immediate] {
         drop(client);
         restored.restart(stop);
         client = restored.connect("postgres");
         assert_diverged(&mut client, &path, "put back to an older state");
         // In a mode that does not wait for the file it is not written to either.
-        let before = fs::read(&path).unwrap();
         set(&mut client, "ledger.mirror_mode", "async");
         record(&mut client);
-        let is_known = "mode = 'async' AND state = 'failed' AND problem ~ 'put back' AND lag_entries > 0";
-        wait_for(&mut client, &format!("(SELECT {is_known} FROM ledger.mirror_status)"));
+        // The worker is awake, and does what there is to do before it sleeps again.
+        let worker = worker_pid(&mut client);
+        client.batch_execute("SELECT ledger.commit_block()").unwrap();
+        stop_between_transactions(&mut client, worker);
+        send(worker, libc::SIGCONT);
+        assert!(is_true(&mut client, "(SELECT problem ~ 'put back' FROM ledger.mirror_status)"));
         assert!(fs::read(&path).unwrap() == before, "the file was written to");
         set(&mut client, "ledger.mirror_mode", "sync");
     }

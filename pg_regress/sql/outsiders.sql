@@ -183,7 +183,7 @@ CREATE EXTENSION pg_notary;
 DROP SCHEMA ledger;
 -- One that is not empty: nothing in it is run.
 CREATE SCHEMA ledger;
-GRANT CREATE ON SCHEMA ledger TO regress_outsider;
+GRANT ALL ON SCHEMA ledger TO regress_outsider;
 SET ROLE regress_outsider;
 CREATE FUNCTION ledger.intrude(oid, integer) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'run as %', current_user; END $$;
 CREATE OPERATOR ledger.<> (FUNCTION = ledger.intrude, LEFTARG = oid, RIGHTARG = integer);
