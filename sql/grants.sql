@@ -37,7 +37,7 @@ GRANT EXECUTE ON FUNCTION ledger.hash_and_record(text, jsonb, jsonb, boolean),
     ledger.create_signature(text), ledger.verify_signature(text, text, text), ledger.commit_block(),
     ledger.verify_entry(uuid, jsonb) TO ledger_writer;
 
-GRANT SELECT ON ledger.blocks, ledger.entries, ledger.entries_pending, ledger.entries_sealed, ledger.entries_sealed_1, ledger.log_nodes, ledger.log_state,
+GRANT SELECT ON ledger.blocks, ledger.entries, ledger.entries_pending, ledger.entries_sealed, ledger.log_nodes, ledger.log_state,
     ledger.chain_stats, ledger.mirror_status, ledger.workers, ledger.progress
     TO ledger_auditor;
 GRANT EXECUTE ON FUNCTION ledger.verify_signature(text, text, text), ledger.verify_entry(uuid, jsonb),

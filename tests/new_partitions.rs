@@ -220,7 +220,7 @@ fn sealing_stops_where_there_is_no_room_and_goes_on_once_the_partition_can_be_ma
 }
 
 #[test]
-fn a_new_partition_is_for_those_who_may_read_its_table_whatever_became_of_the_roles() {
+fn a_new_partition_is_read_in_its_table_whatever_became_of_the_roles() {
     let (cluster, mut client, _) = ledger();
     end_at(&mut client, 9000);
     client
@@ -230,9 +230,15 @@ fn a_new_partition_is_for_those_who_may_read_its_table_whatever_became_of_the_ro
         )
         .unwrap();
     seal(&mut client);
-    let readers = "SELECT rolname FROM pg_roles WHERE rolname IN ('the auditors', 'archive', 'stranger')
-                   AND has_table_privilege(oid, 'ledger.entries_sealed_9000', 'SELECT') ORDER BY 1";
-    assert_eq!(column(&mut client, readers), ["archive", "the auditors"]);
+    assert!(is_true(&mut client, HAS_NEXT));
+    for (role, may_read) in [("archive", true), ("the auditors", true), ("stranger", false)] {
+        client.batch_execute(&format!("SET ROLE \"{role}\"")).unwrap();
+        let is_read = client.simple_query("SELECT FROM ledger.entries_sealed WHERE block_number >= 9000").is_ok();
+        assert_eq!(is_read, may_read, "{role}");
+        let alone = error(&mut client, "SELECT FROM ledger.entries_sealed_9000");
+        assert_eq!(*alone.code(), SqlState::INSUFFICIENT_PRIVILEGE, "{role}");
+        client.batch_execute("RESET ROLE").unwrap();
+    }
 
     client
         .batch_execute(
@@ -246,6 +252,30 @@ fn a_new_partition_is_for_those_who_may_read_its_table_whatever_became_of_the_ro
     assert!(is_true(&mut client, HAS_NEXT));
     assert!(!cluster.log().contains("in advance"), "{}", cluster.log());
     assert_intact(&mut client);
+}
+
+/// Postgres keeps what was granted on a member of an extension, and before version 17 also of a role that is gone. A dump
+/// then names that by its number, and pg_upgrade stops there.
+#[test]
+fn a_dump_names_no_role_that_may_have_read_a_partition_once() {
+    let (cluster, mut client, _) = ledger();
+    end_at(&mut client, 9000);
+    client
+        .batch_execute(
+            "CREATE ROLE archive; GRANT SELECT ON ledger.entries_sealed TO archive; CREATE ROLE app;
+             ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO app",
+        )
+        .unwrap();
+    seal(&mut client);
+    assert!(is_true(&mut client, HAS_NEXT));
+    client.batch_execute("DROP OWNED BY archive, app; DROP ROLE archive, app").unwrap();
+    let dump = cluster.run("pg_dump", &["--schema-only", "postgres"]);
+    let privileges: Vec<&str> =
+        dump.lines().filter(|line| line.starts_with("GRANT ") || line.starts_with("REVOKE ")).collect();
+    let is_of_partition = |line: &&&str| line.contains("entries_sealed_9000");
+    assert_eq!(privileges.iter().find(is_of_partition), None);
+    let is_number = |line: &&&str| line.contains(" \"1");
+    assert_eq!(privileges.iter().find(is_number), None);
 }
 
 /// The tablespaces that the newest partition, its indexes and its TOAST table are in; empty for that of the database.

@@ -201,8 +201,8 @@ SELECT count(*) AS rights FROM
      UNION ALL SELECT relacl FROM pg_class WHERE relnamespace = 'ledger'::regnamespace
      UNION ALL SELECT proacl FROM pg_proc WHERE pronamespace = 'ledger'::regnamespace) AS object (acl), aclexplode(acl) AS a
 WHERE a.grantee = 'regress_outsider'::regrole;
-SELECT has_table_privilege('ledger_auditor', 'ledger.entries_sealed_1', 'SELECT') AS auditor_reads,
-    has_table_privilege('ledger_auditor', 'ledger.entries_sealed_1', 'INSERT') AS auditor_writes;
+SELECT has_table_privilege('ledger_auditor', 'ledger.entries_sealed', 'SELECT') AS auditor_reads,
+    has_table_privilege('ledger_auditor', 'ledger.entries_sealed', 'INSERT') AS auditor_writes;
 ALTER DEFAULT PRIVILEGES REVOKE ALL ON TABLES FROM regress_outsider;
 ALTER DEFAULT PRIVILEGES REVOKE ALL ON FUNCTIONS FROM regress_outsider;
 DROP ROLE regress_outsider;

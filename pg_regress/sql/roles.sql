@@ -65,7 +65,7 @@ SELECT string_agg(outcome, '' ORDER BY role) FILTER (WHERE role = 'nobody') AS n
        string_agg(outcome, '' ORDER BY role) FILTER (WHERE role = 'monitor') AS monitor, command
 FROM commands JOIN outcomes USING (number) GROUP BY number, command ORDER BY number;
 
--- What a writer writes is really there; the new partition is readable by who may read the others.
+-- What a writer writes is really there.
 SET ROLE regress_writer;
 SELECT ledger.hash_and_record('by writer', '3') ->> 'postgres_recorded' AS recorded;
 INSERT INTO ledger.entries (entry_type, data_hash) VALUES ('by writer', ledger.hash_data('4')) RETURNING entry_type;

@@ -178,29 +178,22 @@ fn create(from: i64, to: i64) {
         format!("ALTER TABLE ledger.entries_sealed ATTACH PARTITION ledger.{name} FOR VALUES FROM ({from}) TO ({to})"),
     ];
     with_setting(c"default_tablespace", &tablespace(), || make.iter().for_each(|statement| run(statement)));
-    set_readers(&name);
+    take_away_privileges(&name);
 }
 
-/// Lets the roles that were granted to read the partitioned table read a new partition, and nobody else do anything with
-/// it, whatever ALTER DEFAULT PRIVILEGES gives. The ledger's own roles may have been renamed or dropped.
-fn set_readers(partition: &str) {
+/// Whatever ALTER DEFAULT PRIVILEGES gives, nobody may do anything with a partition alone: who may read its table reads it
+/// there. A grant would become part of the extension, so that a dump would name a role that is dropped later.
+fn take_away_privileges(partition: &str) {
     run(&format!("REVOKE ALL ON ledger.{partition} FROM PUBLIC"));
-    if let Some(others) = grantees(partition, "true") {
-        run(&format!("REVOKE ALL ON ledger.{partition} FROM {others}"));
-    }
-    if let Some(readers) = grantees("entries_sealed", "a.privilege_type = 'SELECT'") {
-        run(&format!("GRANT SELECT ON ledger.{partition} TO {readers}"));
-    }
-}
-
-/// The roles, but the owner and PUBLIC, that were granted such a privilege on a table of the ledger: a list in SQL.
-fn grantees(table: &str, condition: &str) -> Option<String> {
-    Spi::get_one(&format!(
+    let grantees: Option<String> = Spi::get_one(&format!(
         "SELECT pg_catalog.string_agg(DISTINCT CAST(CAST(a.grantee AS pg_catalog.regrole) AS pg_catalog.text), ', ') \
          FROM pg_catalog.pg_class AS c, pg_catalog.aclexplode(c.relacl) AS a \
-         WHERE c.oid = CAST('ledger.{table}' AS pg_catalog.regclass) AND a.grantee NOT IN (0, c.relowner) AND {condition}",
+         WHERE c.oid = CAST('ledger.{partition}' AS pg_catalog.regclass) AND a.grantee NOT IN (0, c.relowner)",
     ))
-    .unwrap_or_else(|error| pgrx::error!("could not read who has privileges on ledger.{table}: {error}"))
+    .unwrap_or_else(|error| pgrx::error!("could not read who has privileges on ledger.{partition}: {error}"));
+    if let Some(grantees) = grantees {
+        run(&format!("REVOKE ALL ON ledger.{partition} FROM {grantees}"));
+    }
 }
 
 /// The tablespace of the partitioned table, as a setting names it: empty for that of the database.

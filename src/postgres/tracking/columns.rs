@@ -31,8 +31,6 @@ use std::ffi::{c_char, CStr};
 use std::ops::Deref;
 use std::rc::Rc;
 
-pub use crate::ledger::canonical_json::{key as json_name, string as json_string};
-
 // Of Postgres, and not among pgrx's declarations. They only write to the buffer that they are given, and raise no error.
 extern "C" {
     fn double_to_shortest_decimal_buf(number: f64, text: *mut c_char) -> i32;

@@ -2,13 +2,12 @@
 //! Their hashes cover different columns, or the same columns under other names. So only images tell whether the row is
 //! the same: the columns are compared that both entries cover.
 
-use super::columns::json_name;
 use super::older_shape::{exchanged_names, unknown_columns, unknown_shape};
 use super::shape::Shape;
 use super::sorter::{shape_id, Record};
 use super::verify_row::{quoted_columns, Finding, RowProblemKind};
 use super::versions::Version;
-use crate::ledger::canonical_json::member;
+use crate::ledger::canonical_json::{self, member};
 use crate::ledger::row_change::RowChange;
 use crate::ledger::row_shape::{exchanged, shared, ShapeColumn, TableIdentity};
 use crate::ledger::{sha256, Hash};
@@ -114,7 +113,8 @@ impl ShapeChange {
 
 /// The columns that differ, under their later names.
 fn differences(shared: &[(String, String)], earlier: &str, later: &str) -> Vec<String> {
-    let differs =
-        |(before, now): &&(String, String)| member(earlier, &json_name(before)) != member(later, &json_name(now));
+    let differs = |(before, now): &&(String, String)| {
+        member(earlier, &canonical_json::key(before)) != member(later, &canonical_json::key(now))
+    };
     shared.iter().filter(differs).map(|(_, now)| now.clone()).collect()
 }

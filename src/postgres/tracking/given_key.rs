@@ -4,11 +4,11 @@
 //! `[150]` for a `money[]` with 1.50, a string for a jsonb with a number of many digits. And there are words of the
 //! ledger that no type reads any more, as a label of an enum that was renamed.
 
-use super::columns::{json_name, Column, Columns};
+use super::columns::{Column, Columns};
 use super::key_types;
 use super::plan::Plan;
 use super::row_key::RowKey;
-use crate::ledger::canonical_json::{canonical, keeps_numbers, member};
+use crate::ledger::canonical_json::{self, canonical, keeps_numbers, member};
 use crate::ledger::row_change::row_id;
 use crate::postgres::errors::Failure;
 use crate::postgres::jsonb::{datum_of_canonical, Jsonb};
@@ -76,7 +76,8 @@ impl TypedKey {
 /// another row.
 fn stated_id(plan: &Plan, key: &str) -> Option<Uuid> {
     let key = canonical(key).ok().filter(|_| keeps_numbers(key))?;
-    let values: Option<Vec<&str>> = plan.key.iter().map(|column| member(&key, &json_name(&column.name))).collect();
+    let values: Option<Vec<&str>> =
+        plan.key.iter().map(|column| member(&key, &canonical_json::key(&column.name))).collect();
     Some(row_id(&plan.options.table_id, &format!("[{}]", values?.join(", "))))
 }
 

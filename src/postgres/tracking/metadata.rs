@@ -1,8 +1,8 @@
 //! The metadata of an entry about a row: which row, and which user changed it.
 
-use super::columns::json_string;
 use super::plan::Plan;
 use super::row_key::RowKey;
+use crate::ledger::canonical_json;
 use crate::ledger::metadata::{self, Member, Members};
 use crate::postgres::errorless;
 use crate::postgres::errors::Failure;
@@ -143,7 +143,7 @@ impl Actor {
             (Member::ApplicationName, application),
             (Member::ClientAddress, client_address()),
         ];
-        let members = members.into_iter().filter_map(|(member, value)| Some((member, json_string(&value?))));
+        let members = members.into_iter().filter_map(|(member, value)| Some((member, canonical_json::string(&value?))));
         Actor { session_user, current_user, application_name: application_name.to_owned(), members: members.collect() }
     }
 }

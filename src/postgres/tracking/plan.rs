@@ -2,13 +2,14 @@
 //! once for each relation whose rows are written, and dropped when Postgres reports that the relation has changed.
 
 use super::baseline_table;
-use super::columns::{self, json_string, Column, Columns};
+use super::columns::{self, Column, Columns};
 use super::horizon::Horizon;
 use super::older_shape::OlderShapes;
 use super::options::{tracked_root, Coverage, Options};
 use super::primary_key;
 use super::shape::Shape;
 use super::trackable;
+use crate::ledger::canonical_json;
 use crate::ledger::metadata::Member;
 use crate::postgres::errors::Failure;
 use crate::postgres::relation::{self, TableColumn};
@@ -153,9 +154,9 @@ impl Plan {
         let root = relation::oid(root);
         let is_partition = root != relation::oid(table);
         let names = [
-            (Member::Table, json_string(&name)),
-            (Member::TableId, json_string(&options.table_id)),
-            (Member::Shape, json_string(&shape.id)),
+            (Member::Table, canonical_json::string(&name)),
+            (Member::TableId, canonical_json::string(&options.table_id)),
+            (Member::Shape, canonical_json::string(&shape.id)),
         ];
         let table = name;
         let older = OlderShapes::default();

@@ -1,10 +1,10 @@
 //! How an entry names a row: by its key, as JSON for people, and by its id, a hash of fixed length for look-ups.
 
-use super::columns::{self, json_name, Columns};
+use super::columns::{self, Columns};
 use super::options::Options;
 use super::plan::Plan;
 use super::shape::Shape;
-use crate::ledger::canonical_json::{member, write_string};
+use crate::ledger::canonical_json::{self, member, write_string};
 use crate::ledger::row_change::row_id;
 use crate::ledger::row_shape::ShapeColumn;
 use crate::postgres::errors::Failure;
@@ -52,7 +52,7 @@ pub fn renamed(key: &str, shape: &str, table: &Table, options: &Options) -> Resu
     let Some(shape) = Shape::find(shape) else { return Ok(key.to_owned()) };
     let live = relation::live_columns(table);
     let Some(columns) = shape.columns_in(&live, options.table_since(table)) else { return Ok(key.to_owned()) };
-    let value_of = |column: &ShapeColumn| member(key, &json_name(&column.name));
+    let value_of = |column: &ShapeColumn| member(key, &canonical_json::key(&column.name));
     let values =
         columns.iter().filter_map(|(column, now)| Some((now.map_or(&column.name, |now| &now.name), value_of(column)?)));
     let mut json = vec![b'{'];

@@ -1,11 +1,11 @@
 //! Compares one row with the newest entry about it, and says what is wrong.
 
-use super::columns::{self, json_name, Column};
+use super::columns::{self, Column};
 use super::older_shape::OlderShape;
 use super::plan::Plan;
 use super::sorter::shape_id;
 use super::versions::Version;
-use crate::ledger::canonical_json::member;
+use crate::ledger::canonical_json::{self, member};
 use crate::ledger::sha256_hex;
 use crate::ledger::verifier::SignatureCheck;
 use crate::postgres::errors::Failure;
@@ -133,7 +133,7 @@ fn reworded(columns: &[&Column], row: &Row, version: &Version) -> Result<Option<
     let mut names = Vec::new();
     for column in columns {
         let now = column.json(row)?;
-        if now.as_deref().map(plain) != member(image, &json_name(&column.name)).map(plain) {
+        if now.as_deref().map(plain) != member(image, &canonical_json::key(&column.name)).map(plain) {
             names.push(format!("\"{}\"", column.name));
         }
     }
@@ -166,7 +166,7 @@ fn differences<'a>(
     let Some(image) = image else { return Ok(Differences::NoImage) };
     let mut names = Vec::new();
     for column in columns {
-        if column.json(row)?.as_deref() != member(image, &json_name(&column.name)) {
+        if column.json(row)?.as_deref() != member(image, &canonical_json::key(&column.name)) {
             names.push(column.name.clone());
         }
     }
@@ -180,7 +180,7 @@ fn judged(found: Differences, columns: &[Column], table: &Table, version: &Versi
     let image = member(&version.metadata, "after").unwrap_or_default();
     let unknown = |name: &String| {
         let column = columns.iter().find(|column| column.name == *name)?;
-        let label = plain(member(image, &json_name(name))?);
+        let label = plain(member(image, &canonical_json::key(name))?);
         let type_name = relation::enum_without_label(table, column.position, &label)?;
         Some(format!("column \"{name}\" had \"{label}\", which type {type_name} does not have any more"))
     };
