@@ -97,6 +97,16 @@ fn a_tree_that_the_registry_has_is_in_sync() {
     assert_eq!(stderr(&output), "pg_notary: cannot write the report: standard output is closed\n");
 }
 
+#[test]
+fn what_the_server_says_beside_its_answer_is_printed() {
+    let (cluster, _client) = start(Options::new().secret(None));
+    let project = TempDir::new().unwrap();
+    write(project.path(), "a", "a.py", "1.0.0");
+    let output = sync(&cluster, "postgres", &[], project.path());
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert_eq!(stderr(&output), "pg_notary: NOTICE: signatures were not checked: the server has no HMAC secret\n");
+}
+
 /// The registry keeps every version, and a tree of files has one of each item.
 #[test]
 fn a_tree_stays_in_sync_when_the_registry_has_older_and_revoked_versions_as_well() {

@@ -5,7 +5,7 @@
 use crate::common::diverged::*;
 use crate::common::ledger::*;
 use crate::common::tracking::problems;
-use crate::common::{send, wait_until, Cluster, Options, Stop};
+use crate::common::{wait_until, Cluster, Options, Stop};
 use postgres::Client;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -142,12 +142,9 @@ fn it_does_not_after_a_restart_or_a_crash_either() {
         assert_diverged(&mut client, &path, "put back to an older state");
         // In a mode that does not wait for the file it is not written to either.
         set(&mut client, "ledger.mirror_mode", "async");
-        record(&mut client);
-        // The worker is awake, and does what there is to do before it sleeps again.
-        let worker = worker_pid(&mut client);
-        client.batch_execute("SELECT ledger.commit_block()").unwrap();
-        stop_between_transactions(&mut client, worker);
-        send(worker, libc::SIGCONT);
+        // In this mode the worker turns to the file before it seals.
+        record_many(&mut client, 100);
+        wait_for(&mut client, "(SELECT blocks_sealed > 0 FROM ledger.workers)");
         assert!(is_true(&mut client, "(SELECT problem ~ 'put back' FROM ledger.mirror_status)"));
         assert!(fs::read(&path).unwrap() == before, "the file was written to");
         set(&mut client, "ledger.mirror_mode", "sync");

@@ -73,8 +73,7 @@ fn a_partition_is_recorded_whoever_takes_it_away() {
     }
 }
 
-/// The owner of a partition's schema may drop it, and who drops a schema, or what a role owns, drops what is in it.
-/// With IF EXISTS that is no error. Nobody has been asked then whether the caller may do anything with the partition.
+/// With IF EXISTS, a table that is not there is no error. Nobody has been asked then whether the caller may do anything with the partition.
 #[test]
 fn a_command_for_a_table_that_is_not_there_does_nothing_to_the_partition_that_it_names() {
     let (cluster, mut client) = start_tracked(Options::new());
@@ -92,6 +91,7 @@ fn a_command_for_a_table_that_is_not_there_does_nothing_to_the_partition_that_it
     assert_clean(&mut client, "events");
 }
 
+/// The owner of a partition's schema may drop it, and who drops a schema, or what a role owns, drops what is in it.
 #[test]
 fn partitions_that_go_with_their_schema_or_their_owner_are_recorded() {
     let (_cluster, mut client) = start_tracked(Options::new());

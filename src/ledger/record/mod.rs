@@ -22,7 +22,6 @@ use super::canonical_json::{canonical, member, plain_member, starts_object, writ
 use super::timestamp::write_timestamp;
 use std::borrow::Cow;
 use std::fmt;
-use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek};
 use uuid::Uuid;
 
@@ -165,9 +164,9 @@ impl Header {
     }
 
     /// The format of a file, if it is one that only a later version knows. Leaves the file at its beginning.
-    pub fn later_format(mut file: &File) -> io::Result<Option<u64>> {
+    pub fn later_format<F: Read + Seek>(mut file: F) -> io::Result<Option<u64>> {
         let mut line = Vec::new();
-        BufReader::new(file.take(MAX_HEADER)).read_until(b'\n', &mut line)?;
+        BufReader::new(file.by_ref().take(MAX_HEADER)).read_until(b'\n', &mut line)?;
         file.rewind()?;
         Ok(Header::stated_format(&line).filter(|format| *format > FORMAT.into()))
     }

@@ -16,8 +16,8 @@
 //! | [`main_loop`] | the worker of one database: what it does, and in which order |
 //! | [`keeper`] | its part in the mirror |
 //! | [`sealing`] | when it seals, and how much at a time |
+//! | [`pace`] | how much of its time it spends on sealing, and in mode `async` on the file |
 //! | [`baseline_work`] | recording rows that were there before their table was tracked |
-//! | [`pace`] | how much of its time it spends on that |
 //! | [`transactions`] | its transactions, in which an ERROR becomes a failure, and how long they wait for locks |
 //! | [`pinned_settings`] | settings that are meant for clients, and not for it |
 //! | [`signing_keys`] | whether the secrets are those that entries were signed with |

@@ -114,7 +114,8 @@ impl Tree {
             root.find(&all, &mut tree);
         }
         // A file that is named is an item, also where the directory that it is in, named as well, has none of that name.
-        tree.found.sort_by_key(|found| (found.path.clone(), matches!(found.kind, Kind::Other(..))));
+        let is_other = |found: &Found| matches!(found.kind, Kind::Other(..));
+        tree.found.sort_by(|a, b| a.path.cmp(&b.path).then_with(|| is_other(a).cmp(&is_other(b))));
         tree.found.dedup_by(|a, b| a.path == b.path);
         Ok(tree)
     }
