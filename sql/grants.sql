@@ -69,6 +69,7 @@ GRANT EXECUTE ON FUNCTION ledger.revoke_signature(text, text, text, text) TO led
 GRANT SELECT ON ledger.items TO ledger_auditor;
 GRANT UPDATE ON ledger.items TO ledger_admin;
 GRANT SELECT ON ledger.verifier_cache TO ledger_writer, ledger_auditor;
+GRANT EXECUTE ON FUNCTION ledger.verifier_cache_state() TO pg_read_all_data;
 
 GRANT SELECT ON ledger.lines TO ledger_auditor;
 -- pg_read_all_data may read the views, which call these functions.

@@ -29,7 +29,7 @@ DO $contents$
 DECLARE
     found text;
 BEGIN
-    SELECT pg_catalog.pg_describe_object(d.classid, d.objid, d.objsubid) INTO found
+    SELECT COALESCE(pg_catalog.pg_describe_object(d.classid, d.objid, d.objsubid), 'an object') INTO found
     FROM pg_catalog.pg_depend AS d JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) d.refobjid
     WHERE n.nspname OPERATOR(pg_catalog.=) 'ledger'
         AND d.refclassid OPERATOR(pg_catalog.=) CAST('pg_catalog.pg_namespace' AS pg_catalog.regclass)

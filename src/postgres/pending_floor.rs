@@ -21,7 +21,7 @@ const STEP_PAGES: u32 = 64;
 /// After raising the floor, the worker leaves it alone for so many times the time that this took. Where there is room on
 /// pages far below, sessions insert rows there again and again, and each time all pages from there on have to be read.
 const REST: u32 = 50;
-/// At least so long: rows that stay low in the table keep the floor where it is.
+/// At least so long if the floor could not be raised: rows that stay low in the table keep it where it is.
 const LEAST_REST: Duration = Duration::from_secs(1);
 
 /// The floor of one database's ledger. Recording reads it and seldom writes it. It has a cache line of its own, so that
@@ -104,9 +104,9 @@ impl FloorRaiser {
         let pages = table.pages();
         floor.page.begin();
         let found = first_with_row(table, floor.page.page(), pages);
-        self.rests_until = Some(Instant::now() + (since.elapsed() * REST).max(LEAST_REST));
         // The commit of a transaction with an id waits for the disk, under the sealing lock.
         if found <= floor.page.page() {
+            self.rests_until = Some(Instant::now() + (since.elapsed() * REST).max(LEAST_REST));
             return;
         }
         // SAFETY: inside a transaction of the worker.
@@ -114,6 +114,7 @@ impl FloorRaiser {
         // Before the floor: whoever finds the new one must find this transaction, or a later one.
         floor.raiser.store(raiser.into_inner(), Ordering::SeqCst);
         floor.page.raise(found);
+        self.rests_until = Some(Instant::now() + since.elapsed() * REST);
     }
 }
 

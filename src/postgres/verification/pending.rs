@@ -105,13 +105,16 @@ impl Reading<'_> {
     }
 }
 
-/// Has the worker count the pending entries if it knows of fewer: those that were put back would not be sealed.
-fn have_them_counted(found: i64) {
+/// How many pending entries the worker knows of.
+fn counted() -> i64 {
+    database::slot().map_or(i64::MAX, |(_, slot)| slot.pending.load(Ordering::Acquire))
+}
+
+/// Has the worker count the pending entries again: those that were put back past the triggers would not be sealed.
+fn have_them_counted() {
     let Ok((_, slot)) = database::slot() else { return };
-    if slot.pending.load(Ordering::Acquire) < found {
-        slot.recount.store(true, Ordering::Release);
-        slot.worker.wake();
-    }
+    slot.recount.store(true, Ordering::Release);
+    slot.worker.wake();
 }
 
 impl PendingComparison {
@@ -119,6 +122,8 @@ impl PendingComparison {
     pub fn read(keyring: Option<&Keyring>, findings: &mut Findings<'_>) -> Self {
         let complete = complete_attachment();
         let snapshot = RegisteredSnapshot::latest();
+        // At once: what is sealed while the rows are read is off the count.
+        let counted = counted();
         let may_lack = may_lack_lines();
         let table = Table::open("entries_pending", pg_sys::AccessShareLock);
         let mut scan = TableScan::start(&table, &snapshot, 0);
@@ -142,7 +147,10 @@ impl PendingComparison {
                 context.reset();
             }
         }
-        have_them_counted(reading.rows.len() as i64);
+        let found = reading.rows.values().filter(|row| !row.is_uncommitted).count();
+        if found as i64 > counted {
+            have_them_counted();
+        }
         PendingComparison { rows: reading.rows, by_key: reading.by_key, complete, may_lack }
     }
 
