@@ -5,10 +5,42 @@
 
 use crate::common::faults::*;
 use crate::common::ledger::*;
+use crate::common::stop_at_end::StopAtEnd;
 use crate::common::{send, wait_until, Stop};
 use postgres::Client;
 use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+
+/// DROP DATABASE waits until each process of the server has obeyed a signal.
+#[test]
+fn a_writer_that_sessions_keep_busy_obeys_signals_and_notes_where_the_file_ends() {
+    let (cluster, mut client) = start_small(Network, "sync");
+    client.batch_execute("CREATE DATABASE other").unwrap();
+    record(&mut client);
+    let path = file(&mut client);
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let _stop_at_end = StopAtEnd(&stop);
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let mut session = cluster.connect("postgres");
+                while !stop.load(Ordering::Acquire) {
+                    record(&mut session);
+                }
+            });
+        }
+        for _ in 0..2 {
+            let noted = state_file(&path)["size"].clone();
+            wait_until("the state file follows", PATIENCE, || {
+                !state_file(&path).is_null() && state_file(&path)["size"] != noted
+            });
+        }
+        let mut other = cluster.connect("postgres");
+        in_time("DROP DATABASE", move || other.batch_execute("DROP DATABASE other").unwrap());
+    });
+    assert_intact(&mut client);
+}
 
 /// To log is to end, if the process was told to.
 #[test]

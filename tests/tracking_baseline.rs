@@ -389,6 +389,32 @@ fn a_locked_table_keeps_neither_sealing_nor_other_tables_waiting() {
     }
 }
 
+/// Which only shows when the first value is printed.
+#[test]
+fn a_table_whose_columns_type_is_locked_keeps_nothing_from_being_sealed() {
+    let (cluster, mut client) = start(Options::new());
+    client
+        .batch_execute(
+            "CREATE TABLE part (a int); CREATE TABLE wholes (id int PRIMARY KEY, part part, padding text);
+             INSERT INTO wholes SELECT n, ROW(n)::part, repeat('x', 900) FROM generate_series(1, 3000) n",
+        )
+        .unwrap();
+    let worker = worker_pid(&mut client);
+    stop_between_transactions(&mut client, worker);
+    client.batch_execute("SELECT ledger.track('wholes')").unwrap();
+    let mut locking = cluster.connect("postgres");
+    locking.batch_execute("BEGIN; LOCK TABLE part IN ACCESS EXCLUSIVE MODE").unwrap();
+    send(worker, libc::SIGCONT);
+    for _ in 0..3 {
+        record_many(&mut client, 100);
+        wait_for(&mut client, "(SELECT pending_count < 100 FROM ledger.chain_stats)");
+    }
+    assert_eq!(number(&mut client, "SELECT count(*) FROM ledger.baselines"), 1);
+    locking.batch_execute("COMMIT").unwrap();
+    wait_until_tracked(&mut client, "wholes");
+    assert_clean(&mut client, "wholes");
+}
+
 #[test]
 fn a_table_that_cannot_be_recorded_keeps_neither_sealing_nor_other_tables_waiting() {
     let (cluster, mut client) = start_large(3000);
@@ -500,6 +526,8 @@ fn nothing_is_changed_past_the_triggers_before_the_worker_has_recorded_what_was_
         "DISABLE TRIGGER ALL",
         "DISABLE TRIGGER USER",
         "ENABLE TRIGGER ledger_record_change",
+        "ENABLE TRIGGER ALL",
+        "ENABLE TRIGGER USER",
         "ENABLE REPLICA TRIGGER ledger_record_change",
         "ALTER COLUMN amount TYPE bigint USING 1000000",
         "ADD COLUMN other int, DISABLE TRIGGER ALL",

@@ -91,6 +91,68 @@ fn a_command_for_a_table_that_is_not_there_does_nothing_to_the_partition_that_it
     assert_clean(&mut client, "events");
 }
 
+/// A function in the command may set another search_path, under which another table has the name.
+#[test]
+fn what_is_attached_is_found_whatever_its_name_means_by_then() {
+    let (cluster, mut client) = start_tracked(Options::new());
+    client
+        .batch_execute(
+            "CREATE ROLE mallory LOGIN; CREATE SCHEMA m AUTHORIZATION mallory;
+             CREATE TABLE mine (id int, day int, PRIMARY KEY (id, day)) PARTITION BY LIST (day);
+             ALTER TABLE mine OWNER TO mallory; SELECT ledger.track('mine')",
+        )
+        .unwrap();
+    let before = row_entries(&mut client, "events");
+    let mut mallory = cluster.connect_as("mallory", "postgres");
+    mallory
+        .batch_execute(
+            "CREATE FUNCTION m.go(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS
+                 $$ BEGIN PERFORM set_config('search_path', 'public', false); RETURN $1; END $$;
+             CREATE TABLE m.p (a int) PARTITION BY LIST ((m.go(a)));
+             CREATE TABLE m.events_1 (a int);
+             INSERT INTO m.events_1 VALUES (1);
+             SET search_path = m, public;
+             ALTER TABLE m.p ATTACH PARTITION events_1 FOR VALUES IN (1)",
+        )
+        .unwrap();
+    assert_eq!(row_entries(&mut client, "events"), before, "rows of another table were recorded");
+    assert_clean(&mut client, "events");
+    // Nor does what is attached to an own table go unrecorded.
+    mallory
+        .batch_execute(
+            "CREATE TABLE m.rows (id int NOT NULL, day int NOT NULL, PRIMARY KEY (id, day), CHECK (m.go(1) > 0));
+             INSERT INTO m.rows VALUES (1, 1), (2, 1);
+             SET search_path = m, public;
+             ALTER TABLE public.mine ATTACH PARTITION rows FOR VALUES IN (1)",
+        )
+        .unwrap();
+    assert_eq!(row_entries(&mut client, "mine"), 2);
+    assert_clean(&mut client, "mine");
+    assert_clean(&mut client, "events");
+}
+
+#[test]
+fn who_may_create_triggers_does_not_replace_those_that_record() {
+    let (cluster, mut client) = start_tracked(Options::new());
+    client
+        .batch_execute(
+            "CREATE ROLE app LOGIN; GRANT ALL ON events TO app; CREATE SCHEMA app AUTHORIZATION app;
+             CREATE FUNCTION app.nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+        )
+        .unwrap();
+    let triggers = "SELECT tgname FROM pg_trigger WHERE tgrelid = 'events'::regclass AND NOT tgisinternal ORDER BY 1";
+    let mut app = cluster.connect_as("app", "postgres");
+    for name in column(&mut client, triggers) {
+        for (event, level) in [("AFTER INSERT OR UPDATE OR DELETE", "ROW"), ("BEFORE TRUNCATE", "STATEMENT")] {
+            let replace = format!("CREATE OR REPLACE TRIGGER {name} {event} ON events FOR EACH {level}");
+            let refused = error(&mut app, &format!("{replace} EXECUTE FUNCTION app.nothing()"));
+            assert!(refused.message().starts_with("cannot replace trigger"), "{refused:?}");
+        }
+    }
+    app.batch_execute("UPDATE events SET what = 'changed'").unwrap();
+    assert_clean(&mut client, "events");
+}
+
 /// The owner of a partition's schema may drop it, and who drops a schema, or what a role owns, drops what is in it.
 #[test]
 fn partitions_that_go_with_their_schema_or_their_owner_are_recorded() {

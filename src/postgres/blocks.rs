@@ -279,7 +279,7 @@ fn write_blocks(
     let mut tree = state.tree(head.as_ref())?;
     let first = head.as_ref().map_or(1, |head| head.block_number + 1);
     let candidates = &candidates[..with_place(candidates.len(), block_size, first)];
-    lock_tables(candidates);
+    lock_tables(candidates, head.as_ref().map_or(0, |head| head.tree_size));
     let mut nodes = Vec::new();
     let mut blocks: Vec<BlockHeader> = Vec::with_capacity(candidates.len() / block_size + 1);
     for entries in candidates.chunks(block_size) {
@@ -303,8 +303,11 @@ fn write_blocks(
 
 /// Waits here for whoever has locked one of the tables that are written to after the partition, as far as that is known.
 /// What is rolled back stays in the partition as a hole, and sealing tries again and again.
-fn lock_tables(candidates: &[Candidate]) {
-    Table::open("log_nodes", pg_sys::RowExclusiveLock);
+fn lock_tables(candidates: &[Candidate], tree_size: i64) {
+    let stored_nodes = |size: i64| size >> STORED_LEVEL;
+    if stored_nodes(tree_size + candidates.len() as i64) > stored_nodes(tree_size) {
+        Table::open("log_nodes", pg_sys::RowExclusiveLock);
+    }
     if candidates.iter().any(|candidate| candidate.row_ids[0].is_some()) {
         VersionTable::open(pg_sys::RowExclusiveLock);
     }

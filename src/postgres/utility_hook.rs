@@ -54,8 +54,11 @@ unsafe extern "C-unwind" fn process_utility(
     own_tables::before_utility((*statement).utilityStmt);
     sealing_lock::before_utility((*statement).utilityStmt);
     table_locks::before_utility((*statement).utilityStmt);
-    let is_tracking = tracking::commands::concerns((*statement).utilityStmt)
-        && tracking::commands::before_utility((*statement).utilityStmt);
+    let is_tracking = tracking::commands::concerns((*statement).utilityStmt);
+    let mut family = std::ptr::null_mut();
+    if is_tracking {
+        family = tracking::commands::before_utility((*statement).utilityStmt);
+    }
     let next = PREVIOUS.unwrap_or(standard_ProcessUtility);
     let rewritten = copy_hook::rewrite(statement);
     let statement = if rewritten.is_null() { statement } else { rewritten };
@@ -64,7 +67,7 @@ unsafe extern "C-unwind" fn process_utility(
         copy_hook::count_lines(rewritten, completion);
     }
     if is_tracking {
-        tracking::commands::after_utility((*statement).utilityStmt);
+        tracking::commands::after_utility((*statement).utilityStmt, family);
     }
     // COPY fires triggers without the executor.
     if !queue::is_empty() {

@@ -57,6 +57,8 @@ const COMMIT_DEADLINE: Duration = Duration::from_secs(5);
 thread_local! {
     /// The change that the log already names as the reason for reading all of the file. Each attempt reads it again.
     static LAST_SUSPECT: Cell<Option<FileStamp>> = const { Cell::new(None) };
+    /// The same for the file of which only the end is read.
+    static LAST_READ_IN_PART: Cell<Option<FileStamp>> = const { Cell::new(None) };
 }
 
 /// How to treat the file.
@@ -140,9 +142,6 @@ fn try_attach(mirror: &Mirror, how: How) -> Result<Attached, Refused> {
     if how == How::CatchUp && !judged.uncommitted.is_empty() {
         check_only_behind(mirror, path, &remembered)?;
     }
-    if !judged.uncommitted.is_empty() {
-        lost.tell_of_voiding(path, judged.uncommitted.len());
-    }
     if tail.torn > 0 {
         unsynced::cut_torn(mirror, &opened, path, tail.end, &remembered)?;
     }
@@ -156,6 +155,10 @@ fn try_attach(mirror: &Mirror, how: How) -> Result<Attached, Refused> {
     take_over(mirror, &opened, path, &tail, &remembered, attachment)?;
 
     voiding::append_void(mirror, &judged.uncommitted, lost.reason())?;
+    // Only now: what keeps the lines from being written may last, and the file is tried again and again.
+    if !judged.uncommitted.is_empty() {
+        lost.tell_of_voiding(path, judged.uncommitted.len());
+    }
     let mut in_file = judged.recorded;
     // Of what has aborted since it was judged, the ids may be those of prepared transactions by now.
     let mut voided: HashSet<Uuid> = catch_up::void_first(mirror, &mut in_file)?.into_iter().collect();
@@ -365,7 +368,8 @@ fn must_read_all(mirror: &Mirror, metadata: &Metadata, path: &Path, state: Optio
     // A crash can make the file longer than its state file says. It cannot put another file in its place.
     let may_be_crash = state.is_none_or(|state| state.inode == metadata.ino() && state.size <= metadata.len());
     let read_all = metadata.len() <= WHOLE_CHECK_BYTES || !may_be_crash;
-    if !read_all {
+    let stamp = Some(FileStamp::of(metadata));
+    if !read_all && LAST_READ_IN_PART.replace(stamp) != stamp {
         pgrx::log!(
             "pg_notary reads only the end of mirror file \"{}\" after a crash; SELECT ledger.verify_file_integrity() reads all of it",
             path.display()

@@ -60,11 +60,14 @@ pub unsafe extern "C-unwind" fn pg_notary_writer_main(_arg: pg_sys::Datum) {
     wait_events::register();
     shared.writer.enlist();
     loop {
-        while serve(shared) {}
-        let wait = OPEN_FILES.with_borrow_mut(|files| {
-            files.close_abandoned(shared);
-            files.until_next()
-        });
+        // Also while sessions keep it busy, it must obey signals: DROP DATABASE waits until each process of the server has.
+        let wait = match serve(shared) {
+            true => Some(0),
+            false => OPEN_FILES.with_borrow_mut(|files| {
+                files.close_abandoned(shared);
+                files.until_next()
+            }),
+        };
         background_process::sleep(wait, wait_events::writer_main());
     }
 }
@@ -148,20 +151,25 @@ impl OpenFiles {
         let open = self.0.get_mut(&slot.database());
         let sync_due = open.as_ref().is_some_and(|open| open.sync_at.is_some_and(|at| at <= now));
         let state_due = open.is_some_and(|open| open.state_at.is_some_and(|at| at <= now));
-        if let Some(round) = begin_round(shared, slot, sync_due) {
-            let outcome = self.do_round(shared, slot, round);
-            round.end(shared, slot, outcome);
-            return true;
+        let round = begin_round(shared, slot, sync_due);
+        let has_worked = round.is_some();
+        match round {
+            Some(round) => {
+                let outcome = self.do_round(shared, slot, round);
+                round.end(shared, slot, outcome);
+            }
+            None => self.attend(shared, slot),
         }
-        self.attend(shared, slot);
         if let Some(open) = self.0.get_mut(&slot.database()) {
-            // Nothing is left to sync, or the process that does the current round has been told.
-            open.sync_at = open.sync_at.filter(|_| !sync_due);
+            if !has_worked {
+                // Nothing is left to sync, or the process that does the current round has been told.
+                open.sync_at = open.sync_at.filter(|_| !sync_due);
+            }
             if state_due {
                 open.write_state(shared, slot, false);
             }
         }
-        false
+        has_worked
     }
 
     /// Takes care of what sessions have written themselves: it must be synced, and the state file brought up to date.

@@ -15,6 +15,7 @@ use super::dropped;
 use super::drops;
 use super::manage;
 use super::options::{self, tracked_root, Options};
+use super::own_triggers;
 use super::partitions::{record_all, Passage};
 use super::primary_key;
 use super::trackable;
@@ -37,22 +38,26 @@ pub unsafe extern "C-unwind" fn concerns(statement: *mut pg_sys::Node) -> bool {
     use pg_sys::NodeTag::*;
     let may = matches!(
         (*statement).type_,
-        T_AlterTableStmt | T_CreateStmt | T_CreateForeignTableStmt | T_DropStmt | T_DropOwnedStmt
+        T_AlterTableStmt | T_CreateStmt | T_CreateForeignTableStmt | T_CreateTrigStmt | T_DropStmt | T_DropOwnedStmt
     );
     // In a read-only transaction the command itself raises the error.
     may && pg_sys::IsTransactionState() && !pg_sys::XactReadOnly && schema::find().is_some()
 }
 
-/// Records rows that the command takes away, while they are there. Returns whether [`after_utility`] is to be called: not
-/// where the command alters a table that is not there. With IF EXISTS it then does nothing, asks for no privilege and
-/// locks no partition that it names, which may be one of a tracked table.
+/// Records rows that the command takes away, while they are there. Returns the [family] of a tracked table of which the
+/// command attaches or detaches a partition, for [`after_utility`].
+///
+/// [family]: family_of
 ///
 /// # Safety
 /// `statement` is the one that ProcessUtility was called with.
 #[pg_guard]
-pub unsafe extern "C-unwind" fn before_utility(statement: *mut pg_sys::Node) -> bool {
+pub unsafe extern "C-unwind" fn before_utility(statement: *mut pg_sys::Node) -> *mut pg_sys::List {
+    if (*statement).type_ == pg_sys::NodeTag::T_AlterTableStmt {
+        return or_raise(before_alter(&*statement.cast()));
+    }
     or_raise(match (*statement).type_ {
-        pg_sys::NodeTag::T_AlterTableStmt => before_alter(&*statement.cast()),
+        pg_sys::NodeTag::T_CreateTrigStmt => own_triggers::check_replaced(&*statement.cast()),
         pg_sys::NodeTag::T_DropStmt => {
             dropped::begin();
             drops::before_drop(&*statement.cast())
@@ -69,25 +74,19 @@ pub unsafe extern "C-unwind" fn before_utility(statement: *mut pg_sys::Node) -> 
             Ok(())
         }
     });
-    let is_alter = (*statement).type_ == pg_sys::NodeTag::T_AlterTableStmt;
-    !is_alter || relation::named((*statement.cast::<pg_sys::AlterTableStmt>()).relation) != pg_sys::InvalidOid
+    std::ptr::null_mut()
 }
 
 /// Records rows that the command has brought, and tables that it has taken away without naming them. Gives new
 /// partitions their triggers.
 ///
 /// # Safety
-/// `statement` is the one that ProcessUtility was called with.
+/// `statement` is the one that ProcessUtility was called with, and `family` what [`before_utility`] has returned.
 #[pg_guard]
-pub unsafe extern "C-unwind" fn after_utility(statement: *mut pg_sys::Node) {
+pub unsafe extern "C-unwind" fn after_utility(statement: *mut pg_sys::Node, family: *mut pg_sys::List) {
     or_raise(match (*statement).type_ {
-        pg_sys::NodeTag::T_AlterTableStmt => {
-            commands_of(&*statement.cast()).try_for_each(|command| match (*command).subtype {
-                pg_sys::AlterTableType::AT_AttachPartition => after_attach(partition_of(command)),
-                pg_sys::AlterTableType::AT_DetachPartition => after_detach(partition_of(command)),
-                _ => Ok(()),
-            })
-        }
+        pg_sys::NodeTag::T_AlterTableStmt => after_alter(family),
+        pg_sys::NodeTag::T_CreateTrigStmt => Ok(()),
         pg_sys::NodeTag::T_CreateStmt | pg_sys::NodeTag::T_CreateForeignTableStmt => {
             let create = &*statement.cast::<pg_sys::CreateStmt>();
             match create.partbound.is_null() {
@@ -110,12 +109,6 @@ unsafe fn partition_of(command: *mut pg_sys::AlterTableCmd) -> *mut pg_sys::Rang
     (*(*command).def.cast::<pg_sys::PartitionCmd>()).name
 }
 
-/// The table with this name, which the command has locked.
-unsafe fn locked_table(name: *mut pg_sys::RangeVar) -> Option<Table> {
-    let oid = relation::named(name);
-    (oid != pg_sys::InvalidOid).then(|| Table::open_oid(oid, pg_sys::NoLock))
-}
-
 /// Locks the tables that this one is a partition of, if the caller may change it.
 unsafe fn lock_ancestors(name: *mut pg_sys::RangeVar) {
     let relation = relation::named(name);
@@ -126,17 +119,38 @@ unsafe fn lock_ancestors(name: *mut pg_sys::RangeVar) {
 
 // ---- ALTER TABLE ----------------------------------------------------------------------------------------------------
 
-unsafe fn before_alter(alter: &pg_sys::AlterTableStmt) -> Result<(), Failure> {
+unsafe fn before_alter(alter: &pg_sys::AlterTableStmt) -> Result<*mut pg_sys::List, Failure> {
+    let mut family = std::ptr::null_mut();
     for command in commands_of(alter) {
         match (*command).subtype {
-            pg_sys::AlterTableType::AT_AttachPartition => before_attach(alter, command)?,
-            pg_sys::AlterTableType::AT_DetachPartition => before_detach(alter, command)?,
+            pg_sys::AlterTableType::AT_AttachPartition => family = before_attach(alter, command)?,
+            pg_sys::AlterTableType::AT_DetachPartition => family = before_detach(alter, command)?,
             _ => {
                 check_storage(alter, command)?;
                 check_baseline(alter, command)?;
             }
         }
     }
+    Ok(family)
+}
+
+/// A table and its partitions, in Postgres' memory: the hook's frame may hold nothing that has a destructor. What a command
+/// has attached or detached is found by comparing them. The name that it gives may be that of another table by then: code
+/// that the command runs may set another search_path, and others may create a table that is found first.
+unsafe fn family_of(table: &Table) -> *mut pg_sys::List {
+    let members = std::iter::once(relation::oid(table)).chain(relation::partitions(table));
+    members.fold(std::ptr::null_mut(), |list, oid| pg_sys::lappend_oid(list, oid))
+}
+
+/// Takes care of what has come to the family, and what has left it.
+unsafe fn after_alter(family: *mut pg_sys::List) -> Result<(), Failure> {
+    let mut members = lists::oids(family);
+    // An event trigger may have dropped it.
+    let Some(parent) = members.next().filter(|parent| relation::lock_if_there(*parent)) else { return Ok(()) };
+    let before: Vec<pg_sys::Oid> = members.collect();
+    let now = relation::partitions(&Table::open_oid(parent, pg_sys::NoLock));
+    now.iter().filter(|oid| !before.contains(oid)).try_for_each(|oid| after_attach(*oid))?;
+    before.iter().filter(|oid| !now.contains(oid)).for_each(|oid| after_detach(*oid));
     Ok(())
 }
 
@@ -152,23 +166,28 @@ unsafe fn target_of(alter: &pg_sys::AlterTableStmt, lock: u32) -> Option<Table> 
     is_table.then(|| Table::open_oid(oid, pg_sys::NoLock))
 }
 
-unsafe fn before_attach(alter: &pg_sys::AlterTableStmt, command: *mut pg_sys::AlterTableCmd) -> Result<(), Failure> {
-    let Some(parent) = target_of(alter, pg_sys::ShareUpdateExclusiveLock) else { return Ok(()) };
-    if Options::of(&parent).is_none() {
-        return Ok(());
-    }
+unsafe fn before_attach(
+    alter: &pg_sys::AlterTableStmt,
+    command: *mut pg_sys::AlterTableCmd,
+) -> Result<*mut pg_sys::List, Failure> {
+    let tracked = |parent: &Table| Options::of(parent).is_some();
+    let Some(parent) = target_of(alter, pg_sys::ShareUpdateExclusiveLock).filter(tracked) else {
+        return Ok(std::ptr::null_mut());
+    };
+    let family = family_of(&parent);
     // A caller who may not attach it gets no lock either: the command itself raises the error.
     let may_attach = |partition| Object::Relation(partition).is_own();
-    let Some(partition) = lock_partition(&parent, partition_of(command), may_attach) else { return Ok(()) };
+    let Some(partition) = lock_partition(&parent, partition_of(command), may_attach) else { return Ok(family) };
     let kind = pg_sys::get_rel_relkind(partition) as u8;
     if !matches!(kind, pg_sys::RELKIND_RELATION | pg_sys::RELKIND_PARTITIONED_TABLE) {
-        return Ok(());
+        return Ok(family);
     }
     let partition = Table::open_oid(partition, pg_sys::NoLock);
     trackable::check_partitions(&relation::tree(&partition, pg_sys::AccessExclusiveLock), || {
         let (partition, parent) = (relation::qualified_name(&partition), relation::qualified_name(&parent));
         format!("cannot attach {partition} as a partition of tracked table {parent}")
-    })
+    })?;
+    Ok(family)
 }
 
 /// Locks the partition that the command names, if the command can concern it. While this session waits for a lock,
@@ -199,23 +218,27 @@ unsafe fn lock_default(parent: &Table) {
     }
 }
 
-unsafe fn after_attach(partition: *mut pg_sys::RangeVar) -> Result<(), Failure> {
-    let Some(partition) = locked_table(partition) else { return Ok(()) };
+/// The command has attached this partition, and locked it.
+unsafe fn after_attach(oid: pg_sys::Oid) -> Result<(), Failure> {
+    let partition = Table::open_oid(oid, pg_sys::NoLock);
     let Some(options) = Options::of(&partition) else { return Ok(()) };
     if tracked_root(&partition, &options).is_none() {
         return Ok(());
     }
-    let oid = relation::oid(&partition);
     drop(partition);
     as_ledger_owner(|| manage::make_truncate_triggers(oid, &options, pg_sys::AccessExclusiveLock));
     record_all(&Table::open_oid(oid, pg_sys::NoLock), &options, Passage::Arrival)
 }
 
-unsafe fn before_detach(alter: &pg_sys::AlterTableStmt, command: *mut pg_sys::AlterTableCmd) -> Result<(), Failure> {
+unsafe fn before_detach(
+    alter: &pg_sys::AlterTableStmt,
+    command: *mut pg_sys::AlterTableCmd,
+) -> Result<*mut pg_sys::List, Failure> {
+    let nothing = std::ptr::null_mut();
     let is_concurrent = (*(*command).def.cast::<pg_sys::PartitionCmd>()).concurrent;
     let lock_mode = if is_concurrent { pg_sys::ShareUpdateExclusiveLock } else { pg_sys::AccessExclusiveLock };
-    let Some(parent) = target_of(alter, lock_mode) else { return Ok(()) };
-    let Some(options) = Options::of(&parent) else { return Ok(()) };
+    let Some(parent) = target_of(alter, lock_mode) else { return Ok(nothing) };
+    let Some(options) = Options::of(&parent) else { return Ok(nothing) };
     if is_concurrent {
         return Err(Failure::new(
             PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
@@ -227,23 +250,24 @@ unsafe fn before_detach(alter: &pg_sys::AlterTableStmt, command: *mut pg_sys::Al
     // Who owns the partition does not matter: the owner of its table may detach it. Under the lock on the table, its
     // set of partitions does not change any more.
     let is_partition = |oid| relation::partitions(&parent).contains(&oid);
-    let Some(partition) = lock_partition(&parent, partition_of(command), is_partition) else { return Ok(()) };
+    let Some(partition) = lock_partition(&parent, partition_of(command), is_partition) else { return Ok(nothing) };
+    let family = family_of(&parent);
     let partition = Table::open_oid(partition, pg_sys::NoLock);
     relation::tree(&partition, pg_sys::AccessExclusiveLock);
-    record_all(&partition, &options, Passage::Departure)
+    record_all(&partition, &options, Passage::Departure)?;
+    Ok(family)
 }
 
-unsafe fn after_detach(partition: *mut pg_sys::RangeVar) -> Result<(), Failure> {
-    let Some(partition) = locked_table(partition) else { return Ok(()) };
+/// The command has detached this partition, and locked it.
+unsafe fn after_detach(oid: pg_sys::Oid) {
+    let partition = Table::open_oid(oid, pg_sys::NoLock);
     // drop_truncate_triggers() goes through the whole tree. If the partition was not tracked, its own partitions may be
     // tracked as tables of their own, and must keep their triggers.
     let was_tracked = options::has_truncate_trigger(&partition);
     if was_tracked && Options::of(&partition).is_none() {
-        let oid = relation::oid(&partition);
         drop(partition);
         as_ledger_owner(|| manage::drop_truncate_triggers(oid));
     }
-    Ok(())
 }
 
 /// Refuses a change of storage after which the rows of a tracked table could not be recorded.
@@ -284,6 +308,8 @@ unsafe fn check_storage(alter: &pg_sys::AlterTableStmt, command: *mut pg_sys::Al
 unsafe fn check_baseline(alter: &pg_sys::AlterTableStmt, command: *mut pg_sys::AlterTableCmd) -> Result<(), Failure> {
     let what = match (*command).subtype {
         pg_sys::AlterTableType::AT_EnableTrig
+        | pg_sys::AlterTableType::AT_EnableTrigAll
+        | pg_sys::AlterTableType::AT_EnableTrigUser
         | pg_sys::AlterTableType::AT_EnableReplicaTrig
         | pg_sys::AlterTableType::AT_DisableTrig
         | pg_sys::AlterTableType::AT_DisableTrigAll

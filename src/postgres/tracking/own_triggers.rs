@@ -11,14 +11,40 @@ use crate::postgres::errors::Failure;
 use crate::postgres::relation;
 use pgrx::{pg_sys, PgSqlErrorCode};
 
+/// A trigger is about to be created. Whoever may create triggers may also replace any, and could so end the recording of a
+/// table that is not its own.
+///
+/// # Safety
+/// `create` is the statement that ProcessUtility was called with.
+pub unsafe fn check_replaced(create: &pg_sys::CreateTrigStmt) -> Result<(), Failure> {
+    let table = relation::named(create.relation);
+    if !create.replace || table == pg_sys::InvalidOid {
+        return Ok(());
+    }
+    let existing = CatalogTrigger::find(pg_sys::get_trigger_oid(table, create.trigname, true));
+    if !existing.is_some_and(|existing| is_ours(existing.function)) {
+        return Ok(());
+    }
+    let (name, trigger) = (relation::shown_name(table), std::ffi::CStr::from_ptr(create.trigname).to_string_lossy());
+    let message = format!("cannot replace trigger \"{trigger}\" of tracked table {name}");
+    Err(Failure::new(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+        .detail("It records what is done to the table.")
+        .hint(format!("To stop tracking the table: SELECT ledger.untrack({}).", relation::literal(&name))))
+}
+
+/// # Safety
+/// Inside a transaction; any Oid may be given.
+unsafe fn is_ours(function: pg_sys::Oid) -> bool {
+    is_function(function, ROW_FUNCTION) || is_function(function, TRUNCATE_FUNCTION)
+}
+
 /// A trigger has been created, or replaced.
 ///
 /// # Safety
 /// Called by the object access hook, with the Oid of a trigger that this command put into the catalog.
 pub unsafe fn check_created(trigger: pg_sys::Oid) {
     let Some(CatalogTrigger { function, relation, parent, .. }) = CatalogTrigger::find(trigger) else { return };
-    let is_ours = || is_function(function, ROW_FUNCTION) || is_function(function, TRUNCATE_FUNCTION);
-    if parent.is_some() || pg_sys::superuser() || !is_ours() {
+    if parent.is_some() || pg_sys::superuser() || !is_ours(function) {
         return;
     }
     let name = pg_sys::get_func_name(function);

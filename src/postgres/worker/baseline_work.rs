@@ -6,10 +6,11 @@
 //! before it fails. So a turn that fails is a turn, after which the worker seals, and tables that have failed are tried
 //! again in a small part of its time.
 
-use super::transactions::{in_transaction, own_name};
+use super::transactions::{in_transaction, is_timeout, own_name};
 use crate::postgres::background_process::rounded_up_ms;
 use crate::postgres::database_slot::DatabaseSlot;
 use crate::postgres::errors::Failure;
+use crate::postgres::lock_limit::LockLimit;
 use crate::postgres::relation;
 use crate::postgres::tracking::baseline::{self, Turn};
 use crate::postgres::tracking::baseline_table;
@@ -24,6 +25,9 @@ use std::time::{Duration, Instant};
 const LIST_LIFETIME: Duration = Duration::from_secs(1);
 /// How soon a table that was locked is tried again.
 const LOCKED_RETRY: Duration = Duration::from_secs(1);
+/// How long a turn waits for a lock that it has not asked for first. Meanwhile nothing is sealed, and the session that holds
+/// the lock may itself wait for the worker.
+const LONGEST_LOCK_WAIT: Duration = Duration::from_millis(500);
 /// How soon a table that could not be recorded is tried again: the first time, and at most.
 const FIRST_RETRY: Duration = Duration::from_secs(10);
 const LONGEST_RETRY: Duration = Duration::from_secs(60);
@@ -138,8 +142,16 @@ impl Baselines {
     fn give_turn(&mut self, table_id: &str, relation: pg_sys::Oid) -> Turn {
         let before = self.waiting.remove(&relation);
         let began = Instant::now();
-        let outcome = in_transaction(|| baseline::record_batch(table_id, relation));
+        let outcome = in_transaction(|| {
+            // It asks only for locks that are free, but the type of a column, say, may have a table that is locked.
+            let _limit = LockLimit::set(LONGEST_LOCK_WAIT);
+            baseline::record_batch(table_id, relation)
+        });
         let now = Instant::now();
+        let outcome = match outcome {
+            Err(cause) if is_timeout(&cause) => Ok(Turn::Locked),
+            outcome => outcome,
+        };
         match outcome {
             Ok(Turn::Locked) => {
                 let (retry, cause) = before.map_or((FIRST_RETRY, None), |wait| (wait.retry, wait.cause));
