@@ -151,6 +151,20 @@ fn who_may_create_triggers_does_not_replace_those_that_record() {
     }
     app.batch_execute("UPDATE events SET what = 'changed'").unwrap();
     assert_clean(&mut client, "events");
+    // Nor by way of a table that is not tracked, of which a tracked one is a partition.
+    client
+        .batch_execute(
+            "CREATE TABLE whole (id int PRIMARY KEY) PARTITION BY RANGE (id);
+             CREATE TABLE part PARTITION OF whole FOR VALUES FROM (1) TO (100);
+             SELECT ledger.track('part'); GRANT ALL ON whole, part TO app",
+        )
+        .unwrap();
+    let replace =
+        "CREATE OR REPLACE TRIGGER ledger_record_change AFTER INSERT OR UPDATE OR DELETE ON whole FOR EACH ROW";
+    let refused = error(&mut app, &format!("{replace} EXECUTE FUNCTION app.nothing()"));
+    assert!(refused.message().starts_with("cannot replace trigger"), "{refused:?}");
+    app.batch_execute("INSERT INTO part VALUES (1)").unwrap();
+    assert_clean(&mut client, "part");
 }
 
 /// The owner of a partition's schema may drop it, and who drops a schema, or what a role owns, drops what is in it.

@@ -57,6 +57,8 @@ const COMMIT_DEADLINE: Duration = Duration::from_secs(5);
 thread_local! {
     /// The change that the log already names as the reason for reading all of the file. Each attempt reads it again.
     static LAST_SUSPECT: Cell<Option<FileStamp>> = const { Cell::new(None) };
+    /// The same for the file whose lines are voided.
+    static LAST_VOIDED: Cell<Option<FileStamp>> = const { Cell::new(None) };
     /// The same for the file of which only the end is read.
     static LAST_READ_IN_PART: Cell<Option<FileStamp>> = const { Cell::new(None) };
 }
@@ -142,6 +144,11 @@ fn try_attach(mirror: &Mirror, how: How) -> Result<Attached, Refused> {
     if how == How::CatchUp && !judged.uncommitted.is_empty() {
         check_only_behind(mirror, path, &remembered)?;
     }
+    // Before they are voided, or nothing would be left to say it of; but not again each time that the file is tried.
+    let stamp = opened.metadata().ok().map(|metadata| FileStamp::of(&metadata));
+    if !judged.uncommitted.is_empty() && LAST_VOIDED.replace(stamp) != stamp {
+        lost.tell_of_voiding(path, judged.uncommitted.len());
+    }
     if tail.torn > 0 {
         unsynced::cut_torn(mirror, &opened, path, tail.end, &remembered)?;
     }
@@ -155,10 +162,6 @@ fn try_attach(mirror: &Mirror, how: How) -> Result<Attached, Refused> {
     take_over(mirror, &opened, path, &tail, &remembered, attachment)?;
 
     voiding::append_void(mirror, &judged.uncommitted, lost.reason())?;
-    // Only now: what keeps the lines from being written may last, and the file is tried again and again.
-    if !judged.uncommitted.is_empty() {
-        lost.tell_of_voiding(path, judged.uncommitted.len());
-    }
     let mut in_file = judged.recorded;
     // Of what has aborted since it was judged, the ids may be those of prepared transactions by now.
     let mut voided: HashSet<Uuid> = catch_up::void_first(mirror, &mut in_file)?.into_iter().collect();

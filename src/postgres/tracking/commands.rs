@@ -134,11 +134,12 @@ unsafe fn before_alter(alter: &pg_sys::AlterTableStmt) -> Result<*mut pg_sys::Li
     Ok(family)
 }
 
-/// A table and its partitions, in Postgres' memory: the hook's frame may hold nothing that has a destructor. What a command
-/// has attached or detached is found by comparing them. The name that it gives may be that of another table by then: code
-/// that the command runs may set another search_path, and others may create a table that is found first.
-unsafe fn family_of(table: &Table) -> *mut pg_sys::List {
-    let members = std::iter::once(relation::oid(table)).chain(relation::partitions(table));
+/// A table, the partition that the command has named, and all its partitions: in Postgres' memory, because the hook's frame
+/// may hold nothing that has a destructor. What the command has attached or detached is found by comparing them. The name
+/// that it gives may be that of another table by then: code that the command runs may set another search_path, and others
+/// may create a table that is found first.
+unsafe fn family_of(table: &Table, named: pg_sys::Oid) -> *mut pg_sys::List {
+    let members = [relation::oid(table), named].into_iter().chain(relation::partitions(table));
     members.fold(std::ptr::null_mut(), |list, oid| pg_sys::lappend_oid(list, oid))
 }
 
@@ -147,11 +148,38 @@ unsafe fn after_alter(family: *mut pg_sys::List) -> Result<(), Failure> {
     let mut members = lists::oids(family);
     // An event trigger may have dropped it.
     let Some(parent) = members.next().filter(|parent| relation::lock_if_there(*parent)) else { return Ok(()) };
+    let named = members.next();
     let before: Vec<pg_sys::Oid> = members.collect();
     let now = relation::partitions(&Table::open_oid(parent, pg_sys::NoLock));
-    now.iter().filter(|oid| !before.contains(oid)).try_for_each(|oid| after_attach(*oid))?;
-    before.iter().filter(|oid| !now.contains(oid)).for_each(|oid| after_detach(*oid));
+    for oid in now.iter().filter(|oid| !before.contains(oid)) {
+        match Some(*oid) == named {
+            true => after_attach(*oid)?,
+            // A command that an event trigger has run has taken care of it.
+            false if options::has_truncate_trigger(&Table::open_oid(*oid, pg_sys::NoLock)) => {}
+            false => return Err(exchanged(*oid)),
+        }
+    }
+    let is_gone = |oid: &&pg_sys::Oid| !now.contains(oid) && relation::lock_if_there(**oid);
+    for oid in before.iter().filter(is_gone) {
+        if Some(*oid) != named {
+            return Err(exchanged(*oid));
+        }
+        after_detach(*oid);
+    }
     Ok(())
+}
+
+/// The command has taken another partition than the one that was looked at before it.
+fn exchanged(partition: pg_sys::Oid) -> Failure {
+    Failure::new(
+        PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
+        "the name of the partition has become that of another table while the command ran",
+    )
+    .detail(format!(
+        "It has then attached or detached {}, which had not been looked at.",
+        relation::shown_name(partition)
+    ))
+    .hint("Repeat the command, and name the partition with its schema.")
 }
 
 /// The table of an ALTER TABLE, locked as the command does; an error if the caller may not change it.
@@ -174,10 +202,12 @@ unsafe fn before_attach(
     let Some(parent) = target_of(alter, pg_sys::ShareUpdateExclusiveLock).filter(tracked) else {
         return Ok(std::ptr::null_mut());
     };
-    let family = family_of(&parent);
     // A caller who may not attach it gets no lock either: the command itself raises the error.
     let may_attach = |partition| Object::Relation(partition).is_own();
-    let Some(partition) = lock_partition(&parent, partition_of(command), may_attach) else { return Ok(family) };
+    let Some(partition) = lock_partition(&parent, partition_of(command), may_attach) else {
+        return Ok(family_of(&parent, pg_sys::InvalidOid));
+    };
+    let family = family_of(&parent, partition);
     let kind = pg_sys::get_rel_relkind(partition) as u8;
     if !matches!(kind, pg_sys::RELKIND_RELATION | pg_sys::RELKIND_PARTITIONED_TABLE) {
         return Ok(family);
@@ -251,7 +281,7 @@ unsafe fn before_detach(
     // set of partitions does not change any more.
     let is_partition = |oid| relation::partitions(&parent).contains(&oid);
     let Some(partition) = lock_partition(&parent, partition_of(command), is_partition) else { return Ok(nothing) };
-    let family = family_of(&parent);
+    let family = family_of(&parent, partition);
     let partition = Table::open_oid(partition, pg_sys::NoLock);
     relation::tree(&partition, pg_sys::AccessExclusiveLock);
     record_all(&partition, &options, Passage::Departure)?;

@@ -7,6 +7,7 @@
 
 use super::catalog_triggers::CatalogTrigger;
 use super::options::{is_function, ROW_FUNCTION, TRUNCATE_FUNCTION};
+use crate::postgres::errorless;
 use crate::postgres::errors::Failure;
 use crate::postgres::relation;
 use pgrx::{pg_sys, PgSqlErrorCode};
@@ -17,10 +18,39 @@ use pgrx::{pg_sys, PgSqlErrorCode};
 /// # Safety
 /// `create` is the statement that ProcessUtility was called with.
 pub unsafe fn check_replaced(create: &pg_sys::CreateTrigStmt) -> Result<(), Failure> {
-    let table = relation::named(create.relation);
-    if !create.replace || table == pg_sys::InvalidOid {
+    if !create.replace {
         return Ok(());
     }
+    let Some(table) = lock_named(create.relation) else { return Ok(()) };
+    // Of a row trigger, partitions get one of the same name each.
+    let tables = match create.row {
+        true => relation::with_heirs(table, pg_sys::ShareRowExclusiveLock as pg_sys::LOCKMODE),
+        false => vec![table],
+    };
+    tables.into_iter().try_for_each(|table| check_kept(table, create))
+}
+
+/// The table of that name, locked as the command locks it. A caller who may not create triggers on it gets no lock: the
+/// command itself raises the error.
+unsafe fn lock_named(name: *mut pg_sys::RangeVar) -> Option<pg_sys::Oid> {
+    loop {
+        let table = relation::named(name);
+        let may_create = |table| {
+            let right = pg_sys::ACL_TRIGGER as pg_sys::AclMode;
+            pg_sys::pg_class_aclcheck(table, errorless::user(), right) == pg_sys::AclResult::ACLCHECK_OK
+        };
+        if table == pg_sys::InvalidOid || !may_create(table) {
+            return None;
+        }
+        relation::lock(table, pg_sys::ShareRowExclusiveLock);
+        // While this session waited for the lock, another table may have got the name.
+        if relation::named(name) == table {
+            return Some(table);
+        }
+    }
+}
+
+unsafe fn check_kept(table: pg_sys::Oid, create: &pg_sys::CreateTrigStmt) -> Result<(), Failure> {
     let existing = CatalogTrigger::find(pg_sys::get_trigger_oid(table, create.trigname, true));
     if !existing.is_some_and(|existing| is_ours(existing.function)) {
         return Ok(());

@@ -6,7 +6,7 @@
 //! before it fails. So a turn that fails is a turn, after which the worker seals, and tables that have failed are tried
 //! again in a small part of its time.
 
-use super::transactions::{in_transaction, is_timeout, own_name};
+use super::transactions::{in_transaction, own_name};
 use crate::postgres::background_process::rounded_up_ms;
 use crate::postgres::database_slot::DatabaseSlot;
 use crate::postgres::errors::Failure;
@@ -148,10 +148,6 @@ impl Baselines {
             baseline::record_batch(table_id, relation)
         });
         let now = Instant::now();
-        let outcome = match outcome {
-            Err(cause) if is_timeout(&cause) => Ok(Turn::Locked),
-            outcome => outcome,
-        };
         match outcome {
             Ok(Turn::Locked) => {
                 let (retry, cause) = before.map_or((FIRST_RETRY, None), |wait| (wait.retry, wait.cause));
