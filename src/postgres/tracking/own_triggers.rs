@@ -23,7 +23,8 @@ pub unsafe fn check_replaced(create: &pg_sys::CreateTrigStmt) -> Result<(), Fail
     }
     let Some(table) = lock_named(create.relation) else { return Ok(()) };
     // Of a row trigger, partitions get one of the same name each.
-    let tables = match create.row {
+    let is_partitioned = pg_sys::get_rel_relkind(table) as u8 == pg_sys::RELKIND_PARTITIONED_TABLE;
+    let tables = match create.row && is_partitioned {
         true => relation::with_heirs(table, pg_sys::ShareRowExclusiveLock as pg_sys::LOCKMODE),
         false => vec![table],
     };
