@@ -366,7 +366,7 @@ fn in_mode_async_sealing_goes_on_while_the_mount_hangs() {
     record(&mut client);
     wait_for(&mut client, "(SELECT lag_entries = 0 FROM ledger.mirror_status)");
     for place in ["before_sync", "before_write"] {
-        set_fault(&cluster, &format!("{place}:hang"));
+        set_fault(&cluster, &format!("{place}:hang\nclose:hang"));
         for round in 1..=2 {
             record_many(&mut client, 10);
             wait_for(&mut client, "(SELECT pending_count < 5 FROM ledger.chain_stats)");
@@ -396,20 +396,21 @@ fn in_mode_async_sealing_goes_on_while_the_mount_hangs() {
 fn the_mirror_can_be_switched_off_while_the_mount_hangs() {
     let (cluster, mut client) = start_small(Network, "sync");
     record(&mut client);
-    set_fault(&cluster, "before_sync:hang");
+    set_fault(&cluster, "before_sync:hang\nclose:hang");
     let (waits, pid) = commit_in_background(&cluster);
     wait_until_waiting(&mut client, pid);
     set(&mut client, "ledger.mirror_mode", "off");
     let refused = in_time("the commit that waited", move || waits.join().unwrap().unwrap_err());
     assert!(refused.as_db_error().is_some_and(|error| all_text(error).contains("does not answer")), "{refused:?}");
-    record(&mut client);
+    record_many(&mut client, 5);
+    wait_for(&mut client, "(SELECT pending_count < 5 FROM ledger.chain_stats)");
     clear_fault(&cluster);
     set(&mut client, "ledger.mirror_mode", "sync");
     wait_for(&mut client, "(SELECT state = 'attached' FROM ledger.mirror_status)");
     seal_once_it_works(&mut client);
     assert_intact(&mut client);
     assert_eq!(ids_in_file(&file(&mut client)), ids_in_table(&mut client));
-    assert_eq!(ids_in_table(&mut client).len(), 2);
+    assert_eq!(ids_in_table(&mut client).len(), 6);
 }
 
 #[test]

@@ -115,15 +115,16 @@ fn a_session_keeps_no_memory_of_its_verifications() {
     assert!(later.iter().all(|memory| *memory < first + 8), "after the first {first} MB, then {later:?}");
 }
 
-/// As above, in ten transactions, each sealed before the next: what verification keeps does not grow with the chain.
+/// In transactions that are each sealed before the next. What is read ahead takes up to some 30 MB, and with fewer
+/// entries than in the shorter of the two chains it does not come to that.
 #[test]
 fn verifying_takes_no_more_memory_for_a_longer_chain() {
     let (cluster, mut client) = start(Options::new().secret(None).conf("ledger.block_size = 1000"));
     let mut taken = Vec::new();
-    for round in 1..=8 {
+    for round in 1..=24 {
         record_many_unsigned(&mut client, 20_000);
         wait_until_all_sealed(&mut client, round * 20);
-        if round == 2 || round == 8 {
+        if round == 8 || round == 24 {
             // A look at a process that is busy for a short time may miss the most it has; one of several does not.
             let verifying = (0..5).map(|_| {
                 let mut session = cluster.connect("postgres");
@@ -133,7 +134,7 @@ fn verifying_takes_no_more_memory_for_a_longer_chain() {
             taken.push(verifying.max().unwrap());
         }
     }
-    assert!(taken[1] < taken[0] + 15, "40,000 entries took {} MB, 160,000 took {} MB", taken[0], taken[1]);
+    assert!(taken[1] < taken[0] + 15, "160,000 entries took {} MB, 480,000 took {} MB", taken[0], taken[1]);
 }
 
 /// Of each entry about an item, verification keeps only what the newest ones say.

@@ -33,6 +33,7 @@ use super::voiding::{self, Judge, Knowledge, Standing};
 use crate::ledger::file_ranges::FileRanges;
 use crate::postgres::errorless;
 use crate::postgres::errors::{cause, Failure};
+use crate::postgres::faults;
 use crate::postgres::log_state;
 use crate::postgres::settings::{self, MirrorMode};
 use crate::postgres::tables;
@@ -77,16 +78,21 @@ pub struct Attached {
     pub in_file: InFile,
 }
 
-/// Opens, checks and repairs the file, then lets sessions append. The caller is the worker, in a transaction, and holds
-/// the sealing lock.
-pub fn attach(mirror: &Mirror, how: How) -> Result<Attached, Refused> {
-    let outcome = mirror.silence().map_err(Refused::from).and_then(|()| try_attach(mirror, how));
-    note_attempt(mirror, outcome)
+impl Drop for Attached {
+    fn drop(&mut self) {
+        faults::at("close");
+    }
 }
 
-/// Gives up the file for a reason that lies before it. Sessions then fail, and do not wait for the next attempt.
+/// Opens, checks and repairs the file, then lets sessions append. The caller is the worker, in a transaction, and holds
+/// the sealing lock. It has silenced the mirror.
+pub fn attach(mirror: &Mirror, how: How) -> Result<Attached, Refused> {
+    note_attempt(mirror, try_attach(mirror, how))
+}
+
+/// Gives up the file for a reason that lies before it. Sessions then fail, and do not wait for the next attempt. The
+/// caller has silenced the mirror, or tried to.
 pub fn give_up<T>(mirror: &Mirror, refused: Refused) -> Result<T, Refused> {
-    let refused = mirror.silence().err().map_or(refused, Refused::from);
     note_attempt(mirror, Err(refused))
 }
 
@@ -449,9 +455,8 @@ pub fn note_remembered(mirror: &Mirror) {
 }
 
 /// Renames the file and forgets it; the next attachment begins a new one. Returns the new name of the old file, if
-/// there was one. The caller is the worker, in a transaction, and holds the sealing lock.
+/// there was one. The caller is the worker, in a transaction, and holds the sealing lock. It has silenced the mirror.
 pub fn set_aside(mirror: &Mirror) -> Result<Option<PathBuf>, Refused> {
-    mirror.silence()?;
     let remembered = Remembered::read();
     let place = remembered::configured_path(remembered.ledger_id);
     let kept = rename_aside(&place)?;

@@ -39,6 +39,8 @@ const VOID_AGAIN: Duration = Duration::from_secs(30);
 pub struct Keeper {
     mirror: Mirror,
     attached: Option<Attached>,
+    /// A file that was given up while another process hangs in a system call on it. Closing it would hang too.
+    hanging: Option<Attached>,
     /// Whether the file was attached in mode async. A change into or out of that mode attaches it anew.
     attached_async: bool,
     /// The place in the file that will be settled next.
@@ -61,6 +63,7 @@ impl Keeper {
         Keeper {
             mirror,
             attached: None,
+            hanging: None,
             attached_async: false,
             mark: None,
             configured_at: 0,
@@ -102,6 +105,9 @@ impl Keeper {
 
     /// Attaches the file if there must be one, and lets it go if there is to be none.
     pub fn see_to(&mut self, mode: MirrorMode) -> Result<(), Failure> {
+        if self.hanging.is_some() && !self.mirror.lock().writing {
+            self.hanging = None;
+        }
         if mode == MirrorMode::Off {
             return self.let_go();
         }
@@ -129,14 +135,25 @@ impl Keeper {
         // While the file is still there. Lines that are left are found when it is attached again.
         let voided = self.void_aborted();
         // A file that hangs is let go, too.
-        let _ = self.mirror.silence();
+        let _ = self.close();
         {
             let mut fields = self.mirror.lock();
             (fields.attachment, fields.off_as_of) = (Attachment::Off, settings::read_at());
         }
         self.slot().mirror.broadcast();
-        self.attached = None;
         voided
+    }
+
+    /// Keeps all processes from writing the file, and closes it. To close a file on a network mount is to write what the
+    /// system still has of it. So one that does not answer stays open until it does: this process has other work.
+    fn close(&mut self) -> Result<(), Failure> {
+        let silenced = self.mirror.silence();
+        self.mark = None;
+        match &silenced {
+            Ok(()) => (self.attached, self.hanging) = (None, None),
+            Err(_) => self.hanging = self.attached.take().or(self.hanging.take()),
+        }
+        silenced
     }
 
     /// Notes the settings that the answer follows from; returns whether the file is let go.
@@ -187,9 +204,9 @@ impl Keeper {
         let patience = if self.is_usable() { SEALING_PATIENCE } else { table_patience };
         let outcome = holding_sealing_lock(patience, || {
             lock_log_state(patience);
-            (self.attached, self.mark) = (None, None);
+            let closed = self.close().or_else(|failure| attach::give_up(&self.mirror, failure.into()));
             let _patience = LockLimit::set(table_patience);
-            work().unwrap_or_else(|refused| {
+            closed.and_then(|()| work()).unwrap_or_else(|refused| {
                 refused_for.set(Some((refused.kind, refused.has_kept)));
                 refused.failure.raise()
             })
@@ -212,7 +229,7 @@ impl Keeper {
         if self.is_usable() || settings::mirror_mode() == MirrorMode::Off {
             return Err(refused);
         }
-        self.attached = None;
+        let refused = self.close().err().map_or(refused, Refused::from);
         attach::give_up(&self.mirror, refused)
     }
 
