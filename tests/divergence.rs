@@ -37,6 +37,40 @@ fn a_file_edited_in_the_middle_is_noticed_at_the_next_write() {
     }
 }
 
+/// How many bytes a process has read so far, from whatever file.
+fn bytes_read(pid: u32) -> u64 {
+    let io = fs::read_to_string(format!("/proc/{pid}/io")).unwrap();
+    io.lines().find_map(|line| line.strip_prefix("rchar: ")?.parse().ok()).unwrap()
+}
+
+#[test]
+fn a_large_file_that_differs_is_not_read_for_each_who_tries_to_record() {
+    let (_cluster, mut client, path) = start_outside(Options::new().conf("ledger.block_size = 1000"));
+    record_many(&mut client, 60_000);
+    wait_for(&mut client, "(SELECT pending_count < 1000 FROM ledger.chain_stats)");
+    let worker = worker_pid(&mut client);
+    let whole = fs::read(&path).unwrap();
+    let size = whole.len() as u64;
+    edit_line(&path, 2);
+    let before = bytes_read(worker);
+    for _ in 0..20 {
+        client.simple_query(RECORD).unwrap_err();
+    }
+    let read = bytes_read(worker) - before;
+    assert!(read >= size, "the worker has read {read} of {size} bytes");
+    assert!(read < 8 * size, "the worker has read {read} bytes, where the file has {size}");
+    assert_diverged(&mut client, &path, "does not agree with");
+    // Who repairs is not kept waiting.
+    let before = bytes_read(worker);
+    let refused = error(&mut client, "SELECT ledger.mirror_catch_up()");
+    assert!(all_text(&refused).contains("does not agree with"), "{refused:?}");
+    let read = bytes_read(worker) - before;
+    assert!(read >= size, "the worker has read {read} of {size} bytes");
+    fs::write(&path, &whole).unwrap();
+    client.batch_execute(RECORD).unwrap();
+    assert_intact(&mut client);
+}
+
 #[test]
 fn a_file_edited_while_the_server_was_down_is_noticed_at_the_start() {
     for how in [Stop::Fast, Stop::Immediate] {

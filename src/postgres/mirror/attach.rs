@@ -13,6 +13,7 @@
 
 use super::catch_up::{self, InFile};
 use super::cause::CauseKind;
+use super::differing;
 use super::file::{self, Trouble};
 use super::fixed_text::FixedText;
 use super::handle::Mirror;
@@ -132,23 +133,40 @@ fn try_attach(mirror: &Mirror, how: How) -> Result<Attached, Refused> {
     let place = remembered::configured_path(remembered.ledger_id);
     let path = &place.path;
     let opened = opening::open(&place, &remembered)?;
-    let is_as_before = is_as_before(mirror, &opened);
+    let make_it_agree = || make_it_agree(mirror, how, &opened, path, &remembered);
+    let in_file = match how {
+        How::Usual => differing::read_unless_refused(&opened, path, make_it_agree)?,
+        How::CatchUp => make_it_agree()?,
+    };
+    mirror.slot.lag.take_off(lag);
+    Ok(Attached { _file: opened, in_file })
+}
+
+/// Brings the opened file and the database into agreement, and lets sessions append. Returns which entries the file has.
+fn make_it_agree(
+    mirror: &Mirror,
+    how: How,
+    opened: &File,
+    path: &Path,
+    remembered: &Remembered,
+) -> Result<InFile, Refused> {
+    let is_as_before = is_as_before(mirror, opened);
     unexpected::note_lost(mirror, is_as_before && how == How::Usual && remembered.attachment.is_some());
     if may_have_lost(mirror, is_as_before) {
         wait_for_committing(mirror)?;
     }
-    unsynced::cut_off(mirror, &opened, path)?;
-    let lost = lost_commits::of(mirror, path, own_state(path, &remembered).as_ref());
-    let tail = read(mirror, &opened, path, &remembered, lost, how)?;
+    unsynced::cut_off(mirror, opened, path)?;
+    let lost = lost_commits::of(mirror, path, own_state(path, remembered).as_ref());
+    let tail = read(mirror, opened, path, remembered, lost, how)?;
     let knowledge = Knowledge {
         of_aborted: is_as_before && remembered.attachment.is_some(),
-        of_committed: !is_short(mirror, &opened, path, &remembered)?
-            && lost_commits::keeps_transactions(mirror, path, &remembered),
+        of_committed: !is_short(mirror, opened, path, remembered)?
+            && lost_commits::keeps_transactions(mirror, path, remembered),
     };
     let judged = tail::judge(mirror, path, &tail.open, knowledge)?;
-    check_taken_over(path, &remembered, judged.uncommitted.len())?;
+    check_taken_over(path, remembered, judged.uncommitted.len())?;
     if how == How::CatchUp && !judged.uncommitted.is_empty() {
-        check_only_behind(mirror, path, &remembered)?;
+        check_only_behind(mirror, path, remembered)?;
     }
     // Before they are voided, or nothing would be left to say it of; but not again each time that the file is tried.
     let stamp = opened.metadata().ok().map(|metadata| FileStamp::of(&metadata));
@@ -156,16 +174,16 @@ fn try_attach(mirror: &Mirror, how: How) -> Result<Attached, Refused> {
         lost.tell_of_voiding(path, judged.uncommitted.len());
     }
     if tail.torn > 0 {
-        unsynced::cut_torn(mirror, &opened, path, tail.end, &remembered)?;
+        unsynced::cut_torn(mirror, opened, path, tail.end, remembered)?;
     }
-    unsynced::sync_found(mirror, &opened, path, &remembered)?;
+    unsynced::sync_found(mirror, opened, path, remembered)?;
     let attachment = mirror.shared.new_attachment();
     {
         let mut fields = mirror.lock();
         fields.reopening.knows_aborted &= knowledge.of_aborted;
         fields.reopening.lost = lost;
     }
-    take_over(mirror, &opened, path, &tail, &remembered, attachment)?;
+    take_over(mirror, opened, path, &tail, remembered, attachment)?;
 
     voiding::append_void(mirror, &judged.uncommitted, lost.reason())?;
     let mut in_file = judged.recorded;
@@ -188,8 +206,7 @@ fn try_attach(mirror: &Mirror, how: How) -> Result<Attached, Refused> {
     }
     // The settled place may have been that of another file, or of one with another layout.
     remembered::remember(mirror, tail.settled, Some(attachment));
-    mirror.slot.lag.take_off(lag);
-    Ok(Attached { _file: opened, in_file })
+    Ok(in_file)
 }
 
 /// Whether transactions that have not ended may rely on lines that this file lacks: their lines were appended to

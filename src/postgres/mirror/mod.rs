@@ -17,6 +17,7 @@
 //! | [`state_file`] | the state file beside it |
 //! | [`opening`] | creating the file, or renaming it after its database |
 //! | [`attach`], [`refused`] | opening the file, and making it agree with the database; why that failed |
+//! | [`differing`] | how often a file is read that differs from the database |
 //! | [`lost_commits`] | whether lines that are voided may have been acknowledged |
 //! | [`reopening`] | what one attempt to open the file must know of the time since the last |
 //! | [`hole`] | what a loss of power leaves at the end |
@@ -40,6 +41,7 @@ pub mod block_lines;
 pub mod bounded_wait;
 pub mod catch_up;
 pub mod cause;
+mod differing;
 pub mod file;
 pub mod fixed_text;
 pub mod handle;

@@ -6,7 +6,7 @@ use crate::postgres::errors::Failure;
 use std::path::Path;
 
 /// The failure to report, and what the advice about it depends on. An ERROR keeps only the failure.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Refused {
     pub failure: Failure,
     pub kind: CauseKind,
