@@ -59,6 +59,34 @@ fn a_table_that_goes_after_a_command_has_failed_is_said_to_be_gone_once() {
     assert!(all_valid(&mut client));
 }
 
+/// By another session, or by an event trigger.
+#[test]
+fn a_table_whose_name_becomes_that_of_another_one_while_it_is_dropped_is_not_said_to_be_gone() {
+    let (_cluster, mut client) = start_with(TABLES);
+    client
+        .batch_execute(
+            "CREATE SCHEMA nearer; SET search_path = nearer, public;
+             CREATE FUNCTION public.come_between() RETURNS event_trigger LANGUAGE plpgsql AS $$
+             BEGIN
+                 CREATE TABLE nearer.people (); CREATE TABLE nearer.events_1 ();
+             END $$;
+             CREATE EVENT TRIGGER before ON ddl_command_start WHEN TAG IN ('DROP TABLE')
+             EXECUTE FUNCTION public.come_between()",
+        )
+        .unwrap();
+    for table in ["people", "events_1"] {
+        let refused = error(&mut client, &format!("DROP TABLE {table}"));
+        assert_eq!(*refused.code(), SqlState::OBJECT_IN_USE, "{refused:?}");
+        let detail = format!("It was recorded that public.{table} is dropped, and it is still there.");
+        assert_eq!(refused.detail(), Some(detail.as_str()));
+    }
+    assert!(all_valid(&mut client));
+    assert_recorded(&mut client, "DROP TABLE public.people", &["public.people"]);
+    client.batch_execute("DROP TABLE public.events_1").unwrap();
+    assert_eq!(column(&mut client, "SELECT id FROM events"), ["3"]);
+    assert!(all_valid(&mut client));
+}
+
 /// They roll back a part of the transaction, before the command drops anything and after.
 #[test]
 fn event_triggers_keep_no_table_from_being_said_to_be_gone_and_none_is_twice() {

@@ -44,8 +44,9 @@ pub unsafe extern "C-unwind" fn concerns(statement: *mut pg_sys::Node) -> bool {
     may && pg_sys::IsTransactionState() && !pg_sys::XactReadOnly && schema::find().is_some()
 }
 
-/// Records rows that the command takes away, while they are there. Returns the [family] of a tracked table of which the
-/// command attaches or detaches a partition, for [`after_utility`].
+/// Records rows that the command takes away, while they are there. Returns what [`after_utility`] compares: the [family] of
+/// a tracked table of which the command attaches or detaches a partition, or the tables of which it was recorded that
+/// they are dropped.
 ///
 /// [family]: family_of
 ///
@@ -56,8 +57,8 @@ pub unsafe extern "C-unwind" fn before_utility(statement: *mut pg_sys::Node) -> 
     if (*statement).type_ == pg_sys::NodeTag::T_AlterTableStmt {
         return or_raise(before_alter(&*statement.cast()));
     }
-    or_raise(match (*statement).type_ {
-        pg_sys::NodeTag::T_CreateTrigStmt => own_triggers::check_replaced(&*statement.cast()),
+    let dropped = or_raise(match (*statement).type_ {
+        pg_sys::NodeTag::T_CreateTrigStmt => own_triggers::check_replaced(&*statement.cast()).map(|()| Vec::new()),
         pg_sys::NodeTag::T_DropStmt => {
             dropped::begin();
             drops::before_drop(&*statement.cast())
@@ -71,21 +72,26 @@ pub unsafe extern "C-unwind" fn before_utility(statement: *mut pg_sys::Node) -> 
             if !create.partbound.is_null() {
                 lists::pointers(create.inhRelations).for_each(|parent| lock_ancestors(parent.cast()));
             }
-            Ok(())
+            Ok(Vec::new())
         }
     });
-    std::ptr::null_mut()
+    list_of(dropped)
+}
+
+/// In Postgres' memory, because the hook's frame may hold nothing that has a destructor.
+unsafe fn list_of(oids: impl IntoIterator<Item = pg_sys::Oid>) -> *mut pg_sys::List {
+    oids.into_iter().fold(std::ptr::null_mut(), |list, oid| pg_sys::lappend_oid(list, oid))
 }
 
 /// Records rows that the command has brought, and tables that it has taken away without naming them. Gives new
 /// partitions their triggers.
 ///
 /// # Safety
-/// `statement` is the one that ProcessUtility was called with, and `family` what [`before_utility`] has returned.
+/// `statement` is the one that ProcessUtility was called with, and `noted` what [`before_utility`] has returned.
 #[pg_guard]
-pub unsafe extern "C-unwind" fn after_utility(statement: *mut pg_sys::Node, family: *mut pg_sys::List) {
+pub unsafe extern "C-unwind" fn after_utility(statement: *mut pg_sys::Node, noted: *mut pg_sys::List) {
     or_raise(match (*statement).type_ {
-        pg_sys::NodeTag::T_AlterTableStmt => after_alter(family),
+        pg_sys::NodeTag::T_AlterTableStmt => after_alter(noted),
         pg_sys::NodeTag::T_CreateTrigStmt => Ok(()),
         pg_sys::NodeTag::T_CreateStmt | pg_sys::NodeTag::T_CreateForeignTableStmt => {
             let create = &*statement.cast::<pg_sys::CreateStmt>();
@@ -94,7 +100,7 @@ pub unsafe extern "C-unwind" fn after_utility(statement: *mut pg_sys::Node, fami
                 false => after_create(create),
             }
         }
-        _ => dropped::record(),
+        _ => drops::after_drop(lists::oids(noted)).and_then(|()| dropped::record()),
     });
 }
 
@@ -134,13 +140,11 @@ unsafe fn before_alter(alter: &pg_sys::AlterTableStmt) -> Result<*mut pg_sys::Li
     Ok(family)
 }
 
-/// A table, the partition that the command has named, and all its partitions: in Postgres' memory, because the hook's frame
-/// may hold nothing that has a destructor. What the command has attached or detached is found by comparing them. The name
+/// A table, the partition that the command has named, and all its partitions. What the command has attached or detached is found by comparing them. The name
 /// that it gives may be that of another table by then: code that the command runs may set another search_path, and others
 /// may create a table that is found first.
 unsafe fn family_of(table: &Table, named: pg_sys::Oid) -> *mut pg_sys::List {
-    let members = [relation::oid(table), named].into_iter().chain(relation::partitions(table));
-    members.fold(std::ptr::null_mut(), |list, oid| pg_sys::lappend_oid(list, oid))
+    list_of([relation::oid(table), named].into_iter().chain(relation::partitions(table)))
 }
 
 /// Takes care of what has come to the family, and what has left it.

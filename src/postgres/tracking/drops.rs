@@ -18,11 +18,13 @@ use crate::postgres::relation;
 use crate::postgres::roles::as_ledger_owner;
 use crate::postgres::spi;
 use crate::postgres::tables::{Row, Table};
-use pgrx::pg_sys;
+use pgrx::{pg_sys, PgSqlErrorCode};
 
+/// Returns the tables of which something was recorded, for [`after_drop`].
+///
 /// # Safety
 /// `drop` is the statement that ProcessUtility was called with.
-pub unsafe fn before_drop(drop: &pg_sys::DropStmt) -> Result<(), Failure> {
+pub unsafe fn before_drop(drop: &pg_sys::DropStmt) -> Result<Vec<pg_sys::Oid>, Failure> {
     match drop.removeType {
         pg_sys::ObjectType::OBJECT_TABLE => {
             let locked = lists::pointers(drop.objects).filter_map(|names| lock_named(names.cast())).collect::<Vec<_>>();
@@ -33,13 +35,15 @@ pub unsafe fn before_drop(drop: &pg_sys::DropStmt) -> Result<(), Failure> {
             let schemas = lists::pointers(drop.objects).filter_map(|name| lock_schema(name.cast())).collect::<Vec<_>>();
             record(&lock_all(IN_SCHEMA, &schemas))
         }
-        _ => Ok(()),
+        _ => Ok(Vec::new()),
     }
 }
 
+/// As [`before_drop`].
+///
 /// # Safety
 /// `drop` is the statement that ProcessUtility was called with.
-pub unsafe fn before_drop_owned(drop: &pg_sys::DropOwnedStmt) -> Result<(), Failure> {
+pub unsafe fn before_drop_owned(drop: &pg_sys::DropOwnedStmt) -> Result<Vec<pg_sys::Oid>, Failure> {
     let mut roles = Vec::new();
     for role in lists::pointers(drop.roles) {
         let role = pg_sys::get_rolespec_oid(role.cast::<pg_sys::RoleSpec>(), true);
@@ -50,6 +54,19 @@ pub unsafe fn before_drop_owned(drop: &pg_sys::DropOwnedStmt) -> Result<(), Fail
         }
     }
     record(&lock_all(OF_OWNER, &roles))
+}
+
+/// # Errors
+/// If one of the tables is still there of which it was recorded that they go. The command looks for the names once more,
+/// and others may have created a table meanwhile that is found first.
+pub fn after_drop(mut recorded: impl Iterator<Item = pg_sys::Oid>) -> Result<(), Failure> {
+    let Some(left) = recorded.find_map(relation::name_of) else { return Ok(()) };
+    Err(Failure::new(
+        PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
+        "the name of the table has become that of another one while the command ran",
+    )
+    .detail(format!("It was recorded that {left} is dropped, and it is still there."))
+    .hint("Repeat the command, and name the table with its schema."))
 }
 
 /// The tables of a schema that can be tracked, or are partitions of such. Also those without triggers: another session
@@ -172,8 +189,10 @@ unsafe fn may_drop(relation: pg_sys::Oid) -> bool {
             || Object::Schema(pg_sys::get_rel_namespace(relation)).is_owned_by(user))
 }
 
-/// Records what is lost with these tables, which are locked, and with their partitions.
-fn record(dropped: &[pg_sys::Oid]) -> Result<(), Failure> {
+/// Records what is lost with these tables, which are locked, and with their partitions. Returns those of which something
+/// was recorded.
+fn record(dropped: &[pg_sys::Oid]) -> Result<Vec<pg_sys::Oid>, Failure> {
+    let mut recorded = Vec::new();
     let open = |oid: &pg_sys::Oid| Table::open_oid(*oid, pg_sys::NoLock);
     let mut all: Vec<pg_sys::Oid> =
         dropped.iter().flat_map(|oid| relation::tree(&open(oid), pg_sys::AccessExclusiveLock)).collect();
@@ -183,14 +202,15 @@ fn record(dropped: &[pg_sys::Oid]) -> Result<(), Failure> {
         let table = open(oid);
         let Some(options) = Options::of(&table) else { continue };
         match tracked_root(&table, &options) {
-            None if options.copied_from(&table).is_some() => {}
+            None if options.copied_from(&table).is_some() => continue,
             None => manage::note_dropped(&table, &options)?,
-            Some(root) if all.contains(&relation::oid(&root)) || table.is_partitioned() => {}
+            Some(root) if all.contains(&relation::oid(&root)) || table.is_partitioned() => continue,
             Some(_) => record_all(&table, &options, Passage::Departure)?,
         }
+        recorded.push(*oid);
     }
     dropped::note_recorded(&all);
-    Ok(())
+    Ok(recorded)
 }
 
 /// # Safety
