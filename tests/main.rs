@@ -91,6 +91,7 @@ mod tracking_schema;
 mod tracking_temporal;
 mod tracking_triggers;
 mod tracking_truncate;
+mod tracking_under_way;
 mod tracking_unprintable;
 mod tracking_values;
 mod tracking_versions;

@@ -210,6 +210,29 @@ fn verifying_rows_takes_no_more_memory_for_more_that_have_to_be_read_again() {
     assert!(changed < 60, "verifying changed rows took {changed} MB");
 }
 
+/// Each time an entry says with what options.
+#[test]
+fn verifying_takes_no_more_memory_for_a_table_that_is_tracked_again_and_again() {
+    let (cluster, mut client) = start(Options::new().secret(None).conf("ledger.mirror_mode = off"));
+    client
+        .batch_execute(
+            "DO $$
+             DECLARE names text[] := array_agg('column_' || n || repeat('x', 40)) FROM generate_series(1, 1500) n;
+             BEGIN
+                 EXECUTE 'CREATE TABLE wide (id int PRIMARY KEY, ' || array_to_string(names, ' int, ') || ' int)';
+                 SET LOCAL client_min_messages = warning;
+                 FOR n IN 1..300 LOOP
+                     PERFORM ledger.track('wide', n % 2 = 0, false, NULL, names);
+                 END LOOP;
+             END $$",
+        )
+        .unwrap();
+    let mut session = cluster.connect("postgres");
+    let pid = own_pid(&mut session);
+    let taken = growth(pid, || assert_eq!(json(&mut session, "SELECT ledger.verify_all()")["overall_valid"], true));
+    assert!(taken < 30, "verifying took {taken} MB");
+}
+
 #[test]
 fn a_large_transaction_that_is_rolled_back_leaves_nothing() {
     let (cluster, mut client) = start(Options::new().secret(None).conf("ledger.block_interval = 1h"));

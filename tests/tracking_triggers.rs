@@ -306,3 +306,55 @@ fn functions_of_the_ledgers_triggers_refuse_others() {
     assert!(tried > 300, "only {tried}");
     assert!(!cluster.log().contains("was terminated by signal"));
 }
+
+/// They would run with the rights of the ledger's owner, and a table that they write to may have triggers of any role.
+#[test]
+fn event_triggers_do_not_fire_for_what_the_ledger_does_to_tracked_tables_itself() {
+    let (cluster, mut client) = start(Options::new());
+    client
+        .batch_execute(
+            "CREATE ROLE shop LOGIN; CREATE SCHEMA shop AUTHORIZATION shop; SET ROLE shop;
+             CREATE TABLE shop.commands (role text, command text);
+             CREATE FUNCTION shop.rise() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN
+                 BEGIN
+                     ALTER ROLE shop SUPERUSER;
+                 EXCEPTION WHEN insufficient_privilege THEN
+                 END;
+                 RETURN NEW;
+             END $$;
+             CREATE TRIGGER rise BEFORE INSERT ON shop.commands FOR EACH ROW EXECUTE FUNCTION shop.rise();
+             RESET ROLE; ALTER DATABASE postgres SET search_path = public, shop; SET search_path = public, shop;
+             CREATE FUNCTION note() RETURNS event_trigger LANGUAGE plpgsql AS $$
+             BEGIN INSERT INTO commands VALUES (current_user, tg_event || ' ' || tg_tag); END $$;
+             GRANT EXECUTE ON FUNCTION note() TO shop;
+             CREATE EVENT TRIGGER before ON ddl_command_start EXECUTE FUNCTION note();
+             CREATE EVENT TRIGGER after ON ddl_command_end EXECUTE FUNCTION note();
+             CREATE EVENT TRIGGER dropped ON sql_drop EXECUTE FUNCTION note()",
+        )
+        .unwrap();
+    let mut owner = cluster.connect_as("shop", "postgres");
+    let mut commands = |sql: &str| {
+        owner.batch_execute(&format!("DELETE FROM shop.commands; {sql}")).unwrap();
+        column(&mut owner, "SELECT DISTINCT role || ': ' || command FROM shop.commands ORDER BY 1")
+    };
+    let create = "CREATE TABLE shop.events (id int PRIMARY KEY) PARTITION BY RANGE (id)";
+    assert_eq!(commands(create), ["shop: ddl_command_end CREATE TABLE", "shop: ddl_command_start CREATE TABLE"]);
+    assert!(commands("SELECT ledger.track('shop.events', with_signature => false)").is_empty());
+    for (sql, command) in [
+        ("CREATE TABLE shop.events_1 PARTITION OF shop.events FOR VALUES FROM (1) TO (9)", "CREATE TABLE"),
+        ("ALTER TABLE shop.events DETACH PARTITION shop.events_1", "ALTER TABLE"),
+        ("ALTER TABLE shop.events ATTACH PARTITION shop.events_1 FOR VALUES FROM (1) TO (9)", "ALTER TABLE"),
+    ] {
+        let fired = commands(sql);
+        let is_of_it = |fired: &String| fired.starts_with("shop: ") && fired.ends_with(command);
+        assert!(fired.iter().filter(|fired| !fired.contains("sql_drop")).all(is_of_it), "{sql}: {fired:?}");
+        assert!(fired.len() >= 2, "{sql}: {fired:?}");
+    }
+    assert!(commands("SELECT ledger.track('shop.events', with_signature => false, keep_image => true)").is_empty());
+    assert_eq!(state(&mut client, "shop.events"), "tracked");
+    client.batch_execute("INSERT INTO shop.events VALUES (1)").unwrap();
+    assert!(all_valid(&mut client));
+    assert!(commands("SELECT ledger.untrack('shop.events')").is_empty());
+    assert!(!is_true(&mut client, "(SELECT rolsuper FROM pg_roles WHERE rolname = 'shop')"));
+}

@@ -37,6 +37,7 @@
 //! | [`install`] | the SQL of the install script |
 //! | [`faults`] | failing on purpose, in tests |
 //! | [`roles`], [`schema`], [`extension`] | with whose rights work is done, and which schema and extension are the ledger's |
+//! | [`ddl`] | commands that the ledger runs by itself |
 //! | [`local_settings`], [`lock_limit`], [`timeout`] | what holds for a piece of work: settings of Postgres, and how long it waits |
 //! | [`tables`], [`bulk_insert`], [`single_insert`], [`single_row`], [`spi`], [`jsonb`], [`jsonb_record`], [`lists`], [`temporary_file`], [`encoding`], [`errors`], [`errorless`], [`wait_events`] | access to Postgres' own functions |
 //! | [`ids`], [`new_ids`] | new ids; which of them need not be searched for |
@@ -51,6 +52,7 @@ mod bulk_insert;
 mod copy_hook;
 mod database;
 mod database_slot;
+mod ddl;
 mod emptied_pages;
 mod encoding;
 mod entries;

@@ -1,6 +1,7 @@
 //! Making the partitions of `ledger.entries_sealed`: how many blocks one is for, and when the next one is made.
 
 use super::{no_place, open_parent, sealed, Kind, SealedPartition};
+use crate::postgres::ddl;
 use crate::postgres::errors::{with_place, Failure};
 use crate::postgres::local_settings::with_setting;
 use crate::postgres::lock_limit::LockLimit;
@@ -105,7 +106,7 @@ fn add_in_advance(from: i64) {
     let message = format!("could not create ledger.{} in advance: {}", name(from), failure.text());
     Failure::new(failure.code(), message)
         .detail(format!("It is the next partition of ledger.entries_sealed. Without it, sealing goes on until block {}.", from - 1))
-        .hint("Remove what keeps it from being created: for example, an event trigger that refuses the command, a relation with its name, or a transaction that has locked ledger.blocks. Sealing tries again by itself, at most once a minute in each process.")
+        .hint("Remove what keeps it from being created: for example, a relation with its name, or a transaction that has locked ledger.blocks. Sealing tries again by itself, at most once a minute in each process.")
         .warn();
 }
 
@@ -114,23 +115,9 @@ fn was_refused_lately() -> bool {
 }
 
 fn add(from: i64, to: i64) {
-    without_event_triggers(|| {
-        create(from, to);
-        // A member of the extension, as its parent is: pg_dump must not dump one without the other.
-        run(&format!("ALTER EXTENSION pg_notary ADD TABLE ledger.{}", name(from)));
-    });
-}
-
-/// An event trigger of another application may refuse all DDL. It knows nothing of the ledger.
-#[cfg(any(feature = "pg17", feature = "pg18"))]
-fn without_event_triggers(work: impl FnOnce()) {
-    with_setting(c"event_triggers", c"off", work);
-}
-
-/// Before version 17, Postgres has no setting for that.
-#[cfg(not(any(feature = "pg17", feature = "pg18")))]
-fn without_event_triggers(work: impl FnOnce()) {
-    work();
+    create(from, to);
+    // A member of the extension, as its parent is: pg_dump must not dump one without the other.
+    ddl::run(&format!("ALTER EXTENSION pg_notary ADD TABLE ledger.{}", name(from)));
 }
 
 /// How many blocks a new partition is for. They are as many as hold [`PARTITION_ENTRIES`] if they have as many entries as
@@ -177,14 +164,14 @@ fn create(from: i64, to: i64) {
         format!("ALTER TABLE ledger.{name} ENABLE ALWAYS TRIGGER refuse_statement"),
         format!("ALTER TABLE ledger.entries_sealed ATTACH PARTITION ledger.{name} FOR VALUES FROM ({from}) TO ({to})"),
     ];
-    with_setting(c"default_tablespace", &tablespace(), || make.iter().for_each(|statement| run(statement)));
+    with_setting(c"default_tablespace", &tablespace(), || make.iter().for_each(|statement| ddl::run(statement)));
     take_away_privileges(&name);
 }
 
 /// Whatever ALTER DEFAULT PRIVILEGES gives, nobody may do anything with a partition alone: who may read its table reads it
 /// there. A grant would become part of the extension, so that a dump would name a role that is dropped later.
 fn take_away_privileges(partition: &str) {
-    run(&format!("REVOKE ALL ON ledger.{partition} FROM PUBLIC"));
+    ddl::run(&format!("REVOKE ALL ON ledger.{partition} FROM PUBLIC"));
     let grantees: Option<String> = Spi::get_one(&format!(
         "SELECT pg_catalog.string_agg(DISTINCT CAST(CAST(a.grantee AS pg_catalog.regrole) AS pg_catalog.text), ', ') \
          FROM pg_catalog.pg_class AS c, pg_catalog.aclexplode(c.relacl) AS a \
@@ -192,7 +179,7 @@ fn take_away_privileges(partition: &str) {
     ))
     .unwrap_or_else(|error| pgrx::error!("could not read who has privileges on ledger.{partition}: {error}"));
     if let Some(grantees) = grantees {
-        run(&format!("REVOKE ALL ON ledger.{partition} FROM {grantees}"));
+        ddl::run(&format!("REVOKE ALL ON ledger.{partition} FROM {grantees}"));
     }
 }
 
@@ -208,11 +195,6 @@ fn tablespace() -> CString {
             CStr::from_ptr(name).to_owned()
         }
     }
-}
-
-fn run(statement: &str) {
-    Spi::run(statement)
-        .unwrap_or_else(|error| pgrx::error!("could not create a partition of ledger.entries_sealed: {error}"));
 }
 
 /// Creates the partition for the first blocks. Only the install script calls this; it makes the table a member.

@@ -9,6 +9,7 @@ use super::readers::{check_reader, check_selects, sees_whole_table};
 use super::row_key::RowKey;
 use super::rows;
 use super::targets::not_tracked;
+use super::under_way;
 use super::verify_row::{check_signature, presence, signature_of, ByLedger, Comparer, Finding, RowProblemKind};
 use super::verify_tables;
 use super::versions::{text_member, Version};
@@ -48,6 +49,7 @@ fn verify_table(
 > {
     let target = relation::target(target);
     or_raise(check_reader(target, errorless::user()));
+    under_way::insert_recorded();
     let mut rows = Vec::new();
     let mut more = 0_u64;
     as_ledger_owner(|| {
@@ -79,17 +81,21 @@ fn problem_row(problem: RowProblem) -> ProblemRow {
     )
 }
 
-#[pg_extern(volatile, parallel_unsafe, requires = ["tables"])]
+#[pg_extern(volatile, parallel_unsafe, cost = 1000, requires = ["tables"])]
 #[search_path(pg_catalog, pg_temp)]
 fn verify_row(target: Option<Regclass>, row_key: Option<Jsonb>) -> JsonbText {
     let target = relation::target(target);
     let key = required(row_key, "row_key");
     or_raise(check_reader(target, errorless::user()));
+    under_way::insert_recorded();
     or_raise(require_baseline(target));
     // The latest snapshot: TRUNCATE and rewrites of the table show in older snapshots as well, but the entries about
     // them do not.
     let row = or_raise(OneRow::of_key(target, key, RegisteredSnapshot::latest));
     let (version, finding) = or_raise(row.check());
+    if finding.is_some() {
+        or_raise(under_way::require_none(target));
+    }
     if version.as_ref().is_some_and(|version| version.signature.is_some()) {
         secrets::note_unchecked_signatures();
     }
@@ -107,7 +113,7 @@ fn verify_row(target: Option<Regclass>, row_key: Option<Jsonb>) -> JsonbText {
     }))
 }
 
-#[pg_extern(volatile, parallel_unsafe, requires = ["tables"])]
+#[pg_extern(volatile, parallel_unsafe, cost = 1000, requires = ["tables"])]
 #[search_path(pg_catalog, pg_temp)]
 #[allow(clippy::type_complexity, reason = "the columns of a history")]
 fn history(
@@ -134,7 +140,11 @@ fn history(
 > {
     let target = relation::target(target);
     or_raise(check_reader(target, errorless::user()));
-    let row = or_raise(OneRow::of_key(target, required(row_key, "row_key"), RegisteredSnapshot::of_query));
+    let snapshot = match under_way::insert_recorded() {
+        true => RegisteredSnapshot::latest,
+        false => RegisteredSnapshot::of_query,
+    };
+    let row = or_raise(OneRow::of_key(target, required(row_key, "row_key"), snapshot));
     let rows: Vec<_> = or_raise(row.versions())
         .into_iter()
         .zip(1_i64..)
@@ -171,7 +181,8 @@ fn operation_name(version: &Version) -> String {
 }
 
 /// Returns the row that it is called with, or refuses it: `SELECT (ledger.verified(t)).* FROM t WHERE id = 42`.
-#[pg_extern(volatile, parallel_unsafe, requires = ["tables"])]
+// Costly, so that a query applies other conditions first: it then refuses no rows that it would not return.
+#[pg_extern(volatile, parallel_unsafe, cost = 1000, requires = ["tables"])]
 #[search_path(pg_catalog, pg_temp)]
 fn verified(row: pgrx::AnyElement) -> pgrx::AnyElement {
     or_raise(require_verified(&row));
@@ -198,7 +209,10 @@ fn require_verified(row: &pgrx::AnyElement) -> Result<(), Failure> {
     // A row that was locked (FOR UPDATE) may be newer than the query's snapshot, and so may the entries about it.
     let found = match finding_about(&table, &plan, &values, key.row_id, &RegisteredSnapshot::of_query()) {
         Ok(None) => return Ok(()),
-        _ => finding_about(&table, &plan, &values, key.row_id, &RegisteredSnapshot::latest()),
+        _ => {
+            under_way::insert_recorded();
+            finding_about(&table, &plan, &values, key.row_id, &RegisteredSnapshot::latest())
+        }
     };
     let (refusal, is_unrecorded) = match found {
         Ok(None) => return Ok(()),
@@ -208,6 +222,7 @@ fn require_verified(row: &pgrx::AnyElement) -> Result<(), Failure> {
         }
         Err(failure) => (failure, false),
     };
+    under_way::require_none(target)?;
     // Any caller can make up such a value, and details of what is wrong with it would tell about rows that the caller
     // may not see.
     let sees_all = sees_whole_table(&table, user);

@@ -25,32 +25,36 @@ pub struct Noted {
 
 /// The tables that are tracked according to the ledger, by their table ids. Reads all entries.
 pub fn tracked_by_ledger(snapshot: &RegisteredSnapshot) -> BTreeMap<String, Noted> {
-    let mut notes = Vec::new();
+    // Of each table only the newest: whoever has tables tracked and untracked all the time takes no more memory for it.
+    let mut newest: BTreeMap<String, Note> = BTreeMap::new();
     let read = |row: &Row| {
-        notes.extend(note_of(row));
+        if let Some((table_id, note)) = note_of(row) {
+            let is_newer = |known: &Note| (note.at, note.is_tracked()) >= (known.at, known.is_tracked());
+            if newest.get(&table_id).is_none_or(is_newer) {
+                newest.insert(table_id, note);
+            }
+        }
         Ok(())
     };
     or_raise(all_entries::for_each(snapshot, read));
-    notes.sort_by_key(|note| (note.at, note.is_tracked));
-    let mut tracked = BTreeMap::new();
-    for note in notes {
-        match note.is_tracked {
-            true => drop(tracked.insert(note.table_id, note.noted)),
-            false => drop(tracked.remove(&note.table_id)),
-        }
-    }
-    tracked
+    newest.into_iter().filter_map(|(table_id, note)| Some((table_id, note.tracked?))).collect()
 }
 
 /// An entry that says that tracking began, changed or ended.
 struct Note {
     at: i64,
-    is_tracked: bool,
-    table_id: String,
-    noted: Noted,
+    /// `None` if it ended.
+    tracked: Option<Noted>,
 }
 
-fn note_of(row: &Row) -> Option<Note> {
+impl Note {
+    fn is_tracked(&self) -> bool {
+        self.tracked.is_some()
+    }
+}
+
+/// What the entry says, and of which table; `None` if it is about something else.
+fn note_of(row: &Row) -> Option<(String, Note)> {
     let is_tracked = match row.text(entry_column::ENTRY_TYPE)? {
         TABLE_TRACKED => true,
         TABLE_UNTRACKED => false,
@@ -58,9 +62,10 @@ fn note_of(row: &Row) -> Option<Note> {
     };
     let entry = tables::entry_from_row(row);
     let text = |name| text_member(&entry.metadata, name);
-    let options = member(&entry.metadata, "options").and_then(Options::parse);
-    let noted = Noted { name: text("table")?, options };
-    Some(Note { at: entry.created_at.micros(), is_tracked, table_id: text("table_id")?, noted })
+    let (table_id, name) = (text("table_id")?, text("table")?);
+    let options = || member(&entry.metadata, "options").and_then(Options::parse);
+    let tracked = is_tracked.then(|| Noted { name, options: options() });
+    Some((table_id, Note { at: entry.created_at.micros(), tracked }))
 }
 
 /// Records that a lost table is not tracked any more.

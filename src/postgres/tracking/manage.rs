@@ -13,6 +13,7 @@ use crate::ledger::metadata::Member;
 use crate::ledger::row_change::{TABLE_TRACKED, TABLE_UNTRACKED};
 use crate::ledger::sha256_hex;
 use crate::postgres::database;
+use crate::postgres::ddl;
 use crate::postgres::entries::{self, OwnEntry};
 use crate::postgres::errorless;
 use crate::postgres::errors::{or_raise, required, Failure};
@@ -29,6 +30,7 @@ use crate::postgres::tables::Table;
 use pgrx::prelude::*;
 use pgrx::PgSqlErrorCode;
 use serde_json::json;
+use std::collections::HashSet;
 use std::ffi::CStr;
 
 // Queries run as the ledger's owner: operators of the caller's must not get into them.
@@ -270,7 +272,15 @@ fn check_partition(table: &Table, what: &str) -> Result<(), Failure> {
 
 fn check_columns(table: &Table, coverage: &Coverage) -> Result<(), Failure> {
     let (live, key) = (relation::live_columns(table), primary_key::key_of(table)?);
+    let mut seen = HashSet::new();
     for name in coverage.named() {
+        // Otherwise the list could be longer than anything that reads the triggers' arguments can hold.
+        if !seen.insert(name) {
+            return Err(Failure::new(
+                PgSqlErrorCode::ERRCODE_DUPLICATE_COLUMN,
+                format!("column \"{name}\" specified more than once"),
+            ));
+        }
         let Some(column) = live.iter().find(|column| column.name == *name) else {
             return Err(Failure::new(
                 PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN,
@@ -374,8 +384,7 @@ fn tree_with_names(target: pg_sys::Oid, lock: u32) -> Vec<(String, pg_sys::Oid)>
 
 fn run(statement: &str) {
     // A trigger that is not there is nothing to be told of.
-    with_setting(c"client_min_messages", c"warning", || Spi::run(statement))
-        .unwrap_or_else(|error| pgrx::error!("{statement}: {error}"));
+    with_setting(c"client_min_messages", c"warning", || ddl::run(statement));
 }
 
 fn quoted_literal(text: &str) -> String {

@@ -29,6 +29,7 @@
 //! | [`compare_shapes`] | entries about a row from before and after a change of the table's columns |
 //! | [`verify_all`] | all tables, and whether they are tracked as the ledger says |
 //! | [`history`], [`readers`] | the functions for one row, and who may call them |
+//! | [`under_way`] | verification in the midst of a statement that changes the table |
 //! | [`given_key`], [`partition_bounds`], [`one_row`] | a key as a caller gives it, and the partition and the row that it leads to |
 //! | [`key_types`] | whose code runs where a value of a key is read |
 //! | [`lost`] | tables that are not tracked any more, though nobody has said so |
@@ -74,6 +75,7 @@ pub mod sorter;
 pub mod targets;
 pub mod trackable;
 pub mod truncation;
+pub mod under_way;
 pub mod verify_all;
 pub mod verify_row;
 pub mod verify_tables;

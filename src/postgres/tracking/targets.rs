@@ -34,6 +34,10 @@ impl Target {
         Ok(Target { oid: relation::oid(table), options, tree })
     }
 
+    pub fn oid(&self) -> pg_sys::Oid {
+        self.oid
+    }
+
     pub fn open(&self) -> Table {
         Table::open_oid(self.oid, pg_sys::AccessShareLock)
     }

@@ -14,6 +14,7 @@ use super::row_hashes::{RowHash, RowHashes};
 use super::rows::RowLocation;
 use super::sorter::{shape_number, Kind, Record, Sorter};
 use super::targets::{self, not_tracked, Target};
+use super::under_way;
 use super::verify_row::signature_of;
 use super::versions::{self, Version};
 use crate::ledger::parse_hash;
@@ -59,7 +60,7 @@ pub fn verify(targets: Vec<Target>, each: &mut dyn FnMut(usize, RowProblem)) -> 
     verification.warn_of_missing_entries();
     verification.read_rows();
     verification.compare(each);
-    verification.tables.into_iter().map(|table| table.failure.map_or(Ok(table.counts), Err)).collect()
+    verification.tables.into_iter().map(Verified::outcome).collect()
 }
 
 struct Verification {
@@ -80,6 +81,16 @@ struct Verified {
     counts: Counts,
     /// Why it cannot be verified.
     failure: Option<Failure>,
+}
+
+impl Verified {
+    fn outcome(self) -> Result<Counts, Failure> {
+        match self.failure {
+            Some(failure) => Err(failure),
+            None if self.counts.problems > 0 => under_way::require_none(self.target.oid()).map(|()| self.counts),
+            None => Ok(self.counts),
+        }
+    }
 }
 
 /// What all tables share.

@@ -15,7 +15,7 @@ use pgrx::prelude::*;
 use serde_json::json;
 use uuid::Uuid;
 
-#[pg_extern(volatile, parallel_unsafe, security_definer, requires = ["tables"])]
+#[pg_extern(volatile, parallel_unsafe, security_definer, cost = 1000, requires = ["tables"])]
 #[search_path(pg_catalog, pg_temp)]
 fn verify_entry(entry_id: Option<pgrx::Uuid>, original_data: Option<Jsonb>) -> JsonbText {
     let entry_id = Uuid::from_bytes(*required(entry_id, "entry_id").as_bytes());
