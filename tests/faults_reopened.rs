@@ -283,7 +283,7 @@ fn a_line_that_a_crash_has_left_is_said_to_be_undecided_while_the_file_cannot_be
     wait_until_failed(&mut client);
     let found =
         column(&mut client, "SELECT detail FROM ledger.find_tampering() WHERE problem = 'entry_not_in_database'");
-    assert!(found.len() == 1 && found[0].contains("it voids what a crash has left only when it has"), "{found:?}");
+    assert!(found.len() == 1 && found[0].contains("a crash has left are voided only when it opens it"), "{found:?}");
     fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
     wait_until_attached(&mut client);
     assert_whole(&cluster, &mut client);

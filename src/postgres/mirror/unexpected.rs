@@ -40,7 +40,7 @@ pub fn warn_of(mirror: &Mirror, path: &Path, appended: &Appended) {
     let more = if appended.count > named.len() { ", ..." } else { "" };
     let (count, path) = (appended.count, path.display());
     let message =
-        format!("pg_notary appends lines of {count} entries to mirror file \"{path}\" that should have had one");
+        format!("pg_notary appends lines of entries ({count}) to mirror file \"{path}\" that should have had one");
     Failure::new(PgSqlErrorCode::ERRCODE_DATA_CORRUPTED, message)
         .detail(format!(
             "No transaction has committed without its lines since the file was opened before, so somebody has inserted \

@@ -316,8 +316,8 @@ fn not_in_database() -> &'static str {
     });
     match is_undecided {
         true => {
-            "the database does not have this entry, which is in no block and not voided; since the server has started, \
-             it could not open the file, and it voids what a crash has left only when it has"
+            "the database does not have this entry, which is in no block and not voided; the server has not opened the \
+             file since it started; lines that a crash has left are voided only when it opens it"
         }
         false => "the database does not have this entry, which is in no block and not voided",
     }
