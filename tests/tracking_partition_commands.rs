@@ -417,6 +417,29 @@ fn a_table_with_partitions_that_cannot_be_recorded_is_not_tracked() {
     assert_clean(&mut client, "t");
 }
 
+/// Each row has an entry then, and once it is back another one.
+#[test]
+fn a_partition_that_comes_back_has_no_rows_left_from_before_it_was_tracked() {
+    let (_cluster, mut client) = start(Options::new());
+    client
+        .batch_execute(
+            "CREATE TABLE p (id int PRIMARY KEY, v int) PARTITION BY RANGE (id);
+             CREATE TABLE p_1 PARTITION OF p FOR VALUES FROM (0) TO (100000) PARTITION BY RANGE (id);
+             CREATE TABLE p_1a PARTITION OF p_1 FOR VALUES FROM (0) TO (100000);
+             CREATE TABLE p_2 PARTITION OF p FOR VALUES FROM (100000) TO (200000);
+             INSERT INTO p SELECT n * 10, n FROM generate_series(1, 19999) n;
+             BEGIN; SELECT ledger.track('p', with_signature => false);
+             ALTER TABLE p DETACH PARTITION p_1;
+             ALTER TABLE p_1 DROP COLUMN v; ALTER TABLE p_1 ADD COLUMN v int DEFAULT 5;
+             ALTER TABLE p ATTACH PARTITION p_1 FOR VALUES FROM (0) TO (100000); COMMIT",
+        )
+        .unwrap();
+    wait_until_tracked(&mut client, "p");
+    let of_baseline = "SELECT count(*) FROM ledger.entries WHERE metadata->'baseline' = 'true'";
+    assert_eq!(number(&mut client, of_baseline), 10_000);
+    assert_clean(&mut client, "p");
+}
+
 /// It is still a partition to some, and will not be to anyone when the command is brought to its end.
 #[test]
 fn a_table_with_a_partition_that_is_being_detached_is_not_tracked() {

@@ -287,8 +287,10 @@ unsafe fn before_detach(
     let Some(partition) = lock_partition(&parent, partition_of(command), is_partition) else { return Ok(nothing) };
     let family = family_of(&parent, partition);
     let partition = Table::open_oid(partition, pg_sys::NoLock);
-    relation::tree(&partition, pg_sys::AccessExclusiveLock);
+    let tree = relation::tree(&partition, pg_sys::AccessExclusiveLock);
     record_all(&partition, &options, Passage::Departure)?;
+    // All rows have entries now. If the partition comes back, its rows have others, and are no rows from before.
+    as_ledger_owner(|| tree.iter().for_each(|oid| baseline_table::forget_relation(&options.table_id, *oid)));
     Ok(family)
 }
 
