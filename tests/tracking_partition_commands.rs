@@ -417,6 +417,17 @@ fn a_table_with_partitions_that_cannot_be_recorded_is_not_tracked() {
     assert_clean(&mut client, "t");
 }
 
+/// Nobody has asked for the access method in that command, and the partition is not there to be altered.
+#[test]
+fn a_partition_that_the_default_access_method_keeps_from_being_recorded_is_to_be_created_with_heap() {
+    let (_cluster, mut client) = start_tracked(Options::new());
+    let create = "CREATE TABLE events_5 PARTITION OF events FOR VALUES IN (9)";
+    client.batch_execute(&format!("{OTHER_METHOD}; SET default_table_access_method = heap2")).unwrap();
+    assert_eq!(error(&mut client, create).hint(), Some("Create it USING heap."));
+    client.batch_execute(&format!("{create} USING heap; INSERT INTO events VALUES (99, 9, 'new')")).unwrap();
+    assert_clean(&mut client, "events");
+}
+
 /// Each row has an entry then, and once it is back another one.
 #[test]
 fn a_partition_that_comes_back_has_no_rows_left_from_before_it_was_tracked() {
