@@ -54,14 +54,38 @@ CROSS JOIN LATERAL (
         AND truncates.tgfoid OPERATOR(pg_catalog.=) 'ledger.record_truncate'::pg_catalog.regproc
 ) AS s
 CROSS JOIN LATERAL (
-    -- Whether the table is a copy: it was restored beside the table that it has the triggers of.
-    SELECT pg_catalog.count(*) OPERATOR(pg_catalog.>) 0 AS is_copy FROM pg_catalog.pg_trigger AS other
-    WHERE other.tgrelid OPERATOR(pg_catalog.=) (o.options OPERATOR(pg_catalog.->) 'made_for' OPERATOR(pg_catalog.->>) 'table')::pg_catalog.oid
-      AND other.tgrelid OPERATOR(pg_catalog.<>) t.tgrelid AND other.tgfoid OPERATOR(pg_catalog.=) t.tgfoid
-      AND other.tgparentid OPERATOR(pg_catalog.=) 0::pg_catalog.oid
-      AND pg_catalog.strpos(pg_catalog.convert_from(pg_catalog.substring(other.tgargs, 1, pg_catalog.length(other.tgargs) OPERATOR(pg_catalog.-) 1),
-                                                    pg_catalog.getdatabaseencoding()),
-                            o.options OPERATOR(pg_catalog.->>) 'table_id') OPERATOR(pg_catalog.>) 0
+    -- Whether the options were given for this table, of this database.
+    SELECT coalesce((o.options OPERATOR(pg_catalog.#>>) '{made_for,table}') OPERATOR(pg_catalog.=) t.tgrelid::pg_catalog.text
+                    AND ((o.options OPERATOR(pg_catalog.#>>) '{made_for,cluster}') OPERATOR(pg_catalog.=)
+                             (SELECT system_identifier::pg_catalog.text FROM pg_catalog.pg_control_system())
+                         OR (o.options OPERATOR(pg_catalog.#>>) '{made_for,installation}') OPERATOR(pg_catalog.=)
+                             (SELECT installation::pg_catalog.text FROM ledger.log_state)), false) AS is_original
+) AS m
+CROSS JOIN LATERAL (
+    -- Whether the table is a copy: it was restored beside the table that it has the id of. As Options::copied_from().
+    SELECT CASE WHEN m.is_original THEN false ELSE t.tgrelid OPERATOR(pg_catalog.=) ANY (
+        SELECT ranked.tgrelid
+        FROM (
+            SELECT same.tgrelid, same.is_original,
+                   pg_catalog.rank() OVER (PARTITION BY same.table_id ORDER BY same.is_original DESC, same.tgrelid) AS place
+            FROM (
+                SELECT other.tgrelid, a.options OPERATOR(pg_catalog.->>) 'table_id' AS table_id,
+                       coalesce((a.options OPERATOR(pg_catalog.#>>) '{made_for,table}') OPERATOR(pg_catalog.=) other.tgrelid::pg_catalog.text
+                                AND ((a.options OPERATOR(pg_catalog.#>>) '{made_for,cluster}') OPERATOR(pg_catalog.=)
+                                         (SELECT system_identifier::pg_catalog.text FROM pg_catalog.pg_control_system())
+                                     OR (a.options OPERATOR(pg_catalog.#>>) '{made_for,installation}') OPERATOR(pg_catalog.=)
+                                         (SELECT installation::pg_catalog.text FROM ledger.log_state)), false) AS is_original
+                FROM pg_catalog.pg_trigger AS other
+                CROSS JOIN LATERAL (
+                    SELECT pg_catalog.convert_from(pg_catalog.substring(other.tgargs, 1, pg_catalog.length(other.tgargs) OPERATOR(pg_catalog.-) 1),
+                                                   pg_catalog.getdatabaseencoding())::pg_catalog.jsonb AS options
+                ) AS a
+                WHERE other.tgfoid OPERATOR(pg_catalog.=) 'ledger.record_change'::pg_catalog.regproc
+                  AND other.tgparentid OPERATOR(pg_catalog.=) 0::pg_catalog.oid AND other.tgnargs OPERATOR(pg_catalog.=) 1
+            ) AS same
+        ) AS ranked
+        WHERE ranked.place OPERATOR(pg_catalog.>) 1
+    ) END AS is_copy
 ) AS c
 LEFT JOIN LATERAL (
     SELECT pg_catalog.sum(next_page)::pg_catalog.int8 AS pages_done, pg_catalog.sum(page_count)::pg_catalog.int8 AS pages

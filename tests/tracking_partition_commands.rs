@@ -417,6 +417,40 @@ fn a_table_with_partitions_that_cannot_be_recorded_is_not_tracked() {
     assert_clean(&mut client, "t");
 }
 
+/// Nobody has asked for the access method in that command, and the partition is not there to be altered.
+#[test]
+fn a_partition_that_the_default_access_method_keeps_from_being_recorded_is_to_be_created_with_heap() {
+    let (_cluster, mut client) = start_tracked(Options::new());
+    let create = "CREATE TABLE events_5 PARTITION OF events FOR VALUES IN (9)";
+    client.batch_execute(&format!("{OTHER_METHOD}; SET default_table_access_method = heap2")).unwrap();
+    assert_eq!(error(&mut client, create).hint(), Some("Create it USING heap."));
+    client.batch_execute(&format!("{create} USING heap; INSERT INTO events VALUES (99, 9, 'new')")).unwrap();
+    assert_clean(&mut client, "events");
+}
+
+/// Each row has an entry then, and once it is back another one.
+#[test]
+fn a_partition_that_comes_back_has_no_rows_left_from_before_it_was_tracked() {
+    let (_cluster, mut client) = start(Options::new());
+    client
+        .batch_execute(
+            "CREATE TABLE p (id int PRIMARY KEY, v int) PARTITION BY RANGE (id);
+             CREATE TABLE p_1 PARTITION OF p FOR VALUES FROM (0) TO (100000) PARTITION BY RANGE (id);
+             CREATE TABLE p_1a PARTITION OF p_1 FOR VALUES FROM (0) TO (100000);
+             CREATE TABLE p_2 PARTITION OF p FOR VALUES FROM (100000) TO (200000);
+             INSERT INTO p SELECT n * 10, n FROM generate_series(1, 19999) n;
+             BEGIN; SELECT ledger.track('p', with_signature => false);
+             ALTER TABLE p DETACH PARTITION p_1;
+             ALTER TABLE p_1 DROP COLUMN v; ALTER TABLE p_1 ADD COLUMN v int DEFAULT 5;
+             ALTER TABLE p ATTACH PARTITION p_1 FOR VALUES FROM (0) TO (100000); COMMIT",
+        )
+        .unwrap();
+    wait_until_tracked(&mut client, "p");
+    let of_baseline = "SELECT count(*) FROM ledger.entries WHERE metadata->'baseline' = 'true'";
+    assert_eq!(number(&mut client, of_baseline), 10_000);
+    assert_clean(&mut client, "p");
+}
+
 /// It is still a partition to some, and will not be to anyone when the command is brought to its end.
 #[test]
 fn a_table_with_a_partition_that_is_being_detached_is_not_tracked() {

@@ -4,7 +4,7 @@
 
 use crate::common::ledger::*;
 use crate::common::tracking::*;
-use crate::common::{wait_until, Cluster, Options};
+use crate::common::{wait_until, write_file, Cluster, Options};
 use postgres::Client;
 
 /// A tracked table that had a column before its own was dropped; and the same one restored in another database, together
@@ -111,6 +111,77 @@ fn in_a_database_that_was_copied_as_a_whole_a_table_is_the_same() {
         assert_eq!(problems(&mut client, "people"), ["{\"id\": 2} unverifiable"], "{database}");
         assert!(details(&mut client, "people")[0].contains("column \"name\" was dropped"), "{database}");
     }
+}
+
+/// The table is restored once more, in another schema.
+fn restore_beside(cluster: &Cluster, other: &mut Client, tables: &[&str]) {
+    other.batch_execute("CREATE SCHEMA s2").unwrap();
+    let pattern = format!("public.({})", tables.join("|"));
+    let dump = cluster.run("pg_dump", &["-t", &pattern, "postgres"]);
+    let script = cluster.data_dir().join("beside.sql");
+    write_file(&script, dump.replace("public.", "s2."));
+    cluster.run("psql", &["-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", "other", "-f", script.to_str().unwrap()]);
+}
+
+/// What the triggers were made for is a table of the old database.
+#[test]
+fn a_table_that_is_restored_again_in_a_restored_database_is_a_copy_there() {
+    let (cluster, _client, mut other) = start_restored("");
+    wait_until("the ledger that was imported records", PATIENCE, || other.simple_query(RECORD).is_ok());
+    // This session goes on with what it knows of the table.
+    other.batch_execute("UPDATE kept SET a = 'x' WHERE id = 1").unwrap();
+    restore_beside(&cluster, &mut other, &["kept"]);
+    let states = "SELECT table_name || ' ' || state FROM ledger.tracked_tables ORDER BY table_name::text";
+    assert_eq!(column(&mut other, states), ["kept tracked", "s2.kept copy"]);
+    for statement in [
+        "UPDATE s2.kept SET a = 'forged'",
+        "TRUNCATE s2.kept",
+        "SELECT * FROM ledger.verify_table('s2.kept')",
+        "SELECT ledger.verified(k) FROM s2.kept k",
+    ] {
+        let refused = error(&mut other, statement);
+        assert_eq!(refused.message(), "table s2.kept is a copy of tracked table public.kept", "{statement}");
+    }
+    let mut another = cluster.connect("other");
+    another.batch_execute("INSERT INTO kept VALUES (3, 'e', 'f')").unwrap();
+    assert_eq!(problems(&mut another, "kept"), [""; 0]);
+    // Also once the original is tracked anew, and knows what it was made for.
+    another.batch_execute("SELECT ledger.track('kept')").unwrap();
+    assert_eq!(column(&mut other, states), ["kept tracked", "s2.kept copy"]);
+    error(&mut other, "UPDATE s2.kept SET a = 'forged'");
+    other.batch_execute("SELECT ledger.track('s2.kept'); UPDATE s2.kept SET a = 'own'").unwrap();
+    assert_eq!(column(&mut other, states), ["kept tracked", "s2.kept tracked"]);
+    assert_eq!(number(&mut other, "SELECT count(DISTINCT table_id) FROM ledger.tracked_tables"), 2);
+    assert_clean(&mut other, "kept");
+    assert_clean(&mut other, "s2.kept");
+}
+
+/// Its partitions have copies of its trigger, which make none of them a table of its own.
+#[test]
+fn a_partitioned_table_that_is_restored_again_in_a_restored_database_is_a_copy_there() {
+    let (cluster, mut client) = start(Options::new());
+    client
+        .batch_execute(
+            "CREATE TABLE parts (id int PRIMARY KEY, v text) PARTITION BY RANGE (id);
+             CREATE TABLE parts_1 PARTITION OF parts FOR VALUES FROM (0) TO (100);
+             SELECT ledger.track('parts')",
+        )
+        .unwrap();
+    client.batch_execute("CREATE DATABASE other").unwrap();
+    let dump = cluster.data_dir().join("dump");
+    cluster.run("pg_dump", &["-Fc", "-f", dump.to_str().unwrap(), "postgres"]);
+    cluster.run("pg_restore", &["-d", "other", dump.to_str().unwrap()]);
+    let mut other = cluster.connect("other");
+    restore_beside(&cluster, &mut other, &["parts", "parts_1"]);
+    other.batch_execute("INSERT INTO parts VALUES (1, 'a'); UPDATE parts_1 SET v = 'b'").unwrap();
+    for table in ["parts", "parts_1"] {
+        let refused = error(&mut other, &format!("INSERT INTO s2.{table} VALUES (2, 'forged')"));
+        assert_eq!(refused.message(), "table s2.parts is a copy of tracked table public.parts");
+    }
+    assert_eq!(problems(&mut other, "parts"), [""; 0]);
+    // Once the original is gone, the copy is what is left of it.
+    other.batch_execute("DROP TABLE parts; INSERT INTO s2.parts VALUES (2, 'b')").unwrap();
+    assert_eq!(column(&mut other, "SELECT state FROM ledger.tracked_tables"), ["tracked"]);
 }
 
 /// In another cluster, it can get the oid that the table had where the triggers were made.

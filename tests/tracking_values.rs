@@ -316,3 +316,43 @@ fn arrays_nested_deeper_than_the_stack_allows_are_refused() {
     client.batch_execute("RESET max_stack_depth; INSERT INTO deep VALUES (1, NULL)").unwrap();
     assert_clean(&mut client, "deep");
 }
+
+/// Before Postgres 16, its output function prints a byte that is no text.
+#[test]
+fn a_char_of_any_byte_is_recorded_as_the_newest_postgres_prints_it() {
+    let (_cluster, mut client) = start(Options::new());
+    client
+        .batch_execute(
+            r#"CREATE DOMAIN byte AS "char";
+               CREATE TABLE bytes (c "char" PRIMARY KEY, one "char"[], two "char"[][], from_0 byte[]);
+               SELECT ledger.track('bytes', keep_image => true);
+               INSERT INTO bytes SELECT c, ARRAY[c, NULL], ARRAY[ARRAY[c, 'x'], ARRAY['"', c]], array_fill(c::byte, '{1}', '{0}')
+               FROM (SELECT n::"char" AS c FROM generate_series(-128, 127) AS n) AS all_bytes"#,
+        )
+        .unwrap();
+    assert_clean(&mut client, "bytes");
+    let image = |byte: i8| {
+        let of_row = format!("metadata->'after'->>'c' = ledger_text({byte})");
+        format!("SELECT metadata->'after' FROM ledger.entries WHERE entry_type = 'table_insert' AND {of_row}")
+    };
+    client
+        .batch_execute(
+            r"CREATE FUNCTION ledger_text(byte int) RETURNS text LANGUAGE sql AS $$
+                  SELECT CASE WHEN byte < 0 THEN '\' || to_char(((byte + 256) / 64) * 100 + ((byte + 256) / 8 % 8) * 10 + (byte + 256) % 8, 'FM000')
+                              WHEN byte = 0 THEN '' ELSE chr(byte) END $$",
+        )
+        .unwrap();
+    for byte in [-128, -61, -1] {
+        let text = format!("\\{:03o}", byte as u8);
+        let quoted = format!("\"\\{text}\"");
+        let image = json(&mut client, &image(byte));
+        assert_eq!(image["one"], serde_json::json!([text, null]), "{image}");
+        assert_eq!(image["two"], format!("{{{{{quoted},x}},{{\"\\\"\",{quoted}}}}}"), "{image}");
+        assert_eq!(image["from_0"], format!("[0:0]={{{quoted}}}"), "{image}");
+    }
+    assert_eq!(json(&mut client, &image(b'a' as i8))["one"], serde_json::json!(["a", null]));
+    // The row is found by what the ledger states, which the type reads as another value before Postgres 16.
+    let verify = r#"SELECT ledger.verify_row('bytes', '{"c": "\\303"}')->>'verified'"#;
+    assert_eq!(value(&mut client, verify), "true");
+    assert_eq!(number(&mut client, r#"SELECT count((ledger.verified(b)).c) FROM bytes AS b"#), 256);
+}

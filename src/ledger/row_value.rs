@@ -6,6 +6,7 @@
 //! | float | number; an integer has all its digits, and no exponent |
 //! | decimal | number; a string where it has a fraction and more than 15 digits, as a double would not keep them |
 //! | either | `"NaN"`, `"Infinity"`, `"-Infinity"`, and `"-0"`, which jsonb does not tell from 0, are strings |
+//! | "char" | string; a byte that is not ASCII as a backslash and three octal digits |
 //! | JSON | as such; a string with its text where canonical JSON, or jsonb, would not keep it |
 //!
 //! `docs/tracking.md` has the JSON of every type of Postgres. Values of the others are what their text says, in quotes
@@ -34,6 +35,26 @@ pub fn write_numeric(out: &mut Vec<u8>, text: &str) {
         true => write_token(out, text),
         false => write_string(out, text),
     }
+}
+
+/// A value of type "char" as Postgres 16 and later print it. Earlier versions print a byte that is not ASCII as it is, which
+/// is no text.
+pub fn char_text(byte: u8) -> String {
+    match byte {
+        0 => String::new(),
+        0x80.. => format!("\\{byte:03o}"),
+        _ => char::from(byte).into(),
+    }
+}
+
+/// An array of such values as Postgres 16 and later print it, from what this version prints. A byte that is not ASCII is an
+/// element by itself, without quotes; the backslash of its text needs them.
+pub fn char_array_text(printed: &[u8]) -> String {
+    let text = |byte: &u8| match byte {
+        0x80.. => format!("\"\\{}\"", char_text(*byte)),
+        _ => char::from(*byte).into(),
+    };
+    printed.iter().map(text).collect()
 }
 
 /// Appends a JSON value. One that the canonical form would not keep becomes a string with its text. A string that could
@@ -176,6 +197,15 @@ mod tests {
             ("-0.00", "\"-0.00\""),
         ];
         assert_written(write_numeric, &cases);
+    }
+
+    #[test]
+    fn a_char_is_text_whatever_its_byte() {
+        for (byte, text) in [(0, ""), (b'a', "a"), (0x7f, "\x7f"), (0x80, r"\200"), (0xc3, r"\303"), (0xff, r"\377")] {
+            assert_eq!(char_text(byte), text);
+        }
+        assert_eq!(char_array_text(b"{\xc3,a,\"\\\\\",NULL,\"\"}"), r#"{"\\303",a,"\\",NULL,""}"#);
+        assert_eq!(char_array_text(br#"[0:0]={"\\303"}"#), r#"[0:0]={"\\303"}"#);
     }
 
     #[test]

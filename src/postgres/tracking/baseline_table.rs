@@ -77,8 +77,7 @@ impl Baseline {
 
     /// Deletes the stored row: nothing is left to record.
     pub fn remove(&self) {
-        delete(self.stored());
-        forget_plans(self.relation);
+        forget_relation(&self.table_id, self.relation);
     }
 }
 
@@ -149,6 +148,13 @@ pub fn forget(table_id: &str) {
     delete(Which::OfTable(table_id));
 }
 
+/// Nothing is left to record of the relation, if there was anything.
+pub fn forget_relation(table_id: &str, relation: pg_sys::Oid) {
+    if delete(Which::OfRelation(table_id, relation)) > 0 {
+        forget_plans(relation);
+    }
+}
+
 /// Which rows are read. A table may have thousands of partitions, each with a row, and those of one are looked up again
 /// and again: so all are read only where all are wanted.
 #[derive(Clone, Copy)]
@@ -163,11 +169,11 @@ fn of(which: Which) -> Vec<Baseline> {
     select(&table, which).into_iter().map(|(_, baseline)| baseline).collect()
 }
 
-fn delete(which: Which) {
+/// Returns how many rows were deleted.
+fn delete(which: Which) -> usize {
     let table = Table::open("baselines", pg_sys::RowExclusiveLock);
-    for (mut tid, _) in select(&table, which) {
-        table.delete(&mut tid);
-    }
+    let found = select(&table, which);
+    found.into_iter().map(|(mut tid, _)| table.delete(&mut tid)).count()
 }
 
 fn select(table: &Table, which: Which) -> Vec<(pg_sys::ItemPointerData, Baseline)> {

@@ -1,6 +1,6 @@
-//! A trigger as `pg_trigger` has it, for the object access hook, which is given its Oid.
+//! Triggers as `pg_trigger` has them: the one whose Oid the object access hook is given, and those that record a table.
 
-use super::options::Options;
+use super::options::{is_function, Options, ROW_FUNCTION};
 use crate::postgres::tables::look_up::equality_key;
 use crate::postgres::tables::Row;
 use pgrx::pg_sys;
@@ -31,6 +31,41 @@ impl CatalogTrigger {
         pg_sys::systable_endscan(scan);
         pg_sys::table_close(catalog, lock);
         found
+    }
+
+    /// The triggers that record the rows of a table under this id, without their copies on partitions. Reads the triggers of
+    /// all tables: there is no index by what they are for.
+    pub fn that_record(table_id: &str) -> Vec<CatalogTrigger> {
+        let mut found = Vec::new();
+        // SAFETY: inside a transaction; the catalog, and the key, outlive the scan, and a tuple is read before the next one is
+        // fetched.
+        unsafe {
+            let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+            let catalog = pg_sys::table_open(pg_sys::TriggerRelationId, lock);
+            let (parent, none) = (pg_sys::Anum_pg_trigger_tgparentid as pg_sys::AttrNumber, pg_sys::InvalidOid);
+            let mut key = equality_key(parent, pg_sys::F_OIDEQ, none.into());
+            let scan = pg_sys::systable_beginscan(catalog, none, false, std::ptr::null_mut(), 1, &mut key);
+            loop {
+                let tuple = pg_sys::systable_getnext(scan);
+                if tuple.is_null() {
+                    break;
+                }
+                let trigger = CatalogTrigger::of(tuple, (*catalog).rd_att);
+                found.extend(trigger.records(table_id).then_some(trigger));
+            }
+            pg_sys::systable_endscan(scan);
+            pg_sys::table_close(catalog, lock);
+        }
+        found
+    }
+
+    /// # Safety
+    /// Inside a transaction.
+    unsafe fn records(&self, table_id: &str) -> bool {
+        // Few triggers have the id in their arguments, and this takes the least time.
+        memchr::memmem::find(&self.arguments, table_id.as_bytes()).is_some()
+            && is_function(self.function, ROW_FUNCTION)
+            && self.options().is_some_and(|options| options.table_id == table_id)
     }
 
     /// # Safety

@@ -9,6 +9,7 @@
 //! | json, jsonb | as such; a string with its text where a number in it would not be kept, or jsonb has no such character |
 //! | date, time, timestamp, timestamptz | string, ISO 8601; timestamptz in UTC |
 //! | bytea | string, `\x` and hex |
+//! | "char" | string; a byte that is not ASCII as `\303`, as Postgres 16 and later print it |
 //! | regclass and its like | the oid: their names change with the search_path, and with the object |
 //! | money | the number behind it, in the smallest unit |
 //! | arrays of one dimension counted from 1 | array |
@@ -21,7 +22,7 @@ use super::fixed_settings::FixedSettings;
 use super::output_function::{FunctionMemory, OutputFunction};
 use crate::ledger::canonical_json::write_string;
 use crate::ledger::record::MAX_METADATA;
-use crate::ledger::row_value::{write_float, write_json, write_numeric};
+use crate::ledger::row_value::{char_array_text, char_text, write_float, write_json, write_numeric};
 use crate::ledger::{ascii_text, to_hex};
 use crate::postgres::errors::Failure;
 use crate::postgres::jsonb::{bytes_of, Jsonb};
@@ -50,6 +51,8 @@ enum Encoding {
     Json,
     Jsonb,
     Text,
+    /// One byte, of type "char".
+    Char,
     Uuid,
     Bytea,
     DateTime(pg_sys::Oid),
@@ -121,7 +124,9 @@ impl Columns {
     /// Whether JSON states all their values exactly. What the output function of some type prints, its input function
     /// may read as another value.
     pub fn are_exact(&self) -> bool {
-        !self.iter().any(|column| matches!(column.encoding, Encoding::Array(_) | Encoding::Output(_)))
+        let is_printed =
+            |column: &Column| matches!(column.encoding, Encoding::Array(_) | Encoding::Output(_) | Encoding::Char);
+        !self.iter().any(is_printed)
     }
 }
 
@@ -243,6 +248,7 @@ impl Encoding {
             JSONOID => Encoding::Json,
             JSONBOID => Encoding::Jsonb,
             TEXTOID | VARCHAROID | BPCHAROID => Encoding::Text,
+            CHAROID => Encoding::Char,
             UUIDOID => Encoding::Uuid,
             BYTEAOID => Encoding::Bytea,
             DATEOID | TIMEOID | TIMETZOID | TIMESTAMPOID | TIMESTAMPTZOID => Encoding::DateTime(base),
@@ -293,6 +299,7 @@ impl Encoding {
                     check_length(text)?;
                     write_string(out, utf8(text)?);
                 }
+                Encoding::Char => write_string(out, &char_text(value.value() as u8)),
                 Encoding::Uuid => {
                     let mut buffer = uuid::Uuid::encode_buffer();
                     let digits = uuid_from_datum(value).hyphenated().encode_lower(&mut buffer);
@@ -343,7 +350,7 @@ impl Element {
         let array = pg_sys::pg_detoast_datum(value.cast_mut_ptr()).cast::<pg_sys::ArrayType>();
         let lower_bound = || *array.cast::<u8>().add(size_of::<pg_sys::ArrayType>() + size_of::<i32>()).cast::<i32>();
         if (*array).ndim > 1 || ((*array).ndim == 1 && lower_bound() != 1) {
-            write_string(out, &printed(&self.whole, value)?);
+            write_string(out, &self.print_whole(value)?);
             return Ok(());
         }
         let (mut values, mut nulls, mut count) = (std::ptr::null_mut(), std::ptr::null_mut(), 0);
@@ -369,6 +376,15 @@ impl Element {
         }
         out.push(b']');
         Ok(())
+    }
+
+    /// # Safety
+    /// As for [`Element::write_array`].
+    unsafe fn print_whole(&self, value: pg_sys::Datum) -> Result<String, Unfit> {
+        match self.encoding {
+            Encoding::Char => Ok(self.whole.print(value, char_array_text)),
+            _ => printed(&self.whole, value),
+        }
     }
 }
 

@@ -287,8 +287,10 @@ unsafe fn before_detach(
     let Some(partition) = lock_partition(&parent, partition_of(command), is_partition) else { return Ok(nothing) };
     let family = family_of(&parent, partition);
     let partition = Table::open_oid(partition, pg_sys::NoLock);
-    relation::tree(&partition, pg_sys::AccessExclusiveLock);
+    let tree = relation::tree(&partition, pg_sys::AccessExclusiveLock);
     record_all(&partition, &options, Passage::Departure)?;
+    // All rows have entries now. If the partition comes back, its rows have others, and are no rows from before.
+    as_ledger_owner(|| tree.iter().for_each(|oid| baseline_table::forget_relation(&options.table_id, *oid)));
     Ok(family)
 }
 
@@ -433,12 +435,21 @@ unsafe fn after_create(create: &pg_sys::CreateStmt) -> Result<(), Failure> {
         let (partition, root) = (relation::qualified_name(&partition), relation::qualified_name(&root));
         format!("cannot create {partition} as a partition of tracked table {root}")
     })
-    .map_err(|failure| match trackable::is_unlogged(&partition) {
-        // The usual hint is to alter the table, but here the table is not created.
-        true => failure.hint("Create it without UNLOGGED."),
-        false => failure,
+    .map_err(|failure| match hint_to_create(&partition) {
+        Some(hint) => failure.hint(hint),
+        None => failure,
     })?;
     drop(partition);
     as_ledger_owner(|| manage::make_truncate_triggers(oid, &options, pg_sys::ShareRowExclusiveLock));
     Ok(())
+}
+
+/// How to create a partition whose rows could be recorded. The usual hints are about tables that are there already. Nobody may
+/// have asked for the access method: it can be that of default_table_access_method.
+fn hint_to_create(partition: &Table) -> Option<&'static str> {
+    match (trackable::is_unlogged(partition), partition.is_plain() && !partition.is_heap()) {
+        (true, _) => Some("Create it without UNLOGGED."),
+        (_, true) => Some("Create it USING heap."),
+        _ => None,
+    }
 }

@@ -1,6 +1,7 @@
 //! What a table is tracked with. It stands in the argument of the table's triggers, so that it is part of the table: it
 //! is dumped and restored with it, cloned to its partitions, and read without looking anything up.
 
+use super::catalog_triggers::CatalogTrigger;
 use crate::ledger::row_shape;
 use crate::postgres::errors::Failure;
 use crate::postgres::log_state;
@@ -64,11 +65,11 @@ impl MadeFor {
     }
 
     fn is(&self, table: &Table) -> bool {
-        self.has_oid_of(table) && self.is_of_here()
+        self.is_oid(relation::oid(table))
     }
 
-    fn has_oid_of(&self, table: &Table) -> bool {
-        self.oid == relation::oid(table).to_u32()
+    fn is_oid(&self, table: pg_sys::Oid) -> bool {
+        self.oid == table.to_u32() && self.is_of_here()
     }
 
     /// Whether its oid is one of this database. pg_upgrade keeps oids, and gives the cluster another identifier; the
@@ -132,18 +133,26 @@ impl Options {
         }
     }
 
-    /// The name of the table that they were given for, if that is another one, and is tracked with the same id: then
-    /// this one is a copy that was restored beside it, and what is done to its rows would be recorded of the rows
-    /// there.
+    /// The name of the table that this one is a copy of: it was restored beside it, and what is done to its rows would be
+    /// recorded of the rows there. Both are tracked with the same id. The original is the table that the options were given
+    /// for. If none is, as in a database that was restored itself, it is the one with the lowest oid, which was there first.
     pub fn copied_from(&self, table: &Table) -> Option<String> {
-        let made_for = self.made_for.as_ref().filter(|made_for| !made_for.has_oid_of(table))?;
-        let original = Table::open_if_there(pg_sys::Oid::from(made_for.oid), pg_sys::AccessShareLock)?;
-        // In another cluster, a partition of a restored table can have got the oid that the table had.
-        if relation::ancestors(&original).contains(&relation::oid(table)) {
+        let own = relation::oid(table);
+        if self.is_made_for(own) {
             return None;
         }
-        let options = Options::of(&original)?;
-        (options.table_id == self.table_id).then(|| relation::qualified_name(&original))
+        let others = CatalogTrigger::that_record(&self.table_id).into_iter().filter(|other| other.relation != own);
+        let rank = |other: &CatalogTrigger| {
+            let is_original = other.options().is_some_and(|options| options.is_made_for(other.relation));
+            (!is_original, other.relation.to_u32())
+        };
+        let (_, first) = others.map(|other| rank(&other)).min().filter(|first| *first < (true, own.to_u32()))?;
+        Some(relation::shown_name(pg_sys::Oid::from(first)))
+    }
+
+    /// Whether they were given for this table, of this database.
+    fn is_made_for(&self, table: pg_sys::Oid) -> bool {
+        self.made_for.as_ref().is_some_and(|made_for| made_for.is_oid(table))
     }
 
     /// As the trigger's argument.
