@@ -58,7 +58,7 @@ fn a_large_file_that_differs_is_not_read_for_each_who_tries_to_record() {
     }
     let read = bytes_read(worker) - before;
     assert!(read >= size, "the worker has read {read} of {size} bytes");
-    assert!(read < 8 * size, "the worker has read {read} bytes, where the file has {size}");
+    assert!(read < 12 * size, "the worker has read {read} bytes, where the file has {size}");
     assert_diverged(&mut client, &path, "does not agree with");
     // Who repairs is not kept waiting.
     let before = bytes_read(worker);
@@ -67,7 +67,7 @@ fn a_large_file_that_differs_is_not_read_for_each_who_tries_to_record() {
     let read = bytes_read(worker) - before;
     assert!(read >= size, "the worker has read {read} of {size} bytes");
     fs::write(&path, &whole).unwrap();
-    client.batch_execute(RECORD).unwrap();
+    wait_until("recording works again", PATIENCE, || client.simple_query(RECORD).is_ok());
     assert_intact(&mut client);
 }
 

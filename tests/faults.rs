@@ -367,7 +367,11 @@ fn in_mode_async_sealing_goes_on_while_the_mount_hangs() {
     wait_for(&mut client, "(SELECT lag_entries = 0 FROM ledger.mirror_status)");
     for place in ["before_sync", "before_write"] {
         set_fault(&cluster, &format!("{place}:hang\nclose:hang"));
-        for round in 1..=2 {
+        for round in 1..=3 {
+            // The next worker finds the same file.
+            if round == 3 {
+                terminate_worker(&mut client);
+            }
             record_many(&mut client, 10);
             wait_for(&mut client, "(SELECT pending_count < 5 FROM ledger.chain_stats)");
             record(&mut client);

@@ -10,8 +10,8 @@ use pgrx::{pg_sys, PgBox, PgMemoryContexts};
 use std::ffi::{CStr, CString};
 use std::ptr;
 
-/// Runs one command. A part of another command, as it is called here, fires no event triggers of its own; what the hooks of
-/// other extensions do is done.
+/// Runs one command. A part of another command, as it is called here, fires no event triggers of its own. The hooks of other
+/// extensions are called; that of pgaudit logs no such parts.
 pub fn run(command: &str) {
     let text = CString::new(command).expect("no command has a zero byte");
     let mut context = PgMemoryContexts::new("pg_notary command");

@@ -55,9 +55,10 @@ unsafe extern "C-unwind" fn process_utility(
     sealing_lock::before_utility((*statement).utilityStmt);
     table_locks::before_utility((*statement).utilityStmt);
     let is_tracking = tracking::commands::concerns((*statement).utilityStmt);
-    let mut family = std::ptr::null_mut();
+    let was_ahead = tracking::mid_statement::is_ahead();
+    let mut noted = std::ptr::null_mut();
     if is_tracking {
-        family = tracking::commands::before_utility((*statement).utilityStmt);
+        noted = tracking::commands::before_utility((*statement).utilityStmt);
     }
     let next = PREVIOUS.unwrap_or(standard_ProcessUtility);
     let rewritten = copy_hook::rewrite(statement);
@@ -67,8 +68,9 @@ unsafe extern "C-unwind" fn process_utility(
         copy_hook::count_lines(rewritten, completion);
     }
     if is_tracking {
-        tracking::commands::after_utility((*statement).utilityStmt, family);
+        tracking::commands::after_utility((*statement).utilityStmt, noted);
     }
+    tracking::mid_statement::command_ended(was_ahead);
     // COPY fires triggers without the executor.
     if !queue::is_empty() {
         queue::flush_guarded();

@@ -22,6 +22,7 @@ thread_local! {
 
 /// What was found the last time.
 struct Differing {
+    /// As they were before: who changed one meanwhile may have repaired it.
     files: Files,
     rests_until: Instant,
     refused: Refused,
@@ -45,7 +46,8 @@ pub fn read_unless_refused<T>(
     path: &Path,
     read: impl FnOnce() -> Result<T, Refused>,
 ) -> Result<T, Refused> {
-    let last = LAST.take().filter(|last| Instant::now() < last.rests_until && last.files == files(file, path));
+    let files = files(file, path);
+    let last = LAST.take().filter(|last| Instant::now() < last.rests_until && last.files == files);
     if let Some(last) = last {
         let refused = last.refused.clone();
         LAST.set(Some(last));
@@ -55,7 +57,7 @@ pub fn read_unless_refused<T>(
     let outcome = read();
     if let Some(refused) = outcome.as_ref().err().filter(|refused| refused.kind == CauseKind::Diverged) {
         let rests_until = Instant::now() + (RESTS * since.elapsed()).min(LONGEST_REST);
-        LAST.set(Some(Differing { files: files(file, path), rests_until, refused: refused.clone() }));
+        LAST.set(Some(Differing { files, rests_until, refused: refused.clone() }));
     }
     outcome
 }

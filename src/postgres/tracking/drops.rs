@@ -63,9 +63,9 @@ pub fn after_drop(mut recorded: impl Iterator<Item = pg_sys::Oid>) -> Result<(),
     let Some(left) = recorded.find_map(relation::name_of) else { return Ok(()) };
     Err(Failure::new(
         PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
-        "the name of the table has become that of another one while the command ran",
+        format!("the command has not dropped table {left}"),
     )
-    .detail(format!("It was recorded that {left} is dropped, and it is still there."))
+    .detail("It was recorded that it is dropped, and it is still there: while the command ran, its name has become that of another table.")
     .hint("Repeat the command, and name the table with its schema."))
 }
 

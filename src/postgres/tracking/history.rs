@@ -2,6 +2,7 @@
 
 use super::baseline_table;
 use super::compare_rows::RowProblem;
+use super::mid_statement;
 use super::one_row::{by_ledger, plan_of, OneRow};
 use super::options::Options;
 use super::plan::Plan;
@@ -9,7 +10,6 @@ use super::readers::{check_reader, check_selects, sees_whole_table};
 use super::row_key::RowKey;
 use super::rows;
 use super::targets::not_tracked;
-use super::under_way;
 use super::verify_row::{check_signature, presence, signature_of, ByLedger, Comparer, Finding, RowProblemKind};
 use super::verify_tables;
 use super::versions::{text_member, Version};
@@ -49,7 +49,7 @@ fn verify_table(
 > {
     let target = relation::target(target);
     or_raise(check_reader(target, errorless::user()));
-    under_way::insert_recorded();
+    mid_statement::insert_recorded();
     let mut rows = Vec::new();
     let mut more = 0_u64;
     as_ledger_owner(|| {
@@ -87,14 +87,15 @@ fn verify_row(target: Option<Regclass>, row_key: Option<Jsonb>) -> JsonbText {
     let target = relation::target(target);
     let key = required(row_key, "row_key");
     or_raise(check_reader(target, errorless::user()));
-    under_way::insert_recorded();
+    mid_statement::insert_recorded();
     or_raise(require_baseline(target));
     // The latest snapshot: TRUNCATE and rewrites of the table show in older snapshots as well, but the entries about
     // them do not.
     let row = or_raise(OneRow::of_key(target, key, RegisteredSnapshot::latest));
     let (version, finding) = or_raise(row.check());
-    if finding.is_some() {
-        or_raise(under_way::require_none(target));
+    if let Some((problem, detail)) = &finding {
+        let found = format!("The row is {}: {}", problem.as_str(), sentence(detail));
+        or_raise(mid_statement::require_none(target).map_err(|failure| failure.and_detail(&found)));
     }
     if version.as_ref().is_some_and(|version| version.signature.is_some()) {
         secrets::note_unchecked_signatures();
@@ -140,7 +141,7 @@ fn history(
 > {
     let target = relation::target(target);
     or_raise(check_reader(target, errorless::user()));
-    let snapshot = match under_way::insert_recorded() {
+    let snapshot = match mid_statement::insert_recorded() {
         true => RegisteredSnapshot::latest,
         false => RegisteredSnapshot::of_query,
     };
@@ -210,7 +211,7 @@ fn require_verified(row: &pgrx::AnyElement) -> Result<(), Failure> {
     let found = match finding_about(&table, &plan, &values, key.row_id, &RegisteredSnapshot::of_query()) {
         Ok(None) => return Ok(()),
         _ => {
-            under_way::insert_recorded();
+            mid_statement::insert_recorded();
             finding_about(&table, &plan, &values, key.row_id, &RegisteredSnapshot::latest())
         }
     };
@@ -222,10 +223,13 @@ fn require_verified(row: &pgrx::AnyElement) -> Result<(), Failure> {
         }
         Err(failure) => (failure, false),
     };
-    under_way::require_none(target)?;
     // Any caller can make up such a value, and details of what is wrong with it would tell about rows that the caller
     // may not see.
     let sees_all = sees_whole_table(&table, user);
+    mid_statement::require_none(target).map_err(|failure| match sees_all {
+        true => failure.and_detail(&sentence(&refusal.text())),
+        false => failure.log_beside(refusal.text()),
+    })?;
     if is_unrecorded || !sees_all {
         require_baseline(target)?;
     }

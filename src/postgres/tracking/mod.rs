@@ -29,7 +29,7 @@
 //! | [`compare_shapes`] | entries about a row from before and after a change of the table's columns |
 //! | [`verify_all`] | all tables, and whether they are tracked as the ledger says |
 //! | [`history`], [`readers`] | the functions for one row, and who may call them |
-//! | [`under_way`] | verification in the midst of a statement that changes the table |
+//! | [`mid_statement`] | verification in the midst of a statement that changes the table |
 //! | [`given_key`], [`partition_bounds`], [`one_row`] | a key as a caller gives it, and the partition and the row that it leads to |
 //! | [`key_types`] | whose code runs where a value of a key is read |
 //! | [`lost`] | tables that are not tracked any more, though nobody has said so |
@@ -53,6 +53,7 @@ mod locked_tree;
 pub mod lost;
 pub mod manage;
 pub mod metadata;
+pub mod mid_statement;
 mod older_shape;
 mod one_row;
 pub mod options;
@@ -75,7 +76,6 @@ pub mod sorter;
 pub mod targets;
 pub mod trackable;
 pub mod truncation;
-pub mod under_way;
 pub mod verify_all;
 pub mod verify_row;
 pub mod verify_tables;
@@ -97,6 +97,7 @@ fn at_rollback_forget_plans() {
 pub fn after_rollback(level: i32) {
     dropped::after_rollback(level);
     pending_list::forget();
+    mid_statement::command_ended(false);
     if FORGETS_AT_ROLLBACK.get() {
         plan::forget_all();
     }
@@ -108,4 +109,5 @@ pub fn forget() {
     command_order::forget();
     dropped::forget();
     pending_list::forget();
+    mid_statement::command_ended(false);
 }

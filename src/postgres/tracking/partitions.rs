@@ -2,6 +2,7 @@
 //! TRUNCATE of a partition. Each row gets an entry, as if it were inserted or deleted: one entry for the partition
 //! would say nothing about a row.
 
+use super::mid_statement;
 use super::options::Options;
 use super::plan::{self, Plan};
 use super::record;
@@ -11,7 +12,7 @@ use crate::postgres::tables::{RegisteredSnapshot, Row, Table, TableScan};
 use pgrx::{check_for_interrupts, pg_sys, PgMemoryContexts};
 
 /// What happens to the rows of a partition.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Passage {
     Arrival,
     Departure,
@@ -31,6 +32,9 @@ impl Passage {
 /// Records every row of a partition, and of its partitions. The caller has locked all of them, so that no session
 /// writes to them until the command that brings them or takes them away has ended.
 pub fn record_all(partition: &Table, options: &Options, what: Passage) -> Result<(), Failure> {
+    if what == Passage::Departure {
+        mid_statement::note_ahead();
+    }
     for leaf in relation::leaves(Table::open_oid(relation::oid(partition), pg_sys::NoLock)) {
         let plan = plan::of(&leaf, || Ok(options.clone()))?;
         let mut context = PgMemoryContexts::new("pg_notary partition");

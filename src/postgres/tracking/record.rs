@@ -4,6 +4,7 @@
 use super::command_order;
 use super::horizon::{self, HasEntry, Horizon};
 use super::metadata::MetadataBuilder;
+use super::mid_statement;
 use super::options::{Coverage, Options};
 use super::plan::{self, Plan, UnknownColumn};
 use super::renamed_trigger::require_own_name;
@@ -124,6 +125,7 @@ fn record_delete(plan: &Plan, row: &Row, at: Timestamp, precedes_baseline: bool)
 }
 
 pub fn record_truncate(plan: &Plan) -> Result<(), Failure> {
+    mid_statement::note_ahead();
     let data = format!("{{\"table\": {}}}", canonical_json::string(&plan.table));
     plan.record(Operation::Truncate, &data, MetadataBuilder::of(plan)?, entry_clock::now())
 }

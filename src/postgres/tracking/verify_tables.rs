@@ -8,13 +8,13 @@
 //! Nothing is taken from `ledger.row_versions`: an attacker who could change entries could change that table as well.
 
 use super::compare_rows::{Comparison, RowProblem};
+use super::mid_statement;
 use super::options::Options;
 use super::plan;
 use super::row_hashes::{RowHash, RowHashes};
 use super::rows::RowLocation;
 use super::sorter::{shape_number, Kind, Record, Sorter};
 use super::targets::{self, not_tracked, Target};
-use super::under_way;
 use super::verify_row::signature_of;
 use super::versions::{self, Version};
 use crate::ledger::parse_hash;
@@ -87,7 +87,7 @@ impl Verified {
     fn outcome(self) -> Result<Counts, Failure> {
         match self.failure {
             Some(failure) => Err(failure),
-            None if self.counts.problems > 0 => under_way::require_none(self.target.oid()).map(|()| self.counts),
+            None if self.counts.problems > 0 => mid_statement::require_none(self.target.oid()).map(|()| self.counts),
             None => Ok(self.counts),
         }
     }

@@ -39,7 +39,7 @@ use super::mirror::remembered;
 use super::roles::as_ledger_owner;
 use super::secrets;
 use super::tables::{self, RegisteredSnapshot};
-use super::tracking::verify_all;
+use super::tracking::{mid_statement, verify_all};
 use crate::ledger::verifier::{FileReport, Problem, WrongKey};
 use chain::{ChainReport, Extent, FileOutcome, TableReport, Thoroughness};
 use pgrx::prelude::*;
@@ -92,6 +92,7 @@ fn chain_verdict(extent: Extent, thoroughness: Thoroughness) -> Value {
 #[pg_extern(volatile, parallel_unsafe, security_definer, requires = ["tables"])]
 #[search_path(pg_catalog, pg_temp)]
 fn verify_all() -> JsonbText {
+    mid_statement::insert_recorded();
     let mut verdict = chain_verdict(Extent::WHOLE, Thoroughness::RowVersions);
     let (tables_valid, tables) = verify_all::verify_all_tables();
     verdict["tables"] = tables;

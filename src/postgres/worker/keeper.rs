@@ -135,25 +135,31 @@ impl Keeper {
         // While the file is still there. Lines that are left are found when it is attached again.
         let voided = self.void_aborted();
         // A file that hangs is let go, too.
-        let _ = self.close();
+        let silenced = self.mirror.silence();
         {
             let mut fields = self.mirror.lock();
             (fields.attachment, fields.off_as_of) = (Attachment::Off, settings::read_at());
         }
         self.slot().mirror.broadcast();
+        self.release(silenced.is_ok());
         voided
     }
 
-    /// Keeps all processes from writing the file, and closes it. To close a file on a network mount is to write what the
-    /// system still has of it. So one that does not answer stays open until it does: this process has other work.
+    /// Keeps all processes from writing the file, and closes it.
     fn close(&mut self) -> Result<(), Failure> {
         let silenced = self.mirror.silence();
-        self.mark = None;
-        match &silenced {
-            Ok(()) => (self.attached, self.hanging) = (None, None),
-            Err(_) => self.hanging = self.attached.take().or(self.hanging.take()),
-        }
+        self.release(silenced.is_ok());
         silenced
+    }
+
+    /// Closes the file, if it answers. To close a file on a network mount is to write what the system still has of it. So
+    /// one that does not answer stays open until it does: this process has other work.
+    fn release(&mut self, answers: bool) {
+        self.mark = None;
+        match answers {
+            true => (self.attached, self.hanging) = (None, None),
+            false => self.hanging = self.attached.take().or(self.hanging.take()),
+        }
     }
 
     /// Notes the settings that the answer follows from; returns whether the file is let go.
@@ -166,7 +172,7 @@ impl Keeper {
     fn attach(&mut self, how: How) -> Result<(), Refused> {
         self.has_waited = true;
         let mirror = self.mirror;
-        let (attached, last_block) = self.in_attaching(|| {
+        let (attached, last_block) = self.in_attaching(Self::close_or_give_up, || {
             let attached = attach::attach(&mirror, how)?;
             Ok((attached, mirror.lock().last_block))
         })?;
@@ -183,19 +189,31 @@ impl Keeper {
     /// Does `work` on the ledger that comes before its file is opened. If it fails, nothing can be done for an
     /// administrator either.
     pub fn before_attaching(&mut self, work: impl FnOnce()) -> Result<(), Failure> {
-        let outcome = self.in_attaching(|| {
-            work();
-            Ok(String::new())
-        });
+        // It has no file yet, and a process that hangs at the file holds up nothing of this.
+        let outcome = self.in_attaching(
+            |_| Ok(()),
+            || {
+                work();
+                Ok(String::new())
+            },
+        );
         if outcome.is_err() && requests::pending(&self.mirror) != Request::None {
             requests::answer(&self.mirror, &outcome);
         }
         outcome.map(|_| ()).map_err(|refused| refused.failure)
     }
 
+    fn close_or_give_up(&mut self) -> Result<(), Refused> {
+        self.close().or_else(|failure| attach::give_up(&self.mirror, failure.into()))
+    }
+
     /// As [`in_transaction`], holding the sealing lock, for work that may be refused the file. Only an ERROR aborts the
-    /// transaction, and it keeps no more than the failure. An open file is given up as soon as the locks are there.
-    fn in_attaching<T>(&mut self, work: impl FnOnce() -> Result<T, Refused>) -> Result<T, Refused> {
+    /// transaction, and it keeps no more than the failure. `first` comes as soon as the locks are there.
+    fn in_attaching<T>(
+        &mut self,
+        first: impl FnOnce(&mut Self) -> Result<(), Refused>,
+        work: impl FnOnce() -> Result<T, Refused>,
+    ) -> Result<T, Refused> {
         let refused_for = Cell::new(None);
         // Sessions fail at once where the last attempt has failed.
         let has_failed = self.mirror.lock().attachment == Attachment::Failed;
@@ -204,9 +222,9 @@ impl Keeper {
         let patience = if self.is_usable() { SEALING_PATIENCE } else { table_patience };
         let outcome = holding_sealing_lock(patience, || {
             lock_log_state(patience);
-            let closed = self.close().or_else(|failure| attach::give_up(&self.mirror, failure.into()));
+            let begun = first(self);
             let _patience = LockLimit::set(table_patience);
-            closed.and_then(|()| work()).unwrap_or_else(|refused| {
+            begun.and_then(|()| work()).unwrap_or_else(|refused| {
                 refused_for.set(Some((refused.kind, refused.has_kept)));
                 refused.failure.raise()
             })
@@ -244,13 +262,15 @@ impl Keeper {
         let outcome = match request {
             Request::None => return Ok(()),
             Request::CatchUp => self.attach(How::CatchUp).map(|()| format!("{} bytes", mirror.lock().durable)),
-            Request::Restart => self.in_attaching(|| attach::set_aside(&mirror)).and_then(|kept| {
-                self.attach(How::Usual).map_err(|refused| match &kept {
-                    Some(kept) => refused.having_kept(kept),
-                    None => refused,
-                })?;
-                Ok(kept.map_or_else(String::new, |kept| kept.display().to_string()))
-            }),
+            Request::Restart => {
+                self.in_attaching(Self::close_or_give_up, || attach::set_aside(&mirror)).and_then(|kept| {
+                    self.attach(How::Usual).map_err(|refused| match &kept {
+                        Some(kept) => refused.having_kept(kept),
+                        None => refused,
+                    })?;
+                    Ok(kept.map_or_else(String::new, |kept| kept.display().to_string()))
+                })
+            }
         };
         requests::answer(&mirror, &outcome);
         outcome.map(|_| ()).map_err(|refused| refused.failure)

@@ -112,28 +112,69 @@ fn a_deferred_trigger_verifies_what_its_transaction_has_changed() {
 #[test]
 fn a_row_changed_past_the_triggers_does_not_verify_in_a_trigger_either() {
     let (_cluster, mut client) = start_with(TABLES);
+    forge(&mut client, "INSERT INTO notes VALUES (1, 'a')", "UPDATE notes SET body = 'forged'");
     client
-        .batch_execute(&format!(
-            "INSERT INTO notes VALUES (1, 'a'); BEGIN; {APPLICATION_TRIGGERS_OFF}; UPDATE notes SET body = 'forged'; COMMIT;
-             SET session_replication_role = origin; CREATE TABLE other (id int);
-             CREATE TRIGGER look AFTER INSERT ON other FOR EACH ROW EXECUTE FUNCTION look(verified, notes)"
-        ))
+        .batch_execute(
+            "CREATE TABLE other (id int);
+             CREATE TRIGGER look AFTER INSERT ON other FOR EACH ROW EXECUTE FUNCTION look(verified, notes);
+             CREATE FUNCTION look_at_first() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN PERFORM ledger.verified(n) FROM notes n WHERE id = 1; RETURN NULL; END $$;
+             CREATE CONSTRAINT TRIGGER look AFTER INSERT ON notes DEFERRABLE INITIALLY DEFERRED
+             FOR EACH ROW EXECUTE FUNCTION look_at_first()",
+        )
         .unwrap();
     let refused = error(&mut client, "INSERT INTO other VALUES (1)");
     assert_eq!(*refused.code(), SqlState::DATA_CORRUPTED, "{refused:?}");
     assert!(refused.message().contains("does not verify: modified"), "{refused:?}");
+    // Of the table itself it cannot be told whether the change is still to be recorded, but what was found is said.
+    let refused = error(&mut client, "INSERT INTO notes VALUES (2, 'a')");
+    assert_eq!(*refused.code(), SqlState::OBJECT_IN_USE, "{refused:?}");
+    assert!(refused.detail().unwrap().contains("does not verify: modified"), "{refused:?}");
+}
+
+/// Runs the second command past the triggers.
+fn forge(client: &mut Client, recorded: &str, forged: &str) {
+    let past = format!("{recorded}; {APPLICATION_TRIGGERS_OFF}; {forged}; SET session_replication_role = origin");
+    client.batch_execute(&past).unwrap();
+}
+
+/// They are recorded as gone before they are.
+#[test]
+fn rows_that_are_about_to_go_are_not_said_to_have_come_back() {
+    let (_cluster, mut client) = start_with(TABLES);
+    client
+        .batch_execute(
+            "INSERT INTO notes VALUES (1, 'a'); INSERT INTO events VALUES (1, 'a');
+             CREATE FUNCTION look_before() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN
+                 PERFORM FROM ledger.verify_table('notes');
+                 IF FOUND THEN RAISE 'a false alarm'; END IF;
+                 RETURN NULL;
+             END $$;
+             CREATE TRIGGER zz BEFORE TRUNCATE ON notes EXECUTE FUNCTION look_before();
+             CREATE FUNCTION look_at_events() RETURNS event_trigger LANGUAGE plpgsql AS $$
+             BEGIN
+                 PERFORM FROM ledger.verify_table('events');
+                 IF FOUND THEN RAISE 'a false alarm'; END IF;
+             END $$;
+             CREATE EVENT TRIGGER look ON ddl_command_start WHEN TAG IN ('DROP TABLE', 'ALTER TABLE')
+             EXECUTE FUNCTION look_at_events();
+             TRUNCATE notes; ALTER TABLE events DETACH PARTITION events_1;
+             ALTER TABLE events ATTACH PARTITION events_1 FOR VALUES FROM (0) TO (100); DROP TABLE events_1",
+        )
+        .unwrap();
+    assert!(all_valid(&mut client));
+    client.batch_execute("INSERT INTO notes VALUES (1, 'a') RETURNING body").unwrap();
+    forge(&mut client, "SELECT 1", "UPDATE notes SET body = 'forged'");
+    let refused = error(&mut client, "SELECT ledger.verified(notes) FROM notes");
+    assert_eq!(*refused.code(), SqlState::DATA_CORRUPTED, "{refused:?}");
 }
 
 /// It would be refused a row that it does not ask for.
 #[test]
 fn a_query_applies_its_own_conditions_before_it_verifies_rows() {
     let (_cluster, mut client) = start_with(TABLES);
-    client
-        .batch_execute(&format!(
-            "INSERT INTO notes VALUES (1, 'ada'), (2, 'bob'); {APPLICATION_TRIGGERS_OFF};
-             INSERT INTO notes VALUES (3, 'bob'); SET session_replication_role = origin"
-        ))
-        .unwrap();
+    forge(&mut client, "INSERT INTO notes VALUES (1, 'ada'), (2, 'bob')", "INSERT INTO notes VALUES (3, 'bob')");
     let query = |of: &str| format!("SELECT id FROM notes WHERE ledger.verified(notes) IS NOT NULL AND body = '{of}'");
     assert_eq!(column(&mut client, &query("ada")), ["1"]);
     assert_eq!(*error(&mut client, &query("bob")).code(), SqlState::DATA_CORRUPTED);
