@@ -120,7 +120,6 @@ fn pause_worker(database: pg_sys::Oid) {
     };
     slot.pause();
     transaction::at_end_resume_worker(slot);
-    slot.worker.wake();
     wait_until_gone(slot);
 }
 
@@ -128,6 +127,8 @@ fn wait_until_gone(slot: &DatabaseSlot) {
     let mut timeout = Timeout::after(STOP_DEADLINE);
     while slot.worker.pid() != 0 && !timeout.is_over() {
         check_for_interrupts!();
+        // Each time: if it waits for a lock or for the file, it is woken there, and not where it looks for a pause.
+        slot.worker.wake();
         // SAFETY: MyLatch is this process's own latch, which exists as long as the process.
         unsafe {
             let events = (pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH) as i32;
