@@ -305,10 +305,11 @@ pub fn size(file: &File, path: &Path) -> Result<u64, Trouble> {
     file.metadata().map(|metadata| metadata.len()).map_err(|error| Trouble::passing("examine", path, error))
 }
 
-/// Makes the file's name durable.
+/// Makes the names in a directory durable.
 pub fn sync_directory(directory: &Path) -> Result<(), Trouble> {
-    File::open(directory).and_then(|opened| opened.sync_all()).map_err(|error| {
-        let text = format!("could not sync mirror directory \"{}\": {}", directory.display(), cause(&error));
+    let synced = faults::error_at("sync_directory").and_then(|()| File::open(directory)?.sync_all());
+    synced.map_err(|error| {
+        let text = format!("could not sync directory \"{}\": {}", directory.display(), cause(&error));
         Trouble::lasting(CauseKind::of(&error), text)
     })
 }
