@@ -5,7 +5,6 @@
 //! process is connected to the database, and a background worker counts. So the database's worker is paused before the
 //! command, and wanted again after it.
 
-use crate::postgres::database;
 use crate::postgres::database_slot::DatabaseSlot;
 use crate::postgres::extension;
 use crate::postgres::lists;
@@ -87,14 +86,15 @@ fn may_copy(database: pg_sys::Oid) -> bool {
     may
 }
 
-/// No callback tells what becomes of a prepared transaction: only the command that decides it does.
+/// No callback tells what becomes of a prepared transaction: only the command that decides it does. Whether there is a
+/// worker to be told is looked up once it is decided: one may come meanwhile, and find the transaction undecided.
 ///
 /// # Safety
 /// As for [`before_utility`]: the statement is one that ProcessUtility was called with.
 unsafe fn note_decision(statement: &pg_sys::TransactionStmt) {
     use pg_sys::TransactionStmtKind::{TRANS_STMT_COMMIT_PREPARED, TRANS_STMT_ROLLBACK_PREPARED};
     let decides = matches!(statement.kind, TRANS_STMT_COMMIT_PREPARED | TRANS_STMT_ROLLBACK_PREPARED);
-    if decides && database::has_slot() {
+    if decides {
         transaction::at_end_prepared_decided();
     }
 }
