@@ -6,6 +6,7 @@ use crate::common::ledger::*;
 use crate::common::{send, wait_until, Cluster, Options};
 use postgres::error::SqlState;
 use postgres::Client;
+use std::fs;
 use std::thread;
 
 fn has_worker(client: &mut Client, database: &str) -> bool {
@@ -109,17 +110,49 @@ fn the_workers_of_all_databases_that_one_transaction_renames_come_back() {
     wait_for(&mut client, "(SELECT count(*) = 3 FROM ledger.workers WHERE state = 'running')");
 }
 
-/// A cluster with a ledger in the database `app` too, whose worker is stopped, with its pid.
-fn start_with_stopped_worker() -> (Cluster, Client, u32) {
-    let (cluster, mut client) = start(Options::new());
+/// A cluster with a ledger in the database `app` too, and a session there.
+fn start_with_app(options: Options) -> (Cluster, Client, Client) {
+    let (cluster, mut client) = start(options);
     client.batch_execute("CREATE DATABASE app").unwrap();
     let mut app = cluster.connect("app");
     app.batch_execute("CREATE EXTENSION pg_notary").unwrap();
     record(&mut app);
+    (cluster, client, app)
+}
+
+/// The same with its worker stopped, whose pid this gives.
+fn start_with_stopped_worker() -> (Cluster, Client, u32) {
+    let (cluster, mut client, mut app) = start_with_app(Options::new());
     let worker = worker_pid(&mut app);
     close(app, &mut client);
     stop_between_transactions(&mut client, worker);
     (cluster, client, worker)
+}
+
+/// It tries again more and more seldom. In mode `async` nobody who records makes it try.
+#[test]
+fn a_worker_that_fails_and_waits_for_a_lock_when_it_is_called_leaves_at_once() {
+    // A lock that it waits for no longer than this would still wake it afterwards.
+    let (cluster, mut client, mut app) = start_with_app(Options::new().conf("deadlock_timeout = 1ms"));
+    let path = file(&mut app);
+    let worker = worker_pid(&mut app);
+    app.batch_execute("BEGIN; CREATE TABLE t (); PREPARE TRANSACTION 'p'").unwrap();
+    fs::rename(&path, path.with_extension("aside")).unwrap();
+    for _ in 0..8 {
+        error(&mut app, RECORD);
+    }
+    set(&mut app, "ledger.mirror_mode", "async");
+    wait_for(&mut app, "(SELECT mode = 'async' AND state = 'failed' FROM ledger.mirror_status)");
+    app.batch_execute("BEGIN; LOCK TABLE ledger.baselines IN ACCESS EXCLUSIVE MODE").unwrap();
+    let mut other = cluster.connect("app");
+    other.batch_execute("ROLLBACK PREPARED 'p'").unwrap();
+    close(other, &mut client);
+    wait_for(&mut client, &format!("EXISTS (SELECT FROM pg_locks WHERE pid = {worker} AND NOT granted)"));
+    let mut session = cluster.connect("postgres");
+    let renaming = thread::spawn(move || session.batch_execute("ALTER DATABASE app RENAME TO renamed"));
+    wait_for(&mut client, "(SELECT state = 'paused' FROM ledger.workers WHERE database = 'app')");
+    drop(app);
+    in_time("renaming the database", || renaming.join().unwrap()).unwrap();
 }
 
 /// Begins to copy `app`, which waits for its worker to leave; returns the session's pid.

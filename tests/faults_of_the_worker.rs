@@ -6,7 +6,8 @@
 
 use crate::common::faults::*;
 use crate::common::ledger::*;
-use crate::common::{send, wait_until, Stop};
+use crate::common::two_phase::prepare;
+use crate::common::{send, wait_until, Options, Stop};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -23,6 +24,34 @@ fn what_was_rolled_back_is_voided_though_the_worker_fails_at_the_first_look() {
     client.batch_execute("ROLLBACK PREPARED 'p'").unwrap();
     wait_until("the fault happens", PATIENCE, || !fault_file(&cluster).exists());
     wait_until("the line is voided", PATIENCE, || of_type(&lines(&path), "void").len() == 1);
+    assert_whole(&cluster, &mut client);
+}
+
+/// The worker counts what is pending before the transaction is decided, and must count again.
+#[test]
+fn what_is_decided_while_the_worker_comes_is_sealed() {
+    let options = Options::new().conf("ledger.block_interval = 1h").conf("ledger.block_size = 3");
+    // Others do not wait for a standby that does not come.
+    let (cluster, mut client) = start(options.conf("synchronous_commit = local"));
+    client.batch_execute("CREATE TABLE app (n int)").unwrap();
+    prepare(&mut client, "p", 3);
+    drop(client);
+    cluster.stop(Stop::Fast);
+    cluster.add_conf("synchronous_standby_names = 'nobody'");
+    set_fault(&cluster, "look_for_ledger:hang");
+    cluster.start_again();
+    let mut client = cluster.connect("postgres");
+    let decides = Background::run(&cluster, "SET synchronous_commit = on", "COMMIT PREPARED 'p'");
+    let waits = format!("(SELECT wait_event = 'SyncRep' FROM pg_stat_activity WHERE pid = {})", decides.pid);
+    wait_for(&mut client, &waits);
+    let worker = worker_pid(&mut client);
+    clear_fault(&cluster);
+    wait_until_attached(&mut client);
+    stop_between_transactions(&mut client, worker);
+    send(worker, libc::SIGCONT);
+    set(&mut client, "synchronous_standby_names", "''");
+    decides.ends().unwrap();
+    wait_for(&mut client, "(SELECT count(*) = 3 FROM ledger.entries_sealed)");
     assert_whole(&cluster, &mut client);
 }
 

@@ -6,7 +6,7 @@
 
 use crate::common::faults::*;
 use crate::common::ledger::*;
-use crate::common::{send, wait_until, write_file, Stop};
+use crate::common::{copy_file, make_directory, send, wait_until, write_file, Cluster, Stop};
 use postgres::Client;
 use std::fs::{self, OpenOptions, Permissions};
 use std::os::unix::fs::{FileExt, PermissionsExt};
@@ -172,6 +172,13 @@ fn a_file_that_cannot_be_cut_back_to_what_is_on_disk_is_not_written() {
     assert_whole(&cluster, &mut client);
 }
 
+/// Has the state file say that no more is on disk than the database knows.
+fn forget_what_is_on_disk(path: &Path) {
+    let mut state = state_file(path);
+    state["synced"] = 0.into();
+    write_file(&path.with_extension("state"), state.to_string());
+}
+
 #[test]
 fn what_is_found_at_the_start_and_cannot_be_synced_is_written_again() {
     let (cluster, mut client) = start_small(Local, "sync");
@@ -179,8 +186,7 @@ fn what_is_found_at_the_start_and_cannot_be_synced_is_written_again() {
     let path = file(&mut client);
     drop(client);
     cluster.stop(Stop::Immediate);
-    // So that no more is known to be on disk than the database knows.
-    fs::remove_file(path.with_extension("state")).ok();
+    forget_what_is_on_disk(&path);
     set_fault(&cluster, "take_over:error");
     cluster.start_again();
     cluster.wait_for_log("may not be on disk");
@@ -197,7 +203,7 @@ fn what_stands_before_a_torn_line_that_could_not_be_cut_off_for_good_is_written_
     let path = file(&mut client);
     drop(client);
     cluster.stop(Stop::Immediate);
-    fs::remove_file(path.with_extension("state")).ok();
+    forget_what_is_on_disk(&path);
     let mut left = fs::read(&path).unwrap();
     left.extend(b"{\"record_type\": \"ent");
     write_file(&path, &left);
@@ -227,6 +233,69 @@ fn what_a_server_may_have_left_off_the_disk_is_written_again_by_the_next() {
     let mut client = cluster.connect("postgres");
     wait_until_attached(&mut client);
     assert!(fs::read(&path).unwrap().starts_with(&left), "it is not what was read");
+    assert_whole(&cluster, &mut client);
+}
+
+/// Waits until the file is open although the first attempt could not sync it.
+#[track_caller]
+fn wait_until_attached_again(cluster: &Cluster, client: &mut Client) {
+    wait_until("the sync fails", PATIENCE, || !fault_file(cluster).exists());
+    wait_until_attached(client);
+}
+
+/// How often the log says that a file was written again.
+fn written_again(cluster: &Cluster, path: &Path) -> usize {
+    cluster.log().matches(&format!("of mirror file \"{}\" again: they may not", path.display())).count()
+}
+
+/// Nothing of it need be on disk, whatever the state file that was copied along says of the file that it was made from.
+#[test]
+fn a_copy_that_cannot_be_synced_is_written_again_before_it_is_used() {
+    for is_running in [true, false] {
+        let (cluster, mut client) = start_small(Local, "sync");
+        record_many(&mut client, 3);
+        let path = file(&mut client);
+        let is_on_disk = || is_as_noted(&path) && state_file(&path)["synced"] == state_file(&path)["size"];
+        wait_until("all is on disk", PATIENCE, is_on_disk);
+        let directory = cluster.scratch_dir().join("copy");
+        make_directory(&directory);
+        let copy = directory.join(path.file_name().unwrap());
+        let copy_both = || {
+            copy_file(&path, &copy);
+            copy_file(&path.with_extension("state"), &copy.with_extension("state"));
+            set_fault(&cluster, "take_over:error");
+        };
+        let setting = format!("'{}'", directory.display());
+        if is_running {
+            copy_both();
+            set(&mut client, "ledger.mirror_directory", &setting);
+        } else {
+            drop(client);
+            cluster.stop(Stop::Fast);
+            copy_both();
+            cluster.add_conf(&format!("ledger.mirror_directory = {setting}"));
+            cluster.start_again();
+            client = cluster.connect("postgres");
+        }
+        wait_until_attached_again(&cluster, &mut client);
+        assert_eq!(written_again(&cluster, &copy), 2, "{}", cluster.log());
+        assert_whole(&cluster, &mut client);
+    }
+}
+
+/// Its content may have been put there since, in place.
+#[test]
+fn a_file_that_was_on_disk_and_cannot_be_synced_is_written_again() {
+    let (cluster, mut client) = start_small(Local, "sync");
+    record_many(&mut client, 3);
+    let path = file(&mut client);
+    drop(client);
+    cluster.stop(Stop::Fast);
+    set_fault(&cluster, "take_over:error");
+    cluster.start_again();
+    let mut client = cluster.connect("postgres");
+    wait_until_attached_again(&cluster, &mut client);
+    assert_eq!(written_again(&cluster, &path), 1, "{}", cluster.log());
     assert_whole(&cluster, &mut client);
 }
 

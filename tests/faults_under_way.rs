@@ -43,6 +43,29 @@ fn a_long_line_whose_statement_runs_out_of_time_holds_nobody_up() {
     assert_whole(&cluster, &mut client);
 }
 
+/// Who seals waits until the lines of others are written, and nobody relies on them: they can be cut off.
+#[test]
+fn a_sync_that_fails_after_somebody_has_sealed_beside_it_fails_nothing_but_its_commit() {
+    let (cluster, mut client) = start_small(Network, "sync");
+    record(&mut client);
+    seal(&mut client);
+    let attachment = value(&mut client, ATTACHMENT);
+    set_fault(&cluster, "before_write:hang");
+    // More than the ring holds: some of it is written before all of it is synced.
+    let entry = "ledger.hash_and_record('large', '1', jsonb_build_object('pad', repeat('x', 1000)))";
+    let large = format!("SELECT count({entry}) FROM generate_series(1, 1000)");
+    let large = Background::waiting(&cluster, &mut client, &large);
+    let sealer = Background::waiting(&cluster, &mut client, SEAL);
+    set_fault(&cluster, "before_sync:hang");
+    sealer.ends().unwrap();
+    set_fault(&cluster, "sync:error");
+    let failed = large.fails();
+    assert!(failed.contains("could not sync mirror file"), "{failed}");
+    assert!(is_true(&mut client, "(SELECT state = 'attached' FROM ledger.mirror_status)"));
+    assert_whole(&cluster, &mut client);
+    assert_eq!(value(&mut client, ATTACHMENT), attachment, "the file was opened again");
+}
+
 #[test]
 fn what_is_acknowledged_of_the_file_ends_with_a_line() {
     let (cluster, mut client) = start_small(Local, "sync");

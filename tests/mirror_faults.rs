@@ -2,6 +2,7 @@
 //! the cause is gone everything goes on by itself.
 #![cfg(feature = "cluster-tests")]
 
+use crate::common::faults::{clear_fault, set_fault};
 use crate::common::ledger::*;
 use crate::common::{
     as_server, children_of, give_to_server, make_directory, send, wait_until, write_file, Cluster, Options, Stop,
@@ -230,6 +231,22 @@ fn what_is_put_back_while_the_server_is_down_is_accepted() {
     cluster.start_again();
     let mut client = cluster.connect("postgres");
     record(&mut client);
+    assert_intact(&mut client);
+}
+
+#[test]
+fn a_new_file_is_not_used_before_its_name_is_on_disk() {
+    let cluster = quiet().start();
+    let mut client = cluster.connect("postgres");
+    set_fault(&cluster, "sync_directory:errors");
+    client.batch_execute("CREATE EXTENSION pg_notary; CREATE TABLE app (n int)").unwrap();
+    let directory = cluster.data_dir();
+    // The file is there from the first attempt on.
+    for _ in 0..3 {
+        assert_refused(&mut client, &directory, "could not sync directory");
+    }
+    clear_fault(&cluster);
+    wait_until("recording works", PATIENCE, || client.simple_query(RECORD).is_ok());
     assert_intact(&mut client);
 }
 

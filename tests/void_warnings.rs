@@ -3,8 +3,9 @@
 #![cfg(feature = "cluster-tests")]
 
 use crate::common::ledger::*;
-use crate::common::{send, wait_until, Options, Stop};
+use crate::common::{send, wait_until, Cluster, Options, Stop};
 use std::fs;
+use std::path::Path;
 
 /// Its WAL locations only grow, so by them nothing is missing.
 #[test]
@@ -65,6 +66,25 @@ fn what_a_reset_of_the_wal_has_lost_is_not_voided_in_silence() {
 /// The server has recovered, and was stopped, before anybody could open the file: nothing is lost, and nothing says so.
 #[test]
 fn a_regular_stop_before_the_file_could_be_opened_after_a_crash_raises_no_doubt() {
+    raises_no_doubt(|cluster, _, path, elsewhere| {
+        cluster.kill9_everything();
+        fs::rename(path, elsewhere).unwrap();
+        cluster.start_again();
+    });
+}
+
+/// The postmaster goes on.
+#[test]
+fn a_regular_stop_before_the_file_could_be_opened_after_a_crash_of_one_process_raises_no_doubt() {
+    raises_no_doubt(|cluster, worker, path, elsewhere| {
+        fs::rename(path, elsewhere).unwrap();
+        send(worker, libc::SIGKILL);
+        cluster.wait_for_log("all server processes terminated; reinitializing");
+    });
+}
+
+/// `crash` has the server crash, and moves the file away before it is opened.
+fn raises_no_doubt(crash: impl FnOnce(&Cluster, u32, &Path, &Path)) {
     let (cluster, mut client) = start(Options::new().conf("ledger.block_interval = 1h"));
     client.batch_execute("CREATE TABLE skew (n int)").unwrap();
     record(&mut client);
@@ -73,11 +93,9 @@ fn a_regular_stop_before_the_file_could_be_opened_after_a_crash_raises_no_doubt(
     stop_between_transactions(&mut client, worker);
     fail_a_commit(&cluster, 2);
     drop(client);
-    cluster.kill9_everything();
     let elsewhere = cluster.scratch_dir().join("elsewhere");
-    fs::rename(&path, &elsewhere).unwrap();
-    cluster.start_again();
-    let mut client = cluster.connect("postgres");
+    crash(&cluster, worker, &path, &elsewhere);
+    let mut client = cluster.reconnect();
     wait_for(&mut client, "(SELECT state = 'failed' FROM ledger.mirror_status)");
     drop(client);
     cluster.stop(Stop::Fast);

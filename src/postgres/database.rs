@@ -57,9 +57,9 @@ pub fn own_oid() -> pg_sys::Oid {
     unsafe { pg_sys::MyDatabaseId }
 }
 
-/// Whether this process's database has a slot, as one with a ledger has. Takes none. Cannot fail.
-pub fn has_slot() -> bool {
-    shared().is_some_and(|shared| shared.find(own_oid()).is_some())
+/// The slot of this process's database, if it has one, as a database with a ledger has. Takes none. Cannot fail.
+pub fn slot_if_taken() -> Option<&'static DatabaseSlot> {
+    shared()?.find(own_oid())
 }
 
 /// The slot of this process's database.
@@ -112,7 +112,7 @@ pub fn mirror_if_left() -> Result<Option<Mirror>, Failure> {
 
 /// Tells the worker to look for tables whose rows it must record. Cannot fail.
 pub fn baseline_begun() {
-    if let Some(slot) = shared().and_then(|shared| shared.find(own_oid())) {
+    if let Some(slot) = slot_if_taken() {
         slot.baselines.store(true, Ordering::Release);
         slot.worker.wake();
     }

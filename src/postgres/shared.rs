@@ -7,6 +7,7 @@ use super::database_slot::{DatabaseSlot, Wakeable};
 use super::faults;
 use super::ids;
 use super::locks::{self, LockGuard};
+use super::mirror::lost_commits;
 use super::mirror::shared::LockedMirror;
 use super::verification::progress::{ProgressSlot, MAX_VERIFICATIONS};
 use pgrx::{pg_guard, pg_sys};
@@ -119,7 +120,9 @@ unsafe extern "C-unwind" fn startup() {
     // Without AddinShmemInitLock: the postmaster runs this before it has child processes.
     let area = pg_sys::ShmemInitStruct(AREA.as_ptr(), std::mem::size_of::<Shared>(), &mut found) as *mut Shared;
     if !found {
-        TIMES_MADE.fetch_add(1, Ordering::AcqRel);
+        if TIMES_MADE.fetch_add(1, Ordering::AcqRel) > 0 {
+            lost_commits::note_recovery();
+        }
         std::ptr::write_bytes(area, 0, 1);
         (*area).run.store(ids::random().as_u64_pair().0, Ordering::Release);
         for slot in &(*area).databases {

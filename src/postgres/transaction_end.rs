@@ -324,7 +324,7 @@ impl Transaction {
     fn mirror(&self) -> Option<Mirror> {
         let has_recorded = self.entries > 0 || self.undecided.is_some() || self.range.is_some();
         let has_part = has_recorded || self.sealed.is_some() || self.import.is_some();
-        (has_part || self.at_end.prepared_decided).then(|| database::mirror().ok()).flatten()
+        has_part.then(|| database::mirror().ok()).flatten()
     }
 
     /// The transaction has ended: its lines are those of committed entries, are to be voided, or are those of a

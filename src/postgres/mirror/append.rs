@@ -279,7 +279,8 @@ impl Mirror {
                     Goal::Synced => fields.durable >= at.end,
                 };
                 if reached {
-                    if at.goal == Goal::Written {
+                    // No commit relies on what others have put into the ring.
+                    if at.goal == Goal::Written && at.is_begun {
                         fields.promised = fields.promised.max(at.end);
                     }
                     self.end_append(fields);

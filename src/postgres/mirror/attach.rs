@@ -317,7 +317,7 @@ fn read(
         hole::cut_off(mirror, file, path, had)?;
     }
     // What is read must be on disk, and not only in the kernel's memory.
-    unsynced::write_again(mirror, file, path, had)?;
+    unsynced::write_again(mirror, file, path, state.as_ref(), remembered)?;
     if how == How::CatchUp || must_read_all(mirror, &metadata, path, state.as_ref()) {
         return tail::read_whole(file, path, remembered, how == How::CatchUp);
     }
@@ -451,8 +451,13 @@ fn take_over(
     drop(fields);
     // Only now, or the writer could overwrite it with the state of the previous attachment.
     let state = StateFile::open(path)?;
-    let known =
-        Known { size: metadata.len(), synced: metadata.len(), inode: metadata.ino(), stamp: FileStamp::of(&metadata) };
+    let known = Known {
+        size: metadata.len(),
+        synced: metadata.len(),
+        inode: metadata.ino(),
+        born: file::born(&metadata),
+        stamp: FileStamp::of(&metadata),
+    };
     // Before the database remembers the attachment. Otherwise a loss of power could leave the state of an earlier one, as
     // if another database had been put in place of this one.
     state_file::write(&state, &ownership, &known, wal, false)

@@ -12,6 +12,7 @@ use std::io::{Error, ErrorKind, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
 use uuid::Uuid;
 
 /// The error of a file that cannot be read.
@@ -182,7 +183,19 @@ pub fn unlock_at_exit() {
 }
 
 pub fn identity(metadata: &Metadata, generation: u64) -> FileIdentity {
-    FileIdentity { device: metadata.dev(), inode: metadata.ino(), generation }
+    FileIdentity { device: metadata.dev(), inode: metadata.ino(), born: born(metadata), generation }
+}
+
+/// When the file was made, in nanoseconds since the epoch; 0 where the file system does not say. A copy on another file
+/// system, or a file that is made when this one is gone, may have its inode number.
+pub fn born(metadata: &Metadata) -> i64 {
+    let since = metadata.created().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    since.map_or(0, |since| since.as_nanos() as i64)
+}
+
+/// Whether two files that were made at these times can be one.
+pub fn may_be_one(one: i64, other: i64) -> bool {
+    one == other || one == 0 || other == 0
 }
 
 /// Call this after changing the file, before another process may change it.
@@ -292,10 +305,11 @@ pub fn size(file: &File, path: &Path) -> Result<u64, Trouble> {
     file.metadata().map(|metadata| metadata.len()).map_err(|error| Trouble::passing("examine", path, error))
 }
 
-/// Makes the file's name durable.
+/// Makes the names in a directory durable.
 pub fn sync_directory(directory: &Path) -> Result<(), Trouble> {
-    File::open(directory).and_then(|opened| opened.sync_all()).map_err(|error| {
-        let text = format!("could not sync mirror directory \"{}\": {}", directory.display(), cause(&error));
+    let synced = faults::error_at("sync_directory").and_then(|()| File::open(directory)?.sync_all());
+    synced.map_err(|error| {
+        let text = format!("could not sync directory \"{}\": {}", directory.display(), cause(&error));
         Trouble::lasting(CauseKind::of(&error), text)
     })
 }

@@ -21,9 +21,9 @@ const STATE_AT: u64 = std::mem::offset_of!(pg_sys::ControlFileData, state) as u6
 /// Whether the server was shut down before the postmaster started it.
 static WAS_SHUT_DOWN: AtomicBool = AtomicBool::new(false);
 
-/// A file in the data directory, written anew whenever the server starts after a crash and recovers. A later start
-/// after a regular stop learns from it that a mirror file which was not closed before then need not have lost anything,
-/// even if no process has opened that file in between.
+/// A file in the data directory, written anew whenever the server recovers from a crash, be it under the same postmaster.
+/// A later start after a regular stop learns from it that a mirror file which was not closed before then need not have lost
+/// anything, even if no process has opened that file in between.
 const RECOVERED: &str = "pg_notary.recovered";
 
 /// Runs in the postmaster before recovery begins. Afterwards pg_control no longer has this state.
@@ -39,10 +39,11 @@ pub fn init() {
     }
 }
 
-/// If the note is missing, there may be an unwarranted warning. Or, if the crash came in the moment between the writer's
-/// exit and its next write of the state file, a transaction is taken for one that the crash has undone.
-fn note_recovery() {
-    std::fs::write(RECOVERED, "The server has started here after a crash.\n").ok();
+/// Runs in the postmaster, which is in the data directory. If the note is missing, there may be an unwarranted warning. Or,
+/// if the crash came in the moment between the writer's exit and its next write of the state file, a transaction is taken
+/// for one that the crash has undone.
+pub fn note_recovery() {
+    std::fs::write(RECOVERED, "The server has recovered here from a crash.\n").ok();
 }
 
 /// Whether the server has recovered from a crash since the state file was written.

@@ -28,10 +28,21 @@ pub fn open(place: &MirrorPath, remembered: &Remembered) -> Result<File, Trouble
         let written = file::write(&opened, &place.path, &header).and_then(|()| file::sync(&opened, &place.path));
         // The header may not be on disk, so the next attempt must write it again.
         written.inspect_err(|_| drop(opened.set_len(0)))?;
-        file::sync_directory(&place.directory)?;
         unsynced::note_new(&opened, &place.path)?;
     }
+    if is_first {
+        sync_names(place)?;
+    }
     Ok(opened)
+}
+
+/// Makes the names of a new file durable, and of the directory if the server has made that. An earlier attempt may have
+/// made them and failed before they were.
+fn sync_names(place: &MirrorPath) -> Result<(), Trouble> {
+    if let Some(parent) = place.directory.parent().filter(|_| place.is_default) {
+        file::sync_directory(parent)?;
+    }
+    file::sync_directory(&place.directory)
 }
 
 /// Whether the file is empty, or a crash has kept its header from getting there: the header is written in part, or reads

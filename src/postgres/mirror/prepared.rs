@@ -60,15 +60,15 @@ pub fn note_end(mirror: &Mirror, xid: u32, end: u64) {
 /// Whether the transaction that commits may be one in which this process, which applies a subscription, has decided a
 /// prepared transaction. Such a one writes nothing itself. Cannot fail.
 pub fn may_have_decided() -> bool {
-    errorless::is_logical_worker() && own_xid() == 0 && database::has_slot()
+    errorless::is_logical_worker() && own_xid() == 0
 }
 
 /// COMMIT PREPARED or ROLLBACK PREPARED has ended, with or without an error. Cannot fail: it runs at the end of that
-/// transaction.
+/// transaction. A database without a ledger gets no slot by this.
 pub fn after_decision() {
-    if let Ok(mirror) = database::mirror() {
-        mirror.slot.prepared_decided.store(true, Ordering::SeqCst);
-        mirror.slot.worker.wake();
+    if let Some(slot) = database::slot_if_taken() {
+        slot.prepared_decided.store(true, Ordering::SeqCst);
+        slot.worker.wake();
     }
 }
 

@@ -6,7 +6,7 @@
 //! refuses nothing.
 
 use super::cause::CauseKind;
-use super::file::Trouble;
+use super::file::{self, Trouble};
 use super::last_change::FileStamp;
 use super::shared::Ownership;
 use crate::ledger::wal::{self, WalPosition};
@@ -98,6 +98,8 @@ pub struct State {
     /// How much of it was certainly on disk.
     pub synced: u64,
     pub inode: u64,
+    /// See [`file::born`].
+    pub born: i64,
     pub stamp: FileStamp,
     /// It was written at a regular stop, and nothing was written to the file after it.
     pub is_closed: bool,
@@ -131,6 +133,7 @@ impl State {
             size: value["size"].as_u64()?,
             synced: value["synced"].as_u64()?,
             inode: value["inode"].as_u64()?,
+            born: value["born"].as_i64().unwrap_or_default(),
             stamp: FileStamp { modified: value["modified"].as_i64()?, changed: value["changed"].as_i64()? },
             is_closed: value["is_closed"].as_bool()?,
             system_identifier: value["system_identifier"].as_u64()?,
@@ -144,6 +147,11 @@ impl State {
     /// Whether the file is exactly what it was when the state was written.
     pub fn is_unchanged(&self, metadata: &std::fs::Metadata) -> bool {
         (self.size, self.inode, self.stamp) == (metadata.len(), metadata.ino(), FileStamp::of(metadata))
+    }
+
+    /// Whether it was written about this very file, and not about one that this is a copy of.
+    pub fn is_about(&self, metadata: &std::fs::Metadata) -> bool {
+        self.inode == metadata.ino() && file::may_be_one(self.born, file::born(metadata))
     }
 
     /// Whether the file was new when it was attached here, by an attachment that the database does not know of yet.
@@ -182,6 +190,7 @@ pub struct Known {
     /// How much of it is on disk.
     pub synced: u64,
     pub inode: u64,
+    pub born: i64,
     pub stamp: FileStamp,
 }
 
@@ -202,6 +211,7 @@ pub fn write(
         "size": known.size,
         "synced": known.synced,
         "inode": known.inode,
+        "born": known.born,
         "modified": known.stamp.modified,
         "changed": known.stamp.changed,
         "system_identifier": system_identifier(),

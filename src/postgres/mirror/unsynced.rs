@@ -6,11 +6,12 @@ use super::cause::CauseKind;
 use super::file::{self, Trouble};
 use super::handle::Mirror;
 use super::remembered::Remembered;
+use super::shared::FileIdentity;
 use super::state_file::State;
 use crate::postgres::faults;
 use pgrx::check_for_interrupts;
 use std::cell::Cell;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{Error, ErrorKind};
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
@@ -20,14 +21,15 @@ use std::path::Path;
 const PIECE: usize = 1 << 20;
 
 thread_local! {
-    /// The file whose end this process has written again: a file that cannot be attached is opened again and again.
-    static WRITTEN: Cell<Option<(u64, u64)>> = const { Cell::new(None) };
+    /// The file that this process has written again, as far as it needs that: a file that cannot be attached is opened
+    /// again and again.
+    static WRITTEN: Cell<Option<FileIdentity>> = const { Cell::new(None) };
 }
 
 /// After a failed sync, cuts the file back to what is certainly on disk. The database also has what is cut off, and it
 /// is appended again, or it was rolled back.
 pub fn cut_off(mirror: &Mirror, file: &File, path: &Path) -> Result<(), Trouble> {
-    let metadata = file.metadata().map_err(|error| Trouble::passing("examine", path, error))?;
+    let metadata = examine(file, path)?;
     let unsynced = mirror.lock().reopening.unsynced;
     let Some(from) = unsynced.from(&metadata) else { return Ok(()) };
     mirror.lock().reopening.note_cut_off();
@@ -42,27 +44,54 @@ pub fn cut_off(mirror: &Mirror, file: &File, path: &Path) -> Result<(), Trouble>
 
 /// Notes that all of this file is on disk: this process has just made it.
 pub fn note_new(file: &File, path: &Path) -> Result<(), Trouble> {
-    WRITTEN.set(Some(number(file, path)?));
+    WRITTEN.set(Some(file::identity(&examine(file, path)?, 0)));
     Ok(())
 }
 
-/// Writes what follows the first `on_disk` bytes again, in place, if this server has not opened the file before. The
-/// server before it may have met with a failed sync and stopped, and no process knows. What the kernel has given up by
-/// then does not read as lines of this ledger, and shows like any damage.
-pub fn write_again(mirror: &Mirror, file: &File, path: &Path, on_disk: u64) -> Result<(), Trouble> {
-    let (size, number) = (file::size(file, path)?, number(file, path)?);
-    if mirror.lock().was_attached || on_disk >= size || WRITTEN.get() == Some(number) {
-        return Ok(());
-    }
-    let Some(in_place) = open_in_place(file, path)? else { return Ok(()) };
-    copy(file, &in_place, on_disk..size).map_err(|error| Trouble::passing("write again what is in", path, error))?;
-    WRITTEN.set(Some(number));
+/// Writes again, in place, what is not known to be on disk, unless this server itself has last had this very file. The
+/// server before it may have met with a failed sync and stopped, and who has copied the file here may not have synced
+/// it: no process knows. What the kernel has given up by then does not read as lines of this ledger, and shows like any
+/// damage.
+pub fn write_again(
+    mirror: &Mirror,
+    file: &File,
+    path: &Path,
+    state: Option<&State>,
+    remembered: &Remembered,
+) -> Result<(), Trouble> {
+    let metadata = examine(file, path)?;
+    let Some(from) = first_to_write(mirror, &metadata, state, remembered) else { return Ok(()) };
+    let failed = |error| Trouble::passing("write again what is in", path, error);
+    let Some(in_place) = open_in_place(file, path)? else {
+        // Of this file it is known that a sync has failed.
+        let must = mirror.lock().reopening.unsynced.is_all_of(&metadata);
+        return if must { Err(failed(Error::from_raw_os_error(libc::EPERM))) } else { Ok(()) };
+    };
+    copy(file, &in_place, from..metadata.len()).map_err(failed)?;
+    WRITTEN.set(Some(file::identity(&metadata, 0)));
     pgrx::log!(
         "pg_notary has written the last {} bytes of mirror file \"{}\" again: they may not have been on disk",
-        size - on_disk,
+        metadata.len() - from,
         path.display()
     );
     Ok(())
+}
+
+/// Where that begins which is to be written again, if anything is.
+fn first_to_write(mirror: &Mirror, file: &Metadata, state: Option<&State>, remembered: &Remembered) -> Option<u64> {
+    if WRITTEN.get().is_some_and(|written| written.is_of(file)) {
+        return None;
+    }
+    let (is_all, is_known) = {
+        let fields = mirror.lock();
+        (fields.reopening.unsynced.is_all_of(file), fields.has_attached(file))
+    };
+    match (is_all, is_known) {
+        (true, _) => Some(0),
+        // What a failed sync may have left off the disk was cut off.
+        (false, true) => None,
+        (false, false) => Some(on_disk_of(mirror, file, state, remembered)).filter(|from| *from < file.len()),
+    }
 }
 
 /// Opens the file for writing in place: Linux always appends to a file that was opened for appending, whatever the
@@ -73,7 +102,7 @@ fn open_in_place(file: &File, path: &Path) -> Result<Option<File>, Trouble> {
         Err(error) if error.kind() == ErrorKind::PermissionDenied => return Ok(None),
         opened => opened.map_err(|error| Trouble::passing("open", path, error))?,
     };
-    match number(&opened, path)? == number(file, path)? {
+    match file::identity(&examine(&opened, path)?, 0).is_of(&examine(file, path)?) {
         true => Ok(Some(opened)),
         false => {
             let cause = format!("mirror file \"{}\" was replaced by another file", path.display());
@@ -82,10 +111,8 @@ fn open_in_place(file: &File, path: &Path) -> Result<Option<File>, Trouble> {
     }
 }
 
-/// Device and inode, which no other open file has.
-fn number(file: &File, path: &Path) -> Result<(u64, u64), Trouble> {
-    let metadata = file.metadata().map_err(|error| Trouble::passing("examine", path, error))?;
-    Ok((metadata.dev(), metadata.ino()))
+fn examine(file: &File, path: &Path) -> Result<Metadata, Trouble> {
+    file.metadata().map_err(|error| Trouble::passing("examine", path, error))
 }
 
 fn copy(from: &File, to: &File, range: Range<u64>) -> Result<(), Error> {
@@ -113,13 +140,15 @@ pub fn cut_torn(mirror: &Mirror, file: &File, path: &Path, end: u64, remembered:
     cut.or_else(|trouble| note_found(mirror, file, path, remembered).and(Err(trouble)))
 }
 
-/// Notes that what was found in the file could not be synced.
+/// Notes that what was found in the file could not be synced: what is not known to be on disk is to be cut off. If
+/// nothing can be cut off, all of the file is to be written again, even if this process has done so.
 fn note_found(mirror: &Mirror, file: &File, path: &Path, remembered: &Remembered) -> Result<(), Trouble> {
-    let (device, inode) = number(file, path)?;
-    let on_disk = on_disk(mirror, State::read(path).as_ref(), remembered);
-    // It may be another file of this ledger, about which that is not known.
-    if ends_line(file, on_disk) {
-        mirror.lock().note_unsynced(device, inode, on_disk);
+    WRITTEN.set(None);
+    let metadata = examine(file, path)?;
+    let on_disk = on_disk_of(mirror, &metadata, State::read(path).as_ref(), remembered);
+    match on_disk < metadata.len() && ends_line(file, on_disk) {
+        true => mirror.lock().note_unsynced(metadata.dev(), metadata.ino(), on_disk),
+        false => mirror.lock().note_all_unsynced(&metadata),
     }
     Ok(())
 }
@@ -131,13 +160,26 @@ fn ends_line(file: &File, offset: u64) -> bool {
     is_read && last == *b"\n"
 }
 
-/// How much of the file has been on disk, as far as is known.
+/// How much of the ledger's file has been on disk, as far as is known: no file with less is that.
 pub fn on_disk(mirror: &Mirror, state: Option<&State>, remembered: &Remembered) -> u64 {
-    let is_own = |state: &&State| {
-        state.ledger_id == remembered.ledger_id && remembered.attachment.is_some_and(|own| state.is_written_by(own))
-    };
-    let synced = state.filter(is_own).map_or(0, |state| state.synced);
+    let synced = own(state, remembered).map_or(0, |state| state.synced);
     remembered.acknowledged.max(synced).max(durable_before(mirror, remembered))
+}
+
+/// How much of this very file has been on disk, as far as is known. A copy may have nothing there, whatever is known of
+/// the file that it was made from.
+fn on_disk_of(mirror: &Mirror, file: &Metadata, state: Option<&State>, remembered: &Remembered) -> u64 {
+    let synced = own(state, remembered).filter(|state| state.is_about(file)).map(|state| state.synced);
+    let is_known = mirror.lock().has_attached(file);
+    let durable = is_known.then(|| durable_before(mirror, remembered));
+    synced.max(durable).map_or(0, |known| known.max(remembered.acknowledged))
+}
+
+/// The state, if this database has written it.
+fn own<'a>(state: Option<&'a State>, remembered: &Remembered) -> Option<&'a State> {
+    state.filter(|state| {
+        state.ledger_id == remembered.ledger_id && remembered.attachment.is_some_and(|own| state.is_written_by(own))
+    })
 }
 
 /// How much of the file this server itself has had on disk. Lines of transactions that failed later count too: they are

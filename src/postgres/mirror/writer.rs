@@ -340,7 +340,8 @@ impl OpenFile {
             (fields.is_attended, fields.is_sync_attended) = (false, false);
             let is_same = fields.identity.generation == self.identity.generation;
             let (size, synced) = (fields.written(), fields.durable);
-            let known = Known { size, synced, inode: fields.identity.inode, stamp: fields.last_change.stamp(found) };
+            let FileIdentity { inode, born, .. } = fields.identity;
+            let known = Known { size, synced, inode, born, stamp: fields.last_change.stamp(found) };
             (fields.ownership, known, is_same.then_some(fields.attachment), fields.is_local)
         };
         // Sessions do not report again what they have written since this process last looked.

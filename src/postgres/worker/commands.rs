@@ -5,7 +5,6 @@
 //! process is connected to the database, and a background worker counts. So the database's worker is paused before the
 //! command, and wanted again after it.
 
-use crate::postgres::database;
 use crate::postgres::database_slot::DatabaseSlot;
 use crate::postgres::extension;
 use crate::postgres::lists;
@@ -87,14 +86,15 @@ fn may_copy(database: pg_sys::Oid) -> bool {
     may
 }
 
-/// No callback tells what becomes of a prepared transaction: only the command that decides it does.
+/// No callback tells what becomes of a prepared transaction: only the command that decides it does. Whether there is a
+/// worker to be told is looked up once it is decided: one may come meanwhile, and find the transaction undecided.
 ///
 /// # Safety
 /// As for [`before_utility`]: the statement is one that ProcessUtility was called with.
 unsafe fn note_decision(statement: &pg_sys::TransactionStmt) {
     use pg_sys::TransactionStmtKind::{TRANS_STMT_COMMIT_PREPARED, TRANS_STMT_ROLLBACK_PREPARED};
     let decides = matches!(statement.kind, TRANS_STMT_COMMIT_PREPARED | TRANS_STMT_ROLLBACK_PREPARED);
-    if decides && database::has_slot() {
+    if decides {
         transaction::at_end_prepared_decided();
     }
 }
@@ -120,7 +120,6 @@ fn pause_worker(database: pg_sys::Oid) {
     };
     slot.pause();
     transaction::at_end_resume_worker(slot);
-    slot.worker.wake();
     wait_until_gone(slot);
 }
 
@@ -128,6 +127,8 @@ fn wait_until_gone(slot: &DatabaseSlot) {
     let mut timeout = Timeout::after(STOP_DEADLINE);
     while slot.worker.pid() != 0 && !timeout.is_over() {
         check_for_interrupts!();
+        // Each time: if it waits for a lock or for the file, it is woken there, and not where it looks for a pause.
+        slot.worker.wake();
         // SAFETY: MyLatch is this process's own latch, which exists as long as the process.
         unsafe {
             let events = (pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH) as i32;

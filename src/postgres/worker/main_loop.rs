@@ -173,6 +173,7 @@ impl Worker {
                 self.look_again = true;
             }
             let wait = self.account(outcome);
+            let wait = if self.is_called() { Some(0) } else { wait };
             self.report_idle();
             background_process::sleep(wait, wait_events::worker_main());
         }
@@ -201,6 +202,12 @@ impl Worker {
         }
         // Also leave if the ledger was dropped and created again: that is another ledger, with another file.
         matches!(exists, Ok(false)) || self.keeper.has_file()
+    }
+
+    /// Whether another process wants this one to leave, or to look whether it must. It may have been woken for that
+    /// while it waited for something else.
+    fn is_called(&self) -> bool {
+        self.slot().worker_state() == WorkerState::Paused || self.slot().check_extension.load(Ordering::Acquire)
     }
 
     /// Notes success or failure; returns how long to sleep.
