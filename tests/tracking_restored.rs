@@ -17,7 +17,14 @@ fn start_restored(options: &str) -> (Cluster, Client, Client) {
              SELECT ledger.track('kept'{options}); INSERT INTO kept VALUES (1, 'a', 'b'), (2, 'c', 'd')"
         ))
         .unwrap();
-    seal(&mut client);
+    let mut other = restored(&cluster, &mut client);
+    assert_eq!(value(&mut other, "SELECT max(attnum) FROM pg_attribute WHERE attrelid = 'kept'::regclass"), "3");
+    (cluster, client, other)
+}
+
+/// All tables, restored in another database together with the ledger.
+fn restored(cluster: &Cluster, client: &mut Client) -> Client {
+    seal(client);
     let export = cluster.data_dir().join("export.jsonl");
     client.batch_execute(&format!("COPY ledger.entries TO '{}' WITH (FORMAT jsonl)", export.display())).unwrap();
     client.batch_execute("CREATE DATABASE other").unwrap();
@@ -26,8 +33,7 @@ fn start_restored(options: &str) -> (Cluster, Client, Client) {
     cluster.run("pg_restore", &["-d", "other", dump.to_str().unwrap()]);
     let mut other = cluster.connect("other");
     other.batch_execute(&format!("COPY ledger.entries FROM '{}' WITH (FORMAT jsonl)", export.display())).unwrap();
-    assert_eq!(value(&mut other, "SELECT max(attnum) FROM pg_attribute WHERE attrelid = 'kept'::regclass"), "3");
-    (cluster, client, other)
+    other
 }
 
 #[test]
@@ -167,11 +173,8 @@ fn a_partitioned_table_that_is_restored_again_in_a_restored_database_is_a_copy_t
              SELECT ledger.track('parts')",
         )
         .unwrap();
-    client.batch_execute("CREATE DATABASE other").unwrap();
-    let dump = cluster.data_dir().join("dump");
-    cluster.run("pg_dump", &["-Fc", "-f", dump.to_str().unwrap(), "postgres"]);
-    cluster.run("pg_restore", &["-d", "other", dump.to_str().unwrap()]);
-    let mut other = cluster.connect("other");
+    let mut other = restored(&cluster, &mut client);
+    wait_until("the ledger that was imported records", PATIENCE, || other.simple_query(RECORD).is_ok());
     restore_beside(&cluster, &mut other, &["parts", "parts_1"]);
     other.batch_execute("INSERT INTO parts VALUES (1, 'a'); UPDATE parts_1 SET v = 'b'").unwrap();
     for table in ["parts", "parts_1"] {
@@ -213,4 +216,70 @@ fn a_restored_table_is_no_copy_of_its_own_partition() {
         .unwrap();
     assert_clean(&mut client, "restored");
     assert_eq!(column(&mut client, "SELECT state FROM ledger.tracked_tables"), ["tracked"]);
+}
+
+/// A dump puts the columns first that are inherited, also those that the parent got later.
+#[test]
+fn a_restored_table_that_inherits_has_its_rows_whatever_the_order_of_its_columns() {
+    let (cluster, mut client) = start(Options::new());
+    client
+        .batch_execute(
+            "CREATE TABLE base (a int); CREATE TABLE child (b int PRIMARY KEY, c int) INHERITS (base);
+             SELECT ledger.track('child', keep_image => true, with_signature => false); INSERT INTO child VALUES (1, 2, 3);
+             ALTER TABLE base ADD COLUMN z int; INSERT INTO child VALUES (4, 5, 6, 7);
+             CREATE TABLE tenants (tenant int);
+             CREATE TABLE notes (id int, tenant int, note text, PRIMARY KEY (id, tenant)); ALTER TABLE notes INHERIT tenants;
+             SELECT ledger.track('notes'); INSERT INTO notes VALUES (1, 2, 'x'), (2, 1, 'y');
+             UPDATE notes SET note = 'z' WHERE id = 2",
+        )
+        .unwrap();
+    // What was made before the order of the key was noted.
+    client
+        .batch_execute(
+            "CREATE TABLE single (id int, tenant int, PRIMARY KEY (tenant, id)); SELECT ledger.track('single');
+             DO $$
+             DECLARE
+                 t record;
+             BEGIN
+                 FOR t IN SELECT oid, tgname, pg_get_triggerdef(oid) AS made FROM pg_trigger WHERE tgrelid = 'single'::regclass LOOP
+                     EXECUTE format('DROP TRIGGER %I ON single', t.tgname);
+                     EXECUTE regexp_replace(t.made, '\"key\": ?\\[\\[.*?\\]\\], ?', '');
+                     EXECUTE format('ALTER TABLE single ENABLE ALWAYS TRIGGER %I', t.tgname);
+                 END LOOP;
+             END $$;
+             INSERT INTO single VALUES (1, 2)",
+        )
+        .unwrap();
+    let with_order = "SELECT tgrelid::regclass FROM pg_trigger WHERE tgname = 'ledger_record_change' \
+                      AND pg_get_triggerdef(oid) LIKE '%\"key\":%'";
+    assert_eq!(column(&mut client, with_order), ["notes"]);
+    assert_clean(&mut client, "single");
+
+    let mut other = restored(&cluster, &mut client);
+    wait_until("the ledger that was imported records", PATIENCE, || other.simple_query(RECORD).is_ok());
+    let columns = "SELECT string_agg(attname, ' ' ORDER BY attnum) FROM pg_attribute WHERE attnum > 0 AND attrelid = ";
+    assert_eq!(value(&mut other, &format!("{columns} 'child'::regclass")), "a z b c");
+    assert_eq!(value(&mut other, &format!("{columns} 'notes'::regclass")), "tenant id note");
+    for table in ["child", "notes", "single"] {
+        assert_clean(&mut other, table);
+    }
+    let verified = r#"SELECT ledger.verify_row('notes', '{"id": 1, "tenant": 2}')->>'verified'"#;
+    assert_eq!(value(&mut other, verified), "true");
+    other.batch_execute("SELECT ledger.verified(x) FROM child AS x; UPDATE child SET z = 8 WHERE b = 2").unwrap();
+    other.batch_execute("UPDATE notes SET note = note || '!'; INSERT INTO notes VALUES (9, 9, 'new')").unwrap();
+    // Tracked anew, it keeps what names its rows, whatever the columns of its key are called then.
+    let track = "SELECT ledger.track('notes'), ledger.track('child', keep_image => true, with_signature => false)";
+    other.batch_execute(track).unwrap();
+    assert_clean(&mut other, "notes");
+    assert_clean(&mut other, "child");
+    let change = "UPDATE notes SET note = note || '?' WHERE id = 1";
+    other.batch_execute(&format!("ALTER TABLE tenants RENAME tenant TO owner; {change}")).unwrap();
+    assert_eq!(number(&mut other, "SELECT count(*) FROM ledger.history('notes', '{\"id\": 1, \"owner\": 2}')"), 3);
+    other.batch_execute(&format!("ALTER TABLE tenants RENAME owner TO tenant; {change}")).unwrap();
+    assert_clean(&mut other, "notes");
+    // What was done past the triggers is found, and nothing is taken for something else.
+    other.batch_execute("ALTER TABLE child DISABLE TRIGGER ALL; UPDATE child SET c = 9 WHERE b = 2").unwrap();
+    assert_eq!(problems(&mut other, "child"), [r#"{"b": 2} modified"#]);
+    other.batch_execute("ALTER TABLE child RENAME c TO d").unwrap();
+    assert_eq!(problems(&mut other, "child"), [r#"{"b": 2} unverifiable"#, r#"{"b": 5} unverifiable"#]);
 }

@@ -2,7 +2,8 @@
 //!
 //! A column is identified by its number, which stays when it is renamed, and which no other column of the table ever
 //! gets. But in a table that was restored from a dump, columns have lower numbers if one before them had been dropped.
-//! There, names identify them, as far as they can.
+//! There, names identify them, as far as they can. If such a table inherits from
+//! others, its columns can stand in another order: a dump puts those first that are inherited. Then numbers tell nothing.
 
 use std::collections::{HashMap, HashSet};
 
@@ -23,7 +24,8 @@ pub type Pair<'a> = (&'a ShapeColumn, &'a ShapeColumn);
 pub enum Successors<'a> {
     /// Of each column in turn: the one that it is now, whatever its type, or none if it was dropped.
     Known(Vec<Option<&'a ShapeColumn>>),
-    /// The table was restored, and its columns dropped or renamed since. Then neither numbers nor names tell.
+    /// The table was restored, and its columns dropped or renamed since. Then neither numbers nor names tell. In one that
+    /// inherits from others, this is also so if one was given another type.
     Unknown,
 }
 
@@ -34,6 +36,8 @@ pub enum TableIdentity {
     Same,
     /// It may have been restored in between.
     PerhapsRestored,
+    /// So it may, and it inherits from others.
+    PerhapsReordered,
 }
 
 /// What each column of `earlier` is in `later`.
@@ -44,10 +48,12 @@ pub fn successors<'a>(earlier: &[ShapeColumn], later: &'a [ShapeColumn], table: 
         return Successors::Known(by_number);
     }
     let names: HashMap<&str, &ShapeColumn> = later.iter().map(|other| (other.name.as_str(), other)).collect();
-    let named_so = |column: &ShapeColumn| {
+    let is_it = |column: &ShapeColumn, other: &ShapeColumn| match table {
+        TableIdentity::PerhapsReordered => other.type_name == column.type_name,
         // A restore makes numbers lower, or leaves them as they are.
-        names.get(column.name.as_str()).copied().filter(|other| other.number <= column.number)
+        _ => other.number <= column.number,
     };
+    let named_so = |column: &ShapeColumn| names.get(column.name.as_str()).copied().filter(|other| is_it(column, other));
     let by_name: Vec<_> = earlier.iter().map(named_so).collect();
     if by_name.iter().all(Option::is_some) {
         return Successors::Known(by_name);
@@ -55,7 +61,7 @@ pub fn successors<'a>(earlier: &[ShapeColumn], later: &'a [ShapeColumn], table: 
     let has_moved = |(column, other): (&ShapeColumn, &Option<&ShapeColumn>)| {
         other.is_some_and(|other| other.number < column.number)
     };
-    match earlier.iter().zip(&by_name).any(has_moved) {
+    match table == TableIdentity::PerhapsReordered || earlier.iter().zip(&by_name).any(has_moved) {
         true => Successors::Unknown,
         false => Successors::Known(by_number),
     }
@@ -70,8 +76,15 @@ pub fn shared<'a>(earlier: &'a [ShapeColumn], later: &'a [ShapeColumn], table: T
 }
 
 /// The columns that have exchanged their names, two or more: each now has the name that another one had. `name_now` is
-/// the present name of a column that is still there.
-pub fn exchanged<'a>(earlier: &'a [ShapeColumn], name_now: impl Fn(&ShapeColumn) -> Option<&'a str>) -> Vec<&'a str> {
+/// the present name of a column that is still there, going by its number.
+pub fn exchanged<'a>(
+    earlier: &'a [ShapeColumn],
+    table: TableIdentity,
+    name_now: impl Fn(&ShapeColumn) -> Option<&'a str>,
+) -> Vec<&'a str> {
+    if table == TableIdentity::PerhapsReordered {
+        return Vec::new();
+    }
     let renamed = |column: &'a ShapeColumn| Some((column.name.as_str(), name_now(column)?));
     let mut renamed: HashMap<&str, &str> =
         earlier.iter().filter_map(renamed).filter(|(before, now)| before != now).collect();
@@ -115,7 +128,10 @@ mod tests {
     fn assert_exchanged(earlier: &str, later: &str, expected: &[&str]) {
         let (earlier, later) = (shape(earlier), shape(later));
         let now = |column: &ShapeColumn| later.iter().find(|now| now.number == column.number);
-        assert_eq!(exchanged(&earlier, |column| now(column).map(|now| now.name.as_str())), expected);
+        let name_now = |column: &ShapeColumn| now(column).map(|now| now.name.as_str());
+        assert_eq!(exchanged(&earlier, TableIdentity::Same, name_now), expected);
+        assert_eq!(exchanged(&earlier, TableIdentity::PerhapsRestored, name_now), expected);
+        assert_eq!(exchanged(&earlier, TableIdentity::PerhapsReordered, name_now), [""; 0]);
     }
 
     #[test]
@@ -156,6 +172,22 @@ mod tests {
         // Each number is that of a column with the type that it had, and of another one.
         assert("1 id int, 2 a int, 3 d int, 4 c int", None);
         assert("1 id int, 2 c int, 3 b int, 4 d int", None);
+    }
+
+    #[test]
+    fn in_a_restored_table_that_inherits_only_names_tell_which_columns_are_shared() {
+        let earlier = "1 a int, 2 b int, 3 c int";
+        let assert = |later: &str, expected: Option<&[(&str, &str)]>| {
+            assert_shared(TableIdentity::PerhapsReordered, earlier, later, expected);
+        };
+        let same: &[_] = &[("a", "a"), ("b", "b"), ("c", "c")];
+        assert(earlier, Some(same));
+        // One that the parent got later stands before those of the table.
+        assert("1 a int, 2 z int, 3 b int, 4 c int", Some(same));
+        assert("1 c int, 2 a int, 3 b int", Some(same));
+        assert("1 a int, 2 b int", None);
+        assert("1 a int, 2 b int, 3 d int", None);
+        assert("1 a int, 2 b int, 3 c text", None);
     }
 
     /// The successors' numbers, 0 for a dropped column.

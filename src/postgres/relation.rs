@@ -222,6 +222,8 @@ extern "C-unwind" {
     fn get_partition_ancestors(relation: pg_sys::Oid) -> *mut pg_sys::List;
     /// The oid of the default partition, or InvalidOid if the partitioned table has none.
     fn get_default_partition_oid(relation: pg_sys::Oid) -> pg_sys::Oid;
+    /// Whether a relation is a partition, or was made to inherit from others.
+    fn has_superclass(relation: pg_sys::Oid) -> bool;
     /// Only for a partition.
     fn PartitionHasPendingDetach(partition: pg_sys::Oid) -> bool;
 }
@@ -251,6 +253,12 @@ pub fn ancestors_of(relation: pg_sys::Oid) -> Vec<pg_sys::Oid> {
         let list = guarded(get_partition_ancestors, relation);
         lists::oids(list).collect()
     }
+}
+
+/// Whether the table inherits columns from others, and is no partition.
+pub fn inherits(table: &Table) -> bool {
+    // SAFETY: a catalog look-up inside a transaction; any oid may be given.
+    !table.pg_class().relispartition && unsafe { guarded(has_superclass, oid(table)) }
 }
 
 /// The relation with this name now, without a lock, or InvalidOid.

@@ -94,21 +94,6 @@ impl Table {
         Table::open_oid(oid_of(name), lock)
     }
 
-    /// `None` if there is no table with that oid.
-    pub fn open_if_there(oid: pg_sys::Oid, lock: u32) -> Option<Table> {
-        // SAFETY: catalog look-ups inside a transaction; the result is null if the table was dropped since.
-        let relation = unsafe {
-            match pg_sys::get_rel_relkind(oid) as u8 {
-                pg_sys::RELKIND_RELATION | pg_sys::RELKIND_PARTITIONED_TABLE => {
-                    pg_sys::try_table_open(oid, lock as pg_sys::LOCKMODE)
-                }
-                _ => std::ptr::null_mut(),
-            }
-        };
-        // Not then_some(): that would make a Table of a null pointer, and drop it.
-        (!relation.is_null()).then(|| Table { relation, order: None })
-    }
-
     pub fn open_oid(oid: pg_sys::Oid, lock: u32) -> Table {
         // SAFETY: null if there is no such table.
         let relation = unsafe { pg_sys::try_table_open(oid, lock as pg_sys::LOCKMODE) };

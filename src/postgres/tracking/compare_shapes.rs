@@ -100,7 +100,7 @@ impl ShapeChange {
         };
         let by_number: HashMap<i16, &ShapeColumn> = later.columns.iter().map(|now| (now.number, now)).collect();
         let now = |column: &ShapeColumn| by_number.get(&column.number);
-        let exchanged = exchanged(&earlier.columns, |column| now(column).map(|now| now.name.as_str()));
+        let exchanged = exchanged(&earlier.columns, table, |column| now(column).map(|now| now.name.as_str()));
         let names = |(column, now): (&ShapeColumn, &ShapeColumn)| (column.name.clone(), now.name.clone());
         let shared = shared(&earlier.columns, &later.columns, table);
         ShapeChange {

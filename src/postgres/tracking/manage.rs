@@ -142,16 +142,17 @@ fn planned(tree: &LockedTree, mut wanted: Options) -> Result<Change, Failure> {
     // A copy begins as a table that has not been tracked.
     let before = Options::of(table).filter(|options| options.copied_from(table).is_none());
     wanted.table_id = before.as_ref().map_or_else(new_table_id, |options| options.table_id.clone());
-    wanted.made_for = Some(made_for(table, &wanted.coverage, before.as_ref()));
+    wanted.made_for = Some(made_for(table, &wanted.coverage, before.as_ref())?);
     wanted.coverage_since = coverage_since(table, before.as_ref(), &wanted);
     Ok(Change { before, wanted })
 }
 
 /// The columns have been checked.
-fn made_for(table: &Table, coverage: &Coverage, before: Option<&Options>) -> MadeFor {
+fn made_for(table: &Table, coverage: &Coverage, before: Option<&Options>) -> Result<MadeFor, Failure> {
     let live = relation::live_columns(table);
     let number = |name: &String| live.iter().find(|column| column.name == *name).map(|column| column.number);
-    MadeFor::new(table, coverage.named().iter().filter_map(number).collect(), before)
+    let numbers = coverage.named().iter().filter_map(number).collect();
+    Ok(MadeFor::new(table, numbers, &primary_key::key_of(table)?, before))
 }
 
 /// Final only if the caller keeps writers out until its transaction ends.

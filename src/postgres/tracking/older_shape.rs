@@ -54,12 +54,13 @@ impl OlderShape {
         let by_number: HashMap<i16, &TableColumn> = in_root.iter().map(|now| (now.number, now)).collect();
         let by_name: HashMap<&str, &TableColumn> = in_table.iter().map(|own| (own.name.as_str(), own)).collect();
         let now = |column: &ShapeColumn| by_number.get(&column.number);
-        let exchanged = exchanged(&shape.columns, |column| now(column).map(|now| now.name.as_str()));
+        let identity = options.table_since(root);
+        let exchanged = exchanged(&shape.columns, identity, |column| now(column).map(|now| now.name.as_str()));
         let exchanged: Vec<String> = exchanged.into_iter().map(str::to_owned).collect();
         if let Some(finding) = exchanged_names(&exchanged, SINCE) {
             return Ok(Err(finding));
         }
-        let Some(columns_now) = shape.columns_in(&in_root, options.table_since(root)) else {
+        let Some(columns_now) = shape.columns_in(&in_root, identity) else {
             return Ok(Err(unknown_columns(SINCE)));
         };
         let (mut columns, mut dropped, mut retyped) = (Vec::new(), Vec::new(), Vec::new());

@@ -46,22 +46,56 @@ pub struct MadeFor {
     numbers: Vec<i16>,
     /// The options before were given for another table, or that one had been restored already.
     is_restored: bool,
+    /// The columns of a key of several, in the order in which their values name a row.
+    key: Vec<KeyColumn>,
+}
+
+/// A column of the primary key, as it was then.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyColumn {
+    number: i16,
+    name: String,
 }
 
 impl MadeFor {
-    /// `before` are the options that the table had, if it was tracked.
-    pub fn new(table: &Table, numbers: Vec<i16>, before: Option<&Options>) -> MadeFor {
+    /// `before` are the options that the table had, if it was tracked; `key` names the columns of its primary key.
+    pub fn new(table: &Table, numbers: Vec<i16>, key: &[String], before: Option<&Options>) -> MadeFor {
         let is_restored = before.is_some_and(|before| before.table_since(table) != row_shape::TableIdentity::Same);
         let (oid, installation) = (relation::oid(table).to_u32(), log_state::installation());
-        let made_for = MadeFor { oid, cluster: own_cluster(), installation, numbers, is_restored };
-        // After pg_upgrade the cluster is another, and nothing is to be changed for that.
+        let live = relation::live_columns(table);
         let before = before.and_then(|before| before.made_for.as_ref());
+        let columns = key_columns(before, table, &live, key).into_iter();
+        let mut key: Vec<_> =
+            columns.map(|column| KeyColumn { number: column.number, name: column.name.clone() }).collect();
+        if key.len() < 2 {
+            key.clear();
+        }
+        let made_for = MadeFor { oid, cluster: own_cluster(), installation, numbers, is_restored, key };
+        // After pg_upgrade the cluster is another, and nothing is to be changed for that.
         before.filter(|before| before.is(table) && before.says_as(&made_for)).cloned().unwrap_or(made_for)
     }
 
     /// Whether they say the same of the table.
     fn says_as(&self, other: &MadeFor) -> bool {
-        (&self.numbers, self.is_restored) == (&other.numbers, other.is_restored)
+        (&self.numbers, self.is_restored, &self.key) == (&other.numbers, other.is_restored, &other.key)
+    }
+
+    /// Whether the table is known to be the one that it was when it was first tracked.
+    fn is_since_first(&self, table: &Table) -> bool {
+        self.is(table) && !self.is_restored
+    }
+
+    /// Those of a table that may have been restored, in the order that they had; `None` if the key has other columns now.
+    /// In the table that this was made for they have the same numbers, whatever they are called.
+    fn key_in_order<'a>(&self, table: &Table, key: &[&'a TableColumn]) -> Option<Vec<&'a TableColumn>> {
+        let has_numbers = self.is(table);
+        let is_same = |before: &KeyColumn, now: &TableColumn| match has_numbers {
+            true => before.number == now.number,
+            false => before.name == now.name,
+        };
+        let now = |before: &KeyColumn| key.iter().copied().find(|now| is_same(before, now));
+        let ordered: Vec<_> = self.key.iter().map(now).collect::<Option<_>>()?;
+        (ordered.len() == key.len()).then_some(ordered)
     }
 
     fn is(&self, table: &Table) -> bool {
@@ -77,6 +111,19 @@ impl MadeFor {
     fn is_of_here(&self) -> bool {
         self.cluster == own_cluster() || (self.installation.is_some() && self.installation == log_state::installation())
     }
+}
+
+/// The columns of the primary key among those of the table, in the order of the numbers that they had when the table was
+/// first tracked: in a restored table they can have others, and in another order.
+fn key_columns<'a>(
+    made_for: Option<&MadeFor>,
+    table: &Table,
+    live: &'a [TableColumn],
+    key: &[String],
+) -> Vec<&'a TableColumn> {
+    let by_number: Vec<_> = live.iter().filter(|column| key.contains(&column.name)).collect();
+    let restored = made_for.filter(|made_for| !made_for.is_since_first(table));
+    restored.and_then(|made_for| made_for.key_in_order(table, &by_number)).unwrap_or(by_number)
 }
 
 fn own_cluster() -> u64 {
@@ -128,9 +175,15 @@ impl Options {
     /// other numbers than in the entries of before.
     pub fn table_since(&self, table: &Table) -> row_shape::TableIdentity {
         match &self.made_for {
-            Some(made_for) if made_for.is(table) && !made_for.is_restored => row_shape::TableIdentity::Same,
+            Some(made_for) if made_for.is_since_first(table) => row_shape::TableIdentity::Same,
+            _ if relation::inherits(table) => row_shape::TableIdentity::PerhapsReordered,
             _ => row_shape::TableIdentity::PerhapsRestored,
         }
+    }
+
+    /// The columns of the primary key with these names, in the order in which their values name a row.
+    pub fn key_columns<'a>(&self, table: &Table, live: &'a [TableColumn], key: &[String]) -> Vec<&'a TableColumn> {
+        key_columns(self.made_for.as_ref(), table, live, key)
     }
 
     /// The name of the table that this one is a copy of: it was restored beside it, and what is done to its rows would be
@@ -161,12 +214,15 @@ impl Options {
         if let Some(since) = self.coverage_since {
             value["coverage_since"] = json!(since);
         }
-        if let Some(MadeFor { oid, cluster, installation, numbers, is_restored }) = &self.made_for {
+        if let Some(MadeFor { oid, cluster, installation, numbers, is_restored, key }) = &self.made_for {
             let installation = installation.map(|id| id.to_string());
             value["made_for"] =
                 json!({"table": oid, "cluster": cluster, "installation": installation, "numbers": numbers});
             if *is_restored {
                 value["made_for"]["restored"] = true.into();
+            }
+            if !key.is_empty() {
+                value["made_for"]["key"] = key.iter().map(|column| json!([column.number, column.name])).collect();
             }
         }
         value.to_string()
@@ -255,7 +311,17 @@ impl MadeFor {
             installation: value["installation"].as_str().and_then(|id| Uuid::try_parse(id).ok()),
             numbers: value["numbers"].as_array()?.iter().map(number).collect::<Option<_>>()?,
             is_restored: value["restored"].as_bool().unwrap_or_default(),
+            // Triggers that were made by an earlier version do not have it.
+            key: value["key"]
+                .as_array()
+                .map_or(Some(Vec::new()), |key| key.iter().map(KeyColumn::of_json).collect())?,
         })
+    }
+}
+
+impl KeyColumn {
+    fn of_json(value: &Value) -> Option<KeyColumn> {
+        Some(KeyColumn { number: value[0].as_i64()?.try_into().ok()?, name: value[1].as_str()?.to_owned() })
     }
 }
 

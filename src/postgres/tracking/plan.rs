@@ -26,8 +26,8 @@ pub struct Plan {
     pub table: String,
     /// What metadata says of the table, as JSON: its name, its id, its shape.
     pub names: [(Member, String); 3],
-    /// Columns of the primary key, in the order of their numbers in the tracked table: a partition may have other
-    /// numbers.
+    /// Columns of the primary key, in the order of their numbers in the tracked table when it was first tracked: a
+    /// partition, and a table that was restored, may have other numbers.
     pub key: Columns,
     /// All covered columns, those of the key included.
     pub columns: Columns,
@@ -142,7 +142,7 @@ impl Plan {
         let memory = Rc::default();
         let encode = |column: &TableColumn| Column::new(&column.name, column.position(), column.type_oid, &memory);
         let of_root = relation::live_columns(root);
-        let key_order = of_root.iter().filter(|column| key_names.contains(&column.name));
+        let key_order = options.key_columns(root, &of_root, &key_names).into_iter();
         let in_table = |column: &TableColumn| live.iter().find(|own| own.name == column.name);
         let key = Columns::new(key_order.filter_map(in_table).map(encode).collect::<Result<_, _>>()?);
         let covered = |column: &&TableColumn| is_covered(&options.coverage, &key_names, column);
