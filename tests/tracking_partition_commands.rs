@@ -438,8 +438,12 @@ fn a_partition_that_comes_back_has_no_rows_left_from_before_it_was_tracked() {
              CREATE TABLE p_1 PARTITION OF p FOR VALUES FROM (0) TO (100000) PARTITION BY RANGE (id);
              CREATE TABLE p_1a PARTITION OF p_1 FOR VALUES FROM (0) TO (100000);
              CREATE TABLE p_2 PARTITION OF p FOR VALUES FROM (100000) TO (200000);
-             INSERT INTO p SELECT n * 10, n FROM generate_series(1, 19999) n;
-             BEGIN; SELECT ledger.track('p', with_signature => false);
+             INSERT INTO p SELECT n * 10, n FROM generate_series(1, 19999) n",
+        )
+        .unwrap();
+    client
+        .batch_execute(
+            "BEGIN; SELECT ledger.track('p', with_signature => false);
              ALTER TABLE p DETACH PARTITION p_1;
              ALTER TABLE p_1 DROP COLUMN v; ALTER TABLE p_1 ADD COLUMN v int DEFAULT 5;
              ALTER TABLE p ATTACH PARTITION p_1 FOR VALUES FROM (0) TO (100000); COMMIT",

@@ -37,7 +37,7 @@ pub fn write_numeric(out: &mut Vec<u8>, text: &str) {
     }
 }
 
-/// A value of type "char" as Postgres 16 and later print it. Earlier versions print a byte that is not ASCII as it is, which
+/// A value of type "char" as Postgres 15 and later print it. Earlier versions print a byte that is not ASCII as it is, which
 /// is no text.
 pub fn char_text(byte: u8) -> String {
     match byte {
@@ -47,7 +47,7 @@ pub fn char_text(byte: u8) -> String {
     }
 }
 
-/// An array of such values as Postgres 16 and later print it, from what this version prints. A byte that is not ASCII is an
+/// An array of such values as Postgres 15 and later print it, from what this version prints. A byte that is not ASCII is an
 /// element by itself, without quotes; the backslash of its text needs them.
 pub fn char_array_text(printed: &[u8]) -> String {
     let text = |byte: &u8| match byte {

@@ -9,7 +9,7 @@
 //! | json, jsonb | as such; a string with its text where a number in it would not be kept, or jsonb has no such character |
 //! | date, time, timestamp, timestamptz | string, ISO 8601; timestamptz in UTC |
 //! | bytea | string, `\x` and hex |
-//! | "char" | string; a byte that is not ASCII as `\303`, as Postgres 16 and later print it |
+//! | "char" | string; a byte that is not ASCII as `\303`, as Postgres 15 and later print it |
 //! | regclass and its like | the oid: their names change with the search_path, and with the object |
 //! | money | the number behind it, in the smallest unit |
 //! | arrays of one dimension counted from 1 | array |
