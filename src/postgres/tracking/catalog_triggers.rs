@@ -4,6 +4,7 @@ use super::options::{is_function, Options, ROW_FUNCTION};
 use crate::postgres::tables::look_up::equality_key;
 use crate::postgres::tables::Row;
 use pgrx::pg_sys;
+use std::collections::HashMap;
 
 pub struct CatalogTrigger {
     pub function: pg_sys::Oid,
@@ -37,6 +38,8 @@ impl CatalogTrigger {
     /// all tables: there is no index by what they are for.
     pub fn that_record(table_id: &str) -> Vec<CatalogTrigger> {
         let mut found = Vec::new();
+        // Each partition has a trigger for TRUNCATE that is no copy, and its argument can be long.
+        let mut functions = HashMap::new();
         // SAFETY: inside a transaction; the catalog, and the key, outlive the scan, and a tuple is read before the next one is
         // fetched.
         unsafe {
@@ -50,8 +53,11 @@ impl CatalogTrigger {
                 if tuple.is_null() {
                     break;
                 }
-                let trigger = CatalogTrigger::of(tuple, (*catalog).rd_att);
-                found.extend(trigger.records(table_id).then_some(trigger));
+                let function = (*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_trigger>()).tgfoid;
+                if *functions.entry(function).or_insert_with(|| is_function(function, ROW_FUNCTION)) {
+                    let trigger = CatalogTrigger::of(tuple, (*catalog).rd_att);
+                    found.extend(trigger.records(table_id).then_some(trigger));
+                }
             }
             pg_sys::systable_endscan(scan);
             pg_sys::table_close(catalog, lock);
@@ -59,13 +65,8 @@ impl CatalogTrigger {
         found
     }
 
-    /// # Safety
-    /// Inside a transaction.
-    unsafe fn records(&self, table_id: &str) -> bool {
-        // Few triggers have the id in their arguments, and this takes the least time.
-        memchr::memmem::find(&self.arguments, table_id.as_bytes()).is_some()
-            && is_function(self.function, ROW_FUNCTION)
-            && self.options().is_some_and(|options| options.table_id == table_id)
+    fn records(&self, table_id: &str) -> bool {
+        self.options().is_some_and(|options| options.table_id == table_id)
     }
 
     /// # Safety
