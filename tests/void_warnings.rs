@@ -63,6 +63,30 @@ fn what_a_reset_of_the_wal_has_lost_is_not_voided_in_silence() {
     assert_eq!(cluster.log().matches("that this database does not have").count(), 1, "{}", cluster.log());
 }
 
+/// Why the WAL is reset: the server does not start. What it would have recovered is lost then.
+#[test]
+fn what_a_reset_of_the_wal_has_lost_after_a_start_that_failed_is_not_voided_in_silence() {
+    let (cluster, mut client) = start(Options::new().conf("ledger.block_interval = 1h"));
+    record(&mut client);
+    client.batch_execute("CHECKPOINT").unwrap();
+    record_many(&mut client, 5);
+    drop(client);
+    cluster.kill9_everything();
+    let data = cluster.data_dir();
+    for segment in fs::read_dir(data.join("pg_wal")).unwrap().map(|entry| entry.unwrap().path()) {
+        if segment.is_file() {
+            fs::remove_file(segment).unwrap();
+        }
+    }
+    assert!(cluster.try_start_again().is_err(), "a server without its WAL has started");
+    fs::remove_file(data.join("postmaster.pid")).ok();
+    cluster.run("pg_resetwal", &["-f", data.to_str().unwrap()]);
+    cluster.start_again();
+    wait_until_attached(&mut cluster.connect("postgres"));
+    cluster.wait_for_log("WARNING:  pg_notary voids 5 lines of mirror file");
+    cluster.wait_for_log("its WAL was reset (pg_resetwal)");
+}
+
 /// The server has recovered, and was stopped, before anybody could open the file: nothing is lost, and nothing says so.
 #[test]
 fn a_regular_stop_before_the_file_could_be_opened_after_a_crash_raises_no_doubt() {

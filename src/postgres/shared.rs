@@ -7,7 +7,6 @@ use super::database_slot::{DatabaseSlot, Wakeable};
 use super::faults;
 use super::ids;
 use super::locks::{self, LockGuard};
-use super::mirror::lost_commits;
 use super::mirror::shared::LockedMirror;
 use super::verification::progress::{ProgressSlot, MAX_VERIFICATIONS};
 use pgrx::{pg_guard, pg_sys};
@@ -36,6 +35,8 @@ pub struct Shared {
     recovered_to: AtomicU64,
     /// A random number for the time from one start of the server, or crash of a process, to the next.
     run: AtomicU64,
+    /// That the server has recovered from a crash is noted.
+    pub is_recovery_noted: AtomicBool,
     /// Databases came or went: the launcher is to look at pg_database again.
     pub rescan: AtomicBool,
     /// A database with a ledger has found no slot: the launcher is to look for such when one comes free.
@@ -120,9 +121,7 @@ unsafe extern "C-unwind" fn startup() {
     // Without AddinShmemInitLock: the postmaster runs this before it has child processes.
     let area = pg_sys::ShmemInitStruct(AREA.as_ptr(), std::mem::size_of::<Shared>(), &mut found) as *mut Shared;
     if !found {
-        if TIMES_MADE.fetch_add(1, Ordering::AcqRel) > 0 {
-            lost_commits::note_recovery();
-        }
+        TIMES_MADE.fetch_add(1, Ordering::AcqRel);
         std::ptr::write_bytes(area, 0, 1);
         (*area).run.store(ids::random().as_u64_pair().0, Ordering::Release);
         for slot in &(*area).databases {

@@ -55,7 +55,7 @@ unsafe extern "C-unwind" fn process_utility(
     sealing_lock::before_utility((*statement).utilityStmt);
     table_locks::before_utility((*statement).utilityStmt);
     let is_tracking = tracking::commands::concerns((*statement).utilityStmt);
-    let was_ahead = tracking::mid_statement::is_ahead();
+    let before = tracking::mid_statement::ahead();
     let mut noted = std::ptr::null_mut();
     if is_tracking {
         noted = tracking::commands::before_utility((*statement).utilityStmt);
@@ -70,7 +70,7 @@ unsafe extern "C-unwind" fn process_utility(
     if is_tracking {
         tracking::commands::after_utility((*statement).utilityStmt, noted);
     }
-    tracking::mid_statement::command_ended(was_ahead);
+    tracking::mid_statement::command_ended(before);
     // COPY fires triggers without the executor.
     if !queue::is_empty() {
         queue::flush_guarded();

@@ -220,8 +220,7 @@ fn may_have_lost(mirror: &Mirror, is_as_before: bool) -> bool {
 fn is_as_before(mirror: &Mirror, file: &File) -> bool {
     let Ok(found) = file.metadata() else { return false };
     let fields = mirror.lock();
-    let is_same = (found.dev(), found.ino()) == (fields.identity.device, fields.identity.inode);
-    fields.was_attached && is_same && found.len() >= fields.written()
+    fields.has_attached(&found) && found.len() >= fields.written()
 }
 
 /// Whether the file lacks something that was on disk, as an older copy does: void lines may be missing, too.
@@ -376,7 +375,7 @@ fn check_taken_over(path: &Path, remembered: &Remembered, lacking: usize) -> Res
 fn must_read_all(mirror: &Mirror, metadata: &Metadata, path: &Path, state: Option<&State>) -> bool {
     let (suspect, is_as_left) = {
         let fields = mirror.lock();
-        let is_same = (fields.identity.device, fields.identity.inode) == (metadata.dev(), metadata.ino());
+        let is_same = fields.identity.is_of(metadata);
         // The size counts too: a file system that was put back to an older state also has older times.
         let is_as_long = fields.written() == metadata.len();
         (fields.suspect, is_same && is_as_long && fields.last_change.admits(FileStamp::of(metadata)))
@@ -431,7 +430,7 @@ fn take_over(
     let is_local = file::is_local(file);
     let mut fields = mirror.lock();
     let (generation, reopening) = (fields.identity.generation + 1, fields.reopening.taken_over());
-    let is_other = (fields.identity.device, fields.identity.inode) != (metadata.dev(), metadata.ino());
+    let is_other = !fields.identity.is_of(&metadata);
     fields.is_refused &= !is_other;
     fields.identity = file::identity(&metadata, generation);
     fields.path.set(&text);

@@ -308,6 +308,11 @@ pub fn size(file: &File, path: &Path) -> Result<u64, Trouble> {
 /// Makes the names in a directory durable.
 pub fn sync_directory(directory: &Path) -> Result<(), Trouble> {
     let synced = faults::error_at("sync_directory").and_then(|()| File::open(directory)?.sync_all());
+    // As in Postgres: not all file systems can sync a directory.
+    let synced = synced.or_else(|error| match error.raw_os_error() {
+        Some(libc::EINVAL | libc::EBADF) => Ok(()),
+        _ => Err(error),
+    });
     synced.map_err(|error| {
         let text = format!("could not sync directory \"{}\": {}", directory.display(), cause(&error));
         Trouble::lasting(CauseKind::of(&error), text)

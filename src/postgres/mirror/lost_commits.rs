@@ -21,9 +21,9 @@ const STATE_AT: u64 = std::mem::offset_of!(pg_sys::ControlFileData, state) as u6
 /// Whether the server was shut down before the postmaster started it.
 static WAS_SHUT_DOWN: AtomicBool = AtomicBool::new(false);
 
-/// A file in the data directory, written anew whenever the server recovers from a crash, be it under the same postmaster.
-/// A later start after a regular stop learns from it that a mirror file which was not closed before then need not have lost
-/// anything, even if no process has opened that file in between.
+/// A file in the data directory, written anew whenever the server has recovered from a crash, be it under the same
+/// postmaster. A later start after a regular stop learns from it that a mirror file which was not closed before then need
+/// not have lost anything, even if no process has opened that file in between.
 const RECOVERED: &str = "pg_notary.recovered";
 
 /// Runs in the postmaster before recovery begins. Afterwards pg_control no longer has this state.
@@ -34,16 +34,23 @@ pub fn init() {
     let is_read = control.and_then(|control| control.read_exact_at(&mut state, STATE_AT)).is_ok();
     let was_shut_down = is_read && u32::from_ne_bytes(state) == pg_sys::DBState::DB_SHUTDOWNED;
     WAS_SHUT_DOWN.store(was_shut_down, Ordering::Release);
-    if !was_shut_down {
-        note_recovery();
-    }
 }
 
-/// Runs in the postmaster, which is in the data directory. If the note is missing, there may be an unwarranted warning. Or,
-/// if the crash came in the moment between the writer's exit and its next write of the state file, a transaction is taken
-/// for one that the crash has undone.
-pub fn note_recovery() {
-    std::fs::write(RECOVERED, "The server has recovered here from a crash.\n").ok();
+/// Whether this server has begun by recovering from a crash.
+fn has_recovered() -> bool {
+    !WAS_SHUT_DOWN.load(Ordering::Acquire) || has_crashed()
+}
+
+/// Runs in the launcher, which starts when recovery has ended, and before any process that opens a mirror file. Not
+/// earlier: if recovery fails, and the WAL is reset then, what was only in the WAL is lost. Once for each recovery: a
+/// later note would be newer than state files that were written since.
+///
+/// If the note is missing, there may be an unwarranted warning. Or, if the crash came in the moment between the writer's
+/// exit and its next write of the state file, a transaction is taken for one that the crash has undone.
+pub fn note_recovery(is_noted: &AtomicBool) {
+    if has_recovered() && !is_noted.swap(true, Ordering::AcqRel) {
+        std::fs::write(RECOVERED, "The server has recovered here from a crash.\n").ok();
+    }
 }
 
 /// Whether the server has recovered from a crash since the state file was written.
@@ -82,8 +89,7 @@ pub fn of(mirror: &Mirror, path: &Path, state: Option<&State>) -> Lost {
     if then != now {
         return Lost::AtPromotion { then, now };
     }
-    let has_recovered = !WAS_SHUT_DOWN.load(Ordering::Acquire) || has_crashed() || has_recovered_since(path);
-    match state.is_closed || has_recovered {
+    match state.is_closed || has_recovered() || has_recovered_since(path) {
         true => Lost::Nothing,
         false => Lost::WithWal,
     }
@@ -99,8 +105,8 @@ pub fn keeps_transactions(mirror: &Mirror, path: &Path, remembered: &Remembered)
         let is_of_this_timeline = state.timeline() == state_file::flushed_wal().timeline;
         is_of_this_timeline && is_own(state)
     });
-    let was_stopped = WAS_SHUT_DOWN.load(Ordering::Acquire) && !has_crashed() && !has_recovered_since(path);
-    is_left_by_own && was_stopped && !mirror.lock().was_attached
+    let was_stopped = || !has_recovered() && !has_recovered_since(path);
+    is_left_by_own && was_stopped() && !mirror.lock().was_attached
 }
 
 impl Lost {

@@ -141,14 +141,20 @@ pub fn cut_torn(mirror: &Mirror, file: &File, path: &Path, end: u64, remembered:
 }
 
 /// Notes that what was found in the file could not be synced: what is not known to be on disk is to be cut off. If
-/// nothing can be cut off, all of the file is to be written again, even if this process has done so.
+/// nothing can be cut off, all of a file that others may have written is to be written again, even if this process has
+/// done so.
 fn note_found(mirror: &Mirror, file: &File, path: &Path, remembered: &Remembered) -> Result<(), Trouble> {
     WRITTEN.set(None);
     let metadata = examine(file, path)?;
     let on_disk = on_disk_of(mirror, &metadata, State::read(path).as_ref(), remembered);
-    match on_disk < metadata.len() && ends_line(file, on_disk) {
-        true => mirror.lock().note_unsynced(metadata.dev(), metadata.ino(), on_disk),
-        false => mirror.lock().note_all_unsynced(&metadata),
+    let has_more = on_disk < metadata.len();
+    let mut fields = mirror.lock();
+    // All that is there was synced before.
+    let is_on_disk = !has_more && fields.has_attached(&metadata) && !fields.suspect;
+    match has_more && ends_line(file, on_disk) {
+        true => fields.note_unsynced(metadata.dev(), metadata.ino(), on_disk),
+        false if is_on_disk => {}
+        false => fields.note_all_unsynced(&metadata),
     }
     Ok(())
 }

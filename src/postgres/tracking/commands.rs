@@ -140,8 +140,8 @@ unsafe fn before_alter(alter: &pg_sys::AlterTableStmt) -> Result<*mut pg_sys::Li
     Ok(family)
 }
 
-/// A table, the partition that the command has named, and all its partitions. What the command has attached or detached is found by comparing them. The name
-/// that it gives may be that of another table by then: code that the command runs may set another search_path, and others
+/// A table, the partition that the command has named, and all its partitions. What the command has attached or detached is
+/// found by comparing them. The name that it gives may be that of another table by then: code that the command runs may set another search_path, and others
 /// may create a table that is found first.
 unsafe fn family_of(table: &Table, named: pg_sys::Oid) -> *mut pg_sys::List {
     list_of([relation::oid(table), named].into_iter().chain(relation::partitions(table)))

@@ -3,6 +3,7 @@
 //! changed without a record, which is no reason to raise the alarm. Rows that go with a partition, or by TRUNCATE, are
 //! recorded before they go.
 
+use crate::postgres::errorless;
 use crate::postgres::errors::Failure;
 use crate::postgres::queue;
 use crate::postgres::relation;
@@ -11,28 +12,34 @@ use pgrx::{pg_sys, PgSqlErrorCode};
 use std::cell::Cell;
 
 thread_local! {
-    static IS_AHEAD: Cell<bool> = const { Cell::new(false) };
+    /// The level of the subtransaction in which rows were recorded as gone that the command under way has not removed yet.
+    static AHEAD_AT: Cell<Option<i32>> = const { Cell::new(None) };
 }
 
-/// Rows have been recorded as gone that the command under way has not removed yet.
+/// Rows are recorded as gone that the command under way has not removed yet.
 pub fn note_ahead() {
-    IS_AHEAD.set(true);
+    AHEAD_AT.set(AHEAD_AT.get().or(Some(errorless::nest_level())));
 }
 
-/// Whether that is so.
-pub fn is_ahead() -> bool {
-    IS_AHEAD.get()
+/// Whether rows are recorded ahead, as [`command_ended`] takes it.
+pub fn ahead() -> Option<i32> {
+    AHEAD_AT.get()
 }
 
-/// A command has ended; its outer one was at that. Cannot fail.
-pub fn command_ended(was_ahead: bool) {
-    IS_AHEAD.set(was_ahead);
+/// A command has ended, before which it was so. Cannot fail.
+pub fn command_ended(before: Option<i32>) {
+    AHEAD_AT.set(before);
+}
+
+/// A subtransaction of this level has been rolled back, and the commands that had begun in it. Cannot fail.
+pub fn after_rollback(level: i32) {
+    AHEAD_AT.set(AHEAD_AT.get().filter(|at| *at < level));
 }
 
 /// Inserts what triggers have recorded so far, for snapshots that are taken from now on; returns whether there was anything.
 /// What waits outside of a block with an EXCEPTION clause cannot be inserted within it.
 pub fn insert_recorded() -> bool {
-    if queue::is_empty() || is_ahead() {
+    if queue::is_empty() || ahead().is_some() {
         return false;
     }
     queue::flush();
@@ -47,7 +54,8 @@ pub fn require_none(target: pg_sys::Oid) -> Result<(), Failure> {
     let table = Table::open_oid(target, pg_sys::AccessShareLock);
     // SAFETY: looks through the events of this process.
     let is_pending = |oid: &pg_sys::Oid| unsafe { pg_sys::AfterTriggerPendingOnRel(*oid) };
-    if queue::is_empty() && !is_ahead() && !relation::tree(&table, pg_sys::AccessShareLock).iter().any(is_pending) {
+    if queue::is_empty() && ahead().is_none() && !relation::tree(&table, pg_sys::AccessShareLock).iter().any(is_pending)
+    {
         return Ok(());
     }
     Err(Failure::new(

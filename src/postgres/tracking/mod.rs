@@ -97,7 +97,7 @@ fn at_rollback_forget_plans() {
 pub fn after_rollback(level: i32) {
     dropped::after_rollback(level);
     pending_list::forget();
-    mid_statement::command_ended(false);
+    mid_statement::after_rollback(level);
     if FORGETS_AT_ROLLBACK.get() {
         plan::forget_all();
     }
@@ -109,5 +109,5 @@ pub fn forget() {
     command_order::forget();
     dropped::forget();
     pending_list::forget();
-    mid_statement::command_ended(false);
+    mid_statement::after_rollback(0);
 }

@@ -3,6 +3,7 @@
 use crate::postgres::background_process;
 use crate::postgres::database_slot::{DatabaseSlot, WorkerState};
 use crate::postgres::errors::Failure;
+use crate::postgres::mirror::lost_commits;
 use crate::postgres::secrets;
 use crate::postgres::shared::{shared, Shared};
 use crate::postgres::timeout::Timeout;
@@ -50,6 +51,7 @@ pub unsafe extern "C-unwind" fn pg_notary_launcher_main(_arg: pg_sys::Datum) {
     // No database: the shared catalogs are enough.
     pg_sys::BackgroundWorkerInitializeConnection(std::ptr::null(), std::ptr::null(), 0);
     let shared = shared().expect("background workers have shared memory");
+    lost_commits::note_recovery(&shared.is_recovery_noted);
     shared.launcher.enlist();
     shared.rescan.store(true, Ordering::Release);
     let mut launcher = Launcher {
