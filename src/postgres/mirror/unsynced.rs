@@ -148,10 +148,11 @@ fn note_found(mirror: &Mirror, file: &File, path: &Path, remembered: &Remembered
     let metadata = examine(file, path)?;
     let on_disk = on_disk_of(mirror, &metadata, State::read(path).as_ref(), remembered);
     let has_more = on_disk < metadata.len();
+    let can_be_cut = has_more && ends_line(file, on_disk);
     let mut fields = mirror.lock();
     // All that is there was synced before.
     let is_on_disk = !has_more && fields.has_attached(&metadata) && !fields.suspect;
-    match has_more && ends_line(file, on_disk) {
+    match can_be_cut {
         true => fields.note_unsynced(metadata.dev(), metadata.ino(), on_disk),
         false if is_on_disk => {}
         false => fields.note_all_unsynced(&metadata),
