@@ -13,6 +13,7 @@ fn what_a_reset_of_the_wal_has_lost_is_not_voided_in_silence() {
     let (cluster, mut client) = start(Options::new().conf("ledger.block_interval = 1h"));
     record(&mut client);
     let path = file(&mut client);
+    wait_until_attachment_is_noted(&mut client);
     client.batch_execute("CHECKPOINT").unwrap();
     let lost = record_many(&mut client, 5);
     drop(client);
@@ -68,6 +69,9 @@ fn what_a_reset_of_the_wal_has_lost_is_not_voided_in_silence() {
 fn what_a_reset_of_the_wal_has_lost_after_a_start_that_failed_is_not_voided_in_silence() {
     let (cluster, mut client) = start(Options::new().conf("ledger.block_interval = 1h"));
     record(&mut client);
+    wait_until_attachment_is_noted(&mut client);
+    // What the reset begins with is then behind all that was written.
+    client.batch_execute("SELECT pg_switch_wal()").unwrap();
     client.batch_execute("CHECKPOINT").unwrap();
     record_many(&mut client, 5);
     drop(client);
@@ -104,6 +108,19 @@ fn a_regular_stop_before_the_file_could_be_opened_after_a_crash_of_one_process_r
         fs::rename(path, elsewhere).unwrap();
         send(worker, libc::SIGKILL);
         cluster.wait_for_log("all server processes terminated; reinitializing");
+    });
+}
+
+/// It recovers in single-user mode, where nothing else runs.
+#[test]
+fn a_recovery_in_single_user_mode_raises_no_doubt() {
+    raises_no_doubt(|cluster, _, path, elsewhere| {
+        cluster.kill9_everything();
+        fs::rename(path, elsewhere).unwrap();
+        let data = cluster.data_dir();
+        fs::remove_file(data.join("postmaster.pid")).ok();
+        cluster.run("postgres", &["--single", "-D", data.to_str().unwrap(), "postgres"]);
+        cluster.start_again();
     });
 }
 

@@ -16,7 +16,7 @@ use super::items::pending;
 use super::mirror::append::Goal;
 use super::mirror::handle::Mirror;
 use super::mirror::id_reuse::IdReuse;
-use super::mirror::{prepared, requests, round, under_way};
+use super::mirror::{lost_commits, prepared, requests, round, under_way};
 use super::new_ids;
 use super::queue;
 use super::settings::{self, MirrorMode};
@@ -82,6 +82,7 @@ unsafe extern "C-unwind" fn on_subtransaction_event(
 
 /// Appends the lines and waits until they are on disk; an error here aborts the transaction.
 fn before_commit() {
+    lost_commits::note_recovery_alone();
     queue::flush_before_commit();
     let (ledger_created, ledger_dropped) = (creates_ledger(), has_dropped_ledger());
     if ledger_created {

@@ -9,7 +9,7 @@ use super::handle::Mirror;
 use super::remembered::Remembered;
 use super::state_file::{self, State};
 use crate::postgres::errors::Failure;
-use crate::postgres::shared::has_crashed;
+use crate::postgres::shared::{has_crashed, shared};
 use pgrx::{pg_sys, PgSqlErrorCode};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -41,7 +41,7 @@ fn has_recovered() -> bool {
     !WAS_SHUT_DOWN.load(Ordering::Acquire) || has_crashed()
 }
 
-/// Runs in the launcher, which starts when recovery has ended, and before any process that opens a mirror file. Not
+/// Runs in the launcher (if there is one: [`note_recovery_alone`]), which starts when recovery has ended, and before any process that opens a mirror file. Not
 /// earlier: if recovery fails, and the WAL is reset then, what was only in the WAL is lost. Once for each recovery: a
 /// later note would be newer than state files that were written since.
 ///
@@ -50,6 +50,15 @@ fn has_recovered() -> bool {
 pub fn note_recovery(is_noted: &AtomicBool) {
     if has_recovered() && !is_noted.swap(true, Ordering::AcqRel) {
         std::fs::write(RECOVERED, "The server has recovered here from a crash.\n").ok();
+    }
+}
+
+/// A server in single-user mode has no launcher. It has recovered when its first transaction commits.
+pub fn note_recovery_alone() {
+    // SAFETY: reads a global of this process.
+    let is_alone = unsafe { !pg_sys::IsUnderPostmaster };
+    if let Some(shared) = shared().filter(|_| is_alone) {
+        note_recovery(&shared.is_recovery_noted);
     }
 }
 

@@ -151,7 +151,7 @@ fn note_found(mirror: &Mirror, file: &File, path: &Path, remembered: &Remembered
     let can_be_cut = has_more && ends_line(file, on_disk);
     let mut fields = mirror.lock();
     // All that is there was synced before.
-    let is_on_disk = !has_more && fields.has_attached(&metadata) && !fields.suspect;
+    let is_on_disk = on_disk == metadata.len() && fields.has_attached(&metadata) && !fields.suspect;
     match can_be_cut {
         true => fields.note_unsynced(metadata.dev(), metadata.ino(), on_disk),
         false if is_on_disk => {}

@@ -193,7 +193,11 @@ impl Plan {
 /// Refuses a copy of a tracked table. Changes of the copy would be recorded as changes of the original, and the ledger
 /// would be asked about rows of the original when it is asked about the copy.
 fn refuse_copy(table: &Table, options: &Options) -> Result<(), Failure> {
-    let Some(original) = options.copied_from(table) else { return Ok(()) };
+    let Some(original) = options.copied_from(table) else {
+        // This very transaction may have dropped the original.
+        super::at_rollback_forget_plans();
+        return Ok(());
+    };
     let (name, call) = (relation::qualified_name(table), options.call(&relation::qualified_name(table)));
     let literal = relation::name_literal(table);
     Err(Failure::new(
