@@ -89,6 +89,7 @@ CREATE TABLE ledger.baselines (
     tracked_by BIGINT NOT NULL,
     tracked_at TIMESTAMPTZ NOT NULL,
     next_page BIGINT NOT NULL,
+    next_item BIGINT NOT NULL,
     page_count BIGINT NOT NULL,
     row_count BIGINT NOT NULL,
     file_node OID NOT NULL,
@@ -103,6 +104,7 @@ COMMENT ON COLUMN ledger.row_versions.run IS 'the number of the run; negative if
 COMMENT ON COLUMN ledger.row_versions.chunk IS 'how many places of the run precede this chunk';
 COMMENT ON COLUMN ledger.row_versions.places IS 'sorted by row_id (the first 16 bytes of SHA-256 over the table_id, a zero byte and the values of the key in the order of its columns'' numbers, a canonical JSON array), created_at, leaf_index and block_number, 40 bytes a place; in a filter: the bits of a Bloom filter for the rows up to the next filter';
 COMMENT ON COLUMN ledger.baselines.horizon IS 'row versions of transactions before this one have no entries yet';
+COMMENT ON COLUMN ledger.baselines.next_item IS 'the row of next_page to go on with: the second number of its ctid, or 0';
 COMMENT ON COLUMN ledger.baselines.oldest_running IS 'this transaction and later ones may have written after the triggers were created';
 COMMENT ON TABLE ledger.blocks IS 'hash-chained blocks; only sealing and an import write here';
 COMMENT ON TABLE ledger.entries IS 'all recorded entries; block_number is null until an entry is sealed';

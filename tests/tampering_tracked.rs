@@ -56,7 +56,7 @@ fn a_change_that_a_superuser_has_the_worker_record_as_what_was_there_before_is_f
              BEGIN; ALTER TABLE ledger.baselines DISABLE TRIGGER refuse_statement;
              INSERT INTO ledger.baselines SELECT table_id, 'bl'::regclass, 9e18::bigint,
                  (SELECT (metadata ->> 'transaction_id')::bigint FROM ledger.entries WHERE metadata ? 'baseline'),
-                 clock_timestamp(), 0, 1, 0, pg_relation_filenode('bl'), 9e18::bigint
+                 clock_timestamp(), 0, 0, 1, 0, pg_relation_filenode('bl'), 9e18::bigint
                  FROM ledger.tracked_tables WHERE table_name = 'bl'::regclass;
              ALTER TABLE ledger.baselines ENABLE ALWAYS TRIGGER refuse_statement; COMMIT;
              SELECT pg_terminate_backend(pid) FROM ledger.workers",
@@ -87,7 +87,7 @@ fn a_change_is_found_though_a_superuser_has_the_table_recorded_anew_for_ever() {
             "BEGIN; ALTER TABLE bl DISABLE TRIGGER ledger_record_change; UPDATE bl SET amount = 999 WHERE id = 1;
              DELETE FROM bl WHERE id = 3; ALTER TABLE bl ENABLE ALWAYS TRIGGER ledger_record_change; COMMIT;
              BEGIN; ALTER TABLE ledger.baselines DISABLE TRIGGER refuse_statement;
-             INSERT INTO ledger.baselines SELECT table_id, 'locked'::regclass, 0, 0, now(), 0, 1, 0, 0, 0
+             INSERT INTO ledger.baselines SELECT table_id, 'locked'::regclass, 0, 0, now(), 0, 0, 1, 0, 0, 0
                  FROM ledger.tracked_tables WHERE table_name = 'bl'::regclass;
              ALTER TABLE ledger.baselines ENABLE ALWAYS TRIGGER refuse_statement; COMMIT",
         )

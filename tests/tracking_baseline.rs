@@ -1,6 +1,7 @@
 //! Rows that were there before their table was tracked are recorded as they are, each once, while the application goes on.
 #![cfg(feature = "cluster-tests")]
 
+use crate::common::faults::{clear_fault, set_fault};
 use crate::common::ledger::*;
 use crate::common::stop_at_end::StopAtEnd;
 use crate::common::tracking::*;
@@ -9,8 +10,12 @@ use postgres::error::SqlState;
 use postgres::Client;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 const ACCOUNTS: &str = "CREATE TABLE accounts (id int PRIMARY KEY, amount int NOT NULL, note text)";
+
+/// After this long the worker begins no other row in the same turn.
+const TURN: Duration = Duration::from_secs(1);
 
 /// A table of more than 64 pages, which the worker records.
 fn start_large(rows: usize) -> (Cluster, Client) {
@@ -325,6 +330,60 @@ fn a_baseline_goes_on_in_a_table_that_is_written_anew() {
     }
 }
 
+/// A row that takes little room on its page can be a long text, and more than a hundred have room on one.
+#[test]
+fn a_turn_of_the_worker_ends_in_the_midst_of_a_page_whose_rows_take_long() {
+    let (cluster, mut client) = start_large(3000);
+    set_fault(&cluster, "baseline_row:hang");
+    client.batch_execute(TRACK).unwrap();
+    let (worker, pid) = (worker_pid(&mut client), number(&mut client, "SELECT pg_backend_pid()"));
+    let mut other = cluster.connect("postgres");
+    let has = |pid: i64, granted: bool| {
+        format!("EXISTS (SELECT FROM pg_locks WHERE pid = {pid} AND relation = 'accounts'::regclass AND granted = {granted})")
+    };
+    wait_for(&mut other, &has(worker.into(), true));
+    let begun = Instant::now();
+    let locking = thread::spawn(move || {
+        client.batch_execute("BEGIN; LOCK TABLE accounts IN ACCESS EXCLUSIVE MODE").unwrap();
+        client
+    });
+    wait_for(&mut other, &has(pid, false));
+    wait_until("the first row has taken longer than a turn", 2 * TURN, || begun.elapsed() > TURN);
+    clear_fault(&cluster);
+    let mut client = locking.join().unwrap();
+    assert_eq!(
+        column(&mut client, "SELECT (next_page, next_item, row_count)::text FROM ledger.baselines"),
+        ["(0,2,1)"]
+    );
+    client
+        .batch_execute(
+            "UPDATE accounts SET amount = 0 WHERE id IN (1, 2, 5); DELETE FROM accounts WHERE id IN (3, 4); COMMIT",
+        )
+        .unwrap();
+    wait_until_tracked(&mut client, "accounts");
+    assert_clean(&mut client, "accounts");
+    assert_no_second_baseline(&mut client);
+}
+
+/// Until they are recorded, nobody could write to the table.
+#[test]
+fn a_table_of_few_rows_with_long_texts_is_left_to_the_worker() {
+    let (_cluster, mut client) = start_large(1);
+    client
+        .batch_execute(
+            "TRUNCATE accounts; ALTER TABLE accounts ALTER note SET STORAGE EXTERNAL;
+             INSERT INTO accounts SELECT n, n, repeat('x', 1000000) FROM generate_series(1, 3) n",
+        )
+        .unwrap();
+    let worker = worker_pid(&mut client);
+    stop_between_transactions(&mut client, worker);
+    client.batch_execute(TRACK).unwrap();
+    assert_eq!(column(&mut client, "SELECT state FROM ledger.tracked_tables"), ["recording baseline"]);
+    send(worker, libc::SIGCONT);
+    wait_until_tracked(&mut client, "accounts");
+    assert_clean(&mut client, "accounts");
+}
+
 // ---- tables that have to wait -----------------------------------------------------------------------------------------------
 
 /// Processor time of a process, in clock ticks of 10 ms.
@@ -486,8 +545,8 @@ fn nobody_has_the_worker_record_what_was_not_recorded() {
         )
         .unwrap();
     let mut loader = cluster.connect_as("loader", "postgres");
-    let forged = "INSERT INTO ledger.baselines (table_id, relation, horizon, tracked_by, tracked_at, next_page, page_count, row_count, \
-                  file_node, oldest_running) SELECT t.table_id, t.table_name, 4000000000, 1, now(), 0, 10000, 0, c.relfilenode, 0 \
+    let forged = "INSERT INTO ledger.baselines (table_id, relation, horizon, tracked_by, tracked_at, next_page, next_item, page_count, row_count, \
+                  file_node, oldest_running) SELECT t.table_id, t.table_name, 4000000000, 1, now(), 0, 0, 10000, 0, c.relfilenode, 0 \
                   FROM (SELECT DISTINCT metadata->>'table_id' AS table_id, 'accounts'::regclass AS table_name \
                         FROM ledger.entries WHERE entry_type = 'table_tracked') AS t JOIN pg_class AS c ON c.oid = t.table_name";
     for (user, sql) in [

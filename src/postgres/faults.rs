@@ -13,7 +13,7 @@
 //!
 //! The places of the worker: `no_ledger`, when it has found none in its database; `take_over`, when it syncs the file
 //! that it opens; `close`, when it closes that; `look_for_extension`, `look_for_ledger` and `settle_prepared`, in the
-//! transactions that do so. That of the writer: `writer_log`, before it logs that a file fails, or works again.
+//! transactions that do so; `baseline_row`, before it records a row that was there before. That of the writer: `writer_log`, before it logs that a file fails, or works again.
 //!
 //! As long as there is a line `clock:SECONDS`, the clock that gives entries about rows their times is set forward by
 //! that much, or back.

@@ -255,6 +255,15 @@ impl Table {
         unsafe { pg_sys::RelationGetNumberOfBlocksInFork(self.relation, pg_sys::ForkNumber::MAIN_FORKNUM) }
     }
 
+    /// How many pages the table and its TOAST table, which has the long values, have now.
+    pub fn pages_with_long_values(&self) -> u64 {
+        let of_values = match self.pg_class().reltoastrelid {
+            pg_sys::InvalidOid => 0,
+            toast => Table::open_oid(toast, pg_sys::AccessShareLock).pages(),
+        };
+        u64::from(self.pages()) + u64::from(of_values)
+    }
+
     /// The index behind the table's primary key.
     pub fn primary_key(&self) -> pg_sys::Oid {
         // SAFETY: the relation is open; the list is a copy, and computing it fills in rd_pkindex.

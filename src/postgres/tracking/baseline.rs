@@ -26,22 +26,22 @@ use crate::ledger::row_change::Operation;
 use crate::ledger::sha256_hex;
 use crate::postgres::entries::{self, OwnEntry};
 use crate::postgres::errors::{or_raise, with_place, Failure};
+use crate::postgres::faults;
 use crate::postgres::queue;
 use crate::postgres::relation;
-use crate::postgres::tables::{self, RegisteredSnapshot, Table, TableScan};
+use crate::postgres::tables::{self, RegisteredSnapshot, Table, TableScan, Tid};
 use crate::postgres::transaction;
 use pgrx::{check_for_interrupts, pg_sys, PgMemoryContexts};
 use std::cell::Cell;
 use std::collections::HashSet;
-use std::ops::Range;
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
-/// Tables of up to this many pages are recorded at once: making the triggers holds their lock for a few milliseconds
-/// anyway.
+/// Tables of up to this many pages, with those of long values, are recorded at once: making the triggers holds their
+/// lock for a few milliseconds anyway.
 const AT_ONCE_PAGES: u64 = 64;
-/// The worker records this many pages in one transaction, but begins no page after this time: a row that takes little
-/// room can be a long text, and everything else that the worker does waits meanwhile.
+/// The worker records this many pages in one transaction, but begins no row after this time: a row that takes little
+/// room on its page can be a long text, and everything else that the worker does waits meanwhile.
 const BATCH_PAGES: u32 = 256;
 const BATCH_TIME: Duration = Duration::from_secs(1);
 
@@ -51,11 +51,11 @@ pub fn begin(table: Table, options: &Options) -> Result<(), Failure> {
     let horizon = Horizon::now();
     let leaves = relation::leaves(table);
     // Partitions may have more pages together than one table can have.
-    let at_once = leaves.iter().map(|leaf| u64::from(leaf.pages())).sum::<u64>() <= AT_ONCE_PAGES;
+    let at_once = leaves.iter().map(Table::pages_with_long_values).sum::<u64>() <= AT_ONCE_PAGES;
     for leaf in leaves {
         if at_once {
             let plan = plan::of(&leaf, || Ok(options.clone()))?;
-            record_pages(&plan, &leaf, 0..leaf.pages(), horizon, None);
+            record_rows(&plan, &leaf, Rows { from: BEGINNING, end: leaf.pages() }, horizon, None);
         } else {
             leave_to_worker(&leaf, options, horizon);
             transaction::at_end_baseline_begun();
@@ -69,7 +69,7 @@ fn leave_to_worker(leaf: &Table, options: &Options, horizon: Horizon) {
         table_id: options.table_id.clone(),
         relation: relation::oid(leaf),
         horizon,
-        next_page: 0,
+        next: BEGINNING,
         page_count: leaf.pages(),
         row_count: 0,
         file_node: relation::file_node(leaf),
@@ -77,53 +77,66 @@ fn leave_to_worker(leaf: &Table, options: &Options, horizon: Horizon) {
     baseline.add();
 }
 
+/// Where a table begins.
+const BEGINNING: Tid = (0, 0);
+
+/// Rows of a table: from a place to the end of the page before `end`. A row version keeps its place until its table is
+/// rewritten. At places before this one, only versions can be added that have entries.
+struct Rows {
+    from: Tid,
+    end: u32,
+}
+
 /// What was recorded of a table.
 struct Part {
     rows: i64,
-    /// The page to go on with.
-    next_page: u32,
+    /// Where to go on.
+    next: Tid,
 }
 
-/// Records the rows of these pages that have no entry. Begins no page after `deadline`. An error says at which row.
-fn record_pages(plan: &Plan, table: &Table, pages: Range<u32>, horizon: Horizon, deadline: Option<Instant>) -> Part {
+/// Records those of the rows that have no entry. Begins none but the first after `deadline`. An error says at which row.
+fn record_rows(plan: &Plan, table: &Table, rows: Rows, horizon: Horizon, deadline: Option<Instant>) -> Part {
     let at = Cell::new(None);
     let name = relation::qualified_name(table);
     let place = || {
-        let (page, number) = tables::tid(at.get()?);
+        let (page, number) = at.get()?;
         Some(format!("The row has ctid ({page},{number}) in table {name}."))
     };
-    with_place(|| record_rows(plan, table, pages, horizon, deadline, &at), place)
+    with_place(|| record_each(plan, table, rows, horizon, deadline, &at), place)
 }
 
 /// `at` says which row is being recorded.
-fn record_rows(
+fn record_each(
     plan: &Plan,
     table: &Table,
-    pages: Range<u32>,
+    rows: Rows,
     horizon: Horizon,
     deadline: Option<Instant>,
-    at: &Cell<Option<pg_sys::ItemPointerData>>,
+    at: &Cell<Option<Tid>>,
 ) -> Result<Part, Failure> {
     let mut context = PgMemoryContexts::new("pg_notary baseline");
     let snapshot = RegisteredSnapshot::latest();
     let next = horizon::next_transaction();
-    let mut scan = TableScan::start_pages(table, &snapshot, pages.start, pages.end - pages.start);
+    let mut scan = TableScan::start_pages(table, &snapshot, rows.from.0, rows.end - rows.from.0);
     let mut recorded = RecordedRows::new(&snapshot);
-    let mut part = Part { rows: 0, next_page: pages.end };
-    let mut page = pages.start;
+    let mut part = Part { rows: 0, next: (rows.end, 0) };
+    let mut is_first = true;
     while let Some(tuple) = scan.next() {
         check_for_interrupts!();
-        // SAFETY: the tuple is valid until the scan's next one is asked for.
-        let (of_tuple, _) = tables::tid(unsafe { (*tuple).t_self });
-        if of_tuple != page && deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-            part.next_page = of_tuple;
+        let tid = tables::tid_of(tuple);
+        if tid < rows.from {
+            continue;
+        }
+        if !is_first && deadline.is_some_and(|deadline| Instant::now() >= deadline + recorded.reading) {
+            part.next = tid;
             break;
         }
-        page = of_tuple;
+        is_first = false;
+        faults::at("baseline_row");
+        at.set(Some(tid));
         // SAFETY: the tuple is valid until the scan's next one is asked for. Nothing that is allocated for a row is
         // used after the context is reset.
         unsafe {
-            at.set(Some((*tuple).t_self));
             let has_entry = horizon.has_entry((*tuple).t_data, next);
             if has_entry != HasEntry::Yes {
                 let mut record = || -> Result<i64, Failure> {
@@ -136,8 +149,8 @@ fn record_rows(
                 part.rows += context.switch_to(|_| record())?;
             }
             context.reset();
-            at.set(None);
         }
+        at.set(None);
     }
     queue::flush();
     Ok(part)
@@ -148,16 +161,23 @@ struct RecordedRows<'a> {
     snapshot: &'a RegisteredSnapshot,
     /// Read once, when first needed: to look for one row takes as long as to read them all.
     pending: Option<HashSet<Uuid>>,
+    /// How long reading them took: where that takes longer than a turn, each turn would record a single row.
+    reading: Duration,
 }
 
 impl RecordedRows<'_> {
     fn new(snapshot: &RegisteredSnapshot) -> RecordedRows<'_> {
-        RecordedRows { snapshot, pending: None }
+        RecordedRows { snapshot, pending: None, reading: Duration::ZERO }
     }
 
     fn has(&mut self, plan: &Plan, row: &tables::Row) -> Result<bool, Failure> {
         let row_id = RowKey::id_of(&plan.options.table_id, &plan.key, row)?;
-        let pending = self.pending.get_or_insert_with(|| versions::pending_rows(self.snapshot));
+        let pending = self.pending.get_or_insert_with(|| {
+            let begun = Instant::now();
+            let pending = versions::pending_rows(self.snapshot);
+            self.reading = begun.elapsed();
+            pending
+        });
         Ok(pending.contains(&row_id) || versions::has_sealed(row_id, self.snapshot))
     }
 }
@@ -229,17 +249,17 @@ impl Baseline {
             // The table was rewritten, for example by ALTER TABLE: its rows stand elsewhere, and all look as if that
             // transaction had written them.
             self.horizon = self.horizon.erased();
-            (self.file_node, self.next_page, self.page_count) = (file_node, 0, table.pages());
+            (self.file_node, self.next, self.page_count) = (file_node, BEGINNING, table.pages());
         }
         // A table that has become shorter is done earlier. Rows in pages that were added have entries.
         let end = self.page_count.min(table.pages());
-        let pages = self.next_page..end.min(self.next_page.saturating_add(BATCH_PAGES));
-        if !pages.is_empty() {
-            let part = record_pages(&plan, table, pages, self.horizon, Some(Instant::now() + BATCH_TIME));
+        let rows = Rows { from: self.next, end: end.min(self.next.0.saturating_add(BATCH_PAGES)) };
+        if rows.from.0 < rows.end {
+            let part = record_rows(&plan, table, rows, self.horizon, Some(Instant::now() + BATCH_TIME));
             self.row_count += part.rows;
-            self.next_page = part.next_page;
+            self.next = part.next;
         }
-        if self.next_page >= end {
+        if self.next.0 >= end {
             return self.end();
         }
         self.store();

@@ -7,7 +7,7 @@
 use super::horizon::Horizon;
 use crate::postgres::relation;
 use crate::postgres::single_row;
-use crate::postgres::tables::{self, KeyScan, RegisteredSnapshot, Row, Table};
+use crate::postgres::tables::{self, KeyScan, RegisteredSnapshot, Row, Table, Tid};
 use pgrx::{pg_sys, IntoDatum};
 use std::collections::HashMap;
 
@@ -16,7 +16,8 @@ pub struct Baseline {
     pub table_id: String,
     pub relation: pg_sys::Oid,
     pub horizon: Horizon,
-    pub next_page: u32,
+    /// Where to go on.
+    pub next: Tid,
     pub page_count: u32,
     pub row_count: i64,
     /// The file that the pages are in. After a rewrite the relation has another file, in which the rows stand
@@ -34,23 +35,24 @@ impl Baseline {
                 xid: number(2) as u64,
                 by: number(3) as u64,
                 at: row.timestamp(4).unwrap_or_default(),
-                oldest_running: number(9) as u64,
+                oldest_running: number(10) as u64,
             },
-            next_page: number(5) as u32,
-            page_count: number(6) as u32,
-            row_count: number(7),
-            file_node: row.get(8).unwrap_or(pg_sys::InvalidOid),
+            next: (number(5) as u32, number(6) as u16),
+            page_count: number(7) as u32,
+            row_count: number(8),
+            file_node: row.get(9).unwrap_or(pg_sys::InvalidOid),
         }
     }
 
-    fn columns(&self) -> [Option<pg_sys::Datum>; 10] {
+    fn columns(&self) -> [Option<pg_sys::Datum>; 11] {
         [
             self.table_id.as_str().into_datum(),
             self.relation.into_datum(),
             (self.horizon.xid as i64).into_datum(),
             (self.horizon.by as i64).into_datum(),
             tables::timestamp_to_postgres(self.horizon.at).into_datum(),
-            i64::from(self.next_page).into_datum(),
+            i64::from(self.next.0).into_datum(),
+            i64::from(self.next.1).into_datum(),
             i64::from(self.page_count).into_datum(),
             self.row_count.into_datum(),
             self.file_node.into_datum(),
@@ -131,7 +133,7 @@ fn progress_in(baselines: Vec<Baseline>) -> HashMap<String, Progress> {
     let mut by_table: HashMap<String, Progress> = HashMap::new();
     for baseline in baselines {
         let progress = by_table.entry(baseline.table_id).or_default();
-        progress.pages_done += i64::from(baseline.next_page);
+        progress.pages_done += i64::from(baseline.next.0);
         progress.pages += i64::from(baseline.page_count);
     }
     by_table
