@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`functions`] | hashing and signing a text |
 //! | [`registry`] | signing, moving, revoking and loading what is registered |
+//! | [`calls`] | what an item calls, when it is signed |
 //! | [`rows`], [`entries`] | what `ledger.items`, and what the ledger, has of an item |
 //! | [`pending`] | where the newest pending entry about an item is |
 //! | [`verify_functions`] | the SQL functions that verify, and what they return |
@@ -15,6 +16,7 @@
 
 pub mod audit;
 mod cache;
+mod calls;
 mod entries;
 mod functions;
 mod input;

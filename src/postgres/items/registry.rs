@@ -1,15 +1,15 @@
 //! The SQL functions that sign, move, revoke and load registered items. What is signed goes into `ledger.items`, and as
 //! an entry into the ledger.
 
+use super::calls::Calls;
 use super::entries::{self, ItemEntries, ItemEntry};
 use super::failure;
-use super::input::{bad_list, id_and_version, GivenItem, Stored};
+use super::input::{id_and_version, GivenItem, Stored};
 use super::rows::{self, SignedRow};
 use super::verifier::{with_latest_snapshot, with_latest_snapshot_to_sign, ROW_GONE_SOLUTION};
 use crate::items::attributes;
 use crate::items::item::Item;
-use crate::items::lists::{self, Call};
-use crate::items::registration::{parse_pins, Event, ItemName, Pin, Registration};
+use crate::items::registration::{parse_pins, Event, ItemName, Registration};
 use crate::items::signature_line::{to_seconds, LineFormat};
 use crate::items::signer::{self, SignedItem};
 use crate::items::verifier::{Status, Verification, SOLUTION};
@@ -22,10 +22,8 @@ use crate::postgres::errors::{or_raise, required, Failure};
 use crate::postgres::jsonb::{Jsonb, JsonbText};
 use crate::postgres::roles::{self, as_ledger_owner};
 use pgrx::prelude::*;
-use pgrx::{check_for_interrupts, PgSqlErrorCode};
+use pgrx::PgSqlErrorCode;
 use serde_json::{json, Value};
-use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet};
 
 /// Signs an item that is not registered yet. Its id and version may be omitted if its text states them.
 #[pg_extern(volatile, parallel_unsafe, requires = ["items"])]
@@ -60,7 +58,7 @@ fn create_item(
         revoked: None,
     };
     let signer = Signer::caller();
-    as_ledger_owner(|| or_raise(sign(&draft, Calls::of(depends_on), Relocation::New, signer)))
+    as_ledger_owner(|| or_raise(sign(&draft, Calls::of(depends_on), Signing::First, signer)))
 }
 
 /// Signs a registered item again; what is given replaces what is registered.
@@ -89,7 +87,7 @@ fn sign_item(
         draft.content = content.unwrap_or(draft.content);
         draft.metadata = metadata.map(Jsonb::text).or(draft.metadata);
         draft.language = language.or(draft.language);
-        or_raise(sign(&draft, Calls::of(depends_on), Relocation::Same, signer))
+        or_raise(sign(&draft, Calls::of(depends_on), Signing::Again, signer))
     })
 }
 
@@ -115,7 +113,7 @@ fn move_item(
         draft.content = or_raise(unsigned(&draft).map_err(failure));
         draft.file_path = Some(file_path);
         let from = draft.registered_at.clone().unwrap_or_default();
-        or_raise(sign(&draft, Calls::Same, Relocation::Moved { from }, signer))
+        or_raise(sign(&draft, Calls::Same, Signing::Move { from }, signer))
     })
 }
 
@@ -218,77 +216,55 @@ fn load_item(
     row.content
 }
 
-/// The place that an item is signed for.
-enum Relocation {
-    New,
-    Same,
-    Moved { from: String },
+/// What an item is signed for.
+pub enum Signing {
+    First,
+    Again,
+    Move { from: String },
 }
 
-/// What an item calls.
-enum Calls {
-    /// The items that it has called so far, as they are now.
-    Same,
-    /// The items in this list.
-    Given(Jsonb),
-}
-
-impl Calls {
-    fn of(depends_on: Option<Jsonb>) -> Calls {
-        depends_on.map_or(Calls::Same, Calls::Given)
+impl Signing {
+    fn event(&self) -> Event {
+        match self {
+            Signing::First | Signing::Again => Event::Signed,
+            Signing::Move { from } => Event::Moved { from: from.clone() },
+        }
     }
 }
 
 /// Signs, records, and writes the row.
-fn sign(draft: &GivenItem, calls: Calls, place: Relocation, signer: Signer) -> Result<JsonbText, Failure> {
+fn sign(draft: &GivenItem, calls: Calls, signing: Signing, signer: Signer) -> Result<JsonbText, Failure> {
     let name = draft.name().map_err(failure)?;
     check_readable(draft, &name)?;
     let item = draft.item().map_err(failure)?;
-    let (is_move, is_new) = (matches!(place, Relocation::Moved { .. }), matches!(place, Relocation::New));
     let (previous, depends_on) = with_latest_snapshot_to_sign(|verifier| {
         let entries = verifier.entries();
         // Looked up even if the item has no row: it may have been revoked a moment ago, and its row removed.
         let previous = entries.newest(&name);
         check_revocation(entries, &name, previous.as_ref(), signer)?;
-        let depends_on = match calls {
-            // A move leaves what is called as it is.
-            Calls::Same if is_move => calls_before(entries, &name, previous.as_ref())?,
-            Calls::Same if is_new && previous.is_none() => Vec::new(),
-            Calls::Same => {
-                let before = calls_before(entries, &name, previous.as_ref())?;
-                pin(entries, &name, before.into_iter().map(|pin| Call { name: pin.name, integrity: None }).collect())?
-            }
-            Calls::Given(list) => pin(entries, &name, read_calls(list)?)?,
-        };
-        // No item can call one that the ledger has no entry about, so a new item is in no cycle.
-        if previous.is_some() {
-            check_acyclic(entries, &name, &depends_on)?;
-        }
+        let depends_on = calls.pinned(entries, &name, previous.as_ref(), &signing)?;
         Ok((previous, depends_on))
     })?;
     // The entry has the time of the signature: so the ledger proves the row's time.
     let signed_at = entries::time_after(previous.as_ref());
     let signed = signer::sign(&item, signed_at).map_err(failure)?;
     let registration = Registration {
-        event: match &place {
-            Relocation::New | Relocation::Same => Event::Signed,
-            Relocation::Moved { from } => Event::Moved { from: from.clone() },
-        },
+        name,
+        event: signing.event(),
         location: signed.location.clone().unwrap_or_default(),
         integrity: signed.signature.integrity.clone(),
         text_hash: signed.text_hash.clone(),
         language: draft.language.clone(),
         depends_on,
-        name,
     };
     let entry_id = entries::record(&registration, signed_at, signer.user)?;
     let metadata = draft.metadata.as_deref().unwrap_or("{}");
     let language = draft.language.as_deref();
     let row = SignedRow { registration: &registration, signed: &signed, metadata, language, entry_id };
-    match place {
-        Relocation::New if !row.insert() => return Err(already_registered(&registration.name)),
-        Relocation::New => {}
-        Relocation::Same | Relocation::Moved { .. } => row.update(),
+    match signing {
+        Signing::First if !row.insert() => return Err(already_registered(&registration.name)),
+        Signing::First => {}
+        Signing::Again | Signing::Move { .. } => row.update(),
     }
     Ok(receipt(&row, &signed))
 }
@@ -304,22 +280,6 @@ fn receipt(row: &SignedRow<'_>, signed: &SignedItem) -> JsonbText {
 
 fn name_receipt(name: &ItemName) -> Value {
     json!({"item_type": name.item_type.as_str(), "item_id": name.id, "version": name.version})
-}
-
-/// What the item has called so far. If its newest entry does not verify, for example because it was made before the server
-/// had a secret, or if there is none, the row tells, like all else that stays as registered.
-fn calls_before(entries: &ItemEntries, name: &ItemName, previous: Option<&ItemEntry>) -> Result<Vec<Pin>, Failure> {
-    let problem = match previous.map(|previous| entries.proved(previous, name)) {
-        Some(Ok(before)) => return Ok(before.depends_on),
-        Some(Err(problem)) => format!("Its newest entry does not verify: {problem}"),
-        None => "The ledger has no entry about it".to_owned(),
-    };
-    rows::repeated(name).and_then(|row| parse_pins(&row.depends_on)).ok_or_else(|| {
-        let message = format!("cannot tell what {name} depends on");
-        Failure::new(PgSqlErrorCode::ERRCODE_DATA_CORRUPTED, message)
-            .detail(format!("{problem}. Nor does its row in ledger.items tell."))
-            .hint("Pass depends_on, or '[]' if it depends on nothing.")
-    })
 }
 
 /// Only an administrator may sign a revoked item again: otherwise every signer could undo every revocation. An entry that
@@ -360,84 +320,6 @@ impl Signer {
         let user = errorless::user();
         Signer { user, is_admin: roles::is_member(user, c"ledger_admin") }
     }
-}
-
-fn read_calls(list: Jsonb) -> Result<Vec<Call>, Failure> {
-    lists::read_calls(&list.text()).map_err(|error| {
-        bad_list(
-            error,
-            "invalid depends_on: ",
-            "Pass an array of objects with item_type, item_id and version, and with integrity_hash to require a certain hash.",
-        )
-    })
-}
-
-/// The items that are called, as the ledger has them now: each once, also if it is named repeatedly.
-fn pin(entries: &ItemEntries, caller: &ItemName, calls: Vec<Call>) -> Result<Vec<Pin>, Failure> {
-    let mut known: HashMap<ItemName, String> = HashMap::new();
-    let mut pins = Vec::with_capacity(calls.len());
-    for Call { name, integrity: wanted } in calls {
-        check_for_interrupts!();
-        let integrity = match known.entry(name.clone()) {
-            Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(new) => {
-                let integrity = integrity_to_call(entries, caller, &name)?;
-                pins.push(Pin { name: name.clone(), integrity: integrity.clone() });
-                new.insert(integrity)
-            }
-        };
-        if wanted.is_some_and(|wanted| wanted != *integrity) {
-            let detail = format!("Its integrity hash is {integrity}.");
-            return Err(cannot_call(caller, &name, "it has another integrity hash").detail(detail));
-        }
-    }
-    Ok(pins)
-}
-
-/// The integrity hash that an item has now, if `caller` may call it.
-fn integrity_to_call(entries: &ItemEntries, caller: &ItemName, name: &ItemName) -> Result<String, Failure> {
-    let cannot = |reason: &str| cannot_call(caller, name, reason);
-    if name == caller {
-        return Err(cannot("an item cannot call itself"));
-    }
-    let create = "Register it first: SELECT ledger.create_item(...).";
-    let entry = entries.newest(name).ok_or_else(|| cannot("it is not registered").hint(create))?;
-    let registration = entries.proved(&entry, name).map_err(|problem| {
-        let id = entry.id().map(|id| format!("Entry {id}: ")).unwrap_or_default();
-        cannot("the ledger's entry about it does not verify").detail(format!("{id}{problem}."))
-    })?;
-    match registration.event {
-        Event::Revoked { reason } => Err(cannot("its signature was revoked").detail(format!("Reason: {reason}."))),
-        Event::Signed | Event::Moved { .. } => Ok(registration.integrity),
-    }
-}
-
-fn cannot_call(caller: &ItemName, called: &ItemName, reason: &str) -> Failure {
-    Failure::new(
-        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-        format!("{caller} cannot depend on {} {called}: {reason}", called.item_type),
-    )
-}
-
-/// Refuses calls that lead back to the caller.
-fn check_acyclic(entries: &ItemEntries, caller: &ItemName, pins: &[Pin]) -> Result<(), Failure> {
-    // Each is noted once, when it is first called: of many items that call the same ones, there may be any number of calls.
-    let mut open: Vec<ItemName> = pins.iter().map(|pin| pin.name.clone()).collect();
-    let mut seen: HashSet<ItemName> = open.iter().cloned().collect();
-    while let Some(name) = open.pop() {
-        check_for_interrupts!();
-        let registration = entries.newest(&name).and_then(|entry| entry.registration(&name).ok());
-        let calls = registration.map(|registration| registration.depends_on).unwrap_or_default();
-        if calls.iter().any(|pin| pin.name == *caller) {
-            return Err(Failure::new(
-                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-                format!("{caller} cannot depend on itself"),
-            )
-            .detail(format!("Its dependencies lead back to it: {name} calls {caller}.")));
-        }
-        open.extend(calls.into_iter().map(|pin| pin.name).filter(|name| seen.insert(name.clone())));
-    }
-    Ok(())
 }
 
 fn unsigned(draft: &GivenItem) -> Result<String, ItemError> {
