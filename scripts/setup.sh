@@ -83,10 +83,13 @@ find_installed_pg() {
 apt_install_pg() {
     local major=$1 own=/etc/postgresql-common/createcluster.d/pg_notary-setup.conf
     # Debian's packages start a server of their own at the first installation. This one is only wanted for its programs.
-    mkdir -p "${own%/*}"
-    echo 'create_main_cluster = false' >"$own"
-    apt_install "postgresql-$major" "postgresql-server-dev-$major" || { rm -f "$own"; return 1; }
-    rm -f "$own"
+    # A subshell, so that the setting is gone again however this ends: it concerns all that is installed later.
+    (
+        trap 'rm -f "$own"' EXIT
+        mkdir -p "${own%/*}"
+        echo 'create_main_cluster = false' >"$own"
+        apt_install "postgresql-$major" "postgresql-server-dev-$major"
+    )
 }
 
 # setup_postgres [MAJOR]: sets PG_CONFIG and PG_MAJOR.

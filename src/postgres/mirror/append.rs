@@ -5,7 +5,7 @@
 //! of others, or wait until another process has done so. The wait can be cancelled, and shows as a wait event.
 
 use super::bounded_wait::{BoundedWait, DEADLINE};
-use super::cause::{CauseKind, NO_WORKER};
+use super::cause::{Cause, CauseKind, NO_WORKER};
 use super::handle::Mirror;
 use super::line_buffer::LineBuffer;
 use super::round_leader::{self, LedRound};
@@ -67,6 +67,26 @@ impl Position {
             goal,
             is_small: false,
             round: fields.rounds + 1,
+        }
+    }
+
+    /// Why the lines may be lost, if the file has failed since. After one failure it is known what was kept. After more
+    /// it is not, and failing is the safe answer: the transaction aborts, and its lines are voided.
+    fn lost(&mut self, fields: &LockedMirror<'_>) -> Option<Cause> {
+        if fields.failures == self.failures {
+            return None;
+        }
+        if fields.failures != self.failures + 1 || self.end > fields.kept_at_failure {
+            return Some(fields.cause);
+        }
+        self.failures = fields.failures;
+        None
+    }
+
+    fn has_reached_goal(&self, fields: &LockedMirror<'_>) -> bool {
+        match self.goal {
+            Goal::Written => fields.written().max(fields.durable) >= self.end,
+            Goal::Synced => fields.durable >= self.end,
         }
     }
 }
@@ -231,11 +251,13 @@ impl Mirror {
         let mut patience = BoundedWait::new();
         loop {
             let fields = self.lock();
-            if fields.failures != at.failures {
-                return Err(self.failure_by(&fields.cause));
-            }
-            if at.is_begun {
-                self.check_may_come(&fields)?;
+            let hindrance = match fields.failures == at.failures {
+                true => at.is_begun.then(|| self.hindrance(&fields)).flatten(),
+                false => Some(fields.cause),
+            };
+            if let Some(cause) = hindrance {
+                drop(fields);
+                return Err(self.failure_by(&cause));
             }
             // The worker has begun to examine the file since, so no append may begin.
             if !at.is_begun && !self.may_append(&fields) {
@@ -264,38 +286,29 @@ impl Mirror {
         };
         let mut patience = BoundedWait::new();
         loop {
-            let (led, rounds, count) = {
-                let mut fields = self.lock();
-                if fields.failures != at.failures {
-                    // After one failure it is known what was kept. After more it is not, and failing is the safe
-                    // answer: the transaction aborts, and its lines are voided.
-                    if fields.failures != at.failures + 1 || at.end > fields.kept_at_failure {
-                        return Err(self.failure_by(&fields.cause));
-                    }
-                    at.failures = fields.failures;
+            let mut fields = self.lock();
+            let lost = at.lost(&fields);
+            if lost.is_none() && at.has_reached_goal(&fields) {
+                // No commit relies on what others have put into the ring.
+                if at.goal == Goal::Written && at.is_begun {
+                    fields.promised = fields.promised.max(at.end);
                 }
-                let reached = match at.goal {
-                    Goal::Written => fields.written().max(fields.durable) >= at.end,
-                    Goal::Synced => fields.durable >= at.end,
-                };
-                if reached {
-                    // No commit relies on what others have put into the ring.
-                    if at.goal == Goal::Written && at.is_begun {
-                        fields.promised = fields.promised.max(at.end);
-                    }
-                    self.end_append(fields);
-                    return Ok(());
-                }
-                self.check_may_come(&fields)?;
-                if at.goal == Goal::Synced {
-                    fields.sync_wanted = fields.sync_wanted.max(at.end);
-                }
-                let led = LedRound::begin(self, &mut fields);
-                if !fields.writing {
-                    self.shared.writer.wake();
-                }
-                (led, fields.rounds_for(at.round), self.state().ended.count())
-            };
+                self.end_append(fields);
+                return Ok(());
+            }
+            if let Some(cause) = lost.or_else(|| self.hindrance(&fields)) {
+                drop(fields);
+                return Err(self.failure_by(&cause));
+            }
+            if at.goal == Goal::Synced {
+                fields.sync_wanted = fields.sync_wanted.max(at.end);
+            }
+            let led = LedRound::begin(self, &mut fields);
+            if !fields.writing {
+                self.shared.writer.wake();
+            }
+            let (rounds, count) = (fields.rounds_for(at.round), self.state().ended.count());
+            drop(fields);
             if let Some(led) = led {
                 led.work(self);
                 continue;
@@ -304,18 +317,18 @@ impl Mirror {
         }
     }
 
-    /// Fails if lines in the ring cannot reach their goal any more. No process begins a round on a file that is not
+    /// Why lines in the ring cannot reach their goal any more, if so. No process begins a round on a file that is not
     /// open, and once it is opened again, all waiting appends fail. The worker must not wait for that, as it opens the
     /// file itself. Nor may a session that seals, because the worker takes its lock first. Neither may wait even for
     /// the end of a running round, which may hang.
-    fn check_may_come(&self, fields: &LockedMirror<'_>) -> Result<(), Failure> {
+    fn hindrance(&self, fields: &LockedMirror<'_>) -> Option<Cause> {
         let opens_it = || self.slot.worker.is_me() || transaction::holds_sealing_lock();
         match fields.attachment {
-            Attachment::Attached | Attachment::Repairing => Ok(()),
-            Attachment::Detached if fields.writing && !opens_it() => Ok(()),
-            Attachment::Detached => Err(self.failure(CauseKind::Passing, CLOSED)),
-            Attachment::Failed => Err(self.failure_by(&fields.cause)),
-            Attachment::Off => Err(self.failure(CauseKind::Passing, SWITCHED_OFF)),
+            Attachment::Attached | Attachment::Repairing => None,
+            Attachment::Detached if fields.writing && !opens_it() => None,
+            Attachment::Detached => Some(Cause::new(CauseKind::Passing, CLOSED)),
+            Attachment::Failed => Some(fields.cause),
+            Attachment::Off => Some(Cause::new(CauseKind::Passing, SWITCHED_OFF)),
         }
     }
 

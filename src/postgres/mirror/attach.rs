@@ -12,49 +12,37 @@
 //! what the database does not, or was last written by another database.
 
 use super::catch_up::{self, InFile};
-use super::cause::CauseKind;
 use super::differing;
 use super::file::{self, Trouble};
-use super::fixed_text::FixedText;
 use super::handle::Mirror;
 use super::hole;
-use super::last_change::{FileStamp, LastChange};
+use super::last_change::FileStamp;
 use super::lost_commits::{self, Lost};
 use super::open_lines::OpenLine;
 use super::opening;
 use super::prepared;
 use super::refused::Refused;
-use super::remembered::{self, MirrorPath, Remembered};
-use super::shared::{Attachment, LockedMirror, MirrorState, Ownership};
-use super::state_file::{self, Known, State, StateFile};
-use super::tail::{self, diverged, Tail};
+use super::remembered::{self, Remembered};
+use super::shared::{Attachment, LockedMirror};
+use super::state_file::{self, State};
+use super::tail::{self, diverged, Judged, Tail};
+use super::take_over::{take_over, wait_for_committing};
 use super::unexpected;
 use super::unsynced;
 use super::voiding::{self, Judge, Knowledge, Standing};
-use crate::ledger::file_ranges::FileRanges;
 use crate::postgres::errorless;
-use crate::postgres::errors::{cause, Failure};
+use crate::postgres::errors::Failure;
 use crate::postgres::faults;
-use crate::postgres::log_state;
-use crate::postgres::settings::{self, MirrorMode};
-use crate::postgres::tables;
-use crate::postgres::timeout::Timeout;
-use crate::postgres::wait_events;
-use pgrx::PgSqlErrorCode;
 use std::cell::Cell;
 use std::collections::HashSet;
-use std::fs::{File, Metadata, OpenOptions};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::fs::{File, Metadata};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use uuid::Uuid;
 
 /// A file up to this size is verified as a whole if it may have been edited while no server watched it. That takes
 /// about a second. After a crash, only the tail of a larger file is read.
 const WHOLE_CHECK_BYTES: u64 = 256 << 20;
-
-/// How long to wait for committing transactions whose lines the file may lack.
-const COMMIT_DEADLINE: Duration = Duration::from_secs(5);
 
 thread_local! {
     /// The change that the log already names as the reason for reading all of the file. Each attempt reads it again.
@@ -150,6 +138,36 @@ fn make_it_agree(
     path: &Path,
     remembered: &Remembered,
 ) -> Result<InFile, Refused> {
+    let mut found = examine(mirror, how, opened, path, remembered)?;
+    let attachment = mirror.shared.new_attachment();
+    {
+        let mut fields = mirror.lock();
+        fields.reopening.knows_aborted &= found.knowledge.of_aborted;
+        fields.reopening.lost = found.lost;
+    }
+    take_over(mirror, opened, path, &found.tail, remembered, attachment)?;
+    let settled = found.tail.settled.take();
+    let in_file = complete(mirror, path, found)?;
+    {
+        let mut fields = mirror.lock();
+        fields.attachment = Attachment::Attached;
+        fields.reopening.end();
+    }
+    // The settled place may have been that of another file, or of one with another layout.
+    remembered::remember(mirror, settled, Some(attachment));
+    Ok(in_file)
+}
+
+/// What the file has, and what is known about it.
+struct Found {
+    tail: Tail,
+    judged: Judged,
+    knowledge: Knowledge,
+    lost: Lost,
+}
+
+/// Reads the file, and cuts off what is behind its last line. Refuses a file that is not to be written.
+fn examine(mirror: &Mirror, how: How, opened: &File, path: &Path, remembered: &Remembered) -> Result<Found, Refused> {
     let is_as_before = is_as_before(mirror, opened);
     unexpected::note_lost(mirror, is_as_before && how == How::Usual && remembered.attachment.is_some());
     if may_have_lost(mirror, is_as_before) {
@@ -177,14 +195,13 @@ fn make_it_agree(
         unsynced::cut_torn(mirror, opened, path, tail.end, remembered)?;
     }
     unsynced::sync_found(mirror, opened, path, remembered)?;
-    let attachment = mirror.shared.new_attachment();
-    {
-        let mut fields = mirror.lock();
-        fields.reopening.knows_aborted &= knowledge.of_aborted;
-        fields.reopening.lost = lost;
-    }
-    take_over(mirror, opened, path, &tail, remembered, attachment)?;
+    Ok(Found { tail, judged, knowledge, lost })
+}
 
+/// Voids the lines of what did not commit, and appends what the database has and the file lacks. Returns which entries
+/// the file has.
+fn complete(mirror: &Mirror, path: &Path, found: Found) -> Result<InFile, Refused> {
+    let Found { tail, judged, knowledge, lost } = found;
     voiding::append_void(mirror, &judged.uncommitted, lost.reason())?;
     let mut in_file = judged.recorded;
     // Of what has aborted since it was judged, the ids may be those of prepared transactions by now.
@@ -199,13 +216,6 @@ fn make_it_agree(
     let appended = catch_up::append_missing(mirror, &mut in_file)?;
     unexpected::warn_of(mirror, path, &appended);
     void_undone(mirror, &Judge::new(mirror, path, knowledge), standing())?;
-    {
-        let mut fields = mirror.lock();
-        fields.attachment = Attachment::Attached;
-        fields.reopening.end();
-    }
-    // The settled place may have been that of another file, or of one with another layout.
-    remembered::remember(mirror, tail.settled, Some(attachment));
     Ok(in_file)
 }
 
@@ -227,46 +237,6 @@ fn is_as_before(mirror: &Mirror, file: &File) -> bool {
 fn is_short(mirror: &Mirror, file: &File, path: &Path, remembered: &Remembered) -> Result<bool, Trouble> {
     let had = unsynced::on_disk(mirror, own_state(path, remembered).as_ref(), remembered);
     Ok(file::size(file, path)? < had)
-}
-
-/// Waits until all transactions that have appended lines have ended. Appends that are under way fail. The entries of
-/// the others are then committed or gone, so the search for what the file lacks finds them.
-fn wait_for_committing(mirror: &Mirror) -> Result<(), Failure> {
-    {
-        let mut fields = mirror.lock();
-        let keep = fields.durable;
-        fail_those_who_wait(&mut fields, keep);
-    }
-    mirror.state().broadcast();
-    let mut timeout = Timeout::after(COMMIT_DEADLINE);
-    loop {
-        // Lines of the ledger itself have no owner, so their appends are counted separately.
-        let is_appending = mirror.lock().appending > 0;
-        if !is_appending && mirror.state().owners.is_empty() {
-            break;
-        }
-        if timeout.is_over() {
-            return Err(Failure::new(
-                PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
-                "cannot begin the mirror file: transactions that recorded entries are still committing",
-            )
-            .detail("The file must contain the lines of those that commit, and their outcome is not known yet.")
-            .hint("The transactions are waiting for a synchronous standby or for the disk: see wait_event in pg_stat_activity. The worker tries again by itself."));
-        }
-        mirror.state().sleep(100, wait_events::mirror_attach());
-    }
-    MirrorState::stop_sleeping();
-    Ok(())
-}
-
-/// Fails all appends that wait for an earlier attachment: their offsets may be those of another file. If that
-/// attachment failed, they report why.
-fn fail_those_who_wait(fields: &mut LockedMirror<'_>, keep: u64) {
-    let (kind, cause) = match fields.attachment {
-        Attachment::Failed => (fields.cause.kind(), fields.cause.text()),
-        _ => (CauseKind::Passing, "The mirror file was opened again.".to_owned()),
-    };
-    fields.fail(kind, &cause, keep);
 }
 
 /// A prepared transaction from before this server started may be rolled back after its lines were judged good, and
@@ -403,67 +373,6 @@ fn must_read_all(mirror: &Mirror, metadata: &Metadata, path: &Path, state: Optio
     read_all
 }
 
-/// Makes this file the one that is written, at first by the worker alone.
-fn take_over(
-    mirror: &Mirror,
-    file: &File,
-    path: &Path,
-    tail: &Tail,
-    remembered: &Remembered,
-    attachment: Uuid,
-) -> Result<(), Trouble> {
-    // Read before the file's metadata: the file may then hold lines of later WAL, but the state never claims WAL that
-    // is newer than the file.
-    let wal = state_file::flushed_wal();
-    let metadata = file.metadata().map_err(|error| Trouble::lasting(CauseKind::of(&error), cause(&error)))?;
-    let text = path.to_string_lossy();
-    if text.len() > FixedText::<1024>::CAPACITY {
-        let cause = format!("the path of mirror file \"{text}\" is too long");
-        return Err(Trouble::lasting(CauseKind::Other, cause));
-    }
-    let ownership = Ownership {
-        ledger_id: *remembered.ledger_id.as_bytes(),
-        attachment: *attachment.as_bytes(),
-        previous: *remembered.attachment.unwrap_or_default().as_bytes(),
-        is_remembered: false,
-    };
-    let is_local = file::is_local(file);
-    let mut fields = mirror.lock();
-    let (generation, reopening) = (fields.identity.generation + 1, fields.reopening.taken_over());
-    let is_other = !fields.identity.is_of(&metadata);
-    fields.is_refused &= !is_other;
-    fields.identity = file::identity(&metadata, generation);
-    fields.path.set(&text);
-    (fields.is_local, fields.is_attended, fields.is_sync_attended) = (is_local, false, false);
-    fail_those_who_wait(&mut fields, metadata.len());
-    fields.failures += 1;
-    (fields.head, fields.tail, fields.shift, fields.durable) = (0, 0, metadata.len(), metadata.len());
-    (fields.sync_wanted, fields.promised, fields.suspect, fields.is_troubled) = (0, 0, false, false);
-    (fields.must_be_read, fields.reopening) = (false, reopening);
-    fields.last_change = LastChange::At(FileStamp::of(&metadata));
-    fields.last_block = tail.last_block;
-    fields.was_attached = true;
-    fields.is_followed = settings::mirror_mode() == MirrorMode::Async;
-    (fields.others_from, fields.others_to) = (0, 0);
-    fields.ownership = ownership;
-    fields.attachment = Attachment::Repairing;
-    drop(fields);
-    // Only now, or the writer could overwrite it with the state of the previous attachment.
-    let state = StateFile::open(path)?;
-    let known = Known {
-        size: metadata.len(),
-        synced: metadata.len(),
-        inode: metadata.ino(),
-        born: file::born(&metadata),
-        stamp: FileStamp::of(&metadata),
-    };
-    // Before the database remembers the attachment. Otherwise a loss of power could leave the state of an earlier one, as
-    // if another database had been put in place of this one.
-    state_file::write(&state, &ownership, &known, wal, false)
-        .and_then(|()| state.sync())
-        .map_err(|error| Trouble::passing("write the state file of", path, error))
-}
-
 /// The attachment is committed: from now on, a state file with another one was written by another server.
 pub fn note_remembered(mirror: &Mirror) {
     {
@@ -473,42 +382,4 @@ pub fn note_remembered(mirror: &Mirror) {
         fields.is_attended = true;
     }
     mirror.shared.writer.wake();
-}
-
-/// Renames the file and forgets it; the next attachment begins a new one. Returns the new name of the old file, if
-/// there was one. The caller is the worker, in a transaction, and holds the sealing lock. It has silenced the mirror.
-pub fn set_aside(mirror: &Mirror) -> Result<Option<PathBuf>, Refused> {
-    let remembered = Remembered::read();
-    let place = remembered::configured_path(remembered.ledger_id);
-    let kept = rename_aside(&place)?;
-    log_state::forget_mirror();
-    let mut fields = mirror.lock();
-    fields.suspect = false;
-    // These are offsets in the old file. Where each transaction's lines stand is found anew.
-    fields.forget_all_prepared();
-    (fields.void, fields.voiding) = (FileRanges::NONE, FileRanges::NONE);
-    (fields.reopening.knows_aborted, fields.reopening.lost) = (false, Lost::Nothing);
-    drop(fields);
-    Ok(kept)
-}
-
-fn rename_aside(place: &MirrorPath) -> Result<Option<PathBuf>, Refused> {
-    file::prepare_directory(&place.directory, place.is_default)?;
-    if std::fs::symlink_metadata(&place.path).is_err() {
-        return Ok(None);
-    }
-    // Another server that uses the same directory may own the file: the lock tells. A file that cannot be opened is not
-    // being written.
-    let mut options = OpenOptions::new();
-    // NFS grants an exclusive lock only on a descriptor that is open for writing.
-    options.read(true).write(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
-    let opened = options.open(&place.path).ok();
-    opened.as_ref().map_or(Ok(()), |file| file::lock(file, &place.path))?;
-    // 2026-11-24T03:15:25.123456Z: to the microsecond, and sorted by age.
-    let now: String = tables::now().to_string().chars().filter(|c| c.is_ascii_alphanumeric()).collect();
-    let kept = PathBuf::from(format!("{}.{now}", place.path.display()));
-    opening::rename(&place.path, &kept)?;
-    std::fs::remove_file(state_file::path_of(&place.path)).ok();
-    file::sync_directory(&place.directory).map_err(|trouble| Refused::from(trouble).having_kept(&kept))?;
-    Ok(Some(kept))
 }

@@ -94,6 +94,12 @@ pub struct Cause {
 }
 
 impl Cause {
+    pub fn new(kind: CauseKind, text: &str) -> Cause {
+        let mut cause = Cause { kind, text: FixedText::EMPTY };
+        cause.text.set(text);
+        cause
+    }
+
     pub fn set(&mut self, kind: CauseKind, text: &str) {
         self.kind = kind;
         self.text.set(text);

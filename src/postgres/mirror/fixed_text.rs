@@ -10,6 +10,7 @@ pub struct FixedText<const N: usize> {
 
 impl<const N: usize> FixedText<N> {
     pub const CAPACITY: usize = N;
+    pub const EMPTY: Self = FixedText { length: 0, bytes: [0; N] };
 
     pub fn set(&mut self, text: &str) {
         let mut length = text.len().min(N);

@@ -16,7 +16,8 @@
 //! | [`last_change`] | how the server notices that another program has changed the file |
 //! | [`state_file`] | the state file beside it |
 //! | [`opening`] | creating the file, or renaming it after its database |
-//! | [`attach`], [`refused`] | opening the file, and making it agree with the database; why that failed |
+//! | [`attach`], [`take_over`], [`refused`] | opening the file, and making it agree with the database; why that failed |
+//! | [`set_aside`] | renaming the file, so that a new one is begun |
 //! | [`differing`] | how often a file is read that differs from the database |
 //! | [`lost_commits`] | whether lines that are voided may have been acknowledged |
 //! | [`reopening`] | what one attempt to open the file must know of the time since the last |
@@ -61,10 +62,12 @@ pub mod requests;
 pub mod round;
 pub mod round_leader;
 pub mod round_waiters;
+pub mod set_aside;
 pub mod settled_mark;
 pub mod shared;
 pub mod state_file;
 pub mod tail;
+mod take_over;
 pub mod under_way;
 mod unexpected;
 pub mod unsynced;

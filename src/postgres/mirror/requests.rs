@@ -2,9 +2,10 @@
 
 use super::advice;
 use super::cause::CauseKind;
+use super::fixed_text::FixedText;
 use super::handle::Mirror;
 use super::refused::Refused;
-use super::shared::{MirrorState, Request};
+use super::shared::{LockedMirror, MirrorState, Request, ANSWER_BYTES};
 use crate::postgres::database;
 use crate::postgres::errors::{or_raise, Failure};
 use crate::postgres::settings::{self, MirrorMode};
@@ -41,20 +42,12 @@ fn ask(request: Request, function: &CStr) -> Result<String, Failure> {
     let mirror = database::mirror()?;
     database::require_writable(function);
     check_may_ask()?;
-    let done_before = {
-        let mut fields = mirror.lock();
-        if fields.request != Request::None {
-            return Err(Failure::new(
-                PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
-                "the worker is already working on the mirror file",
-            )
+    let entered = enter(&mut mirror.lock(), request);
+    let done_before = entered.ok_or_else(|| {
+        Failure::new(PgSqlErrorCode::ERRCODE_OBJECT_IN_USE, "the worker is already working on the mirror file")
             .detail("Another session has called mirror_catch_up() or mirror_restart().")
-            .hint("View ledger.mirror_status shows its progress."));
-        }
-        fields.request = request;
-        ASKED.set(Some(fields.requests_done));
-        fields.requests_done
-    };
+            .hint("View ledger.mirror_status shows its progress.")
+    })?;
     let waiting = AssertUnwindSafe(|| wait_for_answer(&mirror, request, done_before));
     PgTryBuilder::new(waiting)
         .catch_when(PgSqlErrorCode::ERRCODE_QUERY_CANCELED, |error| {
@@ -108,6 +101,16 @@ pub fn give_up() -> Left {
     database::mirror().map_or(Left::Nothing, |mirror| take_back(&mirror, done_before))
 }
 
+/// Enters the request, unless another one is under way. Returns how many were answered before.
+fn enter(fields: &mut LockedMirror<'_>, request: Request) -> Option<u64> {
+    if fields.request != Request::None {
+        return None;
+    }
+    fields.request = request;
+    ASKED.set(Some(fields.requests_done));
+    Some(fields.requests_done)
+}
+
 fn check_may_ask() -> Result<(), Failure> {
     let refused = |message: &str, hint: &str| {
         Err(Failure::new(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message).hint(hint))
@@ -124,29 +127,50 @@ fn check_may_ask() -> Result<(), Failure> {
     Ok(())
 }
 
-fn failed(request: Request, kind: CauseKind, has_kept: bool, cause: String) -> Failure {
-    let (message, hint) = match request {
-        Request::Restart if has_kept => ("could not begin a new mirror file", advice::call_again(kind)),
-        Request::Restart => {
-            ("could not begin a new mirror file", format!("Nothing was renamed. {}", advice::call_again(kind)))
+/// The worker's answer, as it stands in shared memory.
+struct Answer {
+    text: FixedText<ANSWER_BYTES>,
+    is_refused: bool,
+    kind: CauseKind,
+    has_kept: bool,
+}
+
+impl Answer {
+    /// `None` until more requests are answered than before.
+    fn of(fields: &LockedMirror<'_>, done_before: u64) -> Option<Answer> {
+        (fields.requests_done > done_before).then(|| Answer {
+            text: fields.request_answer,
+            is_refused: fields.request_failed,
+            kind: fields.request_cause,
+            has_kept: fields.request_has_kept,
+        })
+    }
+
+    fn outcome(&self, request: Request) -> Result<String, Failure> {
+        if !self.is_refused {
+            return Ok(self.text.get());
         }
-        Request::CatchUp | Request::None => ("could not catch up the mirror file", advice::after_catch_up(kind)),
-    };
-    Failure::new(kind.sqlstate(), message).detail(cause).hint(hint)
+        let (message, hint) = match request {
+            Request::Restart if self.has_kept => ("could not begin a new mirror file", advice::call_again(self.kind)),
+            Request::Restart => {
+                ("could not begin a new mirror file", format!("Nothing was renamed. {}", advice::call_again(self.kind)))
+            }
+            Request::CatchUp | Request::None => {
+                ("could not catch up the mirror file", advice::after_catch_up(self.kind))
+            }
+        };
+        Err(Failure::new(self.kind.sqlstate(), message).detail(self.text.get()).hint(hint))
+    }
 }
 
 fn wait_for_answer(mirror: &Mirror, request: Request, done_before: u64) -> Result<String, Failure> {
     let mut missing = None;
     loop {
-        {
-            let fields = mirror.lock();
-            if fields.requests_done > done_before {
-                ASKED.set(None);
-                MirrorState::stop_sleeping();
-                let (text, is_refused) = (fields.request_answer.get(), fields.request_failed);
-                let (kind, has_kept) = (fields.request_cause, fields.request_has_kept);
-                return if is_refused { Err(failed(request, kind, has_kept, text)) } else { Ok(text) };
-            }
+        let answer = Answer::of(&mirror.lock(), done_before);
+        if let Some(answer) = answer {
+            ASKED.set(None);
+            MirrorState::stop_sleeping();
+            return answer.outcome(request);
         }
         if mirror.slot.worker.pid() != 0 {
             missing = None;

@@ -23,6 +23,8 @@ use uuid::Uuid;
 
 /// Bytes that can wait for the next round: a few hundred commits of one entry. More would only make the rounds larger.
 pub const RING_BYTES: usize = 256 * 1024;
+/// Room for the worker's answer to a request: a path, or why it could not be done.
+pub const ANSWER_BYTES: usize = 1280;
 /// A write or sync that takes longer is reported as a problem.
 const SLOW_SECONDS: i64 = 5;
 /// Prepared transactions of one database whose lines can be undecided at the same time.
@@ -234,7 +236,7 @@ pub struct MirrorFields {
     /// Requests that have been answered, and the last answer.
     pub requests_done: u64,
     pub request_failed: bool,
-    pub request_answer: FixedText<1280>,
+    pub request_answer: FixedText<ANSWER_BYTES>,
     /// If it has failed: the kind of the cause, and whether the old file has been put aside nevertheless.
     pub request_cause: CauseKind,
     pub request_has_kept: bool,

@@ -17,6 +17,7 @@ use crate::postgres::mirror::cause::CauseKind;
 use crate::postgres::mirror::handle::Mirror;
 use crate::postgres::mirror::refused::Refused;
 use crate::postgres::mirror::remembered;
+use crate::postgres::mirror::set_aside::set_aside;
 use crate::postgres::mirror::settled_mark::{self, Mark};
 use crate::postgres::mirror::shared::{Attachment, Request};
 use crate::postgres::mirror::{block_lines, catch_up, prepared, requests, voiding};
@@ -262,15 +263,13 @@ impl Keeper {
         let outcome = match request {
             Request::None => return Ok(()),
             Request::CatchUp => self.attach(How::CatchUp).map(|()| format!("{} bytes", mirror.lock().durable)),
-            Request::Restart => {
-                self.in_attaching(Self::close_or_give_up, || attach::set_aside(&mirror)).and_then(|kept| {
-                    self.attach(How::Usual).map_err(|refused| match &kept {
-                        Some(kept) => refused.having_kept(kept),
-                        None => refused,
-                    })?;
-                    Ok(kept.map_or_else(String::new, |kept| kept.display().to_string()))
-                })
-            }
+            Request::Restart => self.in_attaching(Self::close_or_give_up, || set_aside(&mirror)).and_then(|kept| {
+                self.attach(How::Usual).map_err(|refused| match &kept {
+                    Some(kept) => refused.having_kept(kept),
+                    None => refused,
+                })?;
+                Ok(kept.map_or_else(String::new, |kept| kept.display().to_string()))
+            }),
         };
         requests::answer(&mirror, &outcome);
         outcome.map(|_| ()).map_err(|refused| refused.failure)
