@@ -128,6 +128,9 @@ struct Outline<'a> {
 
 impl<'a> Outline<'a> {
     fn read(&mut self) -> Result<(), ContentError> {
+        if self.is_strict {
+            self.check_characters(self.directive.xml, 0)?;
+        }
         let mut reader = Reader::from_str(self.directive.xml);
         reader.config_mut().check_comments = self.is_strict;
         loop {
@@ -193,9 +196,23 @@ impl<'a> Outline<'a> {
             if attribute.value.contains('<') {
                 return Err(self.ill_formed(at, &format!("< is in the attribute {name}")));
             }
-            attribute.normalized_value(XmlVersion::Explicit1_0).map_err(|error| self.ill_formed(at, &error))?;
+            let value = attribute.normalized_value(XmlVersion::Explicit1_0);
+            let value = value.map_err(|error| self.ill_formed(at, &error))?;
+            // Of what it refers to: the others were checked before.
+            self.check_characters(&value, at)?;
         }
         Ok(())
+    }
+
+    /// `at` is where the text stands, or what it was made of.
+    fn check_characters(&self, text: &str, at: usize) -> Result<(), ContentError> {
+        match text.char_indices().find(|(_, c)| !is_allowed(*c)) {
+            None => Ok(()),
+            Some((offset, character)) => {
+                let code = u32::from(character);
+                Err(self.ill_formed(at + offset, &format!("XML does not allow U+{code:04X}")))
+            }
+        }
     }
 
     fn check_name(&self, name: &str, at: usize) -> Result<(), ContentError> {
@@ -269,11 +286,15 @@ impl<'a> Outline<'a> {
 
 /// Whether a reference is to one of the five entities that XML knows, or to a character that it allows.
 fn is_known(reference: &BytesRef<'_>) -> bool {
-    let is_allowed = |c: char| matches!(c, '\t' | '\n' | '\r' | ' '..) && !matches!(c, '\u{fffe}' | '\u{ffff}');
     match reference.is_char_ref() {
         true => reference.resolve_char_ref().ok().flatten().is_some_and(is_allowed),
         false => resolve_predefined_entity(reference).is_some(),
     }
+}
+
+/// Whether XML allows a character.
+fn is_allowed(character: char) -> bool {
+    matches!(character, '\t' | '\n' | '\r' | ' '..) && !matches!(character, '\u{fffe}' | '\u{ffff}')
 }
 
 #[cfg(test)]
@@ -390,6 +411,10 @@ mod tests {
             ("<a b=c d/>", "position"),
             ("<a b></a>", "position"),
             ("<a b=\"&nbsp;\"/>", "nbsp"),
+            ("<a b=\"&#x10;\"/>", "XML does not allow U+0010"),
+            ("<a b='&#xFFFE;'/>", "XML does not allow U+FFFE"),
+            ("<a b='\x0b'/>", "XML does not allow U+000B"),
+            ("a\x1bb", "XML does not allow U+001B"),
             ("&undefined;", "&undefined; is not known"),
             ("&#0;", "&#0; is not known"),
             ("&#x1;", "&#x1; is not known"),

@@ -23,6 +23,10 @@ const DOCUMENT_END: &str = "...";
 /// The key whose value, a mapping, many readers merge into the mapping that it stands in.
 const MERGE: &str = "<<";
 
+/// Before a key. Within brackets, some readers take it for that also with no space behind it, and others for the first
+/// character of the key.
+const KEY_MARK: char = '?';
+
 /// Characters that break a line in YAML 1.1 but not in YAML 1.2, or only in Python, and the byte order mark, which some
 /// readers skip at the start of a line. Behind any of them, one reader finds a key, or a fence, where another finds none.
 const AMBIGUOUS: [char; 9] = ['\x0b', '\x0c', '\x1c', '\x1d', '\x1e', '\u{85}', '\u{2028}', '\u{2029}', '\u{feff}'];
@@ -66,8 +70,12 @@ pub fn read(text: &str) -> Result<(FrontMatter, &str), ContentError> {
     Ok((front_matter, strip(body)))
 }
 
+/// Refuses characters that only some readers take for the end of a line. With a carriage return alone, YAML 1.2 ends
+/// one, but not every reader ends a comment there.
 fn check_characters(yaml: &str) -> Result<(), ContentError> {
-    let Some((at, character)) = yaml.char_indices().find(|(_, c)| AMBIGUOUS.contains(c)) else {
+    let is_alone = |at: usize| !yaml[at + 1..].starts_with('\n');
+    let is_ambiguous = |(at, c): &(usize, char)| AMBIGUOUS.contains(c) || (*c == '\r' && is_alone(*at));
+    let Some((at, character)) = yaml.char_indices().find(is_ambiguous) else {
         return Ok(());
     };
     let code = u32::from(character);
@@ -77,10 +85,10 @@ fn check_characters(yaml: &str) -> Result<(), ContentError> {
 }
 
 /// Refuses a line that some readers take for the end of the front matter, or for the end of a document in it: they would
-/// find fewer keys than others, and another text below. A carriage return alone ends a line for some.
+/// find fewer keys than others, and another text below.
 fn check_markers(yaml: &str) -> Result<(), ContentError> {
     let is_marker = |line: &str| line.starts_with(FENCE) || line.trim_end_matches(is_white) == DOCUMENT_END;
-    match (1..).zip(yaml.split('\n')).find(|(_, line)| line.split('\r').any(is_marker)) {
+    match (1..).zip(yaml.split('\n')).find(|(_, line)| is_marker(line)) {
         None => Ok(()),
         Some((number, _)) => {
             let reason = "a line in the front matter begins with --- or is ..., where some readers end it: remove it";
@@ -136,7 +144,7 @@ enum Value {
     Null,
     Text(String),
     List(Vec<String>),
-    /// A mapping, an alias, a list of other things than texts, or what a tag makes something else.
+    /// A mapping, an alias, a list of other things than texts, or what a tag or a `?` makes something else.
     Other,
 }
 
@@ -190,6 +198,11 @@ impl<'y> Events<'y> {
             if matches!(event, Event::MappingEnd) {
                 return Ok(front_matter);
             }
+            if matches!(&event, Event::Scalar(text, ScalarStyle::Plain, ..) if text.starts_with(KEY_MARK)) {
+                let reason =
+                    "a key begins with ?: put it in quotes, for readers disagree on whether that is a part of it";
+                return Err(ContentError::on_line(line, reason));
+            }
             let key = match self.read_value(event, line)? {
                 Value::Text(key) if key == MERGE => {
                     let reason = "the key << is there: write the keys that it would add in its place";
@@ -235,6 +248,7 @@ impl<'y> Events<'y> {
             match self.next()?.0 {
                 Event::SequenceEnd if other => return Ok(Value::Other),
                 Event::SequenceEnd => return Ok(Value::List(texts)),
+                Event::Scalar(text, ScalarStyle::Plain, ..) if text.starts_with(KEY_MARK) => other = true,
                 Event::Scalar(text, style, _, tag) => match scalar(text, style, tag.as_deref()) {
                     Value::Text(text) => texts.push(text),
                     _ => other = true,
@@ -405,8 +419,25 @@ mod tests {
                 assert!(found.starts_with(&expected), "{found}");
             }
         }
-        // A carriage return breaks a line for every reader, this one too.
-        assert_eq!(fields("# c\rcategory: c").unwrap().category.as_deref(), Some("c"));
+        for hidden in ["# c\rcategory: secret\rx: |\n category: c", "title: a\rcategory: secret"] {
+            let found = fields(hidden).unwrap_err();
+            assert!(found.starts_with("line 2: U+000D is in the front matter: remove it"), "{found}");
+        }
+        assert_eq!(fields("# c\r\ncategory: c\r\n").unwrap().category.as_deref(), Some("c"));
+    }
+
+    /// Within brackets, many readers find the key or the mapping behind the `?`.
+    #[test]
+    fn what_begins_with_a_question_mark_must_be_quoted() {
+        for yaml in ["{category: public, ?category: secret}", "{?category: secret}", "?x: y"] {
+            let found = fields(yaml).unwrap_err();
+            assert!(found.starts_with("line 2: a key begins with ?: put it in quotes"), "{found}");
+        }
+        assert_eq!(fields("tags: [?a]").unwrap_err(), "line 2: tags must be a list of texts, such as [a, b]");
+        let front_matter = fields("{? category: public, '?x': y, title: \"?\", tags: ['?a']}").unwrap();
+        assert_eq!(front_matter.category.as_deref(), Some("public"));
+        assert_eq!(front_matter.tags, ["?a"]);
+        assert_eq!(fields("title: ?a").unwrap().title.as_deref(), Some("?a"));
     }
 
     /// With a tag, a reader takes the same text as another value.
@@ -476,7 +507,6 @@ mod tests {
             ("---\ntitle: A\n---x: injected\ncategory: b\n---\nc", 3),
             ("---\ntitle: A\n...\n# to be ignored\n---\nb", 3),
             ("---\ntitle: A\n... \r\n---\nb", 3),
-            ("---\n# c\r---\r\ntitle: A\n---\nb", 2),
             ("---\n--- # c\ntitle: A\n---\nb", 2),
         ] {
             let error = read(text).unwrap_err().to_string();

@@ -424,7 +424,8 @@ proptest! {
     /// What stands behind the XML does not begin with `>`: that would take the place of the last one, were it removed.
     #[test]
     fn signed_directives_are_valid_and_any_change_of_their_xml_is_found(
-        before in "[^<]{0,20}", inside in "[^<>&]{0,30}", attribute in "[^<>&\"]{0,10}", after in "([^<>][^<]{0,19})?",
+        before in "[^<]{0,20}", inside in "[^<>&\\p{Cc}\\x{fffe}\\x{ffff}]{0,30}", attribute in "[^<>&\"\\p{Cc}\\x{fffe}\\x{ffff}]{0,10}",
+        after in "([^<>][^<]{0,19})?",
         change in Change::any()
     ) {
         let xml = format!("<directive name=\"a\"><step for=\"{attribute}\"/>{inside}</directive>");
