@@ -146,6 +146,8 @@ fn a_whole_table_is_read_for_one_row_only_if_its_index_cannot_tell() {
     for (table, key) in of_documents.into_iter().chain(of_labels).chain([("parts", "[1]"), ("parts", "[2]")]) {
         assert_eq!(scans_of_table(&mut client, table, &format!("{{\"k\": {key}}}")), 0, "{key} in {table}");
     }
+    assert_eq!(scans_of_table(&mut client, "documents", r#"{"k": "a"}"#), 0);
+    assert_eq!(scans_of_table(&mut client, "documents", r#"{"k": "12"}"#), 1);
     assert_eq!(scans_of_table(&mut client, "parts", r#"{"k": [null]}"#), 1);
 }
 
@@ -355,4 +357,26 @@ fn a_char_of_any_byte_is_recorded_as_newer_versions_of_postgres_print_it() {
     let verify = r#"SELECT ledger.verify_row('bytes', '{"c": "\\303"}')->>'verified'"#;
     assert_eq!(value(&mut client, verify), "true");
     assert_eq!(number(&mut client, r#"SELECT count((ledger.verified(b)).c) FROM bytes AS b"#), 256);
+}
+
+/// What the ledger states of it leads the column's type to another value, and no entry says that there is a row.
+#[test]
+fn a_row_that_nobody_recorded_is_found_by_the_key_that_verify_table_states() {
+    let (_cluster, mut client) = start_with(
+        "CREATE TABLE numbers (k jsonb PRIMARY KEY); CREATE TABLE lists (k jsonb[] PRIMARY KEY);
+         SELECT ledger.track('numbers'), ledger.track('lists');",
+    );
+    for (table, value) in [
+        ("numbers", "'0.12345678901234567890'"),
+        ("numbers", "'[1.00000000000000000001]'"),
+        ("lists", "ARRAY['null'::jsonb, NULL, '1']"),
+    ] {
+        client.batch_execute("BEGIN").unwrap();
+        client.batch_execute(&format!("{APPLICATION_TRIGGERS_OFF}; INSERT INTO {table} VALUES ({value})")).unwrap();
+        let found = format!(
+            "SELECT problem || ' ' || (ledger.verify_row('{table}', row_key) ->> 'problem') FROM ledger.verify_table('{table}')"
+        );
+        assert_eq!(column(&mut client, &found), ["unrecorded unrecorded"], "{value}");
+        client.batch_execute("ROLLBACK").unwrap();
+    }
 }

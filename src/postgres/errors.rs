@@ -86,8 +86,8 @@ impl Failure {
 
     /// Logs what a process without a client could not do and will try again by itself.
     pub fn log_retried(&self, what: &str) {
-        let text = format!("{what}: {}; it tries again by itself", self.text());
-        self.clone().restated(text).report(PgLogLevel::LOG);
+        let message = format!("{what}: {}; it tries again by itself", self.message);
+        Failure { message, ..self.clone() }.report(PgLogLevel::LOG);
     }
 
     fn report(self, level: PgLogLevel) {

@@ -28,6 +28,8 @@ pub struct GivenKey {
     pub stated: Option<Uuid>,
     /// An array of jsonb in it has elements that are null. The ledger states a null of jsonb like one of SQL.
     pub has_null_elements: bool,
+    /// Whether the words hardly mean one row to the ledger and another one to the types.
+    pub is_clear: bool,
     /// What the words mean to the types of the columns; or why they mean nothing.
     pub typed: Result<TypedKey, Failure>,
 }
@@ -48,9 +50,13 @@ impl GivenKey {
         let given = check_key(plan, &columns, &text)?;
         // The word may stand in a string as well: then the table is perhaps read in vain.
         let has_null = |column: &TableColumn| given[&column.name].get().contains("null");
+        let may_be_other = |column: &TableColumn| is_jsonb(column) && may_state_other(given[&column.name].get());
+        let has_null_elements = columns.iter().any(|column| column.is_array_of_jsonb() && has_null(column));
+        let is_clear = !has_null_elements && !columns.iter().any(may_be_other);
         Ok(GivenKey {
             stated: stated_id(plan, &text),
-            has_null_elements: columns.iter().any(|column| column.is_array_of_jsonb() && has_null(column)),
+            has_null_elements,
+            is_clear,
             typed: typed_key(table, &columns, key, &given).and_then(|values| TypedKey::of(plan, &columns, values)),
         })
     }
@@ -130,23 +136,29 @@ fn foreign_type(table: &Table, column: &str) -> Failure {
 /// The null of jsonb is a value. Where the key has it, Postgres gives that of SQL.
 fn with_json_nulls(mut values: Row, columns: &[TableColumn]) -> Row {
     for (at, column) in columns.iter().enumerate() {
-        if values.is_null(at) && may_be_null(column) {
+        if values.is_null(at) && is_jsonb(column) {
             values.put(at, datum_of_canonical("null"));
         }
     }
     values
 }
 
-/// Whether null is a value of the column's type.
-fn may_be_null(column: &TableColumn) -> bool {
+/// Of the types that a key can have, jsonb alone has a null that is a value.
+fn is_jsonb(column: &TableColumn) -> bool {
     column.base_type().0 == pg_sys::JSONBOID
+}
+
+/// Whether a jsonb string may be what the ledger states for a jsonb value with a number that canonical JSON would not
+/// keep: the text of that value.
+fn may_state_other(json: &str) -> bool {
+    let text = json.strip_prefix('"').unwrap_or_default();
+    text.starts_with(|first: char| matches!(first, '-' | '[' | '{') || first.is_ascii_digit())
 }
 
 fn check_key<'a>(plan: &Plan, columns: &[TableColumn], key: &'a str) -> Result<Given<'a>, Failure> {
     let given: Given = serde_json::from_str(key).unwrap_or_default();
-    let has = |column: &TableColumn| {
-        given.get(&column.name).is_some_and(|value| value.get() != "null" || may_be_null(column))
-    };
+    let has =
+        |column: &TableColumn| given.get(&column.name).is_some_and(|value| value.get() != "null" || is_jsonb(column));
     if given.len() == columns.len() && columns.iter().all(has) {
         return Ok(given);
     }

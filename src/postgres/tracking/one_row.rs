@@ -41,7 +41,7 @@ enum Absence {
     Certain,
     /// It is hardly there: what its types print, they may read as other values.
     Likely,
-    /// Nothing: the values that are stored are not known, only what the ledger says of them.
+    /// Nothing: the values that are stored are not known, only what the ledger says of them, or would say.
     Unknown,
 }
 
@@ -100,7 +100,7 @@ impl OneRow {
         let by_values = typed.and_then(|key| Found::by_values(table, &plan, key, &snapshot));
         let found = match stated_beside(given, &by_values, &plan, &snapshot)? {
             Some(id) => Found { row_id: id, place: None, absence: Absence::Unknown },
-            None => by_values?,
+            None => by_values_or_words(by_values?, given, &snapshot)?,
         };
         Ok(OneRow { found, plan, snapshot })
     }
@@ -115,7 +115,7 @@ impl OneRow {
         let row_id = self.found.row_id;
         let (newest, by_ledger) = by_ledger(row_id, &self.plan, &self.snapshot)?;
         let place = match self.found.place {
-            None if newest.is_some() && self.may_be_there(by_ledger) => self.search()?,
+            None if self.may_be_there(newest.is_some(), by_ledger) => self.search()?,
             place => place,
         };
         let (Some(version), Some(RowLocation { relation, tid }), ByLedger::Exists) = (&newest, place, by_ledger) else {
@@ -134,11 +134,11 @@ impl OneRow {
     }
 
     /// Whether the row may be in the table, although the index did not lead to it.
-    fn may_be_there(&self, by_ledger: ByLedger) -> bool {
+    fn may_be_there(&self, has_entry: bool, by_ledger: ByLedger) -> bool {
         match self.found.absence {
             Absence::Certain => false,
             // To look for every row that was deleted would take too long.
-            Absence::Likely => by_ledger == ByLedger::Exists,
+            Absence::Likely => has_entry && by_ledger == ByLedger::Exists,
             Absence::Unknown => true,
         }
     }
@@ -189,6 +189,17 @@ fn recorded_id(place: RowLocation, key: &TypedKey, snapshot: &RegisteredSnapshot
     let plan = plan_of(&table)?;
     let id_of = |row: &Row| RowKey::id_of(&plan.options.table_id, &plan.key, row);
     table.fetch(place.tid, snapshot, id_of).unwrap_or(Ok(key.row_id))
+}
+
+/// What the key leads to if the ledger has no row under its words. There may be a row that nobody recorded, for which it
+/// would state them.
+fn by_values_or_words(by_values: Found, given: &GivenKey, snapshot: &RegisteredSnapshot) -> Result<Found, Failure> {
+    match given.stated.filter(|_| !given.is_clear && by_values.place.is_none()) {
+        Some(id) if versions::newest(by_values.row_id, snapshot)?.is_none() => {
+            Ok(Found { row_id: id, place: None, absence: Absence::Unknown })
+        }
+        _ => Ok(by_values),
+    }
 }
 
 /// The id of the row that the ledger has under the key's own words, if that is another one than the values lead to.

@@ -123,7 +123,10 @@ fn check_whole(table: &Table, options: &Options) -> Result<(), Failure> {
 
 pub fn not_tracked(table: &Table) -> Failure {
     let message = format!("table {} is not tracked", relation::qualified_name(table));
-    let track = format!("SELECT ledger.track({})", relation::name_literal(table));
+    let to_track = match table.is_plain() || table.is_partitioned() {
+        true => format!("To track it: SELECT ledger.track({}). ", relation::name_literal(table)),
+        false => String::new(),
+    };
     Failure::new(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
-        .hint(format!("To track it: {track}. View ledger.tracked_tables lists the tracked tables."))
+        .hint(format!("{to_track}View ledger.tracked_tables lists the tracked tables."))
 }
