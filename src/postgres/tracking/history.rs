@@ -146,31 +146,46 @@ fn history(
         false => RegisteredSnapshot::of_query,
     };
     let row = or_raise(OneRow::of_key(target, required(row_key, "row_key"), snapshot));
-    let rows: Vec<_> = or_raise(row.versions())
-        .into_iter()
-        .zip(1_i64..)
-        .map(|(version, number)| {
-            let text = |name: &str| text_member(&version.metadata, name);
-            let json = |name: &str| member(&version.metadata, name).map(|json| JsonbText(json.to_owned()));
-            let recorded_at = tables::timestamp_to_postgres(version.created_at);
-            (
-                number,
-                operation_name(&version),
-                TimestampWithTimeZone::try_from(recorded_at).expect("a recorded time is a valid one"),
-                version.block_number,
-                pgrx::Uuid::from_bytes(*version.entry_id.as_bytes()),
-                version.change().and_then(|change| change.transaction_id.parse().ok()),
-                text("session_user"),
-                text("current_user"),
-                text("application_name"),
-                text("client_address"),
-                json("before"),
-                json("after"),
-                version.data_hash.clone(),
-            )
-        })
-        .collect();
+    let rows: Vec<_> = or_raise(row.versions()).iter().zip(1..).map(history_row).collect();
     TableIterator::new(rows)
+}
+
+/// One version of a row, in the columns of history().
+type HistoryRow = (
+    i64,
+    String,
+    TimestampWithTimeZone,
+    Option<i64>,
+    pgrx::Uuid,
+    Option<i64>,
+    Option<String>,
+    Option<String>,
+    Option<String>,
+    Option<String>,
+    Option<JsonbText>,
+    Option<JsonbText>,
+    String,
+);
+
+fn history_row((version, number): (&Version, i64)) -> HistoryRow {
+    let text = |name: &str| text_member(&version.metadata, name);
+    let json = |name: &str| member(&version.metadata, name).map(|json| JsonbText(json.to_owned()));
+    let recorded_at = tables::timestamp_to_postgres(version.created_at);
+    (
+        number,
+        operation_name(version),
+        TimestampWithTimeZone::try_from(recorded_at).expect("a recorded time is a valid one"),
+        version.block_number,
+        pgrx::Uuid::from_bytes(*version.entry_id.as_bytes()),
+        version.change().and_then(|change| change.transaction_id.parse().ok()),
+        text("session_user"),
+        text("current_user"),
+        text("application_name"),
+        text("client_address"),
+        json("before"),
+        json("after"),
+        version.data_hash.clone(),
+    )
 }
 
 /// `insert`, `update`, `delete`, or `baseline` for a row that was there before the table was tracked.
