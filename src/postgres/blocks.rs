@@ -83,8 +83,8 @@ struct Candidate {
     data_hash: Digits,
     /// The rows of tracked tables that it is about.
     row_ids: [Option<Uuid>; 2],
-    /// Its place in the pending table.
-    place: pg_sys::ItemPointerData,
+    /// Where it is in the pending table.
+    tid: pg_sys::ItemPointerData,
     /// The tuple to put into its partition.
     tuple: SealedTuple,
 }
@@ -211,7 +211,7 @@ fn seal_candidates(extent: Extent, from_page: u32, count: i64) -> Result<Batch, 
 }
 
 fn moved(candidates: &[Candidate]) -> Moved {
-    let mut pages: Vec<u32> = candidates.iter().map(|candidate| tables::tid(candidate.place).0).collect();
+    let mut pages: Vec<u32> = candidates.iter().map(|candidate| tables::tid(candidate.tid).0).collect();
     pages.sort_unstable();
     pages.dedup();
     // Thousands of these are kept, each with the room for a page per entry, while an old snapshot is held.
@@ -250,18 +250,18 @@ fn collect(pending: &Table, mut scan: PendingScan<'_>, limit: usize) -> Result<(
         let quick = jsonb.as_ref().and_then(|jsonb| jsonb.row_ids(&entry.entry_type));
         let row_ids = quick.unwrap_or_else(|| row_change::row_ids(&entry.entry_type, entry.metadata));
         // SAFETY: the scan's tuple is valid until the next one is fetched.
-        let place = unsafe { (*tuple).t_self };
+        let tid = unsafe { (*tuple).t_self };
         candidates.push(Candidate {
             created_at: entry.created_at,
             entry_id: entry.entry_id,
             leaf: log_tree::leaf_hash(&line),
             data_hash: Digits::copy(entry.data_hash).ok_or_else(|| is_damaged("its data hash has another length"))?,
             row_ids,
-            place,
+            tid,
             tuple: SealedTuple::form(pending, &row),
         });
         if candidates.len() == limit {
-            return Ok((candidates, End::Limit(tables::tid(place).0)));
+            return Ok((candidates, End::Limit(tables::tid(tid).0)));
         }
     }
     Ok((candidates, End::Table))
@@ -344,7 +344,7 @@ pub(super) fn insert_blocks(blocks: &[BlockHeader]) {
 fn move_entries(candidates: &[Candidate], blocks: &[BlockHeader], pending: &Table) -> NewVersions {
     let mut rest = candidates;
     let mut versions = NewVersions::default();
-    let mut places = Vec::new();
+    let mut tids = Vec::new();
     fill_partitions(blocks, |block, bulk| {
         check_for_interrupts!();
         let (entries, others) = rest.split_at(block.data_count as usize);
@@ -354,9 +354,9 @@ fn move_entries(candidates: &[Candidate], blocks: &[BlockHeader], pending: &Tabl
             unsafe { bulk.insert_tuple(entry.tuple.as_ptr()) };
             versions.add(entry.row_ids, entry.created_at, leaf_index, block.block_number);
         }
-        places.clear();
-        places.extend(entries.iter().map(|entry| entry.place));
-        pending.delete_all(&mut places);
+        tids.clear();
+        tids.extend(entries.iter().map(|entry| entry.tid));
+        pending.delete_all(&mut tids);
         rest = others;
     });
     versions

@@ -20,7 +20,7 @@ extern "C-unwind" {
         index: pg_sys::Relation,
         values: *mut pg_sys::Datum,
         nulls: *mut bool,
-        place: pg_sys::ItemPointer,
+        tid: pg_sys::ItemPointer,
         table: pg_sys::Relation,
         uniqueness: pg_sys::IndexUniqueCheck::Type,
         is_unchanged: bool,
@@ -357,8 +357,8 @@ impl<'a> BulkInsert<'a> {
                     *value = *(**slot).tts_values.add(*attribute);
                     *is_null = *(**slot).tts_isnull.add(*attribute);
                 });
-                let (values, nulls, place) = (values.as_mut_ptr(), nulls.as_mut_ptr(), &raw mut (**slot).tts_tid);
-                index_insert(index.index, values, nulls, place, table, index.shape.uniqueness, false, index.info);
+                let (values, nulls, tid) = (values.as_mut_ptr(), nulls.as_mut_ptr(), &raw mut (**slot).tts_tid);
+                index_insert(index.index, values, nulls, tid, table, index.shape.uniqueness, false, index.info);
             }
         });
     }

@@ -236,7 +236,7 @@ impl Verified {
             precedes_baseline: change.precedes_baseline,
             has_bad_signature: signature.problem().is_some(),
             has_image: change.before.or(change.after).is_some(),
-            place: RowLocation::default(),
+            location: RowLocation::default(),
         };
         if let Some(old) = change.old_row_id {
             // The same entry also ends the row under its old key. Under the new key it finds no row.
