@@ -199,7 +199,7 @@ fn seal_candidates(extent: Extent, from_page: u32, count: i64) -> Result<Batch, 
         left: left.len() as i64,
         oldest_left: left.first().map(|candidate| candidate.created_at),
         next_page: match end {
-            // The others had no place.
+            // The others have no partition yet.
             _ if sealed.len() < due => Some(from_page),
             End::Limit(page) if !is_sparse => Some(page),
             _ => None,
@@ -267,7 +267,7 @@ fn collect(pending: &Table, mut scan: PendingScan<'_>, limit: usize) -> Result<(
     Ok((candidates, End::Table))
 }
 
-/// Writes the blocks for which there is a place, of those that the candidates fill: at least the first.
+/// Writes the blocks for which there is a partition, of those that the candidates fill: at least the first.
 fn write_blocks(
     candidates: &[Candidate],
     block_size: usize,
@@ -278,7 +278,7 @@ fn write_blocks(
     let mut state = LogState::read(snapshot)?;
     let mut tree = state.tree(head.as_ref())?;
     let first = head.as_ref().map_or(1, |head| head.block_number + 1);
-    let candidates = &candidates[..with_place(candidates.len(), block_size, first)];
+    let candidates = &candidates[..with_partition(candidates.len(), block_size, first)];
     lock_tables(candidates, head.as_ref().map_or(0, |head| head.tree_size));
     let mut nodes = Vec::new();
     let mut blocks: Vec<BlockHeader> = Vec::with_capacity(candidates.len() / block_size + 1);
@@ -315,10 +315,10 @@ fn lock_tables(candidates: &[Candidate], tree_size: i64) {
 
 /// How many of so many entries go into blocks, from `first` on, that have a partition. The others wait for the next
 /// batch. If that cannot have a partition made, it fails, and not the blocks before.
-fn with_place(entries: usize, block_size: usize, first: i64) -> usize {
+fn with_partition(entries: usize, block_size: usize, first: i64) -> usize {
     let blocks = entries.div_ceil(block_size) as i64;
-    let places = partitions::ensure_for(first, first + blocks - 1) - first;
-    entries.min(places.min(blocks) as usize * block_size)
+    let with_partition = partitions::ensure_for(first, first + blocks - 1) - first;
+    entries.min(with_partition.min(blocks) as usize * block_size)
 }
 
 pub(super) fn insert_blocks(blocks: &[BlockHeader]) {

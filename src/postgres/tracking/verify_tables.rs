@@ -148,7 +148,7 @@ impl Verification {
         self.reading.progress.blocks(0, self.reading.entry_count);
         for number in numbers {
             let table = &mut self.tables[*number];
-            let Some(failure) = table.attempt(|table| table.take_entry(&version, &change, &mut self.reading)) else {
+            let Some(failure) = table.take_step(|table| table.take_entry(&version, &change, &mut self.reading)) else {
                 continue;
             };
             if self.tables.iter().all(Verified::has_failed) {
@@ -180,7 +180,7 @@ impl Verification {
     fn read_rows(&mut self) {
         self.reading.progress.phase(Phase::Rows);
         for table in &mut self.tables {
-            table.attempt(|table| table.read_rows(&mut self.reading));
+            table.take_step(|table| table.read_rows(&mut self.reading));
         }
     }
 
@@ -188,7 +188,7 @@ impl Verification {
         self.reading.progress.phase(Phase::Comparing);
         self.reading.sorter.sort();
         for (number, table) in self.tables.iter_mut().enumerate() {
-            table.attempt(|table| table.compare(&mut self.reading, &mut |problem| each(number, problem)));
+            table.take_step(|table| table.compare(&mut self.reading, &mut |problem| each(number, problem)));
             table.pass_over(&mut self.reading.sorter);
         }
     }
@@ -200,7 +200,7 @@ impl Verified {
     }
 
     /// Takes a step with the table, unless it has failed before. Returns why it fails now.
-    fn attempt(&mut self, step: impl FnOnce(&mut Self) -> Result<(), Failure>) -> Option<Failure> {
+    fn take_step(&mut self, step: impl FnOnce(&mut Self) -> Result<(), Failure>) -> Option<Failure> {
         if self.has_failed() {
             return None;
         }
