@@ -65,7 +65,8 @@ pub fn verify(targets: Vec<Target>, each: &mut dyn FnMut(usize, RowProblem)) -> 
 
 struct Verification {
     tables: Vec<Verified>,
-    /// The numbers of the tables with an id. Copies that were restored in another cluster have the same id.
+    /// The numbers of the tables with an id. It is one: a copy, which has the same id, gets no plan (see
+    /// [`Options::copied_from`]), unless it had one before the original was there.
     by_id: HashMap<String, Vec<usize>>,
     /// How many sealed entries were read.
     sealed: i64,
