@@ -91,10 +91,14 @@ impl Sealing {
         let rest = self.pace.until_rested().map(rounded_up_ms);
         let due = self.due().map(|due| ((due - tables::now().micros()) / 1000 + 1).max(0));
         let recount = self.recount_at.map(|at| rounded_up_ms(at.saturating_duration_since(Instant::now())));
-        let waits_for_rest = self.has_full_block() || self.is_age_unknown();
-        let next = due.into_iter().chain(recount).chain(rest.filter(|_| waits_for_rest)).min();
+        let next = due.into_iter().chain(recount).chain(rest.filter(|_| self.waits_for_no_time())).min();
         // Nothing is sealed before the rest is over.
         next.map(|next| next.max(rest.unwrap_or(0)))
+    }
+
+    /// Whether the pending table may have what is sealed at any time: a full block, or entries whose age is not known.
+    fn waits_for_no_time(&self) -> bool {
+        self.has_full_block() || self.is_age_unknown()
     }
 
     /// Whether entries are pending, and it is not known since when. Their sessions woke the worker while it rested, and no
@@ -205,7 +209,7 @@ impl Sealing {
         self.waiting_since = Some(self.waiting_since.map_or(time, |since| since.min(time)));
     }
 
-    /// Whether the pending table may have a full block, an entry that is due, or entries whose age is not known yet.
+    /// Whether something may be found in the pending table, and this is no time to rest.
     fn has_something_to_seal(&mut self) -> bool {
         let pending = self.slot().pending.load(Ordering::Acquire);
         if pending <= 0 && !self.must_recount() {
@@ -215,7 +219,7 @@ impl Sealing {
         // The clock may have been set back since: no entry waits longer for that than once more the interval.
         let now = tables::now().micros();
         self.waiting_since = self.waiting_since.map(|since| since.min(now));
-        let may_find = self.must_recount() || self.waiting_since.is_none() || self.is_due() || self.has_full_block();
+        let may_find = self.must_recount() || self.is_due() || self.waits_for_no_time();
         may_find && !self.pace.put_off_if_resting()
     }
 
