@@ -11,7 +11,7 @@ use super::entry_clock;
 use super::errorless;
 use super::errors::{or_raise, Failure};
 use super::log_state::{damaged, LogState};
-use super::mirror::block_lines;
+use super::mirror::block_lines::{self, SealedBlocks};
 use super::partitions;
 use super::pending_floor;
 use super::pending_scan::{is_sparse, PendingScan};
@@ -49,10 +49,9 @@ pub enum Extent {
 
 /// What a batch has done, and where the next one goes on.
 pub struct Batch {
-    pub blocks: Vec<BlockHeader>,
-    /// The ids of their entries, in leaf order.
-    pub entry_ids: Vec<Uuid>,
-    /// Pending entries that were seen and left, and the oldest of them.
+    pub sealed: SealedBlocks,
+    /// Pending entries that were seen, how many of them were left, and the oldest of these.
+    pub seen: i64,
     pub left: i64,
     pub oldest_left: Option<Timestamp>,
     /// The page of `entries_pending` to go on from, unless the scan has come to the end.
@@ -62,17 +61,6 @@ pub struct Batch {
     /// Pages the table had.
     pub pages: u32,
     pub moved: Moved,
-}
-
-impl Batch {
-    /// Pending entries that the scan has seen.
-    pub fn seen(&self) -> i64 {
-        self.left + self.sealed()
-    }
-
-    pub fn sealed(&self) -> i64 {
-        self.blocks.iter().map(|block| block.data_count).sum()
-    }
 }
 
 /// A pending entry on its way into a block.
@@ -115,9 +103,9 @@ fn commit_block() -> TableIterator<
     loop {
         let pending = or_raise(database::mirror()).slot.pending.load(Ordering::Acquire) + transaction::entries();
         let batch = or_raise(seal_batch(Extent::Everything, page, pending));
-        let finished = batch.next_page.is_none() && (batch.is_whole || batch.blocks.is_empty());
+        let finished = batch.next_page.is_none() && (batch.is_whole || batch.sealed.headers.is_empty());
         page = batch.next_page.unwrap_or(0);
-        sealed.extend(batch.blocks);
+        sealed.extend(batch.sealed.headers);
         if finished {
             break;
         }
@@ -159,8 +147,8 @@ pub fn seal_batch(extent: Extent, from_page: u32, pending: i64) -> Result<Batch,
             other => other.rethrow(),
         })
         .execute()?;
-    if !batch.blocks.is_empty() {
-        transaction::note_sealed(batch.sealed());
+    if !batch.sealed.headers.is_empty() {
+        transaction::note_sealed(batch.seen - batch.left);
         // SAFETY: inside a transaction. Makes this batch visible to the next one of the same transaction.
         unsafe { pg_sys::CommandCounterIncrement() };
         // The next sealer writes the blocks' lines as soon as it sees them committed. With synchronous_commit off, a
@@ -190,12 +178,13 @@ fn seal_candidates(extent: Extent, from_page: u32, count: i64) -> Result<Batch, 
         Extent::FullBlocks => candidates.len() / block_size * block_size,
         Extent::Everything => candidates.len(),
     };
-    let blocks = if due == 0 { Vec::new() } else { write_blocks(&candidates[..due], block_size, &pending, &snapshot)? };
-    let count: i64 = blocks.iter().map(|block| block.data_count).sum();
+    let headers =
+        if due == 0 { Vec::new() } else { write_blocks(&candidates[..due], block_size, &pending, &snapshot)? };
+    let count: i64 = headers.iter().map(|block| block.data_count).sum();
     let (sealed, left) = candidates.split_at(count as usize);
     Ok(Batch {
-        blocks,
-        entry_ids: sealed.iter().map(|candidate| candidate.entry_id).collect(),
+        sealed: SealedBlocks { headers, entry_ids: sealed.iter().map(|candidate| candidate.entry_id).collect() },
+        seen: candidates.len() as i64,
         left: left.len() as i64,
         oldest_left: left.first().map(|candidate| candidate.created_at),
         next_page: match end {

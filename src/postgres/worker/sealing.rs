@@ -170,7 +170,7 @@ impl Sealing {
             self.correct_count(count, &batch);
         }
         // The scan could see every entry that was counted before it, so a missing one is on an earlier page.
-        let was_missed = count.entries > batch.seen() && !batch.is_whole;
+        let was_missed = count.entries > batch.seen && !batch.is_whole;
         let is_unseen = self.slot().pending.load(Ordering::Acquire) > batch.left;
         if is_unseen {
             self.wait_since(looked_at);
@@ -247,10 +247,9 @@ impl Sealing {
         let Some((mut batch, count)) = sealed else { return Ok(None) };
         keeper.note_remembered();
         self.emptied.add(std::mem::take(&mut batch.moved));
-        self.slot().blocks_sealed.fetch_add(batch.blocks.len() as i64, Ordering::AcqRel);
-        if !batch.blocks.is_empty() && !keeper.is_async() {
-            let entry_ids = std::mem::take(&mut batch.entry_ids);
-            self.unwritten = Some(SealedBlocks { headers: batch.blocks.clone(), entry_ids });
+        self.slot().blocks_sealed.fetch_add(batch.sealed.headers.len() as i64, Ordering::AcqRel);
+        if !batch.sealed.headers.is_empty() && !keeper.is_async() {
+            self.unwritten = Some(std::mem::take(&mut batch.sealed));
         }
         Ok(Some((batch, count)))
     }
@@ -276,7 +275,7 @@ impl Sealing {
     /// committed may be counted twice then. At worst that wakes the worker once too often, and they are counted again
     /// soon.
     fn correct_count(&mut self, count: PendingCount, batch: &Batch) {
-        self.slot().pending.fetch_add(batch.seen() - count.entries, Ordering::AcqRel);
+        self.slot().pending.fetch_add(batch.seen - count.entries, Ordering::AcqRel);
         self.is_counted = true;
         let is_exact = self.slot().is_exact(count);
         self.recount_at = (!is_exact).then(|| Instant::now() + RECOUNT_INTERVAL);
