@@ -82,7 +82,7 @@ fn compare_entries(
     }
 }
 
-/// Which list has the next leaf: less if it is in the database alone, equal if it is in both. `None` at the end of both.
+/// Which list has the next leaf: less if the database alone has it, equal if both do. `None` at the end of both.
 fn order_of_next(postgres: &[SealedEntry], file: &[SealedEntry]) -> Option<Ordering> {
     match (postgres.first(), file.first()) {
         (None, None) => None,
