@@ -185,7 +185,7 @@ impl<'a> Outline<'a> {
     fn check_element(&self, element: &BytesStart<'a>, at: usize) -> Result<(), ContentError> {
         self.check_name(element.name().as_ref(), at)?;
         let mut seen = HashSet::new();
-        // Its own check for duplicates compares each with all before it.
+        // Its own check for duplicates does not name the attribute.
         for attribute in element.attributes().with_checks(false) {
             let attribute = attribute.map_err(|error| self.ill_formed(at, &error))?;
             let name = attribute.key.as_ref();

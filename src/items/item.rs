@@ -5,16 +5,6 @@ use super::item_type::{ItemType, MAX_CONTENT, MAX_ID, MAX_METADATA};
 use super::location::Place;
 use crate::ledger::shortened;
 use semver::Version;
-use std::str::FromStr;
-
-impl FromStr for ItemType {
-    type Err = ItemError;
-
-    fn from_str(name: &str) -> Result<Self, ItemError> {
-        let known = ItemType::ALL.into_iter().find(|item_type| item_type.as_str() == name);
-        known.ok_or_else(|| ItemError::UnknownType(name.to_owned()))
-    }
-}
 
 /// An item as it is given to be hashed, signed or verified.
 #[derive(Debug, Clone, Copy)]

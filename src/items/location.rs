@@ -83,12 +83,16 @@ pub fn extract_location_path(item_type: ItemType, file_path: &str) -> Result<Str
 /// If it starts with `/`, has parts that are empty, `.` or `..`, contains a backslash, or is empty or over 4096 bytes.
 pub fn check_location(item_type: ItemType, location: &str) -> Result<(), ItemError> {
     let parts: Vec<&str> = location.split('/').collect();
-    let reason = match () {
-        () if !is_of_good_length(location) => BAD_LENGTH,
-        () if location.starts_with('/') => "it starts with /",
-        () if has_bad_part(&parts) => BAD_PART,
-        () if location.contains('\\') => "it contains a backslash",
-        () => return Ok(()),
+    let reason = if !is_of_good_length(location) {
+        BAD_LENGTH
+    } else if location.starts_with('/') {
+        "it starts with /"
+    } else if has_bad_part(&parts) {
+        BAD_PART
+    } else if location.contains('\\') {
+        "it contains a backslash"
+    } else {
+        return Ok(());
     };
     Err(ItemError::NoLocation { item_type, location: start_of(location), reason })
 }

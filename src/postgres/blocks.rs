@@ -11,7 +11,7 @@ use super::entry_clock;
 use super::errorless;
 use super::errors::{or_raise, Failure};
 use super::log_state::{damaged, LogState};
-use super::mirror::block_lines;
+use super::mirror::block_lines::{self, SealedBlocks};
 use super::partitions;
 use super::pending_floor;
 use super::pending_scan::{is_sparse, PendingScan};
@@ -49,10 +49,9 @@ pub enum Extent {
 
 /// What a batch has done, and where the next one goes on.
 pub struct Batch {
-    pub blocks: Vec<BlockHeader>,
-    /// The ids of their entries, in leaf order.
-    pub entry_ids: Vec<Uuid>,
-    /// Pending entries that were seen and left, and the oldest of them.
+    pub sealed: SealedBlocks,
+    /// Pending entries that were seen, how many of them were left, and the oldest of these.
+    pub seen: i64,
     pub left: i64,
     pub oldest_left: Option<Timestamp>,
     /// The page of `entries_pending` to go on from, unless the scan has come to the end.
@@ -64,17 +63,6 @@ pub struct Batch {
     pub moved: Moved,
 }
 
-impl Batch {
-    /// Pending entries that the scan has seen.
-    pub fn seen(&self) -> i64 {
-        self.left + self.sealed()
-    }
-
-    pub fn sealed(&self) -> i64 {
-        self.blocks.iter().map(|block| block.data_count).sum()
-    }
-}
-
 /// A pending entry on its way into a block.
 struct Candidate {
     created_at: Timestamp,
@@ -83,8 +71,8 @@ struct Candidate {
     data_hash: Digits,
     /// The rows of tracked tables that it is about.
     row_ids: [Option<Uuid>; 2],
-    /// Its place in the pending table.
-    place: pg_sys::ItemPointerData,
+    /// Where it is in the pending table.
+    tid: pg_sys::ItemPointerData,
     /// The tuple to put into its partition.
     tuple: SealedTuple,
 }
@@ -115,9 +103,9 @@ fn commit_block() -> TableIterator<
     loop {
         let pending = or_raise(database::mirror()).slot.pending.load(Ordering::Acquire) + transaction::entries();
         let batch = or_raise(seal_batch(Extent::Everything, page, pending));
-        let finished = batch.next_page.is_none() && (batch.is_whole || batch.blocks.is_empty());
+        let finished = batch.next_page.is_none() && (batch.is_whole || batch.sealed.headers.is_empty());
         page = batch.next_page.unwrap_or(0);
-        sealed.extend(batch.blocks);
+        sealed.extend(batch.sealed.headers);
         if finished {
             break;
         }
@@ -159,8 +147,8 @@ pub fn seal_batch(extent: Extent, from_page: u32, pending: i64) -> Result<Batch,
             other => other.rethrow(),
         })
         .execute()?;
-    if !batch.blocks.is_empty() {
-        transaction::note_sealed(batch.sealed());
+    if !batch.sealed.headers.is_empty() {
+        transaction::note_sealed(batch.seen - batch.left);
         // SAFETY: inside a transaction. Makes this batch visible to the next one of the same transaction.
         unsafe { pg_sys::CommandCounterIncrement() };
         // The next sealer writes the blocks' lines as soon as it sees them committed. With synchronous_commit off, a
@@ -190,16 +178,17 @@ fn seal_candidates(extent: Extent, from_page: u32, count: i64) -> Result<Batch, 
         Extent::FullBlocks => candidates.len() / block_size * block_size,
         Extent::Everything => candidates.len(),
     };
-    let blocks = if due == 0 { Vec::new() } else { write_blocks(&candidates[..due], block_size, &pending, &snapshot)? };
-    let count: i64 = blocks.iter().map(|block| block.data_count).sum();
+    let headers =
+        if due == 0 { Vec::new() } else { write_blocks(&candidates[..due], block_size, &pending, &snapshot)? };
+    let count: i64 = headers.iter().map(|block| block.data_count).sum();
     let (sealed, left) = candidates.split_at(count as usize);
     Ok(Batch {
-        blocks,
-        entry_ids: sealed.iter().map(|candidate| candidate.entry_id).collect(),
+        sealed: SealedBlocks { headers, entry_ids: sealed.iter().map(|candidate| candidate.entry_id).collect() },
+        seen: candidates.len() as i64,
         left: left.len() as i64,
         oldest_left: left.first().map(|candidate| candidate.created_at),
         next_page: match end {
-            // The others had no place.
+            // The others have no partition yet.
             _ if sealed.len() < due => Some(from_page),
             End::Limit(page) if !is_sparse => Some(page),
             _ => None,
@@ -211,7 +200,7 @@ fn seal_candidates(extent: Extent, from_page: u32, count: i64) -> Result<Batch, 
 }
 
 fn moved(candidates: &[Candidate]) -> Moved {
-    let mut pages: Vec<u32> = candidates.iter().map(|candidate| tables::tid(candidate.place).0).collect();
+    let mut pages: Vec<u32> = candidates.iter().map(|candidate| tables::tid(candidate.tid).0).collect();
     pages.sort_unstable();
     pages.dedup();
     // Thousands of these are kept, each with the room for a page per entry, while an old snapshot is held.
@@ -250,24 +239,24 @@ fn collect(pending: &Table, mut scan: PendingScan<'_>, limit: usize) -> Result<(
         let quick = jsonb.as_ref().and_then(|jsonb| jsonb.row_ids(&entry.entry_type));
         let row_ids = quick.unwrap_or_else(|| row_change::row_ids(&entry.entry_type, entry.metadata));
         // SAFETY: the scan's tuple is valid until the next one is fetched.
-        let place = unsafe { (*tuple).t_self };
+        let tid = unsafe { (*tuple).t_self };
         candidates.push(Candidate {
             created_at: entry.created_at,
             entry_id: entry.entry_id,
             leaf: log_tree::leaf_hash(&line),
             data_hash: Digits::copy(entry.data_hash).ok_or_else(|| is_damaged("its data hash has another length"))?,
             row_ids,
-            place,
+            tid,
             tuple: SealedTuple::form(pending, &row),
         });
         if candidates.len() == limit {
-            return Ok((candidates, End::Limit(tables::tid(place).0)));
+            return Ok((candidates, End::Limit(tables::tid(tid).0)));
         }
     }
     Ok((candidates, End::Table))
 }
 
-/// Writes the blocks for which there is a place, of those that the candidates fill: at least the first.
+/// Writes the blocks for which there is a partition, of those that the candidates fill: at least the first.
 fn write_blocks(
     candidates: &[Candidate],
     block_size: usize,
@@ -278,7 +267,7 @@ fn write_blocks(
     let mut state = LogState::read(snapshot)?;
     let mut tree = state.tree(head.as_ref())?;
     let first = head.as_ref().map_or(1, |head| head.block_number + 1);
-    let candidates = &candidates[..with_place(candidates.len(), block_size, first)];
+    let candidates = &candidates[..with_partition(candidates.len(), block_size, first)];
     lock_tables(candidates, head.as_ref().map_or(0, |head| head.tree_size));
     let mut nodes = Vec::new();
     let mut blocks: Vec<BlockHeader> = Vec::with_capacity(candidates.len() / block_size + 1);
@@ -315,10 +304,10 @@ fn lock_tables(candidates: &[Candidate], tree_size: i64) {
 
 /// How many of so many entries go into blocks, from `first` on, that have a partition. The others wait for the next
 /// batch. If that cannot have a partition made, it fails, and not the blocks before.
-fn with_place(entries: usize, block_size: usize, first: i64) -> usize {
+fn with_partition(entries: usize, block_size: usize, first: i64) -> usize {
     let blocks = entries.div_ceil(block_size) as i64;
-    let places = partitions::ensure_for(first, first + blocks - 1) - first;
-    entries.min(places.min(blocks) as usize * block_size)
+    let with_partition = partitions::ensure_for(first, first + blocks - 1) - first;
+    entries.min(with_partition.min(blocks) as usize * block_size)
 }
 
 pub(super) fn insert_blocks(blocks: &[BlockHeader]) {
@@ -344,7 +333,7 @@ pub(super) fn insert_blocks(blocks: &[BlockHeader]) {
 fn move_entries(candidates: &[Candidate], blocks: &[BlockHeader], pending: &Table) -> NewVersions {
     let mut rest = candidates;
     let mut versions = NewVersions::default();
-    let mut places = Vec::new();
+    let mut tids = Vec::new();
     fill_partitions(blocks, |block, bulk| {
         check_for_interrupts!();
         let (entries, others) = rest.split_at(block.data_count as usize);
@@ -354,9 +343,9 @@ fn move_entries(candidates: &[Candidate], blocks: &[BlockHeader], pending: &Tabl
             unsafe { bulk.insert_tuple(entry.tuple.as_ptr()) };
             versions.add(entry.row_ids, entry.created_at, leaf_index, block.block_number);
         }
-        places.clear();
-        places.extend(entries.iter().map(|entry| entry.place));
-        pending.delete_all(&mut places);
+        tids.clear();
+        tids.extend(entries.iter().map(|entry| entry.tid));
+        pending.delete_all(&mut tids);
         rest = others;
     });
     versions

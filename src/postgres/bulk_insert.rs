@@ -20,7 +20,7 @@ extern "C-unwind" {
         index: pg_sys::Relation,
         values: *mut pg_sys::Datum,
         nulls: *mut bool,
-        place: pg_sys::ItemPointer,
+        tid: pg_sys::ItemPointer,
         table: pg_sys::Relation,
         uniqueness: pg_sys::IndexUniqueCheck::Type,
         is_unchanged: bool,
@@ -105,7 +105,7 @@ enum Placement {
     Anywhere,
     /// Behind all rows that the table has, and in the order in which they come. Otherwise a short row would fill what a
     /// longer one has left of an earlier page, and whoever reads the table from its start would not find this order.
-    AtEnd(Box<AtEnd>),
+    AtEnd(Box<BulkState>),
 }
 
 /// The state of a bulk insert as Postgres keeps it (access/hio.h). Pages that a table grew by are found by way of it, so
@@ -113,7 +113,7 @@ enum Placement {
 /// the disk what it inserts, and sync the WAL for it.
 #[repr(C)]
 #[allow(dead_code, reason = "what is not read here is read by Postgres")]
-struct AtEnd {
+struct BulkState {
     strategy: pg_sys::BufferAccessStrategy,
     current_buffer: pg_sys::Buffer,
     #[cfg(not(any(feature = "pg14", feature = "pg15")))]
@@ -124,9 +124,9 @@ struct AtEnd {
     already_extended_by: u32,
 }
 
-impl AtEnd {
+impl BulkState {
     fn new() -> Self {
-        AtEnd {
+        BulkState {
             strategy: std::ptr::null_mut(),
             current_buffer: pg_sys::InvalidBuffer as pg_sys::Buffer,
             #[cfg(not(any(feature = "pg14", feature = "pg15")))]
@@ -163,7 +163,7 @@ impl Placement {
                 // SAFETY: the functions of a heap have left a pin on it, for whoever has this state.
                 unsafe { pg_sys::ReleaseBuffer(state.current_buffer) };
             }
-            **state = AtEnd::new();
+            **state = BulkState::new();
         }
     }
 }
@@ -189,7 +189,7 @@ impl<'a> BulkInsert<'a> {
                 storage.smgr_targblock = pg_sys::InvalidBlockNumber;
             }
         }
-        Self::with(table, Placement::AtEnd(Box::new(AtEnd::new())))
+        Self::with(table, Placement::AtEnd(Box::new(BulkState::new())))
     }
 
     fn with(table: &'a Table, placement: Placement) -> Self {
@@ -357,8 +357,8 @@ impl<'a> BulkInsert<'a> {
                     *value = *(**slot).tts_values.add(*attribute);
                     *is_null = *(**slot).tts_isnull.add(*attribute);
                 });
-                let (values, nulls, place) = (values.as_mut_ptr(), nulls.as_mut_ptr(), &raw mut (**slot).tts_tid);
-                index_insert(index.index, values, nulls, place, table, index.shape.uniqueness, false, index.info);
+                let (values, nulls, tid) = (values.as_mut_ptr(), nulls.as_mut_ptr(), &raw mut (**slot).tts_tid);
+                index_insert(index.index, values, nulls, tid, table, index.shape.uniqueness, false, index.info);
             }
         });
     }

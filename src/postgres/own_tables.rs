@@ -32,24 +32,20 @@ enum Change {
 /// A statement that ProcessUtility was called with.
 #[pg_guard]
 pub unsafe extern "C-unwind" fn before_utility(statement: *mut pg_sys::Node) {
-    if let pg_sys::NodeTag::T_TruncateStmt = (*statement).type_ {
-        let truncate = &*statement.cast::<pg_sys::TruncateStmt>();
-        lists::pointers(truncate.relations).for_each(|name| or_raise(check_truncate(name.cast())));
-    }
-    if let pg_sys::NodeTag::T_CreateStmt = (*statement).type_ {
-        or_raise(check_created(&*statement.cast()));
-    }
-    // The extension's own scripts may do it.
-    if pg_sys::creating_extension {
-        return;
-    }
+    // The extension's own scripts may alter its tables.
+    let is_checked = !pg_sys::creating_extension;
     match (*statement).type_ {
-        pg_sys::NodeTag::T_AlterTableStmt => {
+        pg_sys::NodeTag::T_TruncateStmt => {
+            let truncate = &*statement.cast::<pg_sys::TruncateStmt>();
+            lists::pointers(truncate.relations).for_each(|name| or_raise(check_truncate(name.cast())));
+        }
+        pg_sys::NodeTag::T_CreateStmt => or_raise(check_created(&*statement.cast())),
+        pg_sys::NodeTag::T_AlterTableStmt if is_checked => {
             let alter = &*statement.cast::<pg_sys::AlterTableStmt>();
             or_raise(check_attached(alter));
             changes(alter.cmds).for_each(|change| or_raise(check(change, alter.relation)));
         }
-        pg_sys::NodeTag::T_RenameStmt => {
+        pg_sys::NodeTag::T_RenameStmt if is_checked => {
             let rename = &*statement.cast::<pg_sys::RenameStmt>();
             if rename.renameType == pg_sys::ObjectType::OBJECT_COLUMN {
                 or_raise(check(Change::Columns, rename.relation));

@@ -37,6 +37,15 @@ pub enum MirrorMode {
 }
 
 impl MirrorMode {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            MirrorMode::Sync => "sync",
+            MirrorMode::Write => "write",
+            MirrorMode::Async => "async",
+            MirrorMode::Off => "off",
+        }
+    }
+
     /// Whether commits wait for the file, and what is sealed does.
     pub fn waits_for_file(self) -> bool {
         matches!(self, MirrorMode::Sync | MirrorMode::Write)
@@ -50,6 +59,13 @@ pub fn read_at() -> pg_sys::TimestampTz {
 }
 
 pub fn init() {
+    define_sealing();
+    define_mirror();
+    define_secrets();
+    reserve_prefix();
+}
+
+fn define_sealing() {
     GucRegistry::define_int_guc(
         c"ledger.block_size",
         c"Number of pending entries that fill a block.",
@@ -70,6 +86,9 @@ pub fn init() {
         GucContext::Sighup,
         GucFlags::UNIT_S,
     );
+}
+
+fn define_mirror() {
     GucRegistry::define_enum_guc(
         c"ledger.mirror_mode",
         c"How far the mirror file must be written before a transaction that records can commit.",
@@ -86,6 +105,9 @@ pub fn init() {
         GucContext::Sighup,
         GucFlags::SUPERUSER_ONLY,
     );
+}
+
+fn define_secrets() {
     GucRegistry::define_string_guc(
         c"ledger.hmac_secret_file",
         c"File with the HMAC secrets, one key_id:secret a line; the first signs, all verify.",
@@ -94,7 +116,6 @@ pub fn init() {
         GucContext::Sighup,
         GucFlags::SUPERUSER_ONLY,
     );
-    reserve_prefix();
 }
 
 #[cfg(not(feature = "pg14"))]
@@ -118,17 +139,6 @@ pub fn block_size() -> usize {
 /// The longest wait for a block, in microseconds.
 pub fn block_interval_micros() -> i64 {
     i64::from(BLOCK_INTERVAL.get()) * 1_000_000
-}
-
-impl MirrorMode {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            MirrorMode::Sync => "sync",
-            MirrorMode::Write => "write",
-            MirrorMode::Async => "async",
-            MirrorMode::Off => "off",
-        }
-    }
 }
 
 pub fn mirror_mode() -> MirrorMode {

@@ -72,9 +72,9 @@ impl Indexes {
                 for index in &self.0 {
                     index.insert(relation, &raw mut (*tuple).t_self, &values, &nulls);
                 }
-                let place = (*tuple).t_self;
+                let tid = (*tuple).t_self;
                 postgres::heap_freetuple(tuple);
-                tables::tid(place).0
+                tables::tid(tid).0
             })
         }
     }
@@ -92,7 +92,7 @@ impl Index {
 
     /// # Safety
     /// Within [`pg_guard_ffi_boundary`]. The row has just been inserted into the table that this is an index of.
-    unsafe fn insert(&self, table: pg_sys::Relation, place: pg_sys::ItemPointer, row: &[Datum], row_nulls: &[bool]) {
+    unsafe fn insert(&self, table: pg_sys::Relation, tid: pg_sys::ItemPointer, row: &[Datum], row_nulls: &[bool]) {
         let (mut values, mut nulls) = ([Datum::null(); MAX_KEYS], [false; MAX_KEYS]);
         for (key, attribute) in self.shape.attributes.iter().enumerate() {
             (values[key], nulls[key]) = (row[*attribute], row_nulls[*attribute]);
@@ -102,7 +102,7 @@ impl Index {
             index,
             values.as_mut_ptr(),
             nulls.as_mut_ptr(),
-            place,
+            tid,
             table,
             self.shape.uniqueness,
             false,

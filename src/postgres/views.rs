@@ -4,17 +4,21 @@ use super::database;
 use super::database_slot::{DatabaseSlot, WorkerState};
 use super::errorless;
 use super::errors::or_raise;
-use super::mirror::cause;
+use super::mirror::cause::{self, Cause};
+use super::mirror::fixed_text::FixedText;
 use super::mirror::handle::Mirror;
 use super::mirror::prepared;
 use super::mirror::remembered::{self, Remembered};
-use super::mirror::shared::Attachment;
+use super::mirror::shared::{Attachment, MirrorFields};
 use super::settings::{self, MirrorMode};
 use super::shared::shared;
 use super::verification::progress;
 use crate::ledger::lag::Behind;
 use pgrx::prelude::*;
 use std::sync::atomic::Ordering;
+
+/// A write or sync that takes longer is reported as a problem.
+const SLOW_SECONDS: i64 = 5;
 
 /// A timestamptz; every value in shared memory came from the clock.
 fn timestamp(value: pg_sys::TimestampTz) -> TimestampWithTimeZone {
@@ -46,19 +50,15 @@ fn mirror_state() -> TableIterator<
     let mode = settings::mirror_mode();
     let remembered = Remembered::read();
     let path = remembered::configured_path(remembered.ledger_id).path.to_string_lossy().into_owned();
-    let Some(mirror) = mirror else {
-        let state = if mode == MirrorMode::Off { Attachment::Off } else { Attachment::Failed };
-        let (mode, state) = (mode.as_str().to_owned(), state.as_str().to_owned());
-        let problem = Some(database::too_many("this database").text());
-        return TableIterator::once((mode, state, path, problem, None, None, 0, 0, None, None, None, None, 0));
-    };
+    let Some(mirror) = mirror else { return TableIterator::once(without_slot(mode, path)) };
     let prepared = prepared::noted(&mirror).len() as i64;
     let fields = mirror.lock();
     let (attachment, durable, end) = (fields.attachment, fields.durable, fields.end());
     let (last_block, syncs, was_attached) = (fields.last_block, fields.syncs, fields.was_attached);
-    let problem = fields.problem(errorless::clock());
+    let health = Health::of(&fields);
     drop(fields);
-    let problem = problem.or_else(|| (attachment == Attachment::Detached).then(|| missing_worker(&mirror)).flatten());
+    let problem =
+        health.problem().or_else(|| (attachment == Attachment::Detached).then(|| missing_worker(&mirror)).flatten());
     let is_off = mode == MirrorMode::Off;
     let is_attached = matches!(attachment, Attachment::Attached | Attachment::Repairing) && !is_off;
     let recovery = (durable as i64 - remembered.settled.bytes as i64).max(0);
@@ -79,6 +79,63 @@ fn mirror_state() -> TableIterator<
         is_attached.then_some(recovery),
         syncs as i64,
     ))
+}
+
+/// A row of the view, in the columns of mirror_state().
+type MirrorRow = (
+    String,
+    String,
+    String,
+    Option<String>,
+    Option<i64>,
+    Option<i64>,
+    i64,
+    i64,
+    Option<i64>,
+    Option<i64>,
+    Option<TimestampWithTimeZone>,
+    Option<i64>,
+    i64,
+);
+
+/// The row of a database for which no slot is left.
+fn without_slot(mode: MirrorMode, path: String) -> MirrorRow {
+    let state = if mode == MirrorMode::Off { Attachment::Off } else { Attachment::Failed };
+    let (mode, state) = (mode.as_str().to_owned(), state.as_str().to_owned());
+    let problem = Some(database::too_many("this database").text());
+    (mode, state, path, problem, None, None, 0, 0, None, None, None, None, 0)
+}
+
+/// What can be wrong with the file, copied while its fields are locked: text is made of it without the lock.
+struct Health {
+    has_cause: bool,
+    cause: Cause,
+    path: FixedText<1024>,
+    /// Since when it has been written or synced.
+    writing_since: Option<pg_sys::TimestampTz>,
+}
+
+impl Health {
+    fn of(fields: &MirrorFields) -> Health {
+        Health {
+            has_cause: fields.attachment == Attachment::Failed || fields.is_troubled,
+            cause: fields.cause,
+            path: fields.path,
+            writing_since: fields.writing.then_some(fields.writing_since),
+        }
+    }
+
+    /// What to report as wrong with the file now, if anything.
+    fn problem(&self) -> Option<String> {
+        if self.has_cause {
+            return Some(self.cause.text());
+        }
+        let seconds = (errorless::clock() - self.writing_since?) / 1_000_000;
+        let path = self.path.get();
+        (seconds >= SLOW_SECONDS).then(|| {
+            format!("mirror file \"{path}\" does not answer: it has been written or synced for {seconds} seconds")
+        })
+    }
 }
 
 /// Why the file of a database is not opened that has no worker. A standby needs none.

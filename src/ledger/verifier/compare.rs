@@ -4,6 +4,7 @@ use super::file::FileBlock;
 use super::problem::{Findings, Problem, ProblemKind, Source};
 use super::sealed::SealedEntry;
 use crate::ledger::block::BlockHeader;
+use std::borrow::Cow;
 use std::cmp::Ordering;
 
 /// Reports what differs between a block in the database and the block of the same number in the file: one problem for the
@@ -57,13 +58,7 @@ fn compare_entries(
             .on_line(line_number);
         findings.report(problem);
     };
-    loop {
-        let order = match (postgres.first(), file.first()) {
-            (None, None) => return,
-            (Some(_), None) => Ordering::Less,
-            (None, Some(_)) => Ordering::Greater,
-            (Some(ours), Some(theirs)) => ours.leaf_index.cmp(&theirs.leaf_index),
-        };
+    while let Some(order) = order_of_next(postgres, file) {
         match order {
             Ordering::Less => {
                 let detail = "the entry is in the database and not in the file";
@@ -78,15 +73,30 @@ fn compare_entries(
             }
             Ordering::Equal => {
                 let (ours, theirs) = (&postgres[0], &file[0]);
-                if ours.entry_id != theirs.entry_id {
-                    let detail = format!("the file has entry {} here", theirs.entry_id);
+                if let Some(detail) = difference(ours, theirs) {
                     report(ProblemKind::EntryDiffers, ours, theirs.line_number, &detail);
-                } else if ours.leaf_hash != theirs.leaf_hash {
-                    let detail = "the entry is not the same in the database and in the file";
-                    report(ProblemKind::EntryDiffers, ours, theirs.line_number, detail);
                 }
                 (postgres, file) = (&postgres[1..], &file[1..]);
             }
         }
     }
+}
+
+/// Which list has the next leaf: less if the database alone has it, equal if both do. `None` at the end of both.
+fn order_of_next(postgres: &[SealedEntry], file: &[SealedEntry]) -> Option<Ordering> {
+    match (postgres.first(), file.first()) {
+        (None, None) => None,
+        (Some(_), None) => Some(Ordering::Less),
+        (None, Some(_)) => Some(Ordering::Greater),
+        (Some(ours), Some(theirs)) => Some(ours.leaf_index.cmp(&theirs.leaf_index)),
+    }
+}
+
+/// How two entries at the same leaf differ.
+fn difference(ours: &SealedEntry, theirs: &SealedEntry) -> Option<Cow<'static, str>> {
+    if ours.entry_id != theirs.entry_id {
+        return Some(format!("the file has entry {} here", theirs.entry_id).into());
+    }
+    let is_other = ours.leaf_hash != theirs.leaf_hash;
+    is_other.then(|| "the entry is not the same in the database and in the file".into())
 }

@@ -25,7 +25,7 @@ type At = (TimestampTz, Uuid);
 
 /// The newest entries about an item.
 #[derive(Default)]
-struct Newest {
+struct NewestOfItem {
     signed: Option<At>,
     revoked: Option<At>,
 }
@@ -90,7 +90,7 @@ impl Audit {
         &mut self,
         verifier: &Verifier,
         name: &ItemName,
-        newest: &Newest,
+        newest: &NewestOfItem,
         registration: Option<Registration>,
     ) {
         let Some((_, entry_id)) = newest.signed.max(newest.revoked) else { return };
@@ -122,7 +122,7 @@ impl Audit {
 }
 
 /// Where the row differs from the entries about the item, by columns.
-fn differences(row: &Repeated, newest: &Newest, entry_id: Uuid, registration: &Registration) -> Vec<String> {
+fn differences(row: &Repeated, newest: &NewestOfItem, entry_id: Uuid, registration: &Registration) -> Vec<String> {
     let mut found = Vec::new();
     if row.entry_id != Some(entry_id) {
         found.push(format!("entry_id is not {entry_id}, which is the newest entry about it"));
@@ -154,8 +154,8 @@ fn differences(row: &Repeated, newest: &Newest, entry_id: Uuid, registration: &R
 
 /// Reads all entries: an attacker could hide one from the index. Metadata is parsed here and not by Postgres, whose
 /// functions trust that a stored value is sound.
-fn newest_entries(snapshot: &RegisteredSnapshot) -> BTreeMap<ItemName, Newest> {
-    let mut found: BTreeMap<ItemName, Newest> = BTreeMap::new();
+fn newest_entries(snapshot: &RegisteredSnapshot) -> BTreeMap<ItemName, NewestOfItem> {
+    let mut found: BTreeMap<ItemName, NewestOfItem> = BTreeMap::new();
     let note = |row: &Row| {
         note_entry(row, &mut found);
         Ok(())
@@ -164,7 +164,7 @@ fn newest_entries(snapshot: &RegisteredSnapshot) -> BTreeMap<ItemName, Newest> {
     found
 }
 
-fn note_entry(row: &Row, found: &mut BTreeMap<ItemName, Newest>) {
+fn note_entry(row: &Row, found: &mut BTreeMap<ItemName, NewestOfItem>) {
     let is_revoked = match row.text(entry_column::ENTRY_TYPE) {
         Some(ITEM_SIGNED | ITEM_MOVED) => false,
         Some(ITEM_REVOKED) => true,

@@ -53,8 +53,8 @@ impl ItemEntry {
         })
     }
 
-    fn gone(place: LogPosition) -> ItemEntry {
-        let LogPosition { block_number, leaf_index, created_at, .. } = place;
+    fn gone(position: LogPosition) -> ItemEntry {
+        let LogPosition { block_number, leaf_index, created_at, .. } = position;
         ItemEntry::Gone { block_number, leaf_index, created_at }
     }
 

@@ -184,15 +184,14 @@ impl<'a> Verifier<'a> {
                 continue;
             };
             let row_id = pin.name.row_id();
-            let found = match () {
-                () if on_path.contains(&row_id) => Err(by_itself("it calls itself")),
-                () if path.len() >= MAX_DEPTH => {
-                    Err(by_itself(&format!("more than {MAX_DEPTH} items call each other")))
-                }
-                () if call_count > MAX_CALLS => {
-                    Err(by_itself(&format!("items that call each other have more than {MAX_CALLS} calls together")))
-                }
-                () => self.verify_call(&pin),
+            let found = if on_path.contains(&row_id) {
+                Err(by_itself("it calls itself"))
+            } else if path.len() >= MAX_DEPTH {
+                Err(by_itself(&format!("more than {MAX_DEPTH} items call each other")))
+            } else if call_count > MAX_CALLS {
+                Err(by_itself(&format!("items that call each other have more than {MAX_CALLS} calls together")))
+            } else {
+                self.verify_call(&pin)
             };
             match found {
                 Err(verification) => return Some(blame(&path, pin.name, *verification)),

@@ -66,7 +66,8 @@ pub fn check_not_behind() -> Result<(), Failure> {
     ))
 }
 
-/// Blocks that this process has sealed, and which are committed.
+/// Blocks that this process has sealed.
+#[derive(Default)]
 pub struct SealedBlocks {
     pub headers: Vec<BlockHeader>,
     /// The ids of their entries, in leaf order.
@@ -81,8 +82,9 @@ impl SealedBlocks {
     }
 }
 
-/// Appends the lines of all committed blocks that the file lacks. The blocks in `sealed` need not be read from the
-/// tables. The caller holds the sealing lock and has not sealed in this transaction, so all that it sees is committed.
+/// Appends the lines of all committed blocks that the file lacks. The blocks in `sealed`, which are committed, need not
+/// be read from the tables. The caller holds the sealing lock and has not sealed in this transaction, so all that it
+/// sees is committed.
 pub fn append_missing(sealed: Option<&SealedBlocks>) -> Result<(), Failure> {
     if !settings::mirror_mode().waits_for_file() {
         return Ok(());

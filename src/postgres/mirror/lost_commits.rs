@@ -41,9 +41,10 @@ fn has_recovered() -> bool {
     !WAS_SHUT_DOWN.load(Ordering::Acquire) || has_crashed()
 }
 
-/// Runs in the launcher (if there is one: [`note_recovery_alone`]), which starts when recovery has ended, and before any process that opens a mirror file. Not
-/// earlier: if recovery fails, and the WAL is reset then, what was only in the WAL is lost. Once for each recovery: a
-/// later note would be newer than state files that were written since.
+/// Runs in the launcher, which starts when recovery has ended, and before any process that opens a mirror file; in
+/// single-user mode, at the first commit: see [`note_recovery_alone`]. Not earlier: if recovery fails, and the WAL is
+/// reset then, what was only in the WAL is lost. Once for each recovery: a later note would be newer than state files
+/// that were written since.
 ///
 /// If the note is missing, there may be an unwarranted warning. Or, if the crash came in the moment between the writer's
 /// exit and its next write of the state file, a transaction is taken for one that the crash has undone.

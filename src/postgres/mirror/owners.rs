@@ -51,15 +51,15 @@ impl Owners {
         OwnerSlot { at: free, xid, gives_ids }
     }
 
-    pub fn leave(&self, place: OwnerSlot) {
-        match place.at {
+    pub fn leave(&self, slot: OwnerSlot) {
+        match slot.at {
             // If all places were cleared meanwhile, another transaction may have this one.
             Some(at) => {
-                self.places[at].compare_exchange(place.xid, 0, Ordering::SeqCst, Ordering::SeqCst).ok();
+                self.places[at].compare_exchange(slot.xid, 0, Ordering::SeqCst, Ordering::SeqCst).ok();
             }
             None => one_less(&self.others),
         }
-        if place.gives_ids {
+        if slot.gives_ids {
             one_less(&self.givers);
         }
     }

@@ -25,8 +25,6 @@ use uuid::Uuid;
 pub const RING_BYTES: usize = 256 * 1024;
 /// Room for the worker's answer to a request: a path, or why it could not be done.
 pub const ANSWER_BYTES: usize = 1280;
-/// A write or sync that takes longer is reported as a problem.
-const SLOW_SECONDS: i64 = 5;
 /// Prepared transactions of one database whose lines can be undecided at the same time.
 pub const MAX_PREPARED: usize = 256;
 
@@ -267,21 +265,6 @@ impl MirrorFields {
 
     pub fn room(&self) -> usize {
         RING_BYTES - (self.head - self.tail) as usize
-    }
-
-    /// What to report as wrong with the file now, if anything.
-    pub fn problem(&self, now: pg_sys::TimestampTz) -> Option<String> {
-        if self.attachment == Attachment::Failed || self.is_troubled {
-            return Some(self.cause.text());
-        }
-        let seconds = (now - self.writing_since) / 1_000_000;
-        let is_slow = self.writing && seconds >= SLOW_SECONDS;
-        is_slow.then(|| {
-            format!(
-                "mirror file \"{}\" does not answer: it has been written or synced for {seconds} seconds",
-                self.path.get()
-            )
-        })
     }
 
     /// The end of the last whole line before this offset.

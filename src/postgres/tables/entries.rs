@@ -254,6 +254,7 @@ fn metadata_by_text(jsonb: Jsonb) -> String {
         unsafe { context.switch_to(|_| jsonb.canonical_by_text().unwrap_or_else(|_| jsonb.text())) }
     });
     let is_too_long = PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED;
+    // After an ERROR the new context is still the current one, until it is dropped: that restores the one before.
     PgTryBuilder::new(text).catch_when(is_too_long, |_| String::new()).execute()
 }
 

@@ -1,7 +1,7 @@
 //! Finds the rows of a table that have a given value in one column: by an index, or, if a user has dropped that,
 //! without one.
 
-use super::{entry_column, tid, tid_of, uuid_datum, RegisteredSnapshot, Row, Table};
+use super::{entry_column, tid_of, uuid_datum, RegisteredSnapshot, Row, Table};
 use crate::postgres::lists;
 use pgrx::pg_sys;
 use uuid::Uuid;
@@ -110,20 +110,20 @@ pub fn find_leaf_in<T>(
     found
 }
 
-/// Whether the index on this column, which is a bigint, leads from the value to the row at `place`.
+/// Whether the index on this column, which is a bigint, leads from the value to the row at `tid`.
 pub fn index_leads_to(
     table: &Table,
     index: pg_sys::Oid,
     column: usize,
     value: i64,
-    place: pg_sys::ItemPointerData,
+    tid: pg_sys::ItemPointerData,
     snapshot: &RegisteredSnapshot,
 ) -> bool {
     let mut found = false;
     // SAFETY: the column is a bigint; a tuple is read before the next one is fetched.
     unsafe {
         scan_by(table, Some(index), bigint_key(table, column, value), snapshot.as_ptr(), |tuple| {
-            found = tid_of(tuple) == tid(place);
+            found = tid_of(tuple) == super::tid(tid);
             !found
         });
     }

@@ -31,6 +31,7 @@ use pgrx::{pg_sys, FromDatum, PgSqlErrorCode};
 use std::ffi::{c_char, CStr};
 use std::ops::Deref;
 use std::rc::Rc;
+use uuid::Uuid;
 
 // Of Postgres, and not among pgrx's declarations. They only write to the buffer that they are given, and raise no error.
 extern "C" {
@@ -266,7 +267,7 @@ impl Encoding {
 
     /// Appends the value as canonical JSON.
     fn write(&self, value: pg_sys::Datum, out: &mut Vec<u8>) -> Result<(), Unfit> {
-        // SAFETY: a datum that is not null, of the type that this encoding was made for.
+        // SAFETY: a datum that is not null, of the type that this encoding was made for, as all of these expect.
         unsafe {
             match self {
                 Encoding::Bool => out.extend_from_slice(if value.value() & 0xff != 0 { b"true" } else { b"false" }),
@@ -274,51 +275,18 @@ impl Encoding {
                 Encoding::Int4 => write_integer(out, value.value() as i32),
                 Encoding::Int8 => write_integer(out, i64::from_datum(value, false).unwrap_or_default()),
                 Encoding::Oid => write_integer(out, value.value() as u32),
-                Encoding::Float4 => {
-                    let value = f32::from_bits(value.value() as u32);
-                    write_float(out, shortest(&mut [0; 32], |text| float_to_shortest_decimal_buf(value, text)));
-                }
-                Encoding::Float8 => {
-                    let value = f64::from_datum(value, false).unwrap_or_default();
-                    write_float(out, shortest(&mut [0; 32], |text| double_to_shortest_decimal_buf(value, text)));
-                }
+                Encoding::Float4 => write_float4(f32::from_bits(value.value() as u32), out),
+                Encoding::Float8 => write_float8(f64::from_datum(value, false).unwrap_or_default(), out),
                 Encoding::Numeric(function) => write_numeric(out, &printed(function, value)?),
-                Encoding::Json => {
-                    let text = bytes_of(value);
-                    check_length(text)?;
-                    match text.len() <= LONGEST_JSON {
-                        true => write_json(out, utf8(text)?),
-                        false => write_string(out, utf8(text)?),
-                    }
-                }
+                Encoding::Json => write_stored_json(value, out)?,
                 Encoding::Jsonb => {
                     Jsonb::from_datum(value, false).into_iter().for_each(|value| write_jsonb(value, out))
                 }
-                Encoding::Text => {
-                    let text = bytes_of(value);
-                    check_length(text)?;
-                    write_string(out, utf8(text)?);
-                }
+                Encoding::Text => write_text(value, out)?,
                 Encoding::Char => write_string(out, &char_text(value.value() as u8)),
-                Encoding::Uuid => {
-                    let mut buffer = uuid::Uuid::encode_buffer();
-                    let digits = uuid_from_datum(value).hyphenated().encode_lower(&mut buffer);
-                    // They need no escapes.
-                    out.push(b'"');
-                    out.extend_from_slice(digits.as_bytes());
-                    out.push(b'"');
-                }
-                Encoding::Bytea => {
-                    let bytes = bytes_of(value);
-                    check_length(bytes)?;
-                    write_string(out, &format!("\\x{}", to_hex(bytes)));
-                }
-                Encoding::DateTime(type_oid) => {
-                    let mut buffer: [c_char; 128] = [0; 128];
-                    let utc = 0;
-                    pg_sys::JsonEncodeDateTime(buffer.as_mut_ptr(), value, *type_oid, &utc);
-                    write_string(out, utf8(CStr::from_ptr(buffer.as_ptr()).to_bytes())?);
-                }
+                Encoding::Uuid => write_uuid(uuid_from_datum(value), out),
+                Encoding::Bytea => write_bytea(value, out)?,
+                Encoding::DateTime(type_oid) => write_date_time(value, *type_oid, out)?,
                 Encoding::Array(element) => element.write_array(value, out)?,
                 Encoding::Output(function) => write_string(out, &printed(function, value)?),
             }
@@ -394,10 +362,81 @@ fn write_integer(out: &mut Vec<u8>, number: impl std::fmt::Display) {
     let _ = write!(out, "{number}");
 }
 
-/// The text that `print` puts into the buffer: at most 25 characters, all of them ASCII.
+fn write_float4(number: f32, out: &mut Vec<u8>) {
+    // SAFETY: writes at most 16 bytes (common/shortest_dec.h), of which the buffer has 32.
+    let print = |text| unsafe { float_to_shortest_decimal_buf(number, text) };
+    write_float(out, shortest(&mut [0; 32], print));
+}
+
+fn write_float8(number: f64, out: &mut Vec<u8>) {
+    // SAFETY: writes at most 25 bytes (common/shortest_dec.h), of which the buffer has 32.
+    let print = |text| unsafe { double_to_shortest_decimal_buf(number, text) };
+    write_float(out, shortest(&mut [0; 32], print));
+}
+
+/// The text that `print` puts into the buffer, all of it ASCII.
 fn shortest(buffer: &mut [u8; 32], print: impl FnOnce(*mut c_char) -> i32) -> &str {
     let length = print(buffer.as_mut_ptr().cast()) as usize;
     std::str::from_utf8(&buffer[..length]).unwrap_or_default()
+}
+
+fn write_uuid(id: Uuid, out: &mut Vec<u8>) {
+    let mut buffer = Uuid::encode_buffer();
+    let digits = id.hyphenated().encode_lower(&mut buffer);
+    // They need no escapes.
+    out.push(b'"');
+    out.extend_from_slice(digits.as_bytes());
+    out.push(b'"');
+}
+
+/// # Safety
+/// `value` is not null, and of type text or stored like it.
+unsafe fn write_text(value: pg_sys::Datum, out: &mut Vec<u8>) -> Result<(), Unfit> {
+    // SAFETY: a varlena, as the caller says. What it belongs to stays in memory until this returns.
+    let text = unsafe { bytes_of(value) };
+    check_length(text)?;
+    write_string(out, utf8(text)?);
+    Ok(())
+}
+
+/// # Safety
+/// `value` is not null, and of type bytea.
+unsafe fn write_bytea(value: pg_sys::Datum, out: &mut Vec<u8>) -> Result<(), Unfit> {
+    // SAFETY: as in write_text().
+    let bytes = unsafe { bytes_of(value) };
+    check_length(bytes)?;
+    write_string(out, &format!("\\x{}", to_hex(bytes)));
+    Ok(())
+}
+
+/// # Safety
+/// `value` is not null, and of this type, which is one of those for dates and times.
+unsafe fn write_date_time(value: pg_sys::Datum, type_oid: pg_sys::Oid, out: &mut Vec<u8>) -> Result<(), Unfit> {
+    let mut buffer = [0 as c_char; pg_sys::MAXDATELEN as usize + 1];
+    let utc = 0;
+    // SAFETY: the value is of a type that the function knows, as the caller says. It asks for a buffer of this size, in
+    // which it leaves a text that ends with a NUL.
+    let text = unsafe {
+        pg_sys::JsonEncodeDateTime(buffer.as_mut_ptr(), value, type_oid, &utc);
+        CStr::from_ptr(buffer.as_ptr())
+    };
+    write_string(out, utf8(text.to_bytes())?);
+    Ok(())
+}
+
+/// A value of type json, which is stored as the text that it was given as.
+///
+/// # Safety
+/// `value` is not null, and of type json.
+unsafe fn write_stored_json(value: pg_sys::Datum, out: &mut Vec<u8>) -> Result<(), Unfit> {
+    // SAFETY: as in write_text().
+    let text = unsafe { bytes_of(value) };
+    check_length(text)?;
+    match text.len() <= LONGEST_JSON {
+        true => write_json(out, utf8(text)?),
+        false => write_string(out, utf8(text)?),
+    }
+    Ok(())
 }
 
 /// As [`write_json`]. Few values need the long way.

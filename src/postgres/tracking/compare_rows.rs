@@ -172,7 +172,7 @@ impl<'a> Comparison<'a> {
     /// changed, this is done for every row that has not changed since.
     fn compare_again(&mut self, newest: &Record, live: &Record) -> Result<Option<Finding>, Failure> {
         let snapshot = self.snapshot;
-        let comparer = self.comparers.of(live.place.relation)?;
+        let comparer = self.comparers.of(live.location.relation)?;
         // Before the context, because it is kept.
         let older = comparer.older_shape(newest.shape)?;
         // SAFETY: nothing is left that was in the context. The older shape, which is allocated when it is first asked for,
@@ -217,12 +217,12 @@ impl<'a> Comparison<'a> {
         (problem, detail): Finding,
     ) -> Result<(), Failure> {
         let snapshot = self.snapshot;
-        let comparer = self.comparers.of(live.place.relation)?;
+        let comparer = self.comparers.of(live.location.relation)?;
         let key = |row: &tables::Row| columns::object(&comparer.plan.key, row);
         // SAFETY: as in report().
         let key = unsafe {
             self.context.reset();
-            self.context.switch_to(|_| comparer.table().fetch(live.place.tid, snapshot, key))
+            self.context.switch_to(|_| comparer.table().fetch(live.location.tid, snapshot, key))
         };
         let row_key = key.transpose()?.unwrap_or_default();
         let entry_id = newest.map(|newest| newest.entry_id);
@@ -264,7 +264,7 @@ fn is_under(
     snapshot: &RegisteredSnapshot,
 ) -> bool {
     let image = |row: &tables::Row| columns::object(&older.columns, row);
-    let image = attempt(|| comparer.table().fetch(live.place.tid, snapshot, image));
+    let image = attempt(|| comparer.table().fetch(live.location.tid, snapshot, image));
     // Where there is none, the full comparison says why.
     matches!(image, Ok(Some(Ok(image))) if sha256(image.as_bytes()) == newest.data_hash)
 }
@@ -279,7 +279,7 @@ fn compare_fully(
     let Some(version) = version_of(newest, snapshot) else { return Ok(None) };
     let compare = |row: &tables::Row| comparer.compare(row, &version);
     // The entry may cover a column that is not covered any more, and whose value cannot be printed.
-    let compared = attempt(|| comparer.table().fetch(live.place.tid, snapshot, compare));
+    let compared = attempt(|| comparer.table().fetch(live.location.tid, snapshot, compare));
     match compared {
         Ok(compared) => compared.unwrap_or(Ok(None)),
         Err(cause) => {

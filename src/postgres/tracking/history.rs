@@ -146,31 +146,46 @@ fn history(
         false => RegisteredSnapshot::of_query,
     };
     let row = or_raise(OneRow::of_key(target, required(row_key, "row_key"), snapshot));
-    let rows: Vec<_> = or_raise(row.versions())
-        .into_iter()
-        .zip(1_i64..)
-        .map(|(version, number)| {
-            let text = |name: &str| text_member(&version.metadata, name);
-            let json = |name: &str| member(&version.metadata, name).map(|json| JsonbText(json.to_owned()));
-            let recorded_at = tables::timestamp_to_postgres(version.created_at);
-            (
-                number,
-                operation_name(&version),
-                TimestampWithTimeZone::try_from(recorded_at).expect("a recorded time is a valid one"),
-                version.block_number,
-                pgrx::Uuid::from_bytes(*version.entry_id.as_bytes()),
-                version.change().and_then(|change| change.transaction_id.parse().ok()),
-                text("session_user"),
-                text("current_user"),
-                text("application_name"),
-                text("client_address"),
-                json("before"),
-                json("after"),
-                version.data_hash.clone(),
-            )
-        })
-        .collect();
+    let rows: Vec<_> = or_raise(row.versions()).iter().zip(1..).map(history_row).collect();
     TableIterator::new(rows)
+}
+
+/// One version of a row, in the columns of history().
+type HistoryRow = (
+    i64,
+    String,
+    TimestampWithTimeZone,
+    Option<i64>,
+    pgrx::Uuid,
+    Option<i64>,
+    Option<String>,
+    Option<String>,
+    Option<String>,
+    Option<String>,
+    Option<JsonbText>,
+    Option<JsonbText>,
+    String,
+);
+
+fn history_row((version, number): (&Version, i64)) -> HistoryRow {
+    let text = |name: &str| text_member(&version.metadata, name);
+    let json = |name: &str| member(&version.metadata, name).map(|json| JsonbText(json.to_owned()));
+    let recorded_at = tables::timestamp_to_postgres(version.created_at);
+    (
+        number,
+        operation_name(version),
+        TimestampWithTimeZone::try_from(recorded_at).expect("a recorded time is a valid one"),
+        version.block_number,
+        pgrx::Uuid::from_bytes(*version.entry_id.as_bytes()),
+        version.change().and_then(|change| change.transaction_id.parse().ok()),
+        text("session_user"),
+        text("current_user"),
+        text("application_name"),
+        text("client_address"),
+        json("before"),
+        json("after"),
+        version.data_hash.clone(),
+    )
 }
 
 /// `insert`, `update`, `delete`, or `baseline` for a row that was there before the table was tracked.
@@ -191,15 +206,7 @@ fn verified(row: pgrx::AnyElement) -> pgrx::AnyElement {
 }
 
 fn require_verified(row: &pgrx::AnyElement) -> Result<(), Failure> {
-    // SAFETY: a catalog look-up inside a transaction; the type is that of a value that Postgres passed.
-    let target = unsafe { pg_sys::typeidTypeRelid(row.oid()) };
-    if target == pg_sys::InvalidOid {
-        return Err(Failure::new(
-            PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
-            "ledger.verified() takes a whole row of a tracked table",
-        )
-        .hint("Name the table or its alias: SELECT (ledger.verified(t)).* FROM my_table AS t WHERE id = 42. If a column has the same name, write t.* for the row."));
-    }
+    let target = table_of(row)?;
     let user = errorless::user();
     check_selects(target, user)?;
     let table = Table::open_oid(target, pg_sys::AccessShareLock);
@@ -207,15 +214,7 @@ fn require_verified(row: &pgrx::AnyElement) -> Result<(), Failure> {
     // SAFETY: a composite value of this table's row type. It may be from before columns were added: these read as null.
     let values = unsafe { rows::composite_row(row.datum(), &table) };
     let key = RowKey::of(&plan, &values)?;
-    // A row that was locked (FOR UPDATE) may be newer than the query's snapshot, and so may the entries about it.
-    let found = match finding_about(&table, &plan, &values, key.row_id, &RegisteredSnapshot::of_query()) {
-        Ok(None) => return Ok(()),
-        _ => {
-            mid_statement::insert_recorded();
-            finding_about(&table, &plan, &values, key.row_id, &RegisteredSnapshot::latest())
-        }
-    };
-    let (refusal, is_unrecorded) = match found {
+    let (refusal, is_unrecorded) = match finding_twice(&table, &plan, &values, key.row_id) {
         Ok(None) => return Ok(()),
         Ok(Some(finding)) => {
             let is_unrecorded = finding.0 == RowProblemKind::Unrecorded;
@@ -223,8 +222,6 @@ fn require_verified(row: &pgrx::AnyElement) -> Result<(), Failure> {
         }
         Err(failure) => (failure, false),
     };
-    // Any caller can make up such a value, and details of what is wrong with it would tell about rows that the caller
-    // may not see.
     let sees_all = sees_whole_table(&table, user);
     mid_statement::require_none(target).map_err(|failure| match sees_all {
         true => failure.and_detail(&sentence(&refusal.text())),
@@ -233,13 +230,42 @@ fn require_verified(row: &pgrx::AnyElement) -> Result<(), Failure> {
     if is_unrecorded || !sees_all {
         require_baseline(target)?;
     }
+    Err(told(refusal, sees_all, &plan))
+}
+
+/// The table that the value is a row of.
+fn table_of(row: &pgrx::AnyElement) -> Result<pg_sys::Oid, Failure> {
+    // SAFETY: a catalog look-up inside a transaction; the type is that of a value that Postgres passed.
+    match unsafe { pg_sys::typeidTypeRelid(row.oid()) } {
+        pg_sys::InvalidOid => Err(Failure::new(
+            PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
+            "ledger.verified() takes a whole row of a tracked table",
+        )
+        .hint("Name the table or its alias: SELECT (ledger.verified(t)).* FROM my_table AS t WHERE id = 42. If a column has the same name, write t.* for the row.")),
+        table => Ok(table),
+    }
+}
+
+/// What is wrong with the row for the query's snapshot, and if anything is, for the latest one: a row that was locked
+/// (FOR UPDATE) may be newer than the query's snapshot, and so may the entries about it.
+fn finding_twice(table: &Table, plan: &Rc<Plan>, values: &Row, row_id: uuid::Uuid) -> Result<Option<Finding>, Failure> {
+    if let Ok(None) = finding_about(table, plan, values, row_id, &RegisteredSnapshot::of_query()) {
+        return Ok(None);
+    }
+    mid_statement::insert_recorded();
+    finding_about(table, plan, values, row_id, &RegisteredSnapshot::latest())
+}
+
+/// What the caller is told. Any caller can make up such a value, and details of what is wrong with it would tell about
+/// rows that the caller may not see.
+fn told(refusal: Failure, sees_all: bool, plan: &Plan) -> Failure {
     if sees_all {
-        return Err(refusal);
+        return refusal;
     }
     let message = format!("a row of table {} does not verify", plan.table);
-    let refused = Failure::new(PgSqlErrorCode::ERRCODE_DATA_CORRUPTED, message)
-        .hint("The server's log says what is wrong with the row.");
-    Err(refused.log_beside(refusal.text()))
+    Failure::new(PgSqlErrorCode::ERRCODE_DATA_CORRUPTED, message)
+        .hint("The server's log says what is wrong with the row.")
+        .log_beside(refusal.text())
 }
 
 /// What is wrong with a row that has these values, going by the entries about it that the snapshot sees.

@@ -30,7 +30,7 @@ struct Found {
     /// Under which the row is recorded.
     row_id: Uuid,
     /// Where the row is stored, if it was found.
-    place: Option<RowLocation>,
+    location: Option<RowLocation>,
     absence: Absence,
 }
 
@@ -76,8 +76,8 @@ impl OneRow {
             from.flat_map(|from| unsafe { partition_bounds::path(from, |name| key.value_of(name)) }).collect();
         let snapshot = take();
         let mut leaves = paths.iter().filter(|table| !table.is_partitioned());
-        if let Some(place) = leaves.find_map(|leaf| place_in(leaf, key, &snapshot)) {
-            let by_values = Found::at(Some(place), key, &snapshot);
+        if let Some(location) = leaves.find_map(|leaf| location_in(leaf, key, &snapshot)) {
+            let by_values = Found::at(Some(location), key, &snapshot);
             if by_values.is_ok() && stated_beside(given, &by_values, plan, &snapshot)?.is_none() {
                 return Ok(Some(OneRow { found: by_values?, plan: Rc::clone(plan), snapshot }));
             }
@@ -99,7 +99,7 @@ impl OneRow {
         let typed = given.typed.as_ref().map_err(Clone::clone);
         let by_values = typed.and_then(|key| Found::by_values(table, &plan, key, &snapshot));
         let found = match stated_beside(given, &by_values, &plan, &snapshot)? {
-            Some(id) => Found { row_id: id, place: None, absence: Absence::Unknown },
+            Some(id) => Found { row_id: id, location: None, absence: Absence::Unknown },
             None => by_values_or_words(by_values?, given, &snapshot)?,
         };
         Ok(OneRow { found, plan, snapshot })
@@ -114,12 +114,13 @@ impl OneRow {
     pub fn check(&self) -> Result<(Option<Version>, Option<Finding>), Failure> {
         let row_id = self.found.row_id;
         let (newest, by_ledger) = by_ledger(row_id, &self.plan, &self.snapshot)?;
-        let place = match self.found.place {
+        let location = match self.found.location {
             None if self.may_be_there(newest.is_some(), by_ledger) => self.search()?,
-            place => place,
+            location => location,
         };
-        let (Some(version), Some(RowLocation { relation, tid }), ByLedger::Exists) = (&newest, place, by_ledger) else {
-            let finding = presence(newest.as_ref(), by_ledger, place.is_some());
+        let (Some(version), Some(RowLocation { relation, tid }), ByLedger::Exists) = (&newest, location, by_ledger)
+        else {
+            let finding = presence(newest.as_ref(), by_ledger, location.is_some());
             return Ok((newest, finding));
         };
         if let Some(finding) = check_signature(version)? {
@@ -143,7 +144,7 @@ impl OneRow {
         }
     }
 
-    /// The place of the row, found by its id: reads the keys of the whole table.
+    /// The location of the row, found by its id: reads the keys of the whole table.
     fn search(&self) -> Result<Option<RowLocation>, Failure> {
         for leaf in relation::leaves(Table::open_oid(self.plan.root, pg_sys::AccessShareLock)) {
             if let Some(tid) = RowHashes::of(&leaf, plan_of(&leaf)?, &self.snapshot).find(self.found.row_id)? {
@@ -157,26 +158,26 @@ impl OneRow {
 impl Found {
     /// What the index leads to.
     fn by_values(table: Table, plan: &Plan, key: &TypedKey, snapshot: &RegisteredSnapshot) -> Result<Found, Failure> {
-        let mut place = place_of(table, key, snapshot);
+        let mut location = location_of(table, key, snapshot);
         // Entries say which table a row is in, not which partition of it: the row may be in another one.
-        if place.is_none() && plan.is_partition {
-            place = place_of(Table::open_oid(plan.root, pg_sys::AccessShareLock), key, snapshot);
+        if location.is_none() && plan.is_partition {
+            location = location_of(Table::open_oid(plan.root, pg_sys::AccessShareLock), key, snapshot);
         }
-        Found::at(place, key, snapshot)
+        Found::at(location, key, snapshot)
     }
 
-    fn at(place: Option<RowLocation>, key: &TypedKey, snapshot: &RegisteredSnapshot) -> Result<Found, Failure> {
-        let row_id = place.map_or(Ok(key.row_id), |place| recorded_id(place, key, snapshot))?;
+    fn at(location: Option<RowLocation>, key: &TypedKey, snapshot: &RegisteredSnapshot) -> Result<Found, Failure> {
+        let row_id = location.map_or(Ok(key.row_id), |location| recorded_id(location, key, snapshot))?;
         let absence = if key.is_exact { Absence::Certain } else { Absence::Likely };
-        Ok(Found { row_id, place, absence })
+        Ok(Found { row_id, location, absence })
     }
 }
 
-fn place_of(table: Table, key: &TypedKey, snapshot: &RegisteredSnapshot) -> Option<RowLocation> {
-    relation::leaves(table).iter().find_map(|leaf| place_in(leaf, key, snapshot))
+fn location_of(table: Table, key: &TypedKey, snapshot: &RegisteredSnapshot) -> Option<RowLocation> {
+    relation::leaves(table).iter().find_map(|leaf| location_in(leaf, key, snapshot))
 }
 
-fn place_in(leaf: &Table, key: &TypedKey, snapshot: &RegisteredSnapshot) -> Option<RowLocation> {
+fn location_in(leaf: &Table, key: &TypedKey, snapshot: &RegisteredSnapshot) -> Option<RowLocation> {
     // SAFETY: the values were made for these columns.
     let tid = unsafe { rows::find_by_key(leaf, |name| key.value_of(name), snapshot) };
     tid.map(|tid| RowLocation { relation: relation::oid(leaf), tid })
@@ -184,19 +185,19 @@ fn place_in(leaf: &Table, key: &TypedKey, snapshot: &RegisteredSnapshot) -> Opti
 
 /// The id under which the row is recorded, which is that of the stored key. Equal values can be written in several ways
 /// (intervals, say, and texts under some collations), and so have different ids.
-fn recorded_id(place: RowLocation, key: &TypedKey, snapshot: &RegisteredSnapshot) -> Result<Uuid, Failure> {
-    let table = Table::open_oid(place.relation, pg_sys::AccessShareLock);
+fn recorded_id(location: RowLocation, key: &TypedKey, snapshot: &RegisteredSnapshot) -> Result<Uuid, Failure> {
+    let table = Table::open_oid(location.relation, pg_sys::AccessShareLock);
     let plan = plan_of(&table)?;
     let id_of = |row: &Row| RowKey::id_of(&plan.options.table_id, &plan.key, row);
-    table.fetch(place.tid, snapshot, id_of).unwrap_or(Ok(key.row_id))
+    table.fetch(location.tid, snapshot, id_of).unwrap_or(Ok(key.row_id))
 }
 
 /// What the key leads to if the ledger has no row under its words. There may be a row that nobody recorded, for which it
 /// would state them.
 fn by_values_or_words(by_values: Found, given: &GivenKey, snapshot: &RegisteredSnapshot) -> Result<Found, Failure> {
-    match given.stated.filter(|_| !given.is_clear && by_values.place.is_none()) {
+    match given.stated.filter(|_| !given.is_clear && by_values.location.is_none()) {
         Some(id) if versions::newest(by_values.row_id, snapshot)?.is_none() => {
-            Ok(Found { row_id: id, place: None, absence: Absence::Unknown })
+            Ok(Found { row_id: id, location: None, absence: Absence::Unknown })
         }
         _ => Ok(by_values),
     }
@@ -210,7 +211,7 @@ fn stated_beside(
     snapshot: &RegisteredSnapshot,
 ) -> Result<Option<Uuid>, Failure> {
     let means_other = |id: &Uuid| match by_values {
-        Ok(found) => found.row_id != *id || (found.place.is_none() && given.has_null_elements),
+        Ok(found) => found.row_id != *id || (found.location.is_none() && given.has_null_elements),
         Err(_) => true,
     };
     match given.stated.filter(means_other) {
@@ -229,7 +230,7 @@ fn is_recorded_beside(
     let exists = |id: Uuid| Ok(by_ledger(id, plan, snapshot)?.1 == ByLedger::Exists);
     match by_values {
         // That row may have had this id before: then its key was changed to an equal one, written in another way.
-        Ok(Found { place: Some(_), .. }) => exists(id),
+        Ok(Found { location: Some(_), .. }) => exists(id),
         // That the one row is gone, and should be, must not hide that the other is gone and should not.
         Ok(other) if other.row_id != id => {
             let (newest, state) = by_ledger(id, plan, snapshot)?;

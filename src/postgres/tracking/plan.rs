@@ -137,8 +137,7 @@ impl Plan {
         let root = tracked_root(table, &options);
         let root = root.as_ref().unwrap_or(table);
         // Not for each partition: the triggers of all tables may have to be read for it.
-        let is_known = |plan: &Rc<Plan>| plan.root == relation::oid(root) && plan.options.table_id == options.table_id;
-        if !PLANS.with_borrow(|plans| plans.values().any(is_known)) {
+        if !is_known(root, &options) {
             refuse_copy(root, &options)?;
         }
         let key_names = primary_key::key_of(table)?;
@@ -153,34 +152,26 @@ impl Plan {
         let columns = Columns::new(live.iter().filter(covered).map(encode).collect::<Result<_, _>>()?);
         let unknown_column = unknown_column(&options, root, &of_root);
         let shape = Shape::of(of_root.into_iter().filter(|column| covered(&column)))?;
-        let baseline_horizon = baseline_table::pending_horizon(table, &options.table_id);
         let name = relation::qualified_name(root);
-        let root = relation::oid(root);
-        let is_partition = root != relation::oid(table);
-        let names = [
-            (Member::Table, canonical_json::string(&name)),
-            (Member::TableId, canonical_json::string(&options.table_id)),
-            (Member::Shape, canonical_json::string(&shape.id)),
-        ];
-        let table = name;
-        let older = OlderShapes::default();
         Ok(Plan {
-            options,
-            table,
-            names,
+            names: [
+                (Member::Table, canonical_json::string(&name)),
+                (Member::TableId, canonical_json::string(&options.table_id)),
+                (Member::Shape, canonical_json::string(&shape.id)),
+            ],
+            table: name,
             key,
             columns,
             shape,
-            older,
+            older: OlderShapes::default(),
             unknown_column,
-            root,
-            is_partition,
-            baseline_horizon,
+            root: relation::oid(root),
+            is_partition: relation::oid(root) != relation::oid(table),
+            baseline_horizon: baseline_table::pending_horizon(table, &options.table_id),
+            options,
         })
     }
-}
 
-impl Plan {
     /// A row of the relation, as canonical JSON.
     pub fn image(&self, row: &Row) -> Result<String, Failure> {
         columns::object_of(&self.columns, row, || {
@@ -188,6 +179,12 @@ impl Plan {
             format!("{key} of table {}", self.table)
         })
     }
+}
+
+/// Whether there is a plan already of this table or of one of its partitions.
+fn is_known(root: &Table, options: &Options) -> bool {
+    let is_of_root = |plan: &Rc<Plan>| plan.root == relation::oid(root) && plan.options.table_id == options.table_id;
+    PLANS.with_borrow(|plans| plans.values().any(is_of_root))
 }
 
 /// Refuses a copy of a tracked table. Changes of the copy would be recorded as changes of the original, and the ledger

@@ -10,7 +10,7 @@ use super::row_key::RowKey;
 use crate::ledger::{sha256, Hash};
 use crate::postgres::errors::{sentence, Failure};
 use crate::postgres::subtransaction::attempt;
-use crate::postgres::tables::{tid, RegisteredSnapshot, Row, Table, TableScan};
+use crate::postgres::tables::{self, RegisteredSnapshot, Row, Table, TableScan};
 use pgrx::{check_for_interrupts, pg_sys, PgMemoryContexts};
 use std::cell::Cell;
 use std::rc::Rc;
@@ -106,14 +106,14 @@ impl<'a> RowHashes<'a> {
 
     /// The error where Postgres cannot read the table, or cannot print a value of a row.
     fn unverifiable(&self, row: Option<pg_sys::ItemPointerData>, cause: Failure) -> Failure {
-        let Some(place) = row else {
+        let Some(tid) = row else {
             let message = format!("the rows of table {} cannot be verified: {}", self.plan.table, cause.text());
             return cause.restated(message);
         };
         let key = |row: &_| columns::object(&self.plan.key, row);
-        let key = attempt(|| self.table.fetch(place, self.snapshot, key));
+        let key = attempt(|| self.table.fetch(tid, self.snapshot, key));
         // The value may be part of the key.
-        let (page, number) = tid(place);
+        let (page, number) = tables::tid(tid);
         let name = match key {
             Ok(Some(Ok(key))) => format!("row {key}"),
             _ => format!("the row with ctid ({page},{number})"),

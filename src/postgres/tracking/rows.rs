@@ -24,9 +24,9 @@ pub unsafe fn find_by_key(
     let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
     let index = pg_sys::index_open(table.primary_key(), lock);
     let conditions = conditions(table, index, value_of);
-    let place = conditions.and_then(|conditions| find_by_index(table, index, conditions, snapshot));
+    let tid = conditions.and_then(|conditions| find_by_index(table, index, conditions, snapshot));
     pg_sys::index_close(index, lock);
-    place
+    tid
 }
 
 /// The condition that a column of the key equals a value.
@@ -111,12 +111,12 @@ unsafe fn find_by_index(
     conditions: Vec<Condition>,
     snapshot: &RegisteredSnapshot,
 ) -> Option<pg_sys::ItemPointerData> {
-    let mut place = None;
+    let mut tid = None;
     scan_index(table, index, conditions, snapshot.as_ptr(), |slot| {
-        place = Some((*slot).tts_tid);
+        tid = Some((*slot).tts_tid);
         false
     });
-    place
+    tid
 }
 
 /// Gives `each` the row versions that meet the conditions, until it returns false.

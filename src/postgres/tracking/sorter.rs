@@ -38,7 +38,7 @@ pub struct Record {
     pub has_bad_signature: bool,
     /// The entry keeps an image of the row.
     pub has_image: bool,
-    pub place: RowLocation,
+    pub location: RowLocation,
 }
 
 pub fn shape_number(shape: &str) -> u128 {
@@ -51,7 +51,7 @@ pub fn shape_id(number: u128) -> String {
 }
 
 impl Record {
-    pub fn live(table: u32, row_id: Uuid, data_hash: Hash, shape: u128, place: RowLocation) -> Record {
+    pub fn live(table: u32, row_id: Uuid, data_hash: Hash, shape: u128, location: RowLocation) -> Record {
         Record {
             table,
             row_id,
@@ -67,7 +67,7 @@ impl Record {
             precedes_baseline: false,
             has_bad_signature: false,
             has_image: false,
-            place,
+            location,
         }
     }
 
@@ -87,8 +87,8 @@ impl Record {
         bytes.extend_from_slice(&self.shape.to_be_bytes());
         bytes.extend_from_slice(&self.block.to_be_bytes());
         bytes.extend_from_slice(&self.transaction.to_be_bytes());
-        bytes.extend_from_slice(&self.place.relation.to_u32().to_be_bytes());
-        let tid = self.place.tid;
+        bytes.extend_from_slice(&self.location.relation.to_u32().to_be_bytes());
+        let tid = self.location.tid;
         for part in [tid.ip_blkid.bi_hi, tid.ip_blkid.bi_lo, tid.ip_posid] {
             bytes.extend_from_slice(&part.to_be_bytes());
         }
@@ -126,7 +126,7 @@ impl Record {
             precedes_baseline: precedes_baseline != 0,
             has_bad_signature: has_bad_signature != 0,
             has_image: has_image != 0,
-            place: RowLocation { relation, tid },
+            location: RowLocation { relation, tid },
         })
     }
 }

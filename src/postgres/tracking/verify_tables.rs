@@ -65,7 +65,8 @@ pub fn verify(targets: Vec<Target>, each: &mut dyn FnMut(usize, RowProblem)) -> 
 
 struct Verification {
     tables: Vec<Verified>,
-    /// The numbers of the tables with an id. Copies that were restored in another cluster have the same id.
+    /// The numbers of the tables with an id. It is one: a copy, which has the same id, gets no plan (see
+    /// [`Options::copied_from`]), unless it had one before the original was there.
     by_id: HashMap<String, Vec<usize>>,
     /// How many sealed entries were read.
     sealed: i64,
@@ -148,7 +149,7 @@ impl Verification {
         self.reading.progress.blocks(0, self.reading.entry_count);
         for number in numbers {
             let table = &mut self.tables[*number];
-            let Some(failure) = table.attempt(|table| table.take_entry(&version, &change, &mut self.reading)) else {
+            let Some(failure) = table.take_step(|table| table.take_entry(&version, &change, &mut self.reading)) else {
                 continue;
             };
             if self.tables.iter().all(Verified::has_failed) {
@@ -180,7 +181,7 @@ impl Verification {
     fn read_rows(&mut self) {
         self.reading.progress.phase(Phase::Rows);
         for table in &mut self.tables {
-            table.attempt(|table| table.read_rows(&mut self.reading));
+            table.take_step(|table| table.read_rows(&mut self.reading));
         }
     }
 
@@ -188,7 +189,7 @@ impl Verification {
         self.reading.progress.phase(Phase::Comparing);
         self.reading.sorter.sort();
         for (number, table) in self.tables.iter_mut().enumerate() {
-            table.attempt(|table| table.compare(&mut self.reading, &mut |problem| each(number, problem)));
+            table.take_step(|table| table.compare(&mut self.reading, &mut |problem| each(number, problem)));
             table.pass_over(&mut self.reading.sorter);
         }
     }
@@ -200,7 +201,7 @@ impl Verified {
     }
 
     /// Takes a step with the table, unless it has failed before. Returns why it fails now.
-    fn attempt(&mut self, step: impl FnOnce(&mut Self) -> Result<(), Failure>) -> Option<Failure> {
+    fn take_step(&mut self, step: impl FnOnce(&mut Self) -> Result<(), Failure>) -> Option<Failure> {
         if self.has_failed() {
             return None;
         }
@@ -236,7 +237,7 @@ impl Verified {
             precedes_baseline: change.precedes_baseline,
             has_bad_signature: signature.problem().is_some(),
             has_image: change.before.or(change.after).is_some(),
-            place: RowLocation::default(),
+            location: RowLocation::default(),
         };
         if let Some(old) = change.old_row_id {
             // The same entry also ends the row under its old key. Under the new key it finds no row.

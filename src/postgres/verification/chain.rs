@@ -35,13 +35,13 @@ use std::rc::Rc;
 
 /// Which blocks to verify.
 #[derive(Debug, Clone, Copy)]
-pub struct Extent {
+pub struct BlockRange {
     pub from: i64,
     pub to: i64,
 }
 
-impl Extent {
-    pub const WHOLE: Extent = Extent { from: 1, to: i64::MAX };
+impl BlockRange {
+    pub const WHOLE: BlockRange = BlockRange { from: 1, to: i64::MAX };
 
     fn is_whole(self) -> bool {
         self.from <= 1 && self.to == i64::MAX
@@ -84,7 +84,7 @@ pub struct ChainReport {
 }
 
 /// Verifies the tables and, unless the mirror is off, the file. `sink` gets each problem as soon as it is found.
-pub fn verify(extent: Extent, thoroughness: Thoroughness, sink: &mut dyn FnMut(&Problem)) -> ChainReport {
+pub fn verify(range: BlockRange, thoroughness: Thoroughness, sink: &mut dyn FnMut(&Problem)) -> ChainReport {
     let progress = Progress::start();
     let keyring = or_raise(secrets::verifying_keyring());
     let sink = std::cell::RefCell::new(sink);
@@ -97,7 +97,7 @@ pub fn verify(extent: Extent, thoroughness: Thoroughness, sink: &mut dyn FnMut(&
         }
         Err(message) => (Err(message), Acknowledged::now()),
     };
-    let mut both = SideBySide::start(extent, keyring.clone(), opened.is_ok(), acknowledged, &progress, &pass_on);
+    let mut both = SideBySide::start(range, keyring.clone(), opened.is_ok(), acknowledged, &progress, &pass_on);
     if thoroughness == Thoroughness::RowVersions {
         both.tables.compare_with(RowVersions::start());
     }
@@ -118,7 +118,7 @@ pub fn verify(extent: Extent, thoroughness: Thoroughness, sink: &mut dyn FnMut(&
 
 /// The verification of the tables, driven by the blocks of the file while there are any.
 struct SideBySide<'a> {
-    extent: Extent,
+    range: BlockRange,
     tables: TableBlocks,
     stored_nodes: NodesInOrder,
     chain: ChainVerifier,
@@ -144,7 +144,7 @@ struct SideBySide<'a> {
 
 impl<'a> SideBySide<'a> {
     fn start(
-        extent: Extent,
+        range: BlockRange,
         keyring: Option<Rc<Keyring>>,
         with_file: bool,
         acknowledged: Acknowledged,
@@ -157,12 +157,12 @@ impl<'a> SideBySide<'a> {
         let head = tables::head_number(&RegisteredSnapshot::latest());
         // Before the file is read: what is committed now must be in the file by then.
         let pending = PendingComparison::read(keyring.as_deref(), &mut findings);
-        progress.totals(extent.blocks_up_to(head), 0);
+        progress.totals(range.blocks_up_to(head), 0);
         progress.phase(Phase::Blocks);
-        let (mut chain, tables) = start_chain(extent, keyring, &mut findings);
+        let (mut chain, tables) = start_chain(range, keyring, &mut findings);
         chain.collect_nodes();
         SideBySide {
-            extent,
+            range,
             stored_nodes: NodesInOrder::default(),
             tables: if with_file { tables.beside_file() } else { tables },
             chain,
@@ -197,14 +197,14 @@ impl<'a> SideBySide<'a> {
                 let file = file?;
                 refuse_later_format(&file)?;
                 let length = file.metadata()?.len();
-                self.progress.totals(self.extent.blocks_up_to(head), length);
+                self.progress.totals(self.range.blocks_up_to(head), length);
                 (verify_file(file, FileOptions { keyring, helpers: helpers() }, self)?, length)
             }
         };
         check_own_file(&self.acknowledged, &report, length, &mut self.file_findings);
         self.verify_tables_to_end(Some(&report));
         self.progress.phase(Phase::Pending);
-        if self.extent.is_whole() {
+        if self.range.is_whole() {
             let last_block = report.last_block.as_ref().map_or(0, |block| block.block_number);
             self.pending.compare(opened, &report, last_block, &mut self.findings, &mut self.file_findings);
         }
@@ -214,7 +214,7 @@ impl<'a> SideBySide<'a> {
 
     /// Verifies the table blocks before `number`: the file does not have them.
     fn verify_tables_before(&mut self, number: i64) {
-        while self.tables.next_number().is_some_and(|next| next < number && next <= self.extent.to) {
+        while self.tables.next_number().is_some_and(|next| next < number && next <= self.range.to) {
             if let Some((header, entries)) = self.tables.next(None) {
                 self.verify_table_block(&header, &entries, None);
                 self.not_in_file(&header);
@@ -224,7 +224,7 @@ impl<'a> SideBySide<'a> {
 
     /// Verifies the rest of the tables.
     fn verify_tables_to_end(&mut self, file: Option<&FileReport>) {
-        while self.tables.next_number().is_some_and(|next| next <= self.extent.to) {
+        while self.tables.next_number().is_some_and(|next| next <= self.range.to) {
             let Some((header, entries)) = self.tables.next(None) else { break };
             self.verify_table_block(&header, &entries, None);
             let Some(report) = file else { continue };
@@ -246,7 +246,7 @@ impl<'a> SideBySide<'a> {
 
     fn verify_table_block(&mut self, header: &BlockHeader, entries: &[SealedEntry], file: Option<&FileBlock>) {
         check_for_interrupts!();
-        self.tables.report_malformed(self.extent.to, &mut self.findings);
+        self.tables.report_malformed(self.range.to, &mut self.findings);
         match file {
             Some(file) => self.chain.block_beside(header, entries, file.computed_for(entries), &mut self.findings),
             None => self.chain.block(header, entries, &mut self.findings),
@@ -332,7 +332,7 @@ impl<'a> SideBySide<'a> {
         self.verify_tables_to_end(None);
         self.pending.check_sealed_since(&mut self.findings);
         self.check_end();
-        if self.extent.is_whole() {
+        if self.range.is_whole() {
             let read = ReadInOrder {
                 last_block: self.last_table_block,
                 tree_size: self.tree_size,
@@ -356,7 +356,7 @@ impl<'a> SideBySide<'a> {
         (report, self.by_key)
     }
 
-    /// A gap in the numbers shows at the block after it. A gap that reaches to the end of the extent shows only here.
+    /// A gap in the numbers shows at the block after it. A gap that reaches to the end of the range shows only here.
     fn check_end(&mut self) {
         let end = match self.tables.next_number() {
             Some(next) => next.saturating_sub(1),
@@ -364,8 +364,8 @@ impl<'a> SideBySide<'a> {
             None if spi::is_isolated() => return,
             None => self.head,
         };
-        let last = self.last_table_block.max(self.extent.from - 1);
-        let (Some(first), end) = (last.checked_add(1), end.min(self.extent.to)) else { return };
+        let last = self.last_table_block.max(self.range.from - 1);
+        let (Some(first), end) = (last.checked_add(1), end.min(self.range.to)) else { return };
         if first <= end {
             self.findings.report(Problem::missing_blocks(Source::Postgres, first, end));
         }
@@ -422,7 +422,7 @@ impl Observer for SideBySide<'_> {
 
     fn block(&mut self, block: FileBlock) {
         let number = block.header.block_number;
-        if number < self.extent.from || number > self.extent.to {
+        if number < self.range.from || number > self.range.to {
             return;
         }
         self.verify_tables_before(number);
@@ -442,25 +442,25 @@ impl Observer for SideBySide<'_> {
     }
 }
 
-/// The verifier and the reader, set up before the first block of the extent.
+/// The verifier and the reader, set up before the first block of the range.
 fn start_chain(
-    extent: Extent,
+    range: BlockRange,
     keyring: Option<Rc<Keyring>>,
     findings: &mut Findings<'_>,
 ) -> (ChainVerifier, TableBlocks) {
-    if extent.from <= 1 {
+    if range.from <= 1 {
         return (ChainVerifier::new(Source::Postgres), TableBlocks::new(keyring, i64::MIN, 0));
     }
-    let number = extent.from - 1;
+    let number = range.from - 1;
     let Some(previous) = table_blocks::header_from(number) else {
-        return (ChainVerifier::after_unknown(Source::Postgres, number), TableBlocks::new(keyring, extent.from, 0));
+        return (ChainVerifier::after_unknown(Source::Postgres, number), TableBlocks::new(keyring, range.from, 0));
     };
     if previous.block_number != number {
         findings.report(Problem::missing_blocks(Source::Postgres, number, number));
-        // This block is in the extent or after it. It is trusted about where its leaves begin, as nothing earlier is
+        // This block is in the range or after it. It is trusted about where its leaves begin, as nothing earlier is
         // known.
         let first_leaf = previous.tree_size.saturating_sub(previous.data_count);
-        let reader = TableBlocks::new(keyring, extent.from, first_leaf);
+        let reader = TableBlocks::new(keyring, range.from, first_leaf);
         return (ChainVerifier::after_unknown(Source::Postgres, number), reader);
     }
     let start = previous.tree_size;
@@ -470,6 +470,6 @@ fn start_chain(
         let problem = Problem::new(Source::Postgres, ProblemKind::TreeRootMismatch, detail);
         findings.report(problem.in_block(previous.block_number));
     }
-    let reader = TableBlocks::new(keyring, extent.from, start);
+    let reader = TableBlocks::new(keyring, range.from, start);
     (ChainVerifier::resume(Source::Postgres, tree, &previous), reader)
 }

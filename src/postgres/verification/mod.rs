@@ -41,7 +41,7 @@ use super::secrets;
 use super::tables::{self, RegisteredSnapshot};
 use super::tracking::{mid_statement, verify_all};
 use crate::ledger::verifier::{FileReport, Problem, WrongKey};
-use chain::{ChainReport, Extent, FileOutcome, TableReport, Thoroughness};
+use chain::{BlockRange, ChainReport, FileOutcome, TableReport, Thoroughness};
 use pgrx::prelude::*;
 use pgrx::PgSqlErrorCode;
 use serde_json::{json, Value};
@@ -52,9 +52,9 @@ const MAX_ROWS: usize = 100_000;
 #[pg_extern(volatile, parallel_unsafe, security_definer, requires = ["tables"])]
 #[search_path(pg_catalog, pg_temp)]
 fn verify_chain(from_block: default!(Option<i64>, "NULL"), to_block: default!(Option<i64>, "NULL")) -> JsonbText {
-    let extent = or_raise(extent(from_block, to_block));
+    let range = or_raise(range(from_block, to_block));
     note_end(from_block.max(to_block));
-    JsonbText::from(chain_verdict(extent, Thoroughness::Chain))
+    JsonbText::from(chain_verdict(range, Thoroughness::Chain))
 }
 
 /// Tells the caller if the last block that they asked for is behind the end of the ledger.
@@ -67,10 +67,10 @@ fn note_end(last_asked_for: Option<i64>) {
     }
 }
 
-fn chain_verdict(extent: Extent, thoroughness: Thoroughness) -> Value {
+fn chain_verdict(range: BlockRange, thoroughness: Thoroughness) -> Value {
     let _freed = FreedMemory;
     secrets::note_unchecked_signatures();
-    let ChainReport { tables, file, wrong_keys } = chain::verify(extent, thoroughness, &mut |_| {});
+    let ChainReport { tables, file, wrong_keys } = chain::verify(range, thoroughness, &mut |_| {});
     wrong_keys.iter().for_each(secrets::warn_of_wrong_key);
     let tables_valid = tables.error_count == 0;
     let file_valid = match &file {
@@ -93,7 +93,7 @@ fn chain_verdict(extent: Extent, thoroughness: Thoroughness) -> Value {
 #[search_path(pg_catalog, pg_temp)]
 fn verify_all() -> JsonbText {
     mid_statement::insert_recorded();
-    let mut verdict = chain_verdict(Extent::WHOLE, Thoroughness::RowVersions);
+    let mut verdict = chain_verdict(BlockRange::WHOLE, Thoroughness::RowVersions);
     let (tables_valid, tables) = verify_all::verify_all_tables();
     verdict["tables"] = tables;
     let (items_valid, items) = verify_registry();
@@ -102,13 +102,13 @@ fn verify_all() -> JsonbText {
     JsonbText::from(verdict)
 }
 
-fn extent(from: Option<i64>, to: Option<i64>) -> Result<Extent, Failure> {
-    let extent = Extent { from: from.unwrap_or(1), to: to.unwrap_or(i64::MAX) };
-    if extent.from < 1 || extent.to < extent.from {
+fn range(from: Option<i64>, to: Option<i64>) -> Result<BlockRange, Failure> {
+    let range = BlockRange { from: from.unwrap_or(1), to: to.unwrap_or(i64::MAX) };
+    if range.from < 1 || range.to < range.from {
         return Err(Failure::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, "invalid range of blocks")
             .detail("Blocks are numbered from 1, and the range must not end before it begins."));
     }
-    Ok(extent)
+    Ok(range)
 }
 
 fn tables_json(report: &TableReport, wrong_keys: &[WrongKey]) -> Value {
@@ -206,7 +206,7 @@ fn find_tampering() -> TableIterator<
     let mut rows = Vec::new();
     let mut more = 0u64;
     secrets::note_unchecked_signatures();
-    let ChainReport { wrong_keys, .. } = chain::verify(Extent::WHOLE, Thoroughness::RowVersions, &mut |problem| {
+    let ChainReport { wrong_keys, .. } = chain::verify(BlockRange::WHOLE, Thoroughness::RowVersions, &mut |problem| {
         if rows.len() < MAX_ROWS {
             rows.push(problem_row(problem));
         } else {

@@ -49,7 +49,7 @@ pub struct PendingComparison {
 
 struct PendingRow {
     leaf_hash: Hash,
-    place: pg_sys::ItemPointerData,
+    tid: pg_sys::ItemPointerData,
     /// Written by the verifying transaction itself: its lines are appended only when it commits.
     is_uncommitted: bool,
     in_block: InBlock,
@@ -80,7 +80,7 @@ struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    fn take(&mut self, row: &Row, place: pg_sys::ItemPointerData, is_uncommitted: bool, findings: &mut Findings<'_>) {
+    fn take(&mut self, row: &Row, tid: pg_sys::ItemPointerData, is_uncommitted: bool, findings: &mut Findings<'_>) {
         let (entry, fault) = table_blocks::entry_and_fault(row, self.keyring, &mut self.buffers);
         if let Some(fault) = fault {
             let mut problem = Problem::new(Source::Postgres, ProblemKind::RowMalformed, fault);
@@ -98,7 +98,7 @@ impl Reading<'_> {
         if row.datum(entry_column::LEAF_INDEX).is_some() || row.datum(entry_column::BLOCK_NUMBER).is_some() {
             findings.report(of_entry(ProblemKind::RowMalformed, "a pending entry claims to be sealed"));
         }
-        let pending = PendingRow { leaf_hash: entry.leaf_hash, place, is_uncommitted, in_block: InBlock::No };
+        let pending = PendingRow { leaf_hash: entry.leaf_hash, tid, is_uncommitted, in_block: InBlock::No };
         if self.rows.insert(entry.entry_id, pending).is_some() {
             findings.report(of_entry(ProblemKind::EntryRepeated, "more than one pending entry has this id"));
         }
@@ -137,13 +137,13 @@ impl PendingComparison {
             // the worker finds it.
             entries_pending::note(tid_of(tuple).0);
             // SAFETY: the scan's tuple is valid until the next one is fetched.
-            let (place, is_uncommitted) = unsafe {
+            let (tid, is_uncommitted) = unsafe {
                 let inserted_by = (*(*tuple).t_data).t_choice.t_heap.t_xmin;
                 ((*tuple).t_self, pg_sys::TransactionIdIsCurrentTransactionId(inserted_by))
             };
             // SAFETY: the context belongs to this function, and nothing that is kept of a row is allocated in it.
             unsafe {
-                context.switch_to(|_| reading.take(&table.deform(tuple), place, is_uncommitted, findings));
+                context.switch_to(|_| reading.take(&table.deform(tuple), tid, is_uncommitted, findings));
                 context.reset();
             }
         }
@@ -367,8 +367,8 @@ fn complete_attachment() -> Option<u64> {
 fn is_still_there(entry_id: Uuid, row: &PendingRow) -> bool {
     let table = Table::open("entries_pending", pg_sys::AccessShareLock);
     let snapshot = RegisteredSnapshot::latest();
-    let found = table.fetch(row.place, &snapshot, |row| row.uuid(entry_column::ID));
-    // The place may have been given to another row.
+    let found = table.fetch(row.tid, &snapshot, |row| row.uuid(entry_column::ID));
+    // Another row may have been put there.
     found.flatten() == Some(entry_id)
 }
 

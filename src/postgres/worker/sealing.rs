@@ -91,10 +91,14 @@ impl Sealing {
         let rest = self.pace.until_rested().map(rounded_up_ms);
         let due = self.due().map(|due| ((due - tables::now().micros()) / 1000 + 1).max(0));
         let recount = self.recount_at.map(|at| rounded_up_ms(at.saturating_duration_since(Instant::now())));
-        let waits_for_rest = self.has_full_block() || self.is_age_unknown();
-        let next = due.into_iter().chain(recount).chain(rest.filter(|_| waits_for_rest)).min();
+        let next = due.into_iter().chain(recount).chain(rest.filter(|_| self.waits_for_no_time())).min();
         // Nothing is sealed before the rest is over.
         next.map(|next| next.max(rest.unwrap_or(0)))
+    }
+
+    /// Whether the pending table may have what is sealed at any time: a full block, or entries whose age is not known.
+    fn waits_for_no_time(&self) -> bool {
+        self.has_full_block() || self.is_age_unknown()
     }
 
     /// Whether entries are pending, and it is not known since when. Their sessions woke the worker while it rested, and no
@@ -166,7 +170,7 @@ impl Sealing {
             self.correct_count(count, &batch);
         }
         // The scan could see every entry that was counted before it, so a missing one is on an earlier page.
-        let was_missed = count.entries > batch.seen() && !batch.is_whole;
+        let was_missed = count.entries > batch.seen && !batch.is_whole;
         let is_unseen = self.slot().pending.load(Ordering::Acquire) > batch.left;
         if is_unseen {
             self.wait_since(looked_at);
@@ -205,7 +209,7 @@ impl Sealing {
         self.waiting_since = Some(self.waiting_since.map_or(time, |since| since.min(time)));
     }
 
-    /// Whether the pending table may have a full block, an entry that is due, or entries whose age is not known yet.
+    /// Whether something may be found in the pending table, and this is no time to rest.
     fn has_something_to_seal(&mut self) -> bool {
         let pending = self.slot().pending.load(Ordering::Acquire);
         if pending <= 0 && !self.must_recount() {
@@ -215,7 +219,7 @@ impl Sealing {
         // The clock may have been set back since: no entry waits longer for that than once more the interval.
         let now = tables::now().micros();
         self.waiting_since = self.waiting_since.map(|since| since.min(now));
-        let may_find = self.must_recount() || self.waiting_since.is_none() || self.is_due() || self.has_full_block();
+        let may_find = self.must_recount() || self.is_due() || self.waits_for_no_time();
         may_find && !self.pace.put_off_if_resting()
     }
 
@@ -243,10 +247,9 @@ impl Sealing {
         let Some((mut batch, count)) = sealed else { return Ok(None) };
         keeper.note_remembered();
         self.emptied.add(std::mem::take(&mut batch.moved));
-        self.slot().blocks_sealed.fetch_add(batch.blocks.len() as i64, Ordering::AcqRel);
-        if !batch.blocks.is_empty() && !keeper.is_async() {
-            let entry_ids = std::mem::take(&mut batch.entry_ids);
-            self.unwritten = Some(SealedBlocks { headers: batch.blocks.clone(), entry_ids });
+        self.slot().blocks_sealed.fetch_add(batch.sealed.headers.len() as i64, Ordering::AcqRel);
+        if !batch.sealed.headers.is_empty() && !keeper.is_async() {
+            self.unwritten = Some(std::mem::take(&mut batch.sealed));
         }
         Ok(Some((batch, count)))
     }
@@ -272,7 +275,7 @@ impl Sealing {
     /// committed may be counted twice then. At worst that wakes the worker once too often, and they are counted again
     /// soon.
     fn correct_count(&mut self, count: PendingCount, batch: &Batch) {
-        self.slot().pending.fetch_add(batch.seen() - count.entries, Ordering::AcqRel);
+        self.slot().pending.fetch_add(batch.seen - count.entries, Ordering::AcqRel);
         self.is_counted = true;
         let is_exact = self.slot().is_exact(count);
         self.recount_at = (!is_exact).then(|| Instant::now() + RECOUNT_INTERVAL);
