@@ -9,7 +9,7 @@ use super::schema;
 use super::spi;
 use super::transaction;
 use pgrx::{pg_guard, pg_sys, PgSqlErrorCode};
-use std::ffi::{c_void, CStr};
+use std::ffi::c_void;
 
 /// DROP EXTENSION takes a stronger one.
 const MODE: pg_sys::LOCKMODE = pg_sys::ShareUpdateExclusiveLock as _;
@@ -91,7 +91,7 @@ unsafe fn dropped(drop: &pg_sys::DropStmt) -> Option<Object> {
 /// # Safety
 /// `name` is a node of type String.
 unsafe fn own_extension(name: *mut c_void) -> Option<Object> {
-    let is_there = text(name) == extension::NAME && extension::exists();
+    let is_there = lists::string(name) == extension::NAME && extension::exists();
     is_there.then(|| Object::Extension(extension::oid()))
 }
 
@@ -100,17 +100,7 @@ unsafe fn own_extension(name: *mut c_void) -> Option<Object> {
 /// # Safety
 /// As for [`own_extension`].
 unsafe fn own_schema(name: *mut c_void) -> Option<Object> {
-    schema::find().filter(|_| text(name) == schema::NAME).map(Object::Schema)
-}
-
-/// # Safety
-/// As for [`own_extension`], and the node outlives the result.
-unsafe fn text<'a>(name: *mut c_void) -> &'a CStr {
-    #[cfg(feature = "pg14")]
-    let name = (*name.cast::<pg_sys::Value>()).val.str_;
-    #[cfg(not(feature = "pg14"))]
-    let name = (*name.cast::<pg_sys::String>()).sval;
-    CStr::from_ptr(name)
+    schema::find().filter(|_| lists::string(name) == schema::NAME).map(Object::Schema)
 }
 
 fn not_owner(object: Object, purpose: &str) -> Failure {

@@ -19,6 +19,7 @@ use crate::postgres::roles::as_ledger_owner;
 use crate::postgres::spi;
 use crate::postgres::tables::{Row, Table};
 use pgrx::{pg_sys, PgSqlErrorCode};
+use std::ffi::CStr;
 
 /// Returns the tables of which something was recorded, for [`after_drop`].
 ///
@@ -32,7 +33,8 @@ pub unsafe fn before_drop(drop: &pg_sys::DropStmt) -> Result<Vec<pg_sys::Oid>, F
         }
         // Without CASCADE a schema goes only if it is empty.
         pg_sys::ObjectType::OBJECT_SCHEMA if drop.behavior == pg_sys::DropBehavior::DROP_CASCADE => {
-            let schemas = lists::pointers(drop.objects).filter_map(|name| lock_schema(name.cast())).collect::<Vec<_>>();
+            let schemas =
+                lists::pointers(drop.objects).filter_map(|name| lock_schema(lists::string(name))).collect::<Vec<_>>();
             record(&lock_all(IN_SCHEMA, &schemas))
         }
         _ => Ok(Vec::new()),
@@ -135,10 +137,9 @@ unsafe fn lock_all(query: &'static str, objects: &[pg_sys::Oid]) -> Vec<pg_sys::
 
 /// Locks the schema that DROP SCHEMA names, if the caller may drop it. The command does so too before it locks a table,
 /// and from then on nothing is created in the schema or moved into it.
-unsafe fn lock_schema(name: *mut pg_sys::Node) -> Option<pg_sys::Oid> {
-    let name = schema_name(name);
+unsafe fn lock_schema(name: &CStr) -> Option<pg_sys::Oid> {
     loop {
-        let schema = pg_sys::get_namespace_oid(name, true);
+        let schema = pg_sys::get_namespace_oid(name.as_ptr(), true);
         // A caller who may not drop it gets no lock either: the command itself raises the error.
         if schema == pg_sys::InvalidOid || !Object::Schema(schema).is_own() {
             return None;
@@ -146,7 +147,7 @@ unsafe fn lock_schema(name: *mut pg_sys::Node) -> Option<pg_sys::Oid> {
         let lock = pg_sys::AccessExclusiveLock as pg_sys::LOCKMODE;
         pg_sys::LockDatabaseObject(pg_sys::NamespaceRelationId, schema, 0, lock);
         // While this session waited for the lock, another schema may have got the name.
-        if pg_sys::get_namespace_oid(name, true) == schema {
+        if pg_sys::get_namespace_oid(name.as_ptr(), true) == schema {
             return Some(schema);
         }
     }
@@ -211,13 +212,4 @@ fn record(dropped: &[pg_sys::Oid]) -> Result<Vec<pg_sys::Oid>, Failure> {
     }
     dropped::note_recorded(&all);
     Ok(recorded)
-}
-
-/// # Safety
-/// `name` is a node of type String.
-unsafe fn schema_name(name: *mut pg_sys::Node) -> *const std::ffi::c_char {
-    #[cfg(feature = "pg14")]
-    return (*name.cast::<pg_sys::Value>()).val.str_;
-    #[cfg(not(feature = "pg14"))]
-    return (*name.cast::<pg_sys::String>()).sval;
 }
