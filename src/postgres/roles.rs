@@ -56,11 +56,15 @@ pub fn is_member(user: pg_sys::Oid, role: &CStr) -> bool {
     }
 }
 
-/// Whether the session's role may read files of the server, even if a function that runs as another role asks.
-pub fn caller_reads_server_files() -> bool {
+/// Whether the user may read files of the server.
+pub fn reads_server_files(user: pg_sys::Oid) -> bool {
+    let role = pg_sys::Oid::from(pg_sys::ROLE_PG_READ_SERVER_FILES);
     // SAFETY: catalog look-ups inside a transaction.
-    unsafe {
-        let role = pg_sys::Oid::from(pg_sys::ROLE_PG_READ_SERVER_FILES);
-        pg_sys::has_privs_of_role(pg_sys::GetOuterUserId(), role)
-    }
+    unsafe { pg_sys::has_privs_of_role(user, role) }
+}
+
+/// Whether the session's role may, even if a function that runs as another role asks.
+pub fn caller_reads_server_files() -> bool {
+    // SAFETY: reads a global of this process.
+    reads_server_files(unsafe { pg_sys::GetOuterUserId() })
 }

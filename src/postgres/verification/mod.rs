@@ -36,7 +36,7 @@ use super::helper_threads::FreedMemory;
 use super::items::audit::verify_registry;
 use super::jsonb::JsonbText;
 use super::mirror::remembered;
-use super::roles::as_ledger_owner;
+use super::roles::{as_ledger_owner, reads_server_files};
 use super::secrets;
 use super::tables::{self, RegisteredSnapshot};
 use super::tracking::{mid_statement, verify_all};
@@ -171,12 +171,7 @@ fn verify_file_integrity(path: default!(Option<String>, "NULL")) -> JsonbText {
 
 /// Reading any file of the server needs more privileges than reading the ledger.
 fn require_file_privilege(path: &std::path::Path) -> Result<(), Failure> {
-    // SAFETY: catalog look-ups inside a transaction.
-    let may = unsafe {
-        let role = pg_sys::Oid::from(pg_sys::ROLE_PG_READ_SERVER_FILES);
-        pg_sys::has_privs_of_role(errorless::user(), role)
-    };
-    if may {
+    if reads_server_files(errorless::user()) {
         return Ok(());
     }
     Err(Failure::new(
