@@ -26,7 +26,7 @@
 //! | [`blocks`], [`pending_scan`], [`pending_floor`], [`log_state`], [`partitions`], [`emptied_pages`], [`sealing_lock`] | sealing |
 //! | [`copy_hook`], [`line_functions`], [`import`] | writing a ledger out, and rebuilding one |
 //! | [`utility_hook`], [`executor_hook`], [`object_access_hook`] | hooks for commands, for queries, and for what they create or drop |
-//! | [`own_tables`], [`table_locks`], [`ownership`] | commands that are refused on the ledger's own tables, and who owns an object |
+//! | [`own_tables`], [`table_locks`], [`ownership`], [`privileges`] | commands that are refused on the ledger's own tables; who owns an object, and who has which privileges |
 //! | [`items`] | signed files, and their registry |
 //! | [`tracking`] | application tables whose rows are recorded |
 //! | [`verification`], [`all_entries`] | SQL functions that verify; going through all entries, pending or sealed |
@@ -87,6 +87,7 @@ mod partitions;
 mod pending_floor;
 mod pending_scan;
 mod prepared_transactions;
+mod privileges;
 mod queue;
 mod queued_entry;
 mod quoting;

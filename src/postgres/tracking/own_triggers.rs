@@ -9,6 +9,7 @@ use super::catalog_triggers::CatalogTrigger;
 use super::options::{is_function, ROW_FUNCTION, TRUNCATE_FUNCTION};
 use crate::postgres::errorless;
 use crate::postgres::errors::Failure;
+use crate::postgres::privileges::has_privilege;
 use crate::postgres::relation;
 use pgrx::{pg_sys, PgSqlErrorCode};
 
@@ -36,10 +37,7 @@ pub unsafe fn check_replaced(create: &pg_sys::CreateTrigStmt) -> Result<(), Fail
 unsafe fn lock_named(name: *mut pg_sys::RangeVar) -> Option<pg_sys::Oid> {
     loop {
         let table = relation::named(name);
-        let may_create = |table| {
-            let right = pg_sys::ACL_TRIGGER as pg_sys::AclMode;
-            pg_sys::pg_class_aclcheck(table, errorless::user(), right) == pg_sys::AclResult::ACLCHECK_OK
-        };
+        let may_create = |table| has_privilege(table, errorless::user(), pg_sys::ACL_TRIGGER);
         if table == pg_sys::InvalidOid || !may_create(table) {
             return None;
         }
