@@ -261,6 +261,14 @@ pub fn inherits(table: &Table) -> bool {
     !table.pg_class().relispartition && unsafe { guarded(has_superclass, oid(table)) }
 }
 
+/// As [`named`], but `None` if there is no such relation.
+///
+/// # Safety
+/// As for [`named`].
+pub unsafe fn find_named(name: *mut pg_sys::RangeVar) -> Option<pg_sys::Oid> {
+    Some(named(name)).filter(|oid| *oid != pg_sys::InvalidOid)
+}
+
 /// The relation with this name now, without a lock, or InvalidOid.
 ///
 /// # Safety
@@ -268,6 +276,23 @@ pub fn inherits(table: &Table) -> bool {
 pub unsafe fn named(name: *mut pg_sys::RangeVar) -> pg_sys::Oid {
     let lock = pg_sys::NoLock as pg_sys::LOCKMODE;
     pg_sys::RangeVarGetRelidExtended(name, lock, pg_sys::RVROption::RVR_MISSING_OK, None, std::ptr::null_mut())
+}
+
+/// Locks what has a name, if the caller `may`. Otherwise the caller gets no lock, and the command itself raises the
+/// error. While this session waits for the lock, the name may become that of something else, and the command takes what
+/// has it then: so that is looked up again.
+pub fn lock_by_name<T: PartialEq>(
+    find: impl Fn() -> Option<T>,
+    may: impl Fn(&T) -> bool,
+    lock: impl Fn(&T),
+) -> Option<T> {
+    loop {
+        let found = find().filter(&may)?;
+        lock(&found);
+        if find().as_ref() == Some(&found) {
+            return Some(found);
+        }
+    }
 }
 
 /// Locks a relation until the transaction ends.

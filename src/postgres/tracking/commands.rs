@@ -206,7 +206,6 @@ unsafe fn before_attach(
     let Some(parent) = target_of(alter, pg_sys::ShareUpdateExclusiveLock).filter(tracked) else {
         return Ok(std::ptr::null_mut());
     };
-    // A caller who may not attach it gets no lock either: the command itself raises the error.
     let may_attach = |partition| Object::Relation(partition).is_own();
     let Some(partition) = lock_partition(&parent, partition_of(command), may_attach) else {
         return Ok(family_of(&parent, pg_sys::InvalidOid));
@@ -224,24 +223,17 @@ unsafe fn before_attach(
     Ok(family)
 }
 
-/// Locks the partition that the command names, if the command can concern it. While this session waits for a lock,
-/// another table may get the name, and the command takes the table that has it then.
+/// Locks the partition that the command names, if the command can concern it.
 unsafe fn lock_partition(
     parent: &Table,
     name: *mut pg_sys::RangeVar,
     is_concerned: impl Fn(pg_sys::Oid) -> bool,
 ) -> Option<pg_sys::Oid> {
-    loop {
-        let partition = relation::named(name);
-        if partition == pg_sys::InvalidOid || !is_concerned(partition) {
-            return None;
-        }
+    let lock = |partition: &pg_sys::Oid| {
         lock_default(parent);
-        relation::lock(partition, pg_sys::AccessExclusiveLock);
-        if relation::named(name) == partition {
-            return Some(partition);
-        }
-    }
+        relation::lock(*partition, pg_sys::AccessExclusiveLock);
+    };
+    relation::lock_by_name(|| relation::find_named(name), |partition| is_concerned(*partition), lock)
 }
 
 /// Locks the default partition, if there is one, because rows in it may belong to the new partition. The command locks

@@ -107,6 +107,10 @@ const OF_OWNER: &str = "WITH owned AS MATERIALIZED (\
 /// A table, and the tables that it is a partition of.
 type WithAncestors = (pg_sys::Oid, Vec<pg_sys::Oid>);
 
+fn with_ancestors(table: pg_sys::Oid) -> WithAncestors {
+    (table, relation::ancestors_of(table))
+}
+
 /// What the query lists for these objects, as of now, and each table after those that it is a partition of.
 fn tables_that(query: &'static str, objects: &[pg_sys::Oid]) -> Vec<WithAncestors> {
     let mut tables: Vec<pg_sys::Oid> = Vec::new();
@@ -116,7 +120,7 @@ fn tables_that(query: &'static str, objects: &[pg_sys::Oid]) -> Vec<WithAncestor
     }
     tables.sort_unstable_by_key(|oid| oid.to_u32());
     tables.dedup();
-    let mut tables: Vec<_> = tables.into_iter().map(|oid| (oid, relation::ancestors_of(oid))).collect();
+    let mut tables: Vec<_> = tables.into_iter().map(with_ancestors).collect();
     tables.sort_by_key(|(_, ancestors)| ancestors.len());
     tables
 }
@@ -138,19 +142,10 @@ unsafe fn lock_all(query: &'static str, objects: &[pg_sys::Oid]) -> Vec<pg_sys::
 /// Locks the schema that DROP SCHEMA names, if the caller may drop it. The command does so too before it locks a table,
 /// and from then on nothing is created in the schema or moved into it.
 unsafe fn lock_schema(name: &CStr) -> Option<pg_sys::Oid> {
-    loop {
-        let schema = pg_sys::get_namespace_oid(name.as_ptr(), true);
-        // A caller who may not drop it gets no lock either: the command itself raises the error.
-        if schema == pg_sys::InvalidOid || !Object::Schema(schema).is_own() {
-            return None;
-        }
-        let lock = pg_sys::AccessExclusiveLock as pg_sys::LOCKMODE;
-        pg_sys::LockDatabaseObject(pg_sys::NamespaceRelationId, schema, 0, lock);
-        // While this session waited for the lock, another schema may have got the name.
-        if pg_sys::get_namespace_oid(name.as_ptr(), true) == schema {
-            return Some(schema);
-        }
-    }
+    let find = || Some(pg_sys::get_namespace_oid(name.as_ptr(), true)).filter(|oid| *oid != pg_sys::InvalidOid);
+    let mode = pg_sys::AccessExclusiveLock as pg_sys::LOCKMODE;
+    let lock = |schema: &pg_sys::Oid| pg_sys::LockDatabaseObject(pg_sys::NamespaceRelationId, *schema, 0, mode);
+    relation::lock_by_name(find, |schema| Object::Schema(*schema).is_own(), lock)
 }
 
 /// Locks as DROP TABLE does: first the parent of a partition, so that no session uses it meanwhile.
@@ -164,19 +159,9 @@ unsafe fn lock_with_ancestors(relation: pg_sys::Oid, ancestors: &[pg_sys::Oid]) 
 /// Locks the table that DROP TABLE names, if the caller may drop it.
 unsafe fn lock_named(names: *mut pg_sys::List) -> Option<pg_sys::Oid> {
     let name = pg_sys::makeRangeVarFromNameList(names);
-    loop {
-        let oid = relation::named(name);
-        if oid == pg_sys::InvalidOid || !may_drop(oid) {
-            // The command itself says what is wrong.
-            return None;
-        }
-        let ancestors = relation::ancestors_of(oid);
-        lock_with_ancestors(oid, &ancestors);
-        // While this session waited for the lock, another table may have got the name.
-        if relation::named(name) == oid && relation::ancestors_of(oid) == ancestors {
-            return Some(oid);
-        }
-    }
+    let find = || relation::find_named(name).map(with_ancestors);
+    let lock = |(oid, ancestors): &WithAncestors| lock_with_ancestors(*oid, ancestors);
+    relation::lock_by_name(find, |(oid, _)| may_drop(*oid), lock).map(|(oid, _)| oid)
 }
 
 unsafe fn may_drop(relation: pg_sys::Oid) -> bool {
