@@ -129,6 +129,13 @@ pub fn text(name: &pg_sys::NameData) -> String {
     unsafe { CStr::from_ptr(name.data.as_ptr()) }.to_string_lossy().into_owned()
 }
 
+/// Whether the relation is a table, and not a view, an index or the like; false if it does not exist.
+pub fn is_table(relation: pg_sys::Oid) -> bool {
+    // SAFETY: a catalog look-up inside a transaction; any oid may be asked for.
+    let kind = unsafe { pg_sys::get_rel_relkind(relation) } as u8;
+    matches!(kind, pg_sys::RELKIND_RELATION | pg_sys::RELKIND_PARTITIONED_TABLE)
+}
+
 pub fn oid(table: &Table) -> pg_sys::Oid {
     // SAFETY: a `Table` keeps its relation open as long as it lives.
     unsafe { (*table.relation()).rd_id }

@@ -193,9 +193,7 @@ unsafe fn target_of(alter: &pg_sys::AlterTableStmt, lock: u32) -> Option<Table> 
     if oid == pg_sys::InvalidOid {
         return None;
     }
-    let kind = pg_sys::get_rel_relkind(oid) as u8;
-    let is_table = matches!(kind, pg_sys::RELKIND_RELATION | pg_sys::RELKIND_PARTITIONED_TABLE);
-    is_table.then(|| Table::open_oid(oid, pg_sys::NoLock))
+    relation::is_table(oid).then(|| Table::open_oid(oid, pg_sys::NoLock))
 }
 
 unsafe fn before_attach(
@@ -211,8 +209,7 @@ unsafe fn before_attach(
         return Ok(family_of(&parent, pg_sys::InvalidOid));
     };
     let family = family_of(&parent, partition);
-    let kind = pg_sys::get_rel_relkind(partition) as u8;
-    if !matches!(kind, pg_sys::RELKIND_RELATION | pg_sys::RELKIND_PARTITIONED_TABLE) {
+    if !relation::is_table(partition) {
         return Ok(family);
     }
     let partition = Table::open_oid(partition, pg_sys::NoLock);
@@ -414,8 +411,7 @@ unsafe fn after_create(create: &pg_sys::CreateStmt) -> Result<(), Failure> {
         return Ok(());
     }
     // With IF NOT EXISTS, it may be something else that has this name.
-    let kind = pg_sys::get_rel_relkind(oid) as u8;
-    if !matches!(kind, pg_sys::RELKIND_RELATION | pg_sys::RELKIND_PARTITIONED_TABLE) {
+    if !relation::is_table(oid) {
         return Ok(());
     }
     let partition = Table::open_oid(oid, pg_sys::AccessShareLock);

@@ -164,15 +164,13 @@ unsafe fn lock_named(names: *mut pg_sys::List) -> Option<pg_sys::Oid> {
     relation::lock_by_name(find, |(oid, _)| may_drop(*oid), lock).map(|(oid, _)| oid)
 }
 
-unsafe fn may_drop(relation: pg_sys::Oid) -> bool {
-    let kind = pg_sys::get_rel_relkind(relation) as u8;
-    let is_table = matches!(kind, pg_sys::RELKIND_RELATION | pg_sys::RELKIND_PARTITIONED_TABLE);
-    let is_catalog = || relation.to_u32() < pg_sys::FirstNormalObjectId;
+unsafe fn may_drop(table: pg_sys::Oid) -> bool {
+    let is_catalog = || table.to_u32() < pg_sys::FirstNormalObjectId;
     let user = errorless::user();
-    is_table
+    relation::is_table(table)
         && !is_catalog()
-        && (Object::Relation(relation).is_owned_by(user)
-            || Object::Schema(pg_sys::get_rel_namespace(relation)).is_owned_by(user))
+        && (Object::Relation(table).is_owned_by(user)
+            || Object::Schema(pg_sys::get_rel_namespace(table)).is_owned_by(user))
 }
 
 /// Records what is lost with these tables, which are locked, and with their partitions. Returns those of which something
