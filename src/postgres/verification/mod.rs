@@ -33,6 +33,7 @@ use super::database;
 use super::errorless;
 use super::errors::{or_raise, Failure};
 use super::helper_threads::FreedMemory;
+use super::ids;
 use super::items::audit::verify_registry;
 use super::jsonb::JsonbText;
 use super::mirror::remembered;
@@ -223,7 +224,7 @@ fn problem_row(problem: &Problem) -> ProblemRow {
         problem.source.as_str().to_owned(),
         problem.block_number,
         problem.leaf_index,
-        problem.entry_id.map(|id| pgrx::Uuid::from_bytes(*id.as_bytes())),
+        problem.entry_id.map(ids::to_sql),
         problem.problem.as_str().to_owned(),
         problem.detail.clone(),
     )
