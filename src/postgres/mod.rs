@@ -23,7 +23,7 @@
 //! | [`subtransaction`] | work whose failure must not end the transaction |
 //! | [`prepared_transactions`] | which transactions are prepared |
 //! | [`mirror`] | the JSONL file |
-//! | [`blocks`], [`pending_scan`], [`pending_floor`], [`log_state`], [`partitions`], [`emptied_pages`], [`sealing_lock`] | sealing |
+//! | [`blocks`], [`pending_scan`], [`pending_floor`], [`log_state`], [`partitions`], [`emptied_pages`], [`sealing_lock`], [`lock_holders`] | sealing |
 //! | [`copy_hook`], [`line_functions`], [`import`] | writing a ledger out, and rebuilding one |
 //! | [`utility_hook`], [`executor_hook`], [`object_access_hook`] | hooks for commands, for queries, and for what they create or drop |
 //! | [`own_tables`], [`table_locks`], [`ownership`], [`privileges`] | commands that are refused on the ledger's own tables; who owns an object, and who has which privileges |
@@ -74,6 +74,7 @@ mod jsonb_record;
 mod line_functions;
 mod lists;
 mod local_settings;
+mod lock_holders;
 mod lock_limit;
 mod locks;
 mod log_state;
