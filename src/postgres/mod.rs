@@ -33,7 +33,7 @@
 //! | [`views`] | the functions behind the views for monitoring |
 //! | [`worker`], [`background_process`] | launcher and workers; what they have in common with the mirror's writer |
 //! | [`shared`], [`database_slot`], [`locks`], [`database`] | shared memory, and this process's part of it |
-//! | [`relation`], [`quoting`] | what the catalogs say of a table, the ledger's or an application's; its names as SQL |
+//! | [`relation`], [`quoting`] | what the catalogs say of a table, the ledger's or an application's, and how it is named; names, types and texts as SQL |
 //! | [`install`] | the SQL of the install script |
 //! | [`faults`] | failing on purpose, in tests |
 //! | [`roles`], [`schema`], [`extension`] | with whose rights work is done, and which schema and extension are the ledger's |

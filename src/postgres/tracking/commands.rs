@@ -22,6 +22,7 @@ use super::trackable;
 use crate::postgres::errors::{or_raise, Failure};
 use crate::postgres::lists;
 use crate::postgres::ownership::Object;
+use crate::postgres::quoting::literal;
 use crate::postgres::relation;
 use crate::postgres::roles::as_ledger_owner;
 use crate::postgres::schema;
@@ -325,7 +326,7 @@ unsafe fn check_storage(alter: &pg_sys::AlterTableStmt, command: *mut pg_sys::Al
     let tracked = primary_key::tracked_name(&table).unwrap_or(name);
     Err(Failure::new(PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED, message)
         .detail(detail)
-        .hint(format!("To stop tracking the table instead: SELECT ledger.untrack({}).", relation::literal(&tracked))))
+        .hint(format!("To stop tracking the table instead: SELECT ledger.untrack({}).", literal(&tracked))))
 }
 
 /// Refuses what would let the table's owner change rows before the worker has recorded what was there: the change would be

@@ -10,6 +10,7 @@ use super::options::{is_function, ROW_FUNCTION, TRUNCATE_FUNCTION};
 use crate::postgres::errorless;
 use crate::postgres::errors::Failure;
 use crate::postgres::privileges::has_privilege;
+use crate::postgres::quoting::literal;
 use crate::postgres::relation;
 use pgrx::{pg_sys, PgSqlErrorCode};
 
@@ -48,7 +49,7 @@ unsafe fn check_kept(table: pg_sys::Oid, create: &pg_sys::CreateTrigStmt) -> Res
     let message = format!("cannot replace trigger \"{trigger}\" of tracked table {name}");
     Err(Failure::new(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
         .detail("It records what is done to the table.")
-        .hint(format!("To stop tracking the table: SELECT ledger.untrack({}).", relation::literal(&name))))
+        .hint(format!("To stop tracking the table: SELECT ledger.untrack({}).", literal(&name))))
 }
 
 /// # Safety
@@ -74,6 +75,6 @@ pub unsafe fn check_created(trigger: pg_sys::Oid) {
         .detail(format!(
             "Only ledger.track() and superusers may create triggers with it; this trigger is for table {table}."
         ))
-        .hint(format!("To record the rows of the table: SELECT ledger.track({}).", relation::literal(&table)))
+        .hint(format!("To record the rows of the table: SELECT ledger.track({}).", literal(&table)))
         .raise();
 }

@@ -4,7 +4,8 @@
 use super::options::{tracked_root, Options};
 use crate::postgres::errors::Failure;
 use crate::postgres::lists;
-use crate::postgres::relation::{literal, qualified_name, text};
+use crate::postgres::quoting::literal;
+use crate::postgres::relation::{qualified_name, text};
 use crate::postgres::tables::Table;
 use pgrx::{pg_sys, PgSqlErrorCode};
 

@@ -11,6 +11,7 @@ use super::verify_row::RowProblemKind;
 use super::verify_tables::{self, Counts};
 use crate::postgres::errors::Failure;
 use crate::postgres::jsonb::Jsonb;
+use crate::postgres::quoting::literal;
 use crate::postgres::relation;
 use crate::postgres::spi;
 use crate::postgres::tables::{RegisteredSnapshot, Row, Table};
@@ -201,7 +202,7 @@ fn alteration(table: &Tracked, call: &str) -> String {
         return format!(
             "no trigger of table {name} is fired, because relhastriggers is false in its row of pg_class; UPDATE \
              pg_catalog.pg_class SET relhastriggers = true WHERE oid = {}::pg_catalog.regclass puts that right",
-            relation::literal(&name)
+            literal(&name)
         );
     }
     if let Some(renamed) = RenamedTrigger::of(&open) {
