@@ -41,7 +41,6 @@
 //! | [`local_settings`], [`lock_limit`], [`timeout`] | what holds for a piece of work: settings of Postgres, and how long it waits |
 //! | [`tables`], [`bulk_insert`], [`single_insert`], [`single_row`], [`spi`], [`jsonb`], [`jsonb_record`], [`lists`], [`temporary_file`], [`encoding`], [`errors`], [`errorless`], [`wait_events`] | access to Postgres' own functions |
 //! | [`ids`], [`new_ids`] | new ids, and ids in SQL; which new ones need not be searched for |
-//! | [`regular_file`] | opening files that others may have put there |
 //! | [`helper_threads`] | threads that must not call Postgres |
 //! | [`memory`] | what happens if there is none left |
 
@@ -92,7 +91,6 @@ mod privileges;
 mod queue;
 mod queued_entry;
 mod quoting;
-mod regular_file;
 mod relation;
 mod roles;
 mod schema;
