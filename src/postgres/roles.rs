@@ -4,7 +4,7 @@
 //! cannot become the caller by SET ROLE, and cannot leave anything behind that the caller would run later.
 
 use super::errors::or_raise;
-use super::local_settings::with_setting;
+use super::local_settings::with_catalog_path;
 use super::schema;
 use pgrx::pg_sys;
 use std::ffi::CStr;
@@ -43,8 +43,7 @@ fn as_role<T>(role: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
         pg_sys::SetUserIdAndSecContext(role, context | restricted);
     }
     let _restore = Restore(user, context);
-    // Names mean those of pg_catalog.
-    with_setting(c"search_path", c"pg_catalog, pg_temp", work)
+    with_catalog_path(work)
 }
 
 /// Whether the user has the privileges of one of the ledger's roles, which may have been dropped.

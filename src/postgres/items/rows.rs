@@ -15,7 +15,7 @@ use uuid::Uuid;
 macro_rules! select {
     ($($locking:literal)?) => {
         concat!(
-            "SELECT content, location_path, metadata::pg_catalog.text, language, integrity_hash::pg_catalog.text, \
+            "SELECT content, location_path, metadata::text, language, integrity_hash::text, \
              revoked_at IS NOT NULL, revoked_reason FROM ledger.items \
              WHERE item_type = $1 AND item_id = $2 AND version = $3"
             $(, $locking)?
@@ -68,7 +68,7 @@ pub struct Repeated {
 }
 
 pub fn repeated(name: &ItemName) -> Option<Repeated> {
-    let statement = "SELECT entry_id, signed_at, depends_on::pg_catalog.text, revoked_at, revoked_reason, \
+    let statement = "SELECT entry_id, signed_at, depends_on::text, revoked_at, revoked_reason, \
          location_path, language FROM ledger.items WHERE item_type = $1 AND item_id = $2 AND version = $3";
     let mut found = None;
     spi::run(statement, &name_arguments(name), Access::Read, |row| {

@@ -173,9 +173,9 @@ fn create(from: i64, to: i64) {
 /// there. A grant would become part of the extension, so that a dump would name a role that is dropped later.
 fn take_away_privileges(partition: &str) {
     ddl::run(&format!("REVOKE ALL ON ledger.{partition} FROM PUBLIC"));
-    let query = "SELECT pg_catalog.string_agg(DISTINCT a.grantee::pg_catalog.regrole::pg_catalog.text, ', ') \
-         FROM pg_catalog.pg_class AS c, pg_catalog.aclexplode(c.relacl) AS a \
-         WHERE c.oid = $1::pg_catalog.regclass AND a.grantee NOT IN (0, c.relowner)";
+    let query = "SELECT string_agg(DISTINCT a.grantee::regrole::text, ', ') \
+         FROM pg_class AS c, aclexplode(c.relacl) AS a \
+         WHERE c.oid = $1::regclass AND a.grantee NOT IN (0, c.relowner)";
     let mut grantees = None;
     let name = format!("ledger.{partition}");
     spi::for_each_in_catalogs(query, &[Argument::text(Some(&name))], |row| grantees = row.get::<String>(0));

@@ -76,33 +76,25 @@ pub fn after_drop(mut recorded: impl Iterator<Item = pg_sys::Oid>) -> Result<(),
 ///
 /// Found by their dependencies, as the command finds them: `pg_class` has no index by schema or owner, and all of it would
 /// be read in a database with thousands of schemas.
-const IN_SCHEMA: &str = "SELECT c.oid FROM pg_catalog.pg_depend AS d \
-    JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) d.objid \
-    WHERE d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_namespace'::pg_catalog.regclass::pg_catalog.oid \
-    AND d.refobjid OPERATOR(pg_catalog.=) $1::pg_catalog.oid \
-    AND d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass::pg_catalog.oid \
-    AND (c.relkind OPERATOR(pg_catalog.=) 'p' OR c.relkind OPERATOR(pg_catalog.=) 'r') \
-    AND c.relpersistence OPERATOR(pg_catalog.<>) 't'";
+const IN_SCHEMA: &str = "SELECT c.oid FROM pg_depend AS d JOIN pg_class AS c ON c.oid = d.objid \
+    WHERE d.refclassid = 'pg_namespace'::regclass::oid AND d.refobjid = $1::oid \
+    AND d.classid = 'pg_class'::regclass::oid \
+    AND (c.relkind = 'p' OR c.relkind = 'r') AND c.relpersistence <> 't'";
 
 /// The same for a role: its tables, and all tables in its schemas, because a dropped schema takes all its tables with
 /// it, regardless of their owner.
 const OF_OWNER: &str = "WITH owned AS MATERIALIZED (\
-        SELECT s.classid, s.objid FROM pg_catalog.pg_shdepend AS s \
-        WHERE s.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_authid'::pg_catalog.regclass::pg_catalog.oid \
-        AND s.refobjid OPERATOR(pg_catalog.=) $1::pg_catalog.oid AND s.deptype OPERATOR(pg_catalog.=) 'o' \
-        AND s.dbid OPERATOR(pg_catalog.=) (SELECT b.oid FROM pg_catalog.pg_database AS b \
-            WHERE b.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())), \
+        SELECT s.classid, s.objid FROM pg_shdepend AS s \
+        WHERE s.refclassid = 'pg_authid'::regclass::oid AND s.refobjid = $1::oid AND s.deptype = 'o' \
+        AND s.dbid = (SELECT b.oid FROM pg_database AS b WHERE b.datname = current_database())), \
     found AS (\
-        SELECT o.objid FROM owned AS o \
-        WHERE o.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass::pg_catalog.oid \
+        SELECT o.objid FROM owned AS o WHERE o.classid = 'pg_class'::regclass::oid \
         UNION ALL \
-        SELECT d.objid FROM owned AS o JOIN pg_catalog.pg_depend AS d ON d.refobjid OPERATOR(pg_catalog.=) o.objid \
-        WHERE o.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_namespace'::pg_catalog.regclass::pg_catalog.oid \
-        AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_namespace'::pg_catalog.regclass::pg_catalog.oid \
-        AND d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass::pg_catalog.oid) \
-    SELECT c.oid FROM found AS f JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) f.objid \
-    WHERE (c.relkind OPERATOR(pg_catalog.=) 'p' OR c.relkind OPERATOR(pg_catalog.=) 'r') \
-    AND c.relpersistence OPERATOR(pg_catalog.<>) 't'";
+        SELECT d.objid FROM owned AS o JOIN pg_depend AS d ON d.refobjid = o.objid \
+        WHERE o.classid = 'pg_namespace'::regclass::oid \
+        AND d.refclassid = 'pg_namespace'::regclass::oid AND d.classid = 'pg_class'::regclass::oid) \
+    SELECT c.oid FROM found AS f JOIN pg_class AS c ON c.oid = f.objid \
+    WHERE (c.relkind = 'p' OR c.relkind = 'r') AND c.relpersistence <> 't'";
 
 /// A table, and the tables that it is a partition of.
 type WithAncestors = (pg_sys::Oid, Vec<pg_sys::Oid>);

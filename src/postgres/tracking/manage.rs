@@ -313,7 +313,7 @@ fn check_columns(table: &Table, coverage: &Coverage) -> Result<(), Failure> {
 
 /// Whether the triggers of the table and its partitions are as track() leaves them.
 fn has_sound_triggers(target: pg_sys::Oid) -> bool {
-    let query = "SELECT state FROM ledger.tracked_tables WHERE table_name = $1::pg_catalog.oid";
+    let query = "SELECT state FROM ledger.tracked_tables WHERE table_name = $1::oid";
     let mut states = Vec::new();
     as_ledger_owner(|| {
         spi::for_each_as_of_now(query, &[i64::from(target.to_u32()).into()], |row| states.extend(row.get::<String>(0)));
@@ -392,7 +392,7 @@ fn run(statement: &str) {
 pub fn tracked_as(table_id: &str) -> Option<String> {
     let mut found = None;
     as_ledger_owner(|| {
-        let query = "SELECT table_id, table_name::pg_catalog.text FROM ledger.tracked_tables";
+        let query = "SELECT table_id, table_name::text FROM ledger.tracked_tables";
         spi::for_each(query, &[], |row| {
             if row.get::<String>(0).is_some_and(|id| id == table_id) {
                 found = row.get::<String>(1);
