@@ -399,11 +399,22 @@ fn a_partition_that_an_administrator_has_attached_is_not_unlogged() {
     client
         .batch_execute("ALTER TABLE ledger.entries_sealed DETACH PARTITION taken; ALTER TABLE taken SET UNLOGGED")
         .unwrap();
-    let refused = error(&mut client, ARRANGEMENTS[0].1);
-    assert_eq!(
-        refused.message(),
-        "cannot attach unlogged table \"public.taken\" as a partition of \"ledger.entries_sealed\""
-    );
+    // A session may mean something else by a name of the catalogs, or by an operator.
+    client
+        .batch_execute(
+            "CREATE SCHEMA mine; CREATE VIEW mine.pg_class AS SELECT * FROM pg_class LIMIT 0;
+             CREATE FUNCTION mine.never(oid, oid) RETURNS boolean IMMUTABLE LANGUAGE sql AS 'SELECT false';
+             CREATE OPERATOR mine.= (FUNCTION = mine.never, LEFTARG = oid, RIGHTARG = oid)",
+        )
+        .unwrap();
+    for search_path in ["mine, pg_catalog, public", "DEFAULT"] {
+        client.batch_execute(&format!("SET search_path TO {search_path}")).unwrap();
+        let refused = error(&mut client, ARRANGEMENTS[0].1);
+        assert_eq!(
+            refused.message(),
+            "cannot attach unlogged table \"public.taken\" as a partition of \"ledger.entries_sealed\""
+        );
+    }
     client.batch_execute(&format!("ALTER TABLE taken SET LOGGED; {}", ARRANGEMENTS[0].1)).unwrap();
     client
         .batch_execute(

@@ -11,7 +11,7 @@ use std::borrow::Cow;
 const MAX_PATH: usize = 4096;
 
 /// The directory of a project that holds the directories of the types.
-const PROJECT_DIRECTORY: &str = ".ai";
+pub const PROJECT_DIRECTORY: &str = ".ai";
 
 const BAD_LENGTH: &str = "it must have 1 to 4096 bytes";
 const BAD_PART: &str = "a part of it is empty, . or ..";

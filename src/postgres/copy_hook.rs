@@ -15,6 +15,7 @@ use super::errorless;
 use super::errors::{or_raise, Failure};
 use super::import;
 use super::lists;
+use super::privileges::has_privilege;
 use super::relation;
 use super::schema;
 use pgrx::{pg_guard, pg_sys, PgBox, PgSqlErrorCode};
@@ -123,9 +124,9 @@ unsafe fn check_clauses(copy: &pg_sys::CopyStmt) -> Result<(), Failure> {
 unsafe fn check_privileges(copy: &pg_sys::CopyStmt) {
     let user = errorless::user();
     let needed = if copy.is_from { pg_sys::ACL_INSERT } else { pg_sys::ACL_SELECT };
-    let allowed = pg_sys::pg_class_aclcheck(entries(), user, needed as pg_sys::AclMode);
-    if allowed != pg_sys::AclResult::ACLCHECK_OK {
-        pg_sys::aclcheck_error(allowed, pg_sys::ObjectType::OBJECT_TABLE, c"entries".as_ptr());
+    if !has_privilege(entries(), user, needed) {
+        let denied = pg_sys::AclResult::ACLCHECK_NO_PRIV;
+        pg_sys::aclcheck_error(denied, pg_sys::ObjectType::OBJECT_TABLE, c"entries".as_ptr());
     }
     if copy.is_from {
         or_raise(import::require_admin());

@@ -88,7 +88,7 @@ fn add_entry(
         metadata: required(metadata, "metadata"),
         signing: signature.map_or(Signing::IfPossible, Signing::Given),
     };
-    sql_uuid(or_raise(record(c"add_entry()", draft)).entry_id)
+    ids::to_sql(or_raise(record(c"add_entry()", draft)).entry_id)
 }
 
 #[pg_extern(volatile, parallel_unsafe)]
@@ -98,19 +98,14 @@ fn append_entry(
     data_hash: Option<&str>,
     metadata: default!(Option<Jsonb>, "'{}'"),
 ) -> pgrx::Uuid {
-    let entry_id = Uuid::from_bytes(*required(entry_id, "entry_id").as_bytes());
     let draft = Draft {
-        entry_id: Some(entry_id),
+        entry_id: Some(ids::from_sql(required(entry_id, "entry_id"))),
         entry_type: required(entry_type, "entry_type"),
         data_hash: required(data_hash, "data_hash").to_owned(),
         metadata: required(metadata, "metadata"),
         signing: Signing::IfPossible,
     };
-    sql_uuid(or_raise(record(c"append_entry()", draft)).entry_id)
-}
-
-fn sql_uuid(uuid: Uuid) -> pgrx::Uuid {
-    pgrx::Uuid::from_bytes(*uuid.as_bytes())
+    ids::to_sql(or_raise(record(c"append_entry()", draft)).entry_id)
 }
 
 fn hash_of(data: Jsonb) -> String {

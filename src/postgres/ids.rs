@@ -1,8 +1,8 @@
-//! New ids.
+//! New ids, and ids as arguments and results of SQL functions.
 //!
-//! Their random bits come from a generator of this process, because asking the kernel for each entry takes longer than
-//! hashing the entry. A forked process would continue with its parent's numbers, and the postmaster makes ids too. So
-//! each process seeds its generator before it makes its first id.
+//! The random bits of a new one come from a generator of this process, because asking the kernel for each entry takes
+//! longer than hashing the entry. A forked process would continue with its parent's numbers, and the postmaster makes
+//! ids too. So each process seeds its generator before it makes its first id.
 
 #![allow(clippy::disallowed_methods, reason = "the generator is seeded here")]
 
@@ -25,6 +25,16 @@ pub fn random() -> Uuid {
 pub fn time_ordered() -> Uuid {
     seed_once();
     Uuid::now_v7()
+}
+
+/// An id as SQL functions return it.
+pub fn to_sql(id: Uuid) -> pgrx::Uuid {
+    pgrx::Uuid::from_bytes(id.into_bytes())
+}
+
+/// An id as SQL functions get it.
+pub fn from_sql(id: pgrx::Uuid) -> Uuid {
+    Uuid::from_bytes(*id.as_bytes())
 }
 
 fn seed_once() {

@@ -4,12 +4,12 @@
 //! They take whole rows, so that the view reads every table with the one snapshot of its query.
 
 use super::errors::{or_raise, Failure};
+use super::ids;
 use super::mirror::remembered;
 use super::tables::{self, Row};
 use super::triggers::version_1_function;
 use crate::ledger::record::Header;
 use pgrx::{pg_guard, pg_sys, FromDatum, IntoDatum, PgSqlErrorCode};
-use uuid::Uuid;
 
 version_1_function!(pg_finfo_ledger_header_line);
 version_1_function!(pg_finfo_ledger_entry_line);
@@ -45,7 +45,7 @@ pub unsafe extern "C-unwind" fn ledger_entry_line(fcinfo: pg_sys::FunctionCallIn
 #[doc(hidden)]
 pub unsafe extern "C-unwind" fn ledger_block_line(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
     let ids = Vec::<Option<pgrx::Uuid>>::from_datum(argument(fcinfo, 1), false).unwrap_or_default();
-    let ids: Option<Vec<Uuid>> = ids.into_iter().map(|id| Some(Uuid::from_bytes(*id?.as_bytes()))).collect();
+    let ids: Option<Vec<_>> = ids.into_iter().map(|id| id.map(ids::from_sql)).collect();
     let ids = or_raise(ids.ok_or_else(null_id));
     text(with_row(argument(fcinfo, 0), |row| tables::header_from_row(row).line(&ids)))
 }

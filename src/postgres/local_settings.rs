@@ -3,6 +3,12 @@
 use pgrx::pg_sys;
 use std::ffi::CStr;
 
+/// Does work in which what stands without a schema is Postgres' own, whatever the session's search_path is: a table, a
+/// function, an operator.
+pub fn with_catalog_path<T>(work: impl FnOnce() -> T) -> T {
+    with_setting(c"search_path", c"pg_catalog, pg_temp", work)
+}
+
 /// Does work with this setting, which may be one that only superusers set. Settings that the work itself changes are
 /// restored as well.
 pub fn with_setting<T>(name: &CStr, value: &CStr, work: impl FnOnce() -> T) -> T {

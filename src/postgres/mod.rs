@@ -23,25 +23,24 @@
 //! | [`subtransaction`] | work whose failure must not end the transaction |
 //! | [`prepared_transactions`] | which transactions are prepared |
 //! | [`mirror`] | the JSONL file |
-//! | [`blocks`], [`pending_scan`], [`pending_floor`], [`log_state`], [`partitions`], [`emptied_pages`], [`sealing_lock`] | sealing |
+//! | [`blocks`], [`pending_scan`], [`pending_floor`], [`log_state`], [`partitions`], [`emptied_pages`], [`sealing_lock`], [`lock_holders`] | sealing |
 //! | [`copy_hook`], [`line_functions`], [`import`] | writing a ledger out, and rebuilding one |
 //! | [`utility_hook`], [`executor_hook`], [`object_access_hook`] | hooks for commands, for queries, and for what they create or drop |
-//! | [`own_tables`], [`table_locks`], [`ownership`] | commands that are refused on the ledger's own tables, and who owns an object |
+//! | [`own_tables`], [`table_locks`], [`ownership`], [`privileges`] | commands that are refused on the ledger's own tables; who owns an object, and who has which privileges |
 //! | [`items`] | signed files, and their registry |
 //! | [`tracking`] | application tables whose rows are recorded |
 //! | [`verification`], [`all_entries`] | SQL functions that verify; going through all entries, pending or sealed |
 //! | [`views`] | the functions behind the views for monitoring |
 //! | [`worker`], [`background_process`] | launcher and workers; what they have in common with the mirror's writer |
 //! | [`shared`], [`database_slot`], [`locks`], [`database`] | shared memory, and this process's part of it |
-//! | [`relation`], [`quoting`] | what the catalogs say of a table, the ledger's or an application's; its names as SQL |
+//! | [`relation`], [`quoting`] | what the catalogs say of a table, the ledger's or an application's, and how it is named; names, types and texts as SQL |
 //! | [`install`] | the SQL of the install script |
 //! | [`faults`] | failing on purpose, in tests |
 //! | [`roles`], [`schema`], [`extension`] | with whose rights work is done, and which schema and extension are the ledger's |
 //! | [`ddl`] | commands that the ledger runs by itself |
 //! | [`local_settings`], [`lock_limit`], [`timeout`] | what holds for a piece of work: settings of Postgres, and how long it waits |
 //! | [`tables`], [`bulk_insert`], [`single_insert`], [`single_row`], [`spi`], [`jsonb`], [`jsonb_record`], [`lists`], [`temporary_file`], [`encoding`], [`errors`], [`errorless`], [`wait_events`] | access to Postgres' own functions |
-//! | [`ids`], [`new_ids`] | new ids; which of them need not be searched for |
-//! | [`regular_file`] | opening files that others may have put there |
+//! | [`ids`], [`new_ids`] | new ids, and ids in SQL; which new ones need not be searched for |
 //! | [`helper_threads`] | threads that must not call Postgres |
 //! | [`memory`] | what happens if there is none left |
 
@@ -74,6 +73,7 @@ mod jsonb_record;
 mod line_functions;
 mod lists;
 mod local_settings;
+mod lock_holders;
 mod lock_limit;
 mod locks;
 mod log_state;
@@ -87,10 +87,10 @@ mod partitions;
 mod pending_floor;
 mod pending_scan;
 mod prepared_transactions;
+mod privileges;
 mod queue;
 mod queued_entry;
 mod quoting;
-mod regular_file;
 mod relation;
 mod roles;
 mod schema;

@@ -31,7 +31,7 @@ thread_local! {
 /// A new time-ordered id; the default of column `id`.
 #[pg_extern(volatile, parallel_safe)]
 fn uuid_v7() -> pgrx::Uuid {
-    pgrx::Uuid::from_bytes(*make().as_bytes())
+    ids::to_sql(make())
 }
 
 fn make() -> Uuid {

@@ -85,9 +85,8 @@ unsafe fn check_attached(alter: &pg_sys::AlterTableStmt) -> Result<(), Failure> 
 
 /// The table itself, or a partition of it at any depth, if one is unlogged.
 fn unlogged_in(table: pg_sys::Oid) -> Option<pg_sys::Oid> {
-    let query = "SELECT oid FROM pg_catalog.pg_class WHERE relpersistence OPERATOR(pg_catalog.=) 'u' \
-                 AND (oid OPERATOR(pg_catalog.=) $1::pg_catalog.oid OR oid OPERATOR(pg_catalog.=) ANY \
-                 (ARRAY(SELECT relid::pg_catalog.oid FROM pg_catalog.pg_partition_tree($1::pg_catalog.oid::pg_catalog.regclass))))";
+    let query = "SELECT oid FROM pg_class WHERE relpersistence = 'u' \
+                 AND (oid = $1::oid OR oid = ANY (ARRAY(SELECT relid::oid FROM pg_partition_tree($1::oid::regclass))))";
     let mut unlogged = None;
     spi::for_each_in_catalogs(query, &[i64::from(table.to_u32()).into()], |row| unlogged = row.get(0));
     unlogged
@@ -149,9 +148,8 @@ fn is_partition(table: pg_sys::Oid) -> bool {
 
 /// Whether the table has a trigger for TRUNCATE that refuses it.
 fn has_own_trigger(table: pg_sys::Oid) -> bool {
-    let query = "SELECT 1 FROM pg_catalog.pg_trigger WHERE tgrelid OPERATOR(pg_catalog.=) $1::pg_catalog.oid \
-                 AND tgfoid OPERATOR(pg_catalog.=) 'ledger.refuse_change'::pg_catalog.regproc \
-                 AND (tgtype OPERATOR(pg_catalog.&) $2::pg_catalog.int2) OPERATOR(pg_catalog.<>) 0";
+    let query = "SELECT 1 FROM pg_trigger WHERE tgrelid = $1::oid \
+                 AND tgfoid = 'ledger.refuse_change'::regproc AND (tgtype & $2::int2) <> 0";
     let mut has_trigger = false;
     let of_truncate = i64::from(pg_sys::TRIGGER_TYPE_TRUNCATE);
     spi::for_each_in_catalogs(query, &[i64::from(table.to_u32()).into(), of_truncate.into()], |_| has_trigger = true);

@@ -3,7 +3,7 @@
 use crate::ledger::row_shape::ShapeColumn;
 use crate::postgres::errors::{required, Failure};
 use crate::postgres::lists;
-use crate::postgres::quoting::PlainQuotes;
+use crate::postgres::quoting::{identifier, literal, type_name, type_with_modifier};
 use crate::postgres::tables::Table;
 use pgrx::callconv::{Arg, ArgAbi};
 use pgrx::nullable::Nullable;
@@ -102,15 +102,6 @@ impl TableColumn {
     }
 }
 
-fn type_with_modifier(type_oid: pg_sys::Oid, modifier: i32) -> String {
-    let _quotes = PlainQuotes::set();
-    let flags = pg_sys::FORMAT_TYPE_TYPEMOD_GIVEN | pg_sys::FORMAT_TYPE_FORCE_QUALIFY;
-    // SAFETY: a catalog look-up inside a transaction; the result is a palloc'd, NUL-terminated string.
-    unsafe { CStr::from_ptr(pg_sys::format_type_extended(type_oid, modifier, flags as pg_sys::bits16)) }
-        .to_string_lossy()
-        .into_owned()
-}
-
 pub fn live_columns(table: &Table) -> Vec<TableColumn> {
     let attributes = (0..table.column_count()).map(|position| table.attribute(position));
     let live = attributes.filter(|attribute| !attribute.attisdropped);
@@ -129,6 +120,13 @@ pub fn text(name: &pg_sys::NameData) -> String {
     unsafe { CStr::from_ptr(name.data.as_ptr()) }.to_string_lossy().into_owned()
 }
 
+/// Whether the relation is a table, and not a view, an index or the like; false if it does not exist.
+pub fn is_table(relation: pg_sys::Oid) -> bool {
+    // SAFETY: a catalog look-up inside a transaction; any oid may be asked for.
+    let kind = unsafe { pg_sys::get_rel_relkind(relation) } as u8;
+    matches!(kind, pg_sys::RELKIND_RELATION | pg_sys::RELKIND_PARTITIONED_TABLE)
+}
+
 pub fn oid(table: &Table) -> pg_sys::Oid {
     // SAFETY: a `Table` keeps its relation open as long as it lives.
     unsafe { (*table.relation()).rd_id }
@@ -145,8 +143,8 @@ pub fn qualified_name(table: &Table) -> String {
     unsafe {
         let class = table.pg_class();
         let schema = pg_sys::get_namespace_name(class.relnamespace);
-        let schema = if schema.is_null() { String::new() } else { quoted(CStr::from_ptr(schema)) };
-        format!("{schema}.{}", quoted(CStr::from_ptr(class.relname.data.as_ptr())))
+        let schema = if schema.is_null() { String::new() } else { identifier(CStr::from_ptr(schema)) };
+        format!("{schema}.{}", identifier(CStr::from_ptr(class.relname.data.as_ptr())))
     }
 }
 
@@ -159,7 +157,7 @@ pub fn name_of(relation: pg_sys::Oid) -> Option<String> {
     };
     // SAFETY: both names are NUL-terminated copies, and are checked for null before they are read.
     (!schema.is_null() && !name.is_null())
-        .then(|| unsafe { format!("{}.{}", quoted(CStr::from_ptr(schema)), quoted(CStr::from_ptr(name))) })
+        .then(|| unsafe { format!("{}.{}", identifier(CStr::from_ptr(schema)), identifier(CStr::from_ptr(name))) })
 }
 
 /// Its name alone and not quoted, as Postgres' own messages have it; empty if it does not exist.
@@ -180,27 +178,9 @@ pub fn shown_name(relation: pg_sys::Oid) -> String {
     name_of(relation).unwrap_or_else(|| relation.to_u32().to_string())
 }
 
-/// A text as an SQL literal.
-pub fn literal(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "''"))
-}
-
 /// The table as an argument of the ledger's functions, for a hint that can be pasted.
 pub fn name_literal(table: &Table) -> String {
     literal(&qualified_name(table))
-}
-
-pub fn quoted(name: &CStr) -> String {
-    let _quotes = PlainQuotes::set();
-    // SAFETY: the result is the name itself or a palloc'd copy; both are NUL-terminated.
-    unsafe { CStr::from_ptr(pg_sys::quote_identifier(name.as_ptr())) }.to_string_lossy().into_owned()
-}
-
-/// As `pg_catalog.integer`, whatever the search_path.
-pub fn type_name(type_oid: pg_sys::Oid) -> String {
-    let _quotes = PlainQuotes::set();
-    // SAFETY: a catalog look-up inside a transaction; the result is a palloc'd, NUL-terminated string.
-    unsafe { CStr::from_ptr(pg_sys::format_type_be_qualified(type_oid)) }.to_string_lossy().into_owned()
 }
 
 /// The name of the type of the column at this position, if it is an enum, or a domain over one, without such a label.
@@ -261,6 +241,14 @@ pub fn inherits(table: &Table) -> bool {
     !table.pg_class().relispartition && unsafe { guarded(has_superclass, oid(table)) }
 }
 
+/// As [`named`], but `None` if there is no such relation.
+///
+/// # Safety
+/// As for [`named`].
+pub unsafe fn find_named(name: *mut pg_sys::RangeVar) -> Option<pg_sys::Oid> {
+    Some(named(name)).filter(|oid| *oid != pg_sys::InvalidOid)
+}
+
 /// The relation with this name now, without a lock, or InvalidOid.
 ///
 /// # Safety
@@ -268,6 +256,23 @@ pub fn inherits(table: &Table) -> bool {
 pub unsafe fn named(name: *mut pg_sys::RangeVar) -> pg_sys::Oid {
     let lock = pg_sys::NoLock as pg_sys::LOCKMODE;
     pg_sys::RangeVarGetRelidExtended(name, lock, pg_sys::RVROption::RVR_MISSING_OK, None, std::ptr::null_mut())
+}
+
+/// Locks what has a name, if the caller `may`. Otherwise the caller gets no lock, and the command itself raises the
+/// error. While this session waits for the lock, the name may become that of something else, and the command takes what
+/// has it then: so that is looked up again.
+pub fn lock_by_name<T: PartialEq>(
+    find: impl Fn() -> Option<T>,
+    may: impl Fn(&T) -> bool,
+    lock: impl Fn(&T),
+) -> Option<T> {
+    loop {
+        let found = find().filter(&may)?;
+        lock(&found);
+        if find().as_ref() == Some(&found) {
+            return Some(found);
+        }
+    }
 }
 
 /// Locks a relation until the transaction ends.

@@ -4,7 +4,7 @@
 //! cannot become the caller by SET ROLE, and cannot leave anything behind that the caller would run later.
 
 use super::errors::or_raise;
-use super::local_settings::with_setting;
+use super::local_settings::with_catalog_path;
 use super::schema;
 use pgrx::pg_sys;
 use std::ffi::CStr;
@@ -43,8 +43,7 @@ fn as_role<T>(role: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
         pg_sys::SetUserIdAndSecContext(role, context | restricted);
     }
     let _restore = Restore(user, context);
-    // Names mean those of pg_catalog.
-    with_setting(c"search_path", c"pg_catalog, pg_temp", work)
+    with_catalog_path(work)
 }
 
 /// Whether the user has the privileges of one of the ledger's roles, which may have been dropped.
@@ -56,11 +55,15 @@ pub fn is_member(user: pg_sys::Oid, role: &CStr) -> bool {
     }
 }
 
-/// Whether the session's role may read files of the server, even if a function that runs as another role asks.
-pub fn caller_reads_server_files() -> bool {
+/// Whether the user may read files of the server.
+pub fn reads_server_files(user: pg_sys::Oid) -> bool {
+    let role = pg_sys::Oid::from(pg_sys::ROLE_PG_READ_SERVER_FILES);
     // SAFETY: catalog look-ups inside a transaction.
-    unsafe {
-        let role = pg_sys::Oid::from(pg_sys::ROLE_PG_READ_SERVER_FILES);
-        pg_sys::has_privs_of_role(pg_sys::GetOuterUserId(), role)
-    }
+    unsafe { pg_sys::has_privs_of_role(user, role) }
+}
+
+/// Whether the session's role may, even if a function that runs as another role asks.
+pub fn caller_reads_server_files() -> bool {
+    // SAFETY: reads a global of this process.
+    reads_server_files(unsafe { pg_sys::GetOuterUserId() })
 }

@@ -6,10 +6,9 @@ use super::extension;
 use super::lists;
 use super::ownership::Object;
 use super::schema;
-use super::spi;
 use super::transaction;
 use pgrx::{pg_guard, pg_sys, PgSqlErrorCode};
-use std::ffi::{c_void, CStr};
+use std::ffi::c_void;
 
 /// DROP EXTENSION takes a stronger one.
 const MODE: pg_sys::LOCKMODE = pg_sys::ShareUpdateExclusiveLock as _;
@@ -29,26 +28,6 @@ pub fn take() {
         unsafe { pg_sys::UnlockDatabaseObject(pg_sys::ExtensionRelationId, extension, 0, MODE) };
     }
     transaction::note_sealing_lock();
-}
-
-/// Who keeps others from taking the lock, and by what, as a message begins; `None` if nobody does any more. It may be
-/// who holds it, or who waits for a stronger one: others wait behind that.
-pub fn holder() -> Option<String> {
-    let mut holder = None;
-    spi::for_each_in_catalogs(
-        "SELECT pg_catalog.concat( \
-         CASE WHEN pid IS NULL THEN 'a prepared transaction' ELSE pg_catalog.concat('session ', pid) END, \
-         CASE WHEN granted THEN ' holds' ELSE ' waits for' END) \
-         FROM pg_catalog.pg_locks \
-         WHERE locktype = 'object' AND classid = 'pg_catalog.pg_extension'::pg_catalog.regclass \
-         AND objid = (SELECT oid FROM pg_catalog.pg_extension WHERE extname = 'pg_notary') \
-         AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()) \
-         AND CASE WHEN granted THEN mode NOT IN ('AccessShareLock', 'RowShareLock', 'RowExclusiveLock') \
-         ELSE mode = 'AccessExclusiveLock' END ORDER BY granted DESC, waitstart LIMIT 1",
-        &[],
-        |row| holder = row.get::<String>(0),
-    );
-    holder
 }
 
 /// Refuses the commands by which a role without any right in the ledger could hold up all who seal, and the worker at its
@@ -91,7 +70,7 @@ unsafe fn dropped(drop: &pg_sys::DropStmt) -> Option<Object> {
 /// # Safety
 /// `name` is a node of type String.
 unsafe fn own_extension(name: *mut c_void) -> Option<Object> {
-    let is_there = text(name) == extension::NAME && extension::exists();
+    let is_there = lists::string(name) == extension::NAME && extension::exists();
     is_there.then(|| Object::Extension(extension::oid()))
 }
 
@@ -100,17 +79,7 @@ unsafe fn own_extension(name: *mut c_void) -> Option<Object> {
 /// # Safety
 /// As for [`own_extension`].
 unsafe fn own_schema(name: *mut c_void) -> Option<Object> {
-    schema::find().filter(|_| text(name) == schema::NAME).map(Object::Schema)
-}
-
-/// # Safety
-/// As for [`own_extension`], and the node outlives the result.
-unsafe fn text<'a>(name: *mut c_void) -> &'a CStr {
-    #[cfg(feature = "pg14")]
-    let name = (*name.cast::<pg_sys::Value>()).val.str_;
-    #[cfg(not(feature = "pg14"))]
-    let name = (*name.cast::<pg_sys::String>()).sval;
-    CStr::from_ptr(name)
+    schema::find().filter(|_| lists::string(name) == schema::NAME).map(Object::Schema)
 }
 
 fn not_owner(object: Object, purpose: &str) -> Failure {

@@ -4,11 +4,11 @@
 //! is read by each process that signs or verifies, and again after a reload.
 
 use super::errors::{cause, or_raise, sentence, Failure};
-use super::regular_file;
 use super::roles;
 use super::settings;
 use crate::ledger::signature::{Keyring, MAX_KEYRING, SHORTEST_SECRET};
 use crate::ledger::verifier::{KeyCounts, WrongKey};
+use crate::regular_file;
 use once_cell::sync::OnceCell;
 use pgrx::{pg_sys, PgSqlErrorCode};
 use std::cell::RefCell;

@@ -1,7 +1,13 @@
 //! SQL from Rust. Plans are prepared once a process, so reading in chunks costs no parsing. Rows are handed out one by
 //! one and freed with the result, whereas pgrx's own client keeps them until the transaction ends.
+//!
+//! Every statement here runs with the search_path `pg_catalog, pg_temp`, also one that a hook runs in a session with
+//! objects of its own names. So what is Postgres' own stands in it without a schema, operators too, and the ledger's
+//! tables and functions with theirs. (The views and functions in sql/ run with their callers' search_path: there all is
+//! named with its schema.)
 
 use super::errors::or_raise;
+use super::local_settings::with_catalog_path;
 use super::schema;
 use super::tables::{RegisteredSnapshot, Row};
 use pgrx::pg_sys;
@@ -114,14 +120,17 @@ fn execute(
     mut each: impl FnMut(&Row),
 ) {
     let types: Vec<pg_sys::Oid> = arguments.iter().map(|argument| argument.data_type).collect();
-    let plan = plan(statement, types);
     let mut values: Vec<pg_sys::Datum> =
         arguments.iter().map(|argument| argument.value.unwrap_or(pg_sys::Datum::null())).collect();
     let nulls: Vec<u8> = arguments.iter().map(|argument| if argument.value.is_some() { b' ' } else { b'n' }).collect();
-    // SAFETY: the plan takes arguments of these types; the result stays until it is freed below, or with the connection.
+    let read_only = access == Access::Read;
+    let status = with_catalog_path(|| {
+        let plan = plan(statement, types);
+        // SAFETY: connected. The plan takes arguments of these types.
+        unsafe { pg_sys::SPI_execute_plan(plan, values.as_mut_ptr(), nulls.as_ptr().cast(), read_only, 0) }
+    });
+    // SAFETY: the result stays until it is freed below, or with the connection.
     unsafe {
-        let read_only = access == Access::Read;
-        let status = pg_sys::SPI_execute_plan(plan, values.as_mut_ptr(), nulls.as_ptr().cast(), read_only, 0);
         if status < 0 {
             pgrx::error!("unexpected result {status} of an internal statement");
         }
@@ -168,18 +177,13 @@ pub fn first_row(query: &str, parameter_type: pg_sys::Oid, mut parameter: pg_sys
     let _connection = Connection::open();
     let text = CString::new(query).unwrap_or_default();
     let mut parameter_type = parameter_type;
-    // SAFETY: one parameter of that type; the result stays until the connection is closed, and what is read of it is
-    // copied before.
+    // SAFETY: connected; one parameter of that type.
+    let status = with_catalog_path(|| unsafe {
+        let (types, values) = (&mut parameter_type, &mut parameter);
+        pg_sys::SPI_execute_with_args(text.as_ptr(), 1, types, values, std::ptr::null(), true, 1)
+    });
+    // SAFETY: the result stays until the connection is closed, and what is read of it is copied before.
     unsafe {
-        let status = pg_sys::SPI_execute_with_args(
-            text.as_ptr(),
-            1,
-            &mut parameter_type,
-            &mut parameter,
-            std::ptr::null(),
-            true,
-            1,
-        );
         if status != pg_sys::SPI_OK_SELECT as i32 {
             pgrx::error!("unexpected result {status} of an internal query");
         }

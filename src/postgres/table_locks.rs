@@ -18,6 +18,7 @@ use super::errors::Failure;
 use super::lists;
 use super::own_tables::is_of_ledger;
 use super::ownership::Object;
+use super::privileges::{has_on_a_column, has_privilege};
 use super::relation;
 use pgrx::{pg_guard, pg_sys, PgSqlErrorCode};
 use std::ffi::CStr;
@@ -142,11 +143,12 @@ fn kind_of(relation: pg_sys::Oid) -> u8 {
 
 impl Right {
     fn is_granted(self, relation: pg_sys::Oid) -> bool {
+        let (user, references) = (errorless::user(), pg_sys::ACL_REFERENCES);
         match self {
             Right::Ownership => Object::Relation(relation).is_own(),
-            Right::Trigger => has_privilege(relation, pg_sys::ACL_TRIGGER),
+            Right::Trigger => has_privilege(relation, user, pg_sys::ACL_TRIGGER),
             Right::References => {
-                has_privilege(relation, pg_sys::ACL_REFERENCES) || has_on_a_column(relation, pg_sys::ACL_REFERENCES)
+                has_privilege(relation, user, references) || has_on_a_column(relation, user, references)
             }
             Right::Maintain => may_maintain(relation),
         }
@@ -156,23 +158,10 @@ impl Right {
 fn may_maintain(relation: pg_sys::Oid) -> bool {
     let database = Object::Database(database::own_oid());
     #[cfg(any(feature = "pg17", feature = "pg18"))]
-    if has_privilege(relation, pg_sys::ACL_MAINTAIN) {
+    if has_privilege(relation, errorless::user(), pg_sys::ACL_MAINTAIN) {
         return true;
     }
     Object::Relation(relation).is_own() || database.is_own()
-}
-
-fn has_privilege(relation: pg_sys::Oid, privilege: u32) -> bool {
-    // SAFETY: a catalog look-up inside a transaction; an ERROR if the relation is gone.
-    let found = unsafe { pg_sys::pg_class_aclcheck(relation, errorless::user(), privilege as pg_sys::AclMode) };
-    found == pg_sys::AclResult::ACLCHECK_OK
-}
-
-fn has_on_a_column(relation: pg_sys::Oid, privilege: u32) -> bool {
-    let (mode, any) = (privilege as pg_sys::AclMode, pg_sys::AclMaskHow::ACLMASK_ANY);
-    // SAFETY: a catalog look-up inside a transaction.
-    let found = unsafe { pg_sys::pg_attribute_aclcheck_all(relation, errorless::user(), mode, any) };
-    found == pg_sys::AclResult::ACLCHECK_OK
 }
 
 /// With the message of Postgres.

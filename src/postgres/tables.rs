@@ -13,7 +13,7 @@ mod snapshot;
 
 use super::encoding::{self, NOT_TEXT};
 use super::errorless;
-use super::errors::{or_raise, Failure};
+use super::errors::{is_unwinding, or_raise, Failure};
 use super::jsonb;
 use super::relation;
 use super::schema;
@@ -292,6 +292,11 @@ pub unsafe fn attribute<'a>(descriptor: pg_sys::TupleDesc, position: usize) -> &
 
 impl Drop for Table {
     fn drop(&mut self) {
+        // The current resource owner may be another one than the table was opened with, and to take it from that one
+        // would raise a second ERROR. The end of the transaction or subtransaction closes it.
+        if is_unwinding() {
+            return;
+        }
         // SAFETY: the table was opened when this value was made, and only this closes it.
         unsafe { pg_sys::table_close(self.relation, pg_sys::NoLock as pg_sys::LOCKMODE) }
     }

@@ -1,6 +1,7 @@
 //! Opens a ledger file, and says what a file is that is none.
 
 use pg_notary::ledger::record::{Header, FORMAT, MAX_HEADER};
+use pg_notary::regular_file;
 use std::fs::File;
 use std::io::{Read, Seek};
 use std::path::Path;
@@ -15,8 +16,8 @@ const OTHERS: [(&[u8], &str); 4] = [
 
 /// Opens a file that can be read more than once, and that is not of a later format.
 pub fn open(path: &Path) -> Result<File, String> {
-    // Opening a named pipe would wait for its other end.
-    let kind = std::fs::metadata(path).map_err(|error| error.to_string())?;
+    let file = regular_file::open_any(path).map_err(|error| error.to_string())?;
+    let kind = file.metadata().map_err(|error| error.to_string())?;
     if kind.is_dir() {
         return Err("is a directory: name the .jsonl file in it".to_owned());
     }
@@ -26,7 +27,6 @@ pub fn open(path: &Path) -> Result<File, String> {
     if kind.len() == 0 {
         return Err("the file is empty".to_owned());
     }
-    let file = File::open(path).map_err(|error| error.to_string())?;
     match Header::later_format(&file).map_err(|error| error.to_string())? {
         Some(format) => Err(format!(
             "it has format {format}, and this program knows only format {FORMAT}: take the pg_notary of a later version"

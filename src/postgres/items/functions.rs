@@ -68,11 +68,8 @@ fn get_signature(
     file_path: default!(Option<&str>, "NULL"),
     language: default!(Option<&str>, "NULL"),
 ) -> TableIterator<'static, (name!(signed_at, TimestampWithTimeZone), name!(hash, String))> {
-    let content = required(file_content, "file_content");
-    let item_type = or_raise(type_of(item_type));
-    let file_path = file_path.map(Place::Path);
-    let item = Item { item_type, id: "", version: "", content, file_path, metadata: None, language };
-    let signature = or_raise(LineFormat::of(&item).map_err(failure)).extract(content);
+    let item = unnamed(item_type, file_content, file_path, language);
+    let signature = or_raise(LineFormat::of(&item).map_err(failure)).extract(item.content);
     let row = signature.map(|signature| {
         let micros = tables::timestamp_to_postgres(signature.timestamp);
         let signed_at = TimestampWithTimeZone::try_from(micros).expect("a signature line states years from 1 to 9999");
@@ -88,11 +85,21 @@ fn remove_signature(
     file_path: default!(Option<&str>, "NULL"),
     language: default!(Option<&str>, "NULL"),
 ) -> String {
+    let item = unnamed(item_type, file_content, file_path, language);
+    or_raise(LineFormat::of_unsigned(&item).map_err(failure)).1.into_owned()
+}
+
+/// An item of which only the signature line matters.
+fn unnamed<'a>(
+    item_type: Option<&str>,
+    file_content: Option<&'a str>,
+    file_path: Option<&'a str>,
+    language: Option<&'a str>,
+) -> Item<'a> {
     let content = required(file_content, "file_content");
     let item_type = or_raise(type_of(item_type));
     let file_path = file_path.map(Place::Path);
-    let item = Item { item_type, id: "", version: "", content, file_path, metadata: None, language };
-    or_raise(LineFormat::of_unsigned(&item).map_err(failure)).1.into_owned()
+    Item { item_type, id: "", version: "", content, file_path, metadata: None, language }
 }
 
 fn type_of(name: Option<&str>) -> Result<ItemType, crate::postgres::errors::Failure> {

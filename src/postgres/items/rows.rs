@@ -12,22 +12,25 @@ use serde_json::Value;
 use uuid::Uuid;
 
 /// Reads a row by the item's name: `$1` to `$3`.
-const SELECT: &str =
-    "SELECT content, location_path, metadata::pg_catalog.text, language, integrity_hash::pg_catalog.text, \
-     revoked_at IS NOT NULL, revoked_reason FROM ledger.items \
-     WHERE item_type = $1 AND item_id = $2 AND version = $3";
-const SELECT_FOR_UPDATE: &str = "SELECT content, location_path, metadata::pg_catalog.text, language, \
-     integrity_hash::pg_catalog.text, revoked_at IS NOT NULL, revoked_reason FROM ledger.items \
-     WHERE item_type = $1 AND item_id = $2 AND version = $3 FOR UPDATE";
+macro_rules! select {
+    ($($locking:literal)?) => {
+        concat!(
+            "SELECT content, location_path, metadata::text, language, integrity_hash::text, \
+             revoked_at IS NOT NULL, revoked_reason FROM ledger.items \
+             WHERE item_type = $1 AND item_id = $2 AND version = $3"
+            $(, $locking)?
+        )
+    };
+}
 
 /// What the registry has under this name, as the active snapshot sees it.
 pub fn find(name: &ItemName) -> Option<GivenItem> {
-    select(SELECT, name, Access::Read)
+    select(select!(), name, Access::Read)
 }
 
 /// The same as it is now, locked: no other session changes it until this transaction ends.
 pub fn lock(name: &ItemName) -> Option<GivenItem> {
-    select(SELECT_FOR_UPDATE, name, Access::Write)
+    select(select!(" FOR UPDATE"), name, Access::Write)
 }
 
 fn select(statement: &'static str, name: &ItemName, access: Access) -> Option<GivenItem> {
@@ -65,7 +68,7 @@ pub struct Repeated {
 }
 
 pub fn repeated(name: &ItemName) -> Option<Repeated> {
-    let statement = "SELECT entry_id, signed_at, depends_on::pg_catalog.text, revoked_at, revoked_reason, \
+    let statement = "SELECT entry_id, signed_at, depends_on::text, revoked_at, revoked_reason, \
          location_path, language FROM ledger.items WHERE item_type = $1 AND item_id = $2 AND version = $3";
     let mut found = None;
     spi::run(statement, &name_arguments(name), Access::Read, |row| {

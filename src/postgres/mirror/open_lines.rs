@@ -7,7 +7,7 @@ use crate::ledger::file_ranges::FileRange;
 use crate::ledger::log_tree::leaf_hash;
 use crate::ledger::record::Record;
 use crate::ledger::Hash;
-use crate::postgres::regular_file;
+use crate::regular_file;
 use pgrx::check_for_interrupts;
 use std::collections::{hash_map, HashMap};
 use std::fs::File;

@@ -106,7 +106,7 @@ pub fn settle_decided(mirror: &Mirror) {
 pub fn open_transactions() -> HashSet<u32> {
     let mut xids = HashSet::new();
     spi::for_each_in_catalogs(
-        "SELECT transaction::text::bigint FROM pg_catalog.pg_prepared_xacts WHERE database = pg_catalog.current_database()",
+        "SELECT transaction::text::bigint FROM pg_prepared_xacts WHERE database = current_database()",
         &[],
         |row| xids.extend(row.get::<i64>(0).map(|xid| xid as u32)),
     );

@@ -6,11 +6,12 @@ use super::state_file;
 use crate::ledger::record::{Header, Record, Timestamp};
 use crate::ledger::wal::WalPosition;
 use crate::postgres::database;
+use crate::postgres::errors::Failure;
 use crate::postgres::log_state::{self, ranges_from, Settled};
 use crate::postgres::settings::{self, MirrorDirectory};
 use crate::postgres::shared::Shared;
 use crate::postgres::spi;
-use pgrx::pg_sys;
+use pgrx::{pg_sys, PgSqlErrorCode};
 use std::ffi::CStr;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -60,7 +61,7 @@ impl Remembered {
                 });
             },
         );
-        remembered.unwrap_or_else(|| pgrx::error!("ledger.log_state has no row"))
+        remembered.unwrap_or_else(|| no_row().raise())
     }
 
     /// Where the WAL ended when the database was first started after this attachment, as far as is known. WAL that a
@@ -78,6 +79,13 @@ impl Remembered {
         line.push(b'\n');
         line
     }
+}
+
+/// find_tampering() could say no more: it reads the row, too.
+fn no_row() -> Failure {
+    Failure::new(PgSqlErrorCode::ERRCODE_DATA_CORRUPTED, "ledger.log_state has no row")
+        .detail("It was deleted outside of the ledger. It says which ledger this is, and what is known of its file.")
+        .hint("Restore that row from a backup, or rebuild the ledger from its file.")
 }
 
 fn start_from(timeline: Option<i64>, location: Option<i64>) -> Option<WalPosition> {

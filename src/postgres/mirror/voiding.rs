@@ -19,10 +19,10 @@ use crate::ledger::row_change::{self, RowChange};
 use crate::ledger::Hash;
 use crate::postgres::errors::Failure;
 use crate::postgres::partitions;
-use crate::postgres::regular_file;
 use crate::postgres::spi;
 use crate::postgres::tables::{self, look_up, Table};
 use crate::postgres::tracking::baseline_table;
+use crate::regular_file;
 use pgrx::{check_for_interrupts, pg_sys};
 use std::cell::{Cell, OnceCell};
 use std::collections::HashSet;
@@ -290,7 +290,7 @@ fn has_committed(transaction: u64) -> bool {
     // SAFETY: reads a counter in shared memory.
     let next = unsafe { pg_sys::ReadNextFullTransactionId() }.value;
     // pg_xact_status() raises an error for one that is still to come. It is null for one that is too old.
-    let status = "SELECT pg_catalog.pg_xact_status($1::pg_catalog.text::pg_catalog.xid8)";
+    let status = "SELECT pg_xact_status($1::text::xid8)";
     let mut has_committed = false;
     if let Some(transaction) = i64::try_from(transaction).ok().filter(|_| transaction < next) {
         spi::for_each(status, &[transaction.into()], |row| has_committed = row.text(0) == Some("committed"));

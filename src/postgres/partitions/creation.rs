@@ -6,10 +6,11 @@ use crate::postgres::errors::{with_place, Failure};
 use crate::postgres::local_settings::with_setting;
 use crate::postgres::lock_limit::LockLimit;
 use crate::postgres::settings;
+use crate::postgres::spi::{self, Argument};
 use crate::postgres::subtransaction::attempt_unlocked;
 use crate::postgres::tables::{self, RegisteredSnapshot};
+use pgrx::pg_sys;
 use pgrx::prelude::*;
-use pgrx::{pg_sys, Spi};
 use std::cell::Cell;
 use std::ffi::{CStr, CString};
 use std::time::{Duration, Instant};
@@ -172,12 +173,12 @@ fn create(from: i64, to: i64) {
 /// there. A grant would become part of the extension, so that a dump would name a role that is dropped later.
 fn take_away_privileges(partition: &str) {
     ddl::run(&format!("REVOKE ALL ON ledger.{partition} FROM PUBLIC"));
-    let grantees: Option<String> = Spi::get_one(&format!(
-        "SELECT pg_catalog.string_agg(DISTINCT CAST(CAST(a.grantee AS pg_catalog.regrole) AS pg_catalog.text), ', ') \
-         FROM pg_catalog.pg_class AS c, pg_catalog.aclexplode(c.relacl) AS a \
-         WHERE c.oid = CAST('ledger.{partition}' AS pg_catalog.regclass) AND a.grantee NOT IN (0, c.relowner)",
-    ))
-    .unwrap_or_else(|error| pgrx::error!("could not read who has privileges on ledger.{partition}: {error}"));
+    let query = "SELECT string_agg(DISTINCT a.grantee::regrole::text, ', ') \
+         FROM pg_class AS c, aclexplode(c.relacl) AS a \
+         WHERE c.oid = $1::regclass AND a.grantee NOT IN (0, c.relowner)";
+    let mut grantees = None;
+    let name = format!("ledger.{partition}");
+    spi::for_each_in_catalogs(query, &[Argument::text(Some(&name))], |row| grantees = row.get::<String>(0));
     if let Some(grantees) = grantees {
         ddl::run(&format!("REVOKE ALL ON ledger.{partition} FROM {grantees}"));
     }

@@ -22,6 +22,7 @@ use super::trackable;
 use crate::postgres::errors::{or_raise, Failure};
 use crate::postgres::lists;
 use crate::postgres::ownership::Object;
+use crate::postgres::quoting::literal;
 use crate::postgres::relation;
 use crate::postgres::roles::as_ledger_owner;
 use crate::postgres::schema;
@@ -193,9 +194,7 @@ unsafe fn target_of(alter: &pg_sys::AlterTableStmt, lock: u32) -> Option<Table> 
     if oid == pg_sys::InvalidOid {
         return None;
     }
-    let kind = pg_sys::get_rel_relkind(oid) as u8;
-    let is_table = matches!(kind, pg_sys::RELKIND_RELATION | pg_sys::RELKIND_PARTITIONED_TABLE);
-    is_table.then(|| Table::open_oid(oid, pg_sys::NoLock))
+    relation::is_table(oid).then(|| Table::open_oid(oid, pg_sys::NoLock))
 }
 
 unsafe fn before_attach(
@@ -206,14 +205,12 @@ unsafe fn before_attach(
     let Some(parent) = target_of(alter, pg_sys::ShareUpdateExclusiveLock).filter(tracked) else {
         return Ok(std::ptr::null_mut());
     };
-    // A caller who may not attach it gets no lock either: the command itself raises the error.
     let may_attach = |partition| Object::Relation(partition).is_own();
     let Some(partition) = lock_partition(&parent, partition_of(command), may_attach) else {
         return Ok(family_of(&parent, pg_sys::InvalidOid));
     };
     let family = family_of(&parent, partition);
-    let kind = pg_sys::get_rel_relkind(partition) as u8;
-    if !matches!(kind, pg_sys::RELKIND_RELATION | pg_sys::RELKIND_PARTITIONED_TABLE) {
+    if !relation::is_table(partition) {
         return Ok(family);
     }
     let partition = Table::open_oid(partition, pg_sys::NoLock);
@@ -224,24 +221,17 @@ unsafe fn before_attach(
     Ok(family)
 }
 
-/// Locks the partition that the command names, if the command can concern it. While this session waits for a lock,
-/// another table may get the name, and the command takes the table that has it then.
+/// Locks the partition that the command names, if the command can concern it.
 unsafe fn lock_partition(
     parent: &Table,
     name: *mut pg_sys::RangeVar,
     is_concerned: impl Fn(pg_sys::Oid) -> bool,
 ) -> Option<pg_sys::Oid> {
-    loop {
-        let partition = relation::named(name);
-        if partition == pg_sys::InvalidOid || !is_concerned(partition) {
-            return None;
-        }
+    let lock = |partition: &pg_sys::Oid| {
         lock_default(parent);
-        relation::lock(partition, pg_sys::AccessExclusiveLock);
-        if relation::named(name) == partition {
-            return Some(partition);
-        }
-    }
+        relation::lock(*partition, pg_sys::AccessExclusiveLock);
+    };
+    relation::lock_by_name(|| relation::find_named(name), |partition| is_concerned(*partition), lock)
 }
 
 /// Locks the default partition, if there is one, because rows in it may belong to the new partition. The command locks
@@ -336,7 +326,7 @@ unsafe fn check_storage(alter: &pg_sys::AlterTableStmt, command: *mut pg_sys::Al
     let tracked = primary_key::tracked_name(&table).unwrap_or(name);
     Err(Failure::new(PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED, message)
         .detail(detail)
-        .hint(format!("To stop tracking the table instead: SELECT ledger.untrack({}).", relation::literal(&tracked))))
+        .hint(format!("To stop tracking the table instead: SELECT ledger.untrack({}).", literal(&tracked))))
 }
 
 /// Refuses what would let the table's owner change rows before the worker has recorded what was there: the change would be
@@ -422,8 +412,7 @@ unsafe fn after_create(create: &pg_sys::CreateStmt) -> Result<(), Failure> {
         return Ok(());
     }
     // With IF NOT EXISTS, it may be something else that has this name.
-    let kind = pg_sys::get_rel_relkind(oid) as u8;
-    if !matches!(kind, pg_sys::RELKIND_RELATION | pg_sys::RELKIND_PARTITIONED_TABLE) {
+    if !relation::is_table(oid) {
         return Ok(());
     }
     let partition = Table::open_oid(oid, pg_sys::AccessShareLock);

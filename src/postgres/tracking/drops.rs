@@ -19,6 +19,7 @@ use crate::postgres::roles::as_ledger_owner;
 use crate::postgres::spi;
 use crate::postgres::tables::{Row, Table};
 use pgrx::{pg_sys, PgSqlErrorCode};
+use std::ffi::CStr;
 
 /// Returns the tables of which something was recorded, for [`after_drop`].
 ///
@@ -32,7 +33,8 @@ pub unsafe fn before_drop(drop: &pg_sys::DropStmt) -> Result<Vec<pg_sys::Oid>, F
         }
         // Without CASCADE a schema goes only if it is empty.
         pg_sys::ObjectType::OBJECT_SCHEMA if drop.behavior == pg_sys::DropBehavior::DROP_CASCADE => {
-            let schemas = lists::pointers(drop.objects).filter_map(|name| lock_schema(name.cast())).collect::<Vec<_>>();
+            let schemas =
+                lists::pointers(drop.objects).filter_map(|name| lock_schema(lists::string(name))).collect::<Vec<_>>();
             record(&lock_all(IN_SCHEMA, &schemas))
         }
         _ => Ok(Vec::new()),
@@ -74,36 +76,32 @@ pub fn after_drop(mut recorded: impl Iterator<Item = pg_sys::Oid>) -> Result<(),
 ///
 /// Found by their dependencies, as the command finds them: `pg_class` has no index by schema or owner, and all of it would
 /// be read in a database with thousands of schemas.
-const IN_SCHEMA: &str = "SELECT c.oid FROM pg_catalog.pg_depend AS d \
-    JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) d.objid \
-    WHERE d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_namespace'::pg_catalog.regclass::pg_catalog.oid \
-    AND d.refobjid OPERATOR(pg_catalog.=) $1::pg_catalog.oid \
-    AND d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass::pg_catalog.oid \
-    AND (c.relkind OPERATOR(pg_catalog.=) 'p' OR c.relkind OPERATOR(pg_catalog.=) 'r') \
-    AND c.relpersistence OPERATOR(pg_catalog.<>) 't'";
+const IN_SCHEMA: &str = "SELECT c.oid FROM pg_depend AS d JOIN pg_class AS c ON c.oid = d.objid \
+    WHERE d.refclassid = 'pg_namespace'::regclass::oid AND d.refobjid = $1::oid \
+    AND d.classid = 'pg_class'::regclass::oid \
+    AND (c.relkind = 'p' OR c.relkind = 'r') AND c.relpersistence <> 't'";
 
 /// The same for a role: its tables, and all tables in its schemas, because a dropped schema takes all its tables with
 /// it, regardless of their owner.
 const OF_OWNER: &str = "WITH owned AS MATERIALIZED (\
-        SELECT s.classid, s.objid FROM pg_catalog.pg_shdepend AS s \
-        WHERE s.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_authid'::pg_catalog.regclass::pg_catalog.oid \
-        AND s.refobjid OPERATOR(pg_catalog.=) $1::pg_catalog.oid AND s.deptype OPERATOR(pg_catalog.=) 'o' \
-        AND s.dbid OPERATOR(pg_catalog.=) (SELECT b.oid FROM pg_catalog.pg_database AS b \
-            WHERE b.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())), \
+        SELECT s.classid, s.objid FROM pg_shdepend AS s \
+        WHERE s.refclassid = 'pg_authid'::regclass::oid AND s.refobjid = $1::oid AND s.deptype = 'o' \
+        AND s.dbid = (SELECT b.oid FROM pg_database AS b WHERE b.datname = current_database())), \
     found AS (\
-        SELECT o.objid FROM owned AS o \
-        WHERE o.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass::pg_catalog.oid \
+        SELECT o.objid FROM owned AS o WHERE o.classid = 'pg_class'::regclass::oid \
         UNION ALL \
-        SELECT d.objid FROM owned AS o JOIN pg_catalog.pg_depend AS d ON d.refobjid OPERATOR(pg_catalog.=) o.objid \
-        WHERE o.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_namespace'::pg_catalog.regclass::pg_catalog.oid \
-        AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_namespace'::pg_catalog.regclass::pg_catalog.oid \
-        AND d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass::pg_catalog.oid) \
-    SELECT c.oid FROM found AS f JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) f.objid \
-    WHERE (c.relkind OPERATOR(pg_catalog.=) 'p' OR c.relkind OPERATOR(pg_catalog.=) 'r') \
-    AND c.relpersistence OPERATOR(pg_catalog.<>) 't'";
+        SELECT d.objid FROM owned AS o JOIN pg_depend AS d ON d.refobjid = o.objid \
+        WHERE o.classid = 'pg_namespace'::regclass::oid \
+        AND d.refclassid = 'pg_namespace'::regclass::oid AND d.classid = 'pg_class'::regclass::oid) \
+    SELECT c.oid FROM found AS f JOIN pg_class AS c ON c.oid = f.objid \
+    WHERE (c.relkind = 'p' OR c.relkind = 'r') AND c.relpersistence <> 't'";
 
 /// A table, and the tables that it is a partition of.
 type WithAncestors = (pg_sys::Oid, Vec<pg_sys::Oid>);
+
+fn with_ancestors(table: pg_sys::Oid) -> WithAncestors {
+    (table, relation::ancestors_of(table))
+}
 
 /// What the query lists for these objects, as of now, and each table after those that it is a partition of.
 fn tables_that(query: &'static str, objects: &[pg_sys::Oid]) -> Vec<WithAncestors> {
@@ -114,7 +112,7 @@ fn tables_that(query: &'static str, objects: &[pg_sys::Oid]) -> Vec<WithAncestor
     }
     tables.sort_unstable_by_key(|oid| oid.to_u32());
     tables.dedup();
-    let mut tables: Vec<_> = tables.into_iter().map(|oid| (oid, relation::ancestors_of(oid))).collect();
+    let mut tables: Vec<_> = tables.into_iter().map(with_ancestors).collect();
     tables.sort_by_key(|(_, ancestors)| ancestors.len());
     tables
 }
@@ -135,21 +133,11 @@ unsafe fn lock_all(query: &'static str, objects: &[pg_sys::Oid]) -> Vec<pg_sys::
 
 /// Locks the schema that DROP SCHEMA names, if the caller may drop it. The command does so too before it locks a table,
 /// and from then on nothing is created in the schema or moved into it.
-unsafe fn lock_schema(name: *mut pg_sys::Node) -> Option<pg_sys::Oid> {
-    let name = schema_name(name);
-    loop {
-        let schema = pg_sys::get_namespace_oid(name, true);
-        // A caller who may not drop it gets no lock either: the command itself raises the error.
-        if schema == pg_sys::InvalidOid || !Object::Schema(schema).is_own() {
-            return None;
-        }
-        let lock = pg_sys::AccessExclusiveLock as pg_sys::LOCKMODE;
-        pg_sys::LockDatabaseObject(pg_sys::NamespaceRelationId, schema, 0, lock);
-        // While this session waited for the lock, another schema may have got the name.
-        if pg_sys::get_namespace_oid(name, true) == schema {
-            return Some(schema);
-        }
-    }
+unsafe fn lock_schema(name: &CStr) -> Option<pg_sys::Oid> {
+    let find = || Some(pg_sys::get_namespace_oid(name.as_ptr(), true)).filter(|oid| *oid != pg_sys::InvalidOid);
+    let mode = pg_sys::AccessExclusiveLock as pg_sys::LOCKMODE;
+    let lock = |schema: &pg_sys::Oid| pg_sys::LockDatabaseObject(pg_sys::NamespaceRelationId, *schema, 0, mode);
+    relation::lock_by_name(find, |schema| Object::Schema(*schema).is_own(), lock)
 }
 
 /// Locks as DROP TABLE does: first the parent of a partition, so that no session uses it meanwhile.
@@ -163,30 +151,18 @@ unsafe fn lock_with_ancestors(relation: pg_sys::Oid, ancestors: &[pg_sys::Oid]) 
 /// Locks the table that DROP TABLE names, if the caller may drop it.
 unsafe fn lock_named(names: *mut pg_sys::List) -> Option<pg_sys::Oid> {
     let name = pg_sys::makeRangeVarFromNameList(names);
-    loop {
-        let oid = relation::named(name);
-        if oid == pg_sys::InvalidOid || !may_drop(oid) {
-            // The command itself says what is wrong.
-            return None;
-        }
-        let ancestors = relation::ancestors_of(oid);
-        lock_with_ancestors(oid, &ancestors);
-        // While this session waited for the lock, another table may have got the name.
-        if relation::named(name) == oid && relation::ancestors_of(oid) == ancestors {
-            return Some(oid);
-        }
-    }
+    let find = || relation::find_named(name).map(with_ancestors);
+    let lock = |(oid, ancestors): &WithAncestors| lock_with_ancestors(*oid, ancestors);
+    relation::lock_by_name(find, |(oid, _)| may_drop(*oid), lock).map(|(oid, _)| oid)
 }
 
-unsafe fn may_drop(relation: pg_sys::Oid) -> bool {
-    let kind = pg_sys::get_rel_relkind(relation) as u8;
-    let is_table = matches!(kind, pg_sys::RELKIND_RELATION | pg_sys::RELKIND_PARTITIONED_TABLE);
-    let is_catalog = || relation.to_u32() < pg_sys::FirstNormalObjectId;
+unsafe fn may_drop(table: pg_sys::Oid) -> bool {
+    let is_catalog = || table.to_u32() < pg_sys::FirstNormalObjectId;
     let user = errorless::user();
-    is_table
+    relation::is_table(table)
         && !is_catalog()
-        && (Object::Relation(relation).is_owned_by(user)
-            || Object::Schema(pg_sys::get_rel_namespace(relation)).is_owned_by(user))
+        && (Object::Relation(table).is_owned_by(user)
+            || Object::Schema(pg_sys::get_rel_namespace(table)).is_owned_by(user))
 }
 
 /// Records what is lost with these tables, which are locked, and with their partitions. Returns those of which something
@@ -211,13 +187,4 @@ fn record(dropped: &[pg_sys::Oid]) -> Result<Vec<pg_sys::Oid>, Failure> {
     }
     dropped::note_recorded(&all);
     Ok(recorded)
-}
-
-/// # Safety
-/// `name` is a node of type String.
-unsafe fn schema_name(name: *mut pg_sys::Node) -> *const std::ffi::c_char {
-    #[cfg(feature = "pg14")]
-    return (*name.cast::<pg_sys::Value>()).val.str_;
-    #[cfg(not(feature = "pg14"))]
-    return (*name.cast::<pg_sys::String>()).sval;
 }

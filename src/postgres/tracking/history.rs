@@ -17,8 +17,10 @@ use crate::ledger::canonical_json::member;
 use crate::ledger::verifier::SignatureCheck;
 use crate::postgres::errorless;
 use crate::postgres::errors::{or_raise, required, sentence, Failure};
+use crate::postgres::ids;
 use crate::postgres::jsonb::{Jsonb, JsonbText};
-use crate::postgres::relation::{self, literal, Regclass};
+use crate::postgres::quoting::literal;
+use crate::postgres::relation::{self, Regclass};
 use crate::postgres::roles::as_ledger_owner;
 use crate::postgres::secrets;
 use crate::postgres::tables::{self, RegisteredSnapshot, Row, Table};
@@ -75,7 +77,7 @@ fn problem_row(problem: RowProblem) -> ProblemRow {
     (
         (!problem.row_key.is_empty()).then_some(JsonbText(problem.row_key)),
         problem.problem.as_str().to_owned(),
-        problem.entry_id.map(|id| pgrx::Uuid::from_bytes(*id.as_bytes())),
+        problem.entry_id.map(ids::to_sql),
         problem.block_number,
         problem.detail,
     )
@@ -176,7 +178,7 @@ fn history_row((version, number): (&Version, i64)) -> HistoryRow {
         operation_name(version),
         TimestampWithTimeZone::try_from(recorded_at).expect("a recorded time is a valid one"),
         version.block_number,
-        pgrx::Uuid::from_bytes(*version.entry_id.as_bytes()),
+        ids::to_sql(version.entry_id),
         version.change().and_then(|change| change.transaction_id.parse().ok()),
         text("session_user"),
         text("current_user"),

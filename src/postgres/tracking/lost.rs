@@ -9,7 +9,7 @@ use crate::ledger::row_change::{TABLE_TRACKED, TABLE_UNTRACKED};
 use crate::postgres::all_entries;
 use crate::postgres::database;
 use crate::postgres::errors::{or_raise, required, Failure};
-use crate::postgres::relation;
+use crate::postgres::quoting::literal;
 use crate::postgres::tables::{self, entry_column, RegisteredSnapshot, Row};
 use pgrx::prelude::*;
 use pgrx::PgSqlErrorCode;
@@ -91,7 +91,7 @@ fn record_lost(table_id: &str) -> Result<(), Failure> {
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             format!("table {name} is not lost"),
         )
-        .hint(format!("To end its tracking: SELECT ledger.untrack({}).", relation::literal(&name))));
+        .hint(format!("To end its tracking: SELECT ledger.untrack({}).", literal(&name))));
     }
     manage::note_untracked(&noted.name, table_id, true)
 }

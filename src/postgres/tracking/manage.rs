@@ -21,6 +21,7 @@ use crate::postgres::ids;
 use crate::postgres::jsonb;
 use crate::postgres::local_settings::with_setting;
 use crate::postgres::ownership::Object;
+use crate::postgres::quoting::{identifier, literal};
 use crate::postgres::relation::{self, Regclass, TableColumn};
 use crate::postgres::roles::{self, as_ledger_owner};
 use crate::postgres::schema;
@@ -33,7 +34,7 @@ use serde_json::json;
 use std::collections::HashSet;
 use std::ffi::CStr;
 
-// Queries run as the ledger's owner: operators of the caller's must not get into them.
+// Here and in untrack(), queries run as the ledger's owner: operators of the caller's must not get into them.
 #[pg_extern(volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 fn track(
@@ -69,7 +70,6 @@ fn names(names: Vec<Option<String>>, parameter: &str) -> Vec<String> {
     names.into_iter().map(|name| required(name, &element)).collect()
 }
 
-// Queries run as the ledger's owner: operators of the caller's must not get into them.
 #[pg_extern(volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 fn untrack(target: Option<Regclass>) {
@@ -313,7 +313,7 @@ fn check_columns(table: &Table, coverage: &Coverage) -> Result<(), Failure> {
 
 /// Whether the triggers of the table and its partitions are as track() leaves them.
 fn has_sound_triggers(target: pg_sys::Oid) -> bool {
-    let query = "SELECT state FROM ledger.tracked_tables WHERE table_name = $1::pg_catalog.oid";
+    let query = "SELECT state FROM ledger.tracked_tables WHERE table_name = $1::oid";
     let mut states = Vec::new();
     as_ledger_owner(|| {
         spi::for_each_as_of_now(query, &[i64::from(target.to_u32()).into()], |row| states.extend(row.get::<String>(0)));
@@ -322,7 +322,7 @@ fn has_sound_triggers(target: pg_sys::Oid) -> bool {
 }
 
 fn make_triggers(target: pg_sys::Oid, options: &Options, lock: u32) {
-    let (name, argument) = (name_of(target), quoted_literal(&options.text()));
+    let (name, argument) = (name_of(target), literal(&options.text()));
     let row_trigger = ROW_TRIGGER.to_string_lossy();
     as_ledger_owner(|| {
         drop_row_trigger(target);
@@ -342,7 +342,7 @@ fn name_of(target: pg_sys::Oid) -> String {
 
 /// Statement triggers are not cloned to partitions: each has its own.
 pub fn make_truncate_triggers(target: pg_sys::Oid, options: &Options, lock: u32) {
-    let argument = quoted_literal(&options.text());
+    let argument = literal(&options.text());
     for (name, oid) in tree_with_names(target, lock) {
         drop_triggers(&name, oid, options::is_truncate_trigger);
         run(&format!(
@@ -370,7 +370,7 @@ fn drop_triggers(table: &str, oid: pg_sys::Oid, is_own: unsafe fn(&pg_sys::Trigg
     let names: Vec<String> = unsafe {
         let open = Table::open_oid(oid, pg_sys::NoLock);
         let own = options::triggers_of(open.relation()).iter().filter(|trigger| !trigger.tgisclone && is_own(trigger));
-        own.map(|trigger| relation::quoted(CStr::from_ptr(trigger.tgname))).collect()
+        own.map(|trigger| identifier(CStr::from_ptr(trigger.tgname))).collect()
     };
     for name in names {
         run(&format!("DROP TRIGGER {name} ON {table}"));
@@ -388,16 +388,11 @@ fn run(statement: &str) {
     with_setting(c"client_min_messages", c"warning", || ddl::run(statement));
 }
 
-fn quoted_literal(text: &str) -> String {
-    // No backslash is special: JSON has them, and standard_conforming_strings may be off.
-    format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
-}
-
 /// The name of the table, if one has the triggers that record it under this id.
 pub fn tracked_as(table_id: &str) -> Option<String> {
     let mut found = None;
     as_ledger_owner(|| {
-        let query = "SELECT table_id, table_name::pg_catalog.text FROM ledger.tracked_tables";
+        let query = "SELECT table_id, table_name::text FROM ledger.tracked_tables";
         spi::for_each(query, &[], |row| {
             if row.get::<String>(0).is_some_and(|id| id == table_id) {
                 found = row.get::<String>(1);

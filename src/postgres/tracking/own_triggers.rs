@@ -9,6 +9,8 @@ use super::catalog_triggers::CatalogTrigger;
 use super::options::{is_function, ROW_FUNCTION, TRUNCATE_FUNCTION};
 use crate::postgres::errorless;
 use crate::postgres::errors::Failure;
+use crate::postgres::privileges::has_privilege;
+use crate::postgres::quoting::literal;
 use crate::postgres::relation;
 use pgrx::{pg_sys, PgSqlErrorCode};
 
@@ -21,7 +23,7 @@ pub unsafe fn check_replaced(create: &pg_sys::CreateTrigStmt) -> Result<(), Fail
     if !create.replace {
         return Ok(());
     }
-    let Some(table) = lock_named(create.relation) else { return Ok(()) };
+    let Some(table) = lock_table(create.relation) else { return Ok(()) };
     // Of a row trigger, partitions get one of the same name each.
     let is_partitioned = pg_sys::get_rel_relkind(table) as u8 == pg_sys::RELKIND_PARTITIONED_TABLE;
     let tables = match create.row && is_partitioned {
@@ -31,24 +33,11 @@ pub unsafe fn check_replaced(create: &pg_sys::CreateTrigStmt) -> Result<(), Fail
     tables.into_iter().try_for_each(|table| check_kept(table, create))
 }
 
-/// The table of that name, locked as the command locks it. A caller who may not create triggers on it gets no lock: the
-/// command itself raises the error.
-unsafe fn lock_named(name: *mut pg_sys::RangeVar) -> Option<pg_sys::Oid> {
-    loop {
-        let table = relation::named(name);
-        let may_create = |table| {
-            let right = pg_sys::ACL_TRIGGER as pg_sys::AclMode;
-            pg_sys::pg_class_aclcheck(table, errorless::user(), right) == pg_sys::AclResult::ACLCHECK_OK
-        };
-        if table == pg_sys::InvalidOid || !may_create(table) {
-            return None;
-        }
-        relation::lock(table, pg_sys::ShareRowExclusiveLock);
-        // While this session waited for the lock, another table may have got the name.
-        if relation::named(name) == table {
-            return Some(table);
-        }
-    }
+/// The table of that name, locked as the command locks it, if the caller may create triggers on it.
+unsafe fn lock_table(name: *mut pg_sys::RangeVar) -> Option<pg_sys::Oid> {
+    let may_create = |table: &pg_sys::Oid| has_privilege(*table, errorless::user(), pg_sys::ACL_TRIGGER);
+    let lock = |table: &pg_sys::Oid| relation::lock(*table, pg_sys::ShareRowExclusiveLock);
+    relation::lock_by_name(|| relation::find_named(name), may_create, lock)
 }
 
 unsafe fn check_kept(table: pg_sys::Oid, create: &pg_sys::CreateTrigStmt) -> Result<(), Failure> {
@@ -60,7 +49,7 @@ unsafe fn check_kept(table: pg_sys::Oid, create: &pg_sys::CreateTrigStmt) -> Res
     let message = format!("cannot replace trigger \"{trigger}\" of tracked table {name}");
     Err(Failure::new(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
         .detail("It records what is done to the table.")
-        .hint(format!("To stop tracking the table: SELECT ledger.untrack({}).", relation::literal(&name))))
+        .hint(format!("To stop tracking the table: SELECT ledger.untrack({}).", literal(&name))))
 }
 
 /// # Safety
@@ -86,6 +75,6 @@ pub unsafe fn check_created(trigger: pg_sys::Oid) {
         .detail(format!(
             "Only ledger.track() and superusers may create triggers with it; this trigger is for table {table}."
         ))
-        .hint(format!("To record the rows of the table: SELECT ledger.track({}).", relation::literal(&table)))
+        .hint(format!("To record the rows of the table: SELECT ledger.track({}).", literal(&table)))
         .raise();
 }

@@ -4,7 +4,8 @@
 use super::options::{tracked_root, Options};
 use crate::postgres::errors::Failure;
 use crate::postgres::lists;
-use crate::postgres::relation::{literal, qualified_name, text};
+use crate::postgres::quoting::literal;
+use crate::postgres::relation::{qualified_name, text};
 use crate::postgres::tables::Table;
 use pgrx::{pg_sys, PgSqlErrorCode};
 
@@ -35,8 +36,10 @@ pub fn key_of(table: &Table) -> Result<Vec<String>, Failure> {
 fn has_deferrable_key(table: &Table) -> bool {
     // SAFETY: the relation is open; the list is a copy, and each index is closed again.
     unsafe {
-        let indexes = pg_sys::RelationGetIndexList(table.relation());
-        lists::oids(indexes).any(|oid| {
+        let list = pg_sys::RelationGetIndexList(table.relation());
+        let indexes: Vec<pg_sys::Oid> = lists::oids(list).collect();
+        pg_sys::list_free(list);
+        indexes.into_iter().any(|oid| {
             let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
             let index = pg_sys::index_open(oid, lock);
             let is_it = (*(*index).rd_index).indisprimary && !(*(*index).rd_index).indimmediate;

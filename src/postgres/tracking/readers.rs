@@ -1,23 +1,16 @@
 //! Which roles may learn what the ledger says of a table.
 
 use crate::postgres::errors::Failure;
+use crate::postgres::privileges::{has_on_all_columns, has_privilege, has_usage};
 use crate::postgres::relation;
 use crate::postgres::roles;
 use crate::postgres::tables::Table;
 use pgrx::{pg_sys, PgSqlErrorCode};
 
 /// Whether the user could name the table in a query: otherwise a privilege on it is of no use.
-///
-/// # Safety
-/// Inside a transaction; any Oid may be given.
-unsafe fn reaches(target: pg_sys::Oid, user: pg_sys::Oid) -> bool {
-    let schema = pg_sys::get_rel_namespace(target);
-    #[cfg(any(feature = "pg14", feature = "pg15"))]
-    let checked = pg_sys::pg_namespace_aclcheck(schema, user, pg_sys::ACL_USAGE as pg_sys::AclMode);
-    #[cfg(not(any(feature = "pg14", feature = "pg15")))]
-    let checked =
-        pg_sys::object_aclcheck(pg_sys::NamespaceRelationId, schema, user, pg_sys::ACL_USAGE as pg_sys::AclMode);
-    checked == pg_sys::AclResult::ACLCHECK_OK
+fn reaches(target: pg_sys::Oid, user: pg_sys::Oid) -> bool {
+    // SAFETY: a catalog look-up inside a transaction; any oid may be asked for.
+    has_usage(unsafe { pg_sys::get_rel_namespace(target) }, user)
 }
 
 /// What check_enable_rls() says where policies apply.
@@ -38,14 +31,8 @@ fn sees_all(target: pg_sys::Oid, user: pg_sys::Oid) -> bool {
 
 /// Refuses a user who may SELECT neither the table nor each of its columns: whole rows are returned.
 pub fn check_selects(target: pg_sys::Oid, user: pg_sys::Oid) -> Result<(), Failure> {
-    let mode = pg_sys::ACL_SELECT as pg_sys::AclMode;
-    // SAFETY: catalog look-ups inside a transaction; an Oid that does not exist raises an ERROR.
-    let may = unsafe {
-        let of_columns = || pg_sys::pg_attribute_aclcheck_all(target, user, mode, pg_sys::AclMaskHow::ACLMASK_ALL);
-        pg_sys::pg_class_aclcheck(target, user, mode) == pg_sys::AclResult::ACLCHECK_OK
-            || of_columns() == pg_sys::AclResult::ACLCHECK_OK
-    };
-    match may {
+    let select = pg_sys::ACL_SELECT;
+    match has_privilege(target, user, select) || has_on_all_columns(target, user, select) {
         true => Ok(()),
         false => Err(denied(target)
             .detail("Only roles that may SELECT the rows of the table may pass them to ledger.verified().")),
@@ -61,15 +48,10 @@ pub fn check_reader(target: pg_sys::Oid, user: pg_sys::Oid) -> Result<(), Failur
 }
 
 fn check_reader_of(target: pg_sys::Oid, user: pg_sys::Oid) -> Result<(), Failure> {
-    // SAFETY: catalog look-ups inside a transaction; an Oid that does not exist raises an ERROR.
-    let may = unsafe {
-        let selects = || pg_sys::pg_class_aclcheck(target, user, pg_sys::ACL_SELECT as pg_sys::AclMode);
-        // A role under row security is refused: policies would have to be evaluated for rows that do not exist any
-        // more.
-        roles::is_member(user, c"ledger_auditor")
-            || (selects() == pg_sys::AclResult::ACLCHECK_OK && reaches(target, user) && sees_all(target, user))
-    };
-    match may {
+    // A role under row security is refused: policies would have to be evaluated for rows that do not exist any more.
+    let reads_all =
+        || has_privilege(target, user, pg_sys::ACL_SELECT) && reaches(target, user) && sees_all(target, user);
+    match roles::is_member(user, c"ledger_auditor") || reads_all() {
         true => Ok(()),
         false => Err(denied(target).detail(
             "Only members of ledger_auditor, and roles that have USAGE on the table's schema and may SELECT every row of the table, may verify it.",

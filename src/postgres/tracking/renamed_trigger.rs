@@ -4,6 +4,7 @@
 
 use super::options::{is_row_trigger, not_made_by_track, tracked_root, triggers_of, Options, ROW_TRIGGER};
 use crate::postgres::errors::{sentence, Failure};
+use crate::postgres::quoting::identifier;
 use crate::postgres::relation;
 use crate::postgres::tables::Table;
 use pgrx::{pg_sys, PgSqlErrorCode};
@@ -51,7 +52,7 @@ impl RenamedTrigger {
             true => format!("DROP TRIGGER {own} ON {table} drops the other trigger that has its name; then "),
             false => String::new(),
         };
-        let rename = format!("ALTER TRIGGER {} ON {table} RENAME TO {own}", relation::quoted(name));
+        let rename = format!("ALTER TRIGGER {} ON {table} RENAME TO {own}", identifier(name));
         format!("{first}{call} makes it anew, or {rename} renames it back")
     }
 }

@@ -85,8 +85,8 @@ pub fn snapshot_of(targets: &mut [Target]) -> RegisteredSnapshot {
 /// All partitions in the database, by the table that they are a partition of.
 fn partitions_as_of(snapshot: &RegisteredSnapshot) -> Partitions {
     let mut partitions = Partitions::new();
-    let query = "SELECT i.inhparent, i.inhrelid FROM pg_catalog.pg_inherits AS i \
-                 JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) i.inhrelid WHERE c.relispartition";
+    let query = "SELECT i.inhparent, i.inhrelid FROM pg_inherits AS i \
+                 JOIN pg_class AS c ON c.oid = i.inhrelid WHERE c.relispartition";
     snapshot.while_active(|| {
         spi::run(query, &[], spi::Access::Read, |row| {
             let (Some(parent), Some(partition)) = (row.get(0), row.get::<pg_sys::Oid>(1)) else { return };

@@ -11,6 +11,7 @@ use super::verify_row::RowProblemKind;
 use super::verify_tables::{self, Counts};
 use crate::postgres::errors::Failure;
 use crate::postgres::jsonb::Jsonb;
+use crate::postgres::quoting::literal;
 use crate::postgres::relation;
 use crate::postgres::spi;
 use crate::postgres::tables::{RegisteredSnapshot, Row, Table};
@@ -153,7 +154,7 @@ fn target_of(table: &Tracked) -> Result<Option<Target>, Value> {
 
 /// Whether `ledger.tracked_tables`, which goes by pg_trigger alone, has the table now.
 fn is_in_view(table: pg_sys::Oid) -> bool {
-    let query = "SELECT 1 FROM ledger.tracked_tables WHERE table_name = $1::pg_catalog.oid";
+    let query = "SELECT 1 FROM ledger.tracked_tables WHERE table_name = $1::oid";
     let mut is_in_view = false;
     spi::for_each_as_of_now(query, &[i64::from(table.to_u32()).into()], |_| is_in_view = true);
     is_in_view
@@ -201,7 +202,7 @@ fn alteration(table: &Tracked, call: &str) -> String {
         return format!(
             "no trigger of table {name} is fired, because relhastriggers is false in its row of pg_class; UPDATE \
              pg_catalog.pg_class SET relhastriggers = true WHERE oid = {}::pg_catalog.regclass puts that right",
-            relation::literal(&name)
+            literal(&name)
         );
     }
     if let Some(renamed) = RenamedTrigger::of(&open) {
@@ -217,10 +218,10 @@ fn alteration(table: &Tracked, call: &str) -> String {
 /// yet.
 fn without_triggers(table: pg_sys::Oid) -> Option<pg_sys::Oid> {
     let query = "WITH RECURSIVE tree AS ( \
-                     SELECT $1::pg_catalog.oid AS oid UNION ALL SELECT i.inhrelid FROM tree \
-                     JOIN pg_catalog.pg_inherits AS i ON i.inhparent OPERATOR(pg_catalog.=) tree.oid \
-                 ) SELECT c.oid FROM tree JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) tree.oid \
-                 WHERE NOT c.relhastriggers AND (c.relispartition OR c.oid OPERATOR(pg_catalog.=) $1::pg_catalog.oid)";
+                     SELECT $1::oid AS oid UNION ALL SELECT i.inhrelid FROM tree \
+                     JOIN pg_inherits AS i ON i.inhparent = tree.oid \
+                 ) SELECT c.oid FROM tree JOIN pg_class AS c ON c.oid = tree.oid \
+                 WHERE NOT c.relhastriggers AND (c.relispartition OR c.oid = $1::oid)";
     let mut found = None;
     spi::for_each_in_catalogs_as_of_now(query, &[i64::from(table.to_u32()).into()], |row| found = row.get(0));
     found
@@ -233,7 +234,7 @@ fn tracked_tables() -> (Vec<Tracked>, BTreeMap<String, Noted>) {
     snapshot.while_active(|| {
         let mut tracked = Vec::new();
         spi::run(
-            "SELECT table_name::pg_catalog.oid, table_name::pg_catalog.text, state, table_id, keep_image, with_signature, \
+            "SELECT table_name::oid, table_name::text, state, table_id, keep_image, with_signature, \
                     columns, excluded FROM ledger.tracked_tables ORDER BY 2",
             &[],
             spi::Access::Read,

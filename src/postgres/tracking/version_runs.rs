@@ -41,6 +41,10 @@ impl VersionTable {
 
 impl Drop for VersionTable {
     fn drop(&mut self) {
+        // As for the table itself.
+        if is_unwinding() {
+            return;
+        }
         // SAFETY: opened in open() and closed only here; the lock is kept, as the table's is.
         unsafe { pg_sys::index_close(self.index, pg_sys::NoLock as pg_sys::LOCKMODE) }
     }

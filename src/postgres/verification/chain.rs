@@ -379,7 +379,7 @@ impl<'a> SideBySide<'a> {
         let size = tree.size() as i64;
         let findings = &mut self.findings;
         let mut rows = 0;
-        let query = "SELECT pg_catalog.encode(frontier, 'hex') FROM ledger.log_state \
+        let query = "SELECT encode(frontier, 'hex') FROM ledger.log_state \
                      WHERE NOT EXISTS (SELECT FROM ledger.blocks WHERE block_number > $1)";
         spi::for_each(query, &[self.last_table_block.into()], |row| {
             rows += 1;

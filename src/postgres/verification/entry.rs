@@ -7,6 +7,7 @@ use crate::ledger::log_tree;
 use crate::ledger::verifier::{SealedEntry, SignatureCheck};
 use crate::ledger::{parse_hash, sha256_hex};
 use crate::postgres::errors::{or_raise, required};
+use crate::postgres::ids;
 use crate::postgres::jsonb::{Jsonb, JsonbText};
 use crate::postgres::partitions;
 use crate::postgres::secrets;
@@ -18,7 +19,7 @@ use uuid::Uuid;
 #[pg_extern(volatile, parallel_unsafe, security_definer, cost = 1000, requires = ["tables"])]
 #[search_path(pg_catalog, pg_temp)]
 fn verify_entry(entry_id: Option<pgrx::Uuid>, original_data: Option<Jsonb>) -> JsonbText {
-    let entry_id = Uuid::from_bytes(*required(entry_id, "entry_id").as_bytes());
+    let entry_id = ids::from_sql(required(entry_id, "entry_id"));
     let data = required(original_data, "original_data");
     let data_hash = sha256_hex(or_raise(data.canonical()).as_bytes());
     let Some(Found { entry, is_sealed, is_only }) = find(entry_id) else {

@@ -33,10 +33,11 @@ use super::database;
 use super::errorless;
 use super::errors::{or_raise, Failure};
 use super::helper_threads::FreedMemory;
+use super::ids;
 use super::items::audit::verify_registry;
 use super::jsonb::JsonbText;
 use super::mirror::remembered;
-use super::roles::as_ledger_owner;
+use super::roles::{as_ledger_owner, reads_server_files};
 use super::secrets;
 use super::tables::{self, RegisteredSnapshot};
 use super::tracking::{mid_statement, verify_all};
@@ -171,12 +172,7 @@ fn verify_file_integrity(path: default!(Option<String>, "NULL")) -> JsonbText {
 
 /// Reading any file of the server needs more privileges than reading the ledger.
 fn require_file_privilege(path: &std::path::Path) -> Result<(), Failure> {
-    // SAFETY: catalog look-ups inside a transaction.
-    let may = unsafe {
-        let role = pg_sys::Oid::from(pg_sys::ROLE_PG_READ_SERVER_FILES);
-        pg_sys::has_privs_of_role(errorless::user(), role)
-    };
-    if may {
+    if reads_server_files(errorless::user()) {
         return Ok(());
     }
     Err(Failure::new(
@@ -228,7 +224,7 @@ fn problem_row(problem: &Problem) -> ProblemRow {
         problem.source.as_str().to_owned(),
         problem.block_number,
         problem.leaf_index,
-        problem.entry_id.map(|id| pgrx::Uuid::from_bytes(*id.as_bytes())),
+        problem.entry_id.map(ids::to_sql),
         problem.problem.as_str().to_owned(),
         problem.detail.clone(),
     )

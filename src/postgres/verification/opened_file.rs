@@ -4,9 +4,9 @@
 use crate::postgres::database;
 use crate::postgres::mirror::remembered::{self, Remembered};
 use crate::postgres::mirror::shared::Attachment;
-use crate::postgres::regular_file;
 use crate::postgres::settings::{self, MirrorMode};
 use crate::postgres::timeout::Timeout;
+use crate::regular_file;
 use pgrx::check_for_interrupts;
 use std::fs::File;
 use std::io;

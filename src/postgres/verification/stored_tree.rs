@@ -54,7 +54,7 @@ impl Nodes for StoredNodes {
 fn stored_node(level: u8, index: u64) -> Result<Hash, MissingNode> {
     let mut hash = None;
     spi::for_each_as_of_now(
-        "SELECT pg_catalog.encode(hash, 'hex') FROM ledger.log_nodes WHERE level = $1::smallint AND node_index = $2",
+        "SELECT encode(hash, 'hex') FROM ledger.log_nodes WHERE level = $1::smallint AND node_index = $2",
         &[i64::from(level).into(), (index as i64).into()],
         |row| hash = row.get::<String>(0).and_then(|hash| parse_hash(&hash)),
     );
@@ -89,7 +89,7 @@ impl NodesInOrder {
 fn nodes_from(level: u8, index: i64) -> VecDeque<(i64, Option<Hash>)> {
     let mut nodes = VecDeque::with_capacity(NODES_AHEAD);
     spi::for_each(
-        "SELECT node_index, pg_catalog.encode(hash, 'hex') FROM ledger.log_nodes \
+        "SELECT node_index, encode(hash, 'hex') FROM ledger.log_nodes \
          WHERE level = $1::smallint AND node_index >= $2 ORDER BY node_index LIMIT $3",
         &[i64::from(level).into(), index.into(), (NODES_AHEAD as i64).into()],
         |row| {

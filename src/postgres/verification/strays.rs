@@ -131,7 +131,7 @@ impl Counted {
     /// For a partition that was moved to a place where only a query finds its rows.
     fn count_by_query(&self, part: &Part) -> u64 {
         let query = format!(
-            "SELECT pg_catalog.count(*) FROM {} WHERE block_number <= $1[1] OR block_number > $1[2] OR block_number IS NULL",
+            "SELECT count(*) FROM {} WHERE block_number <= $1[1] OR block_number > $1[2] OR block_number IS NULL",
             relation::qualified_name(&part.table)
         );
         let bounds = pgrx::IntoDatum::into_datum(vec![self.last_block, self.head]);

@@ -76,9 +76,9 @@ fn may_copy(database: pg_sys::Oid) -> bool {
     let mut may = is_own(database);
     if !may {
         spi::for_each_in_catalogs(
-            "SELECT FROM pg_catalog.pg_roles AS r, pg_catalog.pg_database AS d \
-             WHERE r.rolname OPERATOR(pg_catalog.=) current_user AND r.rolcreatedb \
-             AND d.oid OPERATOR(pg_catalog.=) $1::pg_catalog.oid AND d.datistemplate",
+            "SELECT FROM pg_roles AS r, pg_database AS d \
+             WHERE r.rolname = current_user AND r.rolcreatedb \
+             AND d.oid = $1::oid AND d.datistemplate",
             &[i64::from(database.to_u32()).into()],
             |_| may = true,
         );

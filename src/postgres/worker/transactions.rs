@@ -4,10 +4,10 @@ use crate::postgres::background_process::CancellableWork;
 use crate::postgres::database;
 use crate::postgres::errorless;
 use crate::postgres::errors::Failure;
+use crate::postgres::lock_holders;
 use crate::postgres::lock_limit::LockLimit;
 use crate::postgres::mirror::remembered::database_name;
 use crate::postgres::sealing_lock;
-use crate::postgres::spi;
 use pgrx::{check_for_interrupts, pg_sys, PgSqlErrorCode, PgTryBuilder};
 use std::cell::Cell;
 use std::panic::AssertUnwindSafe;
@@ -94,61 +94,48 @@ pub(super) fn is_timeout(error: &Failure) -> bool {
     error.code() == PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE
 }
 
+/// What to do about a transaction that is left open, which may have any command as its last.
+const END_IT: &str = "End that transaction: pg_terminate_backend() ends its session, and ROLLBACK PREPARED a prepared one. View pg_locks shows the lock; pg_blocking_pids() shows for whom a session waits.";
+
 /// Why the worker does not get the sealing lock.
 pub(super) fn sealing_is_locked() -> Failure {
-    let holder = in_transaction(sealing_lock::holder).ok().flatten();
-    let holder = holder.as_deref().unwrap_or("another session holds");
-    // It is passing, and who ends it wakes no process: see Worker::account.
-    Failure::new(PgSqlErrorCode::ERRCODE_OBJECT_IN_USE, format!("{holder} the lock on extension pg_notary"))
+    let found = in_transaction(lock_holders::of_extension).ok().flatten();
+    let found = found.unwrap_or_else(|| "another session holds the lock on extension pg_notary".to_owned());
+    in_the_way(found)
         .detail("Its transaction has called ledger.commit_block(), rebuilt the ledger, or run a command on the extension, and has not ended. The worker needs the lock to open the mirror file and to seal.")
-        .hint("End that transaction: pg_terminate_backend() ends its session, and ROLLBACK PREPARED a prepared one. View pg_locks shows the lock; pg_blocking_pids() shows for whom a session waits.")
+        .hint(END_IT)
 }
 
 /// Why the worker cannot open the file, where it has waited in vain for a lock on a table.
 pub(super) fn opening_is_locked() -> Failure {
-    Failure::new(PgSqlErrorCode::ERRCODE_OBJECT_IN_USE, lock_in_the_way())
+    table_in_the_way()
         .detail("The worker needs that table to open the mirror file, and waits for it only for a short time.")
-        .hint("End that transaction: pg_terminate_backend() ends its session, and ROLLBACK PREPARED a prepared one. View pg_locks shows the lock; pg_blocking_pids() shows for whom a session waits.")
+        .hint(END_IT)
 }
 
 /// Why the worker cannot say of lines whether they are to be voided.
 pub(super) fn voiding_is_locked() -> Failure {
-    Failure::new(PgSqlErrorCode::ERRCODE_OBJECT_IN_USE, lock_in_the_way())
+    table_in_the_way()
         .detail(format!("Lines of transactions that were rolled back cannot be voided until the lock is released; the worker waited {} seconds for it. Their ids cannot be used again meanwhile.", TABLE_PATIENCE.as_secs()))
         .hint("REINDEX, VACUUM FULL and CLUSTER hold such a lock until their transaction ends. View pg_locks shows the lock, and pg_stat_activity what its session does.")
 }
 
-/// Whose lock on a table of the ledger is in the way, as far as it can be found.
-fn lock_in_the_way() -> String {
-    let holder = in_transaction(table_holder).ok().flatten();
-    holder.unwrap_or_else(|| "another session holds a lock on a table of the ledger".to_owned())
-}
-
-/// Who holds a lock on a table of the ledger against those who read or write it, or else who waits for one: all others
-/// wait behind that. Who has locked `ledger.blocks` to write to it keeps a new partition from being attached.
-fn table_holder() -> Option<String> {
-    let mut holder = None;
-    spi::for_each_in_catalogs(
-        "SELECT pg_catalog.concat( \
-         CASE WHEN l.pid IS NULL THEN 'a prepared transaction' ELSE pg_catalog.concat('session ', l.pid) END, \
-         CASE WHEN l.granted THEN ' holds' ELSE ' waits for' END, ' a lock on ledger.', c.relname) \
-         FROM pg_catalog.pg_locks AS l JOIN pg_catalog.pg_class AS c ON c.oid = l.relation \
-         WHERE l.locktype = 'relation' \
-         AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()) \
-         AND c.relnamespace = (SELECT extnamespace FROM pg_catalog.pg_extension WHERE extname = 'pg_notary') \
-         AND (l.mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock') \
-         OR l.mode = 'RowExclusiveLock' AND c.relname = 'blocks') \
-         ORDER BY l.mode = 'RowExclusiveLock', l.granted DESC, l.mode = 'AccessExclusiveLock' DESC, c.relkind = 'i', l.waitstart LIMIT 1",
-        &[],
-        |row| holder = row.get::<String>(0),
-    );
-    holder
-}
-
+/// Why the worker cannot seal, although it has the sealing lock.
 fn tables_are_locked() -> Failure {
-    Failure::new(PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE, lock_in_the_way())
+    table_in_the_way()
         .detail(format!("Nothing can be sealed until the lock is released; the worker waited {} seconds for it.", TABLE_PATIENCE.as_secs()))
         .hint("CREATE INDEX without CONCURRENTLY, REINDEX and VACUUM FULL hold such a lock until their transaction ends. View pg_locks shows the lock, and pg_stat_activity what its session does.")
+}
+
+/// Names whose lock on a table of the ledger it is, as far as it can be found.
+fn table_in_the_way() -> Failure {
+    let found = in_transaction(lock_holders::of_table).ok().flatten();
+    in_the_way(found.unwrap_or_else(|| "another session holds a lock on a table of the ledger".to_owned()))
+}
+
+/// The lock of another transaction, which is passing. Who ends it wakes no process: see Worker::account.
+fn in_the_way(found: String) -> Failure {
+    Failure::new(PgSqlErrorCode::ERRCODE_OBJECT_IN_USE, found)
 }
 
 /// How the log names this database. The prefix of its lines does not, because no client is connected.

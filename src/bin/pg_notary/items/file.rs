@@ -6,6 +6,7 @@
 
 use pg_notary::items::item::check_content_length;
 use pg_notary::items::{ContentError, ItemError};
+use pg_notary::regular_file;
 use rustix::fs::{openat, renameat, unlinkat, AtFlags, Mode, OFlags, CWD};
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, Metadata, Permissions};
@@ -94,19 +95,7 @@ fn open_directory(path: &Path) -> io::Result<OwnedFd> {
 }
 
 fn open(directory: &OwnedFd, name: &OsStr) -> io::Result<File> {
-    regular(openat(directory, name, READ, Mode::empty())?.into())
-}
-
-/// Opens a file, following symbolic links.
-pub fn open_anywhere(path: &Path) -> io::Result<File> {
-    regular(openat(CWD, path, OFlags::CLOEXEC.union(OFlags::NONBLOCK), Mode::empty())?.into())
-}
-
-fn regular(file: File) -> io::Result<File> {
-    match file.metadata()?.is_file() {
-        true => Ok(file),
-        false => Err(io::Error::other("not a regular file")),
-    }
+    regular_file::checked(openat(directory, name, READ, Mode::empty())?.into())
 }
 
 /// A new file in a directory, removed when dropped unless it was given another name.
@@ -171,7 +160,7 @@ mod tests {
         let (done, outcome) = mpsc::channel();
         std::thread::spawn(move || done.send(ItemFile::read(&path).map(|(_, text)| text)));
         match outcome.recv_timeout(Duration::from_secs(10)).expect("reading it ends") {
-            Err(ReadError::Io(error)) => assert_eq!(error.to_string(), "not a regular file"),
+            Err(ReadError::Io(error)) => assert_eq!(error.to_string(), "it is not a regular file"),
             Err(ReadError::Item(error)) => panic!("{error}"),
             Ok(text) => panic!("it was read: {text:?}"),
         }

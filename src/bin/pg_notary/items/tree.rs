@@ -1,10 +1,10 @@
 //! Finds the items of a project.
 
-use super::file::open_anywhere;
 use super::report::State;
 use pg_notary::items::comment_style::CommentStyle;
-use pg_notary::items::location::extract_location_path;
+use pg_notary::items::location::{extract_location_path, PROJECT_DIRECTORY};
 use pg_notary::items::ItemType;
+use pg_notary::regular_file;
 use std::collections::BTreeSet;
 use std::fs::{self, FileType};
 use std::io::{self, ErrorKind, Read};
@@ -13,9 +13,6 @@ use std::path::{Path, PathBuf};
 /// How many earlier places of an item are tried: few enough that a tree in which everything was modified is verified in
 /// seconds.
 pub const MOST_PLACES: usize = 1000;
-
-/// The directory of a project that holds the bases.
-const PROJECT_DIRECTORY: &str = ".ai";
 
 /// A file or directory, and whether it is to be examined.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -349,6 +346,6 @@ fn is_item(item_type: ItemType, path: &Path) -> io::Result<bool> {
 
 fn starts_as_program(path: &Path) -> io::Result<bool> {
     let mut start = Vec::new();
-    open_anywhere(path)?.take(2).read_to_end(&mut start)?;
+    regular_file::open(path)?.take(2).read_to_end(&mut start)?;
     Ok(start == b"#!")
 }
