@@ -260,6 +260,8 @@ fn a_commit_that_waits_for_a_hanging_mount_is_visible_and_can_be_cancelled_and_i
     );
 
     wait_for(&mut client, "(SELECT problem LIKE '%does not answer%' FROM ledger.mirror_status)");
+    // Who has only the log must see it, too.
+    cluster.wait_for_log("does not answer: it has been written or synced for");
 
     client.batch_execute(&format!("SELECT pg_cancel_backend({pid}), pg_terminate_backend({third})")).unwrap();
     let ended: Vec<_> = [cancelled, timed_out, terminated]
@@ -278,6 +280,7 @@ fn a_commit_that_waits_for_a_hanging_mount_is_visible_and_can_be_cancelled_and_i
         of_type(&lines(&path), "void").iter().map(|void| void["entry_ids"].as_array().unwrap().len()).sum::<usize>()
             == 3
     });
+    cluster.wait_for_log("answers again");
     record(&mut client);
     seal_once_it_works(&mut client);
     assert_intact(&mut client);

@@ -2,11 +2,10 @@
 
 use super::database;
 use super::database_slot::{DatabaseSlot, WorkerState};
-use super::errorless;
 use super::errors::or_raise;
 use super::mirror::cause::{self, Cause};
-use super::mirror::fixed_text::FixedText;
 use super::mirror::handle::Mirror;
+use super::mirror::hang::Hang;
 use super::mirror::prepared;
 use super::mirror::remembered::{self, Remembered};
 use super::mirror::shared::{Attachment, MirrorFields};
@@ -16,9 +15,6 @@ use super::verification::progress;
 use crate::ledger::lag::Behind;
 use pgrx::prelude::*;
 use std::sync::atomic::Ordering;
-
-/// A write or sync that takes longer is reported as a problem.
-const SLOW_SECONDS: i64 = 5;
 
 /// A timestamptz; every value in shared memory came from the clock.
 fn timestamp(value: pg_sys::TimestampTz) -> TimestampWithTimeZone {
@@ -110,9 +106,7 @@ fn without_slot(mode: MirrorMode, path: String) -> MirrorRow {
 struct Health {
     has_cause: bool,
     cause: Cause,
-    path: FixedText<1024>,
-    /// Since when it has been written or synced.
-    writing_since: Option<pg_sys::TimestampTz>,
+    hang: Option<Hang>,
 }
 
 impl Health {
@@ -120,8 +114,7 @@ impl Health {
         Health {
             has_cause: fields.attachment == Attachment::Failed || fields.is_troubled,
             cause: fields.cause,
-            path: fields.path,
-            writing_since: fields.writing.then_some(fields.writing_since),
+            hang: Hang::of(fields),
         }
     }
 
@@ -130,11 +123,7 @@ impl Health {
         if self.has_cause {
             return Some(self.cause.text());
         }
-        let seconds = (errorless::clock() - self.writing_since?) / 1_000_000;
-        let path = self.path.get();
-        (seconds >= SLOW_SECONDS).then(|| {
-            format!("mirror file \"{path}\" does not answer: it has been written or synced for {seconds} seconds")
-        })
+        self.hang.as_ref().map(Hang::text)
     }
 }
 

@@ -148,6 +148,9 @@ fn make_it_agree(
     take_over(mirror, opened, path, &found.tail, remembered, attachment)?;
     let settled = found.tail.settled.take();
     let in_file = complete(mirror, path, found)?;
+    // If it was moved meanwhile, the state file that was moved with it may be the one of before: the database must not
+    // remember an attachment that this does not know.
+    file::require_there(path, &opened.metadata().map_err(|error| Trouble::passing("examine", path, error))?)?;
     {
         let mut fields = mirror.lock();
         fields.attachment = Attachment::Attached;
@@ -184,7 +187,7 @@ fn examine(mirror: &Mirror, how: How, opened: &File, path: &Path, remembered: &R
     let judged = tail::judge(mirror, path, &tail.open, knowledge)?;
     check_taken_over(path, remembered, judged.uncommitted.len())?;
     if how == How::CatchUp && !judged.uncommitted.is_empty() {
-        check_only_behind(mirror, path, remembered)?;
+        check_only_behind(mirror, opened, path, remembered)?;
     }
     // Before they are voided, or nothing would be left to say it of; but not again each time that the file is tried.
     let stamp = opened.metadata().ok().map(|metadata| FileStamp::of(&metadata));
@@ -272,7 +275,7 @@ fn read(
     let size = metadata.len();
     let state = own_state(path, remembered);
     if let (Some(state), How::Usual) = (&state, how) {
-        check_state(mirror, state, path, remembered)?;
+        check_state(mirror, state, &metadata, path, remembered)?;
     }
     let had = unsynced::on_disk(mirror, state.as_ref(), remembered);
     if size < had && how == How::Usual {
@@ -295,18 +298,23 @@ fn read(
 
 /// An administrator may catch up an older copy of the file, with the state file of that time. But if it has lines that
 /// the database lacks, they are voided: so it must then be the file that this database wrote last.
-fn check_only_behind(mirror: &Mirror, path: &Path, remembered: &Remembered) -> Result<(), Refused> {
-    match own_state(path, remembered) {
-        Some(state) => check_state(mirror, &state, path, remembered),
-        None => Ok(()),
-    }
+fn check_only_behind(mirror: &Mirror, file: &File, path: &Path, remembered: &Remembered) -> Result<(), Refused> {
+    let Some(state) = own_state(path, remembered) else { return Ok(()) };
+    let metadata = file.metadata().map_err(|error| Trouble::passing("examine", path, error))?;
+    check_state(mirror, &state, &metadata, path, remembered)
 }
 
 /// The file must have been written last by this database, and this database must not have been put back since.
-fn check_state(mirror: &Mirror, state: &State, path: &Path, remembered: &Remembered) -> Result<(), Refused> {
+fn check_state(
+    mirror: &Mirror,
+    state: &State,
+    metadata: &Metadata,
+    path: &Path,
+    remembered: &Remembered,
+) -> Result<(), Refused> {
     // A new file, or one that a rebuilt ledger takes over.
     let Some(own) = remembered.attachment else { return Ok(()) };
-    if !state.is_written_by(own) {
+    if !state.is_written_by(own) && !is_left_behind(mirror, state, metadata, own) {
         let what = format!(
             "its state file \"{}\" says that another copy of this database has written it, or the database, the file \
              or the state file was put back to an older state",
@@ -324,6 +332,16 @@ fn check_state(mirror: &Mirror, state: &State, path: &Path, remembered: &Remembe
             Err(diverged(path, &what))
         }
     }
+}
+
+/// Whether the state is only that of this server's previous attachment to this very file: the file was moved while it was
+/// being opened, and the state file that was written then stayed behind.
+fn is_left_behind(mirror: &Mirror, state: &State, metadata: &Metadata, own: Uuid) -> bool {
+    let fields = mirror.lock();
+    let ownership = &fields.ownership;
+    fields.has_attached(metadata)
+        && ownership.attachment == *own.as_bytes()
+        && ownership.previous == *state.attachment.as_bytes()
 }
 
 /// A rebuilt ledger goes on in a file that another database has written. Lines there that the ledger lacks are of

@@ -2,6 +2,7 @@
 
 use super::cause::CauseKind;
 use super::handle::Mirror;
+use super::hang::SLOW;
 use super::round_waiters::Rounds;
 use super::shared::{Attachment, MirrorState};
 use crate::postgres::background_process;
@@ -11,7 +12,7 @@ use crate::postgres::settings;
 use crate::postgres::timeout::Timeout;
 use crate::postgres::wait_events;
 use pgrx::{check_for_interrupts, pg_sys, PgSqlErrorCode};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long a commit waits for the worker to open the file, and for the writer to run, before it gives up.
 pub const DEADLINE: Duration = Duration::from_secs(30);
@@ -31,12 +32,20 @@ pub struct BoundedWait {
     statement_end: Option<i64>,
     /// How far the writer had come when it was last seen to make progress, and how long it may take for more.
     progress: Option<(Timeout, (u64, u64))>,
+    /// Since when this process has slept until a round ends.
+    slept_since: Option<Instant>,
     has_slept: bool,
 }
 
 impl BoundedWait {
     pub fn new() -> Self {
-        BoundedWait { missing: None, statement_end: statement_end(), progress: None, has_slept: false }
+        BoundedWait {
+            missing: None,
+            statement_end: statement_end(),
+            progress: None,
+            slept_since: None,
+            has_slept: false,
+        }
     }
 
     /// Sleeps while this process waits for the writer.
@@ -49,6 +58,10 @@ impl BoundedWait {
     pub fn sleep_for(&mut self, mirror: &Mirror, rounds: Rounds, count: u32, event: u32) -> Result<(), Failure> {
         check_for_interrupts!();
         self.check_writer(mirror)?;
+        if self.slept_since.get_or_insert_with(Instant::now).elapsed() > SLOW {
+            // It logs that the file does not answer: no other process need be free to do so.
+            mirror.shared.launcher.wake();
+        }
         self.has_slept = true;
         mirror.state().sleep_until_ended(rounds, count, self.longest_sleep()?, event);
         Ok(())

@@ -241,6 +241,17 @@ pub fn is_there(path: &Path, expected: FileIdentity) -> bool {
     Look::at(path, false).is_ok_and(|look| is_same(&look, expected))
 }
 
+/// Refuses to go on with a file that was moved away, renamed or deleted since it was opened.
+pub fn require_there(path: &Path, opened: &Metadata) -> Result<(), Trouble> {
+    match is_there(path, identity(opened, 0)) {
+        true => Ok(()),
+        false => {
+            let cause = format!("mirror file \"{}\" was moved while it was being opened", path.display());
+            Err(Trouble::lasting(CauseKind::FileMissing, cause))
+        }
+    }
+}
+
 fn is_same(look: &Look, expected: FileIdentity) -> bool {
     (look.device, look.inode) == (expected.device, expected.inode)
 }

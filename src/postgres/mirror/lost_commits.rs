@@ -152,7 +152,7 @@ impl Lost {
         match self {
             Lost::Nothing => None,
             Lost::AtPromotion { then, now } => Some(format!("The file was last written on timeline {then}, and this server is on timeline {now}: it was promoted since.")),
-            Lost::WithWal => Some("The file was not closed, and this server has started as after a regular stop: its WAL was reset (pg_resetwal), or it ran without pg_notary meanwhile.".to_owned()),
+            Lost::WithWal => Some("The file was not closed, and this server has started as after a regular stop: its WAL was reset (pg_resetwal), it ran without pg_notary meanwhile, or it could not use the file when it was stopped.".to_owned()),
         }
     }
 }

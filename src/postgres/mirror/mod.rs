@@ -32,6 +32,7 @@
 //! | [`catch_up`], [`block_lines`] | appending what the database has and the file lacks |
 //! | [`requests`] | what an administrator asks for |
 //! | [`cause`], [`fixed_text`] | why the file cannot be used, in shared memory |
+//! | [`hang`] | a file that does not answer |
 //! | [`advice`] | what to do next: the hint for a transaction that could not record |
 
 pub mod aborting;
@@ -46,6 +47,7 @@ mod differing;
 pub mod file;
 pub mod fixed_text;
 pub mod handle;
+pub mod hang;
 mod hole;
 pub mod id_reuse;
 pub mod last_change;

@@ -50,6 +50,8 @@ pub fn take_over(
     };
     let is_local = file::is_local(file);
     switch_to(&mut mirror.lock(), &metadata, &text, is_local, tail.last_block, ownership);
+    // A state file that is made in a place that the file has left would be missed where the file is now.
+    file::require_there(path, &metadata)?;
     // Only now, or the writer could overwrite it with the state of the previous attachment.
     write_state(path, &metadata, &ownership, wal)
 }

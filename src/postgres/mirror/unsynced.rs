@@ -129,6 +129,7 @@ fn copy(from: &File, to: &File, range: Range<u64>) -> Result<(), Error> {
 
 /// Syncs what an earlier attachment wrote and did not sync.
 pub fn sync_found(mirror: &Mirror, file: &File, path: &Path, remembered: &Remembered) -> Result<(), Trouble> {
+    faults::at("take_over");
     let synced = faults::error_at("take_over").map_err(|error| Trouble::passing("sync", path, error));
     let synced = synced.and_then(|()| file::sync(file, path));
     synced.or_else(|trouble| note_found(mirror, file, path, remembered).and(Err(trouble)))

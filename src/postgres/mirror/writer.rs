@@ -12,11 +12,12 @@ use super::shared::{Attachment, FileIdentity, Unsynced};
 use super::state_file::{self, Known, StateFile};
 use crate::postgres::background_process;
 use crate::postgres::database_slot::DatabaseSlot;
+use crate::postgres::errors::Failure;
 use crate::postgres::faults;
 use crate::postgres::shared::{shared, Shared};
 use crate::postgres::wait_events;
 use pgrx::bgworkers::{BackgroundWorkerBuilder, BgWorkerStartTime};
-use pgrx::{pg_guard, pg_sys};
+use pgrx::{pg_guard, pg_sys, PgSqlErrorCode};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fs::File;
@@ -81,6 +82,7 @@ fn serve(shared: &'static Shared) -> bool {
         log_change(shared, slot);
         has_worked |= OPEN_FILES.with_borrow_mut(|files| files.serve_database(shared, slot));
         log_change(shared, slot);
+        log_state_trouble(slot);
     }
     has_worked
 }
@@ -90,6 +92,8 @@ thread_local! {
     /// The failures that the log already names, by database. The same failure is not logged again until a sync has
     /// succeeded.
     static NAMED: RefCell<HashMap<pg_sys::Oid, Named>> = RefCell::new(HashMap::new());
+    /// The same for the state files.
+    static NAMED_STATES: RefCell<HashMap<pg_sys::Oid, String>> = RefCell::new(HashMap::new());
 }
 
 #[derive(Clone)]
@@ -125,6 +129,8 @@ struct OpenFile {
     path: PathBuf,
     file: File,
     state: Option<StateFile>,
+    /// Why the state file cannot be written, if so.
+    state_trouble: Option<String>,
     /// When to sync lines that no session waits for.
     sync_at: Option<Instant>,
     /// When to write the state file.
@@ -246,6 +252,30 @@ fn begin_round(shared: &Shared, slot: &'static DatabaseSlot, sync_due: bool) -> 
     Some(Round::begin(&mut fields, slot, sync_due))
 }
 
+/// Logs that the state file of a database cannot be written, and that it can again.
+fn log_state_trouble(slot: &DatabaseSlot) {
+    let database = slot.database();
+    let changed = OPEN_FILES.with_borrow(|files| {
+        let open = files.0.get(&database)?;
+        let is_named = NAMED_STATES.with_borrow(|named| named.get(&database) == open.state_trouble.as_ref());
+        (!is_named).then(|| (open.path.clone(), open.state_trouble.clone()))
+    });
+    match changed {
+        None => {}
+        Some((_, Some(trouble))) => {
+            NAMED_STATES.with_borrow_mut(|named| named.insert(database, trouble.clone()));
+            Failure::new(PgSqlErrorCode::ERRCODE_IO_ERROR, trouble)
+                .detail("Recording goes on until the server opens the mirror file again, at the latest at its next start.")
+                .hint("Let the server write the state file, or remove what is in its place while the server runs: it is made anew.")
+                .warn();
+        }
+        Some((path, None)) => {
+            NAMED_STATES.with_borrow_mut(|named| named.remove(&database));
+            pgrx::log!("pg_notary writes the state file of mirror file \"{}\" again", path.display());
+        }
+    }
+}
+
 /// Logs a failure, whichever process met it, and its end.
 fn log_change(shared: &Shared, slot: &DatabaseSlot) {
     let (database, mut cause) = (slot.database(), None);
@@ -273,8 +303,17 @@ fn log_change(shared: &Shared, slot: &DatabaseSlot) {
 impl OpenFile {
     fn open(identity: FileIdentity, failures: u64, path: PathBuf) -> Result<OpenFile, Trouble> {
         let file = file::open_attached(&path, identity)?;
-        let state = StateFile::open(&path).ok();
-        Ok(OpenFile { identity, failures, path, file, state, sync_at: None, state_at: Some(Instant::now()) })
+        let state_at = Some(Instant::now());
+        let mut open =
+            OpenFile { identity, failures, path, file, state: None, state_trouble: None, sync_at: None, state_at };
+        open.open_state_file();
+        Ok(open)
+    }
+
+    fn open_state_file(&mut self) {
+        let opened = StateFile::open(&self.path);
+        self.state_trouble = opened.as_ref().err().map(|trouble| trouble.cause.clone());
+        self.state = opened.ok();
     }
 
     fn do_round(&mut self, slot: &DatabaseSlot, round: Round) -> Result<Done, Failed> {
@@ -364,12 +403,14 @@ impl OpenFile {
         if let (Some(state), true) = (&self.state, is_due) {
             // The state file only helps to notice what must not happen: if it cannot be written, recording still goes
             // on.
-            let written = state_file::write(state, &ownership, &known, wal, is_last);
+            let mut written = state_file::write(state, &ownership, &known, wal, is_last);
             // Another host that takes over must not find one of half a minute before, as this host's memory may go with it.
             // It must not say there that the file has more than is on disk.
             if is_last || !(is_local || is_behind_sync) {
-                written.and_then(|()| state.sync()).ok();
+                written = written.and_then(|()| state.sync());
             }
+            let trouble = written.map_err(|error| Trouble::passing("write the state file of", &self.path, error));
+            self.state_trouble = trouble.err().map(|trouble| trouble.cause);
         }
     }
 
@@ -379,7 +420,7 @@ impl OpenFile {
     fn follow_state_file(&mut self) {
         let is_current = self.state.as_ref().is_some_and(|state| state.is_beside(&self.path));
         if !is_current && file::is_there(&self.path, self.identity) {
-            self.state = StateFile::open(&self.path).ok();
+            self.open_state_file();
         }
     }
 

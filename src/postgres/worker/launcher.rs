@@ -3,6 +3,7 @@
 use crate::postgres::background_process;
 use crate::postgres::database_slot::{DatabaseSlot, WorkerState};
 use crate::postgres::errors::Failure;
+use crate::postgres::mirror::hang::Hang;
 use crate::postgres::mirror::lost_commits;
 use crate::postgres::secrets;
 use crate::postgres::shared::{shared, Shared};
@@ -65,6 +66,7 @@ pub unsafe extern "C-unwind" fn pg_notary_launcher_main(_arg: pg_sys::Datum) {
         was_refused: false,
         backoff: FIRST_BACKOFF,
         retry_at: None,
+        hanging: HashMap::new(),
     };
     let mut secrets = secrets::Watch::default();
     let mut rescanned = Instant::now();
@@ -73,7 +75,7 @@ pub unsafe extern "C-unwind" fn pg_notary_launcher_main(_arg: pg_sys::Datum) {
         if let Ok(Some(Some(keyring))) = secrets.look() {
             secrets::warn_if_short(&keyring);
         }
-        let wait = launcher.run_once();
+        let wait = shortest(launcher.run_once(), launcher.log_hanging());
         background_process::sleep(shortest(wait, Some(RESCAN_INTERVAL.as_millis() as i64)), wait_events::worker_main());
         if rescanned.elapsed() >= RESCAN_INTERVAL {
             rescanned = Instant::now();
@@ -101,6 +103,8 @@ struct Launcher {
     backoff: Duration,
     /// When to try again after that.
     retry_at: Option<Instant>,
+    /// The mirror files that the log says do not answer, by database.
+    hanging: HashMap<pg_sys::Oid, Hang>,
 }
 
 impl Launcher {
@@ -116,6 +120,27 @@ impl Launcher {
         self.was_refused = false;
         let wait = self.start_missing();
         shortest(wait, self.back_off())
+    }
+
+    /// Logs which mirror files do not answer, and which answer again; returns how soon to look again. The processes that
+    /// know of it wait for the file themselves, some in the system call.
+    fn log_hanging(&mut self) -> Option<i64> {
+        let mut hanging = HashMap::new();
+        for slot in self.shared.slots() {
+            let now = Hang::of(&self.shared.lock_mirror(slot));
+            match (now, self.hanging.remove(&slot.database())) {
+                (Some(now), before) => {
+                    if before.is_none_or(|before| before.since != now.since) {
+                        now.failure().warn();
+                    }
+                    hanging.insert(slot.database(), now);
+                }
+                (None, Some(before)) => pgrx::log!("pg_notary: mirror file \"{}\" answers again", before.path()),
+                (None, None) => {}
+            }
+        }
+        self.hanging = hanging;
+        (!self.hanging.is_empty()).then_some(LOOK_AGAIN_MS)
     }
 
     fn start_missing(&mut self) -> Option<i64> {
