@@ -105,8 +105,8 @@ fn leave_many_pages(client: &mut Client, first: i64) -> i64 {
     size
 }
 
-/// Waits until the worker has noted that only the last pages can have pending entries. It does so when it next looks for
-/// entries to seal.
+/// Waits until the worker has noted that only the last pages can have pending entries. It does so when it next looks
+/// for entries to seal.
 fn wait_until_few_are_read(client: &mut Client, statement: &str) {
     let mut read = 0;
     wait_until(&format!("few pages are read by {statement}"), PATIENCE, || {

@@ -1,5 +1,5 @@
-//! What the file lacks is appended whole and once, whatever others do meanwhile: entries from before the file was there, those of
-//! prepared transactions, and block lines, which never stand before their entries.
+//! What the file lacks is appended whole and once, whatever others do meanwhile: entries from before the file was
+//! there, those of prepared transactions, and block lines, which never stand before their entries.
 //!
 //! Needs an extension that was built with the feature `fault-injection`.
 #![cfg(feature = "cluster-tests")]
@@ -249,7 +249,8 @@ fn in_mode_async_a_void_line_stands_before_the_entry_that_uses_the_id_again() {
     assert_recorded_again(&mut client);
 }
 
-/// What must not wait for anything that lasts: as long as it would then, or for the 30 seconds after which a commit gives up.
+/// What must not wait for anything that lasts: as long as it would then, or for the 30 seconds after which a commit
+/// gives up.
 #[track_caller]
 fn goes_through(cluster: &Cluster, statement: &str) {
     let mut session = cluster.connect("postgres");

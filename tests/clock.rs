@@ -1,5 +1,5 @@
-//! The server's clock is set back: entries about a row stay in the order in which it was changed, in one server and from one to the
-//! next, unless it is set back by so much that the ledger follows it.
+//! The server's clock is set back: entries about a row stay in the order in which it was changed, in one server and
+//! from one to the next, unless it is set back by so much that the ledger follows it.
 #![cfg(feature = "cluster-tests")]
 
 use crate::common::faults::{clear_fault, set_fault};
@@ -156,7 +156,8 @@ fn rows_verify_that_two_sessions_write_in_turns_after_the_clock_is_set_back() {
     assert_eq!(value(&mut client, &format!("SELECT {different} {of_rows}")), "t", "two entries have one time");
 }
 
-/// The trigger's name sorts before the one that records: the last change is recorded first, and those before are dated back from it.
+/// The trigger's name sorts before the one that records: the last change is recorded first, and those before are dated
+/// back from it.
 #[test]
 fn changes_that_triggers_make_to_a_row_come_after_what_others_did_to_it_though_the_clock_is_behind() {
     let (cluster, mut client) = start_tracked("off");
@@ -179,8 +180,8 @@ fn changes_that_triggers_make_to_a_row_come_after_what_others_did_to_it_though_t
     assert_right(&mut client);
 }
 
-/// A session in another database, with a ledger that is empty and a table; and the command that imports a ledger there whose
-/// newest time is ahead of the clock.
+/// A session in another database, with a ledger that is empty and a table; and the command that imports a ledger there
+/// whose newest time is ahead of the clock.
 fn start_import() -> (Cluster, Client, String) {
     let (cluster, mut client) = start_tracked("off");
     set_clock(&cluster, 20);

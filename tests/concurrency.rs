@@ -21,8 +21,8 @@ fn duration() -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// Records until the deadline: mostly single entries, some transactions of several, some rolled back. Returns the ids of
-/// what was acknowledged.
+/// Records until the deadline: mostly single entries, some transactions of several, some rolled back. Returns the ids
+/// of what was acknowledged.
 fn write_until(deadline: Instant, mut client: Client) -> Vec<String> {
     let mut acknowledged = Vec::new();
     for round in 0.. {
@@ -233,9 +233,10 @@ fn verifying_while_others_record_and_seal_raises_no_false_alarm() {
     assert_intact(&mut client);
 }
 
-/// Postgres tells other sessions of a new partition only after it can be seen: a transaction that has the partitions' parent
-/// open already must ask for such news. Here all of a block's entries are in a partition that is attached since it verified.
-/// The file is put aside and written anew in the midst of it, and what is rolled back meanwhile is voided in the new one.
+/// Postgres tells other sessions of a new partition only after it can be seen: a transaction that has the partitions'
+/// parent open already must ask for such news. Here all of a block's entries are in a partition that is attached since
+/// it verified. The file is put aside and written anew in the midst of it, and what is rolled back meanwhile is voided
+/// in the new one.
 #[test]
 fn verifying_while_the_file_is_replaced_raises_no_false_alarm() {
     let (cluster, mut client) = start(Options::new().conf("max_prepared_transactions = 5"));
@@ -269,7 +270,8 @@ fn verifying_while_the_file_is_replaced_raises_no_false_alarm() {
 fn a_transaction_that_has_verified_before_verifies_what_is_in_a_partition_attached_since() {
     let (cluster, mut client) = start(Options::new().conf("ledger.block_size = 10"));
     let mut other = cluster.connect("postgres");
-    // A partition that was never attached has no foreign key of its own: dropping one takes a lock that waits for readers.
+    // A partition that was never attached has no foreign key of its own: dropping one takes a lock that waits for
+    // readers.
     let detach = "ALTER TABLE ledger.entries_sealed DETACH PARTITION ledger.entries_sealed_1;
                   ALTER TABLE ledger.entries_sealed_1 DROP CONSTRAINT entries_block_number_fkey";
     other.batch_execute(detach).unwrap();

@@ -1,5 +1,5 @@
-//! COPY in format jsonl as a command among others: what it writes is of one moment, what it reads is taken whole or not at
-//! all, and it works on a standby and beside the hooks of other libraries. What is rebuilt with it is in restore.rs.
+//! COPY in format jsonl as a command among others: what it writes is of one moment, what it reads is taken whole or not
+//! at all, and it works on a standby and beside the hooks of other libraries. What is rebuilt with it is in restore.rs.
 #![cfg(feature = "cluster-tests")]
 
 use crate::common::copy_jsonl::*;
@@ -166,7 +166,8 @@ fn a_ledger_that_was_emptied_by_hand_is_not_rebuilt_on_what_is_left_of_it() {
     assert_eq!(number(&mut client, "SELECT count(*) FROM ledger.history('t', '{\"id\": 7}')"), 1);
 }
 
-/// A file, good in every hash, whose last block holds the entry of its first once more. So many blocks stand between them.
+/// A file, good in every hash, whose last block holds the entry of its first once more. So many blocks stand between
+/// them.
 fn file_with_an_entry_in_two_blocks(between: u128) -> String {
     let timestamp = Timestamp::from_micros(1_770_000_000_000_000).unwrap();
     let header = Header { database: "postgres".to_owned(), ledger_id: Uuid::from_u128(7), timestamp };

@@ -2,8 +2,8 @@
 //! there, and both are valid without anyone's help. Looked at after every restart, not only at the end. The same while
 //! the mirror's mode changes, and processes end in the regular way.
 //!
-//! Each test has `PG_NOTARY_TEST_CRASH_ROUNDS` rounds, 12 unless set. The moments are random; a test that fails shows its
-//! `PG_NOTARY_TEST_SEED`, which repeats them as far as a race can be repeated.
+//! Each test has `PG_NOTARY_TEST_CRASH_ROUNDS` rounds, 12 unless set. The moments are random; a test that fails shows
+//! its `PG_NOTARY_TEST_SEED`, which repeats them as far as a race can be repeated.
 #![cfg(feature = "cluster-tests")]
 
 use crate::common::ledger::*;
@@ -52,8 +52,8 @@ const CHANGING: Mode = Mode { setting: "sync", changes: true, ..ASYNC };
 
 // ---- what the writers do ------------------------------------------------------------------------------------------------
 
-/// Every transaction inserts the row (marker, entries) into the tracked table `app` and records as many entries that have
-/// its marker in their metadata. What it rolls back has the marker `dropped`.
+/// Every transaction inserts the row (marker, entries) into the tracked table `app` and records as many entries that
+/// have its marker in their metadata. What it rolls back has the marker `dropped`.
 const SCHEMA: &str = "
 CREATE TABLE app (marker text PRIMARY KEY, entries int NOT NULL);
 SELECT ledger.track('app');
@@ -186,9 +186,9 @@ impl Load {
         Ok(())
     }
 
-    /// Whether a transaction may be refused so, and the session go on: in an orphan of the postmaster that has sealed, for
-    /// one, which nobody opens the file for any more; or where it would seal what was recorded in another mode, and the file
-    /// has not got it yet.
+    /// Whether a transaction may be refused so, and the session go on: in an orphan of the postmaster that has sealed,
+    /// for one, which nobody opens the file for any more; or where it would seal what was recorded in another mode, and
+    /// the file has not got it yet.
     fn may_fail(&self, error: &Error) -> bool {
         let is_killed = self.is_killed.load(Ordering::Acquire);
         let of_the_file = [SqlState::IO_ERROR, SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE];
@@ -229,7 +229,8 @@ fn survives(test: &str, mode: Mode, rounds: usize, kill: impl Fn(&Load, &mut Ran
             let stop_at_end = StopAtEnd(&load.stop);
             load.wait_for_random_moment();
             load.is_killed.store(true, Ordering::Release);
-            // Its own: a writer that has still to begin would wait for the common one as long as this waits for a writer.
+            // Its own: a writer that has still to begin would wait for the common one as long as this waits for a
+            // writer.
             let mut random = load.random().split();
             kill(&load, &mut random);
             drop(stop_at_end);

@@ -1,5 +1,5 @@
-//! A page that cannot be read any more is an error of whoever reads it, as it is everywhere in Postgres: it ends no process, and the
-//! background processes go on with what can be read.
+//! A page that cannot be read any more is an error of whoever reads it, as it is everywhere in Postgres: it ends no
+//! process, and the background processes go on with what can be read.
 #![cfg(feature = "cluster-tests")]
 
 use crate::common::ledger::*;

@@ -1,5 +1,5 @@
-//! Metadata that a disk, or a superuser, has damaged where it is stored: it is found and named, whatever its bytes are, and
-//! takes nobody else down. What Postgres itself stores is never taken for damaged.
+//! Metadata that a disk, or a superuser, has damaged where it is stored: it is found and named, whatever its bytes are,
+//! and takes nobody else down. What Postgres itself stores is never taken for damaged.
 #![cfg(feature = "cluster-tests")]
 
 use crate::common::ledger::*;
@@ -13,8 +13,9 @@ const CASTS: &str = "CREATE CAST (bytea AS jsonb) WITHOUT FUNCTION; CREATE CAST 
 const RECORD: &str =
     r#"SELECT ledger.append_entry('test', $1::text::uuid, repeat('ab', 32), '{"aa": "one", "bb": "two", "num": 1.5}')"#;
 
-/// Without the varlena's header: a header, the entries of aa, bb, num, one, two and 1.5 from byte 4 on, their bytes from 28
-/// on, the number's header at 48 and its digits at 50 and 52. From where to overwrite, counted from 1, and with what.
+/// Without the varlena's header: a header, the entries of aa, bb, num, one, two and 1.5 from byte 4 on, their bytes
+/// from 28 on, the number's header at 48 and its digits at 50 and 52. From where to overwrite, counted from 1, and with
+/// what.
 const DAMAGES: [(&str, &[(u32, &str)]); 8] = [
     ("a container with more children than there is memory", &[(17, "03000050"), (37, "ffffff4f")]),
     ("members in another order", &[(29, "62626161")]),

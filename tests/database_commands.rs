@@ -1,5 +1,5 @@
-//! Commands that need a database for themselves (DROP, ALTER and CREATE DATABASE): its worker stays away meanwhile, and comes
-//! back however they end.
+//! Commands that need a database for themselves (DROP, ALTER and CREATE DATABASE): its worker stays away meanwhile, and
+//! comes back however they end.
 #![cfg(feature = "cluster-tests")]
 
 use crate::common::ledger::*;

@@ -1,5 +1,5 @@
-//! A file that is not the database's is noticed at the start or at the next write, named, and never written to; and there
-//! is a way on from each.
+//! A file that is not the database's is noticed at the start or at the next write, named, and never written to; and
+//! there is a way on from each.
 #![cfg(feature = "cluster-tests")]
 
 use crate::common::diverged::*;

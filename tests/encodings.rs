@@ -1,4 +1,5 @@
-//! A ledger is in UTF-8: databases in other encodings are refused, before anything is recorded that could not be read again.
+//! A ledger is in UTF-8: databases in other encodings are refused, before anything is recorded that could not be read
+//! again.
 #![cfg(feature = "cluster-tests")]
 
 use crate::common::ledger::*;

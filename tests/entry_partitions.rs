@@ -1,5 +1,5 @@
-//! A DBA may move sealed entries about with what Postgres has for that: whatever partitions `ledger.entries_sealed` is made of,
-//! all that reads entries reads those in every one, and sealing spoils none.
+//! A DBA may move sealed entries about with what Postgres has for that: whatever partitions `ledger.entries_sealed` is
+//! made of, all that reads entries reads those in every one, and sealing spoils none.
 #![cfg(feature = "cluster-tests")]
 
 use crate::common::ledger::*;
@@ -173,7 +173,8 @@ fn what_is_asked_of_a_row_is_refused_while_entries_about_it_are_away() {
     assert_eq!(json(&mut client, &format!("SELECT ledger.verify_row({row})"))["problem"], "resurrected");
 }
 
-/// What was revoked does not come back by an older state of the item, because the partition with the revocation is away.
+/// What was revoked does not come back by an older state of the item, because the partition with the revocation is
+/// away.
 #[test]
 fn an_item_is_refused_while_entries_about_it_are_away() {
     let (_cluster, mut client, _) = ledger();
@@ -289,7 +290,8 @@ fn a_block_whose_entries_were_taken_away_before_its_line_was_written_says_to_att
     assert_intact(&mut client);
 }
 
-/// Whether an entry is sealed is looked up in every partition. Who rewrites an old one locks it for as long as that takes.
+/// Whether an entry is sealed is looked up in every partition. Who rewrites an old one locks it for as long as that
+/// takes.
 #[test]
 fn a_locked_partition_of_old_entries_keeps_lines_from_being_voided_and_blocks_not_from_being_sealed() {
     let options = Options::new().conf("ledger.block_size = 10").conf("ledger.block_interval = 1h");

@@ -1,5 +1,6 @@
-//! The server fails at each place in the way of a commit, on purpose: it is killed there, the file fails there, or hangs as
-//! one on a dead mount does. What was acknowledged is there, what was not is gone, and everything goes on by itself.
+//! The server fails at each place in the way of a commit, on purpose: it is killed there, the file fails there, or
+//! hangs as one on a dead mount does. What was acknowledged is there, what was not is gone, and everything goes on by
+//! itself.
 //!
 //! Needs an extension that was built with the feature `fault-injection`; see src/postgres/faults.rs for the places.
 #![cfg(feature = "cluster-tests")]
@@ -78,7 +79,8 @@ fn killed_at_any_place_of_a_commit_in_mode_write_the_server_recovers_to_what_was
     }
 }
 
-/// The file fails once, or as long as the fault is set; recording goes on by itself afterwards, and nothing is there twice.
+/// The file fails once, or as long as the fault is set; recording goes on by itself afterwards, and nothing is there
+/// twice.
 fn survives_error_at(mount: Mount, mode: &str, place: &str, cause: &str) {
     let (cluster, mut client) = start_small(mount, mode);
     record_many(&mut client, 3);
@@ -179,7 +181,8 @@ fn a_commit_writes_a_local_file_itself_and_leaves_one_on_a_network_mount_to_the_
 
 // ---- changes by others ------------------------------------------------------------------------------------------------------
 
-/// The next transaction is refused, and the worker finds the file in order: nobody knows what was done to it in between.
+/// The next transaction is refused, and the worker finds the file in order: nobody knows what was done to it in
+/// between.
 #[track_caller]
 fn assert_noticed(client: &mut Client, change: impl Fn(&File)) {
     record(client);
@@ -201,7 +204,8 @@ fn a_file_that_was_changed_and_put_back_is_looked_at_before_the_next_write() {
             file.write_all_at(b"#", 0).unwrap();
             file.write_all_at(&first, 0).unwrap();
         });
-        // Whoever sets times cannot set that of the last change, and one that lies in the future is no reason to refuse the file.
+        // Whoever sets times cannot set that of the last change, and one that lies in the future is no reason to refuse
+        // the file.
         let in_the_future = SystemTime::now() + Duration::from_secs(1 << 30);
         assert_noticed(&mut client, |file| file.set_modified(in_the_future).unwrap());
         for _ in 0..5 {

@@ -1,5 +1,5 @@
-//! What the worker is told to do is done, also where its first attempt fails; and what it has been asked and has not begun is not
-//! done any more once whoever asked has gone.
+//! What the worker is told to do is done, also where its first attempt fails; and what it has been asked and has not
+//! begun is not done any more once whoever asked has gone.
 //!
 //! Needs an extension that was built with the feature `fault-injection`.
 #![cfg(feature = "cluster-tests")]

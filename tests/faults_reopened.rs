@@ -1,5 +1,5 @@
-//! The file fails, or its worker goes, while others wait for it: nobody waits for what nobody does any more, the worker comes back
-//! to open the file, and what a failed sync may have left off the disk is written again.
+//! The file fails, or its worker goes, while others wait for it: nobody waits for what nobody does any more, the worker
+//! comes back to open the file, and what a failed sync may have left off the disk is written again.
 //!
 //! Needs an extension that was built with the feature `fault-injection`.
 #![cfg(feature = "cluster-tests")]
@@ -89,7 +89,8 @@ fn whoever_seals_does_not_wait_for_a_file_whose_worker_has_gone() {
     }
 }
 
-/// So monitoring sees it between two commits. With `chattr +a` and a full disk, too, what was written can only be read again.
+/// So monitoring sees it between two commits. With `chattr +a` and a full disk, too, what was written can only be read
+/// again.
 #[test]
 fn what_refuses_lines_is_a_problem_until_it_takes_them_however_often_the_file_is_opened() {
     let (cluster, mut client) = start_small(Local, "sync");
@@ -216,7 +217,8 @@ fn what_stands_before_a_torn_line_that_could_not_be_cut_off_for_good_is_written_
     assert_whole(&cluster, &mut client);
 }
 
-/// The server that met with the failed sync is gone, and with it who knew of it. What it has left in the file reads well.
+/// The server that met with the failed sync is gone, and with it who knew of it. What it has left in the file reads
+/// well.
 #[test]
 fn what_a_server_may_have_left_off_the_disk_is_written_again_by_the_next() {
     let (cluster, mut client) = start_small(Local, "sync");

@@ -1,5 +1,5 @@
-//! What is on its way to the mirror file when somebody gives up: a commit that is cancelled, a worker that is terminated, a file
-//! that is begun anew. Nobody else's line is lost or there twice, and nobody waits for ever.
+//! What is on its way to the mirror file when somebody gives up: a commit that is cancelled, a worker that is
+//! terminated, a file that is begun anew. Nobody else's line is lost or there twice, and nobody waits for ever.
 //!
 //! Needs an extension that was built with the feature `fault-injection`.
 #![cfg(feature = "cluster-tests")]

@@ -1,5 +1,5 @@
-//! An id of a transaction that has failed may be used again, at any time and by anybody: its line of before is voided first, and
-//! the line that uses it again never is.
+//! An id of a transaction that has failed may be used again, at any time and by anybody: its line of before is voided
+//! first, and the line that uses it again never is.
 //!
 //! Needs an extension that was built with the feature `fault-injection`.
 #![cfg(feature = "cluster-tests")]

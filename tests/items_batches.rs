@@ -1,5 +1,5 @@
-//! Signing many items in one transaction: it does not look through all that it has recorded for each of them, and misses nothing
-//! that others, or it itself, have done in between.
+//! Signing many items in one transaction: it does not look through all that it has recorded for each of them, and
+//! misses nothing that others, or it itself, have done in between.
 #![cfg(feature = "cluster-tests")]
 
 use crate::common::faults::{clear_fault, set_fault, Background};

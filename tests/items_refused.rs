@@ -1,5 +1,5 @@
-//! What `pg_notary items` does not take for an item, or not as it is: links and paths that lead elsewhere, files that cannot
-//! be items or are none, and names that are made to mislead.
+//! What `pg_notary items` does not take for an item, or not as it is: links and paths that lead elsewhere, files that
+//! cannot be items or are none, and names that are made to mislead.
 
 use crate::common::items::*;
 use crate::common::program::*;

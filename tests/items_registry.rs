@@ -1,5 +1,5 @@
-//! The registry of items in whole clusters: what a superuser does to it behind its back, other sessions, large numbers, restarts,
-//! and a ledger that is rebuilt.
+//! The registry of items in whole clusters: what a superuser does to it behind its back, other sessions, large numbers,
+//! restarts, and a ledger that is rebuilt.
 #![cfg(feature = "cluster-tests")]
 
 use crate::common::ledger::*;
@@ -55,7 +55,8 @@ fn a_called_item_whose_row_was_deleted_is_said_to_have_been_registered() {
     assert!(refused.contains("was registered, and its row in ledger.items is gone"), "{refused}");
 }
 
-/// Its entry is signed with a key that is gone, so it proves nothing. What is not given stays as registered all the same.
+/// Its entry is signed with a key that is gone, so it proves nothing. What is not given stays as registered all the
+/// same.
 #[test]
 fn an_item_that_is_signed_again_because_its_entry_does_not_verify_keeps_what_it_calls() {
     let (_cluster, mut client, path) = start_with_file(&format!("one:{OLD}\n"));

@@ -267,8 +267,8 @@ fn a_large_transaction_with_savepoints_leaves_exactly_its_lines() {
     assert_intact(&mut client);
 }
 
-/// Stores so many numbers of 131,072 digits as `long.a`: a jsonb has each of them in 16 bytes. 8191 are nearly 1 GiB of text,
-/// and 8192 more than any value of Postgres.
+/// Stores so many numbers of 131,072 digits as `long.a`: a jsonb has each of them in 16 bytes. 8191 are nearly 1 GiB of
+/// text, and 8192 more than any value of Postgres.
 fn store_long(client: &mut Client, numbers: u32) {
     let array = format!("SELECT jsonb_agg('1e131071'::numeric) AS a FROM generate_series(1, {numbers})");
     client.batch_execute(&format!("DROP TABLE IF EXISTS long; CREATE TABLE long AS {array}")).unwrap();

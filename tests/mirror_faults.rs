@@ -1,5 +1,5 @@
-//! What happens when the mirror file cannot be written: recording fails and says why, nothing is half recorded, and once
-//! the cause is gone everything goes on by itself.
+//! What happens when the mirror file cannot be written: recording fails and says why, nothing is half recorded, and
+//! once the cause is gone everything goes on by itself.
 #![cfg(feature = "cluster-tests")]
 
 use crate::common::faults::{clear_fault, set_fault};

@@ -1,5 +1,5 @@
-//! The mirror modes: what each promises of the file, and that the file holds everything once, whatever the mode was when it
-//! was recorded.
+//! The mirror modes: what each promises of the file, and that the file holds everything once, whatever the mode was
+//! when it was recorded.
 #![cfg(feature = "cluster-tests")]
 
 use crate::common::ledger::*;

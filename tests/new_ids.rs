@@ -1,5 +1,5 @@
-//! An id is recorded once over the whole ledger. One that the ledger has just made need not be searched for among the sealed
-//! entries; one that anybody else may have used by then is.
+//! An id is recorded once over the whole ledger. One that the ledger has just made need not be searched for among the
+//! sealed entries; one that anybody else may have used by then is.
 #![cfg(feature = "cluster-tests")]
 
 use crate::common::copy_jsonl::{export, import};

@@ -1,5 +1,5 @@
-//! Sealing makes the partitions of `ledger.entries_sealed` in time, as large as they should be, where and for whom they belong;
-//! what cannot have one waits, and nothing else does.
+//! Sealing makes the partitions of `ledger.entries_sealed` in time, as large as they should be, where and for whom they
+//! belong; what cannot have one waits, and nothing else does.
 #![cfg(feature = "cluster-tests")]
 
 use crate::common::copy_jsonl::{export, import};
@@ -242,8 +242,8 @@ fn a_new_partition_is_read_in_its_table_whatever_became_of_the_roles() {
     assert_intact(&mut client);
 }
 
-/// Postgres keeps what was granted on a member of an extension, and before version 17 also of a role that is gone. A dump
-/// then names that by its number, and pg_upgrade stops there.
+/// Postgres keeps what was granted on a member of an extension, and before version 17 also of a role that is gone. A
+/// dump then names that by its number, and pg_upgrade stops there.
 #[test]
 fn a_dump_names_no_role_that_may_have_read_a_partition_once() {
     let (cluster, mut client, _) = ledger();

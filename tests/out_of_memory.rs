@@ -8,8 +8,8 @@ use postgres::Client;
 use std::collections::BTreeSet;
 use std::fs;
 
-/// Locks of sessions that have ended: nobody else uses the table. Those of a process that is gone show as another's, which
-/// has its place now.
+/// Locks of sessions that have ended: nobody else uses the table. Those of a process that is gone show as another's,
+/// which has its place now.
 const ORPHANED: &str = "SELECT count(*) FROM pg_locks WHERE relation = 'rows'::regclass";
 
 /// How a statement ended.
@@ -55,8 +55,8 @@ fn run_limited(cluster: &Cluster, statement: &str, megabytes: u64) -> Outcome {
     }
 }
 
-/// How many processes the C library has aborted because it had no memory for itself. Rare, because what it wants is small:
-/// README says so.
+/// How many processes the C library has aborted because it had no memory for itself. Rare, because what it wants is
+/// small: README says so.
 fn aborts(cluster: &Cluster) -> usize {
     let log = cluster.log();
     ["Fatal glibc error", "cannot allocate memory for thread-local data: ABORT"]

@@ -238,8 +238,8 @@ fn indexes_of_any_kind_have_what_the_ledger_notes_of_itself() {
     assert_intact(&mut client);
 }
 
-/// A table of the ledger may have been given to another role, as REASSIGN OWNED does. What that role's indexes run has the
-/// role's rights, and not those of the worker or of a superuser who records.
+/// A table of the ledger may have been given to another role, as REASSIGN OWNED does. What that role's indexes run has
+/// the role's rights, and not those of the worker or of a superuser who records.
 #[test]
 fn an_index_of_a_tables_owner_is_evaluated_with_the_owners_rights() {
     let (cluster, mut client) = start(Options::new().conf("ledger.block_interval = 1h"));
@@ -280,8 +280,8 @@ fn an_index_of_a_tables_owner_is_evaluated_with_the_owners_rights() {
     assert_intact(&mut client);
 }
 
-/// The command locks the extension until its transaction ends, which may be a prepared one, and so would hold up sealing
-/// and the worker's start.
+/// The command locks the extension until its transaction ends, which may be a prepared one, and so would hold up
+/// sealing and the worker's start.
 #[test]
 fn only_the_owner_of_the_extension_can_make_an_object_depend_on_it() {
     let (cluster, mut client) = start(Options::new());
@@ -300,7 +300,8 @@ fn only_the_owner_of_the_extension_can_make_an_object_depend_on_it() {
     client.batch_execute(&format!("{depend} pg_notary")).unwrap();
 }
 
-/// Statements that a role may prepare without any right, and with them hold locks that are in the way of the commands below.
+/// Statements that a role may prepare without any right, and with them hold locks that are in the way of the commands
+/// below.
 const IN_THE_WAY: &str =
     "BEGIN; PREPARE read AS SELECT 1 FROM ledger.entries_pending, ledger.entries_sealed, ledger.chain_stats; \
                           PREPARE change AS DELETE FROM ledger.entries_pending";

@@ -1,4 +1,5 @@
-//! A ledger that is dropped, created anew or rebuilt while others wait for it: nothing of the old one gets into the new.
+//! A ledger that is dropped, created anew or rebuilt while others wait for it: nothing of the old one gets into the
+//! new.
 #![cfg(feature = "cluster-tests")]
 
 use crate::common::copy_jsonl::*;

@@ -266,8 +266,8 @@ fn a_ledger_of_several_partitions_is_rebuilt_whatever_becomes_of_the_server_then
     wait_until_sealed(&mut client);
     let exported = export(&mut client);
 
-    // Where a block can hold many entries, the first partition is for few blocks. Later ones are for more, as the blocks
-    // have one entry each.
+    // Where a block can hold many entries, the first partition is for few blocks. Later ones are for more, as the
+    // blocks have one entry each.
     let (new, mut client) = start(quiet());
     import_lines(&mut client, &exported).unwrap();
     drop(client);

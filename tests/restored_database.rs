@@ -1,5 +1,5 @@
-//! A database that was put back to an older state lacks what its file has: it never writes to that file, whatever it does meanwhile,
-//! and there is a documented way to bring it up to the file.
+//! A database that was put back to an older state lacks what its file has: it never writes to that file, whatever it
+//! does meanwhile, and there is a documented way to bring it up to the file.
 #![cfg(feature = "cluster-tests")]
 
 use crate::common::diverged::*;

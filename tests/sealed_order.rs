@@ -39,7 +39,8 @@ fn sealed_entries_of_any_length_stand_in_the_order_of_the_log() {
     assert_intact(&mut client);
 }
 
-/// Postgres 16 and later make a table grow by many pages at once: by 64, if there are as many buffers for each connection.
+/// Postgres 16 and later make a table grow by many pages at once: by 64, if there are as many buffers for each
+/// connection.
 #[test]
 fn no_page_of_a_partition_stays_empty_however_long_the_entries_are() {
     let (_cluster, mut client) = start(quiet().conf("ledger.block_size = 10000").conf("shared_buffers = 128MB"));

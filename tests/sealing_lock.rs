@@ -1,5 +1,5 @@
-//! The lock under which one process seals, or opens the file, and those on the ledger's tables: a session that keeps one
-//! holds up no more than it must, and is named to those who wait.
+//! The lock under which one process seals, or opens the file, and those on the ledger's tables: a session that keeps
+//! one holds up no more than it must, and is named to those who wait.
 #![cfg(feature = "cluster-tests")]
 
 use crate::common::ledger::*;
@@ -60,7 +60,8 @@ fn who_keeps_the_file_from_being_opened_is_named_until_its_transaction_ends() {
     }
 }
 
-/// The worker waits for the first lock before it looks at the file, and for the second when it has brought the file up to date.
+/// The worker waits for the first lock before it looks at the file, and for the second when it has brought the file up
+/// to date.
 #[test]
 fn who_has_locked_a_table_of_the_ledger_does_not_keep_others_waiting_for_the_file() {
     let (cluster, mut client) = start(quiet());

@@ -245,8 +245,8 @@ fn only_a_superuser_sees_where_the_secrets_are() {
     assert!(path.exists());
 }
 
-/// It has read the secrets, and waits for the pending entries. The entry that comes meanwhile is in the file that it reads
-/// then.
+/// It has read the secrets, and waits for the pending entries. The entry that comes meanwhile is in the file that it
+/// reads then.
 #[test]
 fn a_key_that_is_added_while_a_verification_runs_is_known_to_it() {
     let (cluster, mut client, path) = start_with_file(&format!("one:{OLD}\n"));

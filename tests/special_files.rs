@@ -1,5 +1,5 @@
-//! Something that is no regular file in the place of a file holds nobody up: opening a FIFO waits for its other end, and no
-//! cancel ends that.
+//! Something that is no regular file in the place of a file holds nobody up: opening a FIFO waits for its other end,
+//! and no cancel ends that.
 #![cfg(feature = "cluster-tests")]
 
 use crate::common::ledger::*;

@@ -400,7 +400,8 @@ fn blocks_that_never_reached_the_promoted_standby_are_not_forgotten() {
     assert!(fs::read(file(&mut reader)).unwrap() == content, "the promoted server has written the file");
 }
 
-/// The last second before a failover, of which the state file says nothing yet. Nobody can tell whether they were acknowledged.
+/// The last second before a failover, of which the state file says nothing yet. Nobody can tell whether they were
+/// acknowledged.
 #[test]
 fn lines_that_never_reached_the_promoted_standby_are_not_voided_in_silence() {
     let (primary, mut client, standby, mut reader) = start_with_standby_cut_off();

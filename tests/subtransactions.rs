@@ -1,5 +1,5 @@
-//! Of a transaction with savepoints, of exception blocks and of procedures that commit, the file gets what is committed: what
-//! is rolled back before has no line at all.
+//! Of a transaction with savepoints, of exception blocks and of procedures that commit, the file gets what is
+//! committed: what is rolled back before has no line at all.
 #![cfg(feature = "cluster-tests")]
 
 use crate::common::ledger::*;

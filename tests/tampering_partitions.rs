@@ -1,4 +1,5 @@
-//! What `ledger.entries` and `ledger.blocks` show is what verification reads, whatever tables a superuser makes them of.
+//! What `ledger.entries` and `ledger.blocks` show is what verification reads, whatever tables a superuser makes them
+//! of.
 #![cfg(feature = "cluster-tests")]
 
 use crate::common::ledger::*;

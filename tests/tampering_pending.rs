@@ -1,4 +1,5 @@
-//! What the file has the line of does not go unnoticed where the tables have another entry of that id, sealed or pending.
+//! What the file has the line of does not go unnoticed where the tables have another entry of that id, sealed or
+//! pending.
 #![cfg(feature = "cluster-tests")]
 
 use crate::common::ledger::*;

@@ -1,4 +1,5 @@
-//! Rows and blocks that are hidden from who reads in order, and ranges of blocks: what a superuser does to them is found.
+//! Rows and blocks that are hidden from who reads in order, and ranges of blocks: what a superuser does to them is
+//! found.
 #![cfg(feature = "cluster-tests")]
 
 use crate::common::ledger::*;

@@ -1,5 +1,5 @@
-//! Rows of a tracked table that are changed past its triggers, in ways that leave them looking as they were recorded: they
-//! are found all the same.
+//! Rows of a tracked table that are changed past its triggers, in ways that leave them looking as they were recorded:
+//! they are found all the same.
 #![cfg(feature = "cluster-tests")]
 
 use crate::common::ledger::*;

@@ -1,5 +1,5 @@
-//! Lines that do not fit into memory go to a temporary file of Postgres. Where there is none to be had, the statement fails, and
-//! nothing else.
+//! Lines that do not fit into memory go to a temporary file of Postgres. Where there is none to be had, the statement
+//! fails, and nothing else.
 #![cfg(feature = "cluster-tests")]
 
 use crate::common::ledger::*;
@@ -48,8 +48,8 @@ fn limit_files(client: &mut Client, bytes: &str) {
     succeed(as_server("prlimit").args(["--pid", &pid.to_string(), &format!("--fsize={bytes}:")]));
 }
 
-/// What does not fit is not written at all, or in part: wherever it stops, a transaction that goes on without it commits
-/// what it has recorded, and nothing else.
+/// What does not fit is not written at all, or in part: wherever it stops, a transaction that goes on without it
+/// commits what it has recorded, and nothing else.
 #[test]
 fn a_transaction_that_finds_no_room_goes_on_from_a_savepoint_with_what_it_had_recorded() {
     let (cluster, mut client) = start(Options::new().conf("ledger.block_interval = 1h"));
@@ -65,7 +65,8 @@ fn a_transaction_that_finds_no_room_goes_on_from_a_savepoint_with_what_it_had_re
     let length = number(&mut session, "SELECT length(ledger.entry_line(e)) + 1 FROM ledger.entries AS e");
     // The lines go to the file in parts of a megabyte.
     let part = (1 << 20) / length + 1;
-    // Limits larger than Postgres' own files: where a part ends and the block around it is half full, there or in between.
+    // Limits larger than Postgres' own files: where a part ends and the block around it is half full, there or in
+    // between.
     let is_within_block = |parts: &i64| parts * part * length % BLOCK > BLOCK / 2 + 100;
     let number_of_lines = part * (17..60).find(is_within_block).expect("some part ends there");
     let end = number_of_lines * length;

@@ -1,5 +1,5 @@
-//! Tracked tables under load: whatever writes to them, and whatever happens to the server, every committed change of a row
-//! is recorded once, and nothing that was rolled back is.
+//! Tracked tables under load: whatever writes to them, and whatever happens to the server, every committed change of a
+//! row is recorded once, and nothing that was rolled back is.
 #![cfg(feature = "cluster-tests")]
 
 use crate::common::ledger::*;
@@ -165,7 +165,8 @@ fn changes_that_the_applications_triggers_make_are_recorded_in_their_order() {
     assert_eq!(value(&mut client, amounts), "5 4 3 2 1 0 2 1 0 0");
 }
 
-/// Triggers write before the row is changed, and wait there for others; and after it, to the same row and before the ledger's.
+/// Triggers write before the row is changed, and wait there for others; and after it, to the same row and before the
+/// ledger's.
 #[test]
 fn what_many_writers_triggers_do_is_recorded_in_the_order_in_which_it_was_done() {
     let (cluster, mut client) = start_tracked(", keep_image => true");

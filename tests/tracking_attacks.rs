@@ -1,5 +1,5 @@
-//! Whatever a superuser does to the rows of a tracked table, to the entries about them, or to both, is found, and the rows
-//! are named.
+//! Whatever a superuser does to the rows of a tracked table, to the entries about them, or to both, is found, and the
+//! rows are named.
 //!
 //! Each change is made in a transaction with the triggers off, looked at, and rolled back.
 #![cfg(feature = "cluster-tests")]
@@ -191,8 +191,8 @@ fn a_row_changed_together_with_its_entries_is_found() {
     assert_clean(&mut client, "memories");
 }
 
-/// T1 to T8 on the rows and on the entries about them, so that the two agree: the chain, or the file, shows it. The control
-/// is the same with nothing changed.
+/// T1 to T8 on the rows and on the entries about them, so that the two agree: the chain, or the file, shows it. The
+/// control is the same with nothing changed.
 #[test]
 fn each_edit_at_rest_of_both_is_found() {
     let (_cluster, mut client) = start_with_memories("");

@@ -1,4 +1,5 @@
-//! Rows that were there before their table was tracked are recorded as they are, each once, while the application goes on.
+//! Rows that were there before their table was tracked are recorded as they are, each once, while the application goes
+//! on.
 #![cfg(feature = "cluster-tests")]
 
 use crate::common::faults::{clear_fault, set_fault};
@@ -31,7 +32,8 @@ fn start_large(rows: usize) -> (Cluster, Client) {
 
 const TRACK: &str = "SELECT ledger.track('accounts', with_signature => false)";
 
-/// Tracks the large table, and locks it in a transaction of this session when the worker has recorded its first pages and no more.
+/// Tracks the large table, and locks it in a transaction of this session when the worker has recorded its first pages
+/// and no more.
 #[track_caller]
 fn track_and_interrupt(cluster: &Cluster, mut client: Client, track: &str) -> Client {
     let (worker, pid) = (worker_pid(&mut client), number(&mut client, "SELECT pg_backend_pid()"));

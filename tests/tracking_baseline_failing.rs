@@ -5,8 +5,8 @@ use crate::common::ledger::*;
 use crate::common::tracking::*;
 use crate::common::{send, wait_until, Options};
 
-/// What keeps a table from being recorded may take long to show. Here it is a lock on a catalog in which the worker looks
-/// up whose partition it is to record, until it is cancelled.
+/// What keeps a table from being recorded may take long to show. Here it is a lock on a catalog in which the worker
+/// looks up whose partition it is to record, until it is cancelled.
 #[test]
 fn between_two_tables_that_cannot_be_recorded_the_worker_seals() {
     let options = Options::new().conf("ledger.block_size = 10").conf("ledger.block_interval = 1h");

@@ -1,5 +1,6 @@
-//! Entries of one statement are put into their table together. Nobody is to notice: what a statement has recorded can be
-//! seen when it has ended, what is rolled back is gone, and the bytes are those that Postgres itself would have made.
+//! Entries of one statement are put into their table together. Nobody is to notice: what a statement has recorded can
+//! be seen when it has ended, what is rolled back is gone, and the bytes are those that Postgres itself would have
+//! made.
 #![cfg(feature = "cluster-tests")]
 
 use crate::common::ledger::*;
@@ -71,8 +72,8 @@ fn what_is_rolled_back_is_not_recorded() {
     assert_intact(&mut client);
 }
 
-/// A trigger of the application's runs between ours, row by row, each time in a subtransaction that it rolls back or keeps,
-/// and writes to the tracked table in it.
+/// A trigger of the application's runs between ours, row by row, each time in a subtransaction that it rolls back or
+/// keeps, and writes to the tracked table in it.
 #[test]
 fn subtransactions_between_the_rows_of_a_statement_take_only_their_own() {
     let (_cluster, mut client) = start_tracked();

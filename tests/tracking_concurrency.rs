@@ -1,4 +1,5 @@
-//! What others do to a tracked table while somebody verifies it, or one of its rows, makes nothing look changed that is not.
+//! What others do to a tracked table while somebody verifies it, or one of its rows, makes nothing look changed that is
+//! not.
 #![cfg(feature = "cluster-tests")]
 
 use crate::common::ledger::*;
@@ -70,8 +71,8 @@ fn a_row_of_a_table_that_is_truncated_meanwhile_is_gone_and_not_missing() {
     }
 }
 
-/// Who attaches a partition takes no lock that a reader of the table waits for, or holds up. Here verification has its snapshot, and
-/// waits for the entries.
+/// Who attaches a partition takes no lock that a reader of the table waits for, or holds up. Here verification has its
+/// snapshot, and waits for the entries.
 #[test]
 fn a_partition_that_is_attached_meanwhile_is_not_unrecorded() {
     let (cluster, mut client) = start_with(EVENTS);

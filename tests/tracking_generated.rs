@@ -1,5 +1,5 @@
-//! Columns that Postgres computes: those that are stored are recorded like others; those that are not are none of a row's
-//! record, and nobody is left to believe that they are.
+//! Columns that Postgres computes: those that are stored are recorded like others; those that are not are none of a
+//! row's record, and nobody is left to believe that they are.
 #![cfg(feature = "cluster-tests")]
 
 use crate::common::ledger::*;

@@ -65,7 +65,8 @@ fn a_migration_that_goes_on_while_options_are_to_change_does_not_deadlock_with_t
     assert_eq!(number(&mut client, "SELECT count(*) FROM ledger.verify_table('jobs')"), 0);
 }
 
-/// The entry about the row covers the column that is left out from then on, so the first change to it is still recorded.
+/// The entry about the row covers the column that is left out from then on, so the first change to it is still
+/// recorded.
 #[test]
 fn a_row_that_is_written_to_a_partition_while_a_column_is_to_be_left_out_is_clean() {
     let (cluster, mut client) = start_with(TABLES);

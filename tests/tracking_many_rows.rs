@@ -1,5 +1,5 @@
-//! A query that looks up many rows does not read all pending entries for each of them. What it finds is the same all the
-//! same: whatever the transaction, its savepoints and others do between two queries.
+//! A query that looks up many rows does not read all pending entries for each of them. What it finds is the same all
+//! the same: whatever the transaction, its savepoints and others do between two queries.
 #![cfg(feature = "cluster-tests")]
 
 use crate::common::ledger::*;
@@ -28,8 +28,8 @@ fn assert_verified(client: &mut Client) {
     assert_eq!(number(client, "SELECT count(ledger.verified(i)) FROM items AS i"), ROWS);
 }
 
-/// How often this transaction has read the pending entries, from one to the last. What the transaction before did may be
-/// counted, too, if there was one in the last second.
+/// How often this transaction has read the pending entries, from one to the last. What the transaction before did may
+/// be counted, too, if there was one in the last second.
 fn passes(client: &mut Client) -> i64 {
     let sql = "SELECT coalesce(sum(idx_scan), 0)::bigint FROM pg_stat_xact_user_tables
                WHERE relid = 'ledger.entries_pending'::regclass";
@@ -185,7 +185,8 @@ fn a_query_finds_what_others_have_committed_before_it() {
         client.batch_execute("SELECT FROM ledger.commit_block()").unwrap();
         client.batch_execute("VACUUM ledger.entries_pending").unwrap();
     }
-    // One that was running when it looked, and a later one that had ended: then only the former tells the snapshots apart.
+    // One that was running when it looked, and a later one that had ended: then only the former tells the snapshots
+    // apart.
     client.batch_execute("BEGIN; UPDATE items SET note = 'four' WHERE id % 7 = 0").unwrap();
     cluster.connect("postgres").batch_execute("SELECT pg_current_xact_id()").unwrap();
     assert_verified(&mut reader);

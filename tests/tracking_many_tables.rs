@@ -45,7 +45,8 @@ fn summary(client: &mut Client) -> Vec<String> {
     verdicts(client).iter().map(said).collect()
 }
 
-/// How many times verify_all() goes through the sealed entries from the first to the last, and how many rows it reads then.
+/// How many times verify_all() goes through the sealed entries from the first to the last, and how many rows it reads
+/// then.
 fn scans_of_entries(client: &mut Client) -> (i64, i64) {
     client.batch_execute("BEGIN").unwrap();
     let count = |client: &mut Client| {

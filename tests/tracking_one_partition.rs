@@ -1,5 +1,5 @@
-//! `verify_row()` and `history()` look for a row where the bounds of the partitions put its key, and lock nothing else. A row that
-//! is not there is looked for everywhere.
+//! `verify_row()` and `history()` look for a row where the bounds of the partitions put its key, and lock nothing else.
+//! A row that is not there is looked for everywhere.
 #![cfg(feature = "cluster-tests")]
 
 use crate::common::ledger::*;
@@ -221,7 +221,8 @@ fn a_look_up_of_a_row_waits_for_no_other_partition() {
     }
 }
 
-/// Partitions are locked in the order of their oids. A row that is in none of them was looked for in one of them before.
+/// Partitions are locked in the order of their oids. A row that is in none of them was looked for in one of them
+/// before.
 #[test]
 fn who_looks_for_a_row_that_is_nowhere_does_not_deadlock_with_who_locks_the_partitions_in_their_order() {
     let (cluster, mut client) = start_with(EVENTS);

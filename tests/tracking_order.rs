@@ -25,7 +25,8 @@ fn start_logged(trigger: &str) -> (Cluster, Client) {
     (cluster, client)
 }
 
-/// One transaction has begun a statement, and waits for a row; `between` is done to it by the transaction that it waits for.
+/// One transaction has begun a statement, and waits for a row; `between` is done to it by the transaction that it waits
+/// for.
 fn interleave(cluster: &Cluster, before: &str, waits: &'static str, between: &str) {
     let mut client = cluster.connect("postgres");
     client.batch_execute(&format!("BEGIN; {before}")).unwrap();

@@ -1,5 +1,5 @@
-//! Commands that take a partition from a tracked table, or bring one: whoever gives them, the rows are recorded; they wait for
-//! others as Postgres would; and a partition whose rows cannot be recorded is refused.
+//! Commands that take a partition from a tracked table, or bring one: whoever gives them, the rows are recorded; they
+//! wait for others as Postgres would; and a partition whose rows cannot be recorded is refused.
 #![cfg(feature = "cluster-tests")]
 
 use crate::common::ledger::*;
@@ -73,7 +73,8 @@ fn a_partition_is_recorded_whoever_takes_it_away() {
     }
 }
 
-/// With IF EXISTS, a table that is not there is no error. Nobody has been asked then whether the caller may do anything with the partition.
+/// With IF EXISTS, a table that is not there is no error. Nobody has been asked then whether the caller may do anything
+/// with the partition.
 #[test]
 fn a_command_for_a_table_that_is_not_there_does_nothing_to_the_partition_that_it_names() {
     let (cluster, mut client) = start_tracked(Options::new());

@@ -42,8 +42,8 @@ fn who_may_read_a_table_may_verify_it() {
     }
 }
 
-/// A key is taken apart as the owner, and the row is looked up below the executor: the owner of a table gets no code of his
-/// own run with an auditor's or the ledger's privileges.
+/// A key is taken apart as the owner, and the row is looked up below the executor: the owner of a table gets no code of
+/// his own run with an auditor's or the ledger's privileges.
 #[test]
 fn the_owner_of_a_table_gains_nothing_when_others_verify_it() {
     let (cluster, mut client) = start(Options::new());

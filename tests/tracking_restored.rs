@@ -1,5 +1,6 @@
-//! In a table that was restored from a dump, columns can have other numbers than in the entries of before. What the names
-//! tell is compared, and nothing is taken for something else; in a copy of the whole database a table is the same.
+//! In a table that was restored from a dump, columns can have other numbers than in the entries of before. What the
+//! names tell is compared, and nothing is taken for something else; in a copy of the whole database a table is the
+//! same.
 #![cfg(feature = "cluster-tests")]
 
 use crate::common::ledger::*;
@@ -7,8 +8,8 @@ use crate::common::tracking::*;
 use crate::common::{wait_until, write_file, Cluster, Options};
 use postgres::Client;
 
-/// A tracked table that had a column before its own was dropped; and the same one restored in another database, together
-/// with the ledger. There its columns have other numbers: pg_dump leaves no gaps between them.
+/// A tracked table that had a column before its own was dropped; and the same one restored in another database,
+/// together with the ledger. There its columns have other numbers: pg_dump leaves no gaps between them.
 fn start_restored(options: &str) -> (Cluster, Client, Client) {
     let (cluster, mut client) = start(Options::new());
     client
@@ -80,7 +81,8 @@ fn a_restored_table_stays_one_that_was_restored_when_it_is_tracked_again() {
     }
     other.batch_execute("ALTER TABLE kept ADD COLUMN c int").unwrap();
     assert_clean(&mut other, "kept");
-    // A change that comes with other names is never passed over, not even once the names are back and the rows recorded.
+    // A change that comes with other names is never passed over, not even once the names are back and the rows
+    // recorded.
     let expected = ["{\"id\": 1} unverifiable", "{\"id\": 2} unverifiable"];
     other.batch_execute("ALTER TABLE kept ALTER a TYPE text USING 'forged'").unwrap();
     other.batch_execute("ALTER TABLE kept DROP COLUMN b; ALTER TABLE kept RENAME a TO b").unwrap();

@@ -1,5 +1,5 @@
-//! An application's table changes its shape between a write and its verification: what can be compared is compared exactly,
-//! what cannot is said to be so, and later writes are recorded in the new shape.
+//! An application's table changes its shape between a write and its verification: what can be compared is compared
+//! exactly, what cannot is said to be so, and later writes are recorded in the new shape.
 #![cfg(feature = "cluster-tests")]
 
 use crate::common::ledger::*;
@@ -277,7 +277,8 @@ fn columns_that_exchange_their_names_are_not_recorded_one_for_the_other() {
     }
 }
 
-/// Values whose text another modifier of the same type changes: the entry is as good as it was, and says nothing of them any more.
+/// Values whose text another modifier of the same type changes: the entry is as good as it was, and says nothing of
+/// them any more.
 #[test]
 fn another_modifier_of_a_columns_type_is_another_type() {
     for keep_image in [false, true] {

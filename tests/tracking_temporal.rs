@@ -6,8 +6,8 @@ use crate::common::tracking::*;
 use crate::common::{pg_major, Options};
 use postgres::Client;
 
-/// Definitions of the table's columns, and three keys, of which the second takes the place of the first. The fourth is another
-/// way to write the third.
+/// Definitions of the table's columns, and three keys, of which the second takes the place of the first. The fourth is
+/// another way to write the third.
 type TemporalKey = (&'static str, &'static str, [&'static str; 4]);
 
 const KEYS: &[TemporalKey] = &[

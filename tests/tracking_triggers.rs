@@ -1,5 +1,5 @@
-//! The triggers of a tracked table, and what they are to record, are as `track` made them: of the table and of each partition. Where
-//! somebody has changed that, verification says so, whatever the rows are.
+//! The triggers of a tracked table, and what they are to record, are as `track` made them: of the table and of each
+//! partition. Where somebody has changed that, verification says so, whatever the rows are.
 #![cfg(feature = "cluster-tests")]
 
 use crate::common::ledger::*;

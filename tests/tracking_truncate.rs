@@ -1,5 +1,5 @@
-//! TRUNCATE of a partitioned table says it of all its rows, and TRUNCATE of a partition of each of its own: whatever else
-//! happens in between.
+//! TRUNCATE of a partitioned table says it of all its rows, and TRUNCATE of a partition of each of its own: whatever
+//! else happens in between.
 #![cfg(feature = "cluster-tests")]
 
 use crate::common::ledger::*;

@@ -1,4 +1,5 @@
-//! What Postgres cannot print of one table says nothing about the others, and a verification is ended by who may end it.
+//! What Postgres cannot print of one table says nothing about the others, and a verification is ended by who may end
+//! it.
 #![cfg(feature = "cluster-tests")]
 
 use crate::common::ledger::*;
@@ -8,8 +9,8 @@ use postgres::error::SqlState;
 use postgres::Client;
 use serde_json::Value;
 
-/// Any owner of a table can have a value that an output function fails on: a composite type in another, and so on, doubles
-/// its quotes at each level. This is quicker.
+/// Any owner of a table can have a value that an output function fails on: a composite type in another, and so on,
+/// doubles its quotes at each level. This is quicker.
 fn damage(client: &mut Client) {
     client.batch_execute("DELETE FROM pg_enum WHERE enumlabel = 'bad' AND enumtypid = 'mood'::regtype").unwrap();
 }

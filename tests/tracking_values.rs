@@ -1,5 +1,5 @@
-//! What a row is recorded as depends on the row alone: not on the settings of a session, nor on how the row came about. And
-//! what is recorded of a table comes from the table alone.
+//! What a row is recorded as depends on the row alone: not on the settings of a session, nor on how the row came about.
+//! And what is recorded of a table comes from the table alone.
 #![cfg(feature = "cluster-tests")]
 
 use crate::common::ledger::*;

@@ -1,5 +1,5 @@
-//! Which entries are about a row is noted in runs that sealing merges as they become many. Whatever passes have sealed the
-//! entries about a row, and whatever has been merged since, they are all found, in their order.
+//! Which entries are about a row is noted in runs that sealing merges as they become many. Whatever passes have sealed
+//! the entries about a row, and whatever has been merged since, they are all found, in their order.
 #![cfg(feature = "cluster-tests")]
 
 use crate::common::ledger::*;
@@ -90,7 +90,8 @@ fn the_history_of_a_row_is_whole_however_many_passes_have_sealed_it() {
     assert_clean(&mut client, "items");
 }
 
-/// Two changes of a row in one microsecond, of which the later one is sealed first: which row it is is told by the later one.
+/// Two changes of a row in one microsecond, of which the later one is sealed first: which row it is is told by the
+/// later one.
 #[test]
 fn of_changes_of_the_same_time_the_newest_is_told_by_its_id_whatever_was_sealed_first() {
     let (_cluster, mut client) = start_tracked();

@@ -1,5 +1,5 @@
-//! Whatever the shape of a transaction, the file gets the lines of what it committed, and nothing of what it did not: what
-//! is rolled back before the commit has no line at all, what fails in the commit itself is voided.
+//! Whatever the shape of a transaction, the file gets the lines of what it committed, and nothing of what it did not:
+//! what is rolled back before the commit has no line at all, what fails in the commit itself is voided.
 #![cfg(feature = "cluster-tests")]
 
 use crate::common::ledger::*;

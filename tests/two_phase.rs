@@ -1,5 +1,5 @@
-//! Two-phase commit: PREPARE TRANSACTION puts the lines in the file, and there they stay as they are until it is decided,
-//! whatever happens to the server in between. Then the entries are sealed, or a void line follows.
+//! Two-phase commit: PREPARE TRANSACTION puts the lines in the file, and there they stay as they are until it is
+//! decided, whatever happens to the server in between. Then the entries are sealed, or a void line follows.
 #![cfg(feature = "cluster-tests")]
 
 use crate::common::ledger::*;

@@ -1,4 +1,5 @@
-//! PREPARE TRANSACTION: what of a transaction it puts in the file, what it refuses, and what becomes of the lines where it fails.
+//! PREPARE TRANSACTION: what of a transaction it puts in the file, what it refuses, and what becomes of the lines where
+//! it fails.
 #![cfg(feature = "cluster-tests")]
 
 use crate::common::ledger::*;
@@ -115,7 +116,8 @@ fn a_transaction_that_dropped_the_extension_cannot_be_prepared() {
 
 // ---- where PREPARE fails --------------------------------------------------------------------------------------------------
 
-/// After a PREPARE that failed: nothing is prepared but `prepared` transactions, and no line is left that is not voided.
+/// After a PREPARE that failed: nothing is prepared but `prepared` transactions, and no line is left that is not
+/// voided.
 #[track_caller]
 fn assert_prepare_failed(client: &mut Client, prepared: i64) {
     assert_eq!(number(client, "SELECT count(*) FROM pg_prepared_xacts"), prepared);

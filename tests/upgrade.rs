@@ -1,5 +1,5 @@
-//! pg_upgrade takes the ledger along, with what is tracked and the registry of items, and it goes on in the same file. What is
-//! done here is what the README tells to do.
+//! pg_upgrade takes the ledger along, with what is tracked and the registry of items, and it goes on in the same file.
+//! What is done here is what the README tells to do.
 #![cfg(feature = "cluster-tests")]
 
 use crate::common::ledger::*;
@@ -116,8 +116,8 @@ fn takes_the_ledger_along(transfer: &[&str]) {
     assert_eq!(fs::read_dir(&directory).unwrap().count(), 2, "the file, and its state file");
 }
 
-/// Its columns have the numbers that they had, also once track() is called again. What is restored beside it is known as
-/// a copy.
+/// Its columns have the numbers that they had, also once track() is called again. What is restored beside it is known
+/// as a copy.
 fn assert_people_are_the_same_table(client: &mut Client) {
     client
         .batch_execute(

@@ -1,5 +1,5 @@
-//! Lines that are voided although somebody may have been told that their transactions had committed: of those the log warns, and of
-//! no others. What a promoted standby lacks is in standby.rs.
+//! Lines that are voided although somebody may have been told that their transactions had committed: of those the log
+//! warns, and of no others. What a promoted standby lacks is in standby.rs.
 #![cfg(feature = "cluster-tests")]
 
 use crate::common::ledger::*;

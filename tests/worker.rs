@@ -306,8 +306,8 @@ fn sealing_recovers_from_a_detached_partition() {
     );
 }
 
-/// The worker leaves less than a block behind a full batch, and rests because others have written meanwhile. Nobody wakes it
-/// afterwards.
+/// The worker leaves less than a block behind a full batch, and rests because others have written meanwhile. Nobody
+/// wakes it afterwards.
 #[test]
 fn what_a_batch_leaves_is_sealed_after_the_interval_though_the_worker_rests() {
     let (cluster, mut client) = start(Options::new().conf("ledger.block_interval = 2s"));

@@ -1,5 +1,5 @@
-//! Which databases have a worker: each with a ledger has one, also where there was none before, where workers are held up
-//! while they start, and once there is room for another process.
+//! Which databases have a worker: each with a ledger has one, also where there was none before, where workers are held
+//! up while they start, and once there is room for another process.
 #![cfg(feature = "cluster-tests")]
 
 use crate::common::faults::*;

@@ -28,7 +28,8 @@ const MERGE: &str = "<<";
 const KEY_MARK: char = '?';
 
 /// Characters that break a line in YAML 1.1 but not in YAML 1.2, or only in Python, and the byte order mark, which some
-/// readers skip at the start of a line. Behind any of them, one reader finds a key, or a fence, where another finds none.
+/// readers skip at the start of a line. Behind any of them, one reader finds a key, or a fence, where another finds
+/// none.
 const AMBIGUOUS: [char; 9] = ['\x0b', '\x0c', '\x1c', '\x1d', '\x1e', '\u{85}', '\u{2028}', '\u{2029}', '\u{feff}'];
 
 /// What may be tagged as what it is. Other tags can make another value of the same text.
@@ -52,8 +53,8 @@ pub struct FrontMatter {
 ///
 /// # Errors
 /// If the front matter is not closed, is over 256 KiB or 64 levels deep, or is not one YAML mapping whose keys are
-/// text; if one of the keys that matter is there twice, or is not text, or `tags` is not a list of texts; if there is a merge
-/// key, or a character that not all readers take as the same.
+/// text; if one of the keys that matter is there twice, or is not text, or `tags` is not a list of texts; if there is a
+/// merge key, or a character that not all readers take as the same.
 pub fn read(text: &str) -> Result<(FrontMatter, &str), ContentError> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let Some((yaml, body)) = split(text)? else {
@@ -84,8 +85,8 @@ fn check_characters(yaml: &str) -> Result<(), ContentError> {
     Err(ContentError::on_line(line_of(yaml, at), reason))
 }
 
-/// Refuses a line that some readers take for the end of the front matter, or for the end of a document in it: they would
-/// find fewer keys than others, and another text below.
+/// Refuses a line that some readers take for the end of the front matter, or for the end of a document in it: they
+/// would find fewer keys than others, and another text below.
 fn check_markers(yaml: &str) -> Result<(), ContentError> {
     let is_marker = |line: &str| line.starts_with(FENCE) || line.trim_end_matches(is_white) == DOCUMENT_END;
     match (1..).zip(yaml.split('\n')).find(|(_, line)| is_marker(line)) {

@@ -1,7 +1,7 @@
 //! The lists of items that callers give as JSON: what to verify, and what an item calls.
 //!
-//! A member that would not be looked at is refused, and so is null in place of what has to be checked: a caller who gives
-//! it relies on it.
+//! A member that would not be looked at is refused, and so is null in place of what has to be checked: a caller who
+//! gives it relies on it.
 
 use super::error::{ItemError, SHOWN};
 use super::item_type::ItemType;

@@ -1,7 +1,7 @@
 //! Items: files that must not change or move unnoticed before they are used. Pure: no Postgres, no unsafe code, no I/O.
 //!
-//! An item's integrity hash covers what it says, its id, its version and its place; its signature line carries that hash
-//! in the file itself. Anyone can make such a line, so the ledger has the last word on a registered item.
+//! An item's integrity hash covers what it says, its id, its version and its place; its signature line carries that
+//! hash in the file itself. Anyone can make such a line, so the ledger has the last word on a registered item.
 //!
 //! | module | what it is |
 //! |---|---|

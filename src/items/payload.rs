@@ -6,8 +6,8 @@
 //! | directive | `directive_name, version, xml_hash, metadata` |
 //! | knowledge | `zettel_id, version, content_hash, metadata: {category, entry_type, tags}` |
 //!
-//! and `location_path`, if the item has a place. The text is hashed without its signature line: all of a tool, the XML of
-//! a directive, and of knowledge what follows the front matter. A key of knowledge's metadata that neither the
+//! and `location_path`, if the item has a place. The text is hashed without its signature line: all of a tool, the XML
+//! of a directive, and of knowledge what follows the front matter. A key of knowledge's metadata that neither the
 //! caller nor the front matter gives is null, or `[]` for tags.
 
 use super::directive;

@@ -11,8 +11,8 @@
 //! | `moved_from` | where it was before; of `item_moved` alone |
 //! | `reason` | why it was revoked; of `item_revoked` alone |
 //!
-//! The entry's metadata repeats the data as `item`, so that it can be read back and proved by the entry's data hash, and
-//! names the item as `row_id`, by which the entries about it are found.
+//! The entry's metadata repeats the data as `item`, so that it can be read back and proved by the entry's data hash,
+//! and names the item as `row_id`, by which the entries about it are found.
 
 use super::item::{check_id, check_version};
 use super::item_type::ItemType;

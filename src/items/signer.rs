@@ -27,8 +27,8 @@ pub struct SignedItem {
 /// Signs `item` as of `timestamp`, which is written to the second.
 ///
 /// # Errors
-/// If the item is not one, is stored at what is no location, its text is over 1 GB with the signature line, or a directive
-/// is not well-formed; or if the signature line would be no comment, or the signed text would not verify.
+/// If the item is not one, is stored at what is no location, its text is over 1 GB with the signature line, or a
+/// directive is not well-formed; or if the signature line would be no comment, or the signed text would not verify.
 pub fn sign(item: &Item<'_>, timestamp: Timestamp) -> Result<SignedItem, ItemError> {
     let (format, unsigned) = LineFormat::of_unsigned(item)?;
     let payload = Payload::of(item)?;

@@ -13,8 +13,8 @@ const LINES: usize = 100;
 /// `=` and `:` may stand for each other in the first form; quotes do not matter. What does not start with a digit is no
 /// version. Whether it is a semantic version is not checked here.
 ///
-/// `text` is the tool without signature lines: they must not move a version out of the lines that are looked at, or from
-/// behind a byte order mark.
+/// `text` is the tool without signature lines: they must not move a version out of the lines that are looked at, or
+/// from behind a byte order mark.
 pub fn stated_version(text: &str, style: CommentStyle) -> Option<&str> {
     text.strip_prefix('\u{feff}').unwrap_or(text).lines().take(LINES).find_map(|line| version_in(line, style))
 }

@@ -54,8 +54,8 @@ pub struct Given {
 
 impl EntryClock {
     /// A time for an entry: the clock's, or, where that is not later than the newest time given, `apart` microseconds
-    /// after that. An error while the newest time is not known, or is too far ahead; never for the latter if `apart` is 1.
-    /// Who has been refused for that so many times gets what is asked for before others who have not.
+    /// after that. An error while the newest time is not known, or is too far ahead; never for the latter if `apart` is
+    /// 1. Who has been refused for that so many times gets what is asked for before others who have not.
     pub fn next(&self, clock: i64, apart: i64, refused: i64) -> Result<Given, NotYet> {
         let newest = self.newest.load(Ordering::Acquire);
         if newest <= 0 {
@@ -76,9 +76,9 @@ impl EntryClock {
         Ok(Given { at: after(newest), given_up: gives_up.then_some(newest) })
     }
 
-    /// Notes that the ledger has given this time, or, if `None`, no time at all: what was read since the newest time was
-    /// found to be `unknown`. If it was forgotten meanwhile, what was read may be of the ledger before, and does not
-    /// count. Any number of processes may do so at once, and the first one counts: until then, no time is given.
+    /// Notes that the ledger has given this time, or, if `None`, no time at all: what was read since the newest time
+    /// was found to be `unknown`. If it was forgotten meanwhile, what was read may be of the ledger before, and does
+    /// not count. Any number of processes may do so at once, and the first one counts: until then, no time is given.
     pub fn learn(&self, unknown: Unknown, newest: Option<i64>) {
         let newest = newest.unwrap_or(0).max(1);
         if self.newest.compare_exchange(unknown.0, newest, Ordering::AcqRel, Ordering::Acquire).is_ok() {

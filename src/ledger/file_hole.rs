@@ -1,6 +1,6 @@
-//! A hole: zeros at the end of a file, perhaps with lines behind them. A loss of power leaves it. The file system may have
-//! put a later write on disk before an earlier one, and the file's new length before either; what is missing then reads
-//! as zeros. The order of writes is known only up to the last sync that has succeeded.
+//! A hole: zeros at the end of a file, perhaps with lines behind them. A loss of power leaves it. The file system may
+//! have put a later write on disk before an earlier one, and the file's new length before either; what is missing then
+//! reads as zeros. The order of writes is known only up to the last sync that has succeeded.
 
 use std::io::{BufRead, BufReader, Read, Result, Seek, SeekFrom};
 

@@ -12,8 +12,8 @@ use super::{sha256, Hash};
 use sha2::{Digest, Sha256};
 use tlog_tiles::tlog;
 
-/// Perfect nodes of this level and above are stored, one per 256 leaves and up, so that a proof reads at most 255 leaves
-/// to compute what is below.
+/// Perfect nodes of this level and above are stored, one per 256 leaves and up, so that a proof reads at most 255
+/// leaves to compute what is below.
 pub const STORED_LEVEL: u8 = 8;
 
 /// The hash of the leaf for an entry line (without its newline).
@@ -44,8 +44,8 @@ impl LogTree {
         LogTree::default()
     }
 
-    /// The tree of `size` leaves whose perfect subtrees have these roots, largest first. `None` if there is not one node
-    /// for each set bit of `size`.
+    /// The tree of `size` leaves whose perfect subtrees have these roots, largest first. `None` if there is not one
+    /// node for each set bit of `size`.
     pub fn from_frontier(size: u64, frontier: Vec<Hash>) -> Option<Self> {
         (frontier.len() == size.count_ones() as usize).then_some(LogTree { size, frontier })
     }
@@ -60,8 +60,8 @@ impl LogTree {
         self.size
     }
 
-    /// Appends a leaf, and reports each perfect node this completes as level, index within the level, and hash. The leaf
-    /// itself is level 0.
+    /// Appends a leaf, and reports each perfect node this completes as level, index within the level, and hash. The
+    /// leaf itself is level 0.
     pub fn push(&mut self, leaf: Hash, mut completed: impl FnMut(u8, u64, Hash)) {
         let index = self.size;
         let mut hash = leaf;

@@ -4,9 +4,9 @@
 //! level is paired with itself. The root of no hash is the SHA-256 of the five bytes `empty`; of one hash it is that
 //! hash.
 //!
-//! Pairing a hash with itself gives some different lists the same root, for example `[a, b, c]` and `[a, b, c, c]`, so a
-//! root proves a list only together with its length. A block states its length, and the [log tree](super::log_tree) does
-//! not have this weakness.
+//! Pairing a hash with itself gives some different lists the same root, for example `[a, b, c]` and `[a, b, c, c]`, so
+//! a root proves a list only together with its length. A block states its length, and the [log tree](super::log_tree)
+//! does not have this weakness.
 
 use super::pauses::Pauses;
 use super::Hash;

@@ -99,7 +99,8 @@ pub(crate) fn ascii_text(bytes: Vec<u8>) -> String {
     String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
 }
 
-/// The beginning of a text, enough to recognise it in a message: at most `most` characters, and an ellipsis for the rest.
+/// The beginning of a text, enough to recognise it in a message: at most `most` characters, and an ellipsis for the
+/// rest.
 pub fn shortened(text: &str, most: usize) -> String {
     match text.char_indices().nth(most) {
         Some((end, _)) => format!("{}…", &text[..end]),
@@ -107,8 +108,8 @@ pub fn shortened(text: &str, most: usize) -> String {
     }
 }
 
-/// The value of each lower-case hex digit, and `NO_DIGIT` for other bytes. A table because every hash of every line goes
-/// through it, and because the `hex` crate also takes upper case.
+/// The value of each lower-case hex digit, and `NO_DIGIT` for other bytes. A table because every hash of every line
+/// goes through it, and because the `hex` crate also takes upper case.
 const DIGIT_VALUES: [u8; 256] = {
     let mut values = [NO_DIGIT; 256];
     let mut digit = 0;

@@ -1,7 +1,7 @@
 //! Before which page of the pending table nothing is pending.
 //!
-//! While an old snapshot is held, nothing can remove what sealing has left in that table, neither its rows nor their index
-//! entries. Whoever looks for the few entries that are pending would read all of it each time.
+//! While an old snapshot is held, nothing can remove what sealing has left in that table, neither its rows nor their
+//! index entries. Whoever looks for the few entries that are pending would read all of it each time.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -37,8 +37,8 @@ pub const ITEM_SIGNED: &str = "item_signed";
 pub const ITEM_MOVED: &str = "item_moved";
 pub const ITEM_REVOKED: &str = "item_revoked";
 
-/// The entry_types about items. An item is named as a row is, by `row_id` in the metadata; the rest of it is the concern
-/// of `items::registration`.
+/// The entry_types about items. An item is named as a row is, by `row_id` in the metadata; the rest of it is the
+/// concern of `items::registration`.
 pub const ITEM_ENTRY_TYPES: [&str; 3] = [ITEM_SIGNED, ITEM_MOVED, ITEM_REVOKED];
 
 /// Whether only the ledger itself records entries of this type.

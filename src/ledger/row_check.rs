@@ -67,8 +67,8 @@ pub struct RunCheck<'a> {
 }
 
 impl RunCheck<'_> {
-    /// Takes the next chunk, which is stored under `first_row`. `is_looked_for` tells whether a look-up of the row would
-    /// read the run; it is asked for rows in ascending order, unless the run is not.
+    /// Takes the next chunk, which is stored under `first_row`. `is_looked_for` tells whether a look-up of the row
+    /// would read the run; it is asked for rows in ascending order, unless the run is not.
     pub fn chunk(&mut self, first_row: u128, chunk: &[u8], mut is_looked_for: impl FnMut(u128) -> bool) {
         let is_whole = !chunk.is_empty() && chunk.len().is_multiple_of(LogPosition::BYTES);
         self.require(is_whole, "a chunk is damaged");

@@ -251,7 +251,8 @@ mod tests {
     #[test]
     fn there_are_few_runs_each_place_is_written_a_few_times_and_no_pass_takes_long() {
         let sizes = Sizes::STANDARD;
-        // Backlogs of a million entries to a thousand million, the longest passes there are, small ones, and all in turn.
+        // Backlogs of a million entries to a thousand million, the longest passes there are, small ones, and all in
+        // turn.
         for (passes, runs, times) in [(61, 13, 2.0), (3052, 30, 4.0), (61_036, 45, 5.5)] {
             assert_grown(&Grown::of(sizes, std::iter::repeat_n(16_384, passes)), runs, times, 330_000);
         }

@@ -3,7 +3,8 @@
 //! A column is identified by its number, which stays when it is renamed, and which no other column of the table ever
 //! gets. But in a table that was restored from a dump, columns have lower numbers if one before them had been dropped.
 //! There, names identify them, as far as they can. If such a table inherits from
-//! others, its columns can stand in another order: a dump puts those first that are inherited. Then numbers tell nothing.
+//! others, its columns can stand in another order: a dump puts those first that are inherited. Then numbers tell
+//! nothing.
 
 use std::collections::{HashMap, HashSet};
 
@@ -24,8 +25,8 @@ pub type Pair<'a> = (&'a ShapeColumn, &'a ShapeColumn);
 pub enum Successors<'a> {
     /// Of each column in turn: the one that it is now, whatever its type, or none if it was dropped.
     Known(Vec<Option<&'a ShapeColumn>>),
-    /// The table was restored, and its columns dropped or renamed since. Then neither numbers nor names tell. In one that
-    /// inherits from others, this is also so if one was given another type.
+    /// The table was restored, and its columns dropped or renamed since. Then neither numbers nor names tell. In one
+    /// that inherits from others, this is also so if one was given another type.
     Unknown,
 }
 
@@ -67,8 +68,8 @@ pub fn successors<'a>(earlier: &[ShapeColumn], later: &'a [ShapeColumn], table: 
     }
 }
 
-/// The columns that both have, with the same type: unless it was changed, a value has the same JSON in both. `None` if it
-/// cannot be told which they are.
+/// The columns that both have, with the same type: unless it was changed, a value has the same JSON in both. `None` if
+/// it cannot be told which they are.
 pub fn shared<'a>(earlier: &'a [ShapeColumn], later: &'a [ShapeColumn], table: TableIdentity) -> Option<Vec<Pair<'a>>> {
     let Successors::Known(now) = successors(earlier, later, table) else { return None };
     let pairs = earlier.iter().zip(now).filter_map(|(column, now)| Some((column, now?)));

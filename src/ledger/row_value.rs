@@ -17,8 +17,8 @@ use super::canonical_json::{
 };
 use std::borrow::Cow;
 
-/// Appends a float. `digits` are the shortest that are this number and no other, as Postgres prints them, of which there
-/// may be one more than elsewhere.
+/// Appends a float. `digits` are the shortest that are this number and no other, as Postgres prints them, of which
+/// there may be one more than elsewhere.
 #[inline]
 pub fn write_float(out: &mut Vec<u8>, digits: &str) {
     // In jsonb, and so in an image, a zero has no sign.
@@ -37,8 +37,8 @@ pub fn write_numeric(out: &mut Vec<u8>, text: &str) {
     }
 }
 
-/// A value of type "char" as Postgres 15 and later print it. Earlier versions print a byte that is not ASCII as it is, which
-/// is no text.
+/// A value of type "char" as Postgres 15 and later print it. Earlier versions print a byte that is not ASCII as it is,
+/// which is no text.
 pub fn char_text(byte: u8) -> String {
     match byte {
         0 => String::new(),
@@ -47,8 +47,8 @@ pub fn char_text(byte: u8) -> String {
     }
 }
 
-/// An array of such values as Postgres 15 and later print it, from what this version prints. A byte that is not ASCII is an
-/// element by itself, without quotes; the backslash of its text needs them.
+/// An array of such values as Postgres 15 and later print it, from what this version prints. A byte that is not ASCII
+/// is an element by itself, without quotes; the backslash of its text needs them.
 pub fn char_array_text(printed: &[u8]) -> String {
     let text = |byte: &u8| match byte {
         0x80.. => format!("\"\\{}\"", char_text(*byte)),

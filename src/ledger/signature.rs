@@ -73,15 +73,15 @@ impl Keyring {
     /// A ring of one secret.
     ///
     /// # Errors
-    /// If the key_id is empty or over [`MAX_KEY_ID`] characters, or the secret is empty, contains a newline or ends with a
-    /// carriage return.
+    /// If the key_id is empty or over [`MAX_KEY_ID`] characters, or the secret is empty, contains a newline or ends
+    /// with a carriage return.
     pub fn single(key_id: &str, secret: &[u8]) -> Result<Self, KeyringError> {
         let key = checked_key(key_id, secret).map_err(|reason| KeyringError { line: None, reason })?;
         Ok(Keyring { keys: vec![key], added: None })
     }
 
-    /// Reads lines `key_id:secret`, which end with LF or CR LF. The secret is every byte after the first colon up to the
-    /// end of the line, spaces included. Blank lines and lines that start with `#` are skipped.
+    /// Reads lines `key_id:secret`, which end with LF or CR LF. The secret is every byte after the first colon up to
+    /// the end of the line, spaces included. Blank lines and lines that start with `#` are skipped.
     ///
     /// # Errors
     /// If a line has no colon, an empty or over-long or repeated key_id, or a secret that is empty or ends with a
@@ -121,8 +121,8 @@ impl Keyring {
         Ok(())
     }
 
-    /// The same ring, for checks that take long. It calls `read` once, from whichever thread first asks for a key that it
-    /// lacks, and has from then on what that gives, behind its own keys. Clones share these.
+    /// The same ring, for checks that take long. It calls `read` once, from whichever thread first asks for a key that
+    /// it lacks, and has from then on what that gives, behind its own keys. Clones share these.
     pub fn rereading(self, read: impl Fn() -> Option<Keyring> + Send + Sync + 'static) -> Keyring {
         let added = Added { read: Box::new(read), keys: OnceLock::new() };
         Keyring { keys: self.keys, added: Some(Arc::new(added)) }

@@ -290,8 +290,8 @@ fn write_blocks(
     Ok(blocks)
 }
 
-/// Waits here for whoever has locked one of the tables that are written to after the partition, as far as that is known.
-/// What is rolled back stays in the partition as a hole, and sealing tries again and again.
+/// Waits here for whoever has locked one of the tables that are written to after the partition, as far as that is
+/// known. What is rolled back stays in the partition as a hole, and sealing tries again and again.
 fn lock_tables(candidates: &[Candidate], tree_size: i64) {
     let stored_nodes = |size: i64| size >> STORED_LEVEL;
     if stored_nodes(tree_size + candidates.len() as i64) > stored_nodes(tree_size) {

@@ -108,9 +108,9 @@ enum Placement {
     AtEnd(Box<BulkState>),
 }
 
-/// The state of a bulk insert as Postgres keeps it (access/hio.h). Pages that a table grew by are found by way of it, so
-/// that they need not be in the free space map. This one has no ring of buffers: a ring would make this process write to
-/// the disk what it inserts, and sync the WAL for it.
+/// The state of a bulk insert as Postgres keeps it (access/hio.h). Pages that a table grew by are found by way of it,
+/// so that they need not be in the free space map. This one has no ring of buffers: a ring would make this process
+/// write to the disk what it inserts, and sync the WAL for it.
 #[repr(C)]
 #[allow(dead_code, reason = "what is not read here is read by Postgres")]
 struct BulkState {
@@ -169,8 +169,8 @@ impl Placement {
 }
 
 impl<'a> BulkInsert<'a> {
-    /// Rows that go in at once, and their bytes: at most 64 pages, by which Postgres lets a table grow in one step. If a
-    /// second step were needed, it would be as large as the first, and some of it could stay empty. (Where there are
+    /// Rows that go in at once, and their bytes: at most 64 pages, by which Postgres lets a table grow in one step. If
+    /// a second step were needed, it would be as large as the first, and some of it could stay empty. (Where there are
     /// fewer buffers for each connection, steps are smaller, and so is what can stay empty.)
     const ROWS: usize = 512;
     const BYTES: usize = 256 << 10;

@@ -1,5 +1,5 @@
-//! What shared memory has of one database with a ledger: its worker, the counts that tell the worker when to work, and its
-//! mirror.
+//! What shared memory has of one database with a ledger: its worker, the counts that tell the worker when to work, and
+//! its mirror.
 
 use super::errorless;
 use super::mirror::shared::MirrorState;
@@ -9,7 +9,8 @@ use crate::ledger::lag::Lag;
 use pgrx::pg_sys;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 
-/// A database that has no worker for longer than this is reported. One whose worker ends is started again after a second.
+/// A database that has no worker for longer than this is reported. One whose worker ends is started again after a
+/// second.
 const LONGEST_VACANCY_MICROS: i64 = 5_000_000;
 /// How often the log says that workers end before their work.
 const COMPLAINT_INTERVAL_MICROS: i64 = 600_000_000;

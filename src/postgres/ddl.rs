@@ -1,8 +1,10 @@
-//! DDL that the ledger does by itself, with the rights of its owner: triggers of tracked tables, and partitions of its own.
+//! DDL that the ledger does by itself, with the rights of its owner: triggers of tracked tables, and partitions of its
+//! own.
 //!
 //! Event triggers do not fire for it. They would run with these rights: what they call, or the triggers of a table that
-//! they write to, may be the code of any role. They would also run with the ledger's search_path, and under a restriction
-//! which keeps them from creating temporary tables. And one that refuses all DDL knows nothing of the ledger.
+//! they write to, may be the code of any role. They would also run with the ledger's search_path, and under a
+//! restriction which keeps them from creating temporary tables. And one that refuses all DDL knows nothing of the
+//! ledger.
 
 use super::lists::pointers;
 use super::tables::RegisteredSnapshot;
@@ -10,8 +12,8 @@ use pgrx::{pg_sys, PgBox, PgMemoryContexts};
 use std::ffi::{CStr, CString};
 use std::ptr;
 
-/// Runs one command. A part of another command, as it is called here, fires no event triggers of its own. The hooks of other
-/// extensions are called; that of pgaudit logs no such parts.
+/// Runs one command. A part of another command, as it is called here, fires no event triggers of its own. The hooks of
+/// other extensions are called; that of pgaudit logs no such parts.
 pub fn run(command: &str) {
     let text = CString::new(command).expect("no command has a zero byte");
     let mut context = PgMemoryContexts::new("pg_notary command");

@@ -177,7 +177,8 @@ fn require_recording() -> Result<(), Failure> {
 
 /// Refuses to record in the transaction that creates the extension. The worker, which opens the mirror file, cannot see
 /// the ledger before that transaction has committed, and the transaction could not commit without the file. A worker
-/// that runs already has the file of a ledger that the same transaction has dropped: lines there would be foreign to it.
+/// that runs already has the file of a ledger that the same transaction has dropped: lines there would be foreign to
+/// it.
 fn require_committed_extension() -> Result<(), Failure> {
     if !transaction::creates_ledger() || transaction::mirror_mode() == MirrorMode::Off {
         return Ok(());

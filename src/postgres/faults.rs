@@ -8,12 +8,13 @@
 //!
 //! The places, in the order in which a commit reaches them: `before_write`, `write`, `mid_write`, `before_sync`,
 //! `sync`, `after_sync`, `before_commit`, `after_commit`. Also `cut` and `cut_sync`, when the file is cut back, before
-//! and after it is shorter; `sync_directory`, when names in a directory are put on disk; `after_abort`, before an aborted
-//! transaction says which lines it leaves; and `before_block_line`, between the commit of a block and its line.
+//! and after it is shorter; `sync_directory`, when names in a directory are put on disk; `after_abort`, before an
+//! aborted transaction says which lines it leaves; and `before_block_line`, between the commit of a block and its line.
 //!
 //! The places of the worker: `no_ledger`, when it has found none in its database; `take_over`, when it syncs the file
 //! that it opens; `close`, when it closes that; `look_for_extension`, `look_for_ledger` and `settle_prepared`, in the
-//! transactions that do so; `baseline_row`, before it records a row that was there before. That of the writer: `writer_log`, before it logs that a file fails, or works again.
+//! transactions that do so; `baseline_row`, before it records a row that was there before. That of the writer:
+//! `writer_log`, before it logs that a file fails, or works again.
 //!
 //! As long as there is a line `clock:SECONDS`, the clock that gives entries about rows their times is set forward by
 //! that much, or back.

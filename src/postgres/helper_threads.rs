@@ -14,8 +14,9 @@ pub fn helpers() -> Helpers {
     Helpers { start: without_signals, ..Helpers::up_to(MOST_HELPERS) }
 }
 
-/// When dropped, gives back to the system what a verification and its helpers have freed by then. The C library keeps it,
-/// some 50 MB in the pools of all threads, as long as the session lives. The sessions of a connection pool live for days.
+/// When dropped, gives back to the system what a verification and its helpers have freed by then. The C library keeps
+/// it, some 50 MB in the pools of all threads, as long as the session lives. The sessions of a connection pool live for
+/// days.
 pub struct FreedMemory;
 
 impl Drop for FreedMemory {

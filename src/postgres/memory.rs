@@ -14,8 +14,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, LocalKey};
 use std::time::Duration;
 
-/// How long a helper thread waits for the main thread to end the process. If it does not, because it waits for this very
-/// thread, the process is aborted.
+/// How long a helper thread waits for the main thread to end the process. If it does not, because it waits for this
+/// very thread, the process is aborted.
 const MAIN_THREAD_PATIENCE: Duration = Duration::from_secs(5);
 
 #[global_allocator]
@@ -70,10 +70,10 @@ pub fn check_helpers() {
     }
 }
 
-/// Calls `work` with what a cell holds for its transaction, for the callbacks at the end of that. A session that ends for
-/// lack of memory may have borrowed the cell when it asked for more, and never gives the borrow back. Then nothing is
-/// done: what the cell holds ends with the process. An error instead would end the abort half way, and leave locks and
-/// pins behind that hold up all others.
+/// Calls `work` with what a cell holds for its transaction, for the callbacks at the end of that. A session that ends
+/// for lack of memory may have borrowed the cell when it asked for more, and never gives the borrow back. Then nothing
+/// is done: what the cell holds ends with the process. An error instead would end the abort half way, and leave locks
+/// and pins behind that hold up all others.
 pub fn at_end_of_transaction<T>(cell: &'static LocalKey<RefCell<T>>, work: impl FnOnce(&mut T)) {
     cell.with(|cell| match cell.try_borrow_mut() {
         Ok(mut held) => work(&mut held),

@@ -1,10 +1,10 @@
-//! Ids that the ledger makes for the rows that come by INSERT or COPY, as the default of column `id`. Such an id is new, and
-//! neither the file nor the sealed entries need be searched for it, as long as nobody else can have used it.
+//! Ids that the ledger makes for the rows that come by INSERT or COPY, as the default of column `id`. Such an id is
+//! new, and neither the file nor the sealed entries need be searched for it, as long as nobody else can have used it.
 //!
-//! BEFORE INSERT runs right after the default was evaluated, and finds out whether the id is the one that was just made.
-//! AFTER INSERT runs when the statement has ended, and gets the rows in the same order. It has to tell those rows from
-//! rows that BEFORE INSERT has not seen, or not with this id: see [`entries::queue_row`](super::entries::queue_row). So
-//! the ids are remembered in between.
+//! BEFORE INSERT runs right after the default was evaluated, and finds out whether the id is the one that was just
+//! made. AFTER INSERT runs when the statement has ended, and gets the rows in the same order. It has to tell those rows
+//! from rows that BEFORE INSERT has not seen, or not with this id: see
+//! [`entries::queue_row`](super::entries::queue_row). So the ids are remembered in between.
 
 use super::database;
 use super::database_slot::DatabaseSlot;
@@ -23,8 +23,8 @@ const MOST: usize = 1 << 20;
 thread_local! {
     /// The last id that was made here, for which database, and who else may have used it by now.
     static LAST: Cell<Option<(Uuid, &'static DatabaseSlot, IdReuse)>> = const { Cell::new(None) };
-    /// Ids that were new in BEFORE INSERT, of rows of this transaction that AFTER INSERT has not seen yet. They ascend, as
-    /// those that one process makes do.
+    /// Ids that were new in BEFORE INSERT, of rows of this transaction that AFTER INSERT has not seen yet. They ascend,
+    /// as those that one process makes do.
     static ANNOUNCED: RefCell<VecDeque<Uuid>> = const { RefCell::new(VecDeque::new()) };
 }
 
@@ -35,8 +35,8 @@ fn uuid_v7() -> pgrx::Uuid {
 }
 
 fn make() -> Uuid {
-    // First read who has used ids so far: they cannot have used one that is made afterwards. A standby does not learn who
-    // uses ids on the primary.
+    // First read who has used ids so far: they cannot have used one that is made afterwards. A standby does not learn
+    // who uses ids on the primary.
     let slot = database::slot().ok().filter(|_| !database::is_in_recovery());
     let so_far = slot.map(|(_, slot)| (slot, IdReuse::after(slot)));
     let id = ids::time_ordered();
@@ -62,8 +62,8 @@ pub fn announce(id: Uuid) {
     });
 }
 
-/// Whether no entry can be sealed that has the id of this row, which was just inserted. An id that was not announced counts
-/// as given by the application.
+/// Whether no entry can be sealed that has the id of this row, which was just inserted. An id that was not announced
+/// counts as given by the application.
 pub fn is_unused(id: Uuid) -> bool {
     if !take_announced(id) {
         transaction::note_id(IdReuse::Any);

@@ -1,8 +1,8 @@
 //! Refuses ALTER TABLE of the ledger's own tables if it concerns columns, or would leave the table empty after a crash.
 //! Rows of these tables are read and written by position: with a column more or less, or of another type, nothing could
-//! be recorded any more. Also refuses TRUNCATE of partitions that an administrator has attached, because a partition gets
-//! the row triggers of its parent, but not those for statements; and that such a partition is unlogged. Other changes are
-//! the administrator's business.
+//! be recorded any more. Also refuses TRUNCATE of partitions that an administrator has attached, because a partition
+//! gets the row triggers of its parent, but not those for statements; and that such a partition is unlogged. Other
+//! changes are the administrator's business.
 //!
 //! # Safety
 //!
@@ -131,8 +131,8 @@ unsafe fn check(change: Change, name: *mut pg_sys::RangeVar) -> Result<(), Failu
     Err(refusal(change, &format!("\"{}\"", relation::shown_name(oid))))
 }
 
-/// Refuses it for a partition without a trigger of its own that would. One that a superuser has disabled is left to do as
-/// it is told.
+/// Refuses it for a partition without a trigger of its own that would. One that a superuser has disabled is left to do
+/// as it is told.
 unsafe fn check_truncate(name: *mut pg_sys::RangeVar) -> Result<(), Failure> {
     let oid = relation::named(name);
     if oid == pg_sys::InvalidOid || !is_partition(oid) || has_own_trigger(oid) {

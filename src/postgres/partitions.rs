@@ -1,7 +1,7 @@
 //! The partitions of `ledger.entries_sealed`: where a block's entries go, and finding an entry among them.
 //!
-//! Sealing [creates](creation) them, but a DBA may put others in their place: moved, merged, or with partitions of their
-//! own. All of them are read. New entries go only into those that are as sealing would make them.
+//! Sealing [creates](creation) them, but a DBA may put others in their place: moved, merged, or with partitions of
+//! their own. All of them are read. New entries go only into those that are as sealing would make them.
 
 mod creation;
 

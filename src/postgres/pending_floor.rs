@@ -1,8 +1,8 @@
 //! Where in `ledger.entries_pending` the pending entries begin: see [`PendingFloor`].
 //!
-//! What stands before the floor is gone: all transactions that have deleted it had ended when the worker raised the floor.
-//! An older snapshot may still see it as pending, and must find it there. So only a snapshot that sees the transaction as
-//! ended in which the worker has raised the floor begins there.
+//! What stands before the floor is gone: all transactions that have deleted it had ended when the worker raised the
+//! floor. An older snapshot may still see it as pending, and must find it there. So only a snapshot that sees the
+//! transaction as ended in which the worker has raised the floor begins there.
 
 use super::database;
 use super::database_slot::DatabaseSlot;
@@ -18,8 +18,9 @@ use std::time::{Duration, Instant};
 const FEW_PAGES: u32 = 1024;
 /// With fewer pages behind the floor, it is not worth raising.
 const STEP_PAGES: u32 = 64;
-/// After raising the floor, the worker leaves it alone for so many times the time that this took. Where there is room on
-/// pages far below, sessions insert rows there again and again, and each time all pages from there on have to be read.
+/// After raising the floor, the worker leaves it alone for so many times the time that this took. Where there is room
+/// on pages far below, sessions insert rows there again and again, and each time all pages from there on have to be
+/// read.
 const REST: u32 = 50;
 /// At least so long if the floor could not be raised: rows that stay low in the table keep it where it is.
 const LEAST_REST: Duration = Duration::from_secs(1);

@@ -45,9 +45,9 @@ impl<'a> PendingScan<'a> {
 
 /// Gives `each` every entry of `ledger.entries_pending`, in no particular order, until it returns false.
 ///
-/// Reads them through the index on the id, not page by page, unless few pages are left behind the floor. The table holds
-/// many rows that were sealed and not yet vacuumed. The first session that meets them marks their index entries dead, and
-/// then they cost the next one nearly nothing.
+/// Reads them through the index on the id, not page by page, unless few pages are left behind the floor. The table
+/// holds many rows that were sealed and not yet vacuumed. The first session that meets them marks their index entries
+/// dead, and then they cost the next one nearly nothing.
 pub fn each(table: &Table, snapshot: &RegisteredSnapshot, each: impl FnMut(pg_sys::HeapTuple, &Row) -> bool) {
     let from = pending_floor::first_page(table, snapshot);
     if from > 0 && table.pages() - from <= FEW_PAGES {

@@ -364,11 +364,11 @@ extern "C-unwind" {
     ) -> *mut pg_sys::List;
 }
 
-/// A table that is locked, and all that inherit from it: its partitions, and tables that were made with `INHERITS`. They are
-/// locked in the order in which Postgres locks them.
+/// A table that is locked, and all that inherit from it: its partitions, and tables that were made with `INHERITS`.
+/// They are locked in the order in which Postgres locks them.
 pub fn with_heirs(table: pg_sys::Oid, lock: pg_sys::LOCKMODE) -> Vec<pg_sys::Oid> {
-    // SAFETY: inside a transaction; an error may jump out of the call, which has nothing with a destructor. The list is a
-    // copy.
+    // SAFETY: inside a transaction; an error may jump out of the call, which has nothing with a destructor. The list is
+    // a copy.
     unsafe {
         let list = pg_guard_ffi_boundary(|| find_all_inheritors(table, lock, std::ptr::null_mut()));
         let all = lists::oids(list).collect();

@@ -30,10 +30,11 @@ pub fn take() {
     transaction::note_sealing_lock();
 }
 
-/// Refuses the commands by which a role without any right in the ledger could hold up all who seal, and the worker at its
-/// start. ALTER ... DEPENDS ON EXTENSION locks the extension until its transaction ends, and asks only for the ownership
-/// of the object that is to depend on it. DROP asks for a lock on the extension, or on its schema, before it looks whose
-/// it is; while it waits for it, all others wait behind it: who seals locks the schema where a new partition is due.
+/// Refuses the commands by which a role without any right in the ledger could hold up all who seal, and the worker at
+/// its start. ALTER ... DEPENDS ON EXTENSION locks the extension until its transaction ends, and asks only for the
+/// ownership of the object that is to depend on it. DROP asks for a lock on the extension, or on its schema, before it
+/// looks whose it is; while it waits for it, all others wait behind it: who seals locks the schema where a new
+/// partition is due.
 ///
 /// # Safety
 /// A statement that ProcessUtility was called with.

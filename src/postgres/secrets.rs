@@ -49,8 +49,8 @@ pub fn keyring() -> Result<Option<Rc<Keyring>>, Failure> {
     }
 }
 
-/// As [`keyring`], to verify with. A key may be added while a verification runs, which learns of a reload only after its
-/// statement: at the first key that it lacks, the file is read once more.
+/// As [`keyring`], to verify with. A key may be added while a verification runs, which learns of a reload only after
+/// its statement: at the first key that it lacks, the file is read once more.
 pub fn verifying_keyring() -> Result<Option<Rc<Keyring>>, Failure> {
     // A process of another extension may never say that a statement begins: there, a reload ends one.
     // SAFETY: reads a global of this process.

@@ -57,7 +57,8 @@ impl Indexes {
         }
     }
 
-    /// Inserts one row and its index entries, into the table that these are the indexes of. Returns the page of the row.
+    /// Inserts one row and its index entries, into the table that these are the indexes of. Returns the page of the
+    /// row.
     pub fn insert<const COLUMNS: usize>(&self, table: &Table, row: &[Option<Datum>; COLUMNS]) -> u32 {
         assert_eq!(COLUMNS, table.column_count());
         let (relation, descriptor) = (table.relation(), table.descriptor());

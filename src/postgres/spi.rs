@@ -105,8 +105,8 @@ pub fn for_each_in_catalogs(query: &'static str, arguments: &[Argument], each: i
     execute(Connection::open(), query, arguments, Access::Write, each);
 }
 
-/// As [`for_each_in_catalogs`], but as of now, whatever the transaction's isolation level, as Postgres' own commands see
-/// the catalogs.
+/// As [`for_each_in_catalogs`], but as of now, whatever the transaction's isolation level, as Postgres' own commands
+/// see the catalogs.
 pub fn for_each_in_catalogs_as_of_now(query: &'static str, arguments: &[Argument], each: impl FnMut(&Row)) {
     let latest = RegisteredSnapshot::latest();
     latest.while_active(|| execute(Connection::open(), query, arguments, Access::Read, each));

@@ -5,8 +5,8 @@ use pgrx::pg_sys::panic::CaughtError;
 use pgrx::{pg_sys, PgTryBuilder};
 use std::panic::AssertUnwindSafe;
 
-/// Runs `work` in a subtransaction of its own. An ERROR rolls that back and is returned. It needs no transaction number,
-/// so it works on a standby too.
+/// Runs `work` in a subtransaction of its own. An ERROR rolls that back and is returned. It needs no transaction
+/// number, so it works on a standby too.
 ///
 /// An ERROR that is not about the work is raised again: the statement was cancelled, the process is to end, or another
 /// transaction is in the way.

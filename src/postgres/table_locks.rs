@@ -111,7 +111,8 @@ unsafe fn locked_by_depends(depends: &pg_sys::AlterObjectDependsStmt) -> Vec<Loc
     }
 }
 
-/// VACUUM FULL of a partitioned table looks whether the role may vacuum a partition only once it has the partition's lock.
+/// VACUUM FULL of a partitioned table looks whether the role may vacuum a partition only once it has the partition's
+/// lock.
 unsafe fn locked_by_vacuum(vacuum: &pg_sys::VacuumStmt) -> Vec<Locked> {
     let options = lists::pointers(vacuum.options).map(|option| option.cast::<pg_sys::DefElem>());
     // The last one counts.

@@ -138,7 +138,8 @@ impl Table {
 
     /// What `pg_class` says of the table.
     pub fn pg_class(&self) -> &pg_sys::FormData_pg_class {
-        // SAFETY: a `Table` keeps its relation open as long as it lives. Postgres updates this copy of the row in place.
+        // SAFETY: a `Table` keeps its relation open as long as it lives. Postgres updates this copy of the row in
+        // place.
         unsafe { &*(*self.relation).rd_rel }
     }
 

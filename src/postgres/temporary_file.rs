@@ -1,8 +1,8 @@
 //! A temporary file of Postgres that belongs to the transaction, read and written at places that its user knows.
 //!
-//! A BufFile knows its place itself. After an ERROR in it, when the disk was full, that is wrong: it has counted a block
-//! as written of which only the first half was. A transaction that goes on from a savepoint would then read other bytes
-//! than it wrote. Here nothing is remembered of a write that failed.
+//! A BufFile knows its place itself. After an ERROR in it, when the disk was full, that is wrong: it has counted a
+//! block as written of which only the first half was. A transaction that goes on from a savepoint would then read other
+//! bytes than it wrote. Here nothing is remembered of a write that failed.
 
 use super::errors::{cause, Failure};
 use pgrx::{pg_sys, PgSqlErrorCode};
@@ -112,8 +112,8 @@ mod by_version {
     }
 }
 
-/// While this value lives, what Postgres opens belongs to the whole transaction: it outlives subtransactions and portals,
-/// and goes when the transaction aborts.
+/// While this value lives, what Postgres opens belongs to the whole transaction: it outlives subtransactions and
+/// portals, and goes when the transaction aborts.
 ///
 /// An ERROR drops this value too, and so restores the previous owner. Postgres leaves it in place then, as none of its
 /// code runs before the abort. But here destructors run, and one that releases a buffer of another owner would raise a

@@ -121,7 +121,8 @@ fn append_lines(mirror: &Mirror, prepare: bool) {
     };
     let appended = match goal {
         Some(goal) => append_to_file(mirror, goal, repeats).or_else(|failure| match mode {
-            // Lines that may reach the file nevertheless must be noted or voided: so the transaction cannot be prepared.
+            // Lines that may reach the file nevertheless must be noted or voided: so the transaction cannot be
+            // prepared.
             MirrorMode::Async if CURRENT.with_borrow(|current| current.range.is_none()) => Ok(false),
             _ => Err(failure),
         }),

@@ -37,8 +37,8 @@ extern "C-unwind" {
 }
 
 /// Not guarded as a whole: an error of the command passes through this frame as through a frame of C, and nothing in it
-/// has a destructor. So each function that is called here and can raise an error is guarded itself: no frame above would
-/// catch its panic, and the server would abort.
+/// has a destructor. So each function that is called here and can raise an error is guarded itself: no frame above
+/// would catch its panic, and the server would abort.
 #[allow(clippy::too_many_arguments, reason = "the hook's signature")]
 unsafe extern "C-unwind" fn process_utility(
     statement: *mut pg_sys::PlannedStmt,

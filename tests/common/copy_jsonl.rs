@@ -1,4 +1,5 @@
-//! What the tests of COPY in format jsonl have in common: a ledger with lines of every kind, its export, and the import.
+//! What the tests of COPY in format jsonl have in common: a ledger with lines of every kind, its export, and the
+//! import.
 
 use super::ledger::*;
 use super::{wait_until, Cluster};

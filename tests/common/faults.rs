@@ -56,8 +56,8 @@ pub fn commit_in_background(cluster: &Cluster) -> (JoinHandle<Result<(), Error>>
     (thread::spawn(move || session.simple_query(&statement).map(|_| ())), pid)
 }
 
-/// A statement whose statement_timeout runs out while its commit waits for the file. Should it run out before, on a busy
-/// machine, the statement is given more time.
+/// A statement whose statement_timeout runs out while its commit waits for the file. Should it run out before, on a
+/// busy machine, the statement is given more time.
 pub fn time_out_at_the_file(cluster: &Cluster, statement: &'static str) -> JoinHandle<Result<(), Error>> {
     let mut session = cluster.connect("postgres");
     let is_early = |error: &Error| {

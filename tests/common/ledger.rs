@@ -17,8 +17,9 @@ use std::time::{Duration, Instant};
 /// How long anything may take that has no reason to take long.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What another program changes in the file without changing its length is noticed by the next write where the one before is
-/// as old as docs/mirror.md says: a tick of the clock that files take their times from, 10 ms at most. Here, twice as old.
+/// What another program changes in the file without changing its length is noticed by the next write where the one
+/// before is as old as docs/mirror.md says: a tick of the clock that files take their times from, 10 ms at most. Here,
+/// twice as old.
 pub fn let_a_tick_pass() {
     sleep(Duration::from_millis(20));
 }
@@ -140,9 +141,9 @@ pub fn waiting(cluster: &Cluster, mut session: Client, statement: &'static str) 
     waiting
 }
 
-/// Runs something that must not hang: 20 seconds are enough, less than the server waits for anything before it gives up.
-/// Counted are those in which this process runs; in others the server may not run either. Should it hang, this panics; the
-/// thread ends when the cluster does.
+/// Runs something that must not hang: 20 seconds are enough, less than the server waits for anything before it gives
+/// up. Counted are those in which this process runs; in others the server may not run either. Should it hang, this
+/// panics; the thread ends when the cluster does.
 #[track_caller]
 pub fn in_time<T: Send + 'static>(what: &str, work: impl FnOnce() -> T + Send + 'static) -> T {
     let (sender, receiver) = mpsc::channel();
@@ -269,8 +270,8 @@ pub fn wait_until_attachment_is_noted(client: &mut Client) {
     wait_for(client, "(SELECT mirror_attachment IS NOT NULL FROM ledger.log_state)");
 }
 
-/// Switches the mode and waits until this session has it, and the file is attached if there is to be one. The worker may
-/// learn of it later.
+/// Switches the mode and waits until this session has it, and the file is attached if there is to be one. The worker
+/// may learn of it later.
 #[track_caller]
 pub fn switch(client: &mut Client, mode: &str) {
     set(client, "ledger.mirror_mode", mode);
@@ -278,7 +279,8 @@ pub fn switch(client: &mut Client, mode: &str) {
     wait_for(client, &format!("(SELECT mode = '{mode}' AND state = '{state}' FROM ledger.mirror_status)"));
 }
 
-/// Switches to mode off and waits until the worker has let the file go, so that the next mode has it open the file again.
+/// Switches to mode off and waits until the worker has let the file go, so that the next mode has it open the file
+/// again.
 #[track_caller]
 pub fn switch_off(client: &mut Client) {
     switch(client, "off");

@@ -452,8 +452,8 @@ impl Cluster {
         );
     }
 
-    /// Stops the server and has pg_upgrade bring everything to a new, stopped cluster. Gives the log of the servers that it
-    /// has run for that.
+    /// Stops the server and has pg_upgrade bring everything to a new, stopped cluster. Gives the log of the servers
+    /// that it has run for that.
     pub fn upgrade_to(&self, new: &Cluster, transfer: &[&str]) -> String {
         self.stop(Stop::Fast);
         let program = bindir().join("pg_upgrade");

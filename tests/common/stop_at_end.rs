@@ -2,8 +2,8 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Tells threads to stop when it is dropped, also where a panic ends the test: a scope waits for its threads, and a test
-/// that has failed would hang.
+/// Tells threads to stop when it is dropped, also where a panic ends the test: a scope waits for its threads, and a
+/// test that has failed would hang.
 pub struct StopAtEnd<'a>(pub &'a AtomicBool);
 
 impl Drop for StopAtEnd<'_> {

@@ -119,7 +119,8 @@ pub fn wait_until_tracked(client: &mut Client, table: &str) {
     );
 }
 
-/// The history of each row of table `items` has the entries that a search of all finds, and rows that never were have none.
+/// The history of each row of table `items` has the entries that a search of all finds, and rows that never were have
+/// none.
 #[track_caller]
 pub fn assert_history_is_whole(client: &mut Client) {
     let wrong = "WITH noted AS (

@@ -38,7 +38,8 @@ impl Wire {
     fn send(&mut self, statements: &[&str], end: u8) {
         let mut bytes = Vec::new();
         for sql in statements {
-            // Parse into the unnamed statement, no parameter types; Bind to the unnamed portal, no parameters; Execute all.
+            // Parse into the unnamed statement, no parameter types; Bind to the unnamed portal, no parameters; Execute
+            // all.
             bytes.extend(message(b'P', format!("\0{sql}\0\0\0").as_bytes()));
             bytes.extend(message(b'B', b"\0\0\0\0\0\0\0\0"));
             bytes.extend(message(b'E', b"\0\0\0\0\0"));

@@ -1,7 +1,7 @@
 //! Whether the program was started with its standard output closed.
 //!
-//! Before main(), Rust opens /dev/null in place of what is closed. From then on a report that nobody gets looks like one
-//! that was written, so this is found out even before that.
+//! Before main(), Rust opens /dev/null in place of what is closed. From then on a report that nobody gets looks like
+//! one that was written, so this is found out even before that.
 
 use rustix::io::{fcntl_getfd, Errno};
 use std::io;

@@ -26,8 +26,8 @@ fn write(report: &str) -> io::Result<()> {
     out.flush()
 }
 
-/// Prints what is no part of a report: why there is none, or what the server says beside its answer. Nobody can be told if
-/// that fails.
+/// Prints what is no part of a report: why there is none, or what the server says beside its answer. Nobody can be told
+/// if that fails.
 pub fn complain(message: &str) {
     let _ = writeln!(io::stderr(), "pg_notary: {}", printable(message));
 }

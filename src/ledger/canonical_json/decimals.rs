@@ -1,7 +1,7 @@
 //! Canonical JSON for readers whose numbers are decimals, such as Postgres' jsonb.
 //!
-//! To them `1e+16` is an integer, and would come back as `10000000000000000`. With a fraction it stays a double. And they
-//! have no negative zero; but a negative number that is too small for a double has the same canonical form.
+//! To them `1e+16` is an integer, and would come back as `10000000000000000`. With a fraction it stays a double. And
+//! they have no negative zero; but a negative number that is too small for a double has the same canonical form.
 
 use super::parser::string_end;
 use std::borrow::Cow;
@@ -12,8 +12,8 @@ const MINUS_ZERO: &str = "-0.0";
 const TOO_SMALL: &str = "-1e-400";
 
 /// The same value, with doubles of 1e16 and above written out and with a fraction, and with a tiny number for each
-/// negative zero, so that a reader that keeps decimals exactly gives back a text with the same canonical form. `json` is
-/// canonical.
+/// negative zero, so that a reader that keeps decimals exactly gives back a text with the same canonical form. `json`
+/// is canonical.
 pub fn for_decimals(json: &str) -> Cow<'_, str> {
     if !json.contains("e+") && !json.contains(MINUS_ZERO) {
         return Cow::Borrowed(json);

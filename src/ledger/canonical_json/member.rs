@@ -120,8 +120,8 @@ fn keeps_fraction(token: &str) -> bool {
 /// Digits before the decimal point that a numeric of Postgres has, at most.
 const MAX_DIGITS: usize = 131_072;
 
-/// Whether a canonical text can be stored as jsonb, which has no character 0, no half of a surrogate pair, and no number
-/// that is too large for a numeric.
+/// Whether a canonical text can be stored as jsonb, which has no character 0, no half of a surrogate pair, and no
+/// number that is too large for a numeric.
 pub fn is_jsonb(canonical: &str) -> bool {
     let mut rest = canonical;
     while let Some(at) = rest.find('\\') {

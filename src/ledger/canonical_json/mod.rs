@@ -1,10 +1,10 @@
 //! Canonical JSON: one text for one value, so that a value can be hashed.
 //!
-//! [`canonical`] is byte for byte what Python's `json.dumps(value, sort_keys=True)` prints, and [`compact`] the same with
-//! `separators=(",", ":")`. Keys are sorted by code point; the output is ASCII.
-//! A number token without `.`, `e` or `E` is an integer of any size and kept digit for digit (`-0` is `0`); any other
-//! is an IEEE double, printed as Python's `repr` does. The last of duplicate keys wins. Lone surrogates, which only an
-//! escape can spell, are kept as they are.
+//! [`canonical`] is byte for byte what Python's `json.dumps(value, sort_keys=True)` prints, and [`compact`] the same
+//! with `separators=(",", ":")`. Keys are sorted by code point; the output is ASCII. A number token without `.`, `e` or
+//! `E` is an integer of any size and kept digit for digit (`-0` is `0`); any other is an IEEE double, printed as
+//! Python's `repr` does. The last of duplicate keys wins. Lone surrogates, which only an escape can spell, are kept as
+//! they are.
 //!
 //! The input is RFC 8259; in particular `NaN`, `Infinity` and numbers that overflow a double are errors.
 //! Nothing here recurses; values are nested [`MAX_DEPTH`] deep at most, which is far more than `jsonb_in` accepts with
@@ -15,8 +15,8 @@
 //! 20 times the text at worst (20 GiB for a line of 1 GiB, which only a hostile file has), and next to nothing for a
 //! text that is canonical already and not nested deep.
 //!
-//! The parser is our own because general ones lose what must be kept here: digits of integers, lone surrogates, and keys
-//! whose order and repetition matter.
+//! The parser is our own because general ones lose what must be kept here: digits of integers, lone surrogates, and
+//! keys whose order and repetition matter.
 
 mod decimals;
 mod member;

@@ -6,10 +6,12 @@ use super::writer::double;
 use super::{JsonError, MAX_DEPTH};
 use crate::ledger::pauses::Pauses;
 
-/// One value or key. Offsets are bytes of the text; `end` of a container is the index of the node after its last member.
+/// One value or key. Offsets are bytes of the text; `end` of a container is the index of the node after its last
+/// member.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Node {
-    /// Text that is canonical as it stands: a literal, an integer, or a string with nothing to escape (quotes included).
+    /// Text that is canonical as it stands: a literal, an integer, or a string with nothing to escape (quotes
+    /// included).
     Verbatim {
         start: u32,
         end: u32,
@@ -281,8 +283,8 @@ pub(crate) fn string_end(bytes: &[u8], start: usize) -> Result<(usize, bool), Js
 
 /// The offset of the first byte from `from` on that cannot be copied as it is within a canonical string.
 pub(crate) fn plain_end(bytes: &[u8], from: usize) -> usize {
-    // Sixteen at a time without a branch, which the compiler turns into vector instructions. Names and values are short,
-    // so what is left over counts as well.
+    // Sixteen at a time without a branch, which the compiler turns into vector instructions. Names and values are
+    // short, so what is left over counts as well.
     let (chunks, _) = bytes[from..].as_chunks::<16>();
     let whole = chunks.iter().take_while(|chunk| are_plain(chunk)).count();
     let mut at = from + whole * 16;

@@ -4,7 +4,8 @@ use super::parser::plain_end;
 use crate::ledger::ascii_text;
 use std::borrow::Cow;
 
-/// Appends `text` as a canonical JSON string, quotes included: ASCII, with Python's short escapes and `\uXXXX` otherwise.
+/// Appends `text` as a canonical JSON string, quotes included: ASCII, with Python's short escapes and `\uXXXX`
+/// otherwise.
 pub fn write_string(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
     let mut at = 0;

@@ -219,9 +219,9 @@ pub(super) fn double(token: &str) -> Result<f64, &'static str> {
     value.ok_or("a number too large for a double")
 }
 
-/// Appends a finite double as Python's `repr` prints it: the shortest digits that read back as the same double, of those
-/// the nearest, with an exponent (signed, at least two digits) when the decimal point would be more than 16 places right
-/// or 4 left of the first digit.
+/// Appends a finite double as Python's `repr` prints it: the shortest digits that read back as the same double, of
+/// those the nearest, with an exponent (signed, at least two digits) when the decimal point would be more than 16
+/// places right or 4 left of the first digit.
 ///
 /// The digits are `zmij`'s, not the standard library's: of two that are equally near, that takes the even one as Python
 /// does, where the standard library rounds up.

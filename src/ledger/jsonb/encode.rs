@@ -7,9 +7,9 @@ use memchr::memchr;
 use std::borrow::Cow;
 use std::ops::Range;
 
-/// A jsonb with its varlena header, byte for byte what `jsonb_in` makes of the text. The caller has made sure that it is
-/// canonical. `None` where it is left to `jsonb_in`: the text is no object or array, a number has an exponent or is a
-/// negative zero, a string has a NUL, which `jsonb_in` refuses, or values are nested too deep or are too large.
+/// A jsonb with its varlena header, byte for byte what `jsonb_in` makes of the text. The caller has made sure that it
+/// is canonical. `None` where it is left to `jsonb_in`: the text is no object or array, a number has an exponent or is
+/// a negative zero, a string has a NUL, which `jsonb_in` refuses, or values are nested too deep or are too large.
 pub fn encode(canonical: &str) -> Option<Vec<u8>> {
     let mut encoder = Encoder::new(VARLENA_HEADER + canonical.len());
     encoder.text = canonical;

@@ -54,8 +54,8 @@ pub struct ChainVerifier {
 #[derive(Debug)]
 struct Previous {
     number: i64,
-    /// What the next block may state as `previous_hash`: the hash as recorded and as computed, so that one wrong hash is
-    /// not found twice. Empty if the previous block is not known.
+    /// What the next block may state as `previous_hash`: the hash as recorded and as computed, so that one wrong hash
+    /// is not found twice. Empty if the previous block is not known.
     hashes: Vec<String>,
     /// Unknown after a block whose own tree_size was wrong.
     tree_size: Option<i64>,
@@ -306,8 +306,8 @@ impl Check<'_, '_, '_> {
         self.report(ProblemKind::BlockOutOfOrder, detail);
     }
 
-    /// What a block out of order shows without those around it. In a file, a forged block in front of all others, with a
-    /// high number, puts them all out of order: that must not hide what was done to them.
+    /// What a block out of order shows without those around it. In a file, a forged block in front of all others, with
+    /// a high number, puts them all out of order: that must not hide what was done to them.
     fn by_itself(&mut self) {
         self.entries();
         let is_complete = self.contents.entries.len() == self.contents.listed;

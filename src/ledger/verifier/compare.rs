@@ -7,8 +7,8 @@ use crate::ledger::block::BlockHeader;
 use std::borrow::Cow;
 use std::cmp::Ordering;
 
-/// Reports what differs between a block in the database and the block of the same number in the file: one problem for the
-/// block's own fields, naming them, and one for each entry. `postgres` is the header and the entries in leaf order.
+/// Reports what differs between a block in the database and the block of the same number in the file: one problem for
+/// the block's own fields, naming them, and one for each entry. `postgres` is the header and the entries in leaf order.
 pub fn compare_blocks(postgres: (&BlockHeader, &[SealedEntry]), file: &FileBlock, findings: &mut Findings<'_>) {
     let (header, entries) = postgres;
     let fields = differing_fields(header, &file.header);

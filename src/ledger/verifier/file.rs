@@ -339,8 +339,8 @@ impl<'a> FileVerifier<'a> {
         Some(FileBlock { header, entries, line_number: self.line_number, computed })
     }
 
-    /// Takes the block's entries out of those that are pending. A block that is out of order may be the copy of another,
-    /// which has taken them.
+    /// Takes the block's entries out of those that are pending. A block that is out of order may be the copy of
+    /// another, which has taken them.
     fn take_entries(&mut self, header: &BlockHeader, ids: &[Uuid], in_order: bool) -> Vec<SealedEntry> {
         let start = self.chain.first_leaf_of(header);
         let mut entries = Vec::with_capacity(ids.len());

@@ -9,9 +9,9 @@
 //! - [`EntryHasher`] makes of entries, as the tables have them, what the `ChainVerifier` needs.
 //! - [`compare_blocks`] names what differs between a block of the tables and the same block of the file.
 //!
-//! Whatever is wrong is a [`Problem`]; [`Findings`] counts and lists them. What only follows from a problem already named
-//! is not named again: after a wrong log tree root the true tree is not known, so roots are checked again only from the
-//! next block on whose tree is known by its root alone, one with a power of two of leaves.
+//! Whatever is wrong is a [`Problem`]; [`Findings`] counts and lists them. What only follows from a problem already
+//! named is not named again: after a wrong log tree root the true tree is not known, so roots are checked again only
+//! from the next block on whose tree is known by its root alone, one with a power of two of leaves.
 //!
 //! # What a file alone cannot show
 //!

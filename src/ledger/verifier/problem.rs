@@ -6,9 +6,9 @@ use uuid::Uuid;
 /// At most this many problems are listed; all are counted.
 pub const MAX_LISTED: usize = 100;
 
-/// The first problems of each kind that have a place in a full list, in place of the last ones of the kind that has most;
-/// fewer where there are more kinds than fit so. One missing key makes a problem of each entry that it signed, and must
-/// not keep another problem from being listed.
+/// The first problems of each kind that have a place in a full list, in place of the last ones of the kind that has
+/// most; fewer where there are more kinds than fit so. One missing key makes a problem of each entry that it signed,
+/// and must not keep another problem from being listed.
 const SURE_OF_KIND: usize = 20;
 
 /// Where a problem shows.
@@ -267,8 +267,8 @@ impl List {
     }
 }
 
-/// All problems, counted; the first [`MAX_LISTED`], and the first 20 of each kind, listed; each, given to a sink if there is
-/// one.
+/// All problems, counted; the first [`MAX_LISTED`], and the first 20 of each kind, listed; each, given to a sink if
+/// there is one.
 #[derive(Default)]
 pub struct Findings<'a> {
     count: u64,

@@ -52,8 +52,8 @@ impl Calls {
     }
 }
 
-/// What the item has called so far. If its newest entry does not verify, for example because it was made before the server
-/// had a secret, or if there is none, the row tells, like all else that stays as registered.
+/// What the item has called so far. If its newest entry does not verify, for example because it was made before the
+/// server had a secret, or if there is none, the row tells, like all else that stays as registered.
 fn before(entries: &ItemEntries, name: &ItemName, previous: Option<&ItemEntry>) -> Result<Vec<Pin>, Failure> {
     let problem = match previous.map(|previous| entries.proved(previous, name)) {
         Some(Ok(before)) => return Ok(before.depends_on),
@@ -127,7 +127,8 @@ fn cannot_call(caller: &ItemName, called: &ItemName, reason: &str) -> Failure {
 
 /// Refuses calls that lead back to the caller.
 fn check_acyclic(entries: &ItemEntries, caller: &ItemName, pins: &[Pin]) -> Result<(), Failure> {
-    // Each is noted once, when it is first called: of many items that call the same ones, there may be any number of calls.
+    // Each is noted once, when it is first called: of many items that call the same ones, there may be any number of
+    // calls.
     let mut open: Vec<ItemName> = pins.iter().map(|pin| pin.name.clone()).collect();
     let mut seen: HashSet<ItemName> = open.iter().cloned().collect();
     while let Some(name) = open.pop() {

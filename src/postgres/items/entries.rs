@@ -93,8 +93,8 @@ impl ItemEntry {
         }
     }
 
-    /// What the entry says of the item, if its hash and signature are right; otherwise what is wrong with it. Whether the
-    /// log tree includes it is asked for [separately](ItemEntries::check_tree).
+    /// What the entry says of the item, if its hash and signature are right; otherwise what is wrong with it. Whether
+    /// the log tree includes it is asked for [separately](ItemEntries::check_tree).
     pub fn registration(&self, name: &ItemName) -> Result<Registration, String> {
         self.registration_counted(name, &mut KeyCounts::default())
     }

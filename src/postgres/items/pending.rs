@@ -91,7 +91,8 @@ impl AsOf {
     /// To be called before the snapshot is taken. `None` if nothing can be recorded.
     pub fn now() -> Option<AsOf> {
         let (_, slot) = database::slot().ok()?;
-        // Locks the table, as recording does: transactions that rebuild the ledger note nothing, but wait for that lock.
+        // Locks the table, as recording does: transactions that rebuild the ledger note nothing, but wait for that
+        // lock.
         drop(entries_pending::open());
         // In this order: a transaction that has ended by the first line because it was prepared is found by the second,
         // unless it has been decided, and then the snapshot sees that.

@@ -282,8 +282,8 @@ fn name_receipt(name: &ItemName) -> Value {
     json!({"item_type": name.item_type.as_str(), "item_id": name.id, "version": name.version})
 }
 
-/// Only an administrator may sign a revoked item again: otherwise every signer could undo every revocation. An entry that
-/// is gone, or that the log tree does not include, may have been a revocation.
+/// Only an administrator may sign a revoked item again: otherwise every signer could undo every revocation. An entry
+/// that is gone, or that the log tree does not include, may have been a revocation.
 fn check_revocation(
     entries: &ItemEntries,
     name: &ItemName,

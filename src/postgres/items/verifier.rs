@@ -1,5 +1,5 @@
-//! The verifier behind [`verify_functions`](super::verify_functions) and signing: checks an item against its own text, its
-//! stored hash and the ledger, and then everything that it calls.
+//! The verifier behind [`verify_functions`](super::verify_functions) and signing: checks an item against its own text,
+//! its stored hash and the ledger, and then everything that it calls.
 
 use super::cache;
 use super::entries::{ItemEntries, ItemEntry};

@@ -130,7 +130,8 @@ fn try_attach(mirror: &Mirror, how: How) -> Result<Attached, Refused> {
     Ok(Attached { _file: opened, in_file })
 }
 
-/// Brings the opened file and the database into agreement, and lets sessions append. Returns which entries the file has.
+/// Brings the opened file and the database into agreement, and lets sessions append. Returns which entries the file
+/// has.
 fn make_it_agree(
     mirror: &Mirror,
     how: How,
@@ -282,8 +283,8 @@ fn read(
         let what = format!("it has {size} bytes, and had at least {had}");
         return Err(diverged(path, &what));
     }
-    // In a file that another server has written, zeros are damage. Where this database may lack what the file has, nothing
-    // of that may be lost.
+    // In a file that another server has written, zeros are damage. Where this database may lack what the file has,
+    // nothing of that may be lost.
     let is_own = remembered.attachment.is_some() && lost == Lost::Nothing;
     if how == How::Usual && is_own {
         hole::cut_off(mirror, file, path, had)?;
@@ -334,8 +335,8 @@ fn check_state(
     }
 }
 
-/// Whether the state is only that of this server's previous attachment to this very file: the file was moved while it was
-/// being opened, and the state file that was written then stayed behind.
+/// Whether the state is only that of this server's previous attachment to this very file: the file was moved while it
+/// was being opened, and the state file that was written then stayed behind.
 fn is_left_behind(mirror: &Mirror, state: &State, metadata: &Metadata, own: Uuid) -> bool {
     let fields = mirror.lock();
     let ownership = &fields.ownership;

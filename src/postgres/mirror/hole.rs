@@ -8,8 +8,8 @@ use std::fs::File;
 use std::path::Path;
 
 /// Cuts off a hole, and what stands behind it. The database has all of that too, and it is appended again, or it was
-/// rolled back. Only behind the first `on_disk` bytes, which a loss of power cannot take away, and only when this server
-/// opens the file for the first time: zeros elsewhere were written by somebody.
+/// rolled back. Only behind the first `on_disk` bytes, which a loss of power cannot take away, and only when this
+/// server opens the file for the first time: zeros elsewhere were written by somebody.
 pub fn cut_off(mirror: &Mirror, file: &File, path: &Path, on_disk: u64) -> Result<(), Trouble> {
     if mirror.lock().was_attached {
         return Ok(());

@@ -1,11 +1,11 @@
-//! Whether another transaction may already have used an id. If that has aborted, the file may hold the id in its line, and
-//! the id must not be appended again before that line is voided. If it has committed, its entry may be sealed.
+//! Whether another transaction may already have used an id. If that has aborted, the file may hold the id in its line,
+//! and the id must not be appended again before that line is voided. If it has committed, its entry may be sealed.
 //!
 //! An application may reuse an id from a transaction that failed. An id that the ledger makes is new, so no earlier
 //! line holds it. Another session may learn such an id, but then gives it like any id that is not the ledger's. So
-//! transactions that have given ids are counted when they begin to commit, whatever the mode of the mirror, and when they
-//! abort or are prepared: while none has, a new id stays new. The ids of a transaction are fixed when it begins to commit,
-//! so it cannot have one that is made later.
+//! transactions that have given ids are counted when they begin to commit, whatever the mode of the mirror, and when
+//! they abort or are prepared: while none has, a new id stays new. The ids of a transaction are fixed when it begins to
+//! commit, so it cannot have one that is made later.
 
 use crate::postgres::database_slot::DatabaseSlot;
 use std::sync::atomic::Ordering;

@@ -22,8 +22,8 @@ const STATE_AT: u64 = std::mem::offset_of!(pg_sys::ControlFileData, state) as u6
 static WAS_SHUT_DOWN: AtomicBool = AtomicBool::new(false);
 
 /// A file in the data directory, written anew whenever the server has recovered from a crash, be it under the same
-/// postmaster. A later start after a regular stop learns from it that a mirror file which was not closed before then need
-/// not have lost anything, even if no process has opened that file in between.
+/// postmaster. A later start after a regular stop learns from it that a mirror file which was not closed before then
+/// need not have lost anything, even if no process has opened that file in between.
 const RECOVERED: &str = "pg_notary.recovered";
 
 /// Runs in the postmaster before recovery begins. Afterwards pg_control no longer has this state.
@@ -46,8 +46,8 @@ fn has_recovered() -> bool {
 /// reset then, what was only in the WAL is lost. Once for each recovery: a later note would be newer than state files
 /// that were written since.
 ///
-/// If the note is missing, there may be an unwarranted warning. Or, if the crash came in the moment between the writer's
-/// exit and its next write of the state file, a transaction is taken for one that the crash has undone.
+/// If the note is missing, there may be an unwarranted warning. Or, if the crash came in the moment between the
+/// writer's exit and its next write of the state file, a transaction is taken for one that the crash has undone.
 pub fn note_recovery(is_noted: &AtomicBool) {
     if has_recovered() && !is_noted.swap(true, Ordering::AcqRel) {
         std::fs::write(RECOVERED, "The server has recovered here from a crash.\n").ok();
@@ -85,8 +85,8 @@ pub enum Lost {
     WithWal,
 }
 
-/// `state` is what the state file said before this server wrote it. Once an attempt has taken the file over, what it has
-/// noted counts.
+/// `state` is what the state file said before this server wrote it. Once an attempt has taken the file over, what it
+/// has noted counts.
 pub fn of(mirror: &Mirror, path: &Path, state: Option<&State>) -> Lost {
     {
         let fields = mirror.lock();
@@ -105,9 +105,9 @@ pub fn of(mirror: &Mirror, path: &Path, state: Option<&State>) -> Lost {
     }
 }
 
-/// Whether no transaction since the file was written can have lost its number: the server that wrote it was stopped in the
-/// regular way, and none has crashed since. After a crash, another transaction may get the number of one that the crash has
-/// undone.
+/// Whether no transaction since the file was written can have lost its number: the server that wrote it was stopped in
+/// the regular way, and none has crashed since. After a crash, another transaction may get the number of one that the
+/// crash has undone.
 pub fn keeps_transactions(mirror: &Mirror, path: &Path, remembered: &Remembered) -> bool {
     let state = State::read(path).filter(|state| state.is_of_this_cluster() && state.is_closed);
     let is_own = |state: State| Some(state.attachment) == remembered.attachment;

@@ -45,8 +45,8 @@ fn sync_names(place: &MirrorPath) -> Result<(), Trouble> {
     file::sync_directory(&place.directory)
 }
 
-/// Whether the file is empty, or a crash has kept its header from getting there: the header is written in part, or reads
-/// as zeros.
+/// Whether the file is empty, or a crash has kept its header from getting there: the header is written in part, or
+/// reads as zeros.
 fn is_without_header(file: &File, path: &Path, header: &[u8]) -> Result<bool, Trouble> {
     let size = file::size(file, path)? as usize;
     if size > header.len() {

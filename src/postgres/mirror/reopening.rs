@@ -12,8 +12,8 @@ pub struct Reopening {
     /// Entries may have been committed without lines since the file had all. An attempt to open it that fails leaves it
     /// so.
     pub may_lack: bool,
-    /// All lines of aborted transactions in the file are voided or noted in `void`, up to `uncut_from`: an attempt to open
-    /// it has come to its end, and no other was needed since.
+    /// All lines of aborted transactions in the file are voided or noted in `void`, up to `uncut_from`: an attempt to
+    /// open it has come to its end, and no other was needed since.
     pub knows_aborted: bool,
     /// From here on the file may hold what was given up and not cut off. 0: from nowhere.
     pub uncut_from: u64,
@@ -52,7 +52,8 @@ impl Reopening {
         self.knows_aborted && (self.uncut_from == 0 || offset < self.uncut_from)
     }
 
-    /// The file was cut back to what is on disk. Void lines may have been cut off, and lines of entries that are committed.
+    /// The file was cut back to what is on disk. Void lines may have been cut off, and lines of entries that are
+    /// committed.
     pub fn note_cut_off(&mut self) {
         (self.may_lack, self.knows_aborted) = (true, false);
     }

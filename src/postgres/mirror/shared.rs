@@ -138,8 +138,8 @@ pub struct Ownership {
 }
 
 impl Ownership {
-    /// Whether the database that remembers `own` has made this attachment. If the attempt to open the file has failed, it
-    /// does not remember this one.
+    /// Whether the database that remembers `own` has made this attachment. If the attempt to open the file has failed,
+    /// it does not remember this one.
     pub fn is_of(&self, own: Uuid) -> bool {
         let is_to_be_remembered = self.previous == *own.as_bytes() && !self.is_remembered;
         self.attachment == *own.as_bytes() || is_to_be_remembered

@@ -1,6 +1,7 @@
-//! Entries that should have had a line when the file was opened again. In the modes sync and write no transaction commits
-//! without its lines, so such an entry was put into the table past the triggers. Its line is appended all the same: the
-//! file must say what the database says. But from then on the file vouches for the entry, so the log names it.
+//! Entries that should have had a line when the file was opened again. In the modes sync and write no transaction
+//! commits without its lines, so such an entry was put into the table past the triggers. Its line is appended all the
+//! same: the file must say what the database says. But from then on the file vouches for the entry, so the log names
+//! it.
 
 use super::catch_up::Appended;
 use super::handle::Mirror;
@@ -21,8 +22,8 @@ pub fn take_behind(mirror: &Mirror) {
     fields.reopening.may_lack |= is_committing || was_behind || fields.is_followed;
 }
 
-/// Before it is no longer noted that lines were lost: notes that they are missing. So may be those of any file that is not
-/// as this server has left it.
+/// Before it is no longer noted that lines were lost: notes that they are missing. So may be those of any file that is
+/// not as this server has left it.
 pub fn note_lost(mirror: &Mirror, is_as_left: bool) {
     let mut fields = mirror.lock();
     fields.reopening.may_lack |= fields.reopening.has_lost || !is_as_left;

@@ -120,8 +120,9 @@ impl Voiding<'_> {
         }
     }
 
-    /// Appends void lines for the stale lines that nothing decides yet: not those of entries that a block holds, whose row
-    /// is in a partition that was detached. This reads all that follows in the file, and keeps nothing of it in memory.
+    /// Appends void lines for the stale lines that nothing decides yet: not those of entries that a block holds, whose
+    /// row is in a partition that was detached. This reads all that follows in the file, and keeps nothing of it in
+    /// memory.
     fn append(&mut self) -> Result<(), Failure> {
         let mut stale = std::mem::take(&mut self.stale);
         if let Some(from) = stale.iter().map(|line| line.range.from).min() {
@@ -168,8 +169,8 @@ pub enum Standing {
 /// What can be told of the transaction of a line that has no row.
 #[derive(Debug, Clone, Copy)]
 pub struct Knowledge {
-    /// All lines of transactions that have aborted are noted, as in a file that this server has had open since they were
-    /// written.
+    /// All lines of transactions that have aborted are noted, as in a file that this server has had open since they
+    /// were written.
     pub of_aborted: bool,
     /// A transaction that an entry about a row names has not lost its number to another one, as it may in a crash or a
     /// promotion.

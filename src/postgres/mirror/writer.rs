@@ -61,7 +61,8 @@ pub unsafe extern "C-unwind" fn pg_notary_writer_main(_arg: pg_sys::Datum) {
     wait_events::register();
     shared.writer.enlist();
     loop {
-        // Also while sessions keep it busy, it must obey signals: DROP DATABASE waits until each process of the server has.
+        // Also while sessions keep it busy, it must obey signals: DROP DATABASE waits until each process of the server
+        // has.
         let wait = match serve(shared) {
             true => Some(0),
             false => OPEN_FILES.with_borrow_mut(|files| {
@@ -145,8 +146,8 @@ impl OpenFiles {
     }
 
     /// Closes the files of databases that have no ledger any more: the space of a deleted file is free only once no
-    /// process has it open. The file of a ledger stays open in every mode: if somebody has deleted it by mistake, it can
-    /// be copied from here.
+    /// process has it open. The file of a ledger stays open in every mode: if somebody has deleted it by mistake, it
+    /// can be copied from here.
     fn close_abandoned(&mut self, shared: &'static Shared) {
         let databases: Vec<_> = shared.slots().map(DatabaseSlot::database).collect();
         self.0.retain(|database, _| databases.contains(database));
@@ -341,7 +342,8 @@ impl OpenFile {
     fn begin_last_round(&self, shared: &Shared, slot: &'static DatabaseSlot) -> Option<Round> {
         for _ in 0..LAST_ROUND_TURNS {
             let mut fields = shared.lock_mirror(slot);
-            // A session ends its round and begins no other: there is no writer. The worker is leaving, or reads the file.
+            // A session ends its round and begins no other: there is no writer. The worker is leaving, or reads the
+            // file.
             let is_worker_at_it = fields.attachment == Attachment::Detached && slot.worker.pid() != 0;
             if !fields.writing && !is_worker_at_it {
                 let is_same = (fields.identity, fields.failures) == (self.identity, self.failures);
@@ -404,8 +406,8 @@ impl OpenFile {
             // The state file only helps to notice what must not happen: if it cannot be written, recording still goes
             // on.
             let mut written = state_file::write(state, &ownership, &known, wal, is_last);
-            // Another host that takes over must not find one of half a minute before, as this host's memory may go with it.
-            // It must not say there that the file has more than is on disk.
+            // Another host that takes over must not find one of half a minute before, as this host's memory may go with
+            // it. It must not say there that the file has more than is on disk.
             if is_last || !(is_local || is_behind_sync) {
                 written = written.and_then(|()| state.sync());
             }
@@ -414,9 +416,10 @@ impl OpenFile {
         }
     }
 
-    /// Opens the state file again if it is not the one beside the mirror any more. Files are moved while the server runs:
-    /// if the mirror comes first, the one that was made beside it is replaced. Makes none beside a file that is not ours,
-    /// such as another server's in the same place. The state file moves along with a directory that is renamed.
+    /// Opens the state file again if it is not the one beside the mirror any more. Files are moved while the server
+    /// runs: if the mirror comes first, the one that was made beside it is replaced. Makes none beside a file that is
+    /// not ours, such as another server's in the same place. The state file moves along with a directory that is
+    /// renamed.
     fn follow_state_file(&mut self) {
         let is_current = self.state.as_ref().is_some_and(|state| state.is_beside(&self.path));
         if !is_current && file::is_there(&self.path, self.identity) {

@@ -28,9 +28,9 @@ const MOST_SPANS: i64 = 16;
 /// How long a process leaves it at that, after it could not create the next partition in advance.
 const ADVANCE_RETRY: Duration = Duration::from_secs(60);
 
-/// How long to wait for a lock meanwhile. The new partition refers to `ledger.blocks`, which Postgres locks for that, and
-/// any role can hold a lock on it that is in the way. Nobody else can seal while this waits. Longer than deadlock_timeout,
-/// after which autovacuum gives way.
+/// How long to wait for a lock meanwhile. The new partition refers to `ledger.blocks`, which Postgres locks for that,
+/// and any role can hold a lock on it that is in the way. Nobody else can seal while this waits. Longer than
+/// deadlock_timeout, after which autovacuum gives way.
 const LOCK_LIMIT: Duration = Duration::from_secs(2);
 
 thread_local! {
@@ -38,9 +38,9 @@ thread_local! {
     static REFUSED_AT: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
-/// Makes sure that block `first` has a partition, and that the next partition exists before it is needed by the blocks up
-/// to `last`. Runs DDL as the current user, who must own the ledger's tables. Returns the first block behind those that
-/// have a place now; what this has made in advance is for the next transaction to fill.
+/// Makes sure that block `first` has a partition, and that the next partition exists before it is needed by the blocks
+/// up to `last`. Runs DDL as the current user, who must own the ledger's tables. Returns the first block behind those
+/// that have a place now; what this has made in advance is for the next transaction to fill.
 ///
 /// It must exist before it is needed, because Postgres tells other sessions of a new partition only after they can see
 /// its transaction as committed. If the same transaction filled it, a session that takes a snapshot in between would
@@ -121,9 +121,9 @@ fn add(from: i64, to: i64) {
     ddl::run(&format!("ALTER EXTENSION pg_notary ADD TABLE ledger.{}", name(from)));
 }
 
-/// How many blocks a new partition is for. They are as many as hold [`PARTITION_ENTRIES`] if they have as many entries as
-/// blocks have had lately. Most are far from full where `ledger.block_interval` ends them, and each partition takes time of
-/// every statement that records and of every look-up.
+/// How many blocks a new partition is for. They are as many as hold [`PARTITION_ENTRIES`] if they have as many entries
+/// as blocks have had lately. Most are far from full where `ledger.block_interval` ends them, and each partition takes
+/// time of every statement that records and of every look-up.
 fn span() -> i64 {
     let full = full_span();
     blocks_of(PARTITION_ENTRIES, full).unwrap_or(full).clamp(full, full * MOST_SPANS)
@@ -155,8 +155,8 @@ fn name(from: i64) -> String {
 /// ... PARTITION OF would lock the parent against all others. The table is stored where its parent is, and not where
 /// the caller's `default_tablespace` points to: no tablespace asks whether the caller may create anything there.
 ///
-/// Autovacuum freezes the rows as soon as it comes, because they never change. Otherwise it would write every page again
-/// after 50 million transactions, to freeze them then.
+/// Autovacuum freezes the rows as soon as it comes, because they never change. Otherwise it would write every page
+/// again after 50 million transactions, to freeze them then.
 fn create(from: i64, to: i64) {
     let name = name(from);
     let make = [
@@ -169,8 +169,8 @@ fn create(from: i64, to: i64) {
     take_away_privileges(&name);
 }
 
-/// Whatever ALTER DEFAULT PRIVILEGES gives, nobody may do anything with a partition alone: who may read its table reads it
-/// there. A grant would become part of the extension, so that a dump would name a role that is dropped later.
+/// Whatever ALTER DEFAULT PRIVILEGES gives, nobody may do anything with a partition alone: who may read its table reads
+/// it there. A grant would become part of the extension, so that a dump would name a role that is dropped later.
 fn take_away_privileges(partition: &str) {
     ddl::run(&format!("REVOKE ALL ON ledger.{partition} FROM PUBLIC"));
     let query = "SELECT string_agg(DISTINCT a.grantee::regrole::text, ', ') \

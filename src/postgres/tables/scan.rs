@@ -81,9 +81,9 @@ impl<T: Borrow<Table>, S> TableScan<T, S> {
         (!tuple.is_null()).then_some(tuple)
     }
 
-    /// The last tuple of the table. For a table of one row, it is that row. If an old snapshot keeps many pages with what
-    /// the row was before, the row is most likely on the last page: a change stays on the page of the row, or makes a
-    /// new page.
+    /// The last tuple of the table. For a table of one row, it is that row. If an old snapshot keeps many pages with
+    /// what the row was before, the row is most likely on the last page: a change stays on the page of the row, or
+    /// makes a new page.
     pub fn last(&mut self) -> Option<pg_sys::HeapTuple> {
         // SAFETY: the scan is open, and has read nothing.
         let tuple = unsafe { pg_sys::heap_getnext(self.scan, pg_sys::ScanDirection::BackwardScanDirection) };
@@ -161,8 +161,8 @@ impl Drop for KeyScan<'_> {
     }
 }
 
-/// The condition that the column has the value. The collation is the column's, by which its primary key is ordered: with
-/// that of the catalogs, a search in the index would take a wrong turn.
+/// The condition that the column has the value. The collation is the column's, by which its primary key is ordered:
+/// with that of the catalogs, a search in the index would take a wrong turn.
 ///
 /// # Safety
 /// The value is of the type of the column.

@@ -94,7 +94,8 @@ struct Part {
     next: Tid,
 }
 
-/// Records those of the rows that have no entry. Begins none but the first after `deadline`. An error says at which row.
+/// Records those of the rows that have no entry. Begins none but the first after `deadline`. An error says at which
+/// row.
 fn record_rows(plan: &Plan, table: &Table, rows: Rows, horizon: Horizon, deadline: Option<Instant>) -> Part {
     let at = Cell::new(None);
     let name = relation::qualified_name(table);

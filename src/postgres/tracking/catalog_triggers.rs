@@ -34,14 +34,14 @@ impl CatalogTrigger {
         found
     }
 
-    /// The triggers that record the rows of a table under this id, without their copies on partitions. Reads the triggers of
-    /// all tables: there is no index by what they are for.
+    /// The triggers that record the rows of a table under this id, without their copies on partitions. Reads the
+    /// triggers of all tables: there is no index by what they are for.
     pub fn that_record(table_id: &str) -> Vec<CatalogTrigger> {
         let mut found = Vec::new();
         // Each partition has a trigger for TRUNCATE that is no copy, and its argument can be long.
         let mut functions = HashMap::new();
-        // SAFETY: inside a transaction; the catalog, and the key, outlive the scan, and a tuple is read before the next one is
-        // fetched.
+        // SAFETY: inside a transaction; the catalog, and the key, outlive the scan, and a tuple is read before the next
+        // one is fetched.
         unsafe {
             let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
             let catalog = pg_sys::table_open(pg_sys::TriggerRelationId, lock);

@@ -33,7 +33,8 @@ use std::ops::Deref;
 use std::rc::Rc;
 use uuid::Uuid;
 
-// Of Postgres, and not among pgrx's declarations. They only write to the buffer that they are given, and raise no error.
+// Of Postgres, and not among pgrx's declarations. They only write to the buffer that they are given, and raise no
+// error.
 extern "C" {
     fn double_to_shortest_decimal_buf(number: f64, text: *mut c_char) -> i32;
     fn float_to_shortest_decimal_buf(number: f32, text: *mut c_char) -> i32;
@@ -216,11 +217,12 @@ impl Unfit {
     }
 }
 
-/// A longer text of type json becomes a string, without being parsed: that takes many times its memory, and no jsonb holds
-/// as much.
+/// A longer text of type json becomes a string, without being parsed: that takes many times its memory, and no jsonb
+/// holds as much.
 const LONGEST_JSON: usize = 256 << 20;
 
-/// Elements of an array, and columns, are many, and each may be long: a numeric of a few bytes has up to 131,072 digits.
+/// Elements of an array, and columns, are many, and each may be long: a numeric of a few bytes has up to 131,072
+/// digits.
 fn check_length(json: &[u8]) -> Result<(), Unfit> {
     match json.len() <= MAX_METADATA {
         true => Ok(()),

@@ -45,9 +45,9 @@ pub unsafe extern "C-unwind" fn concerns(statement: *mut pg_sys::Node) -> bool {
     may && pg_sys::IsTransactionState() && !pg_sys::XactReadOnly && schema::find().is_some()
 }
 
-/// Records rows that the command takes away, while they are there. Returns what [`after_utility`] compares: the [family] of
-/// a tracked table of which the command attaches or detaches a partition, or the tables of which it was recorded that
-/// they are dropped.
+/// Records rows that the command takes away, while they are there. Returns what [`after_utility`] compares: the
+/// [family] of a tracked table of which the command attaches or detaches a partition, or the tables of which it was
+/// recorded that they are dropped.
 ///
 /// [family]: family_of
 ///
@@ -141,9 +141,9 @@ unsafe fn before_alter(alter: &pg_sys::AlterTableStmt) -> Result<*mut pg_sys::Li
     Ok(family)
 }
 
-/// A table, the partition that the command has named, and all its partitions. What the command has attached or detached is
-/// found by comparing them. The name that it gives may be that of another table by then: code that the command runs may set another search_path, and others
-/// may create a table that is found first.
+/// A table, the partition that the command has named, and all its partitions. What the command has attached or detached
+/// is found by comparing them. The name that it gives may be that of another table by then: code that the command runs
+/// may set another search_path, and others may create a table that is found first.
 unsafe fn family_of(table: &Table, named: pg_sys::Oid) -> *mut pg_sys::List {
     list_of([relation::oid(table), named].into_iter().chain(relation::partitions(table)))
 }
@@ -329,8 +329,8 @@ unsafe fn check_storage(alter: &pg_sys::AlterTableStmt, command: *mut pg_sys::Al
         .hint(format!("To stop tracking the table instead: SELECT ledger.untrack({}).", literal(&tracked))))
 }
 
-/// Refuses what would let the table's owner change rows before the worker has recorded what was there: the change would be
-/// recorded as what was there when tracking began.
+/// Refuses what would let the table's owner change rows before the worker has recorded what was there: the change would
+/// be recorded as what was there when tracking began.
 unsafe fn check_baseline(alter: &pg_sys::AlterTableStmt, command: *mut pg_sys::AlterTableCmd) -> Result<(), Failure> {
     let what = match (*command).subtype {
         pg_sys::AlterTableType::AT_EnableTrig
@@ -363,8 +363,8 @@ unsafe fn check_baseline(alter: &pg_sys::AlterTableStmt, command: *mut pg_sys::A
     Ok(())
 }
 
-/// The tables that such a part changes, locked as the command does: a column's values also change in tables that inherit the
-/// column, unless the command is for its table `ONLY`.
+/// The tables that such a part changes, locked as the command does: a column's values also change in tables that
+/// inherit the column, unless the command is for its table `ONLY`.
 unsafe fn changed_with(
     table: &Table,
     alter: &pg_sys::AlterTableStmt,
@@ -433,8 +433,8 @@ unsafe fn after_create(create: &pg_sys::CreateStmt) -> Result<(), Failure> {
     Ok(())
 }
 
-/// How to create a partition whose rows could be recorded. The usual hints are about tables that are there already. Nobody may
-/// have asked for the access method: it can be that of default_table_access_method.
+/// How to create a partition whose rows could be recorded. The usual hints are about tables that are there already.
+/// Nobody may have asked for the access method: it can be that of default_table_access_method.
 fn hint_to_create(partition: &Table) -> Option<&'static str> {
     match (trackable::is_unlogged(partition), partition.is_plain() && !partition.is_heap()) {
         (true, _) => Some("Create it without UNLOGGED."),

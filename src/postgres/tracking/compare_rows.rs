@@ -93,8 +93,8 @@ impl<'a> Comparison<'a> {
         if is_of_tracking && !entry.is_baseline {
             return Ok(());
         }
-        // A baseline says what was there. It comes before all other entries about the row, or says what they say: otherwise
-        // a superuser could have the worker record a change as what was there.
+        // A baseline says what was there. It comes before all other entries about the row, or says what they say:
+        // otherwise a superuser could have the worker record a change as what was there.
         let found = if entry.is_baseline { Some(entry.data_hash) } else { entry.previous };
         let left = before.filter(|before| before.kind == Kind::Exists && !self.is_truncated_between(before, entry));
         let finding = match (left, found) {
@@ -175,8 +175,8 @@ impl<'a> Comparison<'a> {
         let comparer = self.comparers.of(live.location.relation)?;
         // Before the context, because it is kept.
         let older = comparer.older_shape(newest.shape)?;
-        // SAFETY: nothing is left that was in the context. The older shape, which is allocated when it is first asked for,
-        // has just been; and what is returned is not in the context.
+        // SAFETY: nothing is left that was in the context. The older shape, which is allocated when it is first asked
+        // for, has just been; and what is returned is not in the context.
         unsafe {
             self.context.reset();
             self.context.switch_to(|_| {
@@ -254,8 +254,8 @@ impl Comparers<'_> {
     }
 }
 
-/// Whether the row is what the entry says, under the older shape that the entry has. Without reading the entry: its record
-/// has the hash.
+/// Whether the row is what the entry says, under the older shape that the entry has. Without reading the entry: its
+/// record has the hash.
 fn is_under(
     older: &OlderShape,
     comparer: &Comparer,
@@ -321,8 +321,8 @@ struct Group {
 }
 
 impl Group {
-    /// Takes the row, or another one with the same key, which an index that was switched off has let in. Of two, the one
-    /// is kept that is as recorded. Returns the other.
+    /// Takes the row, or another one with the same key, which an index that was switched off has let in. Of two, the
+    /// one is kept that is as recorded. Returns the other.
     fn add_live(&mut self, live: Record) -> Option<Record> {
         let Some(known) = &self.live else {
             self.live = Some(live);

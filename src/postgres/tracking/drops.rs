@@ -59,8 +59,8 @@ pub unsafe fn before_drop_owned(drop: &pg_sys::DropOwnedStmt) -> Result<Vec<pg_s
 }
 
 /// # Errors
-/// If one of the tables is still there of which it was recorded that they go. The command looks for the names once more,
-/// and others may have created a table meanwhile that is found first.
+/// If one of the tables is still there of which it was recorded that they go. The command looks for the names once
+/// more, and others may have created a table meanwhile that is found first.
 pub fn after_drop(mut recorded: impl Iterator<Item = pg_sys::Oid>) -> Result<(), Failure> {
     let Some(left) = recorded.find_map(relation::name_of) else { return Ok(()) };
     Err(Failure::new(
@@ -74,8 +74,8 @@ pub fn after_drop(mut recorded: impl Iterator<Item = pg_sys::Oid>) -> Result<(),
 /// The tables of a schema that can be tracked, or are partitions of such. Also those without triggers: another session
 /// may just be tracking one of them, and commit while this one waits for its lock.
 ///
-/// Found by their dependencies, as the command finds them: `pg_class` has no index by schema or owner, and all of it would
-/// be read in a database with thousands of schemas.
+/// Found by their dependencies, as the command finds them: `pg_class` has no index by schema or owner, and all of it
+/// would be read in a database with thousands of schemas.
 const IN_SCHEMA: &str = "SELECT c.oid FROM pg_depend AS d JOIN pg_class AS c ON c.oid = d.objid \
     WHERE d.refclassid = 'pg_namespace'::regclass::oid AND d.refobjid = $1::oid \
     AND d.classid = 'pg_class'::regclass::oid \
@@ -165,8 +165,8 @@ unsafe fn may_drop(table: pg_sys::Oid) -> bool {
             || Object::Schema(pg_sys::get_rel_namespace(table)).is_owned_by(user))
 }
 
-/// Records what is lost with these tables, which are locked, and with their partitions. Returns those of which something
-/// was recorded.
+/// Records what is lost with these tables, which are locked, and with their partitions. Returns those of which
+/// something was recorded.
 fn record(dropped: &[pg_sys::Oid]) -> Result<Vec<pg_sys::Oid>, Failure> {
     let mut recorded = Vec::new();
     let open = |oid: &pg_sys::Oid| Table::open_oid(*oid, pg_sys::NoLock);

@@ -102,8 +102,8 @@ type Given<'a> = HashMap<String, &'a RawValue>;
 /// domain that refuses null.
 ///
 /// The CHECK of a domain is code of the domain's owner. Where a column's own type is a domain, it does not run. For
-/// elements of an array, fields of a composite type and bounds of a range it does, with the rights of the table's owner:
-/// so these must not be domains of another role, who could have it run by asking for a row.
+/// elements of an array, fields of a composite type and bounds of a range it does, with the rights of the table's
+/// owner: so these must not be domains of another role, who could have it run by asking for a row.
 fn typed_key(table: &Table, columns: &[TableColumn], key: Jsonb, given: &Given) -> Result<Row, Failure> {
     let is_number = |json: &str| json.starts_with(|first: char| first == '-' || first.is_ascii_digit());
     let typed = |column: &TableColumn| match column.base_type() {

@@ -1,5 +1,5 @@
-//! Whose code runs where a value of a type is made from text: the CHECK of each domain in it. Only a superuser can have a
-//! type run other code.
+//! Whose code runs where a value of a type is made from text: the CHECK of each domain in it. Only a superuser can have
+//! a type run other code.
 
 use crate::postgres::tables::attribute;
 use pgrx::{check_for_interrupts, pg_sys};

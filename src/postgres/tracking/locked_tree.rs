@@ -14,14 +14,15 @@ pub struct LockedTree {
 }
 
 impl LockedTree {
-    /// For a look at what they have now. It holds up no session that reads or writes rows, and triggers may still be made.
+    /// For a look at what they have now. It holds up no session that reads or writes rows, and triggers may still be
+    /// made.
     pub fn to_read(target: pg_sys::Oid) -> LockedTree {
         LockedTree::lock(target, pg_sys::AccessShareLock)
     }
 
-    /// Takes the lock that making or dropping the triggers needs, on all of them at once: with one that keeps out writers
-    /// and is to become one that keeps out readers, a session that has read with FOR UPDATE and is going to write would
-    /// wait for the caller, and the caller for that session.
+    /// Takes the lock that making or dropping the triggers needs, on all of them at once: with one that keeps out
+    /// writers and is to become one that keeps out readers, a session that has read with FOR UPDATE and is going to
+    /// write would wait for the caller, and the caller for that session.
     pub fn to_change_triggers(target: pg_sys::Oid) -> LockedTree {
         loop {
             let seen = LockedTree::to_read(target);

@@ -1,7 +1,7 @@
-//! Verification in the midst of a statement that changes the table. What the statement changes is recorded by its triggers
-//! when all rows are changed, and inserted into the ledger when it ends. Until then its rows look as if they had been
-//! changed without a record, which is no reason to raise the alarm. Rows that go with a partition, or by TRUNCATE, are
-//! recorded before they go.
+//! Verification in the midst of a statement that changes the table. What the statement changes is recorded by its
+//! triggers when all rows are changed, and inserted into the ledger when it ends. Until then its rows look as if they
+//! had been changed without a record, which is no reason to raise the alarm. Rows that go with a partition, or by
+//! TRUNCATE, are recorded before they go.
 
 use crate::postgres::errorless;
 use crate::postgres::errors::Failure;
@@ -12,7 +12,8 @@ use pgrx::{pg_sys, PgSqlErrorCode};
 use std::cell::Cell;
 
 thread_local! {
-    /// The level of the subtransaction in which rows were recorded as gone that the command under way has not removed yet.
+    /// The level of the subtransaction in which rows were recorded as gone that the command under way has not removed
+    /// yet.
     static AHEAD_AT: Cell<Option<i32>> = const { Cell::new(None) };
 }
 
@@ -36,8 +37,8 @@ pub fn after_rollback(level: i32) {
     AHEAD_AT.set(AHEAD_AT.get().filter(|at| *at < level));
 }
 
-/// Inserts what triggers have recorded so far, for snapshots that are taken from now on; returns whether there was anything.
-/// What waits outside of a block with an EXCEPTION clause cannot be inserted within it.
+/// Inserts what triggers have recorded so far, for snapshots that are taken from now on; returns whether there was
+/// anything. What waits outside of a block with an EXCEPTION clause cannot be inserted within it.
 pub fn insert_recorded() -> bool {
     if queue::is_empty() || ahead().is_some() {
         return false;
@@ -48,8 +49,8 @@ pub fn insert_recorded() -> bool {
     true
 }
 
-/// To be asked before a problem is reported of a table. Fails if a change of it, or of one of its partitions, may not be
-/// recorded yet.
+/// To be asked before a problem is reported of a table. Fails if a change of it, or of one of its partitions, may not
+/// be recorded yet.
 pub fn require_none(target: pg_sys::Oid) -> Result<(), Failure> {
     let table = Table::open_oid(target, pg_sys::AccessShareLock);
     // SAFETY: looks through the events of this process.

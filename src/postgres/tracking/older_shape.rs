@@ -42,8 +42,8 @@ pub struct OlderShape {
 }
 
 impl OlderShape {
-    /// What the shape's columns are in the table, or why they cannot be compared. A partition has a column under the same
-    /// name as its parent.
+    /// What the shape's columns are in the table, or why they cannot be compared. A partition has a column under the
+    /// same name as its parent.
     fn of(
         shape: &Shape,
         options: &Options,
@@ -95,8 +95,8 @@ pub fn unknown_columns(when: &str) -> Finding {
     (RowProblemKind::Unverifiable, detail)
 }
 
-/// The finding about columns that have exchanged their names. Their values may be what was recorded, but who reads one of
-/// them by its name gets what was recorded of another.
+/// The finding about columns that have exchanged their names. Their values may be what was recorded, but who reads one
+/// of them by its name gets what was recorded of another.
 pub fn exchanged_names(names: &[String], when: &str) -> Option<Finding> {
     let detail = format!("{} exchanged their names {when}", quoted_columns(names));
     (!names.is_empty()).then_some((RowProblemKind::Modified, detail))

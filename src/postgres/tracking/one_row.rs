@@ -192,8 +192,8 @@ fn recorded_id(location: RowLocation, key: &TypedKey, snapshot: &RegisteredSnaps
     table.fetch(location.tid, snapshot, id_of).unwrap_or(Ok(key.row_id))
 }
 
-/// What the key leads to if the ledger has no row under its words. There may be a row that nobody recorded, for which it
-/// would state them.
+/// What the key leads to if the ledger has no row under its words. There may be a row that nobody recorded, for which
+/// it would state them.
 fn by_values_or_words(by_values: Found, given: &GivenKey, snapshot: &RegisteredSnapshot) -> Result<Found, Failure> {
     match given.stated.filter(|_| !given.is_clear && by_values.location.is_none()) {
         Some(id) if versions::newest(by_values.row_id, snapshot)?.is_none() => {

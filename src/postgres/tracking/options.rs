@@ -86,8 +86,8 @@ impl MadeFor {
         self.is(table) && !self.is_restored
     }
 
-    /// Those of a table that may have been restored, in the order that they had; `None` if the key has other columns now.
-    /// In the table that this was made for they have the same numbers, whatever they are called.
+    /// Those of a table that may have been restored, in the order that they had; `None` if the key has other columns
+    /// now. In the table that this was made for they have the same numbers, whatever they are called.
     fn key_in_order<'a>(&self, table: &Table, key: &[&'a TableColumn]) -> Option<Vec<&'a TableColumn>> {
         let has_numbers = self.is(table);
         let is_same = |before: &KeyColumn, now: &TableColumn| match has_numbers {
@@ -114,8 +114,8 @@ impl MadeFor {
     }
 }
 
-/// The columns of the primary key among those of the table, in the order of the numbers that they had when the table was
-/// first tracked: in a restored table they can have others, and in another order.
+/// The columns of the primary key among those of the table, in the order of the numbers that they had when the table
+/// was first tracked: in a restored table they can have others, and in another order.
 fn key_columns<'a>(
     made_for: Option<&MadeFor>,
     table: &Table,
@@ -172,8 +172,8 @@ impl Options {
         self.made_for.as_ref().filter(|made_for| made_for.is(table)).map(|made_for| &made_for.numbers[..])
     }
 
-    /// Whether the table is known to be the one that it was when it was first tracked. Columns of a restored one may have
-    /// other numbers than in the entries of before.
+    /// Whether the table is known to be the one that it was when it was first tracked. Columns of a restored one may
+    /// have other numbers than in the entries of before.
     pub fn table_since(&self, table: &Table) -> row_shape::TableIdentity {
         match &self.made_for {
             Some(made_for) if made_for.is_since_first(table) => row_shape::TableIdentity::Same,
@@ -187,9 +187,10 @@ impl Options {
         key_columns(self.made_for.as_ref(), table, live, key)
     }
 
-    /// The name of the table that this one is a copy of: it was restored beside it, and what is done to its rows would be
-    /// recorded of the rows there. Both are tracked with the same id. The original is the table that the options were given
-    /// for. If none is, as in a database that was restored itself, it is the one with the lowest oid, which was there first.
+    /// The name of the table that this one is a copy of: it was restored beside it, and what is done to its rows would
+    /// be recorded of the rows there. Both are tracked with the same id. The original is the table that the options
+    /// were given for. If none is, as in a database that was restored itself, it is the one with the lowest oid, which
+    /// was there first.
     pub fn copied_from(&self, table: &Table) -> Option<String> {
         let own = relation::oid(table);
         if self.is_made_for(own) {

@@ -14,8 +14,8 @@ use crate::postgres::quoting::literal;
 use crate::postgres::relation;
 use pgrx::{pg_sys, PgSqlErrorCode};
 
-/// A trigger is about to be created. Whoever may create triggers may also replace any, and could so end the recording of a
-/// table that is not its own.
+/// A trigger is about to be created. Whoever may create triggers may also replace any, and could so end the recording
+/// of a table that is not its own.
 ///
 /// # Safety
 /// `create` is the statement that ProcessUtility was called with.

@@ -1,5 +1,5 @@
-//! Which partition takes a row, by the bounds of the partitions: what get_partition_for_tuple() of Postgres does, which it
-//! keeps to itself.
+//! Which partition takes a row, by the bounds of the partitions: what get_partition_for_tuple() of Postgres does, which
+//! it keeps to itself.
 
 use crate::postgres::relation;
 use crate::postgres::tables::Table;

@@ -1,8 +1,8 @@
 //! Which rows the pending entries are about, and where they stand: for a session that looks up many rows.
 //!
 //! One look-up passes through all pending entries, and that is cheap for one row. A query that verifies n rows would
-//! pass through them n times. So the second look-up that sees the same makes a list in its pass, by which it and further
-//! ones find their rows.
+//! pass through them n times. So the second look-up that sees the same makes a list in its pass, by which it and
+//! further ones find their rows.
 
 use super::versions::is_about_rows;
 use crate::ledger::record::Timestamp;
@@ -124,8 +124,8 @@ fn half_of(row_id: Uuid) -> u64 {
     row_id.as_u64_pair().0
 }
 
-/// Makes room for one more. False if all lists together could then take more than `maintenance_work_mem`, or if there is
-/// no memory.
+/// Makes room for one more. False if all lists together could then take more than `maintenance_work_mem`, or if there
+/// is no memory.
 fn make_room(places: &mut Vec<Place>) -> bool {
     let room = places.capacity();
     if places.len() < room {

@@ -1,6 +1,6 @@
 //! The row trigger of a tracked table under another name, which somebody has given it. It records nothing, and so keeps
-//! every change of a row out: beside a trigger that has the name it would record each row once more, as if the row had been
-//! inserted or updated twice.
+//! every change of a row out: beside a trigger that has the name it would record each row once more, as if the row had
+//! been inserted or updated twice.
 
 use super::options::{is_row_trigger, not_made_by_track, tracked_root, triggers_of, Options, ROW_TRIGGER};
 use crate::postgres::errors::{sentence, Failure};

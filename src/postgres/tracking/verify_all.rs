@@ -138,8 +138,8 @@ impl<'a> Judged<'a> {
     }
 }
 
-/// What there is to verify of a table: `None` if it has been untracked since, while this session waited for its lock. The
-/// error is the verdict on a table whose rows cannot be verified.
+/// What there is to verify of a table: `None` if it has been untracked since, while this session waited for its lock.
+/// The error is the verdict on a table whose rows cannot be verified.
 fn target_of(table: &Tracked) -> Result<Option<Target>, Value> {
     let open = Table::open_oid(table.oid, pg_sys::AccessShareLock);
     let Some(options) = Options::of(&open) else {
@@ -214,8 +214,8 @@ fn alteration(table: &Tracked, call: &str) -> String {
     )
 }
 
-/// The table, or a partition of it, whose triggers Postgres does not look for. Asks the catalogs: partitions are not locked
-/// yet.
+/// The table, or a partition of it, whose triggers Postgres does not look for. Asks the catalogs: partitions are not
+/// locked yet.
 fn without_triggers(table: pg_sys::Oid) -> Option<pg_sys::Oid> {
     let query = "WITH RECURSIVE tree AS ( \
                      SELECT $1::oid AS oid UNION ALL SELECT i.inhrelid FROM tree \

@@ -1,6 +1,6 @@
 //! Finds the entries about one row: sealed ones through `ledger.row_versions`, which sealing fills, and pending ones by
-//! reading all that is pending, which is little while sealing keeps up. For further rows there is a [list](pending_list)
-//! of what was read.
+//! reading all that is pending, which is little while sealing keeps up. For further rows there is a
+//! [list](pending_list) of what was read.
 
 use super::pending_list::{self, PendingList, Place};
 use super::run_writer;

@@ -124,7 +124,8 @@ impl LeafIndex {
     fn start(table: Rc<Table>, index: pg_sys::Oid, snapshot: Rc<RegisteredSnapshot>, from: i64) -> Self {
         let mut key = pg_sys::ScanKeyData::default();
         // SAFETY: the scan copies the key, which is for the index's first column. This value holds the table
-        // and the snapshot. Index tuples are requested before the scan starts, as the executor does for an index-only scan.
+        // and the snapshot. Index tuples are requested before the scan starts, as the executor does for an index-only
+        // scan.
         unsafe {
             pg_sys::ScanKeyInit(
                 &mut key,

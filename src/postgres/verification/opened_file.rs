@@ -79,8 +79,8 @@ impl OpenedFile {
         self.failures != failures()
     }
 
-    /// Whether the server has another file since, to which the lines of new commits go. If only this one was put in place
-    /// of the server's, as an editor does, it must have all lines all the same.
+    /// Whether the server has another file since, to which the lines of new commits go. If only this one was put in
+    /// place of the server's, as an editor does, it must have all lines all the same.
     pub fn is_replaced(&self) -> bool {
         database::mirror().is_ok_and(|mirror| {
             let fields = mirror.lock();

@@ -133,8 +133,8 @@ impl PendingComparison {
         let mut context = PgMemoryContexts::new("pg_notary verification");
         while let Some(tuple) = scan.next() {
             check_for_interrupts!();
-            // An administrator who puts a lost row back does so with the table's triggers off, and nothing notes it. Now
-            // the worker finds it.
+            // An administrator who puts a lost row back does so with the table's triggers off, and nothing notes it.
+            // Now the worker finds it.
             entries_pending::note(tid_of(tuple).0);
             // SAFETY: the scan's tuple is valid until the next one is fetched.
             let (tid, is_uncommitted) = unsafe {
@@ -158,8 +158,8 @@ impl PendingComparison {
         &self.by_key
     }
 
-    /// Notes entries of a block that was sealed after the pending rows were read. They count as sealed, and no longer as
-    /// pending too.
+    /// Notes entries of a block that was sealed after the pending rows were read. They count as sealed, and no longer
+    /// as pending too.
     pub fn note_sealed(&mut self, entries: &[SealedEntry]) {
         for entry in entries {
             if let Some(row) = self.rows.get_mut(&entry.entry_id).filter(|row| row.in_block == InBlock::No) {
@@ -262,7 +262,8 @@ impl PendingComparison {
         // In mode async, and right after it, lines come after their commit.
         let is_behind = settings::mirror_mode() == MirrorMode::Async
             || database::mirror().is_ok_and(|mirror| mirror.slot.is_behind());
-        // A standby may lag behind the file; or what it reads of the file may, on a network mount or in a copy, lag behind it.
+        // A standby may lag behind the file; or what it reads of the file may, on a network mount or in a copy, lag
+        // behind it.
         let lags = database::is_in_recovery() || is_behind || self.may_lack || has_lost_lines();
         let mut differing = HashSet::new();
         for (entry_id, row) in &self.rows {

@@ -168,7 +168,8 @@ impl TableBlocks {
         self.read_to = to;
         let TableBlocks { leaves, hasher, row_versions, malformed, .. } = self;
         leaves.each_next(from, to, |row| {
-            // Entries leave the queue in the order of their leaves: one that claims a later leaf would hold up all others.
+            // Entries leave the queue in the order of their leaves: one that claims a later leaf would hold up all
+            // others.
             if !(from..to).contains(&tables::leaf_index(row)) {
                 malformed.push(malformed_entry(row, "the row has another leaf_index than the index that leads to it"));
                 return;

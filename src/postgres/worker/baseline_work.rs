@@ -25,8 +25,8 @@ use std::time::{Duration, Instant};
 const LIST_LIFETIME: Duration = Duration::from_secs(1);
 /// How soon a table that was locked is tried again.
 const LOCKED_RETRY: Duration = Duration::from_secs(1);
-/// How long a turn waits for a lock that it has not asked for first. Meanwhile nothing is sealed, and the session that holds
-/// the lock may itself wait for the worker.
+/// How long a turn waits for a lock that it has not asked for first. Meanwhile nothing is sealed, and the session that
+/// holds the lock may itself wait for the worker.
 const LONGEST_LOCK_WAIT: Duration = Duration::from_millis(500);
 /// How soon a table that could not be recorded is tried again: the first time, and at most.
 const FIRST_RETRY: Duration = Duration::from_secs(10);
@@ -38,8 +38,8 @@ pub(super) struct Baselines {
     slot: &'static DatabaseSlot,
     /// When to work again, if no session asks for it before.
     due: Option<Instant>,
-    /// Tables, and partitions, that have rows left to record, in the order of their turns: as of when the list was read,
-    /// without those that were completed since.
+    /// Tables, and partitions, that have rows left to record, in the order of their turns: as of when the list was
+    /// read, without those that were completed since.
     left: VecDeque<Part>,
     read_at: Instant,
     /// Tables that have to wait.

@@ -153,8 +153,8 @@ impl Keeper {
         silenced
     }
 
-    /// Closes the file, if it answers. To close a file on a network mount is to write what the system still has of it. So
-    /// one that does not answer stays open until it does: this process has other work.
+    /// Closes the file, if it answers. To close a file on a network mount is to write what the system still has of it.
+    /// So one that does not answer stays open until it does: this process has other work.
     fn release(&mut self, answers: bool) {
         self.mark = None;
         match answers {
@@ -434,8 +434,8 @@ fn lock_log_state(patience: Duration) {
     relation::lock(tables::oid_of("log_state"), pg_sys::RowExclusiveLock);
 }
 
-/// The blocks that this process has been told of. Dropped, also by an error, before their lines are appended, it notes them
-/// again.
+/// The blocks that this process has been told of. Dropped, also by an error, before their lines are appended, it notes
+/// them again.
 struct NewBlocks(&'static DatabaseSlot);
 
 impl NewBlocks {

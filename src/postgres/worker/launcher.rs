@@ -122,8 +122,8 @@ impl Launcher {
         shortest(wait, self.back_off())
     }
 
-    /// Logs which mirror files do not answer, and which answer again; returns how soon to look again. The processes that
-    /// know of it wait for the file themselves, some in the system call.
+    /// Logs which mirror files do not answer, and which answer again; returns how soon to look again. The processes
+    /// that know of it wait for the file themselves, some in the system call.
     fn log_hanging(&mut self) -> Option<i64> {
         let mut hanging = HashMap::new();
         for slot in self.shared.slots() {
@@ -221,8 +221,8 @@ impl Launcher {
         self.without_worker.retain(is_there);
     }
 
-    /// Whether to start the slot's worker: it has ended, or has left without having come to work. One that is on its way
-    /// is left alone, however long that takes: when it ends, the postmaster wakes this process.
+    /// Whether to start the slot's worker: it has ended, or has left without having come to work. One that is on its
+    /// way is left alone, however long that takes: when it ends, the postmaster wakes this process.
     fn is_wanted(&self, slot: &DatabaseSlot) -> bool {
         let started = self.last_start.get(&slot.database()).map(Instant::elapsed);
         let failed_to_start = || started.is_none_or(|since| since >= SETTLE_DEADLINE);

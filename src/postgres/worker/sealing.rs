@@ -101,8 +101,8 @@ impl Sealing {
         self.has_full_block() || self.is_age_unknown()
     }
 
-    /// Whether entries are pending, and it is not known since when. Their sessions woke the worker while it rested, and no
-    /// process does so again before they fill a block.
+    /// Whether entries are pending, and it is not known since when. Their sessions woke the worker while it rested, and
+    /// no process does so again before they fill a block.
     fn is_age_unknown(&self) -> bool {
         self.waiting_since.is_none() && self.slot().pending.load(Ordering::Acquire) > 0
     }

@@ -22,8 +22,8 @@ pub(super) const SEALING_PATIENCE: Duration = Duration::from_millis(500);
 /// long it also waits for each lock on the ledger's tables, without which it cannot open the file.
 pub(super) const OPENING_PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long the worker waits for each lock on the ledger's tables, when it seals or voids lines. A session that builds an
-/// index on sealed entries, or rewrites a table, holds such a lock for as long as that takes, and other work of the
+/// How long the worker waits for each lock on the ledger's tables, when it seals or voids lines. A session that builds
+/// an index on sealed entries, or rewrites a table, holds such a lock for as long as that takes, and other work of the
 /// worker would wait too.
 pub(super) const TABLE_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -50,9 +50,9 @@ pub(super) fn in_transaction<T>(work: impl FnOnce() -> T) -> Result<T, Failure> 
     .execute()
 }
 
-/// With synchronous_commit off, too, the transaction is on disk when it has committed: what the file says of it must not
-/// be undone by a crash. Which standbys it waits for is as the administrator has configured it for all sessions: if none
-/// answers, those that may go on without would otherwise wait for the worker.
+/// With synchronous_commit off, too, the transaction is on disk when it has committed: what the file says of it must
+/// not be undone by a crash. Which standbys it waits for is as the administrator has configured it for all sessions: if
+/// none answers, those that may go on without would otherwise wait for the worker.
 ///
 /// # Safety
 /// A transaction is open.

@@ -21,8 +21,8 @@ use tree::{Found, Tree};
 pub enum ItemsCommand {
     /// Sign all items that have no valid signature: puts a signature line into each of their files.
     ///
-    /// Items whose signature is valid are left alone. Exits with 0 if all items are signed now, 1 if some cannot be, 2 if
-    /// something cannot be read or written.
+    /// Items whose signature is valid are left alone. Exits with 0 if all items are signed now, 1 if some cannot be, 2
+    /// if something cannot be read or written.
     Sign(ItemsArguments),
     /// Verify the signature lines, and name the items that are not valid.
     ///
@@ -41,8 +41,8 @@ pub enum ItemsCommand {
 
 #[derive(clap::Args)]
 pub struct ItemsArguments {
-    /// A project (a directory with .ai in it), its .ai directory, or a directory or file in .ai/tools, .ai/directives or
-    /// .ai/knowledge.
+    /// A project (a directory with .ai in it), its .ai directory, or a directory or file in .ai/tools, .ai/directives
+    /// or .ai/knowledge.
     ///
     /// Items are Markdown files in directives and knowledge; in tools, files with the extension of a known language and
     /// programs that start with #!. Hidden files, __pycache__ and node_modules are skipped, and so are symbolic links

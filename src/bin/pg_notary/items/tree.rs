@@ -110,7 +110,8 @@ impl Tree {
         for root in &all {
             root.find(&all, &mut tree);
         }
-        // A file that is named is an item, also where the directory that it is in, named as well, has none of that name.
+        // A file that is named is an item, also where the directory that it is in, named as well, has none of that
+        // name.
         let is_other = |found: &Found| matches!(found.kind, Kind::Other(..));
         tree.found.sort_by(|a, b| a.path.cmp(&b.path).then_with(|| is_other(a).cmp(&is_other(b))));
         tree.found.dedup_by(|a, b| a.path == b.path);
@@ -211,7 +212,8 @@ fn failed(path: &Path, error: &io::Error) -> String {
     format!("{}: {error}", path.display())
 }
 
-/// The type of the last base that `path` is or is in, and the first base of that type, from which locations are counted.
+/// The type of the last base that `path` is or is in, and the first base of that type, from which locations are
+/// counted.
 fn base_above(path: &Path) -> Option<(ItemType, PathBuf)> {
     let type_of = |path: &Path| ItemType::ALL.into_iter().find(|item_type| path.ends_with(item_type.base()));
     let item_type = path.ancestors().find_map(type_of)?;
