@@ -5,6 +5,7 @@ use super::item_type::{ItemType, MAX_CONTENT, MAX_ID, MAX_METADATA};
 use super::location::Place;
 use crate::ledger::shortened;
 use semver::Version;
+use std::str::FromStr;
 
 /// An item as it is given to be hashed, signed or verified.
 #[derive(Debug, Clone, Copy)]
@@ -75,6 +76,15 @@ pub fn check_version(version: &str) -> Result<(), ItemError> {
         Ok(_) if version.len() > MAX_ID => refused(format!("it has more than {MAX_ID} characters")),
         Ok(_) => Ok(()),
         Err(error) => refused(error.to_string()),
+    }
+}
+
+impl FromStr for ItemType {
+    type Err = ItemError;
+
+    fn from_str(name: &str) -> Result<Self, ItemError> {
+        let known = ItemType::ALL.into_iter().find(|item_type| item_type.as_str() == name);
+        known.ok_or_else(|| ItemError::UnknownType(name.to_owned()))
     }
 }
 

@@ -1,8 +1,6 @@
 //! The types of item, and how large an item can be.
 
-use super::error::ItemError;
 use std::fmt;
-use std::str::FromStr;
 
 /// The longest content, in bytes. A Postgres text can hold it together with its signature line.
 pub const MAX_CONTENT: usize = 1_000_000_000;
@@ -53,15 +51,6 @@ impl ItemType {
             ItemType::Directive => ".ai/directives",
             ItemType::Knowledge => ".ai/knowledge",
         }
-    }
-}
-
-impl FromStr for ItemType {
-    type Err = ItemError;
-
-    fn from_str(name: &str) -> Result<Self, ItemError> {
-        let known = ItemType::ALL.into_iter().find(|item_type| item_type.as_str() == name);
-        known.ok_or_else(|| ItemError::UnknownType(name.to_owned()))
     }
 }
 

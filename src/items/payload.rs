@@ -141,6 +141,16 @@ fn object(mut members: Vec<(&str, String)>) -> String {
     format!("{{{}}}", members.join(","))
 }
 
+/// SHA-256 of the whole text of `item` without signature lines, 64 lower-case hex digits. It covers what an integrity
+/// hash leaves out, such as the text around a directive.
+///
+/// # Errors
+/// If the language of a tool is not known or has no comments.
+pub fn text_hash(item: &Item<'_>) -> Result<String, ItemError> {
+    let (_, unsigned) = LineFormat::of_unsigned(item)?;
+    Ok(sha256_hex(unsigned.as_bytes()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::location::Place;

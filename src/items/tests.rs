@@ -1,9 +1,10 @@
 //! What signing and verifying promise together.
 
 use super::attributes;
+use super::payload::text_hash;
 use super::payload::Payload;
 use super::signature_line::{LineFormat, SignatureLine};
-use super::signer::{sign, text_hash};
+use super::signer::sign;
 use super::verifier::{verify, verify_integrity, Status, Verification, SOLUTION};
 use super::{Item, ItemError, ItemType, Place};
 use crate::ledger::record::Timestamp;

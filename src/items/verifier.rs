@@ -6,10 +6,9 @@
 use super::error::ItemError;
 use super::item::Item;
 use super::location::Place;
-use super::payload::Payload;
+use super::payload::{text_hash, Payload};
 use super::registration::{Event, Registration};
 use super::signature_line::{to_seconds, LineFormat, SignatureLine};
-use super::signer::text_hash;
 use serde_json::json;
 use std::fmt;
 

@@ -20,7 +20,10 @@
 
 mod decimals;
 mod member;
+mod nodes;
+mod numbers;
 mod parser;
+mod plain;
 mod quick;
 mod strings;
 mod writer;
@@ -40,11 +43,12 @@ const LARGE: usize = 1 << 20;
 pub use decimals::for_decimals;
 pub use member::{is_jsonb, keeps_members, keeps_number, keeps_numbers, member, members, plain, plain_member};
 pub(crate) use member::{value_end, KEPT_DECIMALS};
-pub(crate) use parser::{is_plain_text, string_end};
+pub(crate) use numbers::write_decimal;
+pub use numbers::write_number;
+pub(crate) use parser::string_end;
+pub(crate) use plain::is_plain_text;
 pub(crate) use strings::decode;
 pub use strings::{key, string, write_string};
-pub(crate) use writer::write_decimal;
-pub use writer::write_number;
 
 /// Why a text is not JSON, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,7 +115,7 @@ fn print(json: &str, style: Style, pauses: &mut Pauses<'_>) -> Result<String, Js
 /// Buffers kept from one value to the next, for callers that look at millions of small ones.
 #[derive(Debug, Default)]
 pub(crate) struct Workspace {
-    parsed: parser::Parsed,
+    parsed: nodes::Parsed,
     pending: writer::Pending,
     out: Vec<u8>,
     quick: quick::Quick,

@@ -1,9 +1,9 @@
 //! Recognises canonical text in one pass, without parsing and printing it. Where it fails to, the text is parsed and
 //! printed.
 
+use super::numbers::write_number;
 use super::parser::string_end;
 use super::strings::write_token;
-use super::writer::write_number;
 
 /// More containers than are ever open in real metadata. A line of brackets alone must not take much memory.
 const MAX_OPEN: usize = 128;

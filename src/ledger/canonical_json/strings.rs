@@ -1,6 +1,6 @@
 //! The characters of a string: decoding escapes, and writing them the canonical way.
 
-use super::parser::plain_end;
+use super::plain::plain_end;
 use crate::ledger::ascii_text;
 use std::borrow::Cow;
 

@@ -1,4 +1,4 @@
-use super::parser::plain_end;
+use super::plain::plain_end;
 use super::*;
 use crate::ledger::sha256_hex;
 use crate::ledger::test_support::{vectors, Numbers};

@@ -3,8 +3,8 @@
 
 use super::entries::{ItemEntries, ItemEntry};
 use super::input::bad_list;
-use super::registry::Signing;
 use super::rows;
+use super::signing::Signing;
 use crate::items::lists::{self, Call};
 use crate::items::registration::{parse_pins, Event, ItemName, Pin};
 use crate::postgres::errors::Failure;

@@ -5,7 +5,7 @@
 //! |---|---|
 //! | [`functions`] | hashing and signing a text |
 //! | [`registry`] | signing, moving, revoking and loading what is registered |
-//! | [`calls`] | what an item calls, when it is signed |
+//! | [`signing`], [`calls`] | why an item is signed, and what it calls then |
 //! | [`rows`], [`entries`] | what `ledger.items`, and what the ledger, has of an item |
 //! | [`pending`] | where the newest pending entry about an item is |
 //! | [`verify_functions`] | the SQL functions that verify, and what they return |
@@ -23,6 +23,7 @@ mod input;
 pub mod pending;
 mod registry;
 mod rows;
+mod signing;
 mod sync;
 mod verifier;
 mod verify_functions;

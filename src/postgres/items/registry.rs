@@ -6,9 +6,11 @@ use super::entries::{self, ItemEntries, ItemEntry};
 use super::failure;
 use super::input::{id_and_version, GivenItem, Stored};
 use super::rows::{self, SignedRow};
+use super::signing::Signing;
 use super::verifier::{with_latest_snapshot, with_latest_snapshot_to_sign, ROW_GONE_SOLUTION};
 use crate::items::attributes;
 use crate::items::item::Item;
+use crate::items::payload::text_hash;
 use crate::items::registration::{parse_pins, Event, ItemName, Registration};
 use crate::items::signature_line::{to_seconds, LineFormat};
 use crate::items::signer::{self, SignedItem};
@@ -177,7 +179,7 @@ fn check_readable(item: &GivenItem, name: &ItemName) -> Result<(), Failure> {
 
 fn registration_of_row(row: &GivenItem, name: &ItemName) -> Result<Registration, Failure> {
     check_readable(row, name)?;
-    let text_hash = signer::text_hash(&row.item().map_err(failure)?).map_err(failure)?;
+    let text_hash = text_hash(&row.item().map_err(failure)?).map_err(failure)?;
     let Stored::Elsewhere(Some(integrity)) = &row.stored else { unreachable!("the column is not null") };
     if parse_hash(integrity).is_none() {
         return Err(Failure::new(
@@ -214,22 +216,6 @@ fn load_item(
     });
     or_raise(require_success(&name, outcome.verification));
     row.content
-}
-
-/// What an item is signed for.
-pub enum Signing {
-    First,
-    Again,
-    Move { from: String },
-}
-
-impl Signing {
-    fn event(&self) -> Event {
-        match self {
-            Signing::First | Signing::Again => Event::Signed,
-            Signing::Move { from } => Event::Moved { from: from.clone() },
-        }
-    }
 }
 
 /// Signs, records, and writes the row.
