@@ -25,8 +25,9 @@ use uuid::Uuid;
 
 pub use blocks::{block, block_column, block_malformation, head_number, header_from_row, newest_block, BLOCKS_FROM};
 pub use entries::{
-    block_number, detoasted_metadata, entry_column, entry_from_row, entry_line, entry_line_with, fault_of, leaf_index,
-    leaf_of, malformation, metadata_text, new_entry_from_row, row_ids, sealed_where, stored_entry, SealedTuple,
+    block_number, detoasted_metadata, entry_column, entry_from_row, entry_line, entry_line_with, fault_of,
+    is_about_rows, leaf_index, leaf_of, malformation, metadata_text, new_entry_from_row, row_ids, sealed_where,
+    stored_entry, SealedTuple,
 };
 pub use scan::{prefetch_next, tid, tid_of, KeyScan, TableScan, Tid};
 pub use short_values::ShortValues;

@@ -4,7 +4,7 @@ use super::{checked_timestamp, Row, Table};
 use crate::ledger::ascii_text;
 use crate::ledger::log_tree::leaf_hash;
 use crate::ledger::record::{check_data_hash, check_entry_type, check_metadata, Entry, EntryLine};
-use crate::ledger::row_change;
+use crate::ledger::row_change::{self, Operation};
 use crate::ledger::verifier::{StoredEntry, StoredMetadata};
 use crate::ledger::Hash;
 use crate::postgres::encoding::NOT_TEXT;
@@ -154,6 +154,11 @@ pub fn entry_line_with<'r>(row: &'r Row, jsonb: Option<&Jsonb>, metadata: &'r mu
 pub fn detoasted_metadata(row: &Row) -> Option<Detoasted> {
     // SAFETY: a non-null jsonb datum of a row that outlives what is made of it.
     row.datum(entry_column::METADATA).map(|stored| unsafe { Detoasted::of(stored) })
+}
+
+/// Whether the entry in this row of `ledger.entries` is about a row of a tracked table. Reads only its type.
+pub fn is_about_rows(entry: &Row) -> bool {
+    entry.text(entry_column::ENTRY_TYPE).is_some_and(|entry_type| Operation::from_entry_type(entry_type).is_some())
 }
 
 /// The ids of the rows, or of the item, that the entry in a row of `ledger.entries` is about, the quick way if there is

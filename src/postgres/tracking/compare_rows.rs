@@ -3,13 +3,14 @@
 
 use super::columns;
 use super::compare_shapes::ShapeChanges;
+use super::finding::{Finding, RowProblemKind};
 use super::older_shape::OlderShape;
 use super::options::Options;
 use super::plan;
 use super::row_hashes::unverifiable_row;
 use super::row_key;
 use super::sorter::{Kind, Record, Sorter};
-use super::verify_row::{check_signature, presence, ByLedger, Comparer, Finding, RowProblemKind};
+use super::verify_row::{check_signature, presence, ByLedger, Comparer};
 use super::versions::Version;
 use crate::ledger::sha256;
 use crate::postgres::errors::Failure;

@@ -2,10 +2,10 @@
 //! Their hashes cover different columns, or the same columns under other names. So only images tell whether the row is
 //! the same: the columns are compared that both entries cover.
 
+use super::finding::{quoted_columns, Finding, RowProblemKind};
 use super::older_shape::{exchanged_names, unknown_columns, unknown_shape};
 use super::shape::Shape;
 use super::sorter::{shape_id, Record};
-use super::verify_row::{quoted_columns, Finding, RowProblemKind};
 use super::versions::Version;
 use crate::ledger::canonical_json::{self, member};
 use crate::ledger::row_change::RowChange;

@@ -7,6 +7,7 @@
 //! What is to be recorded is recorded when the command has ended: while it runs, the ledger itself may be half gone.
 
 use super::catalog_triggers::CatalogTrigger;
+use super::copies;
 use super::manage;
 use super::options::{is_function, Options, ROW_FUNCTION};
 use crate::postgres::errorless;
@@ -89,7 +90,7 @@ pub unsafe fn relation_dropped(relation: pg_sys::Oid) {
     let is_nothing_lost = match partition_of {
         // Its rows are in its own partitions.
         Some(_) => table.is_partitioned(),
-        None => tracked.options.copied_from(&table).is_some(),
+        None => copies::original_of(&table, &tracked.options).is_some(),
     };
     if !is_nothing_lost {
         let (level, name) = (errorless::nest_level(), relation::qualified_name(&table));

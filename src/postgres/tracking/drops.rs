@@ -6,6 +6,7 @@
 //! Every `unsafe fn` here takes the statement that Postgres passed to the ProcessUtility hook, a part of it, or Oids
 //! (any may be given), and runs inside a transaction.
 
+use super::copies;
 use super::dropped;
 use super::manage;
 use super::options::{tracked_root, Options};
@@ -178,7 +179,7 @@ fn record(dropped: &[pg_sys::Oid]) -> Result<Vec<pg_sys::Oid>, Failure> {
         let table = open(oid);
         let Some(options) = Options::of(&table) else { continue };
         match tracked_root(&table, &options) {
-            None if options.copied_from(&table).is_some() => continue,
+            None if copies::original_of(&table, &options).is_some() => continue,
             None => manage::note_dropped(&table, &options)?,
             Some(root) if all.contains(&relation::oid(&root)) || table.is_partitioned() => continue,
             Some(_) => record_all(&table, &options, Passage::Departure)?,

@@ -2,6 +2,7 @@
 
 use super::baseline_table;
 use super::compare_rows::RowProblem;
+use super::finding::{Finding, RowProblemKind};
 use super::mid_statement;
 use super::one_row::{by_ledger, plan_of, OneRow};
 use super::options::Options;
@@ -10,7 +11,7 @@ use super::readers::{check_reader, check_selects, sees_whole_table};
 use super::row_key::RowKey;
 use super::rows;
 use super::targets::not_tracked;
-use super::verify_row::{check_signature, presence, signature_of, ByLedger, Comparer, Finding, RowProblemKind};
+use super::verify_row::{check_signature, presence, signature_of, ByLedger, Comparer};
 use super::verify_tables;
 use super::versions::{text_member, Version};
 use crate::ledger::canonical_json::member;

@@ -2,6 +2,7 @@
 
 use super::baseline;
 use super::baseline_table;
+use super::copies;
 use super::horizon;
 use super::locked_tree::LockedTree;
 use super::metadata::MetadataBuilder;
@@ -140,7 +141,7 @@ fn planned(tree: &LockedTree, mut wanted: Options) -> Result<Change, Failure> {
         secrets::required_keyring()?;
     }
     // A copy begins as a table that has not been tracked.
-    let before = Options::of(table).filter(|options| options.copied_from(table).is_none());
+    let before = Options::of(table).filter(|options| copies::original_of(table, options).is_none());
     wanted.table_id = before.as_ref().map_or_else(new_table_id, |options| options.table_id.clone());
     wanted.made_for = Some(made_for(table, &wanted.coverage, before.as_ref())?);
     wanted.coverage_since = coverage_since(table, before.as_ref(), &wanted);
@@ -190,7 +191,7 @@ fn untrack_table(target: pg_sys::Oid) -> Result<(), Failure> {
     };
     // Not all that track() asks for: a table that has lost its primary key can be let go.
     check_partition(table, "untrack")?;
-    let is_copy = options.copied_from(table).is_some();
+    let is_copy = copies::original_of(table, &options).is_some();
     drop(tree);
     as_ledger_owner(|| {
         drop_row_trigger(target);

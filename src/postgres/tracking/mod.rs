@@ -12,6 +12,7 @@
 //! | [`options`] | what a table is tracked with |
 //! | [`own_triggers`], [`catalog_triggers`] | who may make such triggers, and what the catalog says of one |
 //! | [`renamed_trigger`] | a trigger that has another name by now |
+//! | [`copies`] | tables that were restored beside their original |
 //! | [`primary_key`], [`rows`] | what names a row, and finding it by that |
 //! | [`plan`], [`shape`], [`columns`], [`output_function`], [`fixed_settings`] | which columns are recorded, and a row as JSON |
 //! | [`row_key`] | how a row is named |
@@ -24,7 +25,7 @@
 //! | [`dropped`] | tables that go with a DROP that does not name them |
 //! | [`versions`], [`version_runs`], [`run_writer`] | the entries about one row, and how they are found |
 //! | [`pending_list`] | which rows the pending entries are about, for many look-ups |
-//! | [`verify_row`], [`older_shape`] | one row against its entries, also those from before the table's columns changed |
+//! | [`finding`], [`verify_row`], [`older_shape`] | what is wrong with a row; one row against its entries, also those from before the table's columns changed |
 //! | [`verify_tables`], [`targets`], [`row_hashes`], [`sorter`], [`compare_rows`] | all rows of one or more tables against all entries |
 //! | [`compare_shapes`] | entries about a row from before and after a change of the table's columns |
 //! | [`verify_all`] | all tables, and whether they are tracked as the ledger says |
@@ -42,8 +43,10 @@ pub mod command_order;
 pub mod commands;
 pub mod compare_rows;
 mod compare_shapes;
+mod copies;
 pub mod dropped;
 pub mod drops;
+mod finding;
 pub mod fixed_settings;
 mod given_key;
 pub mod history;

@@ -1,9 +1,9 @@
 //! Shapes that a table had before: what their columns are in it now.
 
 use super::columns::{Column, Columns};
+use super::finding::{quoted_columns, Finding, RowProblemKind};
 use super::options::Options;
 use super::shape::Shape;
-use super::verify_row::{quoted_columns, Finding, RowProblemKind};
 use crate::ledger::row_shape::{exchanged, ShapeColumn};
 use crate::postgres::errors::Failure;
 use crate::postgres::relation::{self, TableColumn};

@@ -1,5 +1,6 @@
 //! One row of a tracked table, found by the key that the caller gave.
 
+use super::finding::Finding;
 use super::given_key::{GivenKey, TypedKey};
 use super::options::Options;
 use super::partition_bounds;
@@ -8,7 +9,7 @@ use super::row_hashes::RowHashes;
 use super::row_key::RowKey;
 use super::rows::{self, RowLocation};
 use super::targets::not_tracked;
-use super::verify_row::{check_signature, presence, ByLedger, Comparer, Finding};
+use super::verify_row::{check_signature, presence, ByLedger, Comparer};
 use super::versions::{self, Version};
 use crate::ledger::row_change::row_id;
 use crate::postgres::errors::Failure;

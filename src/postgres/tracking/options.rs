@@ -1,7 +1,6 @@
 //! What a table is tracked with. It stands in the argument of the table's triggers, so that it is part of the table: it
 //! is dumped and restored with it, cloned to its partitions, and read without looking anything up.
 
-use super::catalog_triggers::CatalogTrigger;
 use crate::ledger::row_shape;
 use crate::postgres::errors::Failure;
 use crate::postgres::log_state;
@@ -187,26 +186,8 @@ impl Options {
         key_columns(self.made_for.as_ref(), table, live, key)
     }
 
-    /// The name of the table that this one is a copy of: it was restored beside it, and what is done to its rows would
-    /// be recorded of the rows there. Both are tracked with the same id. The original is the table that the options
-    /// were given for. If none is, as in a database that was restored itself, it is the one with the lowest oid, which
-    /// was there first.
-    pub fn copied_from(&self, table: &Table) -> Option<String> {
-        let own = relation::oid(table);
-        if self.is_made_for(own) {
-            return None;
-        }
-        let others = CatalogTrigger::that_record(&self.table_id).into_iter().filter(|other| other.relation != own);
-        let rank = |other: &CatalogTrigger| {
-            let is_original = other.options().is_some_and(|options| options.is_made_for(other.relation));
-            (!is_original, other.relation.to_u32())
-        };
-        let (_, first) = others.map(|other| rank(&other)).min().filter(|first| *first < (true, own.to_u32()))?;
-        Some(relation::shown_name(pg_sys::Oid::from(first)))
-    }
-
     /// Whether they were given for this table, of this database.
-    fn is_made_for(&self, table: pg_sys::Oid) -> bool {
+    pub fn is_made_for(&self, table: pg_sys::Oid) -> bool {
         self.made_for.as_ref().is_some_and(|made_for| made_for.is_oid(table))
     }
 

@@ -4,7 +4,6 @@
 //! pass through them n times. So the second look-up that sees the same makes a list in its pass, by which it and
 //! further ones find their rows.
 
-use super::versions::is_about_rows;
 use crate::ledger::record::Timestamp;
 use crate::postgres::memory::{at_end_of_transaction, try_reserve};
 use crate::postgres::pending_scan;
@@ -140,7 +139,7 @@ fn make_room(places: &mut Vec<Place>) -> bool {
 
 /// The rows that the pending entry is about, and not an item.
 fn rows_of(entry: &Row) -> [Option<Uuid>; 2] {
-    match is_about_rows(entry) {
+    match tables::is_about_rows(entry) {
         true => tables::row_ids(entry),
         false => [None, None],
     }

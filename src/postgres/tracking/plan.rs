@@ -3,6 +3,7 @@
 
 use super::baseline_table;
 use super::columns::{self, Column, Columns};
+use super::copies;
 use super::horizon::Horizon;
 use super::older_shape::OlderShapes;
 use super::options::{tracked_root, Coverage, Options};
@@ -190,7 +191,7 @@ fn is_known(root: &Table, options: &Options) -> bool {
 /// Refuses a copy of a tracked table. Changes of the copy would be recorded as changes of the original, and the ledger
 /// would be asked about rows of the original when it is asked about the copy.
 fn refuse_copy(table: &Table, options: &Options) -> Result<(), Failure> {
-    let Some(original) = options.copied_from(table) else {
+    let Some(original) = copies::original_of(table, options) else {
         // This very transaction may have dropped the original.
         super::at_rollback_forget_plans();
         return Ok(());

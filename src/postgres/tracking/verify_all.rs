@@ -2,12 +2,12 @@
 
 use super::baseline_table::{self, Progress};
 use super::compare_rows::RowProblem;
+use super::finding::RowProblemKind;
 use super::history::still_recorded;
 use super::lost::{self, Noted};
 use super::options::{Coverage, Options};
 use super::renamed_trigger::RenamedTrigger;
 use super::targets::Target;
-use super::verify_row::RowProblemKind;
 use super::verify_tables::{self, Counts};
 use crate::postgres::errors::Failure;
 use crate::postgres::jsonb::Jsonb;

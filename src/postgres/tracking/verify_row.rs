@@ -1,6 +1,7 @@
 //! Compares one row with the newest entry about it, and says what is wrong.
 
 use super::columns::{self, Column};
+use super::finding::{quoted_columns, Finding, RowProblemKind};
 use super::older_shape::OlderShape;
 use super::plan::Plan;
 use super::sorter::shape_id;
@@ -14,39 +15,6 @@ use crate::postgres::secrets;
 use crate::postgres::tables::{Row, Table};
 use pgrx::pg_sys;
 use std::rc::Rc;
-
-/// What can be wrong with a row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RowProblemKind {
-    /// It is not what was recorded.
-    Modified,
-    /// It was recorded, and is not there.
-    Missing,
-    /// It is there, and was never recorded.
-    Unrecorded,
-    /// It was deleted, and is there again.
-    Resurrected,
-    /// The entry's signature is not good.
-    Signature,
-    /// The table has changed since in a way that leaves nothing to compare.
-    Unverifiable,
-}
-
-impl RowProblemKind {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            RowProblemKind::Modified => "modified",
-            RowProblemKind::Missing => "missing",
-            RowProblemKind::Unrecorded => "unrecorded",
-            RowProblemKind::Resurrected => "resurrected",
-            RowProblemKind::Signature => "signature",
-            RowProblemKind::Unverifiable => "unverifiable",
-        }
-    }
-}
-
-/// A problem, and what there is to say about it.
-pub type Finding = (RowProblemKind, String);
 
 /// Compares rows of one relation with entries, also with those from before the table's columns changed.
 pub struct Comparer {
@@ -188,12 +156,6 @@ fn judged(found: Differences, columns: &[Column], table: &Table, version: &Versi
         Some(details) => (RowProblemKind::Unverifiable, details.join("; ")),
         None => (RowProblemKind::Modified, modified(found)),
     }
-}
-
-/// As `columns "a", "b"`.
-pub fn quoted_columns(names: &[String]) -> String {
-    let quoted: Vec<String> = names.iter().map(|name| format!("\"{name}\"")).collect();
-    format!("{} {}", if names.len() == 1 { "column" } else { "columns" }, quoted.join(", "))
 }
 
 fn modified(differences: Differences) -> String {

@@ -16,7 +16,7 @@ use super::rows::RowLocation;
 use super::sorter::{shape_number, Kind, Record, Sorter};
 use super::targets::{self, not_tracked, Target};
 use super::verify_row::signature_of;
-use super::versions::{self, Version};
+use super::versions::Version;
 use crate::ledger::parse_hash;
 use crate::ledger::row_change::{Operation, RowChange};
 use crate::ledger::verifier::KeyCounts;
@@ -66,7 +66,7 @@ pub fn verify(targets: Vec<Target>, each: &mut dyn FnMut(usize, RowProblem)) -> 
 struct Verification {
     tables: Vec<Verified>,
     /// The numbers of the tables with an id. It is one: a copy, which has the same id, gets no plan (see
-    /// [`Options::copied_from`]), unless it had one before the original was there.
+    /// [`original_of`](super::copies::original_of)), unless it had one before the original was there.
     by_id: HashMap<String, Vec<usize>>,
     /// How many sealed entries were read.
     sealed: i64,
@@ -139,7 +139,7 @@ impl Verification {
 
     fn take_entry(&mut self, row: &tables::Row) -> Result<(), Failure> {
         self.sealed += i64::from(!row.is_null(entry_column::BLOCK_NUMBER));
-        if !versions::is_about_rows(row) {
+        if !tables::is_about_rows(row) {
             return Ok(());
         }
         let Some(version) = Version::from_row(row) else { return Ok(()) };

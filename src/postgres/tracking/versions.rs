@@ -163,7 +163,8 @@ fn each_pending_about(row_ids: &[Uuid], snapshot: &RegisteredSnapshot, each: imp
 /// False only if the pending entry is about none of the rows. Nearly all pending entries are about others, and to make
 /// a [`Version`] of an entry takes many times as long as to find this.
 fn may_be_about(entry: &Row, row_ids: &[Uuid]) -> bool {
-    let entry_type = entry.text(entry_column::ENTRY_TYPE).filter(|entry_type| is_of_rows(entry_type));
+    let entry_type =
+        entry.text(entry_column::ENTRY_TYPE).filter(|entry_type| Operation::from_entry_type(entry_type).is_some());
     entry_type.is_some_and(|entry_type| {
         let quick = tables::detoasted_metadata(entry).and_then(|metadata| metadata.row_ids(entry_type));
         quick.is_none_or(|ids| ids.iter().flatten().any(|id| row_ids.contains(id)))
@@ -174,7 +175,7 @@ fn may_be_about(entry: &Row, row_ids: &[Uuid]) -> bool {
 pub fn pending_rows(snapshot: &RegisteredSnapshot) -> HashSet<Uuid> {
     let mut rows = HashSet::new();
     let read = |entry: &Row| Some(tables::row_ids(entry));
-    each_pending(snapshot, is_about_rows, read, |ids| rows.extend(ids.into_iter().flatten()));
+    each_pending(snapshot, tables::is_about_rows, read, |ids| rows.extend(ids.into_iter().flatten()));
     rows
 }
 
@@ -202,15 +203,6 @@ pub fn each_pending<T>(
         }
         true
     });
-}
-
-/// Whether the entry in this row of `ledger.entries` is about a row of a tracked table. Reads only its type.
-pub fn is_about_rows(row: &Row) -> bool {
-    row.text(entry_column::ENTRY_TYPE).is_some_and(is_of_rows)
-}
-
-fn is_of_rows(entry_type: &str) -> bool {
-    Operation::from_entry_type(entry_type).is_some()
 }
 
 impl Version {
