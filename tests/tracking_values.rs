@@ -364,12 +364,15 @@ fn a_char_of_any_byte_is_recorded_as_newer_versions_of_postgres_print_it() {
 fn a_row_that_nobody_recorded_is_found_by_the_key_that_verify_table_states() {
     let (_cluster, mut client) = start_with(
         "CREATE TABLE numbers (k jsonb PRIMARY KEY); CREATE TABLE lists (k jsonb[] PRIMARY KEY);
-         SELECT ledger.track('numbers'), ledger.track('lists');",
+         CREATE TABLE prices (k money[] PRIMARY KEY);
+         SELECT ledger.track('numbers'), ledger.track('lists'), ledger.track('prices');",
     );
     for (table, value) in [
         ("numbers", "'0.12345678901234567890'"),
         ("numbers", "'[1.00000000000000000001]'"),
         ("lists", "ARRAY['null'::jsonb, NULL, '1']"),
+        ("lists", "ARRAY['0.12345678901234567890'::jsonb]"),
+        ("prices", "ARRAY[1.50::money]"),
     ] {
         client.batch_execute("BEGIN").unwrap();
         client.batch_execute(&format!("{APPLICATION_TRIGGERS_OFF}; INSERT INTO {table} VALUES ({value})")).unwrap();

@@ -100,6 +100,11 @@ fn check_markers(yaml: &str) -> Result<(), ContentError> {
 
 /// The YAML and what follows it; `None` if `text` does not start with a fence.
 fn split(text: &str) -> Result<Option<(&str, &str)>, ContentError> {
+    let behind = text.strip_prefix(FENCE).unwrap_or_default().trim_start_matches([' ', '\t']);
+    if behind.starts_with('\r') && !behind.starts_with("\r\n") {
+        let reason = "U+000D follows ---: remove it, for readers disagree on whether a line ends there";
+        return Err(ContentError::on_line(1, reason));
+    }
     let mut lines = (1..).zip(text.split_inclusive('\n'));
     let Some((number, opening)) = lines.next().filter(|(_, line)| line.trim_end_matches(is_white) == FENCE) else {
         return Ok(None);
@@ -500,6 +505,8 @@ mod tests {
             }
         }
         assert_eq!(read("--- \t\r\ntitle: A\n---\t \r\nb\n").unwrap().1, "b");
+        let error = read("---\rcategory: secret\r---\rtext").unwrap_err().to_string();
+        assert!(error.starts_with("line 1: U+000D follows ---: "), "{error}");
     }
 
     #[test]

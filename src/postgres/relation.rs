@@ -89,8 +89,8 @@ impl TableColumn {
         (base, modifier)
     }
 
-    /// Whether its values are arrays of jsonb, or arrays of such arrays.
-    pub fn is_array_of_jsonb(&self) -> bool {
+    /// Whether its values are arrays of this type, or arrays of such arrays.
+    pub fn is_array_of(&self, type_oid: pg_sys::Oid) -> bool {
         let element_of = |array: &pg_sys::Oid| {
             // SAFETY: catalog look-ups inside a transaction; the second is made only for a type that there is.
             unsafe {
@@ -98,7 +98,7 @@ impl TableColumn {
                 (element != pg_sys::InvalidOid).then(|| pg_sys::getBaseType(element))
             }
         };
-        std::iter::successors(element_of(&self.base_type().0), element_of).any(|element| element == pg_sys::JSONBOID)
+        std::iter::successors(element_of(&self.base_type().0), element_of).any(|element| element == type_oid)
     }
 }
 

@@ -261,7 +261,12 @@ impl Table {
     pub fn pages_with_long_values(&self) -> u64 {
         let of_values = match self.pg_class().reltoastrelid {
             pg_sys::InvalidOid => 0,
-            toast => Table::open_oid(toast, pg_sys::AccessShareLock).pages(),
+            toast => {
+                let pages = Table::open_oid(toast, pg_sys::AccessShareLock).pages();
+                // A table can have more partitions than a transaction can lock.
+                relation::unlock(toast, pg_sys::AccessShareLock);
+                pages
+            }
         };
         u64::from(self.pages()) + u64::from(of_values)
     }

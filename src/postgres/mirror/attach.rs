@@ -23,7 +23,7 @@ use super::opening;
 use super::prepared;
 use super::refused::Refused;
 use super::remembered::{self, Remembered};
-use super::shared::{Attachment, LockedMirror};
+use super::shared::{Attachment, LockedMirror, Ownership};
 use super::state_file::{self, State};
 use super::tail::{self, diverged, Judged, Tail};
 use super::take_over::{take_over, wait_for_committing};
@@ -339,10 +339,8 @@ fn check_state(
 /// was being opened, and the state file that was written then stayed behind.
 fn is_left_behind(mirror: &Mirror, state: &State, metadata: &Metadata, own: Uuid) -> bool {
     let fields = mirror.lock();
-    let ownership = &fields.ownership;
-    fields.has_attached(metadata)
-        && ownership.attachment == *own.as_bytes()
-        && ownership.previous == *state.attachment.as_bytes()
+    let Ownership { attachment, previous, .. } = fields.remembered;
+    fields.has_attached(metadata) && attachment == *own.as_bytes() && previous == *state.attachment.as_bytes()
 }
 
 /// A rebuilt ledger goes on in a file that another database has written. Lines there that the ledger lacks are of
@@ -397,6 +395,7 @@ pub fn note_remembered(mirror: &Mirror) {
     {
         let mut fields = mirror.lock();
         fields.ownership.is_remembered = true;
+        fields.remembered = fields.ownership;
         // The writer opens the file, and so keeps the state file current even if nobody records before the stop.
         fields.is_attended = true;
     }

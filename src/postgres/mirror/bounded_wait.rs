@@ -32,7 +32,7 @@ pub struct BoundedWait {
     statement_end: Option<i64>,
     /// How far the writer had come when it was last seen to make progress, and how long it may take for more.
     progress: Option<(Timeout, (u64, u64))>,
-    /// Since when this process has slept until a round ends.
+    /// When this process first slept.
     slept_since: Option<Instant>,
     has_slept: bool,
 }
@@ -58,11 +58,7 @@ impl BoundedWait {
     pub fn sleep_for(&mut self, mirror: &Mirror, rounds: Rounds, count: u32, event: u32) -> Result<(), Failure> {
         check_for_interrupts!();
         self.check_writer(mirror)?;
-        if self.slept_since.get_or_insert_with(Instant::now).elapsed() > SLOW {
-            // It logs that the file does not answer: no other process need be free to do so.
-            mirror.shared.launcher.wake();
-        }
-        self.has_slept = true;
+        self.note_sleep(mirror);
         mirror.state().sleep_until_ended(rounds, count, self.longest_sleep()?, event);
         Ok(())
     }
@@ -106,9 +102,17 @@ impl BoundedWait {
 
     fn sleep_at_most(&mut self, mirror: &Mirror, most_ms: i64, event: u32) -> Result<(), Failure> {
         let sleep_ms = self.longest_sleep()?.min(most_ms);
-        self.has_slept = true;
+        self.note_sleep(mirror);
         mirror.state().sleep(sleep_ms, event);
         Ok(())
+    }
+
+    fn note_sleep(&mut self, mirror: &Mirror) {
+        self.has_slept = true;
+        if self.slept_since.get_or_insert_with(Instant::now).elapsed() > SLOW {
+            // It logs that the file does not answer: no other process need be free to do so.
+            mirror.shared.launcher.wake();
+        }
     }
 
     fn longest_sleep(&self) -> Result<i64, Failure> {

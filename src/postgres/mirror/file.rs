@@ -243,9 +243,10 @@ pub fn is_there(path: &Path, expected: FileIdentity) -> bool {
 
 /// Refuses to go on with a file that was moved away, renamed or deleted since it was opened.
 pub fn require_there(path: &Path, opened: &Metadata) -> Result<(), Trouble> {
-    match is_there(path, identity(opened, 0)) {
-        true => Ok(()),
-        false => {
+    match Look::at(path, false) {
+        Ok(look) if is_same(&look, identity(opened, 0)) => Ok(()),
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(cannot_examine(path, error)),
+        _ => {
             let cause = format!("mirror file \"{}\" was moved while it was being opened", path.display());
             Err(Trouble::lasting(CauseKind::FileMissing, cause))
         }

@@ -1,7 +1,7 @@
 //! A file that does not answer: a write or a sync of it takes long, and commits wait.
 
 use super::fixed_text::FixedText;
-use super::shared::MirrorFields;
+use super::shared::{Attachment, MirrorFields};
 use crate::postgres::errorless;
 use crate::postgres::errors::Failure;
 use pgrx::{pg_sys, PgSqlErrorCode};
@@ -14,14 +14,17 @@ pub const SLOW: Duration = Duration::from_secs(5);
 pub struct Hang {
     path: FixedText<1024>,
     /// When it began.
-    pub since: pg_sys::TimestampTz,
+    since: pg_sys::TimestampTz,
+    /// Transactions wait for it. In mode async none do, and once the worker has given the file up, they fail instead.
+    pub is_waited_for: bool,
 }
 
 impl Hang {
     /// What is under way; `None` if it has not taken long yet.
     pub fn of(fields: &MirrorFields) -> Option<Hang> {
         let is_slow = fields.writing && errorless::clock() - fields.writing_since >= SLOW.as_micros() as i64;
-        is_slow.then_some(Hang { path: fields.path, since: fields.writing_since })
+        let is_waited_for = !fields.is_followed && fields.attachment != Attachment::Failed;
+        is_slow.then_some(Hang { path: fields.path, since: fields.writing_since, is_waited_for })
     }
 
     pub fn path(&self) -> String {

@@ -239,6 +239,8 @@ pub struct MirrorFields {
     pub request_cause: CauseKind,
     pub request_has_kept: bool,
     pub ownership: Ownership,
+    /// That of the last attachment which the database remembers. Attempts that failed since have changed `ownership`.
+    pub remembered: Ownership,
     /// Syncs since the server started, for the view.
     pub syncs: u64,
 }

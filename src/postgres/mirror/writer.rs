@@ -219,7 +219,11 @@ impl OpenFiles {
         let database = slot.database();
         let is_same = |open: &OpenFile| (open.identity, open.failures) == (identity, failures);
         if !self.0.get(&database).is_some_and(is_same) {
-            self.0.insert(database, OpenFile::open(identity, failures, PathBuf::from(path.get()))?);
+            let mut open = OpenFile::open(identity, failures, PathBuf::from(path.get()))?;
+            // That it can be opened does not say that it can be written.
+            let before = self.0.remove(&database).and_then(|open| open.state_trouble);
+            open.state_trouble = open.state_trouble.or(before);
+            self.0.insert(database, open);
         }
         Ok(self.0.get_mut(&database).expect("it was there, or was opened above"))
     }
@@ -312,9 +316,10 @@ impl OpenFile {
     }
 
     fn open_state_file(&mut self) {
-        let opened = StateFile::open(&self.path);
-        self.state_trouble = opened.as_ref().err().map(|trouble| trouble.cause.clone());
-        self.state = opened.ok();
+        match StateFile::open(&self.path) {
+            Ok(state) => self.state = Some(state),
+            Err(trouble) => (self.state, self.state_trouble) = (None, Some(trouble.cause)),
+        }
     }
 
     fn do_round(&mut self, slot: &DatabaseSlot, round: Round) -> Result<Done, Failed> {

@@ -50,8 +50,8 @@ impl GivenKey {
         let given = check_key(plan, &columns, &text)?;
         // The word may stand in a string as well: then the table is perhaps read in vain.
         let has_null = |column: &TableColumn| given[&column.name].get().contains("null");
-        let may_be_other = |column: &TableColumn| is_jsonb(column) && may_state_other(given[&column.name].get());
-        let has_null_elements = columns.iter().any(|column| column.is_array_of_jsonb() && has_null(column));
+        let may_be_other = |column: &TableColumn| may_state_other(column, given[&column.name].get());
+        let has_null_elements = columns.iter().any(|column| column.is_array_of(pg_sys::JSONBOID) && has_null(column));
         let is_clear = !has_null_elements && !columns.iter().any(may_be_other);
         Ok(GivenKey {
             stated: stated_id(plan, &text),
@@ -148,11 +148,17 @@ fn is_jsonb(column: &TableColumn) -> bool {
     column.base_type().0 == pg_sys::JSONBOID
 }
 
-/// Whether a jsonb string may be what the ledger states for a jsonb value with a number that canonical JSON would not
-/// keep: the text of that value.
-fn may_state_other(json: &str) -> bool {
-    let text = json.strip_prefix('"').unwrap_or_default();
-    text.starts_with(|first: char| matches!(first, '-' | '[' | '{') || first.is_ascii_digit())
+/// Whether the ledger may state another value in these words than the type reads: the text of a jsonb value with a number
+/// that canonical JSON would not keep, which is a string, or in an array of money the numbers that are stored.
+fn may_state_other(column: &TableColumn, json: &str) -> bool {
+    let begins_value = |byte: u8| matches!(byte, b'-' | b'[' | b'{') || byte.is_ascii_digit();
+    let is_text_of_value = |pair: &[u8]| pair[0] == b'"' && begins_value(pair[1]);
+    let mut pairs = json.as_bytes().windows(2);
+    if is_jsonb(column) {
+        return pairs.next().is_some_and(is_text_of_value);
+    }
+    (column.is_array_of(pg_sys::JSONBOID) && pairs.any(is_text_of_value))
+        || (column.is_array_of(pg_sys::MONEYOID) && json.contains(|c: char| c.is_ascii_digit()))
 }
 
 fn check_key<'a>(plan: &Plan, columns: &[TableColumn], key: &'a str) -> Result<Given<'a>, Failure> {

@@ -29,6 +29,9 @@ const RESCAN_INTERVAL: Duration = Duration::from_secs(30);
 /// How often the log repeats that a database has no worker: users are sent to the log, and may look days later.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(600);
 
+/// A mirror file that has not been seen hanging for so long answers again.
+const CALM: Duration = Duration::from_secs(10);
+
 const RAISE_LIMIT: &str =
     "Raise max_worker_processes and restart the server: pg_notary needs two processes, and one more for each \
     database with a ledger.";
@@ -104,7 +107,38 @@ struct Launcher {
     /// When to try again after that.
     retry_at: Option<Instant>,
     /// The mirror files that the log says do not answer, by database.
-    hanging: HashMap<pg_sys::Oid, Hang>,
+    hanging: HashMap<pg_sys::Oid, Noted>,
+}
+
+/// A mirror file that does not answer, as the log says.
+struct Noted {
+    hang: Hang,
+    /// When that was last seen.
+    seen: Instant,
+    logged: Instant,
+}
+
+impl Noted {
+    /// Logs what is new, and returns what to remember. A file that is only slow hangs again and again: that is logged now
+    /// and then.
+    fn now(hang: Option<Hang>, before: Option<Noted>) -> Option<Noted> {
+        let seen = Instant::now();
+        match (hang.filter(|hang| hang.is_waited_for), before) {
+            (Some(hang), Some(before)) if before.logged.elapsed() < COMPLAINT_INTERVAL => {
+                Some(Noted { hang, seen, logged: before.logged })
+            }
+            (Some(hang), _) => {
+                hang.failure().warn();
+                Some(Noted { hang, seen, logged: seen })
+            }
+            (None, Some(before)) if before.seen.elapsed() < CALM => Some(before),
+            (None, Some(before)) => {
+                pgrx::log!("pg_notary: mirror file \"{}\" answers again", before.hang.path());
+                None
+            }
+            (None, None) => None,
+        }
+    }
 }
 
 impl Launcher {
@@ -122,21 +156,15 @@ impl Launcher {
         shortest(wait, self.back_off())
     }
 
-    /// Logs which mirror files do not answer, and which answer again; returns how soon to look again. The processes
-    /// that know of it wait for the file themselves, some in the system call.
+    /// Logs which mirror files do not answer, and which answer again; returns how soon to look again. The processes that
+    /// know of it wait for the file themselves, some in the system call.
     fn log_hanging(&mut self) -> Option<i64> {
         let mut hanging = HashMap::new();
         for slot in self.shared.slots() {
-            let now = Hang::of(&self.shared.lock_mirror(slot));
-            match (now, self.hanging.remove(&slot.database())) {
-                (Some(now), before) => {
-                    if before.is_none_or(|before| before.since != now.since) {
-                        now.failure().warn();
-                    }
-                    hanging.insert(slot.database(), now);
-                }
-                (None, Some(before)) => pgrx::log!("pg_notary: mirror file \"{}\" answers again", before.path()),
-                (None, None) => {}
+            let hang = Hang::of(&self.shared.lock_mirror(slot));
+            let before = self.hanging.remove(&slot.database());
+            if let Some(noted) = Noted::now(hang, before) {
+                hanging.insert(slot.database(), noted);
             }
         }
         self.hanging = hanging;

@@ -122,15 +122,21 @@ pub(super) fn voiding_is_locked() -> Failure {
 
 /// Why the worker cannot seal, although it has the sealing lock.
 fn tables_are_locked() -> Failure {
-    table_in_the_way()
+    // Whoever builds an index holds it for long: if the worker tried again as soon as for other locks, it would hold the
+    // sealing lock most of the time.
+    Failure::new(PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE, holder_of_table())
         .detail(format!("Nothing can be sealed until the lock is released; the worker waited {} seconds for it.", TABLE_PATIENCE.as_secs()))
         .hint("CREATE INDEX without CONCURRENTLY, REINDEX and VACUUM FULL hold such a lock until their transaction ends. View pg_locks shows the lock, and pg_stat_activity what its session does.")
 }
 
 /// Names whose lock on a table of the ledger it is, as far as it can be found.
 fn table_in_the_way() -> Failure {
+    in_the_way(holder_of_table())
+}
+
+fn holder_of_table() -> String {
     let found = in_transaction(lock_holders::of_table).ok().flatten();
-    in_the_way(found.unwrap_or_else(|| "another session holds a lock on a table of the ledger".to_owned()))
+    found.unwrap_or_else(|| "another session holds a lock on a table of the ledger".to_owned())
 }
 
 /// The lock of another transaction, which is passing. Who ends it wakes no process: see Worker::account.
