@@ -3,7 +3,7 @@
 
 use super::errorless;
 use super::mirror::shared::MirrorState;
-use super::pending_floor::SharedFloor;
+use super::shared_floor::SharedFloor;
 use crate::ledger::entry_clock::EntryClock;
 use crate::ledger::lag::Lag;
 use pgrx::pg_sys;

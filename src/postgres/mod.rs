@@ -23,7 +23,7 @@
 //! | [`subtransaction`] | work whose failure must not end the transaction |
 //! | [`prepared_transactions`] | which transactions are prepared |
 //! | [`mirror`] | the JSONL file |
-//! | [`blocks`], [`pending_scan`], [`pending_floor`], [`log_state`], [`partitions`], [`emptied_pages`], [`sealing_lock`], [`lock_holders`] | sealing |
+//! | [`blocks`], [`pending_scan`], [`pending_floor`], [`shared_floor`], [`log_state`], [`partitions`], [`emptied_pages`], [`sealing_lock`], [`lock_holders`] | sealing |
 //! | [`copy_hook`], [`line_functions`], [`import`] | writing a ledger out, and rebuilding one |
 //! | [`utility_hook`], [`executor_hook`], [`object_access_hook`] | hooks for commands, for queries, and for what they create or drop |
 //! | [`own_tables`], [`table_locks`], [`ownership`], [`privileges`] | commands that are refused on the ledger's own tables; who owns an object, and who has which privileges |
@@ -98,6 +98,7 @@ mod sealing_lock;
 mod secrets;
 mod settings;
 mod shared;
+mod shared_floor;
 mod single_insert;
 mod single_row;
 mod spi;

@@ -1,4 +1,4 @@
-//! Where in `ledger.entries_pending` the pending entries begin: see [`PendingFloor`].
+//! Where in `ledger.entries_pending` the pending entries begin: see [`PendingFloor`](crate::ledger::pending_floor::PendingFloor).
 //!
 //! What stands before the floor is gone: all transactions that have deleted it had ended when the worker raised the
 //! floor. An older snapshot may still see it as pending, and must find it there. So only a snapshot that sees the
@@ -9,9 +9,8 @@ use super::database_slot::DatabaseSlot;
 use super::prepared_transactions::is_running;
 use super::relation;
 use super::tables::{self, tid_of, RegisteredSnapshot, Table, TableScan};
-use crate::ledger::pending_floor::PendingFloor;
 use pgrx::pg_sys;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// A smaller table is read as a whole.
@@ -24,38 +23,6 @@ const STEP_PAGES: u32 = 64;
 const REST: u32 = 50;
 /// At least so long if the floor could not be raised: rows that stay low in the table keep it where it is.
 const LEAST_REST: Duration = Duration::from_secs(1);
-
-/// The floor of one database's ledger. Recording reads it and seldom writes it. It has a cache line of its own, so that
-/// what is written beside it does not slow this down.
-#[repr(C, align(64))]
-#[derive(Default)]
-pub struct SharedFloor {
-    page: PendingFloor,
-    /// The transaction in which the worker has raised the floor; 0 if it has not since the server started.
-    raiser: AtomicU32,
-    /// The file of the table. In another one, rows stand elsewhere.
-    file: AtomicU32,
-}
-
-impl SharedFloor {
-    /// Notes that a row was inserted on this page. To be called before its transaction reads the table or commits.
-    pub fn note(&self, page: u32) {
-        self.page.note(page);
-    }
-
-    /// The slot is another database's.
-    pub fn forget(&self) {
-        self.page.reset();
-        self.file.store(0, Ordering::SeqCst);
-        self.raiser.store(0, Ordering::SeqCst);
-    }
-
-    /// The floor is that of this file. Its page is reset before, because [`first_page`] asks for the file first.
-    fn begin_file(&self, file: u32) {
-        self.page.reset();
-        self.file.store(file, Ordering::SeqCst);
-    }
-}
 
 /// The page of `ledger.entries_pending` before which the snapshot sees no entry: 0 if that is not known.
 pub fn first_page(table: &Table, snapshot: &RegisteredSnapshot) -> u32 {

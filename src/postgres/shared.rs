@@ -8,7 +8,7 @@ use super::faults;
 use super::ids;
 use super::locks::{self, LockGuard};
 use super::mirror::shared::LockedMirror;
-use super::verification::progress::{ProgressSlot, MAX_VERIFICATIONS};
+use super::verification::progress_slot::{ProgressSlot, MAX_VERIFICATIONS};
 use pgrx::{pg_guard, pg_sys};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use uuid::Uuid;

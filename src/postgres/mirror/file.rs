@@ -1,8 +1,8 @@
 //! The mirror file itself: its name, how it is opened, and what is checked before each write.
 
 use super::cause::CauseKind;
+use super::file_identity::FileIdentity;
 use super::last_change::{ChangeBegun, LastChange, Look};
-use super::shared::FileIdentity;
 use crate::postgres::errors::{cause, Failure};
 use crate::postgres::faults;
 use pgrx::PgSqlErrorCode;
@@ -12,7 +12,6 @@ use std::io::{Error, ErrorKind, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::UNIX_EPOCH;
 use uuid::Uuid;
 
 /// The error of a file that cannot be read.
@@ -182,22 +181,6 @@ pub fn unlock_at_exit() {
     }
 }
 
-pub fn identity(metadata: &Metadata, generation: u64) -> FileIdentity {
-    FileIdentity { device: metadata.dev(), inode: metadata.ino(), born: born(metadata), generation }
-}
-
-/// When the file was made, in nanoseconds since the epoch; 0 where the file system does not say. A copy on another file
-/// system, or a file that is made when this one is gone, may have its inode number.
-pub fn born(metadata: &Metadata) -> i64 {
-    let since = metadata.created().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-    since.map_or(0, |since| since.as_nanos() as i64)
-}
-
-/// Whether two files that were made at these times can be one.
-pub fn may_be_one(one: i64, other: i64) -> bool {
-    one == other || one == 0 || other == 0
-}
-
 /// Call this after changing the file, before another process may change it.
 pub fn last_change(begun: ChangeBegun, file: &File, path: &Path, is_local: bool) -> Result<LastChange, Trouble> {
     begun.last_change(file, is_local).map_err(|error| Trouble::passing("examine", path, error))
@@ -244,7 +227,7 @@ pub fn is_there(path: &Path, expected: FileIdentity) -> bool {
 /// Refuses to go on with a file that was moved away, renamed or deleted since it was opened.
 pub fn require_there(path: &Path, opened: &Metadata) -> Result<(), Trouble> {
     match Look::at(path, false) {
-        Ok(look) if is_same(&look, identity(opened, 0)) => Ok(()),
+        Ok(look) if is_same(&look, FileIdentity::of(opened, 0)) => Ok(()),
         Err(error) if error.kind() != ErrorKind::NotFound => Err(cannot_examine(path, error)),
         _ => {
             let cause = format!("mirror file \"{}\" was moved while it was being opened", path.display());

@@ -12,14 +12,14 @@
 //! | [`round`] | one round: writing and syncing what is in the ring |
 //! | [`round_leader`] | a committing session that does a round itself |
 //! | [`writer`] | the process that does all other rounds |
-//! | [`mod@file`] | the file: name, opening, checks, writing |
+//! | [`mod@file`], [`file_identity`] | the file: name, opening, checks, writing; which file it is |
 //! | [`last_change`] | how the server notices that another program has changed the file |
 //! | [`state_file`] | the state file beside it |
 //! | [`opening`] | creating the file, or renaming it after its database |
 //! | [`attach`], [`take_over`], [`refused`] | opening the file, and making it agree with the database; why that failed |
 //! | [`set_aside`] | renaming the file, so that a new one is begun |
 //! | [`differing`] | how often a file is read that differs from the database |
-//! | [`lost_commits`] | whether lines that are voided may have been acknowledged |
+//! | [`lost`], [`lost_commits`] | what of its commits the database may have lost, so whether lines that are voided may have been acknowledged |
 //! | [`reopening`] | what one attempt to open the file must know of the time since the last |
 //! | [`hole`] | what a loss of power leaves at the end |
 //! | [`unexpected`] | entries that should have had a line when the file was opened |
@@ -45,6 +45,7 @@ pub mod catch_up;
 pub mod cause;
 mod differing;
 pub mod file;
+pub mod file_identity;
 pub mod fixed_text;
 pub mod handle;
 pub mod hang;
@@ -52,6 +53,7 @@ mod hole;
 pub mod id_reuse;
 pub mod last_change;
 pub mod line_buffer;
+pub mod lost;
 pub mod lost_commits;
 pub mod open_lines;
 mod opening;

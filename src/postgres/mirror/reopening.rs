@@ -1,7 +1,42 @@
 //! What must be known of the time since the file was last opened, when it is opened again.
 
-use super::lost_commits::Lost;
-use super::shared::Unsynced;
+use super::lost::Lost;
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
+
+/// The part of a file that may not be on disk because a sync has failed: everything behind `from`. The kernel reports a
+/// failed sync once, and the next one as successful. If nothing of the file is known to be on disk, `from` is 0.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unsynced {
+    device: u64,
+    inode: u64,
+    from: u64,
+}
+
+impl Unsynced {
+    pub const NONE: Unsynced = Unsynced { device: 0, inode: 0, from: u64::MAX };
+
+    /// Everything behind `from`, in the file with this device and inode number.
+    pub fn behind(from: u64, device: u64, inode: u64) -> Unsynced {
+        Unsynced { device, inode, from }
+    }
+
+    /// Where that part begins, if it is this file's, and can be cut off.
+    pub fn from(&self, file: &Metadata) -> Option<u64> {
+        let can_be_cut = (1..file.len()).contains(&self.from);
+        (self.is_of(file) && can_be_cut).then_some(self.from)
+    }
+
+    /// Whether it is all of this file.
+    pub fn is_all_of(&self, file: &Metadata) -> bool {
+        self.is_of(file) && self.from == 0
+    }
+
+    fn is_of(&self, file: &Metadata) -> bool {
+        (self.device, self.inode) == (file.dev(), file.ino())
+    }
+}
 
 /// Kept in shared memory. Zeroes are a valid value, and know nothing.
 #[repr(C)]

@@ -7,10 +7,11 @@
 
 use super::cause::CauseKind;
 use super::file::{self, Trouble};
+use super::file_identity::FileIdentity;
 use super::last_change::ChangeBegun;
 use super::last_change::LastChange;
 use super::round_waiters::Rounds;
-use super::shared::{Attachment, FileIdentity, LockedMirror, MirrorFields};
+use super::shared::{Attachment, LockedMirror, MirrorFields};
 use crate::ledger::lag::SeenLag;
 use crate::postgres::database_slot::DatabaseSlot;
 use crate::postgres::errorless;

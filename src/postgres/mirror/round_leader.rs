@@ -7,9 +7,10 @@
 //! has not become whole, and syncing what no session waits for.
 
 use super::file::{self, Trouble};
+use super::file_identity::FileIdentity;
 use super::handle::Mirror;
 use super::round::{Done, Failed, Round};
-use super::shared::{Attachment, FileIdentity, LockedMirror};
+use super::shared::{Attachment, LockedMirror};
 use pgrx::pg_sys;
 use std::cell::{Cell, RefCell};
 use std::fs::File;

@@ -2,7 +2,7 @@
 
 use super::file;
 use super::handle::Mirror;
-use super::lost_commits::Lost;
+use super::lost::Lost;
 use super::opening;
 use super::refused::Refused;
 use super::remembered::{self, MirrorPath, Remembered};

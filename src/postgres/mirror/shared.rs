@@ -5,11 +5,11 @@
 //! have put there. Offsets in the ring and in the file differ by a constant that changes only while the ring is empty.
 
 use super::cause::{Cause, CauseKind};
-use super::file;
+use super::file_identity::FileIdentity;
 use super::fixed_text::FixedText;
 use super::last_change::LastChange;
 use super::owners::Owners;
-use super::reopening::Reopening;
+use super::reopening::{Reopening, Unsynced};
 use super::round_waiters::{Ended, Rounds};
 use crate::ledger::file_ranges::{FileRange, FileRanges};
 use crate::postgres::errorless;
@@ -52,54 +52,6 @@ impl Attachment {
             Attachment::Repairing => "repairing",
             Attachment::Off => "off",
         }
-    }
-}
-
-/// The file that a process must have open to write: the one that the worker has checked.
-#[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct FileIdentity {
-    pub device: u64,
-    pub inode: u64,
-    /// See [`file::born`].
-    pub born: i64,
-    /// Counts attachments, so that a process notices that its open file is of an earlier one.
-    pub generation: u64,
-}
-
-impl FileIdentity {
-    /// Whether this is that very file, and no copy of it.
-    pub fn is_of(&self, file: &Metadata) -> bool {
-        (self.device, self.inode) == (file.dev(), file.ino()) && file::may_be_one(self.born, file::born(file))
-    }
-}
-
-/// The part of a file that may not be on disk because a sync has failed: everything behind `from`. The kernel reports a
-/// failed sync once, and the next one as successful. If nothing of the file is known to be on disk, `from` is 0.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Unsynced {
-    device: u64,
-    inode: u64,
-    from: u64,
-}
-
-impl Unsynced {
-    pub const NONE: Unsynced = Unsynced { device: 0, inode: 0, from: u64::MAX };
-
-    /// Where that part begins, if it is this file's, and can be cut off.
-    pub fn from(&self, file: &Metadata) -> Option<u64> {
-        let can_be_cut = (1..file.len()).contains(&self.from);
-        (self.is_of(file) && can_be_cut).then_some(self.from)
-    }
-
-    /// Whether it is all of this file.
-    pub fn is_all_of(&self, file: &Metadata) -> bool {
-        self.is_of(file) && self.from == 0
-    }
-
-    fn is_of(&self, file: &Metadata) -> bool {
-        (self.device, self.inode) == (file.dev(), file.ino())
     }
 }
 
@@ -324,13 +276,13 @@ impl MirrorFields {
 
     /// Notes that a sync has failed for what stands behind `from`, and that it still stands there.
     pub fn note_unsynced(&mut self, device: u64, inode: u64, from: u64) {
-        self.reopening.unsynced = Unsynced { device, inode, from };
+        self.reopening.unsynced = Unsynced::behind(from, device, inode);
         self.reopening.has_lost |= from < self.promised;
     }
 
     /// Notes that a sync of this file has failed, and that nothing of it is known to be on disk.
     pub fn note_all_unsynced(&mut self, file: &Metadata) {
-        self.reopening.unsynced = Unsynced { device: file.dev(), inode: file.ino(), from: 0 };
+        self.reopening.unsynced = Unsynced::behind(0, file.dev(), file.ino());
     }
 
     /// Whether this server has had this very file attached last.

@@ -6,7 +6,8 @@
 //! refuses nothing.
 
 use super::cause::CauseKind;
-use super::file::{self, Trouble};
+use super::file::Trouble;
+use super::file_identity;
 use super::last_change::FileStamp;
 use super::shared::Ownership;
 use crate::ledger::wal::{self, WalPosition};
@@ -98,7 +99,7 @@ pub struct State {
     /// How much of it was certainly on disk.
     pub synced: u64,
     pub inode: u64,
-    /// See [`file::born`].
+    /// See [`file_identity::born`].
     pub born: i64,
     pub stamp: FileStamp,
     /// It was written at a regular stop, and nothing was written to the file after it.
@@ -151,7 +152,7 @@ impl State {
 
     /// Whether it was written about this very file, and not about one that this is a copy of.
     pub fn is_about(&self, metadata: &std::fs::Metadata) -> bool {
-        self.inode == metadata.ino() && file::may_be_one(self.born, file::born(metadata))
+        self.inode == metadata.ino() && file_identity::may_be_one(self.born, file_identity::born(metadata))
     }
 
     /// Whether the file was new when it was attached here, by an attachment that the database does not know of yet.

@@ -2,6 +2,7 @@
 
 use super::cause::CauseKind;
 use super::file::{self, Trouble};
+use super::file_identity::{self, FileIdentity};
 use super::fixed_text::FixedText;
 use super::handle::Mirror;
 use super::last_change::{FileStamp, LastChange};
@@ -68,7 +69,7 @@ fn switch_to(
     let (generation, reopening) = (fields.identity.generation + 1, fields.reopening.taken_over());
     let is_other = !fields.identity.is_of(metadata);
     fields.is_refused &= !is_other;
-    fields.identity = file::identity(metadata, generation);
+    fields.identity = FileIdentity::of(metadata, generation);
     fields.path.set(path);
     (fields.is_local, fields.is_attended, fields.is_sync_attended) = (is_local, false, false);
     fail_those_who_wait(fields, metadata.len());
@@ -94,7 +95,7 @@ fn write_state(path: &Path, metadata: &Metadata, ownership: &Ownership, wal: Wal
         size: metadata.len(),
         synced: metadata.len(),
         inode: metadata.ino(),
-        born: file::born(metadata),
+        born: file_identity::born(metadata),
         stamp: FileStamp::of(metadata),
     };
     state_file::write(&state, ownership, &known, wal, false)

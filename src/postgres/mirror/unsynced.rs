@@ -4,9 +4,9 @@
 
 use super::cause::CauseKind;
 use super::file::{self, Trouble};
+use super::file_identity::FileIdentity;
 use super::handle::Mirror;
 use super::remembered::Remembered;
-use super::shared::FileIdentity;
 use super::state_file::State;
 use crate::postgres::faults;
 use pgrx::check_for_interrupts;
@@ -44,7 +44,7 @@ pub fn cut_off(mirror: &Mirror, file: &File, path: &Path) -> Result<(), Trouble>
 
 /// Notes that all of this file is on disk: this process has just made it.
 pub fn note_new(file: &File, path: &Path) -> Result<(), Trouble> {
-    WRITTEN.set(Some(file::identity(&examine(file, path)?, 0)));
+    WRITTEN.set(Some(FileIdentity::of(&examine(file, path)?, 0)));
     Ok(())
 }
 
@@ -68,7 +68,7 @@ pub fn write_again(
         return if must { Err(failed(Error::from_raw_os_error(libc::EPERM))) } else { Ok(()) };
     };
     copy(file, &in_place, from..metadata.len()).map_err(failed)?;
-    WRITTEN.set(Some(file::identity(&metadata, 0)));
+    WRITTEN.set(Some(FileIdentity::of(&metadata, 0)));
     pgrx::log!(
         "pg_notary has written the last {} bytes of mirror file \"{}\" again: they may not have been on disk",
         metadata.len() - from,
@@ -102,7 +102,7 @@ fn open_in_place(file: &File, path: &Path) -> Result<Option<File>, Trouble> {
         Err(error) if error.kind() == ErrorKind::PermissionDenied => return Ok(None),
         opened => opened.map_err(|error| Trouble::passing("open", path, error))?,
     };
-    match file::identity(&examine(&opened, path)?, 0).is_of(&examine(file, path)?) {
+    match FileIdentity::of(&examine(&opened, path)?, 0).is_of(&examine(file, path)?) {
         true => Ok(Some(opened)),
         false => {
             let cause = format!("mirror file \"{}\" was replaced by another file", path.display());

@@ -6,9 +6,11 @@
 
 use super::cause::CauseKind;
 use super::file::{self, Trouble};
+use super::file_identity::FileIdentity;
 use super::last_change::FileStamp;
+use super::reopening::Unsynced;
 use super::round::{self, Done, Failed, Round};
-use super::shared::{Attachment, FileIdentity, Unsynced};
+use super::shared::Attachment;
 use super::state_file::{self, Known, StateFile};
 use crate::postgres::background_process;
 use crate::postgres::database_slot::DatabaseSlot;

@@ -12,7 +12,7 @@
 //! | [`strays`] | rows that reading in order does not reach |
 //! | [`table_blocks`], [`leaves`], [`in_order`], [`stored_tree`] | the chain and the log tree as the tables have them |
 //! | [`entry`] | one entry |
-//! | [`progress`] | what running verifications have done |
+//! | [`progress`], [`progress_slot`] | what running verifications have done |
 
 mod chain;
 pub mod entry;
@@ -23,6 +23,7 @@ mod own_file;
 mod paged;
 mod pending;
 pub mod progress;
+pub mod progress_slot;
 mod row_versions;
 mod shown_tables;
 pub mod stored_tree;

@@ -1,14 +1,12 @@
 //! What running verifications have done, for the view `ledger.progress`.
 
+use super::progress_slot::ProgressSlot;
 use crate::postgres::database;
 use crate::postgres::errorless;
 use crate::postgres::shared::shared;
 use pgrx::{pg_guard, pg_sys};
-use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::Once;
-
-/// Verifications whose progress is shown at the same time; one more runs unseen.
-pub const MAX_VERIFICATIONS: usize = 64;
 
 /// What a verification is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,21 +39,6 @@ impl Phase {
             _ => "starting",
         }
     }
-}
-
-/// One running verification. Zeroed when free.
-#[repr(C)]
-pub struct ProgressSlot {
-    pub pid: AtomicI32,
-    pub database: AtomicU32,
-    pub phase: AtomicU32,
-    pub started_at: AtomicI64,
-    pub blocks_done: AtomicI64,
-    pub blocks_total: AtomicI64,
-    pub entries_done: AtomicI64,
-    pub bytes_done: AtomicI64,
-    pub bytes_total: AtomicI64,
-    pub rows_done: AtomicI64,
 }
 
 /// Shows the progress of this verification until dropped. If all slots are taken, it shows nothing.
