@@ -43,7 +43,7 @@ impl SealedPartition {
         let table = Table::open_entries(self.oid, pg_sys::AccessShareLock);
         // A scan of another kind of table would find nothing, without an error.
         if !table.is_plain() {
-            let name = relation::qualified_name(&table);
+            let name = table.qualified_name();
             let message = format!("cannot read partition {name} of ledger.entries_sealed: it is not an ordinary table");
             Failure::new(PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE, message)
                 .hint("Detach it, and attach a table with its rows.")
@@ -149,7 +149,7 @@ pub fn to_fill(all: &[SealedPartition], block_number: i64) -> SealedPartition {
 }
 
 fn not_filled(partition: &Table, block_number: i64, why: &str) -> Failure {
-    let name = relation::qualified_name(partition);
+    let name = partition.qualified_name();
     Failure::new(
         PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
         format!("cannot seal block {block_number} into partition {name} of ledger.entries_sealed: {why}"),

@@ -137,18 +137,7 @@ pub fn file_node(table: &Table) -> pg_sys::Oid {
     table.pg_class().relfilenode
 }
 
-/// Its name with its schema, quoted where needed.
-pub fn qualified_name(table: &Table) -> String {
-    // SAFETY: the look-up gives a copy, or null where the schema is gone; a name ends with a zero byte.
-    unsafe {
-        let class = table.pg_class();
-        let schema = pg_sys::get_namespace_name(class.relnamespace);
-        let schema = if schema.is_null() { String::new() } else { identifier(CStr::from_ptr(schema)) };
-        format!("{schema}.{}", identifier(CStr::from_ptr(class.relname.data.as_ptr())))
-    }
-}
-
-/// As [`qualified_name`], of a relation that need not be open; `None` if it does not exist.
+/// As [`Table::qualified_name`], of a relation that need not be open; `None` if it does not exist.
 pub fn name_of(relation: pg_sys::Oid) -> Option<String> {
     // SAFETY: catalog look-ups inside a transaction; each returns a copy, or null.
     let [schema, name] = unsafe {
@@ -180,7 +169,7 @@ pub fn shown_name(relation: pg_sys::Oid) -> String {
 
 /// The table as an argument of the ledger's functions, for a hint that can be pasted.
 pub fn name_literal(table: &Table) -> String {
-    literal(&qualified_name(table))
+    literal(&table.qualified_name())
 }
 
 /// The name of the type of the column at this position, if it is an enum, or a domain over one, without such a label.

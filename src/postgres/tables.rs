@@ -15,7 +15,7 @@ use super::encoding::{self, NOT_TEXT};
 use super::errorless;
 use super::errors::{is_unwinding, or_raise, Failure};
 use super::jsonb;
-use super::relation;
+use super::quoting::identifier;
 use super::schema;
 use crate::ledger::record::Timestamp;
 use pgrx::{pg_sys, FromDatum, IntoDatum};
@@ -228,6 +228,17 @@ impl Table {
         self.pg_class().relkind as u8 == pg_sys::RELKIND_RELATION
     }
 
+    /// Its name with its schema, quoted where needed.
+    pub fn qualified_name(&self) -> String {
+        // SAFETY: the look-up gives a copy, or null where the schema is gone; a name ends with a zero byte.
+        unsafe {
+            let class = self.pg_class();
+            let schema = pg_sys::get_namespace_name(class.relnamespace);
+            let schema = if schema.is_null() { String::new() } else { identifier(CStr::from_ptr(schema)) };
+            format!("{schema}.{}", identifier(CStr::from_ptr(class.relname.data.as_ptr())))
+        }
+    }
+
     /// Whether the table holds its rows in partitions.
     pub fn is_partitioned(&self) -> bool {
         self.pg_class().relkind as u8 == pg_sys::RELKIND_PARTITIONED_TABLE
@@ -241,7 +252,7 @@ impl Table {
     /// Refuses a table whose rows would be misread. Code that can report this better does so before.
     pub fn require_heap(&self) {
         if !self.is_heap() {
-            let name = relation::qualified_name(self);
+            let name = self.qualified_name();
             let message = format!("cannot read the rows of {name}: it is not a table with access method heap");
             Failure::new(pgrx::PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE, message)
                 .hint(format!(
@@ -264,7 +275,8 @@ impl Table {
             toast => {
                 let pages = Table::open_oid(toast, pg_sys::AccessShareLock).pages();
                 // A table can have more partitions than a transaction can lock.
-                relation::unlock(toast, pg_sys::AccessShareLock);
+                // SAFETY: inside a transaction, which has got the lock above.
+                unsafe { pg_sys::UnlockRelationOid(toast, pg_sys::AccessShareLock as pg_sys::LOCKMODE) };
                 pages
             }
         };

@@ -98,7 +98,7 @@ struct Part {
 /// row.
 fn record_rows(plan: &Plan, table: &Table, rows: Rows, horizon: Horizon, deadline: Option<Instant>) -> Part {
     let at = Cell::new(None);
-    let name = relation::qualified_name(table);
+    let name = table.qualified_name();
     let place = || {
         let (page, number) = at.get()?;
         Some(format!("The row has ctid ({page},{number}) in table {name}."))

@@ -215,7 +215,7 @@ unsafe fn before_attach(
     }
     let partition = Table::open_oid(partition, pg_sys::NoLock);
     trackable::check_partitions(&relation::tree(&partition, pg_sys::AccessExclusiveLock), || {
-        let (partition, parent) = (relation::qualified_name(&partition), relation::qualified_name(&parent));
+        let (partition, parent) = (partition.qualified_name(), parent.qualified_name());
         format!("cannot attach {partition} as a partition of tracked table {parent}")
     })?;
     Ok(family)
@@ -311,7 +311,7 @@ unsafe fn check_storage(alter: &pg_sys::AlterTableStmt, command: *mut pg_sys::Al
     if Options::of(&table).is_none() || !has_rows {
         return Ok(());
     }
-    let name = relation::qualified_name(&table);
+    let name = table.qualified_name();
     let (message, detail) = match is_unlogged {
         true => (
             format!("cannot make tracked table {name} unlogged"),
@@ -380,7 +380,7 @@ unsafe fn changed_with(
 }
 
 fn before_its_baseline(table: &Table, what: &str) -> Failure {
-    let name = relation::qualified_name(table);
+    let name = table.qualified_name();
     Failure::new(
         PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
         format!("cannot {what} of table {name} while the rows that it had are still being recorded"),
@@ -421,7 +421,7 @@ unsafe fn after_create(create: &pg_sys::CreateStmt) -> Result<(), Failure> {
     // With IF NOT EXISTS the partition may have existed before, and have its trigger.
     let (Some(root), false) = (root, options::has_truncate_trigger(&partition)) else { return Ok(()) };
     trackable::check_partitions(&[oid], || {
-        let (partition, root) = (relation::qualified_name(&partition), relation::qualified_name(&root));
+        let (partition, root) = (partition.qualified_name(), root.qualified_name());
         format!("cannot create {partition} as a partition of tracked table {root}")
     })
     .map_err(|failure| match hint_to_create(&partition) {

@@ -93,7 +93,7 @@ pub unsafe fn relation_dropped(relation: pg_sys::Oid) {
         None => copies::original_of(&table, &tracked.options).is_some(),
     };
     if !is_nothing_lost {
-        let (level, name) = (errorless::nest_level(), relation::qualified_name(&table));
+        let (level, name) = (errorless::nest_level(), table.qualified_name());
         let unrecorded = Unrecorded { level, name, table_id: tracked.options.table_id, partition_of };
         DROPS.with_borrow_mut(|drops| drops.unrecorded.push(unrecorded));
     }

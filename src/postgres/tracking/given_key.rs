@@ -124,7 +124,7 @@ fn typed_key(table: &Table, columns: &[TableColumn], key: Jsonb, given: &Given) 
 }
 
 fn foreign_type(table: &Table, column: &str) -> Failure {
-    let name = relation::qualified_name(table);
+    let name = table.qualified_name();
     Failure::new(
         PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
         format!("values of column \"{column}\" of table {name} are not read"),

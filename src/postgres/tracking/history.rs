@@ -327,7 +327,7 @@ pub fn require_baseline(target: pg_sys::Oid) -> Result<(), Failure> {
 }
 
 pub fn still_recorded(table: &Table, progress: &baseline_table::Progress) -> Failure {
-    let message = format!("the rows of table {} are still being recorded", relation::qualified_name(table));
+    let message = format!("the rows of table {} are still being recorded", table.qualified_name());
     Failure::new(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
         .detail(format!("{} of {} pages are done.", progress.pages_done, progress.pages))
         .hint("View ledger.tracked_tables shows the progress; verify again when its state is \"tracked\". If there is no progress, see ledger.workers, and the server's log for the reason.")

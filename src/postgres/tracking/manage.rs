@@ -108,7 +108,7 @@ impl Change {
     fn unchanged(&self, tree: &LockedTree) -> Option<String> {
         let is_so = self.before.as_ref() == Some(&self.wanted) && has_sound_triggers(relation::oid(&tree.table));
         is_so.then(|| {
-            pgrx::notice!("table {} is tracked already", relation::qualified_name(&tree.table));
+            pgrx::notice!("table {} is tracked already", tree.table.qualified_name());
             self.wanted.table_id.clone()
         })
     }
@@ -171,7 +171,7 @@ fn coverage_since(table: &Table, current: Option<&Options>, wanted: &Options) ->
 /// Who calls track() to have triggers enabled again, say, may not know that it takes options away, and with `excluded`
 /// has recorded what was not to be.
 fn tell_of_change(table: &Table, before: &Options) {
-    let name = relation::qualified_name(table);
+    let name = table.qualified_name();
     pgrx::ereport!(
         PgLogLevel::NOTICE,
         PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
@@ -187,7 +187,7 @@ fn untrack_table(target: pg_sys::Oid) -> Result<(), Failure> {
     let tree = locked_to_change(target, "untrack")?;
     let table = &tree.table;
     let Some(options) = Options::of(table) else {
-        pgrx::notice!("table {} is not tracked", relation::qualified_name(table));
+        pgrx::notice!("table {} is not tracked", table.qualified_name());
         return Ok(());
     };
     // Not all that track() asks for: a table that has lost its primary key can be let go.
@@ -249,7 +249,7 @@ fn check_kind(tree: &LockedTree) -> Result<(), Failure> {
 }
 
 fn refusal(table: &Table) -> String {
-    format!("cannot track {}", relation::qualified_name(table))
+    format!("cannot track {}", table.qualified_name())
 }
 
 fn refused(table: &Table, why: &str, hint: &str) -> Failure {
@@ -261,8 +261,8 @@ fn check_partition(table: &Table, what: &str) -> Result<(), Failure> {
     for oid in relation::ancestors(table) {
         let ancestor = Table::open_oid(oid, pg_sys::AccessShareLock);
         if Options::of(&ancestor).is_some() {
-            let name = relation::qualified_name(&ancestor);
-            let message = format!("cannot {what} {}", relation::qualified_name(table));
+            let name = ancestor.qualified_name();
+            let message = format!("cannot {what} {}", table.qualified_name());
             return Err(Failure::new(PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE, message)
                 .detail(format!(
                     "It is a partition of {name}, which is tracked together with the rows of its partitions."
@@ -287,13 +287,13 @@ fn check_columns(table: &Table, coverage: &Coverage) -> Result<(), Failure> {
         let Some(column) = live.iter().find(|column| column.name == *name) else {
             return Err(Failure::new(
                 PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN,
-                format!("column \"{name}\" of table {} does not exist", relation::qualified_name(table)),
+                format!("column \"{name}\" of table {} does not exist", table.qualified_name()),
             ));
         };
         if column.is_virtual && matches!(coverage, Coverage::Only(_)) {
             return Err(Failure::new(
                 PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
-                format!("column \"{name}\" of table {} cannot be recorded", relation::qualified_name(table)),
+                format!("column \"{name}\" of table {} cannot be recorded", table.qualified_name()),
             )
             .detail("It is a virtual generated column, which is computed when it is read: nothing of it is stored.")
             .hint("Record the columns that it is computed from."));
@@ -339,7 +339,7 @@ fn make_triggers(target: pg_sys::Oid, options: &Options, lock: u32) {
 }
 
 fn name_of(target: pg_sys::Oid) -> String {
-    relation::qualified_name(&Table::open_oid(target, pg_sys::NoLock))
+    Table::open_oid(target, pg_sys::NoLock).qualified_name()
 }
 
 /// Statement triggers are not cloned to partitions: each has its own.
@@ -415,13 +415,13 @@ pub fn note_untracked(name: &str, table_id: &str, is_lost: bool) -> Result<(), F
 
 /// Records that tracking ends with the table.
 pub fn note_dropped(table: &Table, options: &Options) -> Result<(), Failure> {
-    note_untracked(&relation::qualified_name(table), &options.table_id, false)
+    note_untracked(&table.qualified_name(), &options.table_id, false)
 }
 
 /// Records that tracking begins, changes or ends.
 fn note(table: &Table, options: &Options, entry_type: &'static str) -> Result<(), Failure> {
     plan::forget_all();
-    let name = relation::qualified_name(table);
+    let name = table.qualified_name();
     let settings = options.settings();
     let data = json!({"table": name, "options": settings}).to_string();
     let data_hash = sha256_hex(jsonb::canonical(&data)?.as_bytes());

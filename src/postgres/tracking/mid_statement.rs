@@ -61,7 +61,7 @@ pub fn require_none(target: pg_sys::Oid) -> Result<(), Failure> {
     }
     Err(Failure::new(
         PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
-        format!("cannot verify table {} because it has pending trigger events", relation::qualified_name(&table)),
+        format!("cannot verify table {} because it has pending trigger events", table.qualified_name()),
     )
     .detail("It differs from what is recorded, but what a statement changes may be recorded only when the statement ends.")
     .hint("Verify after the statement: what differs then was changed past the triggers. In a RETURNING clause, or in a trigger of the same table, it may be too early."))

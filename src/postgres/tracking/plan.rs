@@ -153,7 +153,7 @@ impl Plan {
         let columns = Columns::new(live.iter().filter(covered).map(encode).collect::<Result<_, _>>()?);
         let unknown_column = unknown_column(&options, root, &of_root);
         let shape = Shape::of(of_root.into_iter().filter(|column| covered(&column)))?;
-        let name = relation::qualified_name(root);
+        let name = root.qualified_name();
         Ok(Plan {
             names: [
                 (Member::Table, canonical_json::string(&name)),
@@ -196,7 +196,7 @@ fn refuse_copy(table: &Table, options: &Options) -> Result<(), Failure> {
         super::at_rollback_forget_plans();
         return Ok(());
     };
-    let (name, call) = (relation::qualified_name(table), options.call(&relation::qualified_name(table)));
+    let (name, call) = (table.qualified_name(), options.call(&table.qualified_name()));
     let literal = relation::name_literal(table);
     Err(Failure::new(
         PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,

@@ -5,7 +5,7 @@ use super::options::{tracked_root, Options};
 use crate::postgres::errors::Failure;
 use crate::postgres::lists;
 use crate::postgres::quoting::literal;
-use crate::postgres::relation::{qualified_name, text};
+use crate::postgres::relation::text;
 use crate::postgres::tables::Table;
 use pgrx::{pg_sys, PgSqlErrorCode};
 
@@ -50,7 +50,7 @@ fn has_deferrable_key(table: &Table) -> bool {
 }
 
 fn no_key(table: &Table, is_deferrable: bool) -> Failure {
-    let name = qualified_name(table);
+    let name = table.qualified_name();
     let (message, detail, hint) = match is_deferrable {
         true => (
             format!("the primary key of table {name} is deferrable"),
@@ -75,5 +75,5 @@ fn no_key(table: &Table, is_deferrable: bool) -> Failure {
 pub(super) fn tracked_name(table: &Table) -> Option<String> {
     let options = Options::of(table)?;
     let root = tracked_root(table, &options);
-    Some(qualified_name(root.as_ref().unwrap_or(table)))
+    Some(root.as_ref().unwrap_or(table).qualified_name())
 }

@@ -5,7 +5,6 @@
 use super::options::{is_row_trigger, not_made_by_track, tracked_root, triggers_of, Options, ROW_TRIGGER};
 use crate::postgres::errors::{sentence, Failure};
 use crate::postgres::quoting::identifier;
-use crate::postgres::relation;
 use crate::postgres::tables::Table;
 use pgrx::{pg_sys, PgSqlErrorCode};
 use std::ffi::{CStr, CString};
@@ -32,7 +31,7 @@ impl RenamedTrigger {
             let is_own = |trigger: &&pg_sys::Trigger| is_row_trigger(trigger) && Options::of_trigger(trigger).is_ok();
             triggers.iter().find(is_own).map(|trigger| RenamedTrigger {
                 name: CStr::from_ptr(trigger.tgname).to_owned(),
-                table: relation::qualified_name(table),
+                table: table.qualified_name(),
                 is_replaced: of_that_name.is_some(),
             })
         }
@@ -74,7 +73,7 @@ pub unsafe fn require_own_name(trigger: &pg_sys::Trigger, table: &Table) -> Resu
     // With the trigger of a table, Postgres renames its copies in the partitions (before version 15 it does not).
     let renamed = root.as_ref().and_then(RenamedTrigger::of).or_else(|| RenamedTrigger::of(table));
     let renamed = renamed.ok_or_else(not_made_by_track)?;
-    let call = options.call(&relation::qualified_name(root.as_ref().unwrap_or(table)));
+    let call = options.call(&root.as_ref().unwrap_or(table).qualified_name());
     Err(Failure::new(PgSqlErrorCode::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED, renamed.what())
         .detail("Under another name it records no change, so every change of a row is refused.")
         .hint(sentence(&renamed.remedy(&call))))

@@ -115,14 +115,14 @@ fn check_whole(table: &Table, options: &Options) -> Result<(), Failure> {
     if !plan.is_partition {
         return Ok(());
     }
-    let (name, whole) = (relation::qualified_name(table), &plan.table);
+    let (name, whole) = (table.qualified_name(), &plan.table);
     Err(Failure::new(PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE, format!("cannot verify table {name} alone"))
         .detail(format!("It is a partition of {whole}, which is tracked together with the rows of its partitions."))
         .hint(format!("Call the function for {whole}.")))
 }
 
 pub fn not_tracked(table: &Table) -> Failure {
-    let message = format!("table {} is not tracked", relation::qualified_name(table));
+    let message = format!("table {} is not tracked", table.qualified_name());
     let to_track = match table.is_plain() || table.is_partitioned() {
         true => format!("To track it: SELECT ledger.track({}). ", relation::name_literal(table)),
         false => String::new(),

@@ -51,7 +51,7 @@ pub fn check_heap(table: &Table) -> Result<(), Failure> {
     if !table.is_plain() || table.is_heap() {
         return Ok(());
     }
-    let message = format!("cannot read the rows of table {}", relation::qualified_name(table));
+    let message = format!("cannot read the rows of table {}", table.qualified_name());
     Err(Failure::new(PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED, message)
         .detail(format!("The table {OTHER_METHOD}."))
         .hint("ALTER TABLE ... SET ACCESS METHOD heap."))
@@ -61,7 +61,7 @@ pub fn check_heap(table: &Table) -> Result<(), Failure> {
 /// fails with `refusal()` as the message.
 pub fn check_partitions(partitions: &[pg_sys::Oid], refusal: impl Fn() -> String) -> Result<(), Failure> {
     let refuse = |partition: &Table, why: &str, hint: &str| {
-        let detail = format!("Partition {} {why}.", relation::qualified_name(partition));
+        let detail = format!("Partition {} {why}.", partition.qualified_name());
         let failure = Failure::new(PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE, refusal());
         Err(failure.detail(detail).hint(hint))
     };

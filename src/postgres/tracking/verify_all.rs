@@ -161,7 +161,7 @@ fn is_in_view(table: pg_sys::Oid) -> bool {
 }
 
 fn without_trigger(table: &Table) -> Failure {
-    let message = format!("the rows of table {} are not recorded", relation::qualified_name(table));
+    let message = format!("the rows of table {} are not recorded", table.qualified_name());
     Failure::new(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message).detail(
         "pg_trigger has the trigger that records them, but Postgres does not fire it, or its argument was changed.",
     )

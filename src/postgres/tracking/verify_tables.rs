@@ -168,7 +168,7 @@ impl Verification {
             return;
         }
         let of_table = match self.tables.as_slice() {
-            [table] => format!(" of table {}", relation::qualified_name(&table.target.open())),
+            [table] => format!(" of table {}", table.target.open().qualified_name()),
             _ => String::new(),
         };
         let message = format!("{} of {recorded} sealed entries are gone from the ledger", recorded - self.sealed);

@@ -132,7 +132,7 @@ impl Counted {
     fn count_by_query(&self, part: &Part) -> u64 {
         let query = format!(
             "SELECT count(*) FROM {} WHERE block_number <= $1[1] OR block_number > $1[2] OR block_number IS NULL",
-            relation::qualified_name(&part.table)
+            part.table.qualified_name()
         );
         let bounds = pgrx::IntoDatum::into_datum(vec![self.last_block, self.head]);
         let counted = bounds.and_then(|bounds| spi::first_row(&query, pg_sys::INT8ARRAYOID, bounds));
@@ -219,7 +219,7 @@ fn unread_entry(row: &Row) -> Problem {
 /// Names the rows of a table that verification does not read. If it is not an ordinary table, says how many there are.
 fn name_foreign(counted: &Counted, part: &Part, findings: &mut Findings<'_>) {
     let table = &part.table;
-    let name = relation::qualified_name(table);
+    let name = table.qualified_name();
     if !table.is_heap() {
         let count = counted.count_by_query(part);
         if count > 0 {
