@@ -173,6 +173,11 @@ fn a_file_that_cannot_be_cut_back_to_what_is_on_disk_is_not_written() {
     assert_whole(&cluster, &mut client);
 }
 
+/// Waits until the database remembers the file. Otherwise, after a crash, nothing of the file is known to be on disk.
+fn wait_until_remembered(client: &mut Client) {
+    wait_for(client, "(SELECT mirror_attachment IS NOT NULL FROM ledger.log_state)");
+}
+
 /// Has the state file say that no more is on disk than the database knows.
 fn forget_what_is_on_disk(path: &Path) {
     let mut state = state_file(path);
@@ -183,6 +188,7 @@ fn forget_what_is_on_disk(path: &Path) {
 #[test]
 fn what_is_found_at_the_start_and_cannot_be_synced_is_written_again() {
     let (cluster, mut client) = start_small(Local, "sync");
+    wait_until_remembered(&mut client);
     let ids = record_many(&mut client, 3);
     let path = file(&mut client);
     drop(client);
@@ -200,6 +206,7 @@ fn what_is_found_at_the_start_and_cannot_be_synced_is_written_again() {
 #[test]
 fn what_stands_before_a_torn_line_that_could_not_be_cut_off_for_good_is_written_again() {
     let (cluster, mut client) = start_small(Local, "sync");
+    wait_until_remembered(&mut client);
     let ids = record_many(&mut client, 3);
     let path = file(&mut client);
     drop(client);
