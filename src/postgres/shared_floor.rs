@@ -28,7 +28,8 @@ impl SharedFloor {
         self.raiser.store(0, Ordering::SeqCst);
     }
 
-    /// The floor is that of this file. Its page is reset before, because [`first_page`](super::pending_floor::first_page) asks for the file first.
+    /// The floor is that of this file. Its page is reset before, because
+    /// [`first_page`](super::pending_floor::first_page) asks for the file first.
     pub fn begin_file(&self, file: u32) {
         self.page.reset();
         self.file.store(file, Ordering::SeqCst);

@@ -34,18 +34,11 @@ pub struct BoundedWait {
     progress: Option<(Timeout, (u64, u64))>,
     /// When this process first slept.
     slept_since: Option<Instant>,
-    has_slept: bool,
 }
 
 impl BoundedWait {
     pub fn new() -> Self {
-        BoundedWait {
-            missing: None,
-            statement_end: statement_end(),
-            progress: None,
-            slept_since: None,
-            has_slept: false,
-        }
+        BoundedWait { missing: None, statement_end: statement_end(), progress: None, slept_since: None }
     }
 
     /// Sleeps while this process waits for the writer.
@@ -108,7 +101,6 @@ impl BoundedWait {
     }
 
     fn note_sleep(&mut self, mirror: &Mirror) {
-        self.has_slept = true;
         if self.slept_since.get_or_insert_with(Instant::now).elapsed() > SLOW {
             // It logs that the file does not answer: no other process need be free to do so.
             mirror.shared.launcher.wake();
@@ -176,7 +168,7 @@ fn is_released() -> bool {
 
 impl Drop for BoundedWait {
     fn drop(&mut self) {
-        if self.has_slept {
+        if self.slept_since.is_some() {
             MirrorState::stop_sleeping();
         }
     }
