@@ -1,5 +1,5 @@
-//! What `ledger.entries` and `ledger.blocks` show is what verification reads, whatever tables a superuser makes them
-//! of.
+//! What `ledger.entries`, `ledger.blocks` and other tables show is what verification reads, whatever tables a superuser
+//! makes them of.
 #![cfg(feature = "cluster-tests")]
 
 use crate::common::ledger::*;
@@ -98,7 +98,7 @@ fn what_entries_shows_is_what_was_verified() {
 
 /// A query on a table shows the rows of its inheritance children, too.
 #[test]
-fn what_blocks_and_nodes_show_is_what_was_verified() {
+fn what_other_tables_show_is_what_was_verified() {
     let (_cluster, mut client) = ledger();
     for table in ["blocks", "log_nodes", "log_state"] {
         let child = format!(
@@ -115,6 +115,12 @@ fn what_blocks_and_nodes_show_is_what_was_verified() {
         let found = found_after(&mut client, &copy);
         assert!(found.iter().any(|problem| problem.contains(&format!("ledger.{table}"))), "{found:#?}");
     }
+    for table in ["items", "row_versions", "table_shapes", "baselines"] {
+        let found = found_after(&mut client, &format!("CREATE TABLE child () INHERITS (ledger.{table})"));
+        assert!(found.iter().any(|problem| problem.contains(&format!("ledger.{table}"))), "{found:#?}");
+    }
+    let found = found_after(&mut client, "ALTER TABLE ledger.items RENAME TO true_items");
+    assert!(found.iter().any(|problem| problem.contains("ledger.items is not the ledger's own")), "{found:#?}");
     for table in ["blocks", "log_nodes", "log_state", "entries_pending", "entries_sealed"] {
         let detach = match table.starts_with("entries") {
             true => format!("ALTER TABLE ledger.entries DETACH PARTITION ledger.{table};"),

@@ -1,4 +1,5 @@
-//! Where in `ledger.entries_pending` the pending entries begin: see [`PendingFloor`](crate::ledger::pending_floor::PendingFloor).
+//! Where in `ledger.entries_pending` the pending entries begin: see
+//! [`PendingFloor`](crate::ledger::pending_floor::PendingFloor).
 //!
 //! What stands before the floor is gone: all transactions that have deleted it had ended when the worker raised the
 //! floor. An older snapshot may still see it as pending, and must find it there. So only a snapshot that sees the

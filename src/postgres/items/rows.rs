@@ -16,7 +16,7 @@ macro_rules! select {
     ($($locking:literal)?) => {
         concat!(
             "SELECT content, location_path, metadata::text, language, integrity_hash::text, \
-             revoked_at IS NOT NULL, revoked_reason FROM ledger.items \
+             revoked_at IS NOT NULL, revoked_reason FROM ONLY ledger.items \
              WHERE item_type = $1 AND item_id = $2 AND version = $3"
             $(, $locking)?
         )
@@ -69,7 +69,7 @@ pub struct Repeated {
 
 pub fn repeated(name: &ItemName) -> Option<Repeated> {
     let statement = "SELECT entry_id, signed_at, depends_on::text, revoked_at, revoked_reason, \
-         location_path, language FROM ledger.items WHERE item_type = $1 AND item_id = $2 AND version = $3";
+         location_path, language FROM ONLY ledger.items WHERE item_type = $1 AND item_id = $2 AND version = $3";
     let mut found = None;
     spi::run(statement, &name_arguments(name), Access::Read, |row| {
         found = Some(Repeated {
@@ -88,7 +88,7 @@ pub fn repeated(name: &ItemName) -> Option<Repeated> {
 /// The names of all items, in order.
 pub fn all_names() -> Vec<ItemName> {
     let mut names = Vec::new();
-    let statement = "SELECT item_type, item_id, version FROM ledger.items \
+    let statement = "SELECT item_type, item_id, version FROM ONLY ledger.items \
          ORDER BY item_type COLLATE \"C\", item_id COLLATE \"C\", version COLLATE \"C\"";
     spi::run(statement, &[], Access::Read, |row| {
         let item_type = row.text(0).and_then(|item_type| item_type.parse().ok());
@@ -126,7 +126,7 @@ impl SignedRow<'_> {
     /// Replaces the row that there is.
     pub fn update(&self) {
         self.write(
-            "UPDATE ledger.items SET location_path = $4, content = $5, metadata = $6, language = $7, \
+            "UPDATE ONLY ledger.items SET location_path = $4, content = $5, metadata = $6, language = $7, \
              integrity_hash = $8, signed_at = $9, entry_id = $10, depends_on = $11, revoked_at = NULL, \
              revoked_reason = NULL WHERE item_type = $1 AND item_id = $2 AND version = $3 RETURNING true",
         );
@@ -160,7 +160,7 @@ pub fn revoke(name: &ItemName, entry_id: Uuid, at: Timestamp, reason: &str) {
         Argument::new(pg_sys::TIMESTAMPTZOID, tables::timestamp_to_postgres(at).into_datum()),
         Argument::text(Some(reason)),
     ]);
-    let statement = "UPDATE ledger.items SET entry_id = $4, revoked_at = $5, revoked_reason = $6 \
+    let statement = "UPDATE ONLY ledger.items SET entry_id = $4, revoked_at = $5, revoked_reason = $6 \
          WHERE item_type = $1 AND item_id = $2 AND version = $3";
     spi::run(statement, &arguments, Access::Write, |_| {});
 }

@@ -7,8 +7,8 @@ use crate::postgres::tables::Table;
 use pgrx::pg_sys;
 
 /// The name of the table that this one is a copy of: what is done to its rows would be recorded of the rows there. Both
-/// are tracked with the same id. The original is the table that the options were given for. If none is, as in a database
-/// that was restored itself, it is the one with the lowest oid, which was there first.
+/// are tracked with the same id. The original is the table that the options were given for. If none is, as in a
+/// database that was restored itself, it is the one with the lowest oid, which was there first.
 pub fn original_of(table: &Table, options: &Options) -> Option<String> {
     let own = relation::oid(table);
     if options.is_made_for(own) {

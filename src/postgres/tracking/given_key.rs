@@ -148,8 +148,8 @@ fn is_jsonb(column: &TableColumn) -> bool {
     column.base_type().0 == pg_sys::JSONBOID
 }
 
-/// Whether the ledger may state another value in these words than the type reads: the text of a jsonb value with a number
-/// that canonical JSON would not keep, which is a string, or in an array of money the numbers that are stored.
+/// Whether the ledger may state another value in these words than the type reads: the text of a jsonb value with a
+/// number that canonical JSON would not keep, which is a string, or in an array of money the numbers that are stored.
 fn may_state_other(column: &TableColumn, json: &str) -> bool {
     let begins_value = |byte: u8| matches!(byte, b'-' | b'[' | b'{') || byte.is_ascii_digit();
     let is_text_of_value = |pair: &[u8]| pair[0] == b'"' && begins_value(pair[1]);

@@ -35,8 +35,8 @@ use serde_json::json;
 use std::collections::HashSet;
 use std::ffi::CStr;
 
-// Here and in untrack(), types are read and triggers created as the ledger's owner: nothing of the caller's must get into
-// that.
+// Here and in untrack(), types are read and triggers created as the ledger's owner: nothing of the caller's must get
+// into that.
 #[pg_extern(volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 fn track(

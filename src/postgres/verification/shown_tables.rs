@@ -3,21 +3,22 @@
 //! Verification reads sealed entries from `ledger.entries_sealed`, however its partitions are arranged, and pending
 //! ones from `ledger.entries_pending`. Queries read `ledger.entries`, which should have exactly these two as its
 //! partitions. If it is a view or another table, or has other partitions, queries show something else. A query on
-//! `ledger.blocks` would also show the rows of tables that inherit from it.
+//! `ledger.blocks`, `ledger.items` or another table would also show the rows of tables that inherit from it.
 
 use crate::ledger::verifier::{Findings, Problem, ProblemKind, Source};
 use crate::postgres::errors::Failure;
 use crate::postgres::spi;
 use pgrx::PgSqlErrorCode;
 
-/// Finds what is not as the extension made it: a table's name, whether it can still be read as that table, and what is
-/// wrong.
+/// Finds what is not as the extension made it: a table's name, whether the chain can be verified nevertheless, and what
+/// is wrong.
 const QUERY: &str = "
-    WITH RECURSIVE named (name, kind) AS (
-        VALUES ('blocks', 'r'), ('log_nodes', 'r'), ('log_state', 'r'), ('entries_pending', 'r'), ('entries_sealed', 'p'),
-               ('entries', 'p')
+    WITH RECURSIVE named (name, kind, is_read) AS (
+        VALUES ('blocks', 'r', true), ('log_nodes', 'r', true), ('log_state', 'r', true), ('entries_pending', 'r', true),
+               ('entries_sealed', 'p', true), ('entries', 'p', false), ('items', 'r', false), ('row_versions', 'r', false),
+               ('table_shapes', 'r', false), ('baselines', 'r', false)
     ), own AS (
-        SELECT n.name, c.oid, c.relkind::text = n.kind AND (n.kind = 'p' OR c.relam = 2) AS is_readable, EXISTS (
+        SELECT n.name, n.is_read, c.oid, c.relkind::text = n.kind AND (n.kind = 'p' OR c.relam = 2) AS is_readable, EXISTS (
             SELECT FROM pg_depend AS d JOIN pg_extension AS x ON x.oid = d.refobjid
             WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.objsubid = 0
               AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e' AND x.extname = 'pg_notary') AS is_member
@@ -30,7 +31,7 @@ const QUERY: &str = "
         UNION ALL
         SELECT i.inhrelid, i.inhdetachpending FROM sealed AS s JOIN pg_inherits AS i ON i.inhparent = s.oid
     )
-    SELECT o.name, o.name = 'entries' OR coalesce(o.is_readable, false), 'is not the ledger''s own table' FROM own AS o
+    SELECT o.name, NOT o.is_read OR coalesce(o.is_readable, false), 'is not the ledger''s own table' FROM own AS o
     WHERE NOT coalesce(o.is_readable AND o.is_member, false)
     UNION ALL
     SELECT b.parent, true, 'also shows the rows of ' || b.oid::regclass FROM below AS b
@@ -44,8 +45,8 @@ const QUERY: &str = "
     SELECT 'entries_sealed', true, 'does not show the rows of ' || s.oid::regclass || ', which is being detached'
     FROM sealed AS s WHERE s.is_detached";
 
-/// Reports what is wrong. Raises an ERROR if a table cannot be read at all, because then nothing can be said about the
-/// ledger.
+/// Reports what is wrong. Raises an ERROR if a table of the chain cannot be read at all, because then nothing can be
+/// said about the ledger.
 pub fn check(findings: &mut Findings<'_>) {
     let mut unreadable = None;
     spi::for_each(QUERY, &[], |row| {

@@ -119,8 +119,8 @@ struct Noted {
 }
 
 impl Noted {
-    /// Logs what is new, and returns what to remember. A file that is only slow hangs again and again: that is logged now
-    /// and then.
+    /// Logs what is new, and returns what to remember. A file that is only slow hangs again and again: that is logged
+    /// now and then.
     fn now(hang: Option<Hang>, before: Option<Noted>) -> Option<Noted> {
         let seen = Instant::now();
         match (hang.filter(|hang| hang.is_waited_for), before) {
@@ -156,8 +156,8 @@ impl Launcher {
         shortest(wait, self.back_off())
     }
 
-    /// Logs which mirror files do not answer, and which answer again; returns how soon to look again. The processes that
-    /// know of it wait for the file themselves, some in the system call.
+    /// Logs which mirror files do not answer, and which answer again; returns how soon to look again. The processes
+    /// that know of it wait for the file themselves, some in the system call.
     fn log_hanging(&mut self) -> Option<i64> {
         let mut hanging = HashMap::new();
         for slot in self.shared.slots() {

@@ -122,8 +122,8 @@ pub(super) fn voiding_is_locked() -> Failure {
 
 /// Why the worker cannot seal, although it has the sealing lock.
 fn tables_are_locked() -> Failure {
-    // Whoever builds an index holds it for long: if the worker tried again as soon as for other locks, it would hold the
-    // sealing lock most of the time.
+    // Whoever builds an index holds it for long: if the worker tried again as soon as for other locks, it would hold
+    // the sealing lock most of the time.
     Failure::new(PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE, holder_of_table())
         .detail(format!("Nothing can be sealed until the lock is released; the worker waited {} seconds for it.", TABLE_PATIENCE.as_secs()))
         .hint("CREATE INDEX without CONCURRENTLY, REINDEX and VACUUM FULL hold such a lock until their transaction ends. View pg_locks shows the lock, and pg_stat_activity what its session does.")
