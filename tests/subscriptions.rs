@@ -9,7 +9,11 @@ use postgres::Client;
 const ACCOUNTS: &str = "CREATE TABLE accounts (id int PRIMARY KEY, amount int)";
 
 fn start_publisher() -> (Cluster, Client) {
-    let (publisher, mut source) = start(Options::new().conf("wal_level = logical"));
+    start_publisher_with("")
+}
+
+fn start_publisher_with(setting: &str) -> (Cluster, Client) {
+    let (publisher, mut source) = start(Options::new().conf("wal_level = logical").conf(setting));
     source.batch_execute(&format!("{ACCOUNTS}; CREATE PUBLICATION p FOR TABLE accounts")).unwrap();
     (publisher, source)
 }
@@ -44,6 +48,43 @@ fn changes_that_a_subscription_applies_are_recorded() {
     source.batch_execute("TRUNCATE accounts").unwrap();
     wait_for(&mut client, "NOT EXISTS (SELECT FROM accounts)");
     assert_clean(&mut client, "accounts");
+}
+
+/// Postgres warns of each row that it routes to a partition with a trigger. A parallel apply worker would send that to
+/// its leader, which does not read it while it waits for the end of the commit, and both would wait for ever.
+#[test]
+fn rows_that_a_subscription_routes_to_partitions_are_recorded() {
+    let (publisher, mut source) = start_publisher_with("logical_decoding_work_mem = 64kB");
+    let options = Options::new().conf("ledger.block_size = 50").conf("ledger.block_interval = 1s");
+    let (_subscriber, mut client) = start(options);
+    client
+        .batch_execute(&format!(
+            "{ACCOUNTS} PARTITION BY RANGE (id);
+             CREATE TABLE low PARTITION OF accounts FOR VALUES FROM (MINVALUE) TO (1000);
+             CREATE TABLE high PARTITION OF accounts FOR VALUES FROM (1000) TO (MAXVALUE);
+             SELECT ledger.track('accounts')"
+        ))
+        .unwrap();
+    let streaming = if pg_major() < 16 { "on" } else { "parallel" };
+    subscribe(&mut client, &publisher, &format!("WITH (streaming = {streaming})"));
+    wait_for(&mut client, "(SELECT bool_and(srsubstate = 'r') FROM pg_subscription_rel)");
+    // The apply worker learns that from the next transaction, and only then starts parallel ones.
+    source.batch_execute("INSERT INTO accounts VALUES (-1, 0)").unwrap();
+    wait_for(&mut client, "EXISTS (SELECT FROM accounts WHERE id = -1)");
+    source
+        .batch_execute(
+            "BEGIN; INSERT INTO accounts SELECT n, 1 FROM generate_series(1, 3000) AS n;
+             SAVEPOINT s; UPDATE accounts SET amount = 2; ROLLBACK TO s;
+             SAVEPOINT s; UPDATE accounts SET amount = 3 WHERE id % 2 = 0; RELEASE s;
+             DELETE FROM accounts WHERE id % 3 = 0; UPDATE accounts SET id = id + 1000 WHERE id BETWEEN 998 AND 999;
+             COMMIT",
+        )
+        .unwrap();
+    source.batch_execute("INSERT INTO accounts VALUES (0, 0)").unwrap();
+    wait_for(&mut client, "EXISTS (SELECT FROM accounts WHERE id = 0)");
+    assert_eq!(row_entries(&mut client, "accounts"), 5504);
+    assert_clean(&mut client, "accounts");
+    assert_intact(&mut client);
 }
 
 /// The process that applies them decides without a command. Places in shared memory are few, so they must become free;

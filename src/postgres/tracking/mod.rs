@@ -17,6 +17,7 @@
 //! | [`plan`], [`shape`], [`columns`], [`output_function`], [`fixed_settings`] | which columns are recorded, and a row as JSON |
 //! | [`row_key`] | how a row is named |
 //! | [`record`], [`metadata`] | the triggers' functions, and what they say of a change |
+//! | [`parallel_apply`] | what the worker of a subscription must not say meanwhile |
 //! | [`command_order`] | the times of changes that one transaction makes to one row |
 //! | [`baseline`], [`baseline_table`], [`horizon`] | recording the rows that were there before; what is left of it, and which rows they are |
 //! | [`trackable`] | which tables can be recorded |
@@ -62,6 +63,7 @@ mod one_row;
 pub mod options;
 mod output_function;
 pub mod own_triggers;
+mod parallel_apply;
 mod partition_bounds;
 pub mod partitions;
 mod pending_list;

@@ -6,6 +6,7 @@ use super::horizon::{self, HasEntry, Horizon};
 use super::metadata::MetadataBuilder;
 use super::mid_statement;
 use super::options::{Coverage, Options};
+use super::parallel_apply;
 use super::plan::{self, Plan, UnknownColumn};
 use super::renamed_trigger::require_own_name;
 use super::row_key::RowKey;
@@ -41,6 +42,7 @@ pub unsafe extern "C-unwind" fn ledger_record_change(fcinfo: pg_sys::FunctionCal
     use pg_sys::{TRIGGER_EVENT_DELETE, TRIGGER_EVENT_INSERT, TRIGGER_EVENT_OPMASK, TRIGGER_EVENT_UPDATE};
     let data = trigger_data(fcinfo, &ROW_CHANGE);
     let table = Table::of_trigger(data);
+    parallel_apply::keep_warnings_from_leader(&table);
     or_raise(require_own_name(&*data.tg_trigger, &table));
     let plan = or_raise(plan::of(&table, || Options::of_trigger(&*data.tg_trigger)));
     let row = table.deform(data.tg_trigtuple);
