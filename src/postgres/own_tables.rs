@@ -1,8 +1,8 @@
 //! Refuses ALTER TABLE of the ledger's own tables if it concerns columns, or would leave the table empty after a crash.
 //! Rows of these tables are read and written by position: with a column more or less, or of another type, nothing could
 //! be recorded any more. Also refuses TRUNCATE of partitions that an administrator has attached, because a partition
-//! gets the row triggers of its parent, but not those for statements; and that such a partition is unlogged. Other
-//! changes are the administrator's business.
+//! gets the row triggers of its parent, but not those for statements; that such a partition is unlogged; and the
+//! trigger of pg_repack. Other changes are the administrator's business.
 //!
 //! # Safety
 //!
@@ -18,6 +18,9 @@ use super::spi;
 use super::triggers;
 use pgrx::{pg_guard, pg_sys, PgSqlErrorCode};
 use std::ffi::CStr;
+
+/// The function of pg_repack's trigger.
+const REPACK_FUNCTION: [&CStr; 2] = [c"repack", c"repack_trigger"];
 
 /// What a command would do to a table that no table of the extension can bear.
 #[derive(Clone, Copy)]
@@ -40,6 +43,7 @@ pub unsafe extern "C-unwind" fn before_utility(statement: *mut pg_sys::Node) {
             lists::pointers(truncate.relations).for_each(|name| or_raise(check_truncate(name.cast())));
         }
         pg_sys::NodeTag::T_CreateStmt => or_raise(check_created(&*statement.cast())),
+        pg_sys::NodeTag::T_CreateTrigStmt => or_raise(check_trigger(&*statement.cast())),
         pg_sys::NodeTag::T_AlterTableStmt if is_checked => {
             let alter = &*statement.cast::<pg_sys::AlterTableStmt>();
             or_raise(check_attached(alter));
@@ -53,6 +57,20 @@ pub unsafe extern "C-unwind" fn before_utility(statement: *mut pg_sys::Node) {
         }
         _ => {}
     }
+}
+
+/// Refuses the trigger by which pg_repack learns of what is written to a table while it copies it: the ledger writes past
+/// triggers, so that all of that would be missing from the copy that pg_repack puts in the table's place.
+unsafe fn check_trigger(create: &pg_sys::CreateTrigStmt) -> Result<(), Failure> {
+    let is_of_repack = lists::pointers(create.funcname).map(|name| lists::string(name)).eq(REPACK_FUNCTION);
+    let table = relation::named(create.relation);
+    if !is_of_repack || !is_of_ledger(table) {
+        return Ok(());
+    }
+    let message = format!("pg_repack cannot process table \"{}\"", relation::shown_name(table));
+    Err(Failure::new(PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED, message)
+        .detail("The ledger writes to its tables without firing triggers. Entries that come while pg_repack runs would be lost.")
+        .hint("Run pg_repack with --exclude-extension=pg_notary. VACUUM FULL can rewrite a table of the ledger."))
 }
 
 unsafe fn changes(commands: *mut pg_sys::List) -> impl Iterator<Item = Change> {
