@@ -2,6 +2,7 @@
 //! comes back however they end.
 #![cfg(feature = "cluster-tests")]
 
+use crate::common::faults::*;
 use crate::common::ledger::*;
 use crate::common::{send, wait_until, Cluster, Options};
 use postgres::error::SqlState;
@@ -30,6 +31,38 @@ fn a_worker_does_not_keep_its_database_from_being_dropped_renamed_or_copied() {
     client.batch_execute("DROP DATABASE renamed").unwrap();
     client.batch_execute("DROP DATABASE copy WITH (FORCE)").unwrap();
     wait_until("one worker is left", PATIENCE, || number(&mut client, WORKERS) == 1);
+}
+
+/// It has connected and has not found out yet that there is a ledger, so it is not known to be the database's worker.
+#[test]
+fn a_worker_that_is_just_starting_does_not_keep_its_database_from_being_dropped_renamed_or_copied() {
+    let (cluster, mut client) = start(Options::new());
+    worker_pid(&mut client);
+    client.batch_execute("CREATE DATABASE old").unwrap();
+    let mut old = cluster.connect("old");
+    old.batch_execute("CREATE EXTENSION pg_notary").unwrap();
+    record(&mut old);
+    worker_pid(&mut old);
+    close(old, &mut client);
+    // The launcher sends no worker to a template, so it sends one to the copy at once.
+    client.batch_execute("ALTER DATABASE old IS_TEMPLATE true").unwrap();
+    for command in ["ALTER DATABASE new RENAME TO renamed", "CREATE DATABASE copy TEMPLATE new", "DROP DATABASE new"] {
+        client.batch_execute("DROP DATABASE IF EXISTS new").unwrap();
+        set_fault(&cluster, "look_for_ledger:hang");
+        client.batch_execute("CREATE DATABASE new TEMPLATE old").unwrap();
+        wait_until("its worker has connected", PATIENCE, || has_worker(&mut client, "new"));
+        let oid = number(&mut client, "SELECT oid::bigint FROM pg_database WHERE datname = 'new'");
+        let mut session = cluster.connect("postgres");
+        let running = thread::spawn(move || session.batch_execute(command));
+        let needs_it = "classid = 'pg_database'::regclass AND mode IN ('ShareLock', 'AccessExclusiveLock')";
+        wait_for(&mut client, &format!("EXISTS (SELECT FROM pg_locks WHERE objid = {oid} AND {needs_it})"));
+        clear_fault(&cluster);
+        running.join().unwrap().unwrap();
+    }
+    for database in ["renamed", "copy"] {
+        record(&mut cluster.connect(database));
+    }
+    wait_for(&mut client, "(SELECT count(*) = 3 FROM ledger.workers WHERE state = 'running')");
 }
 
 /// CREATE DATABASE copies template1 unless it is told otherwise. The launcher leaves templates alone.

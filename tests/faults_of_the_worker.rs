@@ -70,6 +70,28 @@ fn a_worker_whose_ledger_was_dropped_leaves_though_it_fails_at_the_first_look() 
     wait_for(&mut client, "(SELECT pending_count = 0 FROM ledger.chain_stats)");
 }
 
+/// The drop waits for the sessions that record, these wait for the worker, and the worker must not wait for the drop.
+#[test]
+fn a_commit_that_a_drop_of_the_ledger_holds_up_says_whose_it_is() {
+    let (cluster, mut client) = start_small(Local, "write");
+    record(&mut client);
+    set_fault(&cluster, "look_for_extension:hang");
+    client.batch_execute("DROP EXTENSION pg_notary CASCADE").unwrap();
+    client.batch_execute("CREATE EXTENSION pg_notary").unwrap();
+    client.batch_execute(&format!("BEGIN; {RECORD}")).unwrap();
+    let drops = Background::run(&cluster, "", "DROP EXTENSION pg_notary CASCADE");
+    let waits = format!("EXISTS (SELECT FROM pg_locks WHERE pid = {} AND NOT granted)", drops.pid);
+    wait_for(&mut cluster.connect("postgres"), &waits);
+    clear_fault(&cluster);
+    let failed = error(&mut client, "COMMIT");
+    let named = format!("session {} holds the lock on extension pg_notary", drops.pid);
+    assert!(all_text(&failed).contains(&named), "{failed:?}");
+    drops.ends().unwrap();
+    client.batch_execute("CREATE EXTENSION pg_notary").unwrap();
+    record(&mut client);
+    assert_whole(&cluster, &mut client);
+}
+
 /// Files beside the mirror that mirror_restart() has put aside.
 fn put_aside(path: &Path) -> Vec<PathBuf> {
     let name = format!("{}.", path.file_name().unwrap().to_str().unwrap());

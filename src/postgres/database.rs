@@ -101,6 +101,11 @@ pub fn is_in_recovery() -> bool {
     unsafe { pg_sys::RecoveryInProgress() }
 }
 
+/// Whether a command needs this database for itself, so that its worker must leave.
+pub fn is_paused() -> bool {
+    shared().is_some_and(|shared| shared.pauses.has(own_oid()))
+}
+
 pub fn mirror() -> Result<Mirror, Failure> {
     slot().map(|(shared, slot)| Mirror { shared, slot })
 }

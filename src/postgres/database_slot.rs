@@ -67,9 +67,6 @@ pub enum WorkerState {
     Running = 2,
     /// Sealing or the mirror failed; it tries again.
     Failing = 3,
-    /// Kept away while commands need the database for themselves. This is never stored, because those commands are
-    /// counted.
-    Paused = 4,
 }
 
 impl WorkerState {
@@ -79,7 +76,6 @@ impl WorkerState {
             WorkerState::Starting => "starting",
             WorkerState::Running => "running",
             WorkerState::Failing => "failing",
-            WorkerState::Paused => "paused",
         }
     }
 }
@@ -95,9 +91,6 @@ pub struct DatabaseSlot {
     complained_at: AtomicI64,
     /// When the slot was taken, or its last worker left.
     vacant_since: AtomicI64,
-    /// Commands that keep the worker away. Each takes back what it has added, even if the slot is another database's by
-    /// then.
-    pauses: AtomicU32,
     /// Committed entries that wait for a block. May run a little ahead of the table, never behind it: it decides when
     /// the worker looks, and the worker counts what it finds.
     pub pending: AtomicI64,
@@ -184,10 +177,8 @@ impl DatabaseSlot {
         self.worker.pid() == 0 && vacancy() >= LONGEST_VACANCY_MICROS
     }
 
+    /// What the worker is doing, or would be doing if no command kept it away.
     pub fn worker_state(&self) -> WorkerState {
-        if self.pauses.load(Ordering::SeqCst) > 0 {
-            return WorkerState::Paused;
-        }
         match self.worker_state.load(Ordering::Acquire) {
             1 => WorkerState::Starting,
             2 => WorkerState::Running,
@@ -196,24 +187,8 @@ impl DatabaseSlot {
         }
     }
 
-    /// What the worker is doing, or would be doing without a pause. Only [`DatabaseSlot::pause`] pauses it.
     pub fn set_worker_state(&self, state: WorkerState) {
         self.worker_state.store(state as u32, Ordering::Release);
-    }
-
-    /// Keeps the worker away until [`DatabaseSlot::resume`] has been called as often.
-    pub fn pause(&self) {
-        self.pauses.fetch_add(1, Ordering::SeqCst);
-    }
-
-    /// Ends one pause; returns whether it was the last. Cannot fail.
-    pub fn resume(&self) -> bool {
-        let is_last = self.pauses.fetch_sub(1, Ordering::SeqCst) == 1;
-        if is_last && self.worker.pid() == 0 {
-            // Also if the worker was about to start and was turned away.
-            self.set_worker_state(WorkerState::Wanted);
-        }
-        is_last
     }
 
     /// Notes that a transaction begins to commit entries; returns the epoch to end it with.

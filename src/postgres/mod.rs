@@ -32,7 +32,7 @@
 //! | [`verification`], [`all_entries`] | SQL functions that verify; going through all entries, pending or sealed |
 //! | [`views`] | the functions behind the views for monitoring |
 //! | [`worker`], [`background_process`] | launcher and workers; what they have in common with the mirror's writer |
-//! | [`shared`], [`database_slot`], [`locks`], [`database`] | shared memory, and this process's part of it |
+//! | [`shared`], [`database_slot`], [`pauses`], [`locks`], [`database`] | shared memory, and this process's part of it |
 //! | [`relation`], [`quoting`] | what the catalogs say of a table, the ledger's or an application's, and how it is named; names, types and texts as SQL |
 //! | [`install`] | the SQL of the install script |
 //! | [`faults`] | failing on purpose, in tests |
@@ -84,6 +84,7 @@ mod object_access_hook;
 mod own_tables;
 mod ownership;
 mod partitions;
+mod pauses;
 mod pending_floor;
 mod pending_scan;
 mod prepared_transactions;

@@ -3,11 +3,12 @@
 //! Everything here is valid when zeroed, so the area is initialised in place: a value built on the stack first would
 //! overflow the stack.
 
-use super::database_slot::{DatabaseSlot, Wakeable};
+use super::database_slot::{DatabaseSlot, Wakeable, WorkerState};
 use super::faults;
 use super::ids;
 use super::locks::{self, LockGuard};
 use super::mirror::shared::LockedMirror;
+use super::pauses::{Pause, Pauses};
 use super::verification::progress_slot::{ProgressSlot, MAX_VERIFICATIONS};
 use pgrx::{pg_guard, pg_sys};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
@@ -41,6 +42,7 @@ pub struct Shared {
     pub rescan: AtomicBool,
     /// A database with a ledger has found no slot: the launcher is to look for such when one comes free.
     is_short: AtomicBool,
+    pub pauses: Pauses,
     databases: [DatabaseSlot; MAX_DATABASES],
     pub verifications: [ProgressSlot; MAX_VERIFICATIONS],
 }
@@ -60,13 +62,10 @@ pub fn shared() -> Option<&'static Shared> {
 }
 
 /// Ends pauses of workers. Cannot fail.
-pub fn resume_workers(paused: impl IntoIterator<Item = &'static DatabaseSlot>) {
-    let mut has_resumed = false;
-    for slot in paused {
-        has_resumed |= slot.resume();
-    }
-    if let Some(shared) = shared().filter(|_| has_resumed) {
-        shared.launcher.wake();
+pub fn resume_workers(pauses: impl IntoIterator<Item = &'static Pause>) {
+    let Some(shared) = shared() else { return };
+    for pause in pauses {
+        shared.resume_worker(pause.end());
     }
 }
 
@@ -197,6 +196,18 @@ impl Shared {
         slot.entry_clock.forget();
         slot.check_extension.store(true, Ordering::Release);
         Some(slot)
+    }
+
+    /// A pause of its worker has ended.
+    fn resume_worker(&self, database: pg_sys::Oid) {
+        if self.pauses.has(database) {
+            return;
+        }
+        // Also if the worker was about to start and was turned away.
+        if let Some(slot) = self.find(database).filter(|slot| slot.worker.pid() == 0) {
+            slot.set_worker_state(WorkerState::Wanted);
+        }
+        self.launcher.wake();
     }
 
     fn take(&self, database: pg_sys::Oid, _registry: &LockGuard) -> Option<&DatabaseSlot> {

@@ -3,12 +3,12 @@
 //!
 //! [`transaction_end`]: super::transaction_end
 
-use super::database_slot::DatabaseSlot;
 use super::errorless;
 use super::errors::Failure;
 use super::extension;
 use super::mirror::id_reuse::IdReuse;
 use super::mirror::line_buffer::LineBuffer;
+use super::pauses::Pause;
 use super::settings::{self, may_prepare, MirrorMode};
 use super::shared::resume_workers;
 use crate::ledger::file_ranges::FileRange;
@@ -47,8 +47,9 @@ pub(super) struct AtEnd {
     /// No rollback to a savepoint has undone the drop.
     pub ledger_dropped: bool,
     pub databases_changed: bool,
-    /// Slots whose workers commands have paused, each with the level of the subtransaction that did so.
-    pub paused: Vec<(i32, &'static DatabaseSlot)>,
+    /// What keeps workers away from databases that commands need, each with the level of the subtransaction that has
+    /// begun it.
+    pub pauses: Vec<(i32, &'static Pause)>,
     /// This is COMMIT PREPARED or ROLLBACK PREPARED.
     pub prepared_decided: bool,
     /// The worker is to record rows that were there before their table was tracked.
@@ -59,14 +60,14 @@ impl AtEnd {
     /// Gives back the pauses of subtransactions at this level and below. Cannot fail.
     pub fn resume_from(&mut self, level: i32) {
         // Pauses were added in this order, so those of the innermost subtransaction come last.
-        while let Some((_, slot)) = self.paused.pop_if(|(of, _)| *of >= level) {
-            resume_workers([slot]);
+        while let Some((_, pause)) = self.pauses.pop_if(|(of, _)| *of >= level) {
+            resume_workers([pause]);
         }
     }
 
     /// Hands the pauses of a subtransaction to its parent.
     pub fn hand_up_pauses(&mut self, level: i32) {
-        self.paused.iter_mut().for_each(|(of, _)| *of = (*of).min(level - 1));
+        self.pauses.iter_mut().for_each(|(of, _)| *of = (*of).min(level - 1));
     }
 }
 
@@ -317,9 +318,9 @@ pub fn note_lines(range: FileRange) {
 
 /// Makes the pause of a worker that was just begun end together with the transaction, or with the subtransaction if
 /// that is rolled back.
-pub fn at_end_resume_worker(slot: &'static DatabaseSlot) {
+pub fn at_end_resume_worker(pause: &'static Pause) {
     let level = errorless::nest_level();
-    CURRENT.with_borrow_mut(|current| current.at_end.paused.push((level, slot)));
+    CURRENT.with_borrow_mut(|current| current.at_end.pauses.push((level, pause)));
 }
 
 impl Transaction {
@@ -345,7 +346,7 @@ impl Transaction {
                 extension_dropped: None,
                 ledger_dropped: false,
                 databases_changed: false,
-                paused: Vec::new(),
+                pauses: Vec::new(),
                 prepared_decided: false,
                 baseline_begun: false,
             },

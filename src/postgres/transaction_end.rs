@@ -317,7 +317,7 @@ fn end(current: &mut Transaction, committed: bool) {
         committed && at_end.ledger_dropped,
         committed && at_end.databases_changed,
     );
-    resume_workers(at_end.paused.into_iter().map(|(_, slot)| slot));
+    resume_workers(at_end.pauses.into_iter().map(|(_, pause)| pause));
 }
 
 impl Transaction {

@@ -165,12 +165,16 @@ fn worker_state() -> TableIterator<
     ),
 > {
     let Some(shared) = shared() else { return TableIterator::empty() };
+    let state_of = |slot: &DatabaseSlot| match shared.pauses.has(slot.database()) {
+        true => "paused",
+        false => slot.worker_state().as_str(),
+    };
     let row_of = |slot: &DatabaseSlot| {
         let pid = slot.worker.pid();
         (
             slot.database(),
             (pid != 0).then_some(pid),
-            slot.worker_state().as_str().to_owned(),
+            state_of(slot).to_owned(),
             slot.pending.load(Ordering::Acquire).max(0),
             slot.blocks_sealed.load(Ordering::Acquire),
         )

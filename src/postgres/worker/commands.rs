@@ -115,12 +115,13 @@ unsafe fn option(options: *mut pg_sys::List, name: &CStr) -> *mut c_char {
 
 /// Has the worker of `database` leave, and come back when this transaction has ended.
 fn pause_worker(database: pg_sys::Oid) {
-    let Some(slot) = shared().and_then(|shared| shared.find(database)) else {
-        return;
-    };
-    slot.pause();
-    transaction::at_end_resume_worker(slot);
-    wait_until_gone(slot);
+    let Some(shared) = shared() else { return };
+    let Some(pause) = shared.pauses.begin(database) else { return };
+    transaction::at_end_resume_worker(pause);
+    // A worker that has no slot yet looks for the pause as soon as it has taken one.
+    if let Some(slot) = shared.find(database) {
+        wait_until_gone(slot);
+    }
 }
 
 fn wait_until_gone(slot: &DatabaseSlot) {

@@ -256,10 +256,11 @@ impl Launcher {
         let failed_to_start = || started.is_none_or(|since| since >= SETTLE_DEADLINE);
         slot.worker.pid() == 0
             && !self.has_process(slot.database())
+            && !self.shared.pauses.has(slot.database())
             && match slot.worker_state() {
                 WorkerState::Wanted => true,
                 WorkerState::Starting => failed_to_start(),
-                WorkerState::Running | WorkerState::Failing | WorkerState::Paused => false,
+                WorkerState::Running | WorkerState::Failing => false,
             }
     }
 

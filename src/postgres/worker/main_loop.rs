@@ -17,6 +17,7 @@ use crate::postgres::errors::Failure;
 use crate::postgres::extension;
 use crate::postgres::faults;
 use crate::postgres::ids;
+use crate::postgres::lock_limit::LockLimit;
 use crate::postgres::log_state;
 use crate::postgres::mirror::file;
 use crate::postgres::mirror::handle::Mirror;
@@ -68,7 +69,7 @@ pub unsafe extern "C-unwind" fn pg_notary_worker_main(arg: pg_sys::Datum) {
         too_many(&own_name()).warn();
         return;
     };
-    if slot.worker_state() == WorkerState::Paused {
+    if database::is_paused() {
         return;
     }
     // Registered before the worker has anything to clean up: if it dies, its entry in shared memory must not stay.
@@ -108,12 +109,14 @@ unsafe extern "C-unwind" fn leave(_code: i32, slot: pg_sys::Datum) {
 
 /// Whether the extension exists, once a transaction that has just dropped it is over. It wakes the worker before others
 /// are told that the cached row of the catalog is not valid any more (Postgres 18 has such a cache), and nothing would
-/// wake the worker again.
+/// wake the worker again. That takes an instant. A transaction that holds the lock for longer is only about to drop it,
+/// and may be waiting for sessions that wait for this worker: the caller looks again later.
 fn extension_is_left() -> bool {
     let extension = extension::oid();
     if extension == pg_sys::InvalidOid {
         return false;
     }
+    let _patience = LockLimit::set(SHORTEST_RETRY);
     // SAFETY: inside a transaction, whose end releases the lock.
     unsafe { pg_sys::LockDatabaseObject(pg_sys::ExtensionRelationId, extension, 0, pg_sys::AccessShareLock as _) };
     extension::exists()
@@ -180,7 +183,7 @@ impl Worker {
     }
 
     fn must_leave(&mut self) -> bool {
-        if self.slot().worker_state() == WorkerState::Paused {
+        if database::is_paused() {
             return true;
         }
         if !self.slot().check_extension.swap(false, Ordering::AcqRel) {
@@ -193,7 +196,7 @@ impl Worker {
         match exists {
             Ok(true) => {}
             Ok(false) => self.mirror.shared.release_without_ledger(self.slot()),
-            // For example, it was cancelled. Look again, even if no process wakes this one.
+            // It was cancelled, or a transaction keeps the lock. Look again, even if no process wakes this one.
             Err(_) => {
                 self.slot().check_extension.store(true, Ordering::Release);
                 self.look_again = true;
@@ -207,7 +210,7 @@ impl Worker {
     /// Whether another process wants this one to leave, or to look whether it must. It may have been woken for that
     /// while it waited for something else.
     fn is_called(&self) -> bool {
-        self.slot().worker_state() == WorkerState::Paused || self.slot().check_extension.load(Ordering::Acquire)
+        database::is_paused() || self.slot().check_extension.load(Ordering::Acquire)
     }
 
     /// Notes success or failure; returns how long to sleep.

@@ -5,7 +5,8 @@ use super::pace::Pace;
 use super::transactions::in_sealing;
 use crate::postgres::background_process::{self, rounded_up_ms};
 use crate::postgres::blocks::{self, Batch, Extent};
-use crate::postgres::database_slot::{DatabaseSlot, PendingCount, WorkerState};
+use crate::postgres::database;
+use crate::postgres::database_slot::{DatabaseSlot, PendingCount};
 use crate::postgres::emptied_pages::EmptiedPages;
 use crate::postgres::errors::{or_raise, Failure};
 use crate::postgres::mirror::block_lines::SealedBlocks;
@@ -197,7 +198,7 @@ impl Sealing {
         let must_catch_up = mode.waits_for_file() && slot.is_behind();
         must_catch_up
             || mode != settings::mirror_mode()
-            || slot.worker_state() == WorkerState::Paused
+            || database::is_paused()
             || slot.check_extension.load(Ordering::Acquire)
             || (batches > 0 && slot.prepared_decided.load(Ordering::SeqCst))
             || requests::pending(&self.mirror) != Request::None
