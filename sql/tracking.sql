@@ -23,13 +23,17 @@ CROSS JOIN LATERAL (
 ) AS o
 CROSS JOIN LATERAL (
     -- The triggers of the table and of each of its partitions. tgtype 29 is AFTER INSERT OR UPDATE OR DELETE FOR EACH
-    -- ROW, and 34 is BEFORE TRUNCATE.
+    -- ROW, and 34 is BEFORE TRUNCATE. OFFSET 0 keeps Postgres from reading the catalogs once from their first row to
+    -- their last for each tracked table, which it takes for cheaper as long as they have no statistics.
     WITH RECURSIVE tree AS (
         SELECT t.tgrelid AS relation
         UNION ALL
-        SELECT c.oid FROM tree
-        JOIN pg_catalog.pg_inherits AS i ON i.inhparent OPERATOR(pg_catalog.=) tree.relation
-        JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) i.inhrelid AND c.relispartition
+        SELECT partition.oid FROM tree
+        CROSS JOIN LATERAL (
+            SELECT c.oid FROM pg_catalog.pg_inherits AS i
+            JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) i.inhrelid AND c.relispartition
+            WHERE i.inhparent OPERATOR(pg_catalog.=) tree.relation OFFSET 0
+        ) AS partition
     )
     SELECT pg_catalog.bool_or(
                -- Postgres fires no trigger of such a table, and record_change() takes no such options.
@@ -47,11 +51,19 @@ CROSS JOIN LATERAL (
            pg_catalog.bool_or(by_row.tgenabled OPERATOR(pg_catalog.=) 'D' OR truncates.tgenabled OPERATOR(pg_catalog.=) 'D') AS is_disabled,
            pg_catalog.bool_or(by_row.tgenabled OPERATOR(pg_catalog.<>) 'A' OR truncates.tgenabled OPERATOR(pg_catalog.<>) 'A') AS is_not_always
     FROM tree
-    JOIN pg_catalog.pg_class AS relation ON relation.oid OPERATOR(pg_catalog.=) tree.relation
-    LEFT JOIN pg_catalog.pg_trigger AS by_row ON by_row.tgrelid OPERATOR(pg_catalog.=) tree.relation
-        AND by_row.tgfoid OPERATOR(pg_catalog.=) t.tgfoid
-    LEFT JOIN pg_catalog.pg_trigger AS truncates ON truncates.tgrelid OPERATOR(pg_catalog.=) tree.relation
-        AND truncates.tgfoid OPERATOR(pg_catalog.=) 'ledger.record_truncate'::pg_catalog.regproc
+    CROSS JOIN LATERAL (
+        SELECT c.relhastriggers FROM pg_catalog.pg_class AS c
+        WHERE c.oid OPERATOR(pg_catalog.=) tree.relation OFFSET 0
+    ) AS relation
+    LEFT JOIN LATERAL (
+        SELECT own.* FROM pg_catalog.pg_trigger AS own
+        WHERE own.tgrelid OPERATOR(pg_catalog.=) tree.relation AND own.tgfoid OPERATOR(pg_catalog.=) t.tgfoid OFFSET 0
+    ) AS by_row ON true
+    LEFT JOIN LATERAL (
+        SELECT own.* FROM pg_catalog.pg_trigger AS own
+        WHERE own.tgrelid OPERATOR(pg_catalog.=) tree.relation
+          AND own.tgfoid OPERATOR(pg_catalog.=) 'ledger.record_truncate'::pg_catalog.regproc OFFSET 0
+    ) AS truncates ON true
 ) AS s
 CROSS JOIN LATERAL (
     -- Whether the options were given for this table, of this database.

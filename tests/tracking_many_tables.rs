@@ -73,6 +73,21 @@ fn the_number_of_tables_does_not_multiply_what_is_read() {
     assert!(rows <= scans * sealed, "{rows} rows were read of {sealed} in {scans} scans");
 }
 
+/// Autovacuum comes late to a catalog that a restore has filled.
+#[test]
+fn the_list_of_tracked_tables_does_not_read_the_catalog_once_for_each_table() {
+    let (_cluster, mut client) = start(Options::new().conf("autovacuum = off").conf("ledger.mirror_mode = off"));
+    let track = "DO $$ BEGIN FOR n IN 1..150 LOOP EXECUTE format('CREATE TABLE a_%s (id int PRIMARY KEY)', n); \
+                 PERFORM ledger.track(format('a_%s', n)::regclass); END LOOP; END $$";
+    client.batch_execute(track).unwrap();
+    let triggers = number(&mut client, "SELECT count(*) FROM pg_trigger");
+    client.batch_execute("BEGIN").unwrap();
+    assert_eq!(number(&mut client, "SELECT count(*) FROM ledger.tracked_tables WHERE state = 'tracked'"), 150);
+    let read = number(&mut client, "SELECT pg_stat_get_xact_tuples_returned('pg_trigger'::regclass)");
+    assert!(read <= 3 * triggers, "{read} of {triggers} rows were read");
+    client.batch_execute("COMMIT").unwrap();
+}
+
 #[test]
 fn a_wrong_row_is_reported_for_its_table_and_for_no_other() {
     let (_cluster, mut client) = start_quiet();

@@ -7,7 +7,7 @@
 //! named with its schema.)
 
 use super::errors::or_raise;
-use super::local_settings::with_catalog_path;
+use super::local_settings::with_settings_of_statements;
 use super::schema;
 use super::tables::{RegisteredSnapshot, Row};
 use pgrx::pg_sys;
@@ -124,7 +124,7 @@ fn execute(
         arguments.iter().map(|argument| argument.value.unwrap_or(pg_sys::Datum::null())).collect();
     let nulls: Vec<u8> = arguments.iter().map(|argument| if argument.value.is_some() { b' ' } else { b'n' }).collect();
     let read_only = access == Access::Read;
-    let status = with_catalog_path(|| {
+    let status = with_settings_of_statements(|| {
         let plan = plan(statement, types);
         // SAFETY: connected. The plan takes arguments of these types.
         unsafe { pg_sys::SPI_execute_plan(plan, values.as_mut_ptr(), nulls.as_ptr().cast(), read_only, 0) }
@@ -178,7 +178,7 @@ pub fn first_row(query: &str, parameter_type: pg_sys::Oid, mut parameter: pg_sys
     let text = CString::new(query).unwrap_or_default();
     let mut parameter_type = parameter_type;
     // SAFETY: connected; one parameter of that type.
-    let status = with_catalog_path(|| unsafe {
+    let status = with_settings_of_statements(|| unsafe {
         let (types, values) = (&mut parameter_type, &mut parameter);
         pg_sys::SPI_execute_with_args(text.as_ptr(), 1, types, values, std::ptr::null(), true, 1)
     });

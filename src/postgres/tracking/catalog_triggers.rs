@@ -34,39 +34,38 @@ impl CatalogTrigger {
         found
     }
 
-    /// The triggers that record the rows of a table under this id, without their copies on partitions. Reads the
-    /// triggers of all tables: there is no index by what they are for.
-    pub fn that_record(table_id: &str) -> Vec<CatalogTrigger> {
-        let mut found = Vec::new();
+    /// Calls `each` with the triggers that record rows, without their copies on partitions: those of one table, or of
+    /// all.
+    pub fn for_each_that_records(table: Option<pg_sys::Oid>, mut each: impl FnMut(CatalogTrigger)) {
         // Each partition has a trigger for TRUNCATE that is no copy, and its argument can be long.
         let mut functions = HashMap::new();
+        let (column, value) = match table {
+            Some(table) => (pg_sys::Anum_pg_trigger_tgrelid, table),
+            None => (pg_sys::Anum_pg_trigger_tgparentid, pg_sys::InvalidOid),
+        };
         // SAFETY: inside a transaction; the catalog, and the key, outlive the scan, and a tuple is read before the next
         // one is fetched.
         unsafe {
             let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
             let catalog = pg_sys::table_open(pg_sys::TriggerRelationId, lock);
-            let (parent, none) = (pg_sys::Anum_pg_trigger_tgparentid as pg_sys::AttrNumber, pg_sys::InvalidOid);
-            let mut key = equality_key(parent, pg_sys::F_OIDEQ, none.into());
-            let scan = pg_sys::systable_beginscan(catalog, none, false, std::ptr::null_mut(), 1, &mut key);
+            let mut key = equality_key(column as pg_sys::AttrNumber, pg_sys::F_OIDEQ, value.into());
+            let index = pg_sys::Oid::from(pg_sys::TriggerRelidNameIndexId);
+            let scan = pg_sys::systable_beginscan(catalog, index, table.is_some(), std::ptr::null_mut(), 1, &mut key);
             loop {
                 let tuple = pg_sys::systable_getnext(scan);
                 if tuple.is_null() {
                     break;
                 }
-                let function = (*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_trigger>()).tgfoid;
-                if *functions.entry(function).or_insert_with(|| is_function(function, ROW_FUNCTION)) {
-                    let trigger = CatalogTrigger::of(tuple, (*catalog).rd_att);
-                    found.extend(trigger.records(table_id).then_some(trigger));
+                let form = &*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_trigger>();
+                let (function, is_copy) = (form.tgfoid, form.tgparentid != pg_sys::InvalidOid);
+                let mut is_ours = || *functions.entry(function).or_insert_with(|| is_function(function, ROW_FUNCTION));
+                if !is_copy && is_ours() {
+                    each(CatalogTrigger::of(tuple, (*catalog).rd_att));
                 }
             }
             pg_sys::systable_endscan(scan);
             pg_sys::table_close(catalog, lock);
         }
-        found
-    }
-
-    fn records(&self, table_id: &str) -> bool {
-        self.options().is_some_and(|options| options.table_id == table_id)
     }
 
     /// # Safety

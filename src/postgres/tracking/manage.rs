@@ -27,7 +27,7 @@ use crate::postgres::relation::{self, Regclass, TableColumn};
 use crate::postgres::roles::{self, as_ledger_owner};
 use crate::postgres::schema;
 use crate::postgres::secrets;
-use crate::postgres::spi;
+use crate::postgres::spi::{self, Argument};
 use crate::postgres::tables::Table;
 use pgrx::prelude::*;
 use pgrx::PgSqlErrorCode;
@@ -394,12 +394,8 @@ fn run(statement: &str) {
 pub fn tracked_as(table_id: &str) -> Option<String> {
     let mut found = None;
     as_ledger_owner(|| {
-        let query = "SELECT table_id, table_name::text FROM ledger.tracked_tables";
-        spi::for_each(query, &[], |row| {
-            if row.get::<String>(0).is_some_and(|id| id == table_id) {
-                found = row.get::<String>(1);
-            }
-        });
+        let query = "SELECT table_name::text FROM ledger.tracked_tables WHERE table_id = $1";
+        spi::for_each(query, &[Argument::text(Some(table_id))], |row| found = row.get::<String>(0));
     });
     found
 }

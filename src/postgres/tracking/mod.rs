@@ -12,7 +12,7 @@
 //! | [`options`] | what a table is tracked with |
 //! | [`own_triggers`], [`catalog_triggers`] | who may make such triggers, and what the catalog says of one |
 //! | [`renamed_trigger`] | a trigger that has another name by now |
-//! | [`copies`] | tables that were restored beside their original |
+//! | [`copies`], [`recorded_tables`] | tables that were restored beside their original; which tables have one id |
 //! | [`primary_key`], [`rows`] | what names a row, and finding it by that |
 //! | [`plan`], [`shape`], [`columns`], [`output_function`], [`fixed_settings`] | which columns are recorded, and a row as JSON |
 //! | [`row_key`] | how a row is named |
@@ -71,6 +71,7 @@ pub mod plan;
 pub mod primary_key;
 pub mod readers;
 pub mod record;
+mod recorded_tables;
 mod renamed_trigger;
 pub mod row_hashes;
 pub mod row_key;

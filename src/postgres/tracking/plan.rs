@@ -137,7 +137,7 @@ impl Plan {
         trackable::check_heap(table)?;
         let root = tracked_root(table, &options);
         let root = root.as_ref().unwrap_or(table);
-        // Not for each partition: the triggers of all tables may have to be read for it.
+        // Not for each partition: it is the same for all of them.
         if !is_known(root, &options) {
             refuse_copy(root, &options)?;
         }
