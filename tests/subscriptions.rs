@@ -54,6 +54,16 @@ fn changes_that_a_subscription_applies_are_recorded() {
 /// its leader, which does not read it while it waits for the end of the commit, and both would wait for ever.
 #[test]
 fn rows_that_a_subscription_routes_to_partitions_are_recorded() {
+    assert_recorded_in_partitions("postgres");
+}
+
+/// The apply worker changes to the role for each row, and then puts settings back.
+#[test]
+fn rows_that_a_subscription_routes_to_partitions_of_another_role_are_recorded() {
+    assert_recorded_in_partitions("app");
+}
+
+fn assert_recorded_in_partitions(owner: &str) {
     let (publisher, mut source) = start_publisher_with("logical_decoding_work_mem = 64kB");
     let options = Options::new().conf("ledger.block_size = 50").conf("ledger.block_interval = 1s");
     let (_subscriber, mut client) = start(options);
@@ -62,7 +72,8 @@ fn rows_that_a_subscription_routes_to_partitions_are_recorded() {
             "{ACCOUNTS} PARTITION BY RANGE (id);
              CREATE TABLE low PARTITION OF accounts FOR VALUES FROM (MINVALUE) TO (1000);
              CREATE TABLE high PARTITION OF accounts FOR VALUES FROM (1000) TO (MAXVALUE);
-             SELECT ledger.track('accounts')"
+             SELECT ledger.track('accounts'); CREATE ROLE app;
+             ALTER TABLE accounts OWNER TO {owner}; ALTER TABLE low OWNER TO {owner}; ALTER TABLE high OWNER TO {owner}"
         ))
         .unwrap();
     let streaming = if pg_major() < 16 { "on" } else { "parallel" };

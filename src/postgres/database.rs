@@ -37,7 +37,7 @@ pub fn require_preloaded() -> Result<&'static Shared, Failure> {
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             "pg_notary must be loaded via shared_preload_libraries",
         )
-        .detail("This operation needs the worker, the mirror or the secret, which exist only if the server has preloaded the library.")
+        .detail("This operation needs the worker, the mirror or the secret of the environment, which exist only if the server has preloaded the library.")
         .hint("Add pg_notary to shared_preload_libraries in postgresql.conf and restart the server.")
     })
 }

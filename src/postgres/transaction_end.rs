@@ -38,6 +38,9 @@ pub fn init() {
 #[pg_guard]
 unsafe extern "C-unwind" fn on_transaction_event(event: pg_sys::XactEvent::Type, _arg: *mut c_void) {
     use pg_sys::XactEvent::*;
+    if matches!(event, XACT_EVENT_PRE_COMMIT | XACT_EVENT_PRE_PREPARE) {
+        tracking::parallel_apply::keep_warnings_from_leader();
+    }
     match event {
         XACT_EVENT_PRE_COMMIT => before_commit(),
         XACT_EVENT_PRE_PREPARE => before_prepare(),
@@ -56,6 +59,9 @@ unsafe extern "C-unwind" fn on_subtransaction_event(
     _arg: *mut c_void,
 ) {
     let level = errorless::nest_level();
+    if event == pg_sys::SubXactEvent::SUBXACT_EVENT_PRE_COMMIT_SUB {
+        tracking::parallel_apply::keep_warnings_from_leader();
+    }
     if event == pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB {
         // An append of block lines may be under way. When lines of entries are appended, there is no subtransaction any
         // more.

@@ -63,7 +63,7 @@ mod one_row;
 pub mod options;
 mod output_function;
 pub mod own_triggers;
-mod parallel_apply;
+pub mod parallel_apply;
 mod partition_bounds;
 pub mod partitions;
 mod pending_list;

@@ -9,17 +9,30 @@
 
 use crate::postgres::tables::Table;
 use pgrx::{pg_sys, PgLogLevel};
+use std::cell::Cell;
 use std::ffi::CStr;
 use std::sync::OnceLock;
 
-/// Leaves the warnings about a partition to the server's log, until the transaction ends.
+thread_local! {
+    /// There will be such warnings in this process.
+    static WARNS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// A row of the table has fired its trigger. What is set now does not last until the commit: if the table is that of
+/// another role, settings are put back after each row.
+pub fn note_row(table: &Table) {
+    static IS_PARALLEL_APPLY_WORKER: OnceLock<bool> = OnceLock::new();
+    if *IS_PARALLEL_APPLY_WORKER.get_or_init(is_parallel_apply_worker) && table.pg_class().relispartition {
+        WARNS.set(true);
+    }
+}
+
+/// Leaves the warnings about partitions to the server's log, until the transaction ends.
 ///
 /// # Safety
-/// Within a row trigger of the table.
-pub unsafe fn keep_warnings_from_leader(table: &Table) {
-    static IS_PARALLEL_APPLY_WORKER: OnceLock<bool> = OnceLock::new();
-    let is_sent = || pg_sys::client_min_messages < PgLogLevel::ERROR as i32;
-    if *IS_PARALLEL_APPLY_WORKER.get_or_init(is_parallel_apply_worker) && table.pg_class().relispartition && is_sent() {
+/// A transaction or a subtransaction is about to commit.
+pub unsafe fn keep_warnings_from_leader() {
+    if WARNS.get() && pg_sys::client_min_messages < PgLogLevel::ERROR as i32 {
         pg_sys::set_config_option(
             c"client_min_messages".as_ptr(),
             c"error".as_ptr(),

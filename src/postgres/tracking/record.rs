@@ -42,7 +42,7 @@ pub unsafe extern "C-unwind" fn ledger_record_change(fcinfo: pg_sys::FunctionCal
     use pg_sys::{TRIGGER_EVENT_DELETE, TRIGGER_EVENT_INSERT, TRIGGER_EVENT_OPMASK, TRIGGER_EVENT_UPDATE};
     let data = trigger_data(fcinfo, &ROW_CHANGE);
     let table = Table::of_trigger(data);
-    parallel_apply::keep_warnings_from_leader(&table);
+    parallel_apply::note_row(&table);
     or_raise(require_own_name(&*data.tg_trigger, &table));
     let plan = or_raise(plan::of(&table, || Options::of_trigger(&*data.tg_trigger)));
     let row = table.deform(data.tg_trigtuple);
