@@ -10,6 +10,16 @@ use postgres::Client;
 use std::fs;
 use std::thread;
 
+/// A database with a ledger and its worker, and without a session.
+fn create_with_ledger(cluster: &Cluster, client: &mut Client, name: &str) {
+    client.batch_execute(&format!("CREATE DATABASE {name}")).unwrap();
+    let mut session = cluster.connect(name);
+    session.batch_execute("CREATE EXTENSION pg_notary").unwrap();
+    record(&mut session);
+    worker_pid(&mut session);
+    close(session, client);
+}
+
 fn has_worker(client: &mut Client, database: &str) -> bool {
     number(client, &format!("{WORKERS} AND datname = '{database}'")) == 1
 }
@@ -17,12 +27,7 @@ fn has_worker(client: &mut Client, database: &str) -> bool {
 #[test]
 fn a_worker_does_not_keep_its_database_from_being_dropped_renamed_or_copied() {
     let (cluster, mut client) = start(Options::new());
-    client.batch_execute("CREATE DATABASE old").unwrap();
-    let mut old = cluster.connect("old");
-    old.batch_execute("CREATE EXTENSION pg_notary").unwrap();
-    record(&mut old);
-    worker_pid(&mut old);
-    close(old, &mut client);
+    create_with_ledger(&cluster, &mut client, "old");
 
     client.batch_execute("CREATE DATABASE copy TEMPLATE old").unwrap();
     wait_until("the worker of the template is back", PATIENCE, || has_worker(&mut client, "old"));
@@ -38,12 +43,7 @@ fn a_worker_does_not_keep_its_database_from_being_dropped_renamed_or_copied() {
 fn a_worker_that_is_just_starting_does_not_keep_its_database_from_being_dropped_renamed_or_copied() {
     let (cluster, mut client) = start(Options::new());
     worker_pid(&mut client);
-    client.batch_execute("CREATE DATABASE old").unwrap();
-    let mut old = cluster.connect("old");
-    old.batch_execute("CREATE EXTENSION pg_notary").unwrap();
-    record(&mut old);
-    worker_pid(&mut old);
-    close(old, &mut client);
+    create_with_ledger(&cluster, &mut client, "old");
     // The launcher sends no worker to a template, so it sends one to the copy at once.
     client.batch_execute("ALTER DATABASE old IS_TEMPLATE true").unwrap();
     for command in ["ALTER DATABASE new RENAME TO renamed", "CREATE DATABASE copy TEMPLATE new", "DROP DATABASE new"] {
