@@ -42,6 +42,40 @@ fn who_may_read_a_table_may_verify_it() {
     }
 }
 
+/// The administrator has renamed the ledger's roles, and a role that may create others takes their names.
+#[test]
+fn who_makes_a_role_of_a_name_that_the_ledger_knows_gains_nothing() {
+    let (cluster, mut client) = start(Options::new());
+    client
+        .batch_execute(
+            "CREATE ROLE maker LOGIN CREATEROLE; CREATE TABLE payroll (id int PRIMARY KEY, amount int);
+             CREATE TABLE other (id int PRIMARY KEY); SELECT ledger.track('payroll', keep_image => true);
+             INSERT INTO payroll VALUES (1, 1000); CREATE ROLE admin LOGIN IN ROLE ledger_admin",
+        )
+        .unwrap();
+    let uses = [
+        "SELECT ledger.track('other')",
+        "SELECT * FROM ledger.history('payroll', '{\"id\": 1}')",
+        "SELECT * FROM ledger.verify_table('payroll')",
+    ];
+    let mut admin = cluster.connect_as("admin", "postgres");
+    for statement in uses {
+        admin.batch_execute(statement).unwrap();
+    }
+    client
+        .batch_execute("ALTER ROLE ledger_admin RENAME TO admins; ALTER ROLE ledger_auditor RENAME TO auditors")
+        .unwrap();
+    let mut maker = cluster.connect_as("maker", "postgres");
+    maker
+        .batch_execute(
+            "CREATE ROLE ledger_admin; CREATE ROLE ledger_auditor; GRANT ledger_admin, ledger_auditor TO maker",
+        )
+        .unwrap();
+    for statement in uses {
+        assert_eq!(*error(&mut maker, statement).code(), SqlState::INSUFFICIENT_PRIVILEGE, "{statement}");
+    }
+}
+
 /// A key is taken apart as the owner, and the row is looked up below the executor: the owner of a table gets no code of
 /// his own run with an auditor's or the ledger's privileges.
 #[test]

@@ -5,6 +5,7 @@
 
 use super::errors::or_raise;
 use super::local_settings::with_catalog_path;
+use super::privileges::has_privilege;
 use super::schema;
 use pgrx::pg_sys;
 use std::ffi::CStr;
@@ -46,13 +47,31 @@ fn as_role<T>(role: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
     with_catalog_path(work)
 }
 
-/// Whether the user has the privileges of one of the ledger's roles, which may have been dropped.
-pub fn is_member(user: pg_sys::Oid, role: &CStr) -> bool {
-    // SAFETY: catalog look-ups inside a transaction; the name is NUL-terminated.
-    unsafe {
-        let role = pg_sys::get_role_oid(role.as_ptr(), true);
-        role != pg_sys::InvalidOid && pg_sys::has_privs_of_role(user, role)
-    }
+/// A role of the ledger. It may have been renamed or dropped, and a role with CREATEROLE can then make another one of its
+/// name. What tells the two apart is a privilege that CREATE EXTENSION has given to the role and to nobody else.
+pub struct LedgerRole {
+    name: &'static CStr,
+    relation: &'static CStr,
+    right: u32,
+}
+
+pub const ADMIN: LedgerRole = LedgerRole { name: c"ledger_admin", relation: c"import", right: pg_sys::ACL_INSERT };
+pub const AUDITOR: LedgerRole = LedgerRole { name: c"ledger_auditor", relation: c"blocks", right: pg_sys::ACL_SELECT };
+
+/// Whether the user has the privileges of the role.
+pub fn is_member(user: pg_sys::Oid, role: &LedgerRole) -> bool {
+    // SAFETY: catalog look-ups inside a transaction; the names are NUL-terminated.
+    let (oid, is_member) = unsafe {
+        let oid = pg_sys::get_role_oid(role.name.as_ptr(), true);
+        (oid, oid != pg_sys::InvalidOid && pg_sys::has_privs_of_role(user, oid))
+    };
+    is_member && has_its_privilege(role, oid)
+}
+
+fn has_its_privilege(role: &LedgerRole, oid: pg_sys::Oid) -> bool {
+    // SAFETY: a catalog look-up inside a transaction; the name is NUL-terminated.
+    let relation = schema::find().map(|schema| unsafe { pg_sys::get_relname_relid(role.relation.as_ptr(), schema) });
+    relation.is_some_and(|relation| relation != pg_sys::InvalidOid && has_privilege(relation, oid, role.right))
 }
 
 /// Whether the user may read files of the server.

@@ -151,7 +151,7 @@ fn no_import() -> Failure {
 pub fn require_admin() -> Result<(), Failure> {
     let user = errorless::user();
     // SAFETY: a catalog look-up inside a transaction.
-    if unsafe { pg_sys::superuser_arg(user) } || roles::is_member(user, c"ledger_admin") {
+    if unsafe { pg_sys::superuser_arg(user) } || roles::is_member(user, &roles::ADMIN) {
         return Ok(());
     }
     Err(Failure::new(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, "permission denied to rebuild the ledger")

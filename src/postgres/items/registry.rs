@@ -304,7 +304,7 @@ impl Signer {
     /// index uses.
     fn caller() -> Signer {
         let user = errorless::user();
-        Signer { user, is_admin: roles::is_member(user, c"ledger_admin") }
+        Signer { user, is_admin: roles::is_member(user, &roles::ADMIN) }
     }
 }
 

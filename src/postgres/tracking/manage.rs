@@ -223,7 +223,7 @@ fn new_table_id() -> String {
 
 fn check_privilege(target: pg_sys::Oid, verb: &str) -> Result<(), Failure> {
     let user = errorless::user();
-    if Object::Relation(target).is_owned_by(user) || roles::is_member(user, c"ledger_admin") {
+    if Object::Relation(target).is_owned_by(user) || roles::is_member(user, &roles::ADMIN) {
         return Ok(());
     }
     let message = format!("permission denied to {verb} table {}", relation::shown_name(target));

@@ -51,7 +51,7 @@ fn check_reader_of(target: pg_sys::Oid, user: pg_sys::Oid) -> Result<(), Failure
     // A role under row security is refused: policies would have to be evaluated for rows that do not exist any more.
     let reads_all =
         || has_privilege(target, user, pg_sys::ACL_SELECT) && reaches(target, user) && sees_all(target, user);
-    match roles::is_member(user, c"ledger_auditor") || reads_all() {
+    match roles::is_member(user, &roles::AUDITOR) || reads_all() {
         true => Ok(()),
         false => Err(denied(target).detail(
             "Only members of ledger_auditor, and roles that have USAGE on the table's schema and may SELECT every row of the table, may verify it.",
