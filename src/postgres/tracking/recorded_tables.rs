@@ -6,6 +6,7 @@
 use super::catalog_triggers::CatalogTrigger;
 use pgrx::{pg_guard, pg_sys};
 use std::cell::{Cell, RefCell};
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 
 /// So many changed tables are noted. Where there are more, the triggers of all tables are read again.
@@ -96,7 +97,11 @@ impl RecordedTables {
 
     fn read_again(&mut self, table: pg_sys::Oid) {
         for (table_id, ranked) in self.by_table.remove(&table.to_u32()).into_iter().flatten() {
-            self.by_id.entry(table_id).or_default().remove(&ranked);
+            let Entry::Occupied(mut with_id) = self.by_id.entry(table_id) else { continue };
+            with_id.get_mut().remove(&ranked);
+            if with_id.get().is_empty() {
+                with_id.remove();
+            }
         }
         CatalogTrigger::for_each_that_records(Some(table), |trigger| self.add(&trigger));
     }
